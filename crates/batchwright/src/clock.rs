@@ -1,0 +1,137 @@
+//! The only place that asks what time it is.
+
+use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+/// Where services take their time from, so that a test can decide what it is.
+pub trait Clock: Send + Sync + fmt::Debug {
+    /// The wall clock, for what is stored and shown.
+    fn now(&self) -> Timestamp;
+
+    /// Time since an arbitrary fixed moment; never goes back. For durations.
+    fn elapsed(&self) -> Duration;
+
+    /// Waits for `duration` unless `stop` is requested first; then returns at once.
+    fn wait(&self, duration: Duration, stop: &StopToken);
+}
+
+/// The machine's clock.
+#[derive(Debug, Clone)]
+pub struct SystemClock {
+    origin: Instant,
+}
+
+impl Default for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the clock that everybody else asks")]
+    fn default() -> Self {
+        Self { origin: Instant::now() }
+    }
+}
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the clock that everybody else asks")]
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    fn wait(&self, duration: Duration, stop: &StopToken) {
+        stop.wait(duration);
+    }
+}
+
+/// A clock that stands still until it is moved; waiting moves it.
+#[derive(Debug, Clone)]
+pub struct SimClock {
+    micros: Arc<AtomicI64>,
+}
+
+impl SimClock {
+    /// A clock that stands at `start`.
+    pub fn at(start: Timestamp) -> Self {
+        Self { micros: Arc::new(AtomicI64::new(start.as_microsecond())) }
+    }
+
+    /// Moves the clock forward.
+    pub fn advance(&self, duration: Duration) {
+        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        self.micros.fetch_add(micros, Ordering::SeqCst);
+    }
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_microsecond(self.micros.load(Ordering::SeqCst)).unwrap_or(Timestamp::MAX)
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_micros(u64::try_from(self.micros.load(Ordering::SeqCst)).unwrap_or(0))
+    }
+
+    fn wait(&self, duration: Duration, stop: &StopToken) {
+        if !stop.is_requested() {
+            self.advance(duration);
+        }
+    }
+}
+
+/// A request to stop that can be asked for, waited for and shared.
+///
+/// Long-running user code (an item, a tasklet) looks at it now and then and returns early.
+#[derive(Debug, Clone, Default)]
+pub struct StopToken {
+    inner: Arc<(Mutex<bool>, Condvar, std::sync::atomic::AtomicBool)>,
+}
+
+impl StopToken {
+    /// Asks for the stop. Asking twice is the same as asking once.
+    pub fn request(&self) {
+        let (requested, changed, flag) = &*self.inner;
+        *requested.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        flag.store(true, Ordering::Release);
+        changed.notify_all();
+    }
+
+    /// Whether a stop was asked for.
+    pub fn is_requested(&self) -> bool {
+        self.inner.2.load(Ordering::Acquire)
+    }
+
+    /// Waits until a stop is requested, at most `timeout`.
+    pub fn wait(&self, timeout: Duration) {
+        let (requested, changed, _) = &*self.inner;
+        let guard = requested.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(changed.wait_timeout_while(guard, timeout, |requested| !*requested));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_requested_stop_ends_every_wait() {
+        let clock = SystemClock::default();
+        let stop = StopToken::default();
+        stop.request();
+        clock.wait(Duration::from_secs(3600), &stop);
+        assert!(stop.is_requested());
+    }
+
+    #[test]
+    fn waiting_moves_the_simulated_clock_unless_a_stop_cuts_it_short() {
+        let clock = SimClock::at(Timestamp::UNIX_EPOCH);
+        let stop = StopToken::default();
+        clock.wait(Duration::from_secs(5), &stop);
+        stop.request();
+        clock.wait(Duration::from_secs(5), &stop);
+        assert_eq!(clock.now(), Timestamp::from_second(5).unwrap());
+    }
+}

@@ -1,0 +1,221 @@
+//! Execution contexts: the small state that jobs and steps keep between executions.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+
+/// Named values, stored as JSON with the commit that changed them.
+///
+/// A value comes back as the type it went in as, or not at all: 64-bit integers stay exact.
+#[derive(Debug, Clone, Default)]
+pub struct ExecutionContext(BTreeMap<String, Arc<RawValue>>);
+
+impl PartialEq for ExecutionContext {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.len() == other.0.len()
+            && self.0.iter().zip(&other.0).all(|((k, v), (l, w))| k == l && v.get() == w.get())
+    }
+}
+
+/// A value that is missing, or of another type.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContextError {
+    /// Nothing is stored under that name.
+    #[error("use the context: it has no `{0}`")]
+    Missing(String),
+    /// What is stored, or was to be stored, does not fit.
+    #[error("use `{name}` of the context")]
+    Type {
+        /// The name.
+        name: String,
+        /// What does not fit.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+impl ExecutionContext {
+    /// Stores `value` under `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`ContextError::Type`] when it cannot be written as JSON; nothing was changed.
+    pub fn put(&mut self, name: &str, value: &impl Serialize) -> Result<(), ContextError> {
+        let raw = serde_json::value::to_raw_value(value)
+            .map_err(|source| ContextError::Type { name: name.to_owned(), source })?;
+        self.0.insert(name.to_owned(), raw.into());
+        Ok(())
+    }
+
+    /// The value under `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`ContextError`] when it is missing or not a `T`; never a default.
+    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<T, ContextError> {
+        let raw = self.0.get(name).ok_or_else(|| ContextError::Missing(name.to_owned()))?;
+        serde_json::from_str(raw.get())
+            .map_err(|source| ContextError::Type { name: name.to_owned(), source })
+    }
+
+    /// Whether something is stored under `name`.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Forgets `name`; tells whether there was something.
+    pub fn remove(&mut self, name: &str) -> bool {
+        self.0.remove(name).is_some()
+    }
+
+    /// Names in use, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// Whether nothing is stored.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// As JSON text, the form of the store.
+    pub fn to_json(&self) -> String {
+        let map: BTreeMap<&str, &RawValue> =
+            self.0.iter().map(|(name, value)| (name.as_str(), &**value)).collect();
+        serde_json::to_string(&map).expect("a map of raw JSON is JSON")
+    }
+
+    /// From JSON text, the form of the store.
+    ///
+    /// # Errors
+    ///
+    /// When it is not a JSON object.
+    pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
+        let map: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text)?;
+        Ok(Self(map.into_iter().map(|(name, value)| (name, value.into())).collect()))
+    }
+}
+
+/// A context as running code sees it: shared, and stored with the next commit when it changed.
+///
+/// After a failed unit of work the last committed state comes back.
+#[derive(Debug, Clone, Default)]
+pub struct ContextHandle {
+    inner: Arc<Mutex<Tracked>>,
+}
+
+#[derive(Debug, Default)]
+struct Tracked {
+    current: ExecutionContext,
+    committed: ExecutionContext,
+    changed: bool,
+}
+
+impl ContextHandle {
+    /// Starts from what is stored.
+    pub fn new(context: ExecutionContext) -> Self {
+        let tracked = Tracked { current: context.clone(), committed: context, changed: false };
+        Self { inner: Arc::new(Mutex::new(tracked)) }
+    }
+
+    /// Stores `value` under `name` with the next commit.
+    ///
+    /// # Errors
+    ///
+    /// As [`ExecutionContext::put`].
+    pub fn put(&self, name: &str, value: &impl Serialize) -> Result<(), ContextError> {
+        let mut tracked = self.lock();
+        tracked.changed = true;
+        tracked.current.put(name, value)
+    }
+
+    /// The value under `name`, uncommitted changes included.
+    ///
+    /// # Errors
+    ///
+    /// As [`ExecutionContext::get`].
+    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<T, ContextError> {
+        self.lock().current.get(name)
+    }
+
+    /// Whether something is stored under `name`.
+    pub fn has(&self, name: &str) -> bool {
+        self.lock().current.has(name)
+    }
+
+    /// Forgets `name` with the next commit.
+    pub fn remove(&self, name: &str) {
+        let mut tracked = self.lock();
+        tracked.changed |= tracked.current.remove(name);
+    }
+
+    /// What stands in it now.
+    pub fn snapshot(&self) -> ExecutionContext {
+        self.lock().current.clone()
+    }
+
+    /// What must be stored, if anything changed since the last commit.
+    pub(crate) fn change(&self) -> Option<ExecutionContext> {
+        let tracked = self.lock();
+        tracked.changed.then(|| tracked.current.clone())
+    }
+
+    /// The commit succeeded with `stored`.
+    pub(crate) fn committed(&self, stored: ExecutionContext) {
+        let mut tracked = self.lock();
+        tracked.changed = tracked.current != stored;
+        tracked.committed = stored;
+    }
+
+    /// The unit of work failed: back to what is stored.
+    pub(crate) fn roll_back(&self) {
+        let mut tracked = self.lock();
+        if tracked.changed {
+            tracked.current = tracked.committed.clone();
+            tracked.changed = false;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Tracked> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_integer_comes_back_exact_after_a_round_trip() {
+        let mut context = ExecutionContext::default();
+        context.put("n", &(i64::MAX - 1)).unwrap();
+        let back = ExecutionContext::from_json(&context.to_json()).unwrap();
+        assert_eq!(back.get::<i64>("n").unwrap(), i64::MAX - 1);
+    }
+
+    #[test]
+    fn a_missing_or_mistyped_value_is_an_error_that_names_it() {
+        let mut context = ExecutionContext::default();
+        context.put("n", &"text").unwrap();
+        assert_eq!(
+            context.get::<i64>("m").unwrap_err().to_string(),
+            "use the context: it has no `m`"
+        );
+        assert_eq!(context.get::<i64>("n").unwrap_err().to_string(), "use `n` of the context");
+    }
+
+    #[test]
+    fn changes_of_a_failed_unit_of_work_are_dropped() {
+        let handle = ContextHandle::default();
+        handle.put("k", &1).unwrap();
+        handle.committed(handle.change().unwrap());
+        handle.put("k", &2).unwrap();
+        handle.roll_back();
+        assert_eq!(handle.get::<i32>("k").unwrap(), 1);
+        assert!(handle.change().is_none(), "nothing is left to store");
+    }
+}

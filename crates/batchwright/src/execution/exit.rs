@@ -1,0 +1,151 @@
+//! Exit statuses: the word a job or step ends with, and their algebra.
+
+use std::cmp::Ordering;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::bounded;
+
+/// Longest exit message that is kept, in bytes.
+const MESSAGE_BYTES_MAX: usize = 2_500;
+
+/// A code that steers what comes next, and a message for people. Not the status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitStatus {
+    /// `COMPLETED`, `FAILED`, or a word of the job's own.
+    pub code: String,
+    /// Why, for people.
+    pub message: String,
+}
+
+impl ExitStatus {
+    /// Still running.
+    pub const EXECUTING: &'static str = "EXECUTING";
+    /// Done.
+    pub const COMPLETED: &'static str = "COMPLETED";
+    /// There was nothing to do.
+    pub const NOOP: &'static str = "NOOP";
+    /// Ended on request.
+    pub const STOPPED: &'static str = "STOPPED";
+    /// Ended by a failure.
+    pub const FAILED: &'static str = "FAILED";
+    /// Only read, never written by the engine.
+    pub const UNKNOWN: &'static str = "UNKNOWN";
+
+    /// An exit status without a message.
+    pub fn new(code: impl Into<String>) -> Self {
+        Self { code: code.into(), message: String::new() }
+    }
+
+    /// With a message; a long one is cut with a mark.
+    #[must_use]
+    pub fn with_message(mut self, message: impl Into<String>) -> Self {
+        self.message = bounded(message.into(), MESSAGE_BYTES_MAX);
+        self
+    }
+
+    /// Still running.
+    pub fn executing() -> Self {
+        Self::new(Self::EXECUTING)
+    }
+
+    /// Done.
+    pub fn completed() -> Self {
+        Self::new(Self::COMPLETED)
+    }
+
+    /// Ended on request.
+    pub fn stopped() -> Self {
+        Self::new(Self::STOPPED)
+    }
+
+    /// Ended by a failure.
+    pub fn failed() -> Self {
+        Self::new(Self::FAILED)
+    }
+
+    /// The more severe of two; messages are joined, none twice.
+    ///
+    /// Severity: `EXECUTING < COMPLETED* < NOOP* < STOPPED* < FAILED* < UNKNOWN* <` custom codes.
+    /// Equally severe: the lexicographically greater code.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let message = match (self.message.is_empty(), other.message.is_empty()) {
+            (_, true) => self.message.clone(),
+            (true, false) => other.message.clone(),
+            _ if self.message.contains(&other.message) => self.message.clone(),
+            _ => format!("{}; {}", self.message, other.message),
+        };
+        let order = self.severity().cmp(&other.severity()).then(self.code.cmp(&other.code));
+        let code = if order == Ordering::Less { other.code } else { self.code };
+        Self::new(code).with_message(message)
+    }
+
+    fn severity(&self) -> u8 {
+        const CLASSES: [&str; 6] = [
+            ExitStatus::EXECUTING,
+            ExitStatus::COMPLETED,
+            ExitStatus::NOOP,
+            ExitStatus::STOPPED,
+            ExitStatus::FAILED,
+            ExitStatus::UNKNOWN,
+        ];
+        (0u8..)
+            .zip(CLASSES)
+            .find(|(_, class)| self.code.starts_with(class))
+            .map_or(6, |(severity, _)| severity)
+    }
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.message.as_str() {
+            "" => f.write_str(&self.code),
+            message => write!(f, "{} ({message})", self.code),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn and(left: &str, right: &str) -> String {
+        ExitStatus::new(left).and(ExitStatus::new(right)).code
+    }
+
+    #[test]
+    fn the_more_severe_code_survives_in_any_order() {
+        let ladder = [
+            "EXECUTING",
+            "COMPLETED",
+            "COMPLETED WITH SKIPS",
+            "NOOP",
+            "STOPPED",
+            "FAILED",
+            "UNKNOWN",
+            "CUSTOM",
+        ];
+        for (low, less) in ladder.iter().enumerate() {
+            for more in &ladder[low..] {
+                assert_eq!(and(less, more), *more, "{less} and {more}");
+                assert_eq!(and(more, less), *more, "{more} and {less}");
+            }
+        }
+    }
+
+    #[test]
+    fn messages_are_joined_once() {
+        let a = ExitStatus::failed().with_message("disk full");
+        let b = ExitStatus::failed().with_message("no ink");
+        let both = a.clone().and(b.clone()).and(b).and(a);
+        assert_eq!(both.message, "disk full; no ink");
+    }
+
+    #[test]
+    fn a_long_message_is_cut_with_a_mark() {
+        let exit = ExitStatus::failed().with_message("x".repeat(10_000));
+        assert!(exit.message.len() < 2_600 && exit.message.ends_with("(cut)"));
+    }
+}

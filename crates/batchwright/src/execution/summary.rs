@@ -1,0 +1,189 @@
+//! An execution as data for programs and one stable line for people.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+
+use super::{BatchStatus, Counters, ExecutionId, ExitStatus, InstanceId, JobExecution};
+use super::{StepExecution, StepExecutionId};
+use crate::error::Failure;
+use crate::parameters::Parameter;
+
+/// What anybody may know of an execution. Its JSON is a public contract.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ExecutionSummary {
+    /// Number of the execution.
+    pub id: ExecutionId,
+    /// Name of the job.
+    pub job: String,
+    /// Number of the instance.
+    pub instance_id: InstanceId,
+    /// What it is doing.
+    pub status: BatchStatus,
+    /// The word it ended with.
+    pub exit: ExitStatus,
+    /// Everything it was started with, typed.
+    pub parameters: BTreeMap<String, Parameter>,
+    /// The execution it continues.
+    pub restart_of: Option<ExecutionId>,
+    /// When it was accepted.
+    #[serde(serialize_with = "millis")]
+    pub created_at: Timestamp,
+    /// When its owner began.
+    #[serde(serialize_with = "some_millis")]
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    #[serde(serialize_with = "some_millis")]
+    pub ended_at: Option<Timestamp>,
+    /// Whether its owner's lease has expired.
+    pub stale: bool,
+    /// The process that carries it forward.
+    pub owner: Option<String>,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+    /// Things that went wrong without changing the outcome.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Its steps, in the order in which they began.
+    pub steps: Vec<StepSummary>,
+}
+
+/// What anybody may know of a step execution.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepSummary {
+    /// Number of the step execution.
+    pub id: StepExecutionId,
+    /// Name of the step.
+    pub name: String,
+    /// What it is doing.
+    pub status: BatchStatus,
+    /// The word it ended with.
+    pub exit: ExitStatus,
+    /// What it did.
+    #[serde(flatten)]
+    pub counters: Counters,
+    /// When it began.
+    #[serde(serialize_with = "millis")]
+    pub started_at: Timestamp,
+    /// When it ended.
+    #[serde(serialize_with = "some_millis")]
+    pub ended_at: Option<Timestamp>,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+    /// Key of the partition.
+    pub partition: Option<String>,
+}
+
+impl ExecutionSummary {
+    /// Of `execution` and its `steps`, as seen at `now`.
+    pub fn new(execution: &JobExecution, steps: &[StepExecution], now: Timestamp) -> Self {
+        let parameters = execution.parameters.iter();
+        Self {
+            id: execution.id,
+            job: execution.job.clone(),
+            instance_id: execution.instance_id,
+            status: execution.status,
+            exit: execution.exit.clone(),
+            parameters: parameters.map(|(name, one)| (name.to_owned(), one.clone())).collect(),
+            restart_of: execution.restart_of,
+            created_at: execution.created_at,
+            started_at: execution.started_at,
+            ended_at: execution.ended_at,
+            stale: execution.is_stale(now),
+            owner: execution.owner.clone(),
+            failure: execution.failure.clone(),
+            warnings: execution.warnings.clone(),
+            steps: steps.iter().map(StepSummary::new).collect(),
+        }
+    }
+}
+
+impl StepSummary {
+    /// Of one step execution.
+    pub fn new(step: &StepExecution) -> Self {
+        Self {
+            id: step.id,
+            name: step.name.clone(),
+            status: step.status,
+            exit: step.exit.clone(),
+            counters: step.counters,
+            started_at: step.started_at,
+            ended_at: step.ended_at,
+            failure: step.failure.clone(),
+            partition: step.partition.clone(),
+        }
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds, as everywhere in public JSON.
+pub(crate) fn millis<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{at:.3}"))
+}
+
+fn some_millis<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => millis(at, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// `execution 2 of import-orders (instance 1): FAILED, exit FAILED, 1.250 s: write_failed: …`
+impl fmt::Display for ExecutionSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, job, instance_id, status, exit, .. } = self;
+        write!(f, "execution {id} of {job} (instance {instance_id}): {status}")?;
+        if exit.code != status.name() {
+            write!(f, ", exit {}", exit.code)?;
+        }
+        write_duration(f, self.started_at, self.ended_at)?;
+        write_failure(f, self.failure.as_ref())
+    }
+}
+
+/// `step load: COMPLETED, 10 read, 10 written, 4 commits, 0.002 s`
+impl fmt::Display for StepSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, status, exit, counters, .. } = self;
+        write!(f, "step {name}: {status}")?;
+        if exit.code != status.name() {
+            write!(f, ", exit {}", exit.code)?;
+        }
+        write!(f, ", {} read, {} written", counters.read, counters.write)?;
+        for (count, word) in [
+            (counters.filter, "filtered"),
+            (counters.read_skip, "skipped in read"),
+            (counters.process_skip, "skipped in process"),
+            (counters.write_skip, "skipped in write"),
+            (counters.rollback, "rolled back"),
+        ] {
+            if count > 0 {
+                write!(f, ", {count} {word}")?;
+            }
+        }
+        write!(f, ", {} commits", counters.commit)?;
+        write_duration(f, Some(self.started_at), self.ended_at)?;
+        write_failure(f, self.failure.as_ref())
+    }
+}
+
+fn write_duration(
+    f: &mut fmt::Formatter<'_>,
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+) -> fmt::Result {
+    match (from, to) {
+        (Some(from), Some(to)) => {
+            write!(f, ", {:.3} s", to.duration_since(from).as_secs_f64())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write_failure(f: &mut fmt::Formatter<'_>, failure: Option<&Failure>) -> fmt::Result {
+    match failure {
+        Some(failure) => write!(f, ": {}: {}", failure.code, failure.message),
+        None => Ok(()),
+    }
+}

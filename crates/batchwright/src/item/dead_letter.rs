@@ -1,0 +1,74 @@
+//! The file of records that were given up: one JSON object a line, each exactly once.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{Ending, FileOutput, FilePosition};
+use crate::error::{ErrorKind, ItemError};
+use crate::execution::{ExecutionId, SkipRecord};
+use crate::step::StepScope;
+
+/// Grows with the commits that make the skips durable.
+#[derive(Debug)]
+pub(crate) struct DeadLetterFile {
+    file: FileOutput,
+}
+
+/// A line of the file.
+#[derive(Serialize)]
+struct DeadLetter<'a> {
+    execution: ExecutionId,
+    #[serde(flatten)]
+    skip: &'a SkipRecord,
+    /// The record's bytes in hexadecimal, when they are no text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    raw_hex: Option<String>,
+}
+
+impl DeadLetterFile {
+    /// Makes the file, or continues it at `length`.
+    pub(crate) fn open(
+        path: &Path,
+        length: Option<u64>,
+        scope: &StepScope,
+    ) -> Result<Self, ItemError> {
+        let mut file = FileOutput::in_place(path);
+        file.open(length.map(|length| FilePosition { length }), scope)?;
+        Ok(Self { file })
+    }
+
+    pub(crate) fn append(
+        &mut self,
+        skip: &SkipRecord,
+        raw: Option<&[u8]>,
+        execution: ExecutionId,
+    ) -> Result<(), ItemError> {
+        let raw_hex = raw.filter(|raw| std::str::from_utf8(raw).is_err());
+        let letter = DeadLetter { execution, skip, raw_hex: raw_hex.map(crate::parameters::hex) };
+        let mut line = serde_json::to_vec(&letter)
+            .map_err(|error| ItemError::wrap(ErrorKind::FATAL, "write a dead letter", error))?;
+        line.push(b'\n');
+        self.file.append(&line)
+    }
+
+    pub(crate) fn flush(&mut self) -> Result<(), ItemError> {
+        self.file.position().map(drop)
+    }
+
+    pub(crate) fn length(&self) -> u64 {
+        self.file.length()
+    }
+
+    pub(crate) fn committed(&mut self) {
+        self.file.committed();
+    }
+
+    pub(crate) fn rolled_back(&mut self) -> Result<(), ItemError> {
+        self.file.rolled_back()
+    }
+
+    pub(crate) fn close(mut self, ending: Ending) -> Result<(), ItemError> {
+        self.file.close(ending)
+    }
+}

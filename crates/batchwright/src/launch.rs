@@ -1,0 +1,261 @@
+//! Who may start, restart or take over what. Pure: history in, decision out.
+
+use jiff::Timestamp;
+
+use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
+use crate::operator::Refusal;
+use crate::owner::{Liveness, ProcessIdentity};
+
+/// What a start does when the newest execution is running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RecoverMode {
+    /// Refuses.
+    Strict,
+    /// Takes over when the lease has expired, or when the owner was a process of this host that is
+    /// gone.
+    #[default]
+    Detect,
+    /// Takes over whatever the lease says. The old owner, if it lives, can commit nothing more.
+    Force,
+}
+
+/// Whether the owner of a running execution may be declared dead.
+pub(crate) fn may_recover(
+    execution: &JobExecution,
+    mode: RecoverMode,
+    now: Timestamp,
+) -> Result<(), Refusal> {
+    let gone = || {
+        execution
+            .owner
+            .as_deref()
+            .is_some_and(|owner| ProcessIdentity::liveness_of(owner) == Liveness::Gone)
+    };
+    match mode {
+        RecoverMode::Force => Ok(()),
+        // Nobody owns it yet: it waits for a server, it was not lost.
+        _ if execution.owner.is_none() => Err(Refusal::running(execution)),
+        RecoverMode::Detect if execution.is_stale(now) || gone() => Ok(()),
+        RecoverMode::Detect | RecoverMode::Strict => Err(Refusal::running(execution)),
+    }
+}
+
+/// What the caller of a start wants beyond the job's own rules.
+#[derive(Debug, Clone, Default)]
+pub struct LaunchOptions {
+    /// Refuse to become a restart of a failed or stopped execution.
+    pub new_only: bool,
+    /// What to do about an owner that seems dead.
+    pub recover: RecoverMode,
+    /// Go on although the job's definition changed since the last execution.
+    pub accept_changed_definition: bool,
+}
+
+/// What the job says of restarts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LaunchRules<'a> {
+    /// Whether an instance may be tried again.
+    pub restartable: bool,
+    /// Fingerprint of the definition, when it has one.
+    pub fingerprint: Option<&'a str>,
+}
+
+/// How a start goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Launch {
+    /// First execution of the instance.
+    Fresh,
+    /// Continue this one.
+    Restart(ExecutionId),
+    /// Its owner is dead: close this one first, then continue it.
+    TakeOver(ExecutionId),
+}
+
+/// Decides a start of an instance whose executions are `history`, newest first.
+///
+/// # Errors
+///
+/// The [`Refusal`] that names the state in the way.
+pub(crate) fn decide(
+    history: &[JobExecution],
+    rules: LaunchRules<'_>,
+    options: &LaunchOptions,
+    now: Timestamp,
+) -> Result<Launch, Refusal> {
+    let Some(newest) = history.first() else { return Ok(Launch::Fresh) };
+    if let Some(abandoned) = history.iter().find(|one| one.status == BatchStatus::Abandoned) {
+        return Err(Refusal::Abandoned { execution: abandoned.id });
+    }
+    let launch = match newest.status {
+        status if status.is_running() => {
+            may_recover(newest, options.recover, now)?;
+            Launch::TakeOver(newest.id)
+        }
+        status if status.is_restartable() => Launch::Restart(newest.id),
+        BatchStatus::Completed => {
+            return Err(Refusal::AlreadyComplete { execution: newest.id });
+        }
+        status => {
+            return Err(Refusal::NotRestartable {
+                execution: newest.id,
+                reason: format!("it is {status}"),
+            });
+        }
+    };
+    let refuse = |reason: &str| {
+        Err(Refusal::NotRestartable { execution: newest.id, reason: reason.to_owned() })
+    };
+    if options.new_only {
+        return refuse("the instance exists and only a new one was asked for");
+    }
+    if !rules.restartable {
+        return refuse("the job is declared `restartable = false`");
+    }
+    let changed = match (rules.fingerprint, newest.fingerprint.as_deref()) {
+        (Some(now), Some(then)) => now != then,
+        _ => false,
+    };
+    if changed && !options.accept_changed_definition {
+        return Err(Refusal::ChangedDefinition { execution: newest.id });
+    }
+    Ok(launch)
+}
+
+/// What becomes of a step when its job runs.
+#[derive(Debug)]
+pub(crate) enum StepDecision {
+    /// It is done; nothing is recorded.
+    PassOver,
+    /// It begins anew.
+    Fresh,
+    /// It continues where this execution of it stood.
+    Resume(Box<StepExecution>),
+    /// It ran too often.
+    LimitReached,
+}
+
+/// Decides about a step whose executions in this instance are `history`, newest first.
+pub(crate) fn decide_step(
+    history: Vec<StepExecution>,
+    start_limit: Option<u32>,
+    allow_start_if_complete: bool,
+) -> StepDecision {
+    let runs = u32::try_from(history.len()).unwrap_or(u32::MAX);
+    let last = history.into_iter().next();
+    let complete = last.as_ref().is_some_and(|step| step.status == BatchStatus::Completed);
+    if complete && !allow_start_if_complete {
+        return StepDecision::PassOver;
+    }
+    if start_limit.is_some_and(|limit| runs >= limit) {
+        return StepDecision::LimitReached;
+    }
+    match last {
+        Some(step) if !complete => StepDecision::Resume(Box::new(step)),
+        _ => StepDecision::Fresh,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::ExecutionContext;
+    use crate::execution::{ExitStatus, InstanceId};
+    use crate::parameters::JobParameters;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn execution(id: i64, status: BatchStatus) -> JobExecution {
+        JobExecution {
+            id: ExecutionId(id),
+            instance_id: InstanceId(1),
+            job: "j".to_owned(),
+            status,
+            exit: ExitStatus::executing(),
+            parameters: JobParameters::new(),
+            restart_of: None,
+            created_at: NOW,
+            started_at: None,
+            ended_at: None,
+            owner: Some("elsewhere".to_owned()),
+            fence: 1,
+            lease_until: Some(NOW),
+            stop_requested: false,
+            failure: None,
+            warnings: Vec::new(),
+            context: ExecutionContext::default(),
+            fingerprint: Some("a".to_owned()),
+            version: 1,
+        }
+    }
+
+    fn launch(history: &[JobExecution], options: &LaunchOptions) -> Result<Launch, &'static str> {
+        let rules = LaunchRules { restartable: true, fingerprint: Some("a") };
+        decide(history, rules, options, NOW).map_err(|refusal| refusal.code())
+    }
+
+    #[test]
+    fn every_status_of_the_newest_execution_has_its_answer() {
+        use BatchStatus::{
+            Abandoned, Completed, Failed, Started, Starting, Stopped, Stopping, Unknown,
+        };
+        let plain = LaunchOptions::default();
+        assert_eq!(launch(&[], &plain), Ok(Launch::Fresh));
+        for (status, expected) in [
+            (Starting, Err("already_running")),
+            (Started, Err("already_running")),
+            (Stopping, Err("already_running")),
+            (Stopped, Ok(Launch::Restart(ExecutionId(2)))),
+            (Failed, Ok(Launch::Restart(ExecutionId(2)))),
+            (Completed, Err("already_complete")),
+            (Abandoned, Err("abandoned")),
+            (Unknown, Err("not_restartable")),
+        ] {
+            assert_eq!(launch(&[execution(2, status)], &plain), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn an_abandoned_execution_anywhere_in_the_history_refuses_the_instance() {
+        let history = [execution(2, BatchStatus::Failed), execution(1, BatchStatus::Abandoned)];
+        assert_eq!(launch(&history, &LaunchOptions::default()), Err("abandoned"));
+    }
+
+    #[test]
+    fn a_running_execution_is_taken_over_only_when_its_lease_is_gone_or_by_force() {
+        let alive = [execution(2, BatchStatus::Started)];
+        let mut stale = alive.clone();
+        stale[0].lease_until = Some(NOW - jiff::SignedDuration::from_secs(1));
+        let taken = Ok(Launch::TakeOver(ExecutionId(2)));
+        let refused = Err("already_running");
+        for (mode, for_alive, for_stale) in [
+            (RecoverMode::Strict, refused, refused),
+            (RecoverMode::Detect, refused, taken),
+            (RecoverMode::Force, taken, taken),
+        ] {
+            let options = LaunchOptions { recover: mode, ..LaunchOptions::default() };
+            assert_eq!(launch(&alive, &options), for_alive, "{mode:?}");
+            assert_eq!(launch(&stale, &options), for_stale, "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn a_changed_definition_is_refused_until_it_is_accepted() {
+        let history = [execution(2, BatchStatus::Failed)];
+        let rules = LaunchRules { restartable: true, fingerprint: Some("b") };
+        let strict = decide(&history, rules, &LaunchOptions::default(), NOW);
+        assert_eq!(strict.unwrap_err().code(), "changed_definition");
+        let accepting =
+            LaunchOptions { accept_changed_definition: true, ..LaunchOptions::default() };
+        assert!(decide(&history, rules, &accepting, NOW).is_ok());
+    }
+
+    #[test]
+    fn a_job_may_forbid_restarts_and_a_caller_may_insist_on_a_new_instance() {
+        let history = [execution(2, BatchStatus::Failed)];
+        let rules = LaunchRules { restartable: false, fingerprint: None };
+        let refused = decide(&history, rules, &LaunchOptions::default(), NOW);
+        assert_eq!(refused.unwrap_err().code(), "not_restartable");
+        let new_only = LaunchOptions { new_only: true, ..LaunchOptions::default() };
+        assert_eq!(launch(&history, &new_only), Err("not_restartable"));
+    }
+}

@@ -1,0 +1,112 @@
+//! Batchwright: a batch engine. Restartable jobs with exact checkpoints.
+//!
+//! A [`Job`] is a list of steps. A chunk step reads items, processes and writes them, and commits every
+//! chunk with its checkpoint in one transaction; killed at any instant and restarted, it goes on from the
+//! last commit. A [`JobOperator`] starts, stops and restarts jobs; a [`JobRepository`] remembers them.
+//!
+//! ```
+//! use std::sync::{Arc, Mutex};
+//! use batchwright::{
+//!     BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, ListWriter, MemoryRepository,
+//!     Sequence,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let squares = Arc::new(Mutex::new(Vec::new()));
+//! let step = ChunkStepBuilder::new("square")
+//!     .reader(Sequence::to(10))
+//!     .processor(|n: &u64| Ok((n % 2 == 1).then_some(n * n)))
+//!     .writer(ListWriter::new(Arc::clone(&squares)))
+//!     .chunk_size(3)
+//!     .build();
+//!
+//! let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
+//! operator.registry().register(Job::builder("odd-squares").step(step).build()?)?;
+//! let execution = operator.start("odd-squares", JobParameters::new())?.wait()?;
+//!
+//! assert_eq!(execution.status, BatchStatus::Completed);
+//! assert_eq!(*squares.lock().unwrap(), [1, 9, 25, 49, 81]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Features
+//!
+//! `csv`: CSV items. `cache`: [`CachedQueries`]. `discover`: jobs that register themselves at link time.
+//! All three are on by default. `testing`: faults, doubles and the conformance suite of repositories.
+
+mod clock;
+mod context;
+mod error;
+mod event;
+mod execution;
+mod item;
+mod job;
+mod launch;
+mod listener;
+mod operator;
+mod owner;
+mod parameters;
+mod policy;
+mod query;
+mod registry;
+mod repository;
+mod step;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use clock::{Clock, SimClock, StopToken, SystemClock};
+pub use context::{ContextError, ContextHandle, ExecutionContext};
+pub use error::{ErrorKind, Failure, ItemError, Phase, RepositoryError, StepError, report};
+pub use event::{Change, Event, EventRecord, Events, Progress, ProgressUnit};
+pub use execution::{
+    BatchStatus, Counters, ExecutionId, ExecutionSummary, ExitStatus, IllegalTransition,
+    InstanceId, JobExecution, JobInstance, SkipRecord, StatusEvent, StepExecution, StepExecutionId,
+    StepSummary,
+};
+#[cfg(feature = "csv")]
+pub use item::{CsvPosition, CsvReader, CsvWriter};
+pub use item::{
+    Ending, FileOutput, FilePosition, ItemProcessor, ItemReader, ItemWriter, JsonLinesReader,
+    JsonLinesWriter, LineInput, LinePosition, LineReader, LineWriter, ListReader, ListWriter,
+    NoWriter, PassThrough, PreparedCommit, RawLine, Sequence, Total,
+};
+pub use job::{Incrementer, Job, JobBuilder, JobScope};
+pub use launch::{LaunchOptions, RecoverMode};
+pub use listener::{
+    ChunkListener, ItemListener, JobListener, ListenerResult, RetryListener, SkipListener,
+    StepListener,
+};
+pub use operator::{
+    CommitPoint, JobHandle, JobName, JobOperator, OperatorBuilder, OperatorError, Refusal, RunError,
+};
+pub use owner::{Liveness, ProcessIdentity};
+pub use parameters::{
+    JobParameters, Parameter, ParameterDeclaration, ParameterError, ParameterSchema, ParameterType,
+    ParameterValue,
+};
+pub use policy::{Backoff, Classifier, Completion, RetryPolicy, SkipLimitScope, SkipPolicy};
+#[cfg(feature = "cache")]
+pub use query::CachedQueries;
+pub use query::{ExecutionFilter, InstancePage, Queries};
+pub use registry::{AppState, DuplicateJob, JobRegistry};
+#[cfg(feature = "discover")]
+pub use registry::{DiscoveredJob, JobFactory};
+pub use repository::{
+    CheckpointUpdate, Durability, JobRepository, Lease, MemoryRepository, UnitOfWork,
+};
+pub use step::{
+    ChunkStep, ChunkStepBuilder, ChunkTransaction, CommandStep, ExitCodeMeaning, Flow, Missing,
+    Step, StepOptions, StepScope, Tasklet, TaskletCall, TaskletStep,
+};
+
+/// Registers a job at link time; see [`JobRegistry::discover`].
+#[cfg(feature = "discover")]
+pub use batchwright_macros::job;
+
+/// What the expansion of [`macro@job`] needs.
+#[cfg(feature = "discover")]
+#[doc(hidden)]
+pub mod discovery {
+    pub use inventory::submit;
+}

@@ -1,0 +1,632 @@
+//! The one door: starts, restarts, stops, abandons, recovers.
+
+mod handle;
+mod heartbeat;
+mod pool;
+mod refusal;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+pub use handle::{JobHandle, RunError};
+pub(crate) use pool::Permits;
+pub use refusal::{OperatorError, Refusal};
+
+use crate::clock::{Clock, StopToken, SystemClock};
+use crate::event::Events;
+use crate::execution::{
+    ExecutionId, ExecutionSummary, InstanceId, JobExecution, JobInstance, StepSummary,
+};
+use crate::job::{Job, JobRun, JobScope, Runner};
+use crate::launch::{LaunchOptions, LaunchRules, RecoverMode};
+use crate::owner::ProcessIdentity;
+use crate::parameters::JobParameters;
+use crate::query::{ExecutionFilter, InstancePage, Queries};
+use crate::registry::JobRegistry;
+use crate::repository::lifecycle::{self, Claimant, StartRequest};
+use crate::repository::{JobRepository, Lease};
+use heartbeat::Heartbeat;
+use pool::Pool;
+
+/// Starts and steers executions.
+///
+/// Cloning shares everything. Executions that run when the last clone goes are carried to their end by
+/// their threads; stop them first to end sooner.
+#[derive(Clone)]
+pub struct JobOperator {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    repository: Arc<dyn JobRepository>,
+    registry: JobRegistry,
+    clock: Arc<dyn Clock>,
+    events: Events,
+    lease_timeout: Duration,
+    owner: String,
+    pool: Pool,
+    runner: Runner,
+    active: Active,
+    /// Beats until the operator is gone.
+    _heartbeat: Heartbeat,
+}
+
+/// Executions that this process holds.
+type Active = Arc<Mutex<BTreeMap<ExecutionId, Held>>>;
+
+/// An execution that this process holds.
+#[derive(Clone)]
+struct Held {
+    lease: Lease,
+    job: String,
+    stop: StopToken,
+}
+
+fn lock(active: &Active) -> MutexGuard<'_, BTreeMap<ExecutionId, Held>> {
+    active.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Describes a [`JobOperator`].
+pub struct OperatorBuilder {
+    repository: Arc<dyn JobRepository>,
+    registry: JobRegistry,
+    clock: Arc<dyn Clock>,
+    events: Events,
+    lease_timeout: Duration,
+    running_jobs_max: usize,
+    running_steps_max: usize,
+    commit_hook: Option<CommitHook>,
+}
+
+/// One of the two sides of a commit of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitPoint {
+    /// Everything is written, nothing is durable.
+    Before,
+    /// It is durable.
+    After,
+}
+
+/// Called with the step's name at each [`CommitPoint`] of each commit: where rehearsals kill the process.
+pub(crate) type CommitHook = Arc<dyn Fn(&JobScope, &str, CommitPoint) + Send + Sync>;
+
+impl OperatorBuilder {
+    /// Calls `hook` with the execution and the step's name around each commit of a step. For rehearsals
+    /// and tests: this is where they stop, or kill, what runs.
+    #[must_use]
+    pub fn commit_hook(
+        mut self,
+        hook: impl Fn(&JobScope, &str, CommitPoint) + Send + Sync + 'static,
+    ) -> Self {
+        self.commit_hook = Some(Arc::new(hook));
+        self
+    }
+
+    /// The jobs that can be started by name.
+    #[must_use]
+    pub fn registry(mut self, registry: JobRegistry) -> Self {
+        self.registry = registry;
+        self
+    }
+
+    /// Where time comes from. Default: the machine's clock.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Silence after which another process may take an execution over. Default 30 s; renewed three
+    /// times within it, so that one lost renewal is survivable.
+    #[must_use]
+    pub fn lease_timeout(mut self, timeout: Duration) -> Self {
+        self.lease_timeout = timeout;
+        self
+    }
+
+    /// Executions that run at once; others wait as `STARTING`. Default 8.
+    #[must_use]
+    pub fn running_jobs_max(mut self, jobs: usize) -> Self {
+        self.running_jobs_max = jobs.max(1);
+        self
+    }
+
+    /// Steps that run at once, over all executions; others wait as `STARTING`. Default: no limit of
+    /// its own.
+    #[must_use]
+    pub fn running_steps_max(mut self, steps: usize) -> Self {
+        self.running_steps_max = steps.max(1);
+        self
+    }
+
+    /// The operator, with its heartbeat running.
+    pub fn build(self) -> JobOperator {
+        let active = Active::default();
+        let runner = Runner {
+            repository: Arc::clone(&self.repository),
+            clock: Arc::clone(&self.clock),
+            events: self.events.clone(),
+            step_permits: Arc::new(Permits::new(self.running_steps_max)),
+            commit_hook: self.commit_hook,
+        };
+        let heartbeat = Heartbeat::start(
+            Arc::clone(&self.repository),
+            Arc::clone(&self.clock),
+            Arc::clone(&active),
+            self.lease_timeout,
+        );
+        JobOperator {
+            inner: Arc::new(Inner {
+                repository: self.repository,
+                registry: self.registry,
+                clock: self.clock,
+                events: self.events,
+                lease_timeout: self.lease_timeout,
+                owner: ProcessIdentity::current().to_string(),
+                pool: Pool::new(self.running_jobs_max),
+                runner,
+                active,
+                _heartbeat: heartbeat,
+            }),
+        }
+    }
+}
+
+impl JobOperator {
+    /// An operator on `repository` with everything at its default and no jobs.
+    pub fn new(repository: Arc<dyn JobRepository>) -> Self {
+        Self::builder(repository).build()
+    }
+
+    /// Describes an operator on `repository`.
+    pub fn builder(repository: Arc<dyn JobRepository>) -> OperatorBuilder {
+        OperatorBuilder {
+            repository,
+            registry: JobRegistry::default(),
+            clock: Arc::new(SystemClock::default()),
+            events: Events::default(),
+            lease_timeout: Duration::from_secs(30),
+            running_jobs_max: 8,
+            running_steps_max: usize::MAX,
+            commit_hook: None,
+        }
+    }
+
+    /// The jobs that can be started by name.
+    pub fn registry(&self) -> &JobRegistry {
+        &self.inner.registry
+    }
+
+    /// Read-only questions.
+    pub fn queries(&self) -> &dyn Queries {
+        &*self.inner.repository
+    }
+
+    /// What happens to the executions of this process.
+    pub fn events(&self) -> &Events {
+        &self.inner.events
+    }
+
+    /// Starts the registered job `name`, or restarts its failed or stopped instance.
+    ///
+    /// Returns as soon as the execution is stored; it runs on a thread of the operator. Await the
+    /// handle for its end, or keep its id.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`]: nothing was stored. [`OperatorError::Repository`]: look before trying again.
+    pub fn start(&self, name: &str, parameters: JobParameters) -> Result<JobHandle, OperatorError> {
+        self.start_with(name, parameters, &LaunchOptions::default())
+    }
+
+    /// As [`start`](Self::start), with more to say.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_with(
+        &self,
+        name: &str,
+        parameters: JobParameters,
+        options: &LaunchOptions,
+    ) -> Result<JobHandle, OperatorError> {
+        let job = self.inner.registry.job(name)?;
+        let parameters = job.accept(parameters)?;
+        let request = self.request(&job, options, Some(self.claimant()));
+        let execution = lifecycle::start(&*self.inner.repository, &request, parameters)?;
+        Ok(self.submit(job, &execution))
+    }
+
+    /// Stores an execution of `name` for whichever process of this store takes it.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn hand_over(
+        &self,
+        name: &str,
+        parameters: JobParameters,
+        options: &LaunchOptions,
+    ) -> Result<JobExecution, OperatorError> {
+        let job = self.inner.registry.job(name)?;
+        let parameters = job.accept(parameters)?;
+        let request = self.request(&job, options, None);
+        lifecycle::start(&*self.inner.repository, &request, parameters)
+    }
+
+    /// Starts the next instance of `name`: the parameters of its newest one, changed by the job's
+    /// incrementer and then by `overrides`.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start); [`Refusal::NoSequence`] when the job has no incrementer.
+    pub fn next(
+        &self,
+        name: &str,
+        overrides: JobParameters,
+        options: &LaunchOptions,
+    ) -> Result<JobHandle, OperatorError> {
+        let job = self.inner.registry.job(name)?;
+        let incrementer = job.incrementer().cloned();
+        let incrementer =
+            incrementer.ok_or_else(|| Refusal::NoSequence { job: name.to_owned() })?;
+        let request = self.request(&job, options, Some(self.claimant()));
+        let execution = lifecycle::start_next(&*self.inner.repository, &request, |newest| {
+            let mut next = incrementer(newest.as_ref())
+                .map_err(|problem| Refusal::InvalidParameters { problems: vec![problem] })?;
+            for (name, parameter) in overrides.iter() {
+                next.insert(name, parameter.clone());
+            }
+            job.accept(next)
+        })?;
+        Ok(self.submit(Arc::clone(&job), &execution))
+    }
+
+    /// Continues execution `id`, which must be the newest of its instance, in a new one with the same
+    /// parameters; `overrides` may change those that do not identify.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn restart(
+        &self,
+        id: ExecutionId,
+        overrides: &JobParameters,
+        options: &LaunchOptions,
+    ) -> Result<JobHandle, OperatorError> {
+        let (job, execution) = self.restarted(id, overrides, options, Some(self.claimant()))?;
+        Ok(self.submit(job, &execution))
+    }
+
+    /// As [`restart`](Self::restart), for whichever process of this store takes it.
+    ///
+    /// # Errors
+    ///
+    /// As [`restart`](Self::restart).
+    pub fn hand_over_restart(
+        &self,
+        id: ExecutionId,
+        overrides: &JobParameters,
+        options: &LaunchOptions,
+    ) -> Result<JobExecution, OperatorError> {
+        self.restarted(id, overrides, options, None).map(|(_, execution)| execution)
+    }
+
+    fn restarted(
+        &self,
+        id: ExecutionId,
+        overrides: &JobParameters,
+        options: &LaunchOptions,
+        claimant: Option<Claimant>,
+    ) -> Result<(Arc<Job>, JobExecution), OperatorError> {
+        let job = self.inner.registry.job(&self.execution(id)?.job)?;
+        let request = self.request(&job, options, claimant);
+        let change = |mut parameters: JobParameters| {
+            for (name, parameter) in overrides.iter() {
+                parameters.insert(name, parameter.clone());
+            }
+            job.accept(parameters)
+        };
+        let execution = lifecycle::restart(&*self.inner.repository, id, &request, change)?;
+        Ok((job, execution))
+    }
+
+    /// Restarts the newest execution of job `name`.
+    ///
+    /// # Errors
+    ///
+    /// As [`restart`](Self::restart).
+    pub fn restart_job(
+        &self,
+        name: &str,
+        options: &LaunchOptions,
+    ) -> Result<JobHandle, OperatorError> {
+        self.restart(self.newest(name)?.id, &JobParameters::new(), options)
+    }
+
+    /// Asks execution `id` to stop at its next chunk boundary, wherever it runs; one that waits is
+    /// stopped at once. Asking again changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotRunning`] when it has ended.
+    pub fn stop(&self, id: ExecutionId) -> Result<JobExecution, OperatorError> {
+        let now = self.inner.clock.now();
+        let execution = lifecycle::request_stop(&*self.inner.repository, id, now)?;
+        if let Some(held) = lock(&self.inner.active).get(&id) {
+            held.stop.request();
+        }
+        Ok(execution)
+    }
+
+    /// Asks the newest execution of job `name` to stop.
+    ///
+    /// # Errors
+    ///
+    /// As [`stop`](Self::stop).
+    pub fn stop_job(&self, name: &str) -> Result<JobExecution, OperatorError> {
+        self.stop(self.newest(name)?.id)
+    }
+
+    /// Asks every execution of this process to stop; returns how many there were.
+    pub fn stop_all(&self) -> usize {
+        let held: Vec<_> = lock(&self.inner.active).values().cloned().collect();
+        for one in &held {
+            // First the token: it reaches the work even when the store does not answer.
+            one.stop.request();
+            if let Err(error) = self.stop(one.lease.execution) {
+                tracing::warn!(execution = %one.lease.execution, %error, "stop was not stored");
+            }
+        }
+        held.len()
+    }
+
+    /// Gives execution `id` up: it is never restarted. A repeated call changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotAbandonable`] unless it failed or was stopped.
+    pub fn abandon(&self, id: ExecutionId) -> Result<JobExecution, OperatorError> {
+        lifecycle::abandon(&*self.inner.repository, id, self.inner.clock.now())
+    }
+
+    /// Closes execution `id` if its owner is dead, so that it can be restarted. Finished ones stay as
+    /// they are.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::LeaseAlive`] when the owner may live.
+    pub fn recover(
+        &self,
+        id: ExecutionId,
+        mode: RecoverMode,
+    ) -> Result<JobExecution, OperatorError> {
+        lifecycle::recover(&*self.inner.repository, id, mode, self.inner.clock.now())
+    }
+
+    /// Closes every running execution whose owner is dead; returns those that were closed.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails. An owner that may live is passed over.
+    pub fn recover_all(&self) -> Result<Vec<JobExecution>, OperatorError> {
+        let mut recovered = Vec::new();
+        for running in self.queries().executions(&ExecutionFilter::default().running())? {
+            match self.recover(running.id, RecoverMode::Detect) {
+                Ok(closed) if !closed.status.is_running() => recovered.push(closed),
+                Ok(_) | Err(OperatorError::Refused(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(recovered)
+    }
+
+    /// Deletes ended executions with everything that belongs to them: those that `filter` lets
+    /// through, `FAILED` and `STOPPED` ones (which could be restarted) only if `restartable`, running ones never.
+    /// Returns what was deleted, or would be with `dry_run`.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails; what was deleted until then stays deleted.
+    pub fn purge(
+        &self,
+        filter: &ExecutionFilter,
+        restartable: bool,
+        dry_run: bool,
+    ) -> Result<Vec<JobExecution>, OperatorError> {
+        let mut doomed = self.queries().executions(filter)?;
+        doomed.retain(|one| {
+            !one.status.is_running() && (restartable || !one.status.is_restartable())
+        });
+        if !dry_run {
+            // Small units of work, so that nobody waits long behind a large purge.
+            for batch in doomed.chunks(PURGE_BATCH) {
+                let mut unit = self.inner.repository.begin()?;
+                for execution in batch {
+                    unit.delete_execution(execution.id)?;
+                }
+                unit.commit()?;
+            }
+        }
+        Ok(doomed)
+    }
+
+    /// Names of all jobs: registered, in the history, or both; sorted.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub fn job_names(&self) -> Result<Vec<JobName>, OperatorError> {
+        let mut names: BTreeMap<String, bool> =
+            self.queries().job_names()?.into_iter().map(|name| (name, false)).collect();
+        names.extend(self.inner.registry.names().into_iter().map(|name| (name, true)));
+        Ok(names.into_iter().map(|(name, registered)| JobName { name, registered }).collect())
+    }
+
+    /// Number of instances of job `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoSuchJob`] when it is neither registered nor in the history.
+    pub fn instance_count(&self, name: &str) -> Result<u64, OperatorError> {
+        self.known(name)?;
+        Ok(self.queries().instance_count(name)?)
+    }
+
+    /// Number of executions of job `name`.
+    ///
+    /// # Errors
+    ///
+    /// As [`instance_count`](Self::instance_count).
+    pub fn execution_count(&self, name: &str) -> Result<u64, OperatorError> {
+        self.known(name)?;
+        Ok(self.queries().execution_count(&ExecutionFilter::of_job(name))?)
+    }
+
+    /// A page of the instances of job `name`, newest first.
+    ///
+    /// # Errors
+    ///
+    /// As [`instance_count`](Self::instance_count).
+    pub fn instances(
+        &self,
+        name: &str,
+        page: InstancePage,
+    ) -> Result<Vec<JobInstance>, OperatorError> {
+        self.known(name)?;
+        Ok(self.queries().instances(name, page)?)
+    }
+
+    /// Running executions of job `name`.
+    ///
+    /// # Errors
+    ///
+    /// As [`instance_count`](Self::instance_count).
+    pub fn running(&self, name: &str) -> Result<Vec<JobExecution>, OperatorError> {
+        self.known(name)?;
+        Ok(self.queries().running(name)?)
+    }
+
+    /// Executions of an instance, newest first.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub fn executions(&self, instance: InstanceId) -> Result<Vec<JobExecution>, OperatorError> {
+        Ok(self.queries().executions(&ExecutionFilter::of_instance(instance))?)
+    }
+
+    /// The parameters of execution `id`, typed and flagged.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoSuchExecution`].
+    pub fn parameters(&self, id: ExecutionId) -> Result<JobParameters, OperatorError> {
+        Ok(self.execution(id)?.parameters)
+    }
+
+    /// Execution `id` with its steps, as data that prints as one line.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoSuchExecution`].
+    pub fn summary(&self, id: ExecutionId) -> Result<ExecutionSummary, OperatorError> {
+        let execution = self.execution(id)?;
+        let steps = self.queries().steps(id)?;
+        Ok(ExecutionSummary::new(&execution, &steps, self.inner.clock.now()))
+    }
+
+    /// Each step of execution `id`, as data that prints as one line.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoSuchExecution`].
+    pub fn step_summaries(&self, id: ExecutionId) -> Result<Vec<StepSummary>, OperatorError> {
+        Ok(self.summary(id)?.steps)
+    }
+
+    /// Execution `id`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoSuchExecution`].
+    pub fn execution(&self, id: ExecutionId) -> Result<JobExecution, OperatorError> {
+        let found = self.queries().execution(id)?;
+        Ok(found.ok_or(Refusal::NoSuchExecution { execution: id })?)
+    }
+
+    fn newest(&self, name: &str) -> Result<JobExecution, OperatorError> {
+        self.known(name)?;
+        let newest = self.queries().executions(&ExecutionFilter::of_job(name).limit(1))?;
+        let newest = newest.into_iter().next();
+        Ok(newest.ok_or_else(|| Refusal::NeverStarted { job: name.to_owned() })?)
+    }
+
+    fn known(&self, name: &str) -> Result<(), OperatorError> {
+        if self.inner.registry.has(name) || self.queries().instance_count(name)? > 0 {
+            return Ok(());
+        }
+        let known = self.job_names()?.into_iter().map(|one| one.name).collect();
+        Err(Refusal::NoSuchJob { name: name.to_owned(), known }.into())
+    }
+
+    fn claimant(&self) -> Claimant {
+        let lease_until = later(self.inner.clock.now(), self.inner.lease_timeout);
+        Claimant { owner: self.inner.owner.clone(), lease_until }
+    }
+
+    fn request<'a>(
+        &self,
+        job: &'a Job,
+        options: &'a LaunchOptions,
+        claimant: Option<Claimant>,
+    ) -> StartRequest<'a> {
+        StartRequest {
+            job: job.name(),
+            rules: LaunchRules {
+                restartable: job.is_restartable(),
+                fingerprint: job.fingerprint(),
+            },
+            options,
+            claimant,
+            now: self.inner.clock.now(),
+        }
+    }
+
+    /// Puts a stored execution into the pool.
+    fn submit(&self, job: Arc<Job>, execution: &JobExecution) -> JobHandle {
+        let lease = Lease { execution: execution.id, fence: execution.fence };
+        let stop = StopToken::default();
+        let held = Held { lease, job: job.name().to_owned(), stop: stop.clone() };
+        lock(&self.inner.active).insert(execution.id, held);
+        let (handle, ending) = JobHandle::new(execution.id, Arc::clone(&self.inner.repository));
+        let (runner, active) = (self.inner.runner.clone(), Arc::clone(&self.inner.active));
+        self.inner.pool.submit(Box::new(move || {
+            let run = JobRun { job, lease, stop };
+            let result = runner.run(&run);
+            lock(&active).remove(&lease.execution);
+            ending.end(result.map(drop));
+        }));
+        handle
+    }
+}
+
+/// Executions deleted in one unit of work.
+const PURGE_BATCH: usize = 100;
+
+/// `timeout` after `now`, as far as timestamps reach.
+fn later(now: Timestamp, timeout: Duration) -> Timestamp {
+    now.saturating_add(timeout).unwrap_or(Timestamp::MAX)
+}
+
+/// A job that is registered, or remembered, or both.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct JobName {
+    /// Its name.
+    pub name: String,
+    /// Whether it can be started here.
+    pub registered: bool,
+}

@@ -1,0 +1,610 @@
+//! Job parameters, and what makes two sets of them the same job instance.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest, Sha256};
+
+/// A typed value of a job parameter.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ParameterValue {
+    /// Text.
+    String(String),
+    /// 64-bit integer.
+    Integer(i64),
+    /// 64-bit floating point number; never NaN or infinite when parsed.
+    Float(f64),
+    /// `true` or `false`.
+    Boolean(bool),
+    /// A calendar day.
+    Date(Date),
+    /// An instant; the offset it was typed with is not part of it.
+    Timestamp(Timestamp),
+}
+
+/// The type of a [`ParameterValue`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ParameterType {
+    /// Text.
+    String,
+    /// 64-bit integer.
+    Integer,
+    /// 64-bit floating point number.
+    Float,
+    /// `true` or `false`.
+    Boolean,
+    /// `YYYY-MM-DD`.
+    Date,
+    /// RFC 3339.
+    Timestamp,
+}
+
+impl ParameterType {
+    /// Every type, in the order in which help lists them.
+    pub const ALL: [Self; 6] =
+        [Self::String, Self::Integer, Self::Float, Self::Boolean, Self::Date, Self::Timestamp];
+
+    /// The word for it, as in `NAME:TYPE=VALUE`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::String => "string",
+            Self::Integer => "integer",
+            Self::Float => "float",
+            Self::Boolean => "boolean",
+            Self::Date => "date",
+            Self::Timestamp => "timestamp",
+        }
+    }
+
+    /// The type with that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+impl fmt::Display for ParameterType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl ParameterValue {
+    /// Parses `text` as `kind`.
+    ///
+    /// # Errors
+    ///
+    /// Says what was found and what the type wants; never falls back to another type or value.
+    pub fn parse(text: &str, kind: ParameterType) -> Result<Self, String> {
+        let wrong = |wanted: &str| format!("`{text}` is not {wanted}");
+        match kind {
+            ParameterType::String => Ok(Self::String(text.to_owned())),
+            ParameterType::Integer => {
+                text.parse().map(Self::Integer).map_err(|_| wrong("a 64-bit integer"))
+            }
+            ParameterType::Float => match text.parse::<f64>() {
+                Ok(value) if value.is_finite() => Ok(Self::Float(value)),
+                _ => Err(wrong("a finite number")),
+            },
+            ParameterType::Boolean => {
+                text.parse().map(Self::Boolean).map_err(|_| wrong("`true` or `false`"))
+            }
+            ParameterType::Date => match text.len() {
+                10 => text.parse().map(Self::Date).map_err(|_| wrong("a date (YYYY-MM-DD)")),
+                _ => Err(wrong("a date (YYYY-MM-DD)")),
+            },
+            ParameterType::Timestamp => text
+                .parse()
+                .map(Self::Timestamp)
+                .map_err(|_| wrong("a timestamp (RFC 3339, with an offset)")),
+        }
+    }
+
+    /// The value's type.
+    pub fn kind(&self) -> ParameterType {
+        match self {
+            Self::String(_) => ParameterType::String,
+            Self::Integer(_) => ParameterType::Integer,
+            Self::Float(_) => ParameterType::Float,
+            Self::Boolean(_) => ParameterType::Boolean,
+            Self::Date(_) => ParameterType::Date,
+            Self::Timestamp(_) => ParameterType::Timestamp,
+        }
+    }
+}
+
+/// Canonical text: integers plain, floats shortest round-trip, instants in UTC.
+impl fmt::Display for ParameterValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::String(value) => f.write_str(value),
+            Self::Integer(value) => value.fmt(f),
+            Self::Float(value) => write!(f, "{value:?}"),
+            Self::Boolean(value) => value.fmt(f),
+            Self::Date(value) => value.fmt(f),
+            Self::Timestamp(value) => value.fmt(f),
+        }
+    }
+}
+
+impl From<&str> for ParameterValue {
+    fn from(value: &str) -> Self {
+        Self::String(value.to_owned())
+    }
+}
+
+impl From<String> for ParameterValue {
+    fn from(value: String) -> Self {
+        Self::String(value)
+    }
+}
+
+impl From<i64> for ParameterValue {
+    fn from(value: i64) -> Self {
+        Self::Integer(value)
+    }
+}
+
+impl From<i32> for ParameterValue {
+    fn from(value: i32) -> Self {
+        Self::Integer(value.into())
+    }
+}
+
+impl From<u32> for ParameterValue {
+    fn from(value: u32) -> Self {
+        Self::Integer(value.into())
+    }
+}
+
+impl From<f64> for ParameterValue {
+    fn from(value: f64) -> Self {
+        Self::Float(value)
+    }
+}
+
+impl From<bool> for ParameterValue {
+    fn from(value: bool) -> Self {
+        Self::Boolean(value)
+    }
+}
+
+impl From<Date> for ParameterValue {
+    fn from(value: Date) -> Self {
+        Self::Date(value)
+    }
+}
+
+impl From<Timestamp> for ParameterValue {
+    fn from(value: Timestamp) -> Self {
+        Self::Timestamp(value)
+    }
+}
+
+/// A value and whether it is part of the instance's identity.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parameter {
+    /// The typed value.
+    pub value: ParameterValue,
+    /// Whether another value means another instance.
+    pub identifying: bool,
+}
+
+/// The lossless JSON form: `{"value": 10, "type": "integer", "identifying": false}`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ParameterForm {
+    value: serde_json::Value,
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    kind: Option<ParameterType>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    identifying: Option<bool>,
+}
+
+impl Serialize for Parameter {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let value = match &self.value {
+            ParameterValue::Integer(value) => (*value).into(),
+            ParameterValue::Float(value) => (*value).into(),
+            ParameterValue::Boolean(value) => (*value).into(),
+            other => other.to_string().into(),
+        };
+        let kind = Some(self.value.kind());
+        ParameterForm { value, kind, identifying: Some(self.identifying) }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Parameter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = serde_json::Value::deserialize(deserializer)?;
+        Self::from_json(json, None).map_err(serde::de::Error::custom)
+    }
+}
+
+impl Parameter {
+    /// From JSON: a bare scalar, or the full form with `value`, `type` and `identifying`.
+    ///
+    /// `declared` is the type that the job declares for it, used when the JSON names none.
+    ///
+    /// # Errors
+    ///
+    /// Says which part of the JSON is not a value of that type.
+    pub fn from_json(
+        json: serde_json::Value,
+        declared: Option<ParameterType>,
+    ) -> Result<Self, String> {
+        let form = match json {
+            serde_json::Value::Object(_) => {
+                serde_json::from_value(json).map_err(|error| error.to_string())?
+            }
+            value => ParameterForm { value, kind: None, identifying: None },
+        };
+        let kind = form.kind.or(declared);
+        let value = match (form.value, kind) {
+            (serde_json::Value::String(text), kind) => {
+                ParameterValue::parse(&text, kind.unwrap_or(ParameterType::String))?
+            }
+            (serde_json::Value::Bool(value), None | Some(ParameterType::Boolean)) => value.into(),
+            (serde_json::Value::Number(number), kind) => number_value(&number, kind)?,
+            (other, Some(kind)) => return Err(format!("{other} is not of type {kind}")),
+            (other, None) => return Err(format!("{other} is no parameter value")),
+        };
+        Ok(Self { value, identifying: form.identifying.unwrap_or(true) })
+    }
+}
+
+fn number_value(
+    number: &serde_json::Number,
+    kind: Option<ParameterType>,
+) -> Result<ParameterValue, String> {
+    match (number.as_i64(), number.as_f64(), kind) {
+        (Some(value), _, None | Some(ParameterType::Integer)) => Ok(value.into()),
+        (_, Some(value), Some(ParameterType::Float)) => Ok(value.into()),
+        (None, Some(value), None) if !number.is_u64() => Ok(value.into()),
+        (_, _, kind) => {
+            Err(format!("{number} is not of type {}", kind.unwrap_or(ParameterType::Integer)))
+        }
+    }
+}
+
+/// A named set of [`Parameter`]s.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobParameters(BTreeMap<String, Parameter>);
+
+impl JobParameters {
+    /// No parameters: a legal identity, one instance per job.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With an identifying parameter.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, value: impl Into<ParameterValue>) -> Self {
+        self.insert(name, Parameter { value: value.into(), identifying: true });
+        self
+    }
+
+    /// With a parameter that does not take part in the identity.
+    #[must_use]
+    pub fn with_non_identifying(
+        mut self,
+        name: impl Into<String>,
+        value: impl Into<ParameterValue>,
+    ) -> Self {
+        self.insert(name, Parameter { value: value.into(), identifying: false });
+        self
+    }
+
+    /// Sets a parameter; returns the one it replaces.
+    pub fn insert(&mut self, name: impl Into<String>, parameter: Parameter) -> Option<Parameter> {
+        self.0.insert(name.into(), parameter)
+    }
+
+    /// The parameter with that name.
+    pub fn get(&self, name: &str) -> Option<&Parameter> {
+        self.0.get(name)
+    }
+
+    /// In the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Parameter)> {
+        self.0.iter().map(|(name, parameter)| (name.as_str(), parameter))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The text of a `string` parameter.
+    ///
+    /// # Errors
+    ///
+    /// [`ParameterError`] when it is missing or of another type.
+    pub fn string(&self, name: &str) -> Result<&str, ParameterError> {
+        match self.wanted(name)? {
+            ParameterValue::String(value) => Ok(value),
+            other => Err(ParameterError::wrong(name, ParameterType::String, other)),
+        }
+    }
+
+    /// The value of an `integer` parameter.
+    ///
+    /// # Errors
+    ///
+    /// [`ParameterError`] when it is missing or of another type.
+    pub fn integer(&self, name: &str) -> Result<i64, ParameterError> {
+        match self.wanted(name)? {
+            ParameterValue::Integer(value) => Ok(*value),
+            other => Err(ParameterError::wrong(name, ParameterType::Integer, other)),
+        }
+    }
+
+    /// The value of a `date` parameter.
+    ///
+    /// # Errors
+    ///
+    /// [`ParameterError`] when it is missing or of another type.
+    pub fn date(&self, name: &str) -> Result<Date, ParameterError> {
+        match self.wanted(name)? {
+            ParameterValue::Date(value) => Ok(*value),
+            other => Err(ParameterError::wrong(name, ParameterType::Date, other)),
+        }
+    }
+
+    fn wanted(&self, name: &str) -> Result<&ParameterValue, ParameterError> {
+        self.get(name)
+            .map(|parameter| &parameter.value)
+            .ok_or_else(|| ParameterError(format!("parameter `{name}` is missing")))
+    }
+
+    /// The key that, with the job's name, is the identity of the instance.
+    ///
+    /// SHA-256 over the identifying parameters in the order of their names, each part with its
+    /// length in front, so that no two different sets share a key.
+    pub fn key(&self) -> String {
+        let mut hash = Sha256::new();
+        for (name, parameter) in self.0.iter().filter(|(_, parameter)| parameter.identifying) {
+            for part in [name, parameter.value.kind().name(), &parameter.value.to_string()] {
+                hash.update((part.len() as u64).to_be_bytes());
+                hash.update(part.as_bytes());
+            }
+        }
+        hex(&hash.finalize())
+    }
+}
+
+/// Lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A parameter that is missing or of another type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("use the parameters: {0}")]
+pub struct ParameterError(String);
+
+impl ParameterError {
+    fn wrong(name: &str, wanted: ParameterType, found: &ParameterValue) -> Self {
+        Self(format!("parameter `{name}` is of type {}, expected {wanted}", found.kind()))
+    }
+}
+
+/// What a job says of one of its parameters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParameterDeclaration {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub kind: ParameterType,
+    /// Whether a start without it is refused.
+    pub required: bool,
+    /// The value used when none is given.
+    pub default: Option<ParameterValue>,
+    /// Whether another value means another instance.
+    pub identifying: bool,
+    /// For help and forms.
+    pub description: String,
+}
+
+impl ParameterDeclaration {
+    /// An optional, identifying parameter without a default.
+    pub fn new(name: impl Into<String>, kind: ParameterType) -> Self {
+        Self {
+            name: name.into(),
+            kind,
+            required: false,
+            default: None,
+            identifying: true,
+            description: String::new(),
+        }
+    }
+
+    /// A start without it is refused.
+    #[must_use]
+    pub fn required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+
+    /// The value used when none is given.
+    #[must_use]
+    pub fn default(mut self, value: impl Into<ParameterValue>) -> Self {
+        self.default = Some(value.into());
+        self
+    }
+
+    /// Another value does not mean another instance.
+    #[must_use]
+    pub fn non_identifying(mut self) -> Self {
+        self.identifying = false;
+        self
+    }
+
+    /// What it is for.
+    #[must_use]
+    pub fn description(mut self, text: impl Into<String>) -> Self {
+        self.description = text.into();
+        self
+    }
+}
+
+/// What a job accepts. Every problem is told at once.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ParameterSchema {
+    /// The declared parameters, in the order of their declaration.
+    pub declared: Vec<ParameterDeclaration>,
+    /// Whether parameters that are not declared are accepted.
+    pub open: bool,
+}
+
+impl ParameterSchema {
+    /// The declaration with that name.
+    pub fn find(&self, name: &str) -> Option<&ParameterDeclaration> {
+        self.declared.iter().find(|declaration| declaration.name == name)
+    }
+
+    /// `given` with the defaults filled in.
+    ///
+    /// # Errors
+    ///
+    /// Every missing, unknown or mistyped parameter, one sentence each.
+    pub fn complete(&self, mut given: JobParameters) -> Result<JobParameters, Vec<String>> {
+        let mut problems = Vec::new();
+        for (name, parameter) in given.iter() {
+            match self.find(name) {
+                Some(known) if known.kind != parameter.value.kind() => problems.push(format!(
+                    "parameter `{name}` is of type {}, expected {}",
+                    parameter.value.kind(),
+                    known.kind
+                )),
+                Some(_) => {}
+                None if self.open => {}
+                None => problems.push(format!(
+                    "parameter `{name}` is unknown; known are: {}",
+                    names(self.declared.iter().map(|declaration| declaration.name.as_str()))
+                )),
+            }
+        }
+        for known in &self.declared {
+            match &known.default {
+                _ if given.get(&known.name).is_some() => {}
+                Some(value) => {
+                    let (value, identifying) = (value.clone(), known.identifying);
+                    given.insert(known.name.clone(), Parameter { value, identifying });
+                }
+                None if known.required => {
+                    problems.push(format!("parameter `{}` is required", known.name));
+                }
+                None => {}
+            }
+        }
+        if problems.is_empty() { Ok(given) } else { Err(problems) }
+    }
+}
+
+/// A list of names for a message; `(none)` when there are none.
+pub(crate) fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let list: Vec<_> = names.map(|name| format!("`{name}`")).collect();
+    if list.is_empty() { "(none)".to_owned() } else { list.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(pairs: &[(&str, &str)]) -> JobParameters {
+        pairs.iter().fold(JobParameters::new(), |set, (name, value)| set.with(*name, *value))
+    }
+
+    #[test]
+    fn the_order_of_parameters_does_not_matter() {
+        assert_eq!(set(&[("a", "1"), ("b", "2")]).key(), set(&[("b", "2"), ("a", "1")]).key());
+    }
+
+    #[test]
+    fn no_two_different_sets_share_a_key() {
+        let sets = [
+            set(&[]),
+            set(&[("a", "1,b=2")]),
+            set(&[("a", "1"), ("b", "2")]),
+            set(&[("a", "")]),
+            set(&[("", "a")]),
+            JobParameters::new().with("a", 1),
+            JobParameters::new().with("a", 1.0),
+            set(&[("a", "1")]),
+            JobParameters::new().with("a", true),
+            set(&[("a", "true")]),
+        ];
+        let keys: std::collections::BTreeSet<_> = sets.iter().map(JobParameters::key).collect();
+        assert_eq!(keys.len(), sets.len());
+    }
+
+    #[test]
+    fn non_identifying_parameters_never_influence_identity() {
+        let plain = set(&[("a", "1")]);
+        assert_eq!(plain.clone().with_non_identifying("limit", 5).key(), plain.key());
+    }
+
+    #[test]
+    fn the_same_instant_typed_with_another_offset_is_the_same_instant() {
+        let key = |text| {
+            let value = ParameterValue::parse(text, ParameterType::Timestamp).unwrap();
+            JobParameters::new().with("at", value).key()
+        };
+        assert_eq!(key("2026-11-21T12:00:00+01:00"), key("2026-11-21T11:00:00Z"));
+    }
+
+    #[test]
+    fn a_value_that_does_not_parse_is_refused_and_never_becomes_zero() {
+        for (text, kind) in [
+            ("abc", ParameterType::Integer),
+            ("9223372036854775808", ParameterType::Integer),
+            ("NaN", ParameterType::Float),
+            ("yes", ParameterType::Boolean),
+            ("2026-02-30", ParameterType::Date),
+            ("2026-11-21T10:00:00Z", ParameterType::Date),
+            ("2026-11-21", ParameterType::Timestamp),
+        ] {
+            assert!(ParameterValue::parse(text, kind).is_err(), "{text} as {kind}");
+        }
+    }
+
+    #[test]
+    fn parameters_survive_json_with_type_and_flag() {
+        let before = set(&[("s", "a,b=c")])
+            .with("i", i64::MAX)
+            .with("f", 0.1)
+            .with("d", "2026-11-21".parse::<Date>().unwrap())
+            .with_non_identifying("b", true);
+        let json = serde_json::to_string(&before).unwrap();
+        assert_eq!(serde_json::from_str::<JobParameters>(&json).unwrap(), before);
+    }
+
+    #[test]
+    fn every_problem_is_told_at_once() {
+        let schema = ParameterSchema {
+            declared: vec![
+                ParameterDeclaration::new("date", ParameterType::Date).required(),
+                ParameterDeclaration::new("limit", ParameterType::Integer).default(3),
+            ],
+            open: false,
+        };
+        let problems = schema.complete(set(&[("limit", "x"), ("dat", "y")])).unwrap_err();
+        assert_eq!(
+            problems,
+            [
+                "parameter `dat` is unknown; known are: `date`, `limit`",
+                "parameter `limit` is of type string, expected integer",
+                "parameter `date` is required",
+            ]
+        );
+    }
+}

@@ -1,0 +1,297 @@
+//! What is tolerated, what is tried again, and when a chunk is full. Pure.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
+
+use crate::error::{ErrorKind, ItemError, Phase};
+
+/// Which kinds of error a policy applies to.
+///
+/// The longest pattern that matches the kind decides; of two equally long ones the exclusion wins.
+/// `fatal`, `panic` and the engine's own kinds are excluded unless a pattern names them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Classifier {
+    rules: Vec<(String, bool)>,
+    otherwise: bool,
+}
+
+impl Classifier {
+    /// Every kind but `fatal` and `panic`.
+    pub fn all() -> Self {
+        Self {
+            rules: vec![
+                (ErrorKind::FATAL.name().to_owned(), false),
+                (ErrorKind::PANIC.name().to_owned(), false),
+            ],
+            otherwise: true,
+        }
+    }
+
+    /// No kind, until one is included.
+    pub fn none() -> Self {
+        Self { rules: Vec::new(), otherwise: false }
+    }
+
+    /// Applies to `kind` and its children.
+    #[must_use]
+    pub fn including(mut self, kind: impl Into<String>) -> Self {
+        let kind = kind.into();
+        self.rules.retain(|(pattern, _)| *pattern != kind);
+        self.rules.push((kind, true));
+        self
+    }
+
+    /// Does not apply to `kind` and its children.
+    #[must_use]
+    pub fn excluding(mut self, kind: impl Into<String>) -> Self {
+        self.rules.push((kind.into(), false));
+        self
+    }
+
+    /// Whether the policy applies to `kind`.
+    pub fn matches(&self, kind: &ErrorKind) -> bool {
+        if *kind == ErrorKind::STOPPED || *kind == ErrorKind::LEASE_LOST {
+            return false;
+        }
+        self.rules
+            .iter()
+            .filter(|(pattern, _)| kind.is_a(pattern))
+            .max_by_key(|(pattern, included)| (pattern.len(), !included))
+            .map_or(self.otherwise, |(_, included)| *included)
+    }
+}
+
+/// How far skips of earlier executions count against the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SkipLimitScope {
+    /// Every execution has the whole limit.
+    #[default]
+    Execution,
+    /// All executions of the instance share it.
+    Instance,
+}
+
+/// Records that may be given up: one budget over read, process and write of the step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkipPolicy {
+    /// Records that may be given up; the next failure fails the step.
+    pub limit: u64,
+    /// Which kinds of error.
+    pub on: Classifier,
+    /// In which phases.
+    pub phases: Vec<Phase>,
+    /// What counts against the limit.
+    pub scope: SkipLimitScope,
+    /// Consecutive read skips after which a reader is taken for broken.
+    pub consecutive_reads_max: u64,
+}
+
+impl SkipPolicy {
+    /// Consecutive unreadable records that still look like data and not like a broken reader.
+    pub const CONSECUTIVE_READS_MAX: u64 = 10_000;
+
+    /// Tolerates up to `limit` failures of every phase, `fatal` and `panic` excepted.
+    pub fn limit(limit: u64) -> Self {
+        Self {
+            limit,
+            on: Classifier::all(),
+            phases: vec![Phase::Read, Phase::Process, Phase::Write],
+            scope: SkipLimitScope::default(),
+            consecutive_reads_max: Self::CONSECUTIVE_READS_MAX,
+        }
+    }
+
+    /// Tolerates nothing.
+    pub fn never() -> Self {
+        Self { on: Classifier::none(), ..Self::limit(0) }
+    }
+
+    /// Only these kinds.
+    #[must_use]
+    pub fn on(mut self, kinds: Classifier) -> Self {
+        self.on = kinds;
+        self
+    }
+
+    /// Only in these phases.
+    #[must_use]
+    pub fn in_phases(mut self, phases: impl Into<Vec<Phase>>) -> Self {
+        self.phases = phases.into();
+        self
+    }
+
+    /// What counts against the limit.
+    #[must_use]
+    pub fn scope(mut self, scope: SkipLimitScope) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    /// Whether a failure of this kind may be skipped at all, the limit aside.
+    pub fn tolerates(&self, phase: Phase, error: &ItemError) -> bool {
+        self.phases.contains(&phase) && self.on.matches(error.kind())
+    }
+}
+
+/// How long to wait between attempts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Backoff {
+    /// Wait after the first failed attempt.
+    pub initial: Duration,
+    /// Factor from one wait to the next; at least 1.
+    pub multiplier: f64,
+    /// Longest wait.
+    pub max: Duration,
+    /// Whether a wait is drawn between half of it and all of it, to keep attempts apart.
+    pub jitter: bool,
+}
+
+impl Backoff {
+    /// No wait at all.
+    pub const NONE: Self =
+        Self { initial: Duration::ZERO, multiplier: 1.0, max: Duration::ZERO, jitter: false };
+
+    /// The same wait every time.
+    pub const fn fixed(wait: Duration) -> Self {
+        Self { initial: wait, multiplier: 1.0, max: wait, jitter: false }
+    }
+
+    /// Time to wait after `attempt` attempts have failed, counted from one.
+    ///
+    /// `random` is drawn evenly from `0.0..1.0` by the caller, so that this stays pure.
+    ///
+    /// ```
+    /// use batchwright::Backoff;
+    /// use std::time::Duration;
+    ///
+    /// let backoff = Backoff {
+    ///     initial: Duration::from_millis(100),
+    ///     multiplier: 2.0,
+    ///     max: Duration::from_secs(1),
+    ///     jitter: false,
+    /// };
+    /// assert_eq!(backoff.delay(1, 0.0), Duration::from_millis(100));
+    /// assert_eq!(backoff.delay(3, 0.0), Duration::from_millis(400));
+    /// assert_eq!(backoff.delay(30, 0.0), Duration::from_secs(1)); // capped
+    /// ```
+    pub fn delay(&self, attempt: u32, random: f64) -> Duration {
+        let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
+        let factor = self.multiplier.max(1.0).powi(exponent);
+        let wait = (self.initial.as_secs_f64() * factor).min(self.max.as_secs_f64());
+        let share = if self.jitter { 0.5 + random.clamp(0.0, 1.0) / 2.0 } else { 1.0 };
+        Duration::try_from_secs_f64(wait * share).unwrap_or(self.max)
+    }
+}
+
+/// What is tried again, how often, and how long apart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RetryPolicy {
+    /// Attempts at one item or chunk, the first included.
+    pub max_attempts: NonZeroU32,
+    /// Which kinds of error.
+    pub on: Classifier,
+    /// Wait between attempts; a stop cuts it short.
+    pub backoff: Backoff,
+}
+
+impl RetryPolicy {
+    /// One attempt.
+    pub fn never() -> Self {
+        Self { max_attempts: NonZeroU32::MIN, on: Classifier::none(), backoff: Backoff::NONE }
+    }
+
+    /// Up to `max_attempts` attempts for every kind but `fatal` and `panic`, without waiting.
+    pub fn attempts(max_attempts: NonZeroU32) -> Self {
+        Self { max_attempts, on: Classifier::all(), backoff: Backoff::NONE }
+    }
+
+    /// Waits between attempts.
+    #[must_use]
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// Only these kinds.
+    #[must_use]
+    pub fn on(mut self, kinds: Classifier) -> Self {
+        self.on = kinds;
+        self
+    }
+
+    /// Whether there is another attempt after `attempts` have failed, the last with `error`.
+    pub fn tries_again(&self, attempts: u32, error: &ItemError) -> bool {
+        attempts < self.max_attempts.get() && self.on.matches(error.kind())
+    }
+}
+
+/// When a chunk is full. Ending a chunk never ends the step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completion {
+    /// Items in a chunk.
+    pub items: NonZeroUsize,
+    /// Time since the chunk's first item after which it ends early.
+    pub within: Option<Duration>,
+}
+
+impl Completion {
+    /// Items of a chunk when nothing else is said: large enough that a durable commit is cheap
+    /// beside the work, small enough that little is lost.
+    pub const ITEMS_DEFAULT: usize = 1_000;
+
+    /// After `items` items; zero is taken as one.
+    pub fn items(items: usize) -> Self {
+        Self { items: NonZeroUsize::new(items).unwrap_or(NonZeroUsize::MIN), within: None }
+    }
+
+    /// Or once `time` has passed since the chunk's first item, whichever comes first.
+    #[must_use]
+    pub fn within(mut self, time: Duration) -> Self {
+        self.within = Some(time);
+        self
+    }
+}
+
+impl Default for Completion {
+    fn default() -> Self {
+        Self::items(Self::ITEMS_DEFAULT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_specific_pattern_decides_and_an_exclusion_beats_its_equal() {
+        let some = Classifier::all().excluding("data").including("data.parse");
+        assert!(some.matches(&ErrorKind::PARSE));
+        assert!(!some.matches(&ErrorKind::DATA));
+        assert!(some.matches(&ErrorKind::IO));
+        let both = Classifier::none().including("io").excluding("io");
+        assert!(!both.matches(&ErrorKind::IO));
+    }
+
+    #[test]
+    fn fatal_errors_and_panics_are_tolerated_only_by_name() {
+        assert!(!Classifier::all().matches(&ErrorKind::FATAL));
+        assert!(!Classifier::all().matches(&ErrorKind::PANIC));
+        assert!(Classifier::all().including("panic").matches(&ErrorKind::PANIC));
+    }
+
+    #[test]
+    fn max_attempts_includes_the_first() {
+        let error = ItemError::data("x");
+        let twice = RetryPolicy::attempts(NonZeroU32::new(2).unwrap());
+        assert!(twice.tries_again(1, &error));
+        assert!(!twice.tries_again(2, &error));
+        assert!(!RetryPolicy::never().tries_again(1, &error));
+    }
+
+    #[test]
+    fn jitter_keeps_a_wait_between_half_and_all_of_it() {
+        let wait = Backoff { jitter: true, ..Backoff::fixed(Duration::from_secs(2)) };
+        assert_eq!(wait.delay(1, 0.0), Duration::from_secs(1));
+        assert_eq!(wait.delay(1, 1.0), Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,202 @@
+//! The jobs that can be started by name.
+
+#[cfg(feature = "discover")]
+mod discover;
+
+use std::any::{Any, TypeId};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+#[cfg(feature = "discover")]
+pub use discover::{DiscoveredJob, JobFactory};
+
+use crate::job::Job;
+use crate::operator::Refusal;
+
+/// Makes a job on first use. The error text says what is missing.
+type Factory = Box<dyn FnOnce(&AppState) -> Result<Job, String> + Send>;
+
+/// Jobs by name. Cloning shares them.
+#[derive(Clone, Default)]
+pub struct JobRegistry {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    state: AppState,
+    jobs: Mutex<BTreeMap<String, Entry>>,
+}
+
+enum Entry {
+    Built(Arc<Job>),
+    Lazy(Factory),
+    /// A factory that failed is not called again: its reason is kept.
+    Broken(String),
+}
+
+impl JobRegistry {
+    /// An empty registry.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty registry whose factories draw on `state`.
+    pub fn with_state(state: AppState) -> Self {
+        Self { inner: Arc::new(Inner { state, jobs: Mutex::default() }) }
+    }
+
+    /// Adds a job.
+    ///
+    /// # Errors
+    ///
+    /// [`DuplicateJob`] when the name is taken; the old job stays.
+    pub fn register(&self, job: Job) -> Result<(), DuplicateJob> {
+        self.add(job.name().to_owned(), Entry::Built(Arc::new(job)))
+    }
+
+    /// Adds a job that is made on first use, once, from the application's state.
+    ///
+    /// # Errors
+    ///
+    /// [`DuplicateJob`] when the name is taken; the old job stays.
+    pub fn register_factory(
+        &self,
+        name: impl Into<String>,
+        make: impl FnOnce(&AppState) -> Result<Job, String> + Send + 'static,
+    ) -> Result<(), DuplicateJob> {
+        self.add(name.into(), Entry::Lazy(Box::new(make)))
+    }
+
+    /// Puts `job` in the place of the job of its name, if there is one. Running executions keep the
+    /// job that they began with.
+    pub fn replace(&self, job: Job) {
+        self.jobs().insert(job.name().to_owned(), Entry::Built(Arc::new(job)));
+    }
+
+    /// Removes a job; its history stays. Tells whether there was one.
+    pub fn unregister(&self, name: &str) -> bool {
+        self.jobs().remove(name).is_some()
+    }
+
+    /// Whether there is a job of that name. Calls no factory.
+    pub fn has(&self, name: &str) -> bool {
+        self.jobs().contains_key(name)
+    }
+
+    /// Names of all jobs, sorted. Calls no factory.
+    pub fn names(&self) -> Vec<String> {
+        self.jobs().keys().cloned().collect()
+    }
+
+    /// The job of that name, made now if it was not.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoSuchJob`], or [`Refusal::InvalidDefinition`] when its factory failed.
+    pub fn job(&self, name: &str) -> Result<Arc<Job>, Refusal> {
+        let mut jobs = self.jobs();
+        let Some(entry) = jobs.get_mut(name) else {
+            let known = jobs.keys().cloned().collect();
+            return Err(Refusal::NoSuchJob { name: name.to_owned(), known });
+        };
+        if let Entry::Lazy(_) = entry {
+            let Entry::Lazy(make) = std::mem::replace(entry, Entry::Broken(String::new())) else {
+                unreachable!("looked at a line above");
+            };
+            *entry = self.made(name, make);
+        }
+        match entry {
+            Entry::Built(job) => Ok(Arc::clone(job)),
+            Entry::Broken(reason) => {
+                Err(Refusal::InvalidDefinition { job: name.to_owned(), reason: reason.clone() })
+            }
+            Entry::Lazy(_) => unreachable!("made above"),
+        }
+    }
+
+    fn made(&self, name: &str, make: Factory) -> Entry {
+        let state = &self.inner.state;
+        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| make(state)))
+            .unwrap_or_else(|payload| {
+                Err(format!("its factory panicked: {}", crate::error::panic_message(&*payload)))
+            });
+        match made {
+            Ok(job) if job.name() == name => Entry::Built(Arc::new(job)),
+            Ok(job) => Entry::Broken(format!("its factory made a job called `{}`", job.name())),
+            Err(reason) => Entry::Broken(reason),
+        }
+    }
+
+    fn add(&self, name: String, entry: Entry) -> Result<(), DuplicateJob> {
+        let mut jobs = self.jobs();
+        if jobs.contains_key(&name) {
+            return Err(DuplicateJob { name });
+        }
+        jobs.insert(name, entry);
+        Ok(())
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.inner.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for JobRegistry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobRegistry").field("jobs", &self.names()).finish()
+    }
+}
+
+/// The name is taken. The registered job stays; say `replace` to mean it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("register job `{name}`: the name is taken")]
+pub struct DuplicateJob {
+    /// The name.
+    pub name: String,
+}
+
+impl DuplicateJob {
+    /// The stable code that scripts and dashboards may rely on.
+    pub fn code(&self) -> &'static str {
+        "duplicate_job"
+    }
+}
+
+/// What an application shares with its jobs: one value of each type.
+#[derive(Default)]
+pub struct AppState {
+    values: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
+}
+
+impl AppState {
+    /// Nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With `value`, in the place of an earlier one of its type.
+    #[must_use]
+    pub fn with<T: Send + Sync + 'static>(mut self, value: T) -> Self {
+        self.values.insert(TypeId::of::<T>(), Box::new(value));
+        self
+    }
+
+    /// The value of type `T`.
+    ///
+    /// # Errors
+    ///
+    /// Says which type is missing.
+    pub fn get<T: 'static>(&self) -> Result<&T, String> {
+        let found = self.values.get(&TypeId::of::<T>()).and_then(|value| value.downcast_ref());
+        found.ok_or_else(|| {
+            format!("the application shares no `{}` with its jobs", std::any::type_name::<T>())
+        })
+    }
+}
+
+impl std::fmt::Debug for AppState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AppState").field("values", &self.values.len()).finish()
+    }
+}

@@ -1,0 +1,386 @@
+//! The rules of an execution's life, written once above every repository.
+//!
+//! Each function is one unit of work: read rows, decide by a pure function, write rows.
+
+use jiff::Timestamp;
+
+use super::{JobRepository, Lease, UnitOfWork};
+use crate::context::ExecutionContext;
+use crate::error::{Failure, RepositoryError};
+use crate::event::EventRecord;
+use crate::execution::{
+    BatchStatus, ExecutionId, ExitStatus, JobExecution, JobInstance, StatusEvent, StepExecution,
+};
+use crate::launch::{self, Launch, LaunchOptions, LaunchRules, RecoverMode};
+use crate::operator::{OperatorError, Refusal};
+use crate::parameters::JobParameters;
+
+/// Who will carry a new execution forward.
+#[derive(Debug, Clone)]
+pub(crate) struct Claimant {
+    pub(crate) owner: String,
+    pub(crate) lease_until: Timestamp,
+}
+
+/// Everything that a start stores.
+pub(crate) struct StartRequest<'a> {
+    pub(crate) job: &'a str,
+    pub(crate) rules: LaunchRules<'a>,
+    pub(crate) options: &'a LaunchOptions,
+    /// `None`: handed to whoever shares the store.
+    pub(crate) claimant: Option<Claimant>,
+    pub(crate) now: Timestamp,
+}
+
+/// Starts or restarts the instance of `parameters`: instance and execution in one unit of work.
+pub(crate) fn start(
+    repository: &dyn JobRepository,
+    request: &StartRequest<'_>,
+    parameters: JobParameters,
+) -> Result<JobExecution, OperatorError> {
+    let mut unit = repository.begin()?;
+    let execution = start_in(&mut *unit, request, parameters)?;
+    unit.commit()?;
+    Ok(execution)
+}
+
+fn start_in(
+    unit: &mut dyn UnitOfWork,
+    request: &StartRequest<'_>,
+    parameters: JobParameters,
+) -> Result<JobExecution, OperatorError> {
+    let key = parameters.key();
+    let instance = match unit.find_instance(request.job, &key)? {
+        Some(instance) => instance,
+        None => unit.insert_instance(request.job, &key, request.now)?,
+    };
+    launch_in(unit, request, &instance, parameters)
+}
+
+fn launch_in(
+    unit: &mut dyn UnitOfWork,
+    request: &StartRequest<'_>,
+    instance: &JobInstance,
+    parameters: JobParameters,
+) -> Result<JobExecution, OperatorError> {
+    let history = unit.executions_of(instance.id)?;
+    let restart_of = match launch::decide(&history, request.rules, request.options, request.now)? {
+        Launch::Fresh => None,
+        Launch::Restart(id) => Some(id),
+        Launch::TakeOver(id) => {
+            close_lost(unit, &history[0], request.now)?;
+            Some(id)
+        }
+    };
+    let context = history.first().map(|newest| newest.context.clone()).unwrap_or_default();
+    let (owner, lease_until) =
+        request.claimant.clone().map(|one| (one.owner, one.lease_until)).unzip();
+    let mut execution = JobExecution {
+        id: ExecutionId(0),
+        instance_id: instance.id,
+        job: request.job.to_owned(),
+        status: BatchStatus::Starting,
+        exit: ExitStatus::executing(),
+        parameters,
+        restart_of,
+        created_at: request.now,
+        started_at: None,
+        ended_at: None,
+        owner,
+        fence: 1,
+        lease_until,
+        stop_requested: false,
+        failure: None,
+        warnings: Vec::new(),
+        context,
+        fingerprint: request.rules.fingerprint.map(str::to_owned),
+        version: 1,
+    };
+    execution.id = unit.insert_execution(&execution)?;
+    record(unit, &execution, request.now, None)?;
+    Ok(execution)
+}
+
+/// Restarts the instance of execution `id`, which must be its newest, with `change` applied to its
+/// parameters.
+pub(crate) fn restart(
+    repository: &dyn JobRepository,
+    id: ExecutionId,
+    request: &StartRequest<'_>,
+    change: impl FnOnce(JobParameters) -> Result<JobParameters, Refusal>,
+) -> Result<JobExecution, OperatorError> {
+    let mut unit = repository.begin()?;
+    let execution = wanted(&mut *unit, id)?;
+    let newest = newest_of(&mut *unit, &execution)?;
+    if newest != id {
+        return Err(Refusal::NotMostRecent { execution: id, newest }.into());
+    }
+    let key = execution.parameters.key();
+    let parameters = change(execution.parameters)?;
+    if parameters.key() != key {
+        let problems = vec!["a restart may not change identifying parameters".to_owned()];
+        return Err(Refusal::InvalidParameters { problems }.into());
+    }
+    let instance = unit.find_instance(&execution.job, &key)?.ok_or_else(|| {
+        RepositoryError::Corrupt { what: format!("execution {id} has no instance") }
+    })?;
+    let restarted = launch_in(&mut *unit, request, &instance, parameters)?;
+    unit.commit()?;
+    Ok(restarted)
+}
+
+fn newest_of(
+    unit: &mut dyn UnitOfWork,
+    execution: &JobExecution,
+) -> Result<ExecutionId, RepositoryError> {
+    let all = unit.executions_of(execution.instance_id)?;
+    Ok(all.first().map_or(execution.id, |newest| newest.id))
+}
+
+/// Starts the next instance: `change` makes its parameters from those of the newest one.
+pub(crate) fn start_next(
+    repository: &dyn JobRepository,
+    request: &StartRequest<'_>,
+    change: impl FnOnce(Option<JobParameters>) -> Result<JobParameters, Refusal>,
+) -> Result<JobExecution, OperatorError> {
+    let mut unit = repository.begin()?;
+    let newest = match unit.newest_instance(request.job)? {
+        Some(instance) => unit.executions_of(instance.id)?.into_iter().next(),
+        None => None,
+    };
+    let parameters = change(newest.map(|execution| execution.parameters))?;
+    let execution = start_in(&mut *unit, request, parameters)?;
+    unit.commit()?;
+    Ok(execution)
+}
+
+/// `STARTING` → `STARTED`. `None` when it was stopped or taken over before it could run.
+pub(crate) fn claim(
+    repository: &dyn JobRepository,
+    lease: Lease,
+    now: Timestamp,
+) -> Result<Option<JobExecution>, RepositoryError> {
+    let mut unit = repository.begin()?;
+    let Some(mut execution) = unit.execution(lease.execution)? else { return Ok(None) };
+    if execution.fence != lease.fence {
+        return Ok(None);
+    }
+    let Ok(status) = execution.status.after(StatusEvent::Claim) else { return Ok(None) };
+    execution.status = status;
+    execution.started_at = Some(now);
+    change(&mut *unit, &mut execution, now, None)?;
+    unit.commit()?;
+    Ok(Some(execution))
+}
+
+/// How an owner ends its execution.
+pub(crate) struct Outcome {
+    pub(crate) event: StatusEvent,
+    pub(crate) exit: ExitStatus,
+    pub(crate) failure: Option<Failure>,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) context: Option<ExecutionContext>,
+}
+
+/// Ends the execution of `lease`.
+pub(crate) fn finish(
+    repository: &dyn JobRepository,
+    lease: Lease,
+    outcome: Outcome,
+    now: Timestamp,
+) -> Result<JobExecution, RepositoryError> {
+    let mut unit = repository.begin()?;
+    let mut execution = owned(&mut *unit, lease)?;
+    execution.status = execution
+        .status
+        .after(outcome.event)
+        .map_err(|_| RepositoryError::LeaseLost { execution: lease.execution })?;
+    execution.exit = outcome.exit;
+    execution.failure = outcome.failure;
+    execution.warnings = outcome.warnings;
+    execution.ended_at = Some(now);
+    execution.owner = None;
+    execution.lease_until = None;
+    if let Some(context) = outcome.context {
+        execution.context = context;
+    }
+    change(&mut *unit, &mut execution, now, None)?;
+    unit.commit()?;
+    Ok(execution)
+}
+
+/// Asks a running execution to stop. One that nobody began is stopped at once.
+pub(crate) fn request_stop(
+    repository: &dyn JobRepository,
+    id: ExecutionId,
+    now: Timestamp,
+) -> Result<JobExecution, OperatorError> {
+    let mut unit = repository.begin()?;
+    let mut execution = wanted(&mut *unit, id)?;
+    execution.status = execution
+        .status
+        .after(StatusEvent::RequestStop)
+        .map_err(|illegal| Refusal::NotRunning { execution: id, status: illegal.status })?;
+    if execution.stop_requested {
+        return Ok(execution);
+    }
+    execution.stop_requested = true;
+    if execution.status == BatchStatus::Stopped {
+        execution.exit = ExitStatus::stopped();
+        execution.ended_at = Some(now);
+        execution.owner = None;
+        execution.lease_until = None;
+    }
+    change(&mut *unit, &mut execution, now, Some("stop requested".to_owned()))?;
+    unit.commit()?;
+    Ok(execution)
+}
+
+/// Gives an execution up for good. A repeated call changes nothing.
+pub(crate) fn abandon(
+    repository: &dyn JobRepository,
+    id: ExecutionId,
+    now: Timestamp,
+) -> Result<JobExecution, OperatorError> {
+    let mut unit = repository.begin()?;
+    let mut execution = wanted(&mut *unit, id)?;
+    if execution.status == BatchStatus::Abandoned {
+        return Ok(execution);
+    }
+    execution.status = execution
+        .status
+        .after(StatusEvent::Abandon)
+        .map_err(|illegal| Refusal::NotAbandonable { execution: id, status: illegal.status })?;
+    change(&mut *unit, &mut execution, now, None)?;
+    unit.commit()?;
+    Ok(execution)
+}
+
+/// Closes an execution whose owner is dead, so that it can be restarted. A no-op for finished ones.
+pub(crate) fn recover(
+    repository: &dyn JobRepository,
+    id: ExecutionId,
+    mode: RecoverMode,
+    now: Timestamp,
+) -> Result<JobExecution, OperatorError> {
+    let mut unit = repository.begin()?;
+    let execution = wanted(&mut *unit, id)?;
+    if !execution.status.is_running() {
+        return Ok(execution);
+    }
+    launch::may_recover(&execution, mode, now).map_err(|_| Refusal::LeaseAlive {
+        execution: id,
+        owner: execution.owner.clone(),
+        lease_until: execution.lease_until,
+    })?;
+    let closed = close_lost(&mut *unit, &execution, now)?;
+    unit.commit()?;
+    Ok(closed)
+}
+
+/// Running steps and the job become `FAILED`, checkpoints stay; the new fence shuts the owner out.
+fn close_lost(
+    unit: &mut dyn UnitOfWork,
+    execution: &JobExecution,
+    now: Timestamp,
+) -> Result<JobExecution, RepositoryError> {
+    let owner = execution.owner.as_deref().unwrap_or("nobody");
+    let since = execution.lease_until.unwrap_or(now);
+    let note = format!("recovered: owner {owner} lost, its lease ran until {since:.3}");
+    let failure = Failure::new("recovered", &note);
+    for mut step in unit.steps_of(execution.id)? {
+        if step.status.is_running() {
+            step.status = BatchStatus::Failed;
+            step.exit = ExitStatus::failed().with_message(&note);
+            step.failure = Some(failure.clone());
+            step.ended_at = Some(now);
+            unit.update_step(&step)?;
+            record_step(unit, &step, now)?;
+        }
+    }
+    let mut closed = execution.clone();
+    closed.status = BatchStatus::Failed;
+    closed.exit = ExitStatus::failed().with_message(&note);
+    closed.failure = Some(failure);
+    closed.ended_at = Some(now);
+    closed.owner = None;
+    closed.lease_until = None;
+    closed.fence += 1;
+    change(unit, &mut closed, now, Some(note))?;
+    Ok(closed)
+}
+
+/// A new row for a step that begins, `resume` being the execution that it continues.
+pub(crate) fn begin_step(
+    repository: &dyn JobRepository,
+    lease: Lease,
+    mut step: StepExecution,
+) -> Result<StepExecution, RepositoryError> {
+    let mut unit = repository.begin()?;
+    owned(&mut *unit, lease)?;
+    step.id = unit.insert_step(&step)?;
+    record_step(&mut *unit, &step, step.started_at)?;
+    unit.commit()?;
+    Ok(step)
+}
+
+/// Stores how a step ended, or that it got its turn, with the job's context when that changed.
+pub(crate) fn update_step(
+    repository: &dyn JobRepository,
+    lease: Lease,
+    step: &StepExecution,
+    job_context: Option<&ExecutionContext>,
+    now: Timestamp,
+) -> Result<(), RepositoryError> {
+    let mut unit = repository.begin()?;
+    let mut execution = owned(&mut *unit, lease)?;
+    if let Some(context) = job_context {
+        execution.context = context.clone();
+        unit.update_execution(&execution)?;
+    }
+    unit.update_step(step)?;
+    record_step(&mut *unit, step, now)?;
+    unit.commit()
+}
+
+/// The execution of `lease`, if it is still the caller's.
+fn owned(unit: &mut dyn UnitOfWork, lease: Lease) -> Result<JobExecution, RepositoryError> {
+    unit.execution(lease.execution)?
+        .filter(|one| one.fence == lease.fence && one.status.is_running())
+        .ok_or(RepositoryError::LeaseLost { execution: lease.execution })
+}
+
+fn wanted(unit: &mut dyn UnitOfWork, id: ExecutionId) -> Result<JobExecution, OperatorError> {
+    Ok(unit.execution(id)?.ok_or(Refusal::NoSuchExecution { execution: id })?)
+}
+
+fn change(
+    unit: &mut dyn UnitOfWork,
+    execution: &mut JobExecution,
+    at: Timestamp,
+    note: Option<String>,
+) -> Result<(), RepositoryError> {
+    unit.update_execution(execution)?;
+    execution.version += 1;
+    record(unit, execution, at, note)
+}
+
+fn record(
+    unit: &mut dyn UnitOfWork,
+    execution: &JobExecution,
+    at: Timestamp,
+    note: Option<String>,
+) -> Result<(), RepositoryError> {
+    let (execution, status) = (execution.id, execution.status);
+    unit.insert_event(&EventRecord { at, execution, step: None, status, note })
+}
+
+fn record_step(
+    unit: &mut dyn UnitOfWork,
+    step: &StepExecution,
+    at: Timestamp,
+) -> Result<(), RepositoryError> {
+    let (execution, status) = (step.execution_id, step.status);
+    let step = Some(step.name.clone());
+    unit.insert_event(&EventRecord { at, execution, step, status, note: None })
+}

@@ -1,0 +1,413 @@
+//! A repository that lives as long as the process. Short enough to be the specification.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+
+use super::{CheckpointUpdate, Durability, JobRepository, Lease, UnitOfWork};
+use crate::context::ExecutionContext;
+use crate::error::RepositoryError;
+use crate::event::EventRecord;
+use crate::execution::{
+    Counters, ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution,
+    StepExecutionId,
+};
+use crate::query::{ExecutionFilter, InstancePage, Queries};
+
+/// Full semantics, no durability.
+#[derive(Debug)]
+pub struct MemoryRepository {
+    state: Mutex<State>,
+    id: String,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    last_id: i64,
+    instances: BTreeMap<InstanceId, JobInstance>,
+    executions: BTreeMap<ExecutionId, JobExecution>,
+    steps: BTreeMap<StepExecutionId, StepExecution>,
+    skips: Vec<(StepExecutionId, SkipRecord)>,
+    events: Vec<EventRecord>,
+}
+
+impl Default for MemoryRepository {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryRepository {
+    /// An empty repository.
+    pub fn new() -> Self {
+        Self { state: Mutex::default(), id: crate::owner::unique_id() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A unit of work that unwinds undoes itself first, so the state is whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl JobRepository for MemoryRepository {
+    fn begin(&self) -> Result<Box<dyn UnitOfWork + '_>, RepositoryError> {
+        Ok(Box::new(MemoryUnit { state: self.lock(), undo: Vec::new(), no_database: () }))
+    }
+
+    fn durability(&self) -> Durability {
+        Durability::None
+    }
+
+    fn store_id(&self) -> &str {
+        &self.id
+    }
+}
+
+/// Changes the state in place and remembers how to undo it.
+struct MemoryUnit<'a> {
+    state: MutexGuard<'a, State>,
+    undo: Vec<Undo>,
+    no_database: (),
+}
+
+enum Undo {
+    Instance(InstanceId, Option<JobInstance>),
+    Execution(ExecutionId, Option<Box<JobExecution>>),
+    Step(StepExecutionId, Option<Box<StepExecution>>),
+    Checkpoint {
+        id: StepExecutionId,
+        counters: Counters,
+        checkpoint: Option<String>,
+        at: Timestamp,
+    },
+    Context(StepExecutionId, ExecutionContext),
+    Skips(Vec<(StepExecutionId, SkipRecord)>),
+    SkipCount(usize),
+    Events(Vec<EventRecord>),
+    EventCount(usize),
+}
+
+fn put_back<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => drop(map.insert(key, value)),
+        None => drop(map.remove(&key)),
+    }
+}
+
+impl Drop for MemoryUnit<'_> {
+    fn drop(&mut self) {
+        let state = &mut *self.state;
+        for undo in self.undo.drain(..).rev() {
+            match undo {
+                Undo::Instance(id, before) => put_back(&mut state.instances, id, before),
+                Undo::Execution(id, before) => {
+                    put_back(&mut state.executions, id, before.map(|one| *one));
+                }
+                Undo::Step(id, before) => put_back(&mut state.steps, id, before.map(|one| *one)),
+                Undo::Checkpoint { id, counters, checkpoint, at } => {
+                    let Some(step) = state.steps.get_mut(&id) else { continue };
+                    (step.counters, step.checkpoint, step.updated_at) = (counters, checkpoint, at);
+                }
+                Undo::Context(id, before) => {
+                    let Some(step) = state.steps.get_mut(&id) else { continue };
+                    step.context = before;
+                }
+                Undo::Skips(before) => state.skips = before,
+                Undo::SkipCount(count) => state.skips.truncate(count),
+                Undo::Events(before) => state.events = before,
+                Undo::EventCount(count) => state.events.truncate(count),
+            }
+        }
+    }
+}
+
+impl MemoryUnit<'_> {
+    fn next_id(&mut self) -> i64 {
+        self.state.last_id += 1;
+        self.state.last_id
+    }
+}
+
+fn missing(what: impl std::fmt::Display) -> RepositoryError {
+    RepositoryError::Corrupt { what: format!("{what} does not exist") }
+}
+
+impl UnitOfWork for MemoryUnit<'_> {
+    fn find_instance(
+        &mut self,
+        job: &str,
+        key: &str,
+    ) -> Result<Option<JobInstance>, RepositoryError> {
+        let found = self.state.instances.values().find(|one| one.job == job && one.key == key);
+        Ok(found.cloned())
+    }
+
+    fn newest_instance(&mut self, job: &str) -> Result<Option<JobInstance>, RepositoryError> {
+        Ok(self.state.instances.values().rev().find(|one| one.job == job).cloned())
+    }
+
+    fn insert_instance(
+        &mut self,
+        job: &str,
+        key: &str,
+        at: Timestamp,
+    ) -> Result<JobInstance, RepositoryError> {
+        if self.find_instance(job, key)?.is_some() {
+            return Err(RepositoryError::Conflict { what: format!("the instance of job `{job}`") });
+        }
+        let id = InstanceId(self.next_id());
+        let instance = JobInstance { id, job: job.to_owned(), key: key.to_owned(), created_at: at };
+        self.undo.push(Undo::Instance(id, None));
+        self.state.instances.insert(id, instance.clone());
+        Ok(instance)
+    }
+
+    fn executions_of(&mut self, id: InstanceId) -> Result<Vec<JobExecution>, RepositoryError> {
+        let all = self.state.executions.values().rev();
+        Ok(all.filter(|one| one.instance_id == id).cloned().collect())
+    }
+
+    fn execution(&mut self, id: ExecutionId) -> Result<Option<JobExecution>, RepositoryError> {
+        Ok(self.state.executions.get(&id).cloned())
+    }
+
+    fn insert_execution(
+        &mut self,
+        execution: &JobExecution,
+    ) -> Result<ExecutionId, RepositoryError> {
+        let instance = execution.instance_id;
+        let runs = |one: &JobExecution| one.instance_id == instance && one.status.is_running();
+        if execution.status.is_running() && self.state.executions.values().any(runs) {
+            return Err(RepositoryError::Conflict {
+                what: format!("the running execution of instance {instance}"),
+            });
+        }
+        let id = ExecutionId(self.next_id());
+        self.undo.push(Undo::Execution(id, None));
+        self.state.executions.insert(id, JobExecution { id, version: 1, ..execution.clone() });
+        Ok(id)
+    }
+
+    fn update_execution(&mut self, execution: &JobExecution) -> Result<(), RepositoryError> {
+        let id = execution.id;
+        let row = self
+            .state
+            .executions
+            .get_mut(&id)
+            .ok_or_else(|| missing(format_args!("execution {id}")))?;
+        if row.version != execution.version {
+            return Err(RepositoryError::Conflict { what: format!("execution {id}") });
+        }
+        let after = JobExecution { version: row.version + 1, ..execution.clone() };
+        let before = std::mem::replace(row, after);
+        self.undo.push(Undo::Execution(id, Some(Box::new(before))));
+        Ok(())
+    }
+
+    fn renew_lease(
+        &mut self,
+        lease: &Lease,
+        until: Timestamp,
+    ) -> Result<Option<bool>, RepositoryError> {
+        let Some(row) = self.state.executions.get_mut(&lease.execution) else { return Ok(None) };
+        if row.fence != lease.fence || !row.status.is_running() {
+            return Ok(None);
+        }
+        let before = row.clone();
+        row.lease_until = Some(until);
+        let stop = row.stop_requested;
+        self.undo.push(Undo::Execution(lease.execution, Some(Box::new(before))));
+        Ok(Some(stop))
+    }
+
+    fn steps_of(&mut self, id: ExecutionId) -> Result<Vec<StepExecution>, RepositoryError> {
+        let all = self.state.steps.values();
+        Ok(all.filter(|one| one.execution_id == id).cloned().collect())
+    }
+
+    fn history_of(
+        &mut self,
+        id: InstanceId,
+        step: &str,
+    ) -> Result<Vec<StepExecution>, RepositoryError> {
+        let State { executions, steps, .. } = &*self.state;
+        let belongs = |one: &&StepExecution| {
+            one.name == step
+                && executions.get(&one.execution_id).is_some_and(|e| e.instance_id == id)
+        };
+        Ok(steps.values().rev().filter(belongs).cloned().collect())
+    }
+
+    fn insert_step(&mut self, step: &StepExecution) -> Result<StepExecutionId, RepositoryError> {
+        let id = StepExecutionId(self.next_id());
+        self.undo.push(Undo::Step(id, None));
+        self.state.steps.insert(id, StepExecution { id, ..step.clone() });
+        Ok(id)
+    }
+
+    fn update_step(&mut self, step: &StepExecution) -> Result<(), RepositoryError> {
+        let before = self.state.steps.insert(step.id, step.clone());
+        if before.is_none() {
+            self.state.steps.remove(&step.id);
+            return Err(missing(format_args!("step execution {}", step.id)));
+        }
+        self.undo.push(Undo::Step(step.id, before.map(Box::new)));
+        Ok(())
+    }
+
+    fn save_checkpoint(&mut self, update: &CheckpointUpdate<'_>) -> Result<bool, RepositoryError> {
+        let State { executions, steps, .. } = &mut *self.state;
+        let Lease { execution, fence } = update.lease;
+        let job = executions
+            .get_mut(&execution)
+            .filter(|one| one.fence == fence && one.status.is_running())
+            .ok_or(RepositoryError::LeaseLost { execution })?;
+        let stop = job.stop_requested;
+        let step = steps
+            .get_mut(&update.step)
+            .ok_or_else(|| missing(format_args!("step execution {}", update.step)))?;
+        self.undo.push(Undo::Checkpoint {
+            id: update.step,
+            counters: std::mem::replace(&mut step.counters, *update.counters),
+            checkpoint: step.checkpoint.replace(update.checkpoint.to_owned()),
+            at: std::mem::replace(&mut step.updated_at, update.at),
+        });
+        let parse = |text: &str| {
+            ExecutionContext::from_json(text)
+                .map_err(|error| RepositoryError::Corrupt { what: error.to_string() })
+        };
+        if let Some(text) = update.step_context {
+            let before = std::mem::replace(&mut step.context, parse(text)?);
+            self.undo.push(Undo::Context(update.step, before));
+        }
+        if let Some(text) = update.job_context {
+            self.undo.push(Undo::Execution(execution, Some(Box::new(job.clone()))));
+            job.context = parse(text)?;
+        }
+        Ok(stop)
+    }
+
+    fn insert_skips(
+        &mut self,
+        step: StepExecutionId,
+        skips: &[SkipRecord],
+    ) -> Result<(), RepositoryError> {
+        self.undo.push(Undo::SkipCount(self.state.skips.len()));
+        self.state.skips.extend(skips.iter().map(|skip| (step, skip.clone())));
+        Ok(())
+    }
+
+    fn insert_event(&mut self, event: &EventRecord) -> Result<(), RepositoryError> {
+        self.undo.push(Undo::EventCount(self.state.events.len()));
+        self.state.events.push(event.clone());
+        Ok(())
+    }
+
+    fn delete_execution(&mut self, id: ExecutionId) -> Result<(), RepositoryError> {
+        let steps = self.steps_of(id)?;
+        self.undo.push(Undo::Skips(self.state.skips.clone()));
+        self.state.skips.retain(|(step, _)| steps.iter().all(|one| one.id != *step));
+        self.undo.push(Undo::Events(self.state.events.clone()));
+        self.state.events.retain(|event| event.execution != id);
+        for step in steps {
+            self.state.steps.remove(&step.id);
+            self.undo.push(Undo::Step(step.id, Some(Box::new(step))));
+        }
+        if let Some(execution) = self.state.executions.remove(&id) {
+            let instance = execution.instance_id;
+            self.undo.push(Undo::Execution(id, Some(Box::new(execution))));
+            if self.state.executions.values().all(|one| one.instance_id != instance) {
+                let before = self.state.instances.remove(&instance);
+                self.undo.push(Undo::Instance(instance, before));
+            }
+        }
+        Ok(())
+    }
+
+    fn resource(&mut self) -> &mut dyn Any {
+        // There is no database to share: a writer that wants one finds a unit and says so.
+        &mut self.no_database
+    }
+
+    fn commit(mut self: Box<Self>) -> Result<(), RepositoryError> {
+        self.undo.clear();
+        Ok(())
+    }
+}
+
+impl Queries for MemoryRepository {
+    fn job_names(&self) -> Result<Vec<String>, RepositoryError> {
+        let mut names: Vec<_> = self.lock().instances.values().map(|one| one.job.clone()).collect();
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+
+    fn instance(&self, id: InstanceId) -> Result<Option<JobInstance>, RepositoryError> {
+        Ok(self.lock().instances.get(&id).cloned())
+    }
+
+    fn instances(
+        &self,
+        job: &str,
+        page: InstancePage,
+    ) -> Result<Vec<JobInstance>, RepositoryError> {
+        let state = self.lock();
+        let newest_first = state.instances.values().rev();
+        Ok(newest_first
+            .filter(|one| one.job == job && page.before.is_none_or(|before| one.id < before))
+            .take(page.limit)
+            .cloned()
+            .collect())
+    }
+
+    fn instance_count(&self, job: &str) -> Result<u64, RepositoryError> {
+        Ok(self.lock().instances.values().filter(|one| one.job == job).count() as u64)
+    }
+
+    fn execution(&self, id: ExecutionId) -> Result<Option<JobExecution>, RepositoryError> {
+        Ok(self.lock().executions.get(&id).cloned())
+    }
+
+    fn executions(&self, filter: &ExecutionFilter) -> Result<Vec<JobExecution>, RepositoryError> {
+        let state = self.lock();
+        let newest_first = state.executions.values().rev();
+        Ok(newest_first
+            .filter(|one| filter.matches(one))
+            .take(filter.limit.unwrap_or(usize::MAX))
+            .cloned()
+            .collect())
+    }
+
+    fn execution_count(&self, filter: &ExecutionFilter) -> Result<u64, RepositoryError> {
+        Ok(self.lock().executions.values().filter(|one| filter.matches(one)).count() as u64)
+    }
+
+    fn steps(&self, id: ExecutionId) -> Result<Vec<StepExecution>, RepositoryError> {
+        let state = self.lock();
+        Ok(state.steps.values().filter(|one| one.execution_id == id).cloned().collect())
+    }
+
+    fn step(&self, id: StepExecutionId) -> Result<Option<StepExecution>, RepositoryError> {
+        Ok(self.lock().steps.get(&id).cloned())
+    }
+
+    fn skips(&self, id: ExecutionId) -> Result<Vec<SkipRecord>, RepositoryError> {
+        let state = self.lock();
+        let belongs = |step: &StepExecutionId| {
+            state.steps.get(step).is_some_and(|one| one.execution_id == id)
+        };
+        Ok(state
+            .skips
+            .iter()
+            .filter(|(step, _)| belongs(step))
+            .map(|(_, skip)| skip.clone())
+            .collect())
+    }
+
+    fn events(&self, id: ExecutionId) -> Result<Vec<EventRecord>, RepositoryError> {
+        Ok(self.lock().events.iter().filter(|one| one.execution == id).cloned().collect())
+    }
+}

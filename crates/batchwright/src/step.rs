@@ -1,0 +1,257 @@
+//! Steps: the erased boundary, what a running step sees, and the transaction of a chunk.
+
+mod chunk;
+mod command;
+mod run;
+mod tasklet;
+
+use std::any::Any;
+use std::sync::Arc;
+
+pub use chunk::{ChunkStep, ChunkStepBuilder, Missing};
+pub use command::{CommandStep, ExitCodeMeaning};
+pub(crate) use run::{Commit, StepRun};
+pub use tasklet::{Flow, Tasklet, TaskletCall, TaskletStep};
+
+use crate::clock::StopToken;
+use crate::context::ContextHandle;
+use crate::error::{ErrorKind, ItemError, RepositoryError, StepError};
+use crate::execution::{ExitStatus, StepExecutionId};
+use crate::job::JobScope;
+use crate::listener::StepListener;
+use crate::parameters::JobParameters;
+use crate::repository::{Durability, JobRepository, UnitOfWork};
+
+/// A step as the job sees it: the only dynamic boundary, crossed once a run and never for an item.
+///
+/// Made by [`ChunkStepBuilder`], [`TaskletStep`] or [`CommandStep`]; work of your own goes into a
+/// [`Tasklet`].
+pub trait Step: Send + Sync {
+    /// Name, unique within the job.
+    fn name(&self) -> &str;
+
+    /// What the job must know of it.
+    fn options(&self) -> &StepOptions;
+
+    /// Runs to the end, to a stop, or to the first failure that is not tolerated.
+    #[doc(hidden)]
+    fn run(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError>;
+}
+
+/// How a step ended without failing.
+#[doc(hidden)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepEnd {
+    /// All work is done.
+    Completed(ExitStatus),
+    /// Ended at a checkpoint, on request.
+    Stopped,
+}
+
+/// What every kind of step has.
+#[derive(Clone, Default)]
+pub struct StepOptions {
+    /// Executions of the step that an instance may have; `None` is no limit.
+    pub start_limit: Option<u32>,
+    /// Whether the step runs again although it completed.
+    pub allow_start_if_complete: bool,
+    /// Called around it.
+    pub listeners: Vec<Arc<dyn StepListener>>,
+}
+
+impl std::fmt::Debug for StepOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StepOptions")
+            .field("start_limit", &self.start_limit)
+            .field("allow_start_if_complete", &self.allow_start_if_complete)
+            .field("listeners", &self.listeners.len())
+            .finish()
+    }
+}
+
+/// What the parts of a step may know of the execution that they work in. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StepScope {
+    inner: Arc<StepScopeParts>,
+}
+
+#[derive(Debug)]
+struct StepScopeParts {
+    job: JobScope,
+    step: String,
+    id: StepExecutionId,
+    context: ContextHandle,
+    store_id: String,
+    durability: Durability,
+    taken_over: bool,
+}
+
+impl StepScope {
+    pub(crate) fn new(
+        job: JobScope,
+        step: &crate::execution::StepExecution,
+        repository: &dyn JobRepository,
+        taken_over: bool,
+    ) -> Self {
+        Self {
+            inner: Arc::new(StepScopeParts {
+                job,
+                step: step.name.clone(),
+                id: step.id,
+                context: ContextHandle::new(step.context.clone()),
+                store_id: repository.store_id().to_owned(),
+                durability: repository.durability(),
+                taken_over,
+            }),
+        }
+    }
+
+    /// The job execution around it.
+    pub fn job(&self) -> &JobScope {
+        &self.inner.job
+    }
+
+    /// Name of the step.
+    pub fn step(&self) -> &str {
+        &self.inner.step
+    }
+
+    /// Number of the step execution.
+    pub fn id(&self) -> StepExecutionId {
+        self.inner.id
+    }
+
+    /// Everything the job was started with.
+    pub fn parameters(&self) -> &JobParameters {
+        self.job().parameters()
+    }
+
+    /// The step's own state: committed with each chunk, inherited on restart.
+    pub fn context(&self) -> &ContextHandle {
+        &self.inner.context
+    }
+
+    /// Asks long-running code to return early.
+    pub fn stop(&self) -> &StopToken {
+        self.job().stop()
+    }
+
+    /// Name of the store, unique in the world; with instance and step the key of a checkpoint kept
+    /// in another database.
+    pub fn store_id(&self) -> &str {
+        &self.inner.store_id
+    }
+
+    /// Whether a file must be synced before the checkpoint that counts on it.
+    pub fn durability(&self) -> Durability {
+        self.inner.durability
+    }
+
+    /// Whether the execution before this one was taken from its owner, who may wake up and go on
+    /// writing to whatever it still has open.
+    pub fn was_taken_over(&self) -> bool {
+        self.inner.taken_over
+    }
+}
+
+/// The transaction of one chunk, as its writer sees it. It opens when first needed.
+pub struct ChunkTransaction<'a> {
+    repository: &'a dyn JobRepository,
+    unit: Option<Box<dyn UnitOfWork + 'a>>,
+    on_commit: Vec<Box<dyn FnOnce() + Send>>,
+    scope: &'a StepScope,
+    sequence: u64,
+}
+
+impl<'a> ChunkTransaction<'a> {
+    pub(crate) fn new(
+        repository: &'a dyn JobRepository,
+        scope: &'a StepScope,
+        sequence: u64,
+    ) -> Self {
+        Self { repository, unit: None, on_commit: Vec::new(), scope, sequence }
+    }
+
+    /// The store's own transaction as a `T`, for writers that share its database: what is written
+    /// there commits with the checkpoint or not at all.
+    ///
+    /// # Errors
+    ///
+    /// When the store has no such resource, or cannot begin.
+    pub fn resource<T: Any>(&mut self) -> Result<&mut T, ItemError> {
+        let step = self.scope.step().to_owned();
+        self.unit()?.resource().downcast_mut::<T>().ok_or_else(|| {
+            ItemError::fatal(format!(
+                "write to the store's own database in step `{step}`: this store has no `{}`",
+                std::any::type_name::<T>()
+            ))
+        })
+    }
+
+    /// Runs `action` right after the commit; never, when the chunk is rolled back.
+    pub fn on_commit(&mut self, action: impl FnOnce() + Send + 'static) {
+        self.on_commit.push(Box::new(action));
+    }
+
+    /// Names this chunk for good: the same after a restart, different for every other chunk of every
+    /// instance. For sinks that can refuse what they have seen.
+    pub fn idempotency_key(&self) -> String {
+        let (job, step) = (self.scope.job(), self.scope.step());
+        format!("{}/{}/{step}/{}", self.scope.store_id(), job.instance_id(), self.sequence)
+    }
+
+    /// The unit of work, begun if it was not.
+    pub(crate) fn unit(&mut self) -> Result<&mut (dyn UnitOfWork + 'a), RepositoryError> {
+        let unit = match self.unit.take() {
+            Some(unit) => unit,
+            None => self.repository.begin()?,
+        };
+        Ok(&mut **self.unit.insert(unit))
+    }
+
+    pub(crate) fn commit(mut self) -> Result<(), RepositoryError> {
+        if let Some(unit) = self.unit.take() {
+            unit.commit()?;
+        }
+        for action in self.on_commit.drain(..) {
+            action();
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for ChunkTransaction<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChunkTransaction")
+            .field("key", &self.idempotency_key())
+            .field("open", &self.unit.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes a part of a step for one step execution.
+pub(crate) type Factory<T> = Arc<dyn Fn(&StepScope) -> Result<T, ItemError> + Send + Sync>;
+
+/// A factory of clones of `part`.
+pub(crate) fn cloning<T: Clone + Send + Sync + 'static>(part: T) -> Factory<T> {
+    Arc::new(move |_| Ok(part.clone()))
+}
+
+/// Runs user code; a panic becomes an error of kind `panic`.
+pub(crate) fn guarded<T>(code: impl FnOnce() -> Result<T, ItemError>) -> Result<T, ItemError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(code))
+        .unwrap_or_else(|payload| Err(ItemError::from_panic(&*payload)))
+}
+
+/// `error` as a step error when it is really news about the lease; else gives it back.
+pub(crate) fn lease_news(
+    error: ItemError,
+    step: &str,
+    execution: crate::execution::ExecutionId,
+) -> Result<ItemError, StepError> {
+    if *error.kind() == ErrorKind::LEASE_LOST {
+        let source = RepositoryError::LeaseLost { execution };
+        return Err(StepError::Commit { step: step.to_owned(), source });
+    }
+    Ok(error)
+}

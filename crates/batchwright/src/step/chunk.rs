@@ -1,0 +1,395 @@
+//! Chunk steps: read, process, write, and commit with the checkpoint.
+
+mod builder;
+mod checkpoint;
+mod fill;
+mod process;
+mod settle;
+
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+pub use builder::{ChunkStepBuilder, Missing};
+
+use checkpoint::Checkpoint;
+use fill::{Filled, Filler};
+use process::{Processed, Processing};
+use settle::{Settled, Settler};
+
+use super::{Factory, Step, StepEnd, StepOptions, StepRun};
+use crate::error::{ItemError, ItemErrorText, StepError};
+use crate::execution::ExitStatus;
+use crate::item::{DeadLetterFile, Ending, ItemProcessor, ItemReader, ItemWriter};
+use crate::listener::{ChunkListener, ItemListener, RetryListener, SkipListener};
+use crate::policy::{Completion, RetryPolicy, SkipPolicy};
+
+/// A step that works on items. Made by [`ChunkStepBuilder`]; listeners that see items are added here,
+/// where the types of the items are known.
+pub struct ChunkStep<R: ItemReader, P: ItemProcessor<R::Item>, W> {
+    name: String,
+    options: StepOptions,
+    plan: Plan,
+    reader: Factory<R>,
+    processor: Factory<P>,
+    writer: Factory<W>,
+    kit: Kit<R::Item, P::Output>,
+}
+
+/// How a chunk step works, apart from its parts.
+#[derive(Clone)]
+struct Plan {
+    completion: Completion,
+    skip: SkipPolicy,
+    retry: RetryPolicy,
+    /// Chunks read ahead; `None` leaves it to the reader.
+    read_ahead: Option<usize>,
+    parallelism: usize,
+    dead_letters: Option<std::path::PathBuf>,
+}
+
+/// Chunks read ahead by a reader that asks for it: enough to even out, few enough to stay small.
+const READ_AHEAD_DEFAULT: usize = 2;
+
+/// Whether an item is the last of its chunk.
+type Until<I> = Arc<dyn Fn(&I) -> bool + Send + Sync>;
+/// An item as it goes into skip records and dead letters.
+type Render<T> = Arc<dyn Fn(&T) -> String + Send + Sync>;
+
+/// Whatever the user hung on the step that sees its items.
+struct Kit<I, O> {
+    chunk: Vec<Arc<dyn ChunkListener<I, O>>>,
+    item: Vec<Arc<dyn ItemListener<I, O>>>,
+    skip: Vec<Arc<dyn SkipListener<I, O>>>,
+    retry: Vec<Arc<dyn RetryListener>>,
+    until: Option<Until<I>>,
+    render_input: Option<Render<I>>,
+    render_output: Option<Render<O>>,
+}
+
+impl<R: ItemReader, P: ItemProcessor<R::Item>, W> ChunkStep<R, P, W> {
+    /// Calls `listener` around each chunk.
+    #[must_use]
+    pub fn chunk_listener(
+        mut self,
+        listener: impl ChunkListener<R::Item, P::Output> + 'static,
+    ) -> Self {
+        self.kit.chunk.push(Arc::new(listener));
+        self
+    }
+
+    /// Calls `listener` around each read, process and write.
+    #[must_use]
+    pub fn item_listener(
+        mut self,
+        listener: impl ItemListener<R::Item, P::Output> + 'static,
+    ) -> Self {
+        self.kit.item.push(Arc::new(listener));
+        self
+    }
+
+    /// Calls `listener` once for every skip.
+    #[must_use]
+    pub fn skip_listener(
+        mut self,
+        listener: impl SkipListener<R::Item, P::Output> + 'static,
+    ) -> Self {
+        self.kit.skip.push(Arc::new(listener));
+        self
+    }
+
+    /// Calls `listener` before each further attempt.
+    #[must_use]
+    pub fn retry_listener(mut self, listener: impl RetryListener + 'static) -> Self {
+        self.kit.retry.push(Arc::new(listener));
+        self
+    }
+
+    /// Ends a chunk behind each item for which `last` is true, full or not.
+    #[must_use]
+    pub fn chunk_until(mut self, last: impl Fn(&R::Item) -> bool + Send + Sync + 'static) -> Self {
+        self.kit.until = Some(Arc::new(last));
+        self
+    }
+
+    /// Keeps skipped items with their skip records (and in the dead letters): inputs that could not be
+    /// processed by `input`, outputs that could not be written by `output`.
+    #[must_use]
+    pub fn keep_skipped(
+        mut self,
+        input: impl Fn(&R::Item) -> String + Send + Sync + 'static,
+        output: impl Fn(&P::Output) -> String + Send + Sync + 'static,
+    ) -> Self {
+        self.kit.render_input = Some(Arc::new(input));
+        self.kit.render_output = Some(Arc::new(output));
+        self
+    }
+}
+
+impl<R, P, W> Step for ChunkStep<R, P, W>
+where
+    R: ItemReader,
+    P: ItemProcessor<R::Item>,
+    W: ItemWriter<P::Output>,
+{
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn options(&self) -> &StepOptions {
+        &self.options
+    }
+
+    fn run(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError> {
+        let scope = run.scope.clone();
+        let at = At { step: &self.name };
+        let mut reader = (self.reader)(&scope).map_err(at.component("reader", "build"))?;
+        let processor = (self.processor)(&scope).map_err(at.component("processor", "build"))?;
+        let mut writer = (self.writer)(&scope).map_err(at.component("writer", "build"))?;
+
+        let mut checkpoint =
+            Checkpoint::of(&run.step).map_err(|source| run.commit_failed(source))?;
+        let result =
+            self.open_and_carry(run, &mut checkpoint, &mut reader, &processor, &mut writer);
+        let ending = match &result {
+            Ok(StepEnd::Completed(_)) => Ending::Complete,
+            _ => Ending::Incomplete,
+        };
+        // Both are closed, whatever happened before; the first trouble is the one that is told.
+        let closed_reader = super::guarded(|| reader.close());
+        let closed_writer = super::guarded(|| writer.close(ending));
+        let end = result?;
+        closed_reader.map_err(at.component("reader", "close"))?;
+        closed_writer.map_err(at.component("writer", "close"))?;
+        Ok(end)
+    }
+}
+
+impl<R, P, W> ChunkStep<R, P, W>
+where
+    R: ItemReader,
+    P: ItemProcessor<R::Item>,
+    W: ItemWriter<P::Output>,
+{
+    fn open_and_carry(
+        &self,
+        run: &mut StepRun<'_>,
+        checkpoint: &mut Checkpoint,
+        reader: &mut R,
+        processor: &P,
+        writer: &mut W,
+    ) -> Result<StepEnd, StepError> {
+        let scope = run.scope.clone();
+        let at = At { step: &self.name };
+        let position = checkpoint.writer().map_err(at.component("writer", "position"))?;
+        let ahead = super::guarded(|| writer.open(position, &scope)).or_else(|error| {
+            super::lease_news(error, &self.name, run.lease.execution)
+                .map(Err)?
+                .map_err(at.component("writer", "open"))
+        })?;
+        if let Some(prepared) = ahead {
+            *checkpoint = settle::finish_prepared(run, checkpoint, prepared)?;
+        }
+        let dead_letters = match &self.plan.dead_letters {
+            Some(path) => {
+                let file = DeadLetterFile::open(path, checkpoint.dead_letters(), &scope);
+                Some(file.map_err(at.component("dead letters", "open"))?)
+            }
+            None => None,
+        };
+        let position = checkpoint.reader().map_err(at.component("reader", "position"))?;
+        super::guarded(|| reader.open(position, &scope)).map_err(at.component("reader", "open"))?;
+
+        let depth = match self.plan.read_ahead {
+            Some(chunks) => chunks,
+            None if reader.reads_ahead() => READ_AHEAD_DEFAULT,
+            None => 0,
+        };
+        let mut filler = Filler::new(reader, &self.plan, &self.kit, run.clock, checkpoint.resolved);
+        let processing = Processing {
+            processor,
+            plan: &self.plan,
+            kit: &self.kit,
+            clock: run.clock,
+            stop: scope.stop(),
+        };
+        let mut settler =
+            Settler::new(run, writer, checkpoint, dead_letters, &self.plan, &self.kit);
+        let end = match (depth, self.plan.parallelism) {
+            (0, 1) => carry(&mut settler, |spare| {
+                processing.process(filler.fill(spare.items), spare.outputs)
+            }),
+            (depth, 1) => read_ahead(depth, &mut filler, &processing, &mut settler),
+            (depth, threads) => process_in_parallel(
+                depth.max(threads),
+                threads,
+                &mut filler,
+                &processing,
+                &mut settler,
+            ),
+        }?;
+        settler.finish(matches!(end, StepEnd::Completed(_)))?;
+        Ok(end)
+    }
+}
+
+/// The heart of the product: takes chunk after chunk, in order, and settles each (write, save,
+/// commit) until the input ends, a stop is asked for, or something fails that is not tolerated.
+fn carry<I, O, W: ItemWriter<O>>(
+    settler: &mut Settler<'_, '_, I, O, W>,
+    mut next: impl FnMut(Spare<I, O>) -> Processed<I, O>,
+) -> Result<StepEnd, StepError> {
+    let mut spare = Spare::default();
+    loop {
+        if settler.stop_requested() {
+            return Ok(StepEnd::Stopped);
+        }
+        let mut chunk = next(spare);
+        let exhausted = chunk.exhausts_input();
+        match settler.settle(&mut chunk)? {
+            Settled::Committed => {}
+            Settled::Interrupted => return Ok(StepEnd::Stopped),
+        }
+        if exhausted {
+            return Ok(StepEnd::Completed(ExitStatus::completed()));
+        }
+        spare = chunk.recycle();
+    }
+}
+
+/// Vectors of a settled chunk, to be filled again.
+struct Spare<I, O> {
+    items: Vec<I>,
+    outputs: Vec<O>,
+}
+
+impl<I, O> Default for Spare<I, O> {
+    fn default() -> Self {
+        Self { items: Vec::new(), outputs: Vec::new() }
+    }
+}
+
+/// The reader on a thread of its own, up to `depth` chunks ahead.
+fn read_ahead<R, P, W>(
+    depth: usize,
+    filler: &mut Filler<'_, R, P::Output>,
+    processing: &Processing<'_, R::Item, P>,
+    settler: &mut Settler<'_, '_, R::Item, P::Output, W>,
+) -> Result<StepEnd, StepError>
+where
+    R: ItemReader,
+    P: ItemProcessor<R::Item>,
+    W: ItemWriter<P::Output>,
+{
+    thread::scope(|threads| {
+        let (sender, chunks) = sync_channel(depth - 1);
+        let (recycler, recycled) = channel();
+        threads.spawn(move || fill_ahead(filler, &sender, &recycled));
+        carry(settler, |spare| {
+            let _ = recycler.send(spare.items);
+            processing.process(chunks.recv().unwrap_or_else(|_| reader_gone()), spare.outputs)
+        })
+        // `chunks` falls here; a reader that is ahead of the end finds nobody and returns.
+    })
+}
+
+/// The reader ahead, and `count` threads processing whole chunks; settled in reading order.
+fn process_in_parallel<R, P, W>(
+    depth: usize,
+    count: usize,
+    filler: &mut Filler<'_, R, P::Output>,
+    processing: &Processing<'_, R::Item, P>,
+    settler: &mut Settler<'_, '_, R::Item, P::Output, W>,
+) -> Result<StepEnd, StepError>
+where
+    R: ItemReader,
+    P: ItemProcessor<R::Item>,
+    W: ItemWriter<P::Output>,
+{
+    thread::scope(|threads| {
+        let (sender, filled) = sync_channel(depth);
+        let (recycler, recycled) = channel();
+        // Each chunk carries the slot that its result goes to; slots arrive here in reading order.
+        let (slot_sender, slots) = sync_channel::<Receiver<Processed<R::Item, P::Output>>>(depth);
+        threads.spawn(move || {
+            let (inner, chunks) = sync_channel(0);
+            thread::scope(|inner_threads| {
+                inner_threads.spawn(move || fill_ahead(filler, &inner, &recycled));
+                for chunk in chunks {
+                    let (result, slot) = channel();
+                    if slot_sender.send(slot).is_err() || sender.send((chunk, result)).is_err() {
+                        break;
+                    }
+                }
+            });
+        });
+        let filled = Arc::new(Mutex::new(filled));
+        for _ in 0..count {
+            let filled = Arc::clone(&filled);
+            threads.spawn(move || process_slots(processing, &filled));
+        }
+        drop(filled);
+        carry(settler, |spare| {
+            let _ = recycler.send(spare.items);
+            let slot = slots.recv().ok();
+            slot.and_then(|slot| slot.recv().ok())
+                .unwrap_or_else(|| processing.process(reader_gone(), spare.outputs))
+        })
+    })
+}
+
+/// A filled chunk, and where its result is awaited.
+type Slot<I, O> = (Filled<I>, Sender<Processed<I, O>>);
+
+fn process_slots<I, P: ItemProcessor<I>>(
+    processing: &Processing<'_, I, P>,
+    filled: &Mutex<Receiver<Slot<I, P::Output>>>,
+) {
+    loop {
+        let next = filled.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((chunk, result)) = next else { return };
+        if result.send(processing.process(chunk, Vec::new())).is_err() {
+            return;
+        }
+    }
+}
+
+fn fill_ahead<R: ItemReader, O>(
+    filler: &mut Filler<'_, R, O>,
+    chunks: &SyncSender<Filled<R::Item>>,
+    recycled: &Receiver<Vec<R::Item>>,
+) {
+    loop {
+        let chunk = filler.fill(recycled.try_recv().unwrap_or_default());
+        let last = chunk.is_last();
+        if chunks.send(chunk).is_err() || last {
+            return;
+        }
+    }
+}
+
+/// Stands for the chunk that a vanished reader thread did not send.
+fn reader_gone<I>() -> Filled<I> {
+    Filled::failed(ItemError::fatal("read on: the reader's thread is gone"))
+}
+
+/// Where something happened: turns a bare failure into a located one.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    step: &'a str,
+}
+
+impl<'a> At<'a> {
+    fn component(
+        self,
+        part: &'static str,
+        action: &'static str,
+    ) -> impl FnOnce(ItemError) -> StepError + 'a {
+        move |error| StepError::Component {
+            step: self.step.to_owned(),
+            part,
+            action,
+            source: ItemErrorText(error),
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Putting a chunk step together: what is missing is a compile error.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{ChunkStep, Kit, Plan};
+use crate::error::ItemError;
+use crate::item::{ItemProcessor, ItemReader, ItemWriter, PassThrough};
+use crate::listener::StepListener;
+use crate::policy::{Completion, RetryPolicy, SkipPolicy};
+use crate::step::{Factory, StepOptions, StepScope, cloning};
+
+/// Marks a part of a [`ChunkStepBuilder`] that has not been supplied yet.
+#[derive(Debug, Clone, Copy)]
+pub struct Missing;
+
+/// Describes a chunk step: reader, processor, writer, and how it works.
+///
+/// ```
+/// use batchwright::{ChunkStepBuilder, NoWriter, Sequence};
+///
+/// let step = ChunkStepBuilder::new("squares")
+///     .reader(Sequence::to(100))
+///     .processor(|n: &u64| Ok(Some(n * n)))
+///     .writer(NoWriter::new())
+///     .chunk_size(10)
+///     .build();
+/// ```
+pub struct ChunkStepBuilder<R = Missing, P = PassThrough, W = Missing> {
+    name: String,
+    options: StepOptions,
+    plan: Plan,
+    reader: Factory<R>,
+    processor: Factory<P>,
+    writer: Factory<W>,
+}
+
+impl ChunkStepBuilder {
+    /// A step without reader, processor and writer, a thousand items a chunk, nothing tolerated.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            options: StepOptions::default(),
+            plan: Plan {
+                completion: Completion::default(),
+                skip: SkipPolicy::never(),
+                retry: RetryPolicy::never(),
+                read_ahead: None,
+                parallelism: 1,
+                dead_letters: None,
+            },
+            reader: cloning(Missing),
+            processor: cloning(PassThrough),
+            writer: cloning(Missing),
+        }
+    }
+}
+
+impl<R, P, W> ChunkStepBuilder<R, P, W> {
+    /// Where the items come from; cloned for every step execution.
+    #[must_use]
+    pub fn reader<R2>(self, reader: R2) -> ChunkStepBuilder<R2, P, W>
+    where
+        R2: ItemReader + Clone + Sync + 'static,
+    {
+        self.reader_factory(cloning(reader))
+    }
+
+    /// Where the items come from; made for every step execution, from its parameters and contexts.
+    #[must_use]
+    pub fn reader_with<R2: ItemReader>(
+        self,
+        make: impl Fn(&StepScope) -> Result<R2, ItemError> + Send + Sync + 'static,
+    ) -> ChunkStepBuilder<R2, P, W> {
+        self.reader_factory(Arc::new(make))
+    }
+
+    fn reader_factory<R2>(self, reader: Factory<R2>) -> ChunkStepBuilder<R2, P, W> {
+        let Self { name, options, plan, processor, writer, .. } = self;
+        ChunkStepBuilder { name, options, plan, reader, processor, writer }
+    }
+
+    /// What becomes of each item: a function `|item: &Input| Ok(Some(output))`, or a type of your own.
+    #[must_use]
+    pub fn processor<P2>(self, processor: P2) -> ChunkStepBuilder<R, P2, W>
+    where
+        P2: Clone + Send + Sync + 'static,
+    {
+        self.processor_factory(cloning(processor))
+    }
+
+    /// What becomes of each item; made for every step execution.
+    #[must_use]
+    pub fn processor_with<P2>(
+        self,
+        make: impl Fn(&StepScope) -> Result<P2, ItemError> + Send + Sync + 'static,
+    ) -> ChunkStepBuilder<R, P2, W> {
+        self.processor_factory(Arc::new(make))
+    }
+
+    fn processor_factory<P2>(self, processor: Factory<P2>) -> ChunkStepBuilder<R, P2, W> {
+        let Self { name, options, plan, reader, writer, .. } = self;
+        ChunkStepBuilder { name, options, plan, reader, processor, writer }
+    }
+
+    /// Where the outputs go; cloned for every step execution.
+    #[must_use]
+    pub fn writer<W2>(self, writer: W2) -> ChunkStepBuilder<R, P, W2>
+    where
+        W2: Clone + Send + Sync + 'static,
+    {
+        self.writer_factory(cloning(writer))
+    }
+
+    /// Where the outputs go; made for every step execution.
+    #[must_use]
+    pub fn writer_with<W2>(
+        self,
+        make: impl Fn(&StepScope) -> Result<W2, ItemError> + Send + Sync + 'static,
+    ) -> ChunkStepBuilder<R, P, W2> {
+        self.writer_factory(Arc::new(make))
+    }
+
+    fn writer_factory<W2>(self, writer: Factory<W2>) -> ChunkStepBuilder<R, P, W2> {
+        let Self { name, options, plan, reader, processor, .. } = self;
+        ChunkStepBuilder { name, options, plan, reader, processor, writer }
+    }
+
+    /// Items in a transaction; zero is taken as one. Larger is faster and repeats more after a
+    /// failure. Default 1000.
+    #[must_use]
+    pub fn chunk_size(self, items: usize) -> Self {
+        self.completion(Completion::items(items))
+    }
+
+    /// When a chunk is full: items, time, or both.
+    #[must_use]
+    pub fn completion(mut self, completion: Completion) -> Self {
+        self.plan.completion = completion;
+        self
+    }
+
+    /// Which failures give up a record instead of the step. Default: none.
+    #[must_use]
+    pub fn skip(mut self, policy: SkipPolicy) -> Self {
+        self.plan.skip = policy;
+        self
+    }
+
+    /// Which failures are tried again. Default: none.
+    #[must_use]
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.plan.retry = policy;
+        self
+    }
+
+    /// Appends every skipped record to this file, one JSON object a line, exactly once each.
+    #[must_use]
+    pub fn dead_letters(mut self, path: impl Into<PathBuf>) -> Self {
+        self.plan.dead_letters = Some(path.into());
+        self
+    }
+
+    /// Chunks that the reader may be ahead of the writer, on a thread of its own; 0 reads in between.
+    /// Default: two for readers of files and databases, none for the others.
+    #[must_use]
+    pub fn read_ahead(mut self, chunks: usize) -> Self {
+        self.plan.read_ahead = Some(chunks);
+        self
+    }
+
+    /// Threads that process chunks at once; the order of the output stays that of the input. Default 1.
+    #[must_use]
+    pub fn parallelism(mut self, threads: usize) -> Self {
+        self.plan.parallelism = threads.max(1);
+        self
+    }
+
+    /// Executions of the step that an instance may have. Default: no limit.
+    #[must_use]
+    pub fn start_limit(mut self, limit: u32) -> Self {
+        self.options.start_limit = Some(limit);
+        self
+    }
+
+    /// Runs the step again in every execution, from its beginning, although it completed.
+    #[must_use]
+    pub fn allow_start_if_complete(mut self) -> Self {
+        self.options.allow_start_if_complete = true;
+        self
+    }
+
+    /// Calls `listener` around the step.
+    #[must_use]
+    pub fn step_listener(mut self, listener: impl StepListener + 'static) -> Self {
+        self.options.listeners.push(Arc::new(listener));
+        self
+    }
+
+    /// The step. Does not compile while a reader or a writer is missing.
+    pub fn build(self) -> ChunkStep<R, P, W>
+    where
+        R: ItemReader,
+        P: ItemProcessor<R::Item>,
+        W: ItemWriter<P::Output>,
+    {
+        let Self { name, options, plan, reader, processor, writer } = self;
+        ChunkStep { name, options, plan, reader, processor, writer, kit: Kit::default() }
+    }
+}
+
+impl<I, O> Default for Kit<I, O> {
+    fn default() -> Self {
+        Self {
+            chunk: Vec::new(),
+            item: Vec::new(),
+            skip: Vec::new(),
+            retry: Vec::new(),
+            until: None,
+            render_input: None,
+            render_output: None,
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Where a chunk step stands, as it is stored with every commit.
+
+use std::fmt::Write as _;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::error::{ErrorKind, ItemError, RepositoryError};
+use crate::execution::StepExecution;
+
+/// The engine's checkpoint. Positions stay JSON text: only their reader and writer know them.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Checkpoint {
+    /// Commits in the life of the instance's step.
+    pub(super) sequence: u64,
+    /// Records behind `reader`, skipped ones included.
+    pub(super) records: u64,
+    /// Records behind `reader`'s position that are resolved all the same: a scan was cut short.
+    pub(super) resolved: u64,
+    /// JSON of the reader's position; empty at the beginning.
+    pub(super) reader: String,
+    /// JSON of the writer's position; empty at the beginning.
+    pub(super) writer: String,
+    /// Length of the dead-letter file, when there is one.
+    pub(super) dead_letters: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    sequence: u64,
+    records: u64,
+    #[serde(default)]
+    resolved: u64,
+    reader: Box<RawValue>,
+    writer: Box<RawValue>,
+    #[serde(default)]
+    dead_letters: Option<u64>,
+}
+
+impl Checkpoint {
+    /// The checkpoint in the row of `step`, or the beginning.
+    pub(super) fn of(step: &StepExecution) -> Result<Self, RepositoryError> {
+        match &step.checkpoint {
+            Some(text) => Self::parse(text),
+            None => Ok(Self::default()),
+        }
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Self, RepositoryError> {
+        let stored: Stored = serde_json::from_str(text).map_err(|error| {
+            RepositoryError::Corrupt { what: format!("the checkpoint of a step: {error}") }
+        })?;
+        Ok(Self {
+            sequence: stored.sequence,
+            records: stored.records,
+            resolved: stored.resolved,
+            reader: stored.reader.get().to_owned(),
+            writer: stored.writer.get().to_owned(),
+            dead_letters: stored.dead_letters,
+        })
+    }
+
+    /// Appends the stored form to `text`. By hand: this runs for every chunk.
+    pub(super) fn write_to(&self, text: &mut String) {
+        let Self { sequence, records, resolved, reader, writer, dead_letters } = self;
+        let or_null =
+            |json: &String| if json.is_empty() { "null" } else { json.as_str() }.to_owned();
+        let _ = write!(text, r#"{{"sequence":{sequence},"records":{records}"#);
+        if *resolved > 0 {
+            let _ = write!(text, r#","resolved":{resolved}"#);
+        }
+        if let Some(length) = dead_letters {
+            let _ = write!(text, r#","dead_letters":{length}"#);
+        }
+        let _ = write!(text, r#","reader":{},"writer":{}}}"#, or_null(reader), or_null(writer));
+    }
+
+    pub(super) fn reader<T: DeserializeOwned>(&self) -> Result<Option<T>, ItemError> {
+        position(&self.reader)
+    }
+
+    pub(super) fn writer<T: DeserializeOwned>(&self) -> Result<Option<T>, ItemError> {
+        position(&self.writer)
+    }
+
+    pub(super) fn dead_letters(&self) -> Option<u64> {
+        self.dead_letters
+    }
+}
+
+fn position<T: DeserializeOwned>(json: &str) -> Result<Option<T>, ItemError> {
+    if json.is_empty() {
+        return Ok(None);
+    }
+    // `null` is no position: nothing was committed yet, or there is nothing to know.
+    serde_json::from_str::<Option<T>>(json).map_err(|error| {
+        ItemError::wrap(ErrorKind::FATAL, format!("understand the stored position {json}"), error)
+    })
+}
+
+/// `position` as JSON in `text`, whose old content is dropped.
+pub(super) fn to_json(position: &impl Serialize, text: &mut String) -> Result<(), ItemError> {
+    let mut bytes = std::mem::take(text).into_bytes();
+    bytes.clear();
+    serde_json::to_writer(&mut bytes, position)
+        .map_err(|error| ItemError::wrap(ErrorKind::FATAL, "store a position", error))?;
+    *text = String::from_utf8(bytes)
+        .map_err(|error| ItemError::wrap(ErrorKind::FATAL, "store a position", error))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_comes_back_as_it_was_stored() {
+        let before = Checkpoint {
+            sequence: 3,
+            records: 40,
+            resolved: 2,
+            reader: r#"{"byte":17}"#.to_owned(),
+            writer: String::new(),
+            dead_letters: Some(9),
+        };
+        let mut text = String::new();
+        before.write_to(&mut text);
+        let after = Checkpoint::parse(&text).unwrap();
+        assert_eq!((after.sequence, after.records, after.resolved), (3, 40, 2));
+        assert_eq!((after.reader.as_str(), after.dead_letters), (r#"{"byte":17}"#, Some(9)));
+        assert_eq!(after.writer::<u64>().unwrap(), None, "no position is the beginning");
+    }
+}

@@ -1,0 +1,289 @@
+//! Reading: fills chunks, collects failed reads, notes where the reader stands.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use super::checkpoint::to_json;
+use super::{Kit, Plan};
+use crate::clock::Clock;
+use crate::error::{ItemError, Phase};
+use crate::event::{Progress, ProgressUnit};
+use crate::item::{ItemReader, Total};
+use crate::step::guarded;
+
+/// A chunk as read: its good items, its failures in between, and the position behind it.
+pub(super) struct Filled<I> {
+    pub(super) items: Vec<I>,
+    /// Good items read; `items` has fewer once they became outputs unchanged.
+    pub(super) count: usize,
+    pub(super) failures: Vec<ReadFailure>,
+    pub(super) end: End,
+    /// JSON of the reader's position behind the last record.
+    pub(super) position: String,
+    /// Records consumed and thrown away, because an earlier execution resolved them.
+    pub(super) dropped: u64,
+    pub(super) progress: Option<Progress>,
+}
+
+/// A record that could not be read, between `before` good items and the rest.
+pub(super) struct ReadFailure {
+    pub(super) before: usize,
+    pub(super) error: ItemError,
+}
+
+/// Why reading the chunk ended.
+pub(super) enum End {
+    /// It is full.
+    Full,
+    /// There is no more input.
+    Exhausted,
+    /// A failure that is not tolerated.
+    Failed(ItemError),
+    /// A listener failed.
+    Listener(&'static str, ItemError),
+}
+
+impl<I> Filled<I> {
+    pub(super) fn failed(error: ItemError) -> Self {
+        Self { end: End::Failed(error), ..Self::empty(Vec::new()) }
+    }
+
+    fn empty(items: Vec<I>) -> Self {
+        Self {
+            items,
+            count: 0,
+            failures: Vec::new(),
+            end: End::Full,
+            position: String::new(),
+            dropped: 0,
+            progress: None,
+        }
+    }
+
+    /// Whether nothing comes behind it.
+    pub(super) fn is_last(&self) -> bool {
+        !matches!(self.end, End::Full)
+    }
+
+    /// Records consumed for it, thrown away and failed ones included.
+    pub(super) fn records(&self) -> u64 {
+        self.dropped + (self.count + self.failures.len()) as u64
+    }
+
+    /// How manieth record of the chunk its good item `index` is, from 1.
+    pub(super) fn record_of_item(&self, index: usize) -> u64 {
+        let failed = self.failures.partition_point(|failure| failure.before <= index);
+        self.dropped + (index + failed) as u64 + 1
+    }
+
+    /// How manieth record of the chunk its failure `index` is, from 1.
+    pub(super) fn record_of_failure(&self, index: usize) -> u64 {
+        self.dropped + (self.failures[index].before + index) as u64 + 1
+    }
+}
+
+/// Fills chunks from a reader.
+pub(super) struct Filler<'a, R: ItemReader, O> {
+    reader: &'a mut R,
+    plan: &'a Plan,
+    kit: &'a Kit<R::Item, O>,
+    clock: &'a dyn Clock,
+    /// Records to throw away before anything else.
+    drop: u64,
+    consecutive_failures: u64,
+    total: Option<Total>,
+}
+
+/// What a run of good reads ended with.
+enum Pause {
+    Full,
+    Exhausted,
+    Failed(ItemError),
+    Listener(&'static str, ItemError),
+}
+
+impl<'a, R: ItemReader, O> Filler<'a, R, O> {
+    pub(super) fn new(
+        reader: &'a mut R,
+        plan: &'a Plan,
+        kit: &'a Kit<R::Item, O>,
+        clock: &'a dyn Clock,
+        drop: u64,
+    ) -> Self {
+        let total = reader.total();
+        Self { reader, plan, kit, clock, drop, consecutive_failures: 0, total }
+    }
+
+    /// Reads the next chunk into `items`, which must be empty.
+    pub(super) fn fill(&mut self, items: Vec<R::Item>) -> Filled<R::Item> {
+        let mut filled = Filled::empty(items);
+        filled.end = match self.throw_away_resolved(&mut filled) {
+            Some(end) => end,
+            None => self.fill_until_end(&mut filled),
+        };
+        filled.count = filled.items.len();
+        if !matches!(filled.end, End::Failed(_) | End::Listener(..)) {
+            let (reader, position) = (&*self.reader, &mut filled.position);
+            let noted = guarded(|| to_json(&reader.position(), position));
+            if let Err(error) = noted {
+                filled.end = End::Failed(error);
+            }
+            filled.progress = self.progress();
+        }
+        filled
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        let (total, unit) = match self.total? {
+            Total::Items(total) => (total, ProgressUnit::Items),
+            Total::Bytes(total) => (total, ProgressUnit::Bytes),
+        };
+        Some(Progress { done: self.reader.done(), total, unit })
+    }
+
+    /// A scan was cut short: what it resolved is read over, failed or not, and counted nowhere.
+    fn throw_away_resolved(&mut self, filled: &mut Filled<R::Item>) -> Option<End> {
+        while self.drop > 0 {
+            let reader = &mut *self.reader;
+            let passed = guarded(|| match reader.read() {
+                Err(_) if reader.rereads() => reader.pass_over().map(|()| true),
+                read => Ok(!matches!(read, Ok(None))),
+            });
+            match passed {
+                Ok(true) => {}
+                Ok(false) => return Some(End::Exhausted),
+                Err(error) => return Some(End::Failed(error)),
+            }
+            self.drop -= 1;
+            filled.dropped += 1;
+        }
+        None
+    }
+
+    fn fill_until_end(&mut self, filled: &mut Filled<R::Item>) -> End {
+        filled.items.reserve(self.plan.completion.items.get().min(ITEMS_RESERVED_MAX));
+        let mut attempts = 1;
+        loop {
+            let before = filled.items.len();
+            let pause = catch_unwind(AssertUnwindSafe(|| self.read_on(&mut filled.items)));
+            if filled.items.len() > before {
+                self.consecutive_failures = 0;
+                attempts = 1;
+            }
+            let error = match pause {
+                Ok(Pause::Full) => return End::Full,
+                Ok(Pause::Exhausted) => return End::Exhausted,
+                Ok(Pause::Listener(call, error)) => return End::Listener(call, error),
+                Ok(Pause::Failed(error)) => error,
+                // What state a panic left the reader in, nobody knows.
+                Err(payload) => return End::Failed(ItemError::from_panic(&*payload)),
+            };
+            for listener in self.kit.item.iter().rev() {
+                if let Err(error) = guarded(|| listener.on_read_error(&error)) {
+                    return End::Listener("on_read_error", error);
+                }
+            }
+            if self.reader.rereads() && self.plan.retry.tries_again(attempts, &error) {
+                attempts += 1;
+                continue;
+            }
+            attempts = 1;
+            if let Some(end) = self.give_up(error, filled) {
+                return end;
+            }
+        }
+    }
+
+    /// Notes a failed record; an end, when it is not tolerated or certainly one too many.
+    fn give_up(&mut self, error: ItemError, filled: &mut Filled<R::Item>) -> Option<End> {
+        let policy = &self.plan.skip;
+        if !policy.tolerates(Phase::Read, &error) {
+            return Some(End::Failed(error));
+        }
+        self.consecutive_failures += 1;
+        if self.consecutive_failures > policy.consecutive_reads_max {
+            let count = self.consecutive_failures;
+            let what = format!("read on: {count} records in a row could not be read: {error}");
+            return Some(End::Failed(ItemError::fatal(what)));
+        }
+        filled.failures.push(ReadFailure { before: filled.items.len(), error });
+        if self.reader.rereads()
+            && let Err(error) = guarded(|| self.reader.pass_over())
+        {
+            return Some(End::Failed(error));
+        }
+        let too_many = filled.failures.len() as u64 > policy.limit;
+        too_many.then_some(End::Full)
+    }
+
+    /// Reads good items until the chunk is full, the input ends, or a read fails.
+    fn read_on(&mut self, items: &mut Vec<R::Item>) -> Pause {
+        let size = self.plan.completion.items.get();
+        if !self.kit.item.is_empty() || self.kit.until.is_some() {
+            return self.read_on_watched(items, size);
+        }
+        let Some(within) = self.plan.completion.within else {
+            while items.len() < size {
+                match self.reader.read() {
+                    Ok(Some(item)) => items.push(item),
+                    Ok(None) => return Pause::Exhausted,
+                    Err(error) => return Pause::Failed(error),
+                }
+            }
+            return Pause::Full;
+        };
+        self.read_on_timed(items, size, within)
+    }
+
+    fn read_on_timed(&mut self, items: &mut Vec<R::Item>, size: usize, within: Duration) -> Pause {
+        let mut first: Option<Duration> = None;
+        while items.len() < size {
+            if first.is_some_and(|first| self.clock.elapsed() - first >= within) {
+                break;
+            }
+            match self.reader.read() {
+                Ok(Some(item)) => items.push(item),
+                Ok(None) => return Pause::Exhausted,
+                Err(error) => return Pause::Failed(error),
+            }
+            first.get_or_insert_with(|| self.clock.elapsed());
+        }
+        Pause::Full
+    }
+
+    fn read_on_watched(&mut self, items: &mut Vec<R::Item>, size: usize) -> Pause {
+        let mut first: Option<Duration> = None;
+        while items.len() < size {
+            if let (Some(within), Some(first)) = (self.plan.completion.within, first)
+                && self.clock.elapsed() - first >= within
+            {
+                break;
+            }
+            for listener in &self.kit.item {
+                if let Err(error) = listener.before_read() {
+                    return Pause::Listener("before_read", error);
+                }
+            }
+            let item = match self.reader.read() {
+                Ok(Some(item)) => item,
+                Ok(None) => return Pause::Exhausted,
+                Err(error) => return Pause::Failed(error),
+            };
+            first.get_or_insert_with(|| self.clock.elapsed());
+            for listener in self.kit.item.iter().rev() {
+                if let Err(error) = listener.after_read(&item) {
+                    return Pause::Listener("after_read", error);
+                }
+            }
+            let last = self.kit.until.as_ref().is_some_and(|until| until(&item));
+            items.push(item);
+            if last {
+                break;
+            }
+        }
+        Pause::Full
+    }
+}
+
+/// Items for which room is made at once; a chunk that is larger grows as it fills.
+const ITEMS_RESERVED_MAX: usize = 100_000;

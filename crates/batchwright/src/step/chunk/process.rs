@@ -1,0 +1,236 @@
+//! Processing: turns the inputs of a chunk into outputs, notes what was filtered or failed.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::fill::{End, Filled};
+use super::{Kit, Plan, Spare};
+use crate::clock::{Clock, StopToken};
+use crate::error::{ErrorKind, ItemError, Phase};
+use crate::item::ItemProcessor;
+use crate::step::guarded;
+
+/// A chunk as processed, with everything that is needed to account for each of its inputs.
+pub(super) struct Processed<I, O> {
+    pub(super) filled: Filled<I>,
+    pub(super) outputs: Vec<O>,
+    /// Inputs without an output, in order.
+    pub(super) holes: Vec<Hole>,
+    /// Where processing ended early, and why.
+    pub(super) failure: Option<(usize, Fault)>,
+}
+
+/// An input without an output.
+pub(super) struct Hole {
+    pub(super) index: usize,
+    /// `None`: filtered out.
+    pub(super) error: Option<ItemError>,
+}
+
+/// What may go wrong in the middle of a chunk.
+pub(super) enum Fault {
+    /// The user's part failed.
+    Item(ItemError),
+    /// A listener failed; never tolerated.
+    Listener(&'static str, ItemError),
+}
+
+impl<I, O> Processed<I, O> {
+    /// Whether the input ends with this chunk.
+    pub(super) fn exhausts_input(&self) -> bool {
+        matches!(self.filled.end, End::Exhausted)
+    }
+
+    /// Index of the input that output `index` was made from.
+    pub(super) fn input_of(&self, index: usize) -> usize {
+        let mut input = index;
+        for hole in &self.holes {
+            if hole.index > input {
+                break;
+            }
+            input += 1;
+        }
+        input
+    }
+
+    /// The emptied vectors.
+    pub(super) fn recycle(mut self) -> Spare<I, O> {
+        self.filled.items.clear();
+        self.outputs.clear();
+        Spare { items: self.filled.items, outputs: self.outputs }
+    }
+}
+
+/// Everything that processing needs; shared by all threads that process.
+pub(super) struct Processing<'a, I, P: ItemProcessor<I>> {
+    pub(super) processor: &'a P,
+    pub(super) plan: &'a Plan,
+    pub(super) kit: &'a Kit<I, P::Output>,
+    pub(super) clock: &'a dyn Clock,
+    pub(super) stop: &'a StopToken,
+}
+
+impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
+    /// Processes `filled` into `outputs`, which must be empty. A chunk that could not be read whole
+    /// fails anyway and is left alone.
+    pub(super) fn process(
+        &self,
+        filled: Filled<I>,
+        outputs: Vec<P::Output>,
+    ) -> Processed<I, P::Output> {
+        let mut chunk = Processed { filled, outputs, holes: Vec::new(), failure: None };
+        let readable = !matches!(chunk.filled.end, End::Failed(_) | End::Listener(..));
+        if !readable || chunk.filled.items.is_empty() {
+            return chunk;
+        }
+        for listener in &self.kit.chunk {
+            let call = || listener.before_chunk(&chunk.filled.items);
+            if let Err(error) = guarded(call) {
+                chunk.failure = Some((0, Fault::Listener("before_chunk", error)));
+                return chunk;
+            }
+        }
+        match self.processor.pass_through(std::mem::take(&mut chunk.filled.items)) {
+            Ok(outputs) => chunk.outputs = outputs,
+            Err(items) => {
+                chunk.filled.items = items;
+                self.process_each(&mut chunk);
+            }
+        }
+        chunk
+    }
+
+    fn process_each(&self, chunk: &mut Processed<I, P::Output>) {
+        let Processed { filled, outputs, holes, failure } = chunk;
+        let items = &filled.items[..];
+        outputs.reserve(items.len());
+        let mut at = 0;
+        let mut skips = 0;
+        while at < items.len() {
+            // One guard for the run, not one an item: `at` tells which item a panic belongs to.
+            let run = catch_unwind(AssertUnwindSafe(|| {
+                while at < items.len() {
+                    match self.attempt(&items[at]) {
+                        Ok(Some(output)) => outputs.push(output),
+                        Ok(None) => holes.push(Hole { index: at, error: None }),
+                        Err(fault) => return Err(fault),
+                    }
+                    at += 1;
+                }
+                Ok(())
+            }));
+            let fault = match run {
+                Ok(Ok(())) => return,
+                Ok(Err(fault)) => fault,
+                Err(payload) => Fault::Item(ItemError::from_panic(&*payload)),
+            };
+            match self.try_again(&items[at], fault) {
+                Ok(Some(output)) => outputs.push(output),
+                Ok(None) => holes.push(Hole { index: at, error: None }),
+                Err(Fault::Item(error)) if self.plan.skip.tolerates(Phase::Process, &error) => {
+                    holes.push(Hole { index: at, error: Some(error) });
+                    skips += 1;
+                    if skips > self.plan.skip.limit {
+                        // Certainly one too many; settling will say so at the right one.
+                        return;
+                    }
+                }
+                Err(fault) => {
+                    *failure = Some((at, fault));
+                    return;
+                }
+            }
+            at += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn attempt(&self, item: &I) -> Result<Option<P::Output>, Fault> {
+        if self.kit.item.is_empty() {
+            return self.processor.process(item).map_err(Fault::Item);
+        }
+        self.attempt_watched(item)
+    }
+
+    fn attempt_watched(&self, item: &I) -> Result<Option<P::Output>, Fault> {
+        for listener in &self.kit.item {
+            guarded(|| listener.before_process(item))
+                .map_err(|error| Fault::Listener("before_process", error))?;
+        }
+        let result = guarded(|| self.processor.process(item));
+        for listener in self.kit.item.iter().rev() {
+            let (call, told) = match &result {
+                Ok(output) => {
+                    ("after_process", guarded(|| listener.after_process(item, output.as_ref())))
+                }
+                Err(error) => {
+                    ("on_process_error", guarded(|| listener.on_process_error(item, error)))
+                }
+            };
+            told.map_err(|error| Fault::Listener(call, error))?;
+        }
+        result.map_err(Fault::Item)
+    }
+
+    /// The further attempts at an item whose first one ended with `fault`.
+    fn try_again(&self, item: &I, mut fault: Fault) -> Result<Option<P::Output>, Fault> {
+        for attempts in 1.. {
+            let error = match fault {
+                Fault::Item(error) if self.plan.retry.tries_again(attempts, &error) => error,
+                fault => return Err(fault),
+            };
+            wait_before_retry(
+                self.kit,
+                self.plan,
+                self.clock,
+                self.stop,
+                Retry { phase: Phase::Process, attempts, error: &error },
+            )?;
+            let next = catch_unwind(AssertUnwindSafe(|| self.attempt(item)));
+            fault = match next {
+                Ok(Ok(output)) => return Ok(output),
+                Ok(Err(fault)) => fault,
+                Err(payload) => Fault::Item(ItemError::from_panic(&*payload)),
+            };
+        }
+        Err(fault)
+    }
+}
+
+/// One retry that is about to happen.
+pub(super) struct Retry<'a> {
+    pub(super) phase: Phase,
+    pub(super) attempts: u32,
+    pub(super) error: &'a ItemError,
+}
+
+/// Tells the listeners and waits; a stop cuts the wait short and ends the chunk.
+pub(super) fn wait_before_retry<I, O>(
+    kit: &Kit<I, O>,
+    plan: &Plan,
+    clock: &dyn Clock,
+    stop: &StopToken,
+    retry: Retry<'_>,
+) -> Result<(), Fault> {
+    for listener in &kit.retry {
+        let Retry { phase, attempts, error } = retry;
+        guarded(|| listener.on_retry(phase, attempts, error))
+            .map_err(|error| Fault::Listener("on_retry", error))?;
+    }
+    let delay = plan.retry.backoff.delay(retry.attempts, random(clock));
+    if delay.is_zero() {
+        return Ok(());
+    }
+    clock.wait(delay, stop);
+    if stop.is_requested() {
+        let stopped = ItemError::new(ErrorKind::STOPPED, "wait for the next attempt: a stop came");
+        return Err(Fault::Item(stopped));
+    }
+    Ok(())
+}
+
+/// Even enough for jitter, drawn from the clock so that a simulated clock decides it too.
+fn random(clock: &dyn Clock) -> f64 {
+    let nanos = clock.elapsed().as_nanos() as u64;
+    let mixed = (nanos ^ (nanos >> 31)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (mixed >> 11) as f64 / (1u64 << 53) as f64
+}

@@ -1,0 +1,572 @@
+//! Settling a chunk: accounts for every record, writes, commits with the checkpoint; scans a chunk
+//! that cannot be written whole.
+//!
+//! Counting happens here and nowhere else, in the order of the input, so that the budget of skips is
+//! the same whatever read and processed ahead.
+
+use super::checkpoint::{Checkpoint, to_json};
+use super::fill::End;
+use super::process::{Fault, Processed, Retry, wait_before_retry};
+use super::{Kit, Plan};
+use crate::error::{ErrorKind, ItemError, ItemErrorText, Phase, StepError};
+use crate::event::Progress;
+use crate::execution::{Counters, SkipRecord};
+use crate::item::{DeadLetterFile, Ending, ItemWriter, PreparedCommit};
+use crate::policy::SkipLimitScope;
+use crate::step::{ChunkTransaction, Commit, StepRun, guarded, lease_news};
+
+/// What became of a chunk that did not fail.
+pub(super) enum Settled {
+    Committed,
+    /// A stop cut a wait short; the chunk is undone.
+    Interrupted,
+}
+
+/// A skip of the chunk in work: its record, and which listener to tell of what.
+struct PendingSkip {
+    /// How manieth record of the chunk, from 1.
+    offset: u64,
+    record: SkipRecord,
+    source: SkipSource,
+}
+
+#[derive(Clone, Copy)]
+enum SkipSource {
+    /// Index of the read failure.
+    Read(usize),
+    /// Index of the hole.
+    Process(usize),
+    /// Index of the output; its error is kept apart.
+    Write(usize),
+}
+
+/// Where the checkpoint of one commit stands.
+#[derive(Clone, Copy)]
+enum Mark {
+    /// Behind the whole chunk.
+    Behind,
+    /// At the chunk's start, with so many of its records resolved.
+    Within(u64),
+}
+
+pub(super) struct Settler<'r, 'a, I, O, W: ItemWriter<O>> {
+    run: &'r mut StepRun<'a>,
+    writer: &'r mut W,
+    checkpoint: &'r mut Checkpoint,
+    dead_letters: Option<DeadLetterFile>,
+    plan: &'r Plan,
+    kit: &'r Kit<I, O>,
+    /// Reused for the JSON of every commit.
+    json: String,
+    /// As counted, rolled-back attempts included; the row has what was committed.
+    counters: Counters,
+    write_errors: Vec<ItemError>,
+}
+
+impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
+    pub(super) fn new(
+        run: &'r mut StepRun<'a>,
+        writer: &'r mut W,
+        checkpoint: &'r mut Checkpoint,
+        dead_letters: Option<DeadLetterFile>,
+        plan: &'r Plan,
+        kit: &'r Kit<I, O>,
+    ) -> Self {
+        let counters = run.step.counters;
+        Self {
+            run,
+            writer,
+            checkpoint,
+            dead_letters,
+            plan,
+            kit,
+            json: String::new(),
+            counters,
+            write_errors: Vec::new(),
+        }
+    }
+
+    pub(super) fn stop_requested(&self) -> bool {
+        self.run.stop_requested()
+    }
+
+    /// The last chunk is settled: gives the dead letters their final name.
+    pub(super) fn finish(&mut self, complete: bool) -> Result<(), StepError> {
+        let ending = if complete { Ending::Complete } else { Ending::Incomplete };
+        match self.dead_letters.take() {
+            Some(file) => {
+                file.close(ending).map_err(|error| self.dead_letter_error("close", error))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Accounts for `chunk`, writes it and commits.
+    pub(super) fn settle(&mut self, chunk: &mut Processed<I, O>) -> Result<Settled, StepError> {
+        let mut pending = Vec::new();
+        let result =
+            self.account(chunk, &mut pending).and_then(|()| match chunk.filled.records() {
+                // The end of the input, found where the last chunk ended: nothing happened.
+                0 => Ok(()),
+                _ => self.write_and_commit(chunk, pending),
+            });
+        self.run.step.counters = self.counters;
+        match result {
+            Ok(()) => Ok(Settled::Committed),
+            Err(Trouble::Interrupted) => Ok(Settled::Interrupted),
+            Err(Trouble::Step(error)) => Err(error),
+        }
+    }
+
+    /// Counts what was read, filtered and skipped, within the budget.
+    fn account(
+        &mut self,
+        chunk: &mut Processed<I, O>,
+        pending: &mut Vec<PendingSkip>,
+    ) -> Result<(), Trouble> {
+        let read_before = self.counters.read;
+        for (index, failure) in chunk.filled.failures.iter().enumerate() {
+            let offset = chunk.filled.record_of_failure(index);
+            self.counters.read = read_before + failure.before as u64;
+            self.admit(Phase::Read, offset, &failure.error)?;
+            let record = self.record(Phase::Read, offset, &failure.error, None);
+            pending.push(PendingSkip { offset, record, source: SkipSource::Read(index) });
+        }
+        self.counters.read = read_before + chunk.filled.count as u64;
+        match std::mem::replace(&mut chunk.filled.end, End::Full) {
+            End::Failed(error) => {
+                let item = self.checkpoint.records + chunk.filled.records() + 1;
+                return Err(self.fail(Phase::Read, item, error));
+            }
+            End::Listener(call, error) => return Err(self.listener_failed(call, error)),
+            end => chunk.filled.end = end,
+        }
+        for (index, hole) in chunk.holes.iter().enumerate() {
+            let Some(error) = &hole.error else {
+                self.counters.filter += 1;
+                continue;
+            };
+            let offset = chunk.filled.record_of_item(hole.index);
+            self.admit(Phase::Process, offset, error)?;
+            let content = self.kit.render_input.as_ref();
+            let content = content.map(|render| render(&chunk.filled.items[hole.index]));
+            let record = self.record(Phase::Process, offset, error, content);
+            pending.push(PendingSkip { offset, record, source: SkipSource::Process(index) });
+        }
+        match chunk.failure.take() {
+            Some((_, Fault::Listener(call, error))) => Err(self.listener_failed(call, error)),
+            Some((index, Fault::Item(error))) => {
+                let item = self.checkpoint.records + chunk.filled.record_of_item(index);
+                Err(self.fail(Phase::Process, item, error))
+            }
+            None => {
+                pending.sort_by_key(|skip| skip.offset);
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes the chunk whole, as often as the policy allows; then item by item, if the error may be
+    /// skipped.
+    fn write_and_commit(
+        &mut self,
+        chunk: &Processed<I, O>,
+        mut pending: Vec<PendingSkip>,
+    ) -> Result<(), Trouble> {
+        for attempts in 1.. {
+            let error = match self.attempt(chunk, 0..chunk.outputs.len(), Mark::Behind, &pending)? {
+                Ok(()) => return self.tell(chunk, 0..chunk.outputs.len(), &pending),
+                Err(error) => error,
+            };
+            self.rolled_back(&chunk.outputs, &error)?;
+            if self.plan.retry.tries_again(attempts, &error) {
+                let retry = Retry { phase: Phase::Write, attempts, error: &error };
+                let (clock, stop) = (self.run.clock, self.run.scope.stop());
+                match wait_before_retry(self.kit, self.plan, clock, stop, retry) {
+                    Ok(()) => continue,
+                    Err(Fault::Listener(call, error)) => {
+                        return Err(self.located_listener(call, error));
+                    }
+                    Err(Fault::Item(_)) => return Err(Trouble::Interrupted),
+                }
+            }
+            let first = chunk.filled.record_of_item(chunk.input_of(0));
+            if !self.plan.skip.tolerates(Phase::Write, &error) {
+                let item = self.checkpoint.records + first;
+                return Err(self.located(Phase::Write, item, error));
+            }
+            if chunk.outputs.len() > 1 {
+                return self.scan(chunk, pending);
+            }
+            // A chunk of one output needs no second write to know which one it was.
+            self.skip_output(chunk, 0, error, &mut pending)?;
+            return match self.attempt(chunk, 0..0, Mark::Behind, &pending)? {
+                Ok(()) => self.tell(chunk, 0..0, &pending),
+                Err(error) => Err(self.fail(Phase::Write, self.checkpoint.records + first, error)),
+            };
+        }
+        unreachable!("attempts are counted without end")
+    }
+
+    /// One transaction for each output, in order; those that fail are skipped.
+    fn scan(
+        &mut self,
+        chunk: &Processed<I, O>,
+        mut later: Vec<PendingSkip>,
+    ) -> Result<(), Trouble> {
+        let mut now: Vec<PendingSkip> = Vec::new();
+        let mut uncommitted = false;
+        for index in 0..chunk.outputs.len() {
+            let offset = chunk.filled.record_of_item(chunk.input_of(index));
+            let due = later.partition_point(|skip| skip.offset < offset);
+            now.extend(later.drain(..due));
+            let one = index..index + 1;
+            match self.attempt(chunk, one.clone(), Mark::Within(offset), &now)? {
+                Ok(()) => {
+                    self.tell(chunk, one, &now)?;
+                    now.clear();
+                    uncommitted = true;
+                }
+                Err(error) => {
+                    self.rolled_back(&chunk.outputs[one], &error)?;
+                    if !self.plan.skip.tolerates(Phase::Write, &error) {
+                        let item = self.checkpoint.records + offset;
+                        return Err(self.located(Phase::Write, item, error));
+                    }
+                    self.skip_output(chunk, index, error, &mut now)?;
+                    uncommitted = true;
+                }
+            }
+        }
+        debug_assert!(uncommitted, "a scan has outputs");
+        now.append(&mut later);
+        match self.attempt(chunk, 0..0, Mark::Behind, &now)? {
+            Ok(()) => self.tell(chunk, 0..0, &now),
+            Err(error) => {
+                let item = self.checkpoint.records + 1;
+                Err(self.fail(Phase::Write, item, error))
+            }
+        }
+    }
+
+    fn skip_output(
+        &mut self,
+        chunk: &Processed<I, O>,
+        index: usize,
+        error: ItemError,
+        skips: &mut Vec<PendingSkip>,
+    ) -> Result<(), Trouble> {
+        let offset = chunk.filled.record_of_item(chunk.input_of(index));
+        if self.budget_is_spent() {
+            let item = self.checkpoint.records + offset;
+            return Err(Trouble::Step(self.limit_error(Phase::Write, item, error)));
+        }
+        self.counters.write_skip += 1;
+        let content = self.kit.render_output.as_ref().map(|render| render(&chunk.outputs[index]));
+        let record = self.record(Phase::Write, offset, &error, content);
+        self.write_errors.push(error);
+        skips.push(PendingSkip { offset, record, source: SkipSource::Write(index) });
+        Ok(())
+    }
+
+    /// One transaction: writes the outputs in `range` and commits with the checkpoint at `mark`.
+    ///
+    /// The outer error ends the step; the inner one is the writer's, and nothing is left of the
+    /// attempt but what [`rolled_back`](Self::rolled_back) undoes.
+    fn attempt(
+        &mut self,
+        chunk: &Processed<I, O>,
+        range: std::ops::Range<usize>,
+        mark: Mark,
+        skips: &[PendingSkip],
+    ) -> Result<Result<(), ItemError>, Trouble> {
+        let outputs = &chunk.outputs[range];
+        let scope = self.run.scope.clone();
+        let next = self.checkpoint.sequence + 1;
+        let mut transaction = ChunkTransaction::new(self.run.repository, &scope, next);
+        if !outputs.is_empty() {
+            self.each_listener("before_write", |listener| listener.before_write(outputs))?;
+            let writer = &mut *self.writer;
+            if let Err(error) = guarded(|| writer.write(outputs, &mut transaction)) {
+                drop(transaction);
+                return Ok(Err(self.writer_news(error)?));
+            }
+            self.each_listener("after_write", |listener| listener.after_write(outputs))?;
+        }
+
+        let mut counters = self.counters;
+        counters.commit += 1;
+        counters.write += outputs.len() as u64;
+        let records: Vec<SkipRecord> = skips.iter().map(|skip| skip.record.clone()).collect();
+        if let Err(error) = self.note_positions(chunk, skips) {
+            return Ok(Err(error));
+        }
+        let mut checkpoint = std::mem::take(&mut self.json);
+        checkpoint.clear();
+        self.next_checkpoint(chunk, mark).write_to(&mut checkpoint);
+        if self.writer.prepares() {
+            let prepared = PreparedCommit {
+                sequence: next,
+                checkpoint: checkpoint.clone(),
+                counters: counters - self.run.step.counters,
+                skips: records.clone(),
+            };
+            let writer = &mut *self.writer;
+            if let Err(error) = guarded(|| writer.prepare(&prepared)) {
+                drop(transaction);
+                return Ok(Err(self.writer_news(error)?));
+            }
+        }
+        let progress: Option<Progress> = chunk.filled.progress;
+        let commit = Commit { counters, checkpoint: &checkpoint, skips: &records, progress };
+        self.run
+            .commit(transaction, commit)
+            .map_err(|source| Trouble::Step(self.run.commit_failed(source)))?;
+        self.json = checkpoint;
+        self.counters = counters;
+        *self.checkpoint = self.next_checkpoint(chunk, mark);
+        self.writer.committed();
+        if let Some(file) = &mut self.dead_letters {
+            file.committed();
+        }
+        Ok(Ok(()))
+    }
+
+    /// Dead letters and the writer's position, as they will be when this attempt commits.
+    fn note_positions(
+        &mut self,
+        chunk: &Processed<I, O>,
+        skips: &[PendingSkip],
+    ) -> Result<(), ItemError> {
+        if let Some(file) = &mut self.dead_letters {
+            let raw = |skip: &PendingSkip| match skip.source {
+                SkipSource::Read(index) => chunk.filled.failures[index].error.raw(),
+                SkipSource::Process(_) | SkipSource::Write(_) => None,
+            };
+            for skip in skips {
+                file.append(&skip.record, raw(skip), self.run.lease.execution)?;
+            }
+            file.flush()?;
+        }
+        let (writer, json) = (&mut *self.writer, &mut self.checkpoint.writer);
+        guarded(|| to_json(&writer.position()?, json))
+    }
+
+    fn next_checkpoint(&self, chunk: &Processed<I, O>, mark: Mark) -> Checkpoint {
+        let (records, resolved, reader) = match mark {
+            Mark::Behind => {
+                let records = self.checkpoint.records + chunk.filled.records();
+                (records, 0, chunk.filled.position.clone())
+            }
+            Mark::Within(resolved) => {
+                (self.checkpoint.records, resolved, self.checkpoint.reader.clone())
+            }
+        };
+        Checkpoint {
+            sequence: self.checkpoint.sequence + 1,
+            records,
+            resolved,
+            reader,
+            writer: self.checkpoint.writer.clone(),
+            dead_letters: self.dead_letters.as_ref().map(DeadLetterFile::length),
+        }
+    }
+
+    /// An attempt to write was abandoned: everything goes back to the last commit.
+    fn rolled_back(&mut self, outputs: &[O], error: &ItemError) -> Result<(), Trouble> {
+        self.counters.rollback += 1;
+        self.run.roll_back(error);
+        let writer = &mut *self.writer;
+        guarded(|| writer.rolled_back())
+            .map_err(|error| Trouble::Step(self.component("writer", "roll back", error)))?;
+        if let Some(file) = &mut self.dead_letters {
+            let undone = file.rolled_back();
+            undone.map_err(|error| Trouble::Step(self.dead_letter_error("roll back", error)))?;
+        }
+        for listener in self.kit.item.iter().rev() {
+            guarded(|| listener.on_write_error(outputs, error))
+                .map_err(|error| self.located_listener("on_write_error", error))?;
+        }
+        for listener in self.kit.chunk.iter().rev() {
+            guarded(|| listener.on_chunk_error(outputs, error))
+                .map_err(|error| self.located_listener("on_chunk_error", error))?;
+        }
+        Ok(())
+    }
+
+    /// After a commit: tells the listeners what was committed and what was skipped with it.
+    fn tell(
+        &mut self,
+        chunk: &Processed<I, O>,
+        range: std::ops::Range<usize>,
+        skips: &[PendingSkip],
+    ) -> Result<(), Trouble> {
+        let outputs = &chunk.outputs[range];
+        let write_errors = std::mem::take(&mut self.write_errors);
+        let mut write_error = write_errors.iter();
+        for skip in skips {
+            let lost = match skip.source {
+                SkipSource::Write(_) => write_error.next(),
+                _ => None,
+            };
+            for listener in &self.kit.skip {
+                let told = match skip.source {
+                    SkipSource::Read(index) => {
+                        let error = &chunk.filled.failures[index].error;
+                        guarded(|| listener.on_skip_in_read(error))
+                    }
+                    SkipSource::Process(hole) => {
+                        let hole = &chunk.holes[hole];
+                        let (item, error) = (&chunk.filled.items[hole.index], &hole.error);
+                        let Some(error) = error else { continue };
+                        guarded(|| listener.on_skip_in_process(item, error))
+                    }
+                    SkipSource::Write(index) => {
+                        let Some(error) = lost else { continue };
+                        guarded(|| listener.on_skip_in_write(&chunk.outputs[index], error))
+                    }
+                };
+                told.map_err(|error| self.located_listener("on_skip", error))?;
+            }
+        }
+        // The last commit of a scan holds no outputs: each had its own call.
+        let whole = !outputs.is_empty() || chunk.outputs.is_empty();
+        for listener in self.kit.chunk.iter().rev().filter(|_| whole) {
+            guarded(|| listener.after_chunk(outputs))
+                .map_err(|error| self.located_listener("after_chunk", error))?;
+        }
+        Ok(())
+    }
+
+    fn each_listener(
+        &self,
+        call: &'static str,
+        tell: impl Fn(&dyn crate::listener::ItemListener<I, O>) -> Result<(), ItemError>,
+    ) -> Result<(), Trouble> {
+        for listener in &self.kit.item {
+            guarded(|| tell(&**listener)).map_err(|error| self.located_listener(call, error))?;
+        }
+        Ok(())
+    }
+
+    /// Takes one skip from the budget, or fails the step.
+    fn admit(&mut self, phase: Phase, offset: u64, error: &ItemError) -> Result<(), Trouble> {
+        if self.budget_is_spent() {
+            self.counters.rollback += 1;
+            self.run.roll_back(error);
+            let item = self.checkpoint.records + offset;
+            let told = ItemError::new(error.kind().clone(), error.to_string());
+            return Err(Trouble::Step(self.limit_error(phase, item, told)));
+        }
+        self.counters.count_skip(phase);
+        Ok(())
+    }
+
+    fn budget_is_spent(&self) -> bool {
+        let earlier = match self.plan.skip.scope {
+            SkipLimitScope::Execution => 0,
+            SkipLimitScope::Instance => self.run.earlier_skips,
+        };
+        earlier + self.counters.skips() >= self.plan.skip.limit
+    }
+
+    fn record(
+        &self,
+        phase: Phase,
+        offset: u64,
+        error: &ItemError,
+        content: Option<String>,
+    ) -> SkipRecord {
+        let raw = || error.raw().map(|raw| String::from_utf8_lossy(raw).into_owned());
+        SkipRecord {
+            step: self.run.scope.step().to_owned(),
+            phase,
+            item: self.checkpoint.records + offset,
+            location: error.location().map(str::to_owned),
+            kind: error.kind().name().to_owned(),
+            message: error.to_string(),
+            content: content.or_else(raw),
+        }
+    }
+
+    fn writer_news(&self, error: ItemError) -> Result<ItemError, Trouble> {
+        lease_news(error, self.run.scope.step(), self.run.lease.execution).map_err(Trouble::Step)
+    }
+
+    /// The chunk is abandoned because of `error`, which is not tolerated.
+    fn fail(&mut self, phase: Phase, item: u64, error: ItemError) -> Trouble {
+        if *error.kind() == ErrorKind::STOPPED {
+            self.run.roll_back(&error);
+            return Trouble::Interrupted;
+        }
+        self.counters.rollback += 1;
+        self.run.roll_back(&error);
+        self.located(phase, item, error)
+    }
+
+    fn located(&self, phase: Phase, item: u64, error: ItemError) -> Trouble {
+        let (step, source) = (self.run.scope.step().to_owned(), ItemErrorText(error));
+        Trouble::Step(StepError::Item { step, phase, item, source })
+    }
+
+    fn limit_error(&self, phase: Phase, item: u64, error: ItemError) -> StepError {
+        let (step, source) = (self.run.scope.step().to_owned(), ItemErrorText(error));
+        StepError::SkipLimit { step, limit: self.plan.skip.limit, phase, item, source }
+    }
+
+    fn listener_failed(&mut self, call: &'static str, error: ItemError) -> Trouble {
+        self.counters.rollback += 1;
+        self.run.roll_back(&error);
+        self.located_listener(call, error)
+    }
+
+    fn located_listener(&self, call: &'static str, error: ItemError) -> Trouble {
+        let (step, source) = (self.run.scope.step().to_owned(), ItemErrorText(error));
+        Trouble::Step(StepError::Listener { step, call, source })
+    }
+
+    fn component(&self, part: &'static str, action: &'static str, error: ItemError) -> StepError {
+        let (step, source) = (self.run.scope.step().to_owned(), ItemErrorText(error));
+        StepError::Component { step, part, action, source }
+    }
+
+    fn dead_letter_error(&self, action: &'static str, error: ItemError) -> StepError {
+        self.component("dead letters", action, error)
+    }
+}
+
+/// Why settling ended early.
+enum Trouble {
+    Step(StepError),
+    Interrupted,
+}
+
+/// A sink holds a commit that the repository lacks: the process died in between. Finishes it.
+pub(super) fn finish_prepared(
+    run: &mut StepRun<'_>,
+    checkpoint: &Checkpoint,
+    prepared: PreparedCommit,
+) -> Result<Checkpoint, StepError> {
+    let scope = run.scope.clone();
+    if prepared.sequence != checkpoint.sequence + 1 {
+        let (ours, theirs) = (checkpoint.sequence, prepared.sequence);
+        let error = ItemError::fatal(format!(
+            "continue behind commit {ours}: the sink is at commit {theirs}; was the store restored from a backup?"
+        ));
+        let (step, source) = (scope.step().to_owned(), ItemErrorText(error));
+        return Err(StepError::Component { step, part: "writer", action: "open", source });
+    }
+    let reached =
+        Checkpoint::parse(&prepared.checkpoint).map_err(|source| run.commit_failed(source))?;
+    let mut counters = run.step.counters;
+    counters += prepared.counters;
+    let transaction = ChunkTransaction::new(run.repository, &scope, prepared.sequence);
+    let commit = Commit {
+        counters,
+        checkpoint: &prepared.checkpoint,
+        skips: &prepared.skips,
+        progress: None,
+    };
+    run.commit(transaction, commit).map_err(|source| run.commit_failed(source))?;
+    Ok(reached)
+}

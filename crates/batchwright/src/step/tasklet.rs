@@ -1,0 +1,135 @@
+//! Steps that are one action, called until it says that it is finished.
+
+use std::sync::Arc;
+
+use super::{ChunkTransaction, Commit, Step, StepEnd, StepOptions, StepRun, StepScope, guarded};
+use crate::error::{ItemError, ItemErrorText, StepError};
+use crate::execution::{Counters, ExitStatus};
+
+/// Whether a tasklet wants to be called again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Flow {
+    /// Call again, in a new transaction; a stop may come in between.
+    Continue,
+    /// Done.
+    Finished,
+    /// Done, with an exit status of its own.
+    FinishedWith(ExitStatus),
+}
+
+/// One action of user code. Each call has a transaction of its own.
+pub trait Tasklet: Send + Sync {
+    /// Does the work, or a part of it.
+    ///
+    /// # Errors
+    ///
+    /// Fails the step; what this call did to the transaction, the contexts and the counters is undone.
+    fn call(&self, call: &mut TaskletCall<'_, '_>) -> Result<Flow, ItemError>;
+}
+
+impl<F> Tasklet for F
+where
+    F: Fn(&mut TaskletCall<'_, '_>) -> Result<Flow, ItemError> + Send + Sync,
+{
+    fn call(&self, call: &mut TaskletCall<'_, '_>) -> Result<Flow, ItemError> {
+        self(call)
+    }
+}
+
+/// One call of a [`Tasklet`].
+#[derive(Debug)]
+pub struct TaskletCall<'c, 'a> {
+    scope: &'c StepScope,
+    transaction: &'c mut ChunkTransaction<'a>,
+    contribution: Counters,
+}
+
+impl<'a> TaskletCall<'_, 'a> {
+    /// The execution around it.
+    pub fn scope(&self) -> &StepScope {
+        self.scope
+    }
+
+    /// The transaction of this call.
+    pub fn transaction(&mut self) -> &mut ChunkTransaction<'a> {
+        self.transaction
+    }
+
+    /// Adds to the step's counters when this call commits.
+    pub fn contribute(&mut self, read: u64, write: u64) {
+        self.contribution.read += read;
+        self.contribution.write += write;
+    }
+}
+
+/// A step that calls a [`Tasklet`].
+pub struct TaskletStep {
+    name: String,
+    options: StepOptions,
+    tasklet: Arc<dyn Tasklet>,
+}
+
+impl TaskletStep {
+    /// A step that calls `tasklet` until it is finished.
+    ///
+    /// ```
+    /// use batchwright::{Flow, TaskletStep};
+    ///
+    /// let step = TaskletStep::new("greet", |call: &mut batchwright::TaskletCall<'_, '_>| {
+    ///     println!("hello from {}", call.scope().job().job());
+    ///     Ok(Flow::Finished)
+    /// });
+    /// ```
+    pub fn new(name: impl Into<String>, tasklet: impl Tasklet + 'static) -> Self {
+        Self { name: name.into(), options: StepOptions::default(), tasklet: Arc::new(tasklet) }
+    }
+
+    /// Start limit, rerun of a completed step, listeners.
+    #[must_use]
+    pub fn options(mut self, options: StepOptions) -> Self {
+        self.options = options;
+        self
+    }
+}
+
+impl Step for TaskletStep {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn options(&self) -> &StepOptions {
+        &self.options
+    }
+
+    fn run(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError> {
+        loop {
+            let scope = run.scope.clone();
+            let sequence = run.step.counters.commit + 1;
+            let mut transaction = ChunkTransaction::new(run.repository, &scope, sequence);
+            let mut call = TaskletCall {
+                scope: &scope,
+                transaction: &mut transaction,
+                contribution: Counters::default(),
+            };
+            let flow = match guarded(|| self.tasklet.call(&mut call)) {
+                Ok(flow) => flow,
+                Err(error) => {
+                    run.roll_back(&error);
+                    let (step, source) = (self.name.clone(), ItemErrorText(error));
+                    return Err(StepError::Tasklet { step, source });
+                }
+            };
+            let mut counters = run.step.counters;
+            counters += call.contribution;
+            counters.commit += 1;
+            let commit = Commit { counters, checkpoint: "{}", skips: &[], progress: None };
+            run.commit(transaction, commit).map_err(|source| run.commit_failed(source))?;
+            match flow {
+                Flow::Finished => return Ok(StepEnd::Completed(ExitStatus::completed())),
+                Flow::FinishedWith(exit) => return Ok(StepEnd::Completed(exit)),
+                Flow::Continue if run.stop_requested() => return Ok(StepEnd::Stopped),
+                Flow::Continue => {}
+            }
+        }
+    }
+}

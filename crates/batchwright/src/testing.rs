@@ -1,0 +1,15 @@
+//! For tests, ours and yours: faults on demand, and the suite that every repository must pass.
+//!
+//! Nothing here stands for a real part: it makes real parts fail.
+
+mod conformance;
+mod faults;
+#[doc(hidden)]
+pub mod model;
+#[doc(hidden)]
+pub mod oracle;
+
+pub use conformance::conformance;
+pub use faults::{
+    Delays, FaultPlan, FaultyPosition, FaultyProcessor, FaultyReader, FaultyWriter, Kill, Numbered,
+};

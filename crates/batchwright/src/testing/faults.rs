@@ -1,0 +1,326 @@
+//! Chosen items fail, flicker or dawdle; chosen commits kill.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::StopToken;
+use crate::error::{ErrorKind, ItemError};
+use crate::item::{Ending, ItemProcessor, ItemReader, ItemWriter, PreparedCommit, Total};
+use crate::step::{ChunkTransaction, StepScope};
+
+/// Which items fail, and how. Items are numbered from 1 in reading order over the step's whole input.
+///
+/// Never part of an instance's identity.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FaultPlan {
+    /// Records that cannot be read.
+    pub read: BTreeSet<u64>,
+    /// Items that cannot be processed.
+    pub process: BTreeSet<u64>,
+    /// Items that make a write attempt fail that contains them.
+    pub write: BTreeSet<u64>,
+    /// Records whose read fails so many times, without advancing, and then works.
+    pub read_flaky: BTreeMap<u64, u32>,
+    /// Items whose processing fails so many times and then works.
+    pub process_flaky: BTreeMap<u64, u32>,
+    /// Items that make so many write attempts fail and then work.
+    pub write_flaky: BTreeMap<u64, u32>,
+    /// Items whose processing fails for good: neither retried nor skipped.
+    pub fatal_process: BTreeSet<u64>,
+    /// Items whose writing fails for good: neither retried nor skipped.
+    pub fatal_write: BTreeSet<u64>,
+    /// Items that are filtered out.
+    pub filter: BTreeSet<u64>,
+    /// The step that all this is about; all steps when it is not given.
+    pub step: Option<String>,
+    /// Time that each call takes longer.
+    pub delay_ms: Delays,
+    /// Which commit ends the process as `kill -9` would.
+    pub kill: Kill,
+}
+
+/// Milliseconds that each call takes longer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Delays {
+    /// Each read.
+    pub read: u64,
+    /// Each item processed.
+    pub process: u64,
+    /// Each write of a chunk, before its transaction opens.
+    pub write: u64,
+}
+
+/// When the process ends, counted in commits of steps in this execution, from 1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kill {
+    /// Just before this commit.
+    pub before_commit: Option<u64>,
+    /// Just after this commit.
+    pub after_commit: Option<u64>,
+}
+
+impl FaultPlan {
+    /// The plan for step `name`: this one, or none.
+    pub fn for_step(&self, name: &str) -> Self {
+        match &self.step {
+            Some(step) if step != name => Self::default(),
+            _ => self.clone(),
+        }
+    }
+}
+
+/// An item that knows its number in reading order.
+pub trait Numbered {
+    /// The number, from 1.
+    fn number(&self) -> u64;
+
+    /// Told by the reader.
+    fn set_number(&mut self, number: u64);
+}
+
+/// A number is its own number: for sequences.
+impl Numbered for u64 {
+    fn number(&self) -> u64 {
+        *self
+    }
+
+    fn set_number(&mut self, _: u64) {}
+}
+
+fn injected(what: &str, number: u64) -> ItemError {
+    ItemError::new(ErrorKind::new("data.injected"), format!("{what} item {number}: injected fault"))
+}
+
+fn fatal(what: &str, number: u64) -> ItemError {
+    ItemError::fatal(format!("{what} item {number}: injected fatal fault"))
+}
+
+/// Like slow user code: no stop cuts it short.
+fn dawdle(millis: u64) {
+    if millis > 0 {
+        StopToken::default().wait(Duration::from_millis(millis));
+    }
+}
+
+/// Takes one from the failures left for `number`.
+fn flickers(left: &mut BTreeMap<u64, u32>, number: u64) -> bool {
+    match left.get_mut(&number) {
+        Some(count @ 1..) => {
+            *count -= 1;
+            true
+        }
+        _ => false,
+    }
+}
+
+/// A reader whose chosen records cannot be read.
+#[derive(Debug, Clone)]
+pub struct FaultyReader<R> {
+    inner: R,
+    plan: FaultPlan,
+    flaky: BTreeMap<u64, u32>,
+    number: u64,
+}
+
+/// Where a [`FaultyReader`] stands.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FaultyPosition<P> {
+    /// Where the reader inside stands.
+    pub inner: P,
+    /// Records behind it.
+    pub number: u64,
+}
+
+impl<R> FaultyReader<R> {
+    /// `inner` with the read faults of `plan`.
+    pub fn new(inner: R, plan: &FaultPlan) -> Self {
+        Self { inner, plan: plan.clone(), flaky: plan.read_flaky.clone(), number: 0 }
+    }
+}
+
+impl<R: ItemReader<Item: Numbered>> ItemReader for FaultyReader<R> {
+    type Item = R::Item;
+    type Position = FaultyPosition<R::Position>;
+
+    fn open(
+        &mut self,
+        position: Option<Self::Position>,
+        scope: &StepScope,
+    ) -> Result<(), ItemError> {
+        self.number = position.as_ref().map_or(0, |position| position.number);
+        self.inner.open(position.map(|position| position.inner), scope)
+    }
+
+    fn read(&mut self) -> Result<Option<R::Item>, ItemError> {
+        dawdle(self.plan.delay_ms.read);
+        let number = self.number + 1;
+        if flickers(&mut self.flaky, number) {
+            return Err(injected("read", number));
+        }
+        let bad = self.plan.read.contains(&number);
+        if bad && self.rereads() {
+            // Who says that a failed read does not advance must mean it of every failed read.
+            return Err(injected("read", number));
+        }
+        let read = self.inner.read();
+        if matches!(read, Ok(None)) {
+            return Ok(None);
+        }
+        self.number = number;
+        if bad {
+            return Err(injected("read", number));
+        }
+        read.map(|item| {
+            item.map(|mut item| {
+                item.set_number(number);
+                item
+            })
+        })
+    }
+
+    fn position(&self) -> Self::Position {
+        FaultyPosition { inner: self.inner.position(), number: self.number }
+    }
+
+    fn rereads(&self) -> bool {
+        !self.plan.read_flaky.is_empty()
+    }
+
+    fn pass_over(&mut self) -> Result<(), ItemError> {
+        self.number += 1;
+        self.inner.read().map(drop)
+    }
+
+    fn reads_ahead(&self) -> bool {
+        self.inner.reads_ahead()
+    }
+
+    fn total(&self) -> Option<Total> {
+        self.inner.total()
+    }
+
+    fn done(&self) -> u64 {
+        self.inner.done()
+    }
+
+    fn close(&mut self) -> Result<(), ItemError> {
+        self.inner.close()
+    }
+}
+
+/// A processor that fails, or filters, chosen items before `inner` sees them.
+#[derive(Debug, Clone)]
+pub struct FaultyProcessor<P> {
+    inner: P,
+    plan: FaultPlan,
+    flaky: Arc<Mutex<BTreeMap<u64, u32>>>,
+}
+
+impl<P> FaultyProcessor<P> {
+    /// `inner` with the process faults of `plan`.
+    pub fn new(inner: P, plan: &FaultPlan) -> Self {
+        let flaky = Arc::new(Mutex::new(plan.process_flaky.clone()));
+        Self { inner, plan: plan.clone(), flaky }
+    }
+}
+
+impl<I: Numbered, P: ItemProcessor<I>> ItemProcessor<I> for FaultyProcessor<P> {
+    type Output = P::Output;
+
+    fn process(&self, item: &I) -> Result<Option<P::Output>, ItemError> {
+        let number = item.number();
+        dawdle(self.plan.delay_ms.process);
+        if self.plan.fatal_process.contains(&number) {
+            return Err(fatal("process", number));
+        }
+        let mut flaky = self.flaky.lock().unwrap_or_else(PoisonError::into_inner);
+        if flickers(&mut flaky, number) || self.plan.process.contains(&number) {
+            return Err(injected("process", number));
+        }
+        drop(flaky);
+        if self.plan.filter.contains(&number) {
+            return Ok(None);
+        }
+        self.inner.process(item)
+    }
+}
+
+/// A writer that writes half of what it is given and fails, when chosen items are among it.
+#[derive(Debug, Clone)]
+pub struct FaultyWriter<W> {
+    inner: W,
+    plan: FaultPlan,
+    flaky: BTreeMap<u64, u32>,
+}
+
+impl<W> FaultyWriter<W> {
+    /// `inner` with the write faults of `plan`.
+    pub fn new(inner: W, plan: &FaultPlan) -> Self {
+        Self { inner, plan: plan.clone(), flaky: plan.write_flaky.clone() }
+    }
+
+    fn fault(&mut self, number: u64) -> Option<ItemError> {
+        if flickers(&mut self.flaky, number) {
+            return Some(injected("write", number));
+        }
+        if self.plan.fatal_write.contains(&number) {
+            return Some(fatal("write", number));
+        }
+        self.plan.write.contains(&number).then(|| injected("write", number))
+    }
+}
+
+impl<O: Numbered, W: ItemWriter<O>> ItemWriter<O> for FaultyWriter<W> {
+    type Position = W::Position;
+
+    fn open(
+        &mut self,
+        position: Option<W::Position>,
+        scope: &StepScope,
+    ) -> Result<Option<PreparedCommit>, ItemError> {
+        self.inner.open(position, scope)
+    }
+
+    fn write(&mut self, items: &[O], chunk: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
+        dawdle(self.plan.delay_ms.write);
+        for (index, item) in items.iter().enumerate() {
+            if let Some(fault) = self.fault(item.number()) {
+                if index > 0 {
+                    self.inner.write(&items[..index], chunk)?;
+                }
+                return Err(fault);
+            }
+        }
+        self.inner.write(items, chunk)
+    }
+
+    fn position(&mut self) -> Result<W::Position, ItemError> {
+        self.inner.position()
+    }
+
+    fn prepares(&self) -> bool {
+        self.inner.prepares()
+    }
+
+    fn prepare(&mut self, commit: &PreparedCommit) -> Result<(), ItemError> {
+        self.inner.prepare(commit)
+    }
+
+    fn committed(&mut self) {
+        self.inner.committed();
+    }
+
+    fn rolled_back(&mut self) -> Result<(), ItemError> {
+        self.inner.rolled_back()
+    }
+
+    fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
+        self.inner.close(ending)
+    }
+}

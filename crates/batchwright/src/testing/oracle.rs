@@ -1,0 +1,146 @@
+//! Holds the engine to the reference model, execution after execution, until the job is done.
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use super::model::{self, Case, Mark};
+use super::{FaultPlan, FaultyProcessor, FaultyReader, FaultyWriter};
+use crate::{
+    BatchStatus, ChunkStepBuilder, CommitPoint, Counters, ExecutionId, ItemError, ItemWriter, Job,
+    JobHandle, JobOperator, JobParameters, JobRepository, LaunchOptions, RetryPolicy, Sequence,
+    SkipPolicy,
+};
+
+/// How the engine works; none of it may show in the result.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Chunks read ahead.
+    pub read_ahead: usize,
+    /// Threads that process.
+    pub parallelism: usize,
+}
+
+/// Executions before the faults are taken away.
+const FAULTY_EXECUTIONS: usize = 3;
+
+/// Runs `case` on `repository` and `writer`, restarting after every failure and stop; compares status,
+/// counters, checkpoint and `rows` with the model after each execution, and asserts the laws.
+///
+/// # Panics
+///
+/// When the engine and the model disagree.
+pub fn check<W>(
+    repository: &Arc<dyn JobRepository>,
+    writer: &W,
+    rows: impl Fn() -> Vec<u64>,
+    case: &Case,
+    shape: Shape,
+) where
+    W: ItemWriter<u64> + Clone + Sync + 'static,
+{
+    let mut case = case.clone();
+    let (mut mark, mut expected_rows) = (Mark::default(), Vec::new());
+    let mut last: Option<ExecutionId> = None;
+    let (mut written, mut skipped) = (0, 0);
+    for execution in 0.. {
+        if execution == FAULTY_EXECUTIONS {
+            case.faults = FaultPlan { filter: case.faults.filter, ..FaultPlan::default() };
+            case.stop_after_commits = None;
+        }
+        let expected = model::run(&case, mark);
+        let operator = operator(repository, writer, &case, shape);
+        let handle = start(&operator, last);
+        let done = handle.wait().expect("the end is stored");
+        let step = operator.queries().steps(done.id).unwrap().pop().expect("the step has a row");
+
+        let told = format!("execution {execution} of {case:?} as {shape:?}");
+        assert_eq!(step.counters, expected.counters, "counters: {told}: {:?}", done.failure);
+        assert_eq!(step.status, expected.status, "step: {told}");
+        assert_eq!(done.status, expected.status, "job: {told}");
+        expected_rows.extend(expected.rows);
+        assert_eq!(rows(), expected_rows, "rows: {told}");
+        assert_eq!(stored_mark(step.checkpoint.as_deref()), expected.mark, "checkpoint: {told}");
+
+        written += step.counters.write;
+        skipped += operator.queries().skips(done.id).unwrap().len() as u64;
+        assert_eq!(written, expected_rows.len() as u64, "written = rows in the sink: {told}");
+        assert!(case.skip_limit.unwrap_or(0) >= step.counters.skips(), "limit kept: {told}");
+        if done.status == BatchStatus::Completed {
+            assert!(step.counters.is_balanced(), "read = written + filtered + skipped: {told}");
+            let Counters { filter, .. } = step.counters;
+            assert!(filter <= case.count, "{told}");
+            let unique: std::collections::BTreeSet<_> = expected_rows.iter().collect();
+            assert_eq!(unique.len(), expected_rows.len(), "nothing twice: {told}");
+            let filtered =
+                case.faults.filter.iter().filter(|item| **item <= case.count).count() as u64;
+            assert!(
+                written + skipped + filtered >= case.count,
+                "nothing lost: {written} written, {skipped} skipped: {told}"
+            );
+            return;
+        }
+        mark = expected.mark;
+        last = Some(done.id);
+    }
+}
+
+fn start(operator: &JobOperator, last: Option<ExecutionId>) -> JobHandle {
+    let none = JobParameters::new();
+    match last {
+        None => operator.start("numbers", none),
+        Some(id) => operator.restart(id, &none, &LaunchOptions::default()),
+    }
+    .expect("the job may start")
+}
+
+fn operator<W>(
+    repository: &Arc<dyn JobRepository>,
+    writer: &W,
+    case: &Case,
+    shape: Shape,
+) -> JobOperator
+where
+    W: ItemWriter<u64> + Clone + Sync + 'static,
+{
+    let pass = |item: &u64| -> Result<Option<u64>, ItemError> { Ok(Some(*item)) };
+    let faults = &case.faults;
+    let (for_reader, for_processor, for_writer) = (faults.clone(), faults.clone(), faults.clone());
+    let (count, writer) = (case.count, Mutex::new(writer.clone()));
+    let attempts = std::num::NonZeroU32::MIN.saturating_add(case.retries);
+    let step = ChunkStepBuilder::new("copy")
+        .reader_with(move |_| Ok(FaultyReader::new(Sequence::to(count), &for_reader)))
+        .processor_with(move |_| Ok(FaultyProcessor::new(pass, &for_processor)))
+        .writer_with(move |_| Ok(FaultyWriter::new(writer.lock().unwrap().clone(), &for_writer)))
+        .chunk_size(usize::try_from(case.chunk).unwrap())
+        .skip(case.skip_limit.map_or_else(SkipPolicy::never, SkipPolicy::limit))
+        .retry(RetryPolicy::attempts(attempts))
+        .read_ahead(shape.read_ahead)
+        .parallelism(shape.parallelism)
+        .build();
+    // The hook stops the execution through the operator that it belongs to.
+    let stopper: Arc<OnceLock<JobOperator>> = Arc::default();
+    let (told, commits) = (Arc::clone(&stopper), Mutex::new(0));
+    let stop_after = case.stop_after_commits;
+    let operator = JobOperator::builder(Arc::clone(repository))
+        .commit_hook(move |scope, _, point| {
+            let mut commits = commits.lock().unwrap();
+            *commits += u64::from(point == CommitPoint::After);
+            if point == CommitPoint::After && stop_after == Some(*commits) {
+                let operator = told.get().expect("set before the start");
+                operator.stop(scope.execution_id()).expect("it runs");
+            }
+        })
+        .build();
+    operator
+        .registry()
+        .register(Job::builder("numbers").step(step).build().expect("a valid job"))
+        .expect("the only job");
+    let _ = stopper.set(operator.clone());
+    operator
+}
+
+fn stored_mark(checkpoint: Option<&str>) -> Mark {
+    let Some(text) = checkpoint else { return Mark::default() };
+    let json: serde_json::Value = serde_json::from_str(text).expect("checkpoints are JSON");
+    let number = |name: &str| json[name].as_u64().unwrap_or(0);
+    Mark { records: number("records"), resolved: number("resolved") }
+}
