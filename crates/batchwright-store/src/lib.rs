@@ -1,1 +1,31 @@
-//! x
+//! The durable memory of Batchwright: repositories on SQL databases, and items in them.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use batchwright::{ChunkStepBuilder, Job, JobOperator, JobParameters, Sequence};
+//! use batchwright_store::{SqlWriter, SqliteRepository};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let path = dir.path().join("app.db");
+//! let repository = Arc::new(SqliteRepository::open(&path)?);
+//! repository.database().connect()?.execute_batch("CREATE TABLE number (n INTEGER PRIMARY KEY)")?;
+//!
+//! // Rows and checkpoint commit in one transaction: `kill -9` costs nothing and repeats nothing.
+//! let step = ChunkStepBuilder::new("load")
+//!     .reader(Sequence::to(10))
+//!     .writer(SqlWriter::in_store("number", ["n"], |n: &u64, row| row.bind(*n as i64)))
+//!     .build();
+//! let operator = JobOperator::new(repository);
+//! operator.registry().register(Job::builder("numbers").step(step).build()?)?;
+//! operator.start("numbers", JobParameters::new())?.wait()?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod item;
+mod sqlite;
+
+pub use item::{RowBinder, SqlMode, SqlReader, SqlTasklet, SqlWriter};
+pub use rusqlite;
+pub use sqlite::{SqliteDatabase, SqliteOptions, SqliteRepository};

@@ -99,6 +99,11 @@ impl ItemError {
         Self::new(ErrorKind::FATAL, message)
     }
 
+    /// A sink found that another execution writes to it now: the step must end at once.
+    pub fn lease_lost() -> Self {
+        Self::new(ErrorKind::LEASE_LOST, "write on: another execution took the sink over")
+    }
+
     /// `message` about `source`, which stays in the chain.
     pub fn wrap(
         kind: ErrorKind,

@@ -193,8 +193,8 @@ pub trait ItemWriter<O>: Send {
 
     /// Brings the sink to where it was at `position`, or makes it new.
     ///
-    /// A sink that keeps our checkpoint itself may return a commit that it holds and the repository
-    /// does not: the process died between the two, and the engine finishes it.
+    /// A sink that keeps our checkpoint itself returns the last commit that it holds. When the
+    /// repository lacks it (the process died between the two), the engine finishes it.
     ///
     /// # Errors
     ///

@@ -97,7 +97,7 @@ pub use repository::{
 };
 pub use step::{
     ChunkStep, ChunkStepBuilder, ChunkTransaction, CommandStep, ExitCodeMeaning, Flow, Missing,
-    Step, StepOptions, StepScope, Tasklet, TaskletCall, TaskletStep,
+    Step, StepOptions, StepScope, StepStart, Tasklet, TaskletCall, TaskletStep,
 };
 
 /// Registers a job at link time; see [`JobRegistry::discover`].

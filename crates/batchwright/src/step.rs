@@ -6,7 +6,7 @@ mod run;
 mod tasklet;
 
 use std::any::Any;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use chunk::{ChunkStep, ChunkStepBuilder, Missing};
 pub use command::{CommandStep, ExitCodeMeaning};
@@ -83,7 +83,19 @@ struct StepScopeParts {
     context: ContextHandle,
     store_id: String,
     durability: Durability,
-    taken_over: bool,
+    start: StepStart,
+}
+
+/// How a step execution relates to the ones before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepStart {
+    /// It begins: the first of its instance, or a rerun of a completed one.
+    Fresh,
+    /// It continues one that failed or was stopped.
+    Resumed,
+    /// It continues one that was taken from its owner, who may wake up and go on writing to whatever
+    /// it still has open.
+    TakenOver,
 }
 
 impl StepScope {
@@ -91,7 +103,7 @@ impl StepScope {
         job: JobScope,
         step: &crate::execution::StepExecution,
         repository: &dyn JobRepository,
-        taken_over: bool,
+        start: StepStart,
     ) -> Self {
         Self {
             inner: Arc::new(StepScopeParts {
@@ -101,7 +113,7 @@ impl StepScope {
                 context: ContextHandle::new(step.context.clone()),
                 store_id: repository.store_id().to_owned(),
                 durability: repository.durability(),
-                taken_over,
+                start,
             }),
         }
     }
@@ -147,10 +159,9 @@ impl StepScope {
         self.inner.durability
     }
 
-    /// Whether the execution before this one was taken from its owner, who may wake up and go on
-    /// writing to whatever it still has open.
-    pub fn was_taken_over(&self) -> bool {
-        self.inner.taken_over
+    /// How this execution of the step relates to the ones before it.
+    pub fn start(&self) -> StepStart {
+        self.inner.start
     }
 }
 
@@ -232,9 +243,10 @@ impl std::fmt::Debug for ChunkTransaction<'_> {
 /// Makes a part of a step for one step execution.
 pub(crate) type Factory<T> = Arc<dyn Fn(&StepScope) -> Result<T, ItemError> + Send + Sync>;
 
-/// A factory of clones of `part`.
-pub(crate) fn cloning<T: Clone + Send + Sync + 'static>(part: T) -> Factory<T> {
-    Arc::new(move |_| Ok(part.clone()))
+/// A factory of clones of `part`, which need not be shareable itself.
+pub(crate) fn cloning<T: Clone + Send + 'static>(part: T) -> Factory<T> {
+    let part = Mutex::new(part);
+    Arc::new(move |_| Ok(part.lock().unwrap_or_else(PoisonError::into_inner).clone()))
 }
 
 /// Runs user code; a panic becomes an error of kind `panic`.

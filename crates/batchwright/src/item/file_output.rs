@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Ending;
 use crate::error::{ErrorKind, ItemError};
 use crate::repository::Durability;
-use crate::step::StepScope;
+use crate::step::{StepScope, StepStart};
 
 /// Length of a file at a checkpoint, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,7 +83,9 @@ impl FileOutput {
         let length = position.map_or(0, |position| position.length);
         let file = match position {
             None => self.create()?,
-            Some(FilePosition { length }) => self.resume(length, scope.was_taken_over())?,
+            Some(FilePosition { length }) => {
+                self.resume(length, scope.start() == StepStart::TakenOver)?
+            }
         };
         self.state = Some(Growing {
             file,

@@ -13,7 +13,7 @@ use crate::launch::{StepDecision, decide_step};
 use crate::operator::{CommitHook, Permits};
 use crate::repository::lifecycle::{self, Outcome};
 use crate::repository::{JobRepository, Lease};
-use crate::step::{Step, StepEnd, StepRun, StepScope, guarded};
+use crate::step::{Step, StepEnd, StepRun, StepScope, StepStart, guarded};
 
 /// What a runner needs for every execution.
 #[derive(Clone)]
@@ -109,9 +109,13 @@ impl Runner {
         earlier_skips: u64,
     ) -> Result<StepExecution, RepositoryError> {
         let repository = &*self.repository;
-        let taken_over = resumed.as_ref().is_some_and(|earlier| {
-            earlier.failure.as_ref().is_some_and(|failure| failure.code == "recovered")
-        });
+        let start = match &resumed {
+            None => StepStart::Fresh,
+            Some(StepExecution { failure: Some(failure), .. }) if failure.code == "recovered" => {
+                StepStart::TakenOver
+            }
+            Some(_) => StepStart::Resumed,
+        };
         let row = self.begin_step(run, step.name(), resumed)?;
         let permit = self.step_permits.acquire(&run.stop);
         let mut step_run = StepRun {
@@ -119,7 +123,7 @@ impl Runner {
             clock: &*self.clock,
             events: &self.events,
             lease: run.lease,
-            scope: StepScope::new(scope.clone(), &row, repository, taken_over),
+            scope: StepScope::new(scope.clone(), &row, repository, start),
             step: row,
             earlier_skips,
             commit_hook: self.commit_hook.as_deref(),

@@ -1,1 +1,288 @@
-pub fn conformance() {}
+//! What every repository promises, run against every implementation.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::{
+    BatchStatus, CheckpointUpdate, Counters, EventRecord, ExecutionContext, ExecutionFilter,
+    ExecutionId, ExitStatus, Failure, InstanceId, InstancePage, JobExecution, JobParameters,
+    JobRepository, Lease, Phase, RepositoryError, SkipRecord, StepExecution, StepExecutionId,
+};
+
+/// Runs the whole suite against `repository`, which must be empty.
+///
+/// # Panics
+///
+/// Panics, naming the broken promise, when `repository` does not keep one.
+pub fn conformance(repository: &dyn JobRepository) {
+    what_is_not_committed_leaves_no_trace(repository);
+    rows_come_back_as_they_went_in(repository);
+    the_store_itself_refuses_a_second_running_execution(repository);
+    the_second_of_two_writers_is_told_that_it_lost(repository);
+    a_checkpoint_is_saved_only_under_the_current_fence(repository);
+    leases_are_renewed_only_under_the_current_fence(repository);
+    lists_are_newest_first_and_paged(repository);
+    deletion_takes_everything_that_belongs_to_an_execution(repository);
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_microsecond(1_795_305_600_123_456).expect("a valid moment")
+}
+
+fn instance(repository: &dyn JobRepository, job: &str, key: &str) -> InstanceId {
+    let mut unit = repository.begin().expect("begin");
+    let instance = unit.insert_instance(job, key, now()).expect("a new instance");
+    unit.commit().expect("commit");
+    instance.id
+}
+
+fn execution_of(instance_id: InstanceId, job: &str) -> JobExecution {
+    JobExecution {
+        id: ExecutionId(0),
+        instance_id,
+        job: job.to_owned(),
+        status: BatchStatus::Started,
+        exit: ExitStatus::executing(),
+        parameters: JobParameters::new().with("n", i64::MAX).with_non_identifying("s", "ä,b=c"),
+        restart_of: None,
+        created_at: now(),
+        started_at: Some(now()),
+        ended_at: None,
+        owner: Some("somebody".to_owned()),
+        fence: 1,
+        lease_until: Some(now()),
+        stop_requested: false,
+        failure: None,
+        warnings: vec!["one".to_owned()],
+        context: ExecutionContext::default(),
+        fingerprint: Some("f".to_owned()),
+        version: 1,
+    }
+}
+
+fn store(repository: &dyn JobRepository, execution: &JobExecution) -> JobExecution {
+    let mut unit = repository.begin().expect("begin");
+    let id = unit.insert_execution(execution).expect("a new execution");
+    unit.commit().expect("commit");
+    JobExecution { id, version: 1, ..execution.clone() }
+}
+
+fn step_of(execution_id: ExecutionId) -> StepExecution {
+    let mut context = ExecutionContext::default();
+    context.put("k", &(i64::MAX - 1)).expect("an integer is JSON");
+    StepExecution {
+        id: StepExecutionId(0),
+        execution_id,
+        name: "load".to_owned(),
+        partition: None,
+        status: BatchStatus::Started,
+        exit: ExitStatus::executing(),
+        counters: Counters { read: 3, ..Counters::default() },
+        checkpoint: Some("{}".to_owned()),
+        context,
+        started_at: now(),
+        updated_at: now(),
+        ended_at: None,
+        failure: Some(Failure::new("c", "m")),
+    }
+}
+
+fn store_step(repository: &dyn JobRepository, step: &StepExecution) -> StepExecution {
+    let mut unit = repository.begin().expect("begin");
+    let id = unit.insert_step(step).expect("a new step execution");
+    unit.commit().expect("commit");
+    StepExecution { id, ..step.clone() }
+}
+
+fn what_is_not_committed_leaves_no_trace(repository: &dyn JobRepository) {
+    let id = instance(repository, "trace", "kept");
+    let execution = store(repository, &execution_of(id, "trace"));
+    let step = store_step(repository, &step_of(execution.id));
+    {
+        let mut unit = repository.begin().expect("begin");
+        unit.insert_instance("trace", "dropped", now()).expect("inserted");
+        let ended = JobExecution { status: BatchStatus::Failed, ..execution.clone() };
+        unit.update_execution(&ended).expect("updated");
+        let counted = StepExecution { counters: Counters::default(), ..step.clone() };
+        unit.update_step(&counted).expect("updated");
+        unit.insert_skips(step.id, &[skip()]).expect("inserted");
+        unit.insert_event(&event(execution.id)).expect("inserted");
+        unit.delete_execution(execution.id).expect("deleted");
+    }
+    assert_eq!(repository.instance_count("trace").unwrap(), 1, "the dropped instance is gone");
+    assert_eq!(repository.execution(execution.id).unwrap(), Some(execution.clone()), "untouched");
+    assert_eq!(repository.step(step.id).unwrap(), Some(step), "untouched");
+    assert!(repository.skips(execution.id).unwrap().is_empty(), "no skip was kept");
+    assert!(repository.events(execution.id).unwrap().is_empty(), "no event was kept");
+}
+
+fn skip() -> SkipRecord {
+    SkipRecord {
+        step: "load".to_owned(),
+        phase: Phase::Process,
+        item: 7,
+        location: Some("line 8".to_owned()),
+        kind: "data".to_owned(),
+        message: "no".to_owned(),
+        content: Some("1,2".to_owned()),
+    }
+}
+
+fn event(execution: ExecutionId) -> EventRecord {
+    let (step, note) = (Some("load".to_owned()), Some("a note".to_owned()));
+    EventRecord { at: now(), execution, step, status: BatchStatus::Started, note }
+}
+
+fn rows_come_back_as_they_went_in(repository: &dyn JobRepository) {
+    let id = instance(repository, "rows", "k");
+    let mut execution = store(repository, &execution_of(id, "rows"));
+    let step = store_step(repository, &step_of(execution.id));
+    let mut unit = repository.begin().expect("begin");
+    unit.insert_skips(step.id, &[skip()]).expect("inserted");
+    unit.insert_event(&event(execution.id)).expect("inserted");
+    execution.context.put("list", &[1, 2]).expect("a list is JSON");
+    execution.status = BatchStatus::Completed;
+    execution.ended_at = Some(now());
+    execution.failure = Some(Failure::new("c", "m"));
+    unit.update_execution(&execution).expect("updated");
+    assert_eq!(
+        unit.execution(execution.id).unwrap().map(|one| one.status),
+        Some(BatchStatus::Completed),
+        "a unit of work sees its own changes"
+    );
+    unit.commit().expect("commit");
+    let after = JobExecution { version: 2, ..execution };
+    assert_eq!(repository.execution(after.id).unwrap(), Some(after.clone()), "the execution");
+    assert_eq!(repository.steps(after.id).unwrap(), [step.clone()], "the step");
+    assert_eq!(repository.step(step.id).unwrap(), Some(step), "the step by id");
+    assert_eq!(repository.skips(after.id).unwrap(), [skip()], "the skip");
+    assert_eq!(repository.events(after.id).unwrap(), [event(after.id)], "the event");
+    let found = repository.instance(id).unwrap().expect("the instance");
+    assert_eq!((found.job.as_str(), found.key.as_str()), ("rows", "k"));
+}
+
+fn the_store_itself_refuses_a_second_running_execution(repository: &dyn JobRepository) {
+    let id = instance(repository, "twice", "k");
+    let first = store(repository, &execution_of(id, "twice"));
+    let mut unit = repository.begin().expect("begin");
+    let second = unit.insert_execution(&execution_of(id, "twice"));
+    assert!(matches!(second, Err(RepositoryError::Conflict { .. })), "two run: {second:?}");
+    drop(unit);
+    let mut unit = repository.begin().expect("begin");
+    unit.update_execution(&JobExecution { status: BatchStatus::Failed, ..first }).expect("ends");
+    unit.insert_execution(&execution_of(id, "twice")).expect("the first one has ended");
+    let again = unit.insert_instance("twice", "k", now());
+    assert!(matches!(again, Err(RepositoryError::Conflict { .. })), "one key, one instance");
+}
+
+fn the_second_of_two_writers_is_told_that_it_lost(repository: &dyn JobRepository) {
+    let id = instance(repository, "version", "k");
+    let execution = store(repository, &execution_of(id, "version"));
+    let mut unit = repository.begin().expect("begin");
+    unit.update_execution(&execution).expect("the first writer wins");
+    let late = unit.update_execution(&execution);
+    assert!(matches!(late, Err(RepositoryError::Conflict { .. })), "a stale write: {late:?}");
+}
+
+fn a_checkpoint_is_saved_only_under_the_current_fence(repository: &dyn JobRepository) {
+    let id = instance(repository, "fence", "k");
+    let execution = store(repository, &execution_of(id, "fence"));
+    let step = store_step(repository, &step_of(execution.id));
+    let counters = Counters { read: 5, write: 4, commit: 1, ..Counters::default() };
+    let save = |fence: i64| {
+        let mut unit = repository.begin().expect("begin");
+        let stop = unit.save_checkpoint(&CheckpointUpdate {
+            lease: Lease { execution: execution.id, fence },
+            step: step.id,
+            counters: &counters,
+            checkpoint: r#"{"sequence":1}"#,
+            step_context: Some(r#"{"a":1}"#),
+            job_context: Some(r#"{"b":2}"#),
+            at: now(),
+        })?;
+        unit.commit().map(|()| stop)
+    };
+    let lost = save(2);
+    assert!(matches!(lost, Err(RepositoryError::LeaseLost { .. })), "another fence: {lost:?}");
+    assert_eq!(repository.step(step.id).unwrap(), Some(step.clone()), "nothing was saved");
+    assert!(!save(1).expect("the owner may"), "no stop is requested");
+    let saved = repository.step(step.id).unwrap().expect("the step");
+    assert_eq!(saved.counters, counters, "counters");
+    assert_eq!(saved.checkpoint.as_deref(), Some(r#"{"sequence":1}"#), "checkpoint");
+    assert_eq!(saved.context.get::<i32>("a").unwrap(), 1, "step context");
+    let job = repository.execution(execution.id).unwrap().expect("the execution");
+    assert_eq!(job.context.get::<i32>("b").unwrap(), 2, "job context");
+    let mut unit = repository.begin().expect("begin");
+    unit.update_execution(&JobExecution { stop_requested: true, ..job.clone() }).expect("asked");
+    unit.commit().expect("commit");
+    assert!(save(1).expect("still the owner"), "the owner hears of the stop with its next commit");
+    let mut unit = repository.begin().expect("begin");
+    let ended = JobExecution { status: BatchStatus::Failed, ..reload(&mut *unit, job.id) };
+    unit.update_execution(&ended).expect("ended");
+    unit.commit().expect("commit");
+    assert!(matches!(save(1), Err(RepositoryError::LeaseLost { .. })), "an ended execution");
+}
+
+fn reload(unit: &mut dyn crate::UnitOfWork, id: ExecutionId) -> JobExecution {
+    unit.execution(id).expect("readable").expect("there")
+}
+
+fn leases_are_renewed_only_under_the_current_fence(repository: &dyn JobRepository) {
+    let id = instance(repository, "lease", "k");
+    let execution = store(repository, &execution_of(id, "lease"));
+    let until = now() + Duration::from_secs(9);
+    let renew = |fence: i64| {
+        let mut unit = repository.begin().expect("begin");
+        let renewed = unit.renew_lease(&Lease { execution: execution.id, fence }, until);
+        unit.commit().expect("commit");
+        renewed.expect("answered")
+    };
+    assert_eq!(renew(2), None, "somebody else's");
+    assert_eq!(renew(1), Some(false), "the owner's, no stop requested");
+    let found = repository.execution(execution.id).unwrap().expect("the execution");
+    assert_eq!(found.lease_until, Some(until));
+}
+
+fn lists_are_newest_first_and_paged(repository: &dyn JobRepository) {
+    let ids: Vec<_> = (0..5).map(|key| instance(repository, "list", &key.to_string())).collect();
+    let page = repository.instances("list", InstancePage::first(2)).unwrap();
+    assert_eq!(page.iter().map(|one| one.id).collect::<Vec<_>>(), [ids[4], ids[3]]);
+    instance(repository, "list", "added");
+    let next = repository.instances("list", InstancePage::after(ids[3], 2)).unwrap();
+    assert_eq!(
+        next.iter().map(|one| one.id).collect::<Vec<_>>(),
+        [ids[2], ids[1]],
+        "a page stays where it is while instances are added"
+    );
+    let executions: Vec<_> =
+        ids.iter().map(|id| store(repository, &execution_of(*id, "list")).id).collect();
+    let filter = ExecutionFilter::of_job("list");
+    assert_eq!(repository.execution_count(&filter).unwrap(), 5);
+    let two = repository.executions(&filter.clone().limit(2)).unwrap();
+    assert_eq!(two.iter().map(|one| one.id).collect::<Vec<_>>(), [executions[4], executions[3]]);
+    assert_eq!(repository.running("list").unwrap().len(), 5, "all of them run");
+    let failed = filter.clone().status(BatchStatus::Failed);
+    assert!(repository.executions(&failed).unwrap().is_empty(), "none failed");
+    let older = ExecutionFilter { before: Some(executions[1]), ..filter };
+    assert_eq!(repository.executions(&older).unwrap().len(), 1, "older than the second");
+    assert_eq!(repository.executions(&ExecutionFilter::of_instance(ids[0])).unwrap().len(), 1);
+    assert!(repository.job_names().unwrap().is_sorted(), "names are sorted");
+    assert!(repository.job_names().unwrap().contains(&"list".to_owned()));
+}
+
+fn deletion_takes_everything_that_belongs_to_an_execution(repository: &dyn JobRepository) {
+    let id = instance(repository, "deleted", "k");
+    let execution = store(repository, &execution_of(id, "deleted"));
+    let step = store_step(repository, &step_of(execution.id));
+    let mut unit = repository.begin().expect("begin");
+    unit.insert_skips(step.id, &[skip()]).expect("inserted");
+    unit.insert_event(&event(execution.id)).expect("inserted");
+    unit.delete_execution(execution.id).expect("deleted");
+    unit.commit().expect("commit");
+    assert_eq!(repository.execution(execution.id).unwrap(), None);
+    assert_eq!(repository.step(step.id).unwrap(), None);
+    assert!(repository.skips(execution.id).unwrap().is_empty());
+    assert!(repository.events(execution.id).unwrap().is_empty());
+    assert_eq!(repository.instance(id).unwrap(), None, "its instance had no other execution");
+}

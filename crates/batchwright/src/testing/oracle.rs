@@ -35,7 +35,7 @@ pub fn check<W>(
     case: &Case,
     shape: Shape,
 ) where
-    W: ItemWriter<u64> + Clone + Sync + 'static,
+    W: ItemWriter<u64> + Clone + 'static,
 {
     let mut case = case.clone();
     let (mut mark, mut expected_rows) = (Mark::default(), Vec::new());
@@ -99,7 +99,7 @@ fn operator<W>(
     shape: Shape,
 ) -> JobOperator
 where
-    W: ItemWriter<u64> + Clone + Sync + 'static,
+    W: ItemWriter<u64> + Clone + 'static,
 {
     let pass = |item: &u64| -> Result<Option<u64>, ItemError> { Ok(Some(*item)) };
     let faults = &case.faults;

@@ -61,7 +61,7 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
     #[must_use]
     pub fn reader<R2>(self, reader: R2) -> ChunkStepBuilder<R2, P, W>
     where
-        R2: ItemReader + Clone + Sync + 'static,
+        R2: ItemReader + Clone + 'static,
     {
         self.reader_factory(cloning(reader))
     }
@@ -84,7 +84,7 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
     #[must_use]
     pub fn processor<P2>(self, processor: P2) -> ChunkStepBuilder<R, P2, W>
     where
-        P2: Clone + Send + Sync + 'static,
+        P2: Clone + Send + 'static,
     {
         self.processor_factory(cloning(processor))
     }
@@ -107,7 +107,7 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
     #[must_use]
     pub fn writer<W2>(self, writer: W2) -> ChunkStepBuilder<R, P, W2>
     where
-        W2: Clone + Send + Sync + 'static,
+        W2: Clone + Send + 'static,
     {
         self.writer_factory(cloning(writer))
     }

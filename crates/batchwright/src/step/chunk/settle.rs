@@ -541,17 +541,21 @@ enum Trouble {
     Interrupted,
 }
 
-/// A sink holds a commit that the repository lacks: the process died in between. Finishes it.
+/// Compares the last commit that a sink holds with the repository's: the same, or one more, which the
+/// process did not live to finish. Finishes it.
 pub(super) fn finish_prepared(
     run: &mut StepRun<'_>,
     checkpoint: &Checkpoint,
     prepared: PreparedCommit,
 ) -> Result<Checkpoint, StepError> {
     let scope = run.scope.clone();
+    if prepared.sequence == checkpoint.sequence {
+        return Ok(checkpoint.clone());
+    }
     if prepared.sequence != checkpoint.sequence + 1 {
         let (ours, theirs) = (checkpoint.sequence, prepared.sequence);
         let error = ItemError::fatal(format!(
-            "continue behind commit {ours}: the sink is at commit {theirs}; was the store restored from a backup?"
+            "continue behind commit {ours}: the sink is at commit {theirs}; was one of them replaced, or restored from a backup?"
         ));
         let (step, source) = (scope.step().to_owned(), ItemErrorText(error));
         return Err(StepError::Component { step, part: "writer", action: "open", source });

@@ -1,0 +1,45 @@
+//! Random plans of faults, shapes and sizes, shared by the oracle tests of every store.
+
+use batchwright::testing::FaultPlan;
+use batchwright::testing::model::Case;
+use proptest::collection::{btree_map, btree_set};
+use proptest::prelude::*;
+
+fn faults() -> impl Strategy<Value = FaultPlan> {
+    let some = || btree_set(1u64..25, 0..4);
+    let flaky = || btree_map(1u64..25, 1u32..4, 0..3);
+    let rare = || prop_oneof![4 => Just(Default::default()), 1 => btree_set(1u64..25, 1..2)];
+    (some(), some(), some(), flaky(), flaky(), flaky(), rare(), rare(), some()).prop_map(
+        |(read, process, write, read_flaky, process_flaky, write_flaky, fp, fw, filter)| {
+            FaultPlan {
+                read,
+                process,
+                write,
+                read_flaky,
+                process_flaky,
+                write_flaky,
+                fatal_process: fp,
+                fatal_write: fw,
+                filter,
+                ..FaultPlan::default()
+            }
+        },
+    )
+}
+
+prop_compose! {
+    pub fn cases()(
+        count in 0u64..25,
+        chunk in 1u64..9,
+        faults in faults(),
+        skip_limit in prop_oneof![Just(None), (0u64..10).prop_map(Some)],
+        retries in 0u32..4,
+        stop_after_commits in prop_oneof![3 => Just(None), 1 => (1u64..6).prop_map(Some)],
+    ) -> Case {
+        // A reader that does not advance cannot know that there is nothing behind the fault.
+        let mut faults = faults;
+        faults.read.retain(|item| *item <= count);
+        faults.read_flaky.retain(|item, _| *item <= count);
+        Case { count, chunk, faults, skip_limit, retries, stop_after_commits }
+    }
+}
