@@ -1,0 +1,99 @@
+//! Batchwright doing the works, as its documentation says to use it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use batchwright::{
+    BatchStatus, ChunkStepBuilder, CsvReader, CsvWriter, Durability, Flow, ItemError, Job,
+    JobOperator, JobParameters, JobRepository, JsonLinesWriter, MemoryRepository, NoWriter,
+    Sequence, Step, TaskletCall, TaskletStep,
+};
+use batchwright_store::{SqlWriter, SqliteOptions, SqliteRepository};
+
+use crate::plain::database;
+use crate::work::{CHUNK, Outcome, Task, Trade, Valued, step, timed};
+
+pub(crate) fn run(work: &str, task: &Task) -> Outcome {
+    let sqlite = |durability| store(&task.output, durability);
+    match work {
+        "memory" => execute(Arc::new(MemoryRepository::new()), numbers(task, CHUNK)),
+        "memory-sqlite" => execute(sqlite(Durability::Process)?, numbers(task, CHUNK)),
+        "commits-normal" => execute(sqlite(Durability::Process)?, numbers(task, 10)),
+        "commits-full" => execute(sqlite(Durability::Power)?, numbers(task, 10)),
+        "empty" => execute(sqlite(Durability::Process)?, empty()),
+        "empty-full" => execute(sqlite(Durability::Power)?, empty()),
+        "csv-csv" => execute(beside(task)?, csv(task).writer(CsvWriter::new(&task.output)).build()),
+        "csv-jsonl" => {
+            execute(beside(task)?, csv(task).writer(JsonLinesWriter::new(&task.output)).build())
+        }
+        "csv-sqlite" => {
+            drop(database(task)?);
+            let columns = ["id", "account", "symbol", "value"];
+            let writer = SqlWriter::in_store("valued", columns, |one: &Valued, row| {
+                row.bind(one.id as i64)?;
+                row.bind(&one.account)?;
+                row.bind(&one.symbol)?;
+                row.bind(one.value)
+            });
+            execute(open(&task.output, Durability::Process)?, csv(task).writer(writer).build())
+        }
+        other => Err(format!("the engine does no `{other}`").into()),
+    }
+}
+
+type Repository = Arc<dyn JobRepository>;
+type Error = Box<dyn std::error::Error>;
+
+fn open(path: &Path, durability: Durability) -> Result<Repository, Error> {
+    let options = SqliteOptions { durability, ..SqliteOptions::default() };
+    Ok(Arc::new(SqliteRepository::open_with(path, &options)?))
+}
+
+/// A new store.
+fn store(path: &Path, durability: Durability) -> Result<Repository, Error> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        let _ = std::fs::remove_file(name);
+    }
+    open(path, durability)
+}
+
+/// A new store beside the output file.
+fn beside(task: &Task) -> Result<Repository, Error> {
+    store(&task.output.with_extension("store"), Durability::Process)
+}
+
+fn execute(repository: Repository, step: impl Step + 'static) -> Outcome {
+    let operator = JobOperator::new(repository);
+    operator.registry().register(Job::builder("bench").step(step).build()?)?;
+    timed(|| {
+        let done = operator.start("bench", JobParameters::new())?.wait()?;
+        match done.status {
+            BatchStatus::Completed => Ok(()),
+            _ => Err(format!("ended {}: {:?}", done.status, done.failure).into()),
+        }
+    })
+}
+
+fn numbers(task: &Task, chunk: usize) -> impl Step + use<> {
+    ChunkStepBuilder::new("numbers")
+        .reader(Sequence::to(task.count))
+        .processor(|n: &u64| Ok(Some(step(*n))))
+        .writer(NoWriter::new())
+        .chunk_size(chunk)
+        .build()
+}
+
+fn empty() -> impl Step {
+    TaskletStep::new("nothing", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished))
+}
+
+type Values = fn(&Trade) -> Result<Option<Valued>, ItemError>;
+
+fn csv(task: &Task) -> ChunkStepBuilder<CsvReader<Trade>, Values> {
+    ChunkStepBuilder::new("value")
+        .reader(CsvReader::<Trade>::new(&task.input))
+        .processor((|trade: &Trade| Ok(Some(Valued::of(trade)))) as Values)
+        .chunk_size(CHUNK)
+}
