@@ -1,1 +1,52 @@
-//! x
+//! The command `batchwright`, and the same for a program with jobs of its own.
+//!
+//! ```no_run
+//! use batchwright::{ChunkStepBuilder, Job, JobRegistry, NoWriter, Sequence};
+//!
+//! fn main() -> std::process::ExitCode {
+//!     let registry = JobRegistry::new();
+//!     let step = ChunkStepBuilder::new("count")
+//!         .reader(Sequence::to(1_000_000))
+//!         .writer(NoWriter::new())
+//!         .build();
+//!     let job = Job::builder("count").step(step).build().expect("a valid job");
+//!     registry.register(job).expect("the only job of that name");
+//!     batchwright_cli::main(&registry) // `run count`, `restart 1`, `executions`, …
+//! }
+//! ```
+
+mod args;
+mod command;
+mod context;
+mod error;
+mod job_file;
+mod output;
+mod parameters;
+mod progress;
+mod store;
+
+use std::process::ExitCode;
+
+use batchwright::JobRegistry;
+use clap::Parser;
+
+/// Runs the command with the jobs of `registry` beside those of job files.
+///
+/// Returns the exit code of the verb; it never panics on input of any kind.
+pub fn main(registry: &JobRegistry) -> ExitCode {
+    let arguments = args::with_marked_parameters(std::env::args());
+    let cli = match args::Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { error::USAGE } else { error::OK });
+        }
+    };
+    output::init_log(&cli.global);
+    let format = cli.global.format;
+    let code = match command::execute(cli, registry) {
+        Ok(code) => code,
+        Err(error) => error.tell(format),
+    };
+    ExitCode::from(code)
+}

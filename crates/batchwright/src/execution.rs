@@ -99,6 +99,8 @@ pub struct JobExecution {
     pub context: ExecutionContext,
     /// Fingerprint of the job's definition, when it has one.
     pub fingerprint: Option<String>,
+    /// Where the job's definition was read from, when it was read from somewhere.
+    pub source: Option<String>,
     /// Raised by every change; a writer with an old one is refused.
     pub version: i64,
 }

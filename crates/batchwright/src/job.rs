@@ -31,6 +31,7 @@ pub struct Job {
     schema: ParameterSchema,
     restartable: bool,
     fingerprint: Option<String>,
+    source: Option<String>,
     next: Option<Incrementer>,
 }
 
@@ -58,6 +59,7 @@ impl Job {
                 schema: ParameterSchema { declared: Vec::new(), open: true },
                 restartable: true,
                 fingerprint: None,
+                source: None,
                 next: None,
             },
         }
@@ -91,6 +93,11 @@ impl Job {
     /// What identifies its definition, if anything does.
     pub fn fingerprint(&self) -> Option<&str> {
         self.fingerprint.as_deref()
+    }
+
+    /// Where its definition was read from, when it was read from somewhere.
+    pub fn source(&self) -> Option<&str> {
+        self.source.as_deref()
     }
 
     /// Makes the parameters of the next instance, if the job says how.
@@ -179,6 +186,13 @@ impl JobBuilder {
     #[must_use]
     pub fn fingerprint(mut self, fingerprint: impl Into<String>) -> Self {
         self.job.fingerprint = Some(fingerprint.into());
+        self
+    }
+
+    /// Where the definition was read from; kept with every execution.
+    #[must_use]
+    pub fn source(mut self, source: impl Into<String>) -> Self {
+        self.job.source = Some(source.into());
         self
     }
 

@@ -58,6 +58,8 @@ pub(crate) struct LaunchRules<'a> {
     pub restartable: bool,
     /// Fingerprint of the definition, when it has one.
     pub fingerprint: Option<&'a str>,
+    /// Where the definition was read from.
+    pub source: Option<&'a str>,
 }
 
 /// How a start goes on.
@@ -184,12 +186,13 @@ mod tests {
             warnings: Vec::new(),
             context: ExecutionContext::default(),
             fingerprint: Some("a".to_owned()),
+            source: None,
             version: 1,
         }
     }
 
     fn launch(history: &[JobExecution], options: &LaunchOptions) -> Result<Launch, &'static str> {
-        let rules = LaunchRules { restartable: true, fingerprint: Some("a") };
+        let rules = LaunchRules { restartable: true, fingerprint: Some("a"), source: None };
         decide(history, rules, options, NOW).map_err(|refusal| refusal.code())
     }
 
@@ -241,7 +244,7 @@ mod tests {
     #[test]
     fn a_changed_definition_is_refused_until_it_is_accepted() {
         let history = [execution(2, BatchStatus::Failed)];
-        let rules = LaunchRules { restartable: true, fingerprint: Some("b") };
+        let rules = LaunchRules { restartable: true, fingerprint: Some("b"), source: None };
         let strict = decide(&history, rules, &LaunchOptions::default(), NOW);
         assert_eq!(strict.unwrap_err().code(), "changed_definition");
         let accepting =
@@ -252,7 +255,7 @@ mod tests {
     #[test]
     fn a_job_may_forbid_restarts_and_a_caller_may_insist_on_a_new_instance() {
         let history = [execution(2, BatchStatus::Failed)];
-        let rules = LaunchRules { restartable: false, fingerprint: None };
+        let rules = LaunchRules { restartable: false, fingerprint: None, source: None };
         let refused = decide(&history, rules, &LaunchOptions::default(), NOW);
         assert_eq!(refused.unwrap_err().code(), "not_restartable");
         let new_only = LaunchOptions { new_only: true, ..LaunchOptions::default() };

@@ -210,6 +210,11 @@ impl JobOperator {
         &self.inner.events
     }
 
+    /// What time it is, by the operator's clock.
+    pub fn now(&self) -> Timestamp {
+        self.inner.clock.now()
+    }
+
     /// Starts the registered job `name`, or restarts its failed or stopped instance.
     ///
     /// Returns as soon as the execution is stored; it runs on a thread of the operator. Await the
@@ -589,6 +594,7 @@ impl JobOperator {
             rules: LaunchRules {
                 restartable: job.is_restartable(),
                 fingerprint: job.fingerprint(),
+                source: job.source(),
             },
             options,
             claimant,

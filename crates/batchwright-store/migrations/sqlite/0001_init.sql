@@ -35,6 +35,7 @@ CREATE TABLE {p}job_execution (
     warnings       TEXT    NOT NULL,
     context        TEXT    NOT NULL,
     fingerprint    TEXT,
+    source         TEXT,
     version        INTEGER NOT NULL
 ) STRICT;
 

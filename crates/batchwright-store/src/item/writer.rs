@@ -116,21 +116,22 @@ impl<T> SqlWriter<T> {
         Self { target, sql, update: false, columns: columns.len(), bind: Arc::new(bind) }
     }
 
-    /// With another mode than [`SqlMode::Insert`]; `table` and `columns` as before.
+    /// Says anew how items become changes of `table`: the values that are bound are those of `columns`,
+    /// in their order.
     ///
     /// # Errors
     ///
     /// When a key column is not among the columns, or there is nothing to change.
-    pub fn mode(
-        mut self,
+    pub fn set_mode(
+        &mut self,
         table: &str,
         columns: &[String],
         mode: &SqlMode,
-    ) -> Result<Self, ItemError> {
-        self.update = matches!(mode, SqlMode::Update { .. });
+    ) -> Result<(), ItemError> {
         self.sql = statement(table, columns, mode)?;
+        self.update = matches!(mode, SqlMode::Update { .. });
         self.columns = columns.len();
-        Ok(self)
+        Ok(())
     }
 }
 

@@ -95,6 +95,7 @@ pub(super) fn execution(row: &Row<'_>) -> rusqlite::Result<JobExecution> {
         warnings: json(row, "warnings")?,
         context: context(row)?,
         fingerprint: row.get("fingerprint")?,
+        source: row.get("source")?,
         version: row.get("version")?,
     })
 }

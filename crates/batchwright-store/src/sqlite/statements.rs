@@ -33,8 +33,8 @@ statements! {
     execution_count: "SELECT count(*) FROM {p}job_execution WHERE id < :before ";
     insert_execution: "INSERT INTO {p}job_execution (instance_id, job, status, exit_code, exit_message, \
         parameters, restart_of, created_at, started_at, ended_at, owner, fence, lease_until, stop_requested, \
-        failure_code, failure, warnings, context, fingerprint, version) \
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, 1) \
+        failure_code, failure, warnings, context, fingerprint, source, version) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, 1) \
         RETURNING id";
     update_execution: "UPDATE {p}job_execution SET status = ?2, exit_code = ?3, exit_message = ?4, \
         started_at = ?5, ended_at = ?6, owner = ?7, fence = ?8, lease_until = ?9, stop_requested = ?10, \

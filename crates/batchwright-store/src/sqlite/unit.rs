@@ -134,6 +134,7 @@ impl UnitOfWork for SqliteUnit<'_> {
                 json(&one.warnings)?,
                 one.context.to_json(),
                 one.fingerprint,
+                one.source,
             ],
         )?;
         Ok(ExecutionId(id))

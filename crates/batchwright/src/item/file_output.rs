@@ -254,6 +254,7 @@ impl FileOutput {
             sync_folder(&self.path)
                 .map_err(|error| failed("sync the folder of", &self.path, error))?;
         }
+        tracing::info!(target: "batchwright::output", "wrote {}", self.path.display());
         Ok(())
     }
 }

@@ -94,6 +94,7 @@ fn launch_in(
         warnings: Vec::new(),
         context,
         fingerprint: request.rules.fingerprint.map(str::to_owned),
+        source: request.rules.source.map(str::to_owned),
         version: 1,
     };
     execution.id = unit.insert_execution(&execution)?;
@@ -111,10 +112,7 @@ pub(crate) fn restart(
 ) -> Result<JobExecution, OperatorError> {
     let mut unit = repository.begin()?;
     let execution = wanted(&mut *unit, id)?;
-    let newest = newest_of(&mut *unit, &execution)?;
-    if newest != id {
-        return Err(Refusal::NotMostRecent { execution: id, newest }.into());
-    }
+    refuse_if_superseded(&mut *unit, &execution)?;
     let key = execution.parameters.key();
     let parameters = change(execution.parameters)?;
     if parameters.key() != key {
@@ -129,12 +127,21 @@ pub(crate) fn restart(
     Ok(restarted)
 }
 
-fn newest_of(
+/// Who comes second in a race learns what the winner is doing, not merely that there is one.
+fn refuse_if_superseded(
     unit: &mut dyn UnitOfWork,
     execution: &JobExecution,
-) -> Result<ExecutionId, RepositoryError> {
+) -> Result<(), OperatorError> {
     let all = unit.executions_of(execution.instance_id)?;
-    Ok(all.first().map_or(execution.id, |newest| newest.id))
+    let Some(newest) = all.first().filter(|newest| newest.id != execution.id) else {
+        return Ok(());
+    };
+    Err(match newest.status {
+        status if status.is_running() => Refusal::running(newest),
+        BatchStatus::Completed => Refusal::AlreadyComplete { execution: newest.id },
+        _ => Refusal::NotMostRecent { execution: execution.id, newest: newest.id },
+    }
+    .into())
 }
 
 /// Starts the next instance: `change` makes its parameters from those of the newest one.

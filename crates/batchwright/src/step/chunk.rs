@@ -45,7 +45,7 @@ struct Plan {
     /// Chunks read ahead; `None` leaves it to the reader.
     read_ahead: Option<usize>,
     parallelism: usize,
-    dead_letters: Option<std::path::PathBuf>,
+    dead_letters: Option<Factory<std::path::PathBuf>>,
 }
 
 /// Chunks read ahead by a reader that asks for it: enough to even out, few enough to stay small.
@@ -192,7 +192,8 @@ where
         }
         let dead_letters = match &self.plan.dead_letters {
             Some(path) => {
-                let file = DeadLetterFile::open(path, checkpoint.dead_letters(), &scope);
+                let path = path(&scope).map_err(at.component("dead letters", "build"))?;
+                let file = DeadLetterFile::open(&path, checkpoint.dead_letters(), &scope);
                 Some(file.map_err(at.component("dead letters", "open"))?)
             }
             None => None,

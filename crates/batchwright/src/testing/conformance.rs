@@ -57,6 +57,7 @@ fn execution_of(instance_id: InstanceId, job: &str) -> JobExecution {
         warnings: vec!["one".to_owned()],
         context: ExecutionContext::default(),
         fingerprint: Some("f".to_owned()),
+        source: Some("jobs/a.toml".to_owned()),
         version: 1,
     }
 }

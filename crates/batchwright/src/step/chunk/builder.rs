@@ -154,10 +154,24 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
         self
     }
 
-    /// Appends every skipped record to this file, one JSON object a line, exactly once each.
+    /// Appends every skipped record to this file, one JSON object a line, exactly once each. A new
+    /// instance begins the file anew: name it after the instance's parameters to keep them all.
     #[must_use]
-    pub fn dead_letters(mut self, path: impl Into<PathBuf>) -> Self {
-        self.plan.dead_letters = Some(path.into());
+    pub fn dead_letters(self, path: impl Into<PathBuf>) -> Self {
+        self.dead_letter_factory(cloning(path.into()))
+    }
+
+    /// As [`dead_letters`](Self::dead_letters), with a path made for every step execution.
+    #[must_use]
+    pub fn dead_letters_with(
+        self,
+        make: impl Fn(&StepScope) -> Result<PathBuf, ItemError> + Send + Sync + 'static,
+    ) -> Self {
+        self.dead_letter_factory(Arc::new(make))
+    }
+
+    fn dead_letter_factory(mut self, path: Factory<PathBuf>) -> Self {
+        self.plan.dead_letters = Some(path);
         self
     }
 

@@ -1,0 +1,341 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use batchwright::RecoverMode;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Restartable batch jobs with exact checkpoints.
+#[derive(Debug, Parser)]
+#[command(
+    name = "batchwright",
+    version,
+    propagate_version = true,
+    after_help = "Examples:\n  batchwright run jobs/import.toml date=2026-11-21\n  batchwright executions --status failed\n  batchwright restart 42\n  batchwright stop import --wait"
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every verb.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Where executions are kept: `sqlite://FILE[?synchronous=normal]` or `memory:`.
+    #[arg(
+        long,
+        global = true,
+        env = "BATCHWRIGHT_STORE",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = "sqlite://batchwright.db"
+    )]
+    pub(crate) store: String,
+    /// Folder of job files (`*.toml`); may be given again. Default: `jobs`, when it exists.
+    #[arg(long, global = true, env = "BATCHWRIGHT_JOBS", value_name = "DIR")]
+    pub(crate) jobs: Vec<PathBuf>,
+    /// What stdout carries.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub(crate) format: Format,
+    /// Only errors on stderr.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// More talk on stderr; twice for still more.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Silence after which another process may take over what this one runs.
+    #[arg(
+        long,
+        global = true,
+        env = "BATCHWRIGHT_LEASE",
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = duration
+    )]
+    pub(crate) lease: Duration,
+    /// Time that SIGTERM and SIGINT leave to a running chunk.
+    #[arg(
+        long,
+        global = true,
+        env = "BATCHWRIGHT_GRACE",
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = duration
+    )]
+    pub(crate) grace: Duration,
+}
+
+/// What stdout carries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One document, or one object a line for lists.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a job in the foreground until it ends.
+    Run(RunArgs),
+    /// Hand an execution to whichever server shares the store, and return at once.
+    Start(StartArgs),
+    /// Continue a failed or stopped execution from its checkpoint, in a new one.
+    Restart(RestartArgs),
+    /// Run the next instance of a job, by its `[next]`.
+    Next(RunArgs),
+    /// Ask an execution (or the newest of a job) to stop at its next chunk boundary.
+    Stop(StopArgs),
+    /// Give an execution up: it is never restarted.
+    Abandon(ExecutionArgs),
+    /// Close executions whose owner is dead, so that they can be restarted.
+    Recover(RecoverArgs),
+    /// List the jobs: of job files, built in, and in the history.
+    Jobs,
+    /// List the instances of a job, newest first.
+    Instances(InstancesArgs),
+    /// List executions, newest first.
+    Executions(ExecutionsArgs),
+    /// Show an execution and its steps.
+    Show(ExecutionArgs),
+    /// List the records that an execution skipped.
+    Skips(ExecutionArgs),
+    /// Check everything that `run` checks before the first step, without running.
+    Validate(ValidateArgs),
+    /// Draw the job's flow.
+    Graph(GraphArgs),
+    /// Delete ended executions.
+    Purge(PurgeArgs),
+    /// Tell whether the store can be used.
+    Health,
+    /// Print the completion script of a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Path of a job file, or name of a job.
+    pub(crate) job: String,
+    /// `NAME=VALUE` or `NAME:TYPE=VALUE`; a leading `-` marks one that does not identify the instance.
+    #[arg(value_name = "NAME=VALUE")]
+    pub(crate) parameters: Vec<String>,
+    #[command(flatten)]
+    pub(crate) launch: LaunchArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    /// Path of a job file, or name of a job.
+    pub(crate) job: String,
+    /// `NAME=VALUE` or `NAME:TYPE=VALUE`; a leading `-` marks one that does not identify the instance.
+    #[arg(value_name = "NAME=VALUE")]
+    pub(crate) parameters: Vec<String>,
+    /// Parameters as JSON, or `@FILE` (`@-` is standard input).
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub(crate) params_json: Option<String>,
+    /// Refuse to become a restart.
+    #[arg(long)]
+    pub(crate) new_only: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestartArgs {
+    /// Number of the execution, as `executions` shows it.
+    pub(crate) execution: i64,
+    /// Parameters that do not identify the instance, with their new values.
+    #[arg(value_name = "NAME=VALUE")]
+    pub(crate) parameters: Vec<String>,
+    /// Hand it to whichever server shares the store, and return at once.
+    #[arg(long)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) launch: LaunchArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LaunchArgs {
+    /// Parameters as JSON, or `@FILE` (`@-` is standard input).
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub(crate) params_json: Option<String>,
+    /// Refuse to become a restart.
+    #[arg(long)]
+    pub(crate) new_only: bool,
+    /// What to do when the newest execution is running: refuse, take over from a dead owner, or take
+    /// over anyway.
+    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
+    pub(crate) recover: Recover,
+    /// Make chosen items fail, for rehearsals: JSON, or `@FILE`.
+    #[arg(long, value_name = "PLAN")]
+    pub(crate) inject: Option<String>,
+    /// No progress bar.
+    #[arg(long)]
+    pub(crate) no_progress: bool,
+    /// Go on although the job's definition changed since the last execution.
+    #[arg(long)]
+    pub(crate) accept_changed_definition: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub(crate) enum Recover {
+    /// Refuse.
+    Strict,
+    /// Take over when the lease has expired or the owner was a process of this host that is gone.
+    #[default]
+    Detect,
+    /// Take over whatever the lease says.
+    Force,
+}
+
+impl From<Recover> for RecoverMode {
+    fn from(mode: Recover) -> Self {
+        match mode {
+            Recover::Strict => Self::Strict,
+            Recover::Detect => Self::Detect,
+            Recover::Force => Self::Force,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// Number of an execution, or name of a job.
+    #[arg(value_name = "EXECUTION|JOB")]
+    pub(crate) target: String,
+    /// Return when it has stopped.
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecutionArgs {
+    /// Number of the execution, as `executions` shows it.
+    pub(crate) execution: i64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecoverArgs {
+    /// Only this execution; without it, all that need it.
+    pub(crate) execution: Option<i64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InstancesArgs {
+    /// Name of the job.
+    pub(crate) job: String,
+    /// At most so many.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) limit: usize,
+    /// Only instances older than this one.
+    #[arg(long, value_name = "INSTANCE")]
+    pub(crate) before: Option<i64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecutionsArgs {
+    /// Only of this job.
+    #[arg(long)]
+    pub(crate) job: Option<String>,
+    /// Only with this status; may be given again.
+    #[arg(long, value_parser = status)]
+    pub(crate) status: Vec<batchwright::BatchStatus>,
+    /// At most so many.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ValidateArgs {
+    /// Path of a job file, or name of a job.
+    pub(crate) job: String,
+    /// `NAME=VALUE` or `NAME:TYPE=VALUE`; without any, only the job itself is checked.
+    #[arg(value_name = "NAME=VALUE")]
+    pub(crate) parameters: Vec<String>,
+    /// Parameters as JSON, or `@FILE` (`@-` is standard input).
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub(crate) params_json: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GraphArgs {
+    /// Path of a job file, or name of a job.
+    pub(crate) job: String,
+    /// How it is drawn.
+    #[arg(long = "as", value_enum, default_value_t)]
+    pub(crate) drawing: Drawing,
+}
+
+/// How a flow is drawn.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub(crate) enum Drawing {
+    /// Text for Graphviz.
+    #[default]
+    Dot,
+    /// A picture.
+    Svg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PurgeArgs {
+    /// Ended at least so long ago: `90d`, `12h`.
+    #[arg(long, value_parser = duration)]
+    pub(crate) older_than: Duration,
+    /// Only of this job.
+    #[arg(long)]
+    pub(crate) job: Option<String>,
+    /// Only with this status; may be given again.
+    #[arg(long, value_parser = status)]
+    pub(crate) status: Vec<batchwright::BatchStatus>,
+    /// Failed and stopped ones too, which then cannot be restarted.
+    #[arg(long)]
+    pub(crate) include_restartable: bool,
+    /// Only tell what would be deleted.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `90d`, `10m`, `1h 30m`, `250ms`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    // A day is 24 hours here: nobody asks for calendars in a time-out.
+    let span: jiff::Span = text
+        .parse()
+        .map_err(|_| format!("`{text}` is not a duration; examples: 250ms, 30s, 10m, 12h, 90d"))?;
+    let length = span
+        .total((jiff::Unit::Second, jiff::SpanRelativeTo::days_are_24_hours()))
+        .map_err(|_| format!("`{text}` has months or years; say days"))?;
+    Duration::try_from_secs_f64(length).map_err(|_| format!("`{text}` is below zero"))
+}
+
+fn status(text: &str) -> Result<batchwright::BatchStatus, String> {
+    batchwright::BatchStatus::from_name(text).ok_or_else(|| {
+        let known: Vec<_> = batchwright::BatchStatus::ALL.iter().map(|one| one.name()).collect();
+        format!("there is no status `{text}`; there are: {}", known.join(", ").to_lowercase())
+    })
+}
+
+/// In front of a parameter that does not identify the instance, once options were told apart from it.
+pub(crate) const NON_IDENTIFYING: char = '\u{1}';
+
+/// `-limit=10` is a parameter and not an option: its dash becomes [`NON_IDENTIFYING`].
+pub(crate) fn with_marked_parameters(
+    arguments: impl Iterator<Item = String>,
+) -> impl Iterator<Item = String> {
+    arguments.map(|argument| {
+        match argument.strip_prefix('-').and_then(|rest| rest.split_once('=')) {
+            Some((name, _))
+                if name.starts_with(|first: char| first.is_alphabetic() || first == '_') =>
+            {
+                format!("{NON_IDENTIFYING}{}", &argument[1..])
+            }
+            _ => argument,
+        }
+    })
+}

@@ -1,0 +1,72 @@
+//! The verbs.
+
+mod graph;
+mod history;
+mod launch;
+mod look;
+mod stop;
+
+use batchwright::{JobRegistry, report};
+use clap::CommandFactory;
+use serde_json::json;
+
+use crate::args::{Cli, Command, Global};
+use crate::context::App;
+use crate::error::{self, CliError};
+use crate::output;
+
+/// Runs the verb of `cli`; returns the exit code of one that did what it was asked.
+pub(crate) fn execute(cli: Cli, registry: &JobRegistry) -> Result<u8, CliError> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Run(args) => launch::run(&global, registry, &args),
+        Command::Next(args) => launch::next(&global, registry, &args),
+        Command::Restart(args) => launch::restart(&global, registry, &args),
+        Command::Start(args) => launch::start(&App::open(&global, registry, None)?, &global, &args),
+        Command::Validate(args) => {
+            launch::validate(&App::open(&global, registry, None)?, &global, &args)
+        }
+        Command::Stop(args) => stop::stop(&App::open(&global, registry, None)?, &global, &args),
+        Command::Abandon(args) => {
+            history::abandon(&App::open(&global, registry, None)?, &global, &args)
+        }
+        Command::Recover(args) => {
+            history::recover(&App::open(&global, registry, None)?, &global, &args)
+        }
+        Command::Purge(args) => {
+            history::purge(&App::open(&global, registry, None)?, &global, &args)
+        }
+        Command::Jobs => look::jobs(&App::open(&global, registry, None)?, &global),
+        Command::Instances(args) => {
+            look::instances(&App::open(&global, registry, None)?, &global, &args)
+        }
+        Command::Executions(args) => {
+            look::executions(&App::open(&global, registry, None)?, &global, &args)
+        }
+        Command::Show(args) => look::show(&App::open(&global, registry, None)?, &global, &args),
+        Command::Skips(args) => look::skips(&App::open(&global, registry, None)?, &global, &args),
+        Command::Graph(args) => graph::graph(&App::open(&global, registry, None)?, &args),
+        Command::Health => health(&global, registry),
+        Command::Completions { shell } => {
+            let (mut command, name) = (Cli::command(), "batchwright");
+            clap_complete::generate(shell, &mut command, name, &mut std::io::stdout());
+            Ok(error::OK)
+        }
+        Command::Man => {
+            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
+            Ok(error::OK)
+        }
+    }
+}
+
+/// Opens the store and asks it something.
+fn health(global: &Global, registry: &JobRegistry) -> Result<u8, CliError> {
+    let checked = App::open(global, registry, None).and_then(|app| Ok(app.operator.job_names()?));
+    let (status, detail, code) = match &checked {
+        Ok(names) => ("ok", format!("{} jobs known", names.len()), error::OK),
+        Err(problem) => ("unavailable", report(problem), error::STORE),
+    };
+    let told = json!({"status": status, "checks": [{"name": "store", "status": status, "detail": detail}]});
+    output::document(global.format, &told, |_| format!("{status}: {detail}"))?;
+    Ok(code)
+}

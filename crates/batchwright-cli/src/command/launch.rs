@@ -1,0 +1,181 @@
+//! `run`, `next`, `restart`, `start`, `validate`: everything that begins an execution, or would.
+
+use batchwright::testing::FaultPlan;
+use batchwright::{
+    BatchStatus, ExecutionId, ExecutionSummary, JobHandle, JobParameters, JobRegistry,
+    LaunchOptions, Refusal,
+};
+use batchwright_server::Shutdown;
+use serde_json::json;
+
+use crate::args::{Format, Global, LaunchArgs, RestartArgs, RunArgs, StartArgs, ValidateArgs};
+use crate::context::App;
+use crate::error::{self, CliError};
+use crate::progress::Bar;
+use crate::{output, parameters};
+
+/// Runs a job in the foreground.
+pub(super) fn run(global: &Global, registry: &JobRegistry, args: &RunArgs) -> Result<u8, CliError> {
+    let app = App::open(global, registry, faults(&args.launch)?)?;
+    let job = app.job(&args.job)?;
+    let json = args.launch.params_json.as_deref();
+    let given = parameters::parse(&args.parameters, json, job.parameters())?;
+    foreground(global, &app, &args.launch, |options| {
+        Ok(app.operator.start_with(job.name(), given, options)?)
+    })
+}
+
+/// Runs the next instance of a job in the foreground.
+pub(super) fn next(
+    global: &Global,
+    registry: &JobRegistry,
+    args: &RunArgs,
+) -> Result<u8, CliError> {
+    let app = App::open(global, registry, faults(&args.launch)?)?;
+    let job = app.job(&args.job)?;
+    let json = args.launch.params_json.as_deref();
+    let given = parameters::parse(&args.parameters, json, job.parameters())?;
+    foreground(global, &app, &args.launch, |options| {
+        Ok(app.operator.next(job.name(), given, options)?)
+    })
+}
+
+/// Continues an execution, in the foreground or on whichever server takes it.
+pub(super) fn restart(
+    global: &Global,
+    registry: &JobRegistry,
+    args: &RestartArgs,
+) -> Result<u8, CliError> {
+    let app = App::open(global, registry, faults(&args.launch)?)?;
+    let id = ExecutionId(args.execution);
+    let job = app.job_of(id)?;
+    let json = args.launch.params_json.as_deref();
+    let given = parameters::parse(&args.parameters, json, job.parameters())?;
+    if args.detach {
+        let options = options(&args.launch);
+        let execution = app.operator.hand_over_restart(id, &given, &options)?;
+        return accepted(global, execution.id);
+    }
+    foreground(global, &app, &args.launch, |options| {
+        Ok(app.operator.restart(id, &given, options)?)
+    })
+}
+
+/// Hands an execution to whichever server shares the store.
+pub(super) fn start(app: &App<'_>, global: &Global, args: &StartArgs) -> Result<u8, CliError> {
+    let job = app.job(&args.job)?;
+    let given = parameters::parse(&args.parameters, args.params_json.as_deref(), job.parameters())?;
+    let options = LaunchOptions { new_only: args.new_only, ..LaunchOptions::default() };
+    let execution = app.operator.hand_over(job.name(), given, &options)?;
+    accepted(global, execution.id)
+}
+
+fn accepted(global: &Global, id: ExecutionId) -> Result<u8, CliError> {
+    output::document(global.format, &json!({"id": id, "status": "STARTING"}), |_| {
+        format!("execution {id} waits for a server that shares this store")
+    })?;
+    Ok(error::OK)
+}
+
+/// Checks a job, and parameters when there are any, without storing or opening anything.
+pub(super) fn validate(
+    app: &App<'_>,
+    global: &Global,
+    args: &ValidateArgs,
+) -> Result<u8, CliError> {
+    let job = app.job(&args.job)?;
+    let given = parameters::parse(&args.parameters, args.params_json.as_deref(), job.parameters())?;
+    if given != JobParameters::new() {
+        job.accept(given)?;
+    }
+    let steps: Vec<_> = job.step_names().collect();
+    let told = json!({"job": job.name(), "valid": true, "steps": steps});
+    output::document(global.format, &told, |_| {
+        format!("job {} is valid; its steps: {}", job.name(), steps.join(", "))
+    })?;
+    Ok(error::OK)
+}
+
+fn faults(args: &LaunchArgs) -> Result<Option<FaultPlan>, CliError> {
+    let Some(plan) = &args.inject else { return Ok(None) };
+    let text = parameters::text_or_file(plan)?;
+    serde_json::from_str(&text)
+        .map(Some)
+        .map_err(|error| CliError::Usage(format!("use the plan of --inject: {error}")))
+}
+
+fn options(args: &LaunchArgs) -> LaunchOptions {
+    LaunchOptions {
+        new_only: args.new_only,
+        recover: args.recover.into(),
+        accept_changed_definition: args.accept_changed_definition,
+    }
+}
+
+/// Starts, follows, waits, tells the end; a signal asks the execution to stop first.
+fn foreground(
+    global: &Global,
+    app: &App<'_>,
+    args: &LaunchArgs,
+    start: impl FnOnce(&LaunchOptions) -> Result<JobHandle, CliError>,
+) -> Result<u8, CliError> {
+    let bar = Bar::follow(app.operator.events(), !args.no_progress && !global.quiet);
+    let operator = app.operator.clone();
+    // Listening first: a signal between start and listening would end the process unasked.
+    let shutdown = Shutdown::listen(global.grace, move || {
+        operator.stop_all();
+    })?;
+    let handle = start(&options(args))?;
+    if shutdown.signal().is_some() {
+        app.operator.stop_all();
+    }
+    let ended = handle.wait();
+    bar.clear();
+    ended?;
+    let summary = app.operator.summary(handle.id())?;
+    tell(global.format, &summary)?;
+    if let (BatchStatus::Stopped, Some(code)) = (summary.status, shutdown.exit_code()) {
+        return Ok(code);
+    }
+    Ok(exit_code(summary.status))
+}
+
+fn tell(format: Format, summary: &ExecutionSummary) -> Result<(), CliError> {
+    output::document(format, summary, |summary| {
+        let mut text = summary.to_string();
+        for step in &summary.steps {
+            text.push_str(&format!("\n  {step}"));
+        }
+        if summary.status.is_restartable() {
+            text.push_str(&format!("\nContinue with: batchwright restart {}", summary.id));
+        }
+        text
+    })?;
+    Ok(())
+}
+
+/// The exit code of an execution that ended so.
+pub(super) fn exit_code(status: BatchStatus) -> u8 {
+    match status {
+        BatchStatus::Completed => error::OK,
+        BatchStatus::Stopped => error::STOPPED,
+        BatchStatus::Abandoned => error::NOT_RESTARTABLE,
+        _ => error::FAILED,
+    }
+}
+
+/// The number in `text`, or the newest execution of the job of that name.
+pub(super) fn target(app: &App<'_>, text: &str) -> Result<ExecutionId, CliError> {
+    if let Ok(number) = text.parse() {
+        return Ok(ExecutionId(number));
+    }
+    let filter = batchwright::ExecutionFilter::of_job(text).limit(1);
+    let newest = app.operator.queries().executions(&filter)?.into_iter().next();
+    match newest {
+        Some(execution) => Ok(execution.id),
+        None => match app.job(text) {
+            Ok(job) => Err(Refusal::NeverStarted { job: job.name().to_owned() }.into()),
+            Err(error) => Err(error),
+        },
+    }
+}

@@ -1,0 +1,131 @@
+//! `jobs`, `instances`, `executions`, `show`, `skips`: nothing is changed here.
+
+use std::collections::BTreeMap;
+
+use batchwright::{ExecutionFilter, ExecutionId, InstanceId, InstancePage};
+use serde::Serialize;
+
+use crate::args::{ExecutionArgs, ExecutionsArgs, Global, InstancesArgs};
+use crate::context::App;
+use crate::error::{self, CliError};
+use crate::output;
+
+#[derive(Serialize)]
+struct JobView {
+    name: String,
+    registered: bool,
+    instances: u64,
+    executions: u64,
+}
+
+/// Lists all jobs.
+pub(super) fn jobs(app: &App<'_>, global: &Global) -> Result<u8, CliError> {
+    let mut names: BTreeMap<String, bool> =
+        app.operator.job_names()?.into_iter().map(|one| (one.name, one.registered)).collect();
+    names.extend(app.names()?.into_iter().map(|name| (name, true)));
+    let mut views = Vec::new();
+    for (name, registered) in names {
+        let queries = app.operator.queries();
+        let instances = queries.instance_count(&name)?;
+        let executions = queries.execution_count(&ExecutionFilter::of_job(&name))?;
+        views.push(JobView { name, registered, instances, executions });
+    }
+    output::list(global.format, &views, ["JOB", "INSTANCES", "EXECUTIONS", "HERE"], |view| {
+        let here = if view.registered { "yes" } else { "history only" };
+        [
+            view.name.clone(),
+            view.instances.to_string(),
+            view.executions.to_string(),
+            here.to_owned(),
+        ]
+    })?;
+    Ok(error::OK)
+}
+
+/// Lists the instances of a job.
+pub(super) fn instances(
+    app: &App<'_>,
+    global: &Global,
+    args: &InstancesArgs,
+) -> Result<u8, CliError> {
+    let page = InstancePage { before: args.before.map(InstanceId), limit: args.limit };
+    if app.operator.queries().instance_count(&args.job)? == 0 {
+        // Known but empty is an empty list; unknown is an error.
+        app.job(&args.job)?;
+    }
+    let instances = app.operator.queries().instances(&args.job, page)?;
+    output::list(global.format, &instances, ["INSTANCE", "JOB", "CREATED", "KEY"], |one| {
+        let created = format!("{:.0}", one.created_at);
+        [one.id.to_string(), one.job.clone(), created, one.key[..12].to_owned()]
+    })?;
+    Ok(error::OK)
+}
+
+/// Lists executions.
+pub(super) fn executions(
+    app: &App<'_>,
+    global: &Global,
+    args: &ExecutionsArgs,
+) -> Result<u8, CliError> {
+    let filter = ExecutionFilter {
+        job: args.job.clone(),
+        statuses: args.status.clone(),
+        limit: Some(args.limit),
+        ..ExecutionFilter::default()
+    };
+    let found = app.operator.queries().executions(&filter)?;
+    let summaries: Vec<_> =
+        found.iter().map(|one| app.operator.summary(one.id)).collect::<Result<_, _>>()?;
+    let header = ["EXECUTION", "JOB", "STATUS", "EXIT", "CREATED", "PARAMETERS"];
+    output::list(global.format, &summaries, header, |one| {
+        let status =
+            if one.stale { format!("{} (stale)", one.status) } else { one.status.to_string() };
+        let parameters: Vec<_> =
+            one.parameters.iter().map(|(name, one)| format!("{name}={}", one.value)).collect();
+        [
+            one.id.to_string(),
+            one.job.clone(),
+            status,
+            one.exit.code.clone(),
+            format!("{:.0}", one.created_at),
+            parameters.join(" "),
+        ]
+    })?;
+    Ok(error::OK)
+}
+
+/// Shows one execution.
+pub(super) fn show(app: &App<'_>, global: &Global, args: &ExecutionArgs) -> Result<u8, CliError> {
+    let summary = app.operator.summary(ExecutionId(args.execution))?;
+    output::document(global.format, &summary, |summary| {
+        let mut text = summary.to_string();
+        for (name, one) in &summary.parameters {
+            let role = if one.identifying { "" } else { " (not identifying)" };
+            text.push_str(&format!("\n  parameter {name} = {}{role}", one.value));
+        }
+        for step in &summary.steps {
+            text.push_str(&format!("\n  {step}"));
+        }
+        for warning in &summary.warnings {
+            text.push_str(&format!("\n  warning: {warning}"));
+        }
+        text
+    })?;
+    Ok(error::OK)
+}
+
+/// Lists what an execution skipped.
+pub(super) fn skips(app: &App<'_>, global: &Global, args: &ExecutionArgs) -> Result<u8, CliError> {
+    let id = app.operator.execution(ExecutionId(args.execution))?.id;
+    let skips = app.operator.queries().skips(id)?;
+    output::list(global.format, &skips, ["STEP", "PHASE", "ITEM", "KIND", "MESSAGE"], |one| {
+        [
+            one.step.clone(),
+            one.phase.to_string(),
+            one.item.to_string(),
+            one.kind.clone(),
+            one.message.clone(),
+        ]
+    })?;
+    Ok(error::OK)
+}

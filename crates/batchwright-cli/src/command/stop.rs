@@ -1,0 +1,25 @@
+//! `stop`
+
+use std::time::Duration;
+
+use batchwright::StopToken;
+
+use super::launch::target;
+use crate::args::{Global, StopArgs};
+use crate::context::App;
+use crate::error::{self, CliError};
+use crate::output;
+
+/// How often `--wait` looks whether the owner has confirmed.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Asks an execution to stop; with `--wait` returns when it has ended.
+pub(super) fn stop(app: &App<'_>, global: &Global, args: &StopArgs) -> Result<u8, CliError> {
+    let id = target(app, &args.target)?;
+    app.operator.stop(id)?;
+    while args.wait && app.operator.execution(id)?.status.is_running() {
+        StopToken::default().wait(LOOK_INTERVAL);
+    }
+    output::document(global.format, &app.operator.summary(id)?, ToString::to_string)?;
+    Ok(error::OK)
+}

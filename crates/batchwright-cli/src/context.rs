@@ -1,0 +1,146 @@
+//! What every verb works with: the store, the jobs, the operator.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use batchwright::testing::FaultPlan;
+use batchwright::{CommitPoint, ExecutionId, Job, JobOperator, JobRegistry, Refusal, StopToken};
+
+use crate::args::Global;
+use crate::error::CliError;
+use crate::job_file::{self, BuildContext};
+use crate::store::{self, Store};
+
+/// An opened store with the jobs that can run on it.
+pub(crate) struct App<'a> {
+    pub(crate) operator: JobOperator,
+    registry: &'a JobRegistry,
+    folders: Vec<PathBuf>,
+    build: BuildContext,
+}
+
+impl<'a> App<'a> {
+    /// Opens the store of `global`.
+    pub(crate) fn open(
+        global: &Global,
+        registry: &'a JobRegistry,
+        faults: Option<FaultPlan>,
+    ) -> Result<Self, CliError> {
+        let Store { repository, database } = store::open(&global.store)?;
+        let mut operator =
+            JobOperator::builder(repository).registry(registry.clone()).lease_timeout(global.lease);
+        if let Some(plan) = faults.clone() {
+            let commits = AtomicU64::new(0);
+            operator = operator
+                .commit_hook(move |_, step, point| kill_as_planned(&plan, &commits, step, point));
+        }
+        let folders = match &global.jobs[..] {
+            [] => [PathBuf::from("jobs")].into_iter().filter(|folder| folder.is_dir()).collect(),
+            named => named.to_vec(),
+        };
+        let build = BuildContext { database, faults };
+        Ok(Self { operator: operator.build(), registry, folders, build })
+    }
+
+    /// The job that `text` means: the path of a job file, or the name of a job.
+    pub(crate) fn job(&self, text: &str) -> Result<Arc<Job>, CliError> {
+        let path = Path::new(text);
+        if path.is_file() || path.extension().is_some_and(|ending| ending == "toml") {
+            return self.load(path);
+        }
+        if self.registry.has(text) {
+            return Ok(self.registry.job(text)?);
+        }
+        match self.find(text)? {
+            Some(path) => self.load(&path),
+            None => {
+                let known = self.names()?;
+                Err(Refusal::NoSuchJob { name: text.to_owned(), known }.into())
+            }
+        }
+    }
+
+    /// The job of execution `id`: registered, where it was read from then, or in the job folders.
+    pub(crate) fn job_of(&self, id: ExecutionId) -> Result<Arc<Job>, CliError> {
+        let execution = self.operator.execution(id)?;
+        if let Some(source) = execution.source.as_deref().map(Path::new)
+            && source.is_file()
+        {
+            let job = self.load(source)?;
+            if job.name() == execution.job {
+                return Ok(job);
+            }
+        }
+        self.job(&execution.job)
+    }
+
+    /// Builds the job of a file and puts it where the operator finds it by name.
+    fn load(&self, path: &Path) -> Result<Arc<Job>, CliError> {
+        let job = job_file::load(path, &self.build)?;
+        let name = job.name().to_owned();
+        self.registry.replace(job);
+        Ok(self.registry.job(&name)?)
+    }
+
+    /// The file in the job folders that describes job `name`.
+    fn find(&self, name: &str) -> Result<Option<PathBuf>, CliError> {
+        for path in self.files()? {
+            match job_file::name(&path) {
+                Ok(found) if found == name => return Ok(Some(path)),
+                Ok(_) => {}
+                // A broken file is told, and hides no other job.
+                Err(error) => tracing::warn!("{}", batchwright::report(&error)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>, CliError> {
+        let mut files = Vec::new();
+        for folder in &self.folders {
+            let entries = std::fs::read_dir(folder).map_err(|error| {
+                CliError::Usage(format!("read the job folder `{}`: {error}", folder.display()))
+            })?;
+            for entry in entries {
+                let path = entry?.path();
+                if path.extension().is_some_and(|ending| ending == "toml") {
+                    files.push(path);
+                }
+            }
+        }
+        files.sort_unstable();
+        Ok(files)
+    }
+
+    /// Names of all jobs that can run here, sorted.
+    pub(crate) fn names(&self) -> Result<Vec<String>, CliError> {
+        let mut names = self.registry.names();
+        for path in self.files()? {
+            match job_file::name(&path) {
+                Ok(name) => names.push(name),
+                Err(error) => tracing::warn!("{}", batchwright::report(&error)),
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+}
+
+/// Ends the process as `kill -9` would, when the plan says so of this commit.
+fn kill_as_planned(plan: &FaultPlan, commits: &AtomicU64, step: &str, point: CommitPoint) {
+    if plan.step.as_ref().is_some_and(|wanted| wanted != step) {
+        return;
+    }
+    let (number, planned) = match point {
+        CommitPoint::Before => (commits.load(Ordering::SeqCst) + 1, plan.kill.before_commit),
+        CommitPoint::After => (commits.fetch_add(1, Ordering::SeqCst) + 1, plan.kill.after_commit),
+    };
+    if planned == Some(number) {
+        let me = rustix::process::getpid();
+        let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
+        // The signal is on its way; nothing more may happen until it arrives.
+        StopToken::default().wait(std::time::Duration::MAX);
+    }
+}

@@ -1,0 +1,109 @@
+//! Everything that can end a verb, with its code, its exit code and what to do about it.
+
+use std::io::Write;
+
+use batchwright::{OperatorError, Refusal, RepositoryError, RunError};
+use serde_json::json;
+
+use crate::args::Format;
+use crate::job_file::JobFileError;
+
+pub(crate) const OK: u8 = 0;
+pub(crate) const FAILED: u8 = 1;
+pub(crate) const USAGE: u8 = 2;
+pub(crate) const ALREADY_COMPLETE: u8 = 3;
+pub(crate) const ALREADY_RUNNING: u8 = 4;
+pub(crate) const STOPPED: u8 = 5;
+pub(crate) const NOT_RESTARTABLE: u8 = 6;
+pub(crate) const STORE: u8 = 7;
+pub(crate) const STALE_LEASE: u8 = 75;
+
+/// Why a verb did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    JobFile(#[from] JobFileError),
+    #[error("{0}")]
+    Usage(String),
+    #[error("write the output")]
+    Output(#[from] std::io::Error),
+}
+
+impl From<Refusal> for CliError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Operator(refusal.into())
+    }
+}
+
+impl From<RepositoryError> for CliError {
+    fn from(error: RepositoryError) -> Self {
+        Self::Operator(error.into())
+    }
+}
+
+impl CliError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Operator(error) => error.code(),
+            Self::Run(RunError::LeaseLost { .. }) => "stale_lease",
+            Self::Run(_) => "store_unavailable",
+            Self::JobFile(_) => "invalid_definition",
+            Self::Usage(_) | Self::Output(_) => "usage",
+        }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self.code() {
+            "already_complete" => ALREADY_COMPLETE,
+            "already_running" | "lease_alive" => ALREADY_RUNNING,
+            "abandoned" | "not_restartable" | "not_most_recent" | "changed_definition" => {
+                NOT_RESTARTABLE
+            }
+            "not_running" => FAILED,
+            "stale_lease" => STALE_LEASE,
+            "store_unavailable" => STORE,
+            _ => USAGE,
+        }
+    }
+
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Operator(OperatorError::Refused(refusal)) => refusal.advice(),
+            Self::Operator(OperatorError::Repository(RepositoryError::NewerSchema { .. })) => {
+                "use a newer program with this store"
+            }
+            Self::Operator(_)
+            | Self::Run(RunError::Repository { .. } | RunError::Vanished { .. }) => {
+                "check the store; nothing that was committed is lost, and `recover` closes what was running"
+            }
+            Self::Run(_) => {
+                "another worker carries the execution forward; nothing is to be done here"
+            }
+            Self::JobFile(_) => "correct the job file; nothing was stored",
+            Self::Usage(_) => "see `batchwright --help`",
+            Self::Output(_) => "check where the output goes",
+        }
+    }
+
+    /// Tells it once, and returns the exit code.
+    pub(crate) fn tell(&self, format: Format) -> u8 {
+        // Nobody reads any more: the reader of a pipe that had enough is no failure.
+        if let Self::Output(error) = self
+            && error.kind() == std::io::ErrorKind::BrokenPipe
+        {
+            return OK;
+        }
+        let (code, message) = (self.code(), batchwright::report(self));
+        let help = self.advice();
+        let _ = writeln!(std::io::stderr(), "error[{code}]: {message}\n  help: {help}");
+        if format == Format::Json {
+            let told = json!({"error": {"code": code, "message": message, "detail": help}});
+            let _ = writeln!(std::io::stdout(), "{told}");
+        }
+        self.exit_code()
+    }
+}

@@ -1,0 +1,103 @@
+//! Job files: from TOML to a job.
+
+mod build;
+mod definition;
+mod expression;
+mod items;
+mod record;
+mod sql;
+mod template;
+
+use std::path::{Path, PathBuf};
+
+use batchwright::Job;
+use batchwright::testing::FaultPlan;
+use batchwright_store::SqliteDatabase;
+use toml::Spanned;
+
+use definition::Definition;
+
+/// Largest job file that is read, in bytes.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// What is wrong with a job file, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("use job file `{}`{place}: {message}", path.display())]
+pub(crate) struct JobFileError {
+    path: PathBuf,
+    place: String,
+    message: String,
+}
+
+/// What is wrong, at which bytes of the file.
+#[derive(Debug)]
+struct Problem {
+    span: Option<std::ops::Range<usize>>,
+    message: String,
+}
+
+impl Problem {
+    fn at<T>(value: &Spanned<T>, message: impl Into<String>) -> Self {
+        Self { span: Some(value.span()), message: message.into() }
+    }
+
+    fn of_file(message: impl Into<String>) -> Self {
+        Self { span: None, message: message.into() }
+    }
+}
+
+/// What a job file is built with.
+pub(crate) struct BuildContext {
+    /// The store's own database, when it is one that items can live in.
+    pub(crate) database: Option<SqliteDatabase>,
+    /// Faults of a rehearsal.
+    pub(crate) faults: Option<FaultPlan>,
+}
+
+/// Reads, checks and builds the job of the file at `path`.
+pub(crate) fn load(path: &Path, context: &BuildContext) -> Result<Job, JobFileError> {
+    let failed =
+        |place: String, message: String| JobFileError { path: path.to_owned(), place, message };
+    let text = read(path).map_err(|message| failed(String::new(), message))?;
+    let located = |problem: Problem| {
+        let place = problem.span.map(|span| place(&text, span.start)).unwrap_or_default();
+        failed(place, problem.message)
+    };
+    let definition = parse(&text).map_err(located)?;
+    let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+    let source = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let builder = build::Builder { folder, source, context };
+    builder.job(definition, &text).map_err(located)
+}
+
+/// Only the name of the job in the file at `path`, for lists of what there is.
+pub(crate) fn name(path: &Path) -> Result<String, JobFileError> {
+    let failed = |place, message| JobFileError { path: path.to_owned(), place, message };
+    let text = read(path).map_err(|message| failed(String::new(), message))?;
+    let definition = parse(&text).map_err(|problem| {
+        let at = problem.span.map(|span| place(&text, span.start)).unwrap_or_default();
+        failed(at, problem.message)
+    })?;
+    Ok(definition.name.into_inner())
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let length = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+    if length > FILE_BYTES_MAX {
+        return Err(format!("it has {length} bytes, at most {FILE_BYTES_MAX} are read"));
+    }
+    std::fs::read_to_string(path).map_err(|error| error.to_string())
+}
+
+fn parse(text: &str) -> Result<Definition, Problem> {
+    toml::from_str(text)
+        .map_err(|error| Problem { span: error.span(), message: error.message().to_owned() })
+}
+
+/// `, line 3, column 7`
+fn place(text: &str, at: usize) -> String {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!(", line {line}, column {column}")
+}

@@ -1,0 +1,932 @@
+//! From a checked definition to a job.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use batchwright::testing::{FaultyProcessor, FaultyReader, FaultyWriter};
+use batchwright::{
+    Backoff, ChunkStepBuilder, Classifier, CommandStep, Completion, CsvReader, ErrorKind,
+    ExitCodeMeaning, ExitStatus, ItemError, Job, JobParameters, JsonLinesReader, JsonLinesWriter,
+    LineReader, ListReader, Parameter, ParameterDeclaration, ParameterSchema, ParameterValue,
+    Phase, RetryPolicy, Sequence, SkipLimitScope, SkipPolicy, StepOptions, StepScope, TaskletStep,
+};
+use batchwright_store::{SqlMode, SqlTasklet, SqliteDatabase};
+use sha2::{Digest, Sha256};
+use toml::Spanned;
+
+use super::definition::{
+    self, Chunk, ChunkBounds, Definition, Next, Number, Processor, Reader, Retry, Skip, Step,
+    Writer,
+};
+use super::expression::{self, Evaluator, Stage, Stages};
+use super::items::{AnyReader, AnyWriter, RecordCsvWriter, RecordLineWriter};
+use super::record::{Names, Record, Value};
+use super::sql::{self, RecordSqlWriter};
+use super::template::Template;
+use super::{BuildContext, Problem};
+use crate::args::duration;
+
+/// Builds the jobs of one file.
+pub(super) struct Builder<'a> {
+    /// Paths are relative to it.
+    pub(super) folder: PathBuf,
+    pub(super) source: PathBuf,
+    pub(super) context: &'a BuildContext,
+}
+
+type Built<T> = Result<T, Problem>;
+type Text = Spanned<String>;
+/// Makes a part of a step for one execution.
+type Make<T> = Box<dyn Fn(&StepScope) -> Result<T, ItemError> + Send + Sync>;
+
+impl Builder<'_> {
+    pub(super) fn job(&self, definition: Definition, text: &str) -> Built<Job> {
+        let schema = schema(&definition)?;
+        let mut job = Job::builder(definition.name.get_ref().clone())
+            .description(definition.description.clone())
+            .closed_parameters()
+            .fingerprint(fingerprint(text)?)
+            .source(self.source.to_string_lossy());
+        for declaration in &schema.declared {
+            job = job.parameter(declaration.clone());
+        }
+        if schema.open {
+            job = job.open_parameters();
+        }
+        if !definition.restartable {
+            job = job.not_restartable();
+        }
+        if !definition.next.is_empty() {
+            let changes = next_changes(&definition.next, &schema)?;
+            job = job.next(move |newest| next_parameters(newest, &changes));
+        }
+        let evaluator = Evaluator::new();
+        for step in definition.steps {
+            job = self.step(job, step.into_inner(), &schema, &evaluator)?;
+        }
+        job.build().map_err(|refusal| Problem::at(&definition.name, refusal.to_string()))
+    }
+
+    fn step(
+        &self,
+        job: batchwright::JobBuilder,
+        step: Step,
+        schema: &ParameterSchema,
+        evaluator: &Evaluator,
+    ) -> Built<batchwright::JobBuilder> {
+        let known = ["chunk", "command", "sql"];
+        let kind = step.kind.as_ref().map_or("chunk", |kind| kind.get_ref().as_str());
+        if !known.contains(&kind) {
+            let message =
+                format!("there is no step of type `{kind}`; there are: {}", known.join(", "));
+            return Err(match &step.kind {
+                Some(kind) => Problem::at(kind, message),
+                None => Problem::of_file(message),
+            });
+        }
+        if let Some(limit) = step.start_limit.as_ref().filter(|limit| *limit.get_ref() == 0) {
+            return Err(Problem::at(limit, "a start limit is at least 1"));
+        }
+        keys_of_step(&step, kind)?;
+        match kind {
+            "command" => Ok(job.step(self.command(&step, schema)?)),
+            "sql" => Ok(job.step(self.sql(&step, schema)?)),
+            _ => self.chunk(job, step, schema, evaluator),
+        }
+    }
+
+    fn template(&self, text: &Text, schema: &ParameterSchema) -> Built<Template> {
+        Template::parse(text.get_ref(), schema).map_err(|problem| Problem::at(text, problem))
+    }
+
+    fn path(&self, text: &Text, schema: &ParameterSchema) -> Built<Make<PathBuf>> {
+        let (template, folder) = (self.template(text, schema)?, self.folder.clone());
+        Ok(Box::new(move |scope| Ok(folder.join(template.render(scope)?))))
+    }
+
+    fn command(&self, step: &Step, schema: &ParameterSchema) -> Built<CommandStep> {
+        let argv = wanted(&step.argv, "argv", &step.name)?;
+        let templates: Vec<_> = argv
+            .get_ref()
+            .iter()
+            .map(|argument| self.template(argument, schema))
+            .collect::<Built<_>>()?;
+        if templates.is_empty() {
+            return Err(Problem::at(argv, "a command needs at least a program"));
+        }
+        let folder = self.folder.clone();
+        let make_argv = move |scope: &StepScope| -> Result<Vec<String>, ItemError> {
+            let mut argv: Vec<String> =
+                templates.iter().map(|one| one.render(scope)).collect::<Result<_, _>>()?;
+            // A program with a path is relative to the job file, like every path in it.
+            if argv[0].contains('/') {
+                let program = std::path::absolute(folder.join(&argv[0]))?;
+                argv[0] = program.to_string_lossy().into_owned();
+            }
+            Ok(argv)
+        };
+        let mut command = CommandStep::with(step.name.get_ref().clone(), make_argv)
+            .options(options(step))
+            .dir(match &step.dir {
+                Some(dir) => self.folder.join(dir.get_ref()),
+                None if self.folder.as_os_str().is_empty() => PathBuf::from("."),
+                None => self.folder.clone(),
+            });
+        for (name, value) in step.env.iter().flatten() {
+            command = command.env(name, value.get_ref());
+        }
+        if let Some(timeout) = &step.timeout {
+            command = command.timeout(span(timeout)?);
+        }
+        if let Some(grace) = &step.grace {
+            command = command.grace(span(grace)?);
+        }
+        for (code, meaning) in step.exit_codes.iter().flatten() {
+            let number = code.parse().map_err(|_| {
+                Problem::at(meaning, format!("`{code}` is no exit code; expected a number"))
+            })?;
+            command = command.exit_code(number, exit_meaning(meaning.get_ref()));
+        }
+        Ok(command)
+    }
+
+    fn sql(&self, step: &Step, schema: &ParameterSchema) -> Built<TaskletStep> {
+        let text = self.template(wanted(&step.sql, "sql", &step.name)?, schema)?;
+        let render = move |scope: &StepScope| text.render(scope);
+        let tasklet = match &step.url {
+            Some(url) => SqlTasklet::in_database(self.database(url)?, render),
+            None => {
+                self.own_database(&step.name)?;
+                SqlTasklet::in_store(render)
+            }
+        };
+        Ok(TaskletStep::new(step.name.get_ref().clone(), tasklet).options(options(step)))
+    }
+
+    fn chunk(
+        &self,
+        job: batchwright::JobBuilder,
+        step: Step,
+        schema: &ParameterSchema,
+        evaluator: &Evaluator,
+    ) -> Built<batchwright::JobBuilder> {
+        let name = step.name.get_ref().clone();
+        let faults =
+            self.context.faults.as_ref().map(|plan| plan.for_step(&name)).unwrap_or_default();
+        let make_reader = self.reader(wanted(&step.reader, "reader", &step.name)?, schema)?;
+        let make_writer = self.writer(wanted(&step.writer, "writer", &step.name)?, schema)?;
+        let stages = step
+            .processors
+            .iter()
+            .map(|processor| stage(processor, evaluator))
+            .collect::<Built<Vec<_>>>()?;
+        let evaluator = evaluator.clone();
+        let make_stages = move |scope: &StepScope| -> Result<Stages, ItemError> {
+            let parameters = expression::parameters(scope.parameters());
+            Ok(Stages { evaluator: evaluator.clone(), stages: stages.clone(), parameters })
+        };
+        let mut builder = ChunkStepBuilder::new(name)
+            .completion(completion(step.chunk.as_ref())?)
+            .parallelism(step.parallelism.as_ref().map_or(1, |threads| *threads.get_ref()));
+        if let Some(chunks) = &step.read_ahead {
+            builder = builder.read_ahead(*chunks.get_ref());
+        }
+        if let Some(limit) = &step.start_limit {
+            builder = builder.start_limit(*limit.get_ref());
+        }
+        if step.allow_start_if_complete {
+            builder = builder.allow_start_if_complete();
+        }
+        if let Some(skip) = &step.skip {
+            builder = builder.skip(skip_policy(skip)?);
+            if let Some(path) = &skip.get_ref().dead_letter {
+                builder = builder.dead_letters_with(self.path(path, schema)?);
+            }
+        }
+        if let Some(retry) = &step.retry {
+            builder = builder.retry(retry_policy(retry)?);
+        }
+        // A record that was numbered by a rehearsal and one that was not are of one type, so that a
+        // rehearsed step is the step itself.
+        if self.context.faults.is_some() {
+            let (one, two, three) = (faults.clone(), faults.clone(), faults);
+            let step = builder
+                .reader_with(move |scope| Ok(FaultyReader::new(make_reader(scope)?, &one)))
+                .processor_with(move |scope| Ok(FaultyProcessor::new(make_stages(scope)?, &two)))
+                .writer_with(move |scope| Ok(FaultyWriter::new(make_writer(scope)?, &three)))
+                .build()
+                .keep_skipped(as_json, as_json);
+            return Ok(job.step(step));
+        }
+        let step = builder
+            .reader_with(make_reader)
+            .processor_with(make_stages)
+            .writer_with(make_writer)
+            .build()
+            .keep_skipped(as_json, as_json);
+        Ok(job.step(step))
+    }
+
+    fn reader(&self, reader: &Spanned<Reader>, schema: &ParameterSchema) -> Built<Make<AnyReader>> {
+        let Reader { kind, path, count, items, query, key, params, columns, .. } = reader.get_ref();
+        keys_of_reader(reader.get_ref())?;
+        match kind.get_ref().as_str() {
+            "csv" => {
+                let path = self.path(wanted_in(path, "path", reader)?, schema)?;
+                let delimiter = delimiter(reader.get_ref().delimiter.as_ref())?;
+                let types = column_types(columns.as_ref())?;
+                let bytes_max = reader.get_ref().line_bytes_max.as_ref().map(|max| *max.get_ref());
+                Ok(Box::new(move |scope| {
+                    let path = path(scope)?;
+                    check_columns(&path, delimiter, &types)?;
+                    let mut csv = csv_reader(path, types.clone()).delimiter(delimiter);
+                    if let Some(bytes) = bytes_max {
+                        csv = csv.record_bytes_max(bytes);
+                    }
+                    Ok(AnyReader::Csv(csv))
+                }))
+            }
+            "jsonl" => {
+                let path = self.path(wanted_in(path, "path", reader)?, schema)?;
+                Ok(Box::new(move |scope| {
+                    Ok(AnyReader::JsonLines(JsonLinesReader::new(path(scope)?)))
+                }))
+            }
+            "lines" => {
+                let path = self.path(wanted_in(path, "path", reader)?, schema)?;
+                let names: Names = Arc::new([Arc::from("line")]);
+                Ok(Box::new(move |scope| {
+                    Ok(AnyReader::Lines(LineReader::new(path(scope)?), Arc::clone(&names)))
+                }))
+            }
+            "sequence" => {
+                let names: Names = Arc::new([Arc::from("n")]);
+                let count = self.count(count.as_ref(), reader, schema)?;
+                Ok(Box::new(move |scope| {
+                    Ok(AnyReader::Sequence(Sequence::to(count(scope)?), Arc::clone(&names)))
+                }))
+            }
+            "list" => {
+                let items = items.as_ref().ok_or_else(|| missing("items", reader))?;
+                let records: Vec<Record> = items
+                    .iter()
+                    .map(record)
+                    .collect::<Result<_, _>>()
+                    .map_err(|problem| Problem::at(reader, problem))?;
+                let records: Arc<[Record]> = records.into();
+                Ok(Box::new(move |_| Ok(AnyReader::List(ListReader::new(Arc::clone(&records))))))
+            }
+            "sql" => {
+                let query = self.template(wanted_in(query, "query", reader)?, schema)?;
+                let database = match &reader.get_ref().url {
+                    Some(url) => self.database(url)?,
+                    None => self.own_database(kind)?,
+                };
+                let params: Vec<_> = params
+                    .iter()
+                    .flatten()
+                    .map(|text| self.template(text, schema))
+                    .collect::<Built<_>>()?;
+                let key = key.as_ref().map(|key| key.get_ref().clone());
+                Ok(Box::new(move |scope| {
+                    let mut sql = sql::reader(database.clone(), query.render(scope)?);
+                    if let Some(key) = &key {
+                        sql = sql.keyset(key.clone());
+                    }
+                    let values: Result<Vec<_>, _> =
+                        params.iter().map(|text| text.render(scope).map(Into::into)).collect();
+                    Ok(AnyReader::Sql(sql.params(values?)))
+                }))
+            }
+            _ => unreachable!("checked by `keys_of_reader`"),
+        }
+    }
+
+    fn count(
+        &self,
+        count: Option<&Spanned<Number>>,
+        reader: &Spanned<Reader>,
+        schema: &ParameterSchema,
+    ) -> Built<Make<u64>> {
+        let count = count.ok_or_else(|| missing("count", reader))?;
+        match count.get_ref() {
+            Number::Literal(number) => {
+                let number = *number;
+                Ok(Box::new(move |_| Ok(number)))
+            }
+            Number::Text(text) => {
+                let template =
+                    Template::parse(text, schema).map_err(|problem| Problem::at(count, problem))?;
+                Ok(Box::new(move |scope| {
+                    let text = template.render(scope)?;
+                    text.parse().map_err(|_| {
+                        ItemError::fatal(format!("use `{text}` as a count: expected a number"))
+                    })
+                }))
+            }
+        }
+    }
+
+    fn writer(&self, writer: &Spanned<Writer>, schema: &ParameterSchema) -> Built<Make<AnyWriter>> {
+        let Writer { kind, path, columns, field, .. } = writer.get_ref();
+        keys_of_writer(writer.get_ref())?;
+        let columns: Option<Vec<String>> = columns
+            .as_ref()
+            .map(|columns| columns.iter().map(|column| column.get_ref().clone()).collect());
+        match kind.get_ref().as_str() {
+            "none" => Ok(Box::new(|_| Ok(AnyWriter::None))),
+            "csv" => {
+                let path = self.path(wanted_in(path, "path", writer)?, schema)?;
+                let delimiter = delimiter(writer.get_ref().delimiter.as_ref())?;
+                let columns = columns.map(|columns| names(&columns));
+                Ok(Box::new(move |scope| {
+                    let columns = columns.clone();
+                    Ok(AnyWriter::Csv(RecordCsvWriter::new(path(scope)?, delimiter, columns)))
+                }))
+            }
+            "jsonl" | "file" => {
+                let path = self.path(wanted_in(path, "path", writer)?, schema)?;
+                Ok(Box::new(move |scope| {
+                    Ok(AnyWriter::JsonLines(JsonLinesWriter::new(path(scope)?)))
+                }))
+            }
+            "lines" => {
+                let path = self.path(wanted_in(path, "path", writer)?, schema)?;
+                let field = wanted_in(field, "field", writer)?.get_ref().clone();
+                Ok(Box::new(move |scope| {
+                    Ok(AnyWriter::Lines(RecordLineWriter::new(path(scope)?, &field)))
+                }))
+            }
+            "sql" => self.sql_writer(writer, columns, schema),
+            _ => unreachable!("checked by `keys_of_writer`"),
+        }
+    }
+
+    fn sql_writer(
+        &self,
+        writer: &Spanned<Writer>,
+        columns: Option<Vec<String>>,
+        schema: &ParameterSchema,
+    ) -> Built<Make<AnyWriter>> {
+        let Writer { kind, url, table, mode, key, statement, .. } = writer.get_ref();
+        let (database, own) = match url {
+            Some(url) => (self.database(url)?, false),
+            None => (self.own_database(kind)?, true),
+        };
+        let key: Vec<String> = key.iter().flatten().map(|name| name.get_ref().clone()).collect();
+        let word = mode.as_ref().map_or("insert", |mode| mode.get_ref().as_str());
+        let mode = match word {
+            "insert" => SqlMode::Insert,
+            "upsert" => SqlMode::Upsert { key },
+            "update" => SqlMode::Update { key },
+            "statement" => {
+                SqlMode::Statement(wanted_in(statement, "statement", writer)?.get_ref().clone())
+            }
+            other => {
+                let message = format!(
+                    "there is no mode `{other}`; there are: insert, upsert, update, statement"
+                );
+                return Err(Problem::at(mode.as_ref().unwrap_or(kind), message));
+            }
+        };
+        if matches!(&mode, SqlMode::Upsert { key } | SqlMode::Update { key } if key.is_empty()) {
+            return Err(Problem::at(writer, format!("mode `{word}` needs `key = [\"…\"]`")));
+        }
+        let table = match (table, &mode) {
+            (Some(table), _) => Some(self.template(table, schema)?),
+            (None, SqlMode::Statement(_)) => None,
+            (None, _) => return Err(missing("table", writer)),
+        };
+        Ok(Box::new(move |scope| {
+            let table = table.as_ref().map(|table| table.render(scope)).transpose()?;
+            let (table, mode) = (table.unwrap_or_default(), mode.clone());
+            let columns = columns.clone();
+            RecordSqlWriter::new(&database, own, table, mode, columns).map(AnyWriter::Sql)
+        }))
+    }
+
+    /// Another database, relative to the job file.
+    fn database(&self, url: &Text) -> Built<SqliteDatabase> {
+        let database =
+            crate::store::database(url.get_ref()).map_err(|problem| Problem::at(url, problem))?;
+        Ok(match database.path().is_absolute() {
+            true => database,
+            false => SqliteDatabase::at(self.folder.join(database.path())),
+        })
+    }
+
+    fn own_database(&self, at: &Text) -> Built<SqliteDatabase> {
+        self.context.database.clone().ok_or_else(|| {
+            Problem::at(at, "this store is no database that items can live in; name one with `url`")
+        })
+    }
+}
+
+fn as_json(record: &Record) -> String {
+    serde_json::to_string(record).unwrap_or_default()
+}
+
+fn names(columns: &[String]) -> Names {
+    columns.iter().map(|name| Arc::from(name.as_str())).collect::<Vec<_>>().into()
+}
+
+fn record(table: &toml::Table) -> Result<Record, String> {
+    let (mut names, mut values) = (Vec::new(), Vec::new());
+    for (name, value) in table {
+        let json = serde_json::to_value(value).map_err(|error| error.to_string())?;
+        names.push(Arc::from(name.as_str()));
+        values.push(Value::from(json));
+    }
+    Ok(Record::new(names.into(), values))
+}
+
+fn schema(definition: &Definition) -> Built<ParameterSchema> {
+    let mut declared = Vec::new();
+    for (name, spanned) in &definition.parameters {
+        let definition::Parameter { kind, required, default, identifying, description } =
+            spanned.get_ref();
+        let mut declaration =
+            ParameterDeclaration::new(name, *kind).description(description.clone());
+        declaration.required = *required;
+        declaration.identifying = *identifying;
+        if let Some(default) = default {
+            let text = match default {
+                toml::Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            let value = ParameterValue::parse(&text, *kind).map_err(|problem| {
+                Problem::at(spanned, format!("default of `{name}`: {problem}"))
+            })?;
+            declaration = declaration.default(value);
+        }
+        declared.push(declaration);
+    }
+    Ok(ParameterSchema { declared, open: definition.open_parameters })
+}
+
+/// Hash of the definition without its comments, order of keys and description.
+fn fingerprint(text: &str) -> Built<String> {
+    let mut table: toml::Table =
+        toml::from_str(text).map_err(|error| Problem::of_file(error.message().to_owned()))?;
+    table.remove("description");
+    let canonical = toml::to_string(&table).map_err(|error| Problem::of_file(error.to_string()))?;
+    let digest = Sha256::digest(canonical.as_bytes());
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// What the next instance changes of one parameter.
+#[derive(Debug, Clone)]
+enum Change {
+    Increment(i64),
+    AddDays(i64),
+}
+
+fn next_changes(
+    next: &BTreeMap<String, Spanned<Next>>,
+    schema: &ParameterSchema,
+) -> Built<Vec<(ParameterDeclaration, Change)>> {
+    use batchwright::ParameterType::{Date, Integer};
+    let mut changes = Vec::new();
+    for (name, spanned) in next {
+        let Next { increment, add_days } = spanned.get_ref();
+        let declared = schema.find(name).cloned();
+        let declared = match (declared, schema.open) {
+            (Some(declared), _) => declared,
+            (None, _) if increment.is_some() => ParameterDeclaration::new(name, Integer),
+            (None, _) => {
+                return Err(Problem::at(spanned, format!("parameter `{name}` is not declared")));
+            }
+        };
+        let change = match (increment, add_days) {
+            (Some(by), None) if declared.kind == Integer => Change::Increment(*by),
+            (None, Some(days)) if declared.kind == Date => Change::AddDays(*days),
+            (Some(_), None) => {
+                return Err(Problem::at(
+                    spanned,
+                    format!("only an integer increments; `{name}` is a {}", declared.kind),
+                ));
+            }
+            (None, Some(_)) => {
+                return Err(Problem::at(
+                    spanned,
+                    format!("only to a date days are added; `{name}` is a {}", declared.kind),
+                ));
+            }
+            _ => {
+                return Err(Problem::at(spanned, "write either `increment = N` or `add_days = N`"));
+            }
+        };
+        if schema.find(name).is_none() && !schema.open {
+            return Err(Problem::at(spanned, format!("parameter `{name}` is not declared")));
+        }
+        changes.push((declared, change));
+    }
+    Ok(changes)
+}
+
+fn next_parameters(
+    newest: Option<&JobParameters>,
+    changes: &[(ParameterDeclaration, Change)],
+) -> Result<JobParameters, String> {
+    let mut next = newest.cloned().unwrap_or_default();
+    for (declared, change) in changes {
+        let name = &declared.name;
+        let old = next.get(name).map(|one| one.value.clone()).or_else(|| declared.default.clone());
+        let value = match (change, old) {
+            (Change::Increment(by), Some(ParameterValue::Integer(old))) => {
+                let sum = old.checked_add(*by);
+                sum.ok_or_else(|| format!("parameter `{name}` cannot be counted further"))?.into()
+            }
+            (Change::Increment(by), None) => ParameterValue::Integer(*by),
+            (Change::AddDays(days), Some(ParameterValue::Date(old))) => {
+                let span = jiff::Span::new().try_days(*days).map_err(|error| error.to_string())?;
+                let sum = old.checked_add(span).map_err(|error| error.to_string())?;
+                sum.into()
+            }
+            (Change::AddDays(_), None) => {
+                return Err(format!("parameter `{name}` has no first value: give it once"));
+            }
+            (_, Some(other)) => {
+                return Err(format!(
+                    "parameter `{name}` of the newest instance is a {}",
+                    other.kind()
+                ));
+            }
+        };
+        next.insert(name.clone(), Parameter { value, identifying: declared.identifying });
+    }
+    Ok(next)
+}
+
+fn options(step: &Step) -> StepOptions {
+    StepOptions {
+        start_limit: step.start_limit.as_ref().map(|limit| *limit.get_ref()),
+        allow_start_if_complete: step.allow_start_if_complete,
+        listeners: Vec::new(),
+    }
+}
+
+fn span(text: &Text) -> Built<Duration> {
+    duration(text.get_ref()).map_err(|problem| Problem::at(text, problem))
+}
+
+/// `FAILED` or a kind of error that begins with it fails the step, every other word completes it.
+fn exit_meaning(word: &str) -> ExitCodeMeaning {
+    match word.strip_prefix("FAILED") {
+        Some("") => ExitCodeMeaning::Failed(ErrorKind::new("command.exit")),
+        Some(kind) => {
+            let kind = kind.trim_start_matches([':', ' ']).to_owned();
+            ExitCodeMeaning::Failed(ErrorKind::new(kind))
+        }
+        None => ExitCodeMeaning::Completed(ExitStatus::new(word)),
+    }
+}
+
+fn completion(chunk: Option<&Spanned<Chunk>>) -> Built<Completion> {
+    let Some(spanned) = chunk else { return Ok(Completion::default()) };
+    let (items, seconds) = match spanned.get_ref() {
+        Chunk::Items(items) => (Some(*items), None),
+        Chunk::Bounds(ChunkBounds { items, seconds }) => (*items, *seconds),
+    };
+    let items = items.unwrap_or(Completion::ITEMS_DEFAULT as u64);
+    let items = usize::try_from(items).ok().filter(|items| (1..=10_000_000).contains(items));
+    let items =
+        items.ok_or_else(|| Problem::at(spanned, "a chunk has between 1 and 10000000 items"))?;
+    let completion = Completion::items(items);
+    match seconds {
+        None => Ok(completion),
+        Some(seconds) => Duration::try_from_secs_f64(seconds)
+            .ok()
+            .filter(|time| !time.is_zero())
+            .map(|time| completion.within(time))
+            .ok_or_else(|| Problem::at(spanned, "the seconds of a chunk are above zero")),
+    }
+}
+
+fn skip_policy(skip: &Spanned<Skip>) -> Built<SkipPolicy> {
+    let Skip { limit, on, scope, .. } = skip.get_ref();
+    let mut policy = SkipPolicy::limit(*limit);
+    let words = on.as_deref().unwrap_or_default();
+    let phase = |word: &str| {
+        [Phase::Read, Phase::Process, Phase::Write].into_iter().find(|phase| phase.name() == word)
+    };
+    let phases: Vec<_> = words.iter().filter_map(|word| phase(word.get_ref())).collect();
+    let kinds: Vec<_> = words.iter().filter(|word| phase(word.get_ref()).is_none()).collect();
+    if !phases.is_empty() {
+        policy = policy.in_phases(phases);
+    }
+    if !kinds.is_empty() {
+        policy = policy.on(classifier(&kinds)?);
+    }
+    match scope.as_ref().map(|scope| (scope, scope.get_ref().as_str())) {
+        None | Some((_, "execution")) => Ok(policy),
+        Some((_, "instance")) => Ok(policy.scope(SkipLimitScope::Instance)),
+        Some((scope, other)) => Err(Problem::at(
+            scope,
+            format!("there is no scope `{other}`; there are: execution, instance"),
+        )),
+    }
+}
+
+/// Kinds of error; `!kind` excludes one.
+fn classifier(words: &[&Text]) -> Built<Classifier> {
+    let included = words.iter().any(|word| !word.get_ref().starts_with('!'));
+    let start = if included { Classifier::none() } else { Classifier::all() };
+    words.iter().try_fold(start, |classifier, word| {
+        let text = word.get_ref();
+        let (excluded, kind) = match text.strip_prefix('!') {
+            Some(kind) => (true, kind),
+            None => (false, text.as_str()),
+        };
+        // Kinds are open (jobs of your own may have others), but these are all that ours begin with.
+        let roots = ["data", "io", "sql", "panic", "fatal", "other"];
+        if !roots.contains(&kind.split('.').next().unwrap_or_default()) {
+            let known = format!("read, process, write, {}", roots.join(", "));
+            return Err(Problem::at(
+                word,
+                format!("there is no phase or kind `{kind}`; there are: {known}"),
+            ));
+        }
+        Ok(match excluded {
+            true => classifier.excluding(kind),
+            false => classifier.including(kind),
+        })
+    })
+}
+
+fn retry_policy(retry: &Spanned<Retry>) -> Built<RetryPolicy> {
+    let Retry { max_attempts, on, backoff } = retry.get_ref();
+    let mut policy = RetryPolicy::attempts(*max_attempts);
+    if let Some(words) = on {
+        policy = policy.on(classifier(&words.iter().collect::<Vec<_>>())?);
+    }
+    if let Some(backoff) = backoff {
+        let definition::Backoff { initial, multiplier, max, jitter } = backoff.get_ref();
+        let initial = span(initial)?;
+        let multiplier = multiplier.unwrap_or(1.0);
+        if !(1.0..=1_000.0).contains(&multiplier) {
+            return Err(Problem::at(backoff, "a multiplier is between 1 and 1000"));
+        }
+        let max = match max {
+            Some(max) => span(max)?,
+            None if multiplier > 1.0 => Duration::from_secs(3600),
+            None => initial,
+        };
+        policy = policy.backoff(Backoff { initial, multiplier, max, jitter: *jitter });
+    }
+    Ok(policy)
+}
+
+fn stage(processor: &Spanned<Processor>, evaluator: &Evaluator) -> Built<Stage> {
+    let Processor { kind, when, message, set, keep, drop } = processor.get_ref();
+    let compile = |text: &Text| {
+        evaluator.compile(text.get_ref()).map_err(|problem| Problem::at(text, problem))
+    };
+    let condition = || compile(wanted_in(when, "when", processor)?);
+    let has_map = !set.is_empty() || keep.is_some() || !drop.is_empty();
+    let only = |allowed: &str, wrong: bool| match wrong {
+        true => Err(Problem::at(
+            processor,
+            format!("a processor of type `{}` takes only {allowed}", kind.get_ref()),
+        )),
+        false => Ok(()),
+    };
+    match kind.get_ref().as_str() {
+        "filter" => {
+            only("`when`", has_map || message.is_some())?;
+            condition().map(Stage::Filter)
+        }
+        "reject" => {
+            only("`when` and `message`", has_map)?;
+            let default = || when.as_ref().map_or("", |when| when.get_ref().as_str());
+            let told = message.as_ref().map_or_else(default, |text| text.get_ref().as_str());
+            Ok(Stage::Reject { when: condition()?, message: told.into() })
+        }
+        "map" => {
+            only("`set`, `keep` and `drop`", when.is_some() || message.is_some())?;
+            let set = set
+                .iter()
+                .map(|(name, text)| Ok((Arc::from(name.as_str()), compile(text)?)))
+                .collect::<Built<_>>()?;
+            let keep = keep.as_ref().map(|keep| {
+                let keep: Vec<_> = keep.iter().map(|name| name.get_ref().clone()).collect();
+                names(&keep)
+            });
+            let drop = drop.iter().map(|name| Arc::from(name.get_ref().as_str())).collect();
+            Ok(Stage::Map { set, keep, drop })
+        }
+        other => Err(Problem::at(
+            kind,
+            format!("there is no processor of type `{other}`; there are: filter, map, reject"),
+        )),
+    }
+}
+
+/// What a CSV column is read as; columns without a type stay as they are.
+type ColumnTypes = BTreeMap<String, ColumnType>;
+
+#[derive(Debug, Clone, Copy)]
+enum ColumnType {
+    Text,
+    Integer,
+    Float,
+    Boolean,
+}
+
+fn column_types(columns: Option<&BTreeMap<String, Text>>) -> Built<ColumnTypes> {
+    let mut types = ColumnTypes::new();
+    for (name, kind) in columns.into_iter().flatten() {
+        let parsed = match kind.get_ref().as_str() {
+            "string" => ColumnType::Text,
+            "integer" => ColumnType::Integer,
+            "float" => ColumnType::Float,
+            "boolean" => ColumnType::Boolean,
+            other => {
+                let message = format!(
+                    "there is no type `{other}`; there are: string, integer, float, boolean"
+                );
+                return Err(Problem::at(kind, message));
+            }
+        };
+        types.insert(name.clone(), parsed);
+    }
+    Ok(types)
+}
+
+/// Every typed column must stand in the header line.
+fn check_columns(path: &Path, delimiter: u8, types: &ColumnTypes) -> Result<(), ItemError> {
+    if types.is_empty() {
+        return Ok(());
+    }
+    let file = File::open(path).map_err(|error| {
+        ItemError::wrap(ErrorKind::IO, format!("open `{}`", path.display()), error)
+    })?;
+    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(file);
+    let header = reader.headers()?;
+    match types.keys().find(|name| !header.iter().any(|column| column == name.as_str())) {
+        None => Ok(()),
+        Some(missing) => {
+            let known: Vec<_> = header.iter().collect();
+            let what = format!(
+                "find column `{missing}` in `{}`; it has {}",
+                path.display(),
+                known.join(", ")
+            );
+            Err(ItemError::fatal(what))
+        }
+    }
+}
+
+fn csv_reader(path: PathBuf, types: ColumnTypes) -> CsvReader<Record> {
+    let header: Mutex<Option<(Names, Arc<[Option<ColumnType>]>)>> = Mutex::new(None);
+    CsvReader::decoding(path, move |record, headers| {
+        let mut header = header.lock().unwrap_or_else(PoisonError::into_inner);
+        let (names, kinds) = header.get_or_insert_with(|| {
+            let names: Vec<Arc<str>> = headers.iter().map(Arc::from).collect();
+            let kinds: Vec<_> = headers.iter().map(|name| types.get(name).copied()).collect();
+            (names.into(), kinds.into())
+        });
+        let fields = record.iter().zip(names.iter()).zip(kinds.iter());
+        let values: Result<Vec<Value>, ItemError> =
+            fields.map(|((text, name), kind)| column_value(name, text, *kind)).collect();
+        Ok(Record::new(Arc::clone(names), values?))
+    })
+}
+
+fn column_value(name: &str, text: &str, kind: Option<ColumnType>) -> Result<Value, ItemError> {
+    let wrong =
+        |wanted: &str| ItemError::parse(format!("read column `{name}`: `{text}` is not {wanted}"));
+    match kind {
+        None => Ok(Value::Field(text.into())),
+        Some(ColumnType::Text) => Ok(Value::text(text)),
+        Some(_) if text.is_empty() => Ok(Value::Null),
+        Some(ColumnType::Integer) => {
+            text.parse().map(Value::Integer).map_err(|_| wrong("an integer"))
+        }
+        Some(ColumnType::Float) => match text.parse::<f64>() {
+            Ok(number) if number.is_finite() => Ok(Value::Float(number)),
+            _ => Err(wrong("a number")),
+        },
+        Some(ColumnType::Boolean) => {
+            text.parse().map(Value::Boolean).map_err(|_| wrong("`true` or `false`"))
+        }
+    }
+}
+
+fn delimiter(text: Option<&Text>) -> Built<u8> {
+    match text.map(|text| (text, text.get_ref().as_bytes())) {
+        None => Ok(b','),
+        Some((_, [byte])) if byte.is_ascii() && !matches!(byte, b'"' | b'\n' | b'\r') => Ok(*byte),
+        Some((text, _)) => Err(Problem::at(text, "a delimiter is one ASCII character")),
+    }
+}
+
+fn missing<T>(key: &str, of: &Spanned<T>) -> Problem {
+    Problem::at(of, format!("key `{key}` is missing"))
+}
+
+fn wanted<'a, T>(value: &'a Option<T>, key: &str, of: &Text) -> Built<&'a T> {
+    value.as_ref().ok_or_else(|| Problem::at(of, format!("step `{}` needs `{key}`", of.get_ref())))
+}
+
+fn wanted_in<'a, T, S>(value: &'a Option<T>, key: &str, of: &Spanned<S>) -> Built<&'a T> {
+    value.as_ref().ok_or_else(|| missing(key, of))
+}
+
+/// Refuses keys that belong to another type.
+fn only(what: &str, kind: &Text, given: &[(&str, bool)], allowed: &[(&str, &[&str])]) -> Built<()> {
+    let word = kind.get_ref().as_str();
+    let Some((_, keys)) = allowed.iter().find(|(known, _)| *known == word) else {
+        let known: Vec<_> = allowed.iter().map(|(known, _)| *known).collect();
+        let message =
+            format!("there is no {what} of type `{word}`; there are: {}", known.join(", "));
+        return Err(Problem::at(kind, message));
+    };
+    match given.iter().find(|(key, is_given)| *is_given && !keys.contains(key)) {
+        None => Ok(()),
+        Some((key, _)) => {
+            let keys = if keys.is_empty() { "none".to_owned() } else { keys.join(", ") };
+            let message = format!(
+                "key `{key}` does not belong to a {what} of type `{word}`; its keys: {keys}"
+            );
+            Err(Problem::at(kind, message))
+        }
+    }
+}
+
+fn keys_of_step(step: &Step, kind: &str) -> Built<()> {
+    let given = [
+        ("chunk", step.chunk.is_some()),
+        ("reader", step.reader.is_some()),
+        ("processors", !step.processors.is_empty()),
+        ("writer", step.writer.is_some()),
+        ("skip", step.skip.is_some()),
+        ("retry", step.retry.is_some()),
+        ("parallelism", step.parallelism.is_some()),
+        ("read_ahead", step.read_ahead.is_some()),
+        ("argv", step.argv.is_some()),
+        ("dir", step.dir.is_some()),
+        ("env", step.env.is_some()),
+        ("timeout", step.timeout.is_some()),
+        ("grace", step.grace.is_some()),
+        ("exit_codes", step.exit_codes.is_some()),
+        ("sql", step.sql.is_some()),
+        ("url", step.url.is_some()),
+    ];
+    let chunk: &[&str] =
+        &["chunk", "reader", "processors", "writer", "skip", "retry", "parallelism", "read_ahead"];
+    let command: &[&str] = &["argv", "dir", "env", "timeout", "grace", "exit_codes"];
+    let allowed = [("chunk", chunk), ("command", command), ("sql", &["sql", "url"])];
+    let at = Spanned::new(step.name.span(), kind.to_owned());
+    only("step", &at, &given, &allowed)
+}
+
+fn keys_of_reader(reader: &Reader) -> Built<()> {
+    let given = [
+        ("path", reader.path.is_some()),
+        ("columns", reader.columns.is_some()),
+        ("delimiter", reader.delimiter.is_some()),
+        ("line_bytes_max", reader.line_bytes_max.is_some()),
+        ("count", reader.count.is_some()),
+        ("items", reader.items.is_some()),
+        ("url", reader.url.is_some()),
+        ("query", reader.query.is_some()),
+        ("params", reader.params.is_some()),
+        ("key", reader.key.is_some()),
+    ];
+    let allowed: [(&str, &[&str]); 6] = [
+        ("csv", &["path", "columns", "delimiter", "line_bytes_max"]),
+        ("jsonl", &["path"]),
+        ("lines", &["path"]),
+        ("list", &["items"]),
+        ("sequence", &["count"]),
+        ("sql", &["url", "query", "params", "key"]),
+    ];
+    only("reader", &reader.kind, &given, &allowed)
+}
+
+fn keys_of_writer(writer: &Writer) -> Built<()> {
+    let given = [
+        ("path", writer.path.is_some()),
+        ("columns", writer.columns.is_some()),
+        ("delimiter", writer.delimiter.is_some()),
+        ("field", writer.field.is_some()),
+        ("url", writer.url.is_some()),
+        ("table", writer.table.is_some()),
+        ("mode", writer.mode.is_some()),
+        ("key", writer.key.is_some()),
+        ("statement", writer.statement.is_some()),
+    ];
+    let allowed: [(&str, &[&str]); 6] = [
+        ("csv", &["path", "columns", "delimiter"]),
+        ("file", &["path"]),
+        ("jsonl", &["path"]),
+        ("lines", &["path", "field"]),
+        ("none", &[]),
+        ("sql", &["url", "table", "mode", "key", "columns", "statement"]),
+    ];
+    only("writer", &writer.kind, &given, &allowed)
+}

@@ -1,0 +1,191 @@
+//! The shape of a job file, as strict as TOML and serde can check it.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+type Text = Spanned<String>;
+
+/// A whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Definition {
+    pub(super) name: Text,
+    #[serde(default)]
+    pub(super) description: String,
+    #[serde(default = "yes")]
+    pub(super) restartable: bool,
+    #[serde(default)]
+    pub(super) open_parameters: bool,
+    #[serde(default)]
+    pub(super) parameters: BTreeMap<String, Spanned<Parameter>>,
+    #[serde(default)]
+    pub(super) next: BTreeMap<String, Spanned<Next>>,
+    pub(super) steps: Vec<Spanned<Step>>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A declared parameter.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Parameter {
+    #[serde(rename = "type", default = "string")]
+    pub(super) kind: batchwright::ParameterType,
+    #[serde(default)]
+    pub(super) required: bool,
+    pub(super) default: Option<toml::Value>,
+    #[serde(default = "yes")]
+    pub(super) identifying: bool,
+    #[serde(default)]
+    pub(super) description: String,
+}
+
+fn string() -> batchwright::ParameterType {
+    batchwright::ParameterType::String
+}
+
+/// What the next instance changes of a parameter.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Next {
+    pub(super) increment: Option<i64>,
+    pub(super) add_days: Option<i64>,
+}
+
+/// A step of any type; which keys belong to which type is checked when it is built.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Step {
+    pub(super) name: Text,
+    #[serde(rename = "type")]
+    pub(super) kind: Option<Text>,
+    pub(super) start_limit: Option<Spanned<u32>>,
+    #[serde(default)]
+    pub(super) allow_start_if_complete: bool,
+
+    pub(super) chunk: Option<Spanned<Chunk>>,
+    pub(super) reader: Option<Spanned<Reader>>,
+    #[serde(default)]
+    pub(super) processors: Vec<Spanned<Processor>>,
+    pub(super) writer: Option<Spanned<Writer>>,
+    pub(super) skip: Option<Spanned<Skip>>,
+    pub(super) retry: Option<Spanned<Retry>>,
+    pub(super) parallelism: Option<Spanned<usize>>,
+    pub(super) read_ahead: Option<Spanned<usize>>,
+
+    pub(super) argv: Option<Spanned<Vec<Text>>>,
+    pub(super) dir: Option<Text>,
+    pub(super) env: Option<BTreeMap<String, Text>>,
+    pub(super) timeout: Option<Text>,
+    pub(super) grace: Option<Text>,
+    pub(super) exit_codes: Option<BTreeMap<String, Text>>,
+
+    pub(super) sql: Option<Text>,
+    pub(super) url: Option<Text>,
+}
+
+/// `chunk = 1000`, or with a time.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a number of items, or `{ items = N, seconds = N }`")]
+pub(super) enum Chunk {
+    Items(u64),
+    Bounds(ChunkBounds),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ChunkBounds {
+    pub(super) items: Option<u64>,
+    pub(super) seconds: Option<f64>,
+}
+
+/// A reader of any type.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Reader {
+    #[serde(rename = "type")]
+    pub(super) kind: Text,
+    pub(super) path: Option<Text>,
+    pub(super) columns: Option<BTreeMap<String, Text>>,
+    pub(super) delimiter: Option<Text>,
+    pub(super) line_bytes_max: Option<Spanned<u64>>,
+    pub(super) count: Option<Spanned<Number>>,
+    pub(super) items: Option<Vec<toml::Table>>,
+    pub(super) url: Option<Text>,
+    pub(super) query: Option<Text>,
+    pub(super) params: Option<Vec<Text>>,
+    pub(super) key: Option<Text>,
+}
+
+/// A number, or a text that becomes one when its names are filled in.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a number")]
+pub(super) enum Number {
+    Literal(u64),
+    Text(String),
+}
+
+/// A processor of any type.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Processor {
+    #[serde(rename = "type")]
+    pub(super) kind: Text,
+    pub(super) when: Option<Text>,
+    pub(super) message: Option<Text>,
+    #[serde(default)]
+    pub(super) set: BTreeMap<String, Text>,
+    pub(super) keep: Option<Vec<Text>>,
+    #[serde(default)]
+    pub(super) drop: Vec<Text>,
+}
+
+/// A writer of any type.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Writer {
+    #[serde(rename = "type")]
+    pub(super) kind: Text,
+    pub(super) path: Option<Text>,
+    pub(super) columns: Option<Vec<Text>>,
+    pub(super) delimiter: Option<Text>,
+    pub(super) field: Option<Text>,
+    pub(super) url: Option<Text>,
+    pub(super) table: Option<Text>,
+    pub(super) mode: Option<Text>,
+    pub(super) key: Option<Vec<Text>>,
+    pub(super) statement: Option<Text>,
+}
+
+/// What may be given up.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Skip {
+    pub(super) limit: u64,
+    pub(super) on: Option<Vec<Text>>,
+    pub(super) dead_letter: Option<Text>,
+    pub(super) scope: Option<Text>,
+}
+
+/// What is tried again.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Retry {
+    pub(super) max_attempts: std::num::NonZeroU32,
+    pub(super) on: Option<Vec<Text>>,
+    pub(super) backoff: Option<Spanned<Backoff>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Backoff {
+    pub(super) initial: Text,
+    pub(super) multiplier: Option<f64>,
+    pub(super) max: Option<Text>,
+    #[serde(default)]
+    pub(super) jitter: bool,
+}

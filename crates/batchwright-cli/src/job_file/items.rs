@@ -1,0 +1,355 @@
+//! Readers and writers of job files: one type for all of them, so that a step has one type.
+
+use std::sync::{Arc, OnceLock};
+
+use batchwright::{
+    ChunkTransaction, CsvReader, Ending, FileOutput, FilePosition, ItemError, ItemReader,
+    ItemWriter, JsonLinesReader, JsonLinesWriter, LineReader, ListReader, PreparedCommit, Sequence,
+    StepScope, Total,
+};
+use batchwright_store::SqlReader;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::record::{Names, Record, Value};
+use super::sql::RecordSqlWriter;
+
+/// A position of whichever part is inside, as JSON.
+type Position = Box<RawValue>;
+
+fn pack(position: &impl serde::Serialize) -> Position {
+    serde_json::value::to_raw_value(position).expect("a position is JSON by its contract")
+}
+
+fn unpack<T: DeserializeOwned>(position: Option<Position>) -> Result<Option<T>, ItemError> {
+    let parsed = position.map(|json| serde_json::from_str(json.get())).transpose();
+    parsed.map_err(|error| ItemError::fatal(format!("understand the stored position: {error}")))
+}
+
+/// A reader of any type.
+#[derive(Clone)]
+pub(super) enum AnyReader {
+    Csv(CsvReader<Record>),
+    JsonLines(JsonLinesReader<Record>),
+    Lines(LineReader, Names),
+    List(ListReader<Record>),
+    Sequence(Sequence, Names),
+    Sql(SqlReader<Record>),
+}
+
+/// Runs the same code for whichever reader is inside.
+macro_rules! each_reader {
+    ($any:expr, $reader:ident => $code:expr) => {
+        match $any {
+            AnyReader::Csv($reader) => $code,
+            AnyReader::JsonLines($reader) => $code,
+            AnyReader::Lines($reader, _) => $code,
+            AnyReader::List($reader) => $code,
+            AnyReader::Sequence($reader, _) => $code,
+            AnyReader::Sql($reader) => $code,
+        }
+    };
+}
+
+impl ItemReader for AnyReader {
+    type Item = Record;
+    type Position = Position;
+
+    fn open(&mut self, position: Option<Position>, scope: &StepScope) -> Result<(), ItemError> {
+        each_reader!(self, reader => reader.open(unpack(position)?, scope))
+    }
+
+    fn read(&mut self) -> Result<Option<Record>, ItemError> {
+        match self {
+            Self::Csv(reader) => reader.read(),
+            Self::JsonLines(reader) => reader.read(),
+            Self::List(reader) => reader.read(),
+            Self::Sql(reader) => reader.read(),
+            Self::Lines(reader, names) => {
+                let line = reader.read()?;
+                Ok(line.map(|line| Record::single(names, Value::Text(line.into()))))
+            }
+            Self::Sequence(reader, names) => {
+                let number = reader.read()?;
+                let value = |n| Value::Integer(i64::try_from(n).unwrap_or(i64::MAX));
+                Ok(number.map(|n| Record::single(names, value(n))))
+            }
+        }
+    }
+
+    fn position(&self) -> Position {
+        each_reader!(self, reader => pack(&reader.position()))
+    }
+
+    fn reads_ahead(&self) -> bool {
+        each_reader!(self, reader => reader.reads_ahead())
+    }
+
+    fn total(&self) -> Option<Total> {
+        each_reader!(self, reader => reader.total())
+    }
+
+    fn done(&self) -> u64 {
+        each_reader!(self, reader => reader.done())
+    }
+
+    fn close(&mut self) -> Result<(), ItemError> {
+        each_reader!(self, reader => reader.close())
+    }
+}
+
+/// A writer of any type.
+#[derive(Clone)]
+pub(super) enum AnyWriter {
+    Csv(RecordCsvWriter),
+    JsonLines(JsonLinesWriter),
+    Lines(RecordLineWriter),
+    Sql(RecordSqlWriter),
+    None,
+}
+
+/// Runs the same code for whichever writer is inside; `None` does nothing.
+macro_rules! each_writer {
+    ($any:expr, $writer:ident => $code:expr, none => $none:expr) => {
+        match $any {
+            AnyWriter::Csv($writer) => $code,
+            AnyWriter::JsonLines($writer) => $code,
+            AnyWriter::Lines($writer) => $code,
+            AnyWriter::Sql($writer) => $code,
+            AnyWriter::None => $none,
+        }
+    };
+}
+
+/// Several item types could be meant; these readers and writers are of records.
+trait RecordWriter: ItemWriter<Record> {}
+impl<W: ItemWriter<Record>> RecordWriter for W {}
+
+fn open<W: RecordWriter>(
+    writer: &mut W,
+    position: Option<Position>,
+    scope: &StepScope,
+) -> Result<Option<PreparedCommit>, ItemError> {
+    writer.open(unpack(position)?, scope)
+}
+
+fn position<W: RecordWriter>(writer: &mut W) -> Result<Position, ItemError> {
+    writer.position().map(|position| pack(&position))
+}
+
+fn prepares<W: RecordWriter>(writer: &W) -> bool {
+    writer.prepares()
+}
+
+fn prepare<W: RecordWriter>(writer: &mut W, commit: &PreparedCommit) -> Result<(), ItemError> {
+    writer.prepare(commit)
+}
+
+fn committed<W: RecordWriter>(writer: &mut W) {
+    writer.committed();
+}
+
+fn rolled_back<W: RecordWriter>(writer: &mut W) -> Result<(), ItemError> {
+    writer.rolled_back()
+}
+
+fn close<W: RecordWriter>(writer: &mut W, ending: Ending) -> Result<(), ItemError> {
+    writer.close(ending)
+}
+
+impl ItemWriter<Record> for AnyWriter {
+    type Position = Position;
+
+    fn open(
+        &mut self,
+        position: Option<Position>,
+        scope: &StepScope,
+    ) -> Result<Option<PreparedCommit>, ItemError> {
+        each_writer!(self, writer => open(writer, position, scope), none => Ok(None))
+    }
+
+    fn write(
+        &mut self,
+        items: &[Record],
+        chunk: &mut ChunkTransaction<'_>,
+    ) -> Result<(), ItemError> {
+        each_writer!(self, writer => writer.write(items, chunk), none => Ok(()))
+    }
+
+    fn position(&mut self) -> Result<Position, ItemError> {
+        each_writer!(self, writer => position(writer), none => Ok(pack(&())))
+    }
+
+    fn prepares(&self) -> bool {
+        each_writer!(self, writer => prepares(writer), none => false)
+    }
+
+    fn prepare(&mut self, commit: &PreparedCommit) -> Result<(), ItemError> {
+        each_writer!(self, writer => prepare(writer, commit), none => Ok(()))
+    }
+
+    fn committed(&mut self) {
+        each_writer!(self, writer => committed(writer), none => ());
+    }
+
+    fn rolled_back(&mut self) -> Result<(), ItemError> {
+        each_writer!(self, writer => rolled_back(writer), none => Ok(()))
+    }
+
+    fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
+        each_writer!(self, writer => close(writer, ending), none => Ok(()))
+    }
+}
+
+/// Records as CSV; the columns are those named, or those of the first record.
+#[derive(Clone)]
+pub(super) struct RecordCsvWriter {
+    file: FileOutput,
+    delimiter: u8,
+    columns: OnceLock<Names>,
+    buffer: Vec<u8>,
+}
+
+impl RecordCsvWriter {
+    pub(super) fn new(path: std::path::PathBuf, delimiter: u8, columns: Option<Names>) -> Self {
+        let known = OnceLock::new();
+        if let Some(columns) = columns {
+            let _ = known.set(columns);
+        }
+        Self { file: FileOutput::new(path), delimiter, columns: known, buffer: Vec::new() }
+    }
+}
+
+impl ItemWriter<Record> for RecordCsvWriter {
+    type Position = FilePosition;
+
+    fn open(
+        &mut self,
+        position: Option<FilePosition>,
+        scope: &StepScope,
+    ) -> Result<Option<PreparedCommit>, ItemError> {
+        self.file.open(position, scope).map(|()| None)
+    }
+
+    fn write(&mut self, items: &[Record], _: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
+        let Some(first) = items.first() else { return Ok(()) };
+        let columns = self.columns.get_or_init(|| Arc::clone(first.names()));
+        self.buffer.clear();
+        let mut csv =
+            csv::WriterBuilder::new().delimiter(self.delimiter).from_writer(&mut self.buffer);
+        if self.file.length() == 0 {
+            csv.write_record(columns.iter().map(|name| name.as_bytes()))?;
+        }
+        let mut text = String::new();
+        for item in items {
+            let same = Arc::ptr_eq(columns, item.names());
+            for (index, name) in columns.iter().enumerate() {
+                let value = if same { item.values().get(index) } else { item.get(name) };
+                let value = value.ok_or_else(|| {
+                    ItemError::data(format!("write column `{name}`: the item has no such field"))
+                })?;
+                write_field(&mut csv, value, &mut text)?;
+            }
+            csv.write_record(None::<&[u8]>)?;
+            if item.names().len() != columns.len() {
+                let extra = item.names().iter().find(|name| !columns.contains(name));
+                if let Some(extra) = extra {
+                    let what = format!("write field `{extra}`: it is no column of the file");
+                    return Err(ItemError::data(what));
+                }
+            }
+        }
+        csv.flush()?;
+        drop(csv);
+        self.file.append(&self.buffer)
+    }
+
+    fn position(&mut self) -> Result<FilePosition, ItemError> {
+        self.file.position()
+    }
+
+    fn committed(&mut self) {
+        self.file.committed();
+    }
+
+    fn rolled_back(&mut self) -> Result<(), ItemError> {
+        self.file.rolled_back()
+    }
+
+    fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
+        self.file.close(ending)
+    }
+}
+
+fn write_field(
+    csv: &mut csv::Writer<&mut Vec<u8>>,
+    value: &Value,
+    text: &mut String,
+) -> Result<(), csv::Error> {
+    use std::fmt::Write;
+    match value {
+        Value::Text(value) | Value::Field(value) => csv.write_field(&**value),
+        other => {
+            text.clear();
+            let _ = write!(text, "{other}");
+            csv.write_field(text.as_bytes())
+        }
+    }
+}
+
+/// One field of each record as a line.
+#[derive(Clone)]
+pub(super) struct RecordLineWriter {
+    lines: batchwright::LineWriter,
+    field: Arc<str>,
+}
+
+impl RecordLineWriter {
+    pub(super) fn new(path: std::path::PathBuf, field: &str) -> Self {
+        Self { lines: batchwright::LineWriter::new(path), field: field.into() }
+    }
+}
+
+impl ItemWriter<Record> for RecordLineWriter {
+    type Position = FilePosition;
+
+    fn open(
+        &mut self,
+        position: Option<FilePosition>,
+        scope: &StepScope,
+    ) -> Result<Option<PreparedCommit>, ItemError> {
+        ItemWriter::<String>::open(&mut self.lines, position, scope)
+    }
+
+    fn write(
+        &mut self,
+        items: &[Record],
+        chunk: &mut ChunkTransaction<'_>,
+    ) -> Result<(), ItemError> {
+        let line = |item: &Record| match item.get(&self.field) {
+            Some(value) => Ok(value.to_string()),
+            None => {
+                let field = &self.field;
+                Err(ItemError::data(format!("write field `{field}`: the item has no such field")))
+            }
+        };
+        let lines: Result<Vec<String>, ItemError> = items.iter().map(line).collect();
+        self.lines.write(&lines?, chunk)
+    }
+
+    fn position(&mut self) -> Result<FilePosition, ItemError> {
+        ItemWriter::<String>::position(&mut self.lines)
+    }
+
+    fn committed(&mut self) {
+        ItemWriter::<String>::committed(&mut self.lines);
+    }
+
+    fn rolled_back(&mut self) -> Result<(), ItemError> {
+        ItemWriter::<String>::rolled_back(&mut self.lines)
+    }
+
+    fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
+        ItemWriter::<String>::close(&mut self.lines, ending)
+    }
+}

@@ -1,0 +1,267 @@
+//! `${…}` in the strings of a job file.
+
+use batchwright::{ItemError, JobScope, ParameterSchema, ParameterValue, StepScope};
+
+/// A text with places to fill in, checked as far as that is possible before anything runs.
+#[derive(Debug, Clone)]
+pub(super) struct Template {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone)]
+enum Part {
+    Text(String),
+    Place(Place),
+}
+
+/// `${NAME|FORMAT}` or `${NAME:-DEFAULT}`
+#[derive(Debug, Clone)]
+struct Place {
+    name: Name,
+    format: Option<String>,
+    default: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+enum Name {
+    JobName,
+    Parameter(String),
+    JobContext(String),
+    StepContext(String),
+}
+
+impl Template {
+    /// Parses `text`.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the place that cannot be understood, or a name that does not exist.
+    pub(super) fn parse(text: &str, schema: &ParameterSchema) -> Result<Self, String> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some(start) = rest.find("${") {
+            if start > 0 {
+                parts.push(Part::Text(rest[..start].to_owned()));
+            }
+            let inside = &rest[start + 2..];
+            let end = inside
+                .find('}')
+                .ok_or_else(|| format!("`{}` has no closing brace", &rest[start..]))?;
+            parts.push(parse_place(&inside[..end], schema)?);
+            rest = &inside[end + 1..];
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest.to_owned()));
+        }
+        Ok(Self { parts })
+    }
+
+    /// The text, with the names of `scope` filled in.
+    ///
+    /// # Errors
+    ///
+    /// Names what is missing or cannot be formatted; never fills in nothing.
+    pub(super) fn render(&self, scope: &StepScope) -> Result<String, ItemError> {
+        let mut text = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(literal) => text.push_str(literal),
+                Part::Place(place) => {
+                    text.push_str(&place.fill(scope.job(), scope).map_err(ItemError::fatal)?);
+                }
+            }
+        }
+        Ok(text)
+    }
+}
+
+fn parse_place(inside: &str, schema: &ParameterSchema) -> Result<Part, String> {
+    let (head, default) = match inside.split_once(":-") {
+        Some((head, default)) => (head, Some(default.to_owned())),
+        None => (inside, None),
+    };
+    let (name, format) = match head.split_once('|') {
+        Some((name, format)) => (name.trim(), Some(format.to_owned())),
+        None => (head.trim(), None),
+    };
+    let known = "params.NAME, job.name, job.context.KEY, step.context.KEY, env.NAME";
+    let name = if let Some(parameter) = name.strip_prefix("params.") {
+        let declared = schema.find(parameter);
+        if declared.is_none() && !schema.open {
+            let names: Vec<_> =
+                schema.declared.iter().map(|one| format!("`{}`", one.name)).collect();
+            let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            return Err(format!("`${{{inside}}}`: no parameter `{parameter}`; declared: {names}"));
+        }
+        if let (Some(declared), Some(format)) = (declared, &format) {
+            check_format(declared.kind, format)
+                .map_err(|problem| format!("`${{{inside}}}`: {problem}"))?;
+        }
+        Name::Parameter(parameter.to_owned())
+    } else if name == "job.name" {
+        Name::JobName
+    } else if let Some(key) = name.strip_prefix("job.context.") {
+        Name::JobContext(key.to_owned())
+    } else if let Some(key) = name.strip_prefix("step.context.") {
+        Name::StepContext(key.to_owned())
+    } else if let Some(variable) = name.strip_prefix("env.") {
+        // The environment of the process does not change: it is filled in at once.
+        return match (std::env::var(variable), default) {
+            (Ok(value), _) | (Err(_), Some(value)) => Ok(Part::Text(value)),
+            (Err(_), None) => Err(format!("`${{{inside}}}`: the environment has no `{variable}`")),
+        };
+    } else {
+        return Err(format!("`${{{inside}}}`: there is no `{name}`; there are: {known}"));
+    };
+    Ok(Part::Place(Place { name, format, default }))
+}
+
+fn check_format(kind: batchwright::ParameterType, format: &str) -> Result<(), String> {
+    use batchwright::ParameterType::{Date, Integer, Timestamp};
+    match kind {
+        Integer => integer_format(format).map(drop),
+        Date => {
+            jiff::civil::Date::constant(2026, 11, 21).strftime(format).to_string_checked().map(drop)
+        }
+        Timestamp => jiff::Timestamp::UNIX_EPOCH.strftime(format).to_string_checked().map(drop),
+        other => Err(format!("a {other} takes no format")),
+    }
+}
+
+/// A `strftime` that may turn out to be no format at all.
+trait Checked {
+    fn to_string_checked(&self) -> Result<String, String>;
+}
+
+impl<T: std::fmt::Display> Checked for T {
+    fn to_string_checked(&self) -> Result<String, String> {
+        use std::fmt::Write;
+        let mut text = String::new();
+        write!(text, "{self}").map_err(|_| "the format is not understood".to_owned())?;
+        Ok(text)
+    }
+}
+
+/// Width of `%06d`, and whether zeros fill it.
+fn integer_format(format: &str) -> Result<(usize, bool), String> {
+    let wrong = || format!("`{format}` is no integer format; write `%d` or `%06d`");
+    let digits =
+        format.strip_prefix('%').and_then(|rest| rest.strip_suffix('d')).ok_or_else(wrong)?;
+    if digits.is_empty() {
+        return Ok((0, false));
+    }
+    let width: usize = digits.parse().map_err(|_| wrong())?;
+    if width > 64 {
+        return Err(wrong());
+    }
+    Ok((width, digits.starts_with('0')))
+}
+
+impl Place {
+    fn fill(&self, job: &JobScope, step: &StepScope) -> Result<String, String> {
+        let value = match &self.name {
+            Name::JobName => Some(job.job().to_owned()),
+            Name::Parameter(name) => match job.parameters().get(name) {
+                Some(parameter) => Some(self.formatted(name, &parameter.value)?),
+                None => None,
+            },
+            Name::JobContext(key) => context_text(job.context(), key)?,
+            Name::StepContext(key) => context_text(step.context(), key)?,
+        };
+        value.or_else(|| self.default.clone()).ok_or_else(|| match &self.name {
+            Name::Parameter(name) => format!("fill in `params.{name}`: the parameter is not given"),
+            Name::JobContext(key) => {
+                format!("fill in `job.context.{key}`: nothing is stored there")
+            }
+            Name::StepContext(key) => {
+                format!("fill in `step.context.{key}`: nothing is stored there")
+            }
+            Name::JobName => "fill in `job.name`".to_owned(),
+        })
+    }
+
+    fn formatted(&self, name: &str, value: &ParameterValue) -> Result<String, String> {
+        let Some(format) = &self.format else { return Ok(value.to_string()) };
+        let wrong = |problem: String| format!("fill in `params.{name}|{format}`: {problem}");
+        match value {
+            ParameterValue::Date(date) => date.strftime(format).to_string_checked().map_err(wrong),
+            ParameterValue::Timestamp(at) => at.strftime(format).to_string_checked().map_err(wrong),
+            ParameterValue::Integer(number) => {
+                let (width, zeros) = integer_format(format).map_err(wrong)?;
+                Ok(match zeros {
+                    true => format!("{number:0width$}"),
+                    false => format!("{number:width$}"),
+                })
+            }
+            other => Err(wrong(format!("a {} takes no format", other.kind()))),
+        }
+    }
+}
+
+fn context_text(context: &batchwright::ContextHandle, key: &str) -> Result<Option<String>, String> {
+    if !context.has(key) {
+        return Ok(None);
+    }
+    let value: serde_json::Value = context.get(key).map_err(|error| error.to_string())?;
+    Ok(Some(match value {
+        serde_json::Value::String(text) => text,
+        other => other.to_string(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use batchwright::{ParameterDeclaration, ParameterType};
+
+    fn schema() -> ParameterSchema {
+        ParameterSchema {
+            declared: vec![
+                ParameterDeclaration::new("date", ParameterType::Date),
+                ParameterDeclaration::new("seq", ParameterType::Integer),
+            ],
+            open: false,
+        }
+    }
+
+    #[test]
+    fn a_name_that_does_not_exist_is_refused_before_anything_is_opened() {
+        for (text, told) in [
+            ("${params.day}", "no parameter `day`; declared: `date`, `seq`"),
+            ("${parms.date}", "there is no `parms.date`"),
+            ("${params.date", "has no closing brace"),
+            ("${params.seq|%Y}", "is no integer format"),
+            ("${env.BATCHWRIGHT_NO_SUCH_VARIABLE}", "the environment has no"),
+            ("${partition.from}", "there is no `partition.from`"),
+        ] {
+            let problem = Template::parse(text, &schema()).unwrap_err();
+            assert!(problem.contains(told), "{text}: {problem}");
+        }
+    }
+
+    #[test]
+    fn what_exists_is_accepted() {
+        for text in [
+            "plain",
+            "${params.date|%Y%m%d}.csv",
+            "${params.seq|%06d}",
+            "${params.seq:-7}",
+            "${env.BATCHWRIGHT_NO_SUCH_VARIABLE:-x}",
+            "${job.name} ${job.context.a} ${step.context.b}",
+        ] {
+            assert!(Template::parse(text, &schema()).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn integers_are_padded_as_asked() {
+        let place = |format: &str| Place {
+            name: Name::JobName,
+            format: Some(format.to_owned()),
+            default: None,
+        };
+        let number = ParameterValue::Integer(42);
+        assert_eq!(place("%06d").formatted("n", &number).unwrap(), "000042");
+        assert_eq!(place("%d").formatted("n", &number).unwrap(), "42");
+    }
+}

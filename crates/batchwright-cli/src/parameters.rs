@@ -1,0 +1,117 @@
+//! Job parameters as they are typed.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+
+use batchwright::{
+    JobParameters, Parameter, ParameterDeclaration, ParameterSchema, ParameterType, ParameterValue,
+    Refusal,
+};
+
+use crate::args::NON_IDENTIFYING;
+use crate::error::CliError;
+
+/// Longest parameter document that is read, in bytes.
+const JSON_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// The parameters of `pairs` and `json`, typed as `schema` declares them.
+///
+/// # Errors
+///
+/// Every problem at once, in the order of the arguments.
+pub(crate) fn parse(
+    pairs: &[String],
+    json: Option<&str>,
+    schema: &ParameterSchema,
+) -> Result<JobParameters, CliError> {
+    let mut parameters = JobParameters::new();
+    let mut problems = Vec::new();
+    let mut seen = BTreeSet::new();
+    let mut add = |name: String, parsed: Result<Parameter, String>| {
+        if !seen.insert(name.clone()) {
+            problems.push(format!("parameter `{name}` is given twice"));
+        }
+        match parsed {
+            Ok(parameter) => drop(parameters.insert(name, parameter)),
+            Err(problem) => problems.push(format!("parameter `{name}`: {problem}")),
+        }
+    };
+    if let Some(json) = json {
+        for (name, value) in document(json)? {
+            let declared = schema.find(&name);
+            add(name, from_json(value, declared));
+        }
+    }
+    for pair in pairs {
+        let (name, parsed) = parse_pair(pair, schema)?;
+        add(name, parsed);
+    }
+    if problems.is_empty() {
+        return Ok(parameters);
+    }
+    Err(Refusal::InvalidParameters { problems }.into())
+}
+
+/// `NAME=VALUE` or `NAME:TYPE=VALUE`, everything behind the first `=` plain text.
+fn parse_pair(
+    pair: &str,
+    schema: &ParameterSchema,
+) -> Result<(String, Result<Parameter, String>), CliError> {
+    let unmarked = pair.strip_prefix(NON_IDENTIFYING);
+    let Some((head, text)) = unmarked.unwrap_or(pair).split_once('=') else {
+        return Err(CliError::Usage(format!("use `{pair}` as a parameter: expected NAME=VALUE")));
+    };
+    let (name, kind) = match head.split_once(':') {
+        Some((name, kind)) => (name, Some(kind)),
+        None => (head, None),
+    };
+    if name.is_empty() {
+        return Err(CliError::Usage(format!("use `{pair}` as a parameter: its name is empty")));
+    }
+    let declared = schema.find(name);
+    let identifying = match unmarked {
+        Some(_) => false,
+        None => declared.is_none_or(|declared| declared.identifying),
+    };
+    let kind = match kind {
+        Some(kind) => ParameterType::from_name(kind).ok_or_else(|| {
+            let known: Vec<_> = ParameterType::ALL.iter().map(|kind| kind.name()).collect();
+            format!("there is no type `{kind}`; there are: {}", known.join(", "))
+        }),
+        None => Ok(declared.map_or(ParameterType::String, |declared| declared.kind)),
+    };
+    let value = kind.and_then(|kind| ParameterValue::parse(text, kind));
+    Ok((name.to_owned(), value.map(|value| Parameter { value, identifying })))
+}
+
+fn from_json(
+    value: serde_json::Value,
+    declared: Option<&ParameterDeclaration>,
+) -> Result<Parameter, String> {
+    let says_identifying = value.get("identifying").is_some();
+    let mut parameter = Parameter::from_json(value, declared.map(|declared| declared.kind))?;
+    if let Some(declared) = declared.filter(|_| !says_identifying) {
+        parameter.identifying = declared.identifying;
+    }
+    Ok(parameter)
+}
+
+fn document(json: &str) -> Result<serde_json::Map<String, serde_json::Value>, CliError> {
+    let text = text_or_file(json)?;
+    serde_json::from_str(&text).map_err(|error| {
+        CliError::Usage(format!("use --params-json: it is no JSON object of parameters: {error}"))
+    })
+}
+
+/// `text` itself, or the content of the file that `@FILE` names; `@-` is standard input.
+pub(crate) fn text_or_file(text: &str) -> Result<String, CliError> {
+    let Some(path) = text.strip_prefix('@') else { return Ok(text.to_owned()) };
+    let mut content = String::new();
+    let read = match path {
+        "-" => std::io::stdin().take(JSON_BYTES_MAX).read_to_string(&mut content),
+        path => std::fs::File::open(path)
+            .and_then(|file| file.take(JSON_BYTES_MAX).read_to_string(&mut content)),
+    };
+    read.map_err(|error| CliError::Usage(format!("read `{path}`: {error}")))?;
+    Ok(content)
+}

@@ -1,0 +1,82 @@
+//! A bar on a terminal: how far, how fast, how long, and by what that is told.
+
+use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use batchwright::{BatchStatus, Change, Events, Progress, ProgressUnit};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Shows what happens on stderr, when that is a terminal.
+pub(crate) struct Bar {
+    bar: Arc<Mutex<Option<ProgressBar>>>,
+}
+
+impl Bar {
+    /// Follows `events` from now on, unless it is unwanted or nobody could see it.
+    pub(crate) fn follow(events: &Events, wanted: bool) -> Self {
+        let bar = Arc::new(Mutex::new(None));
+        if wanted && std::io::stderr().is_terminal() {
+            let shown = Arc::clone(&bar);
+            events.observe(move |event| {
+                show(&mut shown.lock().unwrap_or_else(PoisonError::into_inner), &event.change);
+            });
+        }
+        Self { bar }
+    }
+
+    /// Leaves the terminal as it was.
+    pub(crate) fn clear(&self) {
+        if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn show(shown: &mut Option<ProgressBar>, change: &Change) {
+    match change {
+        Change::Step { name, status: BatchStatus::Started, .. } => {
+            let bar = ProgressBar::new_spinner();
+            bar.set_style(style("{spinner} {prefix}  {elapsed}  {msg}"));
+            bar.set_prefix(name.to_string());
+            bar.enable_steady_tick(Duration::from_millis(200));
+            *shown = Some(bar);
+        }
+        Change::Step { .. } => {
+            if let Some(bar) = shown.take() {
+                bar.finish_and_clear();
+            }
+        }
+        Change::ChunkCommitted { counters, progress, .. } => {
+            let Some(bar) = shown else { return };
+            let skipped = match counters.skips() {
+                0 => String::new(),
+                skips => format!(", {skips} skipped"),
+            };
+            bar.set_message(format!("{} items{skipped}", counters.read));
+            if let Some(Progress { done, total, unit }) = progress {
+                if bar.length().is_none() {
+                    bar.set_style(style(template(*unit)));
+                    bar.set_length(*total);
+                }
+                bar.set_position(*done);
+            }
+        }
+        Change::Job { .. } | Change::ChunkRolledBack { .. } => {}
+    }
+}
+
+fn template(unit: ProgressUnit) -> &'static str {
+    match unit {
+        ProgressUnit::Items => {
+            "{prefix}  {wide_bar} {percent}%  {per_sec}, {eta} left (by items)  {msg}"
+        }
+        ProgressUnit::Bytes => {
+            "{prefix}  {wide_bar} {percent}%  {binary_bytes_per_sec}, {eta} left (by bytes)  {msg}"
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
