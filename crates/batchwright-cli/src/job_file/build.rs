@@ -209,22 +209,12 @@ impl Builder<'_> {
         if let Some(retry) = &step.retry {
             builder = builder.retry(retry_policy(retry)?);
         }
-        // A record that was numbered by a rehearsal and one that was not are of one type, so that a
-        // rehearsed step is the step itself.
-        if self.context.faults.is_some() {
-            let (one, two, three) = (faults.clone(), faults.clone(), faults);
-            let step = builder
-                .reader_with(move |scope| Ok(FaultyReader::new(make_reader(scope)?, &one)))
-                .processor_with(move |scope| Ok(FaultyProcessor::new(make_stages(scope)?, &two)))
-                .writer_with(move |scope| Ok(FaultyWriter::new(make_writer(scope)?, &three)))
-                .build()
-                .keep_skipped(as_json, as_json);
-            return Ok(job.step(step));
-        }
+        // With faults or without, the parts are the same: what a rehearsal began, a run can continue.
+        let (one, two, three) = (faults.clone(), faults.clone(), faults);
         let step = builder
-            .reader_with(make_reader)
-            .processor_with(make_stages)
-            .writer_with(make_writer)
+            .reader_with(move |scope| Ok(FaultyReader::new(make_reader(scope)?, &one)))
+            .processor_with(move |scope| Ok(FaultyProcessor::new(make_stages(scope)?, &two)))
+            .writer_with(move |scope| Ok(FaultyWriter::new(make_writer(scope)?, &three)))
             .build()
             .keep_skipped(as_json, as_json);
         Ok(job.step(step))

@@ -194,10 +194,16 @@ impl Model<'_> {
             self.commit(&[], Mark { records: self.position, resolved: 0 });
             return Ok(());
         }
-        for &item in outputs {
+        let mut uncommitted = true;
+        for (index, &item) in outputs.iter().enumerate() {
+            uncommitted = true;
             match self.write(&[item]) {
                 Ok(()) => {
-                    self.commit(&[item], Mark { records: start, resolved: item - start });
+                    let last = index + 1 == outputs.len();
+                    let within = Mark { records: start, resolved: item - start };
+                    let behind = Mark { records: self.position, resolved: 0 };
+                    self.commit(&[item], if last { behind } else { within });
+                    uncommitted = false;
                 }
                 Err(WriteFault::Fatal) => {
                     self.counters.rollback += 1;
@@ -210,7 +216,9 @@ impl Model<'_> {
                 }
             }
         }
-        self.commit(&[], Mark { records: self.position, resolved: 0 });
+        if uncommitted {
+            self.commit(&[], Mark { records: self.position, resolved: 0 });
+        }
         Ok(())
     }
 

@@ -1,4 +1,5 @@
 //! Random plans of faults, shapes and sizes, shared by the oracle tests of every store.
+#![allow(unreachable_pub, reason = "shared by path with the tests of another crate")]
 
 use batchwright::testing::FaultPlan;
 use batchwright::testing::model::Case;

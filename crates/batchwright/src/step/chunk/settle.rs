@@ -200,32 +200,33 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             }
             // A chunk of one output needs no second write to know which one it was.
             self.skip_output(chunk, 0, error, &mut pending)?;
-            return match self.attempt(chunk, 0..0, Mark::Behind, &pending)? {
-                Ok(()) => self.tell(chunk, 0..0, &pending),
-                Err(error) => Err(self.fail(Phase::Write, self.checkpoint.records + first, error)),
-            };
+            return self.commit_skips(chunk, &pending);
         }
         unreachable!("attempts are counted without end")
     }
 
-    /// One transaction for each output, in order; those that fail are skipped.
+    /// One transaction for each output, in order; those that fail are skipped. The last one takes the
+    /// chunk's end along, or, when it was skipped, one more commit does.
     fn scan(
         &mut self,
         chunk: &Processed<I, O>,
         mut later: Vec<PendingSkip>,
     ) -> Result<(), Trouble> {
         let mut now: Vec<PendingSkip> = Vec::new();
-        let mut uncommitted = false;
-        for index in 0..chunk.outputs.len() {
+        let last = chunk.outputs.len() - 1;
+        for index in 0..=last {
             let offset = chunk.filled.record_of_item(chunk.input_of(index));
-            let due = later.partition_point(|skip| skip.offset < offset);
+            let due = match index == last {
+                true => later.len(),
+                false => later.partition_point(|skip| skip.offset < offset),
+            };
             now.extend(later.drain(..due));
+            let mark = if index == last { Mark::Behind } else { Mark::Within(offset) };
             let one = index..index + 1;
-            match self.attempt(chunk, one.clone(), Mark::Within(offset), &now)? {
+            match self.attempt(chunk, one.clone(), mark, &now)? {
                 Ok(()) => {
                     self.tell(chunk, one, &now)?;
                     now.clear();
-                    uncommitted = true;
                 }
                 Err(error) => {
                     self.rolled_back(&chunk.outputs[one], &error)?;
@@ -234,16 +235,25 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                         return Err(self.located(Phase::Write, item, error));
                     }
                     self.skip_output(chunk, index, error, &mut now)?;
-                    uncommitted = true;
+                    if index == last {
+                        return self.commit_skips(chunk, &now);
+                    }
                 }
             }
         }
-        debug_assert!(uncommitted, "a scan has outputs");
-        now.append(&mut later);
-        match self.attempt(chunk, 0..0, Mark::Behind, &now)? {
-            Ok(()) => self.tell(chunk, 0..0, &now),
+        Ok(())
+    }
+
+    /// A commit that moves behind the chunk and writes nothing but skips.
+    fn commit_skips(
+        &mut self,
+        chunk: &Processed<I, O>,
+        skips: &[PendingSkip],
+    ) -> Result<(), Trouble> {
+        match self.attempt(chunk, 0..0, Mark::Behind, skips)? {
+            Ok(()) => self.tell(chunk, 0..0, skips),
             Err(error) => {
-                let item = self.checkpoint.records + 1;
+                let item = self.checkpoint.records + chunk.filled.records();
                 Err(self.fail(Phase::Write, item, error))
             }
         }

@@ -1,0 +1,134 @@
+//! A folder, the real binary, and facts to wait for.
+#![allow(dead_code, unreachable_pub, reason = "every test file uses a part of it")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use batchwright::StopToken;
+use serde_json::Value;
+
+/// A new folder in which the binary runs.
+pub struct Place {
+    dir: tempfile::TempDir,
+}
+
+/// What a finished command left.
+pub struct Done {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Done {
+    /// stdout as one JSON document.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out)
+            .unwrap_or_else(|error| panic!("{error}: {:?} / {}", self.out, self.err))
+    }
+
+    /// Fails the test unless the command ended with `code`.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out, self.err);
+        self
+    }
+}
+
+impl Place {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn root(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        String::from_utf8(self.bytes(name)).unwrap()
+    }
+
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_batchwright"));
+        command.args(arguments).current_dir(self.dir.path()).env_remove("BATCHWRIGHT_STORE");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Done {
+        done(self.command(arguments).output().unwrap())
+    }
+
+    pub fn spawn(&self, arguments: &[&str]) -> Child {
+        self.command(arguments).spawn().unwrap()
+    }
+
+    /// The execution `id` as JSON.
+    pub fn show(&self, id: i64) -> Value {
+        self.run(&["show", &id.to_string(), "--format", "json"]).expect(0).json()
+    }
+
+    /// Number of the newest execution, if there is one.
+    pub fn newest(&self) -> Option<i64> {
+        let list = self.run(&["executions", "--limit", "1", "--format", "json"]).expect(0);
+        list.out
+            .lines()
+            .next()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].as_i64().unwrap())
+    }
+
+    /// The numbers in column `n` of `table`, in the order of insertion.
+    pub fn numbers(&self, database: &str, table: &str) -> Vec<i64> {
+        let connection = rusqlite::Connection::open(self.path(database)).unwrap();
+        let mut rows =
+            connection.prepare(&format!("SELECT n FROM {table} ORDER BY rowid")).unwrap();
+        rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+}
+
+pub fn done(output: Output) -> Done {
+    use std::os::unix::process::ExitStatusExt;
+    Done {
+        code: output.status.code().unwrap_or_else(|| -output.status.signal().unwrap_or(0)),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Waits for a fact. The bound only keeps a broken test from hanging for ever.
+#[track_caller]
+pub fn until(what: &str, fact: impl Fn() -> bool) {
+    for _ in 0..6_000 {
+        if fact() {
+            return;
+        }
+        StopToken::default().wait(Duration::from_millis(10));
+    }
+    panic!("never came true: {what}");
+}
+
+/// Eight lines are all the randomness that a test needs; the seed decides everything.
+pub struct SimRng(pub u64);
+
+impl SimRng {
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}

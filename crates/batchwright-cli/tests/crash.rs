@@ -1,0 +1,177 @@
+//! `kill -9` at any instant, then `recover` and `restart`: every output equals that of an
+//! uninterrupted run.
+
+mod common;
+
+use std::time::Duration;
+
+use batchwright::StopToken;
+use common::{Place, SimRng, until};
+
+/// Instants at which the process is killed.
+const KILLS: usize = 50;
+/// Longest life of a process before it is killed, in milliseconds.
+const LIFE_MS_MAX: u64 = 120;
+
+/// One job that writes to every kind of sink that promises to be exact.
+fn job() -> String {
+    let step = |name: &str, writer: &str| {
+        format!(
+            r#"
+[[steps]]
+name = "{name}"
+chunk = 7
+reader = {{ type = "csv", path = "input.csv" }}
+processors = [
+    {{ type = "reject", when = "item.n % 50 == 0", message = "every fiftieth" }},
+    {{ type = "map", set = {{ twice = "item.n * 2" }} }},
+]
+writer = {{ {writer} }}
+skip = {{ limit = 1000, dead_letter = "{name}.rejected.jsonl" }}
+"#
+        )
+    };
+    let prepare = |name: &str, url: &str| {
+        format!(
+            "[[steps]]\nname = \"{name}\"\ntype = \"sql\"\n{url}\n\
+             sql = \"CREATE TABLE IF NOT EXISTS number (n INTEGER NOT NULL, twice INTEGER)\"\n"
+        )
+    };
+    format!(
+        "name = \"everything\"\n{}{}{}{}{}{}",
+        prepare("prepare-own", ""),
+        prepare("prepare-other", "url = \"sqlite://other.db\""),
+        step("own", "type = \"sql\", table = \"number\""),
+        step("other", "type = \"sql\", table = \"number\", url = \"sqlite://other.db\""),
+        step("csv", "type = \"csv\", path = \"out.csv\""),
+        step("jsonl", "type = \"jsonl\", path = \"out.jsonl\""),
+    )
+}
+
+fn place(records: u64) -> Place {
+    let place = Place::new();
+    let lines: Vec<String> = (1..=records).map(|n| n.to_string()).collect();
+    place.write("input.csv", format!("n\n{}\n", lines.join("\n")));
+    place.write("job.toml", job());
+    place
+}
+
+/// Everything that the job leaves.
+fn outputs(place: &Place) -> Vec<(String, Vec<u8>)> {
+    let mut outputs: Vec<(String, Vec<u8>)> = ["batchwright.db", "other.db"]
+        .map(|database| {
+            (database.to_owned(), format!("{:?}", place.numbers(database, "number")).into())
+        })
+        .into();
+    for name in ["out.csv", "out.jsonl"] {
+        outputs.push((name.to_owned(), place.bytes(name)));
+    }
+    for step in ["own", "other", "csv", "jsonl"] {
+        // Which execution gave a record up differs, and nothing else may.
+        let letters = place.read(&format!("{step}.rejected.jsonl"));
+        let kept: Vec<_> = letters
+            .lines()
+            .map(|line| {
+                let mut letter: serde_json::Value = serde_json::from_str(line).unwrap();
+                letter.as_object_mut().unwrap().remove("execution");
+                letter.to_string()
+            })
+            .collect();
+        outputs.push((format!("{step}.rejected.jsonl"), kept.join("\n").into()));
+    }
+    outputs
+}
+
+#[test]
+fn whatever_instant_the_process_dies_at_every_output_is_exact() {
+    let seed = std::env::var("SIM_SEED").map_or(7, |seed| seed.parse().unwrap());
+    let mut rng = SimRng(seed);
+    let records = 1_500;
+    let undisturbed = place(records);
+    undisturbed.run(&["run", "job.toml"]).expect(0);
+    let expected = outputs(&undisturbed);
+    let mut kills = 0;
+    while kills < KILLS {
+        let place = place(records);
+        let mut last = None;
+        loop {
+            let mut child = match last {
+                None => place.spawn(&["run", "job.toml"]),
+                Some(id) => place.spawn(&["restart", &i64::to_string(&id)]),
+            };
+            let life = Duration::from_millis(rng.below(LIFE_MS_MAX));
+            // The instant itself is what is random here; nothing is waited for.
+            StopToken::default().wait(life);
+            let ended = child.try_wait().unwrap();
+            child.kill().unwrap();
+            let status = child.wait().unwrap();
+            kills += usize::from(ended.is_none());
+            if status.code().is_some() {
+                assert_eq!(
+                    status.code(),
+                    Some(0),
+                    "seed {seed}: it was not killed, so it completes"
+                );
+                break;
+            }
+            place.run(&["recover"]).expect(0);
+            last = place.newest();
+            if let Some(id) = last
+                && place.show(id)["status"] == "COMPLETED"
+            {
+                break;
+            }
+        }
+        for ((name, expected), (_, found)) in expected.iter().zip(outputs(&place)) {
+            assert!(*expected == found, "seed {seed}: {name} differs after kills");
+        }
+        let skips: usize = (1..=place.newest().unwrap())
+            .map(|id| {
+                place.run(&["skips", &id.to_string(), "--format", "json"]).out.lines().count()
+            })
+            .sum();
+        assert_eq!(skips as u64, 4 * (records / 50), "seed {seed}: one record for every skip");
+    }
+}
+
+/// Random instants seldom fall between the two commits of two databases; a plan always does.
+#[test]
+fn a_death_between_the_commits_of_two_databases_is_finished_by_the_restart() {
+    for commit in 1..=5 {
+        for point in ["before_commit", "after_commit"] {
+            let place = place(30);
+            let plan = format!(r#"{{"step":"other","kill":{{"{point}":{commit}}}}}"#);
+            let killed = place.run(&["run", "job.toml", "--inject", &plan]);
+            assert_eq!(killed.code, -9, "{point} {commit}: {}", killed.err);
+            place.run(&["recover"]).expect(0);
+            place.run(&["restart", "1"]).expect(0);
+            let found = place.numbers("other.db", "number");
+            assert_eq!(found, (1..=30).collect::<Vec<_>>(), "{point} {commit}");
+            let written: i64 = (1..=2)
+                .flat_map(|id| place.show(id)["steps"].as_array().unwrap().clone())
+                .filter(|step| step["name"] == "other")
+                .map(|step| step["write"].as_i64().unwrap())
+                .sum();
+            assert_eq!(written, 30, "{point} {commit}: written = rows in the sink");
+        }
+    }
+}
+
+/// What a killed process leaves is told as what it is until somebody recovers it.
+#[test]
+fn a_killed_execution_is_recovered_by_name_of_its_dead_owner_and_only_once() {
+    let place = place(100);
+    let plan = r#"{"step":"own","kill":{"after_commit":3}}"#;
+    assert_eq!(place.run(&["run", "job.toml", "--inject", plan]).code, -9);
+    assert_eq!(place.show(1)["status"], "STARTED", "nobody said otherwise yet");
+    place.run(&["run", "job.toml", "--recover", "strict"]).expect(4);
+    place.run(&["recover", "1"]).expect(0);
+    let recovered = place.show(1);
+    assert_eq!(recovered["status"], "FAILED");
+    assert_eq!(recovered["exit"]["code"], "FAILED");
+    assert_eq!(recovered["failure"]["code"], "recovered");
+    assert!(recovered["owner"].is_null() && !recovered["ended_at"].is_null());
+    assert_eq!(place.run(&["recover", "1"]).expect(0).out.lines().count(), 2, "no-op");
+    until("the job is done", || place.run(&["restart", "1"]).code == 0);
+    place.run(&["restart", "1"]).expect(3);
+}
