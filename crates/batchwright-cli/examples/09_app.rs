@@ -1,0 +1,18 @@
+//! An application with jobs of its own and every verb of the command.
+//!
+//! `cargo run -p batchwright-cli --example 09_app -- run count limit:integer=1000`
+
+use std::process::ExitCode;
+
+use batchwright::{ChunkStepBuilder, Job, JobRegistry, NoWriter, Sequence};
+
+fn main() -> ExitCode {
+    let step = ChunkStepBuilder::new("count")
+        .reader_with(|scope| Ok(Sequence::to(u64::try_from(scope.parameters().integer("limit")?)?)))
+        .writer(NoWriter::new())
+        .build();
+    let job = Job::builder("count").step(step).build().expect("a valid job");
+    let registry = JobRegistry::new();
+    registry.register(job).expect("the only job of that name");
+    batchwright_cli::main(&registry)
+}

@@ -1,0 +1,61 @@
+//! A durable job: rows and checkpoint in one transaction of a SQLite file, restarted after a failure.
+//!
+//! `cargo run -p batchwright-store --example 08_durable`
+
+use std::error::Error;
+use std::sync::Arc;
+
+use batchwright::testing::{FaultPlan, FaultyWriter};
+use batchwright::{
+    BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, LaunchOptions, Sequence,
+};
+use batchwright_store::{SqlReader, SqlWriter, SqliteRepository};
+
+fn job(faults: &FaultPlan) -> Result<Job, Box<dyn Error>> {
+    let faults = faults.clone();
+    let step = ChunkStepBuilder::new("load")
+        .reader(Sequence::to(1_000))
+        .writer_with(move |_| {
+            let rows = SqlWriter::in_store("number", ["n"], |n: &u64, row| row.bind(*n as i64));
+            Ok(FaultyWriter::new(rows, &faults))
+        })
+        .chunk_size(100)
+        .build();
+    Ok(Job::builder("numbers").step(step).build()?)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let path = std::env::temp_dir().join(format!("batchwright-{}.db", std::process::id()));
+    let repository = Arc::new(SqliteRepository::open(&path)?);
+    let database = repository.database().clone();
+    database.connect()?.execute_batch("CREATE TABLE number (n INTEGER PRIMARY KEY)")?;
+    let operator = JobOperator::new(repository);
+
+    // Something goes wrong at item 250: two chunks are safe, the third one left no trace.
+    let fails = FaultPlan { fatal_write: [250].into(), ..FaultPlan::default() };
+    operator.registry().replace(job(&fails)?);
+    let failed = operator.start("numbers", JobParameters::new())?.wait()?;
+    println!("{}", operator.summary(failed.id)?);
+    assert_eq!(failed.status, BatchStatus::Failed);
+
+    // Once the trouble is gone, the restart goes on behind the second chunk.
+    operator.registry().replace(job(&FaultPlan::default())?);
+    let options = LaunchOptions::default();
+    let done = operator.restart(failed.id, &JobParameters::new(), &options)?.wait()?;
+    println!("{}", operator.summary(done.id)?);
+    assert_eq!(operator.step_summaries(done.id)?[0].counters.read, 800);
+
+    // Rows are items too: this step reads the table by its key.
+    let reader = SqlReader::new(database, "SELECT n FROM number", |row| Ok(row.get::<_, i64>(0)?));
+    let step = ChunkStepBuilder::new("check")
+        .reader(reader.keyset("n"))
+        .writer(batchwright::NoWriter::new())
+        .build();
+    operator.registry().register(Job::builder("check").step(step).build()?)?;
+    let checked = operator.start("check", JobParameters::new())?.wait()?;
+    assert_eq!(operator.step_summaries(checked.id)?[0].counters.read, 1_000);
+    for ending in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{ending}", path.display()));
+    }
+    Ok(())
+}
