@@ -136,6 +136,12 @@ pub trait ItemProcessor<I>: Send + Sync {
     fn pass_through(&self, items: Vec<I>) -> Result<Vec<Self::Output>, Vec<I>> {
         Err(items)
     }
+
+    /// What [`pass_through`](Self::pass_through) took, back to the reader, whose memory it is.
+    #[doc(hidden)]
+    fn pass_back(&self, outputs: Vec<Self::Output>) -> Result<Vec<I>, Vec<Self::Output>> {
+        Err(outputs)
+    }
 }
 
 impl<I, O, F> ItemProcessor<I> for F
@@ -164,6 +170,10 @@ impl<I: Send + Sync> ItemProcessor<I> for PassThrough {
 
     fn pass_through(&self, items: Vec<I>) -> Result<Vec<I>, Vec<I>> {
         Ok(items)
+    }
+
+    fn pass_back(&self, outputs: Vec<I>) -> Result<Vec<I>, Vec<I>> {
+        Ok(outputs)
     }
 }
 

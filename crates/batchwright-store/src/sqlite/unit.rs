@@ -254,7 +254,10 @@ impl UnitOfWork for SqliteUnit<'_> {
 
     fn save_checkpoint(&mut self, update: &CheckpointUpdate<'_>) -> Result<bool, RepositoryError> {
         let (counters, Lease { execution, fence }) = (update.counters, update.lease);
-        let stop = self.one(
+        let lease = (execution.0, fence);
+        let stop = self.one(&self.statements.check_lease, lease, |row| row.get(0))?;
+        let stop = stop.ok_or(RepositoryError::LeaseLost { execution })?;
+        let saved = self.change(
             &self.statements.save_checkpoint,
             params![
                 update.step.0,
@@ -268,12 +271,13 @@ impl UnitOfWork for SqliteUnit<'_> {
                 count(counters.rollback),
                 update.checkpoint,
                 micros(update.at),
-                execution.0,
-                fence,
             ],
-            |row| row.get(0),
         )?;
-        let stop = stop.ok_or(RepositoryError::LeaseLost { execution })?;
+        if saved == 0 {
+            return Err(RepositoryError::Corrupt {
+                what: format!("step execution {} does not exist", update.step),
+            });
+        }
         if let Some(context) = update.step_context {
             self.change(&self.statements.save_step_context, (update.step.0, context))?;
         }

@@ -218,6 +218,7 @@ where
             Settler::new(run, writer, checkpoint, dead_letters, &self.plan, &self.kit);
         let end = match (depth, self.plan.parallelism) {
             (0, 1) => carry(&mut settler, |spare| {
+                let spare = processing.reclaim(spare);
                 processing.process(filler.fill(spare.items), spare.outputs)
             }),
             (depth, 1) => read_ahead(depth, &mut filler, &processing, &mut settler),
@@ -258,7 +259,7 @@ fn carry<I, O, W: ItemWriter<O>>(
     }
 }
 
-/// Vectors of a settled chunk, to be filled again.
+/// Vectors of a settled chunk, to be filled again; what is in them is dropped then.
 struct Spare<I, O> {
     items: Vec<I>,
     outputs: Vec<O>,
@@ -287,6 +288,7 @@ where
         let (recycler, recycled) = channel();
         threads.spawn(move || fill_ahead(filler, &sender, &recycled));
         carry(settler, |spare| {
+            let spare = processing.reclaim(spare);
             let _ = recycler.send(spare.items);
             processing.process(chunks.recv().unwrap_or_else(|_| reader_gone()), spare.outputs)
         })
@@ -331,6 +333,7 @@ where
         }
         drop(filled);
         carry(settler, |spare| {
+            let spare = processing.reclaim(spare);
             let _ = recycler.send(spare.items);
             let slot = slots.recv().ok();
             slot.and_then(|slot| slot.recv().ok())

@@ -64,8 +64,6 @@ impl Checkpoint {
     /// Appends the stored form to `text`. By hand: this runs for every chunk.
     pub(super) fn write_to(&self, text: &mut String) {
         let Self { sequence, records, resolved, reader, writer, dead_letters } = self;
-        let or_null =
-            |json: &String| if json.is_empty() { "null" } else { json.as_str() }.to_owned();
         let _ = write!(text, r#"{{"sequence":{sequence},"records":{records}"#);
         if *resolved > 0 {
             let _ = write!(text, r#","resolved":{resolved}"#);
@@ -73,7 +71,11 @@ impl Checkpoint {
         if let Some(length) = dead_letters {
             let _ = write!(text, r#","dead_letters":{length}"#);
         }
-        let _ = write!(text, r#","reader":{},"writer":{}}}"#, or_null(reader), or_null(writer));
+        for (name, json) in [(r#","reader":"#, reader), (r#","writer":"#, writer)] {
+            text.push_str(name);
+            text.push_str(if json.is_empty() { "null" } else { json });
+        }
+        text.push('}');
     }
 
     pub(super) fn reader<T: DeserializeOwned>(&self) -> Result<Option<T>, ItemError> {

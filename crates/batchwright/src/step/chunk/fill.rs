@@ -114,8 +114,10 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         Self { reader, plan, kit, clock, drop, consecutive_failures: 0, total }
     }
 
-    /// Reads the next chunk into `items`, which must be empty.
-    pub(super) fn fill(&mut self, items: Vec<R::Item>) -> Filled<R::Item> {
+    /// Reads the next chunk into `items`, in place of what a settled chunk left there. That is dropped
+    /// by the thread that made it: memory that one thread takes and another gives back is slow.
+    pub(super) fn fill(&mut self, mut items: Vec<R::Item>) -> Filled<R::Item> {
+        items.clear();
         let mut filled = Filled::empty(items);
         filled.end = match self.throw_away_resolved(&mut filled) {
             Some(end) => end,
@@ -223,14 +225,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
             return self.read_on_watched(items, size);
         }
         let Some(within) = self.plan.completion.within else {
-            while items.len() < size {
-                match self.reader.read() {
-                    Ok(Some(item)) => items.push(item),
-                    Ok(None) => return Pause::Exhausted,
-                    Err(error) => return Pause::Failed(error),
-                }
-            }
-            return Pause::Full;
+            return read_full(self.reader, items, size);
         };
         self.read_on_timed(items, size, within)
     }
@@ -283,6 +278,20 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         }
         Pause::Full
     }
+}
+
+/// Reads until `items` has `size`. A function of its own, so that the compiler knows `reader` and `items`
+/// apart and keeps what a small reader counts in a register.
+#[inline(never)]
+fn read_full<R: ItemReader>(reader: &mut R, items: &mut Vec<R::Item>, size: usize) -> Pause {
+    while items.len() < size {
+        match reader.read() {
+            Ok(Some(item)) => items.push(item),
+            Ok(None) => return Pause::Exhausted,
+            Err(error) => return Pause::Failed(error),
+        }
+    }
+    Pause::Full
 }
 
 /// Items for which room is made at once; a chunk that is larger grows as it fills.

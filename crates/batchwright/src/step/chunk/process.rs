@@ -52,10 +52,8 @@ impl<I, O> Processed<I, O> {
         input
     }
 
-    /// The emptied vectors.
-    pub(super) fn recycle(mut self) -> Spare<I, O> {
-        self.filled.items.clear();
-        self.outputs.clear();
+    /// Its vectors, with all that is in them.
+    pub(super) fn recycle(self) -> Spare<I, O> {
         Spare { items: self.filled.items, outputs: self.outputs }
     }
 }
@@ -70,6 +68,17 @@ pub(super) struct Processing<'a, I, P: ItemProcessor<I>> {
 }
 
 impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
+    /// Empties the outputs. The inputs stay: they go back to the reader before they are dropped.
+    pub(super) fn reclaim(&self, spare: Spare<I, P::Output>) -> Spare<I, P::Output> {
+        match self.processor.pass_back(spare.outputs) {
+            Ok(items) => Spare { items, outputs: Vec::new() },
+            Err(mut outputs) => {
+                outputs.clear();
+                Spare { items: spare.items, outputs }
+            }
+        }
+    }
+
     /// Processes `filled` into `outputs`, which must be empty. A chunk that could not be read whole
     /// fails anyway and is left alone.
     pub(super) fn process(
@@ -103,26 +112,22 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
         let Processed { filled, outputs, holes, failure } = chunk;
         let items = &filled.items[..];
         outputs.reserve(items.len());
-        let mut at = 0;
         let mut skips = 0;
-        while at < items.len() {
-            // One guard for the run, not one an item: `at` tells which item a panic belongs to.
-            let run = catch_unwind(AssertUnwindSafe(|| {
-                while at < items.len() {
-                    match self.attempt(&items[at]) {
-                        Ok(Some(output)) => outputs.push(output),
-                        Ok(None) => holes.push(Hole { index: at, error: None }),
-                        Err(fault) => return Err(fault),
-                    }
-                    at += 1;
-                }
-                Ok(())
+        // Every input becomes an output or a hole, so the two tell which item is next, after a panic too:
+        // one guard for the run, not one an item.
+        while outputs.len() + holes.len() < items.len() {
+            let ended = catch_unwind(AssertUnwindSafe(|| match self.kit.item.is_empty() {
+                true => run(items, outputs, holes, |item| {
+                    self.processor.process(item).map_err(Fault::Item)
+                }),
+                false => run(items, outputs, holes, |item| self.attempt_watched(item)),
             }));
-            let fault = match run {
+            let fault = match ended {
                 Ok(Ok(())) => return,
                 Ok(Err(fault)) => fault,
                 Err(payload) => Fault::Item(ItemError::from_panic(&*payload)),
             };
+            let at = outputs.len() + holes.len();
             match self.try_again(&items[at], fault) {
                 Ok(Some(output)) => outputs.push(output),
                 Ok(None) => holes.push(Hole { index: at, error: None }),
@@ -139,11 +144,9 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
                     return;
                 }
             }
-            at += 1;
         }
     }
 
-    #[inline(always)]
     fn attempt(&self, item: &I) -> Result<Option<P::Output>, Fault> {
         if self.kit.item.is_empty() {
             return self.processor.process(item).map_err(Fault::Item);
@@ -194,6 +197,24 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
         }
         Err(fault)
     }
+}
+
+/// Attempts the items that are left, up to the first fault. One loop for each `attempt`: whether anybody
+/// watches is not asked for every item. A function of its own, so that the compiler knows its vectors apart.
+#[inline(never)]
+fn run<I, O>(
+    items: &[I],
+    outputs: &mut Vec<O>,
+    holes: &mut Vec<Hole>,
+    attempt: impl Fn(&I) -> Result<Option<O>, Fault>,
+) -> Result<(), Fault> {
+    for item in &items[outputs.len() + holes.len()..] {
+        match attempt(item)? {
+            Some(output) => outputs.push(output),
+            None => holes.push(Hole { index: outputs.len() + holes.len(), error: None }),
+        }
+    }
+    Ok(())
 }
 
 /// One retry that is about to happen.

@@ -313,7 +313,8 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         }
         let mut checkpoint = std::mem::take(&mut self.json);
         checkpoint.clear();
-        self.next_checkpoint(chunk, mark).write_to(&mut checkpoint);
+        let reached = self.next_checkpoint(chunk, mark);
+        reached.write_to(&mut checkpoint);
         if self.writer.prepares() {
             let prepared = PreparedCommit {
                 sequence: next,
@@ -334,7 +335,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             .map_err(|source| Trouble::Step(self.run.commit_failed(source)))?;
         self.json = checkpoint;
         self.counters = counters;
-        *self.checkpoint = self.next_checkpoint(chunk, mark);
+        *self.checkpoint = reached;
         self.writer.committed();
         if let Some(file) = &mut self.dead_letters {
             file.committed();
