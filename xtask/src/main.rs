@@ -1,2 +1,43 @@
-//! Chores.
-fn main() {}
+//! Chores of the repository. `cargo xtask ci` is the one door: what CI runs, and what a newcomer runs.
+
+mod bench;
+mod ci;
+
+use std::process::{Command, ExitCode};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words[..] {
+        ["ci"] => ci::run(),
+        ["bench"] => bench::run(5),
+        ["bench", "--rounds", rounds] => match rounds.parse() {
+            Ok(rounds) => bench::run(rounds),
+            Err(_) => Err(format!("`{rounds}` is no number of rounds")),
+        },
+        ["sim", "--seeds", seeds] => match seeds.parse() {
+            Ok(seeds) => ci::simulate(seeds),
+            Err(_) => Err(format!("`{seeds}` is no number of seeds")),
+        },
+        _ => Err("usage: cargo xtask ci | bench [--rounds N] | sim --seeds N".to_owned()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("xtask: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs `cargo` with `arguments`, its output where ours goes.
+fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<(), String> {
+    eprintln!("\n== cargo {}", arguments.join(" "));
+    let mut command = Command::new(env!("CARGO"));
+    command.args(arguments).envs(environment.iter().copied());
+    let status = command.status().map_err(|error| format!("cannot run cargo: {error}"))?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(format!("`cargo {}` failed", arguments.join(" "))),
+    }
+}

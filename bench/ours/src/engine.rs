@@ -20,8 +20,8 @@ pub(crate) fn run(work: &str, task: &Task) -> Outcome {
         "memory-sqlite" => execute(sqlite(Durability::Process)?, numbers(task, CHUNK)),
         "commits-normal" => execute(sqlite(Durability::Process)?, numbers(task, 10)),
         "commits-full" => execute(sqlite(Durability::Power)?, numbers(task, 10)),
-        "empty" => execute(sqlite(Durability::Process)?, empty()),
-        "empty-full" => execute(sqlite(Durability::Power)?, empty()),
+        "empty" => empty_jobs(sqlite(Durability::Process)?),
+        "empty-full" => empty_jobs(sqlite(Durability::Power)?),
         "csv-csv" => execute(beside(task)?, csv(task).writer(CsvWriter::new(&task.output)).build()),
         "csv-jsonl" => {
             execute(beside(task)?, csv(task).writer(JsonLinesWriter::new(&task.output)).build())
@@ -67,14 +67,31 @@ fn beside(task: &Task) -> Result<Repository, Error> {
 fn execute(repository: Repository, step: impl Step + 'static) -> Outcome {
     let operator = JobOperator::new(repository);
     operator.registry().register(Job::builder("bench").step(step).build()?)?;
-    timed(|| {
-        let done = operator.start("bench", JobParameters::new())?.wait()?;
-        match done.status {
-            BatchStatus::Completed => Ok(()),
-            _ => Err(format!("ended {}: {:?}", done.status, done.failure).into()),
-        }
-    })
+    timed(|| run_once(&operator, JobParameters::new()))
 }
+
+fn run_once(operator: &JobOperator, parameters: JobParameters) -> Result<(), Error> {
+    let done = operator.start("bench", parameters)?.wait()?;
+    match done.status {
+        BatchStatus::Completed => Ok(()),
+        _ => Err(format!("ended {}: {:?}", done.status, done.failure).into()),
+    }
+}
+
+/// The mean of many jobs that do nothing, start to end, after one that warms everything up.
+fn empty_jobs(repository: Repository) -> Outcome {
+    let step = TaskletStep::new("nothing", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
+    let operator = JobOperator::new(repository);
+    operator.registry().register(Job::builder("bench").step(step).build()?)?;
+    run_once(&operator, JobParameters::new())?;
+    let total = timed(|| {
+        (1..=EMPTY_JOBS).try_for_each(|n| run_once(&operator, JobParameters::new().with("n", n)))
+    })?;
+    Ok(total / EMPTY_JOBS)
+}
+
+/// Enough that one slow commit does not decide.
+const EMPTY_JOBS: u32 = 200;
 
 fn numbers(task: &Task, chunk: usize) -> impl Step + use<> {
     ChunkStepBuilder::new("numbers")
@@ -83,10 +100,6 @@ fn numbers(task: &Task, chunk: usize) -> impl Step + use<> {
         .writer(NoWriter::new())
         .chunk_size(chunk)
         .build()
-}
-
-fn empty() -> impl Step {
-    TaskletStep::new("nothing", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished))
 }
 
 type Values = fn(&Trade) -> Result<Option<Valued>, ItemError>;

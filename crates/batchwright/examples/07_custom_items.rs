@@ -41,10 +41,13 @@ impl ItemReader for Fibonacci {
     }
 }
 
+/// A chunk's key, and its items.
+type Delivery = (String, Vec<u64>);
+
 /// A service that remembers which chunks it has seen.
 #[derive(Clone, Default)]
 struct Service {
-    seen: Arc<Mutex<Vec<(String, Vec<u64>)>>>,
+    seen: Arc<Mutex<Vec<Delivery>>>,
 }
 
 impl ItemWriter<u64> for Service {

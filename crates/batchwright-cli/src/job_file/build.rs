@@ -394,7 +394,8 @@ impl Builder<'_> {
             let table = table.as_ref().map(|table| table.render(scope)).transpose()?;
             let (table, mode) = (table.unwrap_or_default(), mode.clone());
             let columns = columns.clone();
-            RecordSqlWriter::new(&database, own, table, mode, columns).map(AnyWriter::Sql)
+            let writer = RecordSqlWriter::new(&database, own, table, mode, columns)?;
+            Ok(AnyWriter::Sql(Box::new(writer)))
         }))
     }
 
@@ -770,8 +771,11 @@ fn check_columns(path: &Path, delimiter: u8, types: &ColumnTypes) -> Result<(), 
     }
 }
 
+/// Names of the columns, and what each is read as.
+type Header = (Names, Arc<[Option<ColumnType>]>);
+
 fn csv_reader(path: PathBuf, types: ColumnTypes) -> CsvReader<Record> {
-    let header: Mutex<Option<(Names, Arc<[Option<ColumnType>]>)>> = Mutex::new(None);
+    let header: Mutex<Option<Header>> = Mutex::new(None);
     CsvReader::decoding(path, move |record, headers| {
         let mut header = header.lock().unwrap_or_else(PoisonError::into_inner);
         let (names, kinds) = header.get_or_insert_with(|| {

@@ -104,7 +104,7 @@ pub(super) enum AnyWriter {
     Csv(RecordCsvWriter),
     JsonLines(JsonLinesWriter),
     Lines(RecordLineWriter),
-    Sql(RecordSqlWriter),
+    Sql(Box<RecordSqlWriter>),
     None,
 }
 
@@ -115,7 +115,10 @@ macro_rules! each_writer {
             AnyWriter::Csv($writer) => $code,
             AnyWriter::JsonLines($writer) => $code,
             AnyWriter::Lines($writer) => $code,
-            AnyWriter::Sql($writer) => $code,
+            AnyWriter::Sql(boxed) => {
+                let $writer = &mut **boxed;
+                $code
+            }
             AnyWriter::None => $none,
         }
     };
@@ -135,10 +138,6 @@ fn open<W: RecordWriter>(
 
 fn position<W: RecordWriter>(writer: &mut W) -> Result<Position, ItemError> {
     writer.position().map(|position| pack(&position))
-}
-
-fn prepares<W: RecordWriter>(writer: &W) -> bool {
-    writer.prepares()
 }
 
 fn prepare<W: RecordWriter>(writer: &mut W, commit: &PreparedCommit) -> Result<(), ItemError> {
@@ -181,7 +180,8 @@ impl ItemWriter<Record> for AnyWriter {
     }
 
     fn prepares(&self) -> bool {
-        each_writer!(self, writer => prepares(writer), none => false)
+        // Only SQL has transactions of its own.
+        matches!(self, Self::Sql(writer) if writer.prepares())
     }
 
     fn prepare(&mut self, commit: &PreparedCommit) -> Result<(), ItemError> {

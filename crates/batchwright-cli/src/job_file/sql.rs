@@ -15,9 +15,8 @@ use super::record::{Names, Record, Value};
 pub(super) fn reader(database: SqliteDatabase, query: String) -> SqlReader<Record> {
     let names: OnceLock<Names> = OnceLock::new();
     SqlReader::new(database, query, move |row| {
-        let names = names.get_or_init(|| {
-            row.as_ref().column_names().into_iter().map(Arc::from).collect::<Vec<_>>().into()
-        });
+        let names = names
+            .get_or_init(|| row.as_ref().column_names().map(Arc::from).collect::<Vec<_>>().into());
         let values: Result<Vec<_>, _> = (0..names.len()).map(|index| value(row, index)).collect();
         Ok(Record::new(Arc::clone(names), values?))
     })

@@ -24,7 +24,7 @@ struct Place {
 
 #[derive(Debug, Clone)]
 enum Name {
-    JobName,
+    Job,
     Parameter(String),
     JobContext(String),
     StepContext(String),
@@ -99,7 +99,7 @@ fn parse_place(inside: &str, schema: &ParameterSchema) -> Result<Part, String> {
         }
         Name::Parameter(parameter.to_owned())
     } else if name == "job.name" {
-        Name::JobName
+        Name::Job
     } else if let Some(key) = name.strip_prefix("job.context.") {
         Name::JobContext(key.to_owned())
     } else if let Some(key) = name.strip_prefix("step.context.") {
@@ -160,7 +160,7 @@ fn integer_format(format: &str) -> Result<(usize, bool), String> {
 impl Place {
     fn fill(&self, job: &JobScope, step: &StepScope) -> Result<String, String> {
         let value = match &self.name {
-            Name::JobName => Some(job.job().to_owned()),
+            Name::Job => Some(job.job().to_owned()),
             Name::Parameter(name) => match job.parameters().get(name) {
                 Some(parameter) => Some(self.formatted(name, &parameter.value)?),
                 None => None,
@@ -176,7 +176,7 @@ impl Place {
             Name::StepContext(key) => {
                 format!("fill in `step.context.{key}`: nothing is stored there")
             }
-            Name::JobName => "fill in `job.name`".to_owned(),
+            Name::Job => "fill in `job.name`".to_owned(),
         })
     }
 
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn integers_are_padded_as_asked() {
         let place = |format: &str| Place {
-            name: Name::JobName,
+            name: Name::Job,
             format: Some(format.to_owned()),
             default: None,
         };

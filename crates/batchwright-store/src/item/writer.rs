@@ -67,7 +67,7 @@ pub struct SqlWriter<T> {
 
 enum Target {
     Store,
-    Other { database: SqliteDatabase, open: Option<Other> },
+    Other { database: SqliteDatabase, open: Option<Box<Other>> },
 }
 
 /// The other database, open.
@@ -236,7 +236,7 @@ impl<T: Send + Sync> ItemWriter<T> for SqlWriter<T> {
             Target::Store => Ok(None),
             Target::Other { database, open } => {
                 let (other, held) = Other::open(database, scope)?;
-                *open = Some(other);
+                *open = Some(Box::new(other));
                 Ok(Some(held))
             }
         }

@@ -38,14 +38,17 @@ impl SqliteRepository {
     }
 }
 
+/// Parameters of a statement that is put together.
+type NamedParams<'a> = Vec<(&'static str, Box<dyn ToSql + 'a>)>;
+
 /// The conditions of `filter` behind `sql`, and their parameters.
 fn filtered<'a>(
     sql: &str,
     filter: &'a ExecutionFilter,
     before: &'a i64,
-) -> (String, Vec<(&'static str, Box<dyn ToSql + 'a>)>) {
+) -> (String, NamedParams<'a>) {
     let mut sql = sql.to_owned();
-    let mut params: Vec<(&'static str, Box<dyn ToSql + 'a>)> = vec![(":before", Box::new(before))];
+    let mut params: NamedParams<'a> = vec![(":before", Box::new(before))];
     if let Some(job) = &filter.job {
         sql.push_str("AND job = :job ");
         params.push((":job", Box::new(job)));

@@ -126,7 +126,7 @@ impl Runner {
             scope: StepScope::new(scope.clone(), &row, repository, start),
             step: row,
             earlier_skips,
-            commit_hook: self.commit_hook.as_deref(),
+            commit_hook: self.commit_hook.clone(),
         };
         let result = match permit {
             Some(_) => self.start_and_run(step, &mut step_run),

@@ -7,8 +7,7 @@ use crate::clock::Clock;
 use crate::error::{RepositoryError, StepError};
 use crate::event::{Change, Event, Events, Progress};
 use crate::execution::{Counters, SkipRecord, StepExecution};
-use crate::job::JobScope;
-use crate::operator::CommitPoint;
+use crate::operator::{CommitHook, CommitPoint};
 use crate::repository::{CheckpointUpdate, JobRepository, Lease};
 
 /// What a step's code works with while it runs.
@@ -23,7 +22,7 @@ pub struct StepRun<'a> {
     pub(crate) step: StepExecution,
     /// Skips of earlier executions of the step in this instance.
     pub(crate) earlier_skips: u64,
-    pub(crate) commit_hook: Option<&'a (dyn Fn(&JobScope, &str, CommitPoint) + Send + Sync)>,
+    pub(crate) commit_hook: Option<CommitHook>,
 }
 
 impl<'a> StepRun<'a> {
@@ -79,7 +78,7 @@ impl<'a> StepRun<'a> {
     }
 
     fn call_hook(&self, point: CommitPoint) {
-        if let Some(hook) = self.commit_hook {
+        if let Some(hook) = &self.commit_hook {
             hook(self.scope.job(), self.scope.step(), point);
         }
     }

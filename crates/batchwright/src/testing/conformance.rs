@@ -155,7 +155,7 @@ fn rows_come_back_as_they_went_in(repository: &dyn JobRepository) {
     unit.commit().expect("commit");
     let after = JobExecution { version: 2, ..execution };
     assert_eq!(repository.execution(after.id).unwrap(), Some(after.clone()), "the execution");
-    assert_eq!(repository.steps(after.id).unwrap(), [step.clone()], "the step");
+    assert_eq!(repository.steps(after.id).unwrap(), std::slice::from_ref(&step), "the step");
     assert_eq!(repository.step(step.id).unwrap(), Some(step), "the step by id");
     assert_eq!(repository.skips(after.id).unwrap(), [skip()], "the skip");
     assert_eq!(repository.events(after.id).unwrap(), [event(after.id)], "the event");

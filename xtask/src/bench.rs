@@ -1,0 +1,257 @@
+//! `cargo xtask bench`: every contender does the same work, in turns; the table shows ratios of medians.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use crate::cargo;
+
+/// Items of the works in memory.
+const MEMORY_ITEMS: u64 = 20_000_000;
+/// Items of the slowest peer in memory; its time is scaled, all others do the full count.
+const MEMORY_ITEMS_SLOW: u64 = 500_000;
+/// Records of the works on files.
+const RECORDS: u64 = 500_000;
+/// Items of the works that count commits of ten.
+const COMMIT_ITEMS: u64 = 500_000;
+const COMMIT_ITEMS_FULL: u64 = 50_000;
+/// Syncs that tell what the disk can do.
+const SYNCS: u64 = 5_000;
+
+/// One run: nanoseconds and peak memory.
+#[derive(Clone, Copy)]
+struct Sample {
+    nanos: f64,
+    peak_kib: u64,
+}
+
+struct Bench {
+    rounds: usize,
+    folder: PathBuf,
+    samples: BTreeMap<(String, String), Vec<Sample>>,
+}
+
+/// Builds everything, runs every contender `rounds` times in turns, prints the table.
+pub(crate) fn run(rounds: usize) -> Result<(), String> {
+    cargo(&["build", "--release", "--package", "ours", "--package", "batchwright-cli"], &[])?;
+    let peers = ["build", "--release", "--manifest-path", "bench/peers/Cargo.toml"];
+    cargo(&[&peers[..], &["--target-dir", "target/peers"]].concat(), &[])?;
+    let folder = PathBuf::from("target/bench");
+    std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    let mut bench = Bench { rounds, folder, samples: BTreeMap::new() };
+    bench.make_input("input.csv", RECORDS)?;
+    for round in 1..=rounds {
+        eprintln!("round {round} of {rounds}");
+        bench.round()?;
+    }
+    let table = bench.table();
+    let memory = bench.memory()?;
+    println!("{table}\n{memory}");
+    Ok(())
+}
+
+impl Bench {
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    fn make_input(&self, name: &str, records: u64) -> Result<(), String> {
+        let output = self.path(name);
+        run_one(Path::new("target/release/ours"), "make", "input", records, Path::new("-"), &output)
+            .map(drop)
+    }
+
+    fn round(&mut self) -> Result<(), String> {
+        self.take("loop", "memory", MEMORY_ITEMS)?;
+        self.take("ours", "memory", MEMORY_ITEMS)?;
+        self.take("sbrs", "memory", MEMORY_ITEMS)?;
+        self.take("oxide", "memory", MEMORY_ITEMS_SLOW)?;
+        self.take("ours", "memory-sqlite", MEMORY_ITEMS)?;
+        for work in ["csv-csv", "csv-jsonl", "csv-sqlite"] {
+            for contender in ["loop", "ours", "sbrs", "oxide"] {
+                self.take(contender, work, RECORDS)?;
+            }
+        }
+        self.take("loop", "csv-csv-borrowed", RECORDS)?;
+        self.take("ours", "commits-normal", COMMIT_ITEMS)?;
+        self.take("loop", "fdatasync", SYNCS)?;
+        self.take("ours", "commits-full", COMMIT_ITEMS_FULL)?;
+        self.take("ours", "empty", 1)?;
+        self.take("ours", "empty-full", 1)?;
+        self.cold_process()
+    }
+
+    /// Runs `contender` once; a peer that cannot do the work is left out.
+    fn take(&mut self, contender: &str, work: &str, count: u64) -> Result<(), String> {
+        let program = match contender {
+            "loop" | "ours" => "target/release/ours",
+            _ => "target/peers/release/peers",
+        };
+        let (input, output) = (self.path("input.csv"), self.path("output"));
+        let sample = run_one(Path::new(program), contender, work, count, &input, &output)?;
+        if let Some(sample) = sample {
+            let per_item = Sample { nanos: sample.nanos / count as f64, ..sample };
+            self.keep(contender, work, per_item);
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, contender: &str, work: &str, sample: Sample) {
+        self.samples.entry((contender.to_owned(), work.to_owned())).or_default().push(sample);
+    }
+
+    /// The command itself: a new process, an existing store, a job that does nothing.
+    #[expect(clippy::disallowed_methods, reason = "measuring is the purpose")]
+    fn cold_process(&mut self) -> Result<(), String> {
+        let job = self.path("empty.toml");
+        let text = "name = \"empty\"\n[parameters]\nn = {}\n[[steps]]\nname = \"nothing\"\n\
+                    reader = { type = \"sequence\", count = 0 }\nwriter = { type = \"none\" }\n";
+        std::fs::write(&job, text).map_err(|error| error.to_string())?;
+        let store = format!("sqlite://{}?synchronous=normal", self.path("cold.db").display());
+        let binary =
+            std::path::absolute("target/release/batchwright").map_err(|e| e.to_string())?;
+        for warm in [false, true] {
+            let number = self.samples.values().map(Vec::len).sum::<usize>();
+            let parameter = format!("n={number}-{warm}-{}", std::process::id());
+            let start = Instant::now();
+            let done = Command::new(&binary)
+                .args(["--store", &store, "run"])
+                .arg(&job)
+                .arg(parameter)
+                .output()
+                .map_err(|error| error.to_string())?;
+            let nanos = start.elapsed().as_nanos() as f64;
+            if !done.status.success() {
+                return Err(format!("the command: {}", String::from_utf8_lossy(&done.stderr)));
+            }
+            if warm {
+                self.keep("ours", "cold-process", Sample { nanos, peak_kib: 0 });
+            }
+        }
+        Ok(())
+    }
+
+    /// Median nanoseconds an item.
+    fn median(&self, contender: &str, work: &str) -> Option<f64> {
+        let samples = self.samples.get(&(contender.to_owned(), work.to_owned()))?;
+        let mut nanos: Vec<f64> = samples.iter().map(|sample| sample.nanos).collect();
+        nanos.sort_by(f64::total_cmp);
+        nanos.get(nanos.len() / 2).copied()
+    }
+
+    fn table(&self) -> String {
+        let mut text = format!("Medians of {} rounds, contenders in turns.\n\n", self.rounds);
+        text.push_str("| work | loop | ours | ours / loop | sbrs / ours | oxide / ours |\n");
+        text.push_str("|---|---|---|---|---|---|\n");
+        for work in ["memory", "csv-csv", "csv-jsonl", "csv-sqlite"] {
+            let (Some(plain), Some(ours)) = (self.median("loop", work), self.median("ours", work))
+            else {
+                continue;
+            };
+            let peer = |name: &str| match self.median(name, work) {
+                Some(nanos) => format!("{:.1}", nanos / ours),
+                None => "cannot".to_owned(),
+            };
+            let _ = writeln!(
+                text,
+                "| {work} | {plain:.1} ns | {ours:.1} ns | {:.2} | {} | {} |",
+                ours / plain,
+                peer("sbrs"),
+                peer("oxide")
+            );
+        }
+        text.push_str("\n| figure | measured | target |\n|---|---|---|\n");
+        let mut figure = |name: &str, value: Option<f64>, unit: &str, target: &str| {
+            if let Some(value) = value {
+                let _ = writeln!(text, "| {name} | {value:.2} {unit} | {target} |");
+            }
+        };
+        let ours = |work: &str| self.median("ours", work);
+        figure(
+            "memory items/s with SQLite at NORMAL",
+            ours("memory-sqlite").map(|nanos| 1e3 / nanos),
+            "M/s",
+            "≥ 40 M/s",
+        );
+        figure(
+            "commits/s at chunk 10, NORMAL",
+            ours("commits-normal").map(|nanos| 1e9 / (nanos * 10.0)),
+            "/s",
+            "≥ 40,000 /s",
+        );
+        let syncs = self.median("loop", "fdatasync");
+        figure(
+            "commits/s at chunk 10, FULL, of 1/fdatasync",
+            ours("commits-full").zip(syncs).map(|(full, sync)| sync / (full * 10.0)),
+            "",
+            "≥ 0.7",
+        );
+        figure(
+            "csv-csv of the loop with borrowed records",
+            ours("csv-csv")
+                .zip(self.median("loop", "csv-csv-borrowed"))
+                .map(|(ours, borrowed)| ours / borrowed),
+            "",
+            "none",
+        );
+        figure("empty job, NORMAL", ours("empty").map(|nanos| nanos / 1e6), "ms", "< 2 ms");
+        figure("empty job, FULL", ours("empty-full").map(|nanos| nanos / 1e6), "ms", "none");
+        figure(
+            "empty job as a cold process",
+            ours("cold-process").map(|nanos| nanos / 1e6),
+            "ms",
+            "< 20 ms",
+        );
+        text
+    }
+
+    /// Peak memory at 10⁵ and at 10⁷ items.
+    fn memory(&self) -> Result<String, String> {
+        self.make_input("small.csv", 100_000)?;
+        self.make_input("large.csv", 10_000_000)?;
+        let ours = Path::new("target/release/ours");
+        let mut text = "| peak memory | 10⁵ items | 10⁷ items |\n|---|---|---|\n".to_owned();
+        for work in ["memory", "memory-sqlite", "csv-csv"] {
+            let mut peaks = Vec::new();
+            for (count, input) in [(100_000, "small.csv"), (10_000_000, "large.csv")] {
+                let (input, output) = (self.path(input), self.path("output"));
+                let sample = run_one(ours, "ours", work, count, &input, &output)?;
+                peaks.push(sample.map_or(0, |sample| sample.peak_kib));
+            }
+            let _ = writeln!(text, "| {work} | {} KiB | {} KiB |", peaks[0], peaks[1]);
+        }
+        for name in ["large.csv", "output"] {
+            let _ = std::fs::remove_file(self.path(name));
+        }
+        Ok(text)
+    }
+}
+
+/// One run of a contender. `None`: it cannot do this work.
+fn run_one(
+    program: &Path,
+    contender: &str,
+    work: &str,
+    count: u64,
+    input: &Path,
+    output: &Path,
+) -> Result<Option<Sample>, String> {
+    let done = Command::new(program)
+        .args([contender, work, &count.to_string()])
+        .args([input, output])
+        .output()
+        .map_err(|error| format!("{}: {error}", program.display()))?;
+    if done.status.code() == Some(3) {
+        return Ok(None);
+    }
+    let out = String::from_utf8_lossy(&done.stdout);
+    let mut words = out.split_whitespace().map(str::parse::<u64>);
+    match (done.status.success(), words.next(), words.next()) {
+        (true, Some(Ok(nanos)), Some(Ok(peak))) => {
+            Ok(Some(Sample { nanos: nanos as f64, peak_kib: peak }))
+        }
+        _ => Err(format!("{contender} {work}: {}", String::from_utf8_lossy(&done.stderr))),
+    }
+}
