@@ -37,12 +37,12 @@ fn a_step_without_a_part_does_not_compile_and_the_compiler_says_what_to_call() {
 
     let without_reader = whole.replace(".reader(batchwright::Sequence::to(1))", "");
     let told = compile("without-reader", &without_reader).unwrap_err();
-    assert!(told.contains("`Missing` is not an item reader"), "{told}");
+    assert!(told.contains("Missing` is not an item reader"), "{told}");
     assert!(told.contains("call `.reader(..)` before `.build()`"), "{told}");
 
     let without_writer = whole.replace(".writer(batchwright::NoWriter::new())", "");
     let told = compile("without-writer", &without_writer).unwrap_err();
-    assert!(told.contains("`Missing` is not an item writer for `u64`"), "{told}");
+    assert!(told.contains("Missing` is not an item writer for `u64`"), "{told}");
     assert!(told.contains("call `.writer(..)` before `.build()`"), "{told}");
 
     let wrong_processor = whole.replace(".writer", ".processor(7).writer");

@@ -1,0 +1,133 @@
+//! The documentation says what is: its job files are valid, its calls exist, its codes have pages.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::Place;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, ending));
+        } else if path.extension().is_some_and(|one| one == ending) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn every_job_file_of_the_book_and_of_the_examples_is_valid() {
+    let place = Place::new();
+    let mut jobs = files(&root().join("docs/book/src/jobs"), "toml");
+    jobs.extend(files(&root().join("examples"), "toml"));
+    assert!(jobs.len() >= 3, "{jobs:?}");
+    for job in jobs {
+        place.run(&["validate", job.to_str().unwrap()]).expect(0);
+    }
+}
+
+#[test]
+fn the_real_example_runs_to_its_end_with_the_numbers_of_the_readme() {
+    let place = Place::new();
+    for name in ["import.toml", "oui.csv"] {
+        std::fs::copy(root().join("examples/oui").join(name), place.path(name)).unwrap();
+    }
+    let done = place.run(&["run", "import.toml", "--format", "json"]).expect(0);
+    assert!(done.err.contains("countries.csv"), "it says where the result is: {}", done.err);
+    let load = done.json()["steps"][1].clone();
+    assert_eq!(load["read"], 32_530);
+    assert_eq!(load["write"], 32_339);
+    assert_eq!(load["filter"], 86);
+    assert_eq!((&load["process_skip"], &load["write_skip"]), (&103.into(), &2.into()));
+    assert_eq!(place.read("out/rejected.jsonl").lines().count(), 105);
+    assert!(place.read("out/countries.csv").contains("\nUS,11082,5784\n"));
+}
+
+#[test]
+fn every_row_of_coming_from_is_used_in_a_program_that_is_compiled_and_run() {
+    let book = std::fs::read_to_string(root().join("docs/book/src/coming-from.md")).unwrap();
+    let program =
+        std::fs::read_to_string(root().join("crates/batchwright-store/examples/10_coming_from.rs"))
+            .unwrap();
+    let verb =
+        std::fs::read_to_string(root().join("crates/batchwright-cli/tests/verbs.rs")).unwrap();
+    let mut rows = 0;
+    for line in book.lines().filter(|line| line.starts_with("| `") || line.starts_with("| ")) {
+        let Some(ours) = line.split('|').nth(2).filter(|_| !line.contains("| here |")) else {
+            continue;
+        };
+        rows += 1;
+        let calls: Vec<_> = ours.split('`').skip(1).step_by(2).collect();
+        assert!(!calls.is_empty(), "a row names no call of ours: {line}");
+        for call in calls {
+            assert!(
+                program.contains(call) || verb.contains(call),
+                "`{call}` is used nowhere: {line}"
+            );
+        }
+    }
+    assert!(rows > 100, "only {rows} rows were found");
+}
+
+#[test]
+fn every_code_has_its_page_and_every_page_its_row() {
+    let folder = root().join("docs/errors");
+    let index = std::fs::read_to_string(folder.join("README.md")).unwrap();
+    for page in files(&folder, "md") {
+        let code = page.file_stem().unwrap().to_str().unwrap().to_owned();
+        assert!(
+            code == "README" || index.contains(&format!("({code}.md)")),
+            "{code} is not in the index"
+        );
+    }
+    let sources = [
+        "batchwright/src/error.rs",
+        "batchwright/src/operator/refusal.rs",
+        "batchwright-cli/src/error.rs",
+    ];
+    for source in sources {
+        let text = std::fs::read_to_string(root().join("crates").join(source)).unwrap();
+        for line in text.lines().filter(|line| line.contains("=> \"") || line.contains("} => \"")) {
+            let Some(code) = line.split('"').nth(1) else { continue };
+            if code.contains('_') && !code.contains(' ') {
+                assert!(
+                    folder.join(format!("{code}.md")).exists(),
+                    "{code} ({source}) has no page"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_link_between_documents_leads_somewhere() {
+    let mut documents = files(&root().join("docs"), "md");
+    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"] {
+        documents.push(root().join(name));
+    }
+    for document in documents {
+        let text = std::fs::read_to_string(&document).unwrap();
+        for link in text.split("](").skip(1) {
+            let target = link.split(')').next().unwrap().split('#').next().unwrap();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            let path = document.parent().unwrap().join(target);
+            assert!(path.exists(), "{}: `{target}` does not exist", document.display());
+        }
+        for include in text.split("{{#include ").skip(1) {
+            let target = include.split("}}").next().unwrap();
+            let path = document.parent().unwrap().join(target);
+            assert!(path.exists(), "{}: `{target}` does not exist", document.display());
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Every call of the book's chapter *Coming from*, in one program.
+//!
+//! `cargo run -p batchwright-store --example 10_coming_from`
+
+use std::error::Error;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use batchwright::{
+    AppState, Backoff, BatchStatus, CachedQueries, ChunkListener, ChunkStepBuilder, Classifier,
+    Completion, CsvReader, ExecutionFilter, ExitStatus, Flow, InstancePage, ItemError,
+    ItemListener, Job, JobExecution, JobFactory, JobListener, JobOperator, JobParameters,
+    JobRegistry, JobScope, JsonLinesReader, LaunchOptions, ListenerResult, NoWriter, Phase,
+    Queries, RecoverMode, RetryListener, RetryPolicy, Sequence, SkipListener, SkipPolicy,
+    StepExecution, StepListener, StepScope, TaskletCall, TaskletStep,
+};
+use batchwright_store::SqliteRepository;
+
+struct Everything;
+
+impl JobListener for Everything {
+    fn before_job(&self, _: &JobScope) -> ListenerResult {
+        Ok(())
+    }
+
+    fn after_job(&self, _: &JobScope, _: &JobExecution) -> ListenerResult {
+        Ok(())
+    }
+}
+
+impl StepListener for Everything {
+    fn before_step(&self, _: &StepScope) -> ListenerResult {
+        Ok(())
+    }
+
+    fn after_step(&self, _: &StepScope, _: &StepExecution) -> ListenerResult<Option<ExitStatus>> {
+        Ok(None)
+    }
+}
+
+impl ChunkListener<u64, u64> for Everything {
+    fn before_chunk(&self, _: &[u64]) -> ListenerResult {
+        Ok(())
+    }
+
+    fn after_chunk(&self, _: &[u64]) -> ListenerResult {
+        Ok(())
+    }
+
+    fn on_chunk_error(&self, _: &[u64], _: &ItemError) -> ListenerResult {
+        Ok(())
+    }
+}
+
+impl ItemListener<u64, u64> for Everything {
+    fn before_read(&self) -> ListenerResult {
+        Ok(())
+    }
+
+    fn after_read(&self, _: &u64) -> ListenerResult {
+        Ok(())
+    }
+
+    fn on_read_error(&self, _: &ItemError) -> ListenerResult {
+        Ok(())
+    }
+
+    fn before_process(&self, _: &u64) -> ListenerResult {
+        Ok(())
+    }
+
+    fn after_process(&self, _: &u64, _: Option<&u64>) -> ListenerResult {
+        Ok(())
+    }
+
+    fn on_process_error(&self, _: &u64, _: &ItemError) -> ListenerResult {
+        Ok(())
+    }
+
+    fn before_write(&self, _: &[u64]) -> ListenerResult {
+        Ok(())
+    }
+
+    fn after_write(&self, _: &[u64]) -> ListenerResult {
+        Ok(())
+    }
+
+    fn on_write_error(&self, _: &[u64], _: &ItemError) -> ListenerResult {
+        Ok(())
+    }
+}
+
+impl SkipListener<u64, u64> for Everything {
+    fn on_skip_in_read(&self, _: &ItemError) -> ListenerResult {
+        Ok(())
+    }
+
+    fn on_skip_in_process(&self, _: &u64, _: &ItemError) -> ListenerResult {
+        Ok(())
+    }
+
+    fn on_skip_in_write(&self, _: &u64, _: &ItemError) -> ListenerResult {
+        Ok(())
+    }
+}
+
+impl RetryListener for Everything {
+    fn on_retry(&self, _: Phase, _: u32, _: &ItemError) -> ListenerResult {
+        Ok(())
+    }
+}
+
+fn numbers() -> Result<Job, String> {
+    let step = ChunkStepBuilder::new("count")
+        .reader(Sequence::to(10))
+        .processor(|n: &u64| match n {
+            7 => Err(ItemError::data("like seven")),
+            n => Ok(Some(*n)),
+        })
+        .writer(NoWriter::new())
+        .chunk_size(3)
+        .completion(Completion::items(3).within(Duration::from_secs(5)))
+        .skip(SkipPolicy::limit(1).on(Classifier::none().including("data")))
+        .retry(RetryPolicy::attempts(NonZeroU32::MIN).backoff(Backoff::NONE))
+        .start_limit(5)
+        .allow_start_if_complete()
+        .step_listener(Everything)
+        .build()
+        .chunk_listener(Everything)
+        .item_listener(Everything)
+        .skip_listener(Everything)
+        .retry_listener(Everything);
+    let end = TaskletStep::new("end", |call: &mut TaskletCall<'_, '_>| {
+        let scope = call.scope();
+        scope.context().put("seen", &true)?;
+        scope.job().context().put("run", &scope.parameters().integer("run")?)?;
+        Ok(Flow::Finished)
+    });
+    Job::builder("numbers")
+        .step(step)
+        .step(end)
+        .listener(Everything)
+        .next(|newest| {
+            let run = newest.map_or(0, |one| one.integer("run").unwrap_or(0));
+            Ok(JobParameters::new().with("run", run + 1))
+        })
+        .build()
+        .map_err(|refusal| refusal.to_string())
+}
+
+/// Discovered at link time.
+#[batchwright::job(name = "discovered")]
+struct Discovered;
+
+impl JobFactory for Discovered {
+    fn job(state: &AppState) -> Result<Job, String> {
+        let limit = *state.get::<u64>()?;
+        let step = ChunkStepBuilder::new("count")
+            .reader(Sequence::to(limit))
+            .writer(NoWriter::new())
+            .build();
+        Job::builder("discovered")
+            .step(step)
+            .not_restartable()
+            .build()
+            .map_err(|refusal| refusal.to_string())
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let path = std::env::temp_dir().join(format!("coming-from-{}.db", std::process::id()));
+    let repository = Arc::new(SqliteRepository::open(&path)?);
+
+    // Registry.
+    let registry = JobRegistry::with_state(AppState::new().with(3_u64));
+    registry.register(numbers()?)?;
+    registry.register_factory("lazy", |_| Err("never asked for".to_owned()))?;
+    registry.discover()?;
+    registry.replace(numbers()?);
+    assert!(registry.has("numbers") && registry.job("numbers").is_ok());
+    assert_eq!(registry.names(), ["discovered", "lazy", "numbers"]);
+    registry.unregister("lazy");
+
+    // Launching: wait for the end, await it, or go on.
+    let operator = JobOperator::builder(repository.clone())
+        .registry(registry)
+        .running_jobs_max(4)
+        .running_steps_max(4)
+        .build();
+    let events = operator.events().subscribe(1_000);
+    let handle = operator.start("numbers", JobParameters::new().with("run", 1))?;
+    let id = handle.id();
+    let done = handle.wait()?;
+    assert_eq!(done.status, BatchStatus::Completed);
+    assert!(events.try_recv().is_ok());
+
+    // Operator.
+    let options = LaunchOptions::default();
+    let next = operator.next("numbers", JobParameters::new(), &options)?.wait()?;
+    assert_eq!(next.context.get::<i64>("run")?, 2);
+    let none = JobParameters::new();
+    assert_eq!(operator.restart(id, &none, &options).unwrap_err().code(), "already_complete");
+    assert_eq!(operator.restart_job("numbers", &options).unwrap_err().code(), "already_complete");
+    assert_eq!(operator.stop(id).unwrap_err().code(), "not_running");
+    assert_eq!(operator.stop_job("numbers").unwrap_err().code(), "not_running");
+    assert_eq!(operator.abandon(id).unwrap_err().code(), "not_running");
+    assert_eq!(operator.recover(id, RecoverMode::Detect)?.status, BatchStatus::Completed);
+    assert!(operator.recover_all()?.is_empty());
+    assert_eq!(operator.job_names()?.len(), 2);
+    assert_eq!(operator.instance_count("numbers")?, 2);
+    assert_eq!(operator.execution_count("numbers")?, 2);
+    let instances = operator.instances("numbers", InstancePage::first(20))?;
+    assert!(operator.running("numbers")?.is_empty());
+    assert_eq!(operator.executions(instances[0].id)?[0].id, next.id);
+    assert_eq!(operator.parameters(next.id)?.integer("run")?, 2);
+    println!("{}", operator.summary(next.id)?);
+    for step in operator.step_summaries(next.id)? {
+        println!("{step}");
+    }
+
+    // Queries: no operator, no job; with a cache in front of them if you like.
+    let queries = CachedQueries::new(repository, Duration::from_secs(60), 1_000);
+    assert_eq!(queries.job_names()?, ["numbers"]);
+    assert!(queries.instance(instances[0].id)?.is_some());
+    assert_eq!(queries.instances("numbers", InstancePage::after(instances[0].id, 20))?.len(), 1);
+    assert_eq!(queries.instance_count("numbers")?, 2);
+    assert!(queries.execution(id)?.is_some());
+    assert_eq!(queries.executions(&ExecutionFilter::of_job("numbers").limit(1))?[0].id, next.id);
+    assert_eq!(queries.executions(&ExecutionFilter::of_instance(instances[0].id))?.len(), 1);
+    assert_eq!(queries.execution_count(&ExecutionFilter::of_job("numbers"))?, 2);
+    assert!(queries.running("numbers")?.is_empty());
+    let steps = queries.steps(next.id)?;
+    assert!(queries.step(steps[0].id)?.is_some());
+    assert_eq!(queries.skips(next.id)?.len(), 1);
+    assert!(!queries.events(next.id)?.is_empty());
+
+    // Statuses and exit statuses.
+    for status in BatchStatus::ALL {
+        assert_eq!(BatchStatus::from_name(status.name()), Some(status));
+    }
+    assert_eq!(BatchStatus::Completed.worst(BatchStatus::Failed), BatchStatus::Failed);
+    assert_eq!(ExitStatus::completed().and(ExitStatus::failed()).code, ExitStatus::FAILED);
+    let _ = (ExitStatus::stopped(), ExitStatus::executing(), ExitStatus::new("NOOP"));
+
+    // Files are readers and writers of their own.
+    let _ = (CsvReader::<(u64, String)>::new("a.csv"), JsonLinesReader::<u64>::new("a.jsonl"));
+    for ending in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{ending}", path.display()));
+    }
+    Ok(())
+}
