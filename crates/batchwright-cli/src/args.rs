@@ -76,6 +76,8 @@ pub(crate) enum Format {
     Text,
     /// One document, or one object a line for lists.
     Json,
+    /// A picture: of `graph` alone.
+    Svg,
 }
 
 #[derive(Debug, Subcommand)]
@@ -268,19 +270,6 @@ pub(crate) struct ValidateArgs {
 pub(crate) struct GraphArgs {
     /// Path of a job file, or name of a job.
     pub(crate) job: String,
-    /// How it is drawn.
-    #[arg(long = "as", value_enum, default_value_t)]
-    pub(crate) drawing: Drawing,
-}
-
-/// How a flow is drawn.
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
-pub(crate) enum Drawing {
-    /// Text for Graphviz.
-    #[default]
-    Dot,
-    /// A picture.
-    Svg,
 }
 
 #[derive(Debug, Args)]

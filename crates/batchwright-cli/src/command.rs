@@ -10,7 +10,7 @@ use batchwright::{JobRegistry, report};
 use clap::CommandFactory;
 use serde_json::json;
 
-use crate::args::{Cli, Command, Global};
+use crate::args::{Cli, Command, Format, Global};
 use crate::context::App;
 use crate::error::{self, CliError};
 use crate::output;
@@ -18,6 +18,9 @@ use crate::output;
 /// Runs the verb of `cli`; returns the exit code of one that did what it was asked.
 pub(crate) fn execute(cli: Cli, registry: &JobRegistry) -> Result<u8, CliError> {
     let Cli { global, command } = cli;
+    if global.format == Format::Svg && !matches!(command, Command::Graph(_)) {
+        return Err(CliError::Usage("print a picture: only `graph` draws".to_owned()));
+    }
     match command {
         Command::Run(args) => launch::run(&global, registry, &args),
         Command::Next(args) => launch::next(&global, registry, &args),
@@ -45,7 +48,7 @@ pub(crate) fn execute(cli: Cli, registry: &JobRegistry) -> Result<u8, CliError> 
         }
         Command::Show(args) => look::show(&App::open(&global, registry, None)?, &global, &args),
         Command::Skips(args) => look::skips(&App::open(&global, registry, None)?, &global, &args),
-        Command::Graph(args) => graph::graph(&App::open(&global, registry, None)?, &args),
+        Command::Graph(args) => graph::graph(&App::open(&global, registry, None)?, &global, &args),
         Command::Health => health(&global, registry),
         Command::Completions { shell } => {
             let (mut command, name) = (Cli::command(), "batchwright");

@@ -29,6 +29,9 @@ pub(crate) enum CliError {
     JobFile(#[from] JobFileError),
     #[error("{0}")]
     Usage(String),
+    /// What was typed cannot be understood; the text names the place and what exists.
+    #[error("understand the command: {}", .0.to_string().trim_start_matches("error: ").trim_end())]
+    Arguments(clap::Error),
     #[error("write the output")]
     Output(#[from] std::io::Error),
 }
@@ -52,7 +55,7 @@ impl CliError {
             Self::Run(RunError::LeaseLost { .. }) => "stale_lease",
             Self::Run(_) => "store_unavailable",
             Self::JobFile(_) => "invalid_definition",
-            Self::Usage(_) | Self::Output(_) => "usage",
+            Self::Usage(_) | Self::Arguments(_) | Self::Output(_) => "usage",
         }
     }
 
@@ -84,7 +87,7 @@ impl CliError {
                 "another worker carries the execution forward; nothing is to be done here"
             }
             Self::JobFile(_) => "correct the job file; nothing was stored",
-            Self::Usage(_) => "see `batchwright --help`",
+            Self::Usage(_) | Self::Arguments(_) => "see `batchwright --help`",
             Self::Output(_) => "check where the output goes",
         }
     }

@@ -15,6 +15,11 @@
 //! }
 //! ```
 
+/// The program of the README is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
 mod args;
 mod command;
 mod context;
@@ -37,9 +42,14 @@ pub fn main(registry: &JobRegistry) -> ExitCode {
     let arguments = args::with_marked_parameters(std::env::args());
     let cli = match args::Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { error::USAGE } else { error::OK });
+        Err(error) if error.use_stderr() => {
+            let json = std::env::args().any(|one| one == "json" || one == "--format=json");
+            let format = if json { args::Format::Json } else { args::Format::Text };
+            return ExitCode::from(error::CliError::Arguments(error).tell(format));
+        }
+        Err(help) => {
+            let _ = help.print();
+            return ExitCode::from(error::OK);
         }
     };
     output::init_log(&cli.global);

@@ -35,7 +35,7 @@ pub(crate) fn document<T: Serialize>(
     let mut out = io::stdout().lock();
     match format {
         Format::Json => writeln!(out, "{}", json(data)?),
-        Format::Text => writeln!(out, "{}", text(data).trim_end()),
+        Format::Text | Format::Svg => writeln!(out, "{}", text(data).trim_end()),
     }
 }
 
@@ -49,7 +49,7 @@ pub(crate) fn list<T: Serialize, const N: usize>(
     let mut out = io::stdout().lock();
     match format {
         Format::Json => data.iter().try_for_each(|one| writeln!(out, "{}", json(one)?)),
-        Format::Text => {
+        Format::Text | Format::Svg => {
             let mut table = comfy_table::Table::new();
             table.load_style(comfy_table::presets::NOTHING).set_header(header);
             for one in data {

@@ -69,10 +69,11 @@ fn parse_pair(
         return Err(CliError::Usage(format!("use `{pair}` as a parameter: its name is empty")));
     }
     let declared = schema.find(name);
-    let identifying = match unmarked {
-        Some(_) => false,
-        None => declared.is_none_or(|declared| declared.identifying),
-    };
+    let identifying = unmarked.is_none() && declared.is_none_or(|declared| declared.identifying);
+    if unmarked.is_some() && declared.is_some_and(|declared| declared.identifying) {
+        let problem = "it is declared as identifying; leave the dash away".to_owned();
+        return Ok((name.to_owned(), Err(problem)));
+    }
     let kind = match kind {
         Some(kind) => ParameterType::from_name(kind).ok_or_else(|| {
             let known: Vec<_> = ParameterType::ALL.iter().map(|kind| kind.name()).collect();

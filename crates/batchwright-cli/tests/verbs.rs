@@ -39,6 +39,9 @@ fn an_instance_is_completed_once_and_the_next_one_is_a_new_one() {
     assert_eq!(place.read("jobs/out/0002.jsonl").lines().count(), 7);
     place.run(&["next", "count"]).expect(0);
     assert_eq!(place.read("jobs/out/0003.jsonl").lines().count(), 7, "the other parameters stay");
+    let fresh = self::place();
+    fresh.run(&["next", "count"]).expect(0);
+    assert!(fresh.path("jobs/out/0001.jsonl").exists(), "the first of all begins at the default");
     let instances = place.run(&["instances", "count", "--format", "json"]).expect(0).out;
     assert_eq!(instances.lines().count(), 3);
     assert_eq!(
@@ -66,6 +69,8 @@ fn parameters_are_typed_and_read_back_complete() {
             "tag": {"value": "a,b=c", "type": "string", "identifying": true},
         })
     );
+    let refused = place.run(&["run", "count", "-run=3"]).expect(2);
+    assert!(refused.err.contains("declared as identifying"), "{}", refused.err);
     place.write("p.json", r#"{"run":9}"#);
     place.run(&["run", "count", "--params-json", "@p.json"]).expect(0);
     let twice = place.run(&["run", "count", "run=9", "--params-json", "@p.json"]).expect(2);
@@ -169,7 +174,7 @@ fn looking_changes_nothing_and_tells_what_is_there() {
     place.run(&["instances", "nothing"]).expect(2);
     let dot = place.run(&["graph", "count"]).expect(0).out;
     assert!(dot.starts_with("digraph \"count\" {") && dot.contains("\"write\";"), "{dot}");
-    let svg = place.run(&["graph", "count", "--as", "svg"]).expect(0).out;
+    let svg = place.run(&["graph", "count", "--format", "svg"]).expect(0).out;
     assert!(svg.starts_with("<svg") && svg.contains(">write</text>"), "{svg}");
     assert!(place.run(&["completions", "bash"]).expect(0).out.contains("_batchwright"));
     assert!(place.run(&["man"]).expect(0).out.contains(".TH batchwright"));

@@ -17,6 +17,8 @@ fn item_error(action: impl Into<String>, error: rusqlite::Error) -> ItemError {
         SystemIoFailure, TypeMismatch,
     };
     let kind = match error.sqlite_error_code() {
+        // A record that lacks a field which the statement binds.
+        None if matches!(error, rusqlite::Error::InvalidColumnName(_)) => ErrorKind::DATA,
         Some(ConstraintViolation) => ErrorKind::CONSTRAINT,
         Some(TypeMismatch) => ErrorKind::DATA,
         Some(

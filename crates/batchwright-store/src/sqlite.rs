@@ -41,6 +41,13 @@ impl SqliteDatabase {
         self
     }
 
+    /// The same, its path taken relative to `folder`.
+    #[must_use]
+    pub fn in_folder(mut self, folder: &Path) -> Self {
+        self.path = folder.join(&self.path);
+        self
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -85,7 +92,7 @@ impl SqliteDatabase {
 #[derive(Debug, Clone)]
 pub struct SqliteOptions {
     /// What a commit survives. Default [`Durability::Power`]: `synchronous=FULL`, one sync to disk a
-    /// commit. [`Durability::Process`] (`NORMAL`) survives every crash of the process and costs a tenth, but
+    /// commit. [`Durability::Process`] (`NORMAL`) survives every crash of the process and is several times faster, but
     /// a power cut may take the last commits back.
     pub durability: Durability,
     /// In front of every table's name: letters, digits and underscores. Default `bw_`.

@@ -57,6 +57,7 @@ pub struct JobInstance {
     /// [`JobParameters::key`] of the identifying parameters.
     pub key: String,
     /// When it was first started.
+    #[serde(serialize_with = "millis")]
     pub created_at: Timestamp,
 }
 

@@ -5,7 +5,8 @@ mod heartbeat;
 mod pool;
 mod refusal;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -429,9 +430,11 @@ impl JobOperator {
         Ok(recovered)
     }
 
-    /// Deletes ended executions with everything that belongs to them: those that `filter` lets
-    /// through, `FAILED` and `STOPPED` ones (which could be restarted) only if `restartable`, running ones never.
-    /// Returns what was deleted, or would be with `dry_run`.
+    /// Deletes instances with all their executions and everything that belongs to them: those whose newest
+    /// execution `filter` lets through, and whose other executions ended before its time too. An instance
+    /// goes as a whole, because what was left of it could be restarted from an old checkpoint. Instances
+    /// that `FAILED` or `STOPPED` (and could be restarted) go only if `restartable`, running ones never.
+    /// Returns the executions that were deleted, or would be with `dry_run`.
     ///
     /// # Errors
     ///
@@ -442,21 +445,28 @@ impl JobOperator {
         restartable: bool,
         dry_run: bool,
     ) -> Result<Vec<JobExecution>, OperatorError> {
-        let mut doomed = self.queries().executions(filter)?;
-        doomed.retain(|one| {
-            !one.status.is_running() && (restartable || !one.status.is_restartable())
-        });
-        if !dry_run {
-            // Small units of work, so that nobody waits long behind a large purge.
-            for batch in doomed.chunks(PURGE_BATCH) {
-                let mut unit = self.inner.repository.begin()?;
-                for execution in batch {
-                    unit.delete_execution(execution.id)?;
+        let candidates = self.queries().executions(filter)?;
+        let instances: BTreeSet<_> = candidates.iter().map(|one| one.instance_id).collect();
+        let instances: Vec<_> = instances.into_iter().collect();
+        let mut purged = Vec::new();
+        // Small units of work, so that nobody waits long behind a large purge.
+        for batch in instances.chunks(PURGE_BATCH) {
+            let mut unit = self.inner.repository.begin()?;
+            for instance in batch {
+                let history = unit.executions_of(*instance)?;
+                if !may_purge(&history, filter, restartable) {
+                    continue;
                 }
+                for execution in history {
+                    unit.delete_execution(execution.id)?;
+                    purged.push(execution);
+                }
+            }
+            if !dry_run {
                 unit.commit()?;
             }
         }
-        Ok(doomed)
+        Ok(purged)
     }
 
     /// Names of all jobs: registered, in the history, or both; sorted.
@@ -612,16 +622,30 @@ impl JobOperator {
         let (runner, active) = (self.inner.runner.clone(), Arc::clone(&self.inner.active));
         self.inner.pool.submit(Box::new(move || {
             let run = JobRun { job, lease, stop };
-            let result = runner.run(&run);
+            // A panic outside user code must not keep the lease alive: its handle hears of it.
+            let result = catch_unwind(AssertUnwindSafe(|| runner.run(&run)));
             lock(&active).remove(&lease.execution);
-            ending.end(result.map(drop));
+            if let Ok(result) = result {
+                ending.end(result.map(drop));
+            }
         }));
         handle
     }
 }
 
-/// Executions deleted in one unit of work.
+/// Instances deleted in one unit of work.
 const PURGE_BATCH: usize = 100;
+
+/// Whether an instance with this history, newest first, may be deleted.
+fn may_purge(history: &[JobExecution], filter: &ExecutionFilter, restartable: bool) -> bool {
+    let Some(newest) = history.first() else { return false };
+    let old = |one: &JobExecution| {
+        filter.ended_before.is_none_or(|at| one.ended_at.is_some_and(|ended| ended < at))
+    };
+    filter.matches(newest)
+        && history.iter().all(|one| !one.status.is_running() && old(one))
+        && (restartable || !newest.status.is_restartable())
+}
 
 /// `timeout` after `now`, as far as timestamps reach.
 fn later(now: Timestamp, timeout: Duration) -> Timestamp {

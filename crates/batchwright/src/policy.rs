@@ -27,6 +27,12 @@ impl Classifier {
         }
     }
 
+    /// Every kind that may be the record's own fault: not `io` and `sql` either, because giving records
+    /// up helps no full disk and no locked database.
+    pub fn records() -> Self {
+        Self::all().excluding(ErrorKind::IO.name()).excluding("sql")
+    }
+
     /// No kind, until one is included.
     pub fn none() -> Self {
         Self { rules: Vec::new(), otherwise: false }
@@ -90,11 +96,11 @@ impl SkipPolicy {
     /// Consecutive unreadable records that still look like data and not like a broken reader.
     pub const CONSECUTIVE_READS_MAX: u64 = 10_000;
 
-    /// Tolerates up to `limit` failures of every phase, `fatal` and `panic` excepted.
+    /// Tolerates up to `limit` failures of every phase, of the kinds of [`Classifier::records`].
     pub fn limit(limit: u64) -> Self {
         Self {
             limit,
-            on: Classifier::all(),
+            on: Classifier::records(),
             phases: vec![Phase::Read, Phase::Process, Phase::Write],
             scope: SkipLimitScope::default(),
             consecutive_reads_max: Self::CONSECUTIVE_READS_MAX,
@@ -277,6 +283,14 @@ mod tests {
         assert!(!Classifier::all().matches(&ErrorKind::FATAL));
         assert!(!Classifier::all().matches(&ErrorKind::PANIC));
         assert!(Classifier::all().including("panic").matches(&ErrorKind::PANIC));
+    }
+
+    #[test]
+    fn trouble_of_the_world_gives_up_no_record_unless_it_is_named() {
+        assert!(!SkipPolicy::limit(9).on.matches(&ErrorKind::IO));
+        assert!(!SkipPolicy::limit(9).on.matches(&ErrorKind::new("sql")));
+        assert!(SkipPolicy::limit(9).on.matches(&ErrorKind::CONSTRAINT));
+        assert!(RetryPolicy::attempts(NonZeroU32::MIN).on.matches(&ErrorKind::IO));
     }
 
     #[test]

@@ -172,6 +172,8 @@ pub struct ChunkTransaction<'a> {
     on_commit: Vec<Box<dyn FnOnce() + Send>>,
     scope: &'a StepScope,
     sequence: u64,
+    /// Why the store could not begin; no fault of any item.
+    broken: Option<RepositoryError>,
 }
 
 impl<'a> ChunkTransaction<'a> {
@@ -180,7 +182,7 @@ impl<'a> ChunkTransaction<'a> {
         scope: &'a StepScope,
         sequence: u64,
     ) -> Self {
-        Self { repository, unit: None, on_commit: Vec::new(), scope, sequence }
+        Self { repository, unit: None, on_commit: Vec::new(), scope, sequence, broken: None }
     }
 
     /// The store's own transaction as a `T`, for writers that share its database: what is written
@@ -191,6 +193,11 @@ impl<'a> ChunkTransaction<'a> {
     /// When the store has no such resource, or cannot begin.
     pub fn resource<T: Any>(&mut self) -> Result<&mut T, ItemError> {
         let step = self.scope.step().to_owned();
+        if let Err(error) = self.unit() {
+            let told = ItemError::fatal(crate::error::report(&error));
+            self.broken = Some(error);
+            return Err(told);
+        }
         self.unit()?.resource().downcast_mut::<T>().ok_or_else(|| {
             ItemError::fatal(format!(
                 "write to the store's own database in step `{step}`: this store has no `{}`",
@@ -218,6 +225,11 @@ impl<'a> ChunkTransaction<'a> {
             None => self.repository.begin()?,
         };
         Ok(&mut **self.unit.insert(unit))
+    }
+
+    /// The store's own failure behind whatever the user's part reported.
+    pub(crate) fn broken(&mut self) -> Option<RepositoryError> {
+        self.broken.take()
     }
 
     pub(crate) fn commit(mut self) -> Result<(), RepositoryError> {

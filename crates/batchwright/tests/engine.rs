@@ -90,7 +90,7 @@ fn read_ahead_and_parallelism_change_nothing_but_the_time() {
         let written = Arc::new(Mutex::new(Vec::new()));
         let step = ChunkStepBuilder::new("step")
             .reader(Sequence::to(1_000))
-            .processor(|n: &u64| Ok((n % 3 != 0).then_some(n * n)))
+            .processor(|n: &u64| Ok((!n.is_multiple_of(3)).then_some(n * n)))
             .writer(ListWriter::new(Arc::clone(&written)))
             .chunk_size(7)
             .parallelism(threads)
@@ -726,4 +726,43 @@ fn nothing_left_to_do_is_completed_with_noop() {
     let done = restart(&operator, &stopped);
     assert_eq!(done.status, BatchStatus::Completed);
     assert_eq!(operator.step_summaries(done.id).unwrap()[0].name, "last");
+}
+
+#[test]
+fn a_panic_anywhere_in_a_step_fails_the_step_and_gives_the_lease_back() {
+    let step = ChunkStepBuilder::new("step")
+        .reader_with(|_| -> Result<Sequence, ItemError> { panic!("no reader today") })
+        .writer(NoWriter::<u64>::new())
+        .build();
+    let (operator, failed) = run(one_step(step));
+    assert_eq!(failed.status, BatchStatus::Failed);
+    assert!(failed.failure.clone().unwrap().message.contains("no reader today"));
+    assert_eq!(operator.stop_all(), 0, "nothing is held any more");
+    assert_eq!(restart(&operator, &failed).status, BatchStatus::Failed, "restartable");
+}
+
+#[test]
+fn an_instance_is_purged_as_a_whole_or_not_at_all() {
+    let broken = Arc::new(Mutex::new(true));
+    let state = Arc::clone(&broken);
+    let step =
+        TaskletStep::new("step", move |_: &mut TaskletCall<'_, '_>| match *state.lock().unwrap() {
+            true => Err(ItemError::data("work today")),
+            false => Ok(Flow::Finished),
+        });
+    let (operator, failed) = run(one_step(step));
+    let all = ExecutionFilter::default();
+    assert!(operator.purge(&all, false, false).unwrap().is_empty(), "it could be restarted");
+    *broken.lock().unwrap() = false;
+    let done = restart(&operator, &failed);
+    let only_completed = all.clone().status(BatchStatus::Completed);
+    let would = operator.purge(&only_completed, false, true).unwrap();
+    assert_eq!(would.iter().map(|one| one.id).collect::<Vec<_>>(), [done.id, failed.id]);
+    assert!(operator.execution(failed.id).is_ok(), "a dry run deletes nothing");
+    operator.purge(&only_completed, false, false).unwrap();
+    assert!(operator.queries().executions(&all).unwrap().is_empty());
+    assert_eq!(
+        operator.start("job", JobParameters::new()).unwrap().wait().unwrap().status,
+        BatchStatus::Completed
+    );
 }

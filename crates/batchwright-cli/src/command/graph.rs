@@ -5,16 +5,20 @@ use std::io::Write as _;
 
 use batchwright::Job;
 
-use crate::args::{Drawing, GraphArgs};
+use crate::args::{Format, Global, GraphArgs};
 use crate::context::App;
 use crate::error::{self, CliError};
 
 /// Draws the flow of a job.
-pub(super) fn graph(app: &App<'_>, args: &GraphArgs) -> Result<u8, CliError> {
+pub(super) fn graph(app: &App<'_>, global: &Global, args: &GraphArgs) -> Result<u8, CliError> {
     let job = app.job(&args.job)?;
-    let drawn = match args.drawing {
-        Drawing::Dot => dot(&job),
-        Drawing::Svg => svg(&job),
+    let drawn = match global.format {
+        Format::Text => dot(&job),
+        Format::Svg => svg(&job),
+        Format::Json => {
+            let steps: Vec<_> = job.step_names().collect();
+            format!("{}\n", serde_json::json!({"job": job.name(), "steps": steps}))
+        }
     };
     std::io::stdout().write_all(drawn.as_bytes())?;
     Ok(error::OK)

@@ -77,7 +77,7 @@ fn accepted(global: &Global, id: ExecutionId) -> Result<u8, CliError> {
     Ok(error::OK)
 }
 
-/// Checks a job, and parameters when there are any, without storing or opening anything.
+/// Checks a job, and parameters when there are any; stores and runs nothing.
 pub(super) fn validate(
     app: &App<'_>,
     global: &Global,
@@ -133,20 +133,21 @@ fn foreground(
     bar.clear();
     ended?;
     let summary = app.operator.summary(handle.id())?;
-    tell(global.format, &summary)?;
+    // What memory holds is gone with this process: there is nothing to continue.
+    tell(global.format, &summary, global.store != "memory:")?;
     if let (BatchStatus::Stopped, Some(code)) = (summary.status, shutdown.exit_code()) {
         return Ok(code);
     }
     Ok(exit_code(summary.status))
 }
 
-fn tell(format: Format, summary: &ExecutionSummary) -> Result<(), CliError> {
+fn tell(format: Format, summary: &ExecutionSummary, lasting: bool) -> Result<(), CliError> {
     output::document(format, summary, |summary| {
         let mut text = summary.to_string();
         for step in &summary.steps {
             text.push_str(&format!("\n  {step}"));
         }
-        if summary.status.is_restartable() {
+        if summary.status.is_restartable() && lasting {
             text.push_str(&format!("\nContinue with: batchwright restart {}", summary.id));
         }
         text

@@ -188,6 +188,8 @@ impl Builder<'_> {
             let parameters = expression::parameters(scope.parameters());
             Ok(Stages { evaluator: evaluator.clone(), stages: stages.clone(), parameters })
         };
+        bounded(step.parallelism.as_ref(), "parallelism", 1, ChunkStepBuilder::PARALLELISM_MAX)?;
+        bounded(step.read_ahead.as_ref(), "read_ahead", 0, ChunkStepBuilder::READ_AHEAD_MAX)?;
         let mut builder = ChunkStepBuilder::new(name)
             .completion(completion(step.chunk.as_ref())?)
             .parallelism(step.parallelism.as_ref().map_or(1, |threads| *threads.get_ref()));
@@ -405,7 +407,7 @@ impl Builder<'_> {
             crate::store::database(url.get_ref()).map_err(|problem| Problem::at(url, problem))?;
         Ok(match database.path().is_absolute() {
             true => database,
-            false => SqliteDatabase::at(self.folder.join(database.path())),
+            false => database.in_folder(&self.folder),
         })
     }
 
@@ -413,6 +415,13 @@ impl Builder<'_> {
         self.context.database.clone().ok_or_else(|| {
             Problem::at(at, "this store is no database that items can live in; name one with `url`")
         })
+    }
+}
+
+fn bounded(value: Option<&Spanned<usize>>, key: &str, min: usize, max: usize) -> Built<()> {
+    match value.filter(|value| !(min..=max).contains(value.get_ref())) {
+        None => Ok(()),
+        Some(value) => Err(Problem::at(value, format!("`{key}` is between {min} and {max}"))),
     }
 }
 
@@ -525,8 +534,12 @@ fn next_parameters(
     let mut next = newest.cloned().unwrap_or_default();
     for (declared, change) in changes {
         let name = &declared.name;
-        let old = next.get(name).map(|one| one.value.clone()).or_else(|| declared.default.clone());
+        let old = next.get(name).map(|one| one.value.clone());
         let value = match (change, old) {
+            // The first instance of all begins at the default.
+            (_, None) if declared.default.is_some() && newest.is_none() => {
+                declared.default.clone().expect("just seen")
+            }
             (Change::Increment(by), Some(ParameterValue::Integer(old))) => {
                 let sum = old.checked_add(*by);
                 sum.ok_or_else(|| format!("parameter `{name}` cannot be counted further"))?.into()
@@ -610,7 +623,7 @@ fn skip_policy(skip: &Spanned<Skip>) -> Built<SkipPolicy> {
         policy = policy.in_phases(phases);
     }
     if !kinds.is_empty() {
-        policy = policy.on(classifier(&kinds)?);
+        policy = policy.on(classifier(&kinds, Classifier::records())?);
     }
     match scope.as_ref().map(|scope| (scope, scope.get_ref().as_str())) {
         None | Some((_, "execution")) => Ok(policy),
@@ -622,10 +635,10 @@ fn skip_policy(skip: &Spanned<Skip>) -> Built<SkipPolicy> {
     }
 }
 
-/// Kinds of error; `!kind` excludes one.
-fn classifier(words: &[&Text]) -> Built<Classifier> {
+/// Kinds of error; `!kind` excludes one from `otherwise`.
+fn classifier(words: &[&Text], otherwise: Classifier) -> Built<Classifier> {
     let included = words.iter().any(|word| !word.get_ref().starts_with('!'));
-    let start = if included { Classifier::none() } else { Classifier::all() };
+    let start = if included { Classifier::none() } else { otherwise };
     words.iter().try_fold(start, |classifier, word| {
         let text = word.get_ref();
         let (excluded, kind) = match text.strip_prefix('!') {
@@ -652,7 +665,7 @@ fn retry_policy(retry: &Spanned<Retry>) -> Built<RetryPolicy> {
     let Retry { max_attempts, on, backoff } = retry.get_ref();
     let mut policy = RetryPolicy::attempts(*max_attempts);
     if let Some(words) = on {
-        policy = policy.on(classifier(&words.iter().collect::<Vec<_>>())?);
+        policy = policy.on(classifier(&words.iter().collect::<Vec<_>>(), Classifier::all())?);
     }
     if let Some(backoff) = backoff {
         let definition::Backoff { initial, multiplier, max, jitter } = backoff.get_ref();
@@ -698,6 +711,9 @@ fn stage(processor: &Spanned<Processor>, evaluator: &Evaluator) -> Built<Stage> 
         }
         "map" => {
             only("`set`, `keep` and `drop`", when.is_some() || message.is_some())?;
+            if keep.is_some() && !drop.is_empty() {
+                return Err(Problem::at(processor, "`keep` and `drop` exclude each other"));
+            }
             let set = set
                 .iter()
                 .map(|(name, text)| Ok((Arc::from(name.as_str()), compile(text)?)))

@@ -33,7 +33,7 @@ impl Evaluator {
         engine.set_max_string_size(TEXT_BYTES_MAX);
         engine.set_max_array_size(100_000).set_max_map_size(100_000);
         engine.set_max_expr_depths(64, 64);
-        engine.set_strict_variables(true);
+        engine.set_strict_variables(true).set_fail_on_invalid_map_property(true);
         engine.register_type_with_name::<Record>("item");
         engine.register_indexer_get(field);
         engine.register_fn("trim", |text: ImmutableString| text.trim().to_owned());
@@ -200,21 +200,23 @@ impl ItemProcessor<Record> for Stages {
 
     fn process(&self, item: &Record) -> Result<Option<Record>, ItemError> {
         let mut record = item.clone();
+        let mut scope = self.scope(&record);
         for stage in &self.stages {
             match stage {
                 Stage::Filter(when) => {
-                    if !self.is_true(when, &record)? {
+                    if !self.is_true(when, &mut scope)? {
                         return Ok(None);
                     }
                 }
                 Stage::Reject { when, message } => {
-                    if self.is_true(when, &record)? {
+                    if self.is_true(when, &mut scope)? {
                         let kind = ErrorKind::new("data.rejected");
                         return Err(ItemError::new(kind, format!("accept the item: {message}")));
                     }
                 }
                 Stage::Map { set, keep, drop } => {
-                    record = self.map(&record, set, keep.as_ref(), drop)?;
+                    record = self.map(&record, &mut scope, set, keep.as_ref(), drop)?;
+                    scope.set_value("item", record.clone());
                 }
             }
         }
@@ -225,13 +227,13 @@ impl ItemProcessor<Record> for Stages {
 impl Stages {
     fn scope(&self, record: &Record) -> Scope<'static> {
         let mut scope = Scope::new();
-        scope.push_constant("item", record.clone());
+        scope.push("item", record.clone());
         scope.push_constant("params", self.parameters.clone());
         scope
     }
 
-    fn is_true(&self, when: &Expression, record: &Record) -> Result<bool, ItemError> {
-        let value = self.evaluator.evaluate(when, &mut self.scope(record))?;
+    fn is_true(&self, when: &Expression, scope: &mut Scope<'_>) -> Result<bool, ItemError> {
+        let value = self.evaluator.evaluate(when, scope)?;
         value.as_bool().map_err(|kind| {
             ItemError::data(format!(
                 "evaluate `{}`: it gives a {kind}, expected true or false",
@@ -240,19 +242,19 @@ impl Stages {
         })
     }
 
-    /// All expressions see the record as it was; then `drop` and `keep` choose what stays.
+    /// All expressions see the record as it was; then `drop` or `keep` chooses what stays.
     fn map(
         &self,
         record: &Record,
+        scope: &mut Scope<'_>,
         set: &[(Arc<str>, Expression)],
         keep: Option<&Names>,
         drop: &[Arc<str>],
     ) -> Result<Record, ItemError> {
         let mut names: Vec<Arc<str>> = record.names().to_vec();
         let mut values: Vec<Value> = record.values().to_vec();
-        let mut scope = self.scope(record);
         for (name, expression) in set {
-            let value = self.evaluator.evaluate(expression, &mut scope)?;
+            let value = self.evaluator.evaluate(expression, scope)?;
             let value = from_dynamic(value).map_err(|problem| {
                 ItemError::data(format!("evaluate `{}`: {problem}", expression.text))
             })?;
@@ -303,7 +305,7 @@ mod tests {
             ("zip", Value::Field("01234".into())),
         ]);
         let set = [(Arc::from("out"), expression)];
-        match stages.map(&item, &set, None, &[]) {
+        match stages.map(&item, &mut stages.scope(&item), &set, None, &[]) {
             Ok(mapped) => mapped.get("out").unwrap().to_string(),
             Err(error) => error.to_string(),
         }

@@ -60,6 +60,8 @@ pub(super) struct RecordSqlWriter {
     known: Vec<String>,
     /// The columns that are written; those of the first record until they are known.
     columns: Arc<Mutex<Option<Names>>>,
+    /// Whether the first record chose the columns: then the others may have no more.
+    chosen_by_record: bool,
 }
 
 impl RecordSqlWriter {
@@ -97,7 +99,8 @@ impl RecordSqlWriter {
             true => SqlWriter::in_store(&table, none, bind),
             false => SqlWriter::in_database(database.clone(), &table, none, bind),
         };
-        let mut writer = Self { inner, table, mode, known, columns: chosen };
+        let mut writer =
+            Self { inner, table, mode, known, columns: chosen, chosen_by_record: false };
         if let Some(columns) = columns {
             writer.choose(&columns)?;
         }
@@ -119,7 +122,24 @@ impl RecordSqlWriter {
         let columns: Vec<String> = first.names().iter().map(ToString::to_string).collect();
         match columns.iter().find(|name| !self.known.contains(name)) {
             Some(unknown) => Err(no_column(unknown, &self.table, &self.known)),
-            None => self.choose(&columns),
+            None => {
+                self.chosen_by_record = true;
+                self.choose(&columns)
+            }
+        }
+    }
+
+    /// A field that only a later record has would be lost without a word.
+    fn refuse_more_fields(&self, items: &[Record]) -> Result<(), ItemError> {
+        let columns = self.columns.lock().unwrap_or_else(PoisonError::into_inner);
+        let columns = columns.as_deref().unwrap_or_default();
+        let more = |name: &&Arc<str>| !columns.contains(name);
+        match items.iter().find_map(|item| item.names().iter().find(more)) {
+            Some(name) => Err(ItemError::data(format!(
+                "write field `{name}`: the first record has none, so that it is not among the columns; \
+                 name the `columns` to write"
+            ))),
+            None => Ok(()),
         }
     }
 }
@@ -181,6 +201,9 @@ impl ItemWriter<Record> for RecordSqlWriter {
     ) -> Result<(), ItemError> {
         if let Some(first) = items.first() {
             self.choose_by(first)?;
+        }
+        if self.chosen_by_record {
+            self.refuse_more_fields(items)?;
         }
         self.inner.write(items, chunk)
     }

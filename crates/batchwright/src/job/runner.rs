@@ -1,5 +1,6 @@
 //! Carries one job execution from its claim to its end.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::{Job, JobScope};
@@ -129,7 +130,11 @@ impl Runner {
             commit_hook: self.commit_hook.clone(),
         };
         let result = match permit {
-            Some(_) => self.start_and_run(step, &mut step_run),
+            Some(_) => catch_unwind(AssertUnwindSafe(|| self.start_and_run(step, &mut step_run)))
+                .unwrap_or_else(|payload| {
+                    let source = ItemErrorText(ItemError::from_panic(&*payload));
+                    Err(StepError::Tasklet { step: step.name().to_owned(), source })
+                }),
             None => Ok(StepEnd::Stopped),
         };
         drop(permit);

@@ -107,7 +107,7 @@ pub enum Refusal {
         newest: ExecutionId,
     },
     /// The owner still holds its lease.
-    #[error("recover execution {execution}: its owner is alive{}", owned(owner, *lease_until))]
+    #[error("recover execution {execution}: it is not lost{}", owned(owner, *lease_until))]
     LeaseAlive {
         /// The execution.
         execution: ExecutionId,

@@ -293,8 +293,9 @@ fn close_lost(
 ) -> Result<JobExecution, RepositoryError> {
     let owner = execution.owner.as_deref().unwrap_or("nobody");
     let since = execution.lease_until.unwrap_or(now);
-    let note = format!("recovered: owner {owner} lost, its lease ran until {since:.3}");
-    let failure = Failure::new("recovered", &note);
+    let lost = format!("owner {owner} lost, its lease ran until {since:.3}");
+    let note = format!("recovered: {lost}");
+    let failure = Failure::new("recovered", lost);
     for mut step in unit.steps_of(execution.id)? {
         if step.status.is_running() {
             step.status = BatchStatus::Failed;

@@ -206,7 +206,10 @@ where
             None if reader.reads_ahead() => READ_AHEAD_DEFAULT,
             None => 0,
         };
-        let mut filler = Filler::new(reader, &self.plan, &self.kit, run.clock, checkpoint.resolved);
+        let mut filler = {
+            let (clock, stop) = (run.clock, scope.stop());
+            Filler::new(reader, &self.plan, &self.kit, clock, stop, checkpoint.resolved)
+        };
         let processing = Processing {
             processor,
             plan: &self.plan,

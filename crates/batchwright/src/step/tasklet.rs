@@ -114,6 +114,9 @@ impl Step for TaskletStep {
             let flow = match guarded(|| self.tasklet.call(&mut call)) {
                 Ok(flow) => flow,
                 Err(error) => {
+                    if let Some(source) = transaction.broken() {
+                        return Err(run.commit_failed(source));
+                    }
                     run.roll_back(&error);
                     let (step, source) = (self.name.clone(), ItemErrorText(error));
                     return Err(StepError::Tasklet { step, source });

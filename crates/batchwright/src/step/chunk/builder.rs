@@ -36,6 +36,11 @@ pub struct ChunkStepBuilder<R = Missing, P = PassThrough, W = Missing> {
 }
 
 impl ChunkStepBuilder {
+    /// Chunks that a reader may be ahead: each is held in memory.
+    pub const READ_AHEAD_MAX: usize = 64;
+    /// Threads that may process one step: more than any machine has use for.
+    pub const PARALLELISM_MAX: usize = 256;
+
     /// A step without reader, processor and writer, a thousand items a chunk, nothing tolerated.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -176,17 +181,19 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
     }
 
     /// Chunks that the reader may be ahead of the writer, on a thread of its own; 0 reads in between.
-    /// Default: two for readers of files and databases, none for the others.
+    /// Default: two for readers of files and databases, none for the others. At most
+    /// [`READ_AHEAD_MAX`](ChunkStepBuilder::READ_AHEAD_MAX).
     #[must_use]
     pub fn read_ahead(mut self, chunks: usize) -> Self {
-        self.plan.read_ahead = Some(chunks);
+        self.plan.read_ahead = Some(chunks.min(ChunkStepBuilder::READ_AHEAD_MAX));
         self
     }
 
-    /// Threads that process chunks at once; the order of the output stays that of the input. Default 1.
+    /// Threads that process chunks at once; the order of the output stays that of the input. Default 1,
+    /// at most [`PARALLELISM_MAX`](ChunkStepBuilder::PARALLELISM_MAX).
     #[must_use]
     pub fn parallelism(mut self, threads: usize) -> Self {
-        self.plan.parallelism = threads.max(1);
+        self.plan.parallelism = threads.clamp(1, ChunkStepBuilder::PARALLELISM_MAX);
         self
     }
 

@@ -4,8 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::checkpoint::to_json;
+use super::process::{Fault, Retry, wait_before_retry};
 use super::{Kit, Plan};
-use crate::clock::Clock;
+use crate::clock::{Clock, StopToken};
 use crate::error::{ItemError, Phase};
 use crate::event::{Progress, ProgressUnit};
 use crate::item::{ItemReader, Total};
@@ -88,6 +89,7 @@ pub(super) struct Filler<'a, R: ItemReader, O> {
     plan: &'a Plan,
     kit: &'a Kit<R::Item, O>,
     clock: &'a dyn Clock,
+    stop: &'a StopToken,
     /// Records to throw away before anything else.
     drop: u64,
     consecutive_failures: u64,
@@ -108,10 +110,11 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         plan: &'a Plan,
         kit: &'a Kit<R::Item, O>,
         clock: &'a dyn Clock,
+        stop: &'a StopToken,
         drop: u64,
     ) -> Self {
         let total = reader.total();
-        Self { reader, plan, kit, clock, drop, consecutive_failures: 0, total }
+        Self { reader, plan, kit, clock, stop, drop, consecutive_failures: 0, total }
     }
 
     /// Reads the next chunk into `items`, in place of what a settled chunk left there. That is dropped
@@ -186,6 +189,12 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
                 }
             }
             if self.reader.rereads() && self.plan.retry.tries_again(attempts, &error) {
+                let retry = Retry { phase: Phase::Read, attempts, error: &error };
+                match wait_before_retry(self.kit, self.plan, self.clock, self.stop, retry) {
+                    Ok(()) => {}
+                    Err(Fault::Listener(call, error)) => return End::Listener(call, error),
+                    Err(Fault::Item(stopped)) => return End::Failed(stopped),
+                }
                 attempts += 1;
                 continue;
             }

@@ -295,13 +295,22 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         let next = self.checkpoint.sequence + 1;
         let mut transaction = ChunkTransaction::new(self.run.repository, &scope, next);
         if !outputs.is_empty() {
-            self.each_listener("before_write", |listener| listener.before_write(outputs))?;
+            for listener in &self.kit.item {
+                guarded(|| listener.before_write(outputs))
+                    .map_err(|error| self.located_listener("before_write", error))?;
+            }
             let writer = &mut *self.writer;
             if let Err(error) = guarded(|| writer.write(outputs, &mut transaction)) {
+                if let Some(source) = transaction.broken() {
+                    return Err(Trouble::Step(self.run.commit_failed(source)));
+                }
                 drop(transaction);
                 return Ok(Err(self.writer_news(error)?));
             }
-            self.each_listener("after_write", |listener| listener.after_write(outputs))?;
+            for listener in self.kit.item.iter().rev() {
+                guarded(|| listener.after_write(outputs))
+                    .map_err(|error| self.located_listener("after_write", error))?;
+            }
         }
 
         let mut counters = self.counters;
@@ -445,17 +454,6 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         for listener in self.kit.chunk.iter().rev().filter(|_| whole) {
             guarded(|| listener.after_chunk(outputs))
                 .map_err(|error| self.located_listener("after_chunk", error))?;
-        }
-        Ok(())
-    }
-
-    fn each_listener(
-        &self,
-        call: &'static str,
-        tell: impl Fn(&dyn crate::listener::ItemListener<I, O>) -> Result<(), ItemError>,
-    ) -> Result<(), Trouble> {
-        for listener in &self.kit.item {
-            guarded(|| tell(&**listener)).map_err(|error| self.located_listener(call, error))?;
         }
         Ok(())
     }

@@ -1,0 +1,79 @@
+//! A store that cannot be reached in mid-job is nobody's bad record: no item is given up for it, the step
+//! fails, and the restart is exact.
+
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+
+use batchwright::{
+    BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, LaunchOptions, Sequence,
+    SkipPolicy,
+};
+use batchwright_store::{SqlWriter, SqliteRepository};
+
+/// Takes as long as SQLite waits for a lock, ten seconds.
+#[test]
+fn a_locked_store_gives_up_no_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let repository = Arc::new(SqliteRepository::open(dir.path().join("a.db")).unwrap());
+    let database = repository.database().clone();
+    database.connect().unwrap().execute_batch("CREATE TABLE number (n INTEGER)").unwrap();
+    let (reached, at_five) = channel();
+    let (unlocked, until_unlocked) = channel::<()>();
+    let (is_locked, until_locked) = channel::<()>();
+    let until_locked = Arc::new(Mutex::new(until_locked));
+    let step = ChunkStepBuilder::new("load")
+        .reader(Sequence::to(10))
+        .processor_with(move |_| {
+            let (reached, until_locked) = (reached.clone(), Arc::clone(&until_locked));
+            Ok(move |n: &u64| {
+                if *n == 5 {
+                    let _ = reached.send(());
+                    let _ = until_locked.lock().unwrap().recv();
+                }
+                Ok(Some(*n))
+            })
+        })
+        .writer(SqlWriter::in_store("number", ["n"], |n: &u64, row| row.bind(*n as i64)))
+        .chunk_size(2)
+        .skip(SkipPolicy::limit(10))
+        .build();
+    let operator = JobOperator::new(repository);
+    operator.registry().register(Job::builder("job").step(step).build().unwrap()).unwrap();
+
+    // Another process holds the write lock from the third chunk on, for as long as the test likes.
+    let holder = {
+        let database = database.clone();
+        std::thread::spawn(move || {
+            at_five.recv().unwrap();
+            let other = database.connect().unwrap();
+            other.execute_batch("BEGIN IMMEDIATE").unwrap();
+            is_locked.send(()).unwrap();
+            let _ = until_unlocked.recv();
+            other.execute_batch("ROLLBACK").unwrap();
+            // Both ends fall here: nobody waits at item five a second time.
+        })
+    };
+    let handle = operator.start("job", JobParameters::new()).unwrap();
+    // Neither the chunk nor the end of the step can be stored: the handle says so.
+    let lost = handle.wait();
+    drop(unlocked);
+    holder.join().unwrap();
+    match lost {
+        Err(_) => {
+            operator.recover(handle.id(), batchwright::RecoverMode::Force).unwrap();
+        }
+        // The lock came between two statements: the chunk failed, its end was stored.
+        Ok(execution) => assert_eq!(execution.status, BatchStatus::Failed),
+    }
+    assert!(operator.queries().skips(handle.id()).unwrap().is_empty(), "no record was given up");
+    let none = JobParameters::new();
+    let done =
+        operator.restart(handle.id(), &none, &LaunchOptions::default()).unwrap().wait().unwrap();
+    assert_eq!(done.status, BatchStatus::Completed);
+    let connection = database.connect_read_only().unwrap();
+    let rows: i64 =
+        connection.query_row("SELECT count(DISTINCT n) FROM number", [], |row| row.get(0)).unwrap();
+    let all: i64 =
+        connection.query_row("SELECT count(*) FROM number", [], |row| row.get(0)).unwrap();
+    assert_eq!((rows, all), (10, 10));
+}
