@@ -132,11 +132,12 @@ fn a_command_step_tells_code_and_tail_and_ends_its_whole_process_group() {
 name = "commands"
 [parameters]
 word = { default = "a b; $(touch pwned)" }
+colour = { default = "blue" }
 [[steps]]
 name = "good"
 type = "command"
 argv = ["sh", "-c", "printf '%s' \"$1\" > said.txt; echo $COLOUR >> said.txt", "sh", "${params.word}"]
-env = { COLOUR = "blue" }
+env = { COLOUR = "${params.colour}" }
 [[steps]]
 name = "odd"
 type = "command"

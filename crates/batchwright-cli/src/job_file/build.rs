@@ -128,15 +128,16 @@ impl Builder<'_> {
             }
             Ok(argv)
         };
-        let mut command = CommandStep::with(step.name.get_ref().clone(), make_argv)
-            .options(options(step))
-            .dir(match &step.dir {
-                Some(dir) => self.folder.join(dir.get_ref()),
-                None if self.folder.as_os_str().is_empty() => PathBuf::from("."),
-                None => self.folder.clone(),
-            });
+        let mut command =
+            CommandStep::with(step.name.get_ref().clone(), make_argv).options(options(step));
+        command = match &step.dir {
+            Some(dir) => command.dir_with(self.path(dir, schema)?),
+            None if self.folder.as_os_str().is_empty() => command.dir("."),
+            None => command.dir(&self.folder),
+        };
         for (name, value) in step.env.iter().flatten() {
-            command = command.env(name, value.get_ref());
+            let value = self.template(value, schema)?;
+            command = command.env_with(name, move |scope| value.render(scope));
         }
         if let Some(timeout) = &step.timeout {
             command = command.timeout(span(timeout)?);
@@ -157,7 +158,7 @@ impl Builder<'_> {
         let text = self.template(wanted(&step.sql, "sql", &step.name)?, schema)?;
         let render = move |scope: &StepScope| text.render(scope);
         let tasklet = match &step.url {
-            Some(url) => SqlTasklet::in_database(self.database(url)?, render),
+            Some(url) => SqlTasklet::in_database(self.database(url, schema)?, render),
             None => {
                 self.own_database(&step.name)?;
                 SqlTasklet::in_store(render)
@@ -274,8 +275,8 @@ impl Builder<'_> {
             "sql" => {
                 let query = self.template(wanted_in(query, "query", reader)?, schema)?;
                 let database = match &reader.get_ref().url {
-                    Some(url) => self.database(url)?,
-                    None => self.own_database(kind)?,
+                    Some(url) => self.database(url, schema)?,
+                    None => constant(self.own_database(kind)?),
                 };
                 let params: Vec<_> = params
                     .iter()
@@ -284,7 +285,7 @@ impl Builder<'_> {
                     .collect::<Built<_>>()?;
                 let key = key.as_ref().map(|key| key.get_ref().clone());
                 Ok(Box::new(move |scope| {
-                    let mut sql = sql::reader(database.clone(), query.render(scope)?);
+                    let mut sql = sql::reader(database(scope)?, query.render(scope)?);
                     if let Some(key) = &key {
                         sql = sql.keyset(key.clone());
                     }
@@ -365,17 +366,20 @@ impl Builder<'_> {
     ) -> Built<Make<AnyWriter>> {
         let Writer { kind, url, table, mode, key, statement, .. } = writer.get_ref();
         let (database, own) = match url {
-            Some(url) => (self.database(url)?, false),
-            None => (self.own_database(kind)?, true),
+            Some(url) => (self.database(url, schema)?, false),
+            None => (constant(self.own_database(kind)?), true),
         };
         let key: Vec<String> = key.iter().flatten().map(|name| name.get_ref().clone()).collect();
         let word = mode.as_ref().map_or("insert", |mode| mode.get_ref().as_str());
+        let mut rendered = None;
         let mode = match word {
             "insert" => SqlMode::Insert,
             "upsert" => SqlMode::Upsert { key },
             "update" => SqlMode::Update { key },
             "statement" => {
-                SqlMode::Statement(wanted_in(statement, "statement", writer)?.get_ref().clone())
+                let text = wanted_in(statement, "statement", writer)?;
+                rendered = Some(self.template(text, schema)?);
+                SqlMode::Statement(String::new())
             }
             other => {
                 let message = format!(
@@ -394,21 +398,33 @@ impl Builder<'_> {
         };
         Ok(Box::new(move |scope| {
             let table = table.as_ref().map(|table| table.render(scope)).transpose()?;
-            let (table, mode) = (table.unwrap_or_default(), mode.clone());
+            let table = table.unwrap_or_default();
+            let mode = match &rendered {
+                Some(statement) => SqlMode::Statement(statement.render(scope)?),
+                None => mode.clone(),
+            };
             let columns = columns.clone();
-            let writer = RecordSqlWriter::new(&database, own, table, mode, columns)?;
+            let writer = RecordSqlWriter::new(&database(scope)?, own, table, mode, columns)?;
             Ok(AnyWriter::Sql(Box::new(writer)))
         }))
     }
 
     /// Another database, relative to the job file.
-    fn database(&self, url: &Text) -> Built<SqliteDatabase> {
-        let database =
+    fn database(&self, url: &Text, schema: &ParameterSchema) -> Built<Make<SqliteDatabase>> {
+        let template = self.template(url, schema)?;
+        if !url.get_ref().contains("${") {
+            // What is known already is refused already.
             crate::store::database(url.get_ref()).map_err(|problem| Problem::at(url, problem))?;
-        Ok(match database.path().is_absolute() {
-            true => database,
-            false => database.in_folder(&self.folder),
-        })
+        }
+        let folder = self.folder.clone();
+        Ok(Box::new(move |scope| {
+            let database =
+                crate::store::database(&template.render(scope)?).map_err(ItemError::fatal)?;
+            Ok(match database.path().is_absolute() {
+                true => database,
+                false => database.in_folder(&folder),
+            })
+        }))
     }
 
     fn own_database(&self, at: &Text) -> Built<SqliteDatabase> {
@@ -423,6 +439,10 @@ fn bounded(value: Option<&Spanned<usize>>, key: &str, min: usize, max: usize) ->
         None => Ok(()),
         Some(value) => Err(Problem::at(value, format!("`{key}` is between {min} and {max}"))),
     }
+}
+
+fn constant(database: SqliteDatabase) -> Make<SqliteDatabase> {
+    Box::new(move |_| Ok(database.clone()))
 }
 
 fn as_json(record: &Record) -> String {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::item_error;
 use crate::sqlite::SqliteDatabase;
 
+type Database = Arc<dyn Fn(&StepScope) -> Result<SqliteDatabase, ItemError> + Send + Sync>;
 type Text = Arc<dyn Fn(&StepScope) -> Result<String, ItemError> + Send + Sync>;
 
 /// Runs SQL statements, all or none of them.
@@ -14,7 +15,7 @@ type Text = Arc<dyn Fn(&StepScope) -> Result<String, ItemError> + Send + Sync>;
 /// In the store's own database they commit with the step: exactly once. In another database they
 /// commit first: a crash in between runs them again on restart, so they should bear that.
 pub struct SqlTasklet {
-    database: Option<SqliteDatabase>,
+    database: Option<Database>,
     text: Text,
 }
 
@@ -26,12 +27,12 @@ impl SqlTasklet {
         Self { database: None, text: Arc::new(text) }
     }
 
-    /// The statements of `text` in another SQLite database.
+    /// The statements of `text` in another SQLite database; both are made for each step execution.
     pub fn in_database(
-        database: SqliteDatabase,
+        database: impl Fn(&StepScope) -> Result<SqliteDatabase, ItemError> + Send + Sync + 'static,
         text: impl Fn(&StepScope) -> Result<String, ItemError> + Send + Sync + 'static,
     ) -> Self {
-        Self { database: Some(database), text: Arc::new(text) }
+        Self { database: Some(Arc::new(database)), text: Arc::new(text) }
     }
 }
 
@@ -42,7 +43,7 @@ impl Tasklet for SqlTasklet {
             None => run(call.transaction().resource::<Connection>()?, &text)?,
             Some(database) => {
                 let failed = |error| item_error("run in the other database", error);
-                let connection = database.connect().map_err(failed)?;
+                let connection = database(call.scope())?.connect().map_err(failed)?;
                 connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
                 run(&connection, &text)?;
                 connection.execute_batch("COMMIT").map_err(failed)?;

@@ -41,8 +41,8 @@ pub struct CommandStep {
     name: String,
     options: StepOptions,
     argv: Factory<Vec<String>>,
-    dir: Option<PathBuf>,
-    env: Vec<(String, String)>,
+    dir: Option<Factory<PathBuf>>,
+    env: Vec<(String, Factory<String>)>,
     timeout: Option<Duration>,
     grace: Duration,
     meanings: Vec<(i32, ExitCodeMeaning)>,
@@ -84,15 +84,36 @@ impl CommandStep {
 
     /// Working directory. Default: that of this process.
     #[must_use]
-    pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.dir = Some(dir.into());
+    pub fn dir(self, dir: impl Into<PathBuf>) -> Self {
+        let dir = dir.into();
+        self.dir_with(move |_| Ok(dir.clone()))
+    }
+
+    /// As [`dir`](Self::dir), made for each step execution.
+    #[must_use]
+    pub fn dir_with(
+        mut self,
+        dir: impl Fn(&StepScope) -> Result<PathBuf, ItemError> + Send + Sync + 'static,
+    ) -> Self {
+        self.dir = Some(Arc::new(dir));
         self
     }
 
     /// Adds a variable to the environment.
     #[must_use]
-    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.env.push((name.into(), value.into()));
+    pub fn env(self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        let value = value.into();
+        self.env_with(name, move |_| Ok(value.clone()))
+    }
+
+    /// As [`env`](Self::env), with a value made for each step execution.
+    #[must_use]
+    pub fn env_with(
+        mut self,
+        name: impl Into<String>,
+        value: impl Fn(&StepScope) -> Result<String, ItemError> + Send + Sync + 'static,
+    ) -> Self {
+        self.env.push((name.into(), Arc::new(value)));
         self
     }
 
@@ -117,16 +138,20 @@ impl CommandStep {
         self
     }
 
-    fn spawn(&self, argv: &[String]) -> Result<Child, ItemError> {
-        let [program, arguments @ ..] = argv else {
+    fn spawn(&self, scope: &StepScope) -> Result<Child, ItemError> {
+        let argv = (self.argv)(scope)?;
+        let [program, arguments @ ..] = &argv[..] else {
             return Err(ItemError::data("run a command: its argument vector is empty"));
         };
         let mut command = Command::new(program);
-        command.args(arguments).envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.args(arguments);
+        for (name, value) in &self.env {
+            command.env(name, value(scope)?);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0);
         if let Some(dir) = &self.dir {
-            command.current_dir(dir);
+            command.current_dir(dir(scope)?);
         }
         command
             .spawn()
@@ -205,8 +230,7 @@ impl CommandStep {
     }
 
     fn perform(&self, run: &StepRun<'_>) -> Result<StepEnd, ItemError> {
-        let argv = guarded(|| (self.argv)(&run.scope))?;
-        let program = Running::new(self.spawn(&argv)?)?;
+        let program = Running::new(guarded(|| self.spawn(&run.scope))?)?;
         let ended = self.supervise(run, &program);
         // Whatever the program left behind in its group must not outlive the step.
         program.signal(Signal::KILL);
