@@ -13,11 +13,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 #[cfg(feature = "csv")]
-pub use self::csv::{CsvPosition, CsvReader, CsvWriter};
+pub use self::csv::{CsvPosition, CsvReader, CsvRecords, CsvWriter};
 pub(crate) use dead_letter::DeadLetterFile;
-pub use file_output::{FileOutput, FilePosition};
-pub use json_lines::{JsonLinesReader, JsonLinesWriter};
-pub use lines::{LineInput, LinePosition, LineReader, LineWriter, RawLine};
+pub use file_output::{Encode, FileOutput, FilePosition, FileWriter};
+pub use json_lines::{JsonLines, JsonLinesReader, JsonLinesWriter};
+pub use lines::{LineInput, LinePosition, LineReader, LineWriter, Lines, RawLine};
 pub use list::{ListReader, ListWriter, NoWriter};
 pub use sequence::Sequence;
 

@@ -65,11 +65,11 @@ pub use execution::{
     StepSummary,
 };
 #[cfg(feature = "csv")]
-pub use item::{CsvPosition, CsvReader, CsvWriter};
+pub use item::{CsvPosition, CsvReader, CsvRecords, CsvWriter};
 pub use item::{
-    Ending, FileOutput, FilePosition, ItemProcessor, ItemReader, ItemWriter, JsonLinesReader,
-    JsonLinesWriter, LineInput, LinePosition, LineReader, LineWriter, ListReader, ListWriter,
-    NoWriter, PassThrough, PreparedCommit, RawLine, Sequence, Total,
+    Encode, Ending, FileOutput, FilePosition, FileWriter, ItemProcessor, ItemReader, ItemWriter,
+    JsonLines, JsonLinesReader, JsonLinesWriter, LineInput, LinePosition, LineReader, LineWriter,
+    Lines, ListReader, ListWriter, NoWriter, PassThrough, PreparedCommit, RawLine, Sequence, Total,
 };
 pub use job::{Incrementer, Job, JobBuilder, JobScope};
 pub use launch::{LaunchOptions, RecoverMode};

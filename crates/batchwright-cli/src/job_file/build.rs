@@ -9,9 +9,10 @@ use std::time::Duration;
 use batchwright::testing::{FaultyProcessor, FaultyReader, FaultyWriter};
 use batchwright::{
     Backoff, ChunkStepBuilder, Classifier, CommandStep, Completion, CsvReader, ErrorKind,
-    ExitCodeMeaning, ExitStatus, ItemError, Job, JobParameters, JsonLinesReader, JsonLinesWriter,
-    LineReader, ListReader, Parameter, ParameterDeclaration, ParameterSchema, ParameterValue,
-    Phase, RetryPolicy, Sequence, SkipLimitScope, SkipPolicy, StepOptions, StepScope, TaskletStep,
+    ExitCodeMeaning, ExitStatus, FileWriter, ItemError, Job, JobParameters, JsonLinesReader,
+    JsonLinesWriter, LineReader, ListReader, Parameter, ParameterDeclaration, ParameterSchema,
+    ParameterValue, Phase, RetryPolicy, Sequence, SkipLimitScope, SkipPolicy, StepOptions,
+    StepScope, TaskletStep,
 };
 use batchwright_store::{SqlMode, SqlTasklet, SqliteDatabase};
 use sha2::{Digest, Sha256};
@@ -22,7 +23,7 @@ use super::definition::{
     Writer,
 };
 use super::expression::{self, Evaluator, Stage, Stages};
-use super::items::{AnyReader, AnyWriter, RecordCsvWriter, RecordLineWriter};
+use super::items::{AnyReader, AnyWriter, RecordCsv, RecordLines};
 use super::record::{Names, Record, Value};
 use super::sql::{self, RecordSqlWriter};
 use super::template::Template;
@@ -337,7 +338,8 @@ impl Builder<'_> {
                 let columns = columns.map(|columns| names(&columns));
                 Ok(Box::new(move |scope| {
                     let columns = columns.clone();
-                    Ok(AnyWriter::Csv(RecordCsvWriter::new(path(scope)?, delimiter, columns)))
+                    let encode = RecordCsv { delimiter, columns };
+                    Ok(AnyWriter::Csv(FileWriter::encoding(path(scope)?, encode)))
                 }))
             }
             "jsonl" | "file" => {
@@ -350,7 +352,8 @@ impl Builder<'_> {
                 let path = self.path(wanted_in(path, "path", writer)?, schema)?;
                 let field = wanted_in(field, "field", writer)?.get_ref().clone();
                 Ok(Box::new(move |scope| {
-                    Ok(AnyWriter::Lines(RecordLineWriter::new(path(scope)?, &field)))
+                    let encode = RecordLines { field: field.as_str().into() };
+                    Ok(AnyWriter::Lines(FileWriter::encoding(path(scope)?, encode)))
                 }))
             }
             "sql" => self.sql_writer(writer, columns, schema),

@@ -1,10 +1,10 @@
 //! Readers and writers of job files: one type for all of them, so that a step has one type.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use batchwright::{
-    ChunkTransaction, CsvReader, Ending, FileOutput, FilePosition, ItemError, ItemReader,
-    ItemWriter, JsonLinesReader, JsonLinesWriter, LineReader, ListReader, PreparedCommit, Sequence,
+    ChunkTransaction, CsvReader, Encode, Ending, FileWriter, ItemError, ItemReader, ItemWriter,
+    JsonLinesReader, JsonLinesWriter, LineReader, Lines, ListReader, PreparedCommit, Sequence,
     StepScope, Total,
 };
 use batchwright_store::SqlReader;
@@ -101,9 +101,9 @@ impl ItemReader for AnyReader {
 /// A writer of any type.
 #[derive(Clone)]
 pub(super) enum AnyWriter {
-    Csv(RecordCsvWriter),
+    Csv(FileWriter<RecordCsv>),
     JsonLines(JsonLinesWriter),
-    Lines(RecordLineWriter),
+    Lines(FileWriter<RecordLines>),
     Sql(Box<RecordSqlWriter>),
     None,
 }
@@ -203,41 +203,22 @@ impl ItemWriter<Record> for AnyWriter {
 
 /// Records as CSV; the columns are those named, or those of the first record.
 #[derive(Clone)]
-pub(super) struct RecordCsvWriter {
-    file: FileOutput,
-    delimiter: u8,
-    columns: OnceLock<Names>,
-    buffer: Vec<u8>,
+pub(super) struct RecordCsv {
+    pub(super) delimiter: u8,
+    pub(super) columns: Option<Names>,
 }
 
-impl RecordCsvWriter {
-    pub(super) fn new(path: std::path::PathBuf, delimiter: u8, columns: Option<Names>) -> Self {
-        let known = OnceLock::new();
-        if let Some(columns) = columns {
-            let _ = known.set(columns);
-        }
-        Self { file: FileOutput::new(path), delimiter, columns: known, buffer: Vec::new() }
-    }
-}
-
-impl ItemWriter<Record> for RecordCsvWriter {
-    type Position = FilePosition;
-
-    fn open(
+impl Encode<Record> for RecordCsv {
+    fn encode(
         &mut self,
-        position: Option<FilePosition>,
-        scope: &StepScope,
-    ) -> Result<Option<PreparedCommit>, ItemError> {
-        self.file.open(position, scope).map(|()| None)
-    }
-
-    fn write(&mut self, items: &[Record], _: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
-        let Some(first) = items.first() else { return Ok(()) };
-        let columns = self.columns.get_or_init(|| Arc::clone(first.names()));
-        self.buffer.clear();
-        let mut csv =
-            csv::WriterBuilder::new().delimiter(self.delimiter).from_writer(&mut self.buffer);
-        if self.file.length() == 0 {
+        items: &[Record],
+        first: bool,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ItemError> {
+        let Some(one) = items.first() else { return Ok(()) };
+        let columns = self.columns.get_or_insert_with(|| Arc::clone(one.names()));
+        let mut csv = csv::WriterBuilder::new().delimiter(self.delimiter).from_writer(bytes);
+        if first {
             csv.write_record(columns.iter().map(|name| name.as_bytes()))?;
         }
         let mut text = String::new();
@@ -251,33 +232,13 @@ impl ItemWriter<Record> for RecordCsvWriter {
                 write_field(&mut csv, value, &mut text)?;
             }
             csv.write_record(None::<&[u8]>)?;
-            if item.names().len() != columns.len() {
-                let extra = item.names().iter().find(|name| !columns.contains(name));
-                if let Some(extra) = extra {
-                    let what = format!("write field `{extra}`: it is no column of the file");
-                    return Err(ItemError::data(what));
-                }
+            let extra = item.names().iter().find(|name| !same && !columns.contains(name));
+            if let Some(extra) = extra {
+                let what = format!("write field `{extra}`: it is no column of the file");
+                return Err(ItemError::data(what));
             }
         }
-        csv.flush()?;
-        drop(csv);
-        self.file.append(&self.buffer)
-    }
-
-    fn position(&mut self) -> Result<FilePosition, ItemError> {
-        self.file.position()
-    }
-
-    fn committed(&mut self) {
-        self.file.committed();
-    }
-
-    fn rolled_back(&mut self) -> Result<(), ItemError> {
-        self.file.rolled_back()
-    }
-
-    fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        self.file.close(ending)
+        Ok(csv.flush()?)
     }
 }
 
@@ -299,32 +260,16 @@ fn write_field(
 
 /// One field of each record as a line.
 #[derive(Clone)]
-pub(super) struct RecordLineWriter {
-    lines: batchwright::LineWriter,
-    field: Arc<str>,
+pub(super) struct RecordLines {
+    pub(super) field: Arc<str>,
 }
 
-impl RecordLineWriter {
-    pub(super) fn new(path: std::path::PathBuf, field: &str) -> Self {
-        Self { lines: batchwright::LineWriter::new(path), field: field.into() }
-    }
-}
-
-impl ItemWriter<Record> for RecordLineWriter {
-    type Position = FilePosition;
-
-    fn open(
-        &mut self,
-        position: Option<FilePosition>,
-        scope: &StepScope,
-    ) -> Result<Option<PreparedCommit>, ItemError> {
-        ItemWriter::<String>::open(&mut self.lines, position, scope)
-    }
-
-    fn write(
+impl Encode<Record> for RecordLines {
+    fn encode(
         &mut self,
         items: &[Record],
-        chunk: &mut ChunkTransaction<'_>,
+        first: bool,
+        bytes: &mut Vec<u8>,
     ) -> Result<(), ItemError> {
         let line = |item: &Record| match item.get(&self.field) {
             Some(value) => Ok(value.to_string()),
@@ -334,22 +279,6 @@ impl ItemWriter<Record> for RecordLineWriter {
             }
         };
         let lines: Result<Vec<String>, ItemError> = items.iter().map(line).collect();
-        self.lines.write(&lines?, chunk)
-    }
-
-    fn position(&mut self) -> Result<FilePosition, ItemError> {
-        ItemWriter::<String>::position(&mut self.lines)
-    }
-
-    fn committed(&mut self) {
-        ItemWriter::<String>::committed(&mut self.lines);
-    }
-
-    fn rolled_back(&mut self) -> Result<(), ItemError> {
-        ItemWriter::<String>::rolled_back(&mut self.lines)
-    }
-
-    fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        ItemWriter::<String>::close(&mut self.lines, ending)
+        Lines.encode(&lines?, first, bytes)
     }
 }

@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::lines::shrunk;
-use super::{Ending, FileOutput, FilePosition, ItemReader, ItemWriter, PreparedCommit, Total};
+use super::{Encode, FileWriter, ItemReader, Total};
 use crate::error::{ErrorKind, ItemError};
-use crate::step::{ChunkTransaction, StepScope};
+use crate::step::StepScope;
 
 /// Longest record that is read when nothing else is said, in bytes.
 const RECORD_BYTES_MAX: u64 = 1024 * 1024;
@@ -328,67 +328,39 @@ impl<T: Send + Sync> ItemReader for CsvReader<T> {
 }
 
 /// Writes each output as a record; the header line comes from the names of its fields.
-#[derive(Debug, Clone)]
-pub struct CsvWriter {
-    file: FileOutput,
+pub type CsvWriter = FileWriter<CsvRecords>;
+
+/// Records with a header line.
+#[derive(Debug, Clone, Copy)]
+pub struct CsvRecords {
     delimiter: u8,
-    buffer: Vec<u8>,
 }
 
 impl CsvWriter {
     /// Into the file at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { file: FileOutput::new(path), delimiter: b',', buffer: Vec::new() }
+        Self::encoding(path, CsvRecords { delimiter: b',' })
     }
 
     /// Between fields. Default `,`.
     #[must_use]
     pub fn delimiter(mut self, delimiter: u8) -> Self {
-        self.delimiter = delimiter;
+        self.encode.delimiter = delimiter;
         self
     }
 }
 
-impl<T: Serialize + Send + Sync> ItemWriter<T> for CsvWriter {
-    type Position = FilePosition;
-
-    fn open(
-        &mut self,
-        position: Option<FilePosition>,
-        scope: &StepScope,
-    ) -> Result<Option<PreparedCommit>, ItemError> {
-        self.file.open(position, scope).map(|()| None)
-    }
-
-    fn write(&mut self, items: &[T], _: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
-        self.buffer.clear();
+impl<T: Serialize> Encode<T> for CsvRecords {
+    fn encode(&mut self, items: &[T], first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
         let mut csv = WriterBuilder::new()
             .delimiter(self.delimiter)
-            .has_headers(self.file.length() == 0)
+            .has_headers(first)
             .buffer_capacity(BUFFER_BYTES)
-            .from_writer(&mut self.buffer);
+            .from_writer(bytes);
         for item in items {
             csv.serialize(item)
                 .map_err(|error| ItemError::wrap(ErrorKind::DATA, "write as CSV", error))?;
         }
-        csv.flush()?;
-        drop(csv);
-        self.file.append(&self.buffer)
-    }
-
-    fn position(&mut self) -> Result<FilePosition, ItemError> {
-        self.file.position()
-    }
-
-    fn committed(&mut self) {
-        self.file.committed();
-    }
-
-    fn rolled_back(&mut self) -> Result<(), ItemError> {
-        self.file.rolled_back()
-    }
-
-    fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        self.file.close(ending)
+        Ok(csv.flush()?)
     }
 }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Ending;
+use super::{Ending, ItemWriter, PreparedCommit};
 use crate::error::{ErrorKind, ItemError};
 use crate::repository::Durability;
-use crate::step::{StepScope, StepStart};
+use crate::step::{ChunkTransaction, StepScope, StepStart};
 
 /// Length of a file at a checkpoint, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -256,6 +256,65 @@ impl FileOutput {
         }
         tracing::info!(target: "batchwright::output", "wrote {}", self.path.display());
         Ok(())
+    }
+}
+
+/// Turns items into the bytes of a file.
+pub trait Encode<T>: Send {
+    /// Appends `items` to `bytes`; `first` tells that nothing stands in the file yet.
+    ///
+    /// # Errors
+    ///
+    /// The write attempt fails; nothing of it reaches the file.
+    fn encode(&mut self, items: &[T], first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError>;
+}
+
+/// Writes items to a [`FileOutput`], encoded by `E`. What every file format has in common.
+#[derive(Debug, Clone)]
+pub struct FileWriter<E> {
+    file: FileOutput,
+    pub(crate) encode: E,
+    bytes: Vec<u8>,
+}
+
+impl<E> FileWriter<E> {
+    /// Into the file at `path`, in a format of your own.
+    pub fn encoding(path: impl Into<PathBuf>, encode: E) -> Self {
+        Self { file: FileOutput::new(path), encode, bytes: Vec::new() }
+    }
+}
+
+impl<T, E: Encode<T>> ItemWriter<T> for FileWriter<E> {
+    type Position = FilePosition;
+
+    fn open(
+        &mut self,
+        position: Option<FilePosition>,
+        scope: &StepScope,
+    ) -> Result<Option<PreparedCommit>, ItemError> {
+        self.file.open(position, scope).map(|()| None)
+    }
+
+    fn write(&mut self, items: &[T], _: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
+        self.bytes.clear();
+        self.encode.encode(items, self.file.length() == 0, &mut self.bytes)?;
+        self.file.append(&self.bytes)
+    }
+
+    fn position(&mut self) -> Result<FilePosition, ItemError> {
+        self.file.position()
+    }
+
+    fn committed(&mut self) {
+        self.file.committed();
+    }
+
+    fn rolled_back(&mut self) -> Result<(), ItemError> {
+        self.file.rolled_back()
+    }
+
+    fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
+        self.file.close(ending)
     }
 }
 

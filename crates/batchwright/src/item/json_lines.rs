@@ -6,12 +6,9 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{
-    Ending, FileOutput, FilePosition, ItemReader, ItemWriter, LineInput, LinePosition,
-    PreparedCommit, Total,
-};
+use super::{Encode, FileWriter, ItemReader, LineInput, LinePosition, Total};
 use crate::error::{ErrorKind, ItemError};
-use crate::step::{ChunkTransaction, StepScope};
+use crate::step::StepScope;
 
 /// Yields a `T` for every line that is not blank.
 #[derive(Debug)]
@@ -82,53 +79,26 @@ impl<T: DeserializeOwned + Send + Sync> ItemReader for JsonLinesReader<T> {
 }
 
 /// Writes each output as a line of JSON.
-#[derive(Debug, Clone)]
-pub struct JsonLinesWriter {
-    file: FileOutput,
-    line: Vec<u8>,
-}
+pub type JsonLinesWriter = FileWriter<JsonLines>;
+
+/// One value a line.
+#[derive(Debug, Clone, Copy)]
+pub struct JsonLines;
 
 impl JsonLinesWriter {
     /// Into the file at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { file: FileOutput::new(path), line: Vec::new() }
+        Self::encoding(path, JsonLines)
     }
 }
 
-impl<T: Serialize + Send + Sync> ItemWriter<T> for JsonLinesWriter {
-    type Position = FilePosition;
-
-    fn open(
-        &mut self,
-        position: Option<FilePosition>,
-        scope: &StepScope,
-    ) -> Result<Option<PreparedCommit>, ItemError> {
-        self.file.open(position, scope).map(|()| None)
-    }
-
-    fn write(&mut self, items: &[T], _: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
-        self.line.clear();
+impl<T: Serialize> Encode<T> for JsonLines {
+    fn encode(&mut self, items: &[T], _: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
         for item in items {
-            serde_json::to_writer(&mut self.line, item)
+            serde_json::to_writer(&mut *bytes, item)
                 .map_err(|error| ItemError::wrap(ErrorKind::DATA, "write as JSON", error))?;
-            self.line.push(b'\n');
+            bytes.push(b'\n');
         }
-        self.file.append(&self.line)
-    }
-
-    fn position(&mut self) -> Result<FilePosition, ItemError> {
-        self.file.position()
-    }
-
-    fn committed(&mut self) {
-        self.file.committed();
-    }
-
-    fn rolled_back(&mut self) -> Result<(), ItemError> {
-        self.file.rolled_back()
-    }
-
-    fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        self.file.close(ending)
+        Ok(())
     }
 }

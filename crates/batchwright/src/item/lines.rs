@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ending, FileOutput, FilePosition, ItemReader, ItemWriter, PreparedCommit, Total};
+use super::{Encode, FileWriter, ItemReader, Total};
 use crate::error::{ErrorKind, ItemError};
-use crate::step::{ChunkTransaction, StepScope};
+use crate::step::StepScope;
 
 /// Longest line that is read when nothing else is said, in bytes.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
@@ -243,54 +243,29 @@ impl ItemReader for LineReader {
 }
 
 /// Writes each output as a line.
-#[derive(Debug, Clone)]
-pub struct LineWriter {
-    file: FileOutput,
-}
+pub type LineWriter = FileWriter<Lines>;
+
+/// Plain lines.
+#[derive(Debug, Clone, Copy)]
+pub struct Lines;
 
 impl LineWriter {
     /// Into the file at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { file: FileOutput::new(path) }
+        Self::encoding(path, Lines)
     }
 }
 
-impl<T: AsRef<str> + Send + Sync> ItemWriter<T> for LineWriter {
-    type Position = FilePosition;
-
-    fn open(
-        &mut self,
-        position: Option<FilePosition>,
-        scope: &StepScope,
-    ) -> Result<Option<PreparedCommit>, ItemError> {
-        self.file.open(position, scope).map(|()| None)
-    }
-
-    fn write(&mut self, items: &[T], _: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
+impl<T: AsRef<str>> Encode<T> for Lines {
+    fn encode(&mut self, items: &[T], _: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
         for item in items {
             let line = item.as_ref();
             if line.contains('\n') {
                 return Err(ItemError::data("write a line: it contains a line end"));
             }
-            self.file.append(line.as_bytes())?;
-            self.file.append(b"\n")?;
+            bytes.extend_from_slice(line.as_bytes());
+            bytes.push(b'\n');
         }
         Ok(())
-    }
-
-    fn position(&mut self) -> Result<FilePosition, ItemError> {
-        self.file.position()
-    }
-
-    fn committed(&mut self) {
-        self.file.committed();
-    }
-
-    fn rolled_back(&mut self) -> Result<(), ItemError> {
-        self.file.rolled_back()
-    }
-
-    fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        self.file.close(ending)
     }
 }
