@@ -110,7 +110,7 @@ pub(crate) enum Command {
     Validate(ValidateArgs),
     /// Draw the job's flow.
     Graph(GraphArgs),
-    /// Delete ended executions.
+    /// Delete instances that have ended, with all their executions.
     Purge(PurgeArgs),
     /// Tell whether the store can be used.
     Health,
@@ -274,7 +274,7 @@ pub(crate) struct GraphArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PurgeArgs {
-    /// Ended at least so long ago: `90d`, `12h`.
+    /// All of whose executions ended at least so long ago: `90d`, `12h`.
     #[arg(long, value_parser = duration)]
     pub(crate) older_than: Duration,
     /// Only of this job.
@@ -283,7 +283,7 @@ pub(crate) struct PurgeArgs {
     /// Only with this status; may be given again.
     #[arg(long, value_parser = status)]
     pub(crate) status: Vec<batchwright::BatchStatus>,
-    /// Failed and stopped ones too, which then cannot be restarted.
+    /// Instances that failed or were stopped too, which then cannot be restarted.
     #[arg(long)]
     pub(crate) include_restartable: bool,
     /// Only tell what would be deleted.

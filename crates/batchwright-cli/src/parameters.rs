@@ -91,8 +91,13 @@ fn from_json(
 ) -> Result<Parameter, String> {
     let says_identifying = value.get("identifying").is_some();
     let mut parameter = Parameter::from_json(value, declared.map(|declared| declared.kind))?;
-    if let Some(declared) = declared.filter(|_| !says_identifying) {
-        parameter.identifying = declared.identifying;
+    match declared {
+        Some(declared) if !says_identifying => parameter.identifying = declared.identifying,
+        Some(declared) if declared.identifying != parameter.identifying => {
+            let role = if declared.identifying { "identifying" } else { "not identifying" };
+            return Err(format!("it is declared as {role}"));
+        }
+        _ => {}
     }
     Ok(parameter)
 }

@@ -51,3 +51,15 @@ writer = { type = "sql", table = "number" }
         assert_eq!(rows.len(), round * 40, "round {round}: every row once");
     }
 }
+
+#[test]
+fn a_new_store_is_made_once_however_many_processes_open_it_at_once() {
+    for round in 0..ROUNDS {
+        let place = Place::new();
+        let children: Vec<_> = (0..PROCESSES).map(|_| place.spawn(&["health"])).collect();
+        for child in children {
+            let done = done(child.wait_with_output().unwrap());
+            assert_eq!(done.code, 0, "round {round}: {}{}", done.out, done.err);
+        }
+    }
+}

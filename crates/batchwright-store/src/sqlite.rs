@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use batchwright::{Durability, JobRepository, RepositoryError, UnitOfWork};
+use batchwright::{Durability, JobRepository, RepositoryError, StopToken, UnitOfWork};
 use rusqlite::{Connection, OpenFlags};
 
 use statements::Statements;
@@ -18,6 +18,8 @@ use unit::SqliteUnit;
 
 /// How long a writer waits for another process before it gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between attempts where SQLite does not wait by itself.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 /// Statements kept prepared; the repository has fewer.
 const PREPARED_MAX: usize = 64;
 
@@ -63,9 +65,7 @@ impl SqliteDatabase {
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.set_prepared_statement_cache_capacity(PREPARED_MAX);
         connection.pragma_update(None, "foreign_keys", true)?;
-        let mode: String =
-            connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
-        tracing::debug!(path = %self.path.display(), mode, "database opened");
+        write_ahead(&connection)?;
         let synchronous = match self.durability {
             Durability::Power => "FULL",
             Durability::Process | Durability::None => "NORMAL",
@@ -85,6 +85,26 @@ impl SqliteDatabase {
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.set_prepared_statement_cache_capacity(PREPARED_MAX);
         Ok(connection)
+    }
+}
+
+/// Switches to the write-ahead log. When several processes open a new file at once, SQLite does not wait
+/// for the others here by itself.
+fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
+    let mut waited = Duration::ZERO;
+    loop {
+        let switched =
+            connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0));
+        match switched {
+            Err(error)
+                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+                    && waited < BUSY_TIMEOUT =>
+            {
+                StopToken::default().wait(BUSY_PAUSE);
+                waited += BUSY_PAUSE;
+            }
+            switched => return switched.map(drop),
+        }
     }
 }
 

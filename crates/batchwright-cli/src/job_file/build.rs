@@ -186,8 +186,9 @@ impl Builder<'_> {
             .map(|processor| stage(processor, evaluator))
             .collect::<Built<Vec<_>>>()?;
         let evaluator = evaluator.clone();
+        let declared: Vec<String> = schema.declared.iter().map(|one| one.name.clone()).collect();
         let make_stages = move |scope: &StepScope| -> Result<Stages, ItemError> {
-            let parameters = expression::parameters(scope.parameters());
+            let parameters = expression::parameters(scope.parameters(), &declared);
             Ok(Stages { evaluator: evaluator.clone(), stages: stages.clone(), parameters })
         };
         bounded(step.parallelism.as_ref(), "parallelism", 1, ChunkStepBuilder::PARALLELISM_MAX)?;

@@ -184,15 +184,16 @@ pub(super) struct Stages {
     pub(super) parameters: rhai::Map,
 }
 
-/// The parameters as expressions see them: `params.NAME`.
-pub(super) fn parameters(parameters: &JobParameters) -> rhai::Map {
+/// The parameters as expressions see them: `params.NAME`; one that is declared and was not given is null.
+pub(super) fn parameters(parameters: &JobParameters, declared: &[String]) -> rhai::Map {
     let value = |value: &ParameterValue| match value {
         ParameterValue::Integer(value) => Dynamic::from(*value),
         ParameterValue::Float(value) => Dynamic::from(*value),
         ParameterValue::Boolean(value) => Dynamic::from(*value),
         other => Dynamic::from(other.to_string()),
     };
-    parameters.iter().map(|(name, one)| (name.into(), value(&one.value))).collect()
+    let missing = declared.iter().map(|name| (name.as_str().into(), Dynamic::UNIT));
+    missing.chain(parameters.iter().map(|(name, one)| (name.into(), value(&one.value)))).collect()
 }
 
 impl ItemProcessor<Record> for Stages {
