@@ -246,3 +246,33 @@ fn an_error_is_an_object_on_stdout_too_when_json_is_asked_for() {
     assert_eq!(done.json()["error"]["code"], "no_such_job");
     assert!(done.err.starts_with("error[no_such_job]: "), "{}", done.err);
 }
+
+#[test]
+fn a_quote_that_is_mere_text_ends_no_file_and_a_restart_keeps_the_columns() {
+    let place = Place::new();
+    let long = "x".repeat(70_000);
+    place.write("in.csv", format!("id,text\n1,\"{long}\"\n2,12\" pipe\n"));
+    place.write(
+        "in.jsonl",
+        "{\"a\":1,\"b\":2}\n{\"a\":3,\"b\":4}\n{\"b\":6,\"a\":5}\n{\"b\":8,\"a\":7}\n",
+    );
+    place.write(
+        "job.toml",
+        r#"
+name = "corners"
+[[steps]]
+name = "quotes"
+reader = { type = "csv", path = "in.csv" }
+writer = { type = "none" }
+[[steps]]
+name = "columns"
+chunk = 1
+reader = { type = "jsonl", path = "in.jsonl" }
+writer = { type = "csv", path = "out.csv" }
+"#,
+    );
+    let plan = r#"{"step":"columns","fatal_write":[3]}"#;
+    place.run(&["run", "job.toml", "--inject", plan]).expect(1);
+    place.run(&["restart", "1"]).expect(0);
+    assert_eq!(place.read("out.csv"), "a,b\n1,2\n3,4\n5,6\n7,8\n");
+}

@@ -171,6 +171,20 @@ impl ContextHandle {
         tracked.committed = stored;
     }
 
+    /// Takes over what a commit was about to store.
+    pub(crate) fn adopt(&self, json: &str) -> Result<(), serde_json::Error> {
+        let context = ExecutionContext::from_json(json)?;
+        let mut tracked = self.lock();
+        tracked.current = context;
+        tracked.changed = true;
+        Ok(())
+    }
+
+    /// What must be stored, as JSON, if anything changed since the last commit.
+    pub(crate) fn change_json(&self) -> Option<String> {
+        self.change().as_ref().map(ExecutionContext::to_json)
+    }
+
     /// The unit of work failed: back to what is stored.
     pub(crate) fn roll_back(&self) {
         let mut tracked = self.lock();

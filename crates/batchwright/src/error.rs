@@ -151,8 +151,8 @@ impl ItemError {
         self.0.raw.as_deref()
     }
 
-    /// From a caught panic's payload.
-    pub(crate) fn from_panic(payload: &(dyn std::any::Any + Send)) -> Self {
+    /// From a caught panic's payload: an error of kind `panic`.
+    pub fn from_panic(payload: &(dyn std::any::Any + Send)) -> Self {
         Self::new(ErrorKind::PANIC, format!("panicked: {}", panic_message(payload)))
     }
 }

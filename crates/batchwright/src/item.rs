@@ -279,4 +279,10 @@ pub struct PreparedCommit {
     pub counters: crate::execution::Counters,
     /// The skips that it makes durable.
     pub skips: Vec<crate::execution::SkipRecord>,
+    /// The step's context as JSON, when it changed.
+    #[serde(default)]
+    pub step_context: Option<String>,
+    /// The job's context as JSON, when it changed.
+    #[serde(default)]
+    pub job_context: Option<String>,
 }

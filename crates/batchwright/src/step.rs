@@ -212,7 +212,8 @@ impl<'a> ChunkTransaction<'a> {
     }
 
     /// Names this chunk for good: the same after a restart, different for every other chunk of every
-    /// instance. For sinks that can refuse what they have seen.
+    /// instance (a rerun of a completed step begins its numbers anew). For sinks that can refuse what they
+    /// have seen.
     pub fn idempotency_key(&self) -> String {
         let (job, step) = (self.scope.job(), self.scope.step());
         format!("{}/{}/{step}/{}", self.scope.store_id(), job.instance_id(), self.sequence)

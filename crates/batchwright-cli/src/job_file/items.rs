@@ -240,6 +240,16 @@ impl Encode<Record> for RecordCsv {
         }
         Ok(csv.flush()?)
     }
+
+    /// The columns are those of the header line, whatever the next record looks like.
+    fn resume(&mut self, file: &std::path::Path) -> Result<(), ItemError> {
+        let mut begun = csv::ReaderBuilder::new()
+            .delimiter(self.delimiter)
+            .from_reader(std::fs::File::open(file)?);
+        let header: Vec<Arc<str>> = begun.headers()?.iter().map(Arc::from).collect();
+        self.columns = Some(header.into());
+        Ok(())
+    }
 }
 
 fn write_field(

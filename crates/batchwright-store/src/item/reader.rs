@@ -1,5 +1,6 @@
 //! Rows of a query as items, resumable by key or by position.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
@@ -67,9 +68,11 @@ impl From<&Key> for Value {
 type Fetched<T> = (Result<T, ItemError>, Option<Key>);
 
 struct Cursor<T> {
-    pages: Receiver<Result<Vec<Fetched<T>>, ItemError>>,
+    /// `None` is the end; a channel that merely falls silent is a thread that died.
+    pages: Receiver<Result<Option<Vec<Fetched<T>>>, ItemError>>,
     page: std::vec::IntoIter<Fetched<T>>,
     thread: Option<JoinHandle<()>>,
+    ended: bool,
 }
 
 impl<T: Send + 'static> SqlReader<T> {
@@ -135,11 +138,12 @@ impl<T: Send + 'static> SqlReader<T> {
         let thread =
             std::thread::Builder::new().name("sql cursor".to_owned()).spawn(move || {
                 let fetch = Fetch { sql, params, key, read_over, map };
-                if let Err(error) = fetch.run(&connection, &|page| sender.send(Ok(page)).is_ok()) {
-                    let _ = sender.send(Err(item_error("read the next row", error)));
-                }
+                let _ = match fetch.run(&connection, &|page| sender.send(Ok(Some(page))).is_ok()) {
+                    Ok(()) => sender.send(Ok(None)),
+                    Err(error) => sender.send(Err(item_error("read the next row", error))),
+                };
             })?;
-        Ok(Cursor { pages, page: Vec::new().into_iter(), thread: Some(thread) })
+        Ok(Cursor { pages, page: Vec::new().into_iter(), thread: Some(thread), ended: false })
     }
 }
 
@@ -168,7 +172,9 @@ impl<T> Fetch<T> {
         let mut page = Vec::with_capacity(PAGE_ROWS);
         while let Some(row) = rows.next()? {
             let key = key.map(|index| key_of(row, index)).transpose()?;
-            page.push(((self.map)(row), key));
+            let item = catch_unwind(AssertUnwindSafe(|| (self.map)(row)))
+                .unwrap_or_else(|payload| Err(ItemError::from_panic(&*payload)));
+            page.push((item, key));
             if page.len() == PAGE_ROWS
                 && !send(std::mem::replace(&mut page, Vec::with_capacity(PAGE_ROWS)))
             {
@@ -183,11 +189,11 @@ impl<T> Fetch<T> {
 fn key_of(row: &Row<'_>, index: usize) -> rusqlite::Result<Key> {
     match row.get_ref(index)? {
         ValueRef::Integer(value) => Ok(Key::Integer(value)),
-        ValueRef::Real(value) => Ok(Key::Real(value)),
+        ValueRef::Real(value) if value.is_finite() => Ok(Key::Real(value)),
         ValueRef::Text(_) => row.get(index).map(Key::Text),
-        other @ (ValueRef::Null | ValueRef::Blob(_)) => Err(rusqlite::Error::InvalidColumnType(
+        other => Err(rusqlite::Error::InvalidColumnType(
             index,
-            "a key is a number or text".to_owned(),
+            "a key is a finite number or text".to_owned(),
             other.data_type(),
         )),
     }
@@ -228,10 +234,17 @@ impl<T: Send + Sync + 'static> ItemReader for SqlReader<T> {
                 return item.map(Some).map_err(|error| error.at(format!("row {row}")));
             }
             match cursor.pages.recv() {
-                Ok(Ok(page)) => cursor.page = page.into_iter(),
+                Ok(Ok(Some(page))) => cursor.page = page.into_iter(),
+                Ok(Ok(None)) => {
+                    cursor.ended = true;
+                    return Ok(None);
+                }
+                Err(_) if cursor.ended => return Ok(None),
                 // The query is over: no other read would go better.
                 Ok(Err(error)) => return Err(error.with_kind(batchwright::ErrorKind::FATAL)),
-                Err(_) => return Ok(None),
+                Err(_) => {
+                    return Err(ItemError::fatal("read the next row: the cursor's thread died"));
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! SQL text as a step.
 
-use batchwright::{Flow, ItemError, StepScope, Tasklet, TaskletCall};
+use batchwright::{Durability, Flow, ItemError, StepScope, Tasklet, TaskletCall};
 use rusqlite::Connection;
 use std::sync::Arc;
 
@@ -43,7 +43,12 @@ impl Tasklet for SqlTasklet {
             None => run(call.transaction().resource::<Connection>()?, &text)?,
             Some(database) => {
                 let failed = |error| item_error("run in the other database", error);
-                let connection = database(call.scope())?.connect().map_err(failed)?;
+                let durability = match call.scope().durability() {
+                    Durability::Power => Durability::Power,
+                    Durability::Process | Durability::None => Durability::Process,
+                };
+                let database = database(call.scope())?.durability(durability);
+                let connection = database.connect().map_err(failed)?;
                 connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
                 run(&connection, &text)?;
                 connection.execute_batch("COMMIT").map_err(failed)?;

@@ -308,6 +308,7 @@ impl Other {
         };
         let other = Self { connection, key, writing: false };
         let held = other.take_over(scope.start() == StepStart::Fresh).map_err(failed)?;
+        let held = held.ok_or_else(ItemError::lease_lost)?;
         let held = match held {
             Some(text) => serde_json::from_str(&text).map_err(|error| {
                 ItemError::wrap(ErrorKind::FATAL, "understand the checkpoint in the sink", error)
@@ -317,13 +318,17 @@ impl Other {
                 checkpoint: String::new(),
                 counters: batchwright::Counters::default(),
                 skips: Vec::new(),
+                step_context: None,
+                job_context: None,
             },
         };
         Ok((other, held))
     }
 
     /// Writes this execution into the row, so that an older one can commit nothing more.
-    fn take_over(&self, fresh: bool) -> rusqlite::Result<Option<String>> {
+    ///
+    /// `None`: a newer execution stands there already; this one woke up too late.
+    fn take_over(&self, fresh: bool) -> rusqlite::Result<Option<Option<String>>> {
         self.connection.execute_batch(
             "BEGIN IMMEDIATE;
              CREATE TABLE IF NOT EXISTS batchwright_checkpoint (
@@ -339,13 +344,14 @@ impl Other {
         let reset = if fresh { "prepared = NULL," } else { "" };
         let sql = format!(
             "INSERT INTO batchwright_checkpoint VALUES (?1, ?2, ?3, ?4, NULL)
-             ON CONFLICT DO UPDATE SET {reset} execution = excluded.execution RETURNING prepared"
+             ON CONFLICT DO UPDATE SET {reset} execution = excluded.execution
+             WHERE execution <= excluded.execution RETURNING prepared"
         );
-        let held =
-            self.connection.query_row(&sql, (store, instance, step, execution), |row| row.get(0));
+        let key = (store, instance, step, execution);
+        let held = self.connection.query_row(&sql, key, |row| row.get(0)).optional();
         let end = if held.is_ok() { "COMMIT" } else { "ROLLBACK" };
         self.connection.execute_batch(end)?;
-        held.optional().map(Option::flatten)
+        held
     }
 
     fn begin(&mut self) -> Result<(), ItemError> {

@@ -201,9 +201,25 @@ impl Opened {
     }
 
     /// Whether the last record of the file is cut off inside a quoted field.
-    fn ends_inside_quotes(&self, path: &Path, end: u64) -> bool {
-        end >= self.length
-            && self.raw(path, end).iter().filter(|byte| **byte == b'"').count() % 2 == 1
+    ///
+    /// A line that is put behind it would become a part of it.
+    fn ends_inside_quotes(&self, path: &Path, end: u64, delimiter: u8) -> bool {
+        if end < self.length {
+            return false;
+        }
+        let mut record = Vec::new();
+        let length = end.saturating_sub(self.position.byte);
+        let read = File::open(path).and_then(|mut file| {
+            file.seek(SeekFrom::Start(self.position.byte))?;
+            file.take(length).read_to_end(&mut record)
+        });
+        record.extend(b"\n0\n");
+        let mut parser = ReaderBuilder::new()
+            .delimiter(delimiter)
+            .has_headers(false)
+            .flexible(true)
+            .from_reader(&*record);
+        read.is_ok() && parser.byte_records().count() < 2
     }
 }
 
@@ -247,7 +263,7 @@ impl<T: Send + Sync> ItemReader for CsvReader<T> {
 
     fn read(&mut self) -> Result<Option<T>, ItemError> {
         let bytes_max = self.record_bytes_max;
-        let Self { path, decode, open, .. } = self;
+        let Self { path, decode, open, delimiter, .. } = self;
         let open = open.as_mut().ok_or_else(|| ItemError::fatal("read a closed file"))?;
         open.budget.set(bytes_max);
         let result = open.csv.read_record(&mut open.record);
@@ -257,7 +273,7 @@ impl<T: Send + Sync> ItemReader for CsvReader<T> {
                 open.note_position();
                 return Ok(None);
             }
-            Ok(true) if open.ends_inside_quotes(path, end) => {
+            Ok(true) if open.ends_inside_quotes(path, end, *delimiter) => {
                 Some(ItemError::parse("read the record: the file ends inside a quoted field"))
             }
             Ok(true) => match decode(&open.record, &open.headers) {

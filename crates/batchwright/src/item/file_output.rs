@@ -108,8 +108,12 @@ impl FileOutput {
             }
             _ => {}
         }
-        let created = OpenOptions::new().write(true).create_new(true).open(&self.growing);
-        created.map_err(|error| failed("create", &self.growing, error))
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&self.growing)
+            .and_then(|file| sync_folder(&self.growing).map(|()| file))
+            .map_err(|error| failed("create", &self.growing, error))
     }
 
     fn resume(&self, length: u64, taken_over: bool) -> Result<File, ItemError> {
@@ -162,7 +166,9 @@ impl FileOutput {
                 .truncate(true)
                 .open(&name)?;
             std::io::copy(&mut old.take(length), &mut new)?;
+            new.sync_all()?;
             fs::rename(&name, &self.growing)?;
+            sync_folder(&self.growing)?;
             Ok(new)
         };
         copy().map_err(|error| failed("copy", &self.growing, error))
@@ -241,7 +247,7 @@ impl FileOutput {
     ///
     /// # Errors
     ///
-    /// When the system refuses it.
+    /// When the system refuses it, or when the file was replaced under this writer.
     pub fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
         let Some(state) = self.state.take() else { return Ok(()) };
         if ending == Ending::Incomplete {
@@ -249,6 +255,10 @@ impl FileOutput {
         }
         let growing = &self.growing;
         state.file.sync_all().map_err(|error| failed("sync", growing, error))?;
+        if !is_same_file(&state.file, growing) {
+            let what = format!("finish `{}`: another writer replaced it", growing.display());
+            return Err(ItemError::new(ErrorKind::IO, what));
+        }
         if self.growing != self.path {
             fs::rename(growing, &self.path).map_err(|error| failed("name", &self.path, error))?;
             sync_folder(&self.path)
@@ -256,6 +266,15 @@ impl FileOutput {
         }
         tracing::info!(target: "batchwright::output", "wrote {}", self.path.display());
         Ok(())
+    }
+}
+
+/// Whether `path` still names the open `file`.
+fn is_same_file(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
+        _ => false,
     }
 }
 
@@ -267,6 +286,16 @@ pub trait Encode<T>: Send {
     ///
     /// The write attempt fails; nothing of it reaches the file.
     fn encode(&mut self, items: &[T], first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError>;
+
+    /// Looks at the `file` that an earlier execution began, for what the rest of it must follow.
+    ///
+    /// # Errors
+    ///
+    /// The step fails; nothing was written.
+    fn resume(&mut self, file: &Path) -> Result<(), ItemError> {
+        let _ = file;
+        Ok(())
+    }
 }
 
 /// Writes items to a [`FileOutput`], encoded by `E`. What every file format has in common.
@@ -292,7 +321,11 @@ impl<T, E: Encode<T>> ItemWriter<T> for FileWriter<E> {
         position: Option<FilePosition>,
         scope: &StepScope,
     ) -> Result<Option<PreparedCommit>, ItemError> {
-        self.file.open(position, scope).map(|()| None)
+        self.file.open(position, scope)?;
+        if self.file.length() > 0 {
+            self.encode.resume(&self.file.growing)?;
+        }
+        Ok(None)
     }
 
     fn write(&mut self, items: &[T], _: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {

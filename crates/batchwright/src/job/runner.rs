@@ -33,6 +33,14 @@ pub(crate) struct JobRun {
     pub(crate) stop: StopToken,
 }
 
+/// What earlier executions of a step left, beyond the row that is continued.
+struct Past {
+    /// Skips that were committed.
+    skips: u64,
+    /// Whether one of them was taken from its owner, who may still have its files open.
+    was_taken: bool,
+}
+
 /// How the steps of a job ended together.
 enum JobEnd {
     Completed(ExitStatus),
@@ -69,7 +77,12 @@ impl Runner {
                 let mut unit = self.repository.begin()?;
                 unit.history_of(scope.instance_id(), step.name())?
             };
-            let earlier_skips = history.iter().map(|one| one.counters.skips()).sum();
+            let past = Past {
+                skips: self.committed_skips(&history, step.name())?,
+                was_taken: history.iter().any(|row| {
+                    row.failure.as_ref().is_some_and(|failure| failure.code == "recovered")
+                }),
+            };
             let options = step.options();
             let resumed =
                 match decide_step(history, options.start_limit, options.allow_start_if_complete) {
@@ -82,7 +95,7 @@ impl Runner {
                     StepDecision::Fresh => None,
                     StepDecision::Resume(earlier) => Some(*earlier),
                 };
-            let ended = self.run_step(run, scope, &**step, resumed, earlier_skips)?;
+            let ended = self.run_step(run, scope, &**step, resumed, past)?;
             match ended.status {
                 BatchStatus::Completed => exit = Some(ended.exit),
                 BatchStatus::Stopped => return Ok(JobEnd::Stopped),
@@ -107,15 +120,14 @@ impl Runner {
         scope: &JobScope,
         step: &dyn Step,
         resumed: Option<StepExecution>,
-        earlier_skips: u64,
+        past: Past,
     ) -> Result<StepExecution, RepositoryError> {
+        let Past { skips: earlier_skips, was_taken } = past;
         let repository = &*self.repository;
-        let start = match &resumed {
-            None => StepStart::Fresh,
-            Some(StepExecution { failure: Some(failure), .. }) if failure.code == "recovered" => {
-                StepStart::TakenOver
-            }
-            Some(_) => StepStart::Resumed,
+        let start = match (&resumed, was_taken) {
+            (None, _) => StepStart::Fresh,
+            (Some(_), true) => StepStart::TakenOver,
+            (Some(_), false) => StepStart::Resumed,
         };
         let row = self.begin_step(run, step.name(), resumed)?;
         let permit = self.step_permits.acquire(&run.stop);
@@ -139,6 +151,20 @@ impl Runner {
         };
         drop(permit);
         self.end_step(step, step_run, result)
+    }
+
+    /// Skips that stand: those of a chunk that was undone were counted, and never committed.
+    fn committed_skips(
+        &self,
+        history: &[StepExecution],
+        step: &str,
+    ) -> Result<u64, RepositoryError> {
+        let mut count = 0;
+        for row in history.iter().filter(|row| row.counters.skips() > 0) {
+            let skips = self.repository.skips(row.execution_id)?;
+            count += skips.iter().filter(|skip| skip.step == step).count() as u64;
+        }
+        Ok(count)
     }
 
     fn begin_step(

@@ -351,6 +351,14 @@ pub(crate) fn update_step(
     unit.commit()
 }
 
+/// Makes sure that the execution is still the caller's, before it touches anything that it shares.
+pub(crate) fn still_owned(
+    repository: &dyn JobRepository,
+    lease: Lease,
+) -> Result<(), RepositoryError> {
+    owned(&mut *repository.begin()?, lease).map(drop)
+}
+
 /// The execution of `lease`, if it is still the caller's.
 fn owned(unit: &mut dyn UnitOfWork, lease: Lease) -> Result<JobExecution, RepositoryError> {
     unit.execution(lease.execution)?

@@ -23,6 +23,7 @@ use crate::execution::ExitStatus;
 use crate::item::{DeadLetterFile, Ending, ItemProcessor, ItemReader, ItemWriter};
 use crate::listener::{ChunkListener, ItemListener, RetryListener, SkipListener};
 use crate::policy::{Completion, RetryPolicy, SkipPolicy};
+use crate::repository::lifecycle;
 
 /// A step that works on items. Made by [`ChunkStepBuilder`]; listeners that see items are added here,
 /// where the types of the items are known.
@@ -182,6 +183,9 @@ where
         let scope = run.scope.clone();
         let at = At { step: &self.name };
         let position = checkpoint.writer().map_err(at.component("writer", "position"))?;
+        // Whoever slept through a takeover until here must not touch the successor's output.
+        lifecycle::still_owned(run.repository, run.lease)
+            .map_err(|source| run.commit_failed(source))?;
         let ahead = super::guarded(|| writer.open(position, &scope)).or_else(|error| {
             super::lease_news(error, &self.name, run.lease.execution)
                 .map(Err)?

@@ -102,9 +102,10 @@ impl Step for TaskletStep {
     }
 
     fn run(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError> {
+        let mut sequence = stored_sequence(run.step.checkpoint.as_deref());
         loop {
             let scope = run.scope.clone();
-            let sequence = run.step.counters.commit + 1;
+            sequence += 1;
             let mut transaction = ChunkTransaction::new(run.repository, &scope, sequence);
             let mut call = TaskletCall {
                 scope: &scope,
@@ -125,7 +126,8 @@ impl Step for TaskletStep {
             let mut counters = run.step.counters;
             counters += call.contribution;
             counters.commit += 1;
-            let commit = Commit { counters, checkpoint: "{}", skips: &[], progress: None };
+            let checkpoint = format!(r#"{{"sequence":{sequence}}}"#);
+            let commit = Commit { counters, checkpoint: &checkpoint, skips: &[], progress: None };
             run.commit(transaction, commit).map_err(|source| run.commit_failed(source))?;
             match flow {
                 Flow::Finished => return Ok(StepEnd::Completed(ExitStatus::completed())),
@@ -135,4 +137,10 @@ impl Step for TaskletStep {
             }
         }
     }
+}
+
+/// Calls committed in the life of the instance's step: what makes the keys of its chunks differ.
+fn stored_sequence(checkpoint: Option<&str>) -> u64 {
+    let stored = checkpoint.and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+    stored.and_then(|json| json["sequence"].as_u64()).unwrap_or(0)
 }

@@ -150,7 +150,10 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
     fn throw_away_resolved(&mut self, filled: &mut Filled<R::Item>) -> Option<End> {
         while self.drop > 0 {
             let reader = &mut *self.reader;
+            let policy = &self.plan.skip;
             let passed = guarded(|| match reader.read() {
+                // Only what could be given up then can be passed over now.
+                Err(error) if !policy.tolerates(Phase::Read, &error) => Err(error),
                 Err(_) if reader.rereads() => reader.pass_over().map(|()| true),
                 read => Ok(!matches!(read, Ok(None))),
             });

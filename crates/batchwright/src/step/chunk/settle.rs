@@ -8,7 +8,7 @@ use super::checkpoint::{Checkpoint, to_json};
 use super::fill::End;
 use super::process::{Fault, Processed, Retry, wait_before_retry};
 use super::{Kit, Plan};
-use crate::error::{ErrorKind, ItemError, ItemErrorText, Phase, StepError};
+use crate::error::{ErrorKind, ItemError, ItemErrorText, Phase, RepositoryError, StepError};
 use crate::event::Progress;
 use crate::execution::{Counters, SkipRecord};
 use crate::item::{DeadLetterFile, Ending, ItemWriter, PreparedCommit};
@@ -61,6 +61,8 @@ pub(super) struct Settler<'r, 'a, I, O, W: ItemWriter<O>> {
     /// As counted, rolled-back attempts included; the row has what was committed.
     counters: Counters,
     write_errors: Vec<ItemError>,
+    /// Whether the last attempt failed at something that is no item's fault.
+    blameless: bool,
 }
 
 impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
@@ -83,6 +85,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             json: String::new(),
             counters,
             write_errors: Vec::new(),
+            blameless: false,
         }
     }
 
@@ -190,8 +193,11 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                     Err(Fault::Item(_)) => return Err(Trouble::Interrupted),
                 }
             }
-            let first = chunk.filled.record_of_item(chunk.input_of(0));
-            if !self.plan.skip.tolerates(Phase::Write, &error) {
+            let first = match chunk.outputs.is_empty() {
+                true => chunk.filled.records(),
+                false => chunk.filled.record_of_item(chunk.input_of(0)),
+            };
+            if !self.may_skip(&error) {
                 let item = self.checkpoint.records + first;
                 return Err(self.located(Phase::Write, item, error));
             }
@@ -230,7 +236,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                 }
                 Err(error) => {
                     self.rolled_back(&chunk.outputs[one], &error)?;
-                    if !self.plan.skip.tolerates(Phase::Write, &error) {
+                    if !self.may_skip(&error) {
                         let item = self.checkpoint.records + offset;
                         return Err(self.located(Phase::Write, item, error));
                     }
@@ -257,6 +263,11 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                 Err(self.fail(Phase::Write, item, error))
             }
         }
+    }
+
+    /// Whether giving up an output may help: positions and checkpoints are no output's fault.
+    fn may_skip(&self, error: &ItemError) -> bool {
+        !self.blameless && self.plan.skip.tolerates(Phase::Write, error)
     }
 
     fn skip_output(
@@ -290,6 +301,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         mark: Mark,
         skips: &[PendingSkip],
     ) -> Result<Result<(), ItemError>, Trouble> {
+        self.blameless = false;
         let outputs = &chunk.outputs[range];
         let scope = self.run.scope.clone();
         let next = self.checkpoint.sequence + 1;
@@ -318,6 +330,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         counters.write += outputs.len() as u64;
         let records: Vec<SkipRecord> = skips.iter().map(|skip| skip.record.clone()).collect();
         if let Err(error) = self.note_positions(chunk, skips) {
+            self.blameless = true;
             return Ok(Err(error));
         }
         let mut checkpoint = std::mem::take(&mut self.json);
@@ -330,9 +343,12 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                 checkpoint: checkpoint.clone(),
                 counters: counters - self.run.step.counters,
                 skips: records.clone(),
+                step_context: scope.context().change_json(),
+                job_context: scope.job().context().change_json(),
             };
             let writer = &mut *self.writer;
             if let Err(error) = guarded(|| writer.prepare(&prepared)) {
+                self.blameless = true;
                 drop(transaction);
                 return Ok(Err(self.writer_news(error)?));
             }
@@ -571,6 +587,14 @@ pub(super) fn finish_prepared(
     }
     let reached =
         Checkpoint::parse(&prepared.checkpoint).map_err(|source| run.commit_failed(source))?;
+    for (context, json) in
+        [(scope.context(), &prepared.step_context), (scope.job().context(), &prepared.job_context)]
+    {
+        json.as_deref().map_or(Ok(()), |json| context.adopt(json)).map_err(|error| {
+            let what = format!("the context in a sink: {error}");
+            run.commit_failed(RepositoryError::Corrupt { what })
+        })?;
+    }
     let mut counters = run.step.counters;
     counters += prepared.counters;
     let transaction = ChunkTransaction::new(run.repository, &scope, prepared.sequence);
