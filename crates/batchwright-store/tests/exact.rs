@@ -61,7 +61,7 @@ fn keys_that_are_no_whole_numbers_are_resumed_behind_to_the_last_bit() {
     let place = Place::new(
         "CREATE TABLE t (k REAL PRIMARY KEY);
          WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 400)
-         INSERT INTO t SELECT n * 0.1 + 1.0 / n FROM s",
+         INSERT INTO t SELECT n / 7.0 FROM s",
     );
     let written = Arc::new(Mutex::new(Vec::new()));
     let reader = SqlReader::new(place.repository.database().clone(), "SELECT k FROM t", |row| {
@@ -171,7 +171,8 @@ fn an_owner_that_wakes_up_before_it_opened_its_writer_touches_nothing() {
         ChunkStepBuilder::new("step")
             .reader_with(move |_| {
                 // The first execution sleeps here, past its takeover.
-                if let Some(woken) = woken.lock().unwrap().take() {
+                let first = woken.lock().unwrap().take();
+                if let Some(woken) = first {
                     asleep.send(()).unwrap();
                     let _ = woken.recv();
                 }
