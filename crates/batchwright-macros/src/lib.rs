@@ -4,7 +4,7 @@ use proc_macro::{Delimiter, TokenStream, TokenTree};
 
 /// Registers the job that the function (or the type, by its `JobFactory`) makes under `name`.
 ///
-/// ```ignore
+/// ```text
 /// #[batchwright::job(name = "nightly")]
 /// fn nightly(state: &AppState) -> Result<Job, String> { … }
 /// ```
