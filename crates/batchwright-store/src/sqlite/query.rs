@@ -4,10 +4,10 @@ use batchwright::{
     BatchStatus, EventRecord, ExecutionFilter, ExecutionId, InstanceId, InstancePage, JobExecution,
     JobInstance, Queries, RepositoryError, SkipRecord, StepExecution, StepExecutionId,
 };
-use rusqlite::{OptionalExtension, Params, Row, ToSql};
+use rusqlite::{Params, Row, ToSql};
 
+use super::SqliteRepository;
 use super::rows::{self, count, micros};
-use super::{SqliteRepository, store_error};
 
 impl SqliteRepository {
     fn ask_one<T, P: Params>(
@@ -16,8 +16,7 @@ impl SqliteRepository {
         params: P,
         map: fn(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Option<T>, RepositoryError> {
-        let ask = || self.reader().prepare_cached(sql)?.query_row(params, map).optional();
-        ask().map_err(|error| store_error("read a row", error))
+        rows::one(&self.reader(), sql, params, map)
     }
 
     fn ask<T, P: Params>(
@@ -26,10 +25,7 @@ impl SqliteRepository {
         params: P,
         map: fn(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, RepositoryError> {
-        let ask = || -> rusqlite::Result<Vec<T>> {
-            self.reader().prepare_cached(sql)?.query_map(params, map)?.collect()
-        };
-        ask().map_err(|error| store_error("read rows", error))
+        rows::many(&self.reader(), sql, params, map)
     }
 
     fn count(&self, sql: &str, params: impl Params) -> Result<u64, RepositoryError> {

@@ -6,8 +6,34 @@ use batchwright::{
     StepExecutionId,
 };
 use jiff::Timestamp;
-use rusqlite::Row;
 use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension, Params, Row};
+
+use super::store_error;
+
+/// The row that `sql` finds, if there is one.
+pub(super) fn one<T>(
+    connection: &Connection,
+    sql: &str,
+    params: impl Params,
+    map: fn(&Row<'_>) -> rusqlite::Result<T>,
+) -> Result<Option<T>, RepositoryError> {
+    let ask = || connection.prepare_cached(sql)?.query_row(params, map).optional();
+    ask().map_err(|error| store_error("read a row", error))
+}
+
+/// All rows that `sql` finds.
+pub(super) fn many<T>(
+    connection: &Connection,
+    sql: &str,
+    params: impl Params,
+    map: fn(&Row<'_>) -> rusqlite::Result<T>,
+) -> Result<Vec<T>, RepositoryError> {
+    let ask = || -> rusqlite::Result<Vec<T>> {
+        connection.prepare_cached(sql)?.query_map(params, map)?.collect()
+    };
+    ask().map_err(|error| store_error("read rows", error))
+}
 
 /// Microseconds since the epoch, the form of every time in the store.
 pub(super) fn micros(at: Timestamp) -> i64 {

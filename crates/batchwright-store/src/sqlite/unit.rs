@@ -8,7 +8,7 @@ use batchwright::{
     RepositoryError, SkipRecord, StepExecution, StepExecutionId, UnitOfWork,
 };
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+use rusqlite::{Connection, Params, Row, params};
 
 use super::rows::{self, count, micros, some_micros};
 use super::statements::Statements;
@@ -35,8 +35,7 @@ impl<'a> SqliteUnit<'a> {
         params: P,
         map: fn(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Option<T>, RepositoryError> {
-        let ask = || self.connection.prepare_cached(sql)?.query_row(params, map).optional();
-        ask().map_err(|error| store_error("read a row", error))
+        rows::one(&self.connection, sql, params, map)
     }
 
     fn many<T, P: Params>(
@@ -45,10 +44,7 @@ impl<'a> SqliteUnit<'a> {
         params: P,
         map: fn(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, RepositoryError> {
-        let ask = || -> rusqlite::Result<Vec<T>> {
-            self.connection.prepare_cached(sql)?.query_map(params, map)?.collect()
-        };
-        ask().map_err(|error| store_error("read rows", error))
+        rows::many(&self.connection, sql, params, map)
     }
 
     fn change<P: Params>(&self, sql: &str, params: P) -> Result<usize, RepositoryError> {
