@@ -1,4 +1,4 @@
-//! Corners in which rows, contexts or keys could be lost or come twice. Each was seen to fail once.
+//! Corners in which rows, contexts or keys could be lost or come twice, each reported by a reviewer.
 
 use std::sync::{Arc, Mutex};
 
