@@ -9,7 +9,7 @@ use batchwright::testing::{FaultPlan, FaultyWriter};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, LaunchOptions, Sequence,
 };
-use batchwright_store::{SqlReader, SqlWriter, SqliteRepository};
+use batchwright_store::{SqlReader, SqlRepository, SqlWriter};
 
 fn job(faults: &FaultPlan) -> Result<Job, Box<dyn Error>> {
     let faults = faults.clone();
@@ -26,9 +26,9 @@ fn job(faults: &FaultPlan) -> Result<Job, Box<dyn Error>> {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let path = std::env::temp_dir().join(format!("batchwright-{}.db", std::process::id()));
-    let repository = Arc::new(SqliteRepository::open(&path)?);
+    let repository = Arc::new(SqlRepository::sqlite(&path)?);
     let database = repository.database().clone();
-    database.connect()?.execute_batch("CREATE TABLE number (n INTEGER PRIMARY KEY)")?;
+    database.run("CREATE TABLE number (n INTEGER PRIMARY KEY)")?;
     let operator = JobOperator::new(repository);
 
     // Something goes wrong at item 250: two chunks are safe, the third one left no trace.
@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!(operator.step_summaries(done.id)?[0].counters.read, 800);
 
     // Rows are items too: this step reads the table by its key.
-    let reader = SqlReader::new(database, "SELECT n FROM number", |row| Ok(row.get::<_, i64>(0)?));
+    let reader = SqlReader::new(database, "SELECT n FROM number", |row| row.get::<i64>("n"));
     let step = ChunkStepBuilder::new("check")
         .reader(reader.keyset("n"))
         .writer(batchwright::NoWriter::new())

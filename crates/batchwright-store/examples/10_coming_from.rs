@@ -15,7 +15,7 @@ use batchwright::{
     Queries, RecoverMode, RetryListener, RetryPolicy, Sequence, SkipListener, SkipPolicy,
     StepExecution, StepListener, StepScope, TaskletCall, TaskletStep,
 };
-use batchwright_store::SqliteRepository;
+use batchwright_store::SqlRepository;
 
 struct Everything;
 
@@ -170,7 +170,7 @@ impl JobFactory for Discovered {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let path = std::env::temp_dir().join(format!("coming-from-{}.db", std::process::id()));
-    let repository = Arc::new(SqliteRepository::open(&path)?);
+    let repository = Arc::new(SqlRepository::sqlite(&path)?);
 
     // Registry.
     let registry = JobRegistry::with_state(AppState::new().with(3_u64));

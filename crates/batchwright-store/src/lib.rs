@@ -3,13 +3,13 @@
 //! ```
 //! use std::sync::Arc;
 //! use batchwright::{ChunkStepBuilder, Job, JobOperator, JobParameters, Sequence};
-//! use batchwright_store::{SqlWriter, SqliteRepository};
+//! use batchwright_store::{SqlRepository, SqlWriter, SqliteDatabase};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = tempfile::tempdir()?;
 //! # let path = dir.path().join("app.db");
-//! let repository = Arc::new(SqliteRepository::open(&path)?);
-//! repository.database().connect()?.execute_batch("CREATE TABLE number (n INTEGER PRIMARY KEY)")?;
+//! let repository = Arc::new(SqlRepository::sqlite(&path)?);
+//! SqliteDatabase::at(&path).connect()?.execute_batch("CREATE TABLE number (n INTEGER PRIMARY KEY)")?;
 //!
 //! // Rows and checkpoint commit in one transaction: `kill -9` costs nothing and repeats nothing.
 //! let step = ChunkStepBuilder::new("load")
@@ -23,9 +23,15 @@
 //! # }
 //! ```
 
+mod database;
 mod item;
-mod sqlite;
+mod repository;
 
-pub use item::{RowBinder, SqlMode, SqlReader, SqlTasklet, SqlWriter};
+pub use database::{
+    Database, FromSql, MySqlSession, PostgresSession, ServerDatabase, SqlError, SqlRow, SqlValue,
+    SqliteDatabase,
+};
+pub use item::{NamedStatement, RowBinder, SqlMode, SqlReader, SqlTasklet, SqlWriter};
+pub use repository::{SqlRepository, StoreOptions};
 pub use rusqlite;
-pub use sqlite::{SqliteDatabase, SqliteOptions, SqliteRepository};
+pub use sqlx;

@@ -1,20 +1,43 @@
-//! SQLite keeps every promise that a repository makes.
+//! Every database keeps every promise that a repository makes.
+
+mod common;
 
 use batchwright::testing::conformance;
-use batchwright_store::{SqliteOptions, SqliteRepository};
+use batchwright_store::{SqlRepository, StoreOptions};
+use common::{Kind, Place, SERVERS};
 
 #[test]
 fn sqlite_keeps_the_promises_of_a_repository() {
-    let dir = tempfile::tempdir().unwrap();
-    conformance(&SqliteRepository::open(dir.path().join("a.db")).unwrap());
+    conformance(&*Place::new(Kind::Sqlite).repository());
 }
 
 #[test]
-fn two_prefixes_in_one_file_are_two_stores() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("a.db");
-    for prefix in ["one_", "two_"] {
-        let options = SqliteOptions { prefix: prefix.to_owned(), ..SqliteOptions::default() };
-        conformance(&SqliteRepository::open_with(&path, &options).unwrap());
+fn postgresql_keeps_the_promises_of_a_repository() {
+    let place = Place::new(Kind::Postgres);
+    conformance(&*place.repository());
+}
+
+#[test]
+fn mariadb_keeps_the_promises_of_a_repository() {
+    let place = Place::new(Kind::MySql);
+    conformance(&*place.repository());
+}
+
+#[test]
+fn one_connection_is_enough() {
+    for kind in SERVERS {
+        let place = Place::new(kind);
+        conformance(&SqlRepository::connect(&place.url_with("connections=1")).unwrap());
+    }
+}
+
+#[test]
+fn two_prefixes_in_one_database_are_two_stores() {
+    for kind in [Kind::Sqlite, Kind::Postgres, Kind::MySql] {
+        let place = Place::new(kind);
+        for prefix in ["one_", "two_"] {
+            let options = StoreOptions { prefix: prefix.to_owned(), ..StoreOptions::default() };
+            conformance(&SqlRepository::open(place.database(), &options).unwrap());
+        }
     }
 }

@@ -8,18 +8,18 @@ use batchwright::{
     JobParameters, LaunchOptions, ListWriter, NoWriter, RecoverMode, RunError, Sequence, Step,
     TaskletCall, TaskletStep,
 };
-use batchwright_store::{SqlReader, SqlWriter, SqliteDatabase, SqliteRepository};
+use batchwright_store::{SqlReader, SqlRepository, SqlWriter, SqliteDatabase};
 
 struct Place {
     dir: tempfile::TempDir,
-    repository: Arc<SqliteRepository>,
+    repository: Arc<SqlRepository>,
 }
 
 impl Place {
     fn new(schema: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let repository = Arc::new(SqliteRepository::open(dir.path().join("a.db")).unwrap());
-        repository.database().connect().unwrap().execute_batch(schema).unwrap();
+        let repository = Arc::new(SqlRepository::sqlite(dir.path().join("a.db")).unwrap());
+        repository.database().run(schema).unwrap();
         Self { dir, repository }
     }
 
@@ -47,7 +47,7 @@ fn a_panic_while_a_row_is_read_is_no_end_of_the_input() {
          INSERT INTO t SELECT n, nullif(n, 1500) FROM s",
     );
     let reader = SqlReader::new(place.repository.database().clone(), "SELECT n, v FROM t", |row| {
-        Ok(row.get_unwrap::<_, i64>(1))
+        Ok(row.get::<i64>("v").unwrap())
     });
     let step =
         ChunkStepBuilder::new("step").reader(reader.keyset("n")).writer(NoWriter::new()).build();
@@ -65,7 +65,7 @@ fn keys_that_are_no_whole_numbers_are_resumed_behind_to_the_last_bit() {
     );
     let written = Arc::new(Mutex::new(Vec::new()));
     let reader = SqlReader::new(place.repository.database().clone(), "SELECT k FROM t", |row| {
-        Ok(row.get::<_, f64>(0)?)
+        row.get::<f64>("k")
     });
     let seen = Arc::new(Mutex::new(0));
     let step = ChunkStepBuilder::new("step")

@@ -8,14 +8,14 @@ use batchwright::{
     BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, LaunchOptions, Sequence,
     SkipPolicy,
 };
-use batchwright_store::{SqlWriter, SqliteRepository};
+use batchwright_store::{SqlRepository, SqlWriter, SqliteDatabase};
 
 /// Takes as long as SQLite waits for a lock, ten seconds.
 #[test]
 fn a_locked_store_gives_up_no_record() {
     let dir = tempfile::tempdir().unwrap();
-    let repository = Arc::new(SqliteRepository::open(dir.path().join("a.db")).unwrap());
-    let database = repository.database().clone();
+    let repository = Arc::new(SqlRepository::sqlite(dir.path().join("a.db")).unwrap());
+    let database = SqliteDatabase::at(dir.path().join("a.db"));
     database.connect().unwrap().execute_batch("CREATE TABLE number (n INTEGER)").unwrap();
     let (reached, at_five) = channel();
     let (unlocked, until_unlocked) = channel::<()>();

@@ -4,6 +4,7 @@ mod exit;
 mod status;
 mod summary;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{AddAssign, Sub};
 
@@ -102,6 +103,10 @@ pub struct JobExecution {
     pub fingerprint: Option<String>,
     /// Where the job's definition was read from, when it was read from somewhere.
     pub source: Option<String>,
+    /// What the flow remembers beyond its steps.
+    pub flow: FlowState,
+    /// The execution whose step started this one.
+    pub parent: Option<ExecutionId>,
     /// Raised by every change; a writer with an old one is refused.
     pub version: i64,
 }
@@ -142,6 +147,31 @@ pub struct StepExecution {
     pub ended_at: Option<Timestamp>,
     /// Why it failed.
     pub failure: Option<Failure>,
+    /// Whether the flow went on from its failure: a restart does not try it again.
+    pub handled: bool,
+}
+
+/// What the flow of a job remembers beyond its steps, inherited by the next execution of the instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FlowState {
+    /// What each decision decided last.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub decisions: BTreeMap<String, String>,
+    /// Where a restart enters the flows that a transition stopped, by the flow's name; the job's own flow has
+    /// the empty name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub entries: BTreeMap<String, FlowEntry>,
+}
+
+/// Where a restart enters a flow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowEntry {
+    /// The step, decision, split or flow to begin with; `None` when nothing is left.
+    pub at: Option<String>,
+    /// Steps that completed in this execution or before it run again when the flow comes to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again_after: Option<ExecutionId>,
 }
 
 /// What a step execution did. Each counter has one owner: the commit of a chunk.

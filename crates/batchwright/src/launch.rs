@@ -161,7 +161,7 @@ pub(crate) fn decide_step(
 mod tests {
     use super::*;
     use crate::context::ExecutionContext;
-    use crate::execution::{ExitStatus, InstanceId};
+    use crate::execution::{ExitStatus, FlowState, InstanceId};
     use crate::parameters::JobParameters;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -187,6 +187,8 @@ mod tests {
             context: ExecutionContext::default(),
             fingerprint: Some("a".to_owned()),
             source: None,
+            flow: FlowState::default(),
+            parent: None,
             version: 1,
         }
     }

@@ -60,9 +60,9 @@ pub use context::{ContextError, ContextHandle, ExecutionContext};
 pub use error::{ErrorKind, Failure, ItemError, Phase, RepositoryError, StepError, report};
 pub use event::{Change, Event, EventRecord, Events, Progress, ProgressUnit};
 pub use execution::{
-    BatchStatus, Counters, ExecutionId, ExecutionSummary, ExitStatus, IllegalTransition,
-    InstanceId, JobExecution, JobInstance, SkipRecord, StatusEvent, StepExecution, StepExecutionId,
-    StepSummary,
+    BatchStatus, Counters, ExecutionId, ExecutionSummary, ExitStatus, FlowEntry, FlowState,
+    IllegalTransition, InstanceId, JobExecution, JobInstance, SkipRecord, StatusEvent,
+    StepExecution, StepExecutionId, StepSummary,
 };
 #[cfg(feature = "csv")]
 pub use item::{CsvPosition, CsvReader, CsvRecords, CsvWriter};

@@ -608,6 +608,7 @@ impl JobOperator {
             },
             options,
             claimant,
+            parent: None,
             now: self.inner.clock.now(),
         }
     }

@@ -3,7 +3,7 @@
 pub(crate) mod lifecycle;
 mod memory;
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 
 use jiff::Timestamp;
 
@@ -129,8 +129,9 @@ pub trait UnitOfWork {
     /// Removes an execution with its steps, skips and events, and its instance when it was the last.
     fn delete_execution(&mut self, id: ExecutionId) -> Result<(), RepositoryError>;
 
-    /// The open transaction, for a writer that shares the store's database and knows its type.
-    fn resource(&mut self) -> &mut dyn Any;
+    /// The open transaction, for a writer that shares the store's database: as `wanted`, when the store has it
+    /// in that form, or as it comes.
+    fn resource(&mut self, wanted: TypeId) -> &mut dyn Any;
 
     /// Makes everything durable, or nothing.
     ///

@@ -5,7 +5,7 @@ mod command;
 mod run;
 mod tasklet;
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use chunk::{ChunkStep, ChunkStepBuilder, Missing};
@@ -198,7 +198,7 @@ impl<'a> ChunkTransaction<'a> {
             self.broken = Some(error);
             return Err(told);
         }
-        self.unit()?.resource().downcast_mut::<T>().ok_or_else(|| {
+        self.unit()?.resource(TypeId::of::<T>()).downcast_mut::<T>().ok_or_else(|| {
             ItemError::fatal(format!(
                 "write to the store's own database in step `{step}`: this store has no `{}`",
                 std::any::type_name::<T>()

@@ -23,6 +23,6 @@ proptest! {
         let repository: Arc<dyn JobRepository> = Arc::new(MemoryRepository::new());
         let writer = ListWriter::new(Arc::clone(&rows));
         let shape = Shape { read_ahead, parallelism };
-        check(&repository, &writer, || rows.lock().unwrap().clone(), &case, shape);
+        check(&repository, "numbers", &writer, || rows.lock().unwrap().clone(), &case, shape);
     }
 }

@@ -5,20 +5,19 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
-use batchwright::{ItemError, ItemReader, StepScope};
-use rusqlite::types::{Value, ValueRef};
-use rusqlite::{Connection, Row, params_from_iter};
+use batchwright::{ErrorKind, ItemError, ItemReader, StepScope};
 use serde::{Deserialize, Serialize};
 
-use super::{item_error, quoted};
-use crate::sqlite::SqliteDatabase;
+use crate::database::{
+    Database, Dialect, Sql, SqlError, SqlErrorClass, SqlRow, SqlSession, SqlValue,
+};
 
 /// Rows handed from the cursor's thread at once: enough that the hand-over costs nothing a row.
 const PAGE_ROWS: usize = 1_000;
 /// Pages that the cursor's thread may be ahead.
 const PAGES_AHEAD: usize = 2;
 
-type Map<T> = Arc<dyn Fn(&Row<'_>) -> Result<T, ItemError> + Send + Sync>;
+type Map<T> = Arc<dyn Fn(&SqlRow<'_>) -> Result<T, ItemError> + Send + Sync>;
 
 /// Yields a `T` for every row of a query.
 ///
@@ -26,9 +25,9 @@ type Map<T> = Arc<dyn Fn(&Row<'_>) -> Result<T, ItemError> + Send + Sync>;
 /// key (the rows behind the last one, found by the key's index: right even when rows were added
 /// meanwhile) or, without a key, by position (the first rows are read over).
 pub struct SqlReader<T> {
-    database: SqliteDatabase,
+    database: Database,
     query: String,
-    params: Vec<Value>,
+    params: Vec<SqlValue<'static>>,
     key: Option<String>,
     map: Map<T>,
     cursor: Option<Cursor<T>>,
@@ -45,7 +44,7 @@ pub struct SqlPosition {
     key: Option<Key>,
 }
 
-/// A key's value, by the types that SQLite has.
+/// A key's value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Key {
@@ -54,12 +53,12 @@ enum Key {
     Text(String),
 }
 
-impl From<&Key> for Value {
+impl From<&Key> for SqlValue<'static> {
     fn from(key: &Key) -> Self {
         match key {
             Key::Integer(value) => Self::Integer(*value),
-            Key::Real(value) => Self::Real(*value),
-            Key::Text(value) => Self::Text(value.clone()),
+            Key::Real(value) => Self::Float(*value),
+            Key::Text(value) => value.clone().into(),
         }
     }
 }
@@ -79,12 +78,12 @@ impl<T: Send + 'static> SqlReader<T> {
     /// The rows of `query` in `database`, in the order that the query gives them; each made into a `T`
     /// by `map`. The order must be the same on a restart: say `ORDER BY`.
     pub fn new(
-        database: SqliteDatabase,
+        database: impl Into<Database>,
         query: impl Into<String>,
-        map: impl Fn(&Row<'_>) -> Result<T, ItemError> + Send + Sync + 'static,
+        map: impl Fn(&SqlRow<'_>) -> Result<T, ItemError> + Send + Sync + 'static,
     ) -> Self {
         Self {
-            database,
+            database: database.into(),
             query: query.into(),
             params: Vec::new(),
             key: None,
@@ -94,10 +93,14 @@ impl<T: Send + 'static> SqlReader<T> {
         }
     }
 
-    /// Values for `?1`, `?2`, … of the query.
+    /// Values for the parameters of the query: `?1`, `?2`, … on SQLite, `$1`, `$2`, … on PostgreSQL, `?` on
+    /// MySQL and MariaDB.
     #[must_use]
-    pub fn params(mut self, params: impl IntoIterator<Item = Value>) -> Self {
-        self.params = params.into_iter().collect();
+    pub fn params<V: Into<SqlValue<'static>>>(
+        mut self,
+        params: impl IntoIterator<Item = V>,
+    ) -> Self {
+        self.params = params.into_iter().map(Into::into).collect();
         self
     }
 
@@ -109,38 +112,41 @@ impl<T: Send + 'static> SqlReader<T> {
         self
     }
 
-    /// The statement that runs, and its parameters.
-    fn statement(&self) -> (String, Vec<Value>) {
+    /// What stands behind the query, and the parameters of both.
+    fn rest(&self, dialect: Dialect) -> (String, Vec<SqlValue<'static>>) {
         let mut params = self.params.clone();
-        let query = self.query.trim().trim_end_matches(';');
-        let Some(key) = &self.key else { return (query.to_owned(), params) };
-        let key = quoted(key);
+        let Some(key) = &self.key else { return (String::new(), params) };
+        let key = format!("q.{}", dialect.quoted(key));
         let behind = match &self.position.key {
             Some(last) => {
                 params.push(last.into());
-                format!("WHERE {key} > ?{} ", params.len())
+                format!("WHERE {key} > {} ", dialect.parameter(params.len()))
             }
             None => String::new(),
         };
-        (format!("SELECT * FROM ({query}) {behind}ORDER BY {key}"), params)
+        (format!("{behind}ORDER BY {key}"), params)
     }
 
     fn start(&self) -> Result<Cursor<T>, ItemError> {
-        let (sql, params) = self.statement();
-        let connection = self.database.connect_read_only().map_err(|error| {
-            item_error(format!("open `{}`", self.database.path().display()), error)
-        })?;
+        let database = &self.database;
+        let mut session = database
+            .connect_read_only()
+            .map_err(|error| error.of_item(format!("open `{database}`")))?;
+        let (rest, params) = self.rest(database.dialect());
+        let query = self.query.trim().trim_end_matches(';');
         // Wrong SQL is told at `open`, before anything is read.
-        connection.prepare(&sql).map_err(|error| item_error("prepare the query", error))?;
+        let text =
+            session.readable(query, &rest).map_err(|error| error.of_item("prepare the query"))?;
         let read_over = if self.key.is_some() { 0 } else { self.position.rows };
         let (key, map) = (self.key.clone(), Arc::clone(&self.map));
         let (sender, pages) = sync_channel(PAGES_AHEAD);
         let thread =
             std::thread::Builder::new().name("sql cursor".to_owned()).spawn(move || {
-                let fetch = Fetch { sql, params, key, read_over, map };
-                let _ = match fetch.run(&connection, &|page| sender.send(Ok(Some(page))).is_ok()) {
+                let fetch = Fetch { sql: Sql::native(&text), params, key, read_over, map };
+                let ran = fetch.run(&mut session, &|page| sender.send(Ok(Some(page))).is_ok());
+                let _ = match ran {
                     Ok(()) => sender.send(Ok(None)),
-                    Err(error) => sender.send(Err(item_error("read the next row", error))),
+                    Err(error) => sender.send(Err(error.of_item("read the next row"))),
                 };
             })?;
         Ok(Cursor { pages, page: Vec::new().into_iter(), thread: Some(thread), ended: false })
@@ -149,8 +155,8 @@ impl<T: Send + 'static> SqlReader<T> {
 
 /// One run of the query.
 struct Fetch<T> {
-    sql: String,
-    params: Vec<Value>,
+    sql: Sql,
+    params: Vec<SqlValue<'static>>,
     key: Option<String>,
     read_over: u64,
     map: Map<T>,
@@ -160,41 +166,38 @@ impl<T> Fetch<T> {
     /// Hands page after page to `send`, until it says that nobody listens any more.
     fn run(
         &self,
-        connection: &Connection,
+        session: &mut SqlSession,
         send: &dyn Fn(Vec<Fetched<T>>) -> bool,
-    ) -> rusqlite::Result<()> {
-        let mut statement = connection.prepare(&self.sql)?;
-        let key = self.key.as_deref().map(|key| statement.column_index(key)).transpose()?;
-        let mut rows = statement.query(params_from_iter(&self.params))?;
-        for _ in 0..self.read_over {
-            rows.next()?;
-        }
+    ) -> Result<(), SqlError> {
+        let mut read_over = self.read_over;
         let mut page = Vec::with_capacity(PAGE_ROWS);
-        while let Some(row) = rows.next()? {
-            let key = key.map(|index| key_of(row, index)).transpose()?;
+        session.stream(&self.sql, &self.params, &mut |row| {
+            if read_over > 0 {
+                read_over -= 1;
+                return Ok(true);
+            }
+            let key = self.key.as_deref().map(|key| key_of(row, key)).transpose()?;
             let item = catch_unwind(AssertUnwindSafe(|| (self.map)(row)))
                 .unwrap_or_else(|payload| Err(ItemError::from_panic(&*payload)));
             page.push((item, key));
-            if page.len() == PAGE_ROWS
-                && !send(std::mem::replace(&mut page, Vec::with_capacity(PAGE_ROWS)))
-            {
-                return Ok(());
+            if page.len() < PAGE_ROWS {
+                return Ok(true);
             }
-        }
+            Ok(send(std::mem::replace(&mut page, Vec::with_capacity(PAGE_ROWS))))
+        })?;
         send(page);
         Ok(())
     }
 }
 
-fn key_of(row: &Row<'_>, index: usize) -> rusqlite::Result<Key> {
-    match row.get_ref(index)? {
-        ValueRef::Integer(value) => Ok(Key::Integer(value)),
-        ValueRef::Real(value) if value.is_finite() => Ok(Key::Real(value)),
-        ValueRef::Text(_) => row.get(index).map(Key::Text),
-        other => Err(rusqlite::Error::InvalidColumnType(
-            index,
-            "a key is a finite number or text".to_owned(),
-            other.data_type(),
+fn key_of(row: &SqlRow<'_>, column: &str) -> Result<Key, SqlError> {
+    match row.read::<SqlValue<'static>>(column)? {
+        SqlValue::Integer(value) => Ok(Key::Integer(value)),
+        SqlValue::Float(value) if value.is_finite() => Ok(Key::Real(value)),
+        SqlValue::Text(text) => Ok(Key::Text(text.into_owned())),
+        other => Err(SqlError::new(
+            SqlErrorClass::Data,
+            format!("key `{column}`: expected a finite number or text, found {}", other.kind()),
         )),
     }
 }
@@ -241,7 +244,7 @@ impl<T: Send + Sync + 'static> ItemReader for SqlReader<T> {
                 }
                 Err(_) if cursor.ended => return Ok(None),
                 // The query is over: no other read would go better.
-                Ok(Err(error)) => return Err(error.with_kind(batchwright::ErrorKind::FATAL)),
+                Ok(Err(error)) => return Err(error.with_kind(ErrorKind::FATAL)),
                 Err(_) => {
                     return Err(ItemError::fatal("read the next row: the cursor's thread died"));
                 }

@@ -1,21 +1,22 @@
 //! SQL text as a step.
 
-use batchwright::{Durability, Flow, ItemError, StepScope, Tasklet, TaskletCall};
-use rusqlite::Connection;
 use std::sync::Arc;
 
-use super::item_error;
-use crate::sqlite::SqliteDatabase;
+use batchwright::{Durability, Flow, ItemError, StepScope, Tasklet, TaskletCall};
 
-type Database = Arc<dyn Fn(&StepScope) -> Result<SqliteDatabase, ItemError> + Send + Sync>;
+use crate::database::{Database, MySqlSession, SqlError, SqlSession};
+
+type MakeDatabase = Arc<dyn Fn(&StepScope) -> Result<Database, ItemError> + Send + Sync>;
 type Text = Arc<dyn Fn(&StepScope) -> Result<String, ItemError> + Send + Sync>;
 
 /// Runs SQL statements, all or none of them.
 ///
 /// In the store's own database they commit with the step: exactly once. In another database they
-/// commit first: a crash in between runs them again on restart, so they should bear that.
+/// commit first: a crash in between runs them again on restart, so they should bear that. MySQL and MariaDB
+/// commit by themselves at every statement that changes a table's definition; there too a crash may run the
+/// statements again.
 pub struct SqlTasklet {
-    database: Option<Database>,
+    database: Option<MakeDatabase>,
     text: Text,
 }
 
@@ -27,9 +28,9 @@ impl SqlTasklet {
         Self { database: None, text: Arc::new(text) }
     }
 
-    /// The statements of `text` in another SQLite database; both are made for each step execution.
+    /// The statements of `text` in another database; both are made for each step execution.
     pub fn in_database(
-        database: impl Fn(&StepScope) -> Result<SqliteDatabase, ItemError> + Send + Sync + 'static,
+        database: impl Fn(&StepScope) -> Result<Database, ItemError> + Send + Sync + 'static,
         text: impl Fn(&StepScope) -> Result<String, ItemError> + Send + Sync + 'static,
     ) -> Self {
         Self { database: Some(Arc::new(database)), text: Arc::new(text) }
@@ -40,30 +41,36 @@ impl Tasklet for SqlTasklet {
     fn call(&self, call: &mut TaskletCall<'_, '_>) -> Result<Flow, ItemError> {
         let text = (self.text)(call.scope())?;
         match &self.database {
-            None => run(call.transaction().resource::<Connection>()?, &text)?,
+            None => run(call.transaction().resource::<SqlSession>()?, &text)?,
             Some(database) => {
-                let failed = |error| item_error("run in the other database", error);
+                let failed = |error: SqlError| error.of_item("run in the other database");
                 let durability = match call.scope().durability() {
                     Durability::Power => Durability::Power,
                     Durability::Process | Durability::None => Durability::Process,
                 };
                 let database = database(call.scope())?.durability(durability);
-                let connection = database.connect().map_err(failed)?;
-                connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
-                run(&connection, &text)?;
-                connection.execute_batch("COMMIT").map_err(failed)?;
+                let mut session = database.connect().map_err(failed)?;
+                session.begin().map_err(failed)?;
+                run(&mut session, &text)?;
+                session.commit().map_err(failed)?;
             }
         }
         Ok(Flow::Finished)
     }
 }
 
-fn run(connection: &Connection, text: &str) -> Result<(), ItemError> {
-    connection.execute_batch(text).map_err(|error| item_error("run the statements", error))?;
-    if connection.is_autocommit() {
-        return Err(ItemError::fatal(
-            "run the statements: they ended the step's transaction; leave BEGIN and COMMIT to the step",
-        ));
+fn run(session: &mut SqlSession, text: &str) -> Result<(), ItemError> {
+    let ran = |error: SqlError| error.of_item("run the statements");
+    if session.native().is::<MySqlSession>() {
+        session.run(text).map_err(ran)?;
+        // Whatever it committed by itself: what follows is a transaction again.
+        return session.run("BEGIN").map_err(ran);
     }
-    Ok(())
+    // A mark that is gone when the statements ended the transaction themselves.
+    session.run("SAVEPOINT batchwright_step").map_err(ran)?;
+    session.run(text).map_err(ran)?;
+    session.run("RELEASE SAVEPOINT batchwright_step").map_err(|error| {
+        let told = "run the statements: they ended the step's transaction; leave BEGIN and COMMIT to the step";
+        error.of_item(told).with_kind(batchwright::ErrorKind::FATAL)
+    })
 }

@@ -190,6 +190,7 @@ impl Runner {
             updated_at: now,
             ended_at: None,
             failure: None,
+            handled: false,
         };
         let row = lifecycle::begin_step(&*self.repository, run.lease, row)?;
         self.emit_step(&run.job.name, &row);

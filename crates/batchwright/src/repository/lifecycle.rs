@@ -29,6 +29,8 @@ pub(crate) struct StartRequest<'a> {
     pub(crate) options: &'a LaunchOptions,
     /// `None`: handed to whoever shares the store.
     pub(crate) claimant: Option<Claimant>,
+    /// The execution whose step starts this one.
+    pub(crate) parent: Option<ExecutionId>,
     pub(crate) now: Timestamp,
 }
 
@@ -95,6 +97,8 @@ fn launch_in(
         context,
         fingerprint: request.rules.fingerprint.map(str::to_owned),
         source: request.rules.source.map(str::to_owned),
+        flow: history.first().map(|newest| newest.flow.clone()).unwrap_or_default(),
+        parent: request.parent,
         version: 1,
     };
     execution.id = unit.insert_execution(&execution)?;

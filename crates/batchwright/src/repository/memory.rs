@@ -326,7 +326,7 @@ impl UnitOfWork for MemoryUnit<'_> {
         Ok(())
     }
 
-    fn resource(&mut self) -> &mut dyn Any {
+    fn resource(&mut self, _: std::any::TypeId) -> &mut dyn Any {
         // There is no database to share: a writer that wants one finds a unit and says so.
         &mut self.no_database
     }

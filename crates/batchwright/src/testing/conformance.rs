@@ -6,8 +6,9 @@ use jiff::Timestamp;
 
 use crate::{
     BatchStatus, CheckpointUpdate, Counters, EventRecord, ExecutionContext, ExecutionFilter,
-    ExecutionId, ExitStatus, Failure, InstanceId, InstancePage, JobExecution, JobParameters,
-    JobRepository, Lease, Phase, RepositoryError, SkipRecord, StepExecution, StepExecutionId,
+    ExecutionId, ExitStatus, Failure, FlowState, InstanceId, InstancePage, JobExecution,
+    JobParameters, JobRepository, Lease, Phase, RepositoryError, SkipRecord, StepExecution,
+    StepExecutionId,
 };
 
 /// Runs the whole suite against `repository`, which must be empty.
@@ -58,6 +59,8 @@ fn execution_of(instance_id: InstanceId, job: &str) -> JobExecution {
         context: ExecutionContext::default(),
         fingerprint: Some("f".to_owned()),
         source: Some("jobs/a.toml".to_owned()),
+        flow: FlowState::default(),
+        parent: None,
         version: 1,
     }
 }
@@ -86,6 +89,7 @@ fn step_of(execution_id: ExecutionId) -> StepExecution {
         updated_at: now(),
         ended_at: None,
         failure: Some(Failure::new("c", "m")),
+        handled: false,
     }
 }
 

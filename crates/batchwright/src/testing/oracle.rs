@@ -22,7 +22,7 @@ pub struct Shape {
 /// Executions before the faults are taken away.
 const FAULTY_EXECUTIONS: usize = 3;
 
-/// Runs `case` on `repository` and `writer`, restarting after every failure and stop; compares status,
+/// Runs `case` as `job` on `repository` and `writer`, restarting after every failure and stop; compares status,
 /// counters, checkpoint and `rows` with the model after each execution, and asserts the laws.
 ///
 /// # Panics
@@ -30,6 +30,7 @@ const FAULTY_EXECUTIONS: usize = 3;
 /// When the engine and the model disagree.
 pub fn check<W>(
     repository: &Arc<dyn JobRepository>,
+    job: &str,
     writer: &W,
     rows: impl Fn() -> Vec<u64>,
     case: &Case,
@@ -47,8 +48,8 @@ pub fn check<W>(
             case.stop_after_commits = None;
         }
         let expected = model::run(&case, mark);
-        let operator = operator(repository, writer, &case, shape);
-        let handle = start(&operator, last);
+        let operator = operator(repository, job, writer, &case, shape);
+        let handle = start(&operator, job, last);
         let done = handle.wait().expect("the end is stored");
         let step = operator.queries().steps(done.id).unwrap().pop().expect("the step has a row");
 
@@ -83,10 +84,10 @@ pub fn check<W>(
     }
 }
 
-fn start(operator: &JobOperator, last: Option<ExecutionId>) -> JobHandle {
+fn start(operator: &JobOperator, job: &str, last: Option<ExecutionId>) -> JobHandle {
     let none = JobParameters::new();
     match last {
-        None => operator.start("numbers", none),
+        None => operator.start(job, none),
         Some(id) => operator.restart(id, &none, &LaunchOptions::default()),
     }
     .expect("the job may start")
@@ -94,6 +95,7 @@ fn start(operator: &JobOperator, last: Option<ExecutionId>) -> JobHandle {
 
 fn operator<W>(
     repository: &Arc<dyn JobRepository>,
+    job: &str,
     writer: &W,
     case: &Case,
     shape: Shape,
@@ -132,7 +134,7 @@ where
         .build();
     operator
         .registry()
-        .register(Job::builder("numbers").step(step).build().expect("a valid job"))
+        .register(Job::builder(job).step(step).build().expect("a valid job"))
         .expect("the only job");
     let _ = stopper.set(operator.clone());
     operator

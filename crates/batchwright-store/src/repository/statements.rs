@@ -1,25 +1,27 @@
-//! Every statement of the repository, in one table; `{p}` is the prefix.
+//! Every statement of the repository, in one table; `{p}` is the prefix, the rest [`Sql::new`] explains.
+
+use crate::database::{Dialect, Sql};
 
 macro_rules! statements {
     ($($name:ident: $text:expr;)*) => {
         #[derive(Debug)]
-        pub(super) struct Statements { $(pub(super) $name: String),* }
+        pub(super) struct Statements { $(pub(super) $name: Sql),* }
 
         impl Statements {
-            pub(super) fn new(prefix: &str) -> Self {
-                Self { $($name: $text.replace("{p}", prefix)),* }
+            pub(super) fn new(dialect: Dialect, prefix: &str) -> Self {
+                Self { $($name: Sql::new(dialect, &$text.replace("{p}", prefix))),* }
             }
         }
     };
 }
 
 statements! {
-    find_instance: "SELECT id, job, key, created_at FROM {p}job_instance WHERE job = ?1 AND key = ?2";
-    newest_instance: "SELECT id, job, key, created_at FROM {p}job_instance WHERE job = ?1 \
+    find_instance: "SELECT id, job, {q}key{q}, created_at FROM {p}job_instance WHERE job = ?1 AND {q}key{q} = ?2";
+    newest_instance: "SELECT id, job, {q}key{q}, created_at FROM {p}job_instance WHERE job = ?1 \
         ORDER BY id DESC LIMIT 1";
-    insert_instance: "INSERT INTO {p}job_instance (job, key, created_at) VALUES (?1, ?2, ?3) RETURNING id";
-    instance: "SELECT id, job, key, created_at FROM {p}job_instance WHERE id = ?1";
-    instances: "SELECT id, job, key, created_at FROM {p}job_instance \
+    insert_instance: "INSERT INTO {p}job_instance (job, {q}key{q}, created_at) VALUES (?1, ?2, ?3){id}";
+    instance: "SELECT id, job, {q}key{q}, created_at FROM {p}job_instance WHERE id = ?1";
+    instances: "SELECT id, job, {q}key{q}, created_at FROM {p}job_instance \
         WHERE job = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
     instance_count: "SELECT count(*) FROM {p}job_instance WHERE job = ?1";
     // A walk from name to name: as many look-ups as there are jobs, however many instances they have.
@@ -27,41 +29,42 @@ statements! {
         SELECT (SELECT min(job) FROM {p}job_instance WHERE job > name.job) FROM name WHERE job IS NOT NULL) \
         SELECT job FROM name WHERE job IS NOT NULL";
 
-    executions_of: "SELECT * FROM {p}job_execution WHERE instance_id = ?1 ORDER BY id DESC";
+    executions_of: "SELECT * FROM {p}job_execution WHERE instance_id = ?1 ORDER BY id DESC{lock}";
+    lock_execution: "SELECT * FROM {p}job_execution WHERE id = ?1{lock}";
     execution: "SELECT * FROM {p}job_execution WHERE id = ?1";
-    executions: "SELECT * FROM {p}job_execution WHERE id < :before ";
-    execution_count: "SELECT count(*) FROM {p}job_execution WHERE id < :before ";
     insert_execution: "INSERT INTO {p}job_execution (instance_id, job, status, exit_code, exit_message, \
         parameters, restart_of, created_at, started_at, ended_at, owner, fence, lease_until, stop_requested, \
-        failure_code, failure, warnings, context, fingerprint, source, version) \
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, 1) \
-        RETURNING id";
+        failure_code, failure, warnings, context, fingerprint, source, flow, parent, version) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
+        ?22, 1){id}";
     update_execution: "UPDATE {p}job_execution SET status = ?2, exit_code = ?3, exit_message = ?4, \
         started_at = ?5, ended_at = ?6, owner = ?7, fence = ?8, lease_until = ?9, stop_requested = ?10, \
-        failure_code = ?11, failure = ?12, warnings = ?13, context = ?14, version = version + 1 \
+        failure_code = ?11, failure = ?12, warnings = ?13, context = ?14, flow = ?16, version = version + 1 \
         WHERE id = ?1 AND version = ?15";
-    renew_lease: "UPDATE {p}job_execution SET lease_until = ?3 WHERE id = ?1 AND fence = ?2 \
-        AND status IN ('STARTING', 'STARTED', 'STOPPING') RETURNING stop_requested";
+    lock_lease: "SELECT stop_requested FROM {p}job_execution WHERE id = ?1 AND fence = ?2 \
+        AND status IN ('STARTING', 'STARTED', 'STOPPING'){lock}";
+    renew_lease: "UPDATE {p}job_execution SET lease_until = ?2 WHERE id = ?1";
     save_job_context: "UPDATE {p}job_execution SET context = ?2, version = version + 1 WHERE id = ?1";
 
     steps_of: "SELECT * FROM {p}step_execution WHERE execution_id = ?1 ORDER BY id";
+    lock_steps: "SELECT * FROM {p}step_execution WHERE execution_id = ?1 ORDER BY id{lock}";
     step: "SELECT * FROM {p}step_execution WHERE id = ?1";
     history_of: "SELECT s.* FROM {p}job_execution e JOIN {p}step_execution s ON s.execution_id = e.id \
         WHERE e.instance_id = ?1 AND s.name = ?2 ORDER BY s.id DESC";
-    insert_step: "INSERT INTO {p}step_execution (execution_id, name, partition, status, exit_code, exit_message, \
+    insert_step: "INSERT INTO {p}step_execution (execution_id, name, {q}partition{q}, status, exit_code, exit_message, \
         read_count, write_count, filter_count, read_skip, process_skip, write_skip, commit_count, rollback_count, \
-        checkpoint, context, started_at, updated_at, ended_at, failure_code, failure) \
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21) \
-        RETURNING id";
+        checkpoint, context, started_at, updated_at, ended_at, failure_code, failure, handled) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
+        ?22){id}";
     update_step: "UPDATE {p}step_execution SET status = ?2, exit_code = ?3, exit_message = ?4, read_count = ?5, \
         write_count = ?6, filter_count = ?7, read_skip = ?8, process_skip = ?9, write_skip = ?10, \
         commit_count = ?11, rollback_count = ?12, checkpoint = ?13, context = ?14, updated_at = ?15, \
-        ended_at = ?16, failure_code = ?17, failure = ?18 WHERE id = ?1";
+        ended_at = ?16, failure_code = ?17, failure = ?18, handled = ?19 WHERE id = ?1";
 
     // The hot path: the fence is checked and the stop flag read, then the row changes. Two statements,
     // and no IN: RETURNING and a list build a table each, which costs more than the commit itself.
     check_lease: "SELECT stop_requested FROM {p}job_execution WHERE id = ?1 AND fence = ?2 \
-        AND (status = 'STARTING' OR status = 'STARTED' OR status = 'STOPPING')";
+        AND (status = 'STARTING' OR status = 'STARTED' OR status = 'STOPPING'){share}";
     save_checkpoint: "UPDATE {p}step_execution SET read_count = ?2, write_count = ?3, filter_count = ?4, \
         read_skip = ?5, process_skip = ?6, write_skip = ?7, commit_count = ?8, rollback_count = ?9, \
         checkpoint = ?10, updated_at = ?11 WHERE id = ?1";
@@ -79,7 +82,7 @@ statements! {
         (SELECT id FROM {p}step_execution WHERE execution_id = ?1)";
     delete_steps: "DELETE FROM {p}step_execution WHERE execution_id = ?1";
     delete_events: "DELETE FROM {p}event WHERE execution_id = ?1";
-    delete_execution: "DELETE FROM {p}job_execution WHERE id = ?1 RETURNING instance_id";
+    delete_execution: "DELETE FROM {p}job_execution WHERE id = ?1";
     delete_empty_instance: "DELETE FROM {p}job_instance WHERE id = ?1 AND NOT EXISTS \
         (SELECT 1 FROM {p}job_execution WHERE instance_id = ?1)";
 }

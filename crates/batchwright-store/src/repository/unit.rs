@@ -1,91 +1,91 @@
-//! A unit of work: one `BEGIN IMMEDIATE … COMMIT` on the writing connection.
+//! A unit of work: one transaction on one connection.
 
-use std::any::Any;
-use std::sync::MutexGuard;
+use std::any::{Any, TypeId};
 
 use batchwright::{
     CheckpointUpdate, EventRecord, ExecutionId, InstanceId, JobExecution, JobInstance, Lease,
     RepositoryError, SkipRecord, StepExecution, StepExecutionId, UnitOfWork,
 };
 use jiff::Timestamp;
-use rusqlite::{Connection, Params, Row, params};
 
+use super::pool::Pooled;
 use super::rows::{self, count, micros, some_micros};
 use super::statements::Statements;
-use super::store_error;
+use crate::database::{Sql, SqlError, SqlRow, SqlSession, SqlValue};
 
-pub(super) struct SqliteUnit<'a> {
-    connection: MutexGuard<'a, Connection>,
+pub(super) struct SqlUnit<'a> {
+    session: Pooled<'a>,
     statements: &'a Statements,
     open: bool,
 }
 
-impl<'a> SqliteUnit<'a> {
+/// The values of a statement, each made into one.
+macro_rules! values {
+    ($($value:expr),* $(,)?) => { &[$(SqlValue::from($value)),*] };
+}
+
+impl<'a> SqlUnit<'a> {
+    /// `None`: the connection was idle while its server went away; another one may be better.
     pub(super) fn begin(
-        connection: MutexGuard<'a, Connection>,
+        mut session: Pooled<'a>,
         statements: &'a Statements,
-    ) -> Result<Self, RepositoryError> {
-        run(&connection, "BEGIN IMMEDIATE", "begin")?;
-        Ok(Self { connection, statements, open: true })
+    ) -> Result<Option<Self>, RepositoryError> {
+        match session.begin() {
+            Ok(()) => Ok(Some(Self { session, statements, open: true })),
+            Err(_) if session.is_broken() && !session.is_fresh() => Ok(None),
+            Err(error) => Err(error.in_store("begin")),
+        }
     }
 
-    fn one<T, P: Params>(
-        &self,
-        sql: &str,
-        params: P,
-        map: fn(&Row<'_>) -> rusqlite::Result<T>,
+    fn one<T>(
+        &mut self,
+        sql: &Sql,
+        values: &[SqlValue<'_>],
+        map: fn(&SqlRow<'_>) -> Result<T, SqlError>,
     ) -> Result<Option<T>, RepositoryError> {
-        rows::one(&self.connection, sql, params, map)
+        self.session.one(sql, values, map).map_err(|error| error.in_store("read a row"))
     }
 
-    fn many<T, P: Params>(
-        &self,
-        sql: &str,
-        params: P,
-        map: fn(&Row<'_>) -> rusqlite::Result<T>,
+    fn many<T>(
+        &mut self,
+        sql: &Sql,
+        values: &[SqlValue<'_>],
+        map: fn(&SqlRow<'_>) -> Result<T, SqlError>,
     ) -> Result<Vec<T>, RepositoryError> {
-        rows::many(&self.connection, sql, params, map)
+        self.session.many(sql, values, map).map_err(|error| error.in_store("read rows"))
     }
 
-    fn change<P: Params>(&self, sql: &str, params: P) -> Result<usize, RepositoryError> {
-        let change = || self.connection.prepare_cached(sql)?.execute(params);
-        change().map_err(|error| store_error("write a row", error))
+    fn change(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<u64, RepositoryError> {
+        self.session.execute(sql, values).map_err(|error| error.in_store("write a row"))
     }
 
-    fn insert<P: Params>(&self, sql: &str, params: P) -> Result<i64, RepositoryError> {
-        let id = self.one(sql, params, |row| row.get(0))?;
-        id.ok_or_else(|| RepositoryError::Corrupt { what: "an insert gave no id".to_owned() })
+    fn insert(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<i64, RepositoryError> {
+        self.session.insert(sql, values).map_err(|error| error.in_store("write a row"))
     }
 }
 
-fn run(connection: &Connection, sql: &str, action: &str) -> Result<(), RepositoryError> {
-    let ran = connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
-    ran.map(drop).map_err(|error| store_error(action, error))
-}
-
-impl Drop for SqliteUnit<'_> {
+impl Drop for SqlUnit<'_> {
     fn drop(&mut self) {
-        // SQLite itself rolls back after some errors; then there is nothing left to end.
         if self.open
-            && !self.connection.is_autocommit()
-            && let Err(error) = run(&self.connection, "ROLLBACK", "roll back")
+            && let Err(error) = self.session.roll_back()
         {
-            tracing::error!(error = %batchwright::report(&error), "roll back failed");
+            self.session.discard();
+            tracing::debug!(%error, "roll back failed; the connection is given up");
         }
     }
 }
 
-impl UnitOfWork for SqliteUnit<'_> {
+impl UnitOfWork for SqlUnit<'_> {
     fn find_instance(
         &mut self,
         job: &str,
         key: &str,
     ) -> Result<Option<JobInstance>, RepositoryError> {
-        self.one(&self.statements.find_instance, [job, key], rows::instance)
+        self.one(&self.statements.find_instance, values![job, key], rows::instance)
     }
 
     fn newest_instance(&mut self, job: &str) -> Result<Option<JobInstance>, RepositoryError> {
-        self.one(&self.statements.newest_instance, [job], rows::instance)
+        self.one(&self.statements.newest_instance, values![job], rows::instance)
     }
 
     fn insert_instance(
@@ -94,34 +94,34 @@ impl UnitOfWork for SqliteUnit<'_> {
         key: &str,
         at: Timestamp,
     ) -> Result<JobInstance, RepositoryError> {
-        let id = self.insert(&self.statements.insert_instance, (job, key, micros(at)))?;
+        let id = self.insert(&self.statements.insert_instance, values![job, key, micros(at)])?;
         let (job, key) = (job.to_owned(), key.to_owned());
         Ok(JobInstance { id: InstanceId(id), job, key, created_at: at })
     }
 
     fn executions_of(&mut self, id: InstanceId) -> Result<Vec<JobExecution>, RepositoryError> {
-        self.many(&self.statements.executions_of, [id.0], rows::execution)
+        self.many(&self.statements.executions_of, values![id.0], rows::execution)
     }
 
     fn execution(&mut self, id: ExecutionId) -> Result<Option<JobExecution>, RepositoryError> {
-        self.one(&self.statements.execution, [id.0], rows::execution)
+        self.one(&self.statements.lock_execution, values![id.0], rows::execution)
     }
 
     fn insert_execution(&mut self, one: &JobExecution) -> Result<ExecutionId, RepositoryError> {
         let id = self.insert(
             &self.statements.insert_execution,
-            params![
+            values![
                 one.instance_id.0,
-                one.job,
+                &one.job,
                 one.status.name(),
-                one.exit.code,
-                one.exit.message,
+                &one.exit.code,
+                &one.exit.message,
                 json(&one.parameters)?,
                 one.restart_of.map(|id| id.0),
                 micros(one.created_at),
                 some_micros(one.started_at),
                 some_micros(one.ended_at),
-                one.owner,
+                one.owner.as_deref(),
                 one.fence,
                 some_micros(one.lease_until),
                 one.stop_requested,
@@ -129,8 +129,10 @@ impl UnitOfWork for SqliteUnit<'_> {
                 one.failure.as_ref().map(|failure| &failure.message),
                 json(&one.warnings)?,
                 one.context.to_json(),
-                one.fingerprint,
-                one.source,
+                one.fingerprint.as_deref(),
+                one.source.as_deref(),
+                json(&one.flow)?,
+                one.parent.map(|id| id.0),
             ],
         )?;
         Ok(ExecutionId(id))
@@ -139,14 +141,14 @@ impl UnitOfWork for SqliteUnit<'_> {
     fn update_execution(&mut self, one: &JobExecution) -> Result<(), RepositoryError> {
         let changed = self.change(
             &self.statements.update_execution,
-            params![
+            values![
                 one.id.0,
                 one.status.name(),
-                one.exit.code,
-                one.exit.message,
+                &one.exit.code,
+                &one.exit.message,
                 some_micros(one.started_at),
                 some_micros(one.ended_at),
-                one.owner,
+                one.owner.as_deref(),
                 one.fence,
                 some_micros(one.lease_until),
                 one.stop_requested,
@@ -155,6 +157,7 @@ impl UnitOfWork for SqliteUnit<'_> {
                 json(&one.warnings)?,
                 one.context.to_json(),
                 one.version,
+                json(&one.flow)?,
             ],
         )?;
         match changed {
@@ -168,12 +171,17 @@ impl UnitOfWork for SqliteUnit<'_> {
         lease: &Lease,
         until: Timestamp,
     ) -> Result<Option<bool>, RepositoryError> {
-        let params = (lease.execution.0, lease.fence, micros(until));
-        self.one(&self.statements.renew_lease, params, |row| row.get(0))
+        let held = values![lease.execution.0, lease.fence];
+        let stop = self.one(&self.statements.lock_lease, held, |row| row.read("stop_requested"))?;
+        if stop.is_some() {
+            let until = values![lease.execution.0, micros(until)];
+            self.change(&self.statements.renew_lease, until)?;
+        }
+        Ok(stop)
     }
 
     fn steps_of(&mut self, id: ExecutionId) -> Result<Vec<StepExecution>, RepositoryError> {
-        self.many(&self.statements.steps_of, [id.0], rows::step)
+        self.many(&self.statements.lock_steps, values![id.0], rows::step)
     }
 
     fn history_of(
@@ -181,20 +189,20 @@ impl UnitOfWork for SqliteUnit<'_> {
         id: InstanceId,
         step: &str,
     ) -> Result<Vec<StepExecution>, RepositoryError> {
-        self.many(&self.statements.history_of, (id.0, step), rows::step)
+        self.many(&self.statements.history_of, values![id.0, step], rows::step)
     }
 
     fn insert_step(&mut self, one: &StepExecution) -> Result<StepExecutionId, RepositoryError> {
         let counters = &one.counters;
         let id = self.insert(
             &self.statements.insert_step,
-            params![
+            values![
                 one.execution_id.0,
-                one.name,
-                one.partition,
+                &one.name,
+                one.partition.as_deref(),
                 one.status.name(),
-                one.exit.code,
-                one.exit.message,
+                &one.exit.code,
+                &one.exit.message,
                 count(counters.read),
                 count(counters.write),
                 count(counters.filter),
@@ -203,13 +211,14 @@ impl UnitOfWork for SqliteUnit<'_> {
                 count(counters.write_skip),
                 count(counters.commit),
                 count(counters.rollback),
-                one.checkpoint,
+                one.checkpoint.as_deref(),
                 one.context.to_json(),
                 micros(one.started_at),
                 micros(one.updated_at),
                 some_micros(one.ended_at),
                 one.failure.as_ref().map(|failure| &failure.code),
                 one.failure.as_ref().map(|failure| &failure.message),
+                one.handled,
             ],
         )?;
         Ok(StepExecutionId(id))
@@ -219,11 +228,11 @@ impl UnitOfWork for SqliteUnit<'_> {
         let counters = &one.counters;
         let changed = self.change(
             &self.statements.update_step,
-            params![
+            values![
                 one.id.0,
                 one.status.name(),
-                one.exit.code,
-                one.exit.message,
+                &one.exit.code,
+                &one.exit.message,
                 count(counters.read),
                 count(counters.write),
                 count(counters.filter),
@@ -232,12 +241,13 @@ impl UnitOfWork for SqliteUnit<'_> {
                 count(counters.write_skip),
                 count(counters.commit),
                 count(counters.rollback),
-                one.checkpoint,
+                one.checkpoint.as_deref(),
                 one.context.to_json(),
                 micros(one.updated_at),
                 some_micros(one.ended_at),
                 one.failure.as_ref().map(|failure| &failure.code),
                 one.failure.as_ref().map(|failure| &failure.message),
+                one.handled,
             ],
         )?;
         match changed {
@@ -250,12 +260,13 @@ impl UnitOfWork for SqliteUnit<'_> {
 
     fn save_checkpoint(&mut self, update: &CheckpointUpdate<'_>) -> Result<bool, RepositoryError> {
         let (counters, Lease { execution, fence }) = (update.counters, update.lease);
-        let lease = (execution.0, fence);
-        let stop = self.one(&self.statements.check_lease, lease, |row| row.get(0))?;
+        let stop = self.one(&self.statements.check_lease, values![execution.0, fence], |row| {
+            row.read("stop_requested")
+        })?;
         let stop = stop.ok_or(RepositoryError::LeaseLost { execution })?;
         let saved = self.change(
             &self.statements.save_checkpoint,
-            params![
+            values![
                 update.step.0,
                 count(counters.read),
                 count(counters.write),
@@ -275,10 +286,10 @@ impl UnitOfWork for SqliteUnit<'_> {
             });
         }
         if let Some(context) = update.step_context {
-            self.change(&self.statements.save_step_context, (update.step.0, context))?;
+            self.change(&self.statements.save_step_context, values![update.step.0, context])?;
         }
         if let Some(context) = update.job_context {
-            self.change(&self.statements.save_job_context, (execution.0, context))?;
+            self.change(&self.statements.save_job_context, values![execution.0, context])?;
         }
         Ok(stop)
     }
@@ -290,8 +301,15 @@ impl UnitOfWork for SqliteUnit<'_> {
     ) -> Result<(), RepositoryError> {
         for skip in skips {
             let SkipRecord { phase, item, location, kind, message, content, .. } = skip;
-            let params =
-                params![step.0, phase.name(), count(*item), location, kind, message, content];
+            let params = values![
+                step.0,
+                phase.name(),
+                count(*item),
+                location.as_deref(),
+                kind,
+                message,
+                content.as_deref(),
+            ];
             self.change(&self.statements.insert_skip, params)?;
         }
         Ok(())
@@ -299,31 +317,42 @@ impl UnitOfWork for SqliteUnit<'_> {
 
     fn insert_event(&mut self, event: &EventRecord) -> Result<(), RepositoryError> {
         let EventRecord { at, execution, step, status, note } = event;
-        let params = params![execution.0, step, status.name(), note, micros(*at)];
+        let params =
+            values![execution.0, step.as_deref(), status.name(), note.as_deref(), micros(*at),];
         self.change(&self.statements.insert_event, params).map(drop)
     }
 
     fn delete_execution(&mut self, id: ExecutionId) -> Result<(), RepositoryError> {
-        let Statements { delete_skips, delete_steps, delete_events, .. } = self.statements;
-        for sql in [delete_skips, delete_steps, delete_events] {
-            self.change(sql, [id.0])?;
+        let statements = self.statements;
+        let instance = self
+            .one(&statements.lock_execution, values![id.0], |row| row.read::<i64>("instance_id"))?;
+        for sql in [
+            &statements.delete_skips,
+            &statements.delete_steps,
+            &statements.delete_events,
+            &statements.delete_execution,
+        ] {
+            self.change(sql, values![id.0])?;
         }
-        let instance: Option<i64> =
-            self.one(&self.statements.delete_execution, [id.0], |row| row.get(0))?;
         if let Some(instance) = instance {
-            self.change(&self.statements.delete_empty_instance, [instance])?;
+            self.change(&statements.delete_empty_instance, values![instance])?;
         }
         Ok(())
     }
 
-    fn resource(&mut self) -> &mut dyn Any {
-        &mut *self.connection
+    fn resource(&mut self, wanted: TypeId) -> &mut dyn Any {
+        if wanted == TypeId::of::<SqlSession>() {
+            return self.session.as_any();
+        }
+        self.session.native()
     }
 
     fn commit(mut self: Box<Self>) -> Result<(), RepositoryError> {
-        run(&self.connection, "COMMIT", "commit")?;
         self.open = false;
-        Ok(())
+        self.session.commit().map_err(|error| {
+            self.open = true;
+            error.in_store("commit")
+        })
     }
 }
 

@@ -1,0 +1,435 @@
+//! Databases, and one way to talk to all of them.
+
+mod mysql;
+mod postgres;
+mod server;
+mod sqlite;
+mod value;
+
+use std::any::Any;
+use std::fmt;
+use std::path::Path;
+
+use batchwright::{Durability, ErrorKind, ItemError, RepositoryError};
+
+pub use mysql::MySqlSession;
+pub(crate) use mysql::push as push_mysql;
+pub use postgres::PostgresSession;
+pub(crate) use postgres::{ArrayColumn, ArrayKind};
+pub use server::ServerDatabase;
+pub use sqlite::SqliteDatabase;
+pub use value::{FromSql, SqlRow, SqlValue};
+
+/// A database of one of the kinds that we speak to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Database {
+    /// A SQLite file.
+    Sqlite(SqliteDatabase),
+    /// PostgreSQL 14 or newer.
+    Postgres(ServerDatabase),
+    /// MySQL 8, or MariaDB 10.6 or newer.
+    MySql(ServerDatabase),
+}
+
+impl Database {
+    /// From a URL: `sqlite://PATH`, `postgres://…` or `mysql://…` (also `postgresql://`, `mariadb://`).
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what is wrong with the URL, without its password.
+    pub fn parse(url: &str) -> Result<Self, String> {
+        let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
+        match scheme {
+            "sqlite" => match rest.strip_prefix("//").unwrap_or(rest) {
+                "" => Err("the URL names no file; write sqlite://PATH".to_owned()),
+                path => Ok(Self::Sqlite(SqliteDatabase::at(path))),
+            },
+            "postgres" | "postgresql" => ServerDatabase::postgres(url).map(Self::Postgres),
+            "mysql" => ServerDatabase::mysql(url).map(Self::MySql),
+            "mariadb" => ServerDatabase::mysql(&format!("mysql:{rest}")).map(Self::MySql),
+            _ => Err(format!(
+                "there is no database of kind `{scheme}`; there are: sqlite://PATH, postgres://…, mysql://…"
+            )),
+        }
+    }
+
+    /// What its commits survive. A server decides that itself; for SQLite it is chosen here.
+    #[must_use]
+    pub fn durability(self, durability: Durability) -> Self {
+        match self {
+            Self::Sqlite(file) => Self::Sqlite(file.durability(durability)),
+            server => server,
+        }
+    }
+
+    /// The same; the path of a file is taken relative to `folder`.
+    #[must_use]
+    pub fn in_folder(self, folder: &Path) -> Self {
+        match self {
+            Self::Sqlite(file) => Self::Sqlite(file.in_folder(folder)),
+            server => server,
+        }
+    }
+
+    /// Runs statements without parameters on a connection of their own: to make tables, for instance.
+    ///
+    /// # Errors
+    ///
+    /// What the database reports; the statements before the wrong one stand.
+    pub fn run(&self, text: &str) -> Result<(), SqlError> {
+        self.connect()?.run(text)
+    }
+
+    /// Names of the columns of `table`, in their order; none when there is no such table.
+    ///
+    /// # Errors
+    ///
+    /// What the database reports.
+    pub fn columns_of(&self, table: &str) -> Result<Vec<String>, SqlError> {
+        self.connect()?.columns_of(table)
+    }
+
+    /// Which kind it is.
+    pub(crate) fn dialect(&self) -> Dialect {
+        match self {
+            Self::Sqlite(_) => Dialect::Sqlite,
+            Self::Postgres(_) => Dialect::Postgres,
+            Self::MySql(_) => Dialect::MySql,
+        }
+    }
+
+    /// A connection.
+    pub(crate) fn connect(&self) -> Result<SqlSession, SqlError> {
+        Ok(SqlSession(match self {
+            Self::Sqlite(file) => Box::new(sqlite::SqliteSession::new(file.connect()?)),
+            Self::Postgres(server) => Box::new(PostgresSession::connect(server)?),
+            Self::MySql(server) => Box::new(MySqlSession::connect(server)?),
+        }))
+    }
+
+    /// A connection that need not write.
+    pub(crate) fn connect_read_only(&self) -> Result<SqlSession, SqlError> {
+        match self {
+            Self::Sqlite(file) => {
+                let connection = file.connect_read_only()?;
+                Ok(SqlSession(Box::new(sqlite::SqliteSession::new(connection))))
+            }
+            _ => self.connect(),
+        }
+    }
+}
+
+impl From<SqliteDatabase> for Database {
+    fn from(file: SqliteDatabase) -> Self {
+        Self::Sqlite(file)
+    }
+}
+
+/// As people may see it: where it is, never its password.
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(file) => write!(f, "sqlite://{}", file.path().display()),
+            Self::Postgres(server) | Self::MySql(server) => server.fmt(f),
+        }
+    }
+}
+
+/// Where the databases differ in what they understand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Sqlite,
+    Postgres,
+    MySql,
+}
+
+impl Dialect {
+    /// `name` as an identifier in SQL text, whatever it contains.
+    pub(crate) fn quoted(self, name: &str) -> String {
+        match self {
+            Self::MySql => format!("`{}`", name.replace('`', "``")),
+            Self::Sqlite | Self::Postgres => format!("\"{}\"", name.replace('"', "\"\"")),
+        }
+    }
+
+    /// The name of a table; on servers a dot parts the schema from it.
+    pub(crate) fn table(self, name: &str) -> String {
+        match self {
+            Self::Sqlite => self.quoted(name),
+            Self::Postgres | Self::MySql => {
+                name.split('.').map(|part| self.quoted(part)).collect::<Vec<_>>().join(".")
+            }
+        }
+    }
+
+    /// The `index`-th parameter, from 1.
+    pub(crate) fn parameter(self, index: usize) -> String {
+        match self {
+            Self::Sqlite => format!("?{index}"),
+            Self::Postgres => format!("${index}"),
+            Self::MySql => "?".to_owned(),
+        }
+    }
+}
+
+/// A statement in the words of one database. Written with parameters `?1`, `?2`, … in any order.
+#[derive(Debug, Clone)]
+pub(crate) struct Sql {
+    pub(crate) text: std::sync::Arc<str>,
+    /// For MySQL, whose parameters have no numbers: which value each place takes.
+    order: Vec<usize>,
+}
+
+impl Sql {
+    /// `text` for `dialect`. Besides parameters it may hold `{lock}` (rows that are read stay ours until the
+    /// end), `{share}` (nobody changes them until then), `{id}` (an insert tells the new id) and `{q}`
+    /// (quotes of a name).
+    pub(crate) fn new(dialect: Dialect, text: &str) -> Self {
+        let (lock, share, id, quote) = match dialect {
+            Dialect::Sqlite => ("", "", " RETURNING id", "\""),
+            Dialect::Postgres => (" FOR UPDATE", " FOR SHARE", " RETURNING id", "\""),
+            Dialect::MySql => (" FOR UPDATE", " LOCK IN SHARE MODE", "", "`"),
+        };
+        let text = text
+            .replace("{lock}", lock)
+            .replace("{share}", share)
+            .replace("{id}", id)
+            .replace("{q}", quote);
+        if dialect == Dialect::Sqlite {
+            return Self { text: text.into(), order: Vec::new() };
+        }
+        let (mut translated, mut order) = (String::with_capacity(text.len()), Vec::new());
+        let mut rest = text.as_str();
+        while let Some(at) = rest.find('?') {
+            let digits = rest[at + 1..].bytes().take_while(u8::is_ascii_digit).count();
+            let index: usize = rest[at + 1..at + 1 + digits].parse().unwrap_or(1);
+            translated.push_str(&rest[..at]);
+            translated.push_str(&dialect.parameter(index));
+            order.push(index - 1);
+            rest = &rest[at + 1 + digits..];
+        }
+        translated.push_str(rest);
+        Self { text: translated.into(), order }
+    }
+
+    /// A text that is in the database's own words already.
+    pub(crate) fn native(text: &str) -> Self {
+        Self { text: text.into(), order: Vec::new() }
+    }
+
+    /// The values in the order in which MySQL takes them.
+    fn in_order<'v, 'a>(
+        &'v self,
+        values: &'v [SqlValue<'a>],
+    ) -> impl Iterator<Item = &'v SqlValue<'a>> {
+        let plain = if self.order.is_empty() { values } else { &[] };
+        plain.iter().chain(self.order.iter().filter_map(|index| values.get(*index)))
+    }
+}
+
+/// What is called for each row.
+pub(crate) type EachRow<'f> = &'f mut dyn FnMut(&SqlRow<'_>) -> Result<(), SqlError>;
+
+/// One connection. Each call waits for its answer.
+pub(crate) trait Session: Any + Send {
+    /// Runs a statement; returns the number of rows that it changed (or found, for an update that changes
+    /// nothing).
+    fn execute(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<u64, SqlError>;
+
+    /// Inserts one row; returns its id. The statement ends with `{id}`.
+    fn insert(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<i64, SqlError>;
+
+    /// Calls `each` with every row.
+    fn rows(
+        &mut self,
+        sql: &Sql,
+        values: &[SqlValue<'_>],
+        each: EachRow<'_>,
+    ) -> Result<(), SqlError>;
+
+    /// Runs statements without parameters.
+    fn run(&mut self, text: &str) -> Result<(), SqlError>;
+
+    /// As [`rows`](Self::rows) for any number of them, one at a time, until `each` wants no more. Only on a
+    /// thread of ours.
+    fn stream(
+        &mut self,
+        sql: &Sql,
+        values: &[SqlValue<'_>],
+        each: &mut dyn FnMut(&SqlRow<'_>) -> Result<bool, SqlError>,
+    ) -> Result<(), SqlError>;
+
+    /// `query`, with `rest` (a condition, an order) behind it, every column as a value that [`SqlValue`] has.
+    /// Wrong SQL is told here.
+    fn readable(&mut self, query: &str, rest: &str) -> Result<String, SqlError>;
+
+    /// What to say of the columns of `table` in a message: their names, in their order.
+    fn columns_of(&mut self, table: &str) -> Result<Vec<String>, SqlError>;
+
+    /// Whether the connection is good for nothing more.
+    fn is_broken(&self) -> bool;
+
+    /// The connection as its driver has it, for code that knows which one that is.
+    fn native(&mut self) -> &mut dyn Any;
+
+    /// Begins a transaction that is meant to write.
+    fn begin(&mut self) -> Result<(), SqlError> {
+        self.run("BEGIN")
+    }
+
+    /// Makes the transaction durable. After an error its outcome is unknown.
+    fn commit(&mut self) -> Result<(), SqlError> {
+        self.run("COMMIT")
+    }
+
+    /// Undoes the transaction.
+    fn roll_back(&mut self) -> Result<(), SqlError> {
+        self.run("ROLLBACK")
+    }
+}
+
+/// A connection of whichever kind: what the writers of this crate share with the store.
+pub(crate) struct SqlSession(pub(crate) Box<dyn Session>);
+
+impl std::ops::Deref for SqlSession {
+    type Target = dyn Session;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl std::ops::DerefMut for SqlSession {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut *self.0
+    }
+}
+
+impl dyn Session {
+    /// The rows, mapped.
+    pub(crate) fn many<T>(
+        &mut self,
+        sql: &Sql,
+        values: &[SqlValue<'_>],
+        map: impl Fn(&SqlRow<'_>) -> Result<T, SqlError>,
+    ) -> Result<Vec<T>, SqlError> {
+        let mut found = Vec::new();
+        self.rows(sql, values, &mut |row| {
+            found.push(map(row)?);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// The first row, mapped, if there is one.
+    pub(crate) fn one<T>(
+        &mut self,
+        sql: &Sql,
+        values: &[SqlValue<'_>],
+        map: impl Fn(&SqlRow<'_>) -> Result<T, SqlError>,
+    ) -> Result<Option<T>, SqlError> {
+        Ok(self.many(sql, values, map)?.into_iter().next())
+    }
+}
+
+/// What a database reports, by what follows from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SqlErrorClass {
+    /// It cannot be reached, or does not answer.
+    Unavailable,
+    /// A constraint refuses the row.
+    Constraint,
+    /// The value does not fit.
+    Data,
+    /// Two transactions stood in each other's way; this one was undone.
+    Contention,
+    /// What is stored cannot be understood.
+    Corrupt,
+    /// Anything else: wrong SQL, no permission.
+    Other,
+}
+
+/// What a database reports.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}")]
+pub struct SqlError {
+    pub(crate) class: SqlErrorClass,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl SqlError {
+    pub(crate) fn new(
+        class: SqlErrorClass,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { class, source: source.into() }
+    }
+
+    /// What is stored in `column` cannot be understood.
+    pub(crate) fn corrupt(column: &str, reason: impl fmt::Display) -> Self {
+        Self::new(SqlErrorClass::Corrupt, format!("column `{column}`: {reason}"))
+    }
+
+    /// In the repository's words.
+    pub(crate) fn in_store(self, action: &str) -> RepositoryError {
+        match self.class {
+            SqlErrorClass::Corrupt => {
+                RepositoryError::Corrupt { what: format!("{action}: {}", self.source) }
+            }
+            SqlErrorClass::Constraint | SqlErrorClass::Contention => {
+                RepositoryError::Conflict { what: format!("{action}: {}", self.source) }
+            }
+            _ => RepositoryError::unavailable(action, self.source),
+        }
+    }
+
+    /// As the failure of an item, of a kind that policies can name.
+    pub(crate) fn of_item(self, action: impl Into<String>) -> ItemError {
+        let kind = match self.class {
+            SqlErrorClass::Unavailable => ErrorKind::IO,
+            SqlErrorClass::Constraint => ErrorKind::CONSTRAINT,
+            SqlErrorClass::Data => ErrorKind::DATA,
+            SqlErrorClass::Contention => ErrorKind::new("sql.contention"),
+            SqlErrorClass::Corrupt | SqlErrorClass::Other => ErrorKind::new("sql"),
+        };
+        ItemError::wrap(kind, action, self.source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_text_serves_every_database() {
+        let text = "UPDATE {q}t{q} SET a = ?2 WHERE id = ?1{lock}";
+        assert_eq!(
+            &*Sql::new(Dialect::Sqlite, text).text,
+            r#"UPDATE "t" SET a = ?2 WHERE id = ?1"#
+        );
+        assert_eq!(
+            &*Sql::new(Dialect::Postgres, text).text,
+            r#"UPDATE "t" SET a = $2 WHERE id = $1 FOR UPDATE"#
+        );
+        let mysql = Sql::new(Dialect::MySql, text);
+        assert_eq!(&*mysql.text, "UPDATE `t` SET a = ? WHERE id = ? FOR UPDATE");
+        let values = [SqlValue::Integer(1), SqlValue::Integer(2)];
+        let order: Vec<_> = mysql.in_order(&values).cloned().collect();
+        assert_eq!(order, [SqlValue::Integer(2), SqlValue::Integer(1)]);
+    }
+
+    #[test]
+    fn a_name_cannot_leave_its_quotes() {
+        assert_eq!(Dialect::Sqlite.quoted(r#"a"; DROP TABLE t; --"#), r#""a""; DROP TABLE t; --""#);
+        assert_eq!(Dialect::MySql.table("s.a`b"), "`s`.`a``b`");
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let database = Database::parse("postgres://me:secret@db.example:5433/app").unwrap();
+        assert_eq!(database.to_string(), "postgres://me@db.example:5433/app");
+        assert!(!format!("{database:?}").contains("secret"));
+        let wrong = Database::parse("mysql://me:secret@host:port/app").unwrap_err();
+        assert!(!wrong.contains("secret"), "{wrong}");
+    }
+}

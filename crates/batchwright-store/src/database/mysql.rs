@@ -1,0 +1,171 @@
+//! MySQL and MariaDB.
+
+use std::any::Any;
+
+use futures_util::StreamExt;
+use sqlx::mysql::{MySqlArguments, MySqlConnectOptions, MySqlConnection};
+use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Executor, SqlSafeStr as _};
+
+use super::server::{Driver, ServerDatabase, breaks};
+use super::value::{Row, SqlRow};
+use super::{EachRow, Session, Sql, SqlError, SqlErrorClass, SqlValue};
+
+/// A connection to MySQL or MariaDB.
+///
+/// A writer of your own that shares the store's database gets it from
+/// [`ChunkTransaction::resource`](batchwright::ChunkTransaction::resource) and talks to it in the chunk's
+/// transaction.
+pub struct MySqlSession {
+    connection: MySqlConnection,
+    driver: Driver,
+    broken: bool,
+}
+
+impl MySqlSession {
+    pub(super) fn connect(server: &ServerDatabase) -> Result<Self, SqlError> {
+        let driver = Driver::new()?;
+        let options: MySqlConnectOptions = server.url().parse()?;
+        let options = options.disable_statement_logging();
+        let connection = driver.connect(|| options.connect())?;
+        let mut session = Self { connection, driver, broken: false };
+        // A value that does not fit is an error, not a warning; and the rules above the store rely on the
+        // isolation, whatever the server's default is.
+        session.run(
+            "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES'); \
+             SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+        )?;
+        Ok(session)
+    }
+
+    /// Waits for what `work` does with the connection.
+    pub fn wait<T: Send>(&mut self, work: impl AsyncFnOnce(&mut MySqlConnection) -> T) -> T {
+        self.driver.wait_here(work(&mut self.connection))
+    }
+
+    fn told<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, SqlError> {
+        result.map_err(|error| {
+            self.broken |= breaks(&error);
+            error.into()
+        })
+    }
+
+    /// Runs `text` with arguments that are encoded already.
+    pub(crate) fn execute_with(
+        &mut self,
+        sql: &Sql,
+        arguments: MySqlArguments,
+    ) -> Result<(u64, u64), SqlError> {
+        let query = sqlx::query_with(AssertSqlSafe(std::sync::Arc::clone(&sql.text)), arguments);
+        let done = self.driver.wait(query.execute(&mut self.connection));
+        self.told(done).map(|done| (done.rows_affected(), done.last_insert_id()))
+    }
+}
+
+impl std::fmt::Debug for MySqlSession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MySqlSession").field("broken", &self.broken).finish_non_exhaustive()
+    }
+}
+
+/// Appends `value` to `arguments`.
+pub(crate) fn push(arguments: &mut MySqlArguments, value: &SqlValue<'_>) -> Result<(), SqlError> {
+    let added = match value {
+        SqlValue::Null => arguments.add(None::<&str>),
+        SqlValue::Boolean(value) => arguments.add(value),
+        SqlValue::Integer(value) => arguments.add(value),
+        SqlValue::Float(value) => arguments.add(value),
+        SqlValue::Text(text) => arguments.add(&**text),
+        SqlValue::Bytes(bytes) => arguments.add(&**bytes),
+    };
+    added.map_err(|error| SqlError::new(SqlErrorClass::Data, error))
+}
+
+fn arguments(sql: &Sql, values: &[SqlValue<'_>]) -> Result<MySqlArguments, SqlError> {
+    let mut arguments = MySqlArguments::default();
+    sql.in_order(values).try_for_each(|value| push(&mut arguments, value))?;
+    Ok(arguments)
+}
+
+impl Session for MySqlSession {
+    fn execute(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<u64, SqlError> {
+        self.execute_with(sql, arguments(sql, values)?).map(|(changed, _)| changed)
+    }
+
+    fn insert(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<i64, SqlError> {
+        let (_, id) = self.execute_with(sql, arguments(sql, values)?)?;
+        i64::try_from(id).map_err(|error| SqlError::new(SqlErrorClass::Corrupt, error))
+    }
+
+    fn rows(
+        &mut self,
+        sql: &Sql,
+        values: &[SqlValue<'_>],
+        each: EachRow<'_>,
+    ) -> Result<(), SqlError> {
+        let arguments = arguments(sql, values)?;
+        let query = sqlx::query_with(AssertSqlSafe(std::sync::Arc::clone(&sql.text)), arguments);
+        let found = self.driver.wait(query.fetch_all(&mut self.connection));
+        self.told(found)?.iter().try_for_each(|row| each(&SqlRow(Row::MySql(row))))
+    }
+
+    fn stream(
+        &mut self,
+        sql: &Sql,
+        values: &[SqlValue<'_>],
+        each: &mut dyn FnMut(&SqlRow<'_>) -> Result<bool, SqlError>,
+    ) -> Result<(), SqlError> {
+        let arguments = arguments(sql, values)?;
+        let query = sqlx::query_with(AssertSqlSafe(std::sync::Arc::clone(&sql.text)), arguments);
+        let Self { driver, connection, .. } = self;
+        let ended: Result<Result<(), SqlError>, sqlx::Error> = driver.wait_here(async {
+            let mut rows = query.fetch(connection);
+            while let Some(row) = rows.next().await {
+                match each(&SqlRow(Row::MySql(&row?))) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+            Ok(Ok(()))
+        });
+        self.told(ended)?
+    }
+
+    fn readable(&mut self, query: &str, rest: &str) -> Result<String, SqlError> {
+        let whole = match rest {
+            "" => query.to_owned(),
+            rest => format!("SELECT * FROM ({query}) AS q {rest}"),
+        };
+        let text = AssertSqlSafe(whole.clone()).into_sql_str();
+        let prepared = self.driver.wait((&mut self.connection).prepare(text));
+        self.told(prepared)?;
+        Ok(whole)
+    }
+
+    fn columns_of(&mut self, table: &str) -> Result<Vec<String>, SqlError> {
+        let (schema, table) = match table.split_once('.') {
+            Some((schema, table)) => (Some(schema), table),
+            None => (None, table),
+        };
+        let sql = Sql::native(
+            "SELECT CAST(column_name AS CHAR) AS name FROM information_schema.columns \
+             WHERE table_schema = coalesce(?, database()) AND table_name = ? ORDER BY ordinal_position",
+        );
+        let values = [schema.into(), table.into()];
+        (self as &mut dyn Session).many(&sql, &values, |row| row.read("name"))
+    }
+
+    fn run(&mut self, text: &str) -> Result<(), SqlError> {
+        let ran =
+            self.driver.wait(sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut self.connection));
+        self.told(ran).map(drop)
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    fn native(&mut self) -> &mut dyn Any {
+        self
+    }
+}

@@ -1,0 +1,467 @@
+//! PostgreSQL. Parameters are encoded as the types that the server says it expects.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use jiff::civil::{Date, DateTime};
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{
+    PgArgumentBuffer, PgArguments, PgConnectOptions, PgConnection, PgStatement, PgTypeInfo,
+};
+use sqlx::{
+    Arguments, AssertSqlSafe, Column as _, ConnectOptions, Either, Encode, Executor, Postgres,
+    SqlSafeStr as _, Statement as _, Type, TypeInfo as _,
+};
+
+use super::server::{Driver, ServerDatabase, breaks};
+use super::value::{POSTGRES_PLAIN, Row, SqlRow};
+use super::{EachRow, Session, Sql, SqlError, SqlErrorClass, SqlValue};
+
+/// A connection to PostgreSQL.
+///
+/// A writer of your own that shares the store's database gets it from
+/// [`ChunkTransaction::resource`](batchwright::ChunkTransaction::resource) and talks to it in the chunk's
+/// transaction.
+pub struct PostgresSession {
+    connection: PgConnection,
+    driver: Driver,
+    broken: bool,
+}
+
+impl PostgresSession {
+    pub(super) fn connect(server: &ServerDatabase) -> Result<Self, SqlError> {
+        let driver = Driver::new()?;
+        let options: PgConnectOptions = server.url().parse()?;
+        let options = options.application_name("batchwright").disable_statement_logging();
+        let connection = driver.connect(|| options.connect())?;
+        let mut session = Self { connection, driver, broken: false };
+        // The rules above the store rely on it, whatever the server's default is.
+        session.run("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED")?;
+        Ok(session)
+    }
+
+    /// Waits for what `work` does with the connection.
+    pub fn wait<T: Send>(&mut self, work: impl AsyncFnOnce(&mut PgConnection) -> T) -> T {
+        self.driver.wait_here(work(&mut self.connection))
+    }
+
+    fn told<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, SqlError> {
+        result.map_err(|error| {
+            self.broken |= breaks(&error);
+            error.into()
+        })
+    }
+
+    fn prepare(&mut self, text: &Arc<str>) -> Result<PgStatement, SqlError> {
+        let text = AssertSqlSafe(Arc::clone(text)).into_sql_str();
+        let prepared = self.driver.wait((&mut self.connection).prepare(text));
+        self.told(prepared)
+    }
+
+    /// Inserts or updates with one array a column; returns the rows that were changed.
+    pub(crate) fn execute_arrays(
+        &mut self,
+        sql: &Sql,
+        columns: &[ArrayColumn],
+    ) -> Result<u64, SqlError> {
+        let statement = self.prepare(&sql.text)?;
+        let mut arguments = PgArguments::default();
+        for (column, info) in columns.iter().zip(parameters(&statement)) {
+            let argument = Argument { bytes: Some(Bytes::Array(column)), info: info.clone() };
+            arguments.add(argument).map_err(|error| SqlError::new(SqlErrorClass::Data, error))?;
+        }
+        let done = self.driver.wait(statement.query_with(arguments).execute(&mut self.connection));
+        self.told(done).map(|done| done.rows_affected())
+    }
+
+    /// Types of the columns of `table`, and what each is called in a cast.
+    pub(crate) fn column_types(&mut self, table: &str) -> Result<Vec<(String, String)>, SqlError> {
+        let sql = Sql::native(
+            "SELECT attname::text AS name, format_type(atttypid, atttypmod) AS type FROM pg_attribute \
+             WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        );
+        let quoted = super::Dialect::Postgres.table(table);
+        (self as &mut dyn Session)
+            .many(&sql, &[quoted.into()], |row| Ok((row.read("name")?, row.read("type")?)))
+    }
+}
+
+impl std::fmt::Debug for PostgresSession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresSession").field("broken", &self.broken).finish_non_exhaustive()
+    }
+}
+
+fn parameters(statement: &PgStatement) -> &[PgTypeInfo] {
+    match statement.parameters() {
+        Some(Either::Left(types)) => types,
+        _ => &[],
+    }
+}
+
+fn arguments(statement: &PgStatement, values: &[SqlValue<'_>]) -> Result<PgArguments, SqlError> {
+    let types = parameters(statement);
+    let failed = |told: String| SqlError::new(SqlErrorClass::Data, told);
+    if types.len() != values.len() {
+        let told = format!("the statement takes {} parameters, not {}", types.len(), values.len());
+        return Err(SqlError::new(SqlErrorClass::Other, told));
+    }
+    let mut arguments = PgArguments::default();
+    for (index, (value, info)) in values.iter().zip(types).enumerate() {
+        let bytes = encode(value, info.name())
+            .map_err(|told| failed(format!("parameter ${}: {told}", index + 1)))?;
+        let argument = Argument { bytes: bytes.map(Bytes::Plain), info: info.clone() };
+        arguments.add(argument).map_err(|error| failed(error.to_string()))?;
+    }
+    Ok(arguments)
+}
+
+/// An encoded parameter, of the type that the server asked for.
+struct Argument<'a> {
+    bytes: Option<Bytes<'a>>,
+    info: PgTypeInfo,
+}
+
+enum Bytes<'a> {
+    Plain(Vec<u8>),
+    Array(&'a ArrayColumn),
+}
+
+impl Type<Postgres> for Argument<'_> {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_name("text")
+    }
+}
+
+impl<'q> Encode<'q, Postgres> for Argument<'_> {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        match &self.bytes {
+            None => return Ok(IsNull::Yes),
+            Some(Bytes::Plain(bytes)) => buffer.extend_from_slice(bytes),
+            Some(Bytes::Array(column)) => column.write_to(buffer),
+        }
+        Ok(IsNull::No)
+    }
+
+    fn produces(&self) -> Option<PgTypeInfo> {
+        Some(self.info.clone())
+    }
+}
+
+/// `value` in the binary form of type `name`; `None` is null.
+fn encode(value: &SqlValue<'_>, name: &str) -> Result<Option<Vec<u8>>, String> {
+    if matches!(value, SqlValue::Null) {
+        return Ok(None);
+    }
+    let narrow = |number: i64| format!("{number} does not fit into {}", name.to_lowercase());
+    let bytes = match name {
+        "INT8" => integer(value)?.to_be_bytes().to_vec(),
+        "INT4" => {
+            let number = integer(value)?;
+            i32::try_from(number).map_err(|_| narrow(number))?.to_be_bytes().to_vec()
+        }
+        "INT2" => {
+            let number = integer(value)?;
+            i16::try_from(number).map_err(|_| narrow(number))?.to_be_bytes().to_vec()
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "the column is that narrow")]
+        "FLOAT4" => (float(value)? as f32).to_be_bytes().to_vec(),
+        "FLOAT8" => float(value)?.to_be_bytes().to_vec(),
+        "BOOL" => vec![u8::from(boolean(value)?)],
+        "BYTEA" => match value {
+            SqlValue::Bytes(bytes) => bytes.to_vec(),
+            other => return Err(format!("expected bytes, found {}", other.kind())),
+        },
+        "TEXT" | "VARCHAR" | "CHAR" | "BPCHAR" | "NAME" | "UNKNOWN" | "JSON" | "citext" => {
+            text(value)?.into_bytes()
+        }
+        "JSONB" => [b"\x01", text(value)?.as_bytes()].concat(),
+        "DATE" => {
+            let date: Date = parsed(&text(value)?, "a date")?;
+            let days = date.since(EPOCH_DATE).map_err(|error| error.to_string())?.get_days();
+            days.to_be_bytes().to_vec()
+        }
+        "TIMESTAMP" => {
+            let time: DateTime = parsed(&text(value)?, "a date and time")?;
+            let zoned =
+                time.to_zoned(jiff::tz::TimeZone::UTC).map_err(|error| error.to_string())?;
+            micros(zoned.timestamp())
+        }
+        "TIMESTAMPTZ" => micros(parsed(&text(value)?, "a moment")?),
+        "UUID" => uuid(&text(value)?)?,
+        other => {
+            let kind = other.to_lowercase();
+            return Err(format!("its type is {kind}; write CAST(CAST(… AS text) AS {kind})"));
+        }
+    };
+    Ok(Some(bytes))
+}
+
+/// Where PostgreSQL begins to count days and microseconds.
+const EPOCH_DATE: Date = Date::constant(2000, 1, 1);
+const EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+fn micros(at: jiff::Timestamp) -> Vec<u8> {
+    (at.as_microsecond() - EPOCH_MICROS).to_be_bytes().to_vec()
+}
+
+fn parsed<T: std::str::FromStr>(text: &str, wanted: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("`{text}` is not {wanted}"))
+}
+
+fn uuid(text: &str) -> Result<Vec<u8>, String> {
+    let digits: String = text.chars().filter(|c| !matches!(c, '-' | '{' | '}')).collect();
+    let whole = digits.len() == 32 && digits.is_ascii();
+    let number = whole.then(|| u128::from_str_radix(&digits, 16).ok()).flatten();
+    number
+        .map(|number| number.to_be_bytes().to_vec())
+        .ok_or_else(|| format!("`{text}` is not a UUID"))
+}
+
+fn integer(value: &SqlValue<'_>) -> Result<i64, String> {
+    match value {
+        SqlValue::Integer(number) => Ok(*number),
+        SqlValue::Boolean(value) => Ok((*value).into()),
+        SqlValue::Text(text) => parsed(text.trim(), "an integer"),
+        #[expect(clippy::cast_possible_truncation, reason = "a whole number below 2⁵³ is exact")]
+        SqlValue::Float(number) if number.fract() == 0.0 && number.abs() < 9e15 => {
+            Ok(*number as i64)
+        }
+        other => Err(format!("expected an integer, found {}", other.kind())),
+    }
+}
+
+fn float(value: &SqlValue<'_>) -> Result<f64, String> {
+    match value {
+        SqlValue::Float(number) => Ok(*number),
+        #[expect(clippy::cast_precision_loss, reason = "the column is a floating-point number")]
+        SqlValue::Integer(number) => Ok(*number as f64),
+        SqlValue::Text(text) => parsed(text.trim(), "a number"),
+        other => Err(format!("expected a number, found {}", other.kind())),
+    }
+}
+
+fn boolean(value: &SqlValue<'_>) -> Result<bool, String> {
+    match value {
+        SqlValue::Boolean(value) => Ok(*value),
+        SqlValue::Integer(0) => Ok(false),
+        SqlValue::Integer(1) => Ok(true),
+        SqlValue::Text(text) => match &**text {
+            "true" | "t" | "1" | "yes" => Ok(true),
+            "false" | "f" | "0" | "no" => Ok(false),
+            other => Err(format!("`{other}` is not a boolean")),
+        },
+        other => Err(format!("expected a boolean, found {}", other.kind())),
+    }
+}
+
+fn text(value: &SqlValue<'_>) -> Result<String, String> {
+    Ok(match value {
+        SqlValue::Text(text) => text.clone().into_owned(),
+        SqlValue::Integer(number) => number.to_string(),
+        SqlValue::Float(number) => format!("{number:?}"),
+        SqlValue::Boolean(value) => value.to_string(),
+        SqlValue::Null | SqlValue::Bytes(_) => {
+            return Err(format!("expected text, found {}", value.kind()));
+        }
+    })
+}
+
+impl Session for PostgresSession {
+    fn execute(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<u64, SqlError> {
+        let statement = self.prepare(&sql.text)?;
+        let arguments = arguments(&statement, values)?;
+        let done = self.driver.wait(statement.query_with(arguments).execute(&mut self.connection));
+        self.told(done).map(|done| done.rows_affected())
+    }
+
+    fn insert(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<i64, SqlError> {
+        let id = (self as &mut dyn Session).one(sql, values, |row| row.read("id"))?;
+        id.ok_or_else(|| SqlError::new(SqlErrorClass::Corrupt, "an insert gave no id"))
+    }
+
+    fn rows(
+        &mut self,
+        sql: &Sql,
+        values: &[SqlValue<'_>],
+        each: EachRow<'_>,
+    ) -> Result<(), SqlError> {
+        let statement = self.prepare(&sql.text)?;
+        let arguments = arguments(&statement, values)?;
+        let found =
+            self.driver.wait(statement.query_with(arguments).fetch_all(&mut self.connection));
+        self.told(found)?.iter().try_for_each(|row| each(&SqlRow(Row::Postgres(row))))
+    }
+
+    fn stream(
+        &mut self,
+        sql: &Sql,
+        values: &[SqlValue<'_>],
+        each: &mut dyn FnMut(&SqlRow<'_>) -> Result<bool, SqlError>,
+    ) -> Result<(), SqlError> {
+        let statement = self.prepare(&sql.text)?;
+        let arguments = arguments(&statement, values)?;
+        let Self { driver, connection, .. } = self;
+        let ended: Result<Result<(), SqlError>, sqlx::Error> = driver.wait_here(async {
+            let mut rows = statement.query_with(arguments).fetch(connection);
+            while let Some(row) = rows.next().await {
+                match each(&SqlRow(Row::Postgres(&row?))) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+            Ok(Ok(()))
+        });
+        self.told(ended)?
+    }
+
+    fn readable(&mut self, query: &str, rest: &str) -> Result<String, SqlError> {
+        let statement = self.prepare(&query.into())?;
+        let columns = statement.columns();
+        let is_plain = |info: &PgTypeInfo| POSTGRES_PLAIN.contains(&info.name());
+        if rest.is_empty() && columns.iter().all(|one| is_plain(one.type_info())) {
+            return Ok(query.to_owned());
+        }
+        let list: Vec<_> = columns
+            .iter()
+            .map(|one| {
+                let name = super::Dialect::Postgres.quoted(one.name());
+                match is_plain(one.type_info()) {
+                    true => format!("q.{name}"),
+                    false => format!("q.{name}::text AS {name}"),
+                }
+            })
+            .collect();
+        let whole = format!("SELECT {} FROM ({query}) AS q {rest}", list.join(", "));
+        self.prepare(&whole.as_str().into())?;
+        Ok(whole)
+    }
+
+    fn columns_of(&mut self, table: &str) -> Result<Vec<String>, SqlError> {
+        Ok(self.column_types(table)?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    fn run(&mut self, text: &str) -> Result<(), SqlError> {
+        let ran =
+            self.driver.wait(sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut self.connection));
+        self.told(ran).map(drop)
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    fn native(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+/// What the elements of an [`ArrayColumn`] are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ArrayKind {
+    Integer,
+    Float,
+    Boolean,
+    Bytes,
+    Text,
+}
+
+impl ArrayKind {
+    /// For a column of type `name`: everything that is no number, boolean or bytes goes as text and is
+    /// cast by the server.
+    pub(crate) fn of(name: &str) -> Self {
+        match name {
+            "smallint" | "integer" | "bigint" => Self::Integer,
+            "real" | "double precision" => Self::Float,
+            "boolean" => Self::Boolean,
+            "bytea" => Self::Bytes,
+            _ => Self::Text,
+        }
+    }
+
+    /// The type of the array.
+    pub(crate) fn array_type(self) -> &'static str {
+        match self {
+            Self::Integer => "bigint[]",
+            Self::Float => "double precision[]",
+            Self::Boolean => "boolean[]",
+            Self::Bytes => "bytea[]",
+            Self::Text => "text[]",
+        }
+    }
+
+    fn element_oid(self) -> u32 {
+        match self {
+            Self::Integer => 20,
+            Self::Float => 701,
+            Self::Boolean => 16,
+            Self::Bytes => 17,
+            Self::Text => 25,
+        }
+    }
+}
+
+/// The values of one column for many rows, in the binary form of an array: each value is copied once, from
+/// the item into what goes over the wire.
+#[derive(Debug, Clone)]
+pub(crate) struct ArrayColumn {
+    kind: ArrayKind,
+    elements: Vec<u8>,
+    count: u32,
+    nulls: bool,
+}
+
+impl ArrayColumn {
+    pub(crate) fn new(kind: ArrayKind) -> Self {
+        Self { kind, elements: Vec::new(), count: 0, nulls: false }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.elements.clear();
+        self.count = 0;
+        self.nulls = false;
+    }
+
+    /// Appends `value`, or says why it cannot be of this kind.
+    pub(crate) fn push(&mut self, value: &SqlValue<'_>) -> Result<(), String> {
+        match (self.kind, value) {
+            (_, SqlValue::Null) => {
+                self.elements.extend_from_slice(&(-1_i32).to_be_bytes());
+                self.nulls = true;
+            }
+            (ArrayKind::Integer, value) => self.element(&integer(value)?.to_be_bytes())?,
+            (ArrayKind::Float, value) => self.element(&float(value)?.to_be_bytes())?,
+            (ArrayKind::Boolean, value) => self.element(&[u8::from(boolean(value)?)])?,
+            (ArrayKind::Bytes, SqlValue::Bytes(bytes)) => self.element(bytes)?,
+            (ArrayKind::Bytes, other) => {
+                return Err(format!("expected bytes, found {}", other.kind()));
+            }
+            (ArrayKind::Text, SqlValue::Text(text)) if text.contains('\0') => {
+                return Err("a text of PostgreSQL cannot hold a NUL".to_owned());
+            }
+            (ArrayKind::Text, SqlValue::Text(text)) => self.element(text.as_bytes())?,
+            (ArrayKind::Text, value) => self.element(text(value)?.as_bytes())?,
+        }
+        self.count += 1;
+        Ok(())
+    }
+
+    fn element(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let length = i32::try_from(bytes.len()).map_err(|_| "longer than 2 GiB".to_owned())?;
+        self.elements.extend_from_slice(&length.to_be_bytes());
+        self.elements.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn write_to(&self, buffer: &mut Vec<u8>) {
+        buffer.extend_from_slice(&1_i32.to_be_bytes());
+        buffer.extend_from_slice(&i32::from(self.nulls).to_be_bytes());
+        buffer.extend_from_slice(&self.kind.element_oid().to_be_bytes());
+        buffer.extend_from_slice(&self.count.to_be_bytes());
+        buffer.extend_from_slice(&1_i32.to_be_bytes());
+        buffer.extend_from_slice(&self.elements);
+    }
+}

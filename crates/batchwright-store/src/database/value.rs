@@ -1,0 +1,365 @@
+//! Values into statements and out of rows, the same for every database.
+
+use std::borrow::Cow;
+
+use batchwright::ItemError;
+use rusqlite::types::{ToSqlOutput, Value as SqliteValue, ValueRef};
+use sqlx::mysql::MySqlRow;
+use sqlx::postgres::PgRow;
+use sqlx::{Column as _, Row as _, TypeInfo as _, ValueRef as _};
+
+use super::{SqlError, SqlErrorClass};
+
+/// A value in a database.
+///
+/// Types that only some databases have (dates, decimals, UUIDs, JSON) travel as text.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SqlValue<'a> {
+    /// No value.
+    Null,
+    /// True or false.
+    Boolean(bool),
+    /// A whole number.
+    Integer(i64),
+    /// A floating-point number.
+    Float(f64),
+    /// Text.
+    Text(Cow<'a, str>),
+    /// Bytes.
+    Bytes(Cow<'a, [u8]>),
+}
+
+impl SqlValue<'_> {
+    /// The same value, owning what it holds.
+    pub fn into_owned(self) -> SqlValue<'static> {
+        match self {
+            Self::Null => SqlValue::Null,
+            Self::Boolean(value) => SqlValue::Boolean(value),
+            Self::Integer(value) => SqlValue::Integer(value),
+            Self::Float(value) => SqlValue::Float(value),
+            Self::Text(text) => SqlValue::Text(Cow::Owned(text.into_owned())),
+            Self::Bytes(bytes) => SqlValue::Bytes(Cow::Owned(bytes.into_owned())),
+        }
+    }
+
+    /// As a number of rows.
+    pub(crate) fn count(self) -> Result<u64, SqlError> {
+        u64::from_sql(self).map_err(|told| SqlError::corrupt("count", told))
+    }
+
+    /// What kind of value it is, for messages.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Boolean(_) => "a boolean",
+            Self::Integer(_) => "an integer",
+            Self::Float(_) => "a number",
+            Self::Text(_) => "text",
+            Self::Bytes(_) => "bytes",
+        }
+    }
+}
+
+macro_rules! from {
+    ($($type:ty => $value:ident: $make:expr;)*) => {$(
+        impl<'a> From<$type> for SqlValue<'a> {
+            #[inline]
+            fn from($value: $type) -> Self {
+                $make
+            }
+        }
+    )*};
+}
+
+from! {
+    bool => value: Self::Boolean(value);
+    i64 => value: Self::Integer(value);
+    i32 => value: Self::Integer(value.into());
+    i16 => value: Self::Integer(value.into());
+    u32 => value: Self::Integer(value.into());
+    u16 => value: Self::Integer(value.into());
+    u8 => value: Self::Integer(value.into());
+    f64 => value: Self::Float(value);
+    f32 => value: Self::Float(value.into());
+    &'a str => value: Self::Text(Cow::Borrowed(value));
+    &'a String => value: Self::Text(Cow::Borrowed(value));
+    String => value: Self::Text(Cow::Owned(value));
+    &'a [u8] => value: Self::Bytes(Cow::Borrowed(value));
+    Vec<u8> => value: Self::Bytes(Cow::Owned(value));
+}
+
+impl<'a, T: Into<SqlValue<'a>>> From<Option<T>> for SqlValue<'a> {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+impl rusqlite::ToSql for SqlValue<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self {
+            Self::Null => ToSqlOutput::Owned(SqliteValue::Null),
+            Self::Boolean(value) => ToSqlOutput::Owned(SqliteValue::Integer(i64::from(*value))),
+            Self::Integer(value) => ToSqlOutput::Owned(SqliteValue::Integer(*value)),
+            Self::Float(value) => ToSqlOutput::Owned(SqliteValue::Real(*value)),
+            Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            Self::Bytes(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
+        })
+    }
+}
+
+/// A row of a query.
+pub struct SqlRow<'r>(pub(super) Row<'r>);
+
+pub(super) enum Row<'r> {
+    Sqlite(&'r rusqlite::Row<'r>),
+    Postgres(&'r PgRow),
+    MySql(&'r MySqlRow),
+}
+
+impl SqlRow<'_> {
+    /// The value of `column`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such column, or its value is no `T`.
+    pub fn get<T: FromSql>(&self, column: &str) -> Result<T, ItemError> {
+        self.read(column).map_err(|error| error.of_item(format!("read column `{column}`")))
+    }
+
+    /// The value of the column at `index`, counted from 0.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such column, or its value is of no type that [`SqlValue`] has.
+    pub fn value(&self, index: usize) -> Result<SqlValue<'_>, ItemError> {
+        self.at(index).map_err(|error| error.of_item(format!("read column {}", index + 1)))
+    }
+
+    /// Names of the columns.
+    pub fn names(&self) -> Vec<&str> {
+        match &self.0 {
+            Row::Sqlite(row) => row.as_ref().column_names().collect(),
+            Row::Postgres(row) => row.columns().iter().map(|one| one.name()).collect(),
+            Row::MySql(row) => row.columns().iter().map(|one| one.name()).collect(),
+        }
+    }
+
+    pub(crate) fn read<T: FromSql>(&self, column: &str) -> Result<T, SqlError> {
+        let index = match &self.0 {
+            Row::Sqlite(row) => row.as_ref().column_index(column).ok(),
+            Row::Postgres(row) => row.columns().iter().position(|one| one.name() == column),
+            Row::MySql(row) => row.columns().iter().position(|one| one.name() == column),
+        };
+        let index = index.ok_or_else(|| {
+            let known = self.names().join(", ");
+            SqlError::new(
+                SqlErrorClass::Other,
+                format!("the query has no column `{column}`; it has {known}"),
+            )
+        })?;
+        T::from_sql(self.at(index)?).map_err(|kind| SqlError::corrupt(column, kind))
+    }
+
+    pub(crate) fn at(&self, index: usize) -> Result<SqlValue<'_>, SqlError> {
+        match &self.0 {
+            Row::Sqlite(row) => sqlite(row, index),
+            Row::Postgres(row) => postgres(row, index),
+            Row::MySql(row) => mysql(row, index),
+        }
+    }
+}
+
+impl std::fmt::Debug for SqlRow<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqlRow").field("columns", &self.names()).finish()
+    }
+}
+
+fn sqlite<'r>(row: &'r rusqlite::Row<'_>, index: usize) -> Result<SqlValue<'r>, SqlError> {
+    Ok(match row.get_ref(index)? {
+        ValueRef::Null => SqlValue::Null,
+        ValueRef::Integer(value) => SqlValue::Integer(value),
+        ValueRef::Real(value) => SqlValue::Float(value),
+        ValueRef::Text(bytes) => SqlValue::Text(Cow::Borrowed(
+            std::str::from_utf8(bytes)
+                .map_err(|error| SqlError::new(SqlErrorClass::Data, error))?,
+        )),
+        ValueRef::Blob(bytes) => SqlValue::Bytes(Cow::Borrowed(bytes)),
+    })
+}
+
+fn postgres(row: &PgRow, index: usize) -> Result<SqlValue<'_>, SqlError> {
+    let raw = row.try_get_raw(index)?;
+    if raw.is_null() {
+        return Ok(SqlValue::Null);
+    }
+    Ok(match raw.type_info().name() {
+        "BOOL" => SqlValue::Boolean(row.try_get(index)?),
+        "INT2" => SqlValue::Integer(row.try_get::<i16, _>(index)?.into()),
+        "INT4" => SqlValue::Integer(row.try_get::<i32, _>(index)?.into()),
+        "INT8" => SqlValue::Integer(row.try_get(index)?),
+        "FLOAT4" => SqlValue::Float(row.try_get::<f32, _>(index)?.into()),
+        "FLOAT8" => SqlValue::Float(row.try_get(index)?),
+        "BYTEA" => SqlValue::Bytes(Cow::Borrowed(row.try_get(index)?)),
+        _ => SqlValue::Text(Cow::Borrowed(row.try_get_unchecked(index)?)),
+    })
+}
+
+/// Types of PostgreSQL whose values are read as they come; all others are asked for as text.
+pub(super) const POSTGRES_PLAIN: [&str; 10] =
+    ["BOOL", "INT2", "INT4", "INT8", "FLOAT4", "FLOAT8", "BYTEA", "TEXT", "VARCHAR", "NAME"];
+
+fn mysql(row: &MySqlRow, index: usize) -> Result<SqlValue<'_>, SqlError> {
+    let raw = row.try_get_raw(index)?;
+    if raw.is_null() {
+        return Ok(SqlValue::Null);
+    }
+    let info = raw.type_info().into_owned();
+    let name = info.name();
+    Ok(match name {
+        "BIGINT UNSIGNED" => {
+            let value: u64 = row.try_get_unchecked(index)?;
+            match i64::try_from(value) {
+                Ok(value) => SqlValue::Integer(value),
+                Err(_) => SqlValue::Text(Cow::Owned(value.to_string())),
+            }
+        }
+        _ if name.contains("INT") || name == "BOOLEAN" || name == "YEAR" => {
+            SqlValue::Integer(row.try_get_unchecked(index)?)
+        }
+        "DATE" | "TIME" | "DATETIME" | "TIMESTAMP" => {
+            let bytes: &[u8] = row.try_get_unchecked(index)?;
+            let text = mysql_time(name, bytes);
+            SqlValue::Text(Cow::Owned(text.ok_or_else(|| SqlError::corrupt(name, "cut short"))?))
+        }
+        "FLOAT" => SqlValue::Float(row.try_get_unchecked::<f32, _>(index)?.into()),
+        "DOUBLE" => SqlValue::Float(row.try_get_unchecked(index)?),
+        // The driver calls text of a binary collation so too: what is UTF-8 is text.
+        _ if name.contains("BLOB") || name.contains("BINARY") || name == "BIT" => {
+            let bytes: &[u8] = row.try_get_unchecked(index)?;
+            match std::str::from_utf8(bytes) {
+                Ok(text) if name != "BIT" => SqlValue::Text(Cow::Borrowed(text)),
+                _ => SqlValue::Bytes(Cow::Borrowed(bytes)),
+            }
+        }
+        _ => SqlValue::Text(Cow::Borrowed(row.try_get_unchecked(index)?)),
+    })
+}
+
+/// A date or time of MySQL's binary protocol as text.
+fn mysql_time(name: &str, bytes: &[u8]) -> Option<String> {
+    let two = |at: usize| u32::from(bytes[at]);
+    let micros = |at: usize| -> String {
+        let micros = bytes.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        micros
+            .filter(|micros| *micros > 0)
+            .map(|micros| format!(".{micros:06}"))
+            .unwrap_or_default()
+    };
+    if name == "TIME" {
+        // Length, sign, days, hours, minutes, seconds, microseconds.
+        if bytes.len() < 9 {
+            return Some("00:00:00".to_owned());
+        }
+        let days = u32::from_le_bytes([bytes[2], bytes[3], bytes[4], bytes[5]]);
+        let sign = if bytes[1] == 1 { "-" } else { "" };
+        let hours = days * 24 + two(6);
+        return Some(format!("{sign}{hours:02}:{:02}:{:02}{}", two(7), two(8), micros(9)));
+    }
+    // Length, year, month, day, hour, minute, second, microseconds.
+    let date = bytes
+        .get(1..5)
+        .map(|b| format!("{:04}-{:02}-{:02}", u16::from_le_bytes([b[0], b[1]]), b[2], b[3]))?;
+    if name == "DATE" {
+        return Some(date);
+    }
+    if bytes.len() < 8 {
+        return Some(format!("{date} 00:00:00"));
+    }
+    Some(format!("{date} {:02}:{:02}:{:02}{}", two(5), two(6), two(7), micros(8)))
+}
+
+/// What a value of a row can be read as.
+pub trait FromSql: Sized {
+    /// `value` as this type, or what it was instead.
+    ///
+    /// # Errors
+    ///
+    /// A sentence about the value.
+    fn from_sql(value: SqlValue<'_>) -> Result<Self, String>;
+}
+
+fn wrong<T>(wanted: &str, value: &SqlValue<'_>) -> Result<T, String> {
+    Err(format!("expected {wanted}, found {}", value.kind()))
+}
+
+impl FromSql for i64 {
+    fn from_sql(value: SqlValue<'_>) -> Result<Self, String> {
+        match value {
+            SqlValue::Integer(value) => Ok(value),
+            SqlValue::Boolean(value) => Ok(value.into()),
+            other => wrong("an integer", &other),
+        }
+    }
+}
+
+impl FromSql for u64 {
+    fn from_sql(value: SqlValue<'_>) -> Result<Self, String> {
+        i64::from_sql(value)?.try_into().map_err(|_| "a number below zero".to_owned())
+    }
+}
+
+impl FromSql for bool {
+    fn from_sql(value: SqlValue<'_>) -> Result<Self, String> {
+        match value {
+            SqlValue::Boolean(value) => Ok(value),
+            SqlValue::Integer(value) => Ok(value != 0),
+            other => wrong("a boolean", &other),
+        }
+    }
+}
+
+impl FromSql for f64 {
+    fn from_sql(value: SqlValue<'_>) -> Result<Self, String> {
+        match value {
+            SqlValue::Float(value) => Ok(value),
+            #[expect(clippy::cast_precision_loss, reason = "asked for as a floating-point number")]
+            SqlValue::Integer(value) => Ok(value as f64),
+            other => wrong("a number", &other),
+        }
+    }
+}
+
+impl FromSql for String {
+    fn from_sql(value: SqlValue<'_>) -> Result<Self, String> {
+        match value {
+            SqlValue::Text(text) => Ok(text.into_owned()),
+            other => wrong("text", &other),
+        }
+    }
+}
+
+impl FromSql for Vec<u8> {
+    fn from_sql(value: SqlValue<'_>) -> Result<Self, String> {
+        match value {
+            SqlValue::Bytes(bytes) => Ok(bytes.into_owned()),
+            SqlValue::Text(text) => Ok(text.into_owned().into_bytes()),
+            other => wrong("bytes", &other),
+        }
+    }
+}
+
+impl FromSql for SqlValue<'static> {
+    fn from_sql(value: SqlValue<'_>) -> Result<Self, String> {
+        Ok(value.into_owned())
+    }
+}
+
+impl<T: FromSql> FromSql for Option<T> {
+    fn from_sql(value: SqlValue<'_>) -> Result<Self, String> {
+        match value {
+            SqlValue::Null => Ok(None),
+            value => T::from_sql(value).map(Some),
+        }
+    }
+}

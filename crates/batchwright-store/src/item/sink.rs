@@ -1,0 +1,194 @@
+//! Another database than the store's, with a copy of the checkpoint in it: whatever of the two commits a
+//! crash leaves undone, the restart finishes.
+
+use batchwright::{
+    Counters, Durability, ErrorKind, ItemError, PreparedCommit, StepScope, StepStart,
+};
+
+use crate::database::{Database, Dialect, Sql, SqlError, SqlSession};
+
+/// The other database, open.
+pub(super) struct Sink {
+    database: Database,
+    session: SqlSession,
+    key: CheckpointKey,
+    save: Sql,
+    writing: bool,
+}
+
+/// Whose checkpoint a row of `batchwright_checkpoint` is.
+struct CheckpointKey {
+    store: String,
+    instance: i64,
+    step: String,
+    execution: i64,
+}
+
+impl Sink {
+    /// Opens `database`, takes over the checkpoint of this step's instance there, and returns the last commit
+    /// that it holds.
+    pub(super) fn open(
+        database: &Database,
+        scope: &StepScope,
+    ) -> Result<(Self, PreparedCommit), ItemError> {
+        let failed = |error: SqlError| error.of_item(format!("open `{database}`"));
+        let durability = match scope.durability() {
+            Durability::Power => Durability::Power,
+            Durability::Process | Durability::None => Durability::Process,
+        };
+        let database = &database.clone().durability(durability);
+        let session = database.connect().map_err(failed)?;
+        let key = CheckpointKey {
+            store: scope.store_id().to_owned(),
+            instance: scope.job().instance_id().0,
+            step: scope.step().to_owned(),
+            execution: scope.job().execution_id().0,
+        };
+        let save = Sql::new(
+            database.dialect(),
+            "UPDATE batchwright_checkpoint SET prepared = ?5
+             WHERE store = ?1 AND instance = ?2 AND step = ?3 AND execution = ?4",
+        );
+        let mut sink = Self { database: database.clone(), session, key, save, writing: false };
+        let held = sink.take_over(scope.start() == StepStart::Fresh).map_err(failed)?;
+        let held = match held.ok_or_else(ItemError::lease_lost)? {
+            Some(text) => serde_json::from_str(&text).map_err(|error| {
+                ItemError::wrap(ErrorKind::FATAL, "understand the checkpoint in the sink", error)
+            })?,
+            None => PreparedCommit {
+                sequence: 0,
+                checkpoint: String::new(),
+                counters: Counters::default(),
+                skips: Vec::new(),
+                step_context: None,
+                job_context: None,
+            },
+        };
+        Ok((sink, held))
+    }
+
+    /// Writes this execution into the row, so that an older one can commit nothing more.
+    ///
+    /// `None`: a newer execution stands there already; this one woke up too late.
+    fn take_over(&mut self, fresh: bool) -> Result<Option<Option<String>>, SqlError> {
+        let dialect = self.database.dialect();
+        self.make_table(dialect)?;
+        self.session.begin()?;
+        let taken = self.take_row(dialect, fresh);
+        match &taken {
+            Ok(_) => self.session.commit()?,
+            Err(_) => self.session.roll_back()?,
+        }
+        taken
+    }
+
+    fn make_table(&mut self, dialect: Dialect) -> Result<(), SqlError> {
+        let (name, text) = match dialect {
+            Dialect::MySql => ("VARCHAR(255) COLLATE utf8mb4_bin", "LONGTEXT"),
+            Dialect::Sqlite | Dialect::Postgres => ("TEXT", "TEXT"),
+        };
+        let table = format!(
+            "CREATE TABLE IF NOT EXISTS batchwright_checkpoint (
+                 store     {name} NOT NULL,
+                 instance  BIGINT NOT NULL,
+                 step      {name} NOT NULL,
+                 execution BIGINT NOT NULL,
+                 prepared  {text},
+                 PRIMARY KEY (store, instance, step)
+             )"
+        );
+        match dialect {
+            // Two that make one table at once get in each other's way there.
+            Dialect::Postgres => self.session.run(&format!(
+                "BEGIN; SELECT pg_advisory_xact_lock(hashtext('batchwright_checkpoint')); {table}; COMMIT"
+            )),
+            Dialect::Sqlite => {
+                self.session.begin()?;
+                self.session.run(&table)?;
+                self.session.commit()
+            }
+            Dialect::MySql => self.session.run(&table),
+        }
+    }
+
+    fn take_row(
+        &mut self,
+        dialect: Dialect,
+        fresh: bool,
+    ) -> Result<Option<Option<String>>, SqlError> {
+        let CheckpointKey { store, instance, step, execution } = &self.key;
+        let mine = [store.into(), (*instance).into(), step.into(), (*execution).into()];
+        let insert = match dialect {
+            Dialect::MySql => {
+                "INSERT IGNORE INTO batchwright_checkpoint VALUES (?1, ?2, ?3, ?4, NULL)"
+            }
+            Dialect::Sqlite | Dialect::Postgres => {
+                "INSERT INTO batchwright_checkpoint VALUES (?1, ?2, ?3, ?4, NULL) ON CONFLICT DO NOTHING"
+            }
+        };
+        self.session.execute(&Sql::new(dialect, insert), &mine)?;
+        let find = Sql::new(
+            dialect,
+            "SELECT execution, prepared FROM batchwright_checkpoint
+             WHERE store = ?1 AND instance = ?2 AND step = ?3{lock}",
+        );
+        let found = self.session.one(&find, &mine[..3], |row| {
+            Ok((row.read::<i64>("execution")?, row.read::<Option<String>>("prepared")?))
+        })?;
+        let Some((holder, prepared)) = found.filter(|(holder, _)| holder <= execution) else {
+            return Ok(None);
+        };
+        let reset = if fresh { ", prepared = NULL" } else { "" };
+        let take = format!(
+            "UPDATE batchwright_checkpoint SET execution = ?4{reset}
+             WHERE store = ?1 AND instance = ?2 AND step = ?3"
+        );
+        if fresh || holder < *execution {
+            self.session.execute(&Sql::new(dialect, &take), &mine)?;
+        }
+        Ok(Some(prepared.filter(|_| !fresh)))
+    }
+
+    /// The connection, in a transaction.
+    pub(super) fn session(&mut self) -> Result<&mut SqlSession, ItemError> {
+        if !self.writing {
+            let failed = |error: SqlError| error.of_item("begin in the sink");
+            if self.session.begin().is_err() {
+                // Its server may have been restarted; what was not committed is rolled back there.
+                self.session = self.database.connect().map_err(failed)?;
+                self.session.begin().map_err(failed)?;
+            }
+            self.writing = true;
+        }
+        Ok(&mut self.session)
+    }
+
+    pub(super) fn prepare(&mut self, commit: &PreparedCommit) -> Result<(), ItemError> {
+        self.session()?;
+        let text = serde_json::to_string(commit)
+            .map_err(|error| ItemError::wrap(ErrorKind::FATAL, "store the checkpoint", error))?;
+        let CheckpointKey { store, instance, step, execution } = &self.key;
+        let values =
+            [store.into(), (*instance).into(), step.into(), (*execution).into(), text.into()];
+        let saved = self
+            .session
+            .execute(&self.save, &values)
+            .map_err(|error| error.of_item("store the checkpoint in the sink"))?;
+        if saved == 0 {
+            return Err(ItemError::lease_lost());
+        }
+        self.session.commit().map_err(|error| error.of_item("commit in the sink"))?;
+        self.writing = false;
+        Ok(())
+    }
+
+    pub(super) fn roll_back(&mut self) -> Result<(), ItemError> {
+        if std::mem::take(&mut self.writing)
+            && let Err(error) = self.session.roll_back()
+        {
+            // A lost connection rolled back by itself; the next transaction opens another.
+            tracing::debug!(%error, "roll back in the sink failed");
+        }
+        Ok(())
+    }
+}

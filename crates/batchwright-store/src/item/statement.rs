@@ -1,0 +1,441 @@
+//! How items become changes of a table, in as few statements as the database allows.
+
+use batchwright::{ErrorKind, ItemError};
+use rusqlite::{CachedStatement, Connection};
+use sqlx::mysql::MySqlArguments;
+
+use crate::database::{
+    ArrayColumn, ArrayKind, Dialect, MySqlSession, PostgresSession, Sql, SqlError, SqlSession,
+    SqlValue, push_mysql,
+};
+
+/// Rows of one statement, at most. PostgreSQL gets them as arrays, MySQL as a list of values.
+const ROWS_MAX: usize = 1_000;
+/// Parameters that a statement of MySQL may have.
+const MYSQL_PARAMETERS_MAX: usize = 65_535;
+/// Bytes after which a list of values is sent: well below the packet that every server accepts (16 MiB).
+const MYSQL_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// How an item becomes a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SqlMode {
+    /// A new row; a taken key is an error of kind `data.constraint`.
+    Insert,
+    /// A new row, or the row with the same key changed. Of several items with one key the last one counts.
+    Upsert {
+        /// Columns of a unique key of the table, among those that are bound. MySQL looks at every unique key
+        /// of the table instead.
+        key: Vec<String>,
+    },
+    /// The row with that key changed; it is an error of kind `data.missing` when there is none.
+    Update {
+        /// Columns that find the row, among those that are bound.
+        key: Vec<String>,
+    },
+    /// This statement, once for every item; its parameters, as the database writes them, are bound in the
+    /// order of the columns.
+    Statement(String),
+}
+
+/// Binds the values of one item, in the order of the columns.
+pub struct RowBinder<'r, 's> {
+    target: Target<'r, 's>,
+    columns: &'r [String],
+    next: usize,
+}
+
+enum Target<'r, 's> {
+    Sqlite(&'r mut CachedStatement<'s>),
+    Arrays(&'r mut [ArrayColumn]),
+    Arguments { arguments: &'r mut MySqlArguments, bytes: &'r mut usize },
+    Values(&'r mut Vec<SqlValue<'static>>),
+}
+
+impl RowBinder<'_, '_> {
+    /// The value of the next column.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be bound; the item counts as failed.
+    #[inline]
+    pub fn bind<'v>(&mut self, value: impl Into<SqlValue<'v>>) -> Result<(), ItemError> {
+        let value = value.into();
+        let index = self.next;
+        self.next += 1;
+        match &mut self.target {
+            Target::Sqlite(statement) => statement
+                .raw_bind_parameter(index + 1, &value)
+                .map_err(|error| SqlError::from(error).of_item("bind a value")),
+            Target::Arrays(columns) => match columns.get_mut(index) {
+                Some(column) => column.push(&value).map_err(|told| {
+                    ItemError::data(format!("write column `{}`: {told}", self.columns[index]))
+                }),
+                None => Ok(()),
+            },
+            Target::Arguments { arguments, bytes } => {
+                if let SqlValue::Text(text) = &value {
+                    **bytes += text.len();
+                }
+                push_mysql(arguments, &value).map_err(|error| error.of_item("bind a value"))
+            }
+            Target::Values(values) => {
+                values.push(value.into_owned());
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Binds one item.
+pub(super) type Bind<T> =
+    std::sync::Arc<dyn Fn(&T, &mut RowBinder<'_, '_>) -> Result<(), ItemError> + Send + Sync>;
+
+/// What is done to which table.
+#[derive(Debug, Clone)]
+pub(super) struct Change {
+    pub(super) table: String,
+    pub(super) columns: Vec<String>,
+    pub(super) mode: SqlMode,
+}
+
+impl Change {
+    /// Refuses what cannot be written.
+    pub(super) fn check(&self) -> Result<(), ItemError> {
+        let (SqlMode::Upsert { key } | SqlMode::Update { key }) = &self.mode else { return Ok(()) };
+        if let Some(missing) = key.iter().find(|name| !self.columns.contains(name)) {
+            let told = format!("write by key `{missing}`: no such column is written");
+            return Err(ItemError::fatal(told));
+        }
+        if key.is_empty() {
+            return Err(ItemError::fatal("write by key: no key column is named"));
+        }
+        if matches!(self.mode, SqlMode::Update { .. }) && self.rest(key).next().is_none() {
+            let told = "update rows: every column is a key, nothing would change";
+            return Err(ItemError::fatal(told));
+        }
+        Ok(())
+    }
+
+    fn rest<'a>(&'a self, key: &'a [String]) -> impl Iterator<Item = &'a String> {
+        self.columns.iter().filter(|name| !key.contains(name))
+    }
+
+    fn insert_into(&self, dialect: Dialect) -> String {
+        let names = list(self.columns.iter().map(|name| dialect.quoted(name)));
+        format!("INSERT INTO {} ({names})", dialect.table(&self.table))
+    }
+
+    /// One statement for one row.
+    fn of_row(&self, dialect: Dialect) -> String {
+        let marks = list((1..=self.columns.len()).map(|index| dialect.parameter(index)));
+        let equals = |name: &String| {
+            let index = self.columns.iter().position(|one| one == name).unwrap_or_default() + 1;
+            // Always with its number: an update does not take them in the order of the columns.
+            let parameter = match dialect {
+                Dialect::MySql => Dialect::Sqlite.parameter(index),
+                _ => dialect.parameter(index),
+            };
+            format!("{} = {parameter}", dialect.quoted(name))
+        };
+        let insert = || format!("{} VALUES ({marks})", self.insert_into(dialect));
+        match &self.mode {
+            SqlMode::Statement(text) => text.clone(),
+            SqlMode::Insert => insert(),
+            SqlMode::Upsert { key } => format!("{}{}", insert(), self.conflict(dialect, key)),
+            SqlMode::Update { key } => {
+                let set = list(self.rest(key).map(equals));
+                let found: Vec<_> = key.iter().map(equals).collect();
+                let table = dialect.table(&self.table);
+                format!("UPDATE {table} SET {set} WHERE {}", found.join(" AND "))
+            }
+        }
+    }
+
+    fn conflict(&self, dialect: Dialect, key: &[String]) -> String {
+        let names = list(key.iter().map(|name| dialect.quoted(name)));
+        let taken = |name: &String| {
+            let name = dialect.quoted(name);
+            match dialect {
+                Dialect::MySql => format!("{name} = VALUES({name})"),
+                Dialect::Sqlite | Dialect::Postgres => format!("{name} = excluded.{name}"),
+            }
+        };
+        let set = list(self.rest(key).map(taken));
+        match (dialect, set.is_empty()) {
+            (Dialect::MySql, true) => {
+                let first = dialect.quoted(&key[0]);
+                format!(" ON DUPLICATE KEY UPDATE {first} = {first}")
+            }
+            (Dialect::MySql, false) => format!(" ON DUPLICATE KEY UPDATE {set}"),
+            (_, true) => format!(" ON CONFLICT ({names}) DO NOTHING"),
+            (_, false) => format!(" ON CONFLICT ({names}) DO UPDATE SET {set}"),
+        }
+    }
+
+    /// One statement of PostgreSQL for any number of rows: one array a column, cast to the column's type.
+    fn of_arrays(&self, types: &[(ArrayKind, String)]) -> String {
+        let quoted = |name: &String| Dialect::Postgres.quoted(name);
+        let arrays = list(
+            (1..).zip(types).map(|(index, (kind, _))| format!("${index}::{}", kind.array_type())),
+        );
+        let places = list((1..=types.len()).map(|index| format!("c{index}")));
+        let casts =
+            list((1..).zip(types).zip(&self.columns).map(|((index, (_, name)), column)| {
+                format!("CAST(u.c{index} AS {name}) AS {}", quoted(column))
+            }));
+        let (SqlMode::Upsert { key } | SqlMode::Update { key }) = &self.mode else {
+            let insert = self.insert_into(Dialect::Postgres);
+            return format!("{insert} SELECT {casts} FROM unnest({arrays}) AS u({places})");
+        };
+        // Of several rows with one key the last one counts, as if they came one by one.
+        let names = list(key.iter().map(quoted));
+        let newest = format!(
+            "SELECT DISTINCT ON ({names}) * FROM (SELECT {casts}, u.n FROM unnest({arrays}) \
+             WITH ORDINALITY AS u({places}, n)) AS r ORDER BY {names}, n DESC"
+        );
+        if let SqlMode::Upsert { .. } = self.mode {
+            let all = list(self.columns.iter().map(quoted));
+            return format!(
+                "{} SELECT {all} FROM ({newest}) AS s{}",
+                self.insert_into(Dialect::Postgres),
+                self.conflict(Dialect::Postgres, key)
+            );
+        }
+        let set = list(self.rest(key).map(|name| format!("{0} = s.{0}", quoted(name))));
+        let found: Vec<_> = key.iter().map(|name| format!("t.{0} = s.{0}", quoted(name))).collect();
+        format!(
+            "WITH s AS MATERIALIZED ({newest}), changed AS (UPDATE {} AS t SET {set} FROM s WHERE {} \
+             RETURNING 1) SELECT 1 FROM s WHERE (SELECT count(*) FROM changed) < (SELECT count(*) FROM s)",
+            Dialect::Postgres.table(&self.table),
+            found.join(" AND ")
+        )
+    }
+}
+
+fn list(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+/// A [`Change`] made ready for one database.
+pub(super) enum Prepared {
+    /// One statement a row.
+    Rows(Sql),
+    /// PostgreSQL: one array a column.
+    Arrays { sql: Sql, columns: Vec<ArrayColumn> },
+    /// MySQL: a list of rows.
+    Values { head: String, tail: String, rows_max: usize },
+}
+
+impl Prepared {
+    /// Asks the database what it must know of the table.
+    pub(super) fn new(change: &Change, session: &mut SqlSession) -> Result<Self, ItemError> {
+        let any = session.native();
+        if any.is::<Connection>() {
+            return Ok(Self::Rows(Sql::native(&change.of_row(Dialect::Sqlite))));
+        }
+        if let Some(postgres) = any.downcast_mut::<PostgresSession>() {
+            if matches!(change.mode, SqlMode::Statement(_)) {
+                return Ok(Self::Rows(Sql::native(&change.of_row(Dialect::Postgres))));
+            }
+            let types = column_types(change, postgres)?;
+            let columns = types.iter().map(|(kind, _)| ArrayColumn::new(*kind)).collect();
+            return Ok(Self::Arrays { sql: Sql::native(&change.of_arrays(&types)), columns });
+        }
+        match &change.mode {
+            SqlMode::Statement(text) => Ok(Self::Rows(Sql::native(text))),
+            // Written with numbers, which `Sql` puts into MySQL's order; names are quoted in its way.
+            SqlMode::Update { .. } => {
+                let text = change.of_row(Dialect::MySql);
+                Ok(Self::Rows(Sql::new(Dialect::MySql, &text)))
+            }
+            SqlMode::Insert | SqlMode::Upsert { .. } => {
+                let tail = match &change.mode {
+                    SqlMode::Upsert { key } => change.conflict(Dialect::MySql, key),
+                    _ => String::new(),
+                };
+                let head = format!("{} VALUES ", change.insert_into(Dialect::MySql));
+                let columns = change.columns.len().max(1);
+                Ok(Self::Values {
+                    head,
+                    tail,
+                    rows_max: ROWS_MAX.min(MYSQL_PARAMETERS_MAX / columns),
+                })
+            }
+        }
+    }
+
+    /// Writes `items`.
+    pub(super) fn write<T>(
+        &mut self,
+        change: &Change,
+        session: &mut SqlSession,
+        items: &[T],
+        bind: &Bind<T>,
+    ) -> Result<(), ItemError> {
+        let names = change.columns.as_slice();
+        let bind = |item: &T, target: Target<'_, '_>| -> Result<(), ItemError> {
+            let mut row = RowBinder { target, columns: names, next: 0 };
+            bind(item, &mut row)?;
+            match row.next == names.len() {
+                true => Ok(()),
+                false => Err(ItemError::fatal(format!(
+                    "bind a row: {} values for {} columns",
+                    row.next,
+                    names.len()
+                ))),
+            }
+        };
+        let is_update = matches!(change.mode, SqlMode::Update { .. });
+        match self {
+            Self::Rows(sql) => {
+                if let Some(connection) = session.native().downcast_mut::<Connection>() {
+                    return write_sqlite(connection, sql, names.len(), is_update, items, bind);
+                }
+                let mut values = Vec::with_capacity(names.len());
+                for item in items {
+                    values.clear();
+                    bind(item, Target::Values(&mut values))?;
+                    let changed = session
+                        .execute(sql, &values)
+                        .map_err(|error| error.of_item("write a row"))?;
+                    if is_update && changed == 0 {
+                        return Err(no_row());
+                    }
+                }
+                Ok(())
+            }
+            Self::Arrays { sql, columns } => {
+                let postgres = session.native().downcast_mut::<PostgresSession>();
+                let postgres = postgres.ok_or_else(another_database)?;
+                for rows in items.chunks(ROWS_MAX * 10) {
+                    columns.iter_mut().for_each(ArrayColumn::clear);
+                    for item in rows {
+                        bind(item, Target::Arrays(columns))?;
+                    }
+                    let told = postgres
+                        .execute_arrays(sql, columns)
+                        .map_err(|error| error.of_item("write rows"))?;
+                    // The statement of an update returns a row when it missed one.
+                    if is_update && told > 0 {
+                        return Err(no_row());
+                    }
+                }
+                Ok(())
+            }
+            Self::Values { head, tail, rows_max } => {
+                let mysql = session.native().downcast_mut::<MySqlSession>();
+                let mysql = mysql.ok_or_else(another_database)?;
+                let marks = format!("({})", list(names.iter().map(|_| "?".to_owned())));
+                let mut rest = items;
+                while !rest.is_empty() {
+                    let (mut arguments, mut bytes, mut rows) = (MySqlArguments::default(), 0, 0);
+                    while rows < (*rows_max).min(rest.len()) && bytes < MYSQL_BYTES_MAX {
+                        let (arguments, bytes) = (&mut arguments, &mut bytes);
+                        bind(&rest[rows], Target::Arguments { arguments, bytes })?;
+                        rows += 1;
+                    }
+                    let places = vec![marks.as_str(); rows].join(",");
+                    let sql = Sql::native(&format!("{head}{places}{tail}"));
+                    mysql
+                        .execute_with(&sql, arguments)
+                        .map_err(|error| error.of_item("write rows"))?;
+                    rest = &rest[rows..];
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn write_sqlite<T>(
+    connection: &Connection,
+    sql: &Sql,
+    columns: usize,
+    is_update: bool,
+    items: &[T],
+    bind: impl Fn(&T, Target<'_, '_>) -> Result<(), ItemError>,
+) -> Result<(), ItemError> {
+    let prepared = connection.prepare_cached(&sql.text);
+    let mut statement = prepared
+        .map_err(|error| SqlError::from(error).of_item("prepare the statement of the writer"))?;
+    let wanted = statement.parameter_count();
+    if wanted != columns {
+        let what = format!("bind {columns} columns: the statement takes {wanted}");
+        return Err(ItemError::fatal(what));
+    }
+    for item in items {
+        bind(item, Target::Sqlite(&mut statement))?;
+        let changed = statement
+            .raw_execute()
+            .map_err(|error| SqlError::from(error).of_item("write a row"))?;
+        if is_update && changed == 0 {
+            return Err(no_row());
+        }
+    }
+    Ok(())
+}
+
+fn no_row() -> ItemError {
+    ItemError::new(ErrorKind::new("data.missing"), "update a row: there is none with that key")
+}
+
+fn another_database() -> ItemError {
+    ItemError::fatal("write rows: the writer was opened on another database")
+}
+
+fn column_types(
+    change: &Change,
+    postgres: &mut PostgresSession,
+) -> Result<Vec<(ArrayKind, String)>, ItemError> {
+    let table = &change.table;
+    let known = postgres
+        .column_types(table)
+        .map_err(|error| error.of_item(format!("look at table `{table}`")))?;
+    if known.is_empty() {
+        let told = format!("write to table `{table}`: there is none of that name");
+        return Err(ItemError::new(ErrorKind::new("sql.no_table"), told));
+    }
+    let type_of = |column: &String| {
+        let found = known.iter().find(|(name, _)| name == column);
+        let (_, kind) = found.ok_or_else(|| {
+            ItemError::fatal(format!("write column `{column}`: table `{table}` has no such column"))
+        })?;
+        Ok((ArrayKind::of(kind), kind.clone()))
+    };
+    change.columns.iter().map(type_of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(columns: &[&str], mode: SqlMode) -> Change {
+        let columns = columns.iter().map(ToString::to_string).collect();
+        Change { table: "t".to_owned(), columns, mode }
+    }
+
+    #[test]
+    fn every_mode_has_its_statement() {
+        let key = || vec!["a".to_owned()];
+        let row = |mode, dialect| change(&["b", "a"], mode).of_row(dialect);
+        assert_eq!(
+            row(SqlMode::Insert, Dialect::Sqlite),
+            r#"INSERT INTO "t" ("b", "a") VALUES (?1, ?2)"#
+        );
+        assert_eq!(
+            row(SqlMode::Upsert { key: key() }, Dialect::Postgres),
+            r#"INSERT INTO "t" ("b", "a") VALUES ($1, $2) ON CONFLICT ("a") DO UPDATE SET "b" = excluded."b""#
+        );
+        assert_eq!(
+            row(SqlMode::Update { key: key() }, Dialect::Sqlite),
+            r#"UPDATE "t" SET "b" = ?1 WHERE "a" = ?2"#
+        );
+    }
+
+    #[test]
+    fn a_key_that_is_not_written_is_refused() {
+        let mode = SqlMode::Update { key: vec!["c".to_owned()] };
+        let refused = change(&["a"], mode).check().unwrap_err();
+        assert_eq!(refused.to_string(), "write by key `c`: no such column is written");
+    }
+}

@@ -1,0 +1,167 @@
+//! The repository on a SQL database: the same statements everywhere, a few connections.
+
+mod pool;
+mod query;
+mod rows;
+mod schema;
+mod statements;
+mod unit;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use batchwright::{Durability, JobRepository, RepositoryError, UnitOfWork};
+
+use crate::database::{Database, Dialect, SqliteDatabase};
+use pool::Pool;
+use statements::Statements;
+use unit::SqlUnit;
+
+/// How a [`SqlRepository`] is opened.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// What a commit survives, on SQLite. Default [`Durability::Power`]: `synchronous=FULL`, one sync to disk
+    /// a commit. [`Durability::Process`] (`NORMAL`) survives every crash of the process and is several times
+    /// faster, but a power cut may take the last commits back. A server has a setting of its own.
+    pub durability: Durability,
+    /// In front of every table's name: letters, digits and underscores. Default `bw_`.
+    pub prefix: String,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self { durability: Durability::Power, prefix: "bw_".to_owned() }
+    }
+}
+
+/// A [`JobRepository`] in a SQLite file, or on a PostgreSQL, MySQL or MariaDB server.
+///
+/// Several processes may share it. On SQLite units of work exclude each other by the write lock of the file,
+/// for which a process waits up to ten seconds; on servers they lock the rows that they decide on. A server
+/// that is restarted is waited for, fifteen seconds at most.
+pub struct SqlRepository {
+    database: Database,
+    dialect: Dialect,
+    writers: Arc<Pool>,
+    readers: Arc<Pool>,
+    statements: Statements,
+    /// Beginnings of questions that are put together.
+    executions: String,
+    execution_count: String,
+    id: String,
+}
+
+impl SqlRepository {
+    /// Opens the SQLite file at `path`, making and migrating it when needed, durable against power loss.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn sqlite(path: impl Into<PathBuf>) -> Result<Self, RepositoryError> {
+        Self::open(SqliteDatabase::at(path).into(), &StoreOptions::default())
+    }
+
+    /// Opens the store at `url`; see [`Database::parse`].
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open); also when the URL cannot be understood.
+    pub fn connect(url: &str) -> Result<Self, RepositoryError> {
+        let database = Database::parse(url)
+            .map_err(|reason| RepositoryError::unavailable("open the store", reason))?;
+        Self::open(database, &StoreOptions::default())
+    }
+
+    /// Opens the store in `database`, making and migrating its tables when needed.
+    ///
+    /// # Errors
+    ///
+    /// [`RepositoryError`]: it cannot be opened, is no database, or has a newer schema. Nothing was changed.
+    pub fn open(database: Database, options: &StoreOptions) -> Result<Self, RepositoryError> {
+        let database = database.durability(options.durability);
+        let action = format!("open `{database}`");
+        let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        if !options.prefix.bytes().all(valid) {
+            let reason = format!("the table prefix `{}` is no identifier", options.prefix);
+            return Err(RepositoryError::unavailable(action, reason));
+        }
+        let dialect = database.dialect();
+        // Older versions can corrupt a write-ahead log that two connections share.
+        if dialect == Dialect::Sqlite && rusqlite::version_number() < 3_051_003 {
+            let reason = format!("SQLite {} is too old, 3.51.3 is needed", rusqlite::version());
+            return Err(RepositoryError::unavailable(action, reason));
+        }
+        let (writing, reading) = (database.clone(), database.clone());
+        let writers = Arc::new(match &database {
+            Database::Sqlite(_) => Pool::new(1, move || writing.connect()),
+            Database::Postgres(server) | Database::MySql(server) => {
+                Pool::new(server.connections(), move || writing.connect())
+            }
+        });
+        let readers = match dialect {
+            // The connection that writes is held for as long as a chunk takes: questions have their own.
+            Dialect::Sqlite => Arc::new(Pool::new(1, move || reading.connect_read_only())),
+            Dialect::Postgres | Dialect::MySql => Arc::clone(&writers),
+        };
+        let id = {
+            let mut session = writers.take().map_err(|error| located(&action, error))?;
+            schema::migrate(&mut *session, dialect, &options.prefix)?
+        };
+        let select = |what: &str| {
+            format!("SELECT {what} FROM {}job_execution WHERE id < ?1 ", options.prefix)
+        };
+        Ok(Self {
+            dialect,
+            writers,
+            readers,
+            statements: Statements::new(dialect, &options.prefix),
+            executions: select("*"),
+            execution_count: select("count(*)"),
+            id,
+            database,
+        })
+    }
+
+    /// Where it is, for readers and writers of items that live in it.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+}
+
+/// The same failure, which then says what was being opened.
+fn located(action: &str, error: RepositoryError) -> RepositoryError {
+    match error {
+        RepositoryError::Unavailable { source, .. } => {
+            RepositoryError::Unavailable { action: action.to_owned(), source }
+        }
+        other => other,
+    }
+}
+
+impl std::fmt::Debug for SqlRepository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqlRepository").field("database", &self.database).finish_non_exhaustive()
+    }
+}
+
+impl JobRepository for SqlRepository {
+    fn begin(&self) -> Result<Box<dyn UnitOfWork + '_>, RepositoryError> {
+        loop {
+            if let Some(unit) = SqlUnit::begin(self.writers.take()?, &self.statements)? {
+                return Ok(Box::new(unit));
+            }
+        }
+    }
+
+    fn durability(&self) -> Durability {
+        match &self.database {
+            Database::Sqlite(file) => file.chosen_durability(),
+            // What a server's commit survives is its administrator's choice; files are synced to be sure.
+            Database::Postgres(_) | Database::MySql(_) => Durability::Power,
+        }
+    }
+
+    fn store_id(&self) -> &str {
+        &self.id
+    }
+}

@@ -1,0 +1,132 @@
+//! Questions, on the connection that cannot write.
+
+use batchwright::{
+    BatchStatus, EventRecord, ExecutionFilter, ExecutionId, InstanceId, InstancePage, JobExecution,
+    JobInstance, Queries, RepositoryError, SkipRecord, StepExecution, StepExecutionId,
+};
+
+use super::SqlRepository;
+use super::rows::{self, count, micros};
+use crate::database::{Sql, SqlError, SqlRow, SqlValue};
+
+impl SqlRepository {
+    fn ask_one<T>(
+        &self,
+        sql: &Sql,
+        values: &[SqlValue<'_>],
+        map: fn(&SqlRow<'_>) -> Result<T, SqlError>,
+    ) -> Result<Option<T>, RepositoryError> {
+        Ok(self.ask(sql, values, map)?.into_iter().next())
+    }
+
+    fn ask<T>(
+        &self,
+        sql: &Sql,
+        values: &[SqlValue<'_>],
+        map: fn(&SqlRow<'_>) -> Result<T, SqlError>,
+    ) -> Result<Vec<T>, RepositoryError> {
+        loop {
+            let mut session = self.readers.take()?;
+            match session.many(sql, values, map) {
+                Ok(found) => return Ok(found),
+                // It was idle while its server went away: the next one is new.
+                Err(_) if session.is_broken() && !session.is_fresh() => {}
+                Err(error) => return Err(error.in_store("read rows")),
+            }
+        }
+    }
+
+    fn count(&self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<u64, RepositoryError> {
+        Ok(self.ask_one(sql, values, |row| row.at(0)?.count())?.unwrap_or(0))
+    }
+
+    /// The conditions of `filter` behind the text of `sql`, and `end` behind them.
+    fn filtered<'a>(
+        &self,
+        sql: &str,
+        filter: &'a ExecutionFilter,
+        before: i64,
+        end: &str,
+    ) -> (Sql, Vec<SqlValue<'a>>) {
+        let mut sql = sql.to_owned();
+        let mut values = vec![SqlValue::from(before)];
+        let mut and = |condition: &str, value: SqlValue<'a>| {
+            values.push(value);
+            sql.push_str(&format!("AND {condition} ?{} ", values.len()));
+        };
+        if let Some(job) = &filter.job {
+            and("job =", job.into());
+        }
+        if let Some(instance) = filter.instance {
+            and("instance_id =", instance.0.into());
+        }
+        if let Some(at) = filter.ended_before {
+            and("ended_at <", micros(at).into());
+        }
+        if !filter.statuses.is_empty() {
+            // Names of statuses are words of ours, not of a user.
+            let names: Vec<_> =
+                filter.statuses.iter().map(|status: &BatchStatus| format!("'{status}'")).collect();
+            sql.push_str(&format!("AND status IN ({}) ", names.join(", ")));
+        }
+        sql.push_str(end);
+        (Sql::new(self.dialect, &sql), values)
+    }
+}
+
+impl Queries for SqlRepository {
+    fn job_names(&self) -> Result<Vec<String>, RepositoryError> {
+        self.ask(&self.statements.job_names, &[], |row| row.read("job"))
+    }
+
+    fn instance(&self, id: InstanceId) -> Result<Option<JobInstance>, RepositoryError> {
+        self.ask_one(&self.statements.instance, &[id.0.into()], rows::instance)
+    }
+
+    fn instances(
+        &self,
+        job: &str,
+        page: InstancePage,
+    ) -> Result<Vec<JobInstance>, RepositoryError> {
+        let before = page.before.map_or(i64::MAX, |id| id.0);
+        let values = [job.into(), before.into(), count(page.limit as u64).into()];
+        self.ask(&self.statements.instances, &values, rows::instance)
+    }
+
+    fn instance_count(&self, job: &str) -> Result<u64, RepositoryError> {
+        self.count(&self.statements.instance_count, &[job.into()])
+    }
+
+    fn execution(&self, id: ExecutionId) -> Result<Option<JobExecution>, RepositoryError> {
+        self.ask_one(&self.statements.execution, &[id.0.into()], rows::execution)
+    }
+
+    fn executions(&self, filter: &ExecutionFilter) -> Result<Vec<JobExecution>, RepositoryError> {
+        let before = filter.before.map_or(i64::MAX, |id| id.0);
+        let limit = filter.limit.map_or(i64::MAX, |limit| count(limit as u64));
+        let end = format!("ORDER BY id DESC LIMIT {limit}");
+        let (sql, values) = self.filtered(&self.executions, filter, before, &end);
+        self.ask(&sql, &values, rows::execution)
+    }
+
+    fn execution_count(&self, filter: &ExecutionFilter) -> Result<u64, RepositoryError> {
+        let (sql, values) = self.filtered(&self.execution_count, filter, i64::MAX, "");
+        self.count(&sql, &values)
+    }
+
+    fn steps(&self, id: ExecutionId) -> Result<Vec<StepExecution>, RepositoryError> {
+        self.ask(&self.statements.steps_of, &[id.0.into()], rows::step)
+    }
+
+    fn step(&self, id: StepExecutionId) -> Result<Option<StepExecution>, RepositoryError> {
+        self.ask_one(&self.statements.step, &[id.0.into()], rows::step)
+    }
+
+    fn skips(&self, id: ExecutionId) -> Result<Vec<SkipRecord>, RepositoryError> {
+        self.ask(&self.statements.skips, &[id.0.into()], rows::skip)
+    }
+
+    fn events(&self, id: ExecutionId) -> Result<Vec<EventRecord>, RepositoryError> {
+        self.ask(&self.statements.events, &[id.0.into()], rows::event)
+    }
+}

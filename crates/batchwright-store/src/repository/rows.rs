@@ -1,0 +1,155 @@
+//! Rows of the tables, and what they mean.
+
+use batchwright::{
+    BatchStatus, Counters, EventRecord, ExecutionContext, ExecutionId, ExitStatus, Failure,
+    InstanceId, JobExecution, JobInstance, Phase, SkipRecord, StepExecution, StepExecutionId,
+};
+use jiff::Timestamp;
+
+use crate::database::{SqlError, SqlRow};
+
+/// Microseconds since the epoch, the form of every time in the store.
+pub(super) fn micros(at: Timestamp) -> i64 {
+    at.as_microsecond()
+}
+
+pub(super) fn some_micros(at: Option<Timestamp>) -> Option<i64> {
+    at.map(micros)
+}
+
+/// Counters are far from 2⁶³; what is not is stored as the largest number that fits.
+pub(super) fn count(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+type Read<T> = Result<T, SqlError>;
+
+fn time(row: &SqlRow<'_>, column: &str) -> Read<Timestamp> {
+    Timestamp::from_microsecond(row.read(column)?).map_err(|error| SqlError::corrupt(column, error))
+}
+
+fn some_time(row: &SqlRow<'_>, column: &str) -> Read<Option<Timestamp>> {
+    let micros: Option<i64> = row.read(column)?;
+    let time = micros.map(Timestamp::from_microsecond).transpose();
+    time.map_err(|error| SqlError::corrupt(column, error))
+}
+
+fn status(row: &SqlRow<'_>) -> Read<BatchStatus> {
+    // A word that a newer or foreign program wrote reads as UNKNOWN; nothing acts on that.
+    let word: String = row.read("status")?;
+    Ok(BatchStatus::from_name(&word).unwrap_or(BatchStatus::Unknown))
+}
+
+fn exit(row: &SqlRow<'_>) -> Read<ExitStatus> {
+    Ok(ExitStatus { code: row.read("exit_code")?, message: row.read("exit_message")? })
+}
+
+fn failure(row: &SqlRow<'_>) -> Read<Option<Failure>> {
+    let code: Option<String> = row.read("failure_code")?;
+    let message: Option<String> = row.read("failure")?;
+    Ok(code.map(|code| Failure { code, message: message.unwrap_or_default() }))
+}
+
+fn context(row: &SqlRow<'_>) -> Read<ExecutionContext> {
+    let text: String = row.read("context")?;
+    ExecutionContext::from_json(&text).map_err(|error| SqlError::corrupt("context", error))
+}
+
+fn json<T: serde::de::DeserializeOwned>(row: &SqlRow<'_>, column: &str) -> Read<T> {
+    let text: String = row.read(column)?;
+    serde_json::from_str(&text).map_err(|error| SqlError::corrupt(column, error))
+}
+
+pub(super) fn instance(row: &SqlRow<'_>) -> Read<JobInstance> {
+    Ok(JobInstance {
+        id: InstanceId(row.read("id")?),
+        job: row.read("job")?,
+        key: row.read("key")?,
+        created_at: time(row, "created_at")?,
+    })
+}
+
+pub(super) fn execution(row: &SqlRow<'_>) -> Read<JobExecution> {
+    Ok(JobExecution {
+        id: ExecutionId(row.read("id")?),
+        instance_id: InstanceId(row.read("instance_id")?),
+        job: row.read("job")?,
+        status: status(row)?,
+        exit: exit(row)?,
+        parameters: json(row, "parameters")?,
+        restart_of: row.read::<Option<i64>>("restart_of")?.map(ExecutionId),
+        created_at: time(row, "created_at")?,
+        started_at: some_time(row, "started_at")?,
+        ended_at: some_time(row, "ended_at")?,
+        owner: row.read("owner")?,
+        fence: row.read("fence")?,
+        lease_until: some_time(row, "lease_until")?,
+        stop_requested: row.read("stop_requested")?,
+        failure: failure(row)?,
+        warnings: json(row, "warnings")?,
+        context: context(row)?,
+        fingerprint: row.read("fingerprint")?,
+        source: row.read("source")?,
+        flow: json(row, "flow")?,
+        parent: row.read::<Option<i64>>("parent")?.map(ExecutionId),
+        version: row.read("version")?,
+    })
+}
+
+pub(super) fn step(row: &SqlRow<'_>) -> Read<StepExecution> {
+    let count = |column: &str| -> Read<u64> {
+        let value: i64 = row.read(column)?;
+        u64::try_from(value).map_err(|_| SqlError::corrupt(column, "a counter below zero"))
+    };
+    Ok(StepExecution {
+        id: StepExecutionId(row.read("id")?),
+        execution_id: ExecutionId(row.read("execution_id")?),
+        name: row.read("name")?,
+        partition: row.read("partition")?,
+        status: status(row)?,
+        exit: exit(row)?,
+        counters: Counters {
+            read: count("read_count")?,
+            write: count("write_count")?,
+            filter: count("filter_count")?,
+            read_skip: count("read_skip")?,
+            process_skip: count("process_skip")?,
+            write_skip: count("write_skip")?,
+            commit: count("commit_count")?,
+            rollback: count("rollback_count")?,
+        },
+        checkpoint: row.read("checkpoint")?,
+        context: context(row)?,
+        started_at: time(row, "started_at")?,
+        updated_at: time(row, "updated_at")?,
+        ended_at: some_time(row, "ended_at")?,
+        failure: failure(row)?,
+        handled: row.read("handled")?,
+    })
+}
+
+pub(super) fn skip(row: &SqlRow<'_>) -> Read<SkipRecord> {
+    let phase: String = row.read("phase")?;
+    let phases = [Phase::Read, Phase::Process, Phase::Write];
+    let found = phases.into_iter().find(|one| one.name() == phase);
+    let item: i64 = row.read("item")?;
+    Ok(SkipRecord {
+        step: row.read("name")?,
+        phase: found.ok_or_else(|| SqlError::corrupt("phase", phase))?,
+        item: u64::try_from(item).map_err(|_| SqlError::corrupt("item", "a number below zero"))?,
+        location: row.read("location")?,
+        kind: row.read("kind")?,
+        message: row.read("message")?,
+        content: row.read("content")?,
+    })
+}
+
+pub(super) fn event(row: &SqlRow<'_>) -> Read<EventRecord> {
+    Ok(EventRecord {
+        at: time(row, "at")?,
+        execution: ExecutionId(row.read("execution_id")?),
+        step: row.read("step")?,
+        status: status(row)?,
+        note: row.read("note")?,
+    })
+}

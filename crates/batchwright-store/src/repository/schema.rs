@@ -1,0 +1,141 @@
+//! Makes the tables and brings old ones up to date.
+
+use batchwright::RepositoryError;
+
+use crate::database::{Dialect, Session, Sql, SqlError};
+
+/// A migration: its number, its name, its text. The text is never edited after release.
+type Migration = (i64, &'static str, &'static str);
+
+const SQLITE: [Migration; 2] = [
+    (1, "init", include_str!("../../migrations/sqlite/0001_init.sql")),
+    (2, "flows", include_str!("../../migrations/sqlite/0002_flows.sql")),
+];
+const POSTGRES: [Migration; 1] =
+    [(2, "init", include_str!("../../migrations/postgres/0002_init.sql"))];
+const MYSQL: [Migration; 1] = [(2, "init", include_str!("../../migrations/mysql/0002_init.sql"))];
+
+/// The schema that this program knows. The number is the same for every database; those that joined later
+/// begin later.
+const NEWEST: i64 = 2;
+
+fn migrations(dialect: Dialect) -> &'static [Migration] {
+    match dialect {
+        Dialect::Sqlite => &SQLITE,
+        Dialect::Postgres => &POSTGRES,
+        Dialect::MySql => &MYSQL,
+    }
+}
+
+/// Migrates to the newest version; returns the store's name. Alone: other processes wait.
+pub(super) fn migrate(
+    session: &mut dyn Session,
+    dialect: Dialect,
+    prefix: &str,
+) -> Result<String, RepositoryError> {
+    let failed = |error: SqlError| error.in_store("migrate the store");
+    let schema = Schema { dialect, prefix };
+    if let Some(id) = schema.current(session).map_err(failed)? {
+        return Ok(id);
+    }
+    schema.lock(session).map_err(failed)?;
+    let migrated = schema.migrate_alone(session);
+    schema.unlock(session, migrated.is_ok()).map_err(failed)?;
+    migrated
+}
+
+struct Schema<'a> {
+    dialect: Dialect,
+    prefix: &'a str,
+}
+
+impl Schema<'_> {
+    fn sql(&self, text: &str) -> Sql {
+        Sql::new(self.dialect, &text.replace("{p}", self.prefix))
+    }
+
+    /// The store's name, when nothing is to be done: the way that every later start takes.
+    fn current(&self, session: &mut dyn Session) -> Result<Option<String>, SqlError> {
+        let exists = match self.dialect {
+            Dialect::Sqlite => {
+                "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1"
+            }
+            Dialect::Postgres => {
+                "SELECT count(*) FROM pg_class WHERE oid = to_regclass(quote_ident(?1))"
+            }
+            Dialect::MySql => {
+                "SELECT count(*) FROM information_schema.tables \
+                 WHERE table_schema = database() AND table_name = ?1"
+            }
+        };
+        let table = format!("{}schema_version", self.prefix);
+        let found = session.one(&self.sql(exists), &[table.into()], |row| row.at(0)?.count())?;
+        if found.unwrap_or(0) == 0 || self.version(session)? != NEWEST {
+            return Ok(None);
+        }
+        self.id(session)
+    }
+
+    fn version(&self, session: &mut dyn Session) -> Result<i64, SqlError> {
+        let sql = self.sql("SELECT coalesce(max(version), 0) AS version FROM {p}schema_version");
+        Ok(session.one(&sql, &[], |row| row.read("version"))?.unwrap_or(0))
+    }
+
+    fn id(&self, session: &mut dyn Session) -> Result<Option<String>, SqlError> {
+        session.one(&self.sql("SELECT id FROM {p}store"), &[], |row| row.read("id"))
+    }
+
+    /// Other processes that want to migrate wait here. MySQL ends a transaction with every change of a
+    /// table, so its lock is one of names.
+    fn lock(&self, session: &mut dyn Session) -> Result<(), SqlError> {
+        match self.dialect {
+            Dialect::Sqlite => session.run("BEGIN EXCLUSIVE"),
+            Dialect::Postgres => session
+                .run("BEGIN; SELECT pg_advisory_xact_lock(hashtext('batchwright migration'))"),
+            Dialect::MySql => session.run("DO get_lock('batchwright migration', 60)"),
+        }
+    }
+
+    fn unlock(&self, session: &mut dyn Session, migrated: bool) -> Result<(), SqlError> {
+        match (self.dialect, migrated) {
+            (Dialect::MySql, _) => session.run("DO release_lock('batchwright migration')"),
+            (_, true) => session.commit(),
+            (_, false) => session.roll_back(),
+        }
+    }
+
+    fn migrate_alone(&self, session: &mut dyn Session) -> Result<String, RepositoryError> {
+        let failed = |error: SqlError| error.in_store("migrate the store");
+        let text_type = if self.dialect == Dialect::MySql { "VARCHAR(255)" } else { "TEXT" };
+        session
+            .run(&format!(
+                "CREATE TABLE IF NOT EXISTS {}schema_version (
+                     version BIGINT PRIMARY KEY, name {text_type} NOT NULL, applied_at {text_type} NOT NULL
+                 )",
+                self.prefix
+            ))
+            .map_err(failed)?;
+        let found = self.version(session).map_err(failed)?;
+        if found > NEWEST {
+            return Err(RepositoryError::NewerSchema { found, known: NEWEST });
+        }
+        for (number, name, text) in migrations(self.dialect).iter().filter(|(n, ..)| *n > found) {
+            session.run(&text.replace("{p}", self.prefix)).map_err(failed)?;
+            let done = self.sql("INSERT INTO {p}schema_version VALUES (?1, ?2, CURRENT_TIMESTAMP)");
+            session.execute(&done, &[(*number).into(), (*name).into()]).map_err(failed)?;
+        }
+        if let Some(id) = self.id(session).map_err(failed)? {
+            return Ok(id);
+        }
+        let make = match self.dialect {
+            Dialect::Sqlite => "lower(hex(randomblob(16)))",
+            Dialect::Postgres => "replace(gen_random_uuid()::text, '-', '')",
+            Dialect::MySql => "lower(hex(random_bytes(16)))",
+        };
+        let insert = self.sql(&format!("INSERT INTO {{p}}store VALUES ({make})"));
+        session.execute(&insert, &[]).map_err(failed)?;
+        self.id(session)
+            .map_err(failed)?
+            .ok_or_else(|| RepositoryError::Corrupt { what: "a store has no name".to_owned() })
+    }
+}

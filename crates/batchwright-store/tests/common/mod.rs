@@ -1,0 +1,137 @@
+//! Real servers, with a schema of its own for every test.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use batchwright_store::sqlx::{self, AssertSqlSafe, Connection as _, Row as _};
+use batchwright_store::{Database, SqlRepository, SqliteDatabase, StoreOptions};
+
+/// Which database a test runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Sqlite,
+    Postgres,
+    MySql,
+}
+
+pub(crate) const SERVERS: [Kind; 2] = [Kind::Postgres, Kind::MySql];
+
+/// A database of a test's own: gone when it is dropped.
+pub(crate) struct Place {
+    pub(crate) kind: Kind,
+    pub(crate) url: String,
+    name: String,
+    runtime: tokio::runtime::Runtime,
+    _dir: Option<tempfile::TempDir>,
+}
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+fn server(kind: Kind) -> String {
+    let (variable, usual) = match kind {
+        Kind::Postgres => (
+            "BATCHWRIGHT_TEST_POSTGRES",
+            "postgres://batchwright:batchwright@localhost:5432/batchwright",
+        ),
+        Kind::MySql => {
+            ("BATCHWRIGHT_TEST_MYSQL", "mysql://batchwright:batchwright@127.0.0.1:3306/batchwright")
+        }
+        Kind::Sqlite => unreachable!("SQLite has no server"),
+    };
+    std::env::var(variable).unwrap_or_else(|_| usual.to_owned())
+}
+
+impl Place {
+    pub(crate) fn new(kind: Kind) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        if kind == Kind::Sqlite {
+            let dir = tempfile::tempdir().unwrap();
+            let url = format!("sqlite://{}", dir.path().join("a.db").display());
+            return Self { kind, url, name: String::new(), runtime, _dir: Some(dir) };
+        }
+        let number = NUMBER.fetch_add(1, Ordering::SeqCst);
+        let name = format!("bw_test_{}_{number}", std::process::id());
+        let base = server(kind);
+        let url = format!("{}/{name}", base.rsplit_once('/').unwrap().0);
+        let place = Self { kind, url, name, runtime, _dir: None };
+        place.on(&base, &format!("CREATE DATABASE {}", place.name));
+        place
+    }
+
+    /// The same database, with more in its URL.
+    pub(crate) fn url_with(&self, query: &str) -> String {
+        format!("{}?{query}", self.url)
+    }
+
+    pub(crate) fn database(&self) -> Database {
+        Database::parse(&self.url).unwrap()
+    }
+
+    pub(crate) fn repository(&self) -> Arc<SqlRepository> {
+        let options = StoreOptions {
+            durability: batchwright::Durability::Process,
+            ..StoreOptions::default()
+        };
+        Arc::new(SqlRepository::open(self.database(), &options).unwrap())
+    }
+
+    /// Runs statements.
+    pub(crate) fn run(&self, text: &str) {
+        match self.kind {
+            Kind::Sqlite => self.sqlite().connect().unwrap().execute_batch(text).unwrap(),
+            _ => self.on(&self.url, text),
+        }
+    }
+
+    fn sqlite(&self) -> SqliteDatabase {
+        SqliteDatabase::at(self.url.strip_prefix("sqlite://").unwrap())
+    }
+
+    fn on(&self, url: &str, text: &str) {
+        let text = sqlx::raw_sql(AssertSqlSafe(text));
+        self.runtime.block_on(async {
+            match self.kind {
+                Kind::Postgres => {
+                    let mut c = sqlx::PgConnection::connect(url).await.unwrap();
+                    text.execute(&mut c).await.unwrap();
+                }
+                _ => {
+                    let mut c = sqlx::MySqlConnection::connect(url).await.unwrap();
+                    text.execute(&mut c).await.unwrap();
+                }
+            }
+        });
+    }
+
+    /// The first column of every row, which is a whole number.
+    pub(crate) fn numbers(&self, query: &str) -> Vec<i64> {
+        match self.kind {
+            Kind::Sqlite => {
+                let connection = self.sqlite().connect_read_only().unwrap();
+                let mut statement = connection.prepare(query).unwrap();
+                statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+            }
+            Kind::Postgres => self.runtime.block_on(async {
+                let mut c = sqlx::PgConnection::connect(&self.url).await.unwrap();
+                let rows = sqlx::query(AssertSqlSafe(query)).fetch_all(&mut c).await.unwrap();
+                rows.iter().map(|row| row.get(0)).collect()
+            }),
+            Kind::MySql => self.runtime.block_on(async {
+                let mut c = sqlx::MySqlConnection::connect(&self.url).await.unwrap();
+                let rows = sqlx::query(AssertSqlSafe(query)).fetch_all(&mut c).await.unwrap();
+                rows.iter().map(|row| row.get(0)).collect()
+            }),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let force = if self.kind == Kind::Postgres { " WITH (FORCE)" } else { "" };
+        if self.kind != Kind::Sqlite && !std::thread::panicking() {
+            self.on(&server(self.kind), &format!("DROP DATABASE {}{force}", self.name));
+        }
+    }
+}
