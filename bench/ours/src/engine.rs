@@ -8,7 +8,7 @@ use batchwright::{
     JobOperator, JobParameters, JobRepository, JsonLinesWriter, MemoryRepository, NoWriter,
     Sequence, Step, TaskletCall, TaskletStep,
 };
-use batchwright_store::{SqlWriter, SqliteOptions, SqliteRepository};
+use batchwright_store::{SqlRepository, SqlWriter, SqliteDatabase, StoreOptions};
 
 use crate::plain::database;
 use crate::work::{CHUNK, Outcome, Task, Trade, Valued, step, timed};
@@ -45,8 +45,8 @@ type Repository = Arc<dyn JobRepository>;
 type Error = Box<dyn std::error::Error>;
 
 fn open(path: &Path, durability: Durability) -> Result<Repository, Error> {
-    let options = SqliteOptions { durability, ..SqliteOptions::default() };
-    Ok(Arc::new(SqliteRepository::open_with(path, &options)?))
+    let options = StoreOptions { durability, ..StoreOptions::default() };
+    Ok(Arc::new(SqlRepository::open(SqliteDatabase::at(path).into(), &options)?))
 }
 
 /// A new store.

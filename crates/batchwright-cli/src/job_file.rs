@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use batchwright::Job;
 use batchwright::testing::FaultPlan;
-use batchwright_store::SqliteDatabase;
+use batchwright_store::Database;
 use toml::Spanned;
 
 use definition::Definition;
@@ -49,7 +49,7 @@ impl Problem {
 /// What a job file is built with.
 pub(crate) struct BuildContext {
     /// The store's own database, when it is one that items can live in.
-    pub(crate) database: Option<SqliteDatabase>,
+    pub(crate) database: Option<Database>,
     /// Faults of a rehearsal.
     pub(crate) faults: Option<FaultPlan>,
 }

@@ -34,6 +34,42 @@ impl Default for StoreOptions {
     }
 }
 
+impl StoreOptions {
+    /// Database and options of a URL: as [`Database::parse`] understands it, with `prefix=NAME`,
+    /// `synchronous=normal|full` (SQLite) and `connections=N` (servers) among what stands behind its `?`.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what is wrong with the URL, without its password.
+    pub fn parse(url: &str) -> Result<(Database, Self), String> {
+        let (base, query) = url.split_once('?').unwrap_or((url, ""));
+        let is_file = base.starts_with("sqlite:");
+        let mut options = Self::default();
+        let mut rest = Vec::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=') {
+                Some(("synchronous", "normal")) if is_file => {
+                    options.durability = Durability::Process;
+                }
+                Some(("synchronous", "full")) if is_file => options.durability = Durability::Power,
+                Some(("prefix", prefix)) => options.prefix = prefix.to_owned(),
+                _ if is_file => {
+                    return Err(format!(
+                        "`{pair}` is unknown; there are `synchronous=normal`, `synchronous=full` and \
+                         `prefix=NAME`"
+                    ));
+                }
+                _ => rest.push(pair),
+            }
+        }
+        let database = match rest.is_empty() {
+            true => Database::parse(base)?,
+            false => Database::parse(&format!("{base}?{}", rest.join("&")))?,
+        };
+        Ok((database.durability(options.durability), options))
+    }
+}
+
 /// A [`JobRepository`] in a SQLite file, or on a PostgreSQL, MySQL or MariaDB server.
 ///
 /// Several processes may share it. On SQLite units of work exclude each other by the write lock of the file,
@@ -61,15 +97,15 @@ impl SqlRepository {
         Self::open(SqliteDatabase::at(path).into(), &StoreOptions::default())
     }
 
-    /// Opens the store at `url`; see [`Database::parse`].
+    /// Opens the store at `url`; see [`StoreOptions::parse`].
     ///
     /// # Errors
     ///
     /// As [`open`](Self::open); also when the URL cannot be understood.
     pub fn connect(url: &str) -> Result<Self, RepositoryError> {
-        let database = Database::parse(url)
+        let (database, options) = StoreOptions::parse(url)
             .map_err(|reason| RepositoryError::unavailable("open the store", reason))?;
-        Self::open(database, &StoreOptions::default())
+        Self::open(database, &options)
     }
 
     /// Opens the store in `database`, making and migrating its tables when needed.

@@ -1,8 +1,8 @@
 //! The only place that asks what time it is.
 
 use std::fmt;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -87,28 +87,62 @@ impl Clock for SimClock {
 /// Long-running user code (an item, a tasklet) looks at it now and then and returns early.
 #[derive(Debug, Clone, Default)]
 pub struct StopToken {
-    inner: Arc<(Mutex<bool>, Condvar, std::sync::atomic::AtomicBool)>,
+    inner: Arc<StopState>,
+}
+
+#[derive(Debug, Default)]
+struct StopState {
+    requested: Mutex<bool>,
+    changed: Condvar,
+    /// The same as `requested`, for a look without a lock.
+    flag: AtomicBool,
+    /// Tokens that are asked too.
+    children: Mutex<Vec<Weak<StopState>>>,
+}
+
+impl StopState {
+    fn request(&self) {
+        *self.requested.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.flag.store(true, Ordering::Release);
+        self.changed.notify_all();
+        for child in &*self.children.lock().unwrap_or_else(PoisonError::into_inner) {
+            if let Some(child) = child.upgrade() {
+                child.request();
+            }
+        }
+    }
 }
 
 impl StopToken {
     /// Asks for the stop. Asking twice is the same as asking once.
     pub fn request(&self) {
-        let (requested, changed, flag) = &*self.inner;
-        *requested.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        flag.store(true, Ordering::Release);
-        changed.notify_all();
+        self.inner.request();
+    }
+
+    /// A token that is asked when this one is, but not the other way round.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        let child = Self::default();
+        let mut children = self.inner.children.lock().unwrap_or_else(PoisonError::into_inner);
+        children.retain(|child| child.strong_count() > 0);
+        children.push(Arc::downgrade(&child.inner));
+        drop(children);
+        // A request that came before the child was known.
+        if self.is_requested() {
+            child.request();
+        }
+        child
     }
 
     /// Whether a stop was asked for.
     pub fn is_requested(&self) -> bool {
-        self.inner.2.load(Ordering::Acquire)
+        self.inner.flag.load(Ordering::Acquire)
     }
 
     /// Waits until a stop is requested, at most `timeout`.
     pub fn wait(&self, timeout: Duration) {
-        let (requested, changed, _) = &*self.inner;
-        let guard = requested.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(changed.wait_timeout_while(guard, timeout, |requested| !*requested));
+        let requested = self.inner.requested.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.inner.changed.wait_timeout_while(requested, timeout, |requested| !*requested));
     }
 }
 
@@ -123,6 +157,16 @@ mod tests {
         stop.request();
         clock.wait(Duration::from_secs(3600), &stop);
         assert!(stop.is_requested());
+    }
+
+    #[test]
+    fn a_child_is_asked_with_its_parent_and_never_the_other_way_round() {
+        let parent = StopToken::default();
+        let (first, second) = (parent.child(), parent.child());
+        first.request();
+        assert!(!parent.is_requested() && !second.is_requested());
+        parent.request();
+        assert!(second.is_requested() && parent.child().is_requested());
     }
 
     #[test]

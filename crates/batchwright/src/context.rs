@@ -77,6 +77,19 @@ impl ExecutionContext {
         self.0.keys().map(String::as_str)
     }
 
+    /// Takes over what `after` has otherwise than `before`.
+    fn take_changes(&mut self, before: &Self, after: &Self) {
+        let text = |value: Option<&Arc<RawValue>>| value.map(|value| value.get().to_owned());
+        for (name, value) in &after.0 {
+            if text(before.0.get(name)) != Some(value.get().to_owned()) {
+                self.0.insert(name.clone(), Arc::clone(value));
+            }
+        }
+        for name in before.0.keys().filter(|name| !after.0.contains_key(*name)) {
+            self.0.remove(name);
+        }
+    }
+
     /// Whether nothing is stored.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -106,6 +119,16 @@ impl ExecutionContext {
 #[derive(Debug, Clone, Default)]
 pub struct ContextHandle {
     inner: Arc<Mutex<Tracked>>,
+    /// For the job's context in one of several parts that run side by side: where changes are merged.
+    shared: Option<Arc<Shared>>,
+}
+
+/// What parts that run side by side have in common.
+#[derive(Debug)]
+struct Shared {
+    whole: ContextHandle,
+    /// Held from the merging of a change to the end of its commit.
+    commit: Arc<Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -113,13 +136,32 @@ struct Tracked {
     current: ExecutionContext,
     committed: ExecutionContext,
     changed: bool,
+    commit: Arc<Mutex<()>>,
 }
 
 impl ContextHandle {
     /// Starts from what is stored.
     pub fn new(context: ExecutionContext) -> Self {
-        let tracked = Tracked { current: context.clone(), committed: context, changed: false };
-        Self { inner: Arc::new(Mutex::new(tracked)) }
+        let (current, committed) = (context.clone(), context);
+        let tracked = Tracked { current, committed, ..Tracked::default() };
+        Self { inner: Arc::new(Mutex::new(tracked)), shared: None }
+    }
+
+    /// The same context for one of several parts that run side by side: each sees what was committed when it
+    /// began and its own changes, and its commits add those to whatever the others committed.
+    pub(crate) fn fork(&self) -> Self {
+        let (whole, commit) = match &self.shared {
+            Some(shared) => (shared.whole.clone(), Arc::clone(&shared.commit)),
+            None => (self.clone(), Arc::clone(&self.lock().commit)),
+        };
+        let committed = whole.lock().committed.clone();
+        Self { shared: Some(Arc::new(Shared { whole, commit })), ..Self::new(committed) }
+    }
+
+    /// To be held while a change is committed that others might be committing too.
+    pub(crate) fn commit_lock(&self) -> Option<Arc<Mutex<()>>> {
+        let shared = self.shared.as_ref()?;
+        self.lock().changed.then(|| Arc::clone(&shared.commit))
     }
 
     /// Stores `value` under `name` with the next commit.
@@ -161,12 +203,33 @@ impl ContextHandle {
     /// What must be stored, if anything changed since the last commit.
     pub(crate) fn change(&self) -> Option<ExecutionContext> {
         let tracked = self.lock();
-        tracked.changed.then(|| tracked.current.clone())
+        if !tracked.changed {
+            return None;
+        }
+        Some(match &self.shared {
+            None => tracked.current.clone(),
+            Some(shared) => {
+                let mut merged = shared.whole.lock().committed.clone();
+                merged.take_changes(&tracked.committed, &tracked.current);
+                merged
+            }
+        })
     }
 
     /// The commit succeeded with `stored`.
     pub(crate) fn committed(&self, stored: ExecutionContext) {
+        if let Some(shared) = &self.shared {
+            let mut whole = shared.whole.lock();
+            whole.current = stored.clone();
+            whole.committed = stored.clone();
+        }
         let mut tracked = self.lock();
+        if self.shared.is_some() {
+            // What the others committed meanwhile is seen from now on.
+            let (before, mine) = (tracked.committed.clone(), tracked.current.clone());
+            tracked.current = stored.clone();
+            tracked.current.take_changes(&before, &mine);
+        }
         tracked.changed = tracked.current != stored;
         tracked.committed = stored;
     }
@@ -220,6 +283,24 @@ mod tests {
             "use the context: it has no `m`"
         );
         assert_eq!(context.get::<i64>("n").unwrap_err().to_string(), "use `n` of the context");
+    }
+
+    #[test]
+    fn parts_that_run_side_by_side_keep_each_others_changes() {
+        let whole = ContextHandle::default();
+        whole.put("before", &1).unwrap();
+        whole.committed(whole.change().unwrap());
+        let (a, b) = (whole.fork(), whole.fork());
+        a.put("a", &1).unwrap();
+        b.put("b", &1).unwrap();
+        b.remove("before");
+        a.committed(a.change().unwrap());
+        b.committed(b.change().unwrap());
+        assert_eq!(whole.snapshot().names().collect::<Vec<_>>(), ["a", "b"]);
+        assert!(
+            a.change().is_none() && b.has("a"),
+            "each sees the others once it committed itself"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::execution::ExecutionId;
+use crate::execution::{ExecutionId, ExitStatus};
 
 /// A class of failures, dotted from the general to the special: `data`, `data.parse`.
 ///
@@ -309,6 +309,32 @@ pub enum StepError {
         /// What it reported.
         source: ItemErrorText,
     },
+    /// Partitions failed.
+    #[error("run {failed} of {count} partitions of step `{step}`; the first, `{first}`: {failure}")]
+    Partitions {
+        /// The partitioned step.
+        step: String,
+        /// How many failed.
+        failed: usize,
+        /// How many there are.
+        count: usize,
+        /// Key of the first that failed.
+        first: String,
+        /// Why it did.
+        failure: String,
+    },
+    /// The job that the step runs failed, or may not run.
+    #[error("run job `{job}` in step `{step}`: {failure}")]
+    Job {
+        /// The step.
+        step: String,
+        /// The job.
+        job: String,
+        /// Why it failed.
+        failure: String,
+        /// Its exit status.
+        exit: ExitStatus,
+    },
     /// The step ran as often as it may for this instance.
     #[error("start step `{step}` again: it ran {limit} times, its start limit")]
     StartLimit {
@@ -351,9 +377,19 @@ impl StepError {
             Self::Component { .. } => "component_failed",
             Self::Listener { .. } => "listener_failed",
             Self::Tasklet { .. } => "tasklet_failed",
+            Self::Partitions { .. } => "partition_failed",
+            Self::Job { .. } => "job_failed",
             Self::StartLimit { .. } => "start_limit_exceeded",
             Self::Commit { source, .. } if source.is_lease_lost() => "stale_lease",
             Self::Commit { .. } => "commit_failed",
+        }
+    }
+
+    /// The exit status that the step ends with.
+    pub(crate) fn exit(&self) -> ExitStatus {
+        match self {
+            Self::Job { exit, .. } => exit.clone(),
+            _ => ExitStatus::failed().with_message(self.failure().message),
         }
     }
 

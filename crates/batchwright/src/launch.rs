@@ -126,8 +126,8 @@ pub(crate) fn decide(
 /// What becomes of a step when its job runs.
 #[derive(Debug)]
 pub(crate) enum StepDecision {
-    /// It is done; nothing is recorded.
-    PassOver,
+    /// It is done, or its failure was handled: nothing is recorded, and the flow goes on as it did then.
+    PassOver(Box<StepExecution>),
     /// It begins anew.
     Fresh,
     /// It continues where this execution of it stood.
@@ -136,23 +136,24 @@ pub(crate) enum StepDecision {
     LimitReached,
 }
 
-/// Decides about a step whose executions in this instance are `history`, newest first.
+/// Decides about a step whose newest execution in this instance is `last`, one of `runs`. With `again` it runs
+/// although it is done.
 pub(crate) fn decide_step(
-    history: Vec<StepExecution>,
+    last: Option<StepExecution>,
+    runs: u32,
     start_limit: Option<u32>,
-    allow_start_if_complete: bool,
+    again: bool,
 ) -> StepDecision {
-    let runs = u32::try_from(history.len()).unwrap_or(u32::MAX);
-    let last = history.into_iter().next();
-    let complete = last.as_ref().is_some_and(|step| step.status == BatchStatus::Completed);
-    if complete && !allow_start_if_complete {
-        return StepDecision::PassOver;
-    }
+    let is_done = |step: &StepExecution| step.status == BatchStatus::Completed || step.handled;
+    let last = match last {
+        Some(step) if is_done(&step) && !again => return StepDecision::PassOver(Box::new(step)),
+        last => last,
+    };
     if start_limit.is_some_and(|limit| runs >= limit) {
         return StepDecision::LimitReached;
     }
     match last {
-        Some(step) if !complete => StepDecision::Resume(Box::new(step)),
+        Some(step) if step.status != BatchStatus::Completed => StepDecision::Resume(Box::new(step)),
         _ => StepDecision::Fresh,
     }
 }

@@ -51,6 +51,7 @@ mod policy;
 mod query;
 mod registry;
 mod repository;
+mod runner;
 mod step;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -71,7 +72,10 @@ pub use item::{
     JsonLines, JsonLinesReader, JsonLinesWriter, LineInput, LinePosition, LineReader, LineWriter,
     Lines, ListReader, ListWriter, NoWriter, PassThrough, PreparedCommit, RawLine, Sequence, Total,
 };
-pub use job::{Incrementer, Job, JobBuilder, JobScope};
+pub use job::{
+    Decider, Decision, FlowBuilder, Incrementer, Job, JobBuilder, JobFlow, JobScope,
+    TransitionBuilder, increment, next_day,
+};
 pub use launch::{LaunchOptions, RecoverMode};
 pub use listener::{
     ChunkListener, ItemListener, JobListener, ListenerResult, RetryListener, SkipListener,
@@ -96,7 +100,8 @@ pub use repository::{
     CheckpointUpdate, Durability, JobRepository, Lease, MemoryRepository, UnitOfWork,
 };
 pub use step::{
-    ChunkStep, ChunkStepBuilder, ChunkTransaction, CommandStep, ExitCodeMeaning, Flow, Missing,
+    ByteRanges, ChunkStep, ChunkStepBuilder, ChunkTransaction, CommandStep, ExitCodeMeaning,
+    FilePartitions, Flow, JobStep, Missing, NumberRanges, Partition, PartitionStep, Partitioner,
     Step, StepOptions, StepScope, StepStart, Tasklet, TaskletCall, TaskletStep,
 };
 

@@ -21,14 +21,15 @@ use crate::event::Events;
 use crate::execution::{
     ExecutionId, ExecutionSummary, InstanceId, JobExecution, JobInstance, StepSummary,
 };
-use crate::job::{Job, JobRun, JobScope, Runner};
-use crate::launch::{LaunchOptions, LaunchRules, RecoverMode};
+use crate::job::{Job, JobScope};
+use crate::launch::{LaunchOptions, RecoverMode};
 use crate::owner::ProcessIdentity;
 use crate::parameters::JobParameters;
 use crate::query::{ExecutionFilter, InstancePage, Queries};
 use crate::registry::JobRegistry;
 use crate::repository::lifecycle::{self, Claimant, StartRequest};
 use crate::repository::{JobRepository, Lease};
+use crate::runner::{JobRun, Runner};
 use heartbeat::Heartbeat;
 use pool::Pool;
 
@@ -46,27 +47,24 @@ struct Inner {
     registry: JobRegistry,
     clock: Arc<dyn Clock>,
     events: Events,
-    lease_timeout: Duration,
-    owner: String,
     pool: Pool,
     runner: Runner,
-    active: Active,
     /// Beats until the operator is gone.
     _heartbeat: Heartbeat,
 }
 
 /// Executions that this process holds.
-type Active = Arc<Mutex<BTreeMap<ExecutionId, Held>>>;
+pub(crate) type Active = Arc<Mutex<BTreeMap<ExecutionId, Held>>>;
 
 /// An execution that this process holds.
 #[derive(Clone)]
-struct Held {
-    lease: Lease,
-    job: String,
-    stop: StopToken,
+pub(crate) struct Held {
+    pub(crate) lease: Lease,
+    pub(crate) job: String,
+    pub(crate) stop: StopToken,
 }
 
-fn lock(active: &Active) -> MutexGuard<'_, BTreeMap<ExecutionId, Held>> {
+pub(crate) fn lock(active: &Active) -> MutexGuard<'_, BTreeMap<ExecutionId, Held>> {
     active.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -152,6 +150,9 @@ impl OperatorBuilder {
             events: self.events.clone(),
             step_permits: Arc::new(Permits::new(self.running_steps_max)),
             commit_hook: self.commit_hook,
+            owner: ProcessIdentity::current().to_string().into(),
+            lease_timeout: self.lease_timeout,
+            active: Arc::clone(&active),
         };
         let heartbeat = Heartbeat::start(
             Arc::clone(&self.repository),
@@ -165,11 +166,8 @@ impl OperatorBuilder {
                 registry: self.registry,
                 clock: self.clock,
                 events: self.events,
-                lease_timeout: self.lease_timeout,
-                owner: ProcessIdentity::current().to_string(),
                 pool: Pool::new(self.running_jobs_max),
                 runner,
-                active,
                 _heartbeat: heartbeat,
             }),
         }
@@ -362,7 +360,7 @@ impl JobOperator {
     pub fn stop(&self, id: ExecutionId) -> Result<JobExecution, OperatorError> {
         let now = self.inner.clock.now();
         let execution = lifecycle::request_stop(&*self.inner.repository, id, now)?;
-        if let Some(held) = lock(&self.inner.active).get(&id) {
+        if let Some(held) = lock(&self.inner.runner.active).get(&id) {
             held.stop.request();
         }
         Ok(execution)
@@ -379,7 +377,7 @@ impl JobOperator {
 
     /// Asks every execution of this process to stop; returns how many there were.
     pub fn stop_all(&self) -> usize {
-        let held: Vec<_> = lock(&self.inner.active).values().cloned().collect();
+        let held: Vec<_> = lock(&self.inner.runner.active).values().cloned().collect();
         for one in &held {
             // First the token: it reaches the work even when the store does not answer.
             one.stop.request();
@@ -589,8 +587,9 @@ impl JobOperator {
     }
 
     fn claimant(&self) -> Claimant {
-        let lease_until = later(self.inner.clock.now(), self.inner.lease_timeout);
-        Claimant { owner: self.inner.owner.clone(), lease_until }
+        let runner = &self.inner.runner;
+        let lease_until = later(self.inner.clock.now(), runner.lease_timeout);
+        Claimant { owner: runner.owner.to_string(), lease_until }
     }
 
     fn request<'a>(
@@ -601,11 +600,7 @@ impl JobOperator {
     ) -> StartRequest<'a> {
         StartRequest {
             job: job.name(),
-            rules: LaunchRules {
-                restartable: job.is_restartable(),
-                fingerprint: job.fingerprint(),
-                source: job.source(),
-            },
+            rules: job.launch_rules(),
             options,
             claimant,
             parent: None,
@@ -618,9 +613,9 @@ impl JobOperator {
         let lease = Lease { execution: execution.id, fence: execution.fence };
         let stop = StopToken::default();
         let held = Held { lease, job: job.name().to_owned(), stop: stop.clone() };
-        lock(&self.inner.active).insert(execution.id, held);
+        lock(&self.inner.runner.active).insert(execution.id, held);
         let (handle, ending) = JobHandle::new(execution.id, Arc::clone(&self.inner.repository));
-        let (runner, active) = (self.inner.runner.clone(), Arc::clone(&self.inner.active));
+        let (runner, active) = (self.inner.runner.clone(), Arc::clone(&self.inner.runner.active));
         self.inner.pool.submit(Box::new(move || {
             let run = JobRun { job, lease, stop };
             // A panic outside user code must not keep the lease alive: its handle hears of it.
@@ -649,7 +644,7 @@ fn may_purge(history: &[JobExecution], filter: &ExecutionFilter, restartable: bo
 }
 
 /// `timeout` after `now`, as far as timestamps reach.
-fn later(now: Timestamp, timeout: Duration) -> Timestamp {
+pub(crate) fn later(now: Timestamp, timeout: Duration) -> Timestamp {
     now.saturating_add(timeout).unwrap_or(Timestamp::MAX)
 }
 

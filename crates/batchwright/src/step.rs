@@ -2,6 +2,8 @@
 
 mod chunk;
 mod command;
+mod job;
+mod partition;
 mod run;
 mod tasklet;
 
@@ -10,6 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use chunk::{ChunkStep, ChunkStepBuilder, Missing};
 pub use command::{CommandStep, ExitCodeMeaning};
+pub use job::JobStep;
+pub use partition::{
+    ByteRanges, FilePartitions, NumberRanges, Partition, PartitionStep, Partitioner,
+};
 pub(crate) use run::{Commit, StepRun};
 pub use tasklet::{Flow, Tasklet, TaskletCall, TaskletStep};
 
@@ -32,6 +38,12 @@ pub trait Step: Send + Sync {
 
     /// What the job must know of it.
     fn options(&self) -> &StepOptions;
+
+    /// Whether it does nothing but wait for steps of its own: then it takes nobody's turn.
+    #[doc(hidden)]
+    fn waits_for_others(&self) -> bool {
+        false
+    }
 
     /// Runs to the end, to a stop, or to the first failure that is not tolerated.
     #[doc(hidden)]
@@ -80,6 +92,7 @@ struct StepScopeParts {
     job: JobScope,
     step: String,
     id: StepExecutionId,
+    partition: Option<Partition>,
     context: ContextHandle,
     store_id: String,
     durability: Durability,
@@ -102,6 +115,7 @@ impl StepScope {
     pub(crate) fn new(
         job: JobScope,
         step: &crate::execution::StepExecution,
+        partition: Option<Partition>,
         repository: &dyn JobRepository,
         start: StepStart,
     ) -> Self {
@@ -110,6 +124,7 @@ impl StepScope {
                 job,
                 step: step.name.clone(),
                 id: step.id,
+                partition,
                 context: ContextHandle::new(step.context.clone()),
                 store_id: repository.store_id().to_owned(),
                 durability: repository.durability(),
@@ -123,7 +138,7 @@ impl StepScope {
         &self.inner.job
     }
 
-    /// Name of the step.
+    /// Name of the step; in a partitioned step with the key of the partition behind it: `load:p0003`.
     pub fn step(&self) -> &str {
         &self.inner.step
     }
@@ -131,6 +146,26 @@ impl StepScope {
     /// Number of the step execution.
     pub fn id(&self) -> StepExecutionId {
         self.inner.id
+    }
+
+    /// The part of the input that is worked on, in a partitioned step.
+    pub fn partition(&self) -> Option<&Partition> {
+        self.inner.partition.as_ref()
+    }
+
+    /// A value of the partition: a bound, a path.
+    ///
+    /// # Errors
+    ///
+    /// Names the value when it is missing or of another type, or says that the step has no partitions.
+    pub fn partition_value<T: serde::de::DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<T, ItemError> {
+        let partition = self.partition().ok_or_else(|| {
+            ItemError::fatal(format!("use `{name}` of the partition: this step has no partitions"))
+        })?;
+        Ok(partition.values.get(name)?)
     }
 
     /// Everything the job was started with.

@@ -14,7 +14,7 @@ use batchwright::{
     ParameterValue, Phase, RetryPolicy, Sequence, SkipLimitScope, SkipPolicy, StepOptions,
     StepScope, TaskletStep,
 };
-use batchwright_store::{SqlMode, SqlTasklet, SqliteDatabase};
+use batchwright_store::{Database, SqlMode, SqlTasklet, StoreOptions};
 use sha2::{Digest, Sha256};
 use toml::Spanned;
 
@@ -291,8 +291,8 @@ impl Builder<'_> {
                     if let Some(key) = &key {
                         sql = sql.keyset(key.clone());
                     }
-                    let values: Result<Vec<_>, _> =
-                        params.iter().map(|text| text.render(scope).map(Into::into)).collect();
+                    let values: Result<Vec<String>, _> =
+                        params.iter().map(|text| text.render(scope)).collect();
                     Ok(AnyReader::Sql(sql.params(values?)))
                 }))
             }
@@ -414,24 +414,21 @@ impl Builder<'_> {
     }
 
     /// Another database, relative to the job file.
-    fn database(&self, url: &Text, schema: &ParameterSchema) -> Built<Make<SqliteDatabase>> {
+    fn database(&self, url: &Text, schema: &ParameterSchema) -> Built<Make<Database>> {
         let template = self.template(url, schema)?;
         if !url.get_ref().contains("${") {
             // What is known already is refused already.
-            crate::store::database(url.get_ref()).map_err(|problem| Problem::at(url, problem))?;
+            StoreOptions::parse(url.get_ref()).map_err(|problem| Problem::at(url, problem))?;
         }
         let folder = self.folder.clone();
         Ok(Box::new(move |scope| {
-            let database =
-                crate::store::database(&template.render(scope)?).map_err(ItemError::fatal)?;
-            Ok(match database.path().is_absolute() {
-                true => database,
-                false => database.in_folder(&folder),
-            })
+            let (database, _) =
+                StoreOptions::parse(&template.render(scope)?).map_err(ItemError::fatal)?;
+            Ok(database.in_folder(&folder))
         }))
     }
 
-    fn own_database(&self, at: &Text) -> Built<SqliteDatabase> {
+    fn own_database(&self, at: &Text) -> Built<Database> {
         self.context.database.clone().ok_or_else(|| {
             Problem::at(at, "this store is no database that items can live in; name one with `url`")
         })
@@ -445,7 +442,7 @@ fn bounded(value: Option<&Spanned<usize>>, key: &str, min: usize, max: usize) ->
     }
 }
 
-fn constant(database: SqliteDatabase) -> Make<SqliteDatabase> {
+fn constant(database: Database) -> Make<Database> {
     Box::new(move |_| Ok(database.clone()))
 }
 

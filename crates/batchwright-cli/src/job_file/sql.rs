@@ -5,48 +5,47 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use batchwright::{
     ChunkTransaction, Ending, ErrorKind, ItemError, ItemWriter, PreparedCommit, StepScope,
 };
-use batchwright_store::rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
-use batchwright_store::rusqlite::{self, Row};
-use batchwright_store::{RowBinder, SqlMode, SqlReader, SqlWriter, SqliteDatabase};
+use batchwright_store::{
+    Database, NamedStatement, RowBinder, SqlMode, SqlReader, SqlRow, SqlValue, SqlWriter,
+};
 
 use super::record::{Names, Record, Value};
 
 /// The rows of `query` as records with the names of its columns.
-pub(super) fn reader(database: SqliteDatabase, query: String) -> SqlReader<Record> {
+pub(super) fn reader(database: Database, query: String) -> SqlReader<Record> {
     let names: OnceLock<Names> = OnceLock::new();
     SqlReader::new(database, query, move |row| {
-        let names = names
-            .get_or_init(|| row.as_ref().column_names().map(Arc::from).collect::<Vec<_>>().into());
-        let values: Result<Vec<_>, _> = (0..names.len()).map(|index| value(row, index)).collect();
+        let names =
+            names.get_or_init(|| row.names().into_iter().map(Arc::from).collect::<Vec<_>>().into());
+        let values: Result<Vec<_>, _> =
+            (0..names.len()).map(|index| value(row, index, &names[index])).collect();
         Ok(Record::new(Arc::clone(names), values?))
     })
 }
 
-fn value(row: &Row<'_>, index: usize) -> Result<Value, ItemError> {
-    Ok(match row.get_ref(index)? {
-        ValueRef::Null => Value::Null,
-        ValueRef::Integer(value) => Value::Integer(value),
-        ValueRef::Real(value) => Value::Float(value),
-        ValueRef::Text(bytes) => Value::text(std::str::from_utf8(bytes)?),
-        ValueRef::Blob(_) => {
-            let name = row.as_ref().column_name(index)?.to_owned();
-            return Err(ItemError::data(format!("read column `{name}`: it holds a blob")));
+fn value(row: &SqlRow<'_>, index: usize, name: &str) -> Result<Value, ItemError> {
+    Ok(match row.value(index)? {
+        SqlValue::Null => Value::Null,
+        SqlValue::Boolean(value) => Value::Boolean(value),
+        SqlValue::Integer(value) => Value::Integer(value),
+        SqlValue::Float(value) => Value::Float(value),
+        SqlValue::Text(text) => Value::text(&text),
+        SqlValue::Bytes(_) => {
+            return Err(ItemError::data(format!("read column `{name}`: it holds bytes")));
         }
     })
 }
 
-impl rusqlite::ToSql for Value {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(match self {
-            Self::Null => ToSqlOutput::Owned(SqlValue::Null),
-            Self::Boolean(value) => ToSqlOutput::Owned(SqlValue::Integer(i64::from(*value))),
-            Self::Integer(value) => ToSqlOutput::Owned(SqlValue::Integer(*value)),
-            Self::Float(value) => ToSqlOutput::Owned(SqlValue::Real(*value)),
-            Self::Text(text) | Self::Field(text) => {
-                ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes()))
-            }
-            Self::Json(json) => ToSqlOutput::Owned(SqlValue::Text(json.to_string())),
-        })
+impl<'a> From<&'a Value> for SqlValue<'a> {
+    fn from(value: &'a Value) -> Self {
+        match value {
+            Value::Null => Self::Null,
+            Value::Boolean(value) => Self::Boolean(*value),
+            Value::Integer(value) => Self::Integer(*value),
+            Value::Float(value) => Self::Float(*value),
+            Value::Text(text) | Value::Field(text) => (&**text).into(),
+            Value::Json(json) => json.to_string().into(),
+        }
     }
 }
 
@@ -55,7 +54,6 @@ impl rusqlite::ToSql for Value {
 pub(super) struct RecordSqlWriter {
     inner: SqlWriter<Record>,
     table: String,
-    mode: SqlMode,
     /// Columns of the table; what else a record has is an error.
     known: Vec<String>,
     /// The columns that are written; those of the first record until they are known.
@@ -67,19 +65,22 @@ pub(super) struct RecordSqlWriter {
 impl RecordSqlWriter {
     /// Into `table` of `database`, which is the store's own when `own`.
     pub(super) fn new(
-        database: &SqliteDatabase,
+        database: &Database,
         own: bool,
         table: String,
         mode: SqlMode,
         columns: Option<Vec<String>>,
     ) -> Result<Self, ItemError> {
-        let connection = database.connect()?;
-        let (known, columns) = match &mode {
+        let (mode, known, columns) = match mode {
             SqlMode::Statement(sql) => {
-                let bound = statement_columns(&connection, sql)?;
-                (bound.clone(), Some(bound))
+                let NamedStatement { text, names } = NamedStatement::parse(&sql, database);
+                if names.is_empty() {
+                    let told = "bind the statement: write its parameters as `:field`";
+                    return Err(ItemError::fatal(told));
+                }
+                (SqlMode::Statement(text), names.clone(), Some(names))
             }
-            _ => (table_columns(&connection, &table)?, columns),
+            mode => (mode, table_columns(database, &table)?, columns),
         };
         if let Some(unknown) = columns.iter().flatten().find(|name| !known.contains(name)) {
             return Err(no_column(unknown, &table, &known));
@@ -91,16 +92,18 @@ impl RecordSqlWriter {
             let columns = columns.as_deref().unwrap_or_default();
             columns.iter().try_for_each(|name| match record.get(name) {
                 Some(value) => row.bind(value),
-                None => Err(rusqlite::Error::InvalidColumnName(name.to_string())),
+                None => Err(ItemError::data(format!(
+                    "write column `{name}`: the item has no such field"
+                ))),
             })
         };
-        let none: [String; 0] = [];
+        // Until they are known, the columns are those of the table: the mode is checked against them.
         let inner = match own {
-            true => SqlWriter::in_store(&table, none, bind),
-            false => SqlWriter::in_database(database.clone(), &table, none, bind),
+            true => SqlWriter::in_store(&table, known.clone(), bind),
+            false => SqlWriter::in_database(database.clone(), &table, known.clone(), bind),
         };
-        let mut writer =
-            Self { inner, table, mode, known, columns: chosen, chosen_by_record: false };
+        let inner = inner.mode(mode)?;
+        let mut writer = Self { inner, table, known, columns: chosen, chosen_by_record: false };
         if let Some(columns) = columns {
             writer.choose(&columns)?;
         }
@@ -108,7 +111,7 @@ impl RecordSqlWriter {
     }
 
     fn choose(&mut self, columns: &[String]) -> Result<(), ItemError> {
-        self.inner.set_mode(&self.table, columns, &self.mode)?;
+        self.inner.set_columns(columns)?;
         let names: Vec<Arc<str>> = columns.iter().map(|name| Arc::from(name.as_str())).collect();
         *self.columns.lock().unwrap_or_else(PoisonError::into_inner) = Some(names.into());
         Ok(())
@@ -152,10 +155,8 @@ fn no_column(name: &str, table: &str, known: &[String]) -> ItemError {
     ))
 }
 
-fn table_columns(connection: &rusqlite::Connection, table: &str) -> Result<Vec<String>, ItemError> {
-    let mut rows = connection.prepare("SELECT name FROM pragma_table_info(?1)")?;
-    let columns: Vec<String> =
-        rows.query_map([table], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+fn table_columns(database: &Database, table: &str) -> Result<Vec<String>, ItemError> {
+    let columns = database.columns_of(table)?;
     if columns.is_empty() {
         return Err(ItemError::new(
             ErrorKind::new("sql.no_table"),
@@ -165,22 +166,6 @@ fn table_columns(connection: &rusqlite::Connection, table: &str) -> Result<Vec<S
         ));
     }
     Ok(columns)
-}
-
-/// The names of `:name` parameters, in their order.
-fn statement_columns(
-    connection: &rusqlite::Connection,
-    sql: &str,
-) -> Result<Vec<String>, ItemError> {
-    let statement = connection.prepare(sql)?;
-    (1..=statement.parameter_count())
-        .map(|index| {
-            let name = statement.parameter_name(index).map(|name| name[1..].to_owned());
-            name.ok_or_else(|| {
-                ItemError::fatal("bind the statement: write its parameters as `:field`")
-            })
-        })
-        .collect()
 }
 
 impl ItemWriter<Record> for RecordSqlWriter {

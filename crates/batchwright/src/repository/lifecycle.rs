@@ -4,12 +4,13 @@
 
 use jiff::Timestamp;
 
-use super::{JobRepository, Lease, UnitOfWork};
+use super::{CheckpointUpdate, JobRepository, Lease, UnitOfWork};
 use crate::context::ExecutionContext;
 use crate::error::{Failure, RepositoryError};
 use crate::event::EventRecord;
 use crate::execution::{
-    BatchStatus, ExecutionId, ExitStatus, JobExecution, JobInstance, StatusEvent, StepExecution,
+    BatchStatus, ExecutionId, ExitStatus, FlowState, JobExecution, JobInstance, StatusEvent,
+    StepExecution, StepExecutionId,
 };
 use crate::launch::{self, Launch, LaunchOptions, LaunchRules, RecoverMode};
 use crate::operator::{OperatorError, Refusal};
@@ -40,10 +41,31 @@ pub(crate) fn start(
     request: &StartRequest<'_>,
     parameters: JobParameters,
 ) -> Result<JobExecution, OperatorError> {
-    let mut unit = repository.begin()?;
-    let execution = start_in(&mut *unit, request, parameters)?;
-    unit.commit()?;
-    Ok(execution)
+    contended(|| {
+        let mut unit = repository.begin()?;
+        let execution = start_in(&mut *unit, request, parameters.clone())?;
+        unit.commit()?;
+        Ok(execution)
+    })
+}
+
+/// Tries `work` again when another unit of work was quicker: what it decided by is no longer so. A store whose
+/// units of work exclude each other never asks for it.
+fn contended<T>(work: impl FnMut() -> Result<T, OperatorError>) -> Result<T, OperatorError> {
+    /// More than any real contest takes; a conflict that stays is told.
+    const ATTEMPTS_MAX: usize = 32;
+    let mut work = work;
+    let lost = |result: &Result<T, OperatorError>| {
+        matches!(result, Err(OperatorError::Repository(RepositoryError::Conflict { .. })))
+    };
+    let mut result = work();
+    for _ in 1..ATTEMPTS_MAX {
+        if !lost(&result) {
+            break;
+        }
+        result = work();
+    }
+    result
 }
 
 fn start_in(
@@ -112,7 +134,16 @@ pub(crate) fn restart(
     repository: &dyn JobRepository,
     id: ExecutionId,
     request: &StartRequest<'_>,
-    change: impl FnOnce(JobParameters) -> Result<JobParameters, Refusal>,
+    change: impl Fn(JobParameters) -> Result<JobParameters, Refusal>,
+) -> Result<JobExecution, OperatorError> {
+    contended(|| restart_once(repository, id, request, &change))
+}
+
+fn restart_once(
+    repository: &dyn JobRepository,
+    id: ExecutionId,
+    request: &StartRequest<'_>,
+    change: &impl Fn(JobParameters) -> Result<JobParameters, Refusal>,
 ) -> Result<JobExecution, OperatorError> {
     let mut unit = repository.begin()?;
     let execution = wanted(&mut *unit, id)?;
@@ -152,17 +183,19 @@ fn refuse_if_superseded(
 pub(crate) fn start_next(
     repository: &dyn JobRepository,
     request: &StartRequest<'_>,
-    change: impl FnOnce(Option<JobParameters>) -> Result<JobParameters, Refusal>,
+    change: impl Fn(Option<JobParameters>) -> Result<JobParameters, Refusal>,
 ) -> Result<JobExecution, OperatorError> {
-    let mut unit = repository.begin()?;
-    let newest = match unit.newest_instance(request.job)? {
-        Some(instance) => unit.executions_of(instance.id)?.into_iter().next(),
-        None => None,
-    };
-    let parameters = change(newest.map(|execution| execution.parameters))?;
-    let execution = start_in(&mut *unit, request, parameters)?;
-    unit.commit()?;
-    Ok(execution)
+    contended(|| {
+        let mut unit = repository.begin()?;
+        let newest = match unit.newest_instance(request.job)? {
+            Some(instance) => unit.executions_of(instance.id)?.into_iter().next(),
+            None => None,
+        };
+        let parameters = change(newest.map(|execution| execution.parameters))?;
+        let execution = start_in(&mut *unit, request, parameters)?;
+        unit.commit()?;
+        Ok(execution)
+    })
 }
 
 /// `STARTING` → `STARTED`. `None` when it was stopped or taken over before it could run.
@@ -185,19 +218,20 @@ pub(crate) fn claim(
 }
 
 /// How an owner ends its execution.
-pub(crate) struct Outcome {
+pub(crate) struct Ended {
     pub(crate) event: StatusEvent,
     pub(crate) exit: ExitStatus,
     pub(crate) failure: Option<Failure>,
     pub(crate) warnings: Vec<String>,
     pub(crate) context: Option<ExecutionContext>,
+    pub(crate) flow: FlowState,
 }
 
 /// Ends the execution of `lease`.
 pub(crate) fn finish(
     repository: &dyn JobRepository,
     lease: Lease,
-    outcome: Outcome,
+    outcome: Ended,
     now: Timestamp,
 ) -> Result<JobExecution, RepositoryError> {
     let mut unit = repository.begin()?;
@@ -209,6 +243,7 @@ pub(crate) fn finish(
     execution.exit = outcome.exit;
     execution.failure = outcome.failure;
     execution.warnings = outcome.warnings;
+    execution.flow = outcome.flow;
     execution.ended_at = Some(now);
     execution.owner = None;
     execution.lease_until = None;
@@ -222,6 +257,14 @@ pub(crate) fn finish(
 
 /// Asks a running execution to stop. One that nobody began is stopped at once.
 pub(crate) fn request_stop(
+    repository: &dyn JobRepository,
+    id: ExecutionId,
+    now: Timestamp,
+) -> Result<JobExecution, OperatorError> {
+    contended(|| request_stop_once(repository, id, now))
+}
+
+fn request_stop_once(
     repository: &dyn JobRepository,
     id: ExecutionId,
     now: Timestamp,
@@ -253,6 +296,14 @@ pub(crate) fn abandon(
     id: ExecutionId,
     now: Timestamp,
 ) -> Result<JobExecution, OperatorError> {
+    contended(|| abandon_once(repository, id, now))
+}
+
+fn abandon_once(
+    repository: &dyn JobRepository,
+    id: ExecutionId,
+    now: Timestamp,
+) -> Result<JobExecution, OperatorError> {
     let mut unit = repository.begin()?;
     let mut execution = wanted(&mut *unit, id)?;
     if execution.status == BatchStatus::Abandoned {
@@ -269,6 +320,15 @@ pub(crate) fn abandon(
 
 /// Closes an execution whose owner is dead, so that it can be restarted. A no-op for finished ones.
 pub(crate) fn recover(
+    repository: &dyn JobRepository,
+    id: ExecutionId,
+    mode: RecoverMode,
+    now: Timestamp,
+) -> Result<JobExecution, OperatorError> {
+    contended(|| recover_once(repository, id, mode, now))
+}
+
+fn recover_once(
     repository: &dyn JobRepository,
     id: ExecutionId,
     mode: RecoverMode,
@@ -353,6 +413,46 @@ pub(crate) fn update_step(
     unit.update_step(step)?;
     record_step(&mut *unit, step, now)?;
     unit.commit()
+}
+
+/// The flow goes on from the failures of `steps`: a restart does not try them again.
+pub(crate) fn handle_failures(
+    repository: &dyn JobRepository,
+    lease: Lease,
+    steps: &[StepExecutionId],
+) -> Result<(), RepositoryError> {
+    let mut unit = repository.begin()?;
+    owned(&mut *unit, lease)?;
+    for mut step in unit.steps_of(lease.execution)? {
+        if steps.contains(&step.id) {
+            step.handled = true;
+            unit.update_step(&step)?;
+        }
+    }
+    unit.commit()
+}
+
+/// Stores what a running step must find again on a restart, apart from the checkpoints of its items.
+pub(crate) fn keep_plan(
+    repository: &dyn JobRepository,
+    lease: Lease,
+    step: &mut StepExecution,
+    plan: &str,
+    now: Timestamp,
+) -> Result<(), RepositoryError> {
+    let mut unit = repository.begin()?;
+    unit.save_checkpoint(&CheckpointUpdate {
+        lease,
+        step: step.id,
+        counters: &step.counters,
+        checkpoint: plan,
+        step_context: None,
+        job_context: None,
+        at: now,
+    })?;
+    unit.commit()?;
+    step.checkpoint = Some(plan.to_owned());
+    Ok(())
 }
 
 /// Makes sure that the execution is still the caller's, before it touches anything that it shares.

@@ -184,7 +184,7 @@ where
         let at = At { step: &self.name };
         let position = checkpoint.writer().map_err(at.component("writer", "position"))?;
         // Whoever slept through a takeover until here must not touch the successor's output.
-        lifecycle::still_owned(run.repository, run.lease)
+        lifecycle::still_owned(run.repository(), run.lease)
             .map_err(|source| run.commit_failed(source))?;
         let ahead = super::guarded(|| writer.open(position, &scope)).or_else(|error| {
             super::lease_news(error, &self.name, run.lease.execution)
@@ -211,14 +211,14 @@ where
             None => 0,
         };
         let mut filler = {
-            let (clock, stop) = (run.clock, scope.stop());
+            let (clock, stop) = (run.clock(), scope.stop());
             Filler::new(reader, &self.plan, &self.kit, clock, stop, checkpoint.resolved)
         };
         let processing = Processing {
             processor,
             plan: &self.plan,
             kit: &self.kit,
-            clock: run.clock,
+            clock: run.clock(),
             stop: scope.stop(),
         };
         let mut settler =

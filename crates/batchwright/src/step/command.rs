@@ -160,7 +160,7 @@ impl CommandStep {
 
     /// Waits for the end of the program, ending it itself on time-out or stop.
     fn supervise(&self, run: &StepRun<'_>, program: &Running) -> Result<Ended, ItemError> {
-        let started = run.clock.elapsed();
+        let started = run.clock().elapsed();
         let mut signalled: Option<(Duration, Reason)> = None;
         let mut killed = false;
         loop {
@@ -174,7 +174,7 @@ impl CommandStep {
                     return Err(ItemError::fatal("wait for the command: its waiter is gone"));
                 }
             }
-            let now = run.clock.elapsed();
+            let now = run.clock().elapsed();
             match signalled {
                 Some((since, _)) if !killed && now - since >= self.grace => {
                     program.signal(Signal::KILL);

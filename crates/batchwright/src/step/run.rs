@@ -1,31 +1,47 @@
 //! One run of one step: its row, its lease, and the commit that moves both forward.
 
+use std::sync::PoisonError;
+
 use jiff::Timestamp;
 
 use super::{ChunkTransaction, StepScope};
 use crate::clock::Clock;
 use crate::error::{RepositoryError, StepError};
-use crate::event::{Change, Event, Events, Progress};
+use crate::event::{Change, Event, Progress};
 use crate::execution::{Counters, SkipRecord, StepExecution};
-use crate::operator::{CommitHook, CommitPoint};
+use crate::operator::CommitPoint;
+use crate::repository::lifecycle;
 use crate::repository::{CheckpointUpdate, JobRepository, Lease};
+use crate::runner::Runner;
 
 /// What a step's code works with while it runs.
 #[doc(hidden)]
 pub struct StepRun<'a> {
-    pub(crate) repository: &'a dyn JobRepository,
-    pub(crate) clock: &'a dyn Clock,
-    pub(crate) events: &'a Events,
+    pub(crate) runner: &'a Runner,
     pub(crate) lease: Lease,
     pub(crate) scope: StepScope,
     /// The row, as last committed (its counters as last counted).
     pub(crate) step: StepExecution,
     /// Skips of earlier executions of the step in this instance.
     pub(crate) earlier_skips: u64,
-    pub(crate) commit_hook: Option<CommitHook>,
 }
 
 impl<'a> StepRun<'a> {
+    pub(crate) fn repository(&self) -> &'a dyn JobRepository {
+        &*self.runner.repository
+    }
+
+    pub(crate) fn clock(&self) -> &'a dyn Clock {
+        &*self.runner.clock
+    }
+
+    /// Stores what the step must find again on a restart, apart from the checkpoints of its items.
+    pub(crate) fn keep_plan(&mut self, plan: &str) -> Result<(), StepError> {
+        let now = self.clock().now();
+        lifecycle::keep_plan(self.repository(), self.lease, &mut self.step, plan, now)
+            .map_err(|source| self.commit_failed(source))
+    }
+
     /// Whether the step should end at its next boundary.
     pub(crate) fn stop_requested(&self) -> bool {
         self.scope.stop().is_requested()
@@ -37,11 +53,13 @@ impl<'a> StepRun<'a> {
         mut transaction: ChunkTransaction<'_>,
         commit: Commit<'_>,
     ) -> Result<(), RepositoryError> {
+        let lock = self.scope.job().context().commit_lock();
+        let _alone = lock.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
         let step_context = self.scope.context().change();
         let job_context = self.scope.job().context().change();
         let step_json = step_context.as_ref().map(crate::ExecutionContext::to_json);
         let job_json = job_context.as_ref().map(crate::ExecutionContext::to_json);
-        let at = self.clock.now();
+        let at = self.clock().now();
         let unit = transaction.unit()?;
         let stop = unit.save_checkpoint(&CheckpointUpdate {
             lease: self.lease,
@@ -78,7 +96,7 @@ impl<'a> StepRun<'a> {
     }
 
     fn call_hook(&self, point: CommitPoint) {
-        if let Some(hook) = &self.commit_hook {
+        if let Some(hook) = &self.runner.commit_hook {
             hook(self.scope.job(), self.scope.step(), point);
         }
     }
@@ -89,7 +107,7 @@ impl<'a> StepRun<'a> {
         self.scope.job().context().roll_back();
         self.step.counters.rollback += 1;
         tracing::debug!(step = self.scope.step(), %error, "chunk rolled back");
-        let at = self.clock.now();
+        let at = self.clock().now();
         let error = || error.to_string();
         self.emit(at, |id, name| Change::ChunkRolledBack { id, name, error: error() });
     }
@@ -104,7 +122,7 @@ impl<'a> StepRun<'a> {
         at: Timestamp,
         change: impl FnOnce(crate::StepExecutionId, std::sync::Arc<str>) -> Change,
     ) {
-        self.events.emit(|| Event {
+        self.runner.events.emit(|| Event {
             at,
             execution: self.lease.execution,
             job: self.scope.job().job().into(),

@@ -184,7 +184,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             self.rolled_back(&chunk.outputs, &error)?;
             if self.plan.retry.tries_again(attempts, &error) {
                 let retry = Retry { phase: Phase::Write, attempts, error: &error };
-                let (clock, stop) = (self.run.clock, self.run.scope.stop());
+                let (clock, stop) = (self.run.clock(), self.run.scope.stop());
                 match wait_before_retry(self.kit, self.plan, clock, stop, retry) {
                     Ok(()) => continue,
                     Err(Fault::Listener(call, error)) => {
@@ -305,7 +305,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         let outputs = &chunk.outputs[range];
         let scope = self.run.scope.clone();
         let next = self.checkpoint.sequence + 1;
-        let mut transaction = ChunkTransaction::new(self.run.repository, &scope, next);
+        let mut transaction = ChunkTransaction::new(self.run.repository(), &scope, next);
         if !outputs.is_empty() {
             for listener in &self.kit.item {
                 guarded(|| listener.before_write(outputs))
@@ -597,7 +597,7 @@ pub(super) fn finish_prepared(
     }
     let mut counters = run.step.counters;
     counters += prepared.counters;
-    let transaction = ChunkTransaction::new(run.repository, &scope, prepared.sequence);
+    let transaction = ChunkTransaction::new(run.repository(), &scope, prepared.sequence);
     let commit = Commit {
         counters,
         checkpoint: &prepared.checkpoint,

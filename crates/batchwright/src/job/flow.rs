@@ -1,0 +1,387 @@
+//! What runs after what, on which exit code. Pure: a graph, its rules, and the way out of each of its nodes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::decider::Decider;
+use crate::execution::ExitStatus;
+use crate::step::Step;
+
+/// A flow: nodes in their order, each with its transitions. The whole of a job is one, and so is every branch
+/// of a split.
+#[derive(Clone)]
+pub struct JobFlow {
+    pub(crate) name: String,
+    pub(crate) nodes: Vec<Node>,
+}
+
+/// One place in a flow.
+#[derive(Clone)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) kind: NodeKind,
+    pub(crate) transitions: Vec<Transition>,
+}
+
+#[derive(Clone)]
+pub(crate) enum NodeKind {
+    Step(Arc<dyn Step>),
+    Decision(Arc<dyn Decider>),
+    Split(Vec<JobFlow>),
+    Flow(JobFlow),
+}
+
+/// What happens when a node ended with a code that `pattern` matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Transition {
+    pub(crate) pattern: String,
+    pub(crate) target: Target,
+}
+
+/// Where a transition leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// To another node of the same flow.
+    To(String),
+    /// The flow ends, completed, with this code.
+    End(String),
+    /// The flow ends, failed, with this code.
+    Fail(String),
+    /// The flow stops; a restart goes on with the node behind this one.
+    Stop,
+    /// The flow stops; a restart begins at that node.
+    RestartAt(String),
+}
+
+/// Whether a node did its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Completed,
+    Failed,
+}
+
+/// The way out of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Route<'f> {
+    /// On with that node.
+    Next(usize),
+    /// Nothing is behind it: the flow ends as the node did.
+    Done,
+    /// An explicit transition ends the flow.
+    Transition(&'f Target),
+    /// No transition matches.
+    Lost,
+}
+
+impl JobFlow {
+    /// Begins the description of a flow: a branch of a split, or a flow within a flow.
+    pub fn builder(name: impl Into<String>) -> super::FlowBuilder {
+        super::FlowBuilder::new(name)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn index_of(&self, name: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| node.name == name)
+    }
+
+    /// All steps, those of flows within this one too.
+    pub(crate) fn steps(&self) -> Vec<&Arc<dyn Step>> {
+        let mut steps = Vec::new();
+        for node in &self.nodes {
+            match &node.kind {
+                NodeKind::Step(step) => steps.push(step),
+                NodeKind::Decision(_) => {}
+                NodeKind::Flow(flow) => steps.extend(flow.steps()),
+                NodeKind::Split(branches) => {
+                    steps.extend(branches.iter().flat_map(Self::steps));
+                }
+            }
+        }
+        steps
+    }
+
+    /// Where the flow goes from the node at `index`, which ended so with `code`: the most specific transition
+    /// that matches, else on to the next node when it completed.
+    pub(crate) fn route(&self, index: usize, outcome: Outcome, code: &str) -> Route<'_> {
+        if let Some(transition) = self.nodes[index].transition(code) {
+            return match &transition.target {
+                Target::To(name) => self.index_of(name).map_or(Route::Lost, Route::Next),
+                target => Route::Transition(target),
+            };
+        }
+        let last = index + 1 == self.nodes.len();
+        // A word of the step's own leads on only where somebody said where; at the end it is the job's word.
+        let goes_on = code.starts_with(ExitStatus::COMPLETED) || code.starts_with(ExitStatus::NOOP);
+        match outcome {
+            Outcome::Completed if last => Route::Done,
+            Outcome::Completed if goes_on => Route::Next(index + 1),
+            Outcome::Completed | Outcome::Failed => Route::Lost,
+        }
+    }
+
+    /// Whether the flow goes on from the node's failure with `code`: then it is not tried again.
+    pub(crate) fn handles(&self, index: usize, code: &str) -> bool {
+        let target = self.nodes[index].transition(code).map(|transition| &transition.target);
+        !matches!(target, None | Some(Target::Fail(_)))
+    }
+
+    /// Every fault of the flow and the flows within it.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut names = BTreeMap::new();
+        self.collect_names(&mut names);
+        for (name, count) in names {
+            if name.trim().is_empty() {
+                faults.push("a step has an empty name".to_owned());
+            } else if count > 1 {
+                faults.push(format!("two steps are called `{name}`"));
+            }
+        }
+        self.collect_faults(&mut faults);
+        faults
+    }
+
+    fn collect_names<'f>(&'f self, names: &mut BTreeMap<&'f str, usize>) {
+        for node in &self.nodes {
+            *names.entry(&node.name).or_default() += 1;
+            match &node.kind {
+                NodeKind::Step(_) | NodeKind::Decision(_) => {}
+                NodeKind::Flow(flow) => flow.collect_names(names),
+                NodeKind::Split(branches) => {
+                    for branch in branches {
+                        *names.entry(&branch.name).or_default() += 1;
+                        branch.collect_names(names);
+                    }
+                }
+            }
+        }
+    }
+
+    fn collect_faults(&self, faults: &mut Vec<String>) {
+        if self.nodes.is_empty() {
+            let whole = self.name.is_empty();
+            faults.push(if whole {
+                "it has no step".to_owned()
+            } else {
+                format!("flow `{}` has no step", self.name)
+            });
+            return;
+        }
+        for (index, node) in self.nodes.iter().enumerate() {
+            self.node_faults(index, node, faults);
+            match &node.kind {
+                NodeKind::Step(_) | NodeKind::Decision(_) => {}
+                NodeKind::Flow(flow) => flow.collect_faults(faults),
+                NodeKind::Split(branches) => {
+                    if branches.is_empty() {
+                        faults.push(format!("split `{}` has no branch", node.name));
+                    }
+                    branches.iter().for_each(|branch| branch.collect_faults(faults));
+                }
+            }
+        }
+        let reached = self.reached_from(&[0]);
+        for (node, _) in self.nodes.iter().zip(&reached).filter(|(_, reached)| !**reached) {
+            faults.push(format!("nothing leads to `{}`", node.name));
+        }
+        for (index, node) in self.nodes.iter().enumerate().filter(|(index, _)| reached[*index]) {
+            let ahead = self.reached_from(&[index]);
+            if !(0..self.nodes.len()).any(|one| ahead[one] && self.may_end_at(one)) {
+                faults.push(format!("no way from `{}` ends", node.name));
+            }
+        }
+    }
+
+    fn node_faults(&self, index: usize, node: &Node, faults: &mut Vec<String>) {
+        let name = &node.name;
+        for transition in &node.transitions {
+            let pattern = &transition.pattern;
+            if pattern.is_empty() {
+                faults.push(format!("a transition of `{name}` has an empty pattern"));
+            }
+            if let Target::To(to) | Target::RestartAt(to) = &transition.target
+                && self.index_of(to).is_none()
+            {
+                let known: Vec<_> =
+                    self.nodes.iter().map(|one| format!("`{}`", one.name)).collect();
+                faults.push(format!(
+                    "on `{pattern}`, `{name}` goes to `{to}`, which does not exist; there are {}",
+                    known.join(", ")
+                ));
+            }
+        }
+        for (at, one) in node.transitions.iter().enumerate() {
+            for other in &node.transitions[at + 1..] {
+                let (a, b) = (&one.pattern, &other.pattern);
+                if specificity(a) == specificity(b) && overlap(a, b) {
+                    faults.push(format!(
+                        "the transitions on `{a}` and `{b}` of `{name}` match the same codes, and none is \
+                         more specific"
+                    ));
+                }
+            }
+        }
+        if matches!(node.kind, NodeKind::Decision(_)) && node.transitions.is_empty() {
+            faults.push(format!("decision `{name}` has no transition"));
+        }
+        if index == 0 && matches!(node.kind, NodeKind::Decision(_)) && self.name.is_empty() {
+            faults
+                .push(format!("decision `{name}` comes first: there is nothing to decide on yet"));
+        }
+    }
+
+    /// Whether the flow may end at the node other than by a failure that nobody expects.
+    fn may_end_at(&self, index: usize) -> bool {
+        let node = &self.nodes[index];
+        node.transitions.iter().any(|one| !matches!(one.target, Target::To(_)))
+            || (index + 1 == self.nodes.len() && node.transition(ExitStatus::COMPLETED).is_none())
+    }
+
+    /// Nodes to which ways lead from those at `from`, these included.
+    fn reached_from(&self, from: &[usize]) -> Vec<bool> {
+        let mut reached = vec![false; self.nodes.len()];
+        let mut open = from.to_vec();
+        while let Some(index) = open.pop() {
+            if std::mem::replace(&mut reached[index], true) {
+                continue;
+            }
+            open.extend(self.successors(index).into_iter().map(|(_, to)| to));
+        }
+        reached
+    }
+
+    /// Where the ways out of the node at `index` lead, with the patterns that choose them.
+    pub(crate) fn successors(&self, index: usize) -> Vec<(String, usize)> {
+        let node = &self.nodes[index];
+        let behind = (index + 1 < self.nodes.len()).then_some(index + 1);
+        let mut found = Vec::new();
+        for transition in &node.transitions {
+            let to = match &transition.target {
+                Target::To(name) | Target::RestartAt(name) => self.index_of(name),
+                Target::Stop => behind,
+                Target::End(_) | Target::Fail(_) => None,
+            };
+            found.extend(to.map(|to| (transition.pattern.clone(), to)));
+        }
+        if node.transition(ExitStatus::COMPLETED).is_none() {
+            found.extend(behind.map(|to| ("COMPLETED*".to_owned(), to)));
+        }
+        found
+    }
+}
+
+impl Node {
+    /// The most specific transition for `code`, in whichever order they were declared.
+    fn transition(&self, code: &str) -> Option<&Transition> {
+        self.transitions
+            .iter()
+            .filter(|one| matches(&one.pattern, code))
+            .max_by_key(|one| specificity(&one.pattern))
+    }
+}
+
+/// Greater is more specific: no wildcard at all, then more literal characters, then fewer `*`, then more `?`.
+fn specificity(pattern: &str) -> (bool, usize, std::cmp::Reverse<usize>, usize) {
+    let count = |wanted: char| pattern.chars().filter(|one| *one == wanted).count();
+    let (stars, marks) = (count('*'), count('?'));
+    let literals = pattern.chars().count() - stars - marks;
+    (stars + marks == 0, literals, std::cmp::Reverse(stars), marks)
+}
+
+/// Whether `pattern` matches `code`: `*` is any run of characters, `?` is one.
+pub(crate) fn matches(pattern: &str, code: &str) -> bool {
+    let (pattern, code): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), code.chars().collect());
+    // Ends of the code that the pattern so far can match.
+    let mut ends = vec![false; code.len() + 1];
+    ends[0] = true;
+    for part in pattern {
+        let mut next = vec![false; code.len() + 1];
+        for at in 0..=code.len() {
+            next[at] = match part {
+                '*' => ends[at] || (at > 0 && next[at - 1]),
+                '?' => at > 0 && ends[at - 1],
+                literal => at > 0 && ends[at - 1] && code[at - 1] == literal,
+            };
+        }
+        ends = next;
+    }
+    ends[code.len()]
+}
+
+/// Whether some code is matched by both patterns.
+fn overlap(a: &str, b: &str) -> bool {
+    fn meet(a: &[char], b: &[char], known: &mut BTreeMap<(usize, usize), bool>) -> bool {
+        if let Some(known) = known.get(&(a.len(), b.len())) {
+            return *known;
+        }
+        let met = match (a.split_first(), b.split_first()) {
+            (None, None) => true,
+            (Some(('*', rest)), _) if meet(rest, b, known) => true,
+            (_, Some(('*', rest))) if meet(a, rest, known) => true,
+            (Some((x, a_rest)), Some((y, b_rest))) => match (x, y) {
+                ('*', '*') => false,
+                ('*', _) => meet(a, b_rest, known),
+                (_, '*') => meet(a_rest, b, known),
+                ('?', _) | (_, '?') => meet(a_rest, b_rest, known),
+                (x, y) => x == y && meet(a_rest, b_rest, known),
+            },
+            _ => false,
+        };
+        known.insert((a.len(), b.len()), met);
+        met
+    }
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    meet(&a, &b, &mut BTreeMap::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_is_any_run_and_a_mark_is_one_character() {
+        for (pattern, code, matched) in [
+            ("COMPLETED", "COMPLETED", true),
+            ("COMPLETED", "COMPLETED WITH SKIPS", false),
+            ("C*D", "COMPLETED", true),
+            ("C?D", "COMPLETED", false),
+            ("F*", "FAILED", true),
+            ("*", "", true),
+            ("?*", "", false),
+            ("?????????", "COMPLETED", true),
+        ] {
+            assert_eq!(matches(pattern, code), matched, "{pattern} on {code}");
+        }
+    }
+
+    #[test]
+    fn the_most_specific_pattern_wins_whatever_the_order() {
+        let order =
+            ["COMPLETED", "C?MPLETED", "CO?PLE?ED", "COMPL*", "*ED", "C*D", "C*", "?*", "*", "**"];
+        for pair in order.windows(2) {
+            let better = specificity(pair[0]) > specificity(pair[1]);
+            let equal = specificity(pair[0]) == specificity(pair[1]);
+            assert!(better || equal, "{} before {}", pair[0], pair[1]);
+        }
+        assert!(specificity("COMPLETED*") > specificity("**"));
+    }
+
+    #[test]
+    fn patterns_that_share_a_code_are_found() {
+        for (a, b, shared) in [
+            ("A*", "*B", true),
+            ("A*", "B*", false),
+            ("A?C", "AB?", true),
+            ("*ED", "FAIL*", true),
+            ("A??", "A?", false),
+        ] {
+            assert_eq!(overlap(a, b), shared, "{a} and {b}");
+            assert_eq!(overlap(b, a), shared, "{b} and {a}");
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Walks a flow: from node to node as the transitions say, on a restart past everything that is done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Past, Runner, StepOrder};
+use crate::error::{Failure, RepositoryError, StepError};
+use crate::execution::{
+    BatchStatus, ExecutionId, ExitStatus, FlowEntry, FlowState, StepExecution, StepExecutionId,
+};
+use crate::job::{Decider, Decision, JobFlow, JobScope, NodeKind, Outcome, Route, Target};
+use crate::launch::{StepDecision, decide_step};
+use crate::repository::Lease;
+use crate::repository::lifecycle;
+use crate::step::{Step, guarded};
+
+/// How a flow ended, or one node of it.
+pub(super) enum FlowEnd {
+    Completed {
+        exit: ExitStatus,
+        /// Whether any step ran.
+        ran: bool,
+    },
+    Stopped,
+    Failed {
+        failure: Failure,
+        exit: ExitStatus,
+        /// The step executions that failed and were not handled.
+        steps: Vec<StepExecutionId>,
+    },
+}
+
+impl FlowEnd {
+    pub(super) fn failed(failure: Failure, exit: ExitStatus) -> Self {
+        Self::Failed { failure, exit, steps: Vec::new() }
+    }
+}
+
+/// One walk through the flow of a job execution.
+pub(super) struct Walk<'r> {
+    runner: &'r Runner,
+    lease: Lease,
+    state: Mutex<FlowState>,
+}
+
+impl<'r> Walk<'r> {
+    pub(super) fn new(runner: &'r Runner, lease: Lease, state: FlowState) -> Self {
+        Self { runner, lease, state: Mutex::new(state) }
+    }
+
+    /// What the next execution must know of this walk.
+    pub(super) fn into_state(self) -> FlowState {
+        self.state.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state(&self) -> MutexGuard<'_, FlowState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Walks `flow` to its end.
+    pub(super) fn flow(
+        &self,
+        flow: &JobFlow,
+        scope: &JobScope,
+    ) -> Result<FlowEnd, RepositoryError> {
+        self.flow_after(flow, scope, None)
+    }
+
+    /// As [`flow`](Self::flow); steps that completed in execution `again_after` or before run again.
+    fn flow_after(
+        &self,
+        flow: &JobFlow,
+        scope: &JobScope,
+        again_after: Option<ExecutionId>,
+    ) -> Result<FlowEnd, RepositoryError> {
+        let entry = self.state().entries.get(&flow.name).cloned();
+        let again_after = entry.as_ref().and_then(|entry| entry.again_after).or(again_after);
+        let mut at = match entry.map(|entry| entry.at) {
+            None => 0,
+            // The definition may have changed under a caller who accepts that: then from the beginning.
+            Some(Some(name)) => flow.index_of(&name).unwrap_or(0),
+            Some(None) => {
+                return Ok(FlowEnd::Completed {
+                    exit: ExitStatus::new(ExitStatus::NOOP),
+                    ran: false,
+                });
+            }
+        };
+        let (mut visited, mut ran_any) = (BTreeSet::new(), false);
+        loop {
+            if scope.stop().is_requested() {
+                return Ok(FlowEnd::Stopped);
+            }
+            let revisited = !visited.insert(at);
+            let node = &flow.nodes[at];
+            let end = match &node.kind {
+                NodeKind::Step(step) => {
+                    let handles = |code: &str| flow.handles(at, code);
+                    self.step(step, scope, Visit { revisited, again_after, handles: &handles })?
+                }
+                NodeKind::Decision(decider) => self.decision(&node.name, &**decider, scope)?,
+                NodeKind::Flow(inner) => {
+                    if revisited {
+                        self.state().entries.remove(&inner.name);
+                    }
+                    self.flow_after(inner, scope, again_after)?
+                }
+                NodeKind::Split(branches) => self.split(branches, scope, again_after)?,
+            };
+            let (outcome, exit, failure, steps) = match end {
+                FlowEnd::Stopped => return Ok(FlowEnd::Stopped),
+                FlowEnd::Completed { exit, ran } => {
+                    ran_any |= ran;
+                    (Outcome::Completed, exit, None, Vec::new())
+                }
+                FlowEnd::Failed { failure, exit, steps } => {
+                    ran_any = true;
+                    (Outcome::Failed, exit, Some(failure), steps)
+                }
+            };
+            if failure.is_some() && !steps.is_empty() && flow.handles(at, &exit.code) {
+                lifecycle::handle_failures(&*self.runner.repository, self.lease, &steps)?;
+            }
+            let target = match flow.route(at, outcome, &exit.code) {
+                Route::Next(next) => {
+                    at = next;
+                    continue;
+                }
+                Route::Done => return Ok(FlowEnd::Completed { exit, ran: ran_any }),
+                Route::Lost => {
+                    return Ok(match failure {
+                        Some(failure) => FlowEnd::Failed { failure, exit, steps },
+                        None => lost(&node.name, &exit.code),
+                    });
+                }
+                Route::Transition(target) => target,
+            };
+            return Ok(match target {
+                Target::To(_) => unreachable!("a route to a node is `Next`"),
+                Target::End(code) => FlowEnd::Completed {
+                    exit: ExitStatus { code: code.clone(), ..exit },
+                    ran: true,
+                },
+                Target::Fail(code) => {
+                    let told = || format!("step `{}` ended with `{}`", node.name, exit.code);
+                    let failure = failure.unwrap_or_else(|| Failure::new("flow_failed", told()));
+                    FlowEnd::Failed {
+                        failure,
+                        exit: ExitStatus { code: code.clone(), ..exit },
+                        steps,
+                    }
+                }
+                Target::Stop => {
+                    let behind = flow.nodes.get(at + 1).map(|node| node.name.clone());
+                    self.stop_at(flow, FlowEntry { at: behind, again_after })
+                }
+                Target::RestartAt(name) => {
+                    let again_after = Some(scope.execution_id());
+                    self.stop_at(flow, FlowEntry { at: Some(name.clone()), again_after })
+                }
+            });
+        }
+    }
+
+    fn stop_at(&self, flow: &JobFlow, entry: FlowEntry) -> FlowEnd {
+        self.state().entries.insert(flow.name.clone(), entry);
+        FlowEnd::Stopped
+    }
+
+    fn step(
+        &self,
+        step: &Arc<dyn Step>,
+        scope: &JobScope,
+        visit: Visit<'_>,
+    ) -> Result<FlowEnd, RepositoryError> {
+        let history = {
+            let mut unit = self.runner.repository.begin()?;
+            unit.history_of(scope.instance_id(), step.name())?
+        };
+        let past = Past::of(&self.runner.repository, &history, step.name())?;
+        let options = step.options();
+        // Rows of a round that a `restart_at` closed count for the start limit, and for nothing else.
+        let is_current =
+            |row: &StepExecution| visit.again_after.is_none_or(|id| row.execution_id > id);
+        let current = history.first().filter(|row| is_current(row)).cloned();
+        let again = options.allow_start_if_complete || visit.revisited;
+        let runs = u32::try_from(history.len()).unwrap_or(u32::MAX);
+        let resumed = match decide_step(current, runs, options.start_limit, again) {
+            StepDecision::PassOver(row) => return Ok(end_of(*row, false)),
+            StepDecision::LimitReached => {
+                let (step, limit) = (step.name().to_owned(), options.start_limit);
+                let error = StepError::StartLimit { step, limit: limit.unwrap_or(0) };
+                return Ok(FlowEnd::failed(error.failure(), ExitStatus::failed()));
+            }
+            StepDecision::Fresh => None,
+            StepDecision::Resume(earlier) => Some(*earlier),
+        };
+        let order = StepOrder {
+            step: &**step,
+            name: step.name().to_owned(),
+            partition: None,
+            scope,
+            lease: self.lease,
+            resumed,
+            past,
+            handles: visit.handles,
+        };
+        Ok(end_of(self.runner.run_step(order)?, true))
+    }
+
+    fn decision(
+        &self,
+        name: &str,
+        decider: &dyn Decider,
+        scope: &JobScope,
+    ) -> Result<FlowEnd, RepositoryError> {
+        let steps = self.newest_steps(scope)?;
+        let decision = Decision { scope, steps: &steps };
+        Ok(match guarded(|| decider.decide(&decision)) {
+            Ok(code) => {
+                self.state().decisions.insert(name.to_owned(), code.clone());
+                FlowEnd::Completed { exit: ExitStatus::new(code), ran: false }
+            }
+            Err(error) => {
+                let told = format!("failed to decide `{name}`: {error}");
+                FlowEnd::failed(Failure::new("decision_failed", told), ExitStatus::failed())
+            }
+        })
+    }
+
+    /// The newest execution of each step of the instance.
+    fn newest_steps(&self, scope: &JobScope) -> Result<Vec<StepExecution>, RepositoryError> {
+        let repository = &*self.runner.repository;
+        let executions =
+            repository.executions(&crate::ExecutionFilter::of_instance(scope.instance_id()))?;
+        let mut newest = BTreeMap::new();
+        // Oldest first, so that newer ones take their place.
+        for execution in executions.into_iter().rev() {
+            for step in repository.steps(execution.id)? {
+                newest.insert(step.name.clone(), step);
+            }
+        }
+        let mut steps: Vec<_> = newest.into_values().collect();
+        steps.sort_by_key(|step| step.id);
+        Ok(steps)
+    }
+
+    /// All branches side by side; each goes on from its own position.
+    fn split(
+        &self,
+        branches: &[JobFlow],
+        scope: &JobScope,
+        again_after: Option<ExecutionId>,
+    ) -> Result<FlowEnd, RepositoryError> {
+        let ends: Vec<_> = std::thread::scope(|threads| {
+            let running: Vec<_> = branches
+                .iter()
+                .map(|branch| {
+                    let scope = scope.beside(scope.stop().clone());
+                    threads.spawn(move || self.flow_after(branch, &scope, again_after))
+                })
+                .collect();
+            let joined = running.into_iter().map(|thread| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            joined.collect()
+        });
+        let ends = ends.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(ends.into_iter().reduce(join).unwrap_or(FlowEnd::Stopped))
+    }
+}
+
+/// How a node is come to.
+struct Visit<'v> {
+    /// Not for the first time in this execution.
+    revisited: bool,
+    again_after: Option<ExecutionId>,
+    /// Whether the flow goes on from a failure with that code.
+    handles: &'v dyn Fn(&str) -> bool,
+}
+
+/// Two branches together: the worse end wins, exit codes combine.
+fn join(a: FlowEnd, b: FlowEnd) -> FlowEnd {
+    use FlowEnd::{Completed, Failed, Stopped};
+    match (a, b) {
+        (Failed { failure, exit, mut steps }, Failed { exit: other, steps: more, .. }) => {
+            steps.extend(more);
+            Failed { failure, exit: exit.and(other), steps }
+        }
+        (Failed { failure, exit, steps }, _) | (_, Failed { failure, exit, steps }) => {
+            Failed { failure, exit, steps }
+        }
+        (Stopped, _) | (_, Stopped) => Stopped,
+        (Completed { exit, ran }, Completed { exit: other, ran: more }) => {
+            Completed { exit: exit.and(other), ran: ran || more }
+        }
+    }
+}
+
+/// What a row says of how its step ended.
+fn end_of(row: StepExecution, ran: bool) -> FlowEnd {
+    match row.status {
+        BatchStatus::Completed => FlowEnd::Completed { exit: row.exit, ran },
+        BatchStatus::Stopped => FlowEnd::Stopped,
+        _ => {
+            let failure = row.failure.unwrap_or_else(|| {
+                Failure::new("step_failed", format!("step `{}` failed", row.name))
+            });
+            let steps = if row.handled { Vec::new() } else { vec![row.id] };
+            FlowEnd::Failed { failure, exit: row.exit, steps }
+        }
+    }
+}
+
+fn lost(name: &str, code: &str) -> FlowEnd {
+    let told = format!("step `{name}` ended with `{code}`, which none of its transitions matches");
+    FlowEnd::failed(Failure::new("no_transition", told), ExitStatus::failed())
+}

@@ -1,0 +1,89 @@
+//! One job execution, from its claim to its end.
+
+use std::sync::Arc;
+
+use super::Runner;
+use super::flow::{FlowEnd, Walk};
+use crate::clock::StopToken;
+use crate::error::{Failure, ItemError, RepositoryError};
+use crate::execution::{BatchStatus, ExitStatus, FlowState, JobExecution, StatusEvent};
+use crate::job::{Job, JobScope};
+use crate::repository::Lease;
+use crate::repository::lifecycle::{self, Ended};
+use crate::step::guarded;
+
+/// One execution to run.
+pub(crate) struct JobRun {
+    pub(crate) job: Arc<Job>,
+    pub(crate) lease: Lease,
+    pub(crate) stop: StopToken,
+}
+
+impl Runner {
+    /// Runs the execution to its end. `None` when it was stopped or taken over before it began.
+    pub(crate) fn run(&self, run: &JobRun) -> Result<Option<JobExecution>, RepositoryError> {
+        let repository = &*self.repository;
+        let Some(execution) = lifecycle::claim(repository, run.lease, self.clock.now())? else {
+            return Ok(None);
+        };
+        self.emit_job(&execution, BatchStatus::Started);
+        let scope = JobScope::new(&execution, run.stop.clone());
+        let (end, flow) = match before_job(&run.job, &scope) {
+            Ok(()) => {
+                let walk = Walk::new(self, run.lease, execution.flow.clone());
+                let end = walk.flow(&run.job.flow, &scope)?;
+                (end, walk.into_state())
+            }
+            Err(error) => {
+                let told = format!("failed to call before_job: {error}");
+                let failure = Failure::new("listener_failed", told);
+                (FlowEnd::failed(failure, ExitStatus::failed()), execution.flow.clone())
+            }
+        };
+        self.finish(run, &scope, execution, end, flow).map(Some)
+    }
+
+    /// Tells `after_job` the outcome, then stores it.
+    fn finish(
+        &self,
+        run: &JobRun,
+        scope: &JobScope,
+        mut execution: JobExecution,
+        end: FlowEnd,
+        flow: FlowState,
+    ) -> Result<JobExecution, RepositoryError> {
+        let (event, exit, failure) = match end {
+            FlowEnd::Completed { exit, ran: true } => (StatusEvent::Complete, exit, None),
+            FlowEnd::Completed { .. } => {
+                let nothing = ExitStatus::new(ExitStatus::NOOP);
+                let exit = nothing.with_message("all steps were already complete");
+                (StatusEvent::Complete, exit, None)
+            }
+            FlowEnd::Stopped => (StatusEvent::ConfirmStop, ExitStatus::stopped(), None),
+            FlowEnd::Failed { failure, exit, .. } => (StatusEvent::Fail, exit, Some(failure)),
+        };
+        if let Ok(status) = execution.status.after(event) {
+            execution.status = status;
+        }
+        execution.exit = exit.clone();
+        execution.failure = failure.clone();
+        execution.ended_at = Some(self.clock.now());
+        let mut warnings = Vec::new();
+        for listener in run.job.listeners.iter().rev() {
+            if let Err(error) = guarded(|| listener.after_job(scope, &execution)) {
+                tracing::warn!(job = run.job.name(), %error, "after_job failed");
+                warnings.push(format!("failed to call after_job: {error}"));
+            }
+        }
+        let context = scope.context().change();
+        let ended = Ended { event, exit, failure, warnings, context, flow };
+        let now = self.clock.now();
+        let execution = lifecycle::finish(&*self.repository, run.lease, ended, now)?;
+        self.emit_job(&execution, execution.status);
+        Ok(execution)
+    }
+}
+
+fn before_job(job: &Job, scope: &JobScope) -> Result<(), ItemError> {
+    job.listeners.iter().try_for_each(|listener| guarded(|| listener.before_job(scope)))
+}

@@ -1,0 +1,225 @@
+//! One step execution in a row of its own, from its beginning to its end.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+
+use super::Runner;
+use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError};
+use crate::execution::{
+    BatchStatus, Counters, ExitStatus, StatusEvent, StepExecution, StepExecutionId,
+};
+use crate::job::JobScope;
+use crate::repository::lifecycle;
+use crate::repository::{JobRepository, Lease};
+use crate::step::{Partition, Step, StepEnd, StepRun, StepScope, StepStart, guarded};
+
+/// A step to run.
+pub(crate) struct StepOrder<'a> {
+    pub(crate) step: &'a dyn Step,
+    /// Name of its row: the step's, with the key of the partition behind it.
+    pub(crate) name: String,
+    pub(crate) partition: Option<Partition>,
+    pub(crate) scope: &'a JobScope,
+    pub(crate) lease: Lease,
+    /// The execution of it that is continued.
+    pub(crate) resumed: Option<StepExecution>,
+    pub(crate) past: Past,
+    /// Whether the flow goes on from a failure with that code.
+    pub(crate) handles: &'a dyn Fn(&str) -> bool,
+}
+
+/// What earlier executions of a step left, beyond the row that is continued.
+pub(crate) struct Past {
+    /// Skips that were committed.
+    skips: u64,
+    /// Whether one of them was taken from its owner, who may still have its files open.
+    was_taken: bool,
+}
+
+impl Past {
+    /// Of the step whose executions are `history`.
+    pub(crate) fn of(
+        repository: &Arc<dyn JobRepository>,
+        history: &[StepExecution],
+        name: &str,
+    ) -> Result<Self, RepositoryError> {
+        // Skips that stand: those of a chunk that was undone were counted, and never committed.
+        let mut skips = 0;
+        for row in history.iter().filter(|row| row.counters.skips() > 0) {
+            let recorded = repository.skips(row.execution_id)?;
+            skips += recorded.iter().filter(|skip| skip.step == name).count() as u64;
+        }
+        let was_taken = |row: &StepExecution| {
+            row.failure.as_ref().is_some_and(|failure| failure.code == "recovered")
+        };
+        Ok(Self { skips, was_taken: history.iter().any(was_taken) })
+    }
+}
+
+impl Runner {
+    /// Runs one step in a row of its own. The error is a repository that could not be told the end,
+    /// or a lease that is lost: nothing more may be written.
+    pub(crate) fn run_step(&self, order: StepOrder<'_>) -> Result<StepExecution, RepositoryError> {
+        let StepOrder { step, name, partition, scope, lease, resumed, past, handles } = order;
+        let Past { skips: earlier_skips, was_taken } = past;
+        let repository = &*self.repository;
+        let start = match (&resumed, was_taken) {
+            (None, _) => StepStart::Fresh,
+            (Some(_), true) => StepStart::TakenOver,
+            (Some(_), false) => StepStart::Resumed,
+        };
+        let row = self.begin_step(lease, scope.job(), name, partition.as_ref(), resumed)?;
+        // Whoever only waits for others must not keep them from their turn.
+        let permit = match step.waits_for_others() {
+            true => Some(None),
+            false => self.step_permits.acquire(scope.stop()).map(Some),
+        };
+        let mut step_run = StepRun {
+            runner: self,
+            lease,
+            scope: StepScope::new(scope.clone(), &row, partition, repository, start),
+            step: row,
+            earlier_skips,
+        };
+        let result = match permit {
+            Some(_) => catch_unwind(AssertUnwindSafe(|| self.start_and_run(step, &mut step_run)))
+                .unwrap_or_else(|payload| {
+                    let source = ItemErrorText(ItemError::from_panic(&*payload));
+                    Err(StepError::Tasklet { step: step.name().to_owned(), source })
+                }),
+            None => Ok(StepEnd::Stopped),
+        };
+        drop(permit);
+        self.end_step(step, step_run, result, handles)
+    }
+
+    fn begin_step(
+        &self,
+        lease: Lease,
+        job: &str,
+        name: String,
+        partition: Option<&Partition>,
+        resumed: Option<StepExecution>,
+    ) -> Result<StepExecution, RepositoryError> {
+        let now = self.clock.now();
+        let (checkpoint, context) =
+            resumed.map(|earlier| (earlier.checkpoint, earlier.context)).unwrap_or_default();
+        let row = StepExecution {
+            id: StepExecutionId(0),
+            execution_id: lease.execution,
+            name,
+            partition: partition.map(|partition| partition.key.clone()),
+            status: BatchStatus::Starting,
+            exit: ExitStatus::executing(),
+            counters: Counters::default(),
+            checkpoint,
+            context,
+            started_at: now,
+            updated_at: now,
+            ended_at: None,
+            failure: None,
+            handled: false,
+        };
+        let row = lifecycle::begin_step(&*self.repository, lease, row)?;
+        self.emit_step(job, &row);
+        Ok(row)
+    }
+
+    fn start_and_run(&self, step: &dyn Step, run: &mut StepRun<'_>) -> Result<StepEnd, StepError> {
+        run.step.status = BatchStatus::Started;
+        lifecycle::update_step(&*self.repository, run.lease, &run.step, None, self.clock.now())
+            .map_err(|source| run.commit_failed(source))?;
+        self.emit_step(run.scope.job().job(), &run.step);
+        for listener in &step.options().listeners {
+            guarded(|| listener.before_step(&run.scope))
+                .map_err(|error| listener_error(step, "before_step", error))?;
+        }
+        step.run(run)
+    }
+
+    fn end_step(
+        &self,
+        step: &dyn Step,
+        run: StepRun<'_>,
+        result: Result<StepEnd, StepError>,
+        handles: &dyn Fn(&str) -> bool,
+    ) -> Result<StepExecution, RepositoryError> {
+        let StepRun { lease, scope, step: mut row, .. } = run;
+        let event = match result {
+            Ok(StepEnd::Completed(exit)) => {
+                row.exit = exit;
+                StatusEvent::Complete
+            }
+            Ok(StepEnd::Stopped) => {
+                row.exit = ExitStatus::stopped();
+                StatusEvent::ConfirmStop
+            }
+            Err(StepError::Commit { source, .. }) if source.is_lease_lost() => return Err(source),
+            Err(error) => fail_row(&mut row, &error),
+        };
+        set_status(&mut row, event);
+        row.ended_at = Some(self.clock.now());
+        // Changes that no commit took along belong to a failed unit of work, unless the step is done.
+        if row.status != BatchStatus::Completed {
+            scope.context().roll_back();
+            scope.job().context().roll_back();
+        }
+        self.after_step(step, &scope, &mut row);
+        row.handled = row.status == BatchStatus::Failed && handles(&row.exit.code);
+        row.context = scope.context().snapshot();
+        row.updated_at = self.clock.now();
+        if let Some(stored) = self.stored_row(&row)? {
+            // Positions are the chunk commits' business: what they stored stands.
+            row.checkpoint = stored.checkpoint;
+        }
+        let lock = scope.job().context().commit_lock();
+        let _alone = lock.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
+        let context = scope.job().context().change();
+        let now = self.clock.now();
+        lifecycle::update_step(&*self.repository, lease, &row, context.as_ref(), now)?;
+        if let Some(stored) = context {
+            scope.job().context().committed(stored);
+        }
+        self.emit_step(scope.job().job(), &row);
+        Ok(row)
+    }
+
+    fn stored_row(&self, row: &StepExecution) -> Result<Option<StepExecution>, RepositoryError> {
+        self.repository.step(row.id)
+    }
+
+    /// Calls every `after_step`; what they return is combined, what fails fails the step.
+    fn after_step(&self, step: &dyn Step, scope: &StepScope, row: &mut StepExecution) {
+        let mut errors = Vec::new();
+        for listener in step.options().listeners.iter().rev() {
+            match guarded(|| listener.after_step(scope, row)) {
+                Ok(Some(exit)) => row.exit = row.exit.clone().and(exit),
+                Ok(None) => {}
+                Err(error) => errors.push(error),
+            }
+        }
+        if let Some(error) = errors.into_iter().next() {
+            let exit = row.exit.clone();
+            fail_row(row, &listener_error(step, "after_step", error));
+            row.exit = row.exit.clone().and(exit);
+            row.status = BatchStatus::Failed;
+        }
+    }
+}
+
+fn listener_error(step: &dyn Step, call: &'static str, error: ItemError) -> StepError {
+    StepError::Listener { step: step.name().to_owned(), call, source: ItemErrorText(error) }
+}
+
+fn fail_row(row: &mut StepExecution, error: &StepError) -> StatusEvent {
+    row.exit = error.exit();
+    row.failure = Some(error.failure());
+    StatusEvent::Fail
+}
+
+/// Rows of steps follow the same machine as jobs; a step never waits for a stop that it confirms.
+fn set_status(row: &mut StepExecution, event: StatusEvent) {
+    if let Ok(status) = row.status.after(event) {
+        row.status = status;
+    }
+}

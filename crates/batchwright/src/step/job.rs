@@ -1,0 +1,183 @@
+//! Steps that run another job.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Step, StepEnd, StepOptions, StepRun, StepScope, StepStart, guarded};
+use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError, report};
+use crate::execution::{BatchStatus, ExitStatus, JobExecution};
+use crate::job::Job;
+use crate::launch::{LaunchOptions, RecoverMode};
+use crate::operator::{Held, OperatorError, Refusal, later, lock};
+use crate::parameters::JobParameters;
+use crate::repository::Lease;
+use crate::repository::lifecycle::{self, Claimant, StartRequest};
+use crate::runner::JobRun;
+
+type Extractor = Arc<dyn Fn(&StepScope) -> Result<JobParameters, ItemError> + Send + Sync>;
+
+/// A step that runs a job as an instance of its own.
+///
+/// The parameters are extracted once and stored: a restart of the parent restarts the same instance. How the
+/// child ends, its exit code too, is how the step ends; a stop of the parent stops the child.
+pub struct JobStep {
+    name: String,
+    options: StepOptions,
+    job: Arc<Job>,
+    parameters: Extractor,
+}
+
+impl JobStep {
+    /// Runs `job` with all parameters of the parent.
+    pub fn new(name: impl Into<String>, job: Job) -> Self {
+        Self {
+            name: name.into(),
+            options: StepOptions::default(),
+            job: Arc::new(job),
+            parameters: Arc::new(|scope| Ok(scope.parameters().clone())),
+        }
+    }
+
+    /// Runs it with the parameters that `extract` makes of the parent's parameters and contexts.
+    #[must_use]
+    pub fn parameters(
+        mut self,
+        extract: impl Fn(&StepScope) -> Result<JobParameters, ItemError> + Send + Sync + 'static,
+    ) -> Self {
+        self.parameters = Arc::new(extract);
+        self
+    }
+
+    /// Start limit, rerun of a completed step, listeners.
+    #[must_use]
+    pub fn options(mut self, options: StepOptions) -> Self {
+        self.options = options;
+        self
+    }
+}
+
+/// What a restart must find again.
+#[derive(Serialize, Deserialize)]
+struct Plan {
+    parameters: JobParameters,
+}
+
+impl Step for JobStep {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn options(&self) -> &StepOptions {
+        &self.options
+    }
+
+    fn waits_for_others(&self) -> bool {
+        true
+    }
+
+    fn run(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError> {
+        let parameters = self.plan(run)?;
+        let started = match self.start(run, parameters) {
+            Ok(execution) => execution,
+            Err(OperatorError::Repository(source)) => return Err(run.commit_failed(source)),
+            Err(OperatorError::Refused(refusal)) => return self.refused(run, &refusal),
+        };
+        let lease = Lease { execution: started.id, fence: started.fence };
+        let stop = run.scope.stop().child();
+        let held = Held { lease, job: self.job.name().to_owned(), stop: stop.clone() };
+        lock(&run.runner.active).insert(lease.execution, held);
+        let ended = run.runner.run(&JobRun { job: Arc::clone(&self.job), lease, stop });
+        lock(&run.runner.active).remove(&lease.execution);
+        match ended.map_err(|source| run.commit_failed(source))? {
+            Some(execution) => self.end(execution),
+            None => Ok(StepEnd::Stopped),
+        }
+    }
+}
+
+impl JobStep {
+    /// The stored parameters, or new ones that are stored before the child starts.
+    fn plan(&self, run: &mut StepRun<'_>) -> Result<JobParameters, StepError> {
+        if let Some(text) = &run.step.checkpoint {
+            let plan: Plan = serde_json::from_str(text).map_err(|error| {
+                let what = format!("the parameters of step `{}`: {error}", self.name);
+                run.commit_failed(RepositoryError::Corrupt { what })
+            })?;
+            return Ok(plan.parameters);
+        }
+        let extracted = guarded(|| (self.parameters)(&run.scope)).map_err(|source| {
+            let (step, source) = (self.name.clone(), ItemErrorText(source));
+            StepError::Component { step, part: "parameters", action: "build", source }
+        })?;
+        let parameters = self.job.accept(extracted).map_err(|refusal| self.failed(&refusal))?;
+        let plan = Plan { parameters };
+        let text = serde_json::to_string(&plan).map_err(|error| {
+            run.commit_failed(RepositoryError::unavailable("store the parameters", error))
+        })?;
+        run.keep_plan(&text)?;
+        Ok(plan.parameters)
+    }
+
+    fn start(
+        &self,
+        run: &StepRun<'_>,
+        parameters: JobParameters,
+    ) -> Result<JobExecution, OperatorError> {
+        // Whoever runs the child of an execution that is ours now lost it with that execution.
+        let recover = match run.scope.start() {
+            StepStart::Fresh => RecoverMode::Detect,
+            StepStart::Resumed | StepStart::TakenOver => RecoverMode::Force,
+        };
+        let now = run.clock().now();
+        let request = StartRequest {
+            job: self.job.name(),
+            rules: self.job.launch_rules(),
+            options: &LaunchOptions { recover, ..LaunchOptions::default() },
+            claimant: Some(Claimant {
+                owner: run.runner.owner.to_string(),
+                lease_until: later(now, run.runner.lease_timeout),
+            }),
+            parent: Some(run.lease.execution),
+            now,
+        };
+        lifecycle::start(run.repository(), &request, parameters)
+    }
+
+    /// A child that completed just before its parent died is done; everything else is a failure.
+    fn refused(&self, run: &StepRun<'_>, refusal: &Refusal) -> Result<StepEnd, StepError> {
+        let resumed = run.scope.start() != StepStart::Fresh;
+        if let (Refusal::AlreadyComplete { execution }, true) = (refusal, resumed) {
+            let found = run.repository().execution(*execution);
+            if let Some(execution) = found.map_err(|source| run.commit_failed(source))? {
+                return self.end(execution);
+            }
+        }
+        Err(self.failed(refusal))
+    }
+
+    fn failed(&self, refusal: &Refusal) -> StepError {
+        StepError::Job {
+            step: self.name.clone(),
+            job: self.job.name().to_owned(),
+            failure: report(refusal),
+            exit: ExitStatus::failed().with_message(report(refusal)),
+        }
+    }
+
+    fn end(&self, execution: JobExecution) -> Result<StepEnd, StepError> {
+        match execution.status {
+            BatchStatus::Completed => Ok(StepEnd::Completed(execution.exit)),
+            BatchStatus::Stopped => Ok(StepEnd::Stopped),
+            status => {
+                let told = execution.failure.map(|failure| failure.message).unwrap_or_default();
+                Err(StepError::Job {
+                    step: self.name.clone(),
+                    job: self.job.name().to_owned(),
+                    failure: format!("execution {} is {status}: {told}", execution.id),
+                    exit: execution.exit,
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! Steps whose input is cut into partitions, each carried forward in a row of its own.
+
+mod ranges;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+pub use ranges::{ByteRanges, FilePartitions, NumberRanges};
+
+use super::{Step, StepEnd, StepOptions, StepRun, StepScope, guarded};
+use crate::context::{ContextError, ExecutionContext};
+use crate::error::{ErrorKind, ItemError, ItemErrorText, RepositoryError, StepError};
+use crate::execution::{BatchStatus, Counters, ExecutionId, ExitStatus, StepExecution};
+use crate::job::JobScope;
+use crate::launch::{StepDecision, decide_step};
+use crate::runner::{Past, StepOrder};
+
+/// An independent part of a step's input.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Partition {
+    /// Tells it from the others; the same in every execution of the instance.
+    pub key: String,
+    /// What the worker must know of it: bounds, a path.
+    pub values: ExecutionContext,
+}
+
+impl Partition {
+    /// A partition that has nothing but a name.
+    pub fn new(key: impl Into<String>) -> Self {
+        Self { key: key.into(), values: ExecutionContext::default() }
+    }
+
+    /// The same with a value for the worker.
+    ///
+    /// # Errors
+    ///
+    /// When `value` cannot be written as JSON.
+    pub fn with(mut self, name: &str, value: &impl Serialize) -> Result<Self, ContextError> {
+        self.values.put(name, value)?;
+        Ok(self)
+    }
+}
+
+/// Cuts the input of a step.
+pub trait Partitioner: Send + Sync {
+    /// The partitions, in the order in which they are begun. Asked once for an instance: the plan is stored,
+    /// and a restart goes by it whatever changed meanwhile. None at all completes the step.
+    ///
+    /// # Errors
+    ///
+    /// Fails the step; nothing was planned.
+    fn partitions(&self, scope: &StepScope) -> Result<Vec<Partition>, ItemError>;
+}
+
+impl<F> Partitioner for F
+where
+    F: Fn(&StepScope) -> Result<Vec<Partition>, ItemError> + Send + Sync,
+{
+    fn partitions(&self, scope: &StepScope) -> Result<Vec<Partition>, ItemError> {
+        self(scope)
+    }
+}
+
+type Aggregator = Arc<
+    dyn Fn(&StepScope, &[StepExecution]) -> Result<Option<ExitStatus>, ItemError> + Send + Sync,
+>;
+
+/// A step that runs another step once for each partition of its input, several at a time.
+///
+/// Each partition has a row of its own, named `STEP:KEY`, with its own checkpoint and skip budget. All finish
+/// before the step ends, unless it [fails fast](Self::fail_fast). A restart runs those that are not complete.
+pub struct PartitionStep {
+    worker: Arc<dyn Step>,
+    partitioner: Arc<dyn Partitioner>,
+    aggregator: Option<Aggregator>,
+    threads: usize,
+    fail_fast: bool,
+    options: StepOptions,
+}
+
+impl PartitionStep {
+    /// Partitions that run at once unless told otherwise.
+    pub const THREADS_DEFAULT: usize = 4;
+    /// Partitions that may run at once: more than any machine has use for.
+    pub const THREADS_MAX: usize = 256;
+
+    /// `worker` for each partition that `partitioner` makes. The step has the worker's name.
+    pub fn new(worker: impl Step + 'static, partitioner: impl Partitioner + 'static) -> Self {
+        let options = StepOptions {
+            start_limit: worker.options().start_limit,
+            allow_start_if_complete: worker.options().allow_start_if_complete,
+            listeners: Vec::new(),
+        };
+        Self {
+            worker: Arc::new(worker),
+            partitioner: Arc::new(partitioner),
+            aggregator: None,
+            threads: Self::THREADS_DEFAULT,
+            fail_fast: false,
+            options,
+        }
+    }
+
+    /// Partitions that run at once, at most [`THREADS_MAX`](Self::THREADS_MAX); zero is taken as one. The
+    /// operator's limit of running steps holds besides.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads.clamp(1, Self::THREADS_MAX);
+        self
+    }
+
+    /// Asks the other partitions to stop as soon as one fails. Default: they finish.
+    #[must_use]
+    pub fn fail_fast(mut self) -> Self {
+        self.fail_fast = true;
+        self
+    }
+
+    /// Sees the newest execution of every partition, those that earlier executions completed too, once all
+    /// are done; an exit status that it returns is the step's.
+    #[must_use]
+    pub fn aggregator(
+        mut self,
+        aggregate: impl Fn(&StepScope, &[StepExecution]) -> Result<Option<ExitStatus>, ItemError>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        self.aggregator = Some(Arc::new(aggregate));
+        self
+    }
+
+    /// Start limit, rerun of a completed step, and listeners of the whole step; those of the worker are
+    /// called around each partition.
+    #[must_use]
+    pub fn options(mut self, options: StepOptions) -> Self {
+        self.options = options;
+        self
+    }
+}
+
+/// What the first execution decided, as stored.
+#[derive(Debug, Serialize, Deserialize)]
+struct Plan {
+    /// The execution that decided it: rows of partitions before it belong to another plan.
+    execution: ExecutionId,
+    partitions: Vec<Planned>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Planned {
+    key: String,
+    values: Box<serde_json::value::RawValue>,
+}
+
+impl Planned {
+    fn partition(&self) -> Result<Partition, StepErrorParts> {
+        let values = ExecutionContext::from_json(self.values.get()).map_err(|error| {
+            StepErrorParts::new("position", format!("understand the stored plan: {error}"))
+        })?;
+        Ok(Partition { key: self.key.clone(), values })
+    }
+}
+
+/// A failure of the partitioner or its plan, before it is located.
+struct StepErrorParts {
+    action: &'static str,
+    source: ItemError,
+}
+
+impl StepErrorParts {
+    fn new(action: &'static str, message: impl Into<String>) -> Self {
+        Self { action, source: ItemError::fatal(message) }
+    }
+
+    fn of(self, step: &str) -> StepError {
+        let Self { action, source } = self;
+        let step = step.to_owned();
+        StepError::Component { step, part: "partitions", action, source: ItemErrorText(source) }
+    }
+}
+
+/// A partition that is not complete.
+struct Pending {
+    partition: Partition,
+    name: String,
+    resumed: Option<StepExecution>,
+    past: Past,
+}
+
+impl Step for PartitionStep {
+    fn name(&self) -> &str {
+        self.worker.name()
+    }
+
+    fn options(&self) -> &StepOptions {
+        &self.options
+    }
+
+    fn waits_for_others(&self) -> bool {
+        true
+    }
+
+    fn run(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError> {
+        let plan = self.plan(run)?;
+        let (mut newest, mut pending) = (Vec::new(), Vec::new());
+        for planned in &plan.partitions {
+            let partition = planned.partition().map_err(|parts| parts.of(self.name()))?;
+            match self.look_at(run, &plan, partition)? {
+                Looked::Complete(row) => newest.push(*row),
+                Looked::Pending(one) => pending.push(*one),
+                Looked::LimitReached => {
+                    let limit = self.worker.options().start_limit.unwrap_or(0);
+                    return Err(StepError::StartLimit { step: self.name().to_owned(), limit });
+                }
+            }
+        }
+        let wanted = pending.len();
+        let rows = self.run_all(run, pending).map_err(|source| run.commit_failed(source))?;
+        run.step.counters = rows.iter().fold(Counters::default(), |mut sum, row| {
+            sum += row.counters;
+            sum
+        });
+        let failed: Vec<_> = rows.iter().filter(|row| row.status == BatchStatus::Failed).collect();
+        if let Some(first) = failed.first() {
+            let failure = first.failure.as_ref().map_or("", |failure| &failure.message);
+            return Err(StepError::Partitions {
+                step: self.name().to_owned(),
+                failed: failed.len(),
+                count: plan.partitions.len(),
+                first: first.partition.clone().unwrap_or_default(),
+                failure: failure.to_owned(),
+            });
+        }
+        if rows.len() < wanted || rows.iter().any(|row| row.status == BatchStatus::Stopped) {
+            return Ok(StepEnd::Stopped);
+        }
+        newest.extend(rows);
+        newest.sort_by(|a, b| a.partition.cmp(&b.partition));
+        self.aggregate(run, &newest).map(StepEnd::Completed)
+    }
+}
+
+enum Looked {
+    Complete(Box<StepExecution>),
+    Pending(Box<Pending>),
+    LimitReached,
+}
+
+impl PartitionStep {
+    /// The stored plan, or a new one that is stored before anything runs.
+    fn plan(&self, run: &mut StepRun<'_>) -> Result<Plan, StepError> {
+        if let Some(text) = &run.step.checkpoint {
+            return serde_json::from_str(text).map_err(|error| {
+                let what = format!("the plan of step `{}`: {error}", self.name());
+                run.commit_failed(RepositoryError::Corrupt { what })
+            });
+        }
+        let built = |source| StepErrorParts { action: "build", source }.of(self.name());
+        let partitions = guarded(|| self.partitioner.partitions(&run.scope)).map_err(built)?;
+        let mut keys = BTreeSet::new();
+        if let Some(one) =
+            partitions.iter().find(|one| one.key.is_empty() || !keys.insert(&one.key))
+        {
+            let told = match one.key.as_str() {
+                "" => "a partition has an empty key".to_owned(),
+                key => format!("two partitions have the key `{key}`"),
+            };
+            return Err(StepErrorParts::new("build", told).of(self.name()));
+        }
+        let planned = |one: &Partition| -> Result<Planned, ItemError> {
+            let values = serde_json::value::RawValue::from_string(one.values.to_json())
+                .map_err(|error| ItemError::wrap(ErrorKind::FATAL, "store a partition", error))?;
+            Ok(Planned { key: one.key.clone(), values })
+        };
+        let partitions: Result<Vec<_>, _> = partitions.iter().map(planned).collect();
+        let plan = Plan { execution: run.lease.execution, partitions: partitions.map_err(built)? };
+        let text = serde_json::to_string(&plan)
+            .map_err(|error| built(ItemError::wrap(ErrorKind::FATAL, "store the plan", error)))?;
+        run.keep_plan(&text)?;
+        Ok(plan)
+    }
+
+    /// What there is to do for `partition`.
+    fn look_at(
+        &self,
+        run: &StepRun<'_>,
+        plan: &Plan,
+        partition: Partition,
+    ) -> Result<Looked, StepError> {
+        let failed = |source| run.commit_failed(source);
+        let name = format!("{}:{}", self.name(), partition.key);
+        let mut history = {
+            let mut unit = run.repository().begin().map_err(failed)?;
+            unit.history_of(run.scope.job().instance_id(), &name).map_err(failed)?
+        };
+        history.retain(|row| row.execution_id >= plan.execution);
+        let past = Past::of(&run.runner.repository, &history, &name).map_err(failed)?;
+        let runs = u32::try_from(history.len()).unwrap_or(u32::MAX);
+        let limit = self.worker.options().start_limit;
+        // A plan that is carried out again is another plan: within this one, what is complete is done.
+        Ok(match decide_step(history.into_iter().next(), runs, limit, false) {
+            StepDecision::PassOver(row) => Looked::Complete(row),
+            StepDecision::LimitReached => Looked::LimitReached,
+            StepDecision::Fresh => {
+                Looked::Pending(Box::new(Pending { partition, name, resumed: None, past }))
+            }
+            StepDecision::Resume(row) => {
+                Looked::Pending(Box::new(Pending { partition, name, resumed: Some(*row), past }))
+            }
+        })
+    }
+
+    /// Runs `pending` on a few threads; returns the rows of those that were begun.
+    fn run_all(
+        &self,
+        run: &StepRun<'_>,
+        pending: Vec<Pending>,
+    ) -> Result<Vec<StepExecution>, RepositoryError> {
+        let stop = run.scope.stop().child();
+        let threads = self.threads.min(pending.len());
+        let pending: Vec<_> = pending.into_iter().map(|one| Mutex::new(Some(one))).collect();
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<Vec<StepExecution>, RepositoryError> {
+            let mut rows = Vec::new();
+            while let Some(slot) = pending.get(next.fetch_add(1, Ordering::SeqCst)) {
+                if stop.is_requested() {
+                    break;
+                }
+                let taken = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let Some(one) = taken else { continue };
+                let scope = run.scope.job().beside(stop.clone());
+                let row = self.run_one(run, &scope, one).inspect_err(|_| stop.request())?;
+                if self.fail_fast && row.status == BatchStatus::Failed {
+                    stop.request();
+                }
+                rows.push(row);
+            }
+            Ok(rows)
+        };
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let joined = running.into_iter().map(|thread| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            joined.collect()
+        });
+        Ok(results.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    }
+
+    fn run_one(
+        &self,
+        run: &StepRun<'_>,
+        scope: &JobScope,
+        one: Pending,
+    ) -> Result<StepExecution, RepositoryError> {
+        let Pending { partition, name, resumed, past } = one;
+        run.runner.run_step(StepOrder {
+            step: &*self.worker,
+            name,
+            partition: Some(partition),
+            scope,
+            lease: run.lease,
+            resumed,
+            past,
+            handles: &|_| false,
+        })
+    }
+
+    fn aggregate(
+        &self,
+        run: &StepRun<'_>,
+        rows: &[StepExecution],
+    ) -> Result<ExitStatus, StepError> {
+        let together = rows.iter().map(|row| row.exit.clone()).reduce(ExitStatus::and);
+        let together = together.unwrap_or_else(ExitStatus::completed);
+        let Some(aggregate) = &self.aggregator else { return Ok(together) };
+        let own = guarded(|| aggregate(&run.scope, rows))
+            .map_err(|source| StepErrorParts { action: "aggregate", source }.of(self.name()))?;
+        Ok(own.unwrap_or(together))
+    }
+}

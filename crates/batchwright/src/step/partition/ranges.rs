@@ -1,0 +1,286 @@
+//! The usual ways to cut an input: by numbers, by files, by the bytes of one file.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use super::{Partition, Partitioner};
+use crate::error::{ErrorKind, ItemError};
+use crate::step::StepScope;
+
+/// Cuts whole numbers from `min` to `max`, both included, into ranges of nearly the same length. The worker
+/// finds its own bounds as `min` and `max`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NumberRanges {
+    /// The first number.
+    pub min: i64,
+    /// The last number.
+    pub max: i64,
+    /// Partitions, at most one a number; zero is taken as one.
+    pub grid: u32,
+}
+
+impl NumberRanges {
+    /// The ranges; none when `max` is below `min`.
+    ///
+    /// # Errors
+    ///
+    /// Never: numbers are JSON.
+    pub fn cut(&self) -> Result<Vec<Partition>, ItemError> {
+        if self.max < self.min {
+            return Ok(Vec::new());
+        }
+        let count = i128::from(self.max) - i128::from(self.min) + 1;
+        let grid = i128::from(self.grid.max(1)).min(count);
+        let bound = |index: i128| i128::from(self.min) + count * index / grid;
+        let narrow = |number: i128| i64::try_from(number).unwrap_or(self.max);
+        (0..grid)
+            .map(|index| {
+                let (min, max) = (narrow(bound(index)), narrow(bound(index + 1) - 1));
+                Ok(Partition::new(key(index)).with("min", &min)?.with("max", &max)?)
+            })
+            .collect()
+    }
+}
+
+impl Partitioner for NumberRanges {
+    fn partitions(&self, _: &StepScope) -> Result<Vec<Partition>, ItemError> {
+        self.cut()
+    }
+}
+
+/// `p0000`, `p0001`, …: sorted as they are begun.
+fn key(index: impl std::fmt::Display) -> String {
+    format!("p{index:0>4}")
+}
+
+/// One partition a file. The worker finds its file as `path`; the key is the file's path below `folder`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilePartitions {
+    folder: PathBuf,
+    pattern: String,
+}
+
+impl FilePartitions {
+    /// The files of `folder` whose names match `pattern`: `*` stands for any characters, `?` for one.
+    pub fn new(folder: impl Into<PathBuf>, pattern: impl Into<String>) -> Self {
+        Self { folder: folder.into(), pattern: pattern.into() }
+    }
+}
+
+impl Partitioner for FilePartitions {
+    fn partitions(&self, _: &StepScope) -> Result<Vec<Partition>, ItemError> {
+        let failed = |error| {
+            let folder = self.folder.display();
+            ItemError::wrap(ErrorKind::IO, format!("read the folder `{folder}`"), error)
+        };
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().into_string().map_err(|name| {
+                ItemError::fatal(format!("use file {}: its name is not UTF-8", name.display()))
+            })?;
+            if entry.path().is_file() && crate::job::matches(&self.pattern, &name) {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        names
+            .into_iter()
+            .map(|name| {
+                let path = self.folder.join(&name);
+                let text = path.to_str().ok_or_else(|| {
+                    ItemError::fatal(format!("use `{}`: its path is not UTF-8", path.display()))
+                })?;
+                Ok(Partition::new(&name).with("path", &text)?)
+            })
+            .collect()
+    }
+}
+
+/// Cuts one file where records begin. The worker finds its bytes as `start` and `end`, the end excluded; give
+/// them to the reader's `bytes`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ByteRanges {
+    path: PathBuf,
+    grid: u32,
+    records: Records,
+}
+
+/// How to tell where a record begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Records {
+    /// Behind every line feed.
+    Lines,
+    /// Behind line feeds outside quotes, with that delimiter between fields.
+    Csv(u8),
+}
+
+impl ByteRanges {
+    /// A file of lines: text, JSON lines.
+    pub fn lines(path: impl Into<PathBuf>, grid: u32) -> Self {
+        Self { path: path.into(), grid, records: Records::Lines }
+    }
+
+    /// A CSV file with a header line and commas between fields. It is read through once, because only whoever
+    /// begins at the beginning knows whether a line feed stands within quotes.
+    pub fn csv(path: impl Into<PathBuf>, grid: u32) -> Self {
+        Self { path: path.into(), grid, records: Records::Csv(b',') }
+    }
+
+    /// Another character between the fields of a CSV file.
+    #[must_use]
+    pub fn delimiter(mut self, delimiter: u8) -> Self {
+        if let Records::Csv(known) = &mut self.records {
+            *known = delimiter;
+        }
+        self
+    }
+
+    fn bounds(&self) -> std::io::Result<Vec<u64>> {
+        let length = std::fs::metadata(&self.path)?.len();
+        let grid = u64::from(self.grid.max(1));
+        let wanted: Vec<u64> = (1..grid)
+            .map(|index| u64::try_from(u128::from(length) * u128::from(index) / u128::from(grid)))
+            .map(|at| at.unwrap_or(length))
+            .collect();
+        let mut bounds = match self.records {
+            Records::Lines => line_bounds(&self.path, &wanted)?,
+            Records::Csv(delimiter) => csv_bounds(&self.path, delimiter, &wanted)?,
+        };
+        bounds.push(length);
+        bounds.dedup();
+        Ok(bounds)
+    }
+}
+
+impl Partitioner for ByteRanges {
+    fn partitions(&self, _: &StepScope) -> Result<Vec<Partition>, ItemError> {
+        let bounds = self.bounds().map_err(|error| {
+            ItemError::wrap(ErrorKind::IO, format!("cut `{}`", self.path.display()), error)
+        })?;
+        bounds
+            .windows(2)
+            .enumerate()
+            .map(|(index, pair)| {
+                Ok(Partition::new(key(index)).with("start", &pair[0])?.with("end", &pair[1])?)
+            })
+            .collect()
+    }
+}
+
+/// The beginning, and the first beginning of a line at or behind each of `wanted`.
+fn line_bounds(path: &Path, wanted: &[u64]) -> std::io::Result<Vec<u64>> {
+    let mut file = BufReader::new(File::open(path)?);
+    let mut bounds = vec![0];
+    for at in wanted.iter().copied().filter(|at| *at > 0) {
+        // From the byte before: a line that begins exactly here is not cut.
+        file.seek(SeekFrom::Start(at - 1))?;
+        let skipped = file.skip_until(b'\n')?;
+        bounds.push(at - 1 + skipped as u64);
+    }
+    Ok(bounds)
+}
+
+/// Where in a CSV record a byte stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    FieldStart,
+    Plain,
+    Quoted,
+    /// Behind a quote within quotes: the end of them, or half of a doubled one.
+    QuoteInQuotes,
+}
+
+/// The beginning of the first record, and the first beginning of a record at or behind each of `wanted`.
+fn csv_bounds(path: &Path, delimiter: u8, wanted: &[u64]) -> std::io::Result<Vec<u64>> {
+    let mut file = File::open(path)?;
+    let mut buffer = vec![0; 256 * 1024];
+    let (mut bounds, mut wanted) = (Vec::new(), wanted.iter().copied().peekable());
+    let (mut place, mut offset) = (Place::FieldStart, 0_u64);
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(bounds);
+        }
+        for &byte in &buffer[..count] {
+            offset += 1;
+            place = match (place, byte) {
+                (Place::Quoted, b'"') => Place::QuoteInQuotes,
+                (Place::Quoted, _) | (Place::FieldStart | Place::QuoteInQuotes, b'"') => {
+                    Place::Quoted
+                }
+                (_, b'\n') => {
+                    // The header is nobody's record: the first range begins behind it.
+                    if bounds.is_empty() {
+                        bounds.push(offset);
+                    }
+                    while wanted.next_if(|at| *at <= offset).is_some() {
+                        bounds.push(offset);
+                    }
+                    Place::FieldStart
+                }
+                (_, byte) if byte == delimiter || byte == b'\r' => Place::FieldStart,
+                _ => Place::Plain,
+            };
+        }
+        if wanted.peek().is_none() && !bounds.is_empty() {
+            return Ok(bounds);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bounds(text: &str, ranges: impl Fn(PathBuf) -> ByteRanges) -> Vec<u64> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("in");
+        std::fs::write(&path, text).unwrap();
+        ranges(path).bounds().unwrap()
+    }
+
+    #[test]
+    fn numbers_are_cut_into_ranges_that_touch_and_never_overlap() {
+        for (min, max, grid) in [(1, 10, 3), (1, 2, 5), (i64::MIN, i64::MAX, 7), (5, 5, 1)] {
+            let cut = NumberRanges { min, max, grid }.cut().unwrap();
+            let bound = |index: usize, name: &str| cut[index].values.get::<i64>(name).unwrap();
+            assert_eq!((bound(0, "min"), bound(cut.len() - 1, "max")), (min, max));
+            for index in 1..cut.len() {
+                assert_eq!(bound(index, "min"), bound(index - 1, "max") + 1);
+            }
+        }
+        assert!(NumberRanges { min: 1, max: 0, grid: 3 }.cut().unwrap().is_empty());
+    }
+
+    #[test]
+    fn lines_are_never_cut() {
+        let text = "one\ntwo\nthree\nfour\n";
+        for grid in 1..20 {
+            for bound in bounds(text, |path| ByteRanges::lines(path, grid)) {
+                let at = usize::try_from(bound).unwrap();
+                assert!(at == 0 || text.as_bytes()[at - 1] == b'\n', "{grid} cut at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_feed_within_quotes_is_no_border_between_records() {
+        let text = "a,b\n1,\"x\ny\"\n2,\"q\"\"\n\"\"\"\n3,it\"s\n4,z\n";
+        let starts = [4, 12, 22, 29, 33, 37];
+        for grid in 1..40 {
+            for bound in bounds(text, |path| ByteRanges::csv(path, grid)) {
+                assert!(starts.contains(&bound) || bound as usize == text.len(), "{grid}: {bound}");
+            }
+        }
+        let all = bounds(text, |path| ByteRanges::csv(path, 40));
+        assert_eq!(all.first(), Some(&4), "the header belongs to nobody");
+    }
+
+    #[test]
+    fn a_file_without_records_has_no_partitions() {
+        assert_eq!(bounds("", |path| ByteRanges::csv(path, 3)), [0]);
+        assert_eq!(bounds("a,b\n", |path| ByteRanges::csv(path, 3)), [4]);
+    }
+}
