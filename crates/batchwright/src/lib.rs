@@ -78,8 +78,8 @@ pub use job::{
 };
 pub use launch::{LaunchOptions, RecoverMode};
 pub use listener::{
-    ChunkListener, ItemListener, JobListener, ListenerResult, RetryListener, SkipListener,
-    StepListener,
+    ChunkListener, ItemListener, JobListener, ListenerResult, Promotion, RetryListener,
+    SkipListener, StepListener,
 };
 pub use operator::{
     CommitPoint, JobHandle, JobName, JobOperator, OperatorBuilder, OperatorError, Refusal, RunError,

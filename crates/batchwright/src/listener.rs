@@ -4,6 +4,10 @@
 //! A listener that fails fails the step (a job's `after_job` only warns) and is never taken for a
 //! failure of an item.
 
+mod promotion;
+
+pub use promotion::Promotion;
+
 use crate::error::{ItemError, Phase};
 use crate::execution::{ExitStatus, JobExecution, StepExecution};
 use crate::job::JobScope;

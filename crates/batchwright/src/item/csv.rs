@@ -44,6 +44,7 @@ pub struct CsvReader<T> {
     path: PathBuf,
     delimiter: u8,
     record_bytes_max: u64,
+    range: Option<(u64, u64)>,
     decode: Decode<T>,
     open: Option<Opened>,
 }
@@ -53,14 +54,18 @@ struct Opened {
     budget: Budget,
     headers: StringRecord,
     record: StringRecord,
-    length: u64,
+    /// Where the input begins and ends, in bytes of the file.
+    start: u64,
+    end: u64,
     position: CsvPosition,
 }
 
-/// A file that yields no more than the record in work may have.
+/// A file that yields no more than the record in work may have, and nothing behind its end.
 struct Bounded {
     file: File,
     budget: Budget,
+    at: u64,
+    end: u64,
 }
 
 /// Bytes that may still be read for the record in work.
@@ -81,16 +86,22 @@ impl Budget {
 
 impl Read for Bounded {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let length = buffer.len().min(left);
+        let buffer = &mut buffer[..length];
         if !self.budget.take(buffer.len() as u64) {
             return Err(std::io::Error::other(TooLong));
         }
-        self.file.read(buffer)
+        let count = self.file.read(buffer)?;
+        self.at += count as u64;
+        Ok(count)
     }
 }
 
 impl Seek for Bounded {
     fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
-        self.file.seek(to)
+        self.at = self.file.seek(to)?;
+        Ok(self.at)
     }
 }
 
@@ -125,6 +136,7 @@ impl<T> CsvReader<T> {
             path: path.into(),
             delimiter: b',',
             record_bytes_max: RECORD_BYTES_MAX,
+            range: None,
             decode: Arc::new(decode),
             open: None,
         }
@@ -134,6 +146,14 @@ impl<T> CsvReader<T> {
     #[must_use]
     pub fn delimiter(mut self, delimiter: u8) -> Self {
         self.delimiter = delimiter;
+        self
+    }
+
+    /// Only the bytes from `start` to `end`, the end excluded, behind the header line; see
+    /// [`ByteRanges`](crate::ByteRanges).
+    #[must_use]
+    pub fn bytes(mut self, start: u64, end: u64) -> Self {
+        self.range = Some((start, end));
         self
     }
 
@@ -152,6 +172,7 @@ impl<T> Clone for CsvReader<T> {
             path: self.path.clone(),
             delimiter: self.delimiter,
             record_bytes_max: self.record_bytes_max,
+            range: self.range,
             decode: Arc::clone(&self.decode),
             open: None,
         }
@@ -165,7 +186,11 @@ impl Opened {
     }
 
     fn location(&self) -> String {
-        format!("line {}, byte {}", self.position.line, self.position.byte)
+        // Whoever begins in the middle does not know how many lines lie before.
+        match self.start {
+            0 => format!("line {}, byte {}", self.position.line, self.position.byte),
+            _ => format!("byte {}", self.position.byte),
+        }
     }
 
     /// The bytes of the file from the record's start up to `end`, as far as they are kept.
@@ -204,7 +229,7 @@ impl Opened {
     ///
     /// A line that is put behind it would become a part of it.
     fn ends_inside_quotes(&self, path: &Path, end: u64, delimiter: u8) -> bool {
-        if end < self.length {
+        if end < self.end {
             return false;
         }
         let mut record = Vec::new();
@@ -235,7 +260,8 @@ impl<T: Send + Sync> ItemReader for CsvReader<T> {
         let length = file.metadata().map_err(failed)?.len();
         let budget = Budget(Arc::default());
         budget.set(self.record_bytes_max);
-        let source = Bounded { file, budget: budget.clone() };
+        let (start, end) = self.range.unwrap_or((0, length));
+        let source = Bounded { file, budget: budget.clone(), at: 0, end };
         let mut csv = ReaderBuilder::new()
             .delimiter(self.delimiter)
             .buffer_capacity(BUFFER_BYTES)
@@ -245,17 +271,18 @@ impl<T: Send + Sync> ItemReader for CsvReader<T> {
             ItemError::wrap(ErrorKind::FATAL, what, error)
         })?;
         let headers = headers.clone();
-        if let Some(CsvPosition { byte, line, record }) = position {
-            if byte > length {
-                return Err(shrunk(&self.path, byte, length));
+        let begin = (start > 0).then_some(CsvPosition { byte: start, line: 1, record: 1 });
+        if let Some(CsvPosition { byte, line, record }) = position.or(begin) {
+            if byte.max(end) > length {
+                return Err(shrunk(&self.path, byte.max(end), length));
             }
             let mut at = ::csv::Position::new();
             at.set_byte(byte).set_line(line).set_record(record);
             csv.seek(at).map_err(std::io::Error::from).map_err(failed)?;
         }
-        let start = CsvPosition { byte: 0, line: 1, record: 0 };
-        let mut opened =
-            Opened { csv, budget, headers, record: StringRecord::new(), length, position: start };
+        let position = CsvPosition { byte: 0, line: 1, record: 0 };
+        let record = StringRecord::new();
+        let mut opened = Opened { csv, budget, headers, record, start, end, position };
         opened.note_position();
         self.open = Some(opened);
         Ok(())
@@ -330,11 +357,12 @@ impl<T: Send + Sync> ItemReader for CsvReader<T> {
     }
 
     fn total(&self) -> Option<Total> {
-        self.open.as_ref().map(|open| Total::Bytes(open.length))
+        self.open.as_ref().map(|open| Total::Bytes(open.end - open.start))
     }
 
     fn done(&self) -> u64 {
-        self.position().byte
+        let start = self.open.as_ref().map_or(0, |open| open.start);
+        self.position().byte.saturating_sub(start)
     }
 
     fn close(&mut self) -> Result<(), ItemError> {

@@ -23,6 +23,12 @@ impl<T> JsonLinesReader<T> {
         Self { input: LineInput::new(path), item: PhantomData }
     }
 
+    /// Only the bytes from `start` to `end`; see [`ByteRanges`](crate::ByteRanges).
+    #[must_use]
+    pub fn bytes(self, start: u64, end: u64) -> Self {
+        Self { input: self.input.bytes(start, end), item: PhantomData }
+    }
+
     /// Longest line, in bytes. Default 1 MiB.
     #[must_use]
     pub fn line_bytes_max(self, bytes: usize) -> Self {
@@ -69,7 +75,7 @@ impl<T: DeserializeOwned + Send + Sync> ItemReader for JsonLinesReader<T> {
     }
 
     fn done(&self) -> u64 {
-        self.input.position().byte
+        self.input.done()
     }
 
     fn close(&mut self) -> Result<(), ItemError> {

@@ -63,6 +63,7 @@ impl<'a> RawLine<'a> {
 pub struct LineInput {
     path: PathBuf,
     bytes_max: usize,
+    range: Option<(u64, u64)>,
     file: Option<BufReader<File>>,
     position: LinePosition,
     length: u64,
@@ -72,7 +73,8 @@ pub struct LineInput {
 impl Clone for LineInput {
     /// The same file, not open.
     fn clone(&self) -> Self {
-        Self::new(self.path.clone()).line_bytes_max(self.bytes_max)
+        let Self { path, bytes_max, range, .. } = self;
+        Self { bytes_max: *bytes_max, range: *range, ..Self::new(path.clone()) }
     }
 }
 
@@ -82,6 +84,7 @@ impl LineInput {
         Self {
             path: path.into(),
             bytes_max: LINE_BYTES_MAX,
+            range: None,
             file: None,
             position: LinePosition::default(),
             length: 0,
@@ -96,6 +99,14 @@ impl LineInput {
         self
     }
 
+    /// Only the bytes from `start` to `end`, the end excluded: the range of a partition, which begins and
+    /// ends where lines do.
+    #[must_use]
+    pub fn bytes(mut self, start: u64, end: u64) -> Self {
+        self.range = Some((start, end));
+        self
+    }
+
     /// Opens the file behind `position`.
     ///
     /// # Errors
@@ -107,9 +118,10 @@ impl LineInput {
         };
         let mut file = File::open(&self.path).map_err(failed)?;
         self.length = file.metadata().map_err(failed)?.len();
-        self.position = position.unwrap_or_default();
-        if self.position.byte > self.length {
-            return Err(shrunk(&self.path, self.position.byte, self.length));
+        let (start, end) = self.range.unwrap_or((0, self.length));
+        self.position = position.unwrap_or(LinePosition { byte: start, line: 0 });
+        if self.position.byte.max(end) > self.length {
+            return Err(shrunk(&self.path, self.position.byte.max(end), self.length));
         }
         file.seek(SeekFrom::Start(self.position.byte)).map_err(failed)?;
         self.file = Some(BufReader::with_capacity(BUFFER_BYTES, file));
@@ -124,6 +136,9 @@ impl LineInput {
     pub fn next_line(&mut self) -> Result<Option<RawLine<'_>>, ItemError> {
         let file = self.file.as_mut().ok_or_else(|| ItemError::fatal("read a closed file"))?;
         let (byte, number) = (self.position.byte, self.position.line + 1);
+        if self.range.is_some_and(|(_, end)| byte >= end) {
+            return Ok(None);
+        }
         self.line.clear();
         let bound = self.bytes_max as u64 + 1;
         let read = file.take(bound).read_until(b'\n', &mut self.line)?;
@@ -152,9 +167,14 @@ impl LineInput {
         self.position
     }
 
-    /// Length of the file when it was opened.
+    /// Bytes to read: the length of the file when it was opened, or of the range.
     pub fn total(&self) -> Option<Total> {
-        Some(Total::Bytes(self.length))
+        Some(Total::Bytes(self.range.map_or(self.length, |(start, end)| end - start)))
+    }
+
+    /// Bytes that were read.
+    pub fn done(&self) -> u64 {
+        self.position.byte - self.range.map_or(0, |(start, _)| start)
     }
 
     /// Lets go of the file.
@@ -207,6 +227,14 @@ impl LineReader {
     }
 }
 
+impl LineReader {
+    /// Only the bytes from `start` to `end`; see [`ByteRanges`](crate::ByteRanges).
+    #[must_use]
+    pub fn bytes(self, start: u64, end: u64) -> Self {
+        Self { input: self.input.bytes(start, end) }
+    }
+}
+
 impl ItemReader for LineReader {
     type Item = String;
     type Position = LinePosition;
@@ -233,7 +261,7 @@ impl ItemReader for LineReader {
     }
 
     fn done(&self) -> u64 {
-        self.input.position().byte
+        self.input.done()
     }
 
     fn close(&mut self) -> Result<(), ItemError> {

@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn a_line_feed_within_quotes_is_no_border_between_records() {
         let text = "a,b\n1,\"x\ny\"\n2,\"q\"\"\n\"\"\"\n3,it\"s\n4,z\n";
-        let starts = [4, 12, 22, 29, 33, 37];
+        let starts = [4, 12, 23, 30, 34];
         for grid in 1..40 {
             for bound in bounds(text, |path| ByteRanges::csv(path, grid)) {
                 assert!(starts.contains(&bound) || bound as usize == text.len(), "{grid}: {bound}");

@@ -1,0 +1,73 @@
+//! From the context of a step to the context of its job.
+
+use super::{ListenerResult, StepListener};
+use crate::error::ItemError;
+use crate::execution::{ExitStatus, StepExecution};
+use crate::job::matches;
+use crate::step::StepScope;
+
+/// Copies values of the step's context into the job's when the step ends, for the steps behind it.
+///
+/// ```
+/// use batchwright::{Flow, Promotion, StepOptions, TaskletCall, TaskletStep};
+/// use std::sync::Arc;
+///
+/// let step = TaskletStep::new("count", |call: &mut TaskletCall<'_, '_>| {
+///     call.scope().context().put("orders", &17)?;
+///     Ok(Flow::Finished)
+/// });
+/// let promote = Arc::new(Promotion::of(["orders"]).strict());
+/// let step = step.options(StepOptions { listeners: vec![promote], ..StepOptions::default() });
+/// ```
+#[derive(Debug, Clone)]
+pub struct Promotion {
+    keys: Vec<String>,
+    codes: Vec<String>,
+    strict: bool,
+}
+
+impl Promotion {
+    /// Promotes `keys` when the step ends with a code like `COMPLETED*`.
+    pub fn of<S: Into<String>>(keys: impl IntoIterator<Item = S>) -> Self {
+        let codes = vec![format!("{}*", ExitStatus::COMPLETED)];
+        Self { keys: keys.into_iter().map(Into::into).collect(), codes, strict: false }
+    }
+
+    /// Promotes at these exit codes instead: `*` stands for any characters, `?` for one.
+    #[must_use]
+    pub fn on<S: Into<String>>(mut self, codes: impl IntoIterator<Item = S>) -> Self {
+        self.codes = codes.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Fails the step when a key is missing. Default: what is missing is left out.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        self.strict = true;
+        self
+    }
+}
+
+impl StepListener for Promotion {
+    fn after_step(
+        &self,
+        scope: &StepScope,
+        execution: &StepExecution,
+    ) -> ListenerResult<Option<ExitStatus>> {
+        if !self.codes.iter().any(|pattern| matches(pattern, &execution.exit.code)) {
+            return Ok(None);
+        }
+        for key in &self.keys {
+            if scope.context().has(key) {
+                let value: serde_json::Value = scope.context().get(key)?;
+                scope.job().context().put(key, &value)?;
+            } else if self.strict {
+                let step = scope.step();
+                return Err(ItemError::fatal(format!(
+                    "promote `{key}`: the context of step `{step}` has none"
+                )));
+            }
+        }
+        Ok(None)
+    }
+}
