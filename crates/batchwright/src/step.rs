@@ -39,15 +39,27 @@ pub trait Step: Send + Sync {
     /// What the job must know of it.
     fn options(&self) -> &StepOptions;
 
-    /// Whether it does nothing but wait for steps of its own: then it takes nobody's turn.
+    /// What its work is.
     #[doc(hidden)]
-    fn waits_for_others(&self) -> bool {
-        false
+    fn kind(&self) -> StepKind {
+        StepKind::Work
     }
 
     /// Runs to the end, to a stop, or to the first failure that is not tolerated.
     #[doc(hidden)]
     fn run(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError>;
+}
+
+/// What the work of a step is.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepKind {
+    /// Its own.
+    Work,
+    /// To wait for partitions.
+    Partitions,
+    /// To wait for a job.
+    Job,
 }
 
 /// How a step ended without failing.

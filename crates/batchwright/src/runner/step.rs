@@ -11,7 +11,7 @@ use crate::execution::{
 use crate::job::JobScope;
 use crate::repository::lifecycle;
 use crate::repository::{JobRepository, Lease};
-use crate::step::{Partition, Step, StepEnd, StepRun, StepScope, StepStart, guarded};
+use crate::step::{Partition, Step, StepEnd, StepKind, StepRun, StepScope, StepStart, guarded};
 
 /// A step to run.
 pub(crate) struct StepOrder<'a> {
@@ -70,9 +70,9 @@ impl Runner {
         };
         let row = self.begin_step(lease, scope.job(), name, partition.as_ref(), resumed)?;
         // Whoever only waits for others must not keep them from their turn.
-        let permit = match step.waits_for_others() {
-            true => Some(None),
-            false => self.step_permits.acquire(scope.stop()).map(Some),
+        let permit = match step.kind() {
+            StepKind::Work => self.step_permits.acquire(scope.stop()).map(Some),
+            StepKind::Partitions | StepKind::Job => Some(None),
         };
         let mut step_run = StepRun {
             runner: self,

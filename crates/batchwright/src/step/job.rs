@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Step, StepEnd, StepOptions, StepRun, StepScope, StepStart, guarded};
+use super::{Step, StepEnd, StepKind, StepOptions, StepRun, StepScope, StepStart, guarded};
 use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError, report};
 use crate::execution::{BatchStatus, ExitStatus, JobExecution};
 use crate::job::Job;
@@ -72,8 +72,8 @@ impl Step for JobStep {
         &self.options
     }
 
-    fn waits_for_others(&self) -> bool {
-        true
+    fn kind(&self) -> StepKind {
+        StepKind::Job
     }
 
     fn run(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError> {

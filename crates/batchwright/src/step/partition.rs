@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use ranges::{ByteRanges, FilePartitions, NumberRanges};
 
-use super::{Step, StepEnd, StepOptions, StepRun, StepScope, guarded};
+use super::{Step, StepEnd, StepKind, StepOptions, StepRun, StepScope, guarded};
 use crate::context::{ContextError, ExecutionContext};
 use crate::error::{ErrorKind, ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::execution::{BatchStatus, Counters, ExecutionId, ExitStatus, StepExecution};
@@ -200,8 +200,8 @@ impl Step for PartitionStep {
         &self.options
     }
 
-    fn waits_for_others(&self) -> bool {
-        true
+    fn kind(&self) -> StepKind {
+        StepKind::Partitions
     }
 
     fn run(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError> {
