@@ -56,6 +56,11 @@ pub(crate) struct BuildContext {
 
 /// Reads, checks and builds the job of the file at `path`.
 pub(crate) fn load(path: &Path, context: &BuildContext) -> Result<Job, JobFileError> {
+    load_at(path, context, 0)
+}
+
+/// As [`load`], for a job that is a part of `depth` others.
+fn load_at(path: &Path, context: &BuildContext, depth: usize) -> Result<Job, JobFileError> {
     let failed =
         |place: String, message: String| JobFileError { path: path.to_owned(), place, message };
     let text = read(path).map_err(|message| failed(String::new(), message))?;
@@ -66,7 +71,7 @@ pub(crate) fn load(path: &Path, context: &BuildContext) -> Result<Job, JobFileEr
     let definition = parse(&text).map_err(located)?;
     let folder = path.parent().map(Path::to_owned).unwrap_or_default();
     let source = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let builder = build::Builder { folder, source, context };
+    let builder = build::Builder { folder, source, depth, context };
     builder.job(definition, &text).map_err(located)
 }
 

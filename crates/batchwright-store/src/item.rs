@@ -1,5 +1,6 @@
 //! Items in SQL tables.
 
+mod column;
 mod named;
 mod reader;
 mod sink;
@@ -7,6 +8,7 @@ mod statement;
 mod tasklet;
 mod writer;
 
+pub use column::column_range;
 pub use named::NamedStatement;
 pub use reader::SqlReader;
 pub use statement::{RowBinder, SqlMode};

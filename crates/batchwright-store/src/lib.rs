@@ -31,7 +31,9 @@ pub use database::{
     Database, FromSql, MySqlSession, PostgresSession, ServerDatabase, SqlError, SqlRow, SqlValue,
     SqliteDatabase,
 };
-pub use item::{NamedStatement, RowBinder, SqlMode, SqlReader, SqlTasklet, SqlWriter};
+pub use item::{
+    NamedStatement, RowBinder, SqlMode, SqlReader, SqlTasklet, SqlWriter, column_range,
+};
 pub use repository::{SqlRepository, StoreOptions};
 pub use rusqlite;
 pub use sqlx;

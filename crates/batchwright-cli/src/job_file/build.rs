@@ -1,5 +1,9 @@
 //! From a checked definition to a job.
 
+mod flow;
+mod keys;
+mod partition;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -9,10 +13,10 @@ use std::time::Duration;
 use batchwright::testing::{FaultyProcessor, FaultyReader, FaultyWriter};
 use batchwright::{
     Backoff, ChunkStepBuilder, Classifier, CommandStep, Completion, CsvReader, ErrorKind,
-    ExitCodeMeaning, ExitStatus, FileWriter, ItemError, Job, JobParameters, JsonLinesReader,
-    JsonLinesWriter, LineReader, ListReader, Parameter, ParameterDeclaration, ParameterSchema,
-    ParameterValue, Phase, RetryPolicy, Sequence, SkipLimitScope, SkipPolicy, StepOptions,
-    StepScope, TaskletStep,
+    ExitCodeMeaning, ExitStatus, FileWriter, ItemError, Job, JobFlow, JobParameters,
+    JsonLinesReader, JsonLinesWriter, LineReader, ListReader, Parameter, ParameterDeclaration,
+    ParameterSchema, ParameterValue, Phase, Promotion, RetryPolicy, Sequence, SkipLimitScope,
+    SkipPolicy, StepOptions, StepScope, TaskletStep,
 };
 use batchwright_store::{Database, SqlMode, SqlTasklet, StoreOptions};
 use sha2::{Digest, Sha256};
@@ -26,15 +30,18 @@ use super::expression::{self, Evaluator, Stage, Stages};
 use super::items::{AnyReader, AnyWriter, RecordCsv, RecordLines};
 use super::record::{Names, Record, Value};
 use super::sql::{self, RecordSqlWriter};
-use super::template::Template;
+use super::template::{Known, Template};
 use super::{BuildContext, Problem};
 use crate::args::duration;
+use keys::{keys_of_reader, keys_of_writer};
 
 /// Builds the jobs of one file.
 pub(super) struct Builder<'a> {
     /// Paths are relative to it.
     pub(super) folder: PathBuf,
     pub(super) source: PathBuf,
+    /// How many jobs this one is a part of.
+    pub(super) depth: usize,
     pub(super) context: &'a BuildContext,
 }
 
@@ -64,56 +71,27 @@ impl Builder<'_> {
             let changes = next_changes(&definition.next, &schema)?;
             job = job.next(move |newest| next_parameters(newest, &changes));
         }
-        let evaluator = Evaluator::new();
-        for step in definition.steps {
-            job = self.step(job, step.into_inner(), &schema, &evaluator)?;
-        }
+        let flow = JobFlow::builder("");
+        let flow = self.flow(flow, definition.steps, &schema, &Evaluator::new())?;
+        let job = job.whole_flow(flow);
         job.build().map_err(|refusal| Problem::at(&definition.name, refusal.to_string()))
     }
 
-    fn step(
-        &self,
-        job: batchwright::JobBuilder,
-        step: Step,
-        schema: &ParameterSchema,
-        evaluator: &Evaluator,
-    ) -> Built<batchwright::JobBuilder> {
-        let known = ["chunk", "command", "sql"];
-        let kind = step.kind.as_ref().map_or("chunk", |kind| kind.get_ref().as_str());
-        if !known.contains(&kind) {
-            let message =
-                format!("there is no step of type `{kind}`; there are: {}", known.join(", "));
-            return Err(match &step.kind {
-                Some(kind) => Problem::at(kind, message),
-                None => Problem::of_file(message),
-            });
-        }
-        if let Some(limit) = step.start_limit.as_ref().filter(|limit| *limit.get_ref() == 0) {
-            return Err(Problem::at(limit, "a start limit is at least 1"));
-        }
-        keys_of_step(&step, kind)?;
-        match kind {
-            "command" => Ok(job.step(self.command(&step, schema)?)),
-            "sql" => Ok(job.step(self.sql(&step, schema)?)),
-            _ => self.chunk(job, step, schema, evaluator),
-        }
+    fn template(&self, text: &Text, known: &Known<'_>) -> Built<Template> {
+        Template::parse(text.get_ref(), known).map_err(|problem| Problem::at(text, problem))
     }
 
-    fn template(&self, text: &Text, schema: &ParameterSchema) -> Built<Template> {
-        Template::parse(text.get_ref(), schema).map_err(|problem| Problem::at(text, problem))
-    }
-
-    fn path(&self, text: &Text, schema: &ParameterSchema) -> Built<Make<PathBuf>> {
-        let (template, folder) = (self.template(text, schema)?, self.folder.clone());
+    fn path(&self, text: &Text, known: &Known<'_>) -> Built<Make<PathBuf>> {
+        let (template, folder) = (self.template(text, known)?, self.folder.clone());
         Ok(Box::new(move |scope| Ok(folder.join(template.render(scope)?))))
     }
 
-    fn command(&self, step: &Step, schema: &ParameterSchema) -> Built<CommandStep> {
+    fn command(&self, step: &Step, known: &Known<'_>) -> Built<CommandStep> {
         let argv = wanted(&step.argv, "argv", &step.name)?;
         let templates: Vec<_> = argv
             .get_ref()
             .iter()
-            .map(|argument| self.template(argument, schema))
+            .map(|argument| self.template(argument, known))
             .collect::<Built<_>>()?;
         if templates.is_empty() {
             return Err(Problem::at(argv, "a command needs at least a program"));
@@ -132,12 +110,12 @@ impl Builder<'_> {
         let mut command =
             CommandStep::with(step.name.get_ref().clone(), make_argv).options(options(step));
         command = match &step.dir {
-            Some(dir) => command.dir_with(self.path(dir, schema)?),
+            Some(dir) => command.dir_with(self.path(dir, known)?),
             None if self.folder.as_os_str().is_empty() => command.dir("."),
             None => command.dir(&self.folder),
         };
         for (name, value) in step.env.iter().flatten() {
-            let value = self.template(value, schema)?;
+            let value = self.template(value, known)?;
             command = command.env_with(name, move |scope| value.render(scope));
         }
         if let Some(timeout) = &step.timeout {
@@ -155,11 +133,11 @@ impl Builder<'_> {
         Ok(command)
     }
 
-    fn sql(&self, step: &Step, schema: &ParameterSchema) -> Built<TaskletStep> {
-        let text = self.template(wanted(&step.sql, "sql", &step.name)?, schema)?;
+    fn sql(&self, step: &Step, known: &Known<'_>) -> Built<TaskletStep> {
+        let text = self.template(wanted(&step.sql, "sql", &step.name)?, known)?;
         let render = move |scope: &StepScope| text.render(scope);
         let tasklet = match &step.url {
-            Some(url) => SqlTasklet::in_database(self.database(url, schema)?, render),
+            Some(url) => SqlTasklet::in_database(self.database(url, known)?, render),
             None => {
                 self.own_database(&step.name)?;
                 SqlTasklet::in_store(render)
@@ -170,23 +148,23 @@ impl Builder<'_> {
 
     fn chunk(
         &self,
-        job: batchwright::JobBuilder,
-        step: Step,
-        schema: &ParameterSchema,
+        step: &Step,
+        known: &Known<'_>,
         evaluator: &Evaluator,
-    ) -> Built<batchwright::JobBuilder> {
+    ) -> Built<impl batchwright::Step + use<>> {
         let name = step.name.get_ref().clone();
         let faults =
             self.context.faults.as_ref().map(|plan| plan.for_step(&name)).unwrap_or_default();
-        let make_reader = self.reader(wanted(&step.reader, "reader", &step.name)?, schema)?;
-        let make_writer = self.writer(wanted(&step.writer, "writer", &step.name)?, schema)?;
+        let make_reader = self.reader(wanted(&step.reader, "reader", &step.name)?, known)?;
+        let make_writer = self.writer(wanted(&step.writer, "writer", &step.name)?, known)?;
         let stages = step
             .processors
             .iter()
             .map(|processor| stage(processor, evaluator))
             .collect::<Built<Vec<_>>>()?;
         let evaluator = evaluator.clone();
-        let declared: Vec<String> = schema.declared.iter().map(|one| one.name.clone()).collect();
+        let declared: Vec<String> =
+            known.schema.declared.iter().map(|one| one.name.clone()).collect();
         let make_stages = move |scope: &StepScope| -> Result<Stages, ItemError> {
             let parameters = expression::parameters(scope.parameters(), &declared);
             Ok(Stages { evaluator: evaluator.clone(), stages: stages.clone(), parameters })
@@ -208,29 +186,31 @@ impl Builder<'_> {
         if let Some(skip) = &step.skip {
             builder = builder.skip(skip_policy(skip)?);
             if let Some(path) = &skip.get_ref().dead_letter {
-                builder = builder.dead_letters_with(self.path(path, schema)?);
+                builder = builder.dead_letters_with(self.path(path, known)?);
             }
         }
         if let Some(retry) = &step.retry {
             builder = builder.retry(retry_policy(retry)?);
         }
+        for listener in options(step).listeners {
+            builder = builder.shared_step_listener(listener);
+        }
         // With faults or without, the parts are the same: what a rehearsal began, a run can continue.
         let (one, two, three) = (faults.clone(), faults.clone(), faults);
-        let step = builder
+        Ok(builder
             .reader_with(move |scope| Ok(FaultyReader::new(make_reader(scope)?, &one)))
             .processor_with(move |scope| Ok(FaultyProcessor::new(make_stages(scope)?, &two)))
             .writer_with(move |scope| Ok(FaultyWriter::new(make_writer(scope)?, &three)))
             .build()
-            .keep_skipped(as_json, as_json);
-        Ok(job.step(step))
+            .keep_skipped(as_json, as_json))
     }
 
-    fn reader(&self, reader: &Spanned<Reader>, schema: &ParameterSchema) -> Built<Make<AnyReader>> {
+    fn reader(&self, reader: &Spanned<Reader>, known: &Known<'_>) -> Built<Make<AnyReader>> {
         let Reader { kind, path, count, items, query, key, params, columns, .. } = reader.get_ref();
         keys_of_reader(reader.get_ref())?;
         match kind.get_ref().as_str() {
             "csv" => {
-                let path = self.path(wanted_in(path, "path", reader)?, schema)?;
+                let path = self.path(wanted_in(path, "path", reader)?, known)?;
                 let delimiter = delimiter(reader.get_ref().delimiter.as_ref())?;
                 let types = column_types(columns.as_ref())?;
                 let bytes_max = reader.get_ref().line_bytes_max.as_ref().map(|max| *max.get_ref());
@@ -238,6 +218,9 @@ impl Builder<'_> {
                     let path = path(scope)?;
                     check_columns(&path, delimiter, &types)?;
                     let mut csv = csv_reader(path, types.clone()).delimiter(delimiter);
+                    if let Some((start, end)) = partition::byte_range(scope)? {
+                        csv = csv.bytes(start, end);
+                    }
                     if let Some(bytes) = bytes_max {
                         csv = csv.record_bytes_max(bytes);
                     }
@@ -245,21 +228,30 @@ impl Builder<'_> {
                 }))
             }
             "jsonl" => {
-                let path = self.path(wanted_in(path, "path", reader)?, schema)?;
+                let path = self.path(wanted_in(path, "path", reader)?, known)?;
                 Ok(Box::new(move |scope| {
-                    Ok(AnyReader::JsonLines(JsonLinesReader::new(path(scope)?)))
+                    let lines = JsonLinesReader::new(path(scope)?);
+                    Ok(AnyReader::JsonLines(match partition::byte_range(scope)? {
+                        Some((start, end)) => lines.bytes(start, end),
+                        None => lines,
+                    }))
                 }))
             }
             "lines" => {
-                let path = self.path(wanted_in(path, "path", reader)?, schema)?;
+                let path = self.path(wanted_in(path, "path", reader)?, known)?;
                 let names: Names = Arc::new([Arc::from("line")]);
                 Ok(Box::new(move |scope| {
-                    Ok(AnyReader::Lines(LineReader::new(path(scope)?), Arc::clone(&names)))
+                    let lines = LineReader::new(path(scope)?);
+                    let lines = match partition::byte_range(scope)? {
+                        Some((start, end)) => lines.bytes(start, end),
+                        None => lines,
+                    };
+                    Ok(AnyReader::Lines(lines, Arc::clone(&names)))
                 }))
             }
             "sequence" => {
                 let names: Names = Arc::new([Arc::from("n")]);
-                let count = self.count(count.as_ref(), reader, schema)?;
+                let count = self.count(count.as_ref(), reader, known)?;
                 Ok(Box::new(move |scope| {
                     Ok(AnyReader::Sequence(Sequence::to(count(scope)?), Arc::clone(&names)))
                 }))
@@ -275,15 +267,15 @@ impl Builder<'_> {
                 Ok(Box::new(move |_| Ok(AnyReader::List(ListReader::new(Arc::clone(&records))))))
             }
             "sql" => {
-                let query = self.template(wanted_in(query, "query", reader)?, schema)?;
+                let query = self.template(wanted_in(query, "query", reader)?, known)?;
                 let database = match &reader.get_ref().url {
-                    Some(url) => self.database(url, schema)?,
+                    Some(url) => self.database(url, known)?,
                     None => constant(self.own_database(kind)?),
                 };
                 let params: Vec<_> = params
                     .iter()
                     .flatten()
-                    .map(|text| self.template(text, schema))
+                    .map(|text| self.template(text, known))
                     .collect::<Built<_>>()?;
                 let key = key.as_ref().map(|key| key.get_ref().clone());
                 Ok(Box::new(move |scope| {
@@ -304,7 +296,7 @@ impl Builder<'_> {
         &self,
         count: Option<&Spanned<Number>>,
         reader: &Spanned<Reader>,
-        schema: &ParameterSchema,
+        known: &Known<'_>,
     ) -> Built<Make<u64>> {
         let count = count.ok_or_else(|| missing("count", reader))?;
         match count.get_ref() {
@@ -314,7 +306,7 @@ impl Builder<'_> {
             }
             Number::Text(text) => {
                 let template =
-                    Template::parse(text, schema).map_err(|problem| Problem::at(count, problem))?;
+                    Template::parse(text, known).map_err(|problem| Problem::at(count, problem))?;
                 Ok(Box::new(move |scope| {
                     let text = template.render(scope)?;
                     text.parse().map_err(|_| {
@@ -325,7 +317,7 @@ impl Builder<'_> {
         }
     }
 
-    fn writer(&self, writer: &Spanned<Writer>, schema: &ParameterSchema) -> Built<Make<AnyWriter>> {
+    fn writer(&self, writer: &Spanned<Writer>, known: &Known<'_>) -> Built<Make<AnyWriter>> {
         let Writer { kind, path, columns, field, .. } = writer.get_ref();
         keys_of_writer(writer.get_ref())?;
         let columns: Option<Vec<String>> = columns
@@ -334,7 +326,7 @@ impl Builder<'_> {
         match kind.get_ref().as_str() {
             "none" => Ok(Box::new(|_| Ok(AnyWriter::None))),
             "csv" => {
-                let path = self.path(wanted_in(path, "path", writer)?, schema)?;
+                let path = self.path(wanted_in(path, "path", writer)?, known)?;
                 let delimiter = delimiter(writer.get_ref().delimiter.as_ref())?;
                 let columns = columns.map(|columns| names(&columns));
                 Ok(Box::new(move |scope| {
@@ -344,20 +336,20 @@ impl Builder<'_> {
                 }))
             }
             "jsonl" | "file" => {
-                let path = self.path(wanted_in(path, "path", writer)?, schema)?;
+                let path = self.path(wanted_in(path, "path", writer)?, known)?;
                 Ok(Box::new(move |scope| {
                     Ok(AnyWriter::JsonLines(JsonLinesWriter::new(path(scope)?)))
                 }))
             }
             "lines" => {
-                let path = self.path(wanted_in(path, "path", writer)?, schema)?;
+                let path = self.path(wanted_in(path, "path", writer)?, known)?;
                 let field = wanted_in(field, "field", writer)?.get_ref().clone();
                 Ok(Box::new(move |scope| {
                     let encode = RecordLines { field: field.as_str().into() };
                     Ok(AnyWriter::Lines(FileWriter::encoding(path(scope)?, encode)))
                 }))
             }
-            "sql" => self.sql_writer(writer, columns, schema),
+            "sql" => self.sql_writer(writer, columns, known),
             _ => unreachable!("checked by `keys_of_writer`"),
         }
     }
@@ -366,11 +358,11 @@ impl Builder<'_> {
         &self,
         writer: &Spanned<Writer>,
         columns: Option<Vec<String>>,
-        schema: &ParameterSchema,
+        known: &Known<'_>,
     ) -> Built<Make<AnyWriter>> {
         let Writer { kind, url, table, mode, key, statement, .. } = writer.get_ref();
         let (database, own) = match url {
-            Some(url) => (self.database(url, schema)?, false),
+            Some(url) => (self.database(url, known)?, false),
             None => (constant(self.own_database(kind)?), true),
         };
         let key: Vec<String> = key.iter().flatten().map(|name| name.get_ref().clone()).collect();
@@ -382,7 +374,7 @@ impl Builder<'_> {
             "update" => SqlMode::Update { key },
             "statement" => {
                 let text = wanted_in(statement, "statement", writer)?;
-                rendered = Some(self.template(text, schema)?);
+                rendered = Some(self.template(text, known)?);
                 SqlMode::Statement(String::new())
             }
             other => {
@@ -396,7 +388,7 @@ impl Builder<'_> {
             return Err(Problem::at(writer, format!("mode `{word}` needs `key = [\"…\"]`")));
         }
         let table = match (table, &mode) {
-            (Some(table), _) => Some(self.template(table, schema)?),
+            (Some(table), _) => Some(self.template(table, known)?),
             (None, SqlMode::Statement(_)) => None,
             (None, _) => return Err(missing("table", writer)),
         };
@@ -414,8 +406,8 @@ impl Builder<'_> {
     }
 
     /// Another database, relative to the job file.
-    fn database(&self, url: &Text, schema: &ParameterSchema) -> Built<Make<Database>> {
-        let template = self.template(url, schema)?;
+    fn database(&self, url: &Text, known: &Known<'_>) -> Built<Make<Database>> {
+        let template = self.template(url, known)?;
         if !url.get_ref().contains("${") {
             // What is known already is refused already.
             StoreOptions::parse(url.get_ref()).map_err(|problem| Problem::at(url, problem))?;
@@ -590,7 +582,10 @@ fn options(step: &Step) -> StepOptions {
     StepOptions {
         start_limit: step.start_limit.as_ref().map(|limit| *limit.get_ref()),
         allow_start_if_complete: step.allow_start_if_complete,
-        listeners: Vec::new(),
+        listeners: match &step.promote[..] {
+            [] => Vec::new(),
+            keys => vec![Arc::new(Promotion::of(keys.iter().map(|key| key.get_ref().clone())))],
+        },
     }
 }
 
@@ -865,99 +860,4 @@ fn wanted<'a, T>(value: &'a Option<T>, key: &str, of: &Text) -> Built<&'a T> {
 
 fn wanted_in<'a, T, S>(value: &'a Option<T>, key: &str, of: &Spanned<S>) -> Built<&'a T> {
     value.as_ref().ok_or_else(|| missing(key, of))
-}
-
-/// Refuses keys that belong to another type.
-fn only(what: &str, kind: &Text, given: &[(&str, bool)], allowed: &[(&str, &[&str])]) -> Built<()> {
-    let word = kind.get_ref().as_str();
-    let Some((_, keys)) = allowed.iter().find(|(known, _)| *known == word) else {
-        let known: Vec<_> = allowed.iter().map(|(known, _)| *known).collect();
-        let message =
-            format!("there is no {what} of type `{word}`; there are: {}", known.join(", "));
-        return Err(Problem::at(kind, message));
-    };
-    match given.iter().find(|(key, is_given)| *is_given && !keys.contains(key)) {
-        None => Ok(()),
-        Some((key, _)) => {
-            let keys = if keys.is_empty() { "none".to_owned() } else { keys.join(", ") };
-            let message = format!(
-                "key `{key}` does not belong to a {what} of type `{word}`; its keys: {keys}"
-            );
-            Err(Problem::at(kind, message))
-        }
-    }
-}
-
-fn keys_of_step(step: &Step, kind: &str) -> Built<()> {
-    let given = [
-        ("chunk", step.chunk.is_some()),
-        ("reader", step.reader.is_some()),
-        ("processors", !step.processors.is_empty()),
-        ("writer", step.writer.is_some()),
-        ("skip", step.skip.is_some()),
-        ("retry", step.retry.is_some()),
-        ("parallelism", step.parallelism.is_some()),
-        ("read_ahead", step.read_ahead.is_some()),
-        ("argv", step.argv.is_some()),
-        ("dir", step.dir.is_some()),
-        ("env", step.env.is_some()),
-        ("timeout", step.timeout.is_some()),
-        ("grace", step.grace.is_some()),
-        ("exit_codes", step.exit_codes.is_some()),
-        ("sql", step.sql.is_some()),
-        ("url", step.url.is_some()),
-    ];
-    let chunk: &[&str] =
-        &["chunk", "reader", "processors", "writer", "skip", "retry", "parallelism", "read_ahead"];
-    let command: &[&str] = &["argv", "dir", "env", "timeout", "grace", "exit_codes"];
-    let allowed = [("chunk", chunk), ("command", command), ("sql", &["sql", "url"])];
-    let at = Spanned::new(step.name.span(), kind.to_owned());
-    only("step", &at, &given, &allowed)
-}
-
-fn keys_of_reader(reader: &Reader) -> Built<()> {
-    let given = [
-        ("path", reader.path.is_some()),
-        ("columns", reader.columns.is_some()),
-        ("delimiter", reader.delimiter.is_some()),
-        ("line_bytes_max", reader.line_bytes_max.is_some()),
-        ("count", reader.count.is_some()),
-        ("items", reader.items.is_some()),
-        ("url", reader.url.is_some()),
-        ("query", reader.query.is_some()),
-        ("params", reader.params.is_some()),
-        ("key", reader.key.is_some()),
-    ];
-    let allowed: [(&str, &[&str]); 6] = [
-        ("csv", &["path", "columns", "delimiter", "line_bytes_max"]),
-        ("jsonl", &["path"]),
-        ("lines", &["path"]),
-        ("list", &["items"]),
-        ("sequence", &["count"]),
-        ("sql", &["url", "query", "params", "key"]),
-    ];
-    only("reader", &reader.kind, &given, &allowed)
-}
-
-fn keys_of_writer(writer: &Writer) -> Built<()> {
-    let given = [
-        ("path", writer.path.is_some()),
-        ("columns", writer.columns.is_some()),
-        ("delimiter", writer.delimiter.is_some()),
-        ("field", writer.field.is_some()),
-        ("url", writer.url.is_some()),
-        ("table", writer.table.is_some()),
-        ("mode", writer.mode.is_some()),
-        ("key", writer.key.is_some()),
-        ("statement", writer.statement.is_some()),
-    ];
-    let allowed: [(&str, &[&str]); 6] = [
-        ("csv", &["path", "columns", "delimiter"]),
-        ("file", &["path"]),
-        ("jsonl", &["path"]),
-        ("lines", &["path", "field"]),
-        ("none", &[]),
-        ("sql", &["url", "table", "mode", "key", "columns", "statement"]),
-    ];
-    only("writer", &writer.kind, &given, &allowed)
 }

@@ -86,6 +86,86 @@ pub(super) struct Step {
 
     pub(super) sql: Option<Text>,
     pub(super) url: Option<Text>,
+
+    /// Of a flow.
+    pub(super) steps: Option<Vec<Spanned<Step>>>,
+    /// Of a split.
+    pub(super) branches: Option<Vec<Spanned<Branch>>>,
+    /// Of a decision: the expression that chooses the exit code.
+    pub(super) exit: Option<Text>,
+    /// Of a job step: the job's file, and what it is started with.
+    pub(super) job: Option<Text>,
+    pub(super) parameters: Option<BTreeMap<String, Text>>,
+
+    #[serde(default)]
+    pub(super) on: Vec<Spanned<On>>,
+    pub(super) partition: Option<Spanned<Partition>>,
+    #[serde(default)]
+    pub(super) promote: Vec<Text>,
+}
+
+/// A branch of a split.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Branch {
+    pub(super) name: Text,
+    pub(super) steps: Vec<Spanned<Step>>,
+}
+
+/// A transition: one target for the codes that `exit` matches.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct On {
+    pub(super) exit: Text,
+    pub(super) to: Option<Text>,
+    pub(super) end: Option<Text>,
+    pub(super) fail: Option<Text>,
+    #[serde(default)]
+    pub(super) stop: bool,
+    pub(super) restart_at: Option<Text>,
+}
+
+/// How the input of a step is cut.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Partition {
+    pub(super) grid: Option<Spanned<u32>>,
+    pub(super) by: Spanned<By>,
+    pub(super) threads: Option<Spanned<usize>>,
+    #[serde(default)]
+    pub(super) fail_fast: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "lowercase")]
+pub(super) enum By {
+    Range(Range),
+    Column(Column),
+    Files(Text),
+    Bytes(Text),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Range {
+    pub(super) min: Bound,
+    pub(super) max: Bound,
+}
+
+/// A bound, or a text that becomes one when its names are filled in.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a whole number")]
+pub(super) enum Bound {
+    Literal(i64),
+    Text(Text),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Column {
+    pub(super) table: Text,
+    pub(super) column: Text,
+    pub(super) url: Option<Text>,
 }
 
 /// `chunk = 1000`, or with a time.

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use batchwright::{ErrorKind, ItemError, ItemProcessor, JobParameters, ParameterValue};
+use batchwright::{
+    Decider, Decision, ErrorKind, ItemError, ItemProcessor, JobParameters, ParameterValue,
+    StepExecution,
+};
 use rhai::{AST, Dynamic, Engine, EvalAltResult, ImmutableString, Scope};
 
 use super::record::{Names, Record, Value};
@@ -97,6 +100,20 @@ impl Evaluator {
         Ok(Expression { text: text.into(), ast: Arc::new(ast) })
     }
 
+    /// Compiles `text` as a decision: it sees `params`, `steps` and `context`, and makes a code.
+    ///
+    /// # Errors
+    ///
+    /// As [`compile`](Self::compile).
+    pub(super) fn decision(&self, text: &str) -> Result<ChosenCode, String> {
+        let mut scope = Scope::new();
+        scope.push_constant("params", ()).push_constant("steps", ()).push_constant("context", ());
+        let ast = self.engine.compile_expression_with_scope(&scope, text);
+        let ast = ast.map_err(|error| format!("the expression `{text}`: {error}"))?;
+        let expression = Expression { text: text.into(), ast: Arc::new(ast) };
+        Ok(ChosenCode { evaluator: self.clone(), expression })
+    }
+
     fn evaluate(
         &self,
         expression: &Expression,
@@ -106,6 +123,58 @@ impl Evaluator {
             .eval_ast_with_scope(scope, &expression.ast)
             .map_err(|error| ItemError::data(format!("evaluate `{}`: {error}", expression.text)))
     }
+}
+
+/// A decision of a job file.
+pub(super) struct ChosenCode {
+    evaluator: Evaluator,
+    expression: Expression,
+}
+
+impl Decider for ChosenCode {
+    fn decide(&self, decision: &Decision<'_>) -> Result<String, ItemError> {
+        let mut scope = Scope::new();
+        scope.push_constant_dynamic("params", parameters(decision.scope.parameters(), &[]).into());
+        let mut steps = rhai::Map::new();
+        for step in decision.steps {
+            steps.insert(step.name.as_str().into(), step_map(step).into());
+        }
+        let context = decision.scope.context().snapshot();
+        let mut values = rhai::Map::new();
+        for name in context.names() {
+            let value: serde_json::Value = context.get(name)?;
+            values.insert(name.into(), to_dynamic(&Value::from(value)));
+        }
+        scope.push_constant("steps", steps).push_constant("context", values);
+        let code = self.evaluator.evaluate(&self.expression, &mut scope)?;
+        code.into_string().map_err(|found| {
+            let text = &self.expression.text;
+            ItemError::fatal(format!("evaluate `{text}`: expected a text, found {found}"))
+        })
+    }
+}
+
+/// What a decision sees of a step.
+fn step_map(step: &StepExecution) -> rhai::Map {
+    let counters = step.counters;
+    let numbers = [
+        ("read", counters.read),
+        ("write", counters.write),
+        ("filter", counters.filter),
+        ("read_skip", counters.read_skip),
+        ("process_skip", counters.process_skip),
+        ("write_skip", counters.write_skip),
+        ("skips", counters.skips()),
+        ("commit", counters.commit),
+        ("rollback", counters.rollback),
+    ];
+    let mut map = rhai::Map::new();
+    for (name, number) in numbers {
+        map.insert(name.into(), i64::try_from(number).unwrap_or(i64::MAX).into());
+    }
+    map.insert("status".into(), step.status.name().into());
+    map.insert("exit".into(), step.exit.code.clone().into());
+    map
 }
 
 /// `item.NAME` and `item["NAME"]`.

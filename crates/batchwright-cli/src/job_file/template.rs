@@ -2,6 +2,13 @@
 
 use batchwright::{ItemError, JobScope, ParameterSchema, ParameterValue, StepScope};
 
+/// The names that a text of a step may use.
+pub(super) struct Known<'a> {
+    pub(super) schema: &'a ParameterSchema,
+    /// What each partition of the step has; `None`: it has no partitions.
+    pub(super) partition: Option<&'static [&'static str]>,
+}
+
 /// A text with places to fill in, checked as far as that is possible before anything runs.
 #[derive(Debug, Clone)]
 pub(super) struct Template {
@@ -28,6 +35,7 @@ enum Name {
     Parameter(String),
     JobContext(String),
     StepContext(String),
+    Partition(String),
 }
 
 impl Template {
@@ -36,7 +44,7 @@ impl Template {
     /// # Errors
     ///
     /// A sentence that names the place that cannot be understood, or a name that does not exist.
-    pub(super) fn parse(text: &str, schema: &ParameterSchema) -> Result<Self, String> {
+    pub(super) fn parse(text: &str, known: &Known<'_>) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some(start) = rest.find("${") {
@@ -47,7 +55,7 @@ impl Template {
             let end = inside
                 .find('}')
                 .ok_or_else(|| format!("`{}` has no closing brace", &rest[start..]))?;
-            parts.push(parse_place(&inside[..end], schema)?);
+            parts.push(parse_place(&inside[..end], known)?);
             rest = &inside[end + 1..];
         }
         if !rest.is_empty() {
@@ -75,7 +83,8 @@ impl Template {
     }
 }
 
-fn parse_place(inside: &str, schema: &ParameterSchema) -> Result<Part, String> {
+fn parse_place(inside: &str, names: &Known<'_>) -> Result<Part, String> {
+    let schema = names.schema;
     let (head, default) = match inside.split_once(":-") {
         Some((head, default)) => (head, Some(default.to_owned())),
         None => (inside, None),
@@ -84,7 +93,8 @@ fn parse_place(inside: &str, schema: &ParameterSchema) -> Result<Part, String> {
         Some((name, format)) => (name.trim(), Some(format.to_owned())),
         None => (head.trim(), None),
     };
-    let known = "params.NAME, job.name, job.context.KEY, step.context.KEY, env.NAME";
+    let known =
+        "params.NAME, job.name, job.context.KEY, step.context.KEY, partition.NAME, env.NAME";
     let name = if let Some(parameter) = name.strip_prefix("params.") {
         let declared = schema.find(parameter);
         if declared.is_none() && !schema.open {
@@ -104,6 +114,15 @@ fn parse_place(inside: &str, schema: &ParameterSchema) -> Result<Part, String> {
         Name::JobContext(key.to_owned())
     } else if let Some(key) = name.strip_prefix("step.context.") {
         Name::StepContext(key.to_owned())
+    } else if let Some(value) = name.strip_prefix("partition.") {
+        let known = names.partition.ok_or_else(|| {
+            format!("`${{{inside}}}`: the step has no partitions; give it a `partition`")
+        })?;
+        if !known.contains(&value) {
+            let known = known.join(", ");
+            return Err(format!("`${{{inside}}}`: a partition has no `{value}`; it has {known}"));
+        }
+        Name::Partition(value.to_owned())
     } else if let Some(variable) = name.strip_prefix("env.") {
         // The environment of the process does not change: it is filled in at once.
         return match (std::env::var(variable), default) {
@@ -167,6 +186,7 @@ impl Place {
             },
             Name::JobContext(key) => context_text(job.context(), key)?,
             Name::StepContext(key) => context_text(step.context(), key)?,
+            Name::Partition(name) => partition_text(step, name)?,
         };
         value.or_else(|| self.default.clone()).ok_or_else(|| match &self.name {
             Name::Parameter(name) => format!("fill in `params.{name}`: the parameter is not given"),
@@ -176,6 +196,7 @@ impl Place {
             Name::StepContext(key) => {
                 format!("fill in `step.context.{key}`: nothing is stored there")
             }
+            Name::Partition(name) => format!("fill in `partition.{name}`: there is none"),
             Name::Job => "fill in `job.name`".to_owned(),
         })
     }
@@ -198,15 +219,31 @@ impl Place {
     }
 }
 
+fn partition_text(step: &StepScope, name: &str) -> Result<Option<String>, String> {
+    let Some(partition) = step.partition() else { return Ok(None) };
+    if name == "key" {
+        return Ok(Some(partition.key.clone()));
+    }
+    if !partition.values.has(name) {
+        return Ok(None);
+    }
+    let value: serde_json::Value = partition.values.get(name).map_err(|error| error.to_string())?;
+    Ok(Some(as_text(value)))
+}
+
+fn as_text(value: serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => text,
+        other => other.to_string(),
+    }
+}
+
 fn context_text(context: &batchwright::ContextHandle, key: &str) -> Result<Option<String>, String> {
     if !context.has(key) {
         return Ok(None);
     }
     let value: serde_json::Value = context.get(key).map_err(|error| error.to_string())?;
-    Ok(Some(match value {
-        serde_json::Value::String(text) => text,
-        other => other.to_string(),
-    }))
+    Ok(Some(as_text(value)))
 }
 
 #[cfg(test)]
@@ -234,7 +271,8 @@ mod tests {
             ("${env.BATCHWRIGHT_NO_SUCH_VARIABLE}", "the environment has no"),
             ("${partition.from}", "there is no `partition.from`"),
         ] {
-            let problem = Template::parse(text, &schema()).unwrap_err();
+            let problem =
+                Template::parse(text, &Known { schema: &schema(), partition: None }).unwrap_err();
             assert!(problem.contains(told), "{text}: {problem}");
         }
     }
@@ -249,7 +287,10 @@ mod tests {
             "${env.BATCHWRIGHT_NO_SUCH_VARIABLE:-x}",
             "${job.name} ${job.context.a} ${step.context.b}",
         ] {
-            assert!(Template::parse(text, &schema()).is_ok(), "{text}");
+            assert!(
+                Template::parse(text, &Known { schema: &schema(), partition: None }).is_ok(),
+                "{text}"
+            );
         }
     }
 

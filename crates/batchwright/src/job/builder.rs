@@ -204,6 +204,13 @@ impl JobBuilder {
 
     flow_methods!();
 
+    /// The flow as described elsewhere, in place of what was added until now.
+    #[must_use]
+    pub fn whole_flow(mut self, flow: FlowBuilder) -> Self {
+        self.flow = FlowBuilder { flow: JobFlow { name: String::new(), ..flow.flow }, ..flow };
+        self
+    }
+
     /// What the job is for.
     #[must_use]
     pub fn description(mut self, text: impl Into<String>) -> Self {

@@ -55,6 +55,12 @@ pub trait Partitioner: Send + Sync {
     fn partitions(&self, scope: &StepScope) -> Result<Vec<Partition>, ItemError>;
 }
 
+impl Partitioner for Box<dyn Partitioner> {
+    fn partitions(&self, scope: &StepScope) -> Result<Vec<Partition>, ItemError> {
+        (**self).partitions(scope)
+    }
+}
+
 impl<F> Partitioner for F
 where
     F: Fn(&StepScope) -> Result<Vec<Partition>, ItemError> + Send + Sync,
@@ -89,13 +95,18 @@ impl PartitionStep {
 
     /// `worker` for each partition that `partitioner` makes. The step has the worker's name.
     pub fn new(worker: impl Step + 'static, partitioner: impl Partitioner + 'static) -> Self {
+        Self::shared(Arc::new(worker), partitioner)
+    }
+
+    /// As [`new`](Self::new), for a worker that somebody else holds too.
+    pub fn shared(worker: Arc<dyn Step>, partitioner: impl Partitioner + 'static) -> Self {
         let options = StepOptions {
             start_limit: worker.options().start_limit,
             allow_start_if_complete: worker.options().allow_start_if_complete,
             listeners: Vec::new(),
         };
         Self {
-            worker: Arc::new(worker),
+            worker,
             partitioner: Arc::new(partitioner),
             aggregator: None,
             threads: Self::THREADS_DEFAULT,

@@ -218,6 +218,13 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
         self
     }
 
+    /// As [`step_listener`](Self::step_listener), for a listener that somebody else holds too.
+    #[must_use]
+    pub fn shared_step_listener(mut self, listener: Arc<dyn StepListener>) -> Self {
+        self.options.listeners.push(listener);
+        self
+    }
+
     /// The step. Does not compile while a reader or a writer is missing.
     pub fn build(self) -> ChunkStep<R, P, W>
     where

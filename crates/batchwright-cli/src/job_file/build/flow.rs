@@ -1,0 +1,180 @@
+//! Flows of job files: steps in their order, transitions, splits, decisions, jobs within jobs.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use batchwright::{
+    FlowBuilder, ItemError, Job, JobFlow, JobParameters, JobStep, Parameter, ParameterSchema,
+    ParameterType, ParameterValue, PartitionStep, StepScope, TransitionBuilder,
+};
+use toml::Spanned;
+
+use super::super::definition::{On, Step};
+use super::super::expression::Evaluator;
+use super::super::template::{Known, Template};
+use super::keys::keys_of_step;
+use super::partition::names_of;
+use super::{Builder, Built, Problem, options, wanted};
+
+/// Jobs within jobs, at most so deep: a job that runs itself is found here.
+const JOB_DEPTH_MAX: usize = 8;
+
+impl Builder<'_> {
+    /// Adds `steps` with their transitions to `flow`.
+    pub(super) fn flow(
+        &self,
+        mut flow: FlowBuilder,
+        steps: Vec<Spanned<Step>>,
+        schema: &ParameterSchema,
+        evaluator: &Evaluator,
+    ) -> Built<FlowBuilder> {
+        for step in steps {
+            let mut step = step.into_inner();
+            let transitions = std::mem::take(&mut step.on);
+            flow = self.place(flow, step, schema, evaluator)?;
+            for on in &transitions {
+                flow = transition(flow.on(on.get_ref().exit.get_ref().clone()), on)?;
+            }
+        }
+        Ok(flow)
+    }
+
+    fn place(
+        &self,
+        flow: FlowBuilder,
+        mut step: Step,
+        schema: &ParameterSchema,
+        evaluator: &Evaluator,
+    ) -> Built<FlowBuilder> {
+        let name = step.name.get_ref().clone();
+        let kind = step.kind.as_ref().map_or("chunk", |kind| kind.get_ref().as_str()).to_owned();
+        if let Some(limit) = step.start_limit.as_ref().filter(|limit| *limit.get_ref() == 0) {
+            return Err(Problem::at(limit, "a start limit is at least 1"));
+        }
+        keys_of_step(&step, &kind)?;
+        let known =
+            Known { schema, partition: step.partition.as_ref().map(|one| names_of(one.get_ref())) };
+        let worker: Arc<dyn batchwright::Step> = match kind.as_str() {
+            "flow" => {
+                wanted(&step.steps, "steps", &step.name)?;
+                let steps = step.steps.take().unwrap_or_default();
+                let inner = self.flow(JobFlow::builder(name), steps, schema, evaluator)?;
+                return Ok(flow.nested(inner));
+            }
+            "split" => {
+                wanted(&step.branches, "branches", &step.name)?;
+                let mut branches = Vec::new();
+                for branch in step.branches.take().into_iter().flatten() {
+                    let branch = branch.into_inner();
+                    let inner = JobFlow::builder(branch.name.into_inner());
+                    branches.push(self.flow(inner, branch.steps, schema, evaluator)?);
+                }
+                return Ok(flow.split(name, branches));
+            }
+            "decision" => {
+                let text = wanted(&step.exit, "exit", &step.name)?;
+                let chosen = evaluator.decision(text.get_ref());
+                let chosen = chosen.map_err(|problem| Problem::at(text, problem))?;
+                return Ok(flow.decider(name, chosen));
+            }
+            "command" => Arc::new(self.command(&step, &known)?),
+            "sql" => Arc::new(self.sql(&step, &known)?),
+            "job" => Arc::new(self.job_step(&step, &known)?),
+            _ => Arc::new(self.chunk(&step, &known, evaluator)?),
+        };
+        let Some(partition) = &step.partition else { return Ok(flow.shared_step(worker)) };
+        let partitioned =
+            PartitionStep::shared(worker, self.partitioner(partition, &step, schema)?);
+        let mut partitioned = partitioned.threads(match &partition.get_ref().threads {
+            Some(threads) => {
+                super::bounded(Some(threads), "threads", 1, PartitionStep::THREADS_MAX)?;
+                *threads.get_ref()
+            }
+            None => PartitionStep::THREADS_DEFAULT,
+        });
+        if partition.get_ref().fail_fast {
+            partitioned = partitioned.fail_fast();
+        }
+        Ok(flow.step(partitioned))
+    }
+
+    fn job_step(&self, step: &Step, known: &Known<'_>) -> Built<JobStep> {
+        let path = wanted(&step.job, "job", &step.name)?;
+        let child = self
+            .child(&self.folder.join(path.get_ref()))
+            .map_err(|told| Problem::at(path, told))?;
+        let schema = child.parameters().clone();
+        let given = step.parameters.as_ref().map(|given| {
+            given
+                .iter()
+                .map(|(name, text)| {
+                    if schema.find(name).is_none() && !schema.open {
+                        let told = format!("job `{}` has no parameter `{name}`", child.name());
+                        return Err(Problem::at(text, told));
+                    }
+                    Ok((name.clone(), self.template(text, known)?))
+                })
+                .collect::<Built<Vec<_>>>()
+        });
+        let given = given.transpose()?;
+        let extract = move |scope: &StepScope| extract(scope, &schema, given.as_deref());
+        let job_step = JobStep::new(step.name.get_ref().clone(), child);
+        Ok(job_step.parameters(extract).options(options(step)))
+    }
+
+    /// The job of the file at `path`, which is not one of those that it would be a part of.
+    fn child(&self, path: &Path) -> Result<Job, String> {
+        if self.depth >= JOB_DEPTH_MAX {
+            return Err(format!(
+                "jobs run jobs more than {JOB_DEPTH_MAX} deep here; does one run itself?"
+            ));
+        }
+        super::super::load_at(path, self.context, self.depth + 1)
+            .map_err(|error| batchwright::report(&error))
+    }
+}
+
+/// The child's parameters: those that are named, or all of the parent's that the child declares.
+fn extract(
+    scope: &StepScope,
+    schema: &ParameterSchema,
+    given: Option<&[(String, Template)]>,
+) -> Result<JobParameters, ItemError> {
+    let mut parameters = JobParameters::new();
+    match given {
+        None => {
+            for (name, parameter) in scope.parameters().iter() {
+                if schema.open || schema.find(name).is_some() {
+                    parameters.insert(name, parameter.clone());
+                }
+            }
+        }
+        Some(given) => {
+            for (name, template) in given {
+                let text = template.render(scope)?;
+                let declared = schema.find(name);
+                let kind = declared.map_or(ParameterType::String, |declared| declared.kind);
+                let value = ParameterValue::parse(&text, kind)
+                    .map_err(|told| ItemError::fatal(format!("use parameter `{name}`: {told}")))?;
+                let identifying = declared.is_none_or(|declared| declared.identifying);
+                parameters.insert(name.as_str(), Parameter { value, identifying });
+            }
+        }
+    }
+    Ok(parameters)
+}
+
+fn transition(builder: TransitionBuilder<FlowBuilder>, on: &Spanned<On>) -> Built<FlowBuilder> {
+    let On { to, end, fail, stop, restart_at, .. } = on.get_ref();
+    match (to, end, fail, stop, restart_at) {
+        (Some(to), None, None, false, None) => Ok(builder.to(to.get_ref().clone())),
+        (None, Some(code), None, false, None) => Ok(builder.end(code.get_ref().clone())),
+        (None, None, Some(code), false, None) => Ok(builder.fail(code.get_ref().clone())),
+        (None, None, None, true, None) => Ok(builder.stop()),
+        (None, None, None, false, Some(step)) => Ok(builder.restart_at(step.get_ref().clone())),
+        _ => Err(Problem::at(
+            on,
+            "a transition has one target: `to`, `end`, `fail`, `stop = true` or `restart_at`",
+        )),
+    }
+}

@@ -1,0 +1,128 @@
+//! Which keys belong to which type of step, reader and writer.
+
+use toml::Spanned;
+
+use super::super::definition::{Reader, Step, Writer};
+use super::{Built, Problem, Text};
+
+/// Refuses keys that belong to another type.
+pub(super) fn only(
+    what: &str,
+    kind: &Text,
+    given: &[(&str, bool)],
+    allowed: &[(&str, &[&str])],
+) -> Built<()> {
+    let word = kind.get_ref().as_str();
+    let Some((_, keys)) = allowed.iter().find(|(known, _)| *known == word) else {
+        let known: Vec<_> = allowed.iter().map(|(known, _)| *known).collect();
+        let message =
+            format!("there is no {what} of type `{word}`; there are: {}", known.join(", "));
+        return Err(Problem::at(kind, message));
+    };
+    match given.iter().find(|(key, is_given)| *is_given && !keys.contains(key)) {
+        None => Ok(()),
+        Some((key, _)) => {
+            let keys = if keys.is_empty() { "none".to_owned() } else { keys.join(", ") };
+            let message = format!(
+                "key `{key}` does not belong to a {what} of type `{word}`; its keys: {keys}"
+            );
+            Err(Problem::at(kind, message))
+        }
+    }
+}
+
+pub(super) fn keys_of_step(step: &Step, kind: &str) -> Built<()> {
+    let given = [
+        ("chunk", step.chunk.is_some()),
+        ("reader", step.reader.is_some()),
+        ("processors", !step.processors.is_empty()),
+        ("writer", step.writer.is_some()),
+        ("skip", step.skip.is_some()),
+        ("retry", step.retry.is_some()),
+        ("parallelism", step.parallelism.is_some()),
+        ("read_ahead", step.read_ahead.is_some()),
+        ("argv", step.argv.is_some()),
+        ("dir", step.dir.is_some()),
+        ("env", step.env.is_some()),
+        ("timeout", step.timeout.is_some()),
+        ("grace", step.grace.is_some()),
+        ("exit_codes", step.exit_codes.is_some()),
+        ("sql", step.sql.is_some()),
+        ("url", step.url.is_some()),
+        ("steps", step.steps.is_some()),
+        ("branches", step.branches.is_some()),
+        ("exit", step.exit.is_some()),
+        ("job", step.job.is_some()),
+        ("parameters", step.parameters.is_some()),
+        ("partition", step.partition.is_some()),
+        ("promote", !step.promote.is_empty()),
+        ("start_limit", step.start_limit.is_some()),
+        ("allow_start_if_complete", step.allow_start_if_complete),
+    ];
+    let chunk: &[&str] =
+        &["chunk", "reader", "processors", "writer", "skip", "retry", "parallelism", "read_ahead"];
+    let command: &[&str] = &["argv", "dir", "env", "timeout", "grace", "exit_codes"];
+    // Whatever does work of its own.
+    let common = ["partition", "promote", "start_limit", "allow_start_if_complete"];
+    let works = |own: &[&'static str]| [own, common.as_slice()].concat();
+    let types = [
+        ("chunk", works(chunk)),
+        ("command", works(command)),
+        ("sql", works(&["sql", "url"])),
+        ("job", vec!["job", "parameters", "promote", "start_limit", "allow_start_if_complete"]),
+        ("flow", vec!["steps"]),
+        ("split", vec!["branches"]),
+        ("decision", vec!["exit"]),
+    ];
+    let allowed: Vec<(&str, &[&str])> =
+        types.iter().map(|(name, keys)| (*name, keys.as_slice())).collect();
+    let at = Spanned::new(step.name.span(), kind.to_owned());
+    only("step", &at, &given, &allowed)
+}
+
+pub(super) fn keys_of_reader(reader: &Reader) -> Built<()> {
+    let given = [
+        ("path", reader.path.is_some()),
+        ("columns", reader.columns.is_some()),
+        ("delimiter", reader.delimiter.is_some()),
+        ("line_bytes_max", reader.line_bytes_max.is_some()),
+        ("count", reader.count.is_some()),
+        ("items", reader.items.is_some()),
+        ("url", reader.url.is_some()),
+        ("query", reader.query.is_some()),
+        ("params", reader.params.is_some()),
+        ("key", reader.key.is_some()),
+    ];
+    let allowed: [(&str, &[&str]); 6] = [
+        ("csv", &["path", "columns", "delimiter", "line_bytes_max"]),
+        ("jsonl", &["path"]),
+        ("lines", &["path"]),
+        ("list", &["items"]),
+        ("sequence", &["count"]),
+        ("sql", &["url", "query", "params", "key"]),
+    ];
+    only("reader", &reader.kind, &given, &allowed)
+}
+
+pub(super) fn keys_of_writer(writer: &Writer) -> Built<()> {
+    let given = [
+        ("path", writer.path.is_some()),
+        ("columns", writer.columns.is_some()),
+        ("delimiter", writer.delimiter.is_some()),
+        ("field", writer.field.is_some()),
+        ("url", writer.url.is_some()),
+        ("table", writer.table.is_some()),
+        ("mode", writer.mode.is_some()),
+        ("key", writer.key.is_some()),
+        ("statement", writer.statement.is_some()),
+    ];
+    let allowed: [(&str, &[&str]); 6] = [
+        ("csv", &["path", "columns", "delimiter"]),
+        ("file", &["path"]),
+        ("jsonl", &["path"]),
+        ("lines", &["path", "field"]),
+        ("none", &[]),
+        ("sql", &["url", "table", "mode", "key", "columns", "statement"]),
+    ];
+    only("writer", &writer.kind, &given, &allowed)
+}

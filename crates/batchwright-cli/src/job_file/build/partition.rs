@@ -1,0 +1,148 @@
+//! How job files cut the input of a step.
+
+use std::path::Path;
+
+use batchwright::{
+    ByteRanges, FilePartitions, ItemError, NumberRanges, ParameterSchema, Partition, Partitioner,
+    StepScope,
+};
+use batchwright_store::column_range;
+use toml::Spanned;
+
+use super::super::definition::{self, Bound, By, Column, Range, Step};
+use super::super::template::Known;
+use super::{Builder, Built, Make, Problem, constant, delimiter};
+
+/// Partitions when nothing else is said.
+const GRID_DEFAULT: u32 = 4;
+/// More than anybody wants to look at.
+const GRID_MAX: u32 = 100_000;
+
+/// What each partition has.
+pub(super) fn names_of(partition: &definition::Partition) -> &'static [&'static str] {
+    match partition.by.get_ref() {
+        By::Range(_) | By::Column(_) => &["key", "min", "max"],
+        By::Files(_) => &["key", "path"],
+        By::Bytes(_) => &["key", "start", "end"],
+    }
+}
+
+/// The bytes that the partition in work has, when it is cut by bytes.
+pub(super) fn byte_range(scope: &StepScope) -> Result<Option<(u64, u64)>, ItemError> {
+    let Some(partition) = scope.partition() else { return Ok(None) };
+    match partition.values.has("start") {
+        true => Ok(Some((partition.values.get("start")?, partition.values.get("end")?))),
+        false => Ok(None),
+    }
+}
+
+/// Makes a partitioner when the step runs, and asks it.
+struct Late<P>(Make<P>);
+
+impl<P: Partitioner> Partitioner for Late<P> {
+    fn partitions(&self, scope: &StepScope) -> Result<Vec<Partition>, ItemError> {
+        (self.0)(scope)?.partitions(scope)
+    }
+}
+
+type Cut = Box<dyn Partitioner>;
+
+impl Builder<'_> {
+    pub(super) fn partitioner(
+        &self,
+        partition: &Spanned<definition::Partition>,
+        step: &Step,
+        schema: &ParameterSchema,
+    ) -> Built<Cut> {
+        let definition::Partition { grid, by, .. } = partition.get_ref();
+        if let Some(grid) = grid
+            && !(1..=GRID_MAX).contains(grid.get_ref())
+        {
+            return Err(Problem::at(grid, format!("`grid` is between 1 and {GRID_MAX}")));
+        }
+        let count = grid.as_ref().map_or(GRID_DEFAULT, |grid| *grid.get_ref());
+        // Whoever cuts has no partition yet.
+        let known = &Known { schema, partition: None };
+        match by.get_ref() {
+            By::Range(Range { min, max }) => {
+                let (min, max) = (self.bound(min, known)?, self.bound(max, known)?);
+                let make: Make<NumberRanges> = Box::new(move |scope| {
+                    Ok(NumberRanges { min: min(scope)?, max: max(scope)?, grid: count })
+                });
+                Ok(Box::new(Late(make)))
+            }
+            By::Column(Column { table, column, url }) => {
+                let database = match url {
+                    Some(url) => self.database(url, known)?,
+                    None => constant(self.own_database(table)?),
+                };
+                let (table, column) = (self.template(table, known)?, column.get_ref().clone());
+                Ok(Box::new(move |scope: &StepScope| {
+                    let database = database(scope)?;
+                    match column_range(&database, &table.render(scope)?, &column)? {
+                        Some((min, max)) => NumberRanges { min, max, grid: count }.cut(),
+                        None => Ok(Vec::new()),
+                    }
+                }))
+            }
+            By::Files(pattern) => {
+                if let Some(grid) = grid {
+                    let told = "files are cut one by one; `grid` says nothing there";
+                    return Err(Problem::at(grid, told));
+                }
+                let path = self.path(pattern, known)?;
+                let make: Make<FilePartitions> = Box::new(move |scope| {
+                    let path = path(scope)?;
+                    let pattern = path.file_name().unwrap_or_default().to_string_lossy();
+                    let folder = path.parent().filter(|one| !one.as_os_str().is_empty());
+                    Ok(FilePartitions::new(folder.unwrap_or(Path::new(".")), pattern))
+                });
+                Ok(Box::new(Late(make)))
+            }
+            By::Bytes(path) => {
+                let reader = step.reader.as_ref().map(Spanned::get_ref);
+                let kind = reader.map_or("", |reader| reader.kind.get_ref().as_str());
+                let path_of = self.path(path, known)?;
+                match kind {
+                    "csv" => {
+                        let between = delimiter(reader.and_then(|one| one.delimiter.as_ref()))?;
+                        let make: Make<ByteRanges> = Box::new(move |scope| {
+                            Ok(ByteRanges::csv(path_of(scope)?, count).delimiter(between))
+                        });
+                        Ok(Box::new(Late(make)))
+                    }
+                    "jsonl" | "lines" => {
+                        let make: Make<ByteRanges> =
+                            Box::new(move |scope| Ok(ByteRanges::lines(path_of(scope)?, count)));
+                        Ok(Box::new(Late(make)))
+                    }
+                    _ => Err(Problem::at(
+                        path,
+                        "only a reader of type csv, jsonl or lines can be cut by bytes",
+                    )),
+                }
+            }
+        }
+    }
+
+    fn bound(&self, bound: &Bound, known: &Known<'_>) -> Built<Make<i64>> {
+        match bound {
+            Bound::Literal(number) => {
+                let number = *number;
+                Ok(Box::new(move |_| Ok(number)))
+            }
+            Bound::Text(text) => {
+                let template = self.template(text, known)?;
+                Ok(Box::new(move |scope| {
+                    let text = template.render(scope)?;
+                    let number = text.parse();
+                    number.map_err(|_| {
+                        ItemError::fatal(format!(
+                            "use `{text}` as a bound: expected a whole number"
+                        ))
+                    })
+                }))
+            }
+        }
+    }
+}
