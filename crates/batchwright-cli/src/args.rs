@@ -110,6 +110,8 @@ pub(crate) enum Command {
     Validate(ValidateArgs),
     /// Draw the job's flow.
     Graph(GraphArgs),
+    /// Prove that a job restarts: kill it at every commit, restart it, compare what it leaves.
+    Rehearse(RehearseArgs),
     /// Delete instances that have ended, with all their executions.
     Purge(PurgeArgs),
     /// Tell whether the store can be used.
@@ -273,10 +275,31 @@ pub(crate) struct GraphArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct RehearseArgs {
+    /// Path of a job file.
+    pub(crate) job: PathBuf,
+    /// `NAME=VALUE` or `NAME:TYPE=VALUE`.
+    #[arg(value_name = "NAME=VALUE")]
+    pub(crate) parameters: Vec<String>,
+    /// Kill at so many places, drawn from all, instead of at all of them.
+    #[arg(long, value_name = "N")]
+    pub(crate) kills: Option<usize>,
+    /// What the places are drawn by.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) seed: u64,
+    /// Let the job reach databases and absolute paths that lie outside of the scratch folder.
+    #[arg(long)]
+    pub(crate) allow_outside: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct PurgeArgs {
     /// All of whose executions ended at least so long ago: `90d`, `12h`.
-    #[arg(long, value_parser = duration)]
-    pub(crate) older_than: Duration,
+    #[arg(long, value_parser = duration, required_unless_present = "keep")]
+    pub(crate) older_than: Option<Duration>,
+    /// Behind so many newer instances of their job.
+    #[arg(long, value_name = "INSTANCES")]
+    pub(crate) keep: Option<usize>,
     /// Only of this job.
     #[arg(long)]
     pub(crate) job: Option<String>,

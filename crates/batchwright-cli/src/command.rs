@@ -4,6 +4,7 @@ mod graph;
 mod history;
 mod launch;
 mod look;
+mod rehearse;
 mod stop;
 
 use batchwright::{JobRegistry, report};
@@ -49,6 +50,7 @@ pub(crate) fn execute(cli: Cli, registry: &JobRegistry) -> Result<u8, CliError> 
         Command::Show(args) => look::show(&App::open(&global, registry, None)?, &global, &args),
         Command::Skips(args) => look::skips(&App::open(&global, registry, None)?, &global, &args),
         Command::Graph(args) => graph::graph(&App::open(&global, registry, None)?, &global, &args),
+        Command::Rehearse(args) => rehearse::rehearse(&global, &args),
         Command::Health => health(&global, registry),
         Command::Completions { shell } => {
             let (mut command, name) = (Cli::command(), "batchwright");

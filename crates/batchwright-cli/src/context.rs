@@ -39,7 +39,8 @@ impl<'a> App<'a> {
             [] => [PathBuf::from("jobs")].into_iter().filter(|folder| folder.is_dir()).collect(),
             named => named.to_vec(),
         };
-        let build = BuildContext { database, faults };
+        let inside_only = std::env::var_os(job_file::INSIDE_ONLY).is_some();
+        let build = BuildContext { database, faults, inside_only };
         Ok(Self { operator: operator.build(), registry, folders, build })
     }
 
@@ -130,7 +131,12 @@ impl<'a> App<'a> {
 
 /// Ends the process as `kill -9` would, when the plan says so of this commit.
 fn kill_as_planned(plan: &FaultPlan, commits: &AtomicU64, step: &str, point: CommitPoint) {
-    if plan.step.as_ref().is_some_and(|wanted| wanted != step) {
+    // A partition belongs to its step.
+    let is = |wanted: &String| {
+        step.strip_prefix(wanted.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+    };
+    if plan.step.as_ref().is_some_and(|wanted| !is(wanted)) {
         return;
     }
     let (number, planned) = match point {

@@ -52,7 +52,12 @@ pub(crate) struct BuildContext {
     pub(crate) database: Option<Database>,
     /// Faults of a rehearsal.
     pub(crate) faults: Option<FaultPlan>,
+    /// Whether the job must leave everything alone that lies outside of its folder and its store.
+    pub(crate) inside_only: bool,
 }
+
+/// When it is set, jobs leave everything alone that lies outside: rehearsals set it.
+pub(crate) const INSIDE_ONLY: &str = "BATCHWRIGHT_INSIDE_ONLY";
 
 /// Reads, checks and builds the job of the file at `path`.
 pub(crate) fn load(path: &Path, context: &BuildContext) -> Result<Job, JobFileError> {

@@ -122,7 +122,7 @@ fn numbers() -> Result<Job, String> {
         .chunk_size(3)
         .completion(Completion::items(3).within(Duration::from_secs(5)))
         .skip(SkipPolicy::limit(1).on(Classifier::none().including("data")))
-        .retry(RetryPolicy::attempts(NonZeroU32::MIN).backoff(Backoff::NONE))
+        .retry(RetryPolicy::attempts(NonZeroU32::MIN).backoff(Backoff::None))
         .start_limit(5)
         .allow_start_if_complete()
         .step_listener(Everything)

@@ -80,6 +80,45 @@ impl Database {
         self.connect()?.run(text)
     }
 
+    /// Everything that `query` finds, row by row: for small results.
+    ///
+    /// # Errors
+    ///
+    /// What the database reports.
+    pub fn query(&self, query: &str) -> Result<Vec<Vec<SqlValue<'static>>>, SqlError> {
+        let mut session = self.connect_read_only()?;
+        let text = session.readable(query, "")?;
+        session.many(&Sql::native(&text), &[], |row| {
+            (0..row.names().len()).map(|index| Ok(row.at(index)?.into_owned())).collect()
+        })
+    }
+
+    /// Names of its tables, sorted.
+    ///
+    /// # Errors
+    ///
+    /// What the database reports.
+    pub fn tables(&self) -> Result<Vec<String>, SqlError> {
+        let query = match self.dialect() {
+            Dialect::Sqlite => {
+                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY 1"
+            }
+            Dialect::Postgres => {
+                "SELECT tablename::text AS name FROM pg_tables WHERE schemaname = current_schema() ORDER BY 1"
+            }
+            Dialect::MySql => {
+                "SELECT CAST(table_name AS CHAR) AS name FROM information_schema.tables \
+                 WHERE table_schema = database() ORDER BY 1"
+            }
+        };
+        self.connect_read_only()?.many(&Sql::native(query), &[], |row| row.read("name"))
+    }
+
+    /// Its name as it stands in SQL text, whatever it contains.
+    pub fn quoted_table(&self, table: &str) -> String {
+        self.dialect().table(table)
+    }
+
     /// Names of the columns of `table`, in their order; none when there is no such table.
     ///
     /// # Errors

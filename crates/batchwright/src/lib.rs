@@ -51,6 +51,7 @@ mod policy;
 mod query;
 mod registry;
 mod repository;
+mod retry;
 mod runner;
 mod step;
 #[cfg(feature = "testing")]
@@ -82,14 +83,15 @@ pub use listener::{
     SkipListener, StepListener,
 };
 pub use operator::{
-    CommitPoint, JobHandle, JobName, JobOperator, OperatorBuilder, OperatorError, Refusal, RunError,
+    CommitPoint, JobHandle, JobName, JobOperator, OperatorBuilder, OperatorError, Refusal,
+    Retention, RunError,
 };
 pub use owner::{Liveness, ProcessIdentity};
 pub use parameters::{
     JobParameters, Parameter, ParameterDeclaration, ParameterError, ParameterSchema, ParameterType,
     ParameterValue,
 };
-pub use policy::{Backoff, Classifier, Completion, RetryPolicy, SkipLimitScope, SkipPolicy};
+pub use policy::{Classifier, Completion, SkipLimitScope, SkipPolicy};
 #[cfg(feature = "cache")]
 pub use query::CachedQueries;
 pub use query::{ExecutionFilter, InstancePage, Queries};
@@ -99,6 +101,7 @@ pub use registry::{DiscoveredJob, JobFactory};
 pub use repository::{
     CheckpointUpdate, Durability, JobRepository, Lease, MemoryRepository, UnitOfWork,
 };
+pub use retry::{Backoff, BreakerState, CircuitBreaker, Retry, RetryPolicy};
 pub use step::{
     ByteRanges, ChunkStep, ChunkStepBuilder, ChunkTransaction, CommandStep, ExitCodeMeaning,
     FilePartitions, Flow, JobStep, Missing, NumberRanges, Partition, PartitionStep, Partitioner,

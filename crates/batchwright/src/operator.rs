@@ -4,8 +4,9 @@ mod handle;
 mod heartbeat;
 mod pool;
 mod refusal;
+mod retention;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use jiff::Timestamp;
 pub use handle::{JobHandle, RunError};
 pub(crate) use pool::Permits;
 pub use refusal::{OperatorError, Refusal};
+pub use retention::Retention;
 
 use crate::clock::{Clock, StopToken, SystemClock};
 use crate::event::Events;
@@ -428,45 +430,6 @@ impl JobOperator {
         Ok(recovered)
     }
 
-    /// Deletes instances with all their executions and everything that belongs to them: those whose newest
-    /// execution `filter` lets through, and whose other executions ended before its time too. An instance
-    /// goes as a whole, because what was left of it could be restarted from an old checkpoint. Instances
-    /// that `FAILED` or `STOPPED` (and could be restarted) go only if `restartable`, running ones never.
-    /// Returns the executions that were deleted, or would be with `dry_run`.
-    ///
-    /// # Errors
-    ///
-    /// When the store fails; what was deleted until then stays deleted.
-    pub fn purge(
-        &self,
-        filter: &ExecutionFilter,
-        restartable: bool,
-        dry_run: bool,
-    ) -> Result<Vec<JobExecution>, OperatorError> {
-        let candidates = self.queries().executions(filter)?;
-        let instances: BTreeSet<_> = candidates.iter().map(|one| one.instance_id).collect();
-        let instances: Vec<_> = instances.into_iter().collect();
-        let mut purged = Vec::new();
-        // Small units of work, so that nobody waits long behind a large purge.
-        for batch in instances.chunks(PURGE_BATCH) {
-            let mut unit = self.inner.repository.begin()?;
-            for instance in batch {
-                let history = unit.executions_of(*instance)?;
-                if !may_purge(&history, filter, restartable) {
-                    continue;
-                }
-                for execution in history {
-                    unit.delete_execution(execution.id)?;
-                    purged.push(execution);
-                }
-            }
-            if !dry_run {
-                unit.commit()?;
-            }
-        }
-        Ok(purged)
-    }
-
     /// Names of all jobs: registered, in the history, or both; sorted.
     ///
     /// # Errors
@@ -627,20 +590,6 @@ impl JobOperator {
         }));
         handle
     }
-}
-
-/// Instances deleted in one unit of work.
-const PURGE_BATCH: usize = 100;
-
-/// Whether an instance with this history, newest first, may be deleted.
-fn may_purge(history: &[JobExecution], filter: &ExecutionFilter, restartable: bool) -> bool {
-    let Some(newest) = history.first() else { return false };
-    let old = |one: &JobExecution| {
-        filter.ended_before.is_none_or(|at| one.ended_at.is_some_and(|ended| ended < at))
-    };
-    filter.matches(newest)
-        && history.iter().all(|one| !one.status.is_running() && old(one))
-        && (restartable || !newest.status.is_restartable())
 }
 
 /// `timeout` after `now`, as far as timestamps reach.

@@ -1,6 +1,6 @@
-//! What is tolerated, what is tried again, and when a chunk is full. Pure.
+//! What is tolerated, and when a chunk is full. Pure.
 
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::error::{ErrorKind, ItemError, Phase};
@@ -139,98 +139,6 @@ impl SkipPolicy {
     }
 }
 
-/// How long to wait between attempts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Backoff {
-    /// Wait after the first failed attempt.
-    pub initial: Duration,
-    /// Factor from one wait to the next; at least 1.
-    pub multiplier: f64,
-    /// Longest wait.
-    pub max: Duration,
-    /// Whether a wait is drawn between half of it and all of it, to keep attempts apart.
-    pub jitter: bool,
-}
-
-impl Backoff {
-    /// No wait at all.
-    pub const NONE: Self =
-        Self { initial: Duration::ZERO, multiplier: 1.0, max: Duration::ZERO, jitter: false };
-
-    /// The same wait every time.
-    pub const fn fixed(wait: Duration) -> Self {
-        Self { initial: wait, multiplier: 1.0, max: wait, jitter: false }
-    }
-
-    /// Time to wait after `attempt` attempts have failed, counted from one.
-    ///
-    /// `random` is drawn evenly from `0.0..1.0` by the caller, so that this stays pure.
-    ///
-    /// ```
-    /// use batchwright::Backoff;
-    /// use std::time::Duration;
-    ///
-    /// let backoff = Backoff {
-    ///     initial: Duration::from_millis(100),
-    ///     multiplier: 2.0,
-    ///     max: Duration::from_secs(1),
-    ///     jitter: false,
-    /// };
-    /// assert_eq!(backoff.delay(1, 0.0), Duration::from_millis(100));
-    /// assert_eq!(backoff.delay(3, 0.0), Duration::from_millis(400));
-    /// assert_eq!(backoff.delay(30, 0.0), Duration::from_secs(1)); // capped
-    /// ```
-    pub fn delay(&self, attempt: u32, random: f64) -> Duration {
-        let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
-        let factor = self.multiplier.max(1.0).powi(exponent);
-        let wait = (self.initial.as_secs_f64() * factor).min(self.max.as_secs_f64());
-        let share = if self.jitter { 0.5 + random.clamp(0.0, 1.0) / 2.0 } else { 1.0 };
-        Duration::try_from_secs_f64(wait * share).unwrap_or(self.max)
-    }
-}
-
-/// What is tried again, how often, and how long apart.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RetryPolicy {
-    /// Attempts at one item or chunk, the first included.
-    pub max_attempts: NonZeroU32,
-    /// Which kinds of error.
-    pub on: Classifier,
-    /// Wait between attempts; a stop cuts it short.
-    pub backoff: Backoff,
-}
-
-impl RetryPolicy {
-    /// One attempt.
-    pub fn never() -> Self {
-        Self { max_attempts: NonZeroU32::MIN, on: Classifier::none(), backoff: Backoff::NONE }
-    }
-
-    /// Up to `max_attempts` attempts for every kind but `fatal` and `panic`, without waiting.
-    pub fn attempts(max_attempts: NonZeroU32) -> Self {
-        Self { max_attempts, on: Classifier::all(), backoff: Backoff::NONE }
-    }
-
-    /// Waits between attempts.
-    #[must_use]
-    pub fn backoff(mut self, backoff: Backoff) -> Self {
-        self.backoff = backoff;
-        self
-    }
-
-    /// Only these kinds.
-    #[must_use]
-    pub fn on(mut self, kinds: Classifier) -> Self {
-        self.on = kinds;
-        self
-    }
-
-    /// Whether there is another attempt after `attempts` have failed, the last with `error`.
-    pub fn tries_again(&self, attempts: u32, error: &ItemError) -> bool {
-        attempts < self.max_attempts.get() && self.on.matches(error.kind())
-    }
-}
-
 /// When a chunk is full. Ending a chunk never ends the step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Completion {
@@ -290,22 +198,5 @@ mod tests {
         assert!(!SkipPolicy::limit(9).on.matches(&ErrorKind::IO));
         assert!(!SkipPolicy::limit(9).on.matches(&ErrorKind::new("sql")));
         assert!(SkipPolicy::limit(9).on.matches(&ErrorKind::CONSTRAINT));
-        assert!(RetryPolicy::attempts(NonZeroU32::MIN).on.matches(&ErrorKind::IO));
-    }
-
-    #[test]
-    fn max_attempts_includes_the_first() {
-        let error = ItemError::data("x");
-        let twice = RetryPolicy::attempts(NonZeroU32::new(2).unwrap());
-        assert!(twice.tries_again(1, &error));
-        assert!(!twice.tries_again(2, &error));
-        assert!(!RetryPolicy::never().tries_again(1, &error));
-    }
-
-    #[test]
-    fn jitter_keeps_a_wait_between_half_and_all_of_it() {
-        let wait = Backoff { jitter: true, ..Backoff::fixed(Duration::from_secs(2)) };
-        assert_eq!(wait.delay(1, 0.0), Duration::from_secs(1));
-        assert_eq!(wait.delay(1, 1.0), Duration::from_secs(2));
     }
 }

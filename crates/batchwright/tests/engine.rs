@@ -9,9 +9,9 @@ use batchwright::{
     Backoff, BatchStatus, CachedQueries, ChunkListener, ChunkStepBuilder, Classifier, Completion,
     ErrorKind, ExecutionFilter, ExitStatus, Flow, ItemError, ItemListener, ItemReader, Job,
     JobExecution, JobListener, JobOperator, JobParameters, JobRegistry, JobScope, LaunchOptions,
-    ListWriter, ListenerResult, MemoryRepository, NoWriter, Queries, RecoverMode, RetryPolicy,
-    Sequence, SimClock, SkipListener, SkipPolicy, StepExecution, StepListener, StepScope,
-    StopToken, TaskletCall, TaskletStep,
+    ListWriter, ListenerResult, MemoryRepository, NoWriter, Queries, RecoverMode, Retention,
+    RetryPolicy, Sequence, SimClock, SkipListener, SkipPolicy, StepExecution, StepListener,
+    StepScope, StopToken, TaskletCall, TaskletStep,
 };
 
 fn operator(job: Job) -> JobOperator {
@@ -147,7 +147,7 @@ fn a_stop_cuts_a_backoff_short() {
         .writer(NoWriter::new())
         .retry(
             RetryPolicy::attempts(5.try_into().unwrap())
-                .backoff(Backoff::fixed(Duration::from_secs(100_000))),
+                .backoff(Backoff::Fixed(Duration::from_secs(100_000))),
         )
         .build();
     let operator = operator(one_step(step));
@@ -582,7 +582,7 @@ fn the_cache_never_serves_what_may_still_change() {
     let done = handle.wait().unwrap();
     assert_eq!(cached.execution(handle.id()).unwrap().unwrap(), done, "not from the cache");
     assert_eq!(cached.steps(handle.id()).unwrap()[0].status, BatchStatus::Completed);
-    operator.purge(&ExecutionFilter::default(), false, false).unwrap();
+    operator.purge(&Retention::default(), false, |_| {}).unwrap();
     assert!(cached.execution(handle.id()).unwrap().is_some(), "this one is from the cache");
 }
 
@@ -752,17 +752,47 @@ fn an_instance_is_purged_as_a_whole_or_not_at_all() {
         });
     let (operator, failed) = run(one_step(step));
     let all = ExecutionFilter::default();
-    assert!(operator.purge(&all, false, false).unwrap().is_empty(), "it could be restarted");
+    let nothing = operator.purge(&Retention::default(), false, |_| {}).unwrap();
+    assert_eq!(nothing, 0, "it could be restarted");
     *broken.lock().unwrap() = false;
     let done = restart(&operator, &failed);
-    let only_completed = all.clone().status(BatchStatus::Completed);
-    let would = operator.purge(&only_completed, false, true).unwrap();
-    assert_eq!(would.iter().map(|one| one.id).collect::<Vec<_>>(), [done.id, failed.id]);
+    let completed = Retention { statuses: vec![BatchStatus::Completed], ..Retention::default() };
+    let mut would = Vec::new();
+    operator.purge(&completed, true, |one| would.push(one.id)).unwrap();
+    assert_eq!(would, [done.id, failed.id]);
     assert!(operator.execution(failed.id).is_ok(), "a dry run deletes nothing");
-    operator.purge(&only_completed, false, false).unwrap();
+    assert_eq!(operator.purge(&completed, false, |_| {}).unwrap(), 2);
     assert!(operator.queries().executions(&all).unwrap().is_empty());
     assert_eq!(
         operator.start("job", JobParameters::new()).unwrap().wait().unwrap().status,
         BatchStatus::Completed
     );
+}
+
+#[test]
+fn a_retention_keeps_the_newest_instances_of_each_job_and_forgets_the_old_in_batches() {
+    let clock = SimClock::at(jiff::Timestamp::UNIX_EPOCH);
+    let operator =
+        JobOperator::builder(Arc::new(MemoryRepository::new())).clock(clock.clone()).build();
+    for name in ["one", "two"] {
+        let step = TaskletStep::new("step", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
+        operator.registry().register(Job::builder(name).step(step).build().unwrap()).unwrap();
+        // More than one batch.
+        for n in 0..250 {
+            clock.advance(Duration::from_secs(1));
+            operator.start(name, JobParameters::new().with("n", n)).unwrap().wait().unwrap();
+        }
+    }
+    let keep = |count| Retention { keep: Some(count), ..Retention::default() };
+    assert_eq!(operator.purge(&keep(250), true, |_| {}).unwrap(), 0);
+    assert_eq!(operator.purge(&keep(200), false, |_| {}).unwrap(), 100, "fifty of each job");
+    let old = jiff::Timestamp::from_second(150).unwrap();
+    let aged = Retention { ended_before: Some(old), ..keep(10) };
+    assert_eq!(operator.purge(&aged, false, |_| {}).unwrap(), 99, "51 to 149 of the first job");
+    let one = Retention { job: Some("two".to_owned()), ..keep(1) };
+    operator.purge(&one, false, |_| {}).unwrap();
+    assert_eq!(operator.instance_count("two").unwrap(), 1);
+    let newest = &operator.instances("two", batchwright::InstancePage::first(1)).unwrap()[0];
+    let left = operator.executions(newest.id).unwrap();
+    assert_eq!(left[0].parameters, JobParameters::new().with("n", 249), "the newest one");
 }

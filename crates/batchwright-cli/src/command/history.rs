@@ -1,6 +1,6 @@
 //! `abandon`, `recover`, `purge`: changes to what is remembered.
 
-use batchwright::{ExecutionFilter, ExecutionId, JobExecution, RecoverMode};
+use batchwright::{ExecutionId, JobExecution, RecoverMode, Retention};
 
 use crate::args::{ExecutionArgs, Global, PurgeArgs, RecoverArgs};
 use crate::context::App;
@@ -29,30 +29,32 @@ pub(super) fn recover(app: &App<'_>, global: &Global, args: &RecoverArgs) -> Res
 
 /// Deletes ended executions.
 pub(super) fn purge(app: &App<'_>, global: &Global, args: &PurgeArgs) -> Result<u8, CliError> {
-    let age = jiff::SignedDuration::try_from(args.older_than)
-        .map_err(|error| CliError::Usage(format!("use --older-than: {error}")))?;
-    let before = app
-        .operator
-        .now()
-        .checked_sub(age)
-        .map_err(|error| CliError::Usage(format!("use --older-than: {error}")))?;
-    let filter = ExecutionFilter {
+    let ended_before = args.older_than.map(|age| before(app, age)).transpose()?;
+    let retention = Retention {
         job: args.job.clone(),
         statuses: args.status.clone(),
-        ended_before: Some(before),
-        ..ExecutionFilter::default()
+        ended_before,
+        keep: args.keep,
+        include_restartable: args.include_restartable,
     };
-    let purged = app.operator.purge(&filter, args.include_restartable, args.dry_run)?;
+    let mut purged = Vec::new();
+    app.operator.purge(&retention, args.dry_run, |one| {
+        purged.push(serde_json::json!({"id": one.id, "job": one.job}));
+    })?;
     output::list(
         global.format,
-        &purged
-            .iter()
-            .map(|one| serde_json::json!({"id": one.id, "job": one.job}))
-            .collect::<Vec<_>>(),
+        &purged,
         [if args.dry_run { "WOULD PURGE" } else { "PURGED" }, "JOB"],
         |one| [one["id"].to_string(), one["job"].as_str().unwrap_or_default().to_owned()],
     )?;
     Ok(error::OK)
+}
+
+/// The moment `age` ago.
+fn before(app: &App<'_>, age: std::time::Duration) -> Result<jiff::Timestamp, CliError> {
+    let wrong = |error: jiff::Error| CliError::Usage(format!("use --older-than: {error}"));
+    let age = jiff::SignedDuration::try_from(age).map_err(wrong)?;
+    app.operator.now().checked_sub(age).map_err(wrong)
 }
 
 fn tell(app: &App<'_>, global: &Global, closed: &[JobExecution]) -> Result<u8, CliError> {

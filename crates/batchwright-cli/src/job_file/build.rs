@@ -86,6 +86,24 @@ impl Builder<'_> {
         Ok(Box::new(move |scope| Ok(folder.join(template.render(scope)?))))
     }
 
+    /// Of a file that is written.
+    fn output_path(&self, text: &Text, known: &Known<'_>) -> Built<Make<PathBuf>> {
+        let path = self.path(text, known)?;
+        if !self.context.inside_only {
+            return Ok(path);
+        }
+        let folder = self.folder.clone();
+        Ok(Box::new(move |scope| {
+            let path = path(scope)?;
+            let is_inside = !path.components().any(|one| one.as_os_str() == "..")
+                && (path.is_relative() || path.starts_with(&folder));
+            match is_inside {
+                true => Ok(path),
+                false => Err(outside(&path.display())),
+            }
+        }))
+    }
+
     fn command(&self, step: &Step, known: &Known<'_>) -> Built<CommandStep> {
         let argv = wanted(&step.argv, "argv", &step.name)?;
         let templates: Vec<_> = argv
@@ -186,7 +204,7 @@ impl Builder<'_> {
         if let Some(skip) = &step.skip {
             builder = builder.skip(skip_policy(skip)?);
             if let Some(path) = &skip.get_ref().dead_letter {
-                builder = builder.dead_letters_with(self.path(path, known)?);
+                builder = builder.dead_letters_with(self.output_path(path, known)?);
             }
         }
         if let Some(retry) = &step.retry {
@@ -326,7 +344,7 @@ impl Builder<'_> {
         match kind.get_ref().as_str() {
             "none" => Ok(Box::new(|_| Ok(AnyWriter::None))),
             "csv" => {
-                let path = self.path(wanted_in(path, "path", writer)?, known)?;
+                let path = self.output_path(wanted_in(path, "path", writer)?, known)?;
                 let delimiter = delimiter(writer.get_ref().delimiter.as_ref())?;
                 let columns = columns.map(|columns| names(&columns));
                 Ok(Box::new(move |scope| {
@@ -336,13 +354,13 @@ impl Builder<'_> {
                 }))
             }
             "jsonl" | "file" => {
-                let path = self.path(wanted_in(path, "path", writer)?, known)?;
+                let path = self.output_path(wanted_in(path, "path", writer)?, known)?;
                 Ok(Box::new(move |scope| {
                     Ok(AnyWriter::JsonLines(JsonLinesWriter::new(path(scope)?)))
                 }))
             }
             "lines" => {
-                let path = self.path(wanted_in(path, "path", writer)?, known)?;
+                let path = self.output_path(wanted_in(path, "path", writer)?, known)?;
                 let field = wanted_in(field, "field", writer)?.get_ref().clone();
                 Ok(Box::new(move |scope| {
                     let encode = RecordLines { field: field.as_str().into() };
@@ -412,10 +430,15 @@ impl Builder<'_> {
             // What is known already is refused already.
             StoreOptions::parse(url.get_ref()).map_err(|problem| Problem::at(url, problem))?;
         }
-        let folder = self.folder.clone();
+        let (folder, inside_only) = (self.folder.clone(), self.context.inside_only);
         Ok(Box::new(move |scope| {
             let (database, _) =
                 StoreOptions::parse(&template.render(scope)?).map_err(ItemError::fatal)?;
+            let is_inside =
+                matches!(&database, Database::Sqlite(file) if file.path().is_relative());
+            if inside_only && !is_inside {
+                return Err(outside(&database));
+            }
             Ok(database.in_folder(&folder))
         }))
     }
@@ -425,6 +448,12 @@ impl Builder<'_> {
             Problem::at(at, "this store is no database that items can live in; name one with `url`")
         })
     }
+}
+
+fn outside(what: &dyn std::fmt::Display) -> ItemError {
+    ItemError::fatal(format!(
+        "use `{what}`: it lies outside of what is rehearsed; --allow-outside lets the job reach it"
+    ))
 }
 
 fn bounded(value: Option<&Spanned<usize>>, key: &str, min: usize, max: usize) -> Built<()> {
@@ -678,26 +707,43 @@ fn classifier(words: &[&Text], otherwise: Classifier) -> Built<Classifier> {
 }
 
 fn retry_policy(retry: &Spanned<Retry>) -> Built<RetryPolicy> {
-    let Retry { max_attempts, on, backoff } = retry.get_ref();
+    let Retry { max_attempts, on, backoff, within, or } = retry.get_ref();
     let mut policy = RetryPolicy::attempts(*max_attempts);
     if let Some(words) = on {
         policy = policy.on(classifier(&words.iter().collect::<Vec<_>>(), Classifier::all())?);
     }
-    if let Some(backoff) = backoff {
-        let definition::Backoff { initial, multiplier, max, jitter } = backoff.get_ref();
-        let initial = span(initial)?;
-        let multiplier = multiplier.unwrap_or(1.0);
-        if !(1.0..=1_000.0).contains(&multiplier) {
-            return Err(Problem::at(backoff, "a multiplier is between 1 and 1000"));
-        }
-        let max = match max {
-            Some(max) => span(max)?,
-            None if multiplier > 1.0 => Duration::from_secs(3600),
-            None => initial,
-        };
-        policy = policy.backoff(Backoff { initial, multiplier, max, jitter: *jitter });
+    if let Some(within) = within {
+        policy = policy.within(span(within)?);
     }
-    Ok(policy)
+    if let Some(backoff) = backoff {
+        policy = policy.backoff(wait_between(backoff)?);
+    }
+    or.iter().try_fold(policy, |policy, other| Ok(policy.or(retry_policy(other)?)))
+}
+
+fn wait_between(backoff: &Spanned<definition::Backoff>) -> Built<Backoff> {
+    let definition::Backoff { initial, multiplier, min, max, jitter } = backoff.get_ref();
+    let (initial, max) = match (initial, min, max) {
+        (Some(initial), None, max) => (span(initial)?, max.as_ref().map(span).transpose()?),
+        (None, Some(min), Some(max)) if multiplier.is_none() && !jitter => {
+            let (min, max) = (span(min)?, span(max)?);
+            if min > max {
+                return Err(Problem::at(backoff, "`min` is above `max`"));
+            }
+            return Ok(Backoff::Uniform { min, max });
+        }
+        _ => {
+            let told = "write `initial` (with `multiplier`, `max`, `jitter`), or `min` and `max`";
+            return Err(Problem::at(backoff, told));
+        }
+    };
+    let multiplier = multiplier.unwrap_or(1.0);
+    if !(1.0..=1_000.0).contains(&multiplier) {
+        return Err(Problem::at(backoff, "a multiplier is between 1 and 1000"));
+    }
+    let endless = if multiplier > 1.0 { Duration::from_secs(3600) } else { initial };
+    let max = max.unwrap_or(endless);
+    Ok(Backoff::Exponential { initial, multiplier, max, jitter: *jitter })
 }
 
 fn stage(processor: &Spanned<Processor>, evaluator: &Evaluator) -> Built<Stage> {

@@ -258,13 +258,18 @@ pub(super) struct Retry {
     pub(super) max_attempts: std::num::NonZeroU32,
     pub(super) on: Option<Vec<Text>>,
     pub(super) backoff: Option<Spanned<Backoff>>,
+    pub(super) within: Option<Text>,
+    #[serde(default)]
+    pub(super) or: Vec<Spanned<Retry>>,
 }
 
+/// A wait that grows from `initial`, or one that is drawn from `min` to `max`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Backoff {
-    pub(super) initial: Text,
+    pub(super) initial: Option<Text>,
     pub(super) multiplier: Option<f64>,
+    pub(super) min: Option<Text>,
     pub(super) max: Option<Text>,
     #[serde(default)]
     pub(super) jitter: bool,

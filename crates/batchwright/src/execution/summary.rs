@@ -28,6 +28,9 @@ pub struct ExecutionSummary {
     pub parameters: BTreeMap<String, Parameter>,
     /// The execution it continues.
     pub restart_of: Option<ExecutionId>,
+    /// The execution whose step started it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ExecutionId>,
     /// When it was accepted.
     #[serde(serialize_with = "millis")]
     pub created_at: Timestamp,
@@ -74,6 +77,9 @@ pub struct StepSummary {
     pub failure: Option<Failure>,
     /// Key of the partition.
     pub partition: Option<String>,
+    /// Whether the flow went on from its failure.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub handled: bool,
 }
 
 impl ExecutionSummary {
@@ -88,6 +94,7 @@ impl ExecutionSummary {
             exit: execution.exit.clone(),
             parameters: parameters.map(|(name, one)| (name.to_owned(), one.clone())).collect(),
             restart_of: execution.restart_of,
+            parent: execution.parent,
             created_at: execution.created_at,
             started_at: execution.started_at,
             ended_at: execution.ended_at,
@@ -113,6 +120,7 @@ impl StepSummary {
             ended_at: step.ended_at,
             failure: step.failure.clone(),
             partition: step.partition.clone(),
+            handled: step.handled,
         }
     }
 }

@@ -22,8 +22,9 @@ use crate::error::{ItemError, ItemErrorText, StepError};
 use crate::execution::ExitStatus;
 use crate::item::{DeadLetterFile, Ending, ItemProcessor, ItemReader, ItemWriter};
 use crate::listener::{ChunkListener, ItemListener, RetryListener, SkipListener};
-use crate::policy::{Completion, RetryPolicy, SkipPolicy};
+use crate::policy::{Completion, SkipPolicy};
 use crate::repository::lifecycle;
+use crate::retry::RetryPolicy;
 
 /// A step that works on items. Made by [`ChunkStepBuilder`]; listeners that see items are added here,
 /// where the types of the items are known.

@@ -7,7 +7,8 @@ use super::{ChunkStep, Kit, Plan};
 use crate::error::ItemError;
 use crate::item::{ItemProcessor, ItemReader, ItemWriter, PassThrough};
 use crate::listener::StepListener;
-use crate::policy::{Completion, RetryPolicy, SkipPolicy};
+use crate::policy::{Completion, SkipPolicy};
+use crate::retry::RetryPolicy;
 use crate::step::{Factory, StepOptions, StepScope, cloning};
 
 /// Marks a part of a [`ChunkStepBuilder`] that has not been supplied yet.

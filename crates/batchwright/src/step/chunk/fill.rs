@@ -170,13 +170,13 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
 
     fn fill_until_end(&mut self, filled: &mut Filled<R::Item>) -> End {
         filled.items.reserve(self.plan.completion.items.get().min(ITEMS_RESERVED_MAX));
-        let mut attempts = 1;
+        let (mut attempts, mut first_failure) = (1, None);
         loop {
             let before = filled.items.len();
             let pause = catch_unwind(AssertUnwindSafe(|| self.read_on(&mut filled.items)));
             if filled.items.len() > before {
                 self.consecutive_failures = 0;
-                attempts = 1;
+                (attempts, first_failure) = (1, None);
             }
             let error = match pause {
                 Ok(Pause::Full) => return End::Full,
@@ -191,9 +191,12 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
                     return End::Listener("on_read_error", error);
                 }
             }
-            if self.reader.rereads() && self.plan.retry.tries_again(attempts, &error) {
-                let retry = Retry { phase: Phase::Read, attempts, error: &error };
-                match wait_before_retry(self.kit, self.plan, self.clock, self.stop, retry) {
+            let now = self.clock.elapsed();
+            let elapsed = now.saturating_sub(*first_failure.get_or_insert(now));
+            let next = self.plan.retry.next(attempts, elapsed, &error);
+            if let Some(backoff) = next.filter(|_| self.reader.rereads()) {
+                let retry = Retry { phase: Phase::Read, attempts, error: &error, backoff };
+                match wait_before_retry(self.kit, self.clock, self.stop, retry) {
                     Ok(()) => {}
                     Err(Fault::Listener(call, error)) => return End::Listener(call, error),
                     Err(Fault::Item(stopped)) => return End::Failed(stopped),
@@ -201,7 +204,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
                 attempts += 1;
                 continue;
             }
-            attempts = 1;
+            (attempts, first_failure) = (1, None);
             if let Some(end) = self.give_up(error, filled) {
                 return end;
             }

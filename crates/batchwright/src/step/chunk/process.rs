@@ -5,8 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::fill::{End, Filled};
 use super::{Kit, Plan, Spare};
 use crate::clock::{Clock, StopToken};
-use crate::error::{ErrorKind, ItemError, Phase};
+use crate::error::{ItemError, Phase};
 use crate::item::ItemProcessor;
+use crate::retry::{self, Backoff};
 use crate::step::guarded;
 
 /// A chunk as processed, with everything that is needed to account for each of its inputs.
@@ -176,18 +177,18 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
 
     /// The further attempts at an item whose first one ended with `fault`.
     fn try_again(&self, item: &I, mut fault: Fault) -> Result<Option<P::Output>, Fault> {
+        let first_failure = self.clock.elapsed();
         for attempts in 1.. {
             let error = match fault {
-                Fault::Item(error) if self.plan.retry.tries_again(attempts, &error) => error,
+                Fault::Item(error) => error,
                 fault => return Err(fault),
             };
-            wait_before_retry(
-                self.kit,
-                self.plan,
-                self.clock,
-                self.stop,
-                Retry { phase: Phase::Process, attempts, error: &error },
-            )?;
+            let elapsed = self.clock.elapsed().saturating_sub(first_failure);
+            let Some(backoff) = self.plan.retry.next(attempts, elapsed, &error) else {
+                return Err(Fault::Item(error));
+            };
+            let retry = Retry { phase: Phase::Process, attempts, error: &error, backoff };
+            wait_before_retry(self.kit, self.clock, self.stop, retry)?;
             let next = catch_unwind(AssertUnwindSafe(|| self.attempt(item)));
             fault = match next {
                 Ok(Ok(output)) => return Ok(output),
@@ -222,36 +223,20 @@ pub(super) struct Retry<'a> {
     pub(super) phase: Phase,
     pub(super) attempts: u32,
     pub(super) error: &'a ItemError,
+    pub(super) backoff: &'a Backoff,
 }
 
 /// Tells the listeners and waits; a stop cuts the wait short and ends the chunk.
 pub(super) fn wait_before_retry<I, O>(
     kit: &Kit<I, O>,
-    plan: &Plan,
     clock: &dyn Clock,
     stop: &StopToken,
     retry: Retry<'_>,
 ) -> Result<(), Fault> {
     for listener in &kit.retry {
-        let Retry { phase, attempts, error } = retry;
+        let Retry { phase, attempts, error, .. } = retry;
         guarded(|| listener.on_retry(phase, attempts, error))
             .map_err(|error| Fault::Listener("on_retry", error))?;
     }
-    let delay = plan.retry.backoff.delay(retry.attempts, random(clock));
-    if delay.is_zero() {
-        return Ok(());
-    }
-    clock.wait(delay, stop);
-    if stop.is_requested() {
-        let stopped = ItemError::new(ErrorKind::STOPPED, "wait for the next attempt: a stop came");
-        return Err(Fault::Item(stopped));
-    }
-    Ok(())
-}
-
-/// Even enough for jitter, drawn from the clock so that a simulated clock decides it too.
-fn random(clock: &dyn Clock) -> f64 {
-    let nanos = clock.elapsed().as_nanos() as u64;
-    let mixed = (nanos ^ (nanos >> 31)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    (mixed >> 11) as f64 / (1u64 << 53) as f64
+    retry::wait(retry.backoff, retry.attempts, clock, stop).map_err(Fault::Item)
 }

@@ -176,16 +176,19 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         chunk: &Processed<I, O>,
         mut pending: Vec<PendingSkip>,
     ) -> Result<(), Trouble> {
+        let mut first_failure = None;
         for attempts in 1.. {
             let error = match self.attempt(chunk, 0..chunk.outputs.len(), Mark::Behind, &pending)? {
                 Ok(()) => return self.tell(chunk, 0..chunk.outputs.len(), &pending),
                 Err(error) => error,
             };
             self.rolled_back(&chunk.outputs, &error)?;
-            if self.plan.retry.tries_again(attempts, &error) {
-                let retry = Retry { phase: Phase::Write, attempts, error: &error };
-                let (clock, stop) = (self.run.clock(), self.run.scope.stop());
-                match wait_before_retry(self.kit, self.plan, clock, stop, retry) {
+            let (clock, stop) = (self.run.clock(), self.run.scope.stop());
+            let now = clock.elapsed();
+            let elapsed = now.saturating_sub(*first_failure.get_or_insert(now));
+            if let Some(backoff) = self.plan.retry.next(attempts, elapsed, &error) {
+                let retry = Retry { phase: Phase::Write, attempts, error: &error, backoff };
+                match wait_before_retry(self.kit, clock, stop, retry) {
                     Ok(()) => continue,
                     Err(Fault::Listener(call, error)) => {
                         return Err(self.located_listener(call, error));

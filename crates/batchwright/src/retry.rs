@@ -1,0 +1,348 @@
+//! Trying again: which failures, how often, how far apart. Used by steps, and usable alone.
+
+mod breaker;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use breaker::{BreakerState, CircuitBreaker};
+
+use crate::clock::{Clock, StopToken, SystemClock};
+use crate::error::{ErrorKind, ItemError};
+use crate::policy::Classifier;
+
+/// How long to wait between attempts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Backoff {
+    /// No wait at all.
+    None,
+    /// The same wait every time.
+    Fixed(Duration),
+    /// A wait that grows.
+    Exponential {
+        /// Wait after the first failed attempt.
+        initial: Duration,
+        /// Factor from one wait to the next; at least 1.
+        multiplier: f64,
+        /// Longest wait.
+        max: Duration,
+        /// Whether a wait is drawn between half of it and all of it, to keep attempts apart.
+        jitter: bool,
+    },
+    /// A wait drawn evenly from a range.
+    Uniform {
+        /// Shortest wait.
+        min: Duration,
+        /// Longest wait.
+        max: Duration,
+    },
+}
+
+impl Backoff {
+    /// Time to wait after `attempt` attempts have failed, counted from one.
+    ///
+    /// `random` is drawn evenly from `0.0..1.0` by the caller, so that this stays pure.
+    ///
+    /// ```
+    /// use batchwright::Backoff;
+    /// use std::time::Duration;
+    ///
+    /// let backoff = Backoff::Exponential {
+    ///     initial: Duration::from_millis(100),
+    ///     multiplier: 2.0,
+    ///     max: Duration::from_secs(1),
+    ///     jitter: false,
+    /// };
+    /// assert_eq!(backoff.delay(1, 0.0), Duration::from_millis(100));
+    /// assert_eq!(backoff.delay(3, 0.0), Duration::from_millis(400));
+    /// assert_eq!(backoff.delay(30, 0.0), Duration::from_secs(1)); // capped
+    /// ```
+    pub fn delay(&self, attempt: u32, random: f64) -> Duration {
+        let random = random.clamp(0.0, 1.0);
+        match *self {
+            Self::None => Duration::ZERO,
+            Self::Fixed(wait) => wait,
+            Self::Exponential { initial, multiplier, max, jitter } => {
+                let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
+                let factor = multiplier.max(1.0).powi(exponent);
+                let wait = (initial.as_secs_f64() * factor).min(max.as_secs_f64());
+                let share = if jitter { 0.5 + random / 2.0 } else { 1.0 };
+                Duration::try_from_secs_f64(wait * share).unwrap_or(max)
+            }
+            Self::Uniform { min, max } => min + max.saturating_sub(min).mul_f64(random),
+        }
+    }
+}
+
+/// What is tried again, how often, and how long apart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RetryPolicy {
+    /// Attempts at one item or chunk, the first included.
+    pub max_attempts: NonZeroU32,
+    /// Which kinds of error.
+    pub on: Classifier,
+    /// Wait between attempts; a stop cuts it short.
+    pub backoff: Backoff,
+    /// Time after the first failure from which on there is no further attempt.
+    pub within: Option<Duration>,
+    /// Policies for other failures: the first that would try again decides.
+    pub others: Vec<RetryPolicy>,
+}
+
+impl RetryPolicy {
+    /// One attempt.
+    pub fn never() -> Self {
+        Self { on: Classifier::none(), ..Self::attempts(NonZeroU32::MIN) }
+    }
+
+    /// Up to `max_attempts` attempts for every kind but `fatal` and `panic`, without waiting.
+    pub fn attempts(max_attempts: NonZeroU32) -> Self {
+        Self {
+            max_attempts,
+            on: Classifier::all(),
+            backoff: Backoff::None,
+            within: None,
+            others: Vec::new(),
+        }
+    }
+
+    /// Waits between attempts.
+    #[must_use]
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// Only these kinds.
+    #[must_use]
+    pub fn on(mut self, kinds: Classifier) -> Self {
+        self.on = kinds;
+        self
+    }
+
+    /// No further attempt once `time` has passed since the first failure.
+    #[must_use]
+    pub fn within(mut self, time: Duration) -> Self {
+        self.within = Some(time);
+        self
+    }
+
+    /// Failures that this policy does not try again are tried again by `other`, if that one would: a few
+    /// attempts for everything, many for what passes by itself.
+    #[must_use]
+    pub fn or(mut self, other: Self) -> Self {
+        self.others.push(other);
+        self
+    }
+
+    /// The wait before another attempt, if there is one after `attempts` have failed, the last with `error`
+    /// and `elapsed` after the first failure.
+    pub fn next(&self, attempts: u32, elapsed: Duration, error: &ItemError) -> Option<&Backoff> {
+        let mine = attempts < self.max_attempts.get()
+            && self.within.is_none_or(|within| elapsed < within)
+            && self.on.matches(error.kind());
+        if mine {
+            return Some(&self.backoff);
+        }
+        self.others.iter().find_map(|other| other.next(attempts, elapsed, error))
+    }
+}
+
+/// Calls what may fail, again and again as its policy says.
+///
+/// ```
+/// use std::num::NonZeroU32;
+/// use std::time::Duration;
+/// use batchwright::{Backoff, ItemError, Retry, RetryPolicy};
+///
+/// let three = NonZeroU32::new(3).expect("three is not zero");
+/// let policy = RetryPolicy::attempts(three).backoff(Backoff::Fixed(Duration::from_millis(1)));
+/// let answer = Retry::new(policy).call(|attempt| match attempt {
+///     1 => Err(ItemError::data("not yet")),
+///     _ => Ok(attempt),
+/// });
+/// assert_eq!(answer.unwrap(), 2);
+/// ```
+#[derive(Debug, Clone)]
+pub struct Retry {
+    policy: RetryPolicy,
+    breaker: Option<CircuitBreaker>,
+    clock: Arc<dyn Clock>,
+    stop: StopToken,
+}
+
+impl Retry {
+    /// Tries as `policy` says.
+    pub fn new(policy: RetryPolicy) -> Self {
+        let (clock, stop) = (Arc::new(SystemClock::default()), StopToken::default());
+        Self { policy, breaker: None, clock, stop }
+    }
+
+    /// Asks `breaker` before every attempt and tells it the outcome. Whoever calls the same system shares it.
+    #[must_use]
+    pub fn breaker(mut self, breaker: CircuitBreaker) -> Self {
+        self.breaker = Some(breaker);
+        self
+    }
+
+    /// Where time comes from. Default: the machine's clock.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Ends a wait, and the trying, when a stop is requested; in a step give it
+    /// [`StepScope::stop`](crate::StepScope::stop).
+    #[must_use]
+    pub fn stop(mut self, stop: StopToken) -> Self {
+        self.stop = stop;
+        self
+    }
+
+    /// Calls `work` with the number of the attempt, counted from 1, until it succeeds.
+    ///
+    /// # Errors
+    ///
+    /// The last failure, when the policy has no further attempt or a stop came; an error of kind
+    /// `circuit.open` while the breaker is open.
+    pub fn call<T>(
+        &self,
+        mut work: impl FnMut(u32) -> Result<T, ItemError>,
+    ) -> Result<T, ItemError> {
+        let mut first_failure = None;
+        for attempt in 1.. {
+            let result = match &self.breaker {
+                None => work(attempt),
+                Some(breaker) => breaker.call(&*self.clock, || work(attempt)),
+            };
+            let error = match result {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            let now = self.clock.elapsed();
+            let elapsed = now.saturating_sub(*first_failure.get_or_insert(now));
+            let Some(backoff) = self.policy.next(attempt, elapsed, &error) else {
+                return Err(error);
+            };
+            if wait(backoff, attempt, &*self.clock, &self.stop).is_err() {
+                return Err(error);
+            }
+        }
+        unreachable!("attempts are counted without end")
+    }
+}
+
+/// Waits before the attempt behind `attempts` failed ones.
+///
+/// # Errors
+///
+/// Of kind `stopped` when a stop cut the wait short.
+pub(crate) fn wait(
+    backoff: &Backoff,
+    attempts: u32,
+    clock: &dyn Clock,
+    stop: &StopToken,
+) -> Result<(), ItemError> {
+    let delay = backoff.delay(attempts, random(clock));
+    if delay.is_zero() {
+        return Ok(());
+    }
+    clock.wait(delay, stop);
+    match stop.is_requested() {
+        false => Ok(()),
+        true => {
+            let told = "wait for the next attempt: a stop came";
+            Err(ItemError::new(ErrorKind::STOPPED, told))
+        }
+    }
+}
+
+/// Even enough for jitter, drawn from the clock so that a simulated clock decides it too.
+fn random(clock: &dyn Clock) -> f64 {
+    let nanos = clock.elapsed().as_nanos() as u64;
+    let mixed = (nanos ^ (nanos >> 31)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (mixed >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SimClock;
+
+    fn attempts(count: u32) -> RetryPolicy {
+        RetryPolicy::attempts(NonZeroU32::new(count).unwrap())
+    }
+
+    fn next(policy: &RetryPolicy, attempts: u32, error: &ItemError) -> bool {
+        policy.next(attempts, Duration::ZERO, error).is_some()
+    }
+
+    #[test]
+    fn max_attempts_includes_the_first() {
+        let error = ItemError::data("x");
+        assert!(next(&attempts(2), 1, &error));
+        assert!(!next(&attempts(2), 2, &error));
+        assert!(!next(&RetryPolicy::never(), 1, &error));
+    }
+
+    #[test]
+    fn fatal_errors_are_never_tried_again_and_trouble_of_the_world_is() {
+        assert!(!next(&attempts(9), 1, &ItemError::fatal("x")));
+        assert!(next(&attempts(9), 1, &ItemError::new(ErrorKind::IO, "x")));
+    }
+
+    #[test]
+    fn waits_stay_within_their_bounds() {
+        let second = Duration::from_secs(1);
+        let jitter = Backoff::Exponential {
+            initial: 2 * second,
+            multiplier: 1.0,
+            max: 2 * second,
+            jitter: true,
+        };
+        assert_eq!((jitter.delay(1, 0.0), jitter.delay(1, 1.0)), (second, 2 * second));
+        let uniform = Backoff::Uniform { min: second, max: 3 * second };
+        assert_eq!((uniform.delay(7, 0.0), uniform.delay(1, 0.5)), (second, 2 * second));
+        assert_eq!(uniform.delay(1, 1.0), 3 * second);
+        assert_eq!(Backoff::Fixed(second).delay(40, 0.7), second);
+    }
+
+    #[test]
+    fn a_composite_asks_each_policy_for_its_own_failures() {
+        let io = ItemError::new(ErrorKind::IO, "x");
+        let data = ItemError::data("x");
+        let both = attempts(2).on(Classifier::none().including("data")).or(attempts(5)
+            .on(Classifier::none().including("io"))
+            .backoff(Backoff::Fixed(Duration::from_secs(9))));
+        assert!(next(&both, 1, &data) && !next(&both, 2, &data));
+        assert!(next(&both, 4, &io) && !next(&both, 5, &io));
+        let wait = both.next(1, Duration::ZERO, &io).unwrap().delay(1, 0.0);
+        assert_eq!(wait, Duration::from_secs(9), "with its own wait");
+    }
+
+    #[test]
+    fn there_is_no_attempt_once_the_time_is_over() {
+        let clock = SimClock::at(jiff::Timestamp::UNIX_EPOCH);
+        let policy = attempts(1_000)
+            .backoff(Backoff::Fixed(Duration::from_secs(10)))
+            .within(Duration::from_secs(35));
+        let mut calls = 0;
+        let failed = Retry::new(policy).clock(clock.clone()).call(|_| {
+            calls += 1;
+            Err::<(), _>(ItemError::data("never"))
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "never");
+        assert_eq!(calls, 5, "at 0, 10, 20, 30 and 40 seconds; the fifth failure comes too late");
+    }
+
+    #[test]
+    fn a_stop_ends_the_trying_with_the_last_failure() {
+        let stop = StopToken::default();
+        stop.request();
+        let policy = attempts(9).backoff(Backoff::Fixed(Duration::from_secs(3600)));
+        let failed = Retry::new(policy).stop(stop).call(|_| Err::<(), _>(ItemError::data("no")));
+        assert_eq!(failed.unwrap_err().to_string(), "no");
+    }
+}

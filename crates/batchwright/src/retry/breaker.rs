@@ -1,0 +1,187 @@
+//! A circuit breaker: leaves a system alone that fails again and again.
+//!
+//! After Michael Nygard, "Release It!": closed, open, half open.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::error::{ErrorKind, ItemError};
+
+/// Lets calls through until too many fail in a row; then refuses them for a while, and lets one through to see.
+/// Cloning shares it.
+///
+/// ```
+/// use std::time::Duration;
+/// use batchwright::{CircuitBreaker, ItemError, SystemClock};
+///
+/// let clock = SystemClock::default();
+/// let breaker = CircuitBreaker::new(2, Duration::from_secs(60));
+/// for _ in 0..2 {
+///     let _ = breaker.call(&clock, || Err::<(), _>(ItemError::data("down")));
+/// }
+/// let refused = breaker.call(&clock, || Ok(())).unwrap_err();
+/// assert_eq!(refused.kind().name(), "circuit.open");
+/// ```
+#[derive(Debug, Clone)]
+pub struct CircuitBreaker {
+    failures_max: u32,
+    reset_after: Duration,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Failures since the last success.
+    failures: u32,
+    /// Since when calls are refused, on the clock of the callers.
+    opened: Option<Duration>,
+    /// Whether one call is on its way to see how things are.
+    trying: bool,
+}
+
+/// What a breaker does with calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Lets them through.
+    Closed,
+    /// Refuses them.
+    Open,
+    /// Lets one through; its outcome decides.
+    HalfOpen,
+}
+
+impl CircuitBreaker {
+    /// Opens after `failures_max` failures in a row (zero is taken as one), and lets one call through
+    /// `reset_after` later.
+    pub fn new(failures_max: u32, reset_after: Duration) -> Self {
+        Self { failures_max: failures_max.max(1), reset_after, inner: Arc::default() }
+    }
+
+    /// What it does with calls now.
+    pub fn state(&self, clock: &dyn Clock) -> BreakerState {
+        self.state_at(&self.lock(), clock.elapsed())
+    }
+
+    fn state_at(&self, inner: &Inner, now: Duration) -> BreakerState {
+        match inner.opened {
+            None => BreakerState::Closed,
+            Some(_) if inner.trying => BreakerState::Open,
+            Some(since) if now.saturating_sub(since) >= self.reset_after => BreakerState::HalfOpen,
+            Some(_) => BreakerState::Open,
+        }
+    }
+
+    /// Calls `work`, unless it is open.
+    ///
+    /// # Errors
+    ///
+    /// That of `work`; or one of kind `circuit.open`, and `work` was not called.
+    pub fn call<T>(
+        &self,
+        clock: &dyn Clock,
+        work: impl FnOnce() -> Result<T, ItemError>,
+    ) -> Result<T, ItemError> {
+        {
+            let mut inner = self.lock();
+            match self.state_at(&inner, clock.elapsed()) {
+                BreakerState::Closed => {}
+                BreakerState::HalfOpen => inner.trying = true,
+                BreakerState::Open => {
+                    let failures = inner.failures;
+                    return Err(ItemError::new(
+                        ErrorKind::new("circuit.open"),
+                        format!("call on: the circuit is open after {failures} failures in a row"),
+                    ));
+                }
+            }
+        }
+        let attempt = Attempt { breaker: self, clock };
+        let result = work();
+        attempt.ends(result.is_ok());
+        result
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, succeeded: bool, now: Duration) {
+        let mut inner = self.lock();
+        inner.trying = false;
+        if succeeded {
+            *inner = Inner::default();
+            return;
+        }
+        inner.failures = inner.failures.saturating_add(1);
+        if inner.opened.is_some() || inner.failures >= self.failures_max {
+            inner.opened = Some(now);
+        }
+    }
+}
+
+/// A call on its way; one that unwinds counts as failed.
+struct Attempt<'a> {
+    breaker: &'a CircuitBreaker,
+    clock: &'a dyn Clock,
+}
+
+impl Attempt<'_> {
+    fn ends(self, succeeded: bool) {
+        self.breaker.record(succeeded, self.clock.elapsed());
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        self.breaker.record(false, self.clock.elapsed());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SimClock;
+
+    #[test]
+    fn it_opens_after_failures_in_a_row_and_one_call_decides_whether_it_closes() {
+        let clock = SimClock::at(jiff::Timestamp::UNIX_EPOCH);
+        let breaker = CircuitBreaker::new(2, Duration::from_secs(10));
+        let fail = || breaker.call(&clock, || Err::<(), _>(ItemError::data("down"))).unwrap_err();
+        let succeed = || breaker.call(&clock, || Ok(()));
+        fail();
+        succeed().unwrap();
+        fail();
+        assert_eq!(breaker.state(&clock), BreakerState::Closed, "a success in between");
+        fail();
+        assert_eq!(breaker.state(&clock), BreakerState::Open);
+        assert_eq!(succeed().unwrap_err().kind().name(), "circuit.open");
+        clock.advance(Duration::from_secs(10));
+        assert_eq!(breaker.state(&clock), BreakerState::HalfOpen);
+        assert_eq!(fail().kind().name(), "data", "one call was let through");
+        assert_eq!(breaker.state(&clock), BreakerState::Open, "and failed");
+        clock.advance(Duration::from_secs(10));
+        succeed().unwrap();
+        assert_eq!(breaker.state(&clock), BreakerState::Closed);
+    }
+
+    #[test]
+    fn while_one_call_tries_the_others_are_refused_and_a_panic_is_a_failure() {
+        let clock = SimClock::at(jiff::Timestamp::UNIX_EPOCH);
+        let breaker = CircuitBreaker::new(1, Duration::from_secs(10));
+        let _ = breaker.call(&clock, || Err::<(), _>(ItemError::data("down")));
+        clock.advance(Duration::from_secs(10));
+        let tried = breaker.call(&clock, || {
+            assert_eq!(breaker.state(&clock), BreakerState::Open);
+            assert!(breaker.call(&clock, || Ok(())).is_err());
+            Ok(())
+        });
+        tried.unwrap();
+        let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            breaker.call(&clock, || -> Result<(), ItemError> { panic!("bad") })
+        }));
+        assert!(unwound.is_err());
+        assert_eq!(breaker.state(&clock), BreakerState::Open);
+    }
+}
