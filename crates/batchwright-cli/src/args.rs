@@ -24,7 +24,8 @@ pub(crate) struct Cli {
 /// Options of every verb.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// Where executions are kept: `sqlite://FILE[?synchronous=normal]` or `memory:`.
+    /// Where executions are kept: `sqlite://FILE[?synchronous=normal]`, `postgres://USER:PASSWORD@HOST/DATABASE`,
+    /// `mysql://…` (MariaDB too), or `memory:`.
     #[arg(
         long,
         global = true,

@@ -61,11 +61,15 @@ pub(crate) const INSIDE_ONLY: &str = "BATCHWRIGHT_INSIDE_ONLY";
 
 /// Reads, checks and builds the job of the file at `path`.
 pub(crate) fn load(path: &Path, context: &BuildContext) -> Result<Job, JobFileError> {
-    load_at(path, context, 0)
+    load_within(path, context, &[])
 }
 
-/// As [`load`], for a job that is a part of `depth` others.
-fn load_at(path: &Path, context: &BuildContext, depth: usize) -> Result<Job, JobFileError> {
+/// As [`load`], for a job that is a part of those in the files `around` it.
+fn load_within(
+    path: &Path,
+    context: &BuildContext,
+    around: &[PathBuf],
+) -> Result<Job, JobFileError> {
     let failed =
         |place: String, message: String| JobFileError { path: path.to_owned(), place, message };
     let text = read(path).map_err(|message| failed(String::new(), message))?;
@@ -76,7 +80,7 @@ fn load_at(path: &Path, context: &BuildContext, depth: usize) -> Result<Job, Job
     let definition = parse(&text).map_err(located)?;
     let folder = path.parent().map(Path::to_owned).unwrap_or_default();
     let source = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let builder = build::Builder { folder, source, depth, context };
+    let builder = build::Builder { folder, source, around, context };
     builder.job(definition, &text).map_err(located)
 }
 

@@ -9,8 +9,9 @@ mod value;
 use std::any::Any;
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
-use batchwright::{Durability, ErrorKind, ItemError, RepositoryError};
+use batchwright::{Durability, ErrorKind, ItemError, RepositoryError, StopToken};
 
 pub use mysql::MySqlSession;
 pub(crate) use mysql::push as push_mysql;
@@ -19,6 +20,11 @@ pub(crate) use postgres::{ArrayColumn, ArrayKind};
 pub use server::ServerDatabase;
 pub use sqlite::SqliteDatabase;
 pub use value::{FromSql, SqlRow, SqlValue};
+
+/// How long a server that was there before is waited for: long enough for a restart.
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time between two tries.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
 /// A database of one of the kinds that we speak to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,6 +150,22 @@ impl Database {
             Self::Postgres(server) => Box::new(PostgresSession::connect(server)?),
             Self::MySql(server) => Box::new(MySqlSession::connect(server)?),
         }))
+    }
+
+    /// A connection in place of one that broke: a server that is being restarted is waited for.
+    pub(crate) fn reconnect(&self) -> Result<SqlSession, SqlError> {
+        let mut waited = Duration::ZERO;
+        loop {
+            match self.connect() {
+                Err(error)
+                    if error.class == SqlErrorClass::Unavailable && waited < RECONNECT_TIMEOUT =>
+                {
+                    StopToken::default().wait(RECONNECT_PAUSE);
+                    waited += RECONNECT_PAUSE;
+                }
+                connected => return connected,
+            }
+        }
     }
 
     /// A connection that need not write.
@@ -301,6 +323,14 @@ pub(crate) trait Session: Any + Send {
     /// `query`, with `rest` (a condition, an order) behind it, every column as a value that [`SqlValue`] has.
     /// Wrong SQL is told here.
     fn readable(&mut self, query: &str, rest: &str) -> Result<String, SqlError>;
+
+    /// How parameter `index` is compared with column `column` of `query`, whatever its type.
+    fn key_parameter(
+        &mut self,
+        query: &str,
+        column: &str,
+        index: usize,
+    ) -> Result<String, SqlError>;
 
     /// What to say of the columns of `table` in a message: their names, in their order.
     fn columns_of(&mut self, table: &str) -> Result<Vec<String>, SqlError>;

@@ -129,14 +129,17 @@ impl SqlRepository {
         }
         let (writing, reading) = (database.clone(), database.clone());
         let writers = Arc::new(match &database {
-            Database::Sqlite(_) => Pool::new(1, move || writing.connect()),
+            Database::Sqlite(_) => Pool::new(1, move |_| writing.connect()),
             Database::Postgres(server) | Database::MySql(server) => {
-                Pool::new(server.connections(), move || writing.connect())
+                Pool::new(server.connections(), move |first| match first {
+                    true => writing.connect(),
+                    false => writing.reconnect(),
+                })
             }
         });
         let readers = match dialect {
             // The connection that writes is held for as long as a chunk takes: questions have their own.
-            Dialect::Sqlite => Arc::new(Pool::new(1, move || reading.connect_read_only())),
+            Dialect::Sqlite => Arc::new(Pool::new(1, move |_| reading.connect_read_only())),
             Dialect::Postgres | Dialect::MySql => Arc::clone(&writers),
         };
         let id = {

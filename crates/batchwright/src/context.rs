@@ -139,6 +139,16 @@ struct Tracked {
     commit: Arc<Mutex<()>>,
 }
 
+impl Tracked {
+    /// `stored` is committed now; own changes that are not in it stay changes.
+    fn rebase(&mut self, stored: ExecutionContext) {
+        let mut current = stored.clone();
+        current.take_changes(&self.committed, &self.current);
+        self.changed = current != stored;
+        (self.current, self.committed) = (current, stored);
+    }
+}
+
 impl ContextHandle {
     /// Starts from what is stored.
     pub fn new(context: ExecutionContext) -> Self {
@@ -154,8 +164,21 @@ impl ContextHandle {
             Some(shared) => (shared.whole.clone(), Arc::clone(&shared.commit)),
             None => (self.clone(), Arc::clone(&self.lock().commit)),
         };
-        let committed = whole.lock().committed.clone();
-        Self { shared: Some(Arc::new(Shared { whole, commit })), ..Self::new(committed) }
+        let tracked = {
+            let whole = whole.lock();
+            let (current, committed) = (whole.current.clone(), whole.committed.clone());
+            // What nobody committed yet goes along with the first that commits.
+            Tracked { current, committed, changed: whole.changed, ..Tracked::default() }
+        };
+        let inner = Arc::new(Mutex::new(tracked));
+        Self { inner, shared: Some(Arc::new(Shared { whole, commit })) }
+    }
+
+    /// Sees from now on what parts of this part committed.
+    pub(crate) fn refresh(&self) {
+        let Some(shared) = &self.shared else { return };
+        let committed = shared.whole.lock().committed.clone();
+        self.lock().rebase(committed);
     }
 
     /// To be held while a change is committed that others might be committing too.
@@ -219,17 +242,12 @@ impl ContextHandle {
     /// The commit succeeded with `stored`.
     pub(crate) fn committed(&self, stored: ExecutionContext) {
         if let Some(shared) = &self.shared {
-            let mut whole = shared.whole.lock();
-            whole.current = stored.clone();
-            whole.committed = stored.clone();
+            shared.whole.lock().rebase(stored.clone());
+            // What the others committed meanwhile is seen from now on.
+            self.lock().rebase(stored);
+            return;
         }
         let mut tracked = self.lock();
-        if self.shared.is_some() {
-            // What the others committed meanwhile is seen from now on.
-            let (before, mine) = (tracked.committed.clone(), tracked.current.clone());
-            tracked.current = stored.clone();
-            tracked.current.take_changes(&before, &mine);
-        }
         tracked.changed = tracked.current != stored;
         tracked.committed = stored;
     }

@@ -423,7 +423,12 @@ impl Failure {
 }
 
 /// `text`, cut at a character boundary with a mark when it is longer than `bytes_max`.
+///
+/// A NUL, which some databases cannot store, becomes U+FFFD.
 pub(crate) fn bounded(mut text: String, bytes_max: usize) -> String {
+    if text.contains('\0') {
+        text = text.replace('\0', "\u{FFFD}");
+    }
     if text.len() > bytes_max {
         let end = (0..=bytes_max).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
         text.truncate(end);

@@ -149,6 +149,15 @@ pub struct StepExecution {
     pub failure: Option<Failure>,
     /// Whether the flow went on from its failure: a restart does not try it again.
     pub handled: bool,
+    /// The execution of the step that began what this one continues; `None` when this one began it.
+    pub begun_by: Option<StepExecutionId>,
+}
+
+impl StepExecution {
+    /// The execution that began what this one continues: all that continue one beginning are one round.
+    pub fn round(&self) -> StepExecutionId {
+        self.begun_by.unwrap_or(self.id)
+    }
 }
 
 /// What the flow of a job remembers beyond its steps, inherited by the next execution of the instance.

@@ -155,6 +155,7 @@ impl OperatorBuilder {
             owner: ProcessIdentity::current().to_string().into(),
             lease_timeout: self.lease_timeout,
             active: Arc::clone(&active),
+            accept_changed_definition: false,
         };
         let heartbeat = Heartbeat::start(
             Arc::clone(&self.repository),
@@ -243,7 +244,7 @@ impl JobOperator {
         let parameters = job.accept(parameters)?;
         let request = self.request(&job, options, Some(self.claimant()));
         let execution = lifecycle::start(&*self.inner.repository, &request, parameters)?;
-        Ok(self.submit(job, &execution))
+        Ok(self.submit(job, &execution, options))
     }
 
     /// Stores an execution of `name` for whichever process of this store takes it.
@@ -288,7 +289,7 @@ impl JobOperator {
             }
             job.accept(next)
         })?;
-        Ok(self.submit(Arc::clone(&job), &execution))
+        Ok(self.submit(Arc::clone(&job), &execution, options))
     }
 
     /// Continues execution `id`, which must be the newest of its instance, in a new one with the same
@@ -304,7 +305,7 @@ impl JobOperator {
         options: &LaunchOptions,
     ) -> Result<JobHandle, OperatorError> {
         let (job, execution) = self.restarted(id, overrides, options, Some(self.claimant()))?;
-        Ok(self.submit(job, &execution))
+        Ok(self.submit(job, &execution, options))
     }
 
     /// As [`restart`](Self::restart), for whichever process of this store takes it.
@@ -572,13 +573,20 @@ impl JobOperator {
     }
 
     /// Puts a stored execution into the pool.
-    fn submit(&self, job: Arc<Job>, execution: &JobExecution) -> JobHandle {
+    fn submit(
+        &self,
+        job: Arc<Job>,
+        execution: &JobExecution,
+        options: &LaunchOptions,
+    ) -> JobHandle {
         let lease = Lease { execution: execution.id, fence: execution.fence };
         let stop = StopToken::default();
         let held = Held { lease, job: job.name().to_owned(), stop: stop.clone() };
         lock(&self.inner.runner.active).insert(execution.id, held);
         let (handle, ending) = JobHandle::new(execution.id, Arc::clone(&self.inner.repository));
-        let (runner, active) = (self.inner.runner.clone(), Arc::clone(&self.inner.runner.active));
+        let accept_changed_definition = options.accept_changed_definition;
+        let runner = Runner { accept_changed_definition, ..self.inner.runner.clone() };
+        let active = Arc::clone(&runner.active);
         self.inner.pool.submit(Box::new(move || {
             let run = JobRun { job, lease, stop };
             // A panic outside user code must not keep the lease alive: its handle hears of it.

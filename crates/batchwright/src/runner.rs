@@ -30,6 +30,8 @@ pub(crate) struct Runner {
     pub(crate) lease_timeout: Duration,
     /// Executions whose leases are renewed.
     pub(crate) active: Active,
+    /// What the caller of a restart said of changed definitions: it holds for jobs within the job too.
+    pub(crate) accept_changed_definition: bool,
 }
 
 impl Runner {

@@ -104,6 +104,7 @@ struct StepScopeParts {
     job: JobScope,
     step: String,
     id: StepExecutionId,
+    round: StepExecutionId,
     partition: Option<Partition>,
     context: ContextHandle,
     store_id: String,
@@ -136,6 +137,7 @@ impl StepScope {
                 job,
                 step: step.name.clone(),
                 id: step.id,
+                round: step.round(),
                 partition,
                 context: ContextHandle::new(step.context.clone()),
                 store_id: repository.store_id().to_owned(),
@@ -158,6 +160,12 @@ impl StepScope {
     /// Number of the step execution.
     pub fn id(&self) -> StepExecutionId {
         self.inner.id
+    }
+
+    /// The execution of the step that began what this one continues: itself, unless it was restarted. With
+    /// the step's name and the instance it tells a rerun of a completed step from the run before.
+    pub fn round(&self) -> StepExecutionId {
+        self.inner.round
     }
 
     /// The part of the input that is worked on, in a partitioned step.

@@ -285,13 +285,20 @@ fn row_104_a_decision_is_made_on_every_pass_and_stored() {
 }
 
 #[test]
+fn a_decision_that_no_transition_matches_fails_the_job_in_last_place_too() {
+    let decide = |_: &Decision<'_>| Ok("Z".to_owned());
+    let job = job().step(World::default().step("a")).decision("d", decide).on("X").end("X");
+    assert_eq!(start(&operator(job)).failure.unwrap().code, "no_transition");
+}
+
+#[test]
 fn a_decider_that_fails_fails_the_job() {
     let world = World::default();
     let operator = operator(
         job()
             .step(world.step("a"))
             .decision("d", |_: &Decision<'_>| Err(ItemError::data("cannot tell")))
-            .on("X")
+            .on("*")
             .end("X"),
     );
     let failure = start(&operator).failure.unwrap();

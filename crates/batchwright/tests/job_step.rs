@@ -126,6 +126,10 @@ fn a_child_that_is_complete_for_these_parameters_fails_a_fresh_step() {
     let failure = second.failure.unwrap();
     assert_eq!(failure.code, "job_failed");
     assert!(failure.message.contains("complete"), "{}", failure.message);
+    // A restart finds the same: what another instance ran is not this one's.
+    let second =
+        operator.queries().executions(&ExecutionFilter::of_job("parent")).unwrap()[0].clone();
+    assert_eq!(restart(&operator, &second).failure.unwrap().code, "job_failed");
 }
 
 fn counting(listener: Promotion, code: &'static str) -> Job {

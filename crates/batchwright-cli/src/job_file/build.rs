@@ -40,8 +40,8 @@ pub(super) struct Builder<'a> {
     /// Paths are relative to it.
     pub(super) folder: PathBuf,
     pub(super) source: PathBuf,
-    /// How many jobs this one is a part of.
-    pub(super) depth: usize,
+    /// Files of the jobs that this one is a part of.
+    pub(super) around: &'a [PathBuf],
     pub(super) context: &'a BuildContext,
 }
 

@@ -157,7 +157,7 @@ pub(super) struct Range {
 #[serde(untagged, expecting = "expected a whole number")]
 pub(super) enum Bound {
     Literal(i64),
-    Text(Text),
+    Text(String),
 }
 
 #[derive(Debug, Deserialize)]

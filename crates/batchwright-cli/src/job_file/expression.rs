@@ -94,7 +94,8 @@ impl Evaluator {
     /// What is wrong with it, and where in the text.
     pub(super) fn compile(&self, text: &str) -> Result<Expression, String> {
         let mut scope = Scope::new();
-        scope.push_constant("item", ()).push_constant("params", ());
+        // Variables: a constant would be folded into the expression.
+        scope.push("item", ()).push("params", ());
         let ast = self.engine.compile_expression_with_scope(&scope, text);
         let ast = ast.map_err(|error| format!("the expression `{text}`: {error}"))?;
         Ok(Expression { text: text.into(), ast: Arc::new(ast) })
@@ -107,7 +108,7 @@ impl Evaluator {
     /// As [`compile`](Self::compile).
     pub(super) fn decision(&self, text: &str) -> Result<ChosenCode, String> {
         let mut scope = Scope::new();
-        scope.push_constant("params", ()).push_constant("steps", ()).push_constant("context", ());
+        scope.push("params", ()).push("steps", ()).push("context", ());
         let ast = self.engine.compile_expression_with_scope(&scope, text);
         let ast = ast.map_err(|error| format!("the expression `{text}`: {error}"))?;
         let expression = Expression { text: text.into(), ast: Arc::new(ast) };

@@ -1,20 +1,20 @@
--- Never edited after release. `{p}` is the prefix of all tables.
+-- Never edited after release. `{p}` is the prefix of all tables. Every CREATE TABLE commits by itself here:
+-- each can be done again when a migration was cut short.
 
-CREATE TABLE {p}store (
+CREATE TABLE IF NOT EXISTS {p}store (
     id VARCHAR(255) NOT NULL
 ) ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
-CREATE TABLE {p}job_instance (
+CREATE TABLE IF NOT EXISTS {p}job_instance (
     id         BIGINT AUTO_INCREMENT PRIMARY KEY,
     job        VARCHAR(255)    NOT NULL,
     `key`      VARCHAR(255)    NOT NULL,
     created_at BIGINT NOT NULL,
-    UNIQUE (job, `key`)
+    UNIQUE (job, `key`),
+    INDEX {p}job_instance_by_job (job, id)
 ) ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
-CREATE INDEX {p}job_instance_by_job ON {p}job_instance (job, id);
-
-CREATE TABLE {p}job_execution (
+CREATE TABLE IF NOT EXISTS {p}job_execution (
     id             BIGINT AUTO_INCREMENT PRIMARY KEY,
     instance_id    BIGINT NOT NULL,
     job            VARCHAR(255)    NOT NULL,
@@ -40,20 +40,18 @@ CREATE TABLE {p}job_execution (
     parent         BIGINT,
     version        BIGINT NOT NULL,
     running        BIGINT GENERATED ALWAYS AS
-        (CASE WHEN status IN ('STARTING', 'STARTED', 'STOPPING') THEN instance_id END) VIRTUAL
+        (CASE WHEN status IN ('STARTING', 'STARTED', 'STOPPING') THEN instance_id END) VIRTUAL,
+    -- The database itself refuses a second running execution of an instance.
+    UNIQUE INDEX {p}job_execution_one_running (running),
+    INDEX {p}job_execution_by_instance (instance_id, id),
+    INDEX {p}job_execution_by_job (job, id),
+    INDEX {p}job_execution_by_status (status, id),
+    INDEX {p}job_execution_by_job_status (job, status, id),
+    INDEX {p}job_execution_by_parent (parent),
+    INDEX {p}job_execution_by_end (ended_at)
 ) ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
--- The database itself refuses a second running execution of an instance.
-CREATE UNIQUE INDEX {p}job_execution_one_running ON {p}job_execution (running);
-CREATE INDEX {p}job_execution_by_instance ON {p}job_execution (instance_id, id);
-CREATE INDEX {p}job_execution_by_job ON {p}job_execution (job, id);
-CREATE INDEX {p}job_execution_by_status ON {p}job_execution (status, id);
-CREATE INDEX {p}job_execution_by_job_status ON {p}job_execution (job, status, id);
-
-CREATE INDEX {p}job_execution_by_parent ON {p}job_execution (parent);
-CREATE INDEX {p}job_execution_by_end ON {p}job_execution (ended_at);
-
-CREATE TABLE {p}step_execution (
+CREATE TABLE IF NOT EXISTS {p}step_execution (
     id            BIGINT AUTO_INCREMENT PRIMARY KEY,
     execution_id  BIGINT NOT NULL,
     name          VARCHAR(255)    NOT NULL,
@@ -76,12 +74,12 @@ CREATE TABLE {p}step_execution (
     ended_at      BIGINT,
     failure_code  LONGTEXT,
     failure       LONGTEXT,
-    handled       BIGINT NOT NULL
+    handled       BIGINT NOT NULL,
+    begun_by      BIGINT,
+    INDEX {p}step_execution_by_execution (execution_id, id)
 ) ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
-CREATE INDEX {p}step_execution_by_execution ON {p}step_execution (execution_id, id);
-
-CREATE TABLE {p}skip_record (
+CREATE TABLE IF NOT EXISTS {p}skip_record (
     id        BIGINT AUTO_INCREMENT PRIMARY KEY,
     step_id   BIGINT NOT NULL,
     phase     VARCHAR(255)    NOT NULL,
@@ -89,18 +87,17 @@ CREATE TABLE {p}skip_record (
     location  LONGTEXT,
     kind      VARCHAR(255)    NOT NULL,
     message   LONGTEXT    NOT NULL,
-    content   LONGTEXT
+    content   LONGTEXT,
+    INDEX {p}skip_record_by_step (step_id, id)
 ) ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
-CREATE INDEX {p}skip_record_by_step ON {p}skip_record (step_id, id);
-
-CREATE TABLE {p}event (
+CREATE TABLE IF NOT EXISTS {p}event (
     id           BIGINT AUTO_INCREMENT PRIMARY KEY,
     execution_id BIGINT NOT NULL,
     step         VARCHAR(255),
     status       VARCHAR(255)    NOT NULL,
     note         LONGTEXT,
-    at           BIGINT NOT NULL
+    at           BIGINT NOT NULL,
+    INDEX {p}event_by_execution (execution_id, id)
 ) ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
-CREATE INDEX {p}event_by_execution ON {p}event (execution_id, id);

@@ -75,7 +75,8 @@ CREATE TABLE {p}step_execution (
     ended_at      BIGINT,
     failure_code  TEXT,
     failure       TEXT,
-    handled       BIGINT NOT NULL
+    handled       BIGINT NOT NULL,
+    begun_by      BIGINT
 ) WITH (fillfactor = 70);
 
 CREATE INDEX {p}step_execution_by_execution ON {p}step_execution (execution_id, id);

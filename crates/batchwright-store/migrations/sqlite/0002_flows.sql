@@ -8,3 +8,5 @@ CREATE INDEX {p}job_execution_by_end ON {p}job_execution (ended_at) WHERE ended_
 
 -- A failure that the flow went on from is not tried again.
 ALTER TABLE {p}step_execution ADD COLUMN handled INTEGER NOT NULL DEFAULT 0;
+-- The execution of the step that began what this one continues.
+ALTER TABLE {p}step_execution ADD COLUMN begun_by INTEGER;

@@ -26,12 +26,13 @@ impl MySqlSession {
         let driver = Driver::new()?;
         let options: MySqlConnectOptions = server.url().parse()?;
         let options = options.disable_statement_logging();
-        let connection = driver.connect(|| options.connect())?;
+        let connection = driver.connect(options.connect())?;
         let mut session = Self { connection, driver, broken: false };
         // A value that does not fit is an error, not a warning; and the rules above the store rely on the
         // isolation, whatever the server's default is.
         session.run(
-            "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES'); \
+            // A reader that is slow to take rows is no dead one.
+            "SET SESSION net_write_timeout = 3600, sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES'); \
              SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
         )?;
         Ok(session)
@@ -140,6 +141,10 @@ impl Session for MySqlSession {
         let prepared = self.driver.wait((&mut self.connection).prepare(text));
         self.told(prepared)?;
         Ok(whole)
+    }
+
+    fn key_parameter(&mut self, _: &str, _: &str, index: usize) -> Result<String, SqlError> {
+        Ok(super::Dialect::MySql.parameter(index))
     }
 
     fn columns_of(&mut self, table: &str) -> Result<Vec<String>, SqlError> {

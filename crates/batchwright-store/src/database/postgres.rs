@@ -35,7 +35,7 @@ impl PostgresSession {
         let driver = Driver::new()?;
         let options: PgConnectOptions = server.url().parse()?;
         let options = options.application_name("batchwright").disable_statement_logging();
-        let connection = driver.connect(|| options.connect())?;
+        let connection = driver.connect(options.connect())?;
         let mut session = Self { connection, driver, broken: false };
         // The rules above the store rely on it, whatever the server's default is.
         session.run("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED")?;
@@ -76,10 +76,11 @@ impl PostgresSession {
         self.told(done).map(|done| done.rows_affected())
     }
 
-    /// Types of the columns of `table`, and what each is called in a cast.
+    /// Types of the columns of `table`, without their lengths: a cast to a length cuts a text that is too long,
+    /// and an insert refuses it.
     pub(crate) fn column_types(&mut self, table: &str) -> Result<Vec<(String, String)>, SqlError> {
         let sql = Sql::native(
-            "SELECT attname::text AS name, format_type(atttypid, atttypmod) AS type FROM pg_attribute \
+            "SELECT attname::text AS name, format_type(atttypid, -1) AS type FROM pg_attribute \
              WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         );
         let quoted = super::Dialect::Postgres.table(table);
@@ -191,6 +192,7 @@ fn encode(value: &SqlValue<'_>, name: &str) -> Result<Option<Vec<u8>>, String> {
         }
         "TIMESTAMPTZ" => micros(parsed(&text(value)?, "a moment")?),
         "UUID" => uuid(&text(value)?)?,
+        "NUMERIC" => numeric(&text(value)?)?,
         other => {
             let kind = other.to_lowercase();
             return Err(format!("its type is {kind}; write CAST(CAST(… AS text) AS {kind})"));
@@ -218,6 +220,52 @@ fn uuid(text: &str) -> Result<Vec<u8>, String> {
     number
         .map(|number| number.to_be_bytes().to_vec())
         .ok_or_else(|| format!("`{text}` is not a UUID"))
+}
+
+/// A decimal number in PostgreSQL's own form: groups of four digits, and where the point stands.
+fn numeric(text: &str) -> Result<Vec<u8>, String> {
+    let wrong = || format!("`{text}` is not a decimal number");
+    let trimmed = text.trim();
+    let (negative, digits) = match trimmed.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, trimmed.strip_prefix('+').unwrap_or(trimmed)),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let all_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    if (whole.is_empty() && fraction.is_empty()) || !all_digits(whole) || !all_digits(fraction) {
+        return Err(wrong());
+    }
+    let padded = format!(
+        "{}{whole}{fraction}{}",
+        "0".repeat((4 - whole.len() % 4) % 4),
+        "0".repeat((4 - fraction.len() % 4) % 4)
+    );
+    let mut groups: Vec<i16> = padded
+        .as_bytes()
+        .chunks(4)
+        .map(|group| group.iter().fold(0, |number, digit| number * 10 + i16::from(digit - b'0')))
+        .collect();
+    let narrow = |number: usize| i16::try_from(number).map_err(|_| wrong());
+    let mut weight = narrow(whole.len().div_ceil(4))? - 1;
+    let leading = groups.iter().take_while(|group| **group == 0).count();
+    groups.drain(..leading);
+    weight -= narrow(leading)?;
+    while groups.last() == Some(&0) {
+        groups.pop();
+    }
+    if groups.is_empty() {
+        weight = 0;
+    }
+    let sign: u16 = if negative && !groups.is_empty() { 0x4000 } else { 0 };
+    let mut bytes = Vec::with_capacity(8 + groups.len() * 2);
+    bytes.extend_from_slice(&narrow(groups.len())?.to_be_bytes());
+    bytes.extend_from_slice(&weight.to_be_bytes());
+    bytes.extend_from_slice(&sign.to_be_bytes());
+    bytes.extend_from_slice(&narrow(fraction.len())?.to_be_bytes());
+    for group in groups {
+        bytes.extend_from_slice(&group.to_be_bytes());
+    }
+    Ok(bytes)
 }
 
 fn integer(value: &SqlValue<'_>) -> Result<i64, String> {
@@ -338,6 +386,24 @@ impl Session for PostgresSession {
         let whole = format!("SELECT {} FROM ({query}) AS q {rest}", list.join(", "));
         self.prepare(&whole.as_str().into())?;
         Ok(whole)
+    }
+
+    fn key_parameter(
+        &mut self,
+        query: &str,
+        column: &str,
+        index: usize,
+    ) -> Result<String, SqlError> {
+        let statement = self.prepare(&query.into())?;
+        let key = statement.columns().iter().find(|one| one.name() == column);
+        let parameter = super::Dialect::Postgres.parameter(index);
+        Ok(match key.map(|key| key.type_info().name()) {
+            // Keys of other types were read as text, and become what they are again.
+            Some(name) if !POSTGRES_PLAIN.contains(&name) => {
+                format!("CAST(CAST({parameter} AS text) AS {name})")
+            }
+            _ => parameter,
+        })
     }
 
     fn columns_of(&mut self, table: &str) -> Result<Vec<String>, SqlError> {

@@ -13,11 +13,6 @@ use super::{SqlError, SqlErrorClass};
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a server that cannot be reached is tried again before it counts as gone: long enough for a
-/// restart.
-const RECONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Time between two tries.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 /// Connections of one repository unless the URL says `connections=N`: some for steps that run in parallel,
 /// one for the heartbeat, one for questions.
 const CONNECTIONS_DEFAULT: usize = 6;
@@ -109,63 +104,60 @@ impl fmt::Debug for ServerDatabase {
 }
 
 /// Drives the answers of one connection, on whichever thread asks.
-pub(super) struct Driver(Runtime);
+pub(super) struct Driver(Option<Runtime>);
 
 impl Driver {
     pub(super) fn new() -> Result<Self, SqlError> {
         let runtime = Builder::new_current_thread().enable_all().build();
-        runtime.map(Self).map_err(|error| SqlError::new(SqlErrorClass::Unavailable, error))
+        runtime
+            .map(|runtime| Self(Some(runtime)))
+            .map_err(|error| SqlError::new(SqlErrorClass::Unavailable, error))
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.0.as_ref().expect("it is there until it is dropped")
     }
 
     /// Waits for `answer`.
     pub(super) fn wait<T: Send>(&self, answer: impl Future<Output = T> + Send) -> T {
         if Handle::try_current().is_err() {
-            return self.0.block_on(answer);
+            return self.runtime().block_on(answer);
         }
         // A caller inside somebody's runtime may not wait there: another thread does it.
         std::thread::scope(|threads| {
-            let waiting = threads.spawn(|| self.0.block_on(answer));
+            let waiting = threads.spawn(|| self.runtime().block_on(answer));
             waiting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
     /// Waits for `answer` on a thread of ours, where there is no other runtime.
     pub(super) fn wait_here<T>(&self, answer: impl Future<Output = T>) -> T {
-        self.0.block_on(answer)
+        self.runtime().block_on(answer)
     }
 
-    /// A connection, as soon as the server gives one.
-    pub(super) fn connect<C: Send, F: Future<Output = Result<C, sqlx::Error>> + Send>(
+    /// A connection, unless it takes too long.
+    pub(super) fn connect<C: Send>(
         &self,
-        connect: impl Fn() -> F + Send + Sync,
+        connect: impl Future<Output = Result<C, sqlx::Error>> + Send,
     ) -> Result<C, SqlError> {
         self.wait(async {
-            let mut waited = Duration::ZERO;
-            loop {
-                let error = match tokio::time::timeout(CONNECT_TIMEOUT, connect()).await {
-                    Ok(Ok(connection)) => return Ok(connection),
-                    Ok(Err(error)) => error,
-                    Err(_) => {
-                        let told = format!("no answer within {CONNECT_TIMEOUT:?}");
-                        return Err(SqlError::new(SqlErrorClass::Unavailable, told));
-                    }
-                };
-                if waited >= RECONNECT_TIMEOUT || !is_passing(&error) {
-                    return Err(error.into());
+            match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
+                Ok(connected) => Ok(connected?),
+                Err(_) => {
+                    let told = format!("no answer within {CONNECT_TIMEOUT:?}");
+                    Err(SqlError::new(SqlErrorClass::Unavailable, told))
                 }
-                tokio::time::sleep(RECONNECT_PAUSE).await;
-                waited += RECONNECT_PAUSE;
             }
         })
     }
 }
 
-/// Whether a failed connection is worth another try: the server is starting or stopping, not refusing us.
-fn is_passing(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_) => true,
-        sqlx::Error::Database(told) => told.code().is_some_and(|code| code.starts_with("57P0")),
-        _ => false,
+impl Drop for Driver {
+    /// Waiting for a runtime to end is not allowed inside another one.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

@@ -161,6 +161,10 @@ impl Session for SqliteSession {
         Ok(whole)
     }
 
+    fn key_parameter(&mut self, _: &str, _: &str, index: usize) -> Result<String, SqlError> {
+        Ok(super::Dialect::Sqlite.parameter(index))
+    }
+
     fn columns_of(&mut self, table: &str) -> Result<Vec<String>, SqlError> {
         let sql = Sql::native("SELECT name FROM pragma_table_info(?1)");
         (self as &mut dyn Session).many(&sql, &[table.into()], |row| row.read("name"))

@@ -217,7 +217,7 @@ fn mysql(row: &MySqlRow, index: usize) -> Result<SqlValue<'_>, SqlError> {
     let info = raw.type_info().into_owned();
     let name = info.name();
     Ok(match name {
-        "BIGINT UNSIGNED" => {
+        _ if name.ends_with("UNSIGNED") => {
             let value: u64 = row.try_get_unchecked(index)?;
             match i64::try_from(value) {
                 Ok(value) => SqlValue::Integer(value),

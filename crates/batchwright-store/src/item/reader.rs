@@ -8,9 +8,7 @@ use std::thread::JoinHandle;
 use batchwright::{ErrorKind, ItemError, ItemReader, StepScope};
 use serde::{Deserialize, Serialize};
 
-use crate::database::{
-    Database, Dialect, Sql, SqlError, SqlErrorClass, SqlRow, SqlSession, SqlValue,
-};
+use crate::database::{Database, Sql, SqlError, SqlErrorClass, SqlRow, SqlSession, SqlValue};
 
 /// Rows handed from the cursor's thread at once: enough that the hand-over costs nothing a row.
 const PAGE_ROWS: usize = 1_000;
@@ -113,18 +111,23 @@ impl<T: Send + 'static> SqlReader<T> {
     }
 
     /// What stands behind the query, and the parameters of both.
-    fn rest(&self, dialect: Dialect) -> (String, Vec<SqlValue<'static>>) {
+    fn rest(
+        &self,
+        session: &mut SqlSession,
+        query: &str,
+    ) -> Result<(String, Vec<SqlValue<'static>>), SqlError> {
         let mut params = self.params.clone();
-        let Some(key) = &self.key else { return (String::new(), params) };
-        let key = format!("q.{}", dialect.quoted(key));
+        let Some(column) = &self.key else { return Ok((String::new(), params)) };
+        let key = format!("q.{}", self.database.dialect().quoted(column));
         let behind = match &self.position.key {
             Some(last) => {
                 params.push(last.into());
-                format!("WHERE {key} > {} ", dialect.parameter(params.len()))
+                let last = session.key_parameter(query, column, params.len())?;
+                format!("WHERE {key} > {last} ")
             }
             None => String::new(),
         };
-        (format!("{behind}ORDER BY {key}"), params)
+        Ok((format!("{behind}ORDER BY {key}"), params))
     }
 
     fn start(&self) -> Result<Cursor<T>, ItemError> {
@@ -132,8 +135,9 @@ impl<T: Send + 'static> SqlReader<T> {
         let mut session = database
             .connect_read_only()
             .map_err(|error| error.of_item(format!("open `{database}`")))?;
-        let (rest, params) = self.rest(database.dialect());
         let query = self.query.trim().trim_end_matches(';');
+        let (rest, params) =
+            self.rest(&mut session, query).map_err(|error| error.of_item("prepare the query"))?;
         // Wrong SQL is told at `open`, before anything is read.
         let text =
             session.readable(query, &rest).map_err(|error| error.of_item("prepare the query"))?;

@@ -1,9 +1,7 @@
 //! Another database than the store's, with a copy of the checkpoint in it: whatever of the two commits a
 //! crash leaves undone, the restart finishes.
 
-use batchwright::{
-    Counters, Durability, ErrorKind, ItemError, PreparedCommit, StepScope, StepStart,
-};
+use batchwright::{Counters, Durability, ErrorKind, ItemError, PreparedCommit, StepScope};
 
 use crate::database::{Database, Dialect, Sql, SqlError, SqlSession};
 
@@ -22,6 +20,8 @@ struct CheckpointKey {
     instance: i64,
     step: String,
     execution: i64,
+    /// What the step began: a rerun of a completed step has its own.
+    round: i64,
 }
 
 impl Sink {
@@ -43,6 +43,7 @@ impl Sink {
             instance: scope.job().instance_id().0,
             step: scope.step().to_owned(),
             execution: scope.job().execution_id().0,
+            round: scope.round().0,
         };
         let save = Sql::new(
             database.dialect(),
@@ -50,7 +51,7 @@ impl Sink {
              WHERE store = ?1 AND instance = ?2 AND step = ?3 AND execution = ?4",
         );
         let mut sink = Self { database: database.clone(), session, key, save, writing: false };
-        let held = sink.take_over(scope.start() == StepStart::Fresh).map_err(failed)?;
+        let held = sink.take_over().map_err(failed)?;
         let held = match held.ok_or_else(ItemError::lease_lost)? {
             Some(text) => serde_json::from_str(&text).map_err(|error| {
                 ItemError::wrap(ErrorKind::FATAL, "understand the checkpoint in the sink", error)
@@ -70,11 +71,11 @@ impl Sink {
     /// Writes this execution into the row, so that an older one can commit nothing more.
     ///
     /// `None`: a newer execution stands there already; this one woke up too late.
-    fn take_over(&mut self, fresh: bool) -> Result<Option<Option<String>>, SqlError> {
+    fn take_over(&mut self) -> Result<Option<Option<String>>, SqlError> {
         let dialect = self.database.dialect();
         self.make_table(dialect)?;
         self.session.begin()?;
-        let taken = self.take_row(dialect, fresh);
+        let taken = self.take_row(dialect);
         match &taken {
             Ok(_) => self.session.commit()?,
             Err(_) => self.session.roll_back()?,
@@ -93,6 +94,7 @@ impl Sink {
                  instance  BIGINT NOT NULL,
                  step      {name} NOT NULL,
                  execution BIGINT NOT NULL,
+                 round     BIGINT NOT NULL,
                  prepared  {text},
                  PRIMARY KEY (store, instance, step)
              )"
@@ -111,42 +113,40 @@ impl Sink {
         }
     }
 
-    fn take_row(
-        &mut self,
-        dialect: Dialect,
-        fresh: bool,
-    ) -> Result<Option<Option<String>>, SqlError> {
-        let CheckpointKey { store, instance, step, execution } = &self.key;
-        let mine = [store.into(), (*instance).into(), step.into(), (*execution).into()];
+    fn take_row(&mut self, dialect: Dialect) -> Result<Option<Option<String>>, SqlError> {
+        let CheckpointKey { store, instance, step, execution, round } = &self.key;
+        let mine =
+            [store.into(), (*instance).into(), step.into(), (*execution).into(), (*round).into()];
         let insert = match dialect {
             Dialect::MySql => {
-                "INSERT IGNORE INTO batchwright_checkpoint VALUES (?1, ?2, ?3, ?4, NULL)"
+                "INSERT IGNORE INTO batchwright_checkpoint VALUES (?1, ?2, ?3, ?4, ?5, NULL)"
             }
             Dialect::Sqlite | Dialect::Postgres => {
-                "INSERT INTO batchwright_checkpoint VALUES (?1, ?2, ?3, ?4, NULL) ON CONFLICT DO NOTHING"
+                "INSERT INTO batchwright_checkpoint VALUES (?1, ?2, ?3, ?4, ?5, NULL) ON CONFLICT DO NOTHING"
             }
         };
         self.session.execute(&Sql::new(dialect, insert), &mine)?;
         let find = Sql::new(
             dialect,
-            "SELECT execution, prepared FROM batchwright_checkpoint
+            "SELECT execution, round, prepared FROM batchwright_checkpoint
              WHERE store = ?1 AND instance = ?2 AND step = ?3{lock}",
         );
         let found = self.session.one(&find, &mine[..3], |row| {
-            Ok((row.read::<i64>("execution")?, row.read::<Option<String>>("prepared")?))
+            let prepared: Option<String> = row.read("prepared")?;
+            Ok((row.read::<i64>("execution")?, row.read::<i64>("round")?, prepared))
         })?;
-        let Some((holder, prepared)) = found.filter(|(holder, _)| holder <= execution) else {
+        let Some((_, held, prepared)) = found.filter(|(holder, ..)| holder <= execution) else {
             return Ok(None);
         };
-        let reset = if fresh { ", prepared = NULL" } else { "" };
+        // What an earlier round committed is no part of this one.
+        let is_mine = held == *round;
+        let reset = if is_mine { "" } else { ", prepared = NULL" };
         let take = format!(
-            "UPDATE batchwright_checkpoint SET execution = ?4{reset}
+            "UPDATE batchwright_checkpoint SET execution = ?4, round = ?5{reset}
              WHERE store = ?1 AND instance = ?2 AND step = ?3"
         );
-        if fresh || holder < *execution {
-            self.session.execute(&Sql::new(dialect, &take), &mine)?;
-        }
-        Ok(Some(prepared.filter(|_| !fresh)))
+        self.session.execute(&Sql::new(dialect, &take), &mine)?;
+        Ok(Some(prepared.filter(|_| is_mine)))
     }
 
     /// The connection, in a transaction.
@@ -155,7 +155,7 @@ impl Sink {
             let failed = |error: SqlError| error.of_item("begin in the sink");
             if self.session.begin().is_err() {
                 // Its server may have been restarted; what was not committed is rolled back there.
-                self.session = self.database.connect().map_err(failed)?;
+                self.session = self.database.reconnect().map_err(failed)?;
                 self.session.begin().map_err(failed)?;
             }
             self.writing = true;
@@ -167,7 +167,7 @@ impl Sink {
         self.session()?;
         let text = serde_json::to_string(commit)
             .map_err(|error| ItemError::wrap(ErrorKind::FATAL, "store the checkpoint", error))?;
-        let CheckpointKey { store, instance, step, execution } = &self.key;
+        let CheckpointKey { store, instance, step, execution, .. } = &self.key;
         let values =
             [store.into(), (*instance).into(), step.into(), (*execution).into(), text.into()];
         let saved = self
@@ -177,7 +177,10 @@ impl Sink {
         if saved == 0 {
             return Err(ItemError::lease_lost());
         }
-        self.session.commit().map_err(|error| error.of_item("commit in the sink"))?;
+        // Whether it is durable is not known now: no further attempt, the restart looks at what is there.
+        let committed = self.session.commit();
+        committed
+            .map_err(|error| error.of_item("commit in the sink").with_kind(ErrorKind::FATAL))?;
         self.writing = false;
         Ok(())
     }

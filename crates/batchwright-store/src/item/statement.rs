@@ -73,9 +73,11 @@ impl RowBinder<'_, '_> {
                 None => Ok(()),
             },
             Target::Arguments { arguments, bytes } => {
-                if let SqlValue::Text(text) = &value {
-                    **bytes += text.len();
-                }
+                **bytes += match &value {
+                    SqlValue::Text(text) => text.len(),
+                    SqlValue::Bytes(bytes) => bytes.len(),
+                    _ => 8,
+                };
                 push_mysql(arguments, &value).map_err(|error| error.of_item("bind a value"))
             }
             Target::Values(values) => {
@@ -190,22 +192,24 @@ impl Change {
         // Of several rows with one key the last one counts, as if they came one by one.
         let names = list(key.iter().map(quoted));
         let newest = format!(
-            "SELECT DISTINCT ON ({names}) * FROM (SELECT {casts}, u.n FROM unnest({arrays}) \
-             WITH ORDINALITY AS u({places}, n)) AS r ORDER BY {names}, n DESC"
+            "SELECT DISTINCT ON ({names}) * FROM (SELECT {casts}, u.bw_row FROM unnest({arrays}) \
+             WITH ORDINALITY AS u({places}, bw_row)) AS r ORDER BY {names}, bw_row DESC"
         );
         if let SqlMode::Upsert { .. } = self.mode {
             let all = list(self.columns.iter().map(quoted));
             return format!(
-                "{} SELECT {all} FROM ({newest}) AS s{}",
+                "{} SELECT {all} FROM ({newest}) AS bw_source{}",
                 self.insert_into(Dialect::Postgres),
                 self.conflict(Dialect::Postgres, key)
             );
         }
-        let set = list(self.rest(key).map(|name| format!("{0} = s.{0}", quoted(name))));
-        let found: Vec<_> = key.iter().map(|name| format!("t.{0} = s.{0}", quoted(name))).collect();
+        let set = list(self.rest(key).map(|name| format!("{0} = bw_source.{0}", quoted(name))));
+        let found: Vec<_> =
+            key.iter().map(|name| format!("bw_target.{0} = bw_source.{0}", quoted(name))).collect();
         format!(
-            "WITH s AS MATERIALIZED ({newest}), changed AS (UPDATE {} AS t SET {set} FROM s WHERE {} \
-             RETURNING 1) SELECT 1 FROM s WHERE (SELECT count(*) FROM changed) < (SELECT count(*) FROM s)",
+            "WITH bw_source AS MATERIALIZED ({newest}), bw_changed AS (UPDATE {} AS bw_target SET {set} \
+             FROM bw_source WHERE {} RETURNING bw_source.bw_row) SELECT 1 FROM bw_source WHERE bw_row NOT IN \
+             (SELECT bw_row FROM bw_changed)",
             Dialect::Postgres.table(&self.table),
             found.join(" AND ")
         )

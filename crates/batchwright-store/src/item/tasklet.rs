@@ -61,15 +61,15 @@ impl Tasklet for SqlTasklet {
 
 fn run(session: &mut SqlSession, text: &str) -> Result<(), ItemError> {
     let ran = |error: SqlError| error.of_item("run the statements");
-    if session.native().is::<MySqlSession>() {
-        session.run(text).map_err(ran)?;
-        // Whatever it committed by itself: what follows is a transaction again.
-        return session.run("BEGIN").map_err(ran);
-    }
     // A mark that is gone when the statements ended the transaction themselves.
     session.run("SAVEPOINT batchwright_step").map_err(ran)?;
     session.run(text).map_err(ran)?;
-    session.run("RELEASE SAVEPOINT batchwright_step").map_err(|error| {
+    let released = session.run("RELEASE SAVEPOINT batchwright_step");
+    if released.is_err() && session.native().is::<MySqlSession>() {
+        // A statement that changed a table's definition committed by itself: what follows is a transaction again.
+        return session.run("BEGIN").map_err(ran);
+    }
+    released.map_err(|error| {
         let told = "run the statements: they ended the step's transaction; leave BEGIN and COMMIT to the step";
         error.of_item(told).with_kind(batchwright::ErrorKind::FATAL)
     })

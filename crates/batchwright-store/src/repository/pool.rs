@@ -11,7 +11,8 @@ use crate::database::{Session, SqlError, SqlSession};
 /// How long somebody waits for a connection that others hold.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
-type Connect = Box<dyn Fn() -> Result<SqlSession, SqlError> + Send + Sync>;
+/// Opens a connection; told whether it is the first of all.
+type Connect = Box<dyn Fn(bool) -> Result<SqlSession, SqlError> + Send + Sync>;
 
 /// At most so many connections. Those that broke are replaced when the next one is needed.
 pub(super) struct Pool {
@@ -24,14 +25,16 @@ struct State {
     idle: Vec<SqlSession>,
     /// Connections that may still be opened.
     left: usize,
+    /// Whether the database was ever reached.
+    reached: bool,
 }
 
 impl Pool {
     pub(super) fn new(
         connections_max: usize,
-        connect: impl Fn() -> Result<SqlSession, SqlError> + Send + Sync + 'static,
+        connect: impl Fn(bool) -> Result<SqlSession, SqlError> + Send + Sync + 'static,
     ) -> Self {
-        let state = State { idle: Vec::new(), left: connections_max };
+        let state = State { idle: Vec::new(), left: connections_max, reached: false };
         Self { connect: Box::new(connect), state: Mutex::new(state), returned: Condvar::new() }
     }
 
@@ -44,9 +47,11 @@ impl Pool {
             }
             if state.left > 0 {
                 state.left -= 1;
+                let first = !state.reached;
                 drop(state);
                 let place = Pooled { pool: self, session: None, fresh: true };
-                let session = (self.connect)().map_err(|error| error.in_store("connect"))?;
+                let session = (self.connect)(first).map_err(|error| error.in_store("connect"))?;
+                self.state.lock().unwrap_or_else(PoisonError::into_inner).reached = true;
                 return Ok(place.with(session));
             }
             let waited = self.returned.wait_timeout(state, TAKE_TIMEOUT);

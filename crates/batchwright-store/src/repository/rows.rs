@@ -125,6 +125,7 @@ pub(super) fn step(row: &SqlRow<'_>) -> Read<StepExecution> {
         ended_at: some_time(row, "ended_at")?,
         failure: failure(row)?,
         handled: row.read("handled")?,
+        begun_by: row.read::<Option<i64>>("begun_by")?.map(StepExecutionId),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use batchwright::RepositoryError;
 
-use crate::database::{Dialect, Session, Sql, SqlError};
+use crate::database::{Dialect, Session, Sql, SqlError, SqlErrorClass};
 
 /// A migration: its number, its name, its text. The text is never edited after release.
 type Migration = (i64, &'static str, &'static str);
@@ -92,7 +92,16 @@ impl Schema<'_> {
             Dialect::Sqlite => session.run("BEGIN EXCLUSIVE"),
             Dialect::Postgres => session
                 .run("BEGIN; SELECT pg_advisory_xact_lock(hashtext('batchwright migration'))"),
-            Dialect::MySql => session.run("DO get_lock('batchwright migration', 60)"),
+            Dialect::MySql => {
+                let sql = self.sql("SELECT get_lock('batchwright migration', 60) AS got");
+                match session.one(&sql, &[], |row| row.read::<Option<i64>>("got"))?.flatten() {
+                    Some(1) => Ok(()),
+                    _ => Err(SqlError::new(
+                        SqlErrorClass::Unavailable,
+                        "another process has been migrating the store for a minute",
+                    )),
+                }
+            }
         }
     }
 

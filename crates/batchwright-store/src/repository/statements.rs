@@ -16,7 +16,7 @@ macro_rules! statements {
 }
 
 statements! {
-    find_instance: "SELECT id, job, {q}key{q}, created_at FROM {p}job_instance WHERE job = ?1 AND {q}key{q} = ?2";
+    find_instance: "SELECT id, job, {q}key{q}, created_at FROM {p}job_instance WHERE job = ?1 AND {q}key{q} = ?2{lock}";
     newest_instance: "SELECT id, job, {q}key{q}, created_at FROM {p}job_instance WHERE job = ?1 \
         ORDER BY id DESC LIMIT 1";
     insert_instance: "INSERT INTO {p}job_instance (job, {q}key{q}, created_at) VALUES (?1, ?2, ?3){id}";
@@ -53,9 +53,9 @@ statements! {
         WHERE e.instance_id = ?1 AND s.name = ?2 ORDER BY s.id DESC";
     insert_step: "INSERT INTO {p}step_execution (execution_id, name, {q}partition{q}, status, exit_code, exit_message, \
         read_count, write_count, filter_count, read_skip, process_skip, write_skip, commit_count, rollback_count, \
-        checkpoint, context, started_at, updated_at, ended_at, failure_code, failure, handled) \
+        checkpoint, context, started_at, updated_at, ended_at, failure_code, failure, handled, begun_by) \
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
-        ?22){id}";
+        ?22, ?23){id}";
     update_step: "UPDATE {p}step_execution SET status = ?2, exit_code = ?3, exit_message = ?4, read_count = ?5, \
         write_count = ?6, filter_count = ?7, read_skip = ?8, process_skip = ?9, write_skip = ?10, \
         commit_count = ?11, rollback_count = ?12, checkpoint = ?13, context = ?14, updated_at = ?15, \

@@ -219,6 +219,7 @@ impl UnitOfWork for SqlUnit<'_> {
                 one.failure.as_ref().map(|failure| &failure.code),
                 one.failure.as_ref().map(|failure| &failure.message),
                 one.handled,
+                one.begun_by.map(|id| id.0),
             ],
         )?;
         Ok(StepExecutionId(id))

@@ -260,7 +260,8 @@ impl<T: Send + Sync> ItemReader for CsvReader<T> {
         let length = file.metadata().map_err(failed)?.len();
         let budget = Budget(Arc::default());
         budget.set(self.record_bytes_max);
-        let (start, end) = self.range.unwrap_or((0, length));
+        // Without a range there is no end but that of the file: a pipe has no length.
+        let (start, end) = self.range.unwrap_or((0, u64::MAX));
         let source = Bounded { file, budget: budget.clone(), at: 0, end };
         let mut csv = ReaderBuilder::new()
             .delimiter(self.delimiter)
@@ -273,8 +274,9 @@ impl<T: Send + Sync> ItemReader for CsvReader<T> {
         let headers = headers.clone();
         let begin = (start > 0).then_some(CsvPosition { byte: start, line: 1, record: 1 });
         if let Some(CsvPosition { byte, line, record }) = position.or(begin) {
-            if byte.max(end) > length {
-                return Err(shrunk(&self.path, byte.max(end), length));
+            let needed = self.range.map_or(byte, |(_, end)| byte.max(end));
+            if needed > length {
+                return Err(shrunk(&self.path, needed, length));
             }
             let mut at = ::csv::Position::new();
             at.set_byte(byte).set_line(line).set_record(record);
@@ -282,6 +284,7 @@ impl<T: Send + Sync> ItemReader for CsvReader<T> {
         }
         let position = CsvPosition { byte: 0, line: 1, record: 0 };
         let record = StringRecord::new();
+        let end = end.min(length);
         let mut opened = Opened { csv, budget, headers, record, start, end, position };
         opened.note_position();
         self.open = Some(opened);

@@ -305,6 +305,8 @@ impl JobBuilder {
         let Self { mut job, flow: FlowBuilder { flow, mut faults } } = self;
         if job.name.trim().is_empty() {
             faults.push("its name is empty".to_owned());
+        } else if job.name.trim() != job.name {
+            faults.push("its name begins or ends with a space".to_owned());
         }
         faults.extend(flow.faults());
         for step in flow.steps() {

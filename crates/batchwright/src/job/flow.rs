@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::decider::Decider;
 use crate::execution::ExitStatus;
-use crate::step::Step;
+use crate::step::{Step, StepKind};
 
 /// A flow: nodes in their order, each with its transitions. The whole of a job is one, and so is every branch
 /// of a split.
@@ -113,6 +113,9 @@ impl JobFlow {
                 target => Route::Transition(target),
             };
         }
+        if matches!(self.nodes[index].kind, NodeKind::Decision(_)) {
+            return Route::Lost;
+        }
         let last = index + 1 == self.nodes.len();
         // A word of the step's own leads on only where somebody said where; at the end it is the job's word.
         let goes_on = code.starts_with(ExitStatus::COMPLETED) || code.starts_with(ExitStatus::NOOP);
@@ -137,11 +140,21 @@ impl JobFlow {
         for (name, count) in names {
             if name.trim().is_empty() {
                 faults.push("a step has an empty name".to_owned());
+            } else if name.trim() != name {
+                faults.push(format!("the name `{name}` begins or ends with a space"));
             } else if count > 1 {
                 faults.push(format!("two steps are called `{name}`"));
             }
         }
         self.collect_faults(&mut faults);
+        let steps = self.steps();
+        for partitioned in steps.iter().filter(|step| step.kind() == StepKind::Partitions) {
+            let prefix = format!("{}:", partitioned.name());
+            if let Some(other) = steps.iter().find(|step| step.name().starts_with(&prefix)) {
+                let (name, other) = (partitioned.name(), other.name());
+                faults.push(format!("step `{other}` is called like a partition of step `{name}`"));
+            }
+        }
         faults
     }
 

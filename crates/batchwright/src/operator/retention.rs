@@ -3,6 +3,7 @@
 use super::{JobOperator, OperatorError};
 use crate::execution::{BatchStatus, ExecutionId, InstanceId, JobExecution};
 use crate::query::{ExecutionFilter, InstancePage};
+use crate::repository::lifecycle::contended;
 
 /// Which instances may be forgotten. All that is said must hold; a running instance never goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,24 +79,35 @@ impl JobOperator {
             let candidates = self.queries().executions(&filter)?;
             let Some(last) = candidates.last() else { return Ok(purged) };
             filter.before = Some(last.id);
-            let mut unit = self.inner.repository.begin()?;
-            for candidate in candidates.iter().filter(|one| one.instance_id < below) {
-                let history = unit.executions_of(candidate.instance_id)?;
-                if !may_go(&history, candidate.id, retention) {
-                    continue;
+            let gone = contended(|| self.purge_batch(&candidates, below, retention, dry_run))?;
+            purged += gone.len() as u64;
+            gone.iter().for_each(&mut *each);
+        }
+    }
+
+    /// One unit of work; returns what goes.
+    fn purge_batch(
+        &self,
+        candidates: &[JobExecution],
+        below: InstanceId,
+        retention: &Retention,
+        dry_run: bool,
+    ) -> Result<Vec<JobExecution>, OperatorError> {
+        let mut unit = self.inner.repository.begin()?;
+        let mut gone = Vec::new();
+        for candidate in candidates.iter().filter(|one| one.instance_id < below) {
+            let history = unit.executions_of(candidate.instance_id)?;
+            if may_go(&history, candidate.id, retention) {
+                if !dry_run {
+                    history.iter().try_for_each(|one| unit.delete_execution(one.id))?;
                 }
-                for execution in history {
-                    each(&execution);
-                    purged += 1;
-                    if !dry_run {
-                        unit.delete_execution(execution.id)?;
-                    }
-                }
-            }
-            if !dry_run {
-                unit.commit()?;
+                gone.extend(history);
             }
         }
+        if !dry_run {
+            unit.commit()?;
+        }
+        Ok(gone)
     }
 }
 

@@ -2,10 +2,12 @@
 //!
 //! Each function is one unit of work: read rows, decide by a pure function, write rows.
 
+use std::sync::PoisonError;
+
 use jiff::Timestamp;
 
 use super::{CheckpointUpdate, JobRepository, Lease, UnitOfWork};
-use crate::context::ExecutionContext;
+use crate::context::{ContextHandle, ExecutionContext};
 use crate::error::{Failure, RepositoryError};
 use crate::event::EventRecord;
 use crate::execution::{
@@ -51,21 +53,34 @@ pub(crate) fn start(
 
 /// Tries `work` again when another unit of work was quicker: what it decided by is no longer so. A store whose
 /// units of work exclude each other never asks for it.
-fn contended<T>(work: impl FnMut() -> Result<T, OperatorError>) -> Result<T, OperatorError> {
+pub(crate) fn contended<T, E: MayConflict>(mut work: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     /// More than any real contest takes; a conflict that stays is told.
     const ATTEMPTS_MAX: usize = 32;
-    let mut work = work;
-    let lost = |result: &Result<T, OperatorError>| {
-        matches!(result, Err(OperatorError::Repository(RepositoryError::Conflict { .. })))
-    };
     let mut result = work();
     for _ in 1..ATTEMPTS_MAX {
-        if !lost(&result) {
-            break;
+        match result {
+            Err(error) if error.is_conflict() => result = work(),
+            result => return result,
         }
-        result = work();
     }
     result
+}
+
+/// An error that may say that another unit of work was quicker.
+pub(crate) trait MayConflict {
+    fn is_conflict(&self) -> bool;
+}
+
+impl MayConflict for RepositoryError {
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict { .. })
+    }
+}
+
+impl MayConflict for OperatorError {
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Repository(error) if error.is_conflict())
+    }
 }
 
 fn start_in(
@@ -187,11 +202,17 @@ pub(crate) fn start_next(
 ) -> Result<JobExecution, OperatorError> {
     contended(|| {
         let mut unit = repository.begin()?;
-        let newest = match unit.newest_instance(request.job)? {
+        let newest = unit.newest_instance(request.job)?;
+        let execution = match &newest {
             Some(instance) => unit.executions_of(instance.id)?.into_iter().next(),
             None => None,
         };
-        let parameters = change(newest.map(|execution| execution.parameters))?;
+        let parameters = change(execution.map(|execution| execution.parameters))?;
+        // Somebody else made that instance since the newest one was looked up: theirs is the newest now.
+        let made = unit.find_instance(request.job, &parameters.key())?.map(|instance| instance.id);
+        if made > newest.map(|instance| instance.id) {
+            return Err(RepositoryError::Conflict { what: "the newest instance".to_owned() }.into());
+        }
         let execution = start_in(&mut *unit, request, parameters)?;
         unit.commit()?;
         Ok(execution)
@@ -200,6 +221,14 @@ pub(crate) fn start_next(
 
 /// `STARTING` → `STARTED`. `None` when it was stopped or taken over before it could run.
 pub(crate) fn claim(
+    repository: &dyn JobRepository,
+    lease: Lease,
+    now: Timestamp,
+) -> Result<Option<JobExecution>, RepositoryError> {
+    contended(|| claim_once(repository, lease, now))
+}
+
+fn claim_once(
     repository: &dyn JobRepository,
     lease: Lease,
     now: Timestamp,
@@ -218,6 +247,7 @@ pub(crate) fn claim(
 }
 
 /// How an owner ends its execution.
+#[derive(Clone)]
 pub(crate) struct Ended {
     pub(crate) event: StatusEvent,
     pub(crate) exit: ExitStatus,
@@ -229,6 +259,15 @@ pub(crate) struct Ended {
 
 /// Ends the execution of `lease`.
 pub(crate) fn finish(
+    repository: &dyn JobRepository,
+    lease: Lease,
+    outcome: Ended,
+    now: Timestamp,
+) -> Result<JobExecution, RepositoryError> {
+    contended(|| finish_once(repository, lease, outcome.clone(), now))
+}
+
+fn finish_once(
     repository: &dyn JobRepository,
     lease: Lease,
     outcome: Ended,
@@ -386,6 +425,14 @@ fn close_lost(
 pub(crate) fn begin_step(
     repository: &dyn JobRepository,
     lease: Lease,
+    step: StepExecution,
+) -> Result<StepExecution, RepositoryError> {
+    contended(|| begin_step_once(repository, lease, step.clone()))
+}
+
+fn begin_step_once(
+    repository: &dyn JobRepository,
+    lease: Lease,
     mut step: StepExecution,
 ) -> Result<StepExecution, RepositoryError> {
     let mut unit = repository.begin()?;
@@ -396,27 +443,97 @@ pub(crate) fn begin_step(
     Ok(step)
 }
 
-/// Stores how a step ended, or that it got its turn, with the job's context when that changed.
+/// Stores that a step got its turn.
 pub(crate) fn update_step(
     repository: &dyn JobRepository,
     lease: Lease,
     step: &StepExecution,
-    job_context: Option<&ExecutionContext>,
+    now: Timestamp,
+) -> Result<(), RepositoryError> {
+    contended(|| update_step_once(repository, lease, step, now))
+}
+
+fn update_step_once(
+    repository: &dyn JobRepository,
+    lease: Lease,
+    step: &StepExecution,
     now: Timestamp,
 ) -> Result<(), RepositoryError> {
     let mut unit = repository.begin()?;
-    let mut execution = owned(&mut *unit, lease)?;
-    if let Some(context) = job_context {
-        execution.context = context.clone();
-        unit.update_execution(&execution)?;
-    }
+    owned(&mut *unit, lease)?;
     unit.update_step(step)?;
     record_step(&mut *unit, step, now)?;
     unit.commit()
 }
 
+/// The contexts that a step leaves.
+#[derive(Clone, Copy)]
+pub(crate) struct Contexts<'a> {
+    pub(crate) step: &'a ContextHandle,
+    pub(crate) job: &'a ContextHandle,
+}
+
+/// Stores how a step ended.
+///
+/// Position, counters and context are the chunk commits' business: what they stored stands, also when the
+/// answer to the last of them was lost and this process believes that it failed.
+pub(crate) fn end_step(
+    repository: &dyn JobRepository,
+    lease: Lease,
+    step: &mut StepExecution,
+    contexts: Contexts<'_>,
+    now: Timestamp,
+) -> Result<(), RepositoryError> {
+    contended(|| end_step_once(repository, lease, step, contexts, now))
+}
+
+fn end_step_once(
+    repository: &dyn JobRepository,
+    lease: Lease,
+    step: &mut StepExecution,
+    contexts: Contexts<'_>,
+    now: Timestamp,
+) -> Result<(), RepositoryError> {
+    let mut unit = repository.begin()?;
+    // The unit first, because whoever holds the lock has a connection already; and then the lock, because
+    // whoever waits for the execution's row holds it.
+    let lock = contexts.job.commit_lock();
+    let _alone = lock.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
+    // From here on no commit of ours is on its way any more: they hold the execution until they are through.
+    let mut execution = owned(&mut *unit, lease)?;
+    let rows = unit.steps_of(lease.execution)?;
+    let stored = rows.into_iter().find(|row| row.id == step.id).ok_or_else(|| {
+        RepositoryError::Corrupt { what: format!("step execution {} does not exist", step.id) }
+    })?;
+    step.checkpoint = stored.checkpoint;
+    if stored.counters.commit > step.counters.commit {
+        step.counters = stored.counters;
+    }
+    step.context = contexts.step.change().unwrap_or(stored.context);
+    let job_context = contexts.job.change();
+    if let Some(context) = &job_context {
+        execution.context = context.clone();
+        unit.update_execution(&execution)?;
+    }
+    unit.update_step(step)?;
+    record_step(&mut *unit, step, now)?;
+    unit.commit()?;
+    if let Some(stored) = job_context {
+        contexts.job.committed(stored);
+    }
+    Ok(())
+}
+
 /// The flow goes on from the failures of `steps`: a restart does not try them again.
 pub(crate) fn handle_failures(
+    repository: &dyn JobRepository,
+    lease: Lease,
+    steps: &[StepExecutionId],
+) -> Result<(), RepositoryError> {
+    contended(|| handle_failures_once(repository, lease, steps))
+}
+
+fn handle_failures_once(
     repository: &dyn JobRepository,
     lease: Lease,
     steps: &[StepExecutionId],
@@ -434,6 +551,16 @@ pub(crate) fn handle_failures(
 
 /// Stores what a running step must find again on a restart, apart from the checkpoints of its items.
 pub(crate) fn keep_plan(
+    repository: &dyn JobRepository,
+    lease: Lease,
+    step: &mut StepExecution,
+    plan: &str,
+    now: Timestamp,
+) -> Result<(), RepositoryError> {
+    contended(|| keep_plan_once(repository, lease, step, plan, now))
+}
+
+fn keep_plan_once(
     repository: &dyn JobRepository,
     lease: Lease,
     step: &mut StepExecution,

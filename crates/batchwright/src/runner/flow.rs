@@ -27,12 +27,14 @@ pub(super) enum FlowEnd {
         exit: ExitStatus,
         /// The step executions that failed and were not handled.
         steps: Vec<StepExecutionId>,
+        /// Whether another branch was stopped by a transition: the job stops, even when the failure is handled.
+        stopped: bool,
     },
 }
 
 impl FlowEnd {
     pub(super) fn failed(failure: Failure, exit: ExitStatus) -> Self {
-        Self::Failed { failure, exit, steps: Vec::new() }
+        Self::Failed { failure, exit, steps: Vec::new(), stopped: false }
     }
 }
 
@@ -63,18 +65,20 @@ impl<'r> Walk<'r> {
         flow: &JobFlow,
         scope: &JobScope,
     ) -> Result<FlowEnd, RepositoryError> {
-        self.flow_after(flow, scope, None)
+        self.flow_in(flow, scope, Round::default())
     }
 
-    /// As [`flow`](Self::flow); steps that completed in execution `again_after` or before run again.
-    fn flow_after(
+    fn flow_in(
         &self,
         flow: &JobFlow,
         scope: &JobScope,
-        again_after: Option<ExecutionId>,
+        round: Round,
     ) -> Result<FlowEnd, RepositoryError> {
+        if round.again {
+            self.forget_entries(flow);
+        }
         let entry = self.state().entries.get(&flow.name).cloned();
-        let again_after = entry.as_ref().and_then(|entry| entry.again_after).or(again_after);
+        let again_after = entry.as_ref().and_then(|entry| entry.again_after).max(round.again_after);
         let mut at = match entry.map(|entry| entry.at) {
             None => 0,
             // The definition may have changed under a caller who accepts that: then from the beginning.
@@ -91,35 +95,41 @@ impl<'r> Walk<'r> {
             if scope.stop().is_requested() {
                 return Ok(FlowEnd::Stopped);
             }
-            let revisited = !visited.insert(at);
+            let round = Round { again: !visited.insert(at) || round.again, again_after };
             let node = &flow.nodes[at];
             let end = match &node.kind {
                 NodeKind::Step(step) => {
                     let handles = |code: &str| flow.handles(at, code);
-                    self.step(step, scope, Visit { revisited, again_after, handles: &handles })?
+                    self.step(step, scope, round, &handles)?
                 }
-                NodeKind::Decision(decider) => self.decision(&node.name, &**decider, scope)?,
-                NodeKind::Flow(inner) => {
-                    if revisited {
-                        self.state().entries.remove(&inner.name);
+                NodeKind::Decision(decider) => {
+                    match self.decision(&node.name, &**decider, scope)? {
+                        // Nobody expects a decision to fail: no transition is asked.
+                        failed @ FlowEnd::Failed { .. } => return Ok(failed),
+                        decided => decided,
                     }
-                    self.flow_after(inner, scope, again_after)?
                 }
-                NodeKind::Split(branches) => self.split(branches, scope, again_after)?,
+                NodeKind::Flow(inner) => self.flow_in(inner, scope, round)?,
+                NodeKind::Split(branches) => self.split(branches, scope, round)?,
             };
-            let (outcome, exit, failure, steps) = match end {
+            let (outcome, exit, failure, steps, stopped) = match end {
                 FlowEnd::Stopped => return Ok(FlowEnd::Stopped),
                 FlowEnd::Completed { exit, ran } => {
                     ran_any |= ran;
-                    (Outcome::Completed, exit, None, Vec::new())
+                    (Outcome::Completed, exit, None, Vec::new(), false)
                 }
-                FlowEnd::Failed { failure, exit, steps } => {
+                FlowEnd::Failed { failure, exit, steps, stopped } => {
                     ran_any = true;
-                    (Outcome::Failed, exit, Some(failure), steps)
+                    (Outcome::Failed, exit, Some(failure), steps, stopped)
                 }
             };
-            if failure.is_some() && !steps.is_empty() && flow.handles(at, &exit.code) {
-                lifecycle::handle_failures(&*self.runner.repository, self.lease, &steps)?;
+            if failure.is_some() && flow.handles(at, &exit.code) {
+                if !steps.is_empty() {
+                    lifecycle::handle_failures(&*self.runner.repository, self.lease, &steps)?;
+                }
+                if stopped {
+                    return Ok(FlowEnd::Stopped);
+                }
             }
             let target = match flow.route(at, outcome, &exit.code) {
                 Route::Next(next) => {
@@ -129,7 +139,7 @@ impl<'r> Walk<'r> {
                 Route::Done => return Ok(FlowEnd::Completed { exit, ran: ran_any }),
                 Route::Lost => {
                     return Ok(match failure {
-                        Some(failure) => FlowEnd::Failed { failure, exit, steps },
+                        Some(failure) => FlowEnd::Failed { failure, exit, steps, stopped },
                         None => lost(&node.name, &exit.code),
                     });
                 }
@@ -145,6 +155,7 @@ impl<'r> Walk<'r> {
                     let told = || format!("step `{}` ended with `{}`", node.name, exit.code);
                     let failure = failure.unwrap_or_else(|| Failure::new("flow_failed", told()));
                     FlowEnd::Failed {
+                        stopped,
                         failure,
                         exit: ExitStatus { code: code.clone(), ..exit },
                         steps,
@@ -156,9 +167,24 @@ impl<'r> Walk<'r> {
                 }
                 Target::RestartAt(name) => {
                     let again_after = Some(scope.execution_id());
+                    self.forget_entries(flow);
                     self.stop_at(flow, FlowEntry { at: Some(name.clone()), again_after })
                 }
             });
+        }
+    }
+
+    /// A flow that begins anew is not entered where an earlier round of it stopped, nor are those within it.
+    fn forget_entries(&self, flow: &JobFlow) {
+        self.state().entries.remove(&flow.name);
+        for node in &flow.nodes {
+            match &node.kind {
+                NodeKind::Step(_) | NodeKind::Decision(_) => {}
+                NodeKind::Flow(inner) => self.forget_entries(inner),
+                NodeKind::Split(branches) => {
+                    branches.iter().for_each(|branch| self.forget_entries(branch));
+                }
+            }
         }
     }
 
@@ -171,19 +197,19 @@ impl<'r> Walk<'r> {
         &self,
         step: &Arc<dyn Step>,
         scope: &JobScope,
-        visit: Visit<'_>,
+        round: Round,
+        handles: &dyn Fn(&str) -> bool,
     ) -> Result<FlowEnd, RepositoryError> {
         let history = {
             let mut unit = self.runner.repository.begin()?;
             unit.history_of(scope.instance_id(), step.name())?
         };
-        let past = Past::of(&self.runner.repository, &history, step.name())?;
         let options = step.options();
         // Rows of a round that a `restart_at` closed count for the start limit, and for nothing else.
         let is_current =
-            |row: &StepExecution| visit.again_after.is_none_or(|id| row.execution_id > id);
+            |row: &StepExecution| round.again_after.is_none_or(|id| row.execution_id > id);
         let current = history.first().filter(|row| is_current(row)).cloned();
-        let again = options.allow_start_if_complete || visit.revisited;
+        let again = options.allow_start_if_complete || round.again;
         let runs = u32::try_from(history.len()).unwrap_or(u32::MAX);
         let resumed = match decide_step(current, runs, options.start_limit, again) {
             StepDecision::PassOver(row) => return Ok(end_of(*row, false)),
@@ -195,6 +221,7 @@ impl<'r> Walk<'r> {
             StepDecision::Fresh => None,
             StepDecision::Resume(earlier) => Some(*earlier),
         };
+        let past = Past::of(&self.runner.repository, &history, step.name(), resumed.as_ref())?;
         let order = StepOrder {
             step: &**step,
             name: step.name().to_owned(),
@@ -203,7 +230,7 @@ impl<'r> Walk<'r> {
             lease: self.lease,
             resumed,
             past,
-            handles: visit.handles,
+            handles,
         };
         Ok(end_of(self.runner.run_step(order)?, true))
     }
@@ -250,14 +277,14 @@ impl<'r> Walk<'r> {
         &self,
         branches: &[JobFlow],
         scope: &JobScope,
-        again_after: Option<ExecutionId>,
+        round: Round,
     ) -> Result<FlowEnd, RepositoryError> {
         let ends: Vec<_> = std::thread::scope(|threads| {
             let running: Vec<_> = branches
                 .iter()
                 .map(|branch| {
                     let scope = scope.beside(scope.stop().clone());
-                    threads.spawn(move || self.flow_after(branch, &scope, again_after))
+                    threads.spawn(move || self.flow_in(branch, &scope, round))
                 })
                 .collect();
             let joined = running.into_iter().map(|thread| {
@@ -265,31 +292,37 @@ impl<'r> Walk<'r> {
             });
             joined.collect()
         });
+        scope.context().refresh();
         let ends = ends.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok(ends.into_iter().reduce(join).unwrap_or(FlowEnd::Stopped))
     }
 }
 
-/// How a node is come to.
-struct Visit<'v> {
-    /// Not for the first time in this execution.
-    revisited: bool,
+/// Which of the rows of earlier visits count.
+#[derive(Clone, Copy, Default)]
+struct Round {
+    /// Come to not for the first time in this execution: what is complete runs again.
+    again: bool,
+    /// Rows of this execution and those before it do not count.
     again_after: Option<ExecutionId>,
-    /// Whether the flow goes on from a failure with that code.
-    handles: &'v dyn Fn(&str) -> bool,
 }
 
 /// Two branches together: the worse end wins, exit codes combine.
 fn join(a: FlowEnd, b: FlowEnd) -> FlowEnd {
     use FlowEnd::{Completed, Failed, Stopped};
     match (a, b) {
-        (Failed { failure, exit, mut steps }, Failed { exit: other, steps: more, .. }) => {
+        (
+            Failed { failure, exit, mut steps, stopped },
+            Failed { exit: other, steps: more, stopped: too, .. },
+        ) => {
             steps.extend(more);
-            Failed { failure, exit: exit.and(other), steps }
+            Failed { failure, exit: exit.and(other), steps, stopped: stopped || too }
         }
-        (Failed { failure, exit, steps }, _) | (_, Failed { failure, exit, steps }) => {
-            Failed { failure, exit, steps }
+        (Failed { failure, exit, steps, .. }, Stopped)
+        | (Stopped, Failed { failure, exit, steps, .. }) => {
+            Failed { failure, exit, steps, stopped: true }
         }
+        (failed @ Failed { .. }, _) | (_, failed @ Failed { .. }) => failed,
         (Stopped, _) | (_, Stopped) => Stopped,
         (Completed { exit, ran }, Completed { exit: other, ran: more }) => {
             Completed { exit: exit.and(other), ran: ran || more }
@@ -307,7 +340,7 @@ fn end_of(row: StepExecution, ran: bool) -> FlowEnd {
                 Failure::new("step_failed", format!("step `{}` failed", row.name))
             });
             let steps = if row.handled { Vec::new() } else { vec![row.id] };
-            FlowEnd::Failed { failure, exit: row.exit, steps }
+            FlowEnd::Failed { failure, exit: row.exit, steps, stopped: false }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! One step execution in a row of its own, from its beginning to its end.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::Runner;
 use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError};
@@ -37,22 +38,31 @@ pub(crate) struct Past {
 }
 
 impl Past {
-    /// Of the step whose executions are `history`.
+    /// Of the step of that name, whose executions are `history`, when `resumed` is continued: what its round
+    /// did. A step that begins has no past.
     pub(crate) fn of(
         repository: &Arc<dyn JobRepository>,
         history: &[StepExecution],
         name: &str,
+        resumed: Option<&StepExecution>,
     ) -> Result<Self, RepositoryError> {
+        let Some(resumed) = resumed else { return Ok(Self { skips: 0, was_taken: false }) };
+        let round: Vec<_> = history.iter().filter(|row| row.round() == resumed.round()).collect();
         // Skips that stand: those of a chunk that was undone were counted, and never committed.
+        let executions: BTreeSet<_> = round
+            .iter()
+            .filter(|row| row.counters.skips() > 0)
+            .map(|row| row.execution_id)
+            .collect();
         let mut skips = 0;
-        for row in history.iter().filter(|row| row.counters.skips() > 0) {
-            let recorded = repository.skips(row.execution_id)?;
+        for execution in executions {
+            let recorded = repository.skips(execution)?;
             skips += recorded.iter().filter(|skip| skip.step == name).count() as u64;
         }
-        let was_taken = |row: &StepExecution| {
+        let was_taken = |row: &&StepExecution| {
             row.failure.as_ref().is_some_and(|failure| failure.code == "recovered")
         };
-        Ok(Self { skips, was_taken: history.iter().any(was_taken) })
+        Ok(Self { skips, was_taken: round.iter().any(was_taken) })
     }
 }
 
@@ -102,6 +112,7 @@ impl Runner {
         resumed: Option<StepExecution>,
     ) -> Result<StepExecution, RepositoryError> {
         let now = self.clock.now();
+        let begun_by = resumed.as_ref().map(StepExecution::round);
         let (checkpoint, context) =
             resumed.map(|earlier| (earlier.checkpoint, earlier.context)).unwrap_or_default();
         let row = StepExecution {
@@ -119,6 +130,7 @@ impl Runner {
             ended_at: None,
             failure: None,
             handled: false,
+            begun_by,
         };
         let row = lifecycle::begin_step(&*self.repository, lease, row)?;
         self.emit_step(job, &row);
@@ -127,7 +139,7 @@ impl Runner {
 
     fn start_and_run(&self, step: &dyn Step, run: &mut StepRun<'_>) -> Result<StepEnd, StepError> {
         run.step.status = BatchStatus::Started;
-        lifecycle::update_step(&*self.repository, run.lease, &run.step, None, self.clock.now())
+        lifecycle::update_step(&*self.repository, run.lease, &run.step, self.clock.now())
             .map_err(|source| run.commit_failed(source))?;
         self.emit_step(run.scope.job().job(), &run.step);
         for listener in &step.options().listeners {
@@ -166,26 +178,12 @@ impl Runner {
         }
         self.after_step(step, &scope, &mut row);
         row.handled = row.status == BatchStatus::Failed && handles(&row.exit.code);
-        row.context = scope.context().snapshot();
-        row.updated_at = self.clock.now();
-        if let Some(stored) = self.stored_row(&row)? {
-            // Positions are the chunk commits' business: what they stored stands.
-            row.checkpoint = stored.checkpoint;
-        }
-        let lock = scope.job().context().commit_lock();
-        let _alone = lock.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
-        let context = scope.job().context().change();
         let now = self.clock.now();
-        lifecycle::update_step(&*self.repository, lease, &row, context.as_ref(), now)?;
-        if let Some(stored) = context {
-            scope.job().context().committed(stored);
-        }
+        row.updated_at = now;
+        let contexts = lifecycle::Contexts { step: scope.context(), job: scope.job().context() };
+        lifecycle::end_step(&*self.repository, lease, &mut row, contexts, now)?;
         self.emit_step(scope.job().job(), &row);
         Ok(row)
-    }
-
-    fn stored_row(&self, row: &StepExecution) -> Result<Option<StepExecution>, RepositoryError> {
-        self.repository.step(row.id)
     }
 
     /// Calls every `after_step`; what they return is combined, what fails fails the step.

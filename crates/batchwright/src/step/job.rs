@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Step, StepEnd, StepKind, StepOptions, StepRun, StepScope, StepStart, guarded};
+use super::{Step, StepEnd, StepKind, StepOptions, StepRun, StepScope, guarded};
 use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError, report};
-use crate::execution::{BatchStatus, ExitStatus, JobExecution};
+use crate::execution::{BatchStatus, ExecutionId, ExitStatus, JobExecution};
 use crate::job::Job;
 use crate::launch::{LaunchOptions, RecoverMode};
 use crate::operator::{Held, OperatorError, Refusal, later, lock};
@@ -78,7 +78,14 @@ impl Step for JobStep {
 
     fn run(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError> {
         let parameters = self.plan(run)?;
-        let started = match self.start(run, parameters) {
+        let mut started = self.start(run, parameters.clone(), RecoverMode::Detect);
+        if let Err(OperatorError::Refused(Refusal::AlreadyRunning { execution, .. })) = &started
+            && self.is_ours(run, *execution)?.is_some()
+        {
+            // Whoever runs a child of ours lost it with the parent, which is ours now.
+            started = self.start(run, parameters, RecoverMode::Force);
+        }
+        let started = match started {
             Ok(execution) => execution,
             Err(OperatorError::Repository(source)) => return Err(run.commit_failed(source)),
             Err(OperatorError::Refused(refusal)) => return self.refused(run, &refusal),
@@ -89,9 +96,12 @@ impl Step for JobStep {
         lock(&run.runner.active).insert(lease.execution, held);
         let ended = run.runner.run(&JobRun { job: Arc::clone(&self.job), lease, stop });
         lock(&run.runner.active).remove(&lease.execution);
-        match ended.map_err(|source| run.commit_failed(source))? {
-            Some(execution) => self.end(execution),
-            None => Ok(StepEnd::Stopped),
+        match ended {
+            Ok(Some(execution)) => self.end(execution),
+            Ok(None) => Ok(StepEnd::Stopped),
+            // The child went to another worker; the parent is ours still.
+            Err(lost @ RepositoryError::LeaseLost { .. }) => Err(self.failed(&lost)),
+            Err(source) => Err(run.commit_failed(source)),
         }
     }
 }
@@ -123,17 +133,16 @@ impl JobStep {
         &self,
         run: &StepRun<'_>,
         parameters: JobParameters,
+        recover: RecoverMode,
     ) -> Result<JobExecution, OperatorError> {
-        // Whoever runs the child of an execution that is ours now lost it with that execution.
-        let recover = match run.scope.start() {
-            StepStart::Fresh => RecoverMode::Detect,
-            StepStart::Resumed | StepStart::TakenOver => RecoverMode::Force,
-        };
+        let accept_changed_definition = run.runner.accept_changed_definition;
+        let options =
+            LaunchOptions { recover, accept_changed_definition, ..LaunchOptions::default() };
         let now = run.clock().now();
         let request = StartRequest {
             job: self.job.name(),
             rules: self.job.launch_rules(),
-            options: &LaunchOptions { recover, ..LaunchOptions::default() },
+            options: &options,
             claimant: Some(Claimant {
                 owner: run.runner.owner.to_string(),
                 lease_until: later(now, run.runner.lease_timeout),
@@ -144,24 +153,37 @@ impl JobStep {
         lifecycle::start(run.repository(), &request, parameters)
     }
 
-    /// A child that completed just before its parent died is done; everything else is a failure.
+    /// A child of ours that is complete is done, whether its parent died before it heard of it or comes here
+    /// again; everything else is a failure.
     fn refused(&self, run: &StepRun<'_>, refusal: &Refusal) -> Result<StepEnd, StepError> {
-        let resumed = run.scope.start() != StepStart::Fresh;
-        if let (Refusal::AlreadyComplete { execution }, true) = (refusal, resumed) {
-            let found = run.repository().execution(*execution);
-            if let Some(execution) = found.map_err(|source| run.commit_failed(source))? {
-                return self.end(execution);
-            }
+        if let Refusal::AlreadyComplete { execution } = refusal
+            && let Some(child) = self.is_ours(run, *execution)?
+        {
+            return self.end(child);
         }
         Err(self.failed(refusal))
     }
 
-    fn failed(&self, refusal: &Refusal) -> StepError {
+    /// Execution `child`, if an execution of our own instance started it.
+    fn is_ours(
+        &self,
+        run: &StepRun<'_>,
+        child: ExecutionId,
+    ) -> Result<Option<JobExecution>, StepError> {
+        let find = |id| run.repository().execution(id).map_err(|source| run.commit_failed(source));
+        let Some(child) = find(child)? else { return Ok(None) };
+        let Some(parent) = child.parent else { return Ok(None) };
+        let instance = run.scope.job().instance_id();
+        let ours = find(parent)?.is_some_and(|parent| parent.instance_id == instance);
+        Ok(ours.then_some(child))
+    }
+
+    fn failed(&self, reason: &(dyn std::error::Error + 'static)) -> StepError {
         StepError::Job {
             step: self.name.clone(),
             job: self.job.name().to_owned(),
-            failure: report(refusal),
-            exit: ExitStatus::failed().with_message(report(refusal)),
+            failure: report(reason),
+            exit: ExitStatus::failed().with_message(report(reason)),
         }
     }
 

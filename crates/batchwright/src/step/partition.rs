@@ -13,7 +13,7 @@ pub use ranges::{ByteRanges, FilePartitions, NumberRanges};
 use super::{Step, StepEnd, StepKind, StepOptions, StepRun, StepScope, guarded};
 use crate::context::{ContextError, ExecutionContext};
 use crate::error::{ErrorKind, ItemError, ItemErrorText, RepositoryError, StepError};
-use crate::execution::{BatchStatus, Counters, ExecutionId, ExitStatus, StepExecution};
+use crate::execution::{BatchStatus, Counters, ExitStatus, StepExecution, StepExecutionId};
 use crate::job::JobScope;
 use crate::launch::{StepDecision, decide_step};
 use crate::runner::{Past, StepOrder};
@@ -156,8 +156,8 @@ impl PartitionStep {
 /// What the first execution decided, as stored.
 #[derive(Debug, Serialize, Deserialize)]
 struct Plan {
-    /// The execution that decided it: rows of partitions before it belong to another plan.
-    execution: ExecutionId,
+    /// The row of the step that decided it: rows of partitions before it belong to another plan.
+    step: StepExecutionId,
     partitions: Vec<Planned>,
 }
 
@@ -288,7 +288,7 @@ impl PartitionStep {
             Ok(Planned { key: one.key.clone(), values })
         };
         let partitions: Result<Vec<_>, _> = partitions.iter().map(planned).collect();
-        let plan = Plan { execution: run.lease.execution, partitions: partitions.map_err(built)? };
+        let plan = Plan { step: run.step.id, partitions: partitions.map_err(built)? };
         let text = serde_json::to_string(&plan)
             .map_err(|error| built(ItemError::wrap(ErrorKind::FATAL, "store the plan", error)))?;
         run.keep_plan(&text)?;
@@ -308,21 +308,19 @@ impl PartitionStep {
             let mut unit = run.repository().begin().map_err(failed)?;
             unit.history_of(run.scope.job().instance_id(), &name).map_err(failed)?
         };
-        history.retain(|row| row.execution_id >= plan.execution);
-        let past = Past::of(&run.runner.repository, &history, &name).map_err(failed)?;
+        history.retain(|row| row.id > plan.step);
         let runs = u32::try_from(history.len()).unwrap_or(u32::MAX);
         let limit = self.worker.options().start_limit;
         // A plan that is carried out again is another plan: within this one, what is complete is done.
-        Ok(match decide_step(history.into_iter().next(), runs, limit, false) {
-            StepDecision::PassOver(row) => Looked::Complete(row),
-            StepDecision::LimitReached => Looked::LimitReached,
-            StepDecision::Fresh => {
-                Looked::Pending(Box::new(Pending { partition, name, resumed: None, past }))
-            }
-            StepDecision::Resume(row) => {
-                Looked::Pending(Box::new(Pending { partition, name, resumed: Some(*row), past }))
-            }
-        })
+        let resumed = match decide_step(history.first().cloned(), runs, limit, false) {
+            StepDecision::PassOver(row) => return Ok(Looked::Complete(row)),
+            StepDecision::LimitReached => return Ok(Looked::LimitReached),
+            StepDecision::Fresh => None,
+            StepDecision::Resume(row) => Some(*row),
+        };
+        let past = Past::of(&run.runner.repository, &history, &name, resumed.as_ref());
+        let past = past.map_err(failed)?;
+        Ok(Looked::Pending(Box::new(Pending { partition, name, resumed, past })))
     }
 
     /// Runs `pending` on a few threads; returns the rows of those that were begun.
@@ -359,6 +357,7 @@ impl PartitionStep {
             });
             joined.collect()
         });
+        run.scope.job().context().refresh();
         Ok(results.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
 

@@ -53,14 +53,15 @@ impl<'a> StepRun<'a> {
         mut transaction: ChunkTransaction<'_>,
         commit: Commit<'_>,
     ) -> Result<(), RepositoryError> {
+        let at = self.clock().now();
+        // The unit first, then the lock: whoever holds the lock has a connection already.
+        let unit = transaction.unit()?;
         let lock = self.scope.job().context().commit_lock();
         let _alone = lock.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
         let step_context = self.scope.context().change();
         let job_context = self.scope.job().context().change();
         let step_json = step_context.as_ref().map(crate::ExecutionContext::to_json);
         let job_json = job_context.as_ref().map(crate::ExecutionContext::to_json);
-        let at = self.clock().now();
-        let unit = transaction.unit()?;
         let stop = unit.save_checkpoint(&CheckpointUpdate {
             lease: self.lease,
             step: self.step.id,

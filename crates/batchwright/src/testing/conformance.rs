@@ -89,7 +89,8 @@ fn step_of(execution_id: ExecutionId) -> StepExecution {
         updated_at: now(),
         ended_at: None,
         failure: Some(Failure::new("c", "m")),
-        handled: false,
+        handled: true,
+        begun_by: Some(StepExecutionId(7)),
     }
 }
 

@@ -9,15 +9,12 @@ use batchwright::{
 };
 use toml::Spanned;
 
-use super::super::definition::{On, Step};
+use super::super::definition::{self, On, Step};
 use super::super::expression::Evaluator;
 use super::super::template::{Known, Template};
 use super::keys::keys_of_step;
 use super::partition::names_of;
-use super::{Builder, Built, Problem, options, wanted};
-
-/// Jobs within jobs, at most so deep: a job that runs itself is found here.
-const JOB_DEPTH_MAX: usize = 8;
+use super::{Builder, Built, Problem, Text, options, wanted};
 
 impl Builder<'_> {
     /// Adds `steps` with their transitions to `flow`.
@@ -83,6 +80,7 @@ impl Builder<'_> {
             _ => Arc::new(self.chunk(&step, &known, evaluator)?),
         };
         let Some(partition) = &step.partition else { return Ok(flow.shared_step(worker)) };
+        uses_its_partitions(&step, partition)?;
         let partitioned =
             PartitionStep::shared(worker, self.partitioner(partition, &step, schema)?);
         let mut partitioned = partitioned.threads(match &partition.get_ref().threads {
@@ -124,14 +122,47 @@ impl Builder<'_> {
 
     /// The job of the file at `path`, which is not one of those that it would be a part of.
     fn child(&self, path: &Path) -> Result<Job, String> {
-        if self.depth >= JOB_DEPTH_MAX {
-            return Err(format!(
-                "jobs run jobs more than {JOB_DEPTH_MAX} deep here; does one run itself?"
-            ));
+        let path = std::path::absolute(path).map_err(|error| error.to_string())?;
+        let around = [self.around, std::slice::from_ref(&self.source)].concat();
+        if around.iter().any(|one| is_same_file(one, &path)) {
+            return Err(format!("`{}` would run itself", path.display()));
         }
-        super::super::load_at(path, self.context, self.depth + 1)
+        super::super::load_within(&path, self.context, &around)
             .map_err(|error| batchwright::report(&error))
     }
+}
+
+/// Partitions that read the same or write to the same file would do each other's work, or undo it.
+fn uses_its_partitions(step: &Step, partition: &Spanned<definition::Partition>) -> Built<()> {
+    let names_it = |text: &&Text| text.get_ref().contains("${partition.");
+    let outputs = [
+        step.writer.as_ref().and_then(|writer| writer.get_ref().path.as_ref()),
+        step.skip.as_ref().and_then(|skip| skip.get_ref().dead_letter.as_ref()),
+    ];
+    if let Some(shared) = outputs.into_iter().flatten().find(|path| !names_it(path)) {
+        let told = "every partition would write this file: put `${partition.key}` into its name";
+        return Err(Problem::at(shared, told));
+    }
+    let Some(reader) = &step.reader else { return Ok(()) };
+    let definition::Reader { path, query, params, count, .. } = reader.get_ref();
+    let texts = path.iter().chain(query).chain(params.iter().flatten());
+    let by_bytes = matches!(partition.get_ref().by.get_ref(), definition::By::Bytes(_));
+    let by_count = count.as_ref().is_some_and(|count| match count.get_ref() {
+        definition::Number::Literal(_) => false,
+        definition::Number::Text(text) => text.contains("${partition."),
+    });
+    match by_bytes || by_count || texts.into_iter().any(|text| names_it(&text)) {
+        true => Ok(()),
+        false => Err(Problem::at(
+            reader,
+            "every partition would read the same: use `${partition.…}` in the reader",
+        )),
+    }
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    real(one) == real(other)
 }
 
 /// The child's parameters: those that are named, or all of the parent's that the child declares.

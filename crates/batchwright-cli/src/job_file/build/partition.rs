@@ -10,7 +10,7 @@ use batchwright_store::column_range;
 use toml::Spanned;
 
 use super::super::definition::{self, Bound, By, Column, Range, Step};
-use super::super::template::Known;
+use super::super::template::{Known, Template};
 use super::{Builder, Built, Make, Problem, constant, delimiter};
 
 /// Partitions when nothing else is said.
@@ -65,7 +65,7 @@ impl Builder<'_> {
         let known = &Known { schema, partition: None };
         match by.get_ref() {
             By::Range(Range { min, max }) => {
-                let (min, max) = (self.bound(min, known)?, self.bound(max, known)?);
+                let (min, max) = (self.bound(min, by, known)?, self.bound(max, by, known)?);
                 let make: Make<NumberRanges> = Box::new(move |scope| {
                     Ok(NumberRanges { min: min(scope)?, max: max(scope)?, grid: count })
                 });
@@ -103,6 +103,13 @@ impl Builder<'_> {
                 let reader = step.reader.as_ref().map(Spanned::get_ref);
                 let kind = reader.map_or("", |reader| reader.kind.get_ref().as_str());
                 let path_of = self.path(path, known)?;
+                let read = reader.and_then(|reader| reader.path.as_ref()).map(Spanned::get_ref);
+                if read.is_some_and(|read| read != path.get_ref()) {
+                    return Err(Problem::at(
+                        path,
+                        "the reader reads another file than the one that is cut",
+                    ));
+                }
                 match kind {
                     "csv" => {
                         let between = delimiter(reader.and_then(|one| one.delimiter.as_ref()))?;
@@ -125,14 +132,15 @@ impl Builder<'_> {
         }
     }
 
-    fn bound(&self, bound: &Bound, known: &Known<'_>) -> Built<Make<i64>> {
+    fn bound(&self, bound: &Bound, by: &Spanned<By>, known: &Known<'_>) -> Built<Make<i64>> {
         match bound {
             Bound::Literal(number) => {
                 let number = *number;
                 Ok(Box::new(move |_| Ok(number)))
             }
             Bound::Text(text) => {
-                let template = self.template(text, known)?;
+                let template =
+                    Template::parse(text, known).map_err(|problem| Problem::at(by, problem))?;
                 Ok(Box::new(move |scope| {
                     let text = template.render(scope)?;
                     let number = text.parse();

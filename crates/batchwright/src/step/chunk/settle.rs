@@ -506,14 +506,16 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         content: Option<String>,
     ) -> SkipRecord {
         let raw = || error.raw().map(|raw| String::from_utf8_lossy(raw).into_owned());
+        // Some databases cannot store a NUL.
+        let storable = |text: String| text.replace('\0', "\u{FFFD}");
         SkipRecord {
             step: self.run.scope.step().to_owned(),
             phase,
             item: self.checkpoint.records + offset,
             location: error.location().map(str::to_owned),
             kind: error.kind().name().to_owned(),
-            message: error.to_string(),
-            content: content.or_else(raw),
+            message: storable(error.to_string()),
+            content: content.or_else(raw).map(storable),
         }
     }
 

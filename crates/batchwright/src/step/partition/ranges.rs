@@ -185,44 +185,68 @@ fn line_bounds(path: &Path, wanted: &[u64]) -> std::io::Result<Vec<u64>> {
 /// Where in a CSV record a byte stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
+    /// At the beginning of a record.
+    RecordStart,
     FieldStart,
     Plain,
     Quoted,
     /// Behind a quote within quotes: the end of them, or half of a doubled one.
     QuoteInQuotes,
+    /// Behind a carriage return, which ends a record with the line feed behind it or without.
+    Return,
 }
 
-/// The beginning of the first record, and the first beginning of a record at or behind each of `wanted`.
+/// The beginning of the first record behind the header, and the first beginning of a record at or behind each
+/// of `wanted`.
 fn csv_bounds(path: &Path, delimiter: u8, wanted: &[u64]) -> std::io::Result<Vec<u64>> {
     let mut file = File::open(path)?;
     let mut buffer = vec![0; 256 * 1024];
     let (mut bounds, mut wanted) = (Vec::new(), wanted.iter().copied().peekable());
-    let (mut place, mut offset) = (Place::FieldStart, 0_u64);
+    let (mut place, mut offset, mut has_content) = (Place::RecordStart, 0_u64, false);
     loop {
         let count = file.read(&mut buffer)?;
-        if count == 0 {
-            return Ok(bounds);
-        }
         for &byte in &buffer[..count] {
+            // A record ends behind a line feed, or behind a carriage return that none follows.
+            let ended = match (place, byte) {
+                (Place::Return, b'\n') => Some(offset + 1),
+                (Place::Return, _) => Some(offset),
+                (Place::Quoted, _) | (_, b'\r') => None,
+                (_, b'\n') => Some(offset + 1),
+                _ => None,
+            };
+            if let Some(end) = ended {
+                // Blank lines are nobody's record; the header is the first one, and no range begins before it.
+                if has_content && bounds.is_empty() {
+                    bounds.push(end);
+                }
+                while !bounds.is_empty() && wanted.next_if(|at| *at <= end).is_some() {
+                    bounds.push(end);
+                }
+                has_content &= !bounds.is_empty();
+                place = Place::RecordStart;
+            }
             offset += 1;
+            if ended == Some(offset) {
+                continue;
+            }
+            has_content |= byte != b'\r';
             place = match (place, byte) {
                 (Place::Quoted, b'"') => Place::QuoteInQuotes,
-                (Place::Quoted, _) | (Place::FieldStart | Place::QuoteInQuotes, b'"') => {
+                (Place::Quoted, _) => Place::Quoted,
+                (Place::RecordStart | Place::FieldStart | Place::QuoteInQuotes, b'"') => {
                     Place::Quoted
                 }
-                (_, b'\n') => {
-                    // The header is nobody's record: the first range begins behind it.
-                    if bounds.is_empty() {
-                        bounds.push(offset);
-                    }
-                    while wanted.next_if(|at| *at <= offset).is_some() {
-                        bounds.push(offset);
-                    }
-                    Place::FieldStart
-                }
-                (_, byte) if byte == delimiter || byte == b'\r' => Place::FieldStart,
+                (_, b'\r') => Place::Return,
+                (_, byte) if byte == delimiter => Place::FieldStart,
                 _ => Place::Plain,
             };
+        }
+        if count == 0 {
+            // A carriage return at the very end.
+            if place == Place::Return && bounds.is_empty() && has_content {
+                bounds.push(offset);
+            }
+            return Ok(bounds);
         }
         if wanted.peek().is_none() && !bounds.is_empty() {
             return Ok(bounds);
@@ -276,6 +300,14 @@ mod tests {
         }
         let all = bounds(text, |path| ByteRanges::csv(path, 40));
         assert_eq!(all.first(), Some(&4), "the header belongs to nobody");
+    }
+
+    #[test]
+    fn every_line_end_ends_a_record_and_blank_lines_are_none() {
+        let cut = |text: &str| bounds(text, |path| ByteRanges::csv(path, 40));
+        assert_eq!(cut("a\r1\r2\r"), [2, 4, 6]);
+        assert_eq!(cut("a\r\n1\r\n2\r\n"), [3, 6, 9]);
+        assert_eq!(cut("\n\na\n1\n2")[0], 4, "the header is the first line that is not blank");
     }
 
     #[test]

@@ -1,0 +1,432 @@
+//! What readers and writers promise on every database: values come back as they went in, chunks are written
+//! whole, restarts are exact; and what a store on a server promises beyond the conformance suite.
+
+mod common;
+
+use std::sync::{Arc, Barrier, Mutex};
+
+use batchwright::testing::{FaultPlan, FaultyWriter};
+use batchwright::{
+    BatchStatus, ChunkStepBuilder, CommitPoint, Flow, ItemError, Job, JobExecution, JobOperator,
+    JobParameters, LaunchOptions, ListReader, ListWriter, Sequence, SkipPolicy, Step, StepOptions,
+    TaskletCall, TaskletStep, increment,
+};
+use batchwright_store::{
+    Database, SqlMode, SqlReader, SqlTasklet, SqlValue, SqlWriter, column_range,
+};
+use common::{Kind, Place, SERVERS};
+
+const ALL: [Kind; 3] = [Kind::Sqlite, Kind::Postgres, Kind::MySql];
+
+fn operator(place: &Place, step: impl Step + 'static) -> JobOperator {
+    let operator = JobOperator::new(place.repository());
+    operator.registry().register(Job::builder("job").step(step).build().unwrap()).unwrap();
+    operator
+}
+
+fn start(operator: &JobOperator) -> JobExecution {
+    operator.start("job", JobParameters::new()).unwrap().wait().unwrap()
+}
+
+fn restart(operator: &JobOperator, of: &JobExecution) -> JobExecution {
+    let options = LaunchOptions::default();
+    operator.restart(of.id, &JobParameters::new(), &options).unwrap().wait().unwrap()
+}
+
+fn run(place: &Place, step: impl Step + 'static) -> JobExecution {
+    start(&operator(place, step))
+}
+
+fn completed(execution: &JobExecution) {
+    assert_eq!(execution.status, BatchStatus::Completed, "{:?}", execution.failure);
+}
+
+type Row = (i64, SqlValue<'static>);
+
+/// Writes `rows` into `t (id, v)`.
+fn writing(rows: Vec<Row>, mode: SqlMode) -> impl Step {
+    let writer = SqlWriter::in_store("t", ["id", "v"], |row: &Row, to| {
+        to.bind(row.0)?;
+        to.bind(row.1.clone())
+    });
+    ChunkStepBuilder::new("step")
+        .reader(ListReader::new(rows))
+        .writer(writer.mode(mode).unwrap())
+        .build()
+}
+
+fn query(place: &Place, text: &str) -> Vec<Vec<SqlValue<'static>>> {
+    place.database().query(text).unwrap()
+}
+
+#[test]
+fn values_come_back_as_they_went_in_whatever_their_type() {
+    let text = |text: &str| SqlValue::from(text.to_owned());
+    let cases: [(&str, &str, SqlValue<'static>); 12] = [
+        ("BIGINT", "BIGINT", i64::MIN.into()),
+        ("SMALLINT", "SMALLINT", 32_767.into()),
+        ("DOUBLE PRECISION", "DOUBLE", 0.1.into()),
+        ("BOOLEAN", "BOOLEAN", true.into()),
+        ("TEXT", "TEXT", text("ä \"quoted\", 'quoted' \\ back\nslash ${x}")),
+        ("TEXT", "TEXT", text("")),
+        ("TEXT", "TEXT", SqlValue::Null),
+        ("BYTEA", "BLOB", vec![0, 255, 7].into()),
+        ("NUMERIC(20,5)", "DECIMAL(20,5)", text("-123456789012.34500")),
+        ("DATE", "DATE", text("2026-11-22")),
+        ("TIMESTAMP", "DATETIME(6)", text("2026-11-22 04:05:06.789")),
+        ("UUID", "CHAR(36)", text("0191f5a0-0000-7000-8000-0000000000ff")),
+    ];
+    for kind in SERVERS {
+        for (postgres, mysql, value) in &cases {
+            let place = Place::new(kind);
+            let column = if kind == Kind::Postgres { postgres } else { mysql };
+            place.run(&format!("CREATE TABLE t (id BIGINT PRIMARY KEY, v {column})"));
+            completed(&run(&place, writing(vec![(1, value.clone())], SqlMode::Insert)));
+            let found = query(&place, "SELECT v FROM t").remove(0).remove(0);
+            let found = match (found, value) {
+                // MySQL has no booleans of its own, and prints every digit of a fraction.
+                (SqlValue::Integer(number), SqlValue::Boolean(_)) => (number != 0).into(),
+                (SqlValue::Text(found), _) if *mysql == "DATETIME(6)" => {
+                    text(found.trim_end_matches('0'))
+                }
+                (found, _) => found,
+            };
+            assert_eq!(found, *value, "{column}");
+        }
+    }
+}
+
+#[test]
+fn a_value_that_does_not_fit_is_refused_and_never_cut() {
+    for kind in SERVERS {
+        let place = Place::new(kind);
+        place.run("CREATE TABLE t (id BIGINT PRIMARY KEY, v VARCHAR(3))");
+        let failed = run(&place, writing(vec![(1, "abcdef".into())], SqlMode::Insert));
+        assert_eq!(failed.failure.unwrap().code, "write_failed", "{kind:?}");
+        assert!(place.numbers("SELECT id FROM t").is_empty());
+    }
+}
+
+#[test]
+fn numbers_without_a_sign_are_read_as_they_are() {
+    let place = Place::new(Kind::MySql);
+    place.run("CREATE TABLE t (id BIGINT PRIMARY KEY, v INT UNSIGNED, w TINYINT UNSIGNED)");
+    place.run("INSERT INTO t VALUES (1, 3000000000, 200)");
+    let row = query(&place, "SELECT v, w FROM t").remove(0);
+    assert_eq!(row, [SqlValue::Integer(3_000_000_000), SqlValue::Integer(200)]);
+    assert_eq!(
+        column_range(&place.database(), "t", "v").unwrap(),
+        Some((3_000_000_000, 3_000_000_000))
+    );
+}
+
+#[test]
+fn of_several_items_with_one_key_the_last_one_counts() {
+    for kind in ALL {
+        let place = Place::new(kind);
+        place.run("CREATE TABLE t (id BIGINT PRIMARY KEY, v BIGINT)");
+        place.run("INSERT INTO t VALUES (2, 0)");
+        let rows = vec![(1, 10.into()), (2, 20.into()), (1, 11.into()), (2, 22.into())];
+        completed(&run(&place, writing(rows, SqlMode::Upsert { key: vec!["id".to_owned()] })));
+        assert_eq!(place.numbers("SELECT v FROM t ORDER BY id"), [11, 22], "{kind:?}");
+    }
+}
+
+#[test]
+fn an_update_of_a_row_that_is_not_there_gives_up_that_item_alone() {
+    for kind in ALL {
+        let place = Place::new(kind);
+        // The key is not unique: two rows of one key make up for none that is missing.
+        place.run("CREATE TABLE t (id BIGINT, v BIGINT)");
+        place.run("INSERT INTO t VALUES (1, 0), (1, 0), (3, 0)");
+        let writer = SqlWriter::in_store("t", ["id", "v"], |id: &i64, to| {
+            to.bind(*id)?;
+            to.bind(id * 10)
+        });
+        let step = ChunkStepBuilder::new("step")
+            .reader(ListReader::new(vec![1_i64, 2, 3]))
+            .writer(writer.mode(SqlMode::Update { key: vec!["id".to_owned()] }).unwrap())
+            .skip(SkipPolicy::limit(1))
+            .build();
+        let operator = operator(&place, step);
+        let done = start(&operator);
+        completed(&done);
+        let skips = operator.queries().skips(done.id).unwrap();
+        assert_eq!(
+            skips.iter().map(|skip| (skip.item, skip.kind.as_str())).collect::<Vec<_>>(),
+            [(2, "data.missing")]
+        );
+        assert_eq!(place.numbers("SELECT v FROM t ORDER BY id"), [10, 10, 30], "{kind:?}");
+    }
+}
+
+#[test]
+fn tables_and_columns_may_be_called_anything() {
+    for kind in ALL {
+        let place = Place::new(kind);
+        let quote = if kind == Kind::MySql { '`' } else { '"' };
+        place.run(&format!("CREATE TABLE {quote}select s{quote} ({quote}n{quote} BIGINT PRIMARY KEY, {quote}to \"it{quote} BIGINT)").replace("to \"it", "to it"));
+        for mode in [
+            SqlMode::Insert,
+            SqlMode::Upsert { key: vec!["n".to_owned()] },
+            SqlMode::Update { key: vec!["n".to_owned()] },
+        ] {
+            let writer = SqlWriter::in_store("select s", ["n", "to it"], |n: &i64, to| {
+                to.bind(*n)?;
+                to.bind(n + 1)
+            });
+            let step = ChunkStepBuilder::new("step")
+                .reader(ListReader::new(vec![1_i64, 2]))
+                .writer(writer.mode(mode).unwrap())
+                .build();
+            let operator = JobOperator::new(place.repository());
+            operator.registry().register(Job::builder("job").step(step).build().unwrap()).unwrap();
+            let parameters = JobParameters::new().with(
+                "run",
+                i64::try_from(place.numbers("SELECT count(*) FROM bw_job_instance")[0]).unwrap(),
+            );
+            completed(&operator.start("job", parameters).unwrap().wait().unwrap());
+        }
+        assert_eq!(
+            place.numbers(&format!(
+                "SELECT {quote}to it{quote} FROM {quote}select s{quote} ORDER BY 1"
+            )),
+            [2, 3]
+        );
+    }
+}
+
+#[test]
+fn a_statement_of_ones_own_is_run_once_for_every_item() {
+    for kind in ALL {
+        let place = Place::new(kind);
+        place.run("CREATE TABLE t (id BIGINT PRIMARY KEY, v BIGINT)");
+        let sql = match kind {
+            Kind::Sqlite => "INSERT INTO t VALUES (?1, ?2 * 2)",
+            Kind::Postgres => "INSERT INTO t VALUES ($1, $2 * 2)",
+            Kind::MySql => "INSERT INTO t VALUES (?, ? * 2)",
+        };
+        let rows = (1..=5).map(|n| (n, n.into())).collect();
+        completed(&run(&place, writing(rows, SqlMode::Statement(sql.to_owned()))));
+        assert_eq!(place.numbers("SELECT v FROM t ORDER BY id"), [2, 4, 6, 8, 10]);
+    }
+}
+
+#[test]
+fn a_reader_goes_on_behind_its_key_whatever_the_keys_type() {
+    for kind in ALL {
+        let types: &[&str] = match kind {
+            Kind::Sqlite => &["BIGINT", "TEXT"],
+            Kind::Postgres => &["BIGINT", "TEXT", "NUMERIC(12,3)", "DATE", "UUID", "TIMESTAMPTZ"],
+            Kind::MySql => &["BIGINT", "VARCHAR(40)", "DECIMAL(12,3)", "DATE"],
+        };
+        for key in types {
+            let place = Place::new(kind);
+            place.run(&format!("CREATE TABLE t (k {key} PRIMARY KEY, v BIGINT)"));
+            for n in 0..40 {
+                let value = match *key {
+                    "BIGINT" => format!("{n}"),
+                    "DATE" => format!("'2026-{:02}-{:02}'", n / 20 + 1, n % 20 + 1),
+                    "UUID" => format!("'00000000-0000-0000-0000-0000000000{n:02}'"),
+                    "TIMESTAMPTZ" => format!("'2026-01-01 00:00:{n:02}+00'"),
+                    "TEXT" | "VARCHAR(40)" => format!("'key {n:02}'"),
+                    // Ordered as numbers, not as text.
+                    _ => format!("{}.5", n - 9),
+                };
+                place.run(&format!("INSERT INTO t VALUES ({value}, {n})"));
+            }
+            let read = Arc::new(Mutex::new(Vec::new()));
+            let reader =
+                SqlReader::new(place.database(), "SELECT k, v FROM t", |row| row.get::<i64>("v"));
+            let faults = Arc::new(Mutex::new(FaultPlan {
+                fatal_write: [20].into(),
+                ..FaultPlan::default()
+            }));
+            let (written, plan) = (Arc::clone(&read), Arc::clone(&faults));
+            let step = ChunkStepBuilder::new("step")
+                .reader(reader.keyset("k"))
+                .processor(|v: &i64| Ok(Some(v.unsigned_abs())))
+                .writer_with(move |_| {
+                    Ok(FaultyWriter::new(
+                        ListWriter::new(Arc::clone(&written)),
+                        &plan.lock().unwrap(),
+                    ))
+                })
+                .chunk_size(7)
+                .build();
+            let operator = operator(&place, step);
+            let failed = start(&operator);
+            assert_eq!(failed.status, BatchStatus::Failed, "{kind:?} {key}");
+            *faults.lock().unwrap() = FaultPlan::default();
+            completed(&restart(&operator, &failed));
+            assert_eq!(*read.lock().unwrap(), (0..40).collect::<Vec<u64>>(), "{kind:?} {key}");
+        }
+    }
+}
+
+#[test]
+fn statements_of_a_step_are_undone_with_it() {
+    for kind in ALL {
+        let place = Place::new(kind);
+        place.run("CREATE TABLE t (id BIGINT PRIMARY KEY, v BIGINT)");
+        let text =
+            "INSERT INTO t VALUES (1, 1); INSERT INTO t VALUES (2, 2); INSERT INTO t VALUES (1, 3)";
+        let step = TaskletStep::new("step", SqlTasklet::in_store(|_| Ok(text.to_owned())));
+        assert_eq!(run(&place, step).status, BatchStatus::Failed);
+        assert!(place.numbers("SELECT id FROM t").is_empty(), "{kind:?}: all or none");
+        let died = JobOperator::builder(place.repository())
+            .commit_hook(|_, _, point| assert!(point != CommitPoint::Before, "the process is gone"))
+            .build();
+        let whole = SqlTasklet::in_store(|_| Ok("INSERT INTO t VALUES (7, 7)".to_owned()));
+        let step = TaskletStep::new("step", whole);
+        died.registry().register(Job::builder("other").step(step).build().unwrap()).unwrap();
+        died.start("other", JobParameters::new()).unwrap().wait().unwrap();
+        assert!(
+            place.numbers("SELECT id FROM t").is_empty(),
+            "{kind:?}: not before its checkpoint"
+        );
+    }
+}
+
+#[test]
+fn a_rerun_writes_to_another_database_although_its_first_attempt_died_early() {
+    for kind in ALL {
+        let (store, sink) = (Place::new(Kind::Sqlite), Place::new(kind));
+        sink.run("CREATE TABLE t (n BIGINT)");
+        let broken = Arc::new(Mutex::new(false));
+        let (state, database) = (Arc::clone(&broken), sink.database());
+        let step = ChunkStepBuilder::new("again")
+            .reader(Sequence::to(3))
+            .writer_with(move |_| {
+                if *state.lock().unwrap() {
+                    return Err(ItemError::data("cannot be reached"));
+                }
+                Ok(SqlWriter::in_database(database.clone(), "t", ["n"], |n: &u64, to| {
+                    to.bind(*n as i64)
+                }))
+            })
+            .allow_start_if_complete()
+            .build();
+        let gate = Arc::new(Mutex::new(false));
+        let open = Arc::clone(&gate);
+        let last = TaskletStep::new("last", move |_: &mut TaskletCall<'_, '_>| {
+            match *open.lock().unwrap() {
+                true => Ok(Flow::Finished),
+                false => Err(ItemError::data("not yet")),
+            }
+        });
+        let operator = JobOperator::new(store.repository());
+        let job = Job::builder("job").step(step).step(last).build().unwrap();
+        operator.registry().register(job).unwrap();
+        let first = start(&operator);
+        *broken.lock().unwrap() = true;
+        let second = restart(&operator, &first);
+        *broken.lock().unwrap() = false;
+        *gate.lock().unwrap() = true;
+        completed(&restart(&operator, &second));
+        assert_eq!(
+            sink.numbers("SELECT n FROM t ORDER BY n"),
+            [1, 1, 2, 2, 3, 3],
+            "{kind:?}: two whole runs"
+        );
+    }
+}
+
+#[test]
+fn row_130_concurrent_starts_of_the_next_instance_never_make_the_same_one() {
+    for kind in ALL {
+        let place = Place::new(kind);
+        let repository = place.repository();
+        let together = Arc::new(Barrier::new(6));
+        let threads: Vec<_> = (0..6)
+            .map(|_| {
+                let (repository, together) = (Arc::clone(&repository), Arc::clone(&together));
+                std::thread::spawn(move || {
+                    let operator = JobOperator::new(repository);
+                    let step =
+                        TaskletStep::new("step", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
+                    let job =
+                        Job::builder("job").step(step).next(increment("run", 1)).build().unwrap();
+                    operator.registry().register(job).unwrap();
+                    together.wait();
+                    let next =
+                        operator.next("job", JobParameters::new(), &LaunchOptions::default());
+                    next.map(|handle| handle.wait().unwrap().parameters)
+                        .map_err(|error| error.to_string())
+                })
+            })
+            .collect();
+        let mut runs: Vec<_> =
+            threads.into_iter().map(|one| one.join().unwrap().unwrap()).collect();
+        runs.sort_by_key(|one| format!("{one:?}"));
+        runs.dedup();
+        assert_eq!(runs.len(), 6, "{kind:?}: six instances");
+    }
+}
+
+#[test]
+fn two_partitions_that_change_the_jobs_context_do_not_wait_for_each_other_for_ever() {
+    for kind in ALL {
+        let place = Place::new(kind);
+        place.run("CREATE TABLE t (n BIGINT)");
+        let branch = |name: &str| {
+            let step = TaskletStep::new(name, |call: &mut TaskletCall<'_, '_>| {
+                let step = call.scope().step().to_owned();
+                call.scope().job().context().put(&step, &1)?;
+                Ok(Flow::Finished)
+            });
+            batchwright::JobFlow::builder(format!("flow {name}")).step(step)
+        };
+        let operator = JobOperator::new(place.repository());
+        let job =
+            Job::builder("job").split("all", ["a", "b", "c", "d"].map(branch)).build().unwrap();
+        operator.registry().register(job).unwrap();
+        let done = start(&operator);
+        completed(&done);
+        assert_eq!(done.context.names().count(), 4, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_store_can_be_used_and_dropped_inside_an_asynchronous_program() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for kind in SERVERS {
+        let place = Place::new(kind);
+        let url = place.url.clone();
+        runtime.block_on(async {
+            let database = Database::parse(&url).unwrap();
+            assert!(database.tables().unwrap().is_empty());
+            let repository = batchwright_store::SqlRepository::connect(&url).unwrap();
+            assert!(batchwright::Queries::job_names(&repository).unwrap().is_empty());
+        });
+    }
+}
+
+#[test]
+fn a_text_with_a_nul_fails_no_store() {
+    for kind in ALL {
+        let place = Place::new(kind);
+        let step = ChunkStepBuilder::new("step")
+            .reader(Sequence::to(3))
+            .processor(|n: &u64| match n {
+                2 => Err(ItemError::data("a NUL: \0 in it")),
+                n => Ok(Some(*n)),
+            })
+            .writer(batchwright::NoWriter::new())
+            .skip(SkipPolicy::limit(1))
+            .build();
+        completed(&run(&place, step));
+        let step = TaskletStep::new("step", |_: &mut TaskletCall<'_, '_>| {
+            Err(ItemError::data("a \0 too"))
+        });
+        let operator = JobOperator::new(place.repository());
+        operator
+            .registry()
+            .register(
+                Job::builder("other").step(step.options(StepOptions::default())).build().unwrap(),
+            )
+            .unwrap();
+        let failed = operator.start("other", JobParameters::new()).unwrap().wait().unwrap();
+        assert_eq!(failed.status, BatchStatus::Failed, "{kind:?}: its end is stored");
+    }
+}
