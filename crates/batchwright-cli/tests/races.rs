@@ -1,8 +1,11 @@
 //! However many processes start or restart one instance at once: one runs it, the others are told.
 
 mod common;
+#[path = "../../batchwright-store/tests/common/mod.rs"]
+mod databases;
 
 use common::{Place, done};
+use databases::Kind;
 
 const PROCESSES: usize = 8;
 const ROUNDS: usize = 20;
@@ -17,9 +20,9 @@ fn race(place: &Place, arguments: &[&str], what: &str) {
     assert!(refused, "{what}: the others are refused with 3 or 4: {codes:?}");
 }
 
-#[test]
-fn of_eight_processes_one_runs_and_seven_are_refused() {
-    let place = Place::new();
+fn of_eight_processes_one_runs(kind: Kind, rounds: usize) {
+    let database = databases::Place::new(kind);
+    let place = Place::on(&database.quick_url());
     place.write(
         "job.toml",
         r#"
@@ -38,7 +41,9 @@ reader = { type = "sequence", count = 20 }
 writer = { type = "sql", table = "number" }
 "#,
     );
-    for round in 1..=ROUNDS {
+    // The table is there before eight make it at once: what they race for is the instance.
+    place.run(&["run", "job.toml", "round=0"]).expect(0);
+    for round in 1..=rounds {
         let parameter = format!("round={round}");
         race(&place, &["run", "job.toml", &parameter], "start");
 
@@ -47,19 +52,36 @@ writer = { type = "sql", table = "number" }
         place.run(&["run", "job.toml", &failing, "--inject", plan]).expect(1);
         let id = place.newest().unwrap().to_string();
         race(&place, &["restart", &id], "restart");
-        let rows = place.numbers("batchwright.db", "number");
-        assert_eq!(rows.len(), round * 40, "round {round}: every row once");
+        let rows = database.numbers("SELECT count(*) FROM number")[0];
+        assert_eq!(rows, 20 + 40 * i64::try_from(round).unwrap(), "round {round}: every row once");
     }
 }
 
 #[test]
+fn rows_149_and_150_of_eight_processes_on_sqlite_one_runs_and_seven_are_refused() {
+    of_eight_processes_one_runs(Kind::Sqlite, ROUNDS);
+}
+
+#[test]
+fn rows_149_and_150_of_eight_processes_on_postgresql_one_runs_and_seven_are_refused() {
+    of_eight_processes_one_runs(Kind::Postgres, ROUNDS);
+}
+
+#[test]
+fn rows_149_and_150_of_eight_processes_on_mariadb_one_runs_and_seven_are_refused() {
+    of_eight_processes_one_runs(Kind::MySql, ROUNDS);
+}
+
+#[test]
 fn a_new_store_is_made_once_however_many_processes_open_it_at_once() {
-    for round in 0..ROUNDS {
-        let place = Place::new();
+    for (round, kind) in (0..ROUNDS).zip([Kind::Sqlite, Kind::Postgres, Kind::MySql].iter().cycle())
+    {
+        let database = databases::Place::new(*kind);
+        let place = Place::on(&database.quick_url());
         let children: Vec<_> = (0..PROCESSES).map(|_| place.spawn(&["health"])).collect();
         for child in children {
             let done = done(child.wait_with_output().unwrap());
-            assert_eq!(done.code, 0, "round {round}: {}{}", done.out, done.err);
+            assert_eq!(done.code, 0, "round {round} on {kind:?}: {}{}", done.out, done.err);
         }
     }
 }

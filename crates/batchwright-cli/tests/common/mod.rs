@@ -11,6 +11,7 @@ use serde_json::Value;
 /// A new folder in which the binary runs.
 pub struct Place {
     dir: tempfile::TempDir,
+    store: Option<String>,
 }
 
 /// What a finished command left.
@@ -37,7 +38,12 @@ impl Done {
 
 impl Place {
     pub fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self { dir: tempfile::tempdir().unwrap(), store: None }
+    }
+
+    /// A folder whose commands use the store at `url`.
+    pub fn on(url: &str) -> Self {
+        Self { store: Some(url.to_owned()), ..Self::new() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -66,6 +72,9 @@ impl Place {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_batchwright"));
         command.args(arguments).current_dir(self.dir.path()).env_remove("BATCHWRIGHT_STORE");
+        if let Some(store) = &self.store {
+            command.env("BATCHWRIGHT_STORE", store);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

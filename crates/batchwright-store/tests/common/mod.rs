@@ -65,8 +65,17 @@ impl Place {
         format!("{}?{query}", self.url)
     }
 
+    /// Without encryption, which takes longer than the work of most tests.
+    pub(crate) fn quick_url(&self) -> String {
+        match self.kind {
+            Kind::Sqlite => self.url.clone(),
+            Kind::Postgres => self.url_with("sslmode=disable"),
+            Kind::MySql => self.url_with("ssl-mode=DISABLED"),
+        }
+    }
+
     pub(crate) fn database(&self) -> Database {
-        Database::parse(&self.url).unwrap()
+        Database::parse(&self.quick_url()).unwrap()
     }
 
     pub(crate) fn repository(&self) -> Arc<SqlRepository> {

@@ -183,9 +183,9 @@ fn place_all(
         .collect();
     let tallest = heights.iter().copied().fold(0.0, f64::max);
     let (mut x, mut ends) = (0.0, Vec::new());
-    for column in 0..count {
+    for (column, height) in heights.iter().enumerate() {
         let width = members(column).map(|one| places[one].size.width).fold(0.0, f64::max);
-        let mut y = (tallest - heights[column]) / 2.0;
+        let mut y = (tallest - height) / 2.0;
         for one in members(column).collect::<Vec<_>>() {
             places[one].x = x;
             places[one].y = y;
