@@ -46,7 +46,7 @@ pub(crate) fn simulate(seeds: u64) -> Result<(), String> {
 }
 
 /// What tests need beyond Rust.
-fn services() -> Result<(), String> {
+pub(crate) fn services() -> Result<(), String> {
     let status = Command::new("bash")
         .arg("scripts/services.sh")
         .status()

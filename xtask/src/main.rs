@@ -1,6 +1,7 @@
 //! Chores of the repository. `cargo xtask ci` is the one door: what CI runs, and what a newcomer runs.
 
 mod bench;
+mod bench_servers;
 mod ci;
 
 use std::process::{Command, ExitCode};
@@ -15,11 +16,14 @@ fn main() -> ExitCode {
             Ok(rounds) => bench::run(rounds),
             Err(_) => Err(format!("`{rounds}` is no number of rounds")),
         },
+        ["bench", "servers"] => bench_servers::servers(5),
+        ["bench", "store"] => bench_servers::store(),
         ["sim", "--seeds", seeds] => match seeds.parse() {
             Ok(seeds) => ci::simulate(seeds),
             Err(_) => Err(format!("`{seeds}` is no number of seeds")),
         },
-        _ => Err("usage: cargo xtask ci | bench [--rounds N] | sim --seeds N".to_owned()),
+        _ => Err("usage: cargo xtask ci | bench [--rounds N | servers | store] | sim --seeds N"
+            .to_owned()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -11,6 +11,7 @@ use batchwright::{
 use batchwright_store::{SqlRepository, SqlWriter, SqliteDatabase, StoreOptions};
 
 use crate::plain::database;
+use crate::servers;
 use crate::work::{CHUNK, Outcome, Task, Trade, Valued, step, timed};
 
 pub(crate) fn run(work: &str, task: &Task) -> Outcome {
@@ -28,14 +29,15 @@ pub(crate) fn run(work: &str, task: &Task) -> Outcome {
         }
         "csv-sqlite" => {
             drop(database(task)?);
-            let columns = ["id", "account", "symbol", "value"];
-            let writer = SqlWriter::in_store("valued", columns, |one: &Valued, row| {
-                row.bind(one.id as i64)?;
-                row.bind(&one.account)?;
-                row.bind(&one.symbol)?;
-                row.bind(one.value)
-            });
-            execute(open(&task.output, Durability::Process)?, csv(task).writer(writer).build())
+            let repository = open(&task.output, Durability::Process)?;
+            execute(repository, csv(task).writer(valued("valued")).build())
+        }
+        "csv-postgres" | "csv-mariadb" => {
+            let server = work.trim_start_matches("csv-");
+            servers::on_server(server, servers::TABLE)?;
+            let repository = Arc::new(SqlRepository::connect(&servers::url(server))?);
+            let parameters = JobParameters::new().with("run", std::process::id());
+            execute_with(repository, csv(task).writer(valued("bench_valued")).build(), &parameters)
         }
         other => Err(format!("the engine does no `{other}`").into()),
     }
@@ -64,10 +66,29 @@ fn beside(task: &Task) -> Result<Repository, Error> {
     store(&task.output.with_extension("store"), Durability::Process)
 }
 
+/// The outputs as rows of `table` in the store's own database.
+fn valued(table: &str) -> SqlWriter<Valued> {
+    let columns = ["id", "account", "symbol", "value"];
+    SqlWriter::in_store(table, columns, |one: &Valued, row| {
+        row.bind(one.id as i64)?;
+        row.bind(&one.account)?;
+        row.bind(&one.symbol)?;
+        row.bind(one.value)
+    })
+}
+
 fn execute(repository: Repository, step: impl Step + 'static) -> Outcome {
+    execute_with(repository, step, &JobParameters::new())
+}
+
+fn execute_with(
+    repository: Repository,
+    step: impl Step + 'static,
+    parameters: &JobParameters,
+) -> Outcome {
     let operator = JobOperator::new(repository);
     operator.registry().register(Job::builder("bench").step(step).build()?)?;
-    timed(|| run_once(&operator, JobParameters::new()))
+    timed(|| run_once(&operator, parameters.clone()))
 }
 
 fn run_once(operator: &JobOperator, parameters: JobParameters) -> Result<(), Error> {

@@ -2,6 +2,8 @@
 
 mod engine;
 mod plain;
+mod servers;
+mod store;
 mod work;
 
 use std::process::ExitCode;
@@ -18,6 +20,8 @@ fn main() -> ExitCode {
             "make" => work::make_input(&task),
             "loop" => plain::run(work, &task),
             "ours" => engine::run(work, &task),
+            "loop-server" => servers::run(work, &task),
+            "store" => store::run(work, &task),
             other => Err(format!("no contender `{other}`").into()),
         }
     });

@@ -66,6 +66,18 @@ pub(crate) struct Held {
     pub(crate) stop: StopToken,
 }
 
+/// Lets go of an execution when it is dropped.
+struct LetGo {
+    active: Active,
+    execution: ExecutionId,
+}
+
+impl Drop for LetGo {
+    fn drop(&mut self) {
+        lock(&self.active).remove(&self.execution);
+    }
+}
+
 pub(crate) fn lock(active: &Active) -> MutexGuard<'_, BTreeMap<ExecutionId, Held>> {
     active.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -586,12 +598,13 @@ impl JobOperator {
         let (handle, ending) = JobHandle::new(execution.id, Arc::clone(&self.inner.repository));
         let accept_changed_definition = options.accept_changed_definition;
         let runner = Runner { accept_changed_definition, ..self.inner.runner.clone() };
-        let active = Arc::clone(&runner.active);
+        // Also when no thread could be had for it: a lease that nobody works for must not be renewed.
+        let let_go = LetGo { active: Arc::clone(&runner.active), execution: lease.execution };
         self.inner.pool.submit(Box::new(move || {
             let run = JobRun { job, lease, stop };
             // A panic outside user code must not keep the lease alive: its handle hears of it.
             let result = catch_unwind(AssertUnwindSafe(|| runner.run(&run)));
-            lock(&active).remove(&lease.execution);
+            drop(let_go);
             if let Ok(result) = result {
                 ending.end(result.map(drop));
             }

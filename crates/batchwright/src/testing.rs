@@ -2,6 +2,7 @@
 //!
 //! Nothing here stands for a real part: it makes real parts fail.
 
+mod bench;
 mod conformance;
 mod faults;
 #[doc(hidden)]
@@ -9,6 +10,7 @@ pub mod model;
 #[doc(hidden)]
 pub mod oracle;
 
+pub use bench::{TestBench, assert_lines};
 pub use conformance::conformance;
 pub use faults::{
     Delays, FaultPlan, FaultyPosition, FaultyProcessor, FaultyReader, FaultyWriter, Kill, Numbered,

@@ -270,7 +270,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
                 break;
             }
             for listener in &self.kit.item {
-                if let Err(error) = listener.before_read() {
+                if let Err(error) = guarded(|| listener.before_read()) {
                     return Pause::Listener("before_read", error);
                 }
             }
@@ -281,7 +281,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
             };
             first.get_or_insert_with(|| self.clock.elapsed());
             for listener in self.kit.item.iter().rev() {
-                if let Err(error) = listener.after_read(&item) {
+                if let Err(error) = guarded(|| listener.after_read(&item)) {
                     return Pause::Listener("after_read", error);
                 }
             }

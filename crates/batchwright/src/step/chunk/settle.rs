@@ -311,8 +311,9 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         let mut transaction = ChunkTransaction::new(self.run.repository(), &scope, next);
         if !outputs.is_empty() {
             for listener in &self.kit.item {
-                guarded(|| listener.before_write(outputs))
-                    .map_err(|error| self.located_listener("before_write", error))?;
+                if let Err(error) = guarded(|| listener.before_write(outputs)) {
+                    return Err(self.undone_by_listener("before_write", error));
+                }
             }
             let writer = &mut *self.writer;
             if let Err(error) = guarded(|| writer.write(outputs, &mut transaction)) {
@@ -323,8 +324,10 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                 return Ok(Err(self.writer_news(error)?));
             }
             for listener in self.kit.item.iter().rev() {
-                guarded(|| listener.after_write(outputs))
-                    .map_err(|error| self.located_listener("after_write", error))?;
+                if let Err(error) = guarded(|| listener.after_write(outputs)) {
+                    drop(transaction);
+                    return Err(self.undone_by_listener("after_write", error));
+                }
             }
         }
 
@@ -548,6 +551,15 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         self.counters.rollback += 1;
         self.run.roll_back(&error);
         self.located_listener(call, error)
+    }
+
+    /// A listener failed in the middle of a write: the attempt is abandoned, in the sink too.
+    fn undone_by_listener(&mut self, call: &'static str, error: ItemError) -> Trouble {
+        let undone = guarded(|| self.writer.rolled_back());
+        match undone {
+            Ok(()) => self.listener_failed(call, error),
+            Err(error) => Trouble::Step(self.component("writer", "roll back", error)),
+        }
     }
 
     fn located_listener(&self, call: &'static str, error: ItemError) -> Trouble {

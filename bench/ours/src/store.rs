@@ -1,0 +1,170 @@
+//! What a store answers how fast when it remembers very many executions.
+
+use std::time::{Duration, Instant};
+
+use batchwright::{
+    BatchStatus, ExecutionFilter, ExecutionId, Flow, InstancePage, Job, JobOperator, JobParameters,
+    Queries, TaskletCall, TaskletStep,
+};
+use batchwright_store::{SqlRepository, SqliteDatabase};
+use std::sync::Arc;
+
+use crate::servers;
+use crate::work::{Outcome, Task, timed};
+
+/// Jobs that the executions are spread over.
+const JOBS: u64 = 100;
+/// Times that each question is asked; the median counts.
+const ASKED: usize = 21;
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Fills a store with `task.count` executions, then prints what each question takes.
+pub(crate) fn run(work: &str, task: &Task) -> Outcome {
+    timed(|| {
+        let repository = Arc::new(match work {
+            "sqlite" => filled_sqlite(task)?,
+            _ => filled_postgres(task)?,
+        });
+        measure(work, repository, task.count)
+    })
+}
+
+/// Rows like those of finished jobs of one step; the words differ between the databases, the rows do not.
+fn rows(series: &str, divide: &str) -> String {
+    format!(
+        "INSERT INTO bw_job_instance (job, key, created_at) SELECT 'job ' || (n % {JOBS}), 'key ' || n, n FROM {series};
+         INSERT INTO bw_job_execution (instance_id, job, status, exit_code, exit_message, parameters, created_at,
+             started_at, ended_at, fence, stop_requested, warnings, context, flow, version)
+         SELECT n, 'job ' || (n % {JOBS}), CASE n % 50 WHEN 0 THEN 'FAILED' ELSE 'COMPLETED' END, 'COMPLETED', '',
+             '{{}}', 1700000000000000 + n, 1700000000000000 + n, 1700000000000000 + n, 1, 0, '[]', '{{}}', '{{}}', 3
+         FROM {series};
+         INSERT INTO bw_step_execution (execution_id, name, status, exit_code, exit_message, read_count, write_count,
+             filter_count, read_skip, process_skip, write_skip, commit_count, rollback_count, context, started_at,
+             updated_at, handled)
+         SELECT n, 'load', 'COMPLETED', 'COMPLETED', '', n {divide} 3, n {divide} 3, 0, 0, 0, 0, 7, 0, '{{}}', n, n, 0 FROM {series};"
+    )
+}
+
+fn filled_sqlite(task: &Task) -> Result<SqlRepository, Failure> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = task.output.clone().into_os_string();
+        name.push(suffix);
+        let _ = std::fs::remove_file(name);
+    }
+    let url = format!("sqlite://{}?synchronous=normal", task.output.display());
+    let repository = SqlRepository::connect(&url)?;
+    let count = task.count;
+    let series = format!(
+        "(WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {count}) SELECT n FROM s)"
+    );
+    let connection = SqliteDatabase::at(&task.output).connect()?;
+    connection.execute_batch(&format!("BEGIN; {} COMMIT; ANALYZE", rows(&series, "/")))?;
+    Ok(repository)
+}
+
+fn filled_postgres(task: &Task) -> Result<SqlRepository, Failure> {
+    let drop_all: String = [
+        "event",
+        "skip_record",
+        "step_execution",
+        "job_execution",
+        "job_instance",
+        "store",
+        "schema_version",
+    ]
+    .map(|table| format!("DROP TABLE IF EXISTS bw_{table} CASCADE;"))
+    .concat();
+    servers::on_server("postgres", &drop_all)?;
+    let repository = SqlRepository::connect(&servers::url("postgres"))?;
+    let series = format!("generate_series(1, {}) AS s(n)", task.count);
+    servers::on_server("postgres", &rows(&series, "/"))?;
+    servers::on_server("postgres", "ANALYZE")?;
+    Ok(repository)
+}
+
+fn measure(work: &str, repository: Arc<SqlRepository>, count: u64) -> Result<(), Failure> {
+    let operator = JobOperator::new(repository.clone());
+    let step = TaskletStep::new("nothing", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
+    operator.registry().register(Job::builder("job 7").step(step).build()?)?;
+    let mut number = 0;
+    let print = |what: &str, mut ask: Box<dyn FnMut() -> Result<(), Failure> + '_>| {
+        let mut times = Vec::new();
+        for _ in 0..ASKED {
+            times.push(once(&mut ask)?);
+        }
+        times.sort_unstable();
+        eprintln!("{work:9} {what:44} {:8.3} ms", times[ASKED / 2].as_secs_f64() * 1e3);
+        Ok::<(), Failure>(())
+    };
+    let middle = ExecutionId(i64::try_from(count / 2)?);
+    let of_job = || ExecutionFilter::of_job("job 7").limit(50);
+    print(
+        "start a job of one empty step, to its end",
+        Box::new(|| {
+            number += 1;
+            operator.start("job 7", JobParameters::new().with("n", number))?.wait()?;
+            Ok(())
+        }),
+    )?;
+    print(
+        "newest 50 executions",
+        Box::new(|| Ok(drop(repository.executions(&ExecutionFilter::default().limit(50))?))),
+    )?;
+    print(
+        "newest 50 executions of a job",
+        Box::new(|| Ok(drop(repository.executions(&of_job())?))),
+    )?;
+    print(
+        "50 executions of a job from the middle",
+        Box::new(|| {
+            let page = ExecutionFilter { before: Some(middle), ..of_job() };
+            Ok(drop(repository.executions(&page)?))
+        }),
+    )?;
+    print(
+        "newest 50 failed executions of a job",
+        Box::new(|| Ok(drop(repository.executions(&of_job().status(BatchStatus::Failed))?))),
+    )?;
+    print(
+        "newest 50 failed executions",
+        Box::new(|| {
+            Ok(drop(
+                repository.executions(
+                    &ExecutionFilter::default().status(BatchStatus::Failed).limit(50),
+                )?,
+            ))
+        }),
+    )?;
+    print(
+        "all running executions",
+        Box::new(|| Ok(drop(repository.executions(&ExecutionFilter::default().running())?))),
+    )?;
+    print(
+        "a page of instances of a job",
+        Box::new(|| Ok(drop(repository.instances("job 7", InstancePage::first(50))?))),
+    )?;
+    print(
+        "number of executions of a job",
+        Box::new(|| {
+            repository.execution_count(&ExecutionFilter::of_job("job 7"))?;
+            Ok(())
+        }),
+    )?;
+    print(
+        "one execution with its steps",
+        Box::new(|| {
+            repository.execution(middle)?;
+            Ok(drop(repository.steps(middle)?))
+        }),
+    )?;
+    print("names of all jobs", Box::new(|| Ok(drop(repository.job_names()?))))?;
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "measuring is the purpose")]
+fn once(ask: &mut dyn FnMut() -> Result<(), Failure>) -> Result<Duration, Failure> {
+    let start = Instant::now();
+    ask()?;
+    Ok(start.elapsed())
+}

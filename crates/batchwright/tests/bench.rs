@@ -1,0 +1,62 @@
+//! What the bench promises to those who test their jobs on it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use batchwright::testing::{FaultPlan, FaultyWriter, TestBench, assert_lines};
+use batchwright::{
+    Backoff, BatchStatus, ChunkStepBuilder, Clock, CommitPoint, Job, JsonLinesWriter, ListWriter,
+    RetryPolicy, Sequence,
+};
+
+#[test]
+fn whichever_commit_an_execution_dies_at_a_file_is_exact_after_the_restart() {
+    for point in [CommitPoint::Before, CommitPoint::After] {
+        for commit in 1..=4 {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("out.jsonl");
+            let step = ChunkStepBuilder::new("copy")
+                .reader(Sequence::to(10))
+                .writer(JsonLinesWriter::new(&path))
+                .chunk_size(3)
+                .build();
+            let mut bench = TestBench::of_step(step);
+            bench.crash_at(point, commit);
+            assert_eq!(bench.run().status, BatchStatus::Failed, "{point:?} {commit}");
+            assert_eq!(bench.restart().status, BatchStatus::Completed, "{point:?} {commit}");
+            assert_lines(&path, (1..=10).map(|n| n.to_string()));
+        }
+    }
+}
+
+#[test]
+fn waits_take_no_time_and_move_the_clock() {
+    let faults = FaultPlan { write_flaky: [(2, 3)].into(), ..FaultPlan::default() };
+    let rows = Arc::new(Mutex::new(Vec::new()));
+    let written = Arc::clone(&rows);
+    let step = ChunkStepBuilder::new("copy")
+        .reader(Sequence::to(4))
+        .writer_with(move |_| Ok(FaultyWriter::new(ListWriter::new(Arc::clone(&written)), &faults)))
+        .retry(
+            RetryPolicy::attempts(9.try_into().unwrap())
+                .backoff(Backoff::Fixed(Duration::from_secs(3_600))),
+        )
+        .build();
+    let mut bench = TestBench::of(Job::builder("job").step(step).build().unwrap());
+    let before = bench.clock().now();
+    assert_eq!(bench.run().status, BatchStatus::Completed);
+    assert_eq!(bench.clock().now() - before, jiff::Span::new().seconds(3 * 3_600).fieldwise());
+    assert_eq!(bench.step("copy").counters.rollback, 3);
+}
+
+#[test]
+#[should_panic(expected = "no step `kopy` ran; there ran [\"copy\"]")]
+fn a_step_that_did_not_run_is_named_with_those_that_did() {
+    let step = ChunkStepBuilder::new("copy")
+        .reader(Sequence::to(1))
+        .writer(batchwright::NoWriter::new())
+        .build();
+    let mut bench = TestBench::of_step(step);
+    bench.run();
+    bench.step("kopy");
+}

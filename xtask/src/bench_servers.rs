@@ -1,0 +1,87 @@
+//! `cargo xtask bench servers` and `cargo xtask bench store`: real servers, as `scripts/services.sh` starts them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{cargo, ci};
+
+/// Records of the works on servers.
+const RECORDS: u64 = 200_000;
+/// Executions that the stores remember.
+const EXECUTIONS: u64 = 1_000_000;
+
+const OURS: &str = "target/release/ours";
+
+fn build() -> Result<PathBuf, String> {
+    ci::services()?;
+    cargo(&["build", "--release", "--package", "ours"], &[])?;
+    let folder = PathBuf::from("target/bench");
+    std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    Ok(folder)
+}
+
+/// Loads the same CSV file by hand and by the engine, in turns; prints medians and ratios.
+pub(crate) fn servers(rounds: usize) -> Result<(), String> {
+    let folder = build()?;
+    let (input, output) = (folder.join("servers.csv"), folder.join("servers.out"));
+    run("make", "input", RECORDS, Path::new("-"), &input)?;
+    let contenders = [
+        ("loop-server", "csv-postgres"),
+        ("loop-server", "csv-postgres-copy"),
+        ("ours", "csv-postgres"),
+        ("loop-server", "csv-mariadb"),
+        ("ours", "csv-mariadb"),
+    ];
+    let mut samples: BTreeMap<(&str, &str), Vec<f64>> = BTreeMap::new();
+    for round in 1..=rounds {
+        eprintln!("round {round} of {rounds}");
+        for (contender, work) in contenders {
+            let nanos = run(contender, work, RECORDS, &input, &output)?;
+            samples.entry((contender, work)).or_default().push(nanos / RECORDS as f64);
+        }
+    }
+    let mut median = |contender, work| {
+        let times = samples.get_mut(&(contender, work)).expect("it ran");
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    println!("| work | best loop, µs a row | ours, µs a row | ratio |\n|---|---|---|---|");
+    let best =
+        median("loop-server", "csv-postgres").min(median("loop-server", "csv-postgres-copy"));
+    for (work, best) in
+        [("csv-postgres", best), ("csv-mariadb", median("loop-server", "csv-mariadb"))]
+    {
+        let ours = median("ours", work);
+        println!("| {work} | {:.2} | {:.2} | {:.2} |", best / 1e3, ours / 1e3, ours / best);
+    }
+    Ok(())
+}
+
+/// Asks stores that remember a million executions.
+pub(crate) fn store() -> Result<(), String> {
+    let folder = build()?;
+    for kind in ["sqlite", "postgres"] {
+        run("store", kind, EXECUTIONS, Path::new("-"), &folder.join("store.db"))?;
+    }
+    Ok(())
+}
+
+/// Runs one contender once; returns its nanoseconds. What it says goes where ours goes.
+fn run(
+    contender: &str,
+    work: &str,
+    count: u64,
+    input: &Path,
+    output: &Path,
+) -> Result<f64, String> {
+    let done = Command::new(OURS)
+        .args([contender, work, &count.to_string()])
+        .args([input, output])
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .map_err(|error| format!("cannot run {OURS}: {error}"))?;
+    let told = String::from_utf8_lossy(&done.stdout);
+    let nanos = told.split_whitespace().next().and_then(|word| word.parse().ok());
+    nanos.filter(|_| done.status.success()).ok_or_else(|| format!("{contender} failed at {work}"))
+}
