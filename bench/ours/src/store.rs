@@ -83,87 +83,74 @@ fn filled_postgres(task: &Task) -> Result<SqlRepository, Failure> {
     Ok(repository)
 }
 
+/// A question, with how many rows it found.
+type Ask<'a> = Box<dyn FnMut() -> Result<usize, Failure> + 'a>;
+
 fn measure(work: &str, repository: Arc<SqlRepository>, count: u64) -> Result<(), Failure> {
     let operator = JobOperator::new(repository.clone());
     let step = TaskletStep::new("nothing", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
     operator.registry().register(Job::builder("job 7").step(step).build()?)?;
+    let middle = ExecutionId(i64::try_from(count / 2)?);
+    let of_job = || ExecutionFilter::of_job("job 7").limit(50);
+    let failed = BatchStatus::Failed;
+    let found = |filter: ExecutionFilter| -> Result<usize, Failure> {
+        Ok(repository.executions(&filter)?.len())
+    };
     let mut number = 0;
-    let print = |what: &str, mut ask: Box<dyn FnMut() -> Result<(), Failure> + '_>| {
+    let questions: Vec<(&str, Ask<'_>)> = vec![
+        (
+            "start a job of one empty step, to its end",
+            Box::new(|| {
+                number += 1;
+                operator.start("job 7", JobParameters::new().with("n", number))?.wait()?;
+                Ok(1)
+            }),
+        ),
+        ("newest 50 executions", Box::new(|| found(ExecutionFilter::default().limit(50)))),
+        ("newest 50 executions of a job", Box::new(|| found(of_job()))),
+        (
+            "50 executions of a job from the middle",
+            Box::new(|| found(ExecutionFilter { before: Some(middle), ..of_job() })),
+        ),
+        ("newest 50 failed executions of a job", Box::new(|| found(of_job().status(failed)))),
+        (
+            "newest 50 failed executions",
+            Box::new(|| found(ExecutionFilter::default().status(failed).limit(50))),
+        ),
+        ("all running executions", Box::new(|| found(ExecutionFilter::default().running()))),
+        (
+            "a page of instances of a job",
+            Box::new(|| Ok(repository.instances("job 7", InstancePage::first(50))?.len())),
+        ),
+        (
+            "number of executions of a job",
+            Box::new(|| {
+                let counted = repository.execution_count(&ExecutionFilter::of_job("job 7"))?;
+                Ok(usize::try_from(counted)?)
+            }),
+        ),
+        (
+            "one execution with its steps",
+            Box::new(|| {
+                let execution = repository.execution(middle)?.ok_or("no such execution")?;
+                Ok(repository.steps(execution.id)?.len())
+            }),
+        ),
+        ("names of all jobs", Box::new(|| Ok(repository.job_names()?.len()))),
+    ];
+    for (what, mut ask) in questions {
         let mut times = Vec::new();
         for _ in 0..ASKED {
             times.push(once(&mut ask)?);
         }
         times.sort_unstable();
         eprintln!("{work:9} {what:44} {:8.3} ms", times[ASKED / 2].as_secs_f64() * 1e3);
-        Ok::<(), Failure>(())
-    };
-    let middle = ExecutionId(i64::try_from(count / 2)?);
-    let of_job = || ExecutionFilter::of_job("job 7").limit(50);
-    print(
-        "start a job of one empty step, to its end",
-        Box::new(|| {
-            number += 1;
-            operator.start("job 7", JobParameters::new().with("n", number))?.wait()?;
-            Ok(())
-        }),
-    )?;
-    print(
-        "newest 50 executions",
-        Box::new(|| Ok(drop(repository.executions(&ExecutionFilter::default().limit(50))?))),
-    )?;
-    print(
-        "newest 50 executions of a job",
-        Box::new(|| Ok(drop(repository.executions(&of_job())?))),
-    )?;
-    print(
-        "50 executions of a job from the middle",
-        Box::new(|| {
-            let page = ExecutionFilter { before: Some(middle), ..of_job() };
-            Ok(drop(repository.executions(&page)?))
-        }),
-    )?;
-    print(
-        "newest 50 failed executions of a job",
-        Box::new(|| Ok(drop(repository.executions(&of_job().status(BatchStatus::Failed))?))),
-    )?;
-    print(
-        "newest 50 failed executions",
-        Box::new(|| {
-            Ok(drop(
-                repository.executions(
-                    &ExecutionFilter::default().status(BatchStatus::Failed).limit(50),
-                )?,
-            ))
-        }),
-    )?;
-    print(
-        "all running executions",
-        Box::new(|| Ok(drop(repository.executions(&ExecutionFilter::default().running())?))),
-    )?;
-    print(
-        "a page of instances of a job",
-        Box::new(|| Ok(drop(repository.instances("job 7", InstancePage::first(50))?))),
-    )?;
-    print(
-        "number of executions of a job",
-        Box::new(|| {
-            repository.execution_count(&ExecutionFilter::of_job("job 7"))?;
-            Ok(())
-        }),
-    )?;
-    print(
-        "one execution with its steps",
-        Box::new(|| {
-            repository.execution(middle)?;
-            Ok(drop(repository.steps(middle)?))
-        }),
-    )?;
-    print("names of all jobs", Box::new(|| Ok(drop(repository.job_names()?))))?;
+    }
     Ok(())
 }
 
 #[expect(clippy::disallowed_methods, reason = "measuring is the purpose")]
-fn once(ask: &mut dyn FnMut() -> Result<(), Failure>) -> Result<Duration, Failure> {
+fn once(ask: &mut Ask<'_>) -> Result<Duration, Failure> {
     let start = Instant::now();
     ask()?;
     Ok(start.elapsed())

@@ -235,7 +235,7 @@ fn a_store_that_cannot_be_used_is_exit_code_7_and_nothing_is_touched() {
         place.run(&["run", "job.toml", "date=2026-11-21", "--store", "sqlite://new.db"]).expect(7);
     assert!(done.err.contains("schema has version 999"), "{}", done.err);
     let secret = "postgres://me:hunter2@host/db";
-    let done = place.run(&["jobs", "--store", secret]).expect(2);
+    let done = place.run(&["jobs", "--store", secret]).expect(7);
     assert!(!done.err.contains("hunter2"), "a password never stands in an error: {}", done.err);
 }
 

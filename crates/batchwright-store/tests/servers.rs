@@ -181,10 +181,8 @@ fn tables_and_columns_may_be_called_anything() {
                 .build();
             let operator = JobOperator::new(place.repository());
             operator.registry().register(Job::builder("job").step(step).build().unwrap()).unwrap();
-            let parameters = JobParameters::new().with(
-                "run",
-                i64::try_from(place.numbers("SELECT count(*) FROM bw_job_instance")[0]).unwrap(),
-            );
+            let parameters = JobParameters::new()
+                .with("run", place.numbers("SELECT count(*) FROM bw_job_instance")[0]);
             completed(&operator.start("job", parameters).unwrap().wait().unwrap());
         }
         assert_eq!(

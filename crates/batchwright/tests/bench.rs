@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use batchwright::testing::{FaultPlan, FaultyWriter, TestBench, assert_lines};
 use batchwright::{
-    Backoff, BatchStatus, ChunkStepBuilder, Clock, CommitPoint, Job, JsonLinesWriter, ListWriter,
-    RetryPolicy, Sequence,
+    Backoff, BatchStatus, ChunkStepBuilder, Clock, CommitPoint, ExitStatus, Flow, Job,
+    JsonLinesWriter, ListWriter, RetryPolicy, Sequence, TaskletCall, TaskletStep,
 };
 
 #[test]
@@ -27,6 +27,21 @@ fn whichever_commit_an_execution_dies_at_a_file_is_exact_after_the_restart() {
             assert_lines(&path, (1..=10).map(|n| n.to_string()));
         }
     }
+}
+
+#[test]
+fn a_tasklet_that_finished_is_not_called_again_when_only_its_end_was_not_stored() {
+    let calls = Arc::new(Mutex::new(0));
+    let counter = Arc::clone(&calls);
+    let step = TaskletStep::new("once", move |_: &mut TaskletCall<'_, '_>| {
+        *counter.lock().unwrap() += 1;
+        Ok(Flow::FinishedWith(ExitStatus::new("COMPLETED ONCE")))
+    });
+    let mut bench = TestBench::of_step(step);
+    bench.crash_at(CommitPoint::After, 1);
+    assert_eq!(bench.run().status, BatchStatus::Failed);
+    assert_eq!(bench.restart().exit.code, "COMPLETED ONCE");
+    assert_eq!(*calls.lock().unwrap(), 1);
 }
 
 #[test]

@@ -60,7 +60,10 @@ pub(super) fn rehearse(global: &Global, args: &RehearseArgs) -> Result<u8, CliEr
         let (step, left) = trial(&scratch, *point)?;
         let finding = findings.entry(step.clone()).or_default();
         finding.kills += 1;
-        let mut differing = outputs.differences(&left);
+        let mut differing = match left {
+            Ok(left) => outputs.differences(&left),
+            Err(stuck) => vec![format!("it does not complete any more: {stuck}")],
+        };
         differing.retain(|name| !unstable.contains(name));
         if !differing.is_empty() {
             finding.differing += 1;
@@ -127,8 +130,11 @@ fn kill_points(commits: u64, args: &RehearseArgs) -> Vec<KillPoint> {
 }
 
 /// Runs the job until it is killed at `point`, restarts it until it is done; returns the step that was killed
-/// and what the job left.
-fn trial(scratch: &Scratch, point: KillPoint) -> Result<(String, Outputs), CliError> {
+/// and what the job left, or why it does not complete any more.
+fn trial(
+    scratch: &Scratch,
+    point: KillPoint,
+) -> Result<(String, Result<Outputs, String>), CliError> {
     let trial = scratch.trial()?;
     let mut killed = String::new();
     let mut ended = trial.run(Some(point))?;
@@ -145,11 +151,8 @@ fn trial(scratch: &Scratch, point: KillPoint) -> Result<(String, Outputs), CliEr
         ended = trial.restart()?;
     }
     match ended {
-        Ended::Completed => Ok((killed, trial.outputs()?)),
-        ended => Err(CliError::Usage(format!(
-            "rehearse the job: killed {point} in step `{killed}`, it does not complete any more: {}",
-            ended.told()
-        ))),
+        Ended::Completed => Ok((killed, Ok(trial.outputs()?))),
+        ended => Ok((killed, Err(ended.told()))),
     }
 }
 

@@ -92,7 +92,8 @@ impl Builder<'_> {
         if !self.context.inside_only {
             return Ok(path);
         }
-        let folder = self.folder.clone();
+        let here = if self.folder.as_os_str().is_empty() { Path::new(".") } else { &self.folder };
+        let folder = std::path::absolute(here).unwrap_or_default();
         Ok(Box::new(move |scope| {
             let path = path(scope)?;
             let is_inside = !path.components().any(|one| one.as_os_str() == "..")

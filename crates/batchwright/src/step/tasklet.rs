@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{ChunkTransaction, Commit, Step, StepEnd, StepOptions, StepRun, StepScope, guarded};
 use crate::error::{ItemError, ItemErrorText, StepError};
 use crate::execution::{Counters, ExitStatus};
@@ -102,7 +104,11 @@ impl Step for TaskletStep {
     }
 
     fn run(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError> {
-        let mut sequence = stored_sequence(run.step.checkpoint.as_deref());
+        let Stored { mut sequence, exit } = Stored::of(run.step.checkpoint.as_deref());
+        if let Some(exit) = exit {
+            // Its last call was committed; only the end of the step was not stored any more.
+            return Ok(StepEnd::Completed(exit));
+        }
         loop {
             let scope = run.scope.clone();
             sequence += 1;
@@ -126,21 +132,39 @@ impl Step for TaskletStep {
             let mut counters = run.step.counters;
             counters += call.contribution;
             counters.commit += 1;
-            let checkpoint = format!(r#"{{"sequence":{sequence}}}"#);
+            let exit = match &flow {
+                Flow::Continue => None,
+                Flow::Finished => Some(ExitStatus::completed()),
+                Flow::FinishedWith(exit) => Some(exit.clone()),
+            };
+            let checkpoint = Stored { sequence, exit: exit.clone() }.to_json();
             let commit = Commit { counters, checkpoint: &checkpoint, skips: &[], progress: None };
             run.commit(transaction, commit).map_err(|source| run.commit_failed(source))?;
-            match flow {
-                Flow::Finished => return Ok(StepEnd::Completed(ExitStatus::completed())),
-                Flow::FinishedWith(exit) => return Ok(StepEnd::Completed(exit)),
-                Flow::Continue if run.stop_requested() => return Ok(StepEnd::Stopped),
-                Flow::Continue => {}
+            match exit {
+                Some(exit) => return Ok(StepEnd::Completed(exit)),
+                None if run.stop_requested() => return Ok(StepEnd::Stopped),
+                None => {}
             }
         }
     }
 }
 
-/// Calls committed in the life of the instance's step: what makes the keys of its chunks differ.
-fn stored_sequence(checkpoint: Option<&str>) -> u64 {
-    let stored = checkpoint.and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
-    stored.and_then(|json| json["sequence"].as_u64()).unwrap_or(0)
+/// Where a tasklet stands, as it is stored with every call.
+#[derive(Default, Serialize, Deserialize)]
+struct Stored {
+    /// Calls committed in the life of the instance's step: what makes the keys of its chunks differ.
+    sequence: u64,
+    /// How it ended, once it is finished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exit: Option<ExitStatus>,
+}
+
+impl Stored {
+    fn of(checkpoint: Option<&str>) -> Self {
+        checkpoint.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    }
+
+    fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a number and two texts are JSON")
+    }
 }

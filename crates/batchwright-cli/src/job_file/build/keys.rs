@@ -76,7 +76,8 @@ pub(super) fn keys_of_step(step: &Step, kind: &str) -> Built<()> {
     ];
     let allowed: Vec<(&str, &[&str])> =
         types.iter().map(|(name, keys)| (*name, keys.as_slice())).collect();
-    let at = Spanned::new(step.name.span(), kind.to_owned());
+    let span = step.kind.as_ref().map_or_else(|| step.name.span(), Spanned::span);
+    let at = Spanned::new(span, kind.to_owned());
     only("step", &at, &given, &allowed)
 }
 
