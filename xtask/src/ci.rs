@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::cargo;
 
 /// Examples of the tutorial, with the package that each belongs to; each asserts what it shows.
-const EXAMPLES: [(&str, &str); 9] = [
+const EXAMPLES: [(&str, &str); 10] = [
     ("batchwright", "01_hello"),
     ("batchwright", "02_parameters"),
     ("batchwright", "03_files"),
@@ -15,6 +15,7 @@ const EXAMPLES: [(&str, &str); 9] = [
     ("batchwright", "07_custom_items"),
     ("batchwright-store", "08_durable"),
     ("batchwright-store", "10_coming_from"),
+    ("batchwright", "11_flows"),
 ];
 
 /// Format, lints, tests, doctests, examples, documentation.
