@@ -269,7 +269,7 @@ mod tests {
             ("${params.date", "has no closing brace"),
             ("${params.seq|%Y}", "is no integer format"),
             ("${env.BATCHWRIGHT_NO_SUCH_VARIABLE}", "the environment has no"),
-            ("${partition.from}", "there is no `partition.from`"),
+            ("${partition.from}", "the step has no partitions"),
         ] {
             let problem =
                 Template::parse(text, &Known { schema: &schema(), partition: None }).unwrap_err();
