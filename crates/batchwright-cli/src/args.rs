@@ -21,6 +21,9 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+/// Where executions are kept unless the command or the configuration says so.
+pub(crate) const STORE_DEFAULT: &str = "sqlite://batchwright.db";
+
 /// Options of every verb.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
@@ -32,12 +35,15 @@ pub(crate) struct Global {
         env = "BATCHWRIGHT_STORE",
         hide_env_values = true,
         value_name = "URL",
-        default_value = "sqlite://batchwright.db"
+        default_value = STORE_DEFAULT
     )]
     pub(crate) store: String,
     /// Folder of job files (`*.toml`); may be given again. Default: `jobs`, when it exists.
     #[arg(long, global = true, env = "BATCHWRIGHT_JOBS", value_name = "DIR")]
     pub(crate) jobs: Vec<PathBuf>,
+    /// Configuration of the server (TOML). Default: `batchwright.toml`, when it exists.
+    #[arg(long, global = true, env = "BATCHWRIGHT_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// What stdout carries.
     #[arg(long, global = true, value_enum, default_value_t)]
     pub(crate) format: Format,
@@ -115,6 +121,14 @@ pub(crate) enum Command {
     Rehearse(RehearseArgs),
     /// Delete instances that have ended, with all their executions.
     Purge(PurgeArgs),
+    /// Fire triggers, and carry executions forward that were handed over, until a signal ends it.
+    Serve(ServeArgs),
+    /// Triggers: when something is done.
+    #[command(subcommand)]
+    Schedule(ScheduleCommand),
+    /// Rules: what is done when a trigger fires.
+    #[command(subcommand)]
+    Rule(RuleCommand),
     /// Tell whether the store can be used.
     Health,
     /// Print the completion script of a shell.
@@ -124,6 +138,99 @@ pub(crate) enum Command {
     },
     /// Print the manual page.
     Man,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Where clients of the line protocol are listened to, in place of what the configuration says.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<std::net::SocketAddr>,
+}
+
+/// The verbs of triggers.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScheduleCommand {
+    /// Plan a trigger: once (`"2026-11-22 06:30:00"`, in UTC), or again and again
+    /// (`cron "0 30 2 * * *" tz Europe/Berlin misfire all`, `every 90s overlap skip`).
+    #[command(
+        after_help = "Words behind `cron EXPRESSION` or `every DURATION`: tz ZONE, except DAYS, from TIME, until TIME, \
+                      jitter DURATION, misfire skip|once|all, misfire-cap N, misfire-age DURATION, \
+                      overlap allow|skip|queue|replace, queue N"
+    )]
+    Set {
+        /// Name of the trigger.
+        identifier: String,
+        /// When.
+        #[arg(required = true, value_name = "WHEN")]
+        when: Vec<String>,
+    },
+    /// Remove a trigger.
+    Unset(TriggerArgs),
+    /// List triggers in the order of their names.
+    List {
+        /// Only those that begin so.
+        #[arg(default_value = "")]
+        prefix: String,
+        /// At most so many.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1000))]
+        limit: u64,
+        /// Only those behind this one.
+        #[arg(long, default_value = "", value_name = "TRIGGER")]
+        after: String,
+    },
+    /// Show a trigger and its past slots, those that were skipped with the reason.
+    History(TriggerArgs),
+    /// Keep a trigger from firing.
+    Pause(TriggerArgs),
+    /// Let a paused trigger fire again.
+    Resume(TriggerArgs),
+    /// Print when a trigger fires, in words; of a stored one, or of the words of one.
+    Explain {
+        /// Name of a trigger, or `cron …`, `every …` with their words.
+        #[arg(required = true, value_name = "TRIGGER|WHEN")]
+        words: Vec<String>,
+        /// So many fires.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1000))]
+        count: u64,
+    },
+    /// Take over rules and triggers from Kairoi's data folder.
+    ImportKairoi {
+        /// The folder of its log files. Kairoi must not be running.
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TriggerArgs {
+    /// Name of the trigger.
+    pub(crate) identifier: String,
+}
+
+/// The verbs of rules.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RuleCommand {
+    /// Store a rule: `mail app.mail. shell /opt/mail.sh`. The longest pattern that an identifier begins with wins.
+    #[command(
+        after_help = "Runners: shell COMMAND, amqp DSN EXCHANGE ROUTING_KEY, http URL [SECRET], job NAME [PARAMETERS]; \
+                      behind each: retry N, backoff DURATION, timeout DURATION"
+    )]
+    Set {
+        /// Name of the rule.
+        identifier: String,
+        /// Identifiers that begin so; an empty one means all.
+        pattern: String,
+        /// What is done.
+        #[arg(required = true, value_name = "RUNNER")]
+        runner: Vec<String>,
+    },
+    /// Remove a rule.
+    Unset {
+        /// Name of the rule.
+        identifier: String,
+    },
+    /// List the rules.
+    List,
 }
 
 #[derive(Debug, Args)]

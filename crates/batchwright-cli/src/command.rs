@@ -5,6 +5,9 @@ mod history;
 mod launch;
 mod look;
 mod rehearse;
+mod rule;
+mod schedule;
+mod serve;
 mod stop;
 
 use batchwright::{JobRegistry, report};
@@ -19,6 +22,11 @@ use crate::output;
 /// Runs the verb of `cli`; returns the exit code of one that did what it was asked.
 pub(crate) fn execute(cli: Cli, registry: &JobRegistry) -> Result<u8, CliError> {
     let Cli { global, command } = cli;
+    if let Command::Serve(args) = &command {
+        // How a server talks is said in its configuration.
+        return serve::serve(global, registry, args);
+    }
+    output::init_log(&global, None);
     if global.format == Format::Svg && !matches!(command, Command::Graph(_)) {
         return Err(CliError::Usage("print a picture: only `graph` draws".to_owned()));
     }
@@ -51,6 +59,9 @@ pub(crate) fn execute(cli: Cli, registry: &JobRegistry) -> Result<u8, CliError> 
         Command::Skips(args) => look::skips(&App::open(&global, registry, None)?, &global, &args),
         Command::Graph(args) => graph::graph(&App::open(&global, registry, None)?, &global, &args),
         Command::Rehearse(args) => rehearse::rehearse(&global, &args),
+        Command::Serve(_) => Ok(error::OK),
+        Command::Schedule(command) => schedule::schedule(&global, &command),
+        Command::Rule(command) => rule::rule(&global, &command),
         Command::Health => health(&global, registry),
         Command::Completions { shell } => {
             let (mut command, name) = (Cli::command(), "batchwright");

@@ -13,23 +13,38 @@ use crate::job_file::{self, BuildContext};
 use crate::store::{self, Store};
 
 /// An opened store with the jobs that can run on it.
-pub(crate) struct App<'a> {
+#[derive(Clone)]
+pub(crate) struct App {
     pub(crate) operator: JobOperator,
-    registry: &'a JobRegistry,
+    registry: JobRegistry,
     folders: Vec<PathBuf>,
     build: BuildContext,
 }
 
-impl<'a> App<'a> {
+impl App {
     /// Opens the store of `global`.
     pub(crate) fn open(
         global: &Global,
-        registry: &'a JobRegistry,
+        registry: &JobRegistry,
         faults: Option<FaultPlan>,
     ) -> Result<Self, CliError> {
-        let Store { repository, database } = store::open(&global.store)?;
+        Self::on(store::open(&global.store)?, global, registry, faults, None)
+    }
+
+    /// The same on a store that is open, with a bound for the executions that run at once.
+    pub(crate) fn on(
+        store: Store,
+        global: &Global,
+        registry: &JobRegistry,
+        faults: Option<FaultPlan>,
+        running_max: Option<usize>,
+    ) -> Result<Self, CliError> {
+        let Store { repository, database, .. } = store;
         let mut operator =
             JobOperator::builder(repository).registry(registry.clone()).lease_timeout(global.lease);
+        if let Some(running_max) = running_max {
+            operator = operator.running_jobs_max(running_max);
+        }
         if let Some(plan) = faults.clone() {
             let commits = AtomicU64::new(0);
             operator = operator
@@ -41,7 +56,7 @@ impl<'a> App<'a> {
         };
         let inside_only = std::env::var_os(job_file::INSIDE_ONLY).is_some();
         let build = BuildContext { database, faults, inside_only };
-        Ok(Self { operator: operator.build(), registry, folders, build })
+        Ok(Self { operator: operator.build(), registry: registry.clone(), folders, build })
     }
 
     /// The job that `text` means: the path of a job file, or the name of a job.
@@ -50,14 +65,17 @@ impl<'a> App<'a> {
         if path.is_file() || path.extension().is_some_and(|ending| ending == "toml") {
             return self.load(path);
         }
-        if self.registry.has(text) {
-            return Ok(self.registry.job(text)?);
-        }
-        match self.find(text)? {
+        self.named(text)
+    }
+
+    /// The job of that name: registered, or in the job folders as it stands there now.
+    pub(crate) fn named(&self, name: &str) -> Result<Arc<Job>, CliError> {
+        match self.find(name)? {
             Some(path) => self.load(&path),
+            None if self.registry.has(name) => Ok(self.registry.job(name)?),
             None => {
                 let known = self.names()?;
-                Err(Refusal::NoSuchJob { name: text.to_owned(), known }.into())
+                Err(Refusal::NoSuchJob { name: name.to_owned(), known }.into())
             }
         }
     }
@@ -65,15 +83,20 @@ impl<'a> App<'a> {
     /// The job of execution `id`: registered, where it was read from then, or in the job folders.
     pub(crate) fn job_of(&self, id: ExecutionId) -> Result<Arc<Job>, CliError> {
         let execution = self.operator.execution(id)?;
-        if let Some(source) = execution.source.as_deref().map(Path::new)
+        self.job_from(&execution.job, execution.source.as_deref())
+    }
+
+    /// The job of that name: where it was read from, registered, or in the job folders.
+    pub(crate) fn job_from(&self, name: &str, source: Option<&str>) -> Result<Arc<Job>, CliError> {
+        if let Some(source) = source.map(Path::new)
             && source.is_file()
         {
             let job = self.load(source)?;
-            if job.name() == execution.job {
+            if job.name() == name {
                 return Ok(job);
             }
         }
-        self.job(&execution.job)
+        self.named(name)
     }
 
     /// Builds the job of a file and puts it where the operator finds it by name.

@@ -16,7 +16,9 @@ pub(crate) const ALREADY_RUNNING: u8 = 4;
 pub(crate) const STOPPED: u8 = 5;
 pub(crate) const NOT_RESTARTABLE: u8 = 6;
 pub(crate) const STORE: u8 = 7;
+pub(crate) const UNAVAILABLE: u8 = 69;
 pub(crate) const STALE_LEASE: u8 = 75;
+pub(crate) const CONFIG: u8 = 78;
 
 /// Why a verb did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,13 @@ pub(crate) enum CliError {
     /// What was typed cannot be understood; the text names the place and what exists.
     #[error("understand the command: {}", .0.to_string().trim_start_matches("error: ").trim_end())]
     Arguments(clap::Error),
+    /// A request of the schedule that was not followed.
+    #[error("{0}")]
+    Schedule(batchwright_server::Refused),
+    #[error(transparent)]
+    Config(#[from] batchwright_server::ConfigError),
+    #[error(transparent)]
+    Server(#[from] batchwright_server::ServerError),
     #[error("write the output")]
     Output(#[from] std::io::Error),
 }
@@ -55,6 +64,13 @@ impl CliError {
             Self::Run(RunError::LeaseLost { .. }) => "stale_lease",
             Self::Run(_) => "store_unavailable",
             Self::JobFile(_) => "invalid_definition",
+            Self::Schedule(refused) => match refused.code {
+                "not_found" => "no_such_trigger",
+                "busy" => "trigger_busy",
+                _ => "usage",
+            },
+            Self::Config(_) => "invalid_config",
+            Self::Server(_) => "server_failed",
             Self::Usage(_) | Self::Arguments(_) | Self::Output(_) => "usage",
         }
     }
@@ -68,7 +84,10 @@ impl CliError {
             }
             "not_running" => FAILED,
             "stale_lease" => STALE_LEASE,
+            "trigger_busy" => ALREADY_RUNNING,
             "store_unavailable" => STORE,
+            "invalid_config" => CONFIG,
+            "server_failed" => UNAVAILABLE,
             _ => USAGE,
         }
     }
@@ -87,6 +106,14 @@ impl CliError {
                 "another worker carries the execution forward; nothing is to be done here"
             }
             Self::JobFile(_) => "correct the job file; nothing was stored",
+            Self::Schedule(refused) => match refused.code {
+                "busy" => "wait until its runner has ended",
+                _ => {
+                    "see `batchwright schedule --help` and `batchwright schedule list`; nothing was changed"
+                }
+            },
+            Self::Config(_) => "correct the file; the server did not start",
+            Self::Server(_) => "the server did not start; see what it needs above",
             Self::Usage(_) | Self::Arguments(_) => "see `batchwright --help`",
             Self::Output(_) => "check where the output goes",
         }

@@ -47,6 +47,7 @@ impl Problem {
 }
 
 /// What a job file is built with.
+#[derive(Clone)]
 pub(crate) struct BuildContext {
     /// The store's own database, when it is one that items can live in.
     pub(crate) database: Option<Database>,

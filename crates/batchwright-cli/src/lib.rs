@@ -52,7 +52,6 @@ pub fn main(registry: &JobRegistry) -> ExitCode {
             return ExitCode::from(error::OK);
         }
     };
-    output::init_log(&cli.global);
     let format = cli.global.format;
     let code = match command::execute(cli, registry) {
         Ok(code) => code,

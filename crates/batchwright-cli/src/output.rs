@@ -7,8 +7,11 @@ use serde::Serialize;
 use crate::args::{Format, Global};
 
 /// Talk on stderr: by `RUST_LOG` when it is set, else by `-q` and `-v`.
-pub(crate) fn init_log(global: &Global) {
+///
+/// A server talks at `level`, when its configuration names one.
+pub(crate) fn init_log(global: &Global, level: Option<&str>) {
     let level = match (global.quiet, global.verbose) {
+        (false, 0) if level.is_some() => level.unwrap_or_default(),
         (true, _) => "error",
         // Where the results are is worth a line to everybody.
         (_, 0) => "warn,batchwright::output=info",

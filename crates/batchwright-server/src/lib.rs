@@ -1,5 +1,21 @@
-//! What a process needs that carries executions forward. Today: ending gracefully on a signal.
+//! The service of Batchwright, a library that programs embed: scheduler and its wire protocol, workers,
+//! recovery, graceful end.
 
+mod config;
+mod kairoi;
+pub mod kcp;
+mod scheduler;
+mod server;
 mod shutdown;
+mod worker;
 
+pub use config::{Config, ConfigError, SchedulerSettings, Settings};
+pub use kairoi::{KairoiData, read_kairoi};
+
+pub use scheduler::{
+    Answer, Exclusion, Explanation, JobStarter, LIST_MAX, LedgerSettings, Misfire, Overlap, Plan,
+    Recurrence, Refused, Request, Rule, RuleSettings, Runner, RunnerSettings, Scheduler, Secret,
+    TriggerRow, TriggerStatus, When, explain, follow, plan_of, show_time,
+};
+pub use server::{Server, ServerError};
 pub use shutdown::Shutdown;

@@ -26,6 +26,7 @@
 mod database;
 mod item;
 mod repository;
+mod schedule;
 
 pub use database::{
     Database, FromSql, MySqlSession, PostgresSession, ServerDatabase, SqlError, SqlRow, SqlValue,
@@ -36,4 +37,7 @@ pub use item::{
 };
 pub use repository::{SqlRepository, StoreOptions};
 pub use rusqlite;
+pub use schedule::{
+    RuleRow, ScheduleStore, ScheduleUnit, ServerRow, TRIGGER, TriggerKey, TriggerRow, TriggerStatus,
+};
 pub use sqlx;

@@ -89,7 +89,7 @@ pub use operator::{
 pub use owner::{Liveness, ProcessIdentity};
 pub use parameters::{
     JobParameters, Parameter, ParameterDeclaration, ParameterError, ParameterSchema, ParameterType,
-    ParameterValue,
+    ParameterValue, SLOT_PARAMETER, TRIGGER_PARAMETER,
 };
 pub use policy::{Classifier, Completion, SkipLimitScope, SkipPolicy};
 #[cfg(feature = "cache")]

@@ -21,7 +21,7 @@ pub use retention::Retention;
 use crate::clock::{Clock, StopToken, SystemClock};
 use crate::event::Events;
 use crate::execution::{
-    ExecutionId, ExecutionSummary, InstanceId, JobExecution, JobInstance, StepSummary,
+    BatchStatus, ExecutionId, ExecutionSummary, InstanceId, JobExecution, JobInstance, StepSummary,
 };
 use crate::job::{Job, JobScope};
 use crate::launch::{LaunchOptions, RecoverMode};
@@ -54,6 +54,9 @@ struct Inner {
     /// Beats until the operator is gone.
     _heartbeat: Heartbeat,
 }
+
+/// Behind the name of an owner that took an execution which was handed over.
+const SERVED: &str = "/served";
 
 /// Executions that this process holds.
 pub(crate) type Active = Arc<Mutex<BTreeMap<ExecutionId, Held>>>;
@@ -276,6 +279,53 @@ impl JobOperator {
         lifecycle::start(&*self.inner.repository, &request, parameters)
     }
 
+    /// Executions that were handed over and that nobody took yet, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub fn handed_over(&self) -> Result<Vec<JobExecution>, OperatorError> {
+        let starting = ExecutionFilter::default().status(BatchStatus::Starting);
+        let mut waiting = self.queries().executions(&starting)?;
+        waiting.retain(|execution| execution.owner.is_none());
+        waiting.reverse();
+        Ok(waiting)
+    }
+
+    /// Carries forward execution `id`, which was handed over. `None`: another process was quicker, or it was
+    /// stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoSuchJob`] when its job is not registered here; it waits on.
+    pub fn take(&self, id: ExecutionId) -> Result<Option<JobHandle>, OperatorError> {
+        let job = self.inner.registry.job(&self.execution(id)?.job)?;
+        let mut claimant = self.claimant();
+        claimant.owner.push_str(SERVED);
+        let now = self.inner.clock.now();
+        let taken = lifecycle::adopt(&*self.inner.repository, id, &claimant, now)?;
+        Ok(taken.map(|execution| self.submit(job, &execution, &LaunchOptions::default())))
+    }
+
+    /// Running executions whose owners are dead, and whether each had been handed over: such a one is anybody's
+    /// to continue, the others are for those who started them.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub fn lost(&self) -> Result<Vec<(JobExecution, bool)>, OperatorError> {
+        let now = self.inner.clock.now();
+        let mut running = self.queries().executions(&ExecutionFilter::default().running())?;
+        running.retain(|one| crate::launch::may_recover(one, RecoverMode::Detect, now).is_ok());
+        let was_served =
+            |one: &JobExecution| one.owner.as_deref().is_some_and(|owner| owner.ends_with(SERVED));
+        let told = |one: JobExecution| {
+            let served = was_served(&one);
+            (one, served)
+        };
+        Ok(running.into_iter().map(told).collect())
+    }
+
     /// Starts the next instance of `name`: the parameters of its newest one, changed by the job's
     /// incrementer and then by `overrides`.
     ///
@@ -401,6 +451,15 @@ impl JobOperator {
             }
         }
         held.len()
+    }
+
+    /// Waits until this process carries no execution forward any more.
+    pub fn wait_all(&self) {
+        /// Ends are rare and not urgent: nobody needs to be woken for them.
+        const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+        while !lock(&self.inner.runner.active).is_empty() {
+            StopToken::default().wait(LOOK_INTERVAL);
+        }
     }
 
     /// Gives execution `id` up: it is never restarted. A repeated call changes nothing.

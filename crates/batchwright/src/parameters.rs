@@ -271,6 +271,12 @@ fn number_value(
     }
 }
 
+/// The parameter that names the trigger which started a job. Every job accepts it.
+pub const TRIGGER_PARAMETER: &str = "trigger";
+/// The parameter with the time that the trigger was planned for, as RFC 3339 text unless the job declares
+/// another type. Every job accepts it.
+pub const SLOT_PARAMETER: &str = "slot";
+
 /// A named set of [`Parameter`]s.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -486,7 +492,7 @@ impl ParameterSchema {
                     known.kind
                 )),
                 Some(_) => {}
-                None if self.open => {}
+                None if self.open || [TRIGGER_PARAMETER, SLOT_PARAMETER].contains(&name) => {}
                 None => problems.push(format!(
                     "parameter `{name}` is unknown; known are: {}",
                     names(self.declared.iter().map(|declaration| declaration.name.as_str()))

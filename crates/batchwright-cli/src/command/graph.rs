@@ -7,7 +7,7 @@ use crate::context::App;
 use crate::error::{self, CliError};
 
 /// Draws the flow of a job.
-pub(super) fn graph(app: &App<'_>, global: &Global, args: &GraphArgs) -> Result<u8, CliError> {
+pub(super) fn graph(app: &App, global: &Global, args: &GraphArgs) -> Result<u8, CliError> {
     let job = app.job(&args.job)?;
     let drawn = match global.format {
         Format::Text => job.to_dot(),

@@ -8,18 +8,14 @@ use crate::error::{self, CliError};
 use crate::output;
 
 /// Gives an execution up.
-pub(super) fn abandon(
-    app: &App<'_>,
-    global: &Global,
-    args: &ExecutionArgs,
-) -> Result<u8, CliError> {
+pub(super) fn abandon(app: &App, global: &Global, args: &ExecutionArgs) -> Result<u8, CliError> {
     let id = app.operator.abandon(ExecutionId(args.execution))?.id;
     output::document(global.format, &app.operator.summary(id)?, ToString::to_string)?;
     Ok(error::OK)
 }
 
 /// Closes executions whose owner is dead.
-pub(super) fn recover(app: &App<'_>, global: &Global, args: &RecoverArgs) -> Result<u8, CliError> {
+pub(super) fn recover(app: &App, global: &Global, args: &RecoverArgs) -> Result<u8, CliError> {
     let closed = match args.execution {
         Some(id) => vec![app.operator.recover(ExecutionId(id), RecoverMode::Detect)?],
         None => app.operator.recover_all()?,
@@ -28,7 +24,7 @@ pub(super) fn recover(app: &App<'_>, global: &Global, args: &RecoverArgs) -> Res
 }
 
 /// Deletes ended executions.
-pub(super) fn purge(app: &App<'_>, global: &Global, args: &PurgeArgs) -> Result<u8, CliError> {
+pub(super) fn purge(app: &App, global: &Global, args: &PurgeArgs) -> Result<u8, CliError> {
     let ended_before = args.older_than.map(|age| before(app, age)).transpose()?;
     let retention = Retention {
         job: args.job.clone(),
@@ -51,13 +47,13 @@ pub(super) fn purge(app: &App<'_>, global: &Global, args: &PurgeArgs) -> Result<
 }
 
 /// The moment `age` ago.
-fn before(app: &App<'_>, age: std::time::Duration) -> Result<jiff::Timestamp, CliError> {
+fn before(app: &App, age: std::time::Duration) -> Result<jiff::Timestamp, CliError> {
     let wrong = |error: jiff::Error| CliError::Usage(format!("use --older-than: {error}"));
     let age = jiff::SignedDuration::try_from(age).map_err(wrong)?;
     app.operator.now().checked_sub(age).map_err(wrong)
 }
 
-fn tell(app: &App<'_>, global: &Global, closed: &[JobExecution]) -> Result<u8, CliError> {
+fn tell(app: &App, global: &Global, closed: &[JobExecution]) -> Result<u8, CliError> {
     let summaries: Vec<_> =
         closed.iter().map(|one| app.operator.summary(one.id)).collect::<Result<_, _>>()?;
     output::list(global.format, &summaries, ["RECOVERED", "JOB", "STATUS"], |one| {

@@ -62,7 +62,7 @@ pub(super) fn restart(
 }
 
 /// Hands an execution to whichever server shares the store.
-pub(super) fn start(app: &App<'_>, global: &Global, args: &StartArgs) -> Result<u8, CliError> {
+pub(super) fn start(app: &App, global: &Global, args: &StartArgs) -> Result<u8, CliError> {
     let job = app.job(&args.job)?;
     let given = parameters::parse(&args.parameters, args.params_json.as_deref(), job.parameters())?;
     let options = LaunchOptions { new_only: args.new_only, ..LaunchOptions::default() };
@@ -78,11 +78,7 @@ fn accepted(global: &Global, id: ExecutionId) -> Result<u8, CliError> {
 }
 
 /// Checks a job, and parameters when there are any; stores and runs nothing.
-pub(super) fn validate(
-    app: &App<'_>,
-    global: &Global,
-    args: &ValidateArgs,
-) -> Result<u8, CliError> {
+pub(super) fn validate(app: &App, global: &Global, args: &ValidateArgs) -> Result<u8, CliError> {
     let job = app.job(&args.job)?;
     let given = parameters::parse(&args.parameters, args.params_json.as_deref(), job.parameters())?;
     if given != JobParameters::new() {
@@ -115,7 +111,7 @@ fn options(args: &LaunchArgs) -> LaunchOptions {
 /// Starts, follows, waits, tells the end; a signal asks the execution to stop first.
 fn foreground(
     global: &Global,
-    app: &App<'_>,
+    app: &App,
     args: &LaunchArgs,
     start: impl FnOnce(&LaunchOptions) -> Result<JobHandle, CliError>,
 ) -> Result<u8, CliError> {
@@ -166,7 +162,7 @@ pub(super) fn exit_code(status: BatchStatus) -> u8 {
 }
 
 /// The number in `text`, or the newest execution of the job of that name.
-pub(super) fn target(app: &App<'_>, text: &str) -> Result<ExecutionId, CliError> {
+pub(super) fn target(app: &App, text: &str) -> Result<ExecutionId, CliError> {
     if let Ok(number) = text.parse() {
         return Ok(ExecutionId(number));
     }

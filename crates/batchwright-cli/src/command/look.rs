@@ -19,7 +19,7 @@ struct JobView {
 }
 
 /// Lists all jobs.
-pub(super) fn jobs(app: &App<'_>, global: &Global) -> Result<u8, CliError> {
+pub(super) fn jobs(app: &App, global: &Global) -> Result<u8, CliError> {
     let mut names: BTreeMap<String, bool> =
         app.operator.job_names()?.into_iter().map(|one| (one.name, one.registered)).collect();
     names.extend(app.names()?.into_iter().map(|name| (name, true)));
@@ -43,11 +43,7 @@ pub(super) fn jobs(app: &App<'_>, global: &Global) -> Result<u8, CliError> {
 }
 
 /// Lists the instances of a job.
-pub(super) fn instances(
-    app: &App<'_>,
-    global: &Global,
-    args: &InstancesArgs,
-) -> Result<u8, CliError> {
+pub(super) fn instances(app: &App, global: &Global, args: &InstancesArgs) -> Result<u8, CliError> {
     let page = InstancePage { before: args.before.map(InstanceId), limit: args.limit };
     if app.operator.queries().instance_count(&args.job)? == 0 {
         // Known but empty is an empty list; unknown is an error.
@@ -63,7 +59,7 @@ pub(super) fn instances(
 
 /// Lists executions.
 pub(super) fn executions(
-    app: &App<'_>,
+    app: &App,
     global: &Global,
     args: &ExecutionsArgs,
 ) -> Result<u8, CliError> {
@@ -95,7 +91,7 @@ pub(super) fn executions(
 }
 
 /// Shows one execution.
-pub(super) fn show(app: &App<'_>, global: &Global, args: &ExecutionArgs) -> Result<u8, CliError> {
+pub(super) fn show(app: &App, global: &Global, args: &ExecutionArgs) -> Result<u8, CliError> {
     let summary = app.operator.summary(ExecutionId(args.execution))?;
     output::document(global.format, &summary, |summary| {
         let mut text = summary.to_string();
@@ -115,7 +111,7 @@ pub(super) fn show(app: &App<'_>, global: &Global, args: &ExecutionArgs) -> Resu
 }
 
 /// Lists what an execution skipped.
-pub(super) fn skips(app: &App<'_>, global: &Global, args: &ExecutionArgs) -> Result<u8, CliError> {
+pub(super) fn skips(app: &App, global: &Global, args: &ExecutionArgs) -> Result<u8, CliError> {
     let id = app.operator.execution(ExecutionId(args.execution))?.id;
     let skips = app.operator.queries().skips(id)?;
     output::list(global.format, &skips, ["STEP", "PHASE", "ITEM", "KIND", "MESSAGE"], |one| {

@@ -14,7 +14,7 @@ use crate::output;
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Asks an execution to stop; with `--wait` returns when it has ended.
-pub(super) fn stop(app: &App<'_>, global: &Global, args: &StopArgs) -> Result<u8, CliError> {
+pub(super) fn stop(app: &App, global: &Global, args: &StopArgs) -> Result<u8, CliError> {
     let id = target(app, &args.target)?;
     app.operator.stop(id)?;
     while args.wait && app.operator.execution(id)?.status.is_running() {

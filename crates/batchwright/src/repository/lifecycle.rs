@@ -246,6 +246,26 @@ fn claim_once(
     Ok(Some(execution))
 }
 
+/// Makes `claimant` the owner of an execution that was handed over. `None` when somebody else was quicker, or
+/// it was stopped.
+pub(crate) fn adopt(
+    repository: &dyn JobRepository,
+    id: ExecutionId,
+    claimant: &Claimant,
+    now: Timestamp,
+) -> Result<Option<JobExecution>, RepositoryError> {
+    contended(|| {
+        let mut unit = repository.begin()?;
+        let waits = |one: &JobExecution| one.status == BatchStatus::Starting && one.owner.is_none();
+        let Some(mut execution) = unit.execution(id)?.filter(waits) else { return Ok(None) };
+        execution.owner = Some(claimant.owner.clone());
+        execution.lease_until = Some(claimant.lease_until);
+        change(&mut *unit, &mut execution, now, Some("taken by a server".to_owned()))?;
+        unit.commit()?;
+        Ok(Some(execution))
+    })
+}
+
 /// How an owner ends its execution.
 #[derive(Clone)]
 pub(crate) struct Ended {

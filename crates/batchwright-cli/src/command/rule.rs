@@ -1,0 +1,47 @@
+//! `rule …`: what is done when a trigger fires.
+
+use batchwright_server::{Answer, Request, RuleSettings, kcp};
+use serde_json::json;
+
+use super::schedule::{ask, done};
+use crate::args::{Global, RuleCommand};
+use crate::error::{self, CliError};
+use crate::output;
+
+/// Runs one of the verbs of rules.
+pub(super) fn rule(global: &Global, command: &RuleCommand) -> Result<u8, CliError> {
+    match command {
+        RuleCommand::Set { identifier, pattern, runner } => {
+            let settings = RuleSettings::parse(runner)
+                .map_err(|told| CliError::Usage(format!("use the rule: {told}")))?;
+            let (identifier, pattern) = (identifier.clone(), pattern.clone());
+            ask(global, &[Request::SetRule { identifier: identifier.clone(), pattern, settings }])?;
+            done(global, &identifier, "stored")
+        }
+        RuleCommand::Unset { identifier } => {
+            ask(global, &[Request::UnsetRule { identifier: identifier.clone() }])?;
+            done(global, identifier, "removed")
+        }
+        RuleCommand::List => {
+            let Answer::Rules(rules) = ask(global, &[Request::Rules])? else {
+                return Ok(error::OK);
+            };
+            let data: Vec<_> = rules
+                .iter()
+                .map(|rule| {
+                    let runner = kcp::encode(&rule.settings.words());
+                    json!({
+                        "identifier": rule.identifier,
+                        "pattern": rule.pattern,
+                        "runner": runner.trim_end(),
+                    })
+                })
+                .collect();
+            output::list(global.format, &data, ["RULE", "PATTERN", "RUNNER"], |rule| {
+                let text = |key: &str| rule[key].as_str().unwrap_or_default().to_owned();
+                [text("identifier"), text("pattern"), text("runner")]
+            })?;
+            Ok(error::OK)
+        }
+    }
+}

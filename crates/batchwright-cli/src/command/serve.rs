@@ -1,0 +1,99 @@
+//! `serve`: the server, from its configuration to its end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use batchwright::{JobRegistry, RepositoryError, StopToken, SystemClock, report};
+use batchwright_server::{Config, JobStarter, Server, ServerError, Settings, Shutdown};
+
+use crate::args::{Global, STORE_DEFAULT, ServeArgs};
+use crate::context::App;
+use crate::error::{self, CliError};
+use crate::output;
+use crate::store::{self, Store};
+
+/// Read when no other configuration is named.
+const CONFIG_DEFAULT: &str = "batchwright.toml";
+/// How long a database server is waited for when this one starts: both may start with the machine.
+const STORE_TRIES: u32 = 30;
+
+/// Serves until a signal ends it.
+pub(super) fn serve(
+    mut global: Global,
+    registry: &JobRegistry,
+    args: &ServeArgs,
+) -> Result<u8, CliError> {
+    let read = settings(&global);
+    let level = read.as_ref().ok().and_then(|settings| settings.log_level.clone());
+    output::init_log(&global, Some(&level.unwrap_or_else(|| "info".to_owned()).to_lowercase()));
+    let mut settings = read?;
+    if let Some(url) = settings.store.take().filter(|_| global.store == STORE_DEFAULT) {
+        global.store = url;
+    }
+    if let (Some(listen), Some(scheduler)) = (args.listen, &mut settings.scheduler) {
+        scheduler.kcp.listen = listen;
+    }
+    let stop = StopToken::default();
+    let asked = stop.clone();
+    let grace = settings.grace.unwrap_or(global.grace);
+    let shutdown = Shutdown::listen(grace, move || asked.request())?;
+    let store = open(&global, &stop)?;
+    let schedule = match settings.scheduler.take() {
+        None => None,
+        Some(mut scheduler) => {
+            if !scheduler.has_lease {
+                scheduler.ledger.lease = global.lease;
+            }
+            let stores = [store.schedule()?, store.schedule()?];
+            Some((scheduler, stores))
+        }
+    };
+    let app = App::on(store, &global, registry, None, settings.jobs_max)?;
+    let finder = app.clone();
+    let find = move |name: &str, source: Option<&str>| {
+        finder.job_from(name, source).map(drop).map_err(|error| report(&error))
+    };
+    let jobs = JobStarter::new(app.operator.clone(), find);
+    let server = Server::start(jobs, Arc::new(SystemClock::default()), global.lease, schedule)?;
+    match server.address() {
+        Some(address) => tracing::info!(%address, "listening for clients"),
+        None => tracing::info!("carrying executions forward; the scheduler is not enabled"),
+    }
+    server.attend(&stop);
+    tracing::info!(signal = shutdown.signal(), "ending");
+    server.stop();
+    tracing::info!("ended");
+    Ok(error::OK)
+}
+
+fn settings(global: &Global) -> Result<Settings, CliError> {
+    let default = PathBuf::from(CONFIG_DEFAULT);
+    Ok(match &global.config {
+        Some(file) => Config::read(file)?,
+        None if default.is_file() => Config::read(&default)?,
+        None => Config::parse("", &default).unwrap_or_else(|told| unreachable!("no keys: {told}")),
+    })
+}
+
+/// Opens the store; one on a server that does not answer yet is waited for.
+fn open(global: &Global, stop: &StopToken) -> Result<Store, CliError> {
+    let is_server = !global.store.starts_with("sqlite:") && global.store != "memory:";
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match store::open(&global.store) {
+            Err(CliError::Operator(batchwright::OperatorError::Repository(
+                error @ RepositoryError::Unavailable { .. },
+            ))) => {
+                if !is_server || tries == STORE_TRIES || stop.is_requested() {
+                    return Err(ServerError::Store(error).into());
+                }
+                if tries == 1 {
+                    tracing::warn!(error = %report(&error), "the store is waited for");
+                }
+                stop.wait(std::time::Duration::from_secs(1));
+            }
+            opened => return opened,
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The configuration file: TOML, parsed strictly, checked completely, then trusted.
+//!
+//! Keys of Kairoi are understood: `log.level`, `controller.listen`, `database.fsync_on_persist`,
+//! `database.framerate`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::kcp::{Access, KcpSettings, Tls};
+use crate::scheduler::{LedgerSettings, RunnerSettings, time};
+
+/// Where clients of the line protocol are expected.
+const KCP_DEFAULT: &str = "127.0.0.1:5678";
+/// Clients at once.
+const CONNECTIONS_DEFAULT: usize = 20_000;
+
+/// Everything that the file says.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    #[serde(default)]
+    log: Log,
+    #[serde(default)]
+    store: Store,
+    #[serde(default)]
+    controller: Controller,
+    #[serde(default)]
+    kcp: Kcp,
+    #[serde(default)]
+    database: Kairoi,
+    #[serde(default)]
+    scheduler: SchedulerKeys,
+    #[serde(default)]
+    runners: Runners,
+    #[serde(default)]
+    jobs: Jobs,
+    #[serde(default)]
+    shutdown: ShutdownKeys,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Log {
+    level: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Store {
+    url: Option<String>,
+}
+
+/// Kairoi's name for the listener.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Controller {
+    listen: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kcp {
+    listen: Option<String>,
+    token_file: Option<PathBuf>,
+    tls_certificate: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    #[serde(default)]
+    insecure: bool,
+    connections_max: Option<usize>,
+}
+
+/// What Kairoi knows of its database. Ours always syncs, and has no frames.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kairoi {
+    fsync_on_persist: Option<bool>,
+    framerate: Option<u32>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SchedulerKeys {
+    enabled: Option<bool>,
+    lease: Option<String>,
+    misfire_after: Option<String>,
+    keep_for: Option<String>,
+    keep_count: Option<usize>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Runners {
+    shell_max: Option<usize>,
+    http_max: Option<usize>,
+    job_max: Option<usize>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Jobs {
+    running_max: Option<usize>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ShutdownKeys {
+    grace: Option<String>,
+}
+
+/// What is wrong with a configuration file, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("use the configuration `{}`: {problem}", file.display())]
+pub struct ConfigError {
+    /// The file.
+    pub file: PathBuf,
+    /// What is wrong: with line and column where there are some.
+    pub problem: String,
+}
+
+/// A configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What is logged: `error`, `warn`, `info`, `debug` or `trace`.
+    pub log_level: Option<String>,
+    /// URL of the store.
+    pub store: Option<String>,
+    /// The line protocol and the scheduler behind it; `None`: this server only runs executions.
+    pub scheduler: Option<SchedulerSettings>,
+    /// Executions of batch jobs at once.
+    pub jobs_max: Option<usize>,
+    /// Time that the end of the server leaves to what runs.
+    pub grace: Option<Duration>,
+}
+
+/// Everything about the scheduler.
+#[derive(Debug, Clone)]
+pub struct SchedulerSettings {
+    /// Where clients are listened to.
+    pub kcp: KcpSettings,
+    /// How triggers are kept; its lease is replaced by the one of the server when the file names none.
+    pub ledger: LedgerSettings,
+    /// Whether the file names a lease.
+    pub has_lease: bool,
+    /// How many calls are made at once.
+    pub runners: RunnerSettings,
+}
+
+impl Config {
+    /// Reads and checks `file`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with the first problem.
+    pub fn read(file: &Path) -> Result<Settings, ConfigError> {
+        let wrong = |problem: String| ConfigError { file: file.to_owned(), problem };
+        let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+        Self::parse(&text, file.parent().unwrap_or(Path::new(""))).map_err(wrong)
+    }
+
+    /// Checks `text`; files that it names are taken relative to `folder`.
+    ///
+    /// # Errors
+    ///
+    /// A sentence about the first problem, with line and column where there are some.
+    pub fn parse(text: &str, folder: &Path) -> Result<Settings, String> {
+        let config: Self =
+            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        config.checked(folder)
+    }
+
+    fn checked(self, folder: &Path) -> Result<Settings, String> {
+        if let Some(level) = &self.log.level
+            && !["error", "warn", "info", "debug", "trace"].contains(&level.to_lowercase().as_str())
+        {
+            return Err(format!(
+                "log.level `{level}`: there are error, warn, info, debug and trace"
+            ));
+        }
+        if self.database.fsync_on_persist == Some(false) {
+            tracing::warn!(
+                "database.fsync_on_persist = false is not followed: what is answered OK is durable"
+            );
+        }
+        if self.database.framerate.is_some() {
+            tracing::info!("database.framerate has no meaning here: nothing is done by frames");
+        }
+        let length = |key: &str, text: &Option<String>| match text {
+            None => Ok(None),
+            Some(text) => time::duration(text).map(Some).map_err(|told| format!("{key}: {told}")),
+        };
+        let grace = length("shutdown.grace", &self.shutdown.grace)?;
+        let lease = length("scheduler.lease", &self.scheduler.lease)?;
+        let scheduler = match self.scheduler.enabled {
+            Some(false) => None,
+            Some(true) | None => {
+                let default = LedgerSettings::default();
+                let misfire_after =
+                    length("scheduler.misfire_after", &self.scheduler.misfire_after)?;
+                let keep_for = length("scheduler.keep_for", &self.scheduler.keep_for)?;
+                let ledger = LedgerSettings {
+                    lease: lease.unwrap_or(default.lease),
+                    misfire_after: misfire_after.unwrap_or(default.misfire_after),
+                    keep_for: keep_for.unwrap_or(default.keep_for),
+                    keep_count: self.scheduler.keep_count.unwrap_or(default.keep_count),
+                };
+                let default = RunnerSettings::default();
+                let runners = RunnerSettings {
+                    shell_max: bounded(
+                        "runners.shell_max",
+                        self.runners.shell_max,
+                        default.shell_max,
+                    )?,
+                    http_max: bounded("runners.http_max", self.runners.http_max, default.http_max)?,
+                    job_max: bounded("runners.job_max", self.runners.job_max, default.job_max)?,
+                };
+                let has_lease = lease.is_some();
+                Some(SchedulerSettings { kcp: self.kcp(folder)?, ledger, has_lease, runners })
+            }
+        };
+        let jobs_max = self.jobs.running_max;
+        if jobs_max == Some(0) {
+            return Err("jobs.running_max: expected at least 1".to_owned());
+        }
+        Ok(Settings {
+            log_level: self.log.level,
+            store: self.store.url,
+            scheduler,
+            jobs_max,
+            grace,
+        })
+    }
+
+    fn kcp(&self, folder: &Path) -> Result<KcpSettings, String> {
+        let kcp = &self.kcp;
+        let named = match (&kcp.listen, &self.controller.listen) {
+            (Some(_), Some(_)) => {
+                return Err("kcp.listen and controller.listen are the same key: say one".to_owned());
+            }
+            (Some(address), None) | (None, Some(address)) => address,
+            (None, None) => KCP_DEFAULT,
+        };
+        let listen: SocketAddr = named
+            .replace("localhost:", "127.0.0.1:")
+            .parse()
+            .map_err(|_| format!("kcp.listen `{named}`: expected ADDRESS:PORT"))?;
+        let access = match &kcp.token_file {
+            None => Access::default(),
+            Some(file) => {
+                let file = folder.join(file);
+                let token = std::fs::read_to_string(&file)
+                    .map_err(|error| format!("kcp.token_file `{}`: {error}", file.display()))?;
+                match token.trim() {
+                    "" => return Err(format!("kcp.token_file `{}` is empty", file.display())),
+                    token => Access::token(token),
+                }
+            }
+        };
+        let tls = match (&kcp.tls_certificate, &kcp.tls_key) {
+            (Some(certificate), Some(key)) => {
+                Some(Tls { certificate: folder.join(certificate), key: folder.join(key) })
+            }
+            (None, None) => None,
+            _ => return Err("kcp.tls_certificate and kcp.tls_key go together".to_owned()),
+        };
+        let connections_max =
+            bounded("kcp.connections_max", kcp.connections_max, CONNECTIONS_DEFAULT)?;
+        Ok(KcpSettings { listen, connections_max, access, tls, insecure: kcp.insecure })
+    }
+}
+
+fn bounded(key: &str, given: Option<usize>, default: usize) -> Result<usize, String> {
+    match given {
+        None => Ok(default),
+        Some(number @ 1..=1_000_000) => Ok(number),
+        Some(number) => Err(format!("{key} = {number}: expected 1 to 1000000")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, String> {
+        Config::parse(text, Path::new(""))
+    }
+
+    #[test]
+    fn the_keys_of_kairoi_are_understood() {
+        let text = "[log]\nlevel = \"debug\"\n[controller]\nlisten = \"127.0.0.1:9000\"\n\
+                    [database]\nfsync_on_persist = true\nframerate = 128\n";
+        let settings = parse(text).unwrap();
+        assert_eq!(settings.log_level.as_deref(), Some("debug"));
+        assert_eq!(settings.scheduler.unwrap().kcp.listen, "127.0.0.1:9000".parse().unwrap());
+    }
+
+    #[test]
+    fn a_misspelt_key_is_not_silently_ignored() {
+        let told = parse("[scheduler]\nleese = \"3s\"\n").unwrap_err();
+        assert!(told.contains("leese") && told.contains("line 2"), "{told}");
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for text in [
+            "[log]\nlevel = \"loud\"",
+            "[kcp]\nlisten = \"here\"",
+            "[kcp]\nlisten = \"127.0.0.1:1\"\n[controller]\nlisten = \"127.0.0.1:2\"",
+            "[kcp]\ntls_key = \"a\"",
+            "[kcp]\ntoken_file = \"there-is-none\"",
+            "[kcp]\nconnections_max = 0",
+            "[runners]\nshell_max = 0",
+            "[jobs]\nrunning_max = 0",
+            "[scheduler]\nlease = \"soon\"",
+            "[shutdown]\ngrace = 3",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}

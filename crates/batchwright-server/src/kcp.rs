@@ -1,0 +1,13 @@
+//! KCP, the line protocol of the scheduler: messages on TCP, answered one by one.
+
+mod connection;
+mod listener;
+mod message;
+mod request;
+
+pub mod client;
+
+pub(crate) use listener::Listener;
+pub use listener::{Access, KcpSettings, Tls};
+pub use message::{Decoder, MESSAGE_MAX, Malformed, encode};
+pub(crate) use message::{line, words};

@@ -1,0 +1,363 @@
+//! The client: asynchronous, pipelined, connects again by itself. It speaks to Kairoi's server too.
+//!
+//! ```no_run
+//! use batchwright_server::kcp::client::{Client, ClientSettings};
+//! use batchwright_server::{RuleSettings, When};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::new(ClientSettings::at("127.0.0.1:5678"));
+//! client.set_rule("mail", "app.mail.", RuleSettings::parse(&["shell", "/opt/mail.sh"])?).await?;
+//! client.set("app.mail.7", When::parse("2026-11-22 06:30:00")?).await?;
+//!
+//! // Many at a time: one round trip, one result each.
+//! let many = (0..1_000).map(|n| (format!("app.mail.{n}"), When::At(1_800_000_000_000_000)));
+//! for result in client.set_many(many).await {
+//!     result?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio_rustls::TlsConnector;
+
+use super::{Decoder, encode};
+use crate::scheduler::{RuleSettings, Secret, When};
+
+/// Instructions that wait for the connection; then those who send wait.
+const WAITING_MAX: usize = 10_000;
+/// Instructions that are written together.
+const BATCH_MAX: usize = 1_000;
+/// Wait before a server is tried again: first, and at most.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// Where the server is, and how it is spoken to.
+#[derive(Debug, Clone)]
+pub struct ClientSettings {
+    /// `HOST:PORT`.
+    pub address: String,
+    /// Sent before anything else.
+    pub token: Option<Secret>,
+    /// Encrypt, and accept the server only when it has a certificate by one of these.
+    pub tls: Option<ClientTls>,
+    /// How long a server that is away is tried before instructions fail. Default 10 s.
+    pub connect_timeout: Duration,
+}
+
+/// Which servers are trusted.
+#[derive(Debug, Clone)]
+pub struct ClientTls {
+    /// The name in the server's certificate.
+    pub server_name: String,
+    /// Certificates of those who sign servers, as a PEM file.
+    pub roots: PathBuf,
+}
+
+impl ClientSettings {
+    /// The server at `address` (`HOST:PORT`), unencrypted, without a token.
+    pub fn at(address: impl Into<String>) -> Self {
+        Self {
+            address: address.into(),
+            token: None,
+            tls: None,
+            connect_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What became of an instruction. It says nothing of what happens when the trigger fires.
+pub type InstructionResult = Result<Vec<String>, ClientError>;
+
+/// Why an instruction has no answer, or which one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The server said `ERROR`: nothing was changed. Kairoi's server tells neither code nor reason.
+    #[error("the server refused the instruction{}{message}", if message.is_empty() { "" } else { ": " })]
+    Refused {
+        /// A stable word; empty when the server tells none.
+        code: String,
+        /// What it was; empty when the server tells nothing.
+        message: String,
+    },
+    /// The server cannot be reached: the instruction was not sent.
+    #[error("reach the server: {0}")]
+    Unreachable(String),
+    /// The connection broke after the instruction was sent: whether it was followed is not known. Sending it
+    /// again is harmless.
+    #[error(
+        "the connection broke before the answer came: whether the instruction was followed is not known"
+    )]
+    Unknown,
+}
+
+/// A client. Cloning shares its connection; it goes when the last clone goes.
+#[derive(Debug, Clone)]
+pub struct Client {
+    calls: mpsc::Sender<Call>,
+}
+
+#[derive(Debug)]
+struct Call {
+    words: Vec<String>,
+    answer: oneshot::Sender<InstructionResult>,
+}
+
+impl Client {
+    /// A client, which connects when it has something to send. Must be called inside a Tokio runtime.
+    pub fn new(settings: ClientSettings) -> Self {
+        let (calls, queue) = mpsc::channel(WAITING_MAX);
+        tokio::spawn(carry(settings, queue));
+        Self { calls }
+    }
+
+    /// Plans a trigger.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn set(&self, identifier: &str, when: When) -> Result<(), ClientError> {
+        self.send(set(identifier, &when)).await.map(drop)
+    }
+
+    /// Plans many triggers, in one round trip; a result for each, in their order.
+    pub async fn set_many(
+        &self,
+        triggers: impl IntoIterator<Item = (impl AsRef<str>, When)>,
+    ) -> Vec<Result<(), ClientError>> {
+        let sent = triggers.into_iter().map(|(identifier, when)| set(identifier.as_ref(), &when));
+        self.send_many(sent).await.into_iter().map(|result| result.map(drop)).collect()
+    }
+
+    /// Stores a rule.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn set_rule(
+        &self,
+        identifier: &str,
+        pattern: &str,
+        settings: RuleSettings,
+    ) -> Result<(), ClientError> {
+        self.send(rule(identifier, pattern, &settings)).await.map(drop)
+    }
+
+    /// Stores many rules, in one round trip; a result for each, in their order.
+    pub async fn set_rules(
+        &self,
+        rules: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<str>, RuleSettings)>,
+    ) -> Vec<Result<(), ClientError>> {
+        let sent = rules.into_iter().map(|(identifier, pattern, settings)| {
+            rule(identifier.as_ref(), pattern.as_ref(), &settings)
+        });
+        self.send_many(sent).await.into_iter().map(|result| result.map(drop)).collect()
+    }
+
+    /// Sends one instruction by its words (`["UNSET", "app.mail.7"]`); returns what stands behind `OK`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn send(&self, words: Vec<String>) -> InstructionResult {
+        let (answer, answered) = oneshot::channel();
+        if self.calls.send(Call { words, answer }).await.is_err() {
+            return Err(ClientError::Unknown);
+        }
+        answered.await.unwrap_or(Err(ClientError::Unknown))
+    }
+
+    /// Sends instructions one behind the other without waiting for answers in between.
+    pub async fn send_many(
+        &self,
+        instructions: impl IntoIterator<Item = Vec<String>>,
+    ) -> Vec<InstructionResult> {
+        let mut answers = Vec::new();
+        for words in instructions {
+            let (answer, answered) = oneshot::channel();
+            let sent = self.calls.send(Call { words, answer }).await;
+            answers.push(async move {
+                match sent {
+                    Ok(()) => answered.await.unwrap_or(Err(ClientError::Unknown)),
+                    Err(_) => Err(ClientError::Unknown),
+                }
+            });
+        }
+        join_all(answers).await
+    }
+}
+
+fn set(identifier: &str, when: &When) -> Vec<String> {
+    let mut words = vec!["SET".to_owned(), identifier.to_owned()];
+    words.extend(when.words());
+    words
+}
+
+fn rule(identifier: &str, pattern: &str, settings: &RuleSettings) -> Vec<String> {
+    let mut words: Vec<_> =
+        ["RULE", "SET", identifier, pattern].into_iter().map(str::to_owned).collect();
+    words.extend(settings.wire_words());
+    words
+}
+
+/// Answers that are still to come.
+type Pending = Arc<Mutex<HashMap<String, oneshot::Sender<InstructionResult>>>>;
+
+fn lock(pending: &Pending) -> MutexGuard<'_, HashMap<String, oneshot::Sender<InstructionResult>>> {
+    pending.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Carries instructions to the server, over one connection after another, until nobody has any more.
+async fn carry(settings: ClientSettings, mut queue: mpsc::Receiver<Call>) {
+    let mut calls = Vec::new();
+    while queue.recv_many(&mut calls, BATCH_MAX).await > 0 {
+        match connect(&settings).await {
+            Ok(stream) => exchange(stream, &settings, &mut calls, &mut queue).await,
+            Err(error) => {
+                for call in calls.drain(..) {
+                    let _ = call.answer.send(Err(ClientError::Unreachable(error.to_string())));
+                }
+            }
+        }
+    }
+}
+
+/// What can be read and written.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A connection; a server that is away is tried again and again, for as long as the settings say.
+async fn connect(settings: &ClientSettings) -> io::Result<Box<dyn Stream>> {
+    let mut pause = RETRY_MIN;
+    let trying = async {
+        loop {
+            match connect_once(settings).await {
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(error),
+                Err(_) => tokio::time::sleep(pause).await,
+                connected => return connected,
+            }
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    };
+    match tokio::time::timeout(settings.connect_timeout, trying).await {
+        Ok(connected) => connected,
+        // The last word on why is the server's own.
+        Err(_) => tokio::time::timeout(RETRY_MAX, connect_once(settings))
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+    }
+}
+
+async fn connect_once(settings: &ClientSettings) -> io::Result<Box<dyn Stream>> {
+    let stream = TcpStream::connect(&settings.address).await?;
+    stream.set_nodelay(true)?;
+    let Some(tls) = &settings.tls else { return Ok(Box::new(stream)) };
+    let wrong = |told: String| io::Error::new(io::ErrorKind::InvalidInput, told);
+    let mut roots = RootCertStore::empty();
+    let shown = tls.roots.display();
+    let certificates = CertificateDer::pem_file_iter(&tls.roots)
+        .map_err(|error| wrong(format!("read the certificates `{shown}`: {error}")))?;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| wrong(format!("`{shown}`: {error}")))?;
+        roots.add(certificate).map_err(|error| wrong(format!("`{shown}`: {error}")))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| wrong(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from(tls.server_name.clone())
+        .map_err(|error| wrong(format!("`{}`: {error}", tls.server_name)))?;
+    Ok(Box::new(TlsConnector::from(Arc::new(config)).connect(name, stream).await?))
+}
+
+/// Sends `calls` and what `queue` brings, until the connection breaks or nobody has any more.
+async fn exchange(
+    stream: Box<dyn Stream>,
+    settings: &ClientSettings,
+    calls: &mut Vec<Call>,
+    queue: &mut mpsc::Receiver<Call>,
+) {
+    let (mut read, mut write) = tokio::io::split(stream);
+    let pending = Pending::default();
+    let answers = Arc::clone(&pending);
+    let mut reading = tokio::spawn(async move {
+        let mut decoder = Decoder::default();
+        let mut bytes = vec![0; 16 * 1024];
+        while let Ok(count @ 1..) = read.read(&mut bytes).await {
+            let mut rest = &bytes[..count];
+            while let Some(message) = decoder.next(&mut rest) {
+                // A message that is none is no answer to anything that was asked.
+                if let Ok(message) = message {
+                    answer(&answers, message);
+                }
+            }
+        }
+    });
+    let mut greeting = encode(&["hello", "HELLO", "2"]);
+    if let Some(token) = &settings.token {
+        greeting.push_str(&encode(&["auth", "AUTH", token.expose()]));
+    }
+    let mut number = 0_u64;
+    loop {
+        let mut message = std::mem::take(&mut greeting);
+        for call in calls.drain(..) {
+            let identifier = number.to_string();
+            number += 1;
+            let mut words = vec![identifier.clone()];
+            words.extend(call.words);
+            message.push_str(&encode(&words));
+            lock(&pending).insert(identifier, call.answer);
+        }
+        let written = tokio::select! {
+            written = write.write_all(message.as_bytes()) => written.is_ok(),
+            _ = &mut reading => false,
+        };
+        if !written {
+            break;
+        }
+        let count = tokio::select! {
+            count = queue.recv_many(calls, BATCH_MAX) => count,
+            _ = &mut reading => break,
+        };
+        if count == 0 {
+            // What is still under way is answered before the connection goes.
+            let _ = write.shutdown().await;
+            let _ = (&mut reading).await;
+            break;
+        }
+    }
+    reading.abort();
+    for (_, waiting) in lock(&pending).drain() {
+        let _ = waiting.send(Err(ClientError::Unknown));
+    }
+}
+
+fn answer(pending: &Pending, message: Vec<String>) {
+    let mut words = message.into_iter();
+    let Some(identifier) = words.next() else { return };
+    let Some(waiting) = lock(pending).remove(&identifier) else { return };
+    let result = match words.next().as_deref() {
+        Some("OK") => Ok(words.collect()),
+        _ => Err(ClientError::Refused {
+            code: words.next().unwrap_or_default(),
+            message: words.next().unwrap_or_default(),
+        }),
+    };
+    let _ = waiting.send(result);
+}

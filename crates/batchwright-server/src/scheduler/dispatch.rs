@@ -1,0 +1,265 @@
+//! From claimed triggers to the runners of their rules: a queue and a bound for each place that work goes to,
+//! so that none holds up another.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use batchwright_store::TriggerKey;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use super::group::Firing;
+use super::ledger::{Outcomes, ServerLease};
+use super::rule::{Rule, Runner};
+use super::runner::{self, JobStarter, amqp};
+use super::trigger::Outcome;
+
+/// Triggers that wait for one place; further ones stay in the store for a while.
+const WAITING_MAX: usize = 20_000;
+
+/// How many calls each kind of runner makes at once.
+#[derive(Debug, Clone)]
+pub struct RunnerSettings {
+    /// Shell commands.
+    pub shell_max: usize,
+    /// Requests to one host.
+    pub http_max: usize,
+    /// Batch jobs.
+    pub job_max: usize,
+}
+
+impl Default for RunnerSettings {
+    fn default() -> Self {
+        Self { shell_max: 16, http_max: 32, job_max: 8 }
+    }
+}
+
+/// Why a runner is asked to end before it is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Stop {
+    /// It is not.
+    #[default]
+    No,
+    /// Its slot gives way to a later one.
+    Replaced,
+    /// This server ends: the trigger is to fire again.
+    Shutdown,
+    /// The trigger belongs to another server now.
+    Lost,
+}
+
+/// What every runner works with.
+pub(crate) struct Shared {
+    pub(crate) lease: Arc<ServerLease>,
+    pub(crate) http: reqwest::Client,
+    pub(crate) jobs: Option<JobStarter>,
+    outcomes: mpsc::UnboundedSender<Outcomes>,
+    stops: Mutex<HashMap<TriggerKey, watch::Sender<Stop>>>,
+    /// Asks everybody.
+    all: watch::Sender<Stop>,
+}
+
+impl Shared {
+    fn stops(&self) -> MutexGuard<'_, HashMap<TriggerKey, watch::Sender<Stop>>> {
+        self.stops.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Told when everybody is asked to stop.
+    pub(crate) fn everybody(&self) -> watch::Receiver<Stop> {
+        self.all.subscribe()
+    }
+
+    /// Hands results to the ledger. When it is gone nobody can record them, and the triggers fire again.
+    pub(crate) fn report(&self, outcomes: Outcomes) {
+        let _ = self.outcomes.send(outcomes);
+    }
+}
+
+/// A place that work goes to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Place {
+    Shell,
+    Broker(String),
+    Host(String),
+    Jobs,
+}
+
+impl Place {
+    fn of(rule: &Rule) -> Self {
+        match &rule.settings.runner {
+            Runner::Shell { .. } => Self::Shell,
+            Runner::Amqp { dsn, .. } => Self::Broker(dsn.expose().to_owned()),
+            Runner::Http { url, .. } => Self::Host(runner::http::host(url.expose())),
+            Runner::Job { .. } => Self::Jobs,
+        }
+    }
+}
+
+struct Target {
+    queue: mpsc::UnboundedSender<Firing>,
+    /// Triggers that wait for it or that it works on.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Hands claimed triggers to runners.
+pub(super) struct Dispatcher {
+    runtime: Handle,
+    settings: RunnerSettings,
+    shared: Arc<Shared>,
+    targets: HashMap<Place, Target>,
+}
+
+impl Dispatcher {
+    pub(super) fn new(
+        runtime: Handle,
+        settings: RunnerSettings,
+        lease: Arc<ServerLease>,
+        jobs: Option<JobStarter>,
+        outcomes: mpsc::UnboundedSender<Outcomes>,
+    ) -> Result<Self, String> {
+        let shared = Shared {
+            lease,
+            http: runner::http::client()?,
+            jobs,
+            outcomes,
+            stops: Mutex::default(),
+            all: watch::Sender::default(),
+        };
+        Ok(Self { runtime, settings, shared: Arc::new(shared), targets: HashMap::new() })
+    }
+
+    /// Whether the runner of `rule` takes one more, besides those in `taken`, which counts it then.
+    pub(super) fn has_room(&self, rule: &Rule, taken: &mut HashMap<String, usize>) -> bool {
+        let waiting = match self.targets.get(&Place::of(rule)) {
+            Some(target) => target.waiting.load(Ordering::Relaxed),
+            None => 0,
+        };
+        let more = taken.entry(rule.identifier.clone()).or_default();
+        *more += 1;
+        waiting + *more <= WAITING_MAX
+    }
+
+    pub(super) fn dispatch(&mut self, firing: Firing) {
+        let place = Place::of(&firing.rule);
+        if !matches!(place, Place::Broker(_)) {
+            self.shared.stops().insert(firing.key.clone(), watch::Sender::default());
+        }
+        let target = match self.targets.entry(place) {
+            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::hash_map::Entry::Vacant(new) => {
+                let (queue, work) = mpsc::unbounded_channel();
+                let waiting = Arc::new(AtomicUsize::new(0));
+                let shared = Arc::clone(&self.shared);
+                let done = Arc::clone(&waiting);
+                match new.key() {
+                    Place::Broker(dsn) => {
+                        self.runtime.spawn(amqp::publish_all(shared, dsn.clone(), work, done));
+                    }
+                    Place::Shell => {
+                        self.runtime.spawn(pool(shared, self.settings.shell_max, work, done));
+                    }
+                    Place::Host(_) => {
+                        self.runtime.spawn(pool(shared, self.settings.http_max, work, done));
+                    }
+                    Place::Jobs => {
+                        self.runtime.spawn(pool(shared, self.settings.job_max, work, done));
+                    }
+                }
+                new.insert(Target { queue, waiting })
+            }
+        };
+        target.waiting.fetch_add(1, Ordering::Relaxed);
+        if let Err(error) = target.queue.send(firing) {
+            // Only when the runtime ends: the trigger stays ours until the lease ends, and fires again.
+            tracing::error!(trigger = error.0.key.identifier, "its runner is gone");
+        }
+    }
+
+    /// Asks the runner of a slot to end.
+    pub(super) fn stop(&self, key: &TriggerKey) {
+        if let Some(stop) = self.shared.stops().get(key) {
+            stop.send_replace(Stop::Replaced);
+        }
+    }
+
+    /// Asks all to end; what has not begun is given back.
+    pub(super) fn drain(&self) {
+        self.shared.all.send_replace(Stop::Shutdown);
+    }
+
+    /// What runs and what waits belongs to another server now.
+    pub(super) fn abandon(&mut self) {
+        self.shared.all.send_replace(Stop::Lost);
+        // Those who listen from now on work for the next lease.
+        self.targets.clear();
+        let fresh = Shared {
+            lease: Arc::clone(&self.shared.lease),
+            http: self.shared.http.clone(),
+            jobs: self.shared.jobs.clone(),
+            outcomes: self.shared.outcomes.clone(),
+            stops: Mutex::default(),
+            all: watch::Sender::default(),
+        };
+        self.shared = Arc::new(fresh);
+    }
+}
+
+/// Calls runners, at most `running_max` at once.
+async fn pool(
+    shared: Arc<Shared>,
+    running_max: usize,
+    mut work: mpsc::UnboundedReceiver<Firing>,
+    waiting: Arc<AtomicUsize>,
+) {
+    let permits = Arc::new(Semaphore::new(running_max));
+    let mut everybody = shared.everybody();
+    while let Some(firing) = work.recv().await {
+        let permit = tokio::select! {
+            permit = Arc::clone(&permits).acquire_owned() => permit.ok(),
+            _ = everybody.wait_for(|stop| *stop != Stop::No) => None,
+        };
+        let own = shared.stops().get(&firing.key).map(watch::Sender::subscribe);
+        let (shared, waiting) = (Arc::clone(&shared), Arc::clone(&waiting));
+        tokio::spawn(async move {
+            let outcome = match (own, permit.is_some()) {
+                (Some(own), true) => call(&shared, &firing, own).await,
+                _ => Outcome::Released,
+            };
+            drop(permit);
+            shared.stops().remove(&firing.key);
+            waiting.fetch_sub(1, Ordering::Relaxed);
+            shared.report(vec![(firing, outcome)]);
+        });
+    }
+}
+
+async fn call(shared: &Shared, firing: &Firing, mut own: watch::Receiver<Stop>) -> Outcome {
+    let mut everybody = shared.everybody();
+    let stop = async {
+        tokio::select! {
+            Ok(stop) = own.wait_for(|stop| *stop != Stop::No) => *stop,
+            Ok(stop) = everybody.wait_for(|stop| *stop != Stop::No) => *stop,
+            else => Stop::Lost,
+        }
+    };
+    // Paused for longer than the lease, this server may have been taken for dead.
+    if !shared.lease.is_valid() {
+        return Outcome::Released;
+    }
+    match &firing.rule.settings.runner {
+        Runner::Shell { command } => runner::shell::run(firing, command, stop).await,
+        Runner::Http { url, secret } => {
+            runner::http::call(shared, firing, url, secret.as_ref(), stop).await
+        }
+        Runner::Job { name, parameters } => match &shared.jobs {
+            Some(jobs) => runner::job::run(jobs, firing, name, parameters, stop).await,
+            None => Outcome::Failed {
+                reason: "this server runs no batch jobs".to_owned(),
+                output: None,
+                retryable: false,
+            },
+        },
+        Runner::Amqp { .. } => Outcome::Released,
+    }
+}

@@ -1,0 +1,183 @@
+//! What a plan comes to, for people.
+
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
+
+use super::plan::{Overlap, Plan};
+use super::time::{self, Micros};
+use super::{TriggerRow, TriggerStatus};
+
+/// How far ahead changes of the clock are looked for.
+const CHANGES_WITHIN_DAYS: i64 = 370;
+/// Fires that are told of one day on which the clock changes.
+const FIRES_OF_A_DAY_MAX: usize = 6;
+
+/// A plan, explained.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Explanation {
+    /// The rule in words.
+    pub rule: String,
+    /// The policies in words.
+    pub policies: String,
+    /// The next fires, in its zone.
+    pub next: Vec<String>,
+    /// What happens on days on which the clock changes.
+    pub clock_changes: Vec<String>,
+    /// How long its fires took, against the time between two of them.
+    pub overlap: Option<String>,
+}
+
+/// Explains `plan` of trigger `identifier` at `now` (microseconds since 1970), with its next `count` fires.
+/// `slots` are the rows of its past.
+pub fn explain(
+    identifier: &str,
+    plan: &Plan,
+    slots: &[TriggerRow],
+    now: Micros,
+    count: usize,
+) -> Explanation {
+    let mut next = Vec::new();
+    let mut slot = plan.first(now);
+    while let Some(at) = slot.filter(|_| next.len() < count) {
+        next.push(at);
+        slot = plan.next(at);
+    }
+    let shown = |at: &Micros| shown(*at, plan, identifier);
+    Explanation {
+        rule: plan.describe(),
+        policies: policies(plan),
+        overlap: overlap(plan, slots, &next),
+        clock_changes: clock_changes(plan, now),
+        next: next.iter().map(shown).collect(),
+    }
+}
+
+fn shown(at: Micros, plan: &Plan, identifier: &str) -> String {
+    let local = time::timestamp(at).to_zoned(plan.zone.clone());
+    let mut told = local.strftime("%Y-%m-%d %H:%M:%S %Z").to_string();
+    if plan.zone != TimeZone::UTC {
+        told.push_str(&format!(" ({} UTC)", time::show(at)));
+    }
+    match plan.delay(identifier, at) {
+        0 => {}
+        delay => {
+            let delay = Duration::from_micros(delay.unsigned_abs()).as_millis();
+            told.push_str(&format!(", {delay} ms later by its jitter"));
+        }
+    }
+    told
+}
+
+fn policies(plan: &Plan) -> String {
+    use super::plan::Misfire;
+    let misfire = match plan.misfire {
+        Misfire::Skip => "slots missed while no server ran do not fire".to_owned(),
+        Misfire::Once => "of slots missed while no server ran the newest fires".to_owned(),
+        Misfire::All => {
+            let age = plan
+                .misfire_age
+                .map(|age| format!(" that are not older than {}", time::show_duration(age)));
+            let cap = plan.misfire_cap;
+            format!(
+                "slots missed while no server ran all fire, the newest {cap}{}",
+                age.unwrap_or_default()
+            )
+        }
+    };
+    let overlap = match plan.overlap {
+        Overlap::Allow => "a slot fires although an earlier one still runs".to_owned(),
+        Overlap::Skip => "a slot does not fire while an earlier one runs".to_owned(),
+        Overlap::Queue(length) => {
+            format!("a slot waits while an earlier one runs, with at most {length}")
+        }
+        Overlap::Replace => "a slot ends an earlier one that still runs".to_owned(),
+    };
+    format!("{misfire}; {overlap}")
+}
+
+/// What the plan does on the days of the coming year on which the clock of its zone changes.
+fn clock_changes(plan: &Plan, now: Micros) -> Vec<String> {
+    let start = time::timestamp(now);
+    let end = start.checked_add((CHANGES_WITHIN_DAYS * 24).hours()).unwrap_or(Timestamp::MAX);
+    let mut told = Vec::new();
+    for change in plan.zone.following(start).take_while(|change| change.timestamp() < end) {
+        let at = change.timestamp();
+        let before = at.checked_sub(1.second()).map(|at| plan.zone.to_offset(at));
+        let Ok(before) = before else { continue };
+        let shift = i64::from(change.offset().seconds()) - i64::from(before.seconds());
+        if shift == 0 {
+            continue;
+        }
+        let local = at.to_zoned(plan.zone.clone());
+        let date = local.date();
+        let from = before.to_datetime(at).time();
+        let Ok(midnight) = date.to_zoned(plan.zone.clone()) else { continue };
+        let Ok(next_midnight) = date.tomorrow().and_then(|day| day.to_zoned(plan.zone.clone()))
+        else {
+            continue;
+        };
+        let mut fires = Vec::new();
+        let mut slot = plan.first(midnight.timestamp().as_microsecond());
+        while let Some(one) = slot.filter(|one| *one < next_midnight.timestamp().as_microsecond()) {
+            fires.push(
+                time::timestamp(one)
+                    .to_zoned(plan.zone.clone())
+                    .strftime("%H:%M:%S %Z")
+                    .to_string(),
+            );
+            if fires.len() > FIRES_OF_A_DAY_MAX {
+                break;
+            }
+            slot = plan.next(one);
+        }
+        let direction = if shift > 0 { "forward" } else { "back" };
+        let fires = match fires.len() {
+            0 => "it does not fire that day".to_owned(),
+            many if many > FIRES_OF_A_DAY_MAX => {
+                "it follows real time through the change".to_owned()
+            }
+            _ => format!("it fires at {}", fires.join(", ")),
+        };
+        told.push(format!(
+            "{date}: the clock goes {direction} from {} to {}; {fires}",
+            from.strftime("%H:%M"),
+            local.strftime("%H:%M")
+        ));
+    }
+    told
+}
+
+/// Compares how long past fires took with the time between the next ones.
+fn overlap(plan: &Plan, slots: &[TriggerRow], next: &[Micros]) -> Option<String> {
+    let mut lengths: Vec<Micros> = slots
+        .iter()
+        .filter(|row| row.status != TriggerStatus::Skipped)
+        .filter_map(|row| Some(row.ended_at? - row.fired_at?))
+        .collect();
+    lengths.sort_unstable();
+    let (median, longest) = (*lengths.get(lengths.len() / 2)?, *lengths.last()?);
+    let gap = next.windows(2).map(|pair| pair[1] - pair[0]).min()?;
+    let length =
+        |micros: Micros| time::show_duration(Duration::from_millis(micros.unsigned_abs() / 1_000));
+    let verdict = match (longest > gap, median > gap) {
+        (_, true) => "most fires meet the next one",
+        (true, _) => "the longest would have met the next one",
+        _ => "none would have met the next one",
+    };
+    let policy = match plan.overlap {
+        Overlap::Allow => "allow",
+        Overlap::Skip => "skip",
+        Overlap::Queue(_) => "queue",
+        Overlap::Replace => "replace",
+    };
+    Some(format!(
+        "its last {} fires took {} (median) to {} (longest), the shortest time between two is {}: {verdict} \
+         (overlap {policy})",
+        lengths.len(),
+        length(median),
+        length(longest),
+        length(gap)
+    ))
+}

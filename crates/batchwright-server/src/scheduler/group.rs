@@ -1,0 +1,418 @@
+//! One unit of work of the schedule: what clients asked, what runners did and what is due, decided one after
+//! the other on the same rows, and stored together.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use batchwright::RepositoryError;
+use batchwright_store::{ScheduleUnit, TriggerKey, TriggerRow, TriggerStatus};
+
+use super::rule::{Rule, RuleSettings, Rulebook};
+use super::time::Micros;
+use super::trigger::{self, Outcome, Refused, SLOTS_KEPT, When};
+
+/// Longest identifier or pattern, in bytes: what every store can index.
+pub(crate) const IDENTIFIER_MAX: usize = 2_000;
+/// Most triggers in one answer.
+pub const LIST_MAX: usize = 1_000;
+
+/// What can be asked of the schedule.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request {
+    /// Plan a trigger, anew when there is one of that name.
+    Set {
+        /// Its name.
+        identifier: String,
+        /// When it fires.
+        when: When,
+    },
+    /// Remove a trigger.
+    Unset {
+        /// Its name.
+        identifier: String,
+    },
+    /// Keep a trigger from firing.
+    Pause {
+        /// Its name.
+        identifier: String,
+    },
+    /// Let a paused trigger fire again.
+    Resume {
+        /// Its name.
+        identifier: String,
+    },
+    /// One trigger.
+    Get {
+        /// Its name.
+        identifier: String,
+    },
+    /// One trigger and its slots, the oldest first.
+    History {
+        /// Its name.
+        identifier: String,
+    },
+    /// Triggers in the order of their names.
+    List {
+        /// Only those that begin so.
+        prefix: String,
+        /// At most so many, and at most [`LIST_MAX`].
+        limit: usize,
+        /// Only those behind this one. Empty: from the first.
+        after: String,
+    },
+    /// Store a rule, in place of the one of that name.
+    SetRule {
+        /// Its name.
+        identifier: String,
+        /// Identifiers that begin so.
+        pattern: String,
+        /// What is done when one fires.
+        settings: RuleSettings,
+    },
+    /// Remove a rule.
+    UnsetRule {
+        /// Its name.
+        identifier: String,
+    },
+    /// All rules, in the order of their names.
+    Rules,
+}
+
+/// What a request is answered with.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// It is done, and durable.
+    Done,
+    /// What was asked for.
+    Triggers(Vec<TriggerRow>),
+    /// What was asked for.
+    Rules(Vec<Rule>),
+}
+
+/// A trigger, or a slot of one, whose runner is to be called.
+#[derive(Debug, Clone)]
+pub(crate) struct Firing {
+    pub(crate) key: TriggerKey,
+    /// The time that it was planned for.
+    pub(crate) slot: Micros,
+    /// Counted from 1.
+    pub(crate) attempt: u32,
+    pub(crate) rule: Arc<Rule>,
+}
+
+/// Who fires, and how.
+#[derive(Debug)]
+pub(super) struct Claims<'a> {
+    pub(super) server: i64,
+    pub(super) rules: &'a Rulebook,
+    pub(super) misfire_after: Duration,
+    /// At most so many.
+    pub(super) limit: usize,
+}
+
+/// What a group of claims comes to, once it is durable.
+#[derive(Debug, Default)]
+pub(super) struct Claimed {
+    pub(super) firings: Vec<Firing>,
+    /// Slots whose runners are asked to stop.
+    pub(super) stops: Vec<TriggerKey>,
+    /// Whether more may be due.
+    pub(super) more: bool,
+}
+
+type Stored<T> = Result<T, RepositoryError>;
+
+/// An open unit of work with the rows that it knows.
+pub(super) struct Group<'u, 's> {
+    unit: &'u mut ScheduleUnit<'s>,
+    now: Micros,
+    rows: HashMap<TriggerKey, Option<TriggerRow>>,
+    dirty: HashSet<TriggerKey>,
+    rules_changed: bool,
+}
+
+impl<'u, 's> Group<'u, 's> {
+    /// A group that decides on the rows of `keys`, read at once.
+    pub(super) fn new(
+        unit: &'u mut ScheduleUnit<'s>,
+        now: Micros,
+        mut keys: Vec<TriggerKey>,
+    ) -> Stored<Self> {
+        keys.sort_unstable();
+        keys.dedup();
+        let found = unit.triggers(&keys)?;
+        let mut rows: HashMap<_, _> = keys.into_iter().map(|key| (key, None)).collect();
+        rows.extend(found.into_iter().map(|row| (row.key.clone(), Some(row))));
+        Ok(Self { unit, now, rows, dirty: HashSet::new(), rules_changed: false })
+    }
+
+    /// The rows that `request` decides on.
+    pub(super) fn keys_of(request: &Request) -> Option<TriggerKey> {
+        match request {
+            Request::Set { identifier, .. }
+            | Request::Unset { identifier }
+            | Request::Pause { identifier }
+            | Request::Resume { identifier }
+            | Request::Get { identifier } => Some(TriggerKey::of(identifier)),
+            _ => None,
+        }
+    }
+
+    /// Whether a rule was changed.
+    pub(super) fn rules_changed(&self) -> bool {
+        self.rules_changed
+    }
+
+    /// When the first of the rows that were decided on is due.
+    pub(super) fn earliest_due(&self) -> Option<Micros> {
+        let rows = self.dirty.iter().filter_map(|key| self.rows.get(key)?.as_ref());
+        rows.filter(|row| row.owner == 0).filter_map(|row| row.due).min()
+    }
+
+    fn known(&self, identifier: &str) -> Option<TriggerRow> {
+        self.rows.get(&TriggerKey::of(identifier)).cloned().flatten()
+    }
+
+    fn put(&mut self, row: TriggerRow) {
+        self.dirty.insert(row.key.clone());
+        self.rows.insert(row.key.clone(), Some(row));
+    }
+
+    /// Writes what was decided so far.
+    pub(super) fn flush(&mut self) -> Stored<()> {
+        let keys = std::mem::take(&mut self.dirty);
+        let mut changed: Vec<TriggerRow> =
+            keys.iter().filter_map(|key| self.rows.get(key).cloned().flatten()).collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        // In one order everywhere: two servers do not lock each other out.
+        changed.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        self.unit.save(&changed)?;
+        for row in changed {
+            if let Some(Some(known)) = self.rows.get_mut(&row.key) {
+                known.version += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows `request`. The outer error is the store's: then nothing of the group holds.
+    pub(super) fn request(&mut self, request: &Request) -> Stored<Result<Answer, Refused>> {
+        Ok(match request {
+            Request::Set { identifier, when } => {
+                if let Err(refused) = valid("identifier", identifier) {
+                    return Ok(Err(refused));
+                }
+                match trigger::set(identifier, self.known(identifier), when, self.now) {
+                    Ok(row) => {
+                        self.put(row);
+                        Ok(Answer::Done)
+                    }
+                    Err(refused) => Err(refused),
+                }
+            }
+            Request::Unset { identifier } => match self.known(identifier) {
+                None => Err(Refused::no_trigger(identifier)),
+                Some(row) => match trigger::unset(&row) {
+                    Ok(()) => {
+                        // Rows of it that were decided before must not come back.
+                        self.flush()?;
+                        self.unit.remove(identifier)?;
+                        self.rows.insert(row.key, None);
+                        if row.plan.is_some() {
+                            let its = |key: &TriggerKey| key.identifier == *identifier;
+                            self.rows
+                                .iter_mut()
+                                .filter(|(key, _)| its(key))
+                                .for_each(|(_, row)| *row = None);
+                        }
+                        Ok(Answer::Done)
+                    }
+                    Err(refused) => Err(refused),
+                },
+            },
+            Request::Pause { identifier } => {
+                self.change(identifier, |row, _| trigger::pause(row).map(|row| vec![row]))
+            }
+            Request::Resume { identifier } => self.change(identifier, trigger::resume),
+            Request::Get { identifier } => match self.known(identifier) {
+                Some(row) => Ok(Answer::Triggers(vec![row])),
+                None => Err(Refused::no_trigger(identifier)),
+            },
+            Request::History { identifier } => {
+                self.flush()?;
+                let mut rows = self.unit.triggers(&[TriggerKey::of(identifier)])?;
+                if rows.is_empty() {
+                    return Ok(Err(Refused::no_trigger(identifier)));
+                }
+                rows.extend(self.unit.slots(identifier)?);
+                Ok(Answer::Triggers(rows))
+            }
+            Request::List { prefix, limit, after } => {
+                self.flush()?;
+                Ok(Answer::Triggers(self.unit.list(prefix, after, (*limit).min(LIST_MAX))?))
+            }
+            Request::SetRule { identifier, pattern, settings } => {
+                let checked = valid("rule", identifier).and_then(|()| match pattern.len() {
+                    0 => Ok(()),
+                    _ => valid("pattern", pattern),
+                });
+                if let Err(refused) = checked {
+                    return Ok(Err(refused));
+                }
+                self.unit.put_rule(identifier, pattern, &settings.to_json())?;
+                self.rules_changed = true;
+                Ok(Answer::Done)
+            }
+            Request::UnsetRule { identifier } => match self.unit.remove_rule(identifier)? {
+                true => {
+                    self.rules_changed = true;
+                    Ok(Answer::Done)
+                }
+                false => Err(Refused::new("not_found", format!("there is no rule `{identifier}`"))),
+            },
+            Request::Rules => Ok(Answer::Rules(rules(self.unit)?)),
+        })
+    }
+
+    fn change(
+        &mut self,
+        identifier: &str,
+        change: impl Fn(TriggerRow, Micros) -> Result<Vec<TriggerRow>, Refused>,
+    ) -> Result<Answer, Refused> {
+        let row = self.known(identifier).ok_or_else(|| Refused::no_trigger(identifier))?;
+        for row in change(row, self.now)? {
+            self.put(row);
+        }
+        Ok(Answer::Done)
+    }
+
+    /// Stores how a runner ended, if the row is still the caller's.
+    pub(super) fn outcome(&mut self, server: i64, firing: &Firing, outcome: Outcome) -> Stored<()> {
+        let known = self.rows.get(&firing.key).cloned().flatten();
+        let ours = |row: &TriggerRow| {
+            // A request to stop changes the row too; only its owner and time tell whose it is.
+            row.status == TriggerStatus::Triggered && row.owner == server && row.slot == firing.slot
+        };
+        let Some(row) = known.filter(ours) else {
+            tracing::warn!(trigger = firing.key.identifier, "fired by another server meanwhile");
+            return Ok(());
+        };
+        let row = trigger::finish(row, outcome, &firing.rule, self.now);
+        let ended = row.due.is_none();
+        self.put(row);
+        if ended && firing.key.occurrence >= 0 {
+            self.release(&firing.key.identifier)?;
+        }
+        Ok(())
+    }
+
+    /// A slot of `identifier` ended: the next one that waits for it is due.
+    fn release(&mut self, identifier: &str) -> Stored<()> {
+        self.flush()?;
+        let known = self.unit.slots(identifier)?;
+        if let Some(next) = trigger::released(&known, self.now) {
+            self.put(next);
+        }
+        Ok(())
+    }
+
+    /// Claims what is due. `has_room` says whether the runner of a rule takes one more.
+    pub(super) fn claim(
+        &mut self,
+        claims: &Claims<'_>,
+        has_room: &mut dyn FnMut(&Rule) -> bool,
+    ) -> Stored<Claimed> {
+        self.flush()?;
+        let due = self.unit.due(self.now, claims.limit)?;
+        let mut claimed = Claimed { more: due.len() == claims.limit, ..Claimed::default() };
+        let mut begun = Vec::new();
+        for row in due {
+            match trigger::plan_of(&row) {
+                Ok(None) => begun.push(row),
+                Ok(Some(plan)) => {
+                    let known = self.unit.slots(&row.key.identifier)?;
+                    if let Some(oldest_kept) = known.len().checked_sub(SLOTS_KEPT) {
+                        let slot = known[oldest_kept].key.occurrence;
+                        self.unit.forget_slots(&row.key.identifier, slot)?;
+                    }
+                    let slots = trigger::slots(row, &plan, &known, self.now, claims.misfire_after);
+                    claimed.stops.extend(
+                        slots
+                            .rows
+                            .iter()
+                            .filter(|row| row.stop_requested)
+                            .map(|row| row.key.clone()),
+                    );
+                    slots.rows.into_iter().for_each(|row| self.put(row));
+                    begun.extend(slots.fire);
+                }
+                Err(problem) => {
+                    // Written by a newer program, or by hand: it must not fire again and again.
+                    let mut row = row;
+                    row.status = TriggerStatus::Failed;
+                    row.due = None;
+                    row.ended_at = Some(self.now);
+                    row.reason = Some(format!("its plan cannot be understood: {problem}"));
+                    self.put(row);
+                }
+            }
+        }
+        for row in begun {
+            self.begin(row, claims, has_room, &mut claimed)?;
+        }
+        self.flush()?;
+        Ok(claimed)
+    }
+
+    fn begin(
+        &mut self,
+        mut row: TriggerRow,
+        claims: &Claims<'_>,
+        has_room: &mut dyn FnMut(&Rule) -> bool,
+        claimed: &mut Claimed,
+    ) -> Stored<()> {
+        let rule = claims.rules.find(&row.key.identifier).cloned();
+        if let Some(rule) = &rule
+            && !has_room(rule)
+        {
+            row.due = Some(trigger::deferred_until(row.slot, self.now));
+            self.put(row);
+            return Ok(());
+        }
+        let row = trigger::fire(row, rule.as_deref(), claims.server, self.now);
+        let (key, slot, attempt) = (row.key.clone(), row.slot, row.attempt + 1);
+        self.put(row);
+        match rule {
+            Some(rule) => {
+                claimed.firings.push(Firing { key, slot, attempt, rule });
+                Ok(())
+            }
+            None if key.occurrence >= 0 => self.release(&key.identifier),
+            None => Ok(()),
+        }
+    }
+}
+
+/// All rules; one that cannot be understood is told and left out.
+pub(super) fn rules(unit: &mut ScheduleUnit<'_>) -> Stored<Vec<Rule>> {
+    let understood = |row| match Rule::from_row(row) {
+        Ok(rule) => Some(rule),
+        Err(problem) => {
+            tracing::error!(rule = row.identifier, problem, "a stored rule cannot be understood");
+            None
+        }
+    };
+    Ok(unit.rules()?.iter().filter_map(understood).collect())
+}
+
+fn valid(what: &str, text: &str) -> Result<(), Refused> {
+    match text.len() {
+        0..=IDENTIFIER_MAX => Ok(()),
+        length => Err(Refused::invalid(format!(
+            "the {what} is {length} bytes long; at most {IDENTIFIER_MAX}"
+        ))),
+    }
+}

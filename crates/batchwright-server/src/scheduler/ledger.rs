@@ -1,0 +1,471 @@
+//! The thread that owns the schedule: it groups what clients ask, what runners did and what is due into units
+//! of work, each made durable by one commit, and sleeps until the next of them.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use batchwright::{Clock, Liveness, ProcessIdentity, RepositoryError, report};
+use batchwright_store::{ScheduleStore, TriggerKey};
+use tokio::sync::{mpsc, oneshot};
+
+use super::dispatch::Dispatcher;
+use super::group::{self, Answer, Claimed, Claims, Firing, Group, Request};
+use super::rule::Rulebook;
+use super::time::{self, Micros};
+use super::trigger::{Outcome, Refused};
+
+/// Requests of one commit: what a commit costs is shared, and none waits long behind the others.
+const REQUESTS_MAX: usize = 2_048;
+/// Results of runners in one commit.
+const OUTCOMES_MAX: usize = 2_000;
+/// Due triggers of one commit.
+const CLAIMS_MAX: usize = 1_000;
+/// Tries of a unit of work that another server's stood in the way of.
+const CONFLICTS_MAX: usize = 16;
+/// Wait before a store that failed is asked again by the ledger itself: first, and at most.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Renewals within one lease.
+const RENEWALS_PER_LEASE: u32 = 3;
+/// How often what has ended long ago is removed, and how much in one commit.
+const RETENTION_INTERVAL: Micros = 3_600_000_000;
+const RETENTION_BATCH: usize = 1_000;
+
+/// How the ledger works.
+#[derive(Debug, Clone)]
+pub struct LedgerSettings {
+    /// Silence after which another server takes over what this one fires.
+    pub lease: Duration,
+    /// A slot that is later than so was missed: its misfire policy decides.
+    pub misfire_after: Duration,
+    /// Rows that ended longer ago are removed.
+    pub keep_for: Duration,
+    /// Rows that ended are removed behind so many newer ones.
+    pub keep_count: usize,
+}
+
+impl Default for LedgerSettings {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(30),
+            misfire_after: Duration::from_secs(60),
+            keep_for: Duration::from_secs(30 * 86_400),
+            keep_count: 1_000_000,
+        }
+    }
+}
+
+/// Called with what became of a request, once that is durable.
+pub(crate) type Reply = Box<dyn FnOnce(Result<Answer, Refused>) + Send>;
+
+/// What runners report: several at once.
+pub(crate) type Outcomes = Vec<(Firing, Outcome)>;
+
+pub(super) enum Command {
+    Ask(Request, Reply),
+    /// Another process may have changed the store.
+    Look,
+    /// Nothing more is fired. Told when everything that ran is recorded.
+    Drain(oneshot::Sender<()>),
+}
+
+/// The right of this server to fire, as far as it knows: the moment, on the clock that never goes back, at
+/// which others may take over.
+#[derive(Debug)]
+pub(crate) struct ServerLease {
+    valid_until_us: AtomicU64,
+    clock: Arc<dyn Clock>,
+}
+
+impl ServerLease {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { valid_until_us: AtomicU64::new(0), clock }
+    }
+
+    fn renewed(&self, asked_at: Duration, lease: Duration) {
+        let until = u64::try_from((asked_at + lease).as_micros()).unwrap_or(u64::MAX);
+        self.valid_until_us.store(until, Ordering::Release);
+    }
+
+    /// The time, in microseconds since 1970.
+    pub(crate) fn now(&self) -> Micros {
+        self.clock.now().as_microsecond()
+    }
+
+    /// Asked before anything is done that nobody else may do.
+    pub(crate) fn is_valid(&self) -> bool {
+        let now = u64::try_from(self.clock.elapsed().as_micros()).unwrap_or(u64::MAX);
+        now < self.valid_until_us.load(Ordering::Acquire)
+    }
+}
+
+/// What others may see of the ledger.
+#[derive(Debug, Default)]
+pub(crate) struct Vitals {
+    /// Whether the last unit of work was stored.
+    pub(crate) ready: AtomicBool,
+    /// Turns of its loop: a watchdog sees it move.
+    pub(crate) turns: AtomicU64,
+    /// Triggers that are being fired.
+    pub(crate) firing: AtomicI64,
+}
+
+pub(super) struct Ledger {
+    pub(super) store: ScheduleStore,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) settings: LedgerSettings,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) outcomes: mpsc::UnboundedReceiver<Outcomes>,
+    pub(super) dispatcher: Dispatcher,
+    pub(super) lease: Arc<ServerLease>,
+    pub(super) vitals: Arc<Vitals>,
+    pub(super) state: State,
+}
+
+/// What the ledger remembers between two turns.
+#[derive(Default)]
+pub(super) struct State {
+    /// This server; 0 before it is registered.
+    server: i64,
+    rules: Rulebook,
+    /// Of `rules`; `None`: they are to be read again.
+    rules_version: Option<i64>,
+    next_due: Option<Micros>,
+    next_beat: Micros,
+    next_retention: Micros,
+    /// Results that are not durable yet.
+    results: VecDeque<(Firing, Outcome)>,
+    /// What this server fires.
+    in_flight: HashMap<TriggerKey, Micros>,
+    /// After a commit whose outcome is unknown: rows may be ours that nobody fires.
+    doubtful: bool,
+    /// The store failed: when it is asked again, and the wait after that.
+    retry: Option<(Duration, Duration)>,
+    draining: Option<oneshot::Sender<()>>,
+    drained: bool,
+}
+
+impl Ledger {
+    /// Registers this server, takes over from dead ones, and says when it is ready.
+    pub(super) fn open(&mut self) -> Result<(), RepositoryError> {
+        self.register()?;
+        self.vitals.ready.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Works until it is drained, or nobody can ask it any more.
+    pub(super) fn run(mut self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => return tracing::error!(%error, "no timer: nothing will fire"),
+        };
+        let mut asked = Vec::new();
+        while !self.state.drained {
+            let pause = self.pause();
+            if !runtime.block_on(self.wait(&mut asked, pause)) {
+                return;
+            }
+            self.vitals.turns.fetch_add(1, Ordering::Relaxed);
+            self.turn(&mut asked);
+        }
+    }
+
+    /// How long nothing is to be done unless somebody asks.
+    fn pause(&self) -> Duration {
+        let now = self.clock.now().as_microsecond();
+        let mut pause = micros(self.state.next_beat - now);
+        match self.state.retry {
+            Some((at, _)) => pause = pause.min(at.saturating_sub(self.clock.elapsed())),
+            None if !self.state.results.is_empty() => pause = Duration::ZERO,
+            None => {
+                if let Some(due) = self.state.next_due.filter(|_| self.state.draining.is_none()) {
+                    pause = pause.min(micros(due - now));
+                }
+            }
+        }
+        pause
+    }
+
+    /// Waits for requests, results or the end of `pause`; `false` when nobody can ask any more.
+    async fn wait(&mut self, asked: &mut Vec<Command>, pause: Duration) -> bool {
+        let mut told = Vec::new();
+        tokio::select! {
+            biased;
+            count = self.commands.recv_many(asked, REQUESTS_MAX) => if count == 0 { return false },
+            _ = self.outcomes.recv_many(&mut told, OUTCOMES_MAX) => {}
+            () = tokio::time::sleep(pause), if !pause.is_zero() => {}
+            () = std::future::ready(()), if pause.is_zero() => {}
+        }
+        while let Ok(more) = self.outcomes.try_recv() {
+            told.push(more);
+        }
+        self.state.results.extend(told.into_iter().flatten());
+        true
+    }
+
+    /// One unit of work: one look at the clock, one commit.
+    fn turn(&mut self, asked: &mut Vec<Command>) {
+        let now = self.clock.now().as_microsecond();
+        let mut requests = Vec::with_capacity(asked.len());
+        let mut look = false;
+        for command in asked.drain(..) {
+            match command {
+                Command::Ask(request, reply) => requests.push((request, reply)),
+                Command::Look => look = true,
+                Command::Drain(told) => {
+                    self.state.draining = Some(told);
+                    self.dispatcher.drain();
+                }
+            }
+        }
+        let resting = self.state.retry.is_some_and(|(at, _)| self.clock.elapsed() < at);
+        let done = match resting {
+            // Only what clients ask reaches a store that just failed: they learn whether it still does.
+            true if requests.is_empty() => return,
+            true => self.commit(now, &requests, 0, false),
+            false => self.upkeep(now, look).and_then(|()| {
+                let results = self.state.results.len().min(OUTCOMES_MAX);
+                let is_due = self.state.next_due.is_some_and(|due| due <= now);
+                let claim = is_due && self.state.draining.is_none();
+                self.commit(now, &requests, results, claim)
+            }),
+        };
+        match done {
+            Ok((answers, claimed)) => {
+                self.recovered();
+                for ((_, reply), answer) in requests.into_iter().zip(answers) {
+                    reply(answer);
+                }
+                self.fire(claimed);
+            }
+            Err(error) => {
+                let refused = Refused::new("unavailable", report(&error));
+                requests.into_iter().for_each(|(_, reply)| reply(Err(refused.clone())));
+                self.failed(&error);
+            }
+        }
+        self.end_drain();
+    }
+
+    fn recovered(&mut self) {
+        if self.state.retry.take().is_some() {
+            tracing::info!("the store answers again");
+            self.vitals.ready.store(true, Ordering::Release);
+        }
+    }
+
+    fn failed(&mut self, error: &RepositoryError) {
+        let wait = self.state.retry.map_or(RETRY_MIN, |(_, wait)| (wait * 2).min(RETRY_MAX));
+        if self.state.retry.is_none() {
+            tracing::error!(error = %report(error), "the schedule cannot be stored");
+        }
+        self.state.retry = Some((self.clock.elapsed() + wait, wait));
+        self.state.doubtful = true;
+        self.state.rules_version = None;
+        self.vitals.ready.store(false, Ordering::Release);
+    }
+
+    fn fire(&mut self, claimed: Claimed) {
+        for key in &claimed.stops {
+            self.dispatcher.stop(key);
+        }
+        for firing in claimed.firings {
+            self.state.in_flight.insert(firing.key.clone(), firing.slot);
+            self.dispatcher.dispatch(firing);
+        }
+        let firing = i64::try_from(self.state.in_flight.len()).unwrap_or(i64::MAX);
+        self.vitals.firing.store(firing, Ordering::Relaxed);
+    }
+
+    /// When nothing runs any more and everything is recorded, this server is no more.
+    fn end_drain(&mut self) {
+        let is_done = self.state.in_flight.is_empty() && self.state.results.is_empty();
+        if !is_done || self.state.draining.is_none() {
+            return;
+        }
+        let removed = self.store.begin().and_then(|mut unit| {
+            unit.remove_server(self.state.server, i64::MAX)?;
+            unit.commit()
+        });
+        if let Err(error) = removed {
+            tracing::warn!(error = %report(&error), "this server stays in the store until its lease ends");
+        }
+        self.state.drained = true;
+        if let Some(told) = self.state.draining.take() {
+            let _ = told.send(());
+        }
+    }
+
+    /// Stores `requests`, the first `results` results, and what is due when `claim` says so.
+    fn commit(
+        &mut self,
+        now: Micros,
+        requests: &[(Request, Reply)],
+        results: usize,
+        claim: bool,
+    ) -> Result<(Vec<Result<Answer, Refused>>, Claimed), RepositoryError> {
+        if requests.is_empty() && results == 0 && !claim {
+            return Ok(Default::default());
+        }
+        let mut attempt = 1;
+        loop {
+            // A lost lease takes the results with it.
+            let results = results.min(self.state.results.len());
+            match self.try_commit(now, requests, results, claim) {
+                Err(RepositoryError::Conflict { .. }) if attempt < CONFLICTS_MAX => attempt += 1,
+                Err(error) => return Err(error),
+                Ok(stored) => {
+                    for (firing, _) in self.state.results.drain(..results) {
+                        self.state.in_flight.remove(&firing.key);
+                    }
+                    return Ok(stored);
+                }
+            }
+        }
+    }
+
+    fn try_commit(
+        &mut self,
+        now: Micros,
+        requests: &[(Request, Reply)],
+        results: usize,
+        claim: bool,
+    ) -> Result<(Vec<Result<Answer, Refused>>, Claimed), RepositoryError> {
+        let (state, dispatcher) = (&mut self.state, &self.dispatcher);
+        let asked_at = self.clock.elapsed();
+        let lease_until = now + time::micros_of(self.settings.lease);
+        let mut unit = self.store.begin()?;
+        if claim {
+            // The proof that what is claimed will be found by others, should this server die.
+            if !unit.renew_server(state.server, lease_until)? {
+                drop(unit);
+                self.lost()?;
+                return Err(RepositoryError::Conflict { what: "this server".to_owned() });
+            }
+            let version = unit.rules_version()?;
+            if state.rules_version != Some(version) {
+                state.rules = Rulebook::new(group::rules(&mut unit)?);
+                state.rules_version = Some(version);
+            }
+        }
+        let touched = requests.iter().filter_map(|(request, _)| Group::keys_of(request));
+        let ended = state.results.iter().take(results).map(|(firing, _)| firing.key.clone());
+        let keys = touched.chain(ended).collect();
+        let mut group = Group::new(&mut unit, now, keys)?;
+        for (firing, outcome) in state.results.iter().take(results) {
+            group.outcome(state.server, firing, outcome.clone())?;
+        }
+        let mut answers = Vec::with_capacity(requests.len());
+        for (request, _) in requests {
+            answers.push(group.request(request)?);
+        }
+        let mut next_due = [state.next_due, group.earliest_due()].into_iter().flatten().min();
+        let mut claimed = Claimed::default();
+        if claim {
+            let claims = Claims {
+                server: state.server,
+                rules: &state.rules,
+                misfire_after: self.settings.misfire_after,
+                limit: CLAIMS_MAX,
+            };
+            let mut taken: HashMap<String, usize> = HashMap::new();
+            claimed = group.claim(&claims, &mut |rule| dispatcher.has_room(rule, &mut taken))?;
+        }
+        group.flush()?;
+        let rules_changed = group.rules_changed();
+        if claim {
+            next_due = if claimed.more { Some(now) } else { unit.next_due()? };
+        }
+        unit.commit()?;
+        self.state.next_due = next_due;
+        if claim {
+            self.lease.renewed(asked_at, self.settings.lease);
+        }
+        if rules_changed {
+            self.state.rules_version = None;
+        }
+        Ok((answers, claimed))
+    }
+
+    /// What is to be done now and then: the sign of life, a look at the other servers, the old rows.
+    fn upkeep(&mut self, now: Micros, look: bool) -> Result<(), RepositoryError> {
+        if look {
+            self.state.next_due = self.store.begin()?.next_due()?;
+        }
+        if now < self.state.next_beat && !self.state.doubtful {
+            return Ok(());
+        }
+        self.beat(now)?;
+        if now >= self.state.next_retention {
+            let before = now - time::micros_of(self.settings.keep_for);
+            let mut unit = self.store.begin()?;
+            let removed = unit.forget_ended(before, self.settings.keep_count, RETENTION_BATCH)?;
+            unit.commit()?;
+            let is_done = removed < RETENTION_BATCH as u64;
+            self.state.next_retention = now + if is_done { RETENTION_INTERVAL } else { 0 };
+        }
+        Ok(())
+    }
+
+    fn beat(&mut self, now: Micros) -> Result<(), RepositoryError> {
+        let asked_at = self.clock.elapsed();
+        let mut unit = self.store.begin()?;
+        let lease_until = now + time::micros_of(self.settings.lease);
+        if !unit.renew_server(self.state.server, lease_until)? {
+            drop(unit);
+            return self.lost();
+        }
+        for server in unit.servers()? {
+            let is_gone = ProcessIdentity::liveness_of(&server.identity) == Liveness::Gone;
+            let is_dead = is_gone || server.lease_until <= now;
+            let max = if is_gone { i64::MAX } else { now };
+            if server.id != self.state.server && is_dead && unit.remove_server(server.id, max)? {
+                tracing::info!(server = server.identity, "took over from a server that is gone");
+            }
+        }
+        if self.state.doubtful {
+            for row in unit.owned(self.state.server)? {
+                if !self.state.in_flight.contains_key(&row.key) {
+                    unit.give_back(&row)?;
+                }
+            }
+        }
+        let stops = unit.stop_requests(self.state.server)?;
+        let next_due = unit.next_due()?;
+        unit.commit()?;
+        self.lease.renewed(asked_at, self.settings.lease);
+        self.state.doubtful = false;
+        self.state.next_due = next_due;
+        self.state.next_beat = now + time::micros_of(self.settings.lease / RENEWALS_PER_LEASE);
+        stops.iter().for_each(|key| self.dispatcher.stop(key));
+        Ok(())
+    }
+
+    /// Another server took this one for dead: what it fired is theirs, and it begins anew.
+    fn lost(&mut self) -> Result<(), RepositoryError> {
+        tracing::error!("the lease of this server was lost: what it was firing is given up");
+        self.dispatcher.abandon();
+        self.state.in_flight.clear();
+        self.state.results.clear();
+        self.register()
+    }
+
+    fn register(&mut self) -> Result<(), RepositoryError> {
+        let now = self.clock.now().as_microsecond();
+        let asked_at = self.clock.elapsed();
+        let identity = ProcessIdentity::current().to_string();
+        let mut unit = self.store.begin()?;
+        let until = now + time::micros_of(self.settings.lease);
+        self.state.server = unit.insert_server(&identity, until)?;
+        unit.commit()?;
+        self.lease.renewed(asked_at, self.settings.lease);
+        self.beat(now)
+    }
+}
+
+fn micros(length: Micros) -> Duration {
+    Duration::from_micros(u64::try_from(length).unwrap_or(0))
+}

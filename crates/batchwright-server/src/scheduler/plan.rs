@@ -1,0 +1,475 @@
+//! When a recurring trigger fires: pure arithmetic on slots, which are microseconds since 1970.
+//!
+//! Daylight saving, as the [cron library](croner) decides it and our table of golden cases pins it: a fixed
+//! time that the clock jumps over fires once, at the first moment behind the gap; one that the clock passes
+//! twice fires once, the first time. Patterns with steps or wildcards in the hours or minutes follow real time
+//! through both.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use croner::Cron;
+use croner::parser::{CronParser, Seconds};
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+use sha2::{Digest, Sha256};
+
+use super::time::{self, Micros};
+
+/// Days that are jumped over before a plan is taken for one that never fires.
+const EXCLUDED_DAYS_MAX: usize = 4_000;
+/// Fires that a misfire policy makes good for, unless the plan says otherwise.
+const MISFIRE_CAP_DEFAULT: usize = 100;
+/// More would flood whatever runs them.
+const MISFIRE_CAP_MAX: usize = 10_000;
+/// Slots that wait behind a running one, unless the plan says otherwise.
+const QUEUE_DEFAULT: usize = 10;
+const QUEUE_MAX: usize = 1_000;
+
+/// The rule of a recurring trigger.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// When.
+    pub recurrence: Recurrence,
+    /// The zone of the cron expression and of the excluded days.
+    pub zone: TimeZone,
+    /// Days on which it does not fire.
+    pub except: Vec<Exclusion>,
+    /// Not before.
+    pub from: Option<Micros>,
+    /// Not after.
+    pub until: Option<Micros>,
+    /// Each slot fires up to so much later, by its identifier and time: always the same for one slot.
+    pub jitter: Duration,
+    /// What becomes of slots that passed while nobody could fire them.
+    pub misfire: Misfire,
+    /// At most so many of them fire.
+    pub misfire_cap: usize,
+    /// Those that are older do not.
+    pub misfire_age: Option<Duration>,
+    /// What becomes of a slot while an earlier one runs.
+    pub overlap: Overlap,
+}
+
+/// When a plan fires.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Recurrence {
+    /// At the times of a cron expression: five fields, or six with seconds in front.
+    Cron(Box<Cron>),
+    /// Again and again after so long, counted from `from`.
+    Every(Duration),
+}
+
+/// What becomes of slots that passed while nobody could fire them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Misfire {
+    /// Nothing: the next one fires.
+    Skip,
+    /// The newest one fires.
+    #[default]
+    Once,
+    /// All fire, up to the cap and the age.
+    All,
+}
+
+/// What becomes of a slot while an earlier one runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overlap {
+    /// It fires too.
+    #[default]
+    Allow,
+    /// It does not fire.
+    Skip,
+    /// It waits, with at most so many others.
+    Queue(usize),
+    /// The earlier one is asked to stop; this one fires when it has.
+    Replace,
+}
+
+/// Days on which a plan does not fire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exclusion {
+    /// From the first to the second, both included.
+    Dates(Date, Date),
+    /// The same in every year: (month, day) to (month, day).
+    Yearly((i8, i8), (i8, i8)),
+}
+
+impl Exclusion {
+    fn covers(self, date: Date) -> bool {
+        let day = (date.month(), date.day());
+        match self {
+            Self::Dates(first, last) => (first..=last).contains(&date),
+            Self::Yearly(first, last) if first <= last => (first..=last).contains(&day),
+            // Over the end of the year.
+            Self::Yearly(first, last) => day >= first || day <= last,
+        }
+    }
+}
+
+impl FromStr for Exclusion {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (first, last) = text.split_once("..").unwrap_or((text, text));
+        if let (Ok(first), Ok(last)) = (first.parse::<Date>(), last.parse::<Date>()) {
+            return match first <= last {
+                true => Ok(Self::Dates(first, last)),
+                false => Err(format!("`{text}` ends before it begins")),
+            };
+        }
+        let yearly = |text: &str| {
+            // 2000 was a leap year: the 29th of February is a day.
+            let date: Date = format!("2000-{text}").parse().ok()?;
+            (text.len() == 5).then_some((date.month(), date.day()))
+        };
+        match (yearly(first), yearly(last)) {
+            (Some(first), Some(last)) => Ok(Self::Yearly(first, last)),
+            _ => Err(format!(
+                "`{text}` is no day; examples: 2026-12-24, 2026-12-24..2027-01-01, 12-25"
+            )),
+        }
+    }
+}
+
+impl std::fmt::Display for Exclusion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Dates(first, last) if first == last => write!(f, "{first}"),
+            Self::Dates(first, last) => write!(f, "{first}..{last}"),
+            Self::Yearly(first, last) if first == last => {
+                write!(f, "{:02}-{:02}", first.0, first.1)
+            }
+            Self::Yearly(first, last) => {
+                write!(f, "{:02}-{:02}..{:02}-{:02}", first.0, first.1, last.0, last.1)
+            }
+        }
+    }
+}
+
+/// Which of the slots that are due fire.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Due {
+    /// These, in their order.
+    pub fire: Vec<Micros>,
+    /// These do not: the first and the last of them, and why.
+    pub skipped: Option<(Micros, Micros, String)>,
+    /// The next one; `None` when there is none.
+    pub next: Option<Micros>,
+}
+
+impl Plan {
+    /// A plan from its words: `cron EXPRESSION` or `every DURATION`, then any of `tz ZONE`, `except DAYS`,
+    /// `from TIME`, `until TIME`, `jitter DURATION`, `misfire skip|once|all`, `misfire-cap N`,
+    /// `misfire-age DURATION`, `overlap allow|skip|queue|replace`, `queue N`. An interval is counted from
+    /// `from`, or from `now`.
+    ///
+    /// # Errors
+    ///
+    /// A sentence about the first word that is wrong, or that the plan never fires.
+    pub fn parse(words: &[impl AsRef<str>], now: Micros) -> Result<Self, String> {
+        let mut pairs = Vec::new();
+        for pair in words.chunks(2) {
+            let [name, value] = pair else {
+                return Err(format!("`{}` needs a value", pair[0].as_ref()));
+            };
+            let name = name.as_ref();
+            if pairs.iter().any(|(known, _)| *known == name) {
+                return Err(format!("`{name}` is there twice"));
+            }
+            pairs.push((name, value.as_ref()));
+        }
+        let mut pairs = pairs.into_iter();
+        let recurrence = match pairs.next() {
+            Some(("cron", text)) => match text.strip_prefix("@every ") {
+                Some(interval) => Recurrence::Every(interval_of(interval)?),
+                None => Recurrence::Cron(Box::new(cron(text)?)),
+            },
+            Some(("every", text)) => Recurrence::Every(interval_of(text)?),
+            _ => return Err("a recurring trigger begins with `cron` or `every`".to_owned()),
+        };
+        let mut plan = Self {
+            recurrence,
+            zone: TimeZone::UTC,
+            except: Vec::new(),
+            from: None,
+            until: None,
+            jitter: Duration::ZERO,
+            misfire: Misfire::default(),
+            misfire_cap: MISFIRE_CAP_DEFAULT,
+            misfire_age: None,
+            overlap: Overlap::default(),
+        };
+        let mut queue = None;
+        for (name, value) in pairs {
+            match name {
+                "tz" => plan.zone = zone(value)?,
+                "except" => {
+                    plan.except =
+                        value.split(',').map(|day| day.trim().parse()).collect::<Result<_, _>>()?;
+                }
+                "from" => plan.from = Some(time::parse(value)?),
+                "until" => plan.until = Some(time::parse(value)?),
+                "jitter" => plan.jitter = time::duration(value)?,
+                "misfire" => {
+                    plan.misfire = match value {
+                        "skip" => Misfire::Skip,
+                        "once" => Misfire::Once,
+                        "all" => Misfire::All,
+                        _ => {
+                            return Err(format!("misfire `{value}`: there are skip, once and all"));
+                        }
+                    };
+                }
+                "misfire-cap" => plan.misfire_cap = bounded(name, value, MISFIRE_CAP_MAX)?,
+                "misfire-age" => plan.misfire_age = Some(time::duration(value)?),
+                "overlap" => {
+                    plan.overlap = match value {
+                        "allow" => Overlap::Allow,
+                        "skip" => Overlap::Skip,
+                        "queue" => Overlap::Queue(QUEUE_DEFAULT),
+                        "replace" => Overlap::Replace,
+                        _ => {
+                            return Err(format!(
+                                "overlap `{value}`: there are allow, skip, queue and replace"
+                            ));
+                        }
+                    };
+                }
+                "queue" => queue = Some(bounded(name, value, QUEUE_MAX)?),
+                _ => return Err(format!("`{name}` is no word of a recurring trigger")),
+            }
+        }
+        match (queue, plan.overlap) {
+            (Some(length), Overlap::Queue(_)) => plan.overlap = Overlap::Queue(length),
+            (Some(_), _) => return Err("`queue` goes with `overlap queue`".to_owned()),
+            (None, _) => {}
+        }
+        if matches!(plan.recurrence, Recurrence::Every(_)) {
+            plan.from.get_or_insert(now);
+        }
+        match plan.first(now) {
+            Some(_) => Ok(plan),
+            None => Err("it never fires".to_owned()),
+        }
+    }
+
+    /// The words that [`parse`](Self::parse) makes it from.
+    pub fn words(&self) -> Vec<String> {
+        let mut words = match &self.recurrence {
+            Recurrence::Cron(cron) => vec!["cron".to_owned(), cron.as_str().to_owned()],
+            Recurrence::Every(interval) => vec!["every".to_owned(), time::show_duration(*interval)],
+        };
+        let mut word = |name: &str, value: String| words.extend([name.to_owned(), value]);
+        if self.zone != TimeZone::UTC {
+            word("tz", self.zone_name());
+        }
+        if !self.except.is_empty() {
+            let days: Vec<_> = self.except.iter().map(Exclusion::to_string).collect();
+            word("except", days.join(","));
+        }
+        if let Some(from) = self.from {
+            word("from", time::show_exact(from));
+        }
+        if let Some(until) = self.until {
+            word("until", time::show_exact(until));
+        }
+        if !self.jitter.is_zero() {
+            word("jitter", time::show_duration(self.jitter));
+        }
+        match self.misfire {
+            Misfire::Skip => word("misfire", "skip".to_owned()),
+            Misfire::Once => {}
+            Misfire::All => word("misfire", "all".to_owned()),
+        }
+        if self.misfire_cap != MISFIRE_CAP_DEFAULT {
+            word("misfire-cap", self.misfire_cap.to_string());
+        }
+        if let Some(age) = self.misfire_age {
+            word("misfire-age", time::show_duration(age));
+        }
+        match self.overlap {
+            Overlap::Allow => {}
+            Overlap::Skip => word("overlap", "skip".to_owned()),
+            Overlap::Queue(length) => {
+                word("overlap", "queue".to_owned());
+                word("queue", length.to_string());
+            }
+            Overlap::Replace => word("overlap", "replace".to_owned()),
+        }
+        words
+    }
+
+    /// Name of its zone.
+    pub fn zone_name(&self) -> String {
+        self.zone.iana_name().unwrap_or("UTC").to_owned()
+    }
+
+    /// The first slot at `now` or later.
+    pub fn first(&self, now: Micros) -> Option<Micros> {
+        self.next(now - 1)
+    }
+
+    /// The first slot after `after`; `None` when there is none.
+    pub fn next(&self, after: Micros) -> Option<Micros> {
+        let mut after = after.max(self.from.map_or(Micros::MIN, |from| from - 1));
+        for _ in 0..EXCLUDED_DAYS_MAX {
+            let slot = self.next_of_recurrence(after)?;
+            if self.until.is_some_and(|until| slot > until) {
+                return None;
+            }
+            if self.except.is_empty() {
+                return Some(slot);
+            }
+            let at = time::timestamp(slot).to_zoned(self.zone.clone());
+            if !self.except.iter().any(|days| days.covers(at.date())) {
+                return Some(slot);
+            }
+            // Not one slot after the other: the whole day is out.
+            let next_day = at.date().tomorrow().ok()?.to_zoned(self.zone.clone()).ok()?;
+            after = (next_day.timestamp().as_microsecond() - 1).max(slot);
+        }
+        None
+    }
+
+    fn next_of_recurrence(&self, after: Micros) -> Option<Micros> {
+        match &self.recurrence {
+            Recurrence::Cron(cron) => {
+                let after = Timestamp::from_microsecond(after).ok()?.to_zoned(self.zone.clone());
+                let next: Zoned = cron.find_next_occurrence(&after, false).ok()?;
+                Some(next.timestamp().as_microsecond())
+            }
+            Recurrence::Every(interval) => {
+                let interval = time::micros_of(*interval);
+                let anchor = self.from.unwrap_or(0);
+                let passed = (after - anchor).div_euclid(interval) + 1;
+                anchor
+                    .checked_add(passed.max(0).checked_mul(interval)?)
+                    .filter(|slot| *slot <= time::MAX)
+            }
+        }
+    }
+
+    /// How much later than its time `slot` of trigger `identifier` fires.
+    pub fn delay(&self, identifier: &str, slot: Micros) -> Micros {
+        let jitter = time::micros_of(self.jitter);
+        if jitter == 0 {
+            return 0;
+        }
+        let hash =
+            Sha256::new().chain_update(slot.to_be_bytes()).chain_update(identifier).finalize();
+        let number = hash.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        (number % jitter.unsigned_abs()).cast_signed()
+    }
+
+    /// What happens at `now` when `slot` is the first that did not fire yet. Slots that are at most
+    /// `misfire_after` late were not missed: all of them fire.
+    pub fn due(&self, slot: Micros, now: Micros, misfire_after: Duration) -> Due {
+        let missed = now - slot > time::micros_of(misfire_after) + time::micros_of(self.jitter);
+        let wanted = match (missed, self.misfire) {
+            (false, _) | (true, Misfire::All) => self.misfire_cap,
+            (true, Misfire::Once) => 1,
+            (true, Misfire::Skip) => 0,
+        };
+        let oldest = match (missed, self.misfire_age) {
+            (true, Some(age)) => now - time::micros_of(age),
+            _ => Micros::MIN,
+        };
+        let newest = self.newest(slot, now, wanted.max(1));
+        let last = newest.last().copied().unwrap_or(slot);
+        let fire: Vec<Micros> = match wanted {
+            0 => Vec::new(),
+            _ => newest.into_iter().filter(|slot| *slot >= oldest).collect(),
+        };
+        let next = self.next(last);
+        let first_fired = fire.first().copied();
+        let skipped = match first_fired {
+            Some(first) if first <= slot => None,
+            Some(first) => Some((slot, first - 1)),
+            None => Some((slot, last)),
+        };
+        let skipped = skipped.map(|(first, last)| {
+            let policy = match self.misfire {
+                Misfire::Skip => "misfire skip",
+                Misfire::Once => "misfire once",
+                Misfire::All => "misfire all, beyond its cap or age",
+            };
+            let told = format!(
+                "missed: nobody could fire it from {} to {} ({policy})",
+                time::show(first),
+                time::show(last)
+            );
+            (first, last, told)
+        });
+        Due { fire, skipped, next }
+    }
+
+    /// The newest slots from `first` to `now`, at most `count`, oldest first. Looks back in growing windows:
+    /// a plan that fires every second and was missed for a month is not walked through.
+    fn newest(&self, first: Micros, now: Micros, count: usize) -> Vec<Micros> {
+        let mut window = 60_000_000;
+        loop {
+            let start = now.saturating_sub(window).max(first);
+            let mut found = Vec::new();
+            let mut slot = self.next(start - 1).filter(|slot| *slot <= now);
+            while let Some(one) = slot {
+                found.push(one);
+                slot = self.next(one).filter(|slot| *slot <= now);
+            }
+            if found.len() >= count || start == first {
+                found.drain(..found.len().saturating_sub(count));
+                return found;
+            }
+            window = window.saturating_mul(4);
+        }
+    }
+
+    /// The plan in words, for people.
+    pub fn describe(&self) -> String {
+        let mut told = match &self.recurrence {
+            Recurrence::Cron(cron) => {
+                let told = cron.describe();
+                format!("{} ({})", told.trim_end_matches('.'), self.zone_name())
+            }
+            Recurrence::Every(interval) => format!("Every {}", time::show_duration(*interval)),
+        };
+        if let Some(from) = self.from {
+            told.push_str(&format!(", from {}", time::show(from)));
+        }
+        if let Some(until) = self.until {
+            told.push_str(&format!(", until {}", time::show(until)));
+        }
+        if !self.except.is_empty() {
+            let days: Vec<_> = self.except.iter().map(Exclusion::to_string).collect();
+            told.push_str(&format!(", never on {}", days.join(", ")));
+        }
+        if !self.jitter.is_zero() {
+            told.push_str(&format!(", up to {} later", time::show_duration(self.jitter)));
+        }
+        told
+    }
+}
+
+fn cron(text: &str) -> Result<Cron, String> {
+    let parser = CronParser::builder().seconds(Seconds::Optional).build();
+    parser.parse(text).map_err(|error| format!("cron `{text}`: {error}"))
+}
+
+fn zone(name: &str) -> Result<TimeZone, String> {
+    TimeZone::get(name)
+        .map_err(|_| format!("there is no time zone `{name}`; example: Europe/Berlin"))
+}
+
+fn interval_of(text: &str) -> Result<Duration, String> {
+    let interval = time::duration(text)?;
+    match interval >= Duration::from_millis(100) {
+        true => Ok(interval),
+        false => Err(format!("`{text}` is too short; at least 100ms")),
+    }
+}
+
+fn bounded(name: &str, value: &str, max: usize) -> Result<usize, String> {
+    let number = value.parse().ok().filter(|number| (1..=max).contains(number));
+    number.ok_or_else(|| format!("{name} `{value}`: expected 1 to {max}"))
+}

@@ -1,0 +1,413 @@
+//! Rules: which runner takes which trigger, and how often it may fail.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use batchwright_store::RuleRow;
+use serde::{Deserialize, Serialize};
+
+use super::time;
+
+/// What is done when a trigger fires.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "runner", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Runner {
+    /// `sh COMMAND IDENTIFIER`.
+    Shell {
+        /// Path of a script.
+        command: String,
+    },
+    /// A message to RabbitMQ, the identifier its payload.
+    Amqp {
+        /// `amqp://USER:PASSWORD@HOST:PORT/VHOST`.
+        dsn: Secret,
+        /// The exchange, which must exist. Empty: the default one.
+        exchange: String,
+        /// Its routing key.
+        routing_key: String,
+    },
+    /// A signed `POST`.
+    Http {
+        /// Where to.
+        url: Secret,
+        /// What it is signed with.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        secret: Option<Secret>,
+    },
+    /// An execution of a batch job.
+    Job {
+        /// Name of the job.
+        name: String,
+        /// Its parameters, as a JSON object.
+        #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+        parameters: serde_json::Map<String, serde_json::Value>,
+    },
+}
+
+/// A text that may hold a password: never shown.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides `text`.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// What it hides.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// A URL without what may be secret in it: user, password, query.
+pub(crate) fn redacted(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let (authority, path) = match rest.find('/') {
+        Some(at) => rest.split_at(at),
+        None => (rest, ""),
+    };
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
+}
+
+/// How a runner is used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleSettings {
+    /// The runner.
+    #[serde(flatten)]
+    pub runner: Runner,
+    /// Attempts after the first one that failed. Default: 3 for `http` and `amqp`, else none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<u32>,
+    /// Wait before the first retry; twice as long before each further one. Default 10 s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff_ms: Option<u64>,
+    /// How long one attempt may take. Default: 30 s for `http`, an hour for `shell`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
+/// Attempts that a rule may ask for.
+const RETRIES_MAX: u32 = 100;
+/// Longest wait between two attempts.
+const BACKOFF_MAX: Duration = Duration::from_secs(3_600);
+
+impl RuleSettings {
+    /// From the words behind the pattern of a `RULE SET`.
+    ///
+    /// # Errors
+    ///
+    /// A sentence about what is wrong.
+    pub fn parse(words: &[impl AsRef<str>]) -> Result<Self, String> {
+        let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+        let (runner, rest) = match words.as_slice() {
+            ["shell", command, rest @ ..] => (shell(command)?, rest),
+            ["amqp", dsn, exchange, routing_key, rest @ ..] => {
+                super::runner::amqp::check_dsn(dsn)?;
+                short("exchange", exchange)?;
+                short("routing key", routing_key)?;
+                let dsn = Secret::new(*dsn);
+                let (exchange, routing_key) = ((*exchange).to_owned(), (*routing_key).to_owned());
+                (Runner::Amqp { dsn, exchange, routing_key }, rest)
+            }
+            ["http", url, rest @ ..] => {
+                super::runner::http::check_url(url)?;
+                // A secret is the argument that no option begins with.
+                let (secret, rest) = match rest {
+                    [secret, rest @ ..] if rest.len() % 2 == 0 => {
+                        (Some(Secret::new(*secret)), rest)
+                    }
+                    rest => (None, rest),
+                };
+                (Runner::Http { url: Secret::new(*url), secret }, rest)
+            }
+            ["job", name, rest @ ..] => {
+                let (parameters, rest) = match rest {
+                    [json, rest @ ..] if rest.len() % 2 == 0 => (parameters(json)?, rest),
+                    rest => (serde_json::Map::new(), rest),
+                };
+                if name.is_empty() {
+                    return Err("the job has no name".to_owned());
+                }
+                (Runner::Job { name: (*name).to_owned(), parameters }, rest)
+            }
+            ["shell" | "amqp" | "http" | "job", ..] => {
+                return Err(
+                    "expected `shell COMMAND`, `amqp DSN EXCHANGE ROUTING_KEY`, `http URL [SECRET]` or \
+                     `job NAME [PARAMETERS]`"
+                        .to_owned(),
+                );
+            }
+            [other, ..] => {
+                return Err(format!(
+                    "there is no runner `{other}`; there are shell, amqp, http and job"
+                ));
+            }
+            [] => return Err("the runner is missing".to_owned()),
+        };
+        let mut settings = Self { runner, retries: None, backoff_ms: None, timeout_ms: None };
+        for pair in rest.chunks(2) {
+            let millis = |text: &str| -> Result<u64, String> {
+                u64::try_from(time::duration(text)?.as_millis()).map_err(|error| error.to_string())
+            };
+            match pair {
+                ["retry", number] => {
+                    let number = number.parse().ok().filter(|number| *number <= RETRIES_MAX);
+                    settings.retries =
+                        Some(number.ok_or_else(|| format!("retry: expected 0 to {RETRIES_MAX}"))?);
+                }
+                ["backoff", text] => settings.backoff_ms = Some(millis(text)?),
+                ["timeout", text] => settings.timeout_ms = Some(millis(text)?),
+                [other, ..] => {
+                    return Err(format!(
+                        "`{other}`: there are retry N, backoff DURATION, timeout DURATION"
+                    ));
+                }
+                [] => {}
+            }
+        }
+        Ok(settings)
+    }
+
+    /// As it is stored. Holds secrets.
+    pub(crate) fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("plain data")
+    }
+
+    /// From what was stored.
+    pub(crate) fn from_json(text: &str) -> Result<Self, String> {
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+
+    /// Its words, with secrets left out: for people.
+    pub fn words(&self) -> Vec<String> {
+        self.words_with(|url| redacted(url.expose()), |_| "***".to_owned())
+    }
+
+    /// Its words as [`parse`](Self::parse) takes them, secrets included.
+    pub(crate) fn wire_words(&self) -> Vec<String> {
+        let exposed = |secret: &Secret| secret.expose().to_owned();
+        self.words_with(exposed, exposed)
+    }
+
+    fn words_with(
+        &self,
+        url_word: impl Fn(&Secret) -> String,
+        secret_word: impl Fn(&Secret) -> String,
+    ) -> Vec<String> {
+        let mut words = match &self.runner {
+            Runner::Shell { command } => vec!["shell".to_owned(), command.clone()],
+            Runner::Amqp { dsn, exchange, routing_key } => {
+                vec!["amqp".to_owned(), url_word(dsn), exchange.clone(), routing_key.clone()]
+            }
+            Runner::Http { url, secret } => {
+                let mut words = vec!["http".to_owned(), url_word(url)];
+                words.extend(secret.as_ref().map(secret_word));
+                words
+            }
+            Runner::Job { name, parameters } => {
+                let mut words = vec!["job".to_owned(), name.clone()];
+                if !parameters.is_empty() {
+                    words.push(serde_json::Value::Object(parameters.clone()).to_string());
+                }
+                words
+            }
+        };
+        let mut word = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                words.extend([name.to_owned(), value]);
+            }
+        };
+        let length = |millis: u64| time::show_duration(Duration::from_millis(millis));
+        word("retry", self.retries.map(|number| number.to_string()));
+        word("backoff", self.backoff_ms.map(length));
+        word("timeout", self.timeout_ms.map(length));
+        words
+    }
+
+    /// Attempts after the first one.
+    pub(crate) fn retries(&self) -> u32 {
+        self.retries.unwrap_or(match self.runner {
+            Runner::Http { .. } | Runner::Amqp { .. } => 3,
+            Runner::Shell { .. } | Runner::Job { .. } => 0,
+        })
+    }
+
+    /// Wait before the next attempt when `failed` have failed.
+    pub(crate) fn backoff(&self, failed: u32) -> Duration {
+        let first = self.backoff_ms.map_or(Duration::from_secs(10), Duration::from_millis);
+        first.saturating_mul(1 << failed.saturating_sub(1).min(16)).min(BACKOFF_MAX)
+    }
+
+    /// How long one attempt may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout_ms.map_or(
+            match self.runner {
+                Runner::Http { .. } => Duration::from_secs(30),
+                _ => Duration::from_secs(3_600),
+            },
+            Duration::from_millis,
+        )
+    }
+}
+
+fn shell(command: &str) -> Result<Runner, String> {
+    match command {
+        "" => Err("the command is empty".to_owned()),
+        _ if command.starts_with(['-', '+']) => Err(format!(
+            "the command `{command}` would be an option of the shell; write ./{command}"
+        )),
+        _ if command.contains('\0') => Err("a command holds no NUL".to_owned()),
+        _ => Ok(Runner::Shell { command: command.to_owned() }),
+    }
+}
+
+/// Names on the wire of AMQP are at most 255 bytes long.
+fn short(what: &str, text: &str) -> Result<(), String> {
+    match text.len() {
+        0..=255 => Ok(()),
+        length => Err(format!("the {what} is {length} bytes long; at most 255")),
+    }
+}
+
+fn parameters(json: &str) -> Result<serde_json::Map<String, serde_json::Value>, String> {
+    serde_json::from_str(json)
+        .map_err(|error| format!("the parameters are no JSON object: {error}"))
+}
+
+/// A stored rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Its name.
+    pub identifier: String,
+    /// Identifiers that begin so.
+    pub pattern: String,
+    /// What is done with them.
+    pub settings: RuleSettings,
+    pub(crate) sequence: i64,
+}
+
+impl Rule {
+    pub(crate) fn from_row(row: &RuleRow) -> Result<Self, String> {
+        Ok(Self {
+            identifier: row.identifier.clone(),
+            pattern: row.pattern.clone(),
+            settings: RuleSettings::from_json(&row.runner)?,
+            sequence: row.sequence,
+        })
+    }
+}
+
+/// All rules, ready to be asked: the longest pattern that an identifier begins with wins, and of two with
+/// the same pattern the newest.
+#[derive(Debug, Default)]
+pub(crate) struct Rulebook {
+    by_pattern: HashMap<String, Arc<Rule>>,
+    lengths: BTreeSet<usize>,
+}
+
+impl Rulebook {
+    pub(crate) fn new(rules: impl IntoIterator<Item = Rule>) -> Self {
+        let mut book = Self::default();
+        for rule in rules {
+            book.lengths.insert(rule.pattern.len());
+            let known = book.by_pattern.get(&rule.pattern);
+            if known.is_none_or(|known| known.sequence < rule.sequence) {
+                book.by_pattern.insert(rule.pattern.clone(), Arc::new(rule));
+            }
+        }
+        book
+    }
+
+    pub(crate) fn find(&self, identifier: &str) -> Option<&Arc<Rule>> {
+        self.lengths
+            .range(..=identifier.len())
+            .rev()
+            .filter_map(|length| identifier.get(..*length))
+            .find_map(|prefix| self.by_pattern.get(prefix))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(identifier: &str, pattern: &str, sequence: i64) -> Rule {
+        let settings = RuleSettings::parse(&["shell", "/bin/true"]).unwrap();
+        Rule { identifier: identifier.into(), pattern: pattern.into(), settings, sequence }
+    }
+
+    #[test]
+    fn the_longest_pattern_wins_and_then_the_newest() {
+        let book = Rulebook::new([
+            rule("all", "", 1),
+            rule("old", "app.", 2),
+            rule("new", "app.", 4),
+            rule("deep", "app.mail.", 3),
+        ]);
+        let found = |identifier| book.find(identifier).map(|rule| rule.identifier.clone());
+        assert_eq!(found("app.mail.7").as_deref(), Some("deep"));
+        assert_eq!(found("app.7").as_deref(), Some("new"));
+        assert_eq!(found("äpp").as_deref(), Some("all"));
+        assert_eq!(found("").as_deref(), Some("all"));
+        assert!(Rulebook::default().find("x").is_none());
+    }
+
+    #[test]
+    fn a_command_that_the_shell_would_take_for_an_option_is_refused() {
+        for command in ["-c", "-", "+x", "", "a\0b"] {
+            assert!(RuleSettings::parse(&["shell", command]).is_err(), "{command:?}");
+        }
+    }
+
+    #[test]
+    fn words_that_no_runner_has_are_refused() {
+        for words in [
+            &["shell"][..],
+            &["shell", "a", "b"],
+            &["shell", "a", "retry", "many"],
+            &["shell", "a", "retry", "1000"],
+            &["shell", "a", "again", "3"],
+            &["amqp", "amqp://localhost", "e"],
+            &["amqp", "nonsense", "e", "k"],
+            &["http", "ftp://x/"],
+            &["job"],
+            &["job", "a", "[1]"],
+            &["carrier-pigeon", "a"],
+            &[],
+        ] {
+            assert!(RuleSettings::parse(words).is_err(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_of_a_rule_holds_no_secret() {
+        for words in [
+            &["amqp", "amqp://me:hush@localhost:5672/%2f", "e", "k"][..],
+            &["http", "https://me:hush@localhost/x?token=hush", "hush", "retry", "3"],
+        ] {
+            let settings = RuleSettings::parse(words).unwrap();
+            assert!(!settings.words().join(" ").contains("hush"), "{:?}", settings.words());
+            assert!(!format!("{settings:?}").contains("hush"));
+            assert_eq!(RuleSettings::from_json(&settings.to_json()).unwrap(), settings);
+        }
+    }
+
+    #[test]
+    fn waits_grow_and_have_an_end() {
+        let settings = RuleSettings::parse(&["shell", "a", "retry", "9", "backoff", "1s"]).unwrap();
+        assert_eq!(settings.backoff(1), Duration::from_secs(1));
+        assert_eq!(settings.backoff(3), Duration::from_secs(4));
+        assert_eq!(settings.backoff(u32::MAX), BACKOFF_MAX);
+    }
+}

@@ -1,0 +1,19 @@
+//! What a fired trigger does.
+
+pub(crate) mod amqp;
+pub(crate) mod http;
+pub(crate) mod job;
+pub(crate) mod shell;
+
+pub use job::JobStarter;
+
+/// The end of what a runner said that is kept, in bytes.
+const OUTPUT_MAX: usize = 4_096;
+
+/// The last [`OUTPUT_MAX`] bytes of a text, whole characters; `None` when there is none.
+fn tail(bytes: &[u8]) -> Option<String> {
+    let from = bytes.len().saturating_sub(OUTPUT_MAX);
+    let text = String::from_utf8_lossy(&bytes[from..]);
+    let text = text.trim_start_matches('\u{fffd}').trim_end();
+    (!text.is_empty()).then(|| text.replace('\0', "\u{2400}"))
+}

@@ -1,0 +1,204 @@
+//! An execution of a batch job for each slot: trigger and slot are parameters that identify its instance, so
+//! that no slot has two.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use batchwright::{
+    BatchStatus, ExecutionId, JobExecution, JobHandle, JobOperator, JobParameters, LaunchOptions,
+    OperatorError, Parameter, ParameterType, ParameterValue, Refusal, SLOT_PARAMETER,
+    TRIGGER_PARAMETER, report,
+};
+use serde_json::{Map, Value};
+
+use crate::scheduler::dispatch::Stop;
+use crate::scheduler::group::Firing;
+use crate::scheduler::time;
+use crate::scheduler::trigger::Outcome;
+
+/// How often an execution is looked at that another process carries forward.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Makes sure that the operator knows the job of that name, which may have been read from the second.
+pub(crate) type FindJob = dyn Fn(&str, Option<&str>) -> Result<(), String> + Send + Sync;
+
+/// What starts jobs: an operator, and where jobs come from.
+#[derive(Clone)]
+pub struct JobStarter {
+    pub(crate) operator: JobOperator,
+    pub(crate) find: Arc<FindJob>,
+}
+
+impl JobStarter {
+    /// Starts jobs through `operator`; `find` is asked first to make it know a job by its name, and by the
+    /// place that it was read from, if there is one.
+    pub fn new(
+        operator: JobOperator,
+        find: impl Fn(&str, Option<&str>) -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        Self { operator, find: Arc::new(find) }
+    }
+
+    fn start(&self, firing: &Firing, name: &str, given: &Map<String, Value>) -> Begun {
+        let failed = |reason: String| {
+            Begun::Ended(Outcome::Failed { reason, output: None, retryable: false })
+        };
+        if let Err(reason) = (self.find)(name, None) {
+            return failed(reason);
+        }
+        let parameters = match self.parameters(firing, name, given) {
+            Ok(parameters) => parameters,
+            Err(reason) => return failed(reason),
+        };
+        match self.operator.start_with(name, parameters, &LaunchOptions::default()) {
+            Ok(handle) => Begun::Here(handle),
+            // A server that died before it could say so had finished it.
+            Err(OperatorError::Refused(Refusal::AlreadyComplete { execution })) => {
+                Begun::Ended(Outcome::Executed(Some(format!("execution {execution} COMPLETED"))))
+            }
+            Err(OperatorError::Refused(Refusal::AlreadyRunning { execution, .. })) => {
+                Begun::Elsewhere(execution)
+            }
+            Err(error @ OperatorError::Repository(_)) => {
+                let reason = report(&error);
+                Begun::Ended(Outcome::Failed { reason, output: None, retryable: true })
+            }
+            Err(error) => failed(report(&error)),
+        }
+    }
+
+    fn parameters(
+        &self,
+        firing: &Firing,
+        name: &str,
+        given: &Map<String, Value>,
+    ) -> Result<JobParameters, String> {
+        let job = self.operator.registry().job(name).map_err(|error| error.to_string())?;
+        let schema = job.parameters();
+        let mut parameters = JobParameters::new();
+        for (name, value) in given {
+            let declared = schema.find(name);
+            let mut parameter = Parameter::from_json(value.clone(), declared.map(|one| one.kind))
+                .map_err(|problem| format!("parameter `{name}`: {problem}"))?;
+            if let Some(declared) = declared {
+                parameter.identifying = declared.identifying;
+            }
+            parameters.insert(name, parameter);
+        }
+        let slot = time::show_exact(firing.slot);
+        let slot = match schema.find(SLOT_PARAMETER).map(|declared| declared.kind) {
+            Some(ParameterType::Date) => ParameterValue::parse(&slot[..10], ParameterType::Date)?,
+            Some(kind) => ParameterValue::parse(&slot, kind)?,
+            None => slot.into(),
+        };
+        Ok(parameters
+            .with(TRIGGER_PARAMETER, firing.key.identifier.clone())
+            .with(SLOT_PARAMETER, slot))
+    }
+
+    fn look(&self, id: ExecutionId) -> Option<JobExecution> {
+        self.operator.execution(id).ok()
+    }
+}
+
+enum Begun {
+    Here(JobHandle),
+    /// Another process carries the slot's execution forward.
+    Elsewhere(ExecutionId),
+    Ended(Outcome),
+}
+
+/// Starts the slot's execution, or continues it, and waits for its end.
+pub(crate) async fn run(
+    jobs: &JobStarter,
+    firing: &Firing,
+    name: &str,
+    given: &Map<String, Value>,
+    stop: impl Future<Output = Stop>,
+) -> Outcome {
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let (starter, one) = (jobs.clone(), firing.clone());
+        let (name, given) = (name.to_owned(), given.clone());
+        let begun = tokio::task::spawn_blocking(move || starter.start(&one, &name, &given)).await;
+        match begun {
+            Ok(Begun::Ended(outcome)) => return outcome,
+            Ok(Begun::Here(handle)) => return here(jobs, handle, stop).await,
+            Ok(Begun::Elsewhere(id)) => {
+                tokio::select! {
+                    stopped = &mut stop => {
+                        if stopped == Stop::Replaced {
+                            ask_to_stop(jobs, id).await;
+                        }
+                        return Outcome::Released;
+                    }
+                    () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                }
+                let starter = jobs.clone();
+                let seen = tokio::task::spawn_blocking(move || starter.look(id)).await;
+                // One that completed, or whose owner died, is found by the next start.
+                if let Ok(Some(execution)) = seen
+                    && matches!(execution.status, BatchStatus::Failed | BatchStatus::Stopped)
+                    && execution.failure.as_ref().is_none_or(|failure| failure.code != "recovered")
+                {
+                    return outcome(&execution, Stop::No);
+                }
+            }
+            Err(panic) => {
+                let reason = format!("start job: {panic}");
+                return Outcome::Failed { reason, output: None, retryable: true };
+            }
+        }
+    }
+}
+
+async fn here(jobs: &JobStarter, handle: JobHandle, stop: impl Future<Output = Stop>) -> Outcome {
+    let id = handle.id();
+    let mut handle = std::pin::pin!(handle);
+    let mut stopped = Stop::No;
+    let ended = tokio::select! {
+        ended = &mut handle => ended,
+        asked = stop => match asked {
+            // Its own lease is not the server's: whoever fires the slot now waits for it.
+            Stop::Lost => return Outcome::Released,
+            asked => {
+                stopped = asked;
+                ask_to_stop(jobs, id).await;
+                handle.await
+            }
+        },
+    };
+    match ended {
+        Ok(execution) => outcome(&execution, stopped),
+        Err(error) => {
+            tracing::warn!(execution = %id, error = %report(&error), "the slot is to fire again");
+            Outcome::Released
+        }
+    }
+}
+
+async fn ask_to_stop(jobs: &JobStarter, id: ExecutionId) {
+    let operator = jobs.operator.clone();
+    let asked = tokio::task::spawn_blocking(move || operator.stop(id)).await;
+    if let Ok(Err(error)) = asked {
+        tracing::debug!(execution = %id, %error, "it was not asked to stop");
+    }
+}
+
+fn outcome(execution: &JobExecution, stopped: Stop) -> Outcome {
+    let told = format!("execution {} {}", execution.id, execution.status);
+    match execution.status {
+        BatchStatus::Completed => Outcome::Executed(Some(told)),
+        BatchStatus::Stopped if stopped == Stop::Shutdown => Outcome::Released,
+        status => Outcome::Failed {
+            reason: match &execution.failure {
+                Some(failure) => format!("{told}: {}", failure.message),
+                None => told,
+            },
+            output: None,
+            // Who stopped it wants it stopped.
+            retryable: status != BatchStatus::Stopped,
+        },
+    }
+}

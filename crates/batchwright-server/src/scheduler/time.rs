@@ -1,0 +1,94 @@
+//! Times and durations of the schedule as text.
+
+use std::time::Duration;
+
+use jiff::civil::DateTime;
+use jiff::{SignedDuration, Timestamp};
+
+/// Microseconds since 1970.
+pub(crate) type Micros = i64;
+
+/// The last second of 9999.
+pub(crate) const MAX: Micros = 253_402_300_799_000_000;
+
+/// Where they are counted from. Civil times reach to the end of 9999; instants do not.
+const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+
+/// `2026-11-22 06:30:00` in UTC, or RFC 3339; years 1970 to 9999.
+pub(crate) fn parse(text: &str) -> Result<Micros, String> {
+    let wrong = || format!("`{text}` is no time; write `YYYY-MM-DD HH:MM:SS` in UTC, or RFC 3339");
+    let parsed = match plain(text) {
+        Some(datetime) => datetime.map(|at| at.duration_since(EPOCH).as_micros()),
+        None if text.as_bytes().get(10).is_some_and(|byte| b"Tt".contains(byte)) => {
+            text.parse::<Timestamp>().ok().map(|at| i128::from(at.as_microsecond()))
+        }
+        None => None,
+    };
+    let micros = parsed.and_then(|micros| Micros::try_from(micros).ok()).ok_or_else(wrong)?;
+    match (0..=MAX + 999_999).contains(&micros) {
+        true => Ok(micros),
+        false => Err(wrong()),
+    }
+}
+
+/// `Y-m-d H:i:s`, every digit in its place. The outer `None`: it is not of that form at all.
+fn plain(text: &str) -> Option<Option<DateTime>> {
+    let bytes = text.as_bytes();
+    let form = bytes.len() == 19
+        && bytes.iter().zip(b"dddd-dd-dd dd:dd:dd").all(|(byte, form)| match form {
+            b'd' => byte.is_ascii_digit(),
+            other => byte == other,
+        });
+    if !form {
+        return None;
+    }
+    let number = |from: usize, to: usize| text[from..to].parse::<i16>().ok();
+    let small = |from: usize| text[from..from + 2].parse::<i8>().ok();
+    Some((|| {
+        DateTime::new(number(0, 4)?, small(5)?, small(8)?, small(11)?, small(14)?, small(17)?, 0)
+            .ok()
+    })())
+}
+
+fn civil(micros: Micros) -> DateTime {
+    EPOCH.saturating_add(SignedDuration::from_micros(micros))
+}
+
+pub(crate) fn timestamp(micros: Micros) -> Timestamp {
+    Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX)
+}
+
+/// Microseconds since 1970 for people and for the wire: `2026-11-22 06:30:00`, in UTC.
+pub fn show(micros: Micros) -> String {
+    civil(micros).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// RFC 3339, nothing left out.
+pub(crate) fn show_exact(micros: Micros) -> String {
+    format!("{}Z", civil(micros))
+}
+
+/// `90s`, `1h 30m`, `250ms`, `7d`; a day has 24 hours.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no duration; examples: 250ms, 90s, 1h 30m, 7d");
+    let span: jiff::Span = text.parse().map_err(|_| wrong())?;
+    let relative = jiff::SpanRelativeTo::days_are_24_hours();
+    let length = span.to_duration(relative).map_err(|_| wrong())?;
+    let length = Duration::try_from(length).map_err(|_| wrong())?;
+    match length <= Duration::from_secs(100 * 366 * 86_400) {
+        true => Ok(length),
+        false => Err(format!("`{text}` is longer than a hundred years")),
+    }
+}
+
+/// As [`duration`] reads it.
+pub(crate) fn show_duration(length: Duration) -> String {
+    match SignedDuration::try_from(length) {
+        Ok(length) => format!("{length:#}"),
+        Err(_) => format!("{}s", length.as_secs()),
+    }
+}
+
+pub(crate) fn micros_of(length: Duration) -> Micros {
+    i64::try_from(length.as_micros()).unwrap_or(i64::MAX / 4)
+}

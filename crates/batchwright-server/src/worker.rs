@@ -1,0 +1,117 @@
+//! Carries forward the executions that other processes handed over, and those of servers that died.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use batchwright::{
+    ExecutionFilter, ExecutionId, JobExecution, JobParameters, LaunchOptions, OperatorError,
+    RecoverMode, Refusal, StopToken, report,
+};
+
+use crate::scheduler::JobStarter;
+
+/// How often the store is looked at for what other processes put there.
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Executions in a row that lost their owners, after which an instance waits for a person: the job may be what
+/// kills its servers.
+const LOST_MAX: usize = 3;
+
+/// Takes what was handed over, until it is asked to stop.
+pub(crate) struct Worker {
+    jobs: JobStarter,
+    recover_every: Duration,
+    /// Executions whose jobs are not known here, told once.
+    unknown: HashSet<ExecutionId>,
+}
+
+impl Worker {
+    pub(crate) fn new(jobs: JobStarter, lease: Duration) -> Self {
+        Self { jobs, recover_every: lease / 3, unknown: HashSet::new() }
+    }
+
+    /// Looks at the store again and again. `changed` says whether there may be something new in it.
+    pub(crate) fn run(mut self, stop: &StopToken, mut changed: impl FnMut() -> bool) {
+        let mut since_recovery = self.recover_every;
+        while !stop.is_requested() {
+            if since_recovery >= self.recover_every {
+                since_recovery = Duration::ZERO;
+                told(self.recover());
+            }
+            if changed() {
+                told(self.take_all());
+            }
+            stop.wait(LOOK_INTERVAL);
+            since_recovery += LOOK_INTERVAL;
+        }
+    }
+
+    fn take_all(&mut self) -> Result<(), OperatorError> {
+        for execution in self.jobs.operator.handed_over()? {
+            let known = (self.jobs.find)(&execution.job, execution.source.as_deref());
+            let taken = match known {
+                Ok(()) => self.jobs.operator.take(execution.id),
+                Err(reason) => {
+                    if self.unknown.insert(execution.id) {
+                        let (id, job) = (execution.id, execution.job);
+                        tracing::warn!(execution = %id, job, reason, "its job is not known here");
+                    }
+                    continue;
+                }
+            };
+            match taken {
+                Ok(_) | Err(OperatorError::Refused(Refusal::NoSuchJob { .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes what dead processes left running. What was handed over goes on, in whichever server takes it.
+    fn recover(&self) -> Result<(), OperatorError> {
+        let operator = &self.jobs.operator;
+        for (execution, was_served) in operator.lost()? {
+            let id = execution.id;
+            if was_served && !self.is_deadly(&execution)? {
+                let known = (self.jobs.find)(&execution.job, execution.source.as_deref());
+                let options = LaunchOptions::default();
+                let none = JobParameters::new();
+                match known.map(|()| operator.hand_over_restart(id, &none, &options)) {
+                    Ok(Ok(next)) => {
+                        tracing::info!(execution = %id, next = %next.id, "its server died: it goes on");
+                        continue;
+                    }
+                    Ok(Err(error @ OperatorError::Repository(_))) => return Err(error),
+                    // Another server was quicker, or the job may not be restarted.
+                    Ok(Err(error)) => {
+                        tracing::debug!(execution = %id, %error, "not continued here")
+                    }
+                    // Some other server may know its job.
+                    Err(_) => continue,
+                }
+            }
+            match operator.recover(id, RecoverMode::Detect) {
+                Ok(_) => tracing::info!(execution = %id, "its owner died: it can be restarted"),
+                Err(OperatorError::Refused(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the last executions of the instance all lost their owners.
+    fn is_deadly(&self, execution: &JobExecution) -> Result<bool, OperatorError> {
+        let filter = ExecutionFilter::of_instance(execution.instance_id).limit(LOST_MAX);
+        let newest = self.jobs.operator.queries().executions(&filter)?;
+        let lost = |one: &JobExecution| {
+            one.id == execution.id
+                || one.failure.as_ref().is_some_and(|failure| failure.code == "recovered")
+        };
+        Ok(newest.len() == LOST_MAX && newest.iter().all(lost))
+    }
+}
+
+fn told(result: Result<(), OperatorError>) {
+    if let Err(error) = result {
+        tracing::warn!(error = %report(&error), "the store was not looked at");
+    }
+}
