@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Installs (from Debian's packages) and starts what the tests need beyond a Rust toolchain, when it is not
-# there: a C compiler, a PostgreSQL server and a MariaDB server, each with a user and a database for tests.
+# there: a C compiler, a PostgreSQL server and a MariaDB server, each with a user and a database for tests, and
+# a RabbitMQ server.
 #
 #   scripts/services.sh                      make everything ready
 #   scripts/services.sh restart postgres     end the server as a crash would and start it again
 #   scripts/services.sh restart mariadb
+#   scripts/services.sh restart rabbitmq
 #
-# Servers that listen elsewhere: BATCHWRIGHT_TEST_POSTGRES and BATCHWRIGHT_TEST_MYSQL hold their URLs.
+# Servers that listen elsewhere: BATCHWRIGHT_TEST_POSTGRES, BATCHWRIGHT_TEST_MYSQL and BATCHWRIGHT_TEST_RABBITMQ
+# hold their URLs.
 set -euo pipefail
 
 NAME=batchwright
@@ -88,6 +91,29 @@ restart_mariadb() {
     wait_for MariaDB mariadb_answers
 }
 
+# Its own tool talks to it over the name of this host, which may not be known here.
+rabbitmq_answers() { (exec 3<>/dev/tcp/127.0.0.1/5672 && printf 'AMQP\0\0\11\1' >&3 && head -c 1 <&3 | grep -q .); }
+
+launch_rabbitmq() {
+    $sudo install -d -o rabbitmq -g rabbitmq /var/lib/rabbitmq /var/log/rabbitmq
+    # Only this host may reach it: its guest has a password that everybody knows.
+    $sudo setsid --fork runuser -u rabbitmq -- env HOME=/var/lib/rabbitmq RABBITMQ_NODENAME=$NAME@localhost \
+        RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 ERL_EPMD_ADDRESS=127.0.0.1 \
+        /usr/lib/rabbitmq/bin/rabbitmq-server </dev/null >/dev/null 2>&1
+    wait_for RabbitMQ rabbitmq_answers
+}
+
+start_rabbitmq() {
+    [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || packages rabbitmq-server
+    rabbitmq_answers >/dev/null 2>&1 || launch_rabbitmq
+}
+
+restart_rabbitmq() {
+    $sudo pkill -KILL -u rabbitmq -x beam.smp || true
+    while $sudo pgrep -u rabbitmq -x beam.smp >/dev/null; do sleep 0.1; done
+    launch_rabbitmq
+}
+
 if [ "${1:-}" = restart ]; then
     "restart_$2"
     exit
@@ -99,4 +125,7 @@ if [ -z "${BATCHWRIGHT_TEST_POSTGRES:-}" ]; then
 fi
 if [ -z "${BATCHWRIGHT_TEST_MYSQL:-}" ]; then
     mariadb_answers >/dev/null 2>&1 || start_mariadb
+fi
+if [ -z "${BATCHWRIGHT_TEST_RABBITMQ:-}" ]; then
+    rabbitmq_answers >/dev/null 2>&1 || start_rabbitmq
 fi

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use batchwright::{OperatorError, Refusal, RepositoryError, RunError};
+use batchwright_server::Refused;
 use serde_json::json;
 
 use crate::args::Format;
@@ -36,7 +37,7 @@ pub(crate) enum CliError {
     Arguments(clap::Error),
     /// A request of the schedule that was not followed.
     #[error("{0}")]
-    Schedule(batchwright_server::Refused),
+    Schedule(Refused),
     #[error(transparent)]
     Config(#[from] batchwright_server::ConfigError),
     #[error(transparent)]
@@ -65,8 +66,8 @@ impl CliError {
             Self::Run(_) => "store_unavailable",
             Self::JobFile(_) => "invalid_definition",
             Self::Schedule(refused) => match refused.code {
-                "not_found" => "no_such_trigger",
-                "busy" => "trigger_busy",
+                Refused::NOT_FOUND => "no_such_trigger",
+                Refused::BUSY => "trigger_busy",
                 _ => "usage",
             },
             Self::Config(_) => "invalid_config",
@@ -107,7 +108,7 @@ impl CliError {
             }
             Self::JobFile(_) => "correct the job file; nothing was stored",
             Self::Schedule(refused) => match refused.code {
-                "busy" => "wait until its runner has ended",
+                Refused::BUSY => "wait until its runner has ended",
                 _ => {
                     "see `batchwright schedule --help` and `batchwright schedule list`; nothing was changed"
                 }

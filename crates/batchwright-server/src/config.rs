@@ -133,6 +133,8 @@ pub struct Settings {
     pub jobs_max: Option<usize>,
     /// Time that the end of the server leaves to what runs.
     pub grace: Option<Duration>,
+    /// What the file says without effect, to be logged.
+    pub notes: Vec<String>,
 }
 
 /// Everything about the scheduler.
@@ -179,13 +181,15 @@ impl Config {
                 "log.level `{level}`: there are error, warn, info, debug and trace"
             ));
         }
+        let mut notes = Vec::new();
         if self.database.fsync_on_persist == Some(false) {
-            tracing::warn!(
-                "database.fsync_on_persist = false is not followed: what is answered OK is durable"
-            );
+            let told =
+                "database.fsync_on_persist = false is not followed: what is answered OK is durable";
+            notes.push(told.to_owned());
         }
         if self.database.framerate.is_some() {
-            tracing::info!("database.framerate has no meaning here: nothing is done by frames");
+            let told = "database.framerate has no meaning here: nothing is done by frames";
+            notes.push(told.to_owned());
         }
         let length = |key: &str, text: &Option<String>| match text {
             None => Ok(None),
@@ -230,6 +234,7 @@ impl Config {
             scheduler,
             jobs_max,
             grace,
+            notes,
         })
     }
 

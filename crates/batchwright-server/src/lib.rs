@@ -13,9 +13,9 @@ pub use config::{Config, ConfigError, SchedulerSettings, Settings};
 pub use kairoi::{KairoiData, read_kairoi};
 
 pub use scheduler::{
-    Answer, Exclusion, Explanation, JobStarter, LIST_MAX, LedgerSettings, Misfire, Overlap, Plan,
-    Recurrence, Refused, Request, Rule, RuleSettings, Runner, RunnerSettings, Scheduler, Secret,
-    TriggerRow, TriggerStatus, When, explain, follow, plan_of, show_time,
+    Answer, Due, Exclusion, Explanation, JobStarter, LIST_MAX, LedgerSettings, Misfire, Overlap,
+    Plan, Recurrence, Refused, Request, Rule, RuleSettings, Runner, RunnerSettings, Scheduler,
+    Secret, TriggerRow, TriggerStatus, When, explain, follow, plan_of, show_time,
 };
 pub use server::{Server, ServerError};
 pub use shutdown::Shutdown;

@@ -10,19 +10,19 @@ pub(crate) mod runner;
 pub(crate) mod time;
 mod trigger;
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use batchwright::{Clock, RepositoryError};
 use batchwright_store::ScheduleStore;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 
 pub use batchwright_store::{TriggerRow, TriggerStatus};
 pub use dispatch::RunnerSettings;
 pub use explain::{Explanation, explain};
 pub use group::{Answer, LIST_MAX, Request};
 pub use ledger::LedgerSettings;
-pub use plan::{Exclusion, Misfire, Overlap, Plan, Recurrence};
+pub use plan::{Due, Exclusion, Misfire, Overlap, Plan, Recurrence};
 pub use rule::{Rule, RuleSettings, Runner, Secret};
 pub use runner::JobStarter;
 pub use time::show as show_time;
@@ -32,9 +32,7 @@ use dispatch::Dispatcher;
 use group::Group;
 use ledger::{Command, Ledger, Reply, ServerLease, State, Vitals};
 
-/// Requests that wait for the ledger; then those who ask wait.
-const WAITING_MAX: usize = 16_384;
-/// Bytes of requests that wait for their answers, over all clients.
+/// Bytes of requests that wait for their answers, over all clients; then those who ask wait.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// What a request weighs besides its texts.
 const REQUEST_BYTES: usize = 256;
@@ -61,18 +59,17 @@ impl Scheduler {
         jobs: Option<JobStarter>,
         runtime: Handle,
     ) -> Result<Self, StartError> {
-        let (commands, asked) = mpsc::channel(WAITING_MAX);
-        let (results, outcomes) = mpsc::unbounded_channel();
+        let (commands, asked) = mpsc::channel();
         let lease = Arc::new(ServerLease::new(Arc::clone(&clock)));
-        let dispatcher = Dispatcher::new(runtime, runners, Arc::clone(&lease), jobs, results)
-            .map_err(StartError::Runners)?;
+        let dispatcher =
+            Dispatcher::new(runtime, runners, Arc::clone(&lease), jobs, commands.clone())
+                .map_err(StartError::Runners)?;
         let vitals = Arc::new(Vitals::default());
         let mut ledger = Ledger {
             store,
             clock,
             settings,
             commands: asked,
-            outcomes,
             dispatcher,
             lease,
             vitals: Arc::clone(&vitals),
@@ -108,24 +105,29 @@ impl Scheduler {
             drop(place);
             reply(answer);
         });
-        if let Err(mpsc::error::SendError(Command::Ask(_, reply))) =
-            self.commands.send(Command::Ask(request, with_place)).await
+        if let Err(mpsc::SendError(Command::Ask(_, reply))) =
+            self.commands.send(Command::Ask(request, with_place))
         {
             reply(Err(gone()));
         }
     }
 
     /// Another process may have changed the store.
-    pub(crate) async fn look(&self) {
-        let _ = self.commands.send(Command::Look).await;
+    pub(crate) fn look(&self) {
+        let _ = self.commands.send(Command::Look);
     }
 
     /// Fires nothing more and waits until all that ran is recorded.
     pub(crate) async fn drain(&self) {
         let (told, drained) = oneshot::channel();
-        if self.commands.send(Command::Drain(told)).await.is_ok() {
+        if self.commands.send(Command::Drain(told)).is_ok() {
             let _ = drained.await;
         }
+    }
+
+    /// Ends at once, as a crash would: whoever comes next takes over.
+    pub(crate) fn end(&self) {
+        let _ = self.commands.send(Command::End);
     }
 
     /// What others may see of it.
@@ -166,7 +168,7 @@ pub fn follow(
 ) -> Result<Vec<Result<Answer, Refused>>, RepositoryError> {
     let mut unit = store.begin()?;
     let keys = requests.iter().filter_map(Group::keys_of).collect();
-    let mut group = Group::new(&mut unit, clock.now().as_microsecond(), keys)?;
+    let mut group = Group::new(&mut unit, clock.now().as_microsecond(), keys, std::iter::empty())?;
     let mut answers = Vec::with_capacity(requests.len());
     for request in requests {
         answers.push(group.request(request)?);

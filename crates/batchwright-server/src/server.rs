@@ -52,7 +52,7 @@ pub struct Server {
     address: Option<SocketAddr>,
     end: watch::Sender<bool>,
     listening: Option<tokio::task::JoinHandle<()>>,
-    worker: thread::JoinHandle<()>,
+    worker: Option<thread::JoinHandle<()>>,
     worker_stop: StopToken,
     jobs: JobStarter,
 }
@@ -107,7 +107,6 @@ impl Server {
         }
         let worker_stop = StopToken::default();
         let (worker, stop) = (Worker::new(jobs.clone(), lease), worker_stop.clone());
-        let handle = runtime.handle().clone();
         let worker =
             thread::Builder::new().name("batchwright worker".to_owned()).spawn(move || {
                 let mut seen = None;
@@ -118,7 +117,7 @@ impl Server {
                         let changed = version.is_none() || version != seen;
                         seen = version;
                         if changed {
-                            handle.block_on(scheduler.look());
+                            scheduler.look();
                         }
                         changed
                     }
@@ -126,6 +125,7 @@ impl Server {
             });
         let worker =
             worker.map_err(|error| ServerError::System(format!("start the worker: {error}")))?;
+        let worker = Some(worker);
         Ok(Self { runtime, scheduler, address, end, listening, worker, worker_stop, jobs })
     }
 
@@ -178,20 +178,32 @@ impl Server {
 
     /// Ends it: nothing more is accepted, taken or fired; what runs ends at its next chunk boundary; what
     /// clients asked is answered; what did not run is given back.
-    pub fn stop(self) {
+    pub fn stop(mut self) {
         notify(&[sd_notify::NotifyState::Stopping]);
         self.end.send_replace(true);
         self.worker_stop.request();
-        if let Some(listening) = self.listening {
+        if let Some(listening) = self.listening.take() {
             let _ = self.runtime.block_on(listening);
         }
         if let Some(scheduler) = &self.scheduler {
             self.runtime.block_on(scheduler.drain());
         }
-        let _ = self.worker.join();
+        if let Some(worker) = self.worker.take() {
+            let _ = worker.join();
+        }
+        let served = self.jobs.operator.served().unwrap_or_default();
         self.jobs.operator.stop_all();
         self.jobs.operator.wait_all();
-        self.runtime.shutdown_background();
+        Worker::pass_on(&self.jobs, &served);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.worker_stop.request();
+        if let Some(scheduler) = &self.scheduler {
+            scheduler.end();
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use batchwright::{
-    ExecutionFilter, ExecutionId, JobExecution, JobParameters, LaunchOptions, OperatorError,
-    RecoverMode, Refusal, StopToken, report,
+    BatchStatus, ExecutionFilter, ExecutionId, JobExecution, JobParameters, LaunchOptions,
+    OperatorError, RecoverMode, Refusal, StopToken, report,
 };
 
 use crate::scheduler::JobStarter;
@@ -29,6 +29,26 @@ impl Worker {
         Self { jobs, recover_every: lease / 3, unknown: HashSet::new() }
     }
 
+    /// Hands over again those of `served` that the end of this server stopped.
+    pub(crate) fn pass_on(jobs: &JobStarter, served: &[ExecutionId]) {
+        for id in served {
+            let Ok(execution) = jobs.operator.execution(*id) else { continue };
+            if execution.status != BatchStatus::Stopped {
+                continue;
+            }
+            let none = JobParameters::new();
+            let passed = jobs.operator.hand_over_restart(*id, &none, &LaunchOptions::default());
+            match passed {
+                Ok(next) => {
+                    tracing::info!(execution = %id, next = %next.id, "waits for the next server")
+                }
+                Err(error) => {
+                    tracing::warn!(execution = %id, error = %report(&error), "stays stopped")
+                }
+            }
+        }
+    }
+
     /// Looks at the store again and again. `changed` says whether there may be something new in it.
     pub(crate) fn run(mut self, stop: &StopToken, mut changed: impl FnMut() -> bool) {
         let mut since_recovery = self.recover_every;
@@ -47,6 +67,10 @@ impl Worker {
 
     fn take_all(&mut self) -> Result<(), OperatorError> {
         for execution in self.jobs.operator.handed_over()? {
+            // What cannot begin here now is for others, or for later.
+            if !self.jobs.operator.has_room() {
+                return Ok(());
+            }
             let known = (self.jobs.find)(&execution.job, execution.source.as_deref());
             let taken = match known {
                 Ok(()) => self.jobs.operator.take(execution.id),

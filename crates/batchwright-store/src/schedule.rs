@@ -195,7 +195,7 @@ impl ScheduleStore {
             return Err(RepositoryError::unavailable("open the schedule", reason));
         }
         let database = database.clone().durability(batchwright::Durability::Power);
-        let session = database.connect().map_err(|error| error.in_store("open the schedule"))?;
+        let session = connect(&database).map_err(|error| error.in_store("open the schedule"))?;
         let statements = Statements::new(dialect, &options.prefix);
         Ok(Self { database, statements, session: Some(session) })
     }
@@ -209,7 +209,7 @@ impl ScheduleStore {
         let failed = |error: SqlError| error.in_store("begin");
         let mut session = match self.session.take() {
             Some(session) => session,
-            None => self.database.connect().map_err(failed)?,
+            None => connect(&self.database).map_err(failed)?,
         };
         session.begin().map_err(failed)?;
         Ok(ScheduleUnit {
@@ -334,13 +334,14 @@ impl ScheduleUnit<'_> {
     ///
     /// [`RepositoryError::Conflict`] when another server changed one of them since it was read: nothing of this
     /// unit may be kept.
-    pub fn save(&mut self, rows: &[TriggerRow]) -> Stored<()> {
+    pub fn save(&mut self, rows: &[&TriggerRow]) -> Stored<()> {
         let statements = self.statements;
         let changed = match statements.dialect {
             Dialect::Sqlite => {
                 let mut changed = 0;
                 for row in rows {
-                    changed += self.change(&statements.save, &rows::values(row))?;
+                    let sql = if row.version == 0 { &statements.insert } else { &statements.save };
+                    changed += self.change(sql, &rows::values(row))?;
                 }
                 changed
             }
@@ -465,7 +466,7 @@ impl ScheduleUnit<'_> {
         let mut row = row.clone();
         row.status = TriggerStatus::Planned;
         row.owner = 0;
-        self.save(&[row])
+        self.save(&[&row])
     }
 
     /// Makes everything durable, or nothing.
@@ -503,6 +504,19 @@ impl std::fmt::Debug for ScheduleUnit<'_> {
     }
 }
 
+/// A connection. On a server nobody is waited for endlessly: a server of ours that lost its power in the middle of
+/// a transaction must not hold up the others.
+fn connect(database: &Database) -> Result<SqlSession, SqlError> {
+    let mut session = database.connect()?;
+    if database.dialect() == Dialect::Postgres {
+        session.run(
+            "SET lock_timeout = '5s'; SET statement_timeout = '30s'; \
+             SET idle_in_transaction_session_timeout = '10s'; SET tcp_user_timeout = '20s'",
+        )?;
+    }
+    Ok(session)
+}
+
 fn count(number: usize) -> SqlValue<'static> {
     i64::try_from(number).unwrap_or(i64::MAX).into()
 }
@@ -529,7 +543,7 @@ mod tests {
     fn a_unit_that_is_dropped_leaves_nothing() {
         let (_folder, mut store) = store();
         let row = TriggerRow::planned(TriggerKey::of("a"), 5);
-        store.begin().unwrap().save(&[row]).unwrap();
+        store.begin().unwrap().save(&[&row]).unwrap();
         assert_eq!(store.begin().unwrap().triggers(&[TriggerKey::of("a")]).unwrap(), []);
     }
 
@@ -538,10 +552,13 @@ mod tests {
         let (_folder, mut store) = store();
         let row = TriggerRow::planned(TriggerKey::of("a"), 5);
         let mut unit = store.begin().unwrap();
-        unit.save(std::slice::from_ref(&row)).unwrap();
+        unit.save(&[&row]).unwrap();
         unit.commit().unwrap();
-        let error = store.begin().unwrap().save(&[row]).unwrap_err();
-        assert!(matches!(error, RepositoryError::Conflict { .. }), "{error}");
+        let stale = TriggerRow { version: 5, ..row.clone() };
+        for wrong in [row, stale] {
+            let error = store.begin().unwrap().save(&[&wrong]).unwrap_err();
+            assert!(matches!(error, RepositoryError::Conflict { .. }), "{error}");
+        }
     }
 
     #[test]

@@ -50,6 +50,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     events: Events,
     pool: Pool,
+    running_jobs_max: usize,
     runner: Runner,
     /// Beats until the operator is gone.
     _heartbeat: Heartbeat,
@@ -185,6 +186,7 @@ impl OperatorBuilder {
                 clock: self.clock,
                 events: self.events,
                 pool: Pool::new(self.running_jobs_max),
+                running_jobs_max: self.running_jobs_max,
                 runner,
                 _heartbeat: heartbeat,
             }),
@@ -317,10 +319,8 @@ impl JobOperator {
         let now = self.inner.clock.now();
         let mut running = self.queries().executions(&ExecutionFilter::default().running())?;
         running.retain(|one| crate::launch::may_recover(one, RecoverMode::Detect, now).is_ok());
-        let was_served =
-            |one: &JobExecution| one.owner.as_deref().is_some_and(|owner| owner.ends_with(SERVED));
         let told = |one: JobExecution| {
-            let served = was_served(&one);
+            let served = is_served(&one);
             (one, served)
         };
         Ok(running.into_iter().map(told).collect())
@@ -451,6 +451,27 @@ impl JobOperator {
             }
         }
         held.len()
+    }
+
+    /// Whether one more execution could begin at once.
+    pub fn has_room(&self) -> bool {
+        lock(&self.inner.runner.active).len() < self.inner.running_jobs_max
+    }
+
+    /// Executions that this process carries forward and that had been handed over.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub fn served(&self) -> Result<Vec<ExecutionId>, OperatorError> {
+        let held: Vec<_> = lock(&self.inner.runner.active).keys().copied().collect();
+        let mut served = Vec::new();
+        for id in held {
+            if is_served(&self.execution(id)?) {
+                served.push(id);
+            }
+        }
+        Ok(served)
     }
 
     /// Waits until this process carries no execution forward any more.
@@ -670,6 +691,10 @@ impl JobOperator {
         }));
         handle
     }
+}
+
+fn is_served(execution: &JobExecution) -> bool {
+    execution.owner.as_deref().is_some_and(|owner| owner.ends_with(SERVED))
 }
 
 /// `timeout` after `now`, as far as timestamps reach.

@@ -27,6 +27,7 @@ pub(super) fn serve(
     let level = read.as_ref().ok().and_then(|settings| settings.log_level.clone());
     output::init_log(&global, Some(&level.unwrap_or_else(|| "info".to_owned()).to_lowercase()));
     let mut settings = read?;
+    settings.notes.iter().for_each(|note| tracing::warn!("{note}"));
     if let Some(url) = settings.store.take().filter(|_| global.store == STORE_DEFAULT) {
         global.store = url;
     }

@@ -152,6 +152,10 @@ impl Client {
                 false => None,
             };
             for message in messages {
+                // Answers may be much longer than requests.
+                if !self.outbox.has_room().await {
+                    return;
+                }
                 match message {
                     Ok(words) => self.ask(words).await,
                     Err(malformed) => {
@@ -181,10 +185,15 @@ impl Client {
 
     /// Follows one message, or sees to it that it is answered later.
     async fn ask(&mut self, mut words: Vec<String>) {
-        let size = words.iter().map(String::len).sum();
+        let size: usize = words.iter().map(String::len).sum();
         let identifier = words.remove(0);
         self.outbox.expect();
-        let answer = match request::parse(&words, self.context.now()) {
+        let parsed = match self.is_known || request::is_open(&words) {
+            true => request::parse(&words, self.context.now()),
+            // Not even whether a request makes sense is told to strangers.
+            false => Err(Refused::new("unauthorized", "send AUTH with the token first")),
+        };
+        let answer = match parsed {
             Ok(Asked::Auth(token)) => match self.context.access.admits(&token) {
                 true => {
                     self.is_known = true;
@@ -199,16 +208,13 @@ impl Client {
                 self.with_reasons = true;
                 Ok(Answer::Done)
             }
-            // Not even whether a request makes sense is told to strangers.
-            _ if !self.is_known => {
-                Err(Refused::new("unauthorized", "send AUTH with the token first"))
-            }
             Ok(Asked::Ping) => Ok(Answer::Done),
             Ok(Asked::Schedule(asked)) => {
                 let (outbox, with_reasons) = (Arc::clone(&self.outbox), self.with_reasons);
                 let reply = move |answer: Result<Answer, Refused>| {
                     outbox.put(&request::answer(&identifier, &answer, with_reasons));
                 };
+                let size = size + asked.answer_size();
                 return self.context.scheduler.ask_sized(asked, size, Box::new(reply)).await;
             }
             Err(refused) => Err(refused),

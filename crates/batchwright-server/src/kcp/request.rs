@@ -18,6 +18,11 @@ pub(super) enum Asked {
     Hello,
 }
 
+/// Whether anybody may ask it.
+pub(super) fn is_open(words: &[String]) -> bool {
+    words.first().is_some_and(|verb| verb == "AUTH" || verb == "HELLO")
+}
+
 /// Understands `words`, a message without its identifier, at `now` in microseconds.
 pub(super) fn parse(words: &[String], now: i64) -> Result<Asked, Refused> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();

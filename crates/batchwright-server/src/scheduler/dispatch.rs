@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::group::Firing;
-use super::ledger::{Outcomes, ServerLease};
+use super::ledger::{Command, Outcomes, ServerLease};
 use super::rule::{Rule, Runner};
 use super::runner::{self, JobStarter, amqp};
 use super::trigger::Outcome;
@@ -54,7 +54,7 @@ pub(crate) struct Shared {
     pub(crate) lease: Arc<ServerLease>,
     pub(crate) http: reqwest::Client,
     pub(crate) jobs: Option<JobStarter>,
-    outcomes: mpsc::UnboundedSender<Outcomes>,
+    ledger: std::sync::mpsc::Sender<Command>,
     stops: Mutex<HashMap<TriggerKey, watch::Sender<Stop>>>,
     /// Asks everybody.
     all: watch::Sender<Stop>,
@@ -72,7 +72,7 @@ impl Shared {
 
     /// Hands results to the ledger. When it is gone nobody can record them, and the triggers fire again.
     pub(crate) fn report(&self, outcomes: Outcomes) {
-        let _ = self.outcomes.send(outcomes);
+        let _ = self.ledger.send(Command::Record(outcomes));
     }
 }
 
@@ -116,13 +116,13 @@ impl Dispatcher {
         settings: RunnerSettings,
         lease: Arc<ServerLease>,
         jobs: Option<JobStarter>,
-        outcomes: mpsc::UnboundedSender<Outcomes>,
+        ledger: std::sync::mpsc::Sender<Command>,
     ) -> Result<Self, String> {
         let shared = Shared {
             lease,
             http: runner::http::client()?,
             jobs,
-            outcomes,
+            ledger,
             stops: Mutex::default(),
             all: watch::Sender::default(),
         };
@@ -197,7 +197,7 @@ impl Dispatcher {
             lease: Arc::clone(&self.shared.lease),
             http: self.shared.http.clone(),
             jobs: self.shared.jobs.clone(),
-            outcomes: self.shared.outcomes.clone(),
+            ledger: self.shared.ledger.clone(),
             stops: Mutex::default(),
             all: watch::Sender::default(),
         };

@@ -1,7 +1,7 @@
 //! One unit of work of the schedule: what clients asked, what runners did and what is due, decided one after
 //! the other on the same rows, and stored together.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +79,19 @@ pub enum Request {
     Rules,
 }
 
+impl Request {
+    /// About how much memory its answer takes, in bytes.
+    pub(crate) fn answer_size(&self) -> usize {
+        /// A trigger with its name, plan and reason.
+        const TRIGGER_BYTES: usize = 512;
+        match self {
+            Self::List { limit, .. } => limit * TRIGGER_BYTES,
+            Self::History { .. } => SLOTS_KEPT * TRIGGER_BYTES,
+            _ => 0,
+        }
+    }
+}
+
 /// What a request is answered with.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
@@ -94,6 +107,8 @@ pub enum Answer {
 #[derive(Debug, Clone)]
 pub(crate) struct Firing {
     pub(crate) key: TriggerKey,
+    /// The server that claimed it.
+    pub(crate) server: i64,
     /// The time that it was planned for.
     pub(crate) slot: Micros,
     /// Counted from 1.
@@ -114,7 +129,8 @@ pub(super) struct Claims<'a> {
 /// What a group of claims comes to, once it is durable.
 #[derive(Debug, Default)]
 pub(super) struct Claimed {
-    pub(super) firings: Vec<Firing>,
+    /// With the rows as they are stored.
+    pub(super) firings: Vec<(Firing, TriggerRow)>,
     /// Slots whose runners are asked to stop.
     pub(super) stops: Vec<TriggerKey>,
     /// Whether more may be due.
@@ -123,28 +139,43 @@ pub(super) struct Claimed {
 
 type Stored<T> = Result<T, RepositoryError>;
 
+/// What a group knows of a row.
+#[derive(Default)]
+struct Known {
+    /// `None`: there is none.
+    row: Option<TriggerRow>,
+    is_changed: bool,
+}
+
 /// An open unit of work with the rows that it knows.
 pub(super) struct Group<'u, 's> {
     unit: &'u mut ScheduleUnit<'s>,
     now: Micros,
-    rows: HashMap<TriggerKey, Option<TriggerRow>>,
-    dirty: HashSet<TriggerKey>,
+    rows: HashMap<TriggerKey, Known>,
+    /// Keys of rows that are to be stored.
+    changed: Vec<TriggerKey>,
+    earliest_due: Option<Micros>,
     rules_changed: bool,
 }
 
 impl<'u, 's> Group<'u, 's> {
-    /// A group that decides on the rows of `keys`, read at once.
+    /// A group that decides on the rows of `keys`, read at once, and on those of `held`, which the caller knows.
     pub(super) fn new(
         unit: &'u mut ScheduleUnit<'s>,
         now: Micros,
         mut keys: Vec<TriggerKey>,
+        held: impl Iterator<Item = TriggerRow>,
     ) -> Stored<Self> {
+        let known =
+            |row: TriggerRow| (row.key.clone(), Known { row: Some(row), is_changed: false });
+        let mut rows: HashMap<_, _> = held.map(known).collect();
+        keys.retain(|key| !rows.contains_key(key));
         keys.sort_unstable();
         keys.dedup();
         let found = unit.triggers(&keys)?;
-        let mut rows: HashMap<_, _> = keys.into_iter().map(|key| (key, None)).collect();
-        rows.extend(found.into_iter().map(|row| (row.key.clone(), Some(row))));
-        Ok(Self { unit, now, rows, dirty: HashSet::new(), rules_changed: false })
+        rows.extend(keys.into_iter().map(|key| (key, Known::default())));
+        rows.extend(found.into_iter().map(known));
+        Ok(Self { unit, now, rows, changed: Vec::new(), earliest_due: None, rules_changed: false })
     }
 
     /// The rows that `request` decides on.
@@ -159,40 +190,62 @@ impl<'u, 's> Group<'u, 's> {
         }
     }
 
+    /// The rules as this group leaves them, when they are not those of `version`; with their version.
+    pub(super) fn rules(&mut self, version: Option<i64>) -> Stored<Option<(i64, Rulebook)>> {
+        let current = self.unit.rules_version()?;
+        match version == Some(current) && !self.rules_changed {
+            true => Ok(None),
+            false => Ok(Some((current, Rulebook::new(rules(self.unit)?)))),
+        }
+    }
+
     /// Whether a rule was changed.
     pub(super) fn rules_changed(&self) -> bool {
         self.rules_changed
     }
 
-    /// When the first of the rows that were decided on is due.
+    /// When the first of the rows that were decided on is due, or was before it was decided on again.
     pub(super) fn earliest_due(&self) -> Option<Micros> {
-        let rows = self.dirty.iter().filter_map(|key| self.rows.get(key)?.as_ref());
-        rows.filter(|row| row.owner == 0).filter_map(|row| row.due).min()
+        self.earliest_due
     }
 
-    fn known(&self, identifier: &str) -> Option<TriggerRow> {
-        self.rows.get(&TriggerKey::of(identifier)).cloned().flatten()
+    fn known(&self, key: &TriggerKey) -> Option<TriggerRow> {
+        self.rows.get(key)?.row.clone()
     }
 
     fn put(&mut self, row: TriggerRow) {
-        self.dirty.insert(row.key.clone());
-        self.rows.insert(row.key.clone(), Some(row));
+        if row.owner == 0 {
+            self.earliest_due = [self.earliest_due, row.due].into_iter().flatten().min();
+        }
+        match self.rows.get_mut(&row.key) {
+            Some(known) => {
+                if !std::mem::replace(&mut known.is_changed, true) {
+                    self.changed.push(row.key.clone());
+                }
+                known.row = Some(row);
+            }
+            None => {
+                self.changed.push(row.key.clone());
+                self.rows.insert(row.key.clone(), Known { row: Some(row), is_changed: true });
+            }
+        }
     }
 
     /// Writes what was decided so far.
     pub(super) fn flush(&mut self) -> Stored<()> {
-        let keys = std::mem::take(&mut self.dirty);
-        let mut changed: Vec<TriggerRow> =
-            keys.iter().filter_map(|key| self.rows.get(key).cloned().flatten()).collect();
-        if changed.is_empty() {
+        if self.changed.is_empty() {
             return Ok(());
         }
         // In one order everywhere: two servers do not lock each other out.
-        changed.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        self.unit.save(&changed)?;
-        for row in changed {
-            if let Some(Some(known)) = self.rows.get_mut(&row.key) {
-                known.version += 1;
+        self.changed.sort_unstable();
+        let rows = self.changed.iter().filter_map(|key| self.rows.get(key)?.row.as_ref());
+        self.unit.save(&rows.collect::<Vec<_>>())?;
+        for key in self.changed.drain(..) {
+            if let Some(known) = self.rows.get_mut(&key) {
+                known.is_changed = false;
+                if let Some(row) = &mut known.row {
+                    row.version += 1;
+                }
             }
         }
         Ok(())
@@ -205,7 +258,8 @@ impl<'u, 's> Group<'u, 's> {
                 if let Err(refused) = valid("identifier", identifier) {
                     return Ok(Err(refused));
                 }
-                match trigger::set(identifier, self.known(identifier), when, self.now) {
+                let known = self.known(&TriggerKey::of(identifier));
+                match trigger::set(identifier, known, when, self.now) {
                     Ok(row) => {
                         self.put(row);
                         Ok(Answer::Done)
@@ -213,20 +267,20 @@ impl<'u, 's> Group<'u, 's> {
                     Err(refused) => Err(refused),
                 }
             }
-            Request::Unset { identifier } => match self.known(identifier) {
+            Request::Unset { identifier } => match self.known(&TriggerKey::of(identifier)) {
                 None => Err(Refused::no_trigger(identifier)),
                 Some(row) => match trigger::unset(&row) {
                     Ok(()) => {
                         // Rows of it that were decided before must not come back.
                         self.flush()?;
                         self.unit.remove(identifier)?;
-                        self.rows.insert(row.key, None);
-                        if row.plan.is_some() {
-                            let its = |key: &TriggerKey| key.identifier == *identifier;
-                            self.rows
-                                .iter_mut()
-                                .filter(|(key, _)| its(key))
-                                .for_each(|(_, row)| *row = None);
+                        let is_recurring = row.plan.is_some();
+                        self.rows.insert(row.key, Known::default());
+                        if is_recurring {
+                            let slots = self.rows.iter_mut();
+                            slots
+                                .filter(|(key, _)| key.identifier == *identifier)
+                                .for_each(|(_, known)| *known = Known::default());
                         }
                         Ok(Answer::Done)
                     }
@@ -237,7 +291,7 @@ impl<'u, 's> Group<'u, 's> {
                 self.change(identifier, |row, _| trigger::pause(row).map(|row| vec![row]))
             }
             Request::Resume { identifier } => self.change(identifier, trigger::resume),
-            Request::Get { identifier } => match self.known(identifier) {
+            Request::Get { identifier } => match self.known(&TriggerKey::of(identifier)) {
                 Some(row) => Ok(Answer::Triggers(vec![row])),
                 None => Err(Refused::no_trigger(identifier)),
             },
@@ -271,7 +325,10 @@ impl<'u, 's> Group<'u, 's> {
                     self.rules_changed = true;
                     Ok(Answer::Done)
                 }
-                false => Err(Refused::new("not_found", format!("there is no rule `{identifier}`"))),
+                false => Err(Refused::new(
+                    Refused::NOT_FOUND,
+                    format!("there is no rule `{identifier}`"),
+                )),
             },
             Request::Rules => Ok(Answer::Rules(rules(self.unit)?)),
         })
@@ -282,7 +339,8 @@ impl<'u, 's> Group<'u, 's> {
         identifier: &str,
         change: impl Fn(TriggerRow, Micros) -> Result<Vec<TriggerRow>, Refused>,
     ) -> Result<Answer, Refused> {
-        let row = self.known(identifier).ok_or_else(|| Refused::no_trigger(identifier))?;
+        let known = self.known(&TriggerKey::of(identifier));
+        let row = known.ok_or_else(|| Refused::no_trigger(identifier))?;
         for row in change(row, self.now)? {
             self.put(row);
         }
@@ -290,11 +348,13 @@ impl<'u, 's> Group<'u, 's> {
     }
 
     /// Stores how a runner ended, if the row is still the caller's.
-    pub(super) fn outcome(&mut self, server: i64, firing: &Firing, outcome: Outcome) -> Stored<()> {
-        let known = self.rows.get(&firing.key).cloned().flatten();
+    pub(super) fn outcome(&mut self, firing: &Firing, outcome: Outcome) -> Stored<()> {
+        let known = self.known(&firing.key);
         let ours = |row: &TriggerRow| {
             // A request to stop changes the row too; only its owner and time tell whose it is.
-            row.status == TriggerStatus::Triggered && row.owner == server && row.slot == firing.slot
+            row.status == TriggerStatus::Triggered
+                && row.owner == firing.server
+                && row.slot == firing.slot
         };
         let Some(row) = known.filter(ours) else {
             tracing::warn!(trigger = firing.key.identifier, "fired by another server meanwhile");
@@ -360,10 +420,27 @@ impl<'u, 's> Group<'u, 's> {
                 }
             }
         }
+        let mut firings = Vec::with_capacity(begun.len());
         for row in begun {
-            self.begin(row, claims, has_room, &mut claimed)?;
+            // A later slot may just have taken its place.
+            let is_stale = |known: &TriggerRow| {
+                known.version != row.version
+                    || known.status != TriggerStatus::Planned
+                    || known.due.is_none()
+            };
+            if self.rows.get(&row.key).and_then(|known| known.row.as_ref()).is_some_and(is_stale) {
+                continue;
+            }
+            firings.extend(self.begin(row, claims, has_room)?);
         }
         self.flush()?;
+        claimed.firings = firings
+            .into_iter()
+            .filter_map(|firing| {
+                let row = self.rows.remove(&firing.key)?.row?;
+                Some((firing, row))
+            })
+            .collect();
         Ok(claimed)
     }
 
@@ -372,27 +449,27 @@ impl<'u, 's> Group<'u, 's> {
         mut row: TriggerRow,
         claims: &Claims<'_>,
         has_room: &mut dyn FnMut(&Rule) -> bool,
-        claimed: &mut Claimed,
-    ) -> Stored<()> {
-        let rule = claims.rules.find(&row.key.identifier).cloned();
-        if let Some(rule) = &rule
-            && !has_room(rule)
-        {
+    ) -> Stored<Option<Firing>> {
+        let Some(rule) = claims.rules.find(&row.key.identifier) else {
+            let row = trigger::fire(row, None, claims.server, self.now);
+            let key = row.key.clone();
+            self.put(row);
+            if key.occurrence >= 0 {
+                self.release(&key.identifier)?;
+            }
+            return Ok(None);
+        };
+        if !has_room(rule) {
             row.due = Some(trigger::deferred_until(row.slot, self.now));
             self.put(row);
-            return Ok(());
+            return Ok(None);
         }
-        let row = trigger::fire(row, rule.as_deref(), claims.server, self.now);
-        let (key, slot, attempt) = (row.key.clone(), row.slot, row.attempt + 1);
+        let row = trigger::fire(row, Some(rule), claims.server, self.now);
+        let (key, rule) = (row.key.clone(), Arc::clone(rule));
+        let (server, attempt) = (claims.server, row.attempt + 1);
+        let firing = Firing { key, server, slot: row.slot, attempt, rule };
         self.put(row);
-        match rule {
-            Some(rule) => {
-                claimed.firings.push(Firing { key, slot, attempt, rule });
-                Ok(())
-            }
-            None if key.occurrence >= 0 => self.release(&key.identifier),
-            None => Ok(()),
-        }
+        Ok(Some(firing))
     }
 }
 

@@ -2,26 +2,26 @@
 //! of work, each made durable by one commit, and sleeps until the next of them.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use batchwright::{Clock, Liveness, ProcessIdentity, RepositoryError, report};
-use batchwright_store::{ScheduleStore, TriggerKey};
-use tokio::sync::{mpsc, oneshot};
+use batchwright_store::{ScheduleStore, TriggerKey, TriggerRow};
+use tokio::sync::oneshot;
 
 use super::dispatch::Dispatcher;
-use super::group::{self, Answer, Claimed, Claims, Firing, Group, Request};
+use super::group::{Answer, Claimed, Claims, Firing, Group, Request};
 use super::rule::Rulebook;
 use super::time::{self, Micros};
 use super::trigger::{Outcome, Refused};
 
 /// Requests of one commit: what a commit costs is shared, and none waits long behind the others.
-const REQUESTS_MAX: usize = 2_048;
+const REQUESTS_MAX: usize = 1_000;
 /// Results of runners in one commit.
-const OUTCOMES_MAX: usize = 2_000;
+const OUTCOMES_MAX: usize = 250;
 /// Due triggers of one commit.
-const CLAIMS_MAX: usize = 1_000;
+const CLAIMS_MAX: usize = 250;
 /// Tries of a unit of work that another server's stood in the way of.
 const CONFLICTS_MAX: usize = 16;
 /// Wait before a store that failed is asked again by the ledger itself: first, and at most.
@@ -65,10 +65,14 @@ pub(crate) type Outcomes = Vec<(Firing, Outcome)>;
 
 pub(super) enum Command {
     Ask(Request, Reply),
+    /// What runners did.
+    Record(Outcomes),
     /// Another process may have changed the store.
     Look,
     /// Nothing more is fired. Told when everything that ran is recorded.
     Drain(oneshot::Sender<()>),
+    /// Nothing more is done at all.
+    End,
 }
 
 /// The right of this server to fire, as far as it knows: the moment, on the clock that never goes back, at
@@ -117,7 +121,6 @@ pub(super) struct Ledger {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) settings: LedgerSettings,
     pub(super) commands: mpsc::Receiver<Command>,
-    pub(super) outcomes: mpsc::UnboundedReceiver<Outcomes>,
     pub(super) dispatcher: Dispatcher,
     pub(super) lease: Arc<ServerLease>,
     pub(super) vitals: Arc<Vitals>,
@@ -137,8 +140,8 @@ pub(super) struct State {
     next_retention: Micros,
     /// Results that are not durable yet.
     results: VecDeque<(Firing, Outcome)>,
-    /// What this server fires.
-    in_flight: HashMap<TriggerKey, Micros>,
+    /// What this server fires, as it is stored.
+    in_flight: HashMap<TriggerKey, TriggerRow>,
     /// After a commit whose outcome is unknown: rows may be ours that nobody fires.
     doubtful: bool,
     /// The store failed: when it is asked again, and the wait after that.
@@ -157,15 +160,9 @@ impl Ledger {
 
     /// Works until it is drained, or nobody can ask it any more.
     pub(super) fn run(mut self) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        let runtime = match runtime {
-            Ok(runtime) => runtime,
-            Err(error) => return tracing::error!(%error, "no timer: nothing will fire"),
-        };
         let mut asked = Vec::new();
         while !self.state.drained {
-            let pause = self.pause();
-            if !runtime.block_on(self.wait(&mut asked, pause)) {
+            if !self.wait(&mut asked) {
                 return;
             }
             self.vitals.turns.fetch_add(1, Ordering::Relaxed);
@@ -178,7 +175,7 @@ impl Ledger {
         let now = self.clock.now().as_microsecond();
         let mut pause = micros(self.state.next_beat - now);
         match self.state.retry {
-            Some((at, _)) => pause = pause.min(at.saturating_sub(self.clock.elapsed())),
+            Some((at, _)) => pause = at.saturating_sub(self.clock.elapsed()),
             None if !self.state.results.is_empty() => pause = Duration::ZERO,
             None => {
                 if let Some(due) = self.state.next_due.filter(|_| self.state.draining.is_none()) {
@@ -189,21 +186,30 @@ impl Ledger {
         pause
     }
 
-    /// Waits for requests, results or the end of `pause`; `false` when nobody can ask any more.
-    async fn wait(&mut self, asked: &mut Vec<Command>, pause: Duration) -> bool {
-        let mut told = Vec::new();
-        tokio::select! {
-            biased;
-            count = self.commands.recv_many(asked, REQUESTS_MAX) => if count == 0 { return false },
-            _ = self.outcomes.recv_many(&mut told, OUTCOMES_MAX) => {}
-            () = tokio::time::sleep(pause), if !pause.is_zero() => {}
-            () = std::future::ready(()), if pause.is_zero() => {}
+    /// Waits until somebody asks or reports, or something is to be done; `false` when nobody can any more.
+    fn wait(&mut self, asked: &mut Vec<Command>) -> bool {
+        let mut next = match self.commands.recv_timeout(self.pause()) {
+            Ok(command) => Some(command),
+            Err(mpsc::RecvTimeoutError::Timeout) => None,
+            Err(mpsc::RecvTimeoutError::Disconnected) => return false,
+        };
+        while let Some(command) = next {
+            match command {
+                Command::Record(outcomes) => self.record(outcomes),
+                command => asked.push(command),
+            }
+            let is_full = asked.len() >= REQUESTS_MAX || self.state.results.len() >= OUTCOMES_MAX;
+            next = if is_full { None } else { self.commands.try_recv().ok() };
         }
-        while let Ok(more) = self.outcomes.try_recv() {
-            told.push(more);
-        }
-        self.state.results.extend(told.into_iter().flatten());
         true
+    }
+
+    /// Keeps results until they are durable; not those of a lease that was lost.
+    fn record(&mut self, outcomes: Outcomes) {
+        let server = self.state.server;
+        self.state
+            .results
+            .extend(outcomes.into_iter().filter(|(firing, _)| firing.server == server));
     }
 
     /// One unit of work: one look at the clock, one commit.
@@ -215,6 +221,8 @@ impl Ledger {
             match command {
                 Command::Ask(request, reply) => requests.push((request, reply)),
                 Command::Look => look = true,
+                Command::Record(outcomes) => self.record(outcomes),
+                Command::End => self.state.drained = true,
                 Command::Drain(told) => {
                     self.state.draining = Some(told);
                     self.dispatcher.drain();
@@ -272,8 +280,8 @@ impl Ledger {
         for key in &claimed.stops {
             self.dispatcher.stop(key);
         }
-        for firing in claimed.firings {
-            self.state.in_flight.insert(firing.key.clone(), firing.slot);
+        for (firing, row) in claimed.firings {
+            self.state.in_flight.insert(firing.key.clone(), row);
             self.dispatcher.dispatch(firing);
         }
         let firing = i64::try_from(self.state.in_flight.len()).unwrap_or(i64::MAX);
@@ -314,8 +322,13 @@ impl Ledger {
         loop {
             // A lost lease takes the results with it.
             let results = results.min(self.state.results.len());
-            match self.try_commit(now, requests, results, claim) {
-                Err(RepositoryError::Conflict { .. }) if attempt < CONFLICTS_MAX => attempt += 1,
+            // After a conflict what was read before is not believed any more.
+            let is_first = attempt == 1;
+            match self.try_commit(now, requests, results, claim, is_first) {
+                Err(RepositoryError::Conflict { .. }) if attempt < CONFLICTS_MAX => {
+                    attempt += 1;
+                    self.state.rules_version = None;
+                }
                 Err(error) => return Err(error),
                 Ok(stored) => {
                     for (firing, _) in self.state.results.drain(..results) {
@@ -333,6 +346,7 @@ impl Ledger {
         requests: &[(Request, Reply)],
         results: usize,
         claim: bool,
+        believe: bool,
     ) -> Result<(Vec<Result<Answer, Refused>>, Claimed), RepositoryError> {
         let (state, dispatcher) = (&mut self.state, &self.dispatcher);
         let asked_at = self.clock.elapsed();
@@ -345,18 +359,21 @@ impl Ledger {
                 self.lost()?;
                 return Err(RepositoryError::Conflict { what: "this server".to_owned() });
             }
-            let version = unit.rules_version()?;
-            if state.rules_version != Some(version) {
-                state.rules = Rulebook::new(group::rules(&mut unit)?);
-                state.rules_version = Some(version);
-            }
         }
         let touched = requests.iter().filter_map(|(request, _)| Group::keys_of(request));
-        let ended = state.results.iter().take(results).map(|(firing, _)| firing.key.clone());
-        let keys = touched.chain(ended).collect();
-        let mut group = Group::new(&mut unit, now, keys)?;
+        let ended = state.results.iter().take(results).map(|(firing, _)| &firing.key);
+        let (held, unknown): (Vec<_>, Vec<_>) =
+            ended.partition(|key| believe && state.in_flight.contains_key(*key));
+        // The row of the trigger itself stands for all its slots: two servers that end two of them wait for each
+        // other here, in one order.
+        let slots =
+            state.results.iter().take(results).filter(|(firing, _)| firing.key.occurrence >= 0);
+        let parents = slots.map(|(firing, _)| TriggerKey::of(&firing.key.identifier));
+        let keys = touched.chain(unknown.into_iter().cloned()).chain(parents).collect();
+        let held = held.into_iter().filter_map(|key| state.in_flight.get(key).cloned());
+        let mut group = Group::new(&mut unit, now, keys, held)?;
         for (firing, outcome) in state.results.iter().take(results) {
-            group.outcome(state.server, firing, outcome.clone())?;
+            group.outcome(firing, outcome.clone())?;
         }
         let mut answers = Vec::with_capacity(requests.len());
         for (request, _) in requests {
@@ -365,6 +382,10 @@ impl Ledger {
         let mut next_due = [state.next_due, group.earliest_due()].into_iter().flatten().min();
         let mut claimed = Claimed::default();
         if claim {
+            // As the requests of this very group leave them.
+            if let Some((version, rules)) = group.rules(state.rules_version)? {
+                (state.rules, state.rules_version) = (rules, Some(version));
+            }
             let claims = Claims {
                 server: state.server,
                 rules: &state.rules,

@@ -26,6 +26,10 @@ const MISFIRE_CAP_MAX: usize = 10_000;
 /// Slots that wait behind a running one, unless the plan says otherwise.
 const QUEUE_DEFAULT: usize = 10;
 const QUEUE_MAX: usize = 1_000;
+/// Every word with its value once, and some more.
+const WORDS_MAX: usize = 40;
+/// Excluded days of one plan.
+const EXCLUSIONS_MAX: usize = 1_000;
 
 /// The rule of a recurring trigger.
 #[derive(Debug, Clone, PartialEq)]
@@ -169,6 +173,9 @@ impl Plan {
     ///
     /// A sentence about the first word that is wrong, or that the plan never fires.
     pub fn parse(words: &[impl AsRef<str>], now: Micros) -> Result<Self, String> {
+        if words.len() > WORDS_MAX {
+            return Err(format!("a recurring trigger has at most {WORDS_MAX} words"));
+        }
         let mut pairs = Vec::new();
         for pair in words.chunks(2) {
             let [name, value] = pair else {
@@ -206,8 +213,11 @@ impl Plan {
             match name {
                 "tz" => plan.zone = zone(value)?,
                 "except" => {
-                    plan.except =
-                        value.split(',').map(|day| day.trim().parse()).collect::<Result<_, _>>()?;
+                    if value.split(',').count() > EXCLUSIONS_MAX {
+                        return Err(format!("`except` names more than {EXCLUSIONS_MAX} days"));
+                    }
+                    let days = value.split(',').map(|day| day.trim().parse());
+                    plan.except = days.collect::<Result<_, _>>()?;
                 }
                 "from" => plan.from = Some(time::parse(value)?),
                 "until" => plan.until = Some(time::parse(value)?),
@@ -368,7 +378,8 @@ impl Plan {
     pub fn due(&self, slot: Micros, now: Micros, misfire_after: Duration) -> Due {
         let missed = now - slot > time::micros_of(misfire_after) + time::micros_of(self.jitter);
         let wanted = match (missed, self.misfire) {
-            (false, _) | (true, Misfire::All) => self.misfire_cap,
+            (false, _) => MISFIRE_CAP_MAX,
+            (true, Misfire::All) => self.misfire_cap,
             (true, Misfire::Once) => 1,
             (true, Misfire::Skip) => 0,
         };

@@ -68,18 +68,6 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// A URL without what may be secret in it: user, password, query.
-pub(crate) fn redacted(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    let (authority, path) = match rest.find('/') {
-        Some(at) => rest.split_at(at),
-        None => (rest, ""),
-    };
-    let host = authority.rsplit('@').next().unwrap_or_default();
-    format!("{scheme}://{host}{path}")
-}
-
 /// How a runner is used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleSettings {
@@ -92,7 +80,7 @@ pub struct RuleSettings {
     /// Wait before the first retry; twice as long before each further one. Default 10 s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff_ms: Option<u64>,
-    /// How long one attempt may take. Default: 30 s for `http`, an hour for `shell`.
+    /// How long one attempt may take. Default: 30 s for `http`, an hour for `shell`, no limit for `job`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
 }
@@ -167,6 +155,9 @@ impl RuleSettings {
                         Some(number.ok_or_else(|| format!("retry: expected 0 to {RETRIES_MAX}"))?);
                 }
                 ["backoff", text] => settings.backoff_ms = Some(millis(text)?),
+                ["timeout", _] if matches!(settings.runner, Runner::Amqp { .. }) => {
+                    return Err("a message has no timeout: its broker is waited for".to_owned());
+                }
                 ["timeout", text] => settings.timeout_ms = Some(millis(text)?),
                 [other, ..] => {
                     return Err(format!(
@@ -191,27 +182,32 @@ impl RuleSettings {
 
     /// Its words, with secrets left out: for people.
     pub fn words(&self) -> Vec<String> {
-        self.words_with(|url| redacted(url.expose()), |_| "***".to_owned())
+        self.words_with(super::runner::redacted, |_| "***".to_owned())
     }
 
     /// Its words as [`parse`](Self::parse) takes them, secrets included.
     pub(crate) fn wire_words(&self) -> Vec<String> {
         let exposed = |secret: &Secret| secret.expose().to_owned();
-        self.words_with(exposed, exposed)
+        self.words_with(str::to_owned, exposed)
     }
 
     fn words_with(
         &self,
-        url_word: impl Fn(&Secret) -> String,
+        url_word: impl Fn(&str) -> String,
         secret_word: impl Fn(&Secret) -> String,
     ) -> Vec<String> {
         let mut words = match &self.runner {
             Runner::Shell { command } => vec!["shell".to_owned(), command.clone()],
             Runner::Amqp { dsn, exchange, routing_key } => {
-                vec!["amqp".to_owned(), url_word(dsn), exchange.clone(), routing_key.clone()]
+                vec![
+                    "amqp".to_owned(),
+                    url_word(dsn.expose()),
+                    exchange.clone(),
+                    routing_key.clone(),
+                ]
             }
             Runner::Http { url, secret } => {
-                let mut words = vec!["http".to_owned(), url_word(url)];
+                let mut words = vec!["http".to_owned(), url_word(url.expose())];
                 words.extend(secret.as_ref().map(secret_word));
                 words
             }
@@ -251,10 +247,13 @@ impl RuleSettings {
 
     /// How long one attempt may take.
     pub(crate) fn timeout(&self) -> Duration {
+        /// Longer than anything runs.
+        const NEVER: Duration = Duration::from_secs(10 * 366 * 86_400);
         self.timeout_ms.map_or(
             match self.runner {
                 Runner::Http { .. } => Duration::from_secs(30),
-                _ => Duration::from_secs(3_600),
+                Runner::Shell { .. } => Duration::from_secs(3_600),
+                Runner::Amqp { .. } | Runner::Job { .. } => NEVER,
             },
             Duration::from_millis,
         )
@@ -380,6 +379,7 @@ mod tests {
             &["shell", "a", "again", "3"],
             &["amqp", "amqp://localhost", "e"],
             &["amqp", "nonsense", "e", "k"],
+            &["amqp", "amqp://localhost", "e", "k", "timeout", "3s"],
             &["http", "ftp://x/"],
             &["job"],
             &["job", "a", "[1]"],
@@ -395,6 +395,7 @@ mod tests {
         for words in [
             &["amqp", "amqp://me:hush@localhost:5672/%2f", "e", "k"][..],
             &["http", "https://me:hush@localhost/x?token=hush", "hush", "retry", "3"],
+            &["http", "https:/me:hush@localhost/hush/hush"],
         ] {
             let settings = RuleSettings::parse(words).unwrap();
             assert!(!settings.words().join(" ").contains("hush"), "{:?}", settings.words());

@@ -10,6 +10,14 @@ pub use job::JobStarter;
 /// The end of what a runner said that is kept, in bytes.
 const OUTPUT_MAX: usize = 4_096;
 
+/// A URL as people may see it: where it leads, without what may be secret in it.
+pub(crate) fn redacted(url: &str) -> String {
+    match url.starts_with("amqp") {
+        true => amqp::redacted(url),
+        false => http::redacted(url),
+    }
+}
+
 /// The last [`OUTPUT_MAX`] bytes of a text, whole characters; `None` when there is none.
 fn tail(bytes: &[u8]) -> Option<String> {
     let from = bytes.len().saturating_sub(OUTPUT_MAX);

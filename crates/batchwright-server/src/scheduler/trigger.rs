@@ -63,6 +63,11 @@ pub struct Refused {
 }
 
 impl Refused {
+    /// What was named is not there.
+    pub const NOT_FOUND: &str = "not_found";
+    /// The trigger is being fired.
+    pub const BUSY: &str = "busy";
+
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }
@@ -72,11 +77,11 @@ impl Refused {
     }
 
     fn busy(identifier: &str) -> Self {
-        Self::new("busy", format!("trigger `{identifier}` is being fired"))
+        Self::new(Self::BUSY, format!("trigger `{identifier}` is being fired"))
     }
 
     pub(crate) fn no_trigger(identifier: &str) -> Self {
-        Self::new("not_found", format!("there is no trigger `{identifier}`"))
+        Self::new(Self::NOT_FOUND, format!("there is no trigger `{identifier}`"))
     }
 }
 
@@ -347,6 +352,8 @@ pub(crate) enum Outcome {
     Failed { reason: String, output: Option<String>, retryable: bool },
     /// It did not run, or was ended with this server: it is to fire again.
     Released,
+    /// What it goes to is away: it is to fire again, in a while.
+    Postponed,
 }
 
 /// The row after its runner ended.
@@ -387,6 +394,10 @@ pub(super) fn finish(
             row.status = TriggerStatus::Planned;
             row.due = Some(row.slot);
         }
+        Outcome::Postponed => {
+            row.status = TriggerStatus::Planned;
+            row.due = Some(deferred_until(row.slot, now));
+        }
     }
     row
 }
@@ -394,5 +405,8 @@ pub(super) fn finish(
 /// When a trigger is looked at again whose runner has too much to do: the longer it has waited the later, so
 /// that many of them cost little.
 pub(super) fn deferred_until(slot: Micros, now: Micros) -> Micros {
-    now + ((now - slot) / 4).clamp(1_000_000, 600_000_000)
+    now + ((now - slot) / 4).clamp(1_000_000, 30_000_000)
 }
+
+#[cfg(test)]
+mod tests;

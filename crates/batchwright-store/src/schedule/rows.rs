@@ -37,6 +37,8 @@ pub(super) struct Statements {
     pub(super) next_due: Sql,
     pub(super) slots: Sql,
     pub(super) list: Sql,
+    /// Of a row that is not stored yet; only where rows go one by one.
+    pub(super) insert: Sql,
     pub(super) save: Sql,
     pub(super) remove: Sql,
     pub(super) forget_slots: Sql,
@@ -60,7 +62,11 @@ impl Statements {
         let on_server = dialect != Dialect::Sqlite;
         let columns = COLUMNS.join(", ");
         let sql = |text: &str| {
-            let text = text.replace("{c}", &columns).replace("{t}", "\"{p}trigger\"");
+            let text = text
+                .replace("{c}", &columns)
+                // In long lists nobody reads what each runner said.
+                .replace("{brief}", &columns.replace(", output", ", NULL AS output"))
+                .replace("{t}", "\"{p}trigger\"");
             Sql::new(dialect, &text.replace("{p}", prefix))
         };
         let pick = |file: &'static str, server: &'static str| if on_server { server } else { file };
@@ -81,12 +87,13 @@ impl Statements {
                 "SELECT {c} FROM {t} WHERE identifier = ?1 AND occurrence >= 0 ORDER BY occurrence{lock}",
             ),
             list: sql(pick(
-                "SELECT {c} FROM {t} WHERE identifier >= ?1 AND (?2 IS NULL OR identifier < ?2) \
+                "SELECT {brief} FROM {t} WHERE identifier >= ?1 AND (?2 IS NULL OR identifier < ?2) \
                  AND identifier > ?3 AND occurrence = -1 ORDER BY identifier LIMIT ?4",
-                "SELECT {c} FROM {t} WHERE identifier >= ?1 AND (?2::text IS NULL OR identifier < ?2) \
+                "SELECT {brief} FROM {t} WHERE identifier >= ?1 AND (?2::text IS NULL OR identifier < ?2) \
                  AND identifier > ?3 AND occurrence = -1 ORDER BY identifier LIMIT ?4",
             )),
-            save: sql(&save(on_server)),
+            insert: sql(&insert()),
+            save: sql(&if on_server { save_all() } else { update() }),
             remove: sql("DELETE FROM {t} WHERE identifier = ?1"),
             forget_slots: sql(
                 "DELETE FROM {t} WHERE identifier = ?1 AND occurrence >= 0 AND occurrence < ?2 \
@@ -139,34 +146,40 @@ impl Statements {
     }
 }
 
-/// Inserts, or replaces the row of the version before.
-fn save(on_server: bool) -> String {
+/// Inserts a row.
+fn insert() -> String {
+    let places: Vec<_> = (1..=COLUMNS.len()).map(|index| format!("?{index}")).collect();
+    format!("INSERT INTO {{t}} ({{c}}) VALUES ({})", places.join(", "))
+}
+
+/// Replaces the row of the version before.
+fn update() -> String {
+    let set: Vec<_> =
+        (KEY..COLUMNS.len()).map(|index| format!("{} = ?{}", COLUMNS[index], index + 1)).collect();
+    format!(
+        "UPDATE {{t}} SET {} WHERE identifier = ?1 AND occurrence = ?2 AND version = ?{} - 1",
+        set.join(", "),
+        VERSION + 1
+    )
+}
+
+/// Inserts or replaces, for all rows of one document.
+fn save_all() -> String {
     let replaced: Vec<_> =
         COLUMNS[KEY..].iter().map(|column| format!("{column} = excluded.{column}")).collect();
-    let source = match on_server {
-        false => {
-            let places: Vec<_> = (1..=COLUMNS.len()).map(|index| format!("?{index}")).collect();
-            format!("VALUES ({})", places.join(", "))
-        }
-        true => {
-            let typed: Vec<_> = COLUMNS
-                .iter()
-                .map(|column| match *column {
-                    "identifier" | "status" | "plan" | "rule" | "reason" | "output" => {
-                        format!("{column} text")
-                    }
-                    _ => format!("{column} bigint"),
-                })
-                .collect();
-            format!(
-                "SELECT {{c}} FROM json_to_recordset((?1::text)::json) AS new({})",
-                typed.join(", ")
-            )
-        }
-    };
+    let typed: Vec<_> = COLUMNS
+        .iter()
+        .map(|column| match *column {
+            "identifier" | "status" | "plan" | "rule" | "reason" | "output" => {
+                format!("{column} text")
+            }
+            _ => format!("{column} bigint"),
+        })
+        .collect();
     format!(
-        "INSERT INTO {{t}} ({{c}}) {source} ON CONFLICT (identifier, occurrence) DO UPDATE SET {} \
-         WHERE {{t}}.version = excluded.version - 1",
+        "INSERT INTO {{t}} ({{c}}) SELECT {{c}} FROM json_to_recordset((?1::text)::json) AS new({}) \
+         ON CONFLICT (identifier, occurrence) DO UPDATE SET {} WHERE {{t}}.version = excluded.version - 1",
+        typed.join(", "),
         replaced.join(", ")
     )
 }
@@ -193,7 +206,7 @@ pub(super) fn values(row: &TriggerRow) -> [SqlValue<'_>; COLUMNS.len()] {
 }
 
 /// The same for all of `rows`, as one document.
-pub(super) fn rows_as_json(rows: &[TriggerRow]) -> String {
+pub(super) fn rows_as_json(rows: &[&TriggerRow]) -> String {
     let objects = rows.iter().map(|row| {
         let fields = COLUMNS.iter().zip(values(row)).map(|(column, value)| {
             let value = match value {

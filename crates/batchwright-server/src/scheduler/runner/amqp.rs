@@ -1,12 +1,11 @@
 //! Messages to RabbitMQ: persistent, mandatory, confirmed. One task a broker, one channel an exchange, so that
 //! an exchange that is missing holds up no other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions};
 use lapin::protocol::AMQPErrorKind;
 use lapin::types::{FieldTable, ShortString};
@@ -16,11 +15,12 @@ use lapin::{
     ExchangeKind, PublisherConfirm,
 };
 use sha2::{Digest, Sha256};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::scheduler::dispatch::{Shared, Stop};
 use crate::scheduler::group::Firing;
-use crate::scheduler::rule::{Runner, redacted};
+use crate::scheduler::rule::Runner;
 use crate::scheduler::time;
 use crate::scheduler::trigger::Outcome;
 
@@ -34,6 +34,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Wait before the broker is tried again: first, and at most.
 const RECONNECT_MIN: Duration = Duration::from_millis(100);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
+/// Absence after which what waits goes back to the schedule.
+const AWAY_MAX: Duration = Duration::from_secs(60);
 /// Longest text of AMQP's headers, in bytes.
 const SHORT_MAX: usize = 255;
 
@@ -47,46 +49,97 @@ pub(crate) fn check_dsn(dsn: &str) -> Result<(), String> {
     }
 }
 
-/// Publishes what comes in until nobody sends any more. A broker that is away is waited for: what is not
-/// confirmed is published again once it is back.
+/// Where a broker is, without user and password.
+pub(crate) fn redacted(dsn: &str) -> String {
+    match dsn.parse::<AMQPUri>() {
+        Ok(uri) => {
+            let (host, port) = (&uri.authority.host, uri.authority.port);
+            format!("{}://{host}:{port}/{}", uri.scheme, uri.vhost)
+        }
+        Err(_) => "***".to_owned(),
+    }
+}
+
+/// Publishes what comes in until nobody sends any more. A broker that is away is waited for; after a while what
+/// waits for it goes back, so that a corrected rule, or another server, may take it.
 pub(crate) async fn publish_all(
     shared: Arc<Shared>,
     dsn: String,
     mut work: mpsc::UnboundedReceiver<Firing>,
     waiting: Arc<AtomicUsize>,
 ) {
-    let (again, mut returned) = mpsc::unbounded_channel();
-    let ledger = Reports { shared: Arc::clone(&shared), waiting, again };
-    let mut broker =
-        Broker { dsn, connection: None, channels: HashMap::new(), pause: Duration::ZERO };
-    let permits = Arc::new(Semaphore::new(BATCHES_MAX));
+    let (done, mut finished) = mpsc::unbounded_channel();
+    let reports = Reports { shared: Arc::clone(&shared), waiting };
+    let mut broker = Broker::new(dsn);
     let mut everybody = shared.everybody();
-    let (mut batch, mut new) = (Vec::new(), Vec::new());
-    loop {
+    let mut backlog: VecDeque<Firing> = VecDeque::new();
+    let (mut new, mut under_way, mut is_open) = (Vec::new(), 0, true);
+    while is_open || under_way > 0 {
+        let is_stopped = *everybody.borrow() != Stop::No;
+        let is_free = under_way < BATCHES_MAX && !backlog.is_empty() && !is_stopped;
         tokio::select! {
             biased;
-            _ = returned.recv_many(&mut batch, BATCH_MAX) => {}
-            count = work.recv_many(&mut new, BATCH_MAX) => if count == 0 { return },
-        }
-        batch.append(&mut new);
-        let stop = async { everybody.wait_for(|stop| *stop != Stop::No).await.is_ok() };
-        let published = tokio::select! {
-            biased;
-            _ = stop => {
-                // All that is left is given back, and what comes as well.
-                ledger.report(batch.drain(..).map(|firing| (firing, Outcome::Released)).collect());
-                continue;
+            Some(batch) = finished.recv() => {
+                under_way -= 1;
+                broker.take_back(&batch);
+                backlog.extend(batch.again);
             }
-            published = broker.publish(&shared, &mut batch) => published,
-        };
-        ledger.report(published.refused);
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-        let ledger = ledger.clone();
-        tokio::spawn(async move {
-            ledger.await_confirms(published.sent).await;
-            drop(permit);
-        });
+            count = work.recv_many(&mut new, BATCH_MAX), if is_open && backlog.len() < BATCH_MAX => {
+                is_open = count > 0;
+                backlog.extend(new.drain(..));
+            }
+            Ok(_) = everybody.wait_for(|stop| *stop != Stop::No), if !is_stopped => {}
+            () = at(broker.away_until), if is_free && broker.away_until.is_some() => broker.away_until = None,
+            () = std::future::ready(()), if is_free && broker.away_until.is_none() => {}
+        }
+        if *everybody.borrow() != Stop::No {
+            reports.report(backlog.drain(..).map(|firing| (firing, Outcome::Released)).collect());
+            continue;
+        }
+        if broker.away_until.is_some() {
+            if broker.is_away_for_long() {
+                reports
+                    .report(backlog.drain(..).map(|firing| (firing, Outcome::Postponed)).collect());
+            }
+            continue;
+        }
+        if under_way < BATCHES_MAX && !backlog.is_empty() {
+            let mut batch = Batch::default();
+            let stopped = everybody.wait_for(|stop| *stop != Stop::No);
+            tokio::select! {
+                () = broker.publish(&shared, &mut backlog, &mut batch) => {}
+                _ = stopped => {}
+            }
+            reports.report(std::mem::take(&mut batch.refused));
+            under_way += 1;
+            let (reports, done) = (reports.clone(), done.clone());
+            tokio::spawn(async move {
+                let _ = done.send(reports.await_confirms(batch).await);
+            });
+        }
     }
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Messages to one exchange, on a channel that no other batch uses meanwhile: what the broker returns is one of
+/// these.
+#[derive(Default)]
+struct Batch {
+    exchange: String,
+    channel: Option<Channel>,
+    sent: Vec<(Firing, PublisherConfirm)>,
+    /// What no broker will ever take.
+    refused: Vec<(Firing, Outcome)>,
+    /// What is to be published again.
+    again: Vec<Firing>,
+    /// Whether the broker kept silent for so long that its connection is not to be used any more.
+    is_silent: bool,
 }
 
 /// Where results go.
@@ -94,7 +147,6 @@ pub(crate) async fn publish_all(
 struct Reports {
     shared: Arc<Shared>,
     waiting: Arc<AtomicUsize>,
-    again: mpsc::UnboundedSender<Firing>,
 }
 
 impl Reports {
@@ -105,121 +157,158 @@ impl Reports {
         }
     }
 
-    /// Reports what the broker says of each message. What it says nothing of is published again.
-    async fn await_confirms(&self, sent: Vec<(Firing, PublisherConfirm)>) {
-        let (firings, confirms): (Vec<_>, Vec<_>) = sent.into_iter().unzip();
-        let answers = tokio::time::timeout(CONFIRM_TIMEOUT, join_all(confirms)).await;
-        let Ok(answers) = answers else {
-            tracing::warn!("a broker confirmed nothing for {CONFIRM_TIMEOUT:?}: published again");
-            firings.into_iter().for_each(|firing| drop(self.again.send(firing)));
-            return;
-        };
-        let mut outcomes = Vec::with_capacity(firings.len());
-        for (firing, answer) in firings.into_iter().zip(answers) {
-            match answer {
-                Ok(answer) => outcomes.push((firing, outcome(answer))),
-                Err(_) => drop(self.again.send(firing)),
+    /// Reports what the broker says of each message. What it says nothing of is to be published again.
+    async fn await_confirms(&self, mut batch: Batch) -> Batch {
+        let deadline = Instant::now() + CONFIRM_TIMEOUT;
+        let mut answered = Vec::with_capacity(batch.sent.len());
+        let mut returned = HashSet::new();
+        for (firing, confirm) in std::mem::take(&mut batch.sent) {
+            match tokio::time::timeout_at(deadline, confirm).await {
+                Ok(Ok(answer)) => {
+                    let is_ack = matches!(answer, Confirmation::Ack(_));
+                    // The driver hands a returned message to some confirm of the channel, not to its own.
+                    if let Some(message) = answer.take_message() {
+                        let id = message.delivery.properties.message_id().as_ref();
+                        returned
+                            .extend(id.map(|id| (id.to_string(), message.reply_text.to_string())));
+                    }
+                    answered.push((firing, is_ack));
+                }
+                // Refused as a whole: no permission, an exchange that went away.
+                Ok(Err(error)) => match Trouble::of(error) {
+                    Trouble::Refused(reason) => {
+                        let outcome = Outcome::Failed { reason, output: None, retryable: true };
+                        batch.refused.push((firing, outcome));
+                    }
+                    Trouble::Away(_) => batch.again.push(firing),
+                },
+                Err(_) => {
+                    batch.is_silent = true;
+                    batch.again.push(firing);
+                }
             }
         }
+        let returned: HashMap<String, String> = returned.into_iter().collect();
+        let told = |(firing, is_ack): (Firing, bool)| {
+            let outcome = match returned.get(message_id(&firing).as_str()) {
+                Some(told) => failed(format!("unroutable: no queue takes it ({told})"), false),
+                None if is_ack => Outcome::Executed(None),
+                None => failed("refused by the broker (nack)".to_owned(), true),
+            };
+            (firing, outcome)
+        };
+        let mut outcomes: Vec<_> = answered.into_iter().map(told).collect();
+        outcomes.append(&mut batch.refused);
         self.report(outcomes);
+        batch
     }
 }
 
-fn outcome(answer: Confirmation) -> Outcome {
-    let failed = |reason: String, retryable| Outcome::Failed { reason, output: None, retryable };
-    match answer {
-        Confirmation::Ack(None) => Outcome::Executed(None),
-        Confirmation::Ack(Some(returned)) => {
-            let told = returned.reply_text.to_string();
-            failed(format!("unroutable: no queue takes it ({told})"), false)
-        }
-        Confirmation::Nack(_) => failed("refused by the broker (nack)".to_owned(), true),
-        Confirmation::NotRequested => failed("not confirmed by the broker".to_owned(), true),
-    }
-}
-
-#[derive(Default)]
-struct Published {
-    sent: Vec<(Firing, PublisherConfirm)>,
-    /// What no broker will ever take.
-    refused: Vec<(Firing, Outcome)>,
+fn failed(reason: String, retryable: bool) -> Outcome {
+    Outcome::Failed { reason, output: None, retryable }
 }
 
 /// A connection that is made again when it breaks.
 struct Broker {
     dsn: String,
     connection: Option<Connection>,
-    channels: HashMap<String, Channel>,
+    /// Channels that no batch uses, by exchange.
+    channels: HashMap<String, Vec<Channel>>,
     /// Wait before the next try to connect.
     pause: Duration,
+    /// Not before this moment.
+    away_until: Option<Instant>,
+    /// Since when it cannot be reached.
+    away_since: Option<Instant>,
 }
 
 impl Broker {
-    /// Publishes `batch`, waiting for the broker when it is away.
-    async fn publish(&mut self, shared: &Shared, batch: &mut Vec<Firing>) -> Published {
-        let mut published = Published::default();
-        let mut left = std::mem::take(batch).into_iter();
-        let mut next = left.next();
-        while let Some(firing) = next.take() {
-            if !shared.lease.is_valid() {
-                published.refused.push((firing, Outcome::Released));
-                next = left.next();
-                continue;
-            }
-            match self.publish_one(&firing).await {
-                Ok(confirm) => published.sent.push((firing, confirm)),
-                Err(Trouble::Refused(reason)) => {
-                    let outcome = Outcome::Failed { reason, output: None, retryable: false };
-                    published.refused.push((firing, outcome));
-                }
-                Err(Trouble::Away(reason)) => {
-                    self.away(&reason).await;
-                    next = Some(firing);
-                    continue;
-                }
-            }
-            next = left.next();
+    fn new(dsn: String) -> Self {
+        Self {
+            dsn,
+            connection: None,
+            channels: HashMap::new(),
+            pause: Duration::ZERO,
+            away_until: None,
+            away_since: None,
         }
-        published
     }
 
-    async fn away(&mut self, reason: &str) {
-        if self.pause.is_zero() {
+    fn take_back(&mut self, batch: &Batch) {
+        if batch.is_silent {
+            self.away("it confirmed nothing for too long");
+        } else if let Some(channel) = batch.channel.clone().filter(|one| one.status().connected()) {
+            self.channels.entry(batch.exchange.clone()).or_default().push(channel);
+        }
+    }
+
+    fn is_away_for_long(&self) -> bool {
+        self.away_since.is_some_and(|since| since.elapsed() > AWAY_MAX)
+    }
+    fn away(&mut self, reason: &str) {
+        let now = Instant::now();
+        if self.away_since.is_none() {
+            self.away_since = Some(now);
             let broker = redacted(&self.dsn);
             tracing::warn!(broker, reason, "the broker is away: what is due waits for it");
         }
         self.connection = None;
         self.channels.clear();
         self.pause = (self.pause * 2).clamp(RECONNECT_MIN, RECONNECT_MAX);
-        tokio::time::sleep(self.pause).await;
+        self.away_until = Some(now + self.pause);
     }
 
-    async fn publish_one(&mut self, firing: &Firing) -> Result<PublisherConfirm, Trouble> {
-        let Runner::Amqp { exchange, routing_key, .. } = &firing.rule.settings.runner else {
-            return Err(Trouble::Refused("its rule has another runner".to_owned()));
-        };
-        let channel = match self.channels.get(exchange) {
-            Some(channel) if channel.status().connected() => channel,
-            _ => {
-                let channel = self.open(exchange).await?;
-                self.channels.entry(exchange.clone()).insert_entry(channel).into_mut()
+    /// Publishes the first of `backlog`, and those behind it that go to the same exchange, as `batch`. May be
+    /// dropped at any moment: each message is in one of the two.
+    async fn publish(
+        &mut self,
+        shared: &Shared,
+        backlog: &mut VecDeque<Firing>,
+        batch: &mut Batch,
+    ) {
+        while let Some(firing) = backlog.front() {
+            if !shared.lease.is_valid() {
+                batch.refused.extend(backlog.pop_front().map(|firing| (firing, Outcome::Released)));
+                continue;
             }
+            let (exchange, key) = address(firing);
+            if batch.channel.is_some() && batch.exchange != exchange
+                || batch.sent.len() >= BATCH_MAX
+            {
+                return;
+            }
+            let published = match self.channel(exchange, batch).await {
+                Ok(channel) => publish_one(&channel, firing, exchange, key).await,
+                Err(trouble) => Err(trouble),
+            };
+            match published {
+                Ok(confirm) => {
+                    batch.sent.extend(backlog.pop_front().map(|firing| (firing, confirm)))
+                }
+                Err(Trouble::Refused(reason)) => {
+                    let outcome = failed(reason, false);
+                    batch.refused.extend(backlog.pop_front().map(|firing| (firing, outcome)));
+                }
+                Err(Trouble::Away(reason)) => return self.away(&reason),
+            }
+        }
+    }
+
+    /// The channel of `batch`, which is for `exchange`; one that is free, or a new one.
+    async fn channel(&mut self, exchange: &str, batch: &mut Batch) -> Result<Channel, Trouble> {
+        if let Some(channel) = &batch.channel {
+            return Ok(channel.clone());
+        }
+        let free = self.channels.get_mut(exchange).and_then(|free| {
+            free.retain(|channel| channel.status().connected());
+            free.pop()
+        });
+        let channel = match free {
+            Some(channel) => channel,
+            None => self.open(exchange).await?,
         };
-        let properties = BasicProperties::default()
-            .with_delivery_mode(2)
-            .with_app_id("batchwright".into())
-            .with_timestamp((firing.slot / 1_000_000).cast_unsigned())
-            .with_message_id(message_id(firing));
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let payload = firing.key.identifier.as_bytes();
-        let sent = channel.basic_publish(
-            exchange.as_str().into(),
-            routing_key.as_str().into(),
-            options,
-            payload,
-            properties,
-        );
-        sent.await.map_err(Trouble::of)
+        exchange.clone_into(&mut batch.exchange);
+        Ok(batch.channel.insert(channel).clone())
     }
 
     /// A channel for `exchange`, which must exist.
@@ -230,12 +319,14 @@ impl Broker {
                 let connecting = Connection::connect(&self.dsn, ConnectionProperties::default());
                 let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
                 let connected = connected
-                    .map_err(|_| Trouble::Away(format!("no answer within {CONNECT_TIMEOUT:?}")))?;
-                if !self.pause.is_zero() {
+                    .map_err(|_| Trouble::Away(format!("no answer within {CONNECT_TIMEOUT:?}")))?
+                    .map_err(|error| Trouble::Away(error.to_string()))?;
+                if self.away_since.take().is_some() {
                     tracing::info!(broker = redacted(&self.dsn), "the broker is back");
                 }
                 self.pause = Duration::ZERO;
-                self.connection.insert(connected.map_err(|error| Trouble::Away(error.to_string()))?)
+                self.channels.clear();
+                self.connection.insert(connected)
             }
         };
         let opening = async {
@@ -253,6 +344,32 @@ impl Broker {
             Err(_) => Err(Trouble::Away(format!("no answer within {CONNECT_TIMEOUT:?}"))),
         }
     }
+}
+
+/// Exchange and routing key of a message.
+fn address(firing: &Firing) -> (&str, &str) {
+    match &firing.rule.settings.runner {
+        Runner::Amqp { exchange, routing_key, .. } => (exchange, routing_key),
+        _ => ("", ""),
+    }
+}
+
+async fn publish_one(
+    channel: &Channel,
+    firing: &Firing,
+    exchange: &str,
+    routing_key: &str,
+) -> Result<PublisherConfirm, Trouble> {
+    let properties = BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_app_id("batchwright".into())
+        .with_timestamp((firing.slot / 1_000_000).cast_unsigned())
+        .with_message_id(message_id(firing));
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let payload = firing.key.identifier.as_bytes();
+    let sent =
+        channel.basic_publish(exchange.into(), routing_key.into(), options, payload, properties);
+    sent.await.map_err(Trouble::of)
 }
 
 enum Trouble {

@@ -39,6 +39,17 @@ pub(crate) fn check_url(url: &str) -> Result<(), String> {
     }
 }
 
+/// Scheme and host of a URL. Its path may be a secret too: that of a chat's webhook is.
+pub(crate) fn redacted(url: &str) -> String {
+    match Url::parse(url) {
+        Ok(parsed) => {
+            let path = if parsed.path().len() > 1 { "/…" } else { "/" };
+            format!("{}://{}{path}", parsed.scheme(), host(url))
+        }
+        Err(_) => "***".to_owned(),
+    }
+}
+
 /// Host and port of a URL that was checked.
 pub(crate) fn host(url: &str) -> String {
     let parsed = Url::parse(url).ok();
@@ -68,7 +79,7 @@ pub(crate) async fn call(
     stop: impl Future<Output = Stop>,
 ) -> Outcome {
     let slot = time::show_exact(firing.slot);
-    let id = format!("{}/{slot}", firing.key.identifier);
+    let id = header(&format!("{}/{slot}", firing.key.identifier));
     let body = json!({"trigger": firing.key.identifier, "slot": slot, "attempt": firing.attempt})
         .to_string();
     let timestamp = shared.lease.now() / 1_000_000;
@@ -77,10 +88,10 @@ pub(crate) async fn call(
         .post(url.expose())
         .timeout(firing.rule.settings.timeout())
         .header("content-type", "application/json")
-        .header("webhook-id", header(&id))
+        .header("webhook-id", &id)
         .header("webhook-timestamp", timestamp);
     if let Some(secret) = secret {
-        let signed = signature(secret.expose(), &header(&id), timestamp, &body);
+        let signed = signature(secret.expose(), &id, timestamp, &body);
         request = request.header("webhook-signature", signed);
     }
     let answered = async {
@@ -116,10 +127,13 @@ pub(crate) async fn call(
     }
 }
 
-/// A header holds no control characters, and ASCII alone is safe everywhere.
+/// A header holds letters of ASCII alone; all others are written as `%XX`.
 fn header(text: &str) -> String {
-    let kept = |character: char| character.is_ascii_graphic() || character == ' ';
-    text.chars().map(|character| if kept(character) { character } else { '?' }).collect()
+    let written = |byte: u8| match byte {
+        b'!'..=b'~' if byte != b'%' => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    text.bytes().map(written).collect()
 }
 
 /// The chain of causes, without the URL, which may hold secrets.

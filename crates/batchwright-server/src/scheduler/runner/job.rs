@@ -124,7 +124,9 @@ pub(crate) async fn run(
         let begun = tokio::task::spawn_blocking(move || starter.start(&one, &name, &given)).await;
         match begun {
             Ok(Begun::Ended(outcome)) => return outcome,
-            Ok(Begun::Here(handle)) => return here(jobs, handle, stop).await,
+            Ok(Begun::Here(handle)) => {
+                return here(jobs, handle, firing.rule.settings.timeout(), stop).await;
+            }
             Ok(Begun::Elsewhere(id)) => {
                 tokio::select! {
                     stopped = &mut stop => {
@@ -153,12 +155,25 @@ pub(crate) async fn run(
     }
 }
 
-async fn here(jobs: &JobStarter, handle: JobHandle, stop: impl Future<Output = Stop>) -> Outcome {
+async fn here(
+    jobs: &JobStarter,
+    handle: JobHandle,
+    timeout: Duration,
+    stop: impl Future<Output = Stop>,
+) -> Outcome {
     let id = handle.id();
     let mut handle = std::pin::pin!(handle);
     let mut stopped = Stop::No;
     let ended = tokio::select! {
         ended = &mut handle => ended,
+        () = tokio::time::sleep(timeout) => {
+            ask_to_stop(jobs, id).await;
+            let reason = format!("execution {id} did not end within {}", time::show_duration(timeout));
+            return match handle.await {
+                Ok(execution) if execution.status == BatchStatus::Completed => outcome(&execution, stopped),
+                _ => Outcome::Failed { reason, output: None, retryable: true },
+            };
+        }
         asked = stop => match asked {
             // Its own lease is not the server's: whoever fires the slot now waits for it.
             Stop::Lost => return Outcome::Released,

@@ -1,0 +1,569 @@
+//! The load generator of the scheduler: plain sockets that speak KCP, to our server or to any other.
+//!
+//! Every figure is seen from outside: answers counted on the socket, messages received from RabbitMQ, lines
+//! that scripts write into a pipe, `/proc` of the server.
+
+#![expect(clippy::disallowed_methods, reason = "a load generator measures real time")]
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::StreamExt;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions,
+    ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{Connection, ConnectionProperties, ExchangeKind};
+
+const BROKER: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
+const EXCHANGE: &str = "batchwright-bench";
+const QUEUE: &str = "batchwright-bench";
+/// A year in which nothing fires.
+const FAR: &str = "2099-01-01 00:00:00";
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// The server under load, in a folder of its own.
+struct Server {
+    child: Child,
+    address: String,
+    folder: PathBuf,
+    program: PathBuf,
+    store: Option<String>,
+}
+
+impl Server {
+    /// Starts `program` on an empty store in `folder`, or on the store of that URL.
+    fn start(program: &Path, folder: &Path, store: Option<String>) -> Result<Self> {
+        let _ = std::fs::remove_dir_all(folder);
+        std::fs::create_dir_all(folder)?;
+        let (child, address) = launch(program, folder, store.as_deref())?;
+        let program = program.to_owned();
+        Ok(Self { child, address, folder: folder.to_owned(), program, store })
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Kills it, starts it again, and returns how long it took until it answered.
+    fn restart(&mut self) -> Result<Duration> {
+        self.kill()?;
+        let began = Instant::now();
+        (self.child, self.address) = launch(&self.program, &self.folder, self.store.as_deref())?;
+        Client::connect(&self.address)?.ask("PING")?;
+        Ok(began.elapsed())
+    }
+
+    fn client(&self) -> Result<Client> {
+        Client::connect(&self.address)
+    }
+
+    /// Resident memory, in bytes: all of it, and that which is not a page of a file.
+    fn memory(&self) -> Result<(u64, u64)> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let of = |key: &str| -> u64 {
+            let line = status.lines().find_map(|line| line.strip_prefix(key));
+            line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0) * 1024
+        };
+        Ok((of("VmRSS:"), of("RssAnon:")))
+    }
+
+    /// Processor time, in ticks of a hundredth of a second.
+    fn ticks(&self) -> Result<u64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let fields: Vec<&str> =
+            stat.rsplit_once(')').ok_or("no stat")?.1.split_whitespace().collect();
+        Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.kill();
+    }
+}
+
+fn launch(program: &Path, folder: &Path, store: Option<&str>) -> Result<(Child, String)> {
+    let mut command = Command::new(program);
+    command.args(["serve", "--listen", "127.0.0.1:0"]).current_dir(folder);
+    if let Some(store) = store {
+        command.args(["--store", store]);
+    }
+    let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut said = BufReader::new(child.stderr.take().ok_or("no stderr")?);
+    let mut line = String::new();
+    loop {
+        line.clear();
+        if said.read_line(&mut line)? == 0 {
+            return Err("the server ended before it listened".into());
+        }
+        if let Some((_, address)) = line.trim_end().split_once("address=") {
+            let address = address.to_owned();
+            thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+            return Ok((child, address));
+        }
+    }
+}
+
+/// One connection.
+struct Client {
+    write: TcpStream,
+    read: BufReader<TcpStream>,
+}
+
+impl Client {
+    fn connect(address: &str) -> Result<Self> {
+        let write = TcpStream::connect(address)?;
+        write.set_nodelay(true)?;
+        let read = BufReader::with_capacity(64 * 1024, write.try_clone()?);
+        Ok(Self { write, read })
+    }
+
+    /// Sends one request and waits for its answer.
+    fn ask(&mut self, request: &str) -> Result<()> {
+        self.write.write_all(format!("0 {request}\n").as_bytes())?;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> Result<()> {
+        let mut line = String::new();
+        self.read.read_line(&mut line)?;
+        match line.trim_end().ends_with(" OK") {
+            true => Ok(()),
+            false => Err(format!("answered `{}`", line.trim_end()).into()),
+        }
+    }
+
+    /// Sends all of `requests` and counts the answers, which may come before the last request went.
+    fn pipeline(&mut self, requests: &str, count: usize) -> Result<()> {
+        let mut write = self.write.try_clone()?;
+        thread::scope(|scope| {
+            let writing = scope.spawn(move || write.write_all(requests.as_bytes()));
+            for _ in 0..count {
+                self.answer()?;
+            }
+            writing.join().map_err(|_| "the writer panicked")??;
+            Ok(())
+        })
+    }
+}
+
+/// How identifiers follow each other.
+#[derive(Clone, Copy)]
+enum Names {
+    /// As a counter makes them.
+    Ordered,
+    /// As UUIDs would: each somewhere else in the index.
+    Scattered,
+}
+
+fn name(names: Names, prefix: &str, number: usize) -> String {
+    match names {
+        Names::Ordered => format!("{prefix}.{number:09}"),
+        // A bijection, so that no two are the same.
+        Names::Scattered => {
+            let mixed = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+            format!("{prefix}.{mixed:016x}")
+        }
+    }
+}
+
+fn requests(names: Names, prefix: &str, range: std::ops::Range<usize>, time: &str) -> String {
+    let set = |number: usize| format!("{number} SET {} \"{time}\"\n", name(names, prefix, number));
+    range.map(set).collect()
+}
+
+/// `SET`s a second by `clients`, each waiting for its answer.
+fn one_at_a_time(server: &Server, clients: usize, count: usize) -> Result<f64> {
+    let each = count / clients;
+    let began = Instant::now();
+    thread::scope(|scope| {
+        let running: Vec<_> = (0..clients)
+            .map(|client| {
+                scope.spawn(move || {
+                    let mut connection = server.client().map_err(|error| error.to_string())?;
+                    for number in 0..each {
+                        let request = format!("SET one.{clients}.{client}.{number} \"{FAR}\"");
+                        connection.ask(&request).map_err(|error| error.to_string())?;
+                    }
+                    Ok::<_, String>(())
+                })
+            })
+            .collect();
+        running
+            .into_iter()
+            .try_for_each(|one| one.join().map_err(|_| "a client panicked".to_owned())?)
+    })?;
+    Ok((each * clients) as f64 / began.elapsed().as_secs_f64())
+}
+
+/// `SET`s a second by `clients`, each sending all of its own at once.
+fn pipelined(
+    server: &Server,
+    clients: usize,
+    count: usize,
+    prefix: &str,
+    names: Names,
+) -> Result<f64> {
+    let each = count / clients;
+    let began = Instant::now();
+    thread::scope(|scope| {
+        let running: Vec<_> = (0..clients)
+            .map(|client| {
+                scope.spawn(move || {
+                    let range = client * each..(client + 1) * each;
+                    let requests = requests(names, prefix, range, FAR);
+                    let mut connection = server.client().map_err(|error| error.to_string())?;
+                    connection.pipeline(&requests, each).map_err(|error| error.to_string())
+                })
+            })
+            .collect();
+        running
+            .into_iter()
+            .try_for_each(|one| one.join().map_err(|_| "a client panicked".to_owned())?)
+    })?;
+    Ok((each * clients) as f64 / began.elapsed().as_secs_f64())
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn rfc3339(at: Duration) -> String {
+    // Civil time by the days-from-civil arithmetic of the proleptic Gregorian calendar.
+    let (days, rest) = (at.as_secs() / 86_400, at.as_secs() % 86_400);
+    let z = i64::try_from(days).unwrap_or(0) + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z.rem_euclid(146_097);
+    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + i64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:06}Z",
+        rest / 3_600,
+        rest / 60 % 60,
+        rest % 60,
+        at.subsec_micros()
+    )
+}
+
+fn percentiles(mut samples: Vec<f64>) -> (f64, f64) {
+    samples.sort_by(f64::total_cmp);
+    let at = |part: f64| samples[((samples.len() - 1) as f64 * part) as usize];
+    (at(0.5), at(0.99))
+}
+
+/// A durable exchange with a durable, empty queue behind it.
+async fn declare(channel: &lapin::Channel) -> Result<()> {
+    let none = FieldTable::default;
+    let _ = channel.queue_delete(QUEUE.into(), QueueDeleteOptions::default()).await;
+    let _ = channel.exchange_delete(EXCHANGE.into(), ExchangeDeleteOptions::default()).await;
+    let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
+    channel.exchange_declare(EXCHANGE.into(), ExchangeKind::Fanout, durable, none()).await?;
+    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare(QUEUE.into(), durable, none()).await?;
+    channel
+        .queue_bind(QUEUE.into(), EXCHANGE.into(), "".into(), QueueBindOptions::default(), none())
+        .await?;
+    Ok(())
+}
+
+/// What comes out of the queue: identifiers with the moments at which they came.
+async fn consume(
+    count: usize,
+    anew: bool,
+    started: std::sync::mpsc::Sender<()>,
+) -> Result<Vec<(String, Duration)>> {
+    let connection = Connection::connect(BROKER, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    let none = FieldTable::default;
+    if anew {
+        declare(&channel).await?;
+    }
+    channel.basic_qos(2_000, BasicQosOptions::default()).await?;
+    let options = BasicConsumeOptions::default();
+    let mut consumer = channel.basic_consume(QUEUE.into(), "bench".into(), options, none()).await?;
+    started.send(())?;
+    let mut seen = BTreeMap::new();
+    let mut received = 0;
+    while seen.len() < count {
+        let delivery = consumer.next().await.ok_or("the broker went away")??;
+        received += 1;
+        let identifier = String::from_utf8(delivery.data.clone())?;
+        seen.entry(identifier).or_insert_with(now);
+        if received % 500 == 0 || seen.len() == count {
+            let all = BasicAckOptions { multiple: true };
+            channel.basic_ack(delivery.delivery_tag, all).await?;
+        }
+    }
+    Ok(seen.into_iter().collect())
+}
+
+/// A consumer on a thread of its own, once it listens.
+fn consumer(count: usize) -> Result<Consumer> {
+    consumer_of(count, true)
+}
+
+type Consumer = thread::JoinHandle<std::result::Result<Vec<(String, Duration)>, String>>;
+
+fn consumer_of(count: usize, anew: bool) -> Result<Consumer> {
+    let (started, listening) = std::sync::mpsc::channel();
+    let running = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        runtime.block_on(consume(count, anew, started)).map_err(|error| error.to_string())
+    });
+    listening.recv_timeout(Duration::from_secs(10)).map_err(|_| "RabbitMQ does not answer")?;
+    Ok(running)
+}
+
+fn rule(server: &Server, words: &str) -> Result<()> {
+    server.client()?.ask(&format!("RULE SET bench fire. {words}"))
+}
+
+/// Milliseconds between due and received, p50 and p99, of `count` triggers spread over `spread`.
+fn broker_lag(server: &Server, count: usize, spread: Duration) -> Result<(f64, f64)> {
+    rule(server, &format!("amqp {BROKER} {EXCHANGE} key"))?;
+    let received = consumer(count)?;
+    let begin = now() + Duration::from_secs(2);
+    let due = |number: usize| begin + spread.mul_f64(number as f64 / count as f64);
+    let mut client = server.client()?;
+    let sets: String =
+        (0..count).map(|n| format!("{n} SET fire.lag.{n} {}\n", rfc3339(due(n)))).collect();
+    client.pipeline(&sets, count)?;
+    let received = received.join().map_err(|_| "the consumer panicked")??;
+    let lag = |(identifier, at): &(String, Duration)| {
+        let number: usize = identifier.rsplit('.').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+        at.as_secs_f64() * 1e3 - due(number).as_secs_f64() * 1e3
+    };
+    Ok(percentiles(received.iter().map(lag).collect()))
+}
+
+/// What a burst comes to.
+struct Burst {
+    /// Messages in the queue a second, from due to the last one.
+    rate: f64,
+    /// Milliseconds that a `SET` took meanwhile, p50 and p99.
+    set: (f64, f64),
+}
+
+/// Messages in the queue that nobody took yet.
+async fn waiting(channel: &lapin::Channel) -> Result<u32> {
+    let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+    let queue = channel.queue_declare(QUEUE.into(), passive, FieldTable::default()).await?;
+    Ok(queue.message_count())
+}
+
+/// `count` triggers due at once, while another client sets one trigger after the other. Then each must be in the
+/// queue, once.
+fn broker_burst(server: &Server, count: usize) -> Result<Burst> {
+    rule(server, &format!("amqp {BROKER} {EXCHANGE} key"))?;
+    // Only to make the exchange and an empty queue.
+    drop(consumer(0)?.join());
+    let lead = Duration::from_secs(3 + count as u64 / 30_000);
+    let due = Duration::from_secs(now().as_secs()) + lead;
+    let time = rfc3339(due);
+    let mut client = server.client()?;
+    let sets: String = (0..count).map(|n| format!("{n} SET fire.burst.{n} {time}\n")).collect();
+    client.pipeline(&sets, count)?;
+    if now() > due {
+        return Err("the triggers were due before all were set".into());
+    }
+    let done = Arc::new(AtomicBool::new(false));
+    let (finished, address) = (Arc::clone(&done), server.address.clone());
+    let probing = thread::spawn(move || {
+        let mut client = Client::connect(&address).map_err(|error| error.to_string())?;
+        thread::sleep(due.saturating_sub(now()));
+        let mut took = Vec::new();
+        while !finished.load(Ordering::Relaxed) {
+            let began = Instant::now();
+            client
+                .ask(&format!("SET probe.{} \"{FAR}\"", took.len()))
+                .map_err(|error| error.to_string())?;
+            took.push(began.elapsed().as_secs_f64() * 1e3);
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok::<_, String>(took)
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let last = runtime.block_on(async {
+        let connection = Connection::connect(BROKER, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        while (waiting(&channel).await? as usize) < count {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok::<_, Box<dyn std::error::Error>>(now())
+    })?;
+    done.store(true, Ordering::Relaxed);
+    let took = probing.join().map_err(|_| "the probe panicked")??;
+    let received = consumer_of(count, false)?.join().map_err(|_| "the consumer panicked")??;
+    if received.len() != count {
+        return Err("messages are missing".into());
+    }
+    let rate = count as f64 / last.saturating_sub(due).as_secs_f64();
+    Ok(Burst { rate, set: percentiles(took) })
+}
+
+/// Milliseconds between due and the script's first act, p50 and p99, of `count` triggers due in one second.
+fn shell_lag(server: &Server, count: usize) -> Result<(f64, f64)> {
+    let (pipe, script) = (server.folder.join("pipe"), server.folder.join("script.sh"));
+    let _ = std::fs::remove_file(&pipe);
+    Command::new("mkfifo").arg(&pipe).status()?;
+    std::fs::write(
+        &script,
+        format!("echo \"$1\" > {}\n", std::fs::canonicalize(&pipe)?.display()),
+    )?;
+    let script = std::fs::canonicalize(&script)?;
+    rule(server, &format!("shell {}", script.display()))?;
+    let begin = Duration::from_secs(now().as_secs() + 3);
+    let due = |number: usize| begin + Duration::from_secs(1).mul_f64(number as f64 / count as f64);
+    let sets: String =
+        (0..count).map(|n| format!("{n} SET fire.shell.{n} {}\n", rfc3339(due(n)))).collect();
+    server.client()?.pipeline(&sets, count)?;
+    // A writer of our own keeps the pipe open between two scripts.
+    let (read, _write) = open_pipe(&pipe)?;
+    let mut lag = Vec::new();
+    for line in BufReader::new(read).lines().take(count) {
+        let at = now();
+        let number: usize = line?.rsplit('.').next().ok_or("no number")?.parse()?;
+        lag.push(at.as_secs_f64() * 1e3 - due(number).as_secs_f64() * 1e3);
+    }
+    Ok(percentiles(lag))
+}
+
+fn open_pipe(pipe: &Path) -> Result<(File, File)> {
+    let both = File::options().read(true).write(true).open(pipe)?;
+    Ok((File::open(pipe)?, both))
+}
+
+/// Parts of a core that the server needs while `clients` do nothing.
+fn idle(server: &Server, clients: usize, seconds: u64) -> Result<f64> {
+    let held = (0..clients).map(|_| server.client()).collect::<Result<Vec<_>>>()?;
+    thread::sleep(Duration::from_secs(2));
+    let before = server.ticks()?;
+    thread::sleep(Duration::from_secs(seconds));
+    let used = server.ticks()? - before;
+    drop(held);
+    Ok(used as f64 / 100.0 / seconds as f64)
+}
+
+/// Prints the whole table. With `quick` it takes half a minute and its large rows are smaller.
+fn table(program: &Path, folder: &Path, quick: bool) -> Result<()> {
+    let scale = if quick { 10 } else { 1 };
+    let program = std::fs::canonicalize(program)?;
+    let row = |work: &str, figure: String| println!("| {work} | {figure} |");
+    println!("| work | figure |\n|---|---|");
+
+    let server = Server::start(&program, folder, None)?;
+    row(
+        "durable SET, 1 client, one at a time",
+        format!("{:.0} /s", one_at_a_time(&server, 1, 20_000 / scale)?),
+    );
+    row(
+        "durable SET, 16 clients, one at a time",
+        format!("{:.0} /s", one_at_a_time(&server, 16, 160_000 / scale)?),
+    );
+    for clients in [1, 16] {
+        let rate = pipelined(&server, clients, 10_000, &format!("p{clients}"), Names::Ordered)?;
+        row(&format!("durable SET, pipelined, {clients} clients, 10,000"), format!("{rate:.0} /s"));
+    }
+    drop(server);
+
+    for (names, told) in [(Names::Ordered, "ordered"), (Names::Scattered, "scattered")] {
+        let mut server = Server::start(&program, folder, None)?;
+        let mut planned = 0;
+        for target in [100_000, 1_000_000 / scale.min(5)] {
+            pipelined(&server, 1, target - planned, &format!("fill{planned}"), names)?;
+            planned = target;
+            let rates = (0..3)
+                .map(|n| pipelined(&server, 1, 10_000, &format!("more{planned}.{n}"), names))
+                .collect::<Result<Vec<_>>>()?;
+            let (rate, _) = percentiles(rates);
+            row(&format!("pipelined, {target} planned, {told} names"), format!("{rate:.0} /s"));
+            let (rss, anonymous) = server.memory()?;
+            let each = |bytes: u64| bytes as f64 / target as f64;
+            row(
+                &format!("memory a trigger at {target}, {told} names"),
+                format!("{:.0} B resident, {:.0} B of it its own", each(rss), each(anonymous)),
+            );
+            let ready = server.restart()?;
+            row(
+                &format!("ready again with {target}, {told} names"),
+                format!("{:.0} ms", ready.as_secs_f64() * 1e3),
+            );
+        }
+    }
+
+    let server = Server::start(&program, folder, None)?;
+    let (p50, p99) = broker_lag(&server, 1_000, Duration::from_secs(30 / scale as u64))?;
+    row("lag, 1,000 over 30 s to RabbitMQ", format!("{p50:.1} / {p99:.1} ms"));
+    drop(server);
+    let server = Server::start(&program, folder, None)?;
+    let (p50, p99) = shell_lag(&server, 1_000)?;
+    row("lag, 1,000 in one second, shell", format!("{p50:.0} / {p99:.0} ms"));
+    drop(server);
+    for count in [10_000, 100_000 / scale.min(5)] {
+        let server = Server::start(&program, folder, None)?;
+        let burst = broker_burst(&server, count)?;
+        row(&format!("{count} due at once to RabbitMQ"), format!("{:.0} /s", burst.rate));
+        row("a SET meanwhile, p50 / p99", format!("{:.1} / {:.1} ms", burst.set.0, burst.set.1));
+    }
+
+    let server = Server::start(&program, folder, None)?;
+    for clients in [0, 100, 10_000] {
+        let part = idle(&server, clients, 20 / (scale as u64).min(4))?;
+        row(&format!("idle, {clients} clients"), format!("{:.2} % of a core", part * 100.0));
+    }
+    Ok(())
+}
+
+fn main() -> std::process::ExitCode {
+    // Ten thousand clients are as many descriptors.
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words[..] {
+        [program, folder] => table(Path::new(program), Path::new(folder), false),
+        [program, folder, "set16"] => {
+            let server = Server::start(Path::new(program), Path::new(folder), None);
+            server.and_then(|server| {
+                println!("{:.0}", one_at_a_time(&server, 16, 160_000)?);
+                Ok(())
+            })
+        }
+        [program, folder, "burst"] => {
+            let server = Server::start(Path::new(program), Path::new(folder), None);
+            server.and_then(|server| {
+                let burst = broker_burst(&server, 100_000)?;
+                println!("{:.0} {:?}", burst.rate, burst.set);
+                Ok(())
+            })
+        }
+        [program, folder, "quick"] => table(Path::new(program), Path::new(folder), true),
+        _ => Err("usage: scheduler PROGRAM FOLDER [quick]".into()),
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("scheduler: {error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! A running server, and a client that is nothing but a socket.
+#![allow(dead_code, unreachable_pub, reason = "every test file uses a part of it")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::common::{Place, until};
+
+/// How long a test waits for an answer before it fails.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A `batchwright serve` in a folder.
+pub struct Serving {
+    pub child: Child,
+    pub address: String,
+    said: Arc<Mutex<String>>,
+}
+
+impl Serving {
+    /// Starts one and waits until it listens.
+    pub fn start(place: &Place) -> Self {
+        Self::start_with(place, &[])
+    }
+
+    pub fn start_with(place: &Place, more: &[&str]) -> Self {
+        let arguments = [&["serve", "--listen", "127.0.0.1:0"], more].concat();
+        Self::of(&mut place.command(&arguments))
+    }
+
+    /// The server that `command` starts.
+    pub fn of(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let said = Arc::new(Mutex::new(String::new()));
+        let mut line = String::new();
+        let address = loop {
+            line.clear();
+            let count = stderr.read_line(&mut line).unwrap();
+            said.lock().unwrap().push_str(&line);
+            assert!(count > 0, "the server ended: {}", said.lock().unwrap());
+            if let Some((_, address)) = line.trim_end().split_once("address=") {
+                break address.to_owned();
+            }
+        };
+        let log = Arc::clone(&said);
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            while stderr.read_line(&mut line).unwrap_or(0) > 0 {
+                log.lock().unwrap().push_str(&line);
+                line.clear();
+            }
+        });
+        Self { child, address, said }
+    }
+
+    /// What it said on stderr.
+    pub fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
+
+    pub fn client(&self) -> Kcp {
+        Kcp::connect(&self.address)
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(self.child.id().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM; returns the exit code.
+    pub fn end(mut self) -> i32 {
+        self.signal(rustix::process::Signal::TERM);
+        let status = self.child.wait().unwrap();
+        status.code().unwrap_or(-1)
+    }
+
+    /// Bytes of resident memory.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// Waits until trigger `identifier` has that status.
+    #[track_caller]
+    pub fn until_status(&self, identifier: &str, status: &str) {
+        let client = std::cell::RefCell::new(self.client());
+        until(&format!("{identifier} {status}; {}", self.said()), || {
+            client.borrow_mut().ask(&format!("1 GET {identifier}")).contains(&format!(" {status} "))
+        });
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A socket.
+pub struct Kcp {
+    pub stream: TcpStream,
+    read: BufReader<TcpStream>,
+}
+
+impl Kcp {
+    pub fn connect(address: &str) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT)).unwrap();
+        let read = BufReader::new(stream.try_clone().unwrap());
+        Self { stream, read }
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// The next line, without its end; empty at the end.
+    pub fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        self.read.read_until(b'\n', &mut line).unwrap();
+        String::from_utf8(line).unwrap().trim_end_matches('\n').to_owned()
+    }
+
+    /// Sends a line, returns the answer.
+    pub fn ask(&mut self, request: &str) -> String {
+        self.send(format!("{request}\n"));
+        self.line()
+    }
+
+    /// Sends a line that must be answered `OK`.
+    #[track_caller]
+    pub fn done(&mut self, request: &str) {
+        let answer = self.ask(request);
+        assert!(answer.ends_with(" OK"), "{request}: {answer}");
+    }
+
+    /// Everything until the server closes the connection; the answers, in no order.
+    pub fn rest(&mut self) -> Vec<String> {
+        let mut text = String::new();
+        // A reset is a close with something unread.
+        let _ = self.read.read_to_string(&mut text);
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+/// `count` seconds from now, as `SET` takes it.
+pub fn in_seconds(count: i64) -> String {
+    at_millis(count * 1000)
+}
+
+/// So many milliseconds from now, as RFC 3339.
+pub fn at_millis(millis: i64) -> String {
+    let clock = batchwright::SystemClock::default();
+    let now = batchwright::Clock::now(&clock);
+    (now + jiff::SignedDuration::from_millis(millis)).to_string()
+}

@@ -1,0 +1,178 @@
+//! A real RabbitMQ: a hundred thousand triggers due at once arrive, also when the broker dies in between.
+
+mod common;
+#[path = "common/serving.rs"]
+mod serving;
+
+use std::collections::HashSet;
+
+use common::{Place, until};
+use futures_util::StreamExt;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions,
+    ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
+use serving::{Serving, at_millis};
+
+fn broker() -> String {
+    std::env::var("BATCHWRIGHT_TEST_RABBITMQ")
+        .unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned())
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+async fn channel() -> Channel {
+    // Kept by the channel for as long as that lives.
+    let connection = Connection::connect(&broker(), ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    std::mem::forget(connection);
+    channel
+}
+
+/// A durable exchange with a durable queue behind it, both of that name and empty.
+fn declare(name: &str) {
+    runtime().block_on(async {
+        let channel = channel().await;
+        channel.queue_delete(name.into(), QueueDeleteOptions::default()).await.unwrap();
+        channel.exchange_delete(name.into(), ExchangeDeleteOptions::default()).await.unwrap();
+        let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+        let none = FieldTable::default;
+        channel.exchange_declare(name.into(), ExchangeKind::Fanout, options, none()).await.unwrap();
+        let options = QueueDeclareOptions { durable: true, ..Default::default() };
+        channel.queue_declare(name.into(), options, none()).await.unwrap();
+        let options = QueueBindOptions::default();
+        channel.queue_bind(name.into(), name.into(), "".into(), options, none()).await.unwrap();
+    });
+}
+
+fn waiting(queue: &str) -> u32 {
+    runtime().block_on(async {
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        let none = FieldTable::default();
+        channel().await.queue_declare(queue.into(), options, none).await.unwrap().message_count()
+    })
+}
+
+/// Consumes until `count` different messages came; returns how many there were, those that came twice included,
+/// and the ids of the first and the last.
+fn consume(queue: &str, count: usize) -> (usize, HashSet<String>) {
+    runtime().block_on(async {
+        let channel = channel().await;
+        channel.basic_qos(2_000, BasicQosOptions::default()).await.unwrap();
+        let options = BasicConsumeOptions::default();
+        let none = FieldTable::default();
+        let mut consumer =
+            channel.basic_consume(queue.into(), "test".into(), options, none).await.unwrap();
+        let (mut seen, mut ids, mut all) = (HashSet::new(), HashSet::new(), 0);
+        while seen.len() < count {
+            let delivery = consumer.next().await.unwrap().unwrap();
+            all += 1;
+            assert_eq!(*delivery.properties.delivery_mode(), Some(2), "persistent");
+            ids.insert(delivery.properties.message_id().as_ref().unwrap().to_string());
+            seen.insert(String::from_utf8(delivery.data.clone()).unwrap());
+            if all % 500 == 0 || seen.len() == count {
+                let options = BasicAckOptions { multiple: true };
+                channel.basic_ack(delivery.delivery_tag, options).await.unwrap();
+            }
+        }
+        assert_eq!(ids.len(), seen.len(), "a message that comes again has the same id");
+        (all, seen)
+    })
+}
+
+fn restart_broker() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/services.sh");
+    let status = std::process::Command::new("bash").args([script, "restart", "rabbitmq"]).status();
+    assert!(status.unwrap().success());
+}
+
+/// One after the other: the second restarts the broker.
+#[test]
+fn a_hundred_thousand_due_at_once_arrive_and_a_broker_that_dies_costs_none() {
+    const COUNT: usize = 100_000;
+    for dies in [false, true] {
+        let name = "batchwright-test-burst";
+        declare(name);
+        let place = Place::new();
+        let serving = Serving::start(&place);
+        let mut client = serving.client();
+        client.done(&format!("1 RULE SET all \"\" amqp {} {name} key", broker()));
+        let due = at_millis(15_000);
+        let mut writing = client.stream.try_clone().unwrap();
+        let sets: String = (0..COUNT).map(|n| format!("{n} SET t{n:06} {due}\n")).collect();
+        let sending = std::thread::spawn(move || {
+            std::io::Write::write_all(&mut writing, sets.as_bytes()).unwrap();
+        });
+        (0..COUNT).for_each(|_| assert!(client.line().ends_with(" OK")));
+        sending.join().unwrap();
+        if dies {
+            until("a part of them arrived", || waiting(name) > 5_000);
+            restart_broker();
+            assert!(serving.said().contains("the broker is away") || waiting(name) < COUNT as u32);
+        }
+        let (all, seen) = consume(name, COUNT);
+        assert_eq!(seen.len(), COUNT);
+        let again = all - COUNT;
+        assert!(dies || again == 0, "{again} came twice");
+        for number in [0, COUNT / 2, COUNT - 1] {
+            serving.until_status(&format!("t{number:06}"), "executed");
+        }
+        assert_eq!(serving.end(), 0);
+    }
+}
+
+#[test]
+fn what_no_queue_takes_and_what_has_no_exchange_fails_with_the_reason() {
+    let place = Place::new();
+    let name = "batchwright-test-lonely";
+    runtime().block_on(async {
+        let channel = channel().await;
+        let options = ExchangeDeclareOptions { auto_delete: false, ..Default::default() };
+        let none = FieldTable::default();
+        channel.exchange_declare(name.into(), ExchangeKind::Direct, options, none).await.unwrap();
+    });
+    let serving = Serving::start(&place);
+    let mut client = serving.client();
+    client.done(&format!("1 RULE SET a lonely amqp {} {name} nowhere", broker()));
+    client.done(&format!(
+        "2 RULE SET b missing amqp {} batchwright-test-there-is-none key",
+        broker()
+    ));
+    for trigger in ["lonely", "missing"] {
+        client.done(&format!("3 SET {trigger} \"2001-01-01 00:00:00\""));
+        serving.until_status(trigger, "failed");
+    }
+    let reason = |trigger: &str| {
+        let row = place.run(&["schedule", "history", trigger, "--format", "json"]).expect(0).json();
+        row["reason"].as_str().unwrap().to_owned()
+    };
+    assert!(reason("lonely").contains("unroutable"), "{}", reason("lonely"));
+    assert!(reason("missing").contains("NOT_FOUND"), "{}", reason("missing"));
+    assert!(!serving.said().contains("guest:guest"));
+}
+
+#[test]
+fn a_broker_that_is_not_there_holds_up_no_other_runner() {
+    let place = Place::new();
+    let script =
+        place.write("touch.sh", format!("echo \"$1\" >> {}\n", place.path("out").display()));
+    let serving = Serving::start(&place);
+    let mut client = serving.client();
+    // A port that nobody listens at.
+    client.done("1 RULE SET a mq amqp amqp://guest:guest@127.0.0.1:1/%2f e k");
+    client.done(&format!("2 RULE SET b sh shell {}", script.display()));
+    for number in 0..50 {
+        client.done(&format!("3 SET mq{number} \"2001-01-01 00:00:00\""));
+    }
+    client.done("4 SET sh \"2001-01-01 00:00:00\"");
+    serving.until_status("sh", "executed");
+    assert!(client.ask("5 GET mq0").contains("triggered"));
+    // It ends all the same; what waits fires again later.
+    assert_eq!(serving.end(), 0);
+    let row = place.run(&["schedule", "history", "mq0", "--format", "json"]).expect(0).json();
+    assert_eq!(row["status"], "planned");
+}

@@ -1,0 +1,222 @@
+//! Two servers on one PostgreSQL: each slot fires once, none is lost, whichever server dies or sleeps, and whenever.
+
+mod common;
+#[path = "../../batchwright-store/tests/common/mod.rs"]
+mod databases;
+#[path = "common/serving.rs"]
+mod serving;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use batchwright::{Clock, StopToken, SystemClock};
+use common::{Place, until};
+use databases::Kind;
+use rustix::process::Signal;
+use serving::Serving;
+
+/// Time between two slots, in milliseconds.
+const INTERVAL_MS: i64 = 250;
+
+fn now_ms() -> i64 {
+    SystemClock::default().now().as_millisecond()
+}
+
+fn wait_until(millis: i64) {
+    while now_ms() < millis {
+        StopToken::default().wait(Duration::from_micros(100));
+    }
+}
+
+fn rows(place: &Place, trigger: &str) -> Vec<serde_json::Value> {
+    let told = place.run(&["schedule", "history", trigger, "--format", "json"]).expect(0).out;
+    told.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// How often each slot ran, by what the script wrote.
+fn effects(place: &Place) -> BTreeMap<String, usize> {
+    let mut seen = BTreeMap::new();
+    for line in std::fs::read_to_string(place.path("out")).unwrap_or_default().lines() {
+        *seen.entry(line.to_owned()).or_default() += 1;
+    }
+    seen
+}
+
+/// A store on PostgreSQL with a rule that writes down slots.
+fn shared() -> (databases::Place, Place) {
+    let database = databases::Place::new(Kind::Postgres);
+    let place = Place::on(&database.quick_url());
+    let text = format!("echo \"$BATCHWRIGHT_SLOT\" >> {}\n", place.path("out").display());
+    let script = place.write("run.sh", text);
+    place.run(&["rule", "set", "all", "", "shell", script.to_str().unwrap()]).expect(0);
+    (database, place)
+}
+
+fn server(place: &Place) -> Serving {
+    Serving::start_with(place, &["--lease", "1s"])
+}
+
+#[test]
+fn each_slot_fires_once_whatever_happens_to_one_of_two_servers() {
+    let (_database, place) = shared();
+    let beginning = (now_ms() / 1_000 + 3) * 1_000;
+    let from =
+        SystemClock::default().now() + jiff::SignedDuration::from_millis(beginning - now_ms());
+    let from = from.round(jiff::Unit::Second).unwrap().to_string();
+    let plan = [
+        "schedule",
+        "set",
+        "tick",
+        "every",
+        "250ms",
+        "misfire",
+        "all",
+        "misfire-cap",
+        "1000",
+        "from",
+        &from,
+    ];
+    place.run(&plan).expect(0);
+    let first = rows(&place, "tick")[0]["slot"].as_str().unwrap().to_owned();
+    let first: i64 = format!("{}Z", first.replace(' ', "T"))
+        .parse::<jiff::Timestamp>()
+        .unwrap()
+        .as_millisecond();
+    let survivor = server(&place);
+    let mut killed = 0;
+    let mut slot = first;
+    for offset in [-1, 0, 1].repeat(4) {
+        let victim = server(&place);
+        // Far enough that both have seen the slot coming.
+        slot = first + ((now_ms() - first) / INTERVAL_MS + 3) * INTERVAL_MS;
+        wait_until(slot + offset);
+        victim.kill();
+        killed += 1;
+    }
+    for _ in 0..2 {
+        let sleeper = server(&place);
+        slot = first + ((now_ms() - first) / INTERVAL_MS + 3) * INTERVAL_MS;
+        wait_until(slot - 1);
+        sleeper.signal(Signal::STOP);
+        StopToken::default().wait(Duration::from_millis(2_500));
+        sleeper.signal(Signal::CONT);
+        until("it noticed", || sleeper.said().contains("lease of this server was lost"));
+        killed += 1;
+        sleeper.end();
+    }
+    place.run(&["schedule", "pause", "tick"]).expect(0);
+    let is_over = || rows(&place, "tick").iter().all(|row| row["status"] != "triggered");
+    until("nothing runs any more", is_over);
+    let last = slot;
+    let seen = effects(&place);
+    let expected = (0..).map(|n| first + n * INTERVAL_MS).take_while(|slot| *slot <= last);
+    let mut missing = Vec::new();
+    for slot in expected {
+        let name = jiff::Timestamp::from_millisecond(slot).unwrap().to_string();
+        if !seen.contains_key(&name) {
+            missing.push(name);
+        }
+    }
+    assert!(missing.is_empty(), "lost: {missing:?} of {}", seen.len());
+    // A slot whose server died between its effect and the note of it may run once more: once a crash.
+    let twice: usize = seen.values().map(|times| times - 1).sum();
+    assert!(twice <= killed * 2, "{twice} ran again after {killed} deaths: {seen:?}");
+    // In the store each slot is one row, and ended well.
+    let stored = rows(&place, "tick");
+    let ended: Vec<_> = stored.iter().skip(1).collect();
+    assert!(ended.len() >= 50, "{}", ended.len());
+    assert!(ended.iter().all(|row| row["status"] == "executed"), "{ended:?}");
+    assert_eq!(survivor.end(), 0);
+}
+
+#[test]
+fn two_servers_fire_a_thousand_triggers_once_each() {
+    let (_database, place) = shared();
+    let text = format!("echo \"$1\" >> {}\n", place.path("out").display());
+    place.write("run.sh", text);
+    let (one, two) = (server(&place), server(&place));
+    let due = serving::at_millis(2_000);
+    for serving in [&one, &two] {
+        let mut client = serving.client();
+        let sets: String = (0..1_000).map(|n| format!("{n} SET t{n:04} {due}\n")).collect();
+        client.send(sets);
+        (0..1_000).for_each(|_| assert!(client.line().ends_with(" OK")));
+    }
+    until("all ran", || effects(&place).len() == 1_000);
+    one.until_status("t0999", "executed");
+    assert!(effects(&place).values().all(|times| *times == 1));
+    assert_eq!((one.end(), two.end()), (0, 0));
+}
+
+/// A job with one command.
+fn job(name: &str, script: &str) -> String {
+    format!(
+        "name = \"{name}\"\n[[steps]]\nname = \"work\"\ntype = \"command\"\nargv = [\"sh\", \"-c\", \"{script}\"]\n"
+    )
+}
+
+#[test]
+fn a_slot_starts_one_instance_and_a_failed_one_is_restartable_while_the_next_runs() {
+    let database = databases::Place::new(Kind::Postgres);
+    let place = Place::on(&database.quick_url());
+    let fail = place.path("fail");
+    place.write("jobs/nightly.toml", job("nightly", &format!("test ! -e {}", fail.display())));
+    place.run(&["rule", "set", "nightly", "night", "job", "nightly"]).expect(0);
+    let (one, two) = (server(&place), server(&place));
+    place.write("fail", "");
+    place.run(&["schedule", "set", "night", "every", "500ms", "misfire", "all"]).expect(0);
+    let executions = || {
+        let told = place.run(&["executions", "--limit", "1000", "--format", "json"]).expect(0).out;
+        told.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect::<Vec<serde_json::Value>>()
+    };
+    until("some failed", || {
+        executions().iter().filter(|one| one["status"] == "FAILED").count() >= 3
+    });
+    std::fs::remove_file(place.path("fail")).unwrap();
+    until("some completed", || {
+        executions().iter().filter(|one| one["status"] == "COMPLETED").count() >= 3
+    });
+    // Restarted by hand, while later slots run.
+    let failed = executions().into_iter().rfind(|one| one["status"] == "FAILED").unwrap();
+    place.run(&["restart", &failed["id"].to_string()]).expect(0);
+    place.run(&["schedule", "pause", "night"]).expect(0);
+    until("nothing runs", || {
+        executions().iter().all(|one| one["status"] == "FAILED" || one["status"] == "COMPLETED")
+    });
+    // One instance a slot: no two executions of one slot but the restart.
+    let mut slots: BTreeMap<String, usize> = BTreeMap::new();
+    for one in executions() {
+        let shown = place.show(one["id"].as_i64().unwrap());
+        assert_eq!(shown["parameters"]["trigger"]["value"], "night", "{shown}");
+        *slots.entry(shown["parameters"]["slot"]["value"].to_string()).or_default() += 1;
+    }
+    assert_eq!(slots.values().filter(|count| **count > 1).count(), 1, "{slots:?}");
+    assert!(slots.len() >= 6);
+    let history = rows(&place, "night");
+    assert_eq!(history.len() - 1, slots.len(), "each slot that fired has its instance");
+    assert_eq!((one.end(), two.end()), (0, 0));
+}
+
+#[test]
+fn what_was_handed_over_is_carried_forward_by_the_server_that_lives() {
+    let database = databases::Place::new(Kind::Postgres);
+    let place = Place::on(&database.quick_url());
+    place.write("gate", "");
+    let gate = place.path("gate");
+    let script = format!("while [ -e {} ]; do sleep 0.05; done", gate.display());
+    place.write("jobs/slow.toml", job("slow", &script));
+    let one = server(&place);
+    place.run(&["start", "slow"]).expect(0);
+    until("it runs", || place.show(1)["status"] == "STARTED");
+    let two = server(&place);
+    one.kill();
+    until("the other one continues it", || {
+        place.newest() == Some(2) && place.show(2)["status"] == "STARTED"
+    });
+    assert_eq!(place.show(1)["failure"]["code"], "recovered");
+    std::fs::remove_file(place.path("gate")).unwrap();
+    until("it ends", || place.show(2)["status"] == "COMPLETED");
+    assert_eq!(two.end(), 0);
+}

@@ -1,0 +1,249 @@
+//! Every status with everything that can happen to it; every overlap policy with every state of the slot before.
+
+use super::*;
+use crate::scheduler::RuleSettings;
+
+const NOW: Micros = 1_800_000_000_000_000;
+const MINUTE: Micros = 60_000_000;
+
+fn row(status: TriggerStatus) -> TriggerRow {
+    let mut row = TriggerRow::planned(TriggerKey::of("a"), NOW - MINUTE);
+    row.status = status;
+    row.due =
+        matches!(status, TriggerStatus::Planned | TriggerStatus::Triggered).then_some(row.slot);
+    row.owner = if status == TriggerStatus::Triggered { 7 } else { 0 };
+    row.version = 3;
+    row
+}
+
+fn rule(words: &[&str]) -> Rule {
+    Rule {
+        identifier: "r".to_owned(),
+        pattern: String::new(),
+        settings: RuleSettings::parse(words).unwrap(),
+        sequence: 1,
+    }
+}
+
+fn plan(words: &str) -> Plan {
+    let words: Vec<&str> = words.split(' ').collect();
+    Plan::parse(&words, 0).unwrap()
+}
+
+fn failed(retryable: bool) -> Outcome {
+    Outcome::Failed { reason: "exit code 3".to_owned(), output: None, retryable }
+}
+
+#[test]
+fn every_status_has_its_answer_to_every_request() {
+    use TriggerStatus::{Dead, Ended, Executed, Failed, Paused, Planned, Skipped, Triggered};
+    let code = |result: Result<TriggerStatus, Refused>| result.map_err(|refused| refused.code);
+    for status in TriggerStatus::ALL {
+        let later = When::At(NOW + MINUTE);
+        let after_set = code(set("a", Some(row(status)), &later, NOW).map(|row| row.status));
+        let after_pause = code(pause(row(status)).map(|row| row.status));
+        let after_resume = code(resume(row(status), NOW).map(|rows| rows[0].status));
+        let after_unset = unset(&row(status)).map_err(|refused| refused.code);
+        let expected = match status {
+            Planned => (Ok(Planned), Ok(Paused), Err("invalid"), Ok(())),
+            Triggered => (Err("busy"), Err("busy"), Err("invalid"), Err("busy")),
+            Paused => (Ok(Paused), Ok(Paused), Ok(Planned), Ok(())),
+            Executed | Failed | Dead | Skipped | Ended => {
+                (Ok(Planned), Err("invalid"), Err("invalid"), Ok(()))
+            }
+        };
+        assert_eq!((after_set, after_pause, after_resume, after_unset), expected, "{status}");
+    }
+}
+
+#[test]
+fn setting_again_forgets_what_was_before_and_keeps_the_version() {
+    let mut before = row(TriggerStatus::Failed);
+    before.attempt = 4;
+    before.reason = Some("exit code 3".to_owned());
+    let after = set("a", Some(before), &When::At(NOW), NOW).unwrap();
+    assert_eq!((after.attempt, after.reason, after.version, after.due), (0, None, 3, Some(NOW)));
+}
+
+#[test]
+fn an_outcome_decides_what_a_trigger_is_afterwards() {
+    let plain = rule(&["shell", "x"]);
+    let patient = rule(&["shell", "x", "retry", "2", "backoff", "10s"]);
+    let after = |attempt: u32, outcome: Outcome, rule: &Rule| {
+        let mut before = row(TriggerStatus::Triggered);
+        before.attempt = attempt;
+        let after = finish(before, outcome, rule, NOW);
+        assert_eq!(after.owner, 0);
+        (after.status, after.due.map(|due| due - NOW), after.attempt)
+    };
+    use TriggerStatus::{Dead, Executed, Failed, Planned};
+    assert_eq!(after(0, Outcome::Executed(None), &plain), (Executed, None, 0));
+    assert_eq!(after(0, failed(true), &plain), (Failed, None, 1));
+    assert_eq!(after(0, failed(true), &patient), (Planned, Some(10_000_000), 1));
+    assert_eq!(after(1, failed(true), &patient), (Planned, Some(20_000_000), 2));
+    assert_eq!(after(2, failed(true), &patient), (Dead, None, 3), "somebody must look");
+    assert_eq!(after(0, failed(false), &patient), (Failed, None, 1), "no attempt would help");
+    assert_eq!(after(1, Outcome::Released, &patient), (Planned, Some(-MINUTE), 1));
+    assert_eq!(after(1, Outcome::Postponed, &patient), (Planned, Some(MINUTE / 4), 1));
+}
+
+#[test]
+fn a_slot_that_was_asked_to_stop_is_not_tried_again() {
+    let mut before = row(TriggerStatus::Triggered);
+    before.stop_requested = true;
+    before.reason = Some("replaced by the slot of …".to_owned());
+    let after = finish(before, failed(true), &rule(&["shell", "x", "retry", "5"]), NOW);
+    assert_eq!(after.status, TriggerStatus::Failed);
+    assert!(after.reason.unwrap().starts_with("replaced"));
+}
+
+#[test]
+fn without_a_rule_a_trigger_fails_when_it_fires() {
+    let after = fire(row(TriggerStatus::Planned), None, 7, NOW);
+    assert_eq!((after.status, after.due, after.owner), (TriggerStatus::Failed, None, 0));
+    assert!(after.reason.unwrap().contains("no rule"));
+}
+
+/// The state of the slot before the one that comes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Earlier {
+    None,
+    Ended,
+    Running,
+    Retrying,
+    RunningWithOneWaiting,
+}
+
+fn known(earlier: Earlier) -> Vec<TriggerRow> {
+    let slot = |number: Micros, status: TriggerStatus, due: Option<Micros>| {
+        let at = NOW - number * MINUTE;
+        let mut row = TriggerRow::planned(TriggerKey::of_slot("a", at), at);
+        row.status = status;
+        row.due = due;
+        row
+    };
+    match earlier {
+        Earlier::None => Vec::new(),
+        Earlier::Ended => vec![slot(2, TriggerStatus::Executed, None)],
+        Earlier::Running => vec![slot(2, TriggerStatus::Triggered, Some(NOW))],
+        Earlier::Retrying => vec![slot(2, TriggerStatus::Planned, Some(NOW + MINUTE))],
+        Earlier::RunningWithOneWaiting => vec![
+            slot(3, TriggerStatus::Triggered, Some(NOW)),
+            slot(2, TriggerStatus::Planned, None),
+        ],
+    }
+}
+
+#[test]
+fn every_overlap_policy_meets_every_state_of_the_slot_before() {
+    use Earlier::{Ended, None, Retrying, Running, RunningWithOneWaiting};
+    // What becomes of the new slot.
+    #[derive(Debug, PartialEq)]
+    enum New {
+        Fires,
+        Waits,
+        Skipped,
+    }
+    for earlier in [None, Ended, Running, Retrying, RunningWithOneWaiting] {
+        for (policy, expected) in [
+            ("allow", New::Fires),
+            ("skip", if matches!(earlier, None | Ended) { New::Fires } else { New::Skipped }),
+            (
+                "queue queue 1",
+                match earlier {
+                    None | Ended => New::Fires,
+                    Running | Retrying => New::Waits,
+                    RunningWithOneWaiting => New::Skipped,
+                },
+            ),
+            // What waits to be tried again is given up at once; what runs must end first.
+            (
+                "replace",
+                match earlier {
+                    None | Ended | Retrying => New::Fires,
+                    Running | RunningWithOneWaiting => New::Waits,
+                },
+            ),
+        ] {
+            let plan = plan(&format!("every 1m from 1970-01-01T00:00:00Z overlap {policy}"));
+            let mut trigger = row(TriggerStatus::Planned);
+            trigger.slot = NOW;
+            let decided = slots(trigger, &plan, &known(earlier), NOW, Duration::from_secs(60));
+            let own = decided.rows.iter().find(|row| row.key == TriggerKey::of_slot("a", NOW));
+            let new = match own {
+                _ if decided.fire.iter().any(|row| row.slot == NOW) => New::Fires,
+                Some(row) if row.status == TriggerStatus::Skipped => {
+                    assert!(row.reason.as_ref().unwrap().contains("overlap"), "{row:?}");
+                    New::Skipped
+                }
+                Some(row) if row.due.is_none() => New::Waits,
+                other => panic!("{policy} after {earlier:?}: {other:?}"),
+            };
+            assert_eq!(new, expected, "{policy} after {earlier:?}");
+            let itself = decided.rows.last().unwrap();
+            assert_eq!((itself.status, itself.slot), (TriggerStatus::Planned, NOW + MINUTE));
+        }
+    }
+}
+
+#[test]
+fn replacing_asks_what_runs_to_stop_and_gives_up_what_waits() {
+    let plan = plan("every 1m from 1970-01-01T00:00:00Z overlap replace");
+    let mut trigger = row(TriggerStatus::Planned);
+    trigger.slot = NOW;
+    let before = known(Earlier::RunningWithOneWaiting);
+    let decided = slots(trigger, &plan, &before, NOW, Duration::from_secs(60));
+    let of = |row: &TriggerRow| decided.rows.iter().find(|one| one.key == row.key).unwrap();
+    assert!(of(&before[0]).stop_requested);
+    assert_eq!(of(&before[1]).status, TriggerStatus::Skipped);
+    assert!(of(&before[1]).reason.as_ref().unwrap().starts_with("replaced by"));
+}
+
+#[test]
+fn what_waits_is_released_when_nothing_runs_any_more() {
+    let mut slots = known(Earlier::RunningWithOneWaiting);
+    assert_eq!(released(&slots, NOW), None);
+    slots[0] = finish(slots[0].clone(), Outcome::Executed(None), &rule(&["shell", "x"]), NOW);
+    let next = released(&slots, NOW).unwrap();
+    assert_eq!((next.slot, next.due), (slots[1].slot, Some(NOW)));
+    assert_eq!(released(&known(Earlier::Ended), NOW), None);
+}
+
+#[test]
+fn a_slot_that_is_known_fires_no_second_time() {
+    let plan = plan("every 1m from 1970-01-01T00:00:00Z");
+    let mut trigger = row(TriggerStatus::Planned);
+    trigger.slot = NOW;
+    let mut slot = TriggerRow::planned(TriggerKey::of_slot("a", NOW), NOW);
+    slot.status = TriggerStatus::Executed;
+    let decided = slots(trigger, &plan, &[slot], NOW, Duration::from_secs(60));
+    assert_eq!(decided.fire, []);
+}
+
+#[test]
+fn the_end_of_a_plan_ends_its_trigger() {
+    let end = time::show_exact(NOW);
+    let plan = plan(&format!("every 1m from 1970-01-01T00:00:00Z until {end}"));
+    let mut trigger = row(TriggerStatus::Planned);
+    trigger.slot = NOW;
+    let decided = slots(trigger, &plan, &[], NOW, Duration::from_secs(60));
+    assert_eq!(decided.fire.len(), 1);
+    assert_eq!((decided.rows[0].status, decided.rows[0].due), (TriggerStatus::Ended, None));
+}
+
+#[test]
+fn slots_that_passed_during_a_pause_are_told() {
+    let mut paused = row(TriggerStatus::Paused);
+    paused.slot = NOW - 10 * MINUTE;
+    paused.plan = Some("every 1m from 1970-01-01T00:00:00Z".to_owned());
+    let rows = resume(paused, NOW).unwrap();
+    assert_eq!(rows[0].status, TriggerStatus::Skipped);
+    assert!(rows[0].reason.as_ref().unwrap().starts_with("paused from"));
+    assert_eq!((rows[1].status, rows[1].slot), (TriggerStatus::Planned, NOW));
+}
+
+#[test]
+fn what_is_deferred_comes_back_later_the_longer_it_waits() {
+    assert_eq!(deferred_until(NOW, NOW) - NOW, 1_000_000);
+    assert_eq!(deferred_until(NOW - 100 * MINUTE, NOW) - NOW, 30_000_000);
+}
