@@ -85,3 +85,14 @@ fn run(
     let nanos = told.split_whitespace().next().and_then(|word| word.parse().ok());
     nanos.filter(|_| done.status.success()).ok_or_else(|| format!("{contender} failed at {work}"))
 }
+
+/// Puts the scheduler under load, from outside; prints its table.
+pub(crate) fn scheduler(quick: bool) -> Result<(), String> {
+    let folder = build()?.join("scheduler");
+    cargo(&["build", "--release", "--package", "batchwright-cli"], &[])?;
+    let mut command = Command::new("target/release/scheduler");
+    command.arg("target/release/batchwright").arg(folder).args(quick.then_some("quick"));
+    let status =
+        command.status().map_err(|error| format!("cannot run the load generator: {error}"))?;
+    if status.success() { Ok(()) } else { Err("the load generator failed".to_owned()) }
+}

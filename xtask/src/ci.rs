@@ -46,6 +46,21 @@ pub(crate) fn simulate(seeds: u64) -> Result<(), String> {
     Ok(())
 }
 
+/// Feeds the decoder of the line protocol with bytes of all kinds.
+pub(crate) fn fuzz(seconds: &str) -> Result<(), String> {
+    let test = [
+        "test",
+        "--release",
+        "--package",
+        "batchwright-server",
+        "--test",
+        "fuzz",
+        "--",
+        "--nocapture",
+    ];
+    cargo(&test, &[("FUZZ_SECONDS", seconds)])
+}
+
 /// What tests need beyond Rust.
 pub(crate) fn services() -> Result<(), String> {
     let status = Command::new("bash")

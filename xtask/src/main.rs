@@ -18,12 +18,19 @@ fn main() -> ExitCode {
         },
         ["bench", "servers"] => bench_servers::servers(5),
         ["bench", "store"] => bench_servers::store(),
+        ["bench", "scheduler"] => bench_servers::scheduler(false),
+        ["bench", "scheduler", "--quick"] => bench_servers::scheduler(true),
+        ["fuzz"] => ci::fuzz("60"),
+        ["fuzz", "--seconds", seconds] => ci::fuzz(seconds),
         ["sim", "--seeds", seeds] => match seeds.parse() {
             Ok(seeds) => ci::simulate(seeds),
             Err(_) => Err(format!("`{seeds}` is no number of seeds")),
         },
-        _ => Err("usage: cargo xtask ci | bench [--rounds N | servers | store] | sim --seeds N"
-            .to_owned()),
+        _ => Err(
+            "usage: cargo xtask ci | bench [--rounds N | servers | store | scheduler [--quick]] | \
+                  fuzz [--seconds N] | sim --seeds N"
+                .to_owned(),
+        ),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,178 @@
+//! The client of the line protocol, against our server and against what Kairoi's does.
+
+mod common;
+#[path = "common/serving.rs"]
+mod serving;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::Duration;
+
+use batchwright_server::kcp::client::{Client, ClientError, ClientSettings, ClientTls};
+use batchwright_server::{RuleSettings, Secret, When};
+use common::Place;
+use serving::Serving;
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(work)
+}
+
+fn far() -> When {
+    When::parse("2099-01-01 00:00:00").unwrap()
+}
+
+fn settings(address: &str) -> ClientSettings {
+    ClientSettings { connect_timeout: Duration::from_secs(5), ..ClientSettings::at(address) }
+}
+
+#[test]
+fn many_instructions_have_a_result_each() {
+    let place = Place::new();
+    let serving = Serving::start(&place);
+    run(async {
+        let client = Client::new(settings(&serving.address));
+        let rules = [
+            ("shell", RuleSettings::parse(&["shell", "/bin/true"]).unwrap()),
+            ("amqp", RuleSettings::parse(&["amqp", "amqp://u:p@localhost", "e", "k"]).unwrap()),
+            ("http", RuleSettings::parse(&["http", "https://localhost/x", "secret"]).unwrap()),
+            ("job", RuleSettings::parse(&["job", "nightly", "{\"a\":1}", "retry", "2"]).unwrap()),
+        ];
+        let set = client.set_rules(rules.map(|(name, rule)| (name, "never.", rule))).await;
+        assert!(set.iter().all(Result::is_ok), "{set:?}");
+        let many = (0..5_000).map(|n| (format!("t {n}\n\"\\"), far()));
+        let results = client.set_many(many).await;
+        assert_eq!(results.len(), 5_000);
+        assert!(results.iter().all(Result::is_ok));
+        let too_long = "x".repeat(3_000);
+        let refused = client.set(&too_long, far()).await.unwrap_err();
+        let ClientError::Refused { code, message } = refused else { panic!("{refused:?}") };
+        assert_eq!(code, "invalid");
+        assert!(message.contains("3000 bytes"), "{message}");
+        let listed = client.send(["LIST", "t ", "2"].map(str::to_owned).to_vec()).await.unwrap();
+        assert_eq!(listed[0], "t 0\n\"\\");
+    });
+    let rules = place.run(&["rule", "list"]).expect(0).out;
+    assert!(rules.contains("job nightly") && !rules.contains("secret"), "{rules}");
+}
+
+#[test]
+fn a_server_that_was_restarted_is_found_again() {
+    let place = Place::new();
+    let serving = Serving::start(&place);
+    let address = serving.address.clone();
+    run(async {
+        let client = Client::new(settings(&address));
+        client.set("a", far()).await.unwrap();
+        serving.kill();
+        // Whatever became of this one, it is told, and asking again is harmless.
+        let lost = client.set("b", far()).await;
+        assert!(lost.is_err(), "nobody could answer");
+        let mut command = place.command(&["serve", "--listen", &address]);
+        let serving = Serving::of(&mut command);
+        client.set("b", far()).await.unwrap();
+        assert_eq!(serving.end(), 0);
+        let refused = client.set("c", far()).await.unwrap_err();
+        assert!(
+            matches!(refused, ClientError::Unreachable(_) | ClientError::Unknown),
+            "{refused:?}"
+        );
+    });
+}
+
+#[test]
+fn a_server_with_certificate_and_token_admits_its_friends_alone() {
+    let place = Place::new();
+    let tls = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls");
+    place.write("token", "open sesame");
+    place.write(
+        "batchwright.toml",
+        format!(
+            "[kcp]\ntoken_file = \"token\"\ntls_certificate = \"{0}/certificate.pem\"\ntls_key = \"{0}/key.pem\"\n",
+            tls.display()
+        ),
+    );
+    // On an address that others can reach: with both it is allowed.
+    let serving = Serving::of(&mut place.command(&["serve", "--listen", "0.0.0.0:0"]));
+    let address = serving.address.replace("0.0.0.0", "127.0.0.1");
+    run(async {
+        let trusted =
+            ClientTls { server_name: "localhost".to_owned(), roots: tls.join("certificate.pem") };
+        let friend = ClientSettings {
+            token: Some(Secret::new("open sesame")),
+            tls: Some(trusted.clone()),
+            ..settings(&address)
+        };
+        Client::new(friend.clone()).set("a", far()).await.unwrap();
+        let stranger = ClientSettings { token: Some(Secret::new("guess")), ..friend.clone() };
+        let refused = Client::new(stranger).set("a", far()).await.unwrap_err();
+        assert!(
+            matches!(&refused, ClientError::Refused { code, .. } if code == "unauthorized"),
+            "{refused:?}"
+        );
+        // Another name than that of the certificate; no encryption at all.
+        let wrong = ClientTls { server_name: "elsewhere.example".to_owned(), ..trusted };
+        for settings in [
+            ClientSettings {
+                tls: Some(wrong),
+                connect_timeout: Duration::from_millis(300),
+                ..friend
+            },
+            ClientSettings { connect_timeout: Duration::from_millis(300), ..settings(&address) },
+        ] {
+            assert!(Client::new(settings).set("a", far()).await.is_err());
+        }
+    });
+    assert!(!serving.said().contains("sesame"));
+}
+
+/// A server with Kairoi's manners: it knows two requests, tells no reasons, and closes the connection on a line
+/// that is no message.
+fn kairoi(listener: TcpListener) -> Vec<String> {
+    let mut heard = Vec::new();
+    let (stream, _) = listener.accept().unwrap();
+    let mut write = stream.try_clone().unwrap();
+    for line in BufReader::new(stream).lines() {
+        let line = line.unwrap();
+        let (id, request) = line.split_once(' ').unwrap();
+        heard.push(request.to_owned());
+        if request.contains("hang up") {
+            return heard;
+        }
+        let known = request.starts_with("SET ") || request.starts_with("RULE SET ");
+        let busy = request.contains("busy");
+        let answer = if known && !busy { "OK" } else { "ERROR" };
+        writeln!(write, "{id} {answer}").unwrap();
+    }
+    heard
+}
+
+#[test]
+fn what_kairoi_says_is_understood() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = std::thread::spawn(move || kairoi(listener));
+    run(async {
+        let client = Client::new(settings(&address));
+        client.set("a", far()).await.unwrap();
+        let rule = RuleSettings::parse(&["shell", "/opt/run it.sh"]).unwrap();
+        client.set_rule("r", "app.", rule).await.unwrap();
+        let refused = client.set("busy", far()).await.unwrap_err();
+        assert_eq!(refused, ClientError::Refused { code: String::new(), message: String::new() });
+        // A connection that breaks leaves no instruction without an answer.
+        let many = ["b", "hang up", "c"].map(|name| (name, far()));
+        let results = client.set_many(many).await;
+        assert_eq!(results[0], Ok(()));
+        assert_eq!(results[1], Err(ClientError::Unknown));
+        assert!(results[2].is_err());
+    });
+    let heard = server.join().unwrap();
+    assert_eq!(heard[0], "HELLO 2", "which Kairoi refuses, and nothing depends on");
+    assert_eq!(heard[1], "SET a \"2099-01-01 00:00:00\"");
+    assert_eq!(heard[2], "RULE SET r app. shell \"/opt/run it.sh\"");
+}
