@@ -18,6 +18,7 @@ pub(crate) const STOPPED: u8 = 5;
 pub(crate) const NOT_RESTARTABLE: u8 = 6;
 pub(crate) const STORE: u8 = 7;
 pub(crate) const UNAVAILABLE: u8 = 69;
+pub(crate) const INTERNAL: u8 = 70;
 pub(crate) const STALE_LEASE: u8 = 75;
 pub(crate) const CONFIG: u8 = 78;
 

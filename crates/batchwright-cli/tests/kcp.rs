@@ -334,6 +334,28 @@ fn ten_thousand_idle_clients_are_held_and_one_more_is_served() {
 }
 
 #[test]
+fn a_client_that_dribbles_is_given_up_and_holds_up_nobody() {
+    let place = Place::new();
+    place.write("batchwright.toml", "[kcp]\nmessage_timeout = \"1s\"\n");
+    let serving = Serving::start(&place);
+    let (mut slow, mut quick) = (serving.client(), serving.client());
+    slow.done("1 PING");
+    let mut sent = 0;
+    for byte in b"2 SET \"a very long name that comes byte by byte and never ends".iter().cycle() {
+        if std::io::Write::write_all(&mut slow.stream, &[*byte]).is_err() || sent > 600 {
+            break;
+        }
+        sent += 1;
+        quick.done("1 PING");
+        StopToken::default().wait(Duration::from_millis(20));
+    }
+    assert!(sent < 600, "it was listened to without end");
+    // An idle connection is no slow one.
+    StopToken::default().wait(Duration::from_millis(1_200));
+    quick.done("2 PING");
+}
+
+#[test]
 fn a_client_that_never_reads_holds_up_nobody_and_costs_a_bounded_amount() {
     let (_place, serving) = recording();
     let before = serving.memory();

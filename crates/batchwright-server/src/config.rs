@@ -14,6 +14,8 @@ use crate::scheduler::{LedgerSettings, RunnerSettings, time};
 
 /// Where clients of the line protocol are expected.
 const KCP_DEFAULT: &str = "127.0.0.1:5678";
+/// How long a message may take from its first byte to its last.
+const MESSAGE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// Clients at once.
 const CONNECTIONS_DEFAULT: usize = 20_000;
 
@@ -70,6 +72,7 @@ struct Kcp {
     #[serde(default)]
     insecure: bool,
     connections_max: Option<usize>,
+    message_timeout: Option<String>,
 }
 
 /// What Kairoi knows of its database. Ours always syncs, and has no frames.
@@ -191,10 +194,6 @@ impl Config {
             let told = "database.framerate has no meaning here: nothing is done by frames";
             notes.push(told.to_owned());
         }
-        let length = |key: &str, text: &Option<String>| match text {
-            None => Ok(None),
-            Some(text) => time::duration(text).map(Some).map_err(|told| format!("{key}: {told}")),
-        };
         let grace = length("shutdown.grace", &self.shutdown.grace)?;
         let lease = length("scheduler.lease", &self.scheduler.lease)?;
         let scheduler = match self.scheduler.enabled {
@@ -272,7 +271,17 @@ impl Config {
         };
         let connections_max =
             bounded("kcp.connections_max", kcp.connections_max, CONNECTIONS_DEFAULT)?;
-        Ok(KcpSettings { listen, connections_max, access, tls, insecure: kcp.insecure })
+        let message_timeout = length("kcp.message_timeout", &kcp.message_timeout)?;
+        let message_timeout = message_timeout.unwrap_or(MESSAGE_TIMEOUT_DEFAULT);
+        let insecure = kcp.insecure;
+        Ok(KcpSettings { listen, connections_max, message_timeout, access, tls, insecure })
+    }
+}
+
+fn length(key: &str, text: &Option<String>) -> Result<Option<Duration>, String> {
+    match text {
+        None => Ok(None),
+        Some(text) => time::duration(text).map(Some).map_err(|told| format!("{key}: {told}")),
     }
 }
 

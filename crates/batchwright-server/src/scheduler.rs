@@ -112,9 +112,9 @@ impl Scheduler {
         }
     }
 
-    /// Another process may have changed the store.
-    pub(crate) fn look(&self) {
-        let _ = self.commands.send(Command::Look);
+    /// Another process may have changed the store. `false`: the scheduler is no more.
+    pub(crate) fn look(&self) -> bool {
+        self.commands.send(Command::Look).is_ok()
     }
 
     /// Fires nothing more and waits until all that ran is recorded.

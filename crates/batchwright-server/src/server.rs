@@ -140,10 +140,15 @@ impl Server {
     }
 
     /// Tells systemd that the server is ready, and from then on that it is alive, until `stop` is requested.
-    pub fn attend(&self, stop: &StopToken) {
+    /// `false`: the scheduler died of a fault of ours, and the process should end.
+    pub fn attend(&self, stop: &StopToken) -> bool {
         notify(&[sd_notify::NotifyState::Ready]);
         let mut turns = 0;
         while !stop.is_requested() {
+            if self.scheduler.as_ref().is_some_and(|scheduler| !scheduler.look()) {
+                tracing::error!("the scheduler died");
+                return false;
+            }
             let mut said = Vec::new();
             let status = self.status();
             said.push(sd_notify::NotifyState::Status(&status));
@@ -156,6 +161,7 @@ impl Server {
             notify(&said);
             stop.wait(STATUS_INTERVAL);
         }
+        true
     }
 
     fn turns(&self) -> u64 {

@@ -60,11 +60,11 @@ pub(super) fn serve(
         Some(address) => tracing::info!(%address, "listening for clients"),
         None => tracing::info!("carrying executions forward; the scheduler is not enabled"),
     }
-    server.attend(&stop);
+    let is_well = server.attend(&stop);
     tracing::info!(signal = shutdown.signal(), "ending");
     server.stop();
     tracing::info!("ended");
-    Ok(error::OK)
+    Ok(if is_well { error::OK } else { error::INTERNAL })
 }
 
 fn settings(global: &Global) -> Result<Settings, CliError> {

@@ -24,8 +24,6 @@ const MALFORMED_MAX: u32 = 10;
 const UNREAD_MAX: usize = 16 * 1024 * 1024;
 /// How long a client may read nothing while answers wait for it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a message may take from its first byte to its last.
-const MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Answers on their way to a client.
 #[derive(Default)]
@@ -137,7 +135,7 @@ impl Client {
                 messages = read_messages(read, &mut decoder) => messages,
                 () = at(deadline) => return self.tell(&Malformed {
                     identifier: None,
-                    reason: "the message took longer than a minute",
+                    reason: "the message took too long to come whole",
                     is_fatal: true,
                 }),
                 _ = end.wait_for(|end| *end) => return,
@@ -147,7 +145,7 @@ impl Client {
             };
             let is_new = !messages.is_empty() || deadline.is_none();
             deadline = match decoder.is_inside() {
-                true if is_new => Some(Instant::now() + MESSAGE_TIMEOUT),
+                true if is_new => Some(Instant::now() + self.context.message_timeout),
                 true => deadline,
                 false => None,
             };

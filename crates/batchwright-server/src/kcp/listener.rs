@@ -34,6 +34,8 @@ pub struct KcpSettings {
     pub listen: SocketAddr,
     /// Clients at once; further ones are told so.
     pub connections_max: usize,
+    /// How long a message may take from its first byte to its last.
+    pub message_timeout: Duration,
     /// Who may ask.
     pub access: Access,
     /// Certificate and key; without it nothing is encrypted.
@@ -82,6 +84,7 @@ impl std::fmt::Debug for Access {
 pub(super) struct Context {
     pub(super) scheduler: Scheduler,
     pub(super) access: Access,
+    pub(super) message_timeout: Duration,
     clock: Arc<dyn Clock>,
 }
 
@@ -120,7 +123,8 @@ impl Listener {
         let tls = settings.tls.as_ref().map(acceptor).transpose()?;
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|error| format!("listen on {address}: {error}"))?;
-        let context = Context { scheduler, access: settings.access.clone(), clock };
+        let (access, message_timeout) = (settings.access.clone(), settings.message_timeout);
+        let context = Context { scheduler, access, message_timeout, clock };
         Ok(Self {
             listener,
             tls,
