@@ -453,7 +453,8 @@ fn open_pipe(pipe: &Path) -> Result<(File, File)> {
 
 /// Parts of a core that the server needs while `clients` do nothing.
 fn idle(server: &Server, clients: usize, seconds: u64) -> Result<f64> {
-    let held = (0..clients).map(|_| server.client()).collect::<Result<Vec<_>>>()?;
+    let connect = |_| TcpStream::connect(&server.address);
+    let held = (0..clients).map(connect).collect::<std::io::Result<Vec<_>>>()?;
     thread::sleep(Duration::from_secs(2));
     let before = server.ticks()?;
     thread::sleep(Duration::from_secs(seconds));
@@ -545,6 +546,13 @@ fn main() -> std::process::ExitCode {
             let server = Server::start(Path::new(program), Path::new(folder), None);
             server.and_then(|server| {
                 println!("{:.0}", one_at_a_time(&server, 16, 160_000)?);
+                Ok(())
+            })
+        }
+        [program, folder, "lag"] => {
+            let server = Server::start(Path::new(program), Path::new(folder), None);
+            server.and_then(|server| {
+                println!("{:?}", broker_lag(&server, 1_000, Duration::from_secs(15))?);
                 Ok(())
             })
         }

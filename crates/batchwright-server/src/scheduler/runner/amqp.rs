@@ -26,8 +26,11 @@ use crate::scheduler::trigger::Outcome;
 
 /// Messages whose confirms are awaited together.
 const BATCH_MAX: usize = 500;
-/// Batches under way at once.
-const BATCHES_MAX: usize = 4;
+/// Batches under way at once, each on a channel of its own. A broker may take a tenth of a second to confirm what
+/// it must write to its disk: a few messages a second must not wait for each other.
+const BATCHES_MAX: usize = 16;
+/// Messages under way at once. More would only fill the broker's queues and hold up everybody else.
+const UNCONFIRMED_MAX: usize = 2_000;
 /// A broker that confirms nothing for so long is taken for gone.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,19 +71,23 @@ pub(crate) async fn publish_all(
     mut work: mpsc::UnboundedReceiver<Firing>,
     waiting: Arc<AtomicUsize>,
 ) {
-    let (done, mut finished) = mpsc::unbounded_channel();
+    let (done, mut finished) = mpsc::unbounded_channel::<Batch>();
     let reports = Reports { shared: Arc::clone(&shared), waiting };
     let mut broker = Broker::new(dsn);
     let mut everybody = shared.everybody();
     let mut backlog: VecDeque<Firing> = VecDeque::new();
-    let (mut new, mut under_way, mut is_open) = (Vec::new(), 0, true);
+    let (mut new, mut under_way, mut unconfirmed, mut is_open) = (Vec::new(), 0, 0, true);
     while is_open || under_way > 0 {
         let is_stopped = *everybody.borrow() != Stop::No;
-        let is_free = under_way < BATCHES_MAX && !backlog.is_empty() && !is_stopped;
+        let is_free = under_way < BATCHES_MAX
+            && unconfirmed < UNCONFIRMED_MAX
+            && !backlog.is_empty()
+            && !is_stopped;
         tokio::select! {
             biased;
             Some(batch) = finished.recv() => {
                 under_way -= 1;
+                unconfirmed -= batch.count;
                 broker.take_back(&batch);
                 backlog.extend(batch.again);
             }
@@ -103,7 +110,7 @@ pub(crate) async fn publish_all(
             }
             continue;
         }
-        if under_way < BATCHES_MAX && !backlog.is_empty() {
+        if under_way < BATCHES_MAX && unconfirmed < UNCONFIRMED_MAX && !backlog.is_empty() {
             let mut batch = Batch::default();
             let stopped = everybody.wait_for(|stop| *stop != Stop::No);
             tokio::select! {
@@ -111,7 +118,9 @@ pub(crate) async fn publish_all(
                 _ = stopped => {}
             }
             reports.report(std::mem::take(&mut batch.refused));
+            batch.count = batch.sent.len();
             under_way += 1;
+            unconfirmed += batch.count;
             let (reports, done) = (reports.clone(), done.clone());
             tokio::spawn(async move {
                 let _ = done.send(reports.await_confirms(batch).await);
@@ -134,6 +143,8 @@ struct Batch {
     exchange: String,
     channel: Option<Channel>,
     sent: Vec<(Firing, PublisherConfirm)>,
+    /// How many were sent.
+    count: usize,
     /// What no broker will ever take.
     refused: Vec<(Firing, Outcome)>,
     /// What is to be published again.
