@@ -48,16 +48,7 @@ pub(crate) fn simulate(seeds: u64) -> Result<(), String> {
 
 /// Feeds the decoder of the line protocol with bytes of all kinds.
 pub(crate) fn fuzz(seconds: &str) -> Result<(), String> {
-    let test = [
-        "test",
-        "--release",
-        "--package",
-        "batchwright-server",
-        "--test",
-        "fuzz",
-        "--",
-        "--nocapture",
-    ];
+    let test = ["test", "--package", "batchwright-server", "--test", "fuzz", "--", "--nocapture"];
     cargo(&test, &[("FUZZ_SECONDS", seconds)])
 }
 

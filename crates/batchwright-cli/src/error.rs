@@ -37,7 +37,7 @@ pub(crate) enum CliError {
     #[error("understand the command: {}", .0.to_string().trim_start_matches("error: ").trim_end())]
     Arguments(clap::Error),
     /// A request of the schedule that was not followed.
-    #[error("{0}")]
+    #[error("follow the request: {0}")]
     Schedule(Refused),
     #[error(transparent)]
     Config(#[from] batchwright_server::ConfigError),
@@ -111,7 +111,7 @@ impl CliError {
             Self::Schedule(refused) => match refused.code {
                 Refused::BUSY => "wait until its runner has ended",
                 _ => {
-                    "see `batchwright schedule --help` and `batchwright schedule list`; nothing was changed"
+                    "see what there is with `batchwright schedule list` and `batchwright rule list`; nothing was changed"
                 }
             },
             Self::Config(_) => "correct the file; the server did not start",

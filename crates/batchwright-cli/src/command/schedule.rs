@@ -2,8 +2,8 @@
 
 use batchwright::{Clock, SystemClock};
 use batchwright_server::{
-    Answer, Explanation, Plan, Request, TriggerRow, When, explain, follow, plan_of, read_kairoi,
-    show_time,
+    Answer, Explanation, Plan, Request, TriggerRow, TriggerStatus, When, explain, follow, plan_of,
+    read_kairoi, show_time,
 };
 use serde_json::{Value, json};
 
@@ -135,6 +135,9 @@ fn tell_explanation(
         [identifier] => {
             let request = Request::History { identifier: identifier.clone() };
             let rows = triggers(ask(global, &[request])?);
+            if rows.first().is_some_and(|row| row.status == TriggerStatus::Paused) {
+                tracing::warn!("{identifier} is paused: nothing fires until it is resumed");
+            }
             let stored = rows.first().map(plan_of).transpose().map_err(CliError::Usage)?.flatten();
             match stored {
                 Some(plan) => (identifier.as_str(), plan, rows.into_iter().skip(1).collect()),

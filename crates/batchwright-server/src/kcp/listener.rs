@@ -117,7 +117,8 @@ impl Listener {
         let is_safe = settings.tls.is_some() && !settings.access.is_open();
         if !address.ip().is_loopback() && !is_safe && !settings.insecure {
             return Err(format!(
-                "{address} can be reached by others: it needs `tls` and a `token`, or `insecure = true`"
+                "{address} can be reached by others: it needs kcp.tls_certificate, kcp.tls_key and kcp.token_file, \
+                 or kcp.insecure = true"
             ));
         }
         let tls = settings.tls.as_ref().map(acceptor).transpose()?;

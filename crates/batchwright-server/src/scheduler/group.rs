@@ -9,7 +9,7 @@ use batchwright::RepositoryError;
 use batchwright_store::{ScheduleUnit, TriggerKey, TriggerRow, TriggerStatus};
 
 use super::rule::{Rule, RuleSettings, Rulebook};
-use super::time::Micros;
+use super::time::{self, Micros};
 use super::trigger::{self, Outcome, Refused, SLOTS_KEPT, When};
 
 /// Longest identifier or pattern, in bytes: what every store can index.
@@ -361,6 +361,7 @@ impl<'u, 's> Group<'u, 's> {
             return Ok(());
         };
         let row = trigger::finish(row, outcome, &firing.rule, self.now);
+        tell_failure(&row);
         let ended = row.due.is_none();
         self.put(row);
         if ended && firing.key.occurrence >= 0 {
@@ -452,6 +453,7 @@ impl<'u, 's> Group<'u, 's> {
     ) -> Stored<Option<Firing>> {
         let Some(rule) = claims.rules.find(&row.key.identifier) else {
             let row = trigger::fire(row, None, claims.server, self.now);
+            tell_failure(&row);
             let key = row.key.clone();
             self.put(row);
             if key.occurrence >= 0 {
@@ -470,6 +472,18 @@ impl<'u, 's> Group<'u, 's> {
         let firing = Firing { key, server, slot: row.slot, attempt, rule };
         self.put(row);
         Ok(Some(firing))
+    }
+}
+
+/// A runner that failed is worth a line to whoever watches the server.
+fn tell_failure(row: &TriggerRow) {
+    let failed = matches!(row.status, TriggerStatus::Failed | TriggerStatus::Dead);
+    let will_retry =
+        row.status == TriggerStatus::Planned && row.attempt > 0 && row.reason.is_some();
+    if failed || will_retry {
+        let (trigger, status, attempt) = (&row.key.identifier, row.status, row.attempt);
+        let reason = row.reason.as_deref().unwrap_or_default();
+        tracing::warn!(trigger, slot = time::show(row.slot), %status, attempt, reason, "did not succeed");
     }
 }
 

@@ -50,7 +50,7 @@ impl Default for LedgerSettings {
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(30),
-            misfire_after: Duration::from_secs(60),
+            misfire_after: Duration::from_secs(5),
             keep_for: Duration::from_secs(30 * 86_400),
             keep_count: 1_000_000,
         }

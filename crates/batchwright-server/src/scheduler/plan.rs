@@ -28,6 +28,21 @@ const QUEUE_DEFAULT: usize = 10;
 const QUEUE_MAX: usize = 1_000;
 /// Every word with its value once, and some more.
 const WORDS_MAX: usize = 40;
+/// Words that stand once.
+const WORDS: [&str; 12] = [
+    "cron",
+    "every",
+    "tz",
+    "except",
+    "from",
+    "until",
+    "jitter",
+    "misfire",
+    "misfire-cap",
+    "misfire-age",
+    "overlap",
+    "queue",
+];
 /// Excluded days of one plan.
 const EXCLUSIONS_MAX: usize = 1_000;
 
@@ -166,8 +181,8 @@ pub struct Due {
 impl Plan {
     /// A plan from its words: `cron EXPRESSION` or `every DURATION`, then any of `tz ZONE`, `except DAYS`,
     /// `from TIME`, `until TIME`, `jitter DURATION`, `misfire skip|once|all`, `misfire-cap N`,
-    /// `misfire-age DURATION`, `overlap allow|skip|queue|replace`, `queue N`. An interval is counted from
-    /// `from`, or from `now`.
+    /// `misfire-age DURATION`, `overlap allow|skip|queue|replace`, `queue N`. An interval begins at `from`, or
+    /// after its first length from `now`.
     ///
     /// # Errors
     ///
@@ -182,7 +197,7 @@ impl Plan {
                 return Err(format!("`{}` needs a value", pair[0].as_ref()));
             };
             let name = name.as_ref();
-            if pairs.iter().any(|(known, _)| *known == name) {
+            if WORDS.contains(&name) && pairs.iter().any(|(known, _)| *known == name) {
                 return Err(format!("`{name}` is there twice"));
             }
             pairs.push((name, value.as_ref()));
@@ -248,7 +263,11 @@ impl Plan {
                     };
                 }
                 "queue" => queue = Some(bounded(name, value, QUEUE_MAX)?),
-                _ => return Err(format!("`{name}` is no word of a recurring trigger")),
+                _ => {
+                    return Err(format!(
+                        "`{name}` is no word of a recurring trigger; a cron expression stands in quotes"
+                    ));
+                }
             }
         }
         match (queue, plan.overlap) {
@@ -256,8 +275,8 @@ impl Plan {
             (Some(_), _) => return Err("`queue` goes with `overlap queue`".to_owned()),
             (None, _) => {}
         }
-        if matches!(plan.recurrence, Recurrence::Every(_)) {
-            plan.from.get_or_insert(now);
+        if let Recurrence::Every(interval) = plan.recurrence {
+            plan.from.get_or_insert(now + time::micros_of(interval));
         }
         match plan.first(now) {
             Some(_) => Ok(plan),
