@@ -142,7 +142,7 @@ async fn at(moment: Option<Instant>) {
 struct Batch {
     exchange: String,
     channel: Option<Channel>,
-    sent: Vec<(Firing, PublisherConfirm)>,
+    sent: Vec<(Firing, ShortString, PublisherConfirm)>,
     /// How many were sent.
     count: usize,
     /// What no broker will ever take.
@@ -173,7 +173,7 @@ impl Reports {
         let deadline = Instant::now() + CONFIRM_TIMEOUT;
         let mut answered = Vec::with_capacity(batch.sent.len());
         let mut returned = HashSet::new();
-        for (firing, confirm) in std::mem::take(&mut batch.sent) {
+        for (firing, id, confirm) in std::mem::take(&mut batch.sent) {
             match tokio::time::timeout_at(deadline, confirm).await {
                 Ok(Ok(answer)) => {
                     let is_ack = matches!(answer, Confirmation::Ack(_));
@@ -183,7 +183,7 @@ impl Reports {
                         returned
                             .extend(id.map(|id| (id.to_string(), message.reply_text.to_string())));
                     }
-                    answered.push((firing, is_ack));
+                    answered.push((firing, id, is_ack));
                 }
                 // Refused as a whole: no permission, an exchange that went away.
                 Ok(Err(error)) => match Trouble::of(error) {
@@ -200,8 +200,8 @@ impl Reports {
             }
         }
         let returned: HashMap<String, String> = returned.into_iter().collect();
-        let told = |(firing, is_ack): (Firing, bool)| {
-            let outcome = match returned.get(message_id(&firing).as_str()) {
+        let told = |(firing, id, is_ack): (Firing, ShortString, bool)| {
+            let outcome = match returned.get(id.as_str()) {
                 Some(told) => failed(format!("unroutable: no queue takes it ({told})"), false),
                 None if is_ack => Outcome::Executed(None),
                 None => failed("refused by the broker (nack)".to_owned(), true),
@@ -256,6 +256,7 @@ impl Broker {
     fn is_away_for_long(&self) -> bool {
         self.away_since.is_some_and(|since| since.elapsed() > AWAY_MAX)
     }
+
     fn away(&mut self, reason: &str) {
         let now = Instant::now();
         if self.away_since.is_none() {
@@ -277,49 +278,56 @@ impl Broker {
         backlog: &mut VecDeque<Firing>,
         batch: &mut Batch,
     ) {
+        let Some(first) = backlog.front() else { return };
+        address(first).0.clone_into(&mut batch.exchange);
+        let channel = match self.channel(&batch.exchange).await {
+            Ok(channel) => channel,
+            Err(Trouble::Away(reason)) => return self.away(&reason),
+            Err(Trouble::Refused(reason)) => {
+                // None of them can be published: there is no such exchange.
+                let (refused, others): (VecDeque<_>, VecDeque<_>) =
+                    backlog.drain(..).partition(|firing| address(firing).0 == batch.exchange);
+                *backlog = others;
+                let outcome = |firing| (firing, failed(reason.clone(), false));
+                batch.refused.extend(refused.into_iter().map(outcome));
+                return;
+            }
+        };
+        let channel = &*batch.channel.insert(channel);
         while let Some(firing) = backlog.front() {
             if !shared.lease.is_valid() {
                 batch.refused.extend(backlog.pop_front().map(|firing| (firing, Outcome::Released)));
                 continue;
             }
             let (exchange, key) = address(firing);
-            if batch.channel.is_some() && batch.exchange != exchange
-                || batch.sent.len() >= BATCH_MAX
-            {
+            if batch.exchange != exchange || batch.sent.len() >= BATCH_MAX {
                 return;
             }
-            let published = match self.channel(exchange, batch).await {
-                Ok(channel) => publish_one(&channel, firing, exchange, key).await,
-                Err(trouble) => Err(trouble),
-            };
-            match published {
+            let id = message_id(firing);
+            match publish_one(channel, firing, exchange, key, id.clone()).await {
                 Ok(confirm) => {
-                    batch.sent.extend(backlog.pop_front().map(|firing| (firing, confirm)))
+                    batch.sent.extend(backlog.pop_front().map(|firing| (firing, id, confirm)));
                 }
                 Err(Trouble::Refused(reason)) => {
                     let outcome = failed(reason, false);
                     batch.refused.extend(backlog.pop_front().map(|firing| (firing, outcome)));
+                    return;
                 }
                 Err(Trouble::Away(reason)) => return self.away(&reason),
             }
         }
     }
 
-    /// The channel of `batch`, which is for `exchange`; one that is free, or a new one.
-    async fn channel(&mut self, exchange: &str, batch: &mut Batch) -> Result<Channel, Trouble> {
-        if let Some(channel) = &batch.channel {
-            return Ok(channel.clone());
-        }
+    /// A channel for `exchange` that no batch uses, or a new one.
+    async fn channel(&mut self, exchange: &str) -> Result<Channel, Trouble> {
         let free = self.channels.get_mut(exchange).and_then(|free| {
             free.retain(|channel| channel.status().connected());
             free.pop()
         });
-        let channel = match free {
-            Some(channel) => channel,
-            None => self.open(exchange).await?,
-        };
-        exchange.clone_into(&mut batch.exchange);
-        Ok(batch.channel.insert(channel).clone())
+        match free {
+            Some(channel) => Ok(channel),
+            None => self.open(exchange).await,
+        }
     }
 
     /// A channel for `exchange`, which must exist.
@@ -370,12 +378,13 @@ async fn publish_one(
     firing: &Firing,
     exchange: &str,
     routing_key: &str,
+    id: ShortString,
 ) -> Result<PublisherConfirm, Trouble> {
     let properties = BasicProperties::default()
         .with_delivery_mode(2)
         .with_app_id("batchwright".into())
         .with_timestamp((firing.slot / 1_000_000).cast_unsigned())
-        .with_message_id(message_id(firing));
+        .with_message_id(id);
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let payload = firing.key.identifier.as_bytes();
     let sent =
