@@ -154,6 +154,7 @@ impl Ledger {
     /// Registers this server, takes over from dead ones, and says when it is ready.
     pub(super) fn open(&mut self) -> Result<(), RepositoryError> {
         self.register()?;
+        self.beat(self.clock.now().as_microsecond())?;
         self.vitals.ready.store(true, Ordering::Release);
         Ok(())
     }
@@ -483,7 +484,9 @@ impl Ledger {
         self.state.server = unit.insert_server(&identity, until)?;
         unit.commit()?;
         self.lease.renewed(asked_at, self.settings.lease);
-        self.beat(now)
+        // A look at the others follows with the next turn.
+        self.state.next_beat = now;
+        Ok(())
     }
 }
 
