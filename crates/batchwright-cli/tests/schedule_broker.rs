@@ -14,7 +14,7 @@ use lapin::options::{
 };
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
-use serving::{Serving, at_millis};
+use serving::{Serving, at_millis, history};
 
 fn broker() -> String {
     std::env::var("BATCHWRIGHT_TEST_RABBITMQ")
@@ -147,7 +147,7 @@ fn what_no_queue_takes_and_what_has_no_exchange_fails_with_the_reason() {
         serving.until_status(trigger, "failed");
     }
     let reason = |trigger: &str| {
-        let row = place.run(&["schedule", "history", trigger, "--format", "json"]).expect(0).json();
+        let row = history(&place, trigger).remove(0);
         row["reason"].as_str().unwrap().to_owned()
     };
     assert!(reason("lonely").contains("unroutable"), "{}", reason("lonely"));
@@ -173,6 +173,6 @@ fn a_broker_that_is_not_there_holds_up_no_other_runner() {
     assert!(client.ask("5 GET mq0").contains("triggered"));
     // It ends all the same; what waits fires again later.
     assert_eq!(serving.end(), 0);
-    let row = place.run(&["schedule", "history", "mq0", "--format", "json"]).expect(0).json();
+    let row = history(&place, "mq0").remove(0);
     assert_eq!(row["status"], "planned");
 }

@@ -13,7 +13,7 @@ use batchwright::{Clock, StopToken, SystemClock};
 use common::{Place, until};
 use databases::Kind;
 use rustix::process::Signal;
-use serving::Serving;
+use serving::{Serving, history};
 
 /// Time between two slots, in milliseconds.
 const INTERVAL_MS: i64 = 250;
@@ -26,11 +26,6 @@ fn wait_until(millis: i64) {
     while now_ms() < millis {
         StopToken::default().wait(Duration::from_micros(100));
     }
-}
-
-fn rows(place: &Place, trigger: &str) -> Vec<serde_json::Value> {
-    let told = place.run(&["schedule", "history", trigger, "--format", "json"]).expect(0).out;
-    told.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// How often each slot ran, by what the script wrote.
@@ -77,7 +72,7 @@ fn each_slot_fires_once_whatever_happens_to_one_of_two_servers() {
         &from,
     ];
     place.run(&plan).expect(0);
-    let first = rows(&place, "tick")[0]["slot"].as_str().unwrap().to_owned();
+    let first = history(&place, "tick")[0]["slot"].as_str().unwrap().to_owned();
     let first: i64 = format!("{}Z", first.replace(' ', "T"))
         .parse::<jiff::Timestamp>()
         .unwrap()
@@ -105,7 +100,7 @@ fn each_slot_fires_once_whatever_happens_to_one_of_two_servers() {
         sleeper.end();
     }
     place.run(&["schedule", "pause", "tick"]).expect(0);
-    let is_over = || rows(&place, "tick").iter().all(|row| row["status"] != "triggered");
+    let is_over = || history(&place, "tick").iter().all(|row| row["status"] != "triggered");
     until("nothing runs any more", is_over);
     let last = slot;
     let seen = effects(&place);
@@ -122,7 +117,7 @@ fn each_slot_fires_once_whatever_happens_to_one_of_two_servers() {
     let twice: usize = seen.values().map(|times| times - 1).sum();
     assert!(twice <= killed * 2, "{twice} ran again after {killed} deaths: {seen:?}");
     // In the store each slot is one row, and ended well.
-    let stored = rows(&place, "tick");
+    let stored = history(&place, "tick");
     let ended: Vec<_> = stored.iter().skip(1).collect();
     assert!(ended.len() >= 50, "{}", ended.len());
     assert!(ended.iter().all(|row| row["status"] == "executed"), "{ended:?}");
@@ -194,7 +189,7 @@ fn a_slot_starts_one_instance_and_a_failed_one_is_restartable_while_the_next_run
     }
     assert_eq!(slots.values().filter(|count| **count > 1).count(), 1, "{slots:?}");
     assert!(slots.len() >= 6);
-    let history = rows(&place, "night");
+    let history = history(&place, "night");
     assert_eq!(history.len() - 1, slots.len(), "each slot that fired has its instance");
     assert_eq!((one.end(), two.end()), (0, 0));
 }

@@ -11,12 +11,7 @@ use std::sync::mpsc;
 
 use common::{Place, until};
 use serde_json::Value;
-use serving::Serving;
-
-fn rows(place: &Place, trigger: &str) -> Vec<Value> {
-    let told = place.run(&["schedule", "history", trigger, "--format", "json"]).expect(0).out;
-    told.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
+use serving::{Serving, history};
 
 #[test]
 fn triggers_and_rules_are_kept_without_a_server() {
@@ -91,7 +86,7 @@ fn a_data_folder_of_kairoi_is_taken_over_its_torn_tail_told() {
         place.run(&["schedule", "import-kairoi", "kairoi", "--format", "json"]).expect(1).json();
     assert_eq!((&told["triggers"], &told["ended"]), (&2.into(), &1.into()));
     assert!(told["problems"][0].as_str().unwrap().contains("ends inside a record"), "{told}");
-    assert_eq!(rows(&place, "a")[0]["slot"], "2099-01-01 00:00:00");
+    assert_eq!(history(&place, "a")[0]["slot"], "2099-01-01 00:00:00");
     place.run(&["schedule", "import-kairoi", "nowhere"]).expect(2);
 }
 
@@ -153,13 +148,13 @@ fn what_a_month_of_down_time_missed_follows_the_policy_of_each_trigger() {
         text.lines().filter(|line| line.starts_with(&format!("{name} "))).count()
     };
     until("the missed ones ran", || fired("m.all") == 30 && fired("m.once") == 1);
-    let skip = rows(&place, "m.skip");
+    let skip = history(&place, "m.skip");
     assert_eq!(fired("m.skip"), 0);
     assert_eq!(skip.len(), 2, "{skip:?}");
     assert_eq!(skip[1]["status"], "skipped");
     assert!(skip[1]["reason"].as_str().unwrap().contains("missed"), "{skip:?}");
-    assert!(rows(&place, "m.once").iter().any(|row| row["status"] == "skipped"));
-    assert_eq!(rows(&place, "m.all").len(), 31);
+    assert!(history(&place, "m.once").iter().any(|row| row["status"] == "skipped"));
+    assert_eq!(history(&place, "m.all").len(), 31);
     assert_eq!(serving.end(), 0);
 }
 
@@ -173,7 +168,7 @@ fn a_script_that_fails_is_tried_again_and_then_somebody_must_look() {
     client.done(&format!("1 RULE SET r \"\" shell {} retry 2 backoff 50ms", script.display()));
     client.done("2 SET a \"2001-01-01 00:00:00\"");
     serving.until_status("a", "dead");
-    let row = rows(&place, "a").remove(0);
+    let row = history(&place, "a").remove(0);
     assert_eq!(row["attempts"], 3);
     assert_eq!(row["reason"], "exit code 3");
     assert_eq!(row["output"], "attempt 3\nbroken");
@@ -189,7 +184,7 @@ fn a_script_that_takes_too_long_is_ended_with_all_that_it_started() {
     client.done(&format!("1 RULE SET r \"\" shell {} timeout 300ms", script.display()));
     client.done("2 SET a \"2001-01-01 00:00:00\"");
     serving.until_status("a", "failed");
-    assert!(rows(&place, "a")[0]["reason"].as_str().unwrap().contains("did not end within"));
+    assert!(history(&place, "a")[0]["reason"].as_str().unwrap().contains("did not end within"));
     let pid = place.read("pid").trim().to_owned();
     until("its child is gone", || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -206,7 +201,7 @@ fn a_slot_that_runs_gives_way_to_the_next_one() {
     client.done(&format!("1 RULE SET r \"\" shell {}", script.display()));
     client.done("2 SET a every 400ms overlap replace");
     until("two gave way", || {
-        rows(&place, "a")
+        history(&place, "a")
             .iter()
             .filter(|row| {
                 row["reason"].as_str().is_some_and(|told| told.starts_with("replaced by"))
@@ -284,7 +279,7 @@ fn a_webhook_is_signed_and_tried_again_unless_the_request_itself_is_wrong() {
     client.done("4 SET wrong \"2001-01-01 00:00:00\"");
     serving.until_status("wrong", "failed");
     heard.recv().unwrap();
-    let row = rows(&place, "wrong").remove(0);
+    let row = history(&place, "wrong").remove(0);
     assert_eq!((&row["attempts"], &row["output"]), (&1.into(), &"said".into()));
     assert!(row["reason"].as_str().unwrap().contains("404"));
 }

@@ -185,28 +185,34 @@ fn requests(names: Names, prefix: &str, range: std::ops::Range<usize>, time: &st
     range.map(set).collect()
 }
 
-/// `SET`s a second by `clients`, each waiting for its answer.
-fn one_at_a_time(server: &Server, clients: usize, count: usize) -> Result<f64> {
-    let each = count / clients;
+/// Times a second that each of `clients` does what `work` says with a connection of its own, `each` a client.
+fn together(
+    server: &Server,
+    clients: usize,
+    each: usize,
+    work: impl Fn(&mut Client, usize) -> Result<()> + Sync,
+) -> Result<f64> {
+    let one = &|client: usize| work(&mut server.client()?, client);
     let began = Instant::now();
     thread::scope(|scope| {
         let running: Vec<_> = (0..clients)
-            .map(|client| {
-                scope.spawn(move || {
-                    let mut connection = server.client().map_err(|error| error.to_string())?;
-                    for number in 0..each {
-                        let request = format!("SET one.{clients}.{client}.{number} \"{FAR}\"");
-                        connection.ask(&request).map_err(|error| error.to_string())?;
-                    }
-                    Ok::<_, String>(())
-                })
-            })
+            .map(|client| scope.spawn(move || one(client).map_err(|error| error.to_string())))
             .collect();
         running
             .into_iter()
             .try_for_each(|one| one.join().map_err(|_| "a client panicked".to_owned())?)
     })?;
     Ok((each * clients) as f64 / began.elapsed().as_secs_f64())
+}
+
+/// `SET`s a second by `clients`, each waiting for its answer.
+fn one_at_a_time(server: &Server, clients: usize, count: usize) -> Result<f64> {
+    let each = count / clients;
+    together(server, clients, each, |connection, client| {
+        (0..each).try_for_each(|number| {
+            connection.ask(&format!("SET one.{clients}.{client}.{number} \"{FAR}\""))
+        })
+    })
 }
 
 /// `SET`s a second by `clients`, each sending all of its own at once.
@@ -218,23 +224,10 @@ fn pipelined(
     names: Names,
 ) -> Result<f64> {
     let each = count / clients;
-    let began = Instant::now();
-    thread::scope(|scope| {
-        let running: Vec<_> = (0..clients)
-            .map(|client| {
-                scope.spawn(move || {
-                    let range = client * each..(client + 1) * each;
-                    let requests = requests(names, prefix, range, FAR);
-                    let mut connection = server.client().map_err(|error| error.to_string())?;
-                    connection.pipeline(&requests, each).map_err(|error| error.to_string())
-                })
-            })
-            .collect();
-        running
-            .into_iter()
-            .try_for_each(|one| one.join().map_err(|_| "a client panicked".to_owned())?)
-    })?;
-    Ok((each * clients) as f64 / began.elapsed().as_secs_f64())
+    together(server, clients, each, |connection, client| {
+        let range = client * each..(client + 1) * each;
+        connection.pipeline(&requests(names, prefix, range, FAR), each)
+    })
 }
 
 fn now() -> Duration {

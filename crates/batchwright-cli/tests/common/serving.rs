@@ -155,6 +155,12 @@ impl Kcp {
     }
 }
 
+/// A trigger and its slots, as `schedule history` tells them.
+pub fn history(place: &Place, trigger: &str) -> Vec<serde_json::Value> {
+    let told = place.run(&["schedule", "history", trigger, "--format", "json"]).expect(0).out;
+    told.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
 /// `count` seconds from now, as `SET` takes it.
 pub fn in_seconds(count: i64) -> String {
     at_millis(count * 1000)
