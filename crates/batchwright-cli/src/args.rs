@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use batchwright::RecoverMode;
+use batchwright_server::parse_duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Restartable batch jobs with exact checkpoints.
@@ -60,7 +61,7 @@ pub(crate) struct Global {
         env = "BATCHWRIGHT_LEASE",
         value_name = "DURATION",
         default_value = "30s",
-        value_parser = duration
+        value_parser = parse_duration
     )]
     pub(crate) lease: Duration,
     /// Time that SIGTERM and SIGINT leave to a running chunk.
@@ -70,7 +71,7 @@ pub(crate) struct Global {
         env = "BATCHWRIGHT_GRACE",
         value_name = "DURATION",
         default_value = "30s",
-        value_parser = duration
+        value_parser = parse_duration
     )]
     pub(crate) grace: Duration,
 }
@@ -403,7 +404,7 @@ pub(crate) struct RehearseArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PurgeArgs {
     /// All of whose executions ended at least so long ago: `90d`, `12h`.
-    #[arg(long, value_parser = duration, required_unless_present = "keep")]
+    #[arg(long, value_parser = parse_duration, required_unless_present = "keep")]
     pub(crate) older_than: Option<Duration>,
     /// Behind so many newer instances of their job.
     #[arg(long, value_name = "INSTANCES")]
@@ -420,18 +421,6 @@ pub(crate) struct PurgeArgs {
     /// Only tell what would be deleted.
     #[arg(long)]
     pub(crate) dry_run: bool,
-}
-
-/// `90d`, `10m`, `1h 30m`, `250ms`.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    // A day is 24 hours here: nobody asks for calendars in a time-out.
-    let span: jiff::Span = text
-        .parse()
-        .map_err(|_| format!("`{text}` is not a duration; examples: 250ms, 30s, 10m, 12h, 90d"))?;
-    let length = span
-        .total((jiff::Unit::Second, jiff::SpanRelativeTo::days_are_24_hours()))
-        .map_err(|_| format!("`{text}` has months or years; say days"))?;
-    Duration::try_from_secs_f64(length).map_err(|_| format!("`{text}` is below zero"))
 }
 
 fn status(text: &str) -> Result<batchwright::BatchStatus, String> {

@@ -11,6 +11,7 @@ pub(crate) mod time;
 mod trigger;
 
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 
 use batchwright::{Clock, RepositoryError};
 use batchwright_store::ScheduleStore;
@@ -25,7 +26,7 @@ pub use ledger::LedgerSettings;
 pub use plan::{Due, Exclusion, Misfire, Overlap, Plan, Recurrence};
 pub use rule::{Rule, RuleSettings, Runner, Secret};
 pub use runner::JobStarter;
-pub use time::show as show_time;
+pub use time::{parse_duration, show as show_time};
 pub use trigger::{Refused, When, plan_of};
 
 use dispatch::Dispatcher;
@@ -42,6 +43,7 @@ const REQUEST_BYTES: usize = 256;
 pub struct Scheduler {
     commands: mpsc::Sender<Command>,
     bytes: Arc<Semaphore>,
+    ledger: Arc<JoinHandle<()>>,
     vitals: Arc<Vitals>,
 }
 
@@ -56,7 +58,7 @@ impl Scheduler {
         clock: Arc<dyn Clock>,
         settings: LedgerSettings,
         runners: RunnerSettings,
-        jobs: Option<JobStarter>,
+        jobs: JobStarter,
         runtime: Handle,
     ) -> Result<Self, StartError> {
         let (commands, asked) = mpsc::channel();
@@ -79,10 +81,10 @@ impl Scheduler {
         let spawned = std::thread::Builder::new()
             .name("batchwright ledger".to_owned())
             .spawn(|| ledger.run());
-        spawned
+        let ledger = spawned
             .map_err(|error| StartError::Runners(format!("no thread for the ledger: {error}")))?;
         let bytes = Arc::new(Semaphore::new(WAITING_BYTES_MAX));
-        Ok(Self { commands, bytes, vitals })
+        Ok(Self { commands, bytes, ledger: Arc::new(ledger), vitals })
     }
 
     /// Asks, and waits for the answer, which is durable then.
@@ -112,9 +114,14 @@ impl Scheduler {
         }
     }
 
-    /// Another process may have changed the store. `false`: the scheduler is no more.
-    pub(crate) fn look(&self) -> bool {
-        self.commands.send(Command::Look).is_ok()
+    /// Whether it still works.
+    pub(crate) fn is_alive(&self) -> bool {
+        !self.ledger.is_finished()
+    }
+
+    /// Another process may have changed the store.
+    pub(crate) fn look(&self) {
+        let _ = self.commands.send(Command::Look);
     }
 
     /// Fires nothing more and waits until all that ran is recorded.

@@ -60,8 +60,8 @@ pub struct Server {
 impl Server {
     /// Takes over from servers that died, listens, fires and carries forward what was handed over.
     ///
-    /// `stores` makes connections to the schedule: one to fire, one to look. Without `settings` there is no
-    /// scheduler.
+    /// `schedule` is what the scheduler does and its two connections to the store: one to fire, one to look.
+    /// Without it there is no scheduler.
     ///
     /// # Errors
     ///
@@ -89,7 +89,7 @@ impl Server {
                 Arc::clone(&clock),
                 settings.ledger,
                 settings.runners,
-                Some(jobs.clone()),
+                jobs.clone(),
                 runtime.handle().clone(),
             )?;
             let binding = Listener::bind(&settings.kcp, started.clone(), clock);
@@ -145,13 +145,12 @@ impl Server {
         notify(&[sd_notify::NotifyState::Ready]);
         let mut turns = 0;
         while !stop.is_requested() {
-            if self.scheduler.as_ref().is_some_and(|scheduler| !scheduler.look()) {
+            if self.scheduler.as_ref().is_some_and(|scheduler| !scheduler.is_alive()) {
                 tracing::error!("the scheduler died");
                 return false;
             }
-            let mut said = Vec::new();
             let status = self.status();
-            said.push(sd_notify::NotifyState::Status(&status));
+            let mut said = vec![sd_notify::NotifyState::Status(&status)];
             let now = self.turns();
             // The ledger beats three times within a lease: a watchdog longer than that sees it move.
             if now != turns || self.scheduler.is_none() {

@@ -207,10 +207,7 @@ impl ScheduleStore {
     /// When the database does not answer: nothing happened.
     pub fn begin(&mut self) -> Result<ScheduleUnit<'_>, RepositoryError> {
         let failed = |error: SqlError| error.in_store("begin");
-        let mut session = match self.session.take() {
-            Some(session) => session,
-            None => connect(&self.database).map_err(failed)?,
-        };
+        let mut session = self.session().map_err(failed)?;
         session.begin().map_err(failed)?;
         Ok(ScheduleUnit {
             statements: &self.statements,
@@ -228,15 +225,38 @@ impl ScheduleStore {
         if self.database.dialect() != Dialect::Sqlite {
             return Ok(None);
         }
+        self.look(&Sql::native("PRAGMA data_version"), |row| row.read("data_version"))
+    }
+
+    /// When the next row is due that nobody fires. Locks nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer.
+    pub fn next_due(&mut self) -> Result<Option<i64>, RepositoryError> {
+        let sql = self.statements.next_due.clone();
+        Ok(self.look(&sql, |row| row.read::<Option<i64>>("due"))?.flatten())
+    }
+
+    /// The first row of a question, outside of any transaction.
+    fn look<T>(
+        &mut self,
+        sql: &Sql,
+        map: fn(&crate::SqlRow<'_>) -> Result<T, SqlError>,
+    ) -> Result<Option<T>, RepositoryError> {
         let failed = |error: SqlError| error.in_store("look at the store");
-        let mut session = match self.session.take() {
-            Some(session) => session,
-            None => self.database.connect().map_err(failed)?,
-        };
-        let version =
-            session.one(&Sql::native("PRAGMA data_version"), &[], |row| row.at(0)?.count());
+        let mut session = self.session().map_err(failed)?;
+        let found = session.one(sql, &[], map);
         self.session = Some(session).filter(|session| !session.is_broken());
-        Ok(version.map_err(failed)?.and_then(|version| i64::try_from(version).ok()))
+        found.map_err(failed)
+    }
+
+    /// The connection; a new one, when the last one broke.
+    fn session(&mut self) -> Result<SqlSession, SqlError> {
+        match self.session.take() {
+            Some(session) => Ok(session),
+            None => connect(&self.database),
+        }
     }
 }
 
@@ -457,8 +477,9 @@ impl ScheduleUnit<'_> {
 
     /// What server `id` is firing and asked to stop.
     pub fn stop_requests(&mut self, id: i64) -> Stored<Vec<TriggerKey>> {
-        let asked = self.owned(id)?.into_iter().filter(|row| row.stop_requested);
-        Ok(asked.map(|row| row.key).collect())
+        let statements = self.statements;
+        let asked = self.many(&statements.stop_requests, &[id.into()], statements.reading())?;
+        Ok(asked.into_iter().map(|row| row.key).collect())
     }
 
     /// Plans again what its owner does not fire.

@@ -32,7 +32,7 @@ use super::record::{Names, Record, Value};
 use super::sql::{self, RecordSqlWriter};
 use super::template::{Known, Template};
 use super::{BuildContext, Problem};
-use crate::args::duration;
+use batchwright_server::parse_duration;
 use keys::{keys_of_reader, keys_of_writer};
 
 /// Builds the jobs of one file.
@@ -620,7 +620,7 @@ fn options(step: &Step) -> StepOptions {
 }
 
 fn span(text: &Text) -> Built<Duration> {
-    duration(text.get_ref()).map_err(|problem| Problem::at(text, problem))
+    parse_duration(text.get_ref()).map_err(|problem| Problem::at(text, problem))
 }
 
 /// `FAILED` or a kind of error that begins with it fails the step, every other word completes it.

@@ -53,7 +53,7 @@ pub(crate) enum Stop {
 pub(crate) struct Shared {
     pub(crate) lease: Arc<ServerLease>,
     pub(crate) http: reqwest::Client,
-    pub(crate) jobs: Option<JobStarter>,
+    pub(crate) jobs: JobStarter,
     ledger: std::sync::mpsc::Sender<Command>,
     stops: Mutex<HashMap<TriggerKey, watch::Sender<Stop>>>,
     /// Asks everybody.
@@ -61,6 +61,15 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    fn new(
+        lease: Arc<ServerLease>,
+        http: reqwest::Client,
+        jobs: JobStarter,
+        ledger: std::sync::mpsc::Sender<Command>,
+    ) -> Self {
+        Self { lease, http, jobs, ledger, stops: Mutex::default(), all: watch::Sender::default() }
+    }
+
     fn stops(&self) -> MutexGuard<'_, HashMap<TriggerKey, watch::Sender<Stop>>> {
         self.stops.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -102,6 +111,24 @@ struct Target {
     waiting: Arc<AtomicUsize>,
 }
 
+/// How many more triggers each place takes.
+pub(super) struct Room<'a> {
+    targets: &'a HashMap<Place, Target>,
+    taken: HashMap<Place, usize>,
+}
+
+impl Room<'_> {
+    /// Takes a place for one more trigger of `rule`, if there is one.
+    pub(super) fn take(&mut self, rule: &Rule) -> bool {
+        let place = Place::of(rule);
+        let target = self.targets.get(&place);
+        let waiting = target.map_or(0, |target| target.waiting.load(Ordering::Relaxed));
+        let taken = self.taken.entry(place).or_default();
+        *taken += 1;
+        waiting + *taken <= WAITING_MAX
+    }
+}
+
 /// Hands claimed triggers to runners.
 pub(super) struct Dispatcher {
     runtime: Handle,
@@ -115,29 +142,16 @@ impl Dispatcher {
         runtime: Handle,
         settings: RunnerSettings,
         lease: Arc<ServerLease>,
-        jobs: Option<JobStarter>,
+        jobs: JobStarter,
         ledger: std::sync::mpsc::Sender<Command>,
     ) -> Result<Self, String> {
-        let shared = Shared {
-            lease,
-            http: runner::http::client()?,
-            jobs,
-            ledger,
-            stops: Mutex::default(),
-            all: watch::Sender::default(),
-        };
+        let shared = Shared::new(lease, runner::http::client()?, jobs, ledger);
         Ok(Self { runtime, settings, shared: Arc::new(shared), targets: HashMap::new() })
     }
 
-    /// Whether the runner of `rule` takes one more, besides those in `taken`, which counts it then.
-    pub(super) fn has_room(&self, rule: &Rule, taken: &mut HashMap<String, usize>) -> bool {
-        let waiting = match self.targets.get(&Place::of(rule)) {
-            Some(target) => target.waiting.load(Ordering::Relaxed),
-            None => 0,
-        };
-        let more = taken.entry(rule.identifier.clone()).or_default();
-        *more += 1;
-        waiting + *more <= WAITING_MAX
+    /// The room that is left, for claims that are dispatched later.
+    pub(super) fn room(&self) -> Room<'_> {
+        Room { targets: &self.targets, taken: HashMap::new() }
     }
 
     pub(super) fn dispatch(&mut self, firing: Firing) {
@@ -193,14 +207,8 @@ impl Dispatcher {
         self.shared.all.send_replace(Stop::Lost);
         // Those who listen from now on work for the next lease.
         self.targets.clear();
-        let fresh = Shared {
-            lease: Arc::clone(&self.shared.lease),
-            http: self.shared.http.clone(),
-            jobs: self.shared.jobs.clone(),
-            ledger: self.shared.ledger.clone(),
-            stops: Mutex::default(),
-            all: watch::Sender::default(),
-        };
+        let Shared { lease, http, jobs, ledger, .. } = &*self.shared;
+        let fresh = Shared::new(Arc::clone(lease), http.clone(), jobs.clone(), ledger.clone());
         self.shared = Arc::new(fresh);
     }
 }
@@ -252,14 +260,9 @@ async fn call(shared: &Shared, firing: &Firing, mut own: watch::Receiver<Stop>) 
         Runner::Http { url, secret } => {
             runner::http::call(shared, firing, url, secret.as_ref(), stop).await
         }
-        Runner::Job { name, parameters } => match &shared.jobs {
-            Some(jobs) => runner::job::run(jobs, firing, name, parameters, stop).await,
-            None => Outcome::Failed {
-                reason: "this server runs no batch jobs".to_owned(),
-                output: None,
-                retryable: false,
-            },
-        },
+        Runner::Job { name, parameters } => {
+            runner::job::run(&shared.jobs, firing, name, parameters, stop).await
+        }
         Runner::Amqp { .. } => Outcome::Released,
     }
 }

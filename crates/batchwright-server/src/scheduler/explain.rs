@@ -166,12 +166,7 @@ fn overlap(plan: &Plan, slots: &[TriggerRow], next: &[Micros]) -> Option<String>
         (true, _) => "the longest would have met the next one",
         _ => "none would have met the next one",
     };
-    let policy = match plan.overlap {
-        Overlap::Allow => "allow",
-        Overlap::Skip => "skip",
-        Overlap::Queue(_) => "queue",
-        Overlap::Replace => "replace",
-    };
+    let policy = plan.overlap.name();
     Some(format!(
         "its last {} fires took {} (median) to {} (longest), the shortest time between two is {}: {verdict} \
          (overlap {policy})",

@@ -412,12 +412,8 @@ impl<'u, 's> Group<'u, 's> {
                 }
                 Err(problem) => {
                     // Written by a newer program, or by hand: it must not fire again and again.
-                    let mut row = row;
-                    row.status = TriggerStatus::Failed;
-                    row.due = None;
-                    row.ended_at = Some(self.now);
-                    row.reason = Some(format!("its plan cannot be understood: {problem}"));
-                    self.put(row);
+                    let told = format!("its plan cannot be understood: {problem}");
+                    self.put(trigger::fail(row, told, self.now));
                 }
             }
         }

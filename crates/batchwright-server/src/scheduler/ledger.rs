@@ -2,7 +2,7 @@
 //! of work, each made durable by one commit, and sleeps until the next of them.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -113,7 +113,7 @@ pub(crate) struct Vitals {
     /// Turns of its loop: a watchdog sees it move.
     pub(crate) turns: AtomicU64,
     /// Triggers that are being fired.
-    pub(crate) firing: AtomicI64,
+    pub(crate) firing: AtomicUsize,
 }
 
 pub(super) struct Ledger {
@@ -285,8 +285,7 @@ impl Ledger {
             self.state.in_flight.insert(firing.key.clone(), row);
             self.dispatcher.dispatch(firing);
         }
-        let firing = i64::try_from(self.state.in_flight.len()).unwrap_or(i64::MAX);
-        self.vitals.firing.store(firing, Ordering::Relaxed);
+        self.vitals.firing.store(self.state.in_flight.len(), Ordering::Relaxed);
     }
 
     /// When nothing runs any more and everything is recorded, this server is no more.
@@ -393,8 +392,8 @@ impl Ledger {
                 misfire_after: self.settings.misfire_after,
                 limit: CLAIMS_MAX,
             };
-            let mut taken: HashMap<String, usize> = HashMap::new();
-            claimed = group.claim(&claims, &mut |rule| dispatcher.has_room(rule, &mut taken))?;
+            let mut room = dispatcher.room();
+            claimed = group.claim(&claims, &mut |rule| room.take(rule))?;
         }
         group.flush()?;
         let rules_changed = group.rules_changed();
@@ -415,7 +414,7 @@ impl Ledger {
     /// What is to be done now and then: the sign of life, a look at the other servers, the old rows.
     fn upkeep(&mut self, now: Micros, look: bool) -> Result<(), RepositoryError> {
         if look {
-            self.state.next_due = self.store.begin()?.next_due()?;
+            self.state.next_due = self.store.next_due()?;
         }
         if now < self.state.next_beat && !self.state.doubtful {
             return Ok(());

@@ -28,21 +28,6 @@ const QUEUE_DEFAULT: usize = 10;
 const QUEUE_MAX: usize = 1_000;
 /// Every word with its value once, and some more.
 const WORDS_MAX: usize = 40;
-/// Words that stand once.
-const WORDS: [&str; 12] = [
-    "cron",
-    "every",
-    "tz",
-    "except",
-    "from",
-    "until",
-    "jitter",
-    "misfire",
-    "misfire-cap",
-    "misfire-age",
-    "overlap",
-    "queue",
-];
 /// Excluded days of one plan.
 const EXCLUSIONS_MAX: usize = 1_000;
 
@@ -104,6 +89,29 @@ pub enum Overlap {
     Queue(usize),
     /// The earlier one is asked to stop; this one fires when it has.
     Replace,
+}
+
+impl Misfire {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Skip => "skip",
+            Self::Once => "once",
+            Self::All => "all",
+        }
+    }
+}
+
+impl Overlap {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Skip => "skip",
+            Self::Queue(_) => "queue",
+            Self::Replace => "replace",
+        }
+    }
 }
 
 /// Days on which a plan does not fire.
@@ -191,19 +199,11 @@ impl Plan {
         if words.len() > WORDS_MAX {
             return Err(format!("a recurring trigger has at most {WORDS_MAX} words"));
         }
-        let mut pairs = Vec::new();
-        for pair in words.chunks(2) {
-            let [name, value] = pair else {
-                return Err(format!("`{}` needs a value", pair[0].as_ref()));
-            };
-            let name = name.as_ref();
-            if WORDS.contains(&name) && pairs.iter().any(|(known, _)| *known == name) {
-                return Err(format!("`{name}` is there twice"));
-            }
-            pairs.push((name, value.as_ref()));
-        }
-        let mut pairs = pairs.into_iter();
-        let recurrence = match pairs.next() {
+        let mut pairs = words.chunks(2).map(|pair| match pair {
+            [name, value] => Ok((name.as_ref(), value.as_ref())),
+            _ => Err(format!("`{}` needs a value", pair[0].as_ref())),
+        });
+        let recurrence = match pairs.next().transpose()? {
             Some(("cron", text)) => match text.strip_prefix("@every ") {
                 Some(interval) => Recurrence::Every(interval_of(interval)?),
                 None => Recurrence::Cron(Box::new(cron(text)?)),
@@ -223,8 +223,9 @@ impl Plan {
             misfire_age: None,
             overlap: Overlap::default(),
         };
-        let mut queue = None;
-        for (name, value) in pairs {
+        let (mut queue, mut seen) = (None, Vec::new());
+        for pair in pairs {
+            let (name, value) = pair?;
             match name {
                 "tz" => plan.zone = zone(value)?,
                 "except" => {
@@ -269,6 +270,10 @@ impl Plan {
                     ));
                 }
             }
+            if seen.contains(&name) {
+                return Err(format!("`{name}` is there twice"));
+            }
+            seen.push(name);
         }
         match (queue, plan.overlap) {
             (Some(length), Overlap::Queue(_)) => plan.overlap = Overlap::Queue(length),
@@ -307,10 +312,8 @@ impl Plan {
         if !self.jitter.is_zero() {
             word("jitter", time::show_duration(self.jitter));
         }
-        match self.misfire {
-            Misfire::Skip => word("misfire", "skip".to_owned()),
-            Misfire::Once => {}
-            Misfire::All => word("misfire", "all".to_owned()),
+        if self.misfire != Misfire::default() {
+            word("misfire", self.misfire.name().to_owned());
         }
         if self.misfire_cap != MISFIRE_CAP_DEFAULT {
             word("misfire-cap", self.misfire_cap.to_string());
@@ -318,14 +321,11 @@ impl Plan {
         if let Some(age) = self.misfire_age {
             word("misfire-age", time::show_duration(age));
         }
-        match self.overlap {
-            Overlap::Allow => {}
-            Overlap::Skip => word("overlap", "skip".to_owned()),
-            Overlap::Queue(length) => {
-                word("overlap", "queue".to_owned());
-                word("queue", length.to_string());
-            }
-            Overlap::Replace => word("overlap", "replace".to_owned()),
+        if self.overlap != Overlap::default() {
+            word("overlap", self.overlap.name().to_owned());
+        }
+        if let Overlap::Queue(length) = self.overlap {
+            word("queue", length.to_string());
         }
         words
     }

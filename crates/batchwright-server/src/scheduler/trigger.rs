@@ -208,6 +208,12 @@ fn end(row: &mut TriggerRow, status: TriggerStatus, now: Micros, reason: Option<
     row.reason = reason;
 }
 
+/// The row of a trigger that cannot fire.
+pub(super) fn fail(mut row: TriggerRow, reason: String, now: Micros) -> TriggerRow {
+    end(&mut row, TriggerStatus::Failed, now, Some(reason));
+    row
+}
+
 /// The row of a trigger, or of a slot, whose runner is called now by server `owner`.
 pub(super) fn fire(
     mut row: TriggerRow,
@@ -258,8 +264,6 @@ pub(super) fn slots(
     {
         decided.rows.push(skipped(&identifier, first, now, reason));
     }
-    let is_open =
-        |one: &TriggerRow| matches!(one.status, TriggerStatus::Planned | TriggerStatus::Triggered);
     let mut open: Vec<TriggerRow> = known.iter().filter(|one| is_open(one)).cloned().collect();
     for slot in due.fire {
         // A slot fires once, whatever brought the trigger back to it.
@@ -304,6 +308,11 @@ pub(super) fn slots(
     decided
 }
 
+/// Whether a slot is still to end.
+fn is_open(row: &TriggerRow) -> bool {
+    matches!(row.status, TriggerStatus::Planned | TriggerStatus::Triggered)
+}
+
 /// A slot that waits until another one has ended.
 fn waits(mut row: TriggerRow) -> TriggerRow {
     row.due = None;
@@ -333,12 +342,11 @@ fn replace(open: &mut Vec<TriggerRow>, decided: &mut Slots, reason: &str, now: M
 
 /// The slot that fires next when all that is open are `known`: the oldest that waits, unless one still runs.
 pub(super) fn released(known: &[TriggerRow], now: Micros) -> Option<TriggerRow> {
-    let is_open =
-        |row: &&TriggerRow| matches!(row.status, TriggerStatus::Planned | TriggerStatus::Triggered);
-    if known.iter().filter(is_open).any(|row| row.due.is_some()) {
+    let mut open = known.iter().filter(|row| is_open(row));
+    if open.clone().any(|row| row.due.is_some()) {
         return None;
     }
-    let mut next = known.iter().find(is_open)?.clone();
+    let mut next = open.next()?.clone();
     next.due = Some(now);
     Some(next)
 }
@@ -354,6 +362,13 @@ pub(crate) enum Outcome {
     Released,
     /// What it goes to is away: it is to fire again, in a while.
     Postponed,
+}
+
+impl Outcome {
+    /// It failed and said nothing.
+    pub(crate) fn failed(reason: impl Into<String>, retryable: bool) -> Self {
+        Self::Failed { reason: reason.into(), output: None, retryable }
+    }
 }
 
 /// The row after its runner ended.

@@ -55,6 +55,7 @@ pub(super) struct Statements {
     pub(super) remove_server: Sql,
     pub(super) take_over: Sql,
     pub(super) owned: Sql,
+    pub(super) stop_requests: Sql,
 }
 
 impl Statements {
@@ -122,6 +123,9 @@ impl Statements {
             renew_server: sql("UPDATE \"{p}server\" SET lease_until = ?2 WHERE id = ?1"),
             remove_server: sql("DELETE FROM \"{p}server\" WHERE id = ?1 AND lease_until <= ?2"),
             owned: sql("SELECT {c} FROM {t} WHERE owner = ?1 AND due IS NOT NULL"),
+            stop_requests: sql(
+                "SELECT {c} FROM {t} WHERE owner = ?1 AND due IS NOT NULL AND stop_requested = 1",
+            ),
             take_over: sql(
                 "UPDATE {t} SET owner = 0, status = 'planned', version = version + 1 \
                  WHERE owner = ?1 AND due IS NOT NULL",

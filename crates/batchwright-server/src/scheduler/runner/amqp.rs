@@ -1,7 +1,7 @@
-//! Messages to RabbitMQ: persistent, mandatory, confirmed. One task a broker, one channel an exchange, so that
-//! an exchange that is missing holds up no other.
+//! Messages to RabbitMQ: persistent, mandatory, confirmed. One task a broker, one channel a batch to one exchange,
+//! so that an exchange that is missing holds up no other.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -39,8 +39,6 @@ const RECONNECT_MIN: Duration = Duration::from_millis(100);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
 /// Absence after which what waits goes back to the schedule.
 const AWAY_MAX: Duration = Duration::from_secs(60);
-/// Longest text of AMQP's headers, in bytes.
-const SHORT_MAX: usize = 255;
 
 /// Refuses a DSN that cannot be understood. Says nothing of what is in it.
 pub(crate) fn check_dsn(dsn: &str) -> Result<(), String> {
@@ -77,12 +75,12 @@ pub(crate) async fn publish_all(
     let mut everybody = shared.everybody();
     let mut backlog: VecDeque<Firing> = VecDeque::new();
     let (mut new, mut under_way, mut unconfirmed, mut is_open) = (Vec::new(), 0, 0, true);
+    let is_free = |batches: usize, messages: usize, backlog: &VecDeque<Firing>| {
+        batches < BATCHES_MAX && messages < UNCONFIRMED_MAX && !backlog.is_empty()
+    };
     while is_open || under_way > 0 {
         let is_stopped = *everybody.borrow() != Stop::No;
-        let is_free = under_way < BATCHES_MAX
-            && unconfirmed < UNCONFIRMED_MAX
-            && !backlog.is_empty()
-            && !is_stopped;
+        let goes_on = !is_stopped && is_free(under_way, unconfirmed, &backlog);
         tokio::select! {
             biased;
             Some(batch) = finished.recv() => {
@@ -96,8 +94,8 @@ pub(crate) async fn publish_all(
                 backlog.extend(new.drain(..));
             }
             Ok(_) = everybody.wait_for(|stop| *stop != Stop::No), if !is_stopped => {}
-            () = at(broker.away_until), if is_free && broker.away_until.is_some() => broker.away_until = None,
-            () = std::future::ready(()), if is_free && broker.away_until.is_none() => {}
+            () = at(broker.away_until), if goes_on && broker.away_until.is_some() => broker.away_until = None,
+            () = std::future::ready(()), if goes_on && broker.away_until.is_none() => {}
         }
         if *everybody.borrow() != Stop::No {
             reports.report(backlog.drain(..).map(|firing| (firing, Outcome::Released)).collect());
@@ -110,7 +108,7 @@ pub(crate) async fn publish_all(
             }
             continue;
         }
-        if under_way < BATCHES_MAX && unconfirmed < UNCONFIRMED_MAX && !backlog.is_empty() {
+        if is_free(under_way, unconfirmed, &backlog) {
             let mut batch = Batch::default();
             let stopped = everybody.wait_for(|stop| *stop != Stop::No);
             tokio::select! {
@@ -172,7 +170,7 @@ impl Reports {
     async fn await_confirms(&self, mut batch: Batch) -> Batch {
         let deadline = Instant::now() + CONFIRM_TIMEOUT;
         let mut answered = Vec::with_capacity(batch.sent.len());
-        let mut returned = HashSet::new();
+        let mut returned = HashMap::new();
         for (firing, id, confirm) in std::mem::take(&mut batch.sent) {
             match tokio::time::timeout_at(deadline, confirm).await {
                 Ok(Ok(answer)) => {
@@ -188,8 +186,7 @@ impl Reports {
                 // Refused as a whole: no permission, an exchange that went away.
                 Ok(Err(error)) => match Trouble::of(error) {
                     Trouble::Refused(reason) => {
-                        let outcome = Outcome::Failed { reason, output: None, retryable: true };
-                        batch.refused.push((firing, outcome));
+                        batch.refused.push((firing, Outcome::failed(reason, true)));
                     }
                     Trouble::Away(_) => batch.again.push(firing),
                 },
@@ -199,12 +196,13 @@ impl Reports {
                 }
             }
         }
-        let returned: HashMap<String, String> = returned.into_iter().collect();
         let told = |(firing, id, is_ack): (Firing, ShortString, bool)| {
             let outcome = match returned.get(id.as_str()) {
-                Some(told) => failed(format!("unroutable: no queue takes it ({told})"), false),
+                Some(told) => {
+                    Outcome::failed(format!("unroutable: no queue takes it ({told})"), false)
+                }
                 None if is_ack => Outcome::Executed(None),
-                None => failed("refused by the broker (nack)".to_owned(), true),
+                None => Outcome::failed("refused by the broker (nack)", true),
             };
             (firing, outcome)
         };
@@ -213,10 +211,6 @@ impl Reports {
         self.report(outcomes);
         batch
     }
-}
-
-fn failed(reason: String, retryable: bool) -> Outcome {
-    Outcome::Failed { reason, output: None, retryable }
 }
 
 /// A connection that is made again when it breaks.
@@ -288,7 +282,7 @@ impl Broker {
                 let (refused, others): (VecDeque<_>, VecDeque<_>) =
                     backlog.drain(..).partition(|firing| address(firing).0 == batch.exchange);
                 *backlog = others;
-                let outcome = |firing| (firing, failed(reason.clone(), false));
+                let outcome = |firing| (firing, Outcome::failed(reason.clone(), false));
                 batch.refused.extend(refused.into_iter().map(outcome));
                 return;
             }
@@ -309,7 +303,7 @@ impl Broker {
                     batch.sent.extend(backlog.pop_front().map(|firing| (firing, id, confirm)));
                 }
                 Err(Trouble::Refused(reason)) => {
-                    let outcome = failed(reason, false);
+                    let outcome = Outcome::failed(reason, false);
                     batch.refused.extend(backlog.pop_front().map(|firing| (firing, outcome)));
                     return;
                 }
@@ -418,7 +412,6 @@ fn message_id(firing: &Firing) -> ShortString {
     ShortString::try_new(whole).unwrap_or_else(|_| {
         let hash =
             Sha256::digest(identifier).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let short = format!("sha256:{hash}/{slot}");
-        ShortString::try_new(&short[..short.len().min(SHORT_MAX)]).unwrap_or_default()
+        ShortString::try_new(format!("sha256:{hash}/{slot}")).expect("a hundred bytes")
     })
 }

@@ -110,9 +110,7 @@ pub(crate) async fn call(
         answered = answered => answered,
         stop = stop => return match stop {
             Stop::Shutdown | Stop::Lost => Outcome::Released,
-            Stop::Replaced | Stop::No => Outcome::Failed {
-                reason: "replaced".to_owned(), output: None, retryable: false,
-            },
+            Stop::Replaced | Stop::No => Outcome::failed("replaced", false),
         },
     };
     match answered {
@@ -123,7 +121,7 @@ pub(crate) async fn call(
             retryable: !status.is_client_error()
                 || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS),
         },
-        Err(error) => Outcome::Failed { reason: reason(error), output: None, retryable: true },
+        Err(error) => Outcome::failed(reason(error), true),
     }
 }
 

@@ -16,9 +16,7 @@ use crate::scheduler::dispatch::Stop;
 use crate::scheduler::group::Firing;
 use crate::scheduler::time;
 use crate::scheduler::trigger::Outcome;
-
-/// How often an execution is looked at that another process carries forward.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+use crate::worker::LOOK_INTERVAL;
 
 /// Makes sure that the operator knows the job of that name, which may have been read from the second.
 pub(crate) type FindJob = dyn Fn(&str, Option<&str>) -> Result<(), String> + Send + Sync;
@@ -41,9 +39,7 @@ impl JobStarter {
     }
 
     fn start(&self, firing: &Firing, name: &str, given: &Map<String, Value>) -> Begun {
-        let failed = |reason: String| {
-            Begun::Ended(Outcome::Failed { reason, output: None, retryable: false })
-        };
+        let failed = |reason: String| Begun::Ended(Outcome::failed(reason, false));
         if let Err(reason) = (self.find)(name, None) {
             return failed(reason);
         }
@@ -61,8 +57,7 @@ impl JobStarter {
                 Begun::Elsewhere(execution)
             }
             Err(error @ OperatorError::Repository(_)) => {
-                let reason = report(&error);
-                Begun::Ended(Outcome::Failed { reason, output: None, retryable: true })
+                Begun::Ended(Outcome::failed(report(&error), true))
             }
             Err(error) => failed(report(&error)),
         }
@@ -148,8 +143,7 @@ pub(crate) async fn run(
                 }
             }
             Err(panic) => {
-                let reason = format!("start job: {panic}");
-                return Outcome::Failed { reason, output: None, retryable: true };
+                return Outcome::failed(format!("start job: {panic}"), true);
             }
         }
     }
@@ -171,7 +165,7 @@ async fn here(
             let reason = format!("execution {id} did not end within {}", time::show_duration(timeout));
             return match handle.await {
                 Ok(execution) if execution.status == BatchStatus::Completed => outcome(&execution, stopped),
-                _ => Outcome::Failed { reason, output: None, retryable: true },
+                _ => Outcome::failed(reason, true),
             };
         }
         asked = stop => match asked {
@@ -206,14 +200,13 @@ fn outcome(execution: &JobExecution, stopped: Stop) -> Outcome {
     match execution.status {
         BatchStatus::Completed => Outcome::Executed(Some(told)),
         BatchStatus::Stopped if stopped == Stop::Shutdown => Outcome::Released,
-        status => Outcome::Failed {
-            reason: match &execution.failure {
+        status => {
+            let reason = match &execution.failure {
                 Some(failure) => format!("{told}: {}", failure.message),
                 None => told,
-            },
-            output: None,
+            };
             // Who stopped it wants it stopped.
-            retryable: status != BatchStatus::Stopped,
-        },
+            Outcome::failed(reason, status != BatchStatus::Stopped)
+        }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) async fn run(
     command: &str,
     stop: impl Future<Output = Stop>,
 ) -> Outcome {
-    let failed = |reason: String| Outcome::Failed { reason, output: None, retryable: true };
+    let failed = |reason: String| Outcome::failed(reason, true);
     let (mut child, output) = match spawn(firing, command) {
         Ok(spawned) => spawned,
         Err(error) => return failed(format!("start `sh {command}`: {error}")),
