@@ -1,6 +1,7 @@
 //! The repository on a SQL database: the same statements everywhere, a few connections.
 
 mod pool;
+mod progressive;
 mod query;
 mod rows;
 mod schema;
@@ -10,7 +11,7 @@ mod unit;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use batchwright::{Durability, JobRepository, RepositoryError, UnitOfWork};
+use batchwright::{Durability, JobRepository, ProgressiveQueries, RepositoryError, UnitOfWork};
 
 use crate::database::{Database, Dialect, SqliteDatabase};
 use pool::Pool;
@@ -190,6 +191,10 @@ impl JobRepository for SqlRepository {
                 return Ok(Box::new(unit));
             }
         }
+    }
+
+    fn slices(&self) -> &dyn ProgressiveQueries {
+        self
     }
 
     fn durability(&self) -> Durability {

@@ -112,6 +112,34 @@ pub struct JobExecution {
 }
 
 impl JobExecution {
+    /// One that is not stored yet.
+    pub(crate) fn unborn(job: &str, parameters: JobParameters, now: Timestamp) -> Self {
+        Self {
+            id: ExecutionId(0),
+            instance_id: InstanceId(0),
+            job: job.to_owned(),
+            status: BatchStatus::Starting,
+            exit: ExitStatus::executing(),
+            parameters,
+            restart_of: None,
+            created_at: now,
+            started_at: None,
+            ended_at: None,
+            owner: None,
+            fence: 1,
+            lease_until: None,
+            stop_requested: false,
+            failure: None,
+            warnings: Vec::new(),
+            context: ExecutionContext::default(),
+            fingerprint: None,
+            source: None,
+            flow: FlowState::default(),
+            parent: None,
+            version: 1,
+        }
+    }
+
     /// Whether its owner's lease has expired while it is running.
     pub fn is_stale(&self, now: Timestamp) -> bool {
         self.status.is_running() && self.lease_until.is_some_and(|until| until < now)
@@ -154,6 +182,27 @@ pub struct StepExecution {
 }
 
 impl StepExecution {
+    /// One that is not stored yet.
+    pub(crate) fn unborn(name: &str, now: Timestamp) -> Self {
+        Self {
+            id: StepExecutionId(0),
+            execution_id: ExecutionId(0),
+            name: name.to_owned(),
+            partition: None,
+            status: BatchStatus::Starting,
+            exit: ExitStatus::executing(),
+            counters: Counters::default(),
+            checkpoint: None,
+            context: ExecutionContext::default(),
+            started_at: now,
+            updated_at: now,
+            ended_at: None,
+            failure: None,
+            handled: false,
+            begun_by: None,
+        }
+    }
+
     /// The execution that began what this one continues: all that continue one beginning are one round.
     pub fn round(&self) -> StepExecutionId {
         self.begun_by.unwrap_or(self.id)

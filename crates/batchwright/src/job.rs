@@ -20,6 +20,7 @@ use crate::launch::LaunchRules;
 use crate::listener::JobListener;
 use crate::operator::Refusal;
 use crate::parameters::{JobParameters, ParameterSchema};
+use crate::progressive::ProgressiveWork;
 
 /// Makes the parameters of the next instance from those of the newest one, if there is one.
 pub type Incrementer =
@@ -106,6 +107,11 @@ impl Job {
     /// Its flow as a picture.
     pub fn to_svg(&self) -> String {
         picture::svg(self)
+    }
+
+    /// What carries it forward by slices, if it is progressive.
+    pub(crate) fn progressive(&self) -> Option<Arc<dyn ProgressiveWork>> {
+        self.flow.steps().first().and_then(|step| step.progressive()).map(|body| body.0)
     }
 
     pub(crate) fn launch_rules(&self) -> LaunchRules<'_> {

@@ -48,6 +48,7 @@ mod operator;
 mod owner;
 mod parameters;
 mod policy;
+mod progressive;
 mod query;
 mod registry;
 mod repository;
@@ -92,6 +93,12 @@ pub use parameters::{
     ParameterValue, SLOT_PARAMETER, TRIGGER_PARAMETER,
 };
 pub use policy::{Classifier, Completion, SkipLimitScope, SkipPolicy};
+pub use progressive::{
+    Budget, Claim, ClaimRules, ClientGone, Extent, FinalResponse, ItemUnitReader, ItemUnits,
+    ListUnits, LostClient, NumberedUnits, OnFailed, OpenOptions, Poison, ProgressiveBuilder,
+    ProgressiveStep, Segment, SliceAnswer, SliceError, SliceOrder, SliceOutcome, UnitIndex,
+    UnitProgress, UnitRange, UnitReader, UnitTimes, Units, UnitsSummary, claim,
+};
 #[cfg(feature = "cache")]
 pub use query::CachedQueries;
 pub use query::{ExecutionFilter, InstancePage, Queries};
@@ -99,7 +106,9 @@ pub use registry::{AppState, DuplicateJob, JobRegistry};
 #[cfg(feature = "discover")]
 pub use registry::{DiscoveredJob, JobFactory};
 pub use repository::{
-    CheckpointUpdate, Durability, JobRepository, Lease, MemoryRepository, UnitOfWork,
+    CheckpointUpdate, Durability, JobRepository, Lane, Lease, MemoryRepository,
+    ProgressiveExecution, ProgressiveQueries, ProgressiveRows, ProgressiveState, StoredResponse,
+    UnitOfWork,
 };
 pub use retry::{Backoff, BreakerState, CircuitBreaker, Retry, RetryPolicy};
 pub use step::{

@@ -3,6 +3,7 @@
 mod handle;
 mod heartbeat;
 mod pool;
+mod progressive;
 mod refusal;
 mod retention;
 
@@ -27,6 +28,7 @@ use crate::job::{Job, JobScope};
 use crate::launch::{LaunchOptions, RecoverMode};
 use crate::owner::ProcessIdentity;
 use crate::parameters::JobParameters;
+use crate::progressive::OpenOptions;
 use crate::query::{ExecutionFilter, InstancePage, Queries};
 use crate::registry::JobRegistry;
 use crate::repository::lifecycle::{self, Claimant, StartRequest};
@@ -68,6 +70,18 @@ pub(crate) struct Held {
     pub(crate) lease: Lease,
     pub(crate) job: String,
     pub(crate) stop: StopToken,
+    pub(crate) carried: Carried,
+}
+
+/// How this process carries an execution forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carried {
+    /// It is its owner: its lease is renewed.
+    Owned,
+    /// It drives it slice by slice for somebody who waits.
+    Driven,
+    /// It drives it slice by slice, as any server would.
+    ServerDriven,
 }
 
 /// Lets go of an execution when it is dropped.
@@ -259,6 +273,11 @@ impl JobOperator {
     ) -> Result<JobHandle, OperatorError> {
         let job = self.inner.registry.job(name)?;
         let parameters = job.accept(parameters)?;
+        if let Some(work) = job.progressive() {
+            let open = OpenOptions::default();
+            let execution = self.open_job(&job, &work, parameters, options, &open)?;
+            return Ok(self.submit_drive(&execution, Carried::Driven));
+        }
         let request = self.request(&job, options, Some(self.claimant()));
         let execution = lifecycle::start(&*self.inner.repository, &request, parameters)?;
         Ok(self.submit(job, &execution, options))
@@ -277,6 +296,10 @@ impl JobOperator {
     ) -> Result<JobExecution, OperatorError> {
         let job = self.inner.registry.job(name)?;
         let parameters = job.accept(parameters)?;
+        if let Some(work) = job.progressive() {
+            let open = OpenOptions { is_server_driven: true, ..OpenOptions::default() };
+            return self.open_job(&job, &work, parameters, options, &open);
+        }
         let request = self.request(&job, options, None);
         lifecycle::start(&*self.inner.repository, &request, parameters)
     }
@@ -342,15 +365,23 @@ impl JobOperator {
         let incrementer = job.incrementer().cloned();
         let incrementer =
             incrementer.ok_or_else(|| Refusal::NoSequence { job: name.to_owned() })?;
-        let request = self.request(&job, options, Some(self.claimant()));
-        let execution = lifecycle::start_next(&*self.inner.repository, &request, |newest| {
+        let following = |newest: Option<JobParameters>| {
             let mut next = incrementer(newest.as_ref())
                 .map_err(|problem| Refusal::InvalidParameters { problems: vec![problem] })?;
             for (name, parameter) in overrides.iter() {
                 next.insert(name, parameter.clone());
             }
             job.accept(next)
-        })?;
+        };
+        if let Some(work) = job.progressive() {
+            let newest = self.queries().executions(&ExecutionFilter::of_job(name).limit(1))?;
+            let parameters = following(newest.into_iter().next().map(|newest| newest.parameters))?;
+            let open = OpenOptions::default();
+            let execution = self.open_job(&job, &work, parameters, options, &open)?;
+            return Ok(self.submit_drive(&execution, Carried::Driven));
+        }
+        let request = self.request(&job, options, Some(self.claimant()));
+        let execution = lifecycle::start_next(&*self.inner.repository, &request, following)?;
         Ok(self.submit(Arc::clone(&job), &execution, options))
     }
 
@@ -366,7 +397,13 @@ impl JobOperator {
         overrides: &JobParameters,
         options: &LaunchOptions,
     ) -> Result<JobHandle, OperatorError> {
-        let (job, execution) = self.restarted(id, overrides, options, Some(self.claimant()))?;
+        let job = self.inner.registry.job(&self.execution(id)?.job)?;
+        if let Some(work) = job.progressive() {
+            let open = OpenOptions::default();
+            let execution = self.reopen(id, &job, &work, overrides, options, &open)?;
+            return Ok(self.submit_drive(&execution, Carried::Driven));
+        }
+        let execution = self.restarted(id, &job, overrides, options, Some(self.claimant()))?;
         Ok(self.submit(job, &execution, options))
     }
 
@@ -381,26 +418,30 @@ impl JobOperator {
         overrides: &JobParameters,
         options: &LaunchOptions,
     ) -> Result<JobExecution, OperatorError> {
-        self.restarted(id, overrides, options, None).map(|(_, execution)| execution)
+        let job = self.inner.registry.job(&self.execution(id)?.job)?;
+        if let Some(work) = job.progressive() {
+            let open = OpenOptions { is_server_driven: true, ..OpenOptions::default() };
+            return self.reopen(id, &job, &work, overrides, options, &open);
+        }
+        self.restarted(id, &job, overrides, options, None)
     }
 
     fn restarted(
         &self,
         id: ExecutionId,
+        job: &Job,
         overrides: &JobParameters,
         options: &LaunchOptions,
         claimant: Option<Claimant>,
-    ) -> Result<(Arc<Job>, JobExecution), OperatorError> {
-        let job = self.inner.registry.job(&self.execution(id)?.job)?;
-        let request = self.request(&job, options, claimant);
+    ) -> Result<JobExecution, OperatorError> {
+        let request = self.request(job, options, claimant);
         let change = |mut parameters: JobParameters| {
             for (name, parameter) in overrides.iter() {
                 parameters.insert(name, parameter.clone());
             }
             job.accept(parameters)
         };
-        let execution = lifecycle::restart(&*self.inner.repository, id, &request, change)?;
-        Ok((job, execution))
+        lifecycle::restart(&*self.inner.repository, id, &request, change)
     }
 
     /// Restarts the newest execution of job `name`.
@@ -446,6 +487,10 @@ impl JobOperator {
         for one in &held {
             // First the token: it reaches the work even when the store does not answer.
             one.stop.request();
+            // Another server drives on what servers drive.
+            if one.carried == Carried::ServerDriven {
+                continue;
+            }
             if let Err(error) = self.stop(one.lease.execution) {
                 tracing::warn!(execution = %one.lease.execution, %error, "stop was not stored");
             }
@@ -673,7 +718,8 @@ impl JobOperator {
     ) -> JobHandle {
         let lease = Lease { execution: execution.id, fence: execution.fence };
         let stop = StopToken::default();
-        let held = Held { lease, job: job.name().to_owned(), stop: stop.clone() };
+        let held =
+            Held { lease, job: job.name().to_owned(), stop: stop.clone(), carried: Carried::Owned };
         lock(&self.inner.runner.active).insert(execution.id, held);
         let (handle, ending) = JobHandle::new(execution.id, Arc::clone(&self.inner.repository));
         let accept_changed_definition = options.accept_changed_definition;

@@ -2,12 +2,17 @@
 
 pub(crate) mod lifecycle;
 mod memory;
+mod progressive;
 
 use std::any::{Any, TypeId};
 
 use jiff::Timestamp;
 
 pub use memory::MemoryRepository;
+pub use progressive::{
+    Lane, ProgressiveExecution, ProgressiveQueries, ProgressiveRows, ProgressiveState,
+    StoredResponse,
+};
 
 use crate::error::RepositoryError;
 use crate::event::EventRecord;
@@ -38,6 +43,9 @@ pub trait JobRepository: Queries {
     ///
     /// [`RepositoryError::Unavailable`]: nothing happened.
     fn begin(&self) -> Result<Box<dyn UnitOfWork + '_>, RepositoryError>;
+
+    /// Questions about progressive executions.
+    fn slices(&self) -> &dyn ProgressiveQueries;
 
     /// What a commit survives.
     fn durability(&self) -> Durability;
@@ -128,6 +136,9 @@ pub trait UnitOfWork {
 
     /// Removes an execution with its steps, skips and events, and its instance when it was the last.
     fn delete_execution(&mut self, id: ExecutionId) -> Result<(), RepositoryError>;
+
+    /// Rows of progressive executions.
+    fn slices(&mut self) -> &mut dyn ProgressiveRows;
 
     /// The open transaction, for a writer that shares the store's database: as `wanted`, when the store has it
     /// in that form, or as it comes.

@@ -35,7 +35,7 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    fn emit_job(&self, execution: &JobExecution, status: BatchStatus) {
+    pub(crate) fn emit_job(&self, execution: &JobExecution, status: BatchStatus) {
         self.events.emit(|| Event {
             at: self.clock.now(),
             execution: execution.id,

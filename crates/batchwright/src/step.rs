@@ -26,6 +26,7 @@ use crate::execution::{ExitStatus, StepExecutionId};
 use crate::job::JobScope;
 use crate::listener::StepListener;
 use crate::parameters::JobParameters;
+use crate::progressive::ProgressiveBody;
 use crate::repository::{Durability, JobRepository, UnitOfWork};
 
 /// A step as the job sees it: the only dynamic boundary, crossed once a run and never for an item.
@@ -45,6 +46,12 @@ pub trait Step: Send + Sync {
         StepKind::Work
     }
 
+    /// What carries it forward by slices, if anything does.
+    #[doc(hidden)]
+    fn progressive(&self) -> Option<ProgressiveBody> {
+        None
+    }
+
     /// Runs to the end, to a stop, or to the first failure that is not tolerated.
     #[doc(hidden)]
     fn run(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError>;
@@ -60,6 +67,8 @@ pub enum StepKind {
     Partitions,
     /// To wait for a job.
     Job,
+    /// To be carried forward by slices.
+    Progressive,
 }
 
 /// How a step ended without failing.

@@ -9,9 +9,11 @@ mod faults;
 pub mod model;
 #[doc(hidden)]
 pub mod oracle;
+mod random;
 
 pub use bench::{TestBench, assert_lines};
 pub use conformance::conformance;
 pub use faults::{
     Delays, FaultPlan, FaultyPosition, FaultyProcessor, FaultyReader, FaultyWriter, Kill, Numbered,
 };
+pub use random::SimRng;

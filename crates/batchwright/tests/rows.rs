@@ -1350,8 +1350,9 @@ mod spy {
 
     use batchwright::{
         CheckpointUpdate, Durability, EventRecord, ExecutionFilter, ExecutionId, InstanceId,
-        InstancePage, JobExecution, JobInstance, JobRepository, Lease, MemoryRepository, Queries,
-        RepositoryError, SkipRecord, StepExecution, StepExecutionId, UnitOfWork,
+        InstancePage, JobExecution, JobInstance, JobRepository, Lease, MemoryRepository,
+        ProgressiveQueries, ProgressiveRows, Queries, RepositoryError, SkipRecord, StepExecution,
+        StepExecutionId, UnitOfWork,
     };
     use jiff::Timestamp;
 
@@ -1455,6 +1456,9 @@ mod spy {
             *self.open.lock().unwrap().entry(thread).or_default() += 1;
             Ok(Box::new(Unit { inner, spy: self, thread, is_checkpoint: false }))
         }
+        fn slices(&self) -> &dyn ProgressiveQueries {
+            self.inner.slices()
+        }
         fn durability(&self) -> Durability {
             self.inner.durability()
         }
@@ -1538,6 +1542,9 @@ mod spy {
         }
         fn delete_execution(&mut self, id: ExecutionId) -> Answer<()> {
             self.inner().delete_execution(id)
+        }
+        fn slices(&mut self) -> &mut dyn ProgressiveRows {
+            self.inner().slices()
         }
         fn resource(&mut self, wanted: TypeId) -> &mut dyn Any {
             self.inner().resource(wanted)

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+pub use batchwright::testing::SimRng;
+
 use batchwright::StopToken;
 use serde_json::Value;
 
@@ -129,15 +131,4 @@ pub fn until(what: &str, fact: impl Fn() -> bool) {
         StopToken::default().wait(Duration::from_millis(10));
     }
     panic!("never came true: {what}");
-}
-
-/// Eight lines are all the randomness that a test needs; the seed decides everything.
-pub struct SimRng(pub u64);
-
-impl SimRng {
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
 }

@@ -10,7 +10,7 @@ use super::rows::{self, count, micros};
 use crate::database::{Sql, SqlError, SqlRow, SqlValue};
 
 impl SqlRepository {
-    fn ask_one<T>(
+    pub(super) fn ask_one<T>(
         &self,
         sql: &Sql,
         values: &[SqlValue<'_>],
@@ -19,7 +19,7 @@ impl SqlRepository {
         Ok(self.ask(sql, values, map)?.into_iter().next())
     }
 
-    fn ask<T>(
+    pub(super) fn ask<T>(
         &self,
         sql: &Sql,
         values: &[SqlValue<'_>],

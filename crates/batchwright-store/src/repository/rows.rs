@@ -8,6 +8,12 @@ use jiff::Timestamp;
 
 use crate::database::{SqlError, SqlRow};
 
+/// The values of a statement, each made into one.
+macro_rules! values {
+    ($($value:expr),* $(,)?) => { &[$(crate::database::SqlValue::from($value)),*] };
+}
+pub(super) use values;
+
 /// Microseconds since the epoch, the form of every time in the store.
 pub(super) fn micros(at: Timestamp) -> i64 {
     at.as_microsecond()
@@ -22,13 +28,13 @@ pub(super) fn count(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-type Read<T> = Result<T, SqlError>;
+pub(super) type Read<T> = Result<T, SqlError>;
 
-fn time(row: &SqlRow<'_>, column: &str) -> Read<Timestamp> {
+pub(super) fn time(row: &SqlRow<'_>, column: &str) -> Read<Timestamp> {
     Timestamp::from_microsecond(row.read(column)?).map_err(|error| SqlError::corrupt(column, error))
 }
 
-fn some_time(row: &SqlRow<'_>, column: &str) -> Read<Option<Timestamp>> {
+pub(super) fn some_time(row: &SqlRow<'_>, column: &str) -> Read<Option<Timestamp>> {
     let micros: Option<i64> = row.read(column)?;
     let time = micros.map(Timestamp::from_microsecond).transpose();
     time.map_err(|error| SqlError::corrupt(column, error))
@@ -55,7 +61,7 @@ fn context(row: &SqlRow<'_>) -> Read<ExecutionContext> {
     ExecutionContext::from_json(&text).map_err(|error| SqlError::corrupt("context", error))
 }
 
-fn json<T: serde::de::DeserializeOwned>(row: &SqlRow<'_>, column: &str) -> Read<T> {
+pub(super) fn json<T: serde::de::DeserializeOwned>(row: &SqlRow<'_>, column: &str) -> Read<T> {
     let text: String = row.read(column)?;
     serde_json::from_str(&text).map_err(|error| SqlError::corrupt(column, error))
 }

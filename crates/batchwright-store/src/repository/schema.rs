@@ -7,23 +7,26 @@ use crate::database::{Dialect, Session, Sql, SqlError, SqlErrorClass};
 /// A migration: its number, its name, its text. The text is never edited after release.
 type Migration = (i64, &'static str, &'static str);
 
-const SQLITE: [Migration; 3] = [
+const SQLITE: [Migration; 4] = [
     (1, "init", include_str!("../../migrations/sqlite/0001_init.sql")),
     (2, "flows", include_str!("../../migrations/sqlite/0002_flows.sql")),
     (3, "scheduler", include_str!("../../migrations/sqlite/0003_scheduler.sql")),
+    (4, "progressive", include_str!("../../migrations/sqlite/0004_progressive.sql")),
 ];
-const POSTGRES: [Migration; 2] = [
+const POSTGRES: [Migration; 3] = [
     (2, "init", include_str!("../../migrations/postgres/0002_init.sql")),
     (3, "scheduler", include_str!("../../migrations/postgres/0003_scheduler.sql")),
+    (4, "progressive", include_str!("../../migrations/postgres/0004_progressive.sql")),
 ];
-const MYSQL: [Migration; 2] = [
+const MYSQL: [Migration; 3] = [
     (2, "init", include_str!("../../migrations/mysql/0002_init.sql")),
     (3, "scheduler", include_str!("../../migrations/mysql/0003_scheduler.sql")),
+    (4, "progressive", include_str!("../../migrations/mysql/0004_progressive.sql")),
 ];
 
 /// The schema that this program knows. The number is the same for every database; those that joined later
 /// begin later.
-const NEWEST: i64 = 3;
+const NEWEST: i64 = 4;
 
 fn migrations(dialect: Dialect) -> &'static [Migration] {
     match dialect {

@@ -78,6 +78,44 @@ statements! {
     insert_event: "INSERT INTO {p}event (execution_id, step, status, note, at) VALUES (?1, ?2, ?3, ?4, ?5)";
     events: "SELECT execution_id, step, status, note, at FROM {p}event WHERE execution_id = ?1 ORDER BY id";
 
+    insert_progressive: "INSERT INTO {p}progressive (execution_id, step_id, target, is_split, units_total, plan, \
+        owner_hash, server_driven) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    progressive: "SELECT * FROM {p}progressive WHERE execution_id = ?1";
+    insert_lane: "INSERT INTO {p}lane (execution_id, lane_rank, id, seq, answer, fence, owner, lease_until, times, \
+        slices, last_slice, checkpoint_cost) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+    lanes_of: "SELECT * FROM {p}lane WHERE execution_id = ?1 ORDER BY lane_rank";
+    update_lane: "UPDATE {p}lane SET seq = ?4, answer = ?5, fence = ?6, owner = ?7, lease_until = ?8, times = ?9, \
+        slices = ?10, last_slice = ?11, checkpoint_cost = ?12 \
+        WHERE execution_id = ?1 AND lane_rank = ?2 AND fence = ?3";
+    renew_lane: "UPDATE {p}lane SET lease_until = ?4 WHERE execution_id = ?1 AND lane_rank = ?2 AND fence = ?3";
+    insert_segment: "INSERT INTO {p}segment (execution_id, rank_of, start_at, position, claimed, end_at, is_closed, \
+        lane_rank, done, failed, poison, partial) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12){id}";
+    segments_of: "SELECT id, execution_id, rank_of, start_at, position, claimed, end_at, is_closed, lane_rank, \
+        done, failed, poison FROM {p}segment WHERE execution_id = ?1 ORDER BY rank_of, start_at";
+    partial_of: "SELECT partial FROM {p}segment WHERE id = ?1";
+    update_segment: "UPDATE {p}segment SET position = ?2, claimed = ?3, is_closed = ?4, lane_rank = ?5, done = ?6, \
+        failed = ?7, poison = ?8, partial = ?9 WHERE id = ?1";
+    claim_segment: "UPDATE {p}segment SET lane_rank = ?2, claimed = ?3, poison = ?4 WHERE id = ?1";
+    cut_segment: "UPDATE {p}segment SET end_at = ?2 WHERE id = ?1";
+    add_counters: "UPDATE {p}step_execution SET read_count = read_count + ?2, write_count = write_count + ?3, \
+        filter_count = filter_count + ?4, read_skip = read_skip + ?5, process_skip = process_skip + ?6, \
+        write_skip = write_skip + ?7, commit_count = commit_count + ?8, rollback_count = rollback_count + ?9, \
+        updated_at = ?10 WHERE id = ?1";
+    insert_response: "INSERT INTO {p}response (execution_id, status, headers, body, at, acknowledged) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    response: "SELECT * FROM {p}response WHERE execution_id = ?1";
+    acknowledge_response: "UPDATE {p}response SET acknowledged = ?2, body = ?3 \
+        WHERE execution_id = ?1 AND acknowledged = ?4";
+    expire_responses: "UPDATE {p}response SET acknowledged = ?2, body = ?3 WHERE at < ?1 AND acknowledged = ?4";
+    server_driven: "SELECT p.execution_id FROM {p}progressive p \
+        JOIN {p}job_execution e ON e.id = p.execution_id \
+        WHERE p.server_driven = ?1 AND e.status IN ('STARTED', 'STOPPING') ORDER BY p.execution_id";
+
+    delete_progressive: "DELETE FROM {p}progressive WHERE execution_id = ?1";
+    delete_lanes: "DELETE FROM {p}lane WHERE execution_id = ?1";
+    delete_segments: "DELETE FROM {p}segment WHERE execution_id = ?1";
+    delete_response: "DELETE FROM {p}response WHERE execution_id = ?1";
     delete_skips: "DELETE FROM {p}skip_record WHERE step_id IN \
         (SELECT id FROM {p}step_execution WHERE execution_id = ?1)";
     delete_steps: "DELETE FROM {p}step_execution WHERE execution_id = ?1";

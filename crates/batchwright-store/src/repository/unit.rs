@@ -4,24 +4,19 @@ use std::any::{Any, TypeId};
 
 use batchwright::{
     CheckpointUpdate, EventRecord, ExecutionId, InstanceId, JobExecution, JobInstance, Lease,
-    RepositoryError, SkipRecord, StepExecution, StepExecutionId, UnitOfWork,
+    ProgressiveRows, RepositoryError, SkipRecord, StepExecution, StepExecutionId, UnitOfWork,
 };
 use jiff::Timestamp;
 
 use super::pool::Pooled;
-use super::rows::{self, count, micros, some_micros};
+use super::rows::{self, count, micros, some_micros, values};
 use super::statements::Statements;
 use crate::database::{Sql, SqlError, SqlRow, SqlSession, SqlValue};
 
 pub(super) struct SqlUnit<'a> {
     session: Pooled<'a>,
-    statements: &'a Statements,
+    pub(super) statements: &'a Statements,
     open: bool,
-}
-
-/// The values of a statement, each made into one.
-macro_rules! values {
-    ($($value:expr),* $(,)?) => { &[$(SqlValue::from($value)),*] };
 }
 
 impl<'a> SqlUnit<'a> {
@@ -37,7 +32,7 @@ impl<'a> SqlUnit<'a> {
         }
     }
 
-    fn one<T>(
+    pub(super) fn one<T>(
         &mut self,
         sql: &Sql,
         values: &[SqlValue<'_>],
@@ -46,7 +41,7 @@ impl<'a> SqlUnit<'a> {
         self.session.one(sql, values, map).map_err(|error| error.in_store("read a row"))
     }
 
-    fn many<T>(
+    pub(super) fn many<T>(
         &mut self,
         sql: &Sql,
         values: &[SqlValue<'_>],
@@ -55,11 +50,19 @@ impl<'a> SqlUnit<'a> {
         self.session.many(sql, values, map).map_err(|error| error.in_store("read rows"))
     }
 
-    fn change(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<u64, RepositoryError> {
+    pub(super) fn change(
+        &mut self,
+        sql: &Sql,
+        values: &[SqlValue<'_>],
+    ) -> Result<u64, RepositoryError> {
         self.session.execute(sql, values).map_err(|error| error.in_store("write a row"))
     }
 
-    fn insert(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<i64, RepositoryError> {
+    pub(super) fn insert(
+        &mut self,
+        sql: &Sql,
+        values: &[SqlValue<'_>],
+    ) -> Result<i64, RepositoryError> {
         self.session.insert(sql, values).map_err(|error| error.in_store("write a row"))
     }
 }
@@ -328,6 +331,10 @@ impl UnitOfWork for SqlUnit<'_> {
         let instance = self
             .one(&statements.lock_execution, values![id.0], |row| row.read::<i64>("instance_id"))?;
         for sql in [
+            &statements.delete_response,
+            &statements.delete_segments,
+            &statements.delete_lanes,
+            &statements.delete_progressive,
             &statements.delete_skips,
             &statements.delete_steps,
             &statements.delete_events,
@@ -339,6 +346,10 @@ impl UnitOfWork for SqlUnit<'_> {
             self.change(&statements.delete_empty_instance, values![instance])?;
         }
         Ok(())
+    }
+
+    fn slices(&mut self) -> &mut dyn ProgressiveRows {
+        self
     }
 
     fn resource(&mut self, wanted: TypeId) -> &mut dyn Any {
@@ -357,7 +368,7 @@ impl UnitOfWork for SqlUnit<'_> {
     }
 }
 
-fn json(value: &impl serde::Serialize) -> Result<String, RepositoryError> {
+pub(super) fn json(value: &impl serde::Serialize) -> Result<String, RepositoryError> {
     serde_json::to_string(value)
         .map_err(|error| RepositoryError::unavailable("store a value as JSON", error))
 }

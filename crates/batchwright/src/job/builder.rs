@@ -8,7 +8,7 @@ use super::{Job, JobListener};
 use crate::error::ItemError;
 use crate::operator::Refusal;
 use crate::parameters::{JobParameters, ParameterDeclaration};
-use crate::step::Step;
+use crate::step::{Step, StepKind};
 
 /// Describes a [`JobFlow`].
 #[derive(Clone)]
@@ -313,6 +313,11 @@ impl JobBuilder {
             if step.options().start_limit == Some(0) {
                 faults.push(format!("step `{}` may never start: its limit is 0", step.name()));
             }
+        }
+        if flow.steps().iter().any(|step| step.kind() == StepKind::Progressive)
+            && !job.listeners.is_empty()
+        {
+            faults.push("it is progressive: nobody would call its listeners".to_owned());
         }
         if !faults.is_empty() {
             return Err(Refusal::InvalidDefinition { job: job.name, reason: faults.join("; ") });

@@ -148,6 +148,13 @@ impl JobFlow {
         }
         self.collect_faults(&mut faults);
         let steps = self.steps();
+        let is_alone = self.nodes.len() == 1 && matches!(self.nodes[0].kind, NodeKind::Step(_));
+        for step in steps.iter().filter(|step| step.kind() == StepKind::Progressive) {
+            if !is_alone || !self.nodes[0].transitions.is_empty() {
+                let name = step.name();
+                faults.push(format!("step `{name}` is progressive: its job can have nothing else"));
+            }
+        }
         for partitioned in steps.iter().filter(|step| step.kind() == StepKind::Partitions) {
             let prefix = format!("{}:", partitioned.name());
             if let Some(other) = steps.iter().find(|step| step.name().starts_with(&prefix)) {

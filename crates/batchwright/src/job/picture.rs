@@ -115,7 +115,7 @@ fn dot_node(node: &Node, text: &mut String) {
     match &node.kind {
         NodeKind::Step(step) => {
             let more = match step.kind() {
-                crate::step::StepKind::Work => "",
+                crate::step::StepKind::Work | crate::step::StepKind::Progressive => "",
                 crate::step::StepKind::Partitions => " [peripheries=2]",
                 crate::step::StepKind::Job => " [shape=component]",
             };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::{Active, Held, later, lock};
+use super::{Active, Carried, Held, later, lock};
 use crate::clock::{Clock, StopToken};
 use crate::error::RepositoryError;
 use crate::repository::JobRepository;
@@ -64,13 +64,15 @@ fn beat(
     active: &Active,
     lease_timeout: Duration,
 ) -> Result<(), RepositoryError> {
-    let held: Vec<Held> = lock(active).values().cloned().collect();
+    let mut held: Vec<Held> = lock(active).values().cloned().collect();
+    // What is driven has lanes, each with a lease of its own.
+    held.retain(|one| one.carried == Carried::Owned);
     if held.is_empty() {
         return Ok(());
     }
     let until = later(clock.now(), lease_timeout);
     let mut unit = repository.begin()?;
-    for Held { lease, job, stop } in held {
+    for Held { lease, job, stop, .. } in held {
         match unit.renew_lease(&lease, until)? {
             Some(false) => {}
             Some(true) => stop.request(),

@@ -17,6 +17,7 @@ use crate::execution::{
 use crate::launch::{self, Launch, LaunchOptions, LaunchRules, RecoverMode};
 use crate::operator::{OperatorError, Refusal};
 use crate::parameters::JobParameters;
+use crate::progressive;
 
 /// Who will carry a new execution forward.
 #[derive(Debug, Clone)]
@@ -83,7 +84,7 @@ impl MayConflict for OperatorError {
     }
 }
 
-fn start_in(
+pub(crate) fn start_in(
     unit: &mut dyn UnitOfWork,
     request: &StartRequest<'_>,
     parameters: JobParameters,
@@ -115,28 +116,16 @@ fn launch_in(
     let (owner, lease_until) =
         request.claimant.clone().map(|one| (one.owner, one.lease_until)).unzip();
     let mut execution = JobExecution {
-        id: ExecutionId(0),
         instance_id: instance.id,
-        job: request.job.to_owned(),
-        status: BatchStatus::Starting,
-        exit: ExitStatus::executing(),
-        parameters,
         restart_of,
-        created_at: request.now,
-        started_at: None,
-        ended_at: None,
         owner,
-        fence: 1,
         lease_until,
-        stop_requested: false,
-        failure: None,
-        warnings: Vec::new(),
         context,
         fingerprint: request.rules.fingerprint.map(str::to_owned),
         source: request.rules.source.map(str::to_owned),
         flow: history.first().map(|newest| newest.flow.clone()).unwrap_or_default(),
         parent: request.parent,
-        version: 1,
+        ..JobExecution::unborn(request.job, parameters, request.now)
     };
     execution.id = unit.insert_execution(&execution)?;
     record(unit, &execution, request.now, None)?;
@@ -345,6 +334,10 @@ fn request_stop_once(
         execution.lease_until = None;
     }
     change(&mut *unit, &mut execution, now, Some("stop requested".to_owned()))?;
+    // Between two slices nobody works for it who could confirm the stop.
+    if execution.status == BatchStatus::Stopping && execution.owner.is_none() {
+        progressive::close_stopped(&mut *unit, &mut execution, now)?;
+    }
     unit.commit()?;
     Ok(execution)
 }

@@ -6,6 +6,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
+use super::progressive::{
+    Lane, ProgressiveExecution, ProgressiveQueries, ProgressiveRows, ProgressiveState,
+    StoredResponse,
+};
 use super::{CheckpointUpdate, Durability, JobRepository, Lease, UnitOfWork};
 use crate::context::ExecutionContext;
 use crate::error::RepositoryError;
@@ -14,6 +18,7 @@ use crate::execution::{
     Counters, ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution,
     StepExecutionId,
 };
+use crate::progressive::Segment;
 use crate::query::{ExecutionFilter, InstancePage, Queries};
 
 /// Full semantics, no durability.
@@ -31,6 +36,16 @@ struct State {
     steps: BTreeMap<StepExecutionId, StepExecution>,
     skips: Vec<(StepExecutionId, SkipRecord)>,
     events: Vec<EventRecord>,
+    progressive: Progressive,
+}
+
+/// Small enough to be copied whenever a unit of work changes it.
+#[derive(Debug, Clone, Default)]
+struct Progressive {
+    rows: BTreeMap<ExecutionId, ProgressiveExecution>,
+    lanes: BTreeMap<(ExecutionId, u32), Lane>,
+    segments: BTreeMap<i64, Segment>,
+    responses: BTreeMap<ExecutionId, StoredResponse>,
 }
 
 impl Default for MemoryRepository {
@@ -54,6 +69,10 @@ impl MemoryRepository {
 impl JobRepository for MemoryRepository {
     fn begin(&self) -> Result<Box<dyn UnitOfWork + '_>, RepositoryError> {
         Ok(Box::new(MemoryUnit { state: self.lock(), undo: Vec::new(), no_database: () }))
+    }
+
+    fn slices(&self) -> &dyn ProgressiveQueries {
+        self
     }
 
     fn durability(&self) -> Durability {
@@ -87,6 +106,7 @@ enum Undo {
     SkipCount(usize),
     Events(Vec<EventRecord>),
     EventCount(usize),
+    Progressive(Box<Progressive>),
 }
 
 fn put_back<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
@@ -118,6 +138,7 @@ impl Drop for MemoryUnit<'_> {
                 Undo::SkipCount(count) => state.skips.truncate(count),
                 Undo::Events(before) => state.events = before,
                 Undo::EventCount(count) => state.events.truncate(count),
+                Undo::Progressive(before) => state.progressive = *before,
             }
         }
     }
@@ -309,6 +330,13 @@ impl UnitOfWork for MemoryUnit<'_> {
         let steps = self.steps_of(id)?;
         self.undo.push(Undo::Skips(self.state.skips.clone()));
         self.state.skips.retain(|(step, _)| steps.iter().all(|one| one.id != *step));
+        if self.state.progressive.rows.contains_key(&id) {
+            let progressive = self.progressive_mut();
+            progressive.rows.remove(&id);
+            progressive.lanes.retain(|(execution, _), _| *execution != id);
+            progressive.segments.retain(|_, segment| segment.execution != id);
+            progressive.responses.remove(&id);
+        }
         self.undo.push(Undo::Events(self.state.events.clone()));
         self.state.events.retain(|event| event.execution != id);
         for step in steps {
@@ -326,6 +354,10 @@ impl UnitOfWork for MemoryUnit<'_> {
         Ok(())
     }
 
+    fn slices(&mut self) -> &mut dyn ProgressiveRows {
+        self
+    }
+
     fn resource(&mut self, _: std::any::TypeId) -> &mut dyn Any {
         // There is no database to share: a writer that wants one finds a unit and says so.
         &mut self.no_database
@@ -334,6 +366,175 @@ impl UnitOfWork for MemoryUnit<'_> {
     fn commit(mut self: Box<Self>) -> Result<(), RepositoryError> {
         self.undo.clear();
         Ok(())
+    }
+}
+
+impl MemoryUnit<'_> {
+    fn progressive_mut(&mut self) -> &mut Progressive {
+        self.undo.push(Undo::Progressive(Box::new(self.state.progressive.clone())));
+        &mut self.state.progressive
+    }
+
+    fn segment_mut(&mut self, id: i64) -> Result<&mut Segment, RepositoryError> {
+        let found = self.progressive_mut().segments.get_mut(&id);
+        found.ok_or_else(|| missing(format_args!("segment {id}")))
+    }
+}
+
+impl Progressive {
+    fn lanes(&self, id: ExecutionId) -> Vec<Lane> {
+        self.lanes.range((id, 0)..=(id, u32::MAX)).map(|(_, lane)| lane.clone()).collect()
+    }
+
+    fn segments(&self, id: ExecutionId) -> Vec<Segment> {
+        let all = self.segments.values().filter(|segment| segment.execution == id);
+        let mut all: Vec<_> =
+            all.map(|segment| Segment { partial: None, ..segment.clone() }).collect();
+        all.sort_by_key(|segment| (segment.rank, segment.start));
+        all
+    }
+}
+
+impl ProgressiveRows for MemoryUnit<'_> {
+    fn insert_progressive(&mut self, row: &ProgressiveExecution) -> Result<(), RepositoryError> {
+        self.progressive_mut().rows.insert(row.execution, row.clone());
+        Ok(())
+    }
+
+    fn progressive(
+        &mut self,
+        id: ExecutionId,
+    ) -> Result<Option<ProgressiveExecution>, RepositoryError> {
+        Ok(self.state.progressive.rows.get(&id).cloned())
+    }
+
+    fn insert_lane(&mut self, lane: &Lane) -> Result<(), RepositoryError> {
+        self.progressive_mut().lanes.insert((lane.execution, lane.rank), lane.clone());
+        Ok(())
+    }
+
+    fn lanes_of(&mut self, id: ExecutionId) -> Result<Vec<Lane>, RepositoryError> {
+        Ok(self.state.progressive.lanes(id))
+    }
+
+    fn update_lane(&mut self, lane: &Lane, fence: i64) -> Result<bool, RepositoryError> {
+        let lanes = &mut self.progressive_mut().lanes;
+        let found = lanes.get_mut(&(lane.execution, lane.rank)).filter(|row| row.fence == fence);
+        Ok(found.map(|row| *row = lane.clone()).is_some())
+    }
+
+    fn renew_lane(
+        &mut self,
+        lane: &Lane,
+        fence: i64,
+        until: Timestamp,
+    ) -> Result<bool, RepositoryError> {
+        let lanes = &mut self.progressive_mut().lanes;
+        let found = lanes.get_mut(&(lane.execution, lane.rank)).filter(|row| row.fence == fence);
+        Ok(found.map(|row| row.lease_until = Some(until)).is_some())
+    }
+
+    fn insert_segment(&mut self, segment: &Segment) -> Result<i64, RepositoryError> {
+        let id = self.next_id();
+        self.progressive_mut().segments.insert(id, Segment { id, ..segment.clone() });
+        Ok(id)
+    }
+
+    fn segments_of(&mut self, id: ExecutionId) -> Result<Vec<Segment>, RepositoryError> {
+        Ok(self.state.progressive.segments(id))
+    }
+
+    fn partial_of(&mut self, id: i64) -> Result<Option<String>, RepositoryError> {
+        Ok(self.state.progressive.segments.get(&id).and_then(|segment| segment.partial.clone()))
+    }
+
+    fn update_segment(&mut self, segment: &Segment) -> Result<(), RepositoryError> {
+        let row = self.segment_mut(segment.id)?;
+        *row = Segment { start: row.start, end: row.end, ..segment.clone() };
+        Ok(())
+    }
+
+    fn claim_segment(&mut self, segment: &Segment) -> Result<(), RepositoryError> {
+        let row = self.segment_mut(segment.id)?;
+        row.lane = segment.lane;
+        row.claimed = segment.claimed;
+        row.poison = segment.poison.clone();
+        Ok(())
+    }
+
+    fn cut_segment(&mut self, id: i64, end: u64) -> Result<(), RepositoryError> {
+        self.segment_mut(id)?.end = Some(end);
+        Ok(())
+    }
+
+    fn hold_execution(&mut self, lease: &Lease) -> Result<Option<bool>, RepositoryError> {
+        let found = self.state.executions.get(&lease.execution);
+        let held = found.filter(|one| one.fence == lease.fence && one.status.is_running());
+        Ok(held.map(|one| one.stop_requested))
+    }
+
+    fn add_counters(
+        &mut self,
+        step: StepExecutionId,
+        more: &Counters,
+        at: Timestamp,
+    ) -> Result<(), RepositoryError> {
+        let row = self.state.steps.get_mut(&step);
+        let row = row.ok_or_else(|| missing(format_args!("step execution {step}")))?;
+        let before = row.clone();
+        row.counters += *more;
+        row.updated_at = at;
+        self.undo.push(Undo::Step(step, Some(Box::new(before))));
+        Ok(())
+    }
+
+    fn insert_response(
+        &mut self,
+        id: ExecutionId,
+        response: &StoredResponse,
+    ) -> Result<(), RepositoryError> {
+        self.progressive_mut().responses.insert(id, response.clone());
+        Ok(())
+    }
+
+    fn acknowledge_response(&mut self, id: ExecutionId) -> Result<bool, RepositoryError> {
+        let found = self.progressive_mut().responses.get_mut(&id);
+        Ok(found.filter(|one| !one.is_acknowledged).map(let_go).is_some())
+    }
+
+    fn expire_responses(&mut self, before: Timestamp) -> Result<u64, RepositoryError> {
+        let old = self.progressive_mut().responses.values_mut();
+        let old = old.filter(|one| one.at < before && !one.is_acknowledged);
+        Ok(old.map(let_go).count() as u64)
+    }
+}
+
+fn let_go(response: &mut StoredResponse) {
+    response.is_acknowledged = true;
+    response.body.clear();
+}
+
+impl ProgressiveQueries for MemoryRepository {
+    fn progressive_state(
+        &self,
+        id: ExecutionId,
+    ) -> Result<Option<ProgressiveState>, RepositoryError> {
+        let state = self.lock();
+        let Some(row) = state.progressive.rows.get(&id) else { return Ok(None) };
+        let (lanes, segments) = (state.progressive.lanes(id), state.progressive.segments(id));
+        Ok(Some(ProgressiveState { row: row.clone(), lanes, segments }))
+    }
+
+    fn response(&self, id: ExecutionId) -> Result<Option<StoredResponse>, RepositoryError> {
+        Ok(self.lock().progressive.responses.get(&id).cloned())
+    }
+
+    fn server_driven(&self) -> Result<Vec<ExecutionId>, RepositoryError> {
+        let state = self.lock();
+        let rows = state.progressive.rows.values().filter(|row| row.is_server_driven);
+        let runs =
+            |id: &ExecutionId| state.executions.get(id).is_some_and(|one| one.status.is_running());
+        Ok(rows.map(|row| row.execution).filter(runs).collect())
     }
 }
 

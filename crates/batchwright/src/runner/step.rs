@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use super::Runner;
 use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError};
-use crate::execution::{
-    BatchStatus, Counters, ExitStatus, StatusEvent, StepExecution, StepExecutionId,
-};
+use crate::execution::{BatchStatus, ExitStatus, StatusEvent, StepExecution};
 use crate::job::JobScope;
 use crate::repository::lifecycle;
 use crate::repository::{JobRepository, Lease};
@@ -81,7 +79,9 @@ impl Runner {
         let row = self.begin_step(lease, scope.job(), name, partition.as_ref(), resumed)?;
         // Whoever only waits for others must not keep them from their turn.
         let permit = match step.kind() {
-            StepKind::Work => self.step_permits.acquire(scope.stop()).map(Some),
+            StepKind::Work | StepKind::Progressive => {
+                self.step_permits.acquire(scope.stop()).map(Some)
+            }
             StepKind::Partitions | StepKind::Job => Some(None),
         };
         let mut step_run = StepRun {
@@ -116,21 +116,12 @@ impl Runner {
         let (checkpoint, context) =
             resumed.map(|earlier| (earlier.checkpoint, earlier.context)).unwrap_or_default();
         let row = StepExecution {
-            id: StepExecutionId(0),
             execution_id: lease.execution,
-            name,
             partition: partition.map(|partition| partition.key.clone()),
-            status: BatchStatus::Starting,
-            exit: ExitStatus::executing(),
-            counters: Counters::default(),
             checkpoint,
             context,
-            started_at: now,
-            updated_at: now,
-            ended_at: None,
-            failure: None,
-            handled: false,
             begun_by,
+            ..StepExecution::unborn(&name, now)
         };
         let row = lifecycle::begin_step(&*self.repository, lease, row)?;
         self.emit_step(job, &row);

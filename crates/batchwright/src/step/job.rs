@@ -9,7 +9,7 @@ use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError, report}
 use crate::execution::{BatchStatus, ExecutionId, ExitStatus, JobExecution};
 use crate::job::Job;
 use crate::launch::{LaunchOptions, RecoverMode};
-use crate::operator::{Held, OperatorError, Refusal, later, lock};
+use crate::operator::{Carried, Held, OperatorError, Refusal, later, lock};
 use crate::parameters::JobParameters;
 use crate::repository::Lease;
 use crate::repository::lifecycle::{self, Claimant, StartRequest};
@@ -92,7 +92,8 @@ impl Step for JobStep {
         };
         let lease = Lease { execution: started.id, fence: started.fence };
         let stop = run.scope.stop().child();
-        let held = Held { lease, job: self.job.name().to_owned(), stop: stop.clone() };
+        let job = self.job.name().to_owned();
+        let held = Held { lease, job, stop: stop.clone(), carried: Carried::Owned };
         lock(&run.runner.active).insert(lease.execution, held);
         let ended = run.runner.run(&JobRun { job: Arc::clone(&self.job), lease, stop });
         lock(&run.runner.active).remove(&lease.execution);

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use crate::{
     BatchStatus, CheckpointUpdate, Counters, EventRecord, ExecutionContext, ExecutionFilter,
     ExecutionId, ExitStatus, Failure, FlowState, InstanceId, InstancePage, JobExecution,
-    JobParameters, JobRepository, Lease, Phase, RepositoryError, SkipRecord, StepExecution,
-    StepExecutionId,
+    JobParameters, JobRepository, Lane, Lease, Phase, Poison, ProgressiveExecution,
+    RepositoryError, Segment, SkipRecord, StepExecution, StepExecutionId, StoredResponse,
 };
 
 /// Runs the whole suite against `repository`, which must be empty.
@@ -24,6 +24,8 @@ pub fn conformance(repository: &dyn JobRepository) {
     a_checkpoint_is_saved_only_under_the_current_fence(repository);
     leases_are_renewed_only_under_the_current_fence(repository);
     lists_are_newest_first_and_paged(repository);
+    a_progressive_execution_comes_back_as_it_went_in(repository);
+    a_lane_changes_only_under_its_current_fence(repository);
     deletion_takes_everything_that_belongs_to_an_execution(repository);
 }
 
@@ -291,4 +293,128 @@ fn deletion_takes_everything_that_belongs_to_an_execution(repository: &dyn JobRe
     assert!(repository.skips(execution.id).unwrap().is_empty());
     assert!(repository.events(execution.id).unwrap().is_empty());
     assert_eq!(repository.instance(id).unwrap(), None, "its instance had no other execution");
+}
+
+/// A progressive execution with one lane and two segments.
+fn progressive(repository: &dyn JobRepository, job: &str) -> (ProgressiveExecution, Lane) {
+    let instance = instance(repository, job, "k");
+    let mut unit = repository.begin().expect("begin");
+    let execution = unit.insert_execution(&execution_of(instance, job)).expect("an execution");
+    let step = unit.insert_step(&step_of(execution)).expect("a step");
+    let row = ProgressiveExecution {
+        execution,
+        step,
+        target: Duration::from_millis(1500),
+        is_split: true,
+        units_total: Some(u64::from(u32::MAX) * 100),
+        plan: r#"{"every":1}"#.to_owned(),
+        owner_hash: Some("hash".to_owned()),
+        is_server_driven: true,
+    };
+    let lane = Lane {
+        execution,
+        rank: 0,
+        id: "0123".to_owned(),
+        seq: 7,
+        answer: Some("{}".to_owned()),
+        fence: 3,
+        owner: Some("somebody".to_owned()),
+        lease_until: Some(now()),
+        times: "{}".to_owned(),
+        slices: 4,
+        last_slice: Duration::from_micros(999_999),
+        checkpoint_cost: Duration::from_micros(250),
+    };
+    unit.slices().insert_progressive(&row).expect("a progressive execution");
+    unit.slices().insert_lane(&lane).expect("a lane");
+    for (start, end) in [(50, Some(100)), (0, Some(50))] {
+        let segment = Segment::new(execution, 0, start, end);
+        unit.slices().insert_segment(&segment).expect("a segment");
+    }
+    unit.commit().expect("commit");
+    (row, lane)
+}
+
+fn a_progressive_execution_comes_back_as_it_went_in(repository: &dyn JobRepository) {
+    let (row, lane) = progressive(repository, "slices");
+    let id = row.execution;
+    let state = repository.slices().progressive_state(id).expect("ask").expect("is progressive");
+    assert_eq!((&state.row, &state.lanes), (&row, &vec![lane]));
+    let bounds: Vec<_> = state.segments.iter().map(|one| (one.start, one.end)).collect();
+    assert_eq!(bounds, [(0, Some(50)), (50, Some(100))], "segments stand in the order of units");
+    assert_eq!(repository.slices().server_driven().expect("ask"), [id]);
+
+    let mut unit = repository.begin().expect("begin");
+    let mut segment = unit.slices().segments_of(id).expect("ask").remove(0);
+    unit.slices().cut_segment(segment.id, 40).expect("a cut");
+    segment.position = 30;
+    segment.claimed = 35;
+    segment.lane = Some(2);
+    segment.done = 29;
+    segment.failed = 1;
+    segment.poison = Poison { attempts: 2, careful_until: 33, deaths: 1 };
+    segment.partial = Some("null".to_owned());
+    unit.slices().update_segment(&segment).expect("an update");
+    let counters =
+        Counters { read: 30, write: 29, process_skip: 1, commit: 1, ..Counters::default() };
+    unit.slices().add_counters(row.step, &counters, now()).expect("counters");
+    unit.commit().expect("commit");
+    let mut unit = repository.begin().expect("begin");
+    let stored = unit.slices().segments_of(id).expect("ask").remove(0);
+    let expected = Segment { end: Some(40), partial: None, ..segment.clone() };
+    assert_eq!(stored, expected, "a worker that knows the old end does not undo a cut");
+    assert_eq!(unit.slices().partial_of(segment.id).expect("ask").as_deref(), Some("null"));
+    let claimed = Segment { lane: None, claimed: 30, poison: Poison::default(), ..stored };
+    unit.slices().claim_segment(&claimed).expect("a claim");
+    assert_eq!(unit.slices().segments_of(id).expect("ask")[0], claimed);
+    drop(unit);
+    let step = repository.step(row.step).expect("ask").expect("exists");
+    assert_eq!((step.counters.write, step.counters.process_skip), (29, 1));
+
+    let response = StoredResponse {
+        status: 201,
+        headers: vec![("content-type".to_owned(), "text/plain; ä".to_owned())],
+        body: vec![0, 255, 10],
+        at: now(),
+        is_acknowledged: false,
+    };
+    let mut unit = repository.begin().expect("begin");
+    unit.slices().insert_response(id, &response).expect("a response");
+    unit.commit().expect("commit");
+    assert_eq!(repository.slices().response(id).expect("ask"), Some(response.clone()));
+    let mut unit = repository.begin().expect("begin");
+    assert_eq!(unit.slices().expire_responses(now()).expect("expire"), 0, "it is not that old");
+    assert!(unit.slices().acknowledge_response(id).expect("acknowledge"));
+    assert!(!unit.slices().acknowledge_response(id).expect("again"));
+    unit.commit().expect("commit");
+    let let_go = StoredResponse { body: Vec::new(), is_acknowledged: true, ..response };
+    assert_eq!(repository.slices().response(id).expect("ask"), Some(let_go));
+    delete(repository, id);
+    assert_eq!(repository.slices().progressive_state(id).expect("ask"), None);
+    assert_eq!(repository.slices().response(id).expect("ask"), None);
+}
+
+fn a_lane_changes_only_under_its_current_fence(repository: &dyn JobRepository) {
+    let (row, lane) = progressive(repository, "fences");
+    let lease = Lease { execution: row.execution, fence: 1 };
+    let mut unit = repository.begin().expect("begin");
+    let held = unit.slices().hold_execution(&lease).expect("ask");
+    assert_eq!(held, Some(false), "a stop is not requested");
+    let stale = Lease { fence: 0, ..lease };
+    assert_eq!(unit.slices().hold_execution(&stale).expect("ask"), None);
+    let taken = Lane { fence: 4, owner: None, lease_until: None, ..lane.clone() };
+    assert!(!unit.slices().update_lane(&taken, 2).expect("ask"), "the fence is 3");
+    assert!(!unit.slices().renew_lane(&lane, 2, now()).expect("ask"));
+    assert!(unit.slices().renew_lane(&lane, 3, now()).expect("ask"));
+    assert!(unit.slices().update_lane(&taken, 3).expect("ask"));
+    assert!(!unit.slices().update_lane(&lane, 3).expect("ask"), "the former owner comes back");
+    assert_eq!(unit.slices().lanes_of(row.execution).expect("ask"), [taken]);
+    drop(unit);
+    delete(repository, row.execution);
+}
+
+fn delete(repository: &dyn JobRepository, id: ExecutionId) {
+    let mut unit = repository.begin().expect("begin");
+    unit.delete_execution(id).expect("deleted");
+    unit.commit().expect("commit");
 }

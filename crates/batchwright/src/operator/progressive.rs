@@ -1,0 +1,382 @@
+//! Progressive executions: opened, carried forward slice by slice, driven.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use super::{Carried, Held, JobHandle, JobOperator, LetGo, OperatorError, Refusal, lock};
+use crate::clock::StopToken;
+use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
+use crate::job::{Job, JobScope};
+use crate::launch::LaunchOptions;
+use crate::parameters::JobParameters;
+use crate::progressive::{
+    self, ClientGone, OpenOptions, OpenRequest, ProgressiveWork, SliceAnswer, SliceError,
+    SliceOrder, SliceOutcome, UnitProgress,
+};
+use crate::query::ExecutionFilter;
+use crate::repository::lifecycle::contended;
+use crate::repository::{Lease, ProgressiveState, StoredResponse};
+use crate::step::{StepScope, StepStart};
+
+/// How long a driver waits for a lane that somebody else works for.
+const BUSY_WAIT: Duration = Duration::from_millis(200);
+
+impl JobOperator {
+    /// Opens an execution of the progressive job `name`, or continues its failed or stopped instance. From then
+    /// on its lanes take slices; nobody carries it forward between them.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start); [`Refusal::InvalidDefinition`] when the job is not progressive or its input
+    /// cannot be looked at. Nothing was stored.
+    pub fn open(
+        &self,
+        name: &str,
+        parameters: JobParameters,
+        options: &LaunchOptions,
+        open: &OpenOptions,
+    ) -> Result<JobExecution, OperatorError> {
+        let job = self.inner.registry.job(name)?;
+        let Some(work) = job.progressive() else {
+            let reason = "it has no progressive step".to_owned();
+            return Err(Refusal::InvalidDefinition { job: name.to_owned(), reason }.into());
+        };
+        let parameters = job.accept(parameters)?;
+        self.open_job(&job, &work, parameters, options, open)
+    }
+
+    pub(super) fn open_job(
+        &self,
+        job: &Job,
+        work: &Arc<dyn ProgressiveWork>,
+        parameters: JobParameters,
+        options: &LaunchOptions,
+        open: &OpenOptions,
+    ) -> Result<JobExecution, OperatorError> {
+        let step = job.step_names().next().unwrap_or_default().to_owned();
+        let plan = || {
+            let scope = self.preview(job, &step, &parameters);
+            work.plan(&scope).map_err(|error| {
+                let reason = format!("its units cannot be found: {error}");
+                Refusal::InvalidDefinition { job: job.name().to_owned(), reason }.into()
+            })
+        };
+        let request = OpenRequest {
+            start: self.request(job, options, None),
+            step: &step,
+            settings: work.settings(),
+            options: open,
+            plan: &plan,
+        };
+        let execution = progressive::open(&*self.inner.repository, &request, &parameters)?;
+        self.inner.runner.emit_job(&execution, execution.status);
+        Ok(execution)
+    }
+
+    /// What a step sees before its execution has a number.
+    fn preview(&self, job: &Job, step: &str, parameters: &JobParameters) -> StepScope {
+        let now = self.inner.clock.now();
+        let execution = JobExecution::unborn(job.name(), parameters.clone(), now);
+        let step = StepExecution::unborn(step, now);
+        let scope = JobScope::new(&execution, StopToken::default());
+        StepScope::new(scope, &step, None, &*self.inner.repository, StepStart::Fresh)
+    }
+
+    /// Runs a slice, and waits for its answer: a [`SliceAnswer`] as JSON, the same bytes whenever the same
+    /// request comes again. `spawn` runs what it is given on another thread.
+    ///
+    /// # Errors
+    ///
+    /// [`SliceError`]: what was committed stands, the rest is anybody's to do again.
+    pub fn slice(
+        &self,
+        order: &SliceOrder,
+        spawn: impl FnOnce(Box<dyn FnOnce() + Send>),
+    ) -> Result<String, SliceError> {
+        let work = self.work_of(order.execution)?;
+        let answer = progressive::run_slice(&self.inner.runner, &work, order, spawn)?;
+        Ok(answer)
+    }
+
+    /// Time by the clock that slices are measured with.
+    pub fn elapsed(&self) -> Duration {
+        self.inner.clock.elapsed()
+    }
+
+    fn work_of(&self, id: ExecutionId) -> Result<Arc<dyn ProgressiveWork>, SliceError> {
+        let execution = self.queries().execution(id)?;
+        let execution = execution.ok_or(SliceError::NoSuchExecution { execution: id })?;
+        let job = self.inner.registry.job(&execution.job)?;
+        job.progressive().ok_or(SliceError::NotProgressive { execution: id })
+    }
+
+    /// What is known of the progressive execution `id`; `token` is its owner's, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// [`SliceError`]: it does not exist, is not progressive, or belongs to somebody else.
+    pub fn progressive_state(
+        &self,
+        id: ExecutionId,
+        token: Option<&str>,
+    ) -> Result<(JobExecution, ProgressiveState), SliceError> {
+        let execution = self.queries().execution(id)?;
+        let execution = execution.ok_or(SliceError::NoSuchExecution { execution: id })?;
+        let state = self.inner.repository.slices().progressive_state(id)?;
+        let state = state.ok_or(SliceError::NotProgressive { execution: id })?;
+        progressive::check_owner(&state.row, token)?;
+        Ok((execution, state))
+    }
+
+    /// How far the progressive execution `id` is.
+    ///
+    /// # Errors
+    ///
+    /// As [`progressive_state`](Self::progressive_state).
+    pub fn units_progress(
+        &self,
+        id: ExecutionId,
+        token: Option<&str>,
+    ) -> Result<UnitProgress, SliceError> {
+        let (execution, state) = self.progressive_state(id, token)?;
+        Ok(UnitProgress::new(&execution, &state.row, &state.segments, self.inner.clock.now()))
+    }
+
+    /// The final response of execution `id`; `None` while there is none. An acknowledged one has no body.
+    ///
+    /// # Errors
+    ///
+    /// As [`progressive_state`](Self::progressive_state).
+    pub fn response(
+        &self,
+        id: ExecutionId,
+        token: Option<&str>,
+    ) -> Result<Option<StoredResponse>, SliceError> {
+        self.progressive_state(id, token)?;
+        Ok(self.inner.repository.slices().response(id)?)
+    }
+
+    /// A client has the final response of execution `id`: its body is let go. Whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// As [`progressive_state`](Self::progressive_state).
+    pub fn acknowledge(&self, id: ExecutionId, token: Option<&str>) -> Result<bool, SliceError> {
+        self.progressive_state(id, token)?;
+        contended(|| {
+            let mut unit = self.inner.repository.begin()?;
+            let had = unit.slices().acknowledge_response(id)?;
+            unit.commit()?;
+            Ok(had)
+        })
+    }
+
+    /// Lets go of the bodies of responses that nobody acknowledged for `age`. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub fn expire_responses(&self, age: Duration) -> Result<u64, OperatorError> {
+        let before = self.inner.clock.now().saturating_sub(age).unwrap_or(jiff::Timestamp::MIN);
+        contended(|| {
+            let mut unit = self.inner.repository.begin()?;
+            let expired = unit.slices().expire_responses(before)?;
+            unit.commit()?;
+            Ok(expired)
+        })
+    }
+
+    /// Carries the progressive execution `id` forward with up to `lanes` lanes at once, until it ends or `stop` is
+    /// requested; then it stays open.
+    ///
+    /// # Errors
+    ///
+    /// [`SliceError`]: the execution stays open, for this or another driver.
+    pub fn drive(
+        &self,
+        id: ExecutionId,
+        lanes: u32,
+        stop: &StopToken,
+    ) -> Result<JobExecution, SliceError> {
+        self.work_of(id)?;
+        let state = self.inner.repository.slices().progressive_state(id)?;
+        let state = state.ok_or(SliceError::NotProgressive { execution: id })?;
+        let now = self.inner.clock.now();
+        let mut all = state.lanes;
+        // Those that nobody works for first.
+        all.sort_by_key(|lane| (lane.is_live(now), lane.rank));
+        all.truncate(usize::try_from(lanes.max(1)).unwrap_or(usize::MAX));
+        thread::scope(|scope| {
+            let lanes: Vec<_> = all
+                .into_iter()
+                .map(|lane| scope.spawn(move || self.drive_lane(id, lane.id, lane.seq + 1, stop)))
+                .collect();
+            let ends: Vec<_> = lanes.into_iter().map(|lane| lane.join()).collect();
+            ends.into_iter().try_for_each(|end| match end {
+                Ok(result) => result,
+                Err(payload) => std::panic::resume_unwind(payload),
+            })
+        })?;
+        Ok(self.execution(id)?)
+    }
+
+    fn drive_lane(
+        &self,
+        id: ExecutionId,
+        lane: String,
+        mut seq: u64,
+        stop: &StopToken,
+    ) -> Result<(), SliceError> {
+        while !stop.is_requested() {
+            let order = SliceOrder {
+                execution: id,
+                lane: lane.clone(),
+                seq,
+                owner_token: None,
+                as_server: true,
+                target: None,
+                arrived: self.elapsed(),
+                client: ClientGone::default(),
+                stop: stop.clone(),
+            };
+            let answer = self.slice(&order, |work| {
+                let spawned =
+                    thread::Builder::new().name("batchwright slice".to_owned()).spawn(work);
+                if let Err(error) = spawned {
+                    tracing::error!(%error, "no thread for a slice");
+                }
+            });
+            match answer {
+                Ok(answer) => {
+                    let SliceAnswer { outcome, next_seq, retry_after_ms, .. } =
+                        serde_json::from_str(&answer).map_err(|error| {
+                            crate::RepositoryError::Corrupt { what: format!("an answer: {error}") }
+                        })?;
+                    seq = next_seq;
+                    match outcome {
+                        SliceOutcome::Continue => {}
+                        SliceOutcome::Wait => {
+                            stop.wait(Duration::from_millis(retry_after_ms.unwrap_or(0)));
+                        }
+                        SliceOutcome::Done | SliceOutcome::Final => return Ok(()),
+                    }
+                }
+                Err(SliceError::LaneBusy { .. }) => stop.wait(BUSY_WAIT),
+                Err(SliceError::WrongSeq { expected, .. }) => seq = expected,
+                Err(SliceError::Finished { .. }) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Drives execution `id` on a thread of the operator.
+    pub(super) fn submit_drive(&self, execution: &JobExecution, carried: Carried) -> JobHandle {
+        let id = execution.id;
+        let lease = Lease { execution: id, fence: execution.fence };
+        let stop = StopToken::default();
+        let held = Held { lease, job: execution.job.clone(), stop: stop.clone(), carried };
+        lock(&self.inner.runner.active).insert(id, held);
+        let (handle, ending) = JobHandle::new(id, Arc::clone(&self.inner.repository));
+        let let_go = LetGo { active: Arc::clone(&self.inner.runner.active), execution: id };
+        let operator = self.clone();
+        self.inner.pool.submit(Box::new(move || {
+            let driven = operator.drive(id, u32::MAX, &stop);
+            drop(let_go);
+            match driven {
+                Ok(execution) => {
+                    operator.inner.runner.emit_job(&execution, execution.status);
+                    ending.end(Ok(()));
+                }
+                Err(SliceError::Operator(OperatorError::Repository(error))) => {
+                    ending.end(Err(error));
+                }
+                Err(error) => {
+                    tracing::warn!(execution = %id, %error, "an execution is not driven any more");
+                    ending.end(Ok(()));
+                }
+            }
+        }));
+        handle
+    }
+
+    /// Drives, on threads of its own, the executions that servers drive and that this process does not drive
+    /// yet, as far as there is room. `knows` makes sure that a job is known here, by its name and the place that it
+    /// was read from.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub fn drive_all(
+        &self,
+        knows: &dyn Fn(&str, Option<&str>) -> bool,
+    ) -> Result<(), OperatorError> {
+        for id in self.inner.repository.slices().server_driven()? {
+            if !self.has_room() {
+                return Ok(());
+            }
+            if lock(&self.inner.runner.active).contains_key(&id) {
+                continue;
+            }
+            let execution = self.execution(id)?;
+            if execution.status.is_running() && knows(&execution.job, execution.source.as_deref()) {
+                self.submit_drive(&execution, Carried::ServerDriven);
+            }
+        }
+        Ok(())
+    }
+
+    /// Continues execution `id` of a progressive job, which must be the newest of its instance.
+    pub(super) fn reopen(
+        &self,
+        id: ExecutionId,
+        job: &Job,
+        work: &Arc<dyn ProgressiveWork>,
+        overrides: &JobParameters,
+        options: &LaunchOptions,
+        open: &OpenOptions,
+    ) -> Result<JobExecution, OperatorError> {
+        let execution = self.execution(id)?;
+        let newest = ExecutionFilter::of_instance(execution.instance_id).limit(1);
+        if let Some(newest) = self.queries().executions(&newest)?.first()
+            && newest.id != id
+        {
+            return Err(Refusal::NotMostRecent { execution: id, newest: newest.id }.into());
+        }
+        let key = execution.parameters.key();
+        let mut parameters = execution.parameters;
+        for (name, parameter) in overrides.iter() {
+            parameters.insert(name, parameter.clone());
+        }
+        let parameters = job.accept(parameters)?;
+        if parameters.key() != key {
+            let problems = vec!["a restart may not change identifying parameters".to_owned()];
+            return Err(Refusal::InvalidParameters { problems }.into());
+        }
+        self.open_job(job, work, parameters, options, open)
+    }
+
+    /// Ends executions that were asked to stop and whose last worker is gone.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub fn settle_stopped(&self) -> Result<(), OperatorError> {
+        let stopping = ExecutionFilter::default().status(BatchStatus::Stopping);
+        for execution in self.queries().executions(&stopping)? {
+            if execution.owner.is_some() {
+                continue;
+            }
+            contended(|| {
+                let mut unit = self.inner.repository.begin()?;
+                let Some(mut execution) = unit.execution(execution.id)? else { return Ok(()) };
+                if execution.status == BatchStatus::Stopping {
+                    progressive::close_stopped(&mut *unit, &mut execution, self.inner.clock.now())?;
+                }
+                unit.commit()
+            })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,180 @@
+//! When a slice ends: before the unit that would take it past its target. Pure.
+
+use std::time::Duration;
+
+use super::timing::UnitTimes;
+
+/// Below that many samples only the last unit says anything.
+const SAMPLES_MIN: u64 = 8;
+
+/// The time that a slice may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// When it should end, counted from the arrival of the request.
+    pub target: Duration,
+    /// What the checkpoint at its end is expected to cost.
+    pub reserve: Duration,
+}
+
+impl Budget {
+    /// Whether one more unit fits, `elapsed` after the arrival of the request.
+    #[inline]
+    pub fn has_room(&self, elapsed: Duration, times: &UnitTimes) -> bool {
+        let elapsed = elapsed + self.reserve;
+        // What no unit exceeds needs no closer look: this is the answer nearly always.
+        if times.samples() >= SAMPLES_MIN && elapsed + times.largest() <= self.target {
+            return true;
+        }
+        let guard = self.guard(times);
+        elapsed + guard <= self.target + self.tolerance(guard)
+    }
+
+    /// The time to keep free for the next unit: what nineteen of twenty do not exceed. Where that is much of
+    /// the slice, what half of them do not exceed: to keep the time of a rare slow unit free would mean to
+    /// end most slices far too early.
+    fn guard(&self, times: &UnitTimes) -> Duration {
+        if times.samples() < SAMPLES_MIN {
+            return times.last();
+        }
+        let most = times.quantile(0.95);
+        if most > self.target / 4 { times.quantile(0.5) } else { most }
+    }
+
+    /// Units that are coarse against the slice may pass its target a little: five units of a fifth of the
+    /// target are one target, not four fifths of it.
+    fn tolerance(&self, guard: Duration) -> Duration {
+        (self.target / 50).min(guard / 4)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::SimRng;
+
+    /// How long units of a trace take, in microseconds.
+    #[derive(Debug, Clone, Copy)]
+    enum Shape {
+        Constant,
+        HalfMoreOrLess,
+        OneInTenElevenFold,
+        /// Slower and slower: fourfold within all slices, up to the whole.
+        Slower,
+        /// Faster and faster, from the whole down to a quarter.
+        Faster,
+    }
+
+    impl Shape {
+        const ALL: [Self; 5] = [
+            Self::Constant,
+            Self::HalfMoreOrLess,
+            Self::OneInTenElevenFold,
+            Self::Slower,
+            Self::Faster,
+        ];
+
+        /// Time of a unit that begins `at` of the whole trace, from 0 to 1.
+        fn unit(self, base: f64, at: f64, random: &mut SimRng) -> f64 {
+            match self {
+                Self::Constant => base,
+                Self::HalfMoreOrLess => base * (0.5 + random.unit()),
+                Self::OneInTenElevenFold if random.unit() < 0.1 => base * 11.0,
+                Self::OneInTenElevenFold => base,
+                Self::Slower => base * 4f64.powf(at - 1.0),
+                Self::Faster => base * 4f64.powf(-at),
+            }
+        }
+    }
+
+    /// Ends of slices against their target, and the slowest unit in each, after one slice to warm up.
+    fn slices(shape: Shape, base_ms: f64, target_ms: f64, seed: u64) -> Vec<(f64, f64)> {
+        const SLICES: usize = 48;
+        let mut random = SimRng(seed);
+        let target = Duration::from_secs_f64(target_ms / 1e3);
+        let mut times = UnitTimes::default();
+        let mut ends = Vec::new();
+        for slice in 0..=SLICES {
+            times = UnitTimes::from_json(&times.to_json());
+            let budget = Budget { target, reserve: Duration::from_millis(2) };
+            let (mut elapsed, mut slowest) = (0.001, 0f64);
+            loop {
+                let at = slice as f64 / SLICES as f64;
+                let unit = shape.unit(base_ms / 1e3, at, &mut random);
+                elapsed += unit;
+                slowest = slowest.max(unit);
+                times.record(Duration::from_secs_f64(unit));
+                if !budget.has_room(Duration::from_secs_f64(elapsed), &times) {
+                    break;
+                }
+            }
+            let scale = 1e3 / target_ms;
+            ends.push(((elapsed + 0.002) * scale, slowest * scale));
+        }
+        ends.split_off(1)
+    }
+
+    fn nth(sorted: &[f64], share: f64) -> f64 {
+        sorted[((sorted.len() - 1) as f64 * share).round() as usize]
+    }
+
+    #[test]
+    fn slices_end_where_they_should() {
+        for base in [1.0, 10.0, 200.0] {
+            for target in [1000.0, 2000.0] {
+                for shape in Shape::ALL {
+                    let of: Vec<_> =
+                        (0..20).flat_map(|seed| slices(shape, base, target, seed)).collect();
+                    let mut ends: Vec<f64> = of.iter().map(|(end, _)| *end).collect();
+                    ends.sort_unstable_by(f64::total_cmp);
+                    let (median, late) = (nth(&ends, 0.5), nth(&ends, 0.95));
+                    let used = ends.iter().sum::<f64>() / ends.len() as f64;
+                    let slow = of.iter().map(|(_, slowest)| *slowest).fold(0.0, f64::max);
+                    let told = format!(
+                        "{shape:?} {base} ms, target {target}: median {median:.3}, p95 {late:.3}, \
+                         used {used:.3}"
+                    );
+                    println!("{told}");
+                    assert!((0.90..=1.02).contains(&median), "{told}");
+                    assert!(late <= 1.06 || late <= 1.0 + slow, "{told}");
+                    assert!(used >= 0.90, "{told}");
+                }
+            }
+        }
+    }
+
+    /// Thousands of traces: whatever units do, a slice never begins one behind its target, and only ever
+    /// exceeds it by the unit that it was in.
+    #[test]
+    fn no_unit_begins_behind_the_target() {
+        let mut random = SimRng(7);
+        for _ in 0..3000 {
+            let target = Duration::from_millis(100 + random.below(3000));
+            let budget = Budget { target, reserve: Duration::from_micros(random.below(5000)) };
+            let mut times = UnitTimes::default();
+            for _ in 0..3 {
+                let mut elapsed = Duration::from_micros(random.below(50_000));
+                let mut began;
+                loop {
+                    began = elapsed;
+                    let magnitude = 10u64.pow(2 + random.below(4) as u32);
+                    let unit = Duration::from_micros(1 + random.below(magnitude));
+                    elapsed += unit;
+                    times.record(unit);
+                    if !budget.has_room(elapsed, &times) {
+                        break;
+                    }
+                }
+                assert!(began <= target + target / 50, "{began:?} of {target:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn before_there_are_eight_samples_the_last_unit_says_how_long_the_next_one_takes() {
+        let budget = Budget { target: Duration::from_secs(1), reserve: Duration::ZERO };
+        let mut times = UnitTimes::default();
+        times.record(Duration::from_millis(400));
+        assert!(budget.has_room(Duration::from_millis(400), &times));
+        assert!(!budget.has_room(Duration::from_millis(800), &times));
+    }
+}

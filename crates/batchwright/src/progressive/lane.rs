@@ -1,0 +1,862 @@
+//! One lane during one slice: which unit comes next, what a commit stores, how the slice ends.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::budget::Budget;
+use super::lifecycle::{self, Final};
+use super::segments::{Claim, ClaimRules, Segment, claim};
+use super::slice::{LostClient, Pulse, SliceAnswer, SliceOutcome, UnitProgress};
+use super::step::{FinalResponse, OnFailed, ProgressiveWork, Settings, UnitsSummary};
+use super::timing::UnitTimes;
+use crate::clock::StopToken;
+use crate::error::{ErrorKind, Failure, ItemError, Phase, RepositoryError};
+use crate::execution::{Counters, ExitStatus, JobExecution, SkipRecord, StatusEvent};
+use crate::operator::{CommitPoint, later};
+use crate::repository::lifecycle::contended;
+use crate::repository::{Lane, Lease, ProgressiveExecution, UnitOfWork};
+use crate::runner::Runner;
+use crate::step::{ChunkTransaction, StepScope};
+
+/// Work that a lane claims at a time: as much as nobody misses who takes the rest.
+const WINDOW: Duration = Duration::from_millis(100);
+/// How often a lane without work looks whether there is some.
+const IDLE_INTERVAL: Duration = Duration::from_millis(10);
+/// When a client should ask again for a lane that found no work.
+const WAIT: Duration = Duration::from_millis(250);
+
+/// Why a lane cannot go on.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    /// The execution fails.
+    Fatal(Failure),
+    /// The client is gone and wanted nothing more done.
+    Dropped,
+    /// The store failed, or the lease is lost.
+    Repository(RepositoryError),
+}
+
+impl From<RepositoryError> for Halt {
+    fn from(error: RepositoryError) -> Self {
+        Self::Repository(error)
+    }
+}
+
+impl Halt {
+    /// The execution fails because it could not do `action`.
+    pub(crate) fn fatal(action: &str, error: ItemError) -> Self {
+        Self::Fatal(Failure::new("component_failed", format!("failed to {action}: {error}")))
+    }
+}
+
+/// What a lane does next.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// A unit.
+    Unit,
+    /// A commit.
+    Commit(Then),
+    /// Others work on all that is left.
+    Idle,
+    /// The slice has ended.
+    End,
+}
+
+/// What a commit does beyond storing what was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// Nothing: a checkpoint.
+    Continue,
+    /// It claims the next window.
+    Turn,
+    /// It gives the lease back and stores the answer.
+    Release,
+    /// It ends the execution, failed.
+    Fail,
+}
+
+/// How a unit ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UnitEnd {
+    /// With an output.
+    Done,
+    /// Without one.
+    Filtered,
+}
+
+/// When a failure of a whole chunk is that of one unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Alone {
+    /// With so many units in the chunk.
+    When(u64),
+}
+
+/// What was done since the last commit.
+#[derive(Debug, Default)]
+struct Since {
+    counters: Counters,
+    skips: Vec<SkipRecord>,
+    began: Duration,
+}
+
+impl Since {
+    fn units(&self) -> u64 {
+        self.counters.read
+    }
+}
+
+#[derive(Debug)]
+enum Stage {
+    Working,
+    Idle,
+    Ended(String),
+}
+
+/// What a slice is begun with.
+pub(crate) struct LaneStart<'a> {
+    pub(crate) work: &'a dyn ProgressiveWork,
+    pub(crate) runner: &'a Runner,
+    pub(crate) scope: StepScope,
+    pub(crate) row: ProgressiveExecution,
+    pub(crate) lease: Lease,
+    pub(crate) lane: Lane,
+    pub(crate) seq: u64,
+    pub(crate) arrived: Duration,
+    pub(crate) target: Duration,
+    pub(crate) pulse: &'a Pulse,
+    pub(crate) stop: &'a StopToken,
+    /// What was claimed with the lease; `Err`: nothing is to be done, or nothing at the moment.
+    pub(crate) segment: Result<Segment, NoWork>,
+}
+
+/// Why a lane has nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoWork {
+    /// Others work on all that is left.
+    Wait,
+    /// Nothing is left.
+    AllClosed,
+}
+
+/// A lane at work.
+pub(crate) struct LaneRun<'a> {
+    work: &'a dyn ProgressiveWork,
+    runner: &'a Runner,
+    settings: Settings,
+    scope: StepScope,
+    row: ProgressiveExecution,
+    lease: Lease,
+    lane: Lane,
+    seq: u64,
+    arrived: Duration,
+    pulse: &'a Pulse,
+    ended_by: &'a StopToken,
+    budget: Budget,
+    times: UnitTimes,
+    /// As it will be committed.
+    segment: Option<Segment>,
+    /// As it was committed last.
+    committed: Option<Segment>,
+    since: Since,
+    /// Units begun in this slice.
+    begun: u64,
+    /// Since the clock's origin, as of the last look.
+    now: Duration,
+    must_commit: bool,
+    stop: bool,
+    failure: Option<Failure>,
+    stage: Stage,
+}
+
+impl<'a> LaneRun<'a> {
+    /// The lane of a slice that has just taken its lease.
+    pub(crate) fn begin(start: LaneStart<'a>) -> Result<Self, Halt> {
+        let LaneStart { work, runner, scope, row, lease, lane, seq, arrived, target, .. } = start;
+        let times = UnitTimes::from_json(&lane.times);
+        let budget = Budget { target, reserve: lane.checkpoint_cost };
+        let now = runner.clock.elapsed();
+        let mut run = Self {
+            work,
+            runner,
+            settings: work.settings(),
+            scope,
+            row,
+            lease,
+            lane,
+            seq,
+            arrived,
+            pulse: start.pulse,
+            ended_by: start.stop,
+            budget,
+            times,
+            segment: None,
+            committed: None,
+            since: Since { began: now, ..Since::default() },
+            begun: 0,
+            now,
+            must_commit: false,
+            stop: false,
+            failure: None,
+            stage: Stage::Working,
+        };
+        run.take(start.segment)?;
+        Ok(run)
+    }
+
+    /// Goes on with what was claimed.
+    fn take(&mut self, claimed: Result<Segment, NoWork>) -> Result<(), Halt> {
+        self.segment = claimed.as_ref().ok().cloned();
+        self.committed = self.segment.clone();
+        match claimed {
+            Ok(_) => self.stage = Stage::Working,
+            Err(NoWork::Wait) => self.stage = Stage::Idle,
+            Err(NoWork::AllClosed) => self.finalise()?,
+        }
+        Ok(())
+    }
+
+    /// The answer, once the slice has ended.
+    pub(crate) fn into_answer(self) -> Option<String> {
+        match self.stage {
+            Stage::Ended(answer) => Some(answer),
+            Stage::Working | Stage::Idle => None,
+        }
+    }
+
+    pub(crate) fn plan(&self) -> &str {
+        &self.row.plan
+    }
+
+    pub(crate) fn scope(&self) -> &StepScope {
+        &self.scope
+    }
+
+    /// What the units of its segment were reduced to, as committed.
+    pub(crate) fn partial(&self) -> Option<&str> {
+        self.committed.as_ref()?.partial.as_deref()
+    }
+
+    /// Which segment it works on.
+    pub(crate) fn segment_id(&self) -> Option<i64> {
+        self.segment.as_ref().map(|segment| segment.id)
+    }
+
+    /// Rank and number of the unit in front of it.
+    pub(crate) fn place(&self) -> (u32, u64) {
+        self.segment.as_ref().map_or((0, 0), |segment| (segment.rank, segment.position))
+    }
+
+    /// Bound of a unit that can be cancelled: the hard ceiling of its slice, or its own.
+    pub(crate) fn time_left(&self) -> Duration {
+        /// A unit that begins gets a chance.
+        const LEAST: Duration = Duration::from_millis(1);
+        let ceiling = self.arrived + self.budget.target * 2;
+        ceiling.saturating_sub(self.now).min(self.settings.unit_timeout).max(LEAST)
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.now.saturating_sub(self.arrived)
+    }
+
+    fn has_room(&self) -> bool {
+        self.begun == 0 || self.budget.has_room(self.elapsed(), &self.times)
+    }
+
+    /// What comes next.
+    #[inline]
+    pub(crate) fn next(&mut self) -> Result<Next, Halt> {
+        match self.stage {
+            Stage::Working => {}
+            Stage::Idle => return Ok(Next::Idle),
+            Stage::Ended(_) => return Ok(Next::End),
+        }
+        let Some(segment) = &self.segment else { return Ok(Next::Idle) };
+        if self.failure.is_some() {
+            return Ok(Next::Commit(Then::Fail));
+        }
+        match self.pulse.lost_client() {
+            Some(LostClient::Halt) => return Err(Halt::Dropped),
+            Some(LostClient::CleanStop) => return Ok(Next::Commit(Then::Release)),
+            Some(LostClient::Ignore) | None => {}
+        }
+        if self.stop || self.ended_by.is_requested() || !self.has_room() {
+            return Ok(Next::Commit(Then::Release));
+        }
+        if segment.is_closed || segment.position >= segment.claimed {
+            return Ok(Next::Commit(Then::Turn));
+        }
+        if self.must_commit || self.is_checkpoint_due(segment) {
+            return Ok(Next::Commit(Then::Continue));
+        }
+        Ok(Next::Unit)
+    }
+
+    #[inline]
+    fn is_checkpoint_due(&self, segment: &Segment) -> bool {
+        let units = self.since.units();
+        if units == 0 {
+            return false;
+        }
+        let committed = self.committed.as_ref().map_or(0, |segment| segment.position);
+        units >= self.settings.checkpoint_units
+            || self.now.saturating_sub(self.since.began) >= self.settings.checkpoint_interval
+            || committed < segment.poison.careful_until
+    }
+
+    /// A unit begins.
+    ///
+    /// # Errors
+    ///
+    /// All its attempts were made, by workers that died of it or that it held up.
+    #[inline]
+    pub(crate) fn begin_unit(&mut self) -> Result<(), ItemError> {
+        self.begun += 1;
+        let Some(segment) = &self.segment else { return Ok(()) };
+        let attempts = segment.poison.attempts;
+        if attempts >= self.settings.max_attempts {
+            return Err(ItemError::new(
+                ErrorKind::new("worker_lost"),
+                format!("finish the unit: in {attempts} attempts its worker died or hung"),
+            ));
+        }
+        self.pulse.begin_unit(segment.position, self.now);
+        Ok(())
+    }
+
+    /// A unit succeeded.
+    #[inline]
+    pub(crate) fn unit_done(&mut self, end: UnitEnd) {
+        self.unit_ended();
+        let Some(segment) = &mut self.segment else { return };
+        segment.position += 1;
+        segment.done += 1;
+        if segment.poison.attempts > 0 {
+            segment.poison.attempts = 0;
+        }
+        self.since.counters.read += 1;
+        match end {
+            UnitEnd::Done => self.since.counters.write += 1,
+            UnitEnd::Filtered => self.since.counters.filter += 1,
+        }
+    }
+
+    #[inline]
+    fn unit_ended(&mut self) {
+        let began = self.now;
+        self.now = self.runner.clock.elapsed();
+        self.pulse.end_unit();
+        self.times.record(self.now.saturating_sub(began));
+    }
+
+    /// The rank's reader has no more units.
+    pub(crate) fn end_of_rank(&mut self) {
+        self.pulse.end_unit();
+        self.now = self.runner.clock.elapsed();
+        if let Some(segment) = &mut self.segment {
+            segment.is_closed = true;
+        }
+    }
+
+    /// An attempt at the unit in front of the lane failed. It is recorded before the next one, or it was the
+    /// last.
+    pub(crate) fn unit_failed(&mut self, error: &ItemError) {
+        self.unit_ended();
+        let (max, on_failed) = (self.settings.max_attempts, self.settings.on_failed);
+        let Some(segment) = &mut self.segment else { return };
+        segment.poison.attempts = segment.poison.attempts.saturating_add(1);
+        self.must_commit = true;
+        let attempts = segment.poison.attempts.min(max);
+        let number = segment.position + 1;
+        let told = format!("unit {number} failed at {attempts} of {max} attempts: {error}");
+        if *error.kind() == ErrorKind::FATAL {
+            segment.poison.attempts = 0;
+            self.failure = Some(Failure::new("unit_failed", told));
+        } else if segment.poison.attempts >= max {
+            match on_failed {
+                OnFailed::Fail => {
+                    segment.poison.attempts = 0;
+                    self.failure = Some(Failure::new("unit_failed", told));
+                }
+                OnFailed::Continue => {
+                    segment.poison.attempts = 0;
+                    segment.position += 1;
+                    segment.failed += 1;
+                    self.since.counters.read += 1;
+                    self.since.counters.count_skip(Phase::Process);
+                    self.since.skips.push(SkipRecord {
+                        step: self.scope.step().to_owned(),
+                        phase: Phase::Process,
+                        item: number,
+                        location: error.location().map(str::to_owned),
+                        kind: error.kind().name().to_owned(),
+                        message: error.to_string(),
+                        content: error.raw().map(|raw| String::from_utf8_lossy(raw).into_owned()),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Back to the last checkpoint: a failure tore down what was done since. Where only one unit can be to blame
+    /// it was an attempt at that one; else each is committed alone until the one is found.
+    pub(crate) fn rewind(&mut self, error: ItemError, alone: Alone) {
+        let until = self.segment.as_ref().map_or(0, |segment| segment.position + 1);
+        self.segment.clone_from(&self.committed);
+        let Alone::When(units) = alone;
+        let is_alone = self.since.units() <= units;
+        self.since = Since { began: self.now, ..Since::default() };
+        match &mut self.segment {
+            Some(_) if is_alone => self.unit_failed(&error),
+            Some(segment) => segment.poison.careful_until = until,
+            None => {}
+        }
+    }
+
+    /// Stores what was done, and does `then`. `write` puts the outputs into the same transaction. `false`: it
+    /// failed, and the lane went back to its last checkpoint.
+    pub(crate) fn commit(
+        &mut self,
+        then: Then,
+        partial: Option<String>,
+        write: &mut dyn FnMut(&mut ChunkTransaction<'_>) -> Result<(), ItemError>,
+    ) -> Result<bool, Halt> {
+        if let Some(segment) = &mut self.segment {
+            segment.partial = partial;
+            segment.is_closed |= segment.end == Some(segment.position);
+        }
+        self.now = self.runner.clock.elapsed();
+        let began = self.now;
+        let committed = contended(|| self.commit_once(then, write))?;
+        self.now = self.runner.clock.elapsed();
+        let after = match committed {
+            Ok(after) => after,
+            Err(error) => {
+                self.rewind(error, Alone::When(1));
+                return Ok(false);
+            }
+        };
+        self.lane.checkpoint_cost = smoothed(self.lane.checkpoint_cost, self.now - began);
+        self.budget.reserve = self.lane.checkpoint_cost;
+        self.since = Since { began: self.now, ..Since::default() };
+        self.committed.clone_from(&self.segment);
+        self.must_commit = false;
+        match after {
+            After::Same { stop } => self.stop |= stop,
+            After::Claimed(claimed) => self.take(claimed)?,
+            After::Ended(answer) => self.stage = Stage::Ended(answer),
+        }
+        Ok(true)
+    }
+
+    fn commit_once(
+        &mut self,
+        then: Then,
+        write: &mut dyn FnMut(&mut ChunkTransaction<'_>) -> Result<(), ItemError>,
+    ) -> Result<Result<After, ItemError>, RepositoryError> {
+        let scope = self.scope.clone();
+        let sequence = self.committed.as_ref().map_or(0, |segment| segment.position);
+        let mut chunk = ChunkTransaction::new(&*self.runner.repository, &scope, sequence);
+        if let Err(error) = write(&mut chunk) {
+            return match chunk.broken() {
+                Some(error) => Err(error),
+                None => Ok(Err(error)),
+            };
+        }
+        let unit = chunk.unit()?;
+        let after = match then {
+            Then::Continue => {
+                let stop = unit
+                    .slices()
+                    .hold_execution(&self.lease)?
+                    .ok_or(RepositoryError::LeaseLost { execution: self.lease.execution })?;
+                self.store(unit)?;
+                self.store_lane(unit)?;
+                After::Same { stop }
+            }
+            Then::Turn => {
+                let execution = self.lock(unit)?;
+                self.store(unit)?;
+                match execution.stop_requested {
+                    true => After::Ended(self.release(unit, execution)?),
+                    false => {
+                        let claimed = self.claim_in(unit)?;
+                        self.store_lane(unit)?;
+                        After::Claimed(claimed)
+                    }
+                }
+            }
+            Then::Release => {
+                let execution = self.lock(unit)?;
+                self.store(unit)?;
+                let is_done = self.segment.as_ref().is_none_or(|segment| segment.is_closed);
+                let segments = unit.slices().segments_of(self.lease.execution)?;
+                match is_done && segments.iter().all(|segment| segment.is_closed) {
+                    true => After::Claimed(Err(NoWork::AllClosed)),
+                    false => After::Ended(self.release(unit, execution)?),
+                }
+            }
+            Then::Fail => {
+                let mut execution = self.lock(unit)?;
+                self.store(unit)?;
+                let failure = self
+                    .failure
+                    .clone()
+                    .unwrap_or_else(|| Failure::new("unit_failed", "a unit failed".to_owned()));
+                let response = problem(&failure);
+                let ended = Final { response: Some(response), ..Final::failed(failure) };
+                lifecycle::end(unit, &mut execution, &self.row, ended, self.runner.clock.now())?;
+                After::Ended(self.let_go(unit, SliceOutcome::Final, &execution)?)
+            }
+        };
+        self.call_hook(CommitPoint::Before);
+        chunk.commit()?;
+        self.call_hook(CommitPoint::After);
+        Ok(Ok(after))
+    }
+
+    fn call_hook(&self, point: CommitPoint) {
+        if let Some(hook) = &self.runner.commit_hook {
+            hook(self.scope.job(), self.scope.step(), point);
+        }
+    }
+
+    /// Locks the execution, if it is still this lane's to carry forward.
+    fn lock(&self, unit: &mut dyn UnitOfWork) -> Result<JobExecution, RepositoryError> {
+        let execution = self.lease.execution;
+        let found = unit.execution(execution)?;
+        found
+            .filter(|one| one.fence == self.lease.fence && one.status.is_running())
+            .ok_or(RepositoryError::LeaseLost { execution })
+    }
+
+    /// What was done since the last commit.
+    fn store(&self, unit: &mut dyn UnitOfWork) -> Result<(), RepositoryError> {
+        let Some(segment) = &self.segment else { return Ok(()) };
+        unit.slices().update_segment(segment)?;
+        if !self.since.skips.is_empty() {
+            unit.insert_skips(self.row.step, &self.since.skips)?;
+        }
+        if self.since.units() > 0 {
+            let counters = Counters { commit: 1, ..self.since.counters };
+            unit.slices().add_counters(self.row.step, &counters, self.runner.clock.now())?;
+        }
+        Ok(())
+    }
+
+    /// The lane's lease, longer.
+    fn store_lane(&self, unit: &mut dyn UnitOfWork) -> Result<(), RepositoryError> {
+        let until = later(self.runner.clock.now(), self.runner.lease_timeout);
+        let mut lane = self.lane.clone();
+        lane.lease_until = Some(until);
+        lane.times = self.times.to_json();
+        self.store_as(unit, &lane)
+    }
+
+    fn store_as(&self, unit: &mut dyn UnitOfWork, lane: &Lane) -> Result<(), RepositoryError> {
+        match unit.slices().update_lane(lane, self.lane.fence)? {
+            true => Ok(()),
+            false => Err(RepositoryError::LeaseLost { execution: self.lease.execution }),
+        }
+    }
+
+    fn claim_in(
+        &self,
+        unit: &mut dyn UnitOfWork,
+    ) -> Result<Result<Segment, NoWork>, RepositoryError> {
+        let rules = claim_rules(&self.row, &self.settings);
+        let units = window(&self.times);
+        claim_segment(
+            unit,
+            self.lease.execution,
+            self.lane.rank,
+            self.runner.clock.now(),
+            units,
+            rules,
+        )
+    }
+
+    /// Ends the slice: the lease goes back, and when a stop is requested and nobody else works any more, the
+    /// execution stops.
+    fn release(
+        &self,
+        unit: &mut dyn UnitOfWork,
+        mut execution: JobExecution,
+    ) -> Result<String, RepositoryError> {
+        if let Some(segment) = &self.segment {
+            let mut given_back = segment.clone();
+            given_back.claimed = given_back.position;
+            unit.slices().claim_segment(&given_back)?;
+        }
+        let now = self.runner.clock.now();
+        let outcome = match (execution.stop_requested, &self.segment) {
+            (true, _) => {
+                let lanes = unit.slices().lanes_of(execution.id)?;
+                let is_other = |lane: &Lane| lane.rank != self.lane.rank && lane.is_live(now);
+                if !lanes.iter().any(is_other) {
+                    lifecycle::end(unit, &mut execution, &self.row, Final::stopped(), now)?;
+                }
+                SliceOutcome::Done
+            }
+            (false, Some(_)) => SliceOutcome::Continue,
+            (false, None) => SliceOutcome::Wait,
+        };
+        self.let_go(unit, outcome, &execution)
+    }
+
+    /// Gives the lease back with the answer.
+    fn let_go(
+        &self,
+        unit: &mut dyn UnitOfWork,
+        outcome: SliceOutcome,
+        execution: &JobExecution,
+    ) -> Result<String, RepositoryError> {
+        let now = self.runner.clock.now();
+        let segments = unit.slices().segments_of(execution.id)?;
+        let answer = SliceAnswer {
+            outcome,
+            next_seq: self.seq + 1,
+            retry_after_ms: (outcome == SliceOutcome::Wait).then_some(WAIT.as_millis() as u64),
+            progress: UnitProgress::new(execution, &self.row, &segments, now),
+        };
+        let answer = serde_json::to_string(&answer)
+            .map_err(|error| RepositoryError::unavailable("store the answer of a slice", error))?;
+        let lane = Lane {
+            seq: self.seq,
+            answer: Some(answer.clone()),
+            owner: None,
+            lease_until: None,
+            times: self.times.to_json(),
+            slices: self.lane.slices + 1,
+            last_slice: self.elapsed(),
+            ..self.lane.clone()
+        };
+        self.store_as(unit, &lane)?;
+        Ok(answer)
+    }
+
+    /// A lane without work: waits within its time for some, or for the end of the execution.
+    pub(crate) fn idle(&mut self) -> Result<(), Halt> {
+        let runner = self.runner;
+        loop {
+            if self.pulse.lost_client() == Some(LostClient::Halt) {
+                return Err(Halt::Dropped);
+            }
+            let repository = &*runner.repository;
+            let id = self.lease.execution;
+            let execution = repository.execution(id)?;
+            let Some(execution) = execution.filter(|one| one.status.is_running()) else {
+                return self.end_with_the_others();
+            };
+            let is_late = self.elapsed() + self.budget.reserve >= self.budget.target;
+            let is_gone = self.pulse.lost_client() == Some(LostClient::CleanStop);
+            let is_ended = self.ended_by.is_requested();
+            if is_late || is_gone || is_ended || execution.stop_requested {
+                return self.commit(Then::Release, None, &mut |_| Ok(())).map(drop);
+            }
+            if self.is_something_to_do()? {
+                return self.commit(Then::Turn, None, &mut |_| Ok(())).map(drop);
+            }
+            runner.clock.wait(IDLE_INTERVAL, &StopToken::default());
+            self.now = runner.clock.elapsed();
+        }
+    }
+
+    /// Whether a claim would find work, or the end of it.
+    fn is_something_to_do(&self) -> Result<bool, RepositoryError> {
+        let state = self.runner.repository.slices().progressive_state(self.lease.execution)?;
+        let Some(mut state) = state else { return Ok(false) };
+        let now = self.runner.clock.now();
+        let is_live =
+            |rank: u32| state.lanes.iter().any(|lane| lane.rank == rank && lane.is_live(now));
+        let rules = claim_rules(&self.row, &self.settings);
+        let found = claim(&mut state.segments, self.lane.rank, &is_live, 1, rules);
+        Ok(found != Claim::Wait)
+    }
+
+    /// The execution ended while this lane had nothing to do.
+    fn end_with_the_others(&mut self) -> Result<(), Halt> {
+        let answer = contended(|| {
+            let mut unit = self.runner.repository.begin()?;
+            let id = self.lease.execution;
+            let execution =
+                unit.execution(id)?.ok_or(RepositoryError::LeaseLost { execution: id })?;
+            let answer = self.let_go(&mut *unit, outcome_of(&execution), &execution)?;
+            unit.commit()?;
+            Ok::<_, RepositoryError>(answer)
+        })?;
+        self.stage = Stage::Ended(answer);
+        Ok(())
+    }
+
+    /// All units are accounted for: assembles the response and ends the execution, unless somebody did.
+    ///
+    /// No unit of work is open while the response is assembled: who stores theirs first wins.
+    fn finalise(&mut self) -> Result<(), Halt> {
+        let id = self.lease.execution;
+        let (partials, summary) = {
+            let mut unit = self.runner.repository.begin()?;
+            let segments = unit.slices().segments_of(id)?;
+            let mut partials = Vec::new();
+            for segment in &segments {
+                partials.push(unit.slices().partial_of(segment.id)?);
+            }
+            (partials, summary_of(&segments))
+        };
+        let assembled = self.work.assemble(partials, &summary);
+        let ended = match &assembled {
+            Ok(response) => Final::completed(response.clone()),
+            Err(error) => {
+                let told = format!("failed to assemble the response: {error}");
+                let failure = Failure::new("response_failed", told);
+                Final { response: Some(problem(&failure)), ..Final::failed(failure) }
+            }
+        };
+        let answer = contended(|| {
+            let mut unit = self.runner.repository.begin()?;
+            let lost = RepositoryError::LeaseLost { execution: id };
+            let mut execution = unit.execution(id)?.ok_or(lost)?;
+            if execution.fence == self.lease.fence && execution.status.is_running() {
+                let now = self.runner.clock.now();
+                lifecycle::end(&mut *unit, &mut execution, &self.row, ended.clone(), now)?;
+            }
+            let answer = self.let_go(&mut *unit, outcome_of(&execution), &execution)?;
+            unit.commit()?;
+            Ok::<_, RepositoryError>(answer)
+        })?;
+        self.stage = Stage::Ended(answer);
+        Ok(())
+    }
+
+    /// The execution fails for a reason outside its units.
+    pub(crate) fn fail(&mut self, failure: Failure) -> Result<(), Halt> {
+        self.segment.clone_from(&self.committed);
+        self.since = Since::default();
+        self.failure = Some(failure);
+        let partial = self.committed.as_ref().and_then(|segment| segment.partial.clone());
+        self.commit(Then::Fail, partial, &mut |_| Ok(())).map(drop)
+    }
+
+    /// Gives everything back that is not committed, and the lease, without an answer.
+    pub(crate) fn give_back(&self) -> Result<(), RepositoryError> {
+        contended(|| {
+            let mut unit = self.runner.repository.begin()?;
+            self.lock(&mut *unit)?;
+            if let Some(segment) = &self.committed {
+                let mut given_back = segment.clone();
+                given_back.claimed = given_back.position;
+                unit.slices().claim_segment(&given_back)?;
+            }
+            let lane = Lane { owner: None, lease_until: None, ..self.lane.clone() };
+            self.store_as(&mut *unit, &lane)?;
+            unit.commit()
+        })
+    }
+}
+
+/// What came of a commit.
+enum After {
+    Same { stop: bool },
+    Claimed(Result<Segment, NoWork>),
+    Ended(String),
+}
+
+/// How an execution that has ended ends the slices that still ask.
+pub(crate) fn outcome_of(execution: &JobExecution) -> SliceOutcome {
+    use crate::execution::BatchStatus::{Completed, Failed};
+    match execution.status {
+        Completed | Failed => SliceOutcome::Final,
+        _ => SliceOutcome::Done,
+    }
+}
+
+/// The response of an execution that failed.
+fn problem(failure: &Failure) -> FinalResponse {
+    let body = serde_json::json!({
+        "type": format!("/errors/{}", failure.code),
+        "title": "The execution failed",
+        "status": 500,
+        "detail": failure.message,
+        "code": failure.code,
+    });
+    FinalResponse::new("application/problem+json", body.to_string()).status(500)
+}
+
+pub(crate) fn summary_of(segments: &[Segment]) -> UnitsSummary {
+    UnitsSummary {
+        units_done: segments.iter().map(|segment| segment.done).sum(),
+        units_failed: segments.iter().map(|segment| segment.failed).sum(),
+    }
+}
+
+pub(crate) fn claim_rules(row: &ProgressiveExecution, settings: &Settings) -> ClaimRules {
+    ClaimRules { may_split: row.is_split, each_unit_alone: settings.checkpoint_units == 1 }
+}
+
+/// Units that a window takes.
+pub(crate) fn window(times: &UnitTimes) -> u64 {
+    let mean = times.mean().as_nanos().max(1);
+    match times.samples() {
+        // Nothing is known yet: one unit tells more.
+        0 => 1,
+        _ => u64::try_from(WINDOW.as_nanos() / mean).unwrap_or(1).max(1),
+    }
+}
+
+/// Claims the next window for lane `me`, in a unit of work that has locked the execution.
+pub(crate) fn claim_segment(
+    unit: &mut dyn UnitOfWork,
+    id: crate::execution::ExecutionId,
+    me: u32,
+    now: Timestamp,
+    units: u64,
+    rules: ClaimRules,
+) -> Result<Result<Segment, NoWork>, RepositoryError> {
+    let mut segments = unit.slices().segments_of(id)?;
+    let lanes = unit.slices().lanes_of(id)?;
+    let before: Vec<_> = segments.iter().map(|segment| segment.lane).collect();
+    let is_live = |rank: u32| lanes.iter().any(|lane| lane.rank == rank && lane.is_live(now));
+    match claim(&mut segments, me, &is_live, units, rules) {
+        Claim::Window(index) => {
+            // Whoever worked on it and is not known to be gone can commit nothing more.
+            let former =
+                lanes.iter().find(|lane| Some(lane.rank) == before[index] && lane.rank != me);
+            if let Some(former) = former.filter(|lane| lane.lease_until.is_some()) {
+                let fenced = Lane {
+                    fence: former.fence + 1,
+                    owner: None,
+                    lease_until: None,
+                    ..former.clone()
+                };
+                unit.slices().update_lane(&fenced, former.fence)?;
+            }
+            let mut segment = segments.swap_remove(index);
+            unit.slices().claim_segment(&segment)?;
+            segment.partial = unit.slices().partial_of(segment.id)?;
+            Ok(Ok(segment))
+        }
+        Claim::Stolen(index, mut stolen) => {
+            if let Some(end) = segments[index].end {
+                unit.slices().cut_segment(segments[index].id, end)?;
+            }
+            stolen.id = unit.slices().insert_segment(&stolen)?;
+            Ok(Ok(*stolen))
+        }
+        Claim::Wait => Ok(Err(NoWork::Wait)),
+        Claim::AllClosed => Ok(Err(NoWork::AllClosed)),
+    }
+}
+
+/// A cost, mostly as it was: one slow commit says little.
+fn smoothed(before: Duration, cost: Duration) -> Duration {
+    if before.is_zero() { cost } else { (before * 3 + cost) / 4 }
+}
+
+/// Nothing of a slice is the end of the world: what a step's exit says of how it ended.
+pub(crate) fn exit_of(event: StatusEvent) -> ExitStatus {
+    match event {
+        StatusEvent::Complete => ExitStatus::completed(),
+        StatusEvent::ConfirmStop => ExitStatus::stopped(),
+        _ => ExitStatus::failed(),
+    }
+}

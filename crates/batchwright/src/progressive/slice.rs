@@ -1,0 +1,469 @@
+//! One request's worth of work: begun, watched, answered.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::lane::{Halt, LaneRun, LaneStart, outcome_of};
+use super::lifecycle::{self, Beginning, Begun};
+use super::segments::Segment;
+use super::step::ProgressiveWork;
+use crate::clock::StopToken;
+use crate::error::{ItemError, RepositoryError};
+use crate::execution::{BatchStatus, ExecutionId, JobExecution};
+use crate::job::JobScope;
+use crate::operator::{OperatorError, later};
+use crate::repository::ProgressiveExecution;
+use crate::repository::lifecycle::MayConflict;
+use crate::runner::Runner;
+use crate::step::{StepScope, StepStart};
+
+/// What a slice does when its client is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LostClient {
+    /// Drops what is not committed after the unit in work.
+    Halt,
+    /// Ends after the unit in work, with a checkpoint and a stored answer.
+    #[default]
+    CleanStop,
+    /// Works on to its end.
+    Ignore,
+}
+
+/// Tells a slice that its client is gone.
+#[derive(Debug, Clone, Default)]
+pub struct ClientGone {
+    pulse: Arc<Pulse>,
+}
+
+impl ClientGone {
+    /// The client is gone; the slice does what `then` says.
+    pub fn set(&self, then: LostClient) {
+        let code = match then {
+            LostClient::Ignore => return,
+            LostClient::CleanStop => 1,
+            LostClient::Halt => 2,
+        };
+        self.pulse.lost.store(code, Ordering::Release);
+    }
+}
+
+/// What the worker of a slice and whoever watches it know of each other.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse {
+    lost: AtomicU8,
+    /// The unit in work.
+    unit: AtomicU64,
+    /// When it began, in microseconds since the clock's origin, and one more; 0: none is in work.
+    began: AtomicU64,
+}
+
+impl Pulse {
+    #[inline]
+    pub(crate) fn lost_client(&self) -> Option<LostClient> {
+        match self.lost.load(Ordering::Acquire) {
+            0 => None,
+            1 => Some(LostClient::CleanStop),
+            _ => Some(LostClient::Halt),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn begin_unit(&self, unit: u64, now: Duration) {
+        self.unit.store(unit, Ordering::Relaxed);
+        self.began.store(micros(now) + 1, Ordering::Release);
+    }
+
+    #[inline]
+    pub(crate) fn end_unit(&self) {
+        self.began.store(0, Ordering::Release);
+    }
+
+    /// The unit that has been in work longer than `timeout`.
+    fn hanging(&self, now: Duration, timeout: Duration) -> Option<u64> {
+        let began = self.began.load(Ordering::Acquire);
+        let is_late = began > 0 && micros(now).saturating_sub(began - 1) > micros(timeout);
+        is_late.then(|| self.unit.load(Ordering::Relaxed))
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A request for a slice.
+#[derive(Debug, Clone)]
+pub struct SliceOrder {
+    /// The execution.
+    pub execution: ExecutionId,
+    /// Id of the lane.
+    pub lane: String,
+    /// Number of the request on its lane, from 1: that of the last answered one gets the same answer again, the
+    /// next one runs.
+    pub seq: u64,
+    /// The token of the execution, if it has one.
+    pub owner_token: Option<String>,
+    /// Whether the process itself asks, which needs no token.
+    pub as_server: bool,
+    /// When the slice should end, if not at the execution's target.
+    pub target: Option<Duration>,
+    /// When the request arrived, by the operator's clock.
+    pub arrived: Duration,
+    /// Tells that the client is gone.
+    pub client: ClientGone,
+    /// Ends the slice at its next checkpoint, with an answer.
+    pub stop: StopToken,
+}
+
+/// How a slice ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SliceOutcome {
+    /// There is more to do: ask again.
+    Continue,
+    /// Others work on what is left: ask again later.
+    Wait,
+    /// Nothing is left for this lane, and there is no response: the execution stops or stopped.
+    Done,
+    /// The execution ended; its response can be read.
+    Final,
+}
+
+/// The answer to a request for a slice.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SliceAnswer {
+    /// How it ended.
+    pub outcome: SliceOutcome,
+    /// Number of the next request on this lane.
+    pub next_seq: u64,
+    /// When to ask again, for `wait`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+    /// How far the whole execution is.
+    pub progress: UnitProgress,
+}
+
+/// How far an execution is. It never goes back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UnitProgress {
+    /// The execution.
+    pub execution: ExecutionId,
+    /// What it is doing.
+    pub status: BatchStatus,
+    /// Units that succeeded.
+    pub units_done: u64,
+    /// Units that were given up.
+    pub units_failed: u64,
+    /// Units in all; `null` when nobody knows before the end.
+    pub units_total: Option<u64>,
+    /// Units a second since the execution was opened.
+    pub units_per_second: f64,
+    /// Milliseconds that the rest will take at that rate; `null` when nobody can say.
+    pub eta_ms: Option<u64>,
+}
+
+impl UnitProgress {
+    pub(crate) fn new(
+        execution: &JobExecution,
+        row: &ProgressiveExecution,
+        segments: &[Segment],
+        now: Timestamp,
+    ) -> Self {
+        let summary = super::lane::summary_of(segments);
+        let accounted = summary.units_done + summary.units_failed;
+        let began = execution.started_at.unwrap_or(execution.created_at);
+        let seconds = execution.ended_at.unwrap_or(now).duration_since(began).as_secs_f64();
+        let units_per_second = if seconds > 0.0 { accounted as f64 / seconds } else { 0.0 };
+        let eta_ms = row.units_total.and_then(|total| {
+            let left = total.saturating_sub(accounted) as f64;
+            (units_per_second > 0.0).then(|| (left / units_per_second * 1e3) as u64)
+        });
+        Self {
+            execution: execution.id,
+            status: execution.status,
+            units_done: summary.units_done,
+            units_failed: summary.units_failed,
+            units_total: row.units_total,
+            units_per_second: (units_per_second * 10.0).round() / 10.0,
+            eta_ms,
+        }
+    }
+}
+
+/// Why a slice has no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SliceError {
+    /// No such execution is stored.
+    #[error("find execution {execution}: there is none with that number")]
+    NoSuchExecution {
+        /// The number asked for.
+        execution: ExecutionId,
+    },
+    /// It is carried forward otherwise.
+    #[error("run a slice of execution {execution}: it is not progressive")]
+    NotProgressive {
+        /// The execution.
+        execution: ExecutionId,
+    },
+    /// The execution has no such lane.
+    #[error("find the lane: execution {execution} has none with that id")]
+    NoSuchLane {
+        /// The execution.
+        execution: ExecutionId,
+    },
+    /// The token is missing or another one.
+    #[error("use a lane of execution {execution}: it belongs to somebody else")]
+    WrongOwner {
+        /// The execution.
+        execution: ExecutionId,
+    },
+    /// A request of the lane is being worked on.
+    #[error("take lane {lane}: another request works on it")]
+    LaneBusy {
+        /// Its rank.
+        lane: u32,
+    },
+    /// The number is not that of the last request or of the next one.
+    #[error("answer request {given} of the lane: {expected} is next")]
+    WrongSeq {
+        /// The number asked for.
+        given: u64,
+        /// The number that would run.
+        expected: u64,
+    },
+    /// The execution has ended.
+    #[error("run a slice of execution {execution}: it has ended, {status}")]
+    Finished {
+        /// The execution.
+        execution: ExecutionId,
+        /// How.
+        status: BatchStatus,
+    },
+    /// The client was gone and wanted nothing more done.
+    #[error("answer the client: it is gone, and what was not committed was dropped")]
+    Dropped,
+    /// The job is not known here, or the store failed.
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
+}
+
+impl From<RepositoryError> for SliceError {
+    fn from(error: RepositoryError) -> Self {
+        Self::Operator(error.into())
+    }
+}
+
+impl MayConflict for SliceError {
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Operator(error) if error.is_conflict())
+    }
+}
+
+impl SliceError {
+    /// The stable code that clients may rely on.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoSuchExecution { .. } => "no_such_execution",
+            Self::NotProgressive { .. } => "not_progressive",
+            Self::NoSuchLane { .. } => "no_such_lane",
+            Self::WrongOwner { .. } => "wrong_owner",
+            Self::LaneBusy { .. } => "lane_busy",
+            Self::WrongSeq { .. } => "wrong_seq",
+            Self::Finished { .. } => "execution_finished",
+            Self::Dropped => "client_gone",
+            Self::Operator(error) => error.code(),
+        }
+    }
+}
+
+/// Work that somebody else's thread does.
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
+
+/// Runs a slice. The worker is handed to `spawn`; the caller waits, keeps its lease alive, and ends the request
+/// when a unit hangs.
+pub(crate) fn run_slice(
+    runner: &Runner,
+    work: &Arc<dyn ProgressiveWork>,
+    order: &SliceOrder,
+    spawn: impl FnOnce(Job),
+) -> Result<String, SliceError> {
+    let settings = work.settings();
+    let repository = &*runner.repository;
+    let now = runner.clock.now();
+    let lease = runner.lease_timeout;
+    let begun =
+        match lifecycle::begin_slice(repository, order, &settings, &runner.owner, now, lease)? {
+            Beginning::Run(begun) => Arc::new(*begun),
+            Beginning::Answered(answer) => return Ok(answer),
+            Beginning::Ended(ended) => return told_of_the_end(runner, order, &ended),
+        };
+    let (sender, receiver) = sync_channel(1);
+    let pulse = Arc::clone(&order.client.pulse);
+    {
+        let (runner, work, begun) = (runner.clone(), Arc::clone(work), Arc::clone(&begun));
+        let (pulse, order) = (Arc::clone(&pulse), order.clone());
+        spawn(Box::new(move || {
+            let run = || work_through(&runner, &*work, &begun, &order, &pulse);
+            let ended = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
+                let told = ItemError::from_panic(&*payload).to_string();
+                Err(Halt::Repository(RepositoryError::Corrupt { what: told }))
+            });
+            // Nobody listens any more when a unit of it hung.
+            let _ = sender.send(ended);
+        }));
+    }
+    let mut since_renewal = Duration::ZERO;
+    let look = settings.unit_timeout.min(lease / 3).min(Duration::from_secs(1)).max(MIN_LOOK);
+    let ended = loop {
+        match receiver.recv_timeout(look) {
+            Ok(ended) => break ended,
+            Err(RecvTimeoutError::Disconnected) => {
+                let what = "the worker of a slice vanished".to_owned();
+                break Err(Halt::Repository(RepositoryError::Corrupt { what }));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if let Some(unit) = pulse.hanging(runner.clock.elapsed(), settings.unit_timeout) {
+            tracing::warn!(execution = %order.execution, unit, "a unit hangs: its worker is given up");
+            return give_up(runner, &begun, unit, order);
+        }
+        since_renewal += look;
+        if since_renewal >= lease / 3 {
+            since_renewal = Duration::ZERO;
+            renew(runner, &begun);
+        }
+    };
+    match ended {
+        Ok(answer) => Ok(answer),
+        Err(Halt::Dropped) => Err(SliceError::Dropped),
+        Err(Halt::Fatal(failure)) => {
+            let what = format!("the failure of an execution was not stored: {}", failure.message);
+            Err(RepositoryError::Corrupt { what }.into())
+        }
+        Err(Halt::Repository(error)) if error.is_lease_lost() => {
+            Err(ended_or(runner, order, error))
+        }
+        Err(Halt::Repository(error)) => Err(error.into()),
+    }
+}
+
+/// Shortest time between two looks at a worker.
+const MIN_LOOK: Duration = Duration::from_millis(1);
+
+/// All of the slice's work, on the worker's thread.
+fn work_through(
+    runner: &Runner,
+    work: &dyn ProgressiveWork,
+    begun: &Begun,
+    order: &SliceOrder,
+    pulse: &Pulse,
+) -> Result<String, Halt> {
+    let Begun { execution, step, row, lease, lane, segment } = begun;
+    let job = JobScope::new(execution, StopToken::default());
+    let start = if execution.restart_of.is_some() { StepStart::Resumed } else { StepStart::Fresh };
+    let scope = StepScope::new(job, step, None, &*runner.repository, start);
+    let mut run = LaneRun::begin(LaneStart {
+        work,
+        runner,
+        scope,
+        row: row.clone(),
+        lease: *lease,
+        lane: lane.clone(),
+        seq: order.seq,
+        arrived: order.arrived,
+        target: order.target.unwrap_or(row.target),
+        pulse,
+        stop: &order.stop,
+        segment: segment.clone(),
+    })?;
+    match work.work(&mut run) {
+        Ok(()) => {}
+        Err(Halt::Fatal(failure)) => run.fail(failure)?,
+        Err(halt) => {
+            // Also when the store failed a moment ago: the lane should not wait for its lease.
+            if let Err(error) = run.give_back() {
+                tracing::debug!(%error, "the lease of a lane was not given back");
+            }
+            return Err(halt);
+        }
+    }
+    run.into_answer().ok_or_else(|| {
+        Halt::Repository(RepositoryError::Corrupt {
+            what: "a slice ended without an answer".to_owned(),
+        })
+    })
+}
+
+fn renew(runner: &Runner, begun: &Begun) {
+    let until = later(runner.clock.now(), runner.lease_timeout);
+    let renewed = (|| {
+        let mut unit = runner.repository.begin()?;
+        let renewed = unit.slices().renew_lane(&begun.lane, begun.lane.fence, until)?;
+        unit.commit()?;
+        Ok::<_, RepositoryError>(renewed)
+    })();
+    match renewed {
+        Ok(true) => {}
+        // Its next commit will be refused.
+        Ok(false) => {
+            tracing::warn!(execution = %begun.lease.execution, "the lease of a lane is lost")
+        }
+        Err(error) => tracing::warn!(%error, "the lease of a lane was not renewed"),
+    }
+}
+
+fn give_up(
+    runner: &Runner,
+    begun: &Begun,
+    unit: u64,
+    order: &SliceOrder,
+) -> Result<String, SliceError> {
+    let now = runner.clock.now();
+    let answer = |execution: &JobExecution, row: &ProgressiveExecution, segments: &[Segment]| {
+        let progress = UnitProgress::new(execution, row, segments, now);
+        let (outcome, next_seq) = (SliceOutcome::Continue, order.seq + 1);
+        let answer = SliceAnswer { outcome, next_seq, retry_after_ms: None, progress };
+        serde_json::to_string(&answer).unwrap_or_default()
+    };
+    lifecycle::give_up_worker(&*runner.repository, begun, unit, &answer).map_err(SliceError::from)
+}
+
+/// A lane asks for a slice of an execution that has ended: once it is told so.
+fn told_of_the_end(
+    runner: &Runner,
+    order: &SliceOrder,
+    (execution, row): &(JobExecution, ProgressiveExecution),
+) -> Result<String, SliceError> {
+    let finished = SliceError::Finished { execution: execution.id, status: execution.status };
+    let response = runner.repository.slices().response(execution.id)?;
+    if response.is_none_or(|response| response.is_acknowledged) {
+        return Err(finished);
+    }
+    let state = runner.repository.slices().progressive_state(execution.id)?;
+    let segments = state.map(|state| state.segments).unwrap_or_default();
+    let answer = SliceAnswer {
+        outcome: outcome_of(execution),
+        next_seq: order.seq,
+        retry_after_ms: None,
+        progress: UnitProgress::new(execution, row, &segments, runner.clock.now()),
+    };
+    serde_json::to_string(&answer)
+        .map_err(|error| RepositoryError::unavailable("answer a slice", error).into())
+}
+
+/// A lane whose lease is lost: to another worker, or because the execution ended.
+fn ended_or(runner: &Runner, order: &SliceOrder, lost: RepositoryError) -> SliceError {
+    match runner.repository.execution(order.execution) {
+        Ok(Some(one)) if !one.status.is_running() => {
+            SliceError::Finished { execution: one.id, status: one.status }
+        }
+        _ => lost.into(),
+    }
+}

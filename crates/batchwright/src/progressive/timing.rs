@@ -1,0 +1,250 @@
+//! How long units take: a histogram that forgets. Pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Buckets for each doubling of the time.
+const BUCKETS_PER_OCTAVE: usize = 8;
+/// Enough for every number of nanoseconds.
+const BUCKETS: usize = 64 * BUCKETS_PER_OCTAVE;
+/// What a sample still weighs when the next one comes: after fifty samples about a third.
+const DECAY: f64 = 0.98;
+/// Weights grow instead of shrinking, so that a sample costs one bucket; here they are scaled back.
+const WEIGHT_MAX: f64 = 1e12;
+
+/// Times of units, the latest weighing most: logarithmic buckets, eight to an octave, each sample two per cent
+/// lighter than the next. Kept with the execution, so that a new slice knows what units cost.
+#[derive(Debug, Clone)]
+pub struct UnitTimes {
+    buckets: Box<[Bucket; BUCKETS]>,
+    /// Weight of the next sample.
+    weight: f64,
+    samples: u64,
+    last: Duration,
+    /// The largest time in any bucket that was ever used: an upper bound of every guard, for nothing.
+    largest: Duration,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Bucket {
+    weight: f64,
+    /// Nanoseconds, weighted: their mean is exact where all samples are alike.
+    sum: f64,
+}
+
+/// As it is stored: what is in use of the buckets.
+#[derive(Serialize, Deserialize, Default)]
+#[serde(default)]
+struct Stored {
+    samples: u64,
+    last_ns: u64,
+    buckets: BTreeMap<usize, (f32, f64)>,
+}
+
+impl Default for UnitTimes {
+    fn default() -> Self {
+        Self {
+            buckets: Box::new([Bucket::default(); BUCKETS]),
+            weight: 1.0,
+            samples: 0,
+            last: Duration::ZERO,
+            largest: Duration::ZERO,
+        }
+    }
+}
+
+impl UnitTimes {
+    /// Remembers that a unit took `time`.
+    #[inline]
+    pub fn record(&mut self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = &mut self.buckets[bucket_of(nanos)];
+        bucket.weight += self.weight;
+        bucket.sum += self.weight * nanos as f64;
+        self.weight /= DECAY;
+        self.samples = self.samples.saturating_add(1);
+        self.last = time;
+        self.largest = self.largest.max(time);
+        if self.weight > WEIGHT_MAX {
+            self.scale();
+        }
+    }
+
+    /// Scales all weights back, and forgets what weighs nothing any more.
+    fn scale(&mut self) {
+        /// Far less than the sample before the thousandth of a per cent.
+        const NOTHING: f64 = 1e-6;
+        let weight = std::mem::replace(&mut self.weight, 1.0);
+        let mut largest = 0;
+        for (index, bucket) in self.buckets.iter_mut().enumerate() {
+            *bucket = Bucket { weight: bucket.weight / weight, sum: bucket.sum / weight };
+            match bucket.weight > NOTHING {
+                true => largest = index,
+                false => *bucket = Bucket::default(),
+            }
+        }
+        self.largest = Duration::from_nanos(end_of(largest));
+    }
+
+    /// Units that were timed in all.
+    pub fn samples(&self) -> u64 {
+        self.samples
+    }
+
+    /// Time of the last unit.
+    pub fn last(&self) -> Duration {
+        self.last
+    }
+
+    /// No unit that still counts took longer.
+    pub fn largest(&self) -> Duration {
+        self.largest
+    }
+
+    /// Mean time of a unit; zero without samples.
+    pub fn mean(&self) -> Duration {
+        let (weight, sum) = self
+            .buckets
+            .iter()
+            .fold((0.0, 0.0), |(weight, sum), one| (weight + one.weight, sum + one.sum));
+        nanos(sum, weight)
+    }
+
+    /// The time that a share `quantile` (from 0 to 1) of the units does not exceed; zero without samples.
+    pub fn quantile(&self, quantile: f64) -> Duration {
+        let total: f64 = self.buckets.iter().map(|bucket| bucket.weight).sum();
+        let above = total * (1.0 - quantile);
+        let mut seen = 0.0;
+        for bucket in self.buckets.iter().rev().filter(|bucket| bucket.weight > 0.0) {
+            seen += bucket.weight;
+            if seen >= above {
+                return nanos(bucket.sum, bucket.weight);
+            }
+        }
+        Duration::ZERO
+    }
+
+    /// Reads what [`to_json`](Self::to_json) wrote; anything else is no memory at all.
+    pub fn from_json(text: &str) -> Self {
+        let stored: Stored = serde_json::from_str(text).unwrap_or_default();
+        let mut times = Self::default();
+        for (index, (weight, mean)) in stored.buckets {
+            if let Some(bucket) = times.buckets.get_mut(index) {
+                let weight = f64::from(weight);
+                *bucket = Bucket { weight, sum: weight * mean };
+                times.largest = Duration::from_nanos(end_of(index));
+            }
+        }
+        times.samples = stored.samples;
+        times.last = Duration::from_nanos(stored.last_ns);
+        times
+    }
+
+    /// As text for the store.
+    pub fn to_json(&self) -> String {
+        /// Lighter buckets are not worth their place.
+        const WORTH: f64 = 1e-4;
+        let used = self.buckets.iter().enumerate().filter_map(|(index, bucket)| {
+            let weight = bucket.weight / self.weight;
+            (weight > WORTH).then(|| (index, (weight as f32, (bucket.sum / bucket.weight).round())))
+        });
+        let stored = Stored {
+            samples: self.samples,
+            last_ns: u64::try_from(self.last.as_nanos()).unwrap_or(u64::MAX),
+            buckets: used.collect(),
+        };
+        serde_json::to_string(&stored).unwrap_or_default()
+    }
+}
+
+fn nanos(sum: f64, weight: f64) -> Duration {
+    if weight > 0.0 { Duration::from_nanos((sum / weight) as u64) } else { Duration::ZERO }
+}
+
+/// The leading bit says the octave, the three behind it the place in it.
+#[inline]
+fn bucket_of(nanos: u64) -> usize {
+    if nanos < BUCKETS_PER_OCTAVE as u64 {
+        return nanos as usize;
+    }
+    let octave = nanos.ilog2() as usize;
+    (octave - 2) * BUCKETS_PER_OCTAVE + ((nanos >> (octave - 3)) & 7) as usize
+}
+
+/// The first time behind a bucket.
+fn end_of(index: usize) -> u64 {
+    let next = index + 1;
+    if next < BUCKETS_PER_OCTAVE {
+        return next as u64;
+    }
+    let (octave, place) = (next / BUCKETS_PER_OCTAVE + 2, next % BUCKETS_PER_OCTAVE);
+    match 1u64.checked_shl(octave as u32) {
+        Some(begin) => begin + place as u64 * (begin / BUCKETS_PER_OCTAVE as u64),
+        None => u64::MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn times(of: impl IntoIterator<Item = u64>) -> UnitTimes {
+        let mut times = UnitTimes::default();
+        of.into_iter().for_each(|micros| times.record(Duration::from_micros(micros)));
+        times
+    }
+
+    #[test]
+    fn a_constant_time_is_told_exactly() {
+        let times = times(std::iter::repeat_n(200_123, 5000));
+        for told in [times.mean(), times.quantile(0.5), times.quantile(0.95)] {
+            let off = told.abs_diff(Duration::from_micros(200_123));
+            assert!(off < Duration::from_nanos(50), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn one_unit_in_ten_is_the_ninety_fifth_percentile_and_not_the_median() {
+        let times = times((0..400).map(|n| if n % 10 == 3 { 110_000 } else { 10_000 }));
+        assert!(times.quantile(0.95) > Duration::from_millis(109));
+        assert!(times.quantile(0.5) < Duration::from_millis(11));
+    }
+
+    #[test]
+    fn old_times_are_forgotten() {
+        let mut times = times(std::iter::repeat_n(1_000, 5000));
+        (0..250).for_each(|_| times.record(Duration::from_millis(200)));
+        assert!(times.mean() > Duration::from_millis(195));
+    }
+
+    #[test]
+    fn no_text_makes_a_memory_that_misleads() {
+        for text in ["", "null", "[1]", r#"{"buckets":{"9999":[1,1]}}"#] {
+            assert_eq!(UnitTimes::from_json(text).mean(), Duration::ZERO, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_time_lies_in_its_bucket(nanos in any::<u64>()) {
+            let index = bucket_of(nanos);
+            prop_assert!(index < BUCKETS);
+            prop_assert!(nanos < end_of(index) || end_of(index) == u64::MAX);
+            prop_assert!(index == 0 || nanos >= end_of(index - 1));
+        }
+
+        #[test]
+        fn what_is_stored_is_remembered(of in prop::collection::vec(1u64..10_000_000, 1..300)) {
+            let times = times(of);
+            let again = UnitTimes::from_json(&times.to_json());
+            prop_assert_eq!(again.samples(), times.samples());
+            prop_assert_eq!(again.last(), times.last());
+            let (mean, then) = (again.mean().as_secs_f64(), times.mean().as_secs_f64());
+            prop_assert!((mean / then - 1.0).abs() < 0.01, "{mean} {then}");
+            prop_assert!(again.largest() >= times.quantile(0.95));
+        }
+    }
+}

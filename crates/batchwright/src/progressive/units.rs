@@ -1,0 +1,171 @@
+//! Where units come from.
+
+mod items;
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use self::items::{ItemUnitReader, ItemUnits, UnitIndex};
+use crate::error::ItemError;
+use crate::step::StepScope;
+
+/// How many units there are, and whether any lane may begin anywhere among them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Extent<P> {
+    /// So many, numbered from 0; a reader can be opened at each of them. The second is whatever makes opening
+    /// quick, kept with the execution: an index, a length.
+    Split(u64, P),
+    /// So many ranks, each with units of its own, numbered from 0 until its reader ends.
+    Ranks(u32, P),
+}
+
+/// The units that a reader is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnitRange {
+    /// Whose units, where they cannot be split; else 0.
+    pub rank: u32,
+    /// The first one.
+    pub from: u64,
+}
+
+/// The units of a progressive step. One value serves all executions and lanes.
+pub trait Units: Send + Sync {
+    /// One unit of work.
+    type Unit: Send;
+    /// What is kept with the execution to open readers by.
+    type Plan: Serialize + DeserializeOwned + Send;
+    /// Reads them one by one.
+    type Reader: UnitReader<Unit = Self::Unit>;
+
+    /// Looks at the input once, when an execution is opened; it has no number yet.
+    ///
+    /// # Errors
+    ///
+    /// The execution is not opened; nothing was stored.
+    fn extent(&self, scope: &StepScope) -> Result<Extent<Self::Plan>, ItemError>;
+
+    /// Opens a reader whose first unit is the first of `range`.
+    ///
+    /// # Errors
+    ///
+    /// The execution fails and can be restarted.
+    fn open(
+        &self,
+        plan: &Self::Plan,
+        range: UnitRange,
+        scope: &StepScope,
+    ) -> Result<Self::Reader, ItemError>;
+}
+
+/// Reads units in their order.
+pub trait UnitReader: Send {
+    /// One unit of work.
+    type Unit;
+
+    /// The next unit; `None` behind the last one.
+    ///
+    /// # Errors
+    ///
+    /// An attempt at this unit failed: for another one, and for the units behind it, a new reader is opened.
+    fn next(&mut self) -> Result<Option<Self::Unit>, ItemError>;
+}
+
+/// The numbers from 0 to `count`, `count` excluded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NumberedUnits {
+    count: u64,
+}
+
+impl NumberedUnits {
+    /// So many units.
+    pub fn new(count: u64) -> Self {
+        Self { count }
+    }
+}
+
+/// Counts.
+#[derive(Debug)]
+pub struct NumberReader(u64);
+
+impl UnitReader for NumberReader {
+    type Unit = u64;
+
+    #[inline]
+    fn next(&mut self) -> Result<Option<u64>, ItemError> {
+        self.0 += 1;
+        Ok(Some(self.0 - 1))
+    }
+}
+
+impl Units for NumberedUnits {
+    type Unit = u64;
+    type Plan = ();
+    type Reader = NumberReader;
+
+    fn extent(&self, _: &StepScope) -> Result<Extent<()>, ItemError> {
+        Ok(Extent::Split(self.count, ()))
+    }
+
+    fn open(&self, (): &(), range: UnitRange, _: &StepScope) -> Result<NumberReader, ItemError> {
+        Ok(NumberReader(range.from))
+    }
+}
+
+/// The elements of a list, made anew for whoever reads it.
+pub struct ListUnits<T> {
+    list: Arc<MakeList<T>>,
+}
+
+type MakeList<T> = dyn Fn(&StepScope) -> Result<Vec<T>, ItemError> + Send + Sync;
+
+impl<T> ListUnits<T> {
+    /// The elements of what `list` makes. It must make the same list whenever it is called for the same
+    /// instance.
+    pub fn new(
+        list: impl Fn(&StepScope) -> Result<Vec<T>, ItemError> + Send + Sync + 'static,
+    ) -> Self {
+        Self { list: Arc::new(list) }
+    }
+}
+
+impl<T> std::fmt::Debug for ListUnits<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ListUnits").finish_non_exhaustive()
+    }
+}
+
+/// Takes elements from a list.
+#[derive(Debug)]
+pub struct ListUnitReader<T>(std::vec::IntoIter<T>);
+
+impl<T: Send> UnitReader for ListUnitReader<T> {
+    type Unit = T;
+
+    fn next(&mut self) -> Result<Option<T>, ItemError> {
+        Ok(self.0.next())
+    }
+}
+
+impl<T: Send> Units for ListUnits<T> {
+    type Unit = T;
+    type Plan = ();
+    type Reader = ListUnitReader<T>;
+
+    fn extent(&self, scope: &StepScope) -> Result<Extent<()>, ItemError> {
+        Ok(Extent::Split((self.list)(scope)?.len() as u64, ()))
+    }
+
+    fn open(
+        &self,
+        (): &(),
+        range: UnitRange,
+        scope: &StepScope,
+    ) -> Result<ListUnitReader<T>, ItemError> {
+        let mut list = (self.list)(scope)?;
+        let from = usize::try_from(range.from).unwrap_or(usize::MAX).min(list.len());
+        list.drain(..from);
+        Ok(ListUnitReader(list.into_iter()))
+    }
+}

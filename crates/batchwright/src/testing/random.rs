@@ -1,0 +1,19 @@
+//! Randomness that a seed decides.
+
+/// A stream of numbers; the same seed always gives the same ones.
+#[derive(Debug, Clone)]
+pub struct SimRng(pub u64);
+
+impl SimRng {
+    /// A number below `bound`, which is not 0.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+
+    /// A number from 0 to 1, 1 excluded.
+    pub fn unit(&mut self) -> f64 {
+        self.below(1 << 30) as f64 / (1u64 << 30) as f64
+    }
+}

@@ -1,0 +1,283 @@
+//! Progressive executions, driven in this process: the result does not depend on who did what, and what fails is
+//! counted once.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use batchwright::{
+    BatchStatus, Extent, FinalResponse, ItemError, ItemUnits, Job, JobOperator, JobParameters,
+    ListReader, MemoryRepository, NumberedUnits, OnFailed, OpenOptions, ProgressiveStep, StepScope,
+    StopToken, UnitRange, UnitReader, Units,
+};
+use serde_json::{Value, json};
+
+/// How often the body of each unit ran.
+#[derive(Clone, Default)]
+struct Runs(Arc<Mutex<BTreeMap<u64, u32>>>);
+
+impl Runs {
+    fn count(&self, unit: u64) -> u32 {
+        let mut runs = self.0.lock().unwrap();
+        let count = runs.entry(unit).or_default();
+        *count += 1;
+        *count
+    }
+
+    fn of(&self, unit: u64) -> u32 {
+        self.0.lock().unwrap().get(&unit).copied().unwrap_or(0)
+    }
+}
+
+fn operator(step: ProgressiveStep) -> JobOperator {
+    let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
+    operator.registry().register(Job::builder("job").step(step).build().unwrap()).unwrap();
+    operator
+}
+
+fn run(operator: &JobOperator) -> (BatchStatus, Value) {
+    let handle = operator.start("job", JobParameters::new()).unwrap();
+    let execution = handle.wait().unwrap();
+    let response = operator.response(execution.id, None).unwrap();
+    let body = response.map_or(Value::Null, |one| serde_json::from_slice(&one.body).unwrap());
+    (execution.status, body)
+}
+
+/// Joins the units as text: whatever is combined in another order is seen.
+fn joined(lanes: u32, units: u64) -> ProgressiveStep {
+    ProgressiveStep::builder("step")
+        .units(NumberedUnits::new(units))
+        .process(|unit: &u64| Ok(Some(*unit)))
+        .reduce(
+            |text: Option<String>, unit| Ok(format!("{}{unit},", text.unwrap_or_default())),
+            |left, right| Ok(left + &right),
+        )
+        .lanes(lanes)
+        .target(Duration::from_millis(20))
+        .build()
+}
+
+#[test]
+fn the_result_of_many_lanes_is_that_of_one() {
+    let one = run(&operator(joined(1, 3000)));
+    assert_eq!(one.1["units_done"], 3000);
+    for lanes in [2, 3, 8] {
+        assert_eq!(run(&operator(joined(lanes, 3000))), one);
+    }
+}
+
+#[test]
+fn no_units_are_done_at_once() {
+    let (status, body) = run(&operator(joined(4, 0)));
+    assert_eq!(status, BatchStatus::Completed);
+    assert_eq!(body, json!({"units_done": 0, "units_failed": 0, "result": null}));
+}
+
+#[test]
+fn a_value_of_nothing_is_a_value() {
+    let step = ProgressiveStep::builder("step")
+        .units(NumberedUnits::new(10))
+        .process(|unit: &u64| Ok(Some(*unit)))
+        .reduce(|_: Option<Option<u64>>, _| Ok(None), |_, _| Ok(None))
+        .respond(|result, _| FinalResponse::json(&json!([result.is_some()])))
+        .build();
+    assert_eq!(run(&operator(step)).1, json!([true]));
+}
+
+#[test]
+fn a_unit_that_fails_has_its_attempts_and_is_then_counted_once() {
+    let runs = Runs::default();
+    let counted = runs.clone();
+    let step = ProgressiveStep::builder("step")
+        .units(NumberedUnits::new(100))
+        .process(move |unit: &u64| {
+            let run = counted.count(*unit);
+            match unit {
+                13 => Err(ItemError::data("never works")),
+                27 => panic!("never works either"),
+                42 if run < 3 => Err(ItemError::data("works the third time")),
+                _ => Ok(Some(*unit)),
+            }
+        })
+        .reduce(|sum: Option<u64>, unit| Ok(sum.unwrap_or(0) + unit), |a, b| Ok(a + b))
+        .max_attempts(3)
+        .build();
+    let operator = operator(step);
+    let (status, body) = run(&operator);
+    assert_eq!(status, BatchStatus::Completed);
+    let sum: u64 = (0..100).sum::<u64>() - 13 - 27;
+    assert_eq!(body, json!({"units_done": 98, "units_failed": 2, "result": sum}));
+    assert_eq!((runs.of(13), runs.of(27), runs.of(42), runs.of(43)), (3, 3, 3, 1));
+    let id = operator.queries().executions(&Default::default()).unwrap()[0].id;
+    let skips = operator.queries().skips(id).unwrap();
+    let mut skipped: Vec<_> = skips.iter().map(|skip| (skip.item, skip.kind.as_str())).collect();
+    skipped.sort_unstable();
+    assert_eq!(skipped, [(14, "data"), (28, "panic")]);
+    let counters = operator.queries().steps(id).unwrap()[0].counters;
+    assert_eq!((counters.read, counters.write, counters.process_skip), (100, 98, 2));
+    assert!(counters.is_balanced());
+}
+
+#[test]
+fn a_failed_unit_may_fail_the_execution_and_a_restart_tries_it_again() {
+    let runs = Runs::default();
+    let counted = runs.clone();
+    let step = ProgressiveStep::builder("step")
+        .units(NumberedUnits::new(100))
+        .process(move |unit: &u64| match (unit, counted.count(*unit)) {
+            (50, run) if run <= 2 => Err(ItemError::data("not yet")),
+            _ => Ok(Some(*unit)),
+        })
+        .reduce(|sum: Option<u64>, unit| Ok(sum.unwrap_or(0) + unit), |a, b| Ok(a + b))
+        .max_attempts(2)
+        .on_failed(OnFailed::Fail)
+        .lanes(1)
+        .build();
+    let operator = operator(step);
+    let (status, body) = run(&operator);
+    assert_eq!((status, body["code"].as_str()), (BatchStatus::Failed, Some("unit_failed")));
+    let (status, body) = run(&operator);
+    assert_eq!(status, BatchStatus::Completed);
+    assert_eq!(body["result"], (0..100).sum::<u64>());
+    assert!((0..100).all(|unit| runs.of(unit) == if unit == 50 { 3 } else { 1 }));
+}
+
+/// Each rank counts to a number of its own.
+struct Ranked;
+
+struct RankReader(u64, u64);
+
+impl UnitReader for RankReader {
+    type Unit = u64;
+
+    fn next(&mut self) -> Result<Option<u64>, ItemError> {
+        self.0 += 1;
+        Ok((self.0 <= self.1).then_some(self.0))
+    }
+}
+
+impl Units for Ranked {
+    type Unit = u64;
+    type Plan = String;
+    type Reader = RankReader;
+
+    fn extent(&self, _: &StepScope) -> Result<Extent<String>, ItemError> {
+        Ok(Extent::Ranks(3, "plan".to_owned()))
+    }
+
+    fn open(&self, plan: &String, at: UnitRange, _: &StepScope) -> Result<RankReader, ItemError> {
+        assert_eq!(plan, "plan");
+        Ok(RankReader(at.from, u64::from(at.rank) * 100))
+    }
+}
+
+#[test]
+fn units_that_cannot_be_split_are_worked_on_by_rank() {
+    let step = ProgressiveStep::builder("step")
+        .units(Ranked)
+        .process(|unit: &u64| Ok(Some(*unit)))
+        .reduce(|sum: Option<u64>, unit| Ok(sum.unwrap_or(0) + unit), |a, b| Ok(a + b))
+        .target(Duration::from_millis(5))
+        .build();
+    let (_, body) = run(&operator(step));
+    let sum: u64 = (1..=100).sum::<u64>() + (1..=200).sum::<u64>();
+    assert_eq!(body, json!({"units_done": 300, "units_failed": 0, "result": sum}));
+}
+
+#[test]
+fn the_items_of_any_reader_are_units_and_every_lane_begins_where_it_should() {
+    for count in [0, 1, 7, 512, 513, 5000] {
+        let items: Vec<u64> = (0..count).collect();
+        let step = ProgressiveStep::builder("step")
+            .units(ItemUnits::new(move |_| Ok(ListReader::new(items.clone()))))
+            .process(|unit: &u64| Ok(Some(*unit)))
+            .reduce(
+                |text: Option<String>, unit| Ok(format!("{}{unit},", text.unwrap_or_default())),
+                |left, right| Ok(left + &right),
+            )
+            .lanes(5)
+            .target(Duration::from_millis(10))
+            .build();
+        let (_, body) = run(&operator(step));
+        assert_eq!(body["units_done"], count);
+        let all: String = (0..count).map(|unit| format!("{unit},")).collect();
+        assert_eq!(body["result"].as_str().unwrap_or_default(), all);
+    }
+}
+
+#[test]
+fn a_unit_that_hangs_is_given_up_and_the_others_go_on() {
+    let runs = Runs::default();
+    let counted = runs.clone();
+    let step = ProgressiveStep::builder("step")
+        .units(NumberedUnits::new(50))
+        .process(move |unit: &u64| {
+            counted.count(*unit);
+            if *unit == 20 {
+                StopToken::default().wait(Duration::from_secs(3600));
+            }
+            Ok(Some(*unit))
+        })
+        .reduce(|sum: Option<u64>, unit| Ok(sum.unwrap_or(0) + unit), |a, b| Ok(a + b))
+        .unit_timeout(Duration::from_millis(50))
+        .max_attempts(2)
+        .build();
+    let (status, body) = run(&operator(step));
+    assert_eq!(status, BatchStatus::Completed);
+    let sum = (0..50).sum::<u64>() - 20;
+    assert_eq!(body, json!({"units_done": 49, "units_failed": 1, "result": sum}));
+    assert_eq!(runs.of(20), 2);
+}
+
+#[test]
+fn a_future_is_cancelled_where_it_awaits() {
+    let dropped = Arc::new(AtomicU64::new(0));
+    struct Told(Arc<AtomicU64>);
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let told = Arc::clone(&dropped);
+    let step = ProgressiveStep::builder("step")
+        .units(NumberedUnits::new(3))
+        .process_async(move |unit: &u64| {
+            let (unit, told) = (*unit, Told(Arc::clone(&told)));
+            async move {
+                let _told = told;
+                if unit == 1 {
+                    std::future::pending::<()>().await;
+                }
+                Ok(Some(unit))
+            }
+        })
+        .target(Duration::from_millis(30))
+        .max_attempts(2)
+        .build();
+    let (_, body) = run(&operator(step));
+    assert_eq!(body, json!({"units_done": 2, "units_failed": 1, "result": null}));
+    assert_eq!(dropped.load(Ordering::SeqCst), 4);
+}
+
+#[test]
+fn an_execution_that_nobody_drives_is_stopped_at_once() {
+    let operator = operator(joined(2, 100));
+    let opened = operator
+        .open("job", JobParameters::new(), &Default::default(), &OpenOptions::default())
+        .unwrap();
+    assert_eq!(opened.status, BatchStatus::Started);
+    assert_eq!(operator.stop(opened.id).unwrap().status, BatchStatus::Stopped);
+    let (status, body) = run(&operator);
+    assert_eq!((status, &body["units_done"]), (BatchStatus::Completed, &json!(100)));
+}
+
+#[test]
+fn a_progressive_step_stands_alone_in_its_job() {
+    let again = ProgressiveStep::builder("again")
+        .units(NumberedUnits::new(1))
+        .process(|unit: &u64| Ok(Some(*unit)))
+        .build();
+    let refused = Job::builder("job").step(joined(1, 1)).step(again).build().unwrap_err();
+    assert_eq!(refused.code(), "invalid_definition");
+}
