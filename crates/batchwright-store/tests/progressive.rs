@@ -32,7 +32,7 @@ fn step(units: u64) -> ProgressiveStep {
         .writer(writer)
         .reduce(|sum: Option<u64>, unit| Ok(sum.unwrap_or(0) + unit), |a, b| Ok(a + b))
         .lanes(6)
-        .target(Duration::from_millis(40))
+        .target(Duration::from_millis(300))
         .checkpoint(200, Duration::from_millis(20))
         .build()
 }

@@ -134,7 +134,13 @@ mod tests {
                          used {used:.3}"
                     );
                     println!("{told}");
-                    assert!((0.90..=1.02).contains(&median), "{told}");
+                    // Nobody can end in time when more than half of all slices meet a unit that takes longer
+                    // than a whole slice: nine of ten units are quick, so that is so from seven units on.
+                    let units = target / base;
+                    let is_hopeless = matches!(shape, Shape::OneInTenElevenFold)
+                        && base * 11.0 > target
+                        && 0.9f64.powf(units) < 0.5;
+                    assert!(is_hopeless || (0.90..=1.02).contains(&median), "{told}");
                     assert!(late <= 1.06 || late <= 1.0 + slow, "{told}");
                     assert!(used >= 0.90, "{told}");
                 }
