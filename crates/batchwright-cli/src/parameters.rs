@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 
 use batchwright::{
-    JobParameters, Parameter, ParameterDeclaration, ParameterSchema, ParameterType, ParameterValue,
-    Refusal,
+    JobParameters, Parameter, ParameterSchema, ParameterType, ParameterValue, Refusal,
 };
 
 use crate::args::NON_IDENTIFYING;
@@ -38,8 +37,8 @@ pub(crate) fn parse(
     };
     if let Some(json) = json {
         for (name, value) in document(json)? {
-            let declared = schema.find(&name);
-            add(name, from_json(value, declared));
+            let parsed = schema.parameter(&name, value);
+            add(name, parsed);
         }
     }
     for pair in pairs {
@@ -83,23 +82,6 @@ fn parse_pair(
     };
     let value = kind.and_then(|kind| ParameterValue::parse(text, kind));
     Ok((name.to_owned(), value.map(|value| Parameter { value, identifying })))
-}
-
-fn from_json(
-    value: serde_json::Value,
-    declared: Option<&ParameterDeclaration>,
-) -> Result<Parameter, String> {
-    let says_identifying = value.get("identifying").is_some();
-    let mut parameter = Parameter::from_json(value, declared.map(|declared| declared.kind))?;
-    match declared {
-        Some(declared) if !says_identifying => parameter.identifying = declared.identifying,
-        Some(declared) if declared.identifying != parameter.identifying => {
-            let role = if declared.identifying { "identifying" } else { "not identifying" };
-            return Err(format!("it is declared as {role}"));
-        }
-        _ => {}
-    }
-    Ok(parameter)
 }
 
 fn document(json: &str) -> Result<serde_json::Map<String, serde_json::Value>, CliError> {

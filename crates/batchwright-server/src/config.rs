@@ -9,9 +9,14 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::api::{AccessRules, HttpSettings, Role, Token};
 use crate::kcp::{Access, KcpSettings, Tls};
 use crate::scheduler::{LedgerSettings, RunnerSettings, time};
 
+/// Where clients of the REST API are expected.
+const HTTP_DEFAULT: &str = "127.0.0.1:5680";
+/// Connections of the REST API at once.
+const HTTP_CONNECTIONS_DEFAULT: usize = 1_000;
 /// Where clients of the line protocol are expected.
 const KCP_DEFAULT: &str = "127.0.0.1:5678";
 /// How long a message may take from its first byte to its last.
@@ -31,6 +36,8 @@ pub struct Config {
     controller: Controller,
     #[serde(default)]
     kcp: Kcp,
+    #[serde(default)]
+    http: HttpKeys,
     #[serde(default)]
     database: Kairoi,
     #[serde(default)]
@@ -73,6 +80,34 @@ struct Kcp {
     insecure: bool,
     connections_max: Option<usize>,
     message_timeout: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HttpKeys {
+    enabled: Option<bool>,
+    listen: Option<String>,
+    #[serde(default)]
+    tokens: Vec<TokenKeys>,
+    #[serde(default)]
+    hosts: Vec<String>,
+    #[serde(default)]
+    origins: Vec<String>,
+    body_max: Option<usize>,
+    tls_certificate: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    #[serde(default)]
+    insecure: bool,
+    connections_max: Option<usize>,
+}
+
+/// A token by its hash: the file may be read by more people than may use the token.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenKeys {
+    name: String,
+    role: String,
+    sha256: String,
 }
 
 /// What Kairoi knows of its database. Ours always syncs, and has no frames.
@@ -132,6 +167,8 @@ pub struct Settings {
     pub store: Option<String>,
     /// The line protocol and the scheduler behind it; `None`: this server only runs executions.
     pub scheduler: Option<SchedulerSettings>,
+    /// The REST API; `None`: there is none.
+    pub http: Option<HttpSettings>,
     /// Executions of batch jobs at once.
     pub jobs_max: Option<usize>,
     /// Time that the end of the server leaves to what runs.
@@ -227,14 +264,35 @@ impl Config {
         if jobs_max == Some(0) {
             return Err("jobs.running_max: expected at least 1".to_owned());
         }
+        let http = match self.http.enabled {
+            Some(false) => None,
+            Some(true) | None => Some(self.http(folder)?),
+        };
         Ok(Settings {
             log_level: self.log.level,
             store: self.store.url,
             scheduler,
+            http,
             jobs_max,
             grace,
             notes,
         })
+    }
+
+    fn http(&self, folder: &Path) -> Result<HttpSettings, String> {
+        let http = &self.http;
+        let listen = address("http.listen", http.listen.as_deref().unwrap_or(HTTP_DEFAULT))?;
+        let default = AccessRules::default();
+        let access = AccessRules {
+            tokens: http.tokens.iter().map(token).collect::<Result<_, _>>()?,
+            hosts: http.hosts.clone(),
+            origins: http.origins.clone(),
+            body_max: http.body_max.unwrap_or(default.body_max),
+        };
+        let tls = tls("http", &http.tls_certificate, &http.tls_key, folder)?;
+        let connections_max =
+            bounded("http.connections_max", http.connections_max, HTTP_CONNECTIONS_DEFAULT)?;
+        Ok(HttpSettings { listen, access, tls, insecure: http.insecure, connections_max })
     }
 
     fn kcp(&self, folder: &Path) -> Result<KcpSettings, String> {
@@ -246,10 +304,7 @@ impl Config {
             (Some(address), None) | (None, Some(address)) => address,
             (None, None) => KCP_DEFAULT,
         };
-        let listen: SocketAddr = named
-            .replace("localhost:", "127.0.0.1:")
-            .parse()
-            .map_err(|_| format!("kcp.listen `{named}`: expected ADDRESS:PORT"))?;
+        let listen = address("kcp.listen", named)?;
         let access = match &kcp.token_file {
             None => Access::default(),
             Some(file) => {
@@ -262,13 +317,7 @@ impl Config {
                 }
             }
         };
-        let tls = match (&kcp.tls_certificate, &kcp.tls_key) {
-            (Some(certificate), Some(key)) => {
-                Some(Tls { certificate: folder.join(certificate), key: folder.join(key) })
-            }
-            (None, None) => None,
-            _ => return Err("kcp.tls_certificate and kcp.tls_key go together".to_owned()),
-        };
+        let tls = tls("kcp", &kcp.tls_certificate, &kcp.tls_key, folder)?;
         let connections_max =
             bounded("kcp.connections_max", kcp.connections_max, CONNECTIONS_DEFAULT)?;
         let message_timeout = length("kcp.message_timeout", &kcp.message_timeout)?;
@@ -276,6 +325,40 @@ impl Config {
         let insecure = kcp.insecure;
         Ok(KcpSettings { listen, connections_max, message_timeout, access, tls, insecure })
     }
+}
+
+fn address(key: &str, named: &str) -> Result<SocketAddr, String> {
+    let address = named.replace("localhost:", "127.0.0.1:").parse();
+    address.map_err(|_| format!("{key} `{named}`: expected ADDRESS:PORT"))
+}
+
+fn tls(
+    section: &str,
+    certificate: &Option<PathBuf>,
+    key: &Option<PathBuf>,
+    folder: &Path,
+) -> Result<Option<Tls>, String> {
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => {
+            Ok(Some(Tls { certificate: folder.join(certificate), key: folder.join(key) }))
+        }
+        (None, None) => Ok(None),
+        _ => Err(format!("{section}.tls_certificate and {section}.tls_key go together")),
+    }
+}
+
+fn token(keys: &TokenKeys) -> Result<Token, String> {
+    let TokenKeys { name, role, sha256 } = keys;
+    let told = |what: &str| format!("http.tokens `{name}`: {what}");
+    let role =
+        Role::from_name(role).ok_or_else(|| told("its role is viewer, operator or admin"))?;
+    let digits: Option<Vec<u8>> = (0..sha256.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(sha256.get(at..at + 2)?, 16).ok())
+        .collect();
+    let sha256 = digits.and_then(|digits| digits.try_into().ok());
+    let sha256 = sha256.ok_or_else(|| told("sha256 is the hash of the token in 64 hex digits"))?;
+    Ok(Token { name: name.clone(), role, sha256 })
 }
 
 fn length(key: &str, text: &Option<String>) -> Result<Option<Duration>, String> {
@@ -329,6 +412,10 @@ mod tests {
             "[jobs]\nrunning_max = 0",
             "[scheduler]\nlease = \"soon\"",
             "[shutdown]\ngrace = 3",
+            "[http]\nlisten = \"here\"",
+            "[http]\ntls_key = \"a\"",
+            "[[http.tokens]]\nname = \"a\"\nrole = \"king\"\nsha256 = \"00\"",
+            "[[http.tokens]]\nname = \"a\"\nrole = \"admin\"\nsha256 = \"00\"",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }

@@ -7,7 +7,7 @@ mod request;
 
 pub mod client;
 
-pub(crate) use listener::Listener;
 pub use listener::{Access, KcpSettings, Tls};
+pub(crate) use listener::{Listener, acceptor};
 pub use message::{Decoder, MESSAGE_MAX, Malformed, encode};
 pub(crate) use message::{line, words};

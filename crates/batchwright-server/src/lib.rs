@@ -1,6 +1,7 @@
 //! The service of Batchwright, a library that programs embed: scheduler and its wire protocol, workers,
-//! recovery, graceful end.
+//! recovery, REST API, progressive execution by requests, graceful end.
 
+pub mod api;
 mod config;
 mod kairoi;
 pub mod kcp;

@@ -11,6 +11,7 @@ use batchwright_store::ScheduleStore;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+use crate::api::{Api, HttpListener, HttpSettings};
 use crate::config::SchedulerSettings;
 use crate::kcp::Listener;
 use crate::scheduler::{JobStarter, Scheduler, StartError};
@@ -50,8 +51,9 @@ pub struct Server {
     runtime: Runtime,
     scheduler: Option<Scheduler>,
     address: Option<SocketAddr>,
+    http_address: Option<SocketAddr>,
     end: watch::Sender<bool>,
-    listening: Option<tokio::task::JoinHandle<()>>,
+    listening: Vec<tokio::task::JoinHandle<()>>,
     worker: Option<thread::JoinHandle<()>>,
     worker_stop: StopToken,
     jobs: JobStarter,
@@ -61,7 +63,7 @@ impl Server {
     /// Takes over from servers that died, listens, fires and carries forward what was handed over.
     ///
     /// `schedule` is what the scheduler does and its two connections to the store: one to fire, one to look.
-    /// Without it there is no scheduler.
+    /// Without it there is no scheduler. `http` is where the REST API is; without it there is none.
     ///
     /// # Errors
     ///
@@ -71,6 +73,7 @@ impl Server {
         clock: Arc<dyn Clock>,
         lease: Duration,
         schedule: Option<(SchedulerSettings, [ScheduleStore; 2])>,
+        http: Option<&HttpSettings>,
     ) -> Result<Self, ServerError> {
         // Webhooks and brokers speak TLS by this provider; a program that chose another one keeps it.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -82,7 +85,17 @@ impl Server {
             .build()
             .map_err(|error| ServerError::System(format!("start the runtime: {error}")))?;
         let (end, ended) = watch::channel(false);
-        let (mut scheduler, mut address, mut listening, mut looking) = (None, None, None, None);
+        let (mut scheduler, mut address, mut looking) = (None, None, None);
+        let mut listening = Vec::new();
+        // Before the scheduler, which begins to fire: an address that cannot be had ends the start.
+        let http = match http {
+            Some(settings) => {
+                let bound = runtime.block_on(HttpListener::bind(settings));
+                Some(bound.map_err(ServerError::Listen)?)
+            }
+            None => None,
+        };
+        let http_address = http.as_ref().and_then(|http| http.address().ok());
         if let Some((settings, [store, look_store])) = schedule {
             let started = Scheduler::start(
                 store,
@@ -101,9 +114,14 @@ impl Server {
                 }
             };
             address = listener.address().ok();
-            listening = Some(runtime.spawn(listener.serve(ended)));
+            listening.push(runtime.spawn(listener.serve(ended.clone())));
             looking = Some((started.clone(), look_store));
             scheduler = Some(started);
+        }
+        if let Some(http) = http {
+            let stop = StopToken::default();
+            let api = Api::new(jobs.clone(), scheduler.clone(), stop.clone());
+            listening.push(runtime.spawn(http.serve(api, stop, ended)));
         }
         let worker_stop = StopToken::default();
         let (worker, stop) = (Worker::new(jobs.clone(), lease), worker_stop.clone());
@@ -126,12 +144,27 @@ impl Server {
         let worker =
             worker.map_err(|error| ServerError::System(format!("start the worker: {error}")))?;
         let worker = Some(worker);
-        Ok(Self { runtime, scheduler, address, end, listening, worker, worker_stop, jobs })
+        Ok(Self {
+            runtime,
+            scheduler,
+            address,
+            http_address,
+            end,
+            listening,
+            worker,
+            worker_stop,
+            jobs,
+        })
     }
 
     /// The address that clients of the line protocol reach it at.
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// The address that the REST API is reached at.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http_address
     }
 
     /// The schedule, for the program that embeds the server.
@@ -187,7 +220,7 @@ impl Server {
         notify(&[sd_notify::NotifyState::Stopping]);
         self.end.send_replace(true);
         self.worker_stop.request();
-        if let Some(listening) = self.listening.take() {
+        for listening in self.listening.drain(..) {
             let _ = self.runtime.block_on(listening);
         }
         if let Some(scheduler) = &self.scheduler {

@@ -16,6 +16,9 @@ pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// kills its servers.
 const LOST_MAX: usize = 3;
 
+/// How long the body of a final response waits for somebody who wants it.
+const RESPONSES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Takes what was handed over, until it is asked to stop.
 pub(crate) struct Worker {
     jobs: JobStarter,
@@ -56,13 +59,22 @@ impl Worker {
             if since_recovery >= self.recover_every {
                 since_recovery = Duration::ZERO;
                 told(self.recover());
+                told(self.jobs.operator.settle_stopped());
+                told(self.jobs.operator.expire_responses(RESPONSES_KEPT).map(drop));
             }
             if changed() {
                 told(self.take_all());
+                told(self.drive_all());
             }
             stop.wait(LOOK_INTERVAL);
             since_recovery += LOOK_INTERVAL;
         }
+    }
+
+    /// Drives the progressive executions that servers drive.
+    fn drive_all(&self) -> Result<(), OperatorError> {
+        let find = &self.jobs.find;
+        self.jobs.operator.drive_all(&|job, source| find(job, source).is_ok())
     }
 
     fn take_all(&mut self) -> Result<(), OperatorError> {

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use batchwright::{
-    BatchStatus, ItemError, Job, JobOperator, JobParameters, LaunchOptions, NumberedUnits,
-    OpenOptions, ProgressiveStep, SliceAnswer, StopToken,
+    BatchStatus, Completion, ItemError, Job, JobOperator, JobParameters, LaunchOptions,
+    NumberedUnits, OpenOptions, ProgressiveStep, SliceAnswer, StopToken,
 };
 use batchwright_store::{SqlValue, SqlWriter};
 use common::{Kind, Place};
@@ -33,7 +33,7 @@ fn step(units: u64) -> ProgressiveStep {
         .reduce(|sum: Option<u64>, unit| Ok(sum.unwrap_or(0) + unit), |a, b| Ok(a + b))
         .lanes(6)
         .target(Duration::from_millis(300))
-        .checkpoint(200, Duration::from_millis(20))
+        .completion(Completion::items(200).within(Duration::from_millis(20)))
         .build()
 }
 

@@ -221,6 +221,7 @@ pub fn report(error: &dyn Error) -> String {
 /// The part of a chunk in which something happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Phase {
     /// Reading from the source.
     Read,
@@ -408,6 +409,7 @@ const FAILURE_MESSAGE_BYTES_MAX: usize = 8 * 1024;
 
 /// Why an execution failed, as stored and shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Failure {
     /// Stable code.
     pub code: String,

@@ -89,8 +89,10 @@ pub enum ProgressUnit {
 
 /// A stored event.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct EventRecord {
     /// When.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     #[serde(serialize_with = "crate::execution::millis")]
     pub at: Timestamp,
     /// To which execution.

@@ -25,6 +25,7 @@ macro_rules! id {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(transparent)]
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
         pub struct $name(pub i64);
 
         impl fmt::Display for $name {
@@ -50,6 +51,7 @@ id!(
 
 /// "This job for these parameters."
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct JobInstance {
     /// Number given by the store.
     pub id: InstanceId,
@@ -58,6 +60,7 @@ pub struct JobInstance {
     /// [`JobParameters::key`] of the identifying parameters.
     pub key: String,
     /// When it was first started.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     #[serde(serialize_with = "millis")]
     pub created_at: Timestamp,
 }
@@ -234,6 +237,7 @@ pub struct FlowEntry {
 
 /// What a step execution did. Each counter has one owner: the commit of a chunk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Counters {
     /// Items handed over by the reader, those of a chunk that later failed included.
     pub read: u64,
@@ -307,6 +311,7 @@ impl Sub for Counters {
 
 /// One record given up, written in the transaction that commits the skip.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SkipRecord {
     /// Step that skipped it.
     pub step: String,

@@ -257,6 +257,12 @@ pub trait ItemWriter<O>: Send {
         false
     }
 
+    /// Whether what it writes belongs to its position: then two of it cannot write side by side. Default: its
+    /// position is not empty.
+    fn keeps_position(&self) -> bool {
+        std::mem::size_of::<Self::Position>() > 0
+    }
+
     /// Lets go of files and connections. Called once for every `open`, after a failure too.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ pub enum ParameterValue {
 /// The type of a [`ParameterValue`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum ParameterType {
     /// Text.
     String,
@@ -203,6 +204,21 @@ struct ParameterForm {
     kind: Option<ParameterType>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     identifying: Option<bool>,
+}
+
+/// Parts of names whose values are nobody's business.
+const SECRET_NAMES: [&str; 8] =
+    ["password", "passwd", "secret", "token", "credential", "api_key", "apikey", "private_key"];
+
+impl Parameter {
+    /// As it may be shown under `name`: the value of one that looks like a secret is masked.
+    pub fn shown_as(&self, name: &str) -> Self {
+        let name = name.to_lowercase().replace('-', "_");
+        if !SECRET_NAMES.iter().any(|secret| name.contains(secret)) {
+            return self.clone();
+        }
+        Self { value: ParameterValue::String("***".to_owned()), identifying: self.identifying }
+    }
 }
 
 impl Serialize for Parameter {
@@ -475,6 +491,26 @@ impl ParameterSchema {
     /// The declaration with that name.
     pub fn find(&self, name: &str) -> Option<&ParameterDeclaration> {
         self.declared.iter().find(|declaration| declaration.name == name)
+    }
+
+    /// Parameter `name` from its JSON, plain or with type and role, as it is declared.
+    ///
+    /// # Errors
+    ///
+    /// A sentence: it is of another type, or of another role.
+    pub fn parameter(&self, name: &str, json: serde_json::Value) -> Result<Parameter, String> {
+        let declared = self.find(name);
+        let says_identifying = json.get("identifying").is_some();
+        let mut parameter = Parameter::from_json(json, declared.map(|declared| declared.kind))?;
+        match declared {
+            Some(declared) if !says_identifying => parameter.identifying = declared.identifying,
+            Some(declared) if declared.identifying != parameter.identifying => {
+                let role = if declared.identifying { "identifying" } else { "not identifying" };
+                return Err(format!("it is declared as {role}"));
+            }
+            _ => {}
+        }
+        Ok(parameter)
     }
 
     /// `given` with the defaults filled in.

@@ -88,6 +88,10 @@ pub struct ExecutionFilter {
     pub instance: Option<InstanceId>,
     /// Only with one of these statuses; none means any.
     pub statuses: Vec<BatchStatus>,
+    /// Only accepted at this moment or later.
+    pub since: Option<Timestamp>,
+    /// Only accepted before this moment.
+    pub until: Option<Timestamp>,
     /// Only ended before this moment.
     pub ended_before: Option<Timestamp>,
     /// Only older than this one: the last of the page before.
@@ -134,6 +138,8 @@ impl ExecutionFilter {
         self.job.as_ref().is_none_or(|job| *job == execution.job)
             && self.instance.is_none_or(|id| id == execution.instance_id)
             && (self.statuses.is_empty() || self.statuses.contains(&execution.status))
+            && self.since.is_none_or(|at| execution.created_at >= at)
+            && self.until.is_none_or(|at| execution.created_at < at)
             && self.ended_before.is_none_or(|at| execution.ended_at.is_some_and(|end| end < at))
             && self.before.is_none_or(|id| execution.id < id)
     }

@@ -34,6 +34,10 @@ pub(super) fn serve(
     if let (Some(listen), Some(scheduler)) = (args.listen, &mut settings.scheduler) {
         scheduler.kcp.listen = listen;
     }
+    if let Some(http) = &mut settings.http {
+        http.listen = args.http.unwrap_or(http.listen);
+        http.insecure |= args.insecure;
+    }
     let stop = StopToken::default();
     let asked = stop.clone();
     let grace = settings.grace.unwrap_or(global.grace);
@@ -54,8 +58,19 @@ pub(super) fn serve(
     let find = move |name: &str, source: Option<&str>| {
         finder.job_from(name, source).map(drop).map_err(|error| report(&error))
     };
-    let jobs = JobStarter::new(app.operator.clone(), find);
-    let server = Server::start(jobs, Arc::new(SystemClock::default()), global.lease, schedule)?;
+    let lister = app.clone();
+    let names = move || {
+        lister.names().unwrap_or_else(|error| {
+            tracing::warn!(error = %report(&error), "the job folders were not read");
+            Vec::new()
+        })
+    };
+    let jobs = JobStarter::new(app.operator.clone(), find).names(names);
+    let clock = Arc::new(SystemClock::default());
+    let server = Server::start(jobs, clock, global.lease, schedule, settings.http.as_ref())?;
+    if let Some(http) = server.http_address() {
+        tracing::info!(%http, "listening for HTTP");
+    }
     match server.address() {
         Some(address) => tracing::info!(%address, "listening for clients"),
         None => tracing::info!("carrying executions forward; the scheduler is not enabled"),

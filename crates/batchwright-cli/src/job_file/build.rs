@@ -3,6 +3,7 @@
 mod flow;
 mod keys;
 mod partition;
+mod progressive;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -176,18 +177,7 @@ impl Builder<'_> {
             self.context.faults.as_ref().map(|plan| plan.for_step(&name)).unwrap_or_default();
         let make_reader = self.reader(wanted(&step.reader, "reader", &step.name)?, known)?;
         let make_writer = self.writer(wanted(&step.writer, "writer", &step.name)?, known)?;
-        let stages = step
-            .processors
-            .iter()
-            .map(|processor| stage(processor, evaluator))
-            .collect::<Built<Vec<_>>>()?;
-        let evaluator = evaluator.clone();
-        let declared: Vec<String> =
-            known.schema.declared.iter().map(|one| one.name.clone()).collect();
-        let make_stages = move |scope: &StepScope| -> Result<Stages, ItemError> {
-            let parameters = expression::parameters(scope.parameters(), &declared);
-            Ok(Stages { evaluator: evaluator.clone(), stages: stages.clone(), parameters })
-        };
+        let make_stages = stages(step, known, evaluator)?;
         bounded(step.parallelism.as_ref(), "parallelism", 1, ChunkStepBuilder::PARALLELISM_MAX)?;
         bounded(step.read_ahead.as_ref(), "read_ahead", 0, ChunkStepBuilder::READ_AHEAD_MAX)?;
         let mut builder = ChunkStepBuilder::new(name)
@@ -745,6 +735,21 @@ fn wait_between(backoff: &Spanned<definition::Backoff>) -> Built<Backoff> {
     let endless = if multiplier > 1.0 { Duration::from_secs(3600) } else { initial };
     let max = max.unwrap_or(endless);
     Ok(Backoff::Exponential { initial, multiplier, max, jitter: *jitter })
+}
+
+/// The processors of a step, made for one execution.
+fn stages(step: &Step, known: &Known<'_>, evaluator: &Evaluator) -> Built<Make<Stages>> {
+    let stages = step
+        .processors
+        .iter()
+        .map(|processor| stage(processor, evaluator))
+        .collect::<Built<Vec<_>>>()?;
+    let evaluator = evaluator.clone();
+    let declared: Vec<String> = known.schema.declared.iter().map(|one| one.name.clone()).collect();
+    Ok(Box::new(move |scope| {
+        let parameters = expression::parameters(scope.parameters(), &declared);
+        Ok(Stages { evaluator: evaluator.clone(), stages: stages.clone(), parameters })
+    }))
 }
 
 fn stage(processor: &Spanned<Processor>, evaluator: &Evaluator) -> Built<Stage> {

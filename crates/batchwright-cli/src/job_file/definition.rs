@@ -97,11 +97,33 @@ pub(super) struct Step {
     pub(super) job: Option<Text>,
     pub(super) parameters: Option<BTreeMap<String, Text>>,
 
+    /// Of a progressive step.
+    pub(super) lanes: Option<Spanned<u32>>,
+    pub(super) target: Option<Text>,
+    pub(super) max_attempts: Option<Spanned<u32>>,
+    pub(super) on_failed: Option<Text>,
+    pub(super) unit_timeout: Option<Text>,
+    pub(super) reduce: Option<BTreeMap<String, Spanned<Reduce>>>,
+
     #[serde(default)]
     pub(super) on: Vec<Spanned<On>>,
     pub(super) partition: Option<Spanned<Partition>>,
     #[serde(default)]
     pub(super) promote: Vec<Text>,
+}
+
+/// What the field of an output adds to the result of a progressive step.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "lowercase")]
+pub(super) enum Reduce {
+    /// The numbers of that field together.
+    Sum(String),
+    /// The smallest.
+    Min(String),
+    /// The largest.
+    Max(String),
+    /// Outputs; with a field, those in which it is not null.
+    Count(String),
 }
 
 /// A branch of a split.

@@ -179,6 +179,10 @@ impl ItemWriter<Record> for AnyWriter {
         each_writer!(self, writer => position(writer), none => Ok(pack(&())))
     }
 
+    fn keeps_position(&self) -> bool {
+        !matches!(self, Self::Sql(_) | Self::None)
+    }
+
     fn prepares(&self) -> bool {
         // Only SQL has transactions of its own.
         matches!(self, Self::Sql(writer) if writer.prepares())

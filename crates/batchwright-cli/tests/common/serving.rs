@@ -26,7 +26,8 @@ impl Serving {
     }
 
     pub fn start_with(place: &Place, more: &[&str]) -> Self {
-        let arguments = [&["serve", "--listen", "127.0.0.1:0"], more].concat();
+        let fixed = ["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+        let arguments = [&fixed, more].concat();
         Self::of(&mut place.command(&arguments))
     }
 

@@ -201,7 +201,8 @@ async fn refuse(mut stream: TcpStream, connections_max: usize) {
     let _ = tokio::time::timeout(ACCEPT_PAUSE, telling).await;
 }
 
-fn acceptor(files: &Tls) -> Result<TlsAcceptor, String> {
+/// What speaks TLS with that certificate.
+pub(crate) fn acceptor(files: &Tls) -> Result<TlsAcceptor, String> {
     let shown = |path: &std::path::Path| path.display().to_string();
     let certificates = CertificateDer::pem_file_iter(&files.certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)

@@ -60,6 +60,12 @@ impl SqlRepository {
         if let Some(instance) = filter.instance {
             and("instance_id =", instance.0.into());
         }
+        if let Some(at) = filter.since {
+            and("created_at >=", micros(at).into());
+        }
+        if let Some(at) = filter.until {
+            and("created_at <", micros(at).into());
+        }
         if let Some(at) = filter.ended_before {
             and("ended_at <", micros(at).into());
         }

@@ -12,6 +12,7 @@ const MESSAGE_BYTES_MAX: usize = 2_500;
 
 /// A code that steers what comes next, and a message for people. Not the status.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ExitStatus {
     /// `COMPLETED`, `FAILED`, or a word of the job's own.
     pub code: String,

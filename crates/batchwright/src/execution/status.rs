@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 /// What an execution is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum BatchStatus {
     /// Accepted; waits to be run.
     Starting,

@@ -13,6 +13,7 @@ use crate::parameters::Parameter;
 
 /// What anybody may know of an execution. Its JSON is a public contract.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ExecutionSummary {
     /// Number of the execution.
     pub id: ExecutionId,
@@ -25,6 +26,7 @@ pub struct ExecutionSummary {
     /// The word it ended with.
     pub exit: ExitStatus,
     /// Everything it was started with, typed.
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::HashMap<String, Object>))]
     pub parameters: BTreeMap<String, Parameter>,
     /// The execution it continues.
     pub restart_of: Option<ExecutionId>,
@@ -32,12 +34,15 @@ pub struct ExecutionSummary {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<ExecutionId>,
     /// When it was accepted.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     #[serde(serialize_with = "millis")]
     pub created_at: Timestamp,
     /// When its owner began.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     #[serde(serialize_with = "some_millis")]
     pub started_at: Option<Timestamp>,
     /// When it ended.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     #[serde(serialize_with = "some_millis")]
     pub ended_at: Option<Timestamp>,
     /// Whether its owner's lease has expired.
@@ -55,6 +60,7 @@ pub struct ExecutionSummary {
 
 /// What anybody may know of a step execution.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct StepSummary {
     /// Number of the step execution.
     pub id: StepExecutionId,
@@ -68,9 +74,11 @@ pub struct StepSummary {
     #[serde(flatten)]
     pub counters: Counters,
     /// When it began.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     #[serde(serialize_with = "millis")]
     pub started_at: Timestamp,
     /// When it ended.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     #[serde(serialize_with = "some_millis")]
     pub ended_at: Option<Timestamp>,
     /// Why it failed.
@@ -92,7 +100,9 @@ impl ExecutionSummary {
             instance_id: execution.instance_id,
             status: execution.status,
             exit: execution.exit.clone(),
-            parameters: parameters.map(|(name, one)| (name.to_owned(), one.clone())).collect(),
+            parameters: parameters
+                .map(|(name, one)| (name.to_owned(), one.shown_as(name)))
+                .collect(),
             restart_of: execution.restart_of,
             parent: execution.parent,
             created_at: execution.created_at,

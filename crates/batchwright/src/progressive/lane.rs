@@ -299,8 +299,8 @@ impl<'a> LaneRun<'a> {
             return false;
         }
         let committed = self.committed.as_ref().map_or(0, |segment| segment.position);
-        units >= self.settings.checkpoint_units
-            || self.now.saturating_sub(self.since.began) >= self.settings.checkpoint_interval
+        units >= self.settings.chunk_units
+            || self.now.saturating_sub(self.since.began) >= self.settings.chunk_time
             || committed < segment.poison.careful_until
     }
 
@@ -790,7 +790,7 @@ pub(crate) fn summary_of(segments: &[Segment]) -> UnitsSummary {
 }
 
 pub(crate) fn claim_rules(row: &ProgressiveExecution, settings: &Settings) -> ClaimRules {
-    ClaimRules { may_split: row.is_split, each_unit_alone: settings.checkpoint_units == 1 }
+    ClaimRules { may_split: row.is_split, each_unit_alone: settings.chunk_units == 1 }
 }
 
 /// Units that a window takes.

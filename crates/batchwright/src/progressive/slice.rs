@@ -26,6 +26,7 @@ use crate::step::{StepScope, StepStart};
 /// What a slice does when its client is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum LostClient {
     /// Drops what is not committed after the unit in work.
     Halt,
@@ -124,6 +125,7 @@ pub struct SliceOrder {
 /// How a slice ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum SliceOutcome {
     /// There is more to do: ask again.
     Continue,
@@ -137,6 +139,7 @@ pub enum SliceOutcome {
 
 /// The answer to a request for a slice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SliceAnswer {
     /// How it ended.
     pub outcome: SliceOutcome,
@@ -151,6 +154,7 @@ pub struct SliceAnswer {
 
 /// How far an execution is. It never goes back.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UnitProgress {
     /// The execution.
     pub execution: ExecutionId,

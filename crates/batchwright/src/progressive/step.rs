@@ -13,6 +13,7 @@ use super::lane::{Alone, Halt, LaneRun, Next, Then, UnitEnd};
 use super::units::{Extent, UnitRange, UnitReader, Units};
 use crate::error::{ErrorKind, ItemError, ItemErrorText, StepError};
 use crate::item::{ItemProcessor, ItemWriter};
+use crate::policy::Completion;
 use crate::step::{
     ChunkTransaction, Step, StepEnd, StepKind, StepOptions, StepRun, StepScope, cloning, guarded,
 };
@@ -21,10 +22,8 @@ use crate::step::{
 const LANES_DEFAULT: u32 = 4;
 /// Target of a slice when nothing is said.
 const TARGET_DEFAULT: Duration = Duration::from_secs(2);
-/// Units between two checkpoints, at most.
-const CHECKPOINT_UNITS_DEFAULT: u64 = 1000;
 /// Time between two checkpoints, at most.
-const CHECKPOINT_INTERVAL_DEFAULT: Duration = Duration::from_millis(250);
+const CHUNK_TIME_DEFAULT: Duration = Duration::from_millis(250);
 /// Attempts at a unit that fails, panics, hangs or kills its worker.
 const ATTEMPTS_DEFAULT: u32 = 3;
 /// Time after which a unit is taken to hang.
@@ -45,8 +44,8 @@ pub enum OnFailed {
 pub(crate) struct Settings {
     pub(crate) lanes: u32,
     pub(crate) target: Duration,
-    pub(crate) checkpoint_units: u64,
-    pub(crate) checkpoint_interval: Duration,
+    pub(crate) chunk_units: u64,
+    pub(crate) chunk_time: Duration,
     pub(crate) max_attempts: u32,
     pub(crate) on_failed: OnFailed,
     pub(crate) unit_timeout: Duration,
@@ -134,8 +133,8 @@ impl ProgressiveStep {
             settings: Settings {
                 lanes: LANES_DEFAULT,
                 target: TARGET_DEFAULT,
-                checkpoint_units: CHECKPOINT_UNITS_DEFAULT,
-                checkpoint_interval: CHECKPOINT_INTERVAL_DEFAULT,
+                chunk_units: Completion::ITEMS_DEFAULT as u64,
+                chunk_time: CHUNK_TIME_DEFAULT,
                 max_attempts: ATTEMPTS_DEFAULT,
                 on_failed: OnFailed::default(),
                 unit_timeout: UNIT_TIMEOUT_DEFAULT,
@@ -204,7 +203,18 @@ impl<U: Units> ProgressiveBuilder<U, ()> {
         self,
         processor: P,
     ) -> ProgressiveBuilder<U, Body<Plain<P>, P::Output, ()>> {
-        self.body(Plain(processor))
+        self.body(Plain(Arc::new(processor)))
+    }
+
+    /// As [`process`](Self::process), by a processor that `make` makes for each slice.
+    pub fn process_with<P: ItemProcessor<U::Unit>, M>(
+        self,
+        make: M,
+    ) -> ProgressiveBuilder<U, Body<Made<M>, P::Output, ()>>
+    where
+        M: Fn(&StepScope) -> Result<P, ItemError> + Send + Sync,
+    {
+        self.body(Made(make))
     }
 
     /// As [`process`](Self::process), by a future: `make` takes from the unit what the future needs. The future
@@ -218,7 +228,7 @@ impl<U: Units> ProgressiveBuilder<U, ()> {
         F: Future<Output = Result<Option<O>, ItemError>> + Send,
         M: Fn(&U::Unit) -> F + Send + Sync,
     {
-        self.body(Awaited(make))
+        self.body(Awaited(Arc::new(make)))
     }
 
     fn body<W, O>(self, work: W) -> ProgressiveBuilder<U, Body<W, O, ()>> {
@@ -292,11 +302,11 @@ impl<U, W, O, P> ProgressiveBuilder<U, Body<W, O, P>> {
         self
     }
 
-    /// A checkpoint after so many units, and after so much time, whichever comes first. Default: 1,000 units, 250
-    /// ms. With 1, each unit is committed alone, and a unit that kills its worker is known at once.
-    pub fn checkpoint(mut self, units: u64, interval: Duration) -> Self {
-        self.settings.checkpoint_units = units.max(1);
-        self.settings.checkpoint_interval = interval;
+    /// When a chunk of units is committed. Default: after 1,000 units or 250 ms. With one unit in a chunk, each is
+    /// committed alone, and one that kills its worker is known at once.
+    pub fn completion(mut self, completion: Completion) -> Self {
+        self.settings.chunk_units = completion.items.get() as u64;
+        self.settings.chunk_time = completion.within.unwrap_or(CHUNK_TIME_DEFAULT);
         self
     }
 
@@ -323,11 +333,22 @@ impl<U, W, O, P> ProgressiveBuilder<U, Body<W, O, P>> {
 impl<U, W, O: 'static, P> ProgressiveBuilder<U, Body<W, O, P>> {
     /// Where outputs go: into the transaction of the checkpoint, when the writer shares the store's database. A
     /// writer that keeps a position of its own (a file, another database) is refused when a lane opens it.
-    pub fn writer<K>(mut self, writer: K) -> Self
+    pub fn writer<K>(self, writer: K) -> Self
     where
         K: ItemWriter<O> + Clone + 'static,
     {
         let make = cloning(writer);
+        self.writer_with(move |scope| make(scope))
+    }
+
+    /// As [`writer`](Self::writer), by one that `make` makes for each slice.
+    pub fn writer_with<K>(
+        mut self,
+        make: impl Fn(&StepScope) -> Result<K, ItemError> + Send + Sync + 'static,
+    ) -> Self
+    where
+        K: ItemWriter<O> + 'static,
+    {
         self.body.writer = Some(Box::new(move |scope| Ok(Box::new(make(scope)?))));
         self
     }
@@ -357,7 +378,7 @@ trait Sink<O>: Send {
 
 impl<O, W: ItemWriter<O>> Sink<O> for W {
     fn open(&mut self, scope: &StepScope) -> Result<(), ItemError> {
-        if self.prepares() || std::mem::size_of::<W::Position>() > 0 {
+        if self.prepares() || self.keeps_position() {
             return Err(ItemError::fatal(
                 "write from several lanes: this writer keeps a position of its own; write to the store's \
                  database, or to something that can tell repeated units",
@@ -381,19 +402,39 @@ impl<O, W: ItemWriter<O>> Sink<O> for W {
     }
 }
 
-/// What is done with one unit.
+/// What is done with units.
 #[doc(hidden)]
 pub trait UnitWork<I>: Send + Sync {
+    type Output;
+    type Ready: ReadyWork<I, Output = Self::Output>;
+
+    /// For one slice of an execution.
+    fn ready(&self, scope: &StepScope) -> Result<Self::Ready, ItemError>;
+}
+
+/// What is done with the units of one slice.
+#[doc(hidden)]
+pub trait ReadyWork<I> {
     type Output;
 
     /// `time_left` bounds what can be cancelled.
     fn run(&self, unit: &I, time_left: Duration) -> Result<Option<Self::Output>, ItemError>;
 }
 
+/// One processor for all slices.
 #[doc(hidden)]
-pub struct Plain<P>(P);
+pub struct Plain<P>(Arc<P>);
 
 impl<I, P: ItemProcessor<I>> UnitWork<I> for Plain<P> {
+    type Output = P::Output;
+    type Ready = Self;
+
+    fn ready(&self, _: &StepScope) -> Result<Self, ItemError> {
+        Ok(Self(Arc::clone(&self.0)))
+    }
+}
+
+impl<I, P: ItemProcessor<I>> ReadyWork<I> for Plain<P> {
     type Output = P::Output;
 
     #[inline]
@@ -402,10 +443,41 @@ impl<I, P: ItemProcessor<I>> UnitWork<I> for Plain<P> {
     }
 }
 
+/// A processor for each slice.
 #[doc(hidden)]
-pub struct Awaited<M>(M);
+pub struct Made<M>(M);
+
+impl<I, P, M> UnitWork<I> for Made<M>
+where
+    P: ItemProcessor<I>,
+    M: Fn(&StepScope) -> Result<P, ItemError> + Send + Sync,
+{
+    type Output = P::Output;
+    type Ready = Plain<P>;
+
+    fn ready(&self, scope: &StepScope) -> Result<Plain<P>, ItemError> {
+        Ok(Plain(Arc::new((self.0)(scope)?)))
+    }
+}
+
+/// A future for each unit.
+#[doc(hidden)]
+pub struct Awaited<M>(Arc<M>);
 
 impl<I, O, F, M> UnitWork<I> for Awaited<M>
+where
+    F: Future<Output = Result<Option<O>, ItemError>>,
+    M: Fn(&I) -> F + Send + Sync,
+{
+    type Output = O;
+    type Ready = Self;
+
+    fn ready(&self, _: &StepScope) -> Result<Self, ItemError> {
+        Ok(Self(Arc::clone(&self.0)))
+    }
+}
+
+impl<I, O, F, M> ReadyWork<I> for Awaited<M>
 where
     F: Future<Output = Result<Option<O>, ItemError>>,
     M: Fn(&I) -> F + Send + Sync,
@@ -474,7 +546,8 @@ struct Typed<U, W, O, P> {
 }
 
 /// What a lane has in its hands of the segment it works on.
-struct Work<'t, U: Units, O, P> {
+struct Work<'t, U: Units, R, O, P> {
+    ready: R,
     reader: Option<U::Reader>,
     plan: &'t U::Plan,
     /// What the units of the segment were reduced to, those of `outputs` included.
@@ -519,7 +592,10 @@ where
             }
             None => None,
         };
-        let mut work = Work::<U, O, P> {
+        let ready = guarded(|| self.body.work.ready(lane.scope()))
+            .map_err(|error| Halt::fatal("build the processor", error))?;
+        let mut work = Work::<U, W::Ready, O, P> {
+            ready,
             reader: None,
             plan: &plan,
             partial: None,
@@ -582,7 +658,11 @@ where
     P: Serialize + DeserializeOwned,
 {
     /// Takes up the lane's segment where it stands.
-    fn take_up(&self, work: &mut Work<'_, U, O, P>, lane: &LaneRun<'_>) -> Result<(), Halt> {
+    fn take_up(
+        &self,
+        work: &mut Work<'_, U, W::Ready, O, P>,
+        lane: &LaneRun<'_>,
+    ) -> Result<(), Halt> {
         work.reader = None;
         work.outputs.clear();
         let read = |text| {
@@ -597,7 +677,11 @@ where
     }
 
     /// One attempt at the unit in front of the lane.
-    fn unit(&self, work: &mut Work<'_, U, O, P>, lane: &mut LaneRun<'_>) -> Result<(), Halt> {
+    fn unit(
+        &self,
+        work: &mut Work<'_, U, W::Ready, O, P>,
+        lane: &mut LaneRun<'_>,
+    ) -> Result<(), Halt> {
         let attempt = match lane.begin_unit() {
             Ok(()) => {
                 self.open_reader(work, lane)?;
@@ -626,7 +710,11 @@ where
         Ok(())
     }
 
-    fn open_reader(&self, work: &mut Work<'_, U, O, P>, lane: &LaneRun<'_>) -> Result<(), Halt> {
+    fn open_reader(
+        &self,
+        work: &mut Work<'_, U, W::Ready, O, P>,
+        lane: &LaneRun<'_>,
+    ) -> Result<(), Halt> {
         if work.reader.is_none() {
             let (rank, from) = lane.place();
             let range = UnitRange { rank, from };
@@ -639,12 +727,12 @@ where
     #[inline]
     fn attempt(
         &self,
-        work: &mut Work<'_, U, O, P>,
+        work: &mut Work<'_, U, W::Ready, O, P>,
         lane: &LaneRun<'_>,
     ) -> Result<Attempted<O>, ItemError> {
         let Some(reader) = &mut work.reader else { return Ok(Attempted::NoMore) };
         let Some(unit) = reader.next()? else { return Ok(Attempted::NoMore) };
-        let Some(output) = self.body.work.run(&unit, lane.time_left())? else {
+        let Some(output) = work.ready.run(&unit, lane.time_left())? else {
             return Ok(Attempted::Filtered);
         };
         if let Some(reduce) = &self.body.reduce {
@@ -658,7 +746,7 @@ where
 
     fn commit(
         &self,
-        work: &mut Work<'_, U, O, P>,
+        work: &mut Work<'_, U, W::Ready, O, P>,
         lane: &mut LaneRun<'_>,
         then: Then,
     ) -> Result<(), Halt> {

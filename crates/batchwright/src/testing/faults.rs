@@ -305,6 +305,10 @@ impl<O: Numbered, W: ItemWriter<O>> ItemWriter<O> for FaultyWriter<W> {
         self.inner.position()
     }
 
+    fn keeps_position(&self) -> bool {
+        self.inner.keeps_position()
+    }
+
     fn prepares(&self) -> bool {
         self.inner.prepares()
     }

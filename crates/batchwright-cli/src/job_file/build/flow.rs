@@ -77,6 +77,7 @@ impl Builder<'_> {
             "command" => Arc::new(self.command(&step, &known)?),
             "sql" => Arc::new(self.sql(&step, &known)?),
             "job" => Arc::new(self.job_step(&step, &known)?),
+            "progressive" => Arc::new(self.progressive(&step, &known, evaluator)?),
             _ => Arc::new(self.chunk(&step, &known, evaluator)?),
         };
         let Some(partition) = &step.partition else { return Ok(flow.shared_step(worker)) };

@@ -56,6 +56,12 @@ pub(super) fn keys_of_step(step: &Step, kind: &str) -> Built<()> {
         ("parameters", step.parameters.is_some()),
         ("partition", step.partition.is_some()),
         ("promote", !step.promote.is_empty()),
+        ("lanes", step.lanes.is_some()),
+        ("target", step.target.is_some()),
+        ("max_attempts", step.max_attempts.is_some()),
+        ("on_failed", step.on_failed.is_some()),
+        ("unit_timeout", step.unit_timeout.is_some()),
+        ("reduce", step.reduce.is_some()),
         ("start_limit", step.start_limit.is_some()),
         ("allow_start_if_complete", step.allow_start_if_complete),
     ];
@@ -65,6 +71,18 @@ pub(super) fn keys_of_step(step: &Step, kind: &str) -> Built<()> {
     // Whatever does work of its own.
     let common = ["partition", "promote", "start_limit", "allow_start_if_complete"];
     let works = |own: &[&'static str]| [own, common.as_slice()].concat();
+    let progressive = vec![
+        "chunk",
+        "reader",
+        "processors",
+        "writer",
+        "lanes",
+        "target",
+        "max_attempts",
+        "on_failed",
+        "unit_timeout",
+        "reduce",
+    ];
     let types = [
         ("chunk", works(chunk)),
         ("command", works(command)),
@@ -73,6 +91,7 @@ pub(super) fn keys_of_step(step: &Step, kind: &str) -> Built<()> {
         ("flow", vec!["steps"]),
         ("split", vec!["branches"]),
         ("decision", vec!["exit"]),
+        ("progressive", progressive),
     ];
     let allowed: Vec<(&str, &[&str])> =
         types.iter().map(|(name, keys)| (*name, keys.as_slice())).collect();

@@ -21,11 +21,15 @@ use crate::worker::LOOK_INTERVAL;
 /// Makes sure that the operator knows the job of that name, which may have been read from the second.
 pub(crate) type FindJob = dyn Fn(&str, Option<&str>) -> Result<(), String> + Send + Sync;
 
+/// Names of jobs that can be found.
+pub(crate) type JobNames = dyn Fn() -> Vec<String> + Send + Sync;
+
 /// What starts jobs: an operator, and where jobs come from.
 #[derive(Clone)]
 pub struct JobStarter {
     pub(crate) operator: JobOperator,
     pub(crate) find: Arc<FindJob>,
+    pub(crate) names: Arc<JobNames>,
 }
 
 impl JobStarter {
@@ -35,7 +39,14 @@ impl JobStarter {
         operator: JobOperator,
         find: impl Fn(&str, Option<&str>) -> Result<(), String> + Send + Sync + 'static,
     ) -> Self {
-        Self { operator, find: Arc::new(find) }
+        Self { operator, find: Arc::new(find), names: Arc::new(Vec::new) }
+    }
+
+    /// Where jobs come from that are read when somebody asks for them: `names` tells what they are called.
+    #[must_use]
+    pub fn names(mut self, names: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        self.names = Arc::new(names);
+        self
     }
 
     fn start(&self, firing: &Firing, name: &str, given: &Map<String, Value>) -> Begun {

@@ -1,0 +1,165 @@
+//! Progressive steps of job files.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use batchwright::testing::{FaultyProcessor, FaultyReader, FaultyWriter};
+use batchwright::{ItemError, ItemUnits, OnFailed, ProgressiveStep};
+use serde_json::Value as Json;
+use toml::Spanned;
+
+use super::super::definition::{Reduce, Step};
+use super::super::expression::Evaluator;
+use super::super::record::{Record, Value};
+use super::super::template::Known;
+use super::{Builder, Built, Problem, completion, span, stages, wanted};
+
+/// What outputs are reduced to: a value for each name.
+type Reduced = BTreeMap<String, Json>;
+
+impl Builder<'_> {
+    pub(super) fn progressive(
+        &self,
+        step: &Step,
+        known: &Known<'_>,
+        evaluator: &Evaluator,
+    ) -> Built<ProgressiveStep> {
+        let name = step.name.get_ref().clone();
+        let faults =
+            self.context.faults.as_ref().map(|plan| plan.for_step(&name)).unwrap_or_default();
+        let make_reader = self.reader(wanted(&step.reader, "reader", &step.name)?, known)?;
+        let make_writer = match &step.writer {
+            Some(writer) => Some(self.writer(writer, known)?),
+            None => None,
+        };
+        let make_stages = stages(step, known, evaluator)?;
+        let (one, two, three) = (faults.clone(), faults.clone(), faults);
+        let units = ItemUnits::new(move |scope| Ok(FaultyReader::new(make_reader(scope)?, &one)));
+        let reduce: Vec<(String, Reduce)> = step
+            .reduce
+            .iter()
+            .flatten()
+            .map(|(name, reduce)| (name.clone(), reduce.get_ref().clone()))
+            .collect();
+        let others = reduce.clone();
+        let mut builder = ProgressiveStep::builder(name)
+            .units(units)
+            .process_with(move |scope| Ok(FaultyProcessor::new(make_stages(scope)?, &two)))
+            .reduce(
+                move |result: Option<Reduced>, record: &Record| fold(result, record, &reduce),
+                move |left, right| combine(left, right, &others),
+            );
+        if let Some(make_writer) = make_writer {
+            builder = builder
+                .writer_with(move |scope| Ok(FaultyWriter::new(make_writer(scope)?, &three)));
+        }
+        if let Some(lanes) = &step.lanes {
+            builder = builder.lanes(at_least_one(lanes, "lanes", 1024)?);
+        }
+        if let Some(target) = &step.target {
+            builder = builder.target(positive(target)?);
+        }
+        if let Some(attempts) = &step.max_attempts {
+            builder = builder.max_attempts(at_least_one(attempts, "max_attempts", 1000)?);
+        }
+        if let Some(timeout) = &step.unit_timeout {
+            builder = builder.unit_timeout(positive(timeout)?);
+        }
+        if let Some(word) = &step.on_failed {
+            builder = builder.on_failed(match word.get_ref().as_str() {
+                "continue" => OnFailed::Continue,
+                "fail" => OnFailed::Fail,
+                other => {
+                    let told = format!("there is no policy `{other}`; there are: continue, fail");
+                    return Err(Problem::at(word, told));
+                }
+            });
+        }
+        if step.chunk.is_some() {
+            builder = builder.completion(completion(step.chunk.as_ref())?);
+        }
+        Ok(builder.build())
+    }
+}
+
+fn positive(text: &Spanned<String>) -> Built<Duration> {
+    let duration = span(text)?;
+    match duration.is_zero() {
+        true => Err(Problem::at(text, "expected a time above zero")),
+        false => Ok(duration),
+    }
+}
+
+fn at_least_one(number: &Spanned<u32>, key: &str, max: u32) -> Built<u32> {
+    match *number.get_ref() {
+        found if (1..=max).contains(&found) => Ok(found),
+        _ => Err(Problem::at(number, format!("`{key}` is between 1 and {max}"))),
+    }
+}
+
+fn fold(
+    result: Option<Reduced>,
+    record: &Record,
+    reduce: &[(String, Reduce)],
+) -> Result<Reduced, ItemError> {
+    let mut result = result.unwrap_or_default();
+    for (name, how) in reduce {
+        let (Reduce::Sum(field) | Reduce::Min(field) | Reduce::Max(field) | Reduce::Count(field)) =
+            how;
+        let value = record.get(field);
+        if matches!(how, Reduce::Count(_)) {
+            let counts = field.is_empty() || !matches!(value, None | Some(Value::Null));
+            add(&mut result, name, how, Json::from(u64::from(counts)))?;
+            continue;
+        }
+        let number = match value {
+            None | Some(Value::Null) => continue,
+            Some(Value::Integer(number)) => Json::from(*number),
+            Some(Value::Float(number)) => Json::from(*number),
+            Some(other) => {
+                let text = other.to_string();
+                let parsed = serde_json::from_str::<serde_json::Number>(text.trim());
+                let told = || {
+                    ItemError::data(format!("reduce `{name}`: `{text}` in `{field}` is no number"))
+                };
+                Json::Number(parsed.map_err(|_| told())?)
+            }
+        };
+        add(&mut result, name, how, number)?;
+    }
+    Ok(result)
+}
+
+fn combine(
+    mut left: Reduced,
+    right: Reduced,
+    reduce: &[(String, Reduce)],
+) -> Result<Reduced, ItemError> {
+    for (name, value) in right {
+        if let Some((_, how)) = reduce.iter().find(|(known, _)| *known == name) {
+            add(&mut left, &name, how, value)?;
+        }
+    }
+    Ok(left)
+}
+
+/// Takes `value` into the result called `name`.
+fn add(result: &mut Reduced, name: &str, how: &Reduce, value: Json) -> Result<(), ItemError> {
+    let Some(before) = result.get_mut(name) else {
+        result.insert(name.to_owned(), value);
+        return Ok(());
+    };
+    let whole = before.as_i64().zip(value.as_i64());
+    let float = |number: &Json| number.as_f64().unwrap_or(f64::NAN);
+    *before = match (how, whole) {
+        (Reduce::Sum(_) | Reduce::Count(_), Some((a, b))) => match a.checked_add(b) {
+            Some(sum) => Json::from(sum),
+            None => return Err(ItemError::data(format!("reduce `{name}`: the sum is too large"))),
+        },
+        (Reduce::Sum(_) | Reduce::Count(_), None) => Json::from(float(before) + float(&value)),
+        (Reduce::Min(_), _) if float(&value) < float(before) => value,
+        (Reduce::Max(_), _) if float(&value) > float(before) => value,
+        (Reduce::Min(_) | Reduce::Max(_), _) => return Ok(()),
+    };
+    Ok(())
+}

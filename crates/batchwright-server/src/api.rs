@@ -1,0 +1,207 @@
+//! The REST API: requests translated for the operator and the scheduler, answers translated back, nothing more.
+
+mod access;
+mod body;
+mod executions;
+mod health;
+mod idempotency;
+mod jobs;
+mod listen;
+mod problem;
+mod progressive;
+mod schedule;
+mod stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::header;
+use axum::middleware;
+use axum::response::{Html, IntoResponse};
+use axum::routing::get;
+use batchwright::{JobOperator, StopToken};
+use tokio::sync::Semaphore;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub use access::{AccessRules, Role, Token};
+pub(crate) use listen::HttpListener;
+pub use listen::HttpSettings;
+pub use problem::Problem;
+
+use crate::scheduler::{JobStarter, Scheduler};
+use idempotency::Replays;
+
+/// Slices that run at once; further ones are asked to come again.
+const SLICES_MAX: usize = 128;
+
+/// What the API works with. Cloning shares it.
+#[derive(Clone)]
+pub struct Api {
+    jobs: JobStarter,
+    scheduler: Option<Scheduler>,
+    replays: Arc<Replays>,
+    slices: Arc<Semaphore>,
+    /// Requested when the server ends: waiting answers come at once, slices end at their next checkpoint.
+    stop: StopToken,
+}
+
+impl Api {
+    /// The API of the jobs that `jobs` starts, and of `scheduler`, if there is one.
+    pub fn new(jobs: JobStarter, scheduler: Option<Scheduler>, stop: StopToken) -> Self {
+        Self {
+            jobs,
+            scheduler,
+            replays: Arc::default(),
+            slices: Arc::new(Semaphore::new(SLICES_MAX)),
+            stop,
+        }
+    }
+
+    /// Its routes, for a program that has others besides. Who may ask is that program's business; see
+    /// [`guarded`](Self::guarded).
+    pub fn router(self) -> Router {
+        let (routes, document) = self.parts();
+        let document = Arc::new(document.to_json().unwrap_or_default());
+        routes
+            .route(
+                "/v1/openapi.json",
+                get(move || async move {
+                    ([(header::CONTENT_TYPE, "application/json")], document.as_str().to_owned())
+                }),
+            )
+            .route("/docs", get(|| async { Html(include_str!("../assets/docs.html")) }))
+            .route("/assets/docs.js", get(|| script(include_str!("../assets/docs.js"))))
+            .route(
+                "/assets/batchwright.js",
+                get(|| script(include_str!("../assets/batchwright.js"))),
+            )
+            .fallback(|| async { Problem::not_found("there is nothing at this address") })
+            .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+    }
+
+    /// As [`router`](Self::router), for those alone whom `rules` admit.
+    pub fn guarded(self, rules: AccessRules) -> Router {
+        let arrived = self.jobs.operator.clone();
+        let body_max = rules.body_max;
+        self.router()
+            .layer(DefaultBodyLimit::max(body_max))
+            .layer(middleware::from_fn_with_state(Arc::new(rules), access::check))
+            .layer(middleware::from_fn(problem::every_error_is_one))
+            .layer(middleware::from_fn_with_state(arrived, arrive))
+    }
+
+    fn parts(self) -> (Router, utoipa::openapi::OpenApi) {
+        let (router, mut document) = OpenApiRouter::with_openapi(Document::openapi())
+            .routes(routes!(jobs::list))
+            .routes(routes!(jobs::show))
+            .routes(routes!(jobs::start))
+            .routes(routes!(jobs::next))
+            .routes(routes!(jobs::validate))
+            .routes(routes!(jobs::instances))
+            .routes(routes!(executions::of_instance))
+            .routes(routes!(executions::list))
+            .routes(routes!(executions::show))
+            .routes(routes!(executions::stop))
+            .routes(routes!(executions::restart))
+            .routes(routes!(executions::abandon))
+            .routes(routes!(executions::recover))
+            .routes(routes!(executions::steps))
+            .routes(routes!(executions::skips))
+            .routes(routes!(executions::events))
+            .routes(routes!(schedule::triggers))
+            .routes(routes!(schedule::trigger, schedule::set_trigger, schedule::unset_trigger))
+            .routes(routes!(schedule::rules))
+            .routes(routes!(schedule::rule, schedule::set_rule, schedule::unset_rule))
+            .routes(routes!(progressive::open))
+            .routes(routes!(progressive::lanes))
+            .routes(routes!(progressive::slice))
+            .routes(routes!(progressive::progress))
+            .routes(routes!(progressive::response, progressive::acknowledge))
+            .routes(routes!(health::live))
+            .routes(routes!(health::ready))
+            .split_for_parts();
+        problem::document(&mut document);
+        (router.with_state(self), document)
+    }
+
+    pub(crate) fn operator(&self) -> &JobOperator {
+        &self.jobs.operator
+    }
+
+    /// Makes sure that job `name` is known here.
+    fn find(&self, name: &str, source: Option<&str>) -> Result<(), Problem> {
+        if self.operator().registry().has(name) && source.is_none() {
+            return Ok(());
+        }
+        (self.jobs.find)(name, source).map_err(|told| Problem::no_such_job(name, &told))
+    }
+
+    fn scheduler(&self) -> Result<&Scheduler, Problem> {
+        self.scheduler.as_ref().ok_or_else(|| {
+            Problem::not_found("this server has no scheduler: `scheduler.enabled` is false")
+        })
+    }
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Api").finish_non_exhaustive()
+    }
+}
+
+/// When a request arrived, by the clock that slices are measured with.
+#[derive(Debug, Clone, Copy)]
+struct Arrived(Duration);
+
+async fn arrive(
+    axum::extract::State(operator): axum::extract::State<JobOperator>,
+    mut request: axum::extract::Request,
+    next: middleware::Next,
+) -> axum::response::Response {
+    request.extensions_mut().insert(Arrived(operator.elapsed()));
+    next.run(request).await
+}
+
+async fn script(text: &'static str) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/javascript; charset=utf-8")], text)
+}
+
+/// Waits on a thread of its own for `work`, which asks the store.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => {
+            tracing::error!(%error, "a request was not answered");
+            Err(Problem::internal())
+        }
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Batchwright",
+        description = "Jobs, executions, schedule, and long work by short requests.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
+    ),
+    modifiers(&Bearer),
+    security((), ("bearer" = [])),
+)]
+struct Document;
+
+/// The way in, where the server asks for one.
+struct Bearer;
+
+impl utoipa::Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        document.components.get_or_insert_default().add_security_scheme("bearer", scheme);
+    }
+}

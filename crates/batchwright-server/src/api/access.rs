@@ -1,0 +1,279 @@
+//! Who may ask what, and from where.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::Problem;
+
+/// What the holder of a token may do; each may do what those before may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Look.
+    Viewer,
+    /// Start, stop, drive, plan triggers.
+    Operator,
+    /// Change what a trigger does: rules run programs.
+    Admin,
+}
+
+impl Role {
+    /// The role of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "viewer" => Some(Self::Viewer),
+            "operator" => Some(Self::Operator),
+            "admin" => Some(Self::Admin),
+            _ => None,
+        }
+    }
+}
+
+/// A bearer token, by its hash, and what it is good for.
+#[derive(Clone)]
+pub struct Token {
+    /// For the log.
+    pub name: String,
+    /// What its holder may do.
+    pub role: Role,
+    /// SHA-256 of it.
+    pub sha256: [u8; 32],
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token")
+            .field("name", &self.name)
+            .field("role", &self.role)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whom the API serves.
+#[derive(Debug, Clone)]
+pub struct AccessRules {
+    /// Tokens that are good; without any, everybody who reaches the server may do everything.
+    pub tokens: Vec<Token>,
+    /// Names under which the server is reached besides `localhost` and addresses: what a browser may call it.
+    pub hosts: Vec<String>,
+    /// Pages elsewhere that may use it: `https://example.org`.
+    pub origins: Vec<String>,
+    /// Bytes that a body may have.
+    pub body_max: usize,
+}
+
+impl Default for AccessRules {
+    fn default() -> Self {
+        Self { tokens: Vec::new(), hosts: Vec::new(), origins: Vec::new(), body_max: 1024 * 1024 }
+    }
+}
+
+/// Refuses whom the rules do not admit.
+pub(super) async fn check(
+    State(rules): State<Arc<AccessRules>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match rules.admit(request.method(), request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+impl AccessRules {
+    fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+        self.check_host(uri, headers)?;
+        self.check_origin(method, headers)?;
+        self.check_token(method, uri.path(), headers)
+    }
+
+    /// A page that resolves its own name to this machine must not pass for it.
+    fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+        let mut named = headers.get_all(header::HOST).iter();
+        let host = named.next().and_then(|host| host.to_str().ok());
+        let host = uri.authority().map(|authority| authority.as_str()).or(host);
+        let refused =
+            |told: &str| Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "wrong_host", told));
+        let Some(host) = host else { return refused("the request names no host") };
+        if named.next().is_some() || !self.is_ours(host) {
+            return refused("this server has another name; `http.hosts` lists those it answers to");
+        }
+        Ok(())
+    }
+
+    fn is_ours(&self, host: &str) -> bool {
+        let name = match host.parse::<SocketAddr>() {
+            Ok(_) => return true,
+            Err(_) => host.rsplit_once(':').map_or(host, |(name, _)| name),
+        };
+        let bare = name.trim_start_matches('[').trim_end_matches(']');
+        bare.parse::<IpAddr>().is_ok()
+            || name.eq_ignore_ascii_case("localhost")
+            || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
+    }
+
+    /// A page elsewhere must not drive a server that its reader can reach.
+    fn check_origin(&self, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+        let refused = || {
+            let told = "pages of other origins may not ask; `http.origins` lists those that may";
+            Err(Problem::new(StatusCode::FORBIDDEN, "foreign_origin", told))
+        };
+        let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+        if let Some(origin) = text(header::ORIGIN) {
+            let host = text(header::HOST).unwrap_or_default();
+            let is_same = origin.split_once("://").is_some_and(|(_, own)| own == host);
+            if !is_same && !self.origins.iter().any(|known| known == origin) {
+                return refused();
+            }
+        } else if !method.is_safe()
+            && let Some(site) = text(HeaderName::from_static("sec-fetch-site"))
+            && !matches!(site, "same-origin" | "none")
+        {
+            return refused();
+        }
+        Ok(())
+    }
+
+    fn check_token(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), Problem> {
+        if self.tokens.is_empty() || is_public(path) {
+            return Ok(());
+        }
+        let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let Some(token) = given.and_then(|given| given.strip_prefix("Bearer ")) else {
+            return Err(unauthorized("a token is needed: `Authorization: Bearer TOKEN`"));
+        };
+        let Some(role) = self.role_of(token.trim()) else {
+            return Err(unauthorized("this token is not good here"));
+        };
+        if role < needed(method, path) {
+            let told = "the role of this token does not allow that";
+            return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", told));
+        }
+        Ok(())
+    }
+
+    /// Looks at every token, and at all of each, whichever is right.
+    fn role_of(&self, token: &str) -> Option<Role> {
+        let given: [u8; 32] = Sha256::digest(token).into();
+        let mut found = None;
+        for known in &self.tokens {
+            if bool::from(known.sha256.ct_eq(&given)) {
+                found = Some(known.role);
+            }
+        }
+        found
+    }
+}
+
+fn unauthorized(told: &str) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", told)
+        .header(header::WWW_AUTHENTICATE, "Bearer".to_owned())
+}
+
+/// Signs of life, and what a browser loads before it can show a token. None of it tells anything of the jobs.
+fn is_public(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz" | "/docs" | "/v1/openapi.json")
+        || path.starts_with("/assets/")
+}
+
+fn needed(method: &Method, path: &str) -> Role {
+    match () {
+        () if method.is_safe() => Role::Viewer,
+        () if path.starts_with("/v1/rules") => Role::Admin,
+        () => Role::Operator,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(tokens: &[(&str, Role)]) -> AccessRules {
+        let token = |(text, role): &(&str, Role)| Token {
+            name: "t".to_owned(),
+            role: *role,
+            sha256: Sha256::digest(text).into(),
+        };
+        let tokens = tokens.iter().map(token).collect();
+        AccessRules { tokens, hosts: vec!["batch.example".to_owned()], ..AccessRules::default() }
+    }
+
+    fn code(
+        rules: &AccessRules,
+        method: &str,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> String {
+        let mut map = HeaderMap::new();
+        map.insert(header::HOST, "localhost:5680".parse().unwrap());
+        for (name, value) in headers {
+            map.insert(HeaderName::from_static(name), value.parse().unwrap());
+        }
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        match rules.admit(&method, &path.parse().unwrap(), &map) {
+            Ok(()) => "ok".to_owned(),
+            Err(problem) => problem.code().to_owned(),
+        }
+    }
+
+    #[test]
+    fn only_names_of_ours_and_addresses_are_answered() {
+        let rules = rules(&[]);
+        for (host, expected) in [
+            ("localhost", "ok"),
+            ("LOCALHOST:80", "ok"),
+            ("127.0.0.1:5680", "ok"),
+            ("[::1]:5680", "ok"),
+            ("[::1]", "ok"),
+            ("batch.example:1", "ok"),
+            ("evil.example", "wrong_host"),
+            ("localhost.evil.example", "wrong_host"),
+            ("127.0.0.1.evil.example:5680", "wrong_host"),
+            ("", "wrong_host"),
+        ] {
+            assert_eq!(code(&rules, "GET", "/v1/jobs", &[("host", host)]), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_page_elsewhere_is_refused() {
+        let rules = rules(&[]);
+        for (headers, expected) in [
+            (vec![("origin", "http://localhost:5680")], "ok"),
+            (vec![("origin", "http://evil.example")], "foreign_origin"),
+            (vec![("origin", "null")], "foreign_origin"),
+            (vec![("sec-fetch-site", "cross-site")], "foreign_origin"),
+            (vec![("sec-fetch-site", "same-site")], "foreign_origin"),
+            (vec![("sec-fetch-site", "same-origin")], "ok"),
+        ] {
+            assert_eq!(code(&rules, "POST", "/v1/jobs/a/executions", &headers), expected);
+        }
+        assert_eq!(code(&rules, "GET", "/v1/jobs", &[("sec-fetch-site", "cross-site")]), "ok");
+    }
+
+    #[test]
+    fn every_role_may_what_it_is_for_and_no_more() {
+        let rules = rules(&[("v", Role::Viewer), ("o", Role::Operator), ("a", Role::Admin)]);
+        for (token, method, path, expected) in [
+            ("Bearer v", "GET", "/v1/jobs", "ok"),
+            ("Bearer v", "POST", "/v1/executions/1/stop", "forbidden"),
+            ("Bearer o", "POST", "/v1/executions/1/stop", "ok"),
+            ("Bearer o", "PUT", "/v1/rules/r", "forbidden"),
+            ("Bearer a", "PUT", "/v1/rules/r", "ok"),
+            ("Bearer x", "GET", "/v1/jobs", "unauthorized"),
+            ("Basic v", "GET", "/v1/jobs", "unauthorized"),
+            ("Bearer ", "GET", "/v1/jobs", "unauthorized"),
+        ] {
+            let headers = [("authorization", token)];
+            assert_eq!(code(&rules, method, path, &headers), expected, "{token} {method} {path}");
+        }
+        assert_eq!(code(&rules, "GET", "/v1/jobs", &[]), "unauthorized");
+        assert_eq!(code(&rules, "GET", "/healthz", &[]), "ok");
+    }
+}

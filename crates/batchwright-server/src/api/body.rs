@@ -1,0 +1,146 @@
+//! What comes with a request, read strictly, and pages of lists.
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use batchwright::ExecutionId;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::Problem;
+
+/// Entries of a page when nothing is said.
+const LIMIT_DEFAULT: usize = 50;
+/// Entries of a page, at most.
+const LIMIT_MAX: usize = 500;
+
+/// A JSON body; an empty one is an empty object.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let kind = request.headers().get(header::CONTENT_TYPE).cloned();
+        let bytes = Bytes::from_request(request, state).await.map_err(unread)?;
+        if bytes.is_empty() {
+            return parse(b"{}").map(Self);
+        }
+        let is_json = kind.as_ref().and_then(|kind| kind.to_str().ok()).is_some_and(|kind| {
+            kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json")
+        });
+        if !is_json {
+            let told = "the body must be JSON, with the content type application/json";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "usage", told));
+        }
+        parse(&bytes).map(Self)
+    }
+}
+
+fn unread(rejection: BytesRejection) -> Problem {
+    match rejection.status() {
+        status @ StatusCode::PAYLOAD_TOO_LARGE => {
+            Problem::new(status, "too_large", "the body is larger than `http.body_max`")
+        }
+        _ => Problem::invalid("the body could not be read to its end"),
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Problem::invalid(format!("read the body: {error}")))
+}
+
+/// What stands behind the `?`, every name known.
+pub(super) struct Asked<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let told = |rejection: QueryRejection| Problem::invalid(rejection.body_text());
+        Query::from_request_parts(parts, state).await.map(|Query(asked)| Self(asked)).map_err(told)
+    }
+}
+
+/// Number of an execution in a path.
+pub(super) struct Id(pub(super) ExecutionId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(names) = Path::<Vec<(String, String)>>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Problem::invalid("the address cannot be read"))?;
+        let text = names.into_iter().find(|(name, _)| name == "id").map(|(_, text)| text);
+        text.and_then(|text| text.parse().ok())
+            .map(|id| Self(ExecutionId(id)))
+            .ok_or_else(|| Problem::invalid("the number of an execution is a whole number"))
+    }
+}
+
+/// The owner's token of a progressive execution.
+pub(super) fn owner_token(headers: &HeaderMap) -> Option<String> {
+    Some(headers.get("x-batch-owner")?.to_str().ok()?.to_owned())
+}
+
+/// Whether the client asks for `kind` rather than for JSON.
+pub(super) fn accepts(headers: &HeaderMap, kind: &str) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    accept.is_some_and(|accept| accept.contains(kind))
+}
+
+/// Which part of a list.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PageQuery {
+    pub(super) limit: Option<usize>,
+    pub(super) cursor: Option<String>,
+}
+
+pub(super) fn limit(given: Option<usize>) -> Result<usize, Problem> {
+    match given {
+        None => Ok(LIMIT_DEFAULT),
+        Some(limit @ 1..=LIMIT_MAX) => Ok(limit),
+        Some(_) => Err(Problem::invalid(format!("limit is a number from 1 to {LIMIT_MAX}"))),
+    }
+}
+
+/// The last entry of the page before, from what a client was given for it.
+pub(super) fn cursor<T: DeserializeOwned>(given: Option<&str>) -> Result<Option<T>, Problem> {
+    let Some(text) = given else { return Ok(None) };
+    let told = || Problem::invalid("this cursor was not given by this server");
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| told())?;
+    serde_json::from_slice(&bytes).map(Some).map_err(|_| told())
+}
+
+/// A cursor behind `last`.
+pub(super) fn cursor_behind(last: &impl Serialize) -> String {
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(last).unwrap_or_default())
+}
+
+/// The header that leads to the next page.
+pub(super) fn next_link(path: &str, rest: &[(&str, String)], cursor: &str) -> String {
+    let mut query = String::new();
+    for (name, value) in rest {
+        query.push_str(&format!("{name}={}&", percent(value)));
+    }
+    format!("<{path}?{query}cursor={cursor}>; rel=\"next\"")
+}
+
+/// `text` as it may stand in a query.
+pub(super) fn percent(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            byte => format!("%{byte:02X}"),
+        })
+        .collect()
+}

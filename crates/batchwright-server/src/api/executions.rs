@@ -1,0 +1,303 @@
+//! Executions: looked at and steered.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use batchwright::{
+    BatchStatus, EventRecord, ExecutionFilter, ExecutionId, ExecutionSummary, InstanceId,
+    JobParameters, LaunchOptions, RecoverMode, SkipRecord, StepSummary,
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema};
+
+use super::body::{Asked, Body, Id, accepts, cursor, cursor_behind, limit, next_link};
+use super::{Api, Problem, blocking, stream};
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    /// Only of this job.
+    job: Option<String>,
+    /// Only with this status; several are parted by commas.
+    #[param(value_type = Option<String>)]
+    status: Option<String>,
+    /// Only those whose owner is lost, or only others.
+    stale: Option<bool>,
+    /// Only accepted at this moment or later.
+    #[param(value_type = Option<String>, format = DateTime)]
+    since: Option<Timestamp>,
+    /// Only accepted before this moment.
+    #[param(value_type = Option<String>, format = DateTime)]
+    until: Option<Timestamp>,
+    /// Entries of a page.
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 500)]
+    limit: Option<usize>,
+    /// Where the page begins, from the page before.
+    cursor: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ExecutionList {
+    items: Vec<ExecutionSummary>,
+    /// Where the next page begins.
+    next_cursor: Option<String>,
+}
+
+/// Executions, newest first.
+#[utoipa::path(get, path = "/v1/executions", tag = "executions", params(ListQuery),
+    responses((status = 200, body = ExecutionList)))]
+pub(super) async fn list(
+    State(api): State<Api>,
+    Asked(asked): Asked<ListQuery>,
+) -> Result<Response, Problem> {
+    let mut statuses = Vec::new();
+    for word in asked.status.iter().flat_map(|words| words.split(',')) {
+        let known = || {
+            let known: Vec<_> = BatchStatus::ALL.iter().map(|status| status.name()).collect();
+            Problem::invalid(format!("status `{word}`: there are {}", known.join(", ")))
+        };
+        statuses.push(BatchStatus::from_name(word.trim()).ok_or_else(known)?);
+    }
+    let filter = ExecutionFilter {
+        job: asked.job.clone(),
+        statuses,
+        since: asked.since,
+        until: asked.until,
+        ..ExecutionFilter::default()
+    };
+    page(api, "/v1/executions".to_owned(), filter, asked).await
+}
+
+/// Executions of an instance, newest first.
+#[utoipa::path(get, path = "/v1/instances/{id}/executions", tag = "executions", params(("id" = i64, Path),
+    ("limit" = Option<u16>, Query, minimum = 1, maximum = 500), ("cursor" = Option<String>, Query)),
+    responses((status = 200, body = ExecutionList)))]
+pub(super) async fn of_instance(
+    State(api): State<Api>,
+    Id(ExecutionId(id)): Id,
+    Asked(super::body::PageQuery { limit, cursor }): Asked<super::body::PageQuery>,
+) -> Result<Response, Problem> {
+    let asked = ListQuery { limit, cursor, ..ListQuery::default() };
+    let instance = InstanceId(id);
+    let known = api.clone();
+    blocking(move || {
+        let found = known.operator().queries().instance(instance)?;
+        found.map(drop).ok_or_else(|| Problem::not_found(format!("there is no instance {id}")))
+    })
+    .await?;
+    let path = format!("/v1/instances/{id}/executions");
+    page(api, path, ExecutionFilter::of_instance(instance), asked).await
+}
+
+async fn page(
+    api: Api,
+    path: String,
+    mut filter: ExecutionFilter,
+    asked: ListQuery,
+) -> Result<Response, Problem> {
+    let limit = limit(asked.limit)?;
+    filter.before = cursor::<i64>(asked.cursor.as_deref())?.map(ExecutionId);
+    if asked.stale == Some(true) && filter.statuses.is_empty() {
+        filter = filter.running();
+    }
+    blocking(move || {
+        let (mut items, mut has_more) = (Vec::new(), true);
+        // Whether an execution is stale is no column: pages are filled until one is full.
+        while items.len() <= limit && has_more {
+            filter.limit = Some(limit + 1);
+            let found = api.operator().queries().executions(&filter)?;
+            has_more = found.len() > limit;
+            for execution in found {
+                filter.before = Some(execution.id);
+                let stale = execution.is_stale(api.operator().now());
+                if asked.stale.is_none_or(|wanted| wanted == stale) {
+                    items.push(execution);
+                }
+            }
+        }
+        let is_full = items.len() > limit;
+        items.truncate(limit);
+        let last = items.last().filter(|_| is_full).map(|last| last.id.0);
+        let next_cursor = last.map(|last| cursor_behind(&last));
+        let mut summaries = Vec::with_capacity(items.len());
+        for execution in items {
+            summaries.push(api.operator().summary(execution.id)?);
+        }
+        let link = next_cursor.as_deref().map(|cursor| {
+            let mut rest = vec![("limit", limit.to_string())];
+            let texts = [
+                ("job", asked.job),
+                ("status", asked.status),
+                ("stale", asked.stale.map(|stale| stale.to_string())),
+                ("since", asked.since.map(|at| at.to_string())),
+                ("until", asked.until.map(|at| at.to_string())),
+            ];
+            rest.extend(texts.into_iter().filter_map(|(name, text)| Some((name, text?))));
+            [(header::LINK, next_link(&path, &rest, cursor))]
+        });
+        let body = Json(ExecutionList { items: summaries, next_cursor });
+        Ok(match link {
+            Some(link) => (link, body).into_response(),
+            None => body.into_response(),
+        })
+    })
+    .await
+}
+
+/// One execution with its steps.
+#[utoipa::path(get, path = "/v1/executions/{id}", tag = "executions", params(("id" = i64, Path)),
+    responses((status = 200, body = ExecutionSummary)))]
+pub(super) async fn show(
+    State(api): State<Api>,
+    Id(id): Id,
+) -> Result<Json<ExecutionSummary>, Problem> {
+    blocking(move || Ok(Json(api.operator().summary(id)?))).await
+}
+
+/// Asks the execution to stop at its next chunk boundary.
+#[utoipa::path(post, path = "/v1/executions/{id}/stop", tag = "executions", params(("id" = i64, Path)),
+    responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
+pub(super) async fn stop(State(api): State<Api>, Id(id): Id) -> Result<Response, Problem> {
+    blocking(move || {
+        let execution = api.operator().stop(id)?;
+        api.accepted(&execution)
+    })
+    .await
+}
+
+/// What a restart says.
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RestartBody {
+    /// Changes to parameters that do not identify.
+    #[schema(value_type = std::collections::HashMap<String, Object>)]
+    parameters: serde_json::Map<String, serde_json::Value>,
+    /// Go on although the definition of the job changed since.
+    accept_changed_definition: bool,
+}
+
+/// Continues the execution in a new one of the same instance: a worker of this store carries it forward.
+#[utoipa::path(post, path = "/v1/executions/{id}/restart", tag = "executions", params(("id" = i64, Path),
+    ("idempotency-key" = Option<String>, Header, description = "The same key starts one execution")),
+    request_body = RestartBody,
+    responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
+pub(super) async fn restart(
+    State(api): State<Api>,
+    Id(id): Id,
+    headers: HeaderMap,
+    Body(body): Body<RestartBody>,
+) -> Result<Response, Problem> {
+    let replays = Arc::clone(&api.replays);
+    let what = format!("restart {id} {}", serde_json::to_string(&body).unwrap_or_default());
+    let work = blocking(move || {
+        let execution = api.operator().execution(id)?;
+        api.find(&execution.job, execution.source.as_deref())?;
+        let job = api.job(&execution.job)?;
+        let overrides: JobParameters = super::jobs::parameters(&job, body.parameters)?;
+        let options = LaunchOptions {
+            accept_changed_definition: body.accept_changed_definition,
+            ..LaunchOptions::default()
+        };
+        let next = api.operator().hand_over_restart(id, &overrides, &options)?;
+        api.accepted(&next)
+    });
+    replays.once(&headers, &what, work).await
+}
+
+/// Gives the execution up: it is never restarted.
+#[utoipa::path(post, path = "/v1/executions/{id}/abandon", tag = "executions", params(("id" = i64, Path)),
+    responses((status = 200, body = ExecutionSummary)))]
+pub(super) async fn abandon(
+    State(api): State<Api>,
+    Id(id): Id,
+) -> Result<Json<ExecutionSummary>, Problem> {
+    blocking(move || {
+        api.operator().abandon(id)?;
+        Ok(Json(api.operator().summary(id)?))
+    })
+    .await
+}
+
+/// Closes the execution when its owner is lost, so that it can be restarted.
+#[utoipa::path(post, path = "/v1/executions/{id}/recover", tag = "executions", params(("id" = i64, Path)),
+    responses((status = 200, body = ExecutionSummary)))]
+pub(super) async fn recover(
+    State(api): State<Api>,
+    Id(id): Id,
+) -> Result<Json<ExecutionSummary>, Problem> {
+    blocking(move || {
+        api.operator().recover(id, RecoverMode::Detect)?;
+        Ok(Json(api.operator().summary(id)?))
+    })
+    .await
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct StepList {
+    items: Vec<StepSummary>,
+}
+
+/// Steps of the execution, in the order in which they began.
+#[utoipa::path(get, path = "/v1/executions/{id}/steps", tag = "executions", params(("id" = i64, Path)),
+    responses((status = 200, body = StepList)))]
+pub(super) async fn steps(State(api): State<Api>, Id(id): Id) -> Result<Json<StepList>, Problem> {
+    blocking(move || Ok(Json(StepList { items: api.operator().step_summaries(id)? }))).await
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SkipList {
+    items: Vec<SkipRecord>,
+    /// Where the next page begins.
+    next_cursor: Option<String>,
+}
+
+/// Records that the execution gave up, in the order in which they were committed.
+#[utoipa::path(get, path = "/v1/executions/{id}/skips", tag = "executions", params(("id" = i64, Path),
+    ("limit" = Option<u16>, Query, minimum = 1, maximum = 500), ("cursor" = Option<String>, Query)),
+    responses((status = 200, body = SkipList)))]
+pub(super) async fn skips(
+    State(api): State<Api>,
+    Id(id): Id,
+    Asked(page): Asked<super::body::PageQuery>,
+) -> Result<Json<SkipList>, Problem> {
+    blocking(move || {
+        let limit = limit(page.limit)?;
+        let begin = cursor::<usize>(page.cursor.as_deref())?.unwrap_or(0);
+        api.operator().execution(id)?;
+        let all = api.operator().queries().skips(id)?;
+        let end = begin.saturating_add(limit);
+        let next_cursor = (end < all.len()).then(|| cursor_behind(&end));
+        let items = all.into_iter().skip(begin).take(limit).collect();
+        Ok(Json(SkipList { items, next_cursor }))
+    })
+    .await
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EventList {
+    items: Vec<EventRecord>,
+}
+
+/// Changes of state of the execution and its steps, oldest first; as a stream with
+/// `Accept: text/event-stream`, which ends with the execution.
+#[utoipa::path(get, path = "/v1/executions/{id}/events", tag = "executions", params(("id" = i64, Path)),
+    responses((status = 200, content((EventList = "application/json"), (String = "text/event-stream")))))]
+pub(super) async fn events(
+    State(api): State<Api>,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let looked = api.clone();
+    let items = blocking(move || {
+        looked.operator().execution(id)?;
+        Ok(looked.operator().queries().events(id)?)
+    })
+    .await?;
+    if accepts(&headers, "text/event-stream") {
+        return Ok(stream::events(api, id, &headers).into_response());
+    }
+    Ok(Json(EventList { items }).into_response())
+}

@@ -1,0 +1,328 @@
+//! Jobs: what there is, and starting it.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use batchwright::{
+    ExecutionFilter, ExecutionSummary, InstanceId, InstancePage, Job, JobExecution, JobInstance,
+    JobParameters, LaunchOptions, ParameterType, Refusal,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema};
+
+use super::body::{Asked, Body, PageQuery, cursor, cursor_behind, limit, next_link, percent};
+use super::{Api, Problem, blocking};
+
+/// A job of the list.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct JobEntry {
+    /// Its name.
+    name: String,
+    /// Whether it can be started here; else it is only remembered.
+    registered: bool,
+    /// Instances that are remembered.
+    instances: u64,
+    /// Executions that are remembered.
+    executions: u64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct JobList {
+    items: Vec<JobEntry>,
+}
+
+/// All jobs: those that can be started here, and those that are only remembered.
+#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", responses((status = 200, body = JobList)))]
+pub(super) async fn list(State(api): State<Api>) -> Result<Json<JobList>, Problem> {
+    blocking(move || {
+        let named = api.operator().job_names()?.into_iter();
+        let mut names: BTreeMap<String, bool> =
+            named.map(|one| (one.name, one.registered)).collect();
+        names.extend((api.jobs.names)().into_iter().map(|name| (name, true)));
+        let queries = api.operator().queries();
+        let mut items = Vec::with_capacity(names.len());
+        for (name, registered) in names {
+            let instances = queries.instance_count(&name)?;
+            let executions = queries.execution_count(&ExecutionFilter::of_job(&name))?;
+            items.push(JobEntry { name, registered, instances, executions });
+        }
+        Ok(Json(JobList { items }))
+    })
+    .await
+}
+
+/// A parameter that a job declares.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ParameterView {
+    name: String,
+    #[serde(rename = "type")]
+    kind: ParameterType,
+    required: bool,
+    identifying: bool,
+    description: String,
+    /// The value that is taken when none is given.
+    #[schema(value_type = Option<Object>)]
+    default: Option<Value>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct JobView {
+    name: String,
+    description: String,
+    /// Whether it can be started here; else it is only remembered.
+    registered: bool,
+    parameters: Vec<ParameterView>,
+    /// Whether it takes parameters that it does not declare.
+    open_parameters: bool,
+    restartable: bool,
+    /// Names of its steps.
+    steps: Vec<String>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FormatQuery {
+    /// `dot` or `svg`: the flow as a graph or as a picture.
+    #[param(value_type = Option<String>, pattern = "^(dot|svg)$")]
+    format: Option<String>,
+}
+
+/// One job: its definition and parameters, or its flow as DOT or SVG.
+#[utoipa::path(get, path = "/v1/jobs/{job}", tag = "jobs", params(("job" = String, Path), FormatQuery), responses(
+    (status = 200, content((JobView = "application/json"), (String = "text/vnd.graphviz"), (String = "image/svg+xml")))
+))]
+pub(super) async fn show(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Asked(asked): Asked<FormatQuery>,
+) -> Result<Response, Problem> {
+    blocking(move || {
+        let drawn = asked.format.as_deref();
+        let job = match api.job(&name) {
+            Ok(job) => job,
+            Err(problem) => {
+                if drawn.is_some() || api.operator().queries().instance_count(&name)? == 0 {
+                    return Err(problem);
+                }
+                let (parameters, steps) = (Vec::new(), Vec::new());
+                let remembered = JobView {
+                    name,
+                    description: String::new(),
+                    registered: false,
+                    parameters,
+                    open_parameters: false,
+                    restartable: false,
+                    steps,
+                };
+                return Ok(Json(remembered).into_response());
+            }
+        };
+        match drawn {
+            None => Ok(Json(view(&job)).into_response()),
+            Some("dot") => {
+                Ok(([(header::CONTENT_TYPE, "text/vnd.graphviz")], job.to_dot()).into_response())
+            }
+            Some("svg") => {
+                Ok(([(header::CONTENT_TYPE, "image/svg+xml")], job.to_svg()).into_response())
+            }
+            Some(_) => Err(Problem::invalid("format is `dot` or `svg`")),
+        }
+    })
+    .await
+}
+
+fn view(job: &Job) -> JobView {
+    let parameters = job.parameters().declared.iter().map(|one| {
+        let default = one.default.clone();
+        let default = default.map(|value| batchwright::Parameter { value, identifying: true });
+        let default = default.map(|default| default.shown_as(&one.name));
+        ParameterView {
+            name: one.name.clone(),
+            kind: one.kind,
+            required: one.required,
+            identifying: one.identifying,
+            description: one.description.clone(),
+            default: default.and_then(|one| serde_json::to_value(one).ok()?.get("value").cloned()),
+        }
+    });
+    JobView {
+        name: job.name().to_owned(),
+        description: job.description().to_owned(),
+        registered: true,
+        parameters: parameters.collect(),
+        open_parameters: job.parameters().open,
+        restartable: job.is_restartable(),
+        steps: job.step_names().map(str::to_owned).collect(),
+    }
+}
+
+/// What a start says.
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct StartBody {
+    /// Plain values, or `{value, type, identifying}`.
+    #[schema(value_type = std::collections::HashMap<String, Object>)]
+    parameters: Map<String, Value>,
+    /// Refuse to become a restart of a failed or stopped execution.
+    new_only: bool,
+    /// Go on although the definition of the job changed since the last execution.
+    accept_changed_definition: bool,
+}
+
+impl StartBody {
+    fn options(&self) -> LaunchOptions {
+        LaunchOptions {
+            new_only: self.new_only,
+            accept_changed_definition: self.accept_changed_definition,
+            ..LaunchOptions::default()
+        }
+    }
+}
+
+/// `given` as the job declares its parameters.
+pub(super) fn parameters(job: &Job, given: Map<String, Value>) -> Result<JobParameters, Problem> {
+    let mut parameters = JobParameters::new();
+    let mut problems = Vec::new();
+    for (name, value) in given {
+        match job.parameters().parameter(&name, value) {
+            Ok(parameter) => drop(parameters.insert(name, parameter)),
+            Err(told) => problems.push(format!("parameter `{name}`: {told}")),
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(parameters),
+        false => Err(Problem::from(&Refusal::InvalidParameters { problems })),
+    }
+}
+
+/// Starts the job, or restarts its failed or stopped instance: a worker of this store carries the execution
+/// forward.
+#[utoipa::path(post, path = "/v1/jobs/{job}/executions", tag = "jobs", params(("job" = String, Path),
+    ("idempotency-key" = Option<String>, Header, description = "The same key starts one execution")),
+    request_body = StartBody, responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
+pub(super) async fn start(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Body(body): Body<StartBody>,
+) -> Result<Response, Problem> {
+    let replays = Arc::clone(&api.replays);
+    let what = format!("start {name} {}", serde_json::to_string(&body).unwrap_or_default());
+    let work = blocking(move || {
+        let job = api.job(&name)?;
+        let options = body.options();
+        let parameters = parameters(&job, body.parameters)?;
+        let execution = api.operator().hand_over(&name, parameters, &options)?;
+        api.accepted(&execution)
+    });
+    replays.once(&headers, &what, work).await
+}
+
+/// Starts the next instance of the job, by its sequence.
+#[utoipa::path(post, path = "/v1/jobs/{job}/next", tag = "jobs", params(("job" = String, Path),
+    ("idempotency-key" = Option<String>, Header, description = "The same key starts one execution")),
+    request_body = StartBody, responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
+pub(super) async fn next(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Body(body): Body<StartBody>,
+) -> Result<Response, Problem> {
+    let replays = Arc::clone(&api.replays);
+    let what = format!("next {name} {}", serde_json::to_string(&body).unwrap_or_default());
+    let work = blocking(move || {
+        let job = api.job(&name)?;
+        let options = body.options();
+        let overrides = parameters(&job, body.parameters)?;
+        let handle = api.operator().next(&name, overrides, &options)?;
+        api.accepted(&api.operator().execution(handle.id())?)
+    });
+    replays.once(&headers, &what, work).await
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Validated {
+    /// The parameters with their defaults, typed.
+    #[schema(value_type = std::collections::HashMap<String, Object>)]
+    parameters: Map<String, Value>,
+}
+
+/// Checks everything that a start checks, without starting.
+#[utoipa::path(post, path = "/v1/jobs/{job}/validate", tag = "jobs", params(("job" = String, Path)),
+    request_body = StartBody, responses((status = 200, body = Validated)))]
+pub(super) async fn validate(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Body(body): Body<StartBody>,
+) -> Result<Json<Validated>, Problem> {
+    blocking(move || {
+        let job = api.job(&name)?;
+        let given = parameters(&job, body.parameters)?;
+        let complete = job.accept(given).map_err(|refusal| Problem::from(&refusal))?;
+        let parameters = complete.iter().filter_map(|(name, parameter)| {
+            let shown = serde_json::to_value(parameter.shown_as(name)).ok()?;
+            Some((name.to_owned(), shown))
+        });
+        Ok(Json(Validated { parameters: parameters.collect() }))
+    })
+    .await
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct InstanceList {
+    items: Vec<JobInstance>,
+    /// Where the next page begins.
+    next_cursor: Option<String>,
+}
+
+/// Instances of the job, newest first.
+#[utoipa::path(get, path = "/v1/jobs/{job}/instances", tag = "jobs", params(("job" = String, Path),
+    ("limit" = Option<u16>, Query, minimum = 1, maximum = 500), ("cursor" = Option<String>, Query)),
+    responses((status = 200, body = InstanceList)))]
+pub(super) async fn instances(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Asked(page): Asked<PageQuery>,
+) -> Result<Response, Problem> {
+    blocking(move || {
+        let limit = limit(page.limit)?;
+        let before = cursor::<i64>(page.cursor.as_deref())?.map(InstanceId);
+        if api.operator().queries().instance_count(&name)? == 0 {
+            api.job(&name)?;
+        }
+        let one_more = InstancePage { before, limit: limit + 1 };
+        let mut items = api.operator().queries().instances(&name, one_more)?;
+        let has_more = items.len() > limit;
+        items.truncate(limit);
+        let last = items.last().filter(|_| has_more).map(|last| last.id.0);
+        let next_cursor = last.map(|last| cursor_behind(&last));
+        let path = format!("/v1/jobs/{}/instances", percent(&name));
+        let link = next_cursor.as_deref().map(|cursor| {
+            [(header::LINK, next_link(&path, &[("limit", limit.to_string())], cursor))]
+        });
+        let body = Json(InstanceList { items, next_cursor });
+        Ok(match link {
+            Some(link) => (link, body).into_response(),
+            None => body.into_response(),
+        })
+    })
+    .await
+}
+
+impl Api {
+    /// Job `name`: registered, or found where jobs are looked for.
+    pub(super) fn job(&self, name: &str) -> Result<Arc<Job>, Problem> {
+        self.find(name, None)?;
+        self.operator().registry().job(name).map_err(|refusal| Problem::from(&refusal))
+    }
+
+    pub(super) fn accepted(&self, execution: &JobExecution) -> Result<Response, Problem> {
+        let location = format!("/v1/executions/{}", execution.id);
+        let summary = self.operator().summary(execution.id)?;
+        Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(summary)).into_response())
+    }
+}

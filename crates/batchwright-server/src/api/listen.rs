@@ -1,0 +1,160 @@
+//! The listener: bounded in everything that a client could stretch.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use batchwright::StopToken;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tower::Service;
+
+use super::{AccessRules, Api};
+use crate::kcp::{Tls, acceptor};
+
+/// Wait when no connection can be accepted: descriptors may have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a client may take for the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of the head of a request.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// How long a client may take to agree on TLS.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the end of the server waits for answers on their way.
+const END_GRACE: Duration = Duration::from_secs(5);
+
+/// Where the REST API is.
+#[derive(Debug, Clone)]
+pub struct HttpSettings {
+    /// The address.
+    pub listen: SocketAddr,
+    /// Who may ask.
+    pub access: AccessRules,
+    /// Certificate and key; without it nothing is encrypted.
+    pub tls: Option<Tls>,
+    /// Listen on an address that others can reach although everybody may ask.
+    pub insecure: bool,
+    /// Connections at once; further ones wait.
+    pub connections_max: usize,
+}
+
+/// A bound address.
+pub(crate) struct HttpListener {
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    access: AccessRules,
+    connections_max: usize,
+}
+
+impl HttpListener {
+    /// Binds the address.
+    ///
+    /// # Errors
+    ///
+    /// A sentence: the address is not safe, or cannot be had; certificate or key cannot be read.
+    pub(crate) async fn bind(settings: &HttpSettings) -> Result<Self, String> {
+        let address = settings.listen;
+        let is_open = settings.access.tokens.is_empty();
+        if !address.ip().is_loopback() && is_open && !settings.insecure {
+            return Err(format!(
+                "{address} can be reached by others: it needs http.tokens, or http.insecure = true"
+            ));
+        }
+        let tls = settings.tls.as_ref().map(acceptor).transpose()?;
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.map_err(|error| format!("listen on {address}: {error}"))?;
+        let (access, connections_max) = (settings.access.clone(), settings.connections_max);
+        Ok(Self { listener, tls, access, connections_max })
+    }
+
+    /// The address that was bound.
+    pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves clients until `end`; then `stop` is requested, and what they asked before it is answered.
+    pub(crate) async fn serve(self, api: Api, stop: StopToken, mut end: watch::Receiver<bool>) {
+        let router = api.guarded(self.access);
+        let places = Arc::new(Semaphore::new(self.connections_max));
+        let mut clients = JoinSet::new();
+        loop {
+            let next = async {
+                let place = Arc::clone(&places).acquire_owned().await;
+                (self.listener.accept().await, place)
+            };
+            let accepted = tokio::select! {
+                (accepted, place) = next => match place {
+                    Ok(place) => accepted.map(|(stream, _)| (stream, place)),
+                    Err(_) => break,
+                },
+                _ = end.wait_for(|end| *end) => break,
+            };
+            while clients.try_join_next().is_some() {}
+            let (stream, place) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::debug!(%error, "no client can be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let _ = stream.set_nodelay(true);
+            let (router, end) = (router.clone(), end.clone());
+            match &self.tls {
+                None => {
+                    clients.spawn(async move {
+                        connection(stream, router, end).await;
+                        drop(place);
+                    });
+                }
+                Some(tls) => {
+                    let handshake = tls.accept(stream);
+                    clients.spawn(async move {
+                        match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+                            Ok(Ok(stream)) => connection(stream, router, end).await,
+                            Ok(Err(error)) => tracing::debug!(%error, "a client failed at TLS"),
+                            Err(_) => tracing::debug!("a client was too slow at TLS"),
+                        }
+                        drop(place);
+                    });
+                }
+            }
+        }
+        stop.request();
+        let ending = async { while clients.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(END_GRACE, ending).await;
+    }
+}
+
+/// One client, until it or the server ends. When it goes away in the middle of a request, so does the future that
+/// works for it.
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    router: Router,
+    mut end: watch::Receiver<bool>,
+) {
+    let service =
+        hyper::service::service_fn(move |request: Request<Incoming>| router.clone().call(request));
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
+    let served = http.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(served);
+    let ending = async { end.wait_for(|end| *end).await.is_ok() };
+    let result = tokio::select! {
+        result = served.as_mut() => result,
+        _ = ending => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection broke");
+    }
+}

@@ -1,0 +1,277 @@
+//! What went wrong, as RFC 9457 says it.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use batchwright::{ExecutionId, OperatorError, Refusal, RepositoryError, SliceError, report};
+use serde::Serialize;
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::scheduler::Refused;
+
+const PROBLEM_JSON: &str = "application/problem+json";
+
+/// A request that was not followed.
+#[derive(Debug, Clone)]
+pub struct Problem(Box<Details>);
+
+/// What is told of it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+struct Details {
+    /// Where the code is explained: `/errors/CODE`.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The status in words.
+    title: String,
+    /// The HTTP status.
+    status: u16,
+    /// What happened, to what, and what to do.
+    detail: String,
+    /// The stable word for it.
+    code: String,
+    /// The execution that stands in the way, if one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    execution: Option<i64>,
+    /// The number of the request that would run, for `wrong_seq`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<u64>,
+    /// Every problem, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<String>,
+    #[serde(skip)]
+    headers: Vec<(HeaderName, String)>,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+        Self(Box::new(Details {
+            kind: format!("/errors/{code}"),
+            title: status.canonical_reason().unwrap_or("Problem").to_owned(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            code: code.to_owned(),
+            execution: None,
+            expected: None,
+            errors: Vec::new(),
+            headers: Vec::new(),
+        }))
+    }
+
+    pub(super) fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "usage", detail)
+    }
+
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
+    pub(super) fn method_not_allowed() -> Self {
+        let detail = "this address takes other methods; the header Allow names them";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "usage", detail)
+    }
+
+    pub(super) fn no_such_job(name: &str, told: &str) -> Self {
+        let detail = format!("find job `{name}`: {told}");
+        Self::new(StatusCode::NOT_FOUND, "no_such_job", detail)
+    }
+
+    pub(super) fn internal() -> Self {
+        let detail = "the server failed; its log says more";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+
+    /// The stable word for it.
+    pub fn code(&self) -> &str {
+        &self.0.code
+    }
+
+    /// Ask again after so many seconds.
+    pub(super) fn retry_after(self, seconds: u64) -> Self {
+        self.header(header::RETRY_AFTER, seconds.to_string())
+    }
+
+    pub(super) fn header(mut self, name: HeaderName, value: String) -> Self {
+        self.0.headers.push((name, value));
+        self
+    }
+
+    fn of_execution(mut self, execution: ExecutionId) -> Self {
+        self.0.execution = Some(execution.0);
+        self
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(mut self) -> Response {
+        let status = StatusCode::from_u16(self.0.status);
+        let headers = std::mem::take(&mut self.0.headers);
+        let mut response =
+            (status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(&*self.0)).into_response();
+        let told = response.headers_mut();
+        told.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        for (name, value) in headers {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                told.insert(name, value);
+            }
+        }
+        response
+    }
+}
+
+impl From<OperatorError> for Problem {
+    fn from(error: OperatorError) -> Self {
+        match &error {
+            OperatorError::Refused(refusal) => Self::from(refusal),
+            OperatorError::Repository(_) => unavailable(&error),
+            _ => Self::internal(),
+        }
+    }
+}
+
+impl From<&Refusal> for Problem {
+    fn from(refusal: &Refusal) -> Self {
+        let status = match refusal {
+            Refusal::NoSuchJob { .. }
+            | Refusal::NoSuchExecution { .. }
+            | Refusal::NeverStarted { .. } => StatusCode::NOT_FOUND,
+            Refusal::InvalidParameters { .. } => StatusCode::BAD_REQUEST,
+            Refusal::InvalidDefinition { .. } | Refusal::NoSequence { .. } => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            _ => StatusCode::CONFLICT,
+        };
+        let detail = format!("{}; {}", report(refusal), refusal.advice());
+        let mut problem = Self::new(status, refusal.code(), detail);
+        match refusal {
+            Refusal::InvalidParameters { problems } => {
+                problem.0.errors.clone_from(problems);
+                problem
+            }
+            Refusal::AlreadyRunning { execution, .. }
+            | Refusal::AlreadyComplete { execution }
+            | Refusal::Abandoned { execution }
+            | Refusal::NotRestartable { execution, .. }
+            | Refusal::ChangedDefinition { execution }
+            | Refusal::NotRunning { execution, .. }
+            | Refusal::NotAbandonable { execution, .. }
+            | Refusal::LeaseAlive { execution, .. } => problem.of_execution(*execution),
+            Refusal::NotMostRecent { newest, .. } => problem.of_execution(*newest),
+            _ => problem,
+        }
+    }
+}
+
+impl From<RepositoryError> for Problem {
+    fn from(error: RepositoryError) -> Self {
+        OperatorError::from(error).into()
+    }
+}
+
+fn unavailable(error: &OperatorError) -> Problem {
+    if let OperatorError::Repository(RepositoryError::LeaseLost { execution }) = error {
+        let detail = "another worker carries this forward; nothing more was stored by this one";
+        return Problem::new(StatusCode::CONFLICT, "stale_lease", detail).of_execution(*execution);
+    }
+    tracing::warn!(error = %report(error), "the store failed");
+    let detail = "the store cannot be asked at the moment; what was committed stands";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", detail).retry_after(1)
+}
+
+impl From<SliceError> for Problem {
+    fn from(error: SliceError) -> Self {
+        let detail = report(&error);
+        let code = error.code();
+        let new = |status| Self::new(status, code, detail.clone());
+        match error {
+            SliceError::Operator(error) => error.into(),
+            SliceError::NoSuchExecution { .. } | SliceError::NoSuchLane { .. } => {
+                new(StatusCode::NOT_FOUND)
+            }
+            SliceError::WrongOwner { .. } => new(StatusCode::FORBIDDEN),
+            SliceError::LaneBusy { .. } => new(StatusCode::CONFLICT).retry_after(1),
+            SliceError::WrongSeq { expected, .. } => {
+                let mut problem = new(StatusCode::CONFLICT);
+                problem.0.expected = Some(expected);
+                problem
+            }
+            SliceError::NotProgressive { execution } => {
+                new(StatusCode::CONFLICT).of_execution(execution)
+            }
+            SliceError::Finished { execution, .. } => {
+                let link = format!("</v1/executions/{execution}/response>; rel=\"result\"");
+                new(StatusCode::GONE).of_execution(execution).header(header::LINK, link)
+            }
+            _ => new(StatusCode::INTERNAL_SERVER_ERROR),
+        }
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let (status, code) = match refused.code {
+            Refused::NOT_FOUND => (StatusCode::NOT_FOUND, "no_such_trigger"),
+            Refused::BUSY => (StatusCode::CONFLICT, "trigger_busy"),
+            "unavailable" => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
+            _ => (StatusCode::BAD_REQUEST, "usage"),
+        };
+        Self::new(status, code, refused.message)
+    }
+}
+
+/// A response whose status is its own business, whatever it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Verbatim;
+
+/// Makes a problem of every error that is none yet: those that axum answers by itself.
+pub(super) async fn every_error_is_one(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let status = response.status();
+    let is_error = status.is_client_error() || status.is_server_error();
+    let told = response.headers().get(header::CONTENT_TYPE);
+    let is_problem = told.is_some_and(|told| told.as_bytes() == PROBLEM_JSON.as_bytes());
+    if !is_error || is_problem || response.extensions().get::<Verbatim>().is_some() {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    /// What axum says is a sentence.
+    const SAID_MAX: usize = 4096;
+    let said = axum::body::to_bytes(body, SAID_MAX).await.unwrap_or_default();
+    let code = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => "too_large",
+        StatusCode::NOT_FOUND => "not_found",
+        status if status.is_server_error() => "internal",
+        _ => "usage",
+    };
+    let detail = match String::from_utf8_lossy(&said) {
+        said if said.is_empty() => status.canonical_reason().unwrap_or("").to_owned(),
+        said => said.into_owned(),
+    };
+    let problem = Problem::new(status, code, detail).into_response();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+    let body = problem.into_body();
+    Response::from_parts(parts, Body::new(body))
+}
+
+/// Says of every operation that it may answer with a problem.
+pub(super) fn document(document: &mut OpenApi) {
+    let schemas = &mut document.components.get_or_insert_default().schemas;
+    schemas.insert("Problem".to_owned(), <Details as PartialSchema>::schema());
+    let content =
+        ContentBuilder::new().schema(Some(RefOr::Ref(Ref::from_schema_name("Problem")))).build();
+    let response = ResponseBuilder::new()
+        .description("The request was not followed")
+        .content(PROBLEM_JSON, content)
+        .build();
+    for item in document.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete];
+        for operation in operations.into_iter().filter_map(Option::as_mut) {
+            let responses = &mut operation.responses.responses;
+            responses.insert("default".to_owned(), RefOr::T(response.clone()));
+        }
+    }
+}

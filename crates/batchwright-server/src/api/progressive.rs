@@ -1,0 +1,430 @@
+//! Long work by short requests.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use batchwright::{
+    ClientGone, ExecutionId, LaunchOptions, LostClient, OpenOptions, SliceOrder, SliceOutcome,
+    StoredResponse, UnitProgress,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::{IntoParams, ToSchema};
+
+use super::body::{Asked, Body, Id, accepts, owner_token};
+use super::problem::Verbatim;
+use super::{Api, Arrived, Problem, blocking, stream};
+use crate::scheduler::parse_duration;
+
+/// Longest wait for a response.
+const WAIT_MAX: Duration = Duration::from_secs(120);
+/// How often the store is looked at for a response.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// When a client should ask again for a response that is not there.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// What opens a progressive execution.
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct OpenBody {
+    /// Plain values, or `{value, type, identifying}`.
+    #[schema(value_type = std::collections::HashMap<String, Object>)]
+    parameters: Map<String, Value>,
+    /// Refuse to continue a failed or stopped execution.
+    new_only: bool,
+    /// Lanes, at most as many as the job has.
+    #[schema(minimum = 1, maximum = 1024)]
+    lanes: Option<u32>,
+    /// When a slice should end, in milliseconds.
+    #[schema(minimum = 1, maximum = 3_600_000)]
+    target_ms: Option<u64>,
+    /// `server`: servers drive it, clients only wait.
+    driver: Driver,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Driver {
+    #[default]
+    Client,
+    Server,
+}
+
+/// A progressive execution as its drivers see it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Opened {
+    /// Its number.
+    execution: ExecutionId,
+    /// Its lanes; each takes one request at a time.
+    lanes: Vec<LaneView>,
+    /// Requests that make sense at once.
+    max_concurrency: usize,
+    /// When a slice ends, in milliseconds.
+    target_ms: u64,
+    /// Units in all, when they are known.
+    units_total: Option<u64>,
+}
+
+/// A place for one driver.
+#[derive(Debug, Serialize, ToSchema)]
+struct LaneView {
+    /// Its name.
+    id: String,
+    /// Its number in the execution.
+    rank: u32,
+    /// Number of its next request.
+    next_seq: u64,
+    /// Slices that ended.
+    slices: u64,
+    /// How long the last one took.
+    last_slice_ms: u64,
+    /// Whether somebody works for it at the moment.
+    live: bool,
+}
+
+/// A duration as milliseconds.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Api {
+    /// Opens an execution of `job` and says what its drivers must know.
+    pub(crate) fn open(
+        &self,
+        job: &str,
+        parameters: Map<String, Value>,
+        new_only: bool,
+        open: &OpenOptions,
+    ) -> Result<Opened, Problem> {
+        let known = self.job(job)?;
+        let parameters = super::jobs::parameters(&known, parameters)?;
+        let options = LaunchOptions { new_only, ..LaunchOptions::default() };
+        let execution = self.operator().open(job, parameters, &options, open)?;
+        self.opened(execution.id, open.owner_token.as_deref())
+    }
+
+    fn opened(&self, id: ExecutionId, token: Option<&str>) -> Result<Opened, Problem> {
+        let (_, state) = self.operator().progressive_state(id, token)?;
+        let now = self.operator().now();
+        let lanes: Vec<_> = state
+            .lanes
+            .iter()
+            .map(|lane| LaneView {
+                id: lane.id.clone(),
+                rank: lane.rank,
+                next_seq: lane.seq + 1,
+                slices: lane.slices,
+                last_slice_ms: millis(lane.last_slice),
+                live: lane.is_live(now),
+            })
+            .collect();
+        Ok(Opened {
+            execution: id,
+            max_concurrency: lanes.len(),
+            lanes,
+            target_ms: millis(state.row.target),
+            units_total: state.row.units_total,
+        })
+    }
+}
+
+/// Opens an execution of a progressive job, or continues its failed or stopped instance.
+///
+/// A token in `X-Batch-Owner` must be shown in all further requests about it.
+#[utoipa::path(post, path = "/v1/progressive/{job}", tag = "progressive", params(("job" = String, Path),
+    ("x-batch-owner" = Option<String>, Header, description = "A secret that its lanes must show from now on"),
+    ("idempotency-key" = Option<String>, Header, description = "The same key opens one execution")),
+    request_body = OpenBody, responses((status = 201, body = Opened, headers(("location" = String)))))]
+pub(super) async fn open(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Body(body): Body<OpenBody>,
+) -> Result<Response, Problem> {
+    if body.lanes == Some(0) || body.target_ms.is_some_and(|ms| ms == 0 || ms > 3_600_000) {
+        let told = "lanes is 1 or more, target_ms from 1 to 3600000";
+        return Err(Problem::invalid(told));
+    }
+    let replays = Arc::clone(&api.replays);
+    let what = format!("open {name} {}", serde_json::to_string(&body).unwrap_or_default());
+    let token = owner_token(&headers);
+    let work = blocking(move || {
+        let open = OpenOptions {
+            lanes: body.lanes,
+            target: body.target_ms.map(Duration::from_millis),
+            owner_token: token,
+            is_server_driven: body.driver == Driver::Server,
+        };
+        let opened = api.open(&name, body.parameters, body.new_only, &open)?;
+        let location = format!("/v1/executions/{}", opened.execution);
+        Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(opened)).into_response())
+    });
+    replays.once(&headers, &what, work).await
+}
+
+/// What the drivers of an open execution must know: for those who come back to it.
+#[utoipa::path(get, path = "/v1/executions/{id}/lanes", tag = "progressive", params(("id" = i64, Path),
+    ("x-batch-owner" = Option<String>, Header)), responses((status = 200, body = Opened)))]
+pub(super) async fn lanes(
+    State(api): State<Api>,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Json<Opened>, Problem> {
+    blocking(move || Ok(Json(api.opened(id, owner_token(&headers).as_deref())?))).await
+}
+
+/// A request for a slice.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SliceBody {
+    /// Number of the request on its lane: that of the last answered one gets the same answer again, the next one
+    /// runs.
+    #[schema(minimum = 1)]
+    seq: u64,
+    /// What happens when the client is gone.
+    #[serde(default)]
+    on_disconnect: LostClient,
+    /// When the slice should end, if not at the execution's target, in milliseconds.
+    #[schema(minimum = 1, maximum = 3_600_000)]
+    target_ms: Option<u64>,
+}
+
+/// The final response of an execution, within an answer.
+#[derive(Debug, Serialize, ToSchema)]
+struct ResponseView {
+    /// HTTP status.
+    status: u16,
+    /// Headers.
+    headers: BTreeMap<String, String>,
+    /// The body, where it is text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    /// The body, where it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_base64: Option<String>,
+}
+
+impl From<StoredResponse> for ResponseView {
+    fn from(stored: StoredResponse) -> Self {
+        let StoredResponse { status, headers, body, .. } = stored;
+        let (body, body_base64) = match String::from_utf8(body) {
+            Ok(text) => (Some(text), None),
+            Err(other) => (None, Some(STANDARD.encode(other.as_bytes()))),
+        };
+        Self { status, headers: headers.into_iter().collect(), body, body_base64 }
+    }
+}
+
+/// The answer to a request for a slice.
+#[derive(Debug, Serialize, ToSchema)]
+struct Answer {
+    /// What to do next: `continue` at once, `wait` for a while, nothing after `done` and `final`.
+    outcome: SliceOutcome,
+    /// Number of the next request on this lane.
+    next_seq: u64,
+    /// When to ask again, for `wait`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+    /// How far the whole execution is.
+    progress: UnitProgress,
+    /// The final response, with `final`, until it is acknowledged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response: Option<ResponseView>,
+}
+
+/// Tells the slice when nobody waits for its answer any more.
+struct Waiting {
+    client: ClientGone,
+    then: LostClient,
+    answered: bool,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.client.set(self.then);
+        }
+    }
+}
+
+/// Carries the execution forward on one lane until its target time is reached, or the work is done.
+#[utoipa::path(post, path = "/v1/executions/{id}/lanes/{lane}/slices", tag = "progressive",
+    params(("id" = i64, Path), ("lane" = String, Path, pattern = "^[0-9a-f]{32}$"),
+        ("x-batch-owner" = Option<String>, Header)),
+    request_body = SliceBody, responses((status = 200, body = Answer)))]
+pub(super) async fn slice(
+    State(api): State<Api>,
+    Extension(Arrived(arrived)): Extension<Arrived>,
+    Id(id): Id,
+    Path((_, lane)): Path<(String, String)>,
+    headers: HeaderMap,
+    Body(body): Body<SliceBody>,
+) -> Result<Response, Problem> {
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if lane.len() != 32 || !lane.bytes().all(is_hex) {
+        let told = "the id of a lane is 32 hexadecimal digits, as it was given";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "malformed_lane", told));
+    }
+    if body.seq == 0 || body.target_ms.is_some_and(|ms| ms == 0 || ms > 3_600_000) {
+        return Err(Problem::invalid("seq is 1 or more, target_ms from 1 to 3600000"));
+    }
+    let Ok(place) = Arc::clone(&api.slices).try_acquire_owned() else {
+        let told = "as many slices run as this server takes at once";
+        let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", told);
+        return Err(busy.retry_after(1));
+    };
+    let client = ClientGone::default();
+    let mut waiting = Waiting { client: client.clone(), then: body.on_disconnect, answered: false };
+    let order = SliceOrder {
+        execution: id,
+        lane,
+        seq: body.seq,
+        owner_token: owner_token(&headers),
+        as_server: false,
+        target: body.target_ms.map(Duration::from_millis),
+        arrived,
+        client,
+        stop: api.stop.clone(),
+    };
+    let answer = blocking(move || {
+        let _place = place;
+        let execution = api.operator().execution(id)?;
+        api.find(&execution.job, execution.source.as_deref())?;
+        let runtime = tokio::runtime::Handle::current();
+        let answer = api.operator().slice(&order, |work| drop(runtime.spawn_blocking(work)))?;
+        let answer: batchwright::SliceAnswer =
+            serde_json::from_str(&answer).map_err(|_| Problem::internal())?;
+        let response = match answer.outcome {
+            SliceOutcome::Final => api.operator().response(id, order.owner_token.as_deref())?,
+            _ => None,
+        };
+        let batchwright::SliceAnswer { outcome, next_seq, retry_after_ms, progress } = answer;
+        let response = response.filter(|one| !one.is_acknowledged).map(ResponseView::from);
+        Ok(Json(Answer { outcome, next_seq, retry_after_ms, progress, response }).into_response())
+    })
+    .await;
+    waiting.answered = true;
+    answer
+}
+
+/// How far the execution is; as a stream with `Accept: text/event-stream` or `application/x-ndjson`, which ends
+/// with the execution.
+#[utoipa::path(get, path = "/v1/executions/{id}/progress", tag = "progressive", params(("id" = i64, Path),
+    ("x-batch-owner" = Option<String>, Header)), responses((status = 200, content(
+        (UnitProgress = "application/json"), (String = "text/event-stream"), (String = "application/x-ndjson")))))]
+pub(super) async fn progress(
+    State(api): State<Api>,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let token = owner_token(&headers);
+    let (looked, shown) = (api.clone(), token.clone());
+    let now = blocking(move || Ok(looked.operator().units_progress(id, shown.as_deref())?)).await?;
+    if accepts(&headers, "text/event-stream") {
+        return Ok(stream::progress_events(api, id, token));
+    }
+    if accepts(&headers, "application/x-ndjson") {
+        return Ok(stream::progress_lines(api, id, token));
+    }
+    Ok(Json(now).into_response())
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WaitQuery {
+    /// How long to wait for it: `30s`, at most two minutes.
+    wait: Option<String>,
+}
+
+/// The final response as the job assembled it: its status, headers and body. 202 with the progress while there is
+/// none.
+#[utoipa::path(get, path = "/v1/executions/{id}/response", tag = "progressive", params(("id" = i64, Path), WaitQuery,
+    ("x-batch-owner" = Option<String>, Header)),
+    responses((status = 200, description = "Whatever the job assembled, with the status that it chose"),
+        (status = 202, body = UnitProgress)))]
+pub(super) async fn response(
+    State(api): State<Api>,
+    Id(id): Id,
+    Asked(asked): Asked<WaitQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let wait = match asked.wait.as_deref().map(parse_duration) {
+        None => Duration::ZERO,
+        Some(Ok(wait)) => wait.min(WAIT_MAX),
+        Some(Err(told)) => return Err(Problem::invalid(format!("wait: {told}"))),
+    };
+    let token = owner_token(&headers);
+    let deadline = tokio::time::Instant::now() + wait;
+    loop {
+        let (looked, shown) = (api.clone(), token.clone());
+        let (found, progress) = blocking(move || {
+            let operator = looked.operator();
+            let found = operator.response(id, shown.as_deref())?;
+            Ok((found, operator.units_progress(id, shown.as_deref())?))
+        })
+        .await?;
+        if let Some(found) = found {
+            return verbatim(found);
+        }
+        if !progress.status.is_running() {
+            let told = format!("the execution is {} and has no response", progress.status);
+            return Err(Problem::new(StatusCode::GONE, "execution_finished", told));
+        }
+        if tokio::time::Instant::now() >= deadline || api.stop.is_requested() {
+            let retry = [(header::RETRY_AFTER, RETRY_AFTER_SECONDS)];
+            return Ok((StatusCode::ACCEPTED, retry, Json(progress)).into_response());
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
+fn verbatim(stored: StoredResponse) -> Result<Response, Problem> {
+    if stored.is_acknowledged {
+        let told = "the response was acknowledged, or it expired";
+        return Err(Problem::new(StatusCode::GONE, "response_acknowledged", told));
+    }
+    let mut response = Response::new(axum::body::Body::from(stored.body));
+    *response.status_mut() = StatusCode::from_u16(stored.status).unwrap_or(StatusCode::OK);
+    response.extensions_mut().insert(Verbatim);
+    for (name, value) in stored.headers {
+        let name = HeaderName::try_from(name).ok();
+        // The connection's own headers are not the job's to write.
+        let name = name.filter(|name| {
+            !matches!(
+                *name,
+                header::CONTENT_LENGTH | header::TRANSFER_ENCODING | header::CONNECTION
+            )
+        });
+        if let (Some(name), Ok(value)) = (name, HeaderValue::try_from(value)) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    Ok(response)
+}
+
+/// Says that the response has arrived: its body is let go.
+#[utoipa::path(delete, path = "/v1/executions/{id}/response", tag = "progressive", params(("id" = i64, Path),
+    ("x-batch-owner" = Option<String>, Header)), responses((status = 204)))]
+pub(super) async fn acknowledge(
+    State(api): State<Api>,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    blocking(move || {
+        let token = owner_token(&headers);
+        if api.operator().response(id, token.as_deref())?.is_none() {
+            return Err(Problem::not_found(format!("execution {id} has no response")));
+        }
+        // A second acknowledgement changes nothing.
+        api.operator().acknowledge(id, token.as_deref())?;
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
+}

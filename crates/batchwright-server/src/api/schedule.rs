@@ -1,0 +1,288 @@
+//! Triggers and rules.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use batchwright::Clock;
+use batchwright::SystemClock;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::body::{Asked, Body, cursor, cursor_behind, limit, next_link};
+use super::{Api, Problem};
+use crate::kcp;
+use crate::scheduler::{
+    Answer, LIST_MAX, Plan, Request, Rule, RuleSettings, TriggerRow, TriggerStatus, When, show_time,
+};
+
+/// A trigger, or one slot of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TriggerView {
+    identifier: String,
+    /// `planned`, `triggered`, `executed`, `failed`, `dead`, `paused`, `skipped` or `ended`.
+    status: String,
+    /// The time that it is planned for, in UTC.
+    slot: String,
+    /// When it is looked at next.
+    due: Option<String>,
+    /// The plan of a recurring one, as JSON text.
+    plan: Option<String>,
+    /// Attempts of its runner that failed.
+    attempts: u32,
+    /// The rule whose runner was called.
+    rule: Option<String>,
+    fired_at: Option<String>,
+    ended_at: Option<String>,
+    reason: Option<String>,
+    output: Option<String>,
+}
+
+impl From<TriggerRow> for TriggerView {
+    fn from(row: TriggerRow) -> Self {
+        Self {
+            identifier: row.key.identifier,
+            status: row.status.name().to_owned(),
+            slot: show_time(row.slot),
+            due: row.due.map(show_time),
+            plan: row.plan,
+            attempts: row.attempt,
+            rule: row.rule,
+            fired_at: row.fired_at.map(show_time),
+            ended_at: row.ended_at.map(show_time),
+            reason: row.reason,
+            output: row.output,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TriggerList {
+    items: Vec<TriggerView>,
+    /// Where the next page begins.
+    next_cursor: Option<String>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TriggersQuery {
+    /// Only those whose names begin so.
+    prefix: Option<String>,
+    /// Only with this status.
+    status: Option<String>,
+    /// Only those that are due before this moment.
+    #[param(value_type = Option<String>, format = DateTime)]
+    due_before: Option<jiff::Timestamp>,
+    /// Entries of a page.
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 500)]
+    limit: Option<usize>,
+    /// Where the page begins, from the page before.
+    cursor: Option<String>,
+}
+
+/// Triggers by name.
+#[utoipa::path(get, path = "/v1/triggers", tag = "schedule", params(TriggersQuery),
+    responses((status = 200, body = TriggerList)))]
+pub(super) async fn triggers(
+    State(api): State<Api>,
+    Asked(asked): Asked<TriggersQuery>,
+) -> Result<Response, Problem> {
+    let limit = limit(asked.limit)?;
+    let status = asked.status.as_deref().map(|word| {
+        TriggerStatus::from_name(word)
+            .ok_or_else(|| Problem::invalid(format!("there is no status `{word}` of triggers")))
+    });
+    let status = status.transpose()?;
+    let due = asked.due_before.map(jiff::Timestamp::as_microsecond);
+    let prefix = asked.prefix.clone().unwrap_or_default();
+    let mut after = cursor::<String>(asked.cursor.as_deref())?.unwrap_or_default();
+    let scheduler = api.scheduler()?;
+    let mut items = Vec::new();
+    // Conditions on status and time are no part of the index: pages are filled until one is full.
+    loop {
+        let request = Request::List { prefix: prefix.clone(), limit: LIST_MAX, after };
+        let Answer::Triggers(rows) = scheduler.ask(request).await? else { break };
+        let Some(last) = rows.last().map(|row| row.key.identifier.clone()) else { break };
+        let is_last = rows.len() < LIST_MAX;
+        items.extend(rows.into_iter().filter(|row| {
+            status.is_none_or(|status| row.status == status)
+                && due.is_none_or(|before| row.due.is_some_and(|due| due < before))
+        }));
+        if items.len() > limit || is_last {
+            break;
+        }
+        after = last;
+    }
+    let is_full = items.len() > limit;
+    items.truncate(limit);
+    let last = items.last().filter(|_| is_full).map(|row| row.key.identifier.clone());
+    let next_cursor = last.map(|last| cursor_behind(&last));
+    let link = next_cursor.as_deref().map(|cursor| {
+        let mut rest = vec![("limit", limit.to_string())];
+        let texts = [
+            ("prefix", asked.prefix),
+            ("status", asked.status),
+            ("due_before", asked.due_before.map(|at| at.to_string())),
+        ];
+        rest.extend(texts.into_iter().filter_map(|(name, text)| Some((name, text?))));
+        [(header::LINK, next_link("/v1/triggers", &rest, cursor))]
+    });
+    let body =
+        Json(TriggerList { items: items.into_iter().map(Into::into).collect(), next_cursor });
+    Ok(match link {
+        Some(link) => (link, body).into_response(),
+        None => body.into_response(),
+    })
+}
+
+async fn get(api: &Api, identifier: String) -> Result<Json<TriggerView>, Problem> {
+    let answer = api.scheduler()?.ask(Request::Get { identifier: identifier.clone() }).await?;
+    let row = match answer {
+        Answer::Triggers(rows) => rows.into_iter().next(),
+        Answer::Done | Answer::Rules(_) => None,
+    };
+    row.map(|row| Json(row.into())).ok_or_else(|| {
+        let told = format!("there is no trigger `{identifier}`");
+        Problem::new(StatusCode::NOT_FOUND, "no_such_trigger", told)
+    })
+}
+
+/// One trigger.
+#[utoipa::path(get, path = "/v1/triggers/{id}", tag = "schedule", params(("id" = String, Path)),
+    responses((status = 200, body = TriggerView)))]
+pub(super) async fn trigger(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+) -> Result<Json<TriggerView>, Problem> {
+    get(&api, id).await
+}
+
+/// When a trigger fires: one of the two.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TriggerBody {
+    /// Once, at this time.
+    at: Option<String>,
+    /// Again and again: the words of a plan, as `schedule set` takes them.
+    plan: Option<Vec<String>>,
+}
+
+/// Plans a trigger, or plans it anew.
+#[utoipa::path(put, path = "/v1/triggers/{id}", tag = "schedule", params(("id" = String, Path)),
+    request_body = TriggerBody, responses((status = 200, body = TriggerView)))]
+pub(super) async fn set_trigger(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Body(body): Body<TriggerBody>,
+) -> Result<Json<TriggerView>, Problem> {
+    let now = SystemClock::default().now().as_microsecond();
+    let when = match (&body.at, &body.plan) {
+        (Some(at), None) => When::parse(at).map_err(Problem::invalid)?,
+        (None, Some(words)) => {
+            When::Recurring(Box::new(Plan::parse(words, now).map_err(Problem::invalid)?))
+        }
+        _ => return Err(Problem::invalid("a trigger has either `at` or `plan`")),
+    };
+    api.scheduler()?.ask(Request::Set { identifier: id.clone(), when }).await?;
+    get(&api, id).await
+}
+
+/// Removes a trigger.
+#[utoipa::path(delete, path = "/v1/triggers/{id}", tag = "schedule", params(("id" = String, Path)),
+    responses((status = 204)))]
+pub(super) async fn unset_trigger(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    api.scheduler()?.ask(Request::Unset { identifier: id }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What is done with triggers whose names begin so.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RuleView {
+    identifier: String,
+    pattern: String,
+    /// The runner and its words, secrets masked.
+    runner: String,
+}
+
+impl From<&Rule> for RuleView {
+    fn from(rule: &Rule) -> Self {
+        let runner = kcp::encode(&rule.settings.words());
+        Self {
+            identifier: rule.identifier.clone(),
+            pattern: rule.pattern.clone(),
+            runner: runner.trim_end().to_owned(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RuleList {
+    items: Vec<RuleView>,
+}
+
+async fn all_rules(api: &Api) -> Result<Vec<Rule>, Problem> {
+    Ok(match api.scheduler()?.ask(Request::Rules).await? {
+        Answer::Rules(rules) => rules,
+        Answer::Done | Answer::Triggers(_) => Vec::new(),
+    })
+}
+
+/// All rules.
+#[utoipa::path(get, path = "/v1/rules", tag = "schedule", responses((status = 200, body = RuleList)))]
+pub(super) async fn rules(State(api): State<Api>) -> Result<Json<RuleList>, Problem> {
+    let items = all_rules(&api).await?.iter().map(RuleView::from).collect();
+    Ok(Json(RuleList { items }))
+}
+
+/// One rule.
+#[utoipa::path(get, path = "/v1/rules/{id}", tag = "schedule", params(("id" = String, Path)),
+    responses((status = 200, body = RuleView)))]
+pub(super) async fn rule(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+) -> Result<Json<RuleView>, Problem> {
+    let found = all_rules(&api).await?;
+    let found = found.iter().find(|rule| rule.identifier == id);
+    found.map(|rule| Json(RuleView::from(rule))).ok_or_else(|| {
+        let told = format!("there is no rule `{id}`");
+        Problem::new(StatusCode::NOT_FOUND, "no_such_rule", told)
+    })
+}
+
+/// A rule.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RuleBody {
+    /// Names of triggers that begin so.
+    pattern: String,
+    /// The runner and its words, as `rule set` takes them: `["shell", "/usr/bin/report"]`.
+    runner: Vec<String>,
+}
+
+/// Stores a rule, in the place of one of the same name.
+#[utoipa::path(put, path = "/v1/rules/{id}", tag = "schedule", params(("id" = String, Path)),
+    request_body = RuleBody, responses((status = 200, body = RuleView)))]
+pub(super) async fn set_rule(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Body(body): Body<RuleBody>,
+) -> Result<Json<RuleView>, Problem> {
+    let settings = RuleSettings::parse(&body.runner).map_err(Problem::invalid)?;
+    let (identifier, pattern) = (id.clone(), body.pattern);
+    api.scheduler()?.ask(Request::SetRule { identifier, pattern, settings }).await?;
+    rule(State(api), Path(id)).await
+}
+
+/// Removes a rule.
+#[utoipa::path(delete, path = "/v1/rules/{id}", tag = "schedule", params(("id" = String, Path)),
+    responses((status = 204)))]
+pub(super) async fn unset_rule(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    api.scheduler()?.ask(Request::UnsetRule { identifier: id }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

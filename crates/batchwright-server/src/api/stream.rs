@@ -1,0 +1,112 @@
+//! Streams of what changes: the store is looked at while somebody listens.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use batchwright::{ExecutionId, UnitProgress};
+use futures_util::stream::{self, Stream, StreamExt};
+
+use super::{Api, Problem, blocking};
+
+/// How often the store is looked at for a listener.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// How often a silent stream says that it lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+fn sse(events: impl Stream<Item = Event> + Send + 'static) -> Response {
+    let events = events.map(Ok::<_, Infallible>);
+    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+}
+
+/// The stored events of an execution, those behind `Last-Event-ID` first, until it ends.
+pub(super) fn events(api: Api, id: ExecutionId, headers: &HeaderMap) -> Response {
+    let last = headers.get("last-event-id").and_then(|last| last.to_str().ok());
+    let seen: usize = last.and_then(|last| last.parse().ok()).unwrap_or(0);
+    let batches = stream::unfold(Some((api, seen)), move |state| async move {
+        let (api, seen) = state?;
+        loop {
+            let looked = api.clone();
+            let found = blocking(move || {
+                let ended = !looked.operator().execution(id)?.status.is_running();
+                Ok((looked.operator().queries().events(id)?, ended))
+            });
+            let (all, ended) = found.await.ok()?;
+            let fresh: Vec<Event> = all
+                .iter()
+                .enumerate()
+                .skip(seen)
+                .map(|(number, event)| {
+                    let data = serde_json::to_string(event).unwrap_or_default();
+                    Event::default().id((number + 1).to_string()).event("change").data(data)
+                })
+                .collect();
+            let seen = seen.max(all.len());
+            if ended || api.stop.is_requested() {
+                return Some((fresh, None));
+            }
+            if !fresh.is_empty() {
+                return Some((fresh, Some((api, seen))));
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    });
+    sse(batches.flat_map(stream::iter))
+}
+
+/// The progress of an execution whenever it changed, until it ends.
+fn changes(
+    api: Api,
+    id: ExecutionId,
+    token: Option<String>,
+) -> impl Stream<Item = UnitProgress> + Send + 'static {
+    stream::unfold(Some((api, None::<UnitProgress>)), move |state| {
+        let token = token.clone();
+        async move {
+            let (api, last) = state?;
+            loop {
+                let (looked, token) = (api.clone(), token.clone());
+                let look =
+                    blocking(move || Ok(looked.operator().units_progress(id, token.as_deref())?));
+                let now = look.await.ok()?;
+                let is_news = last.as_ref().is_none_or(|last| {
+                    (last.status, last.units_done, last.units_failed)
+                        != (now.status, now.units_done, now.units_failed)
+                });
+                if !now.status.is_running() || api.stop.is_requested() {
+                    return Some((now, None));
+                }
+                if is_news {
+                    // The first at once, the others as often as somebody can read them.
+                    if last.is_some() {
+                        tokio::time::sleep(LOOK_INTERVAL).await;
+                    }
+                    return Some((now.clone(), Some((api, Some(now)))));
+                }
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+        }
+    })
+}
+
+/// As server-sent events.
+pub(super) fn progress_events(api: Api, id: ExecutionId, token: Option<String>) -> Response {
+    sse(changes(api, id, token).map(|progress| {
+        let data = serde_json::to_string(&progress).unwrap_or_default();
+        Event::default().event("progress").data(data)
+    }))
+}
+
+/// As a JSON object a line.
+pub(super) fn progress_lines(api: Api, id: ExecutionId, token: Option<String>) -> Response {
+    let lines = changes(api, id, token).map(|progress| {
+        let mut line = serde_json::to_vec(&progress).unwrap_or_default();
+        line.push(b'\n');
+        Ok::<_, Problem>(Bytes::from(line))
+    });
+    let lines = lines.map(|line| line.map_err(|_| std::io::Error::other("no line")));
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+}
