@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs (from Debian's packages) and starts what the tests need beyond a Rust toolchain, when it is not
-# there: a C compiler, a PostgreSQL server and a MariaDB server, each with a user and a database for tests, and
-# a RabbitMQ server.
+# there: a C compiler, a PostgreSQL server and a MariaDB server, each with a user and a database for tests,
+# a RabbitMQ server, Chromium with its driver, and schemathesis (from PyPI, in a folder of its own).
 #
 #   scripts/services.sh                      make everything ready
 #   scripts/services.sh restart postgres     end the server as a crash would and start it again
@@ -128,4 +128,14 @@ if [ -z "${BATCHWRIGHT_TEST_MYSQL:-}" ]; then
 fi
 if [ -z "${BATCHWRIGHT_TEST_RABBITMQ:-}" ]; then
     rabbitmq_answers >/dev/null 2>&1 || start_rabbitmq
+fi
+if ! command -v chromium >/dev/null 2>&1 || ! command -v chromedriver >/dev/null 2>&1; then
+    packages chromium chromium-driver
+fi
+# Checks the REST API against its own document. Beside the build, where cleaning finds it.
+TOOLS=${CARGO_TARGET_DIR:-$(dirname "$0")/../target}/tools
+if [ ! -x "$TOOLS/schemathesis/bin/schemathesis" ]; then
+    python3 -c 'import ensurepip, venv' 2>/dev/null || packages python3-venv
+    python3 -m venv "$TOOLS/schemathesis"
+    "$TOOLS/schemathesis/bin/pip" install --quiet --disable-pip-version-check schemathesis==4.32.5
 fi

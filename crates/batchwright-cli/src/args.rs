@@ -114,6 +114,8 @@ pub(crate) enum Command {
     Show(ExecutionArgs),
     /// List the records that an execution skipped.
     Skips(ExecutionArgs),
+    /// Carry an open progressive execution forward until it ends; a signal leaves it open.
+    Drive(DriveArgs),
     /// Check everything that `run` checks before the first step, without running.
     Validate(ValidateArgs),
     /// Draw the job's flow.
@@ -139,6 +141,18 @@ pub(crate) enum Command {
     },
     /// Print the manual page.
     Man,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DriveArgs {
+    /// Number of the execution.
+    pub(crate) execution: i64,
+    /// Lanes to work on at once. Default: all that it has.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) lanes: Option<u32>,
+    /// Show no progress bar.
+    #[arg(long)]
+    pub(crate) no_progress: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,6 @@
 //! The verbs.
 
+mod drive;
 mod graph;
 mod history;
 mod launch;
@@ -56,6 +57,7 @@ pub(crate) fn execute(cli: Cli, registry: &JobRegistry) -> Result<u8, CliError> 
             look::executions(&App::open(&global, registry, None)?, &global, &args)
         }
         Command::Show(args) => look::show(&App::open(&global, registry, None)?, &global, &args),
+        Command::Drive(args) => drive::drive(&App::open(&global, registry, None)?, &global, &args),
         Command::Skips(args) => look::skips(&App::open(&global, registry, None)?, &global, &args),
         Command::Graph(args) => graph::graph(&App::open(&global, registry, None)?, &global, &args),
         Command::Rehearse(args) => rehearse::rehearse(&global, &args),

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use batchwright::{OperatorError, Refusal, RepositoryError, RunError};
+use batchwright::{OperatorError, Refusal, RepositoryError, RunError, SliceError};
 use batchwright_server::Refused;
 use serde_json::json;
 
@@ -29,6 +29,8 @@ pub(crate) enum CliError {
     Operator(#[from] OperatorError),
     #[error(transparent)]
     Run(#[from] RunError),
+    #[error(transparent)]
+    Slice(#[from] SliceError),
     #[error(transparent)]
     JobFile(#[from] JobFileError),
     #[error("{0}")]
@@ -65,6 +67,7 @@ impl CliError {
             Self::Operator(error) => error.code(),
             Self::Run(RunError::LeaseLost { .. }) => "stale_lease",
             Self::Run(_) => "store_unavailable",
+            Self::Slice(error) => error.code(),
             Self::JobFile(_) => "invalid_definition",
             Self::Schedule(refused) => match refused.code {
                 Refused::NOT_FOUND => "no_such_trigger",
@@ -106,6 +109,9 @@ impl CliError {
             }
             Self::Run(_) => {
                 "another worker carries the execution forward; nothing is to be done here"
+            }
+            Self::Slice(_) => {
+                "see what it is with `batchwright show`; only progressive executions can be driven"
             }
             Self::JobFile(_) => "correct the job file; nothing was stored",
             Self::Schedule(refused) => match refused.code {

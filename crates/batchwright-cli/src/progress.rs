@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use batchwright::{BatchStatus, Change, Events, Progress, ProgressUnit};
+use batchwright::{BatchStatus, Change, Events, Progress, ProgressUnit, UnitProgress};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Shows what happens on stderr, when that is a terminal.
@@ -28,6 +28,34 @@ impl Bar {
     /// Leaves the terminal as it was.
     pub(crate) fn clear(&self) {
         if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// The units of a progressive execution, when stderr is a terminal.
+pub(crate) struct UnitsBar(Option<ProgressBar>);
+
+impl UnitsBar {
+    pub(crate) fn new(wanted: bool) -> Self {
+        let bar = (wanted && std::io::stderr().is_terminal()).then(ProgressBar::new_spinner);
+        Self(bar)
+    }
+
+    pub(crate) fn show(&self, progress: &UnitProgress) {
+        let Some(bar) = &self.0 else { return };
+        if let Some(total) = progress.units_total.filter(|_| bar.length().is_none()) {
+            bar.set_style(style(template(ProgressUnit::Items)));
+            bar.set_length(total);
+        }
+        bar.set_position(progress.units_done + progress.units_failed);
+        if progress.units_failed > 0 {
+            bar.set_message(format!("{} failed", progress.units_failed));
+        }
+    }
+
+    pub(crate) fn clear(&self) {
+        if let Some(bar) = &self.0 {
             bar.finish_and_clear();
         }
     }

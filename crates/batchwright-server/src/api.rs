@@ -172,7 +172,7 @@ async fn script(text: &'static str) -> impl IntoResponse {
 }
 
 /// Waits on a thread of its own for `work`, which asks the store.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
     match tokio::task::spawn_blocking(work).await {

@@ -5,6 +5,7 @@ pub mod api;
 mod config;
 mod kairoi;
 pub mod kcp;
+pub mod progressive;
 mod scheduler;
 mod server;
 mod shutdown;

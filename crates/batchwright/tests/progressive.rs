@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use batchwright::{
-    BatchStatus, Extent, FinalResponse, ItemError, ItemUnits, Job, JobOperator, JobParameters,
-    ListReader, MemoryRepository, NumberedUnits, OnFailed, OpenOptions, ProgressiveStep, StepScope,
-    StopToken, UnitRange, UnitReader, Units,
+    BatchStatus, Completion, Extent, FinalResponse, ItemError, ItemUnits, Job, JobOperator,
+    JobParameters, ListReader, MemoryRepository, NumberedUnits, OnFailed, OpenOptions,
+    ProgressiveStep, SliceOrder, StepScope, StopToken, UnitRange, UnitReader, Units,
 };
 use serde_json::{Value, json};
 
@@ -228,6 +228,59 @@ fn a_unit_that_hangs_is_given_up_and_the_others_go_on() {
     let sum = (0..50).sum::<u64>() - 20;
     assert_eq!(body, json!({"units_done": 49, "units_failed": 1, "result": sum}));
     assert_eq!(runs.of(20), 2);
+}
+
+#[test]
+fn a_lane_that_waited_for_work_takes_over_what_another_one_left() {
+    let gate = StopToken::default();
+    let opened = gate.clone();
+    let step = ProgressiveStep::builder("step")
+        .units(NumberedUnits::new(20))
+        .process(move |unit: &u64| {
+            // The first attempt at the last unit but four holds its worker up for good.
+            if *unit == 15 && !opened.is_requested() {
+                opened.request();
+                StopToken::default().wait(Duration::from_secs(3600));
+            }
+            Ok(Some(*unit))
+        })
+        .reduce(
+            |text: Option<String>, unit| Ok(format!("{}{unit},", text.unwrap_or_default())),
+            |left, right| Ok(left + &right),
+        )
+        .completion(Completion::items(1))
+        .unit_timeout(Duration::from_millis(100))
+        .lanes(2)
+        .target(Duration::from_secs(3600))
+        .build();
+    let operator = operator(step);
+    let (launch, open) = (Default::default(), OpenOptions::default());
+    let id = operator.open("job", JobParameters::new(), &launch, &open).unwrap().id;
+    let (_, state) = operator.progressive_state(id, None).unwrap();
+    let slice = |rank: usize| {
+        let order = SliceOrder {
+            execution: id,
+            lane: state.lanes[rank].id.clone(),
+            seq: 1,
+            owner_token: None,
+            as_server: false,
+            target: None,
+            arrived: operator.elapsed(),
+            client: Default::default(),
+            stop: StopToken::default(),
+        };
+        operator.slice(&order, |work| drop(std::thread::spawn(work))).unwrap()
+    };
+    std::thread::scope(|scope| {
+        // The second lane meets the unit, and nobody asks for it again.
+        scope.spawn(|| slice(1));
+        gate.wait(Duration::from_secs(60));
+        slice(0);
+    });
+    let response = operator.response(id, None).unwrap().unwrap();
+    let body: Value = serde_json::from_slice(&response.body).unwrap();
+    let all: String = (0..20).map(|unit| format!("{unit},")).collect();
+    assert_eq!(body["result"], all);
 }
 
 #[test]

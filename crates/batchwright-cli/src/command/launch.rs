@@ -2,8 +2,8 @@
 
 use batchwright::testing::FaultPlan;
 use batchwright::{
-    BatchStatus, ExecutionId, ExecutionSummary, JobHandle, JobParameters, JobRegistry,
-    LaunchOptions, Refusal,
+    BatchStatus, ExecutionId, ExecutionSummary, JobExecution, JobHandle, JobParameters,
+    JobRegistry, LaunchOptions, Refusal,
 };
 use batchwright_server::Shutdown;
 use serde_json::json;
@@ -54,7 +54,7 @@ pub(super) fn restart(
     if args.detach {
         let options = options(&args.launch);
         let execution = app.operator.hand_over_restart(id, &given, &options)?;
-        return accepted(global, execution.id);
+        return accepted(global, &execution);
     }
     foreground(global, &app, &args.launch, |options| {
         Ok(app.operator.restart(id, &given, options)?)
@@ -67,11 +67,12 @@ pub(super) fn start(app: &App, global: &Global, args: &StartArgs) -> Result<u8, 
     let given = parameters::parse(&args.parameters, args.params_json.as_deref(), job.parameters())?;
     let options = LaunchOptions { new_only: args.new_only, ..LaunchOptions::default() };
     let execution = app.operator.hand_over(job.name(), given, &options)?;
-    accepted(global, execution.id)
+    accepted(global, &execution)
 }
 
-fn accepted(global: &Global, id: ExecutionId) -> Result<u8, CliError> {
-    output::document(global.format, &json!({"id": id, "status": "STARTING"}), |_| {
+fn accepted(global: &Global, execution: &JobExecution) -> Result<u8, CliError> {
+    let (id, status) = (execution.id, execution.status);
+    output::document(global.format, &json!({"id": id, "status": status}), |_| {
         format!("execution {id} waits for a server that shares this store")
     })?;
     Ok(error::OK)

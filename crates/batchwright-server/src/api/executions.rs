@@ -14,9 +14,11 @@ use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::{Asked, Body, Id, accepts, cursor, cursor_behind, limit, next_link};
+use super::jobs::ParameterInput;
 use super::{Api, Problem, blocking, stream};
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
     /// Only of this job.
@@ -173,7 +175,7 @@ pub(super) async fn stop(State(api): State<Api>, Id(id): Id) -> Result<Response,
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RestartBody {
     /// Changes to parameters that do not identify.
-    #[schema(value_type = std::collections::HashMap<String, Object>)]
+    #[schema(value_type = std::collections::HashMap<String, ParameterInput>)]
     parameters: serde_json::Map<String, serde_json::Value>,
     /// Go on although the definition of the job changed since.
     accept_changed_definition: bool,
@@ -181,7 +183,7 @@ pub(super) struct RestartBody {
 
 /// Continues the execution in a new one of the same instance: a worker of this store carries it forward.
 #[utoipa::path(post, path = "/v1/executions/{id}/restart", tag = "executions", params(("id" = i64, Path),
-    ("idempotency-key" = Option<String>, Header, description = "The same key starts one execution")),
+    ("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$", description = "The same key starts one execution")),
     request_body = RestartBody,
     responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
 pub(super) async fn restart(

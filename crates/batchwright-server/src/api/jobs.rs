@@ -65,7 +65,7 @@ pub(super) struct ParameterView {
     identifying: bool,
     description: String,
     /// The value that is taken when none is given.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Value)]
     default: Option<Value>,
 }
 
@@ -84,6 +84,7 @@ pub(super) struct JobView {
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FormatQuery {
     /// `dot` or `svg`: the flow as a graph or as a picture.
@@ -160,12 +161,34 @@ fn view(job: &Job) -> JobView {
     }
 }
 
+/// A parameter as it is given: a plain value, of the type that the job declares, or one that says more.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "for the document: jobs read their parameters themselves")]
+pub(super) enum ParameterInput {
+    Text(String),
+    Number(f64),
+    Boolean(bool),
+    Typed(TypedInput),
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "for the document")]
+pub(super) struct TypedInput {
+    #[schema(value_type = Value)]
+    value: Value,
+    #[serde(rename = "type")]
+    kind: Option<ParameterType>,
+    identifying: Option<bool>,
+}
+
 /// What a start says.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct StartBody {
     /// Plain values, or `{value, type, identifying}`.
-    #[schema(value_type = std::collections::HashMap<String, Object>)]
+    #[schema(value_type = std::collections::HashMap<String, ParameterInput>)]
     parameters: Map<String, Value>,
     /// Refuse to become a restart of a failed or stopped execution.
     new_only: bool,
@@ -202,7 +225,7 @@ pub(super) fn parameters(job: &Job, given: Map<String, Value>) -> Result<JobPara
 /// Starts the job, or restarts its failed or stopped instance: a worker of this store carries the execution
 /// forward.
 #[utoipa::path(post, path = "/v1/jobs/{job}/executions", tag = "jobs", params(("job" = String, Path),
-    ("idempotency-key" = Option<String>, Header, description = "The same key starts one execution")),
+    ("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$", description = "The same key starts one execution")),
     request_body = StartBody, responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
 pub(super) async fn start(
     State(api): State<Api>,
@@ -224,7 +247,7 @@ pub(super) async fn start(
 
 /// Starts the next instance of the job, by its sequence.
 #[utoipa::path(post, path = "/v1/jobs/{job}/next", tag = "jobs", params(("job" = String, Path),
-    ("idempotency-key" = Option<String>, Header, description = "The same key starts one execution")),
+    ("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$", description = "The same key starts one execution")),
     request_body = StartBody, responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
 pub(super) async fn next(
     State(api): State<Api>,

@@ -11,14 +11,15 @@ use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use batchwright::{
-    ClientGone, ExecutionId, LaunchOptions, LostClient, OpenOptions, SliceOrder, SliceOutcome,
-    StoredResponse, UnitProgress,
+    ClientGone, ExecutionId, LaunchOptions, LostClient, OpenOptions, OperatorError, Refusal,
+    SliceOrder, SliceOutcome, StoredResponse, UnitProgress,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::{Asked, Body, Id, accepts, owner_token};
+use super::jobs::ParameterInput;
 use super::problem::Verbatim;
 use super::{Api, Arrived, Problem, blocking, stream};
 use crate::scheduler::parse_duration;
@@ -35,7 +36,7 @@ const RETRY_AFTER_SECONDS: u64 = 1;
 #[serde(default, deny_unknown_fields)]
 pub(super) struct OpenBody {
     /// Plain values, or `{value, type, identifying}`.
-    #[schema(value_type = std::collections::HashMap<String, Object>)]
+    #[schema(value_type = std::collections::HashMap<String, ParameterInput>)]
     parameters: Map<String, Value>,
     /// Refuse to continue a failed or stopped execution.
     new_only: bool,
@@ -110,6 +111,26 @@ impl Api {
         self.opened(execution.id, open.owner_token.as_deref())
     }
 
+    /// As [`open`](Self::open), or what is known of the execution of these parameters that is open or complete.
+    pub(crate) fn open_or_join(
+        &self,
+        job: &str,
+        parameters: Map<String, Value>,
+        open: &OpenOptions,
+    ) -> Result<Opened, Problem> {
+        let known = self.job(job)?;
+        let parameters = super::jobs::parameters(&known, parameters)?;
+        let opened = self.operator().open(job, parameters, &LaunchOptions::default(), open);
+        let id = match opened {
+            Ok(execution) => execution.id,
+            Err(OperatorError::Refused(
+                Refusal::AlreadyRunning { execution, .. } | Refusal::AlreadyComplete { execution },
+            )) => execution,
+            Err(error) => return Err(error.into()),
+        };
+        self.opened(id, open.owner_token.as_deref())
+    }
+
     fn opened(&self, id: ExecutionId, token: Option<&str>) -> Result<Opened, Problem> {
         let (_, state) = self.operator().progressive_state(id, token)?;
         let now = self.operator().now();
@@ -135,12 +156,18 @@ impl Api {
     }
 }
 
+impl Opened {
+    pub(crate) fn execution(&self) -> ExecutionId {
+        self.execution
+    }
+}
+
 /// Opens an execution of a progressive job, or continues its failed or stopped instance.
 ///
 /// A token in `X-Batch-Owner` must be shown in all further requests about it.
 #[utoipa::path(post, path = "/v1/progressive/{job}", tag = "progressive", params(("job" = String, Path),
     ("x-batch-owner" = Option<String>, Header, description = "A secret that its lanes must show from now on"),
-    ("idempotency-key" = Option<String>, Header, description = "The same key opens one execution")),
+    ("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$", description = "The same key opens one execution")),
     request_body = OpenBody, responses((status = 201, body = Opened, headers(("location" = String)))))]
 pub(super) async fn open(
     State(api): State<Api>,
@@ -337,6 +364,7 @@ pub(super) async fn progress(
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WaitQuery {
     /// How long to wait for it: `30s`, at most two minutes.

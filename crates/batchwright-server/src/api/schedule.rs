@@ -64,6 +64,7 @@ pub(super) struct TriggerList {
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TriggersQuery {
     /// Only those whose names begin so.

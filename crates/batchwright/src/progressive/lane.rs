@@ -21,6 +21,8 @@ use crate::step::{ChunkTransaction, StepScope};
 
 /// Work that a lane claims at a time: as much as nobody misses who takes the rest.
 const WINDOW: Duration = Duration::from_millis(100);
+/// Parts that a chunk is cut into when one of its units failed all of it.
+const CUT: u64 = 16;
 /// How often a lane without work looks whether there is some.
 const IDLE_INTERVAL: Duration = Duration::from_millis(10);
 /// When a client should ask again for a lane that found no work.
@@ -164,6 +166,8 @@ pub(crate) struct LaneRun<'a> {
     /// Since the clock's origin, as of the last look.
     now: Duration,
     must_commit: bool,
+    /// What its segment is, and where it stands, is not what it was.
+    has_moved: bool,
     stop: bool,
     failure: Option<Failure>,
     stage: Stage,
@@ -196,6 +200,7 @@ impl<'a> LaneRun<'a> {
             begun: 0,
             now,
             must_commit: false,
+            has_moved: true,
             stop: false,
             failure: None,
             stage: Stage::Working,
@@ -206,8 +211,11 @@ impl<'a> LaneRun<'a> {
 
     /// Goes on with what was claimed.
     fn take(&mut self, claimed: Result<Segment, NoWork>) -> Result<(), Halt> {
+        let place = |segment: &Segment| (segment.id, segment.position);
+        let before = self.segment.as_ref().map(place);
         self.segment = claimed.as_ref().ok().cloned();
         self.committed = self.segment.clone();
+        self.has_moved |= self.segment.as_ref().map(place) != before;
         match claimed {
             Ok(_) => self.stage = Stage::Working,
             Err(NoWork::Wait) => self.stage = Stage::Idle,
@@ -237,9 +245,10 @@ impl<'a> LaneRun<'a> {
         self.committed.as_ref()?.partial.as_deref()
     }
 
-    /// Which segment it works on.
-    pub(crate) fn segment_id(&self) -> Option<i64> {
-        self.segment.as_ref().map(|segment| segment.id)
+    /// Whether it stands somewhere else than after its last unit: once for each time.
+    #[inline]
+    pub(crate) fn has_moved(&mut self) -> bool {
+        std::mem::take(&mut self.has_moved)
     }
 
     /// Rank and number of the unit in front of it.
@@ -298,10 +307,10 @@ impl<'a> LaneRun<'a> {
         if units == 0 {
             return false;
         }
-        let committed = self.committed.as_ref().map_or(0, |segment| segment.position);
+        let careful = self.committed.as_ref().and_then(Segment::careful_chunk);
         units >= self.settings.chunk_units
             || self.now.saturating_sub(self.since.began) >= self.settings.chunk_time
-            || committed < segment.poison.careful_until
+            || careful.or_else(|| segment.careful_chunk()).is_some_and(|chunk| units >= chunk)
     }
 
     /// A unit begins.
@@ -399,16 +408,16 @@ impl<'a> LaneRun<'a> {
     }
 
     /// Back to the last checkpoint: a failure tore down what was done since. Where only one unit can be to blame
-    /// it was an attempt at that one; else each is committed alone until the one is found.
+    /// it was an attempt at that one; else chunks are smaller until it is found.
     pub(crate) fn rewind(&mut self, error: ItemError, alone: Alone) {
         let until = self.segment.as_ref().map_or(0, |segment| segment.position + 1);
         self.segment.clone_from(&self.committed);
-        let Alone::When(units) = alone;
-        let is_alone = self.since.units() <= units;
+        self.has_moved = true;
+        let (units, Alone::When(alone)) = (self.since.units(), alone);
         self.since = Since { began: self.now, ..Since::default() };
         match &mut self.segment {
-            Some(_) if is_alone => self.unit_failed(&error),
-            Some(segment) => segment.poison.careful_until = until,
+            Some(_) if units <= alone => self.unit_failed(&error),
+            Some(segment) => segment.suspect(until, (units / CUT).max(1)),
             None => {}
         }
     }

@@ -332,7 +332,7 @@ pub(crate) fn give_up_worker(
         };
         if let Some(segment) = segments.iter_mut().find(working) {
             // What lies between the checkpoint and the unit runs again, each alone.
-            segment.poison.careful_until = segment.poison.careful_until.max(hanging + 1);
+            segment.suspect(segment.poison.careful_until.max(hanging + 1), 1);
             match hanging == segment.position {
                 true => segment.poison.attempts += 1 + std::mem::take(&mut segment.poison.deaths),
                 false => segment.poison.deaths += 1,

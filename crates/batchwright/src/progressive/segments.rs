@@ -45,9 +45,12 @@ pub struct Poison {
     /// Attempts at the unit at the segment's position.
     #[serde(skip_serializing_if = "is_zero")]
     pub attempts: u32,
-    /// A worker died somewhere before this unit: until there, each unit is committed alone.
+    /// A worker died somewhere before this unit: until there, chunks are small.
     #[serde(skip_serializing_if = "is_zero")]
     pub careful_until: u64,
+    /// Units of such a chunk.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub careful_chunk: u64,
     /// Deaths of workers that no unit was found guilty of yet.
     #[serde(skip_serializing_if = "is_zero")]
     pub deaths: u32,
@@ -87,23 +90,40 @@ impl Segment {
         self.end.map_or(until, |end| until.min(end))
     }
 
-    /// Its worker is gone and left a window behind: the unit in work has one attempt more. Which one that was
-    /// is known where each unit was committed alone; else they are from now on, until the culprit is found.
-    fn bury(&mut self, each_unit_alone: bool) {
+    /// Its worker is gone and left a window of about `units` units behind: the unit in work has one attempt more.
+    /// Which one that was is known where each unit is committed alone. Else chunks are smaller from now on, and
+    /// smaller again, until it is found.
+    fn bury(&mut self, units: u64, each_unit_alone: bool) {
         if self.claimed == self.position {
             return;
         }
-        let alone = each_unit_alone || self.position < self.poison.careful_until;
-        match alone {
-            true => {
-                self.poison.attempts += 1 + std::mem::take(&mut self.poison.deaths);
-            }
-            false => {
-                self.poison.careful_until = self.claimed;
-                self.poison.deaths = 1;
+        let suspects = match self.careful_chunk() {
+            Some(chunk) => chunk,
+            None if each_unit_alone => 1,
+            None => self.claimed - self.position,
+        };
+        match suspects {
+            1 => self.poison.attempts += 1 + std::mem::take(&mut self.poison.deaths),
+            _ => {
+                self.poison.deaths += 1;
+                // A window is a hundred milliseconds: small chunks are ten of them, beside which a commit is cheap.
+                let chunk = if self.careful_chunk().is_some() { 1 } else { (units / 10).max(1) };
+                let until = self.claimed.min(self.position.saturating_add(suspects));
+                self.suspect(until, chunk);
             }
         }
         self.claimed = self.position;
+    }
+
+    /// Chunks of `chunk` units from here to `until`.
+    pub(crate) fn suspect(&mut self, until: u64, chunk: u64) {
+        (self.poison.careful_until, self.poison.careful_chunk) = (until, chunk);
+    }
+
+    /// Units of a chunk at the segment's position, where a unit that does harm is looked for.
+    #[inline]
+    pub(crate) fn careful_chunk(&self) -> Option<u64> {
+        (self.position < self.poison.careful_until).then_some(self.poison.careful_chunk.max(1))
     }
 }
 
@@ -138,7 +158,7 @@ pub fn claim(
         .filter(|(_, segment)| !segment.is_closed && is_free(segment))
         .min_by_key(|(_, segment)| (!mine(segment), segment.lane.is_some(), segment.start));
     if let Some((index, segment)) = found {
-        segment.bury(rules.each_unit_alone);
+        segment.bury(units, rules.each_unit_alone);
         segment.lane = Some(me);
         segment.claimed = segment.window(units);
         return Claim::Window(index);
@@ -243,12 +263,22 @@ mod tests {
     fn a_segment_whose_worker_died_is_taken_whole_and_then_carefully() {
         let mut all = segments(&[(0, 40, 1000, Some(0))]);
         let dead = |lane: u32| lane != 0;
-        assert_eq!(claim(&mut all, 1, &dead, 5, RULES), Claim::Window(0));
-        assert_eq!(all[0].poison, Poison { attempts: 0, careful_until: 40, deaths: 1 });
-        // It dies again: now it is known by which unit, and that it was the same one before.
-        all[0].position = 3;
-        assert_eq!(claim(&mut all, 2, &|lane| lane == 2, 5, RULES), Claim::Window(0));
-        assert_eq!(all[0].poison, Poison { attempts: 2, careful_until: 40, deaths: 0 });
+        let poison = |attempts, careful_until, careful_chunk, deaths| Poison {
+            attempts,
+            careful_until,
+            careful_chunk,
+            deaths,
+        };
+        assert_eq!(claim(&mut all, 1, &dead, 40, RULES), Claim::Window(0));
+        assert_eq!(all[0].poison, poison(0, 40, 4, 1));
+        // The next worker dies too: of one of four.
+        all[0].position = 8;
+        assert_eq!(claim(&mut all, 2, &|lane| lane == 2, 40, RULES), Claim::Window(0));
+        assert_eq!(all[0].poison, poison(0, 12, 1, 2));
+        // And now it is known of which one, and that it was the same one before.
+        all[0].position = 10;
+        assert_eq!(claim(&mut all, 3, &|lane| lane == 3, 40, RULES), Claim::Window(0));
+        assert_eq!(all[0].poison, poison(3, 12, 1, 0));
     }
 
     #[test]

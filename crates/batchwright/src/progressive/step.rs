@@ -603,17 +603,13 @@ where
             sink,
             is_torn: false,
         };
-        self.take_up(&mut work, lane)?;
         loop {
+            if lane.has_moved() {
+                self.take_up(&mut work, lane)?;
+            }
             match lane.next()? {
                 Next::Unit => self.unit(&mut work, lane)?,
-                Next::Commit(then) => {
-                    let segment = lane.segment_id();
-                    self.commit(&mut work, lane, then)?;
-                    if lane.segment_id() != segment {
-                        self.take_up(&mut work, lane)?;
-                    }
-                }
+                Next::Commit(then) => self.commit(&mut work, lane, then)?,
                 Next::Idle => lane.idle()?,
                 Next::End => return Ok(()),
             }
@@ -701,7 +697,6 @@ where
                 work.reader = None;
                 if std::mem::take(&mut work.is_torn) {
                     lane.rewind(error, Alone::When(0));
-                    self.take_up(work, lane)?;
                 } else {
                     lane.unit_failed(&error);
                 }
@@ -762,10 +757,8 @@ where
             sink.ended(matches!(committed, Ok(true)))
                 .map_err(|error| Halt::fatal("undo what was written", error))?;
         }
-        match committed? {
-            true => work.outputs.clear(),
-            // The writer failed: the lane went back to the last checkpoint.
-            false => self.take_up(work, lane)?,
+        if committed? {
+            work.outputs.clear();
         }
         Ok(())
     }

@@ -1,0 +1,61 @@
+//! `drive`: carries an open progressive execution forward.
+
+use std::time::Duration;
+
+use batchwright::{ExecutionId, SliceError, StopToken};
+use batchwright_server::Shutdown;
+
+use super::launch::exit_code;
+use crate::args::{DriveArgs, Global};
+use crate::context::App;
+use crate::error::CliError;
+use crate::output;
+use crate::progress::UnitsBar;
+
+/// How often the bar is moved.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Works on all lanes, or on so many of them, until the execution ends or a signal comes; then it stays open.
+pub(super) fn drive(app: &App, global: &Global, args: &DriveArgs) -> Result<u8, CliError> {
+    let id = ExecutionId(args.execution);
+    app.job_of(id)?;
+    let stop = StopToken::default();
+    let asked = stop.clone();
+    let shutdown = Shutdown::listen(global.grace, move || asked.request())?;
+    let bar = UnitsBar::new(!args.no_progress && !global.quiet);
+    let lanes = args.lanes.unwrap_or(u32::MAX);
+    let done = StopToken::default();
+    let driven = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.is_requested() {
+                if let Ok(progress) = app.operator.units_progress(id, None) {
+                    bar.show(&progress);
+                }
+                done.wait(LOOK_INTERVAL);
+            }
+        });
+        let driven = app.operator.drive(id, lanes, &stop);
+        done.request();
+        driven
+    });
+    bar.clear();
+    let execution = driven.map_err(|error| match error {
+        SliceError::Operator(error) => CliError::Operator(error),
+        other => CliError::Slice(other),
+    })?;
+    let summary = app.operator.summary(id)?;
+    output::document(global.format, &summary, |summary| {
+        let mut text = summary.to_string();
+        for step in &summary.steps {
+            text.push_str(&format!("\n  {step}"));
+        }
+        if summary.status.is_running() {
+            text.push_str(&format!("\nGo on with: batchwright drive {id}"));
+        }
+        text
+    })?;
+    match shutdown.exit_code() {
+        Some(code) if execution.status.is_running() => Ok(code),
+        _ => Ok(exit_code(execution.status)),
+    }
+}

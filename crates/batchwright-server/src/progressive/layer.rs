@@ -1,0 +1,131 @@
+//! The server's half: from `NeedsBatch` to `202` and `X-Needs-Batch`.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use batchwright::OpenOptions;
+use serde_json::{Map, Value};
+use tower::{Layer, Service};
+
+use super::NEEDS_BATCH;
+use crate::api::{Api, Problem};
+
+/// What a handler returns when its work is too long for one request. [`NeedsBatchLayer`] makes an open execution
+/// of it.
+///
+/// The same job with the same parameters is the same work: a handler that is asked twice leads both clients to
+/// one execution.
+#[derive(Clone)]
+pub struct NeedsBatch {
+    job: String,
+    parameters: Map<String, Value>,
+    owner_token: Option<String>,
+}
+
+impl NeedsBatch {
+    /// The work of progressive job `job`.
+    pub fn new(job: impl Into<String>) -> Self {
+        Self { job: job.into(), parameters: Map::new(), owner_token: None }
+    }
+
+    /// With this parameter.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.parameters.insert(name.into(), value.into());
+        self
+    }
+
+    /// For who shows this token alone: the client sends it as `X-Batch-Owner`.
+    #[must_use]
+    pub fn owned_by(mut self, token: impl Into<String>) -> Self {
+        self.owner_token = Some(token.into());
+        self
+    }
+}
+
+impl std::fmt::Debug for NeedsBatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NeedsBatch").field("job", &self.job).finish_non_exhaustive()
+    }
+}
+
+impl IntoResponse for NeedsBatch {
+    /// For the layer; where there is none, an error that says so.
+    fn into_response(self) -> Response {
+        let told = "this application answers with batches, and has no NeedsBatchLayer";
+        let mut response = (StatusCode::INTERNAL_SERVER_ERROR, told).into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Turns the [`NeedsBatch`] of a handler into `202` with the header `X-Needs-Batch`.
+#[derive(Debug, Clone)]
+pub struct NeedsBatchLayer {
+    api: Api,
+}
+
+impl NeedsBatchLayer {
+    /// Opens executions through `api`.
+    pub fn new(api: Api) -> Self {
+        Self { api }
+    }
+}
+
+impl<S> Layer<S> for NeedsBatchLayer {
+    type Service = NeedsBatchService<S>;
+
+    fn layer(&self, inner: S) -> NeedsBatchService<S> {
+        NeedsBatchService { inner, api: self.api.clone() }
+    }
+}
+
+/// What [`NeedsBatchLayer`] makes of a service.
+#[derive(Debug, Clone)]
+pub struct NeedsBatchService<S> {
+    inner: S,
+    api: Api,
+}
+
+impl<S, R> Service<R> for NeedsBatchService<S>
+where
+    S: Service<R, Response = Response>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        let (answer, api) = (self.inner.call(request), self.api.clone());
+        Box::pin(async move {
+            let mut response = answer.await?;
+            let Some(needed) = response.extensions_mut().remove::<NeedsBatch>() else {
+                return Ok(response);
+            };
+            Ok(open(api, needed).await.unwrap_or_else(Problem::into_response))
+        })
+    }
+}
+
+async fn open(api: Api, needed: NeedsBatch) -> Result<Response, Problem> {
+    crate::api::blocking(move || {
+        let NeedsBatch { job, parameters, owner_token } = needed;
+        let options = OpenOptions { owner_token, ..OpenOptions::default() };
+        let opened = api.open_or_join(&job, parameters, &options)?;
+        let id = opened.execution();
+        let location = format!("/v1/executions/{id}");
+        let mut response =
+            (StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(opened)).into_response();
+        response.headers_mut().insert(NEEDS_BATCH, HeaderValue::from(id.0));
+        Ok(response)
+    })
+    .await
+}

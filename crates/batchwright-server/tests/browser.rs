@@ -1,0 +1,153 @@
+//! The example in headless Chromium: an upload is imported by short requests, whatever happens to the network, to
+//! the tab and to the server.
+
+mod common;
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use common::browser::Browser;
+use common::{Process, example, free_address, until};
+
+const ROWS: u64 = 200_000;
+
+/// A file of customers, numbered from `first`; one of a thousand has no name.
+fn write_csv(path: &Path, first: u64) {
+    let mut text = String::from("id,name,balance\n");
+    for id in first..first + ROWS {
+        let name = if id % 1000 == 7 { " ".to_owned() } else { format!("Customer {id}") };
+        writeln!(text, "{id},{name},{}.5", id % 100).unwrap();
+    }
+    std::fs::write(path, text).unwrap();
+}
+
+struct Import {
+    folder: tempfile::TempDir,
+    address: String,
+    server: Process,
+    browser: Browser,
+}
+
+impl Import {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let address = free_address();
+        let server = Self::serve(folder.path(), &address);
+        let browser = Browser::start();
+        browser.open(&format!("http://{address}/"));
+        Self { folder, address, server, browser }
+    }
+
+    fn serve(folder: &Path, address: &str) -> Process {
+        let mut command = Command::new(example("12_csv_import"));
+        // Short requests: there is time for something to happen between them.
+        command.arg(address).arg(folder.join("imports")).arg("100");
+        Process::start(&mut command, |line| line.contains("listening"))
+    }
+
+    fn upload(&self, first: u64) {
+        let path = self.folder.path().join(format!("{first}.csv"));
+        write_csv(&path, first);
+        self.browser.give("#file", path.to_str().unwrap());
+        self.browser.click("button");
+    }
+
+    fn said(&self) -> String {
+        self.browser.text("#said")
+    }
+
+    /// Rows that the bar shows.
+    fn shown(&self) -> f64 {
+        self.browser.run("return document.querySelector('#bar').value").as_f64().unwrap()
+    }
+
+    /// Waits until the import is under way, and far from its end.
+    fn under_way(&self) {
+        until("the import is under way", || self.said().contains(" rows"));
+        assert!(self.shown() < ROWS as f64, "it was over before anything could happen to it");
+    }
+
+    fn done(&self) {
+        until("the import ends", || {
+            let said = self.said();
+            assert!(!said.contains("failed:"), "{said}");
+            said.starts_with("Imported")
+        });
+        let wrong = ROWS / 1000;
+        let expected = format!("Imported {} customers", ROWS - wrong);
+        let said = self.said();
+        assert!(
+            said.contains(&expected) && said.contains(&format!("{wrong} rows were wrong")),
+            "{said}"
+        );
+    }
+
+    /// Rows in the table, and their ids added up.
+    fn stored(&self) -> (i64, i64) {
+        let path = self.folder.path().join("imports/imports.db");
+        let database = rusqlite::Connection::open(path).unwrap();
+        database
+            .query_row("SELECT count(*), sum(id) FROM customer", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .unwrap()
+    }
+}
+
+fn expected(first: u64) -> (i64, i64) {
+    let ids = (first..first + ROWS).filter(|id| id % 1000 != 7);
+    ids.fold((0, 0), |(count, sum), id| (count + 1, sum + id.cast_signed()))
+}
+
+#[test]
+fn an_upload_is_imported_with_a_bar_that_never_goes_back() {
+    let import = Import::start();
+    import.upload(0);
+    import.under_way();
+    let mut furthest = 0.0;
+    while !import.said().starts_with("Imported") {
+        let now = import.shown();
+        assert!(now >= furthest, "from {furthest} back to {now}");
+        furthest = now;
+    }
+    import.done();
+    assert_eq!(import.stored(), expected(0));
+}
+
+#[test]
+fn a_network_that_is_cut_and_comes_back_costs_nothing() {
+    let import = Import::start();
+    import.upload(0);
+    import.under_way();
+    import.browser.set_offline(true);
+    // The request under way is lost; what it did is not.
+    until("the page sees that it is cut off", || {
+        import.browser.run("return navigator.onLine") == false
+    });
+    import.browser.set_offline(false);
+    import.done();
+    assert_eq!(import.stored(), expected(0));
+}
+
+#[test]
+fn a_tab_that_is_closed_and_opened_again_goes_on() {
+    let import = Import::start();
+    import.upload(1);
+    import.under_way();
+    import.browser.reopen();
+    import.browser.open(&format!("http://{}/", import.address));
+    import.done();
+    assert_eq!(import.stored(), expected(1));
+}
+
+#[test]
+fn a_server_that_is_killed_and_started_again_is_only_waited_for() {
+    let mut import = Import::start();
+    import.upload(2);
+    import.under_way();
+    import.server.kill();
+    import.server = Import::serve(import.folder.path(), &import.address);
+    import.done();
+    assert_eq!(import.stored(), expected(2));
+}
