@@ -11,6 +11,7 @@ use common::browser::Browser;
 use common::{Process, example, free_address, until};
 
 const ROWS: u64 = 200_000;
+const LATENCY_MS: u64 = 150;
 
 /// A file of customers, numbered from `first`; one of a thousand has no name.
 fn write_csv(path: &Path, first: u64) {
@@ -36,6 +37,8 @@ impl Import {
         let server = Self::serve(folder.path(), &address);
         let browser = Browser::start();
         browser.open(&format!("http://{address}/"));
+        // A distance to the server, so that an import has many requests behind and before it.
+        browser.set_network(false, LATENCY_MS);
         Self { folder, address, server, browser }
     }
 
@@ -65,7 +68,8 @@ impl Import {
     /// Waits until the import is under way, and far from its end.
     fn under_way(&self) {
         until("the import is under way", || self.said().contains(" rows"));
-        assert!(self.shown() < ROWS as f64, "it was over before anything could happen to it");
+        let (shown, said) = (self.shown(), self.said());
+        assert!(shown < ROWS as f64, "{said}: over before anything could happen to it");
     }
 
     fn done(&self) {
@@ -120,12 +124,12 @@ fn a_network_that_is_cut_and_comes_back_costs_nothing() {
     let import = Import::start();
     import.upload(0);
     import.under_way();
-    import.browser.set_offline(true);
+    import.browser.set_network(true, LATENCY_MS);
     // The request under way is lost; what it did is not.
     until("the page sees that it is cut off", || {
         import.browser.run("return navigator.onLine") == false
     });
-    import.browser.set_offline(false);
+    import.browser.set_network(false, LATENCY_MS);
     import.done();
     assert_eq!(import.stored(), expected(0));
 }

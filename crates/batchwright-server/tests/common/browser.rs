@@ -90,10 +90,13 @@ impl Browser {
         self.run(&script).as_str().unwrap().to_owned()
     }
 
-    /// Cuts the network of the window, or mends it.
-    pub fn set_offline(&self, offline: bool) {
+    /// Cuts the network of the window, or mends it; then each answer takes `latency_ms` longer.
+    pub fn set_network(&self, offline: bool, latency_ms: u64) {
         let conditions = json!({
-            "offline": offline, "latency": 0, "download_throughput": -1, "upload_throughput": -1
+            "offline": offline,
+            "latency": latency_ms,
+            "download_throughput": -1,
+            "upload_throughput": -1,
         });
         self.ask("/chromium/network_conditions", json!({ "network_conditions": conditions }));
     }

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "every test file uses a part of it")]
 
 pub mod browser;
+pub mod serving;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -32,7 +33,7 @@ pub struct Process {
 impl Process {
     /// Starts `command`, and waits for the first line on its standard output that `is_it`.
     pub fn start(command: &mut Command, is_it: impl Fn(&str) -> bool) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         while !is_it(&line) {

@@ -655,7 +655,7 @@ impl<'a> LaneRun<'a> {
             let id = self.lease.execution;
             let execution = repository.execution(id)?;
             let Some(execution) = execution.filter(|one| one.status.is_running()) else {
-                return self.end_with_the_others();
+                return Ok(self.end_with_the_others()?);
             };
             let is_late = self.elapsed() + self.budget.reserve >= self.budget.target;
             let is_gone = self.pulse.lost_client() == Some(LostClient::CleanStop);
@@ -683,13 +683,17 @@ impl<'a> LaneRun<'a> {
         Ok(found != Claim::Wait)
     }
 
-    /// The execution ended while this lane had nothing to do.
-    fn end_with_the_others(&mut self) -> Result<(), Halt> {
+    /// The execution has ended, by somebody else: the answer says so.
+    ///
+    /// # Errors
+    ///
+    /// [`RepositoryError::LeaseLost`] when it runs on, without this lane.
+    pub(crate) fn end_with_the_others(&mut self) -> Result<(), RepositoryError> {
         let answer = contended(|| {
             let mut unit = self.runner.repository.begin()?;
             let id = self.lease.execution;
-            let execution =
-                unit.execution(id)?.ok_or(RepositoryError::LeaseLost { execution: id })?;
+            let ended = unit.execution(id)?.filter(|one| !one.status.is_running());
+            let execution = ended.ok_or(RepositoryError::LeaseLost { execution: id })?;
             let answer = self.let_go(&mut *unit, outcome_of(&execution), &execution)?;
             unit.commit()?;
             Ok::<_, RepositoryError>(answer)

@@ -390,6 +390,10 @@ fn work_through(
     match work.work(&mut run) {
         Ok(()) => {}
         Err(Halt::Fatal(failure)) => run.fail(failure)?,
+        // Another lane ended the execution since this one last looked.
+        Err(Halt::Repository(lost)) if lost.is_lease_lost() => {
+            run.end_with_the_others().map_err(|_| lost)?;
+        }
         Err(halt) => {
             // Also when the store failed a moment ago: the lane should not wait for its lease.
             if let Err(error) = run.give_back() {
