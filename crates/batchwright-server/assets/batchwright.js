@@ -4,6 +4,7 @@
 // Options, all of them optional:
 //   onProgress(progress)  called with the progress of each answer
 //   owner                 the owner's token of the execution
+//   headers               headers of all requests: { authorization: 'Bearer …' }
 //   signal                an AbortSignal: ends the driving; the execution stays open
 //   tolerance             milliseconds for which a server that does not answer is tried again (default 5 minutes)
 //   keep                  true: the response is not acknowledged, so that others can read it too
@@ -58,7 +59,7 @@ async function driveLane(place, lane, progress, ended, options) {
       answer = await response.json();
       if (!response.ok) {
         if (answer.code === 'wrong_seq') { seq = answer.expected; continue; }
-        if (answer.code === 'lane_busy') { await pause(1000, ended.signal); continue; }
+        if (answer.code === 'lane_busy' || answer.code === 'stale_lease') { await pause(1000, ended.signal); continue; }
         if (answer.code === 'execution_finished') { ended.abort(); return; }
         throw refused(answer);
       }
@@ -95,7 +96,8 @@ async function finalResponse(place, options) {
 
 /** The same request again, until something answers that is no failure of the moment. */
 async function insist(url, init, options, isResponse = false) {
-  const headers = new Headers(init.headers);
+  const headers = new Headers(options.headers);
+  new Headers(init.headers).forEach((value, name) => headers.set(name, value));
   if (options.owner) headers.set('x-batch-owner', options.owner);
   const tolerance = options.tolerance ?? TOLERANCE;
   for (let attempt = 0, waited = 0; ; attempt += 1) {

@@ -65,6 +65,7 @@ impl Api {
     /// Its routes, for a program that has others besides. Who may ask is that program's business; see
     /// [`guarded`](Self::guarded).
     pub fn router(self) -> Router {
+        let arrived = self.jobs.operator.clone();
         let (routes, document) = self.parts();
         let document = Arc::new(document.to_json().unwrap_or_default());
         routes
@@ -82,17 +83,16 @@ impl Api {
             )
             .fallback(|| async { Problem::not_found("there is nothing at this address") })
             .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+            .layer(middleware::from_fn_with_state(arrived, arrive))
     }
 
     /// As [`router`](Self::router), for those alone whom `rules` admit.
     pub fn guarded(self, rules: AccessRules) -> Router {
-        let arrived = self.jobs.operator.clone();
         let body_max = rules.body_max;
         self.router()
             .layer(DefaultBodyLimit::max(body_max))
             .layer(middleware::from_fn_with_state(Arc::new(rules), access::check))
             .layer(middleware::from_fn(problem::every_error_is_one))
-            .layer(middleware::from_fn_with_state(arrived, arrive))
     }
 
     fn parts(self) -> (Router, utoipa::openapi::OpenApi) {

@@ -29,6 +29,8 @@ impl ErrorKind {
     pub const PANIC: Self = Self(Cow::Borrowed("panic"));
     /// Neither retried nor skipped unless a policy names it.
     pub const FATAL: Self = Self(Cow::Borrowed("fatal"));
+    /// It took longer than it may.
+    pub const TIMEOUT: Self = Self(Cow::Borrowed("timeout"));
     /// Anything that was not classified.
     pub const OTHER: Self = Self(Cow::Borrowed("other"));
     /// A wait was cut short because a stop was requested.

@@ -274,7 +274,8 @@ impl JobOperator {
         let job = self.inner.registry.job(name)?;
         let parameters = job.accept(parameters)?;
         if let Some(work) = job.progressive() {
-            let open = OpenOptions::default();
+            // Whichever server finds it goes on when this process dies.
+            let open = OpenOptions { is_server_driven: true, ..OpenOptions::default() };
             let execution = self.open_job(&job, &work, parameters, options, &open)?;
             return Ok(self.submit_drive(&execution, Carried::Driven));
         }
@@ -376,7 +377,8 @@ impl JobOperator {
         if let Some(work) = job.progressive() {
             let newest = self.queries().executions(&ExecutionFilter::of_job(name).limit(1))?;
             let parameters = following(newest.into_iter().next().map(|newest| newest.parameters))?;
-            let open = OpenOptions::default();
+            // Whichever server finds it goes on when this process dies.
+            let open = OpenOptions { is_server_driven: true, ..OpenOptions::default() };
             let execution = self.open_job(&job, &work, parameters, options, &open)?;
             return Ok(self.submit_drive(&execution, Carried::Driven));
         }
@@ -399,7 +401,8 @@ impl JobOperator {
     ) -> Result<JobHandle, OperatorError> {
         let job = self.inner.registry.job(&self.execution(id)?.job)?;
         if let Some(work) = job.progressive() {
-            let open = OpenOptions::default();
+            // Whichever server finds it goes on when this process dies.
+            let open = OpenOptions { is_server_driven: true, ..OpenOptions::default() };
             let execution = self.reopen(id, &job, &work, overrides, options, &open)?;
             return Ok(self.submit_drive(&execution, Carried::Driven));
         }

@@ -123,7 +123,7 @@ pub fn done(output: Output) -> Done {
 
 /// Waits for a fact. The bound only keeps a broken test from hanging for ever.
 #[track_caller]
-pub fn until(what: &str, fact: impl Fn() -> bool) {
+pub fn until(what: &str, mut fact: impl FnMut() -> bool) {
     for _ in 0..6_000 {
         if fact() {
             return;

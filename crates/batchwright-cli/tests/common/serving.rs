@@ -16,6 +16,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Serving {
     pub child: Child,
     pub address: String,
+    /// Where the REST API is; empty where there is none.
+    pub http: String,
     said: Arc<Mutex<String>>,
 }
 
@@ -36,12 +38,15 @@ impl Serving {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let said = Arc::new(Mutex::new(String::new()));
-        let mut line = String::new();
+        let (mut line, mut http) = (String::new(), String::new());
         let address = loop {
             line.clear();
             let count = stderr.read_line(&mut line).unwrap();
             said.lock().unwrap().push_str(&line);
             assert!(count > 0, "the server ended: {}", said.lock().unwrap());
+            if let Some((_, address)) = line.trim_end().split_once("http=") {
+                http = address.to_owned();
+            }
             if let Some((_, address)) = line.trim_end().split_once("address=") {
                 break address.to_owned();
             }
@@ -54,7 +59,7 @@ impl Serving {
                 line.clear();
             }
         });
-        Self { child, address, said }
+        Self { child, address, http, said }
     }
 
     /// What it said on stderr.

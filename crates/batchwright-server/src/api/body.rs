@@ -85,8 +85,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 }
 
 /// The owner's token of a progressive execution.
-pub(super) fn owner_token(headers: &HeaderMap) -> Option<String> {
-    Some(headers.get("x-batch-owner")?.to_str().ok()?.to_owned())
+pub(super) fn owner_token(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(token) = headers.get("x-batch-owner") else { return Ok(None) };
+    match token.to_str() {
+        Ok(token) if !token.is_empty() => Ok(Some(token.to_owned())),
+        _ => Err(Problem::invalid("X-Batch-Owner is a text of printable ASCII characters")),
+    }
 }
 
 /// Whether the client asks for `kind` rather than for JSON.

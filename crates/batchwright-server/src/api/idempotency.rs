@@ -1,7 +1,7 @@
 //! The same request twice starts one thing: `Idempotency-Key`.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -37,11 +37,13 @@ struct Replay {
 
 impl Replays {
     /// Answers by `work`, or as the request with the same key was answered. `what` is all that the request says.
+    ///
+    /// What was begun under a key is finished, also when its client does not wait for it.
     pub(super) async fn once(
-        &self,
+        self: Arc<Self>,
         headers: &HeaderMap,
         what: &str,
-        work: impl Future<Output = Result<Response, Problem>>,
+        work: impl Future<Output = Result<Response, Problem>> + Send + 'static,
     ) -> Result<Response, Problem> {
         let Some(key) = headers.get("idempotency-key") else { return work.await };
         let key = key.to_str().unwrap_or_default().to_owned();
@@ -56,11 +58,14 @@ impl Replays {
             return Ok(answer);
         }
         let pending = Pending { replays: self, key: Some(key) };
-        let (parts, body) = work.await?.into_parts();
-        let body = axum::body::to_bytes(body, ANSWER_BYTES_MAX).await;
-        let body = body.map_err(|_| Problem::internal())?.to_vec();
-        pending.keep((parts.status, parts.headers.clone(), body.clone()));
-        Ok(Response::from_parts(parts, Body::from(body)))
+        let finished = tokio::spawn(async move {
+            let (parts, body) = work.await?.into_parts();
+            let body = axum::body::to_bytes(body, ANSWER_BYTES_MAX).await;
+            let body = body.map_err(|_| Problem::internal())?.to_vec();
+            pending.keep((parts.status, parts.headers.clone(), body.clone()));
+            Ok(Response::from_parts(parts, Body::from(body)))
+        });
+        finished.await.unwrap_or_else(|_| Err(Problem::internal()))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
@@ -103,12 +108,12 @@ impl Replays {
 }
 
 /// A key whose answer is not there yet; without one it is forgotten, so that the client may try again.
-struct Pending<'r> {
-    replays: &'r Replays,
+struct Pending {
+    replays: Arc<Replays>,
     key: Option<String>,
 }
 
-impl Pending<'_> {
+impl Pending {
     fn keep(mut self, answer: (StatusCode, HeaderMap, Vec<u8>)) {
         let Some(key) = self.key.take() else { return };
         if let Some(replay) = self.replays.lock().answers.get_mut(&key) {
@@ -117,7 +122,7 @@ impl Pending<'_> {
     }
 }
 
-impl Drop for Pending<'_> {
+impl Drop for Pending {
     fn drop(&mut self) {
         let Some(key) = self.key.take() else { return };
         let mut kept = self.replays.lock();

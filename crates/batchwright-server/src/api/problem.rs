@@ -139,6 +139,7 @@ impl From<&Refusal> for Problem {
             | Refusal::NoSuchExecution { .. }
             | Refusal::NeverStarted { .. } => StatusCode::NOT_FOUND,
             Refusal::InvalidParameters { .. } => StatusCode::BAD_REQUEST,
+            Refusal::WrongOwner { .. } => StatusCode::FORBIDDEN,
             Refusal::InvalidDefinition { .. } | Refusal::NoSequence { .. } => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }

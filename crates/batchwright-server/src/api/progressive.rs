@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
@@ -181,7 +182,7 @@ pub(super) async fn open(
     }
     let replays = Arc::clone(&api.replays);
     let what = format!("open {name} {}", serde_json::to_string(&body).unwrap_or_default());
-    let token = owner_token(&headers);
+    let token = owner_token(&headers)?;
     let work = blocking(move || {
         let open = OpenOptions {
             lanes: body.lanes,
@@ -204,7 +205,7 @@ pub(super) async fn lanes(
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<Json<Opened>, Problem> {
-    blocking(move || Ok(Json(api.opened(id, owner_token(&headers).as_deref())?))).await
+    blocking(move || Ok(Json(api.opened(id, owner_token(&headers)?.as_deref())?))).await
 }
 
 /// A request for a slice.
@@ -313,7 +314,7 @@ pub(super) async fn slice(
         execution: id,
         lane,
         seq: body.seq,
-        owner_token: owner_token(&headers),
+        owner_token: owner_token(&headers)?,
         as_server: false,
         target: body.target_ms.map(Duration::from_millis),
         arrived,
@@ -321,11 +322,20 @@ pub(super) async fn slice(
         stop: api.stop.clone(),
     };
     let answer = blocking(move || {
-        let _place = place;
         let execution = api.operator().execution(id)?;
         api.find(&execution.job, execution.source.as_deref())?;
         let runtime = tokio::runtime::Handle::current();
-        let answer = api.operator().slice(&order, |work| drop(runtime.spawn_blocking(work)))?;
+        let answer = api.operator().slice(&order, |work| {
+            // A thread of its own, with its place: a unit that hangs for ever holds up nobody else.
+            let worker = move || {
+                let (_place, _runtime) = (place, runtime.enter());
+                work();
+            };
+            let spawned = thread::Builder::new().name("batchwright slice".to_owned()).spawn(worker);
+            if let Err(error) = spawned {
+                tracing::error!(%error, "no thread for a slice");
+            }
+        })?;
         let answer: batchwright::SliceAnswer =
             serde_json::from_str(&answer).map_err(|_| Problem::internal())?;
         let response = match answer.outcome {
@@ -351,7 +361,7 @@ pub(super) async fn progress(
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let token = owner_token(&headers);
+    let token = owner_token(&headers)?;
     let (looked, shown) = (api.clone(), token.clone());
     let now = blocking(move || Ok(looked.operator().units_progress(id, shown.as_deref())?)).await?;
     if accepts(&headers, "text/event-stream") {
@@ -388,7 +398,7 @@ pub(super) async fn response(
         Some(Ok(wait)) => wait.min(WAIT_MAX),
         Some(Err(told)) => return Err(Problem::invalid(format!("wait: {told}"))),
     };
-    let token = owner_token(&headers);
+    let token = owner_token(&headers)?;
     let deadline = tokio::time::Instant::now() + wait;
     loop {
         let (looked, shown) = (api.clone(), token.clone());
@@ -446,7 +456,7 @@ pub(super) async fn acknowledge(
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     blocking(move || {
-        let token = owner_token(&headers);
+        let token = owner_token(&headers)?;
         if api.operator().response(id, token.as_deref())?.is_none() {
             return Err(Problem::not_found(format!("execution {id} has no response")));
         }

@@ -195,7 +195,7 @@ impl BatchClient {
         }
         let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
         match (problem.code.as_str(), problem.expected) {
-            ("lane_busy", _) => Ok(Asked::Busy(wait.unwrap_or(BACKOFF_FIRST))),
+            ("lane_busy" | "stale_lease", _) => Ok(Asked::Busy(wait.unwrap_or(BACKOFF_FIRST))),
             ("wrong_seq", Some(expected)) => Ok(Asked::Next(expected)),
             ("execution_finished", _) => Ok(Asked::Finished),
             _ => Err(problem.refused(status)),

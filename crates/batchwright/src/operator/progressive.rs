@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Carried, Held, JobHandle, JobOperator, LetGo, OperatorError, Refusal, lock};
 use crate::clock::StopToken;
+use crate::error::RepositoryError;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
 use crate::job::{Job, JobScope};
 use crate::launch::LaunchOptions;
@@ -43,7 +44,7 @@ impl JobOperator {
             return Err(Refusal::InvalidDefinition { job: name.to_owned(), reason }.into());
         };
         let parameters = job.accept(parameters)?;
-        self.open_job(&job, &work, parameters, options, open)
+        self.open_as(&job, &work, parameters, options, open, true)
     }
 
     pub(super) fn open_job(
@@ -53,6 +54,18 @@ impl JobOperator {
         parameters: JobParameters,
         options: &LaunchOptions,
         open: &OpenOptions,
+    ) -> Result<JobExecution, OperatorError> {
+        self.open_as(job, work, parameters, options, open, false)
+    }
+
+    fn open_as(
+        &self,
+        job: &Job,
+        work: &Arc<dyn ProgressiveWork>,
+        parameters: JobParameters,
+        options: &LaunchOptions,
+        open: &OpenOptions,
+        as_client: bool,
     ) -> Result<JobExecution, OperatorError> {
         let step = job.step_names().next().unwrap_or_default().to_owned();
         let plan = || {
@@ -67,6 +80,7 @@ impl JobOperator {
             step: &step,
             settings: work.settings(),
             options: open,
+            as_client,
             plan: &plan,
         };
         let execution = progressive::open(&*self.inner.repository, &request, &parameters)?;
@@ -251,7 +265,7 @@ impl JobOperator {
                 Ok(answer) => {
                     let SliceAnswer { outcome, next_seq, retry_after_ms, .. } =
                         serde_json::from_str(&answer).map_err(|error| {
-                            crate::RepositoryError::Corrupt { what: format!("an answer: {error}") }
+                            RepositoryError::Corrupt { what: format!("an answer: {error}") }
                         })?;
                     seq = next_seq;
                     match outcome {
@@ -262,7 +276,13 @@ impl JobOperator {
                         SliceOutcome::Done | SliceOutcome::Final => return Ok(()),
                     }
                 }
-                Err(SliceError::LaneBusy { .. }) => stop.wait(BUSY_WAIT),
+                // The lane was taken over, or is: the same request again will tell.
+                Err(
+                    SliceError::LaneBusy { .. }
+                    | SliceError::Operator(OperatorError::Repository(RepositoryError::LeaseLost {
+                        ..
+                    })),
+                ) => stop.wait(BUSY_WAIT),
                 Err(SliceError::WrongSeq { expected, .. }) => seq = expected,
                 Err(SliceError::Finished { .. }) => return Ok(()),
                 Err(error) => return Err(error),

@@ -116,6 +116,12 @@ pub enum Refusal {
         /// Until when, unless renewed.
         lease_until: Option<Timestamp>,
     },
+    /// It belongs to who shows another token.
+    #[error("continue execution {execution}: it belongs to somebody else")]
+    WrongOwner {
+        /// The execution.
+        execution: ExecutionId,
+    },
     /// The job says nothing of a next instance.
     #[error("find the next instance of job `{job}`: it declares no sequence")]
     NoSequence {
@@ -157,6 +163,7 @@ impl Refusal {
             Self::NotRunning { .. } | Self::NotAbandonable { .. } => "not_running",
             Self::NotMostRecent { .. } => "not_most_recent",
             Self::LeaseAlive { .. } => "lease_alive",
+            Self::WrongOwner { .. } => "wrong_owner",
             Self::NoSequence { .. } => "usage",
         }
     }
@@ -185,6 +192,7 @@ impl Refusal {
             Self::NotAbandonable { .. } => "stop it first; a completed one needs no abandoning",
             Self::NotMostRecent { .. } => "restart the newest execution of the instance",
             Self::LeaseAlive { .. } => "stop it, or wait until its lease has expired",
+            Self::WrongOwner { .. } => "show the token that it was opened with",
             Self::NoSequence { .. } => {
                 "declare what the next instance changes, or start with parameters"
             }

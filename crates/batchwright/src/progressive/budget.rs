@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::timing::UnitTimes;
 
 /// Below that many samples only the last unit says anything.
-const SAMPLES_MIN: u64 = 8;
+pub(super) const SAMPLES_MIN: u64 = 8;
 
 /// The time that a slice may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -256,11 +256,13 @@ impl<'a> LaneRun<'a> {
         self.segment.as_ref().map_or((0, 0), |segment| (segment.rank, segment.position))
     }
 
-    /// Bound of a unit that can be cancelled: the hard ceiling of its slice, or its own.
+    /// Bound of a unit that can be cancelled: the hard ceiling of its slice, or its own. The first unit of a slice
+    /// has the whole of it, however long the request waited for its turn.
     pub(crate) fn time_left(&self) -> Duration {
         /// A unit that begins gets a chance.
         const LEAST: Duration = Duration::from_millis(1);
-        let ceiling = self.arrived + self.budget.target * 2;
+        let from = if self.begun > 1 { self.arrived } else { self.now };
+        let ceiling = from + self.budget.target.max(self.row.target) * 2;
         ceiling.saturating_sub(self.now).min(self.settings.unit_timeout).max(LEAST)
     }
 
@@ -351,26 +353,51 @@ impl<'a> LaneRun<'a> {
     }
 
     #[inline]
-    fn unit_ended(&mut self) {
+    fn unit_ended(&mut self) -> Duration {
         let began = self.now;
         self.now = self.runner.clock.elapsed();
         self.pulse.end_unit();
-        self.times.record(self.now.saturating_sub(began));
+        let took = self.now.saturating_sub(began);
+        self.times.record(took);
+        took
     }
 
-    /// The rank's reader has no more units.
-    pub(crate) fn end_of_rank(&mut self) {
+    /// Runs code of the user that is no unit, watched as one.
+    pub(crate) fn watched<T>(&self, code: impl FnOnce() -> T) -> T {
+        self.pulse.begin_other(self.runner.clock.elapsed());
+        let done = code();
+        self.pulse.end_unit();
+        done
+    }
+
+    /// The reader has no more units: the end of a rank, or of an input that is not what it was.
+    pub(crate) fn no_more_units(&mut self) {
         self.pulse.end_unit();
         self.now = self.runner.clock.elapsed();
-        if let Some(segment) = &mut self.segment {
-            segment.is_closed = true;
+        let Some(segment) = &mut self.segment else { return };
+        match segment.end {
+            None => segment.is_closed = true,
+            Some(end) => {
+                let (found, until) = (segment.position, end);
+                let told =
+                    format!("the input ends at unit {found}, and had {until} when it was opened");
+                self.failure = Some(Failure::new("input_changed", told));
+            }
         }
     }
 
     /// An attempt at the unit in front of the lane failed. It is recorded before the next one, or it was the
     /// last.
     pub(crate) fn unit_failed(&mut self, error: &ItemError) {
-        self.unit_ended();
+        let took = self.unit_ended();
+        if *error.kind() == ErrorKind::TIMEOUT
+            && self.begun > 1
+            && took < self.settings.unit_timeout
+        {
+            // The slice was over, not the unit's time: it is the first of the next one.
+            self.stop = true;
+            return;
+        }
         let (max, on_failed) = (self.settings.max_attempts, self.settings.on_failed);
         let Some(segment) = &mut self.segment else { return };
         segment.poison.attempts = segment.poison.attempts.saturating_add(1);
@@ -466,7 +493,7 @@ impl<'a> LaneRun<'a> {
         let scope = self.scope.clone();
         let sequence = self.committed.as_ref().map_or(0, |segment| segment.position);
         let mut chunk = ChunkTransaction::new(&*self.runner.repository, &scope, sequence);
-        if let Err(error) = write(&mut chunk) {
+        if let Err(error) = self.watched(|| write(&mut chunk)) {
             return match chunk.broken() {
                 Some(error) => Err(error),
                 None => Ok(Err(error)),
@@ -501,7 +528,10 @@ impl<'a> LaneRun<'a> {
                 let is_done = self.segment.as_ref().is_none_or(|segment| segment.is_closed);
                 let segments = unit.slices().segments_of(self.lease.execution)?;
                 match is_done && segments.iter().all(|segment| segment.is_closed) {
-                    true => After::Claimed(Err(NoWork::AllClosed)),
+                    true => {
+                        self.store_lane(unit)?;
+                        After::Claimed(Err(NoWork::AllClosed))
+                    }
                     false => After::Ended(self.release(unit, execution)?),
                 }
             }
@@ -630,7 +660,9 @@ impl<'a> LaneRun<'a> {
         };
         let answer = serde_json::to_string(&answer)
             .map_err(|error| RepositoryError::unavailable("store the answer of a slice", error))?;
+        // The new fence shuts out whoever would still do something in the name of this slice.
         let lane = Lane {
+            fence: self.lane.fence + 1,
             seq: self.seq,
             answer: Some(answer.clone()),
             owner: None,
@@ -716,7 +748,7 @@ impl<'a> LaneRun<'a> {
             }
             (partials, summary_of(&segments))
         };
-        let assembled = self.work.assemble(partials, &summary);
+        let assembled = self.watched(|| self.work.assemble(partials, &summary));
         let ended = match &assembled {
             Ok(response) => Final::completed(response.clone()),
             Err(error) => {
@@ -750,18 +782,25 @@ impl<'a> LaneRun<'a> {
         self.commit(Then::Fail, partial, &mut |_| Ok(())).map(drop)
     }
 
-    /// Gives everything back that is not committed, and the lease, without an answer.
+    /// Gives everything back that is not committed, and the lease, without an answer. What is stored decides: the
+    /// outcome of the last commit may not be known here.
     pub(crate) fn give_back(&self) -> Result<(), RepositoryError> {
         contended(|| {
             let mut unit = self.runner.repository.begin()?;
+            let id = self.lease.execution;
             self.lock(&mut *unit)?;
-            if let Some(segment) = &self.committed {
-                let mut given_back = segment.clone();
-                given_back.claimed = given_back.position;
-                unit.slices().claim_segment(&given_back)?;
+            let (rank, fence) = (self.lane.rank, self.lane.fence);
+            let lanes = unit.slices().lanes_of(id)?;
+            let mine = lanes.into_iter().find(|lane| lane.rank == rank && lane.fence == fence);
+            let lane = mine.ok_or(RepositoryError::LeaseLost { execution: id })?;
+            for mut segment in unit.slices().segments_of(id)? {
+                if segment.lane == Some(rank) && segment.claimed > segment.position {
+                    segment.claimed = segment.position;
+                    unit.slices().claim_segment(&segment)?;
+                }
             }
-            let lane = Lane { owner: None, lease_until: None, ..self.lane.clone() };
-            self.store_as(&mut *unit, &lane)?;
+            let free = Lane { fence: fence + 1, owner: None, lease_until: None, ..lane };
+            self.store_as(&mut *unit, &free)?;
             unit.commit()
         })
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
+use super::budget::SAMPLES_MIN;
 use super::lane::{NoWork, claim_rules, claim_segment, exit_of, window};
 use super::segments::Segment;
 use super::slice::{SliceError, SliceOrder};
@@ -40,6 +41,8 @@ pub(crate) struct OpenRequest<'a> {
     pub(crate) step: &'a str,
     pub(crate) settings: Settings,
     pub(crate) options: &'a OpenOptions,
+    /// Whether a client asks, who must own what it continues.
+    pub(crate) as_client: bool,
     /// Looks at the input; asked only when the instance begins.
     pub(crate) plan: &'a dyn Fn() -> Result<Plan, OperatorError>,
 }
@@ -103,6 +106,7 @@ fn open_in(
     };
     step.id = unit.insert_step(&step)?;
     record_step(unit, &step, now)?;
+    let owner_hash = owner_of(former.as_ref().map(|(row, _)| row), request)?;
     let max = request.settings.lanes;
     let wanted = request.options.lanes.unwrap_or(max).clamp(1, max);
     let row = |is_split, units_total, plan: &str| ProgressiveExecution {
@@ -112,10 +116,10 @@ fn open_in(
         is_split,
         units_total,
         plan: plan.to_owned(),
-        owner_hash: request.options.owner_token.as_deref().map(hash),
+        owner_hash: owner_hash.clone(),
         is_server_driven: request.options.is_server_driven,
     };
-    let (row, segments) = match (former, plan) {
+    let (row, segments) = match (&former, plan) {
         (Some((former, _)), _) => {
             let segments = inherited(unit, former.execution, id)?;
             (row(former.is_split, former.units_total, &former.plan), segments)
@@ -135,8 +139,12 @@ fn open_in(
         true => wanted.min(u32::try_from(row.units_total.unwrap_or(1)).unwrap_or(wanted)).max(1),
         false => u32::try_from(segments.len()).unwrap_or(1).max(1),
     };
+    let known = match &former {
+        Some((former, _)) => unit.slices().lanes_of(former.execution)?,
+        None => Vec::new(),
+    };
     for rank in 0..most {
-        unit.slices().insert_lane(&Lane {
+        let mut lane = Lane {
             execution: id,
             rank,
             id: unique_id(),
@@ -149,9 +157,28 @@ fn open_in(
             slices: 0,
             last_slice: Duration::ZERO,
             checkpoint_cost: Duration::ZERO,
-        })?;
+        };
+        learn(&mut lane, &known);
+        unit.slices().insert_lane(&lane)?;
     }
     Ok(Some(execution))
+}
+
+/// The hash of the token that the lanes must show: whoever opened the instance first keeps it.
+fn owner_of(
+    former: Option<&ProgressiveExecution>,
+    request: &OpenRequest<'_>,
+) -> Result<Option<String>, Refusal> {
+    let given = request.options.owner_token.as_deref().map(hash);
+    match former {
+        Some(former) if former.owner_hash.is_some() => {
+            if request.as_client && given != former.owner_hash {
+                return Err(Refusal::WrongOwner { execution: former.execution });
+            }
+            Ok(former.owner_hash.clone())
+        }
+        _ => Ok(given),
+    }
 }
 
 /// The progressive execution that `execution` continues, and its step.
@@ -255,10 +282,10 @@ fn begin_in(
     let execution = unit.execution(id)?.ok_or(SliceError::NoSuchExecution { execution: id })?;
     let row = unit.slices().progressive(id)?.ok_or(SliceError::NotProgressive { execution: id })?;
     let lanes = unit.slices().lanes_of(id)?;
-    let mut lane = lanes
-        .into_iter()
-        .find(|lane| lane.id == order.lane)
-        .ok_or_else(|| SliceError::NoSuchLane { execution: id })?;
+    let (mine, others): (Vec<_>, Vec<_>) =
+        lanes.into_iter().partition(|lane| lane.id == order.lane);
+    let mine = mine.into_iter().next();
+    let mut lane = mine.ok_or_else(|| SliceError::NoSuchLane { execution: id })?;
     if !order.as_server {
         check_owner(&row, order.owner_token.as_deref())?;
     }
@@ -284,6 +311,7 @@ fn begin_in(
     if !unit.slices().update_lane(&lane, former)? {
         return Err(SliceError::LaneBusy { lane: lane.rank });
     }
+    learn(&mut lane, &others);
     let rules = claim_rules(&row, settings);
     let units = window(&UnitTimes::from_json(&lane.times));
     let segment = match execution.stop_requested {
@@ -297,6 +325,20 @@ fn begin_in(
         .ok_or_else(|| RepositoryError::Corrupt { what: format!("execution {id} has no step") })?;
     let lease = Lease { execution: id, fence: execution.fence };
     Ok(Beginning::Run(Box::new(Begun { execution, step, row, lease, lane, segment })))
+}
+
+/// A lane that knows too little of its units begins with what another one knows.
+fn learn(lane: &mut Lane, others: &[Lane]) {
+    let samples = |lane: &Lane| UnitTimes::from_json(&lane.times).samples();
+    if samples(lane) >= SAMPLES_MIN {
+        return;
+    }
+    if let Some(other) = others.iter().max_by_key(|other| samples(other))
+        && samples(other) > samples(lane)
+    {
+        lane.times.clone_from(&other.times);
+        lane.checkpoint_cost = other.checkpoint_cost;
+    }
 }
 
 /// Refuses whoever does not show the execution's token. Both sides are hashes: how long the comparison takes
@@ -313,11 +355,13 @@ pub(crate) fn check_owner(
     }
 }
 
-/// A unit hangs: its worker is shut out, its attempt recorded, its lane free.
+/// A unit, or something around it, hangs: its worker is shut out, the attempt recorded, the lane free. A slice that
+/// was answered in the meantime stays so.
 pub(crate) fn give_up_worker(
     repository: &dyn JobRepository,
     begun: &Begun,
-    hanging: u64,
+    seq: u64,
+    hanging: Option<u64>,
     answer: &dyn Fn(&JobExecution, &ProgressiveExecution, &[Segment]) -> String,
 ) -> Result<String, RepositoryError> {
     contended(|| {
@@ -325,6 +369,14 @@ pub(crate) fn give_up_worker(
         let id = begun.lease.execution;
         let lost = RepositoryError::LeaseLost { execution: id };
         let execution = unit.execution(id)?.ok_or(lost)?;
+        let lanes = unit.slices().lanes_of(id)?;
+        let lane = lanes.into_iter().find(|lane| lane.rank == begun.lane.rank);
+        let lane = lane.ok_or(RepositoryError::LeaseLost { execution: id })?;
+        if lane.seq == seq
+            && let Some(answer) = lane.answer
+        {
+            return Ok(answer);
+        }
         let mut segments = unit.slices().segments_of(id)?;
         let (rank, fence) = (begun.lane.rank, begun.lane.fence);
         let working = |segment: &&mut Segment| {
@@ -332,21 +384,22 @@ pub(crate) fn give_up_worker(
         };
         if let Some(segment) = segments.iter_mut().find(working) {
             // What lies between the checkpoint and the unit runs again, each alone.
-            segment.suspect(segment.poison.careful_until.max(hanging + 1), 1);
-            match hanging == segment.position {
-                true => segment.poison.attempts += 1 + std::mem::take(&mut segment.poison.deaths),
-                false => segment.poison.deaths += 1,
+            if let Some(hanging) = hanging {
+                segment.suspect(segment.poison.careful_until.max(hanging + 1), 1);
+                match hanging == segment.position {
+                    true => {
+                        segment.poison.attempts += 1 + std::mem::take(&mut segment.poison.deaths);
+                    }
+                    false => segment.poison.deaths += 1,
+                }
             }
             segment.claimed = segment.position;
             unit.slices().claim_segment(segment)?;
         }
-        let lanes = unit.slices().lanes_of(id)?;
-        let lost = RepositoryError::LeaseLost { execution: id };
-        let lane = lanes.into_iter().find(|lane| lane.rank == rank).ok_or(lost)?;
         let answer = answer(&execution, &begun.row, &segments);
         let free = Lane {
             fence: fence + 1,
-            seq: lane.seq + 1,
+            seq,
             answer: Some(answer.clone()),
             owner: None,
             lease_until: None,

@@ -94,7 +94,7 @@ impl Segment {
     /// Which one that was is known where each unit is committed alone. Else chunks are smaller from now on, and
     /// smaller again, until it is found.
     fn bury(&mut self, units: u64, each_unit_alone: bool) {
-        if self.claimed == self.position {
+        if self.claimed <= self.position {
             return;
         }
         let suspects = match self.careful_chunk() {

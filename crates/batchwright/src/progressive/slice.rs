@@ -55,6 +55,9 @@ impl ClientGone {
     }
 }
 
+/// Stands for code of the user that is no unit.
+const NO_UNIT: u64 = u64::MAX;
+
 /// What the worker of a slice and whoever watches it know of each other.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse {
@@ -81,16 +84,22 @@ impl Pulse {
         self.began.store(micros(now) + 1, Ordering::Release);
     }
 
+    /// Something else than a unit begins that may hang.
+    pub(crate) fn begin_other(&self, now: Duration) {
+        self.begin_unit(NO_UNIT, now);
+    }
+
     #[inline]
     pub(crate) fn end_unit(&self) {
         self.began.store(0, Ordering::Release);
     }
 
-    /// The unit that has been in work longer than `timeout`.
-    fn hanging(&self, now: Duration, timeout: Duration) -> Option<u64> {
+    /// What has been in work longer than `timeout`: a unit, or something else.
+    fn hanging(&self, now: Duration, timeout: Duration) -> Option<Option<u64>> {
         let began = self.began.load(Ordering::Acquire);
         let is_late = began > 0 && micros(now).saturating_sub(began - 1) > micros(timeout);
-        is_late.then(|| self.unit.load(Ordering::Relaxed))
+        let unit = || Some(self.unit.load(Ordering::Relaxed)).filter(|unit| *unit != NO_UNIT);
+        is_late.then(unit)
     }
 }
 
@@ -335,7 +344,7 @@ pub(crate) fn run_slice(
             Err(RecvTimeoutError::Timeout) => {}
         }
         if let Some(unit) = pulse.hanging(runner.clock.elapsed(), settings.unit_timeout) {
-            tracing::warn!(execution = %order.execution, unit, "a unit hangs: its worker is given up");
+            tracing::warn!(execution = %order.execution, unit, "a worker hangs and is given up");
             return give_up(runner, &begun, unit, order);
         }
         since_renewal += look;
@@ -430,7 +439,7 @@ fn renew(runner: &Runner, begun: &Begun) {
 fn give_up(
     runner: &Runner,
     begun: &Begun,
-    unit: u64,
+    unit: Option<u64>,
     order: &SliceOrder,
 ) -> Result<String, SliceError> {
     let now = runner.clock.now();
@@ -440,7 +449,8 @@ fn give_up(
         let answer = SliceAnswer { outcome, next_seq, retry_after_ms: None, progress };
         serde_json::to_string(&answer).unwrap_or_default()
     };
-    lifecycle::give_up_worker(&*runner.repository, begun, unit, &answer).map_err(SliceError::from)
+    lifecycle::give_up_worker(&*runner.repository, begun, order.seq, unit, &answer)
+        .map_err(SliceError::from)
 }
 
 /// A lane asks for a slice of an execution that has ended: once it is told so.

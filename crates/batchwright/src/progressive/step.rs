@@ -498,7 +498,7 @@ where
                 Some(left) if !left.is_zero() => std::thread::park_timeout(left),
                 _ => {
                     let told = format!("finish the unit within {time_left:.1?}: it was cancelled");
-                    return Err(ItemError::new(ErrorKind::new("timeout"), told));
+                    return Err(ItemError::new(ErrorKind::TIMEOUT, told));
                 }
             }
         }
@@ -583,16 +583,18 @@ where
             .map_err(|error| Halt::fatal("read the plan of the units", error.into()))?;
         let sink = match &self.body.writer {
             Some(make) => {
-                let opened = guarded(|| {
+                let open = || {
                     let mut sink = make(lane.scope())?;
                     sink.open(lane.scope())?;
                     Ok(sink)
-                });
+                };
+                let opened = lane.watched(|| guarded(open));
                 Some(opened.map_err(|error| Halt::fatal("open the writer", error))?)
             }
             None => None,
         };
-        let ready = guarded(|| self.body.work.ready(lane.scope()))
+        let ready = lane
+            .watched(|| guarded(|| self.body.work.ready(lane.scope())))
             .map_err(|error| Halt::fatal("build the processor", error))?;
         let mut work = Work::<U, W::Ready, O, P> {
             ready,
@@ -691,7 +693,7 @@ where
                 lane.unit_done(UnitEnd::Done);
             }
             Ok(Attempted::Filtered) => lane.unit_done(UnitEnd::Filtered),
-            Ok(Attempted::NoMore) => lane.end_of_rank(),
+            Ok(Attempted::NoMore) => lane.no_more_units(),
             Err(error) => {
                 // Whatever state the reader is in: the next attempt, or the next unit, has a new one.
                 work.reader = None;
@@ -713,7 +715,8 @@ where
         if work.reader.is_none() {
             let (rank, from) = lane.place();
             let range = UnitRange { rank, from };
-            let opened = guarded(|| self.units.open(work.plan, range, lane.scope()));
+            let open = || self.units.open(work.plan, range, lane.scope());
+            let opened = lane.watched(|| guarded(open));
             work.reader = Some(opened.map_err(|error| Halt::fatal("open the units", error))?);
         }
         Ok(())

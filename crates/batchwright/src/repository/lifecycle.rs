@@ -324,6 +324,11 @@ fn request_stop_once(
         .after(StatusEvent::RequestStop)
         .map_err(|illegal| Refusal::NotRunning { execution: id, status: illegal.status })?;
     if execution.stop_requested {
+        // Whoever was to confirm it may be gone.
+        if execution.owner.is_none() {
+            progressive::close_stopped(&mut *unit, &mut execution, now)?;
+            unit.commit()?;
+        }
         return Ok(execution);
     }
     execution.stop_requested = true;

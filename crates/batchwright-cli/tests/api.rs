@@ -1,0 +1,160 @@
+//! The REST API of `serve`: progressive jobs of job files, `drive`, and schemathesis against the whole of it.
+
+mod common;
+#[path = "common/serving.rs"]
+mod serving;
+
+use std::process::Command;
+
+use common::{Place, until};
+use serde_json::{Value, json};
+use serving::Serving;
+
+const SUM: &str = r#"
+name = "sum"
+
+[parameters]
+count = { type = "integer", default = 1000 }
+run = { type = "integer", default = 1 }
+
+[next]
+run = { increment = 1 }
+
+[[steps]]
+name = "add"
+type = "progressive"
+reader = { type = "sequence", count = "${params.count}" }
+writer = { type = "sql", table = "numbers", columns = ["n"] }
+lanes = 3
+target = "200ms"
+chunk = 100
+
+[[steps.processors]]
+type = "filter"
+when = "item.n % 10 != 0"
+
+[steps.reduce]
+total = { sum = "n" }
+rows = { count = "n" }
+"#;
+
+fn place() -> Place {
+    let place = Place::new();
+    std::fs::create_dir(place.path("jobs")).unwrap();
+    place.write("jobs/sum.toml", SUM);
+    place.run(&["jobs"]).expect(0);
+    let database = rusqlite::Connection::open(place.path("batchwright.db")).unwrap();
+    database.execute("CREATE TABLE numbers (n INTEGER PRIMARY KEY)", []).unwrap();
+    place
+}
+
+fn rows(place: &Place) -> i64 {
+    let database = rusqlite::Connection::open(place.path("batchwright.db")).unwrap();
+    database.query_row("SELECT count(*) FROM numbers", [], |row| row.get(0)).unwrap()
+}
+
+fn ask(serving: &Serving, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+    use std::io::{Read, Write};
+    let mut socket = std::net::TcpStream::connect(&serving.http).unwrap();
+    let body = body.map(|body| body.to_string()).unwrap_or_default();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        serving.http,
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+#[test]
+fn a_progressive_job_runs_in_the_foreground_like_any_other() {
+    let place = place();
+    let summary = place.run(&["--format", "json", "run", "sum"]).expect(0).json();
+    assert_eq!(summary["status"], "COMPLETED");
+    let step = &summary["steps"][0];
+    assert_eq!(
+        (&step["read"], &step["write"], &step["filter"]),
+        (&json!(1000), &json!(900), &json!(100))
+    );
+    assert_eq!(rows(&place), 900);
+    place.run(&["run", "sum"]).expect(3);
+}
+
+#[test]
+fn drive_carries_an_open_execution_forward_without_a_server() {
+    let place = place();
+    let serving = Serving::start(&place);
+    let body = json!({"parameters": {"count": 2000}});
+    let (status, opened) = ask(&serving, "POST", "/v1/progressive/sum", Some(body));
+    assert_eq!(status, 201, "{opened}");
+    assert_eq!(opened["units_total"], 2000);
+    let path = format!("/v1/executions/{}/lanes/", opened["execution"]);
+    let lane = opened["lanes"][0]["id"].as_str().unwrap();
+    let slice = json!({"seq": 1, "target_ms": 1});
+    let (_, answer) = ask(&serving, "POST", &format!("{path}{lane}/slices"), Some(slice));
+    assert_eq!(answer["outcome"], "continue");
+    serving.kill();
+    let id = opened["execution"].to_string();
+    let driven = place.run(&["--format", "json", "drive", &id, "--lanes", "2"]).expect(0).json();
+    assert_eq!(driven["status"], "COMPLETED");
+    assert_eq!(rows(&place), 1800);
+    place.run(&["drive", "99"]).expect(2);
+}
+
+#[test]
+fn a_server_takes_what_was_handed_over_to_it() {
+    let place = place();
+    let serving = Serving::start(&place);
+    let told = place.run(&["--format", "json", "start", "sum"]).expect(0).json();
+    assert_eq!(told["status"], "STARTED");
+    let path = format!("/v1/executions/{}/response", told["id"]);
+    let mut response = Value::Null;
+    until("a server drives it", || {
+        let (status, body) = ask(&serving, "GET", &path, None);
+        response = body;
+        status == 200
+    });
+    let total: u64 = (1..=1000).filter(|n| n % 10 != 0).sum();
+    let result = json!({"rows": 900, "total": total});
+    assert_eq!(response, json!({"units_done": 1000, "units_failed": 0, "result": result}));
+    assert_eq!(serving.end(), 0);
+}
+
+/// Every operation of the document, with data that it allows and data that it does not.
+#[test]
+fn schemathesis_finds_nothing() {
+    let place = place();
+    place.write("jobs/echo.toml", "name = \"echo\"\nopen_parameters = true\n[[steps]]\nname = \"say\"\ntype = \"command\"\nargv = [\"true\"]\n");
+    let serving = Serving::start(&place);
+    let (_, opened) = ask(&serving, "POST", "/v1/progressive/sum", Some(json!({})));
+    let (execution, lane) = (&opened["execution"], opened["lanes"][0]["id"].as_str().unwrap());
+    // What is not in the document: names of things that are there.
+    let config = place.write(
+        "schemathesis.toml",
+        format!(
+            "[parameters]\n\"path.job\" = [\"sum\", \"echo\"]\n\"path.id\" = {execution}\n\"path.lane\" = \"{lane}\"\n"
+        ),
+    );
+    let tests = std::env::current_exe().unwrap();
+    let target = tests.ancestors().nth(3).unwrap();
+    let program = target.join("tools/schemathesis/bin/schemathesis");
+    let document = format!("http://{}/v1/openapi.json", serving.http);
+    let checked = Command::new(&program)
+        .current_dir(place.root())
+        .arg("--config-file")
+        .arg(config)
+        .args(["run", &document, "--no-color", "--max-examples", "15", "--seed", "7"])
+        .args(["--phases", "examples,coverage,fuzzing", "--continue-on-failure"])
+        // What a job makes of its parameters is no part of the document.
+        .args(["--exclude-checks", "positive_data_acceptance"])
+        .output()
+        .unwrap_or_else(|error| panic!("{}: {error}; see scripts/services.sh", program.display()));
+    let said = String::from_utf8_lossy(&checked.stdout);
+    assert!(checked.status.success(), "{said}{}", String::from_utf8_lossy(&checked.stderr));
+    assert!(!serving.said().contains("panicked"), "{}", serving.said());
+}

@@ -1,0 +1,205 @@
+//! Who may ask, and what a client cannot stretch.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use common::serving::{Http, Place, read};
+use serde_json::json;
+
+/// Not a test of its own: where the servers of the others come from.
+#[test]
+fn serves_when_it_is_asked_to() {
+    common::serving::serve_if_asked();
+}
+
+fn bearer(http: &Http, token: &str) -> Http {
+    http.clone().with("authorization", &format!("Bearer {token}"))
+}
+
+#[test]
+fn without_a_token_only_signs_of_life_are_told() {
+    let place = Place::with(&Place::tokens());
+    let http = place.http();
+    assert_eq!(http.get("/healthz").status, 200);
+    for path in ["/v1/jobs", "/v1/executions/1/progress", "/v1/nothing"] {
+        let refused = http.get(path);
+        assert_eq!((refused.status, refused.code().as_str()), (401, "unauthorized"), "{path}");
+        assert_eq!(refused.header("www-authenticate").as_deref(), Some("Bearer"));
+    }
+    assert_eq!(bearer(&http, "the-wrong-one").get("/v1/jobs").status, 401);
+    assert_eq!(bearer(&http, "the-viewer").get("/v1/jobs").status, 200);
+}
+
+#[test]
+fn a_role_may_what_it_is_for() {
+    let place = Place::with(&Place::tokens());
+    let http = place.http();
+    let open = json!({"parameters": {"script": ""}});
+    let code = |told: common::serving::Told| told.code();
+    assert_eq!(code(bearer(&http, "the-viewer").post("/v1/progressive/few", &open)), "forbidden");
+    assert_eq!(bearer(&http, "the-operator").post("/v1/progressive/few", &open).status, 201);
+    let rule = json!({"pattern": "", "runner": ["shell", "true"]});
+    let put = |token| bearer(&http, token).ask("PUT", "/v1/rules/r", Some(&rule)).unwrap();
+    assert_eq!(code(put("the-operator")), "forbidden");
+    // It may; this server has no scheduler.
+    assert_eq!(code(put("the-admin")), "not_found");
+}
+
+#[test]
+fn pages_elsewhere_and_names_that_are_not_ours_are_refused() {
+    let place = Place::start();
+    let http = place.http();
+    let open = json!({"parameters": {"script": ""}});
+    let with = |name: &str, value: &str| http.clone().with(name, value);
+    let rebound = with("host", "evil.example").get("/v1/jobs");
+    assert_eq!((rebound.status, rebound.code().as_str()), (421, "wrong_host"));
+    for (name, value) in
+        [("origin", "https://evil.example"), ("origin", "null"), ("sec-fetch-site", "cross-site")]
+    {
+        let refused = with(name, value).post("/v1/progressive/few", &open);
+        assert_eq!((refused.status, refused.code().as_str()), (403, "foreign_origin"), "{name}");
+        assert!(refused.header("access-control-allow-origin").is_none());
+    }
+    let own = format!("http://{}", place.address);
+    assert_eq!(with("origin", &own).post("/v1/progressive/few", &open).status, 201);
+}
+
+#[test]
+fn a_body_of_ten_gigabytes_is_refused_before_it_is_sent() {
+    let place = Place::start();
+    let mut socket = TcpStream::connect(&place.address).unwrap();
+    let head = format!(
+        "POST /v1/progressive/few HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
+         content-length: 10000000000\r\n\r\n",
+        place.address
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    let mut answer = [0; 4096];
+    let count = socket.read(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer[..count]).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+#[test]
+fn a_body_without_a_length_is_read_no_further_than_its_bound() {
+    let place = Place::start();
+    let mut socket = TcpStream::connect(&place.address).unwrap();
+    let head = format!(
+        "POST /v1/progressive/few HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
+         transfer-encoding: chunked\r\n\r\n",
+        place.address
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    let piece = format!("10000\r\n{}\r\n", " ".repeat(0x10000));
+    // Ten gigabytes, if the server would take them.
+    let sent = (0..160_000).take_while(|_| socket.write_all(piece.as_bytes()).is_ok()).count();
+    assert!(sent < 1_000, "{sent} pieces were taken");
+    assert_eq!(place.http().get("/healthz").status, 200);
+}
+
+#[test]
+fn a_client_that_dribbles_its_headers_is_cut_off() {
+    let place = Place::start();
+    let mut socket = TcpStream::connect(&place.address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: ").unwrap();
+    // Nothing more comes: the server ends the connection.
+    let mut rest = Vec::new();
+    let ended = socket.read_to_end(&mut rest);
+    assert!(ended.is_ok(), "the server still waits: {ended:?}");
+    let told = String::from_utf8_lossy(&rest);
+    assert!(rest.is_empty() || told.starts_with("HTTP/1.1 408"), "{told}");
+}
+
+#[test]
+fn what_is_malformed_is_told_and_loses_nothing() {
+    let place = Place::start();
+    let http = place.http();
+    for (method, path, expected) in [
+        ("GET", "/v1/executions/x", 400),
+        ("GET", "/v1/executions/99999999999999999999", 400),
+        ("GET", "/v1/executions/-1", 404),
+        ("GET", "/v1/executions?limit=0", 400),
+        ("GET", "/v1/executions?limit=501", 400),
+        ("GET", "/v1/executions?cursor=nonsense", 400),
+        ("GET", "/v1/executions?status=ASLEEP", 400),
+        ("GET", "/v1/executions?since=yesterday", 400),
+        ("GET", "/v1/executions?statsu=FAILED", 400),
+        ("GET", "/v1/jobs/nope", 404),
+        ("GET", "/v1/jobs/few?format=png", 400),
+        ("GET", "/v1/triggers", 404),
+        ("GET", "/v1/executions/1/response?wait=soon", 400),
+        ("PATCH", "/v1/jobs", 405),
+        ("POST", "/v1/jobs", 405),
+        ("GET", "/v1/../etc/passwd", 404),
+        ("GET", "/assets/../Cargo.toml", 404),
+    ] {
+        let told = http.ask(method, path, None).unwrap();
+        assert_eq!(told.status, expected, "{method} {path}: {}", told.text());
+        let kind = told.header("content-type");
+        assert_eq!(kind.as_deref(), Some("application/problem+json"), "{method} {path}");
+        assert!(!told.code().is_empty() && told.json()["status"] == expected, "{method} {path}");
+    }
+    for body in
+        ["{", "[]", "{\"lanes\":0}", "{\"target_ms\":0}", "{\"lens\":1}", "{\"parameters\":1}"]
+    {
+        let head = format!(
+            "POST /v1/progressive/few HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            place.address,
+            body.len()
+        );
+        let mut socket = TcpStream::connect(&place.address).unwrap();
+        socket.write_all(head.as_bytes()).unwrap();
+        assert_eq!(read(socket).unwrap().status, 400, "{body}");
+    }
+    let text = http.clone().with("content-type", "text/plain");
+    assert_eq!(text.post("/v1/progressive/few", &json!({"lanes": 1})).status, 415);
+    let none = http.get("/v1/executions").json();
+    assert_eq!(none["items"], json!([]));
+}
+
+#[test]
+fn the_same_key_starts_one_thing() {
+    let place = Place::start();
+    let keyed = place.http().with("idempotency-key", "k1");
+    let open = json!({"parameters": {"script": "a"}});
+    let first = keyed.post("/v1/progressive/few", &open);
+    let again = keyed.post("/v1/progressive/few", &open);
+    assert_eq!((first.status, &first.body), (again.status, &again.body));
+    assert_eq!(again.header("idempotency-replayed").as_deref(), Some("true"));
+    let other = keyed.post("/v1/progressive/few", &json!({"parameters": {"script": "b"}}));
+    assert_eq!((other.status, other.code().as_str()), (422, "key_reused"));
+    // Without a key the open execution is in the way, and says so.
+    let second = place.http().post("/v1/progressive/few", &open);
+    assert_eq!((second.status, second.code().as_str()), (409, "already_running"));
+    assert_eq!(second.json()["execution"], first.json()["execution"]);
+}
+
+#[test]
+fn an_address_that_others_can_reach_needs_tokens() {
+    use batchwright::{JobOperator, MemoryRepository, SystemClock};
+    use batchwright_server::api::{AccessRules, HttpSettings};
+    use batchwright_server::{JobStarter, Server};
+    use std::sync::Arc;
+
+    let start = |insecure| {
+        let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
+        let jobs = JobStarter::new(operator, |_, _| Ok(()));
+        let http = HttpSettings {
+            listen: "0.0.0.0:0".parse().unwrap(),
+            access: AccessRules::default(),
+            tls: None,
+            insecure,
+            connections_max: 10,
+        };
+        let clock = Arc::new(SystemClock::default());
+        Server::start(jobs, clock, Duration::from_secs(30), None, Some(&http))
+    };
+    let told = start(false).unwrap_err().to_string();
+    assert!(told.contains("http.tokens") && told.contains("0.0.0.0"), "{told}");
+    start(true).unwrap().stop();
+}
