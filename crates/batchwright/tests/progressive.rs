@@ -334,3 +334,82 @@ fn a_progressive_step_stands_alone_in_its_job() {
     let refused = Job::builder("job").step(joined(1, 1)).step(again).build().unwrap_err();
     assert_eq!(refused.code(), "invalid_definition");
 }
+
+#[test]
+fn a_worker_that_was_given_up_commits_nothing_when_it_comes_back() {
+    // The last unit takes longer than it may, once: its worker comes back while another one has the lane.
+    let (runs, back) = (Runs::default(), StopToken::default());
+    let (counted, came_back, gate) = (runs.clone(), back.clone(), StopToken::default());
+    let step = ProgressiveStep::builder("step")
+        .units(NumberedUnits::new(10))
+        .process(move |unit: &u64| {
+            match (*unit, counted.count(*unit)) {
+                (9, 1) => {
+                    gate.wait(Duration::from_secs(60));
+                    came_back.request();
+                }
+                (9, 2) => {
+                    gate.request();
+                    // Its predecessor has all the time it needs to do harm.
+                    came_back.wait(Duration::from_secs(60));
+                    StopToken::default().wait(Duration::from_millis(30));
+                }
+                _ => {}
+            }
+            Ok(Some(*unit))
+        })
+        .reduce(|sum: Option<u64>, unit| Ok(sum.unwrap_or(0) + unit), |a, b| Ok(a + b))
+        .unit_timeout(Duration::from_millis(80))
+        .target(Duration::from_millis(1))
+        .lanes(1)
+        .build();
+    let operator = operator(step);
+    let (status, body) = run(&operator);
+    assert_eq!(status, BatchStatus::Completed);
+    let sum = (0..10).sum::<u64>();
+    assert_eq!(body, json!({"units_done": 10, "units_failed": 0, "result": sum}));
+    let id = operator.queries().executions(&Default::default()).unwrap()[0].id;
+    assert_eq!(operator.queries().steps(id).unwrap()[0].counters.read, 10);
+}
+
+#[test]
+fn an_input_that_shrinks_fails_the_execution_instead_of_passing_for_done() {
+    let length = Arc::new(AtomicU64::new(100));
+    let shrinking = Arc::clone(&length);
+    let step = ProgressiveStep::builder("step")
+        .units(ItemUnits::new(move |_| {
+            let items: Vec<u64> = (0..shrinking.load(Ordering::SeqCst)).collect();
+            Ok(ListReader::new(items))
+        }))
+        .process(|unit: &u64| Ok(Some(*unit)))
+        .lanes(1)
+        .build();
+    let operator = operator(step);
+    let (launch, open) = (Default::default(), OpenOptions::default());
+    let id = operator.open("job", JobParameters::new(), &launch, &open).unwrap().id;
+    length.store(60, Ordering::SeqCst);
+    let driven = operator.drive(id, 4, &StopToken::default()).unwrap();
+    assert_eq!(driven.status, BatchStatus::Failed);
+    assert_eq!(driven.failure.unwrap().code, "input_changed");
+}
+
+#[test]
+fn who_opened_an_instance_keeps_it() {
+    let operator = operator(joined(2, 100));
+    let open = |token: Option<&str>| {
+        let owner_token = token.map(str::to_owned);
+        let options = OpenOptions { owner_token, ..OpenOptions::default() };
+        operator.open("job", JobParameters::new(), &Default::default(), &options)
+    };
+    let first = open(Some("mine")).unwrap().id;
+    operator.stop(first).unwrap();
+    for stranger in [None, Some("yours")] {
+        let refused = open(stranger).unwrap_err();
+        assert_eq!(refused.code(), "wrong_owner");
+    }
+    // An operator restarts it for its owner, who alone may look at it.
+    let handle = operator.restart(first, &JobParameters::new(), &Default::default()).unwrap();
+    let second = handle.wait().unwrap().id;
+    assert_eq!(operator.response(second, None).unwrap_err().code(), "wrong_owner");
+    assert!(operator.response(second, Some("mine")).unwrap().is_some());
+}

@@ -88,9 +88,19 @@ pub(super) async fn check(
 
 impl AccessRules {
     fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+        self.check_length(headers)?;
         self.check_host(uri, headers)?;
         self.check_origin(method, headers)?;
         self.check_token(method, uri.path(), headers)
+    }
+
+    /// What is announced as too large is not waited for.
+    fn check_length(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+        match length.and_then(|length| length.parse::<u64>().ok()) {
+            Some(length) if length > self.body_max as u64 => Err(Problem::too_large()),
+            _ => Ok(()),
+        }
     }
 
     /// A page that resolves its own name to this machine must not pass for it.

@@ -1,5 +1,7 @@
 //! What comes with a request, read strictly, and pages of lists.
 
+use std::time::Duration;
+
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -18,6 +20,9 @@ const LIMIT_DEFAULT: usize = 50;
 /// Entries of a page, at most.
 const LIMIT_MAX: usize = 500;
 
+/// How long a body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// A JSON body; an empty one is an empty object.
 pub(super) struct Body<T>(pub(super) T);
 
@@ -26,7 +31,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let kind = request.headers().get(header::CONTENT_TYPE).cloned();
-        let bytes = Bytes::from_request(request, state).await.map_err(unread)?;
+        let read = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await;
+        let bytes = match read {
+            Ok(read) => read.map_err(unread)?,
+            Err(_) => {
+                let told = "the body did not arrive in time";
+                return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "usage", told));
+            }
+        };
         if bytes.is_empty() {
             return parse(b"{}").map(Self);
         }
@@ -43,14 +55,16 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 
 fn unread(rejection: BytesRejection) -> Problem {
     match rejection.status() {
-        status @ StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::new(status, "too_large", "the body is larger than `http.body_max`")
-        }
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large(),
         _ => Problem::invalid("the body could not be read to its end"),
     }
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // To serde a list of fields is a structure too.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Problem::invalid("the body must be a JSON object"));
+    }
     serde_json::from_slice(bytes)
         .map_err(|error| Problem::invalid(format!("read the body: {error}")))
 }

@@ -74,6 +74,11 @@ impl Problem {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "usage", detail)
     }
 
+    pub(super) fn too_large() -> Self {
+        let told = "the body is larger than `http.body_max`";
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", told)
+    }
+
     pub(super) fn no_such_job(name: &str, told: &str) -> Self {
         let detail = format!("find job `{name}`: {told}");
         Self::new(StatusCode::NOT_FOUND, "no_such_job", detail)
