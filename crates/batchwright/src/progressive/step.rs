@@ -680,11 +680,9 @@ where
         work: &mut Work<'_, U, W::Ready, O, P>,
         lane: &mut LaneRun<'_>,
     ) -> Result<(), Halt> {
+        self.open_reader(work, lane)?;
         let attempt = match lane.begin_unit() {
-            Ok(()) => {
-                self.open_reader(work, lane)?;
-                guarded(|| self.attempt(work, lane))
-            }
+            Ok(()) => guarded(|| self.attempt(work, lane)),
             Err(given_up) => Err(given_up),
         };
         match attempt {
