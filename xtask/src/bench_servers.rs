@@ -96,3 +96,14 @@ pub(crate) fn scheduler(quick: bool) -> Result<(), String> {
         command.status().map_err(|error| format!("cannot run the load generator: {error}"))?;
     if status.success() { Ok(()) } else { Err("the load generator failed".to_owned()) }
 }
+
+/// Measures progressive execution; prints its tables.
+pub(crate) fn slices() -> Result<(), String> {
+    let build = ["build", "--release", "--package", "ours", "--bin", "slices"];
+    cargo(&build, &[])?;
+    let status = Command::new("target/release/slices").status();
+    match status.map_err(|error| format!("run the benchmark: {error}"))?.success() {
+        true => Ok(()),
+        false => Err("the benchmark failed".to_owned()),
+    }
+}

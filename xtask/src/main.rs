@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         ["bench", "store"] => bench_servers::store(),
         ["bench", "scheduler"] => bench_servers::scheduler(false),
         ["bench", "scheduler", "--quick"] => bench_servers::scheduler(true),
+        ["bench", "slices"] => bench_servers::slices(),
         ["fuzz"] => ci::fuzz("60"),
         ["fuzz", "--seconds", seconds] => ci::fuzz(seconds),
         ["sim", "--seeds", seeds] => match seeds.parse() {
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
             Err(_) => Err(format!("`{seeds}` is no number of seeds")),
         },
         _ => Err(
-            "usage: cargo xtask ci | bench [--rounds N | servers | store | scheduler [--quick]] | \
+            "usage: cargo xtask ci | bench [--rounds N | servers | store | scheduler [--quick] | slices] | \
                   fuzz [--seconds N] | sim --seeds N"
                 .to_owned(),
         ),

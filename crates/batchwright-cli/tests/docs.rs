@@ -131,3 +131,32 @@ fn every_link_between_documents_leads_somewhere() {
         }
     }
 }
+
+#[test]
+fn every_code_of_the_rest_api_has_its_page() {
+    let folder = root().join("docs/errors");
+    let mut sources = files(&root().join("crates/batchwright-server/src/api"), "rs");
+    sources.push(root().join("crates/batchwright/src/progressive/slice.rs"));
+    let mut codes = 0;
+    for source in sources {
+        let text = std::fs::read_to_string(&source).unwrap();
+        // Codes stand alone on a line, behind a status, or behind an arrow.
+        for quoted in text.split('"').skip(1).step_by(2) {
+            let is_code = quoted.contains('_')
+                && quoted.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase());
+            let is_told = [", \"", "=> \"", "            \""]
+                .iter()
+                .any(|before| text.contains(&format!("{before}{quoted}\",")));
+            if is_code && is_told && !["units_done", "next_cursor", "due_before"].contains(&quoted)
+            {
+                codes += 1;
+                assert!(
+                    folder.join(format!("{quoted}.md")).exists(),
+                    "{quoted} ({}) has no page",
+                    source.display()
+                );
+            }
+        }
+    }
+    assert!(codes > 15, "only {codes} codes were found");
+}
