@@ -1,6 +1,10 @@
 //! Progressive execution, measured: where slices end, what they cost, how lanes share.
 //!
 //! Prints tables for `docs/benchmarks.md`. `cargo xtask bench slices` runs it.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a benchmark measures, and its units take real time"
+)]
 
 use std::path::Path;
 use std::sync::Arc;
