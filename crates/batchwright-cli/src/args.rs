@@ -161,7 +161,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) listen: Option<std::net::SocketAddr>,
     /// Where clients of the REST API are listened to, in place of what the configuration says.
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, env = "BATCHWRIGHT_HTTP", value_name = "ADDRESS:PORT")]
     pub(crate) http: Option<std::net::SocketAddr>,
     /// Listen for the REST API on an address that others can reach although it asks for no token.
     #[arg(long)]

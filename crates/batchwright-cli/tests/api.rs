@@ -4,6 +4,7 @@ mod common;
 #[path = "common/serving.rs"]
 mod serving;
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use common::{Place, until};
@@ -157,4 +158,19 @@ fn schemathesis_finds_nothing() {
     let said = String::from_utf8_lossy(&checked.stdout);
     assert!(checked.status.success(), "{said}{}", String::from_utf8_lossy(&checked.stderr));
     assert!(!serving.said().contains("panicked"), "{}", serving.said());
+}
+
+/// A change of the API is seen in the change of this file. `BLESS=1` writes it anew.
+#[test]
+fn the_document_is_the_one_that_is_kept_with_the_sources() {
+    let place = place();
+    let serving = Serving::start(&place);
+    let (_, document) = ask(&serving, "GET", "/v1/openapi.json", None);
+    assert!(document["paths"].as_object().unwrap().len() > 25);
+    let told = serde_json::to_string_pretty(&document).unwrap() + "\n";
+    let kept = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&kept, &told).unwrap();
+    }
+    assert!(std::fs::read_to_string(&kept).unwrap() == told, "docs/openapi.json is another one");
 }

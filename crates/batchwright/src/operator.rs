@@ -488,8 +488,11 @@ impl JobOperator {
     pub fn stop_all(&self) -> usize {
         let held: Vec<_> = lock(&self.inner.runner.active).values().cloned().collect();
         for one in &held {
-            // First the token: it reaches the work even when the store does not answer.
-            one.stop.request();
+            // First the token: it reaches the work even when the store does not answer. But whoever drives ends with
+            // its token, and the stop must be stored by then.
+            if one.carried != Carried::Driven {
+                one.stop.request();
+            }
             // Another server drives on what servers drive.
             if one.carried == Carried::ServerDriven {
                 continue;
@@ -497,6 +500,7 @@ impl JobOperator {
             if let Err(error) = self.stop(one.lease.execution) {
                 tracing::warn!(execution = %one.lease.execution, %error, "stop was not stored");
             }
+            one.stop.request();
         }
         held.len()
     }

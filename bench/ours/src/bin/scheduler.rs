@@ -97,7 +97,7 @@ impl Drop for Server {
 
 fn launch(program: &Path, folder: &Path, store: Option<&str>) -> Result<(Child, String)> {
     let mut command = Command::new(program);
-    command.args(["serve", "--listen", "127.0.0.1:0"]).current_dir(folder);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]).current_dir(folder);
     if let Some(store) = store {
         command.args(["--store", store]);
     }

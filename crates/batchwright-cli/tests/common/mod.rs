@@ -74,6 +74,8 @@ impl Place {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_batchwright"));
         command.args(arguments).current_dir(self.dir.path()).env_remove("BATCHWRIGHT_STORE");
+        // Servers of tests that run side by side must not meet at the default address.
+        command.env("BATCHWRIGHT_HTTP", "127.0.0.1:0");
         if let Some(store) = &self.store {
             command.env("BATCHWRIGHT_STORE", store);
         }

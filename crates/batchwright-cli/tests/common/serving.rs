@@ -28,7 +28,7 @@ impl Serving {
     }
 
     pub fn start_with(place: &Place, more: &[&str]) -> Self {
-        let fixed = ["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+        let fixed = ["serve", "--listen", "127.0.0.1:0"];
         let arguments = [&fixed, more].concat();
         Self::of(&mut place.command(&arguments))
     }

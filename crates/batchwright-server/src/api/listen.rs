@@ -64,7 +64,7 @@ impl HttpListener {
         let is_open = settings.access.tokens.is_empty();
         if !address.ip().is_loopback() && is_open && !settings.insecure {
             return Err(format!(
-                "{address} can be reached by others: it needs http.tokens, or http.insecure = true"
+                "listen on {address}: others can reach it, so it needs http.tokens, or http.insecure = true (--insecure)"
             ));
         }
         let tls = settings.tls.as_ref().map(acceptor).transpose()?;

@@ -12,8 +12,8 @@ use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use batchwright::{
-    ClientGone, ExecutionId, LaunchOptions, LostClient, OpenOptions, OperatorError, Refusal,
-    SliceOrder, SliceOutcome, StoredResponse, UnitProgress,
+    BatchStatus, ClientGone, ExecutionId, LaunchOptions, LostClient, OpenOptions, OperatorError,
+    Refusal, SliceOrder, SliceOutcome, StoredResponse, UnitProgress,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -64,6 +64,8 @@ pub(super) enum Driver {
 pub(crate) struct Opened {
     /// Its number.
     execution: ExecutionId,
+    /// What it is doing.
+    status: BatchStatus,
     /// Its lanes; each takes one request at a time.
     lanes: Vec<LaneView>,
     /// Requests that make sense at once.
@@ -133,7 +135,7 @@ impl Api {
     }
 
     fn opened(&self, id: ExecutionId, token: Option<&str>) -> Result<Opened, Problem> {
-        let (_, state) = self.operator().progressive_state(id, token)?;
+        let (execution, state) = self.operator().progressive_state(id, token)?;
         let now = self.operator().now();
         let lanes: Vec<_> = state
             .lanes
@@ -149,6 +151,7 @@ impl Api {
             .collect();
         Ok(Opened {
             execution: id,
+            status: execution.status,
             max_concurrency: lanes.len(),
             lanes,
             target_ms: millis(state.row.target),

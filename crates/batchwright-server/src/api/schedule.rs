@@ -13,7 +13,8 @@ use super::body::{Asked, Body, cursor, cursor_behind, limit, next_link};
 use super::{Api, Problem};
 use crate::kcp;
 use crate::scheduler::{
-    Answer, LIST_MAX, Plan, Request, Rule, RuleSettings, TriggerRow, TriggerStatus, When, show_time,
+    Answer, LIST_MAX, Plan, Refused, Request, Rule, RuleSettings, TriggerRow, TriggerStatus, When,
+    show_time,
 };
 
 /// A trigger, or one slot of it.
@@ -247,10 +248,12 @@ pub(super) async fn rule(
 ) -> Result<Json<RuleView>, Problem> {
     let found = all_rules(&api).await?;
     let found = found.iter().find(|rule| rule.identifier == id);
-    found.map(|rule| Json(RuleView::from(rule))).ok_or_else(|| {
-        let told = format!("there is no rule `{id}`");
-        Problem::new(StatusCode::NOT_FOUND, "no_such_rule", told)
-    })
+    found.map(|rule| Json(RuleView::from(rule))).ok_or_else(|| no_such_rule(&id))
+}
+
+fn no_such_rule(id: &str) -> Problem {
+    let told = format!("there is no rule `{id}`");
+    Problem::new(StatusCode::NOT_FOUND, "no_such_rule", told)
 }
 
 /// A rule.
@@ -284,6 +287,10 @@ pub(super) async fn unset_rule(
     State(api): State<Api>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    api.scheduler()?.ask(Request::UnsetRule { identifier: id }).await?;
+    let unset = api.scheduler()?.ask(Request::UnsetRule { identifier: id.clone() }).await;
+    if unset.as_ref().is_err_and(|refused| refused.code == Refused::NOT_FOUND) {
+        return Err(no_such_rule(&id));
+    }
+    unset?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -20,8 +20,10 @@ use crate::repository::lifecycle::contended;
 use crate::repository::{Lease, ProgressiveState, StoredResponse};
 use crate::step::{StepScope, StepStart};
 
+/// How often a stop that was asked for is looked at.
+const CONFIRM_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a driver waits for a lane that somebody else works for.
-const BUSY_WAIT: Duration = Duration::from_millis(200);
+const BUSY_WAIT: Duration = Duration::from_secs(1);
 
 impl JobOperator {
     /// Opens an execution of the progressive job `name`, or continues its failed or stopped instance. From then
@@ -29,8 +31,8 @@ impl JobOperator {
     ///
     /// # Errors
     ///
-    /// As [`start`](Self::start); [`Refusal::InvalidDefinition`] when the job is not progressive or its input
-    /// cannot be looked at. Nothing was stored.
+    /// As [`start`](Self::start); [`Refusal::InvalidDefinition`] when the job is not progressive,
+    /// [`Refusal::InvalidParameters`] when its input cannot be looked at. Nothing was stored.
     pub fn open(
         &self,
         name: &str,
@@ -71,8 +73,8 @@ impl JobOperator {
         let plan = || {
             let scope = self.preview(job, &step, &parameters);
             work.plan(&scope).map_err(|error| {
-                let reason = format!("its units cannot be found: {error}");
-                Refusal::InvalidDefinition { job: job.name().to_owned(), reason }.into()
+                let problems = vec![format!("with them its units cannot be found: {error}")];
+                Refusal::InvalidParameters { problems }.into()
             })
         };
         let request = OpenRequest {
@@ -154,7 +156,7 @@ impl JobOperator {
         token: Option<&str>,
     ) -> Result<UnitProgress, SliceError> {
         let (execution, state) = self.progressive_state(id, token)?;
-        Ok(UnitProgress::new(&execution, &state.row, &state.segments, self.inner.clock.now()))
+        Ok(UnitProgress::new(&execution, &state.row, &state.lanes, &state.segments))
     }
 
     /// The final response of execution `id`; `None` while there is none. An acknowledged one has no body.
@@ -303,6 +305,7 @@ impl JobOperator {
         let operator = self.clone();
         self.inner.pool.submit(Box::new(move || {
             let driven = operator.drive(id, u32::MAX, &stop);
+            let driven = driven.and_then(|execution| operator.confirmed(execution));
             drop(let_go);
             match driven {
                 Ok(execution) => {
@@ -319,6 +322,22 @@ impl JobOperator {
             }
         }));
         handle
+    }
+
+    /// An execution that stops has stopped once the others who drive it have noticed, or are gone.
+    fn confirmed(&self, mut execution: JobExecution) -> Result<JobExecution, SliceError> {
+        let mut waited = Duration::ZERO;
+        while execution.status == BatchStatus::Stopping && waited < self.inner.runner.lease_timeout
+        {
+            StopToken::default().wait(CONFIRM_INTERVAL);
+            waited += CONFIRM_INTERVAL;
+            execution = match self.stop(execution.id) {
+                Ok(stopping) => stopping,
+                Err(OperatorError::Refused(_)) => self.execution(execution.id)?,
+                Err(error) => return Err(error.into()),
+            };
+        }
+        Ok(execution)
     }
 
     /// Drives, on threads of its own, the executions that servers drive and that this process does not drive

@@ -362,6 +362,18 @@ impl<'a> LaneRun<'a> {
         took
     }
 
+    /// Opens a reader. One that takes most of a slice to open is worth more than a unit: the slice then ends later,
+    /// at most at its hard ceiling.
+    pub(crate) fn opening<T>(&mut self, open: impl FnOnce() -> T) -> T {
+        let opened = self.watched(open);
+        let before = std::mem::replace(&mut self.now, self.runner.clock.elapsed());
+        let target = self.budget.target;
+        if self.now.saturating_sub(before) > target / 2 {
+            self.budget.target = (self.elapsed() + target / 2).clamp(target, target * 2);
+        }
+        opened
+    }
+
     /// Runs code of the user that is no unit, watched as one.
     pub(crate) fn watched<T>(&self, code: impl FnOnce() -> T) -> T {
         self.pulse.begin_other(self.runner.clock.elapsed());
@@ -650,13 +662,16 @@ impl<'a> LaneRun<'a> {
         outcome: SliceOutcome,
         execution: &JobExecution,
     ) -> Result<String, RepositoryError> {
-        let now = self.runner.clock.now();
         let segments = unit.slices().segments_of(execution.id)?;
+        let mut lanes = unit.slices().lanes_of(execution.id)?;
+        for mine in lanes.iter_mut().filter(|lane| lane.rank == self.lane.rank) {
+            mine.times = self.times.to_json();
+        }
         let answer = SliceAnswer {
             outcome,
             next_seq: self.seq + 1,
             retry_after_ms: (outcome == SliceOutcome::Wait).then_some(WAIT.as_millis() as u64),
-            progress: UnitProgress::new(execution, &self.row, &segments, now),
+            progress: UnitProgress::new(execution, &self.row, &lanes, &segments),
         };
         let answer = serde_json::to_string(&answer)
             .map_err(|error| RepositoryError::unavailable("store the answer of a slice", error))?;

@@ -108,11 +108,17 @@ fn open_in(
     record_step(unit, &step, now)?;
     let owner_hash = owner_of(former.as_ref().map(|(row, _)| row), request)?;
     let max = request.settings.lanes;
-    let wanted = request.options.lanes.unwrap_or(max).clamp(1, max);
+    let known = match &former {
+        Some((former, _)) => unit.slices().lanes_of(former.execution)?,
+        None => Vec::new(),
+    };
+    let as_before = u32::try_from(known.len()).ok().filter(|lanes| *lanes > 0).unwrap_or(max);
+    let wanted = request.options.lanes.unwrap_or(as_before).clamp(1, max);
+    let target = former.as_ref().map_or(request.settings.target, |(row, _)| row.target);
     let row = |is_split, units_total, plan: &str| ProgressiveExecution {
         execution: id,
         step: step.id,
-        target: request.options.target.unwrap_or(request.settings.target),
+        target: request.options.target.unwrap_or(target),
         is_split,
         units_total,
         plan: plan.to_owned(),
@@ -138,10 +144,6 @@ fn open_in(
     let most = match row.is_split {
         true => wanted.min(u32::try_from(row.units_total.unwrap_or(1)).unwrap_or(wanted)).max(1),
         false => u32::try_from(segments.len()).unwrap_or(1).max(1),
-    };
-    let known = match &former {
-        Some((former, _)) => unit.slices().lanes_of(former.execution)?,
-        None => Vec::new(),
     };
     for rank in 0..most {
         let mut lane = Lane {
@@ -355,6 +357,9 @@ pub(crate) fn check_owner(
     }
 }
 
+/// Words an answer from what is stored.
+type AnswerOf<'a> = &'a dyn Fn(&JobExecution, &ProgressiveExecution, &[Lane], &[Segment]) -> String;
+
 /// A unit, or something around it, hangs: its worker is shut out, the attempt recorded, the lane free. A slice that
 /// was answered in the meantime stays so.
 pub(crate) fn give_up_worker(
@@ -362,7 +367,7 @@ pub(crate) fn give_up_worker(
     begun: &Begun,
     seq: u64,
     hanging: Option<u64>,
-    answer: &dyn Fn(&JobExecution, &ProgressiveExecution, &[Segment]) -> String,
+    answer: AnswerOf<'_>,
 ) -> Result<String, RepositoryError> {
     contended(|| {
         let mut unit = repository.begin()?;
@@ -370,7 +375,7 @@ pub(crate) fn give_up_worker(
         let lost = RepositoryError::LeaseLost { execution: id };
         let execution = unit.execution(id)?.ok_or(lost)?;
         let lanes = unit.slices().lanes_of(id)?;
-        let lane = lanes.into_iter().find(|lane| lane.rank == begun.lane.rank);
+        let lane = lanes.iter().find(|lane| lane.rank == begun.lane.rank).cloned();
         let lane = lane.ok_or(RepositoryError::LeaseLost { execution: id })?;
         if lane.seq == seq
             && let Some(answer) = lane.answer
@@ -396,7 +401,7 @@ pub(crate) fn give_up_worker(
             segment.claimed = segment.position;
             unit.slices().claim_segment(segment)?;
         }
-        let answer = answer(&execution, &begun.row, &segments);
+        let answer = answer(&execution, &begun.row, &lanes, &segments);
         let free = Lane {
             fence: fence + 1,
             seq,

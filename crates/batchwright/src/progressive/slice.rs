@@ -6,20 +6,20 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::lane::{Halt, LaneRun, LaneStart, outcome_of};
 use super::lifecycle::{self, Beginning, Begun};
 use super::segments::Segment;
 use super::step::ProgressiveWork;
+use super::timing::UnitTimes;
 use crate::clock::StopToken;
 use crate::error::{ItemError, RepositoryError};
 use crate::execution::{BatchStatus, ExecutionId, JobExecution};
 use crate::job::JobScope;
 use crate::operator::{OperatorError, later};
-use crate::repository::ProgressiveExecution;
 use crate::repository::lifecycle::MayConflict;
+use crate::repository::{Lane, ProgressiveExecution};
 use crate::runner::Runner;
 use crate::step::{StepScope, StepStart};
 
@@ -175,9 +175,9 @@ pub struct UnitProgress {
     pub units_failed: u64,
     /// Units in all; `null` when nobody knows before the end.
     pub units_total: Option<u64>,
-    /// Units a second since the execution was opened.
+    /// Units a second, as quick as those who drive it were lately.
     pub units_per_second: f64,
-    /// Milliseconds that the rest will take at that rate; `null` when nobody can say.
+    /// Milliseconds that the rest takes at that rate; `null` when nobody can say, and at the end.
     pub eta_ms: Option<u64>,
 }
 
@@ -185,18 +185,22 @@ impl UnitProgress {
     pub(crate) fn new(
         execution: &JobExecution,
         row: &ProgressiveExecution,
+        lanes: &[Lane],
         segments: &[Segment],
-        now: Timestamp,
     ) -> Self {
         let summary = super::lane::summary_of(segments);
-        let accounted = summary.units_done + summary.units_failed;
-        let began = execution.started_at.unwrap_or(execution.created_at);
-        let seconds = execution.ended_at.unwrap_or(now).duration_since(began).as_secs_f64();
-        let units_per_second = if seconds > 0.0 { accounted as f64 / seconds } else { 0.0 };
-        let eta_ms = row.units_total.and_then(|total| {
-            let left = total.saturating_sub(accounted) as f64;
-            (units_per_second > 0.0).then(|| (left / units_per_second * 1e3) as u64)
-        });
+        let left = row
+            .units_total
+            .map(|total| total.saturating_sub(summary.units_done + summary.units_failed));
+        // What the lanes can do while they work: pauses between slices say nothing of the units.
+        let speed = |lane: &Lane| {
+            let mean = UnitTimes::from_json(&lane.times).mean().as_secs_f64();
+            if mean > 0.0 { 1.0 / mean } else { 0.0 }
+        };
+        let units_per_second = lanes.iter().map(speed).sum::<f64>();
+        let eta_ms = left
+            .filter(|_| execution.status.is_running() && units_per_second > 0.0)
+            .map(|left| (left as f64 / units_per_second * 1e3) as u64);
         Self {
             execution: execution.id,
             status: execution.status,
@@ -442,9 +446,11 @@ fn give_up(
     unit: Option<u64>,
     order: &SliceOrder,
 ) -> Result<String, SliceError> {
-    let now = runner.clock.now();
-    let answer = |execution: &JobExecution, row: &ProgressiveExecution, segments: &[Segment]| {
-        let progress = UnitProgress::new(execution, row, segments, now);
+    let answer = |execution: &JobExecution,
+                  row: &ProgressiveExecution,
+                  lanes: &[Lane],
+                  segments: &[Segment]| {
+        let progress = UnitProgress::new(execution, row, lanes, segments);
         let (outcome, next_seq) = (SliceOutcome::Continue, order.seq + 1);
         let answer = SliceAnswer { outcome, next_seq, retry_after_ms: None, progress };
         serde_json::to_string(&answer).unwrap_or_default()
@@ -465,12 +471,12 @@ fn told_of_the_end(
         return Err(finished);
     }
     let state = runner.repository.slices().progressive_state(execution.id)?;
-    let segments = state.map(|state| state.segments).unwrap_or_default();
+    let (lanes, segments) = state.map(|state| (state.lanes, state.segments)).unwrap_or_default();
     let answer = SliceAnswer {
         outcome: outcome_of(execution),
         next_seq: order.seq,
         retry_after_ms: None,
-        progress: UnitProgress::new(execution, row, &segments, runner.clock.now()),
+        progress: UnitProgress::new(execution, row, &lanes, &segments),
     };
     serde_json::to_string(&answer)
         .map_err(|error| RepositoryError::unavailable("answer a slice", error).into())

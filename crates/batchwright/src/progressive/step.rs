@@ -708,13 +708,13 @@ where
     fn open_reader(
         &self,
         work: &mut Work<'_, U, W::Ready, O, P>,
-        lane: &LaneRun<'_>,
+        lane: &mut LaneRun<'_>,
     ) -> Result<(), Halt> {
         if work.reader.is_none() {
             let (rank, from) = lane.place();
             let range = UnitRange { rank, from };
-            let open = || self.units.open(work.plan, range, lane.scope());
-            let opened = lane.watched(|| guarded(open));
+            let scope = lane.scope().clone();
+            let opened = lane.opening(|| guarded(|| self.units.open(work.plan, range, &scope)));
             work.reader = Some(opened.map_err(|error| Halt::fatal("open the units", error))?);
         }
         Ok(())

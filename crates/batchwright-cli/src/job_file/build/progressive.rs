@@ -8,7 +8,7 @@ use batchwright::{ItemError, ItemUnits, OnFailed, ProgressiveStep};
 use serde_json::Value as Json;
 use toml::Spanned;
 
-use super::super::definition::{Reduce, Step};
+use super::super::definition::{Reduce, Step, Writer};
 use super::super::expression::Evaluator;
 use super::super::record::{Record, Value};
 use super::super::template::Known;
@@ -29,7 +29,14 @@ impl Builder<'_> {
             self.context.faults.as_ref().map(|plan| plan.for_step(&name)).unwrap_or_default();
         let make_reader = self.reader(wanted(&step.reader, "reader", &step.name)?, known)?;
         let make_writer = match &step.writer {
-            Some(writer) => Some(self.writer(writer, known)?),
+            Some(writer) => {
+                let Writer { kind, url, .. } = writer.get_ref();
+                if !matches!(kind.get_ref().as_str(), "sql" | "none") || url.is_some() {
+                    let told = "a progressive step writes to tables of the store's own database: lanes write side by side";
+                    return Err(Problem::at(kind, told));
+                }
+                Some(self.writer(writer, known)?)
+            }
             None => None,
         };
         let make_stages = stages(step, known, evaluator)?;

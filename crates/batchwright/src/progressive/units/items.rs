@@ -9,6 +9,8 @@ use crate::error::ItemError;
 use crate::item::ItemReader;
 use crate::step::StepScope;
 
+/// Items that are counted, at most: whoever opens an execution waits for it.
+const UNITS_MAX: u64 = 50_000_000;
 /// Positions that are kept of an input, at most.
 const POSITIONS_MAX: usize = 512;
 
@@ -50,6 +52,12 @@ impl UnitIndex {
         let (mut count, mut index) = (0, Self { every: 1, positions: Vec::new() });
         while pass(reader)? {
             count += 1;
+            if count > UNITS_MAX {
+                return Err(ItemError::fatal(format!(
+                    "count the input: it has more than {UNITS_MAX} items; a source of your own can say how many \
+                     there are without reading them"
+                )));
+            }
             if count % index.every == 0 {
                 index.positions.push(serde_json::to_string(&reader.position())?);
             }
