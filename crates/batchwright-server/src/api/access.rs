@@ -120,6 +120,8 @@ impl AccessRules {
     fn is_ours(&self, host: &str) -> bool {
         let name = match host.parse::<SocketAddr>() {
             Ok(_) => return true,
+            // An address in brackets has colons of its own.
+            Err(_) if host.ends_with(']') => host,
             Err(_) => host.rsplit_once(':').map_or(host, |(name, _)| name),
         };
         let bare = name.trim_start_matches('[').trim_end_matches(']');

@@ -22,6 +22,10 @@ use crate::repository::{
     JobRepository, Lane, Lease, ProgressiveExecution, StoredResponse, UnitOfWork,
 };
 
+/// Bounds of a target: below, a slice is all commit; above, it is no short request.
+const TARGET_MIN: Duration = Duration::from_millis(1);
+const TARGET_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// How a progressive execution is opened.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
@@ -118,7 +122,7 @@ fn open_in(
     let row = |is_split, units_total, plan: &str| ProgressiveExecution {
         execution: id,
         step: step.id,
-        target: request.options.target.unwrap_or(target),
+        target: request.options.target.unwrap_or(target).clamp(TARGET_MIN, TARGET_MAX),
         is_split,
         units_total,
         plan: plan.to_owned(),

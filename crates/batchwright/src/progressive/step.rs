@@ -296,7 +296,7 @@ impl<U, W, O, P> ProgressiveBuilder<U, Body<W, O, P>> {
         self
     }
 
-    /// When a slice should end, counted from the arrival of its request. Default 2 s.
+    /// When a slice should end, counted from the arrival of its request: from a millisecond to a day. Default 2 s.
     pub fn target(mut self, target: Duration) -> Self {
         self.settings.target = target;
         self

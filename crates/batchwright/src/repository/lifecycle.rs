@@ -202,7 +202,14 @@ pub(crate) fn start_next(
         if made > newest.map(|instance| instance.id) {
             return Err(RepositoryError::Conflict { what: "the newest instance".to_owned() }.into());
         }
-        let execution = start_in(&mut *unit, request, parameters)?;
+        let execution = match start_in(&mut *unit, request, parameters) {
+            // A new instance has no past that could refuse it: somebody made it since it was looked for.
+            Err(OperatorError::Refused(_)) if made.is_none() => {
+                let what = "the newest instance".to_owned();
+                return Err(RepositoryError::Conflict { what }.into());
+            }
+            started => started?,
+        };
         unit.commit()?;
         Ok(execution)
     })
