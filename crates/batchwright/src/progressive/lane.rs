@@ -14,7 +14,7 @@ use crate::clock::StopToken;
 use crate::error::{ErrorKind, Failure, ItemError, Phase, RepositoryError};
 use crate::execution::{Counters, ExitStatus, JobExecution, SkipRecord, StatusEvent};
 use crate::operator::{CommitPoint, later};
-use crate::repository::lifecycle::contended;
+use crate::repository::lifecycle::{contended, owned};
 use crate::repository::{Lane, Lease, ProgressiveExecution, UnitOfWork};
 use crate::runner::Runner;
 use crate::step::{ChunkTransaction, StepScope};
@@ -523,7 +523,7 @@ impl<'a> LaneRun<'a> {
                 After::Same { stop }
             }
             Then::Turn => {
-                let execution = self.lock(unit)?;
+                let execution = owned(unit, self.lease)?;
                 self.store(unit)?;
                 match execution.stop_requested {
                     true => After::Ended(self.release(unit, execution)?),
@@ -535,7 +535,7 @@ impl<'a> LaneRun<'a> {
                 }
             }
             Then::Release => {
-                let execution = self.lock(unit)?;
+                let execution = owned(unit, self.lease)?;
                 self.store(unit)?;
                 let is_done = self.segment.as_ref().is_none_or(|segment| segment.is_closed);
                 let segments = unit.slices().segments_of(self.lease.execution)?;
@@ -548,7 +548,7 @@ impl<'a> LaneRun<'a> {
                 }
             }
             Then::Fail => {
-                let mut execution = self.lock(unit)?;
+                let mut execution = owned(unit, self.lease)?;
                 self.store(unit)?;
                 let failure = self
                     .failure
@@ -570,15 +570,6 @@ impl<'a> LaneRun<'a> {
         if let Some(hook) = &self.runner.commit_hook {
             hook(self.scope.job(), self.scope.step(), point);
         }
-    }
-
-    /// Locks the execution, if it is still this lane's to carry forward.
-    fn lock(&self, unit: &mut dyn UnitOfWork) -> Result<JobExecution, RepositoryError> {
-        let execution = self.lease.execution;
-        let found = unit.execution(execution)?;
-        found
-            .filter(|one| one.fence == self.lease.fence && one.status.is_running())
-            .ok_or(RepositoryError::LeaseLost { execution })
     }
 
     /// What was done since the last commit.
@@ -677,15 +668,12 @@ impl<'a> LaneRun<'a> {
             .map_err(|error| RepositoryError::unavailable("store the answer of a slice", error))?;
         // The new fence shuts out whoever would still do something in the name of this slice.
         let lane = Lane {
-            fence: self.lane.fence + 1,
             seq: self.seq,
             answer: Some(answer.clone()),
-            owner: None,
-            lease_until: None,
             times: self.times.to_json(),
             slices: self.lane.slices + 1,
             last_slice: self.elapsed(),
-            ..self.lane.clone()
+            ..self.lane.freed()
         };
         self.store_as(unit, &lane)?;
         Ok(answer)
@@ -803,7 +791,7 @@ impl<'a> LaneRun<'a> {
         contended(|| {
             let mut unit = self.runner.repository.begin()?;
             let id = self.lease.execution;
-            self.lock(&mut *unit)?;
+            owned(&mut *unit, self.lease)?;
             let (rank, fence) = (self.lane.rank, self.lane.fence);
             let lanes = unit.slices().lanes_of(id)?;
             let mine = lanes.into_iter().find(|lane| lane.rank == rank && lane.fence == fence);
@@ -814,8 +802,7 @@ impl<'a> LaneRun<'a> {
                     unit.slices().claim_segment(&segment)?;
                 }
             }
-            let free = Lane { fence: fence + 1, owner: None, lease_until: None, ..lane };
-            self.store_as(&mut *unit, &free)?;
+            self.store_as(&mut *unit, &lane.freed())?;
             unit.commit()
         })
     }
@@ -889,13 +876,7 @@ pub(crate) fn claim_segment(
             let former =
                 lanes.iter().find(|lane| Some(lane.rank) == before[index] && lane.rank != me);
             if let Some(former) = former.filter(|lane| lane.lease_until.is_some()) {
-                let fenced = Lane {
-                    fence: former.fence + 1,
-                    owner: None,
-                    lease_until: None,
-                    ..former.clone()
-                };
-                unit.slices().update_lane(&fenced, former.fence)?;
+                unit.slices().update_lane(&former.freed(), former.fence)?;
             }
             let mut segment = segments.swap_remove(index);
             unit.slices().claim_segment(&segment)?;

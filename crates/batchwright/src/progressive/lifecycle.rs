@@ -12,12 +12,11 @@ use super::slice::{SliceError, SliceOrder};
 use super::step::{FinalResponse, Plan, Settings};
 use super::timing::UnitTimes;
 use crate::error::{Failure, RepositoryError};
-use crate::event::EventRecord;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution, StatusEvent, StepExecution};
 use crate::operator::{OperatorError, Refusal, later};
 use crate::owner::unique_id;
 use crate::parameters::{JobParameters, hex};
-use crate::repository::lifecycle::{StartRequest, contended, start_in};
+use crate::repository::lifecycle::{StartRequest, change, contended, record_step, start_in};
 use crate::repository::{
     JobRepository, Lane, Lease, ProgressiveExecution, StoredResponse, UnitOfWork,
 };
@@ -96,7 +95,7 @@ fn open_in(
     let id = execution.id;
     execution.status = BatchStatus::Started;
     execution.started_at = Some(now);
-    change(unit, &mut execution, now)?;
+    change(unit, &mut execution, now, None)?;
     let (begun_by, context) = match &former {
         Some((_, step)) => (Some(step.round()), step.context.clone()),
         None => (None, Default::default()),
@@ -382,9 +381,9 @@ pub(crate) fn give_up_worker(
         let lane = lanes.iter().find(|lane| lane.rank == begun.lane.rank).cloned();
         let lane = lane.ok_or(RepositoryError::LeaseLost { execution: id })?;
         if lane.seq == seq
-            && let Some(answer) = lane.answer
+            && let Some(answer) = &lane.answer
         {
-            return Ok(answer);
+            return Ok(answer.clone());
         }
         let mut segments = unit.slices().segments_of(id)?;
         let (rank, fence) = (begun.lane.rank, begun.lane.fence);
@@ -406,15 +405,8 @@ pub(crate) fn give_up_worker(
             unit.slices().claim_segment(segment)?;
         }
         let answer = answer(&execution, &begun.row, &lanes, &segments);
-        let free = Lane {
-            fence: fence + 1,
-            seq,
-            answer: Some(answer.clone()),
-            owner: None,
-            lease_until: None,
-            slices: lane.slices + 1,
-            ..lane
-        };
+        let free =
+            Lane { seq, answer: Some(answer.clone()), slices: lane.slices + 1, ..lane.freed() };
         if !unit.slices().update_lane(&free, fence)? {
             return Err(RepositoryError::LeaseLost { execution: id });
         }
@@ -476,7 +468,7 @@ pub(crate) fn end(
     execution.exit = exit;
     execution.failure = ended.failure;
     execution.ended_at = Some(now);
-    change(unit, execution, now)
+    change(unit, execution, now, None)
 }
 
 /// Ends an execution that was asked to stop when nobody works for it: what `execution` then is.
@@ -491,27 +483,6 @@ pub(crate) fn close_stopped(
         return Ok(());
     }
     end(unit, execution, &row, Final::stopped(), now)
-}
-
-fn change(
-    unit: &mut dyn UnitOfWork,
-    execution: &mut JobExecution,
-    at: Timestamp,
-) -> Result<(), RepositoryError> {
-    unit.update_execution(execution)?;
-    execution.version += 1;
-    let (execution, status) = (execution.id, execution.status);
-    unit.insert_event(&EventRecord { at, execution, step: None, status, note: None })
-}
-
-fn record_step(
-    unit: &mut dyn UnitOfWork,
-    step: &StepExecution,
-    at: Timestamp,
-) -> Result<(), RepositoryError> {
-    let (execution, status) = (step.execution_id, step.status);
-    let step = Some(step.name.clone());
-    unit.insert_event(&EventRecord { at, execution, step, status, note: None })
 }
 
 impl From<Refusal> for SliceError {

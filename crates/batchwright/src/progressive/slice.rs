@@ -300,16 +300,13 @@ impl SliceError {
     }
 }
 
-/// Work that somebody else's thread does.
-pub(crate) type Job = Box<dyn FnOnce() + Send>;
-
 /// Runs a slice. The worker is handed to `spawn`; the caller waits, keeps its lease alive, and ends the request
 /// when a unit hangs.
 pub(crate) fn run_slice(
     runner: &Runner,
     work: &Arc<dyn ProgressiveWork>,
     order: &SliceOrder,
-    spawn: impl FnOnce(Job),
+    spawn: impl FnOnce(Box<dyn FnOnce() + Send>),
 ) -> Result<String, SliceError> {
     let settings = work.settings();
     let repository = &*runner.repository;

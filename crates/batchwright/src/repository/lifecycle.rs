@@ -616,7 +616,10 @@ pub(crate) fn still_owned(
 }
 
 /// The execution of `lease`, if it is still the caller's.
-fn owned(unit: &mut dyn UnitOfWork, lease: Lease) -> Result<JobExecution, RepositoryError> {
+pub(crate) fn owned(
+    unit: &mut dyn UnitOfWork,
+    lease: Lease,
+) -> Result<JobExecution, RepositoryError> {
     unit.execution(lease.execution)?
         .filter(|one| one.fence == lease.fence && one.status.is_running())
         .ok_or(RepositoryError::LeaseLost { execution: lease.execution })
@@ -626,7 +629,7 @@ fn wanted(unit: &mut dyn UnitOfWork, id: ExecutionId) -> Result<JobExecution, Op
     Ok(unit.execution(id)?.ok_or(Refusal::NoSuchExecution { execution: id })?)
 }
 
-fn change(
+pub(crate) fn change(
     unit: &mut dyn UnitOfWork,
     execution: &mut JobExecution,
     at: Timestamp,
@@ -647,7 +650,7 @@ fn record(
     unit.insert_event(&EventRecord { at, execution, step: None, status, note })
 }
 
-fn record_step(
+pub(crate) fn record_step(
     unit: &mut dyn UnitOfWork,
     step: &StepExecution,
     at: Timestamp,

@@ -60,6 +60,11 @@ pub struct Lane {
 }
 
 impl Lane {
+    /// Nobody's, under a new fence: whoever worked for it can commit nothing more.
+    pub(crate) fn freed(&self) -> Self {
+        Self { fence: self.fence + 1, owner: None, lease_until: None, ..self.clone() }
+    }
+
     /// Whether somebody may be working for it.
     pub fn is_live(&self, now: Timestamp) -> bool {
         let gone = |owner: &str| ProcessIdentity::liveness_of(owner) == Liveness::Gone;
