@@ -138,9 +138,19 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let force = if self.kind == Kind::Postgres { " WITH (FORCE)" } else { "" };
-        if self.kind != Kind::Sqlite && !std::thread::panicking() {
-            self.on(&server(self.kind), &format!("DROP DATABASE {}{force}", self.name));
+        if self.kind == Kind::Sqlite || std::thread::panicking() {
+            return;
         }
+        let server = server(self.kind);
+        if self.kind == Kind::Postgres {
+            // Not `WITH (FORCE)`: it fails where an autovacuum worker is at work, which it may not end. A plain
+            // `DROP` ends that one, and waits for ours.
+            let ours = format!("datname = '{}' AND usename = current_user", self.name);
+            self.on(
+                &server,
+                &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {ours}"),
+            );
+        }
+        self.on(&server, &format!("DROP DATABASE {}", self.name));
     }
 }
