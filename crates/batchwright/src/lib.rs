@@ -94,10 +94,10 @@ pub use parameters::{
 };
 pub use policy::{Classifier, Completion, SkipLimitScope, SkipPolicy};
 pub use progressive::{
-    Budget, Claim, ClaimRules, ClientGone, Extent, FinalResponse, ItemUnitReader, ItemUnits,
-    ListUnits, LostClient, NumberedUnits, OnFailed, OpenOptions, Poison, ProgressiveBuilder,
-    ProgressiveStep, Segment, SliceAnswer, SliceError, SliceOrder, SliceOutcome, UnitIndex,
-    UnitProgress, UnitRange, UnitReader, UnitTimes, Units, UnitsSummary, claim,
+    ClientGone, Extent, FinalResponse, ItemUnitReader, ItemUnits, ListUnits, LostClient,
+    NumberedUnits, OnFailed, OpenOptions, Poison, ProgressiveBuilder, ProgressiveStep, Segment,
+    SliceAnswer, SliceError, SliceOrder, SliceOutcome, UnitIndex, UnitProgress, UnitRange,
+    UnitReader, Units, UnitsSummary,
 };
 #[cfg(feature = "cache")]
 pub use query::CachedQueries;

@@ -14,17 +14,15 @@ mod step;
 mod timing;
 mod units;
 
-pub use budget::Budget;
 pub use lifecycle::OpenOptions;
 pub(crate) use lifecycle::{OpenRequest, check_owner, close_stopped, open};
-pub use segments::{Claim, ClaimRules, Poison, Segment, claim};
+pub use segments::{Poison, Segment};
 pub(crate) use slice::run_slice;
 pub use slice::{
     ClientGone, LostClient, SliceAnswer, SliceError, SliceOrder, SliceOutcome, UnitProgress,
 };
 pub use step::{FinalResponse, OnFailed, ProgressiveBuilder, ProgressiveStep, UnitsSummary};
 pub(crate) use step::{ProgressiveBody, ProgressiveWork};
-pub use timing::UnitTimes;
 pub use units::{
     Extent, ItemUnitReader, ItemUnits, ListUnits, NumberedUnits, UnitIndex, UnitRange, UnitReader,
     Units,

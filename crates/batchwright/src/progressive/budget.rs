@@ -9,17 +9,17 @@ pub(super) const SAMPLES_MIN: u64 = 8;
 
 /// The time that a slice may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
+pub(crate) struct Budget {
     /// When it should end, counted from the arrival of the request.
-    pub target: Duration,
+    pub(super) target: Duration,
     /// What the checkpoint at its end is expected to cost.
-    pub reserve: Duration,
+    pub(super) reserve: Duration,
 }
 
 impl Budget {
     /// Whether one more unit fits, `elapsed` after the arrival of the request.
     #[inline]
-    pub fn has_room(&self, elapsed: Duration, times: &UnitTimes) -> bool {
+    pub(super) fn has_room(&self, elapsed: Duration, times: &UnitTimes) -> bool {
         let elapsed = elapsed + self.reserve;
         // What no unit exceeds needs no closer look: this is the answer nearly always.
         if times.samples() >= SAMPLES_MIN && elapsed + times.largest() <= self.target {

@@ -8,11 +8,11 @@ use super::budget::Budget;
 use super::lifecycle::{self, Final};
 use super::segments::{Claim, ClaimRules, Segment, claim};
 use super::slice::{LostClient, Pulse, SliceAnswer, SliceOutcome, UnitProgress};
-use super::step::{FinalResponse, OnFailed, ProgressiveWork, Settings, UnitsSummary};
+use super::step::{OnFailed, ProgressiveWork, Settings, UnitsSummary};
 use super::timing::UnitTimes;
 use crate::clock::StopToken;
 use crate::error::{ErrorKind, Failure, ItemError, Phase, RepositoryError};
-use crate::execution::{Counters, ExitStatus, JobExecution, SkipRecord, StatusEvent};
+use crate::execution::{Counters, JobExecution, SkipRecord};
 use crate::operator::{CommitPoint, later};
 use crate::repository::lifecycle::{contended, owned};
 use crate::repository::{Lane, Lease, ProgressiveExecution, UnitOfWork};
@@ -85,13 +85,6 @@ pub(crate) enum UnitEnd {
     Done,
     /// Without one.
     Filtered,
-}
-
-/// When a failure of a whole chunk is that of one unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Alone {
-    /// With so many units in the chunk.
-    When(u64),
 }
 
 /// What was done since the last commit.
@@ -448,14 +441,14 @@ impl<'a> LaneRun<'a> {
 
     /// Back to the last checkpoint: a failure tore down what was done since. Where only one unit can be to blame
     /// it was an attempt at that one; else chunks are smaller until it is found.
-    pub(crate) fn rewind(&mut self, error: ItemError, alone: Alone) {
+    pub(crate) fn rewind(&mut self, error: &ItemError, units_alone: u64) {
         let until = self.segment.as_ref().map_or(0, |segment| segment.position + 1);
         self.segment.clone_from(&self.committed);
         self.has_moved = true;
-        let (units, Alone::When(alone)) = (self.since.units(), alone);
+        let units = self.since.units();
         self.since = Since { began: self.now, ..Since::default() };
         match &mut self.segment {
-            Some(_) if units <= alone => self.unit_failed(&error),
+            Some(_) if units <= units_alone => self.unit_failed(error),
             Some(segment) => segment.suspect(until, (units / CUT).max(1)),
             None => {}
         }
@@ -480,7 +473,7 @@ impl<'a> LaneRun<'a> {
         let after = match committed {
             Ok(after) => after,
             Err(error) => {
-                self.rewind(error, Alone::When(1));
+                self.rewind(&error, 1);
                 return Ok(false);
             }
         };
@@ -554,9 +547,8 @@ impl<'a> LaneRun<'a> {
                     .failure
                     .clone()
                     .unwrap_or_else(|| Failure::new("unit_failed", "a unit failed".to_owned()));
-                let response = problem(&failure);
-                let ended = Final { response: Some(response), ..Final::failed(failure) };
-                lifecycle::end(unit, &mut execution, &self.row, ended, self.runner.clock.now())?;
+                let (ended, now) = (Final::failed(failure), self.runner.clock.now());
+                lifecycle::end(unit, &mut execution, &self.row, ended, now)?;
                 After::Ended(self.let_go(unit, SliceOutcome::Final, &execution)?)
             }
         };
@@ -756,8 +748,7 @@ impl<'a> LaneRun<'a> {
             Ok(response) => Final::completed(response.clone()),
             Err(error) => {
                 let told = format!("failed to assemble the response: {error}");
-                let failure = Failure::new("response_failed", told);
-                Final { response: Some(problem(&failure)), ..Final::failed(failure) }
+                Final::failed(Failure::new("response_failed", told))
             }
         };
         let answer = contended(|| {
@@ -824,18 +815,6 @@ pub(crate) fn outcome_of(execution: &JobExecution) -> SliceOutcome {
     }
 }
 
-/// The response of an execution that failed.
-fn problem(failure: &Failure) -> FinalResponse {
-    let body = serde_json::json!({
-        "type": format!("/errors/{}", failure.code),
-        "title": "The execution failed",
-        "status": 500,
-        "detail": failure.message,
-        "code": failure.code,
-    });
-    FinalResponse::new("application/problem+json", body.to_string()).status(500)
-}
-
 pub(crate) fn summary_of(segments: &[Segment]) -> UnitsSummary {
     UnitsSummary {
         units_done: segments.iter().map(|segment| segment.done).sum(),
@@ -898,13 +877,4 @@ pub(crate) fn claim_segment(
 /// A cost, mostly as it was: one slow commit says little.
 fn smoothed(before: Duration, cost: Duration) -> Duration {
     if before.is_zero() { cost } else { (before * 3 + cost) / 4 }
-}
-
-/// Nothing of a slice is the end of the world: what a step's exit says of how it ended.
-pub(crate) fn exit_of(event: StatusEvent) -> ExitStatus {
-    match event {
-        StatusEvent::Complete => ExitStatus::completed(),
-        StatusEvent::ConfirmStop => ExitStatus::stopped(),
-        _ => ExitStatus::failed(),
-    }
 }

@@ -6,13 +6,15 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::budget::SAMPLES_MIN;
-use super::lane::{NoWork, claim_rules, claim_segment, exit_of, window};
+use super::lane::{NoWork, claim_rules, claim_segment, window};
 use super::segments::Segment;
 use super::slice::{SliceError, SliceOrder};
 use super::step::{FinalResponse, Plan, Settings};
 use super::timing::UnitTimes;
 use crate::error::{Failure, RepositoryError};
-use crate::execution::{BatchStatus, ExecutionId, JobExecution, StatusEvent, StepExecution};
+use crate::execution::{
+    BatchStatus, ExecutionId, ExitStatus, JobExecution, StatusEvent, StepExecution,
+};
 use crate::operator::{OperatorError, Refusal, later};
 use crate::owner::unique_id;
 use crate::parameters::{JobParameters, hex};
@@ -429,11 +431,33 @@ impl Final {
     }
 
     pub(crate) fn failed(failure: Failure) -> Self {
-        Self { event: StatusEvent::Fail, failure: Some(failure), response: None }
+        let response = Some(problem(&failure));
+        Self { event: StatusEvent::Fail, failure: Some(failure), response }
     }
 
     pub(crate) fn stopped() -> Self {
         Self { event: StatusEvent::ConfirmStop, failure: None, response: None }
+    }
+}
+
+/// The response of an execution that failed.
+fn problem(failure: &Failure) -> FinalResponse {
+    let body = serde_json::json!({
+        "type": format!("/errors/{}", failure.code),
+        "title": "The execution failed",
+        "status": 500,
+        "detail": failure.message,
+        "code": failure.code,
+    });
+    FinalResponse::new("application/problem+json", body.to_string()).status(500)
+}
+
+/// What the exit status says of an execution that ended so.
+fn exit_of(event: StatusEvent) -> ExitStatus {
+    match event {
+        StatusEvent::Complete => ExitStatus::completed(),
+        StatusEvent::ConfirmStop => ExitStatus::stopped(),
+        _ => ExitStatus::failed(),
     }
 }
 

@@ -129,7 +129,7 @@ impl Segment {
 
 /// What a lane does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Claim {
+pub(crate) enum Claim {
     /// It works on this segment up to its `claimed`.
     Window(usize),
     /// It works on this new segment, the upper end of the one at the index, which now ends where this begins.
@@ -142,7 +142,7 @@ pub enum Claim {
 
 /// The claim of lane `me`: its own segment first, then one that nobody works on, then the upper half of the
 /// unclaimed rest of the largest one. `is_live` says of other lanes whether somebody works for them now.
-pub fn claim(
+pub(crate) fn claim(
     segments: &mut [Segment],
     me: u32,
     is_live: &dyn Fn(u32) -> bool,
@@ -188,7 +188,7 @@ pub fn claim(
 
 /// What holds for every claim of an execution.
 #[derive(Debug, Clone, Copy)]
-pub struct ClaimRules {
+pub(crate) struct ClaimRules {
     /// Whether segments may be split.
     pub may_split: bool,
     /// Whether every unit is committed alone.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::lane::{Alone, Halt, LaneRun, Next, Then, UnitEnd};
+use super::lane::{Halt, LaneRun, Next, Then, UnitEnd};
 use super::units::{Extent, UnitRange, UnitReader, Units};
 use crate::error::{ErrorKind, ItemError, ItemErrorText, StepError};
 use crate::item::{ItemProcessor, ItemWriter};
@@ -696,7 +696,7 @@ where
                 // Whatever state the reader is in: the next attempt, or the next unit, has a new one.
                 work.reader = None;
                 if std::mem::take(&mut work.is_torn) {
-                    lane.rewind(error, Alone::When(0));
+                    lane.rewind(&error, 0);
                 } else {
                     lane.unit_failed(&error);
                 }

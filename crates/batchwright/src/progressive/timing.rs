@@ -17,7 +17,7 @@ const WEIGHT_MAX: f64 = 1e12;
 /// Times of units, the latest weighing most: logarithmic buckets, eight to an octave, each sample two per cent
 /// lighter than the next. Kept with the execution, so that a new slice knows what units cost.
 #[derive(Debug, Clone)]
-pub struct UnitTimes {
+pub(crate) struct UnitTimes {
     buckets: Box<[Bucket; BUCKETS]>,
     /// Weight of the next sample.
     weight: f64,
@@ -58,7 +58,7 @@ impl Default for UnitTimes {
 impl UnitTimes {
     /// Remembers that a unit took `time`.
     #[inline]
-    pub fn record(&mut self, time: Duration) {
+    pub(super) fn record(&mut self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let bucket = &mut self.buckets[bucket_of(nanos)];
         bucket.weight += self.weight;
@@ -89,22 +89,22 @@ impl UnitTimes {
     }
 
     /// Units that were timed in all.
-    pub fn samples(&self) -> u64 {
+    pub(super) fn samples(&self) -> u64 {
         self.samples
     }
 
     /// Time of the last unit.
-    pub fn last(&self) -> Duration {
+    pub(super) fn last(&self) -> Duration {
         self.last
     }
 
     /// No unit that still counts took longer.
-    pub fn largest(&self) -> Duration {
+    pub(super) fn largest(&self) -> Duration {
         self.largest
     }
 
     /// Mean time of a unit; zero without samples.
-    pub fn mean(&self) -> Duration {
+    pub(super) fn mean(&self) -> Duration {
         let (weight, sum) = self
             .buckets
             .iter()
@@ -113,7 +113,7 @@ impl UnitTimes {
     }
 
     /// The time that a share `quantile` (from 0 to 1) of the units does not exceed; zero without samples.
-    pub fn quantile(&self, quantile: f64) -> Duration {
+    pub(super) fn quantile(&self, quantile: f64) -> Duration {
         let total: f64 = self.buckets.iter().map(|bucket| bucket.weight).sum();
         let above = total * (1.0 - quantile);
         let mut seen = 0.0;
@@ -127,7 +127,7 @@ impl UnitTimes {
     }
 
     /// Reads what [`to_json`](Self::to_json) wrote; anything else is no memory at all.
-    pub fn from_json(text: &str) -> Self {
+    pub(super) fn from_json(text: &str) -> Self {
         let stored: Stored = serde_json::from_str(text).unwrap_or_default();
         let mut times = Self::default();
         for (index, (weight, mean)) in stored.buckets {
@@ -143,7 +143,7 @@ impl UnitTimes {
     }
 
     /// As text for the store.
-    pub fn to_json(&self) -> String {
+    pub(super) fn to_json(&self) -> String {
         /// Lighter buckets are not worth their place.
         const WORTH: f64 = 1e-4;
         let used = self.buckets.iter().enumerate().filter_map(|(index, bucket)| {
