@@ -115,17 +115,7 @@ fn the_same_request_gets_the_same_bytes_and_runs_nothing() {
     let (_, state) = operator.progressive_state(id, None).unwrap();
     let lane = state.lanes[0].id.clone();
     let ask = |seq: u64| {
-        let order = batchwright::SliceOrder {
-            execution: id,
-            lane: lane.clone(),
-            seq,
-            owner_token: None,
-            as_server: false,
-            target: None,
-            arrived: operator.elapsed(),
-            client: Default::default(),
-            stop: StopToken::default(),
-        };
+        let order = batchwright::SliceOrder::new(id, &lane, seq, operator.elapsed());
         operator.slice(&order, |work| drop(thread::spawn(work)))
     };
     let first = ask(1).unwrap();

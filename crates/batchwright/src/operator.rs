@@ -274,8 +274,7 @@ impl JobOperator {
         let job = self.inner.registry.job(name)?;
         let parameters = job.accept(parameters)?;
         if let Some(work) = job.progressive() {
-            // Whichever server finds it goes on when this process dies.
-            let open = OpenOptions { is_server_driven: true, ..OpenOptions::default() };
+            let open = OpenOptions::server_driven();
             let execution = self.open_job(&job, &work, parameters, options, &open)?;
             return Ok(self.submit_drive(&execution, Carried::Driven));
         }
@@ -298,7 +297,7 @@ impl JobOperator {
         let job = self.inner.registry.job(name)?;
         let parameters = job.accept(parameters)?;
         if let Some(work) = job.progressive() {
-            let open = OpenOptions { is_server_driven: true, ..OpenOptions::default() };
+            let open = OpenOptions::server_driven();
             return self.open_job(&job, &work, parameters, options, &open);
         }
         let request = self.request(&job, options, None);
@@ -367,18 +366,14 @@ impl JobOperator {
         let incrementer =
             incrementer.ok_or_else(|| Refusal::NoSequence { job: name.to_owned() })?;
         let following = |newest: Option<JobParameters>| {
-            let mut next = incrementer(newest.as_ref())
+            let next = incrementer(newest.as_ref())
                 .map_err(|problem| Refusal::InvalidParameters { problems: vec![problem] })?;
-            for (name, parameter) in overrides.iter() {
-                next.insert(name, parameter.clone());
-            }
-            job.accept(next)
+            job.accept(next.overridden_by(&overrides))
         };
         if let Some(work) = job.progressive() {
             let newest = self.queries().executions(&ExecutionFilter::of_job(name).limit(1))?;
             let parameters = following(newest.into_iter().next().map(|newest| newest.parameters))?;
-            // Whichever server finds it goes on when this process dies.
-            let open = OpenOptions { is_server_driven: true, ..OpenOptions::default() };
+            let open = OpenOptions::server_driven();
             let execution = self.open_job(&job, &work, parameters, options, &open)?;
             return Ok(self.submit_drive(&execution, Carried::Driven));
         }
@@ -401,8 +396,7 @@ impl JobOperator {
     ) -> Result<JobHandle, OperatorError> {
         let job = self.inner.registry.job(&self.execution(id)?.job)?;
         if let Some(work) = job.progressive() {
-            // Whichever server finds it goes on when this process dies.
-            let open = OpenOptions { is_server_driven: true, ..OpenOptions::default() };
+            let open = OpenOptions::server_driven();
             let execution = self.reopen(id, &job, &work, overrides, options, &open)?;
             return Ok(self.submit_drive(&execution, Carried::Driven));
         }
@@ -423,7 +417,7 @@ impl JobOperator {
     ) -> Result<JobExecution, OperatorError> {
         let job = self.inner.registry.job(&self.execution(id)?.job)?;
         if let Some(work) = job.progressive() {
-            let open = OpenOptions { is_server_driven: true, ..OpenOptions::default() };
+            let open = OpenOptions::server_driven();
             return self.reopen(id, &job, &work, overrides, options, &open);
         }
         self.restarted(id, &job, overrides, options, None)
@@ -438,12 +432,7 @@ impl JobOperator {
         claimant: Option<Claimant>,
     ) -> Result<JobExecution, OperatorError> {
         let request = self.request(job, options, claimant);
-        let change = |mut parameters: JobParameters| {
-            for (name, parameter) in overrides.iter() {
-                parameters.insert(name, parameter.clone());
-            }
-            job.accept(parameters)
-        };
+        let change = |parameters: JobParameters| job.accept(parameters.overridden_by(overrides));
         lifecycle::restart(&*self.inner.repository, id, &request, change)
     }
 

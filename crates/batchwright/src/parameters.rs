@@ -327,6 +327,13 @@ impl JobParameters {
         self.0.insert(name.into(), parameter)
     }
 
+    /// These, with `overrides` instead of those of the same name, and beside the others.
+    #[must_use]
+    pub(crate) fn overridden_by(mut self, overrides: &Self) -> Self {
+        self.0.extend(overrides.0.clone());
+        self
+    }
+
     /// The parameter with that name.
     pub fn get(&self, name: &str) -> Option<&Parameter> {
         self.0.get(name)

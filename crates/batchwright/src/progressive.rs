@@ -6,22 +6,27 @@
 //! the process: the next slice may run anywhere.
 
 mod budget;
+mod claims;
 mod lane;
 mod lifecycle;
+mod opening;
+mod progress;
+mod pulse;
 mod segments;
 mod slice;
 mod step;
 mod timing;
 mod units;
 
-pub use lifecycle::OpenOptions;
-pub(crate) use lifecycle::{OpenRequest, check_owner, close_stopped, open};
+pub(crate) use lifecycle::{check_owner, close_stopped};
+pub use opening::OpenOptions;
+pub(crate) use opening::{OpenRequest, open};
+pub use progress::{UnitProgress, UnitsSummary};
+pub use pulse::{ClientGone, LostClient};
 pub use segments::{Poison, Segment};
 pub(crate) use slice::run_slice;
-pub use slice::{
-    ClientGone, LostClient, SliceAnswer, SliceError, SliceOrder, SliceOutcome, UnitProgress,
-};
-pub use step::{FinalResponse, OnFailed, ProgressiveBuilder, ProgressiveStep, UnitsSummary};
+pub use slice::{SliceAnswer, SliceError, SliceOrder, SliceOutcome};
+pub use step::{FinalResponse, OnFailed, ProgressiveBuilder, ProgressiveStep};
 pub(crate) use step::{ProgressiveBody, ProgressiveWork};
 pub use units::{
     Extent, ItemUnitReader, ItemUnits, ListUnits, NumberedUnits, UnitIndex, UnitRange, UnitReader,

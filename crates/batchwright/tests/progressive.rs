@@ -258,17 +258,7 @@ fn a_lane_that_waited_for_work_takes_over_what_another_one_left() {
     let id = operator.open("job", JobParameters::new(), &launch, &open).unwrap().id;
     let (_, state) = operator.progressive_state(id, None).unwrap();
     let slice = |rank: usize| {
-        let order = SliceOrder {
-            execution: id,
-            lane: state.lanes[rank].id.clone(),
-            seq: 1,
-            owner_token: None,
-            as_server: false,
-            target: None,
-            arrived: operator.elapsed(),
-            client: Default::default(),
-            stop: StopToken::default(),
-        };
+        let order = SliceOrder::new(id, &state.lanes[rank].id, 1, operator.elapsed());
         operator.slice(&order, |work| drop(std::thread::spawn(work))).unwrap()
     };
     std::thread::scope(|scope| {

@@ -194,10 +194,7 @@ impl From<SliceError> for Problem {
         let new = |status| Self::new(status, code, detail.clone());
         match error {
             SliceError::Operator(error) => error.into(),
-            SliceError::NoSuchExecution { .. } | SliceError::NoSuchLane { .. } => {
-                new(StatusCode::NOT_FOUND)
-            }
-            SliceError::WrongOwner { .. } => new(StatusCode::FORBIDDEN),
+            SliceError::NoSuchLane { .. } => new(StatusCode::NOT_FOUND),
             SliceError::LaneBusy { .. } => new(StatusCode::CONFLICT).retry_after(1),
             SliceError::WrongSeq { expected, .. } => {
                 let mut problem = new(StatusCode::CONFLICT);

@@ -314,15 +314,11 @@ pub(super) async fn slice(
     let client = ClientGone::default();
     let mut waiting = Waiting { client: client.clone(), then: body.on_disconnect, answered: false };
     let order = SliceOrder {
-        execution: id,
-        lane,
-        seq: body.seq,
         owner_token: owner_token(&headers)?,
-        as_server: false,
         target: body.target_ms.map(Duration::from_millis),
-        arrived,
         client,
         stop: api.stop.clone(),
+        ..SliceOrder::new(id, lane, body.seq, arrived)
     };
     let answer = blocking(move || {
         let execution = api.operator().execution(id)?;

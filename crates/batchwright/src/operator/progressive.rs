@@ -12,11 +12,11 @@ use crate::job::{Job, JobScope};
 use crate::launch::LaunchOptions;
 use crate::parameters::JobParameters;
 use crate::progressive::{
-    self, ClientGone, OpenOptions, OpenRequest, ProgressiveWork, SliceAnswer, SliceError,
-    SliceOrder, SliceOutcome, UnitProgress,
+    self, OpenOptions, OpenRequest, ProgressiveWork, SliceAnswer, SliceError, SliceOrder,
+    SliceOutcome, UnitProgress,
 };
 use crate::query::ExecutionFilter;
-use crate::repository::lifecycle::contended;
+use crate::repository::lifecycle::{contended, parameters_of_restart};
 use crate::repository::{Lease, ProgressiveState, StoredResponse};
 use crate::step::{StepScope, StepStart};
 
@@ -111,8 +111,7 @@ impl JobOperator {
         spawn: impl FnOnce(Box<dyn FnOnce() + Send>),
     ) -> Result<String, SliceError> {
         let work = self.work_of(order.execution)?;
-        let answer = progressive::run_slice(&self.inner.runner, &work, order, spawn)?;
-        Ok(answer)
+        progressive::run_slice(&self.inner.runner, &work, order, spawn)
     }
 
     /// Time by the clock that slices are measured with.
@@ -121,8 +120,7 @@ impl JobOperator {
     }
 
     fn work_of(&self, id: ExecutionId) -> Result<Arc<dyn ProgressiveWork>, SliceError> {
-        let execution = self.queries().execution(id)?;
-        let execution = execution.ok_or(SliceError::NoSuchExecution { execution: id })?;
+        let execution = self.execution(id)?;
         let job = self.inner.registry.job(&execution.job)?;
         job.progressive().ok_or(SliceError::NotProgressive { execution: id })
     }
@@ -137,8 +135,7 @@ impl JobOperator {
         id: ExecutionId,
         token: Option<&str>,
     ) -> Result<(JobExecution, ProgressiveState), SliceError> {
-        let execution = self.queries().execution(id)?;
-        let execution = execution.ok_or(SliceError::NoSuchExecution { execution: id })?;
+        let execution = self.execution(id)?;
         let state = self.inner.repository.slices().progressive_state(id)?;
         let state = state.ok_or(SliceError::NotProgressive { execution: id })?;
         progressive::check_owner(&state.row, token)?;
@@ -246,15 +243,9 @@ impl JobOperator {
     ) -> Result<(), SliceError> {
         while !stop.is_requested() {
             let order = SliceOrder {
-                execution: id,
-                lane: lane.clone(),
-                seq,
-                owner_token: None,
                 as_server: true,
-                target: None,
-                arrived: self.elapsed(),
-                client: ClientGone::default(),
                 stop: stop.clone(),
+                ..SliceOrder::new(id, &lane, seq, self.elapsed())
             };
             let answer = self.slice(&order, |work| {
                 let spawned =
@@ -376,23 +367,9 @@ impl JobOperator {
         options: &LaunchOptions,
         open: &OpenOptions,
     ) -> Result<JobExecution, OperatorError> {
-        let execution = self.execution(id)?;
-        let newest = ExecutionFilter::of_instance(execution.instance_id).limit(1);
-        if let Some(newest) = self.queries().executions(&newest)?.first()
-            && newest.id != id
-        {
-            return Err(Refusal::NotMostRecent { execution: id, newest: newest.id }.into());
-        }
-        let key = execution.parameters.key();
-        let mut parameters = execution.parameters;
-        for (name, parameter) in overrides.iter() {
-            parameters.insert(name, parameter.clone());
-        }
-        let parameters = job.accept(parameters)?;
-        if parameters.key() != key {
-            let problems = vec!["a restart may not change identifying parameters".to_owned()];
-            return Err(Refusal::InvalidParameters { problems }.into());
-        }
+        let change = |parameters: JobParameters| job.accept(parameters.overridden_by(overrides));
+        let parameters =
+            contended(|| parameters_of_restart(&mut *self.inner.repository.begin()?, id, change))?;
         self.open_job(job, work, parameters, options, open)
     }
 

@@ -1,32 +1,30 @@
-//! One lane during one slice: which unit comes next, what a commit stores, how the slice ends.
+//! One lane during one slice: which unit comes next, what a commit stores.
+
+mod ending;
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use super::budget::Budget;
+use super::claims::{self, NoWork};
 use super::lifecycle::{self, Final};
-use super::segments::{Claim, ClaimRules, Segment, claim};
-use super::slice::{LostClient, Pulse, SliceAnswer, SliceOutcome, UnitProgress};
-use super::step::{OnFailed, ProgressiveWork, Settings, UnitsSummary};
+use super::pulse::{LostClient, Pulse};
+use super::segments::{Claim, Segment, claim};
+use super::slice::SliceOutcome;
+use super::step::{OnFailed, ProgressiveWork, Settings};
 use super::timing::UnitTimes;
 use crate::clock::StopToken;
 use crate::error::{ErrorKind, Failure, ItemError, Phase, RepositoryError};
-use crate::execution::{Counters, JobExecution, SkipRecord};
+use crate::execution::{Counters, SkipRecord};
 use crate::operator::{CommitPoint, later};
 use crate::repository::lifecycle::{contended, owned};
 use crate::repository::{Lane, Lease, ProgressiveExecution, UnitOfWork};
 use crate::runner::Runner;
 use crate::step::{ChunkTransaction, StepScope};
 
-/// Work that a lane claims at a time: as much as nobody misses who takes the rest.
-const WINDOW: Duration = Duration::from_millis(100);
 /// Parts that a chunk is cut into when one of its units failed all of it.
 const CUT: u64 = 16;
 /// How often a lane without work looks whether there is some.
 const IDLE_INTERVAL: Duration = Duration::from_millis(10);
-/// When a client should ask again for a lane that found no work.
-const WAIT: Duration = Duration::from_millis(250);
 
 /// Why a lane cannot go on.
 #[derive(Debug)]
@@ -123,15 +121,6 @@ pub(crate) struct LaneStart<'a> {
     pub(crate) stop: &'a StopToken,
     /// What was claimed with the lease; `Err`: nothing is to be done, or nothing at the moment.
     pub(crate) segment: Result<Segment, NoWork>,
-}
-
-/// Why a lane has nothing to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NoWork {
-    /// Others work on all that is left.
-    Wait,
-    /// Nothing is left.
-    AllClosed,
 }
 
 /// A lane at work.
@@ -598,9 +587,9 @@ impl<'a> LaneRun<'a> {
         &self,
         unit: &mut dyn UnitOfWork,
     ) -> Result<Result<Segment, NoWork>, RepositoryError> {
-        let rules = claim_rules(&self.row, &self.settings);
-        let units = window(&self.times);
-        claim_segment(
+        let rules = claims::rules(&self.row, &self.settings);
+        let units = claims::window(&self.times);
+        claims::claim_segment(
             unit,
             self.lease.execution,
             self.lane.rank,
@@ -608,67 +597,6 @@ impl<'a> LaneRun<'a> {
             units,
             rules,
         )
-    }
-
-    /// Ends the slice: the lease goes back, and when a stop is requested and nobody else works any more, the
-    /// execution stops.
-    fn release(
-        &self,
-        unit: &mut dyn UnitOfWork,
-        mut execution: JobExecution,
-    ) -> Result<String, RepositoryError> {
-        if let Some(segment) = &self.segment {
-            let mut given_back = segment.clone();
-            given_back.claimed = given_back.position;
-            unit.slices().claim_segment(&given_back)?;
-        }
-        let now = self.runner.clock.now();
-        let outcome = match (execution.stop_requested, &self.segment) {
-            (true, _) => {
-                let lanes = unit.slices().lanes_of(execution.id)?;
-                let is_other = |lane: &Lane| lane.rank != self.lane.rank && lane.is_live(now);
-                if !lanes.iter().any(is_other) {
-                    lifecycle::end(unit, &mut execution, &self.row, Final::stopped(), now)?;
-                }
-                SliceOutcome::Done
-            }
-            (false, Some(_)) => SliceOutcome::Continue,
-            (false, None) => SliceOutcome::Wait,
-        };
-        self.let_go(unit, outcome, &execution)
-    }
-
-    /// Gives the lease back with the answer.
-    fn let_go(
-        &self,
-        unit: &mut dyn UnitOfWork,
-        outcome: SliceOutcome,
-        execution: &JobExecution,
-    ) -> Result<String, RepositoryError> {
-        let segments = unit.slices().segments_of(execution.id)?;
-        let mut lanes = unit.slices().lanes_of(execution.id)?;
-        for mine in lanes.iter_mut().filter(|lane| lane.rank == self.lane.rank) {
-            mine.times = self.times.to_json();
-        }
-        let answer = SliceAnswer {
-            outcome,
-            next_seq: self.seq + 1,
-            retry_after_ms: (outcome == SliceOutcome::Wait).then_some(WAIT.as_millis() as u64),
-            progress: UnitProgress::new(execution, &self.row, &lanes, &segments),
-        };
-        let answer = serde_json::to_string(&answer)
-            .map_err(|error| RepositoryError::unavailable("store the answer of a slice", error))?;
-        // The new fence shuts out whoever would still do something in the name of this slice.
-        let lane = Lane {
-            seq: self.seq,
-            answer: Some(answer.clone()),
-            times: self.times.to_json(),
-            slices: self.lane.slices + 1,
-            last_slice: self.elapsed(),
-            ..self.lane.freed()
-        };
-        self.store_as(unit, &lane)?;
-        Ok(answer)
     }
 
     /// A lane without work: waits within its time for some, or for the end of the execution.
@@ -705,97 +633,9 @@ impl<'a> LaneRun<'a> {
         let now = self.runner.clock.now();
         let is_live =
             |rank: u32| state.lanes.iter().any(|lane| lane.rank == rank && lane.is_live(now));
-        let rules = claim_rules(&self.row, &self.settings);
+        let rules = claims::rules(&self.row, &self.settings);
         let found = claim(&mut state.segments, self.lane.rank, &is_live, 1, rules);
         Ok(found != Claim::Wait)
-    }
-
-    /// The execution has ended, by somebody else: the answer says so.
-    ///
-    /// # Errors
-    ///
-    /// [`RepositoryError::LeaseLost`] when it runs on, without this lane.
-    pub(crate) fn end_with_the_others(&mut self) -> Result<(), RepositoryError> {
-        let answer = contended(|| {
-            let mut unit = self.runner.repository.begin()?;
-            let id = self.lease.execution;
-            let ended = unit.execution(id)?.filter(|one| !one.status.is_running());
-            let execution = ended.ok_or(RepositoryError::LeaseLost { execution: id })?;
-            let answer = self.let_go(&mut *unit, outcome_of(&execution), &execution)?;
-            unit.commit()?;
-            Ok::<_, RepositoryError>(answer)
-        })?;
-        self.stage = Stage::Ended(answer);
-        Ok(())
-    }
-
-    /// All units are accounted for: assembles the response and ends the execution, unless somebody did.
-    ///
-    /// No unit of work is open while the response is assembled: who stores theirs first wins.
-    fn finalise(&mut self) -> Result<(), Halt> {
-        let id = self.lease.execution;
-        let (partials, summary) = {
-            let mut unit = self.runner.repository.begin()?;
-            let segments = unit.slices().segments_of(id)?;
-            let mut partials = Vec::new();
-            for segment in &segments {
-                partials.push(unit.slices().partial_of(segment.id)?);
-            }
-            (partials, summary_of(&segments))
-        };
-        let assembled = self.watched(|| self.work.assemble(partials, &summary));
-        let ended = match &assembled {
-            Ok(response) => Final::completed(response.clone()),
-            Err(error) => {
-                let told = format!("failed to assemble the response: {error}");
-                Final::failed(Failure::new("response_failed", told))
-            }
-        };
-        let answer = contended(|| {
-            let mut unit = self.runner.repository.begin()?;
-            let lost = RepositoryError::LeaseLost { execution: id };
-            let mut execution = unit.execution(id)?.ok_or(lost)?;
-            if execution.fence == self.lease.fence && execution.status.is_running() {
-                let now = self.runner.clock.now();
-                lifecycle::end(&mut *unit, &mut execution, &self.row, ended.clone(), now)?;
-            }
-            let answer = self.let_go(&mut *unit, outcome_of(&execution), &execution)?;
-            unit.commit()?;
-            Ok::<_, RepositoryError>(answer)
-        })?;
-        self.stage = Stage::Ended(answer);
-        Ok(())
-    }
-
-    /// The execution fails for a reason outside its units.
-    pub(crate) fn fail(&mut self, failure: Failure) -> Result<(), Halt> {
-        self.segment.clone_from(&self.committed);
-        self.since = Since::default();
-        self.failure = Some(failure);
-        let partial = self.committed.as_ref().and_then(|segment| segment.partial.clone());
-        self.commit(Then::Fail, partial, &mut |_| Ok(())).map(drop)
-    }
-
-    /// Gives everything back that is not committed, and the lease, without an answer. What is stored decides: the
-    /// outcome of the last commit may not be known here.
-    pub(crate) fn give_back(&self) -> Result<(), RepositoryError> {
-        contended(|| {
-            let mut unit = self.runner.repository.begin()?;
-            let id = self.lease.execution;
-            owned(&mut *unit, self.lease)?;
-            let (rank, fence) = (self.lane.rank, self.lane.fence);
-            let lanes = unit.slices().lanes_of(id)?;
-            let mine = lanes.into_iter().find(|lane| lane.rank == rank && lane.fence == fence);
-            let lane = mine.ok_or(RepositoryError::LeaseLost { execution: id })?;
-            for mut segment in unit.slices().segments_of(id)? {
-                if segment.lane == Some(rank) && segment.claimed > segment.position {
-                    segment.claimed = segment.position;
-                    unit.slices().claim_segment(&segment)?;
-                }
-            }
-            self.store_as(&mut *unit, &lane.freed())?;
-            unit.commit()
-        })
     }
 }
 
@@ -804,74 +644,6 @@ enum After {
     Same { stop: bool },
     Claimed(Result<Segment, NoWork>),
     Ended(String),
-}
-
-/// How an execution that has ended ends the slices that still ask.
-pub(crate) fn outcome_of(execution: &JobExecution) -> SliceOutcome {
-    use crate::execution::BatchStatus::{Completed, Failed};
-    match execution.status {
-        Completed | Failed => SliceOutcome::Final,
-        _ => SliceOutcome::Done,
-    }
-}
-
-pub(crate) fn summary_of(segments: &[Segment]) -> UnitsSummary {
-    UnitsSummary {
-        units_done: segments.iter().map(|segment| segment.done).sum(),
-        units_failed: segments.iter().map(|segment| segment.failed).sum(),
-    }
-}
-
-pub(crate) fn claim_rules(row: &ProgressiveExecution, settings: &Settings) -> ClaimRules {
-    ClaimRules { may_split: row.is_split, each_unit_alone: settings.chunk_units == 1 }
-}
-
-/// Units that a window takes.
-pub(crate) fn window(times: &UnitTimes) -> u64 {
-    let mean = times.mean().as_nanos().max(1);
-    match times.samples() {
-        // Nothing is known yet: one unit tells more.
-        0 => 1,
-        _ => u64::try_from(WINDOW.as_nanos() / mean).unwrap_or(1).max(1),
-    }
-}
-
-/// Claims the next window for lane `me`, in a unit of work that has locked the execution.
-pub(crate) fn claim_segment(
-    unit: &mut dyn UnitOfWork,
-    id: crate::execution::ExecutionId,
-    me: u32,
-    now: Timestamp,
-    units: u64,
-    rules: ClaimRules,
-) -> Result<Result<Segment, NoWork>, RepositoryError> {
-    let mut segments = unit.slices().segments_of(id)?;
-    let lanes = unit.slices().lanes_of(id)?;
-    let before: Vec<_> = segments.iter().map(|segment| segment.lane).collect();
-    let is_live = |rank: u32| lanes.iter().any(|lane| lane.rank == rank && lane.is_live(now));
-    match claim(&mut segments, me, &is_live, units, rules) {
-        Claim::Window(index) => {
-            // Whoever worked on it and is not known to be gone can commit nothing more.
-            let former =
-                lanes.iter().find(|lane| Some(lane.rank) == before[index] && lane.rank != me);
-            if let Some(former) = former.filter(|lane| lane.lease_until.is_some()) {
-                unit.slices().update_lane(&former.freed(), former.fence)?;
-            }
-            let mut segment = segments.swap_remove(index);
-            unit.slices().claim_segment(&segment)?;
-            segment.partial = unit.slices().partial_of(segment.id)?;
-            Ok(Ok(segment))
-        }
-        Claim::Stolen(index, mut stolen) => {
-            if let Some(end) = segments[index].end {
-                unit.slices().cut_segment(segments[index].id, end)?;
-            }
-            stolen.id = unit.slices().insert_segment(&stolen)?;
-            Ok(Ok(*stolen))
-        }
-        Claim::Wait => Ok(Err(NoWork::Wait)),
-        Claim::AllClosed => Ok(Err(NoWork::AllClosed)),
-    }
 }
 
 /// A cost, mostly as it was: one slow commit says little.

@@ -6,236 +6,23 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::budget::SAMPLES_MIN;
-use super::lane::{NoWork, claim_rules, claim_segment, window};
+use super::claims::{self, NoWork};
 use super::segments::Segment;
 use super::slice::{SliceError, SliceOrder};
-use super::step::{FinalResponse, Plan, Settings};
+use super::step::{FinalResponse, Settings};
 use super::timing::UnitTimes;
 use crate::error::{Failure, RepositoryError};
-use crate::execution::{
-    BatchStatus, ExecutionId, ExitStatus, JobExecution, StatusEvent, StepExecution,
-};
-use crate::operator::{OperatorError, Refusal, later};
-use crate::owner::unique_id;
-use crate::parameters::{JobParameters, hex};
-use crate::repository::lifecycle::{StartRequest, change, contended, record_step, start_in};
+use crate::execution::{ExitStatus, JobExecution, StatusEvent, StepExecution};
+use crate::operator::{Refusal, later};
+use crate::parameters::hex;
+use crate::repository::lifecycle::{change, contended, record_step};
 use crate::repository::{
     JobRepository, Lane, Lease, ProgressiveExecution, StoredResponse, UnitOfWork,
 };
 
-/// Bounds of a target: below, a slice is all commit; above, it is no short request.
-const TARGET_MIN: Duration = Duration::from_millis(1);
-const TARGET_MAX: Duration = Duration::from_secs(24 * 3600);
-
-/// How a progressive execution is opened.
-#[derive(Debug, Clone, Default)]
-pub struct OpenOptions {
-    /// Lanes, at most as many as the step has, which is the default.
-    pub lanes: Option<u32>,
-    /// When a slice should end. Default: what the step says.
-    pub target: Option<Duration>,
-    /// A secret that the lanes of this execution must show from now on.
-    pub owner_token: Option<String>,
-    /// Whether servers drive it by themselves; clients only wait.
-    pub is_server_driven: bool,
-}
-
-/// Everything that opening stores beyond the start.
-pub(crate) struct OpenRequest<'a> {
-    pub(crate) start: StartRequest<'a>,
-    pub(crate) step: &'a str,
-    pub(crate) settings: Settings,
-    pub(crate) options: &'a OpenOptions,
-    /// Whether a client asks, who must own what it continues.
-    pub(crate) as_client: bool,
-    /// Looks at the input; asked only when the instance begins.
-    pub(crate) plan: &'a dyn Fn() -> Result<Plan, OperatorError>,
-}
-
 /// Hash of a token, as it is stored.
-pub(crate) fn hash(token: &str) -> String {
+pub(super) fn hash(token: &str) -> String {
     hex(&Sha256::digest(token.as_bytes()))
-}
-
-/// Starts or restarts the instance of `parameters` and lets slices in.
-pub(crate) fn open(
-    repository: &dyn JobRepository,
-    request: &OpenRequest<'_>,
-    parameters: &JobParameters,
-) -> Result<JobExecution, OperatorError> {
-    let mut plan = None;
-    loop {
-        let opened = contended(|| {
-            let mut unit = repository.begin()?;
-            let opened = open_in(&mut *unit, request, parameters, plan.as_ref())?;
-            if opened.is_some() {
-                unit.commit()?;
-            }
-            Ok::<_, OperatorError>(opened)
-        })?;
-        match opened {
-            Some(execution) => return Ok(execution),
-            // Nobody's unit of work stays open while user code looks at the input.
-            None => plan = Some((request.plan)()?),
-        }
-    }
-}
-
-/// `None`: the input must be looked at first.
-fn open_in(
-    unit: &mut dyn UnitOfWork,
-    request: &OpenRequest<'_>,
-    parameters: &JobParameters,
-    plan: Option<&Plan>,
-) -> Result<Option<JobExecution>, OperatorError> {
-    let now = request.start.now;
-    let mut execution = start_in(unit, &request.start, parameters.clone())?;
-    let former = former(unit, &execution)?;
-    if former.is_none() && plan.is_none() {
-        return Ok(None);
-    }
-    let id = execution.id;
-    execution.status = BatchStatus::Started;
-    execution.started_at = Some(now);
-    change(unit, &mut execution, now, None)?;
-    let (begun_by, context) = match &former {
-        Some((_, step)) => (Some(step.round()), step.context.clone()),
-        None => (None, Default::default()),
-    };
-    let mut step = StepExecution {
-        execution_id: id,
-        status: BatchStatus::Started,
-        context,
-        begun_by,
-        ..StepExecution::unborn(request.step, now)
-    };
-    step.id = unit.insert_step(&step)?;
-    record_step(unit, &step, now)?;
-    let owner_hash = owner_of(former.as_ref().map(|(row, _)| row), request)?;
-    let max = request.settings.lanes;
-    let known = match &former {
-        Some((former, _)) => unit.slices().lanes_of(former.execution)?,
-        None => Vec::new(),
-    };
-    let as_before = u32::try_from(known.len()).ok().filter(|lanes| *lanes > 0).unwrap_or(max);
-    let wanted = request.options.lanes.unwrap_or(as_before).clamp(1, max);
-    let target = former.as_ref().map_or(request.settings.target, |(row, _)| row.target);
-    let row = |is_split, units_total, plan: &str| ProgressiveExecution {
-        execution: id,
-        step: step.id,
-        target: request.options.target.unwrap_or(target).clamp(TARGET_MIN, TARGET_MAX),
-        is_split,
-        units_total,
-        plan: plan.to_owned(),
-        owner_hash: owner_hash.clone(),
-        is_server_driven: request.options.is_server_driven,
-    };
-    let (row, segments) = match (&former, plan) {
-        (Some((former, _)), _) => {
-            let segments = inherited(unit, former.execution, id)?;
-            (row(former.is_split, former.units_total, &former.plan), segments)
-        }
-        (None, Some(plan)) => {
-            let segments = cut(id, plan, wanted);
-            (row(plan.extent.is_ok(), plan.extent.ok(), &plan.text), segments)
-        }
-        (None, None) => return Ok(None),
-    };
-    unit.slices().insert_progressive(&row)?;
-    for segment in &segments {
-        unit.slices().insert_segment(segment)?;
-    }
-    // Ranks need a lane each; units that can be split need no more lanes than there are units.
-    let most = match row.is_split {
-        true => wanted.min(u32::try_from(row.units_total.unwrap_or(1)).unwrap_or(wanted)).max(1),
-        false => u32::try_from(segments.len()).unwrap_or(1).max(1),
-    };
-    for rank in 0..most {
-        let mut lane = Lane {
-            execution: id,
-            rank,
-            id: unique_id(),
-            seq: 0,
-            answer: None,
-            fence: 1,
-            owner: None,
-            lease_until: None,
-            times: String::new(),
-            slices: 0,
-            last_slice: Duration::ZERO,
-            checkpoint_cost: Duration::ZERO,
-        };
-        learn(&mut lane, &known);
-        unit.slices().insert_lane(&lane)?;
-    }
-    Ok(Some(execution))
-}
-
-/// The hash of the token that the lanes must show: whoever opened the instance first keeps it.
-fn owner_of(
-    former: Option<&ProgressiveExecution>,
-    request: &OpenRequest<'_>,
-) -> Result<Option<String>, Refusal> {
-    let given = request.options.owner_token.as_deref().map(hash);
-    match former {
-        Some(former) if former.owner_hash.is_some() => {
-            if request.as_client && given != former.owner_hash {
-                return Err(Refusal::WrongOwner { execution: former.execution });
-            }
-            Ok(former.owner_hash.clone())
-        }
-        _ => Ok(given),
-    }
-}
-
-/// The progressive execution that `execution` continues, and its step.
-fn former(
-    unit: &mut dyn UnitOfWork,
-    execution: &JobExecution,
-) -> Result<Option<(ProgressiveExecution, StepExecution)>, RepositoryError> {
-    let Some(id) = execution.restart_of else { return Ok(None) };
-    let Some(row) = unit.slices().progressive(id)? else { return Ok(None) };
-    let steps = unit.steps_of(id)?;
-    Ok(steps.into_iter().find(|step| step.id == row.step).map(|step| (row, step)))
-}
-
-/// The segments of `from` where they stand, for `to`. Units that were given up for what they did are tried
-/// again when their turn comes; those that were counted stay counted.
-fn inherited(
-    unit: &mut dyn UnitOfWork,
-    from: ExecutionId,
-    to: ExecutionId,
-) -> Result<Vec<Segment>, RepositoryError> {
-    let mut segments = unit.slices().segments_of(from)?;
-    for segment in &mut segments {
-        segment.partial = unit.slices().partial_of(segment.id)?;
-        segment.execution = to;
-        segment.claimed = segment.position;
-        segment.lane = None;
-        segment.poison = Default::default();
-    }
-    Ok(segments)
-}
-
-/// Segments of nearly the same length, one for each lane; or one for each rank.
-fn cut(id: ExecutionId, plan: &Plan, lanes: u32) -> Vec<Segment> {
-    match plan.extent {
-        Err(ranks) => (0..ranks).map(|rank| Segment::new(id, rank, 0, None)).collect(),
-        Ok(units) => {
-            let parts = u64::from(lanes).min(units).max(1);
-            let bound =
-                |part: u64| (u128::from(units) * u128::from(part) / u128::from(parts)) as u64;
-            let ranks = 0..u32::try_from(parts).unwrap_or(1);
-            ranks
-                .map(|rank| {
-                    let part = u64::from(rank);
-                    let mut segment = Segment::new(id, 0, bound(part), Some(bound(part + 1)));
-                    segment.lane = Some(rank);
-                    segment
-                })
-                .collect()
-        }
-    }
 }
 
 /// A slice that may run.
@@ -286,7 +73,7 @@ fn begin_in(
     lease: Duration,
 ) -> Result<Beginning, SliceError> {
     let id = order.execution;
-    let execution = unit.execution(id)?.ok_or(SliceError::NoSuchExecution { execution: id })?;
+    let execution = unit.execution(id)?.ok_or(Refusal::NoSuchExecution { execution: id })?;
     let row = unit.slices().progressive(id)?.ok_or(SliceError::NotProgressive { execution: id })?;
     let lanes = unit.slices().lanes_of(id)?;
     let (mine, others): (Vec<_>, Vec<_>) =
@@ -319,11 +106,11 @@ fn begin_in(
         return Err(SliceError::LaneBusy { lane: lane.rank });
     }
     learn(&mut lane, &others);
-    let rules = claim_rules(&row, settings);
-    let units = window(&UnitTimes::from_json(&lane.times));
+    let rules = claims::rules(&row, settings);
+    let units = claims::window(&UnitTimes::from_json(&lane.times));
     let segment = match execution.stop_requested {
         true => Err(NoWork::Wait),
-        false => claim_segment(unit, id, lane.rank, now, units, rules)?,
+        false => claims::claim_segment(unit, id, lane.rank, now, units, rules)?,
     };
     let steps = unit.steps_of(id)?;
     let step = steps
@@ -335,7 +122,7 @@ fn begin_in(
 }
 
 /// A lane that knows too little of its units begins with what another one knows.
-fn learn(lane: &mut Lane, others: &[Lane]) {
+pub(super) fn learn(lane: &mut Lane, others: &[Lane]) {
     let samples = |lane: &Lane| UnitTimes::from_json(&lane.times).samples();
     if samples(lane) >= SAMPLES_MIN {
         return;
@@ -350,13 +137,10 @@ fn learn(lane: &mut Lane, others: &[Lane]) {
 
 /// Refuses whoever does not show the execution's token. Both sides are hashes: how long the comparison takes
 /// says nothing of the token.
-pub(crate) fn check_owner(
-    row: &ProgressiveExecution,
-    token: Option<&str>,
-) -> Result<(), SliceError> {
+pub(crate) fn check_owner(row: &ProgressiveExecution, token: Option<&str>) -> Result<(), Refusal> {
     match &row.owner_hash {
         Some(owner) if token.map(hash).as_ref() != Some(owner) => {
-            Err(SliceError::WrongOwner { execution: row.execution })
+            Err(Refusal::WrongOwner { execution: row.execution })
         }
         _ => Ok(()),
     }

@@ -1,5 +1,7 @@
 //! Who works on what: segments of units, windows of segments, and what a lane without work takes. Pure.
 
+use std::cmp::Reverse;
+
 use serde::{Deserialize, Serialize};
 
 use crate::execution::ExecutionId;
@@ -149,7 +151,6 @@ pub(crate) fn claim(
     units: u64,
     rules: ClaimRules,
 ) -> Claim {
-    let open = |segment: &&mut Segment| !segment.is_closed;
     let mine = |segment: &Segment| segment.lane == Some(me);
     let is_free = |segment: &Segment| segment.lane.is_none_or(|lane| lane == me || !is_live(lane));
     let found = segments
@@ -163,13 +164,12 @@ pub(crate) fn claim(
         segment.claimed = segment.window(units);
         return Claim::Window(index);
     }
-    let largest = segments
-        .iter_mut()
-        .filter(|segment| rules.may_split && open(segment) && segment.rest() > 0)
-        .map(|segment| &*segment)
-        .max_by_key(|segment| (segment.rest(), std::cmp::Reverse(segment.start)))
-        .map(|segment| segment.id);
-    if let Some(index) = segments.iter().position(|segment| Some(segment.id) == largest)
+    let can_be_cut =
+        |segment: &Segment| rules.may_split && !segment.is_closed && segment.rest() > 0;
+    let largest = (0..segments.len())
+        .filter(|index| can_be_cut(&segments[*index]))
+        .max_by_key(|index| (segments[*index].rest(), Reverse(segments[*index].start)));
+    if let Some(index) = largest
         && let Some(end) = segments[index].end
     {
         let victim = &mut segments[index];

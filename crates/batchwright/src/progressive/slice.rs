@@ -2,17 +2,17 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::lane::{Halt, LaneRun, LaneStart, outcome_of};
+use super::lane::{Halt, LaneRun, LaneStart};
 use super::lifecycle::{self, Beginning, Begun};
+use super::progress::UnitProgress;
+use super::pulse::{ClientGone, Pulse};
 use super::segments::Segment;
 use super::step::ProgressiveWork;
-use super::timing::UnitTimes;
 use crate::clock::StopToken;
 use crate::error::{ItemError, RepositoryError};
 use crate::execution::{BatchStatus, ExecutionId, JobExecution};
@@ -22,90 +22,6 @@ use crate::repository::lifecycle::MayConflict;
 use crate::repository::{Lane, ProgressiveExecution};
 use crate::runner::Runner;
 use crate::step::{StepScope, StepStart};
-
-/// What a slice does when its client is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub enum LostClient {
-    /// Drops what is not committed after the unit in work.
-    Halt,
-    /// Ends after the unit in work, with a checkpoint and a stored answer.
-    #[default]
-    CleanStop,
-    /// Works on to its end.
-    Ignore,
-}
-
-/// Tells a slice that its client is gone.
-#[derive(Debug, Clone, Default)]
-pub struct ClientGone {
-    pulse: Arc<Pulse>,
-}
-
-impl ClientGone {
-    /// The client is gone; the slice does what `then` says.
-    pub fn set(&self, then: LostClient) {
-        let code = match then {
-            LostClient::Ignore => return,
-            LostClient::CleanStop => 1,
-            LostClient::Halt => 2,
-        };
-        self.pulse.lost.store(code, Ordering::Release);
-    }
-}
-
-/// Stands for code of the user that is no unit.
-const NO_UNIT: u64 = u64::MAX;
-
-/// What the worker of a slice and whoever watches it know of each other.
-#[derive(Debug, Default)]
-pub(crate) struct Pulse {
-    lost: AtomicU8,
-    /// The unit in work.
-    unit: AtomicU64,
-    /// When it began, in microseconds since the clock's origin, and one more; 0: none is in work.
-    began: AtomicU64,
-}
-
-impl Pulse {
-    #[inline]
-    pub(crate) fn lost_client(&self) -> Option<LostClient> {
-        match self.lost.load(Ordering::Acquire) {
-            0 => None,
-            1 => Some(LostClient::CleanStop),
-            _ => Some(LostClient::Halt),
-        }
-    }
-
-    #[inline]
-    pub(crate) fn begin_unit(&self, unit: u64, now: Duration) {
-        self.unit.store(unit, Ordering::Relaxed);
-        self.began.store(micros(now) + 1, Ordering::Release);
-    }
-
-    /// Something else than a unit begins that may hang.
-    pub(crate) fn begin_other(&self, now: Duration) {
-        self.begin_unit(NO_UNIT, now);
-    }
-
-    #[inline]
-    pub(crate) fn end_unit(&self) {
-        self.began.store(0, Ordering::Release);
-    }
-
-    /// What has been in work longer than `timeout`: a unit, or something else.
-    fn hanging(&self, now: Duration, timeout: Duration) -> Option<Option<u64>> {
-        let began = self.began.load(Ordering::Acquire);
-        let is_late = began > 0 && micros(now).saturating_sub(began - 1) > micros(timeout);
-        let unit = || Some(self.unit.load(Ordering::Relaxed)).filter(|unit| *unit != NO_UNIT);
-        is_late.then(unit)
-    }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
 
 /// A request for a slice.
 #[derive(Debug, Clone)]
@@ -129,6 +45,28 @@ pub struct SliceOrder {
     pub client: ClientGone,
     /// Ends the slice at its next checkpoint, with an answer.
     pub stop: StopToken,
+}
+
+impl SliceOrder {
+    /// Request `seq` of lane `lane`, which `arrived` then by the operator's clock.
+    pub fn new(
+        execution: ExecutionId,
+        lane: impl Into<String>,
+        seq: u64,
+        arrived: Duration,
+    ) -> Self {
+        Self {
+            execution,
+            lane: lane.into(),
+            seq,
+            owner_token: None,
+            as_server: false,
+            target: None,
+            arrived,
+            client: ClientGone::default(),
+            stop: StopToken::default(),
+        }
+    }
 }
 
 /// How a slice ended.
@@ -161,68 +99,10 @@ pub struct SliceAnswer {
     pub progress: UnitProgress,
 }
 
-/// How far an execution is. It never goes back.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct UnitProgress {
-    /// The execution.
-    pub execution: ExecutionId,
-    /// What it is doing.
-    pub status: BatchStatus,
-    /// Units that succeeded.
-    pub units_done: u64,
-    /// Units that were given up.
-    pub units_failed: u64,
-    /// Units in all; `null` when nobody knows before the end.
-    pub units_total: Option<u64>,
-    /// Units a second, as quick as those who drive it were lately.
-    pub units_per_second: f64,
-    /// Milliseconds that the rest takes at that rate; `null` when nobody can say, and at the end.
-    pub eta_ms: Option<u64>,
-}
-
-impl UnitProgress {
-    pub(crate) fn new(
-        execution: &JobExecution,
-        row: &ProgressiveExecution,
-        lanes: &[Lane],
-        segments: &[Segment],
-    ) -> Self {
-        let summary = super::lane::summary_of(segments);
-        let left = row
-            .units_total
-            .map(|total| total.saturating_sub(summary.units_done + summary.units_failed));
-        // What the lanes can do while they work: pauses between slices say nothing of the units.
-        let speed = |lane: &Lane| {
-            let mean = UnitTimes::from_json(&lane.times).mean().as_secs_f64();
-            if mean > 0.0 { 1.0 / mean } else { 0.0 }
-        };
-        let units_per_second = lanes.iter().map(speed).sum::<f64>();
-        let eta_ms = left
-            .filter(|_| execution.status.is_running() && units_per_second > 0.0)
-            .map(|left| (left as f64 / units_per_second * 1e3) as u64);
-        Self {
-            execution: execution.id,
-            status: execution.status,
-            units_done: summary.units_done,
-            units_failed: summary.units_failed,
-            units_total: row.units_total,
-            units_per_second: (units_per_second * 10.0).round() / 10.0,
-            eta_ms,
-        }
-    }
-}
-
 /// Why a slice has no answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SliceError {
-    /// No such execution is stored.
-    #[error("find execution {execution}: there is none with that number")]
-    NoSuchExecution {
-        /// The number asked for.
-        execution: ExecutionId,
-    },
     /// It is carried forward otherwise.
     #[error("run a slice of execution {execution}: it is not progressive")]
     NotProgressive {
@@ -232,12 +112,6 @@ pub enum SliceError {
     /// The execution has no such lane.
     #[error("find the lane: execution {execution} has none with that id")]
     NoSuchLane {
-        /// The execution.
-        execution: ExecutionId,
-    },
-    /// The token is missing or another one.
-    #[error("use a lane of execution {execution}: it belongs to somebody else")]
-    WrongOwner {
         /// The execution.
         execution: ExecutionId,
     },
@@ -266,7 +140,7 @@ pub enum SliceError {
     /// The client was gone and wanted nothing more done.
     #[error("answer the client: it is gone, and what was not committed was dropped")]
     Dropped,
-    /// The job is not known here, or the store failed.
+    /// The execution is not known, or its job here, or its lanes belong to somebody else; or the store failed.
     #[error(transparent)]
     Operator(#[from] OperatorError),
 }
@@ -287,10 +161,8 @@ impl SliceError {
     /// The stable code that clients may rely on.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::NoSuchExecution { .. } => "no_such_execution",
             Self::NotProgressive { .. } => "not_progressive",
             Self::NoSuchLane { .. } => "no_such_lane",
-            Self::WrongOwner { .. } => "wrong_owner",
             Self::LaneBusy { .. } => "lane_busy",
             Self::WrongSeq { .. } => "wrong_seq",
             Self::Finished { .. } => "execution_finished",
@@ -486,5 +358,14 @@ fn ended_or(runner: &Runner, order: &SliceOrder, lost: RepositoryError) -> Slice
             SliceError::Finished { execution: one.id, status: one.status }
         }
         _ => lost.into(),
+    }
+}
+
+/// How an execution that has ended ends the slices that still ask.
+pub(crate) fn outcome_of(execution: &JobExecution) -> SliceOutcome {
+    use crate::execution::BatchStatus::{Completed, Failed};
+    match execution.status {
+        Completed | Failed => SliceOutcome::Final,
+        _ => SliceOutcome::Done,
     }
 }

@@ -150,20 +150,30 @@ fn restart_once(
     change: &impl Fn(JobParameters) -> Result<JobParameters, Refusal>,
 ) -> Result<JobExecution, OperatorError> {
     let mut unit = repository.begin()?;
-    let execution = wanted(&mut *unit, id)?;
-    refuse_if_superseded(&mut *unit, &execution)?;
+    let parameters = parameters_of_restart(&mut *unit, id, change)?;
+    let instance = unit.find_instance(request.job, &parameters.key())?.ok_or_else(|| {
+        RepositoryError::Corrupt { what: format!("execution {id} has no instance") }
+    })?;
+    let restarted = launch_in(&mut *unit, request, &instance, parameters)?;
+    unit.commit()?;
+    Ok(restarted)
+}
+
+/// The parameters that a restart of execution `id` has: `change` may change those that do not identify.
+pub(crate) fn parameters_of_restart(
+    unit: &mut dyn UnitOfWork,
+    id: ExecutionId,
+    change: impl Fn(JobParameters) -> Result<JobParameters, Refusal>,
+) -> Result<JobParameters, OperatorError> {
+    let execution = wanted(unit, id)?;
+    refuse_if_superseded(unit, &execution)?;
     let key = execution.parameters.key();
     let parameters = change(execution.parameters)?;
     if parameters.key() != key {
         let problems = vec!["a restart may not change identifying parameters".to_owned()];
         return Err(Refusal::InvalidParameters { problems }.into());
     }
-    let instance = unit.find_instance(&execution.job, &key)?.ok_or_else(|| {
-        RepositoryError::Corrupt { what: format!("execution {id} has no instance") }
-    })?;
-    let restarted = launch_in(&mut *unit, request, &instance, parameters)?;
-    unit.commit()?;
-    Ok(restarted)
+    Ok(parameters)
 }
 
 /// Who comes second in a race learns what the winner is doing, not merely that there is one.

@@ -1,0 +1,77 @@
+//! Claiming a window of units, in a unit of work that has locked the execution.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::segments::{Claim, ClaimRules, Segment, claim};
+use super::step::Settings;
+use super::timing::UnitTimes;
+use crate::error::RepositoryError;
+use crate::execution::ExecutionId;
+use crate::repository::{ProgressiveExecution, UnitOfWork};
+
+/// Work that a lane claims at a time: as much as nobody misses who takes the rest.
+const WINDOW: Duration = Duration::from_millis(100);
+
+/// Why a lane has nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoWork {
+    /// Others work on all that is left.
+    Wait,
+    /// Nothing is left.
+    AllClosed,
+}
+
+/// What holds for the claims of an execution.
+pub(crate) fn rules(row: &ProgressiveExecution, settings: &Settings) -> ClaimRules {
+    ClaimRules { may_split: row.is_split, each_unit_alone: settings.chunk_units == 1 }
+}
+
+/// Units that a window takes.
+pub(crate) fn window(times: &UnitTimes) -> u64 {
+    let mean = times.mean().as_nanos().max(1);
+    match times.samples() {
+        // Nothing is known yet: one unit tells more.
+        0 => 1,
+        _ => u64::try_from(WINDOW.as_nanos() / mean).unwrap_or(1).max(1),
+    }
+}
+
+/// Claims the next window for lane `me`, in a unit of work that has locked the execution.
+pub(crate) fn claim_segment(
+    unit: &mut dyn UnitOfWork,
+    id: ExecutionId,
+    me: u32,
+    now: Timestamp,
+    units: u64,
+    rules: ClaimRules,
+) -> Result<Result<Segment, NoWork>, RepositoryError> {
+    let mut segments = unit.slices().segments_of(id)?;
+    let lanes = unit.slices().lanes_of(id)?;
+    let before: Vec<_> = segments.iter().map(|segment| segment.lane).collect();
+    let is_live = |rank: u32| lanes.iter().any(|lane| lane.rank == rank && lane.is_live(now));
+    match claim(&mut segments, me, &is_live, units, rules) {
+        Claim::Window(index) => {
+            // Whoever worked on it and is not known to be gone can commit nothing more.
+            let former =
+                lanes.iter().find(|lane| Some(lane.rank) == before[index] && lane.rank != me);
+            if let Some(former) = former.filter(|lane| lane.lease_until.is_some()) {
+                unit.slices().update_lane(&former.freed(), former.fence)?;
+            }
+            let mut segment = segments.swap_remove(index);
+            unit.slices().claim_segment(&segment)?;
+            segment.partial = unit.slices().partial_of(segment.id)?;
+            Ok(Ok(segment))
+        }
+        Claim::Stolen(index, mut stolen) => {
+            if let Some(end) = segments[index].end {
+                unit.slices().cut_segment(segments[index].id, end)?;
+            }
+            stolen.id = unit.slices().insert_segment(&stolen)?;
+            Ok(Ok(*stolen))
+        }
+        Claim::Wait => Ok(Err(NoWork::Wait)),
+        Claim::AllClosed => Ok(Err(NoWork::AllClosed)),
+    }
+}

@@ -1,0 +1,167 @@
+//! How the slice of a lane ends, and with it, perhaps, the execution.
+
+use std::time::Duration;
+
+use super::{Halt, LaneRun, Since, Stage, Then};
+use crate::error::{Failure, RepositoryError};
+use crate::execution::JobExecution;
+use crate::progressive::lifecycle::{self, Final};
+use crate::progressive::progress::{UnitProgress, summary_of};
+use crate::progressive::slice::{SliceAnswer, SliceOutcome, outcome_of};
+use crate::repository::lifecycle::{contended, owned};
+use crate::repository::{Lane, UnitOfWork};
+
+/// When a client should ask again for a lane that found no work.
+const WAIT: Duration = Duration::from_millis(250);
+
+impl LaneRun<'_> {
+    /// Ends the slice: the lease goes back, and when a stop is requested and nobody else works any more, the
+    /// execution stops.
+    pub(super) fn release(
+        &self,
+        unit: &mut dyn UnitOfWork,
+        mut execution: JobExecution,
+    ) -> Result<String, RepositoryError> {
+        if let Some(segment) = &self.segment {
+            let mut given_back = segment.clone();
+            given_back.claimed = given_back.position;
+            unit.slices().claim_segment(&given_back)?;
+        }
+        let now = self.runner.clock.now();
+        let outcome = match (execution.stop_requested, &self.segment) {
+            (true, _) => {
+                let lanes = unit.slices().lanes_of(execution.id)?;
+                let is_other = |lane: &Lane| lane.rank != self.lane.rank && lane.is_live(now);
+                if !lanes.iter().any(is_other) {
+                    lifecycle::end(unit, &mut execution, &self.row, Final::stopped(), now)?;
+                }
+                SliceOutcome::Done
+            }
+            (false, Some(_)) => SliceOutcome::Continue,
+            (false, None) => SliceOutcome::Wait,
+        };
+        self.let_go(unit, outcome, &execution)
+    }
+
+    /// Gives the lease back with the answer.
+    pub(super) fn let_go(
+        &self,
+        unit: &mut dyn UnitOfWork,
+        outcome: SliceOutcome,
+        execution: &JobExecution,
+    ) -> Result<String, RepositoryError> {
+        let times = self.times.to_json();
+        let segments = unit.slices().segments_of(execution.id)?;
+        let mut lanes = unit.slices().lanes_of(execution.id)?;
+        for mine in lanes.iter_mut().filter(|lane| lane.rank == self.lane.rank) {
+            mine.times.clone_from(&times);
+        }
+        let answer = SliceAnswer {
+            outcome,
+            next_seq: self.seq + 1,
+            retry_after_ms: (outcome == SliceOutcome::Wait).then_some(WAIT.as_millis() as u64),
+            progress: UnitProgress::new(execution, &self.row, &lanes, &segments),
+        };
+        let answer = serde_json::to_string(&answer)
+            .map_err(|error| RepositoryError::unavailable("store the answer of a slice", error))?;
+        // The new fence shuts out whoever would still do something in the name of this slice.
+        let lane = Lane {
+            seq: self.seq,
+            answer: Some(answer.clone()),
+            times,
+            slices: self.lane.slices + 1,
+            last_slice: self.elapsed(),
+            ..self.lane.freed()
+        };
+        self.store_as(unit, &lane)?;
+        Ok(answer)
+    }
+
+    /// The execution has ended, by somebody else: the answer says so.
+    ///
+    /// # Errors
+    ///
+    /// [`RepositoryError::LeaseLost`] when it runs on, without this lane.
+    pub(crate) fn end_with_the_others(&mut self) -> Result<(), RepositoryError> {
+        let answer = contended(|| {
+            let mut unit = self.runner.repository.begin()?;
+            let id = self.lease.execution;
+            let ended = unit.execution(id)?.filter(|one| !one.status.is_running());
+            let execution = ended.ok_or(RepositoryError::LeaseLost { execution: id })?;
+            let answer = self.let_go(&mut *unit, outcome_of(&execution), &execution)?;
+            unit.commit()?;
+            Ok::<_, RepositoryError>(answer)
+        })?;
+        self.stage = Stage::Ended(answer);
+        Ok(())
+    }
+
+    /// All units are accounted for: assembles the response and ends the execution, unless somebody did.
+    ///
+    /// No unit of work is open while the response is assembled: who stores theirs first wins.
+    pub(super) fn finalise(&mut self) -> Result<(), Halt> {
+        let id = self.lease.execution;
+        let (partials, summary) = {
+            let mut unit = self.runner.repository.begin()?;
+            let segments = unit.slices().segments_of(id)?;
+            let mut partials = Vec::new();
+            for segment in &segments {
+                partials.push(unit.slices().partial_of(segment.id)?);
+            }
+            (partials, summary_of(&segments))
+        };
+        let assembled = self.watched(|| self.work.assemble(partials, &summary));
+        let ended = match &assembled {
+            Ok(response) => Final::completed(response.clone()),
+            Err(error) => {
+                let told = format!("failed to assemble the response: {error}");
+                Final::failed(Failure::new("response_failed", told))
+            }
+        };
+        let answer = contended(|| {
+            let mut unit = self.runner.repository.begin()?;
+            let lost = RepositoryError::LeaseLost { execution: id };
+            let mut execution = unit.execution(id)?.ok_or(lost)?;
+            if execution.fence == self.lease.fence && execution.status.is_running() {
+                let now = self.runner.clock.now();
+                lifecycle::end(&mut *unit, &mut execution, &self.row, ended.clone(), now)?;
+            }
+            let answer = self.let_go(&mut *unit, outcome_of(&execution), &execution)?;
+            unit.commit()?;
+            Ok::<_, RepositoryError>(answer)
+        })?;
+        self.stage = Stage::Ended(answer);
+        Ok(())
+    }
+
+    /// The execution fails for a reason outside its units.
+    pub(crate) fn fail(&mut self, failure: Failure) -> Result<(), Halt> {
+        self.segment.clone_from(&self.committed);
+        self.since = Since::default();
+        self.failure = Some(failure);
+        let partial = self.committed.as_ref().and_then(|segment| segment.partial.clone());
+        self.commit(Then::Fail, partial, &mut |_| Ok(())).map(drop)
+    }
+
+    /// Gives everything back that is not committed, and the lease, without an answer. What is stored decides: the
+    /// outcome of the last commit may not be known here.
+    pub(crate) fn give_back(&self) -> Result<(), RepositoryError> {
+        contended(|| {
+            let mut unit = self.runner.repository.begin()?;
+            let id = self.lease.execution;
+            owned(&mut *unit, self.lease)?;
+            let (rank, fence) = (self.lane.rank, self.lane.fence);
+            let lanes = unit.slices().lanes_of(id)?;
+            let mine = lanes.into_iter().find(|lane| lane.rank == rank && lane.fence == fence);
+            let lane = mine.ok_or(RepositoryError::LeaseLost { execution: id })?;
+            for mut segment in unit.slices().segments_of(id)? {
+                if segment.lane == Some(rank) && segment.claimed > segment.position {
+                    segment.claimed = segment.position;
+                    unit.slices().claim_segment(&segment)?;
+                }
+            }
+            self.store_as(&mut *unit, &lane.freed())?;
+            unit.commit()
+        })
+    }
+}

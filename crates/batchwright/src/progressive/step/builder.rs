@@ -1,0 +1,215 @@
+//! Describing a progressive step.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::typed::{Body, Reduce, Typed};
+use super::unit_work::{Awaited, Made, Plain, UnitWork};
+use super::{FinalResponse, OnFailed, ProgressiveStep, Settings};
+use crate::error::ItemError;
+use crate::item::{ItemProcessor, ItemWriter};
+use crate::policy::Completion;
+use crate::progressive::progress::UnitsSummary;
+use crate::progressive::units::Units;
+use crate::step::{StepOptions, StepScope, cloning};
+
+/// Lanes when nothing is said.
+const LANES_DEFAULT: u32 = 4;
+/// Target of a slice when nothing is said.
+const TARGET_DEFAULT: Duration = Duration::from_secs(2);
+/// Time between two checkpoints, at most.
+const CHUNK_TIME_DEFAULT: Duration = Duration::from_millis(250);
+/// Attempts at a unit that fails, panics, hangs or kills its worker.
+const ATTEMPTS_DEFAULT: u32 = 3;
+/// Time after which a unit is taken to hang.
+const UNIT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+
+/// Describes a [`ProgressiveStep`]: units and what is done with them first, in that order.
+#[must_use = "call `.build()`"]
+pub struct ProgressiveBuilder<U, B> {
+    name: String,
+    settings: Settings,
+    units: U,
+    body: B,
+}
+
+impl<U, B> std::fmt::Debug for ProgressiveBuilder<U, B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProgressiveBuilder").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl ProgressiveBuilder<(), ()> {
+    pub(super) fn new(name: String) -> Self {
+        let settings = Settings {
+            lanes: LANES_DEFAULT,
+            target: TARGET_DEFAULT,
+            chunk_units: Completion::ITEMS_DEFAULT as u64,
+            chunk_time: CHUNK_TIME_DEFAULT,
+            max_attempts: ATTEMPTS_DEFAULT,
+            on_failed: OnFailed::default(),
+            unit_timeout: UNIT_TIMEOUT_DEFAULT,
+        };
+        Self { name, settings, units: (), body: () }
+    }
+
+    /// Where its units come from.
+    pub fn units<U: Units>(self, units: U) -> ProgressiveBuilder<U, ()> {
+        let Self { name, settings, body, .. } = self;
+        ProgressiveBuilder { name, settings, units, body }
+    }
+}
+
+impl<U: Units> ProgressiveBuilder<U, ()> {
+    /// What is done with a unit; `None` for its output filters it out.
+    pub fn process<P: ItemProcessor<U::Unit>>(
+        self,
+        processor: P,
+    ) -> ProgressiveBuilder<U, Body<Plain<P>, P::Output, ()>> {
+        self.body(Plain(Arc::new(processor)))
+    }
+
+    /// As [`process`](Self::process), by a processor that `make` makes for each slice.
+    pub fn process_with<P: ItemProcessor<U::Unit>, M>(
+        self,
+        make: M,
+    ) -> ProgressiveBuilder<U, Body<Made<M>, P::Output, ()>>
+    where
+        M: Fn(&StepScope) -> Result<P, ItemError> + Send + Sync,
+    {
+        self.body(Made(make))
+    }
+
+    /// As [`process`](Self::process), by a future: `make` takes from the unit what the future needs. The future
+    /// is dropped where it awaits, as a failed attempt, when its slice took twice its target or when it takes
+    /// longer than a unit may.
+    ///
+    /// It is polled on a thread that waits for it. In a server of Batchwright, timers and sockets of Tokio work.
+    pub fn process_async<O, F, M>(self, make: M) -> ProgressiveBuilder<U, Body<Awaited<M>, O, ()>>
+    where
+        O: Send + Sync,
+        F: Future<Output = Result<Option<O>, ItemError>> + Send,
+        M: Fn(&U::Unit) -> F + Send + Sync,
+    {
+        self.body(Awaited(Arc::new(make)))
+    }
+
+    fn body<W, O>(self, work: W) -> ProgressiveBuilder<U, Body<W, O, ()>> {
+        let Self { name, settings, units, .. } = self;
+        let body = Body { work, writer: None, reduce: None, respond: None };
+        ProgressiveBuilder { name, settings, units, body }
+    }
+}
+
+impl<U, W, O> ProgressiveBuilder<U, Body<W, O, ()>> {
+    /// Folds outputs into one value: `fold` takes each one into what the units before it were reduced to (`None`
+    /// before the first), `combine` puts two neighbours together, the left one first. The value is stored as JSON
+    /// with every checkpoint.
+    pub fn reduce<P: Serialize + DeserializeOwned + Send + 'static>(
+        self,
+        fold: impl Fn(Option<P>, &O) -> Result<P, ItemError> + Send + Sync + 'static,
+        combine: impl Fn(P, P) -> Result<P, ItemError> + Send + Sync + 'static,
+    ) -> ProgressiveBuilder<U, Body<W, O, P>> {
+        let Self { name, settings, units, body: Body { work, writer, .. } } = self;
+        let reduce = Some(Reduce { fold: Box::new(fold), combine: Box::new(combine) });
+        let body = Body { work, writer, reduce, respond: None };
+        ProgressiveBuilder { name, settings, units, body }
+    }
+}
+
+impl<U, W, O, P> ProgressiveBuilder<U, Body<W, O, P>> {
+    /// Assembles the final response from the combined value, `None` when no unit was reduced. It may be called
+    /// more than once; the first response that is stored is everybody's. Default: a JSON object with
+    /// `units_done`, `units_failed` and `result`.
+    pub fn respond(
+        mut self,
+        respond: impl Fn(Option<P>, &UnitsSummary) -> Result<FinalResponse, ItemError>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        self.body.respond = Some(Box::new(respond));
+        self
+    }
+
+    /// Lanes that may work at once. Default 4.
+    pub fn lanes(mut self, lanes: u32) -> Self {
+        self.settings.lanes = lanes.clamp(1, 1024);
+        self
+    }
+
+    /// When a slice should end, counted from the arrival of its request: from a millisecond to a day. Default 2 s.
+    pub fn target(mut self, target: Duration) -> Self {
+        self.settings.target = target;
+        self
+    }
+
+    /// When a chunk of units is committed. Default: after 1,000 units or 250 ms. With one unit in a chunk, each is
+    /// committed alone, and one that kills its worker is known at once.
+    pub fn completion(mut self, completion: Completion) -> Self {
+        self.settings.chunk_units = completion.items.get() as u64;
+        self.settings.chunk_time = completion.within.unwrap_or(CHUNK_TIME_DEFAULT);
+        self
+    }
+
+    /// Attempts at a unit that fails, panics, hangs or kills its worker. Default 3.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.settings.max_attempts = attempts.max(1);
+        self
+    }
+
+    /// What becomes of the execution when all attempts at a unit failed. Default: it goes on.
+    pub fn on_failed(mut self, on_failed: OnFailed) -> Self {
+        self.settings.on_failed = on_failed;
+        self
+    }
+
+    /// Time after which a unit is taken to hang: its request ends, its lane is free for the next one, and
+    /// whatever the unit still does is not accounted for. Default 60 s.
+    pub fn unit_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.unit_timeout = timeout;
+        self
+    }
+}
+
+impl<U, W, O: 'static, P> ProgressiveBuilder<U, Body<W, O, P>> {
+    /// Where outputs go: into the transaction of the checkpoint, when the writer shares the store's database. A
+    /// writer that keeps a position of its own (a file, another database) is refused when a lane opens it.
+    pub fn writer<K>(self, writer: K) -> Self
+    where
+        K: ItemWriter<O> + Clone + 'static,
+    {
+        let make = cloning(writer);
+        self.writer_with(move |scope| make(scope))
+    }
+
+    /// As [`writer`](Self::writer), by one that `make` makes for each slice.
+    pub fn writer_with<K>(
+        mut self,
+        make: impl Fn(&StepScope) -> Result<K, ItemError> + Send + Sync + 'static,
+    ) -> Self
+    where
+        K: ItemWriter<O> + 'static,
+    {
+        self.body.writer = Some(Box::new(move |scope| Ok(Box::new(make(scope)?))));
+        self
+    }
+}
+
+impl<U, W, O, P> ProgressiveBuilder<U, Body<W, O, P>>
+where
+    U: Units + 'static,
+    W: UnitWork<U::Unit, Output = O> + 'static,
+    O: Send + Sync + 'static,
+    P: Serialize + DeserializeOwned + Send + 'static,
+{
+    /// The step.
+    pub fn build(self) -> ProgressiveStep {
+        let Self { name, settings, units, body } = self;
+        let work = Arc::new(Typed { settings, units, body });
+        ProgressiveStep { name, options: StepOptions::default(), work }
+    }
+}

@@ -1,0 +1,155 @@
+//! What is done with a unit: a processor, a future, a writer.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::Duration;
+
+use crate::error::{ErrorKind, ItemError};
+use crate::item::{ItemProcessor, ItemWriter};
+use crate::step::{ChunkTransaction, StepScope};
+
+/// A writer whose outputs live in the checkpoint's transaction.
+pub(super) trait Sink<O>: Send {
+    fn open(&mut self, scope: &StepScope) -> Result<(), ItemError>;
+    fn write(&mut self, outputs: &[O], chunk: &mut ChunkTransaction<'_>) -> Result<(), ItemError>;
+    fn ended(&mut self, committed: bool) -> Result<(), ItemError>;
+}
+
+impl<O, W: ItemWriter<O>> Sink<O> for W {
+    fn open(&mut self, scope: &StepScope) -> Result<(), ItemError> {
+        if self.prepares() || self.keeps_position() {
+            return Err(ItemError::fatal(
+                "write from several lanes: this writer keeps a position of its own; write to the store's \
+                 database, or to something that can tell repeated units",
+            ));
+        }
+        ItemWriter::open(self, None, scope).map(drop)
+    }
+
+    fn write(&mut self, outputs: &[O], chunk: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
+        ItemWriter::write(self, outputs, chunk)
+    }
+
+    fn ended(&mut self, committed: bool) -> Result<(), ItemError> {
+        match committed {
+            true => {
+                self.committed();
+                Ok(())
+            }
+            false => self.rolled_back(),
+        }
+    }
+}
+
+/// What is done with units.
+#[doc(hidden)]
+pub trait UnitWork<I>: Send + Sync {
+    type Output;
+    type Ready: ReadyWork<I, Output = Self::Output>;
+
+    /// For one slice of an execution.
+    fn ready(&self, scope: &StepScope) -> Result<Self::Ready, ItemError>;
+}
+
+/// What is done with the units of one slice.
+#[doc(hidden)]
+pub trait ReadyWork<I> {
+    type Output;
+
+    /// `time_left` bounds what can be cancelled.
+    fn run(&self, unit: &I, time_left: Duration) -> Result<Option<Self::Output>, ItemError>;
+}
+
+/// One processor for all slices.
+#[doc(hidden)]
+pub struct Plain<P>(pub(super) Arc<P>);
+
+impl<I, P: ItemProcessor<I>> UnitWork<I> for Plain<P> {
+    type Output = P::Output;
+    type Ready = Self;
+
+    fn ready(&self, _: &StepScope) -> Result<Self, ItemError> {
+        Ok(Self(Arc::clone(&self.0)))
+    }
+}
+
+impl<I, P: ItemProcessor<I>> ReadyWork<I> for Plain<P> {
+    type Output = P::Output;
+
+    #[inline]
+    fn run(&self, unit: &I, _: Duration) -> Result<Option<P::Output>, ItemError> {
+        self.0.process(unit)
+    }
+}
+
+/// A processor for each slice.
+#[doc(hidden)]
+pub struct Made<M>(pub(super) M);
+
+impl<I, P, M> UnitWork<I> for Made<M>
+where
+    P: ItemProcessor<I>,
+    M: Fn(&StepScope) -> Result<P, ItemError> + Send + Sync,
+{
+    type Output = P::Output;
+    type Ready = Plain<P>;
+
+    fn ready(&self, scope: &StepScope) -> Result<Plain<P>, ItemError> {
+        Ok(Plain(Arc::new((self.0)(scope)?)))
+    }
+}
+
+/// A future for each unit.
+#[doc(hidden)]
+pub struct Awaited<M>(pub(super) Arc<M>);
+
+impl<I, O, F, M> UnitWork<I> for Awaited<M>
+where
+    F: Future<Output = Result<Option<O>, ItemError>>,
+    M: Fn(&I) -> F + Send + Sync,
+{
+    type Output = O;
+    type Ready = Self;
+
+    fn ready(&self, _: &StepScope) -> Result<Self, ItemError> {
+        Ok(Self(Arc::clone(&self.0)))
+    }
+}
+
+impl<I, O, F, M> ReadyWork<I> for Awaited<M>
+where
+    F: Future<Output = Result<Option<O>, ItemError>>,
+    M: Fn(&I) -> F + Send + Sync,
+{
+    type Output = O;
+
+    #[expect(clippy::disallowed_methods, reason = "a bound on a wait, not a time that is stored")]
+    fn run(&self, unit: &I, time_left: Duration) -> Result<Option<O>, ItemError> {
+        let mut future = pin!((self.0)(unit));
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut context = Context::from_waker(&waker);
+        let begun = std::time::Instant::now();
+        loop {
+            if let Poll::Ready(result) = future.as_mut().poll(&mut context) {
+                return result;
+            }
+            match time_left.checked_sub(begun.elapsed()) {
+                Some(left) if !left.is_zero() => std::thread::park_timeout(left),
+                _ => {
+                    let told = format!("finish the unit within {time_left:.1?}: it was cancelled");
+                    return Err(ItemError::new(ErrorKind::TIMEOUT, told));
+                }
+            }
+        }
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
