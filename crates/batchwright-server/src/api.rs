@@ -2,11 +2,13 @@
 
 mod access;
 mod body;
+mod errors;
 mod executions;
 mod health;
 mod idempotency;
 mod jobs;
 mod listen;
+mod page;
 mod problem;
 mod progressive;
 mod schedule;
@@ -34,7 +36,6 @@ pub use listen::HttpSettings;
 pub use problem::Problem;
 
 use crate::scheduler::{JobStarter, Scheduler};
-use idempotency::Replays;
 
 /// Slices that run at once; further ones are asked to come again.
 const SLICES_MAX: usize = 128;
@@ -44,7 +45,6 @@ const SLICES_MAX: usize = 128;
 pub struct Api {
     jobs: JobStarter,
     scheduler: Option<Scheduler>,
-    replays: Arc<Replays>,
     slices: Arc<Semaphore>,
     /// Requested when the server ends: waiting answers come at once, slices end at their next checkpoint.
     stop: StopToken,
@@ -53,13 +53,7 @@ pub struct Api {
 impl Api {
     /// The API of the jobs that `jobs` starts, and of `scheduler`, if there is one.
     pub fn new(jobs: JobStarter, scheduler: Option<Scheduler>, stop: StopToken) -> Self {
-        Self {
-            jobs,
-            scheduler,
-            replays: Arc::default(),
-            slices: Arc::new(Semaphore::new(SLICES_MAX)),
-            stop,
-        }
+        Self { jobs, scheduler, slices: Arc::new(Semaphore::new(SLICES_MAX)), stop }
     }
 
     /// Its routes, for a program that has others besides. Who may ask is that program's business; see
@@ -75,6 +69,7 @@ impl Api {
                     ([(header::CONTENT_TYPE, "application/json")], document.as_str().to_owned())
                 }),
             )
+            .route("/errors/{code}", get(errors::page))
             .route("/docs", get(|| async { Html(include_str!("../assets/docs.html")) }))
             .route("/assets/docs.js", get(|| script(include_str!("../assets/docs.js"))))
             .route(

@@ -163,8 +163,22 @@ fn what_is_malformed_is_told_and_loses_nothing() {
 }
 
 #[test]
-fn the_same_key_starts_one_thing() {
+fn what_a_problem_is_can_be_read_where_its_type_leads() {
     let place = Place::start();
+    let problem = place.http().get("/v1/executions/77").json();
+    assert_eq!(problem["type"], "/errors/no_such_execution");
+    let page = place.http().get(problem["type"].as_str().unwrap());
+    assert_eq!(page.header("content-type").as_deref(), Some("text/plain; charset=utf-8"));
+    let text = String::from_utf8(page.body).unwrap();
+    assert!(text.starts_with("# `no_such_execution`"), "{text}");
+    for none in ["/errors/nothing", "/errors/..%2FREADME", "/errors/", "/errors/%2e%2e"] {
+        assert_eq!(place.http().get(none).status, 404, "{none}");
+    }
+}
+
+#[test]
+fn the_same_key_starts_one_thing() {
+    let mut place = Place::start();
     let keyed = place.http().with("idempotency-key", "k1");
     let open = json!({"parameters": {"script": "a"}});
     let first = keyed.post("/v1/progressive/few", &open);
@@ -177,6 +191,46 @@ fn the_same_key_starts_one_thing() {
     let second = place.http().post("/v1/progressive/few", &open);
     assert_eq!((second.status, second.code().as_str()), (409, "already_running"));
     assert_eq!(second.json()["execution"], first.json()["execution"]);
+
+    // Nor does it matter that the server died, and that the execution ended.
+    place.kill_and_serve();
+    let execution = first.json()["execution"].as_i64().unwrap();
+    place.http().post(&format!("/v1/executions/{execution}/stop"), &json!({}));
+    let keyed = place.http().with("idempotency-key", "k1");
+    let again = keyed.post("/v1/progressive/few", &open);
+    assert_eq!((again.status, again.json()["execution"].as_i64()), (201, Some(execution)));
+    assert_eq!(again.header("idempotency-replayed").as_deref(), Some("true"));
+    // A restart has a key of its own.
+    let keyed = place.http().with("idempotency-key", "k2");
+    let restart = format!("/v1/executions/{execution}/restart");
+    let (first, again) = (keyed.post(&restart, &json!({})), keyed.post(&restart, &json!({})));
+    assert_eq!((first.status, again.status), (202, 202), "{}", first.json());
+    assert_eq!(first.json()["id"], again.json()["id"]);
+    assert_ne!(first.json()["id"].as_i64(), Some(execution));
+}
+
+#[test]
+fn the_same_key_at_the_same_time_starts_one_thing() {
+    const ROUNDS: usize = 20;
+    let place = Place::start();
+    for round in 0..ROUNDS {
+        let keyed = place.http().with("idempotency-key", &format!("k{round}"));
+        let open = json!({"parameters": {"script": format!("round {round}")}});
+        let together = std::sync::Barrier::new(4);
+        let ask = || {
+            together.wait();
+            let answer = keyed.clone().post("/v1/progressive/few", &open);
+            (answer.status, answer.json()["execution"].as_i64())
+        };
+        let answers: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(answers[0].1.is_some(), "{answers:?}");
+        assert!(answers.iter().all(|one| *one == (201, answers[0].1)), "{answers:?}");
+    }
+    let all = place.http().get("/v1/executions?limit=500").json();
+    assert_eq!(all["items"].as_array().unwrap().len(), ROUNDS);
 }
 
 #[test]

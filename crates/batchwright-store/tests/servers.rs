@@ -7,9 +7,9 @@ use std::sync::{Arc, Barrier, Mutex};
 
 use batchwright::testing::{FaultPlan, FaultyWriter};
 use batchwright::{
-    BatchStatus, ChunkStepBuilder, CommitPoint, Flow, ItemError, Job, JobExecution, JobOperator,
-    JobParameters, LaunchOptions, ListReader, ListWriter, Sequence, SkipPolicy, Step, StepOptions,
-    TaskletCall, TaskletStep, increment,
+    BatchStatus, ChunkStepBuilder, CommitPoint, ExecutionFilter, Flow, ItemError, Job,
+    JobExecution, JobOperator, JobParameters, LaunchOptions, ListReader, ListWriter, RequestKey,
+    Sequence, SkipPolicy, Step, StepOptions, TaskletCall, TaskletStep, increment,
 };
 use batchwright_store::{
     Database, SqlMode, SqlReader, SqlTasklet, SqlValue, SqlWriter, column_range,
@@ -359,6 +359,44 @@ fn row_130_concurrent_starts_of_the_next_instance_never_make_the_same_one() {
         runs.sort_by_key(|one| format!("{one:?}"));
         runs.dedup();
         assert_eq!(runs.len(), 6, "{kind:?}: six instances");
+    }
+}
+
+#[test]
+fn of_one_request_that_comes_several_times_at_once_one_starts_something() {
+    const ROUNDS: usize = 10;
+    for kind in ALL {
+        let place = Place::new(kind);
+        let repository = place.repository();
+        let operator = JobOperator::new(repository.clone());
+        let step = TaskletStep::new("step", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
+        let job = Job::builder("job").step(step).next(increment("run", 1)).build().unwrap();
+        operator.registry().register(job).unwrap();
+        let together = Barrier::new(4);
+        for round in 0..ROUNDS {
+            let request = RequestKey { key: format!("k{round}"), fingerprint: "all".to_owned() };
+            let options = LaunchOptions { request: Some(request.clone()), ..Default::default() };
+            let next = || {
+                together.wait();
+                let next = operator.next("job", JobParameters::new(), &options);
+                next.map(|handle| handle.wait().unwrap().id).map_err(|error| error.to_string())
+            };
+            let ends: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(next)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            let started: Vec<_> = ends.iter().filter_map(|end| end.as_ref().ok()).collect();
+            assert_eq!(started.len(), 1, "{kind:?}: {ends:?}");
+            let known = operator.requested(&request).unwrap();
+            assert_eq!(known.as_ref(), Some(started[0]), "{kind:?}");
+            let told = format!("it started execution {}", started[0]);
+            let refused: Vec<_> = ends.iter().filter_map(|end| end.as_ref().err()).collect();
+            assert!(refused.iter().all(|one| one.ends_with(&told)), "{kind:?}: {ends:?}");
+            let other = RequestKey { fingerprint: "other".to_owned(), ..request };
+            assert_eq!(operator.requested(&other).unwrap_err().code(), "key_reused");
+        }
+        let all = operator.queries().executions(&ExecutionFilter::of_job("job")).unwrap();
+        assert_eq!(all.len(), ROUNDS, "{kind:?}");
     }
 }
 

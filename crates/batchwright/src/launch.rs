@@ -49,6 +49,18 @@ pub struct LaunchOptions {
     pub recover: RecoverMode,
     /// Go on although the job's definition changed since the last execution.
     pub accept_changed_definition: bool,
+    /// The request that asks for it, where the same one may come twice: the second is refused.
+    pub request: Option<RequestKey>,
+}
+
+/// What tells a request that comes again from a new one. It is stored with the execution that the request started,
+/// and forgotten with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestKey {
+    /// Its name, of at most 255 bytes, chosen by who asks.
+    pub key: String,
+    /// Hash of all that it says, of at most 255 bytes: another request with the same key is a mistake.
+    pub fingerprint: String,
 }
 
 /// What the job says of restarts.

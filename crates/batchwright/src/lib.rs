@@ -78,7 +78,7 @@ pub use job::{
     Decider, Decision, FlowBuilder, Incrementer, Job, JobBuilder, JobFlow, JobScope,
     TransitionBuilder, increment, next_day,
 };
-pub use launch::{LaunchOptions, RecoverMode};
+pub use launch::{LaunchOptions, RecoverMode, RequestKey};
 pub use listener::{
     ChunkListener, ItemListener, JobListener, ListenerResult, Promotion, RetryListener,
     SkipListener, StepListener,

@@ -25,7 +25,7 @@ use crate::execution::{
     BatchStatus, ExecutionId, ExecutionSummary, InstanceId, JobExecution, JobInstance, StepSummary,
 };
 use crate::job::{Job, JobScope};
-use crate::launch::{LaunchOptions, RecoverMode};
+use crate::launch::{LaunchOptions, RecoverMode, RequestKey};
 use crate::owner::ProcessIdentity;
 use crate::parameters::JobParameters;
 use crate::progressive::OpenOptions;
@@ -434,6 +434,15 @@ impl JobOperator {
         let request = self.request(job, options, claimant);
         let change = |parameters: JobParameters| job.accept(parameters.overridden_by(overrides));
         lifecycle::restart(&*self.inner.repository, id, &request, change)
+    }
+
+    /// The execution that `request` started, if it came before; see [`LaunchOptions::request`].
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::KeyReused`] when another request with its key did.
+    pub fn requested(&self, request: &RequestKey) -> Result<Option<ExecutionId>, OperatorError> {
+        lifecycle::started_by(&mut *self.inner.repository.begin()?, request)
     }
 
     /// Restarts the newest execution of job `name`.

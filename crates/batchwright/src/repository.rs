@@ -20,6 +20,7 @@ use crate::execution::{
     Counters, ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution,
     StepExecutionId,
 };
+use crate::launch::RequestKey;
 use crate::query::Queries;
 
 /// What a commit survives.
@@ -129,6 +130,16 @@ pub trait UnitOfWork {
         &mut self,
         step: StepExecutionId,
         skips: &[SkipRecord],
+    ) -> Result<(), RepositoryError>;
+
+    /// The request with that key that started an execution, and the execution.
+    fn request(&mut self, key: &str) -> Result<Option<(RequestKey, ExecutionId)>, RepositoryError>;
+
+    /// Remembers that `request` started execution `id`. A [`RepositoryError::Conflict`] when its key is known.
+    fn insert_request(
+        &mut self,
+        request: &RequestKey,
+        id: ExecutionId,
     ) -> Result<(), RepositoryError>;
 
     /// A line of history.

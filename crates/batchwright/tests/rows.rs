@@ -1351,8 +1351,8 @@ mod spy {
     use batchwright::{
         CheckpointUpdate, Durability, EventRecord, ExecutionFilter, ExecutionId, InstanceId,
         InstancePage, JobExecution, JobInstance, JobRepository, Lease, MemoryRepository,
-        ProgressiveQueries, ProgressiveRows, Queries, RepositoryError, SkipRecord, StepExecution,
-        StepExecutionId, UnitOfWork,
+        ProgressiveQueries, ProgressiveRows, Queries, RepositoryError, RequestKey, SkipRecord,
+        StepExecution, StepExecutionId, UnitOfWork,
     };
     use jiff::Timestamp;
 
@@ -1539,6 +1539,12 @@ mod spy {
         }
         fn insert_event(&mut self, event: &EventRecord) -> Answer<()> {
             self.inner().insert_event(event)
+        }
+        fn request(&mut self, key: &str) -> Answer<Option<(RequestKey, ExecutionId)>> {
+            self.inner().request(key)
+        }
+        fn insert_request(&mut self, request: &RequestKey, id: ExecutionId) -> Answer<()> {
+            self.inner().insert_request(request, id)
         }
         fn delete_execution(&mut self, id: ExecutionId) -> Answer<()> {
             self.inner().delete_execution(id)

@@ -106,6 +106,7 @@ fn options(args: &LaunchArgs) -> LaunchOptions {
         new_only: args.new_only,
         recover: args.recover.into(),
         accept_changed_definition: args.accept_changed_definition,
+        ..LaunchOptions::default()
     }
 }
 

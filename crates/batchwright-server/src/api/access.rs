@@ -192,6 +192,7 @@ fn unauthorized(told: &str) -> Problem {
 fn is_public(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz" | "/docs" | "/v1/openapi.json")
         || path.starts_with("/assets/")
+        || path.starts_with("/errors/")
 }
 
 fn needed(method: &Method, path: &str) -> Role {

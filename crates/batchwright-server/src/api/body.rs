@@ -1,4 +1,4 @@
-//! What comes with a request, read strictly, and pages of lists.
+//! What comes with a request, read strictly.
 
 use std::time::Duration;
 
@@ -7,18 +7,10 @@ use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use batchwright::ExecutionId;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use super::Problem;
-
-/// Entries of a page when nothing is said.
-const LIMIT_DEFAULT: usize = 50;
-/// Entries of a page, at most.
-const LIMIT_MAX: usize = 500;
 
 /// How long a body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -111,54 +103,4 @@ pub(super) fn owner_token(headers: &HeaderMap) -> Result<Option<String>, Problem
 pub(super) fn accepts(headers: &HeaderMap, kind: &str) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     accept.is_some_and(|accept| accept.contains(kind))
-}
-
-/// Which part of a list.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct PageQuery {
-    pub(super) limit: Option<usize>,
-    pub(super) cursor: Option<String>,
-}
-
-pub(super) fn limit(given: Option<usize>) -> Result<usize, Problem> {
-    match given {
-        None => Ok(LIMIT_DEFAULT),
-        Some(limit @ 1..=LIMIT_MAX) => Ok(limit),
-        Some(_) => Err(Problem::invalid(format!("limit is a number from 1 to {LIMIT_MAX}"))),
-    }
-}
-
-/// The last entry of the page before, from what a client was given for it.
-pub(super) fn cursor<T: DeserializeOwned>(given: Option<&str>) -> Result<Option<T>, Problem> {
-    let Some(text) = given else { return Ok(None) };
-    let told = || Problem::invalid("this cursor was not given by this server");
-    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| told())?;
-    serde_json::from_slice(&bytes).map(Some).map_err(|_| told())
-}
-
-/// A cursor behind `last`.
-pub(super) fn cursor_behind(last: &impl Serialize) -> String {
-    URL_SAFE_NO_PAD.encode(serde_json::to_vec(last).unwrap_or_default())
-}
-
-/// The header that leads to the next page.
-pub(super) fn next_link(path: &str, rest: &[(&str, String)], cursor: &str) -> String {
-    let mut query = String::new();
-    for (name, value) in rest {
-        query.push_str(&format!("{name}={}&", percent(value)));
-    }
-    format!("<{path}?{query}cursor={cursor}>; rel=\"next\"")
-}
-
-/// `text` as it may stand in a query.
-pub(super) fn percent(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                char::from(byte).to_string()
-            }
-            byte => format!("%{byte:02X}"),
-        })
-        .collect()
 }

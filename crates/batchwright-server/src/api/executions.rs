@@ -2,19 +2,20 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use batchwright::{
     BatchStatus, EventRecord, ExecutionFilter, ExecutionId, ExecutionSummary, InstanceId,
-    JobParameters, LaunchOptions, RecoverMode, SkipRecord, StepSummary,
+    LaunchOptions, RecoverMode, SkipRecord, StepSummary,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
-use super::body::{Asked, Body, Id, accepts, cursor, cursor_behind, limit, next_link};
+use super::body::{Asked, Body, Id, accepts};
+use super::idempotency::{KeyHeader, once};
 use super::jobs::ParameterInput;
+use super::page::{PageQuery, cursor, cut, limit, page};
 use super::{Api, Problem, blocking, stream};
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -70,7 +71,7 @@ pub(super) async fn list(
         until: asked.until,
         ..ExecutionFilter::default()
     };
-    page(api, "/v1/executions".to_owned(), filter, asked).await
+    listed(api, "/v1/executions".to_owned(), filter, asked).await
 }
 
 /// Executions of an instance, newest first.
@@ -80,7 +81,7 @@ pub(super) async fn list(
 pub(super) async fn of_instance(
     State(api): State<Api>,
     Id(ExecutionId(id)): Id,
-    Asked(super::body::PageQuery { limit, cursor }): Asked<super::body::PageQuery>,
+    Asked(PageQuery { limit, cursor }): Asked<PageQuery>,
 ) -> Result<Response, Problem> {
     let asked = ListQuery { limit, cursor, ..ListQuery::default() };
     let instance = InstanceId(id);
@@ -91,10 +92,10 @@ pub(super) async fn of_instance(
     })
     .await?;
     let path = format!("/v1/instances/{id}/executions");
-    page(api, path, ExecutionFilter::of_instance(instance), asked).await
+    listed(api, path, ExecutionFilter::of_instance(instance), asked).await
 }
 
-async fn page(
+async fn listed(
     api: Api,
     path: String,
     mut filter: ExecutionFilter,
@@ -120,31 +121,20 @@ async fn page(
                 }
             }
         }
-        let is_full = items.len() > limit;
-        items.truncate(limit);
-        let last = items.last().filter(|_| is_full).map(|last| last.id.0);
-        let next_cursor = last.map(|last| cursor_behind(&last));
+        let next_cursor = cut(&mut items, limit, |last| last.id.0);
         let mut summaries = Vec::with_capacity(items.len());
         for execution in items {
             summaries.push(api.operator().summary(execution.id)?);
         }
-        let link = next_cursor.as_deref().map(|cursor| {
-            let mut rest = vec![("limit", limit.to_string())];
-            let texts = [
-                ("job", asked.job),
-                ("status", asked.status),
-                ("stale", asked.stale.map(|stale| stale.to_string())),
-                ("since", asked.since.map(|at| at.to_string())),
-                ("until", asked.until.map(|at| at.to_string())),
-            ];
-            rest.extend(texts.into_iter().filter_map(|(name, text)| Some((name, text?))));
-            [(header::LINK, next_link(&path, &rest, cursor))]
-        });
-        let body = Json(ExecutionList { items: summaries, next_cursor });
-        Ok(match link {
-            Some(link) => (link, body).into_response(),
-            None => body.into_response(),
-        })
+        let asked = [
+            ("job", asked.job),
+            ("status", asked.status),
+            ("stale", asked.stale.map(|stale| stale.to_string())),
+            ("since", asked.since.map(|at| at.to_string())),
+            ("until", asked.until.map(|at| at.to_string())),
+        ];
+        let list = ExecutionList { items: summaries, next_cursor };
+        Ok(page(&list, &path, limit, asked, list.next_cursor.as_deref()))
     })
     .await
 }
@@ -164,8 +154,8 @@ pub(super) async fn show(
     responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
 pub(super) async fn stop(State(api): State<Api>, Id(id): Id) -> Result<Response, Problem> {
     blocking(move || {
-        let execution = api.operator().stop(id)?;
-        api.accepted(&execution)
+        api.operator().stop(id)?;
+        api.accepted(id)
     })
     .await
 }
@@ -183,7 +173,7 @@ pub(super) struct RestartBody {
 
 /// Continues the execution in a new one of the same instance: a worker of this store carries it forward.
 #[utoipa::path(post, path = "/v1/executions/{id}/restart", tag = "executions", params(("id" = i64, Path),
-    ("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$", description = "The same key starts one execution")),
+    KeyHeader),
     request_body = RestartBody,
     responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
 pub(super) async fn restart(
@@ -192,21 +182,20 @@ pub(super) async fn restart(
     headers: HeaderMap,
     Body(body): Body<RestartBody>,
 ) -> Result<Response, Problem> {
-    let replays = Arc::clone(&api.replays);
-    let what = format!("restart {id} {}", serde_json::to_string(&body).unwrap_or_default());
-    let work = blocking(move || {
+    let call = format!("restart {id}");
+    let restart = move |api: &Api, body: RestartBody, request| {
         let execution = api.operator().execution(id)?;
         api.find(&execution.job, execution.source.as_deref())?;
         let job = api.job(&execution.job)?;
-        let overrides: JobParameters = super::jobs::parameters(&job, body.parameters)?;
+        let overrides = super::jobs::parameters(&job, body.parameters)?;
         let options = LaunchOptions {
             accept_changed_definition: body.accept_changed_definition,
+            request,
             ..LaunchOptions::default()
         };
-        let next = api.operator().hand_over_restart(id, &overrides, &options)?;
-        api.accepted(&next)
-    });
-    replays.once(&headers, &what, work).await
+        Ok(api.operator().hand_over_restart(id, &overrides, &options)?.id)
+    };
+    once(api, &headers, call, body, restart, Api::accepted).await
 }
 
 /// Gives the execution up: it is never restarted.
@@ -263,17 +252,18 @@ pub(super) struct SkipList {
 pub(super) async fn skips(
     State(api): State<Api>,
     Id(id): Id,
-    Asked(page): Asked<super::body::PageQuery>,
-) -> Result<Json<SkipList>, Problem> {
+    Asked(asked): Asked<PageQuery>,
+) -> Result<Response, Problem> {
     blocking(move || {
-        let limit = limit(page.limit)?;
-        let begin = cursor::<usize>(page.cursor.as_deref())?.unwrap_or(0);
+        let limit = limit(asked.limit)?;
+        let begin = cursor::<usize>(asked.cursor.as_deref())?.unwrap_or(0);
         api.operator().execution(id)?;
         let all = api.operator().queries().skips(id)?;
-        let end = begin.saturating_add(limit);
-        let next_cursor = (end < all.len()).then(|| cursor_behind(&end));
-        let items = all.into_iter().skip(begin).take(limit).collect();
-        Ok(Json(SkipList { items, next_cursor }))
+        let mut items: Vec<_> = all.into_iter().skip(begin).take(limit + 1).collect();
+        let next_cursor = cut(&mut items, limit, |_| begin + limit);
+        let path = format!("/v1/executions/{id}/skips");
+        let list = SkipList { items, next_cursor };
+        Ok(page(&list, &path, limit, [], list.next_cursor.as_deref()))
     })
     .await
 }

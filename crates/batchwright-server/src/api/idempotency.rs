@@ -1,132 +1,83 @@
 //! The same request twice starts one thing: `Idempotency-Key`.
+//!
+//! The key is stored with what the request started, in one transaction; so it outlives the server.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
-
-use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use batchwright::{ExecutionId, RequestKey};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
+use utoipa::IntoParams;
 
-use super::Problem;
+use super::{Api, Problem, blocking};
 
-/// Keys that are remembered; then the oldest are forgotten.
-const KEYS_MAX: usize = 10_000;
 /// Longest key, in bytes.
 const KEY_BYTES_MAX: usize = 255;
-/// Longest answer that is kept, in bytes.
-const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
-/// Answers to requests that carried a key, for as long as the process lives.
-#[derive(Default)]
-pub(super) struct Replays {
-    kept: Mutex<Kept>,
+/// The header, for the document.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "for the document")]
+pub(super) struct KeyHeader {
+    /// The same key starts one execution.
+    #[param(rename = "idempotency-key", min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
+    idempotency_key: Option<String>,
 }
 
-#[derive(Default)]
-struct Kept {
-    answers: HashMap<String, Replay>,
-    order: VecDeque<String>,
-}
-
-struct Replay {
-    fingerprint: [u8; 32],
-    /// `None`: it is being worked on.
-    answer: Option<(StatusCode, HeaderMap, Vec<u8>)>,
-}
-
-impl Replays {
-    /// Answers by `work`, or as the request with the same key was answered. `what` is all that the request says.
-    ///
-    /// What was begun under a key is finished, also when its client does not wait for it.
-    pub(super) async fn once(
-        self: Arc<Self>,
-        headers: &HeaderMap,
-        what: &str,
-        work: impl Future<Output = Result<Response, Problem>> + Send + 'static,
-    ) -> Result<Response, Problem> {
-        let Some(key) = headers.get("idempotency-key") else { return work.await };
-        let key = key.to_str().unwrap_or_default().to_owned();
-        if key.is_empty() || key.len() > KEY_BYTES_MAX {
-            let told = format!("an Idempotency-Key is a text of 1 to {KEY_BYTES_MAX} bytes");
-            return Err(Problem::invalid(told));
-        }
-        let who = headers.get("authorization").map(HeaderValue::as_bytes).unwrap_or_default();
-        let key = format!("{key} {:x?}", Sha256::digest(who));
-        let fingerprint: [u8; 32] = Sha256::digest(what).into();
-        if let Some(answer) = self.begin(&key, fingerprint)? {
-            return Ok(answer);
-        }
-        let pending = Pending { replays: self, key: Some(key) };
-        let finished = tokio::spawn(async move {
-            let (parts, body) = work.await?.into_parts();
-            let body = axum::body::to_bytes(body, ANSWER_BYTES_MAX).await;
-            let body = body.map_err(|_| Problem::internal())?.to_vec();
-            pending.keep((parts.status, parts.headers.clone(), body.clone()));
-            Ok(Response::from_parts(parts, Body::from(body)))
-        });
-        finished.await.unwrap_or_else(|_| Err(Problem::internal()))
+/// The key of a request that says `call` and `body`, if it carries one. Everybody who can ask has keys of their own.
+fn request_key(
+    headers: &HeaderMap,
+    call: &str,
+    body: &impl Serialize,
+) -> Result<Option<RequestKey>, Problem> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        let told = format!("an Idempotency-Key is a text of 1 to {KEY_BYTES_MAX} bytes");
+        return Err(Problem::invalid(told));
     }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The answer that was given, or `None` after noting that one is being worked on.
-    fn begin(&self, key: &str, fingerprint: [u8; 32]) -> Result<Option<Response>, Problem> {
-        let mut kept = self.lock();
-        match kept.answers.get(key) {
-            Some(replay) if replay.fingerprint != fingerprint => Err(Problem::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "key_reused",
-                "this Idempotency-Key came with another request before",
-            )),
-            Some(Replay { answer: None, .. }) => Err(Problem::new(
-                StatusCode::CONFLICT,
-                "in_flight",
-                "the request with this Idempotency-Key is being worked on",
-            )
-            .retry_after(1)),
-            Some(Replay { answer: Some((status, headers, body)), .. }) => {
-                let mut response = (*status, headers.clone(), body.clone()).into_response();
-                let yes = HeaderValue::from_static("true");
-                response.headers_mut().insert("idempotency-replayed", yes);
-                Ok(Some(response))
-            }
-            None => {
-                kept.order.push_back(key.to_owned());
-                kept.answers.insert(key.to_owned(), Replay { fingerprint, answer: None });
-                if kept.order.len() > KEYS_MAX
-                    && let Some(oldest) = kept.order.pop_front()
-                {
-                    kept.answers.remove(&oldest);
-                }
-                Ok(None)
-            }
-        }
-    }
+    let who = headers.get("authorization").map(HeaderValue::as_bytes).unwrap_or_default();
+    let owner = headers.get("x-batch-owner").map(HeaderValue::as_bytes).unwrap_or_default();
+    let body = serde_json::to_vec(body).map_err(|_| Problem::internal())?;
+    let key = digest(&[who, key.as_bytes()]);
+    Ok(Some(RequestKey { key, fingerprint: digest(&[call.as_bytes(), owner, &body]) }))
 }
 
-/// A key whose answer is not there yet; without one it is forgotten, so that the client may try again.
-struct Pending {
-    replays: Arc<Replays>,
-    key: Option<String>,
+/// Hash of `parts`, each with its length: no two lists of them are the same text.
+fn digest(parts: &[&[u8]]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.len().to_be_bytes());
+        hash.update(part);
+    }
+    URL_SAFE_NO_PAD.encode(hash.finalize())
 }
 
-impl Pending {
-    fn keep(mut self, answer: (StatusCode, HeaderMap, Vec<u8>)) {
-        let Some(key) = self.key.take() else { return };
-        if let Some(replay) = self.replays.lock().answers.get_mut(&key) {
-            replay.answer = Some(answer);
-        }
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        let Some(key) = self.key.take() else { return };
-        let mut kept = self.replays.lock();
-        kept.answers.remove(&key);
-        kept.order.retain(|other| *other != key);
-    }
+/// Starts an execution by `start`, and answers by `answer`: what is known of it, also when the same request
+/// started it before. `call` and `body` are all that the request says.
+pub(super) async fn once<B: Serialize + Send + 'static>(
+    api: Api,
+    headers: &HeaderMap,
+    call: String,
+    body: B,
+    start: impl FnOnce(&Api, B, Option<RequestKey>) -> Result<ExecutionId, Problem> + Send + 'static,
+    answer: impl FnOnce(&Api, ExecutionId) -> Result<Response, Problem> + Send + 'static,
+) -> Result<Response, Problem> {
+    let key = request_key(headers, &call, &body)?;
+    blocking(move || {
+        let Some(key) = key else { return answer(&api, start(&api, body, None)?) };
+        let before = match api.operator().requested(&key)? {
+            Some(before) => before,
+            None => match start(&api, body, Some(key.clone())) {
+                Ok(started) => return answer(&api, started),
+                // The same request, at the same time: what it started may be what stands in the way.
+                Err(problem) => api.operator().requested(&key)?.ok_or(problem)?,
+            },
+        };
+        let mut replayed = answer(&api, before)?;
+        replayed.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+        Ok(replayed)
+    })
+    .await
 }

@@ -5,8 +5,8 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use batchwright::{
-    ExecutionFilter, ExecutionSummary, InstanceId, InstancePage, Job, JobExecution, JobInstance,
-    JobParameters, LaunchOptions, ParameterType, Refusal,
+    ExecutionFilter, ExecutionId, ExecutionSummary, InstanceId, InstancePage, Job, JobInstance,
+    JobParameters, LaunchOptions, ParameterType, Refusal, RequestKey,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -14,7 +14,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
-use super::body::{Asked, Body, PageQuery, cursor, cursor_behind, limit, next_link, percent};
+use super::body::{Asked, Body};
+use super::idempotency::{KeyHeader, once};
+use super::page::{PageQuery, cursor, cut, limit, page, percent};
 use super::{Api, Problem, blocking};
 
 /// A job of the list.
@@ -196,16 +198,6 @@ pub(super) struct StartBody {
     accept_changed_definition: bool,
 }
 
-impl StartBody {
-    fn options(&self) -> LaunchOptions {
-        LaunchOptions {
-            new_only: self.new_only,
-            accept_changed_definition: self.accept_changed_definition,
-            ..LaunchOptions::default()
-        }
-    }
-}
-
 /// `given` as the job declares its parameters.
 pub(super) fn parameters(job: &Job, given: Map<String, Value>) -> Result<JobParameters, Problem> {
     let mut parameters = JobParameters::new();
@@ -225,7 +217,7 @@ pub(super) fn parameters(job: &Job, given: Map<String, Value>) -> Result<JobPara
 /// Starts the job, or restarts its failed or stopped instance: a worker of this store carries the execution
 /// forward.
 #[utoipa::path(post, path = "/v1/jobs/{job}/executions", tag = "jobs", params(("job" = String, Path),
-    ("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$", description = "The same key starts one execution")),
+    KeyHeader),
     request_body = StartBody, responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
 pub(super) async fn start(
     State(api): State<Api>,
@@ -233,21 +225,17 @@ pub(super) async fn start(
     headers: HeaderMap,
     Body(body): Body<StartBody>,
 ) -> Result<Response, Problem> {
-    let replays = Arc::clone(&api.replays);
-    let what = format!("start {name} {}", serde_json::to_string(&body).unwrap_or_default());
-    let work = blocking(move || {
-        let job = api.job(&name)?;
-        let options = body.options();
-        let parameters = parameters(&job, body.parameters)?;
-        let execution = api.operator().hand_over(&name, parameters, &options)?;
-        api.accepted(&execution)
-    });
-    replays.once(&headers, &what, work).await
+    let call = format!("start {name}");
+    let start = move |api: &Api, body: StartBody, request| {
+        let (given, options) = api.launch(&name, body, request)?;
+        Ok(api.operator().hand_over(&name, given, &options)?.id)
+    };
+    once(api, &headers, call, body, start, Api::accepted).await
 }
 
 /// Starts the next instance of the job, by its sequence.
 #[utoipa::path(post, path = "/v1/jobs/{job}/next", tag = "jobs", params(("job" = String, Path),
-    ("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$", description = "The same key starts one execution")),
+    KeyHeader),
     request_body = StartBody, responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
 pub(super) async fn next(
     State(api): State<Api>,
@@ -255,16 +243,12 @@ pub(super) async fn next(
     headers: HeaderMap,
     Body(body): Body<StartBody>,
 ) -> Result<Response, Problem> {
-    let replays = Arc::clone(&api.replays);
-    let what = format!("next {name} {}", serde_json::to_string(&body).unwrap_or_default());
-    let work = blocking(move || {
-        let job = api.job(&name)?;
-        let options = body.options();
-        let overrides = parameters(&job, body.parameters)?;
-        let handle = api.operator().next(&name, overrides, &options)?;
-        api.accepted(&api.operator().execution(handle.id())?)
-    });
-    replays.once(&headers, &what, work).await
+    let call = format!("next {name}");
+    let next = move |api: &Api, body: StartBody, request| {
+        let (given, options) = api.launch(&name, body, request)?;
+        Ok(api.operator().next(&name, given, &options)?.id())
+    };
+    once(api, &headers, call, body, next, Api::accepted).await
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -309,29 +293,20 @@ pub(super) struct InstanceList {
 pub(super) async fn instances(
     State(api): State<Api>,
     Path(name): Path<String>,
-    Asked(page): Asked<PageQuery>,
+    Asked(asked): Asked<PageQuery>,
 ) -> Result<Response, Problem> {
     blocking(move || {
-        let limit = limit(page.limit)?;
-        let before = cursor::<i64>(page.cursor.as_deref())?.map(InstanceId);
+        let limit = limit(asked.limit)?;
+        let before = cursor::<i64>(asked.cursor.as_deref())?.map(InstanceId);
         if api.operator().queries().instance_count(&name)? == 0 {
             api.job(&name)?;
         }
         let one_more = InstancePage { before, limit: limit + 1 };
         let mut items = api.operator().queries().instances(&name, one_more)?;
-        let has_more = items.len() > limit;
-        items.truncate(limit);
-        let last = items.last().filter(|_| has_more).map(|last| last.id.0);
-        let next_cursor = last.map(|last| cursor_behind(&last));
+        let next_cursor = cut(&mut items, limit, |last| last.id.0);
         let path = format!("/v1/jobs/{}/instances", percent(&name));
-        let link = next_cursor.as_deref().map(|cursor| {
-            [(header::LINK, next_link(&path, &[("limit", limit.to_string())], cursor))]
-        });
-        let body = Json(InstanceList { items, next_cursor });
-        Ok(match link {
-            Some(link) => (link, body).into_response(),
-            None => body.into_response(),
-        })
+        let list = InstanceList { items, next_cursor };
+        Ok(page(&list, &path, limit, [], list.next_cursor.as_deref()))
     })
     .await
 }
@@ -343,9 +318,26 @@ impl Api {
         self.operator().registry().job(name).map_err(|refusal| Problem::from(&refusal))
     }
 
-    pub(super) fn accepted(&self, execution: &JobExecution) -> Result<Response, Problem> {
-        let location = format!("/v1/executions/{}", execution.id);
-        let summary = self.operator().summary(execution.id)?;
+    /// What `body` says to job `name`.
+    fn launch(
+        &self,
+        name: &str,
+        body: StartBody,
+        request: Option<RequestKey>,
+    ) -> Result<(JobParameters, LaunchOptions), Problem> {
+        let StartBody { parameters: given, new_only, accept_changed_definition } = body;
+        let options = LaunchOptions {
+            new_only,
+            accept_changed_definition,
+            request,
+            ..LaunchOptions::default()
+        };
+        Ok((parameters(&*self.job(name)?, given)?, options))
+    }
+
+    pub(super) fn accepted(&self, id: ExecutionId) -> Result<Response, Problem> {
+        let location = format!("/v1/executions/{id}");
+        let summary = self.operator().summary(id)?;
         Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(summary)).into_response())
     }
 }

@@ -145,9 +145,9 @@ impl From<&Refusal> for Problem {
             | Refusal::NeverStarted { .. } => StatusCode::NOT_FOUND,
             Refusal::InvalidParameters { .. } => StatusCode::BAD_REQUEST,
             Refusal::WrongOwner { .. } => StatusCode::FORBIDDEN,
-            Refusal::InvalidDefinition { .. } | Refusal::NoSequence { .. } => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            Refusal::InvalidDefinition { .. }
+            | Refusal::KeyReused { .. }
+            | Refusal::NoSequence { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::CONFLICT,
         };
         let detail = format!("{}; {}", report(refusal), refusal.advice());
@@ -164,6 +164,8 @@ impl From<&Refusal> for Problem {
             | Refusal::ChangedDefinition { execution }
             | Refusal::NotRunning { execution, .. }
             | Refusal::NotAbandonable { execution, .. }
+            | Refusal::RequestRepeated { execution }
+            | Refusal::KeyReused { execution }
             | Refusal::LeaseAlive { execution, .. } => problem.of_execution(*execution),
             Refusal::NotMostRecent { newest, .. } => problem.of_execution(*newest),
             _ => problem,

@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::{Asked, Body, Id, accepts, owner_token};
+use super::idempotency::{KeyHeader, once};
 use super::jobs::ParameterInput;
 use super::problem::Verbatim;
 use super::{Api, Arrived, Problem, blocking, stream};
@@ -99,22 +100,8 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Api {
-    /// Opens an execution of `job` and says what its drivers must know.
-    pub(crate) fn open(
-        &self,
-        job: &str,
-        parameters: Map<String, Value>,
-        new_only: bool,
-        open: &OpenOptions,
-    ) -> Result<Opened, Problem> {
-        let known = self.job(job)?;
-        let parameters = super::jobs::parameters(&known, parameters)?;
-        let options = LaunchOptions { new_only, ..LaunchOptions::default() };
-        let execution = self.operator().open(job, parameters, &options, open)?;
-        self.opened(execution.id, open.owner_token.as_deref())
-    }
-
-    /// As [`open`](Self::open), or what is known of the execution of these parameters that is open or complete.
+    /// Opens an execution of `job` and says what its drivers must know; or what is known of the execution of these
+    /// parameters that is open or complete.
     pub(crate) fn open_or_join(
         &self,
         job: &str,
@@ -171,7 +158,7 @@ impl Opened {
 /// A token in `X-Batch-Owner` must be shown in all further requests about it.
 #[utoipa::path(post, path = "/v1/progressive/{job}", tag = "progressive", params(("job" = String, Path),
     ("x-batch-owner" = Option<String>, Header, description = "A secret that its lanes must show from now on"),
-    ("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$", description = "The same key opens one execution")),
+    KeyHeader),
     request_body = OpenBody, responses((status = 201, body = Opened, headers(("location" = String)))))]
 pub(super) async fn open(
     State(api): State<Api>,
@@ -179,25 +166,30 @@ pub(super) async fn open(
     headers: HeaderMap,
     Body(body): Body<OpenBody>,
 ) -> Result<Response, Problem> {
-    if body.lanes == Some(0) || body.target_ms.is_some_and(|ms| ms == 0 || ms > 3_600_000) {
-        let told = "lanes is 1 or more, target_ms from 1 to 3600000";
-        return Err(Problem::invalid(told));
+    if body.lanes == Some(0) {
+        return Err(Problem::invalid("lanes is 1 or more"));
     }
-    let replays = Arc::clone(&api.replays);
-    let what = format!("open {name} {}", serde_json::to_string(&body).unwrap_or_default());
+    let target = target(body.target_ms)?;
+    let call = format!("open {name}");
     let token = owner_token(&headers)?;
-    let work = blocking(move || {
+    let shown = token.clone();
+    let open = move |api: &Api, body: OpenBody, request| {
         let open = OpenOptions {
             lanes: body.lanes,
-            target: body.target_ms.map(Duration::from_millis),
+            target,
             owner_token: token,
             is_server_driven: body.driver == Driver::Server,
         };
-        let opened = api.open(&name, body.parameters, body.new_only, &open)?;
-        let location = format!("/v1/executions/{}", opened.execution);
+        let options = LaunchOptions { new_only: body.new_only, request, ..Default::default() };
+        let given = super::jobs::parameters(&*api.job(&name)?, body.parameters)?;
+        Ok(api.operator().open(&name, given, &options, &open)?.id)
+    };
+    let answer = move |api: &Api, id| {
+        let opened = api.opened(id, shown.as_deref())?;
+        let location = format!("/v1/executions/{id}");
         Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(opened)).into_response())
-    });
-    replays.once(&headers, &what, work).await
+    };
+    once(api, &headers, call, body, open, answer).await
 }
 
 /// What the drivers of an open execution must know: for those who come back to it.
@@ -209,6 +201,14 @@ pub(super) async fn lanes(
     headers: HeaderMap,
 ) -> Result<Json<Opened>, Problem> {
     blocking(move || Ok(Json(api.opened(id, owner_token(&headers)?.as_deref())?))).await
+}
+
+/// When a slice should end, as a client may ask.
+fn target(ms: Option<u64>) -> Result<Option<Duration>, Problem> {
+    match ms {
+        Some(0 | 3_600_001..) => Err(Problem::invalid("target_ms is a number from 1 to 3600000")),
+        ms => Ok(ms.map(Duration::from_millis)),
+    }
 }
 
 /// A request for a slice.
@@ -303,9 +303,10 @@ pub(super) async fn slice(
         let told = "the id of a lane is 32 hexadecimal digits, as it was given";
         return Err(Problem::new(StatusCode::BAD_REQUEST, "malformed_lane", told));
     }
-    if body.seq == 0 || body.target_ms.is_some_and(|ms| ms == 0 || ms > 3_600_000) {
-        return Err(Problem::invalid("seq is 1 or more, target_ms from 1 to 3600000"));
+    if body.seq == 0 {
+        return Err(Problem::invalid("seq is 1 or more"));
     }
+    let target = target(body.target_ms)?;
     let Ok(place) = Arc::clone(&api.slices).try_acquire_owned() else {
         let told = "as many slices run as this server takes at once";
         let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", told);
@@ -315,7 +316,7 @@ pub(super) async fn slice(
     let mut waiting = Waiting { client: client.clone(), then: body.on_disconnect, answered: false };
     let order = SliceOrder {
         owner_token: owner_token(&headers)?,
-        target: body.target_ms.map(Duration::from_millis),
+        target,
         client,
         stop: api.stop.clone(),
         ..SliceOrder::new(id, lane, body.seq, arrived)

@@ -2,14 +2,15 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
 use batchwright::Clock;
 use batchwright::SystemClock;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::body::{Asked, Body, cursor, cursor_behind, limit, next_link};
+use super::body::{Asked, Body};
+use super::page::{cursor, cut, limit, page};
 use super::{Api, Problem};
 use crate::kcp;
 use crate::scheduler::{
@@ -115,26 +116,14 @@ pub(super) async fn triggers(
         }
         after = last;
     }
-    let is_full = items.len() > limit;
-    items.truncate(limit);
-    let last = items.last().filter(|_| is_full).map(|row| row.key.identifier.clone());
-    let next_cursor = last.map(|last| cursor_behind(&last));
-    let link = next_cursor.as_deref().map(|cursor| {
-        let mut rest = vec![("limit", limit.to_string())];
-        let texts = [
-            ("prefix", asked.prefix),
-            ("status", asked.status),
-            ("due_before", asked.due_before.map(|at| at.to_string())),
-        ];
-        rest.extend(texts.into_iter().filter_map(|(name, text)| Some((name, text?))));
-        [(header::LINK, next_link("/v1/triggers", &rest, cursor))]
-    });
-    let body =
-        Json(TriggerList { items: items.into_iter().map(Into::into).collect(), next_cursor });
-    Ok(match link {
-        Some(link) => (link, body).into_response(),
-        None => body.into_response(),
-    })
+    let next_cursor = cut(&mut items, limit, |row| row.key.identifier.clone());
+    let asked = [
+        ("prefix", asked.prefix),
+        ("status", asked.status),
+        ("due_before", asked.due_before.map(|at| at.to_string())),
+    ];
+    let list = TriggerList { items: items.into_iter().map(Into::into).collect(), next_cursor };
+    Ok(page(&list, "/v1/triggers", limit, asked, list.next_cursor.as_deref()))
 }
 
 async fn get(api: &Api, identifier: String) -> Result<Json<TriggerView>, Problem> {

@@ -7,26 +7,29 @@ use crate::database::{Dialect, Session, Sql, SqlError, SqlErrorClass};
 /// A migration: its number, its name, its text. The text is never edited after release.
 type Migration = (i64, &'static str, &'static str);
 
-const SQLITE: [Migration; 4] = [
+const SQLITE: [Migration; 5] = [
     (1, "init", include_str!("../../migrations/sqlite/0001_init.sql")),
     (2, "flows", include_str!("../../migrations/sqlite/0002_flows.sql")),
     (3, "scheduler", include_str!("../../migrations/sqlite/0003_scheduler.sql")),
     (4, "progressive", include_str!("../../migrations/sqlite/0004_progressive.sql")),
+    (5, "requests", include_str!("../../migrations/sqlite/0005_requests.sql")),
 ];
-const POSTGRES: [Migration; 3] = [
+const POSTGRES: [Migration; 4] = [
     (2, "init", include_str!("../../migrations/postgres/0002_init.sql")),
     (3, "scheduler", include_str!("../../migrations/postgres/0003_scheduler.sql")),
     (4, "progressive", include_str!("../../migrations/postgres/0004_progressive.sql")),
+    (5, "requests", include_str!("../../migrations/postgres/0005_requests.sql")),
 ];
-const MYSQL: [Migration; 3] = [
+const MYSQL: [Migration; 4] = [
     (2, "init", include_str!("../../migrations/mysql/0002_init.sql")),
     (3, "scheduler", include_str!("../../migrations/mysql/0003_scheduler.sql")),
     (4, "progressive", include_str!("../../migrations/mysql/0004_progressive.sql")),
+    (5, "requests", include_str!("../../migrations/mysql/0005_requests.sql")),
 ];
 
 /// The schema that this program knows. The number is the same for every database; those that joined later
 /// begin later.
-const NEWEST: i64 = 4;
+const NEWEST: i64 = 5;
 
 fn migrations(dialect: Dialect) -> &'static [Migration] {
     match dialect {

@@ -112,6 +112,10 @@ statements! {
         JOIN {p}job_execution e ON e.id = p.execution_id \
         WHERE p.server_driven = ?1 AND e.status IN ('STARTED', 'STOPPING') ORDER BY p.execution_id";
 
+    request: "SELECT * FROM {p}request WHERE request_key = ?1";
+    insert_request: "INSERT INTO {p}request (request_key, fingerprint, execution_id) VALUES (?1, ?2, ?3)";
+
+    delete_requests: "DELETE FROM {p}request WHERE execution_id = ?1";
     delete_progressive: "DELETE FROM {p}progressive WHERE execution_id = ?1";
     delete_lanes: "DELETE FROM {p}lane WHERE execution_id = ?1";
     delete_segments: "DELETE FROM {p}segment WHERE execution_id = ?1";

@@ -4,7 +4,8 @@ use std::any::{Any, TypeId};
 
 use batchwright::{
     CheckpointUpdate, EventRecord, ExecutionId, InstanceId, JobExecution, JobInstance, Lease,
-    ProgressiveRows, RepositoryError, SkipRecord, StepExecution, StepExecutionId, UnitOfWork,
+    ProgressiveRows, RepositoryError, RequestKey, SkipRecord, StepExecution, StepExecutionId,
+    UnitOfWork,
 };
 use jiff::Timestamp;
 
@@ -326,11 +327,29 @@ impl UnitOfWork for SqlUnit<'_> {
         self.change(&self.statements.insert_event, params).map(drop)
     }
 
+    fn request(&mut self, key: &str) -> Result<Option<(RequestKey, ExecutionId)>, RepositoryError> {
+        self.one(&self.statements.request, values![key], |row| {
+            let request =
+                RequestKey { key: row.read("request_key")?, fingerprint: row.read("fingerprint")? };
+            Ok((request, ExecutionId(row.read("execution_id")?)))
+        })
+    }
+
+    fn insert_request(
+        &mut self,
+        request: &RequestKey,
+        id: ExecutionId,
+    ) -> Result<(), RepositoryError> {
+        let values = values![&request.key, &request.fingerprint, id.0];
+        self.change(&self.statements.insert_request, values).map(drop)
+    }
+
     fn delete_execution(&mut self, id: ExecutionId) -> Result<(), RepositoryError> {
         let statements = self.statements;
         let instance = self
             .one(&statements.lock_execution, values![id.0], |row| row.read::<i64>("instance_id"))?;
         for sql in [
+            &statements.delete_requests,
             &statements.delete_response,
             &statements.delete_segments,
             &statements.delete_lanes,

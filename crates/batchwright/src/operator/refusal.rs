@@ -122,6 +122,18 @@ pub enum Refusal {
         /// The execution.
         execution: ExecutionId,
     },
+    /// The request with that key came before.
+    #[error("start by this request again: it started execution {execution}")]
+    RequestRepeated {
+        /// The execution that it started.
+        execution: ExecutionId,
+    },
+    /// Another request with that key came before.
+    #[error("start by this request: another one with its key started execution {execution}")]
+    KeyReused {
+        /// The execution that the other one started.
+        execution: ExecutionId,
+    },
     /// The job says nothing of a next instance.
     #[error("find the next instance of job `{job}`: it declares no sequence")]
     NoSequence {
@@ -164,6 +176,8 @@ impl Refusal {
             Self::NotMostRecent { .. } => "not_most_recent",
             Self::LeaseAlive { .. } => "lease_alive",
             Self::WrongOwner { .. } => "wrong_owner",
+            Self::RequestRepeated { .. } => "request_repeated",
+            Self::KeyReused { .. } => "key_reused",
             Self::NoSequence { .. } => "usage",
         }
     }
@@ -193,6 +207,10 @@ impl Refusal {
             Self::NotMostRecent { .. } => "restart the newest execution of the instance",
             Self::LeaseAlive { .. } => "stop it, or wait until its lease has expired",
             Self::WrongOwner { .. } => "show the token that it was opened with",
+            Self::RequestRepeated { .. } => {
+                "look at that execution, or use a new key for a new request"
+            }
+            Self::KeyReused { .. } => "use a new key for every new request",
             Self::NoSequence { .. } => {
                 "declare what the next instance changes, or start with parameters"
             }

@@ -14,7 +14,7 @@ use crate::execution::{
     BatchStatus, ExecutionId, ExitStatus, FlowState, JobExecution, JobInstance, StatusEvent,
     StepExecution, StepExecutionId,
 };
-use crate::launch::{self, Launch, LaunchOptions, LaunchRules, RecoverMode};
+use crate::launch::{self, Launch, LaunchOptions, LaunchRules, RecoverMode, RequestKey};
 use crate::operator::{OperatorError, Refusal};
 use crate::parameters::JobParameters;
 use crate::progressive;
@@ -103,6 +103,11 @@ fn launch_in(
     instance: &JobInstance,
     parameters: JobParameters,
 ) -> Result<JobExecution, OperatorError> {
+    if let Some(request) = &request.options.request
+        && let Some(execution) = started_by(unit, request)?
+    {
+        return Err(Refusal::RequestRepeated { execution }.into());
+    }
     let history = unit.executions_of(instance.id)?;
     let restart_of = match launch::decide(&history, request.rules, request.options, request.now)? {
         Launch::Fresh => None,
@@ -128,8 +133,24 @@ fn launch_in(
         ..JobExecution::unborn(request.job, parameters, request.now)
     };
     execution.id = unit.insert_execution(&execution)?;
+    if let Some(request) = &request.options.request {
+        unit.insert_request(request, execution.id)?;
+    }
     record(unit, &execution, request.now, None)?;
     Ok(execution)
+}
+
+/// The execution that `request` started when it came before.
+pub(crate) fn started_by(
+    unit: &mut dyn UnitOfWork,
+    request: &RequestKey,
+) -> Result<Option<ExecutionId>, OperatorError> {
+    match unit.request(&request.key)? {
+        Some((known, execution)) if known != *request => {
+            Err(Refusal::KeyReused { execution }.into())
+        }
+        known => Ok(known.map(|(_, execution)| execution)),
+    }
 }
 
 /// Restarts the instance of execution `id`, which must be its newest, with `change` applied to its
@@ -214,7 +235,9 @@ pub(crate) fn start_next(
         }
         let execution = match start_in(&mut *unit, request, parameters) {
             // A new instance has no past that could refuse it: somebody made it since it was looked for.
-            Err(OperatorError::Refused(_)) if made.is_none() => {
+            Err(OperatorError::Refused(refusal))
+                if made.is_none() && !matches!(refusal, Refusal::RequestRepeated { .. }) =>
+            {
                 let what = "the newest instance".to_owned();
                 return Err(RepositoryError::Conflict { what }.into());
             }

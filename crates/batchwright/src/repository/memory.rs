@@ -18,6 +18,7 @@ use crate::execution::{
     Counters, ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution,
     StepExecutionId,
 };
+use crate::launch::RequestKey;
 use crate::progressive::Segment;
 use crate::query::{ExecutionFilter, InstancePage, Queries};
 
@@ -36,6 +37,7 @@ struct State {
     steps: BTreeMap<StepExecutionId, StepExecution>,
     skips: Vec<(StepExecutionId, SkipRecord)>,
     events: Vec<EventRecord>,
+    requests: BTreeMap<String, (RequestKey, ExecutionId)>,
     progressive: Progressive,
 }
 
@@ -106,6 +108,7 @@ enum Undo {
     SkipCount(usize),
     Events(Vec<EventRecord>),
     EventCount(usize),
+    Request(String, Option<(RequestKey, ExecutionId)>),
     Progressive(Box<Progressive>),
 }
 
@@ -138,6 +141,7 @@ impl Drop for MemoryUnit<'_> {
                 Undo::SkipCount(count) => state.skips.truncate(count),
                 Undo::Events(before) => state.events = before,
                 Undo::EventCount(count) => state.events.truncate(count),
+                Undo::Request(key, before) => put_back(&mut state.requests, key, before),
                 Undo::Progressive(before) => state.progressive = *before,
             }
         }
@@ -326,6 +330,23 @@ impl UnitOfWork for MemoryUnit<'_> {
         Ok(())
     }
 
+    fn request(&mut self, key: &str) -> Result<Option<(RequestKey, ExecutionId)>, RepositoryError> {
+        Ok(self.state.requests.get(key).cloned())
+    }
+
+    fn insert_request(
+        &mut self,
+        request: &RequestKey,
+        id: ExecutionId,
+    ) -> Result<(), RepositoryError> {
+        if self.state.requests.contains_key(&request.key) {
+            return Err(RepositoryError::Conflict { what: "a request".to_owned() });
+        }
+        self.undo.push(Undo::Request(request.key.clone(), None));
+        self.state.requests.insert(request.key.clone(), (request.clone(), id));
+        Ok(())
+    }
+
     fn delete_execution(&mut self, id: ExecutionId) -> Result<(), RepositoryError> {
         let steps = self.steps_of(id)?;
         self.undo.push(Undo::Skips(self.state.skips.clone()));
@@ -339,6 +360,9 @@ impl UnitOfWork for MemoryUnit<'_> {
         }
         self.undo.push(Undo::Events(self.state.events.clone()));
         self.state.events.retain(|event| event.execution != id);
+        for (key, request) in self.state.requests.extract_if(.., |_, (_, of)| *of == id) {
+            self.undo.push(Undo::Request(key, Some(request)));
+        }
         for step in steps {
             self.state.steps.remove(&step.id);
             self.undo.push(Undo::Step(step.id, Some(Box::new(step))));

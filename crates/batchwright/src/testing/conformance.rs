@@ -8,7 +8,8 @@ use crate::{
     BatchStatus, CheckpointUpdate, Counters, EventRecord, ExecutionContext, ExecutionFilter,
     ExecutionId, ExitStatus, Failure, FlowState, InstanceId, InstancePage, JobExecution,
     JobParameters, JobRepository, Lane, Lease, Phase, Poison, ProgressiveExecution,
-    RepositoryError, Segment, SkipRecord, StepExecution, StepExecutionId, StoredResponse,
+    RepositoryError, RequestKey, Segment, SkipRecord, StepExecution, StepExecutionId,
+    StoredResponse,
 };
 
 /// Runs the whole suite against `repository`, which must be empty.
@@ -24,6 +25,7 @@ pub fn conformance(repository: &dyn JobRepository) {
     a_checkpoint_is_saved_only_under_the_current_fence(repository);
     leases_are_renewed_only_under_the_current_fence(repository);
     lists_are_newest_first_and_paged(repository);
+    a_request_is_remembered_as_long_as_what_it_started(repository);
     a_progressive_execution_comes_back_as_it_went_in(repository);
     a_lane_changes_only_under_its_current_fence(repository);
     deletion_takes_everything_that_belongs_to_an_execution(repository);
@@ -293,6 +295,29 @@ fn deletion_takes_everything_that_belongs_to_an_execution(repository: &dyn JobRe
     assert!(repository.skips(execution.id).unwrap().is_empty());
     assert!(repository.events(execution.id).unwrap().is_empty());
     assert_eq!(repository.instance(id).unwrap(), None, "its instance had no other execution");
+}
+
+fn a_request_is_remembered_as_long_as_what_it_started(repository: &dyn JobRepository) {
+    let id = instance(repository, "requested", "k");
+    let execution = store(repository, &execution_of(id, "requested")).id;
+    let request = RequestKey { key: "K ä".to_owned(), fingerprint: "f".to_owned() };
+    let mut unit = repository.begin().expect("begin");
+    assert_eq!(unit.request(&request.key).expect("ask"), None);
+    unit.insert_request(&request, execution).expect("a request");
+    drop(unit);
+    let mut unit = repository.begin().expect("begin");
+    assert_eq!(unit.request(&request.key).expect("ask"), None, "it was not committed");
+    unit.insert_request(&request, execution).expect("a request");
+    unit.commit().expect("commit");
+    let mut unit = repository.begin().expect("begin");
+    assert_eq!(unit.request(&request.key).expect("ask"), Some((request.clone(), execution)));
+    assert_eq!(unit.request("k ä").expect("ask"), None, "keys are not folded");
+    let second = unit.insert_request(&request, execution);
+    assert!(matches!(second, Err(RepositoryError::Conflict { .. })), "{second:?}");
+    drop(unit);
+    delete(repository, execution);
+    let mut unit = repository.begin().expect("begin");
+    assert_eq!(unit.request(&request.key).expect("ask"), None, "purged with its execution");
 }
 
 /// A progressive execution with one lane and two segments.
