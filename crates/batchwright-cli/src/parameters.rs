@@ -81,7 +81,8 @@ fn parse_pair(
         None => Ok(declared.map_or(ParameterType::String, |declared| declared.kind)),
     };
     let value = kind.and_then(|kind| ParameterValue::parse(text, kind));
-    Ok((name.to_owned(), value.map(|value| Parameter { value, identifying })))
+    let value = value.map_err(|told| schema.tellable(name, told));
+    Ok((name.to_owned(), value.map(|value| Parameter::new(value, identifying))))
 }
 
 fn document(json: &str) -> Result<serde_json::Map<String, serde_json::Value>, CliError> {

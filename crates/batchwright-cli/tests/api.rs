@@ -86,6 +86,57 @@ fn a_progressive_job_runs_in_the_foreground_like_any_other() {
     place.run(&["run", "sum"]).expect(3);
 }
 
+const SECRET: &str = r#"
+name = "secret"
+
+[parameters]
+pin = { type = "integer", secret = true, identifying = false, default = 815815 }
+
+[[steps]]
+name = "say"
+type = "command"
+argv = ["true", "${params.pin}"]
+"#;
+
+#[test]
+fn the_value_of_a_secret_parameter_is_shown_nowhere() {
+    let place = place();
+    place.write("jobs/secret.toml", SECRET);
+    let serving = Serving::start(&place);
+    let mut told = Vec::new();
+    for arguments in [
+        &["run", "secret", "pin=471147", "-v"][..],
+        &["--format", "json", "run", "secret", "-pin=471147"],
+        &["--format", "json", "run", "secret", "pin:string=471147"],
+        &["run", "secret", "-pin=x471147"],
+        &["validate", "secret", "-pin=471147"],
+        &["executions"],
+        &["show", "1"],
+        &["--format", "json", "show", "1"],
+        &["jobs"],
+    ] {
+        let done = place.run(arguments);
+        told.push(format!("{}: {} {}", arguments[0], done.out, done.err));
+    }
+    let start = Some(json!({"parameters": {"pin": 471147}}));
+    for (method, path, body) in [
+        ("POST", "/v1/jobs/secret/validate", start.clone()),
+        ("POST", "/v1/jobs/secret/validate", Some(json!({"parameters": {"pin": "x471147"}}))),
+        ("POST", "/v1/jobs/secret/executions", start),
+        ("GET", "/v1/jobs/secret", None),
+        ("GET", "/v1/executions", None),
+        ("GET", "/v1/executions/1", None),
+    ] {
+        let (status, answer) = ask(&serving, method, path, body);
+        told.push(format!("{method} {path}: {status} {answer}"));
+    }
+    told.push(serving.said());
+    let told = told.join("\n");
+    assert!(!told.contains("471147") && !told.contains("815815"), "{told}");
+    assert!(told.contains("pin=***") && told.contains(r#""value":"***""#), "{told}");
+    assert!(told.contains("its value is not of type integer"), "{told}");
+}
+
 #[test]
 fn drive_carries_an_open_execution_forward_without_a_server() {
     let place = place();

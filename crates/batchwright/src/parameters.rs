@@ -187,12 +187,31 @@ impl From<Timestamp> for ParameterValue {
 }
 
 /// A value and whether it is part of the instance's identity.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Parameter {
     /// The typed value.
     pub value: ParameterValue,
     /// Whether another value means another instance.
     pub identifying: bool,
+    /// Whether the value is nobody's business: it is stored as it is, and shown to nobody.
+    pub secret: bool,
+}
+
+impl Parameter {
+    /// With a value that anybody may see.
+    pub fn new(value: impl Into<ParameterValue>, identifying: bool) -> Self {
+        Self { value: value.into(), identifying, secret: false }
+    }
+}
+
+impl fmt::Debug for Parameter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value: &dyn fmt::Debug = if self.secret { &MASK } else { &self.value };
+        f.debug_struct("Parameter")
+            .field("value", value)
+            .field("identifying", &self.identifying)
+            .finish()
+    }
 }
 
 /// The lossless JSON form: `{"value": 10, "type": "integer", "identifying": false}`.
@@ -204,20 +223,25 @@ struct ParameterForm {
     kind: Option<ParameterType>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     identifying: Option<bool>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    secret: bool,
 }
+
+/// What is shown for a secret.
+const MASK: &str = "***";
 
 /// Parts of names whose values are nobody's business.
 const SECRET_NAMES: [&str; 8] =
     ["password", "passwd", "secret", "token", "credential", "api_key", "apikey", "private_key"];
 
 impl Parameter {
-    /// As it may be shown under `name`: the value of one that looks like a secret is masked.
+    /// As it may be shown under `name`: the value of one that is a secret, or looks like one, is masked.
     pub fn shown_as(&self, name: &str) -> Self {
         let name = name.to_lowercase().replace('-', "_");
-        if !SECRET_NAMES.iter().any(|secret| name.contains(secret)) {
+        if !self.secret && !SECRET_NAMES.iter().any(|secret| name.contains(secret)) {
             return self.clone();
         }
-        Self { value: ParameterValue::String("***".to_owned()), identifying: self.identifying }
+        Self { value: MASK.into(), ..self.clone() }
     }
 }
 
@@ -230,7 +254,8 @@ impl Serialize for Parameter {
             other => other.to_string().into(),
         };
         let kind = Some(self.value.kind());
-        ParameterForm { value, kind, identifying: Some(self.identifying) }.serialize(serializer)
+        let (identifying, secret) = (Some(self.identifying), self.secret);
+        ParameterForm { value, kind, identifying, secret }.serialize(serializer)
     }
 }
 
@@ -242,7 +267,7 @@ impl<'de> Deserialize<'de> for Parameter {
 }
 
 impl Parameter {
-    /// From JSON: a bare scalar, or the full form with `value`, `type` and `identifying`.
+    /// From JSON: a bare scalar, or the full form with `value`, `type`, `identifying` and `secret`.
     ///
     /// `declared` is the type that the job declares for it, used when the JSON names none.
     ///
@@ -257,7 +282,7 @@ impl Parameter {
             serde_json::Value::Object(_) => {
                 serde_json::from_value(json).map_err(|error| error.to_string())?
             }
-            value => ParameterForm { value, kind: None, identifying: None },
+            value => ParameterForm { value, kind: None, identifying: None, secret: false },
         };
         let kind = form.kind.or(declared);
         let value = match (form.value, kind) {
@@ -269,7 +294,7 @@ impl Parameter {
             (other, Some(kind)) => return Err(format!("{other} is not of type {kind}")),
             (other, None) => return Err(format!("{other} is no parameter value")),
         };
-        Ok(Self { value, identifying: form.identifying.unwrap_or(true) })
+        Ok(Self { value, identifying: form.identifying.unwrap_or(true), secret: form.secret })
     }
 }
 
@@ -307,7 +332,7 @@ impl JobParameters {
     /// With an identifying parameter.
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, value: impl Into<ParameterValue>) -> Self {
-        self.insert(name, Parameter { value: value.into(), identifying: true });
+        self.insert(name, Parameter::new(value, true));
         self
     }
 
@@ -318,7 +343,7 @@ impl JobParameters {
         name: impl Into<String>,
         value: impl Into<ParameterValue>,
     ) -> Self {
-        self.insert(name, Parameter { value: value.into(), identifying: false });
+        self.insert(name, Parameter::new(value, false));
         self
     }
 
@@ -439,6 +464,8 @@ pub struct ParameterDeclaration {
     pub default: Option<ParameterValue>,
     /// Whether another value means another instance.
     pub identifying: bool,
+    /// Whether its value is shown to nobody.
+    pub secret: bool,
     /// For help and forms.
     pub description: String,
 }
@@ -452,6 +479,7 @@ impl ParameterDeclaration {
             required: false,
             default: None,
             identifying: true,
+            secret: false,
             description: String::new(),
         }
     }
@@ -474,6 +502,14 @@ impl ParameterDeclaration {
     #[must_use]
     pub fn non_identifying(mut self) -> Self {
         self.identifying = false;
+        self
+    }
+
+    /// Its value is shown to nobody: not in lists, not by the API, not in messages about it. The store keeps it as
+    /// it is.
+    #[must_use]
+    pub fn secret(mut self) -> Self {
+        self.secret = true;
         self
     }
 
@@ -500,6 +536,14 @@ impl ParameterSchema {
         self.declared.iter().find(|declaration| declaration.name == name)
     }
 
+    /// What may be told of parameter `name`, whose value was refused with the words `told`, which may hold it.
+    pub fn tellable(&self, name: &str, told: String) -> String {
+        match self.find(name) {
+            Some(known) if known.secret => format!("its value is not of type {}", known.kind),
+            _ => told,
+        }
+    }
+
     /// Parameter `name` from its JSON, plain or with type and role, as it is declared.
     ///
     /// # Errors
@@ -508,7 +552,8 @@ impl ParameterSchema {
     pub fn parameter(&self, name: &str, json: serde_json::Value) -> Result<Parameter, String> {
         let declared = self.find(name);
         let says_identifying = json.get("identifying").is_some();
-        let mut parameter = Parameter::from_json(json, declared.map(|declared| declared.kind))?;
+        let mut parameter = Parameter::from_json(json, declared.map(|declared| declared.kind))
+            .map_err(|told| self.tellable(name, told))?;
         match declared {
             Some(declared) if !says_identifying => parameter.identifying = declared.identifying,
             Some(declared) if declared.identifying != parameter.identifying => {
@@ -527,14 +572,15 @@ impl ParameterSchema {
     /// Every missing, unknown or mistyped parameter, one sentence each.
     pub fn complete(&self, mut given: JobParameters) -> Result<JobParameters, Vec<String>> {
         let mut problems = Vec::new();
-        for (name, parameter) in given.iter() {
+        for (name, parameter) in &mut given.0 {
+            let name = name.as_str();
             match self.find(name) {
                 Some(known) if known.kind != parameter.value.kind() => problems.push(format!(
                     "parameter `{name}` is of type {}, expected {}",
                     parameter.value.kind(),
                     known.kind
                 )),
-                Some(_) => {}
+                Some(known) => parameter.secret |= known.secret,
                 None if self.open || [TRIGGER_PARAMETER, SLOT_PARAMETER].contains(&name) => {}
                 None => problems.push(format!(
                     "parameter `{name}` is unknown; known are: {}",
@@ -546,8 +592,9 @@ impl ParameterSchema {
             match &known.default {
                 _ if given.get(&known.name).is_some() => {}
                 Some(value) => {
-                    let (value, identifying) = (value.clone(), known.identifying);
-                    given.insert(known.name.clone(), Parameter { value, identifying });
+                    let value = Parameter::new(value.clone(), known.identifying);
+                    let secret = known.secret;
+                    given.insert(known.name.clone(), Parameter { secret, ..value });
                 }
                 None if known.required => {
                     problems.push(format!("parameter `{}` is required", known.name));

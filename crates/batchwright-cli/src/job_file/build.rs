@@ -479,12 +479,13 @@ fn record(table: &toml::Table) -> Result<Record, String> {
 fn schema(definition: &Definition) -> Built<ParameterSchema> {
     let mut declared = Vec::new();
     for (name, spanned) in &definition.parameters {
-        let definition::Parameter { kind, required, default, identifying, description } =
+        let definition::Parameter { kind, required, default, identifying, secret, description } =
             spanned.get_ref();
         let mut declaration =
             ParameterDeclaration::new(name, *kind).description(description.clone());
         declaration.required = *required;
         declaration.identifying = *identifying;
+        declaration.secret = *secret;
         if let Some(default) = default {
             let text = match default {
                 toml::Value::String(text) => text.clone(),
@@ -593,7 +594,7 @@ fn next_parameters(
                 ));
             }
         };
-        next.insert(name.clone(), Parameter { value, identifying: declared.identifying });
+        next.insert(name.clone(), Parameter::new(value, declared.identifying));
     }
     Ok(next)
 }

@@ -41,6 +41,8 @@ pub(super) struct Parameter {
     #[serde(default = "yes")]
     pub(super) identifying: bool,
     #[serde(default)]
+    pub(super) secret: bool,
+    #[serde(default)]
     pub(super) description: String,
 }
 

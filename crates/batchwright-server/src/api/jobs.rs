@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use batchwright::{
     ExecutionFilter, ExecutionId, ExecutionSummary, InstanceId, InstancePage, Job, JobInstance,
-    JobParameters, LaunchOptions, ParameterType, Refusal, RequestKey,
+    JobParameters, LaunchOptions, Parameter, ParameterType, Refusal, RequestKey,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -65,6 +65,8 @@ pub(super) struct ParameterView {
     kind: ParameterType,
     required: bool,
     identifying: bool,
+    /// Whether its value is shown to nobody.
+    secret: bool,
     description: String,
     /// The value that is taken when none is given.
     #[schema(value_type = Value)]
@@ -140,14 +142,16 @@ pub(super) async fn show(
 
 fn view(job: &Job) -> JobView {
     let parameters = job.parameters().declared.iter().map(|one| {
-        let default = one.default.clone();
-        let default = default.map(|value| batchwright::Parameter { value, identifying: true });
-        let default = default.map(|default| default.shown_as(&one.name));
+        let default = one.default.clone().map(|value| {
+            let default = Parameter::new(value, one.identifying);
+            Parameter { secret: one.secret, ..default }.shown_as(&one.name)
+        });
         ParameterView {
             name: one.name.clone(),
             kind: one.kind,
             required: one.required,
             identifying: one.identifying,
+            secret: one.secret,
             description: one.description.clone(),
             default: default.and_then(|one| serde_json::to_value(one).ok()?.get("value").cloned()),
         }
@@ -183,6 +187,9 @@ pub(super) struct TypedInput {
     #[serde(rename = "type")]
     kind: Option<ParameterType>,
     identifying: Option<bool>,
+    /// Whether the value is shown to nobody.
+    #[serde(default)]
+    secret: bool,
 }
 
 /// What a start says.

@@ -52,6 +52,6 @@ fn changed(
     let before = newest.and_then(|parameters| parameters.get(name));
     let value = change(before.map(|parameter| &parameter.value))?;
     let identifying = before.is_none_or(|parameter| parameter.identifying);
-    next.insert(name, Parameter { value, identifying });
+    next.insert(name, Parameter::new(value, identifying));
     Ok(next)
 }

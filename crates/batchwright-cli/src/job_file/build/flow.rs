@@ -189,7 +189,7 @@ fn extract(
                 let value = ParameterValue::parse(&text, kind)
                     .map_err(|told| ItemError::fatal(format!("use parameter `{name}`: {told}")))?;
                 let identifying = declared.is_none_or(|declared| declared.identifying);
-                parameters.insert(name.as_str(), Parameter { value, identifying });
+                parameters.insert(name.as_str(), Parameter::new(value, identifying));
             }
         }
     }
