@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::cargo;
 
 /// Examples of the tutorial, with the package that each belongs to; each asserts what it shows.
-const EXAMPLES: [(&str, &str); 10] = [
+const EXAMPLES: [(&str, &str); 11] = [
     ("batchwright", "01_hello"),
     ("batchwright", "02_parameters"),
     ("batchwright", "03_files"),
@@ -16,6 +16,7 @@ const EXAMPLES: [(&str, &str); 10] = [
     ("batchwright-store", "08_durable"),
     ("batchwright-store", "10_coming_from"),
     ("batchwright", "11_flows"),
+    ("batchwright", "13_progressive"),
 ];
 
 /// Format, lints, tests, doctests, examples, documentation.

@@ -1,0 +1,63 @@
+//! Progressive steps: long work carried forward by slices, here without HTTP.
+//!
+//! `cargo run -p batchwright --example 13_progressive`
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use batchwright::{
+    FinalResponse, Job, JobOperator, JobParameters, LaunchOptions, MemoryRepository, NumberedUnits,
+    OpenOptions, ProgressiveStep, SliceAnswer, SliceOrder, SliceOutcome, StopToken,
+};
+
+const NUMBERS: u64 = 300_000;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let step = ProgressiveStep::builder("longest")
+        .units(NumberedUnits::new(NUMBERS))
+        .process(|number: &u64| Ok(Some((hailstones(number + 1), number + 1))))
+        .reduce(
+            |longest: Option<(u64, u64)>, one| Ok(longest.map_or(*one, |two| two.max(*one))),
+            |left, right| Ok(left.max(right)),
+        )
+        .respond(|longest, units| FinalResponse::json(&(longest, units)))
+        .lanes(4)
+        .target(Duration::from_millis(10))
+        .build();
+    let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
+    operator.registry().register(Job::builder("hailstones").step(step).build()?)?;
+
+    let (launch, open) = (LaunchOptions::default(), OpenOptions::default());
+    let id = operator.open("hailstones", JobParameters::new(), &launch, &open)?.id;
+
+    // One lane takes a slice, as a request would: it ends near its target, with a checkpoint.
+    let (_, state) = operator.progressive_state(id, None)?;
+    let order = SliceOrder::new(id, &state.lanes[0].id, 1, operator.elapsed());
+    let slice = || operator.slice(&order, |work| drop(std::thread::spawn(work)));
+    let answer = slice()?;
+    assert_eq!(answer, slice()?, "the same request gets the same answer, and runs nothing");
+    let told: SliceAnswer = serde_json::from_str(&answer)?;
+    println!("{:?}: {} of {NUMBERS} units", told.outcome, told.progress.units_done);
+    assert_eq!((told.outcome, told.next_seq), (SliceOutcome::Continue, 2));
+
+    // Whoever comes carries the rest forward, on all lanes.
+    let ended = operator.drive(id, 4, &StopToken::default())?;
+    println!("{}", operator.summary(ended.id)?);
+    let response = operator.response(id, None)?.ok_or("there is a response at the end")?;
+    println!("{}", String::from_utf8_lossy(&response.body));
+    let expected = (1..=NUMBERS).map(|number| (hailstones(number), number)).max();
+    let units = serde_json::json!({"units_done": NUMBERS, "units_failed": 0});
+    assert_eq!(response.body, serde_json::to_vec(&(expected, units))?);
+    Ok(())
+}
+
+/// Steps until a number is 1: halved when it is even, else tripled and one more.
+fn hailstones(mut number: u64) -> u64 {
+    let mut steps = 0;
+    while number != 1 {
+        number = if number % 2 == 0 { number / 2 } else { 3 * number + 1 };
+        steps += 1;
+    }
+    steps
+}
