@@ -10,6 +10,7 @@ pub mod model;
 #[doc(hidden)]
 pub mod oracle;
 mod random;
+mod unit_shape;
 
 pub use bench::{TestBench, assert_lines};
 pub use conformance::conformance;
@@ -17,3 +18,4 @@ pub use faults::{
     Delays, FaultPlan, FaultyPosition, FaultyProcessor, FaultyReader, FaultyWriter, Kill, Numbered,
 };
 pub use random::SimRng;
+pub use unit_shape::UnitShape;

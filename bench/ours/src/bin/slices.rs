@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use batchwright::testing::SimRng;
+use batchwright::testing::{SimRng, UnitShape};
 use batchwright::{
     Completion, Job, JobOperator, JobParameters, LaunchOptions, NumberedUnits, OpenOptions,
     ProgressiveStep, SliceAnswer, SliceOrder, SliceOutcome, StopToken,
@@ -20,43 +20,16 @@ use batchwright_server::api::{AccessRules, HttpSettings};
 use batchwright_server::{JobStarter, Server};
 use batchwright_store::{SqlRepository, StoreOptions};
 
-const SLICES: usize = 8;
+const SLICES: usize = 32;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// How long unit `n` of a trace takes, of units of `base` milliseconds.
-#[derive(Clone, Copy)]
-enum Shape {
-    Constant,
-    HalfMoreOrLess,
-    OneInTenElevenFold,
-    Slower,
-    Faster,
-}
-
-impl Shape {
-    const ALL: [(Self, &str); 5] = [
-        (Self::Constant, "constant"),
-        (Self::HalfMoreOrLess, "±50 %"),
-        (Self::OneInTenElevenFold, "one in ten 11 ×"),
-        (Self::Slower, "slower, 4 ×"),
-        (Self::Faster, "faster, 4 ×"),
-    ];
-
-    fn unit(self, base: f64, n: u64, units: f64) -> f64 {
-        // The number decides, so that a unit that runs again takes as long again.
-        let mut random = SimRng(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        random.below(2);
-        let at = (n as f64 / units).min(1.0);
-        match self {
-            Self::Constant => base,
-            Self::HalfMoreOrLess => base * (0.5 + random.unit()),
-            Self::OneInTenElevenFold if random.unit() < 0.1 => base * 11.0,
-            Self::OneInTenElevenFold => base,
-            Self::Slower => base * 4f64.powf(at - 1.0),
-            Self::Faster => base * 4f64.powf(-at),
-        }
-    }
+/// Milliseconds that unit `n` takes, of so many `units` of `base` milliseconds. The number decides, so that a unit
+/// that runs again takes as long again.
+fn unit(shape: UnitShape, base: f64, n: u64, units: f64) -> f64 {
+    let mut random = SimRng(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    random.below(2);
+    shape.unit(base, (n as f64 / units).min(1.0), &mut random)
 }
 
 fn operator(url: &str, step: ProgressiveStep) -> Result<JobOperator> {
@@ -71,17 +44,7 @@ fn url(folder: &Path, name: &str) -> String {
 }
 
 fn order(operator: &JobOperator, id: batchwright::ExecutionId, lane: &str, seq: u64) -> SliceOrder {
-    SliceOrder {
-        execution: id,
-        lane: lane.to_owned(),
-        seq,
-        owner_token: None,
-        as_server: false,
-        target: None,
-        arrived: operator.elapsed(),
-        client: Default::default(),
-        stop: StopToken::default(),
-    }
+    SliceOrder::new(id, lane, seq, operator.elapsed())
 }
 
 fn open(operator: &JobOperator) -> Result<(batchwright::ExecutionId, Vec<String>)> {
@@ -92,13 +55,13 @@ fn open(operator: &JobOperator) -> Result<(batchwright::ExecutionId, Vec<String>
 }
 
 /// Ends of slices as shares of their target, after one to warm up.
-fn ends(folder: &Path, shape: Shape, base_ms: f64, target_ms: f64) -> Result<Vec<f64>> {
+fn ends(folder: &Path, shape: UnitShape, base_ms: f64, target_ms: f64) -> Result<Vec<f64>> {
     let units = target_ms / base_ms * (SLICES + 1) as f64;
     let step = ProgressiveStep::builder("step")
         .units(NumberedUnits::new(10_000_000))
-        .process(move |unit: &u64| {
-            thread::sleep(Duration::from_secs_f64(shape.unit(base_ms, *unit, units) / 1e3));
-            Ok(Some(*unit))
+        .process(move |number: &u64| {
+            thread::sleep(Duration::from_secs_f64(unit(shape, base_ms, *number, units) / 1e3));
+            Ok(Some(*number))
         })
         .lanes(1)
         .target(Duration::from_secs_f64(target_ms / 1e3))
@@ -126,7 +89,7 @@ fn where_slices_end(folder: &Path) -> Result<()> {
         let rows: Vec<_> = thread::scope(|scope| {
             let mut traces = Vec::new();
             for target in [1000.0, 2000.0] {
-                for (shape, name) in Shape::ALL {
+                for (shape, name) in UnitShape::ALL {
                     let trace = scope.spawn(move || ends(folder, shape, base, target));
                     traces.push((name, target, trace));
                 }

@@ -50,44 +50,10 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::SimRng;
-
-    /// How long units of a trace take, in microseconds.
-    #[derive(Debug, Clone, Copy)]
-    enum Shape {
-        Constant,
-        HalfMoreOrLess,
-        OneInTenElevenFold,
-        /// Slower and slower: fourfold within all slices, up to the whole.
-        Slower,
-        /// Faster and faster, from the whole down to a quarter.
-        Faster,
-    }
-
-    impl Shape {
-        const ALL: [Self; 5] = [
-            Self::Constant,
-            Self::HalfMoreOrLess,
-            Self::OneInTenElevenFold,
-            Self::Slower,
-            Self::Faster,
-        ];
-
-        /// Time of a unit that begins `at` of the whole trace, from 0 to 1.
-        fn unit(self, base: f64, at: f64, random: &mut SimRng) -> f64 {
-            match self {
-                Self::Constant => base,
-                Self::HalfMoreOrLess => base * (0.5 + random.unit()),
-                Self::OneInTenElevenFold if random.unit() < 0.1 => base * 11.0,
-                Self::OneInTenElevenFold => base,
-                Self::Slower => base * 4f64.powf(at - 1.0),
-                Self::Faster => base * 4f64.powf(-at),
-            }
-        }
-    }
+    use crate::testing::{SimRng, UnitShape};
 
     /// Ends of slices against their target, and the slowest unit in each, after one slice to warm up.
-    fn slices(shape: Shape, base_ms: f64, target_ms: f64, seed: u64) -> Vec<(f64, f64)> {
+    fn slices(shape: UnitShape, base_ms: f64, target_ms: f64, seed: u64) -> Vec<(f64, f64)> {
         const SLICES: usize = 48;
         let mut random = SimRng(seed);
         let target = Duration::from_secs_f64(target_ms / 1e3);
@@ -121,7 +87,7 @@ mod tests {
     fn slices_end_where_they_should() {
         for base in [1.0, 10.0, 200.0] {
             for target in [1000.0, 2000.0] {
-                for shape in Shape::ALL {
+                for (shape, name) in UnitShape::ALL {
                     let of: Vec<_> =
                         (0..20).flat_map(|seed| slices(shape, base, target, seed)).collect();
                     let mut ends: Vec<f64> = of.iter().map(|(end, _)| *end).collect();
@@ -130,14 +96,14 @@ mod tests {
                     let used = ends.iter().sum::<f64>() / ends.len() as f64;
                     let slow = of.iter().map(|(_, slowest)| *slowest).fold(0.0, f64::max);
                     let told = format!(
-                        "{shape:?} {base} ms, target {target}: median {median:.3}, p95 {late:.3}, \
+                        "{name} {base} ms, target {target}: median {median:.3}, p95 {late:.3}, \
                          used {used:.3}"
                     );
                     println!("{told}");
                     // Nobody can end in time when more than half of all slices meet a unit that takes longer
                     // than a whole slice: nine of ten units are quick, so that is so from seven units on.
                     let units = target / base;
-                    let is_hopeless = matches!(shape, Shape::OneInTenElevenFold)
+                    let is_hopeless = shape == UnitShape::OneInTenElevenFold
                         && base * 11.0 > target
                         && 0.9f64.powf(units) < 0.5;
                     assert!(is_hopeless || (0.90..=1.02).contains(&median), "{told}");
