@@ -5,11 +5,10 @@ use std::time::Duration;
 use batchwright::{ExecutionId, SliceError, StopToken};
 use batchwright_server::Shutdown;
 
-use super::launch::exit_code;
+use super::launch::{exit_code, tell};
 use crate::args::{DriveArgs, Global};
 use crate::context::App;
 use crate::error::CliError;
-use crate::output;
 use crate::progress::UnitsBar;
 
 /// How often the bar is moved.
@@ -44,16 +43,8 @@ pub(super) fn drive(app: &App, global: &Global, args: &DriveArgs) -> Result<u8, 
         other => CliError::Slice(other),
     })?;
     let summary = app.operator.summary(id)?;
-    output::document(global.format, &summary, |summary| {
-        let mut text = summary.to_string();
-        for step in &summary.steps {
-            text.push_str(&format!("\n  {step}"));
-        }
-        if summary.status.is_running() {
-            text.push_str(&format!("\nGo on with: batchwright drive {id}"));
-        }
-        text
-    })?;
+    let is_open = summary.status.is_running();
+    tell(global.format, &summary, is_open.then(|| format!("Go on with: batchwright drive {id}")))?;
     match shutdown.exit_code() {
         Some(code) if execution.status.is_running() => Ok(code),
         _ => Ok(exit_code(execution.status)),

@@ -132,21 +132,29 @@ fn foreground(
     ended?;
     let summary = app.operator.summary(handle.id())?;
     // What memory holds is gone with this process: there is nothing to continue.
-    tell(global.format, &summary, global.store != "memory:")?;
+    let lasts = global.store != "memory:";
+    let advice = (summary.status.is_restartable() && lasts)
+        .then(|| format!("Continue with: batchwright restart {}", summary.id));
+    tell(global.format, &summary, advice)?;
     if let (BatchStatus::Stopped, Some(code)) = (summary.status, shutdown.exit_code()) {
         return Ok(code);
     }
     Ok(exit_code(summary.status))
 }
 
-fn tell(format: Format, summary: &ExecutionSummary, lasting: bool) -> Result<(), CliError> {
+/// Tells how an execution is, and what its user may do next.
+pub(super) fn tell(
+    format: Format,
+    summary: &ExecutionSummary,
+    advice: Option<String>,
+) -> Result<(), CliError> {
     output::document(format, summary, |summary| {
         let mut text = summary.to_string();
         for step in &summary.steps {
             text.push_str(&format!("\n  {step}"));
         }
-        if summary.status.is_restartable() && lasting {
-            text.push_str(&format!("\nContinue with: batchwright restart {}", summary.id));
+        if let Some(advice) = advice {
+            text.push_str(&format!("\n{advice}"));
         }
         text
     })?;

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::SqlRepository;
 use super::rows::{self, Read, count, micros, some_micros, values};
 use super::unit::{SqlUnit, json};
-use crate::database::{SqlError, SqlRow};
+use crate::database::{SqlError, SqlRow, SqlValue};
 
 fn duration(row: &SqlRow<'_>, column: &str) -> Read<Duration> {
     Ok(Duration::from_micros(row.read::<u64>(column)?))
@@ -86,6 +86,25 @@ fn response(row: &SqlRow<'_>) -> Read<StoredResponse> {
     })
 }
 
+/// In the order of its columns.
+fn lane_values(lane: &Lane) -> Vec<SqlValue<'_>> {
+    values![
+        lane.execution.0,
+        lane.rank,
+        &lane.id,
+        count(lane.seq),
+        lane.answer.as_deref(),
+        lane.fence,
+        lane.owner.as_deref(),
+        some_micros(lane.lease_until),
+        &lane.times,
+        count(lane.slices),
+        span(lane.last_slice),
+        span(lane.checkpoint_cost),
+    ]
+    .to_vec()
+}
+
 impl ProgressiveRows for SqlUnit<'_> {
     fn insert_progressive(&mut self, row: &ProgressiveExecution) -> Result<(), RepositoryError> {
         let values = values![
@@ -109,21 +128,7 @@ impl ProgressiveRows for SqlUnit<'_> {
     }
 
     fn insert_lane(&mut self, lane: &Lane) -> Result<(), RepositoryError> {
-        let values = values![
-            lane.execution.0,
-            lane.rank,
-            &lane.id,
-            count(lane.seq),
-            lane.answer.as_deref(),
-            lane.fence,
-            lane.owner.as_deref(),
-            some_micros(lane.lease_until),
-            &lane.times,
-            count(lane.slices),
-            span(lane.last_slice),
-            span(lane.checkpoint_cost),
-        ];
-        self.change(&self.statements.insert_lane, values).map(drop)
+        self.change(&self.statements.insert_lane, &lane_values(lane)).map(drop)
     }
 
     fn lanes_of(&mut self, id: ExecutionId) -> Result<Vec<Lane>, RepositoryError> {
@@ -131,21 +136,9 @@ impl ProgressiveRows for SqlUnit<'_> {
     }
 
     fn update_lane(&mut self, lane: &Lane, fence: i64) -> Result<bool, RepositoryError> {
-        let values = values![
-            lane.execution.0,
-            lane.rank,
-            fence,
-            count(lane.seq),
-            lane.answer.as_deref(),
-            lane.fence,
-            lane.owner.as_deref(),
-            some_micros(lane.lease_until),
-            &lane.times,
-            count(lane.slices),
-            span(lane.last_slice),
-            span(lane.checkpoint_cost),
-        ];
-        Ok(self.change(&self.statements.update_lane, values)? == 1)
+        let mut values = lane_values(lane);
+        values.push(fence.into());
+        Ok(self.change(&self.statements.update_lane, &values)? == 1)
     }
 
     fn renew_lane(

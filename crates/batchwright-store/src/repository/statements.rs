@@ -84,9 +84,9 @@ statements! {
     insert_lane: "INSERT INTO {p}lane (execution_id, lane_rank, id, seq, answer, fence, owner, lease_until, times, \
         slices, last_slice, checkpoint_cost) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
     lanes_of: "SELECT * FROM {p}lane WHERE execution_id = ?1 ORDER BY lane_rank";
-    update_lane: "UPDATE {p}lane SET seq = ?4, answer = ?5, fence = ?6, owner = ?7, lease_until = ?8, times = ?9, \
+    update_lane: "UPDATE {p}lane SET id = ?3, seq = ?4, answer = ?5, fence = ?6, owner = ?7, lease_until = ?8, times = ?9, \
         slices = ?10, last_slice = ?11, checkpoint_cost = ?12 \
-        WHERE execution_id = ?1 AND lane_rank = ?2 AND fence = ?3";
+        WHERE execution_id = ?1 AND lane_rank = ?2 AND fence = ?13";
     renew_lane: "UPDATE {p}lane SET lease_until = ?4 WHERE execution_id = ?1 AND lane_rank = ?2 AND fence = ?3";
     insert_segment: "INSERT INTO {p}segment (execution_id, rank_of, start_at, position, claimed, end_at, is_closed, \
         lane_rank, done, failed, poison, partial) \
