@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use batchwright::ExecutionId;
 use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
 
 use super::Problem;
 
@@ -90,12 +91,24 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     }
 }
 
+/// The header with the owner's token, for the document.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "for the document")]
+pub(super) struct OwnerHeader {
+    /// The secret of a progressive execution: shown when it is opened, it must be shown from then on.
+    #[param(rename = "x-batch-owner", min_length = 1, pattern = "^[!-~]+$")]
+    x_batch_owner: Option<String>,
+}
+
 /// The owner's token of a progressive execution.
 pub(super) fn owner_token(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(token) = headers.get("x-batch-owner") else { return Ok(None) };
     match token.to_str() {
-        Ok(token) if !token.is_empty() => Ok(Some(token.to_owned())),
-        _ => Err(Problem::invalid("X-Batch-Owner is a text of printable ASCII characters")),
+        Ok(token) if !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Ok(Some(token.to_owned()))
+        }
+        _ => Err(Problem::invalid("X-Batch-Owner is a text of visible ASCII characters")),
     }
 }
 

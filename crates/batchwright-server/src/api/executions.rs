@@ -25,7 +25,7 @@ pub(super) struct ListQuery {
     /// Only of this job.
     job: Option<String>,
     /// Only with this status; several are parted by commas.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^(STARTING|STARTED|STOPPING|STOPPED|COMPLETED|FAILED|ABANDONED|UNKNOWN)(,(STARTING|STARTED|STOPPING|STOPPED|COMPLETED|FAILED|ABANDONED|UNKNOWN))*$")]
     status: Option<String>,
     /// Only those whose owner is lost, or only others.
     stale: Option<bool>,
@@ -76,7 +76,7 @@ pub(super) async fn list(
 
 /// Executions of an instance, newest first.
 #[utoipa::path(get, path = "/v1/instances/{id}/executions", tag = "executions", params(("id" = i64, Path),
-    ("limit" = Option<u16>, Query, minimum = 1, maximum = 500), ("cursor" = Option<String>, Query)),
+    PageQuery),
     responses((status = 200, body = ExecutionList)))]
 pub(super) async fn of_instance(
     State(api): State<Api>,
@@ -174,7 +174,7 @@ pub(super) struct RestartBody {
 /// Continues the execution in a new one of the same instance: a worker of this store carries it forward.
 #[utoipa::path(post, path = "/v1/executions/{id}/restart", tag = "executions", params(("id" = i64, Path),
     KeyHeader),
-    request_body = RestartBody,
+    request_body = Option<RestartBody>,
     responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
 pub(super) async fn restart(
     State(api): State<Api>,
@@ -247,7 +247,7 @@ pub(super) struct SkipList {
 
 /// Records that the execution gave up, in the order in which they were committed.
 #[utoipa::path(get, path = "/v1/executions/{id}/skips", tag = "executions", params(("id" = i64, Path),
-    ("limit" = Option<u16>, Query, minimum = 1, maximum = 500), ("cursor" = Option<String>, Query)),
+    PageQuery),
     responses((status = 200, body = SkipList)))]
 pub(super) async fn skips(
     State(api): State<Api>,

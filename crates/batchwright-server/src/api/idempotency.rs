@@ -33,8 +33,9 @@ fn request_key(
     body: &impl Serialize,
 ) -> Result<Option<RequestKey>, Problem> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
-    if key.is_empty() || key.len() > KEY_BYTES_MAX {
-        let told = format!("an Idempotency-Key is a text of 1 to {KEY_BYTES_MAX} bytes");
+    let is_key = key.as_bytes().iter().all(u8::is_ascii_graphic);
+    if key.is_empty() || key.len() > KEY_BYTES_MAX || !is_key {
+        let told = format!("an Idempotency-Key is 1 to {KEY_BYTES_MAX} visible ASCII characters");
         return Err(Problem::invalid(told));
     }
     let who = headers.get("authorization").map(HeaderValue::as_bytes).unwrap_or_default();

@@ -225,7 +225,7 @@ pub(super) fn parameters(job: &Job, given: Map<String, Value>) -> Result<JobPara
 /// forward.
 #[utoipa::path(post, path = "/v1/jobs/{job}/executions", tag = "jobs", params(("job" = String, Path),
     KeyHeader),
-    request_body = StartBody, responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
+    request_body = Option<StartBody>, responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
 pub(super) async fn start(
     State(api): State<Api>,
     Path(name): Path<String>,
@@ -243,7 +243,7 @@ pub(super) async fn start(
 /// Starts the next instance of the job, by its sequence.
 #[utoipa::path(post, path = "/v1/jobs/{job}/next", tag = "jobs", params(("job" = String, Path),
     KeyHeader),
-    request_body = StartBody, responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
+    request_body = Option<StartBody>, responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
 pub(super) async fn next(
     State(api): State<Api>,
     Path(name): Path<String>,
@@ -267,7 +267,7 @@ pub(super) struct Validated {
 
 /// Checks everything that a start checks, without starting.
 #[utoipa::path(post, path = "/v1/jobs/{job}/validate", tag = "jobs", params(("job" = String, Path)),
-    request_body = StartBody, responses((status = 200, body = Validated)))]
+    request_body = Option<StartBody>, responses((status = 200, body = Validated)))]
 pub(super) async fn validate(
     State(api): State<Api>,
     Path(name): Path<String>,
@@ -295,7 +295,7 @@ pub(super) struct InstanceList {
 
 /// Instances of the job, newest first.
 #[utoipa::path(get, path = "/v1/jobs/{job}/instances", tag = "jobs", params(("job" = String, Path),
-    ("limit" = Option<u16>, Query, minimum = 1, maximum = 500), ("cursor" = Option<String>, Query)),
+    PageQuery),
     responses((status = 200, body = InstanceList)))]
 pub(super) async fn instances(
     State(api): State<Api>,

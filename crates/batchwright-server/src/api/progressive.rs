@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use super::body::{Asked, Body, Id, accepts, owner_token};
+use super::body::{Asked, Body, Id, OwnerHeader, accepts, owner_token};
 use super::idempotency::{KeyHeader, once};
 use super::jobs::ParameterInput;
 use super::problem::Verbatim;
@@ -157,9 +157,9 @@ impl Opened {
 ///
 /// A token in `X-Batch-Owner` must be shown in all further requests about it.
 #[utoipa::path(post, path = "/v1/progressive/{job}", tag = "progressive", params(("job" = String, Path),
-    ("x-batch-owner" = Option<String>, Header, description = "A secret that its lanes must show from now on"),
+    OwnerHeader,
     KeyHeader),
-    request_body = OpenBody, responses((status = 201, body = Opened, headers(("location" = String)))))]
+    request_body = Option<OpenBody>, responses((status = 201, body = Opened, headers(("location" = String)))))]
 pub(super) async fn open(
     State(api): State<Api>,
     Path(name): Path<String>,
@@ -194,7 +194,7 @@ pub(super) async fn open(
 
 /// What the drivers of an open execution must know: for those who come back to it.
 #[utoipa::path(get, path = "/v1/executions/{id}/lanes", tag = "progressive", params(("id" = i64, Path),
-    ("x-batch-owner" = Option<String>, Header)), responses((status = 200, body = Opened)))]
+    OwnerHeader), responses((status = 200, body = Opened)))]
 pub(super) async fn lanes(
     State(api): State<Api>,
     Id(id): Id,
@@ -288,7 +288,7 @@ impl Drop for Waiting {
 /// Carries the execution forward on one lane until its target time is reached, or the work is done.
 #[utoipa::path(post, path = "/v1/executions/{id}/lanes/{lane}/slices", tag = "progressive",
     params(("id" = i64, Path), ("lane" = String, Path, pattern = "^[0-9a-f]{32}$"),
-        ("x-batch-owner" = Option<String>, Header)),
+        OwnerHeader),
     request_body = SliceBody, responses((status = 200, body = Answer)))]
 pub(super) async fn slice(
     State(api): State<Api>,
@@ -354,7 +354,7 @@ pub(super) async fn slice(
 /// How far the execution is; as a stream with `Accept: text/event-stream` or `application/x-ndjson`, which ends
 /// with the execution.
 #[utoipa::path(get, path = "/v1/executions/{id}/progress", tag = "progressive", params(("id" = i64, Path),
-    ("x-batch-owner" = Option<String>, Header)), responses((status = 200, content(
+    OwnerHeader), responses((status = 200, content(
         (UnitProgress = "application/json"), (String = "text/event-stream"), (String = "application/x-ndjson")))))]
 pub(super) async fn progress(
     State(api): State<Api>,
@@ -378,13 +378,14 @@ pub(super) async fn progress(
 #[serde(deny_unknown_fields)]
 pub(super) struct WaitQuery {
     /// How long to wait for it: `30s`, at most two minutes.
+    #[param(value_type = Option<String>, pattern = "^[1-9][0-9]{0,3}(ms|s|m)$")]
     wait: Option<String>,
 }
 
 /// The final response as the job assembled it: its status, headers and body. 202 with the progress while there is
 /// none.
 #[utoipa::path(get, path = "/v1/executions/{id}/response", tag = "progressive", params(("id" = i64, Path), WaitQuery,
-    ("x-batch-owner" = Option<String>, Header)),
+    OwnerHeader),
     responses((status = 200, description = "Whatever the job assembled, with the status that it chose"),
         (status = 202, body = UnitProgress)))]
 pub(super) async fn response(
@@ -449,7 +450,7 @@ fn verbatim(stored: StoredResponse) -> Result<Response, Problem> {
 
 /// Says that the response has arrived: its body is let go.
 #[utoipa::path(delete, path = "/v1/executions/{id}/response", tag = "progressive", params(("id" = i64, Path),
-    ("x-batch-owner" = Option<String>, Header)), responses((status = 204)))]
+    OwnerHeader), responses((status = 204)))]
 pub(super) async fn acknowledge(
     State(api): State<Api>,
     Id(id): Id,

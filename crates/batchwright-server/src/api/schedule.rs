@@ -72,6 +72,7 @@ pub(super) struct TriggersQuery {
     /// Only those whose names begin so.
     prefix: Option<String>,
     /// Only with this status.
+    #[param(value_type = Option<String>, pattern = "^(planned|triggered|executed|failed|dead|paused|skipped|ended)$")]
     status: Option<String>,
     /// Only those that are due before this moment.
     #[param(value_type = Option<String>, format = DateTime)]
