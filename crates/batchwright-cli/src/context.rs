@@ -1,8 +1,9 @@
 //! What every verb works with: the store, the jobs, the operator.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use batchwright::testing::FaultPlan;
 use batchwright::{CommitPoint, ExecutionId, Job, JobOperator, JobRegistry, Refusal, StopToken};
@@ -19,6 +20,8 @@ pub(crate) struct App {
     registry: JobRegistry,
     folders: Vec<PathBuf>,
     build: BuildContext,
+    /// What was told of broken job files.
+    told: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl App {
@@ -56,7 +59,8 @@ impl App {
         };
         let inside_only = std::env::var_os(job_file::INSIDE_ONLY).is_some();
         let build = BuildContext { database, faults, inside_only };
-        Ok(Self { operator: operator.build(), registry: registry.clone(), folders, build })
+        let (operator, registry) = (operator.build(), registry.clone());
+        Ok(Self { operator, registry, folders, build, told: Arc::default() })
     }
 
     /// The job that `text` means: the path of a job file, or the name of a job.
@@ -113,11 +117,18 @@ impl App {
             match job_file::name(&path) {
                 Ok(found) if found == name => return Ok(Some(path)),
                 Ok(_) => {}
-                // A broken file is told, and hides no other job.
-                Err(error) => tracing::warn!("{}", batchwright::report(&error)),
+                Err(error) => self.tell_broken(&error),
             }
         }
         Ok(None)
+    }
+
+    /// A broken file hides no other job, and is told once: a server looks at it with every request.
+    fn tell_broken(&self, error: &job_file::JobFileError) {
+        let told = batchwright::report(error);
+        if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(told.clone()) {
+            tracing::warn!("{told}");
+        }
     }
 
     fn files(&self) -> Result<Vec<PathBuf>, CliError> {
@@ -143,7 +154,7 @@ impl App {
         for path in self.files()? {
             match job_file::name(&path) {
                 Ok(name) => names.push(name),
-                Err(error) => tracing::warn!("{}", batchwright::report(&error)),
+                Err(error) => self.tell_broken(&error),
             }
         }
         names.sort_unstable();

@@ -80,8 +80,9 @@ fn parse_pair(
         }),
         None => Ok(declared.map_or(ParameterType::String, |declared| declared.kind)),
     };
-    let value = kind.and_then(|kind| ParameterValue::parse(text, kind));
-    let value = value.map_err(|told| schema.tellable(name, told));
+    let value = kind.and_then(|kind| {
+        ParameterValue::parse(text, kind).map_err(|told| schema.tellable(name, told))
+    });
     Ok((name.to_owned(), value.map(|value| Parameter::new(value, identifying))))
 }
 

@@ -90,7 +90,11 @@ const SECRET: &str = r#"
 name = "secret"
 
 [parameters]
-pin = { type = "integer", secret = true, identifying = false, default = 815815 }
+pin = { type = "integer", secret = true, default = 815815 }
+run = { type = "integer", default = 1 }
+
+[next]
+run = { increment = 1 }
 
 [[steps]]
 name = "say"
@@ -98,17 +102,59 @@ type = "command"
 argv = ["true", "${params.pin}"]
 "#;
 
+/// Gives its secret to jobs that know it as one, and that do not.
+const PARENT: &str = r#"
+name = "parent"
+
+[parameters]
+code = { secret = true }
+
+[[steps]]
+name = "open"
+type = "job"
+job = "open.toml"
+parameters = { copy = "${params.code}" }
+
+[[steps]]
+name = "known"
+type = "job"
+job = "secret.toml"
+parameters = { pin = "${params.code}" }
+"#;
+
+const OPEN: &str = r#"
+name = "open"
+open_parameters = true
+
+[[steps]]
+name = "say"
+type = "command"
+argv = ["true"]
+"#;
+
 #[test]
 fn the_value_of_a_secret_parameter_is_shown_nowhere() {
     let place = place();
     place.write("jobs/secret.toml", SECRET);
+    place.write("jobs/parent.toml", PARENT);
+    place.write("jobs/open.toml", OPEN);
     let serving = Serving::start(&place);
     let mut told = Vec::new();
+    let rule = json!({"pattern": "t", "runner": ["job", "secret", "{\"pin\":\"x471147\"}"]});
+    assert_eq!(ask(&serving, "PUT", "/v1/rules/r", Some(rule)).0, 200);
+    let now = json!({"at": "2026-01-01T00:00:00Z"});
+    assert_eq!(ask(&serving, "PUT", "/v1/triggers/t", Some(now)).0, 200);
+    serving.until_status("t", "failed");
     for arguments in [
         &["run", "secret", "pin=471147", "-v"][..],
         &["--format", "json", "run", "secret", "-pin=471147"],
         &["--format", "json", "run", "secret", "pin:string=471147"],
         &["run", "secret", "-pin=x471147"],
+        &["next", "secret", "-pin=471147"],
+        &["run", "parent", "-code=x471147"],
+        &["instances", "secret"],
+        &["rule", "list"],
+        &["schedule", "history", "t"],
         &["validate", "secret", "-pin=471147"],
         &["executions"],
         &["show", "1"],
@@ -126,6 +172,12 @@ fn the_value_of_a_secret_parameter_is_shown_nowhere() {
         ("GET", "/v1/jobs/secret", None),
         ("GET", "/v1/executions", None),
         ("GET", "/v1/executions/1", None),
+        ("GET", "/v1/executions/1/events", None),
+        ("GET", "/v1/jobs/secret/instances", None),
+        ("GET", "/v1/rules", None),
+        ("GET", "/v1/rules/r", None),
+        ("GET", "/v1/triggers", None),
+        ("GET", "/v1/triggers/t", None),
     ] {
         let (status, answer) = ask(&serving, method, path, body);
         told.push(format!("{method} {path}: {status} {answer}"));
@@ -134,7 +186,8 @@ fn the_value_of_a_secret_parameter_is_shown_nowhere() {
     let told = told.join("\n");
     assert!(!told.contains("471147") && !told.contains("815815"), "{told}");
     assert!(told.contains("pin=***") && told.contains(r#""value":"***""#), "{told}");
-    assert!(told.contains("its value is not of type integer"), "{told}");
+    assert!(told.contains("copy=***"), "{told}");
+    assert!(told.contains("use parameter `pin`: its value is not of type integer"), "{told}");
 }
 
 #[test]

@@ -171,7 +171,9 @@ fn what_a_problem_is_can_be_read_where_its_type_leads() {
     assert_eq!(page.header("content-type").as_deref(), Some("text/plain; charset=utf-8"));
     let text = String::from_utf8(page.body).unwrap();
     assert!(text.starts_with("# `no_such_execution`"), "{text}");
-    for none in ["/errors/nothing", "/errors/..%2FREADME", "/errors/", "/errors/%2e%2e"] {
+    for none in
+        ["/errors/nothing", "/errors/README", "/errors/..%2FREADME", "/errors/", "/errors/%2e%2e"]
+    {
         assert_eq!(place.http().get(none).status, 404, "{none}");
     }
 }
@@ -207,6 +209,23 @@ fn the_same_key_starts_one_thing() {
     assert_eq!((first.status, again.status), (202, 202), "{}", first.json());
     assert_eq!(first.json()["id"], again.json()["id"]);
     assert_ne!(first.json()["id"].as_i64(), Some(execution));
+}
+
+#[test]
+fn each_caller_has_keys_of_its_own() {
+    let place = Place::with(&Place::tokens());
+    let keyed = place.http().with("idempotency-key", "k");
+    let ask = |token: &str, script: &str| {
+        let open = json!({"parameters": {"script": script}});
+        bearer(&keyed, token).post("/v1/progressive/few", &open)
+    };
+    let first = ask("the-operator", "a");
+    // Blanks before the token make it no other caller.
+    assert_eq!(ask(" the-operator", "a").header("idempotency-replayed").as_deref(), Some("true"));
+    let second = ask("the-admin", "b");
+    assert_eq!((first.status, second.status), (201, 201));
+    assert_ne!(first.json()["execution"], second.json()["execution"]);
+    assert_eq!(ask("the-admin", "a").code(), "key_reused");
 }
 
 #[test]

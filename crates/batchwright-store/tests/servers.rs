@@ -394,6 +394,9 @@ fn of_one_request_that_comes_several_times_at_once_one_starts_something() {
             assert!(refused.iter().all(|one| one.ends_with(&told)), "{kind:?}: {ends:?}");
             let other = RequestKey { fingerprint: "other".to_owned(), ..request };
             assert_eq!(operator.requested(&other).unwrap_err().code(), "key_reused");
+            let options = LaunchOptions { request: Some(other), ..Default::default() };
+            let refused = operator.next("job", JobParameters::new(), &options).unwrap_err();
+            assert_eq!(refused.code(), "key_reused", "{refused}");
         }
         let all = operator.queries().executions(&ExecutionFilter::of_job("job")).unwrap();
         assert_eq!(all.len(), ROUNDS, "{kind:?}");

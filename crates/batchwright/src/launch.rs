@@ -57,10 +57,15 @@ pub struct LaunchOptions {
 /// and forgotten with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestKey {
-    /// Its name, of at most 255 bytes, chosen by who asks.
+    /// Its name, chosen by who asks: 1 to 255 visible ASCII characters.
     pub key: String,
-    /// Hash of all that it says, of at most 255 bytes: another request with the same key is a mistake.
+    /// Hash of all that it says, of the same characters: another request with the same key is a mistake.
     pub fingerprint: String,
+}
+
+/// Whether `text` can be given in a header by everybody: 1 to 255 visible ASCII characters.
+pub(crate) fn is_token(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// What the job says of restarts.

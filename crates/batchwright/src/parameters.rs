@@ -294,7 +294,8 @@ impl Parameter {
             (other, Some(kind)) => return Err(format!("{other} is not of type {kind}")),
             (other, None) => return Err(format!("{other} is no parameter value")),
         };
-        Ok(Self { value, identifying: form.identifying.unwrap_or(true), secret: form.secret })
+        let identifying = form.identifying.unwrap_or(!form.secret);
+        Ok(Self { value, identifying, secret: form.secret })
     }
 }
 
@@ -355,7 +356,10 @@ impl JobParameters {
     /// These, with `overrides` instead of those of the same name, and beside the others.
     #[must_use]
     pub(crate) fn overridden_by(mut self, overrides: &Self) -> Self {
-        self.0.extend(overrides.0.clone());
+        for (name, one) in overrides.iter() {
+            let secret = one.secret || self.get(name).is_some_and(|before| before.secret);
+            self.insert(name, Parameter { secret, ..one.clone() });
+        }
         self
     }
 
@@ -506,10 +510,11 @@ impl ParameterDeclaration {
     }
 
     /// Its value is shown to nobody: not in lists, not by the API, not in messages about it. The store keeps it as
-    /// it is.
+    /// it is. It does not identify: the key of an instance is a hash of what does, and tells who tries all values.
     #[must_use]
     pub fn secret(mut self) -> Self {
         self.secret = true;
+        self.identifying = false;
         self
     }
 
@@ -587,6 +592,9 @@ impl ParameterSchema {
                     names(self.declared.iter().map(|declaration| declaration.name.as_str()))
                 )),
             }
+        }
+        for (name, _) in given.iter().filter(|(_, one)| one.secret && one.identifying) {
+            problems.push(format!("parameter `{name}` is secret, so it must not identify"));
         }
         for known in &self.declared {
             match &known.default {

@@ -9,9 +9,10 @@ use batchwright::{
     Backoff, BatchStatus, CachedQueries, ChunkListener, ChunkStepBuilder, Classifier, Completion,
     ErrorKind, ExecutionFilter, ExitStatus, Flow, ItemError, ItemListener, ItemReader, Job,
     JobExecution, JobListener, JobOperator, JobParameters, JobRegistry, JobScope, LaunchOptions,
-    ListWriter, ListenerResult, MemoryRepository, NoWriter, Queries, RecoverMode, Retention,
-    RetryPolicy, Sequence, SimClock, SkipListener, SkipPolicy, StepExecution, StepListener,
-    StepScope, StopToken, TaskletCall, TaskletStep,
+    ListWriter, ListenerResult, MemoryRepository, NoWriter, NumberedUnits, OnFailed,
+    ProgressiveStep, Queries, RecoverMode, RequestKey, Retention, RetryPolicy, Sequence, SimClock,
+    SkipListener, SkipPolicy, StepExecution, StepListener, StepScope, StopToken, TaskletCall,
+    TaskletStep,
 };
 
 fn operator(job: Job) -> JobOperator {
@@ -34,6 +35,45 @@ fn restart(operator: &JobOperator, of: &JobExecution) -> JobExecution {
 
 fn one_step(step: impl batchwright::Step + 'static) -> Job {
     Job::builder("job").step(step).build().unwrap()
+}
+
+/// Always fails.
+fn failing() -> TaskletStep {
+    let work = |_: &mut TaskletCall<'_, '_>| Err(ItemError::data("it never works"));
+    TaskletStep::new("step", work)
+}
+
+#[test]
+fn the_same_request_starts_or_restarts_once_and_is_told_what_it_did() {
+    let progressive = ProgressiveStep::builder("step")
+        .units(NumberedUnits::new(1))
+        .process(|_: &u64| Err::<Option<u64>, _>(ItemError::data("it never works")))
+        .max_attempts(1)
+        .on_failed(OnFailed::Fail)
+        .build();
+    for job in [one_step(failing()), one_step(progressive)] {
+        let operator = operator(job);
+        let asked = |key: &str, says: &str| LaunchOptions {
+            request: Some(RequestKey { key: key.to_owned(), fingerprint: says.to_owned() }),
+            ..LaunchOptions::default()
+        };
+        let none = JobParameters::new();
+        let start = |options: &LaunchOptions| operator.start_with("job", none.clone(), options);
+        let first = start(&asked("k1", "a")).unwrap().wait().unwrap();
+        let again = start(&asked("k1", "a")).unwrap_err();
+        assert_eq!(again.code(), "request_repeated", "{again}");
+        let other = start(&asked("k1", "b")).unwrap_err();
+        assert_eq!(other.code(), "key_reused", "{other}");
+        let restart = |options: &LaunchOptions| operator.restart(first.id, &none, options);
+        let second = restart(&asked("k2", "a")).unwrap().wait().unwrap();
+        let again = restart(&asked("k2", "a")).unwrap_err();
+        assert!(again.to_string().ends_with(&format!("execution {}", second.id)), "{again}");
+        let superseded = restart(&asked("k3", "a")).unwrap_err();
+        assert_eq!(superseded.code(), "not_most_recent", "{superseded}");
+        let odd = start(&asked("k 4", "a")).unwrap_err();
+        assert_eq!(odd.code(), "invalid_parameters", "{odd}");
+        assert_eq!(operator.queries().executions(&ExecutionFilter::default()).unwrap().len(), 2);
+    }
 }
 
 #[test]

@@ -20,7 +20,10 @@ use batchwright_server::api::{AccessRules, HttpSettings};
 use batchwright_server::{JobStarter, Server};
 use batchwright_store::{SqlRepository, StoreOptions};
 
-const SLICES: usize = 32;
+/// Slices of a trace after the first one: more where a slice has few units.
+fn slices(base_ms: f64) -> usize {
+    if base_ms >= 100.0 { 96 } else { 32 }
+}
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -56,7 +59,7 @@ fn open(operator: &JobOperator) -> Result<(batchwright::ExecutionId, Vec<String>
 
 /// Ends of slices as shares of their target, after one to warm up.
 fn ends(folder: &Path, shape: UnitShape, base_ms: f64, target_ms: f64) -> Result<Vec<f64>> {
-    let units = target_ms / base_ms * (SLICES + 1) as f64;
+    let units = target_ms / base_ms * (slices(base_ms) + 1) as f64;
     let step = ProgressiveStep::builder("step")
         .units(NumberedUnits::new(10_000_000))
         .process(move |number: &u64| {
@@ -70,7 +73,7 @@ fn ends(folder: &Path, shape: UnitShape, base_ms: f64, target_ms: f64) -> Result
     let operator = operator(&url(folder, &name), step)?;
     let (id, lanes) = open(&operator)?;
     let mut ends = Vec::new();
-    for seq in 1..=(SLICES + 1) as u64 {
+    for seq in 1..=(slices(base_ms) + 1) as u64 {
         let began = Instant::now();
         operator.slice(&order(&operator, id, &lanes[0], seq), |work| drop(thread::spawn(work)))?;
         ends.push(began.elapsed().as_secs_f64() * 1e3 / target_ms);

@@ -316,10 +316,11 @@ impl Builder<'_> {
             Number::Text(text) => {
                 let template =
                     Template::parse(text, known).map_err(|problem| Problem::at(count, problem))?;
+                let text = text.clone();
                 Ok(Box::new(move |scope| {
-                    let text = template.render(scope)?;
-                    text.parse().map_err(|_| {
-                        ItemError::fatal(format!("use `{text}` as a count: expected a number"))
+                    let rendered = template.render(scope)?;
+                    rendered.parse().map_err(|_| {
+                        ItemError::fatal(format!("use `{text}` as a count: it is no number"))
                     })
                 }))
             }
@@ -484,8 +485,10 @@ fn schema(definition: &Definition) -> Built<ParameterSchema> {
         let mut declaration =
             ParameterDeclaration::new(name, *kind).description(description.clone());
         declaration.required = *required;
-        declaration.identifying = *identifying;
-        declaration.secret = *secret;
+        if *secret {
+            declaration = declaration.secret();
+        }
+        declaration.identifying = identifying.unwrap_or(!secret);
         if let Some(default) = default {
             let text = match default {
                 toml::Value::String(text) => text.clone(),

@@ -38,8 +38,7 @@ pub(super) struct Parameter {
     #[serde(default)]
     pub(super) required: bool,
     pub(super) default: Option<toml::Value>,
-    #[serde(default = "yes")]
-    pub(super) identifying: bool,
+    pub(super) identifying: Option<bool>,
     #[serde(default)]
     pub(super) secret: bool,
     #[serde(default)]

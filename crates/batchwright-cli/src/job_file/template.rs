@@ -81,6 +81,15 @@ impl Template {
         }
         Ok(text)
     }
+
+    /// Whether the text holds the value of a secret parameter of `scope`.
+    pub(super) fn shows_secret(&self, scope: &StepScope) -> bool {
+        let is_secret =
+            |name: &String| scope.parameters().get(name).is_some_and(|parameter| parameter.secret);
+        self.parts.iter().any(|part| {
+            matches!(part, Part::Place(Place { name: Name::Parameter(name), .. }) if is_secret(name))
+        })
+    }
 }
 
 fn parse_place(inside: &str, names: &Known<'_>) -> Result<Part, String> {

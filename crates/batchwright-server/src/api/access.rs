@@ -38,7 +38,7 @@ impl Role {
 /// A bearer token, by its hash, and what it is good for.
 #[derive(Clone)]
 pub struct Token {
-    /// For the log.
+    /// Whose it is. Tokens of one name are one caller, whose `Idempotency-Key`s they share.
     pub name: String,
     /// What its holder may do.
     pub role: Role,
@@ -77,17 +77,24 @@ impl Default for AccessRules {
 /// Refuses whom the rules do not admit.
 pub(super) async fn check(
     State(rules): State<Arc<AccessRules>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     match rules.admit(request.method(), request.uri(), request.headers()) {
-        Ok(()) => next.run(request).await,
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
         Err(problem) => problem.into_response(),
     }
 }
 
+/// Whose token it was, by name; empty where none is needed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Caller(pub(super) String);
+
 impl AccessRules {
-    fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Caller, Problem> {
         self.check_length(headers)?;
         self.check_host(uri, headers)?;
         self.check_origin(method, headers)?;
@@ -152,31 +159,36 @@ impl AccessRules {
         Ok(())
     }
 
-    fn check_token(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), Problem> {
+    fn check_token(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Caller, Problem> {
         if self.tokens.is_empty() || is_public(path) {
-            return Ok(());
+            return Ok(Caller::default());
         }
         let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let Some(token) = given.and_then(|given| given.strip_prefix("Bearer ")) else {
             return Err(unauthorized("a token is needed: `Authorization: Bearer TOKEN`"));
         };
-        let Some(role) = self.role_of(token.trim()) else {
+        let Some(token) = self.token(token.trim()) else {
             return Err(unauthorized("this token is not good here"));
         };
-        if role < needed(method, path) {
+        if token.role < needed(method, path) {
             let told = "the role of this token does not allow that";
             return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", told));
         }
-        Ok(())
+        Ok(Caller(token.name.clone()))
     }
 
     /// Looks at every token, and at all of each, whichever is right.
-    fn role_of(&self, token: &str) -> Option<Role> {
+    fn token(&self, token: &str) -> Option<&Token> {
         let given: [u8; 32] = Sha256::digest(token).into();
         let mut found = None;
         for known in &self.tokens {
             if bool::from(known.sha256.ct_eq(&given)) {
-                found = Some(known.role);
+                found = Some(known);
             }
         }
         found
@@ -230,7 +242,7 @@ mod tests {
         }
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         match rules.admit(&method, &path.parse().unwrap(), &map) {
-            Ok(()) => "ok".to_owned(),
+            Ok(_) => "ok".to_owned(),
             Err(problem) => problem.code().to_owned(),
         }
     }

@@ -23,27 +23,32 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let kind = request.headers().get(header::CONTENT_TYPE).cloned();
-        let read = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await;
-        let bytes = match read {
-            Ok(read) => read.map_err(unread)?,
-            Err(_) => {
-                let told = "the body did not arrive in time";
-                return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "usage", told));
-            }
-        };
-        if bytes.is_empty() {
-            return parse(b"{}").map(Self);
-        }
-        let is_json = kind.as_ref().and_then(|kind| kind.to_str().ok()).is_some_and(|kind| {
-            kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json")
-        });
-        if !is_json {
-            let told = "the body must be JSON, with the content type application/json";
-            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "usage", told));
-        }
-        parse(&bytes).map(Self)
+        parse(&json(request, state).await?).map(Self)
     }
+}
+
+/// The bytes of a JSON body; none, and `null`, are an empty object.
+pub(super) async fn json<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    let kind = request.headers().get(header::CONTENT_TYPE).cloned();
+    let read = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await;
+    let bytes = match read {
+        Ok(read) => read.map_err(unread)?,
+        Err(_) => {
+            let told = "the body did not arrive in time";
+            return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "usage", told));
+        }
+    };
+    if bytes.is_empty() {
+        return Ok(Bytes::from_static(b"{}"));
+    }
+    let is_json = kind.as_ref().and_then(|kind| kind.to_str().ok()).is_some_and(|kind| {
+        kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json")
+    });
+    if !is_json {
+        let told = "the body must be JSON, with the content type application/json";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "usage", told));
+    }
+    Ok(if bytes.trim_ascii() == b"null" { Bytes::from_static(b"{}") } else { bytes })
 }
 
 fn unread(rejection: BytesRejection) -> Problem {
@@ -53,7 +58,7 @@ fn unread(rejection: BytesRejection) -> Problem {
     }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     // To serde a list of fields is a structure too.
     if bytes.trim_ascii_start().first() != Some(&b'{') {
         return Err(Problem::invalid("the body must be a JSON object"));
@@ -97,19 +102,27 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 #[expect(dead_code, reason = "for the document")]
 pub(super) struct OwnerHeader {
     /// The secret of a progressive execution: shown when it is opened, it must be shown from then on.
-    #[param(rename = "x-batch-owner", min_length = 1, pattern = "^[!-~]+$")]
+    #[param(rename = "x-batch-owner", min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
     x_batch_owner: Option<String>,
 }
 
 /// The owner's token of a progressive execution.
 pub(super) fn owner_token(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(token) = headers.get("x-batch-owner") else { return Ok(None) };
-    match token.to_str() {
-        Ok(token) if !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()) => {
-            Ok(Some(token.to_owned()))
-        }
-        _ => Err(Problem::invalid("X-Batch-Owner is a text of visible ASCII characters")),
+    header_word(headers, "x-batch-owner")
+}
+
+/// Longest word of a header, in bytes.
+const WORD_BYTES_MAX: usize = 255;
+
+/// A header that is one word of the client's choice.
+pub(super) fn header_word(headers: &HeaderMap, name: &str) -> Result<Option<String>, Problem> {
+    let Some(word) = headers.get(name) else { return Ok(None) };
+    let word = word.as_bytes();
+    if word.is_empty() || word.len() > WORD_BYTES_MAX || !word.iter().all(u8::is_ascii_graphic) {
+        let told = format!("the header {name} is 1 to {WORD_BYTES_MAX} visible ASCII characters");
+        return Err(Problem::invalid(told));
     }
+    Ok(Some(String::from_utf8_lossy(word).into_owned()))
 }
 
 /// Whether the client asks for `kind` rather than for JSON.

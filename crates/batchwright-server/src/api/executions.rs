@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::body::{Asked, Body, Id, accepts};
-use super::idempotency::{KeyHeader, once};
+use super::body::{Asked, Id, accepts};
+use super::idempotency::{KeyHeader, Keyed, once};
 use super::jobs::ParameterInput;
 use super::page::{PageQuery, cursor, cut, limit, page};
 use super::{Api, Problem, blocking, stream};
@@ -161,7 +161,7 @@ pub(super) async fn stop(State(api): State<Api>, Id(id): Id) -> Result<Response,
 }
 
 /// What a restart says.
-#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RestartBody {
     /// Changes to parameters that do not identify.
@@ -179,11 +179,9 @@ pub(super) struct RestartBody {
 pub(super) async fn restart(
     State(api): State<Api>,
     Id(id): Id,
-    headers: HeaderMap,
-    Body(body): Body<RestartBody>,
+    Keyed { body, key }: Keyed<RestartBody>,
 ) -> Result<Response, Problem> {
-    let call = format!("restart {id}");
-    let restart = move |api: &Api, body: RestartBody, request| {
+    let restart = move |api: &Api, request| {
         let execution = api.operator().execution(id)?;
         api.find(&execution.job, execution.source.as_deref())?;
         let job = api.job(&execution.job)?;
@@ -195,7 +193,7 @@ pub(super) async fn restart(
         };
         Ok(api.operator().hand_over_restart(id, &overrides, &options)?.id)
     };
-    once(api, &headers, call, body, restart, Api::accepted).await
+    once(api, key, restart, Api::accepted).await
 }
 
 /// Gives the execution up: it is never restarted.

@@ -2,19 +2,20 @@
 //!
 //! The key is stored with what the request started, in one transaction; so it outlives the server.
 
-use axum::http::{HeaderMap, HeaderValue};
+use axum::extract::{FromRequest, Request};
+use axum::http::HeaderValue;
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use batchwright::{ExecutionId, RequestKey};
-use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use utoipa::IntoParams;
 
+use super::access::Caller;
+use super::body::{self, Body};
 use super::{Api, Problem, blocking};
-
-/// Longest key, in bytes.
-const KEY_BYTES_MAX: usize = 255;
 
 /// The header, for the document.
 #[derive(IntoParams)]
@@ -26,23 +27,34 @@ pub(super) struct KeyHeader {
     idempotency_key: Option<String>,
 }
 
-/// The key of a request that says `call` and `body`, if it carries one. Everybody who can ask has keys of their own.
-fn request_key(
-    headers: &HeaderMap,
-    call: &str,
-    body: &impl Serialize,
-) -> Result<Option<RequestKey>, Problem> {
-    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
-    let is_key = key.as_bytes().iter().all(u8::is_ascii_graphic);
-    if key.is_empty() || key.len() > KEY_BYTES_MAX || !is_key {
-        let told = format!("an Idempotency-Key is 1 to {KEY_BYTES_MAX} visible ASCII characters");
-        return Err(Problem::invalid(told));
+/// A body, with the key of its request, if it carries one.
+pub(super) struct Keyed<T> {
+    pub(super) body: T,
+    pub(super) key: Option<RequestKey>,
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Keyed<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let headers = request.headers();
+        let Some(key) = body::header_word(headers, "idempotency-key")? else {
+            let Body(body) = Body::from_request(request, state).await?;
+            return Ok(Self { body, key: None });
+        };
+        let owner = body::owner_token(headers)?.unwrap_or_default();
+        let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default().0;
+        let call = format!("{} {}", request.method(), request.uri().path());
+        let bytes = body::json(request, state).await?;
+        // As it was sent, but for blanks and the order of its names: what a later version adds to it by itself must
+        // not make it another request.
+        let said = body::parse::<Value>(&bytes)?.to_string();
+        let key = RequestKey {
+            key: digest(&[caller.as_bytes(), key.as_bytes()]),
+            fingerprint: digest(&[call.as_bytes(), owner.as_bytes(), said.as_bytes()]),
+        };
+        Ok(Self { body: body::parse(&bytes)?, key: Some(key) })
     }
-    let who = headers.get("authorization").map(HeaderValue::as_bytes).unwrap_or_default();
-    let owner = headers.get("x-batch-owner").map(HeaderValue::as_bytes).unwrap_or_default();
-    let body = serde_json::to_vec(body).map_err(|_| Problem::internal())?;
-    let key = digest(&[who, key.as_bytes()]);
-    Ok(Some(RequestKey { key, fingerprint: digest(&[call.as_bytes(), owner, &body]) }))
 }
 
 /// Hash of `parts`, each with its length: no two lists of them are the same text.
@@ -55,26 +67,23 @@ fn digest(parts: &[&[u8]]) -> String {
     URL_SAFE_NO_PAD.encode(hash.finalize())
 }
 
-/// Starts an execution by `start`, and answers by `answer`: what is known of it, also when the same request
-/// started it before. `call` and `body` are all that the request says.
-pub(super) async fn once<B: Serialize + Send + 'static>(
+/// Starts an execution by `start`, and answers by `answer`: what is known of it, also when the same request, which
+/// has that `key`, started it before.
+pub(super) async fn once(
     api: Api,
-    headers: &HeaderMap,
-    call: String,
-    body: B,
-    start: impl FnOnce(&Api, B, Option<RequestKey>) -> Result<ExecutionId, Problem> + Send + 'static,
+    key: Option<RequestKey>,
+    start: impl FnOnce(&Api, Option<RequestKey>) -> Result<ExecutionId, Problem> + Send + 'static,
     answer: impl FnOnce(&Api, ExecutionId) -> Result<Response, Problem> + Send + 'static,
 ) -> Result<Response, Problem> {
-    let key = request_key(headers, &call, &body)?;
     blocking(move || {
-        let Some(key) = key else { return answer(&api, start(&api, body, None)?) };
-        let before = match api.operator().requested(&key)? {
-            Some(before) => before,
-            None => match start(&api, body, Some(key.clone())) {
-                Ok(started) => return answer(&api, started),
-                // The same request, at the same time: what it started may be what stands in the way.
-                Err(problem) => api.operator().requested(&key)?.ok_or(problem)?,
-            },
+        let problem = match start(&api, key.clone()) {
+            Ok(started) => return answer(&api, started),
+            Err(problem) => problem,
+        };
+        // What the same request started may be what stands in the way, or what it started from may be gone.
+        let before = match &key {
+            Some(key) => api.operator().requested(key)?.ok_or(problem)?,
+            None => return Err(problem),
         };
         let mut replayed = answer(&api, before)?;
         replayed.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));

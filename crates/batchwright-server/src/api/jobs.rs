@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use batchwright::{
     ExecutionFilter, ExecutionId, ExecutionSummary, InstanceId, InstancePage, Job, JobInstance,
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::{Asked, Body};
-use super::idempotency::{KeyHeader, once};
+use super::idempotency::{KeyHeader, Keyed, once};
 use super::page::{PageQuery, cursor, cut, limit, page, percent};
 use super::{Api, Problem, blocking};
 
@@ -193,7 +193,7 @@ pub(super) struct TypedInput {
 }
 
 /// What a start says.
-#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct StartBody {
     /// Plain values, or `{value, type, identifying}`.
@@ -229,15 +229,13 @@ pub(super) fn parameters(job: &Job, given: Map<String, Value>) -> Result<JobPara
 pub(super) async fn start(
     State(api): State<Api>,
     Path(name): Path<String>,
-    headers: HeaderMap,
-    Body(body): Body<StartBody>,
+    Keyed { body, key }: Keyed<StartBody>,
 ) -> Result<Response, Problem> {
-    let call = format!("start {name}");
-    let start = move |api: &Api, body: StartBody, request| {
+    let start = move |api: &Api, request| {
         let (given, options) = api.launch(&name, body, request)?;
         Ok(api.operator().hand_over(&name, given, &options)?.id)
     };
-    once(api, &headers, call, body, start, Api::accepted).await
+    once(api, key, start, Api::accepted).await
 }
 
 /// Starts the next instance of the job, by its sequence.
@@ -247,15 +245,13 @@ pub(super) async fn start(
 pub(super) async fn next(
     State(api): State<Api>,
     Path(name): Path<String>,
-    headers: HeaderMap,
-    Body(body): Body<StartBody>,
+    Keyed { body, key }: Keyed<StartBody>,
 ) -> Result<Response, Problem> {
-    let call = format!("next {name}");
-    let next = move |api: &Api, body: StartBody, request| {
+    let next = move |api: &Api, request| {
         let (given, options) = api.launch(&name, body, request)?;
         Ok(api.operator().next(&name, given, &options)?.id())
     };
-    once(api, &headers, call, body, next, Api::accepted).await
+    once(api, key, next, Api::accepted).await
 }
 
 #[derive(Debug, Serialize, ToSchema)]

@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::{Asked, Body, Id, OwnerHeader, accepts, owner_token};
-use super::idempotency::{KeyHeader, once};
+use super::idempotency::{KeyHeader, Keyed, once};
 use super::jobs::ParameterInput;
 use super::problem::Verbatim;
 use super::{Api, Arrived, Problem, blocking, stream};
@@ -34,7 +34,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// What opens a progressive execution.
-#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct OpenBody {
     /// Plain values, or `{value, type, identifying}`.
@@ -164,16 +164,15 @@ pub(super) async fn open(
     State(api): State<Api>,
     Path(name): Path<String>,
     headers: HeaderMap,
-    Body(body): Body<OpenBody>,
+    Keyed { body, key }: Keyed<OpenBody>,
 ) -> Result<Response, Problem> {
     if body.lanes == Some(0) {
         return Err(Problem::invalid("lanes is 1 or more"));
     }
     let target = target(body.target_ms)?;
-    let call = format!("open {name}");
     let token = owner_token(&headers)?;
     let shown = token.clone();
-    let open = move |api: &Api, body: OpenBody, request| {
+    let open = move |api: &Api, request| {
         let open = OpenOptions {
             lanes: body.lanes,
             target,
@@ -189,7 +188,7 @@ pub(super) async fn open(
         let location = format!("/v1/executions/{id}");
         Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(opened)).into_response())
     };
-    once(api, &headers, call, body, open, answer).await
+    once(api, key, open, answer).await
 }
 
 /// What the drivers of an open execution must know: for those who come back to it.

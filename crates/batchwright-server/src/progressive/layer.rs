@@ -38,7 +38,7 @@ impl NeedsBatch {
         self
     }
 
-    /// For who shows this token alone: the client sends it as `X-Batch-Owner`.
+    /// For who shows this token alone: the client sends it as `X-Batch-Owner`. 1 to 255 visible ASCII characters.
     #[must_use]
     pub fn owned_by(mut self, token: impl Into<String>) -> Self {
         self.owner_token = Some(token.into());

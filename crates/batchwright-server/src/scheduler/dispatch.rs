@@ -261,7 +261,7 @@ async fn call(shared: &Shared, firing: &Firing, mut own: watch::Receiver<Stop>) 
             runner::http::call(shared, firing, url, secret.as_ref(), stop).await
         }
         Runner::Job { name, parameters } => {
-            runner::job::run(&shared.jobs, firing, name, parameters, stop).await
+            runner::job::run(&shared.jobs, firing, name, &parameters.0, stop).await
         }
         Runner::Amqp { .. } => Outcome::Released,
     }

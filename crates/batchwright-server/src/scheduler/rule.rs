@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use batchwright_store::RuleRow;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::time;
 
@@ -40,9 +41,31 @@ pub enum Runner {
         /// Name of the job.
         name: String,
         /// Its parameters, as a JSON object.
-        #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
-        parameters: serde_json::Map<String, serde_json::Value>,
+        #[serde(default, skip_serializing_if = "JobArguments::is_empty")]
+        parameters: JobArguments,
     },
+}
+
+/// Parameters that a rule gives to its job: the values may be secret, and are never shown.
+#[derive(Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobArguments(pub Map<String, Value>);
+
+impl JobArguments {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// With every value masked: which of them are secret is not known here.
+    fn masked(&self) -> Map<String, Value> {
+        self.0.keys().map(|name| (name.clone(), "***".into())).collect()
+    }
+}
+
+impl std::fmt::Debug for JobArguments {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.masked().fmt(f)
+    }
 }
 
 /// A text that may hold a password: never shown.
@@ -122,7 +145,7 @@ impl RuleSettings {
             ["job", name, rest @ ..] => {
                 let (parameters, rest) = match rest {
                     [json, rest @ ..] if rest.len() % 2 == 0 => (parameters(json)?, rest),
-                    rest => (serde_json::Map::new(), rest),
+                    rest => (JobArguments::default(), rest),
                 };
                 if name.is_empty() {
                     return Err("the job has no name".to_owned());
@@ -182,19 +205,20 @@ impl RuleSettings {
 
     /// Its words, with secrets left out: for people.
     pub fn words(&self) -> Vec<String> {
-        self.words_with(super::runner::redacted, |_| "***".to_owned())
+        self.words_with(super::runner::redacted, |_| "***".to_owned(), JobArguments::masked)
     }
 
     /// Its words as [`parse`](Self::parse) takes them, secrets included.
     pub(crate) fn wire_words(&self) -> Vec<String> {
         let exposed = |secret: &Secret| secret.expose().to_owned();
-        self.words_with(str::to_owned, exposed)
+        self.words_with(str::to_owned, exposed, |given| given.0.clone())
     }
 
     fn words_with(
         &self,
         url_word: impl Fn(&str) -> String,
         secret_word: impl Fn(&Secret) -> String,
+        arguments: impl Fn(&JobArguments) -> Map<String, Value>,
     ) -> Vec<String> {
         let mut words = match &self.runner {
             Runner::Shell { command } => vec!["shell".to_owned(), command.clone()],
@@ -214,7 +238,7 @@ impl RuleSettings {
             Runner::Job { name, parameters } => {
                 let mut words = vec!["job".to_owned(), name.clone()];
                 if !parameters.is_empty() {
-                    words.push(serde_json::Value::Object(parameters.clone()).to_string());
+                    words.push(Value::Object(arguments(parameters)).to_string());
                 }
                 words
             }
@@ -279,7 +303,7 @@ fn short(what: &str, text: &str) -> Result<(), String> {
     }
 }
 
-fn parameters(json: &str) -> Result<serde_json::Map<String, serde_json::Value>, String> {
+fn parameters(json: &str) -> Result<JobArguments, String> {
     serde_json::from_str(json)
         .map_err(|error| format!("the parameters are no JSON object: {error}"))
 }
@@ -396,6 +420,7 @@ mod tests {
             &["amqp", "amqp://me:hush@localhost:5672/%2f", "e", "k"][..],
             &["http", "https://me:hush@localhost/x?token=hush", "hush", "retry", "3"],
             &["http", "https:/me:hush@localhost/hush/hush"],
+            &["job", "load", r#"{"pin": "hush"}"#],
         ] {
             let settings = RuleSettings::parse(words).unwrap();
             assert!(!settings.words().join(" ").contains("hush"), "{:?}", settings.words());

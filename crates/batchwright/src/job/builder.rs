@@ -319,6 +319,9 @@ impl JobBuilder {
         {
             faults.push("it is progressive: nobody would call its listeners".to_owned());
         }
+        for one in job.parameters().declared.iter().filter(|one| one.secret && one.identifying) {
+            faults.push(format!("parameter `{}` is secret, so it must not identify", one.name));
+        }
         if !faults.is_empty() {
             return Err(Refusal::InvalidDefinition { job: job.name, reason: faults.join("; ") });
         }

@@ -51,7 +51,10 @@ fn changed(
     let mut next = newest.cloned().unwrap_or_default();
     let before = newest.and_then(|parameters| parameters.get(name));
     let value = change(before.map(|parameter| &parameter.value))?;
-    let identifying = before.is_none_or(|parameter| parameter.identifying);
-    next.insert(name, Parameter::new(value, identifying));
+    let next_one = match before.cloned() {
+        Some(before) => Parameter { value, ..before },
+        None => Parameter::new(value, true),
+    };
+    next.insert(name, next_one);
     Ok(next)
 }

@@ -368,8 +368,9 @@ impl JobOperator {
         open: &OpenOptions,
     ) -> Result<JobExecution, OperatorError> {
         let change = |parameters: JobParameters| job.accept(parameters.overridden_by(overrides));
-        let parameters =
-            contended(|| parameters_of_restart(&mut *self.inner.repository.begin()?, id, change))?;
+        let parameters = contended(|| {
+            parameters_of_restart(&mut *self.inner.repository.begin()?, id, options, change)
+        })?;
         self.open_job(job, work, parameters, options, open)
     }
 

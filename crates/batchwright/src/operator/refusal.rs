@@ -160,6 +160,11 @@ impl Refusal {
         }
     }
 
+    /// Whether it is the request that is refused, whatever the state of the instance.
+    pub(crate) fn is_of_request(&self) -> bool {
+        matches!(self, Self::RequestRepeated { .. } | Self::KeyReused { .. })
+    }
+
     /// The stable code that scripts and dashboards may rely on.
     pub fn code(&self) -> &'static str {
         match self {

@@ -7,6 +7,7 @@ use super::segments::Segment;
 use super::step::{Plan, Settings};
 use crate::error::RepositoryError;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
+use crate::launch;
 use crate::operator::{OperatorError, Refusal};
 use crate::owner::unique_id;
 use crate::parameters::JobParameters;
@@ -25,7 +26,7 @@ pub struct OpenOptions {
     pub lanes: Option<u32>,
     /// When a slice should end. Default: what the step says.
     pub target: Option<Duration>,
-    /// A secret that the lanes of this execution must show from now on.
+    /// A secret that the lanes of this execution must show from now on: 1 to 255 visible ASCII characters.
     pub owner_token: Option<String>,
     /// Whether servers drive it by themselves; clients only wait.
     pub is_server_driven: bool,
@@ -169,7 +170,12 @@ fn owner_of(
     former: Option<&ProgressiveExecution>,
     request: &OpenRequest<'_>,
 ) -> Result<Option<String>, Refusal> {
-    let given = request.options.owner_token.as_deref().map(hash);
+    let given = request.options.owner_token.as_deref();
+    if !given.is_none_or(launch::is_token) {
+        let told = "the owner's token is 1 to 255 visible ASCII characters";
+        return Err(Refusal::InvalidParameters { problems: vec![told.to_owned()] });
+    }
+    let given = given.map(hash);
     match former {
         Some(former) if former.owner_hash.is_some() => {
             if request.as_client && given != former.owner_hash {

@@ -103,11 +103,7 @@ fn launch_in(
     instance: &JobInstance,
     parameters: JobParameters,
 ) -> Result<JobExecution, OperatorError> {
-    if let Some(request) = &request.options.request
-        && let Some(execution) = started_by(unit, request)?
-    {
-        return Err(Refusal::RequestRepeated { execution }.into());
-    }
+    refuse_repeated(unit, request.options)?;
     let history = unit.executions_of(instance.id)?;
     let restart_of = match launch::decide(&history, request.rules, request.options, request.now)? {
         Launch::Fresh => None,
@@ -145,11 +141,27 @@ pub(crate) fn started_by(
     unit: &mut dyn UnitOfWork,
     request: &RequestKey,
 ) -> Result<Option<ExecutionId>, OperatorError> {
+    if !launch::is_token(&request.key) || !launch::is_token(&request.fingerprint) {
+        let told = "key and fingerprint of a request are 1 to 255 visible ASCII characters";
+        return Err(Refusal::InvalidParameters { problems: vec![told.to_owned()] }.into());
+    }
     match unit.request(&request.key)? {
         Some((known, execution)) if known != *request => {
             Err(Refusal::KeyReused { execution }.into())
         }
         known => Ok(known.map(|(_, execution)| execution)),
+    }
+}
+
+/// What the same request started is not started again.
+fn refuse_repeated(
+    unit: &mut dyn UnitOfWork,
+    options: &LaunchOptions,
+) -> Result<(), OperatorError> {
+    let Some(request) = &options.request else { return Ok(()) };
+    match started_by(unit, request)? {
+        Some(execution) => Err(Refusal::RequestRepeated { execution }.into()),
+        None => Ok(()),
     }
 }
 
@@ -171,7 +183,7 @@ fn restart_once(
     change: &impl Fn(JobParameters) -> Result<JobParameters, Refusal>,
 ) -> Result<JobExecution, OperatorError> {
     let mut unit = repository.begin()?;
-    let parameters = parameters_of_restart(&mut *unit, id, change)?;
+    let parameters = parameters_of_restart(&mut *unit, id, request.options, change)?;
     let instance = unit.find_instance(request.job, &parameters.key())?.ok_or_else(|| {
         RepositoryError::Corrupt { what: format!("execution {id} has no instance") }
     })?;
@@ -184,8 +196,11 @@ fn restart_once(
 pub(crate) fn parameters_of_restart(
     unit: &mut dyn UnitOfWork,
     id: ExecutionId,
+    options: &LaunchOptions,
     change: impl Fn(JobParameters) -> Result<JobParameters, Refusal>,
 ) -> Result<JobParameters, OperatorError> {
+    // Who asks again learns what they started, not that it is newer.
+    refuse_repeated(unit, options)?;
     let execution = wanted(unit, id)?;
     refuse_if_superseded(unit, &execution)?;
     let key = execution.parameters.key();
@@ -235,9 +250,7 @@ pub(crate) fn start_next(
         }
         let execution = match start_in(&mut *unit, request, parameters) {
             // A new instance has no past that could refuse it: somebody made it since it was looked for.
-            Err(OperatorError::Refused(refusal))
-                if made.is_none() && !matches!(refusal, Refusal::RequestRepeated { .. }) =>
-            {
+            Err(OperatorError::Refused(refusal)) if made.is_none() && !refusal.is_of_request() => {
                 let what = "the newest instance".to_owned();
                 return Err(RepositoryError::Conflict { what }.into());
             }

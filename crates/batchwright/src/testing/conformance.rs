@@ -300,7 +300,7 @@ fn deletion_takes_everything_that_belongs_to_an_execution(repository: &dyn JobRe
 fn a_request_is_remembered_as_long_as_what_it_started(repository: &dyn JobRepository) {
     let id = instance(repository, "requested", "k");
     let execution = store(repository, &execution_of(id, "requested")).id;
-    let request = RequestKey { key: "K ä".to_owned(), fingerprint: "f".to_owned() };
+    let request = RequestKey { key: "K~".to_owned(), fingerprint: "f".to_owned() };
     let mut unit = repository.begin().expect("begin");
     assert_eq!(unit.request(&request.key).expect("ask"), None);
     unit.insert_request(&request, execution).expect("a request");
@@ -311,7 +311,7 @@ fn a_request_is_remembered_as_long_as_what_it_started(repository: &dyn JobReposi
     unit.commit().expect("commit");
     let mut unit = repository.begin().expect("begin");
     assert_eq!(unit.request(&request.key).expect("ask"), Some((request.clone(), execution)));
-    assert_eq!(unit.request("k ä").expect("ask"), None, "keys are not folded");
+    assert_eq!(unit.request("k~").expect("ask"), None, "keys are not folded");
     let second = unit.insert_request(&request, execution);
     assert!(matches!(second, Err(RepositoryError::Conflict { .. })), "{second:?}");
     drop(unit);

@@ -186,10 +186,17 @@ fn extract(
                 let text = template.render(scope)?;
                 let declared = schema.find(name);
                 let kind = declared.map_or(ParameterType::String, |declared| declared.kind);
-                let value = ParameterValue::parse(&text, kind)
-                    .map_err(|told| ItemError::fatal(format!("use parameter `{name}`: {told}")))?;
-                let identifying = declared.is_none_or(|declared| declared.identifying);
-                parameters.insert(name.as_str(), Parameter::new(value, identifying));
+                let secret = template.shows_secret(scope);
+                let value = ParameterValue::parse(&text, kind).map_err(|told| {
+                    let told = match secret {
+                        true => format!("its value is not of type {kind}"),
+                        false => schema.tellable(name, told),
+                    };
+                    ItemError::fatal(format!("use parameter `{name}`: {told}"))
+                })?;
+                let identifying = declared.map_or(!secret, |declared| declared.identifying);
+                let parameter = Parameter { secret, ..Parameter::new(value, identifying) };
+                parameters.insert(name.as_str(), parameter);
             }
         }
     }

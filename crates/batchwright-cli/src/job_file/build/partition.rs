@@ -141,13 +141,10 @@ impl Builder<'_> {
             Bound::Text(text) => {
                 let template =
                     Template::parse(text, known).map_err(|problem| Problem::at(by, problem))?;
+                let text = text.clone();
                 Ok(Box::new(move |scope| {
-                    let text = template.render(scope)?;
-                    let number = text.parse();
-                    number.map_err(|_| {
-                        ItemError::fatal(format!(
-                            "use `{text}` as a bound: expected a whole number"
-                        ))
+                    template.render(scope)?.parse().map_err(|_| {
+                        ItemError::fatal(format!("use `{text}` as a bound: it is no whole number"))
                     })
                 }))
             }

@@ -86,7 +86,9 @@ impl JobStarter {
         for (name, value) in given {
             let declared = schema.find(name);
             let mut parameter = Parameter::from_json(value.clone(), declared.map(|one| one.kind))
-                .map_err(|problem| format!("parameter `{name}`: {problem}"))?;
+                .map_err(|problem| {
+                format!("parameter `{name}`: {}", schema.tellable(name, problem))
+            })?;
             if let Some(declared) = declared {
                 parameter.identifying = declared.identifying;
             }
