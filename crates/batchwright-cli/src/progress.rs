@@ -4,7 +4,10 @@ use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use batchwright::{BatchStatus, Change, Events, Progress, ProgressUnit, UnitProgress};
+use batchwright::{
+    BatchStatus, Change, Events, ExecutionId, JobOperator, Progress, ProgressUnit, StopToken,
+    UnitProgress,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Shows what happens on stderr, when that is a terminal.
@@ -33,31 +36,55 @@ impl Bar {
     }
 }
 
-/// The units of a progressive execution, when stderr is a terminal.
-pub(crate) struct UnitsBar(Option<ProgressBar>);
+/// How often the units of a progressive execution are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-impl UnitsBar {
-    pub(crate) fn new(wanted: bool) -> Self {
-        let bar = (wanted && std::io::stderr().is_terminal()).then(ProgressBar::new_spinner);
-        Self(bar)
+/// Does `work`, and meanwhile shows the units of execution `id`, if it is progressive and somebody can see it: others may
+/// drive it too, so the store is asked.
+pub(crate) fn showing_units<T>(
+    operator: &JobOperator,
+    id: ExecutionId,
+    wanted: bool,
+    work: impl FnOnce() -> T,
+) -> T {
+    if !wanted || !std::io::stderr().is_terminal() || operator.units_progress(id, None).is_err() {
+        return work();
     }
+    let bar = ProgressBar::new_spinner();
+    let done = StopToken::default();
+    let result = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.is_requested() {
+                if let Ok(progress) = operator.units_progress(id, None) {
+                    show_units(&bar, &progress);
+                }
+                done.wait(LOOK_INTERVAL);
+            }
+        });
+        let _done = AtTheEnd(&done);
+        work()
+    });
+    bar.finish_and_clear();
+    result
+}
 
-    pub(crate) fn show(&self, progress: &UnitProgress) {
-        let Some(bar) = &self.0 else { return };
-        if let Some(total) = progress.units_total.filter(|_| bar.length().is_none()) {
-            bar.set_style(style(template(ProgressUnit::Items)));
-            bar.set_length(total);
-        }
-        bar.set_position(progress.units_done + progress.units_failed);
-        if progress.units_failed > 0 {
-            bar.set_message(format!("{} failed", progress.units_failed));
-        }
+/// Requests the token when it goes, also when what is done in between panics.
+struct AtTheEnd<'a>(&'a StopToken);
+
+impl Drop for AtTheEnd<'_> {
+    fn drop(&mut self) {
+        self.0.request();
     }
+}
 
-    pub(crate) fn clear(&self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
+fn show_units(bar: &ProgressBar, progress: &UnitProgress) {
+    if let Some(total) = progress.units_total.filter(|_| bar.length().is_none()) {
+        bar.set_style(style(template(ProgressUnit::Items)));
+        bar.set_length(total);
+    }
+    bar.set_position(progress.units_done + progress.units_failed);
+    if progress.units_failed > 0 {
+        bar.set_message(format!("{} failed", progress.units_failed));
     }
 }
 

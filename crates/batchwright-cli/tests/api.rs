@@ -86,6 +86,20 @@ fn a_progressive_job_runs_in_the_foreground_like_any_other() {
     place.run(&["run", "sum"]).expect(3);
 }
 
+/// On a terminal, made by `script`, a bar tells how far the units are; it is gone at the end.
+#[test]
+fn the_units_of_a_progressive_job_are_shown_on_a_terminal() {
+    let place = place();
+    let command = format!("{} run sum count=20000", env!("CARGO_BIN_EXE_batchwright"));
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &command, "/dev/null"]);
+    let shown = script.current_dir(place.root()).env("TERM", "xterm").output().unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout);
+    assert!(shown.contains("%  "), "{shown}");
+    assert!(shown.contains("left (by items)"), "{shown}");
+    assert!(shown.contains("COMPLETED, 20000 read"), "{shown}");
+}
+
 const SECRET: &str = r#"
 name = "secret"
 

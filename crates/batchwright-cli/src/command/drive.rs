@@ -1,7 +1,5 @@
 //! `drive`: carries an open progressive execution forward.
 
-use std::time::Duration;
-
 use batchwright::{ExecutionId, SliceError, StopToken};
 use batchwright_server::Shutdown;
 
@@ -9,10 +7,7 @@ use super::launch::{exit_code, tell};
 use crate::args::{DriveArgs, Global};
 use crate::context::App;
 use crate::error::CliError;
-use crate::progress::UnitsBar;
-
-/// How often the bar is moved.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+use crate::progress::showing_units;
 
 /// Works on all lanes, or on so many of them, until the execution ends or a signal comes; then it stays open.
 pub(super) fn drive(app: &App, global: &Global, args: &DriveArgs) -> Result<u8, CliError> {
@@ -21,23 +16,8 @@ pub(super) fn drive(app: &App, global: &Global, args: &DriveArgs) -> Result<u8, 
     let stop = StopToken::default();
     let asked = stop.clone();
     let shutdown = Shutdown::listen(global.grace, move || asked.request())?;
-    let bar = UnitsBar::new(!args.no_progress && !global.quiet);
-    let lanes = args.lanes.unwrap_or(u32::MAX);
-    let done = StopToken::default();
-    let driven = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.is_requested() {
-                if let Ok(progress) = app.operator.units_progress(id, None) {
-                    bar.show(&progress);
-                }
-                done.wait(LOOK_INTERVAL);
-            }
-        });
-        let driven = app.operator.drive(id, lanes, &stop);
-        done.request();
-        driven
-    });
-    bar.clear();
+    let (lanes, wanted) = (args.lanes.unwrap_or(u32::MAX), !args.no_progress && !global.quiet);
+    let driven = showing_units(&app.operator, id, wanted, || app.operator.drive(id, lanes, &stop));
     let execution = driven.map_err(|error| match error {
         SliceError::Operator(error) => CliError::Operator(error),
         other => CliError::Slice(other),

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::args::{Format, Global, LaunchArgs, RestartArgs, RunArgs, StartArgs, ValidateArgs};
 use crate::context::App;
 use crate::error::{self, CliError};
-use crate::progress::Bar;
+use crate::progress::{Bar, showing_units};
 use crate::{output, parameters};
 
 /// Runs a job in the foreground.
@@ -117,7 +117,8 @@ fn foreground(
     args: &LaunchArgs,
     start: impl FnOnce(&LaunchOptions) -> Result<JobHandle, CliError>,
 ) -> Result<u8, CliError> {
-    let bar = Bar::follow(app.operator.events(), !args.no_progress && !global.quiet);
+    let wanted = !args.no_progress && !global.quiet;
+    let bar = Bar::follow(app.operator.events(), wanted);
     let operator = app.operator.clone();
     // Listening first: a signal between start and listening would end the process unasked.
     let shutdown = Shutdown::listen(global.grace, move || {
@@ -127,7 +128,7 @@ fn foreground(
     if shutdown.signal().is_some() {
         app.operator.stop_all();
     }
-    let ended = handle.wait();
+    let ended = showing_units(&app.operator, handle.id(), wanted, || handle.wait());
     bar.clear();
     ended?;
     let summary = app.operator.summary(handle.id())?;
