@@ -100,6 +100,68 @@ fn the_units_of_a_progressive_job_are_shown_on_a_terminal() {
     assert!(shown.contains("COMPLETED, 20000 read"), "{shown}");
 }
 
+#[test]
+fn what_cannot_be_reduced_fails_the_execution_whatever_the_lanes() {
+    let place = place();
+    let job = |reduce: &str, lanes: u32| {
+        format!(
+            "name = \"r\"\nparameters = {{ run = {{ type = \"integer\" }} }}\n[[steps]]\nname = \"s\"\n\
+             type = \"progressive\"\nlanes = {lanes}\nreader = {{ type = \"list\", items = [{{ n = 9000000000000000000 }}, \
+             {{ n = 9000000000000000000 }}] }}\n[steps.reduce]\n{reduce}\n"
+        )
+    };
+    for (run, (reduce, lanes, told)) in [
+        ("total = { sum = \"m\" }", 1, "there is no field `m`; there are: `n`"),
+        ("total = { sum = \"n\" }", 1, "the sum is too large"),
+        ("total = { sum = \"n\" }", 2, "the sum is too large"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        place.write("jobs/r.toml", job(reduce, lanes));
+        let ended = place.run(&["run", "r", &format!("run={run}")]).expect(1);
+        assert!(ended.out.contains(told), "{} {}", ended.out, ended.err);
+    }
+}
+
+const GATED: &str = r#"
+name = "gated"
+
+[parameters]
+run = { type = "integer", default = 1 }
+
+[next]
+run = { increment = 1 }
+
+[[steps]]
+name = "wait"
+type = "command"
+argv = ["sh", "-c", "until [ -e gate ]; do sleep 0.05; done"]
+"#;
+
+#[test]
+fn the_next_instance_is_gone_on_with_when_its_server_died() {
+    let place = place();
+    place.write("jobs/gated.toml", GATED);
+    let serving = Serving::start(&place);
+    let (status, next) = ask(&serving, "POST", "/v1/jobs/gated/next", None);
+    assert_eq!(status, 202, "{next}");
+    let status_of = |serving: &Serving, id: &Value| {
+        let (_, told) = ask(serving, "GET", &format!("/v1/executions/{id}"), None);
+        told["status"].as_str().unwrap_or_default().to_owned()
+    };
+    until("it runs", || status_of(&serving, &next["id"]) == "STARTED");
+    serving.kill();
+    let serving = Serving::start(&place);
+    // Beside the job file, where its programs run.
+    place.write("jobs/gate", "");
+    let of_instance = format!("/v1/instances/{}/executions", next["instance_id"]);
+    until("its instance is complete", || {
+        let (_, all) = ask(&serving, "GET", &of_instance, None);
+        all["items"][0]["status"] == "COMPLETED"
+    });
+}
+
 const SECRET: &str = r#"
 name = "secret"
 
@@ -166,6 +228,7 @@ fn the_value_of_a_secret_parameter_is_shown_nowhere() {
         &["run", "secret", "-pin=x471147"],
         &["next", "secret", "-pin=471147"],
         &["run", "parent", "-code=x471147"],
+        &["run", "parent", "-code=***"],
         &["instances", "secret"],
         &["rule", "list"],
         &["schedule", "history", "t"],
@@ -201,6 +264,7 @@ fn the_value_of_a_secret_parameter_is_shown_nowhere() {
     assert!(!told.contains("471147") && !told.contains("815815"), "{told}");
     assert!(told.contains("pin=***") && told.contains(r#""value":"***""#), "{told}");
     assert!(told.contains("copy=***"), "{told}");
+    assert!(told.contains("parameter `code` is `***`, which stands for its value"), "{told}");
     assert!(told.contains("use parameter `pin`: its value is not of type integer"), "{told}");
 }
 

@@ -19,8 +19,8 @@ use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use batchwright::{
-    CsvReader, FinalResponse, ItemError, ItemUnits, Job, JobOperator, ProgressiveStep, StepScope,
-    StopToken,
+    CsvReader, FinalResponse, ItemError, ItemUnits, Job, JobOperator, OnFailed, ProgressiveStep,
+    StepScope, StopToken,
 };
 use batchwright_server::JobStarter;
 use batchwright_server::api::{AccessRules, Api};
@@ -92,6 +92,7 @@ fn import_job(folder: &Folder, target: Duration) -> Result<Job, batchwright::Ref
         .lanes(2)
         .target(target)
         .max_attempts(1)
+        .on_failed(OnFailed::Continue)
         .build();
     Job::builder("import").step(step).build()
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use batchwright::{
     BatchStatus, Completion, ItemError, Job, JobOperator, JobParameters, LaunchOptions,
-    NumberedUnits, OpenOptions, ProgressiveStep, SliceAnswer, StopToken,
+    NumberedUnits, OnFailed, OpenOptions, ProgressiveStep, SliceAnswer, StopToken,
 };
 use batchwright_store::{SqlValue, SqlWriter};
 use common::{Kind, Place};
@@ -31,6 +31,7 @@ fn step(units: u64) -> ProgressiveStep {
         })
         .writer(writer)
         .reduce(|sum: Option<u64>, unit| Ok(sum.unwrap_or(0) + unit), |a, b| Ok(a + b))
+        .on_failed(OnFailed::Continue)
         .lanes(6)
         .target(Duration::from_millis(300))
         .completion(Completion::items(200).within(Duration::from_millis(20)))

@@ -28,7 +28,7 @@ use crate::job::{Job, JobScope};
 use crate::launch::{LaunchOptions, RecoverMode, RequestKey};
 use crate::owner::ProcessIdentity;
 use crate::parameters::JobParameters;
-use crate::progressive::OpenOptions;
+use crate::progressive::{OpenOptions, ProgressiveWork};
 use crate::query::{ExecutionFilter, InstancePage, Queries};
 use crate::registry::JobRegistry;
 use crate::repository::lifecycle::{self, Claimant, StartRequest};
@@ -362,24 +362,64 @@ impl JobOperator {
         options: &LaunchOptions,
     ) -> Result<JobHandle, OperatorError> {
         let job = self.inner.registry.job(name)?;
-        let incrementer = job.incrementer().cloned();
-        let incrementer =
-            incrementer.ok_or_else(|| Refusal::NoSequence { job: name.to_owned() })?;
-        let following = |newest: Option<JobParameters>| {
-            let next = incrementer(newest.as_ref())
-                .map_err(|problem| Refusal::InvalidParameters { problems: vec![problem] })?;
-            job.accept(next.overridden_by(&overrides))
-        };
+        let following = self.following(&job, &overrides)?;
         if let Some(work) = job.progressive() {
-            let newest = self.queries().executions(&ExecutionFilter::of_job(name).limit(1))?;
-            let parameters = following(newest.into_iter().next().map(|newest| newest.parameters))?;
-            let open = OpenOptions::server_driven();
-            let execution = self.open_job(&job, &work, parameters, options, &open)?;
+            let execution = self.open_next(&job, &work, following, options)?;
             return Ok(self.submit_drive(&execution, Carried::Driven));
         }
         let request = self.request(&job, options, Some(self.claimant()));
         let execution = lifecycle::start_next(&*self.inner.repository, &request, following)?;
         Ok(self.submit(Arc::clone(&job), &execution, options))
+    }
+
+    /// As [`next`](Self::next), for whichever process of this store takes it.
+    ///
+    /// # Errors
+    ///
+    /// As [`next`](Self::next).
+    pub fn hand_over_next(
+        &self,
+        name: &str,
+        overrides: &JobParameters,
+        options: &LaunchOptions,
+    ) -> Result<JobExecution, OperatorError> {
+        let job = self.inner.registry.job(name)?;
+        let following = self.following(&job, overrides)?;
+        if let Some(work) = job.progressive() {
+            return self.open_next(&job, &work, following, options);
+        }
+        let request = self.request(&job, options, None);
+        lifecycle::start_next(&*self.inner.repository, &request, following)
+    }
+
+    /// Makes the parameters of the next instance of `job` from those of the newest one.
+    fn following<'a>(
+        &self,
+        job: &'a Job,
+        overrides: &'a JobParameters,
+    ) -> Result<impl Fn(Option<JobParameters>) -> Result<JobParameters, Refusal> + 'a, Refusal>
+    {
+        let incrementer = job.incrementer();
+        let incrementer =
+            incrementer.ok_or_else(|| Refusal::NoSequence { job: job.name().to_owned() })?;
+        Ok(move |newest: Option<JobParameters>| {
+            let next = incrementer(newest.as_ref())
+                .map_err(|problem| Refusal::InvalidParameters { problems: vec![problem] })?;
+            job.accept(next.overridden_by(overrides))
+        })
+    }
+
+    /// Opens the next instance; whichever server finds it goes on when this process dies.
+    fn open_next(
+        &self,
+        job: &Job,
+        work: &Arc<dyn ProgressiveWork>,
+        following: impl Fn(Option<JobParameters>) -> Result<JobParameters, Refusal>,
+        options: &LaunchOptions,
+    ) -> Result<JobExecution, OperatorError> {
+        let newest = self.queries().executions(&ExecutionFilter::of_job(job.name()).limit(1))?;
+        let parameters = following(newest.into_iter().next().map(|newest| newest.parameters))?;
+        self.open_job(job, work, parameters, options, &OpenOptions::server_driven())
     }
 
     /// Continues execution `id`, which must be the newest of its instance, in a new one with the same

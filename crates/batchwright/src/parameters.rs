@@ -234,11 +234,16 @@ const MASK: &str = "***";
 const SECRET_NAMES: [&str; 8] =
     ["password", "passwd", "secret", "token", "credential", "api_key", "apikey", "private_key"];
 
+/// Whether `name` looks like that of a secret.
+fn is_secret_name(name: &str) -> bool {
+    let name = name.to_lowercase().replace('-', "_");
+    SECRET_NAMES.iter().any(|secret| name.contains(secret))
+}
+
 impl Parameter {
     /// As it may be shown under `name`: the value of one that is a secret, or looks like one, is masked.
     pub fn shown_as(&self, name: &str) -> Self {
-        let name = name.to_lowercase().replace('-', "_");
-        if !self.secret && !SECRET_NAMES.iter().any(|secret| name.contains(secret)) {
+        if !self.secret && !is_secret_name(name) {
             return self.clone();
         }
         Self { value: MASK.into(), ..self.clone() }
@@ -545,6 +550,7 @@ impl ParameterSchema {
     pub fn tellable(&self, name: &str, told: String) -> String {
         match self.find(name) {
             Some(known) if known.secret => format!("its value is not of type {}", known.kind),
+            _ if is_secret_name(name) => "its value is not of its type".to_owned(),
             _ => told,
         }
     }
@@ -593,8 +599,15 @@ impl ParameterSchema {
                 )),
             }
         }
-        for (name, _) in given.iter().filter(|(_, one)| one.secret && one.identifying) {
-            problems.push(format!("parameter `{name}` is secret, so it must not identify"));
+        for (name, secret) in given.iter().filter(|(_, one)| one.secret) {
+            if secret.identifying {
+                problems.push(format!("parameter `{name}` is secret, so it must not identify"));
+            }
+            // What was copied from where it is shown would take its place.
+            if secret.value == MASK.into() {
+                problems
+                    .push(format!("parameter `{name}` is `{MASK}`, which stands for its value"));
+            }
         }
         for known in &self.declared {
             match &known.default {

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use batchwright::{
-    BatchStatus, Completion, Extent, FinalResponse, ItemError, ItemUnits, Job, JobOperator,
-    JobParameters, ListReader, MemoryRepository, NumberedUnits, OnFailed, OpenOptions,
-    ProgressiveStep, SliceOrder, StepScope, StopToken, UnitRange, UnitReader, Units,
+    BatchStatus, ChunkTransaction, Completion, Extent, FinalResponse, ItemError, ItemUnits,
+    ItemWriter, Job, JobOperator, JobParameters, ListReader, MemoryRepository, NumberedUnits,
+    OnFailed, OpenOptions, PreparedCommit, ProgressiveStep, SliceOrder, StepScope, StopToken,
+    UnitRange, UnitReader, Units,
 };
 use serde_json::{Value, json};
 
@@ -102,6 +103,7 @@ fn a_unit_that_fails_has_its_attempts_and_is_then_counted_once() {
         })
         .reduce(|sum: Option<u64>, unit| Ok(sum.unwrap_or(0) + unit), |a, b| Ok(a + b))
         .max_attempts(3)
+        .on_failed(OnFailed::Continue)
         .build();
     let operator = operator(step);
     let (status, body) = run(&operator);
@@ -141,6 +143,52 @@ fn a_failed_unit_may_fail_the_execution_and_a_restart_tries_it_again() {
     assert_eq!(status, BatchStatus::Completed);
     assert_eq!(body["result"], (0..100).sum::<u64>());
     assert!((0..100).all(|unit| runs.of(unit) == if unit == 50 { 3 } else { 1 }));
+}
+
+/// Refuses every chunk that holds unit 777 or 2500.
+#[derive(Clone)]
+struct Picky;
+
+impl ItemWriter<u64> for Picky {
+    type Position = ();
+
+    fn open(&mut self, _: Option<()>, _: &StepScope) -> Result<Option<PreparedCommit>, ItemError> {
+        Ok(None)
+    }
+
+    fn position(&mut self) -> Result<(), ItemError> {
+        Ok(())
+    }
+
+    fn write(&mut self, items: &[u64], _: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
+        match items.iter().find(|item| [777, 2500].contains(*item)) {
+            Some(item) => Err(ItemError::data(format!("not {item}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn a_unit_that_spoils_its_chunk_is_found_without_running_the_others_again_and_again() {
+    const UNITS: u64 = 4000;
+    let runs = Runs::default();
+    let counted = runs.clone();
+    let step = ProgressiveStep::builder("step")
+        .units(NumberedUnits::new(UNITS))
+        .process(move |unit: &u64| {
+            counted.count(*unit);
+            Ok(Some(*unit))
+        })
+        .writer(Picky)
+        .on_failed(OnFailed::Continue)
+        .lanes(1)
+        .target(Duration::from_secs(1))
+        .build();
+    let (status, body) = run(&operator(step));
+    assert_eq!(status, BatchStatus::Completed);
+    assert_eq!((&body["units_done"], &body["units_failed"]), (&json!(UNITS - 2), &json!(2)));
+    let all: u32 = (0..UNITS).map(|unit| runs.of(unit)).sum();
+    assert!(all < 3 * UNITS as u32, "{all} runs of {UNITS} units");
 }
 
 /// Each rank counts to a number of its own.
@@ -222,6 +270,7 @@ fn a_unit_that_hangs_is_given_up_and_the_others_go_on() {
         .reduce(|sum: Option<u64>, unit| Ok(sum.unwrap_or(0) + unit), |a, b| Ok(a + b))
         .unit_timeout(Duration::from_millis(50))
         .max_attempts(2)
+        .on_failed(OnFailed::Continue)
         .build();
     let (status, body) = run(&operator(step));
     assert_eq!(status, BatchStatus::Completed);
@@ -295,6 +344,7 @@ fn a_future_is_cancelled_where_it_awaits() {
         })
         .target(Duration::from_millis(30))
         .max_attempts(2)
+        .on_failed(OnFailed::Continue)
         .build();
     let (_, body) = run(&operator(step));
     assert_eq!(body, json!({"units_done": 0, "units_failed": 1, "result": null}));

@@ -238,7 +238,7 @@ pub(super) async fn start(
     once(api, key, start, Api::accepted).await
 }
 
-/// Starts the next instance of the job, by its sequence.
+/// Starts the next instance of the job, by its sequence: a worker of this store carries the execution forward.
 #[utoipa::path(post, path = "/v1/jobs/{job}/next", tag = "jobs", params(("job" = String, Path),
     KeyHeader),
     request_body = Option<StartBody>, responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
@@ -249,7 +249,7 @@ pub(super) async fn next(
 ) -> Result<Response, Problem> {
     let next = move |api: &Api, request| {
         let (given, options) = api.launch(&name, body, request)?;
-        Ok(api.operator().next(&name, given, &options)?.id())
+        Ok(api.operator().hand_over_next(&name, &given, &options)?.id)
     };
     once(api, key, next, Api::accepted).await
 }

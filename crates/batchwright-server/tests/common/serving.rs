@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batchwright::{
-    Completion, FinalResponse, ItemError, Job, JobOperator, NumberedUnits, ProgressiveStep,
-    StepScope, StopToken, SystemClock,
+    Completion, FinalResponse, ItemError, Job, JobOperator, NumberedUnits, OnFailed,
+    ProgressiveStep, StepScope, StopToken, SystemClock,
 };
 use batchwright_server::api::{AccessRules, HttpSettings, Role, Token};
 use batchwright_server::{JobStarter, Server};
@@ -90,6 +90,7 @@ fn job(name: &str, units: u64, completion: Completion) -> Job {
         .target(Duration::from_secs(1))
         .completion(completion)
         .max_attempts(ATTEMPTS)
+        .on_failed(OnFailed::Continue)
         .unit_timeout(Duration::from_millis(500))
         .build();
     Job::builder(name).step(step).build().unwrap()

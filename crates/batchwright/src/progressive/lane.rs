@@ -291,10 +291,12 @@ impl<'a> LaneRun<'a> {
         if units == 0 {
             return false;
         }
-        let careful = self.committed.as_ref().and_then(Segment::careful_chunk);
+        // What is known now, where the chunk began: inside of it the suspicion may end.
+        let begin =
+            self.committed.as_ref().map_or(segment.position, |committed| committed.position);
         units >= self.settings.chunk_units
             || self.now.saturating_sub(self.since.began) >= self.settings.chunk_time
-            || careful.or_else(|| segment.careful_chunk()).is_some_and(|chunk| units >= chunk)
+            || segment.careful_chunk_at(begin).is_some_and(|chunk| units >= chunk)
     }
 
     /// A unit begins.

@@ -99,7 +99,7 @@ impl Segment {
         if self.claimed <= self.position {
             return;
         }
-        let suspects = match self.careful_chunk() {
+        let suspects = match self.careful_chunk_at(self.position) {
             Some(chunk) => chunk,
             None if each_unit_alone => 1,
             None => self.claimed - self.position,
@@ -109,7 +109,11 @@ impl Segment {
             _ => {
                 self.poison.deaths += 1;
                 // A window is a hundred milliseconds: small chunks are ten of them, beside which a commit is cheap.
-                let chunk = if self.careful_chunk().is_some() { 1 } else { (units / 10).max(1) };
+                let chunk = if self.careful_chunk_at(self.position).is_some() {
+                    1
+                } else {
+                    (units / 10).max(1)
+                };
                 let until = self.claimed.min(self.position.saturating_add(suspects));
                 self.suspect(until, chunk);
             }
@@ -122,10 +126,10 @@ impl Segment {
         (self.poison.careful_until, self.poison.careful_chunk) = (until, chunk);
     }
 
-    /// Units of a chunk at the segment's position, where a unit that does harm is looked for.
+    /// Units of a chunk that begins with unit `begin`, where a unit that does harm is looked for.
     #[inline]
-    pub(crate) fn careful_chunk(&self) -> Option<u64> {
-        (self.position < self.poison.careful_until).then_some(self.poison.careful_chunk.max(1))
+    pub(crate) fn careful_chunk_at(&self, begin: u64) -> Option<u64> {
+        (begin < self.poison.careful_until).then_some(self.poison.careful_chunk.max(1))
     }
 }
 

@@ -104,7 +104,7 @@ pub struct SliceAnswer {
 #[non_exhaustive]
 pub enum SliceError {
     /// It is carried forward otherwise.
-    #[error("run a slice of execution {execution}: it is not progressive")]
+    #[error("use execution {execution} as a progressive one: it is none")]
     NotProgressive {
         /// The execution.
         execution: ExecutionId,

@@ -18,11 +18,11 @@ use crate::step::{Step, StepEnd, StepKind, StepOptions, StepRun, StepScope};
 /// What becomes of an execution whose unit failed at all its attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnFailed {
-    /// The unit is recorded as skipped, and the others go on.
-    #[default]
-    Continue,
     /// The execution fails; a restart tries the unit again.
+    #[default]
     Fail,
+    /// The unit is recorded as skipped, and the others go on.
+    Continue,
 }
 
 /// What holds for every slice of a step.

@@ -120,7 +120,14 @@ fn fold(
             continue;
         }
         let number = match value {
-            None | Some(Value::Null) => continue,
+            None => {
+                let known: Vec<_> = record.names().iter().map(|name| format!("`{name}`")).collect();
+                let known = known.join(", ");
+                let told =
+                    format!("reduce `{name}`: there is no field `{field}`; there are: {known}");
+                return Err(ItemError::data(told));
+            }
+            Some(Value::Null) => continue,
             Some(Value::Integer(number)) => Json::from(*number),
             Some(Value::Float(number)) => Json::from(*number),
             Some(other) => {
@@ -161,7 +168,10 @@ fn add(result: &mut Reduced, name: &str, how: &Reduce, value: Json) -> Result<()
     *before = match (how, whole) {
         (Reduce::Sum(_) | Reduce::Count(_), Some((a, b))) => match a.checked_add(b) {
             Some(sum) => Json::from(sum),
-            None => return Err(ItemError::data(format!("reduce `{name}`: the sum is too large"))),
+            // Which unit is one too many depends on the lanes: none of them is to blame.
+            None => {
+                return Err(ItemError::fatal(format!("reduce `{name}`: the sum is too large")));
+            }
         },
         (Reduce::Sum(_) | Reduce::Count(_), None) => Json::from(float(before) + float(&value)),
         (Reduce::Min(_), _) if float(&value) < float(before) => value,

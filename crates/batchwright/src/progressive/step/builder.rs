@@ -161,7 +161,7 @@ impl<U, W, O, P> ProgressiveBuilder<U, Body<W, O, P>> {
         self
     }
 
-    /// What becomes of the execution when all attempts at a unit failed. Default: it goes on.
+    /// What becomes of the execution when all attempts at a unit failed. Default: it fails.
     pub fn on_failed(mut self, on_failed: OnFailed) -> Self {
         self.settings.on_failed = on_failed;
         self
