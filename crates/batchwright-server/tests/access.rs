@@ -44,6 +44,24 @@ fn a_role_may_what_it_is_for() {
     let rule = json!({"pattern": "", "runner": ["shell", "true"]});
     let put = |token| bearer(&http, token).ask("PUT", "/v1/rules/r", Some(&rule)).unwrap();
     assert_eq!(code(put("the-operator")), "forbidden");
+    // Checking changes nothing, and is not what something is called.
+    let viewer = bearer(&http, "the-viewer");
+    assert_eq!(viewer.post("/v1/jobs/few/validate", &open).status, 200);
+    for (method, path) in [
+        ("PUT", "/v1/rules/validate"),
+        ("PUT", "/v1/triggers/validate"),
+        ("DELETE", "/v1/triggers/validate"),
+        ("POST", "/v1/progressive/validate"),
+        ("POST", "/v1/jobs/validate/executions"),
+        ("POST", "/v1/jobs/few/next"),
+    ] {
+        let refused = viewer.ask(method, path, Some(&rule)).unwrap();
+        assert_eq!(
+            (refused.status, refused.code().as_str()),
+            (403, "forbidden"),
+            "{method} {path}"
+        );
+    }
     // It may; this server has no scheduler.
     assert_eq!(code(put("the-admin")), "not_found");
 }

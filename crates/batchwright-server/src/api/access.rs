@@ -220,9 +220,15 @@ fn is_public(path: &str) -> bool {
         || path.starts_with("/errors/")
 }
 
+/// `POST /v1/jobs/JOB/validate`, and nothing else: rules and triggers may be called `validate` too.
+fn only_checks(method: &Method, path: &str) -> bool {
+    let mut parts = path.strip_prefix("/v1/jobs/").unwrap_or_default().split('/');
+    *method == Method::POST && parts.nth(1) == Some("validate") && parts.next().is_none()
+}
+
 fn needed(method: &Method, path: &str) -> Role {
     match () {
-        () if method.is_safe() || path.ends_with("/validate") => Role::Viewer,
+        () if method.is_safe() || only_checks(method, path) => Role::Viewer,
         () if path.starts_with("/v1/rules") => Role::Admin,
         () => Role::Operator,
     }

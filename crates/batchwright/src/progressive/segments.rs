@@ -109,11 +109,8 @@ impl Segment {
             _ => {
                 self.poison.deaths += 1;
                 // A window is a hundred milliseconds: small chunks are ten of them, beside which a commit is cheap.
-                let chunk = if self.careful_chunk_at(self.position).is_some() {
-                    1
-                } else {
-                    (units / 10).max(1)
-                };
+                let is_second = self.careful_chunk_at(self.position).is_some();
+                let chunk = if is_second { 1 } else { (units / 10).max(1) };
                 let until = self.claimed.min(self.position.saturating_add(suspects));
                 self.suspect(until, chunk);
             }
