@@ -83,17 +83,28 @@ impl LaneRun<'_> {
     ///
     /// [`RepositoryError::LeaseLost`] when it runs on, without this lane.
     pub(crate) fn end_with_the_others(&mut self) -> Result<(), RepositoryError> {
-        let answer = contended(|| {
-            let mut unit = self.runner.repository.begin()?;
-            let id = self.lease.execution;
-            let ended = unit.execution(id)?.filter(|one| !one.status.is_running());
-            let execution = ended.ok_or(RepositoryError::LeaseLost { execution: id })?;
-            let answer = self.let_go(&mut *unit, outcome_of(&execution), &execution)?;
-            unit.commit()?;
-            Ok::<_, RepositoryError>(answer)
+        let answer = self.answer_after(|_, execution| match execution.status.is_running() {
+            true => Err(RepositoryError::LeaseLost { execution: execution.id }),
+            false => Ok(()),
         })?;
         self.stage = Stage::Ended(answer);
         Ok(())
+    }
+
+    /// The answer that fits the execution, stored, once `settle` has seen the execution in the same unit of work.
+    fn answer_after(
+        &self,
+        settle: impl Fn(&mut dyn UnitOfWork, &mut JobExecution) -> Result<(), RepositoryError>,
+    ) -> Result<String, RepositoryError> {
+        contended(|| {
+            let mut unit = self.runner.repository.begin()?;
+            let lost = RepositoryError::LeaseLost { execution: self.lease.execution };
+            let mut execution = unit.execution(self.lease.execution)?.ok_or(lost)?;
+            settle(&mut *unit, &mut execution)?;
+            let answer = self.let_go(&mut *unit, outcome_of(&execution), &execution)?;
+            unit.commit()?;
+            Ok(answer)
+        })
     }
 
     /// All units are accounted for: assembles the response and ends the execution, unless somebody did.
@@ -118,17 +129,12 @@ impl LaneRun<'_> {
                 Final::failed(Failure::new("response_failed", told))
             }
         };
-        let answer = contended(|| {
-            let mut unit = self.runner.repository.begin()?;
-            let lost = RepositoryError::LeaseLost { execution: id };
-            let mut execution = unit.execution(id)?.ok_or(lost)?;
+        let answer = self.answer_after(|unit, execution| {
             if execution.fence == self.lease.fence && execution.status.is_running() {
                 let now = self.runner.clock.now();
-                lifecycle::end(&mut *unit, &mut execution, &self.row, ended.clone(), now)?;
+                lifecycle::end(unit, execution, &self.row, ended.clone(), now)?;
             }
-            let answer = self.let_go(&mut *unit, outcome_of(&execution), &execution)?;
-            unit.commit()?;
-            Ok::<_, RepositoryError>(answer)
+            Ok(())
         })?;
         self.stage = Stage::Ended(answer);
         Ok(())
