@@ -39,8 +39,8 @@ impl Bar {
 /// How often the units of a progressive execution are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Does `work`, and meanwhile shows the units of execution `id`, if it is progressive and somebody can see it: others may
-/// drive it too, so the store is asked.
+/// Does `work`, and meanwhile shows the units of execution `id`, if it is progressive and somebody can see it:
+/// others may drive it too, so the store is asked.
 pub(crate) fn showing_units<T>(
     operator: &JobOperator,
     id: ExecutionId,

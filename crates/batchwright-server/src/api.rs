@@ -56,7 +56,8 @@ impl Api {
         Self { jobs, scheduler, slices: Arc::new(Semaphore::new(SLICES_MAX)), stop }
     }
 
-    /// Its routes (`/v1`, `/docs`, `/errors`, `/assets`, `/healthz`, `/readyz`), for a program that has others besides. Who may ask is that program's business; see
+    /// Its routes (`/v1`, `/docs`, `/errors`, `/assets`, `/healthz`, `/readyz`), for a program that has others
+    /// besides. Who may ask is that program's business; see
     /// [`guarded`](Self::guarded).
     pub fn router(self) -> Router {
         let arrived = self.jobs.operator.clone();
