@@ -1,0 +1,17 @@
+//! Threads that work side by side within a call.
+
+use std::thread::{Builder, Scope, ScopedJoinHandle};
+
+/// Starts a thread called `name` in `scope`. `None`: the system has none to give, which is logged; the caller does
+/// without it.
+pub(crate) fn start<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Option<ScopedJoinHandle<'scope, T>> {
+    Builder::new()
+        .name(name.to_owned())
+        .spawn_scoped(scope, work)
+        .inspect_err(|error| tracing::warn!(%error, thread = name, "a thread could not be started"))
+        .ok()
+}
