@@ -29,6 +29,12 @@ impl<T> JsonLinesReader<T> {
         Self { input: self.input.bytes(start, end), item: PhantomData }
     }
 
+    /// Continues a restart although the file is another one; see [`LineInput::may_have_changed`].
+    #[must_use]
+    pub fn may_have_changed(self) -> Self {
+        Self { input: self.input.may_have_changed(), item: PhantomData }
+    }
+
     /// Longest line, in bytes. Default 1 MiB.
     #[must_use]
     pub fn line_bytes_max(self, bytes: usize) -> Self {

@@ -1,11 +1,10 @@
 //! Plain lines, and the bounded line input that other line formats stand on.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::input::{Input, InputIdentity};
 use super::{Encode, FileWriter, ItemReader, Total};
 use crate::error::{ErrorKind, ItemError};
 use crate::step::StepScope;
@@ -14,9 +13,6 @@ use crate::step::StepScope;
 const LINE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of an over-long line that are kept for the dead letters.
 const RAW_BYTES_KEPT: usize = 64 * 1024;
-/// Bytes read from the file at once.
-const BUFFER_BYTES: usize = 64 * 1024;
-
 /// Where a line input stands: behind so many bytes and lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinePosition {
@@ -24,6 +20,9 @@ pub struct LinePosition {
     pub byte: u64,
     /// Lines.
     pub line: u64,
+    /// Which file it is; `None` for a pipe, and in checkpoints of version 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<InputIdentity>,
 }
 
 /// One line as it stands in the file, without its end.
@@ -59,22 +58,29 @@ impl<'a> RawLine<'a> {
 }
 
 /// Reads lines with their positions; no line is longer than its bound.
+///
+/// A byte order mark at the beginning of the file is no part of the first line. A pipe is read as a stream: a
+/// step that fails cannot be restarted within it.
 #[derive(Debug)]
 pub struct LineInput {
     path: PathBuf,
     bytes_max: usize,
     range: Option<(u64, u64)>,
-    file: Option<BufReader<File>>,
-    position: LinePosition,
-    length: u64,
-    line: Vec<u8>,
+    may_have_changed: bool,
+    input: Option<Input>,
+    line: u64,
 }
 
 impl Clone for LineInput {
     /// The same file, not open.
     fn clone(&self) -> Self {
-        let Self { path, bytes_max, range, .. } = self;
-        Self { bytes_max: *bytes_max, range: *range, ..Self::new(path.clone()) }
+        let Self { path, bytes_max, range, may_have_changed, .. } = self;
+        Self {
+            bytes_max: *bytes_max,
+            range: *range,
+            may_have_changed: *may_have_changed,
+            ..Self::new(path.clone())
+        }
     }
 }
 
@@ -85,14 +91,13 @@ impl LineInput {
             path: path.into(),
             bytes_max: LINE_BYTES_MAX,
             range: None,
-            file: None,
-            position: LinePosition::default(),
-            length: 0,
-            line: Vec::new(),
+            may_have_changed: false,
+            input: None,
+            line: 0,
         }
     }
 
-    /// Longest line, in bytes; a longer one is an error of kind `data.too_long`. Default 1 MiB.
+    /// Longest line, in bytes without its end; a longer one is an error of kind `data.too_long`. Default 1 MiB.
     #[must_use]
     pub fn line_bytes_max(mut self, bytes: usize) -> Self {
         self.bytes_max = bytes;
@@ -107,24 +112,39 @@ impl LineInput {
         self
     }
 
+    /// Continues a restart although the file is another one than the checkpoint was made with, at the same byte.
+    /// Default: such a restart is refused.
+    #[must_use]
+    pub fn may_have_changed(mut self) -> Self {
+        self.may_have_changed = true;
+        self
+    }
+
     /// Opens the file behind `position`.
     ///
     /// # Errors
     ///
-    /// When it cannot be opened, or is shorter than the position.
+    /// When it cannot be opened, or is not the file of the position.
     pub fn open(&mut self, position: Option<LinePosition>) -> Result<(), ItemError> {
-        let failed = |error| {
-            ItemError::wrap(ErrorKind::IO, format!("open `{}`", self.path.display()), error)
-        };
-        let mut file = File::open(&self.path).map_err(failed)?;
-        self.length = file.metadata().map_err(failed)?.len();
-        let (start, end) = self.range.unwrap_or((0, self.length));
-        self.position = position.unwrap_or(LinePosition { byte: start, line: 0 });
-        if self.position.byte.max(end) > self.length {
-            return Err(shrunk(&self.path, self.position.byte.max(end), self.length));
+        let mut input = Input::open(&self.path)?;
+        let (start, end) = self.range.unwrap_or((0, u64::MAX));
+        if self.range.is_some() {
+            input.end_at(end)?;
         }
-        file.seek(SeekFrom::Start(self.position.byte)).map_err(failed)?;
-        self.file = Some(BufReader::with_capacity(BUFFER_BYTES, file));
+        match position {
+            Some(LinePosition { byte, line, input: made_with }) => {
+                input.go_to(byte, made_with, self.may_have_changed)?;
+                self.line = line;
+            }
+            None => {
+                if start > 0 {
+                    input.go_to(start, None, self.may_have_changed)?;
+                }
+                input.pass_over_mark()?;
+                self.line = 0;
+            }
+        }
+        self.input = Some(input);
         Ok(())
     }
 
@@ -134,78 +154,67 @@ impl LineInput {
     ///
     /// A line that is too long, which is passed over; or what the file reports.
     pub fn next_line(&mut self) -> Result<Option<RawLine<'_>>, ItemError> {
-        let file = self.file.as_mut().ok_or_else(|| ItemError::fatal("read a closed file"))?;
-        let (byte, number) = (self.position.byte, self.position.line + 1);
-        if self.range.is_some_and(|(_, end)| byte >= end) {
-            return Ok(None);
-        }
-        self.line.clear();
-        let bound = self.bytes_max as u64 + 1;
-        let read = file.take(bound).read_until(b'\n', &mut self.line)?;
-        if read == 0 {
-            return Ok(None);
-        }
-        self.position = LinePosition { byte: byte + read as u64, line: number };
-        if self.line.last() == Some(&b'\n') {
-            self.line.pop();
-            if self.line.last() == Some(&b'\r') {
-                self.line.pop();
+        let input = self.input.as_mut().ok_or_else(|| ItemError::fatal("read a closed file"))?;
+        let (byte, mut searched) = (input.byte(), 0);
+        let found = loop {
+            let rest = input.rest();
+            if let Some(at) = memchr::memchr(b'\n', &rest[searched..]) {
+                break Some(searched + at);
             }
-        } else if read as u64 == bound {
-            self.position.byte += pass_over_line(file)?;
-            self.line.truncate(RAW_BYTES_KEPT);
-            let what = format!("read the line: it is longer than {} bytes", self.bytes_max);
-            return Err(ItemError::new(ErrorKind::new("data.too_long"), what)
-                .at(format!("line {number}, byte {byte}"))
-                .with_raw(self.line.as_slice()));
+            searched = rest.len();
+            if searched > self.bytes_max.saturating_add(1) || !input.more()? {
+                break None;
+            }
+        };
+        if found.is_none() && searched == 0 {
+            return Ok(None);
         }
-        Ok(Some(RawLine { bytes: &self.line, number, byte }))
+        self.line += 1;
+        let number = self.line;
+        let length = found.unwrap_or(searched);
+        let ends_with_return = input.rest()[..length].ends_with(b"\r") && found.is_some();
+        let content = length - usize::from(ends_with_return);
+        if content > self.bytes_max {
+            let raw = input.rest()[..content.min(RAW_BYTES_KEPT)].to_vec();
+            input.pass_over_line()?;
+            let what = format!("read the line: it is longer than {} bytes", self.bytes_max);
+            return Err(ItemError::new(ErrorKind::TOO_LONG, what)
+                .at(format!("line {number}, byte {byte}"))
+                .with_raw(raw));
+        }
+        let whole = length + usize::from(found.is_some());
+        input.consume(whole);
+        Ok(Some(RawLine { bytes: &input.consumed(whole)[..content], number, byte }))
     }
 
     /// Where the input stands.
     pub fn position(&self) -> LinePosition {
-        self.position
+        match &self.input {
+            None => LinePosition::default(),
+            Some(input) => {
+                LinePosition { byte: input.byte(), line: self.line, input: input.identity() }
+            }
+        }
     }
 
-    /// Bytes to read: the length of the file when it was opened, or of the range.
+    /// Bytes to read: the length of the file when it was opened, or of the range; a pipe has none.
     pub fn total(&self) -> Option<Total> {
-        Some(Total::Bytes(self.range.map_or(self.length, |(start, end)| end - start)))
+        match self.range {
+            Some((start, end)) => Some(Total::Bytes(end - start)),
+            None => self.input.as_ref()?.length().map(Total::Bytes),
+        }
     }
 
     /// Bytes that were read.
     pub fn done(&self) -> u64 {
-        self.position.byte - self.range.map_or(0, |(start, _)| start)
+        let start = self.range.map_or(0, |(start, _)| start);
+        self.input.as_ref().map_or(0, |input| input.byte().saturating_sub(start))
     }
 
-    /// Lets go of the file.
+    /// Closes the file.
     pub fn close(&mut self) {
-        self.file = None;
+        self.input = None;
     }
-}
-
-/// Consumes up to and including the next line end; returns how much that was.
-fn pass_over_line(file: &mut impl BufRead) -> std::io::Result<u64> {
-    let mut passed = 0;
-    loop {
-        let buffer = file.fill_buf()?;
-        let (length, found) = match buffer.iter().position(|byte| *byte == b'\n') {
-            Some(at) => (at + 1, true),
-            None => (buffer.len(), buffer.is_empty()),
-        };
-        file.consume(length);
-        passed += length as u64;
-        if found {
-            return Ok(passed);
-        }
-    }
-}
-
-pub(super) fn shrunk(path: &std::path::Path, position: u64, length: u64) -> ItemError {
-    let path = path.display();
-    ItemError::fatal(format!(
-        "continue `{path}` at byte {position}: it has only {length} bytes, it is not the file that the \
-         checkpoint was made with"
-    ))
 }
 
 /// Yields the lines of a text file, without their ends.
@@ -228,6 +237,12 @@ impl LineReader {
 }
 
 impl LineReader {
+    /// Continues a restart although the file is another one; see [`LineInput::may_have_changed`].
+    #[must_use]
+    pub fn may_have_changed(self) -> Self {
+        Self { input: self.input.may_have_changed() }
+    }
+
     /// Only the bytes from `start` to `end`; see [`ByteRanges`](crate::ByteRanges).
     #[must_use]
     pub fn bytes(self, start: u64, end: u64) -> Self {
