@@ -1,0 +1,498 @@
+//! CSV in: typed records from a file, each at a known byte.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ::csv::{ErrorKind as CsvErrorKind, StringRecord};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::super::input::{Input, InputIdentity};
+use super::super::{ItemReader, Total};
+use super::CsvFormat;
+use super::format::check_names;
+use super::split::{Extent, Found, Splitter};
+use crate::error::{ErrorKind, ItemError};
+use crate::step::StepScope;
+
+/// Longest record that is read when nothing else is said, in bytes.
+const RECORD_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes of a bad record that are kept for the dead letters.
+const RAW_BYTES_KEPT: usize = 64 * 1024;
+
+/// Where a CSV reader stands: behind so many bytes, lines and records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CsvPosition {
+    /// Bytes.
+    pub byte: u64,
+    /// Number of the next line, from 1; a quoted field may hold several.
+    pub line: u64,
+    /// Records, the header included.
+    pub record: u64,
+    /// Which file it is; `None` for a pipe, and in checkpoints of version 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<InputIdentity>,
+}
+
+/// Turns a record and its header into an item.
+type Decode<T> = Arc<dyn Fn(&StringRecord, &StringRecord) -> Result<T, ItemError> + Send + Sync>;
+
+/// Yields a `T` for every record of a CSV file.
+///
+/// Fields are found by the names in the header line, or by those of [`CsvFormat::columns`]. Blank lines are no
+/// records, in files of one column too. A record with another number of fields than the header, with text behind
+/// a closing quote, with bytes that its encoding does not know, or longer than its bound is an error of kind
+/// `data.…` that knows its line and byte and carries the raw record; reading goes on behind it, and a quote that
+/// is never closed costs one line. An empty file has no records and needs no header. A header that repeats a name
+/// or has an empty one fails the step.
+///
+/// A pipe is read as a stream: a step that fails cannot be restarted within it.
+pub struct CsvReader<T> {
+    path: PathBuf,
+    format: CsvFormat,
+    record_bytes_max: u64,
+    range: Option<(u64, u64)>,
+    may_have_changed: bool,
+    /// Whether a text that means null becomes an empty field, which an `Option` takes for none.
+    empties_nulls: bool,
+    decode: Decode<T>,
+    open: Option<Opened>,
+}
+
+struct Opened {
+    input: Input,
+    splitter: Splitter,
+    /// Names of the columns; empty in an empty file.
+    headers: StringRecord,
+    record: StringRecord,
+    /// Where the input begins, in bytes of the file.
+    start: u64,
+    line: u64,
+    records: u64,
+    bytes_max: usize,
+    comment: Option<u8>,
+    encoding: &'static encoding_rs::Encoding,
+    /// Text of a record in another encoding.
+    decoded: String,
+}
+
+/// What was found where the reader stands.
+enum Next {
+    Record(Extent),
+    End,
+    Bad(Bad),
+}
+
+/// A record that is none: its error, and its bytes.
+struct Bad {
+    error: ItemError,
+    raw: Vec<u8>,
+}
+
+impl<T: DeserializeOwned + 'static> CsvReader<T> {
+    /// The records of the file at `path`, each deserialised into a `T`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        let reader = Self::decoding(path, |record, headers| {
+            record.deserialize(Some(headers)).map_err(|error| match error.kind() {
+                CsvErrorKind::Deserialize { err, .. } => {
+                    let column = err.field().and_then(|field| headers.get(field as usize));
+                    let column =
+                        column.map_or_else(String::new, |name| format!("column `{name}`: "));
+                    ItemError::parse(format!("read the record: {column}{}", err.kind()))
+                }
+                _ => ItemError::parse(format!("read the record: {error}")),
+            })
+        });
+        Self { empties_nulls: true, ..reader }
+    }
+}
+
+impl<T> CsvReader<T> {
+    /// The records of the file at `path`, each made into a `T` by `decode(record, headers)`.
+    pub fn decoding(
+        path: impl Into<PathBuf>,
+        decode: impl Fn(&StringRecord, &StringRecord) -> Result<T, ItemError> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            path: path.into(),
+            format: CsvFormat::new(),
+            record_bytes_max: RECORD_BYTES_MAX,
+            range: None,
+            may_have_changed: false,
+            empties_nulls: false,
+            decode: Arc::new(decode),
+            open: None,
+        }
+    }
+
+    /// In this format.
+    #[must_use]
+    pub fn format(mut self, format: CsvFormat) -> Self {
+        self.format = format;
+        self
+    }
+
+    /// Between fields. Default `,`.
+    #[must_use]
+    pub fn delimiter(mut self, delimiter: u8) -> Self {
+        self.format.delimiter = delimiter;
+        self
+    }
+
+    /// Only the bytes from `start` to `end`, the end excluded, behind the header line; see
+    /// [`ByteRanges`](crate::ByteRanges).
+    #[must_use]
+    pub fn bytes(mut self, start: u64, end: u64) -> Self {
+        self.range = Some((start, end));
+        self
+    }
+
+    /// Longest record, in bytes, without its line end. Default 1 MiB.
+    #[must_use]
+    pub fn record_bytes_max(mut self, bytes: u64) -> Self {
+        self.record_bytes_max = bytes;
+        self
+    }
+
+    /// Continues a restart although the file is another one than the checkpoint was made with, at the same byte.
+    /// Default: such a restart is refused.
+    #[must_use]
+    pub fn may_have_changed(mut self) -> Self {
+        self.may_have_changed = true;
+        self
+    }
+
+    /// Names of the columns of the open file; empty when the file is empty.
+    pub fn headers(&self) -> Option<&StringRecord> {
+        self.open.as_ref().map(|open| &open.headers)
+    }
+}
+
+impl<T> Clone for CsvReader<T> {
+    /// The same file, not open.
+    fn clone(&self) -> Self {
+        Self {
+            path: self.path.clone(),
+            format: self.format.clone(),
+            record_bytes_max: self.record_bytes_max,
+            range: self.range,
+            may_have_changed: self.may_have_changed,
+            empties_nulls: self.empties_nulls,
+            decode: Arc::clone(&self.decode),
+            open: None,
+        }
+    }
+}
+
+impl Opened {
+    fn new(path: &Path, format: &CsvFormat, record_bytes_max: u64) -> Result<Self, ItemError> {
+        Self::on(Input::open(path)?, format, record_bytes_max)
+    }
+
+    fn on(mut input: Input, format: &CsvFormat, record_bytes_max: u64) -> Result<Self, ItemError> {
+        input.pass_over_mark()?;
+        Ok(Self {
+            input,
+            splitter: Splitter::new(format),
+            headers: StringRecord::new(),
+            record: StringRecord::new(),
+            start: 0,
+            line: 1,
+            records: 0,
+            bytes_max: usize::try_from(record_bytes_max).unwrap_or(usize::MAX),
+            comment: format.comment,
+            encoding: format.encoding,
+            decoded: String::new(),
+        })
+    }
+
+    /// Reads the header line, or makes the names up. A pipe and a file are the same here: nothing is read twice.
+    fn read_header(&mut self, path: &Path, format: &CsvFormat) -> Result<(), ItemError> {
+        let failed = |what: &str| {
+            ItemError::fatal(format!("read the header line of `{}`: {what}", path.display()))
+        };
+        if format.header {
+            match self.next_record()? {
+                Next::End => return Ok(()),
+                Next::Bad(bad) => return Err(failed(&bad.error.to_string())),
+                Next::Record(extent) => {
+                    self.take(extent).map_err(|bad| failed(&bad.error.to_string()))?;
+                }
+            }
+            self.headers = self.record.clone();
+        }
+        match &format.columns {
+            Some(names) if format.header && names.len() != self.headers.len() => {
+                let (found, given) = (self.headers.len(), names.len());
+                return Err(failed(&format!("it has {found} columns, `columns` names {given}")));
+            }
+            Some(names) if format.header => {
+                let named = self.headers.iter().zip(names);
+                if let Some((found, given)) =
+                    named.into_iter().find(|(found, given)| found != given)
+                {
+                    return Err(failed(&format!(
+                        "`columns` names `{given}` where the header has `{found}`; give them in the order of the \
+                         file, or say that it has no header"
+                    )));
+                }
+            }
+            Some(names) => self.headers = StringRecord::from(names.clone()),
+            None if format.header => {}
+            None => self.headers = self.numbered_columns()?,
+        }
+        check_names(self.headers.iter()).map_err(|problem| {
+            failed(&format!("{problem}. Name the columns, in their order, with `columns`"))
+        })?;
+        self.warn_of_delimiter(path, format);
+        Ok(())
+    }
+
+    /// `c1`, `c2`, … for as many fields as the first record has.
+    fn numbered_columns(&mut self) -> Result<StringRecord, ItemError> {
+        let count = match self.next_record()? {
+            Next::Record(extent) => self.splitter.fields(self.input.rest(), extent).1.len(),
+            Next::End | Next::Bad(_) => 0,
+        };
+        Ok((1..=count).map(|number| format!("c{number}")).collect())
+    }
+
+    /// A header of one column that holds another usual delimiter is most likely read with the wrong one.
+    fn warn_of_delimiter(&self, path: &Path, format: &CsvFormat) {
+        let usual = [(';', "`;`"), ('\t', "a tab"), ('|', "`|`"), (',', "`,`")];
+        let Some(only) = self.headers.get(0).filter(|_| self.headers.len() == 1) else { return };
+        let other =
+            |(one, _): &&(char, &str)| *one != char::from(format.delimiter) && only.contains(*one);
+        if let Some((_, shown)) = usual.iter().find(other) {
+            tracing::warn!(
+                target: "batchwright::input",
+                "{} has one column, and its name holds {shown}: set `delimiter` if that separates the fields",
+                path.display()
+            );
+        }
+    }
+
+    /// What stands where the reader is: behind blank lines and comments.
+    fn next_record(&mut self) -> Result<Next, ItemError> {
+        let mut at_end = false;
+        loop {
+            let rest = self.input.rest();
+            match rest.first().copied() {
+                None if at_end => return Ok(Next::End),
+                None => at_end = !self.input.more()?,
+                Some(b'\n') => {
+                    self.input.consume(1);
+                    self.line += 1;
+                }
+                Some(b'\r') if rest.len() == 1 && !at_end => at_end = !self.input.more()?,
+                Some(b'\r') => {
+                    let count = 1 + usize::from(rest.get(1) == Some(&b'\n'));
+                    self.input.consume(count);
+                    self.line += 1;
+                }
+                Some(byte) if Some(byte) == self.comment => {
+                    self.input.pass_over_csv_line()?;
+                    self.line += 1;
+                }
+                Some(_) => match self.splitter.find(rest, at_end) {
+                    Found::Record(extent) if extent.content <= self.bytes_max => {
+                        return Ok(Next::Record(extent));
+                    }
+                    Found::More if rest.len() <= self.bytes_max.saturating_add(2) => {
+                        at_end = !self.input.more()?;
+                    }
+                    Found::Bad(what) => {
+                        let error = ItemError::parse(format!("read the record: {what}"));
+                        return self.give_up_line(error).map(Next::Bad);
+                    }
+                    Found::Record(_) | Found::More => {
+                        let max = self.bytes_max;
+                        let what = format!("read the record: it is longer than {max} bytes");
+                        let error = ItemError::new(ErrorKind::TOO_LONG, what);
+                        return self.give_up_line(error).map(Next::Bad);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Leaves a record that is none at the end of its first line: a quote that is never closed costs one line.
+    fn give_up_line(&mut self, error: ItemError) -> Result<Bad, ItemError> {
+        let location = self.location();
+        let rest = self.input.rest();
+        let line = &rest[..memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len())];
+        let raw = line[..line.len().min(RAW_BYTES_KEPT)].to_vec();
+        self.input.pass_over_csv_line()?;
+        self.line += 1;
+        self.records += 1;
+        Ok(Bad { error: error.at(location), raw })
+    }
+
+    /// Consumes the record that was found, and takes it apart into `self.record`.
+    fn take(&mut self, extent: Extent) -> Result<(), Bad> {
+        let filled = self
+            .fill(extent)
+            .map_err(|error| Bad { error: error.at(self.location()), raw: self.raw(extent) });
+        self.pass(extent);
+        filled
+    }
+
+    fn pass(&mut self, extent: Extent) {
+        self.input.consume(extent.whole);
+        self.line += extent.lines;
+        self.records += 1;
+    }
+
+    fn raw(&self, extent: Extent) -> Vec<u8> {
+        self.input.rest()[..extent.content.min(RAW_BYTES_KEPT)].to_vec()
+    }
+
+    fn fill(&mut self, extent: Extent) -> Result<(), ItemError> {
+        let Self { input, splitter, record, encoding, decoded, headers, .. } = self;
+        let rest = input.rest();
+        record.clear();
+        if *encoding != encoding_rs::UTF_8 {
+            let bytes = &rest[..extent.content];
+            let text = encoding.decode_without_bom_handling_and_without_replacement(bytes);
+            decoded.clear();
+            decoded.push_str(&text.ok_or_else(|| {
+                let name = encoding.name();
+                ItemError::parse(format!("read the record: it holds bytes that are no {name}"))
+            })?);
+            let Found::Record(extent) = splitter.find(decoded.as_bytes(), true) else {
+                return Err(ItemError::parse("read the record: its quotes do not match"));
+            };
+            let (text, fields) = splitter.fields(decoded.as_bytes(), extent);
+            return push_fields(record, text, fields, headers);
+        }
+        let (text, fields) = splitter.fields(rest, extent);
+        push_fields(record, text, fields, headers)
+    }
+
+    fn location(&self) -> String {
+        // A reader that begins in the middle does not know how many lines lie before.
+        match self.start {
+            0 => format!("line {}, byte {}", self.line, self.input.byte()),
+            _ => format!("byte {}", self.input.byte()),
+        }
+    }
+
+    fn position(&self) -> CsvPosition {
+        CsvPosition {
+            byte: self.input.byte(),
+            line: self.line,
+            record: self.records,
+            input: self.input.identity(),
+        }
+    }
+}
+
+/// The names in the header line of the file at `path`, which may be an output that is open.
+pub(super) fn header_names(path: &Path, format: &CsvFormat) -> Result<StringRecord, ItemError> {
+    let input = Input::beside_output(path)?;
+    let mut open = Opened::on(input, format, RECORD_BYTES_MAX)?;
+    open.read_header(path, format)?;
+    Ok(open.headers)
+}
+
+fn push_fields(
+    record: &mut StringRecord,
+    text: &[u8],
+    fields: &[(usize, usize)],
+    headers: &StringRecord,
+) -> Result<(), ItemError> {
+    let text = std::str::from_utf8(text).map_err(|error| {
+        let at = error.valid_up_to();
+        let column = fields.iter().position(|(_, end)| at < *end);
+        let column = column.and_then(|index| headers.get(index)).unwrap_or_default();
+        ItemError::parse(format!("read the record: column `{column}` is not valid UTF-8"))
+    })?;
+    for (start, end) in fields {
+        // The fields stand without their delimiters: a character may seem to reach from one into the next.
+        let field = text.get(*start..*end);
+        record.push_field(
+            field.ok_or_else(|| ItemError::parse("read the record: a field is not valid UTF-8"))?,
+        );
+    }
+    Ok(())
+}
+
+impl<T: Send + Sync> ItemReader for CsvReader<T> {
+    type Item = T;
+    type Position = CsvPosition;
+
+    fn open(&mut self, position: Option<CsvPosition>, _: &StepScope) -> Result<(), ItemError> {
+        self.format.check().map_err(|problem| {
+            ItemError::fatal(format!("read `{}`: {problem}", self.path.display()))
+        })?;
+        let mut open = Opened::new(&self.path, &self.format, self.record_bytes_max)?;
+        open.read_header(&self.path, &self.format)?;
+        if let Some((start, end)) = self.range {
+            open.start = start;
+            open.input.end_at(end)?;
+            if position.is_none() && start > 0 {
+                open.input.go_to(start, None, self.may_have_changed)?;
+                (open.line, open.records) = (1, 1);
+            }
+        }
+        if let Some(CsvPosition { byte, line, record, input }) = position {
+            open.input.go_to(byte, input, self.may_have_changed)?;
+            (open.line, open.records) = (line, record);
+        }
+        self.open = Some(open);
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<Option<T>, ItemError> {
+        let Self { decode, open, format, empties_nulls, .. } = self;
+        let open = open.as_mut().ok_or_else(|| ItemError::fatal("read a closed file"))?;
+        let extent = match open.next_record()? {
+            Next::End => return Ok(None),
+            Next::Bad(bad) => return Err(bad.error.with_raw(bad.raw)),
+            Next::Record(extent) => extent,
+        };
+        let item = open.fill(extent).and_then(|()| {
+            let (found, expected) = (open.record.len(), open.headers.len());
+            if found != expected {
+                return Err(ItemError::parse(format!(
+                    "read the record: it has {found} fields, the header has {expected}"
+                )));
+            }
+            if *empties_nulls && !format.null.is_empty() {
+                let emptied = |field| if format.is_null(field) { "" } else { field };
+                open.record = open.record.iter().map(emptied).collect();
+            }
+            decode(&open.record, &open.headers)
+        });
+        let item = match item {
+            Ok(item) => Ok(Some(item)),
+            Err(error) => Err(error.at(open.location()).with_raw(open.raw(extent))),
+        };
+        open.pass(extent);
+        item
+    }
+
+    fn position(&self) -> CsvPosition {
+        let start = CsvPosition { byte: 0, line: 1, record: 0, input: None };
+        self.open.as_ref().map_or(start, Opened::position)
+    }
+
+    fn reads_ahead(&self) -> bool {
+        true
+    }
+
+    fn total(&self) -> Option<Total> {
+        let open = self.open.as_ref()?;
+        let end = self.range.map(|(_, end)| end).or_else(|| open.input.length())?;
+        Some(Total::Bytes(end.saturating_sub(open.start)))
+    }
+
+    fn done(&self) -> u64 {
+        self.open.as_ref().map_or(0, |open| open.input.byte().saturating_sub(open.start))
+    }
+
+    fn close(&mut self) -> Result<(), ItemError> {
+        self.open = None;
+        Ok(())
+    }
+}

@@ -1,0 +1,270 @@
+//! Finds where a CSV record ends, and where its fields are.
+
+use super::CsvFormat;
+
+/// Takes records apart. Its memory is used again for every record.
+#[derive(Debug)]
+pub(super) struct Splitter {
+    delimiter: u8,
+    quote: Option<u8>,
+    escape: Option<u8>,
+    trim: bool,
+    /// Ranges of the fields, in the record's bytes or in `unquoted`.
+    fields: Vec<(usize, usize)>,
+    /// Fields of a record with quotes, without them.
+    unquoted: Vec<u8>,
+}
+
+/// What stands at the beginning of some bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A whole record.
+    Record(Extent),
+    /// The beginning of a record; its end lies behind the bytes.
+    More,
+    /// No CSV: what is wrong with the record.
+    Bad(&'static str),
+}
+
+/// How far a record reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// Bytes without the line end.
+    pub(super) content: usize,
+    /// Bytes with it.
+    pub(super) whole: usize,
+    /// Lines that it has.
+    pub(super) lines: u64,
+    /// Whether the fields are those of [`Splitter::fields`] in the record's own bytes.
+    plain: bool,
+}
+
+impl Splitter {
+    pub(super) fn new(format: &CsvFormat) -> Self {
+        let CsvFormat { delimiter, quote, escape, trim, .. } = *format;
+        Self { delimiter, quote, escape, trim, fields: Vec::new(), unquoted: Vec::new() }
+    }
+
+    /// The record at the beginning of `bytes`, which are not empty; `at_end`: nothing comes behind them.
+    pub(super) fn find(&mut self, bytes: &[u8], at_end: bool) -> Found {
+        match self.plain(bytes) {
+            Some(extent) => Found::Record(extent),
+            None => self.careful(bytes, at_end),
+        }
+    }
+
+    /// The fields of the record that was found at the beginning of `bytes`, as one text and ranges of it.
+    pub(super) fn fields<'a>(
+        &'a self,
+        bytes: &'a [u8],
+        extent: Extent,
+    ) -> (&'a [u8], &'a [(usize, usize)]) {
+        match extent.plain {
+            true => (&bytes[..extent.content], &self.fields),
+            false => (&self.unquoted, &self.fields),
+        }
+    }
+
+    /// A record of one line without quoted fields, whose line feed is among the bytes. `None`: it may be another.
+    fn plain(&mut self, bytes: &[u8]) -> Option<Extent> {
+        self.fields.clear();
+        let mut start = 0;
+        let quote = self.quote.unwrap_or(self.delimiter);
+        for at in memchr::memchr3_iter(self.delimiter, quote, b'\n', bytes) {
+            let byte = bytes[at];
+            if byte == self.delimiter {
+                self.push(bytes, start, at);
+                start = at + 1;
+            } else if byte == b'\n' {
+                let end = if at > start && bytes[at - 1] == b'\r' { at - 1 } else { at };
+                // A carriage return alone ends a record, too.
+                if memchr::memchr(b'\r', &bytes[..end]).is_some() {
+                    return None;
+                }
+                self.push(bytes, start, end);
+                return Some(Extent { content: end, whole: at + 1, lines: 1, plain: true });
+            } else if at == start || self.trim {
+                return None;
+            }
+        }
+        None
+    }
+
+    fn push(&mut self, bytes: &[u8], mut start: usize, mut end: usize) {
+        if self.trim {
+            while start < end && self.is_blank(bytes[start]) {
+                start += 1;
+            }
+            while end > start && self.is_blank(bytes[end - 1]) {
+                end -= 1;
+            }
+        }
+        self.fields.push((start, end));
+    }
+
+    /// Any record, field by field.
+    fn careful(&mut self, bytes: &[u8], at_end: bool) -> Found {
+        self.fields.clear();
+        self.unquoted.clear();
+        let (mut at, mut lines) = (0, 1);
+        loop {
+            if self.trim {
+                at += self.blanks(&bytes[at..]);
+            }
+            let begin = self.unquoted.len();
+            let quoted = self.quote.is_some() && bytes.get(at).copied() == self.quote;
+            if quoted {
+                match self.quoted(bytes, at + 1) {
+                    Some((behind, breaks)) => {
+                        lines += breaks;
+                        at = behind;
+                    }
+                    None if at_end => return Found::Bad("a quoted field has no closing quote"),
+                    None => return Found::More,
+                }
+                if self.trim {
+                    at += self.blanks(&bytes[at..]);
+                }
+            } else {
+                let rest = &bytes[at..];
+                let length =
+                    memchr::memchr3(self.delimiter, b'\n', b'\r', rest).unwrap_or(rest.len());
+                let mut content = &rest[..length];
+                if self.trim {
+                    content = content.trim_ascii_end();
+                }
+                self.unquoted.extend_from_slice(content);
+                at += length;
+            }
+            self.fields.push((begin, self.unquoted.len()));
+            let line_end = match bytes.get(at) {
+                Some(byte) if *byte == self.delimiter => {
+                    at += 1;
+                    continue;
+                }
+                Some(b'\n') => 1,
+                Some(b'\r') => match bytes.get(at + 1) {
+                    Some(b'\n') => 2,
+                    None if !at_end => return Found::More,
+                    _ => 1,
+                },
+                Some(_) => return Found::Bad("text follows the closing quote of a field"),
+                None if at_end => 0,
+                None => return Found::More,
+            };
+            return Found::Record(Extent {
+                content: at,
+                whole: at + line_end,
+                lines,
+                plain: false,
+            });
+        }
+    }
+
+    /// What `trim` takes off; never the delimiter.
+    fn is_blank(&self, byte: u8) -> bool {
+        matches!(byte, b' ' | b'\t') && byte != self.delimiter
+    }
+
+    fn blanks(&self, bytes: &[u8]) -> usize {
+        bytes.iter().take_while(|byte| self.is_blank(**byte)).count()
+    }
+
+    /// Appends a quoted field that begins at `at`; where it is behind its closing quote, and its line feeds.
+    fn quoted(&mut self, bytes: &[u8], mut at: usize) -> Option<(usize, u64)> {
+        let quote = self.quote?;
+        let escape = self.escape.unwrap_or(quote);
+        let mut breaks = 0;
+        loop {
+            let rest = &bytes[at..];
+            let length = memchr::memchr2(quote, escape, rest)?;
+            self.unquoted.extend_from_slice(&rest[..length]);
+            breaks += memchr::memchr_iter(b'\n', &rest[..length]).count() as u64;
+            at += length;
+            let next = bytes.get(at + 1).copied();
+            if bytes[at] != quote {
+                // It escapes a quote and itself; before anything else it is a character like others.
+                let is_escape = [quote, escape].contains(&next?);
+                self.unquoted.push(if is_escape { next? } else { escape });
+                at += 1 + usize::from(is_escape);
+            } else if next == Some(quote) {
+                self.unquoted.push(quote);
+                at += 2;
+            } else {
+                return Some((at + 1, breaks));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(format: &CsvFormat, text: &str) -> (Found, Vec<String>) {
+        let mut splitter = Splitter::new(format);
+        let found = splitter.find(text.as_bytes(), true);
+        let fields = match &found {
+            Found::Record(extent) => {
+                let (bytes, ranges) = splitter.fields(text.as_bytes(), *extent);
+                let field = |(start, end): &(usize, usize)| &bytes[*start..*end];
+                ranges.iter().map(|one| String::from_utf8_lossy(field(one)).into_owned()).collect()
+            }
+            _ => Vec::new(),
+        };
+        (found, fields)
+    }
+
+    #[test]
+    fn the_delimiter_is_no_blank_that_trim_takes_off() {
+        let tabs = CsvFormat::new().delimiter(b'\t').trim(true);
+        assert_eq!(split(&tabs, " 1 \t\t\"x\"\n").1, ["1", "", "x"]);
+    }
+
+    #[test]
+    fn fields_are_what_rfc_4180_says() {
+        let usual = CsvFormat::new();
+        for (text, wanted) in [
+            ("a,b\n", vec!["a", "b"]),
+            ("a,b\r\n", vec!["a", "b"]),
+            ("a,b", vec!["a", "b"]),
+            ("a,b\rc,d\r", vec!["a", "b"]),
+            (",\n", vec!["", ""]),
+            ("\"a,b\",\"c\"\"d\"\n", vec!["a,b", "c\"d"]),
+            ("\"x\ny\",2\n", vec!["x\ny", "2"]),
+            ("it\"s,2\n", vec!["it\"s", "2"]),
+            ("\"\"\n", vec![""]),
+            ("\"\"", vec![""]),
+            (" a , b \n", vec![" a ", " b "]),
+        ] {
+            assert_eq!(split(&usual, text).1, wanted, "{text:?}");
+        }
+        let trimmed = CsvFormat::new().trim(true);
+        assert_eq!(split(&trimmed, " a , \" b \" \t,c \n").1, ["a", " b ", "c"]);
+        assert_eq!(split(&trimmed, " a , b \r\n").1, ["a", "b"]);
+        let bare = CsvFormat::new().quote(None);
+        assert_eq!(split(&bare, "\"a,b\"\n").1, ["\"a", "b\""]);
+        let escaped = CsvFormat::new().escape(Some(b'\\'));
+        assert_eq!(split(&escaped, "\"a\\\"b\\\\\",c\n").1, ["a\"b\\", "c"]);
+        assert_eq!(split(&escaped, "\"C:\\dir\",c\n").1, ["C:\\dir", "c"]);
+    }
+
+    #[test]
+    fn what_is_no_csv_is_bad_and_not_joined_to_later_lines() {
+        let usual = CsvFormat::new();
+        for text in ["\"red\n2,\"blue\"\n", "\"a\"b,c\n", "1,\"open", "\"a\" ,b\n"] {
+            assert!(matches!(split(&usual, text).0, Found::Bad(_)), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_prefix_of_a_record_asks_for_more_and_never_for_less() {
+        for text in ["a,b\r\n", "\"a\"\"b\",c\r\n", "\"a\nb\",\"\"\n"] {
+            for length in 1..text.len() {
+                let mut splitter = Splitter::new(&CsvFormat::new());
+                let found = splitter.find(&text.as_bytes()[..length], false);
+                assert_eq!(found, Found::More, "{:?}", &text[..length]);
+            }
+        }
+    }
+}
