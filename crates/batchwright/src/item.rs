@@ -4,18 +4,21 @@
 mod csv;
 mod dead_letter;
 mod file_output;
+mod input;
 mod json_lines;
 mod lines;
 mod list;
+mod open_paths;
 mod sequence;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 #[cfg(feature = "csv")]
-pub use self::csv::{CsvPosition, CsvReader, CsvRecords, CsvWriter};
+pub use self::csv::{CsvFormat, CsvPosition, CsvReader, CsvRecords, CsvWriter};
 pub(crate) use dead_letter::DeadLetterFile;
 pub use file_output::{Encode, FileOutput, FilePosition, FileWriter};
+pub use input::InputIdentity;
 pub use json_lines::{JsonLines, JsonLinesReader, JsonLinesWriter};
 pub use lines::{LineInput, LinePosition, LineReader, LineWriter, Lines, RawLine};
 pub use list::{ListReader, ListWriter, NoWriter};
@@ -234,7 +237,8 @@ pub trait ItemWriter<O>: Send {
     ///
     /// # Errors
     ///
-    /// As [`write`](Self::write).
+    /// As [`write`](Self::write): nothing was committed. When that is not certain, return
+    /// [`ItemError::commit_unknown`]: the step ends, and the restart looks at what the sink holds.
     fn prepare(&mut self, commit: &PreparedCommit) -> Result<(), ItemError> {
         let _ = commit;
         Ok(())

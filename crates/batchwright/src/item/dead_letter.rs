@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{Ending, FileOutput, FilePosition};
-use crate::error::{ErrorKind, ItemError};
+use crate::error::{ErrorKind, ItemError, ItemErrorText};
 use crate::execution::{ExecutionId, SkipRecord};
 use crate::step::StepScope;
 
@@ -27,14 +27,14 @@ struct DeadLetter<'a> {
 }
 
 impl DeadLetterFile {
-    /// Makes the file, or continues it at `length`.
+    /// Makes the file, or continues it at `position`.
     pub(crate) fn open(
         path: &Path,
-        length: Option<u64>,
+        position: Option<FilePosition>,
         scope: &StepScope,
     ) -> Result<Self, ItemError> {
-        let mut file = FileOutput::in_place(path);
-        file.open(length.map(|length| FilePosition { length }), scope)?;
+        let mut file = FileOutput::named_always(path);
+        file.open(position, scope)?;
         Ok(Self { file })
     }
 
@@ -52,12 +52,8 @@ impl DeadLetterFile {
         self.file.append(&line)
     }
 
-    pub(crate) fn flush(&mut self) -> Result<(), ItemError> {
-        self.file.position().map(drop)
-    }
-
-    pub(crate) fn length(&self) -> u64 {
-        self.file.length()
+    pub(crate) fn position(&mut self) -> Result<FilePosition, ItemError> {
+        self.file.position()
     }
 
     pub(crate) fn committed(&mut self) {
@@ -70,5 +66,18 @@ impl DeadLetterFile {
 
     pub(crate) fn close(mut self, ending: Ending) -> Result<(), ItemError> {
         self.file.close(ending)
+    }
+}
+
+impl Drop for DeadLetterFile {
+    /// Letters have their name also when the step fails; after [`close`](Self::close) there is nothing to do.
+    fn drop(&mut self) {
+        // Without any, nothing may take the place of what has that name.
+        if self.file.committed_length() == 0 {
+            return;
+        }
+        if let Err(error) = self.file.close(Ending::Incomplete) {
+            tracing::warn!(error = %ItemErrorText(error), "the dead letters keep their unfinished name");
+        }
     }
 }

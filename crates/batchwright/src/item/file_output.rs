@@ -2,49 +2,111 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::input::hash;
+use super::open_paths::{OpenPath, Use};
 use super::{Ending, ItemWriter, PreparedCommit};
 use crate::error::{ErrorKind, ItemError};
 use crate::repository::Durability;
 use crate::step::{ChunkTransaction, StepScope, StepStart};
 
-/// Length of a file at a checkpoint, in bytes.
+/// Where a file ends at a checkpoint, and which file it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredPosition")]
 pub struct FilePosition {
-    /// Everything behind it is cut off on restart.
+    /// Its length, in bytes. A restart cuts off everything after it.
     pub length: u64,
+    /// Which file it is; `None` in checkpoints of version 0.1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileIdentity>,
 }
+
+/// What a checkpoint remembers of its file, so that a restart continues no other one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileIdentity {
+    /// The step execution that made the file; a part of its name while it grows.
+    pub made_by: i64,
+    /// Its inode.
+    pub inode: u64,
+    /// Hash of the last bytes before the position.
+    pub before: u64,
+}
+
+/// Positions as they are stored: version 0.1 knew only lengths, those of dead letters as bare numbers.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum StoredPosition {
+    Length(u64),
+    Position {
+        length: u64,
+        #[serde(default)]
+        file: Option<FileIdentity>,
+    },
+}
+
+impl From<StoredPosition> for FilePosition {
+    fn from(stored: StoredPosition) -> Self {
+        match stored {
+            StoredPosition::Length(length) => Self { length, file: None },
+            StoredPosition::Position { length, file } => Self { length, file },
+        }
+    }
+}
+
+/// Bytes before a position that its checkpoint remembers as a hash.
+const BEFORE_BYTES: usize = 128;
 
 /// An output file, the base of every file writer.
 ///
-/// While it grows it is called `NAME.part`; it gets its name when the step completes, synced, in one
-/// step. On restart it is cut to the length of the checkpoint. A file that is *shorter* than its
-/// checkpoint (a power cut under `synchronous=NORMAL`, somebody's editor) is refused, never continued.
+/// While it grows it is called `NAME.TOKEN-ID.part`, where `TOKEN` stands for the instance, its step and its
+/// partition, and `ID` is the step execution that made it: no other instance and no former owner of this one ever
+/// opens it. It gets its name when the step completes, synced, in one move. A restart finds the file of its
+/// checkpoint by name, inode and content, cuts it to the length of the checkpoint, and continues it. A file that
+/// is *shorter* than its checkpoint (after a power cut under `synchronous=NORMAL`, or an edit) or has another
+/// content is refused, never continued.
+///
+/// A path that is a symbolic link stands for the file behind it. A path that is a device, a pipe or a socket is
+/// refused and stays what it is. Two outputs of one process cannot have the same path, and no output can be an
+/// input that is being read.
 #[derive(Debug)]
 pub struct FileOutput {
     path: PathBuf,
-    growing: PathBuf,
+    /// Whether the file gets its name when the step fails or stops, too.
+    named_always: bool,
     state: Option<Growing>,
 }
 
 impl Clone for FileOutput {
     /// The same file, not open.
     fn clone(&self) -> Self {
-        Self { path: self.path.clone(), growing: self.growing.clone(), state: None }
+        Self { path: self.path.clone(), named_always: self.named_always, state: None }
     }
 }
 
 #[derive(Debug)]
 struct Growing {
     file: File,
+    /// Its name while it grows.
+    path: PathBuf,
+    /// The name that it gets.
+    target: PathBuf,
+    /// Files of former owners, which must not get the name any more.
+    former: Vec<PathBuf>,
+    made_by: i64,
+    inode: u64,
     buffer: Vec<u8>,
+    /// The last bytes that were appended, at most [`BEFORE_BYTES`].
+    tail: Vec<u8>,
+    committed_tail: Vec<u8>,
     /// Length when the buffer is written out.
     length: u64,
     committed: u64,
     synced: Durability,
+    _open: OpenPath,
 }
 
 /// Bytes that are gathered before they are handed to the system.
@@ -53,16 +115,12 @@ const BUFFER_BYTES_MAX: usize = 256 * 1024;
 impl FileOutput {
     /// The file at `path`; missing folders are made.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        let path = path.into();
-        let mut growing = path.clone().into_os_string();
-        growing.push(".part");
-        Self { path, growing: growing.into(), state: None }
+        Self { path: path.into(), named_always: false, state: None }
     }
 
-    /// A file that has its name from the beginning, for people who look at it while it grows.
-    pub(crate) fn in_place(path: impl Into<PathBuf>) -> Self {
-        let path = path.into();
-        Self { growing: path.clone(), path, state: None }
+    /// A file that gets its name whenever its step ends, complete or not, for people who look into it then.
+    pub(crate) fn named_always(path: impl Into<PathBuf>) -> Self {
+        Self { named_always: true, ..Self::new(path) }
     }
 
     /// The final name.
@@ -70,113 +128,89 @@ impl FileOutput {
         &self.path
     }
 
+    /// Name of the open file while it grows.
+    pub(crate) fn growing(&self) -> Option<&Path> {
+        self.state.as_ref().map(|state| state.path.as_path())
+    }
+
     /// Makes the file, or continues it at `position`.
     ///
     /// # Errors
     ///
-    /// When it cannot be made, is missing, or is shorter than its checkpoint. Nothing was changed.
+    /// When it cannot be made, is missing, or is not the file of its checkpoint. Nothing was changed.
     pub fn open(
         &mut self,
         position: Option<FilePosition>,
         scope: &StepScope,
     ) -> Result<(), ItemError> {
-        let length = position.map_or(0, |position| position.length);
-        let file = match position {
-            None => self.create()?,
-            Some(FilePosition { length }) => {
-                self.resume(length, scope.start() == StepStart::TakenOver)?
+        let target = target(&self.path)?;
+        let names = Names::new(&target, scope);
+        let own = scope.id().0;
+        let wanted = Use::Output { token: names.token.clone(), made_by: own };
+        let open = OpenPath::claim(&target, wanted)?;
+        let (file, path, made_by, former) = match position {
+            None => {
+                make_folders(&target)?;
+                // What earlier executions began and nobody counts on.
+                for former in names.of_former(own) {
+                    remove(&former)?;
+                }
+                let path = names.of(own);
+                (create(&path)?, path, own, Vec::new())
+            }
+            Some(position) => {
+                let found = names.find(&position, own)?;
+                match scope.start() == StepStart::TakenOver {
+                    // The former owner may wake up and write on: it keeps its file, this execution gets a copy.
+                    true => {
+                        let path = names.of(own);
+                        let file = copy(found.file, &found.path, &path, position.length)?;
+                        let mut former = names.of_former(own);
+                        if found.path != path {
+                            former.push(found.path);
+                        }
+                        (file, path, own, former)
+                    }
+                    false => {
+                        let mut file = found.file;
+                        cut_back(&mut file, position.length)
+                            .map_err(|error| failed("cut back", &found.path, error))?;
+                        let former = names.of_former(own);
+                        let former = former.into_iter().filter(|one| *one != found.path).collect();
+                        (file, found.path, found.made_by, former)
+                    }
+                }
             }
         };
+        let length = position.map_or(0, |position| position.length);
+        let (inode, tail) =
+            identity(&file, length).map_err(|error| failed("read", &path, error))?;
         self.state = Some(Growing {
             file,
+            path,
+            target,
+            former,
+            made_by,
+            inode,
             buffer: Vec::new(),
+            committed_tail: tail.clone(),
+            tail,
             length,
             committed: length,
             synced: scope.durability(),
+            _open: open,
         });
         Ok(())
-    }
-
-    fn create(&self) -> Result<File, ItemError> {
-        if let Some(folder) = self.growing.parent().filter(|one| !one.as_os_str().is_empty()) {
-            fs::create_dir_all(folder).map_err(|error| failed("make the folder", folder, error))?;
-        }
-        // A new file, so that whoever still has the old one open cannot write into this one.
-        match fs::remove_file(&self.growing) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(failed("replace", &self.growing, error));
-            }
-            _ => {}
-        }
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&self.growing)
-            .and_then(|file| sync_folder(&self.growing).map(|()| file))
-            .map_err(|error| failed("create", &self.growing, error))
-    }
-
-    fn resume(&self, length: u64, taken_over: bool) -> Result<File, ItemError> {
-        if !self.growing.exists() {
-            // The process died between giving the file its name and saying that the step completed.
-            let finished = fs::metadata(&self.path).is_ok_and(|found| found.len() == length);
-            if !finished {
-                let what =
-                    format!("continue `{}` at byte {length}: it is gone", self.growing.display());
-                return Err(ItemError::new(ErrorKind::IO, what));
-            }
-            fs::rename(&self.path, &self.growing)
-                .map_err(|error| failed("continue", &self.path, error))?;
-        }
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&self.growing)
-            .map_err(|error| failed("open", &self.growing, error))?;
-        let found = file.metadata().map_err(|error| failed("open", &self.growing, error))?.len();
-        if found < length {
-            return Err(ItemError::new(
-                ErrorKind::IO,
-                format!(
-                    "continue `{}` at byte {length}: it has only {found} bytes, less than its checkpoint \
-                     counts on",
-                    self.growing.display()
-                ),
-            ));
-        }
-        if taken_over {
-            file = self.copy_away(file, length)?;
-        }
-        file.set_len(length)
-            .and_then(|()| file.seek(SeekFrom::Start(length)))
-            .map_err(|error| failed("cut back", &self.growing, error))?;
-        Ok(file)
-    }
-
-    /// The old owner may wake up and write on: it keeps the old file, this execution gets a copy.
-    fn copy_away(&self, old: File, length: u64) -> Result<File, ItemError> {
-        let mut name = self.growing.clone().into_os_string();
-        name.push(".new");
-        let name = PathBuf::from(name);
-        let copy = || -> std::io::Result<File> {
-            let mut new = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .open(&name)?;
-            std::io::copy(&mut old.take(length), &mut new)?;
-            new.sync_all()?;
-            fs::rename(&name, &self.growing)?;
-            sync_folder(&self.growing)?;
-            Ok(new)
-        };
-        copy().map_err(|error| failed("copy", &self.growing, error))
     }
 
     /// Bytes behind everything appended so far.
     pub fn length(&self) -> u64 {
         self.state.as_ref().map_or(0, |state| state.length)
+    }
+
+    /// Bytes that are committed; 0 when it is not open.
+    pub(crate) fn committed_length(&self) -> u64 {
+        self.state.as_ref().map_or(0, |state| state.committed)
     }
 
     /// Appends `bytes`; they reach the system at the latest with [`position`](Self::position).
@@ -185,9 +219,9 @@ impl FileOutput {
     ///
     /// When the system refuses them (a full disk); [`rolled_back`](Self::rolled_back) undoes the rest.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), ItemError> {
-        let growing = &self.growing;
         let state = self.state.as_mut().ok_or_else(not_open)?;
         state.length += bytes.len() as u64;
+        keep_tail(&mut state.tail, bytes);
         if state.buffer.len() + bytes.len() <= BUFFER_BYTES_MAX {
             state.buffer.extend_from_slice(bytes);
             return Ok(());
@@ -195,7 +229,7 @@ impl FileOutput {
         let written =
             state.file.write_all(&state.buffer).and_then(|()| state.file.write_all(bytes));
         state.buffer.clear();
-        written.map_err(|error| failed("write", growing, error))
+        written.map_err(|error| failed("write", &state.path, error))
     }
 
     /// Hands everything to the system, syncs it when the repository survives power loss, and says
@@ -205,24 +239,25 @@ impl FileOutput {
     ///
     /// When the system refuses it.
     pub fn position(&mut self) -> Result<FilePosition, ItemError> {
-        let growing = &self.growing;
         let state = self.state.as_mut().ok_or_else(not_open)?;
-        if state.length == state.committed {
-            return Ok(FilePosition { length: state.length });
+        if state.length != state.committed {
+            let written = state.file.write_all(&state.buffer);
+            state.buffer.clear();
+            written.map_err(|error| failed("write", &state.path, error))?;
+            if state.synced == Durability::Power {
+                state.file.sync_data().map_err(|error| failed("sync", &state.path, error))?;
+            }
         }
-        let written = state.file.write_all(&state.buffer);
-        state.buffer.clear();
-        written.map_err(|error| failed("write", growing, error))?;
-        if state.synced == Durability::Power {
-            state.file.sync_data().map_err(|error| failed("sync", growing, error))?;
-        }
-        Ok(FilePosition { length: state.length })
+        let Growing { made_by, inode, .. } = *state;
+        let file = Some(FileIdentity { made_by, inode, before: hash(&state.tail) });
+        Ok(FilePosition { length: state.length, file })
     }
 
     /// What was appended is committed.
     pub fn committed(&mut self) {
         if let Some(state) = &mut self.state {
             state.committed = state.length;
+            state.committed_tail.clone_from(&state.tail);
         }
     }
 
@@ -232,15 +267,12 @@ impl FileOutput {
     ///
     /// When the system refuses it; a restart cuts it back all the same.
     pub fn rolled_back(&mut self) -> Result<(), ItemError> {
-        let growing = &self.growing;
         let Some(state) = &mut self.state else { return Ok(()) };
         state.buffer.clear();
         state.length = state.committed;
-        state
-            .file
-            .set_len(state.committed)
-            .and_then(|()| state.file.seek(SeekFrom::Start(state.committed)).map(drop))
-            .map_err(|error| failed("cut back", growing, error))
+        state.tail.clone_from(&state.committed_tail);
+        cut_back(&mut state.file, state.committed)
+            .map_err(|error| failed("cut back", &state.path, error))
     }
 
     /// Closes the file; a complete one is synced and gets its name.
@@ -249,30 +281,283 @@ impl FileOutput {
     ///
     /// When the system refuses it, or when the file was replaced under this writer.
     pub fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        let Some(state) = self.state.take() else { return Ok(()) };
-        if ending == Ending::Incomplete {
+        let Some(mut state) = self.state.take() else { return Ok(()) };
+        if ending == Ending::Incomplete && !self.named_always {
             return Ok(());
         }
-        let growing = &self.growing;
-        state.file.sync_all().map_err(|error| failed("sync", growing, error))?;
-        if !is_same_file(&state.file, growing) {
-            let what = format!("finish `{}`: another writer replaced it", growing.display());
+        let written = state.file.write_all(&state.buffer).and_then(|()| state.file.sync_all());
+        let Growing { path, target, .. } = &state;
+        written.map_err(|error| failed("sync", path, error))?;
+        // A former owner that wakes up between here and the end finds no file of its own to give the name to.
+        for former in &state.former {
+            remove(former)?;
+        }
+        if !is_same_file(&state.file, path) {
+            let what = format!("finish `{}`: another execution took it over", path.display());
             return Err(ItemError::new(ErrorKind::IO, what));
         }
-        if self.growing != self.path {
-            fs::rename(growing, &self.path).map_err(|error| failed("name", &self.path, error))?;
-            sync_folder(&self.path)
-                .map_err(|error| failed("sync the folder of", &self.path, error))?;
+        fs::rename(path, target).map_err(|error| failed("name", target, error))?;
+        sync_folder(target).map_err(|error| failed("sync the folder of", target, error))?;
+        if ending == Ending::Complete {
+            tracing::info!(target: "batchwright::output", "wrote {}", target.display());
         }
-        tracing::info!(target: "batchwright::output", "wrote {}", self.path.display());
         Ok(())
+    }
+}
+
+/// The names that a file has while it grows.
+struct Names {
+    target: PathBuf,
+    /// Stands for the instance, its step and its partition.
+    token: String,
+}
+
+/// The file of a checkpoint.
+struct Found {
+    file: File,
+    path: PathBuf,
+    made_by: i64,
+}
+
+impl Names {
+    fn new(target: &Path, scope: &StepScope) -> Self {
+        let partition = scope.partition().map_or("", |partition| partition.key.as_str());
+        let (store, instance) = (scope.store_id(), scope.job().instance_id());
+        let whole = format!("{store}\n{instance}\n{}\n{partition}", scope.step());
+        Self { target: target.to_owned(), token: format!("{:016x}", hash(whole.as_bytes())) }
+    }
+
+    /// The name of a file that step execution `id` makes.
+    fn of(&self, id: i64) -> PathBuf {
+        self.beside(&format!(".{}-{id}.part", self.token))
+    }
+
+    fn beside(&self, ending: &str) -> PathBuf {
+        let mut name = self.target.clone().into_os_string();
+        name.push(ending);
+        name.into()
+    }
+
+    /// Files of step executions before `own` that exist; those behind it are a successor's.
+    fn of_former(&self, own: i64) -> Vec<PathBuf> {
+        // A bare name lies in the working folder.
+        let folder = self.target.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let entries =
+            fs::read_dir(folder.unwrap_or(Path::new("."))).into_iter().flatten().flatten();
+        let ids = entries.filter_map(|entry| self.id_of(&entry.path()));
+        let mut ids: Vec<i64> = ids.filter(|id| *id < own).collect();
+        ids.sort_unstable();
+        ids.into_iter().map(|id| self.of(id)).collect()
+    }
+
+    /// The step execution that made the file at `path`, when it is one of these.
+    fn id_of(&self, path: &Path) -> Option<i64> {
+        let name = path.file_name()?.to_str()?;
+        let rest = name.strip_prefix(self.target.file_name()?.to_str()?)?;
+        rest.strip_prefix('.')?
+            .strip_prefix(&self.token)?
+            .strip_prefix('-')?
+            .strip_suffix(".part")?
+            .parse()
+            .ok()
+    }
+
+    /// The file that `position` was made with: under the name that it had then, under that of a later execution
+    /// which copied it and died, or under its final name, when the process died before it stored the end.
+    fn find(&self, position: &FilePosition, own: i64) -> Result<Found, ItemError> {
+        let Some(identity) = position.file else { return self.find_old(position.length, own) };
+        let known = self.of(identity.made_by);
+        let mut refused = None;
+        let former = self.of_former(own).into_iter().rev();
+        for path in std::iter::once(known.clone()).chain(former.filter(|path| *path != known)) {
+            let made_by = self.id_of(&path).unwrap_or(identity.made_by);
+            match checked(&path, position.length, |file| {
+                identity_matches(file, position.length, identity.before)
+            })? {
+                Checked::Right(file) => return Ok(Found { file, path, made_by }),
+                Checked::Missing => {}
+                Checked::Wrong(problem) => drop(refused.get_or_insert((path, problem))),
+            }
+        }
+        // Its own finished file, and no other one that has the same name now.
+        let finished = checked(&self.target, position.length, |file| {
+            Ok(file.metadata()?.ino() == identity.inode
+                && identity_matches(file, position.length, identity.before)?)
+        })?;
+        if let Checked::Right(file) = finished {
+            return self.take_back(file, identity.made_by);
+        }
+        let (path, problem) = refused.unwrap_or((known, "it is missing".to_owned()));
+        Err(self.refuse(&path, position.length, &problem))
+    }
+
+    /// As version 0.1 named files: `NAME.part`, or, for dead letters, `NAME`.
+    fn find_old(&self, length: u64, own: i64) -> Result<Found, ItemError> {
+        let growing = self.beside(".part");
+        match checked(&growing, length, |_| Ok(true))? {
+            Checked::Right(file) => {
+                let path = self.of(own);
+                fs::rename(&growing, &path).map_err(|error| failed("continue", &growing, error))?;
+                Ok(Found { file, path, made_by: own })
+            }
+            Checked::Wrong(problem) => Err(self.refuse(&growing, length, &problem)),
+            Checked::Missing => match checked(&self.target, length, |_| Ok(true))? {
+                Checked::Right(file) => self.take_back(file, own),
+                _ => Err(self.refuse(&growing, length, "it is missing")),
+            },
+        }
+    }
+
+    fn take_back(&self, file: File, made_by: i64) -> Result<Found, ItemError> {
+        let path = self.of(made_by);
+        fs::rename(&self.target, &path).map_err(|error| failed("continue", &self.target, error))?;
+        Ok(Found { file, path, made_by })
+    }
+
+    fn refuse(&self, path: &Path, length: u64, problem: &str) -> ItemError {
+        ItemError::new(
+            ErrorKind::IO,
+            format!(
+                "continue `{}` at byte {length}: {problem}; the checkpoint counts on `{}`",
+                self.target.display(),
+                path.display()
+            ),
+        )
+    }
+}
+
+/// What became of the look at a file.
+enum Checked {
+    Right(File),
+    Missing,
+    /// It exists, and what is wrong with it.
+    Wrong(String),
+}
+
+/// The file at `path`, when it has at least `length` bytes and is `right`.
+fn checked(
+    path: &Path,
+    length: u64,
+    right: impl FnOnce(&File) -> std::io::Result<bool>,
+) -> Result<Checked, ItemError> {
+    let failed = |error| failed("open", path, error);
+    let no_follow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    let file = match OpenOptions::new().read(true).write(true).custom_flags(no_follow).open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Checked::Missing),
+        opened => opened.map_err(failed)?,
+    };
+    let found = file.metadata().map_err(failed)?.len();
+    if found < length {
+        let what = format!("it has only {found} bytes, less than its checkpoint counts on");
+        return Ok(Checked::Wrong(what));
+    }
+    Ok(match right(&file).map_err(failed)? {
+        true => Checked::Right(file),
+        false => Checked::Wrong("its content is not that of the checkpoint".to_owned()),
+    })
+}
+
+fn identity_matches(file: &File, length: u64, before: u64) -> std::io::Result<bool> {
+    Ok(hash(&identity(file, length)?.1) == before)
+}
+
+/// The inode of `file`, and its last bytes before `length`.
+fn identity(mut file: &File, length: u64) -> std::io::Result<(u64, Vec<u8>)> {
+    let count = length.min(BEFORE_BYTES as u64);
+    let mut tail = Vec::new();
+    file.seek(SeekFrom::Start(length - count))?;
+    file.take(count).read_to_end(&mut tail)?;
+    file.seek(SeekFrom::Start(length))?;
+    Ok((file.metadata()?.ino(), tail))
+}
+
+fn keep_tail(tail: &mut Vec<u8>, bytes: &[u8]) {
+    if bytes.len() >= BEFORE_BYTES {
+        tail.clear();
+        tail.extend_from_slice(&bytes[bytes.len() - BEFORE_BYTES..]);
+        return;
+    }
+    let surplus = (tail.len() + bytes.len()).saturating_sub(BEFORE_BYTES);
+    tail.drain(..surplus);
+    tail.extend_from_slice(bytes);
+}
+
+fn cut_back(file: &mut File, length: u64) -> std::io::Result<()> {
+    file.set_len(length)?;
+    file.seek(SeekFrom::Start(length)).map(drop)
+}
+
+/// The file that `path` stands for: behind links, and nothing but a regular file.
+fn target(path: &Path) -> Result<PathBuf, ItemError> {
+    let refused = |what: &str| {
+        Err(ItemError::fatal(format!("write to `{}`: it is {what}; name a file", path.display())))
+    };
+    let found = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(path.to_owned()),
+        found => found.map_err(|error| failed("write to", path, error))?,
+    };
+    if found.is_symlink() {
+        return match fs::canonicalize(path) {
+            Ok(file) => target(&file),
+            Err(error) => Err(failed("follow the link", path, error)),
+        };
+    }
+    match found.file_type() {
+        kind if kind.is_file() => Ok(path.to_owned()),
+        kind if kind.is_dir() => refused("a folder"),
+        _ => refused("a device, a pipe or a socket, which a restart cannot cut back"),
+    }
+}
+
+/// Makes the folder of `path`; each one that is new is synced into its parent.
+fn make_folders(path: &Path) -> Result<(), ItemError> {
+    let Some(folder) = path.parent().filter(|one| !one.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    let missing: Vec<&Path> =
+        folder.ancestors().take_while(|one| !one.as_os_str().is_empty() && !one.exists()).collect();
+    fs::create_dir_all(folder).map_err(|error| failed("make the folder", folder, error))?;
+    for made in missing {
+        sync_folder(made).map_err(|error| failed("sync the folder of", made, error))?;
+    }
+    Ok(())
+}
+
+/// A new file: a link that was put at its name beforehand is not followed.
+fn create(path: &Path) -> Result<File, ItemError> {
+    remove(path)?;
+    let made = OpenOptions::new().read(true).write(true).create_new(true).open(path);
+    made.and_then(|file| sync_folder(path).map(|()| file))
+        .map_err(|error| failed("create", path, error))
+}
+
+fn remove(path: &Path) -> Result<(), ItemError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(failed("replace", path, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The first `length` bytes of `old` in a file of its own.
+fn copy(mut old: File, from: &Path, path: &Path, length: u64) -> Result<File, ItemError> {
+    let mut new = create(path)?;
+    let mut copied = || -> std::io::Result<u64> {
+        old.seek(SeekFrom::Start(0))?;
+        let count = std::io::copy(&mut (&mut old).take(length), &mut new)?;
+        new.sync_all()?;
+        Ok(count)
+    };
+    match copied().map_err(|error| failed("copy", from, error))? {
+        count if count == length => Ok(new),
+        _ => Err(ItemError::new(ErrorKind::IO, format!("copy `{}`: it shrank", from.display()))),
     }
 }
 
 /// Whether `path` still names the open `file`.
 fn is_same_file(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    match (file.metadata(), fs::metadata(path)) {
+    match (file.metadata(), fs::symlink_metadata(path)) {
         (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
         _ => false,
     }
@@ -280,7 +565,8 @@ fn is_same_file(file: &File, path: &Path) -> bool {
 
 /// Turns items into the bytes of a file.
 pub trait Encode<T>: Send {
-    /// Appends `items` to `bytes`; `first` tells that nothing stands in the file yet.
+    /// Appends `items` to `bytes`; `first` tells that nothing stands in the file yet. A file that ends without
+    /// items is encoded once, with no items and `first`.
     ///
     /// # Errors
     ///
@@ -322,8 +608,10 @@ impl<T, E: Encode<T>> ItemWriter<T> for FileWriter<E> {
         scope: &StepScope,
     ) -> Result<Option<PreparedCommit>, ItemError> {
         self.file.open(position, scope)?;
-        if self.file.length() > 0 {
-            self.encode.resume(&self.file.growing)?;
+        if self.file.length() > 0
+            && let Some(growing) = self.file.growing()
+        {
+            self.encode.resume(growing)?;
         }
         Ok(None)
     }
@@ -347,6 +635,12 @@ impl<T, E: Encode<T>> ItemWriter<T> for FileWriter<E> {
     }
 
     fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
+        if ending == Ending::Complete && self.file.growing().is_some() && self.file.length() == 0 {
+            // What a file without items begins with, such as a header line.
+            self.bytes.clear();
+            self.encode.encode(&[], true, &mut self.bytes)?;
+            self.file.append(&self.bytes)?;
+        }
         self.file.close(ending)
     }
 }
