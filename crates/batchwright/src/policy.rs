@@ -27,10 +27,10 @@ impl Classifier {
         }
     }
 
-    /// Every kind that may be the record's own fault: not `io` and `sql` either, because giving records
-    /// up helps no full disk and no locked database.
+    /// The kind `data` and those below it: what is certainly the record's own fault. A service that is down, a full
+    /// disk, a locked database and an error without a kind are not, and giving records up would not help them.
     pub fn records() -> Self {
-        Self::all().excluding(ErrorKind::IO.name()).excluding("sql")
+        Self::none().including(ErrorKind::DATA.name())
     }
 
     /// No kind, until one is included.
@@ -56,7 +56,8 @@ impl Classifier {
 
     /// Whether the policy applies to `kind`.
     pub fn matches(&self, kind: &ErrorKind) -> bool {
-        if *kind == ErrorKind::STOPPED || *kind == ErrorKind::LEASE_LOST {
+        let news = [&ErrorKind::STOPPED, &ErrorKind::LEASE_LOST, &ErrorKind::COMMIT_UNKNOWN];
+        if news.contains(&kind) {
             return false;
         }
         self.rules

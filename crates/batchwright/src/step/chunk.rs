@@ -25,6 +25,7 @@ use crate::listener::{ChunkListener, ItemListener, RetryListener, SkipListener};
 use crate::policy::{Completion, SkipPolicy};
 use crate::repository::lifecycle;
 use crate::retry::RetryPolicy;
+use crate::threads::start;
 
 /// A step that works on items. Made by [`ChunkStepBuilder`]; listeners that see items are added here,
 /// where the types of the items are known.
@@ -294,7 +295,8 @@ where
     thread::scope(|threads| {
         let (sender, chunks) = sync_channel(depth - 1);
         let (recycler, recycled) = channel();
-        threads.spawn(move || fill_ahead(filler, &sender, &recycled));
+        // Without the thread there is no sender, so the first chunk is that of `reader_gone`.
+        start(threads, "batchwright reader", move || fill_ahead(filler, &sender, &recycled));
         carry(settler, |spare| {
             let spare = processing.reclaim(spare);
             let _ = recycler.send(spare.items);
@@ -322,10 +324,11 @@ where
         let (recycler, recycled) = channel();
         // Each chunk carries the slot that its result goes to; slots arrive here in reading order.
         let (slot_sender, slots) = sync_channel::<Receiver<Processed<R::Item, P::Output>>>(depth);
-        threads.spawn(move || {
+        start(threads, "batchwright chunks", move || {
             let (inner, chunks) = sync_channel(0);
             thread::scope(|inner_threads| {
-                inner_threads.spawn(move || fill_ahead(filler, &inner, &recycled));
+                let fill = move || fill_ahead(filler, &inner, &recycled);
+                start(inner_threads, "batchwright reader", fill);
                 for chunk in chunks {
                     let (result, slot) = channel();
                     if slot_sender.send(slot).is_err() || sender.send((chunk, result)).is_err() {
@@ -337,7 +340,7 @@ where
         let filled = Arc::new(Mutex::new(filled));
         for _ in 0..count {
             let filled = Arc::clone(&filled);
-            threads.spawn(move || process_slots(processing, &filled));
+            start(threads, "batchwright processor", move || process_slots(processing, &filled));
         }
         drop(filled);
         carry(settler, |spare| {
@@ -382,7 +385,9 @@ fn fill_ahead<R: ItemReader, O>(
 
 /// Stands for the chunk that a vanished reader thread did not send.
 fn reader_gone<I>() -> Filled<I> {
-    Filled::failed(ItemError::fatal("read on: the reader's thread is gone"))
+    Filled::failed(ItemError::fatal(
+        "read on: the reader's thread is gone, or could not be started",
+    ))
 }
 
 /// Where something happened: turns a bare failure into a located one.

@@ -351,11 +351,14 @@ impl PartitionStep {
             Ok(rows)
         };
         let results: Vec<_> = std::thread::scope(|scope| {
-            let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            // One of them is this thread: it goes on also where no other can be started.
+            let start = |_| crate::threads::start(scope, "batchwright partition", work);
+            let running: Vec<_> = (1..threads).filter_map(start).collect();
+            let own = work();
             let joined = running.into_iter().map(|thread| {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             });
-            joined.collect()
+            std::iter::once(own).chain(joined).collect()
         });
         run.scope.job().context().refresh();
         Ok(results.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())

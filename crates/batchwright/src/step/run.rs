@@ -133,6 +133,7 @@ impl<'a> StepRun<'a> {
 }
 
 /// What one commit stores.
+#[derive(Clone, Copy)]
 pub(crate) struct Commit<'a> {
     pub(crate) counters: Counters,
     pub(crate) checkpoint: &'a str,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{ChunkTransaction, Commit, Step, StepEnd, StepOptions, StepRun, StepScope, guarded};
-use crate::error::{ItemError, ItemErrorText, StepError};
+use crate::error::{ErrorKind, ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::execution::{Counters, ExitStatus};
 
 /// Whether a tasklet wants to be called again.
@@ -125,6 +125,9 @@ impl Step for TaskletStep {
                         return Err(run.commit_failed(source));
                     }
                     run.roll_back(&error);
+                    if *error.kind() == ErrorKind::STOPPED {
+                        return Ok(StepEnd::Stopped);
+                    }
                     let (step, source) = (self.name.clone(), ItemErrorText(error));
                     return Err(StepError::Tasklet { step, source });
                 }
@@ -139,7 +142,16 @@ impl Step for TaskletStep {
             };
             let checkpoint = Stored { sequence, exit: exit.clone() }.to_json();
             let commit = Commit { counters, checkpoint: &checkpoint, skips: &[], progress: None };
-            run.commit(transaction, commit).map_err(|source| run.commit_failed(source))?;
+            match run.commit(transaction, commit) {
+                Ok(()) => {}
+                Err(RepositoryError::Refused { kind, source }) => {
+                    let (step, error) =
+                        (self.name.clone(), ItemError::wrap(kind, "commit", source));
+                    run.roll_back(&error);
+                    return Err(StepError::Tasklet { step, source: ItemErrorText(error) });
+                }
+                Err(source) => return Err(run.commit_failed(source)),
+            }
             match exit {
                 Some(exit) => return Ok(StepEnd::Completed(exit)),
                 None if run.stop_requested() => return Ok(StepEnd::Stopped),

@@ -17,6 +17,8 @@ pub struct Case {
     pub chunk: u64,
     /// What goes wrong.
     pub faults: FaultPlan,
+    /// Items that the database refuses only when their transaction commits.
+    pub refused: BTreeSet<u64>,
     /// Skips allowed; `None` is no skip policy.
     pub skip_limit: Option<u64>,
     /// Further attempts after the first.
@@ -110,8 +112,8 @@ impl Model<'_> {
     }
 
     fn fill(&mut self, drop: &mut u64) -> Result<(Vec<u64>, bool), Failed> {
-        let mut inputs = Vec::new();
-        while (inputs.len() as u64) < self.case.chunk {
+        let (mut inputs, mut consumed) = (Vec::new(), 0);
+        while consumed < self.case.chunk {
             if self.position >= self.case.count {
                 return Ok((inputs, true));
             }
@@ -121,6 +123,7 @@ impl Model<'_> {
                 self.position = item;
                 continue;
             }
+            consumed += 1;
             let mut readable = false;
             for _ in 0..=self.case.retries {
                 readable = !flickers(&mut self.read_flaky, item);
@@ -224,7 +227,6 @@ impl Model<'_> {
 
     fn write(&mut self, outputs: &[u64]) -> Result<(), WriteFault> {
         let faults = &self.case.faults;
-        let bad: &BTreeSet<u64> = &faults.write;
         for item in outputs {
             if flickers(&mut self.write_flaky, *item) {
                 return Err(WriteFault::Bad);
@@ -232,11 +234,15 @@ impl Model<'_> {
             if faults.fatal_write.contains(item) {
                 return Err(WriteFault::Fatal);
             }
-            if bad.contains(item) {
+            if faults.write.contains(item) {
                 return Err(WriteFault::Bad);
             }
         }
-        Ok(())
+        // The writer took all of them; the commit does not.
+        match outputs.iter().any(|item| self.case.refused.contains(item)) {
+            true => Err(WriteFault::Bad),
+            false => Ok(()),
+        }
     }
 
     fn commit(&mut self, outputs: &[u64], mark: Mark) {

@@ -23,7 +23,8 @@ pub struct Shape {
 const FAULTY_EXECUTIONS: usize = 3;
 
 /// Runs `case` as `job` on `repository` and `writer`, restarting after every failure and stop; compares status,
-/// counters, checkpoint and `rows` with the model after each execution, and asserts the laws.
+/// counters, checkpoint and `rows` with the model after each execution, and asserts the laws. After some executions
+/// the faults are taken away: `accept` makes the database take the `refused` items.
 ///
 /// # Panics
 ///
@@ -33,6 +34,7 @@ pub fn check<W>(
     job: &str,
     writer: &W,
     rows: impl Fn() -> Vec<u64>,
+    accept: impl Fn(),
     case: &Case,
     shape: Shape,
 ) where
@@ -46,6 +48,8 @@ pub fn check<W>(
         if execution == FAULTY_EXECUTIONS {
             case.faults = FaultPlan { filter: case.faults.filter, ..FaultPlan::default() };
             case.stop_after_commits = None;
+            case.refused.clear();
+            accept();
         }
         let expected = model::run(&case, mark);
         let operator = operator(repository, job, writer, &case, shape);

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::error::{ErrorKind, ItemError, RepositoryError};
 use crate::execution::StepExecution;
+use crate::item::FilePosition;
 
 /// The engine's checkpoint. Positions stay JSON text: only their reader and writer know them.
 #[derive(Debug, Default, Clone)]
@@ -22,8 +23,8 @@ pub(super) struct Checkpoint {
     pub(super) reader: String,
     /// JSON of the writer's position; empty at the beginning.
     pub(super) writer: String,
-    /// Length of the dead-letter file, when there is one.
-    pub(super) dead_letters: Option<u64>,
+    /// Where the dead-letter file ends, when there is one.
+    pub(super) dead_letters: Option<FilePosition>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -35,7 +36,7 @@ struct Stored {
     reader: Box<RawValue>,
     writer: Box<RawValue>,
     #[serde(default)]
-    dead_letters: Option<u64>,
+    dead_letters: Option<FilePosition>,
 }
 
 impl Checkpoint {
@@ -68,8 +69,9 @@ impl Checkpoint {
         if *resolved > 0 {
             let _ = write!(text, r#","resolved":{resolved}"#);
         }
-        if let Some(length) = dead_letters {
-            let _ = write!(text, r#","dead_letters":{length}"#);
+        if let Some(position) = dead_letters {
+            let json = serde_json::to_string(position).expect("a file position is plain JSON");
+            let _ = write!(text, r#","dead_letters":{json}"#);
         }
         for (name, json) in [(r#","reader":"#, reader), (r#","writer":"#, writer)] {
             text.push_str(name);
@@ -86,7 +88,7 @@ impl Checkpoint {
         position(&self.writer)
     }
 
-    pub(super) fn dead_letters(&self) -> Option<u64> {
+    pub(super) fn dead_letters(&self) -> Option<FilePosition> {
         self.dead_letters
     }
 }
@@ -124,13 +126,23 @@ mod tests {
             resolved: 2,
             reader: r#"{"byte":17}"#.to_owned(),
             writer: String::new(),
-            dead_letters: Some(9),
+            dead_letters: Some(FilePosition { length: 9, file: None }),
         };
         let mut text = String::new();
         before.write_to(&mut text);
         let after = Checkpoint::parse(&text).unwrap();
         assert_eq!((after.sequence, after.records, after.resolved), (3, 40, 2));
-        assert_eq!((after.reader.as_str(), after.dead_letters), (r#"{"byte":17}"#, Some(9)));
+        assert_eq!(after.reader, r#"{"byte":17}"#);
+        assert_eq!(after.dead_letters, before.dead_letters);
         assert_eq!(after.writer::<u64>().unwrap(), None, "no position is the beginning");
+    }
+
+    #[test]
+    fn a_checkpoint_of_version_0_1_is_understood() {
+        let text =
+            r#"{"sequence":1,"records":2,"dead_letters":266,"reader":null,"writer":{"length":7}}"#;
+        let old = Checkpoint::parse(text).unwrap();
+        assert_eq!(old.dead_letters, Some(FilePosition { length: 266, file: None }));
+        assert_eq!(old.writer().unwrap(), Some(FilePosition { length: 7, file: None }));
     }
 }

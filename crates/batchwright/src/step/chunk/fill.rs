@@ -93,6 +93,10 @@ pub(super) struct Filler<'a, R: ItemReader, O> {
     /// Records to throw away before anything else.
     drop: u64,
     consecutive_failures: u64,
+    /// Where the reader stood after the first of them.
+    failing_at: String,
+    /// When the first record of the chunk was consumed.
+    begun: Option<Duration>,
     total: Option<Total>,
 }
 
@@ -114,13 +118,25 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         drop: u64,
     ) -> Self {
         let total = reader.total();
-        Self { reader, plan, kit, clock, stop, drop, consecutive_failures: 0, total }
+        Self {
+            reader,
+            plan,
+            kit,
+            clock,
+            stop,
+            drop,
+            consecutive_failures: 0,
+            failing_at: String::new(),
+            begun: None,
+            total,
+        }
     }
 
     /// Reads the next chunk into `items`, in place of what a settled chunk left there. That is dropped
     /// by the thread that made it: memory that one thread takes and another gives back is slow.
     pub(super) fn fill(&mut self, mut items: Vec<R::Item>) -> Filled<R::Item> {
         items.clear();
+        self.begun = None;
         let mut filled = Filled::empty(items);
         filled.end = match self.throw_away_resolved(&mut filled) {
             Some(end) => end,
@@ -173,7 +189,9 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         let (mut attempts, mut first_failure) = (1, None);
         loop {
             let before = filled.items.len();
-            let pause = catch_unwind(AssertUnwindSafe(|| self.read_on(&mut filled.items)));
+            // A chunk ends after so many consumed records, good or bad.
+            let size = self.plan.completion.items.get() - filled.failures.len();
+            let pause = catch_unwind(AssertUnwindSafe(|| self.read_on(&mut filled.items, size)));
             if filled.items.len() > before {
                 self.consecutive_failures = 0;
                 (attempts, first_failure) = (1, None);
@@ -218,7 +236,23 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
             return Some(End::Failed(error));
         }
         self.consecutive_failures += 1;
-        if self.consecutive_failures > policy.consecutive_reads_max {
+        let mut position = String::new();
+        if self.consecutive_failures == 1
+            || self.consecutive_failures > policy.consecutive_reads_max
+        {
+            let noted = guarded(|| to_json(&self.reader.position(), &mut position));
+            if let Err(error) = noted {
+                return Some(End::Failed(error));
+            }
+        }
+        if self.consecutive_failures == 1 {
+            self.failing_at = position;
+        } else if self.consecutive_failures > policy.consecutive_reads_max {
+            // A reader that moves on reads bad records; one that stands still is broken.
+            if position != self.failing_at {
+                self.consecutive_failures = 0;
+                return self.give_up(error, filled);
+            }
             let count = self.consecutive_failures;
             let what = format!("read on: {count} records in a row could not be read: {error}");
             return Some(End::Failed(ItemError::fatal(what)));
@@ -229,13 +263,21 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         {
             return Some(End::Failed(error));
         }
+        let is_full =
+            filled.items.len() + filled.failures.len() >= self.plan.completion.items.get();
         let too_many = filled.failures.len() as u64 > policy.limit;
-        too_many.then_some(End::Full)
+        let is_late = self.plan.completion.within.is_some_and(|within| self.elapsed() >= within);
+        (is_full || too_many || is_late).then_some(End::Full)
     }
 
-    /// Reads good items until the chunk is full, the input ends, or a read fails.
-    fn read_on(&mut self, items: &mut Vec<R::Item>) -> Pause {
-        let size = self.plan.completion.items.get();
+    /// Time since the first record of the chunk was consumed.
+    fn elapsed(&mut self) -> Duration {
+        let now = self.clock.elapsed();
+        now.saturating_sub(*self.begun.get_or_insert(now))
+    }
+
+    /// Reads good items until there are `size`, the input ends, or a read fails.
+    fn read_on(&mut self, items: &mut Vec<R::Item>, size: usize) -> Pause {
         if !self.kit.item.is_empty() || self.kit.until.is_some() {
             return self.read_on_watched(items, size);
         }
@@ -246,9 +288,8 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
     }
 
     fn read_on_timed(&mut self, items: &mut Vec<R::Item>, size: usize, within: Duration) -> Pause {
-        let mut first: Option<Duration> = None;
         while items.len() < size {
-            if first.is_some_and(|first| self.clock.elapsed() - first >= within) {
+            if self.begun.is_some() && self.elapsed() >= within {
                 break;
             }
             match self.reader.read() {
@@ -256,16 +297,16 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
                 Ok(None) => return Pause::Exhausted,
                 Err(error) => return Pause::Failed(error),
             }
-            first.get_or_insert_with(|| self.clock.elapsed());
+            self.elapsed();
         }
         Pause::Full
     }
 
     fn read_on_watched(&mut self, items: &mut Vec<R::Item>, size: usize) -> Pause {
-        let mut first: Option<Duration> = None;
         while items.len() < size {
-            if let (Some(within), Some(first)) = (self.plan.completion.within, first)
-                && self.clock.elapsed() - first >= within
+            if let Some(within) = self.plan.completion.within
+                && self.begun.is_some()
+                && self.elapsed() >= within
             {
                 break;
             }
@@ -279,7 +320,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
                 Ok(None) => return Pause::Exhausted,
                 Err(error) => return Pause::Failed(error),
             };
-            first.get_or_insert_with(|| self.clock.elapsed());
+            self.elapsed();
             for listener in self.kit.item.iter().rev() {
                 if let Err(error) = guarded(|| listener.after_read(&item)) {
                     return Pause::Listener("after_read", error);

@@ -4,6 +4,8 @@
 //! Counting happens here and nowhere else, in the order of the input, so that the budget of skips is
 //! the same whatever read and processed ahead.
 
+use std::time::Duration;
+
 use super::checkpoint::{Checkpoint, to_json};
 use super::fill::End;
 use super::process::{Fault, Processed, Retry, wait_before_retry};
@@ -63,6 +65,17 @@ pub(super) struct Settler<'r, 'a, I, O, W: ItemWriter<O>> {
     write_errors: Vec<ItemError>,
     /// Whether the last attempt failed at something that is no item's fault.
     blameless: bool,
+    /// Whether the last attempt failed because another transaction stood in its way.
+    contended: bool,
+}
+
+/// How often a commit is tried when other transactions stand in its way, the first time included: as deadlocks are
+/// resolved by letting one transaction through, so many in a row are no accident.
+const CONTENTION_ATTEMPTS_MAX: u32 = 10;
+
+/// Time before the next attempt: growing, and apart from that of others by the process's own rhythm.
+fn contention_wait(attempts: u32) -> Duration {
+    Duration::from_millis(5 << attempts.min(6))
 }
 
 impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
@@ -86,6 +99,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             counters,
             write_errors: Vec::new(),
             blameless: false,
+            contended: false,
         }
     }
 
@@ -183,6 +197,9 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                 Err(error) => error,
             };
             self.rolled_back(&chunk.outputs, &error)?;
+            if *error.kind() == ErrorKind::STOPPED {
+                return Err(Trouble::Interrupted);
+            }
             let (clock, stop) = (self.run.clock(), self.run.scope.stop());
             let now = clock.elapsed();
             let elapsed = now.saturating_sub(*first_failure.get_or_insert(now));
@@ -239,6 +256,9 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                 }
                 Err(error) => {
                     self.rolled_back(&chunk.outputs[one], &error)?;
+                    if *error.kind() == ErrorKind::STOPPED {
+                        return Err(Trouble::Interrupted);
+                    }
                     if !self.may_skip(&error) {
                         let item = self.checkpoint.records + offset;
                         return Err(self.located(Phase::Write, item, error));
@@ -293,10 +313,8 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         Ok(())
     }
 
-    /// One transaction: writes the outputs in `range` and commits with the checkpoint at `mark`.
-    ///
-    /// The outer error ends the step; the inner one is the writer's, and nothing is left of the
-    /// attempt but what [`rolled_back`](Self::rolled_back) undoes.
+    /// [`attempt_once`](Self::attempt_once), and again when another transaction stood in the way of the commit: that
+    /// is no fault of an item, so no policy of the user's decides it.
     fn attempt(
         &mut self,
         chunk: &Processed<I, O>,
@@ -304,6 +322,30 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         mark: Mark,
         skips: &[PendingSkip],
     ) -> Result<Result<(), ItemError>, Trouble> {
+        for attempts in 1.. {
+            match self.attempt_once(chunk, range.clone(), mark, skips)? {
+                Err(error) if self.contended && attempts < CONTENTION_ATTEMPTS_MAX => {
+                    self.rolled_back(&chunk.outputs[range.clone()], &error)?;
+                    self.run.scope.stop().wait(contention_wait(attempts));
+                }
+                result => return Ok(result),
+            }
+        }
+        unreachable!("attempts are counted without end")
+    }
+
+    /// One transaction: writes the outputs in `range` and commits with the checkpoint at `mark`.
+    ///
+    /// The outer error ends the step; the inner one is the writer's, and nothing is left of the
+    /// attempt but what [`rolled_back`](Self::rolled_back) undoes.
+    fn attempt_once(
+        &mut self,
+        chunk: &Processed<I, O>,
+        range: std::ops::Range<usize>,
+        mark: Mark,
+        skips: &[PendingSkip],
+    ) -> Result<Result<(), ItemError>, Trouble> {
+        self.contended = false;
         self.blameless = false;
         let outputs = &chunk.outputs[range];
         let scope = self.run.scope.clone();
@@ -354,16 +396,33 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             };
             let writer = &mut *self.writer;
             if let Err(error) = guarded(|| writer.prepare(&prepared)) {
-                self.blameless = true;
+                // Nothing is cut back: what the sink has, the restart finds there.
+                if [&ErrorKind::COMMIT_UNKNOWN, &ErrorKind::PANIC].contains(&error.kind()) {
+                    let action = "learn whether the sink committed";
+                    let source = RepositoryError::unavailable(action, ItemErrorText(error));
+                    return Err(Trouble::Step(self.run.commit_failed(source)));
+                }
+                // A constraint that is checked at commit is an item's fault; a lost connection is not.
+                self.blameless = outputs.is_empty() || !error.kind().is_a(ErrorKind::DATA.name());
                 drop(transaction);
                 return Ok(Err(self.writer_news(error)?));
             }
         }
         let progress: Option<Progress> = chunk.filled.progress;
         let commit = Commit { counters, checkpoint: &checkpoint, skips: &records, progress };
-        self.run
-            .commit(transaction, commit)
-            .map_err(|source| Trouble::Step(self.run.commit_failed(source)))?;
+        match self.run.commit(transaction, commit) {
+            Ok(()) => {}
+            Err(RepositoryError::Refused { kind, source }) if !self.writer.prepares() => {
+                self.blameless = outputs.is_empty();
+                return Ok(Err(ItemError::wrap(kind, "commit the chunk", source)));
+            }
+            Err(RepositoryError::Conflict { what }) if !self.writer.prepares() => {
+                (self.blameless, self.contended) = (true, true);
+                return Ok(Err(ItemError::new(ErrorKind::CONTENTION, format!("update {what}"))));
+            }
+            Err(RepositoryError::Conflict { .. }) => self.commit_again(commit)?,
+            Err(source) => return Err(Trouble::Step(self.run.commit_failed(source))),
+        }
         self.json = checkpoint;
         self.counters = counters;
         *self.checkpoint = reached;
@@ -372,6 +431,24 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             file.committed();
         }
         Ok(Ok(()))
+    }
+
+    /// The sink committed, and another transaction stood in the way of the repository's own commit: that alone is
+    /// done again.
+    fn commit_again(&mut self, commit: Commit<'_>) -> Result<(), Trouble> {
+        let scope = self.run.scope.clone();
+        for attempts in 1.. {
+            scope.stop().wait(contention_wait(attempts));
+            let next = self.checkpoint.sequence + 1;
+            let transaction = ChunkTransaction::new(self.run.repository(), &scope, next);
+            match self.run.commit(transaction, commit) {
+                Err(RepositoryError::Conflict { .. }) if attempts < CONTENTION_ATTEMPTS_MAX => {}
+                done => {
+                    return done.map_err(|source| Trouble::Step(self.run.commit_failed(source)));
+                }
+            }
+        }
+        unreachable!("attempts are counted without end")
     }
 
     /// Dead letters and the writer's position, as they will be when this attempt commits.
@@ -388,7 +465,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             for skip in skips {
                 file.append(&skip.record, raw(skip), self.run.lease.execution)?;
             }
-            file.flush()?;
+            self.checkpoint.dead_letters = Some(file.position()?);
         }
         let (writer, json) = (&mut *self.writer, &mut self.checkpoint.writer);
         guarded(|| to_json(&writer.position()?, json))
@@ -410,7 +487,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             resolved,
             reader,
             writer: self.checkpoint.writer.clone(),
-            dead_letters: self.dead_letters.as_ref().map(DeadLetterFile::length),
+            dead_letters: self.checkpoint.dead_letters,
         }
     }
 

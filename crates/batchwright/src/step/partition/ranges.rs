@@ -105,6 +105,7 @@ pub struct ByteRanges {
     path: PathBuf,
     grid: u32,
     records: Records,
+    header: bool,
 }
 
 /// How to tell where a record begins.
@@ -119,13 +120,13 @@ enum Records {
 impl ByteRanges {
     /// A file of lines: text, JSON lines.
     pub fn lines(path: impl Into<PathBuf>, grid: u32) -> Self {
-        Self { path: path.into(), grid, records: Records::Lines }
+        Self { path: path.into(), grid, records: Records::Lines, header: false }
     }
 
     /// A CSV file with a header line and commas between fields. It is read through once, because only whoever
     /// begins at the beginning knows whether a line feed stands within quotes.
     pub fn csv(path: impl Into<PathBuf>, grid: u32) -> Self {
-        Self { path: path.into(), grid, records: Records::Csv(b',') }
+        Self { path: path.into(), grid, records: Records::Csv(b','), header: true }
     }
 
     /// Another character between the fields of a CSV file.
@@ -134,6 +135,13 @@ impl ByteRanges {
         if let Records::Csv(known) = &mut self.records {
             *known = delimiter;
         }
+        self
+    }
+
+    /// Whether the first record of a CSV file names the columns (the default): it belongs to no partition.
+    #[must_use]
+    pub fn header(mut self, header: bool) -> Self {
+        self.header = header;
         self
     }
 
@@ -146,7 +154,7 @@ impl ByteRanges {
             .collect();
         let mut bounds = match self.records {
             Records::Lines => line_bounds(&self.path, &wanted)?,
-            Records::Csv(delimiter) => csv_bounds(&self.path, delimiter, &wanted)?,
+            Records::Csv(delimiter) => csv_bounds(&self.path, delimiter, self.header, &wanted)?,
         };
         bounds.push(length);
         bounds.dedup();
@@ -198,10 +206,16 @@ enum Place {
 
 /// The beginning of the first record behind the header, and the first beginning of a record at or behind each
 /// of `wanted`.
-fn csv_bounds(path: &Path, delimiter: u8, wanted: &[u64]) -> std::io::Result<Vec<u64>> {
+fn csv_bounds(
+    path: &Path,
+    delimiter: u8,
+    header: bool,
+    wanted: &[u64],
+) -> std::io::Result<Vec<u64>> {
     let mut file = File::open(path)?;
     let mut buffer = vec![0; 256 * 1024];
-    let (mut bounds, mut wanted) = (Vec::new(), wanted.iter().copied().peekable());
+    let mut bounds = if header { Vec::new() } else { vec![0] };
+    let mut wanted = wanted.iter().copied().filter(|at| header || *at > 0).peekable();
     let (mut place, mut offset, mut has_content) = (Place::RecordStart, 0_u64, false);
     loop {
         let count = file.read(&mut buffer)?;
@@ -308,6 +322,12 @@ mod tests {
         assert_eq!(cut("a\r1\r2\r"), [2, 4, 6]);
         assert_eq!(cut("a\r\n1\r\n2\r\n"), [3, 6, 9]);
         assert_eq!(cut("\n\na\n1\n2")[0], 4, "the header is the first line that is not blank");
+    }
+
+    #[test]
+    fn without_a_header_the_first_record_is_in_the_first_partition() {
+        let cut = |text: &str| bounds(text, |path| ByteRanges::csv(path, 40).header(false));
+        assert_eq!(cut("1,a\n2,b\n3,c\n"), [0, 4, 8, 12]);
     }
 
     #[test]
