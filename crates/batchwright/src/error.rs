@@ -29,10 +29,18 @@ impl ErrorKind {
     pub const PANIC: Self = Self(Cow::Borrowed("panic"));
     /// Neither retried nor skipped unless a policy names it.
     pub const FATAL: Self = Self(Cow::Borrowed("fatal"));
+    /// The record is longer than its bound.
+    pub const TOO_LONG: Self = Self(Cow::Borrowed("data.too_long"));
+    /// The input is not the one that the checkpoint was made with.
+    pub const INPUT_CHANGED: Self = Self(Cow::Borrowed("fatal.input_changed"));
     /// It took longer than it may.
     pub const TIMEOUT: Self = Self(Cow::Borrowed("timeout"));
     /// Anything that was not classified.
     pub const OTHER: Self = Self(Cow::Borrowed("other"));
+    /// Whether a sink committed is not known.
+    pub(crate) const COMMIT_UNKNOWN: Self = Self(Cow::Borrowed("commit_unknown"));
+    /// Two transactions stood in each other's way, and this one was undone.
+    pub(crate) const CONTENTION: Self = Self(Cow::Borrowed("sql.contention"));
     /// A wait was cut short because a stop was requested.
     pub(crate) const STOPPED: Self = Self(Cow::Borrowed("stopped"));
     /// The right to carry the execution forward is gone.
@@ -104,6 +112,17 @@ impl ItemError {
     /// A sink found that another execution writes to it now: the step must end at once.
     pub fn lease_lost() -> Self {
         Self::new(ErrorKind::LEASE_LOST, "write on: another execution took the sink over")
+    }
+
+    /// The connection to a sink broke while it committed: whether it did is not known. The step ends, nothing is
+    /// undone, and the restart looks at what the sink holds.
+    pub fn commit_unknown(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::wrap(ErrorKind::COMMIT_UNKNOWN, "learn whether the sink committed", source)
+    }
+
+    /// The work was cut short because a stop was requested; the step stops and can be restarted.
+    pub fn stopped(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::STOPPED, message)
     }
 
     /// `message` about `source`, which stays in the chain.
@@ -377,6 +396,9 @@ impl StepError {
             Self::Item { phase: Phase::Process, .. } => "process_failed",
             Self::Item { phase: Phase::Write, .. } => "write_failed",
             Self::SkipLimit { .. } => "skip_limit_exceeded",
+            Self::Component { source, .. } if *source.0.kind() == ErrorKind::INPUT_CHANGED => {
+                "input_changed"
+            }
             Self::Component { .. } => "component_failed",
             Self::Listener { .. } => "listener_failed",
             Self::Tasklet { .. } => "tasklet_failed",
@@ -459,6 +481,15 @@ pub enum RepositoryError {
     LeaseLost {
         /// The execution that was lost.
         execution: ExecutionId,
+    },
+    /// The database refused the rows of a chunk when they were committed; nothing was kept.
+    #[error("commit the chunk")]
+    Refused {
+        /// What class of failure it is to the chunk's items.
+        kind: ErrorKind,
+        /// What the database reported.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
     },
     /// Another writer changed the row first; nothing was kept.
     #[error("update {what}: another writer changed it first")]

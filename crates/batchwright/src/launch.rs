@@ -102,6 +102,9 @@ pub(crate) fn decide(
     now: Timestamp,
 ) -> Result<Launch, Refusal> {
     let Some(newest) = history.first() else { return Ok(Launch::Fresh) };
+    if newest.status == BatchStatus::Completed {
+        return Err(Refusal::AlreadyComplete { execution: newest.id });
+    }
     if let Some(abandoned) = history.iter().find(|one| one.status == BatchStatus::Abandoned) {
         return Err(Refusal::Abandoned { execution: abandoned.id });
     }
@@ -111,9 +114,6 @@ pub(crate) fn decide(
             Launch::TakeOver(newest.id)
         }
         status if status.is_restartable() => Launch::Restart(newest.id),
-        BatchStatus::Completed => {
-            return Err(Refusal::AlreadyComplete { execution: newest.id });
-        }
         status => {
             return Err(Refusal::NotRestartable {
                 execution: newest.id,

@@ -42,21 +42,25 @@ mod event;
 mod execution;
 mod item;
 mod job;
+mod json;
 mod launch;
 mod listener;
 mod operator;
 mod owner;
 mod parameters;
 mod policy;
+pub mod program;
 mod progressive;
 mod query;
 mod registry;
 mod repository;
 mod retry;
 mod runner;
+mod shown;
 mod step;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod threads;
 
 pub use clock::{Clock, SimClock, StopToken, SystemClock};
 pub use context::{ContextError, ContextHandle, ExecutionContext};
@@ -68,16 +72,18 @@ pub use execution::{
     StepExecution, StepExecutionId, StepSummary,
 };
 #[cfg(feature = "csv")]
-pub use item::{CsvPosition, CsvReader, CsvRecords, CsvWriter};
+pub use item::{CsvFormat, CsvPosition, CsvReader, CsvRecords, CsvWriter};
 pub use item::{
-    Encode, Ending, FileOutput, FilePosition, FileWriter, ItemProcessor, ItemReader, ItemWriter,
-    JsonLines, JsonLinesReader, JsonLinesWriter, LineInput, LinePosition, LineReader, LineWriter,
-    Lines, ListReader, ListWriter, NoWriter, PassThrough, PreparedCommit, RawLine, Sequence, Total,
+    Encode, Ending, FileOutput, FilePosition, FileWriter, InputIdentity, ItemProcessor, ItemReader,
+    ItemWriter, JsonLines, JsonLinesReader, JsonLinesWriter, LineInput, LinePosition, LineReader,
+    LineWriter, Lines, ListReader, ListWriter, NoWriter, PassThrough, PreparedCommit, RawLine,
+    Sequence, Total,
 };
 pub use job::{
     Decider, Decision, FlowBuilder, Incrementer, Job, JobBuilder, JobFlow, JobScope,
     TransitionBuilder, increment, next_day,
 };
+pub use json::no_key_twice;
 pub use launch::{LaunchOptions, RecoverMode, RequestKey};
 pub use listener::{
     ChunkListener, ItemListener, JobListener, ListenerResult, Promotion, RetryListener,
@@ -111,6 +117,7 @@ pub use repository::{
     UnitOfWork,
 };
 pub use retry::{Backoff, BreakerState, CircuitBreaker, Retry, RetryPolicy};
+pub use shown::shown;
 pub use step::{
     ByteRanges, ChunkStep, ChunkStepBuilder, ChunkTransaction, CommandStep, ExitCodeMeaning,
     FilePartitions, Flow, JobStep, Missing, NumberRanges, Partition, PartitionStep, Partitioner,

@@ -20,10 +20,12 @@ pub use refusal::{OperatorError, Refusal};
 pub use retention::Retention;
 
 use crate::clock::{Clock, StopToken, SystemClock};
+use crate::error::Failure;
 use crate::event::Events;
 use crate::execution::{
     BatchStatus, ExecutionId, ExecutionSummary, InstanceId, JobExecution, JobInstance, StepSummary,
 };
+use crate::execution::{ExitStatus, StatusEvent};
 use crate::job::{Job, JobScope};
 use crate::launch::{LaunchOptions, RecoverMode, RequestKey};
 use crate::owner::ProcessIdentity;
@@ -324,12 +326,35 @@ impl JobOperator {
     ///
     /// [`Refusal::NoSuchJob`] when its job is not registered here; it waits on.
     pub fn take(&self, id: ExecutionId) -> Result<Option<JobHandle>, OperatorError> {
-        let job = self.inner.registry.job(&self.execution(id)?.job)?;
+        let job = self.inner.registry.job_of(&self.execution(id)?)?;
         let mut claimant = self.claimant();
         claimant.owner.push_str(SERVED);
         let now = self.inner.clock.now();
         let taken = lifecycle::adopt(&*self.inner.repository, id, &claimant, now)?;
-        Ok(taken.map(|execution| self.submit(job, &execution, &LaunchOptions::default())))
+        let Some(execution) = taken else { return Ok(None) };
+        let handed_over = execution.fingerprint.as_deref();
+        if job.fingerprint().zip(handed_over).is_some_and(|(now, then)| now != then) {
+            self.refuse_changed(&execution)?;
+            return Ok(None);
+        }
+        Ok(Some(self.submit(job, &execution, &LaunchOptions::default())))
+    }
+
+    /// Ends an execution that was taken: its job is not the one any more that was handed over.
+    fn refuse_changed(&self, execution: &JobExecution) -> Result<(), OperatorError> {
+        let told = "the definition of the job was changed after the execution was handed over";
+        let failure = Failure::new("changed_definition", told);
+        let ended = lifecycle::Ended {
+            event: StatusEvent::Fail,
+            exit: ExitStatus::failed().with_message(told),
+            failure: Some(failure),
+            warnings: Vec::new(),
+            context: None,
+            flow: execution.flow.clone(),
+        };
+        let lease = Lease { execution: execution.id, fence: execution.fence };
+        lifecycle::finish(&*self.inner.repository, lease, ended, self.inner.clock.now())?;
+        Ok(())
     }
 
     /// Running executions whose owners are dead, and whether each had been handed over: such a one is anybody's
@@ -434,7 +459,7 @@ impl JobOperator {
         overrides: &JobParameters,
         options: &LaunchOptions,
     ) -> Result<JobHandle, OperatorError> {
-        let job = self.inner.registry.job(&self.execution(id)?.job)?;
+        let job = self.inner.registry.job_of(&self.execution(id)?)?;
         if let Some(work) = job.progressive() {
             let open = OpenOptions::server_driven();
             let execution = self.reopen(id, &job, &work, overrides, options, &open)?;
@@ -455,7 +480,7 @@ impl JobOperator {
         overrides: &JobParameters,
         options: &LaunchOptions,
     ) -> Result<JobExecution, OperatorError> {
-        let job = self.inner.registry.job(&self.execution(id)?.job)?;
+        let job = self.inner.registry.job_of(&self.execution(id)?)?;
         if let Some(work) = job.progressive() {
             let open = OpenOptions::server_driven();
             return self.reopen(id, &job, &work, overrides, options, &open);

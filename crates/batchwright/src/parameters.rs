@@ -98,10 +98,20 @@ impl ParameterValue {
                 10 => text.parse().map(Self::Date).map_err(|_| wrong("a date (YYYY-MM-DD)")),
                 _ => Err(wrong("a date (YYYY-MM-DD)")),
             },
-            ParameterType::Timestamp => text
-                .parse()
-                .map(Self::Timestamp)
-                .map_err(|_| wrong("a timestamp (RFC 3339, with an offset)")),
+            ParameterType::Timestamp => text.parse().map(Self::Timestamp).map_err(|_| {
+                // A time that is written well, and that no instant of ours is.
+                let pieces = jiff::fmt::temporal::Pieces::parse(text).ok();
+                match pieces
+                    .is_some_and(|pieces| pieces.time().is_some() && pieces.offset().is_some())
+                {
+                    true => format!(
+                        "`{text}` is out of range: timestamps reach from {:.0} to {:.0}",
+                        jiff::Timestamp::MIN,
+                        jiff::Timestamp::MAX
+                    ),
+                    false => wrong("a timestamp (RFC 3339, with an offset)"),
+                }
+            }),
         }
     }
 

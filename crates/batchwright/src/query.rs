@@ -49,6 +49,16 @@ pub trait Queries: Send + Sync {
     /// Skips of an execution, in the order in which they were committed.
     fn skips(&self, id: ExecutionId) -> Result<Vec<SkipRecord>, RepositoryError>;
 
+    /// At most `limit` of them, those from number `begin` on, counted from 0.
+    fn skips_page(
+        &self,
+        id: ExecutionId,
+        begin: usize,
+        limit: usize,
+    ) -> Result<Vec<SkipRecord>, RepositoryError> {
+        Ok(self.skips(id)?.into_iter().skip(begin).take(limit).collect())
+    }
+
     /// Changes of state of an execution and its steps, oldest first.
     fn events(&self, id: ExecutionId) -> Result<Vec<EventRecord>, RepositoryError>;
 

@@ -10,6 +10,7 @@ use super::{BatchStatus, Counters, ExecutionId, ExitStatus, InstanceId, JobExecu
 use super::{StepExecution, StepExecutionId};
 use crate::error::Failure;
 use crate::parameters::Parameter;
+use crate::shown::shown;
 
 /// What anybody may know of an execution. Its JSON is a public contract.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -151,9 +152,9 @@ fn some_millis<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S
 impl fmt::Display for ExecutionSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, job, instance_id, status, exit, .. } = self;
-        write!(f, "execution {id} of {job} (instance {instance_id}): {status}")?;
+        write!(f, "execution {id} of {} (instance {instance_id}): {status}", shown(job))?;
         if exit.code != status.name() {
-            write!(f, ", exit {}", exit.code)?;
+            write!(f, ", exit {}", shown(&exit.code))?;
         }
         write_duration(f, self.started_at, self.ended_at)?;
         write_failure(f, self.failure.as_ref())
@@ -164,9 +165,9 @@ impl fmt::Display for ExecutionSummary {
 impl fmt::Display for StepSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, status, exit, counters, .. } = self;
-        write!(f, "step {name}: {status}")?;
+        write!(f, "step {}: {status}", shown(name))?;
         if exit.code != status.name() {
-            write!(f, ", exit {}", exit.code)?;
+            write!(f, ", exit {}", shown(&exit.code))?;
         }
         write!(f, ", {} read, {} written", counters.read, counters.write)?;
         for (count, word) in [
@@ -201,7 +202,15 @@ fn write_duration(
 
 fn write_failure(f: &mut fmt::Formatter<'_>, failure: Option<&Failure>) -> fmt::Result {
     match failure {
-        Some(failure) => write!(f, ": {}: {}", failure.code, failure.message),
+        Some(failure) => {
+            write!(f, ": {}: ", failure.code)?;
+            // The output of a program has lines; none of them may look like one of ours.
+            for (index, line) in failure.message.lines().enumerate() {
+                let indent = if index == 0 { "" } else { "\n    " };
+                write!(f, "{indent}{}", shown(line))?;
+            }
+            Ok(())
+        }
         None => Ok(()),
     }
 }

@@ -126,10 +126,36 @@ impl JobFlow {
         }
     }
 
-    /// Whether the flow goes on from the node's failure with `code`: then it is not tried again.
+    /// Whether the flow goes on from the node's failure with `code`: then it is not tried again. A way that can only
+    /// end in `fail`, such as a mail about the failure, does not go on: a restart tries the failed step again.
     pub(crate) fn handles(&self, index: usize, code: &str) -> bool {
-        let target = self.nodes[index].transition(code).map(|transition| &transition.target);
-        !matches!(target, None | Some(Target::Fail(_)))
+        match self.nodes[index].transition(code).map(|transition| &transition.target) {
+            None | Some(Target::Fail(_)) => false,
+            Some(Target::To(name)) => self
+                .index_of(name)
+                .is_some_and(|next| self.can_end_well(next, &mut vec![false; self.nodes.len()])),
+            Some(Target::End(_) | Target::Stop | Target::RestartAt(_)) => true,
+        }
+    }
+
+    /// Whether some way from the node at `index` ends otherwise than failed.
+    fn can_end_well(&self, index: usize, seen: &mut [bool]) -> bool {
+        if std::mem::replace(&mut seen[index], true) {
+            return false;
+        }
+        let node = &self.nodes[index];
+        let by_transition = node.transitions.iter().any(|transition| match &transition.target {
+            Target::Fail(_) => false,
+            Target::To(name) => {
+                self.index_of(name).is_some_and(|next| self.can_end_well(next, seen))
+            }
+            Target::End(_) | Target::Stop | Target::RestartAt(_) => true,
+        });
+        let goes_on_alone = !matches!(node.kind, NodeKind::Decision(_))
+            && node.transition(ExitStatus::COMPLETED).is_none();
+        by_transition
+            || goes_on_alone
+                && (index + 1 == self.nodes.len() || self.can_end_well(index + 1, seen))
     }
 
     /// Every fault of the flow and the flows within it.

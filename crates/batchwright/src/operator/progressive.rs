@@ -19,6 +19,7 @@ use crate::query::ExecutionFilter;
 use crate::repository::lifecycle::{contended, parameters_of_restart};
 use crate::repository::{Lease, ProgressiveState, StoredResponse};
 use crate::step::{StepScope, StepStart};
+use crate::threads;
 
 /// How often a stop that was asked for is looked at.
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(20);
@@ -121,7 +122,7 @@ impl JobOperator {
 
     fn work_of(&self, id: ExecutionId) -> Result<Arc<dyn ProgressiveWork>, SliceError> {
         let execution = self.execution(id)?;
-        let job = self.inner.registry.job(&execution.job)?;
+        let job = self.inner.registry.job_of(&execution)?;
         job.progressive().ok_or(SliceError::NotProgressive { execution: id })
     }
 
@@ -221,10 +222,19 @@ impl JobOperator {
         all.sort_by_key(|lane| (lane.is_live(now), lane.rank));
         all.truncate(usize::try_from(lanes.max(1)).unwrap_or(usize::MAX));
         thread::scope(|scope| {
+            let mut all = all.into_iter();
+            // The first on this thread: it goes on also where no other can be started.
+            let first = all.next();
             let lanes: Vec<_> = all
-                .into_iter()
-                .map(|lane| scope.spawn(move || self.drive_lane(id, lane.id, lane.seq + 1, stop)))
+                .filter_map(|lane| {
+                    threads::start(scope, "batchwright lane", move || {
+                        self.drive_lane(id, lane.id, lane.seq + 1, stop)
+                    })
+                })
                 .collect();
+            if let Some(lane) = first {
+                self.drive_lane(id, lane.id, lane.seq + 1, stop)?;
+            }
             let ends: Vec<_> = lanes.into_iter().map(|lane| lane.join()).collect();
             ends.into_iter().try_for_each(|end| match end {
                 Ok(result) => result,

@@ -116,6 +116,15 @@ impl Queries for CachedQueries {
         self.queries.skips(id)
     }
 
+    fn skips_page(
+        &self,
+        id: ExecutionId,
+        begin: usize,
+        limit: usize,
+    ) -> Result<Vec<SkipRecord>, RepositoryError> {
+        self.queries.skips_page(id, begin, limit)
+    }
+
     fn events(&self, id: ExecutionId) -> Result<Vec<EventRecord>, RepositoryError> {
         self.queries.events(id)
     }

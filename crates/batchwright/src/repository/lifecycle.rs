@@ -351,6 +351,9 @@ fn finish_once(
     if let Some(context) = outcome.context {
         execution.context = context;
     }
+    // The end of a step that the store could not take when it came.
+    let note = "the execution ended before the end of this step was stored";
+    close_steps(&mut *unit, execution.id, &Failure::new("commit_failed", note), note, now)?;
     change(&mut *unit, &mut execution, now, None)?;
     unit.commit()?;
     Ok(execution)
@@ -419,6 +422,10 @@ fn abandon_once(
     if execution.status == BatchStatus::Abandoned {
         return Ok(execution);
     }
+    // What became of the instance since is not undone.
+    if execution.status.is_restartable() {
+        refuse_if_superseded(&mut *unit, &execution)?;
+    }
     execution.status = execution
         .status
         .after(StatusEvent::Abandon)
@@ -470,16 +477,7 @@ fn close_lost(
     let lost = format!("owner {owner} lost, its lease ran until {since:.3}");
     let note = format!("recovered: {lost}");
     let failure = Failure::new("recovered", lost);
-    for mut step in unit.steps_of(execution.id)? {
-        if step.status.is_running() {
-            step.status = BatchStatus::Failed;
-            step.exit = ExitStatus::failed().with_message(&note);
-            step.failure = Some(failure.clone());
-            step.ended_at = Some(now);
-            unit.update_step(&step)?;
-            record_step(unit, &step, now)?;
-        }
-    }
+    close_steps(unit, execution.id, &failure, &note, now)?;
     let mut closed = execution.clone();
     closed.status = BatchStatus::Failed;
     closed.exit = ExitStatus::failed().with_message(&note);
@@ -490,6 +488,27 @@ fn close_lost(
     closed.fence += 1;
     change(unit, &mut closed, now, Some(note))?;
     Ok(closed)
+}
+
+/// Steps and partitions of `execution` that are still running become `FAILED`; their checkpoints stay.
+fn close_steps(
+    unit: &mut dyn UnitOfWork,
+    execution: ExecutionId,
+    failure: &Failure,
+    note: &str,
+    now: Timestamp,
+) -> Result<(), RepositoryError> {
+    for mut step in unit.steps_of(execution)? {
+        if step.status.is_running() {
+            step.status = BatchStatus::Failed;
+            step.exit = ExitStatus::failed().with_message(note);
+            step.failure = Some(failure.clone());
+            step.ended_at = Some(now);
+            unit.update_step(&step)?;
+            record_step(unit, &step, now)?;
+        }
+    }
+    Ok(())
 }
 
 /// A new row for a step that begins, `resume` being the execution that it continues.

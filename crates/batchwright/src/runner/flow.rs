@@ -38,6 +38,33 @@ impl FlowEnd {
     }
 }
 
+/// The failure that a flow left by a way that can only fail: it stays the reason, whatever happens on that way.
+struct FirstFailure {
+    failure: Failure,
+    exit: ExitStatus,
+    steps: Vec<StepExecutionId>,
+}
+
+impl FirstFailure {
+    /// `end`, with `first` as its cause when there is one.
+    fn before(first: Option<Self>, end: FlowEnd) -> FlowEnd {
+        let Some(first) = first else { return end };
+        match end {
+            FlowEnd::Failed { failure, exit, steps, stopped } => {
+                let Failure { code, message } = first.failure;
+                let message = match failure.code.as_str() {
+                    "flow_failed" => message,
+                    _ => format!("{message}; after that: {}", failure.message),
+                };
+                let failure = Failure::new(code, message);
+                let exit = ExitStatus { code: exit.code, ..first.exit };
+                FlowEnd::Failed { failure, exit, steps: [first.steps, steps].concat(), stopped }
+            }
+            other => other,
+        }
+    }
+}
+
 /// One walk through the flow of a job execution.
 pub(super) struct Walk<'r> {
     runner: &'r Runner,
@@ -91,11 +118,13 @@ impl<'r> Walk<'r> {
             }
         };
         let (mut visited, mut ran_any) = (BTreeSet::new(), false);
+        let mut first: Option<FirstFailure> = None;
         loop {
             if scope.stop().is_requested() {
                 return Ok(FlowEnd::Stopped);
             }
-            let round = Round { again: !visited.insert(at) || round.again, again_after };
+            let again = !visited.insert(at) || round.again || first.is_some();
+            let round = Round { again, again_after };
             let node = &flow.nodes[at];
             let end = match &node.kind {
                 NodeKind::Step(step) => {
@@ -133,15 +162,22 @@ impl<'r> Walk<'r> {
             }
             let target = match flow.route(at, outcome, &exit.code) {
                 Route::Next(next) => {
+                    if let Some(failure) = failure.filter(|_| !flow.handles(at, &exit.code)) {
+                        if stopped {
+                            return Ok(FlowEnd::Stopped);
+                        }
+                        first.get_or_insert(FirstFailure { failure, exit, steps });
+                    }
                     at = next;
                     continue;
                 }
                 Route::Done => return Ok(FlowEnd::Completed { exit, ran: ran_any }),
                 Route::Lost => {
-                    return Ok(match failure {
+                    let end = match failure {
                         Some(failure) => FlowEnd::Failed { failure, exit, steps, stopped },
                         None => lost(&node.name, &exit.code),
-                    });
+                    };
+                    return Ok(FirstFailure::before(first, end));
                 }
                 Route::Transition(target) => target,
             };
@@ -154,12 +190,9 @@ impl<'r> Walk<'r> {
                 Target::Fail(code) => {
                     let told = || format!("step `{}` ended with `{}`", node.name, exit.code);
                     let failure = failure.unwrap_or_else(|| Failure::new("flow_failed", told()));
-                    FlowEnd::Failed {
-                        stopped,
-                        failure,
-                        exit: ExitStatus { code: code.clone(), ..exit },
-                        steps,
-                    }
+                    let exit = ExitStatus { code: code.clone(), ..exit };
+                    let end = FlowEnd::Failed { stopped, failure, exit, steps };
+                    FirstFailure::before(first, end)
                 }
                 Target::Stop => {
                     let behind = flow.nodes.get(at + 1).map(|node| node.name.clone());
@@ -280,15 +313,25 @@ impl<'r> Walk<'r> {
         round: Round,
     ) -> Result<FlowEnd, RepositoryError> {
         let ends: Vec<_> = std::thread::scope(|threads| {
+            let branch_in = |branch| {
+                let scope = scope.beside(scope.stop().clone());
+                move || self.flow_in(branch, &scope, round)
+            };
             let running: Vec<_> = branches
                 .iter()
                 .map(|branch| {
-                    let scope = scope.beside(scope.stop().clone());
-                    threads.spawn(move || self.flow_in(branch, &scope, round))
+                    (
+                        branch,
+                        crate::threads::start(threads, "batchwright branch", branch_in(branch)),
+                    )
                 })
                 .collect();
-            let joined = running.into_iter().map(|thread| {
-                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            let joined = running.into_iter().map(|(branch, thread)| match thread {
+                Some(thread) => {
+                    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                }
+                // No thread was to be had: the branch runs behind the others.
+                None => branch_in(branch)(),
             });
             joined.collect()
         });

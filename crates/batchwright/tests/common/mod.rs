@@ -1,6 +1,8 @@
 //! Random plans of faults, shapes and sizes, shared by the oracle tests of every store.
 #![allow(unreachable_pub, reason = "shared by path with the tests of another crate")]
 
+use std::collections::BTreeSet;
+
 use batchwright::testing::FaultPlan;
 use batchwright::testing::model::Case;
 use proptest::collection::{btree_map, btree_set};
@@ -33,6 +35,7 @@ prop_compose! {
         count in 0u64..25,
         chunk in 1u64..9,
         faults in faults(),
+        refused in prop_oneof![2 => Just(BTreeSet::new()), 1 => btree_set(1u64..25, 0..4)],
         skip_limit in prop_oneof![Just(None), (0u64..10).prop_map(Some)],
         retries in 0u32..4,
         stop_after_commits in prop_oneof![3 => Just(None), 1 => (1u64..6).prop_map(Some)],
@@ -41,6 +44,6 @@ prop_compose! {
         let mut faults = faults;
         faults.read.retain(|item| *item <= count);
         faults.read_flaky.retain(|item, _| *item <= count);
-        Case { count, chunk, faults, skip_limit, retries, stop_after_commits }
+        Case { count, chunk, faults, refused, skip_limit, retries, stop_after_commits }
     }
 }
