@@ -1,5 +1,6 @@
 //! Databases, and one way to talk to all of them.
 
+mod class;
 mod mysql;
 mod postgres;
 mod server;
@@ -11,8 +12,11 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use batchwright::{Durability, ErrorKind, ItemError, RepositoryError, StopToken};
+use batchwright::{
+    Clock, Durability, ErrorKind, ItemError, RepositoryError, StopToken, SystemClock,
+};
 
+pub(crate) use class::SqlErrorClass;
 pub use mysql::MySqlSession;
 pub(crate) use mysql::push as push_mysql;
 pub use postgres::PostgresSession;
@@ -44,18 +48,29 @@ impl Database {
     ///
     /// A sentence that says what is wrong with the URL, without its password.
     pub fn parse(url: &str) -> Result<Self, String> {
-        let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
+        let Some((scheme, rest)) = url.split_once(':') else {
+            return Err(
+                "the URL has no kind; write sqlite://PATH, postgres://… or mysql://…".to_owned()
+            );
+        };
         match scheme {
             "sqlite" => match rest.strip_prefix("//").unwrap_or(rest) {
                 "" => Err("the URL names no file; write sqlite://PATH".to_owned()),
+                memory if memory == ":memory:" || memory.starts_with("file:") => Err(
+                    "SQLite databases in memory and `file:` names are not supported; write sqlite://PATH, or `memory:` for a \
+                     store that ends with the process"
+                        .to_owned(),
+                ),
                 path => Ok(Self::Sqlite(SqliteDatabase::at(path))),
             },
             "postgres" | "postgresql" => ServerDatabase::postgres(url).map(Self::Postgres),
             "mysql" => ServerDatabase::mysql(url).map(Self::MySql),
             "mariadb" => ServerDatabase::mysql(&format!("mysql:{rest}")).map(Self::MySql),
-            _ => Err(format!(
-                "there is no database of kind `{scheme}`; there are: sqlite://PATH, postgres://…, mysql://…"
-            )),
+            // What stands before the first colon may be a password: it is not repeated.
+            _ => Err(
+                "there is no such kind of database; there are: sqlite://PATH, postgres://…, mysql://…"
+                    .to_owned(),
+            ),
         }
     }
 
@@ -93,8 +108,8 @@ impl Database {
     /// What the database reports.
     pub fn query(&self, query: &str) -> Result<Vec<Vec<SqlValue<'static>>>, SqlError> {
         let mut session = self.connect_read_only()?;
-        let text = session.readable(query, "")?;
-        session.many(&Sql::native(&text), &[], |row| {
+        let readable = session.readable(query, "")?;
+        session.many(&Sql::native(&readable.text), &[], |row| {
             (0..row.names().len()).map(|index| Ok(row.at(index)?.into_owned())).collect()
         })
     }
@@ -134,6 +149,11 @@ impl Database {
         self.connect()?.columns_of(table)
     }
 
+    /// Whether a pool such as PgBouncer stands before the server.
+    pub(crate) fn is_pooled(&self) -> bool {
+        matches!(self, Self::Postgres(server) if server.is_pooled())
+    }
+
     /// Which kind it is.
     pub(crate) fn dialect(&self) -> Dialect {
         match self {
@@ -145,37 +165,82 @@ impl Database {
 
     /// A connection.
     pub(crate) fn connect(&self) -> Result<SqlSession, SqlError> {
-        Ok(SqlSession(match self {
-            Self::Sqlite(file) => Box::new(sqlite::SqliteSession::new(file.connect()?)),
-            Self::Postgres(server) => Box::new(PostgresSession::connect(server)?),
-            Self::MySql(server) => Box::new(MySqlSession::connect(server)?),
-        }))
+        let connected: Result<Box<dyn Session>, SqlError> = match self {
+            Self::Sqlite(file) => file
+                .connect()
+                .map_err(SqlError::from)
+                .map(|one| Box::new(sqlite::SqliteSession::new(one, self.place())) as _),
+            Self::Postgres(server) => {
+                PostgresSession::connect(server, self.place()).map(|one| Box::new(one) as _)
+            }
+            Self::MySql(server) => {
+                MySqlSession::connect(server, self.place()).map(|one| Box::new(one) as _)
+            }
+        };
+        connected.map(SqlSession).map_err(|error| error.at(&self.place()))
+    }
+
+    /// A connection to a store: a server that takes no writes is none.
+    pub(crate) fn connect_store(&self) -> Result<SqlSession, SqlError> {
+        match self {
+            Self::Sqlite(file) => {
+                let connected = file.connect_store().map_err(SqlError::from);
+                let connection = connected.map_err(|error| error.at(&self.place()))?;
+                Ok(SqlSession(Box::new(sqlite::SqliteSession::new(connection, self.place()))))
+            }
+            Self::Postgres(_) => {
+                let mut session = self.connect()?;
+                let sql = Sql::native("SELECT pg_is_in_recovery() AS standby");
+                match session.one(&sql, &[], |row| row.read("standby"))? {
+                    Some(true) => {
+                        let told = "the server is a standby, which takes no writes";
+                        Err(SqlError::new(SqlErrorClass::Unavailable, told).at(&self.place()))
+                    }
+                    _ => Ok(session),
+                }
+            }
+            Self::MySql(_) => self.connect(),
+        }
+    }
+
+    /// Where it is, as people may see it.
+    fn place(&self) -> std::sync::Arc<str> {
+        self.to_string().into()
     }
 
     /// A connection in place of one that broke: a server that is being restarted is waited for.
-    pub(crate) fn reconnect(&self) -> Result<SqlSession, SqlError> {
-        let mut waited = Duration::ZERO;
-        loop {
-            match self.connect() {
-                Err(error)
-                    if error.class == SqlErrorClass::Unavailable && waited < RECONNECT_TIMEOUT =>
-                {
-                    StopToken::default().wait(RECONNECT_PAUSE);
-                    waited += RECONNECT_PAUSE;
-                }
-                connected => return connected,
-            }
-        }
+    pub(crate) fn reconnect_store(&self) -> Result<SqlSession, SqlError> {
+        waiting_for_restart(|| self.connect_store())
     }
 
     /// A connection that need not write.
     pub(crate) fn connect_read_only(&self) -> Result<SqlSession, SqlError> {
         match self {
             Self::Sqlite(file) => {
-                let connection = file.connect_read_only()?;
-                Ok(SqlSession(Box::new(sqlite::SqliteSession::new(connection))))
+                let connected = file.connect_read_only().map_err(SqlError::from);
+                let connection = connected.map_err(|error| error.at(&self.place()))?;
+                Ok(SqlSession(Box::new(sqlite::SqliteSession::new(connection, self.place()))))
             }
             _ => self.connect(),
+        }
+    }
+}
+
+/// A server that is being restarted is waited for.
+fn waiting_for_restart(
+    connect: impl Fn() -> Result<SqlSession, SqlError>,
+) -> Result<SqlSession, SqlError> {
+    let clock = SystemClock::default();
+    let begun = clock.elapsed();
+    loop {
+        match connect() {
+            Err(error)
+                if error.class == SqlErrorClass::Unavailable
+                    && clock.elapsed() - begun < RECONNECT_TIMEOUT =>
+            {
+                StopToken::default().wait(RECONNECT_PAUSE);
+            }
+            connected => return connected,
         }
     }
 }
@@ -288,6 +353,12 @@ impl Sql {
     }
 }
 
+/// A query that can be run, and the names of its columns, in their order.
+pub(crate) struct Readable {
+    pub(crate) text: String,
+    pub(crate) columns: Vec<String>,
+}
+
 /// What is called for each row.
 pub(crate) type EachRow<'f> = &'f mut dyn FnMut(&SqlRow<'_>) -> Result<(), SqlError>;
 
@@ -322,7 +393,7 @@ pub(crate) trait Session: Any + Send {
 
     /// `query`, with `rest` (a condition, an order) behind it, every column as a value that [`SqlValue`] has.
     /// Wrong SQL is told here.
-    fn readable(&mut self, query: &str, rest: &str) -> Result<String, SqlError>;
+    fn readable(&mut self, query: &str, rest: &str) -> Result<Readable, SqlError>;
 
     /// How parameter `index` is compared with column `column` of `query`, whatever its type.
     fn key_parameter(
@@ -401,28 +472,13 @@ impl dyn Session {
     }
 }
 
-/// What a database reports, by what follows from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SqlErrorClass {
-    /// It cannot be reached, or does not answer.
-    Unavailable,
-    /// A constraint refuses the row.
-    Constraint,
-    /// The value does not fit.
-    Data,
-    /// Two transactions stood in each other's way; this one was undone.
-    Contention,
-    /// What is stored cannot be understood.
-    Corrupt,
-    /// Anything else: wrong SQL, no permission.
-    Other,
-}
-
 /// What a database reports.
 #[derive(Debug, thiserror::Error)]
-#[error("{source}")]
+#[error("{source}{}", self.shown_place())]
 pub struct SqlError {
     pub(crate) class: SqlErrorClass,
+    /// The database, as people may see it.
+    place: Option<std::sync::Arc<str>>,
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
@@ -431,7 +487,36 @@ impl SqlError {
         class: SqlErrorClass,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { class, source: source.into() }
+        Self { class, place: None, source: source.into() }
+    }
+
+    /// The same error of the database at `place`, unless one is named already.
+    pub(crate) fn at(mut self, place: &std::sync::Arc<str>) -> Self {
+        self.place.get_or_insert_with(|| std::sync::Arc::clone(place));
+        self
+    }
+
+    fn shown_place(&self) -> String {
+        self.place.as_ref().map_or_else(String::new, |place| format!(" (in {place})"))
+    }
+
+    /// Whether the database itself refused the transaction when it was committed: then nothing was kept.
+    pub(crate) fn is_refusal(&self) -> bool {
+        use SqlErrorClass::{Constraint, Contention, Data};
+        matches!(self.class, Constraint | Data | Contention)
+    }
+
+    /// As the failure of the commit of a unit of work.
+    pub(crate) fn at_commit(self) -> RepositoryError {
+        match self.class {
+            SqlErrorClass::Constraint => {
+                RepositoryError::Refused { kind: ErrorKind::CONSTRAINT, source: Box::new(self) }
+            }
+            SqlErrorClass::Data => {
+                RepositoryError::Refused { kind: ErrorKind::DATA, source: Box::new(self) }
+            }
+            _ => self.in_store("commit"),
+        }
     }
 
     /// What is stored in `column` cannot be understood.
@@ -443,12 +528,12 @@ impl SqlError {
     pub(crate) fn in_store(self, action: &str) -> RepositoryError {
         match self.class {
             SqlErrorClass::Corrupt => {
-                RepositoryError::Corrupt { what: format!("{action}: {}", self.source) }
+                RepositoryError::Corrupt { what: format!("{action}: {self}") }
             }
             SqlErrorClass::Constraint | SqlErrorClass::Contention => {
-                RepositoryError::Conflict { what: format!("{action}: {}", self.source) }
+                RepositoryError::Conflict { what: format!("{action}: {self}") }
             }
-            _ => RepositoryError::unavailable(action, self.source),
+            _ => RepositoryError::unavailable(action, self),
         }
     }
 
@@ -459,9 +544,11 @@ impl SqlError {
             SqlErrorClass::Constraint => ErrorKind::CONSTRAINT,
             SqlErrorClass::Data => ErrorKind::DATA,
             SqlErrorClass::Contention => ErrorKind::new("sql.contention"),
+            SqlErrorClass::Locked => ErrorKind::new("io.locked"),
+            SqlErrorClass::Canceled => ErrorKind::TIMEOUT,
             SqlErrorClass::Corrupt | SqlErrorClass::Other => ErrorKind::new("sql"),
         };
-        ItemError::wrap(kind, action, self.source)
+        ItemError::wrap(kind, action, self)
     }
 }
 

@@ -1,14 +1,18 @@
 //! MySQL and MariaDB.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use futures_util::StreamExt;
 use sqlx::mysql::{MySqlArguments, MySqlConnectOptions, MySqlConnection};
-use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Executor, SqlSafeStr as _};
+use sqlx::{
+    Arguments, AssertSqlSafe, Column as _, ConnectOptions, Executor, SqlSafeStr as _,
+    Statement as _, TypeInfo as _,
+};
 
 use super::server::{Driver, ServerDatabase, breaks};
 use super::value::{Row, SqlRow};
-use super::{EachRow, Session, Sql, SqlError, SqlErrorClass, SqlValue};
+use super::{EachRow, Readable, Session, Sql, SqlError, SqlErrorClass, SqlValue};
 
 /// A connection to MySQL or MariaDB.
 ///
@@ -18,21 +22,25 @@ use super::{EachRow, Session, Sql, SqlError, SqlErrorClass, SqlValue};
 pub struct MySqlSession {
     connection: MySqlConnection,
     driver: Driver,
+    place: Arc<str>,
     broken: bool,
 }
 
 impl MySqlSession {
-    pub(super) fn connect(server: &ServerDatabase) -> Result<Self, SqlError> {
+    pub(super) fn connect(server: &ServerDatabase, place: Arc<str>) -> Result<Self, SqlError> {
         let driver = Driver::new()?;
         let options: MySqlConnectOptions = server.url().parse()?;
         let options = options.disable_statement_logging();
         let connection = driver.connect(options.connect())?;
-        let mut session = Self { connection, driver, broken: false };
+        let mut session = Self { connection, driver, place, broken: false };
         // A value that does not fit is an error, not a warning; and the rules above the store rely on the
         // isolation, whatever the server's default is.
         session.run(
             // A reader that is slow to take rows is no dead one.
-            "SET SESSION net_write_timeout = 3600, sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES'); \
+            // A session whose machine froze or lost its power holds up nobody for long.
+            "SET SESSION net_write_timeout = 3600, sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES'), \
+                 innodb_lock_wait_timeout = 10, lock_wait_timeout = 10 \
+                 /*M!100300 , idle_transaction_timeout = 60 */; \
              SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
         )?;
         Ok(session)
@@ -46,7 +54,7 @@ impl MySqlSession {
     fn told<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, SqlError> {
         result.map_err(|error| {
             self.broken |= breaks(&error);
-            error.into()
+            SqlError::from(error).at(&self.place)
         })
     }
 
@@ -56,7 +64,7 @@ impl MySqlSession {
         sql: &Sql,
         arguments: MySqlArguments,
     ) -> Result<(u64, u64), SqlError> {
-        let query = sqlx::query_with(AssertSqlSafe(std::sync::Arc::clone(&sql.text)), arguments);
+        let query = sqlx::query_with(AssertSqlSafe(Arc::clone(&sql.text)), arguments);
         let done = self.driver.wait(query.execute(&mut self.connection));
         self.told(done).map(|done| (done.rows_affected(), done.last_insert_id()))
     }
@@ -104,7 +112,7 @@ impl Session for MySqlSession {
         each: EachRow<'_>,
     ) -> Result<(), SqlError> {
         let arguments = arguments(sql, values)?;
-        let query = sqlx::query_with(AssertSqlSafe(std::sync::Arc::clone(&sql.text)), arguments);
+        let query = sqlx::query_with(AssertSqlSafe(Arc::clone(&sql.text)), arguments);
         let found = self.driver.wait(query.fetch_all(&mut self.connection));
         self.told(found)?.iter().try_for_each(|row| each(&SqlRow(Row::MySql(row))))
     }
@@ -116,7 +124,7 @@ impl Session for MySqlSession {
         each: &mut dyn FnMut(&SqlRow<'_>) -> Result<bool, SqlError>,
     ) -> Result<(), SqlError> {
         let arguments = arguments(sql, values)?;
-        let query = sqlx::query_with(AssertSqlSafe(std::sync::Arc::clone(&sql.text)), arguments);
+        let query = sqlx::query_with(AssertSqlSafe(Arc::clone(&sql.text)), arguments);
         let Self { driver, connection, .. } = self;
         let ended: Result<Result<(), SqlError>, sqlx::Error> = driver.wait_here(async {
             let mut rows = query.fetch(connection);
@@ -132,18 +140,38 @@ impl Session for MySqlSession {
         self.told(ended)?
     }
 
-    fn readable(&mut self, query: &str, rest: &str) -> Result<String, SqlError> {
+    fn readable(&mut self, query: &str, rest: &str) -> Result<Readable, SqlError> {
         let whole = match rest {
             "" => query.to_owned(),
-            rest => format!("SELECT * FROM ({query}) AS q {rest}"),
+            // The query may end in a comment.
+            rest => format!("SELECT * FROM ({query}\n) AS q {rest}"),
         };
         let text = AssertSqlSafe(whole.clone()).into_sql_str();
         let prepared = self.driver.wait((&mut self.connection).prepare(text));
-        self.told(prepared)?;
-        Ok(whole)
+        let columns =
+            self.told(prepared)?.columns().iter().map(|one| one.name().to_owned()).collect();
+        Ok(Readable { text: whole, columns })
     }
 
-    fn key_parameter(&mut self, _: &str, _: &str, index: usize) -> Result<String, SqlError> {
+    fn key_parameter(
+        &mut self,
+        query: &str,
+        column: &str,
+        index: usize,
+    ) -> Result<String, SqlError> {
+        let text = AssertSqlSafe(query.to_owned()).into_sql_str();
+        let prepared = self.driver.wait((&mut self.connection).prepare(text));
+        let statement = self.told(prepared)?;
+        let key = statement.columns().iter().find(|one| one.name() == column);
+        if let Some(name @ ("ENUM" | "SET")) = key.map(|key| key.type_info().name()) {
+            return Err(SqlError::new(
+                SqlErrorClass::Other,
+                format!(
+                    "key `{column}` is of type {name}, which sorts otherwise than it compares, so a restart could \
+                     lose rows; select it as CAST(… AS CHAR) or name another key"
+                ),
+            ));
+        }
         Ok(super::Dialect::MySql.parameter(index))
     }
 

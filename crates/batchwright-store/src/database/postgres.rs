@@ -1,6 +1,7 @@
 //! PostgreSQL. Parameters are encoded as the types that the server says it expects.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -17,7 +18,27 @@ use sqlx::{
 
 use super::server::{Driver, ServerDatabase, breaks};
 use super::value::{POSTGRES_PLAIN, Row, SqlRow};
-use super::{EachRow, Session, Sql, SqlError, SqlErrorClass, SqlValue};
+use super::{EachRow, Readable, Session, Sql, SqlError, SqlErrorClass, SqlValue};
+
+/// What every session is set to, as far as its server knows it: a session that sleeps in its transaction, or whose
+/// machine lost its power, holds up nobody for long. Values in the URL (`options`) win, because they come first.
+const SETTINGS: [(&str, &str); 6] = [
+    ("lock_timeout", "5s"),
+    ("idle_in_transaction_session_timeout", "60s"),
+    ("tcp_keepalives_idle", "30"),
+    ("tcp_keepalives_interval", "10"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "30s"),
+];
+
+/// Descriptions of statements that are kept where a pool keeps no prepared ones.
+const DESCRIBED_MAX: usize = 256;
+
+/// Drops what the driver prepared: behind a pool another client gets the session next. Only the driver's own names,
+/// because newer pools keep statements of theirs.
+const FORGET: &str = "DO $$ DECLARE prepared text; BEGIN \
+    FOR prepared IN SELECT name FROM pg_prepared_statements WHERE name LIKE 'sqlx\\_s\\_%' \
+    LOOP EXECUTE format('DEALLOCATE %I', prepared); END LOOP; END $$";
 
 /// A connection to PostgreSQL.
 ///
@@ -27,37 +48,111 @@ use super::{EachRow, Session, Sql, SqlError, SqlErrorClass, SqlValue};
 pub struct PostgresSession {
     connection: PgConnection,
     driver: Driver,
+    place: Arc<str>,
     broken: bool,
+    /// Whether a pool stands before the server: then nothing is left in the session, and every statement belongs to
+    /// a transaction.
+    pooled: bool,
+    /// Whether a transaction is open; known only behind a pool.
+    in_transaction: bool,
+    described: HashMap<Arc<str>, PgStatement>,
 }
 
 impl PostgresSession {
-    pub(super) fn connect(server: &ServerDatabase) -> Result<Self, SqlError> {
+    pub(super) fn connect(server: &ServerDatabase, place: Arc<str>) -> Result<Self, SqlError> {
         let driver = Driver::new()?;
         let options: PgConnectOptions = server.url().parse()?;
-        let options = options.application_name("batchwright").disable_statement_logging();
+        let mut options = options.application_name("batchwright").disable_statement_logging();
+        let pooled = server.is_pooled();
+        if pooled {
+            options = options.statement_cache_capacity(0).extra_float_digits(None);
+        }
+        let chosen = options.get_options().unwrap_or_default().to_owned();
         let connection = driver.connect(options.connect())?;
-        let mut session = Self { connection, driver, broken: false };
-        // The rules above the store rely on it, whatever the server's default is.
-        session.run("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED")?;
+        let described = HashMap::new();
+        let mut session = Self {
+            connection,
+            driver,
+            place,
+            broken: false,
+            pooled,
+            in_transaction: false,
+            described,
+        };
+        if !pooled {
+            let is_free = |(name, _): &&(&str, &str)| !chosen.contains(name);
+            let set = |(name, value): &(&str, &str)| {
+                // Servers that do not know a setting do without it.
+                format!(
+                    "SELECT set_config(name, '{value}', false) FROM pg_settings WHERE name = '{name}'"
+                )
+            };
+            let text: Vec<_> = SETTINGS.iter().filter(is_free).map(set).collect();
+            session.run(&text.join("; "))?;
+        }
         Ok(session)
     }
 
     /// Waits for what `work` does with the connection.
     pub fn wait<T: Send>(&mut self, work: impl AsyncFnOnce(&mut PgConnection) -> T) -> T {
-        self.driver.wait_here(work(&mut self.connection))
+        let done = self.driver.wait_here(work(&mut self.connection));
+        if self.pooled {
+            let _ = self.run(FORGET);
+        }
+        done
     }
 
     fn told<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, SqlError> {
         result.map_err(|error| {
             self.broken |= breaks(&error);
-            error.into()
+            SqlError::from(error).at(&self.place)
         })
     }
 
+    /// Types of the parameters and columns of a statement.
     fn prepare(&mut self, text: &Arc<str>) -> Result<PgStatement, SqlError> {
-        let text = AssertSqlSafe(Arc::clone(text)).into_sql_str();
-        let prepared = self.driver.wait((&mut self.connection).prepare(text));
-        self.told(prepared)
+        if let Some(known) = self.described.get(text) {
+            return Ok(known.clone());
+        }
+        let sql = AssertSqlSafe(Arc::clone(text)).into_sql_str();
+        let prepared = self.driver.wait((&mut self.connection).prepare(sql));
+        let prepared = self.told(prepared)?;
+        if self.pooled {
+            // The driver names what it prepares, and a pool must keep no names.
+            self.run(FORGET)?;
+            if self.described.len() >= DESCRIBED_MAX {
+                self.described.clear();
+            }
+            self.described.insert(Arc::clone(text), prepared.clone());
+        }
+        Ok(prepared)
+    }
+
+    /// Behind a pool every statement belongs to a transaction: outside of one, its parts reach different sessions.
+    fn pinned<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, SqlError>,
+    ) -> Result<T, SqlError> {
+        if !self.pooled || self.in_transaction {
+            return work(self);
+        }
+        self.begin()?;
+        match work(self) {
+            Ok(done) => self.commit().map(|()| done),
+            Err(error) => {
+                let _ = self.roll_back();
+                Err(error)
+            }
+        }
+    }
+
+    /// The statement with its arguments; nothing of it stays in a session behind a pool.
+    fn query(
+        &self,
+        text: &Arc<str>,
+        arguments: PgArguments,
+    ) -> sqlx::query::Query<'static, Postgres, PgArguments> {
+        sqlx::query_with(AssertSqlSafe(Arc::clone(text)), arguments).persistent(!self.pooled)
     }
 
     /// Inserts or updates with one array a column; returns the rows that were changed.
@@ -66,14 +161,18 @@ impl PostgresSession {
         sql: &Sql,
         columns: &[ArrayColumn],
     ) -> Result<u64, SqlError> {
-        let statement = self.prepare(&sql.text)?;
-        let mut arguments = PgArguments::default();
-        for (column, info) in columns.iter().zip(parameters(&statement)) {
-            let argument = Argument { bytes: Some(Bytes::Array(column)), info: info.clone() };
-            arguments.add(argument).map_err(|error| SqlError::new(SqlErrorClass::Data, error))?;
-        }
-        let done = self.driver.wait(statement.query_with(arguments).execute(&mut self.connection));
-        self.told(done).map(|done| done.rows_affected())
+        self.pinned(|this| {
+            let statement = this.prepare(&sql.text)?;
+            let mut arguments = PgArguments::default();
+            for (column, info) in columns.iter().zip(parameters(&statement)) {
+                let argument = Argument { bytes: Some(Bytes::Array(column)), info: info.clone() };
+                let added = arguments.add(argument);
+                added.map_err(|error| SqlError::new(SqlErrorClass::Data, error))?;
+            }
+            let query = this.query(&sql.text, arguments);
+            let done = this.driver.wait(query.execute(&mut this.connection));
+            this.told(done).map(|done| done.rows_affected())
+        })
     }
 
     /// Types of the columns of `table`, without their lengths: a cast to a length cuts a text that is too long,
@@ -319,10 +418,12 @@ fn text(value: &SqlValue<'_>) -> Result<String, String> {
 
 impl Session for PostgresSession {
     fn execute(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<u64, SqlError> {
-        let statement = self.prepare(&sql.text)?;
-        let arguments = arguments(&statement, values)?;
-        let done = self.driver.wait(statement.query_with(arguments).execute(&mut self.connection));
-        self.told(done).map(|done| done.rows_affected())
+        self.pinned(|this| {
+            let statement = this.prepare(&sql.text)?;
+            let query = this.query(&sql.text, arguments(&statement, values)?);
+            let done = this.driver.wait(query.execute(&mut this.connection));
+            this.told(done).map(|done| done.rows_affected())
+        })
     }
 
     fn insert(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<i64, SqlError> {
@@ -336,11 +437,13 @@ impl Session for PostgresSession {
         values: &[SqlValue<'_>],
         each: EachRow<'_>,
     ) -> Result<(), SqlError> {
-        let statement = self.prepare(&sql.text)?;
-        let arguments = arguments(&statement, values)?;
-        let found =
-            self.driver.wait(statement.query_with(arguments).fetch_all(&mut self.connection));
-        self.told(found)?.iter().try_for_each(|row| each(&SqlRow(Row::Postgres(row))))
+        let found = self.pinned(|this| {
+            let statement = this.prepare(&sql.text)?;
+            let query = this.query(&sql.text, arguments(&statement, values)?);
+            let found = this.driver.wait(query.fetch_all(&mut this.connection));
+            this.told(found)
+        })?;
+        found.iter().try_for_each(|row| each(&SqlRow(Row::Postgres(row))))
     }
 
     fn stream(
@@ -349,29 +452,36 @@ impl Session for PostgresSession {
         values: &[SqlValue<'_>],
         each: &mut dyn FnMut(&SqlRow<'_>) -> Result<bool, SqlError>,
     ) -> Result<(), SqlError> {
-        let statement = self.prepare(&sql.text)?;
-        let arguments = arguments(&statement, values)?;
-        let Self { driver, connection, .. } = self;
-        let ended: Result<Result<(), SqlError>, sqlx::Error> = driver.wait_here(async {
-            let mut rows = statement.query_with(arguments).fetch(connection);
-            while let Some(row) = rows.next().await {
-                match each(&SqlRow(Row::Postgres(&row?))) {
-                    Ok(true) => {}
-                    Ok(false) => break,
-                    Err(error) => return Ok(Err(error)),
+        if !self.pooled {
+            // A step that is slow lets the rows wait: that is no connection that died.
+            self.run("SET tcp_user_timeout = 0")?;
+        }
+        self.pinned(|this| {
+            let statement = this.prepare(&sql.text)?;
+            let query = this.query(&sql.text, arguments(&statement, values)?);
+            let Self { driver, connection, .. } = this;
+            let ended: Result<Result<(), SqlError>, sqlx::Error> = driver.wait_here(async {
+                let mut rows = query.fetch(connection);
+                while let Some(row) = rows.next().await {
+                    match each(&SqlRow(Row::Postgres(&row?))) {
+                        Ok(true) => {}
+                        Ok(false) => break,
+                        Err(error) => return Ok(Err(error)),
+                    }
                 }
-            }
-            Ok(Ok(()))
-        });
-        self.told(ended)?
+                Ok(Ok(()))
+            });
+            this.told(ended)?
+        })
     }
 
-    fn readable(&mut self, query: &str, rest: &str) -> Result<String, SqlError> {
-        let statement = self.prepare(&query.into())?;
+    fn readable(&mut self, query: &str, rest: &str) -> Result<Readable, SqlError> {
+        let statement = self.pinned(|this| this.prepare(&query.into()))?;
         let columns = statement.columns();
+        let names: Vec<String> = columns.iter().map(|one| one.name().to_owned()).collect();
         let is_plain = |info: &PgTypeInfo| POSTGRES_PLAIN.contains(&info.name());
         if rest.is_empty() && columns.iter().all(|one| is_plain(one.type_info())) {
-            return Ok(query.to_owned());
+            return Ok(Readable { text: query.to_owned(), columns: names });
         }
         let list: Vec<_> = columns
             .iter()
@@ -383,9 +493,10 @@ impl Session for PostgresSession {
                 }
             })
             .collect();
-        let whole = format!("SELECT {} FROM ({query}) AS q {rest}", list.join(", "));
-        self.prepare(&whole.as_str().into())?;
-        Ok(whole)
+        // The query may end in a comment.
+        let whole = format!("SELECT {} FROM ({query}\n) AS q {rest}", list.join(", "));
+        self.pinned(|this| this.prepare(&whole.as_str().into()))?;
+        Ok(Readable { text: whole, columns: names })
     }
 
     fn key_parameter(
@@ -394,7 +505,7 @@ impl Session for PostgresSession {
         column: &str,
         index: usize,
     ) -> Result<String, SqlError> {
-        let statement = self.prepare(&query.into())?;
+        let statement = self.pinned(|this| this.prepare(&query.into()))?;
         let key = statement.columns().iter().find(|one| one.name() == column);
         let parameter = super::Dialect::Postgres.parameter(index);
         Ok(match key.map(|key| key.type_info().name()) {
@@ -422,6 +533,27 @@ impl Session for PostgresSession {
 
     fn native(&mut self) -> &mut dyn Any {
         self
+    }
+
+    /// The rules above the store rely on the isolation, whatever the server's default is.
+    fn begin(&mut self) -> Result<(), SqlError> {
+        self.run("BEGIN ISOLATION LEVEL READ COMMITTED")?;
+        self.in_transaction = true;
+        if self.pooled {
+            // A pool keeps no settings of a session: these end with the transaction.
+            self.run("SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '60s'")?;
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), SqlError> {
+        self.in_transaction = false;
+        self.run("COMMIT")
+    }
+
+    fn roll_back(&mut self) -> Result<(), SqlError> {
+        self.in_transaction = false;
+        self.run("ROLLBACK")
     }
 }
 

@@ -4,12 +4,12 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use sqlx::error::{DatabaseError, ErrorKind as SqlxKind};
+use sqlx::error::DatabaseError;
 use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError};
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgErrorPosition};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use super::{SqlError, SqlErrorClass};
+use super::{SqlError, SqlErrorClass, class};
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,44 +23,76 @@ const CONNECTIONS_MAX: usize = 1_000;
 #[derive(Clone, PartialEq, Eq)]
 pub struct ServerDatabase {
     url: String,
+    /// The URL as people may see it.
+    shown: String,
     connections: usize,
+    /// Whether a pool such as PgBouncer in transaction mode stands before the server: nothing may be left in a
+    /// session.
+    pooled: bool,
 }
 
 impl ServerDatabase {
     pub(super) fn postgres(url: &str) -> Result<Self, String> {
-        let database = Self::new(url)?;
-        database.url.parse::<PgConnectOptions>().map_err(|error| unusable(&error))?;
+        let mut database = Self::new(url)?;
+        let options: PgConnectOptions = database.url.parse().map_err(|_| unusable("postgres"))?;
+        if database.pooled && options.get_options().is_some() {
+            let what = "`options` cannot be used behind a pool: it keeps no settings of a session";
+            return Err(what.to_owned());
+        }
+        let (user, host, port) = (options.get_username(), options.get_host(), options.get_port());
+        let base = options.get_database().unwrap_or(user);
+        database.shown = format!("postgres://{user}@{host}:{port}/{base}");
         Ok(database)
     }
 
     pub(super) fn mysql(url: &str) -> Result<Self, String> {
-        let database = Self::new(url)?;
-        database.url.parse::<MySqlConnectOptions>().map_err(|error| unusable(&error))?;
+        let mut database = Self::new(url)?;
+        if database.pooled {
+            return Err("`pgbouncer` and `statement-cache` are options of PostgreSQL".to_owned());
+        }
+        let options: MySqlConnectOptions = database.url.parse().map_err(|_| unusable("mysql"))?;
+        let (user, host, port) = (options.get_username(), options.get_host(), options.get_port());
+        let base = options.get_database().unwrap_or_default();
+        database.shown = format!("mysql://{user}@{host}:{port}/{base}");
         Ok(database)
     }
 
-    /// Takes `connections=N` out of the URL, which the driver does not know.
+    /// Takes what the driver does not know out of the URL: `connections=N`, `pgbouncer=true`, `statement-cache=0`.
     fn new(url: &str) -> Result<Self, String> {
-        let Some((base, query)) = url.split_once('?') else {
-            return Ok(Self { url: url.to_owned(), connections: CONNECTIONS_DEFAULT });
+        let mut database = Self {
+            url: url.to_owned(),
+            shown: String::new(),
+            connections: CONNECTIONS_DEFAULT,
+            pooled: false,
         };
-        let mut connections = CONNECTIONS_DEFAULT;
+        let Some((base, query)) = url.split_once('?') else { return Ok(database) };
         let mut rest = Vec::new();
         for pair in query.split('&') {
             match pair.split_once('=') {
                 Some(("connections", number)) => {
                     let parsed = number.parse().ok();
-                    connections =
+                    database.connections =
                         parsed.filter(|n| (1..=CONNECTIONS_MAX).contains(n)).ok_or_else(|| {
-                            format!("`connections={number}`: expected 1 to {CONNECTIONS_MAX}")
+                            format!("`connections` is a number from 1 to {CONNECTIONS_MAX}")
                         })?;
+                }
+                Some(("pgbouncer", "true") | ("statement-cache", "0")) => database.pooled = true,
+                Some(("pgbouncer", "false")) => database.pooled = false,
+                Some(("pgbouncer", _)) => {
+                    return Err("`pgbouncer` is `true` or `false`".to_owned());
+                }
+                Some(("statement-cache", _)) => {
+                    return Err(
+                        "`statement-cache` takes only 0, which keeps no prepared statements"
+                            .to_owned(),
+                    );
                 }
                 _ => rest.push(pair),
             }
         }
-        let url =
+        database.url =
             if rest.is_empty() { base.to_owned() } else { format!("{base}?{}", rest.join("&")) };
-        Ok(Self { url, connections })
+        Ok(database)
     }
 
     /// Connections that a repository may open.
@@ -68,32 +100,26 @@ impl ServerDatabase {
         self.connections
     }
 
+    /// Whether nothing may be left in a session.
+    pub(super) fn is_pooled(&self) -> bool {
+        self.pooled
+    }
+
     pub(super) fn url(&self) -> &str {
         &self.url
     }
 }
 
-/// A parser's complaint may quote the URL, and the URL its password: only the kind of fault is told.
-fn unusable(error: &sqlx::Error) -> String {
-    let cause = match error {
-        sqlx::Error::Configuration(cause) => cause.to_string(),
-        other => other.to_string(),
-    };
-    let safe = !cause.contains('@') && !cause.contains("//");
-    format!("the URL cannot be used: {}", if safe { &cause } else { "its form is wrong" })
+/// A parser's complaint may quote the URL, and the URL its password: nothing of either is repeated.
+fn unusable(scheme: &str) -> String {
+    format!(
+        "the URL cannot be understood; its form is {scheme}://USER:PASSWORD@HOST:PORT/DATABASE, with %40 for `@` and the like in a password"
+    )
 }
 
 impl fmt::Display for ServerDatabase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let without_query = self.url.split('?').next().unwrap_or_default();
-        let (scheme, rest) = without_query.split_once("://").unwrap_or(("", without_query));
-        match rest.rsplit_once('@') {
-            Some((credentials, host)) => {
-                let user = credentials.split(':').next().unwrap_or_default();
-                write!(f, "{scheme}://{user}@{host}")
-            }
-            None => write!(f, "{scheme}://{rest}"),
-        }
+        f.write_str(&self.shown)
     }
 }
 
@@ -183,34 +209,34 @@ impl From<sqlx::Error> for SqlError {
             sqlx::Error::RowNotFound | sqlx::Error::ColumnNotFound(_) => SqlErrorClass::Other,
             _ => SqlErrorClass::Unavailable,
         };
-        Self::new(class, error)
+        match &error {
+            sqlx::Error::Database(told) => Self::new(class, words(&**told)),
+            _ => Self::new(class, error),
+        }
     }
 }
 
 fn class_of(told: &dyn DatabaseError) -> SqlErrorClass {
-    match told.kind() {
-        SqlxKind::Other => {}
-        _ => return SqlErrorClass::Constraint,
-    }
     if let Some(mysql) = told.try_downcast_ref::<MySqlDatabaseError>() {
-        return match mysql.number() {
-            // Deadlock, and a lock that was not given in time.
-            1213 | 1205 => SqlErrorClass::Contention,
-            // Shutdown, a killed connection, too many of them.
-            1053 | 1927 | 1040 | 1203 | 1317 => SqlErrorClass::Unavailable,
-            // Out of range, too long, wrong value, malformed JSON, a constraint of a CHECK.
-            1264 | 1406 | 1366 | 1292 | 1265 | 3140 | 4025 | 3819 => SqlErrorClass::Data,
-            _ => SqlErrorClass::Other,
-        };
+        return class::of_mysql(mysql.number(), mysql.message());
     }
-    match told.code().as_deref().unwrap_or_default() {
-        "40001" | "40P01" | "55P03" => SqlErrorClass::Contention,
-        code if code.starts_with("22") => SqlErrorClass::Data,
-        code if code.starts_with("23") => SqlErrorClass::Constraint,
-        // Lost connections, no room for more, shutdown.
-        code if code.starts_with("08") || code.starts_with("53") || code.starts_with("57P") => {
-            SqlErrorClass::Unavailable
+    class::of_postgres(told.code().as_deref().unwrap_or_default())
+}
+
+/// What the server said, with its own code; without the place in the server's source that the driver adds.
+fn words(told: &dyn DatabaseError) -> String {
+    if let Some(postgres) = told.try_downcast_ref::<PgDatabaseError>() {
+        let mut text = postgres.message().to_owned();
+        if let Some(detail) = postgres.detail() {
+            text.push_str(&format!(" ({detail})"));
         }
-        _ => SqlErrorClass::Other,
+        if let Some(PgErrorPosition::Original(at)) = postgres.position() {
+            text.push_str(&format!(", at character {at} of the statement"));
+        }
+        return format!("{text} [{}]", postgres.code());
+    }
+    match told.try_downcast_ref::<MySqlDatabaseError>() {
+        Some(mysql) => format!("{} [{}]", mysql.message(), mysql.number()),
+        None => told.message().to_owned(),
     }
 }

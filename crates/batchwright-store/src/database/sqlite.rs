@@ -1,14 +1,17 @@
 //! SQLite files.
 
 use std::any::Any;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use batchwright::{Durability, StopToken};
+use batchwright::{Clock, Durability, StopToken, SystemClock};
 use rusqlite::{Connection, OpenFlags, params_from_iter};
 
 use super::value::{Row, SqlRow};
-use super::{EachRow, Session, Sql, SqlError, SqlErrorClass, SqlValue};
+use super::{EachRow, Readable, Session, Sql, SqlError, SqlErrorClass, SqlValue, class};
 
 /// How long a writer waits for another process before it gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,23 +57,51 @@ impl SqliteDatabase {
         &self.path
     }
 
-    /// A connection with our settings: WAL, a busy time-out, foreign keys.
+    /// A connection with our settings: a busy time-out, foreign keys. A new file is made for its owner alone and
+    /// uses the write-ahead log; a file that exists keeps the journal that it has.
     ///
     /// # Errors
     ///
     /// What SQLite reports.
     pub fn connect(&self) -> rusqlite::Result<Connection> {
+        let connection = self.open()?;
+        let is_new =
+            connection.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0))? == 0;
+        if is_new {
+            write_ahead(&connection)?;
+        }
+        let journal: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+        // Without the write-ahead log, only FULL keeps a file whole when the machine loses power.
+        self.set_synchronous(&connection, journal == "wal")?;
+        Ok(connection)
+    }
+
+    /// As [`connect`](Self::connect), for a store: the file is switched to the write-ahead log.
+    pub(super) fn connect_store(&self) -> rusqlite::Result<Connection> {
+        let connection = self.open()?;
+        write_ahead(&connection)?;
+        self.set_synchronous(&connection, true)?;
+        Ok(connection)
+    }
+
+    fn open(&self) -> rusqlite::Result<Connection> {
+        // The file may hold secrets: a new one is for its owner alone, and so is what SQLite puts beside it. When it
+        // cannot be made, SQLite says why.
+        let mut new = OpenOptions::new();
+        drop(new.write(true).create_new(true).mode(0o600).open(&self.path));
         let connection = Connection::open(&self.path)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.set_prepared_statement_cache_capacity(PREPARED_MAX);
         connection.pragma_update(None, "foreign_keys", true)?;
-        write_ahead(&connection)?;
-        let synchronous = match self.durability {
-            Durability::Power => "FULL",
-            Durability::Process | Durability::None => "NORMAL",
-        };
-        connection.pragma_update(None, "synchronous", synchronous)?;
         Ok(connection)
+    }
+
+    fn set_synchronous(&self, connection: &Connection, write_ahead: bool) -> rusqlite::Result<()> {
+        let synchronous = match self.durability {
+            Durability::Process | Durability::None if write_ahead => "NORMAL",
+            _ => "FULL",
+        };
+        connection.pragma_update(None, "synchronous", synchronous)
     }
 
     /// A connection that cannot write.
@@ -90,41 +121,74 @@ impl SqliteDatabase {
 /// Switches to the write-ahead log. When several processes open a new file at once, SQLite does not wait
 /// for the others here by itself.
 fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
-    let mut waited = Duration::ZERO;
+    let clock = SystemClock::default();
+    let begun = clock.elapsed();
+    // The bound is kept here, as time; within an attempt SQLite waits only a moment.
+    connection.busy_timeout(BUSY_PAUSE)?;
     loop {
         let switched =
             connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0));
         match switched {
             Err(error)
                 if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
-                    && waited < BUSY_TIMEOUT =>
+                    && clock.elapsed() - begun < BUSY_TIMEOUT =>
             {
                 StopToken::default().wait(BUSY_PAUSE);
-                waited += BUSY_PAUSE;
             }
-            switched => return switched.map(drop),
+            switched => {
+                switched?;
+                return connection.busy_timeout(BUSY_TIMEOUT);
+            }
         }
     }
 }
 
 /// A connection to a SQLite file.
-pub(super) struct SqliteSession(Connection);
+pub(super) struct SqliteSession {
+    connection: Connection,
+    place: Arc<str>,
+}
 
 impl SqliteSession {
-    pub(super) fn new(connection: Connection) -> Self {
-        Self(connection)
+    pub(super) fn new(connection: Connection, place: Arc<str>) -> Self {
+        Self { connection, place }
+    }
+
+    fn told<T>(&self, result: rusqlite::Result<T>) -> Result<T, SqlError> {
+        result.map_err(|error| SqlError::from(error).at(&self.place))
+    }
+}
+
+impl SqliteSession {
+    fn stream_rows(
+        &self,
+        sql: &Sql,
+        values: &[SqlValue<'_>],
+        each: &mut dyn FnMut(&SqlRow<'_>) -> Result<bool, SqlError>,
+    ) -> Result<(), SqlError> {
+        let mut statement = self.connection.prepare_cached(&sql.text)?;
+        let mut rows = statement.query(params_from_iter(values))?;
+        while let Some(row) = rows.next()? {
+            if !each(&SqlRow(Row::Sqlite(row)))? {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
 impl Session for SqliteSession {
     fn execute(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<u64, SqlError> {
-        let changed = self.0.prepare_cached(&sql.text)?.execute(params_from_iter(values))?;
-        Ok(changed as u64)
+        let prepared = self.connection.prepare_cached(&sql.text);
+        let changed = prepared.and_then(|mut one| one.execute(params_from_iter(values)));
+        self.told(changed).map(|changed| changed as u64)
     }
 
     fn insert(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<i64, SqlError> {
-        let mut statement = self.0.prepare_cached(&sql.text)?;
-        Ok(statement.query_row(params_from_iter(values), |row| row.get(0))?)
+        let prepared = self.connection.prepare_cached(&sql.text);
+        self.told(
+            prepared.and_then(|mut one| one.query_row(params_from_iter(values), |row| row.get(0))),
+        )
     }
 
     fn rows(
@@ -142,23 +206,18 @@ impl Session for SqliteSession {
         values: &[SqlValue<'_>],
         each: &mut dyn FnMut(&SqlRow<'_>) -> Result<bool, SqlError>,
     ) -> Result<(), SqlError> {
-        let mut statement = self.0.prepare_cached(&sql.text)?;
-        let mut rows = statement.query(params_from_iter(values))?;
-        while let Some(row) = rows.next()? {
-            if !each(&SqlRow(Row::Sqlite(row)))? {
-                break;
-            }
-        }
-        Ok(())
+        self.stream_rows(sql, values, each).map_err(|error| error.at(&self.place))
     }
 
-    fn readable(&mut self, query: &str, rest: &str) -> Result<String, SqlError> {
+    fn readable(&mut self, query: &str, rest: &str) -> Result<Readable, SqlError> {
         let whole = match rest {
             "" => query.to_owned(),
-            rest => format!("SELECT * FROM ({query}) AS q {rest}"),
+            rest => format!("SELECT * FROM ({query}\n) AS q {rest}"),
         };
-        self.0.prepare(&whole)?;
-        Ok(whole)
+        let statement = self.told(self.connection.prepare(&whole))?;
+        let names = (0..statement.column_count()).map(|index| statement.column_name(index));
+        let columns = self.told(names.map(|name| name.map(str::to_owned)).collect())?;
+        Ok(Readable { text: whole, columns })
     }
 
     fn key_parameter(&mut self, _: &str, _: &str, index: usize) -> Result<String, SqlError> {
@@ -171,29 +230,31 @@ impl Session for SqliteSession {
     }
 
     fn run(&mut self, text: &str) -> Result<(), SqlError> {
-        Ok(self.0.execute_batch(text)?)
+        self.told(self.connection.execute_batch(text))
     }
 
     fn is_broken(&self) -> bool {
         // Whatever an error left open is ended before the connection is used again.
-        !self.0.is_autocommit()
+        !self.connection.is_autocommit()
     }
 
     fn native(&mut self) -> &mut dyn Any {
-        &mut self.0
+        &mut self.connection
     }
 
     fn begin(&mut self) -> Result<(), SqlError> {
-        Ok(self.0.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop)?)
+        let prepared = self.connection.prepare_cached("BEGIN IMMEDIATE");
+        self.told(prepared.and_then(|mut one| one.execute([])).map(drop))
     }
 
     fn commit(&mut self) -> Result<(), SqlError> {
-        Ok(self.0.prepare_cached("COMMIT")?.execute([]).map(drop)?)
+        let prepared = self.connection.prepare_cached("COMMIT");
+        self.told(prepared.and_then(|mut one| one.execute([])).map(drop))
     }
 
     fn roll_back(&mut self) -> Result<(), SqlError> {
         // SQLite itself rolls back after some errors; then there is nothing left to end.
-        match self.0.is_autocommit() {
+        match self.connection.is_autocommit() {
             true => Ok(()),
             false => self.run("ROLLBACK"),
         }
@@ -202,19 +263,7 @@ impl Session for SqliteSession {
 
 impl From<rusqlite::Error> for SqlError {
     fn from(error: rusqlite::Error) -> Self {
-        use rusqlite::ErrorCode::{
-            CannotOpen, ConstraintViolation, DatabaseBusy, DatabaseCorrupt, DatabaseLocked,
-            DiskFull, NotADatabase, ReadOnly, SystemIoFailure, TypeMismatch,
-        };
-        let class = match error.sqlite_error_code() {
-            Some(NotADatabase | DatabaseCorrupt) => SqlErrorClass::Corrupt,
-            Some(ConstraintViolation) => SqlErrorClass::Constraint,
-            Some(TypeMismatch) => SqlErrorClass::Data,
-            Some(
-                DatabaseBusy | DatabaseLocked | DiskFull | SystemIoFailure | ReadOnly | CannotOpen,
-            ) => SqlErrorClass::Unavailable,
-            _ => SqlErrorClass::Other,
-        };
+        let class = error.sqlite_error_code().map_or(SqlErrorClass::Other, class::of_sqlite);
         Self::new(class, error)
     }
 }

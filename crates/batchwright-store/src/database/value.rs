@@ -80,7 +80,7 @@ from! {
     u16 => value: Self::Integer(value.into());
     u8 => value: Self::Integer(value.into());
     f64 => value: Self::Float(value);
-    f32 => value: Self::Float(value.into());
+    f32 => value: Self::Float(shortest(value));
     &'a str => value: Self::Text(Cow::Borrowed(value));
     &'a String => value: Self::Text(Cow::Borrowed(value));
     String => value: Self::Text(Cow::Owned(value));
@@ -138,7 +138,13 @@ impl SqlRow<'_> {
     /// Names of the columns.
     pub fn names(&self) -> Vec<&str> {
         match &self.0 {
-            Row::Sqlite(row) => row.as_ref().column_names().collect(),
+            Row::Sqlite(row) => {
+                // `column_names` is a list up to rusqlite 0.40 and an iterator from 0.41: both versions have these.
+                let statement = row.as_ref();
+                (0..statement.column_count())
+                    .filter_map(|index| statement.column_name(index).ok())
+                    .collect()
+            }
             Row::Postgres(row) => row.columns().iter().map(|one| one.name()).collect(),
             Row::MySql(row) => row.columns().iter().map(|one| one.name()).collect(),
         }
@@ -198,11 +204,16 @@ fn postgres(row: &PgRow, index: usize) -> Result<SqlValue<'_>, SqlError> {
         "INT2" => SqlValue::Integer(row.try_get::<i16, _>(index)?.into()),
         "INT4" => SqlValue::Integer(row.try_get::<i32, _>(index)?.into()),
         "INT8" => SqlValue::Integer(row.try_get(index)?),
-        "FLOAT4" => SqlValue::Float(row.try_get::<f32, _>(index)?.into()),
+        "FLOAT4" => SqlValue::Float(shortest(row.try_get(index)?)),
         "FLOAT8" => SqlValue::Float(row.try_get(index)?),
         "BYTEA" => SqlValue::Bytes(Cow::Borrowed(row.try_get(index)?)),
         _ => SqlValue::Text(Cow::Borrowed(row.try_get_unchecked(index)?)),
     })
+}
+
+/// The number whose shortest text is that of `number`: 0.1 of single precision stays 0.1.
+fn shortest(number: f32) -> f64 {
+    number.to_string().parse().unwrap_or_else(|_| number.into())
 }
 
 /// Types of PostgreSQL whose values are read as they come; all others are asked for as text.
@@ -211,11 +222,19 @@ pub(super) const POSTGRES_PLAIN: [&str; 10] =
 
 fn mysql(row: &MySqlRow, index: usize) -> Result<SqlValue<'_>, SqlError> {
     let raw = row.try_get_raw(index)?;
-    if raw.is_null() {
-        return Ok(SqlValue::Null);
-    }
     let info = raw.type_info().into_owned();
     let name = info.name();
+    if raw.is_null() {
+        // The driver takes a date of zeros for null; its bytes say what it is.
+        let zero = row.try_get_unchecked::<&[u8], _>(index).is_ok();
+        return Ok(match name {
+            "DATE" if zero => SqlValue::Text(Cow::Borrowed("0000-00-00")),
+            "DATETIME" | "TIMESTAMP" if zero => {
+                SqlValue::Text(Cow::Borrowed("0000-00-00 00:00:00"))
+            }
+            _ => SqlValue::Null,
+        });
+    }
     Ok(match name {
         _ if name.ends_with("UNSIGNED") => {
             let value: u64 = row.try_get_unchecked(index)?;
@@ -232,14 +251,22 @@ fn mysql(row: &MySqlRow, index: usize) -> Result<SqlValue<'_>, SqlError> {
             let text = mysql_time(name, bytes);
             SqlValue::Text(Cow::Owned(text.ok_or_else(|| SqlError::corrupt(name, "cut short"))?))
         }
-        "FLOAT" => SqlValue::Float(row.try_get_unchecked::<f32, _>(index)?.into()),
+        "FLOAT" => SqlValue::Float(shortest(row.try_get_unchecked(index)?)),
         "DOUBLE" => SqlValue::Float(row.try_get_unchecked(index)?),
+        "BIT" => {
+            let bytes: &[u8] = row.try_get_unchecked(index)?;
+            let number = bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+            match i64::try_from(number) {
+                Ok(number) => SqlValue::Integer(number),
+                Err(_) => SqlValue::Text(Cow::Owned(number.to_string())),
+            }
+        }
         // The driver calls text of a binary collation so too: what is UTF-8 is text.
-        _ if name.contains("BLOB") || name.contains("BINARY") || name == "BIT" => {
+        _ if name.contains("BLOB") || name.contains("BINARY") => {
             let bytes: &[u8] = row.try_get_unchecked(index)?;
             match std::str::from_utf8(bytes) {
-                Ok(text) if name != "BIT" => SqlValue::Text(Cow::Borrowed(text)),
-                _ => SqlValue::Bytes(Cow::Borrowed(bytes)),
+                Ok(text) => SqlValue::Text(Cow::Borrowed(text)),
+                Err(_) => SqlValue::Bytes(Cow::Borrowed(bytes)),
             }
         }
         _ => SqlValue::Text(Cow::Borrowed(row.try_get_unchecked(index)?)),
