@@ -130,11 +130,11 @@ impl SqlRepository {
         }
         let (writing, reading) = (database.clone(), database.clone());
         let writers = Arc::new(match &database {
-            Database::Sqlite(_) => Pool::new(1, move |_| writing.connect()),
+            Database::Sqlite(_) => Pool::new(1, move |_| writing.connect_store()),
             Database::Postgres(server) | Database::MySql(server) => {
                 Pool::new(server.connections(), move |first| match first {
-                    true => writing.connect(),
-                    false => writing.reconnect(),
+                    true => writing.connect_store(),
+                    false => writing.reconnect_store(),
                 })
             }
         });

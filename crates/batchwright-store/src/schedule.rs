@@ -330,6 +330,35 @@ impl ScheduleUnit<'_> {
         Ok(found.into_iter().next().flatten())
     }
 
+    /// The time of the database's own clock, in microseconds since 1970; `None` where it is this machine's.
+    pub fn clock(&mut self) -> Stored<Option<i64>> {
+        let found = self.many(&self.statements.clock, &[], |row| row.read::<Option<i64>>("now"))?;
+        Ok(found.into_iter().next().flatten())
+    }
+
+    /// Recurring triggers that nobody fires, at most `limit` behind `after`, in the order of their names.
+    pub fn recurring(&mut self, after: &str, limit: usize) -> Stored<Vec<TriggerRow>> {
+        let statements = self.statements;
+        let after = statements.escaped(after);
+        let values = [after.as_ref().into(), count(limit)];
+        self.many(&statements.recurring, &values, statements.reading())
+    }
+
+    /// Removes slots of `identifier` that ended and lie behind `now`: only a clock that was ahead could reach them.
+    /// One that was fired within the next hour stays, so that a clock that is set back a little fires nothing twice.
+    pub fn forget_future_slots(&mut self, identifier: &str, now: i64) -> Stored<()> {
+        let statements = self.statements;
+        let identifier = statements.escaped(identifier);
+        let beyond = now + 3_600_000_000;
+        let values = [identifier.as_ref().into(), now.into(), beyond.into()];
+        self.change(&statements.forget_future, &values).map(drop)
+    }
+
+    /// Makes retries due at `now` that wait beyond `latest`: no retry waits so long.
+    pub fn bring_forward(&mut self, now: i64, latest: i64) -> Stored<()> {
+        self.change(&self.statements.bring_forward, &[now.into(), latest.into()]).map(drop)
+    }
+
     /// All slots of a trigger that are stored, the oldest first.
     pub fn slots(&mut self, identifier: &str) -> Stored<Vec<TriggerRow>> {
         let statements = self.statements;
@@ -528,8 +557,8 @@ impl std::fmt::Debug for ScheduleUnit<'_> {
 /// A connection. On a server nobody is waited for endlessly: a server of ours that lost its power in the middle of
 /// a transaction must not hold up the others.
 fn connect(database: &Database) -> Result<SqlSession, SqlError> {
-    let mut session = database.connect()?;
-    if database.dialect() == Dialect::Postgres {
+    let mut session = database.connect_store()?;
+    if database.dialect() == Dialect::Postgres && !database.is_pooled() {
         session.run(
             "SET lock_timeout = '5s'; SET statement_timeout = '30s'; \
              SET idle_in_transaction_session_timeout = '10s'; SET tcp_user_timeout = '20s'",

@@ -8,7 +8,9 @@ use std::thread::JoinHandle;
 use batchwright::{ErrorKind, ItemError, ItemReader, StepScope};
 use serde::{Deserialize, Serialize};
 
-use crate::database::{Database, Sql, SqlError, SqlErrorClass, SqlRow, SqlSession, SqlValue};
+use crate::database::{
+    Database, Readable, Sql, SqlError, SqlErrorClass, SqlRow, SqlSession, SqlValue,
+};
 
 /// Rows handed from the cursor's thread at once: enough that the hand-over costs nothing a row.
 const PAGE_ROWS: usize = 1_000;
@@ -61,6 +63,36 @@ impl From<&Key> for SqlValue<'static> {
     }
 }
 
+impl Key {
+    /// A restart begins behind the last key. A row with that key again would be lost, one with a smaller key would
+    /// come twice: both are refused before they are read.
+    fn check_behind(&self, last: Option<&Self>, column: &str) -> Result<(), SqlError> {
+        let what = match (last, self) {
+            (Some(last), now) if last == now => "occurs in two rows",
+            (Some(Self::Integer(last)), Self::Integer(now)) if now < last => "comes too late",
+            (Some(Self::Real(last)), Self::Real(now)) if now < last => "comes too late",
+            _ => return Ok(()),
+        };
+        Err(SqlError::new(
+            SqlErrorClass::Data,
+            format!(
+                "key `{column}`: {self} {what}, so a restart could lose rows or repeat them; name a column that \
+                 is unique and sorts as it compares, or leave the key out and write ORDER BY into the query"
+            ),
+        ))
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Integer(value) => write!(f, "{value}"),
+            Self::Real(value) => write!(f, "{value}"),
+            Self::Text(value) => write!(f, "`{}`", value.escape_debug()),
+        }
+    }
+}
+
 /// A row as the cursor's thread hands it over, with its key when the reader has one.
 type Fetched<T> = (Result<T, ItemError>, Option<Key>);
 
@@ -70,6 +102,7 @@ struct Cursor<T> {
     page: std::vec::IntoIter<Fetched<T>>,
     thread: Option<JoinHandle<()>>,
     ended: bool,
+    columns: Vec<String>,
 }
 
 impl<T: Send + 'static> SqlReader<T> {
@@ -103,11 +136,17 @@ impl<T: Send + 'static> SqlReader<T> {
     }
 
     /// Orders by `column` of the query's result, which must be unique and not null, and resumes behind
-    /// the last value read.
+    /// the last value read. A value that comes twice, or out of order, fails the step before its row is read; so
+    /// does a MySQL `ENUM` or `SET`, which sorts otherwise than it compares.
     #[must_use]
     pub fn keyset(mut self, column: impl Into<String>) -> Self {
         self.key = Some(column.into());
         self
+    }
+
+    /// Names of the columns of the open query, in their order.
+    pub fn columns(&self) -> Option<&[String]> {
+        self.cursor.as_ref().map(|cursor| cursor.columns.as_slice())
     }
 
     /// What stands behind the query, and the parameters of both.
@@ -119,11 +158,12 @@ impl<T: Send + 'static> SqlReader<T> {
         let mut params = self.params.clone();
         let Some(column) = &self.key else { return Ok((String::new(), params)) };
         let key = format!("q.{}", self.database.dialect().quoted(column));
+        // Also without a position: a column that cannot be a key is refused before anything is read.
+        let parameter = session.key_parameter(query, column, params.len() + 1)?;
         let behind = match &self.position.key {
             Some(last) => {
                 params.push(last.into());
-                let last = session.key_parameter(query, column, params.len())?;
-                format!("WHERE {key} > {last} ")
+                format!("WHERE {key} > {parameter} ")
             }
             None => String::new(),
         };
@@ -138,22 +178,30 @@ impl<T: Send + 'static> SqlReader<T> {
         let query = self.query.trim().trim_end_matches(';');
         let (rest, params) =
             self.rest(&mut session, query).map_err(|error| error.of_item("prepare the query"))?;
-        // Wrong SQL is told at `open`, before anything is read.
-        let text =
+        // Wrong SQL is found at `open`, before anything is read.
+        let readable =
             session.readable(query, &rest).map_err(|error| error.of_item("prepare the query"))?;
+        let Readable { text, columns } = readable;
         let read_over = if self.key.is_some() { 0 } else { self.position.rows };
         let (key, map) = (self.key.clone(), Arc::clone(&self.map));
+        let last = self.position.key.clone();
         let (sender, pages) = sync_channel(PAGES_AHEAD);
         let thread =
             std::thread::Builder::new().name("sql cursor".to_owned()).spawn(move || {
-                let fetch = Fetch { sql: Sql::native(&text), params, key, read_over, map };
+                let fetch = Fetch { sql: Sql::native(&text), params, key, last, read_over, map };
                 let ran = fetch.run(&mut session, &|page| sender.send(Ok(Some(page))).is_ok());
                 let _ = match ran {
                     Ok(()) => sender.send(Ok(None)),
                     Err(error) => sender.send(Err(error.of_item("read the next row"))),
                 };
             })?;
-        Ok(Cursor { pages, page: Vec::new().into_iter(), thread: Some(thread), ended: false })
+        Ok(Cursor {
+            pages,
+            page: Vec::new().into_iter(),
+            thread: Some(thread),
+            ended: false,
+            columns,
+        })
     }
 }
 
@@ -162,6 +210,8 @@ struct Fetch<T> {
     sql: Sql,
     params: Vec<SqlValue<'static>>,
     key: Option<String>,
+    /// The key behind which it begins.
+    last: Option<Key>,
     read_over: u64,
     map: Map<T>,
 }
@@ -173,7 +223,7 @@ impl<T> Fetch<T> {
         session: &mut SqlSession,
         send: &dyn Fn(Vec<Fetched<T>>) -> bool,
     ) -> Result<(), SqlError> {
-        let mut read_over = self.read_over;
+        let (mut read_over, mut last) = (self.read_over, self.last.clone());
         let mut page = Vec::with_capacity(PAGE_ROWS);
         session.stream(&self.sql, &self.params, &mut |row| {
             if read_over > 0 {
@@ -181,6 +231,10 @@ impl<T> Fetch<T> {
                 return Ok(true);
             }
             let key = self.key.as_deref().map(|key| key_of(row, key)).transpose()?;
+            if let (Some(column), Some(key)) = (&self.key, &key) {
+                key.check_behind(last.as_ref(), column)?;
+                last = Some(key.clone());
+            }
             let item = catch_unwind(AssertUnwindSafe(|| (self.map)(row)))
                 .unwrap_or_else(|payload| Err(ItemError::from_panic(&*payload)));
             page.push((item, key));

@@ -37,7 +37,8 @@ impl Sink {
             Durability::Process | Durability::None => Durability::Process,
         };
         let database = &database.clone().durability(durability);
-        let session = database.connect().map_err(failed)?;
+        // As a store: rows are read from the same file while others are written, and it has our checkpoint.
+        let session = database.connect_store().map_err(failed)?;
         let key = CheckpointKey {
             store: scope.store_id().to_owned(),
             instance: scope.job().instance_id().0,
@@ -101,9 +102,13 @@ impl Sink {
         );
         match dialect {
             // Two that make one table at once get in each other's way there.
-            Dialect::Postgres => self.session.run(&format!(
-                "BEGIN; SELECT pg_advisory_xact_lock(hashtext('batchwright_checkpoint')); {table}; COMMIT"
-            )),
+            Dialect::Postgres => {
+                self.session.begin()?;
+                self.session.run(&format!(
+                    "SELECT pg_advisory_xact_lock(hashtext('batchwright_checkpoint')); {table}"
+                ))?;
+                self.session.commit()
+            }
             Dialect::Sqlite => {
                 self.session.begin()?;
                 self.session.run(&table)?;
@@ -153,9 +158,12 @@ impl Sink {
     pub(super) fn session(&mut self) -> Result<&mut SqlSession, ItemError> {
         if !self.writing {
             let failed = |error: SqlError| error.of_item("begin in the sink");
-            if self.session.begin().is_err() {
+            if let Err(error) = self.session.begin() {
+                if self.database.dialect() == Dialect::Sqlite && !self.session.is_broken() {
+                    return Err(failed(error));
+                }
                 // Its server may have been restarted; what was not committed is rolled back there.
-                self.session = self.database.reconnect().map_err(failed)?;
+                self.session = self.database.reconnect_store().map_err(failed)?;
                 self.session.begin().map_err(failed)?;
             }
             self.writing = true;
@@ -177,12 +185,16 @@ impl Sink {
         if saved == 0 {
             return Err(ItemError::lease_lost());
         }
-        // Whether it is durable is not known now: no further attempt, the restart looks at what is there.
-        let committed = self.session.commit();
-        committed
-            .map_err(|error| error.of_item("commit in the sink").with_kind(ErrorKind::FATAL))?;
-        self.writing = false;
-        Ok(())
+        match self.session.commit() {
+            Ok(()) => {
+                self.writing = false;
+                Ok(())
+            }
+            // A constraint that is checked at commit, or a deadlock: nothing was kept, and `roll_back` follows.
+            Err(error) if error.is_refusal() => Err(error.of_item("commit in the sink")),
+            // Whether it is durable is not known: no further attempt, the restart looks at what is there.
+            Err(error) => Err(ItemError::commit_unknown(error)),
+        }
     }
 
     pub(super) fn roll_back(&mut self) -> Result<(), ItemError> {

@@ -52,7 +52,11 @@ impl Tasklet for SqlTasklet {
                 let mut session = database.connect().map_err(failed)?;
                 session.begin().map_err(failed)?;
                 run(&mut session, &text)?;
-                session.commit().map_err(failed)?;
+                // At least once: when the answer to the commit is lost, a restart runs the statements again.
+                session.commit().map_err(|error| match error.is_refusal() {
+                    true => failed(error),
+                    false => ItemError::commit_unknown(error),
+                })?;
             }
         }
         Ok(Flow::Finished)

@@ -132,6 +132,17 @@ impl Queries for SqlRepository {
         self.ask(&self.statements.skips, &[id.0.into()], rows::skip)
     }
 
+    fn skips_page(
+        &self,
+        id: ExecutionId,
+        begin: usize,
+        limit: usize,
+    ) -> Result<Vec<SkipRecord>, RepositoryError> {
+        let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let values = [id.0.into(), number(limit).into(), number(begin).into()];
+        self.ask(&self.statements.skips_page, &values, rows::skip)
+    }
+
     fn events(&self, id: ExecutionId) -> Result<Vec<EventRecord>, RepositoryError> {
         self.ask(&self.statements.events, &[id.0.into()], rows::event)
     }

@@ -102,8 +102,13 @@ impl Schema<'_> {
     fn lock(&self, session: &mut dyn Session) -> Result<(), SqlError> {
         match self.dialect {
             Dialect::Sqlite => session.run("BEGIN EXCLUSIVE"),
-            Dialect::Postgres => session
-                .run("BEGIN; SELECT pg_advisory_xact_lock(hashtext('batchwright migration'))"),
+            Dialect::Postgres => {
+                session.begin()?;
+                session.run(
+                    "SET LOCAL lock_timeout = '60s'; \
+                     SELECT pg_advisory_xact_lock(hashtext('batchwright migration'))",
+                )
+            }
             Dialect::MySql => {
                 let sql = self.sql("SELECT get_lock('batchwright migration', 60) AS got");
                 match session.one(&sql, &[], |row| row.read::<Option<i64>>("got"))?.flatten() {

@@ -75,6 +75,9 @@ statements! {
     skips: "SELECT s.name, k.phase, k.item, k.location, k.kind, k.message, k.content \
         FROM {p}step_execution s JOIN {p}skip_record k ON k.step_id = s.id \
         WHERE s.execution_id = ?1 ORDER BY k.id";
+    skips_page: "SELECT s.name, k.phase, k.item, k.location, k.kind, k.message, k.content \
+        FROM {p}step_execution s JOIN {p}skip_record k ON k.step_id = s.id \
+        WHERE s.execution_id = ?1 ORDER BY k.id LIMIT ?2 OFFSET ?3";
     insert_event: "INSERT INTO {p}event (execution_id, step, status, note, at) VALUES (?1, ?2, ?3, ?4, ?5)";
     events: "SELECT execution_id, step, status, note, at FROM {p}event WHERE execution_id = ?1 ORDER BY id";
 

@@ -382,7 +382,7 @@ impl UnitOfWork for SqlUnit<'_> {
         self.open = false;
         self.session.commit().map_err(|error| {
             self.open = true;
-            error.in_store("commit")
+            error.at_commit()
         })
     }
 }

@@ -37,6 +37,10 @@ pub(super) struct Statements {
     pub(super) next_due: Sql,
     pub(super) slots: Sql,
     pub(super) list: Sql,
+    pub(super) recurring: Sql,
+    pub(super) forget_future: Sql,
+    pub(super) bring_forward: Sql,
+    pub(super) clock: Sql,
     /// Of a row that is not stored yet; only where rows go one by one.
     pub(super) insert: Sql,
     pub(super) save: Sql,
@@ -92,6 +96,22 @@ impl Statements {
                  AND identifier > ?3 AND occurrence = -1 ORDER BY identifier LIMIT ?4",
                 "SELECT {brief} FROM {t} WHERE identifier >= ?1 AND (?2::text IS NULL OR identifier < ?2) \
                  AND identifier > ?3 AND occurrence = -1 ORDER BY identifier LIMIT ?4",
+            )),
+            recurring: sql(
+                "SELECT {c} FROM {t} WHERE occurrence = -1 AND plan IS NOT NULL AND owner = 0 \
+                 AND status IN ('planned', 'failed') AND identifier > ?1 ORDER BY identifier LIMIT ?2{lock}",
+            ),
+            forget_future: sql(
+                "DELETE FROM {t} WHERE identifier = ?1 AND occurrence > ?2 AND due IS NULL AND ended_at IS NOT NULL \
+                 AND (status = 'skipped' OR occurrence > ?3)",
+            ),
+            bring_forward: sql(
+                "UPDATE {t} SET due = ?1, version = version + 1 \
+                 WHERE owner = 0 AND plan IS NULL AND due > slot AND due > ?2",
+            ),
+            clock: sql(pick(
+                "SELECT NULL AS now",
+                "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint) AS now",
             )),
             insert: sql(&insert()),
             save: sql(&if on_server { save_all() } else { update() }),
