@@ -1,141 +1,350 @@
 #!/usr/bin/env bash
-# Installs (from Debian's packages) and starts what the tests need beyond a Rust toolchain, when it is not
-# there: a C compiler, a PostgreSQL server and a MariaDB server, each with a user and a database for tests,
-# a RabbitMQ server, Chromium with its driver, and schemathesis (from PyPI, in a folder of its own).
+# Private servers for the tests: their data, ports and users are their own, nothing of the machine is touched.
 #
-#   scripts/services.sh                      make everything ready
-#   scripts/services.sh restart postgres     end the server as a crash would and start it again
-#   scripts/services.sh restart mariadb
-#   scripts/services.sh restart rabbitmq
+#   scripts/services.sh run COMMAND…     servers up, COMMAND with their URLs in its environment, servers down
+#   scripts/services.sh up DIR           the same by hand: set -a; . DIR/env; set +a
+#   scripts/services.sh down DIR
+#   scripts/services.sh restart NAME     end postgres, mariadb, rabbitmq or pgbouncer as a crash would, and start it again;
+#                                        it belongs to $BATCHWRIGHT_TEST_SERVICES
+#   scripts/services.sh install          only the packages
 #
-# Servers that listen elsewhere: BATCHWRIGHT_TEST_POSTGRES, BATCHWRIGHT_TEST_MYSQL and BATCHWRIGHT_TEST_RABBITMQ
-# hold their URLs.
+# `run` and `up` install what is missing from Debian's packages: PostgreSQL, MariaDB, RabbitMQ, PgBouncer, Chromium with its
+# driver, libfaketime, strace, PHP; and schemathesis from PyPI, in a folder of its own. What is there already stays as it is.
+# Servers that the packages bring are not started. Root, or an ordinary user (who needs sudo only for a missing package).
 set -euo pipefail
 
+SELF=$(realpath "$0")
+ROOT=$(dirname "$SELF")/..
 NAME=batchwright
-sudo=$([ "$(id -u)" = 0 ] || echo sudo)
+SCHEMATHESIS=4.32.5
+TOOLS=$(realpath -m "${CARGO_TARGET_DIR:-$ROOT/target}/tools")
 
-packages() {
-    echo "services: installing $* from Debian's packages"
-    export DEBIAN_FRONTEND=noninteractive
-    $sudo apt-get update -qq
-    $sudo apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+say() { echo "services: $*" >&2; }
+die() { say "$*"; exit 1; }
+
+# ---- packages
+
+packages_missing() {
+    while read -r there package; do
+        compgen -G "$there" >/dev/null || command -v "$there" >/dev/null 2>&1 || echo "$package"
+    done <<'LIST'
+cc gcc
+cc libc6-dev
+/usr/lib/postgresql/*/bin/postgres postgresql
+mariadbd mariadb-server
+/usr/lib/rabbitmq/bin/rabbitmq-server rabbitmq-server
+/usr/sbin/pgbouncer pgbouncer
+chromium chromium
+chromedriver chromium-driver
+faketime faketime
+strace strace
+php php-cli
+/usr/lib/python3*/ensurepip/__init__.py python3-venv
+LIST
 }
 
-as() { # as USER COMMAND…
-    local user=$1
-    shift
-    if [ "$(id -u)" = 0 ]; then runuser -u "$user" -- "$@"; else sudo -u "$user" -- "$@"; fi
+install() {
+    local missing sudo=""
+    mapfile -t missing < <(packages_missing)
+    if [ ${#missing[@]} -gt 0 ]; then
+        [ "$(id -u)" = 0 ] || sudo="sudo -n"
+        say "installing from Debian's packages: ${missing[*]}"
+        # The servers of the packages stay off, unless the machine says itself what may start.
+        local off=""
+        if [ ! -e /usr/sbin/policy-rc.d ]; then
+            off=yes
+            # Gone again whatever happens: without this line no package could start its service any more.
+            trap "$sudo rm -f /usr/sbin/policy-rc.d" EXIT
+            printf '#!/bin/sh\nexit 101\n' | $sudo tee /usr/sbin/policy-rc.d >/dev/null && $sudo chmod +x /usr/sbin/policy-rc.d
+        fi
+        $sudo apt-get update -qq &&
+            $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+            say "some packages could not be installed; tests that need them are skipped"
+        [ -z "$off" ] || $sudo rm -f /usr/sbin/policy-rc.d
+    fi
+    if [ ! -x "$TOOLS/schemathesis/bin/schemathesis" ]; then
+        python3 -m venv "$TOOLS/schemathesis" &&
+            "$TOOLS/schemathesis/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$SCHEMATHESIS" ||
+            { rm -rf "$TOOLS/schemathesis"; say "schemathesis could not be installed; its tests are skipped"; }
+    fi
 }
 
-wait_for() { # wait_for NAME COMMAND…
-    local name=$1
+# ---- processes
+
+# Number and start of a process: a number that was given to another process since then is not ours.
+started() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+
+# Whether anything but a zombie is left of the session that process $1 leads.
+runs() {
+    { cat /proc/[0-9]*/stat 2>/dev/null || true; } | sed 's/\(^[0-9]*\) .*) /\1 /' |
+        awk -v s="$1" '($1 == s || $5 == s) && $2 != "Z" { found = 1 } END { exit !found }'
+}
+
+# launch NAME USER COMMAND…: in a session of its own, as that user when we are root.
+launch() {
+    local name=$1 user=$2
+    shift 2
+    [ "$(id -u)" != 0 ] || set -- setpriv --reuid="$user" --regid="$user" --init-groups -- "$@"
+    (cd / && exec setsid "$@" </dev/null >>"$HOME_DIR/$name.log" 2>&1) &
+    echo "$! $(started $!)" >"$DIR/$name.pid"
+    disown # Its end is no news.
+}
+
+# end NAME SIGNAL: the process that `launch` started, with all of its session; waits until it is gone.
+end() {
+    local pid start
+    read -r pid start 2>/dev/null <"$DIR/$1.pid" || return 0
+    rm -f "$DIR/$1.pid"
+    # A process that has this number and another start is somebody else's. (While one of its session lives, nobody gets the number.)
+    [[ $(started "$pid") =~ ^("$start")?$ ]] || return 0
+    kill -"$2" -- "-$pid" 2>/dev/null || kill -"$2" "$pid" 2>/dev/null || true
+    for _ in $(seq 1 200); do
+        runs "$pid" || return 0
+        sleep 0.05
+    done
+    kill -KILL -- "-$pid" 2>/dev/null || true
+}
+
+# wait_for NAME COMMAND…: until it succeeds; not longer than the process lives.
+wait_for() {
+    local name=$1 pid
     shift
-    for _ in $(seq 1 300); do
+    read -r pid _ <"$DIR/$name.pid"
+    for _ in $(seq 1 600); do
         if "$@" >/dev/null 2>&1; then return 0; fi
+        runs "$pid" || break
         sleep 0.1
     done
-    echo "services: $name does not answer" >&2
+    tail -n 20 "$HOME_DIR/$name.log" >&2 || true
+    say "$name does not answer; its log is above"
     return 1
 }
 
-postgres_answers() { PGPASSWORD=$NAME psql -h localhost -U $NAME -d $NAME -qtAc 'SELECT 1'; }
-postgres_cluster() { pg_lsclusters -h | head -1 | cut -d' ' -f1,2; }
+# A port below those that the system gives to clients: nobody takes it while a server restarts.
+free_port() {
+    local port
+    while :; do
+        port=$((20000 + RANDOM % 12000))
+        grep -qx "$port" "$DIR/ports" 2>/dev/null && continue
+        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
+    done
+    echo "$port" >>"$DIR/ports"
+    echo "$port"
+}
 
+listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# own USER FOLDER
+own() { mkdir -m 700 "$2" && { [ "$(id -u)" != 0 ] || chown "$1:" "$2"; }; }
+as() { # as USER COMMAND…
+    local user=$1
+    shift
+    [ "$(id -u)" != 0 ] || set -- setpriv --reuid="$user" --regid="$user" --init-groups -- "$@"
+    (cd / && "$@")
+}
+publish() { echo "$1=$2" >>"$DIR/env"; }
+
+# ---- the servers: `make_X` once, `start_X` at every start
+
+PG=$(compgen -G '/usr/lib/postgresql/*/bin' | sort -V | tail -1 || true)
+psql_() { "$PG/psql" -h "$HOME_DIR/postgres" -p "$(cat "$DIR/postgres.port")" -U postgres -d postgres -qtAX "$@"; }
+
+make_postgres() {
+    local data=$HOME_DIR/postgres/data
+    own postgres "$HOME_DIR/postgres"
+    as postgres "$PG/initdb" -D "$data" -U postgres --auth-local=trust --auth-host=scram-sha-256 -E UTF8 --locale=C.UTF-8 -N >/dev/null
+    # Everything but the death of the machine is survived without fsync.
+    as postgres tee -a "$data/postgresql.conf" >/dev/null <<CONF
+listen_addresses = '127.0.0.1'
+port = $(free_port | tee "$DIR/postgres.port")
+unix_socket_directories = '$HOME_DIR/postgres'
+fsync = off
+max_connections = 200
+max_prepared_transactions = 20
+CONF
+}
 start_postgres() {
-    command -v pg_ctlcluster >/dev/null 2>&1 || packages postgresql
-    local version cluster
-    if [ -z "$(pg_lsclusters -h)" ]; then
-        $sudo pg_createcluster "$(ls /usr/lib/postgresql | sort -n | tail -1)" main
-    fi
-    read -r version cluster < <(postgres_cluster)
-    pg_lsclusters -h | head -1 | grep -q online || $sudo pg_ctlcluster "$version" "$cluster" start
-    wait_for PostgreSQL as postgres psql -qtAc 'SELECT 1'
-    as postgres psql -qtAc "SELECT 1 FROM pg_roles WHERE rolname = '$NAME'" | grep -q 1 ||
-        as postgres psql -qc "CREATE ROLE $NAME LOGIN CREATEDB PASSWORD '$NAME'"
-    as postgres psql -qtAc "SELECT 1 FROM pg_database WHERE datname = '$NAME'" | grep -q 1 ||
-        as postgres psql -qc "CREATE DATABASE $NAME OWNER $NAME"
-    wait_for PostgreSQL postgres_answers
+    launch postgres postgres "$PG/postgres" -D "$HOME_DIR/postgres/data"
+    wait_for postgres psql_ -c 'SELECT 1'
 }
-
-restart_postgres() {
-    local version cluster
-    read -r version cluster < <(postgres_cluster)
-    $sudo pg_ctlcluster -m immediate "$version" "$cluster" stop || true
-    $sudo pg_ctlcluster "$version" "$cluster" start
-    wait_for PostgreSQL postgres_answers
+fill_postgres() {
+    psql_ -c "CREATE ROLE $NAME LOGIN CREATEDB PASSWORD '$NAME'" -c "CREATE DATABASE $NAME OWNER $NAME"
+    publish BATCHWRIGHT_TEST_POSTGRES "postgres://$NAME:$NAME@127.0.0.1:$(cat "$DIR/postgres.port")/$NAME"
 }
+# SIGQUIT is an immediate shutdown: its processes die without a checkpoint, and none survives it.
+CRASH_postgres=QUIT
 
-mariadb_answers() { mariadb -h 127.0.0.1 -u $NAME -p$NAME $NAME -e 'SELECT 1'; }
-
-launch_mariadb() {
-    $sudo install -d -o mysql -g mysql /run/mysqld
-    # Detached: it outlives the shell that started it.
-    $sudo setsid --fork mariadbd-safe --user=mysql </dev/null >/dev/null 2>&1
-    wait_for MariaDB $sudo mariadb -e 'SELECT 1'
+make_pgbouncer() {
+    own postgres "$HOME_DIR/pgbouncer"
+    as postgres tee "$HOME_DIR/pgbouncer/users" >/dev/null <<<"\"$NAME\" \"$NAME\""
+    as postgres tee "$HOME_DIR/pgbouncer/pgbouncer.ini" >/dev/null <<CONF
+[databases]
+* = host=127.0.0.1 port=$(cat "$DIR/postgres.port")
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = $(free_port | tee "$DIR/pgbouncer.port")
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = $HOME_DIR/pgbouncer/users
+pool_mode = transaction
+max_client_conn = 500
+default_pool_size = 10
+ignore_startup_parameters = extra_float_digits
+CONF
 }
+start_pgbouncer() {
+    launch pgbouncer postgres /usr/sbin/pgbouncer "$HOME_DIR/pgbouncer/pgbouncer.ini"
+    wait_for pgbouncer env PGPASSWORD=$NAME "$PG/psql" -h 127.0.0.1 -p "$(cat "$DIR/pgbouncer.port")" -U $NAME -d $NAME -qtAXc 'SELECT 1'
+}
+fill_pgbouncer() {
+    publish BATCHWRIGHT_TEST_PGBOUNCER "postgres://$NAME:$NAME@127.0.0.1:$(cat "$DIR/pgbouncer.port")/$NAME"
+}
+CRASH_pgbouncer=KILL
 
+mariadb_() { mariadb --no-defaults --socket="$HOME_DIR/mariadb/socket" --user=root "$@"; }
+make_mariadb() {
+    own mysql "$HOME_DIR/mariadb"
+    free_port >"$DIR/mariadb.port"
+    as mysql mariadb-install-db --no-defaults --datadir="$HOME_DIR/mariadb/data" --auth-root-authentication-method=normal \
+        --skip-test-db --skip-name-resolve >/dev/null
+}
 start_mariadb() {
-    command -v mariadbd >/dev/null 2>&1 || packages mariadb-server
-    $sudo mariadb -e 'SELECT 1' >/dev/null 2>&1 || launch_mariadb
-    $sudo mariadb -e "CREATE DATABASE IF NOT EXISTS $NAME CHARACTER SET utf8mb4;
-        CREATE USER IF NOT EXISTS '$NAME'@'%' IDENTIFIED BY '$NAME';
-        CREATE USER IF NOT EXISTS '$NAME'@'localhost' IDENTIFIED BY '$NAME';
-        GRANT ALL ON *.* TO '$NAME'@'%'; GRANT ALL ON *.* TO '$NAME'@'localhost';"
-    wait_for MariaDB mariadb_answers
+    launch mariadb mysql /usr/sbin/mariadbd --no-defaults --datadir="$HOME_DIR/mariadb/data" --socket="$HOME_DIR/mariadb/socket" \
+        --pid-file="$HOME_DIR/mariadb/pid" --bind-address=127.0.0.1 --port="$(cat "$DIR/mariadb.port")" --skip-name-resolve \
+        --character-set-server=utf8mb4 --collation-server=utf8mb4_general_ci --max-connections=300 \
+        --innodb-flush-log-at-trx-commit=2 --innodb-buffer-pool-size=64M
+    wait_for mariadb mariadb_ -e 'SELECT 1'
 }
-
-restart_mariadb() {
-    # mariadbd-safe starts the server again.
-    $sudo pkill -KILL -x mariadbd || true
-    wait_for MariaDB mariadb_answers
+fill_mariadb() {
+    mariadb_ -e "CREATE DATABASE $NAME CHARACTER SET utf8mb4; CREATE USER '$NAME'@'%' IDENTIFIED BY '$NAME';
+        GRANT ALL ON *.* TO '$NAME'@'%';"
+    publish BATCHWRIGHT_TEST_MYSQL "mysql://$NAME:$NAME@127.0.0.1:$(cat "$DIR/mariadb.port")/$NAME"
 }
+CRASH_mariadb=KILL
 
-# Its own tool talks to it over the name of this host, which may not be known here.
-rabbitmq_answers() { (exec 3<>/dev/tcp/127.0.0.1/5672 && printf 'AMQP\0\0\11\1' >&3 && head -c 1 <&3 | grep -q .); }
-
-launch_rabbitmq() {
-    $sudo install -d -o rabbitmq -g rabbitmq /var/lib/rabbitmq /var/log/rabbitmq
-    # Only this host may reach it: its guest has a password that everybody knows.
-    $sudo setsid --fork runuser -u rabbitmq -- env HOME=/var/lib/rabbitmq RABBITMQ_NODENAME=$NAME@localhost \
-        RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 ERL_EPMD_ADDRESS=127.0.0.1 \
-        /usr/lib/rabbitmq/bin/rabbitmq-server </dev/null >/dev/null 2>&1
-    wait_for RabbitMQ rabbitmq_answers
+make_rabbitmq() {
+    own rabbitmq "$HOME_DIR/rabbitmq"
+    for port in rabbitmq rabbitmq-dist epmd; do free_port >"$DIR/$port.port"; done
+    as rabbitmq tee "$HOME_DIR/rabbitmq/rabbitmq.conf" >/dev/null <<CONF
+listeners.tcp.1 = 127.0.0.1:$(cat "$DIR/rabbitmq.port")
+disk_free_limit.absolute = 50MB
+CONF
+    as rabbitmq tee "$HOME_DIR/rabbitmq/plugins" >/dev/null <<<'[].'
+    # What a node and its tools need to know of each other.
+    cat >"$DIR/rabbitmq.env" <<CONF
+HOME=$HOME_DIR/rabbitmq
+RABBITMQ_NODENAME=$NAME-$(cat "$DIR/rabbitmq.port")@localhost
+RABBITMQ_DIST_PORT=$(cat "$DIR/rabbitmq-dist.port")
+ERL_EPMD_PORT=$(cat "$DIR/epmd.port")
+ERL_EPMD_ADDRESS=127.0.0.1
+RABBITMQ_CONFIG_FILE=$HOME_DIR/rabbitmq/rabbitmq.conf
+RABBITMQ_CONF_ENV_FILE=/dev/null
+RABBITMQ_MNESIA_BASE=$HOME_DIR/rabbitmq/mnesia
+RABBITMQ_LOG_BASE=$HOME_DIR/rabbitmq/log
+RABBITMQ_ENABLED_PLUGINS_FILE=$HOME_DIR/rabbitmq/plugins
+RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+S 2 +sbwt none
+CONF
 }
-
+rabbitmq_answers() {
+    (exec 3<>"/dev/tcp/127.0.0.1/$(cat "$DIR/rabbitmq.port")" && printf 'AMQP\0\0\11\1' >&3 && timeout 5 head -c 1 <&3 | grep -q .)
+}
 start_rabbitmq() {
-    [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || packages rabbitmq-server
-    rabbitmq_answers >/dev/null 2>&1 || launch_rabbitmq
+    local set
+    mapfile -t set <"$DIR/rabbitmq.env"
+    # A mapper of names of its own: the node would start one that outlives it.
+    if [ ! -e "$DIR/epmd.pid" ]; then
+        launch epmd rabbitmq env "${set[@]}" epmd -port "$(cat "$DIR/epmd.port")" -address 127.0.0.1
+        wait_for epmd listens "$(cat "$DIR/epmd.port")"
+    fi
+    launch rabbitmq rabbitmq env "${set[@]}" /usr/lib/rabbitmq/bin/rabbitmq-server
+    wait_for rabbitmq rabbitmq_answers
+}
+fill_rabbitmq() {
+    publish BATCHWRIGHT_TEST_RABBITMQ "amqp://guest:guest@127.0.0.1:$(cat "$DIR/rabbitmq.port")/%2f"
+}
+CRASH_rabbitmq=KILL
+
+# Those whose program is there; a pool needs what it pools.
+available() {
+    [ -z "$PG" ] || echo postgres
+    [ -z "$PG" ] || [ ! -x /usr/sbin/pgbouncer ] || echo pgbouncer
+    [ ! -x /usr/sbin/mariadbd ] || echo mariadb
+    [ ! -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || echo rabbitmq
 }
 
-restart_rabbitmq() {
-    $sudo pkill -KILL -u rabbitmq -x beam.smp || true
-    while $sudo pgrep -u rabbitmq -x beam.smp >/dev/null; do sleep 0.1; done
-    launch_rabbitmq
+# ---- verbs
+
+use() { # use DIR
+    DIR=$(realpath -m "$1")
+    HOME_DIR=$(cat "$DIR/home" 2>/dev/null || true)
 }
 
-if [ "${1:-}" = restart ]; then
-    "restart_$2"
-    exit
-fi
+up() {
+    use "$1"
+    down "$1"
+    mkdir -p "$DIR"
+    # Where every user may look, and short: a socket's name has at most 107 bytes.
+    HOME_DIR=$(mktemp -d "${TMPDIR:-/tmp}/bw-services.XXXXXX")
+    chmod 755 "$HOME_DIR"
+    echo "$HOME_DIR" >"$DIR/home"
+    publish BATCHWRIGHT_TEST_SERVICES "$DIR"
+    if [ -x "$TOOLS/schemathesis/bin/schemathesis" ]; then
+        publish BATCHWRIGHT_TEST_SCHEMATHESIS "$TOOLS/schemathesis/bin/schemathesis"
+    fi
+    local name
+    for name in $(available); do
+        "make_$name"
+        "start_$name"
+        "fill_$name"
+        say "$name is ready"
+    done
+}
 
-command -v cc >/dev/null 2>&1 || packages gcc libc6-dev
-if [ -z "${BATCHWRIGHT_TEST_POSTGRES:-}" ]; then
-    postgres_answers >/dev/null 2>&1 || start_postgres
-fi
-if [ -z "${BATCHWRIGHT_TEST_MYSQL:-}" ]; then
-    mariadb_answers >/dev/null 2>&1 || start_mariadb
-fi
-if [ -z "${BATCHWRIGHT_TEST_RABBITMQ:-}" ]; then
-    rabbitmq_answers >/dev/null 2>&1 || start_rabbitmq
-fi
-if ! command -v chromium >/dev/null 2>&1 || ! command -v chromedriver >/dev/null 2>&1; then
-    packages chromium chromium-driver
-fi
-# Checks the REST API against its own document. Beside the build, where cleaning finds it.
-TOOLS=${CARGO_TARGET_DIR:-$(dirname "$0")/../target}/tools
-if [ ! -x "$TOOLS/schemathesis/bin/schemathesis" ]; then
-    python3 -c 'import ensurepip, venv' 2>/dev/null || packages python3-venv
-    python3 -m venv "$TOOLS/schemathesis"
-    "$TOOLS/schemathesis/bin/pip" install --quiet --disable-pip-version-check schemathesis==4.32.5
-fi
+down() {
+    use "$1"
+    local name
+    for name in pgbouncer postgres mariadb rabbitmq epmd; do
+        case $name in epmd) end epmd TERM ;; *) crash=CRASH_$name; end "$name" "${!crash}" ;; esac
+    done
+    [[ $HOME_DIR != */bw-services.* ]] || rm -rf "$HOME_DIR"
+    rm -f "$DIR"/{home,env,ports,rabbitmq.env,*.port,*.pid}
+    rmdir "$DIR" 2>/dev/null || true
+}
+
+restart() {
+    use "${BATCHWRIGHT_TEST_SERVICES:?restart: no servers of ours}"
+    local crash=CRASH_$1
+    [ -e "$DIR/$1.pid" ] || die "restart: there is no $1 in $DIR"
+    end "$1" "${!crash}"
+    "start_$1"
+}
+
+run() {
+    local dir status=0
+    dir=$(mktemp -d)
+    trap 'down "$dir"' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    install
+    up "$dir"
+    set -a
+    # shellcheck disable=SC1091
+    . "$dir/env"
+    set +a
+    "$@" || status=$?
+    exit "$status"
+}
+
+verb=${1:-}
+shift || true
+case $verb in
+up)
+    install
+    trap '[ $? = 0 ] || down "$1"' EXIT
+    up "${1:?up DIR}"
+    ;;
+down | restart) "$verb" "${1:?$verb needs an argument}" ;;
+run) run "$@" ;;
+install) install ;;
+*) sed -n '2,/^set/s/^# \{0,1\}//p' "$SELF" >&2 && exit 2 ;;
+esac

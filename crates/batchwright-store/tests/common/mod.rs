@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use batchwright_store::sqlx::{self, AssertSqlSafe, Connection as _, Row as _};
 use batchwright_store::{Database, SqlRepository, SqliteDatabase, StoreOptions};
+use batchwright_testkit::{Service, needs};
 
 /// Which database a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +17,43 @@ pub(crate) enum Kind {
     MySql,
 }
 
-pub(crate) const SERVERS: [Kind; 2] = [Kind::Postgres, Kind::MySql];
+impl Kind {
+    /// Whether there is such a database. When not, the test is counted as skipped, and is to return.
+    #[track_caller]
+    pub(crate) fn is_there(self) -> bool {
+        match self.service() {
+            None => true,
+            Some(service) => needs(service).is_some(),
+        }
+    }
+
+    fn service(self) -> Option<Service> {
+        match self {
+            Self::Sqlite => None,
+            Self::Postgres => Some(Service::Postgres),
+            Self::MySql => Some(Service::MariaDb),
+        }
+    }
+}
+
+/// The servers that there are; a missing one is counted as skipped.
+#[track_caller]
+pub(crate) fn servers() -> Vec<Kind> {
+    // No closure: the place of the caller is counted.
+    let mut servers = Vec::new();
+    for kind in [Kind::Postgres, Kind::MySql] {
+        if kind.is_there() {
+            servers.push(kind);
+        }
+    }
+    servers
+}
+
+/// SQLite, and the servers that there are.
+#[track_caller]
+pub(crate) fn all() -> Vec<Kind> {
+    [vec![Kind::Sqlite], servers()].concat()
+}
 
 /// A database of a test's own: gone when it is dropped.
 pub(crate) struct Place {
@@ -30,17 +67,7 @@ pub(crate) struct Place {
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 fn server(kind: Kind) -> String {
-    let (variable, usual) = match kind {
-        Kind::Postgres => (
-            "BATCHWRIGHT_TEST_POSTGRES",
-            "postgres://batchwright:batchwright@localhost:5432/batchwright",
-        ),
-        Kind::MySql => {
-            ("BATCHWRIGHT_TEST_MYSQL", "mysql://batchwright:batchwright@127.0.0.1:3306/batchwright")
-        }
-        Kind::Sqlite => unreachable!("SQLite has no server"),
-    };
-    std::env::var(variable).unwrap_or_else(|_| usual.to_owned())
+    kind.service().and_then(needs).expect("the test asks `is_there` first")
 }
 
 impl Place {

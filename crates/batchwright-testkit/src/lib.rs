@@ -1,0 +1,102 @@
+//! What the tests of several crates share.
+//!
+//! Services that tests need, and the count of the tests that were skipped for the lack of one.
+//!
+//! The test harness knows no skipped test: one that returns early is reported as passed. So each skip is written
+//! to the terminal past the harness, and to the file named by `BATCHWRIGHT_TEST_SKIPPED`, which `cargo xtask ci`
+//! counts at its end.
+
+pub mod browser;
+pub mod process;
+
+use std::env;
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::panic::Location;
+use std::path::Path;
+use std::thread;
+
+/// Something beyond Rust that a test needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// A PostgreSQL whose role may create databases: `BATCHWRIGHT_TEST_POSTGRES`.
+    Postgres,
+    /// A MariaDB or MySQL whose user may create databases: `BATCHWRIGHT_TEST_MYSQL`.
+    MariaDb,
+    /// A RabbitMQ: `BATCHWRIGHT_TEST_RABBITMQ`.
+    RabbitMq,
+    /// A PgBouncer in transaction mode before the PostgreSQL: `BATCHWRIGHT_TEST_PGBOUNCER`.
+    PgBouncer,
+    /// Servers that the tests may restart, as `scripts/services.sh` starts them: `BATCHWRIGHT_TEST_SERVICES`.
+    Restart,
+    /// The program schemathesis: `BATCHWRIGHT_TEST_SCHEMATHESIS`.
+    Schemathesis,
+    /// The programs `chromium` and `chromedriver`.
+    Browser,
+    /// The program `faketime`.
+    Faketime,
+    /// The program `strace`.
+    Strace,
+    /// The program `php`.
+    Php,
+    /// The program `python3`.
+    Python,
+}
+
+/// Where the service is: a URL, the path of a program, the folder of the servers. `None`: there is none, the test
+/// was counted as skipped, and is to return.
+#[track_caller]
+#[must_use]
+pub fn needs(service: Service) -> Option<String> {
+    let found = match service {
+        Service::Postgres => variable("BATCHWRIGHT_TEST_POSTGRES"),
+        Service::MariaDb => variable("BATCHWRIGHT_TEST_MYSQL"),
+        Service::RabbitMq => variable("BATCHWRIGHT_TEST_RABBITMQ"),
+        Service::PgBouncer => variable("BATCHWRIGHT_TEST_PGBOUNCER"),
+        Service::Restart => variable("BATCHWRIGHT_TEST_SERVICES"),
+        Service::Schemathesis => variable("BATCHWRIGHT_TEST_SCHEMATHESIS"),
+        Service::Browser => program("chromedriver").and_then(|_| program("chromium")),
+        Service::Faketime => program("faketime"),
+        Service::Strace => program("strace"),
+        Service::Php => program("php"),
+        Service::Python => program("python3"),
+    };
+    if found.is_none() {
+        skipped(service, Location::caller());
+    }
+    found
+}
+
+/// Crashes the named server and starts it again, its data kept.
+///
+/// # Panics
+///
+/// When `scripts/services.sh` cannot do that.
+pub fn restart(server: &str) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/services.sh");
+    let status = std::process::Command::new("bash").arg(script).args(["restart", server]).status();
+    assert!(status.is_ok_and(|status| status.success()), "restart {server}");
+}
+
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn program(name: &str) -> Option<String> {
+    env::split_paths(&env::var_os("PATH")?)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+        .map(|path| path.display().to_string())
+}
+
+fn skipped(service: Service, at: &Location<'_>) {
+    // The harness names the thread after the test.
+    let test = thread::current().name().unwrap_or("main").to_owned();
+    // `eprintln!` would be captured, as the output of a test that passed.
+    let _ = io::stderr().write_all(format!("skipped: {test} needs {service:?}\n").as_bytes());
+    let Some(file) = env::var_os("BATCHWRIGHT_TEST_SKIPPED") else { return };
+    let line = format!("{service:?}\t{}\t{test}\n", at.file());
+    // Appended by one write: the lines of parallel test programs do not mix.
+    let mut file = OpenOptions::new().create(true).append(true).open(file).expect("open the count");
+    file.write_all(line.as_bytes()).expect("count a skipped test");
+}
