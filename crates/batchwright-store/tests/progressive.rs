@@ -11,9 +11,7 @@ use batchwright::{
     NumberedUnits, OnFailed, OpenOptions, ProgressiveStep, SliceAnswer, StopToken,
 };
 use batchwright_store::{SqlValue, SqlWriter};
-use common::{Kind, Place};
-
-const ALL: [Kind; 3] = [Kind::Sqlite, Kind::Postgres, Kind::MySql];
+use common::{Kind, Place, all};
 
 /// Writes its units into `t (id, v)` and adds them up. Every hundredth takes a while, so that lanes meet.
 fn step(units: u64) -> ProgressiveStep {
@@ -55,7 +53,7 @@ fn rows(place: &Place) -> i64 {
 
 #[test]
 fn rows_are_written_with_their_checkpoints_by_many_lanes_at_once() {
-    for kind in ALL {
+    for kind in all() {
         let place = Place::new(kind);
         let operator = operator(&place, step(5000));
         let execution = operator.start("job", JobParameters::new()).unwrap().wait().unwrap();
@@ -71,7 +69,7 @@ fn rows_are_written_with_their_checkpoints_by_many_lanes_at_once() {
 
 #[test]
 fn two_drivers_of_one_execution_do_each_unit_once_and_see_one_response() {
-    for kind in ALL {
+    for kind in all() {
         let place = Place::new(kind);
         let first = operator(&place, step(3000));
         let second = JobOperator::new(place.repository());
@@ -91,7 +89,7 @@ fn two_drivers_of_one_execution_do_each_unit_once_and_see_one_response() {
 
 #[test]
 fn a_row_that_the_database_refuses_is_the_failure_of_its_unit_alone() {
-    for kind in ALL {
+    for kind in all() {
         let place = Place::new(kind);
         let operator = operator(&place, step(1000));
         place.database().run("INSERT INTO t VALUES (333, 'there')").unwrap();
