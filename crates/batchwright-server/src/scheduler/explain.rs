@@ -135,8 +135,11 @@ fn clock_changes(plan: &Plan, now: Micros) -> Vec<String> {
         let direction = if shift > 0 { "forward" } else { "back" };
         let fires = match fires.len() {
             0 => "it does not fire that day".to_owned(),
-            many if many > FIRES_OF_A_DAY_MAX => {
+            many if many > FIRES_OF_A_DAY_MAX && plan.follows_real_time() => {
                 "it follows real time through the change".to_owned()
+            }
+            many if many > FIRES_OF_A_DAY_MAX => {
+                format!("it fires at {}, …", fires[..FIRES_OF_A_DAY_MAX].join(", "))
             }
             _ => format!("it fires at {}", fires.join(", ")),
         };

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use batchwright::RepositoryError;
 use batchwright_store::{ScheduleUnit, TriggerKey, TriggerRow, TriggerStatus};
+use jiff::tz::TimeZone;
 
-use super::rule::{Rule, RuleSettings, Rulebook};
+use super::rule::{Rule, RuleSettings, Rulebook, Runner};
 use super::time::{self, Micros};
 use super::trigger::{self, Outcome, Refused, SLOTS_KEPT, When};
 
@@ -83,7 +84,7 @@ impl Request {
     /// About how much memory its answer takes, in bytes.
     pub(crate) fn answer_size(&self) -> usize {
         /// A trigger with its name, plan and reason.
-        const TRIGGER_BYTES: usize = 512;
+        const TRIGGER_BYTES: usize = 2_048;
         match self {
             Self::List { limit, .. } => limit * TRIGGER_BYTES,
             Self::History { .. } => SLOTS_KEPT * TRIGGER_BYTES,
@@ -114,6 +115,8 @@ pub(crate) struct Firing {
     /// Counted from 1.
     pub(crate) attempt: u32,
     pub(crate) rule: Arc<Rule>,
+    /// The zone of the trigger's plan; UTC for one that fires once.
+    pub(crate) zone: TimeZone,
 }
 
 /// Who fires, and how.
@@ -133,6 +136,8 @@ pub(super) struct Claimed {
     pub(super) firings: Vec<(Firing, TriggerRow)>,
     /// Slots whose runners are asked to stop.
     pub(super) stops: Vec<TriggerKey>,
+    /// Triggers whose plans cannot be understood here, and why.
+    pub(super) puzzles: Vec<(String, String)>,
     /// Whether more may be due.
     pub(super) more: bool,
 }
@@ -306,7 +311,8 @@ impl<'u, 's> Group<'u, 's> {
             }
             Request::List { prefix, limit, after } => {
                 self.flush()?;
-                Ok(Answer::Triggers(self.unit.list(prefix, after, (*limit).min(LIST_MAX))?))
+                // One more than can be asked for tells whether there are more.
+                Ok(Answer::Triggers(self.unit.list(prefix, after, (*limit).min(LIST_MAX + 1))?))
             }
             Request::SetRule { identifier, pattern, settings } => {
                 let checked = valid("rule", identifier).and_then(|()| match pattern.len() {
@@ -411,9 +417,9 @@ impl<'u, 's> Group<'u, 's> {
                     begun.extend(slots.fire);
                 }
                 Err(problem) => {
-                    // Written by a newer program, or by hand: it must not fire again and again.
-                    let told = format!("its plan cannot be understood: {problem}");
-                    self.put(trigger::fail(row, told, self.now));
+                    let row = trigger::puzzled(row, &problem, self.now);
+                    claimed.puzzles.push((row.key.identifier.clone(), problem));
+                    self.put(row);
                 }
             }
         }
@@ -441,6 +447,17 @@ impl<'u, 's> Group<'u, 's> {
         Ok(claimed)
     }
 
+    /// The zone of the plan of a recurring trigger.
+    fn zone_of(&mut self, identifier: &str) -> Stored<TimeZone> {
+        let key = TriggerKey::of(identifier);
+        let row = match self.known(&key) {
+            Some(row) => Some(row),
+            None => self.unit.triggers(&[key])?.into_iter().next(),
+        };
+        let plan = row.and_then(|row| trigger::plan_of(&row).ok().flatten());
+        Ok(plan.map_or(TimeZone::UTC, |plan| plan.zone))
+    }
+
     fn begin(
         &mut self,
         mut row: TriggerRow,
@@ -465,7 +482,12 @@ impl<'u, 's> Group<'u, 's> {
         let row = trigger::fire(row, Some(rule), claims.server, self.now);
         let (key, rule) = (row.key.clone(), Arc::clone(rule));
         let (server, attempt) = (claims.server, row.attempt + 1);
-        let firing = Firing { key, server, slot: row.slot, attempt, rule };
+        // Only a job may want to know which day it is there.
+        let zone = match rule.settings.runner {
+            Runner::Job { .. } if key.occurrence >= 0 => self.zone_of(&key.identifier)?,
+            _ => TimeZone::UTC,
+        };
+        let firing = Firing { key, server, slot: row.slot, attempt, rule, zone };
         self.put(row);
         Ok(Some(firing))
     }

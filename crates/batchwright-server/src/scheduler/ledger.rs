@@ -14,7 +14,7 @@ use super::dispatch::Dispatcher;
 use super::group::{Answer, Claimed, Claims, Firing, Group, Request};
 use super::rule::Rulebook;
 use super::time::{self, Micros};
-use super::trigger::{Outcome, Refused};
+use super::trigger::{self, Outcome, Refused};
 
 /// Requests of one commit: what a commit costs is shared, and none waits long behind the others.
 const REQUESTS_MAX: usize = 1_000;
@@ -30,8 +30,16 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Renewals within one lease.
 const RENEWALS_PER_LEASE: u32 = 3;
 /// How often what has ended long ago is removed, and how much in one commit.
-const RETENTION_INTERVAL: Micros = 3_600_000_000;
+const RETENTION_INTERVAL: Duration = Duration::from_secs(3_600);
 const RETENTION_BATCH: usize = 1_000;
+/// Triggers that are planned anew in one commit, after the clock was corrected.
+const REPLAN_BATCH: usize = 250;
+/// No retry waits longer, in microseconds.
+const RETRY_WAIT_MAX: Micros = 3_600_000_000;
+/// A clock that is off by more from the database's says nothing about what is due, in microseconds.
+const CLOCK_BOUND: Micros = 2_000_000;
+/// A clock that moved by so much more or less than time passed was set, in microseconds.
+const CLOCK_STEP: Micros = 1_000_000;
 
 /// How the ledger works.
 #[derive(Debug, Clone)]
@@ -44,6 +52,8 @@ pub struct LedgerSettings {
     pub keep_for: Duration,
     /// Rows that ended are removed behind so many newer ones.
     pub keep_count: usize,
+    /// The loop turns at least so often: a watchdog wants to see it move.
+    pub pulse: Option<Duration>,
 }
 
 impl Default for LedgerSettings {
@@ -53,6 +63,7 @@ impl Default for LedgerSettings {
             misfire_after: Duration::from_secs(5),
             keep_for: Duration::from_secs(30 * 86_400),
             keep_count: 1_000_000,
+            pulse: None,
         }
     }
 }
@@ -114,6 +125,10 @@ pub(crate) struct Vitals {
     pub(crate) turns: AtomicU64,
     /// Triggers that are being fired.
     pub(crate) firing: AtomicUsize,
+    /// Whether this machine's clock is too far from the database's: then nothing is claimed.
+    pub(crate) astray: AtomicBool,
+    /// Triggers whose plans cannot be understood here.
+    pub(crate) puzzles: AtomicUsize,
 }
 
 pub(super) struct Ledger {
@@ -136,8 +151,17 @@ pub(super) struct State {
     /// Of `rules`; `None`: they are to be read again.
     rules_version: Option<i64>,
     next_due: Option<Micros>,
-    next_beat: Micros,
-    next_retention: Micros,
+    /// On the clock that never goes back, as is the next one.
+    next_beat: Duration,
+    next_retention: Duration,
+    /// How far the database's clock is ahead of ours.
+    offset: Micros,
+    /// Both clocks at the last turn: when one was set, they disagree about how long it took.
+    last_turn: Option<(Duration, Micros)>,
+    /// The triggers behind this name are to be planned anew.
+    replan: Option<String>,
+    /// Triggers whose plans cannot be understood here.
+    puzzles: HashMap<String, String>,
     /// Results that are not durable yet.
     results: VecDeque<(Firing, Outcome)>,
     /// What this server fires, as it is stored.
@@ -154,7 +178,9 @@ impl Ledger {
     /// Registers this server, takes over from dead ones, and says when it is ready.
     pub(super) fn open(&mut self) -> Result<(), RepositoryError> {
         self.register()?;
-        self.beat(self.clock.now().as_microsecond())?;
+        self.beat()?;
+        // What a clock that was ahead left behind, and what zones with new rules change.
+        self.state.replan = Some(String::new());
         self.vitals.ready.store(true, Ordering::Release);
         Ok(())
     }
@@ -173,18 +199,56 @@ impl Ledger {
 
     /// How long nothing is to be done unless somebody asks.
     fn pause(&self) -> Duration {
-        let now = self.clock.now().as_microsecond();
-        let mut pause = micros(self.state.next_beat - now);
+        let now = self.now();
+        let mut pause = self.state.next_beat.saturating_sub(self.clock.elapsed());
+        if let Some(pulse) = self.settings.pulse {
+            pause = pause.min(pulse);
+        }
         match self.state.retry {
             Some((at, _)) => pause = at.saturating_sub(self.clock.elapsed()),
-            None if !self.state.results.is_empty() => pause = Duration::ZERO,
+            None if !self.state.results.is_empty() || self.is_to_replan() => pause = Duration::ZERO,
             None => {
-                if let Some(due) = self.state.next_due.filter(|_| self.state.draining.is_none()) {
+                let claims = self.state.draining.is_none() && !self.is_astray();
+                if let Some(due) = self.state.next_due.filter(|_| claims) {
                     pause = pause.min(micros(due - now));
                 }
             }
         }
         pause
+    }
+
+    /// The time of the database, as far as this machine's clock tells it.
+    fn now(&self) -> Micros {
+        self.clock.now().as_microsecond() + self.state.offset
+    }
+
+    /// Whether our clock is so far off that nothing may be fired by it.
+    fn is_astray(&self) -> bool {
+        self.state.offset.abs() > self.clock_bound()
+    }
+
+    fn clock_bound(&self) -> Micros {
+        CLOCK_BOUND.min(time::micros_of(self.settings.lease / 3))
+    }
+
+    fn is_to_replan(&self) -> bool {
+        self.state.replan.is_some() && self.state.draining.is_none() && !self.is_astray()
+    }
+
+    /// Notices that this machine's clock was set: the database is asked at once, and plans are made again.
+    fn notice_step(&mut self) {
+        let (elapsed, now) = (self.clock.elapsed(), self.clock.now().as_microsecond());
+        let step = self
+            .state
+            .last_turn
+            .replace((elapsed, now))
+            .map_or(0, |(then, was)| now - was - time::micros_of(elapsed.saturating_sub(then)));
+        if step.abs() < CLOCK_STEP {
+            return;
+        }
+        tracing::warn!(seconds = step / 1_000_000, "the clock of this machine was set");
+        self.state.next_beat = elapsed;
+        self.state.replan = Some(String::new());
     }
 
     /// Waits until somebody asks or reports, or something is to be done; `false` when nobody can any more.
@@ -215,7 +279,7 @@ impl Ledger {
 
     /// One unit of work: one look at the clock, one commit.
     fn turn(&mut self, asked: &mut Vec<Command>) {
-        let now = self.clock.now().as_microsecond();
+        self.notice_step();
         let mut requests = Vec::with_capacity(asked.len());
         let mut look = false;
         for command in asked.drain(..) {
@@ -234,11 +298,13 @@ impl Ledger {
         let done = match resting {
             // Only what clients ask reaches a store that just failed: they learn whether it still does.
             true if requests.is_empty() => return,
-            true => self.commit(now, &requests, 0, false),
-            false => self.upkeep(now, look).and_then(|()| {
+            true => self.commit(self.now(), &requests, 0, false),
+            false => self.upkeep(look).and_then(|()| {
+                // The sign of life may just have told how far our clock is off.
+                let now = self.now();
                 let results = self.state.results.len().min(OUTCOMES_MAX);
                 let is_due = self.state.next_due.is_some_and(|due| due <= now);
-                let claim = is_due && self.state.draining.is_none();
+                let claim = is_due && self.state.draining.is_none() && !self.is_astray();
                 self.commit(now, &requests, results, claim)
             }),
         };
@@ -262,7 +328,7 @@ impl Ledger {
     fn recovered(&mut self) {
         if self.state.retry.take().is_some() {
             tracing::info!("the store answers again");
-            self.vitals.ready.store(true, Ordering::Release);
+            self.vitals.ready.store(!self.is_astray(), Ordering::Release);
         }
     }
 
@@ -281,6 +347,16 @@ impl Ledger {
         for key in &claimed.stops {
             self.dispatcher.stop(key);
         }
+        for (trigger, problem) in claimed.puzzles {
+            if self.state.puzzles.get(&trigger) != Some(&problem) {
+                tracing::error!(trigger, problem, "its plan cannot be understood here: it waits");
+                self.state.puzzles.insert(trigger, problem);
+            }
+        }
+        for (firing, _) in &claimed.firings {
+            self.state.puzzles.remove(&firing.key.identifier);
+        }
+        self.vitals.puzzles.store(self.state.puzzles.len(), Ordering::Relaxed);
         for (firing, row) in claimed.firings {
             self.state.in_flight.insert(firing.key.clone(), row);
             self.dispatcher.dispatch(firing);
@@ -412,28 +488,103 @@ impl Ledger {
     }
 
     /// What is to be done now and then: the sign of life, a look at the other servers, the old rows.
-    fn upkeep(&mut self, now: Micros, look: bool) -> Result<(), RepositoryError> {
+    fn upkeep(&mut self, look: bool) -> Result<(), RepositoryError> {
         if look {
             self.state.next_due = self.store.next_due()?;
         }
-        if now < self.state.next_beat && !self.state.doubtful {
-            return Ok(());
+        if self.clock.elapsed() >= self.state.next_beat || self.state.doubtful {
+            self.beat()?;
         }
-        self.beat(now)?;
-        if now >= self.state.next_retention {
+        if self.is_to_replan() {
+            self.replan()?;
+        }
+        if self.clock.elapsed() >= self.state.next_retention && !self.is_astray() {
+            let now = self.now();
             let before = now - time::micros_of(self.settings.keep_for);
             let mut unit = self.store.begin()?;
             let removed = unit.forget_ended(before, self.settings.keep_count, RETENTION_BATCH)?;
             unit.commit()?;
-            let is_done = removed < RETENTION_BATCH as u64;
-            self.state.next_retention = now + if is_done { RETENTION_INTERVAL } else { 0 };
+            if removed < RETENTION_BATCH as u64 {
+                self.state.next_retention = self.clock.elapsed() + RETENTION_INTERVAL;
+                // The rules of a zone may have changed since.
+                self.state.replan = Some(String::new());
+            }
         }
         Ok(())
     }
 
-    fn beat(&mut self, now: Micros) -> Result<(), RepositoryError> {
+    /// Plans some triggers anew whose next slot is not the one that their plan has now.
+    fn replan(&mut self) -> Result<(), RepositoryError> {
+        let Some(after) = self.state.replan.clone() else { return Ok(()) };
+        let now = self.now();
+        let mut unit = self.store.begin()?;
+        if after.is_empty() {
+            // Whoever still cannot be understood says so again at its next slot.
+            self.state.puzzles.clear();
+            self.vitals.puzzles.store(0, Ordering::Relaxed);
+            unit.bring_forward(now, now + RETRY_WAIT_MAX)?;
+        }
+        let rows = unit.recurring(&after, REPLAN_BATCH)?;
+        let last = rows.last().filter(|_| rows.len() == REPLAN_BATCH);
+        let next = last.map(|row| row.key.identifier.clone());
+        for row in rows {
+            let Ok(Some(plan)) = trigger::plan_of(&row) else { continue };
+            if let Some(row) = trigger::replanned(row, &plan, now) {
+                tracing::info!(
+                    trigger = row.key.identifier,
+                    slot = time::show(row.slot),
+                    "planned anew"
+                );
+                unit.forget_future_slots(&row.key.identifier, now)?;
+                unit.save(&[&row])?;
+            }
+        }
+        let next_due = unit.next_due()?;
+        unit.commit()?;
+        self.state.next_due = next_due;
+        // Only what is stored moves on.
+        self.state.replan = next;
+        Ok(())
+    }
+
+    /// Compares our clock with the database's.
+    fn note_offset(&mut self, before: Micros, database: Option<Micros>, after: Micros) {
+        let was_astray = self.is_astray();
+        self.state.offset = match database {
+            Some(at) if at < before => at - before,
+            Some(at) if at > after => at - after,
+            _ => 0,
+        };
+        let is_astray = self.is_astray();
+        self.vitals.astray.store(is_astray, Ordering::Release);
+        if is_astray == was_astray {
+            return;
+        }
+        let milliseconds = self.state.offset / 1_000;
+        self.vitals.ready.store(!is_astray, Ordering::Release);
+        match is_astray {
+            true => tracing::error!(
+                milliseconds,
+                "the clock of this machine is too far from the database's: nothing is fired here until it is set right"
+            ),
+            false => {
+                tracing::info!(
+                    milliseconds,
+                    "the clock of this machine agrees with the database's again"
+                );
+                self.state.replan = Some(String::new());
+            }
+        }
+    }
+
+    fn beat(&mut self) -> Result<(), RepositoryError> {
         let asked_at = self.clock.elapsed();
         let mut unit = self.store.begin()?;
+        let before = self.clock.now().as_microsecond();
+        let database = unit.clock()?;
+        let after = self.clock.now().as_microsecond();
+        // The database's time decides about leases: it is the same for all servers.
+        let now = database.unwrap_or(after);
         let lease_until = now + time::micros_of(self.settings.lease);
         if !unit.renew_server(self.state.server, lease_until)? {
             drop(unit);
@@ -460,7 +611,8 @@ impl Ledger {
         self.lease.renewed(asked_at, self.settings.lease);
         self.state.doubtful = false;
         self.state.next_due = next_due;
-        self.state.next_beat = now + time::micros_of(self.settings.lease / RENEWALS_PER_LEASE);
+        self.state.next_beat = asked_at + self.settings.lease / RENEWALS_PER_LEASE;
+        self.note_offset(before, database, after);
         stops.iter().for_each(|key| self.dispatcher.stop(key));
         Ok(())
     }
@@ -475,16 +627,16 @@ impl Ledger {
     }
 
     fn register(&mut self) -> Result<(), RepositoryError> {
-        let now = self.clock.now().as_microsecond();
         let asked_at = self.clock.elapsed();
         let identity = ProcessIdentity::current().to_string();
         let mut unit = self.store.begin()?;
+        let now = unit.clock()?.unwrap_or_else(|| self.clock.now().as_microsecond());
         let until = now + time::micros_of(self.settings.lease);
         self.state.server = unit.insert_server(&identity, until)?;
         unit.commit()?;
         self.lease.renewed(asked_at, self.settings.lease);
         // A look at the others follows with the next turn.
-        self.state.next_beat = now;
+        self.state.next_beat = asked_at;
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 use jiff::civil::Date;
-use jiff::tz::TimeZone;
+use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{Timestamp, Zoned};
 use sha2::{Digest, Sha256};
 
@@ -42,6 +42,9 @@ pub struct Plan {
     pub except: Vec<Exclusion>,
     /// Not before.
     pub from: Option<Micros>,
+    /// Where an interval without `from` is counted from: when it was planned. Its slots go on in both directions, so
+    /// that a clock which was ahead then keeps nothing from firing.
+    pub anchor: Option<Micros>,
     /// Not after.
     pub until: Option<Micros>,
     /// Each slot fires up to so much later, by its identifier and time: always the same for one slot.
@@ -61,7 +64,7 @@ pub struct Plan {
 pub enum Recurrence {
     /// At the times of a cron expression: five fields, or six with seconds in front.
     Cron(Box<Cron>),
-    /// Again and again after so long, counted from `from`.
+    /// Again and again after so long, counted from `from` or from when it was planned.
     Every(Duration),
 }
 
@@ -196,6 +199,15 @@ impl Plan {
     ///
     /// A sentence about the first word that is wrong, or that the plan never fires.
     pub fn parse(words: &[impl AsRef<str>], now: Micros) -> Result<Self, String> {
+        let plan = Self::read(words, now)?;
+        match plan.first(now) {
+            Some(_) => Ok(plan),
+            None => Err("it never fires".to_owned()),
+        }
+    }
+
+    /// As [`parse`](Self::parse), whether it ever fires or not: what was stored once is understood for ever.
+    pub(super) fn read(words: &[impl AsRef<str>], now: Micros) -> Result<Self, String> {
         if words.len() > WORDS_MAX {
             return Err(format!("a recurring trigger has at most {WORDS_MAX} words"));
         }
@@ -216,6 +228,7 @@ impl Plan {
             zone: TimeZone::UTC,
             except: Vec::new(),
             from: None,
+            anchor: None,
             until: None,
             jitter: Duration::ZERO,
             misfire: Misfire::default(),
@@ -236,6 +249,7 @@ impl Plan {
                     plan.except = days.collect::<Result<_, _>>()?;
                 }
                 "from" => plan.from = Some(time::parse(value)?),
+                "anchor" => plan.anchor = Some(time::parse(value)?),
                 "until" => plan.until = Some(time::parse(value)?),
                 "jitter" => plan.jitter = time::duration(value)?,
                 "misfire" => {
@@ -280,13 +294,15 @@ impl Plan {
             (Some(_), _) => return Err("`queue` goes with `overlap queue`".to_owned()),
             (None, _) => {}
         }
-        if let Recurrence::Every(interval) = plan.recurrence {
-            plan.from.get_or_insert(now + time::micros_of(interval));
+        if let (Recurrence::Every(interval), None) = (&plan.recurrence, plan.from) {
+            plan.anchor.get_or_insert(now + time::micros_of(*interval));
         }
-        match plan.first(now) {
-            Some(_) => Ok(plan),
-            None => Err("it never fires".to_owned()),
-        }
+        Ok(plan)
+    }
+
+    /// Whether both fire by the same words, whenever they were said.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Self { anchor: None, ..self.clone() } == Self { anchor: None, ..other.clone() }
     }
 
     /// The words that [`parse`](Self::parse) makes it from.
@@ -305,6 +321,9 @@ impl Plan {
         }
         if let Some(from) = self.from {
             word("from", time::show_exact(from));
+        }
+        if let Some(anchor) = self.anchor {
+            word("anchor", time::show_exact(anchor));
         }
         if let Some(until) = self.until {
             word("until", time::show_exact(until));
@@ -335,9 +354,17 @@ impl Plan {
         self.zone.iana_name().unwrap_or("UTC").to_owned()
     }
 
-    /// The first slot at `now` or later.
+    /// The first slot at `now` or later; of an interval, not before its first time.
     pub fn first(&self, now: Micros) -> Option<Micros> {
-        self.next(now - 1)
+        self.next(now.max(self.anchor.unwrap_or(Micros::MIN)) - 1)
+    }
+
+    /// Whether it goes on in real time when the clock of its zone changes.
+    pub(super) fn follows_real_time(&self) -> bool {
+        match &self.recurrence {
+            Recurrence::Cron(cron) => follows_real_time(cron),
+            Recurrence::Every(_) => true,
+        }
     }
 
     /// The first slot after `after`; `None` when there is none.
@@ -352,11 +379,15 @@ impl Plan {
                 return Some(slot);
             }
             let at = time::timestamp(slot).to_zoned(self.zone.clone());
-            if !self.except.iter().any(|days| days.covers(at.date())) {
+            let Some(out) = self.except.iter().find(|days| days.covers(at.date())) else {
                 return Some(slot);
-            }
-            // Not one slot after the other: the whole day is out.
-            let next_day = at.date().tomorrow().ok()?.to_zoned(self.zone.clone()).ok()?;
+            };
+            // Not one slot after the other: the whole day is out, or all of them.
+            let last = match out {
+                Exclusion::Dates(_, last) => *last,
+                Exclusion::Yearly(..) => at.date(),
+            };
+            let next_day = last.tomorrow().ok()?.to_zoned(self.zone.clone()).ok()?;
             after = (next_day.timestamp().as_microsecond() - 1).max(slot);
         }
         None
@@ -365,17 +396,20 @@ impl Plan {
     fn next_of_recurrence(&self, after: Micros) -> Option<Micros> {
         match &self.recurrence {
             Recurrence::Cron(cron) => {
-                let after = Timestamp::from_microsecond(after).ok()?.to_zoned(self.zone.clone());
+                let after = Timestamp::from_microsecond(after).ok()?;
+                if self.zone != TimeZone::UTC && !follows_real_time(cron) {
+                    return Some(next_fixed(cron, &self.zone, after)?.as_microsecond());
+                }
+                let after = after.to_zoned(self.zone.clone());
                 let next: Zoned = cron.find_next_occurrence(&after, false).ok()?;
                 Some(next.timestamp().as_microsecond())
             }
             Recurrence::Every(interval) => {
                 let interval = time::micros_of(*interval);
-                let anchor = self.from.unwrap_or(0);
+                let anchor = self.anchor.or(self.from).unwrap_or(0);
                 let passed = (after - anchor).div_euclid(interval) + 1;
-                anchor
-                    .checked_add(passed.max(0).checked_mul(interval)?)
-                    .filter(|slot| *slot <= time::MAX)
+                let passed = if self.anchor.is_some() { passed } else { passed.max(0) };
+                anchor.checked_add(passed.checked_mul(interval)?).filter(|slot| *slot <= time::MAX)
             }
         }
     }
@@ -459,7 +493,7 @@ impl Plan {
     pub fn describe(&self) -> String {
         let mut told = match &self.recurrence {
             Recurrence::Cron(cron) => {
-                let told = cron.describe();
+                let told = in_words(cron);
                 format!("{} ({})", told.trim_end_matches('.'), self.zone_name())
             }
             Recurrence::Every(interval) => format!("Every {}", time::show_duration(*interval)),
@@ -483,11 +517,113 @@ impl Plan {
 
 fn cron(text: &str) -> Result<Cron, String> {
     let parser = CronParser::builder().seconds(Seconds::Optional).build();
-    parser.parse(text).map_err(|error| format!("cron `{text}`: {error}"))
+    parser.parse(&usual(text)?).map_err(|error| format!("cron `{text}`: {error}"))
+}
+
+/// `text` in the words that the library knows: `@midnight`, `5/15` (from 5 in steps of 15) and week days that wrap
+/// around, `FRI-MON`, are written otherwise there.
+fn usual(text: &str) -> Result<String, String> {
+    if text.trim().eq_ignore_ascii_case("@midnight") {
+        return Ok("@daily".to_owned());
+    }
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    if !(5..=6).contains(&fields.len()) || text.starts_with('@') {
+        return Ok(text.to_owned());
+    }
+    let maxima: &[u8] = &[59, 59, 23, 31, 12, 7];
+    let maxima = &maxima[6 - fields.len()..];
+    let last = fields.len() - 1;
+    let mut written = Vec::new();
+    for (index, (field, max)) in fields.iter().zip(maxima).enumerate() {
+        let parts: Vec<String> = field
+            .split(',')
+            .map(|part| match part.split_once('/') {
+                Some((from, step)) if from.parse::<u8>().is_ok() => format!("{from}-{max}/{step}"),
+                None if index == last => unwrapped(part),
+                _ => part.to_owned(),
+            })
+            .collect();
+        if index == last - 2 && parts.iter().any(|part| part.starts_with("L-")) {
+            return Err(format!(
+                "cron `{text}`: days before the last of the month cannot be written; use `L`, `LW` or a day"
+            ));
+        }
+        written.push(parts.join(","));
+    }
+    Ok(written.join(" "))
+}
+
+/// A range of week days that wraps around the end of the week, as the days that it has.
+fn unwrapped(part: &str) -> String {
+    const DAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
+    let day = |text: &str| {
+        let named = DAYS.iter().position(|name| name.eq_ignore_ascii_case(text));
+        named.or_else(|| text.parse().ok().filter(|day| *day <= 7).map(|day: usize| day % 7))
+    };
+    match part.split_once('-').and_then(|(from, to)| Some((day(from)?, day(to)?))) {
+        Some((from, to)) if from > to => {
+            (from..7).chain(0..=to).map(|day| DAYS[day]).collect::<Vec<_>>().join(",")
+        }
+        _ => part.to_owned(),
+    }
+}
+
+/// Whether it follows real time when the clock changes: one with a wildcard or a step among its seconds, minutes and
+/// hours does, lists and ranges of fixed times do not.
+fn follows_real_time(cron: &Cron) -> bool {
+    let pattern = &cron.pattern;
+    [&pattern.seconds, &pattern.minutes, &pattern.hours].into_iter().any(|field| {
+        let whole = usize::from(field.max - field.min) + 1;
+        field.from_wildcard || field.step != 1 || field.values().len() == whole
+    })
+}
+
+/// The next of fixed times: one that the clock jumps over comes at the end of the gap, one that comes twice the first
+/// time alone.
+fn next_fixed(cron: &Cron, zone: &TimeZone, after: Timestamp) -> Option<Timestamp> {
+    // The calendar on the wall, counted where no clock ever changes.
+    let mut civil = zone.to_datetime(after).to_zoned(TimeZone::UTC).ok()?;
+    loop {
+        civil = cron.find_next_occurrence(&civil, false).ok()?;
+        let there = zone.to_ambiguous_timestamp(civil.datetime());
+        let is_gap = matches!(there.offset(), AmbiguousOffset::Gap { .. });
+        let earlier = there.earlier().ok()?;
+        let at = if is_gap { zone.following(earlier).next()?.timestamp() } else { earlier };
+        if at > after {
+            return Some(at);
+        }
+    }
+}
+
+/// A cron expression in words that say what it does: steps that do not divide their range evenly are told as the times
+/// that they come to.
+fn in_words(cron: &Cron) -> String {
+    /// Where the library keeps that `LW` was written, the last weekday of the month; its words leave the `W` out.
+    const LAST_WEEKDAY: u8 = 1 << 7;
+    let mut pattern = cron.pattern.clone();
+    for field in
+        [&mut pattern.seconds, &mut pattern.minutes, &mut pattern.hours, &mut pattern.months]
+    {
+        let (span, step) = (field.max - field.min + 1, field.step);
+        let stepped: Vec<_> = (field.min..=field.max).step_by(step.max(1).into()).collect();
+        if step > 1 && (span % step != 0 || field.values() != stepped) {
+            field.step = 1;
+        }
+    }
+    let told = pattern.describe();
+    match pattern.days.is_feature_enabled(LAST_WEEKDAY) {
+        true => told.replace(
+            "the last day of the month",
+            "the last weekday (Monday to Friday) of the month",
+        ),
+        false => told,
+    }
 }
 
 fn zone(name: &str) -> Result<TimeZone, String> {
+    // The host's data first: they may be newer than ours. A host without them, or without this zone, ends no trigger.
     TimeZone::get(name)
+        .or_else(|_| jiff::tz::TimeZoneDatabase::bundled().get(name))
         .map_err(|_| format!("there is no time zone `{name}`; example: Europe/Berlin"))
 }
 

@@ -269,6 +269,11 @@ impl RuleSettings {
         first.saturating_mul(1 << failed.saturating_sub(1).min(16)).min(BACKOFF_MAX)
     }
 
+    /// Wait before the next attempt when `failed` have failed and what was called asks for `asked`.
+    pub(crate) fn wait(&self, failed: u32, asked: Option<Duration>) -> Duration {
+        self.backoff(failed).max(asked.unwrap_or_default()).min(BACKOFF_MAX)
+    }
+
     /// How long one attempt may take.
     pub(crate) fn timeout(&self) -> Duration {
         /// Longer than anything runs.

@@ -99,6 +99,13 @@ pub(super) fn set(
             (first, Some(plan))
         }
     };
+    // The same plan again is no change: its next slot stays.
+    if let (Some(plan), Some(row)) = (plan, &row)
+        && matches!(row.status, TriggerStatus::Planned | TriggerStatus::Paused)
+        && plan_of(row).ok().flatten().is_some_and(|known| known.is_same(plan))
+    {
+        return Ok(row.clone());
+    }
     let mut set = TriggerRow::planned(TriggerKey::of(identifier), slot);
     set.due = Some(slot + plan.map_or(0, |plan| plan.delay(identifier, slot)));
     set.plan = plan.map(|plan| crate::kcp::line(&plan.words()));
@@ -174,7 +181,7 @@ pub fn plan_of(row: &TriggerRow) -> Result<Option<Plan>, String> {
     let Some(text) = &row.plan else { return Ok(None) };
     let words = crate::kcp::words(text).map_err(|error| error.to_string())?;
     // An interval that is stored has its beginning with it.
-    Plan::parse(&words, 0).map(Some)
+    Plan::read(&words, 0).map(Some)
 }
 
 /// A recurring trigger waits for `next`, or has come to its end.
@@ -182,6 +189,8 @@ fn move_on(row: &mut TriggerRow, plan: &Plan, next: Option<Micros>, now: Micros)
     match next {
         Some(next) => {
             row.status = TriggerStatus::Planned;
+            row.reason = None;
+            row.ended_at = None;
             row.slot = next;
             row.due = Some(next + plan.delay(&row.key.identifier, next));
         }
@@ -208,10 +217,28 @@ fn end(row: &mut TriggerRow, status: TriggerStatus, now: Micros, reason: Option<
     row.reason = reason;
 }
 
-/// The row of a trigger that cannot fire.
-pub(super) fn fail(mut row: TriggerRow, reason: String, now: Micros) -> TriggerRow {
-    end(&mut row, TriggerStatus::Failed, now, Some(reason));
+/// The row of a trigger whose plan cannot be understood here: a newer program wrote it, or this host lacks something.
+/// Another server, or a later one, may understand it; nothing ends for what we do not know.
+pub(super) fn puzzled(mut row: TriggerRow, problem: &str, now: Micros) -> TriggerRow {
+    row.reason = Some(format!("its plan cannot be understood here: {problem}"));
+    row.due = Some(deferred_until(row.slot, now));
     row
+}
+
+/// The row of a recurring trigger with the slot that its plan has now; `None`: it has it. A clock that was ahead, or
+/// rules of a zone that have changed, leave a later slot behind. A slot that fired does not fire again: its row stays.
+pub(super) fn replanned(mut row: TriggerRow, plan: &Plan, now: Micros) -> Option<TriggerRow> {
+    let waits = row.status == TriggerStatus::Planned;
+    // Due, or delayed by its jitter: the claim decides.
+    if waits && row.slot <= now {
+        return None;
+    }
+    let next = plan.next(now)?;
+    if waits && next == row.slot {
+        return None;
+    }
+    move_on(&mut row, plan, Some(next), now);
+    Some(row)
 }
 
 /// The row of a trigger, or of a slot, whose runner is called now by server `owner`.
@@ -356,18 +383,27 @@ pub(super) fn released(known: &[TriggerRow], now: Micros) -> Option<TriggerRow> 
 pub(crate) enum Outcome {
     /// It did what it was asked; the end of what it said.
     Executed(Option<String>),
-    /// It failed: why, the end of what it said, and whether another attempt may help.
-    Failed { reason: String, output: Option<String>, retryable: bool },
+    /// It failed.
+    Failed {
+        /// Why.
+        reason: String,
+        /// The end of what it said.
+        output: Option<String>,
+        /// Whether another attempt may help.
+        retryable: bool,
+        /// How long it asks not to be called again.
+        not_before: Option<Duration>,
+    },
     /// It did not run, or was ended with this server: it is to fire again.
     Released,
-    /// What it goes to is away: it is to fire again, in a while.
-    Postponed,
+    /// What it goes to is away, for this reason: it is to fire again, in a while.
+    Postponed(String),
 }
 
 impl Outcome {
     /// It failed and said nothing.
     pub(crate) fn failed(reason: impl Into<String>, retryable: bool) -> Self {
-        Self::Failed { reason: reason.into(), output: None, retryable }
+        Self::Failed { reason: reason.into(), output: None, retryable, not_before: None }
     }
 }
 
@@ -390,13 +426,14 @@ pub(super) fn finish(
             let reason = row.reason.take();
             end(&mut row, TriggerStatus::Failed, now, reason);
         }
-        Outcome::Failed { reason, output, retryable } => {
+        Outcome::Failed { reason, output, retryable, not_before } => {
             row.output = output;
             row.attempt = row.attempt.saturating_add(1);
             let retries = rule.settings.retries();
             if retryable && row.attempt <= retries {
                 row.status = TriggerStatus::Planned;
-                row.due = Some(now + time::micros_of(rule.settings.backoff(row.attempt)));
+                let wait = rule.settings.wait(row.attempt, not_before);
+                row.due = Some(now + time::micros_of(wait));
                 row.ended_at = Some(now);
                 row.reason = Some(reason);
             } else {
@@ -409,7 +446,8 @@ pub(super) fn finish(
             row.status = TriggerStatus::Planned;
             row.due = Some(row.slot);
         }
-        Outcome::Postponed => {
+        Outcome::Postponed(reason) => {
+            row.reason = Some(reason);
             row.status = TriggerStatus::Planned;
             row.due = Some(deferred_until(row.slot, now));
         }

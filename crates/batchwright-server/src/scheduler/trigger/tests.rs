@@ -31,7 +31,7 @@ fn plan(words: &str) -> Plan {
 }
 
 fn failed(retryable: bool) -> Outcome {
-    Outcome::Failed { reason: "exit code 3".to_owned(), output: None, retryable }
+    Outcome::Failed { reason: "exit code 3".to_owned(), output: None, retryable, not_before: None }
 }
 
 #[test]
@@ -84,7 +84,10 @@ fn an_outcome_decides_what_a_trigger_is_afterwards() {
     assert_eq!(after(2, failed(true), &patient), (Dead, None, 3), "somebody must look");
     assert_eq!(after(0, failed(false), &patient), (Failed, None, 1), "no attempt would help");
     assert_eq!(after(1, Outcome::Released, &patient), (Planned, Some(-MINUTE), 1));
-    assert_eq!(after(1, Outcome::Postponed, &patient), (Planned, Some(MINUTE / 4), 1));
+    assert_eq!(
+        after(1, Outcome::Postponed("away".to_owned()), &patient),
+        (Planned, Some(MINUTE / 4), 1)
+    );
 }
 
 #[test]
@@ -246,4 +249,60 @@ fn slots_that_passed_during_a_pause_are_told() {
 fn what_is_deferred_comes_back_later_the_longer_it_waits() {
     assert_eq!(deferred_until(NOW, NOW) - NOW, 1_000_000);
     assert_eq!(deferred_until(NOW - 100 * MINUTE, NOW) - NOW, 30_000_000);
+}
+
+#[test]
+fn a_slot_that_only_a_wrong_clock_could_reach_is_planned_anew() {
+    let hourly = Plan::parse(&["cron", "0 * * * *"], 0).unwrap();
+    let far = 10 * 365 * 24 * 60 * MINUTE;
+    let waiting = |slot| TriggerRow::planned(TriggerKey::of("a"), slot);
+    let next = hourly.next(MINUTE).unwrap();
+    assert_eq!(replanned(waiting(far), &hourly, MINUTE).map(|row| row.slot), Some(next));
+    assert_eq!(
+        replanned(waiting(next), &hourly, MINUTE),
+        None,
+        "it has the slot that it should have"
+    );
+    assert_eq!(replanned(waiting(0), &hourly, MINUTE), None, "one that is due is the claim's");
+    let failed = fail_row(waiting(far));
+    let mended = replanned(failed, &hourly, MINUTE).unwrap();
+    assert_eq!((mended.status, mended.slot, mended.reason), (TriggerStatus::Planned, next, None));
+}
+
+#[test]
+fn an_interval_that_was_planned_by_a_clock_that_was_ahead_goes_on() {
+    let ahead = 1_000 * MINUTE;
+    let words = ["every", "1m"];
+    let planned_ahead = Plan::parse(&words, ahead).unwrap();
+    assert_eq!(
+        planned_ahead.first(ahead),
+        Some(ahead + MINUTE),
+        "the first time comes after one interval"
+    );
+    let next = planned_ahead.next(5 * MINUTE + 1).unwrap();
+    assert!(next > 5 * MINUTE && next <= 6 * MINUTE + 1, "{next}");
+}
+
+#[test]
+fn the_same_plan_again_keeps_its_next_slot() {
+    let when = |now| When::Recurring(Box::new(Plan::parse(&["every", "10m"], now).unwrap()));
+    let row = set("a", None, &when(0), 0).unwrap();
+    let again = set("a", Some(row.clone()), &when(3 * MINUTE), 3 * MINUTE).unwrap();
+    assert_eq!(again.slot, row.slot);
+    let other = When::Recurring(Box::new(Plan::parse(&["every", "20m"], 3 * MINUTE).unwrap()));
+    assert_ne!(set("a", Some(row.clone()), &other, 3 * MINUTE).unwrap().slot, row.slot);
+}
+
+#[test]
+fn a_plan_that_cannot_be_understood_waits_and_says_why() {
+    let row = puzzled(TriggerRow::planned(TriggerKey::of("a"), 0), "there is no time zone", MINUTE);
+    assert_eq!(row.status, TriggerStatus::Planned);
+    assert!(row.due.unwrap() > MINUTE && row.reason.unwrap().contains("no time zone"));
+}
+
+fn fail_row(mut row: TriggerRow) -> TriggerRow {
+    row.status = TriggerStatus::Failed;
+    row.due = None;
+    row.reason = Some("its plan cannot be understood".to_owned());
+    row
 }
