@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions};
-use lapin::protocol::AMQPErrorKind;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::{FieldTable, ShortString};
 use lapin::uri::AMQPUri;
 use lapin::{
@@ -31,38 +31,51 @@ const BATCH_MAX: usize = 500;
 const BATCHES_MAX: usize = 16;
 /// Messages under way at once. More would only fill the broker's queues and hold up everybody else.
 const UNCONFIRMED_MAX: usize = 2_000;
-/// A broker that confirms nothing for so long is taken for gone.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long confirms are still waited for when this server ends.
+const CONFIRM_GRACE: Duration = Duration::from_secs(5);
+/// Seconds between signs of life: a broker that gives none for twice as long is gone.
+const HEARTBEAT_SECONDS: u16 = 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Wait before the broker is tried again: first, and at most.
 const RECONNECT_MIN: Duration = Duration::from_millis(100);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
-/// Absence after which what waits goes back to the schedule.
-const AWAY_MAX: Duration = Duration::from_secs(60);
+
+/// The DSN as the driver takes it. As Kairoi documents it, one that ends in `/` means the virtual host `/`.
+fn uri(dsn: &str) -> Result<AMQPUri, String> {
+    // The parser's complaint may quote the DSN, and the DSN its password.
+    let wrong = || "the DSN cannot be used; write amqp://USER:PASSWORD@HOST:PORT/VHOST".to_owned();
+    let mut uri: AMQPUri = dsn.parse().map_err(|_| wrong())?;
+    if uri.vhost.is_empty() {
+        "/".clone_into(&mut uri.vhost);
+    }
+    // Its parser knows no addresses in brackets and takes this host instead.
+    let url = reqwest::Url::parse(dsn).map_err(|_| wrong())?;
+    if let Some(address) = url.host_str().and_then(|host| host.strip_prefix('[')?.strip_suffix(']'))
+    {
+        address.clone_into(&mut uri.authority.host);
+    }
+    uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+    Ok(uri)
+}
 
 /// Refuses a DSN that cannot be understood. Says nothing of what is in it.
 pub(crate) fn check_dsn(dsn: &str) -> Result<(), String> {
-    match dsn.parse::<AMQPUri>() {
-        Ok(_) => Ok(()),
-        Err(_) => {
-            Err("the DSN cannot be used; write amqp://USER:PASSWORD@HOST:PORT/VHOST".to_owned())
-        }
-    }
+    uri(dsn).map(drop)
 }
 
 /// Where a broker is, without user and password.
 pub(crate) fn redacted(dsn: &str) -> String {
-    match dsn.parse::<AMQPUri>() {
+    match uri(dsn) {
         Ok(uri) => {
             let (host, port) = (&uri.authority.host, uri.authority.port);
-            format!("{}://{host}:{port}/{}", uri.scheme, uri.vhost)
+            format!("{}://{host}:{port}/{}", uri.scheme, uri.vhost.replace('/', "%2f"))
         }
         Err(_) => "***".to_owned(),
     }
 }
 
-/// Publishes what comes in until nobody sends any more. A broker that is away is waited for; after a while what
-/// waits for it goes back, so that a corrected rule, or another server, may take it.
+/// Publishes what comes in until nobody sends any more. What is due for a broker that is away goes back to the schedule
+/// with the reason: there it can be seen, removed, and taken by another server or a corrected rule.
 pub(crate) async fn publish_all(
     shared: Arc<Shared>,
     dsn: String,
@@ -94,18 +107,15 @@ pub(crate) async fn publish_all(
                 backlog.extend(new.drain(..));
             }
             Ok(_) = everybody.wait_for(|stop| *stop != Stop::No), if !is_stopped => {}
-            () = at(broker.away_until), if goes_on && broker.away_until.is_some() => broker.away_until = None,
-            () = std::future::ready(()), if goes_on && broker.away_until.is_none() => {}
+            () = std::future::ready(()), if goes_on => {}
         }
         if *everybody.borrow() != Stop::No {
             reports.report(backlog.drain(..).map(|firing| (firing, Outcome::Released)).collect());
             continue;
         }
-        if broker.away_until.is_some() {
-            if broker.is_away_for_long() {
-                reports
-                    .report(backlog.drain(..).map(|firing| (firing, Outcome::Postponed)).collect());
-            }
+        if broker.away_until.is_some_and(|until| Instant::now() < until) {
+            let postponed = || Outcome::Postponed(broker.reason.clone());
+            reports.report(backlog.drain(..).map(|firing| (firing, postponed())).collect());
             continue;
         }
         if is_free(under_way, unconfirmed, &backlog) {
@@ -127,13 +137,6 @@ pub(crate) async fn publish_all(
     }
 }
 
-async fn at(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
-}
-
 /// Messages to one exchange, on a channel that no other batch uses meanwhile: what the broker returns is one of
 /// these.
 #[derive(Default)]
@@ -145,10 +148,8 @@ struct Batch {
     count: usize,
     /// What no broker will ever take.
     refused: Vec<(Firing, Outcome)>,
-    /// What is to be published again.
+    /// What is to be published again: its connection broke before it was confirmed.
     again: Vec<Firing>,
-    /// Whether the broker kept silent for so long that its connection is not to be used any more.
-    is_silent: bool,
 }
 
 /// Where results go.
@@ -166,14 +167,30 @@ impl Reports {
         }
     }
 
-    /// Reports what the broker says of each message. What it says nothing of is to be published again.
+    /// Reports what the broker says of each message. As long as its connection stands, a message that is not confirmed
+    /// is not published again: a broker that is full holds it already.
     async fn await_confirms(&self, mut batch: Batch) -> Batch {
-        let deadline = Instant::now() + CONFIRM_TIMEOUT;
+        let mut everybody = self.shared.everybody();
+        let server_ends = async {
+            let _ = everybody.wait_for(|stop| *stop != Stop::No).await;
+            tokio::time::sleep(CONFIRM_GRACE).await;
+        };
+        tokio::pin!(server_ends);
+        let mut has_ended = false;
         let mut answered = Vec::with_capacity(batch.sent.len());
         let mut returned = HashMap::new();
         for (firing, id, confirm) in std::mem::take(&mut batch.sent) {
-            match tokio::time::timeout_at(deadline, confirm).await {
-                Ok(Ok(answer)) => {
+            let answer = match has_ended {
+                true => None,
+                false => tokio::select! {
+                    biased;
+                    answer = confirm => Some(answer),
+                    () = &mut server_ends => None,
+                },
+            };
+            has_ended |= answer.is_none();
+            match answer {
+                Some(Ok(answer)) => {
                     let is_ack = matches!(answer, Confirmation::Ack(_));
                     // The driver hands a returned message to some confirm of the channel, not to its own.
                     if let Some(message) = answer.take_message() {
@@ -184,16 +201,16 @@ impl Reports {
                     answered.push((firing, id, is_ack));
                 }
                 // Refused as a whole: no permission, an exchange that went away.
-                Ok(Err(error)) => match Trouble::of(error) {
+                Some(Err(error)) => match Trouble::of(error) {
                     Trouble::Refused(reason) => {
                         batch.refused.push((firing, Outcome::failed(reason, true)));
                     }
+                    Trouble::Closed(reason) => {
+                        batch.refused.push((firing, Outcome::failed(reason, false)));
+                    }
                     Trouble::Away(_) => batch.again.push(firing),
                 },
-                Err(_) => {
-                    batch.is_silent = true;
-                    batch.again.push(firing);
-                }
+                None => batch.refused.push((firing, Outcome::Released)),
             }
         }
         let told = |(firing, id, is_ack): (Firing, ShortString, bool)| {
@@ -225,6 +242,8 @@ struct Broker {
     away_until: Option<Instant>,
     /// Since when it cannot be reached.
     away_since: Option<Instant>,
+    /// Why it takes nothing now.
+    reason: String,
 }
 
 impl Broker {
@@ -236,30 +255,36 @@ impl Broker {
             pause: Duration::ZERO,
             away_until: None,
             away_since: None,
+            reason: String::new(),
         }
     }
 
     fn take_back(&mut self, batch: &Batch) {
-        if batch.is_silent {
-            self.away("it confirmed nothing for too long");
-        } else if let Some(channel) = batch.channel.clone().filter(|one| one.status().connected()) {
+        if let Some(channel) = batch.channel.clone().filter(|one| one.status().connected()) {
             self.channels.entry(batch.exchange.clone()).or_default().push(channel);
         }
     }
 
-    fn is_away_for_long(&self) -> bool {
-        self.away_since.is_some_and(|since| since.elapsed() > AWAY_MAX)
+    fn away(&mut self, reason: &str) {
+        self.connection = None;
+        self.channels.clear();
+        self.rest(&format!("the broker is away: {reason}"));
     }
 
-    fn away(&mut self, reason: &str) {
+    /// Whether the broker said that it takes nothing for now; its connection stays.
+    fn is_blocked(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.status().blocked())
+    }
+
+    /// Nothing is published for a while.
+    fn rest(&mut self, reason: &str) {
         let now = Instant::now();
         if self.away_since.is_none() {
             self.away_since = Some(now);
             let broker = redacted(&self.dsn);
-            tracing::warn!(broker, reason, "the broker is away: what is due waits for it");
+            tracing::warn!(broker, reason, "nothing can be published: what is due waits");
         }
-        self.connection = None;
-        self.channels.clear();
+        reason.clone_into(&mut self.reason);
         self.pause = (self.pause * 2).clamp(RECONNECT_MIN, RECONNECT_MAX);
         self.away_until = Some(now + self.pause);
     }
@@ -274,9 +299,20 @@ impl Broker {
     ) {
         let Some(first) = backlog.front() else { return };
         address(first).0.clone_into(&mut batch.exchange);
+        if self.is_blocked() {
+            return self
+                .rest("the broker takes no messages for now: its memory or its disk is full");
+        }
         let channel = match self.channel(&batch.exchange).await {
             Ok(channel) => channel,
             Err(Trouble::Away(reason)) => return self.away(&reason),
+            Err(Trouble::Closed(reason)) => {
+                // Whatever the exchange: no message reaches this broker so.
+                let outcome = |firing| (firing, Outcome::failed(reason.clone(), false));
+                batch.refused.extend(backlog.drain(..).map(outcome));
+                self.connection = None;
+                return;
+            }
             Err(Trouble::Refused(reason)) => {
                 // None of them can be published: there is no such exchange.
                 let (refused, others): (VecDeque<_>, VecDeque<_>) =
@@ -294,7 +330,7 @@ impl Broker {
                 continue;
             }
             let (exchange, key) = address(firing);
-            if batch.exchange != exchange || batch.sent.len() >= BATCH_MAX {
+            if batch.exchange != exchange || batch.sent.len() >= BATCH_MAX || self.is_blocked() {
                 return;
             }
             let id = message_id(firing);
@@ -307,7 +343,7 @@ impl Broker {
                     batch.refused.extend(backlog.pop_front().map(|firing| (firing, outcome)));
                     return;
                 }
-                Err(Trouble::Away(reason)) => return self.away(&reason),
+                Err(Trouble::Closed(reason) | Trouble::Away(reason)) => return self.away(&reason),
             }
         }
     }
@@ -329,11 +365,12 @@ impl Broker {
         let connection = match &self.connection {
             Some(connection) if connection.status().connected() => connection,
             _ => {
-                let connecting = Connection::connect(&self.dsn, ConnectionProperties::default());
+                let uri = uri(&self.dsn).map_err(Trouble::Closed)?;
+                let connecting = Connection::connect_uri(uri, ConnectionProperties::default());
                 let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
                 let connected = connected
                     .map_err(|_| Trouble::Away(format!("no answer within {CONNECT_TIMEOUT:?}")))?
-                    .map_err(|error| Trouble::Away(error.to_string()))?;
+                    .map_err(|error| Trouble::at_login(&error))?;
                 if self.away_since.take().is_some() {
                     tracing::info!(broker = redacted(&self.dsn), "the broker is back");
                 }
@@ -389,11 +426,37 @@ async fn publish_one(
 enum Trouble {
     /// The broker will not take this message, now or later.
     Refused(String),
+    /// The broker lets nobody in who comes so: a wrong password, an unknown virtual host.
+    Closed(String),
     /// The broker cannot be reached.
     Away(String),
 }
 
 impl Trouble {
+    /// Why nobody is let in: what no later try would mend, or that the broker is away.
+    fn at_login(error: &lapin::Error) -> Self {
+        match error.kind() {
+            ErrorKind::ProtocolError(told) => {
+                let text = told.get_message().as_str();
+                // Both numbers are used for what passes, too.
+                let passes = text.contains("limit") || text.contains("is down");
+                match told.kind() {
+                    AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)
+                    | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED | AMQPHardError::INVALIDPATH)
+                        if !passes =>
+                    {
+                        Self::Closed(text.to_owned())
+                    }
+                    _ => Self::Away(text.to_owned()),
+                }
+            }
+            ErrorKind::InvalidProtocolVersion(_) | ErrorKind::AuthProviderError(_) => {
+                Self::Closed(error.to_string())
+            }
+            _ => Self::Away(error.to_string()),
+        }
+    }
+
     fn of(error: lapin::Error) -> Self {
         match error.kind() {
             ErrorKind::ProtocolError(told) if matches!(told.kind(), AMQPErrorKind::Soft(_)) => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, KeyInit, Mac};
+use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Client, StatusCode, Url};
 use serde_json::json;
 use sha2::Sha256;
@@ -18,6 +19,8 @@ use crate::scheduler::rule::Secret;
 use crate::scheduler::time;
 use crate::scheduler::trigger::Outcome;
 
+/// How long the body of an answer is waited for.
+const BODY_GRACE: Duration = Duration::from_secs(1);
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -96,15 +99,21 @@ pub(crate) async fn call(
     }
     let answered = async {
         let mut response = request.body(body).send().await?;
-        let status = response.status();
+        let (status, wait) = (response.status(), retry_after(response.headers(), timestamp));
+        let place = response.headers().get(LOCATION).and_then(|place| place.to_str().ok());
+        let place = place.map(redacted);
         let mut said = Vec::new();
-        while said.len() < OUTPUT_MAX
-            && let Some(chunk) = response.chunk().await?
-        {
-            said.extend_from_slice(&chunk);
-        }
+        let reading = async {
+            while said.len() < OUTPUT_MAX
+                && let Ok(Some(chunk)) = response.chunk().await
+            {
+                said.extend_from_slice(&chunk);
+            }
+        };
+        // The status has decided. What comes after it is for people, and is not waited for long.
+        let _ = tokio::time::timeout(BODY_GRACE, reading).await;
         said.truncate(OUTPUT_MAX);
-        Ok::<_, reqwest::Error>((status, said))
+        Ok::<_, reqwest::Error>(Answer { status, wait, place, said })
     };
     let answered = tokio::select! {
         answered = answered => answered,
@@ -114,15 +123,50 @@ pub(crate) async fn call(
         },
     };
     match answered {
-        Ok((status, said)) if status.is_success() => Outcome::Executed(super::tail(&said)),
-        Ok((status, said)) => Outcome::Failed {
-            reason: format!("answered {status}"),
-            output: super::tail(&said),
-            retryable: !status.is_client_error()
-                || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS),
-        },
+        Ok(answer) if answer.status.is_success() => Outcome::Executed(super::tail(&answer.said)),
+        Ok(Answer { status, wait, place, said }) => {
+            let place = place.filter(|_| status.is_redirection());
+            let place = place.map_or_else(String::new, |place| format!(", which leads to {place}"));
+            // A redirection is final: a signed message goes where its rule says, and nowhere else.
+            let retryable = status.is_server_error()
+                || [
+                    StatusCode::REQUEST_TIMEOUT,
+                    StatusCode::TOO_EARLY,
+                    StatusCode::TOO_MANY_REQUESTS,
+                ]
+                .contains(&status);
+            Outcome::Failed {
+                reason: format!("answered {status}{place}"),
+                output: super::tail(&said),
+                retryable,
+                not_before: wait.filter(|_| retryable),
+            }
+        }
         Err(error) => Outcome::failed(reason(error), true),
     }
+}
+
+/// What a receiver answered.
+struct Answer {
+    status: StatusCode,
+    /// How long it asks not to be called again.
+    wait: Option<Duration>,
+    /// Where it redirects to, without what may be secret.
+    place: Option<String>,
+    said: Vec<u8>,
+}
+
+/// `Retry-After`: seconds, or a date. `now` is in seconds since 1970.
+fn retry_after(headers: &HeaderMap, now: i64) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let seconds = match text.parse::<u64>() {
+        Ok(seconds) => seconds,
+        Err(_) => {
+            let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp().as_second();
+            u64::try_from(at - now).unwrap_or(0)
+        }
+    };
+    Some(Duration::from_secs(seconds))
 }
 
 /// A header holds letters of ASCII alone; all others are written as `%XX`.
@@ -149,6 +193,19 @@ fn reason(error: reqwest::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_receiver_that_asks_to_be_called_later_is_understood() {
+        let asked = |text: &str| {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]);
+            retry_after(&headers, 1_000_000_000).map(|wait| wait.as_secs())
+        };
+        assert_eq!(asked("120"), Some(120));
+        assert_eq!(asked("Sun, 09 Sep 2001 01:47:10 GMT"), Some(30));
+        assert_eq!(asked("Sun, 09 Sep 2001 01:46:00 GMT"), Some(0));
+        assert_eq!(asked("soon"), None);
+        assert_eq!(asked("-5"), None);
+    }
 
     #[test]
     fn a_signature_is_the_one_that_the_convention_gives_as_its_example() {

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use batchwright::{
@@ -10,11 +11,12 @@ use batchwright::{
     OperatorError, Parameter, ParameterType, ParameterValue, Refusal, SLOT_PARAMETER,
     TRIGGER_PARAMETER, report,
 };
+use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
 
 use crate::scheduler::dispatch::Stop;
 use crate::scheduler::group::Firing;
-use crate::scheduler::time;
+use crate::scheduler::time::{self, Micros};
 use crate::scheduler::trigger::Outcome;
 use crate::worker::LOOK_INTERVAL;
 
@@ -30,6 +32,8 @@ pub struct JobStarter {
     pub(crate) operator: JobOperator,
     pub(crate) find: Arc<FindJob>,
     pub(crate) names: Arc<JobNames>,
+    /// How many workers carry forward what is handed over.
+    pub(crate) workers: Arc<AtomicUsize>,
 }
 
 impl JobStarter {
@@ -39,7 +43,7 @@ impl JobStarter {
         operator: JobOperator,
         find: impl Fn(&str, Option<&str>) -> Result<(), String> + Send + Sync + 'static,
     ) -> Self {
-        Self { operator, find: Arc::new(find), names: Arc::new(Vec::new) }
+        Self { operator, find: Arc::new(find), names: Arc::new(Vec::new), workers: Arc::default() }
     }
 
     /// Where jobs come from that are read when somebody asks for them: `names` tells what they are called.
@@ -94,12 +98,8 @@ impl JobStarter {
             }
             parameters.insert(name, parameter);
         }
-        let slot = time::show_exact(firing.slot);
-        let slot = match schema.find(SLOT_PARAMETER).map(|declared| declared.kind) {
-            Some(ParameterType::Date) => ParameterValue::parse(&slot[..10], ParameterType::Date)?,
-            Some(kind) => ParameterValue::parse(&slot, kind)?,
-            None => slot.into(),
-        };
+        let kind = schema.find(SLOT_PARAMETER).map(|declared| declared.kind);
+        let slot = slot_value(firing.slot, &firing.zone, kind)?;
         Ok(parameters
             .with(TRIGGER_PARAMETER, firing.key.identifier.clone())
             .with(SLOT_PARAMETER, slot))
@@ -107,6 +107,22 @@ impl JobStarter {
 
     fn look(&self, id: ExecutionId) -> Option<JobExecution> {
         self.operator.execution(id).ok()
+    }
+}
+
+/// The parameter `slot` of the slot at `slot`: as a date, the day that it is in `zone`.
+fn slot_value(
+    slot: Micros,
+    zone: &TimeZone,
+    kind: Option<ParameterType>,
+) -> Result<ParameterValue, String> {
+    match kind {
+        Some(ParameterType::Date) => {
+            let day = time::timestamp(slot).to_zoned(zone.clone()).date();
+            ParameterValue::parse(&day.to_string(), ParameterType::Date)
+        }
+        Some(kind) => ParameterValue::parse(&time::show_exact(slot), kind),
+        None => Ok(time::show_exact(slot).into()),
     }
 }
 
@@ -221,5 +237,22 @@ fn outcome(execution: &JobExecution, stopped: Stop) -> Outcome {
             // Who stopped it wants it stopped.
             Outcome::failed(reason, status != BatchStatus::Stopped)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_date_of_a_slot_is_the_day_in_the_zone_of_its_plan() {
+        let slot = time::parse("2026-11-21T23:30:00Z").unwrap();
+        let date = |zone: &str| {
+            let zone = TimeZone::get(zone).unwrap();
+            slot_value(slot, &zone, Some(ParameterType::Date)).unwrap().to_string()
+        };
+        assert_eq!(date("UTC"), "2026-11-21");
+        assert_eq!(date("Europe/Berlin"), "2026-11-22");
+        assert_eq!(date("America/New_York"), "2026-11-21");
     }
 }

@@ -1,14 +1,12 @@
 //! `sh COMMAND IDENTIFIER`: a script, in a process group of its own.
 
 use std::future::Future;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
-use tokio::process::{Child, Command};
+use batchwright::SystemClock;
+use batchwright::program::{Cause, Program};
+use tokio::sync::oneshot;
 
 use super::OUTPUT_MAX;
 use crate::scheduler::dispatch::Stop;
@@ -18,99 +16,79 @@ use crate::scheduler::trigger::Outcome;
 
 /// Time between SIGTERM and SIGKILL.
 const TERM_GRACE: Duration = Duration::from_secs(5);
-/// How long the output of a script that has ended is waited for: somebody it started may hold it.
-const OUTPUT_GRACE: Duration = Duration::from_millis(200);
+/// Longest piece of a script's last line that its reason shows, in characters.
+const LAST_LINE_MAX: usize = 200;
 
-/// Runs the script. Its exit status decides; a script that is ended with this server fires again.
+/// Runs the script. Its exit status decides, unless it was ended: after its time-out it failed, whatever it says. A
+/// script that is ended with this server fires again, unless it came to a good end all the same.
 pub(crate) async fn run(
     firing: &Firing,
     command: &str,
     stop: impl Future<Output = Stop>,
 ) -> Outcome {
     let failed = |reason: String| Outcome::failed(reason, true);
-    let (mut child, output) = match spawn(firing, command) {
-        Ok(spawned) => spawned,
-        Err(error) => return failed(format!("start `sh {command}`: {error}")),
-    };
-    let reading = tokio::spawn(read_tail(output));
     let timeout = firing.rule.settings.timeout();
-    let (status, stopped) = tokio::select! {
-        status = child.wait() => (status, None),
-        stop = stop => (end(&mut child).await, Some(stop)),
-        () = tokio::time::sleep(timeout) => (end(&mut child).await, Some(Stop::No)),
-    };
-    let output = match tokio::time::timeout(OUTPUT_GRACE, reading).await {
-        Ok(Ok(read)) => super::tail(&read),
-        _ => None,
-    };
-    let status = match status {
-        Ok(status) => status,
-        Err(error) => return failed(format!("wait for `sh {command}`: {error}")),
-    };
-    match stopped {
-        _ if status.success() => Outcome::Executed(output),
-        Some(Stop::Shutdown | Stop::Lost) => Outcome::Released,
-        Some(Stop::No) => {
-            let reason = format!("did not end within {}", time::show_duration(timeout));
-            Outcome::Failed { reason, output, retryable: true }
-        }
-        Some(Stop::Replaced) | None => {
-            Outcome::Failed { reason: told(status), output, retryable: true }
-        }
-    }
-}
-
-fn spawn(firing: &Firing, command: &str) -> std::io::Result<(Child, pipe::Receiver)> {
-    let (read, write) = std::io::pipe()?;
-    let child = Command::new("sh")
-        .arg(command)
-        .arg(&firing.key.identifier)
+    let program = Program::new("sh")
+        .args([command, &*firing.key.identifier])
         .env("BATCHWRIGHT_TRIGGER", &firing.key.identifier)
         .env("BATCHWRIGHT_SLOT", time::show_exact(firing.slot))
         .env("BATCHWRIGHT_ATTEMPT", firing.attempt.to_string())
-        .stdin(Stdio::null())
-        .stdout(write.try_clone()?)
-        .stderr(write)
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()?;
-    Ok((child, pipe::Receiver::from_owned_fd(read.into())?))
-}
-
-/// Reads everything, keeps the end.
-async fn read_tail(mut from: pipe::Receiver) -> Vec<u8> {
-    let mut kept = Vec::new();
-    loop {
-        match from.read_buf(&mut kept).await {
-            Ok(0) | Err(_) => return kept,
-            Ok(_) if kept.len() > 4 * OUTPUT_MAX => {
-                kept.drain(..kept.len() - OUTPUT_MAX);
-            }
-            Ok(_) => {}
-        }
+        .timeout(Some(timeout))
+        .grace(TERM_GRACE)
+        .output_max(OUTPUT_MAX);
+    let asked = Arc::new(OnceLock::new());
+    // When nobody waits for it any more, the script ends too.
+    let _unheard = AskOnDrop(Arc::clone(&asked));
+    let (tell, mut ended) = oneshot::channel();
+    let heard = Arc::clone(&asked);
+    // Not a thread of the runtime: one that is dropped would wait for the script.
+    let started = std::thread::Builder::new().name("script".to_owned()).spawn(move || {
+        let clock = SystemClock::default();
+        let _ = tell.send(program.run(&clock, || heard.get().copied(), |_| {}));
+    });
+    if let Err(error) = started {
+        return failed(format!("start `sh {command}`: no thread: {error}"));
     }
-}
-
-/// Asks the whole group to end, and then makes it.
-async fn end(child: &mut Child) -> std::io::Result<ExitStatus> {
-    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    let signal = |signal: Signal| {
-        if let Some(group) = group {
-            let _ = kill_process_group(group, signal);
+    let ended = tokio::select! {
+        ended = &mut ended => ended,
+        stop = stop => {
+            let _ = asked.set(stop);
+            ended.await
         }
     };
-    signal(Signal::TERM);
-    if let Ok(status) = tokio::time::timeout(TERM_GRACE, child.wait()).await {
-        return status;
+    let ended = match ended {
+        Ok(Ok(ended)) => ended,
+        Ok(Err(error)) => return failed(error.to_string()),
+        Err(_) => return failed(format!("run `sh {command}`: its thread ended early")),
+    };
+    let status = match ended.output.lines().rev().find(|line| !line.trim().is_empty()) {
+        Some(line) => {
+            let line: String = line.trim().chars().take(LAST_LINE_MAX).collect();
+            format!("{}: {}", ended.status_text(), batchwright::shown(&line))
+        }
+        None => ended.status_text(),
+    };
+    let output = Some(ended.output).filter(|output| !output.is_empty());
+    let failure = |reason| Outcome::Failed {
+        reason,
+        output: output.clone(),
+        retryable: true,
+        not_before: None,
+    };
+    match ended.cause {
+        Cause::Timeout => failure(format!("did not end within {}", time::show_duration(timeout))),
+        Cause::Itself | Cause::Asked(Stop::Shutdown | Stop::Lost) if ended.status.success() => {
+            Outcome::Executed(output)
+        }
+        Cause::Asked(Stop::Shutdown | Stop::Lost | Stop::No) => Outcome::Released,
+        Cause::Itself | Cause::Asked(Stop::Replaced) => failure(status),
     }
-    signal(Signal::KILL);
-    child.wait().await
 }
 
-fn told(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(signal)) => format!("ended by signal {signal}"),
-        (None, None) => "ended in an unknown way".to_owned(),
+struct AskOnDrop(Arc<OnceLock<Stop>>);
+
+impl Drop for AskOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.set(Stop::Lost);
     }
 }
