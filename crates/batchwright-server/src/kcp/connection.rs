@@ -7,11 +7,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, WriteHalf};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
-use super::listener::Context;
-use super::message::{Decoder, Malformed};
+use super::listener::{Context, LONG_ANSWERS_KIB};
+use super::message::{Decoder, MESSAGE_MAX, Malformed};
 use super::request::{self, Asked};
 use crate::scheduler::{Answer, Refused};
 
@@ -22,6 +22,14 @@ const MALFORMED_MAX: u32 = 10;
 /// Answers that a client has not read, in bytes: beyond it no more of its requests are read. One that
 /// pipelines a million `SET`s before it reads has room.
 const UNREAD_MAX: usize = 16 * 1024 * 1024;
+/// Longest message of a client that has not shown its token, in bytes, and the most arguments of it.
+const STRANGER_MAX: (usize, usize) = (4 * 1024, 8);
+/// How long such a message may take to come whole.
+const STRANGER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most arguments of a message: a plan has forty.
+const ARGUMENTS_MAX: usize = 64;
+/// A message that is longer, in bytes, takes a place among the long ones, of which there are only so many at once.
+const LONG_MESSAGE: usize = 16 * 1024;
 /// How long a client may read nothing while answers wait for it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -38,6 +46,10 @@ struct Outbox {
 #[derive(Default)]
 struct OutboxState {
     bytes: Vec<u8>,
+    /// Places of long answers among `bytes`, given up when they are written.
+    places: Vec<OwnedSemaphorePermit>,
+    /// Bytes that the writer has in hand.
+    writing: usize,
     /// Requests whose answers are not here yet.
     pending: usize,
     /// No more requests will come.
@@ -55,11 +67,12 @@ impl Outbox {
         self.state().pending += 1;
     }
 
-    fn put(&self, answer: &str) {
+    fn put(&self, answer: &str, place: Option<OwnedSemaphorePermit>) {
         let mut state = self.state();
         state.pending -= 1;
         if !state.gone {
             state.bytes.extend_from_slice(answer.as_bytes());
+            state.places.extend(place);
         }
         drop(state);
         self.filled.notify_one();
@@ -79,7 +92,7 @@ impl Outbox {
                 if state.gone {
                     return false;
                 }
-                if state.bytes.len() < UNREAD_MAX {
+                if state.bytes.len() + state.writing < UNREAD_MAX {
                     return true;
                 }
             }
@@ -102,6 +115,7 @@ where
         context,
         with_reasons: false,
         malformed: 0,
+        is_first: true,
     };
     client.read_requests(&mut read, end).await;
     outbox.close();
@@ -115,9 +129,23 @@ struct Client {
     is_known: bool,
     with_reasons: bool,
     malformed: u32,
+    /// Whether it has said nothing yet.
+    is_first: bool,
 }
 
-type Read = Vec<Result<Vec<String>, Malformed>>;
+/// Whether `message` is a line of HTTP. A page of any origin can make a browser send such lines here, and the lines of
+/// its body after them: none of them may be followed.
+fn is_http(message: &Result<Vec<String>, Malformed>, is_first: bool) -> bool {
+    const METHODS: [&str; 10] =
+        ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "PRI"];
+    let (first, last) = match message {
+        Ok(words) => (words.first().map(String::as_str), words.last().map(String::as_str)),
+        Err(malformed) => (malformed.identifier.as_deref(), None),
+    };
+    let is_host = |word: &str| word.get(..5).is_some_and(|word| word.eq_ignore_ascii_case("host:"));
+    first.is_some_and(|word| is_host(word) || is_first && METHODS.contains(&word))
+        || last.is_some_and(|word| is_first && word.starts_with("HTTP/"))
+}
 
 impl Client {
     async fn read_requests<R: AsyncRead + Unpin>(
@@ -127,12 +155,13 @@ impl Client {
     ) {
         let mut decoder = Decoder::default();
         let mut deadline = None;
+        let mut long_message = None;
         loop {
             if !self.outbox.has_room().await {
                 return;
             }
-            let messages = tokio::select! {
-                messages = read_messages(read, &mut decoder) => messages,
+            let bytes = tokio::select! {
+                bytes = read_bytes(read) => bytes,
                 () = at(deadline) => return self.tell(&Malformed {
                     identifier: None,
                     reason: "the message took too long to come whole",
@@ -140,16 +169,20 @@ impl Client {
                 }),
                 _ = end.wait_for(|end| *end) => return,
             };
-            let Ok(Some(messages)) = messages else {
+            let Ok(Some(bytes)) = bytes else {
                 return;
             };
-            let is_new = !messages.is_empty() || deadline.is_none();
-            deadline = match decoder.is_inside() {
-                true if is_new => Some(Instant::now() + self.context.message_timeout),
-                true => deadline,
-                false => None,
-            };
-            for message in messages {
+            let (mut rest, mut ended_one) = (&bytes[..], false);
+            // One after the other: what the first of them allows holds for the next.
+            while let Some(message) = self.next_message(&mut decoder, &mut rest) {
+                ended_one = true;
+                if is_http(&message, std::mem::take(&mut self.is_first)) {
+                    tracing::warn!(
+                        "a client spoke HTTP to the line protocol, as a page in a browser can be made to: \
+                         its connection was closed, nothing of it was followed"
+                    );
+                    return;
+                }
                 // Answers may be much longer than requests.
                 if !self.outbox.has_room().await {
                     return;
@@ -168,6 +201,41 @@ impl Client {
                     return;
                 }
             }
+            let is_new = ended_one || deadline.is_none();
+            deadline = match decoder.is_inside() {
+                true if is_new => Some(Instant::now() + self.message_timeout()),
+                true => deadline,
+                false => None,
+            };
+            if decoder.length() <= LONG_MESSAGE {
+                long_message = None;
+            } else if long_message.is_none() {
+                let place = Arc::clone(&self.context.long_messages).acquire_owned();
+                long_message = tokio::select! {
+                    place = place => place.ok(),
+                    () = at(deadline) => return,
+                };
+            }
+        }
+    }
+
+    fn next_message(
+        &self,
+        decoder: &mut Decoder,
+        rest: &mut &[u8],
+    ) -> Option<Result<Vec<String>, Malformed>> {
+        let (bytes_max, arguments_max) = match self.is_known {
+            true => (MESSAGE_MAX, ARGUMENTS_MAX),
+            false => STRANGER_MAX,
+        };
+        decoder.bound(bytes_max, arguments_max);
+        decoder.next(rest)
+    }
+
+    fn message_timeout(&self) -> Duration {
+        match self.is_known {
+            true => self.context.message_timeout,
+            false => self.context.message_timeout.min(STRANGER_TIMEOUT),
         }
     }
 
@@ -178,7 +246,7 @@ impl Client {
     }
 
     fn put(&self, identifier: &str, answer: &Result<Answer, Refused>) {
-        self.outbox.put(&request::answer(identifier, answer, self.with_reasons));
+        self.outbox.put(&request::answer(identifier, answer, self.with_reasons), None);
     }
 
     /// Follows one message, or sees to it that it is answered later.
@@ -209,13 +277,27 @@ impl Client {
             Ok(Asked::Ping) => Ok(Answer::Done),
             Ok(Asked::Schedule(asked)) => {
                 let (outbox, with_reasons) = (Arc::clone(&self.outbox), self.with_reasons);
-                let reply = move |answer: Result<Answer, Refused>| {
-                    outbox.put(&request::answer(&identifier, &answer, with_reasons));
+                let answer_size = asked.answer_size();
+                // A long answer has a place from here until it is written: clients who do not read get few of them.
+                let place = match u32::try_from(answer_size / 1024).unwrap_or(u32::MAX) {
+                    0 => None,
+                    weight => {
+                        let weight = weight.min(LONG_ANSWERS_KIB);
+                        let places = Arc::clone(&self.context.long_answers);
+                        places.acquire_many_owned(weight).await.ok()
+                    }
                 };
-                let size = size + asked.answer_size();
+                let reply = move |answer: Result<Answer, Refused>| {
+                    outbox.put(&request::answer(&identifier, &answer, with_reasons), place);
+                };
+                let size = size + answer_size;
                 return self.context.scheduler.ask_sized(asked, size, Box::new(reply)).await;
             }
-            Err(refused) => Err(refused),
+            Err(refused) => {
+                // Ten requests that make no sense are no client's mistake.
+                self.malformed += u32::from(refused.code == "unknown");
+                Err(refused)
+            }
         };
         self.put(&identifier, &answer);
     }
@@ -228,11 +310,8 @@ async fn at(deadline: Option<Instant>) {
     }
 }
 
-/// The messages that the next bytes end; `None` at the end of the input. An idle client costs no buffer.
-async fn read_messages<R: AsyncRead + Unpin>(
-    read: &mut R,
-    decoder: &mut Decoder,
-) -> std::io::Result<Option<Read>> {
+/// The next bytes; `None` at the end of the input. An idle client costs no buffer.
+async fn read_bytes<R: AsyncRead + Unpin>(read: &mut R) -> std::io::Result<Option<Vec<u8>>> {
     poll_fn(|task| {
         let mut bytes = [0; READ_MAX];
         let mut buffer = ReadBuf::new(&mut bytes);
@@ -240,19 +319,8 @@ async fn read_messages<R: AsyncRead + Unpin>(
             Poll::Pending => return Poll::Pending,
             Poll::Ready(read) => read?,
         }
-        let mut rest = buffer.filled();
-        if rest.is_empty() {
-            return Poll::Ready(Ok(None));
-        }
-        let mut messages = Vec::new();
-        while let Some(message) = decoder.next(&mut rest) {
-            let is_fatal = matches!(&message, Err(malformed) if malformed.is_fatal);
-            messages.push(message);
-            if is_fatal {
-                break;
-            }
-        }
-        Poll::Ready(Ok(Some(messages)))
+        let bytes = buffer.filled();
+        Poll::Ready(Ok((!bytes.is_empty()).then(|| bytes.to_vec())))
     })
     .await
 }
@@ -261,9 +329,12 @@ async fn read_messages<R: AsyncRead + Unpin>(
 async fn write_answers<S: AsyncWrite>(mut write: WriteHalf<S>, outbox: Arc<Outbox>) {
     loop {
         let filled = outbox.filled.notified();
-        let (bytes, is_last) = {
+        let (bytes, places, is_last) = {
             let mut state = outbox.state();
-            (std::mem::take(&mut state.bytes), state.closed && state.pending == 0)
+            let bytes = std::mem::take(&mut state.bytes);
+            state.writing = bytes.len();
+            let places = std::mem::take(&mut state.places);
+            (bytes, places, state.closed && state.pending == 0)
         };
         if bytes.is_empty() {
             if is_last {
@@ -274,6 +345,8 @@ async fn write_answers<S: AsyncWrite>(mut write: WriteHalf<S>, outbox: Arc<Outbo
         }
         // Its place in the outbox is free again only when it is written.
         let written = write_all(&mut write, &bytes).await;
+        drop((bytes, places));
+        outbox.state().writing = 0;
         if written.is_err() {
             break;
         }
@@ -283,6 +356,7 @@ async fn write_answers<S: AsyncWrite>(mut write: WriteHalf<S>, outbox: Arc<Outbo
     let mut state = outbox.state();
     state.gone = true;
     state.bytes = Vec::new();
+    state.places = Vec::new();
     drop(state);
     outbox.emptied.notify_one();
 }
@@ -299,4 +373,29 @@ async fn write_all<S: AsyncWrite>(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_http_are_known_and_requests_are_not_taken_for_them() {
+        let words = |text: &str| Ok(text.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        for line in
+            ["POST / HTTP/1.1", "GET /x HTTP/1.0", "1 SET a HTTP/1.1", "Host: localhost:5678"]
+        {
+            assert!(is_http(&words(line), true), "{line}");
+        }
+        assert!(is_http(&words("host: x"), false), "a header may come later");
+        let malformed = |identifier: &str| {
+            Err(Malformed { identifier: Some(identifier.to_owned()), reason: "", is_fatal: false })
+        };
+        assert!(is_http(&malformed("Host:localhost"), false));
+        assert!(is_http(&malformed("POST"), true));
+        for line in ["1 SET a b", "x GET a", "get PING"] {
+            assert!(!is_http(&words(line), true), "{line}");
+        }
+        assert!(!is_http(&words("POST GET a"), false), "only the first line can be a request");
+    }
 }

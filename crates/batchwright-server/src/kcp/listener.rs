@@ -80,11 +80,20 @@ impl std::fmt::Debug for Access {
     }
 }
 
+/// Messages of more than 16 KiB at once, of up to 1 MiB each.
+const LONG_MESSAGES_MAX: usize = 64;
+/// Long answers that are under way or not read yet, together, in KiB.
+pub(super) const LONG_ANSWERS_KIB: u32 = 128 * 1024;
+
 /// What every connection works with.
 pub(super) struct Context {
     pub(super) scheduler: Scheduler,
     pub(super) access: Access,
     pub(super) message_timeout: Duration,
+    /// Places of messages that are long.
+    pub(super) long_messages: Arc<Semaphore>,
+    /// Places of answers that are long, in KiB.
+    pub(super) long_answers: Arc<Semaphore>,
     clock: Arc<dyn Clock>,
 }
 
@@ -125,7 +134,10 @@ impl Listener {
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|error| format!("listen on {address}: {error}"))?;
         let (access, message_timeout) = (settings.access.clone(), settings.message_timeout);
-        let context = Context { scheduler, access, message_timeout, clock };
+        let long_messages = Arc::new(Semaphore::new(LONG_MESSAGES_MAX));
+        let long_answers = Arc::new(Semaphore::new(LONG_ANSWERS_KIB as usize));
+        let context =
+            Context { scheduler, access, message_timeout, long_messages, long_answers, clock };
         Ok(Self {
             listener,
             tls,

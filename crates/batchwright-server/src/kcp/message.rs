@@ -35,8 +35,12 @@ pub struct Malformed {
 /// assert_eq!(first, ["1", "SET", "mail.7", "2026-11-22 06:30:00"]);
 /// assert_eq!(decoder.next(&mut bytes).unwrap().unwrap(), ["2", "PING"]);
 /// ```
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Decoder {
+    /// Longest message, in bytes.
+    bytes_max: usize,
+    /// Most arguments of a message.
+    arguments_max: usize,
     arguments: Vec<Vec<u8>>,
     state: State,
     /// Bytes of the message so far.
@@ -56,7 +60,41 @@ enum State {
     Escape,
 }
 
+impl Default for Decoder {
+    /// For messages of any length that is allowed.
+    fn default() -> Self {
+        Self {
+            bytes_max: MESSAGE_MAX,
+            arguments_max: usize::MAX,
+            arguments: Vec::new(),
+            state: State::Between,
+            length: 0,
+            wrong: None,
+        }
+    }
+}
+
 impl Decoder {
+    /// Bounds the messages that begin from now on.
+    pub(crate) fn bound(&mut self, bytes_max: usize, arguments_max: usize) {
+        (self.bytes_max, self.arguments_max) = (bytes_max, arguments_max);
+    }
+
+    /// Bytes of the message that has begun.
+    pub(crate) fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Forgets the message that has begun, or has just ended.
+    fn reset(&mut self) -> Self {
+        let fresh = Self {
+            bytes_max: self.bytes_max,
+            arguments_max: self.arguments_max,
+            ..Self::default()
+        };
+        std::mem::replace(self, fresh)
+    }
+
     /// The next message of `bytes`, which is moved behind it; `None` when they end before it does.
     pub fn next(&mut self, bytes: &mut &[u8]) -> Option<Result<Vec<String>, Malformed>> {
         while let Some((&byte, rest)) = bytes.split_first() {
@@ -66,7 +104,7 @@ impl Decoder {
                     State::Simple => !matches!(byte, b' ' | b'\n' | b'"'),
                     _ => !matches!(byte, b'\\' | b'"'),
                 };
-                let room = MESSAGE_MAX - self.length;
+                let room = self.bytes_max.saturating_sub(self.length);
                 let run = bytes.iter().take(room).take_while(|byte| is_plain(byte)).count();
                 if run > 0 {
                     self.argument().extend_from_slice(&bytes[..run]);
@@ -77,10 +115,10 @@ impl Decoder {
             }
             *bytes = rest;
             self.length += 1;
-            if self.length > MESSAGE_MAX {
+            if self.length > self.bytes_max || self.arguments.len() > self.arguments_max {
                 let identifier = self.identifier();
-                *self = Self::default();
-                let reason = "the message is longer than 1 MiB";
+                self.reset();
+                let reason = "the message is longer, or has more arguments, than it may have";
                 return Some(Err(Malformed { identifier, reason, is_fatal: true }));
             }
             if self.take(byte) {
@@ -137,7 +175,7 @@ impl Decoder {
     }
 
     fn end(&mut self) -> Result<Vec<String>, Malformed> {
-        let Self { mut arguments, state, wrong, .. } = std::mem::take(self);
+        let Self { mut arguments, state, wrong, .. } = self.reset();
         // What a terminal puts before the end of a line.
         if state == State::Simple
             && let Some(last) = arguments.last_mut()
