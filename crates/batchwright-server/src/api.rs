@@ -15,6 +15,7 @@ mod schedule;
 mod stream;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -56,6 +57,20 @@ impl Api {
         Self { jobs, scheduler, slices: Arc::new(Semaphore::new(SLICES_MAX)), stop }
     }
 
+    /// Refuses to hand over what nobody would carry forward.
+    fn check_worker(&self) -> Result<(), Problem> {
+        if self.has_worker() {
+            return Ok(());
+        }
+        let told = "no worker runs in this program, so nobody would carry the execution forward; nothing was started";
+        let status = axum::http::StatusCode::SERVICE_UNAVAILABLE;
+        Err(Problem::new(status, "no_worker", told))
+    }
+
+    fn has_worker(&self) -> bool {
+        self.jobs.workers.load(Ordering::SeqCst) > 0
+    }
+
     /// Its routes (`/v1`, `/docs`, `/errors`, `/assets`, `/healthz`, `/readyz`), for a program that has others
     /// besides. Who may ask is that program's business; see
     /// [`guarded`](Self::guarded).
@@ -80,6 +95,21 @@ impl Api {
             .fallback(|| async { Problem::not_found("there is nothing at this address") })
             .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
             .layer(middleware::from_fn_with_state(arrived, arrive))
+    }
+
+    /// Nothing but signs of life: what is served while every other place is taken.
+    pub(crate) fn signs_of_life(&self) -> Router {
+        Router::new()
+            .route("/healthz", get(health::live))
+            .route("/readyz", get(health::ready))
+            .fallback(|| async {
+                let told = "the server has all the connections that it may have; ask again later";
+                let status = axum::http::StatusCode::SERVICE_UNAVAILABLE;
+                Problem::new(status, "overloaded", told)
+                    .retry_after(5)
+                    .header(header::CONNECTION, "close".to_owned())
+            })
+            .with_state(self.clone())
     }
 
     /// As [`router`](Self::router), for those alone whom `rules` admit.
@@ -131,9 +161,6 @@ impl Api {
 
     /// Makes sure that job `name` is known here.
     fn find(&self, name: &str, source: Option<&str>) -> Result<(), Problem> {
-        if self.operator().registry().has(name) && source.is_none() {
-            return Ok(());
-        }
         (self.jobs.find)(name, source).map_err(|told| Problem::no_such_job(name, &told))
     }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
@@ -90,13 +90,44 @@ pub(super) async fn check(
     mut request: Request,
     next: Next,
 ) -> Response {
-    match rules.admit(request.method(), request.uri(), request.headers()) {
+    let origin = rules.named_origin(request.headers());
+    // Any other OPTIONS is asked for its token, like the rest.
+    let is_preflight = request.method() == Method::OPTIONS
+        && origin.is_some()
+        && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let admitted = rules.admit(request.method(), request.uri(), request.headers(), is_preflight);
+    let mut response = match admitted {
+        // A browser asks without the page's token whether the page may ask.
+        Ok(_) if is_preflight => preflight(),
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
         Err(problem) => problem.into_response(),
+    };
+    let headers = response.headers_mut();
+    if !rules.origins.is_empty() {
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
     }
+    if let Some(origin) = origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        let exposed = "location, link, retry-after, idempotency-replayed, x-needs-batch";
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(exposed));
+    }
+    response
+}
+
+/// What a page of a named origin may ask.
+fn preflight() -> Response {
+    let headers = [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST, PUT, DELETE"),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "authorization, content-type, idempotency-key, last-event-id, x-batch-owner",
+        ),
+        (header::ACCESS_CONTROL_MAX_AGE, "600"),
+    ];
+    (StatusCode::NO_CONTENT, headers).into_response()
 }
 
 /// Whose token it was, by name; empty where none is needed.
@@ -104,11 +135,38 @@ pub(super) async fn check(
 pub(super) struct Caller(pub(super) String);
 
 impl AccessRules {
-    fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Caller, Problem> {
+    fn admit(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        is_preflight: bool,
+    ) -> Result<Caller, Problem> {
         self.check_length(headers)?;
-        self.check_host(uri, headers)?;
-        self.check_origin(method, headers)?;
+        // Signs of life tell nothing of the jobs, and load balancers ask for them without a name.
+        if !is_sign_of_life(uri.path()) {
+            self.check_host(uri, headers)?;
+        }
+        if let Err(problem) = self.check_origin(method, headers) {
+            tracing::warn!(
+                origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()),
+                %method,
+                path = uri.path(),
+                "a page of another origin was refused"
+            );
+            return Err(problem);
+        }
+        if is_preflight {
+            return Ok(Caller::default());
+        }
         self.check_token(method, uri.path(), headers)
+    }
+
+    /// The origin of the page that asks, when it is one of the named ones.
+    fn named_origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let origin = headers.get(header::ORIGIN)?;
+        let is_named = self.origins.iter().any(|known| known.as_bytes() == origin.as_bytes());
+        is_named.then(|| origin.clone())
     }
 
     /// What is announced as too large is not waited for.
@@ -213,6 +271,10 @@ fn unauthorized(told: &str) -> Problem {
         .header(header::WWW_AUTHENTICATE, "Bearer".to_owned())
 }
 
+pub(super) fn is_sign_of_life(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz")
+}
+
 /// Signs of life, and what a browser loads before it can show a token. None of it tells anything of the jobs.
 fn is_public(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz" | "/docs" | "/v1/openapi.json")
@@ -260,7 +322,7 @@ mod tests {
             map.insert(HeaderName::from_static(name), value.parse().unwrap());
         }
         let method = Method::from_bytes(method.as_bytes()).unwrap();
-        match rules.admit(&method, &path.parse().unwrap(), &map) {
+        match rules.admit(&method, &path.parse().unwrap(), &map, false) {
             Ok(_) => "ok".to_owned(),
             Err(problem) => problem.code().to_owned(),
         }

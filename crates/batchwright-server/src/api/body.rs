@@ -9,12 +9,22 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use batchwright::ExecutionId;
 use serde::de::DeserializeOwned;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use utoipa::IntoParams;
 
 use super::Problem;
 
 /// How long a body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Memory of all bodies that are being taken apart, in KiB.
+const BODIES_KIB: u32 = 64 * 1024;
+/// How long a body waits for its place among them.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Memory that a byte of a body may come to, once it is taken apart.
+const MEMORY_PER_BYTE: u64 = 16;
+
+static BODIES: Semaphore = Semaphore::const_new(BODIES_KIB as usize);
 
 /// A JSON body; an empty one is an empty object.
 pub(super) struct Body<T>(pub(super) T);
@@ -23,13 +33,20 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        parse(&json(request, state).await?).map(Self)
+        parse(&json(request, state).await?.bytes).map(Self)
     }
 }
 
-/// The bytes of a JSON body; none, and `null`, are an empty object.
-pub(super) async fn json<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+/// The bytes of a JSON body, and the place that they have among all that are being taken apart.
+pub(super) struct Raw {
+    pub(super) bytes: Bytes,
+    _place: SemaphorePermit<'static>,
+}
+
+/// Reads a JSON body; none, and `null`, are an empty object.
+pub(super) async fn json<S: Send + Sync>(request: Request, state: &S) -> Result<Raw, Problem> {
     let kind = request.headers().get(header::CONTENT_TYPE).cloned();
+    // Connections and `body_max` bound what is being read: one that is slow takes no place from others.
     let read = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await;
     let bytes = match read {
         Ok(read) => read.map_err(unread)?,
@@ -38,8 +55,18 @@ pub(super) async fn json<S: Send + Sync>(request: Request, state: &S) -> Result<
             return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "usage", told));
         }
     };
+    // What is made of it takes more than its bytes.
+    let weight = (bytes.len() as u64).saturating_mul(MEMORY_PER_BYTE) / 1024 + 1;
+    let weight = u32::try_from(weight).unwrap_or(u32::MAX).min(BODIES_KIB);
+    let place = tokio::time::timeout(PLACE_TIMEOUT, BODIES.acquire_many(weight)).await;
+    let Ok(Ok(_place)) = place else {
+        let told = "too many large requests are being read; ask again later";
+        return Err(
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", told).retry_after(5)
+        );
+    };
     if bytes.is_empty() {
-        return Ok(Bytes::from_static(b"{}"));
+        return Ok(Raw { bytes: Bytes::from_static(b"{}"), _place });
     }
     let is_json = kind.as_ref().and_then(|kind| kind.to_str().ok()).is_some_and(|kind| {
         kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json")
@@ -48,7 +75,8 @@ pub(super) async fn json<S: Send + Sync>(request: Request, state: &S) -> Result<
         let told = "the body must be JSON, with the content type application/json";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "usage", told));
     }
-    Ok(if bytes.trim_ascii() == b"null" { Bytes::from_static(b"{}") } else { bytes })
+    let is_null = bytes.trim_ascii() == b"null";
+    Ok(Raw { bytes: if is_null { Bytes::from_static(b"{}") } else { bytes }, _place })
 }
 
 fn unread(rejection: BytesRejection) -> Problem {
@@ -63,8 +91,9 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     if bytes.trim_ascii_start().first() != Some(&b'{') {
         return Err(Problem::invalid("the body must be a JSON object"));
     }
-    serde_json::from_slice(bytes)
-        .map_err(|error| Problem::invalid(format!("read the body: {error}")))
+    let wrong = |error| Problem::invalid(format!("read the body: {error}"));
+    batchwright::no_key_twice(bytes).map_err(wrong)?;
+    serde_json::from_slice(bytes).map_err(wrong)
 }
 
 /// What stands behind the `?`, every name known.
@@ -76,6 +105,23 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let told = |rejection: QueryRejection| Problem::invalid(rejection.body_text());
         Query::from_request_parts(parts, state).await.map(|Query(asked)| Self(asked)).map_err(told)
+    }
+}
+
+/// Nothing behind the `?`: a question that is misspelt, or asked at the wrong address, is not ignored.
+pub(super) struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        match parts.uri.query().filter(|query| !query.is_empty()) {
+            None => Ok(Self),
+            Some(query) => {
+                let key = query.split(['&', '=']).next().unwrap_or_default();
+                Err(Problem::invalid(format!("this address takes no `{key}`")))
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use batchwright::{
     BatchStatus, EventRecord, ExecutionFilter, ExecutionId, ExecutionSummary, InstanceId,
@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::body::{Asked, Id, accepts};
+use super::body::{Asked, Id, NoQuery, accepts};
 use super::idempotency::{KeyHeader, Keyed, once};
 use super::jobs::ParameterInput;
 use super::page::{PageQuery, cursor, cut, limit, page};
@@ -144,6 +144,7 @@ async fn listed(
     responses((status = 200, body = ExecutionSummary)))]
 pub(super) async fn show(
     State(api): State<Api>,
+    _: NoQuery,
     Id(id): Id,
 ) -> Result<Json<ExecutionSummary>, Problem> {
     blocking(move || Ok(Json(api.operator().summary(id)?))).await
@@ -152,7 +153,11 @@ pub(super) async fn show(
 /// Asks the execution to stop at its next chunk boundary.
 #[utoipa::path(post, path = "/v1/executions/{id}/stop", tag = "executions", params(("id" = i64, Path)),
     responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
-pub(super) async fn stop(State(api): State<Api>, Id(id): Id) -> Result<Response, Problem> {
+pub(super) async fn stop(
+    State(api): State<Api>,
+    _: NoQuery,
+    Id(id): Id,
+) -> Result<Response, Problem> {
     blocking(move || {
         api.operator().stop(id)?;
         api.accepted(id)
@@ -178,10 +183,12 @@ pub(super) struct RestartBody {
     responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
 pub(super) async fn restart(
     State(api): State<Api>,
+    _: NoQuery,
     Id(id): Id,
     Keyed { body, key }: Keyed<RestartBody>,
 ) -> Result<Response, Problem> {
     let restart = move |api: &Api, request| {
+        api.check_worker()?;
         let execution = api.operator().execution(id)?;
         api.find(&execution.job, execution.source.as_deref())?;
         let job = api.job(&execution.job)?;
@@ -201,6 +208,7 @@ pub(super) async fn restart(
     responses((status = 200, body = ExecutionSummary)))]
 pub(super) async fn abandon(
     State(api): State<Api>,
+    _: NoQuery,
     Id(id): Id,
 ) -> Result<Json<ExecutionSummary>, Problem> {
     blocking(move || {
@@ -215,6 +223,7 @@ pub(super) async fn abandon(
     responses((status = 200, body = ExecutionSummary)))]
 pub(super) async fn recover(
     State(api): State<Api>,
+    _: NoQuery,
     Id(id): Id,
 ) -> Result<Json<ExecutionSummary>, Problem> {
     blocking(move || {
@@ -232,7 +241,11 @@ pub(super) struct StepList {
 /// Steps of the execution, in the order in which they began.
 #[utoipa::path(get, path = "/v1/executions/{id}/steps", tag = "executions", params(("id" = i64, Path)),
     responses((status = 200, body = StepList)))]
-pub(super) async fn steps(State(api): State<Api>, Id(id): Id) -> Result<Json<StepList>, Problem> {
+pub(super) async fn steps(
+    State(api): State<Api>,
+    _: NoQuery,
+    Id(id): Id,
+) -> Result<Json<StepList>, Problem> {
     blocking(move || Ok(Json(StepList { items: api.operator().step_summaries(id)? }))).await
 }
 
@@ -256,8 +269,7 @@ pub(super) async fn skips(
         let limit = limit(asked.limit)?;
         let begin = cursor::<usize>(asked.cursor.as_deref())?.unwrap_or(0);
         api.operator().execution(id)?;
-        let all = api.operator().queries().skips(id)?;
-        let mut items: Vec<_> = all.into_iter().skip(begin).take(limit + 1).collect();
+        let mut items = api.operator().queries().skips_page(id, begin, limit + 1)?;
         let next_cursor = cut(&mut items, limit, |_| begin + limit);
         let path = format!("/v1/executions/{id}/skips");
         let list = SkipList { items, next_cursor };
@@ -277,16 +289,23 @@ pub(super) struct EventList {
     responses((status = 200, content((EventList = "application/json"), (String = "text/event-stream")))))]
 pub(super) async fn events(
     State(api): State<Api>,
+    _: NoQuery,
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let looked = api.clone();
-    let items = blocking(move || {
-        looked.operator().execution(id)?;
-        Ok(looked.operator().queries().events(id)?)
+    let (items, ended) = blocking(move || {
+        let ended = !looked.operator().execution(id)?.status.is_running();
+        Ok((looked.operator().queries().events(id)?, ended))
     })
     .await?;
     if accepts(&headers, "text/event-stream") {
+        let heard = headers.get("last-event-id").and_then(|last| last.to_str().ok());
+        let has_heard_all = heard.and_then(|last| last.parse().ok()) >= Some(items.len());
+        // A browser asks again whenever a stream ends; only this tells it that nothing more will come.
+        if ended && has_heard_all {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
         return Ok(stream::events(api, id, &headers).into_response());
     }
     Ok(Json(EventList { items }).into_response())

@@ -1,15 +1,21 @@
 //! Signs of life.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use batchwright::ExecutionFilter;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Api, Problem, blocking};
+use super::problem::Verbatim;
+use super::{Api, blocking};
+
+/// How long the store may take to answer.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Health {
@@ -33,25 +39,31 @@ pub(super) async fn live() -> Json<Health> {
 /// The store answers, the scheduler works, and the server is not about to end.
 #[utoipa::path(get, path = "/readyz", tag = "health", responses((status = 200, body = Health),
     (status = 503, body = Health)))]
-pub(super) async fn ready(State(api): State<Api>) -> Result<(StatusCode, Json<Health>), Problem> {
+pub(super) async fn ready(State(api): State<Api>) -> Response {
     let asked = api.clone();
-    let store = blocking(move || {
+    let look = blocking(move || {
         let one = ExecutionFilter::default().limit(1);
         Ok(asked.operator().queries().executions(&one).is_ok())
-    })
-    .await?;
+    });
+    // A store that does not answer in time is none.
+    let store = tokio::time::timeout(STORE_TIMEOUT, look).await;
+    let store = matches!(store, Ok(Ok(true)));
     let mut checks = vec![
         Check { name: "store", ok: store },
+        Check { name: "worker", ok: api.has_worker() },
         Check { name: "not_ending", ok: !api.stop.is_requested() },
     ];
     if let Some(scheduler) = &api.scheduler {
         let ok = scheduler.is_alive() && scheduler.vitals().ready.load(Ordering::Relaxed);
         checks.push(Check { name: "scheduler", ok });
+        let vitals = scheduler.vitals();
+        checks.push(Check { name: "clock", ok: !vitals.astray.load(Ordering::Relaxed) });
+        checks.push(Check { name: "plans", ok: vitals.puzzles.load(Ordering::Relaxed) == 0 });
     }
     let is_well = checks.iter().all(|check| check.ok);
     let (code, status) = match is_well {
         true => (StatusCode::OK, "ok"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
     };
-    Ok((code, Json(Health { status, checks })))
+    (code, axum::Extension(Verbatim), Json(Health { status, checks })).into_response()
 }

@@ -45,15 +45,15 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Keyed<T> {
         let owner = body::owner_token(headers)?.unwrap_or_default();
         let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default().0;
         let call = format!("{} {}", request.method(), request.uri().path());
-        let bytes = body::json(request, state).await?;
+        let raw = body::json(request, state).await?;
         // As it was sent, but for blanks and the order of its names: what a later version adds to it by itself must
         // not make it another request.
-        let said = body::parse::<Value>(&bytes)?.to_string();
+        let said = body::parse::<Value>(&raw.bytes)?.to_string();
         let key = RequestKey {
             key: digest(&[caller.as_bytes(), key.as_bytes()]),
             fingerprint: digest(&[call.as_bytes(), owner.as_bytes(), said.as_bytes()]),
         };
-        Ok(Self { body: body::parse(&bytes)?, key: Some(key) })
+        Ok(Self { body: body::parse(&raw.bytes)?, key: Some(key) })
     }
 }
 

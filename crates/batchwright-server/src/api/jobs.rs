@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
-use super::body::{Asked, Body};
+use super::body::{Asked, Body, NoQuery};
 use super::idempotency::{KeyHeader, Keyed, once};
 use super::page::{PageQuery, cursor, cut, limit, page, percent};
 use super::{Api, Problem, blocking};
@@ -39,7 +39,7 @@ pub(super) struct JobList {
 
 /// All jobs: those that can be started here, and those that are only remembered.
 #[utoipa::path(get, path = "/v1/jobs", tag = "jobs", responses((status = 200, body = JobList)))]
-pub(super) async fn list(State(api): State<Api>) -> Result<Json<JobList>, Problem> {
+pub(super) async fn list(State(api): State<Api>, _: NoQuery) -> Result<Json<JobList>, Problem> {
     blocking(move || {
         let named = api.operator().job_names()?.into_iter();
         let mut names: BTreeMap<String, bool> =
@@ -205,8 +205,16 @@ pub(super) struct StartBody {
     accept_changed_definition: bool,
 }
 
+/// Most parameters of one start.
+const PARAMETERS_MAX: usize = 1_000;
+
 /// `given` as the job declares its parameters.
 pub(super) fn parameters(job: &Job, given: Map<String, Value>) -> Result<JobParameters, Problem> {
+    if given.len() > PARAMETERS_MAX {
+        let count = given.len();
+        let told = format!("a start has at most {PARAMETERS_MAX} parameters, not {count}");
+        return Err(Problem::invalid(told));
+    }
     let mut parameters = JobParameters::new();
     let mut problems = Vec::new();
     for (name, value) in given {
@@ -228,10 +236,12 @@ pub(super) fn parameters(job: &Job, given: Map<String, Value>) -> Result<JobPara
     request_body = Option<StartBody>, responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
 pub(super) async fn start(
     State(api): State<Api>,
+    _: NoQuery,
     Path(name): Path<String>,
     Keyed { body, key }: Keyed<StartBody>,
 ) -> Result<Response, Problem> {
     let start = move |api: &Api, request| {
+        api.check_worker()?;
         let (given, options) = api.launch(&name, body, request)?;
         Ok(api.operator().hand_over(&name, given, &options)?.id)
     };
@@ -244,10 +254,12 @@ pub(super) async fn start(
     request_body = Option<StartBody>, responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
 pub(super) async fn next(
     State(api): State<Api>,
+    _: NoQuery,
     Path(name): Path<String>,
     Keyed { body, key }: Keyed<StartBody>,
 ) -> Result<Response, Problem> {
     let next = move |api: &Api, request| {
+        api.check_worker()?;
         let (given, options) = api.launch(&name, body, request)?;
         Ok(api.operator().hand_over_next(&name, &given, &options)?.id)
     };
@@ -266,6 +278,7 @@ pub(super) struct Validated {
     request_body = Option<StartBody>, responses((status = 200, body = Validated)))]
 pub(super) async fn validate(
     State(api): State<Api>,
+    _: NoQuery,
     Path(name): Path<String>,
     Body(body): Body<StartBody>,
 ) -> Result<Json<Validated>, Problem> {

@@ -41,9 +41,12 @@ pub struct HttpSettings {
     pub tls: Option<Tls>,
     /// Listen on an address that others can reach although everybody may ask.
     pub insecure: bool,
-    /// Connections at once; further ones wait.
+    /// Connections at once; further ones are given signs of life and nothing else.
     pub connections_max: usize,
 }
+
+/// Connections beyond the others that are served nothing but signs of life.
+const RESERVED_PLACES: usize = 32;
 
 /// A bound address.
 pub(crate) struct HttpListener {
@@ -81,24 +84,19 @@ impl HttpListener {
 
     /// Serves clients until `end`; then `stop` is requested, and what they asked before it is answered.
     pub(crate) async fn serve(self, api: Api, stop: StopToken, mut end: watch::Receiver<bool>) {
+        let signs_of_life = api.signs_of_life();
         let router = api.guarded(self.access);
         let places = Arc::new(Semaphore::new(self.connections_max));
+        let reserved = Arc::new(Semaphore::new(RESERVED_PLACES));
         let mut clients = JoinSet::new();
         loop {
-            let next = async {
-                let place = Arc::clone(&places).acquire_owned().await;
-                (self.listener.accept().await, place)
-            };
             let accepted = tokio::select! {
-                (accepted, place) = next => match place {
-                    Ok(place) => accepted.map(|(stream, _)| (stream, place)),
-                    Err(_) => break,
-                },
+                accepted = self.listener.accept() => accepted,
                 _ = end.wait_for(|end| *end) => break,
             };
             while clients.try_join_next().is_some() {}
-            let (stream, place) = match accepted {
-                Ok(accepted) => accepted,
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
                 Err(error) => {
                     tracing::debug!(%error, "no client can be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -106,7 +104,15 @@ impl HttpListener {
                 }
             };
             let _ = stream.set_nodelay(true);
-            let (router, end) = (router.clone(), end.clone());
+            // When all places are taken, by streams or by half a request each, signs of life are given all the same.
+            let (place, router) = match Arc::clone(&places).try_acquire_owned() {
+                Ok(place) => (place, router.clone()),
+                Err(_) => match Arc::clone(&reserved).try_acquire_owned() {
+                    Ok(place) => (place, signs_of_life.clone()),
+                    Err(_) => continue,
+                },
+            };
+            let end = end.clone();
             match &self.tls {
                 None => {
                     clients.spawn(async move {

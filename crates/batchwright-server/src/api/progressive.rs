@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use super::body::{Asked, Body, Id, OwnerHeader, accepts, owner_token};
+use super::body::{Asked, Body, Id, NoQuery, OwnerHeader, accepts, owner_token};
 use super::idempotency::{KeyHeader, Keyed, once};
 use super::jobs::ParameterInput;
 use super::problem::Verbatim;
@@ -162,6 +162,7 @@ impl Opened {
     request_body = Option<OpenBody>, responses((status = 201, body = Opened, headers(("location" = String)))))]
 pub(super) async fn open(
     State(api): State<Api>,
+    _: NoQuery,
     Path(name): Path<String>,
     headers: HeaderMap,
     Keyed { body, key }: Keyed<OpenBody>,
@@ -196,6 +197,7 @@ pub(super) async fn open(
     OwnerHeader), responses((status = 200, body = Opened)))]
 pub(super) async fn lanes(
     State(api): State<Api>,
+    _: NoQuery,
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<Json<Opened>, Problem> {
@@ -291,6 +293,7 @@ impl Drop for Waiting {
     request_body = SliceBody, responses((status = 200, body = Answer)))]
 pub(super) async fn slice(
     State(api): State<Api>,
+    _: NoQuery,
     Extension(Arrived(arrived)): Extension<Arrived>,
     Id(id): Id,
     Path((_, lane)): Path<(String, String)>,
@@ -357,6 +360,7 @@ pub(super) async fn slice(
         (UnitProgress = "application/json"), (String = "text/event-stream"), (String = "application/x-ndjson")))))]
 pub(super) async fn progress(
     State(api): State<Api>,
+    _: NoQuery,
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -364,6 +368,11 @@ pub(super) async fn progress(
     let (looked, shown) = (api.clone(), token.clone());
     let now = blocking(move || Ok(looked.operator().units_progress(id, shown.as_deref())?)).await?;
     if accepts(&headers, "text/event-stream") {
+        // A browser asks again whenever a stream ends; only this tells it that nothing more will come.
+        let has_heard_end = headers.get("last-event-id").is_some_and(|last| last == stream::END);
+        if has_heard_end && !now.status.is_running() {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
         return Ok(stream::progress_events(api, id, token));
     }
     if accepts(&headers, "application/x-ndjson") {
@@ -452,6 +461,7 @@ fn verbatim(stored: StoredResponse) -> Result<Response, Problem> {
     OwnerHeader), responses((status = 204)))]
 pub(super) async fn acknowledge(
     State(api): State<Api>,
+    _: NoQuery,
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {

@@ -9,7 +9,7 @@ use batchwright::SystemClock;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::body::{Asked, Body};
+use super::body::{Asked, Body, NoQuery};
 use super::page::{cursor, cut, limit, page};
 use super::{Api, Problem};
 use crate::kcp;
@@ -144,6 +144,7 @@ async fn get(api: &Api, identifier: String) -> Result<Json<TriggerView>, Problem
     responses((status = 200, body = TriggerView)))]
 pub(super) async fn trigger(
     State(api): State<Api>,
+    _: NoQuery,
     Path(id): Path<String>,
 ) -> Result<Json<TriggerView>, Problem> {
     get(&api, id).await
@@ -164,6 +165,7 @@ pub(super) struct TriggerBody {
     request_body = TriggerBody, responses((status = 200, body = TriggerView)))]
 pub(super) async fn set_trigger(
     State(api): State<Api>,
+    _: NoQuery,
     Path(id): Path<String>,
     Body(body): Body<TriggerBody>,
 ) -> Result<Json<TriggerView>, Problem> {
@@ -184,6 +186,7 @@ pub(super) async fn set_trigger(
     responses((status = 204)))]
 pub(super) async fn unset_trigger(
     State(api): State<Api>,
+    _: NoQuery,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     api.scheduler()?.ask(Request::Unset { identifier: id }).await?;
@@ -224,7 +227,7 @@ async fn all_rules(api: &Api) -> Result<Vec<Rule>, Problem> {
 
 /// All rules.
 #[utoipa::path(get, path = "/v1/rules", tag = "schedule", responses((status = 200, body = RuleList)))]
-pub(super) async fn rules(State(api): State<Api>) -> Result<Json<RuleList>, Problem> {
+pub(super) async fn rules(State(api): State<Api>, _: NoQuery) -> Result<Json<RuleList>, Problem> {
     let items = all_rules(&api).await?.iter().map(RuleView::from).collect();
     Ok(Json(RuleList { items }))
 }
@@ -234,6 +237,7 @@ pub(super) async fn rules(State(api): State<Api>) -> Result<Json<RuleList>, Prob
     responses((status = 200, body = RuleView)))]
 pub(super) async fn rule(
     State(api): State<Api>,
+    _: NoQuery,
     Path(id): Path<String>,
 ) -> Result<Json<RuleView>, Problem> {
     let found = all_rules(&api).await?;
@@ -261,13 +265,14 @@ pub(super) struct RuleBody {
     request_body = RuleBody, responses((status = 200, body = RuleView)))]
 pub(super) async fn set_rule(
     State(api): State<Api>,
+    _: NoQuery,
     Path(id): Path<String>,
     Body(body): Body<RuleBody>,
 ) -> Result<Json<RuleView>, Problem> {
     let settings = RuleSettings::parse(&body.runner).map_err(Problem::invalid)?;
     let (identifier, pattern) = (id.clone(), body.pattern);
     api.scheduler()?.ask(Request::SetRule { identifier, pattern, settings }).await?;
-    rule(State(api), Path(id)).await
+    rule(State(api), NoQuery, Path(id)).await
 }
 
 /// Removes a rule.
@@ -275,6 +280,7 @@ pub(super) async fn set_rule(
     responses((status = 204)))]
 pub(super) async fn unset_rule(
     State(api): State<Api>,
+    _: NoQuery,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let unset = api.scheduler()?.ask(Request::UnsetRule { identifier: id.clone() }).await;

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use batchwright::{ExecutionId, UnitProgress};
@@ -17,9 +17,16 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// How often a silent stream says that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// Name of the event that ends a stream of progress.
+pub(super) const END: &str = "end";
+/// A proxy that gathers what it passes on would keep a stream from its reader.
+const UNBUFFERED: [(HeaderName, &str); 2] =
+    [(HeaderName::from_static("x-accel-buffering"), "no"), (header::CACHE_CONTROL, "no-cache")];
+
 fn sse(events: impl Stream<Item = Event> + Send + 'static) -> Response {
     let events = events.map(Ok::<_, Infallible>);
-    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+    let stream = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+    (UNBUFFERED, stream).into_response()
 }
 
 /// The stored events of an execution, those behind `Last-Event-ID` first, until it ends.
@@ -96,7 +103,8 @@ fn changes(
 pub(super) fn progress_events(api: Api, id: ExecutionId, token: Option<String>) -> Response {
     sse(changes(api, id, token).map(|progress| {
         let data = serde_json::to_string(&progress).unwrap_or_default();
-        Event::default().event("progress").data(data)
+        let event = Event::default().event("progress").data(data);
+        if progress.status.is_running() { event } else { event.id(END) }
     }))
 }
 
@@ -108,5 +116,6 @@ pub(super) fn progress_lines(api: Api, id: ExecutionId, token: Option<String>) -
         Ok::<_, Problem>(Bytes::from(line))
     });
     let lines = lines.map(|line| line.map_err(|_| std::io::Error::other("no line")));
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    (kind, UNBUFFERED, Body::from_stream(lines)).into_response()
 }
