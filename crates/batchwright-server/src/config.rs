@@ -21,6 +21,9 @@ const HTTP_CONNECTIONS_DEFAULT: usize = 1_000;
 const KCP_DEFAULT: &str = "127.0.0.1:5678";
 /// How long a message may take from its first byte to its last.
 const MESSAGE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+/// Leases that are not too short to be renewed and not too long to be waited for.
+const LEASE_BOUNDS: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(3_600);
 /// Clients at once.
 const CONNECTIONS_DEFAULT: usize = 20_000;
 
@@ -202,23 +205,42 @@ impl Config {
         Self::parse(&text, file.parent().unwrap_or(Path::new(""))).map_err(wrong)
     }
 
+    /// The URL of the store that `file` names, if it names one. The rest of the file must be understood, too, but what it
+    /// names is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with the first problem.
+    pub fn store_url(file: &Path) -> Result<Option<String>, ConfigError> {
+        let wrong = |problem: String| ConfigError { file: file.to_owned(), problem };
+        let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+        Self::of_text(&text).map(|config| config.store.url).map_err(wrong)
+    }
+
+    fn of_text(text: &str) -> Result<Self, String> {
+        // The parser would quote the line, and a line may hold a password.
+        toml::from_str(text).map_err(|error| {
+            let at = error.span().map_or(String::new(), |span| place(text, span.start));
+            format!("{at}{}", error.message())
+        })
+    }
+
     /// Checks `text`; files that it names are taken relative to `folder`.
     ///
     /// # Errors
     ///
     /// A sentence about the first problem, with line and column where there are some.
     pub fn parse(text: &str, folder: &Path) -> Result<Settings, String> {
-        let config: Self =
-            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
-        config.checked(folder)
+        Self::of_text(text)?.checked(folder)
     }
 
     fn checked(self, folder: &Path) -> Result<Settings, String> {
         if let Some(level) = &self.log.level
-            && !["error", "warn", "info", "debug", "trace"].contains(&level.to_lowercase().as_str())
+            && !["off", "error", "warn", "info", "debug", "trace"]
+                .contains(&level.to_lowercase().as_str())
         {
             return Err(format!(
-                "log.level `{level}`: there are error, warn, info, debug and trace"
+                "log.level `{level}`: there are off, error, warn, info, debug and trace"
             ));
         }
         let mut notes = Vec::new();
@@ -233,6 +255,12 @@ impl Config {
         }
         let grace = length("shutdown.grace", &self.shutdown.grace)?;
         let lease = length("scheduler.lease", &self.scheduler.lease)?;
+        if let Some(lease) = lease.filter(|lease| !LEASE_BOUNDS.contains(lease)) {
+            return Err(format!(
+                "scheduler.lease = {}: expected 1s to 1h",
+                time::show_duration(lease)
+            ));
+        }
         let scheduler = match self.scheduler.enabled {
             Some(false) => None,
             Some(true) | None => {
@@ -245,6 +273,7 @@ impl Config {
                     misfire_after: misfire_after.unwrap_or(default.misfire_after),
                     keep_for: keep_for.unwrap_or(default.keep_for),
                     keep_count: self.scheduler.keep_count.unwrap_or(default.keep_count),
+                    pulse: None,
                 };
                 let default = RunnerSettings::default();
                 let runners = RunnerSettings {
@@ -283,6 +312,11 @@ impl Config {
         let http = &self.http;
         let listen = address("http.listen", http.listen.as_deref().unwrap_or(HTTP_DEFAULT))?;
         let default = AccessRules::default();
+        if let Some(wrong) = http.origins.iter().find(|origin| !is_origin(origin)) {
+            return Err(format!(
+                "http.origins `{wrong}`: expected an origin as browsers write it: https://HOST or https://HOST:PORT, in small letters, without a path"
+            ));
+        }
         let access = AccessRules {
             tokens: http.tokens.iter().map(token).collect::<Result<_, _>>()?,
             hosts: http.hosts.clone(),
@@ -322,9 +356,29 @@ impl Config {
             bounded("kcp.connections_max", kcp.connections_max, CONNECTIONS_DEFAULT)?;
         let message_timeout = length("kcp.message_timeout", &kcp.message_timeout)?;
         let message_timeout = message_timeout.unwrap_or(MESSAGE_TIMEOUT_DEFAULT);
+        if message_timeout < Duration::from_secs(1) {
+            return Err("kcp.message_timeout: expected at least 1s".to_owned());
+        }
         let insecure = kcp.insecure;
         Ok(KcpSettings { listen, connections_max, message_timeout, access, tls, insecure })
     }
+}
+
+/// `line 3, column 7: `
+fn place(text: &str, at: usize) -> String {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!("line {line}, column {column}: ")
+}
+
+/// Whether `text` is an origin as browsers send it.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, host)) = text.split_once("://") else { return false };
+    matches!(scheme, "http" | "https")
+        && !host.is_empty()
+        && !host.contains(['/', '*', '?', '#', '@', ' '])
+        && *text == text.to_lowercase()
 }
 
 fn address(key: &str, named: &str) -> Result<SocketAddr, String> {
@@ -400,6 +454,12 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_the_file_is_not_repeated_because_it_may_hold_a_password() {
+        let told = parse("[store]\nurl = \"postgres://a:secret@h/d\n").unwrap_err();
+        assert!(told.contains("line 2") && !told.contains("secret"), "{told}");
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_refused() {
         for text in [
             "[log]\nlevel = \"loud\"",
@@ -411,6 +471,11 @@ mod tests {
             "[runners]\nshell_max = 0",
             "[jobs]\nrunning_max = 0",
             "[scheduler]\nlease = \"soon\"",
+            "[scheduler]\nlease = \"0s\"",
+            "[scheduler]\nlease = \"2h\"",
+            "[kcp]\nmessage_timeout = \"0s\"",
+            "[http]\norigins = [\"https://example.org/\"]",
+            "[http]\norigins = [\"*\"]",
             "[shutdown]\ngrace = 3",
             "[http]\nlisten = \"here\"",
             "[http]\ntls_key = \"a\"",

@@ -3,6 +3,7 @@
 
 pub mod api;
 mod config;
+mod init;
 mod kairoi;
 pub mod kcp;
 pub mod progressive;
@@ -12,6 +13,7 @@ mod shutdown;
 mod worker;
 
 pub use config::{Config, ConfigError, SchedulerSettings, Settings};
+pub use init::as_init;
 pub use kairoi::{KairoiData, read_kairoi};
 
 pub use scheduler::{
@@ -21,3 +23,4 @@ pub use scheduler::{
 };
 pub use server::{Server, ServerError};
 pub use shutdown::Shutdown;
+pub use worker::Worker;

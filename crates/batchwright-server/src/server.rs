@@ -1,6 +1,8 @@
 //! The server: scheduler, listener, worker, put together and taken down.
 
-use std::net::SocketAddr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -48,10 +50,11 @@ impl From<StartError> for ServerError {
 
 /// A running server. Dropping it without [`stop`](Self::stop) ends it as a crash would.
 pub struct Server {
-    runtime: Runtime,
+    /// There until it is stopped or dropped.
+    runtime: Option<Runtime>,
     scheduler: Option<Scheduler>,
-    address: Option<SocketAddr>,
-    http_address: Option<SocketAddr>,
+    address: Option<std::net::SocketAddr>,
+    http_address: Option<std::net::SocketAddr>,
     end: watch::Sender<bool>,
     listening: Vec<tokio::task::JoinHandle<()>>,
     worker: Option<thread::JoinHandle<()>>,
@@ -65,10 +68,22 @@ impl Server {
     /// `schedule` is what the scheduler does and its two connections to the store: one to fire, one to look.
     /// Without it there is no scheduler. `http` is where the REST API is; without it there is none.
     ///
+    /// It may be called within an asynchronous program: it blocks the calling thread, and works on others.
+    ///
     /// # Errors
     ///
     /// [`ServerError`]: nothing runs.
     pub fn start(
+        jobs: JobStarter,
+        clock: Arc<dyn Clock>,
+        lease: Duration,
+        schedule: Option<(SchedulerSettings, [ScheduleStore; 2])>,
+        http: Option<&HttpSettings>,
+    ) -> Result<Self, ServerError> {
+        off_runtime(move || Self::start_here(jobs, clock, lease, schedule, http))?
+    }
+
+    fn start_here(
         jobs: JobStarter,
         clock: Arc<dyn Clock>,
         lease: Duration,
@@ -96,7 +111,8 @@ impl Server {
             None => None,
         };
         let http_address = http.as_ref().and_then(|http| http.address().ok());
-        if let Some((settings, [store, look_store])) = schedule {
+        if let Some((mut settings, [store, look_store])) = schedule {
+            settings.ledger.pulse = watchdog().map(|limit| limit / 3);
             let started = Scheduler::start(
                 store,
                 Arc::clone(&clock),
@@ -118,13 +134,15 @@ impl Server {
             looking = Some((started.clone(), look_store));
             scheduler = Some(started);
         }
+        // Before the API listens, which takes starts only when there is a worker.
+        let worker = Worker::new(jobs.clone(), lease);
         if let Some(http) = http {
             let stop = StopToken::default();
             let api = Api::new(jobs.clone(), scheduler.clone(), stop.clone());
             listening.push(runtime.spawn(http.serve(api, stop, ended)));
         }
         let worker_stop = StopToken::default();
-        let (worker, stop) = (Worker::new(jobs.clone(), lease), worker_stop.clone());
+        let stop = worker_stop.clone();
         let worker =
             thread::Builder::new().name("batchwright worker".to_owned()).spawn(move || {
                 let mut seen = None;
@@ -145,7 +163,7 @@ impl Server {
             worker.map_err(|error| ServerError::System(format!("start the worker: {error}")))?;
         let worker = Some(worker);
         Ok(Self {
-            runtime,
+            runtime: Some(runtime),
             scheduler,
             address,
             http_address,
@@ -158,12 +176,12 @@ impl Server {
     }
 
     /// The address that clients of the line protocol reach it at.
-    pub fn address(&self) -> Option<SocketAddr> {
+    pub fn address(&self) -> Option<std::net::SocketAddr> {
         self.address
     }
 
     /// The address that the REST API is reached at.
-    pub fn http_address(&self) -> Option<SocketAddr> {
+    pub fn http_address(&self) -> Option<std::net::SocketAddr> {
         self.http_address
     }
 
@@ -175,23 +193,23 @@ impl Server {
     /// Tells systemd that the server is ready, and from then on that it is alive, until `stop` is requested.
     /// `false`: the scheduler died of a fault of ours, and the process should end.
     pub fn attend(&self, stop: &StopToken) -> bool {
-        notify(&[sd_notify::NotifyState::Ready]);
+        notify("READY=1");
+        let beat = watchdog().map_or(STATUS_INTERVAL, |limit| STATUS_INTERVAL.min(limit / 3));
         let mut turns = 0;
         while !stop.is_requested() {
             if self.scheduler.as_ref().is_some_and(|scheduler| !scheduler.is_alive()) {
                 tracing::error!("the scheduler died");
                 return false;
             }
-            let status = self.status();
-            let mut said = vec![sd_notify::NotifyState::Status(&status)];
+            let mut said = format!("STATUS={}", self.status());
             let now = self.turns();
-            // The ledger beats three times within a lease: a watchdog longer than that sees it move.
+            // The ledger turns three times within the watchdog's limit, whether there is something to do or not.
             if now != turns || self.scheduler.is_none() {
-                said.push(sd_notify::NotifyState::Watchdog);
+                said.push_str("\nWATCHDOG=1");
             }
             turns = now;
             notify(&said);
-            stop.wait(STATUS_INTERVAL);
+            stop.wait(beat);
         }
         true
     }
@@ -207,6 +225,10 @@ impl Server {
                 let vitals = scheduler.vitals();
                 let firing = vitals.firing.load(Ordering::Relaxed);
                 match vitals.ready.load(Ordering::Relaxed) {
+                    _ if vitals.astray.load(Ordering::Relaxed) => {
+                        "the clock of this machine is too far from the database's: nothing is fired"
+                            .to_owned()
+                    }
                     true => format!("{firing} triggers being fired"),
                     false => "the store does not take what is to be stored".to_owned(),
                 }
@@ -216,15 +238,27 @@ impl Server {
 
     /// Ends it: nothing more is accepted, taken or fired; what runs ends at its next chunk boundary; what
     /// clients asked is answered; what did not run is given back.
-    pub fn stop(mut self) {
-        notify(&[sd_notify::NotifyState::Stopping]);
+    ///
+    /// It may be called within an asynchronous program: it blocks the calling thread until everything has ended; use
+    /// `tokio::task::spawn_blocking` where that matters.
+    pub fn stop(self) {
+        let stopped = off_runtime(move || self.stop_here());
+        if let Err(error) = stopped {
+            tracing::error!(%error, "the server could not be stopped in order");
+        }
+    }
+
+    fn stop_here(mut self) {
+        notify("STOPPING=1");
         self.end.send_replace(true);
         self.worker_stop.request();
-        for listening in self.listening.drain(..) {
-            let _ = self.runtime.block_on(listening);
-        }
-        if let Some(scheduler) = &self.scheduler {
-            self.runtime.block_on(scheduler.drain());
+        if let Some(runtime) = &self.runtime {
+            for listening in self.listening.drain(..) {
+                let _ = runtime.block_on(listening);
+            }
+            if let Some(scheduler) = &self.scheduler {
+                runtime.block_on(scheduler.drain());
+            }
         }
         if let Some(worker) = self.worker.take() {
             let _ = worker.join();
@@ -236,11 +270,29 @@ impl Server {
     }
 }
 
+/// Threads of an asynchronous program may not block: there another thread does `work`.
+fn off_runtime<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, ServerError> {
+    if tokio::runtime::Handle::try_current().is_err() {
+        return Ok(work());
+    }
+    thread::scope(|threads| {
+        let working =
+            thread::Builder::new().name("batchwright".to_owned()).spawn_scoped(threads, work);
+        let working =
+            working.map_err(|error| ServerError::System(format!("no thread: {error}")))?;
+        Ok(working.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.worker_stop.request();
         if let Some(scheduler) = &self.scheduler {
             scheduler.end();
+        }
+        // Waiting for it is not allowed where this may be dropped.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 }
@@ -251,11 +303,30 @@ impl std::fmt::Debug for Server {
     }
 }
 
-/// Under systemd; elsewhere it does nothing.
-fn notify(said: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(said) {
-        tracing::debug!(%error, "systemd was not told");
+/// Tells the service manager `state`, when one listens; see `sd_notify(3)`.
+fn notify(state: &str) {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let sent = || -> std::io::Result<()> {
+        let bytes = socket.as_bytes();
+        let address = match bytes.strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name)?,
+            None => SocketAddr::from_pathname(&socket)?,
+        };
+        UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
+    };
+    if let Err(error) = sent() {
+        tracing::warn!(%error, "the service manager was not told");
     }
+}
+
+/// How long the service manager waits for a sign of life, when it watches this process; see `sd_watchdog_enabled(3)`.
+fn watchdog() -> Option<Duration> {
+    let watched = std::env::var("WATCHDOG_PID").ok();
+    if watched.is_some_and(|process| process != std::process::id().to_string()) {
+        return None;
+    }
+    let limit: u64 = std::env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
+    (limit > 0).then(|| Duration::from_micros(limit))
 }
 
 /// Ten thousand clients are as many descriptors: as many as the system allows this process.

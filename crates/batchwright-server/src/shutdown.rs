@@ -9,6 +9,12 @@ use batchwright::StopToken;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+/// Ends the process at once, and the programs that it started with it.
+fn end_now(signal: i32) -> ! {
+    batchwright::program::kill_all();
+    std::process::exit(128 + signal)
+}
+
 /// Listens for the signals that end a process.
 ///
 /// The first one asks for a graceful end. A second one, or the end of the grace period, ends the
@@ -34,14 +40,25 @@ impl Shutdown {
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             let mut on_first = Some(on_first);
             for signal in signals.forever() {
-                let Some(on_first) = on_first.take() else { std::process::exit(128 + signal) };
+                let Some(on_first) = on_first.take() else { end_now(signal) };
                 received.store(signal, Ordering::SeqCst);
-                thread::spawn(move || {
-                    on_first();
-                    StopToken::default().wait(grace);
-                    tracing::error!(?grace, "the grace period is over");
-                    std::process::exit(128 + signal);
-                });
+                // The grace period begins now, whatever asking for the end waits for.
+                let timer =
+                    thread::Builder::new().name("grace period".to_owned()).spawn(move || {
+                        StopToken::default().wait(grace);
+                        tracing::error!(?grace, "the grace period is over");
+                        end_now(signal);
+                    });
+                if timer.is_err() {
+                    tracing::error!(
+                        "no thread for the grace period: a second signal ends the process"
+                    );
+                }
+                let asked =
+                    thread::Builder::new().name("ask for the end".to_owned()).spawn(on_first);
+                if asked.is_err() {
+                    end_now(signal);
+                }
             }
         })?;
         Ok(shutdown)

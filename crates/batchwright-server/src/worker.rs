@@ -1,6 +1,8 @@
 //! Carries forward the executions that other processes handed over, and those of servers that died.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use batchwright::{
@@ -19,17 +21,39 @@ const LOST_MAX: usize = 3;
 /// How long the body of a final response waits for somebody who wants it.
 const RESPONSES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Takes what was handed over, until it is asked to stop.
-pub(crate) struct Worker {
+/// Carries forward what other processes hand over, and what dead ones left, until it is asked to stop.
+///
+/// A [`Server`](crate::Server) has one. An application that serves [`Api`](crate::api::Api) by itself runs its own, on a
+/// thread, made of a clone of the same [`JobStarter`]: without a worker the API refuses to start anything.
+pub struct Worker {
     jobs: JobStarter,
+    _counted: Counted,
     recover_every: Duration,
     /// Executions whose jobs are not known here, told once.
     unknown: HashSet<ExecutionId>,
 }
 
+/// One of the workers, for as long as it is there: without any, the API takes no starts.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(workers: &Arc<AtomicUsize>) -> Self {
+        workers.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(workers))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Worker {
-    pub(crate) fn new(jobs: JobStarter, lease: Duration) -> Self {
-        Self { jobs, recover_every: lease / 3, unknown: HashSet::new() }
+    /// Of the jobs that `jobs` starts; owners are taken for dead when they were silent for `lease`.
+    pub fn new(jobs: JobStarter, lease: Duration) -> Self {
+        let counted = Counted::new(&jobs.workers);
+        Self { jobs, _counted: counted, recover_every: lease / 3, unknown: HashSet::new() }
     }
 
     /// Hands over again those of `served` that the end of this server stopped.
@@ -52,13 +76,23 @@ impl Worker {
         }
     }
 
+    /// Works on a thread of its own until `stop` is requested.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no thread for it: nothing runs.
+    pub fn spawn(self, stop: StopToken) -> std::io::Result<std::thread::JoinHandle<()>> {
+        let named = std::thread::Builder::new().name("batchwright worker".to_owned());
+        named.spawn(move || self.run(&stop, || true))
+    }
+
     /// Looks at the store again and again. `changed` says whether there may be something new in it.
     pub(crate) fn run(mut self, stop: &StopToken, mut changed: impl FnMut() -> bool) {
         let mut since_recovery = self.recover_every;
         while !stop.is_requested() {
             if since_recovery >= self.recover_every {
                 since_recovery = Duration::ZERO;
-                told(self.recover());
+                self.recover();
                 told(self.jobs.operator.settle_stopped());
                 told(self.jobs.operator.expire_responses(RESPONSES_KEPT).map(drop));
             }
@@ -103,33 +137,41 @@ impl Worker {
     }
 
     /// Closes what dead processes left running. What was handed over goes on, in whichever server takes it.
-    fn recover(&self) -> Result<(), OperatorError> {
-        let operator = &self.jobs.operator;
-        for (execution, was_served) in operator.lost()? {
-            let id = execution.id;
-            if was_served && !self.is_deadly(&execution)? {
-                let known = (self.jobs.find)(&execution.job, execution.source.as_deref());
-                let options = LaunchOptions::default();
-                let none = JobParameters::new();
-                match known.map(|()| operator.hand_over_restart(id, &none, &options)) {
-                    Ok(Ok(next)) => {
-                        tracing::info!(execution = %id, next = %next.id, "its server died: it goes on");
-                        continue;
-                    }
-                    Ok(Err(error @ OperatorError::Repository(_))) => return Err(error),
-                    // Another server was quicker, or the job may not be restarted.
-                    Ok(Err(error)) => {
-                        tracing::debug!(execution = %id, %error, "not continued here")
-                    }
-                    // Some other server may know its job.
-                    Err(_) => continue,
+    ///
+    /// One that cannot be closed now, because its frozen owner holds its row, keeps none of the others waiting.
+    fn recover(&self) {
+        match self.jobs.operator.lost() {
+            Ok(lost) => {
+                for (execution, was_served) in lost {
+                    told(self.recover_one(&execution, was_served));
                 }
             }
-            match operator.recover(id, RecoverMode::Detect) {
-                Ok(_) => tracing::info!(execution = %id, "its owner died: it can be restarted"),
-                Err(OperatorError::Refused(_)) => {}
-                Err(error) => return Err(error),
+            Err(error) => told(Err(error)),
+        }
+    }
+
+    fn recover_one(&self, execution: &JobExecution, was_served: bool) -> Result<(), OperatorError> {
+        let (operator, id) = (&self.jobs.operator, execution.id);
+        if was_served && !self.is_deadly(execution)? {
+            let known = (self.jobs.find)(&execution.job, execution.source.as_deref());
+            let options = LaunchOptions::default();
+            let none = JobParameters::new();
+            match known.map(|()| operator.hand_over_restart(id, &none, &options)) {
+                Ok(Ok(next)) => {
+                    tracing::info!(execution = %id, next = %next.id, "its server died: it goes on");
+                    return Ok(());
+                }
+                Ok(Err(error @ OperatorError::Repository(_))) => return Err(error),
+                // Another server was quicker, or the job may not be restarted.
+                Ok(Err(error)) => tracing::debug!(execution = %id, %error, "not continued here"),
+                // Some other server may know its job.
+                Err(_) => return Ok(()),
             }
+        }
+        match operator.recover(id, RecoverMode::Detect) {
+            Ok(_) => tracing::info!(execution = %id, "its owner died: it can be restarted"),
+            Err(OperatorError::Refused(_)) => {}
+            Err(error) => return Err(error),
         }
         Ok(())
     }

@@ -7,8 +7,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-use common::browser::Browser;
-use common::{Process, example, free_address, until};
+use batchwright_testkit::browser::Browser;
+use batchwright_testkit::process::free_address;
+use batchwright_testkit::{Service, needs};
+use common::{Process, example, until};
 
 const ROWS: u64 = 200_000;
 const LATENCY_MS: u64 = 150;
@@ -31,7 +33,8 @@ struct Import {
 }
 
 impl Import {
-    fn start() -> Self {
+    fn start() -> Option<Self> {
+        needs(Service::Browser)?;
         let folder = tempfile::tempdir().unwrap();
         let address = free_address();
         let server = Self::serve(folder.path(), &address);
@@ -39,7 +42,7 @@ impl Import {
         browser.open(&format!("http://{address}/"));
         // A distance to the server, so that an import has many requests behind and before it.
         browser.set_network(false, LATENCY_MS);
-        Self { folder, address, server, browser }
+        Some(Self { folder, address, server, browser })
     }
 
     fn serve(folder: &Path, address: &str) -> Process {
@@ -106,7 +109,7 @@ fn expected(first: u64) -> (i64, i64) {
 
 #[test]
 fn an_upload_is_imported_with_a_bar_that_never_goes_back() {
-    let import = Import::start();
+    let Some(import) = Import::start() else { return };
     import.upload(0);
     import.under_way();
     let mut furthest = 0.0;
@@ -121,7 +124,7 @@ fn an_upload_is_imported_with_a_bar_that_never_goes_back() {
 
 #[test]
 fn a_network_that_is_cut_and_comes_back_costs_nothing() {
-    let import = Import::start();
+    let Some(import) = Import::start() else { return };
     import.upload(0);
     import.under_way();
     import.browser.set_network(true, LATENCY_MS);
@@ -136,7 +139,7 @@ fn a_network_that_is_cut_and_comes_back_costs_nothing() {
 
 #[test]
 fn a_tab_that_is_closed_and_opened_again_goes_on() {
-    let import = Import::start();
+    let Some(import) = Import::start() else { return };
     import.upload(1);
     import.under_way();
     import.browser.reopen();
@@ -147,7 +150,7 @@ fn a_tab_that_is_closed_and_opened_again_goes_on() {
 
 #[test]
 fn a_server_that_is_killed_and_started_again_is_only_waited_for() {
-    let mut import = Import::start();
+    let Some(mut import) = Import::start() else { return };
     import.upload(2);
     import.under_way();
     import.server.kill();

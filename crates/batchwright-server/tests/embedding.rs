@@ -1,0 +1,126 @@
+//! A server within a program that has a runtime of its own.
+
+use std::io::{Read as _, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use batchwright::{
+    BatchStatus, ChunkStepBuilder, ExecutionId, Job, JobOperator, JobParameters, LaunchOptions,
+    ListWriter, Sequence, StopToken, SystemClock,
+};
+use batchwright_server::api::{AccessRules, Api, HttpSettings};
+use batchwright_server::{JobStarter, Server, Worker};
+use batchwright_store::SqlRepository;
+use batchwright_testkit::process::until;
+
+const LEASE: Duration = Duration::from_secs(30);
+
+fn jobs(folder: &std::path::Path) -> (JobOperator, JobStarter) {
+    let repository = Arc::new(SqlRepository::sqlite(folder.join("store.db")).unwrap());
+    let operator = JobOperator::builder(repository).lease_timeout(LEASE).build();
+    let step = ChunkStepBuilder::new("count")
+        .reader(Sequence::to(5))
+        .writer(ListWriter::new(Arc::default()))
+        .build();
+    operator.registry().register(Job::builder("count").step(step).build().unwrap()).unwrap();
+    (operator.clone(), JobStarter::new(operator, |_, _| Ok(())))
+}
+
+/// Starts, is asked, carries an execution forward, and stops: what a handler or `main` of the program does.
+async fn starts_and_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let (operator, jobs) = jobs(folder.path());
+    let http = HttpSettings {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        access: AccessRules::default(),
+        tls: None,
+        insecure: false,
+        connections_max: 10,
+    };
+    let clock = Arc::new(SystemClock::default());
+    let server = Server::start(jobs, clock, LEASE, None, Some(&http)).unwrap();
+    let address = server.http_address().unwrap();
+    let handed =
+        operator.hand_over("count", JobParameters::new(), &LaunchOptions::default()).unwrap();
+    tokio::task::spawn_blocking(move || {
+        std::net::TcpStream::connect(address).unwrap();
+        until("the server carries it forward", || {
+            operator.execution(handed.id).unwrap().status == BatchStatus::Completed
+        });
+    })
+    .await
+    .unwrap();
+    server.stop();
+    assert!(std::net::TcpStream::connect(address).is_err(), "nobody listens any more");
+}
+
+#[test]
+fn a_server_starts_and_stops_within_a_runtime_of_one_thread() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(starts_and_stops());
+}
+
+#[test]
+fn a_server_starts_and_stops_within_a_runtime_of_many_threads() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(starts_and_stops());
+}
+
+#[test]
+fn a_server_that_is_dropped_within_a_runtime_stops() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (_operator, jobs) = jobs(folder.path());
+        drop(Server::start(jobs, Arc::new(SystemClock::default()), LEASE, None, None).unwrap());
+    });
+}
+
+/// Asks an API that a program serves by itself.
+async fn ask(address: std::net::SocketAddr, request: &str) -> String {
+    let request =
+        format!("{request}\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    tokio::task::spawn_blocking(move || {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    })
+    .await
+    .unwrap()
+}
+
+#[test]
+fn an_api_without_a_worker_takes_no_start_and_says_so() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (operator, jobs) = jobs(folder.path());
+        let router = Api::new(jobs.clone(), None, StopToken::default()).router();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+
+        let start = "POST /v1/jobs/count/executions HTTP/1.1";
+        let refused = ask(address, start).await;
+        assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("no_worker"), "{refused}");
+        assert!(operator.execution(ExecutionId(1)).is_err(), "nothing was stored");
+        let ready = ask(address, "GET /readyz HTTP/1.1").await;
+        assert!(ready.contains(r#"{"name":"worker","ok":false}"#), "{ready}");
+
+        let stop = StopToken::default();
+        let worker = Worker::new(jobs, LEASE).spawn(stop.clone()).unwrap();
+        let accepted = ask(address, start).await;
+        assert!(accepted.starts_with("HTTP/1.1 202"), "{accepted}");
+        tokio::task::spawn_blocking(move || {
+            until("the worker carries it forward", || {
+                operator.execution(ExecutionId(1)).unwrap().status == BatchStatus::Completed
+            });
+            stop.request();
+            worker.join().unwrap();
+        })
+        .await
+        .unwrap();
+    });
+}
