@@ -1,242 +1,154 @@
-//! Expressions of job files: compiled once, evaluated for every record, bounded in every way.
+//! Expressions of job files: compiled and checked once, evaluated for every record, bounded in every way.
+//!
+//! The syntax is that of Rhai's expressions; types, operators and functions are ours (see `value`), because
+//! a condition about a record must not be false for a reason that is told to nobody.
 
+mod evaluate;
+mod functions;
+mod syntax;
+mod token;
+mod value;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use batchwright::{
-    Decider, Decision, ErrorKind, ItemError, ItemProcessor, JobParameters, ParameterValue,
-    StepExecution,
+    Decider, Decision, ErrorKind, ItemError, ItemProcessor, JobParameters, ParameterSchema,
+    ParameterValue,
 };
-use rhai::{AST, Dynamic, Engine, EvalAltResult, ImmutableString, Scope};
+
+pub(super) use evaluate::Parameters;
+use evaluate::Sight;
+use syntax::{Node, Roots};
 
 use super::record::{Names, Record, Value};
 
-/// Operations that one evaluation may take; a runaway expression ends there.
-const OPERATIONS_MAX: u64 = 100_000;
-/// Longest text that an expression may make, in bytes.
-const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// What evaluates expressions; made once for a job.
-#[derive(Clone)]
-pub(super) struct Evaluator {
-    engine: Arc<Engine>,
-}
-
 /// A compiled expression, with its text for messages.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(super) struct Expression {
     text: Arc<str>,
-    ast: Arc<AST>,
+    node: Arc<Node>,
 }
 
-impl Evaluator {
-    pub(super) fn new() -> Self {
-        let mut engine = Engine::new();
-        engine.disable_symbol("eval").disable_symbol("print").disable_symbol("debug");
-        engine.set_max_operations(OPERATIONS_MAX);
-        engine.set_max_string_size(TEXT_BYTES_MAX);
-        engine.set_max_array_size(100_000).set_max_map_size(100_000);
-        engine.set_max_expr_depths(64, 64);
-        engine.set_strict_variables(true).set_fail_on_invalid_map_property(true);
-        engine.register_type_with_name::<Record>("item");
-        engine.register_indexer_get(field);
-        engine.register_fn("trim", |text: ImmutableString| text.trim().to_owned());
-        engine.register_fn("upper", |text: ImmutableString| text.to_uppercase());
-        engine.register_fn("lower", |text: ImmutableString| text.to_lowercase());
-        engine.register_fn(
-            "replace",
-            |text: ImmutableString, from: ImmutableString, to: ImmutableString| {
-                text.replace(&*from, &to)
-            },
-        );
-        // Every run of white space becomes one space, none at the ends.
-        engine.register_fn("squeeze", |text: ImmutableString| {
-            text.split_whitespace().collect::<Vec<_>>().join(" ")
-        });
-        // The n-th word, from 0; from the end when n is below zero; empty when there is none.
-        engine.register_fn("word", |text: ImmutableString, index: i64| {
-            let mut words = text.split_whitespace();
-            let word = match usize::try_from(index) {
-                Ok(index) => words.nth(index),
-                Err(_) => words.nth_back(usize::try_from(-(index + 1)).unwrap_or(usize::MAX)),
-            };
-            word.unwrap_or_default().to_owned()
-        });
-        // The last word of so many capital letters; empty when there is none.
-        engine.register_fn("last_upper", |text: ImmutableString, length: i64| {
-            let length = usize::try_from(length).unwrap_or(0);
-            let fits = |word: &&str| {
-                word.len() == length && word.bytes().all(|one| one.is_ascii_uppercase())
-            };
-            text.split_whitespace().rev().find(fits).unwrap_or_default().to_owned()
-        });
-        engine.register_fn(
-            "choose",
-            |when: bool, yes: Dynamic, no: Dynamic| {
-                if when { yes } else { no }
-            },
-        );
-        engine.register_fn("is_digits", |text: ImmutableString| {
-            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
-        });
-        engine.register_fn("is_upper", |text: ImmutableString| {
-            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase())
-        });
-        // Text that looked like a number is one; these take it as text again.
-        engine.register_fn("trim", |number: i64| number.to_string());
-        engine.register_fn("trim", |number: f64| format!("{number:?}"));
-        Self { engine: Arc::new(engine) }
-    }
-
-    /// Compiles `text`, which must be one expression.
+impl Expression {
+    /// Compiles `text`, which sees the item and the parameters of `schema`.
     ///
     /// # Errors
     ///
-    /// What is wrong with it, and where in the text.
-    pub(super) fn compile(&self, text: &str) -> Result<Expression, String> {
-        let mut scope = Scope::new();
-        // Variables: a constant would be folded into the expression.
-        scope.push("item", ()).push("params", ());
-        let ast = self.engine.compile_expression_with_scope(&scope, text);
-        let ast = ast.map_err(|error| format!("the expression `{text}`: {error}"))?;
-        Ok(Expression { text: text.into(), ast: Arc::new(ast) })
+    /// What is wrong with it: its syntax, a function or a parameter that does not exist.
+    pub(super) fn compile(text: &str, schema: &ParameterSchema) -> Result<Self, String> {
+        Self::compile_with(text, schema, Roots::Item)
     }
 
-    /// Compiles `text` as a decision: it sees `params`, `steps` and `context`, and makes a code.
-    ///
-    /// # Errors
-    ///
-    /// As [`compile`](Self::compile).
-    pub(super) fn decision(&self, text: &str) -> Result<ChosenCode, String> {
-        let mut scope = Scope::new();
-        scope.push("params", ()).push("steps", ()).push("context", ());
-        let ast = self.engine.compile_expression_with_scope(&scope, text);
-        let ast = ast.map_err(|error| format!("the expression `{text}`: {error}"))?;
-        let expression = Expression { text: text.into(), ast: Arc::new(ast) };
-        Ok(ChosenCode { evaluator: self.clone(), expression })
+    fn compile_with(text: &str, schema: &ParameterSchema, roots: Roots) -> Result<Self, String> {
+        let failed = |problem: String| format!("the expression `{text}`: {problem}");
+        let node = syntax::parse(text, roots).map_err(failed)?;
+        let mut unknown = None;
+        node.visit(&mut |node| {
+            if let Node::Parameter(name) | Node::HasParameter(name) = node
+                && !schema.open
+                && schema.find(name).is_none()
+            {
+                unknown.get_or_insert(Arc::clone(name));
+            }
+        });
+        match unknown {
+            None => Ok(Self { text: text.into(), node: Arc::new(node) }),
+            Some(name) => {
+                let known: Vec<_> =
+                    schema.declared.iter().map(|one| format!("`{}`", one.name)).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                Err(failed(format!("there is no parameter `{name}`; declared: {known}")))
+            }
+        }
     }
 
-    fn evaluate(
-        &self,
-        expression: &Expression,
-        scope: &mut Scope<'_>,
-    ) -> Result<Dynamic, ItemError> {
-        self.engine
-            .eval_ast_with_scope(scope, &expression.ast)
-            .map_err(|error| ItemError::data(format!("evaluate `{}`: {error}", expression.text)))
+    /// A field that it reads and that is not among `known`.
+    fn unknown_field(&self, known: &BTreeSet<&str>) -> Option<Arc<str>> {
+        let mut unknown = None;
+        self.node.visit(&mut |node| {
+            if let Node::Field(name) = node
+                && !known.contains(&**name)
+            {
+                unknown.get_or_insert(Arc::clone(name));
+            }
+        });
+        unknown
+    }
+
+    fn evaluate(&self, sight: Sight<'_>) -> Result<Value, ItemError> {
+        self.node.evaluate(sight).map_err(|told| self.failed(&told))
+    }
+
+    fn is_true(&self, sight: Sight<'_>) -> Result<bool, ItemError> {
+        let value = self.evaluate(sight)?;
+        value::condition(&value).map_err(|told| self.failed(&told))
+    }
+
+    fn failed(&self, told: &str) -> ItemError {
+        ItemError::data(format!("evaluate `{}`: {told}", self.text))
     }
 }
 
-/// A decision of a job file.
+/// A decision of a job file: it sees `params`, `steps` and `context`, and makes a code.
 pub(super) struct ChosenCode {
-    evaluator: Evaluator,
     expression: Expression,
+    declared: Vec<String>,
+}
+
+impl ChosenCode {
+    /// Compiles `text`; the flow has these `steps`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Expression::compile`]; also a step that does not exist.
+    pub(super) fn compile(
+        text: &str,
+        schema: &ParameterSchema,
+        steps: &BTreeSet<String>,
+    ) -> Result<Self, String> {
+        let expression = Expression::compile_with(text, schema, Roots::Decision)?;
+        let mut unknown = None;
+        expression.node.visit(&mut |node| {
+            if let Node::Step(name, _) | Node::HasStep(name) = node
+                && !steps.contains(&**name)
+            {
+                unknown.get_or_insert(Arc::clone(name));
+            }
+        });
+        match unknown {
+            None => Ok(Self { expression, declared: declared(schema) }),
+            Some(name) => {
+                let known: Vec<_> = steps.iter().map(|name| format!("`{name}`")).collect();
+                let known = known.join(", ");
+                Err(format!(
+                    "the expression `{text}`: there is no step `{name}`; there are {known}"
+                ))
+            }
+        }
+    }
 }
 
 impl Decider for ChosenCode {
     fn decide(&self, decision: &Decision<'_>) -> Result<String, ItemError> {
-        let mut scope = Scope::new();
-        scope.push_constant_dynamic("params", parameters(decision.scope.parameters(), &[]).into());
-        let mut steps = rhai::Map::new();
-        for step in decision.steps {
-            steps.insert(step.name.as_str().into(), step_map(step).into());
-        }
+        let parameters = parameters(decision.scope.parameters(), &self.declared);
         let context = decision.scope.context().snapshot();
-        let mut values = rhai::Map::new();
-        for name in context.names() {
-            let value: serde_json::Value = context.get(name)?;
-            values.insert(name.into(), to_dynamic(&Value::from(value)));
-        }
-        scope.push_constant("steps", steps).push_constant("context", values);
-        let code = self.evaluator.evaluate(&self.expression, &mut scope)?;
-        code.into_string().map_err(|found| {
-            let text = &self.expression.text;
+        let sight = Sight {
+            item: None,
+            parameters: &parameters,
+            steps: decision.steps,
+            context: Some(&context),
+        };
+        let code = self.expression.evaluate(sight)?;
+        value::textual(&code).map(str::to_owned).ok_or_else(|| {
+            let (text, found) = (&self.expression.text, value::described(&code));
             ItemError::fatal(format!("evaluate `{text}`: expected a text, found {found}"))
         })
     }
 }
 
-/// What a decision sees of a step.
-fn step_map(step: &StepExecution) -> rhai::Map {
-    let counters = step.counters;
-    let numbers = [
-        ("read", counters.read),
-        ("write", counters.write),
-        ("filter", counters.filter),
-        ("read_skip", counters.read_skip),
-        ("process_skip", counters.process_skip),
-        ("write_skip", counters.write_skip),
-        ("skips", counters.skips()),
-        ("commit", counters.commit),
-        ("rollback", counters.rollback),
-    ];
-    let mut map = rhai::Map::new();
-    for (name, number) in numbers {
-        map.insert(name.into(), i64::try_from(number).unwrap_or(i64::MAX).into());
-    }
-    map.insert("status".into(), step.status.name().into());
-    map.insert("exit".into(), step.exit.code.clone().into());
-    map
-}
-
-/// `item.NAME` and `item["NAME"]`.
-fn field(record: &mut Record, name: ImmutableString) -> Result<Dynamic, Box<EvalAltResult>> {
-    match record.get(&name) {
-        Some(value) => Ok(to_dynamic(value)),
-        None => {
-            let known: Vec<_> = record.names().iter().map(|name| format!("`{name}`")).collect();
-            Err(format!("the item has no `{name}`; it has {}", known.join(", ")).into())
-        }
-    }
-}
-
-fn to_dynamic(value: &Value) -> Dynamic {
-    match value {
-        Value::Null => Dynamic::UNIT,
-        Value::Boolean(value) => (*value).into(),
-        Value::Integer(value) => (*value).into(),
-        Value::Float(value) => (*value).into(),
-        Value::Text(text) => text.to_string().into(),
-        Value::Field(text) => number(text).unwrap_or_else(|| text.to_string().into()),
-        Value::Json(json) => json.to_string().into(),
-    }
-}
-
-/// The number that `text` is written as, if it is written the way a number is: `007` and `1e5` are text.
-fn number(text: &str) -> Option<Dynamic> {
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    let plain = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let whole = digits.split('.').next().unwrap_or_default();
-    if !plain || whole.is_empty() || (whole.len() > 1 && whole.starts_with('0')) {
-        return None;
-    }
-    match text.contains('.') {
-        true => text.parse::<f64>().ok().map(Into::into),
-        false => text.parse::<i64>().ok().map(Into::into),
-    }
-}
-
-fn from_dynamic(value: Dynamic) -> Result<Value, String> {
-    if value.is_unit() {
-        return Ok(Value::Null);
-    }
-    if let Ok(value) = value.as_bool() {
-        return Ok(Value::Boolean(value));
-    }
-    if let Ok(value) = value.as_int() {
-        return Ok(Value::Integer(value));
-    }
-    if let Ok(value) = value.as_float() {
-        return Ok(Value::Float(value));
-    }
-    let kind = value.type_name();
-    match value.into_immutable_string() {
-        Ok(text) => Ok(Value::text(&text)),
-        Err(_) => Err(format!("a {kind} is no value of a field")),
-    }
-}
-
 /// What a stage does with a record.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(super) enum Stage {
     /// Keeps the records for which it is true.
     Filter(Expression),
@@ -246,23 +158,71 @@ pub(super) enum Stage {
     Map { set: Vec<(Arc<str>, Expression)>, keep: Option<Names>, drop: Vec<Arc<str>> },
 }
 
-/// The processors of a step, as one.
-#[derive(Clone)]
-pub(super) struct Stages {
-    pub(super) evaluator: Evaluator,
-    pub(super) stages: Vec<Stage>,
-    pub(super) parameters: rhai::Map,
+/// Checks that every field that `stages` name exists, when the input has the fields `input`; `None`: what it has
+/// is known only record by record.
+///
+/// # Errors
+///
+/// The sentence that names the field and those that exist.
+pub(super) fn check_fields(stages: &[Stage], input: Option<&[&str]>) -> Result<(), String> {
+    let mut known: Option<BTreeSet<&str>> = input.map(|names| names.iter().copied().collect());
+    let unknown = |what: &str, name: &str, known: &BTreeSet<&str>| {
+        let known: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
+        Err(format!("{what}: the item has no `{name}`; it has {}", known.join(", ")))
+    };
+    for stage in stages {
+        let expressions: Vec<&Expression> = match stage {
+            Stage::Filter(when) | Stage::Reject { when, .. } => vec![when],
+            Stage::Map { set, .. } => set.iter().map(|(_, expression)| expression).collect(),
+        };
+        if let Some(known) = &known {
+            for expression in expressions {
+                if let Some(name) = expression.unknown_field(known) {
+                    let what = format!("the expression `{}`", expression.text);
+                    return unknown(&what, &name, known);
+                }
+            }
+        }
+        let Stage::Map { set, keep, drop } = stage else { continue };
+        if let Some(known) = &mut known {
+            known.extend(set.iter().map(|(name, _)| &**name));
+            let named = keep.iter().flat_map(|keep| keep.iter()).map(|name| ("`keep`", name));
+            let named = named.chain(drop.iter().map(|name| ("`drop`", name)));
+            for (what, name) in named {
+                if !known.contains(&**name) {
+                    return unknown(what, name, known);
+                }
+            }
+            known.retain(|name| !drop.iter().any(|dropped| **dropped == **name));
+        }
+        if let Some(keep) = keep {
+            known = Some(keep.iter().map(|name| &**name).collect());
+        }
+    }
+    Ok(())
 }
 
-/// The parameters as expressions see them: `params.NAME`; one that is declared and was not given is null.
-pub(super) fn parameters(parameters: &JobParameters, declared: &[String]) -> rhai::Map {
+/// The processors of a step, as one.
+#[derive(Debug, Clone)]
+pub(super) struct Stages {
+    pub(super) stages: Arc<[Stage]>,
+    pub(super) parameters: Arc<Parameters>,
+}
+
+/// Names of the declared parameters.
+pub(super) fn declared(schema: &ParameterSchema) -> Vec<String> {
+    schema.declared.iter().map(|one| one.name.clone()).collect()
+}
+
+/// The parameters as expressions see them; one that is declared and was not given is null.
+pub(super) fn parameters(parameters: &JobParameters, declared: &[String]) -> Parameters {
     let value = |value: &ParameterValue| match value {
-        ParameterValue::Integer(value) => Dynamic::from(*value),
-        ParameterValue::Float(value) => Dynamic::from(*value),
-        ParameterValue::Boolean(value) => Dynamic::from(*value),
-        other => Dynamic::from(other.to_string()),
+        ParameterValue::Integer(value) => Value::Integer(*value),
+        ParameterValue::Float(value) => Value::Float(*value),
+        ParameterValue::Boolean(value) => Value::Boolean(*value),
+        other => Value::text(&other.to_string()),
     };
-    let missing = declared.iter().map(|name| (name.as_str().into(), Dynamic::UNIT));
+    let missing = declared.iter().map(|name| (name.as_str().into(), Value::Null));
     missing.chain(parameters.iter().map(|(name, one)| (name.into(), value(&one.value)))).collect()
 }
 
@@ -271,23 +231,22 @@ impl ItemProcessor<Record> for Stages {
 
     fn process(&self, item: &Record) -> Result<Option<Record>, ItemError> {
         let mut record = item.clone();
-        let mut scope = self.scope(&record);
-        for stage in &self.stages {
+        for stage in &*self.stages {
+            let sight = self.sight(&record);
             match stage {
                 Stage::Filter(when) => {
-                    if !self.is_true(when, &mut scope)? {
+                    if !when.is_true(sight)? {
                         return Ok(None);
                     }
                 }
                 Stage::Reject { when, message } => {
-                    if self.is_true(when, &mut scope)? {
+                    if when.is_true(sight)? {
                         let kind = ErrorKind::new("data.rejected");
                         return Err(ItemError::new(kind, format!("accept the item: {message}")));
                     }
                 }
                 Stage::Map { set, keep, drop } => {
-                    record = self.map(&record, &mut scope, set, keep.as_ref(), drop)?;
-                    scope.set_value("item", record.clone());
+                    record = map(&record, sight, set, keep.as_ref(), drop)?;
                 }
             }
         }
@@ -296,110 +255,259 @@ impl ItemProcessor<Record> for Stages {
 }
 
 impl Stages {
-    fn scope(&self, record: &Record) -> Scope<'static> {
-        let mut scope = Scope::new();
-        scope.push("item", record.clone());
-        scope.push_constant("params", self.parameters.clone());
-        scope
+    fn sight<'a>(&'a self, item: &'a Record) -> Sight<'a> {
+        Sight { item: Some(item), parameters: &self.parameters, steps: &[], context: None }
     }
+}
 
-    fn is_true(&self, when: &Expression, scope: &mut Scope<'_>) -> Result<bool, ItemError> {
-        let value = self.evaluator.evaluate(when, scope)?;
-        value.as_bool().map_err(|kind| {
-            ItemError::data(format!(
-                "evaluate `{}`: it gives a {kind}, expected true or false",
-                when.text
-            ))
-        })
-    }
-
-    /// All expressions see the record as it was; then `drop` or `keep` chooses what stays.
-    fn map(
-        &self,
-        record: &Record,
-        scope: &mut Scope<'_>,
-        set: &[(Arc<str>, Expression)],
-        keep: Option<&Names>,
-        drop: &[Arc<str>],
-    ) -> Result<Record, ItemError> {
-        let mut names: Vec<Arc<str>> = record.names().to_vec();
-        let mut values: Vec<Value> = record.values().to_vec();
-        for (name, expression) in set {
-            let value = self.evaluator.evaluate(expression, scope)?;
-            let value = from_dynamic(value).map_err(|problem| {
-                ItemError::data(format!("evaluate `{}`: {problem}", expression.text))
-            })?;
-            match names.iter().position(|known| known == name) {
-                Some(index) => values[index] = value,
-                None => {
-                    names.push(Arc::clone(name));
-                    values.push(value);
-                }
+/// All expressions see the record as it was; then `drop` or `keep` chooses what stays.
+fn map(
+    record: &Record,
+    sight: Sight<'_>,
+    set: &[(Arc<str>, Expression)],
+    keep: Option<&Names>,
+    drop: &[Arc<str>],
+) -> Result<Record, ItemError> {
+    let mut names: Vec<Arc<str>> = record.names().to_vec();
+    let mut values: Vec<Value> = record.values().to_vec();
+    for (name, expression) in set {
+        let value = expression.evaluate(sight)?;
+        if matches!(value, Value::List(_)) {
+            return Err(expression.failed("a list is no value of a field"));
+        }
+        match names.iter().position(|known| known == name) {
+            Some(index) => values[index] = value,
+            None => {
+                names.push(Arc::clone(name));
+                values.push(value);
             }
         }
-        if let Some(keep) = keep {
-            let find = |wanted: &Arc<str>| {
-                names.iter().position(|name| name == wanted).ok_or_else(|| {
-                    ItemError::data(format!("keep field `{wanted}`: the item has none"))
-                })
-            };
-            let chosen: Result<Vec<_>, _> =
-                keep.iter().map(|name| find(name).map(|index| values[index].clone())).collect();
-            return Ok(record.with(Arc::clone(keep), chosen?));
-        }
-        if drop.is_empty() {
-            return Ok(record.with(names.into(), values));
-        }
-        let kept = names.into_iter().zip(values).filter(|(name, _)| !drop.contains(name));
-        let (names, values): (Vec<_>, Vec<_>) = kept.unzip();
-        Ok(record.with(names.into(), values))
     }
+    if let Some(keep) = keep {
+        let find = |wanted: &Arc<str>| {
+            names
+                .iter()
+                .position(|name| name == wanted)
+                .ok_or_else(|| ItemError::data(format!("keep field `{wanted}`: the item has none")))
+        };
+        let chosen: Result<Vec<_>, _> =
+            keep.iter().map(|name| find(name).map(|index| values[index].clone())).collect();
+        return Ok(record.with(Arc::clone(keep), chosen?));
+    }
+    if drop.is_empty() {
+        return Ok(record.with(names.into(), values));
+    }
+    let kept = names.into_iter().zip(values).filter(|(name, _)| !drop.contains(name));
+    let (names, values): (Vec<_>, Vec<_>) = kept.unzip();
+    Ok(record.with(names.into(), values))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use batchwright::{ParameterDeclaration, ParameterType};
 
     fn record(pairs: &[(&str, Value)]) -> Record {
         let names: Vec<Arc<str>> = pairs.iter().map(|(name, _)| Arc::from(*name)).collect();
         Record::new(names.into(), pairs.iter().map(|(_, value)| value.clone()).collect())
     }
 
-    fn evaluate(text: &str) -> String {
-        let evaluator = Evaluator::new();
-        let expression = evaluator.compile(text).unwrap();
-        let stages = Stages { evaluator, stages: Vec::new(), parameters: rhai::Map::new() };
+    fn schema() -> ParameterSchema {
+        let declared = vec![ParameterDeclaration::new("limit", ParameterType::Integer)];
+        ParameterSchema { declared, open: false }
+    }
+
+    #[test]
+    fn an_expression_that_would_need_a_deep_stack_is_refused() {
+        let chains = [
+            ["1"; 300].join(" + "),
+            format!("\"a\"{}", ".trim()".repeat(300)),
+            format!("{} {{ 1 }}", ["if true"; 300].join(" { 1 } else ")),
+            "`${".repeat(200),
+        ];
+        for text in chains {
+            assert!(Expression::compile(&text, &schema()).is_err(), "{}", &text[..40]);
+        }
+        assert!(evaluate(&["1"; 250].join(" + ")).is_ok());
+    }
+
+    fn evaluate(text: &str) -> Result<Value, String> {
+        let expression = Expression::compile(text, &schema())?;
         let item = record(&[
-            ("amount", Value::Field("12.5".into())),
+            ("amount", Value::Field("12.50".into())),
             ("quantity", Value::Field("2".into())),
+            ("word", Value::Field("none".into())),
+            ("empty", Value::Field("".into())),
             ("customer", Value::Field("  Ada ".into())),
             ("zip", Value::Field("01234".into())),
+            ("active", Value::Field("true".into())),
+            ("text", Value::text("12")),
+            ("null", Value::Null),
+            ("float", Value::Float(0.1)),
+            ("flag", Value::Boolean(true)),
         ]);
-        let set = [(Arc::from("out"), expression)];
-        match stages.map(&item, &mut stages.scope(&item), &set, None, &[]) {
-            Ok(mapped) => mapped.get("out").unwrap().to_string(),
-            Err(error) => error.to_string(),
+        let parameters = [(Arc::from("limit"), Value::Integer(10))].into();
+        let sight = Sight { item: Some(&item), parameters: &parameters, steps: &[], context: None };
+        expression.evaluate(sight).map_err(|error| error.to_string())
+    }
+
+    fn shown(text: &str) -> String {
+        evaluate(text).map_or_else(|error| error, |value| value::described(&value))
+    }
+
+    #[test]
+    fn operators_do_what_the_table_of_types_says() {
+        for (text, wanted) in [
+            ("item.amount > 12", "true"),
+            ("item.amount * item.quantity", "the number 25.00"),
+            ("item.amount == 12.5", "true"),
+            ("item.zip == \"01234\"", "true"),
+            ("item.zip == 1234", "true"),
+            ("item.text == \"12\"", "true"),
+            ("item.float == 0.1", "true"),
+            ("item.float + 0.2 > 0.3", "true"),
+            ("0.1 + 0.2", "the number 0.3"),
+            ("item.null == null", "true"),
+            ("item.null == ()", "true"),
+            ("item.empty == null", "false"),
+            ("item.null != 5", "true"),
+            ("item.null ?? \"x\"", "the text `x`"),
+            ("item.active == true && item.flag", "true"),
+            ("item.active && !item.flag", "false"),
+            ("item.word in [\"some\", \"none\"]", "true"),
+            ("item.quantity in 1..3", "true"),
+            ("item.amount in 1..=12", "false"),
+            ("\"id-\" + item.quantity", "the text `id-2`"),
+            ("params.limit - 1", "the number 9"),
+            ("params.contains(\"limit\")", "true"),
+            ("item.contains(\"x\")", "false"),
+            ("-item.quantity ** 2", "the number 4"),
+            ("7 / 2", "the number 3"),
+            ("1_000 * 2", "the number 2000"),
+            ("item[\"customer\"].trim().len", "the number 3"),
+            ("switch item.quantity { 1 => \"one\", 2 => \"two\" }", "the text `two`"),
+            ("item.zip", "the field `01234`"),
+        ] {
+            assert_eq!(shown(text), wanted, "{text}");
         }
     }
 
     #[test]
-    fn fields_that_read_as_numbers_are_numbers_and_the_others_are_text() {
-        assert_eq!(evaluate("item.amount * item.quantity"), "25.0");
-        assert_eq!(evaluate("item.customer.trim()"), "Ada");
-        assert_eq!(evaluate("item.zip.trim()"), "01234");
-        assert_eq!(evaluate(r#"item["amount"] > 12"#), "true");
+    fn what_does_not_fit_is_an_error_and_never_silently_false() {
+        for (text, wanted) in [
+            ("item.word < 0", "`none` is no number"),
+            ("item.empty < 0", "an empty field is no number"),
+            ("item.null < 0", "null and the number 0 cannot be compared"),
+            ("item.text == 12", "the text `12` and the number 12 cannot be compared"),
+            ("item.word == 5", "`none` is no number"),
+            ("item.word in [1, 2]", "`none` is no number"),
+            ("switch item.word { 1 => 1, _ => 2 }", "`none` is no number"),
+            ("item.null + 1", "null is no number"),
+            ("item.word + item.zip", "untyped fields are added as numbers"),
+            ("item.word == true", "neither `true` nor `false`"),
+            ("item.amount && true", "`12.50` is neither `true` nor `false`"),
+            ("item.amount < item.word", "only one of them is a number"),
+            ("true < false", "true and false cannot be compared"),
+            ("9223372036854775807 + 1", "out of range"),
+            ("1 / 0", "divisor is zero"),
+            ("1.0 / 0", "divisor is zero"),
+            ("0.12345678901234567890123456789", "out of range"),
+            ("\"a\".split(\",\")[3]", "there is no part 3"),
+            ("item.amuont > 0", "the item has no `amuont`; it has `amount`"),
+        ] {
+            let told = evaluate(text).unwrap_err();
+            assert!(told.contains(wanted), "{text}: {told}");
+        }
     }
 
     #[test]
-    fn a_field_that_does_not_exist_is_an_error_that_says_which_do() {
-        let told = evaluate("item.amuont > 0");
-        assert!(told.contains("no `amuont`") && told.contains("`amount`"), "{told}");
+    fn what_is_no_expression_or_names_nothing_is_refused_when_it_is_compiled() {
+        for (text, wanted) in [
+            ("item.amount >", "expected a value"),
+            ("let x = 1; x", "there is no `let`"),
+            ("while true {}", "there is no `while`"),
+            ("eval(\"1\")", "there is no function `eval`"),
+            ("sleep(1)", "there is no function `sleep`"),
+            (
+                "itm.a",
+                "there is no `itm`; there are `item` and `params`".split(';').next().unwrap(),
+            ),
+            ("item.name.trimm()", "there is no function `trimm`; did you mean `trim`?"),
+            ("trim()", "`trim` takes 1 arguments"),
+            ("params.limt > 1", "there is no parameter `limt`; declared: `limit`"),
+            ("`${params.x}`", "there is no parameter `x`"),
+            ("\"open", "no closing quote"),
+            ("item", "expected `.` and a name after `item`"),
+            (&"(".repeat(80), "nested deeper than 64"),
+        ] {
+            let told = Expression::compile(text, &schema()).unwrap_err();
+            assert!(told.contains(wanted), "{text}: {told}");
+        }
     }
 
     #[test]
-    fn what_is_no_expression_is_refused_when_it_is_compiled() {
-        for text in ["item.amount >", "let x = 1; x", "while true {}", "eval(\"1\")", "itm.a"] {
-            assert!(Evaluator::new().compile(text).is_err(), "{text}");
+    fn fields_are_checked_along_the_processors() {
+        let compile = |text: &str| Expression::compile(text, &schema()).unwrap();
+        let filter = |text: &str| Stage::Filter(compile(text));
+        let map = |set: &[(&str, &str)], keep: Option<&[&str]>, drop: &[&str]| Stage::Map {
+            set: set.iter().map(|(name, text)| (Arc::from(*name), compile(text))).collect(),
+            keep: keep.map(|names| names.iter().map(|name| Arc::from(*name)).collect()),
+            drop: drop.iter().map(|name| Arc::from(*name)).collect(),
+        };
+        let stages =
+            [filter("item.a > 1"), map(&[("b", "item.a")], None, &["a"]), filter("item.b > 1")];
+        assert_eq!(check_fields(&stages, Some(&["a"])), Ok(()));
+        let told = check_fields(&stages, Some(&["x"])).unwrap_err();
+        assert!(told.contains("has no `a`; it has `x`"), "{told}");
+        let gone = [map(&[], None, &["a"]), filter("item.a > 1")];
+        assert!(check_fields(&gone, Some(&["a"])).is_err());
+        assert!(check_fields(&[map(&[], None, &["z"])], Some(&["a"])).is_err());
+        // Without knowing the input, what is behind a `keep` is known.
+        let kept = [map(&[], Some(&["a"]), &[]), filter("item.b > 1")];
+        assert!(check_fields(&kept, None).is_err());
+    }
+
+    /// Cells of the tables of the book that say what an expression gives.
+    fn examples() -> Vec<(String, String)> {
+        let book = include_str!("../../../../docs/book/src/job-files.md");
+        let section =
+            book.split("### Functions").nth(1).unwrap().split("## Rehearsal").next().unwrap();
+        let mut examples = Vec::new();
+        for line in section.lines().filter(|line| line.starts_with('|')) {
+            let line = line.replace("\\|", "\u{1}");
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let code = |cell: &str| {
+                let cell = cell.replace('\u{1}', "|");
+                let ticks = cell.bytes().take_while(|byte| *byte == b'`').count();
+                cell[ticks..cell.len() - ticks].trim().to_owned()
+            };
+            match cells[..] {
+                [_, _, _, example, _] if example.contains('→') => {
+                    for one in example.split("`, `").map(|one| one.trim_matches('`')) {
+                        let (text, value) = one.split_once("` → `").unwrap();
+                        examples.push((text.to_owned(), value.to_owned()));
+                    }
+                }
+                [_, text, value, _] if text.starts_with('`') => {
+                    examples.push((code(text), code(value)));
+                }
+                _ => {}
+            }
+        }
+        examples
+    }
+
+    #[test]
+    fn every_example_of_the_book_gives_what_it_says_and_every_function_has_one() {
+        let examples = examples();
+        for (text, value) in &examples {
+            assert_eq!(shown(text), shown(value), "{text}");
+        }
+        for function in functions::FUNCTIONS {
+            let name = format!("{}(", function.name);
+            let method = format!(".{}", function.name);
+            let has = |text: &String| text.contains(&name) || text.contains(&method);
+            assert!(examples.iter().any(|(text, value)| has(text) || has(value)), "{name}");
         }
     }
 }

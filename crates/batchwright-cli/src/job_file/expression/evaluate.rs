@@ -1,0 +1,232 @@
+//! The value of an expression's tree.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use batchwright::{ExecutionContext, StepExecution};
+
+use super::super::record::{Record, Value};
+use super::functions::slice;
+use super::syntax::{Comparison, Node, Pattern, Range, StepKey};
+use super::value::{
+    Arithmetic, Evaluated, Number, TEXT_BYTES_MAX, condition, described, equals, order, textual,
+    too_long,
+};
+
+/// Values of the parameters, by their names.
+pub(in super::super) type Parameters = BTreeMap<Arc<str>, Value>;
+
+/// What an expression sees.
+#[derive(Clone, Copy)]
+pub(super) struct Sight<'a> {
+    pub(super) item: Option<&'a Record>,
+    pub(super) parameters: &'a Parameters,
+    pub(super) steps: &'a [StepExecution],
+    pub(super) context: Option<&'a ExecutionContext>,
+}
+
+impl Node {
+    pub(super) fn evaluate(&self, sight: Sight<'_>) -> Evaluated {
+        let value = |node: &Node| node.evaluate(sight);
+        let is_true = |node: &Node| condition(&node.evaluate(sight)?);
+        match self {
+            Self::Value(value) => Ok(value.clone()),
+            Self::Field(name) => field(sight, name),
+            Self::HasField(name) => {
+                Ok(sight.item.is_some_and(|item| item.get(name).is_some()).into())
+            }
+            Self::Parameter(name) => sight.parameters.get(name).cloned().ok_or_else(|| {
+                format!(
+                    "the parameter `{name}` was not given; ask `params.contains(\"{name}\")` first"
+                )
+            }),
+            Self::HasParameter(name) => {
+                let given = sight.parameters.get(name);
+                Ok(given.is_some_and(|value| !matches!(value, Value::Null)).into())
+            }
+            Self::Step(name, key) => step(sight, name, *key),
+            Self::Context(name) => context(sight, name),
+            Self::HasContext(name) => {
+                Ok(sight.context.is_some_and(|context| context.has(name)).into())
+            }
+            Self::HasStep(name) => Ok(sight.steps.iter().any(|step| step.name == **name).into()),
+            Self::Not(one) => Ok((!is_true(one)?).into()),
+            Self::Negate(one) => Arithmetic::Subtract.apply(&Value::Integer(0), &value(one)?),
+            Self::Arithmetic(how, one, two) => how.apply(&value(one)?, &value(two)?),
+            Self::Compare(how, one, two) => {
+                compare(*how, &value(one)?, &value(two)?).map(Value::from)
+            }
+            Self::And(one, two) => Ok((is_true(one)? && is_true(two)?).into()),
+            Self::Or(one, two) => Ok((is_true(one)? || is_true(two)?).into()),
+            Self::OrElse(one, two) => match value(one)? {
+                Value::Null => value(two),
+                found => Ok(found),
+            },
+            Self::In(one, two) => is_in(&value(one)?, two, sight).map(Value::from),
+            Self::InRange(one, range) => in_range(&value(one)?, range, sight).map(Value::from),
+            Self::If(when, yes, no) => value(if is_true(when)? { yes } else { no }),
+            Self::Switch(subject, cases, otherwise) => {
+                let subject = value(subject)?;
+                for case in cases {
+                    let mut fits = false;
+                    for pattern in &case.patterns {
+                        fits |= match pattern {
+                            Pattern::Value(node) => equals(&subject, &value(node)?)?,
+                            Pattern::Range(range) => in_range(&subject, range, sight)?,
+                        };
+                    }
+                    let allowed = fits && case.guard.as_ref().map_or(Ok(true), is_true)?;
+                    if allowed {
+                        return value(&case.result);
+                    }
+                }
+                value(otherwise)
+            }
+            Self::Call(function, arguments) => {
+                let arguments: Evaluated<Vec<Value>> = arguments.iter().map(value).collect();
+                (function.call)(&arguments?).map_err(|told| format!("{}: {told}", function.name))
+            }
+            Self::Index(whole, index) => indexed(&value(whole)?, &value(index)?),
+            Self::Slice(whole, range) => sliced(&value(whole)?, range, sight),
+            Self::List(nodes) => {
+                let values: Evaluated<Vec<Value>> = nodes.iter().map(value).collect();
+                Ok(Value::List(values?.into()))
+            }
+            Self::Join(nodes) => {
+                let mut text = String::new();
+                for node in nodes {
+                    match value(node)? {
+                        Value::List(_) => return Err("a list is no text".to_owned()),
+                        value => text.push_str(&value.to_string()),
+                    }
+                    if text.len() > TEXT_BYTES_MAX {
+                        return Err(too_long(text.len()));
+                    }
+                }
+                Ok(Value::Text(text.into()))
+            }
+        }
+    }
+}
+
+fn field(sight: Sight<'_>, name: &str) -> Evaluated {
+    let Some(item) = sight.item else { return Err("there is no item".to_owned()) };
+    item.get(name).cloned().ok_or_else(|| {
+        let known: Vec<_> = item.names().iter().map(|name| format!("`{name}`")).collect();
+        format!("the item has no `{name}`; it has {}", known.join(", "))
+    })
+}
+
+fn compare(how: Comparison, one: &Value, two: &Value) -> Evaluated<bool> {
+    Ok(match how {
+        Comparison::Equal => equals(one, two)?,
+        Comparison::Unequal => !equals(one, two)?,
+        Comparison::Less => order(one, two)?.is_lt(),
+        Comparison::LessOrEqual => order(one, two)?.is_le(),
+        Comparison::Greater => order(one, two)?.is_gt(),
+        Comparison::GreaterOrEqual => order(one, two)?.is_ge(),
+    })
+}
+
+/// In a list by `==`, in a text as a part of it. The values of a list are made until one fits.
+fn is_in(one: &Value, list: &Node, sight: Sight<'_>) -> Evaluated<bool> {
+    if let Node::List(nodes) = list {
+        for node in nodes {
+            if equals(one, &node.evaluate(sight)?)? {
+                return Ok(true);
+            }
+        }
+        return Ok(false);
+    }
+    match (list.evaluate(sight)?, textual(one)) {
+        (Value::List(values), _) => {
+            for value in values.iter() {
+                if equals(one, value)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        }
+        (whole, Some(part)) => match textual(&whole) {
+            Some(whole) => Ok(whole.contains(part)),
+            None => Err(format!("{} is neither a list nor text", described(&whole))),
+        },
+        (whole, None) => {
+            Err(format!("{} cannot be a part of {}", described(one), described(&whole)))
+        }
+    }
+}
+
+fn in_range(one: &Value, range: &Range, sight: Sight<'_>) -> Evaluated<bool> {
+    let (from, to) = (range.from.evaluate(sight)?, range.to.evaluate(sight)?);
+    let below = order(one, &to)?;
+    Ok(order(one, &from)?.is_ge() && (below.is_lt() || range.inclusive && below.is_eq()))
+}
+
+fn whole_number(value: &Value) -> Evaluated<i64> {
+    match Number::of(value)? {
+        Number::Integer(number) => Ok(number),
+        _ => Err(format!("expected a whole number, found {}", described(value))),
+    }
+}
+
+/// From 0; from the end below 0.
+fn indexed(whole: &Value, index: &Value) -> Evaluated {
+    let at = whole_number(index)?;
+    let found = match whole {
+        Value::List(values) => place(at, values.len()).and_then(|at| values.get(at)).cloned(),
+        other => {
+            let text =
+                textual(other).ok_or_else(|| format!("{} has no parts", described(other)))?;
+            let at = place(at, text.chars().count());
+            at.and_then(|at| text.chars().nth(at)).map(|found| Value::text(&found.to_string()))
+        }
+    };
+    found.ok_or_else(|| format!("there is no part {at} in {}", described(whole)))
+}
+
+fn place(at: i64, length: usize) -> Option<usize> {
+    match usize::try_from(at) {
+        Ok(at) => Some(at),
+        Err(_) => length.checked_sub(usize::try_from(at.unsigned_abs()).ok()?),
+    }
+}
+
+fn sliced(whole: &Value, range: &Range, sight: Sight<'_>) -> Evaluated {
+    let text = textual(whole).ok_or_else(|| format!("{} has no characters", described(whole)))?;
+    let from = whole_number(&range.from.evaluate(sight)?)?;
+    let to = whole_number(&range.to.evaluate(sight)?)?;
+    slice(text, from, to.saturating_add(range.inclusive.into()))
+}
+
+fn step(sight: Sight<'_>, name: &str, key: StepKey) -> Evaluated {
+    let Some(step) = sight.steps.iter().find(|step| step.name == name) else {
+        let ran: Vec<_> = sight.steps.iter().map(|step| format!("`{}`", step.name)).collect();
+        return Err(format!("step `{name}` has not run; these have: {}", ran.join(", ")));
+    };
+    let counters = step.counters;
+    let count = match key {
+        StepKey::Status => return Ok(Value::text(step.status.name())),
+        StepKey::Exit => return Ok(Value::text(&step.exit.code)),
+        StepKey::Read => counters.read,
+        StepKey::Write => counters.write,
+        StepKey::Filter => counters.filter,
+        StepKey::ReadSkip => counters.read_skip,
+        StepKey::ProcessSkip => counters.process_skip,
+        StepKey::WriteSkip => counters.write_skip,
+        StepKey::Skips => counters.skips(),
+        StepKey::Commit => counters.commit,
+        StepKey::Rollback => counters.rollback,
+    };
+    Ok(Value::Integer(i64::try_from(count).unwrap_or(i64::MAX)))
+}
+
+fn context(sight: Sight<'_>, name: &str) -> Evaluated {
+    match sight.context {
+        Some(context) if context.has(name) => {
+            let value: serde_json::Value = context.get(name).map_err(|error| error.to_string())?;
+            Ok(value.into())
+        }
+        _ => Err(format!("the context has no `{name}`; ask `context.contains(\"{name}\")` first")),
+    }
+}
