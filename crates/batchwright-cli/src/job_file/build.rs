@@ -1,23 +1,23 @@
 //! From a checked definition to a job.
 
+mod csv;
 mod flow;
 mod keys;
 mod partition;
 mod progressive;
 
-use std::collections::BTreeMap;
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use batchwright::testing::{FaultyProcessor, FaultyReader, FaultyWriter};
 use batchwright::{
-    Backoff, ChunkStepBuilder, Classifier, CommandStep, Completion, CsvReader, ErrorKind,
-    ExitCodeMeaning, ExitStatus, FileWriter, ItemError, Job, JobFlow, JobParameters,
-    JsonLinesReader, JsonLinesWriter, LineReader, ListReader, Parameter, ParameterDeclaration,
-    ParameterSchema, ParameterValue, Phase, Promotion, RetryPolicy, Sequence, SkipLimitScope,
-    SkipPolicy, StepOptions, StepScope, TaskletStep,
+    Backoff, ChunkStepBuilder, Classifier, CommandStep, Completion, ErrorKind, ExitCodeMeaning,
+    ExitStatus, FileWriter, ItemError, Job, JobFlow, JobParameters, JsonLinesReader,
+    JsonLinesWriter, LineReader, ListReader, Parameter, ParameterDeclaration, ParameterSchema,
+    ParameterValue, Phase, Promotion, RetryPolicy, Sequence, SkipLimitScope, SkipPolicy,
+    StepOptions, StepScope, TaskletStep,
 };
 use batchwright_store::{Database, SqlMode, SqlTasklet, StoreOptions};
 use sha2::{Digest, Sha256};
@@ -27,13 +27,14 @@ use super::definition::{
     self, Chunk, ChunkBounds, Definition, Next, Number, Processor, Reader, Retry, Skip, Step,
     Writer,
 };
-use super::expression::{self, Evaluator, Stage, Stages};
-use super::items::{AnyReader, AnyWriter, RecordCsv, RecordLines};
+use super::expression::{self, Expression, Stage, Stages};
+use super::items::{AnyReader, AnyWriter, Opened, RecordCsv, RecordLines};
 use super::record::{Names, Record, Value};
 use super::sql::{self, RecordSqlWriter};
 use super::template::{Known, Template};
 use super::{BuildContext, Problem};
 use batchwright_server::parse_duration;
+pub(super) use csv::Input as CsvInput;
 use keys::{keys_of_reader, keys_of_writer};
 
 /// Builds the jobs of one file.
@@ -72,8 +73,10 @@ impl Builder<'_> {
             let changes = next_changes(&definition.next, &schema)?;
             job = job.next(move |newest| next_parameters(newest, &changes));
         }
+        let mut names = BTreeSet::new();
+        flow::collect_names(&definition.steps, &mut names);
         let flow = JobFlow::builder("");
-        let flow = self.flow(flow, definition.steps, &schema, &Evaluator::new())?;
+        let flow = self.flow(flow, definition.steps, &schema, &names)?;
         let job = job.whole_flow(flow);
         job.build().map_err(|refusal| Problem::at(&definition.name, refusal.to_string()))
     }
@@ -166,18 +169,12 @@ impl Builder<'_> {
         Ok(TaskletStep::new(step.name.get_ref().clone(), tasklet).options(options(step)))
     }
 
-    fn chunk(
-        &self,
-        step: &Step,
-        known: &Known<'_>,
-        evaluator: &Evaluator,
-    ) -> Built<impl batchwright::Step + use<>> {
+    fn chunk(&self, step: &Step, known: &Known<'_>) -> Built<impl batchwright::Step + use<>> {
         let name = step.name.get_ref().clone();
         let faults =
             self.context.faults.as_ref().map(|plan| plan.for_step(&name)).unwrap_or_default();
-        let make_reader = self.reader(wanted(&step.reader, "reader", &step.name)?, known)?;
+        let (make_reader, make_stages) = self.reader_and_stages(step, known)?;
         let make_writer = self.writer(wanted(&step.writer, "writer", &step.name)?, known)?;
-        let make_stages = stages(step, known, evaluator)?;
         bounded(step.parallelism.as_ref(), "parallelism", 1, ChunkStepBuilder::PARALLELISM_MAX)?;
         bounded(step.read_ahead.as_ref(), "read_ahead", 0, ChunkStepBuilder::READ_AHEAD_MAX)?;
         let mut builder = ChunkStepBuilder::new(name)
@@ -214,56 +211,111 @@ impl Builder<'_> {
             .keep_skipped(as_json, as_json))
     }
 
-    fn reader(&self, reader: &Spanned<Reader>, known: &Known<'_>) -> Built<Make<AnyReader>> {
-        let Reader { kind, path, count, items, query, key, params, columns, .. } = reader.get_ref();
+    /// The reader of a step and its processors, which know what fields it has.
+    fn reader_and_stages(
+        &self,
+        step: &Step,
+        known: &Known<'_>,
+    ) -> Built<(Make<AnyReader>, Make<Stages>)> {
+        let reader = wanted(&step.reader, "reader", &step.name)?;
+        let stages: Arc<[Stage]> = step
+            .processors
+            .iter()
+            .map(|processor| stage(processor, known.schema))
+            .collect::<Built<Vec<_>>>()?
+            .into();
+        let (make_reader, fields) = self.reader(reader, known)?;
+        let fields =
+            fields.as_ref().map(|names| names.iter().map(String::as_str).collect::<Vec<_>>());
+        expression::check_fields(&stages, fields.as_deref()).map_err(|told| {
+            let at = step.processors.first().map_or_else(|| reader.span(), Spanned::span);
+            Problem { span: Some(at), message: told }
+        })?;
+        let checked = Arc::clone(&stages);
+        let declared = expression::declared(known.schema);
+        Ok((
+            Box::new(move |scope| Ok(AnyReader::new(make_reader(scope)?, Arc::clone(&checked)))),
+            Box::new(move |scope| {
+                let parameters = expression::parameters(scope.parameters(), &declared).into();
+                Ok(Stages { stages: Arc::clone(&stages), parameters })
+            }),
+        ))
+    }
+
+    /// The reader, and the fields that its items have, as far as the job file says them.
+    fn reader(
+        &self,
+        reader: &Spanned<Reader>,
+        known: &Known<'_>,
+    ) -> Built<(Make<Opened>, Option<Vec<String>>)> {
+        let Reader { kind, path, count, items, query, key, params, .. } = reader.get_ref();
         keys_of_reader(reader.get_ref())?;
-        match kind.get_ref().as_str() {
+        let bytes_max = reader.get_ref().line_bytes_max.as_ref().map(|max| *max.get_ref());
+        let line_max = bytes_max.map(|max| usize::try_from(max).unwrap_or(usize::MAX));
+        let may_change = may_change(reader.get_ref().if_changed.as_ref())?;
+        let one = |name: &str| Some(vec![name.to_owned()]);
+        Ok(match kind.get_ref().as_str() {
             "csv" => {
                 let path = self.path(wanted_in(path, "path", reader)?, known)?;
-                let delimiter = delimiter(reader.get_ref().delimiter.as_ref())?;
-                let types = column_types(columns.as_ref())?;
-                let bytes_max = reader.get_ref().line_bytes_max.as_ref().map(|max| *max.get_ref());
-                Ok(Box::new(move |scope| {
-                    let path = path(scope)?;
-                    check_columns(&path, delimiter, &types)?;
-                    let mut csv = csv_reader(path, types.clone()).delimiter(delimiter);
+                let input = csv::input(reader)?;
+                let fields = input.names.clone();
+                let make: Make<Opened> = Box::new(move |scope| {
+                    let mut csv = input.reader(path(scope)?);
                     if let Some((start, end)) = partition::byte_range(scope)? {
                         csv = csv.bytes(start, end);
                     }
                     if let Some(bytes) = bytes_max {
                         csv = csv.record_bytes_max(bytes);
                     }
-                    Ok(AnyReader::Csv(csv))
-                }))
+                    if may_change {
+                        csv = csv.may_have_changed();
+                    }
+                    Ok(Opened::Csv(Box::new(csv), input.clone()))
+                });
+                (make, fields)
             }
             "jsonl" => {
                 let path = self.path(wanted_in(path, "path", reader)?, known)?;
-                Ok(Box::new(move |scope| {
-                    let lines = JsonLinesReader::new(path(scope)?);
-                    Ok(AnyReader::JsonLines(match partition::byte_range(scope)? {
-                        Some((start, end)) => lines.bytes(start, end),
-                        None => lines,
-                    }))
-                }))
+                let make: Make<Opened> = Box::new(move |scope| {
+                    let mut lines = JsonLinesReader::new(path(scope)?);
+                    if let Some(max) = line_max {
+                        lines = lines.line_bytes_max(max);
+                    }
+                    if let Some((start, end)) = partition::byte_range(scope)? {
+                        lines = lines.bytes(start, end);
+                    }
+                    if may_change {
+                        lines = lines.may_have_changed();
+                    }
+                    Ok(Opened::JsonLines(lines))
+                });
+                (make, None)
             }
             "lines" => {
                 let path = self.path(wanted_in(path, "path", reader)?, known)?;
                 let names: Names = Arc::new([Arc::from("line")]);
-                Ok(Box::new(move |scope| {
-                    let lines = LineReader::new(path(scope)?);
-                    let lines = match partition::byte_range(scope)? {
-                        Some((start, end)) => lines.bytes(start, end),
-                        None => lines,
-                    };
-                    Ok(AnyReader::Lines(lines, Arc::clone(&names)))
-                }))
+                let make: Make<Opened> = Box::new(move |scope| {
+                    let mut lines = LineReader::new(path(scope)?);
+                    if let Some(max) = line_max {
+                        lines = lines.line_bytes_max(max);
+                    }
+                    if let Some((start, end)) = partition::byte_range(scope)? {
+                        lines = lines.bytes(start, end);
+                    }
+                    if may_change {
+                        lines = lines.may_have_changed();
+                    }
+                    Ok(Opened::Lines(lines, Arc::clone(&names)))
+                });
+                (make, one("line"))
             }
             "sequence" => {
                 let names: Names = Arc::new([Arc::from("n")]);
                 let count = self.count(count.as_ref(), reader, known)?;
-                Ok(Box::new(move |scope| {
-                    Ok(AnyReader::Sequence(Sequence::to(count(scope)?), Arc::clone(&names)))
-                }))
+                let make: Make<Opened> = Box::new(move |scope| {
+                    Ok(Opened::Sequence(Sequence::to(count(scope)?), Arc::clone(&names)))
+                });
+                (make, one("n"))
             }
             "list" => {
                 let items = items.as_ref().ok_or_else(|| missing("items", reader))?;
@@ -273,7 +325,11 @@ impl Builder<'_> {
                     .collect::<Result<_, _>>()
                     .map_err(|problem| Problem::at(reader, problem))?;
                 let records: Arc<[Record]> = records.into();
-                Ok(Box::new(move |_| Ok(AnyReader::List(ListReader::new(Arc::clone(&records))))))
+                let names = records.iter().flat_map(|record| record.names().iter());
+                let fields: BTreeSet<String> = names.map(ToString::to_string).collect();
+                let make: Make<Opened> =
+                    Box::new(move |_| Ok(Opened::List(ListReader::new(Arc::clone(&records)))));
+                (make, Some(fields.into_iter().collect()))
             }
             "sql" => {
                 let query = self.template(wanted_in(query, "query", reader)?, known)?;
@@ -287,18 +343,19 @@ impl Builder<'_> {
                     .map(|text| self.template(text, known))
                     .collect::<Built<_>>()?;
                 let key = key.as_ref().map(|key| key.get_ref().clone());
-                Ok(Box::new(move |scope| {
+                let make: Make<Opened> = Box::new(move |scope| {
                     let mut sql = sql::reader(database(scope)?, query.render(scope)?);
                     if let Some(key) = &key {
                         sql = sql.keyset(key.clone());
                     }
                     let values: Result<Vec<String>, _> =
                         params.iter().map(|text| text.render(scope)).collect();
-                    Ok(AnyReader::Sql(sql.params(values?)))
-                }))
+                    Ok(Opened::Sql(sql.params(values?)))
+                });
+                (make, None)
             }
             _ => unreachable!("checked by `keys_of_reader`"),
-        }
+        })
     }
 
     fn count(
@@ -337,11 +394,10 @@ impl Builder<'_> {
             "none" => Ok(Box::new(|_| Ok(AnyWriter::None))),
             "csv" => {
                 let path = self.output_path(wanted_in(path, "path", writer)?, known)?;
-                let delimiter = delimiter(writer.get_ref().delimiter.as_ref())?;
+                let format = csv::output(writer.get_ref(), columns.as_deref(), writer)?;
                 let columns = columns.map(|columns| names(&columns));
                 Ok(Box::new(move |scope| {
-                    let columns = columns.clone();
-                    let encode = RecordCsv { delimiter, columns };
+                    let encode = RecordCsv { format: format.clone(), columns: columns.clone() };
                     Ok(AnyWriter::Csv(FileWriter::encoding(path(scope)?, encode)))
                 }))
             }
@@ -741,25 +797,10 @@ fn wait_between(backoff: &Spanned<definition::Backoff>) -> Built<Backoff> {
     Ok(Backoff::Exponential { initial, multiplier, max, jitter: *jitter })
 }
 
-/// The processors of a step, made for one execution.
-fn stages(step: &Step, known: &Known<'_>, evaluator: &Evaluator) -> Built<Make<Stages>> {
-    let stages = step
-        .processors
-        .iter()
-        .map(|processor| stage(processor, evaluator))
-        .collect::<Built<Vec<_>>>()?;
-    let evaluator = evaluator.clone();
-    let declared: Vec<String> = known.schema.declared.iter().map(|one| one.name.clone()).collect();
-    Ok(Box::new(move |scope| {
-        let parameters = expression::parameters(scope.parameters(), &declared);
-        Ok(Stages { evaluator: evaluator.clone(), stages: stages.clone(), parameters })
-    }))
-}
-
-fn stage(processor: &Spanned<Processor>, evaluator: &Evaluator) -> Built<Stage> {
+fn stage(processor: &Spanned<Processor>, schema: &ParameterSchema) -> Built<Stage> {
     let Processor { kind, when, message, set, keep, drop } = processor.get_ref();
     let compile = |text: &Text| {
-        evaluator.compile(text.get_ref()).map_err(|problem| Problem::at(text, problem))
+        Expression::compile(text.get_ref(), schema).map_err(|problem| Problem::at(text, problem))
     };
     let condition = || compile(wanted_in(when, "when", processor)?);
     let has_map = !set.is_empty() || keep.is_some() || !drop.is_empty();
@@ -804,105 +845,15 @@ fn stage(processor: &Spanned<Processor>, evaluator: &Evaluator) -> Built<Stage> 
     }
 }
 
-/// What a CSV column is read as; columns without a type stay as they are.
-type ColumnTypes = BTreeMap<String, ColumnType>;
-
-#[derive(Debug, Clone, Copy)]
-enum ColumnType {
-    Text,
-    Integer,
-    Float,
-    Boolean,
-}
-
-fn column_types(columns: Option<&BTreeMap<String, Text>>) -> Built<ColumnTypes> {
-    let mut types = ColumnTypes::new();
-    for (name, kind) in columns.into_iter().flatten() {
-        let parsed = match kind.get_ref().as_str() {
-            "string" => ColumnType::Text,
-            "integer" => ColumnType::Integer,
-            "float" => ColumnType::Float,
-            "boolean" => ColumnType::Boolean,
-            other => {
-                let message = format!(
-                    "there is no type `{other}`; there are: string, integer, float, boolean"
-                );
-                return Err(Problem::at(kind, message));
-            }
-        };
-        types.insert(name.clone(), parsed);
-    }
-    Ok(types)
-}
-
-/// Every typed column must stand in the header line.
-fn check_columns(path: &Path, delimiter: u8, types: &ColumnTypes) -> Result<(), ItemError> {
-    if types.is_empty() {
-        return Ok(());
-    }
-    let file = File::open(path).map_err(|error| {
-        ItemError::wrap(ErrorKind::IO, format!("open `{}`", path.display()), error)
-    })?;
-    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(file);
-    let header = reader.headers()?;
-    match types.keys().find(|name| !header.iter().any(|column| column == name.as_str())) {
-        None => Ok(()),
-        Some(missing) => {
-            let known: Vec<_> = header.iter().collect();
-            let what = format!(
-                "find column `{missing}` in `{}`; it has {}",
-                path.display(),
-                known.join(", ")
-            );
-            Err(ItemError::fatal(what))
-        }
-    }
-}
-
-/// Names of the columns, and what each is read as.
-type Header = (Names, Arc<[Option<ColumnType>]>);
-
-fn csv_reader(path: PathBuf, types: ColumnTypes) -> CsvReader<Record> {
-    let header: Mutex<Option<Header>> = Mutex::new(None);
-    CsvReader::decoding(path, move |record, headers| {
-        let mut header = header.lock().unwrap_or_else(PoisonError::into_inner);
-        let (names, kinds) = header.get_or_insert_with(|| {
-            let names: Vec<Arc<str>> = headers.iter().map(Arc::from).collect();
-            let kinds: Vec<_> = headers.iter().map(|name| types.get(name).copied()).collect();
-            (names.into(), kinds.into())
-        });
-        let fields = record.iter().zip(names.iter()).zip(kinds.iter());
-        let values: Result<Vec<Value>, ItemError> =
-            fields.map(|((text, name), kind)| column_value(name, text, *kind)).collect();
-        Ok(Record::new(Arc::clone(names), values?))
-    })
-}
-
-fn column_value(name: &str, text: &str, kind: Option<ColumnType>) -> Result<Value, ItemError> {
-    let wrong =
-        |wanted: &str| ItemError::parse(format!("read column `{name}`: `{text}` is not {wanted}"));
-    match kind {
-        None => Ok(Value::Field(text.into())),
-        Some(ColumnType::Text) => Ok(Value::text(text)),
-        Some(_) if text.is_empty() => Ok(Value::Null),
-        Some(ColumnType::Integer) => {
-            text.parse().map(Value::Integer).map_err(|_| wrong("an integer"))
-        }
-        Some(ColumnType::Float) => match text.parse::<f64>() {
-            Ok(number) if number.is_finite() => Ok(Value::Float(number)),
-            _ => Err(wrong("a number")),
-        },
-        Some(ColumnType::Boolean) => {
-            text.parse().map(Value::Boolean).map_err(|_| wrong("`true` or `false`"))
-        }
-    }
-}
-
-fn delimiter(text: Option<&Text>) -> Built<u8> {
-    match text.map(|text| (text, text.get_ref().as_bytes())) {
-        None => Ok(b','),
-        Some((_, [byte])) if byte.is_ascii() && !matches!(byte, b'"' | b'\n' | b'\r') => Ok(*byte),
-        Some((text, _)) => Err(Problem::at(text, "a delimiter is one ASCII character")),
+/// Whether a restart goes on in an input that is another one.
+fn may_change(text: Option<&Text>) -> Built<bool> {
+    match text.map(|text| (text, text.get_ref().as_str())) {
+        None | Some((_, "refuse")) => Ok(false),
+        Some((_, "continue")) => Ok(true),
+        Some((text, other)) => Err(Problem::at(
+            text,
+            format!("there is no policy `{other}`; there are: refuse, continue"),
+        )),
     }
 }
 

@@ -163,7 +163,7 @@ pub(super) struct Partition {
 #[serde(deny_unknown_fields, rename_all = "lowercase")]
 pub(super) enum By {
     Range(Range),
-    Column(Column),
+    Column(ColumnRange),
     Files(Text),
     Bytes(Text),
 }
@@ -185,7 +185,7 @@ pub(super) enum Bound {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Column {
+pub(super) struct ColumnRange {
     pub(super) table: Text,
     pub(super) column: Text,
     pub(super) url: Option<Text>,
@@ -213,15 +213,69 @@ pub(super) struct Reader {
     #[serde(rename = "type")]
     pub(super) kind: Text,
     pub(super) path: Option<Text>,
-    pub(super) columns: Option<BTreeMap<String, Text>>,
+    pub(super) columns: Option<Spanned<Columns>>,
     pub(super) delimiter: Option<Text>,
+    pub(super) quote: Option<Text>,
+    pub(super) escape: Option<Text>,
+    pub(super) comment: Option<Text>,
+    #[serde(default)]
+    pub(super) trim: bool,
+    pub(super) header: Option<bool>,
+    pub(super) null: Option<Texts>,
+    pub(super) encoding: Option<Text>,
+    pub(super) decimal: Option<Text>,
     pub(super) line_bytes_max: Option<Spanned<u64>>,
+    /// What a restart does with an input that is another one.
+    pub(super) if_changed: Option<Text>,
     pub(super) count: Option<Spanned<Number>>,
     pub(super) items: Option<Vec<toml::Table>>,
     pub(super) url: Option<Text>,
     pub(super) query: Option<Text>,
     pub(super) params: Option<Vec<Text>>,
     pub(super) key: Option<Text>,
+}
+
+/// Types by name, or all columns in their order.
+#[derive(Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected types by name, such as `{ id = \"integer\" }`, or all columns in their order, such as `[\"id\", { name = \"day\", type = \"date\" }]`"
+)]
+pub(super) enum Columns {
+    Types(BTreeMap<String, ColumnType>),
+    InOrder(Vec<Column>),
+}
+
+/// A type, with a form of its own for dates and times.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a type, or `{ type = …, format = … }`")]
+pub(super) enum ColumnType {
+    Name(String),
+    Formatted {
+        #[serde(rename = "type")]
+        kind: String,
+        format: Option<String>,
+    },
+}
+
+/// A column of a file whose columns are named in their order.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a name, or `{ name = …, type = …, format = … }`")]
+pub(super) enum Column {
+    Name(String),
+    Typed {
+        name: String,
+        #[serde(flatten)]
+        column: ColumnType,
+    },
+}
+
+/// One text, or several.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged, expecting = "expected a text or a list of texts")]
+pub(super) enum Texts {
+    One(String),
+    Many(Vec<String>),
 }
 
 /// A number, or a text that becomes one when its names are filled in.
@@ -256,6 +310,10 @@ pub(super) struct Writer {
     pub(super) path: Option<Text>,
     pub(super) columns: Option<Vec<Text>>,
     pub(super) delimiter: Option<Text>,
+    pub(super) quote: Option<Text>,
+    pub(super) header: Option<bool>,
+    pub(super) null: Option<Texts>,
+    pub(super) encoding: Option<Text>,
     pub(super) field: Option<Text>,
     pub(super) url: Option<Text>,
     pub(super) table: Option<Text>,

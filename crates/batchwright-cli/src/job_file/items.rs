@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use batchwright::{
-    ChunkTransaction, CsvReader, Encode, Ending, FileWriter, ItemError, ItemReader, ItemWriter,
-    JsonLinesReader, JsonLinesWriter, LineReader, Lines, ListReader, PreparedCommit, Sequence,
-    StepScope, Total,
+    ChunkTransaction, CsvFormat, CsvReader, Encode, Ending, FileWriter, ItemError, ItemReader,
+    ItemWriter, JsonLinesReader, JsonLinesWriter, LineReader, Lines, ListReader, PreparedCommit,
+    Sequence, StepScope, Total,
 };
 use batchwright_store::SqlReader;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::record::{Names, Record, Value};
+use super::build::CsvInput;
+use super::expression::{Stage, check_fields};
+use super::record::{Names, Record, Value, repeated};
 use super::sql::RecordSqlWriter;
 
 /// A position of whichever part is inside, as JSON.
@@ -26,10 +28,17 @@ fn unpack<T: DeserializeOwned>(position: Option<Position>) -> Result<Option<T>, 
     parsed.map_err(|error| ItemError::fatal(format!("understand the stored position: {error}")))
 }
 
+/// The reader of a step, which checks what its input has when it is opened.
+#[derive(Clone)]
+pub(super) struct AnyReader {
+    inner: Opened,
+    stages: Arc<[Stage]>,
+}
+
 /// A reader of any type.
 #[derive(Clone)]
-pub(super) enum AnyReader {
-    Csv(CsvReader<Record>),
+pub(super) enum Opened {
+    Csv(Box<CsvReader<Record>>, CsvInput),
     JsonLines(JsonLinesReader<Record>),
     Lines(LineReader, Names),
     List(ListReader<Record>),
@@ -41,14 +50,50 @@ pub(super) enum AnyReader {
 macro_rules! each_reader {
     ($any:expr, $reader:ident => $code:expr) => {
         match $any {
-            AnyReader::Csv($reader) => $code,
-            AnyReader::JsonLines($reader) => $code,
-            AnyReader::Lines($reader, _) => $code,
-            AnyReader::List($reader) => $code,
-            AnyReader::Sequence($reader, _) => $code,
-            AnyReader::Sql($reader) => $code,
+            Opened::Csv($reader, _) => $code,
+            Opened::JsonLines($reader) => $code,
+            Opened::Lines($reader, _) => $code,
+            Opened::List($reader) => $code,
+            Opened::Sequence($reader, _) => $code,
+            Opened::Sql($reader) => $code,
         }
     };
+}
+
+impl AnyReader {
+    pub(super) fn new(inner: Opened, stages: Arc<[Stage]>) -> Self {
+        Self { inner, stages }
+    }
+
+    /// The columns of the open input must be those that the job file names.
+    fn check_columns(&self) -> Result<(), ItemError> {
+        let failed = |told: String| Err(ItemError::fatal(told));
+        match &self.inner {
+            Opened::Csv(csv, input) => {
+                let columns: Vec<&str> = csv.headers().into_iter().flatten().collect();
+                // An empty file has no columns, and no records that could lack one.
+                if columns.is_empty() {
+                    return Ok(());
+                }
+                if let Some(missing) = input.missing_column(&columns) {
+                    let known = columns.join(", ");
+                    return failed(format!("find column `{missing}`: the file has {known}"));
+                }
+                check_fields(&self.stages, Some(&columns)).or_else(failed)
+            }
+            Opened::Sql(sql) => {
+                let columns = sql.columns().unwrap_or_default();
+                if let Some(name) = repeated(columns) {
+                    return failed(format!(
+                        "read the query: two of its columns are called `{name}`; give one another name with AS"
+                    ));
+                }
+                let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+                check_fields(&self.stages, Some(&columns)).or_else(failed)
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl ItemReader for AnyReader {
@@ -56,20 +101,21 @@ impl ItemReader for AnyReader {
     type Position = Position;
 
     fn open(&mut self, position: Option<Position>, scope: &StepScope) -> Result<(), ItemError> {
-        each_reader!(self, reader => reader.open(unpack(position)?, scope))
+        each_reader!(&mut self.inner, reader => reader.open(unpack(position)?, scope))?;
+        self.check_columns()
     }
 
     fn read(&mut self) -> Result<Option<Record>, ItemError> {
-        match self {
-            Self::Csv(reader) => reader.read(),
-            Self::JsonLines(reader) => reader.read(),
-            Self::List(reader) => reader.read(),
-            Self::Sql(reader) => reader.read(),
-            Self::Lines(reader, names) => {
+        match &mut self.inner {
+            Opened::Csv(reader, _) => reader.read(),
+            Opened::JsonLines(reader) => reader.read(),
+            Opened::List(reader) => reader.read(),
+            Opened::Sql(reader) => reader.read(),
+            Opened::Lines(reader, names) => {
                 let line = reader.read()?;
                 Ok(line.map(|line| Record::single(names, Value::Text(line.into()))))
             }
-            Self::Sequence(reader, names) => {
+            Opened::Sequence(reader, names) => {
                 let number = reader.read()?;
                 let value = |n| Value::Integer(i64::try_from(n).unwrap_or(i64::MAX));
                 Ok(number.map(|n| Record::single(names, value(n))))
@@ -78,23 +124,23 @@ impl ItemReader for AnyReader {
     }
 
     fn position(&self) -> Position {
-        each_reader!(self, reader => pack(&reader.position()))
+        each_reader!(&self.inner, reader => pack(&reader.position()))
     }
 
     fn reads_ahead(&self) -> bool {
-        each_reader!(self, reader => reader.reads_ahead())
+        each_reader!(&self.inner, reader => reader.reads_ahead())
     }
 
     fn total(&self) -> Option<Total> {
-        each_reader!(self, reader => reader.total())
+        each_reader!(&self.inner, reader => reader.total())
     }
 
     fn done(&self) -> u64 {
-        each_reader!(self, reader => reader.done())
+        each_reader!(&self.inner, reader => reader.done())
     }
 
     fn close(&mut self) -> Result<(), ItemError> {
-        each_reader!(self, reader => reader.close())
+        each_reader!(&mut self.inner, reader => reader.close())
     }
 }
 
@@ -208,7 +254,7 @@ impl ItemWriter<Record> for AnyWriter {
 /// Records as CSV; the columns are those named, or those of the first record.
 #[derive(Clone)]
 pub(super) struct RecordCsv {
-    pub(super) delimiter: u8,
+    pub(super) format: CsvFormat,
     pub(super) columns: Option<Names>,
 }
 
@@ -219,39 +265,45 @@ impl Encode<Record> for RecordCsv {
         first: bool,
         bytes: &mut Vec<u8>,
     ) -> Result<(), ItemError> {
-        let Some(one) = items.first() else { return Ok(()) };
-        let columns = self.columns.get_or_insert_with(|| Arc::clone(one.names()));
-        let mut csv = csv::WriterBuilder::new().delimiter(self.delimiter).from_writer(bytes);
-        if first {
-            csv.write_record(columns.iter().map(|name| name.as_bytes()))?;
+        if let (None, Some(one)) = (&self.columns, items.first()) {
+            self.columns = Some(Arc::clone(one.names()));
         }
-        let mut text = String::new();
-        for item in items {
-            let same = Arc::ptr_eq(columns, item.names());
-            for (index, name) in columns.iter().enumerate() {
-                let value = if same { item.values().get(index) } else { item.get(name) };
-                let value = value.ok_or_else(|| {
-                    ItemError::data(format!("write column `{name}`: the item has no such field"))
-                })?;
-                write_field(&mut csv, value, &mut text)?;
+        // Without columns and without items there is nothing to say.
+        let Some(columns) = &self.columns else { return Ok(()) };
+        let null = self.format.null_text();
+        self.format.write(bytes, |csv| {
+            if first && self.format.has_header() {
+                csv.write_record(columns.iter().map(|name| name.as_bytes()))?;
             }
-            csv.write_record(None::<&[u8]>)?;
-            let extra = item.names().iter().find(|name| !same && !columns.contains(name));
-            if let Some(extra) = extra {
-                let what = format!("write field `{extra}`: it is no column of the file");
-                return Err(ItemError::data(what));
+            let mut text = String::new();
+            for item in items {
+                let same = Arc::ptr_eq(columns, item.names());
+                for (index, name) in columns.iter().enumerate() {
+                    let value = if same { item.values().get(index) } else { item.get(name) };
+                    let value = value.ok_or_else(|| {
+                        ItemError::data(format!(
+                            "write column `{name}`: the item has no such field"
+                        ))
+                    })?;
+                    write_field(csv, value, null, &mut text)?;
+                }
+                csv.write_record(None::<&[u8]>)?;
+                let extra = item.names().iter().find(|name| !same && !columns.contains(name));
+                if let Some(extra) = extra {
+                    let what = format!("write field `{extra}`: it is no column of the file");
+                    return Err(ItemError::data(what));
+                }
             }
-        }
-        Ok(csv.flush()?)
+            Ok(())
+        })
     }
 
     /// The columns are those of the header line, whatever the next record looks like.
     fn resume(&mut self, file: &std::path::Path) -> Result<(), ItemError> {
-        let mut begun = csv::ReaderBuilder::new()
-            .delimiter(self.delimiter)
-            .from_reader(std::fs::File::open(file)?);
-        let header: Vec<Arc<str>> = begun.headers()?.iter().map(Arc::from).collect();
-        self.columns = Some(header.into());
+        if self.columns.is_none() && self.format.has_header() {
+            let header = self.format.header_of(file)?;
+            self.columns = Some(header.iter().map(|name| Arc::from(name.as_str())).collect());
+        }
         Ok(())
     }
 }
@@ -259,10 +311,12 @@ impl Encode<Record> for RecordCsv {
 fn write_field(
     csv: &mut csv::Writer<&mut Vec<u8>>,
     value: &Value,
+    null: &str,
     text: &mut String,
 ) -> Result<(), csv::Error> {
     use std::fmt::Write;
     match value {
+        Value::Null => csv.write_field(null),
         Value::Text(value) | Value::Field(value) => csv.write_field(&**value),
         other => {
             text.clear();

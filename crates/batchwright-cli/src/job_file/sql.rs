@@ -1,5 +1,6 @@
 //! Records into and out of SQL tables, by the names of their fields.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use batchwright::{
@@ -8,6 +9,8 @@ use batchwright::{
 use batchwright_store::{
     Database, NamedStatement, RowBinder, SqlMode, SqlReader, SqlRow, SqlValue, SqlWriter,
 };
+
+use rust_decimal::Decimal;
 
 use super::record::{Names, Record, Value};
 
@@ -36,15 +39,67 @@ fn value(row: &SqlRow<'_>, index: usize, name: &str) -> Result<Value, ItemError>
     })
 }
 
-impl<'a> From<&'a Value> for SqlValue<'a> {
-    fn from(value: &'a Value) -> Self {
-        match value {
-            Value::Null => Self::Null,
-            Value::Boolean(value) => Self::Boolean(*value),
-            Value::Integer(value) => Self::Integer(*value),
-            Value::Float(value) => Self::Float(*value),
-            Value::Text(text) | Value::Field(text) => (&**text).into(),
-            Value::Json(json) => json.to_string().into(),
+/// `value` as a database takes it. SQLite has no exact decimals: a number that it can hold as it is stays a number
+/// there; everything else, and every decimal of a server, goes as its text, which loses nothing.
+fn bound<'a>(value: &'a Value, dialect: &Kind) -> SqlValue<'a> {
+    let number = |text: String| match (dialect, text.parse::<i64>(), text.parse::<f64>()) {
+        (_, Ok(number), _) => SqlValue::Integer(number),
+        (Kind::Sqlite(_), _, Ok(number)) if keeps(number, &text) => SqlValue::Float(number),
+        _ => text.into(),
+    };
+    match value {
+        Value::Null => SqlValue::Null,
+        Value::Boolean(value) => SqlValue::Boolean(*value),
+        Value::Integer(value) => SqlValue::Integer(*value),
+        Value::Decimal(value) => number(value.to_string()),
+        Value::Float(value) => SqlValue::Float(*value),
+        Value::Text(text) | Value::Field(text) => (&**text).into(),
+        Value::Number(json) => number(json.get().to_owned()),
+        Value::Json(json) => json.get().into(),
+        Value::List(_) => value.to_string().into(),
+    }
+}
+
+/// Whether `number` is exactly what `text` says, but for zeros at the end of its fraction.
+fn keeps(number: f64, text: &str) -> bool {
+    let exact = |text: &str| text.parse::<Decimal>().map(|number| number.normalize()).ok();
+    match (exact(&format!("{number:?}")), exact(text)) {
+        (Some(one), Some(two)) => one == two,
+        // Written with an exponent: a float to begin with.
+        _ => text.contains(['e', 'E']),
+    }
+}
+
+/// What a table is written in: SQLite, with the numeric columns of the table, or a server.
+#[derive(Debug, Clone)]
+enum Kind {
+    Sqlite(Arc<BTreeMap<String, bool>>),
+    Server,
+}
+
+impl Kind {
+    /// SQLite stores a text that is no number in a column of numbers, without a word: that is refused here, as every
+    /// server does.
+    fn check(&self, name: &str, value: &SqlValue<'_>) -> Result<(), ItemError> {
+        let Self::Sqlite(numeric) = self else { return Ok(()) };
+        let (Some(whole), SqlValue::Text(text)) = (numeric.get(name), value) else { return Ok(()) };
+        let fits = match whole {
+            true => text.trim().parse::<i64>().is_ok(),
+            false => text.trim().parse::<f64>().is_ok(),
+        };
+        match fits {
+            true => Ok(()),
+            false => {
+                let wanted = if *whole { "an integer" } else { "a number" };
+                let hint = if text.is_empty() {
+                    "; `null = \"\"` on the reader makes empty fields null"
+                } else {
+                    ""
+                };
+                Err(ItemError::data(format!(
+                    "write column `{name}`: `{text}` is not {wanted}, as the type of the column wants{hint}"
+                )))
+            }
         }
     }
 }
@@ -85,13 +140,21 @@ impl RecordSqlWriter {
         if let Some(unknown) = columns.iter().flatten().find(|name| !known.contains(name)) {
             return Err(no_column(unknown, &table, &known));
         }
+        let kind = match database {
+            Database::Sqlite(_) => Kind::Sqlite(Arc::new(numeric_columns(database, &table)?)),
+            _ => Kind::Server,
+        };
         let chosen: Arc<Mutex<Option<Names>>> = Arc::default();
-        let bound = Arc::clone(&chosen);
+        let bound_columns = Arc::clone(&chosen);
         let bind = move |record: &Record, row: &mut RowBinder<'_, '_>| {
-            let columns = bound.lock().unwrap_or_else(PoisonError::into_inner);
+            let columns = bound_columns.lock().unwrap_or_else(PoisonError::into_inner);
             let columns = columns.as_deref().unwrap_or_default();
             columns.iter().try_for_each(|name| match record.get(name) {
-                Some(value) => row.bind(value),
+                Some(value) => {
+                    let value = bound(value, &kind);
+                    kind.check(name, &value)?;
+                    row.bind(value)
+                }
                 None => Err(ItemError::data(format!(
                     "write column `{name}`: the item has no such field"
                 ))),
@@ -153,6 +216,28 @@ fn no_column(name: &str, table: &str, known: &[String]) -> ItemError {
          name the `columns` to write",
         known.join(", ")
     ))
+}
+
+/// The columns of a SQLite table that hold numbers, and whether they are whole. Others (dates and booleans among
+/// them) take any text there.
+fn numeric_columns(database: &Database, table: &str) -> Result<BTreeMap<String, bool>, ItemError> {
+    let quoted = table.replace('\'', "''");
+    let rows = database.query(&format!("SELECT name, type FROM pragma_table_info('{quoted}')"));
+    let failed = |error| ItemError::wrap(ErrorKind::new("sql"), "look at the table", error);
+    let mut numeric = BTreeMap::new();
+    for row in rows.map_err(failed)? {
+        let [SqlValue::Text(name), SqlValue::Text(kind)] = &row[..] else { continue };
+        // As SQLite itself derives the affinity of a column: https://sqlite.org/datatype3.html#determination_of_column_affinity
+        let kind = kind.to_ascii_uppercase();
+        if kind.contains("INT") {
+            numeric.insert(name.to_string(), true);
+        } else if ["REAL", "FLOA", "DOUB"].iter().any(|one| kind.contains(one))
+            && !["CHAR", "CLOB", "TEXT", "BLOB"].iter().any(|one| kind.contains(one))
+        {
+            numeric.insert(name.to_string(), false);
+        }
+    }
+    Ok(numeric)
 }
 
 fn table_columns(database: &Database, table: &str) -> Result<Vec<String>, ItemError> {

@@ -1,5 +1,6 @@
 //! Flows of job files: steps in their order, transitions, splits, decisions, jobs within jobs.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use batchwright::{
 use toml::Spanned;
 
 use super::super::definition::{self, On, Step};
-use super::super::expression::Evaluator;
+use super::super::expression::ChosenCode;
 use super::super::template::{Known, Template};
 use super::keys::keys_of_step;
 use super::partition::names_of;
@@ -23,12 +24,12 @@ impl Builder<'_> {
         mut flow: FlowBuilder,
         steps: Vec<Spanned<Step>>,
         schema: &ParameterSchema,
-        evaluator: &Evaluator,
+        names: &BTreeSet<String>,
     ) -> Built<FlowBuilder> {
         for step in steps {
             let mut step = step.into_inner();
             let transitions = std::mem::take(&mut step.on);
-            flow = self.place(flow, step, schema, evaluator)?;
+            flow = self.place(flow, step, schema, names)?;
             for on in &transitions {
                 flow = transition(flow.on(on.get_ref().exit.get_ref().clone()), on)?;
             }
@@ -41,7 +42,7 @@ impl Builder<'_> {
         flow: FlowBuilder,
         mut step: Step,
         schema: &ParameterSchema,
-        evaluator: &Evaluator,
+        names: &BTreeSet<String>,
     ) -> Built<FlowBuilder> {
         let name = step.name.get_ref().clone();
         let kind = step.kind.as_ref().map_or("chunk", |kind| kind.get_ref().as_str()).to_owned();
@@ -55,7 +56,7 @@ impl Builder<'_> {
             "flow" => {
                 wanted(&step.steps, "steps", &step.name)?;
                 let steps = step.steps.take().unwrap_or_default();
-                let inner = self.flow(JobFlow::builder(name), steps, schema, evaluator)?;
+                let inner = self.flow(JobFlow::builder(name), steps, schema, names)?;
                 return Ok(flow.nested(inner));
             }
             "split" => {
@@ -64,21 +65,21 @@ impl Builder<'_> {
                 for branch in step.branches.take().into_iter().flatten() {
                     let branch = branch.into_inner();
                     let inner = JobFlow::builder(branch.name.into_inner());
-                    branches.push(self.flow(inner, branch.steps, schema, evaluator)?);
+                    branches.push(self.flow(inner, branch.steps, schema, names)?);
                 }
                 return Ok(flow.split(name, branches));
             }
             "decision" => {
                 let text = wanted(&step.exit, "exit", &step.name)?;
-                let chosen = evaluator.decision(text.get_ref());
+                let chosen = ChosenCode::compile(text.get_ref(), schema, names);
                 let chosen = chosen.map_err(|problem| Problem::at(text, problem))?;
                 return Ok(flow.decider(name, chosen));
             }
             "command" => Arc::new(self.command(&step, &known)?),
             "sql" => Arc::new(self.sql(&step, &known)?),
             "job" => Arc::new(self.job_step(&step, &known)?),
-            "progressive" => Arc::new(self.progressive(&step, &known, evaluator)?),
-            _ => Arc::new(self.chunk(&step, &known, evaluator)?),
+            "progressive" => Arc::new(self.progressive(&step, &known)?),
+            _ => Arc::new(self.chunk(&step, &known)?),
         };
         let Some(partition) = &step.partition else { return Ok(flow.shared_step(worker)) };
         uses_its_partitions(&step, partition)?;
@@ -130,6 +131,18 @@ impl Builder<'_> {
         }
         super::super::load_within(&path, self.context, &around)
             .map_err(|error| batchwright::report(&error))
+    }
+}
+
+/// Names of `steps` and of those within them.
+pub(super) fn collect_names(steps: &[Spanned<Step>], names: &mut BTreeSet<String>) {
+    for step in steps {
+        let step = step.get_ref();
+        names.insert(step.name.get_ref().clone());
+        collect_names(step.steps.as_deref().unwrap_or_default(), names);
+        for branch in step.branches.iter().flatten() {
+            collect_names(&branch.get_ref().steps, names);
+        }
     }
 }
 

@@ -9,9 +9,10 @@ use batchwright::{
 use batchwright_store::column_range;
 use toml::Spanned;
 
-use super::super::definition::{self, Bound, By, Column, Range, Step};
+use super::super::definition::{self, Bound, By, ColumnRange, Range, Step};
 use super::super::template::{Known, Template};
-use super::{Builder, Built, Make, Problem, constant, delimiter};
+use super::csv::delimiter;
+use super::{Builder, Built, Make, Problem, constant};
 
 /// Partitions when nothing else is said.
 const GRID_DEFAULT: u32 = 4;
@@ -71,7 +72,7 @@ impl Builder<'_> {
                 });
                 Ok(Box::new(Late(make)))
             }
-            By::Column(Column { table, column, url }) => {
+            By::Column(ColumnRange { table, column, url }) => {
                 let database = match url {
                     Some(url) => self.database(url, known)?,
                     None => constant(self.own_database(table)?),
@@ -112,9 +113,23 @@ impl Builder<'_> {
                 }
                 match kind {
                     "csv" => {
+                        let is_special = reader.is_some_and(|one| {
+                            one.comment.is_some()
+                                || one.escape.is_some()
+                                || one.quote.is_some()
+                                || one.trim
+                        });
+                        if is_special {
+                            return Err(Problem::at(
+                                path,
+                                "a file with `comment`, `escape`, `quote` or `trim` cannot be cut by bytes",
+                            ));
+                        }
+                        let header = reader.and_then(|one| one.header).unwrap_or(true);
                         let between = delimiter(reader.and_then(|one| one.delimiter.as_ref()))?;
                         let make: Make<ByteRanges> = Box::new(move |scope| {
-                            Ok(ByteRanges::csv(path_of(scope)?, count).delimiter(between))
+                            let ranges = ByteRanges::csv(path_of(scope)?, count);
+                            Ok(ranges.delimiter(between).header(header))
                         });
                         Ok(Box::new(Late(make)))
                     }

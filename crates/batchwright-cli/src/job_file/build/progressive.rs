@@ -9,25 +9,19 @@ use serde_json::Value as Json;
 use toml::Spanned;
 
 use super::super::definition::{Reduce, Step, Writer};
-use super::super::expression::Evaluator;
 use super::super::record::{Record, Value};
 use super::super::template::Known;
-use super::{Builder, Built, Problem, completion, span, stages, wanted};
+use super::{Builder, Built, Problem, completion, span};
 
 /// What outputs are reduced to: a value for each name.
 type Reduced = BTreeMap<String, Json>;
 
 impl Builder<'_> {
-    pub(super) fn progressive(
-        &self,
-        step: &Step,
-        known: &Known<'_>,
-        evaluator: &Evaluator,
-    ) -> Built<ProgressiveStep> {
+    pub(super) fn progressive(&self, step: &Step, known: &Known<'_>) -> Built<ProgressiveStep> {
         let name = step.name.get_ref().clone();
         let faults =
             self.context.faults.as_ref().map(|plan| plan.for_step(&name)).unwrap_or_default();
-        let make_reader = self.reader(wanted(&step.reader, "reader", &step.name)?, known)?;
+        let (make_reader, make_stages) = self.reader_and_stages(step, known)?;
         let make_writer = match &step.writer {
             Some(writer) => {
                 let Writer { kind, url, .. } = writer.get_ref();
@@ -39,7 +33,6 @@ impl Builder<'_> {
             }
             None => None,
         };
-        let make_stages = stages(step, known, evaluator)?;
         let (one, two, three) = (faults.clone(), faults.clone(), faults);
         let units = ItemUnits::new(move |scope| Ok(FaultyReader::new(make_reader(scope)?, &one)));
         let reduce: Vec<(String, Reduce)> = step
