@@ -23,26 +23,43 @@ pub(crate) struct Cli {
 }
 
 /// Where executions are kept unless the command or the configuration says so.
-pub(crate) const STORE_DEFAULT: &str = "sqlite://batchwright.db";
+const STORE_DEFAULT: &str = "sqlite://batchwright.db";
+
+impl Global {
+    /// The URL of the store.
+    pub(crate) fn store_url(&self) -> &str {
+        self.store.as_deref().unwrap_or(STORE_DEFAULT)
+    }
+
+    /// Whether the store is gone with this process.
+    pub(crate) fn is_memory(&self) -> bool {
+        self.store_url() == "memory:"
+    }
+
+    /// Whether the store is on a server.
+    pub(crate) fn is_server(&self) -> bool {
+        !self.store_url().starts_with("sqlite:") && !self.is_memory()
+    }
+}
 
 /// Options of every verb.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// Where executions are kept: `sqlite://FILE[?synchronous=normal]`, `postgres://USER:PASSWORD@HOST/DATABASE`,
-    /// `mysql://…` (MariaDB too), or `memory:`.
+    /// `mysql://…` (MariaDB too), or `memory:`. Default: `store.url` of the configuration, else
+    /// `sqlite://batchwright.db`.
     #[arg(
         long,
         global = true,
         env = "BATCHWRIGHT_STORE",
         hide_env_values = true,
-        value_name = "URL",
-        default_value = STORE_DEFAULT
+        value_name = "URL"
     )]
-    pub(crate) store: String,
+    pub(crate) store: Option<String>,
     /// Folder of job files (`*.toml`); may be given again. Default: `jobs`, when it exists.
     #[arg(long, global = true, env = "BATCHWRIGHT_JOBS", value_name = "DIR")]
     pub(crate) jobs: Vec<PathBuf>,
-    /// Configuration of the server (TOML). Default: `batchwright.toml`, when it exists.
+    /// Configuration (TOML). Default: the nearest `batchwright.toml` in this folder and those around it.
     #[arg(long, global = true, env = "BATCHWRIGHT_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// What stdout carries.
@@ -145,8 +162,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct DriveArgs {
-    /// Number of the execution.
-    pub(crate) execution: i64,
+    /// Number of the execution, or the name of a job, which means its newest one.
+    pub(crate) execution: String,
     /// Lanes to work on at once. Default: all that it has.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) lanes: Option<u32>,
@@ -282,8 +299,8 @@ pub(crate) struct StartArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RestartArgs {
-    /// Number of the execution, as `executions` shows it.
-    pub(crate) execution: i64,
+    /// Number of the execution, as `executions` shows it, or the name of a job, which means its newest one.
+    pub(crate) execution: String,
     /// Parameters that do not identify the instance, with their new values.
     #[arg(value_name = "NAME=VALUE")]
     pub(crate) parameters: Vec<String>,
@@ -350,14 +367,14 @@ pub(crate) struct StopArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecutionArgs {
-    /// Number of the execution, as `executions` shows it.
-    pub(crate) execution: i64,
+    /// Number of the execution, as `executions` shows it, or the name of a job, which means its newest one.
+    pub(crate) execution: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct RecoverArgs {
     /// Only this execution; without it, all that need it.
-    pub(crate) execution: Option<i64>,
+    pub(crate) execution: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -383,6 +400,9 @@ pub(crate) struct ExecutionsArgs {
     /// At most so many.
     #[arg(long, default_value_t = 50)]
     pub(crate) limit: usize,
+    /// Only those before this number: the next page of a list that was cut.
+    #[arg(long, value_name = "EXECUTION")]
+    pub(crate) before: Option<i64>,
 }
 
 #[derive(Debug, Args)]

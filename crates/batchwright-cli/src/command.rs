@@ -11,6 +11,8 @@ mod schedule;
 mod serve;
 mod stop;
 
+use std::io::Write;
+
 use batchwright::{JobRegistry, report};
 use clap::CommandFactory;
 use serde_json::json;
@@ -18,11 +20,12 @@ use serde_json::json;
 use crate::args::{Cli, Command, Format, Global};
 use crate::context::App;
 use crate::error::{self, CliError};
-use crate::output;
+use crate::{output, project};
 
 /// Runs the verb of `cli`; returns the exit code of one that did what it was asked.
 pub(crate) fn execute(cli: Cli, registry: &JobRegistry) -> Result<u8, CliError> {
-    let Cli { global, command } = cli;
+    let Cli { mut global, command } = cli;
+    project::resolve(&mut global)?;
     if let Command::Serve(args) = &command {
         // How a server talks is said in its configuration.
         return serve::serve(global, registry, args);
@@ -67,7 +70,10 @@ pub(crate) fn execute(cli: Cli, registry: &JobRegistry) -> Result<u8, CliError> 
         Command::Health => health(&global, registry),
         Command::Completions { shell } => {
             let (mut command, name) = (Cli::command(), "batchwright");
-            clap_complete::generate(shell, &mut command, name, &mut std::io::stdout());
+            // Into memory first: the generator panics when its reader has had enough.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, name, &mut script);
+            std::io::stdout().write_all(&script)?;
             Ok(error::OK)
         }
         Command::Man => {

@@ -31,7 +31,7 @@ impl App {
         registry: &JobRegistry,
         faults: Option<FaultPlan>,
     ) -> Result<Self, CliError> {
-        Self::on(store::open(&global.store)?, global, registry, faults, None)
+        Self::on(store::open(global.store_url())?, global, registry, faults, None)
     }
 
     /// The same on a store that is open, with a bound for the executions that run at once.
@@ -95,9 +95,11 @@ impl App {
         if let Some(source) = source.map(Path::new)
             && source.is_file()
         {
-            let job = self.load(source)?;
+            let job = job_file::load(source, &self.build)?;
             if job.name() == name {
-                return Ok(job);
+                let built = Arc::new(job.clone());
+                self.registry.replace_of_source(job);
+                return Ok(built);
             }
         }
         self.named(name)

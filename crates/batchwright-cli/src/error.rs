@@ -137,7 +137,9 @@ impl CliError {
         }
         let (code, message) = (self.code(), batchwright::report(self));
         let help = self.advice();
-        let _ = writeln!(std::io::stderr(), "error[{code}]: {message}\n  help: {help}");
+        let shown: Vec<_> = message.lines().map(batchwright::shown).collect();
+        let shown = shown.join("\n    ");
+        let _ = writeln!(std::io::stderr(), "error[{code}]: {shown}\n  help: {help}");
         if format == Format::Json {
             let told = json!({"error": {"code": code, "message": message, "detail": help}});
             let _ = writeln!(std::io::stdout(), "{told}");

@@ -28,8 +28,10 @@ mod job_file;
 mod output;
 mod parameters;
 mod progress;
+mod project;
 mod store;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use batchwright::JobRegistry;
@@ -38,7 +40,17 @@ use clap::Parser;
 /// Runs the command with the jobs of `registry` beside those of job files.
 ///
 /// Returns the exit code of the verb; it never panics on input of any kind.
+///
+/// As the first process of a container it starts itself once more and reaps what its scripts leave behind.
 pub fn main(registry: &JobRegistry) -> ExitCode {
+    match batchwright_server::as_init() {
+        Ok(None) => {}
+        Ok(Some(code)) => return ExitCode::from(code),
+        Err(error) => {
+            let told = "programs that scripts leave behind are not reaped: start the container with an init";
+            let _ = writeln!(std::io::stderr(), "warning: {told}: {error}");
+        }
+    }
     let arguments = args::with_marked_parameters(std::env::args());
     let cli = match args::Cli::try_parse_from(arguments) {
         Ok(cli) => cli,

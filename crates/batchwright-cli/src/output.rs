@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::args::{Format, Global};
+use crate::error::CliError;
 
 /// Talk on stderr: by `RUST_LOG` when it is set, else by `-q` and `-v`.
 ///
@@ -23,10 +24,50 @@ pub(crate) fn init_log(global: &Global, level: Option<&str>) {
     // A program that embeds us may have a subscriber of its own; then that one stays.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(|| Log)
+        .log_internal_errors(false)
         .with_ansi(false)
         .without_time()
         .try_init();
+}
+
+/// Where the talk goes. A line that cannot be written fails no work, and what data says moves no cursor.
+struct Log;
+
+impl Write for Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        let body = text.strip_suffix('\n').unwrap_or(&text);
+        let _ = writeln!(io::stderr(), "{}", batchwright::shown(body));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Says that a list was cut, and how to get the rest of it: on stderr, so that JSON stays one object a line.
+pub(crate) fn more(shown: usize, way: &str) {
+    tracing::info!(target: "batchwright::output", "{shown} are shown, there are more: {way}");
+}
+
+/// The exit code of work that is done, whatever became of its output.
+pub(crate) fn after(written: Result<(), CliError>, code: u8) -> Result<u8, CliError> {
+    match written {
+        Err(CliError::Output(error)) => {
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                tracing::error!("the output could not be written: {error}; what was done stands");
+            }
+            Ok(code)
+        }
+        other => other.map(|()| code),
+    }
+}
+
+/// `text` without control characters but the ends of its lines.
+fn plain(text: &str) -> String {
+    text.split('\n').map(batchwright::shown).collect::<Vec<_>>().join("\n")
 }
 
 /// One document: as JSON, or as `text` says it.
@@ -38,8 +79,10 @@ pub(crate) fn document<T: Serialize>(
     let mut out = io::stdout().lock();
     match format {
         Format::Json => writeln!(out, "{}", json(data)?),
-        Format::Text | Format::Svg => writeln!(out, "{}", text(data).trim_end()),
-    }
+        Format::Text => writeln!(out, "{}", plain(text(data).trim_end())),
+        Format::Svg => writeln!(out, "{}", text(data).trim_end()),
+    }?;
+    out.flush()
 }
 
 /// A list: one JSON object a line, or a table.
@@ -51,19 +94,19 @@ pub(crate) fn list<T: Serialize, const N: usize>(
 ) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match format {
-        Format::Json => data.iter().try_for_each(|one| writeln!(out, "{}", json(one)?)),
+        Format::Json => data.iter().try_for_each(|one| writeln!(out, "{}", json(one)?))?,
         Format::Text | Format::Svg => {
             let mut table = comfy_table::Table::new();
             table.load_style(comfy_table::presets::NOTHING).set_header(header);
             for one in data {
-                table.add_row(row(one));
+                table.add_row(row(one).map(|cell| batchwright::shown(&cell).into_owned()));
             }
             for line in table.lines() {
                 writeln!(out, "{}", line.trim_end())?;
             }
-            Ok(())
         }
     }
+    out.flush()
 }
 
 fn json(data: &impl Serialize) -> io::Result<String> {

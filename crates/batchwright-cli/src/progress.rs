@@ -53,7 +53,8 @@ pub(crate) fn showing_units<T>(
     let bar = ProgressBar::new_spinner();
     let done = StopToken::default();
     let result = std::thread::scope(|scope| {
-        scope.spawn(|| {
+        // Without a thread there is no bar; the work goes on.
+        let _ = std::thread::Builder::new().name("progress".to_owned()).spawn_scoped(scope, || {
             while !done.is_requested() {
                 if let Ok(progress) = operator.units_progress(id, None) {
                     show_units(&bar, &progress);

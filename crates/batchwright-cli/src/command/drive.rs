@@ -1,17 +1,18 @@
 //! `drive`: carries an open progressive execution forward.
 
-use batchwright::{ExecutionId, SliceError, StopToken};
+use batchwright::{SliceError, StopToken};
 use batchwright_server::Shutdown;
 
-use super::launch::{exit_code, tell};
+use super::launch::{exit_code, target, tell};
 use crate::args::{DriveArgs, Global};
 use crate::context::App;
 use crate::error::CliError;
+use crate::output;
 use crate::progress::showing_units;
 
 /// Works on all lanes, or on so many of them, until the execution ends or a signal comes; then it stays open.
 pub(super) fn drive(app: &App, global: &Global, args: &DriveArgs) -> Result<u8, CliError> {
-    let id = ExecutionId(args.execution);
+    let id = target(app, &args.execution)?;
     app.job_of(id)?;
     let stop = StopToken::default();
     let asked = stop.clone();
@@ -24,9 +25,10 @@ pub(super) fn drive(app: &App, global: &Global, args: &DriveArgs) -> Result<u8, 
     })?;
     let summary = app.operator.summary(id)?;
     let is_open = summary.status.is_running();
-    tell(global.format, &summary, is_open.then(|| format!("Go on with: batchwright drive {id}")))?;
-    match shutdown.exit_code() {
-        Some(code) if execution.status.is_running() => Ok(code),
-        _ => Ok(exit_code(execution.status)),
-    }
+    let advice = is_open.then(|| format!("Go on with: batchwright drive {id}"));
+    let code = match shutdown.exit_code() {
+        Some(code) if execution.status.is_running() => code,
+        _ => exit_code(execution.status),
+    };
+    output::after(tell(global.format, &summary, advice), code)
 }

@@ -1,7 +1,8 @@
 //! `abandon`, `recover`, `purge`: changes to what is remembered.
 
-use batchwright::{ExecutionId, JobExecution, RecoverMode, Retention};
+use batchwright::{JobExecution, RecoverMode, Retention};
 
+use super::launch::target;
 use crate::args::{ExecutionArgs, Global, PurgeArgs, RecoverArgs};
 use crate::context::App;
 use crate::error::{self, CliError};
@@ -9,15 +10,15 @@ use crate::output;
 
 /// Gives an execution up.
 pub(super) fn abandon(app: &App, global: &Global, args: &ExecutionArgs) -> Result<u8, CliError> {
-    let id = app.operator.abandon(ExecutionId(args.execution))?.id;
+    let id = app.operator.abandon(target(app, &args.execution)?)?.id;
     output::document(global.format, &app.operator.summary(id)?, ToString::to_string)?;
     Ok(error::OK)
 }
 
 /// Closes executions whose owner is dead.
 pub(super) fn recover(app: &App, global: &Global, args: &RecoverArgs) -> Result<u8, CliError> {
-    let closed = match args.execution {
-        Some(id) => vec![app.operator.recover(ExecutionId(id), RecoverMode::Detect)?],
+    let closed = match &args.execution {
+        Some(text) => vec![app.operator.recover(target(app, text)?, RecoverMode::Detect)?],
         None => app.operator.recover_all()?,
     };
     tell(app, global, &closed)

@@ -47,7 +47,7 @@ pub(super) fn restart(
     args: &RestartArgs,
 ) -> Result<u8, CliError> {
     let app = App::open(global, registry, faults(&args.launch)?)?;
-    let id = ExecutionId(args.execution);
+    let id = target(&app, &args.execution)?;
     let job = app.job_of(id)?;
     let json = args.launch.params_json.as_deref();
     let given = parameters::parse(&args.parameters, json, job.parameters())?;
@@ -133,14 +133,14 @@ fn foreground(
     ended?;
     let summary = app.operator.summary(handle.id())?;
     // What memory holds is gone with this process: there is nothing to continue.
-    let lasts = global.store != "memory:";
+    let lasts = !global.is_memory();
     let advice = (summary.status.is_restartable() && lasts)
         .then(|| format!("Continue with: batchwright restart {}", summary.id));
-    tell(global.format, &summary, advice)?;
-    if let (BatchStatus::Stopped, Some(code)) = (summary.status, shutdown.exit_code()) {
-        return Ok(code);
-    }
-    Ok(exit_code(summary.status))
+    let code = match (summary.status, shutdown.exit_code()) {
+        (BatchStatus::Stopped, Some(code)) => code,
+        (status, _) => exit_code(status),
+    };
+    output::after(tell(global.format, &summary, advice), code)
 }
 
 /// Tells how an execution is, and what its user may do next.

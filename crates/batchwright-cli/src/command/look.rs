@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use batchwright::{ExecutionFilter, ExecutionId, InstanceId, InstancePage};
 use serde::Serialize;
 
+use super::launch::target;
 use crate::args::{ExecutionArgs, ExecutionsArgs, Global, InstancesArgs};
 use crate::context::App;
 use crate::error::{self, CliError};
@@ -44,16 +45,22 @@ pub(super) fn jobs(app: &App, global: &Global) -> Result<u8, CliError> {
 
 /// Lists the instances of a job.
 pub(super) fn instances(app: &App, global: &Global, args: &InstancesArgs) -> Result<u8, CliError> {
-    let page = InstancePage { before: args.before.map(InstanceId), limit: args.limit };
+    let page =
+        InstancePage { before: args.before.map(InstanceId), limit: args.limit.saturating_add(1) };
     if app.operator.queries().instance_count(&args.job)? == 0 {
         // Known but empty is an empty list; unknown is an error.
         app.job(&args.job)?;
     }
-    let instances = app.operator.queries().instances(&args.job, page)?;
+    let mut instances = app.operator.queries().instances(&args.job, page)?;
+    let has_more = instances.len() > args.limit;
+    instances.truncate(args.limit);
     output::list(global.format, &instances, ["INSTANCE", "JOB", "CREATED", "KEY"], |one| {
         let created = format!("{:.0}", one.created_at);
         [one.id.to_string(), one.job.clone(), created, one.key[..12].to_owned()]
     })?;
+    if let Some(last) = instances.last().filter(|_| has_more) {
+        output::more(instances.len(), &format!("--before {}", last.id));
+    }
     Ok(error::OK)
 }
 
@@ -66,13 +73,16 @@ pub(super) fn executions(
     let filter = ExecutionFilter {
         job: args.job.clone(),
         statuses: args.status.clone(),
-        limit: Some(args.limit),
+        before: args.before.map(ExecutionId),
+        limit: Some(args.limit.saturating_add(1)),
         ..ExecutionFilter::default()
     };
-    let found = app.operator.queries().executions(&filter)?;
+    let mut found = app.operator.queries().executions(&filter)?;
+    let has_more = found.len() > args.limit;
+    found.truncate(args.limit);
     let summaries: Vec<_> =
         found.iter().map(|one| app.operator.summary(one.id)).collect::<Result<_, _>>()?;
-    let header = ["EXECUTION", "JOB", "STATUS", "EXIT", "CREATED", "PARAMETERS"];
+    let header = ["EXECUTION", "JOB", "STATUS", "EXIT", "SKIPPED", "CREATED", "PARAMETERS"];
     output::list(global.format, &summaries, header, |one| {
         let status =
             if one.stale { format!("{} (stale)", one.status) } else { one.status.to_string() };
@@ -83,27 +93,32 @@ pub(super) fn executions(
             one.job.clone(),
             status,
             one.exit.code.clone(),
+            one.steps.iter().map(|step| step.counters.skips()).sum::<u64>().to_string(),
             format!("{:.0}", one.created_at),
             parameters.join(" "),
         ]
     })?;
+    if let Some(last) = summaries.last().filter(|_| has_more) {
+        output::more(summaries.len(), &format!("--before {}, or another --limit", last.id));
+    }
     Ok(error::OK)
 }
 
 /// Shows one execution.
 pub(super) fn show(app: &App, global: &Global, args: &ExecutionArgs) -> Result<u8, CliError> {
-    let summary = app.operator.summary(ExecutionId(args.execution))?;
+    let summary = app.operator.summary(target(app, &args.execution)?)?;
     output::document(global.format, &summary, |summary| {
         let mut text = summary.to_string();
         for (name, one) in &summary.parameters {
             let role = if one.identifying { "" } else { " (not identifying)" };
-            text.push_str(&format!("\n  parameter {name} = {}{role}", one.value));
+            let (name, value) = (batchwright::shown(name), one.value.to_string());
+            text.push_str(&format!("\n  parameter {name} = {}{role}", batchwright::shown(&value)));
         }
         for step in &summary.steps {
             text.push_str(&format!("\n  {step}"));
         }
         for warning in &summary.warnings {
-            text.push_str(&format!("\n  warning: {warning}"));
+            text.push_str(&format!("\n  warning: {}", batchwright::shown(warning)));
         }
         text
     })?;
@@ -112,7 +127,7 @@ pub(super) fn show(app: &App, global: &Global, args: &ExecutionArgs) -> Result<u
 
 /// Lists what an execution skipped.
 pub(super) fn skips(app: &App, global: &Global, args: &ExecutionArgs) -> Result<u8, CliError> {
-    let id = app.operator.execution(ExecutionId(args.execution))?.id;
+    let id = app.operator.execution(target(app, &args.execution)?)?.id;
     let skips = app.operator.queries().skips(id)?;
     output::list(global.format, &skips, ["STEP", "PHASE", "ITEM", "KIND", "MESSAGE"], |one| {
         [

@@ -2,8 +2,8 @@
 
 use batchwright::{Clock, SystemClock};
 use batchwright_server::{
-    Answer, Explanation, Plan, Request, TriggerRow, TriggerStatus, When, explain, follow, plan_of,
-    read_kairoi, show_time,
+    Answer, Explanation, LIST_MAX, Plan, Request, TriggerRow, TriggerStatus, When, explain, follow,
+    plan_of, read_kairoi, show_time,
 };
 use serde_json::{Value, json};
 
@@ -42,12 +42,21 @@ pub(super) fn schedule(global: &Global, command: &ScheduleCommand) -> Result<u8,
             tell_one(global, ask(global, &[resume, Request::Get { identifier }])?)
         }
         ScheduleCommand::List { prefix, limit, after } => {
+            let limit = usize::try_from(*limit).unwrap_or(usize::MAX).min(LIST_MAX);
             let request = Request::List {
                 prefix: prefix.clone(),
-                limit: usize::try_from(*limit).unwrap_or(usize::MAX),
+                limit: limit.saturating_add(1),
                 after: after.clone(),
             };
-            list(global, &triggers(ask(global, &[request])?))
+            let mut rows = triggers(ask(global, &[request])?);
+            let has_more = rows.len() > limit;
+            rows.truncate(limit);
+            let code = list(global, &rows)?;
+            if let Some(last) = rows.last().filter(|_| has_more) {
+                let last = batchwright::shown(&last.key.identifier);
+                output::more(rows.len(), &format!("--after '{last}', or another --limit"));
+            }
+            Ok(code)
         }
         ScheduleCommand::History(args) => {
             let request = Request::History { identifier: args.identifier.clone() };
@@ -67,7 +76,7 @@ fn plan(words: &[String], now: i64) -> Result<Plan, CliError> {
 
 /// Follows `requests` in the store; returns the last answer.
 pub(super) fn ask(global: &Global, requests: &[Request]) -> Result<Answer, CliError> {
-    let mut schedule = store::open(&global.store)?.schedule()?;
+    let mut schedule = store::open(global.store_url())?.schedule()?;
     let mut last = Answer::Done;
     for answer in follow(&mut schedule, &SystemClock::default(), requests)? {
         last = answer.map_err(CliError::Schedule)?;
@@ -164,7 +173,7 @@ fn as_text(explained: &Explanation) -> String {
 
 fn import(global: &Global, folder: &std::path::Path) -> Result<u8, CliError> {
     let data = read_kairoi(folder).map_err(|told| CliError::Usage(format!("import: {told}")))?;
-    let mut schedule = store::open(&global.store)?.schedule()?;
+    let mut schedule = store::open(global.store_url())?.schedule()?;
     let mut problems = data.problems;
     let (mut rules, mut planned) = (0, 0);
     for batch in data.requests.chunks(IMPORT_BATCH) {

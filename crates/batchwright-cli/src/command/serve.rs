@@ -6,7 +6,7 @@ use std::sync::Arc;
 use batchwright::{JobRegistry, RepositoryError, StopToken, SystemClock, report};
 use batchwright_server::{Config, JobStarter, Server, ServerError, Settings, Shutdown};
 
-use crate::args::{Global, STORE_DEFAULT, ServeArgs};
+use crate::args::{Global, ServeArgs};
 use crate::context::App;
 use crate::error::{self, CliError};
 use crate::output;
@@ -19,7 +19,7 @@ const STORE_TRIES: u32 = 30;
 
 /// Serves until a signal ends it.
 pub(super) fn serve(
-    mut global: Global,
+    global: Global,
     registry: &JobRegistry,
     args: &ServeArgs,
 ) -> Result<u8, CliError> {
@@ -28,9 +28,6 @@ pub(super) fn serve(
     output::init_log(&global, Some(&level.unwrap_or_else(|| "info".to_owned()).to_lowercase()));
     let mut settings = read?;
     settings.notes.iter().for_each(|note| tracing::warn!("{note}"));
-    if let Some(url) = settings.store.take().filter(|_| global.store == STORE_DEFAULT) {
-        global.store = url;
-    }
     if let (Some(listen), Some(scheduler)) = (args.listen, &mut settings.scheduler) {
         scheduler.kcp.listen = listen;
     }
@@ -93,11 +90,11 @@ fn settings(global: &Global) -> Result<Settings, CliError> {
 
 /// Opens the store; one on a server that does not answer yet is waited for.
 fn open(global: &Global, stop: &StopToken) -> Result<Store, CliError> {
-    let is_server = !global.store.starts_with("sqlite:") && global.store != "memory:";
+    let is_server = global.is_server();
     let mut tries = 0;
     loop {
         tries += 1;
-        match store::open(&global.store) {
+        match store::open(global.store_url()) {
             Err(CliError::Operator(batchwright::OperatorError::Repository(
                 error @ RepositoryError::Unavailable { .. },
             ))) => {

@@ -59,13 +59,13 @@ impl Scratch {
             )));
         }
         let file = path.file_name().map(PathBuf::from).unwrap_or_default();
-        let is_server = !global.store.starts_with("sqlite:") && global.store != "memory:";
+        let is_server = global.is_server();
         Ok(Self {
             folder,
             file,
             parameters: args.parameters.clone(),
             allow_outside: args.allow_outside,
-            server: is_server.then(|| global.store.clone()),
+            server: is_server.then(|| global.store_url().to_owned()),
         })
     }
 
