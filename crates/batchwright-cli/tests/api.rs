@@ -7,6 +7,7 @@ mod serving;
 use std::path::PathBuf;
 use std::process::Command;
 
+use batchwright_testkit::{Service, needs};
 use common::{Place, until};
 use serde_json::{Value, json};
 use serving::Serving;
@@ -380,6 +381,7 @@ fn schemathesis_finds_nothing_when_it_goes_from_one_operation_to_the_next() {
 }
 
 fn schemathesis(phases: &str) {
+    let Some(program) = needs(Service::Schemathesis) else { return };
     let place = place();
     place.write("jobs/echo.toml", "name = \"echo\"\nopen_parameters = true\n[[steps]]\nname = \"say\"\ntype = \"command\"\nargv = [\"true\"]\n");
     let serving = Serving::start(&place);
@@ -388,9 +390,6 @@ fn schemathesis(phases: &str) {
     ask(&serving, "PUT", "/v1/rules/r", Some(json!({"pattern": "t", "runner": ["job", "echo"]})));
     ask(&serving, "PUT", "/v1/triggers/t", Some(json!({"plan": "0 4 * * *"})));
     let config = place.write("schemathesis.toml", known(execution, lane));
-    let tests = std::env::current_exe().unwrap();
-    let target = tests.ancestors().nth(3).unwrap();
-    let program = target.join("tools/schemathesis/bin/schemathesis");
     let document = format!("http://{}/v1/openapi.json", serving.http);
     let checked = Command::new(&program)
         .current_dir(place.root())
@@ -399,7 +398,7 @@ fn schemathesis(phases: &str) {
         .args(["run", &document, "--no-color", "--max-examples", "15", "--seed", "7"])
         .args(["--phases", phases, "--continue-on-failure"])
         .output()
-        .unwrap_or_else(|error| panic!("{}: {error}; see scripts/services.sh", program.display()));
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
     let said = String::from_utf8_lossy(&checked.stdout);
     assert!(checked.status.success(), "{said}{}", String::from_utf8_lossy(&checked.stderr));
     assert!(!serving.said().contains("panicked"), "{}", serving.said());

@@ -27,7 +27,7 @@ fn refused(place: &Place, arguments: &[&str], code: i32, told: &[&str]) {
     }
     let executions = place.run(&["executions", "--format", "json"]).expect(0);
     assert_eq!(executions.out, "", "{arguments:?}: nothing was stored");
-    assert!(!place.path("out.jsonl").exists() && !place.path("out.jsonl.part").exists());
+    assert!(!place.path("out.jsonl").exists() && place.parts_of("out.jsonl").is_empty());
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn a_record_that_cannot_be_read_is_skipped_and_kept_as_it_was() {
         (4, "line 5, byte 26", "it has 1 fields", "4"),
         (5, "line 6, byte 28", "column `amount` is not valid UTF-8", "5,\u{fffd}\u{fffd}"),
         (6, "line 7, byte 33", "longer than", "9999"),
-        (8, "line 9, byte 10485800", "ends inside a quoted field", "7,\"8"),
+        (8, "line 9, byte 10485800", "a quoted field has no closing quote", "7,\"8"),
     ]) {
         assert_eq!(letter["item"], item, "{letter}");
         assert_eq!(letter["location"], location, "{letter}");
@@ -164,7 +164,7 @@ writer = { type = "jsonl", path = "out.jsonl" }
     command.args(["-c", limited, "sh", env!("CARGO_BIN_EXE_batchwright"), "run", "job.toml"]);
     let failed = done(command.current_dir(place.root()).output().unwrap()).expect(1);
     assert!(
-        failed.out.contains("write_failed") && failed.out.contains("out.jsonl.part"),
+        failed.out.contains("write_failed") && failed.out.contains("`out.jsonl."),
         "{}",
         failed.out
     );
@@ -214,7 +214,7 @@ writer = { type = "jsonl", path = "out.jsonl" }
 "#,
     );
     place.run(&["run", "job.toml", "--inject", r#"{"fatal_write":[7]}"#]).expect(1);
-    place.write("out.jsonl.part", "{\"n\":1}\n");
+    place.write(&place.parts_of("out.jsonl")[0], "{\"n\":1}\n");
     let refused = place.run(&["restart", "1"]).expect(1);
     assert!(refused.out.contains("has only 8 bytes, less than its checkpoint"), "{}", refused.out);
 }

@@ -17,7 +17,7 @@ const CASES: [Case; 32] = [
     ("40.6 process error", 10, 3, None, 1, &[], r#"{"process":[5]}"#, "FAILED 6/3/0 0,0,0 1 1"),
     ("40.7 write error", 10, 3, None, 1, &[], r#"{"write":[5]}"#, "FAILED 6/3/0 0,0,0 1 1"),
     ("40.8 read error", 10, 3, None, 1, &[], r#"{"read":[5]}"#, "FAILED 4/3/0 0,0,0 1 1"),
-    ("40.9 read skip", 10, 3, Some(10), 1, &[], r#"{"read":[2,5]}"#, "COMPLETED 8/8/0 2,0,0 3 0"),
+    ("40.9 read skip", 10, 3, Some(10), 1, &[], r#"{"read":[2,5]}"#, "COMPLETED 8/8/0 2,0,0 4 0"),
     (
         "40.10 process skip",
         10,
@@ -86,7 +86,7 @@ const CASES: [Case; 32] = [
         1,
         &[],
         r#"{"read":[2],"process":[5],"write":[8]}"#,
-        "COMPLETED 9/7/0 1,1,1 4 2",
+        "COMPLETED 9/7/0 1,1,1 5 2",
     ),
     (
         "40.17 one too many",
@@ -96,7 +96,7 @@ const CASES: [Case; 32] = [
         1,
         &[],
         r#"{"read":[2],"process":[5],"write":[8]}"#,
-        "FAILED 9/5/0 1,1,0 2 2",
+        "FAILED 8/5/0 1,1,0 3 2",
     ),
     (
         "40.18 process limit",
@@ -209,7 +209,7 @@ const CASES: [Case; 32] = [
         1,
         &[],
         r#"{"read":[4,5,6]}"#,
-        "COMPLETED 7/7/0 3,0,0 3 0",
+        "COMPLETED 7/7/0 3,0,0 4 0",
     ),
     (
         "40.32 last record unread",

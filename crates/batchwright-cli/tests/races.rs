@@ -21,6 +21,9 @@ fn race(place: &Place, arguments: &[&str], what: &str) {
 }
 
 fn of_eight_processes_one_runs(kind: Kind, rounds: usize) {
+    if !kind.is_there() {
+        return;
+    }
     let database = databases::Place::new(kind);
     let place = Place::on(&database.quick_url());
     place.write(
@@ -74,8 +77,7 @@ fn rows_149_and_150_of_eight_processes_on_mariadb_one_runs_and_seven_are_refused
 
 #[test]
 fn a_new_store_is_made_once_however_many_processes_open_it_at_once() {
-    for (round, kind) in (0..ROUNDS).zip([Kind::Sqlite, Kind::Postgres, Kind::MySql].iter().cycle())
-    {
+    for (round, kind) in (0..ROUNDS).zip(databases::all().iter().cycle()) {
         let database = databases::Place::new(*kind);
         let place = Place::on(&database.quick_url());
         let children: Vec<_> = (0..PROCESSES).map(|_| place.spawn(&["health"])).collect();

@@ -6,6 +6,7 @@ mod serving;
 
 use std::collections::HashSet;
 
+use batchwright_testkit::{Service, needs, restart};
 use common::{Place, until};
 use futures_util::StreamExt;
 use lapin::options::{
@@ -17,8 +18,7 @@ use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use serving::{Serving, at_millis, history};
 
 fn broker() -> String {
-    std::env::var("BATCHWRIGHT_TEST_RABBITMQ")
-        .unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned())
+    needs(Service::RabbitMq).expect("the test asks for it first")
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -84,17 +84,17 @@ fn consume(queue: &str, count: usize) -> (usize, HashSet<String>) {
     })
 }
 
-fn restart_broker() {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/services.sh");
-    let status = std::process::Command::new("bash").args([script, "restart", "rabbitmq"]).status();
-    assert!(status.unwrap().success());
-}
-
 /// One after the other: the second restarts the broker.
 #[test]
 fn a_hundred_thousand_due_at_once_arrive_and_a_broker_that_dies_costs_none() {
     const COUNT: usize = 100_000;
+    if needs(Service::RabbitMq).is_none() {
+        return;
+    }
     for dies in [false, true] {
+        if dies && needs(Service::Restart).is_none() {
+            return;
+        }
         let name = "batchwright-test-burst";
         declare(name);
         let place = Place::new();
@@ -111,7 +111,7 @@ fn a_hundred_thousand_due_at_once_arrive_and_a_broker_that_dies_costs_none() {
         sending.join().unwrap();
         if dies {
             until("a part of them arrived", || waiting(name) > 5_000);
-            restart_broker();
+            restart("rabbitmq");
             assert!(serving.said().contains("the broker is away") || waiting(name) < COUNT as u32);
         }
         let (all, seen) = consume(name, COUNT);
@@ -127,6 +127,9 @@ fn a_hundred_thousand_due_at_once_arrive_and_a_broker_that_dies_costs_none() {
 
 #[test]
 fn what_no_queue_takes_and_what_has_no_exchange_fails_with_the_reason() {
+    if needs(Service::RabbitMq).is_none() {
+        return;
+    }
     let place = Place::new();
     let name = "batchwright-test-lonely";
     runtime().block_on(async {
@@ -152,7 +155,39 @@ fn what_no_queue_takes_and_what_has_no_exchange_fails_with_the_reason() {
     };
     assert!(reason("lonely").contains("unroutable"), "{}", reason("lonely"));
     assert!(reason("missing").contains("NOT_FOUND"), "{}", reason("missing"));
-    assert!(!serving.said().contains("guest:guest"));
+    assert!(!serving.said().contains("batchwright:batchwright"), "no secret reaches the log");
+}
+
+#[test]
+fn an_address_as_kairoi_documents_it_publishes_and_permanent_faults_fail_with_the_brokers_reason() {
+    if needs(Service::RabbitMq).is_none() {
+        return;
+    }
+    let name = "batchwright-test-documented";
+    declare(name);
+    let place = Place::new();
+    let serving = Serving::start(&place);
+    let mut client = serving.client();
+    // `amqp://USER:PASSWORD@HOST:PORT`, the virtual host left out.
+    let server = broker().rsplit_once('/').unwrap().0.to_owned();
+    let (credentials, host) = server.strip_prefix("amqp://").unwrap().split_once('@').unwrap();
+    let user = credentials.split(':').next().unwrap();
+    client.done(&format!("1 RULE SET a good amqp {server}/ {name} key"));
+    client.done(&format!("2 RULE SET b nowhere amqp {server}/there-is-none {name} key"));
+    client.done(&format!("3 RULE SET c stranger amqp amqp://{user}:wrong@{host}/ {name} key"));
+    for trigger in ["good", "nowhere", "stranger"] {
+        client.done(&format!("4 SET {trigger} \"2001-01-01 00:00:00\""));
+    }
+    serving.until_status("good", "executed");
+    assert_eq!(waiting(name), 1);
+    for (trigger, told) in [("nowhere", "there-is-none"), ("stranger", "ACCESS_REFUSED")] {
+        serving.until_status(trigger, "failed");
+        let reason = history(&place, trigger).remove(0)["reason"].as_str().unwrap().to_owned();
+        assert!(reason.contains(told), "{trigger}: {reason}");
+        assert!(!reason.contains("wrong@") && !reason.contains(":wrong"), "{reason}");
+        client.done(&format!("5 UNSET {trigger}"));
+    }
+    assert_eq!(serving.end(), 0);
 }
 
 #[test]
@@ -170,9 +205,14 @@ fn a_broker_that_is_not_there_holds_up_no_other_runner() {
     }
     client.done("4 SET sh \"2001-01-01 00:00:00\"");
     serving.until_status("sh", "executed");
-    assert!(client.ask("5 GET mq0").contains("triggered"));
+    // What waits says why, and can be taken back meanwhile.
+    until("the reason is there", || history(&place, "mq0")[0]["reason"].is_string());
+    client.done("5 UNSET mq1");
+    assert_eq!(client.ask("6 GET mq1"), "6 ERROR");
     // It ends all the same; what waits fires again later.
     assert_eq!(serving.end(), 0);
     let row = history(&place, "mq0").remove(0);
     assert_eq!(row["status"], "planned");
+    let reason = row["reason"].as_str().unwrap();
+    assert!(reason.contains("the broker is away") && !reason.contains("guest:guest"), "{reason}");
 }

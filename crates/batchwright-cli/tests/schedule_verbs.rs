@@ -170,7 +170,7 @@ fn a_script_that_fails_is_tried_again_and_then_somebody_must_look() {
     serving.until_status("a", "dead");
     let row = history(&place, "a").remove(0);
     assert_eq!(row["attempts"], 3);
-    assert_eq!(row["reason"], "exit code 3");
+    assert_eq!(row["reason"], "exit code 3: broken");
     assert_eq!(row["output"], "attempt 3\nbroken");
 }
 

@@ -5,8 +5,7 @@ mod common;
 #[path = "../../batchwright-store/tests/common/mod.rs"]
 mod databases;
 
-use std::process::Command;
-
+use batchwright_testkit::{Service, needs, restart};
 use common::{Place, until};
 use databases::Kind;
 
@@ -26,8 +25,8 @@ writer = { type = "sql", table = "own" }
 
 fn survives_a_restart_of_its_server(kind: Kind, name: &str) {
     // Somebody else's server is not ours to restart.
-    for variable in ["BATCHWRIGHT_TEST_POSTGRES", "BATCHWRIGHT_TEST_MYSQL"] {
-        assert!(std::env::var_os(variable).is_none(), "{variable} is set: that server stays up");
+    if !kind.is_there() || needs(Service::Restart).is_none() {
+        return;
     }
     let database = databases::Place::new(kind);
     database.run("CREATE TABLE own (n BIGINT PRIMARY KEY)");
@@ -36,9 +35,7 @@ fn survives_a_restart_of_its_server(kind: Kind, name: &str) {
     let plan = r#"{"delay_ms":{"write":20}}"#;
     let child = place.spawn(&["run", "slow.toml", "--inject", plan]);
     until("some rows are there", || database.numbers("SELECT count(*) FROM own")[0] >= 50);
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/services.sh");
-    let restarted = Command::new("bash").args([script, "restart", name]).status().unwrap();
-    assert!(restarted.success());
+    restart(name);
     let ended = common::done(child.wait_with_output().unwrap());
     // It may go on, or fail; if it failed, its end is stored and it can be restarted.
     if ended.code != 0 {

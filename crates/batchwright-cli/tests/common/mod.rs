@@ -3,11 +3,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
 pub use batchwright::testing::SimRng;
 
-use batchwright::StopToken;
+pub use batchwright_testkit::process::until;
 use serde_json::Value;
 
 /// A new folder in which the binary runs.
@@ -67,6 +66,15 @@ impl Place {
         String::from_utf8(self.bytes(name)).unwrap()
     }
 
+    /// The names of the unfinished outputs that are to become `name`.
+    pub fn parts_of(&self, name: &str) -> Vec<String> {
+        std::fs::read_dir(self.root())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|file| file.starts_with(&format!("{name}.")) && file.ends_with(".part"))
+            .collect()
+    }
+
     pub fn bytes(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
@@ -121,16 +129,4 @@ pub fn done(output: Output) -> Done {
         out: String::from_utf8(output.stdout).unwrap(),
         err: String::from_utf8(output.stderr).unwrap(),
     }
-}
-
-/// Waits for a fact. The bound only keeps a broken test from hanging for ever.
-#[track_caller]
-pub fn until(what: &str, mut fact: impl FnMut() -> bool) {
-    for _ in 0..6_000 {
-        if fact() {
-            return;
-        }
-        StopToken::default().wait(Duration::from_millis(10));
-    }
-    panic!("never came true: {what}");
 }

@@ -178,3 +178,13 @@ pub fn at_millis(millis: i64) -> String {
     let now = batchwright::Clock::now(&clock);
     (now + jiff::SignedDuration::from_millis(millis)).to_string()
 }
+
+/// The answer to a GET of `path`: status line, headers and body as they came.
+pub fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
