@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{cargo, ci};
+use crate::cargo;
 
 /// Records of the works on servers.
 const RECORDS: u64 = 200_000;
@@ -14,7 +14,6 @@ const EXECUTIONS: u64 = 1_000_000;
 const OURS: &str = "target/release/ours";
 
 fn build() -> Result<PathBuf, String> {
-    ci::services()?;
     cargo(&["build", "--release", "--package", "ours"], &[])?;
     let folder = PathBuf::from("target/bench");
     std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;

@@ -1,8 +1,13 @@
 //! Everything that must be green.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use crate::cargo;
+use crate::{beside, cargo};
+
+/// Where tests write down that they were skipped.
+const SKIPPED: &str = "target/skipped.txt";
 
 /// Examples of the tutorial, with the package that each belongs to; each asserts what it shows.
 const EXAMPLES: [(&str, &str); 11] = [
@@ -19,23 +24,80 @@ const EXAMPLES: [(&str, &str); 11] = [
     ("batchwright", "13_progressive"),
 ];
 
-/// Format, lints, tests, doctests, examples, documentation.
-pub(crate) fn run() -> Result<(), String> {
-    services()?;
-    if has("fmt") {
-        cargo(&["fmt", "--all", "--check"], &[])?;
+/// What a test that was skipped means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Skips {
+    /// It is told at the end.
+    Counted,
+    /// The run fails: all services are said to be there.
+    Refused,
+}
+
+/// Format, lints, tests, doctests, examples, documentation; needs neither root nor a server.
+pub(crate) fn run(skips: Skips) -> Result<(), String> {
+    for component in ["fmt", "clippy"] {
+        require(component)?;
     }
-    if has("clippy") {
-        cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
-    }
+    cargo(&["fmt", "--all", "--check"], &[])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
+    let count = std::env::current_dir().map_err(|error| error.to_string())?.join(SKIPPED);
+    std::fs::write(&count, "").map_err(|error| format!("cannot write {SKIPPED}: {error}"))?;
+    let counted = [("BATCHWRIGHT_TEST_SKIPPED", count.to_str().ok_or("the path is no text")?)];
     // The default members: what is only measured is not tested.
-    cargo(&["test", "--no-fail-fast"], &[])?;
+    cargo(&["test", "--no-fail-fast"], &counted)?;
     // The framework alone, as somebody has it who switches every convenience off.
     cargo(&["check", "--package", "batchwright", "--no-default-features"], &[])?;
     for (package, example) in EXAMPLES {
         cargo(&["run", "--quiet", "--package", package, "--example", example], &[])?;
     }
-    cargo(&["doc", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])
+    beside::check()?;
+    if skips == Skips::Refused {
+        sweep("60")?;
+    }
+    cargo(&["doc", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
+    let lines = std::fs::read_to_string(&count).map_err(|error| error.to_string())?;
+    match told(&lines) {
+        None => Ok(()),
+        Some(told) if skips == Skips::Refused => Err(told),
+        Some(told) => {
+            eprintln!("\n{told}; `cargo xtask ci --services` runs them");
+            Ok(())
+        }
+    }
+}
+
+/// Runs this program again with `words`, private servers around it.
+pub(crate) fn with_services(words: &[&str]) -> Result<(), String> {
+    let xtask = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut command = Command::new("bash");
+    command.args(["scripts/services.sh", "run"]).arg(xtask).args(words);
+    // Returns only when it fails.
+    Err(format!("cannot run scripts/services.sh: {}", command.exec()))
+}
+
+/// Whether the servers of [`with_services`] are around us.
+pub(crate) fn has_services() -> bool {
+    std::env::var_os("BATCHWRIGHT_TEST_SERVICES").is_some()
+}
+
+/// What `lines` of skipped tests say: how many for which service. `None`: there are none.
+fn told(lines: &str) -> Option<String> {
+    let mut tests = BTreeSet::new();
+    let mut services: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for line in lines.lines() {
+        let (service, test) = line.split_once('\t')?;
+        tests.insert(test);
+        services.entry(service).or_default().insert(test);
+    }
+    let services: Vec<_> =
+        services.iter().map(|(service, tests)| format!("{service} {}", tests.len())).collect();
+    (!tests.is_empty()).then(|| {
+        format!(
+            "{} tests skipped, whole or in part, for want of: {}",
+            tests.len(),
+            services.join(", ")
+        )
+    })
 }
 
 /// Searches more worlds than the tests do: one seed after another kills the real binary.
@@ -47,29 +109,56 @@ pub(crate) fn simulate(seeds: u64) -> Result<(), String> {
     Ok(())
 }
 
+/// Makes system calls of two jobs fail, one in each run, and holds what a restart leaves to the uninterrupted run. `seconds` for
+/// each job, `all` for every fault there is. Needs strace and Python.
+pub(crate) fn sweep(seconds: &str) -> Result<(), String> {
+    cargo(&["build", "--package", "batchwright-cli"], &[])?;
+    for job in ["job.toml", "job2.toml"] {
+        let job = format!("scripts/fault_sweep/{job}");
+        eprintln!("\n== fault sweep of {job}");
+        let mut command = Command::new("python3");
+        command.args(["scripts/fault_sweep/sweep.py", "target/debug/batchwright", "--job", &job]);
+        match seconds {
+            "all" => command.arg("--full"),
+            seconds => command.args(["--budget", seconds]),
+        };
+        let status = command.status().map_err(|error| format!("cannot run python3: {error}"))?;
+        if !status.success() {
+            return Err(format!("the fault sweep of {job} found something"));
+        }
+    }
+    Ok(())
+}
+
 /// Feeds the decoder of the line protocol with bytes of all kinds.
 pub(crate) fn fuzz(seconds: &str) -> Result<(), String> {
     let test = ["test", "--package", "batchwright-server", "--test", "fuzz", "--", "--nocapture"];
     cargo(&test, &[("FUZZ_SECONDS", seconds)])
 }
 
-/// What tests need beyond Rust.
-pub(crate) fn services() -> Result<(), String> {
-    let status = Command::new("bash")
-        .arg("scripts/services.sh")
-        .status()
-        .map_err(|error| format!("cannot run scripts/services.sh: {error}"))?;
-    if status.success() { Ok(()) } else { Err("scripts/services.sh failed".to_owned()) }
-}
-
-/// Whether this toolchain has the component; one without it is told, not stopped.
-fn has(component: &str) -> bool {
+/// Whether this toolchain has the component: without it, the run would be green and say nothing of the check.
+fn require(component: &str) -> Result<(), String> {
     let found = Command::new(env!("CARGO"))
         .args([component, "--version"])
         .output()
         .is_ok_and(|output| output.status.success());
-    if !found {
-        eprintln!("xtask: this toolchain has no cargo {component}; that check is left out");
+    match found {
+        true => Ok(()),
+        false => Err(format!(
+            "this toolchain has no cargo {component}; install it, e.g. `rustup component add {}`",
+            if component == "fmt" { "rustfmt" } else { component }
+        )),
     }
-    found
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_skipped_test_is_counted_once_for_each_service_it_needs() {
+        let lines =
+            "Postgres\ta.rs\tone\nMariaDb\ta.rs\tone\nPostgres\ta.rs\tone\nPostgres\tb.rs\tone\n";
+        let told = super::told(lines).unwrap();
+        assert_eq!(told, "2 tests skipped, whole or in part, for want of: MariaDb 1, Postgres 2");
+        assert_eq!(super::told(""), None);
+    }
 }

@@ -2,20 +2,29 @@
 
 mod bench;
 mod bench_servers;
+mod beside;
 mod ci;
 
 use std::process::{Command, ExitCode};
+
+use ci::Skips;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words[..] {
-        ["ci"] => ci::run(),
+        ["ci"] => ci::run(Skips::Counted),
+        ["ci", "--services"] => ci::with_services(&["ci", "--nothing-skipped"]),
+        // What the line above runs, between the start and the end of the servers.
+        ["ci", "--nothing-skipped"] => ci::run(Skips::Refused),
         ["bench"] => bench::run(5),
         ["bench", "--rounds", rounds] => match rounds.parse() {
             Ok(rounds) => bench::run(rounds),
             Err(_) => Err(format!("`{rounds}` is no number of rounds")),
         },
+        ["bench", "servers" | "store" | "scheduler", ..] if !ci::has_services() => {
+            ci::with_services(&words)
+        }
         ["bench", "servers"] => bench_servers::servers(5),
         ["bench", "store"] => bench_servers::store(),
         ["bench", "scheduler"] => bench_servers::scheduler(false),
@@ -23,13 +32,17 @@ fn main() -> ExitCode {
         ["bench", "slices"] => bench_servers::slices(),
         ["fuzz"] => ci::fuzz("60"),
         ["fuzz", "--seconds", seconds] => ci::fuzz(seconds),
+        ["beside"] => beside::check(),
+        ["sweep"] => ci::sweep("280"),
+        ["sweep", "--seconds", seconds] => ci::sweep(seconds),
+        ["sweep", "--all"] => ci::sweep("all"),
         ["sim", "--seeds", seeds] => match seeds.parse() {
             Ok(seeds) => ci::simulate(seeds),
             Err(_) => Err(format!("`{seeds}` is no number of seeds")),
         },
         _ => Err(
-            "usage: cargo xtask ci | bench [--rounds N | servers | store | scheduler [--quick] | slices] | \
-                  fuzz [--seconds N] | sim --seeds N"
+            "usage: cargo xtask ci [--services] | beside | bench [--rounds N | servers | store | scheduler [--quick] | slices] | \
+                  fuzz [--seconds N] | sweep [--seconds N | --all] | sim --seeds N"
                 .to_owned(),
         ),
     };
