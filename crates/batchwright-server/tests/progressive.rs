@@ -358,7 +358,14 @@ fn a_worker_that_wakes_up_after_its_lease_can_commit_nothing() {
             })
             .collect();
         until("both lanes work", || place.effects().len() > 100);
+        // Frozen within a transaction, it would hold SQLite's only lock: no other could go on.
+        let store = rusqlite::Connection::open(place.folder.path().join("store.db")).unwrap();
+        store.busy_timeout(Duration::from_millis(500)).unwrap();
         kill_process(pid, Signal::STOP).unwrap();
+        while store.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_err() {
+            kill_process(pid, Signal::CONT).unwrap();
+            kill_process(pid, Signal::STOP).unwrap();
+        }
         drive(&awake, &opened);
         kill_process(pid, Signal::CONT).unwrap();
         sleepers.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
