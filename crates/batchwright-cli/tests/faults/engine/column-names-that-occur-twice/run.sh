@@ -2,13 +2,7 @@
 # Two columns of one name become one JSON object with the key twice: whoever reads it loses one.
 # Expected: refused with the name of the column, or both values kept under different names
 # Ends with 0 when the behaviour is right, 1 when it is wrong, 77 when it cannot be tried here.
-set -u
-here=$(cd "$(dirname "$0")" && pwd)
-bw=$(realpath "${BW_BIN:?BW_BIN: path of the batchwright binary}")
-dir=$(mktemp -d) && trap 'rm -rf "$dir"' EXIT
-cp -R "$here"/. "$dir" && cd "$dir" || exit 77
-run() { timeout 60 "$bw" --store sqlite://store.db --format json "$@" 2>>err.txt; }
-wrong() { echo "WRONG: $*" >&2; tail -5 err.txt >&2 2>/dev/null; exit 1; }
+. "$(dirname "$0")/../lib.sh"
 check() {
     run run "$1" >out.json || return 0
     python3 - "$2" <<'EOF' || wrong "$1: $(cat out.jsonl)"

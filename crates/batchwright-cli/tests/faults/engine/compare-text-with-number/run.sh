@@ -2,13 +2,7 @@
 # A condition that compares a text which is no number with a number is silently false.
 # Expected: a record whose field is no number is an error of kind data (documented: types that do not fit), so neither kept nor dropped in silence
 # Ends with 0 when the behaviour is right, 1 when it is wrong, 77 when it cannot be tried here.
-set -u
-here=$(cd "$(dirname "$0")" && pwd)
-bw=$(realpath "${BW_BIN:?BW_BIN: path of the batchwright binary}")
-dir=$(mktemp -d) && trap 'rm -rf "$dir"' EXIT
-cp -R "$here"/. "$dir" && cd "$dir" || exit 77
-run() { timeout 60 "$bw" --store sqlite://store.db --format json "$@" 2>>err.txt; }
-wrong() { echo "WRONG: $*" >&2; tail -5 err.txt >&2 2>/dev/null; exit 1; }
+. "$(dirname "$0")/../lib.sh"
 run run check.toml >out.json
 cmp -s accepted.jsonl expected-accepted.jsonl || wrong "records without a number passed the check: $(tr '\n' ' ' <accepted.jsonl)"
 cmp -s large.jsonl expected-large.jsonl || wrong "the filter kept: $(tr '\n' ' ' <large.jsonl)"

@@ -2,13 +2,7 @@
 # A constraint that the database checks at commit cannot be skipped, and is told as another writer's work.
 # Expected: kind data.constraint (documented: the database refused it: a constraint): the scan skips the one bad record
 # Ends with 0 when the behaviour is right, 1 when it is wrong, 77 when it cannot be tried here.
-set -u
-here=$(cd "$(dirname "$0")" && pwd)
-bw=$(realpath "${BW_BIN:?BW_BIN: path of the batchwright binary}")
-dir=$(mktemp -d) && trap 'rm -rf "$dir"' EXIT
-cp -R "$here"/. "$dir" && cd "$dir" || exit 77
-run() { timeout 60 "$bw" --store sqlite://store.db --format json "$@" 2>>err.txt; }
-wrong() { echo "WRONG: $*" >&2; tail -5 err.txt >&2 2>/dev/null; exit 1; }
+. "$(dirname "$0")/../lib.sh"
 run run load.toml >out.json; code=$?
 grep -q "another writer changed it first" out.json && wrong "a refused foreign key is told as: another writer changed it first"
 [ $code = 0 ] || wrong "exit code $code"

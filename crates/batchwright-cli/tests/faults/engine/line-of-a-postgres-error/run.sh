@@ -2,13 +2,7 @@
 # Messages of PostgreSQL end with `at line N`, the line of the server's own source text.
 # Expected: no line, or a line of the statement
 # Ends with 0 when the behaviour is right, 1 when it is wrong, 77 when it cannot be tried here.
-set -u
-here=$(cd "$(dirname "$0")" && pwd)
-bw=$(realpath "${BW_BIN:?BW_BIN: path of the batchwright binary}")
-dir=$(mktemp -d) && trap 'rm -rf "$dir"' EXIT
-cp -R "$here"/. "$dir" && cd "$dir" || exit 77
-run() { timeout 60 "$bw" --store sqlite://store.db --format json "$@" 2>>err.txt; }
-wrong() { echo "WRONG: $*" >&2; tail -5 err.txt >&2 2>/dev/null; exit 1; }
+. "$(dirname "$0")/../lib.sh"
 url=${BATCHWRIGHT_TEST_POSTGRES:-postgres://batchwright:batchwright@localhost/batchwright}
 command -v psql >/dev/null || exit 77
 sql() { psql "$url" -v ON_ERROR_STOP=1 -qtA -c "$1" 2>>err.txt; }

@@ -2,13 +2,7 @@
 # An output path that is a device or a FIFO is replaced by a file; as root that takes /dev/null from the whole machine.
 # Expected: a path that exists and is no regular file stays what it is: written to, or refused
 # Ends with 0 when the behaviour is right, 1 when it is wrong, 77 when it cannot be tried here.
-set -u
-here=$(cd "$(dirname "$0")" && pwd)
-bw=$(realpath "${BW_BIN:?BW_BIN: path of the batchwright binary}")
-dir=$(mktemp -d) && trap 'rm -rf "$dir"' EXIT
-cp -R "$here"/. "$dir" && cd "$dir" || exit 77
-run() { timeout 60 "$bw" --store sqlite://store.db --format json "$@" 2>>err.txt; }
-wrong() { echo "WRONG: $*" >&2; tail -5 err.txt >&2 2>/dev/null; exit 1; }
+. "$(dirname "$0")/../lib.sh"
 mkfifo pipe && (timeout 20 cat pipe >read.txt &)
 run run out.toml path=pipe >out.json
 [ -p pipe ] || wrong "the FIFO became $(stat -c %F pipe)"

@@ -2,13 +2,7 @@
 # A field that begins with a lone quote swallows the records up to the next quote; the job completes without a word.
 # Expected: text behind a closing quote is no CSV (RFC 4180): the record is a data error; records are not lost in silence
 # Ends with 0 when the behaviour is right, 1 when it is wrong, 77 when it cannot be tried here.
-set -u
-here=$(cd "$(dirname "$0")" && pwd)
-bw=$(realpath "${BW_BIN:?BW_BIN: path of the batchwright binary}")
-dir=$(mktemp -d) && trap 'rm -rf "$dir"' EXIT
-cp -R "$here"/. "$dir" && cd "$dir" || exit 77
-run() { timeout 60 "$bw" --store sqlite://store.db --format json "$@" 2>>err.txt; }
-wrong() { echo "WRONG: $*" >&2; tail -5 err.txt >&2 2>/dev/null; exit 1; }
+. "$(dirname "$0")/../lib.sh"
 run run load.toml >out.json; code=$?
 [ $code = 1 ] && exit 0
 python3 - <<'EOF' || wrong "completed, nothing skipped: $(tr '\n' ' ' <out.jsonl)"

@@ -2,13 +2,7 @@
 # Records that cannot be read fill no chunk, so memory grows with them and nothing is committed.
 # Expected: memory stays flat (documented: flat) and progress is committed while hundreds of thousands of bad records are skipped
 # Ends with 0 when the behaviour is right, 1 when it is wrong, 77 when it cannot be tried here.
-set -u
-here=$(cd "$(dirname "$0")" && pwd)
-bw=$(realpath "${BW_BIN:?BW_BIN: path of the batchwright binary}")
-dir=$(mktemp -d) && trap 'rm -rf "$dir"' EXIT
-cp -R "$here"/. "$dir" && cd "$dir" || exit 77
-run() { timeout 60 "$bw" --store sqlite://store.db --format json "$@" 2>>err.txt; }
-wrong() { echo "WRONG: $*" >&2; tail -5 err.txt >&2 2>/dev/null; exit 1; }
+. "$(dirname "$0")/../lib.sh"
 python3 - "$bw" <<'EOF' || wrong "memory or commits, see above"
 import json, os, subprocess, sys
 def peak(records):

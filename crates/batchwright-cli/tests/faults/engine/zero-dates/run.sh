@@ -2,13 +2,7 @@
 # A MySQL date 0000-00-00 is read as null.
 # Expected: text, as the database writes it (documented), or an error of kind data
 # Ends with 0 when the behaviour is right, 1 when it is wrong, 77 when it cannot be tried here.
-set -u
-here=$(cd "$(dirname "$0")" && pwd)
-bw=$(realpath "${BW_BIN:?BW_BIN: path of the batchwright binary}")
-dir=$(mktemp -d) && trap 'rm -rf "$dir"' EXIT
-cp -R "$here"/. "$dir" && cd "$dir" || exit 77
-run() { timeout 60 "$bw" --store sqlite://store.db --format json "$@" 2>>err.txt; }
-wrong() { echo "WRONG: $*" >&2; tail -5 err.txt >&2 2>/dev/null; exit 1; }
+. "$(dirname "$0")/../lib.sh"
 url=${BATCHWRIGHT_TEST_MYSQL:-mysql://batchwright:batchwright@127.0.0.1/batchwright}
 command -v mariadb >/dev/null || exit 77
 rest=${url#*://}; user=${rest%%:*}; rest=${rest#*:}; pass=${rest%%@*}; rest=${rest#*@}; host=${rest%%/*}; base=${rest#*/}
