@@ -35,10 +35,6 @@ pub enum Service {
     Browser,
     /// The program `faketime`.
     Faketime,
-    /// The program `strace`.
-    Strace,
-    /// The program `php`.
-    Php,
     /// The program `python3`.
     Python,
 }
@@ -57,8 +53,6 @@ pub fn needs(service: Service) -> Option<String> {
         Service::Schemathesis => variable("BATCHWRIGHT_TEST_SCHEMATHESIS"),
         Service::Browser => program("chromedriver").and_then(|_| program("chromium")),
         Service::Faketime => program("faketime"),
-        Service::Strace => program("strace"),
-        Service::Php => program("php"),
         Service::Python => program("python3"),
     };
     if found.is_none() {
