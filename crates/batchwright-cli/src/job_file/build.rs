@@ -254,6 +254,22 @@ impl Builder<'_> {
         let line_max = bytes_max.map(|max| usize::try_from(max).unwrap_or(usize::MAX));
         let may_change = may_change(reader.get_ref().if_changed.as_ref())?;
         let one = |name: &str| Some(vec![name.to_owned()]);
+        /// A reader of lines, of whichever type, with its bounds.
+        macro_rules! as_said {
+            ($lines:ident, $scope:ident, $max:ident, $may_change:ident) => {{
+                let mut lines = $lines;
+                if let Some(max) = $max {
+                    lines = lines.line_bytes_max(max);
+                }
+                if let Some((start, end)) = partition::byte_range($scope)? {
+                    lines = lines.bytes(start, end);
+                }
+                if $may_change {
+                    lines = lines.may_have_changed();
+                }
+                lines
+            }};
+        }
         Ok(match kind.get_ref().as_str() {
             "csv" => {
                 let path = self.path(wanted_in(path, "path", reader)?, known)?;
@@ -277,16 +293,8 @@ impl Builder<'_> {
             "jsonl" => {
                 let path = self.path(wanted_in(path, "path", reader)?, known)?;
                 let make: Make<Opened> = Box::new(move |scope| {
-                    let mut lines = JsonLinesReader::new(path(scope)?);
-                    if let Some(max) = line_max {
-                        lines = lines.line_bytes_max(max);
-                    }
-                    if let Some((start, end)) = partition::byte_range(scope)? {
-                        lines = lines.bytes(start, end);
-                    }
-                    if may_change {
-                        lines = lines.may_have_changed();
-                    }
+                    let lines = JsonLinesReader::new(path(scope)?);
+                    let lines = as_said!(lines, scope, line_max, may_change);
                     Ok(Opened::JsonLines(lines))
                 });
                 (make, None)
@@ -295,16 +303,8 @@ impl Builder<'_> {
                 let path = self.path(wanted_in(path, "path", reader)?, known)?;
                 let names: Names = Arc::new([Arc::from("line")]);
                 let make: Make<Opened> = Box::new(move |scope| {
-                    let mut lines = LineReader::new(path(scope)?);
-                    if let Some(max) = line_max {
-                        lines = lines.line_bytes_max(max);
-                    }
-                    if let Some((start, end)) = partition::byte_range(scope)? {
-                        lines = lines.bytes(start, end);
-                    }
-                    if may_change {
-                        lines = lines.may_have_changed();
-                    }
+                    let lines = LineReader::new(path(scope)?);
+                    let lines = as_said!(lines, scope, line_max, may_change);
                     Ok(Opened::Lines(lines, Arc::clone(&names)))
                 });
                 (make, one("line"))
