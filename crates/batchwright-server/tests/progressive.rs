@@ -156,7 +156,10 @@ fn a_unit_that_kills_its_server_is_found_and_given_up() {
             json!({"sum": sum(units) - 71, "units": told}),
             "{job}"
         );
-        assert_eq!(place.runs(71), ATTEMPTS as usize, "{job}");
+        // Among others nobody knows which unit it was: two more deaths until it is alone.
+        let unknown = if job == "single" { 0..=0 } else { 1..=2 };
+        let runs = place.runs(71);
+        assert!(unknown.contains(&(runs - ATTEMPTS as usize)), "{job}: {runs}");
     }
 }
 

@@ -308,7 +308,7 @@ impl<'a> LaneRun<'a> {
     pub(crate) fn begin_unit(&mut self) -> Result<(), ItemError> {
         self.begun += 1;
         let Some(segment) = &self.segment else { return Ok(()) };
-        let attempts = segment.poison.attempts;
+        let attempts = segment.poison.attempts_at(segment.position);
         if attempts >= self.settings.max_attempts {
             return Err(ItemError::new(
                 ErrorKind::new("worker_lost"),
@@ -324,11 +324,9 @@ impl<'a> LaneRun<'a> {
     pub(crate) fn unit_done(&mut self, end: UnitEnd) {
         self.unit_ended();
         let Some(segment) = &mut self.segment else { return };
+        segment.poison.forget(segment.position);
         segment.position += 1;
         segment.done += 1;
-        if segment.poison.attempts > 0 {
-            segment.poison.attempts = 0;
-        }
         self.since.counters.read += 1;
         match end {
             UnitEnd::Done => self.since.counters.write += 1,
@@ -396,22 +394,22 @@ impl<'a> LaneRun<'a> {
         }
         let (max, on_failed) = (self.settings.max_attempts, self.settings.on_failed);
         let Some(segment) = &mut self.segment else { return };
-        segment.poison.attempts = segment.poison.attempts.saturating_add(1);
+        segment.poison.count_attempt(segment.position);
         self.must_commit = true;
         let attempts = segment.poison.attempts.min(max);
         let number = segment.position + 1;
         let told = format!("unit {number} failed at {attempts} of {max} attempts: {error}");
         if *error.kind() == ErrorKind::FATAL {
-            segment.poison.attempts = 0;
+            segment.poison.forget(segment.position);
             self.failure = Some(Failure::new("unit_failed", told));
         } else if segment.poison.attempts >= max {
             match on_failed {
                 OnFailed::Fail => {
-                    segment.poison.attempts = 0;
+                    segment.poison.forget(segment.position);
                     self.failure = Some(Failure::new("unit_failed", told));
                 }
                 OnFailed::Continue => {
-                    segment.poison.attempts = 0;
+                    segment.poison.forget(segment.position);
                     segment.position += 1;
                     segment.failed += 1;
                     self.since.counters.read += 1;

@@ -180,12 +180,7 @@ pub(crate) fn give_up_worker(
             // What lies between the checkpoint and the unit runs again, each alone.
             if let Some(hanging) = hanging {
                 segment.suspect(segment.poison.careful_until.max(hanging + 1), 1);
-                match hanging == segment.position {
-                    true => {
-                        segment.poison.attempts += 1 + std::mem::take(&mut segment.poison.deaths);
-                    }
-                    false => segment.poison.deaths += 1,
-                }
+                segment.poison.count_attempt(hanging);
             }
             segment.claimed = segment.position;
             unit.slices().claim_segment(segment)?;

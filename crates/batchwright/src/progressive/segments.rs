@@ -44,7 +44,10 @@ pub struct Segment {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Poison {
-    /// Attempts at the unit at the segment's position.
+    /// The unit that `attempts` belong to.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unit: u64,
+    /// Attempts at that unit that failed, or that ended with the death of its worker while no other unit was in work.
     #[serde(skip_serializing_if = "is_zero")]
     pub attempts: u32,
     /// A worker died somewhere before this unit: until there, chunks are small.
@@ -53,9 +56,27 @@ pub struct Poison {
     /// Units of such a chunk.
     #[serde(skip_serializing_if = "is_zero")]
     pub careful_chunk: u64,
-    /// Deaths of workers that no unit was found guilty of yet.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub deaths: u32,
+}
+
+impl Poison {
+    /// Attempts at `unit` so far.
+    #[inline]
+    pub(crate) fn attempts_at(&self, unit: u64) -> u32 {
+        if self.unit == unit { self.attempts } else { 0 }
+    }
+
+    /// One more attempt at `unit` did not succeed.
+    pub(crate) fn count_attempt(&mut self, unit: u64) {
+        (self.attempts, self.unit) = (self.attempts_at(unit).saturating_add(1), unit);
+    }
+
+    /// `unit` is over: what is known of it is forgotten.
+    #[inline]
+    pub(crate) fn forget(&mut self, unit: u64) {
+        if self.attempts > 0 && self.unit == unit {
+            (self.attempts, self.unit) = (0, 0);
+        }
+    }
 }
 
 fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
@@ -92,9 +113,9 @@ impl Segment {
         self.end.map_or(until, |end| until.min(end))
     }
 
-    /// Its worker is gone and left a window of about `units` units behind: the unit in work has one attempt more.
-    /// Which one that was is known where each unit is committed alone. Else chunks are smaller from now on, and
-    /// smaller again, until it is found.
+    /// Its worker is gone and left a window of about `units` units behind. Where each unit is committed alone, the
+    /// unit in work has one attempt more. Else nobody knows which unit it was, and none is charged: chunks are
+    /// smaller from now on, and smaller again, until units are alone.
     fn bury(&mut self, units: u64, each_unit_alone: bool) {
         if self.claimed <= self.position {
             return;
@@ -105,9 +126,8 @@ impl Segment {
             None => self.claimed - self.position,
         };
         match suspects {
-            1 => self.poison.attempts += 1 + std::mem::take(&mut self.poison.deaths),
+            1 => self.poison.count_attempt(self.position),
             _ => {
-                self.poison.deaths += 1;
                 // A window is a hundred milliseconds: small chunks are ten of them, beside which a commit is cheap.
                 let is_second = self.careful_chunk_at(self.position).is_some();
                 let chunk = if is_second { 1 } else { (units / 10).max(1) };
@@ -264,22 +284,25 @@ mod tests {
     fn a_segment_whose_worker_died_is_taken_whole_and_then_carefully() {
         let mut all = segments(&[(0, 40, 1000, Some(0))]);
         let dead = |lane: u32| lane != 0;
-        let poison = |attempts, careful_until, careful_chunk, deaths| Poison {
-            attempts,
+        let careful = |careful_until, careful_chunk| Poison {
             careful_until,
             careful_chunk,
-            deaths,
+            ..Poison::default()
         };
         assert_eq!(claim(&mut all, 1, &dead, 40, RULES), Claim::Window(0));
-        assert_eq!(all[0].poison, poison(0, 40, 4, 1));
+        assert_eq!(all[0].poison, careful(40, 4));
         // The next worker dies too: of one of four.
         all[0].position = 8;
         assert_eq!(claim(&mut all, 2, &|lane| lane == 2, 40, RULES), Claim::Window(0));
-        assert_eq!(all[0].poison, poison(0, 12, 1, 2));
-        // And now it is known of which one, and that it was the same one before.
+        assert_eq!(all[0].poison, careful(12, 1));
+        // Now units are alone. The first death is charged to the unit in work; it says nothing of those before.
         all[0].position = 10;
         assert_eq!(claim(&mut all, 3, &|lane| lane == 3, 40, RULES), Claim::Window(0));
-        assert_eq!(all[0].poison, poison(3, 12, 1, 0));
+        assert_eq!(all[0].poison, Poison { unit: 10, attempts: 1, ..careful(12, 1) });
+        // The death of another worker at another unit starts that unit's own count.
+        all[0].position = 11;
+        assert_eq!(claim(&mut all, 4, &|lane| lane == 4, 40, RULES), Claim::Window(0));
+        assert_eq!(all[0].poison, Poison { unit: 11, attempts: 1, ..careful(12, 1) });
     }
 
     #[test]

@@ -377,7 +377,7 @@ fn a_progressive_execution_comes_back_as_it_went_in(repository: &dyn JobReposito
     segment.lane = Some(2);
     segment.done = 29;
     segment.failed = 1;
-    segment.poison = Poison { attempts: 2, careful_until: 33, careful_chunk: 4, deaths: 1 };
+    segment.poison = Poison { unit: 25, attempts: 2, careful_until: 33, careful_chunk: 4 };
     segment.partial = Some("null".to_owned());
     unit.slices().update_segment(&segment).expect("an update");
     let counters =
