@@ -301,6 +301,17 @@ pub enum StepError {
         /// What the user code reported.
         source: ItemErrorText,
     },
+    /// Records were read, and every one of them was skipped.
+    #[error(
+        "complete step `{step}`: all {records} records were skipped; see why (`skips`), mend the input or the job, \
+         and run it as a new instance"
+    )]
+    AllSkipped {
+        /// Step that was running.
+        step: String,
+        /// Records that the instance's step read.
+        records: u64,
+    },
     /// A reader, processor, writer or dead-letter file could not be made, opened or closed.
     #[error("{action} the {part} of step `{step}`: {source}")]
     Component {
@@ -396,6 +407,7 @@ impl StepError {
             Self::Item { phase: Phase::Process, .. } => "process_failed",
             Self::Item { phase: Phase::Write, .. } => "write_failed",
             Self::SkipLimit { .. } => "skip_limit_exceeded",
+            Self::AllSkipped { .. } => "all_skipped",
             Self::Component { source, .. } if *source.0.kind() == ErrorKind::INPUT_CHANGED => {
                 "input_changed"
             }

@@ -99,12 +99,12 @@ fn row_96_the_most_specific_pattern_wins_in_any_order_and_ties_are_refused() {
     let world = World::default();
     let operator = operator(
         job()
-            .step(world.step_with("a", "COMPLETED WITH SKIPS"))
+            .step(world.step_with("a", "COMPLETED_WITH_SKIPS"))
             .on("*")
             .fail("STAR")
             .on("COMPLETED*")
             .end("PREFIX")
-            .on("COMPLETED WITH SKIPS")
+            .on("COMPLETED_WITH_SKIPS")
             .end("LITERAL")
             .on("**")
             .fail("STARS"),
@@ -157,7 +157,7 @@ fn row_98_a_code_that_nothing_matches_fails_the_job_and_names_both() {
 fn row_99_without_transitions_completed_goes_on_and_a_failure_fails_the_job() {
     let world = World::default();
     let operator =
-        operator(job().step(world.step_with("a", "COMPLETED WITH SKIPS")).step(world.step("b")));
+        operator(job().step(world.step_with("a", "COMPLETED_WITH_SKIPS")).step(world.step("b")));
     assert_eq!(start(&operator).status, BatchStatus::Completed);
     assert_eq!(world.ran(), ["a", "b"]);
     let world = World::failing(&["a"]);
@@ -479,4 +479,34 @@ fn changes_of_the_jobs_context_in_branches_are_all_kept() {
         let done = start(&operator);
         assert_eq!(done.context.names().collect::<Vec<_>>(), names);
     }
+}
+
+#[test]
+fn what_is_complete_but_for_skips_goes_where_completed_goes() {
+    let codes = [("COMPLETED", "good"), ("COMPLETED_WITH_SKIPS", "good"), ("OTHER", "rest")];
+    for (code, wanted) in codes {
+        let world = World::default();
+        let operator = operator(
+            job()
+                .step(world.step_with("a", code))
+                .on("*")
+                .to("rest")
+                .on("COMPLETED")
+                .to("good")
+                .step(world.step("good"))
+                .on("COMPLETED")
+                .end("GOOD")
+                .step(world.step("rest")),
+        );
+        start(&operator);
+        assert_eq!(world.ran(), ["a", wanted], "{code}");
+    }
+}
+
+#[test]
+fn a_flow_says_that_one_of_its_steps_skipped_records() {
+    let world = World::default();
+    let operator =
+        operator(job().step(world.step_with("a", "COMPLETED_WITH_SKIPS")).step(world.step("b")));
+    assert_eq!(start(&operator).exit.code, "COMPLETED_WITH_SKIPS");
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use batchwright::{
     BatchStatus, ByteRanges, ChunkStepBuilder, CsvReader, ExitStatus, ItemError, Job, JobExecution,
     JobOperator, JobParameters, LaunchOptions, ListReader, ListWriter, MemoryRepository, NoWriter,
-    NumberRanges, Partition, PartitionStep, Partitioner, StepExecution, StepScope,
+    NumberRanges, Partition, PartitionStep, Partitioner, SkipPolicy, StepExecution, StepScope,
 };
 
 fn operator(step: PartitionStep) -> JobOperator {
@@ -310,4 +310,35 @@ fn files_are_partitions_in_the_order_of_their_names() {
         .build();
     start(&operator(PartitionStep::new(step, watched)));
     assert_eq!(*keys.lock().unwrap(), ["a.csv", "b.csv"]);
+}
+
+#[test]
+fn partitions_that_skip_every_record_together_fail_their_step() {
+    for (bad_numbers, code) in [(1..=6, "FAILED"), (1..=5, "COMPLETED_WITH_SKIPS")] {
+        let (written, bad) = world();
+        bad.lock().unwrap().extend(bad_numbers);
+        let bad = Arc::clone(&bad);
+        let worker = ChunkStepBuilder::new("load")
+            .reader_with(|scope: &StepScope| {
+                let range = scope.partition_value::<i64>("min")?..=scope.partition_value("max")?;
+                Ok(ListReader::new(range.collect::<Vec<_>>()))
+            })
+            .processor(move |n: &i64| match bad.lock().unwrap().contains(n) {
+                true => Err(ItemError::data("a bad number")),
+                false => Ok(Some(*n)),
+            })
+            .writer(ListWriter::new(Arc::clone(&written)))
+            .skip(SkipPolicy::limit(9))
+            .build();
+        let operator =
+            operator(PartitionStep::new(worker, NumberRanges { min: 1, max: 6, grid: 3 }));
+        let done = start(&operator);
+        assert_eq!(done.exit.code, code);
+        if let Some(failure) = done.failure {
+            assert_eq!(failure.code, "all_skipped");
+            let again =
+                restart(&operator, &operator.queries().execution(done.id).unwrap().unwrap());
+            assert_eq!(again.failure.unwrap().code, "all_skipped", "a restart does not hide it");
+        }
+    }
 }

@@ -833,8 +833,8 @@ fn row_74_a_listener_raises_the_severity_of_the_exit_code_and_never_lowers_it_or
     let completed = |code: &str| (BatchStatus::Completed, code.to_owned());
     let failed = |code: &str| (BatchStatus::Failed, code.to_owned());
     assert_eq!(
-        exit_of(saying(false, &["COMPLETED WITH SKIPS"])),
-        completed("COMPLETED WITH SKIPS")
+        exit_of(saying(false, &["COMPLETED_WITH_SKIPS"])),
+        completed("COMPLETED_WITH_SKIPS")
     );
     assert_eq!(exit_of(saying(false, &["EXECUTING"])), completed("COMPLETED"));
     assert_eq!(exit_of(saying(true, &["COMPLETED"])), failed("FAILED"));

@@ -25,6 +25,8 @@ impl ExitStatus {
     pub const EXECUTING: &'static str = "EXECUTING";
     /// Done.
     pub const COMPLETED: &'static str = "COMPLETED";
+    /// Done, but for records that were skipped. A transition for `COMPLETED` matches it too.
+    pub const COMPLETED_WITH_SKIPS: &'static str = "COMPLETED_WITH_SKIPS";
     /// There was nothing to do.
     pub const NOOP: &'static str = "NOOP";
     /// Ended on request.
@@ -54,6 +56,16 @@ impl ExitStatus {
     /// Done.
     pub fn completed() -> Self {
         Self::new(Self::COMPLETED)
+    }
+
+    /// Says of work that is simply done that records were skipped, when `skips` is not zero. A word of the job's own
+    /// stays what it is.
+    #[must_use]
+    pub(crate) fn with_skips(self, skips: u64) -> Self {
+        match self.code == Self::COMPLETED && skips > 0 {
+            true => Self { code: Self::COMPLETED_WITH_SKIPS.to_owned(), ..self },
+            false => self,
+        }
     }
 
     /// Ended on request.
@@ -121,7 +133,7 @@ mod tests {
         let ladder = [
             "EXECUTING",
             "COMPLETED",
-            "COMPLETED WITH SKIPS",
+            "COMPLETED_WITH_SKIPS",
             "NOOP",
             "STOPPED",
             "FAILED",

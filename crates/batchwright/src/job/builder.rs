@@ -29,7 +29,7 @@ pub struct FlowBuilder {
 /// let job = Job::builder("nightly")
 ///     .step(step("load"))
 ///     .on("FAILED").to("repair")
-///     .on("COMPLETED WITH SKIPS").end("DONE WITH SKIPS")
+///     .on("COMPLETED_WITH_SKIPS").end("DONE WITH SKIPS")
 ///     .split("reports", [
 ///         JobFlow::builder("sums").step(step("sum")),
 ///         JobFlow::builder("lists").step(step("list")),

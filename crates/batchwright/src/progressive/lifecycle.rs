@@ -250,9 +250,10 @@ pub(crate) fn end(
 ) -> Result<(), RepositoryError> {
     let id = execution.id;
     let illegal = |_| RepositoryError::LeaseLost { execution: id };
-    let exit = exit_of(ended.event);
+    let mut exit = exit_of(ended.event);
     for mut step in unit.steps_of(id)?.into_iter().filter(|step| step.id == row.step) {
         step.status = step.status.after(ended.event).map_err(illegal)?;
+        exit = exit.with_skips(step.counters.skips());
         step.exit = match &ended.failure {
             Some(failure) => exit.clone().with_message(&failure.message),
             None => exit.clone(),

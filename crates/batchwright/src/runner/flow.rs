@@ -117,7 +117,7 @@ impl<'r> Walk<'r> {
                 });
             }
         };
-        let (mut visited, mut ran_any) = (BTreeSet::new(), false);
+        let (mut visited, mut ran_any, mut skips) = (BTreeSet::new(), false, 0);
         let mut first: Option<FirstFailure> = None;
         loop {
             if scope.stop().is_requested() {
@@ -145,6 +145,7 @@ impl<'r> Walk<'r> {
                 FlowEnd::Stopped => return Ok(FlowEnd::Stopped),
                 FlowEnd::Completed { exit, ran } => {
                     ran_any |= ran;
+                    skips += u64::from(exit.code == ExitStatus::COMPLETED_WITH_SKIPS);
                     (Outcome::Completed, exit, None, Vec::new(), false)
                 }
                 FlowEnd::Failed { failure, exit, steps, stopped } => {
@@ -171,7 +172,10 @@ impl<'r> Walk<'r> {
                     at = next;
                     continue;
                 }
-                Route::Done => return Ok(FlowEnd::Completed { exit, ran: ran_any }),
+                Route::Done => {
+                    let exit = exit.with_skips(skips);
+                    return Ok(FlowEnd::Completed { exit, ran: ran_any });
+                }
                 Route::Lost => {
                     let end = match failure {
                         Some(failure) => FlowEnd::Failed { failure, exit, steps, stopped },

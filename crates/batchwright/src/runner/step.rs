@@ -147,10 +147,10 @@ impl Runner {
         result: Result<StepEnd, StepError>,
         handles: &dyn Fn(&str) -> bool,
     ) -> Result<StepExecution, RepositoryError> {
-        let StepRun { lease, scope, step: mut row, .. } = run;
+        let StepRun { lease, scope, step: mut row, earlier_skips, .. } = run;
         let event = match result {
             Ok(StepEnd::Completed(exit)) => {
-                row.exit = exit;
+                row.exit = exit.with_skips(earlier_skips + row.counters.skips());
                 StatusEvent::Complete
             }
             Ok(StepEnd::Stopped) => {

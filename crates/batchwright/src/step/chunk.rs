@@ -239,6 +239,9 @@ where
                 &mut settler,
             ),
         }?;
+        if matches!(end, StepEnd::Completed(_)) {
+            settler.refuse_nothing_but_skips()?;
+        }
         settler.finish(matches!(end, StepEnd::Completed(_)))?;
         Ok(end)
     }

@@ -251,6 +251,7 @@ impl Step for PartitionStep {
         }
         newest.extend(rows);
         newest.sort_by(|a, b| a.partition.cmp(&b.partition));
+        self.refuse_nothing_but_skips(&newest)?;
         self.aggregate(run, &newest).map(StepEnd::Completed)
     }
 }
@@ -381,6 +382,22 @@ impl PartitionStep {
             past,
             handles: &|_| false,
         })
+    }
+
+    /// All partitions together skipped every record. What was resumed had done something before.
+    fn refuse_nothing_but_skips(&self, rows: &[StepExecution]) -> Result<(), StepError> {
+        let all = rows.iter().fold(Counters::default(), |mut sum, row| {
+            sum += row.counters;
+            sum
+        });
+        let is_whole = rows.iter().all(|row| row.begun_by.is_none());
+        match is_whole && all.skips() > 0 && all.write + all.filter == 0 {
+            true => {
+                let (step, records) = (self.name().to_owned(), all.skips());
+                Err(StepError::AllSkipped { step, records })
+            }
+            false => Ok(()),
+        }
     }
 
     fn aggregate(

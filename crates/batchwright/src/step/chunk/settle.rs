@@ -118,6 +118,16 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         }
     }
 
+    /// A step that skipped all its records did not do its work. Of partitions only all together can say that.
+    pub(super) fn refuse_nothing_but_skips(&self) -> Result<(), StepError> {
+        let records = self.checkpoint.records;
+        let skips = self.run.earlier_skips + self.counters.skips();
+        match records > 0 && skips >= records && self.run.scope.partition().is_none() {
+            true => Err(StepError::AllSkipped { step: self.run.scope.step().to_owned(), records }),
+            false => Ok(()),
+        }
+    }
+
     /// Accounts for `chunk`, writes it and commits.
     pub(super) fn settle(&mut self, chunk: &mut Processed<I, O>) -> Result<Settled, StepError> {
         let mut pending = Vec::new();
