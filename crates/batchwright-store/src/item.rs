@@ -1,6 +1,7 @@
 //! Items in SQL tables.
 
 mod column;
+mod key;
 mod named;
 mod reader;
 mod sink;
@@ -8,7 +9,8 @@ mod statement;
 mod tasklet;
 mod writer;
 
-pub use column::column_range;
+pub use column::ColumnPartitions;
+pub use key::KeyColumns;
 pub use named::NamedStatement;
 pub use reader::SqlReader;
 pub use statement::{RowBinder, SqlMode};

@@ -33,7 +33,8 @@ pub use database::{
     SqliteDatabase,
 };
 pub use item::{
-    NamedStatement, RowBinder, SqlMode, SqlReader, SqlTasklet, SqlWriter, column_range,
+    ColumnPartitions, KeyColumns, NamedStatement, RowBinder, SqlMode, SqlReader, SqlTasklet,
+    SqlWriter,
 };
 pub use repository::{SqlRepository, StoreOptions};
 pub use rusqlite;

@@ -12,7 +12,7 @@ use batchwright::{
     Sequence, SkipPolicy, Step, StepOptions, TaskletCall, TaskletStep, increment,
 };
 use batchwright_store::{
-    Database, SqlMode, SqlReader, SqlTasklet, SqlValue, SqlWriter, column_range,
+    ColumnPartitions, Database, SqlMode, SqlReader, SqlTasklet, SqlValue, SqlWriter,
 };
 use common::{Kind, Place, all, servers};
 
@@ -115,10 +115,111 @@ fn numbers_without_a_sign_are_read_as_they_are() {
     place.run("INSERT INTO t VALUES (1, 3000000000, 200)");
     let row = query(&place, "SELECT v, w FROM t").remove(0);
     assert_eq!(row, [SqlValue::Integer(3_000_000_000), SqlValue::Integer(200)]);
-    assert_eq!(
-        column_range(&place.database(), "t", "v").unwrap(),
-        Some((3_000_000_000, 3_000_000_000))
-    );
+    let (table, column) = ("t".to_owned(), "v".to_owned());
+    let cut = ColumnPartitions { database: place.database(), table, column, grid: 3 };
+    let cut = cut.cut().unwrap();
+    assert_eq!(cut.len(), 1);
+    assert_eq!(cut[0].values.get::<i64>("min").unwrap(), 3_000_000_000);
+}
+
+#[test]
+fn every_row_belongs_to_one_partition_of_its_column() {
+    for kind in all() {
+        let place = Place::new(kind);
+        place.run("CREATE TABLE t (id BIGINT PRIMARY KEY, v DECIMAL(4,1))");
+        place.run("INSERT INTO t VALUES (1, 1), (2, 2), (3, NULL), (4, 9), (5, NULL), (6, 5)");
+        let (table, column) = ("t".to_owned(), "v".to_owned());
+        // A column of the type of the rows' keys, and one with numbers between whole ones and none at all.
+        let by = |column: &str| {
+            let column = column.to_owned();
+            ColumnPartitions { database: place.database(), table: table.clone(), column, grid: 3 }
+        };
+        let rows = |by: &ColumnPartitions| {
+            let mut all = Vec::new();
+            for partition in by.cut().unwrap() {
+                let rows: String = partition.values.get("where").unwrap();
+                all.extend(place.numbers(&format!("SELECT id FROM t WHERE {rows}")));
+            }
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(rows(&by("id")), [1, 2, 3, 4, 5, 6], "{kind:?}");
+        place.run("DROP TABLE t");
+        place.run("CREATE TABLE t (id BIGINT PRIMARY KEY, v BIGINT)");
+        place.run("INSERT INTO t VALUES (1, 1), (2, 2), (3, NULL), (4, 9), (5, NULL), (6, 5)");
+        let by = by(&column);
+        assert_eq!(rows(&by), [1, 2, 3, 4, 5, 6], "{kind:?}");
+        let last = by.cut().unwrap().pop().unwrap();
+        assert_eq!((last.key.as_str(), last.values.has("min")), ("null", false), "{kind:?}");
+        place.run("DELETE FROM t WHERE v IS NOT NULL");
+        assert_eq!(rows(&by), [3, 5], "{kind:?}");
+    }
+}
+
+#[test]
+fn a_key_of_two_columns_goes_on_behind_the_last_row() {
+    for kind in all() {
+        let place = Place::new(kind);
+        place.run("CREATE TABLE t (a BIGINT, b BIGINT, PRIMARY KEY (a, b))");
+        for a in 1..=3 {
+            place.run(&format!("INSERT INTO t VALUES ({a}, 1), ({a}, 2), ({a}, 3)"));
+        }
+        place.run("CREATE TABLE u (a BIGINT, b BIGINT)");
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let reader = SqlReader::new(place.database(), "SELECT b, a FROM t", |row| {
+            Ok((row.get::<i64>("a")?, row.get::<i64>("b")?))
+        });
+        let operator = operator(&place, interrupted(reader.keyset(["a", "b"]), &written));
+        let mut last = start(&operator);
+        let mut executions = 1;
+        while last.status != BatchStatus::Completed {
+            last = restart(&operator, &last);
+            executions += 1;
+        }
+        assert!(executions > 3, "{kind:?}");
+        let all: Vec<_> = (1..=3).flat_map(|a| (1..=3).map(move |b| (a, b))).collect();
+        assert_eq!(*written.lock().unwrap(), all, "{kind:?}");
+    }
+}
+
+/// Writes what `reader` reads, two items a chunk; every third item that it meets fails the step.
+fn interrupted<T: Clone + Send + Sync + 'static>(
+    reader: SqlReader<T>,
+    written: &Arc<Mutex<Vec<T>>>,
+) -> impl Step + 'static {
+    let seen = Arc::new(Mutex::new(0));
+    ChunkStepBuilder::new("step")
+        .reader(reader)
+        .processor(move |item: &T| {
+            let mut seen = seen.lock().unwrap();
+            *seen += 1;
+            match *seen % 3 {
+                0 => Err(ItemError::data("take a rest")),
+                _ => Ok(Some(item.clone())),
+            }
+        })
+        .writer(ListWriter::new(Arc::clone(written)))
+        .chunk_size(2)
+        .build()
+}
+
+#[test]
+fn a_tie_that_only_the_collation_sees_is_refused_at_the_restart() {
+    for kind in [Kind::Sqlite, Kind::MySql].into_iter().filter(|kind| kind.is_there()) {
+        let place = Place::new(kind);
+        let collation = if kind == Kind::Sqlite { "COLLATE NOCASE" } else { "" };
+        place.run(&format!("CREATE TABLE t (k VARCHAR(9) {collation})"));
+        place.run("INSERT INTO t VALUES ('a'), ('b'), ('B'), ('c')");
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let reader =
+            SqlReader::new(place.database(), "SELECT k FROM t", |row| row.get::<String>("k"));
+        let operator = operator(&place, interrupted(reader.keyset("k"), &written));
+        let failed = start(&operator);
+        assert_eq!(written.lock().unwrap().len(), 2, "the last one is a `b`");
+        let refused = restart(&operator, &failed).failure.unwrap();
+        assert!(refused.message.contains("two rows have the key `"), "{kind:?}: {refused:?}");
+        assert_eq!(written.lock().unwrap().len(), 2);
+    }
 }
 
 #[test]

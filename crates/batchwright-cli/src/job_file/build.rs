@@ -342,7 +342,7 @@ impl Builder<'_> {
                     .flatten()
                     .map(|text| self.template(text, known))
                     .collect::<Built<_>>()?;
-                let key = key.as_ref().map(|key| key.get_ref().clone());
+                let key = key.as_ref().map(Texts::all);
                 let make: Make<Opened> = Box::new(move |scope| {
                     let mut sql = sql::reader(database(scope)?, query.render(scope)?);
                     if let Some(key) = &key {

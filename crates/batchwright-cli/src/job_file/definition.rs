@@ -232,7 +232,7 @@ pub(super) struct Reader {
     pub(super) url: Option<Text>,
     pub(super) query: Option<Text>,
     pub(super) params: Option<Vec<Text>>,
-    pub(super) key: Option<Text>,
+    pub(super) key: Option<Texts>,
 }
 
 /// Types by name, or all columns in their order.
@@ -276,6 +276,15 @@ pub(super) enum Column {
 pub(super) enum Texts {
     One(String),
     Many(Vec<String>),
+}
+
+impl Texts {
+    pub(super) fn all(&self) -> Vec<String> {
+        match self {
+            Self::One(text) => vec![text.clone()],
+            Self::Many(texts) => texts.clone(),
+        }
+    }
 }
 
 /// A number, or a text that becomes one when its names are filled in.

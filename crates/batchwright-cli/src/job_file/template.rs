@@ -205,7 +205,14 @@ impl Place {
             Name::StepContext(key) => {
                 format!("fill in `step.context.{key}`: nothing is stored there")
             }
-            Name::Partition(name) => format!("fill in `partition.{name}`: there is none"),
+            Name::Partition(name) => {
+                let key = step.partition().map_or("", |partition| partition.key.as_str());
+                let hint = match key {
+                    "null" => "; `${partition.where}` is the condition for rows without a value",
+                    _ => "",
+                };
+                format!("fill in `partition.{name}`: partition `{key}` has none{hint}")
+            }
             Name::Job => "fill in `job.name`".to_owned(),
         })
     }

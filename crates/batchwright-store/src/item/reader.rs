@@ -8,9 +8,8 @@ use std::thread::JoinHandle;
 use batchwright::{ErrorKind, ItemError, ItemReader, StepScope};
 use serde::{Deserialize, Serialize};
 
-use crate::database::{
-    Database, Readable, Sql, SqlError, SqlErrorClass, SqlRow, SqlSession, SqlValue,
-};
+use super::key::{Behind, Key, KeyColumns};
+use crate::database::{Database, Readable, Sql, SqlError, SqlRow, SqlSession, SqlValue};
 
 /// Rows handed from the cursor's thread at once: enough that the hand-over costs nothing a row.
 const PAGE_ROWS: usize = 1_000;
@@ -28,7 +27,7 @@ pub struct SqlReader<T> {
     database: Database,
     query: String,
     params: Vec<SqlValue<'static>>,
-    key: Option<String>,
+    key: Option<KeyColumns>,
     map: Map<T>,
     cursor: Option<Cursor<T>>,
     position: SqlPosition,
@@ -42,55 +41,6 @@ pub struct SqlPosition {
     rows: u64,
     /// Key of the last of them.
     key: Option<Key>,
-}
-
-/// A key's value.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-enum Key {
-    Integer(i64),
-    Real(f64),
-    Text(String),
-}
-
-impl From<&Key> for SqlValue<'static> {
-    fn from(key: &Key) -> Self {
-        match key {
-            Key::Integer(value) => Self::Integer(*value),
-            Key::Real(value) => Self::Float(*value),
-            Key::Text(value) => value.clone().into(),
-        }
-    }
-}
-
-impl Key {
-    /// A restart begins behind the last key. A row with that key again would be lost, one with a smaller key would
-    /// come twice: both are refused before they are read.
-    fn check_behind(&self, last: Option<&Self>, column: &str) -> Result<(), SqlError> {
-        let what = match (last, self) {
-            (Some(last), now) if last == now => "occurs in two rows",
-            (Some(Self::Integer(last)), Self::Integer(now)) if now < last => "comes too late",
-            (Some(Self::Real(last)), Self::Real(now)) if now < last => "comes too late",
-            _ => return Ok(()),
-        };
-        Err(SqlError::new(
-            SqlErrorClass::Data,
-            format!(
-                "key `{column}`: {self} {what}, so a restart could lose rows or repeat them; name a column that \
-                 is unique and sorts as it compares, or leave the key out and write ORDER BY into the query"
-            ),
-        ))
-    }
-}
-
-impl std::fmt::Display for Key {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Integer(value) => write!(f, "{value}"),
-            Self::Real(value) => write!(f, "{value}"),
-            Self::Text(value) => write!(f, "`{}`", value.escape_debug()),
-        }
-    }
 }
 
 /// A row as the cursor's thread hands it over, with its key when the reader has one.
@@ -135,12 +85,13 @@ impl<T: Send + 'static> SqlReader<T> {
         self
     }
 
-    /// Orders by `column` of the query's result, which must be unique and not null, and resumes behind
-    /// the last value read. A value that comes twice, or out of order, fails the step before its row is read; so
-    /// does a MySQL `ENUM` or `SET`, which sorts otherwise than it compares.
+    /// Orders by `columns` of the query's result, `"id"` or `["day", "id"]`, which together must be unique and not null,
+    /// and resumes behind the last key read. A key that comes twice, or out of order, fails the step before its row is
+    /// read; so does a MySQL `ENUM` or `SET`, which sorts otherwise than it compares. At a restart the database itself is
+    /// asked whether the last key is unique: its collation may take different texts for the same.
     #[must_use]
-    pub fn keyset(mut self, column: impl Into<String>) -> Self {
-        self.key = Some(column.into());
+    pub fn keyset(mut self, columns: impl Into<KeyColumns>) -> Self {
+        self.key = Some(columns.into());
         self
     }
 
@@ -149,42 +100,24 @@ impl<T: Send + 'static> SqlReader<T> {
         self.cursor.as_ref().map(|cursor| cursor.columns.as_slice())
     }
 
-    /// What stands behind the query, and the parameters of both.
-    fn rest(
-        &self,
-        session: &mut SqlSession,
-        query: &str,
-    ) -> Result<(String, Vec<SqlValue<'static>>), SqlError> {
-        let mut params = self.params.clone();
-        let Some(column) = &self.key else { return Ok((String::new(), params)) };
-        let key = format!("q.{}", self.database.dialect().quoted(column));
-        // Also without a position: a column that cannot be a key is refused before anything is read.
-        let parameter = session.key_parameter(query, column, params.len() + 1)?;
-        let behind = match &self.position.key {
-            Some(last) => {
-                params.push(last.into());
-                format!("WHERE {key} > {parameter} ")
-            }
-            None => String::new(),
-        };
-        Ok((format!("{behind}ORDER BY {key}"), params))
-    }
-
     fn start(&self) -> Result<Cursor<T>, ItemError> {
         let database = &self.database;
         let mut session = database
             .connect_read_only()
             .map_err(|error| error.of_item(format!("open `{database}`")))?;
         let query = self.query.trim().trim_end_matches(';');
-        let (rest, params) =
-            self.rest(&mut session, query).map_err(|error| error.of_item("prepare the query"))?;
+        let (last, params) = (self.position.key.clone(), self.params.clone());
+        let behind = match &self.key {
+            Some(key) => key.behind(last.as_ref(), &mut session, database.dialect(), query, params),
+            None => Ok(Behind { rest: String::new(), params }),
+        };
+        let Behind { rest, params } = behind.map_err(|error| error.of_item("prepare the query"))?;
         // Wrong SQL is found at `open`, before anything is read.
         let readable =
             session.readable(query, &rest).map_err(|error| error.of_item("prepare the query"))?;
         let Readable { text, columns } = readable;
         let read_over = if self.key.is_some() { 0 } else { self.position.rows };
         let (key, map) = (self.key.clone(), Arc::clone(&self.map));
-        let last = self.position.key.clone();
         let (sender, pages) = sync_channel(PAGES_AHEAD);
         let thread =
             std::thread::Builder::new().name("sql cursor".to_owned()).spawn(move || {
@@ -209,7 +142,7 @@ impl<T: Send + 'static> SqlReader<T> {
 struct Fetch<T> {
     sql: Sql,
     params: Vec<SqlValue<'static>>,
-    key: Option<String>,
+    key: Option<KeyColumns>,
     /// The key behind which it begins.
     last: Option<Key>,
     read_over: u64,
@@ -230,9 +163,9 @@ impl<T> Fetch<T> {
                 read_over -= 1;
                 return Ok(true);
             }
-            let key = self.key.as_deref().map(|key| key_of(row, key)).transpose()?;
-            if let (Some(column), Some(key)) = (&self.key, &key) {
-                key.check_behind(last.as_ref(), column)?;
+            let key = self.key.as_ref().map(|key| key.of(row)).transpose()?;
+            if let (Some(columns), Some(key)) = (&self.key, &key) {
+                columns.check(last.as_ref(), key)?;
                 last = Some(key.clone());
             }
             let item = catch_unwind(AssertUnwindSafe(|| (self.map)(row)))
@@ -245,18 +178,6 @@ impl<T> Fetch<T> {
         })?;
         send(page);
         Ok(())
-    }
-}
-
-fn key_of(row: &SqlRow<'_>, column: &str) -> Result<Key, SqlError> {
-    match row.read::<SqlValue<'static>>(column)? {
-        SqlValue::Integer(value) => Ok(Key::Integer(value)),
-        SqlValue::Float(value) if value.is_finite() => Ok(Key::Real(value)),
-        SqlValue::Text(text) => Ok(Key::Text(text.into_owned())),
-        other => Err(SqlError::new(
-            SqlErrorClass::Data,
-            format!("key `{column}`: expected a finite number or text, found {}", other.kind()),
-        )),
     }
 }
 

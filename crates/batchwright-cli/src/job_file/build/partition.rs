@@ -6,7 +6,7 @@ use batchwright::{
     ByteRanges, FilePartitions, ItemError, NumberRanges, ParameterSchema, Partition, Partitioner,
     StepScope,
 };
-use batchwright_store::column_range;
+use batchwright_store::ColumnPartitions;
 use toml::Spanned;
 
 use super::super::definition::{self, Bound, By, ColumnRange, Range, Step};
@@ -22,7 +22,8 @@ const GRID_MAX: u32 = 100_000;
 /// What each partition has.
 pub(super) fn names_of(partition: &definition::Partition) -> &'static [&'static str] {
     match partition.by.get_ref() {
-        By::Range(_) | By::Column(_) => &["key", "min", "max"],
+        By::Range(_) => &["key", "min", "max"],
+        By::Column(_) => &["key", "where", "min", "max"],
         By::Files(_) => &["key", "path"],
         By::Bytes(_) => &["key", "start", "end"],
     }
@@ -78,13 +79,11 @@ impl Builder<'_> {
                     None => constant(self.own_database(table)?),
                 };
                 let (table, column) = (self.template(table, known)?, column.get_ref().clone());
-                Ok(Box::new(move |scope: &StepScope| {
-                    let database = database(scope)?;
-                    match column_range(&database, &table.render(scope)?, &column)? {
-                        Some((min, max)) => NumberRanges { min, max, grid: count }.cut(),
-                        None => Ok(Vec::new()),
-                    }
-                }))
+                let make: Make<ColumnPartitions> = Box::new(move |scope| {
+                    let (database, table) = (database(scope)?, table.render(scope)?);
+                    Ok(ColumnPartitions { database, table, column: column.clone(), grid: count })
+                });
+                Ok(Box::new(Late(make)))
             }
             By::Files(pattern) => {
                 if let Some(grid) = grid {
