@@ -25,7 +25,7 @@ use batchwright::{
 use batchwright_server::JobStarter;
 use batchwright_server::api::{AccessRules, Api};
 use batchwright_server::progressive::{NeedsBatch, NeedsBatchLayer};
-use batchwright_store::{Database, SqlRepository, SqlWriter, SqliteDatabase};
+use batchwright_store::{Database, SqlMode, SqlRepository, SqlWriter, SqliteDatabase};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -84,11 +84,16 @@ fn import_job(folder: &Folder, target: Duration) -> Result<Job, batchwright::Ref
                 "rows": rows, "failed": failed, "balance": sum.balance.round()
             }))
         })
-        .writer(SqlWriter::in_store("customer", ["id", "name", "balance"], |row: &Customer, to| {
-            to.bind(row.id)?;
-            to.bind(row.name.as_str())?;
-            to.bind(row.balance)
-        }))
+        .writer(
+            SqlWriter::in_store("customer", ["id", "name", "balance"], |row: &Customer, to| {
+                to.bind(row.id)?;
+                to.bind(row.name.as_str())?;
+                to.bind(row.balance)
+            })
+            // A customer who comes again is brought up to date.
+            .mode(SqlMode::Upsert { key: vec!["id".to_owned()] })
+            .expect("a known key"),
+        )
         .lanes(2)
         .target(target)
         .max_attempts(1)
@@ -97,7 +102,7 @@ fn import_job(folder: &Folder, target: Duration) -> Result<Job, batchwright::Ref
     Job::builder("import").step(step).build()
 }
 
-/// Keeps the file under the name of its content: the same upload is the same import.
+/// Keeps the file under the name of its content: the same upload at the same time is one import, and another one later.
 async fn import(State(folder): State<Folder>, body: Bytes) -> Response {
     let upload: String =
         Sha256::digest(&body).iter().take(16).map(|byte| format!("{byte:02x}")).collect();

@@ -123,6 +123,22 @@ fn an_upload_is_imported_with_a_bar_that_never_goes_back() {
 }
 
 #[test]
+fn the_same_file_can_be_uploaded_twice() {
+    let Some(import) = Import::start() else { return };
+    for _ in 0..2 {
+        import.upload(0);
+        until("the import begins", || !import.said().starts_with("Imported"));
+        import.done();
+        assert_eq!(import.stored(), expected(0));
+    }
+    let path = import.folder.path().join("imports/imports.db");
+    let database = rusqlite::Connection::open(path).unwrap();
+    let written = "SELECT sum(write_count) FROM bw_step_execution WHERE status = 'COMPLETED'";
+    let written: i64 = database.query_row(written, [], |row| row.get(0)).unwrap();
+    assert_eq!(written.cast_unsigned(), 2 * (ROWS - ROWS / 1000), "the second upload is imported as well");
+}
+
+#[test]
 fn a_network_that_is_cut_and_comes_back_costs_nothing() {
     let Some(import) = Import::start() else { return };
     import.upload(0);

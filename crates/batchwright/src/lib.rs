@@ -96,7 +96,7 @@ pub use operator::{
 pub use owner::{Liveness, ProcessIdentity};
 pub use parameters::{
     JobParameters, Parameter, ParameterDeclaration, ParameterError, ParameterSchema, ParameterType,
-    ParameterValue, SLOT_PARAMETER, TRIGGER_PARAMETER,
+    ParameterValue, REPEAT_PARAMETER, SLOT_PARAMETER, TRIGGER_PARAMETER,
 };
 pub use policy::{Classifier, Completion, SkipLimitScope, SkipPolicy};
 pub use progressive::{

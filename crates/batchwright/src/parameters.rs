@@ -334,6 +334,13 @@ pub const TRIGGER_PARAMETER: &str = "trigger";
 /// another type. Every job accepts it.
 pub const SLOT_PARAMETER: &str = "slot";
 
+/// The parameter that counts how often equal work was asked for again, from 1, when it is done anew each time
+/// ([`OpenOptions::repeats`](crate::OpenOptions::repeats)). Every job accepts it.
+pub const REPEAT_PARAMETER: &str = "repeat";
+
+/// What every job accepts, declared or not.
+const OF_EVERY_JOB: [&str; 3] = [TRIGGER_PARAMETER, SLOT_PARAMETER, REPEAT_PARAMETER];
+
 /// A named set of [`Parameter`]s.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -602,7 +609,7 @@ impl ParameterSchema {
                     known.kind
                 )),
                 Some(known) => parameter.secret |= known.secret,
-                None if self.open || [TRIGGER_PARAMETER, SLOT_PARAMETER].contains(&name) => {}
+                None if self.open || OF_EVERY_JOB.contains(&name) => {}
                 None => problems.push(format!(
                     "parameter `{name}` is unknown; known are: {}",
                     names(self.declared.iter().map(|declaration| declaration.name.as_str()))

@@ -25,7 +25,7 @@ use toml::Spanned;
 
 use super::definition::{
     self, Chunk, ChunkBounds, Definition, Next, Number, Processor, Reader, Retry, Skip, Step,
-    Writer,
+    Texts, Writer,
 };
 use super::expression::{self, Expression, Stage, Stages};
 use super::items::{AnyReader, AnyWriter, Opened, RecordCsv, RecordLines};

@@ -178,6 +178,7 @@ pub(super) async fn open(
             lanes: body.lanes,
             target,
             owner_token: token,
+            repeats: false,
             is_server_driven: body.driver == Driver::Server,
         };
         let options = LaunchOptions { new_only: body.new_only, request, ..Default::default() };

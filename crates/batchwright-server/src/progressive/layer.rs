@@ -16,25 +16,35 @@ use crate::api::{Api, Problem};
 /// What a handler returns when its work is too long for one request. [`NeedsBatchLayer`] makes an open execution
 /// of it.
 ///
-/// The same job with the same parameters is the same work: a handler that is asked twice leads both clients to
-/// one execution.
+/// The same job with the same parameters is the same work while it is open: a handler that is asked twice leads both
+/// clients to one execution. An equal request that comes when the work is complete is a new task, unless it
+/// [`answers_again`](Self::answers_again).
 #[derive(Clone)]
 pub struct NeedsBatch {
     job: String,
     parameters: Map<String, Value>,
     owner_token: Option<String>,
+    repeats: bool,
 }
 
 impl NeedsBatch {
     /// The work of progressive job `job`.
     pub fn new(job: impl Into<String>) -> Self {
-        Self { job: job.into(), parameters: Map::new(), owner_token: None }
+        Self { job: job.into(), parameters: Map::new(), owner_token: None, repeats: true }
     }
 
     /// With this parameter.
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.parameters.insert(name.into(), value.into());
+        self
+    }
+
+    /// An equal request that comes when the work is complete gets its stored response again. Once the response was
+    /// acknowledged it is gone, and a client is told so (`response_acknowledged`).
+    #[must_use]
+    pub fn answers_again(mut self) -> Self {
+        self.repeats = false;
         self
     }
 
@@ -117,8 +127,8 @@ where
 
 async fn open(api: Api, needed: NeedsBatch) -> Result<Response, Problem> {
     crate::api::blocking(move || {
-        let NeedsBatch { job, parameters, owner_token } = needed;
-        let options = OpenOptions { owner_token, ..OpenOptions::default() };
+        let NeedsBatch { job, parameters, owner_token, repeats } = needed;
+        let options = OpenOptions { owner_token, repeats, ..OpenOptions::default() };
         let opened = api.open_or_join(&job, parameters, &options)?;
         let id = opened.execution();
         let location = format!("/v1/executions/{id}");

@@ -10,7 +10,7 @@ use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
 use crate::launch;
 use crate::operator::{OperatorError, Refusal};
 use crate::owner::unique_id;
-use crate::parameters::JobParameters;
+use crate::parameters::{JobParameters, REPEAT_PARAMETER};
 use crate::repository::lifecycle::{StartRequest, change, contended, record_step, start_in};
 use crate::repository::{JobRepository, Lane, ProgressiveExecution, UnitOfWork};
 
@@ -30,6 +30,9 @@ pub struct OpenOptions {
     pub owner_token: Option<String>,
     /// Whether servers drive it by themselves; clients only wait.
     pub is_server_driven: bool,
+    /// Whether work that is complete is done once more, as an instance of its own with the parameter
+    /// [`REPEAT_PARAMETER`]; else it is refused as complete.
+    pub repeats: bool,
 }
 
 impl OpenOptions {
@@ -83,7 +86,11 @@ fn open_in(
     plan: Option<&Plan>,
 ) -> Result<Option<JobExecution>, OperatorError> {
     let now = request.start.now;
-    let mut execution = start_in(unit, &request.start, parameters.clone())?;
+    let parameters = match request.options.repeats {
+        true => repeated(unit, request.start.job, parameters.clone())?,
+        false => parameters.clone(),
+    };
+    let mut execution = start_in(unit, &request.start, parameters)?;
     let former = former(unit, &execution)?;
     if former.is_none() && plan.is_none() {
         return Ok(None);
@@ -163,6 +170,41 @@ fn open_in(
         unit.slices().insert_lane(&lane)?;
     }
     Ok(Some(execution))
+}
+
+/// `parameters`, or the first of their repetitions that is not complete. Repetitions are numbered without gaps, so
+/// the number is found by doubling and halving.
+fn repeated(
+    unit: &mut dyn UnitOfWork,
+    job: &str,
+    parameters: JobParameters,
+) -> Result<JobParameters, OperatorError> {
+    let repetition = |number: i64| match number {
+        0 => parameters.clone(),
+        _ => parameters.clone().with(REPEAT_PARAMETER, number),
+    };
+    let mut is_complete = |number| -> Result<bool, OperatorError> {
+        let Some(instance) = unit.find_instance(job, &repetition(number).key())? else {
+            return Ok(false);
+        };
+        let newest = unit.executions_of(instance.id)?.into_iter().next();
+        Ok(newest.is_some_and(|newest| newest.status == BatchStatus::Completed))
+    };
+    if parameters.get(REPEAT_PARAMETER).is_some() || !is_complete(0)? {
+        return Ok(parameters);
+    }
+    let (mut complete, mut open) = (0, 1);
+    while is_complete(open)? {
+        (complete, open) = (open, open * 2);
+    }
+    while open - complete > 1 {
+        let middle = complete + (open - complete) / 2;
+        match is_complete(middle)? {
+            true => complete = middle,
+            false => open = middle,
+        }
+    }
+    Ok(repetition(open))
 }
 
 /// The hash of the token that the lanes must show: whoever opened the instance first keeps it.
