@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::args::{Cli, Command, Format, Global};
 use crate::context::App;
 use crate::error::{self, CliError};
-use crate::{output, project};
+use crate::{output, project, store};
 
 /// Runs the verb of `cli`; returns the exit code of one that did what it was asked.
 pub(crate) fn execute(cli: Cli, registry: &JobRegistry) -> Result<u8, CliError> {
@@ -38,35 +38,38 @@ pub(crate) fn execute(cli: Cli, registry: &JobRegistry) -> Result<u8, CliError> 
         Command::Run(args) => launch::run(&global, registry, &args),
         Command::Next(args) => launch::next(&global, registry, &args),
         Command::Restart(args) => launch::restart(&global, registry, &args),
-        Command::Start(args) => launch::start(&App::open(&global, registry, None)?, &global, &args),
-        Command::Validate(args) => {
-            launch::validate(&App::open(&global, registry, None)?, &global, &args)
+        Command::Start(args) => {
+            let app = App::launching(&global, registry, None, &args.job)?;
+            launch::start(&app, &global, &args)
         }
-        Command::Stop(args) => stop::stop(&App::open(&global, registry, None)?, &global, &args),
+        Command::Validate(args) => {
+            launch::validate(&App::unopened(&global, registry)?, &global, &args)
+        }
+        Command::Stop(args) => stop::stop(&App::look(&global, registry, None)?, &global, &args),
         Command::Abandon(args) => {
-            history::abandon(&App::open(&global, registry, None)?, &global, &args)
+            history::abandon(&App::look(&global, registry, None)?, &global, &args)
         }
         Command::Recover(args) => {
-            history::recover(&App::open(&global, registry, None)?, &global, &args)
+            history::recover(&App::look(&global, registry, None)?, &global, &args)
         }
         Command::Purge(args) => {
-            history::purge(&App::open(&global, registry, None)?, &global, &args)
+            history::purge(&App::look(&global, registry, None)?, &global, &args)
         }
-        Command::Jobs => look::jobs(&App::open(&global, registry, None)?, &global),
+        Command::Jobs => look::jobs(&App::look(&global, registry, None)?, &global),
         Command::Instances(args) => {
-            look::instances(&App::open(&global, registry, None)?, &global, &args)
+            look::instances(&App::look(&global, registry, None)?, &global, &args)
         }
         Command::Executions(args) => {
-            look::executions(&App::open(&global, registry, None)?, &global, &args)
+            look::executions(&App::look(&global, registry, None)?, &global, &args)
         }
-        Command::Show(args) => look::show(&App::open(&global, registry, None)?, &global, &args),
-        Command::Drive(args) => drive::drive(&App::open(&global, registry, None)?, &global, &args),
-        Command::Skips(args) => look::skips(&App::open(&global, registry, None)?, &global, &args),
-        Command::Graph(args) => graph::graph(&App::open(&global, registry, None)?, &global, &args),
+        Command::Show(args) => look::show(&App::look(&global, registry, None)?, &global, &args),
+        Command::Drive(args) => drive::drive(&App::look(&global, registry, None)?, &global, &args),
+        Command::Skips(args) => look::skips(&App::look(&global, registry, None)?, &global, &args),
+        Command::Graph(args) => graph::graph(&App::unopened(&global, registry)?, &global, &args),
         Command::Rehearse(args) => rehearse::rehearse(&global, &args),
         Command::Serve(_) => Ok(error::OK),
         Command::Schedule(command) => schedule::schedule(&global, &command),
-        Command::Rule(command) => rule::rule(&global, &command),
+        Command::Rule(command) => rule::rule(&global, registry, &command),
         Command::Health => health(&global, registry),
         Command::Completions { shell } => {
             let (mut command, name) = (Cli::command(), "batchwright");
@@ -85,7 +88,12 @@ pub(crate) fn execute(cli: Cli, registry: &JobRegistry) -> Result<u8, CliError> 
 
 /// Opens the store and asks it something.
 fn health(global: &Global, registry: &JobRegistry) -> Result<u8, CliError> {
-    let checked = App::open(global, registry, None).and_then(|app| Ok(app.operator.job_names()?));
+    let checked = store::is_there(global.store_url()).and_then(|is_there| match is_there {
+        true => Ok(App::open(global, registry, None)?.operator.job_names()?),
+        false => Err(CliError::Usage(
+            "open the store: there is none yet; `serve` and `run` make it".to_owned(),
+        )),
+    });
     let (status, detail, code) = match &checked {
         Ok(names) => ("ok", format!("{} jobs known", names.len()), error::OK),
         Err(problem) => ("unavailable", report(problem), error::STORE),

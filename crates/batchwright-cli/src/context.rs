@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use batchwright::testing::FaultPlan;
 use batchwright::{CommitPoint, ExecutionId, Job, JobOperator, JobRegistry, Refusal, StopToken};
 
+use batchwright_server::JobStarter;
+
 use crate::args::Global;
 use crate::error::CliError;
 use crate::job_file::{self, BuildContext};
@@ -32,6 +34,33 @@ impl App {
         faults: Option<FaultPlan>,
     ) -> Result<Self, CliError> {
         Self::on(store::open(global.store_url())?, global, registry, faults, None)
+    }
+
+    /// The same for a verb that begins work of `job`. A job that is not there, in the wrong folder, leaves no store.
+    pub(crate) fn launching(
+        global: &Global,
+        registry: &JobRegistry,
+        faults: Option<FaultPlan>,
+        job: &str,
+    ) -> Result<Self, CliError> {
+        if store::makes_a_file(global.store_url())? {
+            Self::unopened(global, registry)?.job(job)?;
+        }
+        Self::open(global, registry, faults)
+    }
+
+    /// The same for a verb that only looks: it makes no store.
+    pub(crate) fn look(
+        global: &Global,
+        registry: &JobRegistry,
+        faults: Option<FaultPlan>,
+    ) -> Result<Self, CliError> {
+        Self::on(store::look(global.store_url())?, global, registry, faults, None)
+    }
+
+    /// The same for a verb that asks the store nothing.
+    pub(crate) fn unopened(global: &Global, registry: &JobRegistry) -> Result<Self, CliError> {
+        Self::on(store::unopened(global.store_url())?, global, registry, None, None)
     }
 
     /// The same on a store that is open, with a bound for the executions that run at once.
@@ -61,6 +90,22 @@ impl App {
         let build = BuildContext { database, faults, inside_only };
         let (operator, registry) = (operator.build(), registry.clone());
         Ok(Self { operator, registry, folders, build, told: Arc::default() })
+    }
+
+    /// What a server starts jobs by: these, as their files stand when a job is asked for.
+    pub(crate) fn starter(&self) -> JobStarter {
+        let (finder, lister) = (self.clone(), self.clone());
+        let find = move |name: &str, source: Option<&str>| {
+            finder.job_from(name, source).map(drop).map_err(|error| batchwright::report(&error))
+        };
+        let names = move || {
+            lister.names().unwrap_or_else(|error| {
+                let error = batchwright::report(&error);
+                tracing::warn!(%error, "the job folders were not read");
+                Vec::new()
+            })
+        };
+        JobStarter::new(self.operator.clone(), find).names(names)
     }
 
     /// The job that `text` means: the path of a job file, or the name of a job.

@@ -19,8 +19,14 @@ pub(crate) fn init_log(global: &Global, level: Option<&str>) {
         (_, 1) => "info",
         (_, _) => "debug",
     };
+    // The library tells of each broken connection, which is ours to say with a reason and a trigger.
+    let quiet = if level == "debug" || level == "trace" {
+        level.to_owned()
+    } else {
+        format!("{level},lapin=off")
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(quiet));
     // A program that embeds us may have a subscriber of its own; then that one stays.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -27,14 +27,58 @@ impl Store {
     }
 }
 
+/// Opens the store that `url` names for a verb that only looks: one that is not there is empty, and is not made.
+pub(crate) fn look(url: &str) -> Result<Store, CliError> {
+    match is_there(url)? {
+        true => open(url),
+        false => unopened(url),
+    }
+}
+
+/// Whether opening the store that `url` names would make a file.
+pub(crate) fn makes_a_file(url: &str) -> Result<bool, CliError> {
+    let made = match unopened(url)?.database {
+        Some(Database::Sqlite(database)) => !database.path().exists(),
+        _ => false,
+    };
+    Ok(made)
+}
+
+/// Whether there is a store; tells when there is none.
+pub(crate) fn is_there(url: &str) -> Result<bool, CliError> {
+    let unopened = unopened(url)?;
+    let Some(database) = &unopened.database else { return Ok(true) };
+    let is_there = SqlRepository::is_there(database, &unopened.options)?;
+    if !is_there {
+        tracing::info!(target: "batchwright::output", "there is no store in `{database}` yet");
+    }
+    Ok(is_there)
+}
+
+/// What is known of a store without a look at it: its database, and nothing in it.
+pub(crate) fn unopened(url: &str) -> Result<Store, CliError> {
+    let repository = Arc::new(MemoryRepository::new());
+    let (database, options) = match url {
+        "memory:" => (None, StoreOptions::default()),
+        url => {
+            let (database, options) = parsed(url)?;
+            (Some(database), options)
+        }
+    };
+    Ok(Store { repository, database, options })
+}
+
+fn parsed(url: &str) -> Result<(Database, StoreOptions), CliError> {
+    StoreOptions::parse(url)
+        .map_err(|reason| CliError::Usage(format!("open the store: {reason}; or memory:")))
+}
+
 /// Opens the store that `url` names, making it when needed.
 pub(crate) fn open(url: &str) -> Result<Store, CliError> {
     if url == "memory:" {
-        let repository = Arc::new(MemoryRepository::new());
-        return Ok(Store { repository, database: None, options: StoreOptions::default() });
+        return unopened(url);
     }
-    let (database, options) = StoreOptions::parse(url)
-        .map_err(|reason| CliError::Usage(format!("open the store: {reason}; or memory:")))?;
+    let (database, options) = parsed(url)?;
     let repository = SqlRepository::open(database, &options)?;
     let database = Some(repository.database().clone());
     Ok(Store { repository: Arc::new(repository), database, options })

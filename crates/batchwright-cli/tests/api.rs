@@ -217,11 +217,16 @@ fn the_value_of_a_secret_parameter_is_shown_nowhere() {
     place.write("jobs/open.toml", OPEN);
     let serving = Serving::start(&place);
     let mut told = Vec::new();
-    let rule = json!({"pattern": "t", "runner": ["job", "secret", "{\"pin\":\"x471147\"}"]});
-    assert_eq!(ask(&serving, "PUT", "/v1/rules/r", Some(rule)).0, 200);
+    let rule = |pin: &str| json!({"pattern": "t", "runner": ["job", "secret", pin]});
+    let wrong = rule("{\"pin\":\"x471147\"}");
+    let (status, refused) = ask(&serving, "PUT", "/v1/rules/r", Some(wrong));
+    assert_eq!(status, 400, "{refused}");
+    told.push(refused.to_string());
+    let right = rule("{\"pin\":471147}");
+    assert_eq!(ask(&serving, "PUT", "/v1/rules/r", Some(right)).0, 200);
     let now = json!({"at": "2026-01-01T00:00:00Z"});
     assert_eq!(ask(&serving, "PUT", "/v1/triggers/t", Some(now)).0, 200);
-    serving.until_status("t", "failed");
+    serving.until_status("t", "executed");
     for arguments in [
         &["run", "secret", "pin=471147", "-v"][..],
         &["--format", "json", "run", "secret", "-pin=471147"],

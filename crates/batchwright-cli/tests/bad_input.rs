@@ -228,6 +228,18 @@ fn a_store_that_cannot_be_used_is_exit_code_7_and_nothing_is_touched() {
     assert!(health("sqlite://noise.db").contains("not a database"));
     assert_eq!(place.bytes("noise.db"), vec![7; 100_000], "untouched");
     health("sqlite:///proc/nowhere/a.db");
+    for look in ["health", "executions", "jobs", "instances x", "schedule list", "rule list"] {
+        let words: Vec<_> = look.split(' ').collect();
+        let code = [("health", 7), ("instances x", 2)].iter().find(|(name, _)| *name == look);
+        let code = code.map_or(0, |(_, code)| *code);
+        let done = place.run(&[&words[..], &["--store", "sqlite://new.db"]].concat()).expect(code);
+        assert!(done.err.contains("there is no store in `sqlite://new.db` yet"), "{}", done.err);
+        assert!(!place.path("new.db").exists(), "{look} only looks");
+    }
+    place.run(&["run", "nothing", "--store", "sqlite://new.db"]).expect(2);
+    assert!(!place.path("new.db").exists(), "a job that is not there makes no store");
+    let made = place.run(&["start", "job.toml", "date=2026-11-20", "--store", "sqlite://new.db"]);
+    assert!(made.expect(0).err.contains("created a new store in `sqlite://new.db`"));
     place.run(&["health", "--store", "sqlite://new.db"]).expect(0);
     let connection = rusqlite::Connection::open(place.path("new.db")).unwrap();
     connection.execute("INSERT INTO bw_schema_version VALUES (999, 'later', '')", []).unwrap();

@@ -34,6 +34,7 @@ fn settings(address: &str) -> ClientSettings {
 #[test]
 fn many_instructions_have_a_result_each() {
     let place = Place::new();
+    place.write("jobs/nightly.toml", "name = \"nightly\"\nopen_parameters = true\n[[steps]]\nname = \"say\"\ntype = \"command\"\nargv = [\"true\"]\n");
     let serving = Serving::start(&place);
     run(async {
         let client = Client::new(settings(&serving.address));
@@ -45,6 +46,10 @@ fn many_instructions_have_a_result_each() {
         ];
         let set = client.set_rules(rules.map(|(name, rule)| (name, "never.", rule))).await;
         assert!(set.iter().all(Result::is_ok), "{set:?}");
+        let unknown = RuleSettings::parse(&["job", "weekly"]).unwrap();
+        let refused = client.set_rules([("weekly", "never.", unknown)]).await.remove(0);
+        let ClientError::Refused { code, message } = refused.unwrap_err() else { panic!() };
+        assert!(code == "invalid" && message.contains("there are: `nightly`"), "{message}");
         let many = (0..5_000).map(|n| (format!("t {n}\n\"\\"), far()));
         let results = client.set_many(many).await;
         assert_eq!(results.len(), 5_000);

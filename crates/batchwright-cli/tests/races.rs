@@ -80,7 +80,9 @@ fn a_new_store_is_made_once_however_many_processes_open_it_at_once() {
     for (round, kind) in (0..ROUNDS).zip(databases::all().iter().cycle()) {
         let database = databases::Place::new(*kind);
         let place = Place::on(&database.quick_url());
-        let children: Vec<_> = (0..PROCESSES).map(|_| place.spawn(&["health"])).collect();
+        place.write("one.toml", "name = \"one\"\nopen_parameters = true\n[[steps]]\nname = \"say\"\ntype = \"command\"\nargv = [\"true\"]\n");
+        let start = |number| place.spawn(&["start", "one.toml", &format!("number={number}")]);
+        let children: Vec<_> = (0..PROCESSES).map(start).collect();
         for child in children {
             let done = done(child.wait_with_output().unwrap());
             assert_eq!(done.code, 0, "round {round} on {kind:?}: {}{}", done.out, done.err);

@@ -45,6 +45,7 @@ pub struct Scheduler {
     bytes: Arc<Semaphore>,
     ledger: Arc<JoinHandle<()>>,
     vitals: Arc<Vitals>,
+    jobs: JobStarter,
 }
 
 impl Scheduler {
@@ -64,7 +65,7 @@ impl Scheduler {
         let (commands, asked) = mpsc::channel();
         let lease = Arc::new(ServerLease::new(Arc::clone(&clock)));
         let dispatcher =
-            Dispatcher::new(runtime, runners, Arc::clone(&lease), jobs, commands.clone())
+            Dispatcher::new(runtime, runners, Arc::clone(&lease), jobs.clone(), commands.clone())
                 .map_err(StartError::Runners)?;
         let vitals = Arc::new(Vitals::default());
         let mut ledger = Ledger {
@@ -84,7 +85,7 @@ impl Scheduler {
         let ledger = spawned
             .map_err(|error| StartError::Runners(format!("no thread for the ledger: {error}")))?;
         let bytes = Arc::new(Semaphore::new(WAITING_BYTES_MAX));
-        Ok(Self { commands, bytes, ledger: Arc::new(ledger), vitals })
+        Ok(Self { commands, bytes, ledger: Arc::new(ledger), vitals, jobs })
     }
 
     /// Asks, and waits for the answer, which is durable then.
@@ -101,6 +102,9 @@ impl Scheduler {
 
     /// Asks; `reply` is called with the answer. Waits while too much is under way.
     pub(crate) async fn ask_sized(&self, request: Request, size: usize, reply: Reply) {
+        if let Err(refused) = self.check(&request).await {
+            return reply(Err(refused));
+        }
         let weight = u32::try_from(size + REQUEST_BYTES).unwrap_or(u32::MAX);
         let place = Arc::clone(&self.bytes).acquire_many_owned(weight).await;
         let with_place: Reply = Box::new(move |answer| {
@@ -112,6 +116,17 @@ impl Scheduler {
         {
             reply(Err(gone()));
         }
+    }
+
+    /// A rule names a job that can be started so. Job files are read for it, on a thread that may wait.
+    async fn check(&self, request: &Request) -> Result<(), Refused> {
+        let Request::SetRule { settings, .. } = request else { return Ok(()) };
+        if !matches!(settings.runner, Runner::Job { .. }) {
+            return Ok(());
+        }
+        let (jobs, settings) = (self.jobs.clone(), settings.clone());
+        let checked = tokio::task::spawn_blocking(move || jobs.check_rule(&settings)).await;
+        checked.map_err(|_| gone())?.map_err(Refused::invalid)
     }
 
     /// Whether it still works.

@@ -135,7 +135,11 @@ fn the_same_file_can_be_uploaded_twice() {
     let database = rusqlite::Connection::open(path).unwrap();
     let written = "SELECT sum(write_count) FROM bw_step_execution WHERE status = 'COMPLETED'";
     let written: i64 = database.query_row(written, [], |row| row.get(0)).unwrap();
-    assert_eq!(written.cast_unsigned(), 2 * (ROWS - ROWS / 1000), "the second upload is imported as well");
+    assert_eq!(
+        written.cast_unsigned(),
+        2 * (ROWS - ROWS / 1000),
+        "the second upload is imported as well"
+    );
 }
 
 #[test]

@@ -109,6 +109,23 @@ impl SqlRepository {
         Self::open(database, &options)
     }
 
+    /// Whether `database` has a store with the prefix of `options`. Nothing is made, not even a file.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be asked.
+    pub fn is_there(database: &Database, options: &StoreOptions) -> Result<bool, RepositoryError> {
+        if let Database::Sqlite(file) = database
+            && !file.path().exists()
+        {
+            return Ok(false);
+        }
+        let action = format!("open `{database}`");
+        let opened = database.connect_read_only();
+        let mut session = opened.map_err(|error| error.in_store(&action))?;
+        schema::is_there(&mut *session, database.dialect(), &options.prefix)
+    }
+
     /// Opens the store in `database`, making and migrating its tables when needed.
     ///
     /// # Errors
@@ -143,10 +160,13 @@ impl SqlRepository {
             Dialect::Sqlite => Arc::new(Pool::new(1, move |_| reading.connect_read_only())),
             Dialect::Postgres | Dialect::MySql => Arc::clone(&writers),
         };
-        let id = {
+        let (id, is_new) = {
             let mut session = writers.take().map_err(|error| located(&action, error))?;
             schema::migrate(&mut *session, dialect, &options.prefix)?
         };
+        if is_new {
+            tracing::info!(target: "batchwright::output", "created a new store in `{database}`");
+        }
         let select = |what: &str| {
             format!("SELECT {what} FROM {}job_execution WHERE id < ?1 ", options.prefix)
         };

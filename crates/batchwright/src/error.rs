@@ -225,7 +225,8 @@ fn chain(error: &dyn Error) -> String {
     let mut source = error.source();
     while let Some(cause) = source {
         let text = cause.to_string();
-        if !line.ends_with(&text) {
+        // Some say what their cause is by themselves.
+        if !line.contains(&text) {
             line.push_str(": ");
             line.push_str(&text);
         }

@@ -16,7 +16,7 @@ use crate::{output, parameters};
 
 /// Runs a job in the foreground.
 pub(super) fn run(global: &Global, registry: &JobRegistry, args: &RunArgs) -> Result<u8, CliError> {
-    let app = App::open(global, registry, faults(&args.launch)?)?;
+    let app = App::launching(global, registry, faults(&args.launch)?, &args.job)?;
     let job = app.job(&args.job)?;
     let json = args.launch.params_json.as_deref();
     let given = parameters::parse(&args.parameters, json, job.parameters())?;
@@ -31,7 +31,7 @@ pub(super) fn next(
     registry: &JobRegistry,
     args: &RunArgs,
 ) -> Result<u8, CliError> {
-    let app = App::open(global, registry, faults(&args.launch)?)?;
+    let app = App::launching(global, registry, faults(&args.launch)?, &args.job)?;
     let job = app.job(&args.job)?;
     let json = args.launch.params_json.as_deref();
     let given = parameters::parse(&args.parameters, json, job.parameters())?;
@@ -46,7 +46,7 @@ pub(super) fn restart(
     registry: &JobRegistry,
     args: &RestartArgs,
 ) -> Result<u8, CliError> {
-    let app = App::open(global, registry, faults(&args.launch)?)?;
+    let app = App::look(global, registry, faults(&args.launch)?)?;
     let id = target(&app, &args.execution)?;
     let job = app.job_of(id)?;
     let json = args.launch.params_json.as_deref();

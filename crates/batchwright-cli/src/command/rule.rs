@@ -1,18 +1,27 @@
 //! `rule …`: what is done when a trigger fires.
 
+use batchwright::JobRegistry;
 use batchwright_server::{Answer, Request, RuleSettings, kcp};
 use serde_json::json;
 
 use super::schedule::{ask, done};
 use crate::args::{Global, RuleCommand};
+use crate::context::App;
 use crate::error::{self, CliError};
 use crate::output;
 
 /// Runs one of the verbs of rules.
-pub(super) fn rule(global: &Global, command: &RuleCommand) -> Result<u8, CliError> {
+pub(super) fn rule(
+    global: &Global,
+    registry: &JobRegistry,
+    command: &RuleCommand,
+) -> Result<u8, CliError> {
     match command {
         RuleCommand::Set { identifier, pattern, runner } => {
             let settings = RuleSettings::parse(runner)
+                .map_err(|told| CliError::Usage(format!("use the rule: {told}")))?;
+            let jobs = App::unopened(global, registry)?.starter();
+            jobs.check_rule(&settings)
                 .map_err(|told| CliError::Usage(format!("use the rule: {told}")))?;
             let (identifier, pattern) = (identifier.clone(), pattern.clone());
             ask(global, &[Request::SetRule { identifier: identifier.clone(), pattern, settings }])?;

@@ -76,8 +76,17 @@ fn plan(words: &[String], now: i64) -> Result<Plan, CliError> {
 
 /// Follows `requests` in the store; returns the last answer.
 pub(super) fn ask(global: &Global, requests: &[Request]) -> Result<Answer, CliError> {
-    let mut schedule = store::open(global.store_url())?.schedule()?;
     let mut last = Answer::Done;
+    let nothing: Option<Vec<_>> = requests.iter().map(Request::answer_of_nothing).collect();
+    if let Some(answers) = nothing
+        && !store::is_there(global.store_url())?
+    {
+        for answer in answers {
+            last = answer.map_err(CliError::Schedule)?;
+        }
+        return Ok(last);
+    }
+    let mut schedule = store::open(global.store_url())?.schedule()?;
     for answer in follow(&mut schedule, &SystemClock::default(), requests)? {
         last = answer.map_err(CliError::Schedule)?;
     }

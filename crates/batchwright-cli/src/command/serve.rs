@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use batchwright::{JobRegistry, RepositoryError, StopToken, SystemClock, report};
-use batchwright_server::{Config, JobStarter, Server, ServerError, Settings, Shutdown};
+use batchwright_server::{Config, Server, ServerError, Settings, Shutdown};
 
 use crate::args::{Global, ServeArgs};
 use crate::context::App;
@@ -51,18 +51,7 @@ pub(super) fn serve(
         }
     };
     let app = App::on(store, &global, registry, None, settings.jobs_max)?;
-    let finder = app.clone();
-    let find = move |name: &str, source: Option<&str>| {
-        finder.job_from(name, source).map(drop).map_err(|error| report(&error))
-    };
-    let lister = app.clone();
-    let names = move || {
-        lister.names().unwrap_or_else(|error| {
-            tracing::warn!(error = %report(&error), "the job folders were not read");
-            Vec::new()
-        })
-    };
-    let jobs = JobStarter::new(app.operator.clone(), find).names(names);
+    let jobs = app.starter();
     let clock = Arc::new(SystemClock::default());
     let server = Server::start(jobs, clock, global.lease, schedule, settings.http.as_ref())?;
     if let Some(http) = server.http_address() {

@@ -93,6 +93,23 @@ impl Request {
     }
 }
 
+impl Request {
+    /// What is answered where there is no schedule yet; `None`: the request makes one.
+    pub fn answer_of_nothing(&self) -> Option<Result<Answer, Refused>> {
+        Some(match self {
+            Self::Set { .. } | Self::SetRule { .. } => return None,
+            Self::Unset { identifier }
+            | Self::Pause { identifier }
+            | Self::Resume { identifier }
+            | Self::Get { identifier }
+            | Self::History { identifier } => Err(Refused::no_trigger(identifier)),
+            Self::List { .. } => Ok(Answer::Triggers(Vec::new())),
+            Self::UnsetRule { identifier } => Err(Refused::no_rule(identifier)),
+            Self::Rules => Ok(Answer::Rules(Vec::new())),
+        })
+    }
+}
+
 /// What a request is answered with.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
@@ -331,10 +348,7 @@ impl<'u, 's> Group<'u, 's> {
                     self.rules_changed = true;
                     Ok(Answer::Done)
                 }
-                false => Err(Refused::new(
-                    Refused::NOT_FOUND,
-                    format!("there is no rule `{identifier}`"),
-                )),
+                false => Err(Refused::no_rule(identifier)),
             },
             Request::Rules => Ok(Answer::Rules(rules(self.unit)?)),
         })

@@ -83,6 +83,10 @@ impl Refused {
     pub(crate) fn no_trigger(identifier: &str) -> Self {
         Self::new(Self::NOT_FOUND, format!("there is no trigger `{identifier}`"))
     }
+
+    pub(crate) fn no_rule(identifier: &str) -> Self {
+        Self::new(Self::NOT_FOUND, format!("there is no rule `{identifier}`"))
+    }
 }
 
 /// The row after a `SET`.

@@ -39,19 +39,32 @@ fn migrations(dialect: Dialect) -> &'static [Migration] {
     }
 }
 
-/// Migrates to the newest version; returns the store's name. Alone: other processes wait.
+/// Whether there is a store, of whichever version.
+pub(super) fn is_there(
+    session: &mut dyn Session,
+    dialect: Dialect,
+    prefix: &str,
+) -> Result<bool, RepositoryError> {
+    let failed = |error: SqlError| error.in_store("look for the store");
+    Schema { dialect, prefix }.exists(session).map_err(failed)
+}
+
+/// Makes the store, or brings it to the newest version: its name, and whether it is new. Alone: other processes wait.
 pub(super) fn migrate(
     session: &mut dyn Session,
     dialect: Dialect,
     prefix: &str,
-) -> Result<String, RepositoryError> {
+) -> Result<(String, bool), RepositoryError> {
     let failed = |error: SqlError| error.in_store("migrate the store");
     let schema = Schema { dialect, prefix };
     if let Some(id) = schema.current(session).map_err(failed)? {
-        return Ok(id);
+        return Ok((id, false));
     }
     schema.lock(session).map_err(failed)?;
-    let migrated = schema.migrate_alone(session);
+    let migrated = schema
+        .exists(session)
+        .map_err(failed)
+        .and_then(|existed| Ok((schema.migrate_alone(session)?, !existed)));
     schema.unlock(session, migrated.is_ok()).map_err(failed)?;
     migrated
 }
@@ -66,8 +79,7 @@ impl Schema<'_> {
         Sql::new(self.dialect, &text.replace("{p}", self.prefix))
     }
 
-    /// The store's name, when nothing is to be done: the way that every later start takes.
-    fn current(&self, session: &mut dyn Session) -> Result<Option<String>, SqlError> {
+    fn exists(&self, session: &mut dyn Session) -> Result<bool, SqlError> {
         let exists = match self.dialect {
             Dialect::Sqlite => {
                 "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1"
@@ -82,10 +94,15 @@ impl Schema<'_> {
         };
         let table = format!("{}schema_version", self.prefix);
         let found = session.one(&self.sql(exists), &[table.into()], |row| row.at(0)?.count())?;
-        if found.unwrap_or(0) == 0 || self.version(session)? != NEWEST {
-            return Ok(None);
+        Ok(found.unwrap_or(0) > 0)
+    }
+
+    /// The store's name, when nothing is to be done: the way that every later start takes.
+    fn current(&self, session: &mut dyn Session) -> Result<Option<String>, SqlError> {
+        match self.exists(session)? && self.version(session)? == NEWEST {
+            true => self.id(session),
+            false => Ok(None),
         }
-        self.id(session)
     }
 
     fn version(&self, session: &mut dyn Session) -> Result<i64, SqlError> {

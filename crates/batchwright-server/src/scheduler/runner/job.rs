@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use batchwright::{
     BatchStatus, ExecutionId, JobExecution, JobHandle, JobOperator, JobParameters, LaunchOptions,
-    OperatorError, Parameter, ParameterType, ParameterValue, Refusal, SLOT_PARAMETER,
-    TRIGGER_PARAMETER, report,
+    OperatorError, Parameter, ParameterSchema, ParameterType, ParameterValue, Refusal,
+    SLOT_PARAMETER, TRIGGER_PARAMETER, report,
 };
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
 
 use crate::scheduler::dispatch::Stop;
 use crate::scheduler::group::Firing;
+use crate::scheduler::rule::{RuleSettings, Runner};
 use crate::scheduler::time::{self, Micros};
 use crate::scheduler::trigger::Outcome;
 use crate::worker::LOOK_INTERVAL;
@@ -53,6 +54,22 @@ impl JobStarter {
         self
     }
 
+    /// Whether a rule with `settings` can start what it names: a job that is there, with parameters that it takes and
+    /// none missing. Rules with other runners are right.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, for people.
+    pub fn check_rule(&self, settings: &RuleSettings) -> Result<(), String> {
+        let Runner::Job { name, parameters } = &settings.runner else { return Ok(()) };
+        let told = |reason| format!("a rule for job `{name}` cannot start it: {reason}");
+        (self.find)(name, None).map_err(told)?;
+        let job = self.operator.registry().job(name).map_err(|error| told(error.to_string()))?;
+        let (key, slot, zone) = (String::new(), 0, TimeZone::UTC);
+        let given = arguments(job.parameters(), key, slot, &zone, &parameters.0).map_err(told)?;
+        job.parameters().complete(given).map(drop).map_err(|problems| told(problems.join("; ")))
+    }
+
     fn start(&self, firing: &Firing, name: &str, given: &Map<String, Value>) -> Begun {
         let failed = |reason: String| Begun::Ended(Outcome::failed(reason, false));
         if let Err(reason) = (self.find)(name, None) {
@@ -85,29 +102,36 @@ impl JobStarter {
         given: &Map<String, Value>,
     ) -> Result<JobParameters, String> {
         let job = self.operator.registry().job(name).map_err(|error| error.to_string())?;
-        let schema = job.parameters();
-        let mut parameters = JobParameters::new();
-        for (name, value) in given {
-            let declared = schema.find(name);
-            let mut parameter = Parameter::from_json(value.clone(), declared.map(|one| one.kind))
-                .map_err(|problem| {
-                format!("parameter `{name}`: {}", schema.tellable(name, problem))
-            })?;
-            if let Some(declared) = declared {
-                parameter.identifying = declared.identifying;
-            }
-            parameters.insert(name, parameter);
-        }
-        let kind = schema.find(SLOT_PARAMETER).map(|declared| declared.kind);
-        let slot = slot_value(firing.slot, &firing.zone, kind)?;
-        Ok(parameters
-            .with(TRIGGER_PARAMETER, firing.key.identifier.clone())
-            .with(SLOT_PARAMETER, slot))
+        let trigger = firing.key.identifier.clone();
+        arguments(job.parameters(), trigger, firing.slot, &firing.zone, given)
     }
 
     fn look(&self, id: ExecutionId) -> Option<JobExecution> {
         self.operator.execution(id).ok()
     }
+}
+
+/// The parameters of an execution that `trigger` starts for `slot`, with what the rule gives.
+fn arguments(
+    schema: &ParameterSchema,
+    trigger: String,
+    slot: Micros,
+    zone: &TimeZone,
+    given: &Map<String, Value>,
+) -> Result<JobParameters, String> {
+    let mut parameters = JobParameters::new();
+    for (name, value) in given {
+        let declared = schema.find(name);
+        let mut parameter = Parameter::from_json(value.clone(), declared.map(|one| one.kind))
+            .map_err(|problem| format!("parameter `{name}`: {}", schema.tellable(name, problem)))?;
+        if let Some(declared) = declared {
+            parameter.identifying = declared.identifying;
+        }
+        parameters.insert(name, parameter);
+    }
+    let kind = schema.find(SLOT_PARAMETER).map(|declared| declared.kind);
+    let slot = slot_value(slot, zone, kind)?;
+    Ok(parameters.with(TRIGGER_PARAMETER, trigger).with(SLOT_PARAMETER, slot))
 }
 
 /// The parameter `slot` of the slot at `slot`: as a date, the day that it is in `zone`.

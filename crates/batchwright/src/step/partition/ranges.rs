@@ -62,7 +62,8 @@ pub struct FilePartitions {
 }
 
 impl FilePartitions {
-    /// The files of `folder` whose names match `pattern`: `*` stands for any characters, `?` for one.
+    /// The files of `folder` whose names match `pattern`: `*` stands for any characters, `?` for one. A name that begins
+    /// with a dot is that of a hidden file, and matches only a pattern that begins with one.
     pub fn new(folder: impl Into<PathBuf>, pattern: impl Into<String>) -> Self {
         Self { folder: folder.into(), pattern: pattern.into() }
     }
@@ -80,7 +81,8 @@ impl Partitioner for FilePartitions {
             let name = entry.file_name().into_string().map_err(|name| {
                 ItemError::fatal(format!("use file {}: its name is not UTF-8", name.display()))
             })?;
-            if entry.path().is_file() && crate::job::matches(&self.pattern, &name) {
+            let is_seen = !name.starts_with('.') || self.pattern.starts_with('.');
+            if is_seen && crate::job::matches(&self.pattern, &name) && entry.path().is_file() {
                 names.push(name);
             }
         }
