@@ -459,6 +459,11 @@ impl Failure {
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { code: code.into(), message: bounded(message.into(), FAILURE_MESSAGE_BYTES_MAX) }
     }
+
+    /// With the message that `change` makes of it.
+    pub(crate) fn map_message(self, change: impl FnOnce(String) -> String) -> Self {
+        Self::new(self.code, change(self.message))
+    }
 }
 
 /// `text`, cut at a character boundary with a mark when it is longer than `bytes_max`.

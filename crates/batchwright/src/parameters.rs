@@ -244,6 +244,9 @@ const MASK: &str = "***";
 const SECRET_NAMES: [&str; 8] =
     ["password", "passwd", "secret", "token", "credential", "api_key", "apikey", "private_key"];
 
+/// Secrets that are shorter are not looked for in messages.
+const SECRET_BYTES_MIN: usize = 4;
+
 /// Whether `name` looks like that of a secret.
 fn is_secret_name(name: &str) -> bool {
     let name = name.to_lowercase().replace('-', "_");
@@ -383,6 +386,19 @@ impl JobParameters {
             self.insert(name, Parameter { secret, ..one.clone() });
         }
         self
+    }
+
+    /// `text` with the mask in the place of every value that is a secret, or looks like one: for messages of others, a
+    /// database or a program, before they are stored. Values of fewer than four characters stay: they occur in any text.
+    pub(crate) fn mask_in(&self, text: String) -> String {
+        let is_hidden = |(name, one): &(&str, &Parameter)| one.secret || is_secret_name(name);
+        self.iter().filter(is_hidden).fold(text, |text, (_, one)| {
+            let value = one.value.to_string();
+            match value.len() >= SECRET_BYTES_MIN && text.contains(&value) {
+                true => text.replace(&value, MASK),
+                false => text,
+            }
+        })
     }
 
     /// The parameter with that name.

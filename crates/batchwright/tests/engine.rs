@@ -10,9 +10,9 @@ use batchwright::{
     ErrorKind, ExecutionFilter, ExitStatus, Flow, ItemError, ItemListener, ItemReader, Job,
     JobExecution, JobListener, JobOperator, JobParameters, JobRegistry, JobScope, LaunchOptions,
     ListWriter, ListenerResult, MemoryRepository, NoWriter, NumberedUnits, OnFailed,
-    ProgressiveStep, Queries, RecoverMode, RequestKey, Retention, RetryPolicy, Sequence, SimClock,
-    SkipListener, SkipPolicy, StepExecution, StepListener, StepScope, StopToken, TaskletCall,
-    TaskletStep,
+    ParameterDeclaration, ParameterType, ProgressiveStep, Queries, RecoverMode, RequestKey,
+    Retention, RetryPolicy, Sequence, SimClock, SkipListener, SkipPolicy, StepExecution,
+    StepListener, StepScope, StopToken, TaskletCall, TaskletStep,
 };
 
 fn operator(job: Job) -> JobOperator {
@@ -835,4 +835,36 @@ fn a_retention_keeps_the_newest_instances_of_each_job_and_forgets_the_old_in_bat
     let newest = &operator.instances("two", batchwright::InstancePage::first(1)).unwrap()[0];
     let left = operator.executions(newest.id).unwrap();
     assert_eq!(left[0].parameters, JobParameters::new().with("n", 249), "the newest one");
+}
+
+#[test]
+fn the_value_of_a_secret_is_taken_out_of_messages_before_they_are_stored() {
+    let step = ChunkStepBuilder::new("load")
+        .reader(Sequence::to(3))
+        .processor(|n: &u64| match n {
+            1 => Err(ItemError::data("log in as me with hunter2-x")),
+            2 => Ok(Some(*n)),
+            _ => Err(ItemError::fatal("log in as me with hunter2-x: refused")),
+        })
+        .writer(NoWriter::new())
+        .skip(SkipPolicy::limit(1))
+        .build();
+    let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
+    let login = ParameterDeclaration::new("login", ParameterType::String).secret();
+    let job = Job::builder("job").parameter(login).step(step).build().unwrap();
+    operator.registry().register(job).unwrap();
+    let given = JobParameters::new().with_non_identifying("login", "hunter2-x");
+    let done = operator.start("job", given).unwrap().wait().unwrap();
+    let step = operator.queries().steps(done.id).unwrap().remove(0);
+    let skip = operator.queries().skips(done.id).unwrap().remove(0);
+    let messages = [
+        done.failure.unwrap().message,
+        done.exit.message,
+        step.failure.unwrap().message,
+        step.exit.message,
+        skip.message,
+    ];
+    for message in messages {
+        assert!(message.contains("with ***") && !message.contains("hunter2"), "{message}");
+    }
 }

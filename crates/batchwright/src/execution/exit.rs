@@ -68,6 +68,12 @@ impl ExitStatus {
         }
     }
 
+    /// With the message that `change` makes of it.
+    #[must_use]
+    pub(crate) fn map_message(self, change: impl FnOnce(String) -> String) -> Self {
+        Self { message: change(self.message), ..self }
+    }
+
     /// Ended on request.
     pub fn stopped() -> Self {
         Self::new(Self::STOPPED)

@@ -399,6 +399,7 @@ impl<'a> LaneRun<'a> {
         let attempts = segment.poison.attempts.min(max);
         let number = segment.position + 1;
         let told = format!("unit {number} failed at {attempts} of {max} attempts: {error}");
+        let told = self.scope.parameters().mask_in(told);
         if *error.kind() == ErrorKind::FATAL {
             segment.poison.forget(segment.position);
             self.failure = Some(Failure::new("unit_failed", told));
@@ -420,7 +421,7 @@ impl<'a> LaneRun<'a> {
                         item: number,
                         location: error.location().map(str::to_owned),
                         kind: error.kind().name().to_owned(),
-                        message: error.to_string(),
+                        message: self.scope.parameters().mask_in(error.to_string()),
                         content: error.raw().map(|raw| String::from_utf8_lossy(raw).into_owned()),
                     });
                 }

@@ -62,6 +62,10 @@ impl Runner {
             FlowEnd::Stopped => (StatusEvent::ConfirmStop, ExitStatus::stopped(), None),
             FlowEnd::Failed { failure, exit, .. } => (StatusEvent::Fail, exit, Some(failure)),
         };
+        let parameters = execution.parameters.clone();
+        let mask = |text: String| parameters.mask_in(text);
+        let exit = exit.map_message(mask);
+        let failure = failure.map(|failure| failure.map_message(mask));
         if let Ok(status) = execution.status.after(event) {
             execution.status = status;
         }
@@ -72,7 +76,7 @@ impl Runner {
         for listener in run.job.listeners.iter().rev() {
             if let Err(error) = guarded(|| listener.after_job(scope, &execution)) {
                 tracing::warn!(job = run.job.name(), %error, "after_job failed");
-                warnings.push(format!("failed to call after_job: {error}"));
+                warnings.push(mask(format!("failed to call after_job: {error}")));
             }
         }
         let context = scope.context().change();

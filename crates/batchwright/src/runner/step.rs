@@ -168,6 +168,10 @@ impl Runner {
             scope.job().context().roll_back();
         }
         self.after_step(step, &scope, &mut row);
+        let parameters = scope.job().parameters();
+        row.failure =
+            row.failure.map(|failure| failure.map_message(|text| parameters.mask_in(text)));
+        row.exit = row.exit.map_message(|text| parameters.mask_in(text));
         row.handled = row.status == BatchStatus::Failed && handles(&row.exit.code);
         let now = self.clock.now();
         row.updated_at = now;

@@ -604,7 +604,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             item: self.checkpoint.records + offset,
             location: error.location().map(str::to_owned),
             kind: error.kind().name().to_owned(),
-            message: storable(error.to_string()),
+            message: storable(self.run.scope.parameters().mask_in(error.to_string())),
             content: content.or_else(raw).map(storable),
         }
     }
