@@ -848,6 +848,7 @@ fn the_value_of_a_secret_is_taken_out_of_messages_before_they_are_stored() {
         })
         .writer(NoWriter::new())
         .skip(SkipPolicy::limit(1))
+        .chunk_size(1)
         .build();
     let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
     let login = ParameterDeclaration::new("login", ParameterType::String).secret();
