@@ -8,6 +8,8 @@ mod record;
 mod sql;
 mod template;
 
+use std::cell::RefCell;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use batchwright::Job;
@@ -22,11 +24,36 @@ const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// What is wrong with a job file, and where.
 #[derive(Debug, thiserror::Error)]
-#[error("use job file `{}`{place}: {message}", path.display())]
+#[error("use job file `{}`{}", path.display(), problems.join(";"))]
 pub(crate) struct JobFileError {
     path: PathBuf,
-    place: String,
-    message: String,
+    /// Each with its place in front.
+    problems: Vec<String>,
+}
+
+/// Problems of one file that are told; more are counted.
+const PROBLEMS_TOLD: usize = 10;
+
+impl JobFileError {
+    fn of_file(path: &Path, message: impl Display) -> Self {
+        Self { path: path.to_owned(), problems: vec![format!(": {message}")] }
+    }
+
+    /// All `problems` of the file with that text, in the order of their places.
+    fn located(path: &Path, text: &str, mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|problem| problem.span.as_ref().map(|span| span.start));
+        let more = problems.len().saturating_sub(PROBLEMS_TOLD);
+        let told = problems.into_iter().take(PROBLEMS_TOLD).map(|problem| {
+            let place = problem.span.map(|span| place(text, span.start)).unwrap_or_default();
+            format!("{place}: {}", problem.message)
+        });
+        let more = (more > 0).then(|| format!(" and {more} more"));
+        let problems = told.chain(more).enumerate().map(|(index, told)| match index {
+            0 => told,
+            _ => told.trim_start_matches(',').to_owned(),
+        });
+        Self { path: path.to_owned(), problems: problems.collect() }
+    }
 }
 
 /// What is wrong, at which bytes of the file.
@@ -71,28 +98,20 @@ fn load_within(
     context: &BuildContext,
     around: &[PathBuf],
 ) -> Result<Job, JobFileError> {
-    let failed =
-        |place: String, message: String| JobFileError { path: path.to_owned(), place, message };
-    let text = read(path).map_err(|message| failed(String::new(), message))?;
-    let located = |problem: Problem| {
-        let place = problem.span.map(|span| place(&text, span.start)).unwrap_or_default();
-        failed(place, problem.message)
-    };
-    let definition = parse(&text).map_err(located)?;
+    let text = read(path).map_err(|message| JobFileError::of_file(path, message))?;
+    let located = |problems| JobFileError::located(path, &text, problems);
+    let definition = parse(&text).map_err(|problem| located(vec![problem]))?;
     let folder = path.parent().map(Path::to_owned).unwrap_or_default();
     let source = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let builder = build::Builder { folder, source, around, context };
+    let builder = build::Builder { folder, source, around, context, problems: RefCell::default() };
     builder.job(definition, &text).map_err(located)
 }
 
 /// Only the name of the job in the file at `path`, for lists of what there is.
 pub(crate) fn name(path: &Path) -> Result<String, JobFileError> {
-    let failed = |place, message| JobFileError { path: path.to_owned(), place, message };
-    let text = read(path).map_err(|message| failed(String::new(), message))?;
-    let definition = parse(&text).map_err(|problem| {
-        let at = problem.span.map(|span| place(&text, span.start)).unwrap_or_default();
-        failed(at, problem.message)
-    })?;
+    let text = read(path).map_err(|message| JobFileError::of_file(path, message))?;
+    let definition =
+        parse(&text).map_err(|problem| JobFileError::located(path, &text, vec![problem]))?;
     Ok(definition.name.into_inner())
 }
 
@@ -105,8 +124,11 @@ fn read(path: &Path) -> Result<String, String> {
 }
 
 fn parse(text: &str) -> Result<Definition, Problem> {
-    toml::from_str(text)
-        .map_err(|error| Problem { span: error.span(), message: error.message().to_owned() })
+    toml::from_str(text).map_err(|error| {
+        let unknown = error.span().filter(|_| error.message().starts_with("unknown field"));
+        let told = unknown.and_then(|at| build::of_unknown(text, &at));
+        Problem { span: error.span(), message: told.unwrap_or_else(|| error.message().to_owned()) }
+    })
 }
 
 /// `, line 3, column 7`

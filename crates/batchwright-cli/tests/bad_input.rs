@@ -45,7 +45,7 @@ fn what_is_unknown_is_refused_before_anything_is_stored_and_named_with_what_exis
     refused(&place, &["run", "load", "date=2026-11-21", "date=2026-11-22"], 2, &["given twice"]);
     refused(&place, &["restart", "7"], 2, &["error[no_such_execution]", "7"]);
     for (from, to, told) in [
-        ("chunk = 2", "chunks = 2", "unknown field `chunks`"),
+        ("chunk = 2", "chunks = 2", "there is no key `chunks`"),
         ("type = \"csv\"", "type = \"cvs\"", "no reader of type `cvs`; there are: csv"),
         ("type = \"jsonl\"", "type = \"xml\"", "no writer of type `xml`"),
         ("type = \"filter\"", "type = \"fliter\"", "no processor of type `fliter`"),
@@ -287,4 +287,64 @@ writer = { type = "csv", path = "out.csv" }
     place.run(&["run", "job.toml", "--inject", plan]).expect(1);
     place.run(&["restart", "1"]).expect(0);
     assert_eq!(place.read("out.csv"), "a,b\n1,2\n3,4\n5,6\n7,8\n");
+}
+
+#[test]
+fn every_problem_of_a_job_file_is_told_with_its_place() {
+    let place = Place::new();
+    place.write(
+        "job.toml",
+        r#"name = "x"
+[[steps]]
+name = "a"
+[steps.reader]
+type = "csv"
+[[steps.processors]]
+type = "filter"
+when = "unknown(item.x)"
+[[steps.processors]]
+type = "filter"
+when = "item.x ==="
+[steps.writer]
+type = "paper"
+[[steps]]
+name = "b"
+type = "command"
+argv = []
+"#,
+    );
+    let refused = place.run(&["validate", "job.toml"]).expect(2).err;
+    for told in [
+        "`job.toml`, line 4, column 1: key `path` is missing; line 8,",
+        "there is no function `unknown`; line 11,",
+        "; line 13, column 8: there is no writer of type `paper`",
+        "; line 17, column 8: a command needs at least a program",
+    ] {
+        assert!(refused.contains(told), "{told}: {refused}");
+    }
+}
+
+#[test]
+fn an_unknown_key_is_told_with_the_keys_of_its_type_alone() {
+    let place = Place::new();
+    let cases = [
+        (
+            "type = \"command\"\nargvv = []",
+            "there is no key `argvv`; a step of type `command` has: ",
+        ),
+        ("chnk = 7", "there is no key `chnk`; a step of type `chunk` has: "),
+        (
+            "reader = { type = \"sql\", querry = \"\" }",
+            "a reader of type `sql` has: type, url, query",
+        ),
+        (
+            "writer = { type = \"lines\", pth = \"\" }",
+            "a writer of type `lines` has: type, path, field",
+        ),
+    ];
+    for (keys, told) in cases {
+        place.write("job.toml", format!("name = \"x\"\n[[steps]]\nname = \"a\"\n{keys}\n"));
+        let refused = place.run(&["validate", "job.toml"]).expect(2).err;
+        assert!(refused.contains(told) && !refused.contains("unit_timeout"), "{refused}");
+    }
 }

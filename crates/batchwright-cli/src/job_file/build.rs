@@ -6,6 +6,7 @@ mod keys;
 mod partition;
 mod progressive;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use super::template::{Known, Template};
 use super::{BuildContext, Problem};
 use batchwright_server::parse_duration;
 pub(super) use csv::Input as CsvInput;
+pub(super) use keys::of_unknown;
 use keys::{keys_of_reader, keys_of_writer};
 
 /// Builds the jobs of one file.
@@ -45,6 +47,8 @@ pub(super) struct Builder<'a> {
     /// Files of the jobs that this one is a part of.
     pub(super) around: &'a [PathBuf],
     pub(super) context: &'a BuildContext,
+    /// What was found so far; the last one is returned.
+    pub(super) problems: RefCell<Vec<Problem>>,
 }
 
 type Built<T> = Result<T, Problem>;
@@ -53,7 +57,34 @@ type Text = Spanned<String>;
 type Make<T> = Box<dyn Fn(&StepScope) -> Result<T, ItemError> + Send + Sync>;
 
 impl Builder<'_> {
-    pub(super) fn job(&self, definition: Definition, text: &str) -> Built<Job> {
+    /// The job, or everything that is wrong with it.
+    pub(super) fn job(self, definition: Definition, text: &str) -> Result<Job, Vec<Problem>> {
+        let built = self.whole(definition, text);
+        let found = self.problems.into_inner();
+        match built {
+            Ok(job) if found.is_empty() => Ok(job),
+            Ok(_) => Err(found),
+            Err(last) => Err(found.into_iter().chain([last]).collect()),
+        }
+    }
+
+    /// What was built; a problem is kept, so that others can be found as well.
+    fn noted<T>(&self, built: Built<T>) -> Option<T> {
+        built.map_err(|problem| self.problems.borrow_mut().push(problem)).ok()
+    }
+
+    /// Both, or the second problem when both have one.
+    fn both<A, B>(&self, a: Built<A>, b: Built<B>) -> Built<(A, B)> {
+        match (a, b) {
+            (Err(one), Err(other)) => {
+                self.problems.borrow_mut().push(one);
+                Err(other)
+            }
+            (a, b) => Ok((a?, b?)),
+        }
+    }
+
+    fn whole(&self, definition: Definition, text: &str) -> Built<Job> {
         let schema = schema(&definition)?;
         let mut job = Job::builder(definition.name.get_ref().clone())
             .description(definition.description.clone())
@@ -77,6 +108,9 @@ impl Builder<'_> {
         flow::collect_names(&definition.steps, &mut names);
         let flow = JobFlow::builder("");
         let flow = self.flow(flow, definition.steps, &schema, &names)?;
+        if let Some(last) = self.problems.borrow_mut().pop() {
+            return Err(last);
+        }
         let job = job.whole_flow(flow);
         job.build().map_err(|refusal| Problem::at(&definition.name, refusal.to_string()))
     }
@@ -173,8 +207,11 @@ impl Builder<'_> {
         let name = step.name.get_ref().clone();
         let faults =
             self.context.faults.as_ref().map(|plan| plan.for_step(&name)).unwrap_or_default();
-        let (make_reader, make_stages) = self.reader_and_stages(step, known)?;
-        let make_writer = self.writer(wanted(&step.writer, "writer", &step.name)?, known)?;
+        let writer = wanted(&step.writer, "writer", &step.name);
+        let ((make_reader, make_stages), make_writer) = self.both(
+            self.reader_and_stages(step, known),
+            writer.and_then(|writer| self.writer(writer, known)),
+        )?;
         bounded(step.parallelism.as_ref(), "parallelism", 1, ChunkStepBuilder::PARALLELISM_MAX)?;
         bounded(step.read_ahead.as_ref(), "read_ahead", 0, ChunkStepBuilder::READ_AHEAD_MAX)?;
         let mut builder = ChunkStepBuilder::new(name)
@@ -218,13 +255,11 @@ impl Builder<'_> {
         known: &Known<'_>,
     ) -> Built<(Make<AnyReader>, Make<Stages>)> {
         let reader = wanted(&step.reader, "reader", &step.name)?;
-        let stages: Arc<[Stage]> = step
-            .processors
-            .iter()
-            .map(|processor| stage(processor, known.schema))
-            .collect::<Built<Vec<_>>>()?
-            .into();
+        let stages = step.processors.iter().map(|processor| stage(processor, known.schema));
+        let stages: Vec<_> = stages.map(|stage| self.noted(stage)).collect();
         let (make_reader, fields) = self.reader(reader, known)?;
+        // With a problem that is kept, the job is refused in any case.
+        let stages: Arc<[Stage]> = stages.into_iter().flatten().collect();
         let fields =
             fields.as_ref().map(|names| names.iter().map(String::as_str).collect::<Vec<_>>());
         expression::check_fields(&stages, fields.as_deref()).map_err(|told| {

@@ -29,10 +29,14 @@ impl Builder<'_> {
         for step in steps {
             let mut step = step.into_inner();
             let transitions = std::mem::take(&mut step.on);
-            flow = self.place(flow, step, schema, names)?;
-            for on in &transitions {
-                flow = transition(flow.on(on.get_ref().exit.get_ref().clone()), on)?;
-            }
+            let with_step = self.place(flow, step, schema, names).and_then(|mut flow| {
+                for on in &transitions {
+                    flow = transition(flow.on(on.get_ref().exit.get_ref().clone()), on)?;
+                }
+                Ok(flow)
+            });
+            // The flow of a job that is refused only goes on so that the other steps are looked at.
+            flow = self.noted(with_step).unwrap_or_else(|| JobFlow::builder(""));
         }
         Ok(flow)
     }

@@ -1,17 +1,123 @@
 //! Which keys belong to which type of step, reader and writer.
 
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use super::super::definition::{Reader, Step, Writer};
 use super::{Built, Problem, Text};
 
+/// Types of a part of a job file, each with the keys that only some types have.
+pub(super) type Types = Vec<(&'static str, Vec<&'static str>)>;
+
+fn step_types() -> Types {
+    let chunk: &[&str] =
+        &["chunk", "reader", "processors", "writer", "skip", "retry", "parallelism", "read_ahead"];
+    let command: &[&str] = &["argv", "dir", "env", "timeout", "grace", "exit_codes"];
+    // Whatever does work of its own.
+    let common = ["partition", "promote", "start_limit", "allow_start_if_complete"];
+    let works = |own: &[&'static str]| [own, common.as_slice()].concat();
+    let progressive = vec![
+        "chunk",
+        "reader",
+        "processors",
+        "writer",
+        "lanes",
+        "target",
+        "max_attempts",
+        "on_failed",
+        "unit_timeout",
+        "reduce",
+    ];
+    vec![
+        ("chunk", works(chunk)),
+        ("command", works(command)),
+        ("sql", works(&["sql", "url"])),
+        ("job", vec!["job", "parameters", "promote", "start_limit", "allow_start_if_complete"]),
+        ("flow", vec!["steps"]),
+        ("split", vec!["branches"]),
+        ("decision", vec!["exit"]),
+        ("progressive", progressive),
+    ]
+}
+
+fn reader_types() -> Types {
+    vec![
+        (
+            "csv",
+            vec![
+                "path",
+                "header",
+                "columns",
+                "null",
+                "delimiter",
+                "quote",
+                "escape",
+                "comment",
+                "trim",
+                "encoding",
+                "decimal",
+                "line_bytes_max",
+                "if_changed",
+            ],
+        ),
+        ("jsonl", vec!["path", "line_bytes_max", "if_changed"]),
+        ("lines", vec!["path", "line_bytes_max", "if_changed"]),
+        ("list", vec!["items"]),
+        ("sequence", vec!["count"]),
+        ("sql", vec!["url", "query", "params", "key"]),
+    ]
+}
+
+fn writer_types() -> Types {
+    vec![
+        ("csv", vec!["path", "header", "columns", "null", "delimiter", "quote", "encoding"]),
+        ("file", vec!["path"]),
+        ("jsonl", vec!["path"]),
+        ("lines", vec!["path", "field"]),
+        ("none", vec![]),
+        ("sql", vec!["url", "table", "mode", "key", "columns", "statement"]),
+    ]
+}
+
+/// What to say of a key that no type has, which stands at the bytes `at` of `text`: the keys of the type that was meant.
+pub(in super::super) fn of_unknown(text: &str, at: &std::ops::Range<usize>) -> Option<String> {
+    let table = DeTable::parse(text).ok()?;
+    let (part, table, key) = holder("", table.get_ref(), at)?;
+    let (what, types, of_all) = match part {
+        "steps" => ("step", step_types(), &["name", "type", "on"][..]),
+        "reader" => ("reader", reader_types(), &["type"][..]),
+        "writer" => ("writer", writer_types(), &["type"][..]),
+        _ => return None,
+    };
+    let kind = table.get("type").and_then(|kind| kind.get_ref().as_str());
+    let kind = kind.or((what == "step").then_some("chunk"))?;
+    let (_, keys) = types.iter().find(|(name, _)| *name == kind)?;
+    let keys = [of_all, keys].concat().join(", ");
+    Some(format!("there is no key `{key}`; a {what} of type `{kind}` has: {keys}"))
+}
+
+/// The table that has its key at the bytes `at`, with the name of what it is in, and the key.
+fn holder<'t>(
+    part: &'t str,
+    table: &'t DeTable<'t>,
+    at: &std::ops::Range<usize>,
+) -> Option<(&'t str, &'t DeTable<'t>, &'t str)> {
+    let inside = |name: &'t str, value: &'t DeValue<'t>| match value {
+        DeValue::Table(inner) => holder(name, inner, at),
+        DeValue::Array(all) => all.iter().find_map(|one| match one.get_ref() {
+            DeValue::Table(inner) => holder(name, inner, at),
+            _ => None,
+        }),
+        _ => None,
+    };
+    table.iter().find_map(|(key, value)| match key.span() == *at {
+        true => Some((part, table, key.get_ref().as_ref())),
+        false => inside(key.get_ref(), value.get_ref()),
+    })
+}
+
 /// Refuses keys that belong to another type.
-pub(super) fn only(
-    what: &str,
-    kind: &Text,
-    given: &[(&str, bool)],
-    allowed: &[(&str, &[&str])],
-) -> Built<()> {
+pub(super) fn only(what: &str, kind: &Text, given: &[(&str, bool)], allowed: &Types) -> Built<()> {
     let word = kind.get_ref().as_str();
     let Some((_, keys)) = allowed.iter().find(|(known, _)| *known == word) else {
         let known: Vec<_> = allowed.iter().map(|(known, _)| *known).collect();
@@ -65,39 +171,9 @@ pub(super) fn keys_of_step(step: &Step, kind: &str) -> Built<()> {
         ("start_limit", step.start_limit.is_some()),
         ("allow_start_if_complete", step.allow_start_if_complete),
     ];
-    let chunk: &[&str] =
-        &["chunk", "reader", "processors", "writer", "skip", "retry", "parallelism", "read_ahead"];
-    let command: &[&str] = &["argv", "dir", "env", "timeout", "grace", "exit_codes"];
-    // Whatever does work of its own.
-    let common = ["partition", "promote", "start_limit", "allow_start_if_complete"];
-    let works = |own: &[&'static str]| [own, common.as_slice()].concat();
-    let progressive = vec![
-        "chunk",
-        "reader",
-        "processors",
-        "writer",
-        "lanes",
-        "target",
-        "max_attempts",
-        "on_failed",
-        "unit_timeout",
-        "reduce",
-    ];
-    let types = [
-        ("chunk", works(chunk)),
-        ("command", works(command)),
-        ("sql", works(&["sql", "url"])),
-        ("job", vec!["job", "parameters", "promote", "start_limit", "allow_start_if_complete"]),
-        ("flow", vec!["steps"]),
-        ("split", vec!["branches"]),
-        ("decision", vec!["exit"]),
-        ("progressive", progressive),
-    ];
-    let allowed: Vec<(&str, &[&str])> =
-        types.iter().map(|(name, keys)| (*name, keys.as_slice())).collect();
     let span = step.kind.as_ref().map_or_else(|| step.name.span(), Spanned::span);
     let at = Spanned::new(span, kind.to_owned());
-    only("step", &at, &given, &allowed)
+    only("step", &at, &given, &step_types())
 }
 
 pub(super) fn keys_of_reader(reader: &Reader) -> Built<()> {
@@ -122,32 +198,7 @@ pub(super) fn keys_of_reader(reader: &Reader) -> Built<()> {
         ("params", reader.params.is_some()),
         ("key", reader.key.is_some()),
     ];
-    let allowed: [(&str, &[&str]); 6] = [
-        (
-            "csv",
-            &[
-                "path",
-                "header",
-                "columns",
-                "null",
-                "delimiter",
-                "quote",
-                "escape",
-                "comment",
-                "trim",
-                "encoding",
-                "decimal",
-                "line_bytes_max",
-                "if_changed",
-            ],
-        ),
-        ("jsonl", &["path", "line_bytes_max", "if_changed"]),
-        ("lines", &["path", "line_bytes_max", "if_changed"]),
-        ("list", &["items"]),
-        ("sequence", &["count"]),
-        ("sql", &["url", "query", "params", "key"]),
-    ];
-    only("reader", &reader.kind, &given, &allowed)
+    only("reader", &reader.kind, &given, &reader_types())
 }
 
 pub(super) fn keys_of_writer(writer: &Writer) -> Built<()> {
@@ -166,13 +217,5 @@ pub(super) fn keys_of_writer(writer: &Writer) -> Built<()> {
         ("key", writer.key.is_some()),
         ("statement", writer.statement.is_some()),
     ];
-    let allowed: [(&str, &[&str]); 6] = [
-        ("csv", &["path", "header", "columns", "null", "delimiter", "quote", "encoding"]),
-        ("file", &["path"]),
-        ("jsonl", &["path"]),
-        ("lines", &["path", "field"]),
-        ("none", &[]),
-        ("sql", &["url", "table", "mode", "key", "columns", "statement"]),
-    ];
-    only("writer", &writer.kind, &given, &allowed)
+    only("writer", &writer.kind, &given, &writer_types())
 }
