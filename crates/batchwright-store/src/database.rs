@@ -18,7 +18,7 @@ use batchwright::{
 
 pub(crate) use class::SqlErrorClass;
 pub use mysql::MySqlSession;
-pub(crate) use mysql::push as push_mysql;
+pub(crate) use mysql::{push as push_mysql, size as size_in_mysql, too_large};
 pub use postgres::PostgresSession;
 pub(crate) use postgres::{ArrayColumn, ArrayKind};
 pub use server::ServerDatabase;

@@ -612,3 +612,38 @@ fn a_key_that_sorts_otherwise_than_it_compares_is_refused_before_anything_is_rea
     assert!(told.contains("of type ENUM, which sorts otherwise than it compares"), "{told}");
     assert!(written.lock().unwrap().is_empty());
 }
+
+#[test]
+fn a_row_that_no_packet_of_the_server_holds_is_a_bad_record_like_others() {
+    if !Kind::MySql.is_there() {
+        return;
+    }
+    let place = Place::new(Kind::MySql);
+    place.run("CREATE TABLE t (id BIGINT PRIMARY KEY, v LONGTEXT)");
+    let large = "x".repeat(17 * 1024 * 1024);
+    let rows: Vec<Row> = vec![(1, "a".into()), (2, large.into()), (3, "c".into())];
+    let update = SqlMode::Update { key: vec!["id".to_owned()] };
+    for (mode, ids) in [(SqlMode::Insert, vec![1, 3]), (update, vec![1, 3])] {
+        let writer = SqlWriter::in_store("t", ["id", "v"], |row: &Row, to| {
+            to.bind(row.0)?;
+            to.bind(row.1.clone())
+        });
+        let step = ChunkStepBuilder::new("step")
+            .reader(ListReader::new(rows.clone()))
+            .writer(writer.mode(mode).unwrap())
+            .skip(SkipPolicy::limit(1))
+            .build();
+        let operator = operator(&place, step);
+        let count = place.numbers("SELECT count(*) FROM bw_job_instance")[0];
+        let done = operator.start("job", JobParameters::new().with("run", count)).unwrap();
+        completed(&done.wait().unwrap());
+        assert_eq!(place.numbers("SELECT id FROM t ORDER BY id"), ids);
+    }
+    let skips = place.database().query("SELECT item, kind, message FROM bw_skip_record").unwrap();
+    assert_eq!(skips.len(), 2);
+    for skip in skips {
+        assert_eq!(skip[..2], [SqlValue::Integer(2), "data".into()]);
+        let SqlValue::Text(message) = &skip[2] else { panic!() };
+        assert!(message.contains("max_allowed_packet = 16777216"), "{message}");
+    }
+}

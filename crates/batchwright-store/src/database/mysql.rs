@@ -24,7 +24,12 @@ pub struct MySqlSession {
     driver: Driver,
     place: Arc<str>,
     broken: bool,
+    /// `max_allowed_packet`, once it was asked for.
+    packet_max: Option<usize>,
 }
+
+/// What is smaller fits into a packet of every server.
+const PACKET_SURE: usize = 64 * 1024;
 
 impl MySqlSession {
     pub(super) fn connect(server: &ServerDatabase, place: Arc<str>) -> Result<Self, SqlError> {
@@ -32,7 +37,7 @@ impl MySqlSession {
         let options: MySqlConnectOptions = server.url().parse()?;
         let options = options.disable_statement_logging();
         let connection = driver.connect(options.connect())?;
-        let mut session = Self { connection, driver, place, broken: false };
+        let mut session = Self { connection, driver, place, broken: false, packet_max: None };
         // A value that does not fit is an error, not a warning; and the rules above the store rely on the
         // isolation, whatever the server's default is.
         session.run(
@@ -58,6 +63,28 @@ impl MySqlSession {
         })
     }
 
+    /// Bytes of the largest statement that the server takes, values included.
+    pub(crate) fn packet_max(&mut self) -> Result<usize, SqlError> {
+        if let Some(bytes) = self.packet_max {
+            return Ok(bytes);
+        }
+        let sql = Sql::native("SELECT CAST(@@max_allowed_packet AS SIGNED) AS bytes");
+        let found = (self as &mut dyn Session).one(&sql, &[], |row| row.read::<i64>("bytes"))?;
+        let bytes = found.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX);
+        self.packet_max = Some(bytes);
+        Ok(bytes)
+    }
+
+    /// The server answers a statement that is too large by closing the connection, which would look like a fault of
+    /// the server.
+    fn check_packet(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<(), SqlError> {
+        let bytes = sql.text.len() + values.iter().map(size).sum::<usize>();
+        if bytes < PACKET_SURE || bytes < self.packet_max()? {
+            return Ok(());
+        }
+        Err(SqlError::new(SqlErrorClass::Data, too_large(bytes, self.packet_max()?)))
+    }
+
     /// Runs `text` with arguments that are encoded already.
     pub(crate) fn execute_with(
         &mut self,
@@ -74,6 +101,25 @@ impl std::fmt::Debug for MySqlSession {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MySqlSession").field("broken", &self.broken).finish_non_exhaustive()
     }
+}
+
+/// What is said of a row, or a statement, of so many bytes.
+pub(crate) fn too_large(bytes: usize, packet_max: usize) -> String {
+    format!(
+        "{bytes} bytes do not fit into a packet of the server (max_allowed_packet = {packet_max})"
+    )
+}
+
+/// Bytes that `value` takes in a packet, at most.
+pub(crate) fn size(value: &SqlValue<'_>) -> usize {
+    /// A number, or the length in front of others, with the type.
+    const FIXED: usize = 12;
+    FIXED
+        + match value {
+            SqlValue::Text(text) => text.len(),
+            SqlValue::Bytes(bytes) => bytes.len(),
+            _ => 0,
+        }
 }
 
 /// Appends `value` to `arguments`.
@@ -97,10 +143,12 @@ fn arguments(sql: &Sql, values: &[SqlValue<'_>]) -> Result<MySqlArguments, SqlEr
 
 impl Session for MySqlSession {
     fn execute(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<u64, SqlError> {
+        self.check_packet(sql, values)?;
         self.execute_with(sql, arguments(sql, values)?).map(|(changed, _)| changed)
     }
 
     fn insert(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<i64, SqlError> {
+        self.check_packet(sql, values)?;
         let (_, id) = self.execute_with(sql, arguments(sql, values)?)?;
         i64::try_from(id).map_err(|error| SqlError::new(SqlErrorClass::Corrupt, error))
     }

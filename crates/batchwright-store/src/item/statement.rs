@@ -6,14 +6,14 @@ use sqlx::mysql::MySqlArguments;
 
 use crate::database::{
     ArrayColumn, ArrayKind, Dialect, MySqlSession, PostgresSession, Sql, SqlError, SqlSession,
-    SqlValue, push_mysql,
+    SqlValue, push_mysql, size_in_mysql, too_large,
 };
 
 /// Rows of one statement, at most. PostgreSQL gets them as arrays, MySQL as a list of values.
 const ROWS_MAX: usize = 1_000;
 /// Parameters that a statement of MySQL may have.
 const MYSQL_PARAMETERS_MAX: usize = 65_535;
-/// Bytes after which a list of values is sent: well below the packet that every server accepts (16 MiB).
+/// Bytes after which a list of values is sent, where the server takes more.
 const MYSQL_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How an item becomes a change.
@@ -73,11 +73,7 @@ impl RowBinder<'_, '_> {
                 None => Ok(()),
             },
             Target::Arguments { arguments, bytes } => {
-                **bytes += match &value {
-                    SqlValue::Text(text) => text.len(),
-                    SqlValue::Bytes(bytes) => bytes.len(),
-                    _ => 8,
-                };
+                **bytes += size_in_mysql(&value);
                 push_mysql(arguments, &value).map_err(|error| error.of_item("bind a value"))
             }
             Target::Values(values) => {
@@ -330,16 +326,31 @@ impl Prepared {
                 let mysql = session.native().downcast_mut::<MySqlSession>();
                 let mysql = mysql.ok_or_else(another_database)?;
                 let marks = format!("({})", list(names.iter().map(|_| "?".to_owned())));
-                let mut rest = items;
+                let packet_max = mysql.packet_max().map_err(|error| error.of_item("write rows"))?;
+                let (mut rest, mut most) = (items, *rows_max);
                 while !rest.is_empty() {
                     let (mut arguments, mut bytes, mut rows) = (MySqlArguments::default(), 0, 0);
-                    while rows < (*rows_max).min(rest.len()) && bytes < MYSQL_BYTES_MAX {
+                    while rows < most.min(rest.len()) && bytes < MYSQL_BYTES_MAX.min(packet_max / 2)
+                    {
                         let (arguments, bytes) = (&mut arguments, &mut bytes);
                         bind(&rest[rows], Target::Arguments { arguments, bytes })?;
                         rows += 1;
                     }
                     let places = vec![marks.as_str(); rows].join(",");
                     let sql = Sql::native(&format!("{head}{places}{tail}"));
+                    let whole = sql.text.len() + bytes;
+                    if whole >= packet_max {
+                        if rows == 1 {
+                            return Err(ItemError::data(format!(
+                                "write a row: {}",
+                                too_large(whole, packet_max)
+                            )));
+                        }
+                        // The last row is the large one: it goes alone.
+                        most = rows - 1;
+                        continue;
+                    }
+                    most = *rows_max;
                     mysql
                         .execute_with(&sql, arguments)
                         .map_err(|error| error.of_item("write rows"))?;
