@@ -359,6 +359,9 @@ pub(crate) struct Readable {
     pub(crate) columns: Vec<String>,
 }
 
+/// Cancels the statement of a connection, if it runs one.
+pub(crate) type Interrupter = Box<dyn Fn() -> Result<(), SqlError> + Send + Sync>;
+
 /// What is called for each row.
 pub(crate) type EachRow<'f> = &'f mut dyn FnMut(&SqlRow<'_>) -> Result<(), SqlError>;
 
@@ -405,6 +408,10 @@ pub(crate) trait Session: Any + Send {
 
     /// What to say of the columns of `table` in a message: their names, in their order.
     fn columns_of(&mut self, table: &str) -> Result<Vec<String>, SqlError>;
+
+    /// What cancels the statement that this connection runs, from another thread; `None` where it cannot be told which
+    /// connection of the server that is.
+    fn interrupter(&mut self) -> Result<Option<Interrupter>, SqlError>;
 
     /// Whether the connection is good for nothing more.
     fn is_broken(&self) -> bool;

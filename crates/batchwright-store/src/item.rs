@@ -1,6 +1,7 @@
 //! Items in SQL tables.
 
 mod column;
+mod interrupt;
 mod key;
 mod named;
 mod reader;

@@ -4,6 +4,7 @@
 mod common;
 
 use std::sync::{Arc, Barrier, Mutex};
+use std::thread;
 
 use batchwright::testing::{FaultPlan, FaultyWriter};
 use batchwright::{
@@ -14,6 +15,7 @@ use batchwright::{
 use batchwright_store::{
     ColumnPartitions, Database, SqlMode, SqlReader, SqlTasklet, SqlValue, SqlWriter,
 };
+use batchwright_testkit::process::until;
 use common::{Kind, Place, all, servers};
 
 fn operator(place: &Place, step: impl Step + 'static) -> JobOperator {
@@ -646,4 +648,50 @@ fn a_row_that_no_packet_of_the_server_holds_is_a_bad_record_like_others() {
         let SqlValue::Text(message) = &skip[2] else { panic!() };
         assert!(message.contains("max_allowed_packet = 16777216"), "{message}");
     }
+}
+
+#[test]
+fn a_stop_cancels_a_query_that_would_never_end() {
+    // Each row of five tables of a hundred rows beside each other: hours.
+    const ENDLESS: &str = "SELECT count(*) AS n FROM t a, t b, t c, t d, t e, t f, t g, t h";
+    thread::scope(|threads| {
+        for kind in all() {
+            threads.spawn(move || {
+                let place = Place::new(kind);
+                place.run("CREATE TABLE t (n BIGINT)");
+                place.run("CREATE TABLE u (n BIGINT)");
+                for n in 0..100 {
+                    place.run(&format!("INSERT INTO t VALUES ({n})"));
+                }
+                let statement = format!("INSERT INTO u {}", ENDLESS.replace(" AS n", ""));
+                let tasklet = SqlTasklet::in_store(move |_| Ok(statement.clone()));
+                let reader = SqlReader::new(place.database(), ENDLESS, |row| row.get::<i64>("n"));
+                let step = ChunkStepBuilder::new("read")
+                    .reader(reader)
+                    .writer(ListWriter::new(Arc::default()))
+                    .build();
+                let jobs = [
+                    Job::builder("change")
+                        .step(TaskletStep::new("change", tasklet))
+                        .build()
+                        .unwrap(),
+                    Job::builder("read").step(step).build().unwrap(),
+                ];
+                for job in jobs {
+                    let operator = JobOperator::new(place.repository());
+                    let name = job.name().to_owned();
+                    operator.registry().register(job).unwrap();
+                    let handle = operator.start(&name, JobParameters::new()).unwrap();
+                    until("it runs", || {
+                        let steps = operator.queries().steps(handle.id()).unwrap();
+                        steps.first().is_some_and(|step| step.status == BatchStatus::Started)
+                    });
+                    operator.stop(handle.id()).unwrap();
+                    let done = handle.wait().unwrap();
+                    assert_eq!(done.status, BatchStatus::Stopped, "{kind:?}: {:?}", done.failure);
+                }
+                assert!(place.numbers("SELECT n FROM u").is_empty());
+            });
+        }
+    });
 }

@@ -125,6 +125,11 @@ impl ItemError {
         Self::new(ErrorKind::STOPPED, message)
     }
 
+    /// Whether the work was cut short because a stop was requested.
+    pub fn is_stop(&self) -> bool {
+        *self.kind() == ErrorKind::STOPPED
+    }
+
     /// `message` about `source`, which stays in the chain.
     pub fn wrap(
         kind: ErrorKind,

@@ -531,7 +531,19 @@ impl JobOperator {
     /// [`Refusal::NotRunning`] when it has ended.
     pub fn stop(&self, id: ExecutionId) -> Result<JobExecution, OperatorError> {
         let now = self.inner.clock.now();
-        let execution = lifecycle::request_stop(&*self.inner.repository, id, now)?;
+        let held = lock(&self.inner.runner.active).get(&id).cloned();
+        // First the token, as in `stop_all`: a statement of the step may hold the connection that stores the stop.
+        let asked = held.filter(|held| held.carried != Carried::Driven);
+        if let Some(held) = &asked {
+            held.stop.request();
+        }
+        let execution = match lifecycle::request_stop(&*self.inner.repository, id, now) {
+            // It has stopped meanwhile.
+            Err(OperatorError::Refused(Refusal::NotRunning { .. })) if asked.is_some() => {
+                return self.execution(id);
+            }
+            stored => stored?,
+        };
         if let Some(held) = lock(&self.inner.runner.active).get(&id) {
             held.stop.request();
         }

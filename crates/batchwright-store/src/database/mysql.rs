@@ -12,7 +12,7 @@ use sqlx::{
 
 use super::server::{Driver, ServerDatabase, breaks};
 use super::value::{Row, SqlRow};
-use super::{EachRow, Readable, Session, Sql, SqlError, SqlErrorClass, SqlValue};
+use super::{EachRow, Interrupter, Readable, Session, Sql, SqlError, SqlErrorClass, SqlValue};
 
 /// A connection to MySQL or MariaDB.
 ///
@@ -22,6 +22,7 @@ use super::{EachRow, Readable, Session, Sql, SqlError, SqlErrorClass, SqlValue};
 pub struct MySqlSession {
     connection: MySqlConnection,
     driver: Driver,
+    server: ServerDatabase,
     place: Arc<str>,
     broken: bool,
     /// `max_allowed_packet`, once it was asked for.
@@ -37,7 +38,9 @@ impl MySqlSession {
         let options: MySqlConnectOptions = server.url().parse()?;
         let options = options.disable_statement_logging();
         let connection = driver.connect(options.connect())?;
-        let mut session = Self { connection, driver, place, broken: false, packet_max: None };
+        let server = server.clone();
+        let mut session =
+            Self { connection, driver, server, place, broken: false, packet_max: None };
         // A value that does not fit is an error, not a warning; and the rules above the store rely on the
         // isolation, whatever the server's default is.
         session.run(
@@ -221,6 +224,22 @@ impl Session for MySqlSession {
             ));
         }
         Ok(super::Dialect::MySql.parameter(index))
+    }
+
+    fn interrupter(&mut self) -> Result<Option<Interrupter>, SqlError> {
+        let sql = Sql::native("SELECT CAST(connection_id() AS SIGNED) AS id");
+        let id = (self as &mut dyn Session).one(&sql, &[], |row| row.read::<i64>("id"))?;
+        let (server, place) = (self.server.clone(), Arc::clone(&self.place));
+        Ok(id.map(|id| -> Interrupter {
+            Box::new(move || {
+                let mut session = Self::connect(&server, Arc::clone(&place))?;
+                match session.run(&format!("KILL QUERY {id}")) {
+                    // It has ended by itself.
+                    Err(error) if error.to_string().contains("Unknown thread") => Ok(()),
+                    ran => ran,
+                }
+            })
+        }))
     }
 
     fn columns_of(&mut self, table: &str) -> Result<Vec<String>, SqlError> {

@@ -18,7 +18,7 @@ use sqlx::{
 
 use super::server::{Driver, ServerDatabase, breaks};
 use super::value::{POSTGRES_PLAIN, Row, SqlRow};
-use super::{EachRow, Readable, Session, Sql, SqlError, SqlErrorClass, SqlValue};
+use super::{EachRow, Interrupter, Readable, Session, Sql, SqlError, SqlErrorClass, SqlValue};
 
 /// What every session is set to, as far as its server knows it: a session that sleeps in its transaction, or whose
 /// machine lost its power, holds up nobody for long. Values in the URL (`options`) win, because they come first.
@@ -48,6 +48,7 @@ const FORGET: &str = "DO $$ DECLARE prepared text; BEGIN \
 pub struct PostgresSession {
     connection: PgConnection,
     driver: Driver,
+    server: ServerDatabase,
     place: Arc<str>,
     broken: bool,
     /// Whether a pool stands before the server: then nothing is left in the session, and every statement belongs to
@@ -73,6 +74,7 @@ impl PostgresSession {
         let mut session = Self {
             connection,
             driver,
+            server: server.clone(),
             place,
             broken: false,
             pooled,
@@ -515,6 +517,22 @@ impl Session for PostgresSession {
             }
             _ => parameter,
         })
+    }
+
+    fn interrupter(&mut self) -> Result<Option<Interrupter>, SqlError> {
+        // Behind a pool, only a transaction has a connection of its own.
+        if self.pooled && !self.in_transaction {
+            return Ok(None);
+        }
+        let sql = Sql::native("SELECT pg_backend_pid()::bigint AS id");
+        let id = (self as &mut dyn Session).one(&sql, &[], |row| row.read::<i64>("id"))?;
+        let (server, place) = (self.server.clone(), Arc::clone(&self.place));
+        Ok(id.map(|id| -> Interrupter {
+            Box::new(move || {
+                let mut session = Self::connect(&server, Arc::clone(&place))?;
+                session.run(&format!("SELECT pg_cancel_backend({id})"))
+            })
+        }))
     }
 
     fn columns_of(&mut self, table: &str) -> Result<Vec<String>, SqlError> {

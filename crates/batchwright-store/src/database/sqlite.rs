@@ -11,7 +11,9 @@ use batchwright::{Clock, Durability, StopToken, SystemClock};
 use rusqlite::{Connection, OpenFlags, params_from_iter};
 
 use super::value::{Row, SqlRow};
-use super::{EachRow, Readable, Session, Sql, SqlError, SqlErrorClass, SqlValue, class};
+use super::{
+    EachRow, Interrupter, Readable, Session, Sql, SqlError, SqlErrorClass, SqlValue, class,
+};
 
 /// How long a writer waits for another process before it gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -222,6 +224,14 @@ impl Session for SqliteSession {
 
     fn key_parameter(&mut self, _: &str, _: &str, index: usize) -> Result<String, SqlError> {
         Ok(super::Dialect::Sqlite.parameter(index))
+    }
+
+    fn interrupter(&mut self) -> Result<Option<Interrupter>, SqlError> {
+        let handle = self.connection.get_interrupt_handle();
+        Ok(Some(Box::new(move || {
+            handle.interrupt();
+            Ok(())
+        })))
     }
 
     fn columns_of(&mut self, table: &str) -> Result<Vec<String>, SqlError> {

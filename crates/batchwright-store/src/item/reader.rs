@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
-use batchwright::{ErrorKind, ItemError, ItemReader, StepScope};
+use batchwright::{ErrorKind, ItemError, ItemReader, StepScope, StopToken};
 use serde::{Deserialize, Serialize};
 
+use super::interrupt::until_stopped;
 use super::key::{Behind, Key, KeyColumns};
 use crate::database::{Database, Readable, Sql, SqlError, SqlRow, SqlSession, SqlValue};
 
@@ -100,7 +101,7 @@ impl<T: Send + 'static> SqlReader<T> {
         self.cursor.as_ref().map(|cursor| cursor.columns.as_slice())
     }
 
-    fn start(&self) -> Result<Cursor<T>, ItemError> {
+    fn start(&self, stop: StopToken) -> Result<Cursor<T>, ItemError> {
         let database = &self.database;
         let mut session = database
             .connect_read_only()
@@ -122,11 +123,11 @@ impl<T: Send + 'static> SqlReader<T> {
         let thread =
             std::thread::Builder::new().name("sql cursor".to_owned()).spawn(move || {
                 let fetch = Fetch { sql: Sql::native(&text), params, key, last, read_over, map };
-                let ran = fetch.run(&mut session, &|page| sender.send(Ok(Some(page))).is_ok());
-                let _ = match ran {
-                    Ok(()) => sender.send(Ok(None)),
-                    Err(error) => sender.send(Err(error.of_item("read the next row"))),
-                };
+                let ran = until_stopped(&mut session, &stop, |session| {
+                    let ran = fetch.run(session, &|page| sender.send(Ok(Some(page))).is_ok());
+                    ran.map_err(|error| error.of_item("read the next row"))
+                });
+                let _ = sender.send(ran.map(|()| None));
             })?;
         Ok(Cursor {
             pages,
@@ -200,9 +201,9 @@ impl<T: Send + Sync + 'static> ItemReader for SqlReader<T> {
     type Item = T;
     type Position = SqlPosition;
 
-    fn open(&mut self, position: Option<SqlPosition>, _: &StepScope) -> Result<(), ItemError> {
+    fn open(&mut self, position: Option<SqlPosition>, scope: &StepScope) -> Result<(), ItemError> {
         self.position = position.unwrap_or_default();
-        self.cursor = Some(self.start()?);
+        self.cursor = Some(self.start(scope.stop().clone())?);
         Ok(())
     }
 
@@ -222,6 +223,7 @@ impl<T: Send + Sync + 'static> ItemReader for SqlReader<T> {
                     return Ok(None);
                 }
                 Err(_) if cursor.ended => return Ok(None),
+                Ok(Err(error)) if error.is_stop() => return Err(error),
                 // The query is over: no other read would go better.
                 Ok(Err(error)) => return Err(error.with_kind(ErrorKind::FATAL)),
                 Err(_) => {

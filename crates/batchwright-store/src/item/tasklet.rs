@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use batchwright::{Durability, Flow, ItemError, StepScope, Tasklet, TaskletCall};
 
+use super::interrupt::until_stopped;
 use crate::database::{Database, MySqlSession, SqlError, SqlSession};
 
 type MakeDatabase = Arc<dyn Fn(&StepScope) -> Result<Database, ItemError> + Send + Sync>;
@@ -41,7 +42,11 @@ impl Tasklet for SqlTasklet {
     fn call(&self, call: &mut TaskletCall<'_, '_>) -> Result<Flow, ItemError> {
         let text = (self.text)(call.scope())?;
         match &self.database {
-            None => run(call.transaction().resource::<SqlSession>()?, &text)?,
+            None => {
+                let stop = call.scope().stop().clone();
+                let session = call.transaction().resource::<SqlSession>()?;
+                until_stopped(session, &stop, |session| run(session, &text))?;
+            }
             Some(database) => {
                 let failed = |error: SqlError| error.of_item("run in the other database");
                 let durability = match call.scope().durability() {
@@ -51,7 +56,7 @@ impl Tasklet for SqlTasklet {
                 let database = database(call.scope())?.durability(durability);
                 let mut session = database.connect().map_err(failed)?;
                 session.begin().map_err(failed)?;
-                run(&mut session, &text)?;
+                until_stopped(&mut session, call.scope().stop(), |session| run(session, &text))?;
                 // At least once: when the answer to the commit is lost, a restart runs the statements again.
                 session.commit().map_err(|error| match error.is_refusal() {
                     true => failed(error),
