@@ -124,12 +124,35 @@ fn every_link_between_documents_leads_somewhere() {
             let path = document.parent().unwrap().join(target);
             assert!(path.exists(), "{}: `{target}` does not exist", document.display());
         }
-        for include in text.split("{{#include ").skip(1) {
-            let target = include.split("}}").next().unwrap();
-            let path = document.parent().unwrap().join(target);
-            assert!(path.exists(), "{}: `{target}` does not exist", document.display());
-        }
     }
+}
+
+/// `BLESS=1` puts the files into the text.
+#[test]
+fn a_listing_that_names_a_file_is_that_file() {
+    let mut listings = 0;
+    for document in files(&root().join("docs/book/src"), "md") {
+        let text = std::fs::read_to_string(&document).unwrap();
+        let mut right = String::new();
+        let mut lines = text.lines();
+        while let Some(line) = lines.next() {
+            right += &format!("{line}\n");
+            let Some((_, name)) = line.split_once(" file=").filter(|_| line.starts_with("```"))
+            else {
+                continue;
+            };
+            listings += 1;
+            let path = document.parent().unwrap().join(name);
+            right += &format!("{}\n```\n", std::fs::read_to_string(path).unwrap().trim_end());
+            let _ = lines.by_ref().find(|line| *line == "```");
+        }
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(&document, &right).unwrap();
+        }
+        let told = format!("{}: a listing is not its file", document.display());
+        assert!(text == right || std::env::var_os("BLESS").is_some(), "{told}");
+    }
+    assert!(listings > 20, "{listings}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod access;
 mod body;
+mod book;
 mod errors;
 mod executions;
 mod health;
@@ -71,7 +72,7 @@ impl Api {
         self.jobs.workers.load(Ordering::SeqCst) > 0
     }
 
-    /// Its routes (`/v1`, `/docs`, `/errors`, `/assets`, `/healthz`, `/readyz`), for a program that has others
+    /// Its routes (`/v1`, `/docs`, `/book`, `/errors`, `/assets`, `/healthz`, `/readyz`), for a program that has others
     /// besides. Who may ask is that program's business; see
     /// [`guarded`](Self::guarded).
     pub fn router(self) -> Router {
@@ -86,6 +87,8 @@ impl Api {
                 }),
             )
             .route("/errors/{code}", get(errors::page))
+            .route("/book", get(book::first))
+            .route("/book/{chapter}", get(book::chapter))
             .route("/docs", get(|| async { Html(include_str!("../assets/docs.html")) }))
             .route("/assets/docs.js", get(|| script(include_str!("../assets/docs.js"))))
             .route(

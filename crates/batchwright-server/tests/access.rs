@@ -197,6 +197,21 @@ fn what_a_problem_is_can_be_read_where_its_type_leads() {
 }
 
 #[test]
+fn the_book_is_served_to_whoever_reaches_the_server() {
+    let place = Place::start();
+    let first = place.http().get("/book");
+    assert_eq!(
+        (first.status, first.header("location").as_deref()),
+        (303, Some("/book/introduction"))
+    );
+    let page = place.http().get("/book/job-files");
+    assert_eq!(page.header("content-type").as_deref(), Some("text/html; charset=utf-8"));
+    let text = String::from_utf8(page.body).unwrap();
+    assert!(text.contains("<h1>Job files</h1>") && text.contains("name = \"orders\""), "{text}");
+    assert_eq!(place.http().get("/book/..%2FREADME").status, 404);
+}
+
+#[test]
 fn the_same_key_starts_one_thing() {
     let mut place = Place::start();
     let keyed = place.http().with("idempotency-key", "k1");

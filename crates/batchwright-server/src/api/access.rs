@@ -280,6 +280,8 @@ fn is_public(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz" | "/docs" | "/v1/openapi.json")
         || path.starts_with("/assets/")
         || path.starts_with("/errors/")
+        || path == "/book"
+        || path.starts_with("/book/")
 }
 
 /// `POST /v1/jobs/JOB/validate`, and nothing else: rules and triggers may be called `validate` too.

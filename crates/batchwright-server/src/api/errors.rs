@@ -11,9 +11,12 @@ static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/assets/errors");
 
 /// The page of `code`: Markdown, which is read as it is.
 pub(super) async fn page(Path(code): Path<String>) -> Result<impl IntoResponse, Problem> {
+    let page = text(&code).ok_or_else(|| Problem::not_found("there is no such code"))?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], page))
+}
+
+pub(super) fn text(code: &str) -> Option<&'static str> {
     let is_code = code.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase());
     let page = PAGES.get_file(format!("{code}.md")).filter(|_| is_code);
-    let page = page.and_then(|file| file.contents_utf8());
-    let page = page.ok_or_else(|| Problem::not_found("there is no such code"))?;
-    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], page))
+    page.and_then(|file| file.contents_utf8())
 }

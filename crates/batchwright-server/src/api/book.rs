@@ -1,0 +1,154 @@
+//! The book, under `/book`.
+
+use axum::extract::Path;
+use axum::response::{Html, Redirect};
+use include_dir::{Dir, include_dir};
+use pulldown_cmark::{CowStr, Event, HeadingLevel, Options, Parser, Tag, TagEnd, html};
+
+use super::Problem;
+
+/// The chapters in Markdown, and the list of them.
+static BOOK: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/assets/book");
+const LAYOUT: &str = include_str!("../../assets/book.html");
+const FIRST: &str = "introduction";
+
+/// To the first chapter.
+pub(super) async fn first() -> Redirect {
+    Redirect::to(&format!("/book/{FIRST}"))
+}
+
+/// The chapter of that name.
+pub(super) async fn chapter(Path(name): Path<String>) -> Result<Html<String>, Problem> {
+    page(&name).map(Html).ok_or_else(|| Problem::not_found("the book has no such chapter"))
+}
+
+fn page(name: &str) -> Option<String> {
+    let chapters = chapters();
+    let (_, title) = chapters.iter().find(|(known, _)| *known == name)?;
+    let text = BOOK.get_file(format!("{name}.md"))?.contents_utf8()?;
+    let list: String = chapters
+        .iter()
+        .map(|(known, title)| {
+            let current = if *known == name { " aria-current=\"page\"" } else { "" };
+            format!("<li><a href=\"/book/{known}\"{current}>{title}</a></li>")
+        })
+        .collect();
+    let page =
+        LAYOUT.replace("{title}", &format!("{title}: Batchwright")).replace("{chapters}", &list);
+    Some(page.replace("{text}", &as_html(text)))
+}
+
+/// Names and titles of the chapters, in their order.
+fn chapters() -> Vec<(&'static str, &'static str)> {
+    let summary = BOOK.get_file("SUMMARY.md").and_then(|file| file.contents_utf8());
+    let lines = summary.unwrap_or_default().lines();
+    lines
+        .filter_map(|line| {
+            let (title, file) = line.split_once('[')?.1.split_once("](")?;
+            Some((file.strip_suffix(".md)")?, title))
+        })
+        .collect()
+}
+
+fn as_html(text: &str) -> String {
+    let mut events: Vec<Event<'_>> = Parser::new_ext(text, Options::ENABLE_TABLES).collect();
+    name_headings(&mut events);
+    let events = events.into_iter().map(|event| match event {
+        Event::Start(Tag::Link { link_type, dest_url, title, id }) => {
+            Event::Start(Tag::Link { link_type, dest_url: address(dest_url), title, id })
+        }
+        other => other,
+    });
+    let mut page = String::with_capacity(text.len() * 2);
+    html::push_html(&mut page, events);
+    // A wide table scrolls by itself.
+    page.replace("<table>", "<div><table>").replace("</table>", "</table></div>")
+}
+
+/// Where a link between the files of the book leads on a server: to another chapter, to the page of an error. Other documents
+/// of the repository are not served; their links stay what they are.
+fn address(link: CowStr<'_>) -> CowStr<'_> {
+    let (path, place) = match link.split_once('#') {
+        Some((path, place)) => (path, format!("#{place}")),
+        None => (&*link, String::new()),
+    };
+    let Some(name) = path.strip_suffix(".md") else { return link };
+    match name.strip_prefix("../../errors/") {
+        Some("README") => link,
+        Some(code) => format!("/errors/{code}{place}").into(),
+        None if !name.contains('/') => format!("/book/{name}{place}").into(),
+        None => link,
+    }
+}
+
+/// Headings get their text as their id, as links to them expect it: small letters and digits, hyphens for spaces.
+fn name_headings(events: &mut [Event<'_>]) {
+    let mut open: Option<(usize, String)> = None;
+    for at in 0..events.len() {
+        match &events[at] {
+            Event::Start(Tag::Heading { level, .. }) if *level != HeadingLevel::H1 => {
+                open = Some((at, String::new()));
+            }
+            Event::Text(text) | Event::Code(text) => {
+                if let Some((_, words)) = &mut open {
+                    words.push_str(text);
+                }
+            }
+            Event::End(TagEnd::Heading(_)) => {
+                if let Some((begin, words)) = open.take()
+                    && let Event::Start(Tag::Heading { id, .. }) = &mut events[begin]
+                {
+                    *id = Some(slug(&words).into());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn slug(words: &str) -> String {
+    let kept = |letter: &char| letter.is_alphanumeric() || [' ', '-', '_'].contains(letter);
+    words
+        .to_lowercase()
+        .chars()
+        .filter(kept)
+        .map(|one| if one == ' ' { '-' } else { one })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_chapter_is_served_and_its_links_lead_somewhere() {
+        let chapters = chapters();
+        assert_eq!(chapters[0].0, FIRST);
+        let files =
+            BOOK.files().filter(|file| file.path().extension().is_some_and(|it| it == "md"));
+        assert_eq!(files.count(), chapters.len() + 1, "every file is in the list");
+        for (name, _) in &chapters {
+            let page = page(name).unwrap();
+            assert!(page.contains("<h1>") && !page.contains("{{#"), "{name}");
+            for link in page.split("href=\"").skip(1) {
+                let link = link.split('"').next().unwrap();
+                let (path, place) = link.split_once('#').unwrap_or((link, ""));
+                let other = match path.strip_prefix("/book/") {
+                    Some(other) => super::page(other),
+                    None if path.is_empty() => Some(page.clone()),
+                    None => {
+                        let code = path.strip_prefix("/errors/");
+                        let is_known = |code| super::super::errors::text(code).is_some();
+                        assert!(code.is_none_or(is_known), "{name}: {link}");
+                        continue;
+                    }
+                };
+                let other = other.unwrap_or_else(|| panic!("{name}: {link}"));
+                assert!(
+                    place.is_empty() || other.contains(&format!("id=\"{place}\"")),
+                    "{name}: nothing has the name `{place}`"
+                );
+            }
+        }
+    }
+}
