@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 #[cfg(feature = "csv")]
-pub use self::csv::{CsvFormat, CsvPosition, CsvReader, CsvRecords, CsvWriter};
+pub use self::csv::{CsvFormat, CsvPosition, CsvReader, CsvRecord, CsvRecords, CsvWriter};
 pub(crate) use dead_letter::DeadLetterFile;
 pub use file_output::{Encode, FileOutput, FilePosition, FileWriter};
 pub use input::InputIdentity;

@@ -72,7 +72,7 @@ pub use execution::{
     StepExecution, StepExecutionId, StepSummary,
 };
 #[cfg(feature = "csv")]
-pub use item::{CsvFormat, CsvPosition, CsvReader, CsvRecords, CsvWriter};
+pub use item::{CsvFormat, CsvPosition, CsvReader, CsvRecord, CsvRecords, CsvWriter};
 pub use item::{
     Encode, Ending, FileOutput, FilePosition, FileWriter, InputIdentity, ItemProcessor, ItemReader,
     ItemWriter, JsonLines, JsonLinesReader, JsonLinesWriter, LineInput, LinePosition, LineReader,

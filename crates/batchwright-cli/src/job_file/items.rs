@@ -70,7 +70,8 @@ impl AnyReader {
         let failed = |told: String| Err(ItemError::fatal(told));
         match &self.inner {
             Opened::Csv(csv, input) => {
-                let columns: Vec<&str> = csv.headers().into_iter().flatten().collect();
+                let columns = csv.headers().into_iter().flatten().map(String::as_str);
+                let columns: Vec<&str> = columns.collect();
                 // An empty file has no columns, and no records that could lack one.
                 if columns.is_empty() {
                     return Ok(());

@@ -175,7 +175,8 @@ impl Input {
         let reader = CsvReader::decoding(path, move |record, headers| {
             let mut header = header.lock().unwrap_or_else(PoisonError::into_inner);
             let (names, kinds) = header.get_or_insert_with(|| {
-                let names: Vec<Arc<str>> = headers.iter().map(Arc::from).collect();
+                let names: Vec<Arc<str>> =
+                    headers.iter().map(|name| Arc::from(name.as_str())).collect();
                 let kinds: Vec<_> =
                     headers.iter().map(|name| this.types.get(name).cloned()).collect();
                 (names.into(), kinds.into())

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ::csv::{ErrorKind as CsvErrorKind, StringRecord};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +10,7 @@ use super::super::input::{Input, InputIdentity};
 use super::super::{ItemReader, Total};
 use super::CsvFormat;
 use super::format::check_names;
+use super::record::CsvRecord;
 use super::split::{Extent, Found, Splitter};
 use crate::error::{ErrorKind, ItemError};
 use crate::step::StepScope;
@@ -34,8 +34,9 @@ pub struct CsvPosition {
     pub input: Option<InputIdentity>,
 }
 
-/// Turns a record and its header into an item.
-type Decode<T> = Arc<dyn Fn(&StringRecord, &StringRecord) -> Result<T, ItemError> + Send + Sync>;
+/// Turns a record and the names of its columns into an item.
+type Decode<T> =
+    Arc<dyn Fn(CsvRecord<'_>, &[String], &CsvFormat) -> Result<T, ItemError> + Send + Sync>;
 
 /// Yields a `T` for every record of a CSV file.
 ///
@@ -53,8 +54,6 @@ pub struct CsvReader<T> {
     record_bytes_max: u64,
     range: Option<(u64, u64)>,
     may_have_changed: bool,
-    /// Whether a text that means null becomes an empty field, which an `Option` takes for none.
-    empties_nulls: bool,
     decode: Decode<T>,
     open: Option<Opened>,
 }
@@ -63,8 +62,7 @@ struct Opened {
     input: Input,
     splitter: Splitter,
     /// Names of the columns; empty in an empty file.
-    headers: StringRecord,
-    record: StringRecord,
+    headers: Vec<String>,
     /// Where the input begins, in bytes of the file.
     start: u64,
     line: u64,
@@ -92,18 +90,10 @@ struct Bad {
 impl<T: DeserializeOwned + 'static> CsvReader<T> {
     /// The records of the file at `path`, each deserialised into a `T`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        let reader = Self::decoding(path, |record, headers| {
-            record.deserialize(Some(headers)).map_err(|error| match error.kind() {
-                CsvErrorKind::Deserialize { err, .. } => {
-                    let column = err.field().and_then(|field| headers.get(field as usize));
-                    let column =
-                        column.map_or_else(String::new, |name| format!("column `{name}`: "));
-                    ItemError::parse(format!("read the record: {column}{}", err.kind()))
-                }
-                _ => ItemError::parse(format!("read the record: {error}")),
-            })
-        });
-        Self { empties_nulls: true, ..reader }
+        Self::with(path, |record, headers, format| {
+            // Nothing of the record is borrowed by the item.
+            record.deserialize(headers, format)
+        })
     }
 }
 
@@ -111,7 +101,17 @@ impl<T> CsvReader<T> {
     /// The records of the file at `path`, each made into a `T` by `decode(record, headers)`.
     pub fn decoding(
         path: impl Into<PathBuf>,
-        decode: impl Fn(&StringRecord, &StringRecord) -> Result<T, ItemError> + Send + Sync + 'static,
+        decode: impl Fn(CsvRecord<'_>, &[String]) -> Result<T, ItemError> + Send + Sync + 'static,
+    ) -> Self {
+        Self::with(path, move |record, headers, _| decode(record, headers))
+    }
+
+    fn with(
+        path: impl Into<PathBuf>,
+        decode: impl Fn(CsvRecord<'_>, &[String], &CsvFormat) -> Result<T, ItemError>
+        + Send
+        + Sync
+        + 'static,
     ) -> Self {
         Self {
             path: path.into(),
@@ -119,7 +119,6 @@ impl<T> CsvReader<T> {
             record_bytes_max: RECORD_BYTES_MAX,
             range: None,
             may_have_changed: false,
-            empties_nulls: false,
             decode: Arc::new(decode),
             open: None,
         }
@@ -163,8 +162,8 @@ impl<T> CsvReader<T> {
     }
 
     /// Names of the columns of the open file; empty when the file is empty.
-    pub fn headers(&self) -> Option<&StringRecord> {
-        self.open.as_ref().map(|open| &open.headers)
+    pub fn headers(&self) -> Option<&[String]> {
+        self.open.as_ref().map(|open| open.headers.as_slice())
     }
 }
 
@@ -177,7 +176,6 @@ impl<T> Clone for CsvReader<T> {
             record_bytes_max: self.record_bytes_max,
             range: self.range,
             may_have_changed: self.may_have_changed,
-            empties_nulls: self.empties_nulls,
             decode: Arc::clone(&self.decode),
             open: None,
         }
@@ -194,8 +192,7 @@ impl Opened {
         Ok(Self {
             input,
             splitter: Splitter::new(format),
-            headers: StringRecord::new(),
-            record: StringRecord::new(),
+            headers: Vec::new(),
             start: 0,
             line: 1,
             records: 0,
@@ -216,10 +213,13 @@ impl Opened {
                 Next::End => return Ok(()),
                 Next::Bad(bad) => return Err(failed(&bad.error.to_string())),
                 Next::Record(extent) => {
-                    self.take(extent).map_err(|bad| failed(&bad.error.to_string()))?;
+                    let names =
+                        self.item(extent, |names, _| Ok(names.iter().map(str::to_owned).collect()));
+                    let names = names.map_err(|error| error.at(self.location()).to_string());
+                    self.pass(extent);
+                    self.headers = names.map_err(|told| failed(&told))?;
                 }
             }
-            self.headers = self.record.clone();
         }
         match &format.columns {
             Some(names) if format.header && names.len() != self.headers.len() => {
@@ -237,11 +237,11 @@ impl Opened {
                     )));
                 }
             }
-            Some(names) => self.headers = StringRecord::from(names.clone()),
+            Some(names) => self.headers.clone_from(names),
             None if format.header => {}
             None => self.headers = self.numbered_columns()?,
         }
-        check_names(self.headers.iter()).map_err(|problem| {
+        check_names(self.headers.iter().map(String::as_str)).map_err(|problem| {
             failed(&format!("{problem}. Name the columns, in their order, with `columns`"))
         })?;
         self.warn_of_delimiter(path, format);
@@ -249,7 +249,7 @@ impl Opened {
     }
 
     /// `c1`, `c2`, … for as many fields as the first record has.
-    fn numbered_columns(&mut self) -> Result<StringRecord, ItemError> {
+    fn numbered_columns(&mut self) -> Result<Vec<String>, ItemError> {
         let count = match self.next_record()? {
             Next::Record(extent) => self.splitter.fields(self.input.rest(), extent).1.len(),
             Next::End | Next::Bad(_) => 0,
@@ -260,7 +260,7 @@ impl Opened {
     /// A header of one column that holds another usual delimiter is most likely read with the wrong one.
     fn warn_of_delimiter(&self, path: &Path, format: &CsvFormat) {
         let usual = [(';', "`;`"), ('\t', "a tab"), ('|', "`|`"), (',', "`,`")];
-        let Some(only) = self.headers.get(0).filter(|_| self.headers.len() == 1) else { return };
+        let [only] = &self.headers[..] else { return };
         let other =
             |(one, _): &&(char, &str)| *one != char::from(format.delimiter) && only.contains(*one);
         if let Some((_, shown)) = usual.iter().find(other) {
@@ -328,15 +328,6 @@ impl Opened {
         Ok(Bad { error: error.at(location), raw })
     }
 
-    /// Consumes the record that was found, and takes it apart into `self.record`.
-    fn take(&mut self, extent: Extent) -> Result<(), Bad> {
-        let filled = self
-            .fill(extent)
-            .map_err(|error| Bad { error: error.at(self.location()), raw: self.raw(extent) });
-        self.pass(extent);
-        filled
-    }
-
     fn pass(&mut self, extent: Extent) {
         self.input.consume(extent.whole);
         self.line += extent.lines;
@@ -347,10 +338,14 @@ impl Opened {
         self.input.rest()[..extent.content.min(RAW_BYTES_KEPT)].to_vec()
     }
 
-    fn fill(&mut self, extent: Extent) -> Result<(), ItemError> {
-        let Self { input, splitter, record, encoding, decoded, headers, .. } = self;
+    /// What `make` makes of the fields of the record that was found, and of the names of the columns.
+    fn item<T>(
+        &mut self,
+        extent: Extent,
+        make: impl FnOnce(CsvRecord<'_>, &[String]) -> Result<T, ItemError>,
+    ) -> Result<T, ItemError> {
+        let Self { input, splitter, encoding, decoded, headers, .. } = self;
         let rest = input.rest();
-        record.clear();
         if *encoding != encoding_rs::UTF_8 {
             let bytes = &rest[..extent.content];
             let text = encoding.decode_without_bom_handling_and_without_replacement(bytes);
@@ -363,10 +358,10 @@ impl Opened {
                 return Err(ItemError::parse("read the record: its quotes do not match"));
             };
             let (text, fields) = splitter.fields(decoded.as_bytes(), extent);
-            return push_fields(record, text, fields, headers);
+            return make(CsvRecord::new(text, fields, headers)?, headers);
         }
         let (text, fields) = splitter.fields(rest, extent);
-        push_fields(record, text, fields, headers)
+        make(CsvRecord::new(text, fields, headers)?, headers)
     }
 
     fn location(&self) -> String {
@@ -388,33 +383,11 @@ impl Opened {
 }
 
 /// The names in the header line of the file at `path`, which may be an output that is open.
-pub(super) fn header_names(path: &Path, format: &CsvFormat) -> Result<StringRecord, ItemError> {
+pub(super) fn header_names(path: &Path, format: &CsvFormat) -> Result<Vec<String>, ItemError> {
     let input = Input::beside_output(path)?;
     let mut open = Opened::on(input, format, RECORD_BYTES_MAX)?;
     open.read_header(path, format)?;
     Ok(open.headers)
-}
-
-fn push_fields(
-    record: &mut StringRecord,
-    text: &[u8],
-    fields: &[(usize, usize)],
-    headers: &StringRecord,
-) -> Result<(), ItemError> {
-    let text = std::str::from_utf8(text).map_err(|error| {
-        let at = error.valid_up_to();
-        let column = fields.iter().position(|(_, end)| at < *end);
-        let column = column.and_then(|index| headers.get(index)).unwrap_or_default();
-        ItemError::parse(format!("read the record: column `{column}` is not valid UTF-8"))
-    })?;
-    for (start, end) in fields {
-        // The fields stand without their delimiters: a character may seem to reach from one into the next.
-        let field = text.get(*start..*end);
-        record.push_field(
-            field.ok_or_else(|| ItemError::parse("read the record: a field is not valid UTF-8"))?,
-        );
-    }
-    Ok(())
 }
 
 impl<T: Send + Sync> ItemReader for CsvReader<T> {
@@ -444,25 +417,21 @@ impl<T: Send + Sync> ItemReader for CsvReader<T> {
     }
 
     fn read(&mut self) -> Result<Option<T>, ItemError> {
-        let Self { decode, open, format, empties_nulls, .. } = self;
+        let Self { decode, open, format, .. } = self;
         let open = open.as_mut().ok_or_else(|| ItemError::fatal("read a closed file"))?;
         let extent = match open.next_record()? {
             Next::End => return Ok(None),
             Next::Bad(bad) => return Err(bad.error.with_raw(bad.raw)),
             Next::Record(extent) => extent,
         };
-        let item = open.fill(extent).and_then(|()| {
-            let (found, expected) = (open.record.len(), open.headers.len());
-            if found != expected {
-                return Err(ItemError::parse(format!(
+        let item = open.item(extent, |record, headers| {
+            let (found, expected) = (record.len(), headers.len());
+            match found == expected {
+                true => decode(record, headers, format),
+                false => Err(ItemError::parse(format!(
                     "read the record: it has {found} fields, the header has {expected}"
-                )));
+                ))),
             }
-            if *empties_nulls && !format.null.is_empty() {
-                let emptied = |field| if format.is_null(field) { "" } else { field };
-                open.record = open.record.iter().map(emptied).collect();
-            }
-            decode(&open.record, &open.headers)
         });
         let item = match item {
             Ok(item) => Ok(Some(item)),

@@ -9,10 +9,23 @@ pub(super) struct Splitter {
     quote: Option<u8>,
     escape: Option<u8>,
     trim: bool,
+    /// What each byte is in a record without quotes. Fields are short: a look at every byte is quicker than a search for
+    /// each next one.
+    parts: Box<[Part; 256]>,
     /// Ranges of the fields, in the record's bytes or in `unquoted`.
     fields: Vec<(usize, usize)>,
     /// Fields of a record with quotes, without them.
     unquoted: Vec<u8>,
+}
+
+/// What a byte is in a record.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Text,
+    Delimiter,
+    LineFeed,
+    Return,
+    Quote,
 }
 
 /// What stands at the beginning of some bytes.
@@ -42,7 +55,15 @@ pub(super) struct Extent {
 impl Splitter {
     pub(super) fn new(format: &CsvFormat) -> Self {
         let CsvFormat { delimiter, quote, escape, trim, .. } = *format;
-        Self { delimiter, quote, escape, trim, fields: Vec::new(), unquoted: Vec::new() }
+        let mut parts = Box::new([Part::Text; 256]);
+        for (byte, part) in [(b'\n', Part::LineFeed), (b'\r', Part::Return)] {
+            parts[usize::from(byte)] = part;
+        }
+        if let Some(quote) = quote {
+            parts[usize::from(quote)] = Part::Quote;
+        }
+        parts[usize::from(delimiter)] = Part::Delimiter;
+        Self { delimiter, quote, escape, trim, parts, fields: Vec::new(), unquoted: Vec::new() }
     }
 
     /// The record at the beginning of `bytes`, which are not empty; `at_end`: nothing comes behind them.
@@ -69,22 +90,23 @@ impl Splitter {
     fn plain(&mut self, bytes: &[u8]) -> Option<Extent> {
         self.fields.clear();
         let mut start = 0;
-        let quote = self.quote.unwrap_or(self.delimiter);
-        for at in memchr::memchr3_iter(self.delimiter, quote, b'\n', bytes) {
-            let byte = bytes[at];
-            if byte == self.delimiter {
-                self.push(bytes, start, at);
-                start = at + 1;
-            } else if byte == b'\n' {
-                let end = if at > start && bytes[at - 1] == b'\r' { at - 1 } else { at };
-                // A carriage return alone ends a record, too.
-                if memchr::memchr(b'\r', &bytes[..end]).is_some() {
-                    return None;
+        for (at, byte) in bytes.iter().enumerate() {
+            match self.parts[usize::from(*byte)] {
+                Part::Text => {}
+                Part::Delimiter => {
+                    self.push(bytes, start, at);
+                    start = at + 1;
                 }
-                self.push(bytes, start, end);
-                return Some(Extent { content: end, whole: at + 1, lines: 1, plain: true });
-            } else if at == start || self.trim {
-                return None;
+                Part::LineFeed => {
+                    let end = if at > start && bytes[at - 1] == b'\r' { at - 1 } else { at };
+                    self.push(bytes, start, end);
+                    return Some(Extent { content: end, whole: at + 1, lines: 1, plain: true });
+                }
+                // Within a field it is a character like others.
+                Part::Quote if at > start && !self.trim => {}
+                // A carriage return alone ends a record, too.
+                Part::Return if bytes.get(at + 1) == Some(&b'\n') => {}
+                Part::Quote | Part::Return => return None,
             }
         }
         None

@@ -132,8 +132,7 @@ impl CsvFormat {
     #[doc(hidden)]
     pub fn header_of(&self, path: &std::path::Path) -> Result<Vec<String>, ItemError> {
         let format = Self { columns: None, ..self.clone() };
-        let names = super::reader::header_names(path, &format)?;
-        Ok(names.iter().map(str::to_owned).collect())
+        super::reader::header_names(path, &format)
     }
 
     /// The text that null is written as.
