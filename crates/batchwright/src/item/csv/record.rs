@@ -52,6 +52,7 @@ impl<'a> CsvRecord<'a> {
     }
 
     /// The field at `index`, from 0.
+    #[inline]
     pub fn get(&self, index: usize) -> Option<&'a str> {
         let (start, end) = *self.fields.get(index)?;
         self.text.get(start..end)
@@ -69,7 +70,8 @@ impl<'a> CsvRecord<'a> {
         headers: &'a [String],
         format: &'a CsvFormat,
     ) -> Result<T, ItemError> {
-        let mut fields = Fields { record: self, headers, format, next: 0 };
+        let has_nulls = !format.null.is_empty();
+        let mut fields = Fields { record: self, headers, format, has_nulls, next: 0 };
         T::deserialize(&mut fields).map_err(|Mismatch { column, message }| {
             let column = column.and_then(|index| headers.get(index));
             let column = column.map_or_else(String::new, |name| format!("column `{name}`: "));
@@ -110,20 +112,26 @@ struct Fields<'a> {
     record: CsvRecord<'a>,
     headers: &'a [String],
     format: &'a CsvFormat,
+    has_nulls: bool,
     next: usize,
 }
 
 impl<'a> Fields<'a> {
+    #[inline]
     fn peek(&self) -> Option<&'a str> {
         let field = self.record.get(self.next)?;
-        Some(if self.format.is_null(field) { "" } else { field })
+        Some(if self.has_nulls && self.format.is_null(field) { "" } else { field })
     }
 
+    #[inline]
     fn take(&mut self) -> Result<&'a str, Mismatch> {
-        let message = "the record has no more fields".to_owned();
-        let field = self.peek().ok_or(Mismatch { column: None, message })?;
-        self.next += 1;
-        Ok(field)
+        match self.peek() {
+            Some(field) => {
+                self.next += 1;
+                Ok(field)
+            }
+            None => Err(serde::de::Error::custom("the record has no more fields")),
+        }
     }
 
     /// The next field as a value, given to `visit`; both may find that it is none.
