@@ -9,7 +9,7 @@
 #   scripts/services.sh install          only the packages
 #
 # `run` and `up` install what is missing from Debian's packages: PostgreSQL, MariaDB, RabbitMQ, PgBouncer, Chromium with its
-# driver, libfaketime, strace; and schemathesis from PyPI, in a folder of its own. What is there already stays as it is.
+# driver, libfaketime, strace, PHP; and schemathesis from PyPI, in a folder of its own. What is there already stays as it is.
 # Servers that the packages bring are not started. Root, or an ordinary user (who needs sudo only for a missing package).
 set -euo pipefail
 
@@ -38,6 +38,7 @@ chromium chromium
 chromedriver chromium-driver
 faketime faketime
 strace strace
+php php-cli
 /usr/lib/python3*/ensurepip/__init__.py python3-venv
 LIST
 }
@@ -322,19 +323,15 @@ run() {
     local dir status=0
     dir=$(mktemp -d)
     trap 'down "$dir"' EXIT
-    # A signal ends the command, too; a shell would wait for it first.
-    local child=""
-    trap '[ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true; exit 130' INT
-    trap '[ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true; exit 143' TERM
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
     install
     up "$dir"
     set -a
     # shellcheck disable=SC1091
     . "$dir/env"
     set +a
-    "$@" &
-    child=$!
-    wait "$child" || status=$?
+    "$@" || status=$?
     exit "$status"
 }
 

@@ -230,8 +230,11 @@ fn chain(error: &dyn Error) -> String {
     let mut source = error.source();
     while let Some(cause) = source {
         let text = cause.to_string();
-        // Some say what their cause is by themselves.
-        if !line.contains(&text) {
+        // Some say what their cause is by themselves, and where that happened behind it.
+        if !line.ends_with(&text)
+            && !line.starts_with(&text)
+            && !line.contains(&format!(": {text}"))
+        {
             line.push_str(": ");
             line.push_str(&text);
         }

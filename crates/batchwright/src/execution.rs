@@ -223,6 +223,9 @@ pub struct FlowState {
     /// the empty name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub entries: BTreeMap<String, FlowEntry>,
+    /// Whether a step ended with `COMPLETED_WITH_SKIPS`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub has_skips: bool,
 }
 
 /// Where a restart enters a flow.

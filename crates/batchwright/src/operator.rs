@@ -528,7 +528,7 @@ impl JobOperator {
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotRunning`] when it has ended.
+    /// [`Refusal::NotRunning`] when it has ended. When the store fails, an execution of this process stops all the same.
     pub fn stop(&self, id: ExecutionId) -> Result<JobExecution, OperatorError> {
         let now = self.inner.clock.now();
         let held = lock(&self.inner.runner.active).get(&id).cloned();
@@ -538,8 +538,10 @@ impl JobOperator {
             held.stop.request();
         }
         let execution = match lifecycle::request_stop(&*self.inner.repository, id, now) {
-            // It has stopped meanwhile.
-            Err(OperatorError::Refused(Refusal::NotRunning { .. })) if asked.is_some() => {
+            // It has stopped meanwhile, as it was asked to.
+            Err(OperatorError::Refused(Refusal::NotRunning { status, .. }))
+                if asked.is_some() && status == BatchStatus::Stopped =>
+            {
                 return self.execution(id);
             }
             stored => stored?,

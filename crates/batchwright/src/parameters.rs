@@ -388,17 +388,26 @@ impl JobParameters {
         self
     }
 
-    /// `text` with the mask in the place of every value that is a secret, or looks like one: for messages of others, a
-    /// database or a program, before they are stored. Values of fewer than four characters stay: they occur in any text.
+    /// `text` with the mask in the place of every value that is a secret, or a text that looks like one: for messages of
+    /// others, a database or a program, before they are stored. Values of fewer than four bytes stay: they occur in any text.
     pub(crate) fn mask_in(&self, text: String) -> String {
-        let is_hidden = |(name, one): &(&str, &Parameter)| one.secret || is_secret_name(name);
-        self.iter().filter(is_hidden).fold(text, |text, (_, one)| {
-            let value = one.value.to_string();
-            match value.len() >= SECRET_BYTES_MIN && text.contains(&value) {
-                true => text.replace(&value, MASK),
-                false => text,
-            }
+        let is_hidden = |(name, one): &(&str, &Parameter)| {
+            one.secret || is_secret_name(name) && matches!(one.value, ParameterValue::String(_))
+        };
+        let values = self.iter().filter(is_hidden).map(|(_, one)| one.value.to_string());
+        let mut values: Vec<_> = values.filter(|value| value.len() >= SECRET_BYTES_MIN).collect();
+        // One may begin another: the longest goes first.
+        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        values.iter().fold(text, |text, value| match text.contains(value) {
+            true => text.replace(value, MASK),
+            false => text,
         })
+    }
+
+    /// All but the parameter with that name.
+    pub(crate) fn without(&self, name: &str) -> Self {
+        let others = self.0.iter().filter(|(other, _)| *other != name);
+        Self(others.map(|(name, one)| (name.clone(), one.clone())).collect())
     }
 
     /// The parameter with that name.

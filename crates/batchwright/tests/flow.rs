@@ -510,3 +510,39 @@ fn a_flow_says_that_one_of_its_steps_skipped_records() {
         operator(job().step(world.step_with("a", "COMPLETED_WITH_SKIPS")).step(world.step("b")));
     assert_eq!(start(&operator).exit.code, "COMPLETED_WITH_SKIPS");
 }
+
+#[test]
+fn a_transition_for_skips_comes_before_one_for_completed() {
+    for pattern in ["COMPLETED_WITH_*", "*_SKIPS"] {
+        let world = World::default();
+        let operator = operator(
+            job()
+                .step(world.step_with("a", "COMPLETED_WITH_SKIPS"))
+                .on(pattern)
+                .to("review")
+                .on("COMPLETED")
+                .to("next")
+                .step(world.step("next"))
+                .on("COMPLETED")
+                .end("NEXT")
+                .step(world.step("review")),
+        );
+        start(&operator);
+        assert_eq!(world.ran(), ["a", "review"], "{pattern}");
+    }
+}
+
+#[test]
+fn skips_before_a_stop_are_told_at_the_end_of_the_restart() {
+    let world = World::default();
+    let operator = operator(
+        job()
+            .step(world.step_with("a", "COMPLETED_WITH_SKIPS"))
+            .on("COMPLETED")
+            .stop()
+            .step(world.step("b")),
+    );
+    let stopped = start(&operator);
+    assert_eq!(stopped.status, BatchStatus::Stopped);
+    assert_eq!(restart(&operator, &stopped).exit.code, "COMPLETED_WITH_SKIPS");
+}

@@ -342,3 +342,30 @@ fn partitions_that_skip_every_record_together_fail_their_step() {
         }
     }
 }
+
+#[test]
+fn a_partition_that_was_resumed_and_skipped_everything_is_no_result_either() {
+    let is_cut = Arc::new(Mutex::new(true));
+    let cut = Arc::clone(&is_cut);
+    let worker = ChunkStepBuilder::new("load")
+        .reader_with(|scope: &StepScope| {
+            let range = scope.partition_value::<i64>("min")?..=scope.partition_value("max")?;
+            Ok(ListReader::new(range.collect::<Vec<_>>()))
+        })
+        .processor(move |n: &i64| -> Result<Option<i64>, ItemError> {
+            match *n == 2 && *cut.lock().unwrap() {
+                true => Err(ItemError::fatal("the power is cut")),
+                false => Err(ItemError::data("a bad number")),
+            }
+        })
+        .writer(NoWriter::new())
+        .skip(SkipPolicy::limit(9))
+        .chunk_size(1)
+        .build();
+    let operator = operator(PartitionStep::new(worker, NumberRanges { min: 1, max: 4, grid: 2 }));
+    let failed = start(&operator);
+    assert_eq!(failed.failure.as_ref().unwrap().code, "partition_failed");
+    *is_cut.lock().unwrap() = false;
+    let again = restart(&operator, &failed);
+    assert_eq!(again.failure.unwrap().code, "all_skipped");
+}

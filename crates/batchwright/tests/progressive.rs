@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use batchwright::{
     BatchStatus, ChunkTransaction, Completion, Extent, FinalResponse, ItemError, ItemUnits,
-    ItemWriter, Job, JobOperator, JobParameters, ListReader, MemoryRepository, NumberedUnits,
-    OnFailed, OpenOptions, PreparedCommit, ProgressiveStep, SliceOrder, StepScope, StopToken,
-    UnitRange, UnitReader, Units,
+    ItemWriter, Job, JobExecution, JobOperator, JobParameters, LaunchOptions, ListReader,
+    MemoryRepository, NumberedUnits, OnFailed, OpenOptions, OperatorError, PreparedCommit,
+    ProgressiveStep, Refusal, Retention, SliceOrder, StepScope, StopToken, UnitRange, UnitReader,
+    Units,
 };
 use serde_json::{Value, json};
 
@@ -450,4 +451,36 @@ fn who_opened_an_instance_keeps_it() {
     let second = handle.wait().unwrap().id;
     assert_eq!(operator.response(second, None).unwrap_err().code(), "wrong_owner");
     assert!(operator.response(second, Some("mine")).unwrap().is_some());
+}
+
+#[test]
+fn equal_work_is_joined_while_it_runs_and_done_again_when_it_is_over() {
+    let operator = operator(joined(1, 3));
+    let options = OpenOptions { repeats: true, ..OpenOptions::default() };
+    let open = || {
+        let launch = LaunchOptions::default();
+        operator.open("job", JobParameters::new().with("file", "a"), &launch, &options)
+    };
+    let running = |refused: Result<JobExecution, OperatorError>| match refused {
+        Err(OperatorError::Refused(Refusal::AlreadyRunning { execution, .. })) => execution,
+        other => panic!("{other:?}"),
+    };
+    let mut seen = Vec::new();
+    for number in 0..5_i64 {
+        let opened = open().unwrap();
+        let repeat = opened.parameters.integer("repeat").ok();
+        assert_eq!(repeat, (number > 0).then_some(number));
+        assert_eq!(running(open()), opened.id, "whoever asks meanwhile joins");
+        operator.drive(opened.id, 1, &StopToken::default()).unwrap();
+        seen.push(opened.id);
+    }
+    // A task that was given up is over as well.
+    let given_up = open().unwrap();
+    operator.stop(given_up.id).unwrap();
+    operator.abandon(given_up.id).unwrap();
+    let next = open().unwrap();
+    assert_eq!(next.parameters.integer("repeat").unwrap(), 6);
+    // A purge of what is over leaves the one that is under way to whoever asks.
+    operator.purge(&Retention::default(), false, |_| ()).unwrap();
+    assert_eq!(running(open()), next.id);
 }

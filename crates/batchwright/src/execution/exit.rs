@@ -58,11 +58,11 @@ impl ExitStatus {
         Self::new(Self::COMPLETED)
     }
 
-    /// Says of work that is simply done that records were skipped, when `skips` is not zero. A word of the job's own
-    /// stays what it is.
+    /// Says of work that is simply done that records were skipped, when it `has_skips`. A word of the job's own stays
+    /// what it is.
     #[must_use]
-    pub(crate) fn with_skips(self, skips: u64) -> Self {
-        match self.code == Self::COMPLETED && skips > 0 {
+    pub(crate) fn with_skips(self, has_skips: bool) -> Self {
+        match self.code == Self::COMPLETED && has_skips {
             true => Self { code: Self::COMPLETED_WITH_SKIPS.to_owned(), ..self },
             false => self,
         }

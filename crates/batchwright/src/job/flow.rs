@@ -324,14 +324,18 @@ impl Node {
     /// The most specific transition for `code`, in whichever order they were declared. What is complete but for skips
     /// is complete.
     fn transition(&self, code: &str) -> Option<&Transition> {
-        let is_complete = code == ExitStatus::COMPLETED_WITH_SKIPS;
-        let fits = |pattern: &str| {
-            matches(pattern, code) || is_complete && matches(pattern, ExitStatus::COMPLETED)
+        let fits = |pattern: &str| matches(pattern, code);
+        let fits_complete = |pattern: &str| matches(pattern, ExitStatus::COMPLETED);
+        let most_specific = |fits: &dyn Fn(&str) -> bool| {
+            let fitting = self.transitions.iter().filter(|one| fits(&one.pattern));
+            fitting.max_by_key(|one| specificity(&one.pattern))
         };
-        self.transitions
-            .iter()
-            .filter(|one| fits(&one.pattern))
-            .max_by_key(|one| specificity(&one.pattern))
+        if code != ExitStatus::COMPLETED_WITH_SKIPS {
+            return most_specific(&fits);
+        }
+        // What was written for skips comes before what fits any completion.
+        most_specific(&|pattern| fits(pattern) && !fits_complete(pattern))
+            .or_else(|| most_specific(&|pattern| fits(pattern) || fits_complete(pattern)))
     }
 }
 

@@ -251,14 +251,16 @@ pub(crate) fn end(
     let id = execution.id;
     let illegal = |_| RepositoryError::LeaseLost { execution: id };
     let mut exit = exit_of(ended.event);
+    let mask = |failure: Failure| failure.map_message(|text| execution.parameters.mask_in(text));
+    let failure = ended.failure.map(mask);
     for mut step in unit.steps_of(id)?.into_iter().filter(|step| step.id == row.step) {
         step.status = step.status.after(ended.event).map_err(illegal)?;
-        exit = exit.with_skips(step.counters.skips());
-        step.exit = match &ended.failure {
+        exit = exit.with_skips(step.counters.skips() > 0);
+        step.exit = match &failure {
             Some(failure) => exit.clone().with_message(&failure.message),
             None => exit.clone(),
         };
-        step.failure.clone_from(&ended.failure);
+        step.failure.clone_from(&failure);
         step.ended_at = Some(now);
         step.updated_at = now;
         unit.update_step(&step)?;
@@ -270,7 +272,7 @@ pub(crate) fn end(
     }
     execution.status = execution.status.after(ended.event).map_err(illegal)?;
     execution.exit = exit;
-    execution.failure = ended.failure;
+    execution.failure = failure;
     execution.ended_at = Some(now);
     change(unit, execution, now, None)
 }

@@ -61,6 +61,11 @@ pub(crate) fn open(
     parameters: &JobParameters,
 ) -> Result<JobExecution, OperatorError> {
     let mut plan = None;
+    let under_way = match request.options.repeats {
+        true => under_way(repository, request.start.job, parameters)?,
+        false => None,
+    };
+    let parameters = under_way.as_ref().unwrap_or(parameters);
     loop {
         let opened = contended(|| {
             let mut unit = repository.begin()?;
@@ -86,8 +91,9 @@ fn open_in(
     plan: Option<&Plan>,
 ) -> Result<Option<JobExecution>, OperatorError> {
     let now = request.start.now;
-    let parameters = match request.options.repeats {
-        true => repeated(unit, request.start.job, parameters.clone())?,
+    let repeats = request.options.repeats && parameters.get(REPEAT_PARAMETER).is_none();
+    let parameters = match repeats {
+        true => repeated(unit, request.start.job, parameters)?,
         false => parameters.clone(),
     };
     let mut execution = start_in(unit, &request.start, parameters)?;
@@ -172,39 +178,51 @@ fn open_in(
     Ok(Some(execution))
 }
 
-/// `parameters`, or the first of their repetitions that is not complete. Repetitions are numbered without gaps, so
-/// the number is found by doubling and halving.
+/// `parameters`, or those of the first repetition that is not over. Without gaps the number is found by doubling and
+/// halving; a gap that a purge left is a number like others.
 fn repeated(
     unit: &mut dyn UnitOfWork,
     job: &str,
-    parameters: JobParameters,
+    parameters: &JobParameters,
 ) -> Result<JobParameters, OperatorError> {
     let repetition = |number: i64| match number {
         0 => parameters.clone(),
         _ => parameters.clone().with(REPEAT_PARAMETER, number),
     };
-    let mut is_complete = |number| -> Result<bool, OperatorError> {
+    let mut is_over = |number| -> Result<bool, OperatorError> {
         let Some(instance) = unit.find_instance(job, &repetition(number).key())? else {
             return Ok(false);
         };
         let newest = unit.executions_of(instance.id)?.into_iter().next();
-        Ok(newest.is_some_and(|newest| newest.status == BatchStatus::Completed))
+        let ends = [BatchStatus::Completed, BatchStatus::Abandoned];
+        Ok(newest.is_some_and(|newest| ends.contains(&newest.status)))
     };
-    if parameters.get(REPEAT_PARAMETER).is_some() || !is_complete(0)? {
-        return Ok(parameters);
+    if !is_over(0)? {
+        return Ok(repetition(0));
     }
-    let (mut complete, mut open) = (0, 1);
-    while is_complete(open)? {
-        (complete, open) = (open, open * 2);
+    let (mut over, mut open) = (0, 1);
+    while is_over(open)? {
+        (over, open) = (open, open * 2);
     }
-    while open - complete > 1 {
-        let middle = complete + (open - complete) / 2;
-        match is_complete(middle)? {
-            true => complete = middle,
+    while open - over > 1 {
+        let middle = over + (open - over) / 2;
+        match is_over(middle)? {
+            true => over = middle,
             false => open = middle,
         }
     }
     Ok(repetition(open))
+}
+
+/// The parameters of a running execution that does the work of `parameters`, whichever repetition it is.
+fn under_way(
+    repository: &dyn JobRepository,
+    job: &str,
+    parameters: &JobParameters,
+) -> Result<Option<JobParameters>, OperatorError> {
+    let key = parameters.key();
+    let running = repository.running(job)?.into_iter().map(|one| one.parameters);
+    Ok(running.into_iter().find(|one| one.without(REPEAT_PARAMETER).key() == key))
 }
 
 /// The hash of the token that the lanes must show: whoever opened the instance first keeps it.

@@ -117,7 +117,7 @@ impl<'r> Walk<'r> {
                 });
             }
         };
-        let (mut visited, mut ran_any, mut skips) = (BTreeSet::new(), false, 0);
+        let (mut visited, mut ran_any) = (BTreeSet::new(), false);
         let mut first: Option<FirstFailure> = None;
         loop {
             if scope.stop().is_requested() {
@@ -145,7 +145,9 @@ impl<'r> Walk<'r> {
                 FlowEnd::Stopped => return Ok(FlowEnd::Stopped),
                 FlowEnd::Completed { exit, ran } => {
                     ran_any |= ran;
-                    skips += u64::from(exit.code == ExitStatus::COMPLETED_WITH_SKIPS);
+                    if exit.code == ExitStatus::COMPLETED_WITH_SKIPS {
+                        self.state().has_skips = true;
+                    }
                     (Outcome::Completed, exit, None, Vec::new(), false)
                 }
                 FlowEnd::Failed { failure, exit, steps, stopped } => {
@@ -173,7 +175,7 @@ impl<'r> Walk<'r> {
                     continue;
                 }
                 Route::Done => {
-                    let exit = exit.with_skips(skips);
+                    let exit = exit.with_skips(self.state().has_skips);
                     return Ok(FlowEnd::Completed { exit, ran: ran_any });
                 }
                 Route::Lost => {

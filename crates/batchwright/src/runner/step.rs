@@ -150,7 +150,7 @@ impl Runner {
         let StepRun { lease, scope, step: mut row, earlier_skips, .. } = run;
         let event = match result {
             Ok(StepEnd::Completed(exit)) => {
-                row.exit = exit.with_skips(earlier_skips + row.counters.skips());
+                row.exit = exit.with_skips(earlier_skips + row.counters.skips() > 0);
                 StatusEvent::Complete
             }
             Ok(StepEnd::Stopped) => {

@@ -239,12 +239,20 @@ where
                 &mut settler,
             ),
         }?;
-        if matches!(end, StepEnd::Completed(_)) {
+        let is_complete = matches!(end, StepEnd::Completed(_));
+        // All records are accounted for: the dead letters are whole also when nothing else became of the records.
+        settler.finish(is_complete)?;
+        if is_complete {
             settler.refuse_nothing_but_skips()?;
         }
-        settler.finish(matches!(end, StepEnd::Completed(_)))?;
         Ok(end)
     }
+}
+
+/// As [`Checkpoint::nothing_but_skips`], of a step's stored checkpoint; `None`: it is none of a chunk step, or nothing was read.
+pub(super) fn skipped_all(checkpoint: Option<&str>) -> Option<u64> {
+    let checkpoint = Checkpoint::parse(checkpoint?).ok()?;
+    (checkpoint.records > 0).then(|| checkpoint.nothing_but_skips())
 }
 
 /// The heart of the product: takes chunk after chunk, in order, and settles each (write, save,

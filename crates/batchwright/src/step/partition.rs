@@ -384,19 +384,19 @@ impl PartitionStep {
         })
     }
 
-    /// All partitions together skipped every record. What was resumed had done something before.
+    /// Every record of all partitions was skipped.
     fn refuse_nothing_but_skips(&self, rows: &[StepExecution]) -> Result<(), StepError> {
-        let all = rows.iter().fold(Counters::default(), |mut sum, row| {
-            sum += row.counters;
-            sum
-        });
-        let is_whole = rows.iter().all(|row| row.begun_by.is_none());
-        match is_whole && all.skips() > 0 && all.write + all.filter == 0 {
-            true => {
-                let (step, records) = (self.name().to_owned(), all.skips());
-                Err(StepError::AllSkipped { step, records })
+        let read: Option<Vec<u64>> = rows
+            .iter()
+            .filter_map(|row| super::chunk::skipped_all(row.checkpoint.as_deref()))
+            .map(|skipped| (skipped > 0).then_some(skipped))
+            .collect();
+        // `None`: a partition did something else with one of its records.
+        match read.map(|skipped| skipped.iter().sum()) {
+            Some(records) if records > 0 => {
+                Err(StepError::AllSkipped { step: self.name().to_owned(), records })
             }
-            false => Ok(()),
+            _ => Ok(()),
         }
     }
 

@@ -188,12 +188,22 @@ impl<'de> Deserializer<'de> for &mut Fields<'de> {
         self.value(|field| match field {
             "true" => visitor.visit_bool(true),
             "false" => visitor.visit_bool(false),
-            _ => match (field.parse(), field.parse(), field.parse()) {
-                (Ok(number), _, _) => visitor.visit_u64(number),
-                (_, Ok(number), _) => visitor.visit_i64(number),
-                (_, _, Ok(number)) => visitor.visit_f64(number),
-                _ => visitor.visit_borrowed_str(field),
-            },
+            _ => {
+                // A whole number that is too large for a type is no fraction.
+                if let Ok(number) = field.parse() {
+                    visitor.visit_u64(number)
+                } else if let Ok(number) = field.parse() {
+                    visitor.visit_i64(number)
+                } else if let Ok(number) = field.parse() {
+                    visitor.visit_u128(number)
+                } else if let Ok(number) = field.parse() {
+                    visitor.visit_i128(number)
+                } else if let Ok(number) = field.parse() {
+                    visitor.visit_f64(number)
+                } else {
+                    visitor.visit_borrowed_str(field)
+                }
+            }
         })
     }
 
@@ -395,6 +405,9 @@ mod tests {
         assert_eq!(read(&["1", "2", "3"]), Ok((1_u8, vec![2_u8, 3])));
         let map: BTreeMap<String, serde_json::Value> = read(&["1", "true", "x"]).unwrap();
         assert_eq!(serde_json::to_string(&map).unwrap(), r#"{"a":1,"b":true,"c":"x"}"#);
+        let large =
+            read::<BTreeMap<String, serde_json::Value>>(&["89490200001234567890", "1", "2"]);
+        assert!(large.unwrap_err().contains("column `a`"), "no float of another value");
         #[derive(Debug, PartialEq, Deserialize)]
         struct Flat {
             a: String,

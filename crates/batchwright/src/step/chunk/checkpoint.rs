@@ -17,6 +17,8 @@ pub(super) struct Checkpoint {
     pub(super) sequence: u64,
     /// Records behind `reader`, skipped ones included.
     pub(super) records: u64,
+    /// Skips that were committed in the life of the instance's step.
+    pub(super) skips: u64,
     /// Records behind `reader`'s position that are resolved all the same: a scan was cut short.
     pub(super) resolved: u64,
     /// JSON of the reader's position; empty at the beginning.
@@ -33,6 +35,8 @@ struct Stored {
     records: u64,
     #[serde(default)]
     resolved: u64,
+    #[serde(default)]
+    skips: u64,
     reader: Box<RawValue>,
     writer: Box<RawValue>,
     #[serde(default)]
@@ -55,6 +59,7 @@ impl Checkpoint {
         Ok(Self {
             sequence: stored.sequence,
             records: stored.records,
+            skips: stored.skips,
             resolved: stored.resolved,
             reader: stored.reader.get().to_owned(),
             writer: stored.writer.get().to_owned(),
@@ -62,12 +67,20 @@ impl Checkpoint {
         })
     }
 
+    /// Records that were read and all of them skipped; 0: something else became of one, or there was none.
+    pub(super) fn nothing_but_skips(&self) -> u64 {
+        if self.skips >= self.records { self.records } else { 0 }
+    }
+
     /// Appends the stored form to `text`. By hand: this runs for every chunk.
     pub(super) fn write_to(&self, text: &mut String) {
-        let Self { sequence, records, resolved, reader, writer, dead_letters } = self;
+        let Self { sequence, records, skips, resolved, reader, writer, dead_letters } = self;
         let _ = write!(text, r#"{{"sequence":{sequence},"records":{records}"#);
         if *resolved > 0 {
             let _ = write!(text, r#","resolved":{resolved}"#);
+        }
+        if *skips > 0 {
+            let _ = write!(text, r#","skips":{skips}"#);
         }
         if let Some(position) = dead_letters {
             let json = serde_json::to_string(position).expect("a file position is plain JSON");
@@ -122,6 +135,7 @@ mod tests {
     fn a_checkpoint_comes_back_as_it_was_stored() {
         let before = Checkpoint {
             sequence: 3,
+            skips: 3,
             records: 40,
             resolved: 2,
             reader: r#"{"byte":17}"#.to_owned(),

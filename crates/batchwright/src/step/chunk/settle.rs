@@ -120,11 +120,11 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
 
     /// A step that skipped all its records did not do its work. Of partitions only all together can say that.
     pub(super) fn refuse_nothing_but_skips(&self) -> Result<(), StepError> {
-        let records = self.checkpoint.records;
-        let skips = self.run.earlier_skips + self.counters.skips();
-        match records > 0 && skips >= records && self.run.scope.partition().is_none() {
-            true => Err(StepError::AllSkipped { step: self.run.scope.step().to_owned(), records }),
-            false => Ok(()),
+        match self.checkpoint.nothing_but_skips() {
+            records if records > 0 && self.run.scope.partition().is_none() => {
+                Err(StepError::AllSkipped { step: self.run.scope.step().to_owned(), records })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -393,7 +393,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         }
         let mut checkpoint = std::mem::take(&mut self.json);
         checkpoint.clear();
-        let reached = self.next_checkpoint(chunk, mark);
+        let reached = self.next_checkpoint(chunk, mark, skips.len() as u64);
         reached.write_to(&mut checkpoint);
         if self.writer.prepares() {
             let prepared = PreparedCommit {
@@ -481,7 +481,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         guarded(|| to_json(&writer.position()?, json))
     }
 
-    fn next_checkpoint(&self, chunk: &Processed<I, O>, mark: Mark) -> Checkpoint {
+    fn next_checkpoint(&self, chunk: &Processed<I, O>, mark: Mark, skips: u64) -> Checkpoint {
         let (records, resolved, reader) = match mark {
             Mark::Behind => {
                 let records = self.checkpoint.records + chunk.filled.records();
@@ -494,6 +494,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         Checkpoint {
             sequence: self.checkpoint.sequence + 1,
             records,
+            skips: self.checkpoint.skips + skips,
             resolved,
             reader,
             writer: self.checkpoint.writer.clone(),
@@ -596,15 +597,16 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         content: Option<String>,
     ) -> SkipRecord {
         let raw = || error.raw().map(|raw| String::from_utf8_lossy(raw).into_owned());
+        let mask = |text: String| self.run.scope.parameters().mask_in(text);
         // Some databases cannot store a NUL.
         let storable = |text: String| text.replace('\0', "\u{FFFD}");
         SkipRecord {
             step: self.run.scope.step().to_owned(),
             phase,
             item: self.checkpoint.records + offset,
-            location: error.location().map(str::to_owned),
+            location: error.location().map(|at| mask(at.to_owned())),
             kind: error.kind().name().to_owned(),
-            message: storable(self.run.scope.parameters().mask_in(error.to_string())),
+            message: storable(mask(error.to_string())),
             content: content.or_else(raw).map(storable),
         }
     }
