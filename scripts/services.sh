@@ -9,7 +9,7 @@
 #   scripts/services.sh install          only the packages
 #
 # `run` and `up` install what is missing from Debian's packages: PostgreSQL, MariaDB, RabbitMQ, PgBouncer, Chromium with its
-# driver, libfaketime, strace, PHP; and schemathesis from PyPI, in a folder of its own. What is there already stays as it is.
+# driver, libfaketime, strace; and schemathesis from PyPI, in a folder of its own. What is there already stays as it is.
 # Servers that the packages bring are not started. Root, or an ordinary user (who needs sudo only for a missing package).
 set -euo pipefail
 
@@ -38,7 +38,6 @@ chromium chromium
 chromedriver chromium-driver
 faketime faketime
 strace strace
-php php-cli
 /usr/lib/python3*/ensurepip/__init__.py python3-venv
 LIST
 }

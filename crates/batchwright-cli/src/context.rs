@@ -92,6 +92,11 @@ impl App {
         Ok(Self { operator, registry, folders, build, told: Arc::default() })
     }
 
+    /// Whether jobs are looked for here: in a folder, or among those of the program.
+    pub(crate) fn has_jobs(&self) -> bool {
+        !self.folders.is_empty() || !self.registry.names().is_empty()
+    }
+
     /// What a server starts jobs by: these, as their files stand when a job is asked for.
     pub(crate) fn starter(&self) -> JobStarter {
         let (finder, lister) = (self.clone(), self.clone());

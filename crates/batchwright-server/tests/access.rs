@@ -207,7 +207,10 @@ fn the_book_is_served_to_whoever_reaches_the_server() {
     let page = place.http().get("/book/job-files");
     assert_eq!(page.header("content-type").as_deref(), Some("text/html; charset=utf-8"));
     let text = String::from_utf8(page.body).unwrap();
-    assert!(text.contains("<h1>Job files</h1>") && text.contains("name = \"orders\""), "{text}");
+    assert!(
+        text.contains("<h1>Job files</h1>") && text.contains("name = \"import-orders\""),
+        "{text}"
+    );
     assert_eq!(place.http().get("/book/..%2FREADME").status, 404);
 }
 

@@ -20,9 +20,15 @@ pub(super) fn rule(
         RuleCommand::Set { identifier, pattern, runner } => {
             let settings = RuleSettings::parse(runner)
                 .map_err(|told| CliError::Usage(format!("use the rule: {told}")))?;
-            let jobs = App::unopened(global, registry)?.starter();
-            jobs.check_rule(&settings)
-                .map_err(|told| CliError::Usage(format!("use the rule: {told}")))?;
+            let app = App::unopened(global, registry)?;
+            match app.starter().check_rule(&settings) {
+                Err(told) if app.has_jobs() => {
+                    return Err(CliError::Usage(format!("use the rule: {told}")));
+                }
+                // Servers elsewhere may have it.
+                Err(told) => tracing::warn!("there are no jobs here; {told}"),
+                Ok(()) => {}
+            }
             let (identifier, pattern) = (identifier.clone(), pattern.clone());
             ask(global, &[Request::SetRule { identifier: identifier.clone(), pattern, settings }])?;
             done(global, &identifier, "stored")

@@ -378,6 +378,9 @@ impl Builder<'_> {
                     .map(|text| self.template(text, known))
                     .collect::<Built<_>>()?;
                 let key = key.as_ref().map(Texts::all);
+                if key.as_ref().is_some_and(Vec::is_empty) {
+                    return Err(Problem::at(reader, "`key` names at least one column"));
+                }
                 let make: Make<Opened> = Box::new(move |scope| {
                     let mut sql = sql::reader(database(scope)?, query.render(scope)?);
                     if let Some(key) = &key {

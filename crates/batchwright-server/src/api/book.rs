@@ -53,11 +53,17 @@ fn chapters() -> Vec<(&'static str, &'static str)> {
 fn as_html(text: &str) -> String {
     let mut events: Vec<Event<'_>> = Parser::new_ext(text, Options::ENABLE_TABLES).collect();
     name_headings(&mut events);
-    let events = events.into_iter().map(|event| match event {
+    // Whether the link that is open leads to a document that no server has: then its words stand alone.
+    let mut is_nowhere = false;
+    let events = events.into_iter().filter_map(|event| match event {
         Event::Start(Tag::Link { link_type, dest_url, title, id }) => {
-            Event::Start(Tag::Link { link_type, dest_url: address(dest_url), title, id })
+            let address = address(dest_url);
+            is_nowhere = address.is_none();
+            let link = |dest_url| Tag::Link { link_type, dest_url, title, id };
+            address.map(link).map(Event::Start)
         }
-        other => other,
+        Event::End(TagEnd::Link) if is_nowhere => None,
+        other => Some(other),
     });
     let mut page = String::with_capacity(text.len() * 2);
     html::push_html(&mut page, events);
@@ -65,19 +71,19 @@ fn as_html(text: &str) -> String {
     page.replace("<table>", "<div><table>").replace("</table>", "</table></div>")
 }
 
-/// Where a link between the files of the book leads on a server: to another chapter, to the page of an error. Other documents
-/// of the repository are not served; their links stay what they are.
-fn address(link: CowStr<'_>) -> CowStr<'_> {
+/// Where a link between the files of the book leads on a server: to another chapter, to the page of an error. `None`: to
+/// another document of the repository, which is not served.
+fn address(link: CowStr<'_>) -> Option<CowStr<'_>> {
     let (path, place) = match link.split_once('#') {
         Some((path, place)) => (path, format!("#{place}")),
         None => (&*link, String::new()),
     };
-    let Some(name) = path.strip_suffix(".md") else { return link };
+    let Some(name) = path.strip_suffix(".md") else { return Some(link) };
     match name.strip_prefix("../../errors/") {
-        Some("README") => link,
-        Some(code) => format!("/errors/{code}{place}").into(),
-        None if !name.contains('/') => format!("/book/{name}{place}").into(),
-        None => link,
+        Some("README") => None,
+        Some(code) => Some(format!("/errors/{code}{place}").into()),
+        None if !name.contains('/') => Some(format!("/book/{name}{place}").into()),
+        None => None,
     }
 }
 
@@ -139,7 +145,7 @@ mod tests {
                     None => {
                         let code = path.strip_prefix("/errors/");
                         let is_known = |code| super::super::errors::text(code).is_some();
-                        assert!(code.is_none_or(is_known), "{name}: {link}");
+                        assert!(code.map_or(path.contains("://"), is_known), "{name}: {link}");
                         continue;
                     }
                 };

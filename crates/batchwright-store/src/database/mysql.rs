@@ -29,7 +29,7 @@ pub struct MySqlSession {
     packet_max: Option<usize>,
 }
 
-/// What is smaller fits into a packet of every server.
+/// What is smaller is not worth the question: servers take 16 MiB and more unless somebody lowered it.
 const PACKET_SURE: usize = 64 * 1024;
 
 impl MySqlSession {

@@ -60,7 +60,7 @@ impl ColumnPartitions {
             for partition in ranges {
                 let low: i64 = partition.values.get("min")?;
                 let high: i64 = partition.values.get("max")?;
-                // Between two ranges nothing is left out, not even what is no whole number.
+                // Between two ranges nothing is left out.
                 let until = match high.checked_add(1).filter(|_| high < max) {
                     Some(next) => format!("< {next}"),
                     None => format!("<= {high}"),

@@ -22,6 +22,14 @@ pub(super) fn until_stopped<T>(
     let Some(interrupter) = interrupter else { return work(session) };
     // The one is asked for by a stop and by the end of the work, the other by the end of the work alone.
     let (woken, done) = (stop.child(), StopToken::default());
+    /// Ends the watch, also when the work panics.
+    struct Over<'t>(&'t StopToken, &'t StopToken);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.request();
+            self.1.request();
+        }
+    }
     let worked = std::thread::scope(|threads| {
         let watch = || {
             woken.wait(Duration::MAX);
@@ -36,10 +44,8 @@ pub(super) fn until_stopped<T>(
         // Without a thread the statement runs to its end.
         let _ =
             std::thread::Builder::new().name("sql watch".to_owned()).spawn_scoped(threads, watch);
-        let worked = work(session);
-        done.request();
-        woken.request();
-        worked
+        let _over = Over(&done, &woken);
+        work(session)
     });
     match worked {
         Err(error) if stop.is_requested() && *error.kind() == batchwright::ErrorKind::TIMEOUT => {

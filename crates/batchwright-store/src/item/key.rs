@@ -1,11 +1,13 @@
 //! Keys by which a reader of rows goes on behind the last row.
 
+use batchwright::ItemError;
 use serde::{Deserialize, Serialize};
 
 use crate::database::{Dialect, Sql, SqlError, SqlErrorClass, SqlRow, SqlSession, SqlValue};
 
 /// The columns of a query's result that together are unique, not null, and give the order of its rows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct KeyColumns(Vec<String>);
 
 impl From<&str> for KeyColumns {
@@ -115,6 +117,16 @@ pub(super) struct Behind {
 }
 
 impl KeyColumns {
+    /// Values of other columns would be compared with these.
+    pub(super) fn check_same(&self, then: &Self) -> Result<(), ItemError> {
+        match self == then {
+            true => Ok(()),
+            false => Err(ItemError::fatal(format!(
+                "go on behind the last row: it was read by {then}, and the {self} is another; start a new instance"
+            ))),
+        }
+    }
+
     pub(super) fn of(&self, row: &SqlRow<'_>) -> Result<Key, SqlError> {
         Ok(match &self.0[..] {
             [column] => Key::One(self.value(row, column)?),

@@ -42,6 +42,9 @@ pub struct SqlPosition {
     rows: u64,
     /// Key of the last of them.
     key: Option<Key>,
+    /// The columns of that key; none in checkpoints of version 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    columns: Option<KeyColumns>,
 }
 
 /// A row as the cursor's thread hands it over, with its key when the reader has one.
@@ -108,11 +111,14 @@ impl<T: Send + 'static> SqlReader<T> {
             .map_err(|error| error.of_item(format!("open `{database}`")))?;
         let query = self.query.trim().trim_end_matches(';');
         let (last, params) = (self.position.key.clone(), self.params.clone());
-        let behind = match &self.key {
-            Some(key) => key.behind(last.as_ref(), &mut session, database.dialect(), query, params),
-            None => Ok(Behind { rest: String::new(), params }),
-        };
-        let Behind { rest, params } = behind.map_err(|error| error.of_item("prepare the query"))?;
+        let behind = until_stopped(&mut session, &stop, |session| {
+            let behind = match &self.key {
+                Some(key) => key.behind(last.as_ref(), session, database.dialect(), query, params),
+                None => Ok(Behind { rest: String::new(), params }),
+            };
+            behind.map_err(|error| error.of_item("prepare the query"))
+        });
+        let Behind { rest, params } = behind?;
         // Wrong SQL is found at `open`, before anything is read.
         let readable =
             session.readable(query, &rest).map_err(|error| error.of_item("prepare the query"))?;
@@ -203,6 +209,10 @@ impl<T: Send + Sync + 'static> ItemReader for SqlReader<T> {
 
     fn open(&mut self, position: Option<SqlPosition>, scope: &StepScope) -> Result<(), ItemError> {
         self.position = position.unwrap_or_default();
+        if let (Some(then), Some(now)) = (&self.position.columns, &self.key) {
+            now.check_same(then)?;
+        }
+        self.position.columns.clone_from(&self.key);
         self.cursor = Some(self.start(scope.stop().clone())?);
         Ok(())
     }
