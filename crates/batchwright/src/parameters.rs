@@ -684,6 +684,17 @@ mod tests {
     }
 
     #[test]
+    fn of_two_secrets_of_which_one_begins_the_other_nothing_is_left() {
+        let given = JobParameters::new()
+            .with_non_identifying("a_token", "abcd")
+            .with_non_identifying("b_token", "abcdefgh")
+            .with_non_identifying("use_token", true)
+            .with_non_identifying("short_secret", "x");
+        let masked = given.mask_in("log in with abcdefgh or abcd: true, x".to_owned());
+        assert_eq!(masked, "log in with *** or ***: true, x");
+    }
+
+    #[test]
     fn the_order_of_parameters_does_not_matter() {
         assert_eq!(set(&[("a", "1"), ("b", "2")]).key(), set(&[("b", "2"), ("a", "1")]).key());
     }

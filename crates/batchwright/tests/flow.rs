@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Barrier, Mutex};
 
 use batchwright::{
-    BatchStatus, Decision, ExitStatus, Flow, ItemError, Job, JobBuilder, JobExecution, JobFlow,
-    JobOperator, JobParameters, LaunchOptions, MemoryRepository, TaskletCall, TaskletStep,
+    BatchStatus, ChunkStepBuilder, Decision, ExitStatus, Flow, ItemError, Job, JobBuilder,
+    JobExecution, JobFlow, JobOperator, JobParameters, LaunchOptions, MemoryRepository, NoWriter,
+    Sequence, SkipPolicy, TaskletCall, TaskletStep,
 };
 
 /// What ran, in its order; and which steps fail.
@@ -545,4 +546,43 @@ fn skips_before_a_stop_are_told_at_the_end_of_the_restart() {
     let stopped = start(&operator);
     assert_eq!(stopped.status, BatchStatus::Stopped);
     assert_eq!(restart(&operator, &stopped).exit.code, "COMPLETED_WITH_SKIPS");
+}
+
+#[test]
+fn a_step_that_a_flow_visits_twice_is_judged_by_the_skips_of_its_own_round() {
+    let (round, is_cut) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(true)));
+    let (loading, deciding, cut) = (Arc::clone(&round), Arc::clone(&round), Arc::clone(&is_cut));
+    let count = TaskletStep::new("count", move |_: &mut TaskletCall<'_, '_>| {
+        *round.lock().unwrap() += 1;
+        Ok(Flow::Finished)
+    });
+    let load = ChunkStepBuilder::new("load")
+        .reader(Sequence::to(12))
+        .processor(move |n: &u64| match (*loading.lock().unwrap(), *n) {
+            // Eleven bad records in the first round; one in the second, which is cut short.
+            (1, 1..=11) | (2, 1) => Err(ItemError::data("a bad record")),
+            (2, 10) if *cut.lock().unwrap() => Err(ItemError::fatal("the power is cut")),
+            _ => Ok(Some(*n)),
+        })
+        .writer(NoWriter::new())
+        .skip(SkipPolicy::limit(20))
+        .chunk_size(1)
+        .build();
+    let operator = operator(
+        job()
+            .step(count)
+            .step(load)
+            .decision("enough?", move |_: &Decision<'_>| {
+                Ok(if *deciding.lock().unwrap() < 2 { "AGAIN" } else { "ENOUGH" }.to_owned())
+            })
+            .on("AGAIN")
+            .to("count")
+            .on("ENOUGH")
+            .end("ENOUGH"),
+    );
+    let failed = start(&operator);
+    assert_eq!(failed.failure.as_ref().unwrap().code, "process_failed");
+    *is_cut.lock().unwrap() = false;
+    let done = restart(&operator, &failed);
+    assert_eq!(done.status, BatchStatus::Completed, "{:?}", done.failure);
 }

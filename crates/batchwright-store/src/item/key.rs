@@ -234,6 +234,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_restart_by_other_columns_is_refused() {
+        let then = KeyColumns::from(["a", "b"]);
+        assert!(then.check_same(&KeyColumns::from(["a", "b"])).is_ok());
+        let refused = KeyColumns::from(["b", "a"]).check_same(&then).unwrap_err().to_string();
+        assert!(
+            refused.contains("read by key `a`, `b`, and the key `b`, `a` is another"),
+            "{refused}"
+        );
+    }
+
+    #[test]
     fn a_key_of_several_columns_is_compared_from_the_left() {
         let key = |a: i64, b: &str| {
             Key::Several(vec![KeyValue::Integer(a), KeyValue::Text(b.to_owned())])
