@@ -111,14 +111,13 @@ impl<T: Send + 'static> SqlReader<T> {
             .map_err(|error| error.of_item(format!("open `{database}`")))?;
         let query = self.query.trim().trim_end_matches(';');
         let (last, params) = (self.position.key.clone(), self.params.clone());
-        let behind = until_stopped(&mut session, &stop, |session| {
-            let behind = match &self.key {
-                Some(key) => key.behind(last.as_ref(), session, database.dialect(), query, params),
-                None => Ok(Behind { rest: String::new(), params }),
-            };
-            behind.map_err(|error| error.of_item("prepare the query"))
-        });
-        let Behind { rest, params } = behind?;
+        let Behind { rest, params } = match &self.key {
+            Some(key) => until_stopped(&mut session, &stop, |session| {
+                key.behind(last.as_ref(), session, database.dialect(), query, params)
+                    .map_err(|error| error.of_item("prepare the query"))
+            })?,
+            None => Behind { rest: String::new(), params },
+        };
         // Wrong SQL is found at `open`, before anything is read.
         let readable =
             session.readable(query, &rest).map_err(|error| error.of_item("prepare the query"))?;

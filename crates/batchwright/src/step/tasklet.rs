@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{ChunkTransaction, Commit, Step, StepEnd, StepOptions, StepRun, StepScope, guarded};
-use crate::error::{ErrorKind, ItemError, ItemErrorText, RepositoryError, StepError};
+use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::execution::{Counters, ExitStatus};
 
 /// Whether a tasklet wants to be called again.
@@ -125,7 +125,7 @@ impl Step for TaskletStep {
                         return Err(run.commit_failed(source));
                     }
                     run.roll_back(&error);
-                    if *error.kind() == ErrorKind::STOPPED {
+                    if error.is_stop() {
                         return Ok(StepEnd::Stopped);
                     }
                     let (step, source) = (self.name.clone(), ItemErrorText(error));

@@ -60,7 +60,7 @@ pub(super) fn input(reader: &Spanned<definition::Reader>) -> Built<Input> {
         .comment(comment.as_ref().map(one_character).transpose()?)
         .trim(*trim)
         .header(header.unwrap_or(true))
-        .null(null_texts(null.as_ref()));
+        .null(null.as_ref().map(Texts::all).unwrap_or_default());
     if let Some(label) = encoding {
         format = format.encoding(label.get_ref()).map_err(|told| Problem::at(label, told))?;
     }
@@ -119,7 +119,7 @@ pub(super) fn output(
         .delimiter(self::delimiter(delimiter.as_ref())?)
         .quote(self::quote(quote.as_ref())?)
         .header(header.unwrap_or(true))
-        .null(null_texts(null.as_ref()));
+        .null(null.as_ref().map(Texts::all).unwrap_or_default());
     if let Some(label) = encoding {
         format = format.encoding(label.get_ref()).map_err(|told| Problem::at(label, told))?;
     }
@@ -128,14 +128,6 @@ pub(super) fn output(
     }
     format.check().map_err(|told| Problem::at(at, told))?;
     Ok(format)
-}
-
-fn null_texts(null: Option<&Texts>) -> Vec<String> {
-    match null {
-        None => Vec::new(),
-        Some(Texts::One(text)) => vec![text.clone()],
-        Some(Texts::Many(texts)) => texts.clone(),
-    }
 }
 
 fn column_type(name: &str, written: &Written) -> Result<ColumnType, String> {

@@ -207,7 +207,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                 Err(error) => error,
             };
             self.rolled_back(&chunk.outputs, &error)?;
-            if *error.kind() == ErrorKind::STOPPED {
+            if error.is_stop() {
                 return Err(Trouble::Interrupted);
             }
             let (clock, stop) = (self.run.clock(), self.run.scope.stop());
@@ -266,7 +266,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                 }
                 Err(error) => {
                     self.rolled_back(&chunk.outputs[one], &error)?;
-                    if *error.kind() == ErrorKind::STOPPED {
+                    if error.is_stop() {
                         return Err(Trouble::Interrupted);
                     }
                     if !self.may_skip(&error) {
@@ -617,7 +617,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
 
     /// The chunk is abandoned because of `error`, which is not tolerated.
     fn fail(&mut self, phase: Phase, item: u64, error: ItemError) -> Trouble {
-        if *error.kind() == ErrorKind::STOPPED {
+        if error.is_stop() {
             self.run.roll_back(&error);
             return Trouble::Interrupted;
         }
