@@ -61,8 +61,8 @@ faults! {
     signs_of_life_need_no_host: "server/health-without-host";
     http_on_the_port_of_the_line_protocol_is_not_followed: "server/kcp-cross-protocol";
     a_lease_of_zero_is_refused: "server/lease-of-zero";
-    zones_are_there_without_the_data_of_the_system: "server/no-time-zone-data";
-    process_1_reaps_what_is_left_behind: "server/pid1-zombies";
+    zones_are_there_without_the_data_of_the_system: "server/no-time-zone-data" needs Root;
+    process_1_reaps_what_is_left_behind: "server/pid1-zombies" needs Root;
     scripts_do_not_see_the_password_of_the_store: "server/store-password-in-scripts";
     a_timeout_is_a_failure_whatever_the_exit_status: "server/timeout-exit-zero";
     a_receiver_that_asks_to_wait_is_not_called_before: "server/webhook-retry-after";

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use batchwright::StopToken;
 use batchwright_server::kcp::Decoder;
+use batchwright_testkit::{Service, needs};
 use common::{Place, SimRng, until};
 use serving::{Kcp, Serving, in_seconds};
 
@@ -321,6 +322,9 @@ fn more_clients_than_allowed_are_told_so() {
 
 #[test]
 fn ten_thousand_idle_clients_are_held_and_one_more_is_served() {
+    if needs(Service::ManyFiles).is_none() {
+        return;
+    }
     let (_place, serving) = recording();
     let before = serving.memory();
     let mut held = Vec::new();

@@ -37,6 +37,10 @@ pub enum Service {
     Faketime,
     /// The program `python3`.
     Python,
+    /// The rights of root and the program `unshare`, for namespaces.
+    Root,
+    /// A hard limit of 12,000 open files or more; the soft limit of the test is raised to it.
+    ManyFiles,
 }
 
 /// Where the service is: a URL, the path of a program, the folder of the servers. `None`: there is none, the test
@@ -54,6 +58,10 @@ pub fn needs(service: Service) -> Option<String> {
         Service::Browser => program("chromedriver").and_then(|_| program("chromium")),
         Service::Faketime => program("faketime"),
         Service::Python => program("python3"),
+        Service::Root => program("unshare").filter(|_| is_root()),
+        Service::ManyFiles => {
+            raised_file_limit().filter(|limit| *limit >= 12_000).map(|limit| limit.to_string())
+        }
     };
     if found.is_none() {
         skipped(service, Location::caller());
@@ -74,6 +82,19 @@ pub fn restart(server: &str) {
 
 fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Raises the number of files that this process may open to the hard limit, and returns it.
+fn raised_file_limit() -> Option<u64> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).ok()?;
+    Some(limit.maximum.unwrap_or(u64::MAX))
 }
 
 fn program(name: &str) -> Option<String> {
