@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use batchwright::RecoverMode;
-use batchwright_server::parse_duration;
+use batchwright::parse_duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Restartable batch jobs with exact checkpoints.

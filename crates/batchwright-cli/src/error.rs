@@ -3,11 +3,11 @@
 use std::io::Write;
 
 use batchwright::{OperatorError, Refusal, RepositoryError, RunError, SliceError};
+use batchwright_jobfile::JobFileError;
 use batchwright_server::Refused;
 use serde_json::json;
 
 use crate::args::Format;
-use crate::job_file::JobFileError;
 
 pub(crate) const OK: u8 = 0;
 pub(crate) const FAILED: u8 = 1;
@@ -68,6 +68,7 @@ impl CliError {
             Self::Run(RunError::LeaseLost { .. }) => "stale_lease",
             Self::Run(_) => "store_unavailable",
             Self::Slice(error) => error.code(),
+            Self::JobFile(JobFileError::Folder { .. }) => "jobs_unreadable",
             Self::JobFile(_) => "invalid_definition",
             Self::Schedule(refused) => match refused.code {
                 Refused::NOT_FOUND => "no_such_trigger",

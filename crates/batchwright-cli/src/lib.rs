@@ -24,7 +24,6 @@ mod args;
 mod command;
 mod context;
 mod error;
-mod job_file;
 mod output;
 mod parameters;
 mod progress;

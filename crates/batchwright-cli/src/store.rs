@@ -20,11 +20,16 @@ impl Store {
     pub(crate) fn schedule(&self) -> Result<ScheduleStore, CliError> {
         match &self.database {
             Some(database) => Ok(ScheduleStore::open(database, &self.options)?),
-            None => Err(CliError::Usage(
-                "keep a schedule: memory: is gone with this process; name a database".to_owned(),
-            )),
+            None => Err(no_schedule()),
         }
     }
+}
+
+/// The store in memory has no schedule.
+pub(crate) fn no_schedule() -> CliError {
+    CliError::Usage(
+        "the `memory:` store cannot hold a schedule; pass `--store` with a database".to_owned(),
+    )
 }
 
 /// Opens the store that `url` names for a verb that only looks: one that is not there is empty, and is not made.

@@ -129,7 +129,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let operator = JobOperator::new(repository);
     operator.registry().register(import_job(&folder, Duration::from_millis(millis))?)?;
 
-    let jobs = JobStarter::new(operator, |_, _| Ok(()));
+    let jobs = JobStarter::new(operator);
     let api = Api::new(jobs, None, StopToken::default());
     let application = Router::new()
         .route("/", get(|| async { Html(include_str!("12_csv_import.html")) }))

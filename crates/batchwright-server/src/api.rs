@@ -33,6 +33,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use access::{AccessRules, Role, Token};
+pub(crate) use listen::HTTP_CONNECTIONS_DEFAULT;
 pub(crate) use listen::HttpListener;
 pub use listen::HttpSettings;
 pub use problem::Problem;
@@ -160,11 +161,6 @@ impl Api {
 
     pub(crate) fn operator(&self) -> &JobOperator {
         &self.jobs.operator
-    }
-
-    /// Makes sure that job `name` is known here.
-    fn find(&self, name: &str, source: Option<&str>) -> Result<(), Problem> {
-        (self.jobs.find)(name, source).map_err(|told| Problem::no_such_job(name, &told))
     }
 
     fn scheduler(&self) -> Result<&Scheduler, Problem> {

@@ -9,14 +9,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::api::{AccessRules, HttpSettings, Role, Token};
+use crate::api::{AccessRules, HTTP_CONNECTIONS_DEFAULT, HttpSettings, Role, Token};
 use crate::kcp::{Access, KcpSettings, Tls};
 use crate::scheduler::{LedgerSettings, RunnerSettings, time};
 
 /// Where clients of the REST API are expected.
 const HTTP_DEFAULT: &str = "127.0.0.1:5680";
-/// Connections of the REST API at once.
-const HTTP_CONNECTIONS_DEFAULT: usize = 1_000;
 /// Where clients of the line protocol are expected.
 const KCP_DEFAULT: &str = "127.0.0.1:5678";
 /// How long a message may take from its first byte to its last.

@@ -19,8 +19,8 @@ pub use kairoi::{KairoiData, read_kairoi};
 pub use scheduler::{
     Answer, Due, Exclusion, Explanation, JobStarter, LIST_MAX, LedgerSettings, Misfire, Overlap,
     Plan, Recurrence, Refused, Request, Rule, RuleSettings, Runner, RunnerSettings, Scheduler,
-    Secret, TriggerRow, TriggerStatus, When, explain, follow, parse_duration, plan_of, show_time,
+    Secret, TriggerRow, TriggerStatus, When, explain, follow, plan_of, show_time,
 };
-pub use server::{Server, ServerError};
+pub use server::{Server, ServerBuilder, ServerError};
 pub use shutdown::Shutdown;
 pub use worker::Worker;

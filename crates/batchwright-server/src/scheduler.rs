@@ -26,7 +26,7 @@ pub use ledger::LedgerSettings;
 pub use plan::{Due, Exclusion, Misfire, Overlap, Plan, Recurrence};
 pub use rule::{Rule, RuleSettings, Runner, Secret};
 pub use runner::JobStarter;
-pub use time::{parse_duration, show as show_time};
+pub use time::show as show_time;
 pub use trigger::{Refused, When, plan_of};
 
 use dispatch::Dispatcher;

@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use batchwright::{Clock, RepositoryError, StopToken};
-use batchwright_store::ScheduleStore;
+use batchwright::{JobOperator, RepositoryError, StopToken};
+use batchwright_store::{Database, ScheduleStore, StoreOptions};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
@@ -62,34 +62,55 @@ pub struct Server {
     jobs: JobStarter,
 }
 
-impl Server {
-    /// Takes over from servers that died, listens, fires and carries forward what was handed over.
-    ///
-    /// `schedule` is what the scheduler does and its two connections to the store: one to fire, one to look.
-    /// Without it there is no scheduler. `http` is where the REST API is; without it there is none.
+/// Describes a [`Server`].
+pub struct ServerBuilder {
+    operator: JobOperator,
+    schedule: Option<(SchedulerSettings, Database, StoreOptions)>,
+    http: Option<HttpSettings>,
+}
+
+impl ServerBuilder {
+    /// Runs a scheduler whose triggers and rules are stored in `database`. Default: no scheduler.
+    #[must_use]
+    pub fn scheduler(
+        mut self,
+        settings: SchedulerSettings,
+        database: Database,
+        options: StoreOptions,
+    ) -> Self {
+        self.schedule = Some((settings, database, options));
+        self
+    }
+
+    /// Listens for the REST API and its pages. Default: no HTTP.
+    #[must_use]
+    pub fn http(mut self, settings: HttpSettings) -> Self {
+        self.http = Some(settings);
+        self
+    }
+
+    /// Starts the server: it takes over from servers that died, listens, fires triggers, and runs queued executions.
     ///
     /// It may be called within an asynchronous program: it blocks the calling thread, and works on others.
     ///
     /// # Errors
     ///
     /// [`ServerError`]: nothing runs.
-    pub fn start(
-        jobs: JobStarter,
-        clock: Arc<dyn Clock>,
-        lease: Duration,
-        schedule: Option<(SchedulerSettings, [ScheduleStore; 2])>,
-        http: Option<&HttpSettings>,
-    ) -> Result<Self, ServerError> {
-        off_runtime(move || Self::start_here(jobs, clock, lease, schedule, http))?
+    pub fn start(self) -> Result<Server, ServerError> {
+        off_runtime(move || Server::start_here(self))?
+    }
+}
+
+impl Server {
+    /// Describes a server that runs the jobs of `operator`, with its clock and its lease.
+    pub fn builder(operator: JobOperator) -> ServerBuilder {
+        ServerBuilder { operator, schedule: None, http: None }
     }
 
-    fn start_here(
-        jobs: JobStarter,
-        clock: Arc<dyn Clock>,
-        lease: Duration,
-        schedule: Option<(SchedulerSettings, [ScheduleStore; 2])>,
-        http: Option<&HttpSettings>,
-    ) -> Result<Self, ServerError> {
+    fn start_here(description: ServerBuilder) -> Result<Self, ServerError> {
+        let ServerBuilder { operator, schedule, http } = description;
+        let (clock, lease) = (operator.clock(), operator.lease_timeout());
+        let jobs = JobStarter::new(operator);
         // Webhooks and brokers speak TLS by this provider; a program that chose another one keeps it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         allow_many_descriptors();
@@ -105,13 +126,18 @@ impl Server {
         // Before the scheduler, which begins to fire: an address that cannot be had ends the start.
         let http = match http {
             Some(settings) => {
-                let bound = runtime.block_on(HttpListener::bind(settings));
+                let bound = runtime.block_on(HttpListener::bind(&settings));
                 Some(bound.map_err(ServerError::Listen)?)
             }
             None => None,
         };
         let http_address = http.as_ref().and_then(|http| http.address().ok());
-        if let Some((mut settings, [store, look_store])) = schedule {
+        if let Some((mut settings, database, options)) = schedule {
+            let store = ScheduleStore::open(&database, &options)?;
+            let look_store = ScheduleStore::open(&database, &options)?;
+            if !settings.has_lease {
+                settings.ledger.lease = lease;
+            }
             settings.ledger.pulse = watchdog().map(|limit| limit / 3);
             let started = Scheduler::start(
                 store,

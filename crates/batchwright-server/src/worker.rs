@@ -107,8 +107,7 @@ impl Worker {
 
     /// Drives the progressive executions that servers drive.
     fn drive_all(&self) -> Result<(), OperatorError> {
-        let find = &self.jobs.find;
-        self.jobs.operator.drive_all(&|job, source| find(job, source).is_ok())
+        self.jobs.operator.drive_all()
     }
 
     fn take_all(&mut self) -> Result<(), OperatorError> {
@@ -117,12 +116,12 @@ impl Worker {
             if !self.jobs.operator.has_room() {
                 return Ok(());
             }
-            let known = (self.jobs.find)(&execution.job, execution.source.as_deref());
-            let taken = match known {
-                Ok(()) => self.jobs.operator.take(execution.id),
-                Err(reason) => {
+            let taken = match self.jobs.operator.job_of(&execution) {
+                Ok(_) => self.jobs.operator.take(execution.id),
+                Err(refusal) => {
                     if self.unknown.insert(execution.id) {
                         let (id, job) = (execution.id, execution.job);
+                        let reason = report(&refusal);
                         tracing::warn!(execution = %id, job, reason, "its job is not known here");
                     }
                     continue;
@@ -153,10 +152,10 @@ impl Worker {
     fn recover_one(&self, execution: &JobExecution, was_served: bool) -> Result<(), OperatorError> {
         let (operator, id) = (&self.jobs.operator, execution.id);
         if was_served && !self.is_deadly(execution)? {
-            let known = (self.jobs.find)(&execution.job, execution.source.as_deref());
+            let known = operator.job_of(execution);
             let options = LaunchOptions::default();
             let none = JobParameters::new();
-            match known.map(|()| operator.hand_over_restart(id, &none, &options)) {
+            match known.map(|_| operator.hand_over_restart(id, &none, &options)) {
                 Ok(Ok(next)) => {
                     tracing::info!(execution = %id, next = %next.id, "its server died: it goes on");
                     return Ok(());

@@ -290,23 +290,16 @@ fn the_same_key_at_the_same_time_starts_one_thing() {
 
 #[test]
 fn an_address_that_others_can_reach_needs_tokens() {
-    use batchwright::{JobOperator, MemoryRepository, SystemClock};
-    use batchwright_server::api::{AccessRules, HttpSettings};
-    use batchwright_server::{JobStarter, Server};
+    use batchwright::{JobOperator, MemoryRepository};
+    use batchwright_server::Server;
+    use batchwright_server::api::HttpSettings;
     use std::sync::Arc;
 
     let start = |insecure| {
         let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
-        let jobs = JobStarter::new(operator, |_, _| Ok(()));
-        let http = HttpSettings {
-            listen: "0.0.0.0:0".parse().unwrap(),
-            access: AccessRules::default(),
-            tls: None,
-            insecure,
-            connections_max: 10,
-        };
-        let clock = Arc::new(SystemClock::default());
-        Server::start(jobs, clock, Duration::from_secs(30), None, Some(&http))
+        let listen = "0.0.0.0:0".parse().unwrap();
+        let http = HttpSettings { insecure, ..HttpSettings::new(listen) };
+        Server::builder(operator).http(http).start()
     };
     let told = start(false).unwrap_err().to_string();
     assert!(told.contains("http.tokens") && told.contains("0.0.0.0"), "{told}");

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ExecutionId, Job, JobOperator, JobParameters, LaunchOptions,
-    ListWriter, Sequence, StopToken, SystemClock,
+    ListWriter, Sequence, StopToken,
 };
-use batchwright_server::api::{AccessRules, Api, HttpSettings};
+use batchwright_server::api::{Api, HttpSettings};
 use batchwright_server::{JobStarter, Server, Worker};
 use batchwright_store::SqlRepository;
 use batchwright_testkit::process::until;
@@ -23,22 +23,15 @@ fn jobs(folder: &std::path::Path) -> (JobOperator, JobStarter) {
         .writer(ListWriter::new(Arc::default()))
         .build();
     operator.registry().register(Job::builder("count").step(step).build().unwrap()).unwrap();
-    (operator.clone(), JobStarter::new(operator, |_, _| Ok(())))
+    (operator.clone(), JobStarter::new(operator))
 }
 
 /// Starts, is asked, carries an execution forward, and stops: what a handler or `main` of the program does.
 async fn starts_and_stops() {
     let folder = tempfile::tempdir().unwrap();
-    let (operator, jobs) = jobs(folder.path());
-    let http = HttpSettings {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        access: AccessRules::default(),
-        tls: None,
-        insecure: false,
-        connections_max: 10,
-    };
-    let clock = Arc::new(SystemClock::default());
-    let server = Server::start(jobs, clock, LEASE, None, Some(&http)).unwrap();
+    let (operator, _) = jobs(folder.path());
+    let http = HttpSettings::new("127.0.0.1:0".parse().unwrap());
+    let server = Server::builder(operator.clone()).http(http).start().unwrap();
     let address = server.http_address().unwrap();
     let handed =
         operator.hand_over("count", JobParameters::new(), &LaunchOptions::default()).unwrap();
@@ -71,8 +64,8 @@ fn a_server_that_is_dropped_within_a_runtime_stops() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let folder = tempfile::tempdir().unwrap();
-        let (_operator, jobs) = jobs(folder.path());
-        drop(Server::start(jobs, Arc::new(SystemClock::default()), LEASE, None, None).unwrap());
+        let (operator, _) = jobs(folder.path());
+        drop(Server::builder(operator).start().unwrap());
     });
 }
 

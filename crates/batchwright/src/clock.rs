@@ -146,6 +146,23 @@ impl StopToken {
     }
 }
 
+/// Returns the length of time that `text` writes, such as `90d`, `10m`, `1h 30m` or `250ms`: the form of every option and
+/// every file of Batchwright.
+///
+/// # Errors
+///
+/// A sentence when `text` is no length of time, is below zero, or contains months or years.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    // A day is 24 hours here, because a time-out has no calendar.
+    let span: jiff::Span = text
+        .parse()
+        .map_err(|_| format!("`{text}` is not a duration; examples: 250ms, 30s, 10m, 12h, 90d"))?;
+    let length = span
+        .total((jiff::Unit::Second, jiff::SpanRelativeTo::days_are_24_hours()))
+        .map_err(|_| format!("`{text}` has months or years; say days"))?;
+    Duration::try_from_secs_f64(length).map_err(|_| format!("`{text}` is below zero"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

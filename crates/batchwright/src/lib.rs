@@ -62,7 +62,7 @@ mod step;
 pub mod testing;
 mod threads;
 
-pub use clock::{Clock, SimClock, StopToken, SystemClock};
+pub use clock::{Clock, SimClock, StopToken, SystemClock, parse_duration};
 pub use context::{ContextError, ContextHandle, ExecutionContext};
 pub use error::{ErrorKind, Failure, ItemError, Phase, RepositoryError, StepError, report};
 pub use event::{Change, Event, EventRecord, Events, Progress, ProgressUnit};
@@ -108,7 +108,7 @@ pub use progressive::{
 #[cfg(feature = "cache")]
 pub use query::CachedQueries;
 pub use query::{ExecutionFilter, InstancePage, Queries};
-pub use registry::{AppState, DuplicateJob, JobRegistry};
+pub use registry::{AppState, DuplicateJob, JobRegistry, JobSource};
 #[cfg(feature = "discover")]
 pub use registry::{DiscoveredJob, JobFactory};
 pub use repository::{

@@ -32,7 +32,7 @@ use crate::owner::ProcessIdentity;
 use crate::parameters::JobParameters;
 use crate::progressive::{OpenOptions, ProgressiveWork};
 use crate::query::{ExecutionFilter, InstancePage, Queries};
-use crate::registry::JobRegistry;
+use crate::registry::{JobRegistry, JobSource};
 use crate::repository::lifecycle::{self, Claimant, StartRequest};
 use crate::repository::{JobRepository, Lease};
 use crate::runner::{JobRun, Runner};
@@ -51,6 +51,8 @@ pub struct JobOperator {
 struct Inner {
     repository: Arc<dyn JobRepository>,
     registry: JobRegistry,
+    /// Where jobs come from: the registry, or the registry and another source.
+    jobs: Arc<dyn JobSource>,
     clock: Arc<dyn Clock>,
     events: Events,
     pool: Pool,
@@ -106,6 +108,7 @@ pub(crate) fn lock(active: &Active) -> MutexGuard<'_, BTreeMap<ExecutionId, Held
 pub struct OperatorBuilder {
     repository: Arc<dyn JobRepository>,
     registry: JobRegistry,
+    more_jobs: Option<Arc<dyn JobSource>>,
     clock: Arc<dyn Clock>,
     events: Events,
     lease_timeout: Duration,
@@ -142,6 +145,13 @@ impl OperatorBuilder {
     #[must_use]
     pub fn registry(mut self, registry: JobRegistry) -> Self {
         self.registry = registry;
+        self
+    }
+
+    /// Another source of jobs beside the registry, such as a folder of job files.
+    #[must_use]
+    pub fn jobs(mut self, jobs: impl JobSource + 'static) -> Self {
+        self.more_jobs = Some(Arc::new(jobs));
         self
     }
 
@@ -195,10 +205,16 @@ impl OperatorBuilder {
             Arc::clone(&active),
             self.lease_timeout,
         );
+        let registry = self.registry;
+        let jobs: Arc<dyn JobSource> = match self.more_jobs {
+            None => Arc::new(registry.clone()),
+            Some(more) => Arc::new((registry.clone(), more)),
+        };
         JobOperator {
             inner: Arc::new(Inner {
                 repository: self.repository,
-                registry: self.registry,
+                registry,
+                jobs,
                 clock: self.clock,
                 events: self.events,
                 pool: Pool::new(self.running_jobs_max),
@@ -221,6 +237,7 @@ impl JobOperator {
         OperatorBuilder {
             repository,
             registry: JobRegistry::default(),
+            more_jobs: None,
             clock: Arc::new(SystemClock::default()),
             events: Events::default(),
             lease_timeout: Duration::from_secs(30),
@@ -233,6 +250,43 @@ impl JobOperator {
     /// The jobs that can be started by name.
     pub fn registry(&self) -> &JobRegistry {
         &self.inner.registry
+    }
+
+    /// The operator's clock.
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.inner.clock)
+    }
+
+    /// How long a lease of this operator lasts after its last renewal.
+    pub fn lease_timeout(&self) -> Duration {
+        self.inner.runner.lease_timeout
+    }
+
+    /// Returns the job `name` of the registry or of the other source of jobs.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoSuchJob`], or [`Refusal::InvalidDefinition`] when it cannot be built.
+    pub fn job(&self, name: &str) -> Result<Arc<Job>, Refusal> {
+        self.inner.jobs.job(name, None)
+    }
+
+    /// Returns the job of `execution`, preferably from the place that it was read from.
+    ///
+    /// # Errors
+    ///
+    /// As [`job`](Self::job).
+    pub fn job_of(&self, execution: &JobExecution) -> Result<Arc<Job>, Refusal> {
+        self.inner.jobs.job(&execution.job, execution.source.as_deref())
+    }
+
+    /// Returns the names of the jobs that can be started here, sorted.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::JobsUnreadable`] when the place of the jobs cannot be read.
+    pub fn runnable_names(&self) -> Result<Vec<String>, Refusal> {
+        self.inner.jobs.names()
     }
 
     /// Read-only questions.
@@ -273,7 +327,7 @@ impl JobOperator {
         parameters: JobParameters,
         options: &LaunchOptions,
     ) -> Result<JobHandle, OperatorError> {
-        let job = self.inner.registry.job(name)?;
+        let job = self.job(name)?;
         let parameters = job.accept(parameters)?;
         if let Some(work) = job.progressive() {
             let open = OpenOptions::server_driven();
@@ -296,7 +350,7 @@ impl JobOperator {
         parameters: JobParameters,
         options: &LaunchOptions,
     ) -> Result<JobExecution, OperatorError> {
-        let job = self.inner.registry.job(name)?;
+        let job = self.job(name)?;
         let parameters = job.accept(parameters)?;
         if let Some(work) = job.progressive() {
             let open = OpenOptions::server_driven();
@@ -326,7 +380,7 @@ impl JobOperator {
     ///
     /// [`Refusal::NoSuchJob`] when its job is not registered here; it waits on.
     pub fn take(&self, id: ExecutionId) -> Result<Option<JobHandle>, OperatorError> {
-        let job = self.inner.registry.job_of(&self.execution(id)?)?;
+        let job = self.job_of(&self.execution(id)?)?;
         let mut claimant = self.claimant();
         claimant.owner.push_str(SERVED);
         let now = self.inner.clock.now();
@@ -386,7 +440,7 @@ impl JobOperator {
         overrides: JobParameters,
         options: &LaunchOptions,
     ) -> Result<JobHandle, OperatorError> {
-        let job = self.inner.registry.job(name)?;
+        let job = self.job(name)?;
         let following = self.following(&job, &overrides)?;
         if let Some(work) = job.progressive() {
             let execution = self.open_next(&job, &work, following, options)?;
@@ -408,7 +462,7 @@ impl JobOperator {
         overrides: &JobParameters,
         options: &LaunchOptions,
     ) -> Result<JobExecution, OperatorError> {
-        let job = self.inner.registry.job(name)?;
+        let job = self.job(name)?;
         let following = self.following(&job, overrides)?;
         if let Some(work) = job.progressive() {
             return self.open_next(&job, &work, following, options);
@@ -459,7 +513,7 @@ impl JobOperator {
         overrides: &JobParameters,
         options: &LaunchOptions,
     ) -> Result<JobHandle, OperatorError> {
-        let job = self.inner.registry.job_of(&self.execution(id)?)?;
+        let job = self.job_of(&self.execution(id)?)?;
         if let Some(work) = job.progressive() {
             let open = OpenOptions::server_driven();
             let execution = self.reopen(id, &job, &work, overrides, options, &open)?;
@@ -480,7 +534,7 @@ impl JobOperator {
         overrides: &JobParameters,
         options: &LaunchOptions,
     ) -> Result<JobExecution, OperatorError> {
-        let job = self.inner.registry.job_of(&self.execution(id)?)?;
+        let job = self.job_of(&self.execution(id)?)?;
         if let Some(work) = job.progressive() {
             let open = OpenOptions::server_driven();
             return self.reopen(id, &job, &work, overrides, options, &open);
@@ -660,7 +714,7 @@ impl JobOperator {
     pub fn job_names(&self) -> Result<Vec<JobName>, OperatorError> {
         let mut names: BTreeMap<String, bool> =
             self.queries().job_names()?.into_iter().map(|name| (name, false)).collect();
-        names.extend(self.inner.registry.names().into_iter().map(|name| (name, true)));
+        names.extend(self.inner.jobs.names()?.into_iter().map(|name| (name, true)));
         Ok(names.into_iter().map(|(name, registered)| JobName { name, registered }).collect())
     }
 
@@ -764,7 +818,8 @@ impl JobOperator {
     }
 
     fn known(&self, name: &str) -> Result<(), OperatorError> {
-        if self.inner.registry.has(name) || self.queries().instance_count(name)? > 0 {
+        let is_there = |names: Vec<String>| names.iter().any(|one| one == name);
+        if self.queries().instance_count(name)? > 0 || is_there(self.inner.jobs.names()?) {
             return Ok(());
         }
         let known = self.job_names()?.into_iter().map(|one| one.name).collect();

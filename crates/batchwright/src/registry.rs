@@ -2,6 +2,7 @@
 
 #[cfg(feature = "discover")]
 mod discover;
+mod source;
 
 use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap};
@@ -9,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[cfg(feature = "discover")]
 pub use discover::{DiscoveredJob, JobFactory};
+pub use source::JobSource;
 
-use crate::execution::JobExecution;
 use crate::job::Job;
 use crate::operator::Refusal;
 
@@ -27,8 +28,6 @@ pub struct JobRegistry {
 struct Inner {
     state: AppState,
     jobs: Mutex<BTreeMap<String, Entry>>,
-    /// Jobs by name and by the place that they were read from: two folders may have jobs of one name.
-    sources: Mutex<BTreeMap<(String, String), Arc<Job>>>,
 }
 
 enum Entry {
@@ -46,7 +45,7 @@ impl JobRegistry {
 
     /// An empty registry whose factories draw on `state`.
     pub fn with_state(state: AppState) -> Self {
-        Self { inner: Arc::new(Inner { state, jobs: Mutex::default(), sources: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { state, jobs: Mutex::default() }) }
     }
 
     /// Adds a job.
@@ -75,28 +74,6 @@ impl JobRegistry {
     /// job that they began with.
     pub fn replace(&self, job: Job) {
         self.jobs().insert(job.name().to_owned(), Entry::Built(Arc::new(job)));
-    }
-
-    /// Makes `job` known to the executions that name the place that it was read from. Its name alone still means the
-    /// job that it meant before; a job that was read from nowhere is not kept.
-    pub fn replace_of_source(&self, job: Job) {
-        if let Some(source) = job.source().map(str::to_owned) {
-            let key = (job.name().to_owned(), source);
-            let mut sources = self.inner.sources.lock().unwrap_or_else(PoisonError::into_inner);
-            sources.insert(key, Arc::new(job));
-        }
-    }
-
-    /// The job of an execution: the one that was read from the same place, or else the one of that name.
-    pub(crate) fn job_of(&self, execution: &JobExecution) -> Result<Arc<Job>, Refusal> {
-        if let Some(source) = &execution.source {
-            let key = (execution.job.clone(), source.clone());
-            let sources = self.inner.sources.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(job) = sources.get(&key) {
-                return Ok(Arc::clone(job));
-            }
-        }
-        self.job(&execution.job)
     }
 
     /// Removes a job; its history stays. Tells whether there was one.

@@ -16,8 +16,8 @@ use batchwright::{
     Completion, Job, JobOperator, JobParameters, LaunchOptions, NumberedUnits, OpenOptions,
     ProgressiveStep, SliceAnswer, SliceOrder, SliceOutcome, StopToken,
 };
-use batchwright_server::api::{AccessRules, HttpSettings};
-use batchwright_server::{JobStarter, Server};
+use batchwright_server::Server;
+use batchwright_server::api::HttpSettings;
 use batchwright_store::{SqlRepository, StoreOptions};
 
 /// Slices of a trace after the first one: more where a slice has few units.
@@ -158,16 +158,8 @@ fn hand_off(folder: &Path, synchronous: &str) -> Result<(f64, f64)> {
     );
     let operator = operator(&url, step)?;
     let (id, lanes) = open(&operator)?;
-    let jobs = JobStarter::new(operator.clone(), |_, _| Ok(()));
-    let http = HttpSettings {
-        listen: ([127, 0, 0, 1], 0).into(),
-        access: AccessRules::default(),
-        tls: None,
-        insecure: false,
-        connections_max: 10,
-    };
-    let clock = Arc::new(batchwright::SystemClock::default());
-    let server = Server::start(jobs, clock, Duration::from_secs(30), None, Some(&http))?;
+    let http = HttpSettings::new(([127, 0, 0, 1], 0).into());
+    let server = Server::builder(operator).http(http).start()?;
     let address = server.http_address().ok_or("no address")?;
     let client = reqwest::Client::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -1,7 +1,7 @@
 //! `rule …`: what is done when a trigger fires.
 
 use batchwright::JobRegistry;
-use batchwright_server::{Answer, Request, RuleSettings, kcp};
+use batchwright_server::{Answer, JobStarter, Request, RuleSettings, kcp};
 use serde_json::json;
 
 use super::schedule::{ask, done};
@@ -21,7 +21,7 @@ pub(super) fn rule(
             let settings = RuleSettings::parse(runner)
                 .map_err(|told| CliError::Usage(format!("use the rule: {told}")))?;
             let app = App::unopened(global, registry)?;
-            match app.starter().check_rule(&settings) {
+            match JobStarter::new(app.operator.clone()).check_rule(&settings) {
                 Err(told) if app.has_jobs() => {
                     return Err(CliError::Usage(format!("use the rule: {told}")));
                 }

@@ -1,16 +1,15 @@
 //! `serve`: the server, from its configuration to its end.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use batchwright::{JobRegistry, RepositoryError, StopToken, SystemClock, report};
+use batchwright::{JobRegistry, RepositoryError, StopToken, report};
 use batchwright_server::{Config, Server, ServerError, Settings, Shutdown};
 
 use crate::args::{Global, ServeArgs};
 use crate::context::App;
 use crate::error::{self, CliError};
 use crate::output;
-use crate::store::{self, Store};
+use crate::store::{self, Store, no_schedule};
 
 /// Read when no other configuration is named.
 const CONFIG_DEFAULT: &str = "batchwright.toml";
@@ -40,20 +39,17 @@ pub(super) fn serve(
     let grace = settings.grace.unwrap_or(global.grace);
     let shutdown = Shutdown::listen(grace, move || asked.request())?;
     let store = open(&global, &stop)?;
-    let schedule = match settings.scheduler.take() {
-        None => None,
-        Some(mut scheduler) => {
-            if !scheduler.has_lease {
-                scheduler.ledger.lease = global.lease;
-            }
-            let stores = [store.schedule()?, store.schedule()?];
-            Some((scheduler, stores))
-        }
-    };
+    let schedule = settings.scheduler.take();
+    let (database, options) = (store.database.clone(), store.options.clone());
     let app = App::on(store, &global, registry, None, settings.jobs_max)?;
-    let jobs = app.starter();
-    let clock = Arc::new(SystemClock::default());
-    let server = Server::start(jobs, clock, global.lease, schedule, settings.http.as_ref())?;
+    let mut server = Server::builder(app.operator);
+    if let Some(schedule) = schedule {
+        server = server.scheduler(schedule, database.ok_or_else(no_schedule)?, options);
+    }
+    if let Some(http) = settings.http.take() {
+        server = server.http(http);
+    }
+    let server = server.start()?;
     if let Some(http) = server.http_address() {
         tracing::info!(%http, "listening for HTTP");
     }

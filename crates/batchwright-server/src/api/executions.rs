@@ -190,7 +190,7 @@ pub(super) async fn restart(
     let restart = move |api: &Api, request| {
         api.check_worker()?;
         let execution = api.operator().execution(id)?;
-        api.find(&execution.job, execution.source.as_deref())?;
+        api.operator().job_of(&execution).map_err(|refusal| Problem::from(&refusal))?;
         let job = api.job(&execution.job)?;
         let overrides = super::jobs::parameters(&job, body.parameters)?;
         let options = LaunchOptions {

@@ -42,9 +42,7 @@ pub(super) struct JobList {
 pub(super) async fn list(State(api): State<Api>, _: NoQuery) -> Result<Json<JobList>, Problem> {
     blocking(move || {
         let named = api.operator().job_names()?.into_iter();
-        let mut names: BTreeMap<String, bool> =
-            named.map(|one| (one.name, one.registered)).collect();
-        names.extend((api.jobs.names)().into_iter().map(|name| (name, true)));
+        let names: BTreeMap<String, bool> = named.map(|one| (one.name, one.registered)).collect();
         let queries = api.operator().queries();
         let mut items = Vec::with_capacity(names.len());
         for (name, registered) in names {
@@ -330,8 +328,7 @@ pub(super) async fn instances(
 impl Api {
     /// Job `name`: registered, or found where jobs are looked for.
     pub(super) fn job(&self, name: &str) -> Result<Arc<Job>, Problem> {
-        self.find(name, None)?;
-        self.operator().registry().job(name).map_err(|refusal| Problem::from(&refusal))
+        self.operator().job(name).map_err(|refusal| Problem::from(&refusal))
     }
 
     /// What `body` says to job `name`.

@@ -45,6 +45,17 @@ pub struct HttpSettings {
     pub connections_max: usize,
 }
 
+impl HttpSettings {
+    /// Listens on `listen` with the defaults of everything else: no tokens, no TLS, 1,000 connections at once.
+    pub fn new(listen: SocketAddr) -> Self {
+        let (access, connections_max) = (AccessRules::default(), HTTP_CONNECTIONS_DEFAULT);
+        Self { listen, access, tls: None, insecure: false, connections_max }
+    }
+}
+
+/// Connections at once when no other number is configured.
+pub(crate) const HTTP_CONNECTIONS_DEFAULT: usize = 1_000;
+
 /// Connections beyond the others that are served nothing but signs of life.
 const RESERVED_PLACES: usize = 32;
 

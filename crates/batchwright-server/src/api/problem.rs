@@ -79,11 +79,6 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", told)
     }
 
-    pub(super) fn no_such_job(name: &str, told: &str) -> Self {
-        let detail = format!("find job `{name}`: {told}");
-        Self::new(StatusCode::NOT_FOUND, "no_such_job", detail)
-    }
-
     pub(super) fn internal() -> Self {
         let detail = "the server failed; its log says more";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)

@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use batchwright::{
     BatchStatus, ClientGone, ExecutionId, LaunchOptions, LostClient, OpenOptions, OperatorError,
-    Refusal, SliceOrder, SliceOutcome, StoredResponse, UnitProgress,
+    Refusal, SliceOrder, SliceOutcome, StoredResponse, UnitProgress, parse_duration,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -24,7 +24,6 @@ use super::idempotency::{KeyHeader, Keyed, once};
 use super::jobs::ParameterInput;
 use super::problem::Verbatim;
 use super::{Api, Arrived, Problem, blocking, stream};
-use crate::scheduler::parse_duration;
 
 /// Longest wait for a response.
 const WAIT_MAX: Duration = Duration::from_secs(120);
@@ -326,7 +325,7 @@ pub(super) async fn slice(
     };
     let answer = blocking(move || {
         let execution = api.operator().execution(id)?;
-        api.find(&execution.job, execution.source.as_deref())?;
+        api.operator().job_of(&execution).map_err(|refusal| Problem::from(&refusal))?;
         let runtime = tokio::runtime::Handle::current();
         let answer = api.operator().slice(&order, |work| {
             // A thread of its own, with its place: a unit that hangs for ever holds up nobody else.

@@ -68,25 +68,9 @@ pub(crate) fn show_exact(micros: Micros) -> String {
     format!("{}Z", civil(micros))
 }
 
-/// `90d`, `10m`, `1h 30m`, `250ms`, as every option and file of Batchwright writes a length of time.
-///
-/// # Errors
-///
-/// A sentence when it is none, is below zero, or has months or years.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    // A day is 24 hours here: nobody asks for calendars in a time-out.
-    let span: jiff::Span = text
-        .parse()
-        .map_err(|_| format!("`{text}` is not a duration; examples: 250ms, 30s, 10m, 12h, 90d"))?;
-    let length = span
-        .total((jiff::Unit::Second, jiff::SpanRelativeTo::days_are_24_hours()))
-        .map_err(|_| format!("`{text}` has months or years; say days"))?;
-    Duration::try_from_secs_f64(length).map_err(|_| format!("`{text}` is below zero"))
-}
-
 /// The same, within what a schedule can count with.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let length = parse_duration(text)?;
+    let length = batchwright::parse_duration(text)?;
     match length <= Duration::from_secs(100 * 366 * 86_400) {
         true => Ok(length),
         false => Err(format!("`{text}` is longer than a hundred years")),

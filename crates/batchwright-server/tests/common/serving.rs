@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use batchwright::{
     Completion, FinalResponse, ItemError, Job, JobOperator, NumberedUnits, OnFailed,
-    ProgressiveStep, StepScope, StopToken, SystemClock,
+    ProgressiveStep, StepScope, StopToken,
 };
+use batchwright_server::Server;
 use batchwright_server::api::{AccessRules, HttpSettings, Role, Token};
-use batchwright_server::{JobStarter, Server};
 use batchwright_store::SqlRepository;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -135,9 +135,7 @@ pub fn serve_if_asked() {
         insecure: false,
         connections_max: 100,
     };
-    let jobs = JobStarter::new(operator, |_, _| Ok(()));
-    let clock = Arc::new(SystemClock::default());
-    let server = Server::start(jobs, clock, lease, None, Some(&http)).unwrap();
+    let server = Server::builder(operator).http(http).start().unwrap();
     println!("serving {}", server.http_address().unwrap());
     server.attend(&StopToken::default());
 }

@@ -41,7 +41,7 @@ impl JobOperator {
         options: &LaunchOptions,
         open: &OpenOptions,
     ) -> Result<JobExecution, OperatorError> {
-        let job = self.inner.registry.job(name)?;
+        let job = self.job(name)?;
         let Some(work) = job.progressive() else {
             let reason = "it has no progressive step".to_owned();
             return Err(Refusal::InvalidDefinition { job: name.to_owned(), reason }.into());
@@ -122,7 +122,7 @@ impl JobOperator {
 
     fn work_of(&self, id: ExecutionId) -> Result<Arc<dyn ProgressiveWork>, SliceError> {
         let execution = self.execution(id)?;
-        let job = self.inner.registry.job_of(&execution)?;
+        let job = self.job_of(&execution)?;
         job.progressive().ok_or(SliceError::NotProgressive { execution: id })
     }
 
@@ -341,17 +341,13 @@ impl JobOperator {
         Ok(execution)
     }
 
-    /// Drives, on threads of its own, the executions that servers drive and that this process does not drive
-    /// yet, as far as there is room. `knows` makes sure that a job is known here, by its name and the place that it
-    /// was read from.
+    /// Drives, on threads of the operator, the executions that servers drive, whose jobs exist here, and that this process
+    /// does not drive yet, as long as there is room.
     ///
     /// # Errors
     ///
     /// When the store fails.
-    pub fn drive_all(
-        &self,
-        knows: &dyn Fn(&str, Option<&str>) -> bool,
-    ) -> Result<(), OperatorError> {
+    pub fn drive_all(&self) -> Result<(), OperatorError> {
         for id in self.inner.repository.slices().server_driven()? {
             if !self.has_room() {
                 return Ok(());
@@ -360,7 +356,7 @@ impl JobOperator {
                 continue;
             }
             let execution = self.execution(id)?;
-            if execution.status.is_running() && knows(&execution.job, execution.source.as_deref()) {
+            if execution.status.is_running() && self.job_of(&execution).is_ok() {
                 self.submit_drive(&execution, Carried::ServerDriven);
             }
         }

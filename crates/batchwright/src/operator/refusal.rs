@@ -44,6 +44,12 @@ pub enum Refusal {
         /// What is wrong.
         reason: String,
     },
+    /// The place of the jobs cannot be read.
+    #[error("{reason}")]
+    JobsUnreadable {
+        /// The place, and what is wrong with it.
+        reason: String,
+    },
     /// An execution of the instance is running.
     #[error("start the instance: execution {execution} is {status}{}", owned(owner, *lease_until))]
     AlreadyRunning {
@@ -172,6 +178,7 @@ impl Refusal {
             Self::NoSuchExecution { .. } | Self::NeverStarted { .. } => "no_such_execution",
             Self::InvalidParameters { .. } => "invalid_parameters",
             Self::InvalidDefinition { .. } => "invalid_definition",
+            Self::JobsUnreadable { .. } => "jobs_unreadable",
             Self::AlreadyRunning { .. } => "already_running",
             Self::AlreadyComplete { .. } => "already_complete",
             Self::Abandoned { .. } => "abandoned",
@@ -195,6 +202,9 @@ impl Refusal {
             Self::NeverStarted { .. } => "start the job first",
             Self::InvalidParameters { .. } => "correct the parameters; nothing was stored",
             Self::InvalidDefinition { .. } => "correct the job; nothing was stored",
+            Self::JobsUnreadable { .. } => {
+                "name folders that exist and can be read; nothing was stored"
+            }
             Self::AlreadyRunning { .. } => {
                 "wait for it, stop it, or recover it once its owner is dead"
             }

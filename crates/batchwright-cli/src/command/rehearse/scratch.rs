@@ -143,7 +143,7 @@ impl Trial<'_> {
         command.args(arguments).current_dir(self.dir.path()).stdin(Stdio::null());
         command.env("BATCHWRIGHT_STORE", &self.store).env_remove("BATCHWRIGHT_JOBS");
         if !self.scratch.allow_outside {
-            command.env(crate::job_file::INSIDE_ONLY, "1");
+            command.env(crate::context::INSIDE_ONLY, "1");
         }
         Ok(command.output()?)
     }

@@ -21,37 +21,18 @@ use crate::scheduler::time::{self, Micros};
 use crate::scheduler::trigger::Outcome;
 use crate::worker::LOOK_INTERVAL;
 
-/// Makes sure that the operator knows the job of that name, which may have been read from the second.
-pub(crate) type FindJob = dyn Fn(&str, Option<&str>) -> Result<(), String> + Send + Sync;
-
-/// Names of jobs that can be found.
-pub(crate) type JobNames = dyn Fn() -> Vec<String> + Send + Sync;
-
-/// What starts jobs: an operator, and where jobs come from.
+/// Starts jobs through an operator.
 #[derive(Clone)]
 pub struct JobStarter {
     pub(crate) operator: JobOperator,
-    pub(crate) find: Arc<FindJob>,
-    pub(crate) names: Arc<JobNames>,
-    /// How many workers carry forward what is handed over.
+    /// Number of workers that run queued executions.
     pub(crate) workers: Arc<AtomicUsize>,
 }
 
 impl JobStarter {
-    /// Starts jobs through `operator`; `find` is asked first to make it know a job by its name, and by the
-    /// place that it was read from, if there is one.
-    pub fn new(
-        operator: JobOperator,
-        find: impl Fn(&str, Option<&str>) -> Result<(), String> + Send + Sync + 'static,
-    ) -> Self {
-        Self { operator, find: Arc::new(find), names: Arc::new(Vec::new), workers: Arc::default() }
-    }
-
-    /// Where jobs come from that are read when somebody asks for them: `names` tells what they are called.
-    #[must_use]
-    pub fn names(mut self, names: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
-        self.names = Arc::new(names);
-        self
+    /// Starts the jobs of `operator`.
+    pub fn new(operator: JobOperator) -> Self {
+        Self { operator, workers: Arc::default() }
     }
 
     /// Whether a rule with `settings` can start what it names: a job that is there, with parameters that it takes and
@@ -63,8 +44,7 @@ impl JobStarter {
     pub fn check_rule(&self, settings: &RuleSettings) -> Result<(), String> {
         let Runner::Job { name, parameters } = &settings.runner else { return Ok(()) };
         let told = |reason| format!("a rule for job `{name}` cannot start it: {reason}");
-        (self.find)(name, None).map_err(told)?;
-        let job = self.operator.registry().job(name).map_err(|error| told(error.to_string()))?;
+        let job = self.operator.job(name).map_err(|error| told(report(&error)))?;
         let (key, slot, zone) = (String::new(), 0, TimeZone::UTC);
         let given = arguments(job.parameters(), key, slot, &zone, &parameters.0).map_err(told)?;
         job.parameters().complete(given).map(drop).map_err(|problems| told(problems.join("; ")))
@@ -72,9 +52,6 @@ impl JobStarter {
 
     fn start(&self, firing: &Firing, name: &str, given: &Map<String, Value>) -> Begun {
         let failed = |reason: String| Begun::Ended(Outcome::failed(reason, false));
-        if let Err(reason) = (self.find)(name, None) {
-            return failed(reason);
-        }
         let parameters = match self.parameters(firing, name, given) {
             Ok(parameters) => parameters,
             Err(reason) => return failed(reason),
@@ -101,7 +78,7 @@ impl JobStarter {
         name: &str,
         given: &Map<String, Value>,
     ) -> Result<JobParameters, String> {
-        let job = self.operator.registry().job(name).map_err(|error| error.to_string())?;
+        let job = self.operator.job(name).map_err(|error| report(&error))?;
         let trigger = firing.key.identifier.clone();
         arguments(job.parameters(), trigger, firing.slot, &firing.zone, given)
     }

@@ -9,9 +9,9 @@ use jiff::civil::{Date, DateTime, Time};
 use rust_decimal::Decimal;
 use toml::Spanned;
 
-use super::super::definition::{self, Column, ColumnType as Written, Columns, Texts};
-use super::super::record::{Names, Record, Value};
 use super::{Built, Problem, Text};
+use crate::definition::{self, Column, ColumnType as Written, Columns, Texts};
+use crate::record::{Names, Record, Value};
 
 /// What a column is read as; columns without a type stay the text that they are.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ const TYPES: &str = "string, integer, float, decimal, boolean, date, time, times
 
 /// How a file is read, with the types of its columns.
 #[derive(Debug, Clone)]
-pub(in super::super) struct Input {
+pub(crate) struct Input {
     format: CsvFormat,
     types: Arc<BTreeMap<String, ColumnType>>,
     /// Names of all columns, when the job file says them.
@@ -182,7 +182,7 @@ impl Input {
     }
 
     /// A typed column that the file does not have.
-    pub(in super::super) fn missing_column(&self, columns: &[&str]) -> Option<&str> {
+    pub(crate) fn missing_column(&self, columns: &[&str]) -> Option<&str> {
         let missing = self.types.keys().find(|name| !columns.contains(&name.as_str()));
         missing.map(String::as_str)
     }

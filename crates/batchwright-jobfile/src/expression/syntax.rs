@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::super::record::Value;
 use super::functions::{self, Function};
 use super::token::{Kind, Parsed, Part, Token, tokens};
 use super::value::Arithmetic;
+use crate::record::Value;
 
 /// Levels that an expression may be nested.
 const DEPTH_MAX: usize = 64;

@@ -8,10 +8,10 @@ use batchwright::{ItemError, ItemUnits, OnFailed, ProgressiveStep};
 use serde_json::Value as Json;
 use toml::Spanned;
 
-use super::super::definition::{Reduce, Step, Writer};
-use super::super::record::{Record, Value};
-use super::super::template::Known;
 use super::{Builder, Built, Problem, completion, span};
+use crate::definition::{Reduce, Step, Writer};
+use crate::record::{Record, Value};
+use crate::template::Known;
 
 /// What outputs are reduced to: a value for each name.
 type Reduced = BTreeMap<String, Json>;

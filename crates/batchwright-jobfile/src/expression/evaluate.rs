@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use batchwright::{ExecutionContext, StepExecution};
 
-use super::super::record::{Record, Value};
 use super::functions::slice;
 use super::syntax::{Comparison, Node, Pattern, Range, StepKey};
 use super::value::{
     Arithmetic, Evaluated, Number, TEXT_BYTES_MAX, condition, described, equals, order, textual,
     too_long,
 };
+use crate::record::{Record, Value};
 
 /// Values of the parameters, by their names.
-pub(in super::super) type Parameters = BTreeMap<Arc<str>, Value>;
+pub(crate) type Parameters = BTreeMap<Arc<str>, Value>;
 
 /// What an expression sees.
 #[derive(Clone, Copy)]

@@ -9,10 +9,10 @@ use batchwright::{
 use batchwright_store::ColumnPartitions;
 use toml::Spanned;
 
-use super::super::definition::{self, Bound, By, ColumnRange, Range, Step};
-use super::super::template::{Known, Template};
 use super::csv::delimiter;
 use super::{Builder, Built, Make, Problem, constant};
+use crate::definition::{self, Bound, By, ColumnRange, Range, Step};
+use crate::template::{Known, Template};
 
 /// Partitions when nothing else is said.
 const GRID_DEFAULT: u32 = 4;

@@ -12,7 +12,7 @@ use batchwright_store::{
 
 use rust_decimal::Decimal;
 
-use super::record::{Names, Record, Value};
+use crate::record::{Names, Record, Value};
 
 /// The rows of `query` as records with the names of its columns.
 pub(super) fn reader(database: Database, query: String) -> SqlReader<Record> {

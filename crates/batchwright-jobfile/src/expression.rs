@@ -21,7 +21,7 @@ pub(super) use evaluate::Parameters;
 use evaluate::Sight;
 use syntax::{Node, Roots};
 
-use super::record::{Names, Record, Value};
+use crate::record::{Names, Record, Value};
 
 /// A compiled expression, with its text for messages.
 #[derive(Debug, Clone)]
@@ -469,7 +469,7 @@ mod tests {
 
     /// Cells of the tables of the book that say what an expression gives.
     fn examples() -> Vec<(String, String)> {
-        let book = include_str!("../../../../docs/book/src/job-files.md");
+        let book = include_str!("../../../docs/book/src/job-files.md");
         let section =
             book.split("### Functions").nth(1).unwrap().split("## Rehearsal").next().unwrap();
         let mut examples = Vec::new();

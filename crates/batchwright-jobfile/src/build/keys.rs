@@ -3,8 +3,8 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::super::definition::{Reader, Step, Writer};
 use super::{Built, Problem, Text};
+use crate::definition::{Reader, Step, Writer};
 
 /// Types of a part of a job file, each with the keys that only some types have.
 pub(super) type Types = Vec<(&'static str, Vec<&'static str>)>;
@@ -80,7 +80,7 @@ fn writer_types() -> Types {
 }
 
 /// What to say of a key that no type has, which stands at the bytes `at` of `text`: the keys of the type that was meant.
-pub(in super::super) fn of_unknown(text: &str, at: &std::ops::Range<usize>) -> Option<String> {
+pub(crate) fn of_unknown(text: &str, at: &std::ops::Range<usize>) -> Option<String> {
     let table = DeTable::parse(text).ok()?;
     let (part, table, key) = holder("", table.get_ref(), at)?;
     let (what, types, of_all) = match part {

@@ -24,17 +24,17 @@ use batchwright_store::{Database, SqlMode, SqlTasklet, StoreOptions};
 use sha2::{Digest, Sha256};
 use toml::Spanned;
 
-use super::definition::{
+use crate::definition::{
     self, Chunk, ChunkBounds, Definition, Next, Number, Processor, Reader, Retry, Skip, Step,
     Texts, Writer,
 };
-use super::expression::{self, Expression, Stage, Stages};
-use super::items::{AnyReader, AnyWriter, Opened, RecordCsv, RecordLines};
-use super::record::{Names, Record, Value};
-use super::sql::{self, RecordSqlWriter};
-use super::template::{Known, Template};
-use super::{BuildContext, Problem};
-use batchwright_server::parse_duration;
+use crate::expression::{self, Expression, Stage, Stages};
+use crate::items::{AnyReader, AnyWriter, Opened, RecordCsv, RecordLines};
+use crate::record::{Names, Record, Value};
+use crate::sql::{self, RecordSqlWriter};
+use crate::template::{Known, Template};
+use crate::{BuildContext, Problem, Used};
+use batchwright::parse_duration;
 pub(super) use csv::Input as CsvInput;
 pub(super) use keys::of_unknown;
 use keys::{keys_of_reader, keys_of_writer};
@@ -49,6 +49,8 @@ pub(super) struct Builder<'a> {
     pub(super) context: &'a BuildContext,
     /// What was found so far; the last one is returned.
     pub(super) problems: RefCell<Vec<Problem>>,
+    /// Job files that were read for it.
+    pub(super) used: RefCell<Used>,
 }
 
 type Built<T> = Result<T, Problem>;
@@ -58,14 +60,19 @@ type Make<T> = Box<dyn Fn(&StepScope) -> Result<T, ItemError> + Send + Sync>;
 
 impl Builder<'_> {
     /// The job, or everything that is wrong with it.
-    pub(super) fn job(self, definition: Definition, text: &str) -> Result<Job, Vec<Problem>> {
+    pub(super) fn job(
+        self,
+        definition: Definition,
+        text: &str,
+    ) -> (Result<Job, Vec<Problem>>, Used) {
         let built = self.whole(definition, text);
         let found = self.problems.into_inner();
-        match built {
+        let job = match built {
             Ok(job) if found.is_empty() => Ok(job),
             Ok(_) => Err(found),
             Err(last) => Err(found.into_iter().chain([last]).collect()),
-        }
+        };
+        (job, self.used.into_inner())
     }
 
     /// What was built; a problem is kept, so that others can be found as well.

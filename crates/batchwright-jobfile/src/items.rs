@@ -11,10 +11,10 @@ use batchwright_store::SqlReader;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::build::CsvInput;
-use super::expression::{Stage, check_fields};
-use super::record::{Names, Record, Value, repeated};
-use super::sql::RecordSqlWriter;
+use crate::build::CsvInput;
+use crate::expression::{Stage, check_fields};
+use crate::record::{Names, Record, Value, repeated};
+use crate::sql::RecordSqlWriter;
 
 /// A position of whichever part is inside, as JSON.
 type Position = Box<RawValue>;

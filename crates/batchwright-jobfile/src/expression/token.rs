@@ -2,7 +2,7 @@
 
 use rust_decimal::Decimal;
 
-use super::super::record::Value;
+use crate::record::Value;
 
 /// A word, and the byte where it begins.
 #[derive(Debug, Clone)]

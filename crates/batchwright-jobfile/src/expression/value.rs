@@ -18,7 +18,7 @@ use std::str::FromStr;
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 
-use super::super::record::Value;
+use crate::record::Value;
 
 /// Why an expression has no value: a sentence.
 pub(super) type Evaluated<T = Value> = Result<T, String>;

@@ -3,11 +3,11 @@
 use rust_decimal::prelude::ToPrimitive;
 use rust_decimal::{Decimal, RoundingStrategy};
 
-use super::super::record::Value;
 use super::value::{
     Evaluated, Number, TEXT_BYTES_MAX, bounded_text, condition, described, equals, order, shown,
     textual, too_long,
 };
+use crate::record::Value;
 
 /// A function, callable as `name(x, …)` and as `x.name(…)`.
 pub(super) struct Function {

@@ -10,12 +10,14 @@ use batchwright::{
 };
 use toml::Spanned;
 
-use super::super::definition::{self, On, Step};
-use super::super::expression::ChosenCode;
-use super::super::template::{Known, Template};
 use super::keys::keys_of_step;
 use super::partition::names_of;
 use super::{Builder, Built, Problem, Text, options, wanted};
+use crate::Source;
+use crate::definition::{self, On, Step};
+use crate::expression::ChosenCode;
+use crate::folder::{Stamp, is_same_file};
+use crate::template::{Known, Template};
 
 impl Builder<'_> {
     /// Adds `steps` with their transitions to `flow`.
@@ -133,8 +135,12 @@ impl Builder<'_> {
         if around.iter().any(|one| is_same_file(one, &path)) {
             return Err(format!("`{}` would run itself", path.display()));
         }
-        super::super::load_within(&path, self.context, &around)
-            .map_err(|error| batchwright::report(&error))
+        let stamp = Stamp::of(&path);
+        self.used.borrow_mut().push((path.clone(), stamp));
+        let source = Source::read(&path).map_err(|error| batchwright::report(&error))?;
+        let (job, used) = source.compile_within(self.context, &around);
+        self.used.borrow_mut().extend(used);
+        job.map_err(|error| batchwright::report(&error))
     }
 }
 
@@ -176,11 +182,6 @@ fn uses_its_partitions(step: &Step, partition: &Spanned<definition::Partition>) 
             "every partition would read the same: use `${partition.…}` in the reader",
         )),
     }
-}
-
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    real(one) == real(other)
 }
 
 /// The child's parameters: those that are named, or all of the parent's that the child declares.

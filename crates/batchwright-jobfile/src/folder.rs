@@ -1,0 +1,321 @@
+//! Folders of job files as a source of jobs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use batchwright::testing::FaultPlan;
+use batchwright::{Job, JobSource, Refusal};
+use batchwright_store::Database;
+
+use crate::{BuildContext, JobFileError, Source};
+
+/// Jobs that are described by the files `*.toml` of one or more folders.
+///
+/// A file is read and compiled when its job is asked for the first time, and again when the file, or a job file that it
+/// uses, has changed. A broken file is reported once by a warning and hides no other job. A name that two files define is
+/// refused. Cloning shares everything.
+///
+/// ```
+/// use std::sync::Arc;
+/// use batchwright::{JobOperator, JobParameters, MemoryRepository};
+/// use batchwright_jobfile::JobFolder;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let jobs = folder.path();
+/// # std::fs::write(jobs.join("count.toml"), r#"
+/// # name = "count"
+/// # steps = [{ name = "count", reader = { type = "sequence", count = 3 }, writer = { type = "none" } }]
+/// # "#)?;
+/// let repository = Arc::new(MemoryRepository::new());
+/// let operator = JobOperator::builder(repository).jobs(JobFolder::new(jobs)).build();
+/// let execution = operator.start("count", JobParameters::new())?.wait()?;
+/// # assert_eq!(execution.status, batchwright::BatchStatus::Completed);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Default)]
+pub struct JobFolder {
+    folders: Vec<PathBuf>,
+    context: BuildContext,
+    files: Arc<Mutex<Files>>,
+}
+
+/// The files that were read so far.
+#[derive(Default)]
+struct Files {
+    by_path: BTreeMap<PathBuf, File>,
+    /// Files outside of the folders that were [loaded](JobFolder::load) by their path.
+    named: BTreeSet<PathBuf>,
+    compiled: u64,
+}
+
+/// A job file as it was when it was read.
+struct File {
+    /// The file and the job files that it uses, each with its state when it was read.
+    read: Vec<(PathBuf, Option<Stamp>)>,
+    name: Result<String, JobFileError>,
+    /// What was read, until it is compiled.
+    source: Option<Source>,
+    job: Option<Result<Arc<Job>, JobFileError>>,
+    /// Whether the error was reported.
+    reported: bool,
+}
+
+/// What changes when a file changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let file = fs::metadata(path).ok()?;
+        Some(Self {
+            inode: file.ino(),
+            size: file.len(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        })
+    }
+}
+
+impl JobFolder {
+    /// The job files of `folder`.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self::default().and(folder)
+    }
+
+    /// Also the job files of `folder`.
+    #[must_use]
+    pub fn and(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.folders.push(folder.into());
+        self
+    }
+
+    /// The database of the store, where `sql` parts without a `url` read and write. Without it such parts are refused.
+    #[must_use]
+    pub fn database(mut self, database: Database) -> Self {
+        self.context.database = Some(database);
+        self
+    }
+
+    /// Injects the faults of `plan` into the steps.
+    #[must_use]
+    pub fn faults(mut self, plan: FaultPlan) -> Self {
+        self.context.faults = Some(plan);
+        self
+    }
+
+    /// Refuses outputs outside of the job file's folder and of the store, as a rehearsal needs it.
+    #[must_use]
+    pub fn inside_only(mut self, inside_only: bool) -> Self {
+        self.context.inside_only = inside_only;
+        self
+    }
+
+    /// The folders, in the order in which they were given.
+    pub fn folders(&self) -> &[PathBuf] {
+        &self.folders
+    }
+
+    /// How many times a job file was compiled.
+    pub fn compiled(&self) -> u64 {
+        self.files().compiled
+    }
+
+    /// Returns the job of the file at `path`, which is known by its name from then on.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with the file.
+    pub fn load(&self, path: &Path) -> Result<Arc<Job>, JobFileError> {
+        let mut files = self.files();
+        let job = files.compile(path, &self.context)?;
+        files.named.insert(path.to_owned());
+        Ok(job)
+    }
+
+    /// Returns the job `name`: that of the file `origin` when it has this name, otherwise that of the file that was
+    /// [loaded](Self::load) by its path, otherwise that of a folder. `None`: no file has this name.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with the file, two files that define the name, or a folder that cannot be read.
+    pub fn find(
+        &self,
+        name: &str,
+        origin: Option<&Path>,
+    ) -> Result<Option<Arc<Job>>, JobFileError> {
+        let mut files = self.files();
+        if let Some(origin) = origin.filter(|origin| origin.is_file())
+            && files.name(origin)? == name
+        {
+            return files.compile(origin, &self.context).map(Some);
+        }
+        let named: Vec<PathBuf> = files.named.iter().cloned().collect();
+        if let Some(path) = files.one_with(name, named)? {
+            return files.compile(&path, &self.context).map(Some);
+        }
+        match files.one_with(name, self.paths()?)? {
+            Some(path) => files.compile(&path, &self.context).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the names of all jobs, sorted.
+    ///
+    /// # Errors
+    ///
+    /// When a folder cannot be read.
+    pub fn names(&self) -> Result<Vec<String>, JobFileError> {
+        let paths = self.paths()?;
+        let mut files = self.files();
+        let named: Vec<PathBuf> = files.named.iter().cloned().collect();
+        let mut names = BTreeSet::new();
+        for path in paths.into_iter().chain(named) {
+            names.extend(files.name_or_warn(&path));
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    /// The job files of the folders, sorted within each.
+    fn paths(&self) -> Result<Vec<PathBuf>, JobFileError> {
+        let mut all = Vec::new();
+        for folder in &self.folders {
+            let failed = |error| JobFileError::folder(folder, error);
+            let mut paths = Vec::new();
+            for entry in fs::read_dir(folder).map_err(failed)? {
+                let path = entry.map_err(failed)?.path();
+                if path.extension().is_some_and(|ending| ending == "toml") {
+                    paths.push(path);
+                }
+            }
+            paths.sort_unstable();
+            all.extend(paths);
+        }
+        Ok(all)
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Files {
+    /// The file at `path` as it is now.
+    fn file(&mut self, path: &Path) -> &mut File {
+        let current = |file: &File| file.read.iter().all(|(path, seen)| Stamp::of(path) == *seen);
+        if !self.by_path.get(path).is_some_and(current) {
+            self.by_path.insert(path.to_owned(), File::read(path));
+        }
+        self.by_path.get_mut(path).expect("the file was inserted above")
+    }
+
+    fn name(&mut self, path: &Path) -> Result<String, JobFileError> {
+        self.file(path).name.clone()
+    }
+
+    /// The name, or a warning when the file is broken and no warning was given since it changed.
+    fn name_or_warn(&mut self, path: &Path) -> Option<String> {
+        let file = self.file(path);
+        match &file.name {
+            Ok(name) => Some(name.clone()),
+            Err(error) => {
+                if !std::mem::replace(&mut file.reported, true) {
+                    tracing::warn!("{}", batchwright::report(error));
+                }
+                None
+            }
+        }
+    }
+
+    /// The only one of `paths` whose job is called `name`.
+    fn one_with(
+        &mut self,
+        name: &str,
+        paths: Vec<PathBuf>,
+    ) -> Result<Option<PathBuf>, JobFileError> {
+        let mut found: Option<PathBuf> = None;
+        for path in paths {
+            if self.name_or_warn(&path).is_none_or(|other| other != name) {
+                continue;
+            }
+            match &found {
+                Some(first) if !is_same_file(first, &path) => {
+                    let other = first.display();
+                    let message =
+                        format!("`{other}` defines job `{name}` as well; rename one of them");
+                    return Err(JobFileError::of_file(&path, message));
+                }
+                _ => found = Some(path),
+            }
+        }
+        Ok(found)
+    }
+
+    fn compile(&mut self, path: &Path, context: &BuildContext) -> Result<Arc<Job>, JobFileError> {
+        let file = self.file(path);
+        if let Some(source) = file.source.take() {
+            let (job, used) = source.compile(context);
+            file.read.extend(used);
+            file.job = Some(job.map(Arc::new));
+            self.compiled += 1;
+        }
+        let file = &self.by_path[path];
+        file.job.clone().expect("a file without a source is compiled")
+    }
+}
+
+impl File {
+    fn read(path: &Path) -> Self {
+        // The state comes first: a change while the file is read is seen the next time.
+        let read = vec![(path.to_owned(), Stamp::of(path))];
+        let (name, source, job) = match Source::read(path) {
+            Ok(source) => (Ok(source.name().to_owned()), Some(source), None),
+            Err(error) => (Err(error.clone()), None, Some(Err(error))),
+        };
+        Self { read, name, source, job, reported: false }
+    }
+}
+
+/// Whether both paths mean one file.
+pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
+    match (fs::canonicalize(one), fs::canonicalize(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one == other,
+    }
+}
+
+impl JobSource for JobFolder {
+    fn job(&self, name: &str, origin: Option<&str>) -> Result<Arc<Job>, Refusal> {
+        match self.find(name, origin.map(Path::new)) {
+            Ok(Some(job)) => Ok(job),
+            Ok(None) => {
+                let known = JobSource::names(self)?;
+                Err(Refusal::NoSuchJob { name: name.to_owned(), known })
+            }
+            Err(error) => Err(Refusal::InvalidDefinition {
+                job: name.to_owned(),
+                reason: batchwright::report(&error),
+            }),
+        }
+    }
+
+    fn names(&self) -> Result<Vec<String>, Refusal> {
+        JobFolder::names(self)
+            .map_err(|error| Refusal::JobsUnreadable { reason: batchwright::report(&error) })
+    }
+}
+
+impl std::fmt::Debug for JobFolder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobFolder").field("folders", &self.folders).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,176 @@
+//! Job files: jobs as TOML.
+//!
+//! A [`JobFolder`] is the source of the jobs that the files of a folder describe; give it to
+//! [`OperatorBuilder::jobs`](batchwright::OperatorBuilder::jobs). The language of the files is described in the book, chapter
+//! "Job files".
+
+mod build;
+mod definition;
+mod expression;
+mod folder;
+mod items;
+mod record;
+mod sql;
+mod template;
+
+use std::cell::RefCell;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+use batchwright::Job;
+use batchwright::testing::FaultPlan;
+use batchwright_store::Database;
+use toml::Spanned;
+
+use definition::Definition;
+pub use folder::JobFolder;
+use folder::Stamp;
+
+/// Largest job file that is read, in bytes.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Why a job file, or a folder of job files, cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum JobFileError {
+    /// A file contains problems.
+    #[error("use job file `{}`{}", path.display(), problems.join(";"))]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// A sentence for each problem, each with its line and column in front.
+        problems: Vec<String>,
+    },
+    /// A folder cannot be read.
+    #[error("read the job folder `{}`: {reason}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The reason that the system gives.
+        reason: String,
+    },
+}
+
+/// Problems of one file that are told; more are counted.
+const PROBLEMS_TOLD: usize = 10;
+
+impl JobFileError {
+    fn of_file(path: &Path, message: impl Display) -> Self {
+        Self::File { path: path.to_owned(), problems: vec![format!(": {message}")] }
+    }
+
+    fn folder(path: &Path, error: std::io::Error) -> Self {
+        Self::Folder { path: path.to_owned(), reason: error.to_string() }
+    }
+
+    /// All `problems` of the file with that text, in the order of their places.
+    fn located(path: &Path, text: &str, mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|problem| problem.span.as_ref().map(|span| span.start));
+        let more = problems.len().saturating_sub(PROBLEMS_TOLD);
+        let told = problems.into_iter().take(PROBLEMS_TOLD).map(|problem| {
+            let place = problem.span.map(|span| place(text, span.start)).unwrap_or_default();
+            format!("{place}: {}", problem.message)
+        });
+        let more = (more > 0).then(|| format!(" and {more} more"));
+        let problems = told.chain(more).enumerate().map(|(index, told)| match index {
+            0 => told,
+            _ => told.trim_start_matches(',').to_owned(),
+        });
+        Self::File { path: path.to_owned(), problems: problems.collect() }
+    }
+}
+
+/// What is wrong, at which bytes of the file.
+#[derive(Debug)]
+struct Problem {
+    span: Option<std::ops::Range<usize>>,
+    message: String,
+}
+
+impl Problem {
+    fn at<T>(value: &Spanned<T>, message: impl Into<String>) -> Self {
+        Self { span: Some(value.span()), message: message.into() }
+    }
+
+    fn of_file(message: impl Into<String>) -> Self {
+        Self { span: None, message: message.into() }
+    }
+}
+
+/// What a job file is built with.
+#[derive(Clone, Default)]
+struct BuildContext {
+    /// The store's own database, when it is one that items can live in.
+    database: Option<Database>,
+    /// Faults of a rehearsal.
+    faults: Option<FaultPlan>,
+    /// Whether the job must write nothing outside of its folder and its store.
+    inside_only: bool,
+}
+
+/// A job file that was read and parsed.
+struct Source {
+    path: PathBuf,
+    text: String,
+    definition: Definition,
+}
+
+/// Job files that a job file uses, each with its state when it was read.
+type Used = Vec<(PathBuf, Option<Stamp>)>;
+
+impl Source {
+    fn read(path: &Path) -> Result<Self, JobFileError> {
+        let text = read(path).map_err(|message| JobFileError::of_file(path, message))?;
+        let definition =
+            parse(&text).map_err(|problem| JobFileError::located(path, &text, vec![problem]))?;
+        Ok(Self { path: path.to_owned(), text, definition })
+    }
+
+    /// The name of the job.
+    fn name(&self) -> &str {
+        self.definition.name.get_ref()
+    }
+
+    fn compile(self, context: &BuildContext) -> (Result<Job, JobFileError>, Used) {
+        self.compile_within(context, &[])
+    }
+
+    /// As [`compile`](Self::compile), for a job that is a part of those in the files `around` it.
+    fn compile_within(
+        self,
+        context: &BuildContext,
+        around: &[PathBuf],
+    ) -> (Result<Job, JobFileError>, Used) {
+        let Self { path, text, definition } = self;
+        let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+        let source = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+        let (problems, used) = (RefCell::default(), RefCell::default());
+        let builder = build::Builder { folder, source, around, context, problems, used };
+        let (job, used) = builder.job(definition, &text);
+        (job.map_err(|problems| JobFileError::located(&path, &text, problems)), used)
+    }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let length = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+    if length > FILE_BYTES_MAX {
+        return Err(format!("it has {length} bytes, at most {FILE_BYTES_MAX} are read"));
+    }
+    std::fs::read_to_string(path).map_err(|error| error.to_string())
+}
+
+fn parse(text: &str) -> Result<Definition, Problem> {
+    toml::from_str(text).map_err(|error| {
+        let unknown = error.span().filter(|_| error.message().starts_with("unknown field"));
+        let told = unknown.and_then(|at| build::of_unknown(text, &at));
+        Problem { span: error.span(), message: told.unwrap_or_else(|| error.message().to_owned()) }
+    })
+}
+
+/// `, line 3, column 7`
+fn place(text: &str, at: usize) -> String {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!(", line {line}, column {column}")
+}
