@@ -27,8 +27,8 @@ const CONFIRM_INTERVAL: Duration = Duration::from_millis(20);
 const BUSY_WAIT: Duration = Duration::from_secs(1);
 
 impl JobOperator {
-    /// Opens an execution of the progressive job `name`, or continues its failed or stopped instance. From then
-    /// on its lanes take slices; nobody carries it forward between them.
+    /// Opens an execution of the progressive job `name`, or continues its failed or stopped instance. From
+    /// then on its lanes take slices; nobody carries it forward between them.
     ///
     /// # Errors
     ///
@@ -201,8 +201,8 @@ impl JobOperator {
         })
     }
 
-    /// Carries the progressive execution `id` forward with up to `lanes` lanes at once, until it ends or `stop` is
-    /// requested; then it stays open.
+    /// Carries the progressive execution `id` forward with up to `lanes` lanes at once, until it ends or
+    /// `stop` is requested; then it stays open.
     ///
     /// # Errors
     ///
@@ -342,8 +342,8 @@ impl JobOperator {
     }
 
     /// Drives, on threads of its own, the executions that servers drive and that this process does not drive
-    /// yet, as far as there is room. `knows` makes sure that a job is known here, by its name and the place that it
-    /// was read from.
+    /// yet, as far as there is room. `knows` makes sure that a job is known here, by its name and the place
+    /// that it was read from.
     ///
     /// # Errors
     ///
