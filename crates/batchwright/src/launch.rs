@@ -32,7 +32,7 @@ pub(crate) fn may_recover(
     };
     match mode {
         RecoverMode::Force => Ok(()),
-        // An execution without an owner is queued, not lost.
+        // An execution without an owner is not lost: it is queued, or it runs in slices.
         _ if execution.owner.is_none() => Err(Refusal::running(execution)),
         RecoverMode::Detect if execution.is_stale(now) || has_ended() => Ok(()),
         RecoverMode::Detect | RecoverMode::Strict => Err(Refusal::running(execution)),
@@ -79,14 +79,14 @@ pub(crate) struct LaunchRules<'a> {
     pub source: Option<&'a str>,
 }
 
-/// How a start begins its execution.
+/// What a start does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Launch {
-    /// As the first execution of the instance.
+    /// The start creates the first execution of the instance.
     Fresh,
-    /// As a restart of this execution.
+    /// The start restarts this execution.
     Restart(ExecutionId),
-    /// As a restart of this running execution, whose owner is dead; it is closed first.
+    /// The start closes this running execution, whose owner is dead, and restarts it.
     TakeOver(ExecutionId),
 }
 

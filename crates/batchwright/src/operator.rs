@@ -422,8 +422,7 @@ impl JobOperator {
         lifecycle::start_next(&*self.inner.repository, &request, following)
     }
 
-    /// Returns a function that makes the parameters of the next instance of `job` from those of the newest
-    /// one.
+    /// Returns a function from the newest parameters of `job` to those of its next instance.
     fn following<'a>(
         &self,
         job: &'a Job,

@@ -147,8 +147,7 @@ pub trait UnitOfWork {
     /// Inserts an event of the history.
     fn insert_event(&mut self, event: &EventRecord) -> Result<(), RepositoryError>;
 
-    /// Deletes an execution with its steps, skips and events, and its instance when it has no other
-    /// execution.
+    /// Deletes an execution with its steps, skips and events, and its instance if it has no other execution.
     fn delete_execution(&mut self, id: ExecutionId) -> Result<(), RepositoryError>;
 
     /// Returns the access to the rows of progressive executions.

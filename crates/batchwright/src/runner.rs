@@ -28,7 +28,7 @@ pub(crate) struct Runner {
     /// The name of this process as an owner of executions.
     pub(crate) owner: Arc<str>,
     pub(crate) lease_timeout: Duration,
-    /// Executions whose leases are renewed.
+    /// The executions that this process runs or drives.
     pub(crate) active: Active,
     /// Whether a restart accepts changed definitions, also those of the jobs that its steps run.
     pub(crate) accept_changed_definition: bool,

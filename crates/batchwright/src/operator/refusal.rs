@@ -41,7 +41,7 @@ pub enum Refusal {
     InvalidDefinition {
         /// The job.
         job: String,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
     /// An execution of the instance is running.
@@ -51,7 +51,7 @@ pub enum Refusal {
         execution: ExecutionId,
         /// Its status.
         status: BatchStatus,
-        /// Its owner; `None` while no process has claimed it.
+        /// Its owner, if it has one.
         owner: Option<String>,
         /// When the lease of the owner expires unless it is renewed.
         lease_until: Option<Timestamp>,
@@ -73,7 +73,7 @@ pub enum Refusal {
     NotRestartable {
         /// The execution.
         execution: ExecutionId,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
     /// The definition of the job has changed since the execution ran.
@@ -106,12 +106,12 @@ pub enum Refusal {
         /// The newest execution of the instance.
         newest: ExecutionId,
     },
-    /// The execution is not lost: its lease has not expired, or no process has claimed it.
+    /// The execution is not lost: its lease has not expired, or it has no owner.
     #[error("recover execution {execution}: it is not lost{}", owned(owner, *lease_until))]
     LeaseAlive {
         /// The execution.
         execution: ExecutionId,
-        /// Its owner; `None` while no process has claimed it.
+        /// Its owner, if it has one.
         owner: Option<String>,
         /// When the lease of the owner expires unless it is renewed.
         lease_until: Option<Timestamp>,
@@ -145,7 +145,7 @@ pub enum Refusal {
 fn owned(owner: &Option<String>, until: Option<Timestamp>) -> String {
     match (owner, until) {
         (Some(owner), Some(until)) => format!(", owned by {owner} with a lease until {until:.3}"),
-        _ => String::from(", not claimed by any process"),
+        _ => String::from(" and has no owner"),
     }
 }
 

@@ -66,7 +66,7 @@ pub(crate) enum Next {
 /// What a commit does in addition to storing the results of the units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Then {
-    /// Nothing: a checkpoint.
+    /// Nothing: the commit is only a checkpoint.
     Continue,
     /// Claims the next window.
     Turn,
@@ -81,7 +81,7 @@ pub(crate) enum Then {
 pub(crate) enum UnitEnd {
     /// With an output.
     Done,
-    /// Without one.
+    /// Without an output.
     Filtered,
 }
 

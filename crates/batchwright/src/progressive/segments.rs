@@ -157,13 +157,13 @@ impl Segment {
 /// What a lane does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Claim {
-    /// It works on the segment at this index up to its `claimed`.
+    /// Work on the segment at this index up to its `claimed`.
     Window(usize),
-    /// It works on this new segment, cut from the upper end of the segment at the index.
+    /// Work on this new segment, cut from the upper end of the segment at the index.
     Stolen(usize, Box<Segment>),
-    /// Other lanes work on all remaining units.
+    /// Wait: other lanes work on all remaining units.
     Wait,
-    /// No units remain.
+    /// Nothing: no units remain.
     AllClosed,
 }
 

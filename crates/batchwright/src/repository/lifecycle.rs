@@ -265,8 +265,7 @@ pub(crate) fn start_next(
     })
 }
 
-/// Changes the status from `STARTING` to `STARTED`. `None` when the execution was stopped or taken over
-/// before.
+/// Changes the status from `STARTING` to `STARTED`. `None` when the execution was stopped or taken over.
 pub(crate) fn claim(
     repository: &dyn JobRepository,
     lease: Lease,

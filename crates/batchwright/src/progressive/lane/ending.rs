@@ -108,8 +108,7 @@ impl LaneRun<'_> {
         })
     }
 
-    /// Assembles the response after all units have ended, and ends the execution unless another lane has done
-    /// so.
+    /// Assembles the response after all units have ended, and ends the execution if no other lane has.
     ///
     /// No transaction is open while the response is assembled: the first stored response wins.
     pub(super) fn finalise(&mut self) -> Result<(), Halt> {

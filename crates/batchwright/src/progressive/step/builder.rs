@@ -157,8 +157,7 @@ impl<U, W, O, P> ProgressiveBuilder<U, Body<W, O, P>> {
         self
     }
 
-    /// Sets the maximum number of attempts at a unit that fails, panics, hangs or kills its worker. Default
-    /// 3.
+    /// Sets the maximum attempts at a unit that fails, panics, hangs or kills its worker. Default 3.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.settings.max_attempts = attempts.max(1);
         self
