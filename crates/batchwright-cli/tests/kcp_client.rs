@@ -49,7 +49,7 @@ fn many_instructions_have_a_result_each() {
         let unknown = RuleSettings::parse(&["job", "weekly"]).unwrap();
         let refused = client.set_rules([("weekly", "never.", unknown)]).await.remove(0);
         let ClientError::Refused { code, message } = refused.unwrap_err() else { panic!() };
-        assert!(code == "invalid" && message.contains("there are: `nightly`"), "{message}");
+        assert!(code == "invalid" && message.contains("the jobs are: `nightly`"), "{message}");
         let many = (0..5_000).map(|n| (format!("t {n}\n\"\\"), far()));
         let results = client.set_many(many).await;
         assert_eq!(results.len(), 5_000);

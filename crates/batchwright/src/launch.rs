@@ -1,4 +1,4 @@
-//! Who may start, restart or take over what. Pure: history in, decision out.
+//! The rules of starting, restarting and taking over. Pure functions from the history to a decision.
 
 use jiff::Timestamp;
 
@@ -6,26 +6,25 @@ use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
 use crate::operator::Refusal;
 use crate::owner::{Liveness, ProcessIdentity};
 
-/// What a start does when the newest execution is running.
+/// What a start or a recovery does when the execution is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RecoverMode {
     /// Refuses.
     Strict,
-    /// Takes over when the lease has expired, or when the owner was a process of this host that is
-    /// gone.
+    /// Takes over when the lease has expired, or when the owner was a process of this host that has ended.
     #[default]
     Detect,
-    /// Takes over whatever the lease says. The old owner, if it lives, can commit nothing more.
+    /// Takes over even when the lease is valid. The old owner, if it is alive, can commit nothing more.
     Force,
 }
 
-/// Whether the owner of a running execution may be declared dead.
+/// Decides whether the owner of a running execution may be declared dead.
 pub(crate) fn may_recover(
     execution: &JobExecution,
     mode: RecoverMode,
     now: Timestamp,
 ) -> Result<(), Refusal> {
-    let gone = || {
+    let has_ended = || {
         execution
             .owner
             .as_deref()
@@ -33,60 +32,61 @@ pub(crate) fn may_recover(
     };
     match mode {
         RecoverMode::Force => Ok(()),
-        // Nobody owns it yet: it waits for a server, it was not lost.
+        // An execution without an owner is not lost: it is queued, or it runs in slices.
         _ if execution.owner.is_none() => Err(Refusal::running(execution)),
-        RecoverMode::Detect if execution.is_stale(now) || gone() => Ok(()),
+        RecoverMode::Detect if execution.is_stale(now) || has_ended() => Ok(()),
         RecoverMode::Detect | RecoverMode::Strict => Err(Refusal::running(execution)),
     }
 }
 
-/// What the caller of a start wants beyond the job's own rules.
+/// The options of a start, beyond the job's own rules.
 #[derive(Debug, Clone, Default)]
 pub struct LaunchOptions {
-    /// Refuse to become a restart of a failed or stopped execution.
+    /// Refuse to restart a failed or stopped execution.
     pub new_only: bool,
-    /// What to do about an owner that seems dead.
+    /// What to do when the newest execution is running and its owner may be dead.
     pub recover: RecoverMode,
-    /// Go on although the job's definition changed since the last execution.
+    /// Restart although the definition of the job changed since the last execution.
     pub accept_changed_definition: bool,
-    /// The request that asks for it, where the same one may come twice: the second is refused.
+    /// The request that starts the execution, if it may be sent twice: the repeated one is refused.
     pub request: Option<RequestKey>,
 }
 
-/// What tells a request that comes again from a new one. It is stored with the execution that the request started,
-/// and forgotten with it.
+/// Distinguishes a repeated request from a new one. The store keeps the key as long as the execution that the
+/// request started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestKey {
-    /// Its name, chosen by who asks: 1 to 255 visible ASCII characters.
+    /// The key, chosen by the client: 1 to 255 visible ASCII characters.
     pub key: String,
-    /// Hash of all that it says, of the same characters: another request with the same key is a mistake.
+    /// The hash of the request's content, 1 to 255 visible ASCII characters: another request with the same
+    /// key is refused.
     pub fingerprint: String,
 }
 
-/// Whether `text` can be given in a header by everybody: 1 to 255 visible ASCII characters.
+/// Returns whether any client can send `text` in a header: 1 to 255 visible ASCII characters.
 pub(crate) fn is_token(text: &str) -> bool {
     (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// What the job says of restarts.
+/// The rules of a job for its restarts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LaunchRules<'a> {
-    /// Whether an instance may be tried again.
+    /// Whether an instance may be restarted.
     pub restartable: bool,
-    /// Fingerprint of the definition, when it has one.
+    /// The fingerprint of the definition, if the job has one.
     pub fingerprint: Option<&'a str>,
     /// Where the definition was read from.
     pub source: Option<&'a str>,
 }
 
-/// How a start goes on.
+/// What a start does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Launch {
-    /// First execution of the instance.
+    /// The start creates the first execution of the instance.
     Fresh,
-    /// Continue this one.
+    /// The start restarts this execution.
     Restart(ExecutionId),
-    /// Its owner is dead: close this one first, then continue it.
+    /// The start closes this running execution, whose owner is dead, and restarts it.
     TakeOver(ExecutionId),
 }
 
@@ -94,7 +94,7 @@ pub(crate) enum Launch {
 ///
 /// # Errors
 ///
-/// The [`Refusal`] that names the state in the way.
+/// [`Refusal`]: the history, the job's rules or an option forbids the start.
 pub(crate) fn decide(
     history: &[JobExecution],
     rules: LaunchRules<'_>,
@@ -125,7 +125,7 @@ pub(crate) fn decide(
         Err(Refusal::NotRestartable { execution: newest.id, reason: reason.to_owned() })
     };
     if options.new_only {
-        return refuse("the instance exists and only a new one was asked for");
+        return refuse("the instance exists, and the request accepts only a new one");
     }
     if !rules.restartable {
         return refuse("the job is declared `restartable = false`");
@@ -140,21 +140,22 @@ pub(crate) fn decide(
     Ok(launch)
 }
 
-/// What becomes of a step when its job runs.
+/// What the engine does with a step when its job runs.
 #[derive(Debug)]
 pub(crate) enum StepDecision {
-    /// It is done, or its failure was handled: nothing is recorded, and the flow goes on as it did then.
+    /// Pass over the step: it completed, or its failure was handled. Nothing is recorded, and the flow
+    /// continues as it did then.
     PassOver(Box<StepExecution>),
-    /// It begins anew.
+    /// Run the step from its beginning.
     Fresh,
-    /// It continues where this execution of it stood.
+    /// Resume the step from the checkpoint of this step execution.
     Resume(Box<StepExecution>),
-    /// It ran too often.
+    /// Fail: the step reached its start limit.
     LimitReached,
 }
 
-/// Decides about a step whose newest execution in this instance is `last`, one of `runs`. With `again` it runs
-/// although it is done.
+/// Decides about a step with `runs` step executions in this instance, of which `last` is the newest. With
+/// `again` the step runs although it completed.
 pub(crate) fn decide_step(
     last: Option<StepExecution>,
     runs: u32,

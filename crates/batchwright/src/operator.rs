@@ -1,4 +1,4 @@
-//! The one door: starts, restarts, stops, abandons, recovers.
+//! Starts, restarts, stops, abandons and recovers executions.
 
 mod handle;
 mod heartbeat;
@@ -39,10 +39,10 @@ use crate::runner::{JobRun, Runner};
 use heartbeat::Heartbeat;
 use pool::Pool;
 
-/// Starts and steers executions.
+/// Starts, restarts, stops, abandons and recovers executions.
 ///
-/// Cloning shares everything. Executions that run when the last clone goes are carried to their end by
-/// their threads; stop them first to end sooner.
+/// Clones share all state. Executions that run when the last clone is dropped continue to their end on their
+/// threads; stop them first to end sooner.
 #[derive(Clone)]
 pub struct JobOperator {
     inner: Arc<Inner>,
@@ -58,17 +58,17 @@ struct Inner {
     pool: Pool,
     running_jobs_max: usize,
     runner: Runner,
-    /// Beats until the operator is gone.
+    /// Renews leases until the operator is dropped and its last execution has ended.
     _heartbeat: Heartbeat,
 }
 
-/// Behind the name of an owner that took an execution which was handed over.
+/// Suffix of the owner's name of an execution that a process claimed from the queue.
 const SERVED: &str = "/served";
 
-/// Executions that this process holds.
+/// The executions that this process runs or drives, by id.
 pub(crate) type Active = Arc<Mutex<BTreeMap<ExecutionId, Held>>>;
 
-/// An execution that this process holds.
+/// An execution that this process runs or drives.
 #[derive(Clone)]
 pub(crate) struct Held {
     pub(crate) lease: Lease,
@@ -77,18 +77,18 @@ pub(crate) struct Held {
     pub(crate) carried: Carried,
 }
 
-/// How this process carries an execution forward.
+/// How this process runs an execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Carried {
-    /// It is its owner: its lease is renewed.
+    /// The process owns the execution and renews its lease.
     Owned,
-    /// It drives it slice by slice for somebody who waits.
+    /// The process drives the execution slice by slice for a caller that waits.
     Driven,
-    /// It drives it slice by slice, as any server would.
+    /// The process drives the execution slice by slice, as any server of the store may.
     ServerDriven,
 }
 
-/// Lets go of an execution when it is dropped.
+/// Removes an execution from the active ones when dropped.
 struct LetGo {
     active: Active,
     execution: ExecutionId,
@@ -104,7 +104,7 @@ pub(crate) fn lock(active: &Active) -> MutexGuard<'_, BTreeMap<ExecutionId, Held
     active.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Describes a [`JobOperator`].
+/// Builds a [`JobOperator`].
 pub struct OperatorBuilder {
     repository: Arc<dyn JobRepository>,
     registry: JobRegistry,
@@ -117,21 +117,22 @@ pub struct OperatorBuilder {
     commit_hook: Option<CommitHook>,
 }
 
-/// One of the two sides of a commit of a step.
+/// A moment of a step's commit at which the commit hook is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommitPoint {
-    /// Everything is written, nothing is durable.
+    /// Everything is written, and nothing is durable.
     Before,
-    /// It is durable.
+    /// The commit is durable.
     After,
 }
 
-/// Called with the step's name at each [`CommitPoint`] of each commit: where rehearsals kill the process.
+/// A function that is called at each [`CommitPoint`] with the execution and the step's name. Rehearsals kill
+/// the process in it.
 pub(crate) type CommitHook = Arc<dyn Fn(&JobScope, &str, CommitPoint) + Send + Sync>;
 
 impl OperatorBuilder {
-    /// Calls `hook` with the execution and the step's name around each commit of a step. For rehearsals
-    /// and tests: this is where they stop, or kill, what runs.
+    /// Calls `hook` with the execution and the step's name before and after each commit of a step. Rehearsals
+    /// and tests stop the execution, or kill the process, in it.
     #[must_use]
     pub fn commit_hook(
         mut self,
@@ -141,7 +142,7 @@ impl OperatorBuilder {
         self
     }
 
-    /// The jobs that can be started by name.
+    /// Sets the jobs that can be started by name. Default: none.
     #[must_use]
     pub fn registry(mut self, registry: JobRegistry) -> Self {
         self.registry = registry;
@@ -155,37 +156,37 @@ impl OperatorBuilder {
         self
     }
 
-    /// Where time comes from. Default: the machine's clock.
+    /// Sets the clock. Default: the machine's clock.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    /// Silence after which another process may take an execution over. Default 30 s; renewed three
-    /// times within it, so that one lost renewal is survivable.
+    /// Sets the time without a renewal after which another process may take an execution over. Default 30 s.
+    /// The heartbeat renews a lease three times within it, so that one lost renewal does no harm.
     #[must_use]
     pub fn lease_timeout(mut self, timeout: Duration) -> Self {
         self.lease_timeout = timeout;
         self
     }
 
-    /// Executions that run at once; others wait as `STARTING`. Default 8.
+    /// Sets the maximum number of executions that run at once; others wait as `STARTING`. Default 8.
     #[must_use]
     pub fn running_jobs_max(mut self, jobs: usize) -> Self {
         self.running_jobs_max = jobs.max(1);
         self
     }
 
-    /// Steps that run at once, over all executions; others wait as `STARTING`. Default: no limit of
-    /// its own.
+    /// Sets the maximum number of steps that run at once, over all executions; others wait as `STARTING`.
+    /// Default: no limit.
     #[must_use]
     pub fn running_steps_max(mut self, steps: usize) -> Self {
         self.running_steps_max = steps.max(1);
         self
     }
 
-    /// The operator, with its heartbeat running.
+    /// Builds the operator and starts its heartbeat.
     pub fn build(self) -> JobOperator {
         let active = Active::default();
         let runner = Runner {
@@ -227,12 +228,12 @@ impl OperatorBuilder {
 }
 
 impl JobOperator {
-    /// An operator on `repository` with everything at its default and no jobs.
+    /// Returns an operator on `repository` with default settings and no jobs.
     pub fn new(repository: Arc<dyn JobRepository>) -> Self {
         Self::builder(repository).build()
     }
 
-    /// Describes an operator on `repository`.
+    /// Returns a builder of an operator on `repository`.
     pub fn builder(repository: Arc<dyn JobRepository>) -> OperatorBuilder {
         OperatorBuilder {
             repository,
@@ -247,7 +248,7 @@ impl JobOperator {
         }
     }
 
-    /// The jobs that can be started by name.
+    /// Returns the jobs that can be started by name.
     pub fn registry(&self) -> &JobRegistry {
         &self.inner.registry
     }
@@ -289,34 +290,35 @@ impl JobOperator {
         self.inner.jobs.names()
     }
 
-    /// Read-only questions.
+    /// Returns the read-only queries of the store.
     pub fn queries(&self) -> &dyn Queries {
         &*self.inner.repository
     }
 
-    /// What happens to the executions of this process.
+    /// Returns the events of the executions of this process.
     pub fn events(&self) -> &Events {
         &self.inner.events
     }
 
-    /// What time it is, by the operator's clock.
+    /// Returns the time of the operator's clock.
     pub fn now(&self) -> Timestamp {
         self.inner.clock.now()
     }
 
     /// Starts the registered job `name`, or restarts its failed or stopped instance.
     ///
-    /// Returns as soon as the execution is stored; it runs on a thread of the operator. Await the
+    /// Returns as soon as the execution is stored; the execution runs on a thread of the operator. Await the
     /// handle for its end, or keep its id.
     ///
     /// # Errors
     ///
-    /// [`Refusal`]: nothing was stored. [`OperatorError::Repository`]: look before trying again.
+    /// [`Refusal`]: nothing was stored. [`OperatorError::Repository`]: whether the execution was stored is
+    /// not known; query the history before trying again.
     pub fn start(&self, name: &str, parameters: JobParameters) -> Result<JobHandle, OperatorError> {
         self.start_with(name, parameters, &LaunchOptions::default())
     }
 
-    /// As [`start`](Self::start), with more to say.
+    /// Starts job `name` as [`start`](Self::start) does, with `options`.
     ///
     /// # Errors
     ///
@@ -339,7 +341,7 @@ impl JobOperator {
         Ok(self.submit(job, &execution, options))
     }
 
-    /// Stores an execution of `name` for whichever process of this store takes it.
+    /// Queues an execution of job `name` for any process of this store that claims it.
     ///
     /// # Errors
     ///
@@ -360,7 +362,7 @@ impl JobOperator {
         lifecycle::start(&*self.inner.repository, &request, parameters)
     }
 
-    /// Executions that were handed over and that nobody took yet, oldest first.
+    /// Returns the queued executions that no process has claimed, oldest first.
     ///
     /// # Errors
     ///
@@ -373,12 +375,13 @@ impl JobOperator {
         Ok(waiting)
     }
 
-    /// Carries forward execution `id`, which was handed over. `None`: another process was quicker, or it was
-    /// stopped.
+    /// Claims the queued execution `id` and runs it. `None`: another process claimed it first, it was
+    /// stopped, or the definition of its job changed since it was queued, in which case the execution ends as
+    /// failed.
     ///
     /// # Errors
     ///
-    /// [`Refusal::NoSuchJob`] when its job is not registered here; it waits on.
+    /// [`Refusal::NoSuchJob`] when the job is not registered here; the execution stays queued.
     pub fn take(&self, id: ExecutionId) -> Result<Option<JobHandle>, OperatorError> {
         let job = self.job_of(&self.execution(id)?)?;
         let mut claimant = self.claimant();
@@ -394,13 +397,13 @@ impl JobOperator {
         Ok(Some(self.submit(job, &execution, &LaunchOptions::default())))
     }
 
-    /// Ends an execution that was taken: its job is not the one any more that was handed over.
+    /// Fails a claimed execution because the definition of its job changed after it was queued.
     fn refuse_changed(&self, execution: &JobExecution) -> Result<(), OperatorError> {
-        let told = "the definition of the job was changed after the execution was handed over";
-        let failure = Failure::new("changed_definition", told);
+        let message = "the definition of the job changed after the execution was queued";
+        let failure = Failure::new("changed_definition", message);
         let ended = lifecycle::Ended {
             event: StatusEvent::Fail,
-            exit: ExitStatus::failed().with_message(told),
+            exit: ExitStatus::failed().with_message(message),
             failure: Some(failure),
             warnings: Vec::new(),
             context: None,
@@ -411,8 +414,9 @@ impl JobOperator {
         Ok(())
     }
 
-    /// Running executions whose owners are dead, and whether each had been handed over: such a one is anybody's
-    /// to continue, the others are for those who started them.
+    /// Returns the running executions whose owners are dead. The flag is true for an execution that was
+    /// claimed from the queue: any process may continue it. The others are continued by the callers that
+    /// started them.
     ///
     /// # Errors
     ///
@@ -421,15 +425,15 @@ impl JobOperator {
         let now = self.inner.clock.now();
         let mut running = self.queries().executions(&ExecutionFilter::default().running())?;
         running.retain(|one| crate::launch::may_recover(one, RecoverMode::Detect, now).is_ok());
-        let told = |one: JobExecution| {
+        let with_flag = |one: JobExecution| {
             let served = is_served(&one);
             (one, served)
         };
-        Ok(running.into_iter().map(told).collect())
+        Ok(running.into_iter().map(with_flag).collect())
     }
 
-    /// Starts the next instance of `name`: the parameters of its newest one, changed by the job's
-    /// incrementer and then by `overrides`.
+    /// Starts the next instance of job `name`. Its parameters are those of the newest instance, changed by
+    /// the job's incrementer and then by `overrides`.
     ///
     /// # Errors
     ///
@@ -451,7 +455,8 @@ impl JobOperator {
         Ok(self.submit(Arc::clone(&job), &execution, options))
     }
 
-    /// As [`next`](Self::next), for whichever process of this store takes it.
+    /// Queues the next instance of job `name`, as [`next`](Self::next) makes it, for any process of this
+    /// store.
     ///
     /// # Errors
     ///
@@ -471,7 +476,7 @@ impl JobOperator {
         lifecycle::start_next(&*self.inner.repository, &request, following)
     }
 
-    /// Makes the parameters of the next instance of `job` from those of the newest one.
+    /// Returns a function from the newest parameters of `job` to those of its next instance.
     fn following<'a>(
         &self,
         job: &'a Job,
@@ -488,7 +493,8 @@ impl JobOperator {
         })
     }
 
-    /// Opens the next instance; whichever server finds it goes on when this process dies.
+    /// Opens the next instance of a progressive job; any server of the store continues it when this process
+    /// dies.
     fn open_next(
         &self,
         job: &Job,
@@ -501,8 +507,8 @@ impl JobOperator {
         self.open_job(job, work, parameters, options, &OpenOptions::server_driven())
     }
 
-    /// Continues execution `id`, which must be the newest of its instance, in a new one with the same
-    /// parameters; `overrides` may change those that do not identify.
+    /// Restarts execution `id`, which must be the newest of its instance, as a new execution with the same
+    /// parameters; `overrides` may change those that are not identifying.
     ///
     /// # Errors
     ///
@@ -523,7 +529,8 @@ impl JobOperator {
         Ok(self.submit(job, &execution, options))
     }
 
-    /// As [`restart`](Self::restart), for whichever process of this store takes it.
+    /// Queues a restart of execution `id`, as [`restart`](Self::restart) makes it, for any process of this
+    /// store.
     ///
     /// # Errors
     ///
@@ -555,11 +562,12 @@ impl JobOperator {
         lifecycle::restart(&*self.inner.repository, id, &request, change)
     }
 
-    /// The execution that `request` started, if it came before; see [`LaunchOptions::request`].
+    /// Returns the execution that `request` started; `None` when it started none. See
+    /// [`LaunchOptions::request`].
     ///
     /// # Errors
     ///
-    /// [`Refusal::KeyReused`] when another request with its key did.
+    /// [`Refusal::KeyReused`] when another request with the same key started an execution.
     pub fn requested(&self, request: &RequestKey) -> Result<Option<ExecutionId>, OperatorError> {
         lifecycle::started_by(&mut *self.inner.repository.begin()?, request)
     }
@@ -577,22 +585,24 @@ impl JobOperator {
         self.restart(self.newest(name)?.id, &JobParameters::new(), options)
     }
 
-    /// Asks execution `id` to stop at its next chunk boundary, wherever it runs; one that waits is
-    /// stopped at once. Asking again changes nothing.
+    /// Requests execution `id` to stop at its next chunk boundary, in whichever process it runs; an execution
+    /// that waits is stopped at once. A repeated request changes nothing.
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotRunning`] when it has ended. When the store fails, an execution of this process stops all the same.
+    /// [`Refusal::NotRunning`] when the execution has ended. When the store fails, an execution of this
+    /// process stops nevertheless.
     pub fn stop(&self, id: ExecutionId) -> Result<JobExecution, OperatorError> {
         let now = self.inner.clock.now();
         let held = lock(&self.inner.runner.active).get(&id).cloned();
-        // First the token, as in `stop_all`: a statement of the step may hold the connection that stores the stop.
+        // The token comes first, as in `stop_all`: a statement of the step may hold the connection that
+        // stores the request.
         let asked = held.filter(|held| held.carried != Carried::Driven);
         if let Some(held) = &asked {
             held.stop.request();
         }
         let execution = match lifecycle::request_stop(&*self.inner.repository, id, now) {
-            // It has stopped meanwhile, as it was asked to.
+            // The token has already stopped the execution.
             Err(OperatorError::Refused(Refusal::NotRunning { status, .. }))
                 if asked.is_some() && status == BatchStatus::Stopped =>
             {
@@ -606,7 +616,7 @@ impl JobOperator {
         Ok(execution)
     }
 
-    /// Asks the newest execution of job `name` to stop.
+    /// Requests the newest execution of job `name` to stop.
     ///
     /// # Errors
     ///
@@ -615,33 +625,37 @@ impl JobOperator {
         self.stop(self.newest(name)?.id)
     }
 
-    /// Asks every execution of this process to stop; returns how many there were.
+    /// Requests every execution of this process to stop and returns their number.
     pub fn stop_all(&self) -> usize {
         let held: Vec<_> = lock(&self.inner.runner.active).values().cloned().collect();
         for one in &held {
-            // First the token: it reaches the work even when the store does not answer. But whoever drives ends with
-            // its token, and the stop must be stored by then.
+            // The token comes first: it reaches the work even when the store does not answer. A driver for a
+            // waiting caller ends with its token, so its stop must be stored before.
             if one.carried != Carried::Driven {
                 one.stop.request();
             }
-            // Another server drives on what servers drive.
+            // Another server continues a server-driven execution.
             if one.carried == Carried::ServerDriven {
                 continue;
             }
             if let Err(error) = self.stop(one.lease.execution) {
-                tracing::warn!(execution = %one.lease.execution, %error, "stop was not stored");
+                tracing::warn!(
+                    execution = %one.lease.execution,
+                    %error,
+                    "the stop request was not stored"
+                );
             }
             one.stop.request();
         }
         held.len()
     }
 
-    /// Whether one more execution could begin at once.
+    /// Returns whether one more execution can begin at once.
     pub fn has_room(&self) -> bool {
         lock(&self.inner.runner.active).len() < self.inner.running_jobs_max
     }
 
-    /// Executions that this process carries forward and that had been handed over.
+    /// Returns the executions that this process claimed from the queue and still runs.
     ///
     /// # Errors
     ///
@@ -657,30 +671,30 @@ impl JobOperator {
         Ok(served)
     }
 
-    /// Waits until this process carries no execution forward any more.
+    /// Waits until this process runs and drives no execution.
     pub fn wait_all(&self) {
-        /// Ends are rare and not urgent: nobody needs to be woken for them.
+        /// Time between two checks. Ends are rare and not urgent, so that polling is enough.
         const LOOK_INTERVAL: Duration = Duration::from_millis(10);
         while !lock(&self.inner.runner.active).is_empty() {
             StopToken::default().wait(LOOK_INTERVAL);
         }
     }
 
-    /// Gives execution `id` up: it is never restarted. A repeated call changes nothing.
+    /// Abandons execution `id`: it can never be restarted. A repeated call changes nothing.
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotAbandonable`] unless it failed or was stopped.
+    /// [`Refusal::NotAbandonable`] unless the execution failed or was stopped.
     pub fn abandon(&self, id: ExecutionId) -> Result<JobExecution, OperatorError> {
         lifecycle::abandon(&*self.inner.repository, id, self.inner.clock.now())
     }
 
-    /// Closes execution `id` if its owner is dead, so that it can be restarted. Finished ones stay as
-    /// they are.
+    /// Closes execution `id` if its owner is dead, so that it can be restarted. A finished execution stays as
+    /// it is.
     ///
     /// # Errors
     ///
-    /// [`Refusal::LeaseAlive`] when the owner may live.
+    /// [`Refusal::LeaseAlive`] when the owner may be alive.
     pub fn recover(
         &self,
         id: ExecutionId,
@@ -689,11 +703,11 @@ impl JobOperator {
         lifecycle::recover(&*self.inner.repository, id, mode, self.inner.clock.now())
     }
 
-    /// Closes every running execution whose owner is dead; returns those that were closed.
+    /// Closes every running execution whose owner is dead and returns the closed ones.
     ///
     /// # Errors
     ///
-    /// When the store fails. An owner that may live is passed over.
+    /// When the store fails. An execution whose owner may be alive stays as it is.
     pub fn recover_all(&self) -> Result<Vec<JobExecution>, OperatorError> {
         let mut recovered = Vec::new();
         for running in self.queries().executions(&ExecutionFilter::default().running())? {
@@ -706,7 +720,7 @@ impl JobOperator {
         Ok(recovered)
     }
 
-    /// Names of all jobs: registered, in the history, or both; sorted.
+    /// Returns the names of all jobs that are registered, in the history, or both; sorted.
     ///
     /// # Errors
     ///
@@ -718,17 +732,17 @@ impl JobOperator {
         Ok(names.into_iter().map(|(name, registered)| JobName { name, registered }).collect())
     }
 
-    /// Number of instances of job `name`.
+    /// Returns the number of instances of job `name`.
     ///
     /// # Errors
     ///
-    /// [`Refusal::NoSuchJob`] when it is neither registered nor in the history.
+    /// [`Refusal::NoSuchJob`] when the job is neither registered nor in the history.
     pub fn instance_count(&self, name: &str) -> Result<u64, OperatorError> {
         self.known(name)?;
         Ok(self.queries().instance_count(name)?)
     }
 
-    /// Number of executions of job `name`.
+    /// Returns the number of executions of job `name`.
     ///
     /// # Errors
     ///
@@ -738,7 +752,7 @@ impl JobOperator {
         Ok(self.queries().execution_count(&ExecutionFilter::of_job(name))?)
     }
 
-    /// A page of the instances of job `name`, newest first.
+    /// Returns a page of the instances of job `name`, newest first.
     ///
     /// # Errors
     ///
@@ -752,7 +766,7 @@ impl JobOperator {
         Ok(self.queries().instances(name, page)?)
     }
 
-    /// Running executions of job `name`.
+    /// Returns the running executions of job `name`.
     ///
     /// # Errors
     ///
@@ -762,7 +776,7 @@ impl JobOperator {
         Ok(self.queries().running(name)?)
     }
 
-    /// Executions of an instance, newest first.
+    /// Returns the executions of an instance, newest first.
     ///
     /// # Errors
     ///
@@ -771,7 +785,7 @@ impl JobOperator {
         Ok(self.queries().executions(&ExecutionFilter::of_instance(instance))?)
     }
 
-    /// The parameters of execution `id`, typed and flagged.
+    /// Returns the parameters of execution `id` with their types and flags.
     ///
     /// # Errors
     ///
@@ -780,7 +794,7 @@ impl JobOperator {
         Ok(self.execution(id)?.parameters)
     }
 
-    /// Execution `id` with its steps, as data that prints as one line.
+    /// Returns execution `id` with its steps, as data that prints as one line.
     ///
     /// # Errors
     ///
@@ -791,7 +805,7 @@ impl JobOperator {
         Ok(ExecutionSummary::new(&execution, &steps, self.inner.clock.now()))
     }
 
-    /// Each step of execution `id`, as data that prints as one line.
+    /// Returns each step of execution `id`, as data that prints as one line.
     ///
     /// # Errors
     ///
@@ -800,7 +814,7 @@ impl JobOperator {
         Ok(self.summary(id)?.steps)
     }
 
-    /// Execution `id`.
+    /// Returns execution `id`.
     ///
     /// # Errors
     ///
@@ -848,7 +862,7 @@ impl JobOperator {
         }
     }
 
-    /// Puts a stored execution into the pool.
+    /// Submits a stored execution to the pool of threads.
     fn submit(
         &self,
         job: Arc<Job>,
@@ -863,11 +877,13 @@ impl JobOperator {
         let (handle, ending) = JobHandle::new(execution.id, Arc::clone(&self.inner.repository));
         let accept_changed_definition = options.accept_changed_definition;
         let runner = Runner { accept_changed_definition, ..self.inner.runner.clone() };
-        // Also when no thread could be had for it: a lease that nobody works for must not be renewed.
+        // The guard is also dropped when no thread could be started: the lease of an execution without a
+        // worker must not be renewed.
         let let_go = LetGo { active: Arc::clone(&runner.active), execution: lease.execution };
         self.inner.pool.submit(Box::new(move || {
             let run = JobRun { job, lease, stop };
-            // A panic outside user code must not keep the lease alive: its handle hears of it.
+            // A panic outside user code must not keep the lease alive; dropping `ending` reports it to the
+            // handle.
             let result = catch_unwind(AssertUnwindSafe(|| runner.run(&run)));
             drop(let_go);
             if let Ok(result) = result {
@@ -882,16 +898,16 @@ fn is_served(execution: &JobExecution) -> bool {
     execution.owner.as_deref().is_some_and(|owner| owner.ends_with(SERVED))
 }
 
-/// `timeout` after `now`, as far as timestamps reach.
+/// Returns the time `timeout` after `now`, at most the latest timestamp.
 pub(crate) fn later(now: Timestamp, timeout: Duration) -> Timestamp {
     now.saturating_add(timeout).unwrap_or(Timestamp::MAX)
 }
 
-/// A job that is registered, or remembered, or both.
+/// The name of a job that is registered, in the history, or both.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct JobName {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Whether it can be started here.
+    /// Whether the job is registered here and can be started.
     pub registered: bool,
 }

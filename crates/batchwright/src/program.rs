@@ -1,7 +1,7 @@
-//! Programs that Batchwright starts: command steps and scripts of the scheduler.
+//! Runs programs: the commands of command steps and the scripts of the scheduler.
 //!
-//! Each leads a process group of its own, which ends with it after a time-out or a stop. The program gets no
-//! standard input and none of the variables that are meant for Batchwright alone.
+//! Each program leads a process group of its own, which is ended with it after a time-out or a stop. The
+//! program gets no standard input and none of the environment variables that are meant for Batchwright alone.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -17,17 +17,17 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 
 use crate::clock::{Clock, StopToken};
 
-/// Beginnings of variables that a program does not get: they hold the store's password, or belong to the service
-/// manager's talk with this process.
+/// Prefixes of the environment variables that a program does not get: they contain the store's password, or
+/// belong to the protocol between the service manager and this process.
 const OURS: [&str; 4] = ["BATCHWRIGHT_", "NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_"];
-/// How often a running program is checked against its time-out and against stops.
+/// Time between two checks of a running program for its time-out and for a stop.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
-/// How long output is waited for after the program ended: a program that it left behind may hold the pipe.
+/// How long output is read after the program ended: a remaining child process of it may keep the pipe open.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
-/// Longest piece of a line that is passed on at once, in bytes; an endless line comes in pieces.
+/// Maximum number of bytes of a line that are passed on at once; a longer line is passed on in pieces.
 const LINE_BYTES_MAX: usize = 8 * 1024;
 
-/// Process groups that run now, for a process that ends without waiting for them.
+/// The process groups that run now, to be killed by [`kill_all`].
 static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
 /// A program to run.
@@ -45,28 +45,28 @@ pub struct Program {
 /// How a program ended.
 #[derive(Debug)]
 pub struct Ended<R> {
-    /// Its exit status.
+    /// The exit status of the program.
     pub status: ExitStatus,
-    /// What ended it.
+    /// What ended the program.
     pub cause: Cause<R>,
-    /// The end of its output, standard output and errors in their order: whole characters.
+    /// The last part of its output, standard output and standard error in their order, in whole characters.
     pub output: String,
 }
 
 /// What ended a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause<R> {
-    /// The program itself.
+    /// The program ended by itself.
     Itself,
-    /// Its time-out.
+    /// The time-out ended it.
     Timeout,
-    /// Its caller, for this reason.
+    /// The caller ended it for this reason.
     Asked(R),
 }
 
 impl Program {
-    /// The program called `name`, found by `PATH` unless it holds a `/`. Without a time-out, with a grace period of
-    /// 10 s, keeping the last 2,000 bytes of its output.
+    /// Returns the program `name`, which is found in `PATH` unless it contains a `/`. The program has no
+    /// time-out and a grace period of 10 s, and the last 2,000 bytes of its output are kept.
     pub fn new(name: impl AsRef<OsStr>) -> Self {
         let name = name.as_ref();
         let mut command = Command::new(name);
@@ -87,64 +87,66 @@ impl Program {
         }
     }
 
-    /// Its arguments.
+    /// Adds arguments.
     #[must_use]
     pub fn args<S: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
         self.command.args(arguments);
         self
     }
 
-    /// Sets a variable, also one that it would not get otherwise.
+    /// Sets an environment variable, even one that the program would not get otherwise.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
         self
     }
 
-    /// Its working folder. Default: that of this process.
+    /// Sets the working folder. Default: the working folder of this process.
     #[must_use]
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dir = Some(dir.into());
         self
     }
 
-    /// Time after which its group is ended. Default: none.
+    /// Sets the time after which the process group is ended. Default: none.
     #[must_use]
     pub fn timeout(mut self, timeout: Option<Duration>) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Time between `SIGTERM` and `SIGKILL`. Default 10 s.
+    /// Sets the time between `SIGTERM` and `SIGKILL`. Default 10 s.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// Bytes of its output that are kept. Default 2,000.
+    /// Sets the number of bytes of output that are kept. Default 2,000.
     #[must_use]
     pub fn output_max(mut self, bytes: usize) -> Self {
         self.output_max = bytes;
         self
     }
 
-    /// Whether what it leaves behind in its group is killed when it ends by itself, too. Default: that lives on.
+    /// Sets whether the remaining processes of the group are killed also when the program ends by itself.
+    /// Default: they continue to run.
     #[must_use]
     pub fn kills_rest(mut self, yes: bool) -> Self {
         self.kills_rest = yes;
         self
     }
 
-    /// Runs the program to its end. Blocks.
+    /// Runs the program and blocks until it has ended.
     ///
-    /// `asked` is called every 20 ms at most; its first reason ends the group, as the time-out does: `SIGTERM`, and
-    /// `SIGKILL` as soon as the program ended or the grace period is over. `line` is called with each line of output.
+    /// `asked` is called about every 20 ms, or more often while output arrives. Its first reason ends the
+    /// process group as the time-out does: with `SIGTERM`, then with `SIGKILL` when the program has ended or
+    /// the grace period is over. `line` is called with each line of output.
     ///
     /// # Errors
     ///
-    /// When the program cannot be started, naming the program or its missing folder; or when the system does not
-    /// tell what became of it. Its group is killed then.
+    /// When the program cannot be started; the error names the program or its missing folder. When a system
+    /// call about the running program fails; the process group is killed then.
     pub fn run<R>(
         mut self,
         clock: &dyn Clock,
@@ -177,7 +179,7 @@ impl Program {
             }
         }
         if ending.is_some() || kills_rest {
-            // It has ended and is not reaped yet: its number, and so that of its group, belongs to nobody else.
+            // The program has ended and is not reaped: no other process or group can have its number.
             running.signal(Signal::KILL);
         }
         let ended = clock.elapsed();
@@ -192,8 +194,8 @@ impl Program {
     fn start(&mut self) -> io::Result<(Running, Output)> {
         if let Some(dir) = &self.dir {
             if !dir.is_dir() {
-                let told = format!("there is no working folder `{}`", dir.display());
-                return Err(io::Error::new(io::ErrorKind::NotFound, told));
+                let message = format!("the working folder `{}` does not exist", dir.display());
+                return Err(io::Error::new(io::ErrorKind::NotFound, message));
             }
             self.command.current_dir(dir);
         }
@@ -208,7 +210,8 @@ impl Program {
             running.insert(child.id().cast_signed());
             child
         };
-        // What it keeps of the pipe would hold the end of the output back.
+        // The command keeps the write end of the pipe, which would keep the pipe open after the program
+        // ended.
         self.command = Command::new(Path::new(""));
         let output = Output {
             from: Some(read),
@@ -221,7 +224,7 @@ impl Program {
 }
 
 impl<R> Ended<R> {
-    /// The exit status in words: `exit code 3`, `ended by signal 9`.
+    /// Returns the exit status as text: `exit code 3`, `ended by signal 9`.
     pub fn status_text(&self) -> String {
         match (self.status.code(), self.status.signal()) {
             (Some(code), _) => format!("exit code {code}"),
@@ -231,7 +234,7 @@ impl<R> Ended<R> {
     }
 }
 
-/// `SIGKILL` to every group that runs: for a process that ends without waiting for them.
+/// Sends `SIGKILL` to every running process group, for a process that exits without waiting for them.
 pub fn kill_all() {
     for group in &*RUNNING.lock().unwrap_or_else(PoisonError::into_inner) {
         if let Some(group) = Pid::from_raw(*group) {
@@ -240,7 +243,7 @@ pub fn kill_all() {
     }
 }
 
-/// A started program. Dropped before it is reaped, it is killed with its group.
+/// A started program. Dropping it before it is reaped kills its process group.
 struct Running {
     child: Child,
     reaped: bool,
@@ -251,12 +254,12 @@ impl Running {
         Pid::from_child(&self.child)
     }
 
-    /// To the whole group; that nothing of it is left is no error.
+    /// Sends a signal to the process group; a group that has ended is no error.
     fn signal(&self, signal: Signal) {
         let _ = kill_process_group(self.group(), signal);
     }
 
-    /// Whether it has ended; it stays unreaped, so that its number stays its own.
+    /// Returns whether the program has ended. It stays unreaped, so that no other process gets its number.
     fn has_ended(&self) -> io::Result<bool> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         Ok(waitid(WaitId::Pid(self.group()), options)?.is_some())
@@ -280,7 +283,7 @@ impl Drop for Running {
     }
 }
 
-/// What a program says: its lines passed on, its end kept.
+/// The output of a program: passes on its lines and keeps its last part.
 struct Output {
     from: Option<PipeReader>,
     line: Vec<u8>,
@@ -293,7 +296,7 @@ impl Output {
         self.from.is_some()
     }
 
-    /// Takes what is there, waiting for it at most `timeout`.
+    /// Reads available output, waiting for it for at most `timeout`.
     fn take(&mut self, timeout: Duration, line: &mut impl FnMut(&str)) -> io::Result<()> {
         let Some(from) = &mut self.from else {
             StopToken::default().wait(timeout);
@@ -331,7 +334,8 @@ impl Output {
         Ok(())
     }
 
-    /// The last bytes that are kept: whole characters, a NUL as the sign for one, no blanks at the end.
+    /// Returns the last kept bytes as whole characters, with U+2400 for each NUL and without white space at
+    /// the end.
     fn tail(&self) -> String {
         let from = self.kept.len().saturating_sub(self.kept_max);
         let text = String::from_utf8_lossy(&self.kept[from..]);
@@ -367,7 +371,7 @@ mod tests {
         let number = dir.path().join("pid");
         let script = "sh -c 'trap \"\" TERM; echo $$ > \"$0.new\"; mv \"$0.new\" \"$0\"; while :; do sleep 0.05; done' \"$0\" & wait";
         let program = sh(script).args([&number]);
-        // The stop comes when the member is there.
+        // The stop is requested when the member runs.
         let asked = || number.exists().then_some("stop");
         let ended = program.run(&SystemClock::default(), asked, |_| {}).unwrap();
         assert_eq!(ended.cause, Cause::Asked("stop"));
@@ -384,7 +388,7 @@ mod tests {
             }
             StopToken::default().wait(Duration::from_millis(10));
         }
-        panic!("it lives on");
+        panic!("the member of the group was not killed");
     }
 
     #[test]
@@ -407,7 +411,7 @@ mod tests {
     #[test]
     fn what_is_ours_alone_is_not_in_its_environment() {
         let ended = run(sh("env").env("BATCHWRIGHT_TRIGGER", "t"));
-        // The test itself may run with such variables; only what was set for the program is there.
+        // The test itself may run with such variables; the program gets only the one that was set for it.
         let ours: Vec<_> =
             ended.output.lines().filter(|line| line.starts_with("BATCHWRIGHT_")).collect();
         assert!(ours.is_empty() || ours == ["BATCHWRIGHT_TRIGGER=t"], "{ours:?}");
@@ -416,10 +420,10 @@ mod tests {
     #[test]
     fn a_missing_folder_and_a_missing_program_are_named() {
         let folder = sh("true").dir("/no-such-folder");
-        let told = folder.run(&SystemClock::default(), || None::<()>, |_| {}).unwrap_err();
-        assert!(told.to_string().contains("working folder `/no-such-folder`"), "{told}");
+        let error = folder.run(&SystemClock::default(), || None::<()>, |_| {}).unwrap_err();
+        assert!(error.to_string().contains("working folder `/no-such-folder`"), "{error}");
         let program = Program::new("no-such-program");
-        let told = program.run(&SystemClock::default(), || None::<()>, |_| {}).unwrap_err();
-        assert!(told.to_string().contains("start `no-such-program`"), "{told}");
+        let error = program.run(&SystemClock::default(), || None::<()>, |_| {}).unwrap_err();
+        assert!(error.to_string().contains("start `no-such-program`"), "{error}");
     }
 }

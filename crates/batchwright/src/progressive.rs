@@ -1,9 +1,9 @@
-//! Progressive execution: a long job carried forward by many short requests.
+//! Progressive execution: many short requests run a long job.
 //!
-//! A [`ProgressiveStep`] works through **units**. They lie in **segments**; a **lane** is a place for one
-//! driver, and each of its requests is a **slice**: it takes the lane's lease, claims windows of units, commits
-//! them with their position, and gives the lease back when its time is up. Nothing of that is remembered by
-//! the process: the next slice may run anywhere.
+//! A [`ProgressiveStep`] works through **units**, which are divided into **segments**. A **lane** serves one
+//! driver, and each request of the driver runs a **slice**: the slice takes the lease of the lane, claims
+//! windows of units, commits them with their position, and releases the lease when its time is over. All
+//! state is in the store, so that the next slice may run in any process.
 
 mod budget;
 mod claims;

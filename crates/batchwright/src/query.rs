@@ -1,4 +1,4 @@
-//! Looking at what is remembered: read-only, without an operator or a job.
+//! Read-only queries of a store, without an operator or a job.
 
 #[cfg(feature = "cache")]
 mod cache;
@@ -15,41 +15,41 @@ use crate::execution::{
     StepExecutionId,
 };
 
-/// Read-only questions to a repository. Lists are newest first.
+/// Read-only queries of a repository. Lists are newest first unless a method states another order.
 #[expect(clippy::missing_errors_doc, reason = "each fails with what the store reports, no more")]
 pub trait Queries: Send + Sync {
-    /// Names of all jobs in the history, sorted.
+    /// Returns the names of all jobs in the history, sorted.
     fn job_names(&self) -> Result<Vec<String>, RepositoryError>;
 
-    /// One instance.
+    /// Returns one instance.
     fn instance(&self, id: InstanceId) -> Result<Option<JobInstance>, RepositoryError>;
 
-    /// A page of the instances of `job`; stable while instances are added.
+    /// Returns a page of the instances of `job`; new instances do not shift pages.
     fn instances(&self, job: &str, page: InstancePage)
     -> Result<Vec<JobInstance>, RepositoryError>;
 
-    /// Number of instances of `job`.
+    /// Returns the number of instances of `job`.
     fn instance_count(&self, job: &str) -> Result<u64, RepositoryError>;
 
-    /// One execution.
+    /// Returns one execution.
     fn execution(&self, id: ExecutionId) -> Result<Option<JobExecution>, RepositoryError>;
 
-    /// The executions that `filter` lets through.
+    /// Returns the executions that match `filter`.
     fn executions(&self, filter: &ExecutionFilter) -> Result<Vec<JobExecution>, RepositoryError>;
 
-    /// Number of executions that `filter` lets through; its `limit` and `before` do not count.
+    /// Returns the number of executions that match `filter`; its `limit` and `before` are ignored.
     fn execution_count(&self, filter: &ExecutionFilter) -> Result<u64, RepositoryError>;
 
-    /// Step executions of an execution, in the order in which they began.
+    /// Returns the step executions of an execution in the order in which they began.
     fn steps(&self, id: ExecutionId) -> Result<Vec<StepExecution>, RepositoryError>;
 
-    /// One step execution.
+    /// Returns one step execution.
     fn step(&self, id: StepExecutionId) -> Result<Option<StepExecution>, RepositoryError>;
 
-    /// Skips of an execution, in the order in which they were committed.
+    /// Returns the skips of an execution in the order in which they were committed.
     fn skips(&self, id: ExecutionId) -> Result<Vec<SkipRecord>, RepositoryError>;
 
-    /// At most `limit` of them, those from number `begin` on, counted from 0.
+    /// Returns at most `limit` skips of an execution, from index `begin` on, counted from 0.
     fn skips_page(
         &self,
         id: ExecutionId,
@@ -59,76 +59,76 @@ pub trait Queries: Send + Sync {
         Ok(self.skips(id)?.into_iter().skip(begin).take(limit).collect())
     }
 
-    /// Changes of state of an execution and its steps, oldest first.
+    /// Returns the status changes of an execution and its steps, oldest first.
     fn events(&self, id: ExecutionId) -> Result<Vec<EventRecord>, RepositoryError>;
 
-    /// Executions of `job` that somebody may still be working on.
+    /// Returns the running executions of `job`: those that are starting, started or stopping.
     fn running(&self, job: &str) -> Result<Vec<JobExecution>, RepositoryError> {
         self.executions(&ExecutionFilter::of_job(job).running())
     }
 }
 
-/// Part of a list of instances.
+/// A page of a list of instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InstancePage {
-    /// Only instances older than this one: the last of the page before.
+    /// Only instances older than this one, the last one of the previous page.
     pub before: Option<InstanceId>,
-    /// At most so many.
+    /// Maximum number of instances.
     pub limit: usize,
 }
 
 impl InstancePage {
-    /// The newest `limit` instances.
+    /// Returns the page of the newest `limit` instances.
     pub fn first(limit: usize) -> Self {
         Self { before: None, limit }
     }
 
-    /// The `limit` instances behind `last`.
+    /// Returns the page of the next `limit` instances after `last`, which are older.
     pub fn after(last: InstanceId, limit: usize) -> Self {
         Self { before: Some(last), limit }
     }
 }
 
-/// Which executions.
+/// Selects executions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExecutionFilter {
-    /// Only of this job.
+    /// Only executions of this job.
     pub job: Option<String>,
-    /// Only of this instance.
+    /// Only executions of this instance.
     pub instance: Option<InstanceId>,
-    /// Only with one of these statuses; none means any.
+    /// Only executions with one of these statuses; an empty list means any.
     pub statuses: Vec<BatchStatus>,
-    /// Only accepted at this moment or later.
+    /// Only executions created at this time or later.
     pub since: Option<Timestamp>,
-    /// Only accepted before this moment.
+    /// Only executions created before this time.
     pub until: Option<Timestamp>,
-    /// Only ended before this moment.
+    /// Only executions that ended before this time.
     pub ended_before: Option<Timestamp>,
-    /// Only older than this one: the last of the page before.
+    /// Only executions older than this one, the last one of the previous page.
     pub before: Option<ExecutionId>,
-    /// At most so many.
+    /// Maximum number of executions.
     pub limit: Option<usize>,
 }
 
 impl ExecutionFilter {
-    /// All of a job.
+    /// Returns a filter for all executions of a job.
     pub fn of_job(job: impl Into<String>) -> Self {
         Self { job: Some(job.into()), ..Self::default() }
     }
 
-    /// All of an instance.
+    /// Returns a filter for all executions of an instance.
     pub fn of_instance(id: InstanceId) -> Self {
         Self { instance: Some(id), ..Self::default() }
     }
 
-    /// Only with `status`, besides those already named.
+    /// Adds `status` to the accepted statuses.
     #[must_use]
     pub fn status(mut self, status: BatchStatus) -> Self {
         self.statuses.push(status);
         self
     }
 
-    /// Only those that somebody may still be working on.
+    /// Adds the statuses of running executions: starting, started and stopping.
     #[must_use]
     pub fn running(self) -> Self {
         self.status(BatchStatus::Starting)
@@ -136,14 +136,14 @@ impl ExecutionFilter {
             .status(BatchStatus::Stopping)
     }
 
-    /// At most `limit`.
+    /// Sets the maximum number of executions.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = Some(limit);
         self
     }
 
-    /// Whether `execution` passes.
+    /// Returns whether `execution` matches the filter. The limit is ignored.
     pub fn matches(&self, execution: &JobExecution) -> bool {
         self.job.as_ref().is_none_or(|job| *job == execution.job)
             && self.instance.is_none_or(|id| id == execution.instance_id)

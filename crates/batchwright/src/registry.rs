@@ -15,10 +15,10 @@ pub use source::JobSource;
 use crate::job::Job;
 use crate::operator::Refusal;
 
-/// Makes a job on first use. The error text says what is missing.
+/// A function that builds a job on first use. Its error text names what is missing.
 type Factory = Box<dyn FnOnce(&AppState) -> Result<Job, String> + Send>;
 
-/// Jobs by name. Cloning shares them.
+/// Jobs by name. Clones share the jobs.
 #[derive(Clone, Default)]
 pub struct JobRegistry {
     inner: Arc<Inner>,
@@ -33,17 +33,17 @@ struct Inner {
 enum Entry {
     Built(Arc<Job>),
     Lazy(Factory),
-    /// A factory that failed is not called again: its reason is kept.
+    /// The error of a factory that failed; the factory is not called again.
     Broken(String),
 }
 
 impl JobRegistry {
-    /// An empty registry.
+    /// Returns an empty registry.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// An empty registry whose factories draw on `state`.
+    /// Returns an empty registry whose factories get `state`.
     pub fn with_state(state: AppState) -> Self {
         Self { inner: Arc::new(Inner { state, jobs: Mutex::default() }) }
     }
@@ -52,16 +52,16 @@ impl JobRegistry {
     ///
     /// # Errors
     ///
-    /// [`DuplicateJob`] when the name is taken; the old job stays.
+    /// [`DuplicateJob`] when a job of that name exists; the existing job stays.
     pub fn register(&self, job: Job) -> Result<(), DuplicateJob> {
         self.add(job.name().to_owned(), Entry::Built(Arc::new(job)))
     }
 
-    /// Adds a job that is made on first use, once, from the application's state.
+    /// Adds a job that `make` builds on first use, once, from the application's state.
     ///
     /// # Errors
     ///
-    /// [`DuplicateJob`] when the name is taken; the old job stays.
+    /// [`DuplicateJob`] when a job of that name exists; the existing job stays.
     pub fn register_factory(
         &self,
         name: impl Into<String>,
@@ -70,28 +70,27 @@ impl JobRegistry {
         self.add(name.into(), Entry::Lazy(Box::new(make)))
     }
 
-    /// Puts `job` in the place of the job of its name, if there is one. Running executions keep the
-    /// job that they began with.
+    /// Adds `job` or replaces the job of the same name. Running executions keep the job that they began with.
     pub fn replace(&self, job: Job) {
         self.jobs().insert(job.name().to_owned(), Entry::Built(Arc::new(job)));
     }
 
-    /// Removes a job; its history stays. Tells whether there was one.
+    /// Removes a job; its history stays. Returns whether a job was removed.
     pub fn unregister(&self, name: &str) -> bool {
         self.jobs().remove(name).is_some()
     }
 
-    /// Whether there is a job of that name. Calls no factory.
+    /// Returns whether a job of that name exists. Calls no factory.
     pub fn has(&self, name: &str) -> bool {
         self.jobs().contains_key(name)
     }
 
-    /// Names of all jobs, sorted. Calls no factory.
+    /// Returns the names of all jobs, sorted. Calls no factory.
     pub fn names(&self) -> Vec<String> {
         self.jobs().keys().cloned().collect()
     }
 
-    /// The job of that name, made now if it was not.
+    /// Returns the job of that name; builds it if its factory was not called yet.
     ///
     /// # Errors
     ///
@@ -104,7 +103,7 @@ impl JobRegistry {
         };
         if let Entry::Lazy(_) = entry {
             let Entry::Lazy(make) = std::mem::replace(entry, Entry::Broken(String::new())) else {
-                unreachable!("looked at a line above");
+                unreachable!("the entry was matched as `Lazy` above");
             };
             *entry = self.made(name, make);
         }
@@ -113,7 +112,7 @@ impl JobRegistry {
             Entry::Broken(reason) => {
                 Err(Refusal::InvalidDefinition { job: name.to_owned(), reason: reason.clone() })
             }
-            Entry::Lazy(_) => unreachable!("made above"),
+            Entry::Lazy(_) => unreachable!("a lazy entry was built above"),
         }
     }
 
@@ -125,7 +124,7 @@ impl JobRegistry {
             });
         match made {
             Ok(job) if job.name() == name => Entry::Built(Arc::new(job)),
-            Ok(job) => Entry::Broken(format!("its factory made a job called `{}`", job.name())),
+            Ok(job) => Entry::Broken(format!("its factory built a job named `{}`", job.name())),
             Err(reason) => Entry::Broken(reason),
         }
     }
@@ -150,49 +149,52 @@ impl std::fmt::Debug for JobRegistry {
     }
 }
 
-/// The name is taken. The registered job stays; say `replace` to mean it.
+/// The error of registering a job whose name is taken. The registered job stays; `replace` replaces it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("register job `{name}`: the name is taken")]
+#[error("register job `{name}`: a job of that name is already registered")]
 pub struct DuplicateJob {
     /// The name.
     pub name: String,
 }
 
 impl DuplicateJob {
-    /// The stable code that scripts and dashboards may rely on.
+    /// Returns the stable code that scripts and dashboards may rely on.
     pub fn code(&self) -> &'static str {
         "duplicate_job"
     }
 }
 
-/// What an application shares with its jobs: one value of each type.
+/// The values that an application shares with its jobs, one of each type.
 #[derive(Default)]
 pub struct AppState {
     values: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
 }
 
 impl AppState {
-    /// Nothing.
+    /// Returns a state without values.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// With `value`, in the place of an earlier one of its type.
+    /// Adds `value`; replaces an earlier value of the same type.
     #[must_use]
     pub fn with<T: Send + Sync + 'static>(mut self, value: T) -> Self {
         self.values.insert(TypeId::of::<T>(), Box::new(value));
         self
     }
 
-    /// The value of type `T`.
+    /// Returns the value of type `T`.
     ///
     /// # Errors
     ///
-    /// Says which type is missing.
+    /// A text that names the missing type.
     pub fn get<T: 'static>(&self) -> Result<&T, String> {
         let found = self.values.get(&TypeId::of::<T>()).and_then(|value| value.downcast_ref());
         found.ok_or_else(|| {
-            format!("the application shares no `{}` with its jobs", std::any::type_name::<T>())
+            format!(
+                "the application shares no value of type `{}` with its jobs",
+                std::any::type_name::<T>()
+            )
         })
     }
 }

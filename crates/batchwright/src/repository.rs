@@ -1,4 +1,5 @@
-//! The durable memory of executions: one trait, all rules of life in [`lifecycle`] above it.
+//! The repository of executions: the traits that each store implements. [`lifecycle`] holds the rules above
+//! them.
 
 pub(crate) mod lifecycle;
 mod memory;
@@ -23,54 +24,54 @@ use crate::execution::{
 use crate::launch::RequestKey;
 use crate::query::Queries;
 
-/// What a commit survives.
+/// The failures that a commit survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// Nothing but the life of this process.
+    /// No failure: committed data is lost when the process ends.
     None,
-    /// The death of the process, at any instant.
+    /// The death of the process at any time.
     Process,
-    /// Power loss too: files must be synced before the checkpoint that counts on them.
+    /// Also a loss of power: files must be synced before the checkpoint that depends on them.
     Power,
 }
 
-/// Remembers executions. One implementation per database, all held to
-/// [`testing::conformance`](crate::testing::conformance).
+/// Stores executions. Each implementation must pass [`testing::conformance`](crate::testing::conformance).
 pub trait JobRepository: Queries {
-    /// Opens a unit of work, alone: no other unit of work sees or changes the rows it reads until
-    /// it ends. Dropping it without [`commit`](UnitOfWork::commit) undoes it.
+    /// Begins a transaction. Until it ends, no other transaction sees its changes or changes the rows that it
+    /// reads. Dropping it without [`commit`](UnitOfWork::commit) rolls it back.
     ///
     /// # Errors
     ///
-    /// [`RepositoryError::Unavailable`]: nothing happened.
+    /// [`RepositoryError::Unavailable`]: nothing was changed.
     fn begin(&self) -> Result<Box<dyn UnitOfWork + '_>, RepositoryError>;
 
-    /// Questions about progressive executions.
+    /// Returns the queries about progressive executions.
     fn slices(&self) -> &dyn ProgressiveQueries;
 
-    /// What a commit survives.
+    /// Returns the failures that a commit survives.
     fn durability(&self) -> Durability;
 
-    /// Name of this store, unique in the world: the key of checkpoints kept in other databases.
+    /// Returns the globally unique name of this store: the key of checkpoints that are kept in other
+    /// databases.
     fn store_id(&self) -> &str;
 }
 
-/// Rows to read and write, all or nothing.
+/// A transaction of the store: reads and writes rows, all or nothing.
 ///
-/// It holds no rules: who may start, restart or stop what is decided once, in `lifecycle`.
+/// The trait contains no rules: `lifecycle` decides what may be started, restarted or stopped.
 #[expect(clippy::missing_errors_doc, reason = "each fails with what the store reports, no more")]
 pub trait UnitOfWork {
-    /// The instance of `job` with that key.
+    /// Returns the instance of `job` with that key.
     fn find_instance(
         &mut self,
         job: &str,
         key: &str,
     ) -> Result<Option<JobInstance>, RepositoryError>;
 
-    /// The newest instance of `job`.
+    /// Returns the newest instance of `job`.
     fn newest_instance(&mut self, job: &str) -> Result<Option<JobInstance>, RepositoryError>;
 
-    /// A new instance. The store refuses a second one with the same job and key.
+    /// Inserts an instance. The store refuses a second one with the same job and key.
     fn insert_instance(
         &mut self,
         job: &str,
@@ -78,84 +79,85 @@ pub trait UnitOfWork {
         at: Timestamp,
     ) -> Result<JobInstance, RepositoryError>;
 
-    /// Executions of an instance, newest first.
+    /// Returns the executions of an instance, newest first.
     fn executions_of(&mut self, id: InstanceId) -> Result<Vec<JobExecution>, RepositoryError>;
 
-    /// One execution.
+    /// Returns one execution.
     fn execution(&mut self, id: ExecutionId) -> Result<Option<JobExecution>, RepositoryError>;
 
-    /// A new execution; `id` and `version` of `execution` are ignored. The store refuses a second
+    /// Inserts an execution; `id` and `version` of `execution` are ignored. The store refuses a second
     /// running execution of an instance.
     fn insert_execution(
         &mut self,
         execution: &JobExecution,
     ) -> Result<ExecutionId, RepositoryError>;
 
-    /// Replaces the execution whose version is `execution.version`, raising it by one.
+    /// Replaces the execution if its stored version is `execution.version`, and increments the version.
     fn update_execution(&mut self, execution: &JobExecution) -> Result<(), RepositoryError>;
 
-    /// Extends the lease. `None`: it belongs to another worker now. Else whether a stop is requested.
+    /// Renews the lease and returns whether a stop is requested; `None` when the lease is lost.
     fn renew_lease(
         &mut self,
         lease: &Lease,
         until: Timestamp,
     ) -> Result<Option<bool>, RepositoryError>;
 
-    /// Step executions of an execution, in the order in which they began.
+    /// Returns the step executions of an execution in the order in which they began.
     fn steps_of(&mut self, id: ExecutionId) -> Result<Vec<StepExecution>, RepositoryError>;
 
-    /// Step executions of that name in all executions of an instance, newest first.
+    /// Returns the executions of the step `step` in all executions of an instance, newest first.
     fn history_of(
         &mut self,
         id: InstanceId,
         step: &str,
     ) -> Result<Vec<StepExecution>, RepositoryError>;
 
-    /// A new step execution; `id` of `step` is ignored.
+    /// Inserts a step execution; `id` of `step` is ignored.
     fn insert_step(&mut self, step: &StepExecution) -> Result<StepExecutionId, RepositoryError>;
 
     /// Replaces a step execution.
     fn update_step(&mut self, step: &StepExecution) -> Result<(), RepositoryError>;
 
-    /// The hot path: position and counters of a chunk, fenced, in one statement. Returns whether a
-    /// stop is requested.
+    /// Stores position and counters of a chunk, checked against the fence, and returns whether a stop is
+    /// requested. Called with each chunk, so that it is one statement.
     ///
     /// # Errors
     ///
-    /// [`RepositoryError::LeaseLost`] when the fence is not current: the caller must stop.
+    /// [`RepositoryError::LeaseLost`] when the fence is not the current one: the caller must stop.
     fn save_checkpoint(&mut self, update: &CheckpointUpdate<'_>) -> Result<bool, RepositoryError>;
 
-    /// Skips of a step execution.
+    /// Inserts skips of a step execution.
     fn insert_skips(
         &mut self,
         step: StepExecutionId,
         skips: &[SkipRecord],
     ) -> Result<(), RepositoryError>;
 
-    /// The request with that key that started an execution, and the execution.
+    /// Returns the request with that key and the execution that it started.
     fn request(&mut self, key: &str) -> Result<Option<(RequestKey, ExecutionId)>, RepositoryError>;
 
-    /// Remembers that `request` started execution `id`. A [`RepositoryError::Conflict`] when its key is known.
+    /// Stores that `request` started execution `id`. A [`RepositoryError::Conflict`] when its key is already
+    /// stored.
     fn insert_request(
         &mut self,
         request: &RequestKey,
         id: ExecutionId,
     ) -> Result<(), RepositoryError>;
 
-    /// A line of history.
+    /// Inserts an event of the history.
     fn insert_event(&mut self, event: &EventRecord) -> Result<(), RepositoryError>;
 
-    /// Removes an execution with its steps, skips and events, and its instance when it was the last.
+    /// Deletes an execution with its steps, skips and events, and its instance if it has no other execution.
     fn delete_execution(&mut self, id: ExecutionId) -> Result<(), RepositoryError>;
 
-    /// Rows of progressive executions.
+    /// Returns the access to the rows of progressive executions.
     fn slices(&mut self) -> &mut dyn ProgressiveRows;
 
-    /// The open transaction, for a writer that shares the store's database: as `wanted`, when the store has it
-    /// in that form, or as it comes.
+    /// Returns the database transaction, for a writer that shares the store's database: as type `wanted` when
+    /// the store has it as that type, else as the store's own type.
     fn resource(&mut self, wanted: TypeId) -> &mut dyn Any;
 
-    /// Makes everything durable, or nothing.
+    /// Commits all changes, or none.
     ///
     /// # Errors
     ///
@@ -163,23 +165,23 @@ pub trait UnitOfWork {
     fn commit(self: Box<Self>) -> Result<(), RepositoryError>;
 }
 
-/// The right to carry an execution forward, as every commit proves it.
+/// The right to run an execution; every commit proves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
     /// The execution.
     pub execution: ExecutionId,
-    /// The number that must still stand in its row.
+    /// The fence that the row of the execution must still have.
     pub fence: i64,
 }
 
-/// What the commit of a chunk stores of its step.
+/// The values of a step that the commit of a chunk stores.
 #[derive(Debug)]
 pub struct CheckpointUpdate<'a> {
-    /// Proof of ownership.
+    /// The lease, which proves the ownership.
     pub lease: Lease,
     /// The step execution.
     pub step: StepExecutionId,
-    /// What it did so far, this chunk included.
+    /// The counters of the step execution, this chunk included.
     pub counters: &'a Counters,
     /// The engine's checkpoint, as JSON text.
     pub checkpoint: &'a str,
@@ -187,6 +189,6 @@ pub struct CheckpointUpdate<'a> {
     pub step_context: Option<&'a str>,
     /// The job's context, when it changed.
     pub job_context: Option<&'a str>,
-    /// Now.
+    /// The time of the commit.
     pub at: Timestamp,
 }

@@ -1,5 +1,5 @@
-//! Carries executions forward: [`job`] from the claim to the end, [`flow`] from step to step, [`step`] one
-//! step in a row of its own.
+//! Runs executions: [`job`] runs a job execution from the claim to the end, [`flow`] walks from step to step,
+//! and [`step`] runs one step execution.
 
 mod flow;
 mod job;
@@ -17,7 +17,7 @@ use crate::execution::{BatchStatus, JobExecution, StepExecution};
 use crate::operator::{Active, CommitHook, Permits};
 use crate::repository::JobRepository;
 
-/// What every execution is carried forward with.
+/// The services and settings with which executions run.
 #[derive(Clone)]
 pub(crate) struct Runner {
     pub(crate) repository: Arc<dyn JobRepository>,
@@ -25,12 +25,12 @@ pub(crate) struct Runner {
     pub(crate) events: Events,
     pub(crate) step_permits: Arc<Permits>,
     pub(crate) commit_hook: Option<CommitHook>,
-    /// Who we are, as owners of executions.
+    /// The name of this process as an owner of executions.
     pub(crate) owner: Arc<str>,
     pub(crate) lease_timeout: Duration,
-    /// Executions whose leases are renewed.
+    /// The executions that this process runs or drives.
     pub(crate) active: Active,
-    /// What the caller of a restart said of changed definitions: it holds for jobs within the job too.
+    /// Whether a restart accepts changed definitions, also those of the jobs that its steps run.
     pub(crate) accept_changed_definition: bool,
 }
 

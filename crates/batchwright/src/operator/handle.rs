@@ -1,4 +1,4 @@
-//! What a start returns: the id of an execution and its end, to wait for or to await.
+//! The handle of a started execution: its id, and its end to wait for or to await.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,17 +9,17 @@ use crate::error::RepositoryError;
 use crate::execution::{ExecutionId, JobExecution};
 use crate::repository::JobRepository;
 
-/// An execution that was started here.
+/// The handle of an execution that this process started.
 ///
-/// Dropping it changes nothing: the execution goes on. `wait` and `.await` both give the execution as it
-/// was stored at its end.
+/// Dropping the handle does not stop the execution. `wait` and `.await` both return the execution as it was
+/// stored at its end.
 #[derive(Debug)]
 pub struct JobHandle {
     id: ExecutionId,
     shared: Arc<Shared>,
 }
 
-/// The side that knows the end.
+/// The sending side of a [`JobHandle`]: reports how the execution ended.
 pub(super) struct JobEnding {
     shared: Arc<Shared>,
 }
@@ -46,13 +46,13 @@ struct State {
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// Another worker carries it forward now.
-    #[error("carry execution {execution} forward: its lease went to another worker")]
+    /// Another worker took over the lease of the execution.
+    #[error("continue execution {execution}: another worker took over its lease")]
     LeaseLost {
         /// The execution.
         execution: ExecutionId,
     },
-    /// The store failed; the execution stays running in it until it is recovered.
+    /// The store failed; the stored execution stays running until it is recovered.
     #[error("store the end of execution {execution}")]
     Repository {
         /// The execution.
@@ -61,8 +61,8 @@ pub enum RunError {
         #[source]
         source: Arc<RepositoryError>,
     },
-    /// The thread that ran it is gone without a word.
-    #[error("hear the end of execution {execution}: its thread is gone")]
+    /// The execution has no stored outcome: its thread ended without one, or the execution was deleted.
+    #[error("find the outcome of execution {execution}: none was stored, or it was deleted")]
     Vanished {
         /// The execution.
         execution: ExecutionId,
@@ -76,7 +76,7 @@ impl JobHandle {
         (Self { id, shared: Arc::clone(&shared) }, JobEnding { shared })
     }
 
-    /// Number of the execution.
+    /// Returns the number of the execution.
     pub fn id(&self) -> ExecutionId {
         self.id
     }
@@ -132,7 +132,7 @@ impl Future for JobHandle {
 }
 
 impl JobEnding {
-    /// Tells everybody who waits.
+    /// Stores the result and wakes all waiting threads and tasks.
     pub(super) fn end(self, result: Result<(), RepositoryError>) {
         self.set(result.map_err(Arc::new));
     }
@@ -148,9 +148,9 @@ impl JobEnding {
 }
 
 impl Drop for JobEnding {
-    /// A thread that unwinds must not leave anybody waiting.
+    /// Reports a missing outcome, so that a thread that unwinds leaves no caller waiting.
     fn drop(&mut self) {
-        let gone = "the thread that ran the execution ended without storing how";
-        self.set(Err(Arc::new(RepositoryError::Corrupt { what: gone.to_owned() })));
+        let what = "the thread of the execution ended without storing an outcome".to_owned();
+        self.set(Err(Arc::new(RepositoryError::Corrupt { what })));
     }
 }

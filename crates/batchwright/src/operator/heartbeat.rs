@@ -1,4 +1,4 @@
-//! The sign of life of this process: renews leases, hears stops. Independent of user code.
+//! The heartbeat of this process: renews leases and passes on stop requests, on a thread of its own.
 
 use std::sync::Arc;
 use std::thread;
@@ -9,10 +9,10 @@ use crate::clock::{Clock, StopToken};
 use crate::error::RepositoryError;
 use crate::repository::JobRepository;
 
-/// Renewals within one lease: one or two may get lost.
+/// Renewals within one lease, so that one or two may fail.
 const RENEWALS_PER_LEASE: u32 = 3;
 
-/// Beats on a thread of its own until it is dropped.
+/// Renews leases on a thread of its own until it is dropped and no execution is active.
 pub(super) struct Heartbeat {
     end: StopToken,
 }
@@ -29,9 +29,9 @@ impl Heartbeat {
         let beats = move || {
             let interval = lease_timeout / RENEWALS_PER_LEASE;
             loop {
-                // Real time, whatever the clock says: other processes live in it too.
+                // Real time, not the operator's clock: other processes measure leases in real time.
                 ended.wait(interval);
-                // A process whose operator is gone still owns what it runs.
+                // Executions outlive a dropped operator, and the process still owns them.
                 if ended.is_requested() && lock(&active).is_empty() {
                     return;
                 }
@@ -45,7 +45,7 @@ impl Heartbeat {
         };
         let spawned = thread::Builder::new().name("batchwright heartbeat".to_owned()).spawn(beats);
         if let Err(error) = spawned {
-            tracing::error!(%error, "no thread for the heartbeat: leases will expire");
+            tracing::error!(%error, "the heartbeat did not start; leases will expire");
         }
         Self { end }
     }
@@ -57,7 +57,7 @@ impl Drop for Heartbeat {
     }
 }
 
-/// Renews all leases in one unit of work.
+/// Renews the leases of all owned executions in one transaction and passes on their stop requests.
 fn beat(
     repository: &dyn JobRepository,
     clock: &dyn Clock,
@@ -65,7 +65,7 @@ fn beat(
     lease_timeout: Duration,
 ) -> Result<(), RepositoryError> {
     let mut held: Vec<Held> = lock(active).values().cloned().collect();
-    // What is driven has lanes, each with a lease of its own.
+    // A driven execution has no lease of its own: each of its lanes has one.
     held.retain(|one| one.carried == Carried::Owned);
     if held.is_empty() {
         return Ok(());
@@ -77,7 +77,7 @@ fn beat(
             Some(false) => {}
             Some(true) => stop.request(),
             None if lock(active).contains_key(&lease.execution) => {
-                // Its next commit will be refused; the work may as well end now.
+                // The next commit of the execution will be refused, so its work can end now.
                 tracing::warn!(execution = %lease.execution, job, "lease lost");
                 stop.request();
             }

@@ -1,4 +1,4 @@
-//! Bounds: how many executions and steps run at once.
+//! Limits of how many executions and steps run at once.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use crate::clock::StopToken;
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// Runs tasks on threads of their own, at most so many at once, in the order of their submission.
+/// Runs tasks on threads of their own, at most `running_max` at once, in the order of submission.
 pub(super) struct Pool {
     shared: Arc<Mutex<Queue>>,
 }
@@ -26,7 +26,7 @@ impl Pool {
         Self { shared: Arc::new(Mutex::new(queue)) }
     }
 
-    /// Runs `task` now, or when its turn comes.
+    /// Runs `task` at once, or when a running task ends.
     pub(super) fn submit(&self, task: Task) {
         let mut queue = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.running >= queue.running_max {
@@ -40,8 +40,8 @@ impl Pool {
             .name("batchwright job".to_owned())
             .spawn(move || work_off(&shared, task));
         if let Err(error) = spawned {
-            // The task went with the failed spawn; its handle hears of it by being dropped.
-            tracing::error!(%error, "no thread for an execution");
+            // The failed spawn dropped the task, which reports the failure to its handle.
+            tracing::error!(%error, "the thread of an execution could not be started");
             self.shared.lock().unwrap_or_else(PoisonError::into_inner).running -= 1;
         }
     }
@@ -51,7 +51,7 @@ fn work_off(shared: &Mutex<Queue>, first: Task) {
     let mut next = Some(first);
     while let Some(task) = next {
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(task)).is_err() {
-            tracing::error!("an execution's thread panicked outside user code");
+            tracing::error!("the thread of an execution panicked outside user code");
         }
         let mut queue = shared.lock().unwrap_or_else(PoisonError::into_inner);
         next = queue.waiting.pop_front();
@@ -61,13 +61,13 @@ fn work_off(shared: &Mutex<Queue>, first: Task) {
     }
 }
 
-/// So many may work at once; the others wait their turn.
+/// A limited number of permits: each holder may work, and the others wait.
 pub(crate) struct Permits {
     left: Mutex<usize>,
     returned: Condvar,
 }
 
-/// The right to work, until it is dropped.
+/// The right to work until the permit is dropped.
 pub(crate) struct Permit<'a>(&'a Permits);
 
 impl Permits {
@@ -75,7 +75,7 @@ impl Permits {
         Self { left: Mutex::new(count), returned: Condvar::new() }
     }
 
-    /// Waits for a turn. `None` when a stop is requested first.
+    /// Waits for a permit. `None` when a stop is requested first.
     pub(crate) fn acquire(&self, stop: &StopToken) -> Option<Permit<'_>> {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -86,14 +86,14 @@ impl Permits {
                 *left -= 1;
                 return Some(Permit(self));
             }
-            // A stop is no return of a permit: it is looked for now and then.
+            // A stop request does not signal the condition variable, so it is polled.
             let waited = self.returned.wait_timeout(left, STOP_CHECK_INTERVAL);
             left = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
 
-/// How long a waiting step may overlook a stop.
+/// Time between two checks of a waiting step for a stop request.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Drop for Permit<'_> {

@@ -1,4 +1,4 @@
-//! Progressive executions: opened, carried forward slice by slice, driven.
+//! Opens progressive executions, runs their slices, and drives them to their end.
 
 use std::sync::Arc;
 use std::thread;
@@ -21,19 +21,19 @@ use crate::repository::{Lease, ProgressiveState, StoredResponse};
 use crate::step::{StepScope, StepStart};
 use crate::threads;
 
-/// How often a stop that was asked for is looked at.
+/// Time between two checks whether a requested stop is confirmed.
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(20);
-/// How long a driver waits for a lane that somebody else works for.
+/// How long a driver waits for a lane that another worker holds.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
 
 impl JobOperator {
-    /// Opens an execution of the progressive job `name`, or continues its failed or stopped instance. From then
-    /// on its lanes take slices; nobody carries it forward between them.
+    /// Opens an execution of the progressive job `name`, or restarts its failed or stopped instance. From
+    /// then on the lanes of the execution accept requests for slices; no work is done between slices.
     ///
     /// # Errors
     ///
     /// As [`start`](Self::start); [`Refusal::InvalidDefinition`] when the job is not progressive,
-    /// [`Refusal::InvalidParameters`] when its input cannot be looked at. Nothing was stored.
+    /// [`Refusal::InvalidParameters`] when its units cannot be determined. Nothing was stored.
     pub fn open(
         &self,
         name: &str,
@@ -74,7 +74,7 @@ impl JobOperator {
         let plan = || {
             let scope = self.preview(job, &step, &parameters);
             work.plan(&scope).map_err(|error| {
-                let problems = vec![format!("with them its units cannot be found: {error}")];
+                let problems = vec![format!("the units cannot be determined: {error}")];
                 Refusal::InvalidParameters { problems }.into()
             })
         };
@@ -91,7 +91,7 @@ impl JobOperator {
         Ok(execution)
     }
 
-    /// What a step sees before its execution has a number.
+    /// Returns the scope of a step before its execution has a number.
     fn preview(&self, job: &Job, step: &str, parameters: &JobParameters) -> StepScope {
         let now = self.inner.clock.now();
         let execution = JobExecution::unborn(job.name(), parameters.clone(), now);
@@ -100,12 +100,12 @@ impl JobOperator {
         StepScope::new(scope, &step, None, &*self.inner.repository, StepStart::Fresh)
     }
 
-    /// Runs a slice, and waits for its answer: a [`SliceAnswer`] as JSON, the same bytes whenever the same
-    /// request comes again. `spawn` runs what it is given on another thread.
+    /// Runs a slice and returns its answer: a [`SliceAnswer`] as JSON. A repeated request returns the same
+    /// bytes. `spawn` must run the given function on another thread.
     ///
     /// # Errors
     ///
-    /// [`SliceError`]: what was committed stands, the rest is anybody's to do again.
+    /// [`SliceError`]: committed units stay committed; any lane may claim the others again.
     pub fn slice(
         &self,
         order: &SliceOrder,
@@ -115,7 +115,7 @@ impl JobOperator {
         progressive::run_slice(&self.inner.runner, &work, order, spawn)
     }
 
-    /// Time by the clock that slices are measured with.
+    /// Returns the time of the clock that measures slices.
     pub fn elapsed(&self) -> Duration {
         self.inner.clock.elapsed()
     }
@@ -126,11 +126,11 @@ impl JobOperator {
         job.progressive().ok_or(SliceError::NotProgressive { execution: id })
     }
 
-    /// What is known of the progressive execution `id`; `token` is its owner's, if it has one.
+    /// Returns the stored state of the progressive execution `id`. `token` is its owner token, if it has one.
     ///
     /// # Errors
     ///
-    /// [`SliceError`]: it does not exist, is not progressive, or belongs to somebody else.
+    /// [`SliceError`] when the execution does not exist, is not progressive, or has another owner token.
     pub fn progressive_state(
         &self,
         id: ExecutionId,
@@ -143,7 +143,7 @@ impl JobOperator {
         Ok((execution, state))
     }
 
-    /// How far the progressive execution `id` is.
+    /// Returns the progress of the progressive execution `id`.
     ///
     /// # Errors
     ///
@@ -157,7 +157,8 @@ impl JobOperator {
         Ok(UnitProgress::new(&execution, &state.row, &state.lanes, &state.segments))
     }
 
-    /// The final response of execution `id`; `None` while there is none. An acknowledged one has no body.
+    /// Returns the final response of execution `id`; `None` before it is stored. An acknowledged response has
+    /// no body.
     ///
     /// # Errors
     ///
@@ -171,7 +172,8 @@ impl JobOperator {
         Ok(self.inner.repository.slices().response(id)?)
     }
 
-    /// A client has the final response of execution `id`: its body is let go. Whether there was one.
+    /// Acknowledges the final response of execution `id` and deletes its body. Returns whether the execution
+    /// had an unacknowledged response.
     ///
     /// # Errors
     ///
@@ -186,7 +188,7 @@ impl JobOperator {
         })
     }
 
-    /// Lets go of the bodies of responses that nobody acknowledged for `age`. Returns how many.
+    /// Deletes the bodies of responses that no client acknowledged for `age`. Returns their number.
     ///
     /// # Errors
     ///
@@ -201,8 +203,8 @@ impl JobOperator {
         })
     }
 
-    /// Carries the progressive execution `id` forward with up to `lanes` lanes at once, until it ends or `stop` is
-    /// requested; then it stays open.
+    /// Drives the progressive execution `id` with up to `lanes` lanes at once, until the execution ends or
+    /// `stop` is requested. After `stop` the execution stays open.
     ///
     /// # Errors
     ///
@@ -218,12 +220,12 @@ impl JobOperator {
         let state = state.ok_or(SliceError::NotProgressive { execution: id })?;
         let now = self.inner.clock.now();
         let mut all = state.lanes;
-        // Those that nobody works for first.
+        // Lanes without a worker come first.
         all.sort_by_key(|lane| (lane.is_live(now), lane.rank));
         all.truncate(usize::try_from(lanes.max(1)).unwrap_or(usize::MAX));
         thread::scope(|scope| {
             let mut all = all.into_iter();
-            // The first on this thread: it goes on also where no other can be started.
+            // The first lane runs on this thread, so that it runs even when no thread can be started.
             let first = all.next();
             let lanes: Vec<_> = all
                 .filter_map(|lane| {
@@ -261,14 +263,14 @@ impl JobOperator {
                 let spawned =
                     thread::Builder::new().name("batchwright slice".to_owned()).spawn(work);
                 if let Err(error) = spawned {
-                    tracing::error!(%error, "no thread for a slice");
+                    tracing::error!(%error, "the thread of a slice could not be started");
                 }
             });
             match answer {
                 Ok(answer) => {
                     let SliceAnswer { outcome, next_seq, retry_after_ms, .. } =
                         serde_json::from_str(&answer).map_err(|error| {
-                            RepositoryError::Corrupt { what: format!("an answer: {error}") }
+                            RepositoryError::Corrupt { what: format!("a slice's answer: {error}") }
                         })?;
                     seq = next_seq;
                     match outcome {
@@ -279,7 +281,7 @@ impl JobOperator {
                         SliceOutcome::Done | SliceOutcome::Final => return Ok(()),
                     }
                 }
-                // The lane was taken over, or is: the same request again will tell.
+                // Another worker holds or took over the lane: the same request is sent again.
                 Err(
                     SliceError::LaneBusy { .. }
                     | SliceError::Operator(OperatorError::Repository(RepositoryError::LeaseLost {
@@ -317,7 +319,11 @@ impl JobOperator {
                     ending.end(Err(error));
                 }
                 Err(error) => {
-                    tracing::warn!(execution = %id, %error, "an execution is not driven any more");
+                    tracing::warn!(
+                        execution = %id,
+                        %error,
+                        "this process no longer drives an execution"
+                    );
                     ending.end(Ok(()));
                 }
             }
@@ -325,7 +331,8 @@ impl JobOperator {
         handle
     }
 
-    /// An execution that stops has stopped once the others who drive it have noticed, or are gone.
+    /// Waits until the other drivers of a stopping execution have stopped or died, for at most the lease
+    /// timeout.
     fn confirmed(&self, mut execution: JobExecution) -> Result<JobExecution, SliceError> {
         let mut waited = Duration::ZERO;
         while execution.status == BatchStatus::Stopping && waited < self.inner.runner.lease_timeout
@@ -363,7 +370,7 @@ impl JobOperator {
         Ok(())
     }
 
-    /// Continues execution `id` of a progressive job, which must be the newest of its instance.
+    /// Restarts execution `id` of a progressive job, which must be the newest of its instance.
     pub(super) fn reopen(
         &self,
         id: ExecutionId,
@@ -380,7 +387,7 @@ impl JobOperator {
         self.open_job(job, work, parameters, options, open)
     }
 
-    /// Ends executions that were asked to stop and whose last worker is gone.
+    /// Ends executions with a requested stop that have no live worker.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Why the operator did not do what it was asked.
+//! The errors of the operator: refusals and failures of the store.
 
 use jiff::Timestamp;
 
@@ -6,34 +6,34 @@ use crate::error::RepositoryError;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution};
 use crate::parameters::names;
 
-/// A state that stands in the way. Nothing was changed.
+/// Why the operator refused a request. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
     /// No such job is registered.
-    #[error("find job `{name}`; there are: {}", names(known.iter().map(String::as_str)))]
+    #[error("find job `{name}`; the jobs are: {}", names(known.iter().map(String::as_str)))]
     NoSuchJob {
-        /// The name asked for.
+        /// The requested name.
         name: String,
         /// The names that exist.
         known: Vec<String>,
     },
     /// No such execution is stored.
-    #[error("find execution {execution}: there is none with that number")]
+    #[error("find execution {execution}: no execution has that number")]
     NoSuchExecution {
-        /// The number asked for.
+        /// The requested number.
         execution: ExecutionId,
     },
     /// The job has no execution yet.
-    #[error("find an execution of job `{job}`: it has never been started")]
+    #[error("find an execution of job `{job}`: the job has never been started")]
     NeverStarted {
         /// The job.
         job: String,
     },
-    /// The parameters are not what the job accepts.
+    /// The job does not accept the parameters.
     #[error("use the parameters: {}", problems.join("; "))]
     InvalidParameters {
-        /// One sentence each.
+        /// The problems, one sentence each.
         problems: Vec<String>,
     },
     /// The definition of the job cannot be used.
@@ -41,7 +41,7 @@ pub enum Refusal {
     InvalidDefinition {
         /// The job.
         job: String,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
     /// The place of the jobs cannot be read.
@@ -55,34 +55,34 @@ pub enum Refusal {
     AlreadyRunning {
         /// The running execution.
         execution: ExecutionId,
-        /// What it is doing.
+        /// Its status.
         status: BatchStatus,
-        /// Who carries it forward.
+        /// Its owner, if it has one.
         owner: Option<String>,
-        /// Until when, unless renewed.
+        /// When the lease of the owner expires unless it is renewed.
         lease_until: Option<Timestamp>,
     },
-    /// The instance is done.
-    #[error("start the instance: execution {execution} completed it")]
+    /// The instance is complete.
+    #[error("start the instance: execution {execution} already completed it")]
     AlreadyComplete {
         /// The execution that completed it.
         execution: ExecutionId,
     },
-    /// The instance was given up.
+    /// The instance was abandoned.
     #[error("start the instance: execution {execution} was abandoned")]
     Abandoned {
         /// The abandoned execution.
         execution: ExecutionId,
     },
-    /// The instance may not be tried again.
+    /// The instance cannot be restarted.
     #[error("restart execution {execution}: {reason}")]
     NotRestartable {
         /// The execution.
         execution: ExecutionId,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// The job is not what it was when the execution ran.
+    /// The definition of the job has changed since the execution ran.
     #[error("restart execution {execution}: the definition of its job has changed since")]
     ChangedDefinition {
         /// The execution.
@@ -107,41 +107,41 @@ pub enum Refusal {
     /// A newer execution of the instance exists.
     #[error("restart execution {execution}: execution {newest} is newer")]
     NotMostRecent {
-        /// The execution asked for.
+        /// The requested execution.
         execution: ExecutionId,
-        /// The newest of the instance.
+        /// The newest execution of the instance.
         newest: ExecutionId,
     },
-    /// The owner still holds its lease.
+    /// The execution is not lost: its lease has not expired, or it has no owner.
     #[error("recover execution {execution}: it is not lost{}", owned(owner, *lease_until))]
     LeaseAlive {
         /// The execution.
         execution: ExecutionId,
-        /// Who carries it forward.
+        /// Its owner, if it has one.
         owner: Option<String>,
-        /// Until when, unless renewed.
+        /// When the lease of the owner expires unless it is renewed.
         lease_until: Option<Timestamp>,
     },
-    /// It belongs to who shows another token.
-    #[error("continue execution {execution}: it belongs to somebody else")]
+    /// The request does not show the token that the execution was opened with.
+    #[error("continue execution {execution}: the owner token is missing or wrong")]
     WrongOwner {
         /// The execution.
         execution: ExecutionId,
     },
-    /// The request with that key came before.
-    #[error("start by this request again: it started execution {execution}")]
+    /// The same request was already received and started an execution.
+    #[error("repeat this request: it already started execution {execution}")]
     RequestRepeated {
-        /// The execution that it started.
+        /// The execution that the request started.
         execution: ExecutionId,
     },
-    /// Another request with that key came before.
-    #[error("start by this request: another one with its key started execution {execution}")]
+    /// Another request with the same key was already received.
+    #[error("accept this request: another request with the same key started execution {execution}")]
     KeyReused {
-        /// The execution that the other one started.
+        /// The execution that the other request started.
         execution: ExecutionId,
     },
-    /// The job says nothing of a next instance.
-    #[error("find the next instance of job `{job}`: it declares no sequence")]
+    /// The job declares no sequence of instances.
+    #[error("find the next instance of job `{job}`: the job declares no sequence")]
     NoSequence {
         /// The job.
         job: String,
@@ -150,13 +150,13 @@ pub enum Refusal {
 
 fn owned(owner: &Option<String>, until: Option<Timestamp>) -> String {
     match (owner, until) {
-        (Some(owner), Some(until)) => format!(", carried forward by {owner} until {until:.3}"),
-        _ => String::from(", nobody carries it forward yet"),
+        (Some(owner), Some(until)) => format!(", owned by {owner} with a lease until {until:.3}"),
+        _ => String::from(" and has no owner"),
     }
 }
 
 impl Refusal {
-    /// The refusal of a start beside the running `execution`.
+    /// Returns the refusal of a start while `execution` of the same instance runs.
     pub(crate) fn running(execution: &JobExecution) -> Self {
         Self::AlreadyRunning {
             execution: execution.id,
@@ -166,12 +166,12 @@ impl Refusal {
         }
     }
 
-    /// Whether it is the request that is refused, whatever the state of the instance.
+    /// Returns whether the refusal concerns the request key and not the state of the instance.
     pub(crate) fn is_of_request(&self) -> bool {
         matches!(self, Self::RequestRepeated { .. } | Self::KeyReused { .. })
     }
 
-    /// The stable code that scripts and dashboards may rely on.
+    /// Returns the stable code that scripts and dashboards may rely on.
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoSuchJob { .. } => "no_such_job",
@@ -194,11 +194,11 @@ impl Refusal {
         }
     }
 
-    /// What somebody who meets it can do.
+    /// Returns what the caller can do about the refusal.
     pub fn advice(&self) -> &'static str {
         match self {
-            Self::NoSuchJob { .. } => "check the name, or the folders that jobs are read from",
-            Self::NoSuchExecution { .. } => "list the executions and take a number from there",
+            Self::NoSuchJob { .. } => "check the name and the folders that jobs are read from",
+            Self::NoSuchExecution { .. } => "list the executions and use a number from the list",
             Self::NeverStarted { .. } => "start the job first",
             Self::InvalidParameters { .. } => "correct the parameters; nothing was stored",
             Self::InvalidDefinition { .. } => "correct the job; nothing was stored",
@@ -218,26 +218,28 @@ impl Refusal {
                  instance"
             }
             Self::NotRunning { .. } => "nothing is to be done",
-            Self::NotAbandonable { .. } => "stop it first; a completed one needs no abandoning",
+            Self::NotAbandonable { .. } => {
+                "stop it first; a completed execution need not be abandoned"
+            }
             Self::NotMostRecent { .. } => "restart the newest execution of the instance",
             Self::LeaseAlive { .. } => "stop it, or wait until its lease has expired",
-            Self::WrongOwner { .. } => "show the token that it was opened with",
+            Self::WrongOwner { .. } => "send the token that it was opened with",
             Self::RequestRepeated { .. } => {
                 "look at that execution, or use a new key for a new request"
             }
             Self::KeyReused { .. } => "use a new key for every new request",
             Self::NoSequence { .. } => {
-                "declare what the next instance changes, or start with parameters"
+                "declare how the next instance differs, or start with parameters"
             }
         }
     }
 }
 
-/// Why an operation did not happen.
+/// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OperatorError {
-    /// The state stands in the way.
+    /// The operator refused the request.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The store failed.
@@ -246,7 +248,7 @@ pub enum OperatorError {
 }
 
 impl OperatorError {
-    /// The stable code that scripts and dashboards may rely on.
+    /// Returns the stable code that scripts and dashboards may rely on.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Refused(refusal) => refusal.code(),

@@ -1,36 +1,38 @@
-//! Retention: what is remembered how long.
+//! Retention: which instances are deleted, and when.
 
 use super::{JobOperator, OperatorError};
 use crate::execution::{BatchStatus, ExecutionId, InstanceId, JobExecution};
 use crate::query::{ExecutionFilter, InstancePage};
 use crate::repository::lifecycle::contended;
 
-/// Which instances may be forgotten. All that is said must hold; a running instance never goes.
+/// Selects the instances to delete. All conditions must hold; a running instance is never deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Only of this job.
+    /// Deletes only instances of this job.
     pub job: Option<String>,
-    /// Only those whose newest execution has one of these statuses; none means any.
+    /// Deletes only instances whose newest execution has one of these statuses; an empty list means any.
     pub statuses: Vec<BatchStatus>,
-    /// Only those whose executions all ended before this moment.
+    /// Deletes only instances whose executions all ended before this time.
     pub ended_before: Option<jiff::Timestamp>,
-    /// Only those behind so many newer instances of their job.
+    /// Keeps the newest `keep` instances of each job.
     pub keep: Option<usize>,
-    /// Also those that `FAILED` or `STOPPED`, which then can no longer be restarted.
+    /// Also deletes instances that `FAILED` or `STOPPED`, which then can no longer be restarted.
     pub include_restartable: bool,
 }
 
-/// Instances deleted in one unit of work: small, so that nobody waits long behind a large purge.
+/// Instances deleted in one transaction. The number is small, so that a large purge delays other transactions
+/// little.
 const BATCH: usize = 100;
 
 impl JobOperator {
-    /// Deletes instances with all their executions and everything that belongs to them, in many small units of
-    /// work. An instance goes as a whole, because what was left of it could be restarted from an old
-    /// checkpoint. `each` is told of every execution that goes, or would with `dry_run`. Returns their number.
+    /// Deletes instances with all their executions and everything that belongs to them, in many small
+    /// transactions, and returns the number of executions. An instance is deleted as a whole, because a
+    /// remaining part could be restarted from an old checkpoint. `each` is called with every deleted
+    /// execution; with `dry_run` nothing is deleted, and `each` is called with the executions that would be.
     ///
     /// # Errors
     ///
-    /// When the store fails; what was deleted until then stays deleted.
+    /// When the store fails; instances that were already deleted stay deleted.
     pub fn purge(
         &self,
         retention: &Retention,
@@ -49,7 +51,7 @@ impl JobOperator {
         Ok(purged)
     }
 
-    /// Only instances below this one may go; `None`: none at all.
+    /// Returns the id below which instances may be deleted; `None`: no instance may be.
     fn oldest_kept(
         &self,
         job: &str,
@@ -79,13 +81,13 @@ impl JobOperator {
             let candidates = self.queries().executions(&filter)?;
             let Some(last) = candidates.last() else { return Ok(purged) };
             filter.before = Some(last.id);
-            let gone = contended(|| self.purge_batch(&candidates, below, retention, dry_run))?;
-            purged += gone.len() as u64;
-            gone.iter().for_each(&mut *each);
+            let deleted = contended(|| self.purge_batch(&candidates, below, retention, dry_run))?;
+            purged += deleted.len() as u64;
+            deleted.iter().for_each(&mut *each);
         }
     }
 
-    /// One unit of work; returns what goes.
+    /// Purges `candidates` in one transaction and returns the deleted executions.
     fn purge_batch(
         &self,
         candidates: &[JobExecution],
@@ -94,25 +96,25 @@ impl JobOperator {
         dry_run: bool,
     ) -> Result<Vec<JobExecution>, OperatorError> {
         let mut unit = self.inner.repository.begin()?;
-        let mut gone = Vec::new();
+        let mut deleted = Vec::new();
         for candidate in candidates.iter().filter(|one| one.instance_id < below) {
             let history = unit.executions_of(candidate.instance_id)?;
             if may_go(&history, candidate.id, retention) {
                 if !dry_run {
                     history.iter().try_for_each(|one| unit.delete_execution(one.id))?;
                 }
-                gone.extend(history);
+                deleted.extend(history);
             }
         }
         if !dry_run {
             unit.commit()?;
         }
-        Ok(gone)
+        Ok(deleted)
     }
 }
 
-/// Whether an instance with this history, newest first, may be forgotten; asked of its newest execution alone,
-/// so that it is counted once.
+/// Returns whether an instance with this history, newest first, may be deleted. Only its newest execution
+/// gets a yes, so that the instance is counted once.
 fn may_go(history: &[JobExecution], asked: ExecutionId, retention: &Retention) -> bool {
     let Some(newest) = history.first().filter(|newest| newest.id == asked) else { return false };
     let is_old = |one: &JobExecution| {

@@ -1,27 +1,27 @@
-//! When a slice ends: before the unit that would take it past its target. Pure.
+//! Decides when a slice ends: before the unit that would exceed its target. Pure.
 
 use std::time::Duration;
 
 use super::timing::UnitTimes;
 
-/// Below that many samples only the last unit says anything.
+/// The number of samples below which only the last unit is used for the estimate.
 pub(super) const SAMPLES_MIN: u64 = 8;
 
-/// The time that a slice may take.
+/// The time budget of a slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Budget {
-    /// When it should end, counted from the arrival of the request.
+    /// The target time, counted from the arrival of the request.
     pub(super) target: Duration,
-    /// What the checkpoint at its end is expected to cost.
+    /// The expected duration of the checkpoint at its end.
     pub(super) reserve: Duration,
 }
 
 impl Budget {
-    /// Whether one more unit fits, `elapsed` after the arrival of the request.
+    /// Returns whether one more unit fits, `elapsed` after the arrival of the request.
     #[inline]
     pub(super) fn has_room(&self, elapsed: Duration, times: &UnitTimes) -> bool {
         let elapsed = elapsed + self.reserve;
-        // What no unit exceeds needs no closer look: this is the answer nearly always.
+        // Fast path, nearly always taken: even the slowest counted unit fits.
         if times.samples() >= SAMPLES_MIN && elapsed + times.largest() <= self.target {
             return true;
         }
@@ -29,9 +29,9 @@ impl Budget {
         elapsed + guard <= self.target + self.tolerance(guard)
     }
 
-    /// The time to keep free for the next unit: what nineteen of twenty do not exceed. Where that is much of
-    /// the slice, what half of them do not exceed: to keep the time of a rare slow unit free would mean to
-    /// end most slices far too early.
+    /// Returns the time to keep free for the next unit: the 95th percentile. Where that is more than a
+    /// quarter of the target, the median: keeping the time of a rare slow unit free would end most slices far
+    /// too early.
     fn guard(&self, times: &UnitTimes) -> Duration {
         if times.samples() < SAMPLES_MIN {
             return times.last();
@@ -40,8 +40,8 @@ impl Budget {
         if most > self.target / 4 { times.quantile(0.5) } else { most }
     }
 
-    /// Units that are coarse against the slice may pass its target a little: five units of a fifth of the
-    /// target are one target, not four fifths of it.
+    /// Returns the time by which long units may exceed the target. Without it, a slice of units that each
+    /// take a fifth of the target would end after four of them.
     fn tolerance(&self, guard: Duration) -> Duration {
         (self.target / 50).min(guard / 4)
     }
@@ -52,7 +52,8 @@ mod tests {
     use super::*;
     use crate::testing::{SimRng, UnitShape};
 
-    /// Ends of slices against their target, and the slowest unit in each, after one slice to warm up.
+    /// Returns the end of each slice and its slowest unit, as shares of the target, after one slice to warm
+    /// up.
     fn slices(shape: UnitShape, base_ms: f64, target_ms: f64, seed: u64) -> Vec<(f64, f64)> {
         const SLICES: usize = 48;
         let mut random = SimRng(seed);
@@ -95,27 +96,28 @@ mod tests {
                     let (median, late) = (nth(&ends, 0.5), nth(&ends, 0.95));
                     let used = ends.iter().sum::<f64>() / ends.len() as f64;
                     let slow = of.iter().map(|(_, slowest)| *slowest).fold(0.0, f64::max);
-                    let told = format!(
+                    let line = format!(
                         "{name} {base} ms, target {target}: median {median:.3}, p95 {late:.3}, \
                          used {used:.3}"
                     );
-                    println!("{told}");
-                    // Nobody can end in time when more than half of all slices meet a unit that takes longer
-                    // than a whole slice: nine of ten units are quick, so that is so from seven units on.
+                    println!("{line}");
+                    // No slice can end in time when more than half of all slices contain a unit that takes
+                    // longer than a whole slice. Nine of ten units are quick, so this is the case from seven
+                    // units on.
                     let units = target / base;
                     let is_hopeless = shape == UnitShape::OneInTenElevenFold
                         && base * 11.0 > target
                         && 0.9f64.powf(units) < 0.5;
-                    assert!(is_hopeless || (0.90..=1.02).contains(&median), "{told}");
-                    assert!(late <= 1.06 || late <= 1.0 + slow, "{told}");
-                    assert!(used >= 0.90, "{told}");
+                    assert!(is_hopeless || (0.90..=1.02).contains(&median), "{line}");
+                    assert!(late <= 1.06 || late <= 1.0 + slow, "{line}");
+                    assert!(used >= 0.90, "{line}");
                 }
             }
         }
     }
 
-    /// Thousands of traces: whatever units do, a slice never begins one behind its target, and only ever
-    /// exceeds it by the unit that it was in.
+    /// Thousands of traces with random unit times: no slice begins a unit after its target, so it exceeds the
+    /// target at most by the unit in work.
     #[test]
     fn no_unit_begins_behind_the_target() {
         let mut random = SimRng(7);

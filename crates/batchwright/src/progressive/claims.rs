@@ -1,4 +1,4 @@
-//! Claiming a window of units, in a unit of work that has locked the execution.
+//! Claims windows of units, in a transaction that has locked the execution.
 
 use std::time::Duration;
 
@@ -11,34 +11,35 @@ use crate::error::RepositoryError;
 use crate::execution::ExecutionId;
 use crate::repository::{ProgressiveExecution, UnitOfWork};
 
-/// Work that a lane claims at a time: as much as nobody misses who takes the rest.
+/// Duration of the work that a lane claims at a time: so short that it hardly delays a lane that takes the
+/// rest.
 const WINDOW: Duration = Duration::from_millis(100);
 
-/// Why a lane has nothing to do.
+/// Why a lane has no work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NoWork {
-    /// Others work on all that is left.
+    /// Other lanes work on all remaining units.
     Wait,
-    /// Nothing is left.
+    /// No units remain.
     AllClosed,
 }
 
-/// What holds for the claims of an execution.
+/// Returns the rules for the claims of an execution.
 pub(crate) fn rules(row: &ProgressiveExecution, settings: &Settings) -> ClaimRules {
     ClaimRules { may_split: row.is_split, each_unit_alone: settings.chunk_units == 1 }
 }
 
-/// Units that a window takes.
+/// Returns the number of units of a window.
 pub(crate) fn window(times: &UnitTimes) -> u64 {
     let mean = times.mean().as_nanos().max(1);
     match times.samples() {
-        // Nothing is known yet: one unit tells more.
+        // No unit was measured yet: the first window is one unit, which measures it.
         0 => 1,
         _ => u64::try_from(WINDOW.as_nanos() / mean).unwrap_or(1).max(1),
     }
 }
 
-/// Claims the next window for lane `me`, in a unit of work that has locked the execution.
+/// Claims the next window for lane `me`, in a transaction that has locked the execution.
 pub(crate) fn claim_segment(
     unit: &mut dyn UnitOfWork,
     id: ExecutionId,
@@ -53,7 +54,7 @@ pub(crate) fn claim_segment(
     let is_live = |rank: u32| lanes.iter().any(|lane| lane.rank == rank && lane.is_live(now));
     match claim(&mut segments, me, &is_live, units, rules) {
         Claim::Window(index) => {
-            // Whoever worked on it and is not known to be gone can commit nothing more.
+            // The new fence refuses commits of the former worker, unless its lane is already free.
             let former =
                 lanes.iter().find(|lane| Some(lane.rank) == before[index] && lane.rank != me);
             if let Some(former) = former.filter(|lane| lane.lease_until.is_some()) {

@@ -1,4 +1,4 @@
-//! One lane during one slice: which unit comes next, what a commit stores.
+//! A lane during one slice: decides what comes next, and stores commits.
 
 mod ending;
 
@@ -21,17 +21,17 @@ use crate::repository::{Lane, Lease, ProgressiveExecution, UnitOfWork};
 use crate::runner::Runner;
 use crate::step::{ChunkTransaction, StepScope};
 
-/// Parts that a chunk is cut into when one of its units failed all of it.
+/// Number of parts into which the units of a chunk are divided after one of them failed the whole chunk.
 const CUT: u64 = 16;
-/// How often a lane without work looks whether there is some.
+/// Time between two checks of a lane without work for new work.
 const IDLE_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Why a lane cannot go on.
+/// Why a lane cannot continue.
 #[derive(Debug)]
 pub(crate) enum Halt {
     /// The execution fails.
     Fatal(Failure),
-    /// The client is gone and wanted nothing more done.
+    /// The client disconnected and had requested to drop uncommitted work then.
     Dropped,
     /// The store failed, or the lease is lost.
     Repository(RepositoryError),
@@ -44,7 +44,7 @@ impl From<RepositoryError> for Halt {
 }
 
 impl Halt {
-    /// The execution fails because it could not do `action`.
+    /// Returns the failure of an execution that could not do `action`.
     pub(crate) fn fatal(action: &str, error: ItemError) -> Self {
         Self::Fatal(Failure::new("component_failed", format!("failed to {action}: {error}")))
     }
@@ -53,26 +53,26 @@ impl Halt {
 /// What a lane does next.
 #[derive(Debug)]
 pub(crate) enum Next {
-    /// A unit.
+    /// Run a unit.
     Unit,
-    /// A commit.
+    /// Commit.
     Commit(Then),
-    /// Others work on all that is left.
+    /// Wait: other lanes work on all remaining units.
     Idle,
-    /// The slice has ended.
+    /// Nothing: the slice has ended.
     End,
 }
 
-/// What a commit does beyond storing what was done.
+/// What a commit does in addition to storing the results of the units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Then {
-    /// Nothing: a checkpoint.
+    /// Nothing: the commit is only a checkpoint.
     Continue,
-    /// It claims the next window.
+    /// Claims the next window.
     Turn,
-    /// It gives the lease back and stores the answer.
+    /// Releases the lease and stores the answer.
     Release,
-    /// It ends the execution, failed.
+    /// Fails the execution.
     Fail,
 }
 
@@ -81,11 +81,11 @@ pub(crate) enum Then {
 pub(crate) enum UnitEnd {
     /// With an output.
     Done,
-    /// Without one.
+    /// Without an output.
     Filtered,
 }
 
-/// What was done since the last commit.
+/// The results since the last commit.
 #[derive(Debug, Default)]
 struct Since {
     counters: Counters,
@@ -106,7 +106,7 @@ enum Stage {
     Ended(String),
 }
 
-/// What a slice is begun with.
+/// The values with which a slice begins.
 pub(crate) struct LaneStart<'a> {
     pub(crate) work: &'a dyn ProgressiveWork,
     pub(crate) runner: &'a Runner,
@@ -119,11 +119,11 @@ pub(crate) struct LaneStart<'a> {
     pub(crate) target: Duration,
     pub(crate) pulse: &'a Pulse,
     pub(crate) stop: &'a StopToken,
-    /// What was claimed with the lease; `Err`: nothing is to be done, or nothing at the moment.
+    /// The segment that was claimed with the lease; `Err`: no work remains, or none is available now.
     pub(crate) segment: Result<Segment, NoWork>,
 }
 
-/// A lane at work.
+/// A lane that runs a slice.
 pub(crate) struct LaneRun<'a> {
     work: &'a dyn ProgressiveWork,
     runner: &'a Runner,
@@ -138,17 +138,17 @@ pub(crate) struct LaneRun<'a> {
     ended_by: &'a StopToken,
     budget: Budget,
     times: UnitTimes,
-    /// As it will be committed.
+    /// The segment with uncommitted changes.
     segment: Option<Segment>,
-    /// As it was committed last.
+    /// The segment as last committed.
     committed: Option<Segment>,
     since: Since,
-    /// Units begun in this slice.
+    /// Number of units begun in this slice.
     begun: u64,
-    /// Since the clock's origin, as of the last look.
+    /// The time since the clock's origin, as last read.
     now: Duration,
     must_commit: bool,
-    /// What its segment is, and where it stands, is not what it was.
+    /// Whether the segment or its position changed other than by its last unit.
     has_moved: bool,
     stop: bool,
     failure: Option<Failure>,
@@ -156,7 +156,7 @@ pub(crate) struct LaneRun<'a> {
 }
 
 impl<'a> LaneRun<'a> {
-    /// The lane of a slice that has just taken its lease.
+    /// Begins a slice whose lane has just taken its lease.
     pub(crate) fn begin(start: LaneStart<'a>) -> Result<Self, Halt> {
         let LaneStart { work, runner, scope, row, lease, lane, seq, arrived, target, .. } = start;
         let times = UnitTimes::from_json(&lane.times);
@@ -191,7 +191,7 @@ impl<'a> LaneRun<'a> {
         Ok(run)
     }
 
-    /// Goes on with what was claimed.
+    /// Continues with the claimed segment, or without one.
     fn take(&mut self, claimed: Result<Segment, NoWork>) -> Result<(), Halt> {
         let place = |segment: &Segment| (segment.id, segment.position);
         let before = self.segment.as_ref().map(place);
@@ -206,7 +206,7 @@ impl<'a> LaneRun<'a> {
         Ok(())
     }
 
-    /// The answer, once the slice has ended.
+    /// Returns the answer of a slice that has ended.
     pub(crate) fn into_answer(self) -> Option<String> {
         match self.stage {
             Stage::Ended(answer) => Some(answer),
@@ -222,26 +222,27 @@ impl<'a> LaneRun<'a> {
         &self.scope
     }
 
-    /// What the units of its segment were reduced to, as committed.
+    /// Returns the committed partial result of its segment.
     pub(crate) fn partial(&self) -> Option<&str> {
         self.committed.as_ref()?.partial.as_deref()
     }
 
-    /// Whether it stands somewhere else than after its last unit: once for each time.
+    /// Returns whether the position changed other than by its last unit, and resets the flag.
     #[inline]
     pub(crate) fn has_moved(&mut self) -> bool {
         std::mem::take(&mut self.has_moved)
     }
 
-    /// Rank and number of the unit in front of it.
+    /// Returns the rank and the number of the next unit.
     pub(crate) fn place(&self) -> (u32, u64) {
         self.segment.as_ref().map_or((0, 0), |segment| (segment.rank, segment.position))
     }
 
-    /// Bound of a unit that can be cancelled: the hard ceiling of its slice, or its own. The first unit of a slice
-    /// has the whole of it, however long the request waited for its turn.
+    /// Returns the time limit of a unit that can be cancelled: the rest of the slice up to its hard ceiling,
+    /// at most the timeout of a unit. The first unit of a slice gets the whole time, however long the request
+    /// waited.
     pub(crate) fn time_left(&self) -> Duration {
-        /// A unit that begins gets a chance.
+        /// Minimum time of a unit that begins.
         const LEAST: Duration = Duration::from_millis(1);
         let from = if self.begun > 1 { self.arrived } else { self.now };
         let ceiling = from + self.budget.target.max(self.row.target) * 2;
@@ -256,7 +257,7 @@ impl<'a> LaneRun<'a> {
         self.begun == 0 || self.budget.has_room(self.elapsed(), &self.times)
     }
 
-    /// What comes next.
+    /// Returns what comes next.
     #[inline]
     pub(crate) fn next(&mut self) -> Result<Next, Halt> {
         match self.stage {
@@ -291,7 +292,7 @@ impl<'a> LaneRun<'a> {
         if units == 0 {
             return false;
         }
-        // What is known now, where the chunk began: inside of it the suspicion may end.
+        // The chunk size is the one at the beginning of the chunk: the suspicion may end within the chunk.
         let begin =
             self.committed.as_ref().map_or(segment.position, |committed| committed.position);
         units >= self.settings.chunk_units
@@ -299,11 +300,11 @@ impl<'a> LaneRun<'a> {
             || segment.careful_chunk_at(begin).is_some_and(|chunk| units >= chunk)
     }
 
-    /// A unit begins.
+    /// Begins a unit.
     ///
     /// # Errors
     ///
-    /// All its attempts were made, by workers that died of it or that it held up.
+    /// When all its attempts were used by workers that died or hung in it.
     #[inline]
     pub(crate) fn begin_unit(&mut self) -> Result<(), ItemError> {
         self.begun += 1;
@@ -312,14 +313,14 @@ impl<'a> LaneRun<'a> {
         if attempts >= self.settings.max_attempts {
             return Err(ItemError::new(
                 ErrorKind::new("worker_lost"),
-                format!("finish the unit: in {attempts} attempts its worker died or hung"),
+                format!("the worker died or hung in {attempts} attempts at the unit"),
             ));
         }
         self.pulse.begin_unit(segment.position, self.now);
         Ok(())
     }
 
-    /// A unit succeeded.
+    /// Records that a unit succeeded.
     #[inline]
     pub(crate) fn unit_done(&mut self, end: UnitEnd) {
         self.unit_ended();
@@ -344,8 +345,8 @@ impl<'a> LaneRun<'a> {
         took
     }
 
-    /// Opens a reader. One that takes most of a slice to open is worth more than a unit: the slice then ends later,
-    /// at most at its hard ceiling.
+    /// Opens a reader. When opening takes more than half of the target, the slice ends later, at most at its
+    /// hard ceiling, so that it has time for units.
     pub(crate) fn opening<T>(&mut self, open: impl FnOnce() -> T) -> T {
         let opened = self.watched(open);
         let before = std::mem::replace(&mut self.now, self.runner.clock.elapsed());
@@ -356,7 +357,7 @@ impl<'a> LaneRun<'a> {
         opened
     }
 
-    /// Runs code of the user that is no unit, watched as one.
+    /// Runs user code that is not a unit, under the same watch for hanging.
     pub(crate) fn watched<T>(&self, code: impl FnOnce() -> T) -> T {
         self.pulse.begin_other(self.runner.clock.elapsed());
         let done = code();
@@ -364,7 +365,7 @@ impl<'a> LaneRun<'a> {
         done
     }
 
-    /// The reader has no more units: the end of a rank, or of an input that is not what it was.
+    /// Records that the reader has no more units: the end of a rank, or of an input that has changed.
     pub(crate) fn no_more_units(&mut self) {
         self.pulse.end_unit();
         self.now = self.runner.clock.elapsed();
@@ -373,22 +374,23 @@ impl<'a> LaneRun<'a> {
             None => segment.is_closed = true,
             Some(end) => {
                 let (found, until) = (segment.position, end);
-                let told =
-                    format!("the input ends at unit {found}, and had {until} when it was opened");
-                self.failure = Some(Failure::new("input_changed", told));
+                let message = format!(
+                    "the input ends after {found} units; it had at least {until} when opened"
+                );
+                self.failure = Some(Failure::new("input_changed", message));
             }
         }
     }
 
-    /// An attempt at the unit in front of the lane failed. It is recorded before the next one, or it was the
-    /// last.
+    /// Records that an attempt at the next unit failed. The attempt is committed before the next one begins.
+    /// After the last attempt the unit or the execution fails.
     pub(crate) fn unit_failed(&mut self, error: &ItemError) {
         let took = self.unit_ended();
         if *error.kind() == ErrorKind::TIMEOUT
             && self.begun > 1
             && took < self.settings.unit_timeout
         {
-            // The slice was over, not the unit's time: it is the first of the next one.
+            // The slice was over, not the time of the unit: the unit is the first one of the next slice.
             self.stop = true;
             return;
         }
@@ -398,16 +400,16 @@ impl<'a> LaneRun<'a> {
         self.must_commit = true;
         let attempts = segment.poison.attempts.min(max);
         let number = segment.position + 1;
-        let told = format!("unit {number} failed at {attempts} of {max} attempts: {error}");
-        let told = self.scope.parameters().mask_in(told);
+        let message = format!("unit {number} failed in {attempts} of {max} attempts: {error}");
+        let message = self.scope.parameters().mask_in(message);
         if *error.kind() == ErrorKind::FATAL {
             segment.poison.forget(segment.position);
-            self.failure = Some(Failure::new("unit_failed", told));
+            self.failure = Some(Failure::new("unit_failed", message));
         } else if segment.poison.attempts >= max {
             match on_failed {
                 OnFailed::Fail => {
                     segment.poison.forget(segment.position);
-                    self.failure = Some(Failure::new("unit_failed", told));
+                    self.failure = Some(Failure::new("unit_failed", message));
                 }
                 OnFailed::Continue => {
                     segment.poison.forget(segment.position);
@@ -429,8 +431,9 @@ impl<'a> LaneRun<'a> {
         }
     }
 
-    /// Back to the last checkpoint: a failure tore down what was done since. Where only one unit can be to blame
-    /// it was an attempt at that one; else chunks are smaller until it is found.
+    /// Goes back to the last checkpoint after a failure that undid the units since. With at most
+    /// `units_alone` units since, the failure counts as an attempt at the next unit; with more, chunks become
+    /// smaller until the failing unit is found.
     pub(crate) fn rewind(&mut self, error: &ItemError, units_alone: u64) {
         let until = self.segment.as_ref().map_or(0, |segment| segment.position + 1);
         self.segment.clone_from(&self.committed);
@@ -444,8 +447,8 @@ impl<'a> LaneRun<'a> {
         }
     }
 
-    /// Stores what was done, and does `then`. `write` puts the outputs into the same transaction. `false`: it
-    /// failed, and the lane went back to its last checkpoint.
+    /// Stores the results since the last commit and does `then`. `write` writes the outputs in the same
+    /// transaction. Returns `false` when it failed and the lane went back to its last checkpoint.
     pub(crate) fn commit(
         &mut self,
         then: Then,
@@ -554,7 +557,7 @@ impl<'a> LaneRun<'a> {
         }
     }
 
-    /// What was done since the last commit.
+    /// Stores the results since the last commit.
     fn store(&self, unit: &mut dyn UnitOfWork) -> Result<(), RepositoryError> {
         let Some(segment) = &self.segment else { return Ok(()) };
         unit.slices().update_segment(segment)?;
@@ -568,7 +571,7 @@ impl<'a> LaneRun<'a> {
         Ok(())
     }
 
-    /// The lane's lease, longer.
+    /// Stores the lane with a renewed lease.
     fn store_lane(&self, unit: &mut dyn UnitOfWork) -> Result<(), RepositoryError> {
         let until = later(self.runner.clock.now(), self.runner.lease_timeout);
         let mut lane = self.lane.clone();
@@ -600,7 +603,7 @@ impl<'a> LaneRun<'a> {
         )
     }
 
-    /// A lane without work: waits within its time for some, or for the end of the execution.
+    /// Waits, within the time of the slice, for work or for the end of the execution.
     pub(crate) fn idle(&mut self) -> Result<(), Halt> {
         let runner = self.runner;
         loop {
@@ -614,9 +617,9 @@ impl<'a> LaneRun<'a> {
                 return Ok(self.end_with_the_others()?);
             };
             let is_late = self.elapsed() + self.budget.reserve >= self.budget.target;
-            let is_gone = self.pulse.lost_client() == Some(LostClient::CleanStop);
+            let is_disconnected = self.pulse.lost_client() == Some(LostClient::CleanStop);
             let is_ended = self.ended_by.is_requested();
-            if is_late || is_gone || is_ended || execution.stop_requested {
+            if is_late || is_disconnected || is_ended || execution.stop_requested {
                 return self.commit(Then::Release, None, &mut |_| Ok(())).map(drop);
             }
             if self.is_something_to_do()? {
@@ -627,7 +630,7 @@ impl<'a> LaneRun<'a> {
         }
     }
 
-    /// Whether a claim would find work, or the end of it.
+    /// Returns whether a claim would find work, or that no work remains.
     fn is_something_to_do(&self) -> Result<bool, RepositoryError> {
         let state = self.runner.repository.slices().progressive_state(self.lease.execution)?;
         let Some(mut state) = state else { return Ok(false) };
@@ -640,14 +643,14 @@ impl<'a> LaneRun<'a> {
     }
 }
 
-/// What came of a commit.
+/// The result of a commit.
 enum After {
     Same { stop: bool },
     Claimed(Result<Segment, NoWork>),
     Ended(String),
 }
 
-/// A cost, mostly as it was: one slow commit says little.
+/// Returns the smoothed cost of a commit: a new cost has a quarter of the weight.
 fn smoothed(before: Duration, cost: Duration) -> Duration {
     if before.is_zero() { cost } else { (before * 3 + cost) / 4 }
 }

@@ -1,4 +1,4 @@
-//! The rules of a progressive execution's life, each one unit of work.
+//! The rules of a progressive execution's lifecycle, each applied in one transaction.
 
 use std::time::Duration;
 
@@ -20,12 +20,12 @@ use crate::repository::{
     JobRepository, Lane, Lease, ProgressiveExecution, StoredResponse, UnitOfWork,
 };
 
-/// Hash of a token, as it is stored.
+/// Returns the hash of a token, as it is stored.
 pub(super) fn hash(token: &str) -> String {
     hex(&Sha256::digest(token.as_bytes()))
 }
 
-/// A slice that may run.
+/// A slice that has begun.
 pub(crate) struct Begun {
     pub(crate) execution: JobExecution,
     pub(crate) step: StepExecution,
@@ -35,13 +35,13 @@ pub(crate) struct Begun {
     pub(crate) segment: Result<Segment, NoWork>,
 }
 
-/// What a request for a slice meets.
+/// The result of beginning a slice.
 pub(crate) enum Beginning {
-    /// It runs.
+    /// The slice runs.
     Run(Box<Begun>),
-    /// It ran before: that answer again.
+    /// The request was answered before: the stored answer.
     Answered(String),
-    /// The execution ended; this lane has not heard of it.
+    /// The execution has ended, and the request is new.
     Ended(Box<(JobExecution, ProgressiveExecution)>),
 }
 
@@ -121,7 +121,7 @@ fn begin_in(
     Ok(Beginning::Run(Box::new(Begun { execution, step, row, lease, lane, segment })))
 }
 
-/// A lane that knows too little of its units begins with what another one knows.
+/// Gives a lane with too few samples the unit times of the lane that has the most.
 pub(super) fn learn(lane: &mut Lane, others: &[Lane]) {
     let samples = |lane: &Lane| UnitTimes::from_json(&lane.times).samples();
     if samples(lane) >= SAMPLES_MIN {
@@ -135,8 +135,8 @@ pub(super) fn learn(lane: &mut Lane, others: &[Lane]) {
     }
 }
 
-/// Refuses whoever does not show the execution's token. Both sides are hashes: how long the comparison takes
-/// says nothing of the token.
+/// Refuses a request without the owner token of the execution. Both sides are hashes, so that the time of the
+/// comparison discloses nothing about the token.
 pub(crate) fn check_owner(row: &ProgressiveExecution, token: Option<&str>) -> Result<(), Refusal> {
     match &row.owner_hash {
         Some(owner) if token.map(hash).as_ref() != Some(owner) => {
@@ -146,11 +146,11 @@ pub(crate) fn check_owner(row: &ProgressiveExecution, token: Option<&str>) -> Re
     }
 }
 
-/// Words an answer from what is stored.
+/// A function that makes an answer from stored rows.
 type AnswerOf<'a> = &'a dyn Fn(&JobExecution, &ProgressiveExecution, &[Lane], &[Segment]) -> String;
 
-/// A unit, or something around it, hangs: its worker is shut out, the attempt recorded, the lane free. A slice that
-/// was answered in the meantime stays so.
+/// Shuts out the worker of a hanging unit or other user code: counts the attempt and frees the lane. A slice
+/// that was answered in the meantime keeps its answer.
 pub(crate) fn give_up_worker(
     repository: &dyn JobRepository,
     begun: &Begun,
@@ -177,7 +177,7 @@ pub(crate) fn give_up_worker(
             segment.lane == Some(rank) && !segment.is_closed && segment.claimed > segment.position
         };
         if let Some(segment) = segments.iter_mut().find(working) {
-            // What lies between the checkpoint and the unit runs again, each alone.
+            // The units between the checkpoint and the hanging unit run again, each as a chunk of its own.
             if let Some(hanging) = hanging {
                 segment.suspect(segment.poison.careful_until.max(hanging + 1), 1);
                 segment.poison.count_attempt(hanging);
@@ -196,7 +196,7 @@ pub(crate) fn give_up_worker(
     })
 }
 
-/// How a progressive execution ends.
+/// The end of a progressive execution: its event, failure and response.
 #[derive(Debug, Clone)]
 pub(crate) struct Final {
     pub(crate) event: StatusEvent,
@@ -219,7 +219,7 @@ impl Final {
     }
 }
 
-/// The response of an execution that failed.
+/// Returns the response of a failed execution.
 fn problem(failure: &Failure) -> FinalResponse {
     let body = serde_json::json!({
         "type": format!("/errors/{}", failure.code),
@@ -231,7 +231,7 @@ fn problem(failure: &Failure) -> FinalResponse {
     FinalResponse::new("application/problem+json", body.to_string()).status(500)
 }
 
-/// What the exit status says of an execution that ended so.
+/// Returns the exit status of an execution that ended with `event`.
 fn exit_of(event: StatusEvent) -> ExitStatus {
     match event {
         StatusEvent::Complete => ExitStatus::completed(),
@@ -240,7 +240,7 @@ fn exit_of(event: StatusEvent) -> ExitStatus {
     }
 }
 
-/// Ends an execution that the unit of work has locked.
+/// Ends an execution that the transaction has locked.
 pub(crate) fn end(
     unit: &mut dyn UnitOfWork,
     execution: &mut JobExecution,
@@ -277,7 +277,7 @@ pub(crate) fn end(
     change(unit, execution, now, None)
 }
 
-/// Ends an execution that was asked to stop when nobody works for it: what `execution` then is.
+/// Ends an execution with a requested stop when no lane has a live worker, and updates `execution`.
 pub(crate) fn close_stopped(
     unit: &mut dyn UnitOfWork,
     execution: &mut JobExecution,

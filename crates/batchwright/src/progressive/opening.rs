@@ -1,4 +1,4 @@
-//! Opening a progressive execution: its rows, in the unit of work of its start.
+//! Opens progressive executions: stores their rows in the transaction of their start.
 
 use std::time::Duration;
 
@@ -14,47 +14,51 @@ use crate::parameters::{JobParameters, REPEAT_PARAMETER};
 use crate::repository::lifecycle::{StartRequest, change, contended, record_step, start_in};
 use crate::repository::{JobRepository, Lane, ProgressiveExecution, UnitOfWork};
 
-/// Bounds of a target: below, a slice is all commit; above, it is no short request.
+/// Minimum target of a slice: a shorter slice would consist only of its commit.
 const TARGET_MIN: Duration = Duration::from_millis(1);
 
+/// Maximum target of a slice: a slice serves a short request.
 const TARGET_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// How a progressive execution is opened.
+/// The options of opening a progressive execution.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
-    /// Lanes, at most as many as the step has, which is the default.
+    /// Number of lanes. Default and maximum: the number of lanes of the step.
     pub lanes: Option<u32>,
-    /// When a slice should end. Default: what the step says.
+    /// Target time of a slice. Default: the target of the step.
     pub target: Option<Duration>,
-    /// A secret that the lanes of this execution must show from now on: 1 to 255 visible ASCII characters.
+    /// The owner token: a secret that requests for this execution must show, 1 to 255 visible ASCII
+    /// characters.
     pub owner_token: Option<String>,
-    /// Whether servers drive it by themselves; clients only wait.
+    /// Whether servers drive the execution and clients only wait for its end.
     pub is_server_driven: bool,
-    /// Whether work that is complete is done once more, as an instance of its own with the parameter
-    /// [`REPEAT_PARAMETER`]; else it is refused as complete.
+    /// Whether complete work is done again, as an instance of its own with the parameter
+    /// [`REPEAT_PARAMETER`]. Otherwise it is refused as complete.
     pub repeats: bool,
 }
 
 impl OpenOptions {
-    /// For whichever server finds it: it goes on when the process that opened it dies.
+    /// Returns the options of an execution that servers drive: another server continues it when the process
+    /// that opened it dies.
     pub fn server_driven() -> Self {
         Self { is_server_driven: true, ..Self::default() }
     }
 }
 
-/// Everything that opening stores beyond the start.
+/// The values for opening an execution, in addition to those of its start.
 pub(crate) struct OpenRequest<'a> {
     pub(crate) start: StartRequest<'a>,
     pub(crate) step: &'a str,
     pub(crate) settings: Settings,
     pub(crate) options: &'a OpenOptions,
-    /// Whether a client asks, who must own what it continues.
+    /// Whether a client sends the request, which must then show the owner token of an execution that it
+    /// continues.
     pub(crate) as_client: bool,
-    /// Looks at the input; asked only when the instance begins.
+    /// Examines the input; called only when the instance begins.
     pub(crate) plan: &'a dyn Fn() -> Result<Plan, OperatorError>,
 }
 
-/// Starts or restarts the instance of `parameters` and lets slices in.
+/// Starts or restarts the instance of `parameters` and opens it for slices.
 pub(crate) fn open(
     repository: &dyn JobRepository,
     request: &OpenRequest<'_>,
@@ -77,13 +81,13 @@ pub(crate) fn open(
         })?;
         match opened {
             Some(execution) => return Ok(execution),
-            // Nobody's unit of work stays open while user code looks at the input.
+            // No transaction is open while user code examines the input.
             None => plan = Some((request.plan)()?),
         }
     }
 }
 
-/// `None`: the input must be looked at first.
+/// Opens the execution in one transaction. `None`: the input must be examined first.
 fn open_in(
     unit: &mut dyn UnitOfWork,
     request: &OpenRequest<'_>,
@@ -152,7 +156,7 @@ fn open_in(
     for segment in &segments {
         unit.slices().insert_segment(segment)?;
     }
-    // Ranks need a lane each; units that can be split need no more lanes than there are units.
+    // Each rank requires a lane; units that can be split require at most one lane per unit.
     let most = match row.is_split {
         true => wanted.min(u32::try_from(row.units_total.unwrap_or(1)).unwrap_or(wanted)).max(1),
         false => u32::try_from(segments.len()).unwrap_or(1).max(1),
@@ -178,8 +182,9 @@ fn open_in(
     Ok(Some(execution))
 }
 
-/// `parameters`, or those of the first repetition that is not over. Without gaps the number is found by doubling and
-/// halving; a gap that a purge left is a number like others.
+/// Returns `parameters`, or those of the first repetition that is neither completed nor abandoned. Doubling
+/// and halving find its number where the numbers have no gap; a gap that a purge left may be used as a
+/// number.
 fn repeated(
     unit: &mut dyn UnitOfWork,
     job: &str,
@@ -214,7 +219,7 @@ fn repeated(
     Ok(repetition(open))
 }
 
-/// The parameters of a running execution that does the work of `parameters`, whichever repetition it is.
+/// Returns the parameters of a running execution that does the work of `parameters`, in any repetition.
 fn under_way(
     repository: &dyn JobRepository,
     job: &str,
@@ -225,15 +230,15 @@ fn under_way(
     Ok(running.into_iter().find(|one| one.without(REPEAT_PARAMETER).key() == key))
 }
 
-/// The hash of the token that the lanes must show: whoever opened the instance first keeps it.
+/// Returns the hash of the owner token. The token with which the instance was first opened stays valid.
 fn owner_of(
     former: Option<&ProgressiveExecution>,
     request: &OpenRequest<'_>,
 ) -> Result<Option<String>, Refusal> {
     let given = request.options.owner_token.as_deref();
     if !given.is_none_or(launch::is_token) {
-        let told = "the owner's token is 1 to 255 visible ASCII characters";
-        return Err(Refusal::InvalidParameters { problems: vec![told.to_owned()] });
+        let problem = "the owner token must be 1 to 255 visible ASCII characters";
+        return Err(Refusal::InvalidParameters { problems: vec![problem.to_owned()] });
     }
     let given = given.map(hash);
     match former {
@@ -247,7 +252,7 @@ fn owner_of(
     }
 }
 
-/// The progressive execution that `execution` continues, and its step.
+/// Returns the progressive execution that `execution` restarts, and its step.
 fn former(
     unit: &mut dyn UnitOfWork,
     execution: &JobExecution,
@@ -258,8 +263,8 @@ fn former(
     Ok(steps.into_iter().find(|step| step.id == row.step).map(|step| (row, step)))
 }
 
-/// The segments of `from` where they stand, for `to`. Units that were given up for what they did are tried
-/// again when their turn comes; those that were counted stay counted.
+/// Returns the segments of `from` at their positions, for `to`. The records of failed attempts are deleted,
+/// so that units have all their attempts again; units that are counted as failed stay so.
 fn inherited(
     unit: &mut dyn UnitOfWork,
     from: ExecutionId,
@@ -276,7 +281,7 @@ fn inherited(
     Ok(segments)
 }
 
-/// Segments of nearly the same length, one for each lane; or one for each rank.
+/// Returns one segment for each lane, of nearly the same length, or one for each rank.
 fn cut(id: ExecutionId, plan: &Plan, lanes: u32) -> Vec<Segment> {
     match plan.extent {
         Err(ranks) => (0..ranks).map(|rank| Segment::new(id, rank, 0, None)).collect(),

@@ -1,4 +1,4 @@
-//! How far an execution is, from what is stored of it.
+//! The progress of an execution, computed from its stored rows.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,12 +7,12 @@ use super::timing::UnitTimes;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution};
 use crate::repository::{Lane, ProgressiveExecution};
 
-/// What became of the units of an execution.
+/// The numbers of units of an execution that ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct UnitsSummary {
-    /// Units that succeeded.
+    /// Number of units that succeeded.
     pub units_done: u64,
-    /// Units that were given up.
+    /// Number of units that failed in all their attempts.
     pub units_failed: u64,
 }
 
@@ -23,23 +23,23 @@ pub(super) fn summary_of(segments: &[Segment]) -> UnitsSummary {
     }
 }
 
-/// How far an execution is. It never goes back.
+/// The progress of an execution. The numbers of units never decrease.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UnitProgress {
     /// The execution.
     pub execution: ExecutionId,
-    /// What it is doing.
+    /// The status of the execution.
     pub status: BatchStatus,
-    /// Units that succeeded.
+    /// Number of units that succeeded.
     pub units_done: u64,
-    /// Units that were given up.
+    /// Number of units that failed in all their attempts.
     pub units_failed: u64,
-    /// Units in all; `null` when nobody knows before the end.
+    /// Total number of units; `null` when it is not known before the end.
     pub units_total: Option<u64>,
-    /// Units a second, as quick as those who drive it were lately.
+    /// Units per second: the sum of the recent speeds of all lanes.
     pub units_per_second: f64,
-    /// Milliseconds that the rest takes at that rate; `null` when nobody can say, and at the end.
+    /// Milliseconds until the end at that rate; `null` when they cannot be estimated, and at the end.
     pub eta_ms: Option<u64>,
 }
 
@@ -54,7 +54,7 @@ impl UnitProgress {
         let left = row
             .units_total
             .map(|total| total.saturating_sub(summary.units_done + summary.units_failed));
-        // What the lanes can do while they work: pauses between slices say nothing of the units.
+        // The speed of the lanes while they work: pauses between slices do not count.
         let speed = |lane: &Lane| {
             let mean = UnitTimes::from_json(&lane.times).mean().as_secs_f64();
             if mean > 0.0 { 1.0 / mean } else { 0.0 }

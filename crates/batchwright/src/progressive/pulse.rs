@@ -1,4 +1,4 @@
-//! What the worker of a slice, its client and whoever watches it know of each other.
+//! Signals between the worker of a slice, its client and its watchdog.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -6,28 +6,28 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What a slice does when its client is gone.
+/// What a slice does when its client has disconnected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum LostClient {
-    /// Drops what is not committed after the unit in work.
+    /// Ends after the unit in work and drops uncommitted work.
     Halt,
     /// Ends after the unit in work, with a checkpoint and a stored answer.
     #[default]
     CleanStop,
-    /// Works on to its end.
+    /// Continues to its normal end.
     Ignore,
 }
 
-/// Tells a slice that its client is gone.
+/// The signal to a slice that its client has disconnected.
 #[derive(Debug, Clone, Default)]
 pub struct ClientGone {
     pub(super) pulse: Arc<Pulse>,
 }
 
 impl ClientGone {
-    /// The client is gone; the slice does what `then` says.
+    /// Signals that the client has disconnected; the slice then does `then`.
     pub fn set(&self, then: LostClient) {
         let code = match then {
             LostClient::Ignore => return,
@@ -38,16 +38,16 @@ impl ClientGone {
     }
 }
 
-/// Stands for code of the user that is no unit.
+/// The number for user code that is not a unit.
 const NO_UNIT: u64 = u64::MAX;
 
-/// What the worker of a slice and whoever watches it know of each other.
+/// The state that the worker of a slice shares with its watchdog and its client.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse {
     lost: AtomicU8,
     /// The unit in work.
     unit: AtomicU64,
-    /// When it began, in microseconds since the clock's origin, and one more; 0: none is in work.
+    /// When the unit began, in microseconds since the clock's origin, plus one; 0: no unit is in work.
     began: AtomicU64,
 }
 
@@ -67,7 +67,7 @@ impl Pulse {
         self.began.store(micros(now) + 1, Ordering::Release);
     }
 
-    /// Something else than a unit begins that may hang.
+    /// Records that user code begins that is not a unit and may hang.
     pub(crate) fn begin_other(&self, now: Duration) {
         self.begin_unit(NO_UNIT, now);
     }
@@ -77,7 +77,8 @@ impl Pulse {
         self.began.store(0, Ordering::Release);
     }
 
-    /// What has been in work longer than `timeout`: a unit, or something else.
+    /// Returns what has run longer than `timeout`: `Some(Some(unit))` for a unit, `Some(None)` for other user
+    /// code.
     pub(crate) fn hanging(&self, now: Duration, timeout: Duration) -> Option<Option<u64>> {
         let began = self.began.load(Ordering::Acquire);
         let is_late = began > 0 && micros(now).saturating_sub(began - 1) > micros(timeout);

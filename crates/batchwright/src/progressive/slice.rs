@@ -1,4 +1,4 @@
-//! One request's worth of work: begun, watched, answered.
+//! Runs slices: begins the work of one request, watches its worker and returns the answer.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -30,25 +30,25 @@ pub struct SliceOrder {
     pub execution: ExecutionId,
     /// Id of the lane.
     pub lane: String,
-    /// Number of the request on its lane, from 1: that of the last answered one gets the same answer again, the
-    /// next one runs.
+    /// Number of the request on its lane, from 1. The number of the last answered request returns the same
+    /// answer again; the next number runs a slice.
     pub seq: u64,
-    /// The token of the execution, if it has one.
+    /// The owner token of the execution, if it has one.
     pub owner_token: Option<String>,
-    /// Whether the process itself asks, which needs no token.
+    /// Whether this process itself sends the request, which needs no token.
     pub as_server: bool,
-    /// When the slice should end, if not at the execution's target.
+    /// Target time of the slice. Default: the target of the execution.
     pub target: Option<Duration>,
     /// When the request arrived, by the operator's clock.
     pub arrived: Duration,
-    /// Tells that the client is gone.
+    /// The signal that the client has disconnected.
     pub client: ClientGone,
-    /// Ends the slice at its next checkpoint, with an answer.
+    /// The token that ends the slice at its next checkpoint, with an answer.
     pub stop: StopToken,
 }
 
 impl SliceOrder {
-    /// Request `seq` of lane `lane`, which `arrived` then by the operator's clock.
+    /// Returns request `seq` of lane `lane`, which arrived at time `arrived` of the operator's clock.
     pub fn new(
         execution: ExecutionId,
         lane: impl Into<String>,
@@ -74,13 +74,13 @@ impl SliceOrder {
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum SliceOutcome {
-    /// There is more to do: ask again.
+    /// Units remain: send the next request.
     Continue,
-    /// Others work on what is left: ask again later.
+    /// Other lanes work on all remaining units: send the next request later.
     Wait,
-    /// Nothing is left for this lane, and there is no response: the execution stops or stopped.
+    /// No units remain for this lane, and the execution has no response: it is stopping or has stopped.
     Done,
-    /// The execution ended; its response can be read.
+    /// The execution has ended, and its response can be read.
     Final,
 }
 
@@ -88,14 +88,14 @@ pub enum SliceOutcome {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SliceAnswer {
-    /// How it ended.
+    /// How the slice ended.
     pub outcome: SliceOutcome,
     /// Number of the next request on this lane.
     pub next_seq: u64,
-    /// When to ask again, for `wait`.
+    /// Milliseconds until the next request should be sent, for `wait`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
-    /// How far the whole execution is.
+    /// The progress of the whole execution.
     pub progress: UnitProgress,
 }
 
@@ -103,44 +103,44 @@ pub struct SliceAnswer {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SliceError {
-    /// It is carried forward otherwise.
-    #[error("use execution {execution} as a progressive one: it is none")]
+    /// The execution is not progressive.
+    #[error("run execution {execution} in slices: it is not progressive")]
     NotProgressive {
         /// The execution.
         execution: ExecutionId,
     },
     /// The execution has no such lane.
-    #[error("find the lane: execution {execution} has none with that id")]
+    #[error("find the lane: execution {execution} has no lane with that id")]
     NoSuchLane {
         /// The execution.
         execution: ExecutionId,
     },
-    /// A request of the lane is being worked on.
-    #[error("take lane {lane}: another request works on it")]
+    /// Another request of the lane runs.
+    #[error("claim lane {lane}: another request of the lane runs")]
     LaneBusy {
         /// Its rank.
         lane: u32,
     },
-    /// The number is not that of the last request or of the next one.
-    #[error("answer request {given} of the lane: {expected} is next")]
+    /// The number of the request is neither the last one nor the next one of the lane.
+    #[error("run request {given} of the lane: the next request number is {expected}")]
     WrongSeq {
-        /// The number asked for.
+        /// The number of the request.
         given: u64,
-        /// The number that would run.
+        /// The number of the next request.
         expected: u64,
     },
     /// The execution has ended.
-    #[error("run a slice of execution {execution}: it has ended, {status}")]
+    #[error("run a slice of execution {execution}: it has already ended as {status}")]
     Finished {
         /// The execution.
         execution: ExecutionId,
-        /// How.
+        /// Its status.
         status: BatchStatus,
     },
-    /// The client was gone and wanted nothing more done.
-    #[error("answer the client: it is gone, and what was not committed was dropped")]
+    /// The client disconnected and had requested to drop uncommitted work then.
+    #[error("answer the client: it disconnected, and uncommitted work was dropped")]
     Dropped,
-    /// The execution is not known, or its job here, or its lanes belong to somebody else; or the store failed.
+    /// The execution or its job does not exist here, the owner token is wrong, or the store failed.
     #[error(transparent)]
     Operator(#[from] OperatorError),
 }
@@ -158,7 +158,7 @@ impl MayConflict for SliceError {
 }
 
 impl SliceError {
-    /// The stable code that clients may rely on.
+    /// Returns the stable code that clients may rely on.
     pub fn code(&self) -> &'static str {
         match self {
             Self::NotProgressive { .. } => "not_progressive",
@@ -172,8 +172,8 @@ impl SliceError {
     }
 }
 
-/// Runs a slice. The worker is handed to `spawn`; the caller waits, keeps its lease alive, and ends the request
-/// when a unit hangs.
+/// Runs a slice. `spawn` runs the worker; the caller waits, renews the lease of the lane, and ends the
+/// request when a unit hangs.
 pub(crate) fn run_slice(
     runner: &Runner,
     work: &Arc<dyn ProgressiveWork>,
@@ -198,10 +198,10 @@ pub(crate) fn run_slice(
         spawn(Box::new(move || {
             let run = || work_through(&runner, &*work, &begun, &order, &pulse);
             let ended = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
-                let told = ItemError::from_panic(&*payload).to_string();
-                Err(Halt::Repository(RepositoryError::Corrupt { what: told }))
+                let what = ItemError::from_panic(&*payload).to_string();
+                Err(Halt::Repository(RepositoryError::Corrupt { what }))
             });
-            // Nobody listens any more when a unit of it hung.
+            // The receiver has been dropped when a unit of the slice hung.
             let _ = sender.send(ended);
         }));
     }
@@ -211,13 +211,17 @@ pub(crate) fn run_slice(
         match receiver.recv_timeout(look) {
             Ok(ended) => break ended,
             Err(RecvTimeoutError::Disconnected) => {
-                let what = "the worker of a slice vanished".to_owned();
+                let what = "the worker of a slice ended without a result".to_owned();
                 break Err(Halt::Repository(RepositoryError::Corrupt { what }));
             }
             Err(RecvTimeoutError::Timeout) => {}
         }
         if let Some(unit) = pulse.hanging(runner.clock.elapsed(), settings.unit_timeout) {
-            tracing::warn!(execution = %order.execution, unit, "a worker hangs and is given up");
+            tracing::warn!(
+                execution = %order.execution,
+                unit,
+                "the worker of a slice exceeded the unit timeout and is shut out"
+            );
             return give_up(runner, &begun, unit, order);
         }
         since_renewal += look;
@@ -240,10 +244,10 @@ pub(crate) fn run_slice(
     }
 }
 
-/// Shortest time between two looks at a worker.
+/// Minimum time between two checks of a worker.
 const MIN_LOOK: Duration = Duration::from_millis(1);
 
-/// All of the slice's work, on the worker's thread.
+/// Does all work of the slice, on the worker's thread.
 fn work_through(
     runner: &Runner,
     work: &dyn ProgressiveWork,
@@ -272,12 +276,13 @@ fn work_through(
     match work.work(&mut run) {
         Ok(()) => {}
         Err(Halt::Fatal(failure)) => run.fail(failure)?,
-        // Another lane ended the execution since this one last looked.
+        // Another lane may have ended the execution since the last commit of this one.
         Err(Halt::Repository(lost)) if lost.is_lease_lost() => {
             run.end_with_the_others().map_err(|_| lost)?;
         }
         Err(halt) => {
-            // Also when the store failed a moment ago: the lane should not wait for its lease.
+            // Tried also when the store has just failed: otherwise the lane is blocked until its lease
+            // expires.
             if let Err(error) = run.give_back() {
                 tracing::debug!(%error, "the lease of a lane was not given back");
             }
@@ -301,7 +306,7 @@ fn renew(runner: &Runner, begun: &Begun) {
     })();
     match renewed {
         Ok(true) => {}
-        // Its next commit will be refused.
+        // The next commit of the worker will be refused.
         Ok(false) => {
             tracing::warn!(execution = %begun.lease.execution, "the lease of a lane is lost")
         }
@@ -328,7 +333,7 @@ fn give_up(
         .map_err(SliceError::from)
 }
 
-/// A lane asks for a slice of an execution that has ended: once it is told so.
+/// Answers a request for a slice of an execution that has ended, until its response is acknowledged.
 fn told_of_the_end(
     runner: &Runner,
     order: &SliceOrder,
@@ -351,7 +356,8 @@ fn told_of_the_end(
         .map_err(|error| RepositoryError::unavailable("answer a slice", error).into())
 }
 
-/// A lane whose lease is lost: to another worker, or because the execution ended.
+/// Returns the error of a lane whose lease is lost: the execution has ended, or another worker took the lane
+/// over.
 fn ended_or(runner: &Runner, order: &SliceOrder, lost: RepositoryError) -> SliceError {
     match runner.repository.execution(order.execution) {
         Ok(Some(one)) if !one.status.is_running() => {
@@ -361,7 +367,7 @@ fn ended_or(runner: &Runner, order: &SliceOrder, lost: RepositoryError) -> Slice
     }
 }
 
-/// How an execution that has ended ends the slices that still ask.
+/// Returns the outcome for requests for slices of an execution that has ended.
 pub(crate) fn outcome_of(execution: &JobExecution) -> SliceOutcome {
     use crate::execution::BatchStatus::{Completed, Failed};
     match execution.status {

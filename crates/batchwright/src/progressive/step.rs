@@ -1,4 +1,4 @@
-//! A progressive step: what is set for it, and what slices need of it.
+//! Progressive steps: their settings and their work.
 
 mod builder;
 mod typed;
@@ -15,17 +15,17 @@ use super::progress::UnitsSummary;
 use crate::error::{ItemError, ItemErrorText, StepError};
 use crate::step::{Step, StepEnd, StepKind, StepOptions, StepRun, StepScope};
 
-/// What becomes of an execution whose unit failed at all its attempts.
+/// What happens to an execution when a unit failed in all its attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnFailed {
-    /// The execution fails; a restart tries the unit again.
+    /// The execution fails; a restart runs the unit again.
     #[default]
     Fail,
-    /// The unit is recorded as skipped, and the others go on.
+    /// The unit is recorded as skipped, and the execution continues.
     Continue,
 }
 
-/// What holds for every slice of a step.
+/// The settings of a progressive step.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
     pub(crate) lanes: u32,
@@ -49,29 +49,29 @@ pub struct FinalResponse {
 }
 
 impl FinalResponse {
-    /// `value` as JSON, with status 200.
+    /// Returns a response with `value` as JSON and status 200.
     ///
     /// # Errors
     ///
-    /// When `value` cannot be JSON.
+    /// When `value` cannot be serialised as JSON.
     pub fn json(value: &impl Serialize) -> Result<Self, ItemError> {
         Ok(Self::new("application/json", serde_json::to_vec(value)?))
     }
 
-    /// A body of that content type, with status 200.
+    /// Returns a response with a body of that content type and status 200.
     pub fn new(content_type: &str, body: impl Into<Vec<u8>>) -> Self {
         let headers = vec![("content-type".to_owned(), content_type.to_owned())];
         Self { status: 200, headers, body: body.into() }
     }
 
-    /// Another status.
+    /// Sets the status.
     #[must_use]
     pub fn status(mut self, status: u16) -> Self {
         self.status = status;
         self
     }
 
-    /// One header more.
+    /// Adds a header.
     #[must_use]
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
@@ -79,10 +79,12 @@ impl FinalResponse {
     }
 }
 
-/// A step that is carried forward by slices: each takes as many units as fit its time, wherever it runs.
+/// A step that runs in slices: each slice runs as many units as fit its target time, in any process of the
+/// store.
 ///
-/// A job that has one has nothing else. Its units are worked on by several lanes at once; what they are reduced
-/// to is combined in the order of the units, so that the result does not depend on who did what.
+/// A progressive step is the only step of its job. Several lanes work on its units at the same time. Their
+/// partial results are combined in the order of the units, so that the result does not depend on which lane
+/// ran which unit.
 ///
 /// ```
 /// use batchwright::{FinalResponse, Job, NumberedUnits, ProgressiveStep};
@@ -103,7 +105,7 @@ pub struct ProgressiveStep {
 }
 
 impl ProgressiveStep {
-    /// Begins the description of a step.
+    /// Returns a builder of a progressive step.
     pub fn builder(name: impl Into<String>) -> ProgressiveBuilder<(), ()> {
         ProgressiveBuilder::new(name.into())
     }
@@ -133,19 +135,19 @@ impl Step for ProgressiveStep {
     }
 
     fn run(&self, _: &mut StepRun<'_>) -> Result<StepEnd, StepError> {
-        let source = ItemError::fatal("run it within another job: a progressive job runs alone");
+        let source = ItemError::fatal("a progressive job cannot run as a step of another job");
         Err(StepError::Tasklet { step: self.name.clone(), source: ItemErrorText(source) })
     }
 }
 
-/// What slices need of a step.
+/// The work of a progressive step, for its slices.
 #[doc(hidden)]
 pub struct ProgressiveBody(pub(crate) Arc<dyn ProgressiveWork>);
 
-/// What an input is made of, as it is stored.
+/// The plan of the units of an input, as it is stored.
 pub(crate) struct Plan {
     pub(crate) text: String,
-    /// Units in all, or ranks.
+    /// `Ok`: the total number of units; `Err`: the number of ranks.
     pub(crate) extent: Result<u64, u32>,
 }
 

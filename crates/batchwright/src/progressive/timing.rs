@@ -1,21 +1,22 @@
-//! How long units take: a histogram that forgets. Pure.
+//! Measures how long units take: a histogram with decaying weights. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Buckets for each doubling of the time.
+/// Number of buckets for each doubling of the time.
 const BUCKETS_PER_OCTAVE: usize = 8;
-/// Enough for every number of nanoseconds.
+/// Number of buckets for every number of nanoseconds in 64 bits.
 const BUCKETS: usize = 64 * BUCKETS_PER_OCTAVE;
-/// What a sample still weighs when the next one comes: after fifty samples about a third.
+/// The relative weight of a sample after the next one: about a third after fifty samples.
 const DECAY: f64 = 0.98;
-/// Weights grow instead of shrinking, so that a sample costs one bucket; here they are scaled back.
+/// The weight at which all weights are scaled back. Weights of new samples grow instead of old ones
+/// shrinking, so that a sample changes one bucket.
 const WEIGHT_MAX: f64 = 1e12;
 
-/// Times of units, the latest weighing most: logarithmic buckets, eight to an octave, each sample two per cent
-/// lighter than the next. Kept with the execution, so that a new slice knows what units cost.
+/// The times of units in logarithmic buckets, eight to an octave. Each sample weighs two per cent less than
+/// the next one. The histogram is stored with the lane, so that a new slice knows how long units take.
 #[derive(Debug, Clone)]
 pub(crate) struct UnitTimes {
     buckets: Box<[Bucket; BUCKETS]>,
@@ -23,18 +24,18 @@ pub(crate) struct UnitTimes {
     weight: f64,
     samples: u64,
     last: Duration,
-    /// The largest time in any bucket that was ever used: an upper bound of every guard, for nothing.
+    /// An upper bound of all counted times, which costs nothing to keep.
     largest: Duration,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Bucket {
     weight: f64,
-    /// Nanoseconds, weighted: their mean is exact where all samples are alike.
+    /// Weighted sum of the times in nanoseconds: their mean is exact where all samples are equal.
     sum: f64,
 }
 
-/// As it is stored: what is in use of the buckets.
+/// The stored form: the buckets that are in use, each with its weight and mean.
 #[derive(Serialize, Deserialize, Default)]
 #[serde(default)]
 struct Stored {
@@ -56,7 +57,7 @@ impl Default for UnitTimes {
 }
 
 impl UnitTimes {
-    /// Remembers that a unit took `time`.
+    /// Records that a unit took `time`.
     #[inline]
     pub(super) fn record(&mut self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
@@ -72,9 +73,9 @@ impl UnitTimes {
         }
     }
 
-    /// Scales all weights back, and forgets what weighs nothing any more.
+    /// Scales all weights back and clears buckets without noticeable weight.
     fn scale(&mut self) {
-        /// Far less than the sample before the thousandth of a per cent.
+        /// Weight, relative to the next sample, up to which a bucket is cleared.
         const NOTHING: f64 = 1e-6;
         let weight = std::mem::replace(&mut self.weight, 1.0);
         let mut largest = 0;
@@ -88,22 +89,22 @@ impl UnitTimes {
         self.largest = Duration::from_nanos(end_of(largest));
     }
 
-    /// Units that were timed in all.
+    /// Returns the number of units that were timed.
     pub(super) fn samples(&self) -> u64 {
         self.samples
     }
 
-    /// Time of the last unit.
+    /// Returns the time of the last unit.
     pub(super) fn last(&self) -> Duration {
         self.last
     }
 
-    /// No unit that still counts took longer.
+    /// Returns an upper bound of the times of all units that still count.
     pub(super) fn largest(&self) -> Duration {
         self.largest
     }
 
-    /// Mean time of a unit; zero without samples.
+    /// Returns the mean time of a unit; zero without samples.
     pub(super) fn mean(&self) -> Duration {
         let (weight, sum) = self
             .buckets
@@ -112,7 +113,8 @@ impl UnitTimes {
         nanos(sum, weight)
     }
 
-    /// The time that a share `quantile` (from 0 to 1) of the units does not exceed; zero without samples.
+    /// Returns the time that the share `quantile` (from 0 to 1) of the units does not exceed; zero without
+    /// samples.
     pub(super) fn quantile(&self, quantile: f64) -> Duration {
         let total: f64 = self.buckets.iter().map(|bucket| bucket.weight).sum();
         let above = total * (1.0 - quantile);
@@ -126,7 +128,7 @@ impl UnitTimes {
         Duration::ZERO
     }
 
-    /// Reads what [`to_json`](Self::to_json) wrote; anything else is no memory at all.
+    /// Reads the text that [`to_json`](Self::to_json) wrote; any other text gives an empty histogram.
     pub(super) fn from_json(text: &str) -> Self {
         let stored: Stored = serde_json::from_str(text).unwrap_or_default();
         let mut times = Self::default();
@@ -142,9 +144,9 @@ impl UnitTimes {
         times
     }
 
-    /// As text for the store.
+    /// Returns the histogram as text for the store.
     pub(super) fn to_json(&self) -> String {
-        /// Lighter buckets are not worth their place.
+        /// Weight, relative to the next sample, up to which a bucket is not stored.
         const WORTH: f64 = 1e-4;
         let used = self.buckets.iter().enumerate().filter_map(|(index, bucket)| {
             let weight = bucket.weight / self.weight;
@@ -163,7 +165,8 @@ fn nanos(sum: f64, weight: f64) -> Duration {
     if weight > 0.0 { Duration::from_nanos((sum / weight) as u64) } else { Duration::ZERO }
 }
 
-/// The leading bit says the octave, the three behind it the place in it.
+/// Returns the bucket of a time: the position of the leading bit is the octave, and the next three bits are
+/// the bucket within it.
 #[inline]
 fn bucket_of(nanos: u64) -> usize {
     if nanos < BUCKETS_PER_OCTAVE as u64 {
@@ -173,7 +176,7 @@ fn bucket_of(nanos: u64) -> usize {
     (octave - 2) * BUCKETS_PER_OCTAVE + ((nanos >> (octave - 3)) & 7) as usize
 }
 
-/// The first time behind a bucket.
+/// Returns the first time after a bucket.
 fn end_of(index: usize) -> u64 {
     let next = index + 1;
     if next < BUCKETS_PER_OCTAVE {
@@ -200,9 +203,9 @@ mod tests {
     #[test]
     fn a_constant_time_is_told_exactly() {
         let times = times(std::iter::repeat_n(200_123, 5000));
-        for told in [times.mean(), times.quantile(0.5), times.quantile(0.95)] {
-            let off = told.abs_diff(Duration::from_micros(200_123));
-            assert!(off < Duration::from_nanos(50), "{told:?}");
+        for time in [times.mean(), times.quantile(0.5), times.quantile(0.95)] {
+            let off = time.abs_diff(Duration::from_micros(200_123));
+            assert!(off < Duration::from_nanos(50), "{time:?}");
         }
     }
 

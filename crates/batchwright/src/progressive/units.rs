@@ -1,4 +1,4 @@
-//! Where units come from.
+//! Sources of units.
 
 mod items;
 
@@ -11,35 +11,35 @@ pub use self::items::{ItemUnitReader, ItemUnits, UnitIndex};
 use crate::error::ItemError;
 use crate::step::StepScope;
 
-/// How many units there are, and whether any lane may begin anywhere among them.
+/// The number of units, and whether a lane may begin at any of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Extent<P> {
-    /// So many, numbered from 0; a reader can be opened at each of them. The second is whatever makes opening
-    /// quick, kept with the execution: an index, a length.
+    /// A number of units, numbered from 0; a reader can be opened at each of them. The plan is stored with
+    /// the execution and makes opening fast: an index, a length.
     Split(u64, P),
-    /// So many ranks, each with units of its own, numbered from 0 until its reader ends.
+    /// A number of ranks, each with units of its own, numbered from 0 until its reader ends; and the plan.
     Ranks(u32, P),
 }
 
-/// The units that a reader is opened for.
+/// The units for which a reader is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnitRange {
-    /// Whose units, where they cannot be split; else 0.
+    /// The rank whose units are read; 0 where units can be split.
     pub rank: u32,
-    /// The first one.
+    /// The first unit.
     pub from: u64,
 }
 
 /// The units of a progressive step. One value serves all executions and lanes.
 pub trait Units: Send + Sync {
-    /// One unit of work.
+    /// A unit.
     type Unit: Send;
-    /// What is kept with the execution to open readers by.
+    /// The data that is stored with the execution to open readers.
     type Plan: Serialize + DeserializeOwned + Send;
-    /// Reads them one by one.
+    /// The reader of the units.
     type Reader: UnitReader<Unit = Self::Unit>;
 
-    /// Looks at the input once, when an execution is opened; it has no number yet.
+    /// Examines the input once, when an execution is opened and has no number yet.
     ///
     /// # Errors
     ///
@@ -61,31 +61,32 @@ pub trait Units: Send + Sync {
 
 /// Reads units in their order.
 pub trait UnitReader: Send {
-    /// One unit of work.
+    /// A unit.
     type Unit;
 
-    /// The next unit; `None` behind the last one.
+    /// Returns the next unit; `None` after the last one.
     ///
     /// # Errors
     ///
-    /// An attempt at this unit failed: for another one, and for the units behind it, a new reader is opened.
+    /// The attempt at this unit failed. A new reader is opened for the next attempt and for the units after
+    /// it.
     fn next(&mut self) -> Result<Option<Self::Unit>, ItemError>;
 }
 
-/// The numbers from 0 to `count`, `count` excluded.
+/// Units that are the numbers from 0 to `count`, `count` excluded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NumberedUnits {
     count: u64,
 }
 
 impl NumberedUnits {
-    /// So many units.
+    /// Returns `count` units.
     pub fn new(count: u64) -> Self {
         Self { count }
     }
 }
 
-/// Counts.
+/// Reads consecutive numbers.
 #[derive(Debug)]
 pub struct NumberReader(u64);
 
@@ -113,7 +114,7 @@ impl Units for NumberedUnits {
     }
 }
 
-/// The elements of a list, made anew for whoever reads it.
+/// Units that are the elements of a list, which is made anew for each reader.
 pub struct ListUnits<T> {
     list: Arc<MakeList<T>>,
 }
@@ -121,8 +122,8 @@ pub struct ListUnits<T> {
 type MakeList<T> = dyn Fn(&StepScope) -> Result<Vec<T>, ItemError> + Send + Sync;
 
 impl<T> ListUnits<T> {
-    /// The elements of what `list` makes. It must make the same list whenever it is called for the same
-    /// instance.
+    /// Returns the elements of the list that `list` makes. `list` must make the same list whenever it is
+    /// called for the same instance.
     pub fn new(
         list: impl Fn(&StepScope) -> Result<Vec<T>, ItemError> + Send + Sync + 'static,
     ) -> Self {
@@ -136,7 +137,7 @@ impl<T> std::fmt::Debug for ListUnits<T> {
     }
 }
 
-/// Takes elements from a list.
+/// Reads the elements of a list.
 #[derive(Debug)]
 pub struct ListUnitReader<T>(std::vec::IntoIter<T>);
 

@@ -1,6 +1,6 @@
-//! The rules of an execution's life, written once above every repository.
+//! The rules of an execution's lifecycle, shared by all repositories.
 //!
-//! Each function is one unit of work: read rows, decide by a pure function, write rows.
+//! Each function is one transaction: it reads rows, decides by a pure function and writes rows.
 
 use std::sync::PoisonError;
 
@@ -19,26 +19,26 @@ use crate::operator::{OperatorError, Refusal};
 use crate::parameters::JobParameters;
 use crate::progressive;
 
-/// Who will carry a new execution forward.
+/// The owner of a new or claimed execution, and its lease.
 #[derive(Debug, Clone)]
 pub(crate) struct Claimant {
     pub(crate) owner: String,
     pub(crate) lease_until: Timestamp,
 }
 
-/// Everything that a start stores.
+/// The values that a start stores.
 pub(crate) struct StartRequest<'a> {
     pub(crate) job: &'a str,
     pub(crate) rules: LaunchRules<'a>,
     pub(crate) options: &'a LaunchOptions,
-    /// `None`: handed to whoever shares the store.
+    /// The owner; `None` queues the execution for any process that shares the store.
     pub(crate) claimant: Option<Claimant>,
     /// The execution whose step starts this one.
     pub(crate) parent: Option<ExecutionId>,
     pub(crate) now: Timestamp,
 }
 
-/// Starts or restarts the instance of `parameters`: instance and execution in one unit of work.
+/// Starts or restarts the instance of `parameters`: stores instance and execution in one transaction.
 pub(crate) fn start(
     repository: &dyn JobRepository,
     request: &StartRequest<'_>,
@@ -52,10 +52,10 @@ pub(crate) fn start(
     })
 }
 
-/// Tries `work` again when another unit of work was quicker: what it decided by is no longer so. A store whose
-/// units of work exclude each other never asks for it.
+/// Runs `work`, and runs it again after each conflict: another transaction changed the rows that it had read.
+/// A store that runs transactions one after another reports no conflict.
 pub(crate) fn contended<T, E: MayConflict>(mut work: impl FnMut() -> Result<T, E>) -> Result<T, E> {
-    /// More than any real contest takes; a conflict that stays is told.
+    /// More attempts than concurrent transactions need; a conflict at the last attempt is returned.
     const ATTEMPTS_MAX: usize = 32;
     let mut result = work();
     for _ in 1..ATTEMPTS_MAX {
@@ -67,7 +67,7 @@ pub(crate) fn contended<T, E: MayConflict>(mut work: impl FnMut() -> Result<T, E
     result
 }
 
-/// An error that may say that another unit of work was quicker.
+/// An error that may be a conflict with another transaction.
 pub(crate) trait MayConflict {
     fn is_conflict(&self) -> bool;
 }
@@ -136,14 +136,15 @@ fn launch_in(
     Ok(execution)
 }
 
-/// The execution that `request` started when it came before.
+/// Returns the execution that `request` started; `None` when it started none.
 pub(crate) fn started_by(
     unit: &mut dyn UnitOfWork,
     request: &RequestKey,
 ) -> Result<Option<ExecutionId>, OperatorError> {
     if !launch::is_token(&request.key) || !launch::is_token(&request.fingerprint) {
-        let told = "key and fingerprint of a request are 1 to 255 visible ASCII characters";
-        return Err(Refusal::InvalidParameters { problems: vec![told.to_owned()] }.into());
+        let problem =
+            "the key and the fingerprint of a request must be 1 to 255 visible ASCII characters";
+        return Err(Refusal::InvalidParameters { problems: vec![problem.to_owned()] }.into());
     }
     match unit.request(&request.key)? {
         Some((known, execution)) if known != *request => {
@@ -153,7 +154,7 @@ pub(crate) fn started_by(
     }
 }
 
-/// What the same request started is not started again.
+/// Refuses a request that has already started an execution.
 fn refuse_repeated(
     unit: &mut dyn UnitOfWork,
     options: &LaunchOptions,
@@ -165,8 +166,8 @@ fn refuse_repeated(
     }
 }
 
-/// Restarts the instance of execution `id`, which must be its newest, with `change` applied to its
-/// parameters.
+/// Restarts the instance of execution `id`, which must be the newest of the instance, with `change` applied
+/// to its parameters.
 pub(crate) fn restart(
     repository: &dyn JobRepository,
     id: ExecutionId,
@@ -192,27 +193,29 @@ fn restart_once(
     Ok(restarted)
 }
 
-/// The parameters that a restart of execution `id` has: `change` may change those that do not identify.
+/// Returns the parameters of a restart of execution `id`; `change` may change those that are not identifying.
 pub(crate) fn parameters_of_restart(
     unit: &mut dyn UnitOfWork,
     id: ExecutionId,
     options: &LaunchOptions,
     change: impl Fn(JobParameters) -> Result<JobParameters, Refusal>,
 ) -> Result<JobParameters, OperatorError> {
-    // Who asks again learns what they started, not that it is newer.
+    // This check comes first: a repeated request gets the execution that it started, not the refusal that a
+    // newer one exists.
     refuse_repeated(unit, options)?;
     let execution = wanted(unit, id)?;
     refuse_if_superseded(unit, &execution)?;
     let key = execution.parameters.key();
     let parameters = change(execution.parameters)?;
     if parameters.key() != key {
-        let problems = vec!["a restart may not change identifying parameters".to_owned()];
+        let problems = vec!["a restart must not change identifying parameters".to_owned()];
         return Err(Refusal::InvalidParameters { problems }.into());
     }
     Ok(parameters)
 }
 
-/// Who comes second in a race learns what the winner is doing, not merely that there is one.
+/// Refuses an execution that is not the newest of its instance. The refusal states what the newest one is
+/// doing, so that the loser of a race between two starts learns it.
 fn refuse_if_superseded(
     unit: &mut dyn UnitOfWork,
     execution: &JobExecution,
@@ -229,7 +232,7 @@ fn refuse_if_superseded(
     .into())
 }
 
-/// Starts the next instance: `change` makes its parameters from those of the newest one.
+/// Starts the next instance; `change` makes its parameters from those of the newest one.
 pub(crate) fn start_next(
     repository: &dyn JobRepository,
     request: &StartRequest<'_>,
@@ -243,13 +246,14 @@ pub(crate) fn start_next(
             None => None,
         };
         let parameters = change(execution.map(|execution| execution.parameters))?;
-        // Somebody else made that instance since the newest one was looked up: theirs is the newest now.
+        // Another process has inserted that instance since the newest one was read, so it is the newest now.
         let made = unit.find_instance(request.job, &parameters.key())?.map(|instance| instance.id);
         if made > newest.map(|instance| instance.id) {
             return Err(RepositoryError::Conflict { what: "the newest instance".to_owned() }.into());
         }
         let execution = match start_in(&mut *unit, request, parameters) {
-            // A new instance has no past that could refuse it: somebody made it since it was looked for.
+            // A new instance has no history that could refuse the start: another process has inserted it
+            // since.
             Err(OperatorError::Refused(refusal)) if made.is_none() && !refusal.is_of_request() => {
                 let what = "the newest instance".to_owned();
                 return Err(RepositoryError::Conflict { what }.into());
@@ -261,7 +265,7 @@ pub(crate) fn start_next(
     })
 }
 
-/// `STARTING` → `STARTED`. `None` when it was stopped or taken over before it could run.
+/// Changes the status from `STARTING` to `STARTED`. `None` when the execution was stopped or taken over.
 pub(crate) fn claim(
     repository: &dyn JobRepository,
     lease: Lease,
@@ -288,8 +292,8 @@ fn claim_once(
     Ok(Some(execution))
 }
 
-/// Makes `claimant` the owner of an execution that was handed over. `None` when somebody else was quicker, or
-/// it was stopped.
+/// Makes `claimant` the owner of a queued execution. `None` when another process has claimed it, or it was
+/// stopped.
 pub(crate) fn adopt(
     repository: &dyn JobRepository,
     id: ExecutionId,
@@ -302,13 +306,13 @@ pub(crate) fn adopt(
         let Some(mut execution) = unit.execution(id)?.filter(waits) else { return Ok(None) };
         execution.owner = Some(claimant.owner.clone());
         execution.lease_until = Some(claimant.lease_until);
-        change(&mut *unit, &mut execution, now, Some("taken by a server".to_owned()))?;
+        change(&mut *unit, &mut execution, now, Some("claimed by a worker".to_owned()))?;
         unit.commit()?;
         Ok(Some(execution))
     })
 }
 
-/// How an owner ends its execution.
+/// The outcome with which an owner ends its execution.
 #[derive(Clone)]
 pub(crate) struct Ended {
     pub(crate) event: StatusEvent,
@@ -351,7 +355,7 @@ fn finish_once(
     if let Some(context) = outcome.context {
         execution.context = context;
     }
-    // The end of a step that the store could not take when it came.
+    // Close steps whose end could not be stored because the store had failed.
     let note = "the execution ended before the end of this step was stored";
     close_steps(&mut *unit, execution.id, &Failure::new("commit_failed", note), note, now)?;
     change(&mut *unit, &mut execution, now, None)?;
@@ -359,7 +363,7 @@ fn finish_once(
     Ok(execution)
 }
 
-/// Asks a running execution to stop. One that nobody began is stopped at once.
+/// Requests a running execution to stop. An execution that has not begun is stopped at once.
 pub(crate) fn request_stop(
     repository: &dyn JobRepository,
     id: ExecutionId,
@@ -380,7 +384,7 @@ fn request_stop_once(
         .after(StatusEvent::RequestStop)
         .map_err(|illegal| Refusal::NotRunning { execution: id, status: illegal.status })?;
     if execution.stop_requested {
-        // Whoever was to confirm it may be gone.
+        // The worker that had to confirm the stop may be dead.
         if execution.owner.is_none() {
             progressive::close_stopped(&mut *unit, &mut execution, now)?;
             unit.commit()?;
@@ -395,7 +399,7 @@ fn request_stop_once(
         execution.lease_until = None;
     }
     change(&mut *unit, &mut execution, now, Some("stop requested".to_owned()))?;
-    // Between two slices nobody works for it who could confirm the stop.
+    // Between two slices no worker exists that could confirm the stop.
     if execution.status == BatchStatus::Stopping && execution.owner.is_none() {
         progressive::close_stopped(&mut *unit, &mut execution, now)?;
     }
@@ -403,7 +407,7 @@ fn request_stop_once(
     Ok(execution)
 }
 
-/// Gives an execution up for good. A repeated call changes nothing.
+/// Abandons an execution: it can never be restarted. A repeated call changes nothing.
 pub(crate) fn abandon(
     repository: &dyn JobRepository,
     id: ExecutionId,
@@ -422,7 +426,7 @@ fn abandon_once(
     if execution.status == BatchStatus::Abandoned {
         return Ok(execution);
     }
-    // What became of the instance since is not undone.
+    // A newer execution of the instance is not invalidated.
     if execution.status.is_restartable() {
         refuse_if_superseded(&mut *unit, &execution)?;
     }
@@ -435,7 +439,7 @@ fn abandon_once(
     Ok(execution)
 }
 
-/// Closes an execution whose owner is dead, so that it can be restarted. A no-op for finished ones.
+/// Closes an execution whose owner is dead, so that it can be restarted. A finished execution stays as it is.
 pub(crate) fn recover(
     repository: &dyn JobRepository,
     id: ExecutionId,
@@ -466,13 +470,14 @@ fn recover_once(
     Ok(closed)
 }
 
-/// Running steps and the job become `FAILED`, checkpoints stay; the new fence shuts the owner out.
+/// Sets running steps and the job to `FAILED` and keeps their checkpoints; the new fence refuses commits of
+/// the old owner.
 fn close_lost(
     unit: &mut dyn UnitOfWork,
     execution: &JobExecution,
     now: Timestamp,
 ) -> Result<JobExecution, RepositoryError> {
-    let owner = execution.owner.as_deref().unwrap_or("nobody");
+    let owner = execution.owner.as_deref().unwrap_or("(none)");
     let since = execution.lease_until.unwrap_or(now);
     let lost = format!("owner {owner} lost, its lease ran until {since:.3}");
     let note = format!("recovered: {lost}");
@@ -490,7 +495,7 @@ fn close_lost(
     Ok(closed)
 }
 
-/// Steps and partitions of `execution` that are still running become `FAILED`; their checkpoints stay.
+/// Sets the running steps and partitions of `execution` to `FAILED` and keeps their checkpoints.
 fn close_steps(
     unit: &mut dyn UnitOfWork,
     execution: ExecutionId,
@@ -511,7 +516,7 @@ fn close_steps(
     Ok(())
 }
 
-/// A new row for a step that begins, `resume` being the execution that it continues.
+/// Inserts the row of a step that begins.
 pub(crate) fn begin_step(
     repository: &dyn JobRepository,
     lease: Lease,
@@ -533,7 +538,7 @@ fn begin_step_once(
     Ok(step)
 }
 
-/// Stores that a step got its turn.
+/// Stores the changed row of a running step.
 pub(crate) fn update_step(
     repository: &dyn JobRepository,
     lease: Lease,
@@ -556,7 +561,7 @@ fn update_step_once(
     unit.commit()
 }
 
-/// The contexts that a step leaves.
+/// The contexts of a step and its job, which the end of the step stores.
 #[derive(Clone, Copy)]
 pub(crate) struct Contexts<'a> {
     pub(crate) step: &'a ContextHandle,
@@ -565,8 +570,8 @@ pub(crate) struct Contexts<'a> {
 
 /// Stores how a step ended.
 ///
-/// Position, counters and context are the chunk commits' business: what they stored stands, also when the
-/// answer to the last of them was lost and this process believes that it failed.
+/// Position, counters and context are stored by the commits of chunks, and their stored values are kept, also
+/// when the answer to the last commit was lost and this process takes it for failed.
 pub(crate) fn end_step(
     repository: &dyn JobRepository,
     lease: Lease,
@@ -585,11 +590,11 @@ fn end_step_once(
     now: Timestamp,
 ) -> Result<(), RepositoryError> {
     let mut unit = repository.begin()?;
-    // The unit first, because whoever holds the lock has a connection already; and then the lock, because
-    // whoever waits for the execution's row holds it.
+    // The order is transaction, lock, row of the execution: a holder of the lock already has a connection,
+    // and a waiter for the row already holds the lock.
     let lock = contexts.job.commit_lock();
     let _alone = lock.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
-    // From here on no commit of ours is on its way any more: they hold the execution until they are through.
+    // With the row of the execution locked, no commit of this process is in progress: each commit locks it.
     let mut execution = owned(&mut *unit, lease)?;
     let rows = unit.steps_of(lease.execution)?;
     let stored = rows.into_iter().find(|row| row.id == step.id).ok_or_else(|| {
@@ -614,7 +619,8 @@ fn end_step_once(
     Ok(())
 }
 
-/// The flow goes on from the failures of `steps`: a restart does not try them again.
+/// Marks the failures of `steps` as handled: the flow continues after them, and a restart does not run them
+/// again.
 pub(crate) fn handle_failures(
     repository: &dyn JobRepository,
     lease: Lease,
@@ -639,7 +645,7 @@ fn handle_failures_once(
     unit.commit()
 }
 
-/// Stores what a running step must find again on a restart, apart from the checkpoints of its items.
+/// Stores the plan of a running step as its checkpoint, for its restart.
 pub(crate) fn keep_plan(
     repository: &dyn JobRepository,
     lease: Lease,
@@ -672,7 +678,7 @@ fn keep_plan_once(
     Ok(())
 }
 
-/// Makes sure that the execution is still the caller's, before it touches anything that it shares.
+/// Checks that the caller still owns the execution, before it changes anything that is shared.
 pub(crate) fn still_owned(
     repository: &dyn JobRepository,
     lease: Lease,
@@ -680,7 +686,7 @@ pub(crate) fn still_owned(
     owned(&mut *repository.begin()?, lease).map(drop)
 }
 
-/// The execution of `lease`, if it is still the caller's.
+/// Returns the execution of `lease` if the caller still owns it.
 pub(crate) fn owned(
     unit: &mut dyn UnitOfWork,
     lease: Lease,

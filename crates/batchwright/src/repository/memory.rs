@@ -1,4 +1,4 @@
-//! A repository that lives as long as the process. Short enough to be the specification.
+//! A repository in memory, which ends with the process. Short enough to serve as the specification.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ use crate::launch::RequestKey;
 use crate::progressive::Segment;
 use crate::query::{ExecutionFilter, InstancePage, Queries};
 
-/// Full semantics, no durability.
+/// A repository in memory: full semantics, no durability.
 #[derive(Debug)]
 pub struct MemoryRepository {
     state: Mutex<State>,
@@ -41,7 +41,7 @@ struct State {
     progressive: Progressive,
 }
 
-/// Small enough to be copied whenever a unit of work changes it.
+/// The rows of progressive executions: few enough to be copied for each transaction that changes them.
 #[derive(Debug, Clone, Default)]
 struct Progressive {
     rows: BTreeMap<ExecutionId, ProgressiveExecution>,
@@ -57,13 +57,13 @@ impl Default for MemoryRepository {
 }
 
 impl MemoryRepository {
-    /// An empty repository.
+    /// Returns an empty repository.
     pub fn new() -> Self {
         Self { state: Mutex::default(), id: crate::owner::unique_id() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A unit of work that unwinds undoes itself first, so the state is whole.
+        // A transaction that unwinds is rolled back before the lock is released, so the state is consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -86,7 +86,7 @@ impl JobRepository for MemoryRepository {
     }
 }
 
-/// Changes the state in place and remembers how to undo it.
+/// A transaction that changes the state in place and records how to undo each change.
 struct MemoryUnit<'a> {
     state: MutexGuard<'a, State>,
     undo: Vec<Undo>,
@@ -383,7 +383,7 @@ impl UnitOfWork for MemoryUnit<'_> {
     }
 
     fn resource(&mut self, _: std::any::TypeId) -> &mut dyn Any {
-        // There is no database to share: a writer that wants one finds a unit and says so.
+        // The store has no database to share: a writer that requires one finds `()` and reports an error.
         &mut self.no_database
     }
 

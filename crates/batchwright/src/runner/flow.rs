@@ -1,4 +1,4 @@
-//! Walks a flow: from node to node as the transitions say, on a restart past everything that is done.
+//! Walks a flow from node to node along its transitions; a restart passes over every node that is done.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use crate::repository::Lease;
 use crate::repository::lifecycle;
 use crate::step::{Step, guarded};
 
-/// How a flow ended, or one node of it.
+/// The end of a flow or of one of its nodes.
 pub(super) enum FlowEnd {
     Completed {
         exit: ExitStatus,
@@ -27,7 +27,7 @@ pub(super) enum FlowEnd {
         exit: ExitStatus,
         /// The step executions that failed and were not handled.
         steps: Vec<StepExecutionId>,
-        /// Whether another branch was stopped by a transition: the job stops, even when the failure is handled.
+        /// Whether a transition stopped another branch: the job stops, even when the failure is handled.
         stopped: bool,
     },
 }
@@ -38,7 +38,8 @@ impl FlowEnd {
     }
 }
 
-/// The failure that a flow left by a way that can only fail: it stays the reason, whatever happens on that way.
+/// A failure that a flow left by a transition to nodes from which it can only fail. The failure stays the
+/// reason of the flow's end, also when a later node fails.
 struct FirstFailure {
     failure: Failure,
     exit: ExitStatus,
@@ -46,7 +47,7 @@ struct FirstFailure {
 }
 
 impl FirstFailure {
-    /// `end`, with `first` as its cause when there is one.
+    /// Returns `end` with `first` as its cause, if there is one.
     fn before(first: Option<Self>, end: FlowEnd) -> FlowEnd {
         let Some(first) = first else { return end };
         match end {
@@ -65,7 +66,7 @@ impl FirstFailure {
     }
 }
 
-/// One walk through the flow of a job execution.
+/// A walk through the flow of a job execution.
 pub(super) struct Walk<'r> {
     runner: &'r Runner,
     lease: Lease,
@@ -77,7 +78,7 @@ impl<'r> Walk<'r> {
         Self { runner, lease, state: Mutex::new(state) }
     }
 
-    /// What the next execution must know of this walk.
+    /// Returns the state of this walk that the next execution of the instance continues from.
     pub(super) fn into_state(self) -> FlowState {
         self.state.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
@@ -108,7 +109,8 @@ impl<'r> Walk<'r> {
         let again_after = entry.as_ref().and_then(|entry| entry.again_after).max(round.again_after);
         let mut at = match entry.map(|entry| entry.at) {
             None => 0,
-            // The definition may have changed under a caller who accepts that: then from the beginning.
+            // An accepted change of the definition may have removed the node: then the flow begins at its
+            // first node.
             Some(Some(name)) => flow.index_of(&name).unwrap_or(0),
             Some(None) => {
                 return Ok(FlowEnd::Completed {
@@ -133,7 +135,7 @@ impl<'r> Walk<'r> {
                 }
                 NodeKind::Decision(decider) => {
                     match self.decision(&node.name, &**decider, scope)? {
-                        // Nobody expects a decision to fail: no transition is asked.
+                        // A failed decision ends the flow: transitions do not apply to it.
                         failed @ FlowEnd::Failed { .. } => return Ok(failed),
                         decided => decided,
                     }
@@ -194,15 +196,15 @@ impl<'r> Walk<'r> {
                     ran: true,
                 },
                 Target::Fail(code) => {
-                    let told = || format!("step `{}` ended with `{}`", node.name, exit.code);
-                    let failure = failure.unwrap_or_else(|| Failure::new("flow_failed", told()));
+                    let text = || format!("step `{}` ended with `{}`", node.name, exit.code);
+                    let failure = failure.unwrap_or_else(|| Failure::new("flow_failed", text()));
                     let exit = ExitStatus { code: code.clone(), ..exit };
                     let end = FlowEnd::Failed { stopped, failure, exit, steps };
                     FirstFailure::before(first, end)
                 }
                 Target::Stop => {
-                    let behind = flow.nodes.get(at + 1).map(|node| node.name.clone());
-                    self.stop_at(flow, FlowEntry { at: behind, again_after })
+                    let after = flow.nodes.get(at + 1).map(|node| node.name.clone());
+                    self.stop_at(flow, FlowEntry { at: after, again_after })
                 }
                 Target::RestartAt(name) => {
                     let again_after = Some(scope.execution_id());
@@ -213,7 +215,8 @@ impl<'r> Walk<'r> {
         }
     }
 
-    /// A flow that begins anew is not entered where an earlier round of it stopped, nor are those within it.
+    /// Removes the entry points of a flow that begins anew, and those of the flows within it, at which an
+    /// earlier round stopped.
     fn forget_entries(&self, flow: &JobFlow) {
         self.state().entries.remove(&flow.name);
         for node in &flow.nodes {
@@ -244,7 +247,7 @@ impl<'r> Walk<'r> {
             unit.history_of(scope.instance_id(), step.name())?
         };
         let options = step.options();
-        // Rows of a round that a `restart_at` closed count for the start limit, and for nothing else.
+        // Rows of a round that a `restart_at` closed count only for the start limit.
         let is_current =
             |row: &StepExecution| round.again_after.is_none_or(|id| row.execution_id > id);
         let current = history.first().filter(|row| is_current(row)).cloned();
@@ -288,19 +291,19 @@ impl<'r> Walk<'r> {
                 FlowEnd::Completed { exit: ExitStatus::new(code), ran: false }
             }
             Err(error) => {
-                let told = format!("failed to decide `{name}`: {error}");
-                FlowEnd::failed(Failure::new("decision_failed", told), ExitStatus::failed())
+                let message = format!("failed to decide `{name}`: {error}");
+                FlowEnd::failed(Failure::new("decision_failed", message), ExitStatus::failed())
             }
         })
     }
 
-    /// The newest execution of each step of the instance.
+    /// Returns the newest execution of each step of the instance.
     fn newest_steps(&self, scope: &JobScope) -> Result<Vec<StepExecution>, RepositoryError> {
         let repository = &*self.runner.repository;
         let executions =
             repository.executions(&crate::ExecutionFilter::of_instance(scope.instance_id()))?;
         let mut newest = BTreeMap::new();
-        // Oldest first, so that newer ones take their place.
+        // Oldest first, so that newer rows replace older ones.
         for execution in executions.into_iter().rev() {
             for step in repository.steps(execution.id)? {
                 newest.insert(step.name.clone(), step);
@@ -311,7 +314,7 @@ impl<'r> Walk<'r> {
         Ok(steps)
     }
 
-    /// All branches side by side; each goes on from its own position.
+    /// Runs all branches at the same time, each from its own entry point.
     fn split(
         &self,
         branches: &[JobFlow],
@@ -336,7 +339,7 @@ impl<'r> Walk<'r> {
                 Some(thread) => {
                     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
                 }
-                // No thread was to be had: the branch runs behind the others.
+                // No thread could be started: the branch runs on this thread, after the others.
                 None => branch_in(branch)(),
             });
             joined.collect()
@@ -347,16 +350,16 @@ impl<'r> Walk<'r> {
     }
 }
 
-/// Which of the rows of earlier visits count.
+/// Which rows of earlier visits of a node count.
 #[derive(Clone, Copy, Default)]
 struct Round {
-    /// Come to not for the first time in this execution: what is complete runs again.
+    /// Whether this execution visits the node again, so that a completed step runs again.
     again: bool,
-    /// Rows of this execution and those before it do not count.
+    /// The newest execution whose rows do not count, nor do those of older ones.
     again_after: Option<ExecutionId>,
 }
 
-/// Two branches together: the worse end wins, exit codes combine.
+/// Joins the ends of two branches: the worse end wins, and exit codes combine.
 fn join(a: FlowEnd, b: FlowEnd) -> FlowEnd {
     use FlowEnd::{Completed, Failed, Stopped};
     match (a, b) {
@@ -379,7 +382,7 @@ fn join(a: FlowEnd, b: FlowEnd) -> FlowEnd {
     }
 }
 
-/// What a row says of how its step ended.
+/// Returns the end of a step from its row.
 fn end_of(row: StepExecution, ran: bool) -> FlowEnd {
     match row.status {
         BatchStatus::Completed => FlowEnd::Completed { exit: row.exit, ran },
@@ -395,6 +398,7 @@ fn end_of(row: StepExecution, ran: bool) -> FlowEnd {
 }
 
 fn lost(name: &str, code: &str) -> FlowEnd {
-    let told = format!("step `{name}` ended with `{code}`, which none of its transitions matches");
-    FlowEnd::failed(Failure::new("no_transition", told), ExitStatus::failed())
+    let message =
+        format!("step `{name}` ended with `{code}`, which none of its transitions matches");
+    FlowEnd::failed(Failure::new("no_transition", message), ExitStatus::failed())
 }

@@ -1,4 +1,4 @@
-//! One job execution, from its claim to its end.
+//! Runs one job execution from its claim to its end.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::repository::Lease;
 use crate::repository::lifecycle::{self, Ended};
 use crate::step::guarded;
 
-/// One execution to run.
+/// A job execution to run.
 pub(crate) struct JobRun {
     pub(crate) job: Arc<Job>,
     pub(crate) lease: Lease,
@@ -20,7 +20,7 @@ pub(crate) struct JobRun {
 }
 
 impl Runner {
-    /// Runs the execution to its end. `None` when it was stopped or taken over before it began.
+    /// Runs the execution to its end. `None` when the execution was stopped or taken over before it began.
     pub(crate) fn run(&self, run: &JobRun) -> Result<Option<JobExecution>, RepositoryError> {
         let repository = &*self.repository;
         let Some(execution) = lifecycle::claim(repository, run.lease, self.clock.now())? else {
@@ -35,15 +35,15 @@ impl Runner {
                 (end, walk.into_state())
             }
             Err(error) => {
-                let told = format!("failed to call before_job: {error}");
-                let failure = Failure::new("listener_failed", told);
+                let message = format!("failed to call before_job: {error}");
+                let failure = Failure::new("listener_failed", message);
                 (FlowEnd::failed(failure, ExitStatus::failed()), execution.flow.clone())
             }
         };
         self.finish(run, &scope, execution, end, flow).map(Some)
     }
 
-    /// Tells `after_job` the outcome, then stores it.
+    /// Calls each `after_job` with the outcome, then stores the outcome.
     fn finish(
         &self,
         run: &JobRun,

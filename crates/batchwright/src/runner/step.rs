@@ -1,4 +1,4 @@
-//! One step execution in a row of its own, from its beginning to its end.
+//! Runs one step execution from its beginning to its end, and stores its row.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,29 +15,29 @@ use crate::step::{Partition, Step, StepEnd, StepKind, StepRun, StepScope, StepSt
 /// A step to run.
 pub(crate) struct StepOrder<'a> {
     pub(crate) step: &'a dyn Step,
-    /// Name of its row: the step's, with the key of the partition behind it.
+    /// Name of its row: the step's name, followed by the key of the partition, if it has one.
     pub(crate) name: String,
     pub(crate) partition: Option<Partition>,
     pub(crate) scope: &'a JobScope,
     pub(crate) lease: Lease,
-    /// The execution of it that is continued.
+    /// The step execution from which it resumes.
     pub(crate) resumed: Option<StepExecution>,
     pub(crate) past: Past,
-    /// Whether the flow goes on from a failure with that code.
+    /// Returns whether the flow handles a failure with that exit code.
     pub(crate) handles: &'a dyn Fn(&str) -> bool,
 }
 
-/// What earlier executions of a step left, beyond the row that is continued.
+/// The facts about earlier executions of a step that the resumed row does not contain.
 pub(crate) struct Past {
-    /// Skips that were committed.
+    /// Number of committed skips.
     skips: u64,
-    /// Whether one of them was taken from its owner, who may still have its files open.
+    /// Whether an earlier execution was taken from its owner, which may still have files open.
     was_taken: bool,
 }
 
 impl Past {
-    /// Of the step of that name, whose executions are `history`, when `resumed` is continued: what its round
-    /// did. A step that begins has no past.
+    /// Returns the past of the step `name` from its executions `history`: the rows of the round to which
+    /// `resumed` belongs. A step that begins anew has no past.
     pub(crate) fn of(
         repository: &Arc<dyn JobRepository>,
         history: &[StepExecution],
@@ -46,7 +46,7 @@ impl Past {
     ) -> Result<Self, RepositoryError> {
         let Some(resumed) = resumed else { return Ok(Self { skips: 0, was_taken: false }) };
         let round: Vec<_> = history.iter().filter(|row| row.round() == resumed.round()).collect();
-        // Skips that stand: those of a chunk that was undone were counted, and never committed.
+        // The stored skips are read, because counters include the skips of chunks that were rolled back.
         let executions: BTreeSet<_> = round
             .iter()
             .filter(|row| row.counters.skips() > 0)
@@ -65,8 +65,8 @@ impl Past {
 }
 
 impl Runner {
-    /// Runs one step in a row of its own. The error is a repository that could not be told the end,
-    /// or a lease that is lost: nothing more may be written.
+    /// Runs one step and stores its row. The error is a repository that could not store the end of the step,
+    /// or a lost lease: nothing more may be written.
     pub(crate) fn run_step(&self, order: StepOrder<'_>) -> Result<StepExecution, RepositoryError> {
         let StepOrder { step, name, partition, scope, lease, resumed, past, handles } = order;
         let Past { skips: earlier_skips, was_taken } = past;
@@ -77,7 +77,7 @@ impl Runner {
             (Some(_), false) => StepStart::Resumed,
         };
         let row = self.begin_step(lease, scope.job(), name, partition.as_ref(), resumed)?;
-        // Whoever only waits for others must not keep them from their turn.
+        // A step that only waits for other steps takes no permit, so that it cannot block them.
         let permit = match step.kind() {
             StepKind::Work | StepKind::Progressive => {
                 self.step_permits.acquire(scope.stop()).map(Some)
@@ -162,7 +162,7 @@ impl Runner {
         };
         set_status(&mut row, event);
         row.ended_at = Some(self.clock.now());
-        // Changes that no commit took along belong to a failed unit of work, unless the step is done.
+        // Context changes that no commit stored belong to a failed transaction, unless the step completed.
         if row.status != BatchStatus::Completed {
             scope.context().roll_back();
             scope.job().context().roll_back();
@@ -181,7 +181,7 @@ impl Runner {
         Ok(row)
     }
 
-    /// Calls every `after_step`; what they return is combined, what fails fails the step.
+    /// Calls every `after_step`. Their exit statuses are combined, and an error fails the step.
     fn after_step(&self, step: &dyn Step, scope: &StepScope, row: &mut StepExecution) {
         let mut errors = Vec::new();
         for listener in step.options().listeners.iter().rev() {
@@ -210,7 +210,8 @@ fn fail_row(row: &mut StepExecution, error: &StepError) -> StatusEvent {
     StatusEvent::Fail
 }
 
-/// Rows of steps follow the same machine as jobs; a step never waits for a stop that it confirms.
+/// Applies `event` to the status of a step, which has the same state machine as a job; an event that is not
+/// allowed is ignored, since a step never waits for the stop that it confirms.
 fn set_status(row: &mut StepExecution, event: StatusEvent) {
     if let Ok(status) = row.status.after(event) {
         row.status = status;

@@ -1,4 +1,4 @@
-//! How the slice of a lane ends, and with it, perhaps, the execution.
+//! The end of a lane's slice, and of its execution.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::progressive::slice::{SliceAnswer, SliceOutcome, outcome_of};
 use crate::repository::lifecycle::{contended, owned};
 use crate::repository::{Lane, UnitOfWork};
 
-/// When a client should ask again for a lane that found no work.
+/// Time after which the client of a lane without work should send the next request.
 const WAIT: Duration = Duration::from_millis(250);
 
 impl LaneRun<'_> {
-    /// Ends the slice: the lease goes back, and when a stop is requested and nobody else works any more, the
-    /// execution stops.
+    /// Ends the slice and releases its lease. Ends the execution when a stop is requested and no other lane
+    /// has a worker.
     pub(super) fn release(
         &self,
         unit: &mut dyn UnitOfWork,
@@ -43,7 +43,7 @@ impl LaneRun<'_> {
         self.let_go(unit, outcome, &execution)
     }
 
-    /// Gives the lease back with the answer.
+    /// Releases the lease and stores the answer.
     pub(super) fn let_go(
         &self,
         unit: &mut dyn UnitOfWork,
@@ -64,7 +64,7 @@ impl LaneRun<'_> {
         };
         let answer = serde_json::to_string(&answer)
             .map_err(|error| RepositoryError::unavailable("store the answer of a slice", error))?;
-        // The new fence shuts out whoever would still do something in the name of this slice.
+        // The new fence refuses all later commits of this slice.
         let lane = Lane {
             seq: self.seq,
             answer: Some(answer.clone()),
@@ -77,11 +77,11 @@ impl LaneRun<'_> {
         Ok(answer)
     }
 
-    /// The execution has ended, by somebody else: the answer says so.
+    /// Answers for an execution that another lane or an operator has ended.
     ///
     /// # Errors
     ///
-    /// [`RepositoryError::LeaseLost`] when it runs on, without this lane.
+    /// [`RepositoryError::LeaseLost`] when the execution still runs, without this lane.
     pub(crate) fn end_with_the_others(&mut self) -> Result<(), RepositoryError> {
         let answer = self.answer_after(|_, execution| match execution.status.is_running() {
             true => Err(RepositoryError::LeaseLost { execution: execution.id }),
@@ -91,7 +91,8 @@ impl LaneRun<'_> {
         Ok(())
     }
 
-    /// The answer that fits the execution, stored, once `settle` has seen the execution in the same unit of work.
+    /// Stores and returns the answer that fits the execution, after `settle` has seen the execution in the
+    /// same transaction.
     fn answer_after(
         &self,
         settle: impl Fn(&mut dyn UnitOfWork, &mut JobExecution) -> Result<(), RepositoryError>,
@@ -107,9 +108,9 @@ impl LaneRun<'_> {
         })
     }
 
-    /// All units are accounted for: assembles the response and ends the execution, unless somebody did.
+    /// Assembles the response after all units have ended, and ends the execution if no other lane has.
     ///
-    /// No unit of work is open while the response is assembled: who stores theirs first wins.
+    /// No transaction is open while the response is assembled: the first stored response wins.
     pub(super) fn finalise(&mut self) -> Result<(), Halt> {
         let id = self.lease.execution;
         let (partials, summary) = {
@@ -125,8 +126,8 @@ impl LaneRun<'_> {
         let ended = match &assembled {
             Ok(response) => Final::completed(response.clone()),
             Err(error) => {
-                let told = format!("failed to assemble the response: {error}");
-                Final::failed(Failure::new("response_failed", told))
+                let message = format!("failed to assemble the response: {error}");
+                Final::failed(Failure::new("response_failed", message))
             }
         };
         let answer = self.answer_after(|unit, execution| {
@@ -140,7 +141,7 @@ impl LaneRun<'_> {
         Ok(())
     }
 
-    /// The execution fails for a reason outside its units.
+    /// Fails the execution for a reason outside its units.
     pub(crate) fn fail(&mut self, failure: Failure) -> Result<(), Halt> {
         self.segment.clone_from(&self.committed);
         self.since = Since::default();
@@ -149,8 +150,8 @@ impl LaneRun<'_> {
         self.commit(Then::Fail, partial, &mut |_| Ok(())).map(drop)
     }
 
-    /// Gives everything back that is not committed, and the lease, without an answer. What is stored decides: the
-    /// outcome of the last commit may not be known here.
+    /// Releases uncommitted units and the lease, without an answer. The stored rows are the basis, because
+    /// the outcome of the last commit may not be known here.
     pub(crate) fn give_back(&self) -> Result<(), RepositoryError> {
         contended(|| {
             let mut unit = self.runner.repository.begin()?;

@@ -1,4 +1,4 @@
-//! Describing a progressive step.
+//! The builder of progressive steps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,18 +16,19 @@ use crate::progressive::progress::UnitsSummary;
 use crate::progressive::units::Units;
 use crate::step::{StepOptions, StepScope, cloning};
 
-/// Lanes when nothing is said.
+/// Default number of lanes.
 const LANES_DEFAULT: u32 = 4;
-/// Target of a slice when nothing is said.
+/// Default target of a slice.
 const TARGET_DEFAULT: Duration = Duration::from_secs(2);
-/// Time between two checkpoints, at most.
+/// Default maximum time between two checkpoints.
 const CHUNK_TIME_DEFAULT: Duration = Duration::from_millis(250);
-/// Attempts at a unit that fails, panics, hangs or kills its worker.
+/// Default maximum number of attempts at a unit that fails, panics, hangs or kills its worker.
 const ATTEMPTS_DEFAULT: u32 = 3;
-/// Time after which a unit is taken to hang.
+/// Default time after which a unit is considered to hang.
 const UNIT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 
-/// Describes a [`ProgressiveStep`]: units and what is done with them first, in that order.
+/// Builds a [`ProgressiveStep`]: first `units`, then `process` or one of its variants, then all other
+/// settings.
 #[must_use = "call `.build()`"]
 pub struct ProgressiveBuilder<U, B> {
     name: String,
@@ -56,7 +57,7 @@ impl ProgressiveBuilder<(), ()> {
         Self { name, settings, units: (), body: () }
     }
 
-    /// Where its units come from.
+    /// Sets the source of the units.
     pub fn units<U: Units>(self, units: U) -> ProgressiveBuilder<U, ()> {
         let Self { name, settings, body, .. } = self;
         ProgressiveBuilder { name, settings, units, body }
@@ -64,7 +65,7 @@ impl ProgressiveBuilder<(), ()> {
 }
 
 impl<U: Units> ProgressiveBuilder<U, ()> {
-    /// What is done with a unit; `None` for its output filters it out.
+    /// Sets the processor of the units. A unit whose output is `None` is filtered.
     pub fn process<P: ItemProcessor<U::Unit>>(
         self,
         processor: P,
@@ -72,7 +73,7 @@ impl<U: Units> ProgressiveBuilder<U, ()> {
         self.body(Plain(Arc::new(processor)))
     }
 
-    /// As [`process`](Self::process), by a processor that `make` makes for each slice.
+    /// Sets the processor like [`process`](Self::process); `make` makes one for each slice.
     pub fn process_with<P: ItemProcessor<U::Unit>, M>(
         self,
         make: M,
@@ -83,11 +84,12 @@ impl<U: Units> ProgressiveBuilder<U, ()> {
         self.body(Made(make))
     }
 
-    /// As [`process`](Self::process), by a future: `make` takes from the unit what the future needs. The future
-    /// is dropped where it awaits, as a failed attempt, when its slice took twice its target or when it takes
-    /// longer than a unit may.
+    /// Sets the processor like [`process`](Self::process), as a future: `make` takes from the unit what the
+    /// future needs. The future is dropped while it awaits, as a failed attempt, when its slice took twice
+    /// its target or when it takes longer than the timeout of a unit.
     ///
-    /// It is polled on a thread that waits for it. In a server of Batchwright, timers and sockets of Tokio work.
+    /// A thread that waits for the future polls it. In a server of Batchwright, timers and sockets of Tokio
+    /// work.
     pub fn process_async<O, F, M>(self, make: M) -> ProgressiveBuilder<U, Body<Awaited<M>, O, ()>>
     where
         O: Send + Sync,
@@ -105,9 +107,9 @@ impl<U: Units> ProgressiveBuilder<U, ()> {
 }
 
 impl<U, W, O> ProgressiveBuilder<U, Body<W, O, ()>> {
-    /// Folds outputs into one value: `fold` takes each one into what the units before it were reduced to (`None`
-    /// before the first), `combine` puts two neighbours together, the left one first. The value is stored as JSON
-    /// with every checkpoint.
+    /// Reduces the outputs to one value. `fold` adds an output to the partial result of the units before it
+    /// (`None` before the first); `combine` combines two neighbouring partial results, the left one first.
+    /// The value is stored as JSON with every checkpoint.
     pub fn reduce<P: Serialize + DeserializeOwned + Send + 'static>(
         self,
         fold: impl Fn(Option<P>, &O) -> Result<P, ItemError> + Send + Sync + 'static,
@@ -121,9 +123,9 @@ impl<U, W, O> ProgressiveBuilder<U, Body<W, O, ()>> {
 }
 
 impl<U, W, O, P> ProgressiveBuilder<U, Body<W, O, P>> {
-    /// Assembles the final response from the combined value, `None` when no unit was reduced. It may be called
-    /// more than once; the first response that is stored is everybody's. Default: a JSON object with
-    /// `units_done`, `units_failed` and `result`.
+    /// Sets the function that assembles the final response from the combined value, `None` when no unit was
+    /// reduced. The function may be called more than once; the first stored response is the response of the
+    /// execution. Default: a JSON object with `units_done`, `units_failed` and `result`.
     pub fn respond(
         mut self,
         respond: impl Fn(Option<P>, &UnitsSummary) -> Result<FinalResponse, ItemError>
@@ -135,40 +137,40 @@ impl<U, W, O, P> ProgressiveBuilder<U, Body<W, O, P>> {
         self
     }
 
-    /// Lanes that may work at once. Default 4.
+    /// Sets the number of lanes that may work at once, from 1 to 1,024. Default 4.
     pub fn lanes(mut self, lanes: u32) -> Self {
         self.settings.lanes = lanes.clamp(1, 1024);
         self
     }
 
-    /// When a slice should end, counted from the arrival of its request: from a millisecond to a day. Default 2 s.
+    /// Sets the target of a slice, counted from the arrival of its request: from 1 ms to 24 h. Default 2 s.
     pub fn target(mut self, target: Duration) -> Self {
         self.settings.target = target;
         self
     }
 
-    /// When a chunk of units is committed. Default: after 1,000 units or 250 ms. With one unit in a chunk, each is
-    /// committed alone, and one that kills its worker is known at once.
+    /// Sets when a chunk of units is committed. Default: after 1,000 units or 250 ms. With chunks of one
+    /// unit, each unit is committed alone, and a unit that kills its worker is known at once.
     pub fn completion(mut self, completion: Completion) -> Self {
         self.settings.chunk_units = completion.items.get() as u64;
         self.settings.chunk_time = completion.within.unwrap_or(CHUNK_TIME_DEFAULT);
         self
     }
 
-    /// Attempts at a unit that fails, panics, hangs or kills its worker. Default 3.
+    /// Sets the maximum attempts at a unit that fails, panics, hangs or kills its worker. Default 3.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.settings.max_attempts = attempts.max(1);
         self
     }
 
-    /// What becomes of the execution when all attempts at a unit failed. Default: it fails.
+    /// Sets what happens to the execution when all attempts at a unit failed. Default: it fails.
     pub fn on_failed(mut self, on_failed: OnFailed) -> Self {
         self.settings.on_failed = on_failed;
         self
     }
 
-    /// Time after which a unit is taken to hang: its request ends, its lane is free for the next one, and
-    /// whatever the unit still does is not accounted for. Default 60 s.
+    /// Sets the time after which a unit is considered to hang: its request ends, its lane is free for the
+    /// next request, and no later result of the unit is stored. Default 60 s.
     pub fn unit_timeout(mut self, timeout: Duration) -> Self {
         self.settings.unit_timeout = timeout;
         self
@@ -176,8 +178,9 @@ impl<U, W, O, P> ProgressiveBuilder<U, Body<W, O, P>> {
 }
 
 impl<U, W, O: 'static, P> ProgressiveBuilder<U, Body<W, O, P>> {
-    /// Where outputs go: into the transaction of the checkpoint, when the writer shares the store's database. A
-    /// writer that keeps a position of its own (a file, another database) is refused when a lane opens it.
+    /// Sets the writer of the outputs. A writer that shares the store's database writes in the transaction of
+    /// the checkpoint. A writer that keeps a position of its own (a file, another database) is refused when a
+    /// lane opens it.
     pub fn writer<K>(self, writer: K) -> Self
     where
         K: ItemWriter<O> + Clone + 'static,
@@ -186,7 +189,7 @@ impl<U, W, O: 'static, P> ProgressiveBuilder<U, Body<W, O, P>> {
         self.writer_with(move |scope| make(scope))
     }
 
-    /// As [`writer`](Self::writer), by one that `make` makes for each slice.
+    /// Sets the writer like [`writer`](Self::writer); `make` makes one for each slice.
     pub fn writer_with<K>(
         mut self,
         make: impl Fn(&StepScope) -> Result<K, ItemError> + Send + Sync + 'static,
@@ -206,7 +209,7 @@ where
     O: Send + Sync + 'static,
     P: Serialize + DeserializeOwned + Send + 'static,
 {
-    /// The step.
+    /// Builds the step.
     pub fn build(self) -> ProgressiveStep {
         let Self { name, settings, units, body } = self;
         let work = Arc::new(Typed { settings, units, body });

@@ -1,4 +1,4 @@
-//! The loop that works through the units of a lane, with the types of its step.
+//! The loop that runs the units of a lane, generic over the types of its step.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,7 +11,7 @@ use crate::progressive::progress::UnitsSummary;
 use crate::progressive::units::{Extent, UnitRange, UnitReader, Units};
 use crate::step::{StepScope, guarded};
 
-/// What a step does with its units.
+/// The work of a step on its units: processor, writer, reduction and response.
 #[doc(hidden)]
 pub struct Body<W, O, P> {
     pub(super) work: W,
@@ -32,24 +32,24 @@ pub(super) struct Reduce<O, P> {
     pub(super) combine: Combine<P>,
 }
 
-/// A progressive step with its types.
+/// The work of a progressive step, generic over its types.
 pub(super) struct Typed<U, W, O, P> {
     pub(super) settings: Settings,
     pub(super) units: U,
     pub(super) body: Body<W, O, P>,
 }
 
-/// What a lane has in its hands of the segment it works on.
+/// The state of a lane that works on a segment.
 struct Work<'t, U: Units, R, O, P> {
     ready: R,
     reader: Option<U::Reader>,
     plan: &'t U::Plan,
-    /// What the units of the segment were reduced to, those of `outputs` included.
+    /// The partial result of the units of the segment, those of `outputs` included.
     partial: Option<P>,
-    /// Not committed yet.
+    /// Outputs that are not committed.
     outputs: Vec<O>,
     sink: Option<Box<dyn Sink<O>>>,
-    /// A fold failed and took `partial` with it.
+    /// Whether a fold failed and consumed `partial`.
     is_torn: bool,
 }
 
@@ -149,7 +149,7 @@ where
     W: UnitWork<U::Unit, Output = O>,
     P: Serialize + DeserializeOwned,
 {
-    /// Takes up the lane's segment where it stands.
+    /// Begins at the position of the lane's segment, with its committed partial result.
     fn take_up(
         &self,
         work: &mut Work<'_, U, W::Ready, O, P>,
@@ -159,7 +159,7 @@ where
         work.outputs.clear();
         let read = |text| {
             serde_json::from_str(text)
-                .map_err(|error| Halt::fatal("read what units were reduced to", error.into()))
+                .map_err(|error| Halt::fatal("read the partial result of the units", error.into()))
         };
         work.partial = match lane.partial().filter(|_| self.body.reduce.is_some()) {
             Some(text) => Some(read(text)?),
@@ -168,7 +168,7 @@ where
         Ok(())
     }
 
-    /// One attempt at the unit in front of the lane.
+    /// Makes one attempt at the next unit of the lane.
     fn unit(
         &self,
         work: &mut Work<'_, U, W::Ready, O, P>,
@@ -187,7 +187,7 @@ where
             Ok(Attempted::Filtered) => lane.unit_done(UnitEnd::Filtered),
             Ok(Attempted::NoMore) => lane.no_more_units(),
             Err(error) => {
-                // Whatever state the reader is in: the next attempt, or the next unit, has a new one.
+                // The state of the reader is unknown: the next attempt or unit gets a new reader.
                 work.reader = None;
                 if std::mem::take(&mut work.is_torn) {
                     lane.rewind(&error, 0);
@@ -209,7 +209,7 @@ where
             let range = UnitRange { rank, from };
             let scope = lane.scope().clone();
             let opened = lane.opening(|| guarded(|| self.units.open(work.plan, range, &scope)));
-            work.reader = Some(opened.map_err(|error| Halt::fatal("open the units", error))?);
+            work.reader = Some(opened.map_err(|error| Halt::fatal("open the unit reader", error))?);
         }
         Ok(())
     }
@@ -226,7 +226,7 @@ where
             return Ok(Attempted::Filtered);
         };
         if let Some(reduce) = &self.body.reduce {
-            // Until the fold returns, nobody has the value any more.
+            // While the fold runs, it owns the value, which is lost when the fold fails.
             work.is_torn = true;
             work.partial = Some((reduce.fold)(work.partial.take(), &output)?);
             work.is_torn = false;
@@ -242,7 +242,7 @@ where
     ) -> Result<(), Halt> {
         let stored = work.partial.as_ref().map(serde_json::to_string).transpose();
         let partial = stored
-            .map_err(|error| Halt::fatal("store what units were reduced to", error.into()))?;
+            .map_err(|error| Halt::fatal("store the partial result of the units", error.into()))?;
         let Work { outputs, sink, .. } = work;
         let committed = lane.commit(then, partial, &mut |chunk| match sink {
             Some(sink) if !outputs.is_empty() => guarded(|| sink.write(outputs, chunk)),
@@ -250,7 +250,7 @@ where
         });
         if let Some(sink) = &mut work.sink {
             sink.ended(matches!(committed, Ok(true)))
-                .map_err(|error| Halt::fatal("undo what was written", error))?;
+                .map_err(|error| Halt::fatal("roll the writer back", error))?;
         }
         if committed? {
             work.outputs.clear();

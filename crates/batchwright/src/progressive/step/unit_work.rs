@@ -1,4 +1,4 @@
-//! What is done with a unit: a processor, a future, a writer.
+//! The work on a unit: processors, futures and writers.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::error::{ErrorKind, ItemError};
 use crate::item::{ItemProcessor, ItemWriter};
 use crate::step::{ChunkTransaction, StepScope};
 
-/// A writer whose outputs live in the checkpoint's transaction.
+/// A writer that writes its outputs in the transaction of the checkpoint.
 pub(super) trait Sink<O>: Send {
     fn open(&mut self, scope: &StepScope) -> Result<(), ItemError>;
     fn write(&mut self, outputs: &[O], chunk: &mut ChunkTransaction<'_>) -> Result<(), ItemError>;
@@ -21,8 +21,8 @@ impl<O, W: ItemWriter<O>> Sink<O> for W {
     fn open(&mut self, scope: &StepScope) -> Result<(), ItemError> {
         if self.prepares() || self.keeps_position() {
             return Err(ItemError::fatal(
-                "write from several lanes: this writer keeps a position of its own; write to the store's \
-                 database, or to something that can tell repeated units",
+                "several lanes cannot share this writer, which keeps a position of its own; write \
+                 to the store's database, or to a target that recognises repeated units",
             ));
         }
         ItemWriter::open(self, None, scope).map(drop)
@@ -43,22 +43,22 @@ impl<O, W: ItemWriter<O>> Sink<O> for W {
     }
 }
 
-/// What is done with units.
+/// The work on the units of a step.
 #[doc(hidden)]
 pub trait UnitWork<I>: Send + Sync {
     type Output;
     type Ready: ReadyWork<I, Output = Self::Output>;
 
-    /// For one slice of an execution.
+    /// Prepares the work for one slice of an execution.
     fn ready(&self, scope: &StepScope) -> Result<Self::Ready, ItemError>;
 }
 
-/// What is done with the units of one slice.
+/// The work on the units of one slice.
 #[doc(hidden)]
 pub trait ReadyWork<I> {
     type Output;
 
-    /// `time_left` bounds what can be cancelled.
+    /// Works on one unit; `time_left` limits work that can be cancelled.
     fn run(&self, unit: &I, time_left: Duration) -> Result<Option<Self::Output>, ItemError>;
 }
 
@@ -138,8 +138,8 @@ where
             match time_left.checked_sub(begun.elapsed()) {
                 Some(left) if !left.is_zero() => std::thread::park_timeout(left),
                 _ => {
-                    let told = format!("finish the unit within {time_left:.1?}: it was cancelled");
-                    return Err(ItemError::new(ErrorKind::TIMEOUT, told));
+                    let message = format!("the unit was cancelled after {time_left:.1?}");
+                    return Err(ItemError::new(ErrorKind::TIMEOUT, message));
                 }
             }
         }

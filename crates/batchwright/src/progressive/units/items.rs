@@ -1,4 +1,4 @@
-//! The items of any reader as units.
+//! Units that are the items of an item reader.
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use crate::error::ItemError;
 use crate::item::ItemReader;
 use crate::step::StepScope;
 
-/// Items that are counted, at most: whoever opens an execution waits for it.
+/// Maximum number of items that are counted, because the client that opens an execution waits for the count.
 const UNITS_MAX: u64 = 50_000_000;
-/// Positions that are kept of an input, at most.
+/// Maximum number of positions that are stored of an input.
 const POSITIONS_MAX: usize = 512;
 
-/// The items of an [`ItemReader`], one unit each: records of a file, rows of a query.
+/// Units that are the items of an [`ItemReader`]: records of a file, rows of a query.
 ///
-/// When an execution is opened the input is read through once, to count it and to note a few hundred positions
-/// in it; from then on a lane begins at any item by reading on from the last position before it. A record
-/// that cannot be read is a unit that fails.
+/// When an execution is opened, the input is read once to count its items and to store a few hundred
+/// positions. A lane begins at any item by reading from the last stored position before it. A record that
+/// cannot be read is a unit that fails.
 pub struct ItemUnits<R> {
     make: Arc<MakeReader<R>>,
 }
@@ -26,7 +26,7 @@ pub struct ItemUnits<R> {
 type MakeReader<R> = dyn Fn(&StepScope) -> Result<R, ItemError> + Send + Sync;
 
 impl<R: ItemReader> ItemUnits<R> {
-    /// The items of what `make` makes; it is called for every lane.
+    /// Returns the items of the reader that `make` makes; `make` is called for every lane.
     pub fn new(make: impl Fn(&StepScope) -> Result<R, ItemError> + Send + Sync + 'static) -> Self {
         Self { make: Arc::new(make) }
     }
@@ -38,31 +38,31 @@ impl<R> std::fmt::Debug for ItemUnits<R> {
     }
 }
 
-/// Positions of a reader in front of every so many items.
+/// Positions of a reader before every `every`-th item.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct UnitIndex {
     every: u64,
-    /// As JSON text, the first one in front of item `every`.
+    /// The positions as JSON text, the first one before item `every`.
     positions: Vec<String>,
 }
 
 impl UnitIndex {
-    /// Reads `reader`, which is open, to its end.
+    /// Reads the open `reader` to its end and returns the number of items and the index.
     fn of<R: ItemReader>(reader: &mut R) -> Result<(u64, Self), ItemError> {
         let (mut count, mut index) = (0, Self { every: 1, positions: Vec::new() });
         while pass(reader)? {
             count += 1;
             if count > UNITS_MAX {
                 return Err(ItemError::fatal(format!(
-                    "count the input: it has more than {UNITS_MAX} items; a source of your own can say how many \
-                     there are without reading them"
+                    "the input has more than {UNITS_MAX} items; a custom `Units` source can give \
+                     their number without reading them"
                 )));
             }
             if count % index.every == 0 {
                 index.positions.push(serde_json::to_string(&reader.position())?);
             }
             if index.positions.len() > POSITIONS_MAX {
-                // Every second one stays: those in front of the multiples of twice as many.
+                // Every second position stays: those before the multiples of the doubled distance.
                 let mut number = 0;
                 index.positions.retain(|_| {
                     number += 1;
@@ -75,7 +75,7 @@ impl UnitIndex {
     }
 }
 
-/// Goes past one item. Whether there was one: a record that cannot be read is one too.
+/// Passes over one item. Returns whether an item existed; a record that cannot be read counts as one.
 fn pass<R: ItemReader>(reader: &mut R) -> Result<bool, ItemError> {
     match reader.read() {
         Ok(item) => Ok(item.is_some()),
@@ -131,7 +131,7 @@ impl<R: ItemReader> Units for ItemUnits<R> {
         scope: &StepScope,
     ) -> Result<ItemUnitReader<R>, ItemError> {
         let mut reader = (self.make)(scope)?;
-        // The position in front of the last multiple at or before the unit.
+        // The position before the last multiple of `every` that is not after the unit.
         let multiple = range.from / index.every.max(1);
         let stored = match usize::try_from(multiple).ok().and_then(|at| at.checked_sub(1)) {
             Some(at) => index.positions.get(at),
@@ -140,9 +140,9 @@ impl<R: ItemReader> Units for ItemUnits<R> {
         let position = stored.map(|text| serde_json::from_str(text)).transpose()?;
         reader.open(position, scope)?;
         let mut reader = ItemUnitReader(reader);
-        let behind =
+        let passed =
             if stored.is_some() { range.from - multiple * index.every } else { range.from };
-        for _ in 0..behind {
+        for _ in 0..passed {
             if !pass(&mut reader.0)? {
                 break;
             }
