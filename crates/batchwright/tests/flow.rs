@@ -432,7 +432,7 @@ fn row_108_every_place_is_reached_and_every_way_ends_or_the_job_is_refused() {
     let unreached = faults(job().step(step("a")).on("COMPLETED").end("X").step(step("b")));
     assert!(unreached.contains("nothing leads to `b`"), "{unreached}");
     let endless = faults(job().step(step("a")).step(step("b")).on("COMPLETED").to("a"));
-    assert!(endless.contains("no way from `a` ends"), "{endless}");
+    assert!(endless.contains("no path from `a` ends the flow"), "{endless}");
     let nowhere = faults(job().step(step("a")).on("FAILED").to("c"));
     assert!(nowhere.contains("goes to `c`, which does not exist; there are `a`"), "{nowhere}");
     assert!(faults(job()).contains("it has no step"));
