@@ -1,4 +1,5 @@
-//! Holds the engine to the reference model, execution after execution, until the job is done.
+//! The oracle: compares the engine with the reference model, execution after execution, until the job is
+//! done.
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -10,25 +11,26 @@ use crate::{
     SkipPolicy,
 };
 
-/// How the engine works; none of it may show in the result.
+/// The settings of the engine that must not affect the result.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// Chunks read ahead.
+    /// Number of chunks read ahead.
     pub read_ahead: usize,
-    /// Threads that process.
+    /// Number of processing threads.
     pub parallelism: usize,
 }
 
-/// Executions before the faults are taken away.
+/// Number of executions with faults.
 const FAULTY_EXECUTIONS: usize = 3;
 
-/// Runs `case` as `job` on `repository` and `writer`, restarting after every failure and stop; compares status,
-/// counters, checkpoint and `rows` with the model after each execution, and asserts the laws. After some executions
-/// the faults are taken away: `accept` makes the database take the `refused` items.
+/// Runs `case` as `job` on `repository` and `writer`, restarting after every failure and stop. After each
+/// execution the function compares status, counters, checkpoint and `rows` with the model, and asserts the
+/// laws of conservation. After a fixed number of executions the faults are removed: `accept` makes the
+/// database accept the `refused` items.
 ///
 /// # Panics
 ///
-/// When the engine and the model disagree.
+/// When the engine and the model differ.
 pub fn check<W>(
     repository: &Arc<dyn JobRepository>,
     job: &str,
@@ -59,7 +61,7 @@ pub fn check<W>(
 
         let told = format!("execution {execution} of {case:?} as {shape:?}");
         assert_eq!(step.counters, expected.counters, "counters: {told}: {:?}", done.failure);
-        // What the model completes without any result fails for that reason.
+        // A step that the model completes with skips only fails for that reason.
         let skips = skipped + expected.counters.skips();
         let nothing_but_skips = expected.status == BatchStatus::Completed
             && expected.mark.records > 0
@@ -135,7 +137,7 @@ where
         .read_ahead(shape.read_ahead)
         .parallelism(shape.parallelism)
         .build();
-    // The hook stops the execution through the operator that it belongs to.
+    // The hook stops the execution through its own operator.
     let stopper: Arc<OnceLock<JobOperator>> = Arc::default();
     let (told, commits) = (Arc::clone(&stopper), Mutex::new(0));
     let stop_after = case.stop_after_commits;
