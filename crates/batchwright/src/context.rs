@@ -175,7 +175,7 @@ impl ContextHandle {
         Self { inner, shared: Some(Arc::new(Shared { whole, commit })) }
     }
 
-    /// Loads what concurrent parts have committed since this part began.
+    /// Loads what the parts of this part, such as the partitions of a step, have committed.
     pub(crate) fn refresh(&self) {
         let Some(shared) = &self.shared else { return };
         let committed = shared.whole.lock().committed.clone();

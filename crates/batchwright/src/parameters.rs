@@ -652,8 +652,9 @@ impl ParameterSchema {
             }
             // A mask copied from a display would replace the real value.
             if secret.value == MASK.into() {
-                problems
-                    .push(format!("parameter `{name}` is `{MASK}`, which stands for its value"));
+                problems.push(format!(
+                    "parameter `{name}` is `{MASK}`, the mask of a secret; give the value itself"
+                ));
             }
         }
         for known in &self.declared {

@@ -1,4 +1,4 @@
-//! Steps: the trait behind every kind of step, the scope of a running step, and the transaction of a chunk.
+//! Steps: the trait of every kind of step, the scope of a running step, and the transaction of a chunk.
 
 mod chunk;
 mod command;

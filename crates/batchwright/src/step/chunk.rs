@@ -158,7 +158,7 @@ where
             Ok(StepEnd::Completed(_)) => Ending::Complete,
             _ => Ending::Incomplete,
         };
-        // Both are always closed; the first error wins.
+        // Reader and writer are always closed; the first error wins.
         let closed_reader = super::guarded(|| reader.close());
         let closed_writer = super::guarded(|| writer.close(ending));
         let end = result?;

@@ -46,7 +46,7 @@ enum SkipSource {
 #[derive(Clone, Copy)]
 enum Mark {
     /// After the whole chunk.
-    Behind,
+    After,
     /// At the chunk's start, with this number of its records resolved.
     Within(u64),
 }
@@ -73,7 +73,8 @@ pub(super) struct Settler<'r, 'a, I, O, W: ItemWriter<O>> {
 /// deadlock lets one transaction through, so this many conflicts in a row are no accident.
 const CONTENTION_ATTEMPTS_MAX: u32 = 10;
 
-/// Returns the wait before the next attempt, which doubles up to a limit.
+/// Returns the wait before the next attempt, which doubles up to a limit. Jitter is not needed: the timing of
+/// processes differs.
 fn contention_wait(attempts: u32) -> Duration {
     Duration::from_millis(5 << attempts.min(6))
 }
@@ -203,8 +204,8 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
     ) -> Result<(), Aborted> {
         let mut first_failure = None;
         for attempts in 1.. {
-            let error = match self.attempt(chunk, 0..chunk.outputs.len(), Mark::Behind, &pending)? {
-                Ok(()) => return self.tell(chunk, 0..chunk.outputs.len(), &pending),
+            let error = match self.attempt(chunk, 0..chunk.outputs.len(), Mark::After, &pending)? {
+                Ok(()) => return self.notify(chunk, 0..chunk.outputs.len(), &pending),
                 Err(error) => error,
             };
             self.rolled_back(&chunk.outputs, &error)?;
@@ -258,11 +259,11 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                 false => later.partition_point(|skip| skip.offset < offset),
             };
             now.extend(later.drain(..due));
-            let mark = if index == last { Mark::Behind } else { Mark::Within(offset) };
+            let mark = if index == last { Mark::After } else { Mark::Within(offset) };
             let one = index..index + 1;
             match self.attempt(chunk, one.clone(), mark, &now)? {
                 Ok(()) => {
-                    self.tell(chunk, one, &now)?;
+                    self.notify(chunk, one, &now)?;
                     now.clear();
                 }
                 Err(error) => {
@@ -290,8 +291,8 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         chunk: &Processed<I, O>,
         skips: &[PendingSkip],
     ) -> Result<(), Aborted> {
-        match self.attempt(chunk, 0..0, Mark::Behind, skips)? {
-            Ok(()) => self.tell(chunk, 0..0, skips),
+        match self.attempt(chunk, 0..0, Mark::After, skips)? {
+            Ok(()) => self.notify(chunk, 0..0, skips),
             Err(error) => {
                 let item = self.checkpoint.records + chunk.filled.records();
                 Err(self.fail(Phase::Write, item, error))
@@ -485,7 +486,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
 
     fn next_checkpoint(&self, chunk: &Processed<I, O>, mark: Mark, skips: u64) -> Checkpoint {
         let (records, resolved, reader) = match mark {
-            Mark::Behind => {
+            Mark::After => {
                 let records = self.checkpoint.records + chunk.filled.records();
                 (records, 0, chunk.filled.position.clone())
             }
@@ -527,7 +528,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
     }
 
     /// Informs the listeners, after a commit, about the committed outputs and skips.
-    fn tell(
+    fn notify(
         &mut self,
         chunk: &Processed<I, O>,
         range: std::ops::Range<usize>,
