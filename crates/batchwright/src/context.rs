@@ -183,7 +183,7 @@ impl ContextHandle {
     }
 
     /// Returns the lock to hold from the merge of a change to the end of its commit; `None` when nothing
-    /// changed or no other part runs.
+    /// changed or this is not a part's handle.
     pub(crate) fn commit_lock(&self) -> Option<Arc<Mutex<()>>> {
         let shared = self.shared.as_ref()?;
         self.lock().changed.then(|| Arc::clone(&shared.commit))
@@ -193,7 +193,7 @@ impl ContextHandle {
     ///
     /// # Errors
     ///
-    /// As [`ExecutionContext::put`].
+    /// See [`ExecutionContext::put`].
     pub fn put(&self, name: &str, value: &impl Serialize) -> Result<(), ContextError> {
         let mut tracked = self.lock();
         tracked.changed = true;
@@ -204,7 +204,7 @@ impl ContextHandle {
     ///
     /// # Errors
     ///
-    /// As [`ExecutionContext::get`].
+    /// See [`ExecutionContext::get`].
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<T, ContextError> {
         self.lock().current.get(name)
     }

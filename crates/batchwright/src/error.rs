@@ -288,11 +288,11 @@ pub enum StepError {
     Item {
         /// Step that was running.
         step: String,
-        /// What was being done.
+        /// Phase of the failure.
         phase: Phase,
         /// The item's number in reading order, from 1; for a whole chunk, its first item.
         item: u64,
-        /// What the user code reported.
+        /// Error of the user code.
         source: ItemErrorText,
     },
     /// The failures exceed the skip limit.
@@ -304,11 +304,11 @@ pub enum StepError {
         step: String,
         /// Skips allowed.
         limit: u64,
-        /// What was being done.
+        /// Phase of the failure.
         phase: Phase,
         /// The item's number in reading order, from 1.
         item: u64,
-        /// What the user code reported.
+        /// Error of the user code.
         source: ItemErrorText,
     },
     /// Every record that was read was skipped.
@@ -331,17 +331,17 @@ pub enum StepError {
         part: &'static str,
         /// Build, open, close, position.
         action: &'static str,
-        /// What the component reported.
+        /// Error of the component.
         source: ItemErrorText,
     },
     /// A listener failed.
     #[error("call {call} of step `{step}`: {source}")]
     Listener {
-        /// What the listener reported.
+        /// Step that was running.
         step: String,
-        /// Which call.
+        /// Name of the call.
         call: &'static str,
-        /// What it reported.
+        /// Error of the listener.
         source: ItemErrorText,
     },
     /// A tasklet or command failed.
@@ -349,7 +349,7 @@ pub enum StepError {
     Tasklet {
         /// Step that was running.
         step: String,
-        /// What the tasklet or command reported.
+        /// Error of the tasklet or command.
         source: ItemErrorText,
     },
     /// Partitions failed.
@@ -391,7 +391,7 @@ pub enum StepError {
     Commit {
         /// Step that was running.
         step: String,
-        /// What the repository reported.
+        /// Error of the repository.
         #[source]
         source: RepositoryError,
     },
@@ -496,9 +496,9 @@ pub enum RepositoryError {
     /// The store is not reachable, or the outcome of a commit is unknown: reload before deciding.
     #[error("reach the store: {action}")]
     Unavailable {
-        /// What was being done.
+        /// Operation that failed.
         action: String,
-        /// What the store reported.
+        /// Error of the store.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
@@ -513,7 +513,7 @@ pub enum RepositoryError {
     Refused {
         /// Kind of the failure, for the policies of the chunk's items.
         kind: ErrorKind,
-        /// What the database reported.
+        /// Error of the database.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
@@ -534,7 +534,7 @@ pub enum RepositoryError {
     /// The stored data cannot be interpreted.
     #[error("interpret the stored data: {what}")]
     Corrupt {
-        /// What was found, and where.
+        /// Description of the data and the problem.
         what: String,
     },
 }

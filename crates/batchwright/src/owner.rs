@@ -21,7 +21,7 @@ pub struct ProcessIdentity {
     nonce: String,
 }
 
-/// What this process can determine about another process.
+/// The liveness of another process, as far as this process can determine it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Liveness {
     /// A process of this host that has ended.
