@@ -298,13 +298,13 @@ fn a_decider_that_fails_fails_the_job() {
     let operator = operator(
         job()
             .step(world.step("a"))
-            .decision("d", |_: &Decision<'_>| Err(ItemError::data("cannot tell")))
+            .decision("d", |_: &Decision<'_>| Err(ItemError::data("cannot decide")))
             .on("*")
             .end("X"),
     );
     let failure = start(&operator).failure.unwrap();
     assert_eq!(failure.code, "decision_failed");
-    assert!(failure.message.contains("`d`") && failure.message.contains("cannot tell"));
+    assert!(failure.message.contains("`d`") && failure.message.contains("cannot decide"));
 }
 
 #[test]
