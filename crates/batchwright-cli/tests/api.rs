@@ -270,7 +270,10 @@ fn the_value_of_a_secret_parameter_is_shown_nowhere() {
     assert!(!told.contains("471147") && !told.contains("815815"), "{told}");
     assert!(told.contains("pin=***") && told.contains(r#""value":"***""#), "{told}");
     assert!(told.contains("copy=***"), "{told}");
-    assert!(told.contains("parameter `code` is `***`, which stands for its value"), "{told}");
+    assert!(
+        told.contains("parameter `code` is `***`, the mask of a secret; give the value itself"),
+        "{told}"
+    );
     assert!(told.contains("use parameter `pin`: its value is not of type integer"), "{told}");
 }
 

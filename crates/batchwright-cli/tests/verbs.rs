@@ -156,7 +156,7 @@ grace = "1s"
     assert!(!place.path("pwned").exists());
     assert_eq!(done["steps"][1]["exit"]["code"], "COMPLETED WITH WARNINGS");
     let failure = done["steps"][2]["failure"]["message"].as_str().unwrap().to_owned();
-    assert!(failure.contains("within 300ms") && failure.contains("started"), "{failure}");
+    assert!(failure.contains("timed out after 300ms") && failure.contains("started"), "{failure}");
     let child = place.read("child.pid").trim().to_owned();
     common::until("the whole group is gone", || {
         std::fs::read_to_string(format!("/proc/{child}/stat"))

@@ -1,4 +1,4 @@
-//! The only place that asks what time it is.
+//! The clock of the engine: no other module of this crate reads the time.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-/// Where services take their time from, so that a test can decide what it is.
+/// A source of time, so that a test can set it.
 pub trait Clock: Send + Sync + fmt::Debug {
-    /// The wall clock, for what is stored and shown.
+    /// Returns the wall-clock time, for what is stored and displayed.
     fn now(&self) -> Timestamp;
 
-    /// Time since an arbitrary fixed moment; never goes back. For durations.
+    /// Returns the time since an arbitrary fixed moment, for durations; the value never decreases.
     fn elapsed(&self) -> Duration;
 
-    /// Waits for `duration` unless `stop` is requested first; then returns at once.
+    /// Waits for `duration`; returns at once when a stop is requested.
     fn wait(&self, duration: Duration, stop: &StopToken);
 }
 
@@ -26,14 +26,14 @@ pub struct SystemClock {
 }
 
 impl Default for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the clock that everybody else asks")]
+    #[expect(clippy::disallowed_methods, reason = "the clock that all other code uses")]
     fn default() -> Self {
         Self { origin: Instant::now() }
     }
 }
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the clock that everybody else asks")]
+    #[expect(clippy::disallowed_methods, reason = "the clock that all other code uses")]
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }
@@ -47,14 +47,14 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is moved; waiting moves it.
+/// A simulated clock. Only [`advance`](Self::advance) and [`wait`](Clock::wait) move it.
 #[derive(Debug, Clone)]
 pub struct SimClock {
     micros: Arc<AtomicI64>,
 }
 
 impl SimClock {
-    /// A clock that stands at `start`.
+    /// Creates a clock that shows `start`.
     pub fn at(start: Timestamp) -> Self {
         Self { micros: Arc::new(AtomicI64::new(start.as_microsecond())) }
     }
@@ -82,9 +82,9 @@ impl Clock for SimClock {
     }
 }
 
-/// A request to stop that can be asked for, waited for and shared.
+/// A stop request that threads share, poll and wait for.
 ///
-/// Long-running user code (an item, a tasklet) looks at it now and then and returns early.
+/// Long-running user code (an item, a tasklet) polls [`is_requested`](Self::is_requested) and returns early.
 #[derive(Debug, Clone, Default)]
 pub struct StopToken {
     inner: Arc<StopState>,
@@ -94,9 +94,9 @@ pub struct StopToken {
 struct StopState {
     requested: Mutex<bool>,
     changed: Condvar,
-    /// The same as `requested`, for a look without a lock.
+    /// The value of `requested`, readable without a lock.
     flag: AtomicBool,
-    /// Tokens that are asked too.
+    /// Tokens that receive every request of this one.
     children: Mutex<Vec<Weak<StopState>>>,
 }
 
@@ -114,12 +114,12 @@ impl StopState {
 }
 
 impl StopToken {
-    /// Asks for the stop. Asking twice is the same as asking once.
+    /// Requests the stop. A second request has no effect.
     pub fn request(&self) {
         self.inner.request();
     }
 
-    /// A token that is asked when this one is, but not the other way round.
+    /// Creates a token that receives this token's requests; its own requests do not reach this token.
     #[must_use]
     pub fn child(&self) -> Self {
         let child = Self::default();
@@ -127,19 +127,19 @@ impl StopToken {
         children.retain(|child| child.strong_count() > 0);
         children.push(Arc::downgrade(&child.inner));
         drop(children);
-        // A request that came before the child was known.
+        // A request may have arrived before the child was in the list.
         if self.is_requested() {
             child.request();
         }
         child
     }
 
-    /// Whether a stop was asked for.
+    /// Whether a stop was requested.
     pub fn is_requested(&self) -> bool {
         self.inner.flag.load(Ordering::Acquire)
     }
 
-    /// Waits until a stop is requested, at most `timeout`.
+    /// Waits until a stop is requested, for at most `timeout`.
     pub fn wait(&self, timeout: Duration) {
         let requested = self.inner.requested.lock().unwrap_or_else(PoisonError::into_inner);
         drop(self.inner.changed.wait_timeout_while(requested, timeout, |requested| !*requested));

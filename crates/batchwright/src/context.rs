@@ -1,4 +1,4 @@
-//! Execution contexts: the small state that jobs and steps keep between executions.
+//! Execution contexts: small named values that a job or step keeps across executions.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,9 +7,9 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
-/// Named values, stored as JSON with the commit that changed them.
+/// Named values of a job or step, stored as JSON with the commit that changed them.
 ///
-/// A value comes back as the type it went in as, or not at all: 64-bit integers stay exact.
+/// Reading a value requires the type it was stored as; 64-bit integers stay exact.
 #[derive(Debug, Clone, Default)]
 pub struct ExecutionContext(BTreeMap<String, Arc<RawValue>>);
 
@@ -20,19 +20,19 @@ impl PartialEq for ExecutionContext {
     }
 }
 
-/// A value that is missing, or of another type.
+/// The error of a value that is missing or has another type.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ContextError {
-    /// Nothing is stored under that name.
+    /// The context has no value of that name.
     #[error("use the context: it has no `{0}`")]
     Missing(String),
-    /// What is stored, or was to be stored, does not fit.
+    /// The value cannot be converted to or from JSON of the expected type.
     #[error("use `{name}` of the context")]
     Type {
         /// The name.
         name: String,
-        /// What does not fit.
+        /// The conversion error.
         #[source]
         source: serde_json::Error,
     },
@@ -43,7 +43,7 @@ impl ExecutionContext {
     ///
     /// # Errors
     ///
-    /// [`ContextError::Type`] when it cannot be written as JSON; nothing was changed.
+    /// [`ContextError::Type`] when `value` cannot be serialized as JSON; the context is unchanged.
     pub fn put(&mut self, name: &str, value: &impl Serialize) -> Result<(), ContextError> {
         let raw = serde_json::value::to_raw_value(value)
             .map_err(|source| ContextError::Type { name: name.to_owned(), source })?;
@@ -51,33 +51,33 @@ impl ExecutionContext {
         Ok(())
     }
 
-    /// The value under `name`.
+    /// Returns the value of `name`.
     ///
     /// # Errors
     ///
-    /// [`ContextError`] when it is missing or not a `T`; never a default.
+    /// [`ContextError`] when the value is missing or is not a `T`. No default value is substituted.
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<T, ContextError> {
         let raw = self.0.get(name).ok_or_else(|| ContextError::Missing(name.to_owned()))?;
         serde_json::from_str(raw.get())
             .map_err(|source| ContextError::Type { name: name.to_owned(), source })
     }
 
-    /// Whether something is stored under `name`.
+    /// Whether the context has a value of `name`.
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
 
-    /// Forgets `name`; tells whether there was something.
+    /// Removes `name`; returns whether it had a value.
     pub fn remove(&mut self, name: &str) -> bool {
         self.0.remove(name).is_some()
     }
 
-    /// Names in use, sorted.
+    /// Returns the names in use, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 
-    /// Takes over what `after` has otherwise than `before`.
+    /// Applies every difference between `before` and `after` to this context.
     fn take_changes(&mut self, before: &Self, after: &Self) {
         let text = |value: Option<&Arc<RawValue>>| value.map(|value| value.get().to_owned());
         for (name, value) in &after.0 {
@@ -90,40 +90,40 @@ impl ExecutionContext {
         }
     }
 
-    /// Whether nothing is stored.
+    /// Whether the context has no values.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// As JSON text, the form of the store.
+    /// Returns the JSON text that the store keeps.
     pub fn to_json(&self) -> String {
         let map: BTreeMap<&str, &RawValue> =
             self.0.iter().map(|(name, value)| (name.as_str(), &**value)).collect();
         serde_json::to_string(&map).expect("a map of raw JSON is JSON")
     }
 
-    /// From JSON text, the form of the store.
+    /// Parses the JSON text that the store keeps.
     ///
     /// # Errors
     ///
-    /// When it is not a JSON object.
+    /// When `text` is not a JSON object.
     pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
         let map: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text)?;
         Ok(Self(map.into_iter().map(|(name, value)| (name, value.into())).collect()))
     }
 }
 
-/// A context as running code sees it: shared, and stored with the next commit when it changed.
+/// The context of a running job or step: shared by its code, and stored with the next commit when it changed.
 ///
-/// After a failed unit of work the last committed state comes back.
+/// A rolled-back transaction restores the last committed values.
 #[derive(Debug, Clone, Default)]
 pub struct ContextHandle {
     inner: Arc<Mutex<Tracked>>,
-    /// For the job's context in one of several parts that run side by side: where changes are merged.
+    /// Set for a concurrent part of the execution: the job's context, into which its changes are merged.
     shared: Option<Arc<Shared>>,
 }
 
-/// What parts that run side by side have in common.
+/// The job's context, shared by the parts of an execution that run concurrently.
 #[derive(Debug)]
 struct Shared {
     whole: ContextHandle,
@@ -140,7 +140,7 @@ struct Tracked {
 }
 
 impl Tracked {
-    /// `stored` is committed now; own changes that are not in it stay changes.
+    /// Replaces the committed values with `stored` and keeps own changes that `stored` does not contain.
     fn rebase(&mut self, stored: ExecutionContext) {
         let mut current = stored.clone();
         current.take_changes(&self.committed, &self.current);
@@ -150,15 +150,16 @@ impl Tracked {
 }
 
 impl ContextHandle {
-    /// Starts from what is stored.
+    /// Creates a handle whose committed values are `context`.
     pub fn new(context: ExecutionContext) -> Self {
         let (current, committed) = (context.clone(), context);
         let tracked = Tracked { current, committed, ..Tracked::default() };
         Self { inner: Arc::new(Mutex::new(tracked)), shared: None }
     }
 
-    /// The same context for one of several parts that run side by side: each sees what was committed when it
-    /// began and its own changes, and its commits add those to whatever the others committed.
+    /// Creates the handle of one of several parts that run concurrently. The part sees what was committed
+    /// when the part began and its own changes; its commits merge these changes into what the other parts
+    /// committed.
     pub(crate) fn fork(&self) -> Self {
         let (whole, commit) = match &self.shared {
             Some(shared) => (shared.whole.clone(), Arc::clone(&shared.commit)),
@@ -167,63 +168,64 @@ impl ContextHandle {
         let tracked = {
             let whole = whole.lock();
             let (current, committed) = (whole.current.clone(), whole.committed.clone());
-            // What nobody committed yet goes along with the first that commits.
+            // Uncommitted changes of the whole are stored by the first part that commits.
             Tracked { current, committed, changed: whole.changed, ..Tracked::default() }
         };
         let inner = Arc::new(Mutex::new(tracked));
         Self { inner, shared: Some(Arc::new(Shared { whole, commit })) }
     }
 
-    /// Sees from now on what parts of this part committed.
+    /// Loads what the parts of this part, such as the partitions of a step, have committed.
     pub(crate) fn refresh(&self) {
         let Some(shared) = &self.shared else { return };
         let committed = shared.whole.lock().committed.clone();
         self.lock().rebase(committed);
     }
 
-    /// To be held while a change is committed that others might be committing too.
+    /// Returns the lock to hold from the merge of a change to the end of its commit; `None` when nothing
+    /// changed or this is not a part's handle.
     pub(crate) fn commit_lock(&self) -> Option<Arc<Mutex<()>>> {
         let shared = self.shared.as_ref()?;
         self.lock().changed.then(|| Arc::clone(&shared.commit))
     }
 
-    /// Stores `value` under `name` with the next commit.
+    /// Sets `name` to `value`; the next commit stores it.
     ///
     /// # Errors
     ///
-    /// As [`ExecutionContext::put`].
+    /// See [`ExecutionContext::put`].
     pub fn put(&self, name: &str, value: &impl Serialize) -> Result<(), ContextError> {
         let mut tracked = self.lock();
         tracked.changed = true;
         tracked.current.put(name, value)
     }
 
-    /// The value under `name`, uncommitted changes included.
+    /// Returns the value of `name`, including uncommitted changes.
     ///
     /// # Errors
     ///
-    /// As [`ExecutionContext::get`].
+    /// See [`ExecutionContext::get`].
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<T, ContextError> {
         self.lock().current.get(name)
     }
 
-    /// Whether something is stored under `name`.
+    /// Whether the context has a value of `name`.
     pub fn has(&self, name: &str) -> bool {
         self.lock().current.has(name)
     }
 
-    /// Forgets `name` with the next commit.
+    /// Removes `name`; the next commit stores the removal.
     pub fn remove(&self, name: &str) {
         let mut tracked = self.lock();
         tracked.changed |= tracked.current.remove(name);
     }
 
-    /// What stands in it now.
+    /// Returns a copy of the current values.
     pub fn snapshot(&self) -> ExecutionContext {
         self.lock().current.clone()
     }
 
-    /// What must be stored, if anything changed since the last commit.
+    /// Returns the values to store, or `None` when nothing changed since the last commit.
     pub(crate) fn change(&self) -> Option<ExecutionContext> {
         let tracked = self.lock();
         if !tracked.changed {
@@ -239,11 +241,11 @@ impl ContextHandle {
         })
     }
 
-    /// The commit succeeded with `stored`.
+    /// Records that a commit stored `stored`.
     pub(crate) fn committed(&self, stored: ExecutionContext) {
         if let Some(shared) = &self.shared {
             shared.whole.lock().rebase(stored.clone());
-            // What the others committed meanwhile is seen from now on.
+            // From now on this part sees what the other parts committed.
             self.lock().rebase(stored);
             return;
         }
@@ -252,7 +254,7 @@ impl ContextHandle {
         tracked.committed = stored;
     }
 
-    /// Takes over what a commit was about to store.
+    /// Replaces the values with those of a prepared commit, as an uncommitted change.
     pub(crate) fn adopt(&self, json: &str) -> Result<(), serde_json::Error> {
         let context = ExecutionContext::from_json(json)?;
         let mut tracked = self.lock();
@@ -261,12 +263,12 @@ impl ContextHandle {
         Ok(())
     }
 
-    /// What must be stored, as JSON, if anything changed since the last commit.
+    /// Returns the JSON to store, or `None` when nothing changed since the last commit.
     pub(crate) fn change_json(&self) -> Option<String> {
         self.change().as_ref().map(ExecutionContext::to_json)
     }
 
-    /// The unit of work failed: back to what is stored.
+    /// Restores the last committed values after a rollback.
     pub(crate) fn roll_back(&self) {
         let mut tracked = self.lock();
         if tracked.changed {

@@ -1,4 +1,4 @@
-//! What can go wrong, where it went wrong, and how it is told.
+//! Errors: their kinds, their causes and locations, and their texts.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -10,16 +10,16 @@ use crate::execution::{ExecutionId, ExitStatus};
 
 /// A class of failures, dotted from the general to the special: `data`, `data.parse`.
 ///
-/// Policies name kinds. The longest pattern that is the kind itself or one of its parents wins;
-/// of two equally long ones the exclusion wins.
+/// Policies name kinds. The longest pattern that equals the kind or one of its parents decides; of two
+/// equally long patterns the exclusion wins.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ErrorKind(Cow<'static, str>);
 
 impl ErrorKind {
-    /// The record itself is wrong.
+    /// The record is invalid.
     pub const DATA: Self = Self(Cow::Borrowed("data"));
-    /// The record could not be taken apart.
+    /// The record cannot be parsed.
     pub const PARSE: Self = Self(Cow::Borrowed("data.parse"));
     /// A file, a database or another system failed.
     pub const IO: Self = Self(Cow::Borrowed("io"));
@@ -29,34 +29,34 @@ impl ErrorKind {
     pub const PANIC: Self = Self(Cow::Borrowed("panic"));
     /// Neither retried nor skipped unless a policy names it.
     pub const FATAL: Self = Self(Cow::Borrowed("fatal"));
-    /// The record is longer than its bound.
+    /// The record exceeds its length limit.
     pub const TOO_LONG: Self = Self(Cow::Borrowed("data.too_long"));
-    /// The input is not the one that the checkpoint was made with.
+    /// The input is not the file that the checkpoint was made with.
     pub const INPUT_CHANGED: Self = Self(Cow::Borrowed("fatal.input_changed"));
-    /// It took longer than it may.
+    /// The work exceeded its time limit.
     pub const TIMEOUT: Self = Self(Cow::Borrowed("timeout"));
-    /// Anything that was not classified.
+    /// An error without a classification.
     pub const OTHER: Self = Self(Cow::Borrowed("other"));
-    /// Whether a sink committed is not known.
+    /// The outcome of a sink's commit is unknown.
     pub(crate) const COMMIT_UNKNOWN: Self = Self(Cow::Borrowed("commit_unknown"));
-    /// Two transactions stood in each other's way, and this one was undone.
+    /// The transaction was rolled back because of a conflict with another one.
     pub(crate) const CONTENTION: Self = Self(Cow::Borrowed("sql.contention"));
-    /// A wait was cut short because a stop was requested.
+    /// A stop request cut a wait short.
     pub(crate) const STOPPED: Self = Self(Cow::Borrowed("stopped"));
-    /// The right to carry the execution forward is gone.
+    /// The execution lost its lease to another worker.
     pub(crate) const LEASE_LOST: Self = Self(Cow::Borrowed("stale_lease"));
 
-    /// A kind of your own, e.g. `"data.iban"`.
+    /// Creates a kind of your own, e.g. `"data.iban"`.
     pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
         Self(name.into())
     }
 
-    /// The dotted name.
+    /// Returns the dotted name.
     pub fn name(&self) -> &str {
         &self.0
     }
 
-    /// Whether this kind is `pattern` or one of its children.
+    /// Whether this kind is `pattern` or a child of `pattern`.
     pub fn is_a(&self, pattern: &str) -> bool {
         self.0.strip_prefix(pattern).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     }
@@ -68,10 +68,11 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// Why an item could not be read, processed or written.
+/// The error of an item that could not be read, processed or written.
 ///
-/// Made from any error with `?`, or by hand with a kind that policies can name. Like a boxed
-/// error it does not implement [`Error`] itself, so that the conversion from every error can exist.
+/// `?` converts any error; [`new`](Self::new) creates one of a kind that policies can name. Like a boxed
+/// error, `ItemError` does not implement [`Error`] itself, because the conversion from every error would
+/// conflict.
 pub struct ItemError(Box<ItemErrorParts>);
 
 struct ItemErrorParts {
@@ -83,7 +84,7 @@ struct ItemErrorParts {
 }
 
 impl ItemError {
-    /// A failure of `kind`; `message` completes "failed to …".
+    /// Creates an error of `kind`; `message` completes "failed to …".
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(ItemErrorParts {
             kind,
@@ -94,43 +95,43 @@ impl ItemError {
         }))
     }
 
-    /// The record is wrong.
+    /// Creates an error of an invalid record.
     pub fn data(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::DATA, message)
     }
 
-    /// The record cannot be taken apart.
+    /// Creates an error of a record that cannot be parsed.
     pub fn parse(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::PARSE, message)
     }
 
-    /// Nothing that a retry or a skip would help.
+    /// Creates an error that no retry and no skip can resolve.
     pub fn fatal(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::FATAL, message)
     }
 
-    /// A sink found that another execution writes to it now: the step must end at once.
+    /// Creates the error of a sink that another execution writes to now; the step ends at once.
     pub fn lease_lost() -> Self {
-        Self::new(ErrorKind::LEASE_LOST, "write on: another execution took the sink over")
+        Self::new(ErrorKind::LEASE_LOST, "write to the sink: another execution has taken it over")
     }
 
-    /// The connection to a sink broke while it committed: whether it did is not known. The step ends, nothing is
-    /// undone, and the restart looks at what the sink holds.
+    /// Creates the error of a connection that broke while the sink committed, so that the outcome is unknown.
+    /// The step ends without a rollback, and the restart reads the sink's last commit.
     pub fn commit_unknown(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::wrap(ErrorKind::COMMIT_UNKNOWN, "learn whether the sink committed", source)
     }
 
-    /// The work was cut short because a stop was requested; the step stops and can be restarted.
+    /// Creates the error of work that a stop request cut short; the step stops and can be restarted.
     pub fn stopped(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::STOPPED, message)
     }
 
-    /// Whether the work was cut short because a stop was requested.
+    /// Whether a stop request cut the work short.
     pub fn is_stop(&self) -> bool {
         *self.kind() == ErrorKind::STOPPED
     }
 
-    /// `message` about `source`, which stays in the chain.
+    /// Creates an error with `message` and the cause `source`.
     pub fn wrap(
         kind: ErrorKind,
         message: impl Into<String>,
@@ -141,49 +142,49 @@ impl ItemError {
         error
     }
 
-    /// The same error under another kind.
+    /// Replaces the kind.
     #[must_use]
     pub fn with_kind(mut self, kind: ErrorKind) -> Self {
         self.0.kind = kind;
         self
     }
 
-    /// Where the record stands in its source: `line 17, byte 2044`.
+    /// Sets the record's location in its source: `line 17, byte 2044`.
     #[must_use]
     pub fn at(mut self, location: impl Into<String>) -> Self {
         self.0.location = Some(location.into());
         self
     }
 
-    /// The record as it was found, for the dead letters.
+    /// Sets the raw bytes of the record, for the dead-letter file.
     #[must_use]
     pub fn with_raw(mut self, raw: impl Into<Vec<u8>>) -> Self {
         self.0.raw = Some(raw.into());
         self
     }
 
-    /// What class of failure this is.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> &ErrorKind {
         &self.0.kind
     }
 
-    /// Where the record stands in its source, if the reader said so.
+    /// Returns the record's location in its source, if the reader set one.
     pub fn location(&self) -> Option<&str> {
         self.0.location.as_deref()
     }
 
-    /// The record as it was found, if the reader kept it.
+    /// Returns the raw bytes of the record, if the reader kept them.
     pub fn raw(&self) -> Option<&[u8]> {
         self.0.raw.as_deref()
     }
 
-    /// From a caught panic's payload: an error of kind `panic`.
+    /// Creates an error of kind `panic` from the payload of a caught panic.
     pub fn from_panic(payload: &(dyn std::any::Any + Send)) -> Self {
         Self::new(ErrorKind::PANIC, format!("panicked: {}", panic_message(payload)))
     }
 }
 
-/// The text of a caught panic.
+/// Returns the text of a caught panic.
 pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> &str {
     payload
         .downcast_ref::<&str>()
@@ -224,13 +225,13 @@ impl fmt::Debug for ItemError {
     }
 }
 
-/// An error and its causes on one line.
+/// Joins an error and its causes on one line.
 fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
         let text = cause.to_string();
-        // Some say what their cause is by themselves, and where that happened behind it.
+        // Some errors already contain the text of their cause, sometimes followed by its location.
         if !line.ends_with(&text)
             && !line.starts_with(&text)
             && !line.contains(&format!(": {text}"))
@@ -243,12 +244,12 @@ fn chain(error: &dyn Error) -> String {
     line
 }
 
-/// The one line a person reads: `failed to …: cause: cause`.
+/// Formats an error for people on one line: `failed to …: cause: cause`.
 pub fn report(error: &dyn Error) -> String {
     format!("failed to {}", chain(error))
 }
 
-/// The part of a chunk in which something happened.
+/// The phase of a chunk in which an error occurred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -257,12 +258,12 @@ pub enum Phase {
     Read,
     /// Turning an input into an output.
     Process,
-    /// Handing outputs to the sink.
+    /// Writing outputs to the sink.
     Write,
 }
 
 impl Phase {
-    /// The word used in messages and records.
+    /// Returns the word used in messages and records.
     pub fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -278,7 +279,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Why a step execution ended before its work was done.
+/// The error that ends a step execution before its work is done.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StepError {
@@ -287,14 +288,14 @@ pub enum StepError {
     Item {
         /// Step that was running.
         step: String,
-        /// What was being done.
+        /// Phase of the failure.
         phase: Phase,
         /// The item's number in reading order, from 1; for a whole chunk, its first item.
         item: u64,
-        /// What the user code reported.
+        /// Error of the user code.
         source: ItemErrorText,
     },
-    /// One failure more than the skip policy allows.
+    /// The failures exceed the skip limit.
     #[error(
         "stay within the skip limit of {limit} in step `{step}`: {phase} item {item}: {source}"
     )]
@@ -303,25 +304,25 @@ pub enum StepError {
         step: String,
         /// Skips allowed.
         limit: u64,
-        /// What was being done.
+        /// Phase of the failure.
         phase: Phase,
         /// The item's number in reading order, from 1.
         item: u64,
-        /// What the user code reported.
+        /// Error of the user code.
         source: ItemErrorText,
     },
-    /// Records were read, and every one of them was skipped.
+    /// Every record that was read was skipped.
     #[error(
-        "complete step `{step}`: all {records} records were skipped; see why (`skips`), mend the input or the job, \
-         and run it as a new instance"
+        "complete step `{step}`: all {records} records were skipped; see the reasons with `skips`, correct \
+         the input or the job, and start a new instance"
     )]
     AllSkipped {
         /// Step that was running.
         step: String,
-        /// Records that the instance's step read.
+        /// Records that the step read, over all executions of the instance.
         records: u64,
     },
-    /// A reader, processor, writer or dead-letter file could not be made, opened or closed.
+    /// A reader, processor, writer or dead-letter file could not be built, opened or closed.
     #[error("{action} the {part} of step `{step}`: {source}")]
     Component {
         /// Step that was running.
@@ -330,7 +331,7 @@ pub enum StepError {
         part: &'static str,
         /// Build, open, close, position.
         action: &'static str,
-        /// What it reported.
+        /// Error of the component.
         source: ItemErrorText,
     },
     /// A listener failed.
@@ -338,9 +339,9 @@ pub enum StepError {
     Listener {
         /// Step that was running.
         step: String,
-        /// Which call.
+        /// Name of the call.
         call: &'static str,
-        /// What it reported.
+        /// Error of the listener.
         source: ItemErrorText,
     },
     /// A tasklet or command failed.
@@ -348,7 +349,7 @@ pub enum StepError {
     Tasklet {
         /// Step that was running.
         step: String,
-        /// What it reported.
+        /// Error of the tasklet or command.
         source: ItemErrorText,
     },
     /// Partitions failed.
@@ -356,47 +357,47 @@ pub enum StepError {
     Partitions {
         /// The partitioned step.
         step: String,
-        /// How many failed.
+        /// Number of partitions that failed.
         failed: usize,
-        /// How many there are.
+        /// Number of all partitions.
         count: usize,
-        /// Key of the first that failed.
+        /// Key of the first partition that failed.
         first: String,
-        /// Why it did.
+        /// Failure of that partition.
         failure: String,
     },
-    /// The job that the step runs failed, or may not run.
+    /// The job that the step runs failed or was refused.
     #[error("run job `{job}` in step `{step}`: {failure}")]
     Job {
         /// The step.
         step: String,
         /// The job.
         job: String,
-        /// Why it failed.
+        /// Failure of the job.
         failure: String,
-        /// Its exit status.
+        /// Exit status of the job.
         exit: ExitStatus,
     },
-    /// The step ran as often as it may for this instance.
+    /// The step reached its start limit for this instance.
     #[error("start step `{step}` again: it ran {limit} times, its start limit")]
     StartLimit {
         /// The step.
         step: String,
-        /// Runs allowed for an instance.
+        /// Executions of the step allowed for an instance.
         limit: u32,
     },
-    /// The repository refused or failed; the checkpoint row decides on restart.
+    /// The repository refused the commit or failed; on restart the stored checkpoint decides.
     #[error("commit in step `{step}`")]
     Commit {
         /// Step that was running.
         step: String,
-        /// What the repository reported.
+        /// Error of the repository.
         #[source]
         source: RepositoryError,
     },
 }
 
-/// An [`ItemError`] as it stands in an error chain.
+/// An [`ItemError`] as a link of an error chain.
 #[derive(Debug)]
 pub struct ItemErrorText(pub ItemError);
 
@@ -409,7 +410,7 @@ impl fmt::Display for ItemErrorText {
 impl Error for ItemErrorText {}
 
 impl StepError {
-    /// The stable code that scripts and dashboards may rely on.
+    /// Returns the stable code, for scripts and dashboards.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Item { phase: Phase::Read, .. } => "read_failed",
@@ -431,7 +432,7 @@ impl StepError {
         }
     }
 
-    /// The exit status that the step ends with.
+    /// Returns the exit status of the failed step.
     pub(crate) fn exit(&self) -> ExitStatus {
         match self {
             Self::Job { exit, .. } => exit.clone(),
@@ -439,20 +440,19 @@ impl StepError {
         }
     }
 
-    /// The failure as it is stored with the execution.
+    /// Returns the failure that is stored with the execution.
     pub fn failure(&self) -> Failure {
-        // `Item`, `SkipLimit` and their like print their source themselves.
+        // `Item`, `SkipLimit` and similar variants print their source themselves.
         Failure::new(self.code(), report(self))
     }
 }
 
-/// Longest failure message that is stored, in bytes.
+/// Maximum length of a stored failure message, in bytes.
 ///
-/// Long enough for every chain met so far, short enough that a megabyte of user text never
-/// stands in the way of the state update.
+/// Every chain met so far fits, and a megabyte of user text cannot prevent the update of the status.
 const FAILURE_MESSAGE_BYTES_MAX: usize = 8 * 1024;
 
-/// Why an execution failed, as stored and shown.
+/// The reason why an execution failed, as stored and displayed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Failure {
@@ -463,18 +463,18 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure; a message over 8 KiB is cut with a mark.
+    /// Creates a failure; a message longer than 8 KiB is cut and marked.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { code: code.into(), message: bounded(message.into(), FAILURE_MESSAGE_BYTES_MAX) }
     }
 
-    /// With the message that `change` makes of it.
+    /// Replaces the message with `change(message)`.
     pub(crate) fn map_message(self, change: impl FnOnce(String) -> String) -> Self {
         Self::new(self.code, change(self.message))
     }
 }
 
-/// `text`, cut at a character boundary with a mark when it is longer than `bytes_max`.
+/// Cuts `text` at a character boundary and marks the cut when it is longer than `bytes_max`.
 ///
 /// A NUL, which some databases cannot store, becomes U+FFFD.
 pub(crate) fn bounded(mut text: String, bytes_max: usize) -> String {
@@ -489,58 +489,58 @@ pub(crate) fn bounded(mut text: String, bytes_max: usize) -> String {
     text
 }
 
-/// Why the repository could not do what it was asked.
+/// The error of a repository operation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RepositoryError {
-    /// The store cannot be reached, or the outcome of a commit is unknown: reload before deciding.
+    /// The store is not reachable, or the outcome of a commit is unknown: reload before deciding.
     #[error("reach the store: {action}")]
     Unavailable {
-        /// What was being done.
+        /// Operation that failed.
         action: String,
-        /// What the store reported.
+        /// Error of the store.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// Another worker holds the execution now; nothing of this commit was kept.
-    #[error("carry execution {execution} forward: its lease went to another worker")]
+    /// Another worker holds the execution's lease; nothing of this commit was stored.
+    #[error("continue execution {execution}: another worker holds its lease now")]
     LeaseLost {
-        /// The execution that was lost.
+        /// The execution whose lease was lost.
         execution: ExecutionId,
     },
-    /// The database refused the rows of a chunk when they were committed; nothing was kept.
+    /// The database refused the rows of a chunk at commit; nothing was stored.
     #[error("commit the chunk")]
     Refused {
-        /// What class of failure it is to the chunk's items.
+        /// Kind of the failure, for the policies of the chunk's items.
         kind: ErrorKind,
-        /// What the database reported.
+        /// Error of the database.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// Another writer changed the row first; nothing was kept.
+    /// Another writer changed the row first; nothing was stored.
     #[error("update {what}: another writer changed it first")]
     Conflict {
-        /// Row that was contended.
+        /// The contended row.
         what: String,
     },
     /// The store was written by a newer version of the program.
-    #[error("use the store: its schema has version {found}, this program knows {known}")]
+    #[error("use the store: its schema has version {found}, this program supports up to {known}")]
     NewerSchema {
-        /// Version found.
+        /// Schema version of the store.
         found: i64,
-        /// Newest version known here.
+        /// Newest schema version that this program supports.
         known: i64,
     },
-    /// What is stored cannot be understood.
-    #[error("understand the store: {what}")]
+    /// The stored data cannot be interpreted.
+    #[error("interpret the stored data: {what}")]
     Corrupt {
-        /// What was found where.
+        /// Description of the data and the problem.
         what: String,
     },
 }
 
 impl RepositoryError {
-    /// `action` failed with `source`.
+    /// Creates an [`Unavailable`](Self::Unavailable) error: `action` failed because of `source`.
     pub fn unavailable(
         action: impl Into<String>,
         source: impl Into<Box<dyn Error + Send + Sync>>,
@@ -548,7 +548,7 @@ impl RepositoryError {
         Self::Unavailable { action: action.into(), source: source.into() }
     }
 
-    /// Whether the execution belongs to somebody else now.
+    /// Whether another worker holds the execution's lease.
     pub fn is_lease_lost(&self) -> bool {
         matches!(self, Self::LeaseLost { .. })
     }

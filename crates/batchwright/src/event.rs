@@ -1,5 +1,5 @@
-//! Every change of state as a typed event: to subscribers in the process and, for jobs and steps,
-//! to the store.
+//! Typed events for every change of state: sent to subscribers within the process and, for jobs and steps,
+//! written to the store.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -10,21 +10,21 @@ use serde::Serialize;
 
 use crate::execution::{BatchStatus, Counters, ExecutionId, StepExecutionId};
 
-/// Something that happened to an execution.
+/// A change in an execution.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Event {
-    /// When.
+    /// Time of the change.
     pub at: Timestamp,
-    /// To which execution.
+    /// Execution that changed.
     pub execution: ExecutionId,
-    /// Of which job.
+    /// Name of its job.
     pub job: Arc<str>,
-    /// What.
+    /// The change.
     #[serde(flatten)]
     pub change: Change,
 }
 
-/// What changed.
+/// The kind of a change, with its details.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum Change {
@@ -32,12 +32,12 @@ pub enum Change {
     Job {
         /// The new status.
         status: BatchStatus,
-        /// More about it: `recovered: …`, `stop requested`.
+        /// Details: `recovered: …`, `stop requested`.
         note: Option<String>,
     },
     /// A step execution has a new status.
     Step {
-        /// Which one.
+        /// Number of the step execution.
         id: StepExecutionId,
         /// Name of the step.
         name: Arc<str>,
@@ -46,38 +46,38 @@ pub enum Change {
     },
     /// A chunk was committed. Not stored.
     ChunkCommitted {
-        /// Which step execution.
+        /// Number of the step execution.
         id: StepExecutionId,
         /// Name of the step.
         name: Arc<str>,
-        /// What the step did so far.
+        /// Counters of the step execution so far.
         counters: Counters,
-        /// How far the reader is, and how far it has to go, when it knows.
+        /// Position and total of the reader, when the reader knows its total.
         progress: Option<Progress>,
     },
-    /// An attempt at a chunk was abandoned. Not stored.
+    /// An attempt at a chunk was rolled back. Not stored.
     ChunkRolledBack {
-        /// Which step execution.
+        /// Number of the step execution.
         id: StepExecutionId,
         /// Name of the step.
         name: Arc<str>,
-        /// Why.
+        /// Error that caused the rollback.
         error: String,
     },
 }
 
-/// How far a step is through its input.
+/// Progress of a step through its input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Progress {
-    /// Items or bytes behind the reader.
+    /// Items or bytes that the reader has consumed.
     pub done: u64,
-    /// Items or bytes in all.
+    /// Items or bytes in total.
     pub total: u64,
-    /// What is counted.
+    /// Unit of both numbers.
     pub unit: ProgressUnit,
 }
 
-/// What [`Progress`] counts.
+/// The unit of [`Progress`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProgressUnit {
@@ -87,26 +87,26 @@ pub enum ProgressUnit {
     Bytes,
 }
 
-/// A stored event.
+/// An event in the store.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct EventRecord {
-    /// When.
+    /// Time of the event.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     #[serde(serialize_with = "crate::execution::millis")]
     pub at: Timestamp,
-    /// To which execution.
+    /// Execution that changed.
     pub execution: ExecutionId,
     /// Name of the step, for an event of a step.
     pub step: Option<String>,
     /// The new status.
     pub status: BatchStatus,
-    /// More about it.
+    /// Details, such as `stop requested`.
     pub note: Option<String>,
 }
 
 impl Event {
-    /// The form that the store keeps, for events that it keeps.
+    /// Returns the stored form; `None` for events that are not stored.
     pub fn record(&self) -> Option<EventRecord> {
         let (step, status, note) = match &self.change {
             Change::Job { status, note } => (None, *status, note.clone()),
@@ -119,7 +119,7 @@ impl Event {
 
 type Observer = Box<dyn Fn(&Event) + Send + Sync>;
 
-/// Hands events to whoever asked for them. Cloning shares the subscribers.
+/// The registry of event subscribers. Clones share the subscribers.
 #[derive(Clone, Default)]
 pub struct Events {
     inner: Arc<Inner>,
@@ -133,16 +133,16 @@ struct Inner {
 }
 
 impl Events {
-    /// Calls `observer` with every event, on the thread on which it happens: keep it short.
+    /// Calls `observer` with every event, on the thread that emits it; the call must be short.
     pub fn observe(&self, observer: impl Fn(&Event) + Send + Sync + 'static) {
         self.inner.count.fetch_add(1, Ordering::SeqCst);
         lock(&self.inner.observers).push(Box::new(observer));
     }
 
-    /// A stream of all events from now on.
+    /// Returns a stream of all events from now on.
     ///
-    /// It holds up to `capacity` events that were not yet taken. A subscriber that falls further
-    /// behind loses its place: the stream ends, and it subscribes again after reading the store.
+    /// The stream buffers up to `capacity` events. When the buffer is full, the stream ends; the subscriber
+    /// then subscribes again and reads what it missed from the store.
     pub fn subscribe(&self, capacity: usize) -> Receiver<Event> {
         let (sender, receiver) = sync_channel(capacity.max(1));
         self.inner.count.fetch_add(1, Ordering::SeqCst);
@@ -150,7 +150,7 @@ impl Events {
         receiver
     }
 
-    /// Hands out what `event` makes, if anybody listens.
+    /// Sends the event that `event` creates to all subscribers; without subscribers `event` is not called.
     pub(crate) fn emit(&self, event: impl FnOnce() -> Event) {
         if self.inner.count.load(Ordering::Relaxed) == 0 {
             return;
@@ -200,6 +200,6 @@ mod tests {
             events.emit(|| event(id));
         }
         assert_eq!(stream.iter().count(), 2, "two were held, then the stream ended");
-        events.emit(|| unreachable!("nobody listens any more"));
+        events.emit(|| unreachable!("no subscriber is left"));
     }
 }

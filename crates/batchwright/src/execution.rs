@@ -1,4 +1,4 @@
-//! What is remembered of jobs: instances, executions, step executions and their counters.
+//! Stored facts about jobs: instances, executions, step executions and their counters.
 
 mod exit;
 mod status;
@@ -49,7 +49,7 @@ id!(
     StepExecutionId
 );
 
-/// "This job for these parameters."
+/// A job together with its identifying parameters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct JobInstance {
@@ -59,7 +59,7 @@ pub struct JobInstance {
     pub job: String,
     /// [`JobParameters::key`] of the identifying parameters.
     pub key: String,
-    /// When it was first started.
+    /// Time of the first start.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     #[serde(serialize_with = "millis")]
     pub created_at: Timestamp,
@@ -70,52 +70,52 @@ pub struct JobInstance {
 pub struct JobExecution {
     /// Number given by the store.
     pub id: ExecutionId,
-    /// The instance it attempts.
+    /// The instance.
     pub instance_id: InstanceId,
     /// Name of the job.
     pub job: String,
-    /// What it is doing.
+    /// Current status.
     pub status: BatchStatus,
-    /// The word it ended with.
+    /// Exit status.
     pub exit: ExitStatus,
-    /// Everything it was started with.
+    /// All parameters of the execution.
     pub parameters: JobParameters,
-    /// The execution it continues.
+    /// The execution that this one restarts.
     pub restart_of: Option<ExecutionId>,
-    /// When it was accepted.
+    /// Time at which the start was accepted.
     pub created_at: Timestamp,
-    /// When its owner began.
+    /// Time at which the owner began to run the execution.
     pub started_at: Option<Timestamp>,
-    /// When its owner, or a recovery, ended it.
+    /// Time at which the owner or a recovery ended the execution.
     pub ended_at: Option<Timestamp>,
-    /// The process that carries it forward; `None` while nobody does.
+    /// The process that runs the execution; `None` while no process does.
     pub owner: Option<String>,
-    /// Number that every commit of the owner must still match.
+    /// Fencing number: a commit with another number is refused.
     pub fence: i64,
-    /// Until when the owner holds it, unless it renews.
+    /// End of the owner's lease, unless the owner renews it.
     pub lease_until: Option<Timestamp>,
-    /// Whether somebody asked it to stop.
+    /// Whether a stop was requested.
     pub stop_requested: bool,
-    /// Why it failed.
+    /// Reason of the failure.
     pub failure: Option<Failure>,
-    /// Things that went wrong without changing the outcome.
+    /// Problems that did not change the outcome.
     pub warnings: Vec<String>,
-    /// The job's own state, inherited by the next execution of the instance.
+    /// Context of the job, inherited by the next execution of the instance.
     pub context: ExecutionContext,
     /// Fingerprint of the job's definition, when it has one.
     pub fingerprint: Option<String>,
-    /// Where the job's definition was read from, when it was read from somewhere.
+    /// Where the job's definition was read from, when it was read from a file.
     pub source: Option<String>,
-    /// What the flow remembers beyond its steps.
+    /// State of the flow beyond its steps.
     pub flow: FlowState,
     /// The execution whose step started this one.
     pub parent: Option<ExecutionId>,
-    /// Raised by every change; a writer with an old one is refused.
+    /// Incremented by every change; an update with an older version is refused.
     pub version: i64,
 }
 
 impl JobExecution {
-    /// One that is not stored yet.
+    /// Creates an execution that is not stored yet.
     pub(crate) fn unborn(job: &str, parameters: JobParameters, now: Timestamp) -> Self {
         Self {
             id: ExecutionId(0),
@@ -143,7 +143,7 @@ impl JobExecution {
         }
     }
 
-    /// Whether its owner's lease has expired while it is running.
+    /// Whether the execution is running and its owner's lease has expired.
     pub fn is_stale(&self, now: Timestamp) -> bool {
         self.status.is_running() && self.lease_until.is_some_and(|until| until < now)
     }
@@ -154,38 +154,38 @@ impl JobExecution {
 pub struct StepExecution {
     /// Number given by the store.
     pub id: StepExecutionId,
-    /// The job execution it belongs to.
+    /// The job execution that contains it.
     pub execution_id: ExecutionId,
     /// Name of the step.
     pub name: String,
-    /// Key of the partition, for a part of a partitioned step.
+    /// Key of the partition, for the execution of a partition.
     pub partition: Option<String>,
-    /// What it is doing.
+    /// Current status.
     pub status: BatchStatus,
-    /// The word it ended with.
+    /// Exit status.
     pub exit: ExitStatus,
-    /// What it did so far.
+    /// Counters so far.
     pub counters: Counters,
-    /// Where it stands: JSON of the engine, committed with every chunk.
+    /// Checkpoint: JSON of the engine, committed with every chunk.
     pub checkpoint: Option<String>,
-    /// The step's own state.
+    /// Context of the step.
     pub context: ExecutionContext,
-    /// When it began.
+    /// Time at which it began.
     pub started_at: Timestamp,
-    /// When it last committed.
+    /// Time of its last commit.
     pub updated_at: Timestamp,
-    /// When it ended.
+    /// Time at which it ended.
     pub ended_at: Option<Timestamp>,
-    /// Why it failed.
+    /// Reason of the failure.
     pub failure: Option<Failure>,
-    /// Whether the flow went on from its failure: a restart does not try it again.
+    /// Whether the flow continued after the failure; a restart does not run such a step again.
     pub handled: bool,
-    /// The execution of the step that began what this one continues; `None` when this one began it.
+    /// The first step execution of the round that this one continues; `None` for the first one itself.
     pub begun_by: Option<StepExecutionId>,
 }
 
 impl StepExecution {
-    /// One that is not stored yet.
+    /// Creates a step execution that is not stored yet.
     pub(crate) fn unborn(name: &str, now: Timestamp) -> Self {
         Self {
             id: StepExecutionId(0),
@@ -206,21 +206,22 @@ impl StepExecution {
         }
     }
 
-    /// The execution that began what this one continues: all that continue one beginning are one round.
+    /// Returns the first step execution of this round: an execution and all restarts that continue it form
+    /// one round.
     pub fn round(&self) -> StepExecutionId {
         self.begun_by.unwrap_or(self.id)
     }
 }
 
-/// What the flow of a job remembers beyond its steps, inherited by the next execution of the instance.
+/// State of a job's flow beyond its steps, inherited by the next execution of the instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FlowState {
-    /// What each decision decided last.
+    /// Last result of each decision.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub decisions: BTreeMap<String, String>,
-    /// Where a restart enters the flows that a transition stopped, by the flow's name; the job's own flow has
-    /// the empty name.
+    /// Entry points for the restart of flows that a transition stopped, by the flow's name; the job's own
+    /// flow has the empty name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub entries: BTreeMap<String, FlowEntry>,
     /// Whether a step ended with `COMPLETED_WITH_SKIPS`.
@@ -228,40 +229,40 @@ pub struct FlowState {
     pub has_skips: bool,
 }
 
-/// Where a restart enters a flow.
+/// The entry point of a restarted flow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowEntry {
-    /// The step, decision, split or flow to begin with; `None` when nothing is left.
+    /// The step, decision, split or flow to begin with; `None` when nothing is left to run.
     pub at: Option<String>,
-    /// Steps that completed in this execution or before it run again when the flow comes to them.
+    /// Steps that completed in this execution or an earlier one run again when the flow reaches them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again_after: Option<ExecutionId>,
 }
 
-/// What a step execution did. Each counter has one owner: the commit of a chunk.
+/// Counters of a step execution. Only the commit of a chunk changes them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Counters {
-    /// Items handed over by the reader, those of a chunk that later failed included.
+    /// Items that the reader returned, including those of a chunk that failed later.
     pub read: u64,
     /// Items in committed write transactions.
     pub write: u64,
     /// Items for which the processor returned nothing.
     pub filter: u64,
-    /// Records given up while reading.
+    /// Records skipped while reading.
     pub read_skip: u64,
-    /// Items given up while processing.
+    /// Items skipped while processing.
     pub process_skip: u64,
-    /// Items given up while writing.
+    /// Items skipped while writing.
     pub write_skip: u64,
     /// Committed checkpoints.
     pub commit: u64,
-    /// Abandoned attempts.
+    /// Attempts that were rolled back.
     pub rollback: u64,
 }
 
 impl Counters {
-    /// Skips of all phases together.
+    /// Returns the sum of the skips of all phases.
     pub fn skips(&self) -> u64 {
         self.read_skip + self.process_skip + self.write_skip
     }
@@ -275,7 +276,7 @@ impl Counters {
         }
     }
 
-    /// The law of conservation, for a completed chunk step.
+    /// Whether every item that was read is written, filtered or skipped; true for every completed chunk step.
     pub fn is_balanced(&self) -> bool {
         self.read == self.write + self.filter + self.process_skip + self.write_skip
     }
@@ -297,7 +298,7 @@ impl AddAssign for Counters {
 impl Sub for Counters {
     type Output = Self;
 
-    /// What happened since `earlier`, counters of the same step execution.
+    /// Returns what was counted since `earlier`, counters of the same step execution.
     fn sub(self, earlier: Self) -> Self {
         Self {
             read: self.read - earlier.read,
@@ -312,22 +313,22 @@ impl Sub for Counters {
     }
 }
 
-/// One record given up, written in the transaction that commits the skip.
+/// A skipped record, written in the transaction that commits the skip.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SkipRecord {
-    /// Step that skipped it.
+    /// Step that skipped the record.
     pub step: String,
-    /// What was being done.
+    /// Phase of the failure.
     pub phase: Phase,
     /// The record's number in reading order, from 1.
     pub item: u64,
-    /// Where it stands in its source, if the reader said so.
+    /// Location of the record in its source, if the reader set one.
     pub location: Option<String>,
     /// Kind of the error.
     pub kind: String,
     /// The error, for people.
     pub message: String,
-    /// The record as it was, when the step keeps it.
+    /// The record itself, when the step keeps it.
     pub content: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! The three parts of a chunk step, as users implement them.
+//! The three parts of a chunk step as traits: reader, processor and writer.
 
 #[cfg(feature = "csv")]
 mod csv;
@@ -27,30 +27,30 @@ pub use sequence::Sequence;
 use crate::error::ItemError;
 use crate::step::{ChunkTransaction, StepScope};
 
-/// How much there is to read, for progress.
+/// The size of an input, for progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Total {
-    /// So many items.
+    /// Number of items.
     Items(u64),
-    /// So many bytes.
+    /// Number of bytes.
     Bytes(u64),
 }
 
-/// Where items come from.
+/// The source of the items of a chunk step.
 ///
-/// A reader is made (or cloned) for every step execution, opened at its last committed position,
-/// read to its end and closed. It lives on one thread at a time.
+/// Every step execution builds (or clones) a reader, opens it at the last committed position, reads it to its
+/// end and closes it. Only one thread at a time uses a reader.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an item reader",
     note = "a chunk step needs a reader: call `.reader(..)` before `.build()`"
 )]
 pub trait ItemReader: Send {
-    /// What one read yields.
+    /// The type of an item.
     type Item: Send + Sync;
-    /// Where the reader stands: stored with every commit, handed to `open` on a restart.
+    /// A position in the input, stored with every commit and passed to `open` on a restart.
     type Position: Serialize + DeserializeOwned + Send;
 
-    /// Goes to just behind the last item of `position`, or to the beginning.
+    /// Moves to just after the last item of `position`, or to the beginning of the input.
     ///
     /// # Errors
     ///
@@ -61,24 +61,25 @@ pub trait ItemReader: Send {
         scope: &StepScope,
     ) -> Result<(), ItemError>;
 
-    /// The next item, or `None` when the input is exhausted.
+    /// Returns the next item, or `None` when the input is exhausted.
     ///
     /// # Errors
     ///
-    /// The record is consumed all the same: the next call yields the one behind it. A reader whose
-    /// failed read did *not* advance says so by [`rereads`](Self::rereads).
+    /// A failed read also consumes its record: the next call yields the record after it. A reader whose
+    /// failed read does *not* advance returns `true` from [`rereads`](Self::rereads).
     fn read(&mut self) -> Result<Option<Self::Item>, ItemError>;
 
-    /// Where the reader stands, just behind the last record that it consumed.
+    /// Returns the position just after the last record that was consumed.
     fn position(&self) -> Self::Position;
 
-    /// Whether a failed read did not advance, so that it may be tried again. Default: it did.
+    /// Whether a failed read leaves the position unchanged, so that a retry can read the record again.
+    /// Default: `false`.
     fn rereads(&self) -> bool {
         false
     }
 
-    /// Goes past the record whose read failed; only asked of readers that [reread](Self::rereads),
-    /// when the record is skipped.
+    /// Skips the record whose read failed. Called when such a record is skipped, and only for readers that
+    /// [reread](Self::rereads).
     ///
     /// # Errors
     ///
@@ -87,25 +88,25 @@ pub trait ItemReader: Send {
         Ok(())
     }
 
-    /// Whether reading is slow enough to be worth a thread of its own. Default: it is not.
+    /// Whether reading is slow enough to be worth a thread of its own. Default: `false`.
     ///
-    /// Files and databases say yes; a counter says no, because handing a chunk to another thread
-    /// costs more than filling it.
+    /// Readers of files and databases return `true`; for a counter, passing a chunk to another thread costs
+    /// more than filling it.
     fn reads_ahead(&self) -> bool {
         false
     }
 
-    /// How much there is in all, if the reader knows; asked after `open`.
+    /// Returns the size of the whole input, if known. Called after `open`.
     fn total(&self) -> Option<Total> {
         None
     }
 
-    /// How much of [`total`](Self::total) lies behind the reader, in the same unit.
+    /// Returns how much of [`total`](Self::total) the reader has consumed, in the same unit.
     fn done(&self) -> u64 {
         0
     }
 
-    /// Lets go of files and connections. Called once for every `open`, after a failure too.
+    /// Releases files and connections. Called once for every `open`, also after a failure.
     ///
     /// # Errors
     ///
@@ -115,32 +116,34 @@ pub trait ItemReader: Send {
     }
 }
 
-/// Turns an input into an output, or into nothing.
+/// The processor of a chunk step: turns an input into an output, or filters it out.
 ///
-/// Called with `&self`, possibly from several threads at once (`parallelism`). It sees each input by
-/// reference, because skip records, dead letters and listeners still need it afterwards.
+/// `process` takes `&self`, possibly from several threads at once (`parallelism`). Inputs are passed by
+/// reference because skip records, dead letters and listeners still use them afterwards.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an item processor for `{I}`",
     note = "give the step a function `|item: &{I}| Ok(Some(output))`, or implement `ItemProcessor<{I}>`"
 )]
 pub trait ItemProcessor<I>: Send + Sync {
-    /// What the writer receives.
+    /// The type of an output, which the writer receives.
     type Output: Send + Sync;
 
-    /// The output for `item`, or `None` to filter it out.
+    /// Returns the output for `item`, or `None` to filter it out.
     ///
     /// # Errors
     ///
-    /// Retried and skipped as the step's policies say; a panic is an error of kind `panic`.
+    /// The error is retried and skipped according to the step's policies; a panic is an error of kind
+    /// `panic`.
     fn process(&self, item: &I) -> Result<Option<Self::Output>, ItemError>;
 
-    /// The whole chunk unchanged, from a processor that never looks at items; else gives it back.
+    /// Returns the whole chunk unchanged if this processor never looks at items; otherwise gives it back as
+    /// the error.
     #[doc(hidden)]
     fn pass_through(&self, items: Vec<I>) -> Result<Vec<Self::Output>, Vec<I>> {
         Err(items)
     }
 
-    /// What [`pass_through`](Self::pass_through) took, back to the reader, whose memory it is.
+    /// Returns what [`pass_through`](Self::pass_through) took, so that the reader can reuse the memory.
     #[doc(hidden)]
     fn pass_back(&self, outputs: Vec<Self::Output>) -> Result<Vec<I>, Vec<Self::Output>> {
         Err(outputs)
@@ -160,7 +163,7 @@ where
     }
 }
 
-/// The processor of a step that has none: inputs are outputs.
+/// The processor of a step that sets none: every input is its own output.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PassThrough;
 
@@ -168,7 +171,7 @@ impl<I: Send + Sync> ItemProcessor<I> for PassThrough {
     type Output = I;
 
     fn process(&self, _: &I) -> Result<Option<I>, ItemError> {
-        Err(ItemError::fatal("pass one item through: only whole chunks are"))
+        Err(ItemError::fatal("pass one item through: `PassThrough` accepts only whole chunks"))
     }
 
     fn pass_through(&self, items: Vec<I>) -> Result<Vec<I>, Vec<I>> {
@@ -180,19 +183,19 @@ impl<I: Send + Sync> ItemProcessor<I> for PassThrough {
     }
 }
 
-/// How a step ended, as its writer should know.
+/// The end of a step, as its writer sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// All items are committed: finish the output.
+    /// All items are committed: the writer finishes the output.
     Complete,
-    /// Stopped or failed: keep what a restart needs.
+    /// The step stopped or failed: the writer keeps what a restart needs.
     Incomplete,
 }
 
-/// Where items go.
+/// The sink of the outputs of a chunk step.
 ///
 /// `write` and `position` belong to one chunk. Either both succeed and [`committed`] follows, or
-/// [`rolled_back`] follows and the sink must look as it did after the last commit.
+/// [`rolled_back`] follows and restores the sink to its state after the last commit.
 ///
 /// [`committed`]: Self::committed
 /// [`rolled_back`]: Self::rolled_back
@@ -201,13 +204,13 @@ pub enum Ending {
     note = "a chunk step needs a writer for the processor's output: call `.writer(..)` before `.build()`"
 )]
 pub trait ItemWriter<O>: Send {
-    /// Where the writer stands: stored with every commit, handed to `open` on a restart.
+    /// A position in the output, stored with every commit and passed to `open` on a restart.
     type Position: Serialize + DeserializeOwned + Send;
 
-    /// Brings the sink to where it was at `position`, or makes it new.
+    /// Restores the sink to its state at `position`, or creates it.
     ///
-    /// A sink that keeps our checkpoint itself returns the last commit that it holds. When the
-    /// repository lacks it (the process died between the two), the engine finishes it.
+    /// A sink that stores the engine's checkpoint itself returns the last commit that it contains. When the
+    /// repository lacks that commit (the process died between the two commits), the engine completes it.
     ///
     /// # Errors
     ///
@@ -218,36 +221,36 @@ pub trait ItemWriter<O>: Send {
         scope: &StepScope,
     ) -> Result<Option<PreparedCommit>, ItemError>;
 
-    /// Writes the outputs of a chunk, never none.
+    /// Writes the outputs of a chunk; `items` is never empty.
     ///
     /// # Errors
     ///
-    /// Retried, scanned and skipped as the step's policies say.
+    /// The error is retried, scanned for the failing item, and skipped according to the step's policies.
     fn write(&mut self, items: &[O], chunk: &mut ChunkTransaction<'_>) -> Result<(), ItemError>;
 
-    /// Where the writer stands now, with everything written handed to the system (and synced, when
-    /// the repository is durable against power loss).
+    /// Returns the current position. Everything written must have been passed to the system, and synced when
+    /// the repository is durable against power loss.
     ///
     /// # Errors
     ///
-    /// As [`write`](Self::write).
+    /// See [`write`](Self::write).
     fn position(&mut self) -> Result<Self::Position, ItemError>;
 
-    /// Makes the chunk durable in a sink with transactions of its own, `commit` with it.
+    /// Makes the chunk, together with `commit`, durable in a sink that has transactions of its own.
     ///
     /// # Errors
     ///
-    /// As [`write`](Self::write): nothing was committed. When that is not certain, return
-    /// [`ItemError::commit_unknown`]: the step ends, and the restart looks at what the sink holds.
+    /// See [`write`](Self::write): an error means that nothing was committed. When that is not certain,
+    /// return [`ItemError::commit_unknown`]: the step ends, and the restart reads the sink's last commit.
     fn prepare(&mut self, commit: &PreparedCommit) -> Result<(), ItemError> {
         let _ = commit;
         Ok(())
     }
 
-    /// The chunk is committed.
+    /// Records that the chunk is committed.
     fn committed(&mut self) {}
 
-    /// The attempt failed: back to the last commit.
+    /// Restores the state of the last commit after a failed attempt.
     ///
     /// # Errors
     ///
@@ -261,38 +264,38 @@ pub trait ItemWriter<O>: Send {
         false
     }
 
-    /// Whether what it writes belongs to its position: then two of it cannot write side by side. Default: its
-    /// position is not empty.
+    /// Whether the output depends on the position, so that two writers cannot write concurrently. Default:
+    /// `true` unless the position is a zero-sized type.
     fn keeps_position(&self) -> bool {
         std::mem::size_of::<Self::Position>() > 0
     }
 
-    /// Lets go of files and connections. Called once for every `open`, after a failure too.
+    /// Releases files and connections. Called once for every `open`, also after a failure.
     ///
     /// # Errors
     ///
-    /// The step fails: with [`Ending::Complete`] this is where an output gets its final name.
+    /// The step fails. With [`Ending::Complete`] this call gives an output its final name.
     fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
         let _ = ending;
         Ok(())
     }
 }
 
-/// Everything that a commit stores, for a sink that must hold it too.
+/// Everything that a commit stores, for a sink that stores it too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct PreparedCommit {
-    /// Number of the commit in the life of the instance's step, from 1.
+    /// Number of the commit among all commits of the step in this instance, from 1.
     pub sequence: u64,
     /// The engine's checkpoint, as JSON text.
     pub checkpoint: String,
-    /// What this commit adds to the counters.
+    /// Counters that this commit adds.
     pub counters: crate::execution::Counters,
-    /// The skips that it makes durable.
+    /// Skips that this commit makes durable.
     pub skips: Vec<crate::execution::SkipRecord>,
-    /// The step's context as JSON, when it changed.
+    /// JSON of the step's context, when it changed.
     #[serde(default)]
     pub step_context: Option<String>,
-    /// The job's context as JSON, when it changed.
+    /// JSON of the job's context, when it changed.
     #[serde(default)]
     pub job_context: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Jobs: a name, what parameters they take, and the flow of their steps.
+//! Jobs: a name, the parameters that a job accepts, and the flow of its steps.
 
 mod builder;
 mod decider;
@@ -22,16 +22,16 @@ use crate::operator::Refusal;
 use crate::parameters::{JobParameters, ParameterSchema};
 use crate::progressive::ProgressiveWork;
 
-/// Makes the parameters of the next instance from those of the newest one, if there is one.
+/// A function that makes the parameters of the next instance from those of the newest one, if any.
 pub type Incrementer =
     Arc<dyn Fn(Option<&JobParameters>) -> Result<JobParameters, String> + Send + Sync>;
 
-/// Finds what is wrong with parameters, beyond what their declarations say.
+/// A check of parameters beyond their declarations.
 type Validator = Arc<dyn Fn(&JobParameters) -> Result<(), String> + Send + Sync>;
 
-/// A named definition: the flow of its steps, and the rules of starting it.
+/// A named definition: the flow of its steps, and the rules for starting it.
 ///
-/// One job serves many executions at once; what a step needs for an execution it makes for it.
+/// One `Job` serves many executions concurrently; a step creates its parts anew for each execution.
 #[derive(Clone)]
 pub struct Job {
     name: String,
@@ -47,7 +47,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// Begins the description of a job.
+    /// Creates a builder.
     ///
     /// ```
     /// use batchwright::{ChunkStepBuilder, Job, NoWriter, Sequence};
@@ -79,37 +79,38 @@ impl Job {
         }
     }
 
-    /// Its name, unique in a registry.
+    /// Returns the name, unique in a registry.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What it is for.
+    /// Returns the description.
     pub fn description(&self) -> &str {
         &self.description
     }
 
-    /// The parameters that it takes.
+    /// Returns the parameters that the job accepts.
     pub fn parameters(&self) -> &ParameterSchema {
         &self.schema
     }
 
-    /// Names of its steps, in the order in which they were added; those of flows within it too.
+    /// Returns the names of the steps, in the order in which they were added, including those of nested
+    /// flows.
     pub fn step_names(&self) -> impl Iterator<Item = &str> {
         self.flow.steps().into_iter().map(|step| step.name())
     }
 
-    /// Its flow as a graph in the DOT language.
+    /// Returns the flow as a graph in the DOT language.
     pub fn to_dot(&self) -> String {
         picture::dot(self)
     }
 
-    /// Its flow as a picture.
+    /// Returns the flow as an SVG image.
     pub fn to_svg(&self) -> String {
         picture::svg(self)
     }
 
-    /// What carries it forward by slices, if it is progressive.
+    /// Returns the progressive work of the job's only step, if that step is progressive.
     pub(crate) fn progressive(&self) -> Option<Arc<dyn ProgressiveWork>> {
         self.flow.steps().first().and_then(|step| step.progressive()).map(|body| body.0)
     }
@@ -122,31 +123,31 @@ impl Job {
         }
     }
 
-    /// Whether a failed or stopped instance may be tried again.
+    /// Whether a failed or stopped instance may be restarted.
     pub fn is_restartable(&self) -> bool {
         self.restartable
     }
 
-    /// What identifies its definition, if anything does.
+    /// Returns the fingerprint of the definition, if one is set.
     pub fn fingerprint(&self) -> Option<&str> {
         self.fingerprint.as_deref()
     }
 
-    /// Where its definition was read from, when it was read from somewhere.
+    /// Returns where the definition was read from, when it was read from a file.
     pub fn source(&self) -> Option<&str> {
         self.source.as_deref()
     }
 
-    /// Makes the parameters of the next instance, if the job says how.
+    /// Returns the function that makes the parameters of the next instance, if one is set.
     pub fn incrementer(&self) -> Option<&Incrementer> {
         self.next.as_ref()
     }
 
-    /// `given` with defaults, if the job accepts them.
+    /// Checks `given` and returns it with the defaults filled in.
     ///
     /// # Errors
     ///
-    /// [`Refusal::InvalidParameters`] with every problem.
+    /// [`Refusal::InvalidParameters`] with all problems.
     pub fn accept(&self, given: JobParameters) -> Result<JobParameters, Refusal> {
         let refused = |problems| Refusal::InvalidParameters { problems };
         let complete = self.schema.complete(given).map_err(refused)?;

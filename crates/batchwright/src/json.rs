@@ -1,16 +1,16 @@
-//! JSON of strangers.
+//! Checks of foreign JSON.
 
 use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// Refuses JSON in which an object has a key twice, at any depth: a reader that takes the last one, and another that
-/// takes the first, would read two documents.
+/// Refuses JSON in which an object has the same key twice, at any depth. Parsers disagree on which of the two
+/// values counts, so two readers of such a document could see different content.
 ///
 /// # Errors
 ///
-/// The key and where it stands the second time; or where the text is no JSON.
+/// The repeated key and the position of its second occurrence; or the position at which `text` is not JSON.
 pub fn no_key_twice(text: &[u8]) -> Result<(), serde_json::Error> {
     serde_json::from_slice::<Once>(text).map(drop)
 }
@@ -82,8 +82,8 @@ mod tests {
     #[test]
     fn a_key_that_is_given_twice_is_found_at_every_depth() {
         for text in [r#"{"a":1,"a":2}"#, r#"[{"b":{"c":1,"d":[],"c":null}}]"#] {
-            let told = no_key_twice(text.as_bytes()).unwrap_err().to_string();
-            assert!(told.contains("is given twice"), "{told}");
+            let message = no_key_twice(text.as_bytes()).unwrap_err().to_string();
+            assert!(message.contains("is given twice"), "{message}");
         }
         let fine = r#"{"a":{"a":1.5,"b":["x",true,null,-3]},"b":18446744073709551615}"#;
         assert!(no_key_twice(fine.as_bytes()).is_ok());

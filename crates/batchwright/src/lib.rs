@@ -1,8 +1,9 @@
 //! Batchwright: a batch engine. Restartable jobs with exact checkpoints.
 //!
-//! A [`Job`] is a list of steps. A chunk step reads items, processes and writes them, and commits every
-//! chunk with its checkpoint in one transaction; killed at any instant and restarted, it goes on from the
-//! last commit. A [`JobOperator`] starts, stops and restarts jobs; a [`JobRepository`] remembers them.
+//! A [`Job`] is a list of steps. A chunk step reads items, processes and writes them, and commits every chunk
+//! with its checkpoint in one transaction; killed at any instant and restarted, the step continues from the
+//! last commit. A [`JobOperator`] starts, stops and restarts jobs; a [`JobRepository`] stores their
+//! executions.
 //!
 //! ```
 //! use std::sync::{Arc, Mutex};
@@ -128,7 +129,7 @@ pub use step::{
 #[cfg(feature = "discover")]
 pub use batchwright_macros::job;
 
-/// What the expansion of [`macro@job`] needs.
+/// Items that the expansion of [`macro@job`] uses.
 #[cfg(feature = "discover")]
 #[doc(hidden)]
 pub mod discovery {

@@ -1,8 +1,8 @@
-//! Calls into user code at the boundaries of job, step, chunk, item, skip and retry.
+//! Listeners: user code called at the boundaries of job, step, chunk, item, skip and retry.
 //!
-//! Every `before_*` runs in the order of registration, every `after_*` and `on_*_error` in reverse.
-//! A listener that fails fails the step (a job's `after_job` only warns) and is never taken for a
-//! failure of an item.
+//! Every `before_*` runs in the order of registration, every `after_*` and `on_*_error` in reverse order. A
+//! listener that fails also fails the step (a job's `after_job` only adds a warning); its failure never
+//! counts as a failure of an item.
 
 mod promotion;
 
@@ -13,12 +13,12 @@ use crate::execution::{ExitStatus, JobExecution, StepExecution};
 use crate::job::JobScope;
 use crate::step::StepScope;
 
-/// What a listener answers.
+/// The result of a listener.
 pub type ListenerResult<T = ()> = Result<T, ItemError>;
 
-/// Called around a job execution.
+/// A listener of job executions.
 pub trait JobListener: Send + Sync {
-    /// Before the first step. A failure fails the job; no step runs, all `after_job` still do.
+    /// Runs before the first step. A failure fails the job; no step runs, all `after_job` still do.
     ///
     /// # Errors
     ///
@@ -28,20 +28,20 @@ pub trait JobListener: Send + Sync {
         Ok(())
     }
 
-    /// After the last step, with the outcome.
+    /// Runs after the last step, with the outcome.
     ///
     /// # Errors
     ///
-    /// Recorded as a warning of the execution; the outcome and the other listeners are untouched.
+    /// Recorded as a warning of the execution; the outcome and the other listeners are unaffected.
     fn after_job(&self, scope: &JobScope, execution: &JobExecution) -> ListenerResult {
         let _ = (scope, execution);
         Ok(())
     }
 }
 
-/// Called around a step execution.
+/// A listener of step executions.
 pub trait StepListener: Send + Sync {
-    /// Before the step's work. A failure fails the step without starting it; `after_step` runs.
+    /// Runs before the step's work. A failure fails the step without starting it; `after_step` still runs.
     ///
     /// # Errors
     ///
@@ -51,12 +51,12 @@ pub trait StepListener: Send + Sync {
         Ok(())
     }
 
-    /// After the step's work. An exit status that it returns is combined with the step's own by
+    /// Runs after the step's work. A returned exit status is combined with the step's own by
     /// [`ExitStatus::and`]: it can raise severity, not lower it.
     ///
     /// # Errors
     ///
-    /// Fails the step; what the other listeners returned survives.
+    /// Fails the step; what the other listeners returned is kept.
     fn after_step(
         &self,
         scope: &StepScope,
@@ -67,9 +67,9 @@ pub trait StepListener: Send + Sync {
     }
 }
 
-/// Called around each chunk. The same calls happen with read-ahead, in parallel and in a scan.
+/// A listener of chunks. Read-ahead, parallel processing and a scan make the same calls.
 pub trait ChunkListener<I, O>: Send + Sync {
-    /// Before processing, with the inputs.
+    /// Runs before processing, with the inputs.
     ///
     /// # Errors
     ///
@@ -79,17 +79,17 @@ pub trait ChunkListener<I, O>: Send + Sync {
         Ok(())
     }
 
-    /// After the commit, with what was committed (in a scan: one call a committed item).
+    /// Runs after the commit, with the committed outputs (in a scan: one call for each committed output).
     ///
     /// # Errors
     ///
-    /// Fails the step; the commit stands.
+    /// Fails the step; the commit remains.
     fn after_chunk(&self, items: &[O]) -> ListenerResult {
         let _ = items;
         Ok(())
     }
 
-    /// After an abandoned write attempt, with what it tried to write.
+    /// Runs after a rolled-back write attempt, with the outputs of that attempt.
     ///
     /// # Errors
     ///
@@ -100,104 +100,104 @@ pub trait ChunkListener<I, O>: Send + Sync {
     }
 }
 
-/// Called around each read, process and write. Costs a little for every item.
+/// A listener of each read, process and write; it adds a small cost to every item.
 pub trait ItemListener<I, O>: Send + Sync {
-    /// Before each read, the one that finds the end included.
+    /// Runs before each read, including the read that finds the end of the input.
     ///
     /// # Errors
     ///
-    /// Every method of this listener fails the step when it fails.
+    /// An error of any method of this listener fails the step.
     fn before_read(&self) -> ListenerResult {
         Ok(())
     }
 
-    /// After an item was read.
-    #[expect(clippy::missing_errors_doc, reason = "said once, at `before_read`")]
+    /// Runs after an item was read.
+    #[expect(clippy::missing_errors_doc, reason = "documented once, at `before_read`")]
     fn after_read(&self, item: &I) -> ListenerResult {
         let _ = item;
         Ok(())
     }
 
-    /// After a record could not be read.
-    #[expect(clippy::missing_errors_doc, reason = "said once, at `before_read`")]
+    /// Runs after a record could not be read.
+    #[expect(clippy::missing_errors_doc, reason = "documented once, at `before_read`")]
     fn on_read_error(&self, error: &ItemError) -> ListenerResult {
         let _ = error;
         Ok(())
     }
 
-    /// Before each attempt to process an item.
-    #[expect(clippy::missing_errors_doc, reason = "said once, at `before_read`")]
+    /// Runs before each attempt to process an item.
+    #[expect(clippy::missing_errors_doc, reason = "documented once, at `before_read`")]
     fn before_process(&self, item: &I) -> ListenerResult {
         let _ = item;
         Ok(())
     }
 
-    /// After an item was processed, or filtered out (`None`).
-    #[expect(clippy::missing_errors_doc, reason = "said once, at `before_read`")]
+    /// Runs after an item was processed, or filtered (`None`).
+    #[expect(clippy::missing_errors_doc, reason = "documented once, at `before_read`")]
     fn after_process(&self, item: &I, output: Option<&O>) -> ListenerResult {
         let _ = (item, output);
         Ok(())
     }
 
-    /// After an attempt to process an item failed.
-    #[expect(clippy::missing_errors_doc, reason = "said once, at `before_read`")]
+    /// Runs after an attempt to process an item failed.
+    #[expect(clippy::missing_errors_doc, reason = "documented once, at `before_read`")]
     fn on_process_error(&self, item: &I, error: &ItemError) -> ListenerResult {
         let _ = (item, error);
         Ok(())
     }
 
-    /// Before each attempt to write.
-    #[expect(clippy::missing_errors_doc, reason = "said once, at `before_read`")]
+    /// Runs before each attempt to write.
+    #[expect(clippy::missing_errors_doc, reason = "documented once, at `before_read`")]
     fn before_write(&self, items: &[O]) -> ListenerResult {
         let _ = items;
         Ok(())
     }
 
-    /// After the writer returned, before the commit.
-    #[expect(clippy::missing_errors_doc, reason = "said once, at `before_read`")]
+    /// Runs after the writer returned, before the commit.
+    #[expect(clippy::missing_errors_doc, reason = "documented once, at `before_read`")]
     fn after_write(&self, items: &[O]) -> ListenerResult {
         let _ = items;
         Ok(())
     }
 
-    /// After an attempt to write failed.
-    #[expect(clippy::missing_errors_doc, reason = "said once, at `before_read`")]
+    /// Runs after an attempt to write failed.
+    #[expect(clippy::missing_errors_doc, reason = "documented once, at `before_read`")]
     fn on_write_error(&self, items: &[O], error: &ItemError) -> ListenerResult {
         let _ = (items, error);
         Ok(())
     }
 }
 
-/// Called once for every skip, after the commit that made it durable.
+/// A listener of skips, called once for each, after the commit that made the skip durable.
 pub trait SkipListener<I, O>: Send + Sync {
-    /// A record could not be read.
+    /// Runs after a record could not be read.
     ///
     /// # Errors
     ///
-    /// Every method of this listener fails the step when it fails; the skip stands.
+    /// An error of any method of this listener fails the step; the skip remains.
     fn on_skip_in_read(&self, error: &ItemError) -> ListenerResult {
         let _ = error;
         Ok(())
     }
 
-    /// An item could not be processed.
-    #[expect(clippy::missing_errors_doc, reason = "said once, at `on_skip_in_read`")]
+    /// Runs after an item could not be processed.
+    #[expect(clippy::missing_errors_doc, reason = "documented once, at `on_skip_in_read`")]
     fn on_skip_in_process(&self, item: &I, error: &ItemError) -> ListenerResult {
         let _ = (item, error);
         Ok(())
     }
 
-    /// An item could not be written.
-    #[expect(clippy::missing_errors_doc, reason = "said once, at `on_skip_in_read`")]
+    /// Runs after an item could not be written.
+    #[expect(clippy::missing_errors_doc, reason = "documented once, at `on_skip_in_read`")]
     fn on_skip_in_write(&self, item: &O, error: &ItemError) -> ListenerResult {
         let _ = (item, error);
         Ok(())
     }
 }
 
-/// Called before each further attempt.
+/// A listener of retries, called before each further attempt.
 pub trait RetryListener: Send + Sync {
-    /// `attempts` attempts have failed, the last with `error`; there will be another.
+    /// Runs when `attempts` attempts have failed, the last with `error`, and another one follows.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Who this process is, and whether another one still lives.
+//! Process identities: names this process as an owner, and checks whether another owner is alive.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -8,10 +8,10 @@ use sha2::{Digest, Sha256};
 
 use crate::parameters::hex;
 
-/// A process as written in the `owner` of an execution: `host/boot/pid/started/nonce`.
+/// The identity of a process in the `owner` field of an execution: `host/boot/pid/started/nonce`.
 ///
-/// Boot, number space and start time keep a recycled process number from passing for the old
-/// process.
+/// Boot, process namespace and start time distinguish a process from an earlier one with the same process
+/// number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessIdentity {
     host: String,
@@ -21,17 +21,17 @@ pub struct ProcessIdentity {
     nonce: String,
 }
 
-/// What is known of another process.
+/// The liveness of another process, as far as this process can determine it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Liveness {
-    /// It was a process of this host and is gone.
+    /// A process of this host that has ended.
     Gone,
-    /// It lives, or it may live elsewhere: only its lease can tell.
+    /// A process that is alive, or may be alive on another host; only its lease decides.
     Unknown,
 }
 
 impl ProcessIdentity {
-    /// This process.
+    /// Returns the identity of this process.
     pub fn current() -> &'static Self {
         static CURRENT: OnceLock<ProcessIdentity> = OnceLock::new();
         CURRENT.get_or_init(|| {
@@ -48,11 +48,11 @@ impl ProcessIdentity {
         Some(Self { host, boot, pid, started: parts.next()?, nonce: parts.next()? })
     }
 
-    /// What this process can tell of the owner `text`.
+    /// Returns the liveness of the owner `text`, as far as this process can determine it.
     pub fn liveness_of(text: &str) -> Liveness {
         let here = Self::current();
         let Some(owner) = Self::parse(text) else { return Liveness::Unknown };
-        // Another boot of a host of that name may be another machine: the lease tells in time.
+        // The same host name with another boot may be another machine; the expiry of the lease decides.
         if owner.host != here.host || owner.boot != here.boot || here.boot.is_empty() {
             return Liveness::Unknown;
         }
@@ -70,9 +70,9 @@ impl fmt::Display for ProcessIdentity {
     }
 }
 
-/// This boot and this space of process numbers (containers have their own).
+/// Identifies this boot and this process namespace (each container has its own).
 ///
-/// Empty where the system does not tell; then only leases decide.
+/// Empty where the system does not expose them; then only leases decide.
 fn boot_id() -> String {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let Ok(space) = std::fs::read_link("/proc/self/ns/pid") else { return String::new() };
@@ -80,10 +80,10 @@ fn boot_id() -> String {
     format!("{:.12}-{}", digits(&id), digits(&space.to_string_lossy().replace("pid", "")))
 }
 
-/// Clock ticks after boot at which the process began; `None` when it is gone (or a zombie).
+/// Returns the clock ticks after boot at which the process began; `None` when it has ended or is a zombie.
 fn start_time(pid: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command, in parentheses, may hold anything: fields are counted behind its end.
+    // The command, in parentheses, may contain any character: fields are counted after the last parenthesis.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     if matches!(state, "Z" | "X") {
@@ -92,7 +92,7 @@ fn start_time(pid: u32) -> Option<String> {
     fields.nth(18).map(str::to_owned)
 }
 
-/// A name that nobody else has: process, time and a counter, hashed.
+/// Returns a unique name: a hash of process, time and a counter.
 #[expect(clippy::disallowed_methods, reason = "uniqueness, not a time that anything depends on")]
 pub(crate) fn unique_id() -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);

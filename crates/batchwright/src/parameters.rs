@@ -1,4 +1,4 @@
-//! Job parameters, and what makes two sets of them the same job instance.
+//! Job parameters, and the identity of a job instance, which they define.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +22,7 @@ pub enum ParameterValue {
     Boolean(bool),
     /// A calendar day.
     Date(Date),
-    /// An instant; the offset it was typed with is not part of it.
+    /// An instant; the offset of its text is not stored.
     Timestamp(Timestamp),
 }
 
@@ -50,7 +50,7 @@ impl ParameterType {
     pub const ALL: [Self; 6] =
         [Self::String, Self::Integer, Self::Float, Self::Boolean, Self::Date, Self::Timestamp];
 
-    /// The word for it, as in `NAME:TYPE=VALUE`.
+    /// Returns the name of the type, as in `NAME:TYPE=VALUE`.
     pub fn name(self) -> &'static str {
         match self {
             Self::String => "string",
@@ -62,7 +62,7 @@ impl ParameterType {
         }
     }
 
-    /// The type with that name.
+    /// Returns the type of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
@@ -79,7 +79,8 @@ impl ParameterValue {
     ///
     /// # Errors
     ///
-    /// Says what was found and what the type wants; never falls back to another type or value.
+    /// A sentence with the text found and the type required; the text is never converted to another type or
+    /// value.
     pub fn parse(text: &str, kind: ParameterType) -> Result<Self, String> {
         let wrong = |wanted: &str| format!("`{text}` is not {wanted}");
         match kind {
@@ -99,7 +100,7 @@ impl ParameterValue {
                 _ => Err(wrong("a date (YYYY-MM-DD)")),
             },
             ParameterType::Timestamp => text.parse().map(Self::Timestamp).map_err(|_| {
-                // A time that is written well, and that no instant of ours is.
+                // The text has the right form, but its instant is outside the supported range.
                 let pieces = jiff::fmt::temporal::Pieces::parse(text).ok();
                 match pieces
                     .is_some_and(|pieces| pieces.time().is_some() && pieces.offset().is_some())
@@ -115,7 +116,7 @@ impl ParameterValue {
         }
     }
 
-    /// The value's type.
+    /// Returns the type of the value.
     pub fn kind(&self) -> ParameterType {
         match self {
             Self::String(_) => ParameterType::String,
@@ -128,7 +129,7 @@ impl ParameterValue {
     }
 }
 
-/// Canonical text: integers plain, floats shortest round-trip, instants in UTC.
+/// Writes the canonical text: integers plain, floats shortest round-trip, instants in UTC.
 impl fmt::Display for ParameterValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -201,14 +202,14 @@ impl From<Timestamp> for ParameterValue {
 pub struct Parameter {
     /// The typed value.
     pub value: ParameterValue,
-    /// Whether another value means another instance.
+    /// Whether another value makes another instance.
     pub identifying: bool,
-    /// Whether the value is nobody's business: it is stored as it is, and shown to nobody.
+    /// Whether the value is secret: stored unchanged, and never displayed.
     pub secret: bool,
 }
 
 impl Parameter {
-    /// With a value that anybody may see.
+    /// Creates a parameter that is not secret.
     pub fn new(value: impl Into<ParameterValue>, identifying: bool) -> Self {
         Self { value: value.into(), identifying, secret: false }
     }
@@ -237,24 +238,25 @@ struct ParameterForm {
     secret: bool,
 }
 
-/// What is shown for a secret.
+/// The text displayed in place of a secret value.
 const MASK: &str = "***";
 
-/// Parts of names whose values are nobody's business.
+/// Parts of parameter names that mark a value as secret.
 const SECRET_NAMES: [&str; 8] =
     ["password", "passwd", "secret", "token", "credential", "api_key", "apikey", "private_key"];
 
-/// Secrets that are shorter are not looked for in messages.
+/// Minimum length of a secret, in bytes, for it to be masked in messages.
 const SECRET_BYTES_MIN: usize = 4;
 
-/// Whether `name` looks like that of a secret.
+/// Whether `name` looks like the name of a secret.
 fn is_secret_name(name: &str) -> bool {
     let name = name.to_lowercase().replace('-', "_");
     SECRET_NAMES.iter().any(|secret| name.contains(secret))
 }
 
 impl Parameter {
-    /// As it may be shown under `name`: the value of one that is a secret, or looks like one, is masked.
+    /// Returns the parameter for display under `name`: the value is masked when it is secret or its name
+    /// looks like that of a secret.
     pub fn shown_as(&self, name: &str) -> Self {
         if !self.secret && !is_secret_name(name) {
             return self.clone();
@@ -285,13 +287,13 @@ impl<'de> Deserialize<'de> for Parameter {
 }
 
 impl Parameter {
-    /// From JSON: a bare scalar, or the full form with `value`, `type`, `identifying` and `secret`.
+    /// Parses JSON: a bare scalar, or the full form with `value`, `type`, `identifying` and `secret`.
     ///
-    /// `declared` is the type that the job declares for it, used when the JSON names none.
+    /// `declared` is the type that the job declares, used when the JSON has no type.
     ///
     /// # Errors
     ///
-    /// Says which part of the JSON is not a value of that type.
+    /// A sentence that names the part of the JSON that is not a value of the type.
     pub fn from_json(
         json: serde_json::Value,
         declared: Option<ParameterType>,
@@ -310,7 +312,7 @@ impl Parameter {
             (serde_json::Value::Bool(value), None | Some(ParameterType::Boolean)) => value.into(),
             (serde_json::Value::Number(number), kind) => number_value(&number, kind)?,
             (other, Some(kind)) => return Err(format!("{other} is not of type {kind}")),
-            (other, None) => return Err(format!("{other} is no parameter value")),
+            (other, None) => return Err(format!("{other} is not a parameter value")),
         };
         let identifying = form.identifying.unwrap_or(!form.secret);
         Ok(Self { value, identifying, secret: form.secret })
@@ -331,17 +333,17 @@ fn number_value(
     }
 }
 
-/// The parameter that names the trigger which started a job. Every job accepts it.
+/// The name of the parameter with the trigger that started a job. Every job accepts it.
 pub const TRIGGER_PARAMETER: &str = "trigger";
-/// The parameter with the time that the trigger was planned for, as RFC 3339 text unless the job declares
-/// another type. Every job accepts it.
+/// The name of the parameter with the slot of the trigger, as RFC 3339 text unless the job declares another
+/// type. Every job accepts it.
 pub const SLOT_PARAMETER: &str = "slot";
 
-/// The parameter that counts how often equal work was asked for again, from 1, when it is done anew each time
-/// ([`OpenOptions::repeats`](crate::OpenOptions::repeats)). Every job accepts it.
+/// The name of the parameter that numbers repeated requests for equal work, from 1, when each request is a
+/// new instance ([`OpenOptions::repeats`](crate::OpenOptions::repeats)). Every job accepts it.
 pub const REPEAT_PARAMETER: &str = "repeat";
 
-/// What every job accepts, declared or not.
+/// The parameters that every job accepts, declared or not.
 const OF_EVERY_JOB: [&str; 3] = [TRIGGER_PARAMETER, SLOT_PARAMETER, REPEAT_PARAMETER];
 
 /// A named set of [`Parameter`]s.
@@ -350,19 +352,19 @@ const OF_EVERY_JOB: [&str; 3] = [TRIGGER_PARAMETER, SLOT_PARAMETER, REPEAT_PARAM
 pub struct JobParameters(BTreeMap<String, Parameter>);
 
 impl JobParameters {
-    /// No parameters: a legal identity, one instance per job.
+    /// Creates an empty set: a legal identity, with one instance per job.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// With an identifying parameter.
+    /// Adds an identifying parameter.
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, value: impl Into<ParameterValue>) -> Self {
         self.insert(name, Parameter::new(value, true));
         self
     }
 
-    /// With a parameter that does not take part in the identity.
+    /// Adds a parameter that is not part of the identity.
     #[must_use]
     pub fn with_non_identifying(
         mut self,
@@ -373,12 +375,12 @@ impl JobParameters {
         self
     }
 
-    /// Sets a parameter; returns the one it replaces.
+    /// Sets a parameter; returns the one that it replaces.
     pub fn insert(&mut self, name: impl Into<String>, parameter: Parameter) -> Option<Parameter> {
         self.0.insert(name.into(), parameter)
     }
 
-    /// These, with `overrides` instead of those of the same name, and beside the others.
+    /// Returns this set with the parameters of `overrides` added; they replace those of the same name.
     #[must_use]
     pub(crate) fn overridden_by(mut self, overrides: &Self) -> Self {
         for (name, one) in overrides.iter() {
@@ -388,15 +390,16 @@ impl JobParameters {
         self
     }
 
-    /// `text` with the mask in the place of every value that is a secret, or a text that looks like one: for messages of
-    /// others, a database or a program, before they are stored. Values of fewer than four bytes stay: they occur in any text.
+    /// Replaces, in `text`, every value of a secret parameter, and every string value whose name looks like
+    /// that of a secret, with the mask. Used for messages of databases and programs before they are stored.
+    /// Values of fewer than four bytes are not masked, because they occur in any text.
     pub(crate) fn mask_in(&self, text: String) -> String {
         let is_hidden = |(name, one): &(&str, &Parameter)| {
             one.secret || is_secret_name(name) && matches!(one.value, ParameterValue::String(_))
         };
         let values = self.iter().filter(is_hidden).map(|(_, one)| one.value.to_string());
         let mut values: Vec<_> = values.filter(|value| value.len() >= SECRET_BYTES_MIN).collect();
-        // One may begin another: the longest goes first.
+        // One value may be the beginning of another: replace the longest first.
         values.sort_by_key(|value| std::cmp::Reverse(value.len()));
         values.iter().fold(text, |text, value| match text.contains(value) {
             true => text.replace(value, MASK),
@@ -404,32 +407,32 @@ impl JobParameters {
         })
     }
 
-    /// All but the parameter with that name.
+    /// Returns all parameters except the one of that name.
     pub(crate) fn without(&self, name: &str) -> Self {
         let others = self.0.iter().filter(|(other, _)| *other != name);
         Self(others.map(|(name, one)| (name.clone(), one.clone())).collect())
     }
 
-    /// The parameter with that name.
+    /// Returns the parameter of that name.
     pub fn get(&self, name: &str) -> Option<&Parameter> {
         self.0.get(name)
     }
 
-    /// In the order of their names.
+    /// Returns all parameters, in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Parameter)> {
         self.0.iter().map(|(name, parameter)| (name.as_str(), parameter))
     }
 
-    /// Whether there are none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The text of a `string` parameter.
+    /// Returns the text of a `string` parameter.
     ///
     /// # Errors
     ///
-    /// [`ParameterError`] when it is missing or of another type.
+    /// [`ParameterError`] when the parameter is missing or of another type.
     pub fn string(&self, name: &str) -> Result<&str, ParameterError> {
         match self.wanted(name)? {
             ParameterValue::String(value) => Ok(value),
@@ -437,11 +440,11 @@ impl JobParameters {
         }
     }
 
-    /// The value of an `integer` parameter.
+    /// Returns the value of an `integer` parameter.
     ///
     /// # Errors
     ///
-    /// [`ParameterError`] when it is missing or of another type.
+    /// [`ParameterError`] when the parameter is missing or of another type.
     pub fn integer(&self, name: &str) -> Result<i64, ParameterError> {
         match self.wanted(name)? {
             ParameterValue::Integer(value) => Ok(*value),
@@ -449,11 +452,11 @@ impl JobParameters {
         }
     }
 
-    /// The value of a `date` parameter.
+    /// Returns the value of a `date` parameter.
     ///
     /// # Errors
     ///
-    /// [`ParameterError`] when it is missing or of another type.
+    /// [`ParameterError`] when the parameter is missing or of another type.
     pub fn date(&self, name: &str) -> Result<Date, ParameterError> {
         match self.wanted(name)? {
             ParameterValue::Date(value) => Ok(*value),
@@ -467,10 +470,10 @@ impl JobParameters {
             .ok_or_else(|| ParameterError(format!("parameter `{name}` is missing")))
     }
 
-    /// The key that, with the job's name, is the identity of the instance.
+    /// Returns the key that, with the job's name, identifies the instance.
     ///
-    /// SHA-256 over the identifying parameters in the order of their names, each part with its
-    /// length in front, so that no two different sets share a key.
+    /// The key is the SHA-256 hash of the identifying parameters in the order of their names; the length of
+    /// each part precedes the part, so that no two different sets share a key.
     pub fn key(&self) -> String {
         let mut hash = Sha256::new();
         for (name, parameter) in self.0.iter().filter(|(_, parameter)| parameter.identifying) {
@@ -483,7 +486,7 @@ impl JobParameters {
     }
 }
 
-/// Lower-case hexadecimal digits.
+/// Returns `bytes` as lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -491,7 +494,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// A parameter that is missing or of another type.
+/// The error of a parameter that is missing or has another type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("use the parameters: {0}")]
 pub struct ParameterError(String);
@@ -502,27 +505,27 @@ impl ParameterError {
     }
 }
 
-/// What a job says of one of its parameters.
+/// The declaration of a job's parameter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParameterDeclaration {
-    /// Its name.
+    /// Name of the parameter.
     pub name: String,
-    /// Its type.
+    /// Type of the parameter.
     pub kind: ParameterType,
-    /// Whether a start without it is refused.
+    /// Whether a start without the parameter is refused.
     pub required: bool,
-    /// The value used when none is given.
+    /// Value used when the parameter is not given.
     pub default: Option<ParameterValue>,
-    /// Whether another value means another instance.
+    /// Whether another value makes another instance.
     pub identifying: bool,
-    /// Whether its value is shown to nobody.
+    /// Whether the value is secret and never displayed.
     pub secret: bool,
-    /// For help and forms.
+    /// Description, for help texts and forms.
     pub description: String,
 }
 
 impl ParameterDeclaration {
-    /// An optional, identifying parameter without a default.
+    /// Declares an optional, identifying parameter without a default.
     pub fn new(name: impl Into<String>, kind: ParameterType) -> Self {
         Self {
             name: name.into(),
@@ -535,29 +538,30 @@ impl ParameterDeclaration {
         }
     }
 
-    /// A start without it is refused.
+    /// Makes the parameter required: a start without it is refused.
     #[must_use]
     pub fn required(mut self) -> Self {
         self.required = true;
         self
     }
 
-    /// The value used when none is given.
+    /// Sets the value used when the parameter is not given.
     #[must_use]
     pub fn default(mut self, value: impl Into<ParameterValue>) -> Self {
         self.default = Some(value.into());
         self
     }
 
-    /// Another value does not mean another instance.
+    /// Makes the parameter non-identifying: another value does not make another instance.
     #[must_use]
     pub fn non_identifying(mut self) -> Self {
         self.identifying = false;
         self
     }
 
-    /// Its value is shown to nobody: not in lists, not by the API, not in messages about it. The store keeps it as
-    /// it is. It does not identify: the key of an instance is a hash of what does, and tells who tries all values.
+    /// Makes the parameter secret and non-identifying. A secret value is never displayed: not in lists, not
+    /// by the API, not in messages about it. The store keeps it unchanged. A secret cannot identify, because
+    /// the key of an instance is a hash of its identifying values, and trying all values would reveal it.
     #[must_use]
     pub fn secret(mut self) -> Self {
         self.secret = true;
@@ -565,7 +569,7 @@ impl ParameterDeclaration {
         self
     }
 
-    /// What it is for.
+    /// Sets the description.
     #[must_use]
     pub fn description(mut self, text: impl Into<String>) -> Self {
         self.description = text.into();
@@ -573,40 +577,41 @@ impl ParameterDeclaration {
     }
 }
 
-/// What a job accepts. Every problem is told at once.
+/// The parameters that a job accepts. All problems are reported together.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ParameterSchema {
-    /// The declared parameters, in the order of their declaration.
+    /// Declared parameters, in the order of their declaration.
     pub declared: Vec<ParameterDeclaration>,
     /// Whether parameters that are not declared are accepted.
     pub open: bool,
 }
 
 impl ParameterSchema {
-    /// The declaration with that name.
+    /// Returns the declaration of that name.
     pub fn find(&self, name: &str) -> Option<&ParameterDeclaration> {
         self.declared.iter().find(|declaration| declaration.name == name)
     }
 
-    /// What may be told of parameter `name`, whose value was refused with the words `told`, which may hold it.
-    pub fn tellable(&self, name: &str, told: String) -> String {
+    /// Returns a description of the refused value of parameter `name` that is safe to display; `problem` may
+    /// contain the value.
+    pub fn tellable(&self, name: &str, problem: String) -> String {
         match self.find(name) {
             Some(known) if known.secret => format!("its value is not of type {}", known.kind),
             _ if is_secret_name(name) => "its value is not of its type".to_owned(),
-            _ => told,
+            _ => problem,
         }
     }
 
-    /// Parameter `name` from its JSON, plain or with type and role, as it is declared.
+    /// Parses parameter `name` from JSON, plain or with type and role, according to its declaration.
     ///
     /// # Errors
     ///
-    /// A sentence: it is of another type, or of another role.
+    /// A sentence, when the type or the role differs from the declaration.
     pub fn parameter(&self, name: &str, json: serde_json::Value) -> Result<Parameter, String> {
         let declared = self.find(name);
         let says_identifying = json.get("identifying").is_some();
         let mut parameter = Parameter::from_json(json, declared.map(|declared| declared.kind))
-            .map_err(|told| self.tellable(name, told))?;
+            .map_err(|problem| self.tellable(name, problem))?;
         match declared {
             Some(declared) if !says_identifying => parameter.identifying = declared.identifying,
             Some(declared) if declared.identifying != parameter.identifying => {
@@ -618,11 +623,11 @@ impl ParameterSchema {
         Ok(parameter)
     }
 
-    /// `given` with the defaults filled in.
+    /// Returns `given` with the defaults filled in.
     ///
     /// # Errors
     ///
-    /// Every missing, unknown or mistyped parameter, one sentence each.
+    /// One sentence for every missing, unknown or mistyped parameter.
     pub fn complete(&self, mut given: JobParameters) -> Result<JobParameters, Vec<String>> {
         let mut problems = Vec::new();
         for (name, parameter) in &mut given.0 {
@@ -645,10 +650,11 @@ impl ParameterSchema {
             if secret.identifying {
                 problems.push(format!("parameter `{name}` is secret, so it must not identify"));
             }
-            // What was copied from where it is shown would take its place.
+            // A mask copied from a display would replace the real value.
             if secret.value == MASK.into() {
-                problems
-                    .push(format!("parameter `{name}` is `{MASK}`, which stands for its value"));
+                problems.push(format!(
+                    "parameter `{name}` is `{MASK}`, the mask of a secret; give the value itself"
+                ));
             }
         }
         for known in &self.declared {
@@ -669,7 +675,7 @@ impl ParameterSchema {
     }
 }
 
-/// A list of names for a message; `(none)` when there are none.
+/// Returns a list of names for a message; `(none)` when it is empty.
 pub(crate) fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let list: Vec<_> = names.map(|name| format!("`{name}`")).collect();
     if list.is_empty() { "(none)".to_owned() } else { list.join(", ") }

@@ -1,14 +1,14 @@
-//! What is tolerated, and when a chunk is full. Pure.
+//! Policies: which errors are tolerated, and when a chunk is full. Pure.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::error::{ErrorKind, ItemError, Phase};
 
-/// Which kinds of error a policy applies to.
+/// A classifier of error kinds: decides whether a policy applies to a kind.
 ///
-/// The longest pattern that matches the kind decides; of two equally long ones the exclusion wins.
-/// `fatal`, `panic` and the engine's own kinds are excluded unless a pattern names them.
+/// The longest pattern that matches the kind decides; of two equally long ones the exclusion wins. `fatal`,
+/// `panic` and the engine's own kinds are excluded unless a pattern names them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Classifier {
     rules: Vec<(String, bool)>,
@@ -16,7 +16,7 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// Every kind but `fatal` and `panic`.
+    /// Matches every kind except `fatal` and `panic`.
     pub fn all() -> Self {
         Self {
             rules: vec![
@@ -27,18 +27,19 @@ impl Classifier {
         }
     }
 
-    /// The kind `data` and those below it: what is certainly the record's own fault. A service that is down, a full
-    /// disk, a locked database and an error without a kind are not, and giving records up would not help them.
+    /// Matches the kind `data` and its children: errors caused by the record itself. A service that is down,
+    /// a full disk, a locked database and an error without a kind do not match; skipping records would not
+    /// help against them.
     pub fn records() -> Self {
         Self::none().including(ErrorKind::DATA.name())
     }
 
-    /// No kind, until one is included.
+    /// Matches no kind, until one is included.
     pub fn none() -> Self {
         Self { rules: Vec::new(), otherwise: false }
     }
 
-    /// Applies to `kind` and its children.
+    /// Includes `kind` and its children.
     #[must_use]
     pub fn including(mut self, kind: impl Into<String>) -> Self {
         let kind = kind.into();
@@ -47,7 +48,7 @@ impl Classifier {
         self
     }
 
-    /// Does not apply to `kind` and its children.
+    /// Excludes `kind` and its children.
     #[must_use]
     pub fn excluding(mut self, kind: impl Into<String>) -> Self {
         self.rules.push((kind.into(), false));
@@ -56,8 +57,8 @@ impl Classifier {
 
     /// Whether the policy applies to `kind`.
     pub fn matches(&self, kind: &ErrorKind) -> bool {
-        let news = [&ErrorKind::STOPPED, &ErrorKind::LEASE_LOST, &ErrorKind::COMMIT_UNKNOWN];
-        if news.contains(&kind) {
+        let internal = [&ErrorKind::STOPPED, &ErrorKind::LEASE_LOST, &ErrorKind::COMMIT_UNKNOWN];
+        if internal.contains(&kind) {
             return false;
         }
         self.rules
@@ -68,33 +69,34 @@ impl Classifier {
     }
 }
 
-/// How far skips of earlier executions count against the limit.
+/// The executions whose skips count against the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SkipLimitScope {
-    /// Every execution has the whole limit.
+    /// Each execution has the whole limit.
     #[default]
     Execution,
-    /// All executions of the instance share it.
+    /// All executions of the instance share the limit.
     Instance,
 }
 
-/// Records that may be given up: one budget over read, process and write of the step.
+/// The records that a step may skip: one limit for read, process and write together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SkipPolicy {
-    /// Records that may be given up; the next failure fails the step.
+    /// Number of records that may be skipped; the next failure fails the step.
     pub limit: u64,
-    /// Which kinds of error.
+    /// Kinds of error that may be skipped.
     pub on: Classifier,
-    /// In which phases.
+    /// Phases in which records may be skipped.
     pub phases: Vec<Phase>,
-    /// What counts against the limit.
+    /// Executions whose skips count against the limit.
     pub scope: SkipLimitScope,
-    /// Consecutive read skips after which a reader is taken for broken.
+    /// Number of consecutive read skips after which the reader counts as broken.
     pub consecutive_reads_max: u64,
 }
 
 impl SkipPolicy {
-    /// Consecutive unreadable records that still look like data and not like a broken reader.
+    /// Default maximum of consecutive unreadable records; more of them indicate a broken reader instead of
+    /// bad data.
     pub const CONSECUTIVE_READS_MAX: u64 = 10_000;
 
     /// Tolerates up to `limit` failures of every phase, of the kinds of [`Classifier::records`].
@@ -108,58 +110,58 @@ impl SkipPolicy {
         }
     }
 
-    /// Tolerates nothing.
+    /// Tolerates no failure.
     pub fn never() -> Self {
         Self { on: Classifier::none(), ..Self::limit(0) }
     }
 
-    /// Only these kinds.
+    /// Sets the kinds that may be skipped.
     #[must_use]
     pub fn on(mut self, kinds: Classifier) -> Self {
         self.on = kinds;
         self
     }
 
-    /// Only in these phases.
+    /// Sets the phases in which records may be skipped.
     #[must_use]
     pub fn in_phases(mut self, phases: impl Into<Vec<Phase>>) -> Self {
         self.phases = phases.into();
         self
     }
 
-    /// What counts against the limit.
+    /// Sets the executions whose skips count against the limit.
     #[must_use]
     pub fn scope(mut self, scope: SkipLimitScope) -> Self {
         self.scope = scope;
         self
     }
 
-    /// Whether a failure of this kind may be skipped at all, the limit aside.
+    /// Whether a failure of this kind may be skipped, regardless of the limit.
     pub fn tolerates(&self, phase: Phase, error: &ItemError) -> bool {
         self.phases.contains(&phase) && self.on.matches(error.kind())
     }
 }
 
-/// When a chunk is full. Ending a chunk never ends the step.
+/// The condition under which a chunk is full. Ending a chunk never ends the step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Completion {
-    /// Items in a chunk.
+    /// Maximum number of items in a chunk.
     pub items: NonZeroUsize,
-    /// Time since the chunk's first item after which it ends early.
+    /// Time since the chunk's first item after which the chunk ends early.
     pub within: Option<Duration>,
 }
 
 impl Completion {
-    /// Items of a chunk when nothing else is said: large enough that a durable commit is cheap
-    /// beside the work, small enough that little is lost.
+    /// Default number of items in a chunk: large enough that a durable commit is cheap compared with the
+    /// work, small enough that little is lost.
     pub const ITEMS_DEFAULT: usize = 1_000;
 
-    /// After `items` items; zero is taken as one.
+    /// Ends a chunk after `items` items; zero counts as one.
     pub fn items(items: usize) -> Self {
         Self { items: NonZeroUsize::new(items).unwrap_or(NonZeroUsize::MIN), within: None }
     }
 
-    /// Or once `time` has passed since the chunk's first item, whichever comes first.
+    /// Also ends a chunk once `time` has passed since its first item.
     #[must_use]
     pub fn within(mut self, time: Duration) -> Self {
         self.within = Some(time);

@@ -1,4 +1,4 @@
-//! Trying again: which failures, how often, how far apart. Used by steps, and usable alone.
+//! Retries: which failures, how often, and how far apart. Used by steps, and usable alone.
 
 mod breaker;
 
@@ -12,14 +12,14 @@ use crate::clock::{Clock, StopToken, SystemClock};
 use crate::error::{ErrorKind, ItemError};
 use crate::policy::Classifier;
 
-/// How long to wait between attempts.
+/// The wait between attempts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Backoff {
-    /// No wait at all.
+    /// No wait.
     None,
     /// The same wait every time.
     Fixed(Duration),
-    /// A wait that grows.
+    /// A growing wait.
     Exponential {
         /// Wait after the first failed attempt.
         initial: Duration,
@@ -27,10 +27,11 @@ pub enum Backoff {
         multiplier: f64,
         /// Longest wait.
         max: Duration,
-        /// Whether a wait is drawn between half of it and all of it, to keep attempts apart.
+        /// Whether each wait is a random value between half of it and all of it, so that concurrent attempts
+        /// spread.
         jitter: bool,
     },
-    /// A wait drawn evenly from a range.
+    /// A random wait, distributed evenly over a range.
     Uniform {
         /// Shortest wait.
         min: Duration,
@@ -40,9 +41,9 @@ pub enum Backoff {
 }
 
 impl Backoff {
-    /// Time to wait after `attempt` attempts have failed, counted from one.
+    /// Returns the time to wait after `attempt` failed attempts, counted from one.
     ///
-    /// `random` is drawn evenly from `0.0..1.0` by the caller, so that this stays pure.
+    /// `random` is a value that the caller draws evenly from `0.0..1.0`, so that this function stays pure.
     ///
     /// ```
     /// use batchwright::Backoff;
@@ -75,28 +76,28 @@ impl Backoff {
     }
 }
 
-/// What is tried again, how often, and how long apart.
+/// The failures that are retried, how often, and how far apart.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetryPolicy {
-    /// Attempts at one item or chunk, the first included.
+    /// Number of attempts at one item or chunk, including the first.
     pub max_attempts: NonZeroU32,
-    /// Which kinds of error.
+    /// Kinds of error that are retried.
     pub on: Classifier,
     /// Wait between attempts; a stop cuts it short.
     pub backoff: Backoff,
-    /// Time after the first failure from which on there is no further attempt.
+    /// Time after the first failure after which no further attempt is made.
     pub within: Option<Duration>,
-    /// Policies for other failures: the first that would try again decides.
+    /// Policies for other failures: the first one that allows another attempt decides.
     pub others: Vec<RetryPolicy>,
 }
 
 impl RetryPolicy {
-    /// One attempt.
+    /// Allows no retry.
     pub fn never() -> Self {
         Self { on: Classifier::none(), ..Self::attempts(NonZeroU32::MIN) }
     }
 
-    /// Up to `max_attempts` attempts for every kind but `fatal` and `panic`, without waiting.
+    /// Allows up to `max_attempts` attempts for every kind except `fatal` and `panic`, without waiting.
     pub fn attempts(max_attempts: NonZeroU32) -> Self {
         Self {
             max_attempts,
@@ -107,37 +108,37 @@ impl RetryPolicy {
         }
     }
 
-    /// Waits between attempts.
+    /// Sets the wait between attempts.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
         self
     }
 
-    /// Only these kinds.
+    /// Sets the kinds of error that are retried.
     #[must_use]
     pub fn on(mut self, kinds: Classifier) -> Self {
         self.on = kinds;
         self
     }
 
-    /// No further attempt once `time` has passed since the first failure.
+    /// Allows no further attempt once `time` has passed since the first failure.
     #[must_use]
     pub fn within(mut self, time: Duration) -> Self {
         self.within = Some(time);
         self
     }
 
-    /// Failures that this policy does not try again are tried again by `other`, if that one would: a few
-    /// attempts for everything, many for what passes by itself.
+    /// Adds a policy for failures that this policy does not retry: for example, a few attempts for every
+    /// error, many for temporary ones.
     #[must_use]
     pub fn or(mut self, other: Self) -> Self {
         self.others.push(other);
         self
     }
 
-    /// The wait before another attempt, if there is one after `attempts` have failed, the last with `error`
-    /// and `elapsed` after the first failure.
+    /// Returns the wait before the next attempt, if the policy allows one after `attempts` failed attempts,
+    /// the last with `error` and `elapsed` after the first failure.
     pub fn next(&self, attempts: u32, elapsed: Duration, error: &ItemError) -> Option<&Backoff> {
         let mine = attempts < self.max_attempts.get()
             && self.within.is_none_or(|within| elapsed < within)
@@ -149,7 +150,7 @@ impl RetryPolicy {
     }
 }
 
-/// Calls what may fail, again and again as its policy says.
+/// A retry loop: repeats a call according to its policy.
 ///
 /// ```
 /// use std::num::NonZeroU32;
@@ -173,27 +174,28 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// Tries as `policy` says.
+    /// Creates a retry loop with `policy`.
     pub fn new(policy: RetryPolicy) -> Self {
         let (clock, stop) = (Arc::new(SystemClock::default()), StopToken::default());
         Self { policy, breaker: None, clock, stop }
     }
 
-    /// Asks `breaker` before every attempt and tells it the outcome. Whoever calls the same system shares it.
+    /// Sets a circuit breaker, which every attempt asks for permission and informs of its outcome. All
+    /// callers of the same system share one breaker.
     #[must_use]
     pub fn breaker(mut self, breaker: CircuitBreaker) -> Self {
         self.breaker = Some(breaker);
         self
     }
 
-    /// Where time comes from. Default: the machine's clock.
+    /// Sets the clock. Default: the machine's clock.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    /// Ends a wait, and the trying, when a stop is requested; in a step give it
+    /// Sets the stop token that ends a wait and the retries; in a step pass
     /// [`StepScope::stop`](crate::StepScope::stop).
     #[must_use]
     pub fn stop(mut self, stop: StopToken) -> Self {
@@ -201,11 +203,11 @@ impl Retry {
         self
     }
 
-    /// Calls `work` with the number of the attempt, counted from 1, until it succeeds.
+    /// Calls `work` with the number of the attempt, counted from 1, until a call succeeds.
     ///
     /// # Errors
     ///
-    /// The last failure, when the policy has no further attempt or a stop came; an error of kind
+    /// The last failure, when the policy allows no further attempt or a stop is requested; an error of kind
     /// `circuit.open` while the breaker is open.
     pub fn call<T>(
         &self,
@@ -234,11 +236,11 @@ impl Retry {
     }
 }
 
-/// Waits before the attempt behind `attempts` failed ones.
+/// Waits before the next attempt, after `attempts` failed ones.
 ///
 /// # Errors
 ///
-/// Of kind `stopped` when a stop cut the wait short.
+/// Of kind `stopped` when a stop request cuts the wait short.
 pub(crate) fn wait(
     backoff: &Backoff,
     attempts: u32,
@@ -253,13 +255,14 @@ pub(crate) fn wait(
     match stop.is_requested() {
         false => Ok(()),
         true => {
-            let told = "wait for the next attempt: a stop came";
-            Err(ItemError::new(ErrorKind::STOPPED, told))
+            let message = "wait for the next attempt: a stop was requested";
+            Err(ItemError::new(ErrorKind::STOPPED, message))
         }
     }
 }
 
-/// Even enough for jitter, drawn from the clock so that a simulated clock decides it too.
+/// Returns a number from 0 to 1, derived from the clock: even enough for jitter, and reproducible with a
+/// simulated clock.
 fn random(clock: &dyn Clock) -> f64 {
     let nanos = clock.elapsed().as_nanos() as u64;
     let mixed = (nanos ^ (nanos >> 31)).wrapping_mul(0x9E37_79B9_7F4A_7C15);

@@ -1,10 +1,10 @@
-//! Texts of strangers on a terminal.
+//! Safe display of foreign text on a terminal.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// `text` with its control characters escaped, so that it cannot move a cursor, forge a line or turn the order of
-/// letters around: a line feed becomes `\n`, an escape `\u{1b}`.
+/// Returns `text` with its control characters escaped, so that the text cannot move the cursor, forge a line
+/// or reverse the order of letters: a line feed becomes `\n`, an escape character `\u{1b}`.
 pub fn shown(text: &str) -> Cow<'_, str> {
     if !text.contains(is_control) {
         return Cow::Borrowed(text);
@@ -21,7 +21,7 @@ pub fn shown(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Control characters, and those that change the direction of text or end a line.
+/// Whether `letter` is a control character, changes the direction of text, or ends a line.
 fn is_control(letter: char) -> bool {
     letter.is_control()
         || matches!(letter, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')

@@ -1,4 +1,4 @@
-//! Steps: the erased boundary, what a running step sees, and the transaction of a chunk.
+//! Steps: the trait of every kind of step, the scope of a running step, and the transaction of a chunk.
 
 mod chunk;
 mod command;
@@ -29,66 +29,67 @@ use crate::parameters::JobParameters;
 use crate::progressive::ProgressiveBody;
 use crate::repository::{Durability, JobRepository, UnitOfWork};
 
-/// A step as the job sees it: the only dynamic boundary, crossed once a run and never for an item.
+/// A step as its job sees it: the only dynamic boundary, crossed once per step execution and never for an
+/// item.
 ///
-/// Made by [`ChunkStepBuilder`], [`TaskletStep`] or [`CommandStep`]; work of your own goes into a
-/// [`Tasklet`].
+/// [`ChunkStepBuilder`], [`TaskletStep`] and [`CommandStep`] create steps; implement [`Tasklet`] for work of
+/// your own.
 pub trait Step: Send + Sync {
-    /// Name, unique within the job.
+    /// Returns the name, unique within the job.
     fn name(&self) -> &str;
 
-    /// What the job must know of it.
+    /// Returns the options that the job evaluates.
     fn options(&self) -> &StepOptions;
 
-    /// What its work is.
+    /// Returns the kind of the step's work.
     #[doc(hidden)]
     fn kind(&self) -> StepKind {
         StepKind::Work
     }
 
-    /// What carries it forward by slices, if anything does.
+    /// Returns the progressive work of the step, if the step is progressive.
     #[doc(hidden)]
     fn progressive(&self) -> Option<ProgressiveBody> {
         None
     }
 
-    /// Runs to the end, to a stop, or to the first failure that is not tolerated.
+    /// Runs until the work is done, a stop is requested, or a failure is not tolerated.
     #[doc(hidden)]
     fn run(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError>;
 }
 
-/// What the work of a step is.
+/// The kind of a step's work.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepKind {
-    /// Its own.
+    /// The step does its own work.
     Work,
-    /// To wait for partitions.
+    /// The step waits for its partitions.
     Partitions,
-    /// To wait for a job.
+    /// The step waits for another job.
     Job,
-    /// To be carried forward by slices.
+    /// The step runs in slices.
     Progressive,
 }
 
-/// How a step ended without failing.
+/// The end of a step that did not fail.
 #[doc(hidden)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StepEnd {
     /// All work is done.
     Completed(ExitStatus),
-    /// Ended at a checkpoint, on request.
+    /// The step ended at a checkpoint, on request.
     Stopped,
 }
 
-/// What every kind of step has.
+/// Options common to all kinds of steps.
 #[derive(Clone, Default)]
 pub struct StepOptions {
-    /// Executions of the step that an instance may have; `None` is no limit.
+    /// Number of executions of the step that an instance may have; `None` is no limit.
     pub start_limit: Option<u32>,
-    /// Whether the step runs again although it completed.
+    /// Whether the step runs again although it is complete.
     pub allow_start_if_complete: bool,
-    /// Called around it.
+    /// Listeners of the step's executions.
     pub listeners: Vec<Arc<dyn StepListener>>,
 }
 
@@ -102,7 +103,7 @@ impl std::fmt::Debug for StepOptions {
     }
 }
 
-/// What the parts of a step may know of the execution that they work in. Cheap to clone.
+/// The step execution as its reader, processor, writer or tasklet sees it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct StepScope {
     inner: Arc<StepScopeParts>,
@@ -121,15 +122,15 @@ struct StepScopeParts {
     start: StepStart,
 }
 
-/// How a step execution relates to the ones before it.
+/// The relation of a step execution to earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepStart {
-    /// It begins: the first of its instance, or a rerun of a completed one.
+    /// The step begins: its first execution in the instance, or a rerun of a completed one.
     Fresh,
-    /// It continues one that failed or was stopped.
+    /// The step continues an execution that failed or was stopped.
     Resumed,
-    /// It continues one that was taken from its owner, who may wake up and go on writing to whatever
-    /// it still has open.
+    /// The step continues an execution that was taken from its owner; the owner may wake up and write to its
+    /// open outputs.
     TakenOver,
 }
 
@@ -156,37 +157,38 @@ impl StepScope {
         }
     }
 
-    /// The job execution around it.
+    /// Returns the job execution.
     pub fn job(&self) -> &JobScope {
         &self.inner.job
     }
 
-    /// Name of the step; in a partitioned step with the key of the partition behind it: `load:p0003`.
+    /// Returns the name of the step, for a partition followed by its key: `load:p0003`.
     pub fn step(&self) -> &str {
         &self.inner.step
     }
 
-    /// Number of the step execution.
+    /// Returns the number of the step execution.
     pub fn id(&self) -> StepExecutionId {
         self.inner.id
     }
 
-    /// The execution of the step that began what this one continues: itself, unless it was restarted. With
-    /// the step's name and the instance it tells a rerun of a completed step from the run before.
+    /// Returns the first step execution of the round that this one continues: itself, unless it was
+    /// restarted. Together with the step's name and the instance, the round distinguishes a rerun of a
+    /// completed step from the earlier run.
     pub fn round(&self) -> StepExecutionId {
         self.inner.round
     }
 
-    /// The part of the input that is worked on, in a partitioned step.
+    /// Returns the partition, in a partitioned step.
     pub fn partition(&self) -> Option<&Partition> {
         self.inner.partition.as_ref()
     }
 
-    /// A value of the partition: a bound, a path.
+    /// Returns a value of the partition: a bound, a path.
     ///
     /// # Errors
     ///
-    /// Names the value when it is missing or of another type, or says that the step has no partitions.
+    /// Names the value when it is missing or of another type, or reports that the step has no partitions.
     pub fn partition_value<T: serde::de::DeserializeOwned>(
         &self,
         name: &str,
@@ -197,46 +199,46 @@ impl StepScope {
         Ok(partition.values.get(name)?)
     }
 
-    /// Everything the job was started with.
+    /// Returns all parameters of the job execution.
     pub fn parameters(&self) -> &JobParameters {
         self.job().parameters()
     }
 
-    /// The step's own state: committed with each chunk, inherited on restart.
+    /// Returns the context of the step: committed with each chunk, inherited on restart.
     pub fn context(&self) -> &ContextHandle {
         &self.inner.context
     }
 
-    /// Asks long-running code to return early.
+    /// Returns the stop token; long-running code polls it and returns early.
     pub fn stop(&self) -> &StopToken {
         self.job().stop()
     }
 
-    /// Name of the store, unique in the world; with instance and step the key of a checkpoint kept
-    /// in another database.
+    /// Returns the globally unique name of the store; with instance and step, the key of a checkpoint kept in
+    /// another database.
     pub fn store_id(&self) -> &str {
         &self.inner.store_id
     }
 
-    /// Whether a file must be synced before the checkpoint that counts on it.
+    /// Returns whether files must be synced before the checkpoint that refers to them.
     pub fn durability(&self) -> Durability {
         self.inner.durability
     }
 
-    /// How this execution of the step relates to the ones before it.
+    /// Returns the relation of this execution to earlier ones.
     pub fn start(&self) -> StepStart {
         self.inner.start
     }
 }
 
-/// The transaction of one chunk, as its writer sees it. It opens when first needed.
+/// The transaction of one chunk, as its writer sees it. The transaction opens at its first use.
 pub struct ChunkTransaction<'a> {
     repository: &'a dyn JobRepository,
     unit: Option<Box<dyn UnitOfWork + 'a>>,
     on_commit: Vec<Box<dyn FnOnce() + Send>>,
     scope: &'a StepScope,
     sequence: u64,
-    /// Why the store could not begin; no fault of any item.
+    /// Why the store could not begin a transaction; not the fault of any item.
     broken: Option<RepositoryError>,
 }
 
@@ -249,18 +251,18 @@ impl<'a> ChunkTransaction<'a> {
         Self { repository, unit: None, on_commit: Vec::new(), scope, sequence, broken: None }
     }
 
-    /// The store's own transaction as a `T`, for writers that share its database: what is written
-    /// there commits with the checkpoint or not at all.
+    /// Returns the store's own transaction as a `T`, for writers that use the store's database: their writes
+    /// commit together with the checkpoint or not at all.
     ///
     /// # Errors
     ///
-    /// When the store has no such resource, or cannot begin.
+    /// When the store has no such resource, or cannot begin a transaction.
     pub fn resource<T: Any>(&mut self) -> Result<&mut T, ItemError> {
         let step = self.scope.step().to_owned();
         if let Err(error) = self.unit() {
-            let told = ItemError::fatal(crate::error::report(&error));
+            let failure = ItemError::fatal(crate::error::report(&error));
             self.broken = Some(error);
-            return Err(told);
+            return Err(failure);
         }
         self.unit()?.resource(TypeId::of::<T>()).downcast_mut::<T>().ok_or_else(|| {
             ItemError::fatal(format!(
@@ -270,20 +272,20 @@ impl<'a> ChunkTransaction<'a> {
         })
     }
 
-    /// Runs `action` right after the commit; never, when the chunk is rolled back.
+    /// Runs `action` right after the commit; a rollback discards it.
     pub fn on_commit(&mut self, action: impl FnOnce() + Send + 'static) {
         self.on_commit.push(Box::new(action));
     }
 
-    /// Names this chunk for good: the same after a restart, different for every other chunk of every
-    /// instance (a rerun of a completed step begins its numbers anew). For sinks that can refuse what they
-    /// have seen.
+    /// Returns a permanent key of this chunk: the same after a restart, different for every other chunk of
+    /// every instance (a rerun of a completed step restarts the numbers). For sinks that can refuse a key
+    /// they already have.
     pub fn idempotency_key(&self) -> String {
         let (job, step) = (self.scope.job(), self.scope.step());
         format!("{}/{}/{step}/{}", self.scope.store_id(), job.instance_id(), self.sequence)
     }
 
-    /// The unit of work, begun if it was not.
+    /// Returns the transaction, and begins it at the first call.
     pub(crate) fn unit(&mut self) -> Result<&mut (dyn UnitOfWork + 'a), RepositoryError> {
         let unit = match self.unit.take() {
             Some(unit) => unit,
@@ -292,7 +294,7 @@ impl<'a> ChunkTransaction<'a> {
         Ok(&mut **self.unit.insert(unit))
     }
 
-    /// The store's own failure behind whatever the user's part reported.
+    /// Takes the store's own failure, which caused the error that the user's part returned.
     pub(crate) fn broken(&mut self) -> Option<RepositoryError> {
         self.broken.take()
     }
@@ -317,22 +319,22 @@ impl std::fmt::Debug for ChunkTransaction<'_> {
     }
 }
 
-/// Makes a part of a step for one step execution.
+/// A factory that creates a part of a step for each step execution.
 pub(crate) type Factory<T> = Arc<dyn Fn(&StepScope) -> Result<T, ItemError> + Send + Sync>;
 
-/// A factory of clones of `part`, which need not be shareable itself.
+/// Creates a factory that clones `part`; `part` itself need not be shareable.
 pub(crate) fn cloning<T: Clone + Send + 'static>(part: T) -> Factory<T> {
     let part = Mutex::new(part);
     Arc::new(move |_| Ok(part.lock().unwrap_or_else(PoisonError::into_inner).clone()))
 }
 
-/// Runs user code; a panic becomes an error of kind `panic`.
+/// Runs user code and turns a panic into an error of kind `panic`.
 pub(crate) fn guarded<T>(code: impl FnOnce() -> Result<T, ItemError>) -> Result<T, ItemError> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(code))
         .unwrap_or_else(|payload| Err(ItemError::from_panic(&*payload)))
 }
 
-/// `error` as a step error when it is really news about the lease; else gives it back.
+/// Returns a step error when `error` means that the lease is lost; otherwise returns `error`.
 pub(crate) fn lease_news(
     error: ItemError,
     step: &str,

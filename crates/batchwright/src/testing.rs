@@ -1,6 +1,6 @@
-//! For tests, ours and yours: faults on demand, and the suite that every repository must pass.
+//! Test support: fault injection, and the conformance suite that every repository must pass.
 //!
-//! Nothing here stands for a real part: it makes real parts fail.
+//! This module has no substitutes for real parts: it makes real parts fail.
 
 mod bench;
 mod conformance;

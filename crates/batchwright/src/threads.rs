@@ -1,9 +1,9 @@
-//! Threads that work side by side within a call.
+//! Scoped threads that run concurrently within one call.
 
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
-/// Starts a thread called `name` in `scope`. `None`: the system has none to give, which is logged; the caller does
-/// without it.
+/// Starts a thread called `name` in `scope`. Returns `None`, and logs a warning, when the system cannot start
+/// a thread; the caller then works without it.
 pub(crate) fn start<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     name: &str,

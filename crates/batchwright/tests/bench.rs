@@ -1,4 +1,4 @@
-//! What the bench promises to those who test their jobs on it.
+//! The promises of the test bench to users who test their jobs with it.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,9 +1,9 @@
-//! What is missing in a step is a compile error that says what to do.
+//! A missing part of a step is a compile error whose text names the method to call.
 
 use std::path::Path;
 use std::process::Command;
 
-/// Compiles `body` as a program that uses the library; returns what the compiler says.
+/// Compiles `body` as a program that uses the library; returns the compiler's output.
 fn compile(name: &str, body: &str) -> Result<(), String> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -13,7 +13,7 @@ fn compile(name: &str, body: &str) -> Result<(), String> {
          batchwright = {{ path = {manifest:?}, default-features = false }}\n"
     );
     std::fs::write(dir.join("Cargo.toml"), toml).unwrap();
-    // The versions of the workspace, so that nothing is resolved or fetched anew.
+    // The lock file of the workspace, so that nothing is resolved or fetched anew.
     std::fs::copy(manifest.join("../../Cargo.lock"), dir.join("Cargo.lock")).unwrap();
     std::fs::write(dir.join("src/main.rs"), format!("fn main() {{ {body} }}")).unwrap();
     let done = Command::new(env!("CARGO"))
@@ -36,16 +36,16 @@ fn a_step_without_a_part_does_not_compile_and_the_compiler_says_what_to_call() {
     compile("whole", whole).expect("with all its parts it compiles");
 
     let without_reader = whole.replace(".reader(batchwright::Sequence::to(1))", "");
-    let told = compile("without-reader", &without_reader).unwrap_err();
-    assert!(told.contains("Missing` is not an item reader"), "{told}");
-    assert!(told.contains("call `.reader(..)` before `.build()`"), "{told}");
+    let message = compile("without-reader", &without_reader).unwrap_err();
+    assert!(message.contains("Missing` is not an item reader"), "{message}");
+    assert!(message.contains("call `.reader(..)` before `.build()`"), "{message}");
 
     let without_writer = whole.replace(".writer(batchwright::NoWriter::new())", "");
-    let told = compile("without-writer", &without_writer).unwrap_err();
-    assert!(told.contains("Missing` is not an item writer for `u64`"), "{told}");
-    assert!(told.contains("call `.writer(..)` before `.build()`"), "{told}");
+    let message = compile("without-writer", &without_writer).unwrap_err();
+    assert!(message.contains("Missing` is not an item writer for `u64`"), "{message}");
+    assert!(message.contains("call `.writer(..)` before `.build()`"), "{message}");
 
     let wrong_processor = whole.replace(".writer", ".processor(7).writer");
-    let told = compile("wrong-processor", &wrong_processor).unwrap_err();
-    assert!(told.contains("is not an item processor for `u64`"), "{told}");
+    let message = compile("wrong-processor", &wrong_processor).unwrap_err();
+    assert!(message.contains("is not an item processor for `u64`"), "{message}");
 }

@@ -1,4 +1,4 @@
-//! Memory keeps every promise that a repository makes.
+//! The memory repository keeps every promise of a repository.
 
 #[test]
 fn memory_keeps_the_promises_of_a_repository() {

@@ -1,4 +1,4 @@
-//! What a job promises while it runs: panics, stops, contexts, listeners, pools, restarts.
+//! The promises of a running job: panics, stops, contexts, listeners, pools, restarts.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
@@ -37,7 +37,7 @@ fn one_step(step: impl batchwright::Step + 'static) -> Job {
     Job::builder("job").step(step).build().unwrap()
 }
 
-/// Always fails.
+/// Returns a step that always fails.
 fn failing() -> TaskletStep {
     let work = |_: &mut TaskletCall<'_, '_>| Err(ItemError::data("it never works"));
     TaskletStep::new("step", work)
@@ -247,7 +247,7 @@ fn a_handle_can_be_awaited() {
     assert_eq!(done.status, BatchStatus::Completed);
 }
 
-/// Writes down what is called, and fails when told to.
+/// A listener that records its calls, and fails in the call `fails`.
 #[derive(Clone)]
 struct Diary {
     name: &'static str,
@@ -735,12 +735,12 @@ fn a_job_without_a_way_to_begin_is_refused_when_it_is_built() {
             .writer(NoWriter::<u64>::new())
             .build()
     };
-    for (job, told) in [
+    for (job, expected) in [
         (Job::builder("job"), "it has no step"),
         (Job::builder(" ").step(step()), "its name is empty"),
         (Job::builder("job").step(step()).step(step()), "two steps are called `twice`"),
     ] {
-        assert!(job.build().unwrap_err().to_string().contains(told), "{told}");
+        assert!(job.build().unwrap_err().to_string().contains(expected), "{expected}");
     }
 }
 
@@ -756,7 +756,7 @@ fn nothing_left_to_do_is_completed_with_noop() {
     let last = TaskletStep::new("last", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
     let job = Job::builder("job").step(step).step(last).build().unwrap();
     let (operator, stopped) = run(job);
-    assert_eq!(stopped.status, BatchStatus::Stopped, "a finished step, a job stopped behind it");
+    assert_eq!(stopped.status, BatchStatus::Stopped, "a finished step, a job stopped after it");
     let steps = operator.step_summaries(stopped.id).unwrap();
     assert_eq!(
         (steps.len(), steps[0].status),

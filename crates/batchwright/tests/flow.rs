@@ -1,4 +1,4 @@
-//! Flows (engine rows A11): what follows what, what is handled, and what a restart runs.
+//! Flows (engine rows A11): order of nodes, handled failures, and what a restart runs.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Barrier, Mutex};
@@ -9,7 +9,7 @@ use batchwright::{
     Sequence, SkipPolicy, TaskletCall, TaskletStep,
 };
 
-/// What ran, in its order; and which steps fail.
+/// The steps that ran, in their order, and the steps that fail.
 #[derive(Clone, Default)]
 struct World {
     ran: Arc<Mutex<Vec<String>>>,
@@ -23,7 +23,7 @@ impl World {
         world
     }
 
-    /// A step that notes that it ran, and fails while it is among the failing.
+    /// Returns a step that records its runs, and fails while `failing` contains it.
     fn step(&self, name: &str) -> TaskletStep {
         self.step_with(name, ExitStatus::COMPLETED)
     }
@@ -44,7 +44,7 @@ impl World {
         self.failing.lock().unwrap().clear();
     }
 
-    /// What ran since the last time.
+    /// Returns the steps that ran since the last call.
     fn ran(&self) -> Vec<String> {
         std::mem::take(&mut *self.ran.lock().unwrap())
     }
@@ -69,7 +69,7 @@ fn restart(operator: &JobOperator, of: &JobExecution) -> JobExecution {
     operator.restart(of.id, &JobParameters::new(), &options).unwrap().wait().unwrap()
 }
 
-/// Everything that is wrong with a job.
+/// Returns the faults of a job.
 fn faults(job: JobBuilder) -> String {
     job.build().unwrap_err().to_string()
 }
@@ -230,7 +230,7 @@ fn row_103_a_restart_point_is_where_the_restart_begins_also_when_that_one_fails(
     let stopped = start(&operator);
     assert_eq!((stopped.status, world.ran().len()), (BatchStatus::Stopped, 3));
     world.failing.lock().unwrap().insert("c".to_owned());
-    // The failing step matches `*`: it ends the job.
+    // The failing step's code matches `*`, so the job ends.
     let again = restart(&operator, &stopped);
     assert_eq!(world.ran(), ["b", "c"], "from that step, complete or not");
     assert_eq!(again.exit.code, "X");
@@ -298,20 +298,20 @@ fn a_decider_that_fails_fails_the_job() {
     let operator = operator(
         job()
             .step(world.step("a"))
-            .decision("d", |_: &Decision<'_>| Err(ItemError::data("cannot tell")))
+            .decision("d", |_: &Decision<'_>| Err(ItemError::data("cannot decide")))
             .on("*")
             .end("X"),
     );
     let failure = start(&operator).failure.unwrap();
     assert_eq!(failure.code, "decision_failed");
-    assert!(failure.message.contains("`d`") && failure.message.contains("cannot tell"));
+    assert!(failure.message.contains("`d`") && failure.message.contains("cannot decide"));
 }
 
 #[test]
 fn row_105_branches_run_side_by_side_and_one_failure_fails_the_job_when_all_have_ended() {
     let world = World::failing(&["left"]);
     let meeting = Arc::new(Barrier::new(2));
-    // Only branches that run at the same time come past it.
+    // Only branches that run concurrently pass the barrier.
     let meet = |name: &str| {
         let meeting = Arc::clone(&meeting);
         TaskletStep::new(name, move |_: &mut TaskletCall<'_, '_>| {
@@ -432,7 +432,7 @@ fn row_108_every_place_is_reached_and_every_way_ends_or_the_job_is_refused() {
     let unreached = faults(job().step(step("a")).on("COMPLETED").end("X").step(step("b")));
     assert!(unreached.contains("nothing leads to `b`"), "{unreached}");
     let endless = faults(job().step(step("a")).step(step("b")).on("COMPLETED").to("a"));
-    assert!(endless.contains("no way from `a` ends"), "{endless}");
+    assert!(endless.contains("no path from `a` ends the flow"), "{endless}");
     let nowhere = faults(job().step(step("a")).on("FAILED").to("c"));
     assert!(nowhere.contains("goes to `c`, which does not exist; there are `a`"), "{nowhere}");
     assert!(faults(job()).contains("it has no step"));
@@ -559,7 +559,7 @@ fn a_step_that_a_flow_visits_twice_is_judged_by_the_skips_of_its_own_round() {
     let load = ChunkStepBuilder::new("load")
         .reader(Sequence::to(12))
         .processor(move |n: &u64| match (*loading.lock().unwrap(), *n) {
-            // Eleven bad records in the first round; one in the second, which is cut short.
+            // Eleven bad records in the first round; one in the second, which is interrupted.
             (1, 1..=11) | (2, 1) => Err(ItemError::data("a bad record")),
             (2, 10) if *cut.lock().unwrap() => Err(ItemError::fatal("the power is cut")),
             _ => Ok(Some(*n)),

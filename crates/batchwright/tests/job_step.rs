@@ -1,4 +1,5 @@
-//! Jobs within jobs (engine rows 109 to 111), and what passes from step to step (rows 31 to 39, 126 to 130).
+//! Jobs within jobs (engine rows 109 to 111), and values passed from step to step (rows 31 to 39, 126 to
+//! 130).
 
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
@@ -20,7 +21,7 @@ fn restart(operator: &JobOperator, of: &JobExecution) -> JobExecution {
     operator.restart(of.id, &JobParameters::new(), &options).unwrap().wait().unwrap()
 }
 
-/// A child that fails while `broken` says so, and ends with a code of its own.
+/// Returns a child job that fails while `broken` is true, and otherwise ends with `code`.
 fn child(broken: &Arc<Mutex<bool>>, code: &'static str) -> Job {
     let broken = Arc::clone(broken);
     let step = TaskletStep::new("work", move |_: &mut TaskletCall<'_, '_>| {
@@ -126,7 +127,7 @@ fn a_child_that_is_complete_for_these_parameters_fails_a_fresh_step() {
     let failure = second.failure.unwrap();
     assert_eq!(failure.code, "job_failed");
     assert!(failure.message.contains("complete"), "{}", failure.message);
-    // A restart finds the same: what another instance ran is not this one's.
+    // A restart has the same result: another instance's child does not count.
     let second =
         operator.queries().executions(&ExecutionFilter::of_job("parent")).unwrap()[0].clone();
     assert_eq!(restart(&operator, &second).failure.unwrap().code, "job_failed");
@@ -173,8 +174,8 @@ fn validators_are_all_asked_and_nothing_is_stored_when_one_refuses() {
     let operator = operator(job);
     let refused = operator.start("job", JobParameters::new().with("n", 1)).unwrap_err();
     assert_eq!(refused.code(), "invalid_parameters");
-    let told = refused.to_string();
-    assert!(told.contains("`n` is odd") && told.contains("`n` is small"), "{told}");
+    let message = refused.to_string();
+    assert!(message.contains("`n` is odd") && message.contains("`n` is small"), "{message}");
     assert_eq!(operator.instance_count("job").unwrap(), 0);
 }
 

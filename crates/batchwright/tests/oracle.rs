@@ -1,5 +1,5 @@
-//! The engine counts, commits and restarts exactly as the reference model says, whatever goes wrong,
-//! whatever the chunk size, read ahead or in parallel.
+//! The engine counts, commits and restarts exactly as the reference model does, with any faults, any chunk
+//! size, read-ahead or parallel processing.
 
 mod common;
 
@@ -25,7 +25,7 @@ proptest! {
         let repository: Arc<dyn JobRepository> = Arc::new(MemoryRepository::new());
         let writer = ListWriter::new(Arc::clone(&rows));
         let shape = Shape { read_ahead, parallelism };
-        // Memory has no constraints.
+        // The memory repository has no constraints.
         let case = Case { refused: BTreeSet::new(), ..case };
         check(&repository, "numbers", &writer, || rows.lock().unwrap().clone(), || {}, &case, shape);
     }

@@ -1,4 +1,4 @@
-//! Partitions (engine rows A13, 41, 42): planned once, run side by side, restarted one by one.
+//! Partitions (engine rows A13, 41, 42): planned once, run concurrently, restarted one by one.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -32,7 +32,7 @@ fn steps(operator: &JobOperator, of: &JobExecution) -> Vec<StepExecution> {
 
 type Numbers = Arc<Mutex<Vec<i64>>>;
 
-/// Numbers of the partition's range; those among `bad` fail.
+/// Returns a step that writes the numbers of the partition's range; those in `bad` fail.
 fn worker(written: &Numbers, bad: &Arc<Mutex<BTreeSet<i64>>>) -> impl batchwright::Step + use<> {
     let bad = Arc::clone(bad);
     ChunkStepBuilder::new("load")
@@ -92,7 +92,7 @@ fn row_117_the_plan_is_stored_once_and_a_restart_goes_by_it_whatever_changed() {
     let planner = move |_: &StepScope| {
         let mut asked = counter.lock().unwrap();
         *asked += 1;
-        // The data changed: a second plan would be another one.
+        // The data changed, so a second plan would differ.
         NumberRanges { min: 1, max: 9 * *asked, grid: 3 * u32::try_from(*asked).unwrap() }.cut()
     };
     let operator = operator(PartitionStep::new(worker(&written, &bad), planner));
@@ -186,13 +186,13 @@ fn row_121_no_partitions_at_all_complete_the_step() {
 
 #[test]
 fn partitions_need_keys_of_their_own() {
-    for (keys, told) in
+    for (keys, expected) in
         [(["a", "a"], "two partitions have the key `a`"), (["a", ""], "an empty key")]
     {
         let (written, bad) = world();
         let plan = move |_: &StepScope| Ok(keys.map(Partition::new).to_vec());
         let failed = start(&operator(PartitionStep::new(worker(&written, &bad), plan)));
-        assert!(failed.failure.unwrap().message.contains(told));
+        assert!(failed.failure.unwrap().message.contains(expected));
     }
 }
 
@@ -200,11 +200,11 @@ fn partitions_need_keys_of_their_own() {
 fn a_stop_ends_every_partition_at_a_checkpoint_and_the_restart_goes_on_in_each() {
     let (written, bad) = world();
     let stopper: Arc<std::sync::OnceLock<JobOperator>> = Arc::default();
-    let told = Arc::clone(&stopper);
+    let operator_cell = Arc::clone(&stopper);
     let operator = JobOperator::builder(Arc::new(MemoryRepository::new()))
         .commit_hook(move |scope, _, point| {
             if point == batchwright::CommitPoint::After {
-                let _ = told.get().unwrap().stop(scope.execution_id());
+                let _ = operator_cell.get().unwrap().stop(scope.execution_id());
             }
         })
         .build();
@@ -284,8 +284,8 @@ fn row_124_a_value_that_is_not_there_is_an_error_that_names_it() {
     assert!(failed.failure.unwrap().message.contains("`mni`"));
     let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
     operator.registry().register(Job::builder("job").step(step("min")).build().unwrap()).unwrap();
-    let told = start(&operator).failure.unwrap().message;
-    assert!(told.contains("`min`") && told.contains("no partitions"), "{told}");
+    let message = start(&operator).failure.unwrap().message;
+    assert!(message.contains("`min`") && message.contains("no partitions"), "{message}");
 }
 
 #[test]

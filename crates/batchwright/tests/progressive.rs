@@ -1,5 +1,5 @@
-//! Progressive executions, driven in this process: the result does not depend on who did what, and what fails is
-//! counted once.
+//! Progressive executions, driven in this process: the result does not depend on the worker of each unit, and
+//! a failed unit is counted once.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use batchwright::{
 };
 use serde_json::{Value, json};
 
-/// How often the body of each unit ran.
+/// Counts how often the body of each unit ran.
 #[derive(Clone, Default)]
 struct Runs(Arc<Mutex<BTreeMap<u64, u32>>>);
 
@@ -46,7 +46,7 @@ fn run(operator: &JobOperator) -> (BatchStatus, Value) {
     (execution.status, body)
 }
 
-/// Joins the units as text: whatever is combined in another order is seen.
+/// Joins the units as text, so that a combination in another order shows.
 fn joined(lanes: u32, units: u64) -> ProgressiveStep {
     ProgressiveStep::builder("step")
         .units(NumberedUnits::new(units))
@@ -146,7 +146,7 @@ fn a_failed_unit_may_fail_the_execution_and_a_restart_tries_it_again() {
     assert!((0..100).all(|unit| runs.of(unit) == if unit == 50 { 3 } else { 1 }));
 }
 
-/// Refuses every chunk that holds unit 777 or 2500.
+/// Refuses every chunk that contains unit 777 or 2500.
 #[derive(Clone)]
 struct Picky;
 
@@ -192,7 +192,7 @@ fn a_unit_that_spoils_its_chunk_is_found_without_running_the_others_again_and_ag
     assert!(all < 3 * UNITS as u32, "{all} runs of {UNITS} units");
 }
 
-/// Each rank counts to a number of its own.
+/// Units whose reader counts to a different number on each rank.
 struct Ranked;
 
 struct RankReader(u64, u64);
@@ -287,7 +287,7 @@ fn a_lane_that_waited_for_work_takes_over_what_another_one_left() {
     let step = ProgressiveStep::builder("step")
         .units(NumberedUnits::new(20))
         .process(move |unit: &u64| {
-            // The first attempt at the last unit but four holds its worker up for good.
+            // The first attempt at the fifth unit from the end blocks its worker for good.
             if *unit == 15 && !opened.is_requested() {
                 opened.request();
                 StopToken::default().wait(Duration::from_secs(3600));
@@ -312,7 +312,7 @@ fn a_lane_that_waited_for_work_takes_over_what_another_one_left() {
         operator.slice(&order, |work| drop(std::thread::spawn(work))).unwrap()
     };
     std::thread::scope(|scope| {
-        // The second lane meets the unit, and nobody asks for it again.
+        // The second lane blocks in the unit, and no further request reaches that lane.
         scope.spawn(|| slice(1));
         gate.wait(Duration::from_secs(60));
         slice(0);
@@ -326,19 +326,19 @@ fn a_lane_that_waited_for_work_takes_over_what_another_one_left() {
 #[test]
 fn a_future_is_cancelled_where_it_awaits() {
     let dropped = Arc::new(AtomicU64::new(0));
-    struct Told(Arc<AtomicU64>);
-    impl Drop for Told {
+    struct CountsDrop(Arc<AtomicU64>);
+    impl Drop for CountsDrop {
         fn drop(&mut self) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
     }
-    let told = Arc::clone(&dropped);
+    let counter = Arc::clone(&dropped);
     let step = ProgressiveStep::builder("step")
         .units(NumberedUnits::new(1))
         .process_async(move |unit: &u64| {
-            let (unit, told) = (*unit, Told(Arc::clone(&told)));
+            let (unit, guard) = (*unit, CountsDrop(Arc::clone(&counter)));
             async move {
-                let _told = told;
+                let _guard = guard;
                 std::future::pending::<()>().await;
                 Ok(Some(unit))
             }
@@ -376,7 +376,7 @@ fn a_progressive_step_stands_alone_in_its_job() {
 
 #[test]
 fn a_worker_that_was_given_up_commits_nothing_when_it_comes_back() {
-    // The last unit takes longer than it may, once: its worker comes back while another one has the lane.
+    // Unit 9 exceeds its time limit once: its worker returns while another worker has the lane.
     let (runs, back) = (Runs::default(), StopToken::default());
     let (counted, came_back, gate) = (runs.clone(), back.clone(), StopToken::default());
     let step = ProgressiveStep::builder("step")
@@ -389,7 +389,7 @@ fn a_worker_that_was_given_up_commits_nothing_when_it_comes_back() {
                 }
                 (9, 2) => {
                     gate.request();
-                    // Its predecessor has all the time it needs to do harm.
+                    // Gives the former worker enough time to commit, if it could.
                     came_back.wait(Duration::from_secs(60));
                     StopToken::default().wait(Duration::from_millis(30));
                 }
@@ -446,7 +446,7 @@ fn who_opened_an_instance_keeps_it() {
         let refused = open(stranger).unwrap_err();
         assert_eq!(refused.code(), "wrong_owner");
     }
-    // An operator restarts it for its owner, who alone may look at it.
+    // An operator restarts the execution for its owner; only the owner may read the response.
     let handle = operator.restart(first, &JobParameters::new(), &Default::default()).unwrap();
     let second = handle.wait().unwrap().id;
     assert_eq!(operator.response(second, None).unwrap_err().code(), "wrong_owner");
@@ -470,17 +470,17 @@ fn equal_work_is_joined_while_it_runs_and_done_again_when_it_is_over() {
         let opened = open().unwrap();
         let repeat = opened.parameters.integer("repeat").ok();
         assert_eq!(repeat, (number > 0).then_some(number));
-        assert_eq!(running(open()), opened.id, "whoever asks meanwhile joins");
+        assert_eq!(running(open()), opened.id, "an equal request joins the running execution");
         operator.drive(opened.id, 1, &StopToken::default()).unwrap();
         seen.push(opened.id);
     }
-    // A task that was given up is over as well.
+    // An abandoned execution also counts as over.
     let given_up = open().unwrap();
     operator.stop(given_up.id).unwrap();
     operator.abandon(given_up.id).unwrap();
     let next = open().unwrap();
     assert_eq!(next.parameters.integer("repeat").unwrap(), 6);
-    // A purge of what is over leaves the one that is under way to whoever asks.
+    // A purge of ended executions keeps the running one, which equal requests still join.
     operator.purge(&Retention::default(), false, |_| ()).unwrap();
     assert_eq!(running(open()), next.id);
 }

@@ -1,4 +1,4 @@
-//! Rows of the contract that no other test speaks of: `docs/conformance.md` says where each row is.
+//! Rows of the contract without a test elsewhere; `docs/conformance.md` lists the test of each row.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -65,7 +65,7 @@ fn idle(name: &str) -> TaskletStep {
     TaskletStep::new(name, |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished))
 }
 
-/// A step that fails while `broken` says so.
+/// A step that fails while `broken` is true.
 fn fragile(name: &str, broken: &Shared<bool>) -> TaskletStep {
     let broken = Arc::clone(broken);
     TaskletStep::new(name, move |_: &mut TaskletCall<'_, '_>| match *broken.lock().unwrap() {
@@ -74,7 +74,7 @@ fn fragile(name: &str, broken: &Shared<bool>) -> TaskletStep {
     })
 }
 
-/// A step that says that it has begun and waits for the gate.
+/// A step that signals its begin and waits for the gate.
 fn gated(name: &str) -> (TaskletStep, std::sync::mpsc::Receiver<()>, Arc<Barrier>) {
     let gate = Arc::new(Barrier::new(2));
     let inside = Arc::clone(&gate);
@@ -156,8 +156,8 @@ fn rows_7_and_8_missing_and_unknown_parameters_are_all_named_and_nothing_is_stor
     let operator = self::operator(with(job(idle("a"))));
     let refused = operator.start("job", none().with("o", 1)).unwrap_err();
     assert_eq!(refused.code(), "invalid_parameters");
-    for told in ["`m` is required", "`n` is required", "`o` is unknown"] {
-        assert!(refused.to_string().contains(told), "{refused}");
+    for problem in ["`m` is required", "`n` is required", "`o` is unknown"] {
+        assert!(refused.to_string().contains(problem), "{refused}");
     }
     assert_eq!(operator.instance_count("job").unwrap(), 0);
     let right = none().with("m", 1).with("n", 1);
@@ -394,7 +394,7 @@ fn rows_36_and_37_a_context_holds_what_the_user_put_there_whole_and_nothing_of_t
     let row = &steps(&operator, &done)[0];
     assert_eq!(row.context.names().collect::<Vec<_>>(), ["mine"]);
     assert!(row.context.get::<String>("mine").unwrap() == large);
-    assert!(row.checkpoint.is_some(), "the engine's own state stands apart");
+    assert!(row.checkpoint.is_some(), "the engine's own state is separate");
     assert!(done.context.is_empty());
 }
 
@@ -495,7 +495,8 @@ fn row_44_a_writer_that_drops_and_multiplies_is_counted_by_its_items() {
     assert_eq!(*sink.lock().unwrap(), [1, 1, 3, 3, 5, 5], "odd ones twice, the others not at all");
 }
 
-/// Writes odd numbers twice and drops the others; refuses some; notes the key of every write.
+/// A writer that writes odd numbers twice, drops the others, refuses some, and records the key of every
+/// write.
 #[derive(Clone, Default)]
 struct Odd {
     rows: Shared<Vec<u64>>,
@@ -592,7 +593,7 @@ fn row_50_a_store_that_is_gone_fails_the_execution_and_leaves_it_restartable() {
         .reader(Sequence::to(6))
         .processor(move |n: &u64| {
             if *n == 3 {
-                breaking.fail_first(Fault::Gone);
+                breaking.fail_first(Fault::Unreachable);
             }
             Ok(Some(*n))
         })
@@ -665,12 +666,12 @@ fn row_53_the_skip_behind_the_last_one_allowed_fails_the_step_with_limit_and_cau
     assert_eq!(failing(2), None);
     let failure = failing(1).unwrap();
     assert_eq!(failure.code, "skip_limit_exceeded");
-    for told in ["skip limit of 1", "item 4", "an odd mistake"] {
-        assert!(failure.message.contains(told), "{}", failure.message);
+    for part in ["skip limit of 1", "item 4", "an odd mistake"] {
+        assert!(failure.message.contains(part), "{}", failure.message);
     }
 }
 
-/// A processor that notes its calls and fails each of `bad` as often as that says.
+/// A processor that records its calls and fails item `bad` `times` times.
 fn clumsy(
     calls: &Shared<Vec<u64>>,
     bad: u64,
@@ -796,7 +797,7 @@ fn row_62_a_skip_whose_chunk_fails_leaves_no_record_until_the_chunk_is_committed
 
 // A9: listeners
 
-/// Returns a code when the step has ended, or fails.
+/// A listener that returns a code after the step, or fails.
 struct Says(&'static str);
 
 impl StepListener for Says {
@@ -841,45 +842,45 @@ fn row_74_a_listener_raises_the_severity_of_the_exit_code_and_never_lowers_it_or
     assert_eq!(exit_of(saying(true, &["CUSTOM"])), failed("CUSTOM"), "a failure all the same");
 }
 
-/// Fails in one call.
+/// A listener that fails in one call.
 struct Fails(&'static str);
 
 impl Fails {
-    fn told(&self, call: &str) -> ListenerResult {
+    fn check(&self, call: &str) -> ListenerResult {
         if self.0 == call { Err(ItemError::data("a listener's own mistake")) } else { Ok(()) }
     }
 }
 
 impl ItemListener<u64, u64> for Fails {
     fn before_read(&self) -> ListenerResult {
-        self.told("before_read")
+        self.check("before_read")
     }
     fn after_read(&self, _: &u64) -> ListenerResult {
-        self.told("after_read")
+        self.check("after_read")
     }
     fn before_process(&self, _: &u64) -> ListenerResult {
-        self.told("before_process")
+        self.check("before_process")
     }
     fn after_process(&self, _: &u64, _: Option<&u64>) -> ListenerResult {
-        self.told("after_process")
+        self.check("after_process")
     }
     fn before_write(&self, _: &[u64]) -> ListenerResult {
-        self.told("before_write")
+        self.check("before_write")
     }
     fn after_write(&self, _: &[u64]) -> ListenerResult {
-        self.told("after_write")
+        self.check("after_write")
     }
 }
 
 impl batchwright::ChunkListener<u64, u64> for Fails {
     fn before_chunk(&self, _: &[u64]) -> ListenerResult {
-        self.told("before_chunk")
+        self.check("before_chunk")
     }
 }
 
 impl SkipListener<u64, u64> for Fails {
     fn on_skip_in_process(&self, _: &u64, _: &ItemError) -> ListenerResult {
-        self.told("on_skip")
+        self.check("on_skip")
     }
 }
 
@@ -936,7 +937,7 @@ fn row_77_a_skip_listener_that_fails_fails_the_step_behind_the_commit() {
     let operator = operator(listened("on_skip", &sink));
     let failed = start(&operator);
     assert_eq!(failed.failure.as_ref().unwrap().code, "listener_failed");
-    assert_eq!(*sink.lock().unwrap(), [1, 3], "what was committed stands");
+    assert_eq!(*sink.lock().unwrap(), [1, 3], "the committed rows remain");
     assert_eq!(operator.queries().skips(failed.id).unwrap().len(), 1);
 }
 
@@ -947,7 +948,7 @@ fn row_84_a_stop_reaches_the_inside_of_a_long_call() {
     let (began, begun) = channel();
     let step = TaskletStep::new("long", move |call: &mut TaskletCall<'_, '_>| {
         let _ = began.send(());
-        // Only the stop ends this in time.
+        // Only the stop request ends this wait in time.
         call.scope().stop().wait(std::time::Duration::from_secs(100_000));
         Ok(Flow::Continue)
     });
@@ -1009,8 +1010,8 @@ fn rows_18_and_88_recovery_closes_job_and_steps_and_leaves_the_checkpoint_to_the
         (row.status, &row.exit, row.ended_at),
     ] {
         assert_eq!((status, exit.code.as_str()), (BatchStatus::Failed, "FAILED"));
-        let told = format!("recovered: owner {owner} lost");
-        assert!(exit.message.starts_with(&told), "{}", exit.message);
+        let expected = format!("recovered: owner {owner} lost");
+        assert!(exit.message.starts_with(&expected), "{}", exit.message);
         assert!(ended_at.is_some());
     }
     let done = restart(&operator, &recovered);
@@ -1256,7 +1257,7 @@ fn row_138_a_name_is_registered_once_and_replaced_only_on_request() {
     let lazy = operator.registry().register_factory("job", |_| Err("never asked".to_owned()));
     assert_eq!(lazy.unwrap_err().code(), "duplicate_job");
     let done = start(&operator);
-    assert_eq!(steps(&operator, &done)[0].name, "a", "the first one stands");
+    assert_eq!(steps(&operator, &done)[0].name, "a", "the first one remains");
     operator.registry().replace(job(idle("b")).build().unwrap());
     let done = start_with(&operator, none().with("n", 2));
     assert_eq!(steps(&operator, &done)[0].name, "b");
@@ -1335,12 +1336,12 @@ fn row_151_a_worker_whose_execution_was_changed_behind_its_back_loses_its_change
     operator.registry().register(job(step).build().unwrap()).unwrap();
     let handle = operator.start("job", none()).unwrap();
     assert!(handle.wait().is_err());
-    assert_eq!(*sink.lock().unwrap(), [1, 2], "nothing was committed behind the theft");
+    assert_eq!(*sink.lock().unwrap(), [1, 2], "nothing was committed after the theft");
     let stored = operator.execution(handle.id()).unwrap();
-    assert_eq!(stored.failure.unwrap().code, "recovered", "the other writer's change stands");
+    assert_eq!(stored.failure.unwrap().code, "recovered", "the other writer's change remains");
 }
 
-/// A repository in memory that can be watched and made to fail.
+/// A repository in memory whose calls can be observed and made to fail.
 mod spy {
     use std::any::{Any, TypeId};
     use std::collections::HashMap;
@@ -1358,19 +1359,19 @@ mod spy {
 
     type Answer<T> = Result<T, RepositoryError>;
 
-    /// What fails.
+    /// The fault that the repository injects.
     #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
     pub(super) enum Fault {
         #[default]
         None,
         /// An execution cannot be inserted.
         InsertExecution,
-        /// The next commit of a checkpoint does not happen.
+        /// The next commit of a checkpoint fails and has no effect.
         CommitLost,
-        /// The next commit of a checkpoint happens, and nobody hears of it.
+        /// The next commit of a checkpoint takes effect, and its answer is an error.
         CommitUnanswered,
-        /// Everything.
-        Gone,
+        /// Every call fails.
+        Unreachable,
     }
 
     #[derive(Default)]
@@ -1379,12 +1380,12 @@ mod spy {
         fault: Mutex<Fault>,
         failed: AtomicBool,
         open: Mutex<HashMap<ThreadId, usize>>,
-        /// For every checkpoint: whether a context was written with it.
+        /// Whether a context was written, for every checkpoint.
         pub(super) contexts_written: Mutex<Vec<bool>>,
     }
 
-    fn gone() -> RepositoryError {
-        RepositoryError::unavailable("ask it", "it does not answer")
+    fn unreachable_store() -> RepositoryError {
+        RepositoryError::unavailable("ask the store", "it does not answer")
     }
 
     impl Spy {
@@ -1392,7 +1393,7 @@ mod spy {
             *self.fault.lock().unwrap() = fault;
         }
 
-        /// As [`fail`](Self::fail), the first time.
+        /// Injects `fault` at the first call only; see [`fail`](Self::fail).
         pub(super) fn fail_first(&self, fault: Fault) {
             if !self.failed.swap(true, Ordering::SeqCst) {
                 self.fail(fault);
@@ -1404,10 +1405,14 @@ mod spy {
         }
 
         fn asked(&self) -> Answer<&MemoryRepository> {
-            if self.fault() == Fault::Gone { Err(gone()) } else { Ok(&self.inner) }
+            if self.fault() == Fault::Unreachable {
+                Err(unreachable_store())
+            } else {
+                Ok(&self.inner)
+            }
         }
 
-        /// Units of work that `thread` has open.
+        /// Returns the number of open transactions of `thread`.
         pub(super) fn open_in(&self, thread: ThreadId) -> usize {
             self.open.lock().unwrap().get(&thread).copied().unwrap_or(0)
         }
@@ -1506,7 +1511,7 @@ mod spy {
         }
         fn insert_execution(&mut self, execution: &JobExecution) -> Answer<ExecutionId> {
             match self.spy.fault() {
-                Fault::InsertExecution => Err(gone()),
+                Fault::InsertExecution => Err(unreachable_store()),
                 _ => self.inner().insert_execution(execution),
             }
         }
@@ -1558,13 +1563,13 @@ mod spy {
         fn commit(mut self: Box<Self>) -> Answer<()> {
             let inner = self.inner.take().unwrap();
             match self.spy.fault() {
-                Fault::Gone => Err(gone()),
+                Fault::Unreachable => Err(unreachable_store()),
                 fault @ (Fault::CommitLost | Fault::CommitUnanswered) if self.is_checkpoint => {
                     self.spy.fail(Fault::None);
                     if fault == Fault::CommitUnanswered {
                         inner.commit()?;
                     }
-                    Err(gone())
+                    Err(unreachable_store())
                 }
                 _ => inner.commit(),
             }

@@ -1,4 +1,4 @@
-//! Exit statuses: the word a job or step ends with, and their algebra.
+//! Exit statuses: the codes that jobs and steps end with, and how they are combined.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -10,56 +10,56 @@ use crate::error::bounded;
 /// Longest exit message that is kept, in bytes.
 const MESSAGE_BYTES_MAX: usize = 2_500;
 
-/// A code that steers what comes next, and a message for people. Not the status.
+/// The exit code of a job or step, which steers the flow, and a message for people. Not the status.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ExitStatus {
-    /// `COMPLETED`, `FAILED`, or a word of the job's own.
+    /// `COMPLETED`, `FAILED`, or a code of the job's own.
     pub code: String,
-    /// Why, for people.
+    /// Explanation, for people.
     pub message: String,
 }
 
 impl ExitStatus {
-    /// Still running.
+    /// The work is still running.
     pub const EXECUTING: &'static str = "EXECUTING";
-    /// Done.
+    /// The work is done.
     pub const COMPLETED: &'static str = "COMPLETED";
-    /// Done, but for records that were skipped. A transition for `COMPLETED` matches it too.
+    /// The work is done, and records were skipped. A transition on `COMPLETED` matches it too.
     pub const COMPLETED_WITH_SKIPS: &'static str = "COMPLETED_WITH_SKIPS";
     /// There was nothing to do.
     pub const NOOP: &'static str = "NOOP";
-    /// Ended on request.
+    /// The work ended on request.
     pub const STOPPED: &'static str = "STOPPED";
-    /// Ended by a failure.
+    /// The work failed.
     pub const FAILED: &'static str = "FAILED";
-    /// Only read, never written by the engine.
+    /// Read from the store only; the engine never writes it.
     pub const UNKNOWN: &'static str = "UNKNOWN";
 
-    /// An exit status without a message.
+    /// Creates an exit status without a message.
     pub fn new(code: impl Into<String>) -> Self {
         Self { code: code.into(), message: String::new() }
     }
 
-    /// With a message; a long one is cut with a mark.
+    /// Sets the message; a long one is cut and marked.
     #[must_use]
     pub fn with_message(mut self, message: impl Into<String>) -> Self {
         self.message = bounded(message.into(), MESSAGE_BYTES_MAX);
         self
     }
 
-    /// Still running.
+    /// Returns the exit status of work that is still running.
     pub fn executing() -> Self {
         Self::new(Self::EXECUTING)
     }
 
-    /// Done.
+    /// Returns the exit status of work that is done.
     pub fn completed() -> Self {
         Self::new(Self::COMPLETED)
     }
 
-    /// Says of work that is simply done that records were skipped, when it `has_skips`. A word of the job's own stays
-    /// what it is.
+    /// Replaces the code `COMPLETED` with `COMPLETED_WITH_SKIPS` when the work `has_skips`. Any other code
+    /// stays unchanged.
     #[must_use]
     pub(crate) fn with_skips(self, has_skips: bool) -> Self {
         match self.code == Self::COMPLETED && has_skips {
@@ -68,26 +68,26 @@ impl ExitStatus {
         }
     }
 
-    /// With the message that `change` makes of it.
+    /// Replaces the message with `change(message)`.
     #[must_use]
     pub(crate) fn map_message(self, change: impl FnOnce(String) -> String) -> Self {
         Self { message: change(self.message), ..self }
     }
 
-    /// Ended on request.
+    /// Returns the exit status of work that ended on request.
     pub fn stopped() -> Self {
         Self::new(Self::STOPPED)
     }
 
-    /// Ended by a failure.
+    /// Returns the exit status of work that failed.
     pub fn failed() -> Self {
         Self::new(Self::FAILED)
     }
 
-    /// The more severe of two; messages are joined, none twice.
+    /// Returns the more severe of two exit statuses; their messages are joined without repetition.
     ///
     /// Severity: `EXECUTING < COMPLETED* < NOOP* < STOPPED* < FAILED* < UNKNOWN* <` custom codes.
-    /// Equally severe: the lexicographically greater code.
+    /// Of two equally severe codes the lexicographically greater one wins.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let message = match (self.message.is_empty(), other.message.is_empty()) {

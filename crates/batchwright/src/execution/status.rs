@@ -1,4 +1,4 @@
-//! Statuses as a pure state machine.
+//! The statuses of executions, as a pure state machine.
 //!
 //! ```text
 //!             claim              complete
@@ -15,48 +15,48 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What an execution is doing.
+/// The status of an execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum BatchStatus {
-    /// Accepted; waits to be run.
+    /// Accepted; waits for a worker.
     Starting,
-    /// Being carried forward by its owner.
+    /// Running.
     Started,
-    /// Asked to stop; the owner has not confirmed yet.
+    /// A stop is requested; the owner has not confirmed it yet.
     Stopping,
-    /// Ended at a checkpoint on request; restartable.
+    /// Ended on request, at a checkpoint; restartable.
     Stopped,
     /// Done.
     Completed,
     /// Ended by a failure; restartable.
     Failed,
-    /// Never to be restarted.
+    /// Declared as never to be restarted.
     Abandoned,
-    /// Only read from foreign or imported rows, never written by the engine.
+    /// Read from foreign or imported rows only; the engine never writes it.
     Unknown,
 }
 
-/// What can happen to an execution.
+/// An event that changes the status of an execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatusEvent {
-    /// The owner begins to run it.
+    /// The owner begins to run the execution.
     Claim,
-    /// Somebody asks it to stop.
+    /// A caller requests a stop.
     RequestStop,
-    /// The owner ends it at a checkpoint, on request.
+    /// The owner ends the execution at a checkpoint, on request.
     ConfirmStop,
-    /// The owner finished its work.
+    /// The owner completed the work.
     Complete,
     /// The owner failed, or was found dead.
     Fail,
-    /// An operator gives it up.
+    /// An operator abandons the execution.
     Abandon,
 }
 
 impl BatchStatus {
-    /// Every status.
+    /// All statuses.
     pub const ALL: [Self; 8] = [
         Self::Starting,
         Self::Started,
@@ -68,7 +68,7 @@ impl BatchStatus {
         Self::Unknown,
     ];
 
-    /// The status after `event`.
+    /// Returns the status after `event`.
     ///
     /// # Errors
     ///
@@ -87,17 +87,17 @@ impl BatchStatus {
         }
     }
 
-    /// Whether somebody may still be working on it.
+    /// Whether an owner may still run the execution.
     pub fn is_running(self) -> bool {
         matches!(self, Self::Starting | Self::Started | Self::Stopping)
     }
 
-    /// Whether a new execution may continue it.
+    /// Whether a new execution may restart this one.
     pub fn is_restartable(self) -> bool {
         matches!(self, Self::Stopped | Self::Failed)
     }
 
-    /// The word in the store, in JSON and on the screen.
+    /// Returns the name used in the store, in JSON and on the screen.
     pub fn name(self) -> &'static str {
         match self {
             Self::Starting => "STARTING",
@@ -111,12 +111,12 @@ impl BatchStatus {
         }
     }
 
-    /// The status with that name; names differ only by case.
+    /// Returns the status of that name; upper and lower case are equal.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.name().eq_ignore_ascii_case(name))
     }
 
-    /// The worse of two, for sums over parts: `COMPLETED` yields to everything.
+    /// Returns the worse of two statuses, for sums over parts: every other status outranks `COMPLETED`.
     #[must_use]
     pub fn worst(self, other: Self) -> Self {
         if self.severity() >= other.severity() { self } else { other }
@@ -142,7 +142,7 @@ impl fmt::Display for BatchStatus {
     }
 }
 
-/// An event that makes no sense in a status. Nothing was changed.
+/// An event that a status does not permit. Nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("apply {event:?} to an execution that is {status}")]
 pub struct IllegalTransition {
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use StatusEvent::{Abandon, Claim, Complete, ConfirmStop, Fail, RequestStop};
 
-    /// All 48 pairs: what is not in the table is refused.
+    /// All 48 pairs: every pair outside the table is refused.
     #[test]
     fn every_pair_of_status_and_event_is_decided() {
         use BatchStatus::{Abandoned, Completed, Failed, Started, Starting, Stopped, Stopping};

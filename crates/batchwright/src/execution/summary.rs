@@ -1,4 +1,4 @@
-//! An execution as data for programs and one stable line for people.
+//! Summaries of executions: data for programs, and one stable line for people.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::error::Failure;
 use crate::parameters::Parameter;
 use crate::shown::shown;
 
-/// What anybody may know of an execution. Its JSON is a public contract.
+/// The public view of an execution. Its JSON form is a public contract.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ExecutionSummary {
@@ -22,44 +22,44 @@ pub struct ExecutionSummary {
     pub job: String,
     /// Number of the instance.
     pub instance_id: InstanceId,
-    /// What it is doing.
+    /// Current status.
     pub status: BatchStatus,
-    /// The word it ended with.
+    /// Exit status.
     pub exit: ExitStatus,
-    /// Everything it was started with, typed.
+    /// All parameters of the execution, with their types.
     #[cfg_attr(feature = "openapi", schema(value_type = std::collections::HashMap<String, Object>))]
     pub parameters: BTreeMap<String, Parameter>,
-    /// The execution it continues.
+    /// The execution that this one restarts.
     pub restart_of: Option<ExecutionId>,
-    /// The execution whose step started it.
+    /// The execution whose step started this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<ExecutionId>,
-    /// When it was accepted.
+    /// Time at which the start was accepted.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     #[serde(serialize_with = "millis")]
     pub created_at: Timestamp,
-    /// When its owner began.
+    /// Time at which the owner began to run the execution.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     #[serde(serialize_with = "some_millis")]
     pub started_at: Option<Timestamp>,
-    /// When it ended.
+    /// Time at which the execution ended.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     #[serde(serialize_with = "some_millis")]
     pub ended_at: Option<Timestamp>,
-    /// Whether its owner's lease has expired.
+    /// Whether the owner's lease has expired.
     pub stale: bool,
-    /// The process that carries it forward.
+    /// The process that runs the execution.
     pub owner: Option<String>,
-    /// Why it failed.
+    /// Reason of the failure.
     pub failure: Option<Failure>,
-    /// Things that went wrong without changing the outcome.
+    /// Problems that did not change the outcome.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// Its steps, in the order in which they began.
+    /// Step executions, in the order in which they began.
     pub steps: Vec<StepSummary>,
 }
 
-/// What anybody may know of a step execution.
+/// The public view of a step execution.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct StepSummary {
@@ -67,32 +67,32 @@ pub struct StepSummary {
     pub id: StepExecutionId,
     /// Name of the step.
     pub name: String,
-    /// What it is doing.
+    /// Current status.
     pub status: BatchStatus,
-    /// The word it ended with.
+    /// Exit status.
     pub exit: ExitStatus,
-    /// What it did.
+    /// Counters.
     #[serde(flatten)]
     pub counters: Counters,
-    /// When it began.
+    /// Time at which it began.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     #[serde(serialize_with = "millis")]
     pub started_at: Timestamp,
-    /// When it ended.
+    /// Time at which it ended.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     #[serde(serialize_with = "some_millis")]
     pub ended_at: Option<Timestamp>,
-    /// Why it failed.
+    /// Reason of the failure.
     pub failure: Option<Failure>,
     /// Key of the partition.
     pub partition: Option<String>,
-    /// Whether the flow went on from its failure.
+    /// Whether the flow continued after the failure.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub handled: bool,
 }
 
 impl ExecutionSummary {
-    /// Of `execution` and its `steps`, as seen at `now`.
+    /// Summarizes `execution` and its `steps` as of `now`.
     pub fn new(execution: &JobExecution, steps: &[StepExecution], now: Timestamp) -> Self {
         let parameters = execution.parameters.iter();
         Self {
@@ -119,7 +119,7 @@ impl ExecutionSummary {
 }
 
 impl StepSummary {
-    /// Of one step execution.
+    /// Summarizes a step execution.
     pub fn new(step: &StepExecution) -> Self {
         Self {
             id: step.id,
@@ -136,7 +136,7 @@ impl StepSummary {
     }
 }
 
-/// RFC 3339 in UTC with milliseconds, as everywhere in public JSON.
+/// Serializes a time as RFC 3339 in UTC with milliseconds, the form of all public JSON.
 pub(crate) fn millis<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{at:.3}"))
 }
@@ -148,7 +148,7 @@ fn some_millis<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S
     }
 }
 
-/// `execution 2 of import-orders (instance 1): FAILED, exit FAILED, 1.250 s: write_failed: …`
+/// Writes `execution 2 of import-orders (instance 1): FAILED, exit FAILED, 1.250 s: write_failed: …`
 impl fmt::Display for ExecutionSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, job, instance_id, status, exit, .. } = self;
@@ -161,7 +161,7 @@ impl fmt::Display for ExecutionSummary {
     }
 }
 
-/// `step load: COMPLETED, 10 read, 10 written, 4 commits, 0.002 s`
+/// Writes `step load: COMPLETED, 10 read, 10 written, 4 commits, 0.002 s`
 impl fmt::Display for StepSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, status, exit, counters, .. } = self;
@@ -204,7 +204,7 @@ fn write_failure(f: &mut fmt::Formatter<'_>, failure: Option<&Failure>) -> fmt::
     match failure {
         Some(failure) => {
             write!(f, ": {}: ", failure.code)?;
-            // The output of a program has lines; none of them may look like one of ours.
+            // A program's output can have several lines; indentation keeps them distinct from our own lines.
             for (index, line) in failure.message.lines().enumerate() {
                 let indent = if index == 0 { "" } else { "\n    " };
                 write!(f, "{indent}{}", shown(line))?;

@@ -1,4 +1,4 @@
-//! CSV: records in, records out, with a header line or without.
+//! CSV readers and writers, with or without a header line.
 
 mod format;
 mod reader;

@@ -1,4 +1,4 @@
-//! The file of records that were given up: one JSON object a line, each exactly once.
+//! The dead-letter file: one JSON object a line for every skipped record, each exactly once.
 
 use std::path::Path;
 
@@ -9,25 +9,25 @@ use crate::error::{ErrorKind, ItemError, ItemErrorText};
 use crate::execution::{ExecutionId, SkipRecord};
 use crate::step::StepScope;
 
-/// Grows with the commits that make the skips durable.
+/// The open dead-letter file of a step; it grows with the commits that make the skips durable.
 #[derive(Debug)]
 pub(crate) struct DeadLetterFile {
     file: FileOutput,
 }
 
-/// A line of the file.
+/// A line of the dead-letter file.
 #[derive(Serialize)]
 struct DeadLetter<'a> {
     execution: ExecutionId,
     #[serde(flatten)]
     skip: &'a SkipRecord,
-    /// The record's bytes in hexadecimal, when they are no text.
+    /// The record's bytes in hexadecimal, when they are not valid UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     raw_hex: Option<String>,
 }
 
 impl DeadLetterFile {
-    /// Makes the file, or continues it at `position`.
+    /// Creates the file, or continues it at `position`.
     pub(crate) fn open(
         path: &Path,
         position: Option<FilePosition>,
@@ -70,14 +70,17 @@ impl DeadLetterFile {
 }
 
 impl Drop for DeadLetterFile {
-    /// Letters have their name also when the step fails; after [`close`](Self::close) there is nothing to do.
+    /// Gives the file its final name when the step fails; after [`close`](Self::close) this does nothing.
     fn drop(&mut self) {
-        // Without any, nothing may take the place of what has that name.
+        // An empty file must not replace an existing one of the final name.
         if self.file.committed_length() == 0 {
             return;
         }
         if let Err(error) = self.file.close(Ending::Incomplete) {
-            tracing::warn!(error = %ItemErrorText(error), "the dead letters keep their unfinished name");
+            tracing::warn!(
+                error = %ItemErrorText(error),
+                "the dead-letter file could not get its final name"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Files that grow chunk by chunk and look, after any crash, as they did at the last checkpoint.
+//! Output files that grow chunk by chunk and return to their last checkpoint after any crash.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -14,29 +14,29 @@ use crate::error::{ErrorKind, ItemError};
 use crate::repository::Durability;
 use crate::step::{ChunkTransaction, StepScope, StepStart};
 
-/// Where a file ends at a checkpoint, and which file it is.
+/// A position of an output file: its length, and the file's identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "StoredPosition")]
 pub struct FilePosition {
-    /// Its length, in bytes. A restart cuts off everything after it.
+    /// Length of the file at the checkpoint, in bytes. A restart cuts off everything after it.
     pub length: u64,
-    /// Which file it is; `None` in checkpoints of version 0.1.
+    /// Identity of the file; `None` in checkpoints of version 0.1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<FileIdentity>,
 }
 
-/// What a checkpoint remembers of its file, so that a restart continues no other one.
+/// The identity of the file of a checkpoint, so that a restart continues no other file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileIdentity {
-    /// The step execution that made the file; a part of its name while it grows.
+    /// Step execution that created the file; part of the file's temporary name.
     pub made_by: i64,
-    /// Its inode.
+    /// Inode of the file.
     pub inode: u64,
     /// Hash of the last bytes before the position.
     pub before: u64,
 }
 
-/// Positions as they are stored: version 0.1 knew only lengths, those of dead letters as bare numbers.
+/// The stored forms of a position: version 0.1 stored only lengths, for dead letters as bare numbers.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum StoredPosition {
@@ -57,31 +57,32 @@ impl From<StoredPosition> for FilePosition {
     }
 }
 
-/// Bytes before a position that its checkpoint remembers as a hash.
+/// Number of bytes before a position that its checkpoint stores as a hash.
 const BEFORE_BYTES: usize = 128;
 
 /// An output file, the base of every file writer.
 ///
-/// While it grows it is called `NAME.TOKEN-ID.part`, where `TOKEN` stands for the instance, its step and its
-/// partition, and `ID` is the step execution that made it: no other instance and no former owner of this one ever
-/// opens it. It gets its name when the step completes, synced, in one move. A restart finds the file of its
-/// checkpoint by name, inode and content, cuts it to the length of the checkpoint, and continues it. A file that
-/// is *shorter* than its checkpoint (after a power cut under `synchronous=NORMAL`, or an edit) or has another
-/// content is refused, never continued.
+/// A growing file has the temporary name `NAME.TOKEN-ID.part`: `TOKEN` identifies the instance, its step and
+/// its partition, and `ID` is the step execution that created the file, so no other instance and no former
+/// owner of this instance ever opens it. When the step completes, the file is synced and renamed to its final
+/// name in one operation. A restart finds the file of its checkpoint by name, inode and content, cuts it to
+/// the length of the checkpoint, and continues it. A file that is *shorter* than its checkpoint requires
+/// (after a power cut under `synchronous=NORMAL`, or an edit) or has other content is refused, never
+/// continued.
 ///
-/// A path that is a symbolic link stands for the file behind it. A path that is a device, a pipe or a socket is
-/// refused and stays what it is. Two outputs of one process cannot have the same path, and no output can be an
-/// input that is being read.
+/// A symbolic link as the path refers to its target. A device, a pipe or a socket as the path is refused and
+/// left unchanged. Two outputs of one process cannot have the same path, and no output can be an input that
+/// is being read.
 #[derive(Debug)]
 pub struct FileOutput {
     path: PathBuf,
-    /// Whether the file gets its name when the step fails or stops, too.
+    /// Whether the file also gets its final name when the step fails or stops.
     named_always: bool,
     state: Option<Growing>,
 }
 
 impl Clone for FileOutput {
-    /// The same file, not open.
+    /// Clones the settings; the clone is not open.
     fn clone(&self) -> Self {
         Self { path: self.path.clone(), named_always: self.named_always, state: None }
     }
@@ -90,54 +91,56 @@ impl Clone for FileOutput {
 #[derive(Debug)]
 struct Growing {
     file: File,
-    /// Its name while it grows.
+    /// Temporary name while the file grows.
     path: PathBuf,
-    /// The name that it gets.
+    /// Final name.
     target: PathBuf,
-    /// Files of former owners, which must not get the name any more.
+    /// Files of former owners, which must not get the final name any more.
     former: Vec<PathBuf>,
     made_by: i64,
     inode: u64,
     buffer: Vec<u8>,
-    /// The last bytes that were appended, at most [`BEFORE_BYTES`].
+    /// The last appended bytes, at most [`BEFORE_BYTES`].
     tail: Vec<u8>,
     committed_tail: Vec<u8>,
-    /// Length when the buffer is written out.
+    /// Length of the file including the buffer.
     length: u64,
     committed: u64,
     synced: Durability,
     _open: OpenPath,
 }
 
-/// Bytes that are gathered before they are handed to the system.
+/// Maximum size of the write buffer, in bytes.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
 
 impl FileOutput {
-    /// The file at `path`; missing folders are made.
+    /// Creates an output for the file at `path`; missing folders are created when it opens.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), named_always: false, state: None }
     }
 
-    /// A file that gets its name whenever its step ends, complete or not, for people who look into it then.
+    /// Creates an output whose file gets its final name whenever its step ends, so that people can read it
+    /// after a failure.
     pub(crate) fn named_always(path: impl Into<PathBuf>) -> Self {
         Self { named_always: true, ..Self::new(path) }
     }
 
-    /// The final name.
+    /// Returns the final name.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Name of the open file while it grows.
+    /// Returns the temporary name of the open file.
     pub(crate) fn growing(&self) -> Option<&Path> {
         self.state.as_ref().map(|state| state.path.as_path())
     }
 
-    /// Makes the file, or continues it at `position`.
+    /// Creates the file, or continues it at `position`.
     ///
     /// # Errors
     ///
-    /// When it cannot be made, is missing, or is not the file of its checkpoint. Nothing was changed.
+    /// When the file cannot be created, is missing, or is not the file of its checkpoint. Nothing was
+    /// changed.
     pub fn open(
         &mut self,
         position: Option<FilePosition>,
@@ -151,7 +154,7 @@ impl FileOutput {
         let (file, path, made_by, former) = match position {
             None => {
                 make_folders(&target)?;
-                // What earlier executions began and nobody counts on.
+                // Remove files that earlier executions began and that no checkpoint refers to.
                 for former in names.of_former(own) {
                     remove(&former)?;
                 }
@@ -161,7 +164,8 @@ impl FileOutput {
             Some(position) => {
                 let found = names.find(&position, own)?;
                 match scope.start() == StepStart::TakenOver {
-                    // The former owner may wake up and write on: it keeps its file, this execution gets a copy.
+                    // The former owner may wake up and continue to write: it keeps its file, and this
+                    // execution gets a copy.
                     true => {
                         let path = names.of(own);
                         let file = copy(found.file, &found.path, &path, position.length)?;
@@ -203,21 +207,22 @@ impl FileOutput {
         Ok(())
     }
 
-    /// Bytes behind everything appended so far.
+    /// Returns the length including all appended bytes.
     pub fn length(&self) -> u64 {
         self.state.as_ref().map_or(0, |state| state.length)
     }
 
-    /// Bytes that are committed; 0 when it is not open.
+    /// Returns the committed length in bytes; 0 when the file is not open.
     pub(crate) fn committed_length(&self) -> u64 {
         self.state.as_ref().map_or(0, |state| state.committed)
     }
 
-    /// Appends `bytes`; they reach the system at the latest with [`position`](Self::position).
+    /// Appends `bytes`; [`position`](Self::position) flushes them to the system at the latest.
     ///
     /// # Errors
     ///
-    /// When the system refuses them (a full disk); [`rolled_back`](Self::rolled_back) undoes the rest.
+    /// When the system refuses the bytes (a full disk); [`rolled_back`](Self::rolled_back) removes what was
+    /// written.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), ItemError> {
         let state = self.state.as_mut().ok_or_else(not_open)?;
         state.length += bytes.len() as u64;
@@ -232,12 +237,12 @@ impl FileOutput {
         written.map_err(|error| failed("write", &state.path, error))
     }
 
-    /// Hands everything to the system, syncs it when the repository survives power loss, and says
-    /// where the file ends.
+    /// Flushes the buffer, syncs the file when the repository survives power loss, and returns the end of the
+    /// file.
     ///
     /// # Errors
     ///
-    /// When the system refuses it.
+    /// When the system refuses the write or the sync.
     pub fn position(&mut self) -> Result<FilePosition, ItemError> {
         let state = self.state.as_mut().ok_or_else(not_open)?;
         if state.length != state.committed {
@@ -253,7 +258,7 @@ impl FileOutput {
         Ok(FilePosition { length: state.length, file })
     }
 
-    /// What was appended is committed.
+    /// Records that everything appended is committed.
     pub fn committed(&mut self) {
         if let Some(state) = &mut self.state {
             state.committed = state.length;
@@ -261,11 +266,11 @@ impl FileOutput {
         }
     }
 
-    /// Cuts the file back to what is committed.
+    /// Cuts the file back to its committed length.
     ///
     /// # Errors
     ///
-    /// When the system refuses it; a restart cuts it back all the same.
+    /// When the system refuses it; a restart cuts the file back in any case.
     pub fn rolled_back(&mut self) -> Result<(), ItemError> {
         let Some(state) = &mut self.state else { return Ok(()) };
         state.buffer.clear();
@@ -275,11 +280,11 @@ impl FileOutput {
             .map_err(|error| failed("cut back", &state.path, error))
     }
 
-    /// Closes the file; a complete one is synced and gets its name.
+    /// Closes the file; a complete file is synced and gets its final name.
     ///
     /// # Errors
     ///
-    /// When the system refuses it, or when the file was replaced under this writer.
+    /// When the system refuses it, or when another execution replaced the file.
     pub fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
         let Some(mut state) = self.state.take() else { return Ok(()) };
         if ending == Ending::Incomplete && !self.named_always {
@@ -288,12 +293,12 @@ impl FileOutput {
         let written = state.file.write_all(&state.buffer).and_then(|()| state.file.sync_all());
         let Growing { path, target, .. } = &state;
         written.map_err(|error| failed("sync", path, error))?;
-        // A former owner that wakes up between here and the end finds no file of its own to give the name to.
+        // A former owner that wakes up after this point has no file of its own left to rename.
         for former in &state.former {
             remove(former)?;
         }
         if !is_same_file(&state.file, path) {
-            let what = format!("finish `{}`: another execution took it over", path.display());
+            let what = format!("finish `{}`: another execution has taken it over", path.display());
             return Err(ItemError::new(ErrorKind::IO, what));
         }
         fs::rename(path, target).map_err(|error| failed("name", target, error))?;
@@ -305,14 +310,14 @@ impl FileOutput {
     }
 }
 
-/// The names that a file has while it grows.
+/// The temporary names of an output file.
 struct Names {
     target: PathBuf,
-    /// Stands for the instance, its step and its partition.
+    /// Hash of the store, the instance, its step and its partition.
     token: String,
 }
 
-/// The file of a checkpoint.
+/// The file found for a checkpoint.
 struct Found {
     file: File,
     path: PathBuf,
@@ -327,7 +332,7 @@ impl Names {
         Self { target: target.to_owned(), token: format!("{:016x}", hash(whole.as_bytes())) }
     }
 
-    /// The name of a file that step execution `id` makes.
+    /// Returns the temporary name of the file that step execution `id` creates.
     fn of(&self, id: i64) -> PathBuf {
         self.beside(&format!(".{}-{id}.part", self.token))
     }
@@ -338,9 +343,9 @@ impl Names {
         name.into()
     }
 
-    /// Files of step executions before `own` that exist; those behind it are a successor's.
+    /// Returns the existing files of step executions before `own`; later ones belong to a successor.
     fn of_former(&self, own: i64) -> Vec<PathBuf> {
-        // A bare name lies in the working folder.
+        // A bare name refers to the working folder.
         let folder = self.target.parent().filter(|folder| !folder.as_os_str().is_empty());
         let entries =
             fs::read_dir(folder.unwrap_or(Path::new("."))).into_iter().flatten().flatten();
@@ -350,7 +355,7 @@ impl Names {
         ids.into_iter().map(|id| self.of(id)).collect()
     }
 
-    /// The step execution that made the file at `path`, when it is one of these.
+    /// Returns the step execution that created the file at `path`, when the name has this pattern.
     fn id_of(&self, path: &Path) -> Option<i64> {
         let name = path.file_name()?.to_str()?;
         let rest = name.strip_prefix(self.target.file_name()?.to_str()?)?;
@@ -362,8 +367,8 @@ impl Names {
             .ok()
     }
 
-    /// The file that `position` was made with: under the name that it had then, under that of a later execution
-    /// which copied it and died, or under its final name, when the process died before it stored the end.
+    /// Finds the file of `position`: under its original temporary name, under that of a later execution that
+    /// copied the file and died, or under the final name when the process died before it stored the end.
     fn find(&self, position: &FilePosition, own: i64) -> Result<Found, ItemError> {
         let Some(identity) = position.file else { return self.find_old(position.length, own) };
         let known = self.of(identity.made_by);
@@ -379,7 +384,7 @@ impl Names {
                 Checked::Wrong(problem) => drop(refused.get_or_insert((path, problem))),
             }
         }
-        // Its own finished file, and no other one that has the same name now.
+        // Accept only the execution's own finished file, not another file that has the final name now.
         let finished = checked(&self.target, position.length, |file| {
             Ok(file.metadata()?.ino() == identity.inode
                 && identity_matches(file, position.length, identity.before)?)
@@ -391,7 +396,7 @@ impl Names {
         Err(self.refuse(&path, position.length, &problem))
     }
 
-    /// As version 0.1 named files: `NAME.part`, or, for dead letters, `NAME`.
+    /// Finds a file with a name of version 0.1: `NAME.part`, or `NAME` for dead letters.
     fn find_old(&self, length: u64, own: i64) -> Result<Found, ItemError> {
         let growing = self.beside(".part");
         match checked(&growing, length, |_| Ok(true))? {
@@ -418,7 +423,7 @@ impl Names {
         ItemError::new(
             ErrorKind::IO,
             format!(
-                "continue `{}` at byte {length}: {problem}; the checkpoint counts on `{}`",
+                "continue `{}` at byte {length}: {problem}; the checkpoint refers to `{}`",
                 self.target.display(),
                 path.display()
             ),
@@ -426,15 +431,15 @@ impl Names {
     }
 }
 
-/// What became of the look at a file.
+/// The result of checking a candidate file.
 enum Checked {
     Right(File),
     Missing,
-    /// It exists, and what is wrong with it.
+    /// The file exists and does not fit, with the reason.
     Wrong(String),
 }
 
-/// The file at `path`, when it has at least `length` bytes and is `right`.
+/// Opens the file at `path` and checks that it has at least `length` bytes and satisfies `right`.
 fn checked(
     path: &Path,
     length: u64,
@@ -448,7 +453,7 @@ fn checked(
     };
     let found = file.metadata().map_err(failed)?.len();
     if found < length {
-        let what = format!("it has only {found} bytes, less than its checkpoint counts on");
+        let what = format!("it has only {found} bytes, less than its checkpoint requires");
         return Ok(Checked::Wrong(what));
     }
     Ok(match right(&file).map_err(failed)? {
@@ -461,7 +466,7 @@ fn identity_matches(file: &File, length: u64, before: u64) -> std::io::Result<bo
     Ok(hash(&identity(file, length)?.1) == before)
 }
 
-/// The inode of `file`, and its last bytes before `length`.
+/// Returns the inode of `file`, and its last bytes before `length`.
 fn identity(mut file: &File, length: u64) -> std::io::Result<(u64, Vec<u8>)> {
     let count = length.min(BEFORE_BYTES as u64);
     let mut tail = Vec::new();
@@ -487,7 +492,7 @@ fn cut_back(file: &mut File, length: u64) -> std::io::Result<()> {
     file.seek(SeekFrom::Start(length)).map(drop)
 }
 
-/// The file that `path` stands for: behind links, and nothing but a regular file.
+/// Returns the file that `path` refers to: links are followed, and only a regular file is accepted.
 fn target(path: &Path) -> Result<PathBuf, ItemError> {
     let refused = |what: &str| {
         Err(ItemError::fatal(format!("write to `{}`: it is {what}; name a file", path.display())))
@@ -509,7 +514,7 @@ fn target(path: &Path) -> Result<PathBuf, ItemError> {
     }
 }
 
-/// Makes the folder of `path`; each one that is new is synced into its parent.
+/// Creates the folders of `path`; each new folder is synced into its parent.
 fn make_folders(path: &Path) -> Result<(), ItemError> {
     let Some(folder) = path.parent().filter(|one| !one.as_os_str().is_empty()) else {
         return Ok(());
@@ -523,7 +528,7 @@ fn make_folders(path: &Path) -> Result<(), ItemError> {
     Ok(())
 }
 
-/// A new file: a link that was put at its name beforehand is not followed.
+/// Creates a new file; an existing link of that name is not followed.
 fn create(path: &Path) -> Result<File, ItemError> {
     remove(path)?;
     let made = OpenOptions::new().read(true).write(true).create_new(true).open(path);
@@ -540,7 +545,7 @@ fn remove(path: &Path) -> Result<(), ItemError> {
     }
 }
 
-/// The first `length` bytes of `old` in a file of its own.
+/// Copies the first `length` bytes of `old` into a new file.
 fn copy(mut old: File, from: &Path, path: &Path, length: u64) -> Result<File, ItemError> {
     let mut new = create(path)?;
     let mut copied = || -> std::io::Result<u64> {
@@ -551,11 +556,14 @@ fn copy(mut old: File, from: &Path, path: &Path, length: u64) -> Result<File, It
     };
     match copied().map_err(|error| failed("copy", from, error))? {
         count if count == length => Ok(new),
-        _ => Err(ItemError::new(ErrorKind::IO, format!("copy `{}`: it shrank", from.display()))),
+        _ => {
+            let what = format!("copy `{}`: it became shorter meanwhile", from.display());
+            Err(ItemError::new(ErrorKind::IO, what))
+        }
     }
 }
 
-/// Whether `path` still names the open `file`.
+/// Whether `path` is still the name of the open `file`.
 fn is_same_file(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::symlink_metadata(path)) {
         (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
@@ -563,17 +571,17 @@ fn is_same_file(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Turns items into the bytes of a file.
+/// An encoder of items into the bytes of a file.
 pub trait Encode<T>: Send {
-    /// Appends `items` to `bytes`; `first` tells that nothing stands in the file yet. A file that ends without
-    /// items is encoded once, with no items and `first`.
+    /// Appends `items` to `bytes`; `first` means that the file is still empty. For a file that ends without
+    /// items, `encode` is called once with no items and with `first`.
     ///
     /// # Errors
     ///
-    /// The write attempt fails; nothing of it reaches the file.
+    /// The write attempt fails; none of its bytes reach the file.
     fn encode(&mut self, items: &[T], first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError>;
 
-    /// Looks at the `file` that an earlier execution began, for what the rest of it must follow.
+    /// Reads from `file`, which an earlier execution began, what the rest of the file must conform to.
     ///
     /// # Errors
     ///
@@ -584,7 +592,7 @@ pub trait Encode<T>: Send {
     }
 }
 
-/// Writes items to a [`FileOutput`], encoded by `E`. What every file format has in common.
+/// A writer that encodes items with `E` into a [`FileOutput`]; common to all file formats.
 #[derive(Debug, Clone)]
 pub struct FileWriter<E> {
     file: FileOutput,
@@ -593,7 +601,7 @@ pub struct FileWriter<E> {
 }
 
 impl<E> FileWriter<E> {
-    /// Into the file at `path`, in a format of your own.
+    /// Creates a writer of the file at `path`, in a format of your own.
     pub fn encoding(path: impl Into<PathBuf>, encode: E) -> Self {
         Self { file: FileOutput::new(path), encode, bytes: Vec::new() }
     }
@@ -636,7 +644,7 @@ impl<T, E: Encode<T>> ItemWriter<T> for FileWriter<E> {
 
     fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
         if ending == Ending::Complete && self.file.growing().is_some() && self.file.length() == 0 {
-            // What a file without items begins with, such as a header line.
+            // The beginning of a file without items, such as a header line.
             self.bytes.clear();
             self.encode.encode(&[], true, &mut self.bytes)?;
             self.file.append(&self.bytes)?;

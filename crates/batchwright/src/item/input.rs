@@ -1,4 +1,4 @@
-//! Input files: bytes at known positions, and the identity of the file that a checkpoint was made with.
+//! Input files: bytes at known positions, and the identity of the file of a checkpoint.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -10,25 +10,25 @@ use serde::{Deserialize, Serialize};
 use super::open_paths::{OpenPath, Use};
 use crate::error::{ErrorKind, ItemError};
 
-/// Bytes read from the file at once.
+/// Number of bytes read from the file at once.
 const READ_BYTES: usize = 64 * 1024;
-/// Bytes before a position that its checkpoint remembers as a hash: more than any header or number that two
-/// different files could share by chance.
+/// Number of bytes before a position that its checkpoint stores as a hash: more than any header or number
+/// that two different files could share by chance.
 const BEFORE_BYTES: usize = 128;
 /// A UTF-8 byte order mark.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// Which file a position belongs to.
+/// The identity of an input file, stored with each position.
 ///
-/// A checkpoint stores it beside the position. A restart compares it and refuses a file that was replaced or
-/// changed, because the position would point into other records.
+/// A restart compares the identity and refuses a file that was replaced or changed, because the position
+/// would point to other records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputIdentity {
     /// Length of the file, in bytes.
     pub size: u64,
-    /// When its content changed last, in nanoseconds since 1970.
+    /// Time of the last modification, in nanoseconds since 1970.
     pub modified: i64,
-    /// Its inode.
+    /// Inode of the file.
     pub inode: u64,
     /// Hash of the bytes before the position.
     pub before: u64,
@@ -39,18 +39,18 @@ pub struct InputIdentity {
 pub(super) struct Input {
     path: PathBuf,
     file: File,
-    /// Size, time and inode when it was opened; `None` for a pipe.
+    /// Size, time and inode at opening; `None` for a pipe.
     found: Option<InputIdentity>,
     buffer: Vec<u8>,
-    /// Bytes of `buffer` that hold content.
+    /// Number of bytes of `buffer` with content.
     filled: usize,
-    /// Bytes of `buffer` that are consumed.
+    /// Number of bytes of `buffer` that are consumed.
     at: usize,
     /// Offset in the file of the first byte of `buffer`.
     base: u64,
     /// Offset in the file where the input ends.
     end: u64,
-    /// Keeps outputs away from the file while it is read.
+    /// Claim that keeps outputs away from the file while it is read.
     #[expect(dead_code, reason = "held until it is dropped")]
     open: Option<OpenPath>,
 }
@@ -61,7 +61,7 @@ impl Input {
         Ok(Self { open: Some(open), ..Self::beside_output(path)? })
     }
 
-    /// A file that a writer of ours has open.
+    /// Opens a file that a writer of this process has open.
     pub(super) fn beside_output(path: &Path) -> Result<Self, ItemError> {
         let failed =
             |error| ItemError::wrap(ErrorKind::IO, format!("open `{}`", path.display()), error);
@@ -87,7 +87,7 @@ impl Input {
         })
     }
 
-    /// The length of the file, unless it is a pipe.
+    /// Returns the length of the file; `None` for a pipe.
     pub(super) fn length(&self) -> Option<u64> {
         self.found.map(|found| found.size)
     }
@@ -96,7 +96,7 @@ impl Input {
     ///
     /// # Errors
     ///
-    /// When the file is shorter.
+    /// When the file is shorter than `end`.
     pub(super) fn end_at(&mut self, end: u64) -> Result<(), ItemError> {
         match self.length() {
             Some(length) if length < end => Err(self.changed(&format!(
@@ -104,7 +104,7 @@ impl Input {
             ))),
             _ => {
                 self.end = end;
-                // What was read beyond it belongs to others.
+                // Bytes in the buffer beyond the end belong to other partitions.
                 let left = usize::try_from(end.saturating_sub(self.base)).unwrap_or(usize::MAX);
                 self.filled = self.filled.min(left.max(self.at));
                 Ok(())
@@ -116,7 +116,7 @@ impl Input {
     ///
     /// # Errors
     ///
-    /// `fatal.input_changed` when `made_with` belongs to another file or another content, unless
+    /// Of kind `fatal.input_changed` when `made_with` belongs to another file or other content, unless
     /// `may_have_changed`; a pipe cannot go back at all.
     pub(super) fn go_to(
         &mut self,
@@ -152,7 +152,7 @@ impl Input {
         } else if made_with.before != self.hash_before() {
             format!("the bytes before byte {} are not the same", self.byte())
         } else if made_with.modified != found.modified {
-            "it was written to since".to_owned()
+            "it was modified since then".to_owned()
         } else if made_with.inode != found.inode {
             "another file has its name".to_owned()
         } else {
@@ -166,13 +166,13 @@ impl Input {
         ItemError::new(
             ErrorKind::INPUT_CHANGED,
             format!(
-                "continue `{path}`: it is not the file that the checkpoint was made with: {what}. Bring that file \
-                 back as it was, start a new instance, or say that it may have changed (`if_changed = \"continue\"`)"
+                "continue `{path}`: it is not the file that the checkpoint was made with: {what}. Restore that \
+                 file, start a new instance, or allow the change (`if_changed = \"continue\"`)"
             ),
         )
     }
 
-    /// Passes over a byte order mark at the beginning of the file.
+    /// Skips a byte order mark at the beginning of the file.
     pub(super) fn pass_over_mark(&mut self) -> Result<(), ItemError> {
         while self.byte() == 0 && self.rest().len() < BYTE_ORDER_MARK.len() && self.more()? {}
         if self.byte() == 0 && self.rest().starts_with(BYTE_ORDER_MARK) {
@@ -181,16 +181,16 @@ impl Input {
         Ok(())
     }
 
-    /// What is in memory and not consumed.
+    /// Returns the buffered bytes that are not consumed.
     pub(super) fn rest(&self) -> &[u8] {
         &self.buffer[self.at..self.filled]
     }
 
-    /// Brings more bytes behind [`rest`](Self::rest); `false` at the end.
+    /// Reads more bytes after [`rest`](Self::rest); returns `false` at the end.
     ///
     /// # Errors
     ///
-    /// What the system reports; the input stays where it is.
+    /// The system's error; the position stays unchanged.
     pub(super) fn more(&mut self) -> Result<bool, ItemError> {
         let kept = self.at.min(BEFORE_BYTES);
         if self.at > kept {
@@ -202,7 +202,7 @@ impl Input {
         }
         let offset = self.base + self.filled as u64;
         let left = usize::try_from(self.end.saturating_sub(offset)).unwrap_or(usize::MAX);
-        // At least doubled while a record is larger than what is read at once.
+        // The buffer at least doubles while a record is larger than one read.
         let wanted = READ_BYTES.max(self.filled - self.at).min(left);
         if wanted == 0 {
             return Ok(false);
@@ -225,18 +225,19 @@ impl Input {
         }
     }
 
-    /// Passes over `count` bytes of [`rest`](Self::rest).
+    /// Consumes `count` bytes of [`rest`](Self::rest).
     pub(super) fn consume(&mut self, count: usize) {
         debug_assert!(self.at + count <= self.filled);
         self.at += count;
     }
 
-    /// The last `count` bytes that were consumed; they stay in memory until [`more`](Self::more) is called.
+    /// Returns the last `count` consumed bytes, which stay in the buffer until the next call of
+    /// [`more`](Self::more).
     pub(super) fn consumed(&self, count: usize) -> &[u8] {
         &self.buffer[self.at - count..self.at]
     }
 
-    /// Passes over everything up to and including the next line feed.
+    /// Skips everything up to and including the next line feed.
     pub(super) fn pass_over_line(&mut self) -> Result<(), ItemError> {
         loop {
             if let Some(at) = memchr::memchr(b'\n', self.rest()) {
@@ -250,7 +251,7 @@ impl Input {
         }
     }
 
-    /// Passes over the rest of a line of a CSV file, which a carriage return alone ends too.
+    /// Skips the rest of a line of a CSV file, where a carriage return alone also ends a line.
     #[cfg(feature = "csv")]
     pub(super) fn pass_over_csv_line(&mut self) -> Result<(), ItemError> {
         loop {
@@ -272,12 +273,12 @@ impl Input {
         }
     }
 
-    /// Offset of the first byte of [`rest`](Self::rest).
+    /// Returns the offset of the first byte of [`rest`](Self::rest).
     pub(super) fn byte(&self) -> u64 {
         self.base + self.at as u64
     }
 
-    /// What a checkpoint remembers of the file here; `None` for a pipe.
+    /// Returns the identity of the file at this position; `None` for a pipe.
     pub(super) fn identity(&self) -> Option<InputIdentity> {
         self.found.map(|found| InputIdentity { before: self.hash_before(), ..found })
     }
@@ -287,7 +288,7 @@ impl Input {
     }
 }
 
-/// FNV-1a, 64 bits: stable over versions, because checkpoints store it.
+/// Returns the FNV-1a hash, 64 bits: stable over versions, because checkpoints store it.
 /// <http://www.isthe.com/chongo/tech/comp/fnv/>
 pub(super) fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {

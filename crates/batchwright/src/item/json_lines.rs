@@ -1,4 +1,4 @@
-//! JSON lines: one value a line.
+//! JSON lines: one JSON value a line.
 
 use std::marker::PhantomData;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use super::{Encode, FileWriter, ItemReader, LineInput, LinePosition, Total};
 use crate::error::{ErrorKind, ItemError};
 use crate::step::StepScope;
 
-/// Yields a `T` for every line that is not blank.
+/// A reader that yields a `T` for every line that is not blank.
 #[derive(Debug)]
 pub struct JsonLinesReader<T> {
     input: LineInput,
@@ -18,24 +18,24 @@ pub struct JsonLinesReader<T> {
 }
 
 impl<T> JsonLinesReader<T> {
-    /// The values of the file at `path`.
+    /// Creates a reader of the file at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { input: LineInput::new(path), item: PhantomData }
     }
 
-    /// Only the bytes from `start` to `end`; see [`ByteRanges`](crate::ByteRanges).
+    /// Restricts the input to the bytes from `start` to `end`; see [`ByteRanges`](crate::ByteRanges).
     #[must_use]
     pub fn bytes(self, start: u64, end: u64) -> Self {
         Self { input: self.input.bytes(start, end), item: PhantomData }
     }
 
-    /// Continues a restart although the file is another one; see [`LineInput::may_have_changed`].
+    /// Lets a restart continue in another file; see [`LineInput::may_have_changed`].
     #[must_use]
     pub fn may_have_changed(self) -> Self {
         Self { input: self.input.may_have_changed(), item: PhantomData }
     }
 
-    /// Longest line, in bytes. Default 1 MiB.
+    /// Sets the maximum length of a line, in bytes. Default 1 MiB.
     #[must_use]
     pub fn line_bytes_max(self, bytes: usize) -> Self {
         Self { input: self.input.line_bytes_max(bytes), item: PhantomData }
@@ -90,15 +90,15 @@ impl<T: DeserializeOwned + Send + Sync> ItemReader for JsonLinesReader<T> {
     }
 }
 
-/// Writes each output as a line of JSON.
+/// A writer that writes each output as a line of JSON.
 pub type JsonLinesWriter = FileWriter<JsonLines>;
 
-/// One value a line.
+/// The encoder of JSON lines: one value a line.
 #[derive(Debug, Clone, Copy)]
 pub struct JsonLines;
 
 impl JsonLinesWriter {
-    /// Into the file at `path`.
+    /// Creates a writer of the file at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self::encoding(path, JsonLines)
     }

@@ -1,4 +1,4 @@
-//! Plain lines, and the bounded line input that other line formats stand on.
+//! Plain lines, and the bounded line input that other line formats use.
 
 use std::path::PathBuf;
 
@@ -9,39 +9,39 @@ use super::{Encode, FileWriter, ItemReader, Total};
 use crate::error::{ErrorKind, ItemError};
 use crate::step::StepScope;
 
-/// Longest line that is read when nothing else is said, in bytes.
+/// Default maximum length of a line, in bytes.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes of an over-long line that are kept for the dead letters.
+/// Maximum length of the raw bytes kept of an over-long line, for the dead letters.
 const RAW_BYTES_KEPT: usize = 64 * 1024;
-/// Where a line input stands: behind so many bytes and lines.
+/// A position of a line input: the bytes and lines consumed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinePosition {
-    /// Bytes.
+    /// Bytes consumed.
     pub byte: u64,
-    /// Lines.
+    /// Lines consumed.
     pub line: u64,
-    /// Which file it is; `None` for a pipe, and in checkpoints of version 0.1.
+    /// Identity of the file; `None` for a pipe, and in checkpoints of version 0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<InputIdentity>,
 }
 
-/// One line as it stands in the file, without its end.
+/// One raw line of a file, without its line end.
 #[derive(Debug, Clone, Copy)]
 pub struct RawLine<'a> {
-    /// Its bytes.
+    /// Bytes of the line.
     pub bytes: &'a [u8],
-    /// Its number, from 1.
+    /// Number of the line, from 1.
     pub number: u64,
-    /// Where it begins.
+    /// Offset of the first byte in the file.
     pub byte: u64,
 }
 
 impl<'a> RawLine<'a> {
-    /// The line as text.
+    /// Returns the line as text.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::PARSE`] with line, byte and the raw line, when it is not UTF-8.
+    /// [`ErrorKind::PARSE`] with line, byte and the raw line, when the line is not UTF-8.
     pub fn text(&self) -> Result<&'a str, ItemError> {
         std::str::from_utf8(self.bytes).map_err(|error| {
             let byte = self.byte + error.valid_up_to() as u64;
@@ -51,16 +51,16 @@ impl<'a> RawLine<'a> {
         })
     }
 
-    /// `error` with this line's place and bytes.
+    /// Returns `error` with this line's location and bytes.
     pub fn blame(&self, error: ItemError) -> ItemError {
         error.at(format!("line {}, byte {}", self.number, self.byte)).with_raw(self.bytes)
     }
 }
 
-/// Reads lines with their positions; no line is longer than its bound.
+/// A reader of raw lines with their positions and a length limit.
 ///
-/// A byte order mark at the beginning of the file is no part of the first line. A pipe is read as a stream: a
-/// step that fails cannot be restarted within it.
+/// A byte order mark at the beginning of the file is not part of the first line. A pipe is read as a stream:
+/// a step that fails cannot be restarted within it.
 #[derive(Debug)]
 pub struct LineInput {
     path: PathBuf,
@@ -72,7 +72,7 @@ pub struct LineInput {
 }
 
 impl Clone for LineInput {
-    /// The same file, not open.
+    /// Clones the settings; the clone is not open.
     fn clone(&self) -> Self {
         let Self { path, bytes_max, range, may_have_changed, .. } = self;
         Self {
@@ -85,7 +85,7 @@ impl Clone for LineInput {
 }
 
 impl LineInput {
-    /// The file at `path`.
+    /// Creates an input for the file at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -97,34 +97,35 @@ impl LineInput {
         }
     }
 
-    /// Longest line, in bytes without its end; a longer one is an error of kind `data.too_long`. Default 1 MiB.
+    /// Sets the maximum length of a line, in bytes without its line end; a longer one is an error of kind
+    /// `data.too_long`. Default 1 MiB.
     #[must_use]
     pub fn line_bytes_max(mut self, bytes: usize) -> Self {
         self.bytes_max = bytes;
         self
     }
 
-    /// Only the bytes from `start` to `end`, the end excluded: the range of a partition, which begins and
-    /// ends where lines do.
+    /// Restricts the input to the bytes from `start` to `end`, excluding the end: the range of a partition,
+    /// which begins and ends at line boundaries.
     #[must_use]
     pub fn bytes(mut self, start: u64, end: u64) -> Self {
         self.range = Some((start, end));
         self
     }
 
-    /// Continues a restart although the file is another one than the checkpoint was made with, at the same byte.
-    /// Default: such a restart is refused.
+    /// Lets a restart continue at the same byte of another file than the one of the checkpoint. Default: such
+    /// a restart is refused.
     #[must_use]
     pub fn may_have_changed(mut self) -> Self {
         self.may_have_changed = true;
         self
     }
 
-    /// Opens the file behind `position`.
+    /// Opens the file just after `position`.
     ///
     /// # Errors
     ///
-    /// When it cannot be opened, or is not the file of the position.
+    /// When the file cannot be opened, or is not the file of the position.
     pub fn open(&mut self, position: Option<LinePosition>) -> Result<(), ItemError> {
         let mut input = Input::open(&self.path)?;
         let (start, end) = self.range.unwrap_or((0, u64::MAX));
@@ -148,11 +149,11 @@ impl LineInput {
         Ok(())
     }
 
-    /// The next line, or `None` at the end.
+    /// Returns the next line, or `None` at the end.
     ///
     /// # Errors
     ///
-    /// A line that is too long, which is passed over; or what the file reports.
+    /// The error of a line that is too long, which is skipped; or the error of the file.
     pub fn next_line(&mut self) -> Result<Option<RawLine<'_>>, ItemError> {
         let input = self.input.as_mut().ok_or_else(|| ItemError::fatal("read a closed file"))?;
         let (byte, mut searched) = (input.byte(), 0);
@@ -187,7 +188,7 @@ impl LineInput {
         Ok(Some(RawLine { bytes: &input.consumed(whole)[..content], number, byte }))
     }
 
-    /// Where the input stands.
+    /// Returns the current position.
     pub fn position(&self) -> LinePosition {
         match &self.input {
             None => LinePosition::default(),
@@ -197,7 +198,8 @@ impl LineInput {
         }
     }
 
-    /// Bytes to read: the length of the file when it was opened, or of the range; a pipe has none.
+    /// Returns the number of bytes to read: the length of the file at opening, or of the range; `None` for a
+    /// pipe.
     pub fn total(&self) -> Option<Total> {
         match self.range {
             Some((start, end)) => Some(Total::Bytes(end - start)),
@@ -205,7 +207,7 @@ impl LineInput {
         }
     }
 
-    /// Bytes that were read.
+    /// Returns the number of bytes read.
     pub fn done(&self) -> u64 {
         let start = self.range.map_or(0, |(start, _)| start);
         self.input.as_ref().map_or(0, |input| input.byte().saturating_sub(start))
@@ -217,19 +219,19 @@ impl LineInput {
     }
 }
 
-/// Yields the lines of a text file, without their ends.
+/// A reader that yields the lines of a text file, without their line ends.
 #[derive(Debug, Clone)]
 pub struct LineReader {
     input: LineInput,
 }
 
 impl LineReader {
-    /// The lines of the file at `path`.
+    /// Creates a reader of the file at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { input: LineInput::new(path) }
     }
 
-    /// Longest line, in bytes. Default 1 MiB.
+    /// Sets the maximum length of a line, in bytes. Default 1 MiB.
     #[must_use]
     pub fn line_bytes_max(self, bytes: usize) -> Self {
         Self { input: self.input.line_bytes_max(bytes) }
@@ -237,13 +239,13 @@ impl LineReader {
 }
 
 impl LineReader {
-    /// Continues a restart although the file is another one; see [`LineInput::may_have_changed`].
+    /// Lets a restart continue in another file; see [`LineInput::may_have_changed`].
     #[must_use]
     pub fn may_have_changed(self) -> Self {
         Self { input: self.input.may_have_changed() }
     }
 
-    /// Only the bytes from `start` to `end`; see [`ByteRanges`](crate::ByteRanges).
+    /// Restricts the input to the bytes from `start` to `end`; see [`ByteRanges`](crate::ByteRanges).
     #[must_use]
     pub fn bytes(self, start: u64, end: u64) -> Self {
         Self { input: self.input.bytes(start, end) }
@@ -285,15 +287,15 @@ impl ItemReader for LineReader {
     }
 }
 
-/// Writes each output as a line.
+/// A writer that writes each output as a line.
 pub type LineWriter = FileWriter<Lines>;
 
-/// Plain lines.
+/// The encoder of plain lines.
 #[derive(Debug, Clone, Copy)]
 pub struct Lines;
 
 impl LineWriter {
-    /// Into the file at `path`.
+    /// Creates a writer of the file at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self::encoding(path, Lines)
     }

@@ -1,4 +1,4 @@
-//! Lists in memory, and the writer that keeps nothing.
+//! Readers and writers of lists in memory, and a writer that discards its items.
 
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +7,7 @@ use super::{ItemReader, ItemWriter, PreparedCommit, Total};
 use crate::error::ItemError;
 use crate::step::{ChunkTransaction, StepScope};
 
-/// Yields clones of the elements of a list.
+/// A reader that yields clones of the elements of a list.
 #[derive(Debug, Clone)]
 pub struct ListReader<T> {
     items: Arc<[T]>,
@@ -15,7 +15,7 @@ pub struct ListReader<T> {
 }
 
 impl<T> ListReader<T> {
-    /// Over `items`, in their order.
+    /// Creates a reader of `items`, in their order.
     pub fn new(items: impl Into<Arc<[T]>>) -> Self {
         Self { items: items.into(), next: 0 }
     }
@@ -29,7 +29,7 @@ impl<T: Clone + Send + Sync> ItemReader for ListReader<T> {
         self.next = position.unwrap_or(0);
         if self.next > self.items.len() {
             let (next, len) = (self.next, self.items.len());
-            return Err(ItemError::data(format!("resume behind item {next} of a list of {len}")));
+            return Err(ItemError::data(format!("resume after item {next} of a list of {len}")));
         }
         Ok(())
     }
@@ -54,14 +54,14 @@ impl<T: Clone + Send + Sync> ItemReader for ListReader<T> {
     }
 }
 
-/// Collects clones of the outputs in a shared list, chunk by committed chunk.
+/// A writer that appends clones of the outputs to a shared list, one committed chunk at a time.
 #[derive(Debug)]
 pub struct ListWriter<T> {
     items: Arc<Mutex<Vec<T>>>,
 }
 
 impl<T> ListWriter<T> {
-    /// Into `items`; what a rolled-back chunk wrote never appears there.
+    /// Creates a writer to `items`; the outputs of a rolled-back chunk never appear there.
     pub fn new(items: Arc<Mutex<Vec<T>>>) -> Self {
         Self { items }
     }
@@ -93,12 +93,12 @@ impl<T: Clone + Send + Sync + 'static> ItemWriter<T> for ListWriter<T> {
     }
 }
 
-/// Keeps nothing: for measurements and for steps whose work is in the processor.
+/// A writer that discards its items: for measurements and for steps whose work is in the processor.
 #[derive(Debug)]
 pub struct NoWriter<T>(PhantomData<fn(T)>);
 
 impl<T> NoWriter<T> {
-    /// A writer that keeps nothing.
+    /// Creates a writer that discards its items.
     pub fn new() -> Self {
         Self(PhantomData)
     }

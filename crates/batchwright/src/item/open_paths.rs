@@ -1,4 +1,4 @@
-//! The files that this process has open: no output may be an input or another output at the same time.
+//! The files that this process has open: no output may also be an input or another output.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,22 +7,22 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::ItemError;
 
-/// What a file is open for.
+/// The use of an open file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Use {
-    /// Any number of readers may have it open.
+    /// Reading; any number of readers may have the file open.
     Input,
-    /// Only one writer may. The token stands for the instance and its step: an execution that takes over replaces the
-    /// claim of the owner before it, which may be stuck in a thread of this process.
+    /// Writing; only one writer may have the file open. An execution that takes over replaces the claim of
+    /// the former owner, which may still run in a stuck thread of this process.
     Output {
-        /// Stands for the instance and its step.
+        /// Identifies the instance and its step.
         token: String,
         /// The step execution that writes.
         made_by: i64,
     },
 }
 
-/// How many readers have a file open, or which writer has.
+/// The claim on an open file: a number of readers, or one writer.
 #[derive(Debug)]
 enum Claimed {
     Inputs(usize),
@@ -32,7 +32,7 @@ enum Claimed {
 static CLAIMS: AtomicU64 = AtomicU64::new(0);
 static OPEN: Mutex<Option<HashMap<PathBuf, Claimed>>> = Mutex::new(None);
 
-/// A claim on a path, given up when it is dropped.
+/// A claim on a path; dropping it releases the claim.
 #[derive(Debug)]
 pub(super) struct OpenPath {
     canonical: PathBuf,
@@ -44,7 +44,7 @@ impl OpenPath {
     ///
     /// # Errors
     ///
-    /// When it is open for a use that excludes this one.
+    /// When the file is open for a use that excludes `wanted`.
     pub(super) fn claim(path: &Path, wanted: Use) -> Result<Self, ItemError> {
         let canonical = canonical(path);
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,7 +92,7 @@ fn conflict(path: &Path, action: &str, other: &str) -> ItemError {
     ))
 }
 
-/// `path` without links and dots, as far as it exists.
+/// Returns `path` without links and dots, as far as the path exists.
 pub(super) fn canonical(path: &Path) -> PathBuf {
     if let Ok(whole) = path.canonicalize() {
         return whole;

@@ -1,10 +1,10 @@
-//! Numbers, for rehearsals and measurements.
+//! Sequences of numbers, for rehearsals and measurements.
 
 use super::{ItemReader, Total};
 use crate::error::ItemError;
 use crate::step::StepScope;
 
-/// Yields `1, 2, … count`.
+/// A reader that yields `1, 2, … count`.
 #[derive(Debug, Clone)]
 pub struct Sequence {
     count: u64,
@@ -12,7 +12,7 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    /// The numbers from 1 to `count`.
+    /// Creates a reader of the numbers from 1 to `count`.
     pub fn to(count: u64) -> Self {
         Self { count, last: 0 }
     }

@@ -1,4 +1,4 @@
-//! Putting jobs and flows together, in the order in which they run.
+//! Builders of jobs and flows.
 
 use std::sync::Arc;
 
@@ -10,16 +10,16 @@ use crate::operator::Refusal;
 use crate::parameters::{JobParameters, ParameterDeclaration};
 use crate::step::{Step, StepKind};
 
-/// Describes a [`JobFlow`].
+/// A builder of a [`JobFlow`].
 #[derive(Clone)]
 pub struct FlowBuilder {
     flow: JobFlow,
     faults: Vec<String>,
 }
 
-/// Describes a [`Job`].
+/// A builder of a [`Job`].
 ///
-/// Steps run in the order in which they are added; [`on`](Self::on) says what else may follow the step (or
+/// Steps run in the order in which they are added; [`on`](Self::on) sets what else may follow the step (or
 /// decision, or split, or flow) that was added last.
 ///
 /// ```
@@ -50,14 +50,14 @@ pub struct JobBuilder {
     flow: FlowBuilder,
 }
 
-/// A transition that still needs its target.
-#[must_use = "say where it leads: to, end, fail, stop or restart_at"]
+/// A transition without a target.
+#[must_use = "set the target: to, end, fail, stop or restart_at"]
 pub struct TransitionBuilder<B> {
     builder: B,
     pattern: String,
 }
 
-/// What describes a flow.
+/// Common access to the flow of both builders.
 #[doc(hidden)]
 pub trait Describes {
     fn flow(&mut self) -> &mut FlowBuilder;
@@ -76,29 +76,29 @@ impl Describes for JobBuilder {
 }
 
 impl<B: Describes> TransitionBuilder<B> {
-    /// On with the step (decision, split, flow) of that name in the same flow.
+    /// Continues with the step (decision, split, flow) of that name in the same flow.
     pub fn to(self, name: impl Into<String>) -> B {
         self.target(Target::To(name.into()))
     }
 
-    /// The flow ends here, completed, with `code` for its exit code. A job that ended so is not restarted.
+    /// Ends the flow as completed, with the exit code `code`. A job that ended so cannot be restarted.
     pub fn end(self, code: impl Into<String>) -> B {
         self.target(Target::End(code.into()))
     }
 
-    /// The flow ends here, failed, with `code` for its exit code. A restart passes over what is complete and
-    /// looks at this transition again.
+    /// Ends the flow as failed, with the exit code `code`. A restart skips what is complete and evaluates
+    /// this transition again.
     pub fn fail(self, code: impl Into<String>) -> B {
         self.target(Target::Fail(code.into()))
     }
 
-    /// The job stops here. A restart goes on with what was added behind.
+    /// Stops the job. A restart continues with the node that was added next.
     pub fn stop(self) -> B {
         self.target(Target::Stop)
     }
 
-    /// The job stops here. A restart begins at the step of that name and runs what follows it again, complete
-    /// or not.
+    /// Stops the job. A restart begins at the step of that name and runs what follows it again, complete or
+    /// not.
     pub fn restart_at(self, name: impl Into<String>) -> B {
         self.target(Target::RestartAt(name.into()))
     }
@@ -109,30 +109,30 @@ impl<B: Describes> TransitionBuilder<B> {
         match flow.flow.nodes.last_mut() {
             Some(node) => node.transitions.push(Transition { pattern, target }),
             None => {
-                flow.faults.push(format!("the transition on `{pattern}` stands before any step"))
+                flow.faults.push(format!("the transition on `{pattern}` precedes the first step"))
             }
         }
         builder
     }
 }
 
-/// The methods that describe a flow, for jobs and for flows within them.
+/// The methods that describe a flow, shared by jobs and nested flows.
 macro_rules! flow_methods {
     () => {
-        /// Adds a step behind the others.
+        /// Adds a step after the others.
         #[must_use]
         pub fn step(self, step: impl Step + 'static) -> Self {
             self.shared_step(Arc::new(step))
         }
 
-        /// As [`step`](Self::step), for a step that somebody else holds too.
+        /// Adds a step that other code shares; see [`step`](Self::step).
         #[must_use]
         pub fn shared_step(self, step: Arc<dyn Step>) -> Self {
             let name = step.name().to_owned();
             self.node(name, NodeKind::Step(step))
         }
 
-        /// Adds a decision: `decide` chooses the code by which the flow goes on.
+        /// Adds a decision: `decide` chooses the code that selects the next transition.
         #[must_use]
         pub fn decision(
             self,
@@ -142,14 +142,14 @@ macro_rules! flow_methods {
             self.decider(name, decide)
         }
 
-        /// As [`decision`](Self::decision), for a type of your own.
+        /// Adds a decision of a type of your own; see [`decision`](Self::decision).
         #[must_use]
         pub fn decider(self, name: impl Into<String>, decider: impl Decider + 'static) -> Self {
             self.node(name.into(), NodeKind::Decision(Arc::new(decider)))
         }
 
-        /// Adds flows that run side by side. The split ends when all of them have; its exit code is the most
-        /// severe of theirs.
+        /// Adds flows that run concurrently. The split ends when all of them have ended; its exit code is the
+        /// most severe of their codes.
         #[must_use]
         pub fn split(
             mut self,
@@ -164,7 +164,7 @@ macro_rules! flow_methods {
             self.node(name.into(), NodeKind::Split(flows))
         }
 
-        /// Adds a flow as one place of this one: how it ends is matched by the transitions behind it.
+        /// Adds a flow as one node of this flow; the node's transitions match the flow's exit code.
         #[must_use]
         pub fn nested(mut self, flow: FlowBuilder) -> Self {
             let FlowBuilder { flow, faults } = flow;
@@ -172,12 +172,12 @@ macro_rules! flow_methods {
             self.node(flow.name.clone(), NodeKind::Flow(flow))
         }
 
-        /// What follows the place that was added last when it ends with a code like `pattern`: `*` stands for
-        /// any characters, `?` for one. The most specific pattern wins, whatever the order. Without a match,
-        /// `COMPLETED…` goes on with the next place and everything else fails the job.
+        /// Adds a transition from the node that was added last, for exit codes that `pattern` matches: `*`
+        /// matches any characters, `?` one character. The most specific pattern wins, in any order. Without a
+        /// match, `COMPLETED…` continues with the next node and every other code fails the job.
         ///
-        /// A failure that a transition other than [`fail`](TransitionBuilder::fail) matches is *handled*: the
-        /// flow goes on, and a restart does not try the step again.
+        /// A failure that is matched by another transition than [`fail`](TransitionBuilder::fail) is
+        /// *handled*: the flow continues, and a restart does not run the step again.
         pub fn on(self, pattern: impl Into<String>) -> TransitionBuilder<Self> {
             TransitionBuilder { builder: self, pattern: pattern.into() }
         }
@@ -204,28 +204,28 @@ impl JobBuilder {
 
     flow_methods!();
 
-    /// The flow as described elsewhere, in place of what was added until now.
+    /// Replaces the flow added so far with `flow`, which was built separately.
     #[must_use]
     pub fn whole_flow(mut self, flow: FlowBuilder) -> Self {
         self.flow = FlowBuilder { flow: JobFlow { name: String::new(), ..flow.flow }, ..flow };
         self
     }
 
-    /// What the job is for.
+    /// Sets the description.
     #[must_use]
     pub fn description(mut self, text: impl Into<String>) -> Self {
         self.job.description = text.into();
         self
     }
 
-    /// Calls `listener` around each execution.
+    /// Adds a listener of the job's executions.
     #[must_use]
     pub fn listener(mut self, listener: impl JobListener + 'static) -> Self {
         self.job.listeners.push(Arc::new(listener));
         self
     }
 
-    /// Declares a parameter. From the first declaration on, undeclared parameters are refused.
+    /// Declares a parameter. Once a parameter is declared, undeclared parameters are refused.
     #[must_use]
     pub fn parameter(mut self, declaration: ParameterDeclaration) -> Self {
         self.job.schema.declared.push(declaration);
@@ -233,22 +233,22 @@ impl JobBuilder {
         self
     }
 
-    /// Accepts undeclared parameters beside the declared ones.
+    /// Accepts undeclared parameters in addition to the declared ones.
     #[must_use]
     pub fn open_parameters(mut self) -> Self {
         self.job.schema.open = true;
         self
     }
 
-    /// Accepts only the declared parameters, none when none is declared.
+    /// Accepts declared parameters only; without declarations, the job accepts none.
     #[must_use]
     pub fn closed_parameters(mut self) -> Self {
         self.job.schema.open = false;
         self
     }
 
-    /// Refuses parameters that `check` has something against, before anything is stored. Several checks are
-    /// all made, and all problems told at once.
+    /// Refuses parameters for which `check` returns an error, before anything is stored. All checks run, and
+    /// all their problems are reported together.
     #[must_use]
     pub fn validate(
         mut self,
@@ -258,30 +258,30 @@ impl JobBuilder {
         self
     }
 
-    /// Refuses restarts: a failed instance stays failed.
+    /// Forbids restarts: a failed instance stays failed.
     #[must_use]
     pub fn not_restartable(mut self) -> Self {
         self.job.restartable = false;
         self
     }
 
-    /// A text that changes when the definition does; a restart under another one is refused until
-    /// the caller accepts it.
+    /// Sets a text that changes with the definition; a restart under another fingerprint is refused until the
+    /// caller accepts it.
     #[must_use]
     pub fn fingerprint(mut self, fingerprint: impl Into<String>) -> Self {
         self.job.fingerprint = Some(fingerprint.into());
         self
     }
 
-    /// Where the definition was read from; kept with every execution.
+    /// Sets where the definition was read from; stored with every execution.
     #[must_use]
     pub fn source(mut self, source: impl Into<String>) -> Self {
         self.job.source = Some(source.into());
         self
     }
 
-    /// How the parameters of the next instance are made from those of the newest one; see
-    /// [`increment`](crate::increment) and [`next_day`](crate::next_day) for the usual ways.
+    /// Sets how the parameters of the next instance are made from those of the newest one;
+    /// [`increment`](crate::increment) and [`next_day`](crate::next_day) are the usual ways.
     #[must_use]
     pub fn next(
         mut self,
@@ -294,13 +294,13 @@ impl JobBuilder {
         self
     }
 
-    /// The job.
+    /// Builds the job.
     ///
     /// # Errors
     ///
-    /// [`Refusal::InvalidDefinition`] with everything that is wrong: no step, two places of one name, a
-    /// transition that leads nowhere, transitions that match the same codes and none more specific, a place
-    /// that nothing leads to, a way that never ends.
+    /// [`Refusal::InvalidDefinition`] with all problems: no step, two nodes of one name, a transition whose
+    /// target does not exist, equally specific transitions that match the same codes, a node that no
+    /// transition leads to, a path that never ends.
     pub fn build(self) -> Result<Job, Refusal> {
         let Self { mut job, flow: FlowBuilder { flow, mut faults } } = self;
         if job.name.trim().is_empty() {
@@ -311,13 +311,13 @@ impl JobBuilder {
         faults.extend(flow.faults());
         for step in flow.steps() {
             if step.options().start_limit == Some(0) {
-                faults.push(format!("step `{}` may never start: its limit is 0", step.name()));
+                faults.push(format!("step `{}` can never start: its limit is 0", step.name()));
             }
         }
         if flow.steps().iter().any(|step| step.kind() == StepKind::Progressive)
             && !job.listeners.is_empty()
         {
-            faults.push("it is progressive: nobody would call its listeners".to_owned());
+            faults.push("it is progressive, and a progressive job calls no listeners".to_owned());
         }
         for one in job.parameters().declared.iter().filter(|one| one.secret && one.identifying) {
             faults.push(format!("parameter `{}` is secret, so it must not identify", one.name));

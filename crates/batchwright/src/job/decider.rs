@@ -1,30 +1,31 @@
-//! Decisions: code that chooses where a flow goes on.
+//! Decisions: code that chooses the next transition of a flow.
 
 use crate::error::ItemError;
 use crate::execution::StepExecution;
 use crate::job::JobScope;
 
-/// What a [`Decider`] may look at: everything is stored, so that a restart decides the same.
+/// The input of a [`Decider`]. All of it is stored, so that a restart decides the same.
 #[derive(Debug)]
 pub struct Decision<'a> {
-    /// The execution around it.
+    /// The job execution.
     pub scope: &'a JobScope,
-    /// The newest execution of each step of the instance that has one, in the order in which they began.
+    /// The newest execution of each step of the instance that has run, in the order in which they began.
     pub steps: &'a [StepExecution],
 }
 
 impl Decision<'_> {
-    /// The newest execution of step `name`.
+    /// Returns the newest execution of step `name`.
     pub fn step(&self, name: &str) -> Option<&StepExecution> {
         self.steps.iter().find(|step| step.name == name)
     }
 }
 
-/// Chooses the code by which a flow goes on.
+/// A function that chooses the code of a decision.
 ///
-/// It is asked on every pass, on a restart too, and must depend on nothing but what it is shown.
+/// The flow calls `decide` on every pass, also after a restart. The result must depend on the [`Decision`]
+/// alone.
 pub trait Decider: Send + Sync {
-    /// The code that the transitions of the decision are matched with.
+    /// Returns the code that the transitions of the decision are matched with.
     ///
     /// # Errors
     ///

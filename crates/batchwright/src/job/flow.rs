@@ -1,4 +1,4 @@
-//! What runs after what, on which exit code. Pure: a graph, its rules, and the way out of each of its nodes.
+//! The flow of a job as a pure graph: nodes, transitions, validation, and the route from each node.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,15 +7,15 @@ use super::decider::Decider;
 use crate::execution::ExitStatus;
 use crate::step::{Step, StepKind};
 
-/// A flow: nodes in their order, each with its transitions. The whole of a job is one, and so is every branch
-/// of a split.
+/// A flow: nodes in their order, each with its transitions. A job has one flow, and every branch of a split
+/// is another one.
 #[derive(Clone)]
 pub struct JobFlow {
     pub(crate) name: String,
     pub(crate) nodes: Vec<Node>,
 }
 
-/// One place in a flow.
+/// A node of a flow.
 #[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) name: String,
@@ -31,25 +31,25 @@ pub(crate) enum NodeKind {
     Flow(JobFlow),
 }
 
-/// What happens when a node ended with a code that `pattern` matches.
+/// A transition from a node that ended with a code that `pattern` matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Transition {
     pub(crate) pattern: String,
     pub(crate) target: Target,
 }
 
-/// Where a transition leads.
+/// The target of a transition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// To another node of the same flow.
+    /// Another node of the same flow.
     To(String),
-    /// The flow ends, completed, with this code.
+    /// The flow ends as completed, with this code.
     End(String),
-    /// The flow ends, failed, with this code.
+    /// The flow ends as failed, with this code.
     Fail(String),
-    /// The flow stops; a restart goes on with the node behind this one.
+    /// The flow stops; a restart continues with the node after this one.
     Stop,
-    /// The flow stops; a restart begins at that node.
+    /// The flow stops; a restart begins at the named node.
     RestartAt(String),
 }
 
@@ -60,12 +60,12 @@ pub(crate) enum Outcome {
     Failed,
 }
 
-/// The way out of a node.
+/// The route taken from a node that ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Route<'f> {
-    /// On with that node.
+    /// The flow continues with that node.
     Next(usize),
-    /// Nothing is behind it: the flow ends as the node did.
+    /// No node follows: the flow ends as the node did.
     Done,
     /// An explicit transition ends the flow.
     Transition(&'f Target),
@@ -74,12 +74,12 @@ pub(crate) enum Route<'f> {
 }
 
 impl JobFlow {
-    /// Begins the description of a flow: a branch of a split, or a flow within a flow.
+    /// Creates a builder of a flow: a branch of a split, or a nested flow.
     pub fn builder(name: impl Into<String>) -> super::FlowBuilder {
         super::FlowBuilder::new(name)
     }
 
-    /// Its name.
+    /// Returns the name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -88,7 +88,7 @@ impl JobFlow {
         self.nodes.iter().position(|node| node.name == name)
     }
 
-    /// All steps, those of flows within this one too.
+    /// Returns all steps, including those of nested flows.
     pub(crate) fn steps(&self) -> Vec<&Arc<dyn Step>> {
         let mut steps = Vec::new();
         for node in &self.nodes {
@@ -104,8 +104,8 @@ impl JobFlow {
         steps
     }
 
-    /// Where the flow goes from the node at `index`, which ended so with `code`: the most specific transition
-    /// that matches, else on to the next node when it completed.
+    /// Returns the route from the node at `index`, which ended with `outcome` and `code`: the most specific
+    /// matching transition, otherwise the next node when the node completed.
     pub(crate) fn route(&self, index: usize, outcome: Outcome, code: &str) -> Route<'_> {
         if let Some(transition) = self.nodes[index].transition(code) {
             return match &transition.target {
@@ -117,7 +117,8 @@ impl JobFlow {
             return Route::Lost;
         }
         let last = index + 1 == self.nodes.len();
-        // A word of the step's own leads on only where somebody said where; at the end it is the job's word.
+        // A code of the step's own continues only by an explicit transition; on the last node it becomes the
+        // job's code.
         let goes_on = code.starts_with(ExitStatus::COMPLETED) || code.starts_with(ExitStatus::NOOP);
         match outcome {
             Outcome::Completed if last => Route::Done,
@@ -126,8 +127,9 @@ impl JobFlow {
         }
     }
 
-    /// Whether the flow goes on from the node's failure with `code`: then it is not tried again. A way that can only
-    /// end in `fail`, such as a mail about the failure, does not go on: a restart tries the failed step again.
+    /// Whether the flow continues after the node's failure with `code`, so that a restart does not run the
+    /// node again. A path that can only end in `fail`, such as a mail about the failure, does not count: a
+    /// restart runs the failed step again.
     pub(crate) fn handles(&self, index: usize, code: &str) -> bool {
         match self.nodes[index].transition(code).map(|transition| &transition.target) {
             None | Some(Target::Fail(_)) => false,
@@ -138,7 +140,7 @@ impl JobFlow {
         }
     }
 
-    /// Whether some way from the node at `index` ends otherwise than failed.
+    /// Whether some path from the node at `index` ends otherwise than failed.
     fn can_end_well(&self, index: usize, seen: &mut [bool]) -> bool {
         if std::mem::replace(&mut seen[index], true) {
             return false;
@@ -158,7 +160,7 @@ impl JobFlow {
                 && (index + 1 == self.nodes.len() || self.can_end_well(index + 1, seen))
     }
 
-    /// Every fault of the flow and the flows within it.
+    /// Returns every fault of this flow and its nested flows.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let mut names = BTreeMap::new();
@@ -178,14 +180,18 @@ impl JobFlow {
         for step in steps.iter().filter(|step| step.kind() == StepKind::Progressive) {
             if !is_alone || !self.nodes[0].transitions.is_empty() {
                 let name = step.name();
-                faults.push(format!("step `{name}` is progressive: its job can have nothing else"));
+                faults.push(format!(
+                    "step `{name}` is progressive, so it must be the only step of its job"
+                ));
             }
         }
         for partitioned in steps.iter().filter(|step| step.kind() == StepKind::Partitions) {
             let prefix = format!("{}:", partitioned.name());
             if let Some(other) = steps.iter().find(|step| step.name().starts_with(&prefix)) {
                 let (name, other) = (partitioned.name(), other.name());
-                faults.push(format!("step `{other}` is called like a partition of step `{name}`"));
+                faults.push(format!(
+                    "the name of step `{other}` is reserved for partitions of step `{name}`"
+                ));
             }
         }
         faults
@@ -237,7 +243,7 @@ impl JobFlow {
         for (index, node) in self.nodes.iter().enumerate().filter(|(index, _)| reached[*index]) {
             let ahead = self.reached_from(&[index]);
             if !(0..self.nodes.len()).any(|one| ahead[one] && self.may_end_at(one)) {
-                faults.push(format!("no way from `{}` ends", node.name));
+                faults.push(format!("no path from `{}` ends the flow", node.name));
             }
         }
     }
@@ -280,14 +286,14 @@ impl JobFlow {
         }
     }
 
-    /// Whether the flow may end at the node other than by a failure that nobody expects.
+    /// Whether the flow may end at the node, other than by an unexpected failure.
     fn may_end_at(&self, index: usize) -> bool {
         let node = &self.nodes[index];
         node.transitions.iter().any(|one| !matches!(one.target, Target::To(_)))
             || (index + 1 == self.nodes.len() && node.transition(ExitStatus::COMPLETED).is_none())
     }
 
-    /// Nodes to which ways lead from those at `from`, these included.
+    /// Returns the nodes reachable from those at `from`, including these.
     fn reached_from(&self, from: &[usize]) -> Vec<bool> {
         let mut reached = vec![false; self.nodes.len()];
         let mut open = from.to_vec();
@@ -300,29 +306,29 @@ impl JobFlow {
         reached
     }
 
-    /// Where the ways out of the node at `index` lead, with the patterns that choose them.
+    /// Returns the nodes that may follow the node at `index`, with the patterns that select them.
     pub(crate) fn successors(&self, index: usize) -> Vec<(String, usize)> {
         let node = &self.nodes[index];
-        let behind = (index + 1 < self.nodes.len()).then_some(index + 1);
+        let following = (index + 1 < self.nodes.len()).then_some(index + 1);
         let mut found = Vec::new();
         for transition in &node.transitions {
             let to = match &transition.target {
                 Target::To(name) | Target::RestartAt(name) => self.index_of(name),
-                Target::Stop => behind,
+                Target::Stop => following,
                 Target::End(_) | Target::Fail(_) => None,
             };
             found.extend(to.map(|to| (transition.pattern.clone(), to)));
         }
         if node.transition(ExitStatus::COMPLETED).is_none() {
-            found.extend(behind.map(|to| ("COMPLETED*".to_owned(), to)));
+            found.extend(following.map(|to| ("COMPLETED*".to_owned(), to)));
         }
         found
     }
 }
 
 impl Node {
-    /// The most specific transition for `code`, in whichever order they were declared. What is complete but for skips
-    /// is complete.
+    /// Returns the most specific transition for `code`, in any order of declaration. `COMPLETED_WITH_SKIPS`
+    /// also matches transitions for `COMPLETED`.
     fn transition(&self, code: &str) -> Option<&Transition> {
         let fits = |pattern: &str| matches(pattern, code);
         let fits_complete = |pattern: &str| matches(pattern, ExitStatus::COMPLETED);
@@ -333,13 +339,14 @@ impl Node {
         if code != ExitStatus::COMPLETED_WITH_SKIPS {
             return most_specific(&fits);
         }
-        // What was written for skips comes before what fits any completion.
+        // A transition that matches only completion with skips precedes one that matches any completion.
         most_specific(&|pattern| fits(pattern) && !fits_complete(pattern))
             .or_else(|| most_specific(&|pattern| fits(pattern) || fits_complete(pattern)))
     }
 }
 
-/// Greater is more specific: no wildcard at all, then more literal characters, then fewer `*`, then more `?`.
+/// Returns a key that is greater for a more specific pattern: no wildcard at all, then more literal
+/// characters, then fewer `*`, then more `?`.
 fn specificity(pattern: &str) -> (bool, usize, std::cmp::Reverse<usize>, usize) {
     let count = |wanted: char| pattern.chars().filter(|one| *one == wanted).count();
     let (stars, marks) = (count('*'), count('?'));
@@ -347,11 +354,11 @@ fn specificity(pattern: &str) -> (bool, usize, std::cmp::Reverse<usize>, usize) 
     (stars + marks == 0, literals, std::cmp::Reverse(stars), marks)
 }
 
-/// Whether `pattern` matches `code`: `*` is any run of characters, `?` is one.
+/// Whether `pattern` matches `code`: `*` matches any characters, `?` one character.
 pub(crate) fn matches(pattern: &str, code: &str) -> bool {
     let (pattern, code): (Vec<char>, Vec<char>) =
         (pattern.chars().collect(), code.chars().collect());
-    // Ends of the code that the pattern so far can match.
+    // `ends[n]`: whether the part of the pattern read so far matches the first `n` characters of the code.
     let mut ends = vec![false; code.len() + 1];
     ends[0] = true;
     for part in pattern {
@@ -368,7 +375,7 @@ pub(crate) fn matches(pattern: &str, code: &str) -> bool {
     ends[code.len()]
 }
 
-/// Whether some code is matched by both patterns.
+/// Whether some code matches both patterns.
 fn overlap(a: &str, b: &str) -> bool {
     fn meet(a: &[char], b: &[char], known: &mut BTreeMap<(usize, usize), bool>) -> bool {
         if let Some(known) = known.get(&(a.len(), b.len())) {

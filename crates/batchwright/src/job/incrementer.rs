@@ -1,11 +1,11 @@
-//! The usual ways from one instance to the next.
+//! The usual incrementers: from the parameters of one instance to those of the next.
 
 use jiff::ToSpan;
 
 use crate::parameters::{JobParameters, Parameter, ParameterValue};
 
-/// The next instance counts integer parameter `name` up by `step`; the first one begins with `step`. All other
-/// parameters stay.
+/// Returns an incrementer that adds `step` to the integer parameter `name`; the first instance has the value
+/// `step`. All other parameters stay unchanged.
 pub fn increment(
     name: impl Into<String>,
     step: i64,
@@ -18,12 +18,13 @@ pub fn increment(
                 .checked_add(step)
                 .map(ParameterValue::Integer)
                 .ok_or_else(|| format!("parameter `{name}`: {number} + {step} is too large")),
-            Some(other) => Err(format!("parameter `{name}`: cannot count up a {}", other.kind())),
+            Some(other) => Err(format!("parameter `{name}`: cannot increment a {}", other.kind())),
         })
     }
 }
 
-/// The next instance has date parameter `name` `days` later. There must be a first one.
+/// Returns an incrementer that moves the date parameter `name` by `days`. The first instance must be started
+/// explicitly.
 pub fn next_day(
     name: impl Into<String>,
     days: i64,
@@ -32,13 +33,13 @@ pub fn next_day(
     move |newest| {
         changed(newest, &name, |before| match before {
             None => Err(format!(
-                "parameter `{name}`: there is no instance yet to go on from; start the first one"
+                "parameter `{name}`: there is no earlier instance; start the first one"
             )),
             Some(ParameterValue::Date(date)) => date
                 .checked_add(days.days())
                 .map(ParameterValue::Date)
                 .map_err(|error| format!("parameter `{name}`: {error}")),
-            Some(other) => Err(format!("parameter `{name}`: a {} is no date", other.kind())),
+            Some(other) => Err(format!("parameter `{name}`: a {} is not a date", other.kind())),
         })
     }
 }

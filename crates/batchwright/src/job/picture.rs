@@ -1,4 +1,4 @@
-//! The flow of a job as a graph in the DOT language, and as a picture.
+//! The flow of a job as a graph in the DOT language, and as an SVG image.
 
 mod layout;
 mod svg;
@@ -12,11 +12,11 @@ use super::Job;
 use super::flow::{JobFlow, Node, NodeKind, Target};
 use crate::execution::ExitStatus;
 
-/// Where a way out of a node leads, as it is drawn.
+/// The destination of a route from a node, as drawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Way {
     To(usize),
-    /// An end of the flow: what is written on it, and how it looks.
+    /// An end of the flow: its label and its appearance.
     Ends(String, EndKind),
 }
 
@@ -27,17 +27,17 @@ enum EndKind {
     Stopped,
 }
 
-/// Every way out of the node at `index`, with the codes that choose it.
+/// Returns every route from the node at `index`, with the codes that select it.
 fn ways(flow: &JobFlow, index: usize) -> Vec<(String, Way)> {
     let node = &flow.nodes[index];
-    let behind = (index + 1 < flow.nodes.len()).then_some(index + 1);
+    let following = (index + 1 < flow.nodes.len()).then_some(index + 1);
     let mut ways = Vec::new();
     for transition in &node.transitions {
         let way = match &transition.target {
             Target::To(name) => flow.index_of(name).map(Way::To),
             Target::End(code) => Some(Way::Ends(code.clone(), EndKind::Completed)),
             Target::Fail(code) => Some(Way::Ends(code.clone(), EndKind::Failed)),
-            Target::Stop => Some(Way::Ends(restart_note(flow, behind), EndKind::Stopped)),
+            Target::Stop => Some(Way::Ends(restart_note(flow, following), EndKind::Stopped)),
             Target::RestartAt(name) => {
                 Some(Way::Ends(restart_note(flow, flow.index_of(name)), EndKind::Stopped))
             }
@@ -49,7 +49,7 @@ fn ways(flow: &JobFlow, index: usize) -> Vec<(String, Way)> {
     if !node.transitions.iter().any(takes_completed) && !matches!(node.kind, NodeKind::Decision(_))
     {
         let end = || Way::Ends("end".to_owned(), EndKind::Completed);
-        ways.push(("COMPLETED*".to_owned(), behind.map_or_else(end, Way::To)));
+        ways.push(("COMPLETED*".to_owned(), following.map_or_else(end, Way::To)));
     }
     ways
 }
@@ -71,7 +71,7 @@ pub(super) fn dot(job: &Job) -> String {
     text
 }
 
-/// Writes the nodes and edges of `flow`; its ends, which are returned, are named after it.
+/// Writes the nodes and edges of `flow`; returns its ends, whose names contain `prefix`.
 fn dot_flow(flow: &JobFlow, prefix: &str, text: &mut String) -> BTreeSet<String> {
     let mut ends = BTreeSet::new();
     for (index, node) in flow.nodes.iter().enumerate() {
@@ -137,7 +137,7 @@ fn dot_node(node: &Node, text: &mut String) {
     }
 }
 
-/// The DOT node that edges leave a place from.
+/// Returns the DOT node from which the edges of `node` begin.
 fn leave(node: &Node) -> String {
     match node.kind {
         NodeKind::Step(_) | NodeKind::Decision(_) => node.name.clone(),

@@ -1,4 +1,4 @@
-//! What running code may know of the job execution that it works in.
+//! The job execution as running code sees it.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::context::ContextHandle;
 use crate::execution::{ExecutionId, InstanceId, JobExecution};
 use crate::parameters::JobParameters;
 
-/// What listeners and steps may know of the job execution that they work in. Cheap to clone.
+/// The job execution as its listeners and steps see it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct JobScope {
     inner: Arc<JobScopeParts>,
@@ -37,8 +37,8 @@ impl JobScope {
         }
     }
 
-    /// The same execution for one of several parts of it that run side by side: what this one changes in the
-    /// job's context is merged when it commits, and it can be asked to stop by `stop` alone.
+    /// Creates the scope of one of several parts that run concurrently: the part's changes to the job's
+    /// context are merged when it commits, and `stop` can stop the part alone.
     pub(crate) fn beside(&self, stop: StopToken) -> Self {
         let JobScopeParts { job, instance_id, execution_id, parameters, context, .. } =
             &*self.inner;
@@ -54,32 +54,32 @@ impl JobScope {
         }
     }
 
-    /// Name of the job.
+    /// Returns the name of the job.
     pub fn job(&self) -> &str {
         &self.inner.job
     }
 
-    /// Number of the instance.
+    /// Returns the number of the instance.
     pub fn instance_id(&self) -> InstanceId {
         self.inner.instance_id
     }
 
-    /// Number of the execution.
+    /// Returns the number of the execution.
     pub fn execution_id(&self) -> ExecutionId {
         self.inner.execution_id
     }
 
-    /// Everything it was started with.
+    /// Returns all parameters of the execution.
     pub fn parameters(&self) -> &JobParameters {
         &self.inner.parameters
     }
 
-    /// The job's own state, inherited by the next execution of the instance.
+    /// Returns the context of the job, inherited by the next execution of the instance.
     pub fn context(&self) -> &ContextHandle {
         &self.inner.context
     }
 
-    /// Asks long-running code to return early.
+    /// Returns the stop token; long-running code polls it and returns early.
     pub fn stop(&self) -> &StopToken {
         &self.inner.stop
     }

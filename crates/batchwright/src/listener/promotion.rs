@@ -1,4 +1,4 @@
-//! From the context of a step to the context of its job.
+//! Promotion of values from the context of a step to the context of its job.
 
 use super::{ListenerResult, StepListener};
 use crate::error::ItemError;
@@ -6,7 +6,8 @@ use crate::execution::{ExitStatus, StepExecution};
 use crate::job::matches;
 use crate::step::StepScope;
 
-/// Copies values of the step's context into the job's when the step ends, for the steps behind it.
+/// Copies values of the step's context into the job's context when the step ends, so that later steps can
+/// read them.
 ///
 /// ```
 /// use batchwright::{Flow, Promotion, StepOptions, TaskletCall, TaskletStep};
@@ -27,20 +28,20 @@ pub struct Promotion {
 }
 
 impl Promotion {
-    /// Promotes `keys` when the step ends with a code like `COMPLETED*`.
+    /// Promotes `keys` when the exit code of the step matches `COMPLETED*`.
     pub fn of<S: Into<String>>(keys: impl IntoIterator<Item = S>) -> Self {
         let codes = vec![format!("{}*", ExitStatus::COMPLETED)];
         Self { keys: keys.into_iter().map(Into::into).collect(), codes, strict: false }
     }
 
-    /// Promotes at these exit codes instead: `*` stands for any characters, `?` for one.
+    /// Promotes on these exit codes instead: `*` matches any characters, `?` one character.
     #[must_use]
     pub fn on<S: Into<String>>(mut self, codes: impl IntoIterator<Item = S>) -> Self {
         self.codes = codes.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Fails the step when a key is missing. Default: what is missing is left out.
+    /// Fails the step when a key is missing. Default: missing keys are ignored.
     #[must_use]
     pub fn strict(mut self) -> Self {
         self.strict = true;
@@ -64,7 +65,7 @@ impl StepListener for Promotion {
             } else if self.strict {
                 let step = scope.step();
                 return Err(ItemError::fatal(format!(
-                    "promote `{key}`: the context of step `{step}` has none"
+                    "promote `{key}`: the context of step `{step}` has no such value"
                 )));
             }
         }

@@ -1,4 +1,4 @@
-//! A circuit breaker: leaves a system alone that fails again and again.
+//! A circuit breaker: pauses calls to a system that fails repeatedly.
 //!
 //! After Michael Nygard, "Release It!": closed, open, half open.
 
@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::error::{ErrorKind, ItemError};
 
-/// Lets calls through until too many fail in a row; then refuses them for a while, and lets one through to see.
-/// Cloning shares it.
+/// A circuit breaker: allows calls until too many fail in a row, then refuses them for a while, then allows
+/// one trial call. Clones share the state.
 ///
 /// ```
 /// use std::time::Duration;
@@ -34,31 +34,31 @@ pub struct CircuitBreaker {
 struct Inner {
     /// Failures since the last success.
     failures: u32,
-    /// Since when calls are refused, on the clock of the callers.
+    /// Time at which the breaker opened, on the clock of the callers.
     opened: Option<Duration>,
-    /// Whether one call is on its way to see how things are.
+    /// Whether a trial call is running.
     trying: bool,
 }
 
-/// What a breaker does with calls.
+/// The state of a circuit breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerState {
-    /// Lets them through.
+    /// Calls are allowed.
     Closed,
-    /// Refuses them.
+    /// Calls are refused.
     Open,
-    /// Lets one through; its outcome decides.
+    /// One trial call is allowed; its outcome decides.
     HalfOpen,
 }
 
 impl CircuitBreaker {
-    /// Opens after `failures_max` failures in a row (zero is taken as one), and lets one call through
-    /// `reset_after` later.
+    /// Creates a breaker that opens after `failures_max` failures in a row (zero counts as one), and allows a
+    /// trial call `reset_after` later.
     pub fn new(failures_max: u32, reset_after: Duration) -> Self {
         Self { failures_max: failures_max.max(1), reset_after, inner: Arc::default() }
     }
 
-    /// What it does with calls now.
+    /// Returns the current state.
     pub fn state(&self, clock: &dyn Clock) -> BreakerState {
         self.state_at(&self.lock(), clock.elapsed())
     }
@@ -72,11 +72,11 @@ impl CircuitBreaker {
         }
     }
 
-    /// Calls `work`, unless it is open.
+    /// Calls `work`, unless the breaker is open.
     ///
     /// # Errors
     ///
-    /// That of `work`; or one of kind `circuit.open`, and `work` was not called.
+    /// The error of `work`; or an error of kind `circuit.open`, when `work` was not called.
     pub fn call<T>(
         &self,
         clock: &dyn Clock,
@@ -91,7 +91,7 @@ impl CircuitBreaker {
                     let failures = inner.failures;
                     return Err(ItemError::new(
                         ErrorKind::new("circuit.open"),
-                        format!("call on: the circuit is open after {failures} failures in a row"),
+                        format!("the circuit is open after {failures} failures in a row"),
                     ));
                 }
             }
@@ -120,7 +120,7 @@ impl CircuitBreaker {
     }
 }
 
-/// A call on its way; one that unwinds counts as failed.
+/// A running call; unwinding counts as a failure.
 struct Attempt<'a> {
     breaker: &'a CircuitBreaker,
     clock: &'a dyn Clock,

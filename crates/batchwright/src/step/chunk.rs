@@ -1,4 +1,4 @@
-//! Chunk steps: read, process, write, and commit with the checkpoint.
+//! Chunk steps: read, process and write items, and commit them with the checkpoint.
 
 mod builder;
 mod checkpoint;
@@ -27,8 +27,8 @@ use crate::repository::lifecycle;
 use crate::retry::RetryPolicy;
 use crate::threads::start;
 
-/// A step that works on items. Made by [`ChunkStepBuilder`]; listeners that see items are added here,
-/// where the types of the items are known.
+/// A step that reads, processes and writes items. [`ChunkStepBuilder`] creates it; listeners of items are
+/// added here, where the item types are known.
 pub struct ChunkStep<R: ItemReader, P: ItemProcessor<R::Item>, W> {
     name: String,
     options: StepOptions,
@@ -39,27 +39,27 @@ pub struct ChunkStep<R: ItemReader, P: ItemProcessor<R::Item>, W> {
     kit: Kit<R::Item, P::Output>,
 }
 
-/// How a chunk step works, apart from its parts.
+/// The settings of a chunk step, without its parts.
 #[derive(Clone)]
 struct Plan {
     completion: Completion,
     skip: SkipPolicy,
     retry: RetryPolicy,
-    /// Chunks read ahead; `None` leaves it to the reader.
+    /// Number of chunks read ahead; `None` uses the reader's preference.
     read_ahead: Option<usize>,
     parallelism: usize,
     dead_letters: Option<Factory<std::path::PathBuf>>,
 }
 
-/// Chunks read ahead by a reader that asks for it: enough to even out, few enough to stay small.
+/// Chunks read ahead by a reader that prefers it: enough to even out delays, few enough to use little memory.
 const READ_AHEAD_DEFAULT: usize = 2;
 
-/// Whether an item is the last of its chunk.
+/// A predicate that marks the last item of a chunk.
 type Until<I> = Arc<dyn Fn(&I) -> bool + Send + Sync>;
-/// An item as it goes into skip records and dead letters.
+/// A function that formats an item for skip records and dead letters.
 type Render<T> = Arc<dyn Fn(&T) -> String + Send + Sync>;
 
-/// Whatever the user hung on the step that sees its items.
+/// The user's listeners and functions that see items.
 struct Kit<I, O> {
     chunk: Vec<Arc<dyn ChunkListener<I, O>>>,
     item: Vec<Arc<dyn ItemListener<I, O>>>,
@@ -71,7 +71,7 @@ struct Kit<I, O> {
 }
 
 impl<R: ItemReader, P: ItemProcessor<R::Item>, W> ChunkStep<R, P, W> {
-    /// Calls `listener` around each chunk.
+    /// Adds a listener of chunks.
     #[must_use]
     pub fn chunk_listener(
         mut self,
@@ -81,7 +81,7 @@ impl<R: ItemReader, P: ItemProcessor<R::Item>, W> ChunkStep<R, P, W> {
         self
     }
 
-    /// Calls `listener` around each read, process and write.
+    /// Adds a listener of each read, process and write.
     #[must_use]
     pub fn item_listener(
         mut self,
@@ -91,7 +91,7 @@ impl<R: ItemReader, P: ItemProcessor<R::Item>, W> ChunkStep<R, P, W> {
         self
     }
 
-    /// Calls `listener` once for every skip.
+    /// Adds a listener of skips.
     #[must_use]
     pub fn skip_listener(
         mut self,
@@ -101,22 +101,22 @@ impl<R: ItemReader, P: ItemProcessor<R::Item>, W> ChunkStep<R, P, W> {
         self
     }
 
-    /// Calls `listener` before each further attempt.
+    /// Adds a listener of retries.
     #[must_use]
     pub fn retry_listener(mut self, listener: impl RetryListener + 'static) -> Self {
         self.kit.retry.push(Arc::new(listener));
         self
     }
 
-    /// Ends a chunk behind each item for which `last` is true, full or not.
+    /// Ends a chunk after each item for which `last` returns true, even when the chunk is not full.
     #[must_use]
     pub fn chunk_until(mut self, last: impl Fn(&R::Item) -> bool + Send + Sync + 'static) -> Self {
         self.kit.until = Some(Arc::new(last));
         self
     }
 
-    /// Keeps skipped items with their skip records (and in the dead letters): inputs that could not be
-    /// processed by `input`, outputs that could not be written by `output`.
+    /// Keeps skipped items in their skip records (and in the dead letters): `input` formats inputs that could
+    /// not be processed, `output` formats outputs that could not be written.
     #[must_use]
     pub fn keep_skipped(
         mut self,
@@ -158,7 +158,7 @@ where
             Ok(StepEnd::Completed(_)) => Ending::Complete,
             _ => Ending::Incomplete,
         };
-        // Both are closed, whatever happened before; the first trouble is the one that is told.
+        // Reader and writer are always closed; the first error wins.
         let closed_reader = super::guarded(|| reader.close());
         let closed_writer = super::guarded(|| writer.close(ending));
         let end = result?;
@@ -185,7 +185,7 @@ where
         let scope = run.scope.clone();
         let at = At { step: &self.name };
         let position = checkpoint.writer().map_err(at.component("writer", "position"))?;
-        // Whoever slept through a takeover until here must not touch the successor's output.
+        // An owner that lost its lease before this point must not touch the successor's output.
         lifecycle::still_owned(run.repository(), run.lease)
             .map_err(|source| run.commit_failed(source))?;
         let ahead = super::guarded(|| writer.open(position, &scope)).or_else(|error| {
@@ -240,7 +240,7 @@ where
             ),
         }?;
         let is_complete = matches!(end, StepEnd::Completed(_));
-        // All records are accounted for: the dead letters are whole also when nothing else became of the records.
+        // All records are accounted for, so the dead letters are complete even if every record was skipped.
         settler.finish(is_complete)?;
         if is_complete {
             settler.refuse_nothing_but_skips()?;
@@ -249,14 +249,15 @@ where
     }
 }
 
-/// As [`Checkpoint::nothing_but_skips`], of a step's stored checkpoint; `None`: it is none of a chunk step, or nothing was read.
+/// Applies [`Checkpoint::nothing_but_skips`] to a stored checkpoint; `None` when it is not one of a chunk
+/// step, or nothing was read.
 pub(super) fn skipped_all(checkpoint: Option<&str>) -> Option<u64> {
     let checkpoint = Checkpoint::parse(checkpoint?).ok()?;
     (checkpoint.records > 0).then(|| checkpoint.nothing_but_skips())
 }
 
-/// The heart of the product: takes chunk after chunk, in order, and settles each (write, save,
-/// commit) until the input ends, a stop is asked for, or something fails that is not tolerated.
+/// The main loop of a chunk step: takes chunk after chunk, in order, and settles each (write, save, commit)
+/// until the input ends, a stop is requested, or a failure is not tolerated.
 fn carry<I, O, W: ItemWriter<O>>(
     settler: &mut Settler<'_, '_, I, O, W>,
     mut next: impl FnMut(Spare<I, O>) -> Processed<I, O>,
@@ -279,7 +280,7 @@ fn carry<I, O, W: ItemWriter<O>>(
     }
 }
 
-/// Vectors of a settled chunk, to be filled again; what is in them is dropped then.
+/// The vectors of a settled chunk, to be reused; their content is dropped at that time.
 struct Spare<I, O> {
     items: Vec<I>,
     outputs: Vec<O>,
@@ -291,7 +292,7 @@ impl<I, O> Default for Spare<I, O> {
     }
 }
 
-/// The reader on a thread of its own, up to `depth` chunks ahead.
+/// Runs the reader on a thread of its own, up to `depth` chunks ahead.
 fn read_ahead<R, P, W>(
     depth: usize,
     filler: &mut Filler<'_, R, P::Output>,
@@ -306,18 +307,18 @@ where
     thread::scope(|threads| {
         let (sender, chunks) = sync_channel(depth - 1);
         let (recycler, recycled) = channel();
-        // Without the thread there is no sender, so the first chunk is that of `reader_gone`.
+        // Without the thread there is no sender, so the first chunk is the one of `reader_gone`.
         start(threads, "batchwright reader", move || fill_ahead(filler, &sender, &recycled));
         carry(settler, |spare| {
             let spare = processing.reclaim(spare);
             let _ = recycler.send(spare.items);
             processing.process(chunks.recv().unwrap_or_else(|_| reader_gone()), spare.outputs)
         })
-        // `chunks` falls here; a reader that is ahead of the end finds nobody and returns.
+        // `chunks` is dropped here, so a reader that is still ahead fails to send and returns.
     })
 }
 
-/// The reader ahead, and `count` threads processing whole chunks; settled in reading order.
+/// Runs the reader ahead, and `count` threads that process whole chunks; chunks are settled in reading order.
 fn process_in_parallel<R, P, W>(
     depth: usize,
     count: usize,
@@ -333,7 +334,7 @@ where
     thread::scope(|threads| {
         let (sender, filled) = sync_channel(depth);
         let (recycler, recycled) = channel();
-        // Each chunk carries the slot that its result goes to; slots arrive here in reading order.
+        // Each chunk carries a slot for its result; the slots arrive here in reading order.
         let (slot_sender, slots) = sync_channel::<Receiver<Processed<R::Item, P::Output>>>(depth);
         start(threads, "batchwright chunks", move || {
             let (inner, chunks) = sync_channel(0);
@@ -364,7 +365,7 @@ where
     })
 }
 
-/// A filled chunk, and where its result is awaited.
+/// A filled chunk, and the sender of its result.
 type Slot<I, O> = (Filled<I>, Sender<Processed<I, O>>);
 
 fn process_slots<I, P: ItemProcessor<I>>(
@@ -394,14 +395,12 @@ fn fill_ahead<R: ItemReader, O>(
     }
 }
 
-/// Stands for the chunk that a vanished reader thread did not send.
+/// Returns a failed chunk in place of the one that a lost reader thread did not send.
 fn reader_gone<I>() -> Filled<I> {
-    Filled::failed(ItemError::fatal(
-        "read on: the reader's thread is gone, or could not be started",
-    ))
+    Filled::failed(ItemError::fatal("the reader's thread ended early or could not be started"))
 }
 
-/// Where something happened: turns a bare failure into a located one.
+/// The step of an error: turns an item error into a located step error.
 #[derive(Clone, Copy)]
 struct At<'a> {
     step: &'a str,

@@ -1,4 +1,4 @@
-//! Steps that run a program: an argument vector without a shell, in a process group of its own.
+//! Steps that run a program: an argument vector without a shell, in its own process group.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -10,10 +10,10 @@ use crate::error::{ErrorKind, ItemError, ItemErrorText, StepError};
 use crate::execution::ExitStatus;
 use crate::program::{Cause, Ended, Program};
 
-/// Output of the program that is kept, in bytes: enough to see why it failed.
+/// Maximum size of the program's output that is kept, in bytes: enough to see why it failed.
 const OUTPUT_BYTES_MAX: usize = 2_000;
 
-/// What an exit code of the program means for the step.
+/// The meaning of a program's exit code for the step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExitCodeMeaning {
     /// The step completed, with this exit status.
@@ -22,10 +22,10 @@ pub enum ExitCodeMeaning {
     Failed(ErrorKind),
 }
 
-/// A step that runs a program. Exit code 0 completes it, every other one fails it with the tail of
-/// the output.
+/// A step that runs a program. Exit code 0 completes the step; every other code fails it with the end of the
+/// output.
 ///
-/// Time-out and stop end the whole process group: first `SIGTERM`, after the grace period `SIGKILL`.
+/// A timeout or a stop ends the whole process group: first `SIGTERM`, after the grace period `SIGKILL`.
 pub struct CommandStep {
     name: String,
     options: StepOptions,
@@ -38,7 +38,7 @@ pub struct CommandStep {
 }
 
 impl CommandStep {
-    /// Runs `argv[0]` with the rest as its arguments; no shell looks at them.
+    /// Creates a step that runs `argv[0]` with the rest as its arguments, without a shell.
     pub fn new<S: Into<String>>(
         name: impl Into<String>,
         argv: impl IntoIterator<Item = S>,
@@ -47,7 +47,7 @@ impl CommandStep {
         Self::with(name, move |_| Ok(argv.clone()))
     }
 
-    /// As [`new`](Self::new), with an argument vector made for each step execution.
+    /// Creates a step whose argument vector is made for each step execution.
     pub fn with(
         name: impl Into<String>,
         argv: impl Fn(&StepScope) -> Result<Vec<String>, ItemError> + Send + Sync + 'static,
@@ -64,21 +64,21 @@ impl CommandStep {
         }
     }
 
-    /// Start limit, rerun of a completed step, listeners.
+    /// Sets start limit, rerun of a completed step, and listeners.
     #[must_use]
     pub fn options(mut self, options: StepOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// Working directory. Default: that of this process.
+    /// Sets the working directory. Default: that of this process.
     #[must_use]
     pub fn dir(self, dir: impl Into<PathBuf>) -> Self {
         let dir = dir.into();
         self.dir_with(move |_| Ok(dir.clone()))
     }
 
-    /// As [`dir`](Self::dir), made for each step execution.
+    /// Sets a function that makes the working directory for each step execution.
     #[must_use]
     pub fn dir_with(
         mut self,
@@ -95,7 +95,7 @@ impl CommandStep {
         self.env_with(name, move |_| Ok(value.clone()))
     }
 
-    /// As [`env`](Self::env), with a value made for each step execution.
+    /// Adds a variable whose value is made for each step execution.
     #[must_use]
     pub fn env_with(
         mut self,
@@ -106,21 +106,21 @@ impl CommandStep {
         self
     }
 
-    /// Ends the program, and fails the step, after `timeout`. Default: never.
+    /// Sets the time after which the program is ended and the step fails. Default: none.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Time between `SIGTERM` and `SIGKILL`. Default 10 s.
+    /// Sets the time between `SIGTERM` and `SIGKILL`. Default 10 s.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// What `code` means, instead of the default.
+    /// Sets the meaning of exit code `code`.
     #[must_use]
     pub fn exit_code(mut self, code: i32, meaning: ExitCodeMeaning) -> Self {
         self.meanings.push((code, meaning));
@@ -132,7 +132,7 @@ impl CommandStep {
         let [program, arguments @ ..] = &argv[..] else {
             return Err(ItemError::data("run a command: its argument vector is empty"));
         };
-        // What the program leaves behind in its group must not outlive the step.
+        // Processes that the program leaves in its group must not outlive the step.
         let mut made = Program::new(program)
             .args(arguments)
             .timeout(self.timeout)
@@ -149,7 +149,7 @@ impl CommandStep {
     }
 
     fn judge(&self, ended: &Ended<()>) -> Result<StepEnd, ItemError> {
-        let said = |what: String| match ended.output.as_str() {
+        let with_output = |what: String| match ended.output.as_str() {
             "" => what,
             output => format!("{what}; its last output:\n{output}"),
         };
@@ -157,26 +157,26 @@ impl CommandStep {
             Cause::Asked(()) => return Ok(StepEnd::Stopped),
             Cause::Timeout => {
                 let limit = self.timeout.unwrap_or_default();
-                let what = format!("finish the command within {limit:?}");
-                return Err(ItemError::new(ErrorKind::new("command.timeout"), said(what)));
+                let what = format!("the command timed out after {limit:?}");
+                return Err(ItemError::new(ErrorKind::new("command.timeout"), with_output(what)));
             }
             Cause::Itself => {}
         }
         let Some(code) = ended.status.code() else {
             let signal = ended.status.signal().unwrap_or_default();
-            let what = format!("finish the command: it was ended by signal {signal}");
-            return Err(ItemError::new(ErrorKind::new("command.signal"), said(what)));
+            let what = format!("the command was ended by signal {signal}");
+            return Err(ItemError::new(ErrorKind::new("command.signal"), with_output(what)));
         };
         match self.meanings.iter().find(|(known, _)| *known == code).map(|(_, meaning)| meaning) {
             Some(ExitCodeMeaning::Completed(exit)) => Ok(StepEnd::Completed(exit.clone())),
             Some(ExitCodeMeaning::Failed(kind)) => {
-                let what = format!("finish the command: it ended with exit code {code}");
-                Err(ItemError::new(kind.clone(), said(what)))
+                let what = format!("the command ended with exit code {code}");
+                Err(ItemError::new(kind.clone(), with_output(what)))
             }
             None if code == 0 => Ok(StepEnd::Completed(ExitStatus::completed())),
             None => {
-                let what = format!("finish the command: it ended with exit code {code}");
-                Err(ItemError::new(ErrorKind::new("command.exit"), said(what)))
+                let what = format!("the command ended with exit code {code}");
+                Err(ItemError::new(ErrorKind::new("command.exit"), with_output(what)))
             }
         }
     }

@@ -19,8 +19,9 @@ type Extractor = Arc<dyn Fn(&StepScope) -> Result<JobParameters, ItemError> + Se
 
 /// A step that runs a job as an instance of its own.
 ///
-/// The parameters are extracted once and stored: a restart of the parent restarts the same instance. How the
-/// child ends, its exit code too, is how the step ends; a stop of the parent stops the child.
+/// The child's parameters are extracted once and stored, so a restart of the parent restarts the same child
+/// instance. The child's end, including its exit code, becomes the step's end; a stop of the parent stops the
+/// child.
 pub struct JobStep {
     name: String,
     options: StepOptions,
@@ -29,7 +30,7 @@ pub struct JobStep {
 }
 
 impl JobStep {
-    /// Runs `job` with all parameters of the parent.
+    /// Creates a step that runs `job` with all parameters of the parent.
     pub fn new(name: impl Into<String>, job: Job) -> Self {
         Self {
             name: name.into(),
@@ -39,7 +40,7 @@ impl JobStep {
         }
     }
 
-    /// Runs it with the parameters that `extract` makes of the parent's parameters and contexts.
+    /// Sets a function that makes the child's parameters from the parent's parameters and contexts.
     #[must_use]
     pub fn parameters(
         mut self,
@@ -49,7 +50,7 @@ impl JobStep {
         self
     }
 
-    /// Start limit, rerun of a completed step, listeners.
+    /// Sets start limit, rerun of a completed step, and listeners.
     #[must_use]
     pub fn options(mut self, options: StepOptions) -> Self {
         self.options = options;
@@ -57,7 +58,7 @@ impl JobStep {
     }
 }
 
-/// What a restart must find again.
+/// The stored plan of the step, for a restart.
 #[derive(Serialize, Deserialize)]
 struct Plan {
     parameters: JobParameters,
@@ -82,7 +83,8 @@ impl Step for JobStep {
         if let Err(OperatorError::Refused(Refusal::AlreadyRunning { execution, .. })) = &started
             && self.is_ours(run, *execution)?.is_some()
         {
-            // Whoever runs a child of ours lost it with the parent, which is ours now.
+            // The worker that runs this child has lost the parent, which this execution owns now, and so the
+            // child.
             started = self.start(run, parameters, RecoverMode::Force);
         }
         let started = match started {
@@ -100,7 +102,7 @@ impl Step for JobStep {
         match ended {
             Ok(Some(execution)) => self.end(execution),
             Ok(None) => Ok(StepEnd::Stopped),
-            // The child went to another worker; the parent is ours still.
+            // Another worker took over the child; this execution still owns the parent.
             Err(lost @ RepositoryError::LeaseLost { .. }) => Err(self.failed(&lost)),
             Err(source) => Err(run.commit_failed(source)),
         }
@@ -108,7 +110,7 @@ impl Step for JobStep {
 }
 
 impl JobStep {
-    /// The stored parameters, or new ones that are stored before the child starts.
+    /// Returns the stored parameters, or extracts and stores them before the child starts.
     fn plan(&self, run: &mut StepRun<'_>) -> Result<JobParameters, StepError> {
         if let Some(text) = &run.step.checkpoint {
             let plan: Plan = serde_json::from_str(text).map_err(|error| {
@@ -154,8 +156,8 @@ impl JobStep {
         lifecycle::start(run.repository(), &request, parameters)
     }
 
-    /// A child of ours that is complete is done, whether its parent died before it heard of it or comes here
-    /// again; everything else is a failure.
+    /// Ends the step with a completed child of this instance: the parent may have died before it stored the
+    /// child's end, or may run again. Every other refusal is a failure.
     fn refused(&self, run: &StepRun<'_>, refusal: &Refusal) -> Result<StepEnd, StepError> {
         if let Refusal::AlreadyComplete { execution } = refusal
             && let Some(child) = self.is_ours(run, *execution)?
@@ -165,7 +167,7 @@ impl JobStep {
         Err(self.failed(refusal))
     }
 
-    /// Execution `child`, if an execution of our own instance started it.
+    /// Returns execution `child`, if an execution of this instance started it.
     fn is_ours(
         &self,
         run: &StepRun<'_>,
@@ -193,11 +195,11 @@ impl JobStep {
             BatchStatus::Completed => Ok(StepEnd::Completed(execution.exit)),
             BatchStatus::Stopped => Ok(StepEnd::Stopped),
             status => {
-                let told = execution.failure.map(|failure| failure.message).unwrap_or_default();
+                let message = execution.failure.map(|failure| failure.message).unwrap_or_default();
                 Err(StepError::Job {
                     step: self.name.clone(),
                     job: self.job.name().to_owned(),
-                    failure: format!("execution {} is {status}: {told}", execution.id),
+                    failure: format!("execution {} is {status}: {message}", execution.id),
                     exit: execution.exit,
                 })
             }

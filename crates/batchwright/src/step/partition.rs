@@ -1,4 +1,4 @@
-//! Steps whose input is cut into partitions, each carried forward in a row of its own.
+//! Partitioned steps: a step whose input is divided into partitions, each with a step execution of its own.
 
 mod ranges;
 
@@ -21,34 +21,33 @@ use crate::runner::{Past, StepOrder};
 /// An independent part of a step's input.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Partition {
-    /// Tells it from the others; the same in every execution of the instance.
+    /// Key of the partition within the step, the same in every execution of the instance.
     pub key: String,
-    /// What the worker must know of it: bounds, a path.
+    /// Values for the worker: bounds, a path.
     pub values: ExecutionContext,
 }
 
 impl Partition {
-    /// A partition that has nothing but a name.
+    /// Creates a partition with a key and no values.
     pub fn new(key: impl Into<String>) -> Self {
         Self { key: key.into(), values: ExecutionContext::default() }
     }
 
-    /// The same with a value for the worker.
+    /// Adds a value for the worker.
     ///
     /// # Errors
     ///
-    /// When `value` cannot be written as JSON.
+    /// When `value` cannot be serialized as JSON.
     pub fn with(mut self, name: &str, value: &impl Serialize) -> Result<Self, ContextError> {
         self.values.put(name, value)?;
         Ok(self)
     }
 }
 
-/// Cuts the input of a step.
+/// A function that divides the input of a step.
 pub trait Partitioner: Send + Sync {
-    /// The partitions, in the order in which they are begun. Asked once for an instance: the plan is stored,
-    /// and a restart goes by it whatever changed meanwhile. None at all completes the step.
-    ///
+    /// Returns the partitions, in the order in which they start. Called once for an instance: the plan is
+    /// stored, and restarts use the stored plan. An empty list completes the step.
     /// # Errors
     ///
     /// Fails the step; nothing was planned.
@@ -74,10 +73,11 @@ type Aggregator = Arc<
     dyn Fn(&StepScope, &[StepExecution]) -> Result<Option<ExitStatus>, ItemError> + Send + Sync,
 >;
 
-/// A step that runs another step once for each partition of its input, several at a time.
+/// A step that runs another step, the worker, once for each partition of its input, several concurrently.
 ///
-/// Each partition has a row of its own, named `STEP:KEY`, with its own checkpoint and skip budget. All finish
-/// before the step ends, unless it [fails fast](Self::fail_fast). A restart runs those that are not complete.
+/// Each partition has a step execution of its own, named `STEP:KEY`, with its own checkpoint and skip limit.
+/// All partitions finish before the step ends, unless it [fails fast](Self::fail_fast). A restart runs the
+/// partitions that are not complete.
 pub struct PartitionStep {
     worker: Arc<dyn Step>,
     partitioner: Arc<dyn Partitioner>,
@@ -88,17 +88,18 @@ pub struct PartitionStep {
 }
 
 impl PartitionStep {
-    /// Partitions that run at once unless told otherwise.
+    /// Default number of partitions that run concurrently.
     pub const THREADS_DEFAULT: usize = 4;
-    /// Partitions that may run at once: more than any machine has use for.
+    /// Maximum number of partitions that run concurrently: more than any machine can use.
     pub const THREADS_MAX: usize = 256;
 
-    /// `worker` for each partition that `partitioner` makes. The step has the worker's name.
+    /// Creates a step that runs `worker` for each partition that `partitioner` returns. The step has the
+    /// worker's name.
     pub fn new(worker: impl Step + 'static, partitioner: impl Partitioner + 'static) -> Self {
         Self::shared(Arc::new(worker), partitioner)
     }
 
-    /// As [`new`](Self::new), for a worker that somebody else holds too.
+    /// Creates a step for a worker that other code shares; see [`new`](Self::new).
     pub fn shared(worker: Arc<dyn Step>, partitioner: impl Partitioner + 'static) -> Self {
         let options = StepOptions {
             start_limit: worker.options().start_limit,
@@ -115,23 +116,23 @@ impl PartitionStep {
         }
     }
 
-    /// Partitions that run at once, at most [`THREADS_MAX`](Self::THREADS_MAX); zero is taken as one. The
-    /// operator's limit of running steps holds besides.
+    /// Sets the number of partitions that run concurrently, at most [`THREADS_MAX`](Self::THREADS_MAX); zero
+    /// counts as one. The operator's limit of running steps applies too.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads.clamp(1, Self::THREADS_MAX);
         self
     }
 
-    /// Asks the other partitions to stop as soon as one fails. Default: they finish.
+    /// Requests a stop of the other partitions as soon as one fails. Default: they finish.
     #[must_use]
     pub fn fail_fast(mut self) -> Self {
         self.fail_fast = true;
         self
     }
 
-    /// Sees the newest execution of every partition, those that earlier executions completed too, once all
-    /// are done; an exit status that it returns is the step's.
+    /// Sets a function that receives the newest execution of every partition, including those that earlier
+    /// executions completed, once all are complete; an exit status that it returns becomes the step's.
     #[must_use]
     pub fn aggregator(
         mut self,
@@ -144,8 +145,8 @@ impl PartitionStep {
         self
     }
 
-    /// Start limit, rerun of a completed step, and listeners of the whole step; those of the worker are
-    /// called around each partition.
+    /// Sets start limit, rerun of a completed step, and listeners of the whole step; the worker's listeners
+    /// are called around each partition.
     #[must_use]
     pub fn options(mut self, options: StepOptions) -> Self {
         self.options = options;
@@ -153,10 +154,10 @@ impl PartitionStep {
     }
 }
 
-/// What the first execution decided, as stored.
+/// The stored plan of the first execution.
 #[derive(Debug, Serialize, Deserialize)]
 struct Plan {
-    /// The row of the step that decided it: rows of partitions before it belong to another plan.
+    /// The step execution that made the plan: rows of partitions before it belong to another plan.
     step: StepExecutionId,
     partitions: Vec<Planned>,
 }
@@ -170,13 +171,13 @@ struct Planned {
 impl Planned {
     fn partition(&self) -> Result<Partition, StepErrorParts> {
         let values = ExecutionContext::from_json(self.values.get()).map_err(|error| {
-            StepErrorParts::new("position", format!("understand the stored plan: {error}"))
+            StepErrorParts::new("position", format!("interpret the stored plan: {error}"))
         })?;
         Ok(Partition { key: self.key.clone(), values })
     }
 }
 
-/// A failure of the partitioner or its plan, before it is located.
+/// A failure of the partitioner or the plan, without the step's name.
 struct StepErrorParts {
     action: &'static str,
     source: ItemError,
@@ -263,7 +264,7 @@ enum Looked {
 }
 
 impl PartitionStep {
-    /// The stored plan, or a new one that is stored before anything runs.
+    /// Returns the stored plan, or makes and stores a new one before anything runs.
     fn plan(&self, run: &mut StepRun<'_>) -> Result<Plan, StepError> {
         if let Some(text) = &run.step.checkpoint {
             return serde_json::from_str(text).map_err(|error| {
@@ -277,11 +278,11 @@ impl PartitionStep {
         if let Some(one) =
             partitions.iter().find(|one| one.key.is_empty() || !keys.insert(&one.key))
         {
-            let told = match one.key.as_str() {
+            let problem = match one.key.as_str() {
                 "" => "a partition has an empty key".to_owned(),
                 key => format!("two partitions have the key `{key}`"),
             };
-            return Err(StepErrorParts::new("build", told).of(self.name()));
+            return Err(StepErrorParts::new("build", problem).of(self.name()));
         }
         let planned = |one: &Partition| -> Result<Planned, ItemError> {
             let values = serde_json::value::RawValue::from_string(one.values.to_json())
@@ -296,7 +297,7 @@ impl PartitionStep {
         Ok(plan)
     }
 
-    /// What there is to do for `partition`.
+    /// Decides whether `partition` is complete, is to be run, or has reached its start limit.
     fn look_at(
         &self,
         run: &StepRun<'_>,
@@ -312,7 +313,7 @@ impl PartitionStep {
         history.retain(|row| row.id > plan.step);
         let runs = u32::try_from(history.len()).unwrap_or(u32::MAX);
         let limit = self.worker.options().start_limit;
-        // A plan that is carried out again is another plan: within this one, what is complete is done.
+        // A rerun of the step has another plan; within one plan, a complete partition stays complete.
         let resumed = match decide_step(history.first().cloned(), runs, limit, false) {
             StepDecision::PassOver(row) => return Ok(Looked::Complete(row)),
             StepDecision::LimitReached => return Ok(Looked::LimitReached),
@@ -324,7 +325,7 @@ impl PartitionStep {
         Ok(Looked::Pending(Box::new(Pending { partition, name, resumed, past })))
     }
 
-    /// Runs `pending` on a few threads; returns the rows of those that were begun.
+    /// Runs `pending` on several threads; returns the step executions that began.
     fn run_all(
         &self,
         run: &StepRun<'_>,
@@ -352,7 +353,7 @@ impl PartitionStep {
             Ok(rows)
         };
         let results: Vec<_> = std::thread::scope(|scope| {
-            // One of them is this thread: it goes on also where no other can be started.
+            // This thread is one of the workers, so the step runs even when no other thread can be started.
             let start = |_| crate::threads::start(scope, "batchwright partition", work);
             let running: Vec<_> = (1..threads).filter_map(start).collect();
             let own = work();
@@ -384,14 +385,14 @@ impl PartitionStep {
         })
     }
 
-    /// Every record of all partitions was skipped.
+    /// Fails the step when every record of all partitions was skipped.
     fn refuse_nothing_but_skips(&self, rows: &[StepExecution]) -> Result<(), StepError> {
         let read: Option<Vec<u64>> = rows
             .iter()
             .filter_map(|row| super::chunk::skipped_all(row.checkpoint.as_deref()))
             .map(|skipped| (skipped > 0).then_some(skipped))
             .collect();
-        // `None`: a partition did something else with one of its records.
+        // `None`: a record of some partition was not skipped.
         match read.map(|skipped| skipped.iter().sum()) {
             Some(records) if records > 0 => {
                 Err(StepError::AllSkipped { step: self.name().to_owned(), records })

@@ -1,4 +1,4 @@
-//! One run of one step: its row, its lease, and the commit that moves both forward.
+//! A running step execution: its row, its lease, and the commit that updates both.
 
 use std::sync::PoisonError;
 
@@ -14,15 +14,15 @@ use crate::repository::lifecycle;
 use crate::repository::{CheckpointUpdate, JobRepository, Lease};
 use crate::runner::Runner;
 
-/// What a step's code works with while it runs.
+/// The state that a step's code uses while it runs.
 #[doc(hidden)]
 pub struct StepRun<'a> {
     pub(crate) runner: &'a Runner,
     pub(crate) lease: Lease,
     pub(crate) scope: StepScope,
-    /// The row, as last committed (its counters as last counted).
+    /// The row as last committed; its counters as last counted.
     pub(crate) step: StepExecution,
-    /// Skips of earlier executions of the step in this instance.
+    /// Number of skips in earlier executions of the step in this instance.
     pub(crate) earlier_skips: u64,
 }
 
@@ -35,26 +35,26 @@ impl<'a> StepRun<'a> {
         &*self.runner.clock
     }
 
-    /// Stores what the step must find again on a restart, apart from the checkpoints of its items.
+    /// Stores the plan that a restart needs, separate from the checkpoints of items.
     pub(crate) fn keep_plan(&mut self, plan: &str) -> Result<(), StepError> {
         let now = self.clock().now();
         lifecycle::keep_plan(self.repository(), self.lease, &mut self.step, plan, now)
             .map_err(|source| self.commit_failed(source))
     }
 
-    /// Whether the step should end at its next boundary.
+    /// Whether the step should end at its next chunk boundary.
     pub(crate) fn stop_requested(&self) -> bool {
         self.scope.stop().is_requested()
     }
 
-    /// Commits `transaction` with the step at `checkpoint`.
+    /// Commits `transaction` with the step's checkpoint and contexts.
     pub(crate) fn commit(
         &mut self,
         mut transaction: ChunkTransaction<'_>,
         commit: Commit<'_>,
     ) -> Result<(), RepositoryError> {
         let at = self.clock().now();
-        // The unit first, then the lock: whoever holds the lock has a connection already.
+        // First the transaction, then the lock: the holder of the lock then always has a connection already.
         let unit = transaction.unit()?;
         let lock = self.scope.job().context().commit_lock();
         let _alone = lock.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
@@ -102,7 +102,7 @@ impl<'a> StepRun<'a> {
         }
     }
 
-    /// An attempt was abandoned: contexts go back to what is committed.
+    /// Restores the contexts to their committed values after a failed attempt.
     pub(crate) fn roll_back(&mut self, error: &dyn std::fmt::Display) {
         self.scope.context().roll_back();
         self.scope.job().context().roll_back();
@@ -113,7 +113,7 @@ impl<'a> StepRun<'a> {
         self.emit(at, |id, name| Change::ChunkRolledBack { id, name, error: error() });
     }
 
-    /// Turns a repository failure into this step's.
+    /// Converts a repository failure into a failure of this step.
     pub(crate) fn commit_failed(&self, source: RepositoryError) -> StepError {
         StepError::Commit { step: self.scope.step().to_owned(), source }
     }
@@ -132,7 +132,7 @@ impl<'a> StepRun<'a> {
     }
 }
 
-/// What one commit stores.
+/// The values that one commit stores.
 #[derive(Clone, Copy)]
 pub(crate) struct Commit<'a> {
     pub(crate) counters: Counters,

@@ -1,4 +1,4 @@
-//! Steps that are one action, called until it says that it is finished.
+//! Tasklets: steps that are one action, called until it reports that it is finished.
 
 use std::sync::Arc;
 
@@ -8,24 +8,24 @@ use super::{ChunkTransaction, Commit, Step, StepEnd, StepOptions, StepRun, StepS
 use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::execution::{Counters, ExitStatus};
 
-/// Whether a tasklet wants to be called again.
+/// The result of a tasklet call: continue or finish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Flow {
-    /// Call again, in a new transaction; a stop may come in between.
+    /// Call the tasklet again, in a new transaction, unless a stop is requested.
     Continue,
-    /// Done.
+    /// The work is done.
     Finished,
-    /// Done, with an exit status of its own.
+    /// The work is done, with this exit status.
     FinishedWith(ExitStatus),
 }
 
-/// One action of user code. Each call has a transaction of its own.
+/// An action of user code. Each call has a transaction of its own.
 pub trait Tasklet: Send + Sync {
     /// Does the work, or a part of it.
     ///
     /// # Errors
     ///
-    /// Fails the step; what this call did to the transaction, the contexts and the counters is undone.
+    /// Fails the step; the call's changes to the transaction, the contexts and the counters are rolled back.
     fn call(&self, call: &mut TaskletCall<'_, '_>) -> Result<Flow, ItemError>;
 }
 
@@ -47,17 +47,17 @@ pub struct TaskletCall<'c, 'a> {
 }
 
 impl<'a> TaskletCall<'_, 'a> {
-    /// The execution around it.
+    /// Returns the step execution.
     pub fn scope(&self) -> &StepScope {
         self.scope
     }
 
-    /// The transaction of this call.
+    /// Returns the transaction of this call.
     pub fn transaction(&mut self) -> &mut ChunkTransaction<'a> {
         self.transaction
     }
 
-    /// Adds to the step's counters when this call commits.
+    /// Adds to the step's read and write counters when this call commits.
     pub fn contribute(&mut self, read: u64, write: u64) {
         self.contribution.read += read;
         self.contribution.write += write;
@@ -72,7 +72,7 @@ pub struct TaskletStep {
 }
 
 impl TaskletStep {
-    /// A step that calls `tasklet` until it is finished.
+    /// Creates a step that calls `tasklet` until it is finished.
     ///
     /// ```
     /// use batchwright::{Flow, TaskletStep};
@@ -86,7 +86,7 @@ impl TaskletStep {
         Self { name: name.into(), options: StepOptions::default(), tasklet: Arc::new(tasklet) }
     }
 
-    /// Start limit, rerun of a completed step, listeners.
+    /// Sets start limit, rerun of a completed step, and listeners.
     #[must_use]
     pub fn options(mut self, options: StepOptions) -> Self {
         self.options = options;
@@ -106,7 +106,7 @@ impl Step for TaskletStep {
     fn run(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError> {
         let Stored { mut sequence, exit } = Stored::of(run.step.checkpoint.as_deref());
         if let Some(exit) = exit {
-            // Its last call was committed; only the end of the step was not stored any more.
+            // The last call was committed, but the end of the step was not stored.
             return Ok(StepEnd::Completed(exit));
         }
         loop {
@@ -161,12 +161,12 @@ impl Step for TaskletStep {
     }
 }
 
-/// Where a tasklet stands, as it is stored with every call.
+/// The checkpoint of a tasklet, stored with every call.
 #[derive(Default, Serialize, Deserialize)]
 struct Stored {
-    /// Calls committed in the life of the instance's step: what makes the keys of its chunks differ.
+    /// Number of committed calls of the step in this instance; makes the idempotency keys differ.
     sequence: u64,
-    /// How it ended, once it is finished.
+    /// Exit status, once the tasklet is finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     exit: Option<ExitStatus>,
 }

@@ -1,4 +1,4 @@
-//! A job on a bench: started, killed, restarted and looked at, on a store that is gone afterwards.
+//! A test bench for jobs: starts, crashes and restarts them on a temporary store.
 
 use std::num::NonZeroU64;
 use std::path::Path;
@@ -9,11 +9,10 @@ use crate::{
     LaunchOptions, MemoryRepository, RecoverMode, SimClock, Step, StepExecution,
 };
 
-/// Runs jobs for tests.
+/// A bench that runs a job in tests.
 ///
-/// It keeps a store and a clock of its own across executions; a [crash](Self::crash_at) ends an execution in
-/// the middle as the death of its process would, and [`restart`](Self::restart) goes on from what was
-/// committed.
+/// The bench keeps its store and clock across executions; a [crash](Self::crash_at) ends an execution in the
+/// middle as the death of its process would, and [`restart`](Self::restart) continues from the last commit.
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
@@ -47,51 +46,51 @@ pub struct TestBench {
     last: Option<ExecutionId>,
 }
 
-/// The commit at which the next execution dies.
+/// The commit at which the next execution crashes.
 #[derive(Clone, Copy)]
 struct Crash {
     point: CommitPoint,
     commits_left: u64,
 }
 
-/// What unwinds the thread of an execution that crashes.
+/// The panic payload of a crash.
 struct Crashed;
 
 impl TestBench {
-    /// A bench for `job` on a store in memory.
+    /// Creates a bench for `job` on a store in memory.
     pub fn of(job: Job) -> Self {
         Self::on(Arc::new(MemoryRepository::new()), job)
     }
 
-    /// A bench for `job` on `repository`: a temporary one, or that of a real server.
+    /// Creates a bench for `job` on `repository`: a temporary store, or that of a real server.
     pub fn on(repository: Arc<dyn JobRepository>, job: Job) -> Self {
-        // The morning of a day long ago: a test that depends on today is a test that fails some day.
+        // A fixed day in the past: a test must not depend on the current date.
         let clock = SimClock::at(jiff::Timestamp::from_second(946_713_600).unwrap_or_default());
         let job = Arc::new(Mutex::new(job));
         Self { repository, clock, job, crash: Arc::default(), last: None }
     }
 
-    /// A bench for a job of `step` alone.
+    /// Creates a bench for a job with the single step `step`.
     ///
     /// # Panics
     ///
-    /// When the step cannot stand alone in a job: its name is empty, its start limit is 0.
+    /// When the step cannot be the only step of a job: its name is empty, its start limit is 0.
     pub fn of_step(step: impl Step + 'static) -> Self {
         Self::of(Job::builder("bench").step(step).build().expect("a step that can run alone"))
     }
 
-    /// The clock of every execution: it stands still until it is moved, and waits move it.
+    /// Returns the clock of all executions; only `advance` and waits move it.
     pub fn clock(&self) -> &SimClock {
         &self.clock
     }
 
-    /// What the executions are remembered in.
+    /// Returns the store of the executions.
     pub fn repository(&self) -> &dyn JobRepository {
         &*self.repository
     }
 
-    /// The next execution dies at its `commit`-th commit, counted from 1: [before](CommitPoint::Before) it is
-    /// durable, or [after](CommitPoint::After).
+    /// Makes the next execution crash at commit number `commit`, counted from 1:
+    /// [before](CommitPoint::Before) the commit is durable, or [after](CommitPoint::After).
     pub fn crash_at(&mut self, point: CommitPoint, commit: u64) {
         let commits_left = NonZeroU64::new(commit).map_or(1, NonZeroU64::get);
         *self.crash.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -102,16 +101,16 @@ impl TestBench {
     ///
     /// # Panics
     ///
-    /// When the job may not start.
+    /// When the start is refused.
     pub fn run(&mut self) -> JobExecution {
         self.run_with(JobParameters::new())
     }
 
-    /// As [`run`](Self::run), with parameters.
+    /// Runs the job with parameters; see [`run`](Self::run).
     ///
     /// # Panics
     ///
-    /// As [`run`](Self::run).
+    /// See [`run`](Self::run).
     pub fn run_with(&mut self, parameters: JobParameters) -> JobExecution {
         let (operator, name) = self.operator();
         let handle = operator.start(&name, parameters).expect("the job starts");
@@ -122,7 +121,7 @@ impl TestBench {
     ///
     /// # Panics
     ///
-    /// When there is none, or it may not be restarted.
+    /// When nothing ran before, or the restart is refused.
     pub fn restart(&mut self) -> JobExecution {
         let (operator, _) = self.operator();
         let last = self.last.expect("something ran before");
@@ -132,11 +131,11 @@ impl TestBench {
         self.ends(&operator, handle.id(), handle.wait().is_ok())
     }
 
-    /// The step execution of that name in the last execution.
+    /// Returns the step execution of that name in the last execution.
     ///
     /// # Panics
     ///
-    /// When there is none; says which there are.
+    /// When no such step ran; the message lists the steps that did.
     pub fn step(&self, name: &str) -> StepExecution {
         let last = self.last.expect("something ran before");
         let steps = self.repository.steps(last).expect("the store answers");
@@ -161,7 +160,7 @@ impl TestBench {
         (operator, name)
     }
 
-    /// A crashed execution is closed as the next process would close it.
+    /// Records the execution; a crashed one is recovered as the next process would recover it.
     fn ends(&mut self, operator: &JobOperator, id: ExecutionId, stored: bool) -> JobExecution {
         self.last = Some(id);
         if !stored {
@@ -196,11 +195,11 @@ fn dies_here(crash: &Mutex<Option<Crash>>, point: CommitPoint) -> bool {
     }
 }
 
-/// Asserts that the file at `path` has exactly these `lines`.
+/// Asserts that the lines of the file at `path` are exactly `lines`.
 ///
 /// # Panics
 ///
-/// When it cannot be read, or names the first line that differs.
+/// When the file cannot be read, or a line differs; the message contains its number.
 #[track_caller]
 pub fn assert_lines<S: AsRef<str>>(path: impl AsRef<Path>, lines: impl IntoIterator<Item = S>) {
     let path = path.as_ref();

@@ -1,4 +1,4 @@
-//! What every repository promises, run against every implementation.
+//! The conformance suite of repositories: the same promises, tested on every implementation.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{
 ///
 /// # Panics
 ///
-/// Panics, naming the broken promise, when `repository` does not keep one.
+/// When `repository` does not keep a promise; the message names it.
 pub fn conformance(repository: &dyn JobRepository) {
     what_is_not_committed_leaves_no_trace(repository);
     rows_come_back_as_they_went_in(repository);
@@ -54,7 +54,7 @@ fn execution_of(instance_id: InstanceId, job: &str) -> JobExecution {
         created_at: now(),
         started_at: Some(now()),
         ended_at: None,
-        owner: Some("somebody".to_owned()),
+        owner: Some("owner".to_owned()),
         fence: 1,
         lease_until: Some(now()),
         stop_requested: false,
@@ -120,7 +120,7 @@ fn what_is_not_committed_leaves_no_trace(repository: &dyn JobRepository) {
         unit.insert_event(&event(execution.id)).expect("inserted");
         unit.delete_execution(execution.id).expect("deleted");
     }
-    assert_eq!(repository.instance_count("trace").unwrap(), 1, "the dropped instance is gone");
+    assert_eq!(repository.instance_count("trace").unwrap(), 1, "the dropped instance is missing");
     assert_eq!(repository.execution(execution.id).unwrap(), Some(execution.clone()), "untouched");
     assert_eq!(repository.step(step.id).unwrap(), Some(step), "untouched");
     assert!(repository.skips(execution.id).unwrap().is_empty(), "no skip was kept");
@@ -159,7 +159,7 @@ fn rows_come_back_as_they_went_in(repository: &dyn JobRepository) {
     assert_eq!(
         unit.execution(execution.id).unwrap().map(|one| one.status),
         Some(BatchStatus::Completed),
-        "a unit of work sees its own changes"
+        "a transaction sees its own changes"
     );
     unit.commit().expect("commit");
     let after = JobExecution { version: 2, ..execution };
@@ -226,7 +226,7 @@ fn a_checkpoint_is_saved_only_under_the_current_fence(repository: &dyn JobReposi
     let mut unit = repository.begin().expect("begin");
     unit.update_execution(&JobExecution { stop_requested: true, ..job.clone() }).expect("asked");
     unit.commit().expect("commit");
-    assert!(save(1).expect("still the owner"), "the owner hears of the stop with its next commit");
+    assert!(save(1).expect("still the owner"), "the owner's next commit reports the stop");
     let mut unit = repository.begin().expect("begin");
     let ended = JobExecution { status: BatchStatus::Failed, ..reload(&mut *unit, job.id) };
     unit.update_execution(&ended).expect("ended");
@@ -248,7 +248,7 @@ fn leases_are_renewed_only_under_the_current_fence(repository: &dyn JobRepositor
         unit.commit().expect("commit");
         renewed.expect("answered")
     };
-    assert_eq!(renew(2), None, "somebody else's");
+    assert_eq!(renew(2), None, "another owner's fence");
     assert_eq!(renew(1), Some(false), "the owner's, no stop requested");
     let found = repository.execution(execution.id).unwrap().expect("the execution");
     assert_eq!(found.lease_until, Some(until));
@@ -343,7 +343,7 @@ fn progressive(repository: &dyn JobRepository, job: &str) -> (ProgressiveExecuti
         seq: 7,
         answer: Some("{}".to_owned()),
         fence: 3,
-        owner: Some("somebody".to_owned()),
+        owner: Some("owner".to_owned()),
         lease_until: Some(now()),
         times: "{}".to_owned(),
         slices: 4,
@@ -366,7 +366,7 @@ fn a_progressive_execution_comes_back_as_it_went_in(repository: &dyn JobReposito
     let state = repository.slices().progressive_state(id).expect("ask").expect("is progressive");
     assert_eq!((&state.row, &state.lanes), (&row, &vec![lane]));
     let bounds: Vec<_> = state.segments.iter().map(|one| (one.start, one.end)).collect();
-    assert_eq!(bounds, [(0, Some(50)), (50, Some(100))], "segments stand in the order of units");
+    assert_eq!(bounds, [(0, Some(50)), (50, Some(100))], "segments are in the order of units");
     assert_eq!(repository.slices().server_driven().expect("ask"), [id]);
 
     let mut unit = repository.begin().expect("begin");
@@ -387,7 +387,7 @@ fn a_progressive_execution_comes_back_as_it_went_in(repository: &dyn JobReposito
     let mut unit = repository.begin().expect("begin");
     let stored = unit.slices().segments_of(id).expect("ask").remove(0);
     let expected = Segment { end: Some(40), partial: None, ..segment.clone() };
-    assert_eq!(stored, expected, "a worker that knows the old end does not undo a cut");
+    assert_eq!(stored, expected, "a worker with the old end does not undo a cut");
     assert_eq!(unit.slices().partial_of(segment.id).expect("ask").as_deref(), Some("null"));
     let claimed = Segment { lane: None, claimed: 30, poison: Poison::default(), ..stored };
     unit.slices().claim_segment(&claimed).expect("a claim");
@@ -412,8 +412,8 @@ fn a_progressive_execution_comes_back_as_it_went_in(repository: &dyn JobReposito
     assert!(unit.slices().acknowledge_response(id).expect("acknowledge"));
     assert!(!unit.slices().acknowledge_response(id).expect("again"));
     unit.commit().expect("commit");
-    let let_go = StoredResponse { body: Vec::new(), is_acknowledged: true, ..response };
-    assert_eq!(repository.slices().response(id).expect("ask"), Some(let_go));
+    let released = StoredResponse { body: Vec::new(), is_acknowledged: true, ..response };
+    assert_eq!(repository.slices().response(id).expect("ask"), Some(released));
     delete(repository, id);
     assert_eq!(repository.slices().progressive_state(id).expect("ask"), None);
     assert_eq!(repository.slices().response(id).expect("ask"), None);

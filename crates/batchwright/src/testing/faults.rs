@@ -1,4 +1,4 @@
-//! Chosen items fail, flicker or dawdle; chosen commits kill.
+//! Fault injection: chosen items fail, fail temporarily or are delayed; chosen commits kill the process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,9 +11,9 @@ use crate::error::{ErrorKind, ItemError};
 use crate::item::{Ending, ItemProcessor, ItemReader, ItemWriter, PreparedCommit, Total};
 use crate::step::{ChunkTransaction, StepScope};
 
-/// Which items fail, and how. Items are numbered from 1 in reading order over the step's whole input.
+/// The faults of a run. Items are numbered from 1 in reading order over the step's whole input.
 ///
-/// Never part of an instance's identity.
+/// A fault plan is never part of an instance's identity.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FaultPlan {
@@ -21,41 +21,41 @@ pub struct FaultPlan {
     pub read: BTreeSet<u64>,
     /// Items that cannot be processed.
     pub process: BTreeSet<u64>,
-    /// Items that make a write attempt fail that contains them.
+    /// Items that fail every write attempt that contains them.
     pub write: BTreeSet<u64>,
-    /// Records whose read fails so many times, without advancing, and then works.
+    /// Records whose read fails this many times, without advancing, and then succeeds.
     pub read_flaky: BTreeMap<u64, u32>,
-    /// Items whose processing fails so many times and then works.
+    /// Items whose processing fails this many times and then succeeds.
     pub process_flaky: BTreeMap<u64, u32>,
-    /// Items that make so many write attempts fail and then work.
+    /// Items that fail this many write attempts that contain them and then succeed.
     pub write_flaky: BTreeMap<u64, u32>,
-    /// Items whose processing fails for good: neither retried nor skipped.
+    /// Items whose processing fails with a fatal error: neither retried nor skipped.
     pub fatal_process: BTreeSet<u64>,
-    /// Items whose writing fails for good: neither retried nor skipped.
+    /// Items whose writing fails with a fatal error: neither retried nor skipped.
     pub fatal_write: BTreeSet<u64>,
     /// Items that are filtered out.
     pub filter: BTreeSet<u64>,
-    /// The step that all this is about; all steps when it is not given.
+    /// The step that the plan applies to; `None` applies it to all steps.
     pub step: Option<String>,
-    /// Time that each call takes longer.
+    /// Delay of each call.
     pub delay_ms: Delays,
-    /// Which commit ends the process as `kill -9` would.
+    /// The commit at which the process ends as with `kill -9`.
     pub kill: Kill,
 }
 
-/// Milliseconds that each call takes longer.
+/// Delays of calls, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Delays {
-    /// Each read.
+    /// Before each read.
     pub read: u64,
-    /// Each item processed.
+    /// Before each processing of an item.
     pub process: u64,
-    /// Each write of a chunk, before its transaction opens.
+    /// Before each write of a chunk, before its transaction opens.
     pub write: u64,
 }
 
-/// When the process ends, counted in commits of steps in this execution, from 1.
+/// The commit at which the process ends, counted in commits of steps in this execution, from 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Kill {
@@ -66,7 +66,7 @@ pub struct Kill {
 }
 
 impl FaultPlan {
-    /// The plan for step `name`: this one, or none.
+    /// Returns the plan for step `name`: this plan, or an empty one.
     pub fn for_step(&self, name: &str) -> Self {
         match &self.step {
             Some(step) if step != name => Self::default(),
@@ -75,16 +75,16 @@ impl FaultPlan {
     }
 }
 
-/// An item that knows its number in reading order.
+/// An item with its number in reading order.
 pub trait Numbered {
-    /// The number, from 1.
+    /// Returns the number, from 1.
     fn number(&self) -> u64;
 
-    /// Told by the reader.
+    /// Sets the number; called by the reader.
     fn set_number(&mut self, number: u64);
 }
 
-/// A number is its own number: for sequences.
+/// A number is its own number, for sequences.
 impl Numbered for u64 {
     fn number(&self) -> u64 {
         *self
@@ -101,14 +101,14 @@ fn fatal(what: &str, number: u64) -> ItemError {
     ItemError::fatal(format!("{what} item {number}: injected fatal fault"))
 }
 
-/// Like slow user code: no stop cuts it short.
+/// Delays like slow user code: a stop request does not cut the delay short.
 fn dawdle(millis: u64) {
     if millis > 0 {
         StopToken::default().wait(Duration::from_millis(millis));
     }
 }
 
-/// Takes one from the failures left for `number`.
+/// Takes one of the failures left for `number`; returns whether there was one.
 fn flickers(left: &mut BTreeMap<u64, u32>, number: u64) -> bool {
     match left.get_mut(&number) {
         Some(count @ 1..) => {
@@ -119,7 +119,7 @@ fn flickers(left: &mut BTreeMap<u64, u32>, number: u64) -> bool {
     }
 }
 
-/// A reader whose chosen records cannot be read.
+/// A reader that fails to read chosen records.
 #[derive(Debug, Clone)]
 pub struct FaultyReader<R> {
     inner: R,
@@ -128,17 +128,17 @@ pub struct FaultyReader<R> {
     number: u64,
 }
 
-/// Where a [`FaultyReader`] stands.
+/// A position of a [`FaultyReader`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct FaultyPosition<P> {
-    /// Where the reader inside stands.
+    /// Position of the inner reader.
     pub inner: P,
-    /// Records behind it.
+    /// Number of records consumed.
     pub number: u64,
 }
 
 impl<R> FaultyReader<R> {
-    /// `inner` with the read faults of `plan`.
+    /// Adds the read faults of `plan` to `inner`.
     pub fn new(inner: R, plan: &FaultPlan) -> Self {
         Self { inner, plan: plan.clone(), flaky: plan.read_flaky.clone(), number: 0 }
     }
@@ -165,7 +165,7 @@ impl<R: ItemReader<Item: Numbered>> ItemReader for FaultyReader<R> {
         }
         let bad = self.plan.read.contains(&number);
         if bad && self.rereads() {
-            // Who says that a failed read does not advance must mean it of every failed read.
+            // A reader that rereads must not advance on any failed read.
             return Err(injected("read", number));
         }
         let read = self.inner.read();
@@ -214,7 +214,7 @@ impl<R: ItemReader<Item: Numbered>> ItemReader for FaultyReader<R> {
     }
 }
 
-/// A processor that fails, or filters, chosen items before `inner` sees them.
+/// A processor that fails, or filters, chosen items before `inner` processes them.
 #[derive(Debug, Clone)]
 pub struct FaultyProcessor<P> {
     inner: P,
@@ -223,7 +223,7 @@ pub struct FaultyProcessor<P> {
 }
 
 impl<P> FaultyProcessor<P> {
-    /// `inner` with the process faults of `plan`.
+    /// Adds the process faults of `plan` to `inner`.
     pub fn new(inner: P, plan: &FaultPlan) -> Self {
         let flaky = Arc::new(Mutex::new(plan.process_flaky.clone()));
         Self { inner, plan: plan.clone(), flaky }
@@ -239,7 +239,7 @@ impl<I: Numbered, P: ItemProcessor<I>> ItemProcessor<I> for FaultyProcessor<P> {
         if self.plan.fatal_process.contains(&number) {
             return Err(fatal("process", number));
         }
-        // Without such faults no lock is taken: this stands in every step of a job file.
+        // Without such faults no lock is taken: every step of a job file has this wrapper.
         let flickered = !self.plan.process_flaky.is_empty()
             && flickers(&mut self.flaky.lock().unwrap_or_else(PoisonError::into_inner), number);
         if flickered || self.plan.process.contains(&number) {
@@ -252,7 +252,7 @@ impl<I: Numbered, P: ItemProcessor<I>> ItemProcessor<I> for FaultyProcessor<P> {
     }
 }
 
-/// A writer that writes half of what it is given and fails, when chosen items are among it.
+/// A writer that fails at chosen items, after writing the items before them.
 #[derive(Debug, Clone)]
 pub struct FaultyWriter<W> {
     inner: W,
@@ -261,7 +261,7 @@ pub struct FaultyWriter<W> {
 }
 
 impl<W> FaultyWriter<W> {
-    /// `inner` with the write faults of `plan`.
+    /// Adds the write faults of `plan` to `inner`.
     pub fn new(inner: W, plan: &FaultPlan) -> Self {
         Self { inner, plan: plan.clone(), flaky: plan.write_flaky.clone() }
     }

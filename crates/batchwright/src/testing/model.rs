@@ -1,55 +1,55 @@
-//! The reference model of a chunk step: pure arithmetic, no engine. What it says is the contract.
+//! The reference model of a chunk step: pure arithmetic, without the engine. The model is the contract.
 //!
-//! Records are numbered from 1; `resolved` counts records behind the chunk's start that a scan
-//! resolved, those included that had no output.
+//! Records are numbered from 1; `resolved` counts records after the chunk's start that a scan resolved,
+//! including those without an output.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::FaultPlan;
 use crate::execution::{BatchStatus, Counters};
 
-/// A step execution to compute.
+/// The input of the model: one step execution.
 #[derive(Debug, Clone)]
 pub struct Case {
     /// Records in the input.
     pub count: u64,
     /// Items in a chunk.
     pub chunk: u64,
-    /// What goes wrong.
+    /// Faults of the items.
     pub faults: FaultPlan,
     /// Items that the database refuses only when their transaction commits.
     pub refused: BTreeSet<u64>,
-    /// Skips allowed; `None` is no skip policy.
+    /// Number of skips allowed; `None` is no skip policy.
     pub skip_limit: Option<u64>,
-    /// Further attempts after the first.
+    /// Number of further attempts after the first.
     pub retries: u32,
-    /// Stop once so many commits were made.
+    /// Number of commits after which the step stops.
     pub stop_after_commits: Option<u64>,
 }
 
-/// Where a step stands between executions.
+/// The position of a step between executions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mark {
-    /// Records behind the checkpoint.
+    /// Number of records before the checkpoint.
     pub records: u64,
-    /// Records behind it that are resolved all the same.
+    /// Number of records after the checkpoint that are resolved already.
     pub resolved: u64,
 }
 
-/// What the model expects.
+/// The result that the model computes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
-    /// How the step ends.
+    /// Status of the step at its end.
     pub status: BatchStatus,
-    /// What it counted.
+    /// Counters of the step.
     pub counters: Counters,
-    /// What it committed, in order.
+    /// Committed items, in order.
     pub rows: Vec<u64>,
-    /// Where it stands.
+    /// Position of the step.
     pub mark: Mark,
 }
 
-/// The step fails.
+/// The error of a step that fails.
 struct Failed;
 
 struct Model<'a> {
@@ -204,8 +204,8 @@ impl Model<'_> {
                 Ok(()) => {
                     let last = index + 1 == outputs.len();
                     let within = Mark { records: start, resolved: item - start };
-                    let behind = Mark { records: self.position, resolved: 0 };
-                    self.commit(&[item], if last { behind } else { within });
+                    let after = Mark { records: self.position, resolved: 0 };
+                    self.commit(&[item], if last { after } else { within });
                     uncommitted = false;
                 }
                 Err(WriteFault::Fatal) => {
@@ -238,7 +238,7 @@ impl Model<'_> {
                 return Err(WriteFault::Bad);
             }
         }
-        // The writer took all of them; the commit does not.
+        // The writer accepted all of them, and the commit refuses them.
         match outputs.iter().any(|item| self.case.refused.contains(item)) {
             true => Err(WriteFault::Bad),
             false => Ok(()),

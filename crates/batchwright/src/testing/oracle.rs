@@ -1,4 +1,5 @@
-//! Holds the engine to the reference model, execution after execution, until the job is done.
+//! The oracle: compares the engine with the reference model, execution after execution, until the job is
+//! done.
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -10,25 +11,26 @@ use crate::{
     SkipPolicy,
 };
 
-/// How the engine works; none of it may show in the result.
+/// The settings of the engine that must not affect the result.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// Chunks read ahead.
+    /// Number of chunks read ahead.
     pub read_ahead: usize,
-    /// Threads that process.
+    /// Number of processing threads.
     pub parallelism: usize,
 }
 
-/// Executions before the faults are taken away.
+/// Number of executions with faults.
 const FAULTY_EXECUTIONS: usize = 3;
 
-/// Runs `case` as `job` on `repository` and `writer`, restarting after every failure and stop; compares status,
-/// counters, checkpoint and `rows` with the model after each execution, and asserts the laws. After some executions
-/// the faults are taken away: `accept` makes the database take the `refused` items.
+/// Runs `case` as `job` on `repository` and `writer`, restarting after every failure and stop. After each
+/// execution the function compares status, counters, checkpoint and `rows` with the model, and asserts the
+/// laws of conservation. After a fixed number of executions the faults are removed: `accept` makes the
+/// database accept the `refused` items.
 ///
 /// # Panics
 ///
-/// When the engine and the model disagree.
+/// When the engine and the model differ.
 pub fn check<W>(
     repository: &Arc<dyn JobRepository>,
     job: &str,
@@ -57,42 +59,42 @@ pub fn check<W>(
         let done = handle.wait().expect("the end is stored");
         let step = operator.queries().steps(done.id).unwrap().pop().expect("the step has a row");
 
-        let told = format!("execution {execution} of {case:?} as {shape:?}");
-        assert_eq!(step.counters, expected.counters, "counters: {told}: {:?}", done.failure);
-        // What the model completes without any result fails for that reason.
+        let context = format!("execution {execution} of {case:?} as {shape:?}");
+        assert_eq!(step.counters, expected.counters, "counters: {context}: {:?}", done.failure);
+        // A step that the model completes with skips only fails for that reason.
         let skips = skipped + expected.counters.skips();
         let nothing_but_skips = expected.status == BatchStatus::Completed
             && expected.mark.records > 0
             && skips >= expected.mark.records;
         let status = if nothing_but_skips { BatchStatus::Failed } else { expected.status };
-        assert_eq!(step.status, status, "step: {told}");
-        assert_eq!(done.status, status, "job: {told}");
+        assert_eq!(step.status, status, "step: {context}");
+        assert_eq!(done.status, status, "job: {context}");
         expected_rows.extend(expected.rows);
-        assert_eq!(rows(), expected_rows, "rows: {told}");
-        assert_eq!(stored_mark(step.checkpoint.as_deref()), expected.mark, "checkpoint: {told}");
+        assert_eq!(rows(), expected_rows, "rows: {context}");
+        assert_eq!(stored_mark(step.checkpoint.as_deref()), expected.mark, "checkpoint: {context}");
 
         written += step.counters.write;
         skipped += operator.queries().skips(done.id).unwrap().len() as u64;
-        assert_eq!(written, expected_rows.len() as u64, "written = rows in the sink: {told}");
-        assert!(case.skip_limit.unwrap_or(0) >= step.counters.skips(), "limit kept: {told}");
+        assert_eq!(written, expected_rows.len() as u64, "written = rows in the sink: {context}");
+        assert!(case.skip_limit.unwrap_or(0) >= step.counters.skips(), "limit kept: {context}");
         if nothing_but_skips {
-            assert_eq!(done.failure.unwrap().code, "all_skipped", "{told}");
-            assert_eq!((written, skipped), (0, case.count), "{told}");
+            assert_eq!(done.failure.unwrap().code, "all_skipped", "{context}");
+            assert_eq!((written, skipped), (0, case.count), "{context}");
             return;
         }
         if done.status == BatchStatus::Completed {
             let code = if skipped > 0 { "COMPLETED_WITH_SKIPS" } else { "COMPLETED" };
-            assert_eq!(done.exit.code, code, "{told}");
-            assert!(step.counters.is_balanced(), "read = written + filtered + skipped: {told}");
+            assert_eq!(done.exit.code, code, "{context}");
+            assert!(step.counters.is_balanced(), "read = written + filtered + skipped: {context}");
             let Counters { filter, .. } = step.counters;
-            assert!(filter <= case.count, "{told}");
+            assert!(filter <= case.count, "{context}");
             let unique: std::collections::BTreeSet<_> = expected_rows.iter().collect();
-            assert_eq!(unique.len(), expected_rows.len(), "nothing twice: {told}");
+            assert_eq!(unique.len(), expected_rows.len(), "nothing twice: {context}");
             let filtered =
                 case.faults.filter.iter().filter(|item| **item <= case.count).count() as u64;
             assert!(
                 written + skipped + filtered >= case.count,
-                "nothing lost: {written} written, {skipped} skipped: {told}"
+                "nothing lost: {written} written, {skipped} skipped: {context}"
             );
             return;
         }
@@ -135,16 +137,16 @@ where
         .read_ahead(shape.read_ahead)
         .parallelism(shape.parallelism)
         .build();
-    // The hook stops the execution through the operator that it belongs to.
+    // The hook stops the execution through its own operator.
     let stopper: Arc<OnceLock<JobOperator>> = Arc::default();
-    let (told, commits) = (Arc::clone(&stopper), Mutex::new(0));
+    let (operator_cell, commits) = (Arc::clone(&stopper), Mutex::new(0));
     let stop_after = case.stop_after_commits;
     let operator = JobOperator::builder(Arc::clone(repository))
         .commit_hook(move |scope, _, point| {
             let mut commits = commits.lock().unwrap();
             *commits += u64::from(point == CommitPoint::After);
             if point == CommitPoint::After && stop_after == Some(*commits) {
-                let operator = told.get().expect("set before the start");
+                let operator = operator_cell.get().expect("set before the start");
                 operator.stop(scope.execution_id()).expect("it runs");
             }
         })

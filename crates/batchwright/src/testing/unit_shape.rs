@@ -1,24 +1,24 @@
-//! How long the units of a progressive step take, for tests and benchmarks of when slices end.
+//! Durations of the units of a progressive step, for tests and benchmarks of the end of slices.
 
 use super::SimRng;
 
-/// How the times of units are spread.
+/// The distribution of the durations of units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnitShape {
-    /// All the same.
+    /// All equal.
     Constant,
-    /// Evenly from half of the usual time to half as much again.
+    /// Uniform from half of the usual time to one and a half times it.
     HalfMoreOrLess,
-    /// One in ten eleven times as long as the others.
+    /// One in ten takes eleven times as long as the others.
     OneInTenElevenFold,
-    /// Slower and slower: from a quarter up to the whole.
+    /// Increasing from a quarter of the usual time to all of it.
     Slower,
-    /// Faster and faster: from the whole down to a quarter.
+    /// Decreasing from the usual time to a quarter of it.
     Faster,
 }
 
 impl UnitShape {
-    /// All of them, with a name for people.
+    /// All shapes, with a name for people.
     pub const ALL: [(Self, &str); 5] = [
         (Self::Constant, "constant"),
         (Self::HalfMoreOrLess, "±50 %"),
@@ -27,8 +27,8 @@ impl UnitShape {
         (Self::Faster, "faster, 4 ×"),
     ];
 
-    /// Time of a unit, of units that usually take `base`, in its unit of time. `at` says where in the whole work it
-    /// stands, from 0 to 1.
+    /// Returns the duration of a unit whose usual duration is `base`, in the same unit of time. `at` is the
+    /// position of the unit in the whole work, from 0 to 1.
     pub fn unit(self, base: f64, at: f64, random: &mut SimRng) -> f64 {
         match self {
             Self::Constant => base,

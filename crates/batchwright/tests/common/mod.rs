@@ -40,7 +40,7 @@ prop_compose! {
         retries in 0u32..4,
         stop_after_commits in prop_oneof![3 => Just(None), 1 => (1u64..6).prop_map(Some)],
     ) -> Case {
-        // A reader that does not advance cannot know that there is nothing behind the fault.
+        // A reader that does not advance cannot detect that the input ends after the fault.
         let mut faults = faults;
         faults.read.retain(|item| *item <= count);
         faults.read_flaky.retain(|item, _| *item <= count);

@@ -1,8 +1,8 @@
-//! How a CSV file is written, checked once.
+//! The format of a CSV file.
 
 use encoding_rs::{Encoding, UTF_8};
 
-/// The form of a CSV file: what separates, quotes and encodes its fields.
+/// The format of a CSV file: delimiter, quoting, columns and encoding.
 ///
 /// The default is RFC 4180 with a header line, in UTF-8: `,` between fields, `"` around them, a doubled quote
 /// for a quote.
@@ -36,77 +36,79 @@ impl Default for CsvFormat {
 }
 
 impl CsvFormat {
-    /// RFC 4180 with a header line, in UTF-8.
+    /// Creates the default format: RFC 4180 with a header line, in UTF-8.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Between fields: one ASCII character. Default `,`.
+    /// Sets the character between fields: one ASCII character. Default `,`.
     #[must_use]
     pub fn delimiter(mut self, delimiter: u8) -> Self {
         self.delimiter = delimiter;
         self
     }
 
-    /// Around fields that hold a delimiter or a line end. Default `"`; `None`: a quote is a character like others.
+    /// Sets the character around fields that contain a delimiter or a line end. Default `"`; `None` treats a
+    /// quote as an ordinary character.
     #[must_use]
     pub fn quote(mut self, quote: Option<u8>) -> Self {
         self.quote = quote;
         self
     }
 
-    /// Before a quote within a quoted field, instead of a second quote. Default: none. Only for reading.
+    /// Sets a character that escapes a quote within a quoted field, instead of a second quote. Default: none.
+    /// Only for reading.
     #[must_use]
     pub fn escape(mut self, escape: Option<u8>) -> Self {
         self.escape = escape;
         self
     }
 
-    /// First character of lines that are no records. Default: none. Only for reading.
+    /// Sets the first character of comment lines. Default: none. Only for reading.
     #[must_use]
     pub fn comment(mut self, comment: Option<u8>) -> Self {
         self.comment = comment;
         self
     }
 
-    /// Whether white space around fields and names is dropped; within quotes it stays. Default: it stays.
-    /// Only for reading.
+    /// Sets whether white space around fields and names is dropped; white space within quotes is kept.
+    /// Default: `false`. Only for reading.
     #[must_use]
     pub fn trim(mut self, trim: bool) -> Self {
         self.trim = trim;
         self
     }
 
-    /// Whether the first record holds the names of the columns. Default: it does.
+    /// Sets whether the first record contains the names of the columns. Default: `true`.
     #[must_use]
     pub fn header(mut self, header: bool) -> Self {
         self.header = header;
         self
     }
 
-    /// Names of the columns, in their order, in place of those of the header line. A file without header line
-    /// and without names has the columns `c1`, `c2`, ….
+    /// Sets the names of the columns, in their order, in place of those of the header line. A file without a
+    /// header line and without names has the columns `c1`, `c2`, ….
     #[must_use]
     pub fn columns<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.columns = Some(names.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Texts that mean null. When reading, such a field is as good as an empty one for an `Option`; when
-    /// writing, null becomes the first of them. Default: none, and null is written as an empty field.
+    /// Sets the texts that mean null. When reading, an `Option` treats such a field as empty; when writing,
+    /// null becomes the first text. Default: none, and null is written as an empty field.
     #[must_use]
     pub fn null<N: Into<String>>(mut self, texts: impl IntoIterator<Item = N>) -> Self {
         self.null = texts.into_iter().map(Into::into).collect();
         self
     }
 
-    /// The encoding of the file, by its name in the WHATWG Encoding Standard: `windows-1252`, `shift_jis`, ….
-    /// Default UTF-8.
+    /// Sets the encoding of the file by its name in the WHATWG Encoding Standard: `windows-1252`,
+    /// `shift_jis`, …. Default UTF-8.
     ///
     /// # Errors
     ///
-    /// A sentence, when there is no such encoding, or when it is one in which a line feed is not one byte
-    /// (UTF-16, ISO-2022-JP): convert such a file first.
+    /// A sentence, when the encoding does not exist, or when its line feed is not one byte (UTF-16,
+    /// ISO-2022-JP): convert such a file first.
     pub fn encoding(mut self, label: &str) -> Result<Self, String> {
         let encoding = Encoding::for_label(label.as_bytes())
             .ok_or_else(|| format!("there is no encoding `{label}`"))?;
@@ -121,11 +123,11 @@ impl CsvFormat {
         Ok(self)
     }
 
-    /// What is wrong with the combination, if anything.
+    /// Checks that the settings do not contradict each other.
     ///
     /// # Errors
     ///
-    /// A sentence that names the two settings that exclude each other.
+    /// A sentence that names the two conflicting settings.
     pub fn check(&self) -> Result<(), String> {
         let set = [
             ("delimiter", Some(self.delimiter)),
@@ -146,9 +148,7 @@ impl CsvFormat {
             }
         }
         if self.escape.is_some() && self.quote.is_none() {
-            return Err(
-                "`escape` needs `quote`: it stands before quotes in quoted fields".to_owned()
-            );
+            return Err("`escape` requires `quote`: it escapes quotes in quoted fields".to_owned());
         }
         match &self.columns {
             Some(names) => check_names(names.iter().map(String::as_str)),
@@ -157,7 +157,7 @@ impl CsvFormat {
     }
 }
 
-/// Every column has a name, and one of its own.
+/// Checks that every column has a name of its own.
 pub(super) fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), String> {
     let mut seen = std::collections::HashSet::new();
     for (index, name) in names.enumerate() {

@@ -1,4 +1,4 @@
-//! CSV in: typed records from a file, each at a known byte.
+//! CSV reader: typed records of a file, each at a known byte.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,37 +15,37 @@ use super::split::{Extent, Found, Splitter};
 use crate::error::{ErrorKind, ItemError};
 use crate::step::StepScope;
 
-/// Longest record that is read when nothing else is said, in bytes.
+/// Default maximum length of a record, in bytes.
 const RECORD_BYTES_MAX: u64 = 1024 * 1024;
-/// Bytes of a bad record that are kept for the dead letters.
+/// Maximum length of the raw bytes kept of an invalid record, for the dead letters.
 const RAW_BYTES_KEPT: usize = 64 * 1024;
 
-/// Where a CSV reader stands: behind so many bytes, lines and records.
+/// A position of a CSV reader: the bytes, lines and records consumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CsvPosition {
-    /// Bytes.
+    /// Bytes consumed.
     pub byte: u64,
-    /// Number of the next line, from 1; a quoted field may hold several.
+    /// Number of the next line, from 1; a quoted field may contain several lines.
     pub line: u64,
-    /// Records, the header included.
+    /// Records consumed, including the header.
     pub record: u64,
-    /// Which file it is; `None` for a pipe, and in checkpoints of version 0.1.
+    /// Identity of the file; `None` for a pipe, and in checkpoints of version 0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<InputIdentity>,
 }
 
-/// Turns a record and the names of its columns into an item.
+/// A function that makes an item of a record and the names of its columns.
 type Decode<T> =
     Arc<dyn Fn(CsvRecord<'_>, &[String], &CsvFormat) -> Result<T, ItemError> + Send + Sync>;
 
-/// Yields a `T` for every record of a CSV file.
+/// A reader that yields a `T` for every record of a CSV file.
 ///
-/// Fields are found by the names in the header line, or by those of [`CsvFormat::columns`]. Blank lines are no
-/// records, in files of one column too. A record with another number of fields than the header, with text behind
-/// a closing quote, with bytes that its encoding does not know, or longer than its bound is an error of kind
-/// `data.…` that knows its line and byte and carries the raw record; reading goes on behind it, and a quote that
-/// is never closed costs one line. An empty file has no records and needs no header. A header that repeats a name
-/// or has an empty one fails the step.
+/// Columns are found by the names in the header line, or by those of [`CsvFormat::columns`]. Blank lines are
+/// not records, even in files of one column. A record is an error of kind `data.…` when it has another number
+/// of fields than the header, text after a closing quote, bytes that are invalid in the encoding, or more
+/// bytes than its limit; the error contains line, byte and the raw record. Reading continues after the
+/// record, and a quote that is never closed costs one line. An empty file has no records and needs no header.
+/// A header with a repeated or an empty name fails the step.
 ///
 /// A pipe is read as a stream: a step that fails cannot be restarted within it.
 pub struct CsvReader<T> {
@@ -61,44 +61,44 @@ pub struct CsvReader<T> {
 struct Opened {
     input: Input,
     splitter: Splitter,
-    /// Names of the columns; empty in an empty file.
+    /// Names of the columns; empty for an empty file.
     headers: Vec<String>,
-    /// Where the input begins, in bytes of the file.
+    /// First byte of the input in the file.
     start: u64,
     line: u64,
     records: u64,
     bytes_max: usize,
     comment: Option<u8>,
     encoding: &'static encoding_rs::Encoding,
-    /// Text of a record in another encoding.
+    /// Buffer for the text of a record in another encoding than UTF-8.
     decoded: String,
 }
 
-/// What was found where the reader stands.
+/// The next record, or the reason why there is none.
 enum Next {
     Record(Extent),
     End,
     Bad(Bad),
 }
 
-/// A record that is none: its error, and its bytes.
+/// An invalid record: its error and its bytes.
 struct Bad {
     error: ItemError,
     raw: Vec<u8>,
 }
 
 impl<T: DeserializeOwned + 'static> CsvReader<T> {
-    /// The records of the file at `path`, each deserialised into a `T`.
+    /// Creates a reader of the file at `path`; each record is deserialized into a `T`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self::with(path, |record, headers, format| {
-            // Nothing of the record is borrowed by the item.
+            // The item borrows nothing from the record.
             record.deserialize(headers, format)
         })
     }
 }
 
 impl<T> CsvReader<T> {
-    /// The records of the file at `path`, each made into a `T` by `decode(record, headers)`.
+    /// Creates a reader of the file at `path`; `decode(record, headers)` makes a `T` of each record.
     pub fn decoding(
         path: impl Into<PathBuf>,
         decode: impl Fn(CsvRecord<'_>, &[String]) -> Result<T, ItemError> + Send + Sync + 'static,
@@ -124,21 +124,21 @@ impl<T> CsvReader<T> {
         }
     }
 
-    /// In this format.
+    /// Sets the format.
     #[must_use]
     pub fn format(mut self, format: CsvFormat) -> Self {
         self.format = format;
         self
     }
 
-    /// Between fields. Default `,`.
+    /// Sets the character between fields. Default `,`.
     #[must_use]
     pub fn delimiter(mut self, delimiter: u8) -> Self {
         self.format.delimiter = delimiter;
         self
     }
 
-    /// Only the bytes from `start` to `end`, the end excluded, behind the header line; see
+    /// Restricts the input to the bytes from `start` to `end`, excluding the end, after the header line; see
     /// [`ByteRanges`](crate::ByteRanges).
     #[must_use]
     pub fn bytes(mut self, start: u64, end: u64) -> Self {
@@ -146,29 +146,29 @@ impl<T> CsvReader<T> {
         self
     }
 
-    /// Longest record, in bytes, without its line end. Default 1 MiB.
+    /// Sets the maximum length of a record, in bytes without its line end. Default 1 MiB.
     #[must_use]
     pub fn record_bytes_max(mut self, bytes: u64) -> Self {
         self.record_bytes_max = bytes;
         self
     }
 
-    /// Continues a restart although the file is another one than the checkpoint was made with, at the same byte.
-    /// Default: such a restart is refused.
+    /// Lets a restart continue at the same byte of another file than the one of the checkpoint. Default: such
+    /// a restart is refused.
     #[must_use]
     pub fn may_have_changed(mut self) -> Self {
         self.may_have_changed = true;
         self
     }
 
-    /// Names of the columns of the open file; empty when the file is empty.
+    /// Returns the names of the columns of the open file; empty for an empty file.
     pub fn headers(&self) -> Option<&[String]> {
         self.open.as_ref().map(|open| open.headers.as_slice())
     }
 }
 
 impl<T> Clone for CsvReader<T> {
-    /// The same file, not open.
+    /// Clones the settings; the clone is not open.
     fn clone(&self) -> Self {
         Self {
             path: self.path.clone(),
@@ -203,7 +203,7 @@ impl Opened {
         })
     }
 
-    /// Reads the header line, or makes the names up. A pipe and a file are the same here: nothing is read twice.
+    /// Reads the header line, or creates the names. Nothing is read twice, so a pipe works like a file.
     fn read_header(&mut self, path: &Path, format: &CsvFormat) -> Result<(), ItemError> {
         let failed = |what: &str| {
             ItemError::fatal(format!("read the header line of `{}`: {what}", path.display()))
@@ -217,7 +217,7 @@ impl Opened {
                         self.item(extent, |names, _| Ok(names.iter().map(str::to_owned).collect()));
                     let names = names.map_err(|error| error.at(self.location()).to_string());
                     self.pass(extent);
-                    self.headers = names.map_err(|told| failed(&told))?;
+                    self.headers = names.map_err(|problem| failed(&problem))?;
                 }
             }
         }
@@ -232,8 +232,8 @@ impl Opened {
                     named.into_iter().find(|(found, given)| found != given)
                 {
                     return Err(failed(&format!(
-                        "`columns` names `{given}` where the header has `{found}`; give them in the order of the \
-                         file, or say that it has no header"
+                        "`columns` names `{given}` where the header has `{found}`; list them in the order of the \
+                         file, or declare that it has no header"
                     )));
                 }
             }
@@ -248,7 +248,7 @@ impl Opened {
         Ok(())
     }
 
-    /// `c1`, `c2`, … for as many fields as the first record has.
+    /// Returns `c1`, `c2`, … for as many fields as the first record has.
     fn numbered_columns(&mut self) -> Result<Vec<String>, ItemError> {
         let count = match self.next_record()? {
             Next::Record(extent) => self.splitter.fields(self.input.rest(), extent).1.len(),
@@ -257,7 +257,8 @@ impl Opened {
         Ok((1..=count).map(|number| format!("c{number}")).collect())
     }
 
-    /// A header of one column that holds another usual delimiter is most likely read with the wrong one.
+    /// Warns when a header of one column contains another common delimiter: the configured one is probably
+    /// wrong.
     fn warn_of_delimiter(&self, path: &Path, format: &CsvFormat) {
         let usual = [(';', "`;`"), ('\t', "a tab"), ('|', "`|`"), (',', "`,`")];
         let [only] = &self.headers[..] else { return };
@@ -272,7 +273,7 @@ impl Opened {
         }
     }
 
-    /// What stands where the reader is: behind blank lines and comments.
+    /// Returns the next record, after blank lines and comments.
     fn next_record(&mut self) -> Result<Next, ItemError> {
         let mut at_end = false;
         loop {
@@ -316,7 +317,8 @@ impl Opened {
         }
     }
 
-    /// Leaves a record that is none at the end of its first line: a quote that is never closed costs one line.
+    /// Abandons an invalid record at the end of its first line, so that a quote that is never closed costs
+    /// one line.
     fn give_up_line(&mut self, error: ItemError) -> Result<Bad, ItemError> {
         let location = self.location();
         let rest = self.input.rest();
@@ -338,7 +340,7 @@ impl Opened {
         self.input.rest()[..extent.content.min(RAW_BYTES_KEPT)].to_vec()
     }
 
-    /// What `make` makes of the fields of the record that was found, and of the names of the columns.
+    /// Returns what `make` makes of the fields of the record at `extent` and of the names of the columns.
     fn item<T>(
         &mut self,
         extent: Extent,
@@ -352,7 +354,7 @@ impl Opened {
             decoded.clear();
             decoded.push_str(&text.ok_or_else(|| {
                 let name = encoding.name();
-                ItemError::parse(format!("read the record: it holds bytes that are no {name}"))
+                ItemError::parse(format!("read the record: it contains bytes that are not {name}"))
             })?);
             let Found::Record(extent) = splitter.find(decoded.as_bytes(), true) else {
                 return Err(ItemError::parse("read the record: its quotes do not match"));
@@ -365,7 +367,7 @@ impl Opened {
     }
 
     fn location(&self) -> String {
-        // A reader that begins in the middle does not know how many lines lie before.
+        // A reader of a byte range does not know how many lines precede the range.
         match self.start {
             0 => format!("line {}, byte {}", self.line, self.input.byte()),
             _ => format!("byte {}", self.input.byte()),
@@ -382,7 +384,7 @@ impl Opened {
     }
 }
 
-/// The names in the header line of the file at `path`, which may be an output that is open.
+/// Returns the names in the header line of the file at `path`, which may be an open output.
 pub(super) fn header_names(path: &Path, format: &CsvFormat) -> Result<Vec<String>, ItemError> {
     let input = Input::beside_output(path)?;
     let mut open = Opened::on(input, format, RECORD_BYTES_MAX)?;

@@ -1,4 +1,4 @@
-//! The fields of one record, and how a type is made of them.
+//! The fields of one record, and their deserialization into a type.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -21,7 +21,7 @@ pub struct CsvRecord<'a> {
 }
 
 impl<'a> CsvRecord<'a> {
-    /// The `fields` of `bytes`, of which none may end within a character.
+    /// Creates a record from `bytes` and the ranges of its `fields`; no field may end within a character.
     pub(super) fn new(
         bytes: &'a [u8],
         fields: &'a [(usize, usize)],
@@ -34,37 +34,39 @@ impl<'a> CsvRecord<'a> {
             let column = column.map(String::as_str).unwrap_or_default();
             ItemError::parse(format!("read the record: column `{column}` is not valid UTF-8"))
         })?;
-        // Fields that were quoted stand without their delimiters: a character may seem to reach from one into the next.
+        // Quoted fields are stored without delimiters between them, so a character may seem to span two
+        // fields.
         if fields.iter().any(|(_, end)| !text.is_char_boundary(*end)) {
             return Err(ItemError::parse("read the record: a field is not valid UTF-8"));
         }
         Ok(Self { text, fields })
     }
 
-    /// Number of fields.
+    /// Returns the number of fields.
     pub fn len(&self) -> usize {
         self.fields.len()
     }
 
-    /// Whether there are none.
+    /// Whether the record has no fields.
     pub fn is_empty(&self) -> bool {
         self.fields.is_empty()
     }
 
-    /// The field at `index`, from 0.
+    /// Returns the field at `index`, from 0.
     #[inline]
     pub fn get(&self, index: usize) -> Option<&'a str> {
         let (start, end) = *self.fields.get(index)?;
         self.text.get(start..end)
     }
 
-    /// All fields, in their order.
+    /// Returns all fields, in their order.
     pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let text = self.text;
         self.fields.iter().map(move |(start, end)| text.get(*start..*end).unwrap_or_default())
     }
 
-    /// A `T` of the fields, by the names in `headers`; a field that means null in `format` is taken for an empty one.
+    /// Deserializes the fields into a `T`, by the names in `headers`; a field that means null in `format`
+    /// counts as empty.
     pub(super) fn deserialize<T: Deserialize<'a>>(
         self,
         headers: &'a [String],
@@ -80,7 +82,7 @@ impl<'a> CsvRecord<'a> {
     }
 }
 
-/// Why a record is no `T`.
+/// The reason why a record cannot be deserialized.
 #[derive(Debug)]
 struct Mismatch {
     column: Option<usize>,
@@ -107,7 +109,7 @@ impl Mismatch {
     }
 }
 
-/// The fields that were not taken yet. What a type asks for takes as many of them as it has parts.
+/// The fields not consumed yet; each part of the deserialized type consumes one field.
 struct Fields<'a> {
     record: CsvRecord<'a>,
     headers: &'a [String],
@@ -134,7 +136,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The next field as a value, given to `visit`; both may find that it is none.
+    /// Passes the next field to `visit`; an error carries the column.
     #[inline]
     fn value<V>(
         &mut self,
@@ -149,7 +151,7 @@ fn parsed<T: FromStr<Err: Display>>(field: &str) -> Result<T, Mismatch> {
     field.parse().map_err(|error: T::Err| Mismatch { column: None, message: error.to_string() })
 }
 
-/// Deserialises one field as a number; whole ones may be written in hexadecimal.
+/// Deserializes one field as a number; integers may be written in hexadecimal.
 macro_rules! numbers {
     ($($method:ident $visit:ident $type:ty, $radix:expr;)*) => {$(
         #[inline]
@@ -183,13 +185,13 @@ impl<'de> Deserializer<'de> for &mut Fields<'de> {
         deserialize_f64 visit_f64 f64, None;
     }
 
-    /// What the text looks like: for types that take anything.
+    /// Deserializes a field into the type that its text looks like, for types that accept any value.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
         self.value(|field| match field {
             "true" => visitor.visit_bool(true),
             "false" => visitor.visit_bool(false),
             _ => {
-                // A whole number that is too large for a type is no fraction.
+                // An integer that is too large for one type must not become a float.
                 if let Ok(number) = field.parse() {
                     visitor.visit_u64(number)
                 } else if let Ok(number) = field.parse() {
@@ -233,7 +235,7 @@ impl<'de> Deserializer<'de> for &mut Fields<'de> {
         self.deserialize_bytes(visitor)
     }
 
-    /// An empty field is none.
+    /// Deserializes an empty field as `None`.
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
         match self.peek() {
             Some(field) if !field.is_empty() => visitor.visit_some(self),
@@ -300,7 +302,7 @@ impl<'de> Deserializer<'de> for &mut Fields<'de> {
         visitor.visit_map(self)
     }
 
-    /// A variant without content, by its name.
+    /// Deserializes a variant without content, by its name.
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -420,14 +422,14 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_told_with_its_column() {
-        for (fields, told) in [
+        for (fields, expected) in [
             (["x", "1", "Buy"], "column `a`: invalid digit found in string"),
             (["300", "1", "Buy"], "column `a`: number too large to fit in target type"),
             (["1", "y", "Buy"], "column `b`: invalid float literal"),
             (["1", "1", "Hold"], "column `c`: unknown variant `Hold`, expected `Buy` or `Sell`"),
         ] {
             let error = read::<Row>(&fields).unwrap_err();
-            assert_eq!(error, format!("read the record: {told}"));
+            assert_eq!(error, format!("read the record: {expected}"));
         }
         #[derive(Debug, Deserialize)]
         #[expect(dead_code, reason = "never made")]

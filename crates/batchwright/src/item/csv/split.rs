@@ -1,24 +1,24 @@
-//! Finds where a CSV record ends, and where its fields are.
+//! Finds the end of a CSV record and the ranges of its fields.
 
 use super::CsvFormat;
 
-/// Takes records apart. Its memory is used again for every record.
+/// A splitter of records into fields. Its buffers are reused for every record.
 #[derive(Debug)]
 pub(super) struct Splitter {
     delimiter: u8,
     quote: Option<u8>,
     escape: Option<u8>,
     trim: bool,
-    /// What each byte is in a record without quotes. Fields are short: a look at every byte is quicker than a search for
-    /// each next one.
+    /// Role of each byte in a record without quotes. Fields are short: a table lookup for every byte is
+    /// faster than a search for each next delimiter.
     parts: Box<[Part; 256]>,
     /// Ranges of the fields, in the record's bytes or in `unquoted`.
     fields: Vec<(usize, usize)>,
-    /// Fields of a record with quotes, without them.
+    /// Content of the fields of a record with quotes, without the quotes.
     unquoted: Vec<u8>,
 }
 
-/// What a byte is in a record.
+/// The role of a byte in a record.
 #[derive(Debug, Clone, Copy)]
 enum Part {
     Text,
@@ -28,27 +28,27 @@ enum Part {
     Quote,
 }
 
-/// What stands at the beginning of some bytes.
+/// The result of a search for a record at the beginning of some bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// A whole record.
     Record(Extent),
-    /// The beginning of a record; its end lies behind the bytes.
+    /// The beginning of a record whose end lies beyond the bytes.
     More,
-    /// No CSV: what is wrong with the record.
+    /// Invalid CSV, with the reason.
     Bad(&'static str),
 }
 
-/// How far a record reaches.
+/// The extent of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent {
     /// Bytes without the line end.
     pub(super) content: usize,
-    /// Bytes with it.
+    /// Bytes including the line end.
     pub(super) whole: usize,
-    /// Lines that it has.
+    /// Number of lines.
     pub(super) lines: u64,
-    /// Whether the fields are those of [`Splitter::fields`] in the record's own bytes.
+    /// Whether the fields are ranges of the record's own bytes, see [`Splitter::fields`].
     plain: bool,
 }
 
@@ -66,7 +66,8 @@ impl Splitter {
         Self { delimiter, quote, escape, trim, parts, fields: Vec::new(), unquoted: Vec::new() }
     }
 
-    /// The record at the beginning of `bytes`, which are not empty; `at_end`: nothing comes behind them.
+    /// Finds the record at the beginning of `bytes`, which are not empty; `at_end` means that no bytes follow
+    /// them.
     pub(super) fn find(&mut self, bytes: &[u8], at_end: bool) -> Found {
         match self.plain(bytes) {
             Some(extent) => Found::Record(extent),
@@ -74,7 +75,7 @@ impl Splitter {
         }
     }
 
-    /// The fields of the record that was found at the beginning of `bytes`, as one text and ranges of it.
+    /// Returns the fields of the record found at the beginning of `bytes`, as one text and its ranges.
     pub(super) fn fields<'a>(
         &'a self,
         bytes: &'a [u8],
@@ -86,7 +87,8 @@ impl Splitter {
         }
     }
 
-    /// A record of one line without quoted fields, whose line feed is among the bytes. `None`: it may be another.
+    /// Finds a record of one line without quoted fields whose line feed is among the bytes. Returns `None`
+    /// for every other record.
     fn plain(&mut self, bytes: &[u8]) -> Option<Extent> {
         self.fields.clear();
         let mut start = 0;
@@ -102,9 +104,9 @@ impl Splitter {
                     self.push(bytes, start, end);
                     return Some(Extent { content: end, whole: at + 1, lines: 1, plain: true });
                 }
-                // Within a field it is a character like others.
+                // A quote within a field is an ordinary character.
                 Part::Quote if at > start && !self.trim => {}
-                // A carriage return alone ends a record, too.
+                // A carriage return alone also ends a record.
                 Part::Return if bytes.get(at + 1) == Some(&b'\n') => {}
                 Part::Quote | Part::Return => return None,
             }
@@ -124,7 +126,7 @@ impl Splitter {
         self.fields.push((start, end));
     }
 
-    /// Any record, field by field.
+    /// Finds any record, field by field.
     fn careful(&mut self, bytes: &[u8], at_end: bool) -> Found {
         self.fields.clear();
         self.unquoted.clear();
@@ -137,9 +139,9 @@ impl Splitter {
             let quoted = self.quote.is_some() && bytes.get(at).copied() == self.quote;
             if quoted {
                 match self.quoted(bytes, at + 1) {
-                    Some((behind, breaks)) => {
+                    Some((after, breaks)) => {
                         lines += breaks;
-                        at = behind;
+                        at = after;
                     }
                     None if at_end => return Found::Bad("a quoted field has no closing quote"),
                     None => return Found::More,
@@ -183,7 +185,7 @@ impl Splitter {
         }
     }
 
-    /// What `trim` takes off; never the delimiter.
+    /// Whether `trim` removes the byte; the delimiter is never removed.
     fn is_blank(&self, byte: u8) -> bool {
         matches!(byte, b' ' | b'\t') && byte != self.delimiter
     }
@@ -192,7 +194,8 @@ impl Splitter {
         bytes.iter().take_while(|byte| self.is_blank(**byte)).count()
     }
 
-    /// Appends a quoted field that begins at `at`; where it is behind its closing quote, and its line feeds.
+    /// Appends the quoted field that begins at `at`. Returns the position after its closing quote and the
+    /// number of its line feeds.
     fn quoted(&mut self, bytes: &[u8], mut at: usize) -> Option<(usize, u64)> {
         let quote = self.quote?;
         let escape = self.escape.unwrap_or(quote);
@@ -205,7 +208,8 @@ impl Splitter {
             at += length;
             let next = bytes.get(at + 1).copied();
             if bytes[at] != quote {
-                // It escapes a quote and itself; before anything else it is a character like others.
+                // An escape character escapes a quote and itself; before any other byte it is an ordinary
+                // character.
                 let is_escape = [quote, escape].contains(&next?);
                 self.unquoted.push(if is_escape { next? } else { escape });
                 at += 1 + usize::from(is_escape);

@@ -1,4 +1,4 @@
-//! CSV out.
+//! CSV writer.
 
 use std::path::PathBuf;
 
@@ -10,30 +10,30 @@ use super::super::{Encode, FileWriter};
 use super::CsvFormat;
 use crate::error::{ErrorKind, ItemError};
 
-/// Writes each output as a record; the header line comes from the names of its fields.
+/// A writer of CSV records; the header line contains the names of the outputs' fields.
 pub type CsvWriter = FileWriter<CsvRecords>;
 
-/// Records with a header line, or without.
+/// The encoder of CSV records, with or without a header line.
 #[derive(Debug, Clone)]
 pub struct CsvRecords {
     format: CsvFormat,
 }
 
 impl CsvWriter {
-    /// Into the file at `path`.
+    /// Creates a writer of the file at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self::encoding(path, CsvRecords { format: CsvFormat::new() })
     }
 
-    /// Between fields. Default `,`.
+    /// Sets the character between fields. Default `,`.
     #[must_use]
     pub fn delimiter(mut self, delimiter: u8) -> Self {
         self.encode.format.delimiter = delimiter;
         self
     }
 
-    /// In this format: delimiter, quote and header, and the names in its header line. With names the file has its
-    /// header line even when there are no items.
+    /// Sets the format: delimiter, quote, header, and the names in the header line. With names, the file has
+    /// its header line even without items.
     #[must_use]
     pub fn format(mut self, format: CsvFormat) -> Self {
         self.encode.format = format;
@@ -81,7 +81,7 @@ impl CsvFormat {
         self.encode_text(text, bytes)
     }
 
-    /// The same records without quotes; a record that needs them is refused.
+    /// Returns the same records without quotes; a record that needs quotes is refused.
     fn without_quotes(&self, text: &[u8]) -> Result<Vec<u8>, ItemError> {
         let mut plain = Vec::with_capacity(text.len());
         let mut builder = ReaderBuilder::new();
@@ -92,7 +92,8 @@ impl CsvFormat {
             if let Some(field) = record.iter().find(|field| field.iter().any(needs_quotes)) {
                 let shown: String = String::from_utf8_lossy(field).chars().take(80).collect();
                 return Err(ItemError::data(format!(
-                    "write the field `{shown}`: it holds the delimiter or a line end, and the file has no quotes"
+                    "write the field `{shown}`: it contains the delimiter or a line end, and the format has no \
+                     quotes"
                 )));
             }
             if record.len() == 1 && record[0].is_empty() {
@@ -128,20 +129,20 @@ impl CsvFormat {
         Ok(())
     }
 
-    /// Names in the header line of a file in this format that has one.
+    /// Returns the names in the header line of a file in this format.
     #[doc(hidden)]
     pub fn header_of(&self, path: &std::path::Path) -> Result<Vec<String>, ItemError> {
         let format = Self { columns: None, ..self.clone() };
         super::reader::header_names(path, &format)
     }
 
-    /// The text that null is written as.
+    /// Returns the text that represents null in an output.
     #[doc(hidden)]
     pub fn null_text(&self) -> &str {
         self.null.first().map_or("", String::as_str)
     }
 
-    /// Whether a field that was read means null.
+    /// Whether `field`, read from a file, means null.
     #[doc(hidden)]
     pub fn is_null(&self, field: &str) -> bool {
         self.null.iter().any(|text| text == field)

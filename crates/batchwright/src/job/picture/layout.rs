@@ -1,15 +1,15 @@
-//! Where everything in the picture of a flow stands. Pure arithmetic, in pixels.
+//! The layout of the picture of a flow: pure arithmetic, in pixels.
 //!
-//! Places stand in columns: each one column behind the last of those that lead to it (the longest-path
-//! layering of Sugiyama's method; the order within a column is that of the definition). An edge to the next
-//! column is a line; every other edge runs in a lane of its own, above the columns forwards and below them
-//! backwards.
+//! Nodes and ends are arranged in columns: each one column after the last of its predecessors (the
+//! longest-path layering of Sugiyama's method; the order within a column is that of the definition). An edge
+//! to the next column is a line; every other edge has a track of its own, above the columns for forward edges
+//! and below them for backward edges.
 
 use super::{EndKind, Way, ways};
 use crate::job::flow::{JobFlow, Node, NodeKind};
 use crate::step::StepKind;
 
-/// Width of a character of the labels, generously.
+/// Upper bound of the width of a label's character.
 const CHARACTER: f64 = 7.6;
 const BOX_HEIGHT: f64 = 40.0;
 const END_HEIGHT: f64 = 28.0;
@@ -17,7 +17,7 @@ const ROW_GAP: f64 = 26.0;
 const COLUMN_GAP_MIN: f64 = 44.0;
 const LANE: f64 = 24.0;
 const PADDING: f64 = 16.0;
-/// Room for the name above the content of a container.
+/// Height of the title of a container.
 const TITLE: f64 = 24.0;
 
 #[derive(Debug, Clone, Copy)]
@@ -26,14 +26,14 @@ pub(super) struct Size {
     pub(super) height: f64,
 }
 
-/// A flow, laid out from its own corner.
+/// A flow with its positions, relative to its own corner.
 pub(super) struct Layout<'f> {
     pub(super) size: Size,
     pub(super) places: Vec<Place<'f>>,
     pub(super) edges: Vec<Edge>,
 }
 
-/// A node or an end.
+/// A node or an end, with its position.
 pub(super) struct Place<'f> {
     pub(super) x: f64,
     pub(super) y: f64,
@@ -45,15 +45,15 @@ pub(super) struct Place<'f> {
 pub(super) enum Shape<'f> {
     Step(StepKind),
     Decision,
-    /// Flows within, from the corner of the place.
+    /// Nested flows, with their offsets from the corner of the place.
     Container(Vec<(f64, f64, &'f str, Layout<'f>)>),
     End(EndKind),
 }
 
-/// A way from place to place.
+/// An edge between two places.
 pub(super) struct Edge {
     pub(super) label: String,
-    /// Corners of the line; the label stands at the middle of its longest level part.
+    /// Corners of the line; the label is centred on its longest level part.
     pub(super) points: Vec<(f64, f64)>,
 }
 
@@ -73,7 +73,7 @@ fn text_width(text: &str) -> f64 {
 
 pub(super) fn layout(flow: &JobFlow) -> Layout<'_> {
     let mut places: Vec<_> = flow.nodes.iter().map(place).collect();
-    // Edges by place; ends become places behind the nodes, one for all that look alike.
+    // Links between places. Ends become places after the nodes; equal ends share one place.
     let mut links: Vec<(usize, usize, String)> = Vec::new();
     for index in 0..flow.nodes.len() {
         for (pattern, way) in ways(flow, index) {
@@ -120,7 +120,7 @@ fn place(node: &Node) -> Place<'_> {
     Place { x: 0.0, y: 0.0, size, label: node.name.clone(), shape }
 }
 
-/// Flows one below the other in a box; those of a split with their names.
+/// Stacks flows in a box; those of a split have their names.
 fn container<'f>(name: &str, flows: &'f [JobFlow], named: bool) -> (Size, Shape<'f>) {
     let (mut inner, mut y, mut width) = (Vec::new(), TITLE, text_width(name) + 2.0 * PADDING);
     for flow in flows {
@@ -149,11 +149,11 @@ fn end(places: &mut Vec<Place<'_>>, label: &str, kind: EndKind) -> usize {
     })
 }
 
-/// The column of each place.
+/// Returns the column of each place.
 fn columns(links: &[(usize, usize, String)], nodes: usize, places: usize) -> Vec<usize> {
     let mut columns = vec![0; places];
     for index in 0..nodes {
-        // Nothing leads forwards to it: it stands behind the one before it in the definition.
+        // Without a forward link to it, a node is placed after its predecessor in the definition.
         if index > 0 && !links.iter().any(|(from, to, _)| *to == index && *from < index) {
             columns[index] = columns[index - 1] + 1;
         }
@@ -164,10 +164,10 @@ fn columns(links: &[(usize, usize, String)], nodes: usize, places: usize) -> Vec
     columns
 }
 
-/// Puts every place into its column; a column is as wide as its widest place, and the gap before the next as
-/// the labels in it need.
+/// Places every place in its column. A column is as wide as its widest place, and the gap before the next
+/// column fits the labels in it.
 ///
-/// Returns where each column ends.
+/// Returns the right edge of each column.
 fn place_all(
     places: &mut [Place<'_>],
     columns: &[usize],
@@ -202,7 +202,7 @@ fn place_all(
     ends
 }
 
-/// Whether the edge goes straight to the next column.
+/// Whether the edge leads to the next column.
 fn is_short(columns: &[usize], from: usize, to: usize) -> bool {
     columns[to] == columns[from] + 1
 }
@@ -227,7 +227,7 @@ fn edges(
     for (from, to, label) in links {
         let (source, target) = (&places[*from], &places[*to]);
         let (start, goal) = (source.right(), target.left());
-        // Level to the end of the column first: nothing in it is crossed.
+        // First level to the end of the column, so that the line crosses no other place.
         let column_end = column_ends[columns[*from]] + PADDING;
         let (a, b) = (column_end + 10.0, goal.0 - 14.0);
         let points = if is_short(columns, *from, *to) {

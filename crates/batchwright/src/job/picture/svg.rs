@@ -1,4 +1,4 @@
-//! Writes a laid-out flow as SVG.
+//! Writes the layout of a flow as SVG.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ const STYLE: &str = "text{font:13px ui-monospace,monospace;fill:#1c2733;text-anc
     .fail{fill:#fde8e8;stroke:#c53030}.stop{fill:#fff;stroke:#718096;stroke-dasharray:3 2}\
     .way{fill:none;stroke:#52606d;stroke-width:1.3;marker-end:url(#tip)}.halo{fill:#fff;opacity:.85}";
 
-/// Above the flow, for its name.
+/// Height of the header with the job's name.
 const HEADER: f64 = 28.0;
 
 pub(in crate::job) fn svg(job: &Job) -> String {
@@ -35,7 +35,7 @@ pub(in crate::job) fn svg(job: &Job) -> String {
     text
 }
 
-/// `flow` with its corner at `x`, `y`: lines first, so that nothing is crossed out.
+/// Draws `flow` with its corner at `x`, `y`: containers, lines, nodes, labels, so that no line covers a node.
 fn draw(flow: &Layout<'_>, x: f64, y: f64, text: &mut String) {
     for place in flow.places.iter().filter(|one| matches!(one.shape, Shape::Container(_))) {
         draw_place(place, x, y, text);
@@ -120,7 +120,7 @@ fn draw_edge(edge: &Edge, x: f64, y: f64, text: &mut String) {
     let _ = writeln!(text, "<path class=\"way\" d=\"M{}\"/>", points.join("L"));
 }
 
-/// The label at the middle of the longest part of the line.
+/// Draws the label at the middle of the longest part of the line.
 fn draw_label(edge: &Edge, x: f64, y: f64, text: &mut String) {
     let length = |pair: &[(f64, f64)]| (pair[1].0 - pair[0].0).abs();
     let longest = edge.points.windows(2).max_by(|a, b| length(a).total_cmp(&length(b)));

@@ -1,4 +1,4 @@
-//! Putting a chunk step together: what is missing is a compile error.
+//! The builder of chunk steps: a missing part is a compile error.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use crate::policy::{Completion, SkipPolicy};
 use crate::retry::RetryPolicy;
 use crate::step::{Factory, StepOptions, StepScope, cloning};
 
-/// Marks a part of a [`ChunkStepBuilder`] that has not been supplied yet.
+/// The marker of a part of a [`ChunkStepBuilder`] that is not set yet.
 #[derive(Debug, Clone, Copy)]
 pub struct Missing;
 
-/// Describes a chunk step: reader, processor, writer, and how it works.
+/// A builder of a chunk step: reader, processor, writer, and settings.
 ///
 /// ```
 /// use batchwright::{ChunkStepBuilder, NoWriter, Sequence};
@@ -37,12 +37,13 @@ pub struct ChunkStepBuilder<R = Missing, P = PassThrough, W = Missing> {
 }
 
 impl ChunkStepBuilder {
-    /// Chunks that a reader may be ahead: each is held in memory.
+    /// Maximum number of chunks read ahead; each chunk is held in memory.
     pub const READ_AHEAD_MAX: usize = 64;
-    /// Threads that may process one step: more than any machine has use for.
+    /// Maximum number of processing threads of one step: more than any machine can use.
     pub const PARALLELISM_MAX: usize = 256;
 
-    /// A step without reader, processor and writer, a thousand items a chunk, nothing tolerated.
+    /// Creates a step without reader, processor and writer, with 1000 items a chunk, which tolerates no
+    /// failure.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -63,7 +64,7 @@ impl ChunkStepBuilder {
 }
 
 impl<R, P, W> ChunkStepBuilder<R, P, W> {
-    /// Where the items come from; cloned for every step execution.
+    /// Sets the reader; each step execution uses a clone.
     #[must_use]
     pub fn reader<R2>(self, reader: R2) -> ChunkStepBuilder<R2, P, W>
     where
@@ -72,7 +73,7 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
         self.reader_factory(cloning(reader))
     }
 
-    /// Where the items come from; made for every step execution, from its parameters and contexts.
+    /// Sets a function that creates the reader for each step execution, from its parameters and contexts.
     #[must_use]
     pub fn reader_with<R2: ItemReader>(
         self,
@@ -86,7 +87,7 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
         ChunkStepBuilder { name, options, plan, reader, processor, writer }
     }
 
-    /// What becomes of each item: a function `|item: &Input| Ok(Some(output))`, or a type of your own.
+    /// Sets the processor: a function `|item: &Input| Ok(Some(output))`, or a type of your own.
     #[must_use]
     pub fn processor<P2>(self, processor: P2) -> ChunkStepBuilder<R, P2, W>
     where
@@ -95,7 +96,7 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
         self.processor_factory(cloning(processor))
     }
 
-    /// What becomes of each item; made for every step execution.
+    /// Sets a function that creates the processor for each step execution.
     #[must_use]
     pub fn processor_with<P2>(
         self,
@@ -109,7 +110,7 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
         ChunkStepBuilder { name, options, plan, reader, processor, writer }
     }
 
-    /// Where the outputs go; cloned for every step execution.
+    /// Sets the writer; each step execution uses a clone.
     #[must_use]
     pub fn writer<W2>(self, writer: W2) -> ChunkStepBuilder<R, P, W2>
     where
@@ -118,7 +119,7 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
         self.writer_factory(cloning(writer))
     }
 
-    /// Where the outputs go; made for every step execution.
+    /// Sets a function that creates the writer for each step execution.
     #[must_use]
     pub fn writer_with<W2>(
         self,
@@ -132,42 +133,43 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
         ChunkStepBuilder { name, options, plan, reader, processor, writer }
     }
 
-    /// Items in a transaction; zero is taken as one. Larger is faster and repeats more after a
-    /// failure. Default 1000.
+    /// Sets the number of items in a transaction; zero counts as one. A larger number is faster and repeats
+    /// more work after a failure. Default 1000.
     #[must_use]
     pub fn chunk_size(self, items: usize) -> Self {
         self.completion(Completion::items(items))
     }
 
-    /// When a chunk is full: items, time, or both.
+    /// Sets the condition under which a chunk is full: items, time, or both.
     #[must_use]
     pub fn completion(mut self, completion: Completion) -> Self {
         self.plan.completion = completion;
         self
     }
 
-    /// Which failures give up a record instead of the step. Default: none.
+    /// Sets the failures that skip a record instead of failing the step. Default: none.
     #[must_use]
     pub fn skip(mut self, policy: SkipPolicy) -> Self {
         self.plan.skip = policy;
         self
     }
 
-    /// Which failures are tried again. Default: none.
+    /// Sets the failures that are retried. Default: none.
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.plan.retry = policy;
         self
     }
 
-    /// Appends every skipped record to this file, one JSON object a line, exactly once each. A new
-    /// instance begins the file anew: name it after the instance's parameters to keep them all.
+    /// Appends every skipped record to this file, one JSON object a line, exactly once each. A new instance
+    /// begins the file anew: to keep all files, derive the name from the instance's parameters.
     #[must_use]
     pub fn dead_letters(self, path: impl Into<PathBuf>) -> Self {
         self.dead_letter_factory(cloning(path.into()))
     }
 
-    /// As [`dead_letters`](Self::dead_letters), with a path made for every step execution.
+    /// Sets a function that creates the path of the dead letters for each step execution; see
+    /// [`dead_letters`](Self::dead_letters).
     #[must_use]
     pub fn dead_letters_with(
         self,
@@ -181,52 +183,52 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
         self
     }
 
-    /// Chunks that the reader may be ahead of the writer, on a thread of its own; 0 reads in between.
-    /// Default: two for readers of files and databases, none for the others. At most
-    /// [`READ_AHEAD_MAX`](ChunkStepBuilder::READ_AHEAD_MAX).
+    /// Sets the number of chunks that the reader, on a thread of its own, may be ahead of the writer; 0 reads
+    /// on the step's own thread. Default: two for readers of files and databases, none for the others. At
+    /// most [`READ_AHEAD_MAX`](ChunkStepBuilder::READ_AHEAD_MAX).
     #[must_use]
     pub fn read_ahead(mut self, chunks: usize) -> Self {
         self.plan.read_ahead = Some(chunks.min(ChunkStepBuilder::READ_AHEAD_MAX));
         self
     }
 
-    /// Threads that process chunks at once; the order of the output stays that of the input. Default 1,
-    /// at most [`PARALLELISM_MAX`](ChunkStepBuilder::PARALLELISM_MAX).
+    /// Sets the number of threads that process chunks concurrently; the output keeps the order of the input.
+    /// Default 1, at most [`PARALLELISM_MAX`](ChunkStepBuilder::PARALLELISM_MAX).
     #[must_use]
     pub fn parallelism(mut self, threads: usize) -> Self {
         self.plan.parallelism = threads.clamp(1, ChunkStepBuilder::PARALLELISM_MAX);
         self
     }
 
-    /// Executions of the step that an instance may have. Default: no limit.
+    /// Sets the number of executions of the step that an instance may have. Default: no limit.
     #[must_use]
     pub fn start_limit(mut self, limit: u32) -> Self {
         self.options.start_limit = Some(limit);
         self
     }
 
-    /// Runs the step again in every execution, from its beginning, although it completed.
+    /// Runs the step again in every execution, from its beginning, although it is complete.
     #[must_use]
     pub fn allow_start_if_complete(mut self) -> Self {
         self.options.allow_start_if_complete = true;
         self
     }
 
-    /// Calls `listener` around the step.
+    /// Adds a listener of the step's executions.
     #[must_use]
     pub fn step_listener(mut self, listener: impl StepListener + 'static) -> Self {
         self.options.listeners.push(Arc::new(listener));
         self
     }
 
-    /// As [`step_listener`](Self::step_listener), for a listener that somebody else holds too.
+    /// Adds a listener that other code shares; see [`step_listener`](Self::step_listener).
     #[must_use]
     pub fn shared_step_listener(mut self, listener: Arc<dyn StepListener>) -> Self {
         self.options.listeners.push(listener);
         self
     }
 
-    /// The step. Does not compile while a reader or a writer is missing.
+    /// Builds the step. Does not compile while a reader or a writer is missing.
     pub fn build(self) -> ChunkStep<R, P, W>
     where
         R: ItemReader,

@@ -1,4 +1,4 @@
-//! Where a chunk step stands, as it is stored with every commit.
+//! The checkpoint of a chunk step, stored with every commit.
 
 use std::fmt::Write as _;
 
@@ -10,22 +10,23 @@ use crate::error::{ErrorKind, ItemError, RepositoryError};
 use crate::execution::StepExecution;
 use crate::item::FilePosition;
 
-/// The engine's checkpoint. Positions stay JSON text: only their reader and writer know them.
+/// The engine's checkpoint. Positions stay JSON text: only their reader and writer can interpret them.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Checkpoint {
-    /// Commits in the life of the instance's step.
+    /// Number of commits of the step in this instance.
     pub(super) sequence: u64,
-    /// Records behind `reader`, skipped ones included.
+    /// Number of records before the position of `reader`, including skipped ones.
     pub(super) records: u64,
-    /// Skips that were committed in the life of the instance's step.
+    /// Number of skips that were committed in this instance.
     pub(super) skips: u64,
-    /// Records behind `reader`'s position that are resolved all the same: a scan was cut short.
+    /// Number of records after the position of `reader` that are already resolved, because a scan was cut
+    /// short.
     pub(super) resolved: u64,
-    /// JSON of the reader's position; empty at the beginning.
+    /// JSON of the reader's position; empty at the beginning of the input.
     pub(super) reader: String,
-    /// JSON of the writer's position; empty at the beginning.
+    /// JSON of the writer's position; empty at the beginning of the output.
     pub(super) writer: String,
-    /// Where the dead-letter file ends, when there is one.
+    /// End of the dead-letter file, when there is one.
     pub(super) dead_letters: Option<FilePosition>,
 }
 
@@ -44,7 +45,7 @@ struct Stored {
 }
 
 impl Checkpoint {
-    /// The checkpoint in the row of `step`, or the beginning.
+    /// Returns the checkpoint in the row of `step`, or the initial one.
     pub(super) fn of(step: &StepExecution) -> Result<Self, RepositoryError> {
         match &step.checkpoint {
             Some(text) => Self::parse(text),
@@ -67,12 +68,13 @@ impl Checkpoint {
         })
     }
 
-    /// Records that were read and all of them skipped; 0: something else became of one, or there was none.
+    /// Returns the number of records when all of them were skipped; 0 when one was not skipped, or none was
+    /// read.
     pub(super) fn nothing_but_skips(&self) -> u64 {
         if self.skips >= self.records { self.records } else { 0 }
     }
 
-    /// Appends the stored form to `text`. By hand: this runs for every chunk.
+    /// Appends the stored form to `text`. Written by hand, because it runs for every chunk.
     pub(super) fn write_to(&self, text: &mut String) {
         let Self { sequence, records, skips, resolved, reader, writer, dead_letters } = self;
         let _ = write!(text, r#"{{"sequence":{sequence},"records":{records}"#);
@@ -110,13 +112,13 @@ fn position<T: DeserializeOwned>(json: &str) -> Result<Option<T>, ItemError> {
     if json.is_empty() {
         return Ok(None);
     }
-    // `null` is no position: nothing was committed yet, or there is nothing to know.
+    // `null` means no position: nothing was committed yet, or the position is a unit type.
     serde_json::from_str::<Option<T>>(json).map_err(|error| {
-        ItemError::wrap(ErrorKind::FATAL, format!("understand the stored position {json}"), error)
+        ItemError::wrap(ErrorKind::FATAL, format!("interpret the stored position {json}"), error)
     })
 }
 
-/// `position` as JSON in `text`, whose old content is dropped.
+/// Writes `position` as JSON to `text`, replacing its content.
 pub(super) fn to_json(position: &impl Serialize, text: &mut String) -> Result<(), ItemError> {
     let mut bytes = std::mem::take(text).into_bytes();
     bytes.clear();

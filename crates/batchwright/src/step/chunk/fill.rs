@@ -1,4 +1,4 @@
-//! Reading: fills chunks, collects failed reads, notes where the reader stands.
+//! Reading: fills chunks, collects failed reads, and records the reader's position.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -12,33 +12,33 @@ use crate::event::{Progress, ProgressUnit};
 use crate::item::{ItemReader, Total};
 use crate::step::guarded;
 
-/// A chunk as read: its good items, its failures in between, and the position behind it.
+/// A chunk as read: its items, its failed reads, and the reader's position after it.
 pub(super) struct Filled<I> {
     pub(super) items: Vec<I>,
-    /// Good items read; `items` has fewer once they became outputs unchanged.
+    /// Number of items read; `items` is shorter after its items became outputs unchanged.
     pub(super) count: usize,
     pub(super) failures: Vec<ReadFailure>,
     pub(super) end: End,
-    /// JSON of the reader's position behind the last record.
+    /// JSON of the reader's position after the last record.
     pub(super) position: String,
-    /// Records consumed and thrown away, because an earlier execution resolved them.
+    /// Number of records discarded because an earlier execution resolved them.
     pub(super) dropped: u64,
     pub(super) progress: Option<Progress>,
 }
 
-/// A record that could not be read, between `before` good items and the rest.
+/// A record that could not be read, after `before` items of the chunk.
 pub(super) struct ReadFailure {
     pub(super) before: usize,
     pub(super) error: ItemError,
 }
 
-/// Why reading the chunk ended.
+/// The reason why reading a chunk ended.
 pub(super) enum End {
-    /// It is full.
+    /// The chunk is full.
     Full,
-    /// There is no more input.
+    /// The input is exhausted.
     Exhausted,
-    /// A failure that is not tolerated.
+    /// A failure is not tolerated.
     Failed(ItemError),
     /// A listener failed.
     Listener(&'static str, ItemError),
@@ -61,46 +61,46 @@ impl<I> Filled<I> {
         }
     }
 
-    /// Whether nothing comes behind it.
+    /// Whether no chunk follows this one.
     pub(super) fn is_last(&self) -> bool {
         !matches!(self.end, End::Full)
     }
 
-    /// Records consumed for it, thrown away and failed ones included.
+    /// Returns the number of records consumed, including discarded and failed ones.
     pub(super) fn records(&self) -> u64 {
         self.dropped + (self.count + self.failures.len()) as u64
     }
 
-    /// How manieth record of the chunk its good item `index` is, from 1.
+    /// Returns the 1-based record number, within the chunk, of item `index`.
     pub(super) fn record_of_item(&self, index: usize) -> u64 {
         let failed = self.failures.partition_point(|failure| failure.before <= index);
         self.dropped + (index + failed) as u64 + 1
     }
 
-    /// How manieth record of the chunk its failure `index` is, from 1.
+    /// Returns the 1-based record number, within the chunk, of failure `index`.
     pub(super) fn record_of_failure(&self, index: usize) -> u64 {
         self.dropped + (self.failures[index].before + index) as u64 + 1
     }
 }
 
-/// Fills chunks from a reader.
+/// A filler of chunks from a reader.
 pub(super) struct Filler<'a, R: ItemReader, O> {
     reader: &'a mut R,
     plan: &'a Plan,
     kit: &'a Kit<R::Item, O>,
     clock: &'a dyn Clock,
     stop: &'a StopToken,
-    /// Records to throw away before anything else.
+    /// Number of records to discard first, because an earlier execution resolved them.
     drop: u64,
     consecutive_failures: u64,
-    /// Where the reader stood after the first of them.
+    /// JSON of the reader's position after the first of the consecutive failures.
     failing_at: String,
-    /// When the first record of the chunk was consumed.
+    /// Time at which the first record of the chunk was consumed.
     begun: Option<Duration>,
     total: Option<Total>,
 }
 
-/// What a run of good reads ended with.
+/// The end of a run of successful reads.
 enum Pause {
     Full,
     Exhausted,
@@ -132,8 +132,8 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         }
     }
 
-    /// Reads the next chunk into `items`, in place of what a settled chunk left there. That is dropped
-    /// by the thread that made it: memory that one thread takes and another gives back is slow.
+    /// Reads the next chunk into `items`. The old content, left by a settled chunk, is dropped here, on the
+    /// thread that allocated it: memory that one thread allocates and another frees is slow.
     pub(super) fn fill(&mut self, mut items: Vec<R::Item>) -> Filled<R::Item> {
         items.clear();
         self.begun = None;
@@ -162,13 +162,13 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         Some(Progress { done: self.reader.done(), total, unit })
     }
 
-    /// A scan was cut short: what it resolved is read over, failed or not, and counted nowhere.
+    /// Discards the records that an interrupted scan resolved, failed or not; no counter includes them.
     fn throw_away_resolved(&mut self, filled: &mut Filled<R::Item>) -> Option<End> {
         while self.drop > 0 {
             let reader = &mut *self.reader;
             let policy = &self.plan.skip;
             let passed = guarded(|| match reader.read() {
-                // Only what could be given up then can be passed over now.
+                // Only a failure that could be skipped then can be discarded now.
                 Err(error) if !policy.tolerates(Phase::Read, &error) => Err(error),
                 Err(_) if reader.rereads() => reader.pass_over().map(|()| true),
                 read => Ok(!matches!(read, Ok(None))),
@@ -189,7 +189,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         let (mut attempts, mut first_failure) = (1, None);
         loop {
             let before = filled.items.len();
-            // A chunk ends after so many consumed records, good or bad.
+            // A chunk ends after a number of consumed records, including failed ones.
             let size = self.plan.completion.items.get() - filled.failures.len();
             let pause = catch_unwind(AssertUnwindSafe(|| self.read_on(&mut filled.items, size)));
             if filled.items.len() > before {
@@ -201,7 +201,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
                 Ok(Pause::Exhausted) => return End::Exhausted,
                 Ok(Pause::Listener(call, error)) => return End::Listener(call, error),
                 Ok(Pause::Failed(error)) => error,
-                // What state a panic left the reader in, nobody knows.
+                // The state of the reader after a panic is unknown.
                 Err(payload) => return End::Failed(ItemError::from_panic(&*payload)),
             };
             for listener in self.kit.item.iter().rev() {
@@ -229,7 +229,8 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         }
     }
 
-    /// Notes a failed record; an end, when it is not tolerated or certainly one too many.
+    /// Records a failed read. Returns an end when the failure is not tolerated or certainly exceeds the
+    /// limit.
     fn give_up(&mut self, error: ItemError, filled: &mut Filled<R::Item>) -> Option<End> {
         let policy = &self.plan.skip;
         if !policy.tolerates(Phase::Read, &error) {
@@ -248,13 +249,14 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         if self.consecutive_failures == 1 {
             self.failing_at = position;
         } else if self.consecutive_failures > policy.consecutive_reads_max {
-            // A reader that moves on reads bad records; one that stands still is broken.
+            // A reader whose position advances reads invalid records; one whose position stays the same is
+            // broken.
             if position != self.failing_at {
                 self.consecutive_failures = 0;
                 return self.give_up(error, filled);
             }
             let count = self.consecutive_failures;
-            let what = format!("read on: {count} records in a row could not be read: {error}");
+            let what = format!("{count} records in a row could not be read: {error}");
             return Some(End::Failed(ItemError::fatal(what)));
         }
         filled.failures.push(ReadFailure { before: filled.items.len(), error });
@@ -270,13 +272,13 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         (is_full || too_many || is_late).then_some(End::Full)
     }
 
-    /// Time since the first record of the chunk was consumed.
+    /// Returns the time since the first record of the chunk was consumed.
     fn elapsed(&mut self) -> Duration {
         let now = self.clock.elapsed();
         now.saturating_sub(*self.begun.get_or_insert(now))
     }
 
-    /// Reads good items until there are `size`, the input ends, or a read fails.
+    /// Reads items until there are `size`, the input ends, or a read fails.
     fn read_on(&mut self, items: &mut Vec<R::Item>, size: usize) -> Pause {
         if !self.kit.item.is_empty() || self.kit.until.is_some() {
             return self.read_on_watched(items, size);
@@ -336,8 +338,8 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
     }
 }
 
-/// Reads until `items` has `size`. A function of its own, so that the compiler knows `reader` and `items`
-/// apart and keeps what a small reader counts in a register.
+/// Reads until `items` has `size` elements. A separate function, so that the compiler sees that `reader` and
+/// `items` do not alias and keeps the counters of a small reader in registers.
 #[inline(never)]
 fn read_full<R: ItemReader>(reader: &mut R, items: &mut Vec<R::Item>, size: usize) -> Pause {
     while items.len() < size {
@@ -350,5 +352,5 @@ fn read_full<R: ItemReader>(reader: &mut R, items: &mut Vec<R::Item>, size: usiz
     Pause::Full
 }
 
-/// Items for which room is made at once; a chunk that is larger grows as it fills.
+/// Maximum number of items reserved in advance; a larger chunk grows as it fills.
 const ITEMS_RESERVED_MAX: usize = 100_000;

@@ -1,4 +1,4 @@
-//! Processing: turns the inputs of a chunk into outputs, notes what was filtered or failed.
+//! Processing: turns the inputs of a chunk into outputs, and records filtered and failed inputs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -10,26 +10,26 @@ use crate::item::ItemProcessor;
 use crate::retry::{self, Backoff};
 use crate::step::guarded;
 
-/// A chunk as processed, with everything that is needed to account for each of its inputs.
+/// A chunk as processed, with everything needed to account for each of its inputs.
 pub(super) struct Processed<I, O> {
     pub(super) filled: Filled<I>,
     pub(super) outputs: Vec<O>,
     /// Inputs without an output, in order.
     pub(super) holes: Vec<Hole>,
-    /// Where processing ended early, and why.
+    /// The input at which processing ended early, and the reason.
     pub(super) failure: Option<(usize, Fault)>,
 }
 
 /// An input without an output.
 pub(super) struct Hole {
     pub(super) index: usize,
-    /// `None`: filtered out.
+    /// `None`: the input was filtered out.
     pub(super) error: Option<ItemError>,
 }
 
-/// What may go wrong in the middle of a chunk.
+/// A failure within a chunk.
 pub(super) enum Fault {
-    /// The user's part failed.
+    /// The reader, processor or writer failed.
     Item(ItemError),
     /// A listener failed; never tolerated.
     Listener(&'static str, ItemError),
@@ -41,7 +41,7 @@ impl<I, O> Processed<I, O> {
         matches!(self.filled.end, End::Exhausted)
     }
 
-    /// Index of the input that output `index` was made from.
+    /// Returns the index of the input of output `index`.
     pub(super) fn input_of(&self, index: usize) -> usize {
         let mut input = index;
         for hole in &self.holes {
@@ -53,13 +53,13 @@ impl<I, O> Processed<I, O> {
         input
     }
 
-    /// Its vectors, with all that is in them.
+    /// Returns the vectors, with their content, for reuse.
     pub(super) fn recycle(self) -> Spare<I, O> {
         Spare { items: self.filled.items, outputs: self.outputs }
     }
 }
 
-/// Everything that processing needs; shared by all threads that process.
+/// The parts and settings of processing, shared by all threads that process.
 pub(super) struct Processing<'a, I, P: ItemProcessor<I>> {
     pub(super) processor: &'a P,
     pub(super) plan: &'a Plan,
@@ -69,7 +69,7 @@ pub(super) struct Processing<'a, I, P: ItemProcessor<I>> {
 }
 
 impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
-    /// Empties the outputs. The inputs stay: they go back to the reader before they are dropped.
+    /// Drops the outputs. The inputs are kept: the reader's thread drops them.
     pub(super) fn reclaim(&self, spare: Spare<I, P::Output>) -> Spare<I, P::Output> {
         match self.processor.pass_back(spare.outputs) {
             Ok(items) => Spare { items, outputs: Vec::new() },
@@ -80,8 +80,8 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
         }
     }
 
-    /// Processes `filled` into `outputs`, which must be empty. A chunk that could not be read whole
-    /// fails anyway and is left alone.
+    /// Processes `filled` into `outputs`, which must be empty. A chunk that was not read completely will fail
+    /// and is not processed.
     pub(super) fn process(
         &self,
         filled: Filled<I>,
@@ -114,8 +114,8 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
         let items = &filled.items[..];
         outputs.reserve(items.len());
         let mut skips = 0;
-        // Every input becomes an output or a hole, so the two tell which item is next, after a panic too:
-        // one guard for the run, not one an item.
+        // Every input becomes an output or a hole, so their number is the index of the next item, also after
+        // a panic: one panic guard covers the run instead of one for each item.
         while outputs.len() + holes.len() < items.len() {
             let ended = catch_unwind(AssertUnwindSafe(|| match self.kit.item.is_empty() {
                 true => run(items, outputs, holes, |item| {
@@ -136,7 +136,7 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
                     holes.push(Hole { index: at, error: Some(error) });
                     skips += 1;
                     if skips > self.plan.skip.limit {
-                        // Certainly one too many; settling will say so at the right one.
+                        // The limit is certainly exceeded; settling reports the right record.
                         return;
                     }
                 }
@@ -162,7 +162,7 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
         }
         let result = guarded(|| self.processor.process(item));
         for listener in self.kit.item.iter().rev() {
-            let (call, told) = match &result {
+            let (call, notified) = match &result {
                 Ok(output) => {
                     ("after_process", guarded(|| listener.after_process(item, output.as_ref())))
                 }
@@ -170,12 +170,12 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
                     ("on_process_error", guarded(|| listener.on_process_error(item, error)))
                 }
             };
-            told.map_err(|error| Fault::Listener(call, error))?;
+            notified.map_err(|error| Fault::Listener(call, error))?;
         }
         result.map_err(Fault::Item)
     }
 
-    /// The further attempts at an item whose first one ended with `fault`.
+    /// Makes the further attempts at an item whose first attempt ended with `fault`.
     fn try_again(&self, item: &I, mut fault: Fault) -> Result<Option<P::Output>, Fault> {
         let first_failure = self.clock.elapsed();
         for attempts in 1.. {
@@ -200,8 +200,9 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
     }
 }
 
-/// Attempts the items that are left, up to the first fault. One loop for each `attempt`: whether anybody
-/// watches is not asked for every item. A function of its own, so that the compiler knows its vectors apart.
+/// Attempts the remaining items, up to the first fault. Each `attempt` has a loop of its own, so that the
+/// check for listeners does not run for every item. A separate function, so that the compiler sees that its
+/// vectors do not alias.
 #[inline(never)]
 fn run<I, O>(
     items: &[I],
@@ -218,7 +219,7 @@ fn run<I, O>(
     Ok(())
 }
 
-/// One retry that is about to happen.
+/// A retry that is about to happen.
 pub(super) struct Retry<'a> {
     pub(super) phase: Phase,
     pub(super) attempts: u32,
@@ -226,7 +227,7 @@ pub(super) struct Retry<'a> {
     pub(super) backoff: &'a Backoff,
 }
 
-/// Tells the listeners and waits; a stop cuts the wait short and ends the chunk.
+/// Calls the retry listeners and waits; a stop request cuts the wait short and ends the chunk.
 pub(super) fn wait_before_retry<I, O>(
     kit: &Kit<I, O>,
     clock: &dyn Clock,

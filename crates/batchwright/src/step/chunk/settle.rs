@@ -1,8 +1,8 @@
-//! Settling a chunk: accounts for every record, writes, commits with the checkpoint; scans a chunk
-//! that cannot be written whole.
+//! Settling a chunk: accounts for every record, writes the outputs, commits them with the checkpoint, and
+//! scans a chunk that cannot be written as a whole.
 //!
-//! Counting happens here and nowhere else, in the order of the input, so that the budget of skips is
-//! the same whatever read and processed ahead.
+//! Only this module counts, in the order of the input, so that the skip limit has the same effect with
+//! read-ahead and parallel processing.
 
 use std::time::Duration;
 
@@ -17,16 +17,16 @@ use crate::item::{DeadLetterFile, Ending, ItemWriter, PreparedCommit};
 use crate::policy::SkipLimitScope;
 use crate::step::{ChunkTransaction, Commit, StepRun, guarded, lease_news};
 
-/// What became of a chunk that did not fail.
+/// The end of settling a chunk that did not fail.
 pub(super) enum Settled {
     Committed,
-    /// A stop cut a wait short; the chunk is undone.
+    /// A stop request cut a wait short; the chunk is rolled back.
     Interrupted,
 }
 
-/// A skip of the chunk in work: its record, and which listener to tell of what.
+/// A skip of the current chunk: its record, and its source for the listeners.
 struct PendingSkip {
-    /// How manieth record of the chunk, from 1.
+    /// 1-based record number within the chunk.
     offset: u64,
     record: SkipRecord,
     source: SkipSource,
@@ -38,16 +38,16 @@ enum SkipSource {
     Read(usize),
     /// Index of the hole.
     Process(usize),
-    /// Index of the output; its error is kept apart.
+    /// Index of the output; its error is stored separately.
     Write(usize),
 }
 
-/// Where the checkpoint of one commit stands.
+/// The position of the checkpoint of one commit.
 #[derive(Clone, Copy)]
 enum Mark {
-    /// Behind the whole chunk.
-    Behind,
-    /// At the chunk's start, with so many of its records resolved.
+    /// After the whole chunk.
+    After,
+    /// At the chunk's start, with this number of its records resolved.
     Within(u64),
 }
 
@@ -58,22 +58,23 @@ pub(super) struct Settler<'r, 'a, I, O, W: ItemWriter<O>> {
     dead_letters: Option<DeadLetterFile>,
     plan: &'r Plan,
     kit: &'r Kit<I, O>,
-    /// Reused for the JSON of every commit.
+    /// Buffer for the JSON of the checkpoints.
     json: String,
-    /// As counted, rolled-back attempts included; the row has what was committed.
+    /// Counters including rolled-back attempts; the row has the committed ones.
     counters: Counters,
     write_errors: Vec<ItemError>,
-    /// Whether the last attempt failed at something that is no item's fault.
+    /// Whether the last attempt failed for a reason that is no item's fault.
     blameless: bool,
-    /// Whether the last attempt failed because another transaction stood in its way.
+    /// Whether the last attempt failed because of a conflict with another transaction.
     contended: bool,
 }
 
-/// How often a commit is tried when other transactions stand in its way, the first time included: as deadlocks are
-/// resolved by letting one transaction through, so many in a row are no accident.
+/// Maximum number of attempts at a commit that conflicts with other transactions. Each resolution of a
+/// deadlock lets one transaction through, so this many conflicts in a row are no accident.
 const CONTENTION_ATTEMPTS_MAX: u32 = 10;
 
-/// Time before the next attempt: growing, and apart from that of others by the process's own rhythm.
+/// Returns the wait before the next attempt, which doubles up to a limit. Jitter is not needed: the timing of
+/// processes differs.
 fn contention_wait(attempts: u32) -> Duration {
     Duration::from_millis(5 << attempts.min(6))
 }
@@ -107,7 +108,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         self.run.stop_requested()
     }
 
-    /// The last chunk is settled: gives the dead letters their final name.
+    /// Gives the dead letters their final name, after the last chunk is settled.
     pub(super) fn finish(&mut self, complete: bool) -> Result<(), StepError> {
         let ending = if complete { Ending::Complete } else { Ending::Incomplete };
         match self.dead_letters.take() {
@@ -118,7 +119,8 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         }
     }
 
-    /// A step that skipped all its records did not do its work. Of partitions only all together can say that.
+    /// Fails a step that skipped all its records. A partition does not decide this; the partitioned step
+    /// does, for all partitions.
     pub(super) fn refuse_nothing_but_skips(&self) -> Result<(), StepError> {
         match self.checkpoint.nothing_but_skips() {
             records if records > 0 && self.run.scope.partition().is_none() => {
@@ -128,29 +130,29 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         }
     }
 
-    /// Accounts for `chunk`, writes it and commits.
+    /// Accounts for `chunk`, writes its outputs and commits.
     pub(super) fn settle(&mut self, chunk: &mut Processed<I, O>) -> Result<Settled, StepError> {
         let mut pending = Vec::new();
         let result =
             self.account(chunk, &mut pending).and_then(|()| match chunk.filled.records() {
-                // The end of the input, found where the last chunk ended: nothing happened.
+                // The input ended where the last chunk ended: there is nothing to commit.
                 0 => Ok(()),
                 _ => self.write_and_commit(chunk, pending),
             });
         self.run.step.counters = self.counters;
         match result {
             Ok(()) => Ok(Settled::Committed),
-            Err(Trouble::Interrupted) => Ok(Settled::Interrupted),
-            Err(Trouble::Step(error)) => Err(error),
+            Err(Aborted::Interrupted) => Ok(Settled::Interrupted),
+            Err(Aborted::Step(error)) => Err(error),
         }
     }
 
-    /// Counts what was read, filtered and skipped, within the budget.
+    /// Counts what was read, filtered and skipped, within the skip limit.
     fn account(
         &mut self,
         chunk: &mut Processed<I, O>,
         pending: &mut Vec<PendingSkip>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), Aborted> {
         let read_before = self.counters.read;
         for (index, failure) in chunk.filled.failures.iter().enumerate() {
             let offset = chunk.filled.record_of_failure(index);
@@ -193,22 +195,22 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         }
     }
 
-    /// Writes the chunk whole, as often as the policy allows; then item by item, if the error may be
-    /// skipped.
+    /// Writes the chunk as a whole, as often as the retry policy allows; then item by item, if the error may
+    /// be skipped.
     fn write_and_commit(
         &mut self,
         chunk: &Processed<I, O>,
         mut pending: Vec<PendingSkip>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), Aborted> {
         let mut first_failure = None;
         for attempts in 1.. {
-            let error = match self.attempt(chunk, 0..chunk.outputs.len(), Mark::Behind, &pending)? {
-                Ok(()) => return self.tell(chunk, 0..chunk.outputs.len(), &pending),
+            let error = match self.attempt(chunk, 0..chunk.outputs.len(), Mark::After, &pending)? {
+                Ok(()) => return self.notify(chunk, 0..chunk.outputs.len(), &pending),
                 Err(error) => error,
             };
             self.rolled_back(&chunk.outputs, &error)?;
             if error.is_stop() {
-                return Err(Trouble::Interrupted);
+                return Err(Aborted::Interrupted);
             }
             let (clock, stop) = (self.run.clock(), self.run.scope.stop());
             let now = clock.elapsed();
@@ -220,7 +222,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                     Err(Fault::Listener(call, error)) => {
                         return Err(self.located_listener(call, error));
                     }
-                    Err(Fault::Item(_)) => return Err(Trouble::Interrupted),
+                    Err(Fault::Item(_)) => return Err(Aborted::Interrupted),
                 }
             }
             let first = match chunk.outputs.is_empty() {
@@ -234,20 +236,20 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             if chunk.outputs.len() > 1 {
                 return self.scan(chunk, pending);
             }
-            // A chunk of one output needs no second write to know which one it was.
+            // A chunk of one output needs no scan to find the failing output.
             self.skip_output(chunk, 0, error, &mut pending)?;
             return self.commit_skips(chunk, &pending);
         }
         unreachable!("attempts are counted without end")
     }
 
-    /// One transaction for each output, in order; those that fail are skipped. The last one takes the
-    /// chunk's end along, or, when it was skipped, one more commit does.
+    /// Writes each output in a transaction of its own, in order, and skips those that fail. The last output's
+    /// transaction also commits the end of the chunk; if that output was skipped, one more commit does.
     fn scan(
         &mut self,
         chunk: &Processed<I, O>,
         mut later: Vec<PendingSkip>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), Aborted> {
         let mut now: Vec<PendingSkip> = Vec::new();
         let last = chunk.outputs.len() - 1;
         for index in 0..=last {
@@ -257,17 +259,17 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                 false => later.partition_point(|skip| skip.offset < offset),
             };
             now.extend(later.drain(..due));
-            let mark = if index == last { Mark::Behind } else { Mark::Within(offset) };
+            let mark = if index == last { Mark::After } else { Mark::Within(offset) };
             let one = index..index + 1;
             match self.attempt(chunk, one.clone(), mark, &now)? {
                 Ok(()) => {
-                    self.tell(chunk, one, &now)?;
+                    self.notify(chunk, one, &now)?;
                     now.clear();
                 }
                 Err(error) => {
                     self.rolled_back(&chunk.outputs[one], &error)?;
                     if error.is_stop() {
-                        return Err(Trouble::Interrupted);
+                        return Err(Aborted::Interrupted);
                     }
                     if !self.may_skip(&error) {
                         let item = self.checkpoint.records + offset;
@@ -283,14 +285,14 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         Ok(())
     }
 
-    /// A commit that moves behind the chunk and writes nothing but skips.
+    /// Commits the end of the chunk with skips only.
     fn commit_skips(
         &mut self,
         chunk: &Processed<I, O>,
         skips: &[PendingSkip],
-    ) -> Result<(), Trouble> {
-        match self.attempt(chunk, 0..0, Mark::Behind, skips)? {
-            Ok(()) => self.tell(chunk, 0..0, skips),
+    ) -> Result<(), Aborted> {
+        match self.attempt(chunk, 0..0, Mark::After, skips)? {
+            Ok(()) => self.notify(chunk, 0..0, skips),
             Err(error) => {
                 let item = self.checkpoint.records + chunk.filled.records();
                 Err(self.fail(Phase::Write, item, error))
@@ -298,7 +300,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         }
     }
 
-    /// Whether giving up an output may help: positions and checkpoints are no output's fault.
+    /// Whether skipping an output may help: failures of positions and checkpoints are no output's fault.
     fn may_skip(&self, error: &ItemError) -> bool {
         !self.blameless && self.plan.skip.tolerates(Phase::Write, error)
     }
@@ -309,11 +311,11 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         index: usize,
         error: ItemError,
         skips: &mut Vec<PendingSkip>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), Aborted> {
         let offset = chunk.filled.record_of_item(chunk.input_of(index));
         if self.budget_is_spent() {
             let item = self.checkpoint.records + offset;
-            return Err(Trouble::Step(self.limit_error(Phase::Write, item, error)));
+            return Err(Aborted::Step(self.limit_error(Phase::Write, item, error)));
         }
         self.counters.write_skip += 1;
         let content = self.kit.render_output.as_ref().map(|render| render(&chunk.outputs[index]));
@@ -323,15 +325,15 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         Ok(())
     }
 
-    /// [`attempt_once`](Self::attempt_once), and again when another transaction stood in the way of the commit: that
-    /// is no fault of an item, so no policy of the user's decides it.
+    /// Repeats [`attempt_once`](Self::attempt_once) while the commit conflicts with another transaction. A
+    /// conflict is no item's fault, so the user's policies do not apply to it.
     fn attempt(
         &mut self,
         chunk: &Processed<I, O>,
         range: std::ops::Range<usize>,
         mark: Mark,
         skips: &[PendingSkip],
-    ) -> Result<Result<(), ItemError>, Trouble> {
+    ) -> Result<Result<(), ItemError>, Aborted> {
         for attempts in 1.. {
             match self.attempt_once(chunk, range.clone(), mark, skips)? {
                 Err(error) if self.contended && attempts < CONTENTION_ATTEMPTS_MAX => {
@@ -344,17 +346,17 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         unreachable!("attempts are counted without end")
     }
 
-    /// One transaction: writes the outputs in `range` and commits with the checkpoint at `mark`.
+    /// Writes the outputs in `range` in one transaction and commits them with the checkpoint at `mark`.
     ///
-    /// The outer error ends the step; the inner one is the writer's, and nothing is left of the
-    /// attempt but what [`rolled_back`](Self::rolled_back) undoes.
+    /// The outer error ends the step; the inner one is the writer's, and [`rolled_back`](Self::rolled_back)
+    /// must then undo the attempt.
     fn attempt_once(
         &mut self,
         chunk: &Processed<I, O>,
         range: std::ops::Range<usize>,
         mark: Mark,
         skips: &[PendingSkip],
-    ) -> Result<Result<(), ItemError>, Trouble> {
+    ) -> Result<Result<(), ItemError>, Aborted> {
         self.contended = false;
         self.blameless = false;
         let outputs = &chunk.outputs[range];
@@ -370,7 +372,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             let writer = &mut *self.writer;
             if let Err(error) = guarded(|| writer.write(outputs, &mut transaction)) {
                 if let Some(source) = transaction.broken() {
-                    return Err(Trouble::Step(self.run.commit_failed(source)));
+                    return Err(Aborted::Step(self.run.commit_failed(source)));
                 }
                 drop(transaction);
                 return Ok(Err(self.writer_news(error)?));
@@ -406,11 +408,11 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             };
             let writer = &mut *self.writer;
             if let Err(error) = guarded(|| writer.prepare(&prepared)) {
-                // Nothing is cut back: what the sink has, the restart finds there.
+                // Nothing is rolled back: the restart reads what the sink has committed.
                 if [&ErrorKind::COMMIT_UNKNOWN, &ErrorKind::PANIC].contains(&error.kind()) {
                     let action = "learn whether the sink committed";
                     let source = RepositoryError::unavailable(action, ItemErrorText(error));
-                    return Err(Trouble::Step(self.run.commit_failed(source)));
+                    return Err(Aborted::Step(self.run.commit_failed(source)));
                 }
                 // A constraint that is checked at commit is an item's fault; a lost connection is not.
                 self.blameless = outputs.is_empty() || !error.kind().is_a(ErrorKind::DATA.name());
@@ -431,7 +433,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                 return Ok(Err(ItemError::new(ErrorKind::CONTENTION, format!("update {what}"))));
             }
             Err(RepositoryError::Conflict { .. }) => self.commit_again(commit)?,
-            Err(source) => return Err(Trouble::Step(self.run.commit_failed(source))),
+            Err(source) => return Err(Aborted::Step(self.run.commit_failed(source))),
         }
         self.json = checkpoint;
         self.counters = counters;
@@ -443,9 +445,9 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         Ok(Ok(()))
     }
 
-    /// The sink committed, and another transaction stood in the way of the repository's own commit: that alone is
-    /// done again.
-    fn commit_again(&mut self, commit: Commit<'_>) -> Result<(), Trouble> {
+    /// Repeats the repository's own commit when that commit conflicted with another transaction after the
+    /// sink had already committed.
+    fn commit_again(&mut self, commit: Commit<'_>) -> Result<(), Aborted> {
         let scope = self.run.scope.clone();
         for attempts in 1.. {
             scope.stop().wait(contention_wait(attempts));
@@ -454,14 +456,15 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             match self.run.commit(transaction, commit) {
                 Err(RepositoryError::Conflict { .. }) if attempts < CONTENTION_ATTEMPTS_MAX => {}
                 done => {
-                    return done.map_err(|source| Trouble::Step(self.run.commit_failed(source)));
+                    return done.map_err(|source| Aborted::Step(self.run.commit_failed(source)));
                 }
             }
         }
         unreachable!("attempts are counted without end")
     }
 
-    /// Dead letters and the writer's position, as they will be when this attempt commits.
+    /// Appends the dead letters and stores the writer's position in the checkpoint, as of this attempt's
+    /// commit.
     fn note_positions(
         &mut self,
         chunk: &Processed<I, O>,
@@ -483,7 +486,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
 
     fn next_checkpoint(&self, chunk: &Processed<I, O>, mark: Mark, skips: u64) -> Checkpoint {
         let (records, resolved, reader) = match mark {
-            Mark::Behind => {
+            Mark::After => {
                 let records = self.checkpoint.records + chunk.filled.records();
                 (records, 0, chunk.filled.position.clone())
             }
@@ -502,16 +505,16 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         }
     }
 
-    /// An attempt to write was abandoned: everything goes back to the last commit.
-    fn rolled_back(&mut self, outputs: &[O], error: &ItemError) -> Result<(), Trouble> {
+    /// Undoes a failed write attempt: everything returns to the last commit.
+    fn rolled_back(&mut self, outputs: &[O], error: &ItemError) -> Result<(), Aborted> {
         self.counters.rollback += 1;
         self.run.roll_back(error);
         let writer = &mut *self.writer;
         guarded(|| writer.rolled_back())
-            .map_err(|error| Trouble::Step(self.component("writer", "roll back", error)))?;
+            .map_err(|error| Aborted::Step(self.component("writer", "roll back", error)))?;
         if let Some(file) = &mut self.dead_letters {
             let undone = file.rolled_back();
-            undone.map_err(|error| Trouble::Step(self.dead_letter_error("roll back", error)))?;
+            undone.map_err(|error| Aborted::Step(self.dead_letter_error("roll back", error)))?;
         }
         for listener in self.kit.item.iter().rev() {
             guarded(|| listener.on_write_error(outputs, error))
@@ -524,13 +527,13 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         Ok(())
     }
 
-    /// After a commit: tells the listeners what was committed and what was skipped with it.
-    fn tell(
+    /// Informs the listeners, after a commit, about the committed outputs and skips.
+    fn notify(
         &mut self,
         chunk: &Processed<I, O>,
         range: std::ops::Range<usize>,
         skips: &[PendingSkip],
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), Aborted> {
         let outputs = &chunk.outputs[range];
         let write_errors = std::mem::take(&mut self.write_errors);
         let mut write_error = write_errors.iter();
@@ -540,7 +543,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                 _ => None,
             };
             for listener in &self.kit.skip {
-                let told = match skip.source {
+                let result = match skip.source {
                     SkipSource::Read(index) => {
                         let error = &chunk.filled.failures[index].error;
                         guarded(|| listener.on_skip_in_read(error))
@@ -556,10 +559,10 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                         guarded(|| listener.on_skip_in_write(&chunk.outputs[index], error))
                     }
                 };
-                told.map_err(|error| self.located_listener("on_skip", error))?;
+                result.map_err(|error| self.located_listener("on_skip", error))?;
             }
         }
-        // The last commit of a scan holds no outputs: each had its own call.
+        // The last commit of a scan has no outputs: each output had its own call.
         let whole = !outputs.is_empty() || chunk.outputs.is_empty();
         for listener in self.kit.chunk.iter().rev().filter(|_| whole) {
             guarded(|| listener.after_chunk(outputs))
@@ -568,14 +571,14 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         Ok(())
     }
 
-    /// Takes one skip from the budget, or fails the step.
-    fn admit(&mut self, phase: Phase, offset: u64, error: &ItemError) -> Result<(), Trouble> {
+    /// Counts one skip against the limit, or fails the step.
+    fn admit(&mut self, phase: Phase, offset: u64, error: &ItemError) -> Result<(), Aborted> {
         if self.budget_is_spent() {
             self.counters.rollback += 1;
             self.run.roll_back(error);
             let item = self.checkpoint.records + offset;
-            let told = ItemError::new(error.kind().clone(), error.to_string());
-            return Err(Trouble::Step(self.limit_error(phase, item, told)));
+            let cause = ItemError::new(error.kind().clone(), error.to_string());
+            return Err(Aborted::Step(self.limit_error(phase, item, cause)));
         }
         self.counters.count_skip(phase);
         Ok(())
@@ -611,24 +614,24 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         }
     }
 
-    fn writer_news(&self, error: ItemError) -> Result<ItemError, Trouble> {
-        lease_news(error, self.run.scope.step(), self.run.lease.execution).map_err(Trouble::Step)
+    fn writer_news(&self, error: ItemError) -> Result<ItemError, Aborted> {
+        lease_news(error, self.run.scope.step(), self.run.lease.execution).map_err(Aborted::Step)
     }
 
-    /// The chunk is abandoned because of `error`, which is not tolerated.
-    fn fail(&mut self, phase: Phase, item: u64, error: ItemError) -> Trouble {
+    /// Rolls the chunk back because of `error`, which is not tolerated.
+    fn fail(&mut self, phase: Phase, item: u64, error: ItemError) -> Aborted {
         if error.is_stop() {
             self.run.roll_back(&error);
-            return Trouble::Interrupted;
+            return Aborted::Interrupted;
         }
         self.counters.rollback += 1;
         self.run.roll_back(&error);
         self.located(phase, item, error)
     }
 
-    fn located(&self, phase: Phase, item: u64, error: ItemError) -> Trouble {
+    fn located(&self, phase: Phase, item: u64, error: ItemError) -> Aborted {
         let (step, source) = (self.run.scope.step().to_owned(), ItemErrorText(error));
-        Trouble::Step(StepError::Item { step, phase, item, source })
+        Aborted::Step(StepError::Item { step, phase, item, source })
     }
 
     fn limit_error(&self, phase: Phase, item: u64, error: ItemError) -> StepError {
@@ -636,24 +639,24 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         StepError::SkipLimit { step, limit: self.plan.skip.limit, phase, item, source }
     }
 
-    fn listener_failed(&mut self, call: &'static str, error: ItemError) -> Trouble {
+    fn listener_failed(&mut self, call: &'static str, error: ItemError) -> Aborted {
         self.counters.rollback += 1;
         self.run.roll_back(&error);
         self.located_listener(call, error)
     }
 
-    /// A listener failed in the middle of a write: the attempt is abandoned, in the sink too.
-    fn undone_by_listener(&mut self, call: &'static str, error: ItemError) -> Trouble {
+    /// Rolls an attempt back, in the sink too, because a listener failed in the middle of a write.
+    fn undone_by_listener(&mut self, call: &'static str, error: ItemError) -> Aborted {
         let undone = guarded(|| self.writer.rolled_back());
         match undone {
             Ok(()) => self.listener_failed(call, error),
-            Err(error) => Trouble::Step(self.component("writer", "roll back", error)),
+            Err(error) => Aborted::Step(self.component("writer", "roll back", error)),
         }
     }
 
-    fn located_listener(&self, call: &'static str, error: ItemError) -> Trouble {
+    fn located_listener(&self, call: &'static str, error: ItemError) -> Aborted {
         let (step, source) = (self.run.scope.step().to_owned(), ItemErrorText(error));
-        Trouble::Step(StepError::Listener { step, call, source })
+        Aborted::Step(StepError::Listener { step, call, source })
     }
 
     fn component(&self, part: &'static str, action: &'static str, error: ItemError) -> StepError {
@@ -666,14 +669,14 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
     }
 }
 
-/// Why settling ended early.
-enum Trouble {
+/// The reason why settling ended early.
+enum Aborted {
     Step(StepError),
     Interrupted,
 }
 
-/// Compares the last commit that a sink holds with the repository's: the same, or one more, which the
-/// process did not live to finish. Finishes it.
+/// Compares the last commit in a sink with the repository's. When the sink has one commit more, because the
+/// process died between the two commits, completes that commit in the repository.
 pub(super) fn finish_prepared(
     run: &mut StepRun<'_>,
     checkpoint: &Checkpoint,
@@ -686,7 +689,8 @@ pub(super) fn finish_prepared(
     if prepared.sequence != checkpoint.sequence + 1 {
         let (ours, theirs) = (checkpoint.sequence, prepared.sequence);
         let error = ItemError::fatal(format!(
-            "continue behind commit {ours}: the sink is at commit {theirs}; was one of them replaced, or restored from a backup?"
+            "continue after commit {ours}: the sink is at commit {theirs}; check whether one of them was replaced or \
+             restored from a backup"
         ));
         let (step, source) = (scope.step().to_owned(), ItemErrorText(error));
         return Err(StepError::Component { step, part: "writer", action: "open", source });

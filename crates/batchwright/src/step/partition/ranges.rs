@@ -1,4 +1,4 @@
-//! The usual ways to cut an input: by numbers, by files, by the bytes of one file.
+//! The usual partitioners: by numbers, by files, by the bytes of one file.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
@@ -8,24 +8,24 @@ use super::{Partition, Partitioner};
 use crate::error::{ErrorKind, ItemError};
 use crate::step::StepScope;
 
-/// Cuts whole numbers from `min` to `max`, both included, into ranges of nearly the same length. The worker
-/// finds its own bounds as `min` and `max`.
+/// A partitioner of the integers from `min` to `max`, both included, into ranges of nearly equal length. The
+/// worker finds its bounds in the partition values `min` and `max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NumberRanges {
     /// The first number.
     pub min: i64,
     /// The last number.
     pub max: i64,
-    /// Partitions, at most one a number; zero is taken as one.
+    /// Number of partitions, at most one for each number; zero counts as one.
     pub grid: u32,
 }
 
 impl NumberRanges {
-    /// The ranges; none when `max` is below `min`.
+    /// Returns the ranges; none when `max` is less than `min`.
     ///
     /// # Errors
     ///
-    /// Never: numbers are JSON.
+    /// Never: numbers can always be serialized as JSON.
     pub fn cut(&self) -> Result<Vec<Partition>, ItemError> {
         if self.max < self.min {
             return Ok(Vec::new());
@@ -49,12 +49,13 @@ impl Partitioner for NumberRanges {
     }
 }
 
-/// `p0000`, `p0001`, …: sorted as they are begun.
+/// Returns `p0000`, `p0001`, …: sorted in the order in which the partitions start.
 fn key(index: impl std::fmt::Display) -> String {
     format!("p{index:0>4}")
 }
 
-/// One partition a file. The worker finds its file as `path`; the key is the file's path below `folder`.
+/// A partitioner with one partition for each file. The worker finds the path in the partition value `path`;
+/// the key is the file's name in `folder`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilePartitions {
     folder: PathBuf,
@@ -62,8 +63,9 @@ pub struct FilePartitions {
 }
 
 impl FilePartitions {
-    /// The files of `folder` whose names match `pattern`: `*` stands for any characters, `?` for one. A name that begins
-    /// with a dot is that of a hidden file, and matches only a pattern that begins with one.
+    /// Creates partitions for the files of `folder` whose names match `pattern`: `*` matches any characters,
+    /// `?` one character. A name that begins with a dot is hidden, and only a pattern that begins with a dot
+    /// matches it.
     pub fn new(folder: impl Into<PathBuf>, pattern: impl Into<String>) -> Self {
         Self { folder: folder.into(), pattern: pattern.into() }
     }
@@ -100,8 +102,8 @@ impl Partitioner for FilePartitions {
     }
 }
 
-/// Cuts one file where records begin. The worker finds its bytes as `start` and `end`, the end excluded; give
-/// them to the reader's `bytes`.
+/// A partitioner of one file at record boundaries. The worker finds its bytes in the partition values `start`
+/// and `end`, the end excluded, for the reader's `bytes`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ByteRanges {
     path: PathBuf,
@@ -110,28 +112,28 @@ pub struct ByteRanges {
     header: bool,
 }
 
-/// How to tell where a record begins.
+/// The rule by which record boundaries are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Records {
-    /// Behind every line feed.
+    /// After every line feed.
     Lines,
-    /// Behind line feeds outside quotes, with that delimiter between fields.
+    /// After line feeds outside quotes, with that delimiter between fields.
     Csv(u8),
 }
 
 impl ByteRanges {
-    /// A file of lines: text, JSON lines.
+    /// Creates ranges of a file of lines: text, JSON lines.
     pub fn lines(path: impl Into<PathBuf>, grid: u32) -> Self {
         Self { path: path.into(), grid, records: Records::Lines, header: false }
     }
 
-    /// A CSV file with a header line and commas between fields. It is read through once, because only whoever
-    /// begins at the beginning knows whether a line feed stands within quotes.
+    /// Creates ranges of a CSV file with a header line and commas between fields. The file is read once from
+    /// its beginning, because only that shows whether a line feed is within quotes.
     pub fn csv(path: impl Into<PathBuf>, grid: u32) -> Self {
         Self { path: path.into(), grid, records: Records::Csv(b','), header: true }
     }
 
-    /// Another character between the fields of a CSV file.
+    /// Sets the character between the fields of a CSV file.
     #[must_use]
     pub fn delimiter(mut self, delimiter: u8) -> Self {
         if let Records::Csv(known) = &mut self.records {
@@ -140,7 +142,8 @@ impl ByteRanges {
         self
     }
 
-    /// Whether the first record of a CSV file names the columns (the default): it belongs to no partition.
+    /// Sets whether the first record of a CSV file names the columns (the default); that record belongs to no
+    /// partition.
     #[must_use]
     pub fn header(mut self, header: bool) -> Self {
         self.header = header;
@@ -179,12 +182,12 @@ impl Partitioner for ByteRanges {
     }
 }
 
-/// The beginning, and the first beginning of a line at or behind each of `wanted`.
+/// Returns the beginning, and the first beginning of a line at or after each of `wanted`.
 fn line_bounds(path: &Path, wanted: &[u64]) -> std::io::Result<Vec<u64>> {
     let mut file = BufReader::new(File::open(path)?);
     let mut bounds = vec![0];
     for at in wanted.iter().copied().filter(|at| *at > 0) {
-        // From the byte before: a line that begins exactly here is not cut.
+        // Search from the byte before, so that a line that begins exactly here is found.
         file.seek(SeekFrom::Start(at - 1))?;
         let skipped = file.skip_until(b'\n')?;
         bounds.push(at - 1 + skipped as u64);
@@ -192,7 +195,7 @@ fn line_bounds(path: &Path, wanted: &[u64]) -> std::io::Result<Vec<u64>> {
     Ok(bounds)
 }
 
-/// Where in a CSV record a byte stands.
+/// The state within a CSV record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// At the beginning of a record.
@@ -200,14 +203,14 @@ enum Place {
     FieldStart,
     Plain,
     Quoted,
-    /// Behind a quote within quotes: the end of them, or half of a doubled one.
+    /// After a quote within quotes: the end of the field, or half of a doubled quote.
     QuoteInQuotes,
-    /// Behind a carriage return, which ends a record with the line feed behind it or without.
+    /// After a carriage return, which ends a record with or without a following line feed.
     Return,
 }
 
-/// The beginning of the first record behind the header, and the first beginning of a record at or behind each
-/// of `wanted`.
+/// Returns the beginning of the first record after the header, and the first beginning of a record at or
+/// after each of `wanted`.
 fn csv_bounds(
     path: &Path,
     delimiter: u8,
@@ -222,7 +225,7 @@ fn csv_bounds(
     loop {
         let count = file.read(&mut buffer)?;
         for &byte in &buffer[..count] {
-            // A record ends behind a line feed, or behind a carriage return that none follows.
+            // A record ends after a line feed, or after a carriage return without a following line feed.
             let ended = match (place, byte) {
                 (Place::Return, b'\n') => Some(offset + 1),
                 (Place::Return, _) => Some(offset),
@@ -231,7 +234,8 @@ fn csv_bounds(
                 _ => None,
             };
             if let Some(end) = ended {
-                // Blank lines are nobody's record; the header is the first one, and no range begins before it.
+                // Blank lines are not records. The first record is the header, and no range begins before its
+                // end.
                 if has_content && bounds.is_empty() {
                     bounds.push(end);
                 }
@@ -258,7 +262,7 @@ fn csv_bounds(
             };
         }
         if count == 0 {
-            // A carriage return at the very end.
+            // The file ends with a carriage return.
             if place == Place::Return && bounds.is_empty() && has_content {
                 bounds.push(offset);
             }
@@ -315,7 +319,7 @@ mod tests {
             }
         }
         let all = bounds(text, |path| ByteRanges::csv(path, 40));
-        assert_eq!(all.first(), Some(&4), "the header belongs to nobody");
+        assert_eq!(all.first(), Some(&4), "the header belongs to no partition");
     }
 
     #[test]
