@@ -1,8 +1,8 @@
 //! A web application that imports an uploaded CSV file of any length with requests of at most two seconds.
 //!
-//! `POST /import` stores the file and answers that it needs a batch; the page drives it with a progress bar and shows
-//! the final response. After a network failure, a closed tab or a killed server, the import continues where
-//! it was.
+//! `POST /import` stores the file and answers that it needs a batch; the page drives the execution, with a
+//! progress bar, and shows the final response. After a network failure, a closed tab or a killed server, the
+//! import continues where it was.
 //!
 //!     cargo run --release -p batchwright-server --example 12_csv_import
 //!     open http://127.0.0.1:8080

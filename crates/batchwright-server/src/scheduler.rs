@@ -82,8 +82,9 @@ impl Scheduler {
         let spawned = std::thread::Builder::new()
             .name("batchwright ledger".to_owned())
             .spawn(|| ledger.run());
-        let ledger = spawned
-            .map_err(|error| StartError::Runners(format!("no thread for the ledger: {error}")))?;
+        let ledger = spawned.map_err(|error| {
+            StartError::Runners(format!("start the thread of the ledger: {error}"))
+        })?;
         let bytes = Arc::new(Semaphore::new(WAITING_BYTES_MAX));
         Ok(Self { commands, bytes, ledger: Arc::new(ledger), vitals, jobs })
     }

@@ -282,7 +282,7 @@ fn off_runtime<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, ServerErro
         let working =
             thread::Builder::new().name("batchwright".to_owned()).spawn_scoped(threads, work);
         let working =
-            working.map_err(|error| ServerError::System(format!("no thread: {error}")))?;
+            working.map_err(|error| ServerError::System(format!("start a thread: {error}")))?;
         Ok(working.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }

@@ -15,9 +15,9 @@ fn end_now(signal: i32) -> ! {
     std::process::exit(128 + signal)
 }
 
-/// Listens for the signals that end a process.
+/// Listens for SIGTERM and SIGINT.
 ///
-/// The first one asks for a graceful end. A second one, or the end of the grace period, ends the
+/// The first signal requests a graceful end. A second signal, or the end of the grace period, ends the
 /// process at once with `128 + signal`; its executions are then recovered as after a crash.
 #[derive(Debug, Clone)]
 pub struct Shutdown {
@@ -64,12 +64,12 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// Returns the signal that asked for the end, if any.
+    /// Returns the first signal that was received, if any.
     pub fn signal(&self) -> Option<i32> {
         Some(self.signal.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
     }
 
-    /// Returns the exit code after a graceful end that a signal asked for: `128 + signal`.
+    /// Returns the exit code after a graceful end by a signal: `128 + signal`.
     pub fn exit_code(&self) -> Option<u8> {
         self.signal().and_then(|signal| u8::try_from(128 + signal).ok())
     }

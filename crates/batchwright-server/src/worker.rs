@@ -165,7 +165,7 @@ impl Worker {
                     return Ok(());
                 }
                 Ok(Err(error @ OperatorError::Repository(_))) => return Err(error),
-                // Another server was quicker, or the job may not be restarted.
+                // Another server was faster, or the job may not be restarted.
                 Ok(Err(error)) => tracing::debug!(execution = %id, %error, "not continued here"),
                 // Another server may have its job.
                 Err(_) => return Ok(()),

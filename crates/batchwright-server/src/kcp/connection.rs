@@ -180,7 +180,7 @@ impl Client {
                 if is_http(&message, std::mem::take(&mut self.is_first)) {
                     tracing::warn!(
                         "a client spoke HTTP to the line protocol, which a web page can make a browser do: \
-                        its connection was closed and nothing was executed"
+                         its connection was closed and nothing was executed"
                     );
                     return;
                 }

@@ -127,7 +127,7 @@ impl Listener {
         let is_safe = settings.tls.is_some() && !settings.access.is_open();
         if !address.ip().is_loopback() && !is_safe && !settings.insecure {
             return Err(format!(
-                "other hosts can reach {address}: set kcp.tls_certificate, kcp.tls_key and kcp.token_file, \
+                "listen on {address}: other hosts can reach it, so it needs kcp.tls_certificate, kcp.tls_key and kcp.token_file, \
                  or kcp.insecure = true"
             ));
         }

@@ -123,7 +123,7 @@ impl BatchClient {
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send).
+    /// The same as those of [`send`](Self::send).
     pub async fn drive(&self, base: &Url, id: i64) -> Result<FinalAnswer, ClientError> {
         let place = base
             .join(&format!("/v1/executions/{id}/"))

@@ -23,34 +23,34 @@ pub const LIST_MAX: usize = 1_000;
 pub enum Request {
     /// Plan a trigger, in place of the one with that name.
     Set {
-        /// Its name.
+        /// Name of the trigger.
         identifier: String,
         /// When it fires.
         when: When,
     },
     /// Remove a trigger.
     Unset {
-        /// Its name.
+        /// Name of the trigger.
         identifier: String,
     },
     /// Pause a trigger: it does not fire.
     Pause {
-        /// Its name.
+        /// Name of the trigger.
         identifier: String,
     },
     /// Resume a paused trigger.
     Resume {
-        /// Its name.
+        /// Name of the trigger.
         identifier: String,
     },
     /// Get one trigger.
     Get {
-        /// Its name.
+        /// Name of the trigger.
         identifier: String,
     },
     /// Get one trigger and its slots, the oldest first.
     History {
-        /// Its name.
+        /// Name of the trigger.
         identifier: String,
     },
     /// List triggers in the order of their names.
@@ -64,7 +64,7 @@ pub enum Request {
     },
     /// Store a rule, in place of the one with that name.
     SetRule {
-        /// Its name.
+        /// Name of the rule.
         identifier: String,
         /// Prefix of the triggers that the rule applies to.
         pattern: String,
@@ -73,7 +73,7 @@ pub enum Request {
     },
     /// Remove a rule.
     UnsetRule {
-        /// Its name.
+        /// Name of the rule.
         identifier: String,
     },
     /// List all rules in the order of their names.

@@ -122,7 +122,7 @@ impl Overlap {
 pub enum Exclusion {
     /// From the first to the second, both included.
     Dates(Date, Date),
-    /// The same in every year: (month, day) to (month, day).
+    /// From the first to the second (month, day) of every year, both included.
     Yearly((i8, i8), (i8, i8)),
 }
 

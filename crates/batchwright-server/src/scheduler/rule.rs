@@ -25,7 +25,7 @@ pub enum Runner {
         dsn: Secret,
         /// The exchange, which must exist; empty for the default exchange.
         exchange: String,
-        /// Its routing key.
+        /// The routing key of the message.
         routing_key: String,
     },
     /// A signed `POST`.
@@ -40,7 +40,7 @@ pub enum Runner {
     Job {
         /// Name of the job.
         name: String,
-        /// Its parameters, as a JSON object.
+        /// Parameters of the job, as a JSON object.
         #[serde(default, skip_serializing_if = "JobArguments::is_empty")]
         parameters: JobArguments,
     },

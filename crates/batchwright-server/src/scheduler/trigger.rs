@@ -397,7 +397,7 @@ pub(crate) enum Outcome {
         output: Option<String>,
         /// Whether another attempt may help.
         retryable: bool,
-        /// The shortest wait before another attempt that the target asks for.
+        /// The shortest wait before another attempt that the target requests.
         not_before: Option<Duration>,
     },
     /// The call did not run, or ended with this server: the trigger fires again.

@@ -240,7 +240,7 @@ struct Broker {
     channels: HashMap<String, Vec<Channel>>,
     /// Wait before the next attempt to connect.
     pause: Duration,
-    /// Nothing is published before this moment.
+    /// The time before which nothing is published.
     away_until: Option<Instant>,
     /// Since when the broker is unavailable.
     away_since: Option<Instant>,
