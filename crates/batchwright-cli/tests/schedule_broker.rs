@@ -112,7 +112,10 @@ fn a_hundred_thousand_due_at_once_arrive_and_a_broker_that_dies_costs_none() {
         if dies {
             until("a part of them arrived", || waiting(name) > 5_000);
             restart("rabbitmq");
-            assert!(serving.said().contains("the broker is away") || waiting(name) < COUNT as u32);
+            assert!(
+                serving.said().contains("the broker is unavailable")
+                    || waiting(name) < COUNT as u32
+            );
         }
         let (all, seen) = consume(name, COUNT);
         assert_eq!(seen.len(), COUNT);
@@ -214,5 +217,8 @@ fn a_broker_that_is_not_there_holds_up_no_other_runner() {
     let row = history(&place, "mq0").remove(0);
     assert_eq!(row["status"], "planned");
     let reason = row["reason"].as_str().unwrap();
-    assert!(reason.contains("the broker is away") && !reason.contains("guest:guest"), "{reason}");
+    assert!(
+        reason.contains("the broker is unavailable") && !reason.contains("guest:guest"),
+        "{reason}"
+    );
 }

@@ -184,7 +184,7 @@ fn a_script_that_takes_too_long_is_ended_with_all_that_it_started() {
     client.done(&format!("1 RULE SET r \"\" shell {} timeout 300ms", script.display()));
     client.done("2 SET a \"2001-01-01 00:00:00\"");
     serving.until_status("a", "failed");
-    assert!(history(&place, "a")[0]["reason"].as_str().unwrap().contains("did not end within"));
+    assert!(history(&place, "a")[0]["reason"].as_str().unwrap().contains("timed out after"));
     let pid = place.read("pid").trim().to_owned();
     until("its child is gone", || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -1,19 +1,19 @@
-// The browser's half of progressive execution: drives the lanes of an execution by short requests and hands out
-// its final response. No dependency; a module: import { batchFetch, drive } from '/assets/batchwright.js'.
+// The browser's half of progressive execution: drives the lanes of an execution by short requests and returns its
+// final response. A module without dependencies: import { batchFetch, drive } from '/assets/batchwright.js'.
 //
 // Options, all of them optional:
 //   onProgress(progress)  called with the progress of each answer
 //   owner                 the owner's token of the execution
 //   headers               headers of all requests: { authorization: 'Bearer …' }
-//   signal                an AbortSignal: ends the driving; the execution stays open
-//   tolerance             milliseconds for which a server that does not answer is tried again (default 5 minutes)
-//   keep                  true: the response is not acknowledged, so that others can read it too
+//   signal                an AbortSignal that ends the driving; the execution stays open
+//   tolerance             milliseconds for which a server that does not answer is retried (default 5 minutes)
+//   keep                  true: the response is not acknowledged, so that other clients can read it too
 
 const BACKOFF_FIRST = 100;
 const BACKOFF_MAX = 5000;
 const TOLERANCE = 5 * 60 * 1000;
 
-/** As `fetch`; an answer that needs a batch is driven to its final response. */
+/** Sends a request like `fetch`; drives an answer that needs a batch to its final response. */
 export async function batchFetch(input, init = {}, options = {}) {
   const response = await fetch(input, init);
   const execution = response.headers.get('x-needs-batch');
@@ -32,7 +32,7 @@ export async function drive(base, execution, options = {}) {
   const lanes = opened.lanes.slice(0, opened.max_concurrency);
   let furthest = -1;
   const progress = (now) => {
-    // Answers overtake each other; progress never goes back.
+    // Answers may overtake each other, but the shown progress never decreases.
     const accounted = now.units_done + now.units_failed;
     if (accounted < furthest) return;
     furthest = accounted;
@@ -71,7 +71,7 @@ async function driveLane(place, lane, progress, ended, options) {
     progress(answer.progress);
     seq = answer.next_seq;
     if (answer.outcome === 'wait') await pause(answer.retry_after_ms ?? 250, ended.signal);
-    // One lane that hears of the end ends them all.
+    // The first lane that receives the end of the execution ends all lanes.
     if (answer.outcome === 'final' || answer.outcome === 'done') ended.abort();
   }
 }
@@ -86,7 +86,7 @@ async function finalResponse(place, options) {
     }
     const body = await response.arrayBuffer();
     if (!options.keep) {
-      // When it is lost, the server only keeps the response for longer.
+      // A lost acknowledgement only means that the server keeps the response longer.
       insist(new URL('response', place), { method: 'DELETE' }, options).catch(() => {});
     }
     const { status, statusText, headers } = response;
@@ -94,7 +94,7 @@ async function finalResponse(place, options) {
   }
 }
 
-/** The same request again, until something answers that is no failure of the moment. */
+/** Sends the request until the answer is not a temporary failure, or the tolerance is used up. */
 async function insist(url, init, options, isResponse = false) {
   const headers = new Headers(options.headers);
   new Headers(init.headers).forEach((value, name) => headers.set(name, value));
@@ -105,7 +105,7 @@ async function insist(url, init, options, isResponse = false) {
     let wait = Math.min(BACKOFF_FIRST * 2 ** attempt, BACKOFF_MAX) * (0.5 + Math.random() / 2);
     try {
       const response = await fetch(url, { ...init, headers });
-      // An execution that failed answers with 500, and means it.
+      // A failed execution answers with 500, which is final.
       if (response.status < 500 || (isResponse && response.status === 500)) return response;
       const seconds = Number(response.headers.get('retry-after'));
       if (seconds > 0) wait = seconds * 1000;
@@ -126,7 +126,7 @@ function refused(problem) {
   return error;
 }
 
-/** Waits; a network that comes back ends the wait, and so does `signal`. */
+/** Waits; `signal` and a network that becomes available end the wait. */
 function pause(milliseconds, signal) {
   return new Promise((resolve) => {
     const done = () => {

@@ -1,4 +1,4 @@
-// Shows the OpenAPI document: one section a tag, one entry an operation. Works offline.
+// Shows the OpenAPI document: one section per tag, one entry per operation. Works offline.
 const api = await (await fetch('/v1/openapi.json')).json();
 const main = document.getElementById('operations');
 main.textContent = '';

@@ -1,12 +1,13 @@
-//! A web application that imports an uploaded CSV file of any length by requests of at most two seconds.
+//! A web application that imports an uploaded CSV file of any length with requests of at most two seconds.
 //!
-//! `POST /import` stores the file and answers that it needs a batch; the page drives it with a progress bar and shows
-//! the final response. Cut the network, close the tab, kill the server: it goes on where it was.
+//! `POST /import` stores the file and answers that it needs a batch; the page drives the execution, with a
+//! progress bar, and shows the final response. After a network failure, a closed tab or a killed server, the
+//! import continues where it was.
 //!
 //!     cargo run --release -p batchwright-server --example 12_csv_import
 //!     open http://127.0.0.1:8080
 //!
-//! Its arguments, all of them optional: the address, the folder, the milliseconds of a request.
+//! Optional arguments: the address, the folder, the milliseconds of a request.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,21 +38,23 @@ struct Customer {
     balance: f64,
 }
 
-/// What the page shows at the end.
+/// The result that the page shows.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Imported {
     rows: u64,
     balance: f64,
 }
 
-/// Where uploads and the database are.
+/// The folder of the uploads and the database.
 type Folder = Arc<PathBuf>;
 
 fn upload_path(scope: &StepScope, folder: &Folder) -> Result<PathBuf, ItemError> {
     let upload = scope.parameters().string("upload")?;
-    // Whoever reaches the API can name an upload.
+    // Any client of the API can send the name of an upload.
     if upload.is_empty() || !upload.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(ItemError::fatal(format!("find upload `{upload}`: that is no name of one")));
+        return Err(ItemError::fatal(format!(
+            "find upload `{upload}`: its name is not hexadecimal"
+        )));
     }
     Ok(folder.join(format!("{upload}.csv")))
 }
@@ -66,7 +69,10 @@ fn import_job(folder: &Folder, target: Duration) -> Result<Job, batchwright::Ref
         .process(|customer: &Customer| {
             let known = customer.name.trim();
             if known.is_empty() {
-                return Err(ItemError::data(format!("import customer {}: no name", customer.id)));
+                return Err(ItemError::data(format!(
+                    "import customer {}: the name is empty",
+                    customer.id
+                )));
             }
             Ok(Some(Customer { name: known.to_owned(), ..customer.clone() }))
         })
@@ -90,7 +96,7 @@ fn import_job(folder: &Folder, target: Duration) -> Result<Job, batchwright::Ref
                 to.bind(row.name.as_str())?;
                 to.bind(row.balance)
             })
-            // A customer who comes again is brought up to date.
+            // A customer that already exists is updated.
             .mode(SqlMode::Upsert { key: vec!["id".to_owned()] })
             .expect("a known key"),
         )
@@ -102,7 +108,8 @@ fn import_job(folder: &Folder, target: Duration) -> Result<Job, batchwright::Ref
     Job::builder("import").step(step).build()
 }
 
-/// Keeps the file under the name of its content: the same upload at the same time is one import, and another one later.
+/// Stores the file under a hash of its content: equal uploads at the same time share one import, and a later
+/// one starts a new import.
 async fn import(State(folder): State<Folder>, body: Bytes) -> Response {
     let upload: String =
         Sha256::digest(&body).iter().take(16).map(|byte| format!("{byte:02x}")).collect();

@@ -1,4 +1,5 @@
-//! The REST API: requests translated for the operator and the scheduler, answers translated back, nothing more.
+//! The REST API: translates requests for the operator and the scheduler, and their answers back, without
+//! logic of its own.
 
 mod access;
 mod body;
@@ -40,41 +41,42 @@ pub use problem::Problem;
 
 use crate::scheduler::{JobStarter, Scheduler};
 
-/// Slices that run at once; further ones are asked to come again.
+/// Maximum of slices that run at once; further ones get the error `overloaded`.
 const SLICES_MAX: usize = 128;
 
-/// What the API works with. Cloning shares it.
+/// The REST API. Clones share its state.
 #[derive(Clone)]
 pub struct Api {
     jobs: JobStarter,
     scheduler: Option<Scheduler>,
     slices: Arc<Semaphore>,
-    /// Requested when the server ends: waiting answers come at once, slices end at their next checkpoint.
+    /// Requested when the server ends: waiting requests are answered at once, slices end at their next
+    /// checkpoint.
     stop: StopToken,
 }
 
 impl Api {
-    /// The API of the jobs that `jobs` starts, and of `scheduler`, if there is one.
+    /// Creates the API of the jobs of `jobs`, and of `scheduler`, if there is one.
     pub fn new(jobs: JobStarter, scheduler: Option<Scheduler>, stop: StopToken) -> Self {
         Self { jobs, scheduler, slices: Arc::new(Semaphore::new(SLICES_MAX)), stop }
     }
 
-    /// Refuses to hand over what nobody would carry forward.
+    /// Refuses to queue an execution that no worker would run.
     fn check_worker(&self) -> Result<(), Problem> {
         if self.has_worker() {
             return Ok(());
         }
-        let told = "no worker runs in this program, so nobody would carry the execution forward; nothing was started";
+        let reason = "this program has no worker that would run the execution; nothing was started";
         let status = axum::http::StatusCode::SERVICE_UNAVAILABLE;
-        Err(Problem::new(status, "no_worker", told))
+        Err(Problem::new(status, "no_worker", reason))
     }
 
     fn has_worker(&self) -> bool {
         self.jobs.workers.load(Ordering::SeqCst) > 0
     }
 
-    /// Its routes (`/v1`, `/docs`, `/book`, `/errors`, `/assets`, `/healthz`, `/readyz`), for a program that has others
-    /// besides. Who may ask is that program's business; see
+    /// Returns the routes of the API (`/v1`, `/docs`, `/book`, `/errors`, `/assets`, `/healthz`, `/readyz`),
+    /// for a program with further routes. That program must protect them itself; see
     /// [`guarded`](Self::guarded).
     pub fn router(self) -> Router {
         let arrived = self.jobs.operator.clone();
@@ -96,27 +98,27 @@ impl Api {
                 "/assets/batchwright.js",
                 get(|| script(include_str!("../assets/batchwright.js"))),
             )
-            .fallback(|| async { Problem::not_found("there is nothing at this address") })
+            .fallback(|| async { Problem::not_found("this address does not exist") })
             .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
             .layer(middleware::from_fn_with_state(arrived, arrive))
     }
 
-    /// Nothing but signs of life: what is served while every other place is taken.
+    /// Returns only the routes of the health checks, which are served even while all connections are in use.
     pub(crate) fn signs_of_life(&self) -> Router {
         Router::new()
             .route("/healthz", get(health::live))
             .route("/readyz", get(health::ready))
             .fallback(|| async {
-                let told = "the server has all the connections that it may have; ask again later";
+                let reason = "the server has reached its limit of connections; try again later";
                 let status = axum::http::StatusCode::SERVICE_UNAVAILABLE;
-                Problem::new(status, "overloaded", told)
+                Problem::new(status, "overloaded", reason)
                     .retry_after(5)
                     .header(header::CONNECTION, "close".to_owned())
             })
             .with_state(self.clone())
     }
 
-    /// As [`router`](Self::router), for those alone whom `rules` admit.
+    /// Returns the routes of [`router`](Self::router), protected by `rules`.
     pub fn guarded(self, rules: AccessRules) -> Router {
         let body_max = rules.body_max;
         self.router()
@@ -176,7 +178,7 @@ impl std::fmt::Debug for Api {
     }
 }
 
-/// When a request arrived, by the clock that slices are measured with.
+/// The time at which a request arrived, by the monotonic clock that measures slices.
 #[derive(Debug, Clone, Copy)]
 struct Arrived(Duration);
 
@@ -193,14 +195,14 @@ async fn script(text: &'static str) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/javascript; charset=utf-8")], text)
 }
 
-/// Waits on a thread of its own for `work`, which asks the store.
+/// Runs `work`, which blocks on the store, on a separate thread.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => {
-            tracing::error!(%error, "a request was not answered");
+            tracing::error!(%error, "a request failed");
             Err(Problem::internal())
         }
     }
@@ -210,7 +212,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 #[openapi(
     info(
         title = "Batchwright",
-        description = "Jobs, executions, schedule, and long work by short requests.",
+        description = "Jobs, executions, the schedule, and progressive execution.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
     ),
     modifiers(&Bearer),
@@ -218,7 +220,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 )]
 struct Document;
 
-/// The way in, where the server asks for one.
+/// Adds the bearer token to the document.
 struct Bearer;
 
 impl utoipa::Modify for Bearer {

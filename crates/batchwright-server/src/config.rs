@@ -1,6 +1,6 @@
 //! The configuration file: TOML, parsed strictly, checked completely, then trusted.
 //!
-//! Keys of Kairoi are understood: `log.level`, `controller.listen`, `database.fsync_on_persist`,
+//! These keys of Kairoi are accepted: `log.level`, `controller.listen`, `database.fsync_on_persist` and
 //! `database.framerate`.
 
 use std::net::SocketAddr;
@@ -13,19 +13,19 @@ use crate::api::{AccessRules, HTTP_CONNECTIONS_DEFAULT, HttpSettings, Role, Toke
 use crate::kcp::{Access, KcpSettings, Tls};
 use crate::scheduler::{LedgerSettings, RunnerSettings, time};
 
-/// Where clients of the REST API are expected.
+/// Default address of the REST API.
 const HTTP_DEFAULT: &str = "127.0.0.1:5680";
-/// Where clients of the line protocol are expected.
+/// Default address of the line protocol.
 const KCP_DEFAULT: &str = "127.0.0.1:5678";
-/// How long a message may take from its first byte to its last.
+/// Default time that a message may take from its first byte to its last.
 const MESSAGE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
-/// Leases that are not too short to be renewed and not too long to be waited for.
+/// Shortest lease that can be renewed in time, and longest one that is worth waiting for.
 const LEASE_BOUNDS: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(3_600);
-/// Clients at once.
+/// Default maximum of connections to the line protocol at once.
 const CONNECTIONS_DEFAULT: usize = 20_000;
 
-/// Everything that the file says.
+/// The content of a configuration file.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -111,7 +111,7 @@ struct TokenKeys {
     sha256: String,
 }
 
-/// What Kairoi knows of its database. Ours always syncs, and has no frames.
+/// Kairoi's settings of its database. Batchwright always syncs and has no frames.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Kairoi {
@@ -149,45 +149,45 @@ struct ShutdownKeys {
     grace: Option<String>,
 }
 
-/// What is wrong with a configuration file, and where.
+/// A problem in a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("use the configuration `{}`: {problem}", file.display())]
 pub struct ConfigError {
     /// The file.
     pub file: PathBuf,
-    /// What is wrong: with line and column where there are some.
+    /// The problem, with line and column if known.
     pub problem: String,
 }
 
-/// A configuration, checked.
+/// A checked configuration.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// What is logged: `error`, `warn`, `info`, `debug` or `trace`.
+    /// The log level: `off`, `error`, `warn`, `info`, `debug` or `trace`.
     pub log_level: Option<String>,
     /// URL of the store.
     pub store: Option<String>,
-    /// The line protocol and the scheduler behind it; `None`: this server only runs executions.
+    /// The scheduler and its line protocol; `None`: this server only runs executions.
     pub scheduler: Option<SchedulerSettings>,
-    /// The REST API; `None`: there is none.
+    /// The REST API; `None` when it is disabled.
     pub http: Option<HttpSettings>,
-    /// Executions of batch jobs at once.
+    /// Maximum of job executions at once.
     pub jobs_max: Option<usize>,
-    /// Time that the end of the server leaves to what runs.
+    /// How long the end of the server waits for running work.
     pub grace: Option<Duration>,
-    /// What the file says without effect, to be logged.
+    /// Notes about keys without effect, to be logged.
     pub notes: Vec<String>,
 }
 
-/// Everything about the scheduler.
+/// The settings of the scheduler.
 #[derive(Debug, Clone)]
 pub struct SchedulerSettings {
-    /// Where clients are listened to.
+    /// The listener of the line protocol.
     pub kcp: KcpSettings,
-    /// How triggers are kept; its lease is replaced by the one of the server when the file names none.
+    /// The settings of the ledger; the server's lease replaces its lease when the file contains none.
     pub ledger: LedgerSettings,
-    /// Whether the file names a lease.
+    /// Whether the file contains a lease.
     pub has_lease: bool,
-    /// How many calls are made at once.
+    /// How many calls each kind of runner makes at once.
     pub runners: RunnerSettings,
 }
 
@@ -203,8 +203,8 @@ impl Config {
         Self::parse(&text, file.parent().unwrap_or(Path::new(""))).map_err(wrong)
     }
 
-    /// The URL of the store that `file` names, if it names one. The rest of the file must be understood, too, but what it
-    /// names is not looked at.
+    /// Returns the URL of the store that `file` contains, if any. The rest of the file must have known keys
+    /// and types, but its values are not checked.
     ///
     /// # Errors
     ///
@@ -216,7 +216,7 @@ impl Config {
     }
 
     fn of_text(text: &str) -> Result<Self, String> {
-        // The parser would quote the line, and a line may hold a password.
+        // The parser's own text quotes the line, which may contain a password.
         toml::from_str(text).map_err(|error| {
             let at = error.span().map_or(String::new(), |span| place(text, span.start));
             format!("{at}{}", error.message())
@@ -227,7 +227,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// A sentence about the first problem, with line and column where there are some.
+    /// A sentence about the first problem, with line and column if known.
     pub fn parse(text: &str, folder: &Path) -> Result<Settings, String> {
         Self::of_text(text)?.checked(folder)
     }
@@ -238,18 +238,18 @@ impl Config {
                 .contains(&level.to_lowercase().as_str())
         {
             return Err(format!(
-                "log.level `{level}`: there are off, error, warn, info, debug and trace"
+                "log.level `{level}`: expected off, error, warn, info, debug or trace"
             ));
         }
         let mut notes = Vec::new();
         if self.database.fsync_on_persist == Some(false) {
-            let told =
-                "database.fsync_on_persist = false is not followed: what is answered OK is durable";
-            notes.push(told.to_owned());
+            let message =
+                "database.fsync_on_persist = false is ignored: every change answered OK is durable";
+            notes.push(message.to_owned());
         }
         if self.database.framerate.is_some() {
-            let told = "database.framerate has no meaning here: nothing is done by frames";
-            notes.push(told.to_owned());
+            let message = "database.framerate is ignored: the scheduler has no frames";
+            notes.push(message.to_owned());
         }
         let grace = length("shutdown.grace", &self.shutdown.grace)?;
         let lease = length("scheduler.lease", &self.scheduler.lease)?;
@@ -312,7 +312,7 @@ impl Config {
         let default = AccessRules::default();
         if let Some(wrong) = http.origins.iter().find(|origin| !is_origin(origin)) {
             return Err(format!(
-                "http.origins `{wrong}`: expected an origin as browsers write it: https://HOST or https://HOST:PORT, in small letters, without a path"
+                "http.origins `{wrong}`: expected an origin as browsers write it: https://HOST or https://HOST:PORT, in lower case, without a path"
             ));
         }
         let access = AccessRules {
@@ -331,7 +331,7 @@ impl Config {
         let kcp = &self.kcp;
         let named = match (&kcp.listen, &self.controller.listen) {
             (Some(_), Some(_)) => {
-                return Err("kcp.listen and controller.listen are the same key: say one".to_owned());
+                return Err("kcp.listen and controller.listen are the same key: set one".to_owned());
             }
             (Some(address), None) | (None, Some(address)) => address,
             (None, None) => KCP_DEFAULT,
@@ -362,7 +362,7 @@ impl Config {
     }
 }
 
-/// `line 3, column 7: `
+/// Returns the place of byte `at` as `line 3, column 7: `.
 fn place(text: &str, at: usize) -> String {
     let before = text.get(..at).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
@@ -370,7 +370,7 @@ fn place(text: &str, at: usize) -> String {
     format!("line {line}, column {column}: ")
 }
 
-/// Whether `text` is an origin as browsers send it.
+/// Returns whether `text` is an origin as browsers send it.
 fn is_origin(text: &str) -> bool {
     let Some((scheme, host)) = text.split_once("://") else { return false };
     matches!(scheme, "http" | "https")
@@ -395,28 +395,29 @@ fn tls(
             Ok(Some(Tls { certificate: folder.join(certificate), key: folder.join(key) }))
         }
         (None, None) => Ok(None),
-        _ => Err(format!("{section}.tls_certificate and {section}.tls_key go together")),
+        _ => Err(format!("{section}.tls_certificate and {section}.tls_key must be set together")),
     }
 }
 
 fn token(keys: &TokenKeys) -> Result<Token, String> {
     let TokenKeys { name, role, sha256 } = keys;
-    let told = |what: &str| format!("http.tokens `{name}`: {what}");
+    let wrong = |what: &str| format!("http.tokens `{name}`: {what}");
     let role =
-        Role::from_name(role).ok_or_else(|| told("its role is viewer, operator or admin"))?;
+        Role::from_name(role).ok_or_else(|| wrong("role must be viewer, operator or admin"))?;
     let digits: Option<Vec<u8>> = (0..sha256.len())
         .step_by(2)
         .map(|at| u8::from_str_radix(sha256.get(at..at + 2)?, 16).ok())
         .collect();
     let sha256 = digits.and_then(|digits| digits.try_into().ok());
-    let sha256 = sha256.ok_or_else(|| told("sha256 is the hash of the token in 64 hex digits"))?;
+    let sha256 =
+        sha256.ok_or_else(|| wrong("sha256 must be the hash of the token in 64 hex digits"))?;
     Ok(Token { name: name.clone(), role, sha256 })
 }
 
 fn length(key: &str, text: &Option<String>) -> Result<Option<Duration>, String> {
     match text {
         None => Ok(None),
-        Some(text) => time::duration(text).map(Some).map_err(|told| format!("{key}: {told}")),
+        Some(text) => time::duration(text).map(Some).map_err(|message| format!("{key}: {message}")),
     }
 }
 
@@ -447,14 +448,14 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_is_not_silently_ignored() {
-        let told = parse("[scheduler]\nleese = \"3s\"\n").unwrap_err();
-        assert!(told.contains("leese") && told.contains("line 2"), "{told}");
+        let message = parse("[scheduler]\nleese = \"3s\"\n").unwrap_err();
+        assert!(message.contains("leese") && message.contains("line 2"), "{message}");
     }
 
     #[test]
     fn a_line_of_the_file_is_not_repeated_because_it_may_hold_a_password() {
-        let told = parse("[store]\nurl = \"postgres://a:secret@h/d\n").unwrap_err();
-        assert!(told.contains("line 2") && !told.contains("secret"), "{told}");
+        let message = parse("[store]\nurl = \"postgres://a:secret@h/d\n").unwrap_err();
+        assert!(message.contains("line 2") && !message.contains("secret"), "{message}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The first process of a container, which inherits the orphans of all others and must reap them.
+//! The init process of a container, which inherits the orphans of all other processes and must reap them.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -8,13 +8,13 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-/// Does the duties of a container's first process, when this is one: starts this program again, hands signals on to
-/// it, reaps what is left behind, and ends as it does. `None`: this is an ordinary process. Call it before any
-/// thread is started.
+/// Acts as the init process of a container when this process has the id 1: starts this program again as its
+/// child, forwards signals to it, reaps orphans, and returns the child's exit code. Returns `None` in any
+/// other process. Call it before any thread starts.
 ///
 /// # Errors
 ///
-/// When the system refuses signals or a second process: nothing was started.
+/// When the system refuses the signal handlers or the child process: nothing was started.
 pub fn as_init() -> io::Result<Option<u8>> {
     if std::process::id() != 1 {
         return Ok(None);
@@ -25,7 +25,7 @@ pub fn as_init() -> io::Result<Option<u8>> {
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    // A group of its own: a key on the terminal would reach it twice.
+    // A separate process group, because a signal of the terminal would otherwise reach the child twice.
     let child = command.args(arguments).process_group(0).spawn()?;
     let child = Pid::from_child(&child);
     for signal in signals.forever() {
@@ -35,7 +35,7 @@ pub fn as_init() -> io::Result<Option<u8>> {
             }
             continue;
         }
-        // One signal may stand for several processes that ended.
+        // One SIGCHLD may report several ended processes.
         while let Ok(Some((ended, status))) = wait(WaitOptions::NOHANG) {
             if ended == child {
                 let code = match (status.exit_status(), status.terminating_signal()) {

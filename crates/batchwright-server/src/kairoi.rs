@@ -12,14 +12,14 @@ const FILES: [&str; 3] = ["logfile.compressed", "logfile.to_compress", "logfile"
 /// Longest record: four texts of 65,535 bytes and what is around them.
 const RECORD_MAX: u32 = 512 * 1024;
 
-/// What was found.
+/// The content of a data folder of Kairoi.
 #[derive(Debug, Default, PartialEq)]
 pub struct KairoiData {
     /// Rules and triggers, as requests: rules first.
     pub requests: Vec<Request>,
-    /// Triggers that were executed or had failed: history, which is left behind.
+    /// Number of triggers that executed or failed: history, which is not imported.
     pub ended: usize,
-    /// What could not be understood or cannot be taken over, one sentence each.
+    /// Records that cannot be read or imported, one sentence each.
     pub problems: Vec<String>,
 }
 
@@ -28,11 +28,11 @@ enum Record {
     Rule { identifier: String, pattern: String, words: Vec<String> },
 }
 
-/// Reads `folder`. A torn or zero-filled tail ends a file, which is told among the problems.
+/// Reads `folder`. A torn or zero-filled tail ends a file and is listed in `problems`.
 ///
 /// # Errors
 ///
-/// A sentence: the folder holds none of the files, or one cannot be read.
+/// A sentence: the folder contains none of the files, or one cannot be read.
 pub fn read_kairoi(folder: &Path) -> Result<KairoiData, String> {
     let mut triggers = BTreeMap::new();
     let mut rules = BTreeMap::new();
@@ -52,9 +52,9 @@ pub fn read_kairoi(folder: &Path) -> Result<KairoiData, String> {
             let record = match next_record(&mut input) {
                 Ok(Some(record)) => record,
                 Ok(None) => break,
-                Err(told) => {
+                Err(problem) => {
                     data.problems
-                        .push(format!("{name}: at byte {offset}: {told}; the rest is left out"));
+                        .push(format!("{name}: at byte {offset}: {problem}; the rest is skipped"));
                     break;
                 }
             };
@@ -68,24 +68,24 @@ pub fn read_kairoi(folder: &Path) -> Result<KairoiData, String> {
                 }
                 None => data
                     .problems
-                    .push(format!("{name}: the record before byte {offset} makes no sense")),
+                    .push(format!("{name}: the record before byte {offset} is invalid")),
             }
         }
     }
     if files == 0 {
-        return Err(format!("`{}` holds none of {}", folder.display(), FILES.join(", ")));
+        return Err(format!("`{}` contains none of {}", folder.display(), FILES.join(", ")));
     }
     for (identifier, (pattern, words)) in rules {
         match RuleSettings::parse(&words) {
             Ok(settings) => {
                 data.requests.push(Request::SetRule { identifier, pattern, settings });
             }
-            Err(told) => data.problems.push(format!("rule `{identifier}`: {told}")),
+            Err(problem) => data.problems.push(format!("rule `{identifier}`: {problem}")),
         }
     }
     for (identifier, (nanos, status)) in triggers {
         match status {
-            // What was being fired when Kairoi ended is fired again, as Kairoi itself would.
+            // A trigger that was firing when Kairoi ended fires again, as in Kairoi itself.
             0 | 1 => {
                 let at = nanos.div_euclid(1_000).max(0);
                 data.requests.push(Request::Set { identifier, when: When::At(at) });
@@ -96,7 +96,7 @@ pub fn read_kairoi(folder: &Path) -> Result<KairoiData, String> {
     Ok(data)
 }
 
-/// The bytes of the next record; `None` at the end of the file.
+/// Returns the bytes of the next record; `None` at the end of the file.
 fn next_record(input: &mut impl Read) -> Result<Option<Vec<u8>>, String> {
     let mut length = [0; 4];
     let mut read = 0;
@@ -109,10 +109,10 @@ fn next_record(input: &mut impl Read) -> Result<Option<Vec<u8>>, String> {
     }
     let length = u32::from_be_bytes(length);
     if length == 0 {
-        return Err("nothing but zeros".to_owned());
+        return Err("a record of length zero".to_owned());
     }
     if length > RECORD_MAX {
-        return Err(format!("a record of {length} bytes"));
+        return Err(format!("a record of {length} bytes, more than {RECORD_MAX}"));
     }
     let mut record = vec![0; length as usize];
     input.read_exact(&mut record).map_err(|_| "the file ends inside a record".to_owned())?;

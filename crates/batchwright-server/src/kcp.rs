@@ -1,4 +1,4 @@
-//! KCP, the line protocol of the scheduler: messages on TCP, answered one by one.
+//! KCP, the line protocol of the scheduler: messages over TCP, each with one answer.
 
 mod connection;
 mod listener;

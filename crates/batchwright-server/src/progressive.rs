@@ -1,12 +1,12 @@
-//! Long work behind ordinary requests: a handler says that it needs a batch, a client middleware does the rest,
-//! and the caller sees one response.
+//! Progressive execution within ordinary HTTP requests: a handler returns that it needs a batch, the client
+//! drives the execution, and its caller gets one response.
 
 pub mod client;
 mod layer;
 
 pub use layer::{NeedsBatch, NeedsBatchLayer, NeedsBatchService};
 
-/// The header by which an application says that its answer needs a batch: the number of the execution.
+/// The response header of an answer that needs a batch: the number of the execution.
 pub const NEEDS_BATCH: &str = "x-needs-batch";
-/// The header that shows the owner's token of an execution.
+/// The request header with the owner's token of an execution.
 pub const OWNER: &str = "x-batch-owner";

@@ -1,4 +1,4 @@
-//! Fires triggers when they are due: durable, on time, each slot once, whoever fires it.
+//! Fires triggers when they are due: durably, on time, and each slot once over all servers.
 
 pub(crate) mod dispatch;
 mod explain;
@@ -33,12 +33,12 @@ use dispatch::Dispatcher;
 use group::Group;
 use ledger::{Command, Ledger, Reply, ServerLease, State, Vitals};
 
-/// Bytes of requests that wait for their answers, over all clients; then those who ask wait.
+/// Bytes of requests that wait for their answers, over all clients; beyond that, new requests wait.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// What a request weighs besides its texts.
+/// Bytes that a request counts in addition to its texts.
 const REQUEST_BYTES: usize = 256;
 
-/// The door to the schedule of a running server. Cloning shares it.
+/// The schedule of a running server: answers requests. Clones share it.
 #[derive(Clone)]
 pub struct Scheduler {
     commands: mpsc::Sender<Command>,
@@ -49,11 +49,11 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Takes over from servers that died and begins to fire.
+    /// Takes over from dead servers and begins to fire.
     ///
     /// # Errors
     ///
-    /// When the store does not answer.
+    /// When the store does not answer, or the system refuses a thread.
     pub(crate) fn start(
         store: ScheduleStore,
         clock: Arc<dyn Clock>,
@@ -82,25 +82,28 @@ impl Scheduler {
         let spawned = std::thread::Builder::new()
             .name("batchwright ledger".to_owned())
             .spawn(|| ledger.run());
-        let ledger = spawned
-            .map_err(|error| StartError::Runners(format!("no thread for the ledger: {error}")))?;
+        let ledger = spawned.map_err(|error| {
+            StartError::Runners(format!("start the thread of the ledger: {error}"))
+        })?;
         let bytes = Arc::new(Semaphore::new(WAITING_BYTES_MAX));
         Ok(Self { commands, bytes, ledger: Arc::new(ledger), vitals, jobs })
     }
 
-    /// Asks, and waits for the answer, which is durable then.
+    /// Sends a request and waits for the answer; the change is durable then.
     ///
     /// # Errors
     ///
-    /// [`Refused`]: nothing was changed, unless its code is `unavailable`; then look before asking again.
+    /// [`Refused`]: nothing was changed, unless its code is `unavailable`; then check before sending the
+    /// request again.
     pub async fn ask(&self, request: Request) -> Result<Answer, Refused> {
         let (reply, answer) = oneshot::channel();
-        let told = Box::new(move |answer| drop(reply.send(answer)));
-        self.ask_sized(request, 0, told).await;
-        answer.await.unwrap_or_else(|_| Err(gone()))
+        let send = Box::new(move |answer| drop(reply.send(answer)));
+        self.ask_sized(request, 0, send).await;
+        answer.await.unwrap_or_else(|_| Err(ending()))
     }
 
-    /// Asks; `reply` is called with the answer. Waits while too much is under way.
+    /// Sends a request; `reply` is called with the answer. Waits while requests of too many bytes are
+    /// pending.
     pub(crate) async fn ask_sized(&self, request: Request, size: usize, reply: Reply) {
         if let Err(refused) = self.check(&request).await {
             return reply(Err(refused));
@@ -114,11 +117,12 @@ impl Scheduler {
         if let Err(mpsc::SendError(Command::Ask(_, reply))) =
             self.commands.send(Command::Ask(request, with_place))
         {
-            reply(Err(gone()));
+            reply(Err(ending()));
         }
     }
 
-    /// A rule names a job that can be started so. Job files are read for it, on a thread that may wait.
+    /// Checks that the job of a rule can be started with the rule's parameters. Reads job files for it, on a
+    /// thread that may block.
     async fn check(&self, request: &Request) -> Result<(), Refused> {
         let Request::SetRule { settings, .. } = request else { return Ok(()) };
         if !matches!(settings.runner, Runner::Job { .. }) {
@@ -126,33 +130,33 @@ impl Scheduler {
         }
         let (jobs, settings) = (self.jobs.clone(), settings.clone());
         let checked = tokio::task::spawn_blocking(move || jobs.check_rule(&settings)).await;
-        checked.map_err(|_| gone())?.map_err(Refused::invalid)
+        checked.map_err(|_| ending())?.map_err(Refused::invalid)
     }
 
-    /// Whether it still works.
+    /// Returns whether the thread of the ledger is alive.
     pub(crate) fn is_alive(&self) -> bool {
         !self.ledger.is_finished()
     }
 
-    /// Another process may have changed the store.
+    /// Notifies the ledger that another process may have changed the store.
     pub(crate) fn look(&self) {
         let _ = self.commands.send(Command::Look);
     }
 
-    /// Fires nothing more and waits until all that ran is recorded.
+    /// Stops firing and waits until the outcome of everything that ran is recorded.
     pub(crate) async fn drain(&self) {
-        let (told, drained) = oneshot::channel();
-        if self.commands.send(Command::Drain(told)).is_ok() {
+        let (done, drained) = oneshot::channel();
+        if self.commands.send(Command::Drain(done)).is_ok() {
             let _ = drained.await;
         }
     }
 
-    /// Ends at once, as a crash would: whoever comes next takes over.
+    /// Ends at once, as a crash would; another server, or the next one, takes over.
     pub(crate) fn end(&self) {
         let _ = self.commands.send(Command::End);
     }
 
-    /// What others may see of it.
+    /// Returns the observable state of the ledger.
     pub(crate) fn vitals(&self) -> &Vitals {
         &self.vitals
     }
@@ -173,29 +177,29 @@ pub(crate) enum StartError {
     Runners(String),
 }
 
-fn gone() -> Refused {
-    Refused::new("unavailable", "the server ends")
+fn ending() -> Refused {
+    Refused::new("unavailable", "the server is ending")
 }
 
-/// Follows `requests` without a server, in one unit of work: for commands. A server that shares the store sees
-/// the change within a second.
+/// Executes `requests` without a server, in one transaction, for commands. A server that shares the store
+/// sees the changes within a second.
 ///
 /// # Errors
 ///
-/// [`RepositoryError`]: nothing holds. Each request that was refused says so by itself.
+/// [`RepositoryError`]: nothing was changed. A refused request has its own error in the list.
 pub fn follow(
     store: &mut ScheduleStore,
     clock: &dyn Clock,
     requests: &[Request],
 ) -> Result<Vec<Result<Answer, Refused>>, RepositoryError> {
-    let mut unit = store.begin()?;
+    let mut tx = store.begin()?;
     let keys = requests.iter().filter_map(Group::keys_of).collect();
-    let mut group = Group::new(&mut unit, clock.now().as_microsecond(), keys, std::iter::empty())?;
+    let mut group = Group::new(&mut tx, clock.now().as_microsecond(), keys, std::iter::empty())?;
     let mut answers = Vec::with_capacity(requests.len());
     for request in requests {
         answers.push(group.request(request)?);
     }
     group.flush()?;
-    unit.commit()?;
+    tx.commit()?;
     Ok(answers)
 }

@@ -1,4 +1,4 @@
-//! The server: scheduler, listener, worker, put together and taken down.
+//! Starts, supervises and stops the parts of a server: scheduler, listeners and worker.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -21,7 +21,7 @@ use crate::worker::Worker;
 
 /// Threads of the runtime: sockets and runners; the ledger and the jobs have their own.
 const RUNTIME_THREADS: usize = 2;
-/// How often the server says that it is alive and what it does.
+/// How often the server reports its state to the service manager.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Why a server did not start.
@@ -31,10 +31,10 @@ pub enum ServerError {
     /// The store does not answer, or cannot be used.
     #[error(transparent)]
     Store(#[from] RepositoryError),
-    /// An address that cannot be had, or must not be had without protection.
+    /// An address cannot be bound, or must not be bound without protection.
     #[error("{0}")]
     Listen(String),
-    /// No thread, no runtime.
+    /// The system refuses a thread or the runtime.
     #[error("{0}")]
     System(String),
 }
@@ -43,14 +43,14 @@ impl From<StartError> for ServerError {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Store(error) => Self::Store(error),
-            StartError::Runners(told) => Self::System(told),
+            StartError::Runners(message) => Self::System(message),
         }
     }
 }
 
 /// A running server. Dropping it without [`stop`](Self::stop) ends it as a crash would.
 pub struct Server {
-    /// There until it is stopped or dropped.
+    /// `None` once the server is stopped or dropped.
     runtime: Option<Runtime>,
     scheduler: Option<Scheduler>,
     address: Option<std::net::SocketAddr>,
@@ -91,7 +91,8 @@ impl ServerBuilder {
 
     /// Starts the server: it takes over from servers that died, listens, fires triggers, and runs queued executions.
     ///
-    /// It may be called within an asynchronous program: it blocks the calling thread, and works on others.
+    /// An asynchronous program may call this function: it blocks the calling thread and works on other
+    /// threads.
     ///
     /// # Errors
     ///
@@ -111,7 +112,7 @@ impl Server {
         let ServerBuilder { operator, schedule, http } = description;
         let (clock, lease) = (operator.clock(), operator.lease_timeout());
         let jobs = JobStarter::new(operator);
-        // Webhooks and brokers speak TLS by this provider; a program that chose another one keeps it.
+        // Webhooks and brokers use TLS by this provider, unless the program has installed another one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         allow_many_descriptors();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -123,7 +124,7 @@ impl Server {
         let (end, ended) = watch::channel(false);
         let (mut scheduler, mut address, mut looking) = (None, None, None);
         let mut listening = Vec::new();
-        // Before the scheduler, which begins to fire: an address that cannot be had ends the start.
+        // Bind before the scheduler begins to fire: an address that cannot be bound ends the start.
         let http = match http {
             Some(settings) => {
                 let bound = runtime.block_on(HttpListener::bind(&settings));
@@ -150,9 +151,9 @@ impl Server {
             let binding = Listener::bind(&settings.kcp, started.clone(), clock);
             let listener = match runtime.block_on(binding) {
                 Ok(listener) => listener,
-                Err(told) => {
+                Err(message) => {
                     runtime.block_on(started.drain());
-                    return Err(ServerError::Listen(told));
+                    return Err(ServerError::Listen(message));
                 }
             };
             address = listener.address().ok();
@@ -160,7 +161,7 @@ impl Server {
             looking = Some((started.clone(), look_store));
             scheduler = Some(started);
         }
-        // Before the API listens, which takes starts only when there is a worker.
+        // The worker exists before the API listens: without a worker the API refuses to start jobs.
         let worker = Worker::new(jobs.clone(), lease);
         if let Some(http) = http {
             let stop = StopToken::default();
@@ -201,23 +202,23 @@ impl Server {
         })
     }
 
-    /// The address that clients of the line protocol reach it at.
+    /// Returns the address of the line protocol.
     pub fn address(&self) -> Option<std::net::SocketAddr> {
         self.address
     }
 
-    /// The address that the REST API is reached at.
+    /// Returns the address of the REST API.
     pub fn http_address(&self) -> Option<std::net::SocketAddr> {
         self.http_address
     }
 
-    /// The schedule, for the program that embeds the server.
+    /// Returns the scheduler, for the program that embeds the server.
     pub fn scheduler(&self) -> Option<&Scheduler> {
         self.scheduler.as_ref()
     }
 
-    /// Tells systemd that the server is ready, and from then on that it is alive, until `stop` is requested.
-    /// `false`: the scheduler died of a fault of ours, and the process should end.
+    /// Reports to systemd that the server is ready, and then that it is alive, until `stop` is requested.
+    /// Returns `false` when the scheduler's thread died because of a bug; the process should then end.
     pub fn attend(&self, stop: &StopToken) -> bool {
         notify("READY=1");
         let beat = watchdog().map_or(STATUS_INTERVAL, |limit| STATUS_INTERVAL.min(limit / 3));
@@ -227,14 +228,14 @@ impl Server {
                 tracing::error!("the scheduler died");
                 return false;
             }
-            let mut said = format!("STATUS={}", self.status());
+            let mut state = format!("STATUS={}", self.status());
             let now = self.turns();
-            // The ledger turns three times within the watchdog's limit, whether there is something to do or not.
+            // The ledger turns three times within the watchdog's limit, even when it has nothing to do.
             if now != turns || self.scheduler.is_none() {
-                said.push_str("\nWATCHDOG=1");
+                state.push_str("\nWATCHDOG=1");
             }
             turns = now;
-            notify(&said);
+            notify(&state);
             stop.wait(beat);
         }
         true
@@ -246,31 +247,32 @@ impl Server {
 
     fn status(&self) -> String {
         match &self.scheduler {
-            None => "carrying executions forward".to_owned(),
+            None => "running executions".to_owned(),
             Some(scheduler) => {
                 let vitals = scheduler.vitals();
                 let firing = vitals.firing.load(Ordering::Relaxed);
                 match vitals.ready.load(Ordering::Relaxed) {
                     _ if vitals.astray.load(Ordering::Relaxed) => {
-                        "the clock of this machine is too far from the database's: nothing is fired"
+                        "the clock of this machine is too far from the database's: no trigger fires"
                             .to_owned()
                     }
                     true => format!("{firing} triggers being fired"),
-                    false => "the store does not take what is to be stored".to_owned(),
+                    false => "the store does not accept writes".to_owned(),
                 }
             }
         }
     }
 
-    /// Ends it: nothing more is accepted, taken or fired; what runs ends at its next chunk boundary; what
-    /// clients asked is answered; what did not run is given back.
+    /// Stops the server gracefully: it accepts, claims and fires nothing more, answers pending requests,
+    /// stops running executions at their next chunk boundary, and releases or queues again what can run
+    /// elsewhere.
     ///
-    /// It may be called within an asynchronous program: it blocks the calling thread until everything has ended; use
-    /// `tokio::task::spawn_blocking` where that matters.
+    /// An asynchronous program may call this function: it blocks the calling thread until everything has
+    /// ended; use `tokio::task::spawn_blocking` where that matters.
     pub fn stop(self) {
         let stopped = off_runtime(move || self.stop_here());
         if let Err(error) = stopped {
-            tracing::error!(%error, "the server could not be stopped in order");
+            tracing::error!(%error, "cannot stop the server gracefully");
         }
     }
 
@@ -296,7 +298,7 @@ impl Server {
     }
 }
 
-/// Threads of an asynchronous program may not block: there another thread does `work`.
+/// Does `work` on another thread when the caller is in an asynchronous runtime, whose threads must not block.
 fn off_runtime<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, ServerError> {
     if tokio::runtime::Handle::try_current().is_err() {
         return Ok(work());
@@ -305,7 +307,7 @@ fn off_runtime<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, ServerErro
         let working =
             thread::Builder::new().name("batchwright".to_owned()).spawn_scoped(threads, work);
         let working =
-            working.map_err(|error| ServerError::System(format!("no thread: {error}")))?;
+            working.map_err(|error| ServerError::System(format!("start a thread: {error}")))?;
         Ok(working.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }
@@ -316,7 +318,7 @@ impl Drop for Server {
         if let Some(scheduler) = &self.scheduler {
             scheduler.end();
         }
-        // Waiting for it is not allowed where this may be dropped.
+        // A server may be dropped within an asynchronous runtime, where waiting for another one panics.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -329,7 +331,7 @@ impl std::fmt::Debug for Server {
     }
 }
 
-/// Tells the service manager `state`, when one listens; see `sd_notify(3)`.
+/// Sends `state` to the service manager, if one listens; see `sd_notify(3)`.
 fn notify(state: &str) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let sent = || -> std::io::Result<()> {
@@ -341,11 +343,12 @@ fn notify(state: &str) {
         UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
     };
     if let Err(error) = sent() {
-        tracing::warn!(%error, "the service manager was not told");
+        tracing::warn!(%error, "cannot notify the service manager");
     }
 }
 
-/// How long the service manager waits for a sign of life, when it watches this process; see `sd_watchdog_enabled(3)`.
+/// Returns how long the service manager waits for a sign of life, if it watches this process; see
+/// `sd_watchdog_enabled(3)`.
 fn watchdog() -> Option<Duration> {
     let watched = std::env::var("WATCHDOG_PID").ok();
     if watched.is_some_and(|process| process != std::process::id().to_string()) {
@@ -355,12 +358,12 @@ fn watchdog() -> Option<Duration> {
     (limit > 0).then(|| Duration::from_micros(limit))
 }
 
-/// Ten thousand clients are as many descriptors: as many as the system allows this process.
+/// Raises the limit of open descriptors to the maximum of this process: each client needs one.
 fn allow_many_descriptors() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::debug!(%error, "the number of descriptors stays as it is");
+        tracing::debug!(%error, "cannot raise the limit of open descriptors");
     }
 }

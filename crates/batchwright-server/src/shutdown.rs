@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: first ask, then end.
+//! Handles SIGTERM and SIGINT: a graceful end first, then an immediate one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -9,27 +9,27 @@ use batchwright::StopToken;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// Ends the process at once, and the programs that it started with it.
+/// Ends the process and the programs that it started, at once.
 fn end_now(signal: i32) -> ! {
     batchwright::program::kill_all();
     std::process::exit(128 + signal)
 }
 
-/// Listens for the signals that end a process.
+/// Listens for SIGTERM and SIGINT.
 ///
-/// The first one asks for a graceful end. A second one, or the end of the grace period, ends the
-/// process at once with `128 + signal`; its executions are recovered by whoever finds them.
+/// The first signal requests a graceful end. A second signal, or the end of the grace period, ends the
+/// process at once with `128 + signal`; its executions are then recovered as after a crash.
 #[derive(Debug, Clone)]
 pub struct Shutdown {
     signal: Arc<AtomicI32>,
 }
 
 impl Shutdown {
-    /// Listens from now on. `on_first` is called on a thread of its own, once.
+    /// Starts to listen. The first signal calls `on_first` once, on a separate thread.
     ///
     /// # Errors
     ///
-    /// When the signals cannot be taken over.
+    /// When the signal handlers or their thread cannot be installed.
     pub fn listen(
         grace: Duration,
         on_first: impl FnOnce() + Send + 'static,
@@ -42,7 +42,7 @@ impl Shutdown {
             for signal in signals.forever() {
                 let Some(on_first) = on_first.take() else { end_now(signal) };
                 received.store(signal, Ordering::SeqCst);
-                // The grace period begins now, whatever asking for the end waits for.
+                // The grace period begins now, however long `on_first` takes.
                 let timer =
                     thread::Builder::new().name("grace period".to_owned()).spawn(move || {
                         StopToken::default().wait(grace);
@@ -51,7 +51,7 @@ impl Shutdown {
                     });
                 if timer.is_err() {
                     tracing::error!(
-                        "no thread for the grace period: a second signal ends the process"
+                        "cannot time the grace period: a second signal ends the process"
                     );
                 }
                 let asked =
@@ -64,12 +64,12 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// The signal that asked for the end, if one did.
+    /// Returns the first signal that was received, if any.
     pub fn signal(&self) -> Option<i32> {
         Some(self.signal.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
     }
 
-    /// What the process should exit with after a graceful end, if a signal asked for it.
+    /// Returns the exit code after a graceful end by a signal: `128 + signal`.
     pub fn exit_code(&self) -> Option<u8> {
         self.signal().and_then(|signal| u8::try_from(128 + signal).ok())
     }

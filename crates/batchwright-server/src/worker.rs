@@ -1,4 +1,4 @@
-//! Carries forward the executions that other processes handed over, and those of servers that died.
+//! Runs the executions that other processes queued, and recovers those of dead processes.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,28 +12,29 @@ use batchwright::{
 
 use crate::scheduler::JobStarter;
 
-/// How often the store is looked at for what other processes put there.
+/// How often the worker looks for changes by other processes in the store.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Executions in a row that lost their owners, after which an instance waits for a person: the job may be what
-/// kills its servers.
+/// Executions in a row that lost their owners, after which an instance is no longer restarted automatically:
+/// the job itself may kill its servers.
 const LOST_MAX: usize = 3;
 
-/// How long the body of a final response waits for somebody who wants it.
+/// How long the body of an unacknowledged final response is kept.
 const RESPONSES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Carries forward what other processes hand over, and what dead ones left, until it is asked to stop.
+/// Runs queued executions and recovers those of dead processes, until it is asked to stop.
 ///
-/// A [`Server`](crate::Server) has one. An application that serves [`Api`](crate::api::Api) by itself runs its own, on a
-/// thread, made of a clone of the same [`JobStarter`]: without a worker the API refuses to start anything.
+/// A [`Server`](crate::Server) has one. An application that serves [`Api`](crate::api::Api) by itself runs a
+/// worker on a thread, made of a clone of the same [`JobStarter`]: without a worker the API refuses to start
+/// jobs.
 pub struct Worker {
     jobs: JobStarter,
     _counted: Counted,
     recover_every: Duration,
-    /// Executions whose jobs are not known here, told once.
+    /// Queued executions whose jobs are unknown here; each is logged once.
     unknown: HashSet<ExecutionId>,
 }
 
-/// One of the workers, for as long as it is there: without any, the API takes no starts.
+/// Counts a worker for as long as it exists: the API refuses to start jobs while the count is 0.
 struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
@@ -50,13 +51,14 @@ impl Drop for Counted {
 }
 
 impl Worker {
-    /// Of the jobs that `jobs` starts; owners are taken for dead when they were silent for `lease`.
+    /// Creates a worker for the jobs of `jobs`. An owner counts as dead after `lease` without a heartbeat;
+    /// the worker checks for dead owners three times in that time.
     pub fn new(jobs: JobStarter, lease: Duration) -> Self {
         let counted = Counted::new(&jobs.workers);
         Self { jobs, _counted: counted, recover_every: lease / 3, unknown: HashSet::new() }
     }
 
-    /// Hands over again those of `served` that the end of this server stopped.
+    /// Queues again those of `served` that the end of this server stopped.
     pub(crate) fn pass_on(jobs: &JobStarter, served: &[ExecutionId]) {
         for id in served {
             let Ok(execution) = jobs.operator.execution(*id) else { continue };
@@ -67,52 +69,52 @@ impl Worker {
             let passed = jobs.operator.hand_over_restart(*id, &none, &LaunchOptions::default());
             match passed {
                 Ok(next) => {
-                    tracing::info!(execution = %id, next = %next.id, "waits for the next server")
+                    tracing::info!(execution = %id, next = %next.id, "queued for another server")
                 }
                 Err(error) => {
-                    tracing::warn!(execution = %id, error = %report(&error), "stays stopped")
+                    tracing::warn!(execution = %id, error = %report(&error), "remains stopped")
                 }
             }
         }
     }
 
-    /// Works on a thread of its own until `stop` is requested.
+    /// Starts a thread that works until `stop` is requested.
     ///
     /// # Errors
     ///
-    /// When the system has no thread for it: nothing runs.
+    /// When the system refuses the thread: nothing runs.
     pub fn spawn(self, stop: StopToken) -> std::io::Result<std::thread::JoinHandle<()>> {
         let named = std::thread::Builder::new().name("batchwright worker".to_owned());
         named.spawn(move || self.run(&stop, || true))
     }
 
-    /// Looks at the store again and again. `changed` says whether there may be something new in it.
+    /// Polls the store until `stop` is requested. `changed` returns whether it may contain something new.
     pub(crate) fn run(mut self, stop: &StopToken, mut changed: impl FnMut() -> bool) {
         let mut since_recovery = self.recover_every;
         while !stop.is_requested() {
             if since_recovery >= self.recover_every {
                 since_recovery = Duration::ZERO;
                 self.recover();
-                told(self.jobs.operator.settle_stopped());
-                told(self.jobs.operator.expire_responses(RESPONSES_KEPT).map(drop));
+                log_error(self.jobs.operator.settle_stopped());
+                log_error(self.jobs.operator.expire_responses(RESPONSES_KEPT).map(drop));
             }
             if changed() {
-                told(self.take_all());
-                told(self.drive_all());
+                log_error(self.take_all());
+                log_error(self.drive_all());
             }
             stop.wait(LOOK_INTERVAL);
             since_recovery += LOOK_INTERVAL;
         }
     }
 
-    /// Drives the progressive executions that servers drive.
+    /// Drives the progressive executions that a server, not a client, drives.
     fn drive_all(&self) -> Result<(), OperatorError> {
         self.jobs.operator.drive_all()
     }
 
     fn take_all(&mut self) -> Result<(), OperatorError> {
         for execution in self.jobs.operator.handed_over()? {
-            // What cannot begin here now is for others, or for later.
+            // Without room here, the execution stays queued for another server or for later.
             if !self.jobs.operator.has_room() {
                 return Ok(());
             }
@@ -122,7 +124,7 @@ impl Worker {
                     if self.unknown.insert(execution.id) {
                         let (id, job) = (execution.id, execution.job);
                         let reason = report(&refusal);
-                        tracing::warn!(execution = %id, job, reason, "its job is not known here");
+                        tracing::warn!(execution = %id, job, reason, "the job is unknown here");
                     }
                     continue;
                 }
@@ -135,17 +137,18 @@ impl Worker {
         Ok(())
     }
 
-    /// Closes what dead processes left running. What was handed over goes on, in whichever server takes it.
+    /// Recovers the executions of dead owners. Those that had been queued are queued again, for any server.
     ///
-    /// One that cannot be closed now, because its frozen owner holds its row, keeps none of the others waiting.
+    /// An execution that cannot be closed now, because its frozen owner locks its row, does not delay the
+    /// others.
     fn recover(&self) {
         match self.jobs.operator.lost() {
             Ok(lost) => {
                 for (execution, was_served) in lost {
-                    told(self.recover_one(&execution, was_served));
+                    log_error(self.recover_one(&execution, was_served));
                 }
             }
-            Err(error) => told(Err(error)),
+            Err(error) => log_error(Err(error)),
         }
     }
 
@@ -157,13 +160,13 @@ impl Worker {
             let none = JobParameters::new();
             match known.map(|_| operator.hand_over_restart(id, &none, &options)) {
                 Ok(Ok(next)) => {
-                    tracing::info!(execution = %id, next = %next.id, "its server died: it goes on");
+                    tracing::info!(execution = %id, next = %next.id, "its server died: queued again");
                     return Ok(());
                 }
                 Ok(Err(error @ OperatorError::Repository(_))) => return Err(error),
-                // Another server was quicker, or the job may not be restarted.
+                // Another server was faster, or the job may not be restarted.
                 Ok(Err(error)) => tracing::debug!(execution = %id, %error, "not continued here"),
-                // Some other server may know its job.
+                // Another server may have its job.
                 Err(_) => return Ok(()),
             }
         }
@@ -175,7 +178,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether the last executions of the instance all lost their owners.
+    /// Returns whether the last executions of the instance all lost their owners.
     fn is_deadly(&self, execution: &JobExecution) -> Result<bool, OperatorError> {
         let filter = ExecutionFilter::of_instance(execution.instance_id).limit(LOST_MAX);
         let newest = self.jobs.operator.queries().executions(&filter)?;
@@ -187,8 +190,8 @@ impl Worker {
     }
 }
 
-fn told(result: Result<(), OperatorError>) {
+fn log_error(result: Result<(), OperatorError>) {
     if let Err(error) = result {
-        tracing::warn!(error = %report(&error), "the store was not looked at");
+        tracing::warn!(error = %report(&error), "the worker cannot use the store");
     }
 }

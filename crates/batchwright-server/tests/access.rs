@@ -1,4 +1,4 @@
-//! Who may ask, and what a client cannot stretch.
+//! Access rules and limits of the REST API.
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::serving::{Http, Place, read};
 use serde_json::json;
 
-/// Not a test of its own: where the servers of the others come from.
+/// Starts the servers of the other tests; not a test itself.
 #[test]
 fn serves_when_it_is_asked_to() {
     common::serving::serve_if_asked();
@@ -38,13 +38,13 @@ fn a_role_may_what_it_is_for() {
     let place = Place::with(&Place::tokens());
     let http = place.http();
     let open = json!({"parameters": {"script": ""}});
-    let code = |told: common::serving::Told| told.code();
+    let code = |response: common::serving::Told| response.code();
     assert_eq!(code(bearer(&http, "the-viewer").post("/v1/progressive/few", &open)), "forbidden");
     assert_eq!(bearer(&http, "the-operator").post("/v1/progressive/few", &open).status, 201);
     let rule = json!({"pattern": "", "runner": ["shell", "true"]});
     let put = |token| bearer(&http, token).ask("PUT", "/v1/rules/r", Some(&rule)).unwrap();
     assert_eq!(code(put("the-operator")), "forbidden");
-    // Checking changes nothing, and is not what something is called.
+    // A validation needs only the role viewer; a rule or trigger named `validate` gives no such access.
     let viewer = bearer(&http, "the-viewer");
     assert_eq!(viewer.post("/v1/jobs/few/validate", &open).status, 200);
     for (method, path) in [
@@ -62,7 +62,7 @@ fn a_role_may_what_it_is_for() {
             "{method} {path}"
         );
     }
-    // It may; this server has no scheduler.
+    // The role suffices, but this server has no scheduler.
     assert_eq!(code(put("the-admin")), "not_found");
 }
 
@@ -112,9 +112,9 @@ fn a_body_without_a_length_is_read_no_further_than_its_bound() {
     );
     socket.write_all(head.as_bytes()).unwrap();
     let piece = format!("10000\r\n{}\r\n", " ".repeat(0x10000));
-    // Ten gigabytes, if the server would take them.
+    // Ten gigabytes, if the server accepted them.
     let sent = (0..160_000).take_while(|_| socket.write_all(piece.as_bytes()).is_ok()).count();
-    assert!(sent < 1_000, "{sent} pieces were taken");
+    assert!(sent < 1_000, "the server accepted {sent} pieces");
     assert_eq!(place.http().get("/healthz").status, 200);
 }
 
@@ -124,12 +124,12 @@ fn a_client_that_dribbles_its_headers_is_cut_off() {
     let mut socket = TcpStream::connect(&place.address).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: ").unwrap();
-    // Nothing more comes: the server ends the connection.
+    // The client sends nothing more, so the server closes the connection.
     let mut rest = Vec::new();
     let ended = socket.read_to_end(&mut rest);
     assert!(ended.is_ok(), "the server still waits: {ended:?}");
-    let told = String::from_utf8_lossy(&rest);
-    assert!(rest.is_empty() || told.starts_with("HTTP/1.1 408"), "{told}");
+    let response = String::from_utf8_lossy(&rest);
+    assert!(rest.is_empty() || response.starts_with("HTTP/1.1 408"), "{response}");
 }
 
 #[test]
@@ -155,11 +155,14 @@ fn what_is_malformed_is_told_and_loses_nothing() {
         ("GET", "/v1/../etc/passwd", 404),
         ("GET", "/assets/../Cargo.toml", 404),
     ] {
-        let told = http.ask(method, path, None).unwrap();
-        assert_eq!(told.status, expected, "{method} {path}: {}", told.text());
-        let kind = told.header("content-type");
+        let response = http.ask(method, path, None).unwrap();
+        assert_eq!(response.status, expected, "{method} {path}: {}", response.text());
+        let kind = response.header("content-type");
         assert_eq!(kind.as_deref(), Some("application/problem+json"), "{method} {path}");
-        assert!(!told.code().is_empty() && told.json()["status"] == expected, "{method} {path}");
+        assert!(
+            !response.code().is_empty() && response.json()["status"] == expected,
+            "{method} {path}"
+        );
     }
     for body in
         ["{", "[]", "{\"lanes\":0}", "{\"target_ms\":0}", "{\"lens\":1}", "{\"parameters\":1}"]
@@ -225,12 +228,12 @@ fn the_same_key_starts_one_thing() {
     assert_eq!(again.header("idempotency-replayed").as_deref(), Some("true"));
     let other = keyed.post("/v1/progressive/few", &json!({"parameters": {"script": "b"}}));
     assert_eq!((other.status, other.code().as_str()), (422, "key_reused"));
-    // Without a key the open execution is in the way, and says so.
+    // Without a key the request is refused because of the open execution.
     let second = place.http().post("/v1/progressive/few", &open);
     assert_eq!((second.status, second.code().as_str()), (409, "already_running"));
     assert_eq!(second.json()["execution"], first.json()["execution"]);
 
-    // Nor does it matter that the server died, and that the execution ended.
+    // The key survives a dead server and the end of the execution.
     place.kill_and_serve();
     let execution = first.json()["execution"].as_i64().unwrap();
     place.http().post(&format!("/v1/executions/{execution}/stop"), &json!({}));
@@ -238,7 +241,7 @@ fn the_same_key_starts_one_thing() {
     let again = keyed.post("/v1/progressive/few", &open);
     assert_eq!((again.status, again.json()["execution"].as_i64()), (201, Some(execution)));
     assert_eq!(again.header("idempotency-replayed").as_deref(), Some("true"));
-    // A restart has a key of its own.
+    // A restart needs a separate key.
     let keyed = place.http().with("idempotency-key", "k2");
     let restart = format!("/v1/executions/{execution}/restart");
     let (first, again) = (keyed.post(&restart, &json!({})), keyed.post(&restart, &json!({})));
@@ -256,7 +259,7 @@ fn each_caller_has_keys_of_its_own() {
         bearer(&keyed, token).post("/v1/progressive/few", &open)
     };
     let first = ask("the-operator", "a");
-    // Blanks before the token make it no other caller.
+    // Blanks before the token do not change the caller.
     assert_eq!(ask(" the-operator", "a").header("idempotency-replayed").as_deref(), Some("true"));
     let second = ask("the-admin", "b");
     assert_eq!((first.status, second.status), (201, 201));
@@ -301,7 +304,7 @@ fn an_address_that_others_can_reach_needs_tokens() {
         let http = HttpSettings { insecure, ..HttpSettings::new(listen) };
         Server::builder(operator).http(http).start()
     };
-    let told = start(false).unwrap_err().to_string();
-    assert!(told.contains("http.tokens") && told.contains("0.0.0.0"), "{told}");
+    let response = start(false).unwrap_err().to_string();
+    assert!(response.contains("http.tokens") && response.contains("0.0.0.0"), "{response}");
     start(true).unwrap().stop();
 }

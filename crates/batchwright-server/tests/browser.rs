@@ -1,5 +1,5 @@
-//! The example in headless Chromium: an upload is imported by short requests, whatever happens to the network, to
-//! the tab and to the server.
+//! The example in headless Chromium: short requests import an upload despite failures of the network, the tab
+//! and the server.
 
 mod common;
 
@@ -15,7 +15,7 @@ use common::{Process, example, until};
 const ROWS: u64 = 200_000;
 const LATENCY_MS: u64 = 150;
 
-/// A file of customers, numbered from `first`; one of a thousand has no name.
+/// Writes a file of customers numbered from `first`; one in a thousand has no name.
 fn write_csv(path: &Path, first: u64) {
     let mut text = String::from("id,name,balance\n");
     for id in first..first + ROWS {
@@ -40,14 +40,14 @@ impl Import {
         let server = Self::serve(folder.path(), &address);
         let browser = Browser::start();
         browser.open(&format!("http://{address}/"));
-        // A distance to the server, so that an import has many requests behind and before it.
+        // Latency, so that an import takes many requests.
         browser.set_network(false, LATENCY_MS);
         Some(Self { folder, address, server, browser })
     }
 
     fn serve(folder: &Path, address: &str) -> Process {
         let mut command = Command::new(example("12_csv_import"));
-        // Short requests: there is time for something to happen between them.
+        // Short requests, so that failures can happen between them.
         command.arg(address).arg(folder.join("imports")).arg("100");
         Process::start(&mut command, |line| line.contains("listening"))
     }
@@ -59,38 +59,38 @@ impl Import {
         self.browser.click("button");
     }
 
-    fn said(&self) -> String {
+    fn status(&self) -> String {
         self.browser.text("#said")
     }
 
-    /// Rows that the bar shows.
+    /// Returns the number of rows that the progress bar shows.
     fn shown(&self) -> f64 {
         self.browser.run("return document.querySelector('#bar').value").as_f64().unwrap()
     }
 
-    /// Waits until the import is under way, and far from its end.
+    /// Waits until the import is under way but not complete.
     fn under_way(&self) {
-        until("the import is under way", || self.said().contains(" rows"));
-        let (shown, said) = (self.shown(), self.said());
-        assert!(shown < ROWS as f64, "{said}: over before anything could happen to it");
+        until("the import is under way", || self.status().contains(" rows"));
+        let (shown, status) = (self.shown(), self.status());
+        assert!(shown < ROWS as f64, "{status}: the import ended before the test could interfere");
     }
 
     fn done(&self) {
         until("the import ends", || {
-            let said = self.said();
-            assert!(!said.contains("failed:"), "{said}");
-            said.starts_with("Imported")
+            let status = self.status();
+            assert!(!status.contains("failed:"), "{status}");
+            status.starts_with("Imported")
         });
         let wrong = ROWS / 1000;
         let expected = format!("Imported {} customers", ROWS - wrong);
-        let said = self.said();
+        let status = self.status();
         assert!(
-            said.contains(&expected) && said.contains(&format!("{wrong} rows were wrong")),
-            "{said}"
+            status.contains(&expected) && status.contains(&format!("{wrong} rows were wrong")),
+            "{status}"
         );
     }
 
-    /// Rows in the table, and their ids added up.
+    /// Returns the number of rows in the table and the sum of their ids.
     fn stored(&self) -> (i64, i64) {
         let path = self.folder.path().join("imports/imports.db");
         let database = rusqlite::Connection::open(path).unwrap();
@@ -113,7 +113,7 @@ fn an_upload_is_imported_with_a_bar_that_never_goes_back() {
     import.upload(0);
     import.under_way();
     let mut furthest = 0.0;
-    while !import.said().starts_with("Imported") {
+    while !import.status().starts_with("Imported") {
         let now = import.shown();
         assert!(now >= furthest, "from {furthest} back to {now}");
         furthest = now;
@@ -127,7 +127,7 @@ fn the_same_file_can_be_uploaded_twice() {
     let Some(import) = Import::start() else { return };
     for _ in 0..2 {
         import.upload(0);
-        until("the import begins", || !import.said().starts_with("Imported"));
+        until("the import begins", || !import.status().starts_with("Imported"));
         import.done();
         assert_eq!(import.stored(), expected(0));
     }
@@ -148,7 +148,7 @@ fn a_network_that_is_cut_and_comes_back_costs_nothing() {
     import.upload(0);
     import.under_way();
     import.browser.set_network(true, LATENCY_MS);
-    // The request under way is lost; what it did is not.
+    // The request under way is lost, but its committed work is not.
     until("the page sees that it is cut off", || {
         import.browser.run("return navigator.onLine") == false
     });

@@ -1,5 +1,6 @@
-//! When plans fire: golden cases over both daylight-saving nights in three zones, leap days, month ends, and a
-//! month of down time under each misfire policy. Checked against the calendar by hand, not against the library.
+//! The slots of plans: golden cases over both daylight-saving nights in three zones, leap days, month ends,
+//! and a month of downtime under each misfire policy. They were checked against the calendar by hand, not
+//! against the library.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ fn plan(words: &[&str]) -> Plan {
     Plan::parse(words, micros("2026-01-01T00:00:00Z")).unwrap()
 }
 
-/// The fires of a plan after `from`.
+/// Returns the first `count` slots of a plan after `from`.
 fn fires(words: &[&str], from: &str, count: usize) -> Vec<String> {
     let plan = plan(words);
     let mut at = micros(from);
@@ -30,23 +31,24 @@ fn fires(words: &[&str], from: &str, count: usize) -> Vec<String> {
         .collect()
 }
 
-/// Words, from, what fires.
+/// The words of a plan, a start time, and the expected slots.
 type Case = (&'static [&'static str], &'static str, &'static [&'static str]);
 
 const GOLDEN: &[Case] = &[
-    // Berlin, 28 March 2027: at 02:00 it is 03:00. A time that does not exist fires at the first that does.
+    // Berlin, 28 March 2027: the clock skips from 02:00 to 03:00. A skipped time fires at the end of the gap.
     (
         &["cron", "0 30 2 * * *", "tz", "Europe/Berlin"],
         "2027-03-26T12:00:00Z",
         &["2027-03-27T01:30:00Z", "2027-03-28T01:00:00Z", "2027-03-29T00:30:00Z"],
     ),
-    // 25 October 2026: at 03:00 it is 02:00 again. A time that comes twice fires the first time.
+    // 25 October 2026: the clock goes back from 03:00 to 02:00. A time that occurs twice fires the first
+    // time.
     (
         &["cron", "0 30 2 * * *", "tz", "Europe/Berlin"],
         "2026-10-24T12:00:00Z",
         &["2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z"],
     ),
-    // Steps follow real time through both.
+    // Steps follow real time through both changes.
     (
         &["cron", "*/30 * * * *", "tz", "Europe/Berlin"],
         "2027-03-28T00:15:00Z",
@@ -106,13 +108,13 @@ const GOLDEN: &[Case] = &[
         "2026-01-01T00:00:00Z",
         &["2026-01-31T00:00:00Z", "2026-03-31T00:00:00Z", "2026-05-31T00:00:00Z"],
     ),
-    // Seconds in front, names, ranges.
+    // A field for seconds, names, ranges.
     (
         &["cron", "15 0 9 * * MON-FRI"],
         "2026-11-20T12:00:00Z",
         &["2026-11-23T09:00:15Z", "2026-11-24T09:00:15Z"],
     ),
-    // Excluded days, single, as a range, and over every new year.
+    // Excluded days: single, as a range, and across every new year.
     (
         &["cron", "0 12 * * *", "except", "2026-12-02,2026-12-04..2026-12-05"],
         "2026-12-01T00:00:00Z",
@@ -123,13 +125,13 @@ const GOLDEN: &[Case] = &[
         "2026-12-23T00:00:00Z",
         &["2026-12-23T12:00:00Z", "2027-01-03T12:00:00Z"],
     ),
-    // The day is that of the zone, and a plan that fires every second does not walk through it.
+    // The excluded day is one of the zone; a plan that fires every second skips it as a whole.
     (
         &["cron", "* * * * * *", "tz", "Pacific/Auckland", "except", "2026-11-22"],
         "2026-11-21T10:59:58Z",
         &["2026-11-21T10:59:59Z", "2026-11-22T11:00:00Z"],
     ),
-    // Intervals are counted from their beginning, whatever happens in between.
+    // Intervals count from `from`.
     (
         &["cron", "@every 90s", "from", "2026-11-22T00:00:00Z"],
         "2026-11-22T00:02:00Z",

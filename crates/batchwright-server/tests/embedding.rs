@@ -1,4 +1,4 @@
-//! A server within a program that has a runtime of its own.
+//! A server within a program that has its own asynchronous runtime.
 
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
@@ -26,25 +26,26 @@ fn jobs(folder: &std::path::Path) -> (JobOperator, JobStarter) {
     (operator.clone(), JobStarter::new(operator))
 }
 
-/// Starts, is asked, carries an execution forward, and stops: what a handler or `main` of the program does.
+/// Starts a server, connects, waits for a queued execution, and stops, as a handler or `main` of the program
+/// does.
 async fn starts_and_stops() {
     let folder = tempfile::tempdir().unwrap();
     let (operator, _) = jobs(folder.path());
     let http = HttpSettings::new("127.0.0.1:0".parse().unwrap());
     let server = Server::builder(operator.clone()).http(http).start().unwrap();
     let address = server.http_address().unwrap();
-    let handed =
+    let queued =
         operator.hand_over("count", JobParameters::new(), &LaunchOptions::default()).unwrap();
     tokio::task::spawn_blocking(move || {
         std::net::TcpStream::connect(address).unwrap();
-        until("the server carries it forward", || {
-            operator.execution(handed.id).unwrap().status == BatchStatus::Completed
+        until("the server runs the execution", || {
+            operator.execution(queued.id).unwrap().status == BatchStatus::Completed
         });
     })
     .await
     .unwrap();
     server.stop();
-    assert!(std::net::TcpStream::connect(address).is_err(), "nobody listens any more");
+    assert!(std::net::TcpStream::connect(address).is_err(), "the server still listens");
 }
 
 #[test]
@@ -69,7 +70,7 @@ fn a_server_that_is_dropped_within_a_runtime_stops() {
     });
 }
 
-/// Asks an API that a program serves by itself.
+/// Sends a request to an API that a program serves by itself.
 async fn ask(address: std::net::SocketAddr, request: &str) -> String {
     let request =
         format!("{request}\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
@@ -107,7 +108,7 @@ fn an_api_without_a_worker_takes_no_start_and_says_so() {
         let accepted = ask(address, start).await;
         assert!(accepted.starts_with("HTTP/1.1 202"), "{accepted}");
         tokio::task::spawn_blocking(move || {
-            until("the worker carries it forward", || {
+            until("the worker runs the execution", || {
                 operator.execution(ExecutionId(1)).unwrap().status == BatchStatus::Completed
             });
             stop.request();

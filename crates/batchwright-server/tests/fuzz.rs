@@ -1,11 +1,11 @@
-//! Whatever bytes come, the decoder answers the same, whole or in pieces, and keeps no more than it was given.
-//! `cargo xtask fuzz` runs it for a minute and more.
+//! The decoder returns the same messages for any bytes, whether they arrive whole or in pieces.
+//! `cargo xtask fuzz` runs this test for a minute or more.
 
 use std::time::{Duration, Instant};
 
 use batchwright_server::kcp::{Decoder, encode};
 
-/// Inputs without a time to fill.
+/// Number of inputs when `FUZZ_SECONDS` is not set.
 const INPUTS: u64 = 20_000;
 
 struct Rng(u64);
@@ -46,7 +46,7 @@ impl Rng {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "how long to search is asked for in seconds")]
+#[expect(clippy::disallowed_methods, reason = "FUZZ_SECONDS sets the duration in seconds")]
 fn any_bytes_are_answered_the_same_in_any_pieces() {
     let seconds = std::env::var("FUZZ_SECONDS").ok().map(|text| text.parse().unwrap());
     let seed = std::env::var("SIM_SEED").map_or(1, |seed| seed.parse().unwrap());

@@ -1,4 +1,4 @@
-//! Each rule of progressive execution, through real HTTP, on a server in a process of its own.
+//! The rules of progressive execution, tested over HTTP on a server in a separate process.
 
 mod common;
 
@@ -16,7 +16,7 @@ use common::until;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-/// Not a test of its own: where the servers of the others come from.
+/// Starts the servers of the other tests; not a test itself.
 #[test]
 fn serves_when_it_is_asked_to() {
     common::serving::serve_if_asked();
@@ -27,14 +27,14 @@ fn sum(units: u64) -> u64 {
 }
 
 fn response(http: &Http, opened: &Opened) -> Value {
-    let told = http.get(&opened.path("response?wait=60s"));
+    let answer = http.get(&opened.path("response?wait=60s"));
     assert_eq!(
-        (told.status, told.header("x-of").as_deref()),
+        (answer.status, answer.header("x-of").as_deref()),
         (201, Some("the job")),
         "{}",
-        told.text()
+        answer.text()
     );
-    told.json()
+    answer.json()
 }
 
 #[test]
@@ -90,8 +90,8 @@ fn two_hundred_races_end_with_one_response_the_same_for_everybody() {
             assert_eq!(last["outcome"], "final", "round {round}: {last}");
             assert_eq!(last["response"]["body"].as_str().unwrap().as_bytes(), first.as_slice());
         }
-        let told: Value = serde_json::from_slice(first).unwrap();
-        assert_eq!(told, json!({"sum": sum(16), "units": {"units_done": 16, "units_failed": 0}}));
+        let answer: Value = serde_json::from_slice(first).unwrap();
+        assert_eq!(answer, json!({"sum": sum(16), "units": {"units_done": 16, "units_failed": 0}}));
         let steps = http.get(&opened.path("steps")).json();
         assert_eq!(
             (&steps["items"][0]["read"], &steps["items"][0]["write"]),
@@ -150,20 +150,20 @@ fn a_unit_that_kills_its_server_is_found_and_given_up() {
                 StopToken::default().wait(Duration::from_millis(10));
             }
         });
-        let told = json!({"units_done": units - 1, "units_failed": 1});
+        let counts = json!({"units_done": units - 1, "units_failed": 1});
         assert_eq!(
             response(&http, &opened),
-            json!({"sum": sum(units) - 71, "units": told}),
+            json!({"sum": sum(units) - 71, "units": counts}),
             "{job}"
         );
-        // Among others nobody knows which unit it was: two more deaths until it is alone.
+        // In a chunk the failing unit is unknown at first: one or two more deaths until it runs alone.
         let unknown = if job == "single" { 0..=0 } else { 1..=2 };
         let runs = place.runs(71);
         assert!(unknown.contains(&(runs - ATTEMPTS as usize)), "{job}: {runs}");
     }
 }
 
-/// What is known once the client of a slice with that policy is gone.
+/// Disconnects the client of a slice with `policy`, and returns the lanes once no slice runs.
 fn after_a_lost_client(policy: &str) -> (Place, Opened, Value) {
     let place = Place::start();
     let (http, opened) = (place.http(), place.open("many", "gate=3 sleep=2", 1));
@@ -185,7 +185,7 @@ fn a_slice_whose_client_is_gone_stops_after_its_unit_with_a_stored_answer() {
     assert_eq!(answer["outcome"], "continue");
     let done = answer["progress"]["units_done"].as_u64().unwrap();
     assert_eq!(done, place.effects().len() as u64, "what was done is committed");
-    // Five seconds of units of two milliseconds would be far more.
+    // Five seconds of units of two milliseconds would be far more units.
     assert!((4..1_000).contains(&done), "{done}");
 }
 
@@ -223,7 +223,7 @@ fn progress_never_goes_back_and_is_streamed_to_the_end() {
         let done = lane.iter().map(|answer| answer["progress"]["units_done"].as_u64().unwrap());
         assert!(done.is_sorted());
     }
-    let told = |socket: TcpStream| -> Vec<Value> {
+    let parsed = |socket: TcpStream| -> Vec<Value> {
         let lines = BufReader::new(socket).lines().map_while(Result::ok);
         let json = |line: String| {
             let line = line.strip_prefix("data: ").unwrap_or(&line).to_owned();
@@ -231,10 +231,10 @@ fn progress_never_goes_back_and_is_streamed_to_the_end() {
         };
         lines.filter_map(json).collect()
     };
-    for told in [told(lines), told(events)] {
-        let done: Vec<_> = told.iter().map(|one| one["units_done"].as_u64().unwrap()).collect();
+    for values in [parsed(lines), parsed(events)] {
+        let done: Vec<_> = values.iter().map(|one| one["units_done"].as_u64().unwrap()).collect();
         assert!(done.is_sorted() && done.len() > 2, "{done:?}");
-        let last = told.last().unwrap();
+        let last = values.last().unwrap();
         assert_eq!((&last["units_done"], &last["status"]), (&json!(2000), &json!("COMPLETED")));
         assert_eq!(last["units_total"], 2000);
     }
@@ -249,7 +249,7 @@ fn a_lane_is_known_by_its_id_to_its_owner_alone() {
     let opened = Opened::of(&mine.post("/v1/progressive/few", &body).json());
     let other = place.open("single", "", 1);
     let seq = json!({"seq": 1});
-    let code = |told: common::serving::Told| (told.status, told.code());
+    let code = |answer: common::serving::Told| (answer.status, answer.code());
     let is = |status: u16, code: &str| (status, code.to_owned());
     for malformed in
         ["x", "../1", "0123456789ABCDEF0123456789abcdef", "0123456789abcdef0123456789abcde"]
@@ -361,7 +361,7 @@ fn a_worker_that_wakes_up_after_its_lease_can_commit_nothing() {
             })
             .collect();
         until("both lanes work", || place.effects().len() > 100);
-        // Frozen within a transaction, it would hold SQLite's only lock: no other could go on.
+        // A process frozen within a transaction would hold SQLite's only lock and block all others.
         let store = rusqlite::Connection::open(place.folder.path().join("store.db")).unwrap();
         store.busy_timeout(Duration::from_millis(500)).unwrap();
         kill_process(pid, Signal::STOP).unwrap();
@@ -384,11 +384,11 @@ fn a_worker_that_wakes_up_after_its_lease_can_commit_nothing() {
     let units = json!({"units_done": 2000, "units_failed": 0});
     assert_eq!(response(&awake, &opened), json!({"sum": sum(2000), "units": units}));
     let over = place.effects().len() as u64 - 2000;
-    // What each was about to commit, and the unit in which it noticed.
+    // Each worker repeats at most its uncommitted chunk and the unit in which it notices the lost lease.
     assert!(over <= 2 * (CHUNK + 1) * 2, "{over} runs too many");
 }
 
-/// Hands requests on to `server`, and swallows every third answer.
+/// Starts a proxy that forwards requests to `server` and drops every third answer.
 fn lossy_proxy(server: &str) -> (String, thread::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -443,9 +443,9 @@ fn a_proxy_that_loses_every_third_answer_changes_nothing() {
     let base = format!("http://{proxy}/").parse().unwrap();
     let answer = runtime.block_on(client.drive(&base, opened.id)).unwrap();
     assert_eq!(answer.status.as_u16(), 201);
-    let told: Value = serde_json::from_slice(&answer.body).unwrap();
+    let body: Value = serde_json::from_slice(&answer.body).unwrap();
     let units = json!({"units_done": 2000, "units_failed": 0});
-    assert_eq!(told, json!({"sum": sum(2000), "units": units}));
+    assert_eq!(body, json!({"sum": sum(2000), "units": units}));
     assert_eq!(place.effects().len(), 2000, "no unit ran twice");
     assert_eq!(furthest.load(Ordering::SeqCst), 2000);
 }

@@ -159,8 +159,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| format!("`{text}` is not a duration; examples: 250ms, 30s, 10m, 12h, 90d"))?;
     let length = span
         .total((jiff::Unit::Second, jiff::SpanRelativeTo::days_are_24_hours()))
-        .map_err(|_| format!("`{text}` has months or years; say days"))?;
-    Duration::try_from_secs_f64(length).map_err(|_| format!("`{text}` is below zero"))
+        .map_err(|_| format!("`{text}` has months or years; write days"))?;
+    Duration::try_from_secs_f64(length).map_err(|_| format!("`{text}` is negative"))
 }
 
 #[cfg(test)]

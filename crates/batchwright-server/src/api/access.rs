@@ -1,4 +1,4 @@
-//! Who may ask what, and from where.
+//! Access control: tokens and roles, host names, and origins of pages.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,19 +12,19 @@ use subtle::ConstantTimeEq;
 
 use super::Problem;
 
-/// What the holder of a token may do; each may do what those before may.
+/// The role of a token; each role includes the previous ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// Look.
+    /// May read.
     Viewer,
-    /// Start, stop, drive, plan triggers.
+    /// May start, stop and drive executions, and plan triggers.
     Operator,
-    /// Change what a trigger does: rules run programs.
+    /// May change rules, which run programs.
     Admin,
 }
 
 impl Role {
-    /// The role of that name.
+    /// Returns the role `name`.
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "viewer" => Some(Self::Viewer),
@@ -45,14 +45,14 @@ impl std::fmt::Display for Role {
     }
 }
 
-/// A bearer token, by its hash, and what it is good for.
+/// A bearer token, stored as its hash, with its role.
 #[derive(Clone)]
 pub struct Token {
-    /// Whose it is. Tokens of one name are one caller, whose `Idempotency-Key`s they share.
+    /// Name of the caller. Tokens with one name are one caller and share its `Idempotency-Key`s.
     pub name: String,
-    /// What its holder may do.
+    /// The role of the caller.
     pub role: Role,
-    /// SHA-256 of it.
+    /// SHA-256 of the token.
     pub sha256: [u8; 32],
 }
 
@@ -65,16 +65,16 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// Whom the API serves.
+/// The rules of access to the API.
 #[derive(Debug, Clone)]
 pub struct AccessRules {
-    /// Tokens that are good; without any, everybody who reaches the server may do everything.
+    /// The accepted tokens; without any, every client that reaches the server may do everything.
     pub tokens: Vec<Token>,
-    /// Names under which the server is reached besides `localhost` and addresses: what a browser may call it.
+    /// Host names of the server in addition to `localhost` and IP addresses.
     pub hosts: Vec<String>,
-    /// Pages elsewhere that may use it: `https://example.org`.
+    /// Origins of other pages that may use the API, such as `https://example.org`.
     pub origins: Vec<String>,
-    /// Bytes that a body may have.
+    /// Maximum size of a body, in bytes.
     pub body_max: usize,
 }
 
@@ -84,20 +84,20 @@ impl Default for AccessRules {
     }
 }
 
-/// Refuses whom the rules do not admit.
+/// Refuses requests that the rules do not allow.
 pub(super) async fn check(
     State(rules): State<Arc<AccessRules>>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let origin = rules.named_origin(request.headers());
-    // Any other OPTIONS is asked for its token, like the rest.
+    // Any other OPTIONS needs a token like other requests.
     let is_preflight = request.method() == Method::OPTIONS
         && origin.is_some()
         && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let admitted = rules.admit(request.method(), request.uri(), request.headers(), is_preflight);
     let mut response = match admitted {
-        // A browser asks without the page's token whether the page may ask.
+        // A browser sends the preflight without the page's token.
         Ok(_) if is_preflight => preflight(),
         Ok(caller) => {
             request.extensions_mut().insert(caller);
@@ -117,7 +117,7 @@ pub(super) async fn check(
     response
 }
 
-/// What a page of a named origin may ask.
+/// Returns the answer to a preflight: the methods and headers that an allowed page may send.
 fn preflight() -> Response {
     let headers = [
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST, PUT, DELETE"),
@@ -130,7 +130,7 @@ fn preflight() -> Response {
     (StatusCode::NO_CONTENT, headers).into_response()
 }
 
-/// Whose token it was, by name; empty where none is needed.
+/// The name of the token's caller; empty when no token is required.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Caller(pub(super) String);
 
@@ -143,7 +143,7 @@ impl AccessRules {
         is_preflight: bool,
     ) -> Result<Caller, Problem> {
         self.check_length(headers)?;
-        // Signs of life tell nothing of the jobs, and load balancers ask for them without a name.
+        // Health checks reveal nothing about jobs, and load balancers send them without a host name.
         if !is_sign_of_life(uri.path()) {
             self.check_host(uri, headers)?;
         }
@@ -162,14 +162,14 @@ impl AccessRules {
         self.check_token(method, uri.path(), headers)
     }
 
-    /// The origin of the page that asks, when it is one of the named ones.
+    /// Returns the origin of the requesting page, if it is one of the allowed ones.
     fn named_origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let origin = headers.get(header::ORIGIN)?;
         let is_named = self.origins.iter().any(|known| known.as_bytes() == origin.as_bytes());
         is_named.then(|| origin.clone())
     }
 
-    /// What is announced as too large is not waited for.
+    /// Refuses a body whose announced length is too large, before it arrives.
     fn check_length(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
         match length.and_then(|length| length.parse::<u64>().ok()) {
@@ -178,16 +178,19 @@ impl AccessRules {
         }
     }
 
-    /// A page that resolves its own name to this machine must not pass for it.
+    /// Refuses foreign host names, so that a page cannot reach this machine by resolving its own name to it
+    /// (DNS rebinding).
     fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
         let mut named = headers.get_all(header::HOST).iter();
         let host = named.next().and_then(|host| host.to_str().ok());
         let host = uri.authority().map(|authority| authority.as_str()).or(host);
         let refused =
-            |told: &str| Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "wrong_host", told));
-        let Some(host) = host else { return refused("the request names no host") };
+            |detail: &str| Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "wrong_host", detail));
+        let Some(host) = host else { return refused("the request has no host name") };
         if named.next().is_some() || !self.is_ours(host) {
-            return refused("this server has another name; `http.hosts` lists those it answers to");
+            return refused(
+                "the host name of the request is not one of this server's; `http.hosts` lists them",
+            );
         }
         Ok(())
     }
@@ -195,7 +198,7 @@ impl AccessRules {
     fn is_ours(&self, host: &str) -> bool {
         let name = match host.parse::<SocketAddr>() {
             Ok(_) => return true,
-            // An address in brackets has colons of its own.
+            // An IPv6 address in brackets contains colons.
             Err(_) if host.ends_with(']') => host,
             Err(_) => host.rsplit_once(':').map_or(host, |(name, _)| name),
         };
@@ -205,11 +208,12 @@ impl AccessRules {
             || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
     }
 
-    /// A page elsewhere must not drive a server that its reader can reach.
+    /// Refuses requests of foreign pages, which must not use a server that their reader can reach.
     fn check_origin(&self, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
         let refused = || {
-            let told = "pages of other origins may not ask; `http.origins` lists those that may";
-            Err(Problem::new(StatusCode::FORBIDDEN, "foreign_origin", told))
+            let detail =
+                "pages of other origins are refused; `http.origins` lists the allowed origins";
+            Err(Problem::new(StatusCode::FORBIDDEN, "foreign_origin", detail))
         };
         let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
         if let Some(origin) = text(header::ORIGIN) {
@@ -240,20 +244,23 @@ impl AccessRules {
         let word = given.and_then(|given| given.split_once(' '));
         let Some((_, token)) = word.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         else {
-            return Err(unauthorized("a token is needed: `Authorization: Bearer TOKEN`"));
+            return Err(unauthorized("a token is required: `Authorization: Bearer TOKEN`"));
         };
         let Some(token) = self.token(token.trim()) else {
-            return Err(unauthorized("this token is not good here"));
+            return Err(unauthorized("the token is unknown"));
         };
         let needed = needed(method, path);
         if token.role < needed {
-            let told = format!("this needs the role {needed}; the token's is {}", token.role);
-            return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", told));
+            let detail = format!(
+                "the request requires the role {needed}; the token has the role {}",
+                token.role
+            );
+            return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
         }
         Ok(Caller(token.name.clone()))
     }
 
-    /// Looks at every token, and at all of each, whichever is right.
+    /// Finds a token in constant time: it compares every known hash completely.
     fn token(&self, token: &str) -> Option<&Token> {
         let given: [u8; 32] = Sha256::digest(token).into();
         let mut found = None;
@@ -266,8 +273,8 @@ impl AccessRules {
     }
 }
 
-fn unauthorized(told: &str) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", told)
+fn unauthorized(detail: &str) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
         .header(header::WWW_AUTHENTICATE, "Bearer".to_owned())
 }
 
@@ -275,7 +282,8 @@ pub(super) fn is_sign_of_life(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz")
 }
 
-/// Signs of life, and what a browser loads before it can show a token. None of it tells anything of the jobs.
+/// Returns whether `path` needs no token: health checks, and pages that a browser loads before it can send a
+/// token. None of them reveals anything about jobs.
 fn is_public(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz" | "/docs" | "/v1/openapi.json")
         || path.starts_with("/assets/")
@@ -284,7 +292,8 @@ fn is_public(path: &str) -> bool {
         || path.starts_with("/book/")
 }
 
-/// `POST /v1/jobs/JOB/validate`, and nothing else: rules and triggers may be called `validate` too.
+/// Returns whether the request is `POST /v1/jobs/JOB/validate`; rules and triggers may be called `validate`,
+/// too.
 fn only_checks(method: &Method, path: &str) -> bool {
     let mut parts = path.strip_prefix("/v1/jobs/").unwrap_or_default().split('/');
     *method == Method::POST && parts.nth(1) == Some("validate") && parts.next().is_none()

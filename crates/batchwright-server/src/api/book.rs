@@ -1,4 +1,4 @@
-//! The book, under `/book`.
+//! Serves the book under `/book`.
 
 use axum::extract::Path;
 use axum::response::{Html, Redirect};
@@ -7,17 +7,17 @@ use pulldown_cmark::{CowStr, Event, HeadingLevel, Options, Parser, Tag, TagEnd, 
 
 use super::Problem;
 
-/// The chapters in Markdown, and the list of them.
+/// The chapters in Markdown, and `SUMMARY.md`, which lists them.
 static BOOK: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/assets/book");
 const LAYOUT: &str = include_str!("../../assets/book.html");
 const FIRST: &str = "introduction";
 
-/// To the first chapter.
+/// Redirects to the first chapter.
 pub(super) async fn first() -> Redirect {
     Redirect::to(&format!("/book/{FIRST}"))
 }
 
-/// The chapter of that name.
+/// Returns the chapter `name`.
 pub(super) async fn chapter(Path(name): Path<String>) -> Result<Html<String>, Problem> {
     page(&name).map(Html).ok_or_else(|| Problem::not_found("the book has no such chapter"))
 }
@@ -38,7 +38,7 @@ fn page(name: &str) -> Option<String> {
     Some(page.replace("{text}", &as_html(text)))
 }
 
-/// Names and titles of the chapters, in their order.
+/// Returns names and titles of the chapters, in their order.
 fn chapters() -> Vec<(&'static str, &'static str)> {
     let summary = BOOK.get_file("SUMMARY.md").and_then(|file| file.contents_utf8());
     let lines = summary.unwrap_or_default().lines();
@@ -53,7 +53,7 @@ fn chapters() -> Vec<(&'static str, &'static str)> {
 fn as_html(text: &str) -> String {
     let mut events: Vec<Event<'_>> = Parser::new_ext(text, Options::ENABLE_TABLES).collect();
     name_headings(&mut events);
-    // Whether the link that is open leads to a document that no server has: then its words stand alone.
+    // Whether the open link leads to a document that is not served; then only its text is shown.
     let mut is_nowhere = false;
     let events = events.into_iter().filter_map(|event| match event {
         Event::Start(Tag::Link { link_type, dest_url, title, id }) => {
@@ -67,12 +67,12 @@ fn as_html(text: &str) -> String {
     });
     let mut page = String::with_capacity(text.len() * 2);
     html::push_html(&mut page, events);
-    // A wide table scrolls by itself.
+    // A wide table gets its own scroll bar.
     page.replace("<table>", "<div><table>").replace("</table>", "</table></div>")
 }
 
-/// Where a link between the files of the book leads on a server: to another chapter, to the page of an error. `None`: to
-/// another document of the repository, which is not served.
+/// Returns the address of a link between the files of the book: another chapter, or the page of an error
+/// code. `None` for another document of the repository, which is not served.
 fn address(link: CowStr<'_>) -> Option<CowStr<'_>> {
     let (path, place) = match link.split_once('#') {
         Some((path, place)) => (path, format!("#{place}")),
@@ -87,7 +87,8 @@ fn address(link: CowStr<'_>) -> Option<CowStr<'_>> {
     }
 }
 
-/// Headings get their text as their id, as links to them expect it: small letters and digits, hyphens for spaces.
+/// Sets the id of each heading from its text, as links expect it: lower-case letters and digits, hyphens for
+/// spaces.
 fn name_headings(events: &mut [Event<'_>]) {
     let mut open: Option<(usize, String)> = None;
     for at in 0..events.len() {
@@ -152,7 +153,7 @@ mod tests {
                 let other = other.unwrap_or_else(|| panic!("{name}: {link}"));
                 assert!(
                     place.is_empty() || other.contains(&format!("id=\"{place}\"")),
-                    "{name}: nothing has the name `{place}`"
+                    "{name}: no heading has the id `{place}`"
                 );
             }
         }

@@ -1,4 +1,4 @@
-//! The pages that explain the codes of problems, where `type` leads.
+//! The pages that explain the error codes; the `type` of a problem links to them.
 
 use axum::extract::Path;
 use axum::http::header;
@@ -9,9 +9,9 @@ use super::Problem;
 
 static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/assets/errors");
 
-/// The page of `code`: Markdown, which is read as it is.
+/// Returns the page of `code` as plain Markdown.
 pub(super) async fn page(Path(code): Path<String>) -> Result<impl IntoResponse, Problem> {
-    let page = text(&code).ok_or_else(|| Problem::not_found("there is no such code"))?;
+    let page = text(&code).ok_or_else(|| Problem::not_found("this error code does not exist"))?;
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], page))
 }
 

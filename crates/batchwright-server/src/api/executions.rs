@@ -1,4 +1,4 @@
-//! Executions: looked at and steered.
+//! The requests about executions.
 
 use axum::Json;
 use axum::extract::State;
@@ -22,34 +22,34 @@ use super::{Api, Problem, blocking, stream};
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
-    /// Only of this job.
+    /// Only executions of this job.
     job: Option<String>,
-    /// Only with this status; several are parted by commas.
+    /// Only executions with this status; several are separated by commas.
     #[param(value_type = Option<String>, pattern = "^(STARTING|STARTED|STOPPING|STOPPED|COMPLETED|FAILED|ABANDONED|UNKNOWN)(,(STARTING|STARTED|STOPPING|STOPPED|COMPLETED|FAILED|ABANDONED|UNKNOWN))*$")]
     status: Option<String>,
-    /// Only those whose owner is lost, or only others.
+    /// `true`: only executions whose owner is lost; `false`: only the others.
     stale: Option<bool>,
-    /// Only accepted at this moment or later.
+    /// Only executions accepted at this time or later.
     #[param(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
-    /// Only accepted before this moment.
+    /// Only executions accepted before this time.
     #[param(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
-    /// Entries of a page.
+    /// Maximum number of entries of the page.
     #[param(value_type = Option<u16>, minimum = 1, maximum = 500)]
     limit: Option<usize>,
-    /// Where the page begins, from the page before.
+    /// The `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ExecutionList {
     items: Vec<ExecutionSummary>,
-    /// Where the next page begins.
+    /// Cursor of the next page; `null` on the last page.
     next_cursor: Option<String>,
 }
 
-/// Executions, newest first.
+/// Lists executions, newest first.
 #[utoipa::path(get, path = "/v1/executions", tag = "executions", params(ListQuery),
     responses((status = 200, body = ExecutionList)))]
 pub(super) async fn list(
@@ -60,7 +60,10 @@ pub(super) async fn list(
     for word in asked.status.iter().flat_map(|words| words.split(',')) {
         let known = || {
             let known: Vec<_> = BatchStatus::ALL.iter().map(|status| status.name()).collect();
-            Problem::invalid(format!("status `{word}`: there are {}", known.join(", ")))
+            Problem::invalid(format!(
+                "unknown status `{word}`; expected one of {}",
+                known.join(", ")
+            ))
         };
         statuses.push(BatchStatus::from_name(word.trim()).ok_or_else(known)?);
     }
@@ -74,7 +77,7 @@ pub(super) async fn list(
     listed(api, "/v1/executions".to_owned(), filter, asked).await
 }
 
-/// Executions of an instance, newest first.
+/// Lists the executions of an instance, newest first.
 #[utoipa::path(get, path = "/v1/instances/{id}/executions", tag = "executions", params(("id" = i64, Path),
     PageQuery),
     responses((status = 200, body = ExecutionList)))]
@@ -88,7 +91,7 @@ pub(super) async fn of_instance(
     let known = api.clone();
     blocking(move || {
         let found = known.operator().queries().instance(instance)?;
-        found.map(drop).ok_or_else(|| Problem::not_found(format!("there is no instance {id}")))
+        found.map(drop).ok_or_else(|| Problem::not_found(format!("instance {id} does not exist")))
     })
     .await?;
     let path = format!("/v1/instances/{id}/executions");
@@ -108,7 +111,7 @@ async fn listed(
     }
     blocking(move || {
         let (mut items, mut has_more) = (Vec::new(), true);
-        // Whether an execution is stale is no column: pages are filled until one is full.
+        // Whether an execution is stale is not a column, so this reads on until the page is full.
         while items.len() <= limit && has_more {
             filter.limit = Some(limit + 1);
             let found = api.operator().queries().executions(&filter)?;
@@ -139,7 +142,7 @@ async fn listed(
     .await
 }
 
-/// One execution with its steps.
+/// Returns an execution with its steps.
 #[utoipa::path(get, path = "/v1/executions/{id}", tag = "executions", params(("id" = i64, Path)),
     responses((status = 200, body = ExecutionSummary)))]
 pub(super) async fn show(
@@ -165,18 +168,18 @@ pub(super) async fn stop(
     .await
 }
 
-/// What a restart says.
+/// The body of a restart.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RestartBody {
-    /// Changes to parameters that do not identify.
+    /// Changes to parameters that are not identifying.
     #[schema(value_type = std::collections::HashMap<String, ParameterInput>)]
     parameters: serde_json::Map<String, serde_json::Value>,
-    /// Go on although the definition of the job changed since.
+    /// Restart even if the definition of the job has changed since.
     accept_changed_definition: bool,
 }
 
-/// Continues the execution in a new one of the same instance: a worker of this store carries it forward.
+/// Restarts the execution with a new one of the same instance, which a worker of this store runs.
 #[utoipa::path(post, path = "/v1/executions/{id}/restart", tag = "executions", params(("id" = i64, Path),
     KeyHeader),
     request_body = Option<RestartBody>,
@@ -203,7 +206,7 @@ pub(super) async fn restart(
     once(api, key, restart, Api::accepted).await
 }
 
-/// Gives the execution up: it is never restarted.
+/// Abandons the execution: it is never restarted.
 #[utoipa::path(post, path = "/v1/executions/{id}/abandon", tag = "executions", params(("id" = i64, Path)),
     responses((status = 200, body = ExecutionSummary)))]
 pub(super) async fn abandon(
@@ -218,7 +221,7 @@ pub(super) async fn abandon(
     .await
 }
 
-/// Closes the execution when its owner is lost, so that it can be restarted.
+/// Recovers the execution when its owner is lost, so that it can be restarted.
 #[utoipa::path(post, path = "/v1/executions/{id}/recover", tag = "executions", params(("id" = i64, Path)),
     responses((status = 200, body = ExecutionSummary)))]
 pub(super) async fn recover(
@@ -238,7 +241,7 @@ pub(super) struct StepList {
     items: Vec<StepSummary>,
 }
 
-/// Steps of the execution, in the order in which they began.
+/// Lists the steps of the execution in the order in which they began.
 #[utoipa::path(get, path = "/v1/executions/{id}/steps", tag = "executions", params(("id" = i64, Path)),
     responses((status = 200, body = StepList)))]
 pub(super) async fn steps(
@@ -252,11 +255,11 @@ pub(super) async fn steps(
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct SkipList {
     items: Vec<SkipRecord>,
-    /// Where the next page begins.
+    /// Cursor of the next page; `null` on the last page.
     next_cursor: Option<String>,
 }
 
-/// Records that the execution gave up, in the order in which they were committed.
+/// Lists the records that the execution skipped, in the order of their commits.
 #[utoipa::path(get, path = "/v1/executions/{id}/skips", tag = "executions", params(("id" = i64, Path),
     PageQuery),
     responses((status = 200, body = SkipList)))]
@@ -283,8 +286,8 @@ pub(super) struct EventList {
     items: Vec<EventRecord>,
 }
 
-/// Changes of state of the execution and its steps, oldest first; as a stream with
-/// `Accept: text/event-stream`, which ends with the execution.
+/// Lists the status changes of the execution and its steps, oldest first. With `Accept: text/event-stream`
+/// the answer is a stream that ends with the execution.
 #[utoipa::path(get, path = "/v1/executions/{id}/events", tag = "executions", params(("id" = i64, Path)),
     responses((status = 200, content((EventList = "application/json"), (String = "text/event-stream")))))]
 pub(super) async fn events(
@@ -300,10 +303,10 @@ pub(super) async fn events(
     })
     .await?;
     if accepts(&headers, "text/event-stream") {
-        let heard = headers.get("last-event-id").and_then(|last| last.to_str().ok());
-        let has_heard_all = heard.and_then(|last| last.parse().ok()) >= Some(items.len());
-        // A browser asks again whenever a stream ends; only this tells it that nothing more will come.
-        if ended && has_heard_all {
+        let last_id = headers.get("last-event-id").and_then(|last| last.to_str().ok());
+        let is_complete = last_id.and_then(|last| last.parse().ok()) >= Some(items.len());
+        // A browser reconnects whenever a stream ends; only status 204 stops it.
+        if ended && is_complete {
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
         return Ok(stream::events(api, id, &headers).into_response());

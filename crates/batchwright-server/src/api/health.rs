@@ -1,4 +1,4 @@
-//! Signs of life.
+//! The health checks of the server.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -30,13 +30,13 @@ struct Check {
     ok: bool,
 }
 
-/// The process answers.
+/// Reports that the process is alive.
 #[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, body = Health)))]
 pub(super) async fn live() -> Json<Health> {
     Json(Health { status: "ok", checks: Vec::new() })
 }
 
-/// The store answers, the scheduler works, and the server is not about to end.
+/// Reports whether the store answers, a worker runs, the scheduler works, and the server is not ending.
 #[utoipa::path(get, path = "/readyz", tag = "health", responses((status = 200, body = Health),
     (status = 503, body = Health)))]
 pub(super) async fn ready(State(api): State<Api>) -> Response {
@@ -45,7 +45,7 @@ pub(super) async fn ready(State(api): State<Api>) -> Response {
         let one = ExecutionFilter::default().limit(1);
         Ok(asked.operator().queries().executions(&one).is_ok())
     });
-    // A store that does not answer in time is none.
+    // A store that does not answer in time counts as unavailable.
     let store = tokio::time::timeout(STORE_TIMEOUT, look).await;
     let store = matches!(store, Ok(Ok(true)));
     let mut checks = vec![

@@ -1,6 +1,6 @@
-//! The same request twice starts one thing: `Idempotency-Key`.
+//! `Idempotency-Key`: the same request, sent twice, starts one execution.
 //!
-//! The key is stored with what the request started, in one transaction; so it outlives the server.
+//! The key is stored in the transaction that starts the execution, so it survives a restart of the server.
 
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderValue;
@@ -17,17 +17,17 @@ use super::access::Caller;
 use super::body::{self, Body};
 use super::{Api, Problem, blocking};
 
-/// The header, for the document.
+/// The header, for the OpenAPI document.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
-#[expect(dead_code, reason = "for the document")]
+#[expect(dead_code, reason = "for the OpenAPI document")]
 pub(super) struct KeyHeader {
-    /// The same key starts one execution.
+    /// Requests with the same key start one execution.
     #[param(rename = "idempotency-key", min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
     idempotency_key: Option<String>,
 }
 
-/// A body, with the key of its request, if it carries one.
+/// A body with the key of its request, if the request has one.
 pub(super) struct Keyed<T> {
     pub(super) body: T,
     pub(super) key: Option<RequestKey>,
@@ -46,18 +46,18 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Keyed<T> {
         let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default().0;
         let call = format!("{} {}", request.method(), request.uri().path());
         let raw = body::json(request, state).await?;
-        // As it was sent, but for blanks and the order of its names: what a later version adds to it by itself must
-        // not make it another request.
-        let said = body::parse::<Value>(&raw.bytes)?.to_string();
+        // The fingerprint covers the body as sent, normalized in blanks and order of names, without defaults:
+        // a default that a later version adds must not make it another request.
+        let normalized = body::parse::<Value>(&raw.bytes)?.to_string();
         let key = RequestKey {
             key: digest(&[caller.as_bytes(), key.as_bytes()]),
-            fingerprint: digest(&[call.as_bytes(), owner.as_bytes(), said.as_bytes()]),
+            fingerprint: digest(&[call.as_bytes(), owner.as_bytes(), normalized.as_bytes()]),
         };
         Ok(Self { body: body::parse(&raw.bytes)?, key: Some(key) })
     }
 }
 
-/// Hash of `parts`, each with its length: no two lists of them are the same text.
+/// Returns a hash of `parts`, each with its length, so that different lists have different inputs.
 fn digest(parts: &[&[u8]]) -> String {
     let mut hash = Sha256::new();
     for part in parts {
@@ -67,8 +67,8 @@ fn digest(parts: &[&[u8]]) -> String {
     URL_SAFE_NO_PAD.encode(hash.finalize())
 }
 
-/// Starts an execution by `start`, and answers by `answer`: what is known of it, also when the same request, which
-/// has that `key`, started it before.
+/// Starts an execution with `start` and returns `answer` for it. A repeated request with the same `key` gets
+/// the answer for the execution that the first one started.
 pub(super) async fn once(
     api: Api,
     key: Option<RequestKey>,
@@ -80,7 +80,7 @@ pub(super) async fn once(
             Ok(started) => return answer(&api, started),
             Err(problem) => problem,
         };
-        // What the same request started may be what stands in the way, or what it started from may be gone.
+        // The refusal may be due to the execution that the same request started before.
         let before = match &key {
             Some(key) => api.operator().requested(key)?.ok_or(problem)?,
             None => return Err(problem),

@@ -1,4 +1,4 @@
-//! Jobs: what there is, and starting it.
+//! The requests about jobs: lists, definitions, starts.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -19,16 +19,16 @@ use super::idempotency::{KeyHeader, Keyed, once};
 use super::page::{PageQuery, cursor, cut, limit, page, percent};
 use super::{Api, Problem, blocking};
 
-/// A job of the list.
+/// An entry of the list of jobs.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct JobEntry {
-    /// Its name.
+    /// Name of the job.
     name: String,
-    /// Whether it can be started here; else it is only remembered.
+    /// Whether the job can be started here; otherwise only its history is stored.
     registered: bool,
-    /// Instances that are remembered.
+    /// Number of stored instances.
     instances: u64,
-    /// Executions that are remembered.
+    /// Number of stored executions.
     executions: u64,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct JobList {
     items: Vec<JobEntry>,
 }
 
-/// All jobs: those that can be started here, and those that are only remembered.
+/// Lists all jobs: those that can be started here, and those that have only a stored history.
 #[utoipa::path(get, path = "/v1/jobs", tag = "jobs", responses((status = 200, body = JobList)))]
 pub(super) async fn list(State(api): State<Api>, _: NoQuery) -> Result<Json<JobList>, Problem> {
     blocking(move || {
@@ -63,10 +63,10 @@ pub(super) struct ParameterView {
     kind: ParameterType,
     required: bool,
     identifying: bool,
-    /// Whether its value is shown to nobody.
+    /// Whether its value is never shown.
     secret: bool,
     description: String,
-    /// The value that is taken when none is given.
+    /// The value if none is given.
     #[schema(value_type = Value)]
     default: Option<Value>,
 }
@@ -75,13 +75,13 @@ pub(super) struct ParameterView {
 pub(super) struct JobView {
     name: String,
     description: String,
-    /// Whether it can be started here; else it is only remembered.
+    /// Whether the job can be started here; otherwise only its history is stored.
     registered: bool,
     parameters: Vec<ParameterView>,
-    /// Whether it takes parameters that it does not declare.
+    /// Whether the job accepts parameters that it does not declare.
     open_parameters: bool,
     restartable: bool,
-    /// Names of its steps.
+    /// Names of the steps.
     steps: Vec<String>,
 }
 
@@ -89,12 +89,12 @@ pub(super) struct JobView {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FormatQuery {
-    /// `dot` or `svg`: the flow as a graph or as a picture.
+    /// `dot` or `svg`: returns the flow as a Graphviz graph or as a picture.
     #[param(value_type = Option<String>, pattern = "^(dot|svg)$")]
     format: Option<String>,
 }
 
-/// One job: its definition and parameters, or its flow as DOT or SVG.
+/// Returns the definition and parameters of a job, or its flow as DOT or SVG.
 #[utoipa::path(get, path = "/v1/jobs/{job}", tag = "jobs", params(("job" = String, Path), FormatQuery), responses(
     (status = 200, content((JobView = "application/json"), (String = "text/vnd.graphviz"), (String = "image/svg+xml")))
 ))]
@@ -132,7 +132,7 @@ pub(super) async fn show(
             Some("svg") => {
                 Ok(([(header::CONTENT_TYPE, "image/svg+xml")], job.to_svg()).into_response())
             }
-            Some(_) => Err(Problem::invalid("format is `dot` or `svg`")),
+            Some(_) => Err(Problem::invalid("format must be `dot` or `svg`")),
         }
     })
     .await
@@ -165,10 +165,11 @@ fn view(job: &Job) -> JobView {
     }
 }
 
-/// A parameter as it is given: a plain value, of the type that the job declares, or one that says more.
+/// A given parameter: a plain value of the type that the job declares, or an object with value, type and
+/// role.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "for the document: jobs read their parameters themselves")]
+#[expect(dead_code, reason = "for the OpenAPI document: jobs parse their parameters themselves")]
 pub(super) enum ParameterInput {
     Text(String),
     Number(f64),
@@ -178,47 +179,47 @@ pub(super) enum ParameterInput {
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "for the document")]
+#[expect(dead_code, reason = "for the OpenAPI document")]
 pub(super) struct TypedInput {
     #[schema(value_type = Value)]
     value: Value,
     #[serde(rename = "type")]
     kind: Option<ParameterType>,
     identifying: Option<bool>,
-    /// Whether the value is shown to nobody.
+    /// Whether the value is never shown.
     #[serde(default)]
     secret: bool,
 }
 
-/// What a start says.
+/// The body of a start.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct StartBody {
     /// Plain values, or `{value, type, identifying}`.
     #[schema(value_type = std::collections::HashMap<String, ParameterInput>)]
     parameters: Map<String, Value>,
-    /// Refuse to become a restart of a failed or stopped execution.
+    /// Refuse to restart a failed or stopped instance.
     new_only: bool,
-    /// Go on although the definition of the job changed since the last execution.
+    /// Start even if the definition of the job has changed since the last execution.
     accept_changed_definition: bool,
 }
 
 /// Most parameters of one start.
 const PARAMETERS_MAX: usize = 1_000;
 
-/// `given` as the job declares its parameters.
+/// Parses `given` as the job declares its parameters.
 pub(super) fn parameters(job: &Job, given: Map<String, Value>) -> Result<JobParameters, Problem> {
     if given.len() > PARAMETERS_MAX {
         let count = given.len();
-        let told = format!("a start has at most {PARAMETERS_MAX} parameters, not {count}");
-        return Err(Problem::invalid(told));
+        let detail = format!("a start accepts at most {PARAMETERS_MAX} parameters, not {count}");
+        return Err(Problem::invalid(detail));
     }
     let mut parameters = JobParameters::new();
     let mut problems = Vec::new();
     for (name, value) in given {
         match job.parameters().parameter(&name, value) {
             Ok(parameter) => drop(parameters.insert(name, parameter)),
-            Err(told) => problems.push(format!("parameter `{name}`: {told}")),
+            Err(problem) => problems.push(format!("parameter `{name}`: {problem}")),
         }
     }
     match problems.is_empty() {
@@ -227,8 +228,7 @@ pub(super) fn parameters(job: &Job, given: Map<String, Value>) -> Result<JobPara
     }
 }
 
-/// Starts the job, or restarts its failed or stopped instance: a worker of this store carries the execution
-/// forward.
+/// Starts the job, or restarts its failed or stopped instance; a worker of this store runs the execution.
 #[utoipa::path(post, path = "/v1/jobs/{job}/executions", tag = "jobs", params(("job" = String, Path),
     KeyHeader),
     request_body = Option<StartBody>, responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
@@ -246,7 +246,7 @@ pub(super) async fn start(
     once(api, key, start, Api::accepted).await
 }
 
-/// Starts the next instance of the job, by its sequence: a worker of this store carries the execution forward.
+/// Starts the next instance of the job's sequence; a worker of this store runs the execution.
 #[utoipa::path(post, path = "/v1/jobs/{job}/next", tag = "jobs", params(("job" = String, Path),
     KeyHeader),
     request_body = Option<StartBody>, responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
@@ -266,12 +266,12 @@ pub(super) async fn next(
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Validated {
-    /// The parameters with their defaults, typed.
+    /// The typed parameters, including defaults.
     #[schema(value_type = std::collections::HashMap<String, Object>)]
     parameters: Map<String, Value>,
 }
 
-/// Checks everything that a start checks, without starting.
+/// Validates the parameters of a start without starting.
 #[utoipa::path(post, path = "/v1/jobs/{job}/validate", tag = "jobs", params(("job" = String, Path)),
     request_body = Option<StartBody>, responses((status = 200, body = Validated)))]
 pub(super) async fn validate(
@@ -296,11 +296,11 @@ pub(super) async fn validate(
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct InstanceList {
     items: Vec<JobInstance>,
-    /// Where the next page begins.
+    /// Cursor of the next page; `null` on the last page.
     next_cursor: Option<String>,
 }
 
-/// Instances of the job, newest first.
+/// Lists the instances of the job, newest first.
 #[utoipa::path(get, path = "/v1/jobs/{job}/instances", tag = "jobs", params(("job" = String, Path),
     PageQuery),
     responses((status = 200, body = InstanceList)))]
@@ -326,12 +326,12 @@ pub(super) async fn instances(
 }
 
 impl Api {
-    /// Job `name`: registered, or found where jobs are looked for.
+    /// Returns job `name` after `find` has registered it.
     pub(super) fn job(&self, name: &str) -> Result<Arc<Job>, Problem> {
         self.operator().job(name).map_err(|refusal| Problem::from(&refusal))
     }
 
-    /// What `body` says to job `name`.
+    /// Returns parameters and options of `body` for job `name`.
     fn launch(
         &self,
         name: &str,

@@ -1,4 +1,4 @@
-//! The listener: bounded in everything that a client could stretch.
+//! The HTTP listener, with limits on connections, request heads and time.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,29 +19,29 @@ use tower::Service;
 use super::{AccessRules, Api};
 use crate::kcp::{Tls, acceptor};
 
-/// Wait when no connection can be accepted: descriptors may have run out.
+/// Wait after a connection could not be accepted, such as when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a client may take for the head of a request.
+/// Timeout for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of the head of a request.
+/// Most bytes of the head of a request.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// How long a client may take to agree on TLS.
+/// Timeout of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the end of the server waits for answers on their way.
+/// How long the end of the server waits for pending answers.
 const END_GRACE: Duration = Duration::from_secs(5);
 
-/// Where the REST API is.
+/// The settings of the REST API.
 #[derive(Debug, Clone)]
 pub struct HttpSettings {
-    /// The address.
+    /// The address to listen on.
     pub listen: SocketAddr,
-    /// Who may ask.
+    /// The clients and pages that are accepted.
     pub access: AccessRules,
-    /// Certificate and key; without it nothing is encrypted.
+    /// Certificate and key; `None` for unencrypted connections.
     pub tls: Option<Tls>,
-    /// Listen on an address that others can reach although everybody may ask.
+    /// Whether to listen without tokens on an address that other hosts can reach.
     pub insecure: bool,
-    /// Connections at once; further ones are given signs of life and nothing else.
+    /// Maximum of connections at once; further ones get only the health checks.
     pub connections_max: usize,
 }
 
@@ -56,10 +56,10 @@ impl HttpSettings {
 /// Connections at once when no other number is configured.
 pub(crate) const HTTP_CONNECTIONS_DEFAULT: usize = 1_000;
 
-/// Connections beyond the others that are served nothing but signs of life.
+/// Additional connections that get only the health checks.
 const RESERVED_PLACES: usize = 32;
 
-/// A bound address.
+/// A bound listener.
 pub(crate) struct HttpListener {
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -72,13 +72,13 @@ impl HttpListener {
     ///
     /// # Errors
     ///
-    /// A sentence: the address is not safe, or cannot be had; certificate or key cannot be read.
+    /// A sentence: the address is not protected or cannot be bound, or certificate or key cannot be read.
     pub(crate) async fn bind(settings: &HttpSettings) -> Result<Self, String> {
         let address = settings.listen;
         let is_open = settings.access.tokens.is_empty();
         if !address.ip().is_loopback() && is_open && !settings.insecure {
             return Err(format!(
-                "listen on {address}: others can reach it, so it needs http.tokens, or http.insecure = true (--insecure)"
+                "listen on {address}: other hosts can reach it, so it needs http.tokens, or http.insecure = true (--insecure)"
             ));
         }
         let tls = settings.tls.as_ref().map(acceptor).transpose()?;
@@ -88,12 +88,12 @@ impl HttpListener {
         Ok(Self { listener, tls, access, connections_max })
     }
 
-    /// The address that was bound.
+    /// Returns the bound address.
     pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves clients until `end`; then `stop` is requested, and what they asked before it is answered.
+    /// Serves clients until `end`; then requests `stop` and answers the pending requests.
     pub(crate) async fn serve(self, api: Api, stop: StopToken, mut end: watch::Receiver<bool>) {
         let signs_of_life = api.signs_of_life();
         let router = api.guarded(self.access);
@@ -109,13 +109,13 @@ impl HttpListener {
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::debug!(%error, "no client can be accepted");
+                    tracing::debug!(%error, "cannot accept a client");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
             let _ = stream.set_nodelay(true);
-            // When all places are taken, by streams or by half a request each, signs of life are given all the same.
+            // When streams or incomplete requests take all connections, the health checks still answer.
             let (place, router) = match Arc::clone(&places).try_acquire_owned() {
                 Ok(place) => (place, router.clone()),
                 Err(_) => match Arc::clone(&reserved).try_acquire_owned() {
@@ -136,8 +136,10 @@ impl HttpListener {
                     clients.spawn(async move {
                         match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
                             Ok(Ok(stream)) => connection(stream, router, end).await,
-                            Ok(Err(error)) => tracing::debug!(%error, "a client failed at TLS"),
-                            Err(_) => tracing::debug!("a client was too slow at TLS"),
+                            Ok(Err(error)) => {
+                                tracing::debug!(%error, "the TLS handshake of a client failed")
+                            }
+                            Err(_) => tracing::debug!("the TLS handshake of a client timed out"),
                         }
                         drop(place);
                     });
@@ -150,8 +152,8 @@ impl HttpListener {
     }
 }
 
-/// One client, until it or the server ends. When it goes away in the middle of a request, so does the future that
-/// works for it.
+/// Serves one client until it disconnects or the server ends. The future of a request is dropped when its
+/// client disconnects.
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     router: Router,

@@ -1,4 +1,4 @@
-//! Lists come in pages: at most so many entries, and a cursor to where the next page begins.
+//! Pages of lists: a limited number of entries, and a cursor for the next page.
 
 use axum::Json;
 use axum::http::header;
@@ -11,20 +11,20 @@ use utoipa::IntoParams;
 
 use super::Problem;
 
-/// Entries of a page when nothing is said.
+/// Default number of entries of a page.
 const LIMIT_DEFAULT: usize = 50;
-/// Entries of a page, at most.
+/// Largest number of entries of a page.
 const LIMIT_MAX: usize = 500;
 
-/// Which part of a list.
+/// A part of a list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PageQuery {
-    /// Entries of a page.
+    /// Maximum number of entries of the page.
     #[param(value_type = Option<u16>, minimum = 1, maximum = 500)]
     pub(super) limit: Option<usize>,
-    /// Where the page begins, from the page before.
+    /// The `next_cursor` of the previous page.
     pub(super) cursor: Option<String>,
 }
 
@@ -32,20 +32,20 @@ pub(super) fn limit(given: Option<usize>) -> Result<usize, Problem> {
     match given {
         None => Ok(LIMIT_DEFAULT),
         Some(limit @ 1..=LIMIT_MAX) => Ok(limit),
-        Some(_) => Err(Problem::invalid(format!("limit is a number from 1 to {LIMIT_MAX}"))),
+        Some(_) => Err(Problem::invalid(format!("limit must be a number from 1 to {LIMIT_MAX}"))),
     }
 }
 
-/// The last entry of the page before, from what a client was given for it.
+/// Decodes a cursor: the position of the last entry of the previous page.
 pub(super) fn cursor<T: DeserializeOwned>(given: Option<&str>) -> Result<Option<T>, Problem> {
     let Some(text) = given else { return Ok(None) };
-    let told = || Problem::invalid("this cursor was not given by this server");
-    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| told())?;
-    serde_json::from_slice(&bytes).map(Some).map_err(|_| told())
+    let wrong = || Problem::invalid("the cursor is not one that this server returned");
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong())?;
+    serde_json::from_slice(&bytes).map(Some).map_err(|_| wrong())
 }
 
-/// Cuts the one entry more off that was asked for, and gives the cursor behind the last one that stays. `place`
-/// tells where an entry stands in the list.
+/// Removes the extra entry that was requested, and returns the cursor after the last remaining one. `place`
+/// returns the position of an entry in the list.
 pub(super) fn cut<T, K: Serialize>(
     items: &mut Vec<T>,
     limit: usize,
@@ -57,7 +57,7 @@ pub(super) fn cut<T, K: Serialize>(
     Some(URL_SAFE_NO_PAD.encode(serde_json::to_vec(&place(last)).unwrap_or_default()))
 }
 
-/// A page of the list at `path`, with the way to the next one. `asked` is what else was asked for, by name.
+/// Returns a page of the list at `path` with a link to the next page. `asked` are the other query parameters.
 pub(super) fn page<const N: usize>(
     list: &impl Serialize,
     path: &str,
@@ -77,7 +77,7 @@ pub(super) fn page<const N: usize>(
     ([(header::LINK, link)], body).into_response()
 }
 
-/// `text` as it may stand in a query.
+/// Returns `text` percent-encoded for a query.
 pub(super) fn percent(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {

@@ -1,4 +1,4 @@
-//! What went wrong, as RFC 9457 says it.
+//! Error answers as problem documents (RFC 9457).
 
 use axum::Json;
 use axum::body::Body;
@@ -15,31 +15,31 @@ use crate::scheduler::Refused;
 
 const PROBLEM_JSON: &str = "application/problem+json";
 
-/// A request that was not followed.
+/// An error answer.
 #[derive(Debug, Clone)]
 pub struct Problem(Box<Details>);
 
-/// What is told of it.
+/// A problem document (RFC 9457).
 #[derive(Debug, Clone, Serialize, ToSchema)]
 struct Details {
-    /// Where the code is explained: `/errors/CODE`.
+    /// Address of the page that explains the code: `/errors/CODE`.
     #[serde(rename = "type")]
     kind: String,
-    /// The status in words.
+    /// The HTTP status in words.
     title: String,
     /// The HTTP status.
     status: u16,
-    /// What happened, to what, and what to do.
+    /// What failed, and what to do.
     detail: String,
-    /// The stable word for it.
+    /// The stable error code.
     code: String,
-    /// The execution that stands in the way, if one does.
+    /// The execution that caused the refusal, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     execution: Option<i64>,
-    /// The number of the request that would run, for `wrong_seq`.
+    /// The number that the lane's next request must have, for `wrong_seq`.
     #[serde(skip_serializing_if = "Option::is_none")]
     expected: Option<u64>,
-    /// Every problem, where there are several.
+    /// All problems, if there are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<String>,
     #[serde(skip)]
@@ -70,26 +70,27 @@ impl Problem {
     }
 
     pub(super) fn method_not_allowed() -> Self {
-        let detail = "this address takes other methods; the header Allow names them";
+        let detail =
+            "this address does not accept the method; the Allow header lists the accepted ones";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "usage", detail)
     }
 
     pub(super) fn too_large() -> Self {
-        let told = "the body is larger than `http.body_max`";
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", told)
+        let detail = "the body is larger than `http.body_max`";
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
     }
 
     pub(super) fn internal() -> Self {
-        let detail = "the server failed; its log says more";
+        let detail = "the server failed; see its log";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
     }
 
-    /// The stable word for it.
+    /// Returns the stable error code.
     pub fn code(&self) -> &str {
         &self.0.code
     }
 
-    /// Ask again after so many seconds.
+    /// Asks the client to retry after `seconds`.
     pub(super) fn retry_after(self, seconds: u64) -> Self {
         self.header(header::RETRY_AFTER, seconds.to_string())
     }
@@ -111,11 +112,11 @@ impl IntoResponse for Problem {
         let headers = std::mem::take(&mut self.0.headers);
         let mut response =
             (status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(&*self.0)).into_response();
-        let told = response.headers_mut();
-        told.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        let target = response.headers_mut();
+        target.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         for (name, value) in headers {
             if let Ok(value) = HeaderValue::from_str(&value) {
-                told.insert(name, value);
+                target.insert(name, value);
             }
         }
         response
@@ -176,11 +177,11 @@ impl From<RepositoryError> for Problem {
 
 fn unavailable(error: &OperatorError) -> Problem {
     if let OperatorError::Repository(RepositoryError::LeaseLost { execution }) = error {
-        let detail = "another worker carries this forward; nothing more was stored by this one";
+        let detail = "another worker runs this execution; this one stored nothing more";
         return Problem::new(StatusCode::CONFLICT, "stale_lease", detail).of_execution(*execution);
     }
     tracing::warn!(error = %report(error), "the store failed");
-    let detail = "the store cannot be asked at the moment; what was committed stands";
+    let detail = "the store is unavailable at the moment; committed work is kept";
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", detail).retry_after(1)
 }
 
@@ -222,33 +223,33 @@ impl From<Refused> for Problem {
     }
 }
 
-/// A response whose status is its own business, whatever it is.
+/// Marks a response whose error status is intended and stays as it is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Verbatim;
 
-/// Makes a problem of every error that is none yet: those that axum answers by itself.
+/// Converts every other error answer, such as those of axum itself, into a problem document.
 pub(super) async fn every_error_is_one(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
-    let told = response.headers().get(header::CONTENT_TYPE);
-    let is_problem = told.is_some_and(|told| told.as_bytes() == PROBLEM_JSON.as_bytes());
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_problem = kind.is_some_and(|kind| kind.as_bytes() == PROBLEM_JSON.as_bytes());
     if !is_error || is_problem || response.extensions().get::<Verbatim>().is_some() {
         return response;
     }
     let (mut parts, body) = response.into_parts();
-    /// What axum says is a sentence.
-    const SAID_MAX: usize = 4096;
-    let said = axum::body::to_bytes(body, SAID_MAX).await.unwrap_or_default();
+    /// Longest text of axum that is kept, in bytes; its texts are single sentences.
+    const TEXT_BYTES_MAX: usize = 4096;
+    let text = axum::body::to_bytes(body, TEXT_BYTES_MAX).await.unwrap_or_default();
     let code = match status {
         StatusCode::PAYLOAD_TOO_LARGE => "too_large",
         StatusCode::NOT_FOUND => "not_found",
         status if status.is_server_error() => "internal",
         _ => "usage",
     };
-    let detail = match String::from_utf8_lossy(&said) {
-        said if said.is_empty() => status.canonical_reason().unwrap_or("").to_owned(),
-        said => said.into_owned(),
+    let detail = match String::from_utf8_lossy(&text) {
+        text if text.is_empty() => status.canonical_reason().unwrap_or("").to_owned(),
+        text => text.into_owned(),
     };
     let problem = Problem::new(status, code, detail).into_response();
     parts.headers.remove(header::CONTENT_LENGTH);
@@ -257,14 +258,14 @@ pub(super) async fn every_error_is_one(request: Request, next: Next) -> Response
     Response::from_parts(parts, Body::new(body))
 }
 
-/// Says of every operation that it may answer with a problem.
+/// Documents for every operation that it may answer with a problem document.
 pub(super) fn document(document: &mut OpenApi) {
     let schemas = &mut document.components.get_or_insert_default().schemas;
     schemas.insert("Problem".to_owned(), <Details as PartialSchema>::schema());
     let content =
         ContentBuilder::new().schema(Some(RefOr::Ref(Ref::from_schema_name("Problem")))).build();
     let response = ResponseBuilder::new()
-        .description("The request was not followed")
+        .description("The request failed")
         .content(PROBLEM_JSON, content)
         .build();
     for item in document.paths.paths.values_mut() {

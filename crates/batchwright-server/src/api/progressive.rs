@@ -1,4 +1,4 @@
-//! Long work by short requests.
+//! The requests of progressive execution: long work in short requests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,29 +25,29 @@ use super::jobs::ParameterInput;
 use super::problem::Verbatim;
 use super::{Api, Arrived, Problem, blocking, stream};
 
-/// Longest wait for a response.
+/// Longest wait of a request for the final response.
 const WAIT_MAX: Duration = Duration::from_secs(120);
-/// How often the store is looked at for a response.
+/// How often a waiting request polls the store.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-/// When a client should ask again for a response that is not there.
+/// Value of `Retry-After` while there is no final response.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
-/// What opens a progressive execution.
+/// The body that opens a progressive execution.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct OpenBody {
     /// Plain values, or `{value, type, identifying}`.
     #[schema(value_type = std::collections::HashMap<String, ParameterInput>)]
     parameters: Map<String, Value>,
-    /// Refuse to continue a failed or stopped execution.
+    /// Refuse to restart a failed or stopped instance.
     new_only: bool,
-    /// Lanes, at most as many as the job has.
+    /// Number of lanes, at most as many as the job has.
     #[schema(minimum = 1, maximum = 1024)]
     lanes: Option<u32>,
-    /// When a slice should end, in milliseconds.
+    /// Target duration of a slice, in milliseconds.
     #[schema(minimum = 1, maximum = 3_600_000)]
     target_ms: Option<u64>,
-    /// `server`: servers drive it, clients only wait.
+    /// `client`: clients drive the execution; `server`: servers drive it and clients only wait.
     driver: Driver,
 }
 
@@ -59,48 +59,48 @@ pub(super) enum Driver {
     Server,
 }
 
-/// A progressive execution as its drivers see it.
+/// The state of a progressive execution for its drivers.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Opened {
-    /// Its number.
+    /// Number of the execution.
     execution: ExecutionId,
-    /// What it is doing.
+    /// Status of the execution.
     status: BatchStatus,
-    /// Its lanes; each takes one request at a time.
+    /// The lanes; each accepts one request at a time.
     lanes: Vec<LaneView>,
-    /// Requests that make sense at once.
+    /// Maximum of useful requests at once.
     max_concurrency: usize,
-    /// When a slice ends, in milliseconds.
+    /// Target duration of a slice, in milliseconds.
     target_ms: u64,
-    /// Units in all, when they are known.
+    /// Total number of units, if known.
     units_total: Option<u64>,
 }
 
-/// A place for one driver.
+/// The state of a lane.
 #[derive(Debug, Serialize, ToSchema)]
 struct LaneView {
-    /// Its name.
+    /// Identifier of the lane.
     id: String,
-    /// Its number in the execution.
+    /// Number of the lane within the execution.
     rank: u32,
-    /// Number of its next request.
+    /// Number of the lane's next request.
     next_seq: u64,
-    /// Slices that ended.
+    /// Number of ended slices.
     slices: u64,
-    /// How long the last one took.
+    /// Duration of the last slice, in milliseconds.
     last_slice_ms: u64,
-    /// Whether somebody works for it at the moment.
+    /// Whether a slice of the lane runs at the moment.
     live: bool,
 }
 
-/// A duration as milliseconds.
+/// Returns a duration in milliseconds.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Api {
-    /// Opens an execution of `job` and says what its drivers must know; or what is known of the execution of these
-    /// parameters that is open or complete.
+    /// Opens an execution of `job`, or joins the open or complete execution with these parameters, and
+    /// returns its state for drivers.
     pub(crate) fn open_or_join(
         &self,
         job: &str,
@@ -152,9 +152,9 @@ impl Opened {
     }
 }
 
-/// Opens an execution of a progressive job, or continues its failed or stopped instance.
+/// Opens an execution of a progressive job, or restarts its failed or stopped instance.
 ///
-/// A token in `X-Batch-Owner` must be shown in all further requests about it.
+/// A token in `X-Batch-Owner` is required in all further requests about the execution.
 #[utoipa::path(post, path = "/v1/progressive/{job}", tag = "progressive", params(("job" = String, Path),
     OwnerHeader,
     KeyHeader),
@@ -167,7 +167,7 @@ pub(super) async fn open(
     Keyed { body, key }: Keyed<OpenBody>,
 ) -> Result<Response, Problem> {
     if body.lanes == Some(0) {
-        return Err(Problem::invalid("lanes is 1 or more"));
+        return Err(Problem::invalid("lanes must be at least 1"));
     }
     let target = target(body.target_ms)?;
     let token = owner_token(&headers)?;
@@ -192,7 +192,7 @@ pub(super) async fn open(
     once(api, key, open, answer).await
 }
 
-/// What the drivers of an open execution must know: for those who come back to it.
+/// Returns the state of an open execution for its drivers, such as one that reconnects.
 #[utoipa::path(get, path = "/v1/executions/{id}/lanes", tag = "progressive", params(("id" = i64, Path),
     OwnerHeader), responses((status = 200, body = Opened)))]
 pub(super) async fn lanes(
@@ -204,10 +204,12 @@ pub(super) async fn lanes(
     blocking(move || Ok(Json(api.opened(id, owner_token(&headers)?.as_deref())?))).await
 }
 
-/// When a slice should end, as a client may ask.
+/// Checks the target duration of a slice that a client requests.
 fn target(ms: Option<u64>) -> Result<Option<Duration>, Problem> {
     match ms {
-        Some(0 | 3_600_001..) => Err(Problem::invalid("target_ms is a number from 1 to 3600000")),
+        Some(0 | 3_600_001..) => {
+            Err(Problem::invalid("target_ms must be a number from 1 to 3600000"))
+        }
         ms => Ok(ms.map(Duration::from_millis)),
     }
 }
@@ -216,29 +218,29 @@ fn target(ms: Option<u64>) -> Result<Option<Duration>, Problem> {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SliceBody {
-    /// Number of the request on its lane: that of the last answered one gets the same answer again, the next one
-    /// runs.
+    /// Number of the request on its lane. The number of the last answered request returns the same answer
+    /// again, the next number runs a slice.
     #[schema(minimum = 1)]
     seq: u64,
-    /// What happens when the client is gone.
+    /// What the slice does when its client disconnects.
     #[serde(default)]
     on_disconnect: LostClient,
-    /// When the slice should end, if not at the execution's target, in milliseconds.
+    /// Target duration of this slice in milliseconds, instead of the execution's target.
     #[schema(minimum = 1, maximum = 3_600_000)]
     target_ms: Option<u64>,
 }
 
-/// The final response of an execution, within an answer.
+/// The final response of an execution within the answer to a slice.
 #[derive(Debug, Serialize, ToSchema)]
 struct ResponseView {
-    /// HTTP status.
+    /// HTTP status of the response.
     status: u16,
-    /// Headers.
+    /// Headers of the response.
     headers: BTreeMap<String, String>,
-    /// The body, where it is text.
+    /// The body, if it is UTF-8 text.
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<String>,
-    /// The body, where it is not.
+    /// The body in Base64, if it is not text.
     #[serde(skip_serializing_if = "Option::is_none")]
     body_base64: Option<String>,
 }
@@ -257,21 +259,21 @@ impl From<StoredResponse> for ResponseView {
 /// The answer to a request for a slice.
 #[derive(Debug, Serialize, ToSchema)]
 struct Answer {
-    /// What to do next: `continue` at once, `wait` for a while, nothing after `done` and `final`.
+    /// What to do next: `continue` at once, `wait` before the next request, stop after `done` or `final`.
     outcome: SliceOutcome,
     /// Number of the next request on this lane.
     next_seq: u64,
-    /// When to ask again, for `wait`.
+    /// How long to wait before the next request, for `wait`.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
-    /// How far the whole execution is.
+    /// Progress of the whole execution.
     progress: UnitProgress,
     /// The final response, with `final`, until it is acknowledged.
     #[serde(skip_serializing_if = "Option::is_none")]
     response: Option<ResponseView>,
 }
 
-/// Tells the slice when nobody waits for its answer any more.
+/// Notifies the slice when its client has disconnected.
 struct Waiting {
     client: ClientGone,
     then: LostClient,
@@ -286,7 +288,7 @@ impl Drop for Waiting {
     }
 }
 
-/// Carries the execution forward on one lane until its target time is reached, or the work is done.
+/// Runs a slice of the execution on one lane, until its target duration is reached or the work is done.
 #[utoipa::path(post, path = "/v1/executions/{id}/lanes/{lane}/slices", tag = "progressive",
     params(("id" = i64, Path), ("lane" = String, Path, pattern = "^[0-9a-f]{32}$"),
         OwnerHeader),
@@ -302,16 +304,16 @@ pub(super) async fn slice(
 ) -> Result<Response, Problem> {
     let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     if lane.len() != 32 || !lane.bytes().all(is_hex) {
-        let told = "the id of a lane is 32 hexadecimal digits, as it was given";
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "malformed_lane", told));
+        let detail = "the id of a lane must be the 32 lower-case hexadecimal digits that the server returned";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "malformed_lane", detail));
     }
     if body.seq == 0 {
-        return Err(Problem::invalid("seq is 1 or more"));
+        return Err(Problem::invalid("seq must be at least 1"));
     }
     let target = target(body.target_ms)?;
     let Ok(place) = Arc::clone(&api.slices).try_acquire_owned() else {
-        let told = "as many slices run as this server takes at once";
-        let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", told);
+        let detail = "the server runs its maximum of slices; try again later";
+        let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail);
         return Err(busy.retry_after(1));
     };
     let client = ClientGone::default();
@@ -328,14 +330,14 @@ pub(super) async fn slice(
         api.operator().job_of(&execution).map_err(|refusal| Problem::from(&refusal))?;
         let runtime = tokio::runtime::Handle::current();
         let answer = api.operator().slice(&order, |work| {
-            // A thread of its own, with its place: a unit that hangs for ever holds up nobody else.
+            // A separate thread with its own permit: a unit that hangs forever delays no other slice.
             let worker = move || {
                 let (_place, _runtime) = (place, runtime.enter());
                 work();
             };
             let spawned = thread::Builder::new().name("batchwright slice".to_owned()).spawn(worker);
             if let Err(error) = spawned {
-                tracing::error!(%error, "no thread for a slice");
+                tracing::error!(%error, "cannot start a thread for a slice");
             }
         })?;
         let answer: batchwright::SliceAnswer =
@@ -353,8 +355,8 @@ pub(super) async fn slice(
     answer
 }
 
-/// How far the execution is; as a stream with `Accept: text/event-stream` or `application/x-ndjson`, which ends
-/// with the execution.
+/// Returns the progress of the execution. With `Accept: text/event-stream` or `application/x-ndjson` the
+/// answer is a stream that ends with the execution.
 #[utoipa::path(get, path = "/v1/executions/{id}/progress", tag = "progressive", params(("id" = i64, Path),
     OwnerHeader), responses((status = 200, content(
         (UnitProgress = "application/json"), (String = "text/event-stream"), (String = "application/x-ndjson")))))]
@@ -368,9 +370,9 @@ pub(super) async fn progress(
     let (looked, shown) = (api.clone(), token.clone());
     let now = blocking(move || Ok(looked.operator().units_progress(id, shown.as_deref())?)).await?;
     if accepts(&headers, "text/event-stream") {
-        // A browser asks again whenever a stream ends; only this tells it that nothing more will come.
-        let has_heard_end = headers.get("last-event-id").is_some_and(|last| last == stream::END);
-        if has_heard_end && !now.status.is_running() {
+        // A browser reconnects whenever a stream ends; only status 204 stops it.
+        let has_end = headers.get("last-event-id").is_some_and(|last| last == stream::END);
+        if has_end && !now.status.is_running() {
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
         return Ok(stream::progress_events(api, id, token));
@@ -385,16 +387,16 @@ pub(super) async fn progress(
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WaitQuery {
-    /// How long to wait for it: `30s`, at most two minutes.
+    /// How long to wait for the response, such as `30s`; at most two minutes.
     #[param(value_type = Option<String>, pattern = "^[1-9][0-9]{0,3}(ms|s|m)$")]
     wait: Option<String>,
 }
 
-/// The final response as the job assembled it: its status, headers and body. 202 with the progress while there is
-/// none.
+/// Returns the final response with the status, headers and body that the job assembled, or 202 with the
+/// progress while there is none.
 #[utoipa::path(get, path = "/v1/executions/{id}/response", tag = "progressive", params(("id" = i64, Path), WaitQuery,
     OwnerHeader),
-    responses((status = 200, description = "Whatever the job assembled, with the status that it chose"),
+    responses((status = 200, description = "The response that the job assembled, with the status that the job chose"),
         (status = 202, body = UnitProgress)))]
 pub(super) async fn response(
     State(api): State<Api>,
@@ -405,7 +407,7 @@ pub(super) async fn response(
     let wait = match asked.wait.as_deref().map(parse_duration) {
         None => Duration::ZERO,
         Some(Ok(wait)) => wait.min(WAIT_MAX),
-        Some(Err(told)) => return Err(Problem::invalid(format!("wait: {told}"))),
+        Some(Err(problem)) => return Err(Problem::invalid(format!("wait: {problem}"))),
     };
     let token = owner_token(&headers)?;
     let deadline = tokio::time::Instant::now() + wait;
@@ -421,8 +423,8 @@ pub(super) async fn response(
             return verbatim(found);
         }
         if !progress.status.is_running() {
-            let told = format!("the execution is {} and has no response", progress.status);
-            return Err(Problem::new(StatusCode::GONE, "execution_finished", told));
+            let detail = format!("the execution is {} and has no response", progress.status);
+            return Err(Problem::new(StatusCode::GONE, "execution_finished", detail));
         }
         if tokio::time::Instant::now() >= deadline || api.stop.is_requested() {
             let retry = [(header::RETRY_AFTER, RETRY_AFTER_SECONDS)];
@@ -434,15 +436,15 @@ pub(super) async fn response(
 
 fn verbatim(stored: StoredResponse) -> Result<Response, Problem> {
     if stored.is_acknowledged {
-        let told = "the response was acknowledged, or it expired";
-        return Err(Problem::new(StatusCode::GONE, "response_acknowledged", told));
+        let detail = "the response was acknowledged, or has expired";
+        return Err(Problem::new(StatusCode::GONE, "response_acknowledged", detail));
     }
     let mut response = Response::new(axum::body::Body::from(stored.body));
     *response.status_mut() = StatusCode::from_u16(stored.status).unwrap_or(StatusCode::OK);
     response.extensions_mut().insert(Verbatim);
     for (name, value) in stored.headers {
         let name = HeaderName::try_from(name).ok();
-        // The connection's own headers are not the job's to write.
+        // The server sets the headers of the connection itself.
         let name = name.filter(|name| {
             !matches!(
                 *name,
@@ -456,7 +458,7 @@ fn verbatim(stored: StoredResponse) -> Result<Response, Problem> {
     Ok(response)
 }
 
-/// Says that the response has arrived: its body is let go.
+/// Acknowledges the final response: its body is deleted.
 #[utoipa::path(delete, path = "/v1/executions/{id}/response", tag = "progressive", params(("id" = i64, Path),
     OwnerHeader), responses((status = 204)))]
 pub(super) async fn acknowledge(

@@ -1,4 +1,4 @@
-//! Triggers and rules.
+//! The requests about triggers and rules.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -24,15 +24,15 @@ pub(super) struct TriggerView {
     identifier: String,
     /// `planned`, `triggered`, `executed`, `failed`, `dead`, `paused`, `skipped` or `ended`.
     status: String,
-    /// The time that it is planned for, in UTC.
+    /// The planned time, in UTC.
     slot: String,
-    /// When it is looked at next.
+    /// When the scheduler processes the trigger next.
     due: Option<String>,
-    /// The plan of a recurring one, as JSON text.
+    /// The plan of a recurring trigger, as the words of `schedule set`.
     plan: Option<String>,
-    /// Attempts of its runner that failed.
+    /// Number of failed attempts.
     attempts: u32,
-    /// The rule whose runner was called.
+    /// The rule that fired the trigger.
     rule: Option<String>,
     fired_at: Option<String>,
     ended_at: Option<String>,
@@ -61,7 +61,7 @@ impl From<TriggerRow> for TriggerView {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TriggerList {
     items: Vec<TriggerView>,
-    /// Where the next page begins.
+    /// Cursor of the next page; `null` on the last page.
     next_cursor: Option<String>,
 }
 
@@ -69,22 +69,22 @@ pub(super) struct TriggerList {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TriggersQuery {
-    /// Only those whose names begin so.
+    /// Only triggers whose names have this prefix.
     prefix: Option<String>,
-    /// Only with this status.
+    /// Only triggers with this status.
     #[param(value_type = Option<String>, pattern = "^(planned|triggered|executed|failed|dead|paused|skipped|ended)$")]
     status: Option<String>,
-    /// Only those that are due before this moment.
+    /// Only triggers that are due before this time.
     #[param(value_type = Option<String>, format = DateTime)]
     due_before: Option<jiff::Timestamp>,
-    /// Entries of a page.
+    /// Maximum number of entries of the page.
     #[param(value_type = Option<u16>, minimum = 1, maximum = 500)]
     limit: Option<usize>,
-    /// Where the page begins, from the page before.
+    /// The `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
-/// Triggers by name.
+/// Lists triggers in the order of their names.
 #[utoipa::path(get, path = "/v1/triggers", tag = "schedule", params(TriggersQuery),
     responses((status = 200, body = TriggerList)))]
 pub(super) async fn triggers(
@@ -94,7 +94,7 @@ pub(super) async fn triggers(
     let limit = limit(asked.limit)?;
     let status = asked.status.as_deref().map(|word| {
         TriggerStatus::from_name(word)
-            .ok_or_else(|| Problem::invalid(format!("there is no status `{word}` of triggers")))
+            .ok_or_else(|| Problem::invalid(format!("unknown status `{word}` of a trigger")))
     });
     let status = status.transpose()?;
     let due = asked.due_before.map(jiff::Timestamp::as_microsecond);
@@ -102,7 +102,7 @@ pub(super) async fn triggers(
     let mut after = cursor::<String>(asked.cursor.as_deref())?.unwrap_or_default();
     let scheduler = api.scheduler()?;
     let mut items = Vec::new();
-    // Conditions on status and time are no part of the index: pages are filled until one is full.
+    // Status and due time are not part of the index, so this reads on until the page is full.
     loop {
         let request = Request::List { prefix: prefix.clone(), limit: LIST_MAX, after };
         let Answer::Triggers(rows) = scheduler.ask(request).await? else { break };
@@ -134,12 +134,12 @@ async fn get(api: &Api, identifier: String) -> Result<Json<TriggerView>, Problem
         Answer::Done | Answer::Rules(_) => None,
     };
     row.map(|row| Json(row.into())).ok_or_else(|| {
-        let told = format!("there is no trigger `{identifier}`");
-        Problem::new(StatusCode::NOT_FOUND, "no_such_trigger", told)
+        let detail = format!("there is no trigger `{identifier}`");
+        Problem::new(StatusCode::NOT_FOUND, "no_such_trigger", detail)
     })
 }
 
-/// One trigger.
+/// Returns a trigger.
 #[utoipa::path(get, path = "/v1/triggers/{id}", tag = "schedule", params(("id" = String, Path)),
     responses((status = 200, body = TriggerView)))]
 pub(super) async fn trigger(
@@ -150,17 +150,17 @@ pub(super) async fn trigger(
     get(&api, id).await
 }
 
-/// When a trigger fires: one of the two.
+/// When a trigger fires: either `at` or `plan`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TriggerBody {
     /// Once, at this time.
     at: Option<String>,
-    /// Again and again: the words of a plan, as `schedule set` takes them.
+    /// At each slot of a plan, given in the words of `schedule set`.
     plan: Option<Vec<String>>,
 }
 
-/// Plans a trigger, or plans it anew.
+/// Plans a trigger, in place of the one with that name.
 #[utoipa::path(put, path = "/v1/triggers/{id}", tag = "schedule", params(("id" = String, Path)),
     request_body = TriggerBody, responses((status = 200, body = TriggerView)))]
 pub(super) async fn set_trigger(
@@ -175,7 +175,7 @@ pub(super) async fn set_trigger(
         (None, Some(words)) => {
             When::Recurring(Box::new(Plan::parse(words, now).map_err(Problem::invalid)?))
         }
-        _ => return Err(Problem::invalid("a trigger has either `at` or `plan`")),
+        _ => return Err(Problem::invalid("a trigger needs either `at` or `plan`")),
     };
     api.scheduler()?.ask(Request::Set { identifier: id.clone(), when }).await?;
     get(&api, id).await
@@ -193,7 +193,7 @@ pub(super) async fn unset_trigger(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What is done with triggers whose names begin so.
+/// A rule: the runner of the triggers whose names begin with a pattern.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RuleView {
     identifier: String,
@@ -225,14 +225,14 @@ async fn all_rules(api: &Api) -> Result<Vec<Rule>, Problem> {
     })
 }
 
-/// All rules.
+/// Lists all rules.
 #[utoipa::path(get, path = "/v1/rules", tag = "schedule", responses((status = 200, body = RuleList)))]
 pub(super) async fn rules(State(api): State<Api>, _: NoQuery) -> Result<Json<RuleList>, Problem> {
     let items = all_rules(&api).await?.iter().map(RuleView::from).collect();
     Ok(Json(RuleList { items }))
 }
 
-/// One rule.
+/// Returns a rule.
 #[utoipa::path(get, path = "/v1/rules/{id}", tag = "schedule", params(("id" = String, Path)),
     responses((status = 200, body = RuleView)))]
 pub(super) async fn rule(
@@ -246,21 +246,21 @@ pub(super) async fn rule(
 }
 
 fn no_such_rule(id: &str) -> Problem {
-    let told = format!("there is no rule `{id}`");
-    Problem::new(StatusCode::NOT_FOUND, "no_such_rule", told)
+    let detail = format!("there is no rule `{id}`");
+    Problem::new(StatusCode::NOT_FOUND, "no_such_rule", detail)
 }
 
-/// A rule.
+/// The body that stores a rule.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RuleBody {
-    /// Names of triggers that begin so.
+    /// Prefix of the names of the triggers that the rule applies to.
     pattern: String,
-    /// The runner and its words, as `rule set` takes them: `["shell", "/usr/bin/report"]`.
+    /// The runner and its words, as in `rule set`: `["shell", "/usr/bin/report"]`.
     runner: Vec<String>,
 }
 
-/// Stores a rule, in the place of one of the same name.
+/// Stores a rule, in place of the one with that name.
 #[utoipa::path(put, path = "/v1/rules/{id}", tag = "schedule", params(("id" = String, Path)),
     request_body = RuleBody, responses((status = 200, body = RuleView)))]
 pub(super) async fn set_rule(

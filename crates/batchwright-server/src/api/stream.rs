@@ -1,4 +1,4 @@
-//! Streams of what changes: the store is looked at while somebody listens.
+//! Streams of events and progress, which poll the store while a client listens.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use futures_util::stream::{self, Stream, StreamExt};
 
 use super::{Api, Problem, blocking};
 
-/// How often the store is looked at for a listener.
+/// How often a stream polls the store.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-/// How often a silent stream says that it lives.
+/// How often a silent stream sends a keep-alive comment.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Name of the event that ends a stream of progress.
 pub(super) const END: &str = "end";
-/// A proxy that gathers what it passes on would keep a stream from its reader.
+/// Headers against proxies that buffer, which would delay the stream.
 const UNBUFFERED: [(HeaderName, &str); 2] =
     [(HeaderName::from_static("x-accel-buffering"), "no"), (header::CACHE_CONTROL, "no-cache")];
 
@@ -29,7 +29,7 @@ fn sse(events: impl Stream<Item = Event> + Send + 'static) -> Response {
     (UNBUFFERED, stream).into_response()
 }
 
-/// The stored events of an execution, those behind `Last-Event-ID` first, until it ends.
+/// Streams the stored events of an execution after `Last-Event-ID`, until the execution ends.
 pub(super) fn events(api: Api, id: ExecutionId, headers: &HeaderMap) -> Response {
     let last = headers.get("last-event-id").and_then(|last| last.to_str().ok());
     let seen: usize = last.and_then(|last| last.parse().ok()).unwrap_or(0);
@@ -64,7 +64,7 @@ pub(super) fn events(api: Api, id: ExecutionId, headers: &HeaderMap) -> Response
     sse(batches.flat_map(stream::iter))
 }
 
-/// The progress of an execution whenever it changed, until it ends.
+/// Streams the progress of an execution after each change, until the execution ends.
 fn changes(
     api: Api,
     id: ExecutionId,
@@ -87,7 +87,7 @@ fn changes(
                     return Some((now, None));
                 }
                 if is_news {
-                    // The first at once, the others as often as somebody can read them.
+                    // Send the first at once; limit the rate of the others.
                     if last.is_some() {
                         tokio::time::sleep(LOOK_INTERVAL).await;
                     }
@@ -99,7 +99,7 @@ fn changes(
     })
 }
 
-/// As server-sent events.
+/// Streams the progress as server-sent events.
 pub(super) fn progress_events(api: Api, id: ExecutionId, token: Option<String>) -> Response {
     sse(changes(api, id, token).map(|progress| {
         let data = serde_json::to_string(&progress).unwrap_or_default();
@@ -108,7 +108,7 @@ pub(super) fn progress_events(api: Api, id: ExecutionId, token: Option<String>) 
     }))
 }
 
-/// As a JSON object a line.
+/// Streams the progress as one JSON object per line.
 pub(super) fn progress_lines(api: Api, id: ExecutionId, token: Option<String>) -> Response {
     let lines = changes(api, id, token).map(|progress| {
         let mut line = serde_json::to_vec(&progress).unwrap_or_default();

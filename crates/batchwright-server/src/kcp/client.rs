@@ -1,4 +1,5 @@
-//! The client: asynchronous, pipelined, connects again by itself. It speaks to Kairoi's server too.
+//! The client of the line protocol: asynchronous and pipelined, with automatic reconnection. It also works
+//! with Kairoi's server.
 //!
 //! ```no_run
 //! use batchwright_server::kcp::client::{Client, ClientSettings};
@@ -36,38 +37,38 @@ use tokio_rustls::TlsConnector;
 use super::{Decoder, encode};
 use crate::scheduler::{RuleSettings, Secret, When};
 
-/// Instructions that wait for the connection; then those who send wait.
+/// Instructions that wait for the connection; beyond that, senders wait.
 const WAITING_MAX: usize = 10_000;
 /// Instructions that are written together.
 const BATCH_MAX: usize = 1_000;
-/// Wait before a server is tried again: first, and at most.
+/// First and longest wait before the next attempt to connect.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// Where the server is, and how it is spoken to.
+/// The address of the server, and how to connect to it.
 #[derive(Debug, Clone)]
 pub struct ClientSettings {
     /// `HOST:PORT`.
     pub address: String,
-    /// Sent before anything else.
+    /// Token for authentication, sent first.
     pub token: Option<Secret>,
-    /// Encrypt, and accept the server only when it has a certificate by one of these.
+    /// Encryption with TLS and the accepted certificates; `None` for an unencrypted connection.
     pub tls: Option<ClientTls>,
-    /// How long a server that is away is tried before instructions fail. Default 10 s.
+    /// How long the client tries to connect before instructions fail. Default 10 s.
     pub connect_timeout: Duration,
 }
 
-/// Which servers are trusted.
+/// The servers that the client trusts.
 #[derive(Debug, Clone)]
 pub struct ClientTls {
     /// The name in the server's certificate.
     pub server_name: String,
-    /// Certificates of those who sign servers, as a PEM file.
+    /// PEM file with the certificates of the trusted authorities.
     pub roots: PathBuf,
 }
 
 impl ClientSettings {
-    /// The server at `address` (`HOST:PORT`), unencrypted, without a token.
+    /// Returns the settings for the server at `address` (`HOST:PORT`), unencrypted and without a token.
     pub fn at(address: impl Into<String>) -> Self {
         Self {
             address: address.into(),
@@ -78,33 +79,33 @@ impl ClientSettings {
     }
 }
 
-/// What became of an instruction. It says nothing of what happens when the trigger fires.
+/// The result of an instruction: the arguments after `OK`. It does not depend on later fires of the trigger.
 pub type InstructionResult = Result<Vec<String>, ClientError>;
 
-/// Why an instruction has no answer, or which one.
+/// A refused or unanswered instruction.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// The server said `ERROR`: nothing was changed. Kairoi's server tells neither code nor reason.
+    /// The server answered `ERROR`: nothing was changed. Kairoi's server sends neither code nor message.
     #[error("the server refused the instruction{}{message}", if message.is_empty() { "" } else { ": " })]
     Refused {
-        /// A stable word; empty when the server tells none.
+        /// A stable code; empty when the server sends none.
         code: String,
-        /// What it was; empty when the server tells nothing.
+        /// The reason; empty when the server sends none.
         message: String,
     },
-    /// The server cannot be reached: the instruction was not sent.
+    /// The server cannot be reached; the instruction was not sent.
     #[error("reach the server: {0}")]
     Unreachable(String),
-    /// The connection broke after the instruction was sent: whether it was followed is not known. Sending it
-    /// again is harmless.
+    /// The connection broke after the instruction was sent; the server may have executed it. Sending it again
+    /// is harmless.
     #[error(
-        "the connection broke before the answer came: whether the instruction was followed is not known"
+        "the connection broke before the answer arrived; the server may have executed the instruction"
     )]
     Unknown,
 }
 
-/// A client. Cloning shares its connection; it goes when the last clone goes.
+/// A client. Clones share its connection, which closes when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct Client {
     calls: mpsc::Sender<Call>,
@@ -117,7 +118,7 @@ struct Call {
 }
 
 impl Client {
-    /// A client, which connects when it has something to send. Must be called inside a Tokio runtime.
+    /// Creates a client, which connects when it has something to send. Must be called inside a Tokio runtime.
     pub fn new(settings: ClientSettings) -> Self {
         let (calls, queue) = mpsc::channel(WAITING_MAX);
         tokio::spawn(carry(settings, queue));
@@ -133,7 +134,7 @@ impl Client {
         self.send(set(identifier, &when)).await.map(drop)
     }
 
-    /// Plans many triggers, in one round trip; a result for each, in their order.
+    /// Plans many triggers in one round trip; returns a result for each, in their order.
     pub async fn set_many(
         &self,
         triggers: impl IntoIterator<Item = (impl AsRef<str>, When)>,
@@ -156,7 +157,7 @@ impl Client {
         self.send(rule(identifier, pattern, &settings)).await.map(drop)
     }
 
-    /// Stores many rules, in one round trip; a result for each, in their order.
+    /// Stores many rules in one round trip; returns a result for each, in their order.
     pub async fn set_rules(
         &self,
         rules: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<str>, RuleSettings)>,
@@ -167,7 +168,7 @@ impl Client {
         self.send_many(sent).await.into_iter().map(|result| result.map(drop)).collect()
     }
 
-    /// Sends one instruction by its words (`["UNSET", "app.mail.7"]`); returns what stands behind `OK`.
+    /// Sends one instruction by its words (`["UNSET", "app.mail.7"]`); returns the arguments after `OK`.
     ///
     /// # Errors
     ///
@@ -180,7 +181,7 @@ impl Client {
         answered.await.unwrap_or(Err(ClientError::Unknown))
     }
 
-    /// Sends instructions one behind the other without waiting for answers in between.
+    /// Sends instructions one after the other without waiting for answers in between.
     pub async fn send_many(
         &self,
         instructions: impl IntoIterator<Item = Vec<String>>,
@@ -213,14 +214,14 @@ fn rule(identifier: &str, pattern: &str, settings: &RuleSettings) -> Vec<String>
     words
 }
 
-/// Answers that are still to come.
+/// Instructions without an answer yet.
 type Pending = Arc<Mutex<HashMap<String, oneshot::Sender<InstructionResult>>>>;
 
 fn lock(pending: &Pending) -> MutexGuard<'_, HashMap<String, oneshot::Sender<InstructionResult>>> {
     pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Carries instructions to the server, over one connection after another, until nobody has any more.
+/// Sends instructions to the server, over one connection after another, until all clients are dropped.
 async fn carry(settings: ClientSettings, mut queue: mpsc::Receiver<Call>) {
     let mut calls = Vec::new();
     while queue.recv_many(&mut calls, BATCH_MAX).await > 0 {
@@ -235,12 +236,12 @@ async fn carry(settings: ClientSettings, mut queue: mpsc::Receiver<Call>) {
     }
 }
 
-/// What can be read and written.
+/// A connection, encrypted or not.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// A connection; a server that is away is tried again and again, for as long as the settings say.
+/// Connects to the server, with retries until the timeout of the settings.
 async fn connect(settings: &ClientSettings) -> io::Result<Box<dyn Stream>> {
     let mut pause = RETRY_MIN;
     let trying = async {
@@ -255,7 +256,7 @@ async fn connect(settings: &ClientSettings) -> io::Result<Box<dyn Stream>> {
     };
     match tokio::time::timeout(settings.connect_timeout, trying).await {
         Ok(connected) => connected,
-        // The last word on why is the server's own.
+        // One more attempt returns the actual error instead of a timeout.
         Err(_) => tokio::time::timeout(RETRY_MAX, connect_once(settings))
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
@@ -266,7 +267,7 @@ async fn connect_once(settings: &ClientSettings) -> io::Result<Box<dyn Stream>> 
     let stream = TcpStream::connect(&settings.address).await?;
     stream.set_nodelay(true)?;
     let Some(tls) = &settings.tls else { return Ok(Box::new(stream)) };
-    let wrong = |told: String| io::Error::new(io::ErrorKind::InvalidInput, told);
+    let wrong = |message: String| io::Error::new(io::ErrorKind::InvalidInput, message);
     let mut roots = RootCertStore::empty();
     let shown = tls.roots.display();
     let certificates = CertificateDer::pem_file_iter(&tls.roots)
@@ -286,7 +287,7 @@ async fn connect_once(settings: &ClientSettings) -> io::Result<Box<dyn Stream>> 
     Ok(Box::new(TlsConnector::from(Arc::new(config)).connect(name, stream).await?))
 }
 
-/// Sends `calls` and what `queue` brings, until the connection breaks or nobody has any more.
+/// Sends `calls` and the calls of `queue` until the connection breaks or all clients are dropped.
 async fn exchange(
     stream: Box<dyn Stream>,
     settings: &ClientSettings,
@@ -302,7 +303,7 @@ async fn exchange(
         while let Ok(count @ 1..) = read.read(&mut bytes).await {
             let mut rest = &bytes[..count];
             while let Some(message) = decoder.next(&mut rest) {
-                // A message that is none is no answer to anything that was asked.
+                // A malformed message answers no instruction.
                 if let Ok(message) = message {
                     answer(&answers, message);
                 }
@@ -336,7 +337,7 @@ async fn exchange(
             _ = &mut reading => break,
         };
         if count == 0 {
-            // What is still under way is answered before the connection goes.
+            // Wait for the pending answers before the connection closes.
             let _ = write.shutdown().await;
             let _ = (&mut reading).await;
             break;

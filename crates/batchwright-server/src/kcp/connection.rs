@@ -1,4 +1,4 @@
-//! One client: its requests in, its answers out, neither waiting for the other.
+//! One client of the line protocol: requests and answers are transferred independently of each other.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -15,47 +15,47 @@ use super::message::{Decoder, MESSAGE_MAX, Malformed};
 use super::request::{self, Asked};
 use crate::scheduler::{Answer, Refused};
 
-/// Bytes that are read at once.
+/// Bytes of one read.
 const READ_MAX: usize = 16 * 1024;
-/// Messages that are none, after which a client is given up.
+/// Malformed messages after which the connection is closed.
 const MALFORMED_MAX: u32 = 10;
-/// Answers that a client has not read, in bytes: beyond it no more of its requests are read. One that
-/// pipelines a million `SET`s before it reads has room.
+/// Unread answers of a client, in bytes, beyond which its requests are not read. A client that pipelines a
+/// million `SET`s before it reads an answer stays below.
 const UNREAD_MAX: usize = 16 * 1024 * 1024;
-/// Longest message of a client that has not shown its token, in bytes, and the most arguments of it.
+/// Longest message of an unauthenticated client, in bytes, and its most arguments.
 const STRANGER_MAX: (usize, usize) = (4 * 1024, 8);
-/// How long such a message may take to come whole.
+/// How long a message of an unauthenticated client may take from its first byte to its last.
 const STRANGER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most arguments of a message: a plan has forty.
+/// Most arguments of a message; a plan has up to forty.
 const ARGUMENTS_MAX: usize = 64;
-/// A message that is longer, in bytes, takes a place among the long ones, of which there are only so many at once.
+/// Length in bytes above which a message needs one of the permits for long messages.
 const LONG_MESSAGE: usize = 16 * 1024;
-/// How long a client may read nothing while answers wait for it.
+/// How long a client may read nothing while answers wait.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Answers on their way to a client.
+/// Answers that wait for a client.
 #[derive(Default)]
 struct Outbox {
     state: Mutex<OutboxState>,
-    /// The writer has something to do.
+    /// Wakes the writer.
     filled: Notify,
-    /// The reader may go on.
+    /// Wakes the reader.
     emptied: Notify,
 }
 
 #[derive(Default)]
 struct OutboxState {
     bytes: Vec<u8>,
-    /// Places of long answers among `bytes`, given up when they are written.
+    /// Permits of the long answers in `bytes`, released when they are written.
     places: Vec<OwnedSemaphorePermit>,
-    /// Bytes that the writer has in hand.
+    /// Number of bytes that are being written.
     writing: usize,
-    /// Requests whose answers are not here yet.
+    /// Number of requests that are not answered yet.
     pending: usize,
-    /// No more requests will come.
+    /// Whether no more requests follow.
     closed: bool,
-    /// Nobody reads any more.
-    gone: bool,
+    /// Whether the writer has ended, so that answers are discarded.
+    writer_ended: bool,
 }
 
 impl Outbox {
@@ -70,7 +70,7 @@ impl Outbox {
     fn put(&self, answer: &str, place: Option<OwnedSemaphorePermit>) {
         let mut state = self.state();
         state.pending -= 1;
-        if !state.gone {
+        if !state.writer_ended {
             state.bytes.extend_from_slice(answer.as_bytes());
             state.places.extend(place);
         }
@@ -83,13 +83,13 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// Waits until there is room for further answers; `false` when nobody reads them any more.
+    /// Waits until there is room for further answers; `false` when the writer has ended.
     async fn has_room(&self) -> bool {
         loop {
             let emptied = self.emptied.notified();
             {
                 let state = self.state();
-                if state.gone {
+                if state.writer_ended {
                     return false;
                 }
                 if state.bytes.len() + state.writing < UNREAD_MAX {
@@ -101,7 +101,8 @@ impl Outbox {
     }
 }
 
-/// Serves a client until it goes, is given up, or the server ends. Everything that was received is answered.
+/// Serves a client until it disconnects, breaks the protocol, or the server ends. Every received request is
+/// answered.
 pub(super) async fn serve<S>(stream: S, context: Arc<Context>, end: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
@@ -125,16 +126,16 @@ where
 struct Client {
     context: Arc<Context>,
     outbox: Arc<Outbox>,
-    /// Whether it may ask for anything.
+    /// Whether the client is authenticated, or needs no token.
     is_known: bool,
     with_reasons: bool,
     malformed: u32,
-    /// Whether it has said nothing yet.
+    /// Whether no message has been received yet.
     is_first: bool,
 }
 
-/// Whether `message` is a line of HTTP. A page of any origin can make a browser send such lines here, and the lines of
-/// its body after them: none of them may be followed.
+/// Returns whether `message` is a line of HTTP. A web page of any origin can make a browser send an HTTP
+/// request here, and commands in its body: none of its lines may be executed.
 fn is_http(message: &Result<Vec<String>, Malformed>, is_first: bool) -> bool {
     const METHODS: [&str; 10] =
         ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "PRI"];
@@ -162,9 +163,9 @@ impl Client {
             }
             let bytes = tokio::select! {
                 bytes = read_bytes(read) => bytes,
-                () = at(deadline) => return self.tell(&Malformed {
+                () = at(deadline) => return self.report(&Malformed {
                     identifier: None,
-                    reason: "the message took too long to come whole",
+                    reason: "the message took too long to arrive",
                     is_fatal: true,
                 }),
                 _ = end.wait_for(|end| *end) => return,
@@ -173,13 +174,13 @@ impl Client {
                 return;
             };
             let (mut rest, mut ended_one) = (&bytes[..], false);
-            // One after the other: what the first of them allows holds for the next.
+            // Messages are executed one by one, because an AUTH changes the limits of the next.
             while let Some(message) = self.next_message(&mut decoder, &mut rest) {
                 ended_one = true;
                 if is_http(&message, std::mem::take(&mut self.is_first)) {
                     tracing::warn!(
-                        "a client spoke HTTP to the line protocol, as a page in a browser can be made to: \
-                         its connection was closed, nothing of it was followed"
+                        "a client spoke HTTP to the line protocol, which a web page can make a browser do: \
+                         its connection was closed and nothing was executed"
                     );
                     return;
                 }
@@ -190,7 +191,7 @@ impl Client {
                 match message {
                     Ok(words) => self.ask(words).await,
                     Err(malformed) => {
-                        self.tell(&malformed);
+                        self.report(&malformed);
                         self.malformed += 1;
                         if malformed.is_fatal || self.malformed >= MALFORMED_MAX {
                             return;
@@ -239,7 +240,7 @@ impl Client {
         }
     }
 
-    fn tell(&self, malformed: &Malformed) {
+    fn report(&self, malformed: &Malformed) {
         let identifier = malformed.identifier.clone().unwrap_or_default();
         self.outbox.expect();
         self.put(&identifier, &Err(Refused::new("malformed", malformed.reason)));
@@ -249,14 +250,14 @@ impl Client {
         self.outbox.put(&request::answer(identifier, answer, self.with_reasons), None);
     }
 
-    /// Follows one message, or sees to it that it is answered later.
+    /// Executes one message, or sends it to the scheduler, which answers later.
     async fn ask(&mut self, mut words: Vec<String>) {
         let size: usize = words.iter().map(String::len).sum();
         let identifier = words.remove(0);
         self.outbox.expect();
         let parsed = match self.is_known || request::is_open(&words) {
             true => request::parse(&words, self.context.now()),
-            // Not even whether a request makes sense is told to strangers.
+            // An unauthenticated client does not even learn whether its request is valid.
             false => Err(Refused::new("unauthorized", "send AUTH with the token first")),
         };
         let answer = match parsed {
@@ -278,7 +279,7 @@ impl Client {
             Ok(Asked::Schedule(asked)) => {
                 let (outbox, with_reasons) = (Arc::clone(&self.outbox), self.with_reasons);
                 let answer_size = asked.answer_size();
-                // A long answer has a place from here until it is written: clients who do not read get few of them.
+                // A long answer holds its permits until it is written, which limits clients that do not read.
                 let place = match u32::try_from(answer_size / 1024).unwrap_or(u32::MAX) {
                     0 => None,
                     weight => {
@@ -294,7 +295,7 @@ impl Client {
                 return self.context.scheduler.ask_sized(asked, size, Box::new(reply)).await;
             }
             Err(refused) => {
-                // Ten requests that make no sense are no client's mistake.
+                // Unknown requests count towards the limit of malformed messages.
                 self.malformed += u32::from(refused.code == "unknown");
                 Err(refused)
             }
@@ -310,7 +311,7 @@ async fn at(deadline: Option<Instant>) {
     }
 }
 
-/// The next bytes; `None` at the end of the input. An idle client costs no buffer.
+/// Reads the next bytes; `None` at the end of the input. An idle client holds no buffer.
 async fn read_bytes<R: AsyncRead + Unpin>(read: &mut R) -> std::io::Result<Option<Vec<u8>>> {
     poll_fn(|task| {
         let mut bytes = [0; READ_MAX];
@@ -343,7 +344,7 @@ async fn write_answers<S: AsyncWrite>(mut write: WriteHalf<S>, outbox: Arc<Outbo
             filled.await;
             continue;
         }
-        // Its place in the outbox is free again only when it is written.
+        // Release the room in the outbox only after the write.
         let written = write_all(&mut write, &bytes).await;
         drop((bytes, places));
         outbox.state().writing = 0;
@@ -354,14 +355,14 @@ async fn write_answers<S: AsyncWrite>(mut write: WriteHalf<S>, outbox: Arc<Outbo
     }
     let _ = tokio::time::timeout(WRITE_TIMEOUT, write.shutdown()).await;
     let mut state = outbox.state();
-    state.gone = true;
+    state.writer_ended = true;
     state.bytes = Vec::new();
     state.places = Vec::new();
     drop(state);
     outbox.emptied.notify_one();
 }
 
-/// Writes everything; every bit of progress starts the time-out anew.
+/// Writes all bytes; each progress restarts the timeout.
 async fn write_all<S: AsyncWrite>(
     write: &mut WriteHalf<S>,
     mut bytes: &[u8],

@@ -1,4 +1,4 @@
-//! Accepts clients: as many as there is room for, on addresses that are safe.
+//! Accepts clients of the line protocol: a bounded number, on protected or local addresses.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,27 +20,28 @@ use tokio_rustls::TlsAcceptor;
 use super::{connection, encode};
 use crate::scheduler::Scheduler;
 
-/// Wait when no connection can be accepted: descriptors may have run out.
+/// Wait after a connection could not be accepted, such as when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long the end of the server waits for clients to read their answers.
 const END_GRACE: Duration = Duration::from_secs(5);
-/// How long a client may take to agree on TLS.
+/// Timeout of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where clients are listened to.
+/// The settings of the line protocol.
 #[derive(Debug, Clone)]
 pub struct KcpSettings {
-    /// The address.
+    /// The address to listen on.
     pub listen: SocketAddr,
-    /// Clients at once; further ones are told so.
+    /// Maximum of clients at once; further clients get the error `limit`.
     pub connections_max: usize,
     /// How long a message may take from its first byte to its last.
     pub message_timeout: Duration,
-    /// Who may ask.
+    /// The clients that are accepted.
     pub access: Access,
-    /// Certificate and key; without it nothing is encrypted.
+    /// Certificate and key; `None` for unencrypted connections.
     pub tls: Option<Tls>,
-    /// Listen on an address that others can reach although it is open or not encrypted.
+    /// Whether to listen on an address that other hosts can reach although it is unencrypted or needs no
+    /// token.
     pub insecure: bool,
 }
 
@@ -53,12 +54,12 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
-/// Who may ask: everybody, or who knows the token. Only its hash is kept.
+/// The access rule: all clients, or those that send the token. Only the hash of the token is kept.
 #[derive(Clone, Default)]
 pub struct Access(Option<[u8; 32]>);
 
 impl Access {
-    /// Only who sends `AUTH` with `token`.
+    /// Accepts only clients that send `AUTH` with `token`.
     pub fn token(token: &str) -> Self {
         Self(Some(Sha256::digest(token).into()))
     }
@@ -67,7 +68,7 @@ impl Access {
         self.0.is_none()
     }
 
-    /// Takes the same time for every token.
+    /// Returns whether `token` is right; the comparison takes the same time for every token.
     pub(super) fn admits(&self, token: &str) -> bool {
         let given: [u8; 32] = Sha256::digest(token).into();
         self.0.is_none_or(|wanted| wanted.ct_eq(&given).into())
@@ -80,19 +81,19 @@ impl std::fmt::Debug for Access {
     }
 }
 
-/// Messages of more than 16 KiB at once, of up to 1 MiB each.
+/// Maximum of messages of more than 16 KiB at once, of up to 1 MiB each.
 const LONG_MESSAGES_MAX: usize = 64;
-/// Long answers that are under way or not read yet, together, in KiB.
+/// Total size, in KiB, of long answers that are pending or unread.
 pub(super) const LONG_ANSWERS_KIB: u32 = 128 * 1024;
 
-/// What every connection works with.
+/// The context that all connections share.
 pub(super) struct Context {
     pub(super) scheduler: Scheduler,
     pub(super) access: Access,
     pub(super) message_timeout: Duration,
-    /// Places of messages that are long.
+    /// Permits of long messages.
     pub(super) long_messages: Arc<Semaphore>,
-    /// Places of answers that are long, in KiB.
+    /// Permits of long answers, one per KiB.
     pub(super) long_answers: Arc<Semaphore>,
     clock: Arc<dyn Clock>,
 }
@@ -103,7 +104,7 @@ impl Context {
     }
 }
 
-/// A bound address.
+/// A bound listener.
 pub(crate) struct Listener {
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -116,7 +117,7 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// A sentence: the address is not safe, or cannot be had; certificate or key cannot be read.
+    /// A sentence: the address is not protected or cannot be bound, or certificate or key cannot be read.
     pub(crate) async fn bind(
         settings: &KcpSettings,
         scheduler: Scheduler,
@@ -126,7 +127,7 @@ impl Listener {
         let is_safe = settings.tls.is_some() && !settings.access.is_open();
         if !address.ip().is_loopback() && !is_safe && !settings.insecure {
             return Err(format!(
-                "{address} can be reached by others: it needs kcp.tls_certificate, kcp.tls_key and kcp.token_file, \
+                "listen on {address}: other hosts can reach it, so it needs kcp.tls_certificate, kcp.tls_key and kcp.token_file, \
                  or kcp.insecure = true"
             ));
         }
@@ -146,12 +147,12 @@ impl Listener {
         })
     }
 
-    /// The address that was bound.
+    /// Returns the bound address.
     pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves clients until `end`; what they asked before it is answered.
+    /// Serves clients until `end`; earlier requests are still answered.
     pub(crate) async fn serve(self, mut end: watch::Receiver<bool>) {
         let places = Arc::new(Semaphore::new(self.connections_max));
         let mut clients = JoinSet::new();
@@ -159,7 +160,7 @@ impl Listener {
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
-                // Those that have ended are forgotten.
+                // Remove ended clients.
                 Some(_) = clients.join_next() => continue,
                 _ = end.wait_for(|end| *end) => break,
             };
@@ -167,7 +168,7 @@ impl Listener {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     if !std::mem::replace(&mut is_refusing, true) {
-                        tracing::warn!(%error, "no client can be accepted");
+                        tracing::warn!(%error, "cannot accept a client");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
@@ -192,28 +193,30 @@ impl Listener {
                     clients.spawn(async move {
                         match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
                             Ok(Ok(stream)) => connection::serve(stream, context, end).await,
-                            Ok(Err(error)) => tracing::debug!(%error, "a client failed at TLS"),
-                            Err(_) => tracing::debug!("a client was too slow at TLS"),
+                            Ok(Err(error)) => {
+                                tracing::debug!(%error, "the TLS handshake of a client failed")
+                            }
+                            Err(_) => tracing::debug!("the TLS handshake of a client timed out"),
                         }
                         drop(place);
                     });
                 }
             }
         }
-        // Those who do not read their answers are not waited for any longer.
+        // Clients that do not read their answers delay the end by at most the grace time.
         let ending = async { while clients.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(END_GRACE, ending).await;
     }
 }
 
 async fn refuse(mut stream: TcpStream, connections_max: usize) {
-    let told = format!("the server has its {connections_max} connections");
-    let message = encode(&["", "ERROR", "limit", &told]);
-    let telling = stream.write_all(message.as_bytes());
-    let _ = tokio::time::timeout(ACCEPT_PAUSE, telling).await;
+    let reason = format!("the server has reached its limit of {connections_max} connections");
+    let message = encode(&["", "ERROR", "limit", &reason]);
+    let sending = stream.write_all(message.as_bytes());
+    let _ = tokio::time::timeout(ACCEPT_PAUSE, sending).await;
 }
 
-/// What speaks TLS with that certificate.
+/// Returns a TLS acceptor with the certificate and key of `files`.
 pub(crate) fn acceptor(files: &Tls) -> Result<TlsAcceptor, String> {
     let shown = |path: &std::path::Path| path.display().to_string();
     let certificates = CertificateDer::pem_file_iter(&files.certificate)

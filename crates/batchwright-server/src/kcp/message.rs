@@ -1,4 +1,4 @@
-//! Messages: arguments between spaces, ended by a line feed. The decoder and the encoder stand alone.
+//! Decodes and encodes messages: arguments separated by spaces, ended by a line feed.
 //!
 //! ```text
 //! message   = *SP argument 1*( 1*SP argument ) *SP LF
@@ -10,19 +10,19 @@
 /// Longest message, in bytes.
 pub const MESSAGE_MAX: usize = 1024 * 1024;
 
-/// A message that is none.
+/// A malformed message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Malformed {
-    /// Its identifier, when one was read.
+    /// Identifier of the message, if it could be read.
     pub identifier: Option<String>,
-    /// What is wrong with it.
+    /// The problem.
     pub reason: &'static str,
-    /// Whether the end of the message could not be found: nothing that follows can be understood.
+    /// Whether the end of the message cannot be found, so that nothing after it can be decoded.
     pub is_fatal: bool,
 }
 
-/// Takes bytes as they come and gives messages, each byte looked at once.
+/// Decodes messages from bytes that arrive in pieces; it reads each byte once.
 ///
 /// ```
 /// use batchwright_server::kcp::Decoder;
@@ -45,7 +45,7 @@ pub struct Decoder {
     state: State,
     /// Bytes of the message so far.
     length: usize,
-    /// What is wrong with the message, whose end is still to come.
+    /// The problem of the message, whose end has not arrived yet.
     wrong: Option<&'static str>,
 }
 
@@ -56,12 +56,12 @@ enum State {
     Between,
     Simple,
     Quoted,
-    /// Behind a backslash inside quotes.
+    /// After a backslash inside quotes.
     Escape,
 }
 
 impl Default for Decoder {
-    /// For messages of any length that is allowed.
+    /// Creates a decoder for messages of at most [`MESSAGE_MAX`] bytes.
     fn default() -> Self {
         Self {
             bytes_max: MESSAGE_MAX,
@@ -80,12 +80,12 @@ impl Decoder {
         (self.bytes_max, self.arguments_max) = (bytes_max, arguments_max);
     }
 
-    /// Bytes of the message that has begun.
+    /// Returns the number of bytes of the current message so far.
     pub(crate) fn length(&self) -> usize {
         self.length
     }
 
-    /// Forgets the message that has begun, or has just ended.
+    /// Resets the decoder for the next message and returns the old state.
     fn reset(&mut self) -> Self {
         let fresh = Self {
             bytes_max: self.bytes_max,
@@ -95,10 +95,11 @@ impl Decoder {
         std::mem::replace(self, fresh)
     }
 
-    /// The next message of `bytes`, which is moved behind it; `None` when they end before it does.
+    /// Returns the next message of `bytes` and advances `bytes` past it; `None` when `bytes` end before the
+    /// message.
     pub fn next(&mut self, bytes: &mut &[u8]) -> Option<Result<Vec<String>, Malformed>> {
         while let Some((&byte, rest)) = bytes.split_first() {
-            // Most of a message is plain: it is taken in one go.
+            // Plain characters, most of a message, are copied together.
             if self.wrong.is_none() && matches!(self.state, State::Simple | State::Quoted) {
                 let is_plain = |byte: &u8| match self.state {
                     State::Simple => !matches!(byte, b' ' | b'\n' | b'"'),
@@ -118,7 +119,7 @@ impl Decoder {
             if self.length > self.bytes_max || self.arguments.len() > self.arguments_max {
                 let identifier = self.identifier();
                 self.reset();
-                let reason = "the message is longer, or has more arguments, than it may have";
+                let reason = "the message is too long or has too many arguments";
                 return Some(Err(Malformed { identifier, reason, is_fatal: true }));
             }
             if self.take(byte) {
@@ -128,12 +129,12 @@ impl Decoder {
         None
     }
 
-    /// Whether a message has begun.
+    /// Returns whether a message is incomplete so far.
     pub fn is_inside(&self) -> bool {
         self.length > 0
     }
 
-    /// One more byte; whether it ends the message.
+    /// Consumes one byte; returns whether it ends the message.
     fn take(&mut self, byte: u8) -> bool {
         if self.wrong.is_some() {
             return byte == b'\n';
@@ -156,7 +157,7 @@ impl Decoder {
                 self.state = State::Quoted;
             }
             (State::Escape, _) => {
-                self.wrong = Some("behind a backslash only a backslash or a quote may stand");
+                self.wrong = Some("a backslash must be followed by a backslash or a quote");
                 return byte == b'\n';
             }
             (State::Simple | State::Quoted, other) => self.argument().push(other),
@@ -165,7 +166,7 @@ impl Decoder {
     }
 
     fn argument(&mut self) -> &mut Vec<u8> {
-        self.arguments.last_mut().expect("inside an argument there is one")
+        self.arguments.last_mut().expect("the state is inside an argument")
     }
 
     fn identifier(&self) -> Option<String> {
@@ -176,7 +177,7 @@ impl Decoder {
 
     fn end(&mut self) -> Result<Vec<String>, Malformed> {
         let Self { mut arguments, state, wrong, .. } = self.reset();
-        // What a terminal puts before the end of a line.
+        // A terminal ends a line with a carriage return before the line feed.
         if state == State::Simple
             && let Some(last) = arguments.last_mut()
             && last.last() == Some(&b'\r')
@@ -191,13 +192,13 @@ impl Decoder {
         let malformed =
             |reason| Malformed { identifier: identifier.clone(), reason, is_fatal: false };
         if let Some(reason) = wrong {
-            // A quote that never ended may have been the identifier's.
+            // The unfinished quote may belong to the identifier itself.
             let identifier = identifier.clone().filter(|_| arguments.len() > 1);
             return Err(Malformed { identifier, reason, is_fatal: false });
         }
         match arguments.len() {
             0 => return Err(malformed("the line is empty")),
-            1 => return Err(malformed("a message has an identifier and at least one argument")),
+            1 => return Err(malformed("a message needs an identifier and at least one argument")),
             _ => {}
         }
         let texts = arguments.into_iter().map(String::from_utf8).collect::<Result<Vec<_>, _>>();
@@ -205,14 +206,14 @@ impl Decoder {
     }
 }
 
-/// A message of `arguments`, with its line feed.
+/// Encodes `arguments` as a message with its line feed.
 pub fn encode(arguments: &[impl AsRef<str>]) -> String {
     let mut message = line(arguments);
     message.push('\n');
     message
 }
 
-/// The same without its line feed.
+/// Encodes `arguments` as a message without its line feed.
 pub(crate) fn line(arguments: &[impl AsRef<str>]) -> String {
     let mut text = String::new();
     for argument in arguments {
@@ -241,7 +242,7 @@ pub(crate) fn push_argument(text: &mut String, argument: &str) {
     text.push('"');
 }
 
-/// The arguments of a line that [`line`] made.
+/// Decodes the arguments of a line that [`line`] encoded.
 pub(crate) fn words(text: &str) -> Result<Vec<String>, Malformed> {
     let mut decoder = Decoder::default();
     let mut whole = text.as_bytes();

@@ -1,29 +1,29 @@
-//! What a message asks for, and how an answer stands on the wire.
+//! Parses requests and encodes answers of the line protocol.
 
 use super::encode;
 use crate::scheduler::{
     Answer, LIST_MAX, Plan, Refused, Request, RuleSettings, TriggerRow, When, time,
 };
 
-/// A message, understood.
+/// A parsed message.
 #[derive(Debug, PartialEq)]
 pub(super) enum Asked {
-    /// Something of the schedule.
+    /// A request to the schedule.
     Schedule(Request),
-    /// A sign of life.
+    /// A ping, answered with `OK`.
     Ping,
-    /// The token.
+    /// An authentication with the token.
     Auth(String),
-    /// From now on errors come with code and message.
+    /// A switch to errors with code and message.
     Hello,
 }
 
-/// Whether anybody may ask it.
+/// Returns whether an unauthenticated client may send the request.
 pub(super) fn is_open(words: &[String]) -> bool {
     words.first().is_some_and(|verb| verb == "AUTH" || verb == "HELLO")
 }
 
-/// Understands `words`, a message without its identifier, at `now` in microseconds.
+/// Parses `words`, a message without its identifier, at `now` in microseconds.
 pub(super) fn parse(words: &[String], now: i64) -> Result<Asked, Refused> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let request = match words.as_slice() {
@@ -45,10 +45,10 @@ pub(super) fn parse(words: &[String], now: i64) -> Result<Asked, Refused> {
         ["GET", identifier] => Request::Get { identifier: (*identifier).to_owned() },
         ["LIST", prefix, limit, rest @ ..] if rest.len() < 2 => {
             let limit = limit.parse().ok().filter(|limit| (1..=LIST_MAX).contains(limit));
-            let told = || Refused::invalid(format!("the limit of a list is 1 to {LIST_MAX}"));
+            let wrong = || Refused::invalid(format!("the limit of a list must be 1 to {LIST_MAX}"));
             Request::List {
                 prefix: (*prefix).to_owned(),
-                limit: limit.ok_or_else(told)?,
+                limit: limit.ok_or_else(wrong)?,
                 after: rest.first().copied().unwrap_or_default().to_owned(),
             }
         }
@@ -65,14 +65,14 @@ pub(super) fn parse(words: &[String], now: i64) -> Result<Asked, Refused> {
             | "LIST" | "RULE"),
             ..,
         ] => {
-            return Err(Refused::invalid(format!("{verb} takes other arguments than these")));
+            return Err(Refused::invalid(format!("wrong arguments for {verb}")));
         }
         [other, ..] => {
             let known =
                 "SET, UNSET, PAUSE, RESUME, GET, LIST, RULE SET, RULE UNSET, PING, AUTH, HELLO 2";
             return Err(Refused::new(
                 "unknown",
-                format!("there is no request `{other}`; there are {known}"),
+                format!("unknown request `{other}`; expected one of {known}"),
             ));
         }
         [] => return Err(Refused::invalid("the request is missing")),
@@ -80,7 +80,7 @@ pub(super) fn parse(words: &[String], now: i64) -> Result<Asked, Refused> {
     Ok(Asked::Schedule(request))
 }
 
-/// The answer to `identifier`. Reasons are told to clients that asked for them alone.
+/// Encodes the answer to `identifier`. An error contains code and message only after `HELLO 2`.
 pub(super) fn answer(
     identifier: &str,
     answer: &Result<Answer, Refused>,
@@ -108,7 +108,7 @@ pub(super) fn answer(
     encode(&words)
 }
 
-/// Identifier, status, the slot as `SET` takes it, and the plan or an empty text.
+/// Returns identifier, status, the slot as in `SET`, and the plan or an empty text.
 fn trigger(row: &TriggerRow) -> [String; 4] {
     [
         row.key.identifier.clone(),

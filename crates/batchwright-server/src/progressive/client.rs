@@ -1,4 +1,4 @@
-//! The client's half: sees `X-Needs-Batch`, drives the lanes, and hands the final response to the caller.
+//! The client's half: reads `X-Needs-Batch`, drives the lanes, and returns the final response to the caller.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use tokio::sync::watch;
 
 use super::{NEEDS_BATCH, OWNER};
 
-/// First wait after a failure; doubled with each further one.
+/// First wait after a failure; it doubles with each further failure.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// Longest wait after a failure.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// How long one answer is waited for: a slice may take twice its target, a unit longer.
+/// Timeout of one request: a slice may take twice its target, a single unit longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// A response, whoever assembled it and in however many requests.
+/// The final response of a request, direct or assembled by a progressive execution.
 #[derive(Debug, Clone)]
 pub struct FinalAnswer {
     /// HTTP status.
@@ -35,27 +35,27 @@ pub struct FinalAnswer {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// The server could not be reached for longer than failures are tolerated.
+    /// The server cannot be reached for longer than the tolerance.
     #[error("reach the server: {0}")]
     Unreachable(reqwest::Error),
-    /// The server refused.
+    /// The server refuses the request.
     #[error("drive the execution: {status}: {detail}")]
     Refused {
         /// HTTP status.
         status: StatusCode,
         /// The stable code.
         code: String,
-        /// What the server said.
+        /// The explanation of the server.
         detail: String,
     },
-    /// The server said something else than it should.
-    #[error("understand the server: {0}")]
+    /// The server's answer has an unexpected form.
+    #[error("understand the answer of the server: {0}")]
     Malformed(String),
 }
 
 type OnProgress = Arc<dyn Fn(&UnitProgress) + Send + Sync>;
 
-/// Sends requests, and drives the batches that their answers need.
+/// Sends requests, and drives the executions that their answers need.
 #[derive(Clone)]
 pub struct BatchClient {
     http: Client,
@@ -71,7 +71,7 @@ impl std::fmt::Debug for BatchClient {
 }
 
 impl BatchClient {
-    /// Sends by `http`.
+    /// Creates a client that sends through `http`.
     pub fn new(http: Client) -> Self {
         Self {
             http,
@@ -81,28 +81,29 @@ impl BatchClient {
         }
     }
 
-    /// The owner's token of the executions.
+    /// Sets the owner's token of the executions.
     #[must_use]
     pub fn owner(mut self, token: impl Into<String>) -> Self {
         self.owner = Some(token.into());
         self
     }
 
-    /// How long a server that does not answer is tried again. Default 60 s.
+    /// Sets how long requests are retried while the server fails or does not answer. Default 60 s.
     #[must_use]
     pub fn tolerance(mut self, tolerance: Duration) -> Self {
         self.tolerance = tolerance;
         self
     }
 
-    /// Calls `tell` with the progress of each answer.
+    /// Calls `report` with the progress of each answer.
     #[must_use]
-    pub fn on_progress(mut self, tell: impl Fn(&UnitProgress) + Send + Sync + 'static) -> Self {
-        self.on_progress = Arc::new(tell);
+    pub fn on_progress(mut self, report: impl Fn(&UnitProgress) + Send + Sync + 'static) -> Self {
+        self.on_progress = Arc::new(report);
         self
     }
 
-    /// Sends `request`. When the answer needs a batch, drives it and returns its final response instead.
+    /// Sends `request`. When the answer needs a batch, drives the execution and returns its final response
+    /// instead.
     ///
     /// # Errors
     ///
@@ -122,16 +123,16 @@ impl BatchClient {
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send).
+    /// The same as those of [`send`](Self::send).
     pub async fn drive(&self, base: &Url, id: i64) -> Result<FinalAnswer, ClientError> {
         let place = base
             .join(&format!("/v1/executions/{id}/"))
             .map_err(|error| ClientError::Malformed(error.to_string()))?;
         let opened: Opened = self.get(&place, "lanes").await?;
-        // One lane that hears of the end ends them all.
-        let (told, ended) = watch::channel(false);
+        // The first lane that receives the end of the execution ends all lanes.
+        let (end, ended) = watch::channel(false);
         let lanes = opened.lanes.into_iter().take(opened.max_concurrency);
-        let lanes = lanes.map(|lane| self.lane(&place, lane, &told, ended.clone()));
+        let lanes = lanes.map(|lane| self.lane(&place, lane, &end, ended.clone()));
         join_all(lanes).await.into_iter().collect::<Result<Vec<()>, _>>()?;
         self.response(&place).await
     }
@@ -140,13 +141,13 @@ impl BatchClient {
         &self,
         place: &Url,
         lane: Lane,
-        told: &watch::Sender<bool>,
+        end: &watch::Sender<bool>,
         mut ended: watch::Receiver<bool>,
     ) -> Result<(), ClientError> {
         let url = join(place, &format!("lanes/{}/slices", lane.id))?;
         let mut seq = lane.next_seq;
         loop {
-            // The others' requests end by themselves: their answers are not needed any more.
+            // At the end of the execution, the answers of the other lanes are not needed any more.
             let asked = tokio::select! {
                 asked = self.slice(&url, &lane.id, seq) => asked?,
                 _ = ended.wait_for(|ended| *ended) => return Ok(()),
@@ -165,7 +166,7 @@ impl BatchClient {
                             }
                         }
                         SliceOutcome::Done | SliceOutcome::Final => {
-                            told.send_replace(true);
+                            end.send_replace(true);
                             return Ok(());
                         }
                     }
@@ -173,14 +174,14 @@ impl BatchClient {
                 Asked::Busy(wait) => tokio::time::sleep(wait).await,
                 Asked::Next(expected) => seq = expected,
                 Asked::Finished => {
-                    told.send_replace(true);
+                    end.send_replace(true);
                     return Ok(());
                 }
             }
         }
     }
 
-    /// The same request again after every failure that the next one may not meet.
+    /// Requests the slice `seq` of `lane`, again after each temporary failure.
     async fn slice(&self, url: &Url, lane: &str, seq: u64) -> Result<Asked, ClientError> {
         let request = || self.http.post(url.clone()).json(&json!({ "seq": seq }));
         let response = self.insist(lane, request).await?;
@@ -250,7 +251,7 @@ impl BatchClient {
         }
     }
 
-    /// Sends the request until something answers that is no failure of the moment.
+    /// Sends the request until the answer is not a temporary failure, or the tolerance is used up.
     async fn insist(
         &self,
         lane: &str,
@@ -260,7 +261,7 @@ impl BatchClient {
         loop {
             let sent = self.signed(request()).send().await;
             let wait = match &sent {
-                // An execution that failed answers with 500, and means it.
+                // A failed execution answers with 500, which is final.
                 Ok(response)
                     if response.status().is_server_error()
                         && (is_problem(response) || response.url().path().ends_with("/slices"))
@@ -291,7 +292,8 @@ impl BatchClient {
     }
 }
 
-/// Doubled with each attempt, and for each lane another share of it, so that they do not come back together.
+/// Returns the wait before the next attempt: it doubles with each attempt, and each lane waits a different
+/// share of it, so that the lanes do not return together.
 fn backoff(attempt: u32, lane: &str) -> Duration {
     let whole = BACKOFF_FIRST.saturating_mul(1 << attempt.min(10)).min(BACKOFF_MAX);
     let mixed =

@@ -1,4 +1,4 @@
-//! The server's half: from `NeedsBatch` to `202` and `X-Needs-Batch`.
+//! The server's half: turns `NeedsBatch` into `202` and `X-Needs-Batch`.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,12 +13,11 @@ use tower::{Layer, Service};
 use super::NEEDS_BATCH;
 use crate::api::{Api, Problem};
 
-/// What a handler returns when its work is too long for one request. [`NeedsBatchLayer`] makes an open execution
-/// of it.
+/// The answer of a handler whose work is too long for one request. [`NeedsBatchLayer`] opens an execution for
+/// it.
 ///
-/// The same job with the same parameters is the same work while it is open: a handler that is asked twice leads both
-/// clients to one execution. An equal request that comes when the work is complete is a new task, unless it
-/// [`answers_again`](Self::answers_again).
+/// While an execution is open, an equal request (same job, same parameters) joins it. An equal request after
+/// the execution is complete opens a new one, unless it [`answers_again`](Self::answers_again).
 #[derive(Clone)]
 pub struct NeedsBatch {
     job: String,
@@ -28,27 +27,28 @@ pub struct NeedsBatch {
 }
 
 impl NeedsBatch {
-    /// The work of progressive job `job`.
+    /// Requests an execution of the progressive job `job`.
     pub fn new(job: impl Into<String>) -> Self {
         Self { job: job.into(), parameters: Map::new(), owner_token: None, repeats: true }
     }
 
-    /// With this parameter.
+    /// Adds a job parameter.
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.parameters.insert(name.into(), value.into());
         self
     }
 
-    /// An equal request that comes when the work is complete gets its stored response again. Once the response was
-    /// acknowledged it is gone, and a client is told so (`response_acknowledged`).
+    /// Answers an equal request after the execution is complete with the stored response again. An
+    /// acknowledged response is deleted; a client then gets the error `response_acknowledged`.
     #[must_use]
     pub fn answers_again(mut self) -> Self {
         self.repeats = false;
         self
     }
 
-    /// For who shows this token alone: the client sends it as `X-Batch-Owner`. 1 to 255 visible ASCII characters.
+    /// Restricts the execution to clients that send this token as `X-Batch-Owner`: 1 to 255 visible ASCII
+    /// characters.
     #[must_use]
     pub fn owned_by(mut self, token: impl Into<String>) -> Self {
         self.owner_token = Some(token.into());
@@ -63,10 +63,11 @@ impl std::fmt::Debug for NeedsBatch {
 }
 
 impl IntoResponse for NeedsBatch {
-    /// For the layer; where there is none, an error that says so.
+    /// Returns a response for [`NeedsBatchLayer`]; without that layer, the client gets an error that names
+    /// it.
     fn into_response(self) -> Response {
-        let told = "this application answers with batches, and has no NeedsBatchLayer";
-        let mut response = (StatusCode::INTERNAL_SERVER_ERROR, told).into_response();
+        let message = "this application needs a batch, but it has no NeedsBatchLayer";
+        let mut response = (StatusCode::INTERNAL_SERVER_ERROR, message).into_response();
         response.extensions_mut().insert(self);
         response
     }
@@ -79,7 +80,7 @@ pub struct NeedsBatchLayer {
 }
 
 impl NeedsBatchLayer {
-    /// Opens executions through `api`.
+    /// Creates a layer that opens executions through `api`.
     pub fn new(api: Api) -> Self {
         Self { api }
     }
@@ -93,7 +94,7 @@ impl<S> Layer<S> for NeedsBatchLayer {
     }
 }
 
-/// What [`NeedsBatchLayer`] makes of a service.
+/// A service wrapped by [`NeedsBatchLayer`].
 #[derive(Debug, Clone)]
 pub struct NeedsBatchService<S> {
     inner: S,

@@ -1,5 +1,5 @@
-//! From claimed triggers to the runners of their rules: a queue and a bound for each place that work goes to,
-//! so that none holds up another.
+//! Dispatches claimed triggers to the runners of their rules. Each target has its own queue and bound, so
+//! that a slow target does not delay the others.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,15 +15,15 @@ use super::rule::{Rule, Runner};
 use super::runner::{self, JobStarter, amqp};
 use super::trigger::Outcome;
 
-/// Triggers that wait for one place; further ones stay in the store for a while.
+/// Triggers that wait for one target; further ones stay in the store and are deferred.
 const WAITING_MAX: usize = 20_000;
 
-/// How many calls each kind of runner makes at once.
+/// Maximum of calls at once, for each kind of runner.
 #[derive(Debug, Clone)]
 pub struct RunnerSettings {
     /// Shell commands.
     pub shell_max: usize,
-    /// Requests to one host.
+    /// HTTP requests to one host.
     pub http_max: usize,
     /// Batch jobs.
     pub job_max: usize,
@@ -35,28 +35,28 @@ impl Default for RunnerSettings {
     }
 }
 
-/// Why a runner is asked to end before it is done.
+/// Why a runner is asked to stop early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Stop {
-    /// It is not.
+    /// No stop is requested.
     #[default]
     No,
-    /// Its slot gives way to a later one.
+    /// A later slot replaces this one.
     Replaced,
-    /// This server ends: the trigger is to fire again.
+    /// This server ends; the trigger fires again.
     Shutdown,
-    /// The trigger belongs to another server now.
+    /// The trigger belongs to another server after this one lost its lease.
     Lost,
 }
 
-/// What every runner works with.
+/// The context that all runners share.
 pub(crate) struct Shared {
     pub(crate) lease: Arc<ServerLease>,
     pub(crate) http: reqwest::Client,
     pub(crate) jobs: JobStarter,
     ledger: std::sync::mpsc::Sender<Command>,
     stops: Mutex<HashMap<TriggerKey, watch::Sender<Stop>>>,
-    /// Asks everybody.
+    /// Asks all runners to stop.
     all: watch::Sender<Stop>,
 }
 
@@ -74,18 +74,18 @@ impl Shared {
         self.stops.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Told when everybody is asked to stop.
+    /// Returns a receiver of requests to stop all runners.
     pub(crate) fn everybody(&self) -> watch::Receiver<Stop> {
         self.all.subscribe()
     }
 
-    /// Hands results to the ledger. When it is gone nobody can record them, and the triggers fire again.
+    /// Sends outcomes to the ledger. When the ledger has ended they are lost, and the triggers fire again.
     pub(crate) fn report(&self, outcomes: Outcomes) {
         let _ = self.ledger.send(Command::Record(outcomes));
     }
 }
 
-/// A place that work goes to.
+/// The target of a rule's calls.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Place {
     Shell,
@@ -107,18 +107,18 @@ impl Place {
 
 struct Target {
     queue: mpsc::UnboundedSender<Firing>,
-    /// Triggers that wait for it or that it works on.
+    /// Number of triggers that wait for the target or run on it.
     waiting: Arc<AtomicUsize>,
 }
 
-/// How many more triggers each place takes.
+/// How many more triggers each target accepts.
 pub(super) struct Room<'a> {
     targets: &'a HashMap<Place, Target>,
     taken: HashMap<Place, usize>,
 }
 
 impl Room<'_> {
-    /// Takes a place for one more trigger of `rule`, if there is one.
+    /// Reserves room for one more trigger of `rule`; `false` when its target is full.
     pub(super) fn take(&mut self, rule: &Rule) -> bool {
         let place = Place::of(rule);
         let target = self.targets.get(&place);
@@ -129,7 +129,7 @@ impl Room<'_> {
     }
 }
 
-/// Hands claimed triggers to runners.
+/// Dispatches claimed triggers to runners.
 pub(super) struct Dispatcher {
     runtime: Handle,
     settings: RunnerSettings,
@@ -149,7 +149,7 @@ impl Dispatcher {
         Ok(Self { runtime, settings, shared: Arc::new(shared), targets: HashMap::new() })
     }
 
-    /// The room that is left, for claims that are dispatched later.
+    /// Returns the room that is left, for claims that are dispatched later.
     pub(super) fn room(&self) -> Room<'_> {
         Room { targets: &self.targets, taken: HashMap::new() }
     }
@@ -185,27 +185,27 @@ impl Dispatcher {
         };
         target.waiting.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = target.queue.send(firing) {
-            // Only when the runtime ends: the trigger stays ours until the lease ends, and fires again.
-            tracing::error!(trigger = error.0.key.identifier, "its runner is gone");
+            // This happens only when the runtime ends: the trigger fires again once the lease ends.
+            tracing::error!(trigger = error.0.key.identifier, "its runner has ended");
         }
     }
 
-    /// Asks the runner of a slot to end.
+    /// Asks the runner of a slot to stop.
     pub(super) fn stop(&self, key: &TriggerKey) {
         if let Some(stop) = self.shared.stops().get(key) {
             stop.send_replace(Stop::Replaced);
         }
     }
 
-    /// Asks all to end; what has not begun is given back.
+    /// Asks all runners to stop; triggers that have not started are released.
     pub(super) fn drain(&self) {
         self.shared.all.send_replace(Stop::Shutdown);
     }
 
-    /// What runs and what waits belongs to another server now.
+    /// Stops everything that runs or waits, because it belongs to another server now.
     pub(super) fn abandon(&mut self) {
         self.shared.all.send_replace(Stop::Lost);
-        // Those who listen from now on work for the next lease.
+        // Runners that subscribe from now on belong to the next lease.
         self.targets.clear();
         let Shared { lease, http, jobs, ledger, .. } = &*self.shared;
         let fresh = Shared::new(Arc::clone(lease), http.clone(), jobs.clone(), ledger.clone());
@@ -221,11 +221,11 @@ async fn pool(
     waiting: Arc<AtomicUsize>,
 ) {
     let permits = Arc::new(Semaphore::new(running_max));
-    let mut everybody = shared.everybody();
+    let mut stop_all = shared.everybody();
     while let Some(firing) = work.recv().await {
         let permit = tokio::select! {
             permit = Arc::clone(&permits).acquire_owned() => permit.ok(),
-            _ = everybody.wait_for(|stop| *stop != Stop::No) => None,
+            _ = stop_all.wait_for(|stop| *stop != Stop::No) => None,
         };
         let own = shared.stops().get(&firing.key).map(watch::Sender::subscribe);
         let (shared, waiting) = (Arc::clone(&shared), Arc::clone(&waiting));
@@ -243,15 +243,15 @@ async fn pool(
 }
 
 async fn call(shared: &Shared, firing: &Firing, mut own: watch::Receiver<Stop>) -> Outcome {
-    let mut everybody = shared.everybody();
+    let mut stop_all = shared.everybody();
     let stop = async {
         tokio::select! {
             Ok(stop) = own.wait_for(|stop| *stop != Stop::No) => *stop,
-            Ok(stop) = everybody.wait_for(|stop| *stop != Stop::No) => *stop,
+            Ok(stop) = stop_all.wait_for(|stop| *stop != Stop::No) => *stop,
             else => Stop::Lost,
         }
     };
-    // Paused for longer than the lease, this server may have been taken for dead.
+    // After a pause longer than the lease, another server may have taken this trigger over.
     if !shared.lease.is_valid() {
         return Outcome::Released;
     }

@@ -1,4 +1,4 @@
-//! What a plan comes to, for people.
+//! Explains a plan in words.
 
 use std::time::Duration;
 
@@ -9,28 +9,28 @@ use super::plan::{Overlap, Plan};
 use super::time::{self, Micros};
 use super::{TriggerRow, TriggerStatus};
 
-/// How far ahead changes of the clock are looked for.
+/// How far ahead `explain` looks for changes of the clock.
 const CHANGES_WITHIN_DAYS: i64 = 370;
-/// Fires that are told of one day on which the clock changes.
+/// Most fires listed of one day on which the clock changes.
 const FIRES_OF_A_DAY_MAX: usize = 6;
 
-/// A plan, explained.
+/// The explanation of a plan.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Explanation {
     /// The rule in words.
     pub rule: String,
     /// The policies in words.
     pub policies: String,
-    /// The next fires, in its zone.
+    /// The next fires, in the plan's zone.
     pub next: Vec<String>,
-    /// What happens on days on which the clock changes.
+    /// The fires on days on which the clock changes.
     pub clock_changes: Vec<String>,
-    /// How long its fires took, against the time between two of them.
+    /// How long past fires took, compared with the time between two fires.
     pub overlap: Option<String>,
 }
 
 /// Explains `plan` of trigger `identifier` at `now` (microseconds since 1970), with its next `count` fires.
-/// `slots` are the rows of its past.
+/// `slots` are the rows of its past slots.
 pub fn explain(
     identifier: &str,
     plan: &Plan,
@@ -56,18 +56,18 @@ pub fn explain(
 
 fn shown(at: Micros, plan: &Plan, identifier: &str) -> String {
     let local = time::timestamp(at).to_zoned(plan.zone.clone());
-    let mut told = local.strftime("%Y-%m-%d %H:%M:%S %Z").to_string();
+    let mut text = local.strftime("%Y-%m-%d %H:%M:%S %Z").to_string();
     if plan.zone != TimeZone::UTC {
-        told.push_str(&format!(" ({} UTC)", time::show(at)));
+        text.push_str(&format!(" ({} UTC)", time::show(at)));
     }
     match plan.delay(identifier, at) {
         0 => {}
         delay => {
             let delay = Duration::from_micros(delay.unsigned_abs()).as_millis();
-            told.push_str(&format!(", {delay} ms later by its jitter"));
+            text.push_str(&format!(", {delay} ms later by its jitter"));
         }
     }
-    told
+    text
 }
 
 fn policies(plan: &Plan) -> String {
@@ -97,11 +97,11 @@ fn policies(plan: &Plan) -> String {
     format!("{misfire}; {overlap}")
 }
 
-/// What the plan does on the days of the coming year on which the clock of its zone changes.
+/// Describes the fires on the days of the coming year on which the clock of the plan's zone changes.
 fn clock_changes(plan: &Plan, now: Micros) -> Vec<String> {
     let start = time::timestamp(now);
     let end = start.checked_add((CHANGES_WITHIN_DAYS * 24).hours()).unwrap_or(Timestamp::MAX);
-    let mut told = Vec::new();
+    let mut sentences = Vec::new();
     for change in plan.zone.following(start).take_while(|change| change.timestamp() < end) {
         let at = change.timestamp();
         let before = at.checked_sub(1.second()).map(|at| plan.zone.to_offset(at));
@@ -143,16 +143,16 @@ fn clock_changes(plan: &Plan, now: Micros) -> Vec<String> {
             }
             _ => format!("it fires at {}", fires.join(", ")),
         };
-        told.push(format!(
+        sentences.push(format!(
             "{date}: the clock goes {direction} from {} to {}; {fires}",
             from.strftime("%H:%M"),
             local.strftime("%H:%M")
         ));
     }
-    told
+    sentences
 }
 
-/// Compares how long past fires took with the time between the next ones.
+/// Compares the duration of past fires with the time between the next ones.
 fn overlap(plan: &Plan, slots: &[TriggerRow], next: &[Micros]) -> Option<String> {
     let mut lengths: Vec<Micros> = slots
         .iter()
@@ -165,9 +165,9 @@ fn overlap(plan: &Plan, slots: &[TriggerRow], next: &[Micros]) -> Option<String>
     let length =
         |micros: Micros| time::show_duration(Duration::from_millis(micros.unsigned_abs() / 1_000));
     let verdict = match (longest > gap, median > gap) {
-        (_, true) => "most fires meet the next one",
-        (true, _) => "the longest would have met the next one",
-        _ => "none would have met the next one",
+        (_, true) => "most fires run into the next one",
+        (true, _) => "the longest would have run into the next one",
+        _ => "none would have run into the next one",
     };
     let policy = plan.overlap.name();
     Some(format!(

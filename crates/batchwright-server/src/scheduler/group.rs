@@ -1,5 +1,5 @@
-//! One unit of work of the schedule: what clients asked, what runners did and what is due, decided one after
-//! the other on the same rows, and stored together.
+//! One transaction of the schedule: requests of clients, outcomes of runners and claims of due triggers are
+//! decided one after the other on the same rows, and stored together.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,77 +13,77 @@ use super::rule::{Rule, RuleSettings, Rulebook, Runner};
 use super::time::{self, Micros};
 use super::trigger::{self, Outcome, Refused, SLOTS_KEPT, When};
 
-/// Longest identifier or pattern, in bytes: what every store can index.
+/// Longest identifier or pattern in bytes, which every store can index.
 pub(crate) const IDENTIFIER_MAX: usize = 2_000;
 /// Most triggers in one answer.
 pub const LIST_MAX: usize = 1_000;
 
-/// What can be asked of the schedule.
+/// A request to the schedule.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Request {
-    /// Plan a trigger, anew when there is one of that name.
+    /// Plan a trigger, in place of the one with that name.
     Set {
-        /// Its name.
+        /// Name of the trigger.
         identifier: String,
         /// When it fires.
         when: When,
     },
     /// Remove a trigger.
     Unset {
-        /// Its name.
+        /// Name of the trigger.
         identifier: String,
     },
-    /// Keep a trigger from firing.
+    /// Pause a trigger: it does not fire.
     Pause {
-        /// Its name.
+        /// Name of the trigger.
         identifier: String,
     },
-    /// Let a paused trigger fire again.
+    /// Resume a paused trigger.
     Resume {
-        /// Its name.
+        /// Name of the trigger.
         identifier: String,
     },
-    /// One trigger.
+    /// Get one trigger.
     Get {
-        /// Its name.
+        /// Name of the trigger.
         identifier: String,
     },
-    /// One trigger and its slots, the oldest first.
+    /// Get one trigger and its slots, the oldest first.
     History {
-        /// Its name.
+        /// Name of the trigger.
         identifier: String,
     },
-    /// Triggers in the order of their names.
+    /// List triggers in the order of their names.
     List {
-        /// Only those that begin so.
+        /// Only names with this prefix.
         prefix: String,
-        /// At most so many, and at most [`LIST_MAX`].
+        /// Maximum of triggers, up to [`LIST_MAX`].
         limit: usize,
-        /// Only those behind this one. Empty: from the first.
+        /// Only names after this one; empty for all.
         after: String,
     },
-    /// Store a rule, in place of the one of that name.
+    /// Store a rule, in place of the one with that name.
     SetRule {
-        /// Its name.
+        /// Name of the rule.
         identifier: String,
-        /// Identifiers that begin so.
+        /// Prefix of the triggers that the rule applies to.
         pattern: String,
-        /// What is done when one fires.
+        /// The runner, and how it is called.
         settings: RuleSettings,
     },
     /// Remove a rule.
     UnsetRule {
-        /// Its name.
+        /// Name of the rule.
         identifier: String,
     },
-    /// All rules, in the order of their names.
+    /// List all rules in the order of their names.
     Rules,
 }
 
 impl Request {
-    /// About how much memory its answer takes, in bytes.
+    /// Returns about how much memory the answer takes, in bytes.
     pub(crate) fn answer_size(&self) -> usize {
-        /// A trigger with its name, plan and reason.
+        /// Estimate for a trigger with its name, plan and reason.
         const TRIGGER_BYTES: usize = 2_048;
         match self {
             Self::List { limit, .. } => limit * TRIGGER_BYTES,
@@ -94,7 +94,7 @@ impl Request {
 }
 
 impl Request {
-    /// What is answered where there is no schedule yet; `None`: the request makes one.
+    /// Returns the answer of a store that has no schedule yet; `None` for a request that creates one.
     pub fn answer_of_nothing(&self) -> Option<Result<Answer, Refused>> {
         Some(match self {
             Self::Set { .. } | Self::SetRule { .. } => return None,
@@ -110,50 +110,50 @@ impl Request {
     }
 }
 
-/// What a request is answered with.
+/// The answer to a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
-    /// It is done, and durable.
+    /// The change is durable.
     Done,
-    /// What was asked for.
+    /// The requested triggers.
     Triggers(Vec<TriggerRow>),
-    /// What was asked for.
+    /// The requested rules.
     Rules(Vec<Rule>),
 }
 
-/// A trigger, or a slot of one, whose runner is to be called.
+/// A claimed trigger, or a slot of one, whose runner must be called.
 #[derive(Debug, Clone)]
 pub(crate) struct Firing {
     pub(crate) key: TriggerKey,
-    /// The server that claimed it.
+    /// The server that claimed the trigger.
     pub(crate) server: i64,
-    /// The time that it was planned for.
+    /// The planned time.
     pub(crate) slot: Micros,
-    /// Counted from 1.
+    /// Number of the attempt, counted from 1.
     pub(crate) attempt: u32,
     pub(crate) rule: Arc<Rule>,
     /// The zone of the trigger's plan; UTC for one that fires once.
     pub(crate) zone: TimeZone,
 }
 
-/// Who fires, and how.
+/// The conditions of a claim.
 #[derive(Debug)]
 pub(super) struct Claims<'a> {
     pub(super) server: i64,
     pub(super) rules: &'a Rulebook,
     pub(super) misfire_after: Duration,
-    /// At most so many.
+    /// Maximum of claimed triggers.
     pub(super) limit: usize,
 }
 
-/// What a group of claims comes to, once it is durable.
+/// The claims of a group, to be used once they are durable.
 #[derive(Debug, Default)]
 pub(super) struct Claimed {
-    /// With the rows as they are stored.
+    /// Claimed triggers with their stored rows.
     pub(super) firings: Vec<(Firing, TriggerRow)>,
     /// Slots whose runners are asked to stop.
     pub(super) stops: Vec<TriggerKey>,
-    /// Triggers whose plans cannot be understood here, and why.
+    /// Triggers whose plans cannot be parsed here, with the problem.
     pub(super) puzzles: Vec<(String, String)>,
     /// Whether more may be due.
     pub(super) more: bool,
@@ -161,29 +161,30 @@ pub(super) struct Claimed {
 
 type Stored<T> = Result<T, RepositoryError>;
 
-/// What a group knows of a row.
+/// The state of a row in a group.
 #[derive(Default)]
 struct Known {
-    /// `None`: there is none.
+    /// `None` when the row does not exist.
     row: Option<TriggerRow>,
     is_changed: bool,
 }
 
-/// An open unit of work with the rows that it knows.
+/// An open transaction with the rows that it has read or changed.
 pub(super) struct Group<'u, 's> {
-    unit: &'u mut ScheduleUnit<'s>,
+    tx: &'u mut ScheduleUnit<'s>,
     now: Micros,
     rows: HashMap<TriggerKey, Known>,
-    /// Keys of rows that are to be stored.
+    /// Keys of rows that must be stored.
     changed: Vec<TriggerKey>,
     earliest_due: Option<Micros>,
     rules_changed: bool,
 }
 
 impl<'u, 's> Group<'u, 's> {
-    /// A group that decides on the rows of `keys`, read at once, and on those of `held`, which the caller knows.
+    /// Creates a group that decides on the rows of `keys`, which it reads at once, and on those of `held`,
+    /// which the caller has in memory.
     pub(super) fn new(
-        unit: &'u mut ScheduleUnit<'s>,
+        tx: &'u mut ScheduleUnit<'s>,
         now: Micros,
         mut keys: Vec<TriggerKey>,
         held: impl Iterator<Item = TriggerRow>,
@@ -194,13 +195,13 @@ impl<'u, 's> Group<'u, 's> {
         keys.retain(|key| !rows.contains_key(key));
         keys.sort_unstable();
         keys.dedup();
-        let found = unit.triggers(&keys)?;
+        let found = tx.triggers(&keys)?;
         rows.extend(keys.into_iter().map(|key| (key, Known::default())));
         rows.extend(found.into_iter().map(known));
-        Ok(Self { unit, now, rows, changed: Vec::new(), earliest_due: None, rules_changed: false })
+        Ok(Self { tx, now, rows, changed: Vec::new(), earliest_due: None, rules_changed: false })
     }
 
-    /// The rows that `request` decides on.
+    /// Returns the key of the row that `request` decides on.
     pub(super) fn keys_of(request: &Request) -> Option<TriggerKey> {
         match request {
             Request::Set { identifier, .. }
@@ -212,21 +213,21 @@ impl<'u, 's> Group<'u, 's> {
         }
     }
 
-    /// The rules as this group leaves them, when they are not those of `version`; with their version.
+    /// Returns the rules after the changes of this group, with their version, unless `version` is current.
     pub(super) fn rules(&mut self, version: Option<i64>) -> Stored<Option<(i64, Rulebook)>> {
-        let current = self.unit.rules_version()?;
+        let current = self.tx.rules_version()?;
         match version == Some(current) && !self.rules_changed {
             true => Ok(None),
-            false => Ok(Some((current, Rulebook::new(rules(self.unit)?)))),
+            false => Ok(Some((current, Rulebook::new(rules(self.tx)?)))),
         }
     }
 
-    /// Whether a rule was changed.
+    /// Returns whether this group changed a rule.
     pub(super) fn rules_changed(&self) -> bool {
         self.rules_changed
     }
 
-    /// When the first of the rows that were decided on is due, or was before it was decided on again.
+    /// Returns the earliest due time that any row had in this group.
     pub(super) fn earliest_due(&self) -> Option<Micros> {
         self.earliest_due
     }
@@ -253,15 +254,15 @@ impl<'u, 's> Group<'u, 's> {
         }
     }
 
-    /// Writes what was decided so far.
+    /// Writes the changed rows.
     pub(super) fn flush(&mut self) -> Stored<()> {
         if self.changed.is_empty() {
             return Ok(());
         }
-        // In one order everywhere: two servers do not lock each other out.
+        // All servers write in one order, so that two of them do not deadlock.
         self.changed.sort_unstable();
         let rows = self.changed.iter().filter_map(|key| self.rows.get(key)?.row.as_ref());
-        self.unit.save(&rows.collect::<Vec<_>>())?;
+        self.tx.save(&rows.collect::<Vec<_>>())?;
         for key in self.changed.drain(..) {
             if let Some(known) = self.rows.get_mut(&key) {
                 known.is_changed = false;
@@ -273,7 +274,7 @@ impl<'u, 's> Group<'u, 's> {
         Ok(())
     }
 
-    /// Follows `request`. The outer error is the store's: then nothing of the group holds.
+    /// Executes `request`. The outer error is the store's: then nothing of the group is stored.
     pub(super) fn request(&mut self, request: &Request) -> Stored<Result<Answer, Refused>> {
         Ok(match request {
             Request::Set { identifier, when } => {
@@ -293,9 +294,9 @@ impl<'u, 's> Group<'u, 's> {
                 None => Err(Refused::no_trigger(identifier)),
                 Some(row) => match trigger::unset(&row) {
                     Ok(()) => {
-                        // Rows of it that were decided before must not come back.
+                        // Write earlier changes first, so that a later flush does not restore removed rows.
                         self.flush()?;
-                        self.unit.remove(identifier)?;
+                        self.tx.remove(identifier)?;
                         let is_recurring = row.plan.is_some();
                         self.rows.insert(row.key, Known::default());
                         if is_recurring {
@@ -319,17 +320,17 @@ impl<'u, 's> Group<'u, 's> {
             },
             Request::History { identifier } => {
                 self.flush()?;
-                let mut rows = self.unit.triggers(&[TriggerKey::of(identifier)])?;
+                let mut rows = self.tx.triggers(&[TriggerKey::of(identifier)])?;
                 if rows.is_empty() {
                     return Ok(Err(Refused::no_trigger(identifier)));
                 }
-                rows.extend(self.unit.slots(identifier)?);
+                rows.extend(self.tx.slots(identifier)?);
                 Ok(Answer::Triggers(rows))
             }
             Request::List { prefix, limit, after } => {
                 self.flush()?;
-                // One more than can be asked for tells whether there are more.
-                Ok(Answer::Triggers(self.unit.list(prefix, after, (*limit).min(LIST_MAX + 1))?))
+                // One more than a client may request shows whether there are more.
+                Ok(Answer::Triggers(self.tx.list(prefix, after, (*limit).min(LIST_MAX + 1))?))
             }
             Request::SetRule { identifier, pattern, settings } => {
                 let checked = valid("rule", identifier).and_then(|()| match pattern.len() {
@@ -339,18 +340,18 @@ impl<'u, 's> Group<'u, 's> {
                 if let Err(refused) = checked {
                     return Ok(Err(refused));
                 }
-                self.unit.put_rule(identifier, pattern, &settings.to_json())?;
+                self.tx.put_rule(identifier, pattern, &settings.to_json())?;
                 self.rules_changed = true;
                 Ok(Answer::Done)
             }
-            Request::UnsetRule { identifier } => match self.unit.remove_rule(identifier)? {
+            Request::UnsetRule { identifier } => match self.tx.remove_rule(identifier)? {
                 true => {
                     self.rules_changed = true;
                     Ok(Answer::Done)
                 }
                 false => Err(Refused::no_rule(identifier)),
             },
-            Request::Rules => Ok(Answer::Rules(rules(self.unit)?)),
+            Request::Rules => Ok(Answer::Rules(rules(self.tx)?)),
         })
     }
 
@@ -367,21 +368,24 @@ impl<'u, 's> Group<'u, 's> {
         Ok(Answer::Done)
     }
 
-    /// Stores how a runner ended, if the row is still the caller's.
+    /// Stores the outcome of a runner, if this server still owns the row.
     pub(super) fn outcome(&mut self, firing: &Firing, outcome: Outcome) -> Stored<()> {
         let known = self.known(&firing.key);
         let ours = |row: &TriggerRow| {
-            // A request to stop changes the row too; only its owner and time tell whose it is.
+            // A request to stop changes the row too, so compare owner and slot, not the version.
             row.status == TriggerStatus::Triggered
                 && row.owner == firing.server
                 && row.slot == firing.slot
         };
         let Some(row) = known.filter(ours) else {
-            tracing::warn!(trigger = firing.key.identifier, "fired by another server meanwhile");
+            tracing::warn!(
+                trigger = firing.key.identifier,
+                "the trigger belongs to another server now; the outcome is discarded"
+            );
             return Ok(());
         };
         let row = trigger::finish(row, outcome, &firing.rule, self.now);
-        tell_failure(&row);
+        log_failure(&row);
         let ended = row.due.is_none();
         self.put(row);
         if ended && firing.key.occurrence >= 0 {
@@ -390,34 +394,34 @@ impl<'u, 's> Group<'u, 's> {
         Ok(())
     }
 
-    /// A slot of `identifier` ended: the next one that waits for it is due.
+    /// Makes the next waiting slot of `identifier` due after one ended.
     fn release(&mut self, identifier: &str) -> Stored<()> {
         self.flush()?;
-        let known = self.unit.slots(identifier)?;
+        let known = self.tx.slots(identifier)?;
         if let Some(next) = trigger::released(&known, self.now) {
             self.put(next);
         }
         Ok(())
     }
 
-    /// Claims what is due. `has_room` says whether the runner of a rule takes one more.
+    /// Claims due triggers. `has_room` returns whether the runner of a rule accepts one more.
     pub(super) fn claim(
         &mut self,
         claims: &Claims<'_>,
         has_room: &mut dyn FnMut(&Rule) -> bool,
     ) -> Stored<Claimed> {
         self.flush()?;
-        let due = self.unit.due(self.now, claims.limit)?;
+        let due = self.tx.due(self.now, claims.limit)?;
         let mut claimed = Claimed { more: due.len() == claims.limit, ..Claimed::default() };
         let mut begun = Vec::new();
         for row in due {
             match trigger::plan_of(&row) {
                 Ok(None) => begun.push(row),
                 Ok(Some(plan)) => {
-                    let known = self.unit.slots(&row.key.identifier)?;
+                    let known = self.tx.slots(&row.key.identifier)?;
                     if let Some(oldest_kept) = known.len().checked_sub(SLOTS_KEPT) {
                         let slot = known[oldest_kept].key.occurrence;
-                        self.unit.forget_slots(&row.key.identifier, slot)?;
+                        self.tx.forget_slots(&row.key.identifier, slot)?;
                     }
                     let slots = trigger::slots(row, &plan, &known, self.now, claims.misfire_after);
                     claimed.stops.extend(
@@ -439,7 +443,7 @@ impl<'u, 's> Group<'u, 's> {
         }
         let mut firings = Vec::with_capacity(begun.len());
         for row in begun {
-            // A later slot may just have taken its place.
+            // A later slot may just have replaced this one.
             let is_stale = |known: &TriggerRow| {
                 known.version != row.version
                     || known.status != TriggerStatus::Planned
@@ -461,12 +465,12 @@ impl<'u, 's> Group<'u, 's> {
         Ok(claimed)
     }
 
-    /// The zone of the plan of a recurring trigger.
+    /// Returns the zone of a trigger's plan; UTC without a plan.
     fn zone_of(&mut self, identifier: &str) -> Stored<TimeZone> {
         let key = TriggerKey::of(identifier);
         let row = match self.known(&key) {
             Some(row) => Some(row),
-            None => self.unit.triggers(&[key])?.into_iter().next(),
+            None => self.tx.triggers(&[key])?.into_iter().next(),
         };
         let plan = row.and_then(|row| trigger::plan_of(&row).ok().flatten());
         Ok(plan.map_or(TimeZone::UTC, |plan| plan.zone))
@@ -480,7 +484,7 @@ impl<'u, 's> Group<'u, 's> {
     ) -> Stored<Option<Firing>> {
         let Some(rule) = claims.rules.find(&row.key.identifier) else {
             let row = trigger::fire(row, None, claims.server, self.now);
-            tell_failure(&row);
+            log_failure(&row);
             let key = row.key.clone();
             self.put(row);
             if key.occurrence >= 0 {
@@ -496,7 +500,7 @@ impl<'u, 's> Group<'u, 's> {
         let row = trigger::fire(row, Some(rule), claims.server, self.now);
         let (key, rule) = (row.key.clone(), Arc::clone(rule));
         let (server, attempt) = (claims.server, row.attempt + 1);
-        // Only a job may want to know which day it is there.
+        // Only a job needs the zone, for a slot parameter that is a date.
         let zone = match rule.settings.runner {
             Runner::Job { .. } if key.occurrence >= 0 => self.zone_of(&key.identifier)?,
             _ => TimeZone::UTC,
@@ -507,28 +511,28 @@ impl<'u, 's> Group<'u, 's> {
     }
 }
 
-/// A runner that failed is worth a line to whoever watches the server.
-fn tell_failure(row: &TriggerRow) {
+/// Logs a failed attempt.
+fn log_failure(row: &TriggerRow) {
     let failed = matches!(row.status, TriggerStatus::Failed | TriggerStatus::Dead);
     let will_retry =
         row.status == TriggerStatus::Planned && row.attempt > 0 && row.reason.is_some();
     if failed || will_retry {
         let (trigger, status, attempt) = (&row.key.identifier, row.status, row.attempt);
         let reason = row.reason.as_deref().unwrap_or_default();
-        tracing::warn!(trigger, slot = time::show(row.slot), %status, attempt, reason, "did not succeed");
+        tracing::warn!(trigger, slot = time::show(row.slot), %status, attempt, reason, "the attempt failed");
     }
 }
 
-/// All rules; one that cannot be understood is told and left out.
-pub(super) fn rules(unit: &mut ScheduleUnit<'_>) -> Stored<Vec<Rule>> {
+/// Returns all rules; one that cannot be parsed is logged and left out.
+pub(super) fn rules(tx: &mut ScheduleUnit<'_>) -> Stored<Vec<Rule>> {
     let understood = |row| match Rule::from_row(row) {
         Ok(rule) => Some(rule),
         Err(problem) => {
-            tracing::error!(rule = row.identifier, problem, "a stored rule cannot be understood");
+            tracing::error!(rule = row.identifier, problem, "cannot parse a stored rule");
             None
         }
     };
-    Ok(unit.rules()?.iter().filter_map(understood).collect())
+    Ok(tx.rules()?.iter().filter_map(understood).collect())
 }
 
 fn valid(what: &str, text: &str) -> Result<(), Refused> {

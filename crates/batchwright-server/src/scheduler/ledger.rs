@@ -1,5 +1,5 @@
-//! The thread that owns the schedule: it groups what clients ask, what runners did and what is due into units
-//! of work, each made durable by one commit, and sleeps until the next of them.
+//! The thread that owns the schedule. The ledger groups requests of clients, outcomes of runners and due
+//! triggers into transactions, each durable with one commit, and sleeps until the next one.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -16,43 +16,43 @@ use super::rule::Rulebook;
 use super::time::{self, Micros};
 use super::trigger::{self, Outcome, Refused};
 
-/// Requests of one commit: what a commit costs is shared, and none waits long behind the others.
+/// Requests of one commit: enough to share its cost, few enough that none waits long.
 const REQUESTS_MAX: usize = 1_000;
-/// Results of runners in one commit.
+/// Outcomes of runners in one commit.
 const OUTCOMES_MAX: usize = 250;
-/// Due triggers of one commit.
+/// Due triggers claimed in one commit.
 const CLAIMS_MAX: usize = 250;
-/// Tries of a unit of work that another server's stood in the way of.
+/// Attempts of a transaction that conflicts with one of another server.
 const CONFLICTS_MAX: usize = 16;
-/// Wait before a store that failed is asked again by the ledger itself: first, and at most.
+/// First and longest wait before the ledger retries a store that failed.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Renewals within one lease.
 const RENEWALS_PER_LEASE: u32 = 3;
-/// How often what has ended long ago is removed, and how much in one commit.
+/// How often old ended rows are removed, and how many in one commit.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(3_600);
 const RETENTION_BATCH: usize = 1_000;
-/// Triggers that are planned anew in one commit, after the clock was corrected.
+/// Triggers that are planned anew in one commit.
 const REPLAN_BATCH: usize = 250;
-/// No retry waits longer, in microseconds.
+/// Longest wait of a retry, in microseconds.
 const RETRY_WAIT_MAX: Micros = 3_600_000_000;
-/// A clock that is off by more from the database's says nothing about what is due, in microseconds.
+/// Largest difference from the database's clock with which triggers still fire, in microseconds.
 const CLOCK_BOUND: Micros = 2_000_000;
-/// A clock that moved by so much more or less than time passed was set, in microseconds.
+/// Smallest difference between two clocks' progress that counts as a clock that was set, in microseconds.
 const CLOCK_STEP: Micros = 1_000_000;
 
-/// How the ledger works.
+/// The settings of the ledger.
 #[derive(Debug, Clone)]
 pub struct LedgerSettings {
-    /// Silence after which another server takes over what this one fires.
+    /// Time without a heartbeat after which another server takes over the triggers that this one fires.
     pub lease: Duration,
-    /// A slot that is later than so was missed: its misfire policy decides.
+    /// Delay after which a slot counts as missed, and its misfire policy applies.
     pub misfire_after: Duration,
-    /// Rows that ended longer ago are removed.
+    /// Age after which ended rows are removed.
     pub keep_for: Duration,
-    /// Rows that ended are removed behind so many newer ones.
+    /// Number of newest ended rows that are kept.
     pub keep_count: usize,
-    /// The loop turns at least so often: a watchdog wants to see it move.
+    /// Longest pause of the loop, for a watchdog that checks it.
     pub pulse: Option<Duration>,
 }
 
@@ -68,26 +68,26 @@ impl Default for LedgerSettings {
     }
 }
 
-/// Called with what became of a request, once that is durable.
+/// A function that is called with the answer to a request, once the change is durable.
 pub(crate) type Reply = Box<dyn FnOnce(Result<Answer, Refused>) + Send>;
 
-/// What runners report: several at once.
+/// Outcomes that runners report together.
 pub(crate) type Outcomes = Vec<(Firing, Outcome)>;
 
 pub(super) enum Command {
     Ask(Request, Reply),
-    /// What runners did.
+    /// Records outcomes of runners.
     Record(Outcomes),
-    /// Another process may have changed the store.
+    /// Looks at the store, which another process may have changed.
     Look,
-    /// Nothing more is fired. Told when everything that ran is recorded.
+    /// Stops firing. The sender is used when the outcome of everything that ran is recorded.
     Drain(oneshot::Sender<()>),
-    /// Nothing more is done at all.
+    /// Ends the ledger at once.
     End,
 }
 
-/// The right of this server to fire, as far as it knows: the moment, on the clock that never goes back, at
-/// which others may take over.
+/// The lease of this server, as far as it knows: the moment, on the monotonic clock, after which other
+/// servers may take over.
 #[derive(Debug)]
 pub(crate) struct ServerLease {
     valid_until_us: AtomicU64,
@@ -104,30 +104,30 @@ impl ServerLease {
         self.valid_until_us.store(until, Ordering::Release);
     }
 
-    /// The time, in microseconds since 1970.
+    /// Returns the time in microseconds since 1970.
     pub(crate) fn now(&self) -> Micros {
         self.clock.now().as_microsecond()
     }
 
-    /// Asked before anything is done that nobody else may do.
+    /// Returns whether the lease still holds; every call of a runner checks it first.
     pub(crate) fn is_valid(&self) -> bool {
         let now = u64::try_from(self.clock.elapsed().as_micros()).unwrap_or(u64::MAX);
         now < self.valid_until_us.load(Ordering::Acquire)
     }
 }
 
-/// What others may see of the ledger.
+/// The observable state of the ledger.
 #[derive(Debug, Default)]
 pub(crate) struct Vitals {
-    /// Whether the last unit of work was stored.
+    /// Whether the last transaction was committed.
     pub(crate) ready: AtomicBool,
-    /// Turns of its loop: a watchdog sees it move.
+    /// Turns of the loop, for a watchdog.
     pub(crate) turns: AtomicU64,
-    /// Triggers that are being fired.
+    /// Number of triggers that are being fired.
     pub(crate) firing: AtomicUsize,
-    /// Whether this machine's clock is too far from the database's: then nothing is claimed.
+    /// Whether this machine's clock is too far from the database's; then no trigger is claimed.
     pub(crate) astray: AtomicBool,
-    /// Triggers whose plans cannot be understood here.
+    /// Number of triggers whose plans cannot be parsed here.
     pub(crate) puzzles: AtomicUsize,
 }
 
@@ -142,50 +142,52 @@ pub(super) struct Ledger {
     pub(super) state: State,
 }
 
-/// What the ledger remembers between two turns.
+/// The state of the ledger between two turns.
 #[derive(Default)]
 pub(super) struct State {
-    /// This server; 0 before it is registered.
+    /// Number of this server; 0 before it is registered.
     server: i64,
     rules: Rulebook,
-    /// Of `rules`; `None`: they are to be read again.
+    /// Version of `rules`; `None` when they must be read again.
     rules_version: Option<i64>,
     next_due: Option<Micros>,
-    /// On the clock that never goes back, as is the next one.
+    /// Time of the next heartbeat on the monotonic clock, like `next_retention`.
     next_beat: Duration,
     next_retention: Duration,
-    /// How far the database's clock is ahead of ours.
+    /// How far the database's clock is ahead of this machine's.
     offset: Micros,
-    /// Both clocks at the last turn: when one was set, they disagree about how long it took.
+    /// The monotonic and the wall clock at the last turn: when the wall clock was set, their progress
+    /// differs.
     last_turn: Option<(Duration, Micros)>,
-    /// The triggers behind this name are to be planned anew.
+    /// Triggers with identifiers after this one must be planned anew.
     replan: Option<String>,
-    /// Triggers whose plans cannot be understood here.
+    /// Triggers whose plans cannot be parsed here, with the problem.
     puzzles: HashMap<String, String>,
-    /// Results that are not durable yet.
+    /// Outcomes that are not durable yet.
     results: VecDeque<(Firing, Outcome)>,
-    /// What this server fires, as it is stored.
+    /// The rows that this server fires, as stored.
     in_flight: HashMap<TriggerKey, TriggerRow>,
-    /// After a commit whose outcome is unknown: rows may be ours that nobody fires.
+    /// Whether a commit has an unknown outcome: the store may contain rows that this server owns and does not
+    /// fire.
     doubtful: bool,
-    /// The store failed: when it is asked again, and the wait after that.
+    /// After a failure of the store: the time of the next attempt, and the wait after that.
     retry: Option<(Duration, Duration)>,
     draining: Option<oneshot::Sender<()>>,
     drained: bool,
 }
 
 impl Ledger {
-    /// Registers this server, takes over from dead ones, and says when it is ready.
+    /// Registers this server and takes over from dead ones; the ledger is ready then.
     pub(super) fn open(&mut self) -> Result<(), RepositoryError> {
         self.register()?;
         self.beat()?;
-        // What a clock that was ahead left behind, and what zones with new rules change.
+        // A clock that was ahead may have left late slots, and zones may have new rules.
         self.state.replan = Some(String::new());
         self.vitals.ready.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Works until it is drained, or nobody can ask it any more.
+    /// Runs until the ledger is drained, or all senders of commands are dropped.
     pub(super) fn run(mut self) {
         let mut asked = Vec::new();
         while !self.state.drained {
@@ -197,7 +199,7 @@ impl Ledger {
         }
     }
 
-    /// How long nothing is to be done unless somebody asks.
+    /// Returns how long the ledger has nothing to do unless a command arrives.
     fn pause(&self) -> Duration {
         let now = self.now();
         let mut pause = self.state.next_beat.saturating_sub(self.clock.elapsed());
@@ -217,12 +219,12 @@ impl Ledger {
         pause
     }
 
-    /// The time of the database, as far as this machine's clock tells it.
+    /// Returns the time of the database, computed from this machine's clock.
     fn now(&self) -> Micros {
         self.clock.now().as_microsecond() + self.state.offset
     }
 
-    /// Whether our clock is so far off that nothing may be fired by it.
+    /// Returns whether this machine's clock is too far off to fire triggers.
     fn is_astray(&self) -> bool {
         self.state.offset.abs() > self.clock_bound()
     }
@@ -235,7 +237,8 @@ impl Ledger {
         self.state.replan.is_some() && self.state.draining.is_none() && !self.is_astray()
     }
 
-    /// Notices that this machine's clock was set: the database is asked at once, and plans are made again.
+    /// Detects that this machine's clock was set; then the next turn reads the database's clock and plans
+    /// anew.
     fn notice_step(&mut self) {
         let (elapsed, now) = (self.clock.elapsed(), self.clock.now().as_microsecond());
         let step = self
@@ -251,7 +254,7 @@ impl Ledger {
         self.state.replan = Some(String::new());
     }
 
-    /// Waits until somebody asks or reports, or something is to be done; `false` when nobody can any more.
+    /// Waits until a command arrives or work is due; `false` when all senders of commands are dropped.
     fn wait(&mut self, asked: &mut Vec<Command>) -> bool {
         let mut next = match self.commands.recv_timeout(self.pause()) {
             Ok(command) => Some(command),
@@ -269,7 +272,7 @@ impl Ledger {
         true
     }
 
-    /// Keeps results until they are durable; not those of a lease that was lost.
+    /// Keeps outcomes until they are durable, except those of a lost lease.
     fn record(&mut self, outcomes: Outcomes) {
         let server = self.state.server;
         self.state
@@ -277,7 +280,7 @@ impl Ledger {
             .extend(outcomes.into_iter().filter(|(firing, _)| firing.server == server));
     }
 
-    /// One unit of work: one look at the clock, one commit.
+    /// Does one turn: reads the clock once and commits once.
     fn turn(&mut self, asked: &mut Vec<Command>) {
         self.notice_step();
         let mut requests = Vec::with_capacity(asked.len());
@@ -288,19 +291,20 @@ impl Ledger {
                 Command::Look => look = true,
                 Command::Record(outcomes) => self.record(outcomes),
                 Command::End => self.state.drained = true,
-                Command::Drain(told) => {
-                    self.state.draining = Some(told);
+                Command::Drain(done) => {
+                    self.state.draining = Some(done);
                     self.dispatcher.drain();
                 }
             }
         }
         let resting = self.state.retry.is_some_and(|(at, _)| self.clock.elapsed() < at);
         let done = match resting {
-            // Only what clients ask reaches a store that just failed: they learn whether it still does.
+            // During the wait after a failure only requests reach the store; their answers show whether it
+            // still fails.
             true if requests.is_empty() => return,
             true => self.commit(self.now(), &requests, 0, false),
             false => self.upkeep(look).and_then(|()| {
-                // The sign of life may just have told how far our clock is off.
+                // The heartbeat may just have corrected the offset.
                 let now = self.now();
                 let results = self.state.results.len().min(OUTCOMES_MAX);
                 let is_due = self.state.next_due.is_some_and(|due| due <= now);
@@ -349,7 +353,11 @@ impl Ledger {
         }
         for (trigger, problem) in claimed.puzzles {
             if self.state.puzzles.get(&trigger) != Some(&problem) {
-                tracing::error!(trigger, problem, "its plan cannot be understood here: it waits");
+                tracing::error!(
+                    trigger,
+                    problem,
+                    "its plan cannot be parsed here: the trigger waits"
+                );
                 self.state.puzzles.insert(trigger, problem);
             }
         }
@@ -364,26 +372,27 @@ impl Ledger {
         self.vitals.firing.store(self.state.in_flight.len(), Ordering::Relaxed);
     }
 
-    /// When nothing runs any more and everything is recorded, this server is no more.
+    /// Removes this server from the store once a drain is requested, nothing runs and all outcomes are
+    /// recorded.
     fn end_drain(&mut self) {
         let is_done = self.state.in_flight.is_empty() && self.state.results.is_empty();
         if !is_done || self.state.draining.is_none() {
             return;
         }
-        let removed = self.store.begin().and_then(|mut unit| {
-            unit.remove_server(self.state.server, i64::MAX)?;
-            unit.commit()
+        let removed = self.store.begin().and_then(|mut tx| {
+            tx.remove_server(self.state.server, i64::MAX)?;
+            tx.commit()
         });
         if let Err(error) = removed {
             tracing::warn!(error = %report(&error), "this server stays in the store until its lease ends");
         }
         self.state.drained = true;
-        if let Some(told) = self.state.draining.take() {
-            let _ = told.send(());
+        if let Some(done) = self.state.draining.take() {
+            let _ = done.send(());
         }
     }
 
-    /// Stores `requests`, the first `results` results, and what is due when `claim` says so.
+    /// Commits `requests`, the first `results` outcomes and, with `claim`, the claims of due triggers.
     fn commit(
         &mut self,
         now: Micros,
@@ -396,9 +405,9 @@ impl Ledger {
         }
         let mut attempt = 1;
         loop {
-            // A lost lease takes the results with it.
+            // A lost lease discards the outcomes.
             let results = results.min(self.state.results.len());
-            // After a conflict what was read before is not believed any more.
+            // After a conflict, rows in memory may be stale.
             let is_first = attempt == 1;
             match self.try_commit(now, requests, results, claim, is_first) {
                 Err(RepositoryError::Conflict { .. }) if attempt < CONFLICTS_MAX => {
@@ -427,11 +436,11 @@ impl Ledger {
         let (state, dispatcher) = (&mut self.state, &self.dispatcher);
         let asked_at = self.clock.elapsed();
         let lease_until = now + time::micros_of(self.settings.lease);
-        let mut unit = self.store.begin()?;
+        let mut tx = self.store.begin()?;
         if claim {
-            // The proof that what is claimed will be found by others, should this server die.
-            if !unit.renew_server(state.server, lease_until)? {
-                drop(unit);
+            // The renewal ensures that other servers find the claimed triggers if this server dies.
+            if !tx.renew_server(state.server, lease_until)? {
+                drop(tx);
                 self.lost()?;
                 return Err(RepositoryError::Conflict { what: "this server".to_owned() });
             }
@@ -440,14 +449,14 @@ impl Ledger {
         let ended = state.results.iter().take(results).map(|(firing, _)| &firing.key);
         let (held, unknown): (Vec<_>, Vec<_>) =
             ended.partition(|key| believe && state.in_flight.contains_key(*key));
-        // The row of the trigger itself stands for all its slots: two servers that end two of them wait for each
-        // other here, in one order.
+        // Lock the row of the trigger itself for all its slots: two servers that end two of them wait for
+        // each other here, in one order.
         let slots =
             state.results.iter().take(results).filter(|(firing, _)| firing.key.occurrence >= 0);
         let parents = slots.map(|(firing, _)| TriggerKey::of(&firing.key.identifier));
         let keys = touched.chain(unknown.into_iter().cloned()).chain(parents).collect();
         let held = held.into_iter().filter_map(|key| state.in_flight.get(key).cloned());
-        let mut group = Group::new(&mut unit, now, keys, held)?;
+        let mut group = Group::new(&mut tx, now, keys, held)?;
         for (firing, outcome) in state.results.iter().take(results) {
             group.outcome(firing, outcome.clone())?;
         }
@@ -458,7 +467,7 @@ impl Ledger {
         let mut next_due = [state.next_due, group.earliest_due()].into_iter().flatten().min();
         let mut claimed = Claimed::default();
         if claim {
-            // As the requests of this very group leave them.
+            // Includes the changes by requests of this same group.
             if let Some((version, rules)) = group.rules(state.rules_version)? {
                 (state.rules, state.rules_version) = (rules, Some(version));
             }
@@ -474,9 +483,9 @@ impl Ledger {
         group.flush()?;
         let rules_changed = group.rules_changed();
         if claim {
-            next_due = if claimed.more { Some(now) } else { unit.next_due()? };
+            next_due = if claimed.more { Some(now) } else { tx.next_due()? };
         }
-        unit.commit()?;
+        tx.commit()?;
         self.state.next_due = next_due;
         if claim {
             self.lease.renewed(asked_at, self.settings.lease);
@@ -487,7 +496,8 @@ impl Ledger {
         Ok((answers, claimed))
     }
 
-    /// What is to be done now and then: the sign of life, a look at the other servers, the old rows.
+    /// Does the periodic work: the heartbeat, the check of other servers, replanning, the removal of old
+    /// rows.
     fn upkeep(&mut self, look: bool) -> Result<(), RepositoryError> {
         if look {
             self.state.next_due = self.store.next_due()?;
@@ -501,9 +511,9 @@ impl Ledger {
         if self.clock.elapsed() >= self.state.next_retention && !self.is_astray() {
             let now = self.now();
             let before = now - time::micros_of(self.settings.keep_for);
-            let mut unit = self.store.begin()?;
-            let removed = unit.forget_ended(before, self.settings.keep_count, RETENTION_BATCH)?;
-            unit.commit()?;
+            let mut tx = self.store.begin()?;
+            let removed = tx.forget_ended(before, self.settings.keep_count, RETENTION_BATCH)?;
+            tx.commit()?;
             if removed < RETENTION_BATCH as u64 {
                 self.state.next_retention = self.clock.elapsed() + RETENTION_INTERVAL;
                 // The rules of a zone may have changed since.
@@ -513,18 +523,18 @@ impl Ledger {
         Ok(())
     }
 
-    /// Plans some triggers anew whose next slot is not the one that their plan has now.
+    /// Plans a batch of triggers anew: those whose stored slot differs from the one that their plan has now.
     fn replan(&mut self) -> Result<(), RepositoryError> {
         let Some(after) = self.state.replan.clone() else { return Ok(()) };
         let now = self.now();
-        let mut unit = self.store.begin()?;
+        let mut tx = self.store.begin()?;
         if after.is_empty() {
-            // Whoever still cannot be understood says so again at its next slot.
+            // A plan that still cannot be parsed is reported again at its next slot.
             self.state.puzzles.clear();
             self.vitals.puzzles.store(0, Ordering::Relaxed);
-            unit.bring_forward(now, now + RETRY_WAIT_MAX)?;
+            tx.bring_forward(now, now + RETRY_WAIT_MAX)?;
         }
-        let rows = unit.recurring(&after, REPLAN_BATCH)?;
+        let rows = tx.recurring(&after, REPLAN_BATCH)?;
         let last = rows.last().filter(|_| rows.len() == REPLAN_BATCH);
         let next = last.map(|row| row.key.identifier.clone());
         for row in rows {
@@ -535,19 +545,19 @@ impl Ledger {
                     slot = time::show(row.slot),
                     "planned anew"
                 );
-                unit.forget_future_slots(&row.key.identifier, now)?;
-                unit.save(&[&row])?;
+                tx.forget_future_slots(&row.key.identifier, now)?;
+                tx.save(&[&row])?;
             }
         }
-        let next_due = unit.next_due()?;
-        unit.commit()?;
+        let next_due = tx.next_due()?;
+        tx.commit()?;
         self.state.next_due = next_due;
-        // Only what is stored moves on.
+        // Advance only after the commit.
         self.state.replan = next;
         Ok(())
     }
 
-    /// Compares our clock with the database's.
+    /// Compares this machine's clock with the database's.
     fn note_offset(&mut self, before: Micros, database: Option<Micros>, after: Micros) {
         let was_astray = self.is_astray();
         self.state.offset = match database {
@@ -565,7 +575,7 @@ impl Ledger {
         match is_astray {
             true => tracing::error!(
                 milliseconds,
-                "the clock of this machine is too far from the database's: nothing is fired here until it is set right"
+                "the clock of this machine is too far from the database's: no trigger fires here until it is corrected"
             ),
             false => {
                 tracing::info!(
@@ -579,35 +589,35 @@ impl Ledger {
 
     fn beat(&mut self) -> Result<(), RepositoryError> {
         let asked_at = self.clock.elapsed();
-        let mut unit = self.store.begin()?;
+        let mut tx = self.store.begin()?;
         let before = self.clock.now().as_microsecond();
-        let database = unit.clock()?;
+        let database = tx.clock()?;
         let after = self.clock.now().as_microsecond();
-        // The database's time decides about leases: it is the same for all servers.
+        // Leases use the database's time, which is the same for all servers.
         let now = database.unwrap_or(after);
         let lease_until = now + time::micros_of(self.settings.lease);
-        if !unit.renew_server(self.state.server, lease_until)? {
-            drop(unit);
+        if !tx.renew_server(self.state.server, lease_until)? {
+            drop(tx);
             return self.lost();
         }
-        for server in unit.servers()? {
+        for server in tx.servers()? {
             let is_gone = ProcessIdentity::liveness_of(&server.identity) == Liveness::Gone;
             let is_dead = is_gone || server.lease_until <= now;
             let max = if is_gone { i64::MAX } else { now };
-            if server.id != self.state.server && is_dead && unit.remove_server(server.id, max)? {
-                tracing::info!(server = server.identity, "took over from a server that is gone");
+            if server.id != self.state.server && is_dead && tx.remove_server(server.id, max)? {
+                tracing::info!(server = server.identity, "took over from a dead server");
             }
         }
         if self.state.doubtful {
-            for row in unit.owned(self.state.server)? {
+            for row in tx.owned(self.state.server)? {
                 if !self.state.in_flight.contains_key(&row.key) {
-                    unit.give_back(&row)?;
+                    tx.give_back(&row)?;
                 }
             }
         }
-        let stops = unit.stop_requests(self.state.server)?;
-        let next_due = unit.next_due()?;
-        unit.commit()?;
+        let stops = tx.stop_requests(self.state.server)?;
+        let next_due = tx.next_due()?;
+        tx.commit()?;
         self.lease.renewed(asked_at, self.settings.lease);
         self.state.doubtful = false;
         self.state.next_due = next_due;
@@ -617,9 +627,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// Another server took this one for dead: what it fired is theirs, and it begins anew.
+    /// Gives up all triggers after another server took over from this one, and registers again.
     fn lost(&mut self) -> Result<(), RepositoryError> {
-        tracing::error!("the lease of this server was lost: what it was firing is given up");
+        tracing::error!("the lease of this server was lost: its triggers are given up");
         self.dispatcher.abandon();
         self.state.in_flight.clear();
         self.state.results.clear();
@@ -629,13 +639,13 @@ impl Ledger {
     fn register(&mut self) -> Result<(), RepositoryError> {
         let asked_at = self.clock.elapsed();
         let identity = ProcessIdentity::current().to_string();
-        let mut unit = self.store.begin()?;
-        let now = unit.clock()?.unwrap_or_else(|| self.clock.now().as_microsecond());
+        let mut tx = self.store.begin()?;
+        let now = tx.clock()?.unwrap_or_else(|| self.clock.now().as_microsecond());
         let until = now + time::micros_of(self.settings.lease);
-        self.state.server = unit.insert_server(&identity, until)?;
-        unit.commit()?;
+        self.state.server = tx.insert_server(&identity, until)?;
+        tx.commit()?;
         self.lease.renewed(asked_at, self.settings.lease);
-        // A look at the others follows with the next turn.
+        // The next turn checks the other servers.
         self.state.next_beat = asked_at;
         Ok(())
     }

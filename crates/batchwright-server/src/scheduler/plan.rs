@@ -1,9 +1,8 @@
-//! When a recurring trigger fires: pure arithmetic on slots, which are microseconds since 1970.
+//! Computes when a recurring trigger fires: pure arithmetic on slots, which are microseconds since 1970.
 //!
-//! Daylight saving, as the [cron library](croner) decides it and our table of golden cases pins it: a fixed
-//! time that the clock jumps over fires once, at the first moment behind the gap; one that the clock passes
-//! twice fires once, the first time. Patterns with steps or wildcards in the hours or minutes follow real time
-//! through both.
+//! Daylight saving follows the [cron library](croner), and a table of golden cases pins it: a fixed time that
+//! the clock skips fires once, at the first moment after the gap; a fixed time that occurs twice fires once,
+//! the first time. Patterns with steps or wildcards in the hours or minutes follow real time through both.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -17,85 +16,86 @@ use sha2::{Digest, Sha256};
 
 use super::time::{self, Micros};
 
-/// Days that are jumped over before a plan is taken for one that never fires.
+/// Excluded days that are skipped before a plan counts as one that never fires.
 const EXCLUDED_DAYS_MAX: usize = 4_000;
-/// Fires that a misfire policy makes good for, unless the plan says otherwise.
+/// Default maximum of missed slots that `misfire all` fires.
 const MISFIRE_CAP_DEFAULT: usize = 100;
-/// More would flood whatever runs them.
+/// Largest `misfire-cap`: more fires at once would flood the runners.
 const MISFIRE_CAP_MAX: usize = 10_000;
-/// Slots that wait behind a running one, unless the plan says otherwise.
+/// Default maximum of slots that wait while one runs.
 const QUEUE_DEFAULT: usize = 10;
 const QUEUE_MAX: usize = 1_000;
-/// Every word with its value once, and some more.
+/// Most words of a plan: every word with its value once, and some more.
 const WORDS_MAX: usize = 40;
-/// Excluded days of one plan.
+/// Most exclusions of one plan.
 const EXCLUSIONS_MAX: usize = 1_000;
 
 /// The rule of a recurring trigger.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// When.
+    /// The times.
     pub recurrence: Recurrence,
     /// The zone of the cron expression and of the excluded days.
     pub zone: TimeZone,
-    /// Days on which it does not fire.
+    /// Days on which the trigger does not fire.
     pub except: Vec<Exclusion>,
-    /// Not before.
+    /// Earliest slot.
     pub from: Option<Micros>,
-    /// Where an interval without `from` is counted from: when it was planned. Its slots go on in both directions, so
-    /// that a clock which was ahead then keeps nothing from firing.
+    /// Time from which an interval without `from` counts: one interval after it was planned. The slots extend
+    /// in both directions, so that a clock that was ahead at that time does not delay the trigger.
     pub anchor: Option<Micros>,
-    /// Not after.
+    /// Latest slot.
     pub until: Option<Micros>,
-    /// Each slot fires up to so much later, by its identifier and time: always the same for one slot.
+    /// Longest extra delay of a slot. The delay is a hash of identifier and slot, so it is always the same
+    /// for a slot.
     pub jitter: Duration,
-    /// What becomes of slots that passed while nobody could fire them.
+    /// Policy for slots that were missed.
     pub misfire: Misfire,
-    /// At most so many of them fire.
+    /// Most missed slots that fire.
     pub misfire_cap: usize,
-    /// Those that are older do not.
+    /// Age beyond which missed slots do not fire.
     pub misfire_age: Option<Duration>,
-    /// What becomes of a slot while an earlier one runs.
+    /// Policy for a slot that comes while an earlier one runs.
     pub overlap: Overlap,
 }
 
 /// When a plan fires.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Recurrence {
-    /// At the times of a cron expression: five fields, or six with seconds in front.
+    /// At the times of a cron expression with five fields, or six with seconds first.
     Cron(Box<Cron>),
-    /// Again and again after so long, counted from `from` or from when it was planned.
+    /// At a fixed interval, counted from `from` or from the time of planning.
     Every(Duration),
 }
 
-/// What becomes of slots that passed while nobody could fire them.
+/// The policy for slots that were missed because no server could fire them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Misfire {
-    /// Nothing: the next one fires.
+    /// No missed slot fires.
     Skip,
-    /// The newest one fires.
+    /// The newest missed slot fires.
     #[default]
     Once,
-    /// All fire, up to the cap and the age.
+    /// All missed slots fire, up to the cap and the age.
     All,
 }
 
-/// What becomes of a slot while an earlier one runs.
+/// The policy for a slot that comes while an earlier one runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Overlap {
-    /// It fires too.
+    /// The slot fires too.
     #[default]
     Allow,
-    /// It does not fire.
+    /// The slot does not fire.
     Skip,
-    /// It waits, with at most so many others.
+    /// The slot waits, at most this many at once.
     Queue(usize),
-    /// The earlier one is asked to stop; this one fires when it has.
+    /// The earlier slot is asked to stop; the later one fires when it has stopped.
     Replace,
 }
 
 impl Misfire {
-    /// The word for it.
+    /// Returns the word of the policy in a plan.
     pub fn name(self) -> &'static str {
         match self {
             Self::Skip => "skip",
@@ -106,7 +106,7 @@ impl Misfire {
 }
 
 impl Overlap {
-    /// The word for it.
+    /// Returns the word of the policy in a plan.
     pub fn name(self) -> &'static str {
         match self {
             Self::Allow => "allow",
@@ -122,7 +122,7 @@ impl Overlap {
 pub enum Exclusion {
     /// From the first to the second, both included.
     Dates(Date, Date),
-    /// The same in every year: (month, day) to (month, day).
+    /// From the first to the second (month, day) of every year, both included.
     Yearly((i8, i8), (i8, i8)),
 }
 
@@ -132,7 +132,7 @@ impl Exclusion {
         match self {
             Self::Dates(first, last) => (first..=last).contains(&date),
             Self::Yearly(first, last) if first <= last => (first..=last).contains(&day),
-            // Over the end of the year.
+            // Across the end of the year.
             Self::Yearly(first, last) => day >= first || day <= last,
         }
     }
@@ -150,14 +150,14 @@ impl FromStr for Exclusion {
             };
         }
         let yearly = |text: &str| {
-            // 2000 was a leap year: the 29th of February is a day.
+            // 2000 was a leap year, so the 29th of February exists.
             let date: Date = format!("2000-{text}").parse().ok()?;
             (text.len() == 5).then_some((date.month(), date.day()))
         };
         match (yearly(first), yearly(last)) {
             (Some(first), Some(last)) => Ok(Self::Yearly(first, last)),
             _ => Err(format!(
-                "`{text}` is no day; examples: 2026-12-24, 2026-12-24..2027-01-01, 12-25"
+                "`{text}` is not a day; examples: 2026-12-24, 2026-12-24..2027-01-01, 12-25"
             )),
         }
     }
@@ -178,22 +178,22 @@ impl std::fmt::Display for Exclusion {
     }
 }
 
-/// Which of the slots that are due fire.
+/// The decision about due slots.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Due {
-    /// These, in their order.
+    /// Slots that fire, in their order.
     pub fire: Vec<Micros>,
-    /// These do not: the first and the last of them, and why.
+    /// Slots that do not fire: the first, the last, and the reason.
     pub skipped: Option<(Micros, Micros, String)>,
-    /// The next one; `None` when there is none.
+    /// The next slot; `None` at the end of the plan.
     pub next: Option<Micros>,
 }
 
 impl Plan {
-    /// A plan from its words: `cron EXPRESSION` or `every DURATION`, then any of `tz ZONE`, `except DAYS`,
-    /// `from TIME`, `until TIME`, `jitter DURATION`, `misfire skip|once|all`, `misfire-cap N`,
-    /// `misfire-age DURATION`, `overlap allow|skip|queue|replace`, `queue N`. An interval begins at `from`, or
-    /// after its first length from `now`.
+    /// Parses the words of a plan: `cron EXPRESSION` or `every DURATION`, then any of `tz ZONE`, `except
+    /// DAYS`, `from TIME`, `until TIME`, `jitter DURATION`, `misfire skip|once|all`, `misfire-cap N`,
+    /// `misfire-age DURATION`, `overlap allow|skip|queue|replace`, `queue N`. An interval begins at `from`,
+    /// or after its first length from `now`.
     ///
     /// # Errors
     ///
@@ -202,11 +202,12 @@ impl Plan {
         let plan = Self::read(words, now)?;
         match plan.first(now) {
             Some(_) => Ok(plan),
-            None => Err("it never fires".to_owned()),
+            None => Err("the plan never fires".to_owned()),
         }
     }
 
-    /// As [`parse`](Self::parse), whether it ever fires or not: what was stored once is understood for ever.
+    /// Parses as [`parse`](Self::parse), but also accepts a plan that never fires again: a stored plan stays
+    /// valid.
     pub(super) fn read(words: &[impl AsRef<str>], now: Micros) -> Result<Self, String> {
         if words.len() > WORDS_MAX {
             return Err(format!("a recurring trigger has at most {WORDS_MAX} words"));
@@ -258,7 +259,7 @@ impl Plan {
                         "once" => Misfire::Once,
                         "all" => Misfire::All,
                         _ => {
-                            return Err(format!("misfire `{value}`: there are skip, once and all"));
+                            return Err(format!("misfire `{value}`: expected skip, once or all"));
                         }
                     };
                 }
@@ -272,7 +273,7 @@ impl Plan {
                         "replace" => Overlap::Replace,
                         _ => {
                             return Err(format!(
-                                "overlap `{value}`: there are allow, skip, queue and replace"
+                                "overlap `{value}`: expected allow, skip, queue or replace"
                             ));
                         }
                     };
@@ -280,18 +281,18 @@ impl Plan {
                 "queue" => queue = Some(bounded(name, value, QUEUE_MAX)?),
                 _ => {
                     return Err(format!(
-                        "`{name}` is no word of a recurring trigger; a cron expression stands in quotes"
+                        "`{name}` is not a word of a recurring trigger; quote a cron expression"
                     ));
                 }
             }
             if seen.contains(&name) {
-                return Err(format!("`{name}` is there twice"));
+                return Err(format!("`{name}` occurs twice"));
             }
             seen.push(name);
         }
         match (queue, plan.overlap) {
             (Some(length), Overlap::Queue(_)) => plan.overlap = Overlap::Queue(length),
-            (Some(_), _) => return Err("`queue` goes with `overlap queue`".to_owned()),
+            (Some(_), _) => return Err("`queue` requires `overlap queue`".to_owned()),
             (None, _) => {}
         }
         if let (Recurrence::Every(interval), None) = (&plan.recurrence, plan.from) {
@@ -300,12 +301,12 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Whether both fire by the same words, whenever they were said.
+    /// Returns whether both plans have the same words, regardless of when they were planned.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         Self { anchor: None, ..self.clone() } == Self { anchor: None, ..other.clone() }
     }
 
-    /// The words that [`parse`](Self::parse) makes it from.
+    /// Returns the words that [`parse`](Self::parse) accepts for this plan.
     pub fn words(&self) -> Vec<String> {
         let mut words = match &self.recurrence {
             Recurrence::Cron(cron) => vec!["cron".to_owned(), cron.as_str().to_owned()],
@@ -349,17 +350,17 @@ impl Plan {
         words
     }
 
-    /// Name of its zone.
+    /// Returns the name of the plan's zone.
     pub fn zone_name(&self) -> String {
         self.zone.iana_name().unwrap_or("UTC").to_owned()
     }
 
-    /// The first slot at `now` or later; of an interval, not before its first time.
+    /// Returns the first slot at `now` or later; of an interval, not before its anchor.
     pub fn first(&self, now: Micros) -> Option<Micros> {
         self.next(now.max(self.anchor.unwrap_or(Micros::MIN)) - 1)
     }
 
-    /// Whether it goes on in real time when the clock of its zone changes.
+    /// Returns whether the plan follows real time when the clock of its zone changes.
     pub(super) fn follows_real_time(&self) -> bool {
         match &self.recurrence {
             Recurrence::Cron(cron) => follows_real_time(cron),
@@ -367,7 +368,7 @@ impl Plan {
         }
     }
 
-    /// The first slot after `after`; `None` when there is none.
+    /// Returns the first slot after `after`; `None` when there is none.
     pub fn next(&self, after: Micros) -> Option<Micros> {
         let mut after = after.max(self.from.map_or(Micros::MIN, |from| from - 1));
         for _ in 0..EXCLUDED_DAYS_MAX {
@@ -382,7 +383,7 @@ impl Plan {
             let Some(out) = self.except.iter().find(|days| days.covers(at.date())) else {
                 return Some(slot);
             };
-            // Not one slot after the other: the whole day is out, or all of them.
+            // Skip the whole excluded range at once instead of slot by slot.
             let last = match out {
                 Exclusion::Dates(_, last) => *last,
                 Exclusion::Yearly(..) => at.date(),
@@ -414,7 +415,7 @@ impl Plan {
         }
     }
 
-    /// How much later than its time `slot` of trigger `identifier` fires.
+    /// Returns the jitter of `slot` of trigger `identifier`: how much later than its time the slot fires.
     pub fn delay(&self, identifier: &str, slot: Micros) -> Micros {
         let jitter = time::micros_of(self.jitter);
         if jitter == 0 {
@@ -426,8 +427,8 @@ impl Plan {
         (number % jitter.unsigned_abs()).cast_signed()
     }
 
-    /// What happens at `now` when `slot` is the first that did not fire yet. Slots that are at most
-    /// `misfire_after` late were not missed: all of them fire.
+    /// Decides which slots fire at `now` when `slot` is the first that did not fire yet. Slots that are at
+    /// most `misfire_after` late are not missed: all of them fire.
     pub fn due(&self, slot: Micros, now: Micros, misfire_after: Duration) -> Due {
         let missed = now - slot > time::micros_of(misfire_after) + time::micros_of(self.jitter);
         let wanted = match (missed, self.misfire) {
@@ -459,18 +460,18 @@ impl Plan {
                 Misfire::Once => "misfire once",
                 Misfire::All => "misfire all, beyond its cap or age",
             };
-            let told = format!(
-                "missed: nobody could fire it from {} to {} ({policy})",
+            let reason = format!(
+                "missed: no server could fire it from {} to {} ({policy})",
                 time::show(first),
                 time::show(last)
             );
-            (first, last, told)
+            (first, last, reason)
         });
         Due { fire, skipped, next }
     }
 
-    /// The newest slots from `first` to `now`, at most `count`, oldest first. Looks back in growing windows:
-    /// a plan that fires every second and was missed for a month is not walked through.
+    /// Returns the newest slots from `first` to `now`, at most `count`, oldest first. Searches back in
+    /// growing windows, so that a plan that fires every second and was missed for a month is not enumerated.
     fn newest(&self, first: Micros, now: Micros, count: usize) -> Vec<Micros> {
         let mut window = 60_000_000;
         loop {
@@ -489,29 +490,29 @@ impl Plan {
         }
     }
 
-    /// The plan in words, for people.
+    /// Describes the plan in words.
     pub fn describe(&self) -> String {
-        let mut told = match &self.recurrence {
+        let mut text = match &self.recurrence {
             Recurrence::Cron(cron) => {
-                let told = in_words(cron);
-                format!("{} ({})", told.trim_end_matches('.'), self.zone_name())
+                let words = in_words(cron);
+                format!("{} ({})", words.trim_end_matches('.'), self.zone_name())
             }
             Recurrence::Every(interval) => format!("Every {}", time::show_duration(*interval)),
         };
         if let Some(from) = self.from {
-            told.push_str(&format!(", from {}", time::show(from)));
+            text.push_str(&format!(", from {}", time::show(from)));
         }
         if let Some(until) = self.until {
-            told.push_str(&format!(", until {}", time::show(until)));
+            text.push_str(&format!(", until {}", time::show(until)));
         }
         if !self.except.is_empty() {
             let days: Vec<_> = self.except.iter().map(Exclusion::to_string).collect();
-            told.push_str(&format!(", never on {}", days.join(", ")));
+            text.push_str(&format!(", never on {}", days.join(", ")));
         }
         if !self.jitter.is_zero() {
-            told.push_str(&format!(", up to {} later", time::show_duration(self.jitter)));
+            text.push_str(&format!(", up to {} later", time::show_duration(self.jitter)));
         }
-        told
+        text
     }
 }
 
@@ -520,8 +521,8 @@ fn cron(text: &str) -> Result<Cron, String> {
     parser.parse(&usual(text)?).map_err(|error| format!("cron `{text}`: {error}"))
 }
 
-/// `text` in the words that the library knows: `@midnight`, `5/15` (from 5 in steps of 15) and week days that wrap
-/// around, `FRI-MON`, are written otherwise there.
+/// Rewrites `text` for the library, which writes three common forms differently: `@midnight`, `5/15` (from 5
+/// in steps of 15) and week days that wrap around, `FRI-MON`.
 fn usual(text: &str) -> Result<String, String> {
     if text.trim().eq_ignore_ascii_case("@midnight") {
         return Ok("@daily".to_owned());
@@ -545,7 +546,7 @@ fn usual(text: &str) -> Result<String, String> {
             .collect();
         if index == last - 2 && parts.iter().any(|part| part.starts_with("L-")) {
             return Err(format!(
-                "cron `{text}`: days before the last of the month cannot be written; use `L`, `LW` or a day"
+                "cron `{text}`: days before the last of the month are not supported; use `L`, `LW` or a day"
             ));
         }
         written.push(parts.join(","));
@@ -553,7 +554,7 @@ fn usual(text: &str) -> Result<String, String> {
     Ok(written.join(" "))
 }
 
-/// A range of week days that wraps around the end of the week, as the days that it has.
+/// Returns a range of week days that wraps around the end of the week as a list of its days.
 fn unwrapped(part: &str) -> String {
     const DAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
     let day = |text: &str| {
@@ -568,8 +569,8 @@ fn unwrapped(part: &str) -> String {
     }
 }
 
-/// Whether it follows real time when the clock changes: one with a wildcard or a step among its seconds, minutes and
-/// hours does, lists and ranges of fixed times do not.
+/// Returns whether `cron` follows real time when the clock changes: an expression with a wildcard or a step
+/// among its seconds, minutes and hours does; one with lists and ranges of fixed times does not.
 fn follows_real_time(cron: &Cron) -> bool {
     let pattern = &cron.pattern;
     [&pattern.seconds, &pattern.minutes, &pattern.hours].into_iter().any(|field| {
@@ -578,10 +579,10 @@ fn follows_real_time(cron: &Cron) -> bool {
     })
 }
 
-/// The next of fixed times: one that the clock jumps over comes at the end of the gap, one that comes twice the first
-/// time alone.
+/// Returns the next fixed time: one that the clock skips fires at the end of the gap, one that occurs twice
+/// fires the first time only.
 fn next_fixed(cron: &Cron, zone: &TimeZone, after: Timestamp) -> Option<Timestamp> {
-    // The calendar on the wall, counted where no clock ever changes.
+    // Compute in local civil time, as if in UTC, where the clock never changes.
     let mut civil = zone.to_datetime(after).to_zoned(TimeZone::UTC).ok()?;
     loop {
         civil = cron.find_next_occurrence(&civil, false).ok()?;
@@ -595,10 +596,10 @@ fn next_fixed(cron: &Cron, zone: &TimeZone, after: Timestamp) -> Option<Timestam
     }
 }
 
-/// A cron expression in words that say what it does: steps that do not divide their range evenly are told as the times
-/// that they come to.
+/// Describes a cron expression in words; steps that do not divide their range evenly are listed as their
+/// times.
 fn in_words(cron: &Cron) -> String {
-    /// Where the library keeps that `LW` was written, the last weekday of the month; its words leave the `W` out.
+    /// The library's flag for `LW`, the last weekday of the month; its description omits the `W`.
     const LAST_WEEKDAY: u8 = 1 << 7;
     let mut pattern = cron.pattern.clone();
     for field in
@@ -610,18 +611,18 @@ fn in_words(cron: &Cron) -> String {
             field.step = 1;
         }
     }
-    let told = pattern.describe();
+    let text = pattern.describe();
     match pattern.days.is_feature_enabled(LAST_WEEKDAY) {
-        true => told.replace(
+        true => text.replace(
             "the last day of the month",
             "the last weekday (Monday to Friday) of the month",
         ),
-        false => told,
+        false => text,
     }
 }
 
 fn zone(name: &str) -> Result<TimeZone, String> {
-    // The host's data first: they may be newer than ours. A host without them, or without this zone, ends no trigger.
+    // Prefer the host's data, which may be newer than the bundled ones; those serve hosts without this zone.
     TimeZone::get(name)
         .or_else(|_| jiff::tz::TimeZoneDatabase::bundled().get(name))
         .map_err(|_| format!("there is no time zone `{name}`; example: Europe/Berlin"))

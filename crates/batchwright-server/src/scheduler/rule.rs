@@ -1,4 +1,4 @@
-//! Rules: which runner takes which trigger, and how often it may fail.
+//! Rules: which runner fires which triggers, with which retries and timeout.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::time;
 
-/// What is done when a trigger fires.
+/// The runner of a rule: what a trigger calls when it fires.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "runner", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Runner {
@@ -19,20 +19,20 @@ pub enum Runner {
         /// Path of a script.
         command: String,
     },
-    /// A message to RabbitMQ, the identifier its payload.
+    /// A message to RabbitMQ; its payload is the identifier.
     Amqp {
         /// `amqp://USER:PASSWORD@HOST:PORT/VHOST`.
         dsn: Secret,
-        /// The exchange, which must exist. Empty: the default one.
+        /// The exchange, which must exist; empty for the default exchange.
         exchange: String,
-        /// Its routing key.
+        /// The routing key of the message.
         routing_key: String,
     },
     /// A signed `POST`.
     Http {
-        /// Where to.
+        /// Target of the request.
         url: Secret,
-        /// What it is signed with.
+        /// Key of the signature.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         secret: Option<Secret>,
     },
@@ -40,13 +40,13 @@ pub enum Runner {
     Job {
         /// Name of the job.
         name: String,
-        /// Its parameters, as a JSON object.
+        /// Parameters of the job, as a JSON object.
         #[serde(default, skip_serializing_if = "JobArguments::is_empty")]
         parameters: JobArguments,
     },
 }
 
-/// Parameters that a rule gives to its job: the values may be secret, and are never shown.
+/// Parameters of a rule for its job. The values may be secret and are never shown.
 #[derive(Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobArguments(pub Map<String, Value>);
@@ -56,7 +56,7 @@ impl JobArguments {
         self.0.is_empty()
     }
 
-    /// With every value masked: which of them are secret is not known here.
+    /// Returns the parameters with every value masked, because the rule does not know which are secret.
     fn masked(&self) -> Map<String, Value> {
         self.0.keys().map(|name| (name.clone(), "***".into())).collect()
     }
@@ -68,7 +68,7 @@ impl std::fmt::Debug for JobArguments {
     }
 }
 
-/// A text that may hold a password: never shown.
+/// A text that may contain a password and is never shown.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
@@ -79,7 +79,7 @@ impl Secret {
         Self(text.into())
     }
 
-    /// What it hides.
+    /// Returns the hidden text.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -91,34 +91,34 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// How a runner is used.
+/// The settings of a rule: its runner, retries and timeout.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleSettings {
     /// The runner.
     #[serde(flatten)]
     pub runner: Runner,
-    /// Attempts after the first one that failed. Default: 3 for `http` and `amqp`, else none.
+    /// Number of retries after the first attempt. Default: 3 for `http` and `amqp`, else none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries: Option<u32>,
-    /// Wait before the first retry; twice as long before each further one. Default 10 s.
+    /// Wait before the first retry; it doubles with each further retry. Default 10 s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff_ms: Option<u64>,
-    /// How long one attempt may take. Default: 30 s for `http`, an hour for `shell`, no limit for `job`.
+    /// Timeout of one attempt. Default: 30 s for `http`, an hour for `shell`, no limit for `job`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
 }
 
-/// Attempts that a rule may ask for.
+/// Most retries of a rule.
 const RETRIES_MAX: u32 = 100;
 /// Longest wait between two attempts.
 const BACKOFF_MAX: Duration = Duration::from_secs(3_600);
 
 impl RuleSettings {
-    /// From the words behind the pattern of a `RULE SET`.
+    /// Parses the words after the pattern of a `RULE SET`.
     ///
     /// # Errors
     ///
-    /// A sentence about what is wrong.
+    /// A sentence about the first problem.
     pub fn parse(words: &[impl AsRef<str>]) -> Result<Self, String> {
         let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
         let (runner, rest) = match words.as_slice() {
@@ -133,7 +133,7 @@ impl RuleSettings {
             }
             ["http", url, rest @ ..] => {
                 super::runner::http::check_url(url)?;
-                // A secret is the argument that no option begins with.
+                // Options come in pairs, so an odd number of arguments begins with the secret.
                 let (secret, rest) = match rest {
                     [secret, rest @ ..] if rest.len() % 2 == 0 => {
                         (Some(Secret::new(*secret)), rest)
@@ -160,9 +160,7 @@ impl RuleSettings {
                 );
             }
             [other, ..] => {
-                return Err(format!(
-                    "there is no runner `{other}`; there are shell, amqp, http and job"
-                ));
+                return Err(format!("unknown runner `{other}`; expected shell, amqp, http or job"));
             }
             [] => return Err("the runner is missing".to_owned()),
         };
@@ -179,12 +177,14 @@ impl RuleSettings {
                 }
                 ["backoff", text] => settings.backoff_ms = Some(millis(text)?),
                 ["timeout", _] if matches!(settings.runner, Runner::Amqp { .. }) => {
-                    return Err("a message has no timeout: its broker is waited for".to_owned());
+                    return Err(
+                        "an amqp rule has no timeout, because it waits for its broker".to_owned()
+                    );
                 }
                 ["timeout", text] => settings.timeout_ms = Some(millis(text)?),
                 [other, ..] => {
                     return Err(format!(
-                        "`{other}`: there are retry N, backoff DURATION, timeout DURATION"
+                        "`{other}`: expected retry N, backoff DURATION or timeout DURATION"
                     ));
                 }
                 [] => {}
@@ -193,22 +193,22 @@ impl RuleSettings {
         Ok(settings)
     }
 
-    /// As it is stored. Holds secrets.
+    /// Returns the settings as JSON for the store, secrets included.
     pub(crate) fn to_json(&self) -> String {
         serde_json::to_string(self).expect("plain data")
     }
 
-    /// From what was stored.
+    /// Parses stored settings.
     pub(crate) fn from_json(text: &str) -> Result<Self, String> {
         serde_json::from_str(text).map_err(|error| error.to_string())
     }
 
-    /// Its words, with secrets left out: for people.
+    /// Returns the words of the settings with secrets masked, for display.
     pub fn words(&self) -> Vec<String> {
         self.words_with(super::runner::redacted, |_| "***".to_owned(), JobArguments::masked)
     }
 
-    /// Its words as [`parse`](Self::parse) takes them, secrets included.
+    /// Returns the words that [`parse`](Self::parse) accepts, secrets included.
     pub(crate) fn wire_words(&self) -> Vec<String> {
         let exposed = |secret: &Secret| secret.expose().to_owned();
         self.words_with(str::to_owned, exposed, |given| given.0.clone())
@@ -255,7 +255,7 @@ impl RuleSettings {
         words
     }
 
-    /// Attempts after the first one.
+    /// Returns the number of retries.
     pub(crate) fn retries(&self) -> u32 {
         self.retries.unwrap_or(match self.runner {
             Runner::Http { .. } | Runner::Amqp { .. } => 3,
@@ -263,20 +263,21 @@ impl RuleSettings {
         })
     }
 
-    /// Wait before the next attempt when `failed` have failed.
+    /// Returns the wait before the next attempt after `failed` failures.
     pub(crate) fn backoff(&self, failed: u32) -> Duration {
         let first = self.backoff_ms.map_or(Duration::from_secs(10), Duration::from_millis);
         first.saturating_mul(1 << failed.saturating_sub(1).min(16)).min(BACKOFF_MAX)
     }
 
-    /// Wait before the next attempt when `failed` have failed and what was called asks for `asked`.
+    /// Returns the wait before the next attempt after `failed` failures, at least `asked`, which the target
+    /// requests.
     pub(crate) fn wait(&self, failed: u32, asked: Option<Duration>) -> Duration {
         self.backoff(failed).max(asked.unwrap_or_default()).min(BACKOFF_MAX)
     }
 
-    /// How long one attempt may take.
+    /// Returns the timeout of one attempt.
     pub(crate) fn timeout(&self) -> Duration {
-        /// Longer than anything runs.
+        /// A timeout that is never reached.
         const NEVER: Duration = Duration::from_secs(10 * 366 * 86_400);
         self.timeout_ms.map_or(
             match self.runner {
@@ -295,12 +296,12 @@ fn shell(command: &str) -> Result<Runner, String> {
         _ if command.starts_with(['-', '+']) => Err(format!(
             "the command `{command}` would be an option of the shell; write ./{command}"
         )),
-        _ if command.contains('\0') => Err("a command holds no NUL".to_owned()),
+        _ if command.contains('\0') => Err("the command contains a NUL".to_owned()),
         _ => Ok(Runner::Shell { command: command.to_owned() }),
     }
 }
 
-/// Names on the wire of AMQP are at most 255 bytes long.
+/// Checks that a name has at most 255 bytes, the limit of the AMQP protocol.
 fn short(what: &str, text: &str) -> Result<(), String> {
     match text.len() {
         0..=255 => Ok(()),
@@ -310,17 +311,17 @@ fn short(what: &str, text: &str) -> Result<(), String> {
 
 fn parameters(json: &str) -> Result<JobArguments, String> {
     serde_json::from_str(json)
-        .map_err(|error| format!("the parameters are no JSON object: {error}"))
+        .map_err(|error| format!("the parameters are not a JSON object: {error}"))
 }
 
 /// A stored rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Its name.
+    /// Name of the rule.
     pub identifier: String,
-    /// Identifiers that begin so.
+    /// Prefix of the triggers that the rule applies to.
     pub pattern: String,
-    /// What is done with them.
+    /// The runner, and how it is called.
     pub settings: RuleSettings,
     pub(crate) sequence: i64,
 }
@@ -336,8 +337,8 @@ impl Rule {
     }
 }
 
-/// All rules, ready to be asked: the longest pattern that an identifier begins with wins, and of two with
-/// the same pattern the newest.
+/// All rules, indexed by pattern: the longest pattern that is a prefix of an identifier wins, and of two
+/// rules with the same pattern the newest.
 #[derive(Debug, Default)]
 pub(crate) struct Rulebook {
     by_pattern: HashMap<String, Arc<Rule>>,

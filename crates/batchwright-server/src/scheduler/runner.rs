@@ -1,4 +1,4 @@
-//! What a fired trigger does.
+//! The runners: what a fired trigger calls.
 
 pub(crate) mod amqp;
 pub(crate) mod http;
@@ -7,10 +7,10 @@ pub(crate) mod shell;
 
 pub use job::JobStarter;
 
-/// The end of what a runner said that is kept, in bytes.
+/// Bytes of a runner's output that are kept, from its end.
 const OUTPUT_MAX: usize = 4_096;
 
-/// A URL as people may see it: where it leads, without what may be secret in it.
+/// Returns a URL for display: its target, without the parts that may be secret.
 pub(crate) fn redacted(url: &str) -> String {
     match url.starts_with("amqp") {
         true => amqp::redacted(url),
@@ -18,7 +18,7 @@ pub(crate) fn redacted(url: &str) -> String {
     }
 }
 
-/// The last [`OUTPUT_MAX`] bytes of a text, whole characters; `None` when there is none.
+/// Returns the last [`OUTPUT_MAX`] bytes of a text as whole characters; `None` when it is empty.
 fn tail(bytes: &[u8]) -> Option<String> {
     let from = bytes.len().saturating_sub(OUTPUT_MAX);
     let text = String::from_utf8_lossy(&bytes[from..]);

@@ -1,4 +1,4 @@
-//! Times and durations of the schedule as text.
+//! Parses and shows the times and durations of the schedule.
 
 use std::time::Duration;
 
@@ -8,15 +8,16 @@ use jiff::{SignedDuration, Timestamp};
 /// Microseconds since 1970.
 pub(crate) type Micros = i64;
 
-/// The last second of 9999.
+/// The last second of the year 9999.
 pub(crate) const MAX: Micros = 253_402_300_799_000_000;
 
-/// Where they are counted from. Civil times reach to the end of 9999; instants do not.
+/// The civil time from which [`Micros`] count. Civil times reach to the end of 9999; [`Timestamp`] does not.
 const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
-/// `2026-11-22 06:30:00` in UTC, or RFC 3339; years 1970 to 9999.
+/// Parses `2026-11-22 06:30:00` in UTC, or RFC 3339; years 1970 to 9999.
 pub(crate) fn parse(text: &str) -> Result<Micros, String> {
-    let wrong = || format!("`{text}` is no time; write `YYYY-MM-DD HH:MM:SS` in UTC, or RFC 3339");
+    let wrong =
+        || format!("`{text}` is not a time; write `YYYY-MM-DD HH:MM:SS` in UTC, or RFC 3339");
     let parsed = match plain(text) {
         Some(datetime) => datetime.map(|at| at.duration_since(EPOCH).as_micros()),
         None if text.as_bytes().get(10).is_some_and(|byte| b"Tt".contains(byte)) => {
@@ -31,7 +32,8 @@ pub(crate) fn parse(text: &str) -> Result<Micros, String> {
     }
 }
 
-/// `Y-m-d H:i:s`, every digit in its place. The outer `None`: it is not of that form at all.
+/// Parses `Y-m-d H:i:s` with all digits. The outer `None` means another form, the inner one a time that does
+/// not exist.
 fn plain(text: &str) -> Option<Option<DateTime>> {
     let bytes = text.as_bytes();
     let form = bytes.len() == 19
@@ -58,17 +60,17 @@ pub(crate) fn timestamp(micros: Micros) -> Timestamp {
     Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX)
 }
 
-/// Microseconds since 1970 for people and for the wire: `2026-11-22 06:30:00`, in UTC.
+/// Returns microseconds since 1970 as `2026-11-22 06:30:00` in UTC, for output and for the line protocol.
 pub fn show(micros: Micros) -> String {
     civil(micros).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// RFC 3339, nothing left out.
+/// Returns the time as RFC 3339 with all its microseconds.
 pub(crate) fn show_exact(micros: Micros) -> String {
     format!("{}Z", civil(micros))
 }
 
-/// The same, within what a schedule can count with.
+/// Parses a duration of at most a hundred years, which the schedule can add to a time without overflow.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let length = batchwright::parse_duration(text)?;
     match length <= Duration::from_secs(100 * 366 * 86_400) {
@@ -77,7 +79,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// As [`duration`] reads it.
+/// Returns `length` in the form that [`duration`] parses.
 pub(crate) fn show_duration(length: Duration) -> String {
     match SignedDuration::try_from(length) {
         Ok(length) => format!("{length:#}"),

@@ -1,7 +1,7 @@
-//! The life of a trigger, as pure functions: a row and what happens to it in, the row as it is then out.
+//! The life cycle of a trigger as pure functions: from a row and an event to the next row.
 //!
 //! ```text
-//!              SET                    due                runner said yes
+//!              SET                    due                runner succeeded
 //!   (nothing) ─────▶ planned ─────────────────▶ triggered ─────────────▶ executed
 //!                    │  ▲  ▲                     │  │                      │
 //!              pause │  │  └──── retry ──────────┘  └─▶ failed, dead ──────┤
@@ -9,8 +9,8 @@
 //!                   paused               planned ◀─────────────────────────┘
 //! ```
 //!
-//! A recurring trigger stays `planned` with its next slot; each slot that comes has a row of its own, which
-//! lives as above or is `skipped`.
+//! A recurring trigger stays `planned` with its next slot; each due slot gets its own row, which follows this
+//! life cycle or is `skipped`.
 
 use std::time::Duration;
 
@@ -20,29 +20,29 @@ use super::plan::{Overlap, Plan};
 use super::rule::Rule;
 use super::time::{self, Micros};
 
-/// Slots of a recurring trigger that are remembered.
+/// Slots of a recurring trigger that are kept.
 pub(super) const SLOTS_KEPT: usize = 100;
 
 /// When a trigger fires.
 #[derive(Debug, Clone, PartialEq)]
 pub enum When {
-    /// Once; in the past: at once. Microseconds since 1970.
+    /// Once, at this time in microseconds since 1970; a time in the past fires at once.
     At(i64),
-    /// Again and again.
+    /// At each slot of a plan.
     Recurring(Box<Plan>),
 }
 
 impl When {
-    /// A time: `2026-11-22 06:30:00` in UTC, or RFC 3339.
+    /// Parses a time: `2026-11-22 06:30:00` in UTC, or RFC 3339.
     ///
     /// # Errors
     ///
-    /// A sentence when it is none.
+    /// A sentence when `text` is not a time.
     pub fn parse(text: &str) -> Result<Self, String> {
         time::parse(text).map(Self::At)
     }
 
-    /// As `SET` takes it. Kairoi's server understands whole seconds.
+    /// Returns the words for `SET`. A time in whole seconds has the form that Kairoi's server accepts.
     pub fn words(&self) -> Vec<String> {
         match self {
             Self::At(at) if at % 1_000_000 == 0 => vec![time::show(*at)],
@@ -52,18 +52,18 @@ impl When {
     }
 }
 
-/// Why a request was not followed.
+/// A refused request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refused {
-    /// A stable word: `busy`, `not_found`, `invalid`, `limit`, `unauthorized`, `unavailable`.
+    /// A stable code: `busy`, `not_found`, `invalid`, `limit`, `unauthorized`, `unavailable`.
     pub code: &'static str,
-    /// What it was, and what to do.
+    /// The reason, and what to do.
     pub message: String,
 }
 
 impl Refused {
-    /// What was named is not there.
+    /// The named trigger or rule does not exist.
     pub const NOT_FOUND: &str = "not_found";
     /// The trigger is being fired.
     pub const BUSY: &str = "busy";
@@ -89,7 +89,7 @@ impl Refused {
     }
 }
 
-/// The row after a `SET`.
+/// Returns the row after a `SET`.
 pub(super) fn set(
     identifier: &str,
     row: Option<TriggerRow>,
@@ -99,11 +99,11 @@ pub(super) fn set(
     let (slot, plan) = match when {
         When::At(slot) => (*slot, None),
         When::Recurring(plan) => {
-            let first = plan.first(now).ok_or_else(|| Refused::invalid("it never fires"))?;
+            let first = plan.first(now).ok_or_else(|| Refused::invalid("the plan never fires"))?;
             (first, Some(plan))
         }
     };
-    // The same plan again is no change: its next slot stays.
+    // Setting the same plan again keeps its next slot.
     if let (Some(plan), Some(row)) = (plan, &row)
         && matches!(row.status, TriggerStatus::Planned | TriggerStatus::Paused)
         && plan_of(row).ok().flatten().is_some_and(|known| known.is_same(plan))
@@ -116,7 +116,7 @@ pub(super) fn set(
     let Some(row) = row else { return Ok(set) };
     match row.status {
         TriggerStatus::Triggered => return Err(Refused::busy(identifier)),
-        // Who paused it says when it goes on.
+        // A paused trigger stays paused until it is resumed.
         TriggerStatus::Paused => {
             set.status = TriggerStatus::Paused;
             set.due = None;
@@ -127,7 +127,7 @@ pub(super) fn set(
     Ok(set)
 }
 
-/// Whether a trigger may be removed.
+/// Checks that a trigger may be removed.
 pub(super) fn unset(row: &TriggerRow) -> Result<(), Refused> {
     match row.status {
         TriggerStatus::Triggered => Err(Refused::busy(&row.key.identifier)),
@@ -135,7 +135,7 @@ pub(super) fn unset(row: &TriggerRow) -> Result<(), Refused> {
     }
 }
 
-/// The row after a pause.
+/// Returns the row after a pause.
 pub(super) fn pause(mut row: TriggerRow) -> Result<TriggerRow, Refused> {
     match row.status {
         TriggerStatus::Planned => {
@@ -148,13 +148,14 @@ pub(super) fn pause(mut row: TriggerRow) -> Result<TriggerRow, Refused> {
         status => {
             let identifier = &row.key.identifier;
             Err(Refused::invalid(format!(
-                "trigger `{identifier}` is {status}: nothing is to be paused"
+                "trigger `{identifier}` is {status} and cannot be paused"
             )))
         }
     }
 }
 
-/// The rows after a resume: slots that passed in between did not fire, and the first of them says so.
+/// Returns the rows after a resume: slots that passed during the pause do not fire, and one skipped row
+/// records them.
 pub(super) fn resume(mut row: TriggerRow, now: Micros) -> Result<Vec<TriggerRow>, Refused> {
     if row.status != TriggerStatus::Paused {
         let (identifier, status) = (&row.key.identifier, row.status);
@@ -167,8 +168,8 @@ pub(super) fn resume(mut row: TriggerRow, now: Micros) -> Result<Vec<TriggerRow>
     };
     let mut rows = Vec::new();
     if row.slot < now {
-        let told = format!("paused from {} to {}", time::show(row.slot), time::show(now));
-        rows.push(skipped(&row.key.identifier, row.slot, now, told));
+        let reason = format!("paused from {} to {}", time::show(row.slot), time::show(now));
+        rows.push(skipped(&row.key.identifier, row.slot, now, reason));
     }
     let next = plan.first(now.max(row.slot));
     move_on(&mut row, &plan, next, now);
@@ -176,19 +177,19 @@ pub(super) fn resume(mut row: TriggerRow, now: Micros) -> Result<Vec<TriggerRow>
     Ok(rows)
 }
 
-/// The plan of a trigger; `None` for one that fires once.
+/// Returns the plan of a trigger; `None` for one that fires once.
 ///
 /// # Errors
 ///
-/// A sentence when what is stored cannot be understood.
+/// A sentence when the stored plan cannot be parsed.
 pub fn plan_of(row: &TriggerRow) -> Result<Option<Plan>, String> {
     let Some(text) = &row.plan else { return Ok(None) };
     let words = crate::kcp::words(text).map_err(|error| error.to_string())?;
-    // An interval that is stored has its beginning with it.
+    // A stored interval contains its `from` or `anchor`, so the time passed here is not used.
     Plan::read(&words, 0).map(Some)
 }
 
-/// A recurring trigger waits for `next`, or has come to its end.
+/// Advances a recurring trigger to `next`, or ends it.
 fn move_on(row: &mut TriggerRow, plan: &Plan, next: Option<Micros>, now: Micros) {
     match next {
         Some(next) => {
@@ -206,7 +207,7 @@ fn move_on(row: &mut TriggerRow, plan: &Plan, next: Option<Micros>, now: Micros)
     }
 }
 
-/// A slot that did not fire.
+/// Returns the row of a slot that did not fire.
 fn skipped(identifier: &str, slot: Micros, now: Micros, reason: String) -> TriggerRow {
     let mut row = TriggerRow::planned(TriggerKey::of_slot(identifier, slot), slot);
     end(&mut row, TriggerStatus::Skipped, now, Some(reason));
@@ -221,19 +222,20 @@ fn end(row: &mut TriggerRow, status: TriggerStatus, now: Micros, reason: Option<
     row.reason = reason;
 }
 
-/// The row of a trigger whose plan cannot be understood here: a newer program wrote it, or this host lacks something.
-/// Another server, or a later one, may understand it; nothing ends for what we do not know.
+/// Returns the row of a trigger whose plan cannot be parsed here, because a newer program wrote it or this
+/// host lacks a time zone. The trigger waits, because another or a later server may parse its plan.
 pub(super) fn puzzled(mut row: TriggerRow, problem: &str, now: Micros) -> TriggerRow {
-    row.reason = Some(format!("its plan cannot be understood here: {problem}"));
+    row.reason = Some(format!("its plan cannot be parsed here: {problem}"));
     row.due = Some(deferred_until(row.slot, now));
     row
 }
 
-/// The row of a recurring trigger with the slot that its plan has now; `None`: it has it. A clock that was ahead, or
-/// rules of a zone that have changed, leave a later slot behind. A slot that fired does not fire again: its row stays.
+/// Returns the row of a recurring trigger with the slot that its plan has now; `None` when it has that slot.
+/// The stored slot may be wrong after a clock that was ahead or a change of the zone's rules. A slot that
+/// fired does not fire again, because its own row stays.
 pub(super) fn replanned(mut row: TriggerRow, plan: &Plan, now: Micros) -> Option<TriggerRow> {
     let waits = row.status == TriggerStatus::Planned;
-    // Due, or delayed by its jitter: the claim decides.
+    // A due slot, or one delayed by its jitter, is left to the claim.
     if waits && row.slot <= now {
         return None;
     }
@@ -245,7 +247,7 @@ pub(super) fn replanned(mut row: TriggerRow, plan: &Plan, now: Micros) -> Option
     Some(row)
 }
 
-/// The row of a trigger, or of a slot, whose runner is called now by server `owner`.
+/// Returns the row of a trigger, or of a slot, whose runner the server `owner` calls now.
 pub(super) fn fire(
     mut row: TriggerRow,
     rule: Option<&Rule>,
@@ -259,26 +261,26 @@ pub(super) fn fire(
             row.owner = owner;
             row.ended_at = None;
             row.rule = Some(rule.identifier.clone());
-            // While it is fired `due` stays: what a dead server was firing is found by it.
+            // `due` stays while the trigger fires: other servers find the triggers of a dead server by it.
         }
         None => {
-            let told = "no rule has a pattern that its identifier begins with";
-            end(&mut row, TriggerStatus::Failed, now, Some(told.to_owned()));
+            let reason = "no rule has a pattern that its identifier begins with";
+            end(&mut row, TriggerStatus::Failed, now, Some(reason.to_owned()));
         }
     }
     row
 }
 
-/// What becomes of a recurring trigger whose slot has come.
+/// The decision about the due slots of a recurring trigger.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Slots {
-    /// Rows to store: the trigger's own, and slots that wait or were skipped.
+    /// Rows to store: the trigger's own, and slots that wait or are skipped.
     pub(super) rows: Vec<TriggerRow>,
     /// Slots to fire now.
     pub(super) fire: Vec<TriggerRow>,
 }
 
-/// Decides about the slots of `row` that are due; `known` are the rows of its slots so far.
+/// Decides about the due slots of `row`; `known` are the rows of its slots so far.
 pub(super) fn slots(
     mut row: TriggerRow,
     plan: &Plan,
@@ -297,7 +299,7 @@ pub(super) fn slots(
     }
     let mut open: Vec<TriggerRow> = known.iter().filter(|one| is_open(one)).cloned().collect();
     for slot in due.fire {
-        // A slot fires once, whatever brought the trigger back to it.
+        // A slot fires once, even if the trigger reaches it again.
         if exists(slot) {
             continue;
         }
@@ -307,7 +309,7 @@ pub(super) fn slots(
             decided.fire.push(new);
             continue;
         };
-        let told = |what: &str| {
+        let reason = |what: &str| {
             format!("overlap {what}: the slot of {} still runs", time::show(earlier.slot))
         };
         let waiting = open.iter().filter(|one| one.due.is_none()).count();
@@ -317,9 +319,9 @@ pub(super) fn slots(
                 decided.rows.push(waits(new));
             }
             Overlap::Queue(_) => {
-                decided.rows.push(skipped(&identifier, slot, now, told("queue, which is full")));
+                decided.rows.push(skipped(&identifier, slot, now, reason("queue, which is full")));
             }
-            Overlap::Skip => decided.rows.push(skipped(&identifier, slot, now, told("skip"))),
+            Overlap::Skip => decided.rows.push(skipped(&identifier, slot, now, reason("skip"))),
             Overlap::Replace => {
                 let replaced = format!("replaced by the slot of {}", time::show(slot));
                 replace(&mut open, &mut decided, &replaced, now);
@@ -339,21 +341,21 @@ pub(super) fn slots(
     decided
 }
 
-/// Whether a slot is still to end.
+/// Returns whether a slot has not ended.
 fn is_open(row: &TriggerRow) -> bool {
     matches!(row.status, TriggerStatus::Planned | TriggerStatus::Triggered)
 }
 
-/// A slot that waits until another one has ended.
+/// Returns a slot that waits until an earlier one ends.
 fn waits(mut row: TriggerRow) -> TriggerRow {
     row.due = None;
     row
 }
 
-/// What is open gives way: waiting slots do not fire, running ones are asked to stop.
+/// Replaces the open slots: waiting ones do not fire, running ones are asked to stop.
 fn replace(open: &mut Vec<TriggerRow>, decided: &mut Slots, reason: &str, now: Micros) {
     for mut one in std::mem::take(open) {
-        // Decided a moment ago, in this very unit of work: it is not to be stored twice.
+        // A row that this same transaction already decided must not be stored twice.
         decided.rows.retain(|row| row.key != one.key);
         let was_to_fire = decided.fire.iter().position(|row| row.key == one.key);
         if let Some(index) = was_to_fire {
@@ -371,7 +373,7 @@ fn replace(open: &mut Vec<TriggerRow>, decided: &mut Slots, reason: &str, now: M
     }
 }
 
-/// The slot that fires next when all that is open are `known`: the oldest that waits, unless one still runs.
+/// Returns the slot of `known` that fires next: the oldest waiting one, unless one still runs.
 pub(super) fn released(known: &[TriggerRow], now: Micros) -> Option<TriggerRow> {
     let mut open = known.iter().filter(|row| is_open(row));
     if open.clone().any(|row| row.due.is_some()) {
@@ -382,36 +384,36 @@ pub(super) fn released(known: &[TriggerRow], now: Micros) -> Option<TriggerRow> 
     Some(next)
 }
 
-/// How a call of a runner ended.
+/// The outcome of a runner's call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It did what it was asked; the end of what it said.
+    /// The call succeeded, with the end of its output.
     Executed(Option<String>),
-    /// It failed.
+    /// The call failed.
     Failed {
-        /// Why.
+        /// The reason.
         reason: String,
-        /// The end of what it said.
+        /// The end of its output.
         output: Option<String>,
         /// Whether another attempt may help.
         retryable: bool,
-        /// How long it asks not to be called again.
+        /// The shortest wait before another attempt that the target requests.
         not_before: Option<Duration>,
     },
-    /// It did not run, or was ended with this server: it is to fire again.
+    /// The call did not run, or ended with this server: the trigger fires again.
     Released,
-    /// What it goes to is away, for this reason: it is to fire again, in a while.
+    /// The target is unavailable, for this reason: the trigger fires again later.
     Postponed(String),
 }
 
 impl Outcome {
-    /// It failed and said nothing.
+    /// Returns a failure without output.
     pub(crate) fn failed(reason: impl Into<String>, retryable: bool) -> Self {
         Self::Failed { reason: reason.into(), output: None, retryable, not_before: None }
     }
 }
 
-/// The row after its runner ended.
+/// Returns the row after its runner ended.
 pub(super) fn finish(
     mut row: TriggerRow,
     outcome: Outcome,
@@ -459,8 +461,8 @@ pub(super) fn finish(
     row
 }
 
-/// When a trigger is looked at again whose runner has too much to do: the longer it has waited the later, so
-/// that many of them cost little.
+/// Returns when a trigger without room at its target is claimed again: the longer it has waited, the later,
+/// so that many waiting triggers cost little.
 pub(super) fn deferred_until(slot: Micros, now: Micros) -> Micros {
     now + ((now - slot) / 4).clamp(1_000_000, 30_000_000)
 }

@@ -1,4 +1,4 @@
-//! A program that serves, in a folder of its own, and a browser to use it with.
+//! Helpers for tests that start a server in a separate process.
 #![allow(dead_code, unreachable_pub, reason = "every test file uses a part of it")]
 
 pub mod serving;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 pub use batchwright_testkit::process::{Process, until};
 
-/// The example of that name, as `cargo test` built it.
+/// Returns the path of the example `name`, which `cargo test` has built.
 pub fn example(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let path = tests.parent().unwrap().parent().unwrap().join("examples").join(name);

@@ -1,6 +1,6 @@
-//! A server of scripted jobs in a process of its own, and clients of it.
+//! A server of scripted jobs in a separate process, and clients for it.
 //!
-//! The test program is its own server: started again with `BATCHWRIGHT_SERVE` it serves until it is killed.
+//! The test program is the server, too: when started with `BATCHWRIGHT_SERVE` it serves until it is killed.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -22,19 +22,20 @@ use sha2::{Digest, Sha256};
 
 use super::{Process, until};
 
-/// Where a child finds what it serves: a folder.
+/// Variable with the folder that a child process serves.
 const SERVE: &str = "BATCHWRIGHT_SERVE";
-/// How long its leases run, in milliseconds.
+/// Variable with the lease of the server, in milliseconds.
 const LEASE: &str = "BATCHWRIGHT_TEST_LEASE";
-/// Whether it wants tokens.
+/// Variable that makes the server require tokens.
 const TOKENS: &str = "BATCHWRIGHT_TEST_TOKENS";
-/// Attempts at a unit.
+/// Most attempts of a unit.
 pub const ATTEMPTS: u32 = 3;
-/// Units of a chunk of job `chunks`.
+/// Units in a chunk of job `chunks`.
 pub const CHUNK: u64 = 50;
 
-/// What each unit does, after it wrote its number into the file `effects`: `MS` sleeps, and of the words
-/// `fail=N panic=N abort=N hang=N gate=N` each is for one unit.
+/// Returns the function that processes a unit: it appends the unit's number to the file `effects`, then
+/// follows the script. `sleep=MS` applies to all units; `fail=N`, `panic=N`, `abort=N`, `hang=N` and `gate=N`
+/// to one unit each.
 fn process(
     scope: &StepScope,
 ) -> Result<impl Fn(&u64) -> Result<Option<u64>, ItemError> + use<>, ItemError> {
@@ -53,9 +54,9 @@ fn process(
             }
         }
         if is("fail") {
-            return Err(ItemError::data("it never works"));
+            return Err(ItemError::data("this unit always fails"));
         }
-        assert!(!is("panic"), "it never works");
+        assert!(!is("panic"), "this unit always fails");
         if is("abort") {
             std::process::abort();
         }
@@ -73,7 +74,7 @@ fn word(script: &str, name: &str) -> Option<u64> {
     script.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
 }
 
-/// Adds up its units, and keeps their order visible: a sum, and a hash that depends on it.
+/// Returns a job that sums the numbers of its units.
 fn job(name: &str, units: u64, completion: Completion) -> Job {
     let step = ProgressiveStep::builder("units")
         .units(NumberedUnits::new(units))
@@ -96,7 +97,8 @@ fn job(name: &str, units: u64, completion: Completion) -> Job {
     Job::builder(name).step(step).build().unwrap()
 }
 
-/// Serves, when this process was started to do that. Called by a test of every program that starts servers.
+/// Serves if this process was started as a server. A test of every program that starts servers calls this
+/// function.
 pub fn serve_if_asked() {
     let Ok(folder) = std::env::var(SERVE) else { return };
     let folder = Path::new(&folder);
@@ -159,7 +161,7 @@ impl Place {
         Self { folder, server, address }
     }
 
-    /// One more server of the same store.
+    /// Starts one more server on the same store.
     pub fn serve(folder: &Path, address: &str, settings: &[(&str, &str)]) -> Process {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "serves_when_it_is_asked_to", "--nocapture"]);
@@ -169,23 +171,23 @@ impl Place {
         Process::start(&mut command, |line| line.contains("serving "))
     }
 
-    /// The settings of a server whose leases run so long.
+    /// Returns the settings of a server with this lease, in milliseconds.
     pub fn lease(millis: &str) -> [(&str, &str); 1] {
         [(LEASE, millis)]
     }
 
-    /// The settings of a server that wants tokens.
+    /// Returns the settings of a server that requires tokens.
     pub fn tokens() -> [(&'static str, &'static str); 1] {
         [(TOKENS, "yes")]
     }
 
-    /// `kill -9`, and a new server at the same address.
+    /// Kills the server with `kill -9` and starts a new one at the same address.
     pub fn kill_and_serve(&mut self) {
         self.server.kill();
         self.server = Self::serve(self.folder.path(), &self.address, &[]);
     }
 
-    /// How often the body of each unit ran.
+    /// Returns how often `unit` ran.
     pub fn runs(&self, unit: u64) -> usize {
         let line = unit.to_string();
         self.effects().iter().filter(|found| **found == line).count()
@@ -204,12 +206,12 @@ impl Place {
         Http { address: self.address.clone(), headers: Vec::new() }
     }
 
-    /// Opens an execution of `job` whose units do what `script` says.
+    /// Opens an execution of `job` whose units follow `script`.
     pub fn open(&self, job: &str, script: &str, lanes: u32) -> Opened {
         let body = json!({"parameters": {"script": script}, "lanes": lanes});
-        let told = self.http().post(&format!("/v1/progressive/{job}"), &body);
-        assert_eq!(told.status, 201, "{}", told.text());
-        Opened::of(&told.json())
+        let response = self.http().post(&format!("/v1/progressive/{job}"), &body);
+        assert_eq!(response.status, 201, "{}", response.text());
+        Opened::of(&response.json())
     }
 }
 
@@ -221,10 +223,10 @@ pub struct Opened {
 }
 
 impl Opened {
-    pub fn of(told: &Value) -> Self {
-        let lanes = told["lanes"].as_array().unwrap().iter();
+    pub fn of(response: &Value) -> Self {
+        let lanes = response["lanes"].as_array().unwrap().iter();
         let lanes = lanes.map(|lane| lane["id"].as_str().unwrap().to_owned()).collect();
-        Self { id: told["execution"].as_i64().unwrap(), lanes }
+        Self { id: response["execution"].as_i64().unwrap(), lanes }
     }
 
     pub fn path(&self, rest: &str) -> String {
@@ -236,14 +238,14 @@ impl Opened {
     }
 }
 
-/// A client that is nothing but sockets: one connection a request.
+/// A client on plain sockets, with one connection per request.
 #[derive(Debug, Clone)]
 pub struct Http {
     pub address: String,
     pub headers: Vec<(String, String)>,
 }
 
-/// What came back.
+/// A response.
 #[derive(Debug, Clone)]
 pub struct Told {
     pub status: u16,
@@ -326,10 +328,11 @@ pub fn read(mut socket: TcpStream) -> std::io::Result<Told> {
     let end = end.ok_or_else(|| std::io::Error::other("the answer was cut short"))?;
     let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    let told = Told { status, head, body: bytes[end + 4..].to_vec() };
-    match told.header("content-length").map(|length| length.parse() == Ok(told.body.len())) {
+    let response = Told { status, head, body: bytes[end + 4..].to_vec() };
+    match response.header("content-length").map(|length| length.parse() == Ok(response.body.len()))
+    {
         Some(false) => Err(std::io::Error::other("the answer was cut short")),
-        _ => Ok(told),
+        _ => Ok(response),
     }
 }
 
@@ -337,13 +340,14 @@ pub fn read(mut socket: TcpStream) -> std::io::Result<Told> {
 pub fn drive_lane(http: &Http, opened: &Opened, lane: usize) -> Vec<Value> {
     let (mut seq, mut answers) = (1, Vec::new());
     loop {
-        let Ok(told) = http.ask("POST", &opened.slice(lane), Some(&json!({ "seq": seq }))) else {
-            // The server is away: the same request again.
+        let Ok(response) = http.ask("POST", &opened.slice(lane), Some(&json!({ "seq": seq })))
+        else {
+            // The server is unavailable: send the same request again.
             StopToken::default().wait(Duration::from_millis(20));
             continue;
         };
-        let answer = told.json();
-        match (told.status, answer["code"].as_str()) {
+        let answer = response.json();
+        match (response.status, answer["code"].as_str()) {
             (200, _) => {}
             (409, Some("wrong_seq")) => {
                 seq = answer["expected"].as_u64().unwrap();
@@ -378,10 +382,10 @@ pub fn drive(http: &Http, opened: &Opened) -> Vec<Vec<Value>> {
     })
 }
 
-/// Waits until nobody works on a lane of the execution.
+/// Waits until no slice of the execution runs.
 pub fn until_idle(http: &Http, opened: &Opened) -> Value {
     let mut last = Value::Null;
-    until("nobody works on the lanes", || {
+    until("no slice runs", || {
         last = http.get(&opened.path("lanes")).json();
         last["lanes"].as_array().unwrap().iter().all(|lane| lane["live"] == false)
     });

@@ -1,5 +1,5 @@
-//! Messages to RabbitMQ: persistent, mandatory, confirmed. One task a broker, one channel a batch to one exchange,
-//! so that an exchange that is missing holds up no other.
+//! The AMQP runner: publishes persistent, mandatory, confirmed messages to RabbitMQ. Each broker has one
+//! task, and each batch to one exchange its own channel, so that a missing exchange does not delay others.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -26,29 +26,29 @@ use crate::scheduler::trigger::Outcome;
 
 /// Messages whose confirms are awaited together.
 const BATCH_MAX: usize = 500;
-/// Batches under way at once, each on a channel of its own. A broker may take a tenth of a second to confirm what
-/// it must write to its disk: a few messages a second must not wait for each other.
+/// Batches under way at once, each on its own channel. A broker may take a tenth of a second to confirm
+/// messages that it writes to its disk: a few messages a second must not wait for each other.
 const BATCHES_MAX: usize = 16;
-/// Messages under way at once. More would only fill the broker's queues and hold up everybody else.
+/// Unconfirmed messages at once. More would only fill the broker's queues and delay its other clients.
 const UNCONFIRMED_MAX: usize = 2_000;
-/// How long confirms are still waited for when this server ends.
+/// How long the end of this server waits for confirms.
 const CONFIRM_GRACE: Duration = Duration::from_secs(5);
-/// Seconds between signs of life: a broker that gives none for twice as long is gone.
+/// Seconds between heartbeats; a broker without one for twice as long counts as unavailable.
 const HEARTBEAT_SECONDS: u16 = 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Wait before the broker is tried again: first, and at most.
+/// First and longest wait before the next attempt to connect.
 const RECONNECT_MIN: Duration = Duration::from_millis(100);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
 
-/// The DSN as the driver takes it. As Kairoi documents it, one that ends in `/` means the virtual host `/`.
+/// Parses a DSN for the driver. As in Kairoi, a DSN that ends in `/` means the virtual host `/`.
 fn uri(dsn: &str) -> Result<AMQPUri, String> {
-    // The parser's complaint may quote the DSN, and the DSN its password.
+    // The parser's error may quote the DSN with its password.
     let wrong = || "the DSN cannot be used; write amqp://USER:PASSWORD@HOST:PORT/VHOST".to_owned();
     let mut uri: AMQPUri = dsn.parse().map_err(|_| wrong())?;
     if uri.vhost.is_empty() {
         "/".clone_into(&mut uri.vhost);
     }
-    // Its parser knows no addresses in brackets and takes this host instead.
+    // The driver's parser does not support addresses in brackets, so the host is set here.
     let url = reqwest::Url::parse(dsn).map_err(|_| wrong())?;
     if let Some(address) = url.host_str().and_then(|host| host.strip_prefix('[')?.strip_suffix(']'))
     {
@@ -58,12 +58,12 @@ fn uri(dsn: &str) -> Result<AMQPUri, String> {
     Ok(uri)
 }
 
-/// Refuses a DSN that cannot be understood. Says nothing of what is in it.
+/// Refuses a DSN that cannot be parsed. The error does not quote it.
 pub(crate) fn check_dsn(dsn: &str) -> Result<(), String> {
     uri(dsn).map(drop)
 }
 
-/// Where a broker is, without user and password.
+/// Returns the address of a broker, without user and password.
 pub(crate) fn redacted(dsn: &str) -> String {
     match uri(dsn) {
         Ok(uri) => {
@@ -74,8 +74,9 @@ pub(crate) fn redacted(dsn: &str) -> String {
     }
 }
 
-/// Publishes what comes in until nobody sends any more. What is due for a broker that is away goes back to the schedule
-/// with the reason: there it can be seen, removed, and taken by another server or a corrected rule.
+/// Publishes the triggers of `work` until its senders are dropped. Triggers for an unavailable broker are
+/// postponed in the schedule with the reason: there they can be listed, removed, and claimed by another
+/// server or for a corrected rule.
 pub(crate) async fn publish_all(
     shared: Arc<Shared>,
     dsn: String,
@@ -85,14 +86,14 @@ pub(crate) async fn publish_all(
     let (done, mut finished) = mpsc::unbounded_channel::<Batch>();
     let reports = Reports { shared: Arc::clone(&shared), waiting };
     let mut broker = Broker::new(dsn);
-    let mut everybody = shared.everybody();
+    let mut stop_all = shared.everybody();
     let mut backlog: VecDeque<Firing> = VecDeque::new();
     let (mut new, mut under_way, mut unconfirmed, mut is_open) = (Vec::new(), 0, 0, true);
     let is_free = |batches: usize, messages: usize, backlog: &VecDeque<Firing>| {
         batches < BATCHES_MAX && messages < UNCONFIRMED_MAX && !backlog.is_empty()
     };
     while is_open || under_way > 0 {
-        let is_stopped = *everybody.borrow() != Stop::No;
+        let is_stopped = *stop_all.borrow() != Stop::No;
         let goes_on = !is_stopped && is_free(under_way, unconfirmed, &backlog);
         tokio::select! {
             biased;
@@ -106,10 +107,10 @@ pub(crate) async fn publish_all(
                 is_open = count > 0;
                 backlog.extend(new.drain(..));
             }
-            Ok(_) = everybody.wait_for(|stop| *stop != Stop::No), if !is_stopped => {}
+            Ok(_) = stop_all.wait_for(|stop| *stop != Stop::No), if !is_stopped => {}
             () = std::future::ready(()), if goes_on => {}
         }
-        if *everybody.borrow() != Stop::No {
+        if *stop_all.borrow() != Stop::No {
             reports.report(backlog.drain(..).map(|firing| (firing, Outcome::Released)).collect());
             continue;
         }
@@ -120,7 +121,7 @@ pub(crate) async fn publish_all(
         }
         if is_free(under_way, unconfirmed, &backlog) {
             let mut batch = Batch::default();
-            let stopped = everybody.wait_for(|stop| *stop != Stop::No);
+            let stopped = stop_all.wait_for(|stop| *stop != Stop::No);
             tokio::select! {
                 () = broker.publish(&shared, &mut backlog, &mut batch) => {}
                 _ = stopped => {}
@@ -137,22 +138,22 @@ pub(crate) async fn publish_all(
     }
 }
 
-/// Messages to one exchange, on a channel that no other batch uses meanwhile: what the broker returns is one of
-/// these.
+/// Messages to one exchange, on a channel that no other batch uses meanwhile, so that each message the broker
+/// returns belongs to this batch.
 #[derive(Default)]
 struct Batch {
     exchange: String,
     channel: Option<Channel>,
     sent: Vec<(Firing, ShortString, PublisherConfirm)>,
-    /// How many were sent.
+    /// Number of messages that were sent.
     count: usize,
-    /// What no broker will ever take.
+    /// Outcomes that need no confirm, such as a refusal by the broker.
     refused: Vec<(Firing, Outcome)>,
-    /// What is to be published again: its connection broke before it was confirmed.
+    /// Triggers to publish again, because the connection broke before a confirm.
     again: Vec<Firing>,
 }
 
-/// Where results go.
+/// Reports outcomes to the ledger.
 #[derive(Clone)]
 struct Reports {
     shared: Arc<Shared>,
@@ -167,12 +168,12 @@ impl Reports {
         }
     }
 
-    /// Reports what the broker says of each message. As long as its connection stands, a message that is not confirmed
-    /// is not published again: a broker that is full holds it already.
+    /// Reports the broker's answer to each message. While the connection is open, an unconfirmed message is
+    /// not published again, because a full broker already has it.
     async fn await_confirms(&self, mut batch: Batch) -> Batch {
-        let mut everybody = self.shared.everybody();
+        let mut stop_all = self.shared.everybody();
         let server_ends = async {
-            let _ = everybody.wait_for(|stop| *stop != Stop::No).await;
+            let _ = stop_all.wait_for(|stop| *stop != Stop::No).await;
             tokio::time::sleep(CONFIRM_GRACE).await;
         };
         tokio::pin!(server_ends);
@@ -192,7 +193,8 @@ impl Reports {
             match answer {
                 Some(Ok(answer)) => {
                     let is_ack = matches!(answer, Confirmation::Ack(_));
-                    // The driver hands a returned message to some confirm of the channel, not to its own.
+                    // The driver attaches a returned message to some confirm of the channel, not always to
+                    // its own.
                     if let Some(message) = answer.take_message() {
                         let id = message.delivery.properties.message_id().as_ref();
                         returned
@@ -200,49 +202,49 @@ impl Reports {
                     }
                     answered.push((firing, id, is_ack));
                 }
-                // Refused as a whole: no permission, an exchange that went away.
-                Some(Err(error)) => match Trouble::of(error) {
-                    Trouble::Refused(reason) => {
+                // The whole channel was refused: no permission, or a removed exchange.
+                Some(Err(error)) => match PublishError::of(error) {
+                    PublishError::Refused(reason) => {
                         batch.refused.push((firing, Outcome::failed(reason, true)));
                     }
-                    Trouble::Closed(reason) => {
+                    PublishError::Closed(reason) => {
                         batch.refused.push((firing, Outcome::failed(reason, false)));
                     }
-                    Trouble::Away(_) => batch.again.push(firing),
+                    PublishError::Away(_) => batch.again.push(firing),
                 },
                 None => batch.refused.push((firing, Outcome::Released)),
             }
         }
-        let told = |(firing, id, is_ack): (Firing, ShortString, bool)| {
+        let with_outcome = |(firing, id, is_ack): (Firing, ShortString, bool)| {
             let outcome = match returned.get(id.as_str()) {
-                Some(told) => {
-                    Outcome::failed(format!("unroutable: no queue takes it ({told})"), false)
+                Some(text) => {
+                    Outcome::failed(format!("unroutable: no queue takes it ({text})"), false)
                 }
                 None if is_ack => Outcome::Executed(None),
                 None => Outcome::failed("refused by the broker (nack)", true),
             };
             (firing, outcome)
         };
-        let mut outcomes: Vec<_> = answered.into_iter().map(told).collect();
+        let mut outcomes: Vec<_> = answered.into_iter().map(with_outcome).collect();
         outcomes.append(&mut batch.refused);
         self.report(outcomes);
         batch
     }
 }
 
-/// A connection that is made again when it breaks.
+/// A connection to a broker that is opened again when it breaks.
 struct Broker {
     dsn: String,
     connection: Option<Connection>,
     /// Channels that no batch uses, by exchange.
     channels: HashMap<String, Vec<Channel>>,
-    /// Wait before the next try to connect.
+    /// Wait before the next attempt to connect.
     pause: Duration,
-    /// Not before this moment.
+    /// The time before which nothing is published.
     away_until: Option<Instant>,
-    /// Since when it cannot be reached.
+    /// Since when the broker is unavailable.
     away_since: Option<Instant>,
-    /// Why it takes nothing now.
+    /// Why the broker accepts nothing now.
     reason: String,
 }
 
@@ -268,29 +270,29 @@ impl Broker {
     fn away(&mut self, reason: &str) {
         self.connection = None;
         self.channels.clear();
-        self.rest(&format!("the broker is away: {reason}"));
+        self.rest(&format!("the broker is unavailable: {reason}"));
     }
 
-    /// Whether the broker said that it takes nothing for now; its connection stays.
+    /// Returns whether the broker has blocked this connection, which stays open.
     fn is_blocked(&self) -> bool {
         self.connection.as_ref().is_some_and(|connection| connection.status().blocked())
     }
 
-    /// Nothing is published for a while.
+    /// Stops publishing for a while.
     fn rest(&mut self, reason: &str) {
         let now = Instant::now();
         if self.away_since.is_none() {
             self.away_since = Some(now);
             let broker = redacted(&self.dsn);
-            tracing::warn!(broker, reason, "nothing can be published: what is due waits");
+            tracing::warn!(broker, reason, "cannot publish: due triggers wait");
         }
         reason.clone_into(&mut self.reason);
         self.pause = (self.pause * 2).clamp(RECONNECT_MIN, RECONNECT_MAX);
         self.away_until = Some(now + self.pause);
     }
 
-    /// Publishes the first of `backlog`, and those behind it that go to the same exchange, as `batch`. May be
-    /// dropped at any moment: each message is in one of the two.
+    /// Publishes the first trigger of `backlog`, and those after it for the same exchange, as `batch`. The
+    /// future may be dropped at any moment: each trigger is in one of the two.
     async fn publish(
         &mut self,
         shared: &Shared,
@@ -301,20 +303,20 @@ impl Broker {
         address(first).0.clone_into(&mut batch.exchange);
         if self.is_blocked() {
             return self
-                .rest("the broker takes no messages for now: its memory or its disk is full");
+                .rest("the broker accepts no messages for now: its memory or its disk is full");
         }
         let channel = match self.channel(&batch.exchange).await {
             Ok(channel) => channel,
-            Err(Trouble::Away(reason)) => return self.away(&reason),
-            Err(Trouble::Closed(reason)) => {
-                // Whatever the exchange: no message reaches this broker so.
+            Err(PublishError::Away(reason)) => return self.away(&reason),
+            Err(PublishError::Closed(reason)) => {
+                // The refusal applies to all exchanges.
                 let outcome = |firing| (firing, Outcome::failed(reason.clone(), false));
                 batch.refused.extend(backlog.drain(..).map(outcome));
                 self.connection = None;
                 return;
             }
-            Err(Trouble::Refused(reason)) => {
-                // None of them can be published: there is no such exchange.
+            Err(PublishError::Refused(reason)) => {
+                // No trigger of this exchange can be published: the exchange does not exist.
                 let (refused, others): (VecDeque<_>, VecDeque<_>) =
                     backlog.drain(..).partition(|firing| address(firing).0 == batch.exchange);
                 *backlog = others;
@@ -338,18 +340,20 @@ impl Broker {
                 Ok(confirm) => {
                     batch.sent.extend(backlog.pop_front().map(|firing| (firing, id, confirm)));
                 }
-                Err(Trouble::Refused(reason)) => {
+                Err(PublishError::Refused(reason)) => {
                     let outcome = Outcome::failed(reason, false);
                     batch.refused.extend(backlog.pop_front().map(|firing| (firing, outcome)));
                     return;
                 }
-                Err(Trouble::Closed(reason) | Trouble::Away(reason)) => return self.away(&reason),
+                Err(PublishError::Closed(reason) | PublishError::Away(reason)) => {
+                    return self.away(&reason);
+                }
             }
         }
     }
 
-    /// A channel for `exchange` that no batch uses, or a new one.
-    async fn channel(&mut self, exchange: &str) -> Result<Channel, Trouble> {
+    /// Returns an unused channel for `exchange`, or opens one.
+    async fn channel(&mut self, exchange: &str) -> Result<Channel, PublishError> {
         let free = self.channels.get_mut(exchange).and_then(|free| {
             free.retain(|channel| channel.status().connected());
             free.pop()
@@ -360,19 +364,21 @@ impl Broker {
         }
     }
 
-    /// A channel for `exchange`, which must exist.
-    async fn open(&mut self, exchange: &str) -> Result<Channel, Trouble> {
+    /// Opens a channel for `exchange`, which must exist.
+    async fn open(&mut self, exchange: &str) -> Result<Channel, PublishError> {
         let connection = match &self.connection {
             Some(connection) if connection.status().connected() => connection,
             _ => {
-                let uri = uri(&self.dsn).map_err(Trouble::Closed)?;
+                let uri = uri(&self.dsn).map_err(PublishError::Closed)?;
                 let connecting = Connection::connect_uri(uri, ConnectionProperties::default());
                 let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
                 let connected = connected
-                    .map_err(|_| Trouble::Away(format!("no answer within {CONNECT_TIMEOUT:?}")))?
-                    .map_err(|error| Trouble::at_login(&error))?;
+                    .map_err(|_| {
+                        PublishError::Away(format!("no answer within {CONNECT_TIMEOUT:?}"))
+                    })?
+                    .map_err(|error| PublishError::at_login(&error))?;
                 if self.away_since.take().is_some() {
-                    tracing::info!(broker = redacted(&self.dsn), "the broker is back");
+                    tracing::info!(broker = redacted(&self.dsn), "the broker is available again");
                 }
                 self.pause = Duration::ZERO;
                 self.channels.clear();
@@ -390,13 +396,13 @@ impl Broker {
             Ok::<_, lapin::Error>(channel)
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, opening).await {
-            Ok(opened) => opened.map_err(Trouble::of),
-            Err(_) => Err(Trouble::Away(format!("no answer within {CONNECT_TIMEOUT:?}"))),
+            Ok(opened) => opened.map_err(PublishError::of),
+            Err(_) => Err(PublishError::Away(format!("no answer within {CONNECT_TIMEOUT:?}"))),
         }
     }
 }
 
-/// Exchange and routing key of a message.
+/// Returns exchange and routing key of a trigger's message.
 fn address(firing: &Firing) -> (&str, &str) {
     match &firing.rule.settings.runner {
         Runner::Amqp { exchange, routing_key, .. } => (exchange, routing_key),
@@ -410,7 +416,7 @@ async fn publish_one(
     exchange: &str,
     routing_key: &str,
     id: ShortString,
-) -> Result<PublisherConfirm, Trouble> {
+) -> Result<PublisherConfirm, PublishError> {
     let properties = BasicProperties::default()
         .with_delivery_mode(2)
         .with_app_id("batchwright".into())
@@ -420,27 +426,28 @@ async fn publish_one(
     let payload = firing.key.identifier.as_bytes();
     let sent =
         channel.basic_publish(exchange.into(), routing_key.into(), options, payload, properties);
-    sent.await.map_err(Trouble::of)
+    sent.await.map_err(PublishError::of)
 }
 
-enum Trouble {
-    /// The broker will not take this message, now or later.
+/// Why a message cannot be published.
+enum PublishError {
+    /// The broker refuses this message for good.
     Refused(String),
-    /// The broker lets nobody in who comes so: a wrong password, an unknown virtual host.
+    /// The broker refuses the connection for good: a wrong password, an unknown virtual host.
     Closed(String),
-    /// The broker cannot be reached.
+    /// The broker is unavailable.
     Away(String),
 }
 
-impl Trouble {
-    /// Why nobody is let in: what no later try would mend, or that the broker is away.
+impl PublishError {
+    /// Classifies a failed connection: refused for good, or unavailable.
     fn at_login(error: &lapin::Error) -> Self {
         match error.kind() {
-            ErrorKind::ProtocolError(told) => {
-                let text = told.get_message().as_str();
-                // Both numbers are used for what passes, too.
+            ErrorKind::ProtocolError(refusal) => {
+                let text = refusal.get_message().as_str();
+                // The broker uses the same codes for temporary conditions.
                 let passes = text.contains("limit") || text.contains("is down");
-                match told.kind() {
+                match refusal.kind() {
                     AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)
                     | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED | AMQPHardError::INVALIDPATH)
                         if !passes =>
@@ -459,15 +466,18 @@ impl Trouble {
 
     fn of(error: lapin::Error) -> Self {
         match error.kind() {
-            ErrorKind::ProtocolError(told) if matches!(told.kind(), AMQPErrorKind::Soft(_)) => {
-                Self::Refused(told.get_message().to_string())
+            ErrorKind::ProtocolError(refusal)
+                if matches!(refusal.kind(), AMQPErrorKind::Soft(_)) =>
+            {
+                Self::Refused(refusal.get_message().to_string())
             }
             _ => Self::Away(error.to_string()),
         }
     }
 }
 
-/// Trigger and slot: the same for every attempt, so that a consumer knows a message that it has seen.
+/// Returns the id of a message: trigger and slot, the same for every attempt, so that a consumer can
+/// recognize a repeated message.
 fn message_id(firing: &Firing) -> ShortString {
     let slot = time::show_exact(firing.slot);
     let identifier = &firing.key.identifier;
@@ -475,6 +485,7 @@ fn message_id(firing: &Firing) -> ShortString {
     ShortString::try_new(whole).unwrap_or_else(|_| {
         let hash =
             Sha256::digest(identifier).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        ShortString::try_new(format!("sha256:{hash}/{slot}")).expect("a hundred bytes")
+        ShortString::try_new(format!("sha256:{hash}/{slot}"))
+            .expect("a hash and a time take about a hundred bytes")
     })
 }

@@ -1,4 +1,5 @@
-//! A signed `POST`, after the [Standard Webhooks](https://www.standardwebhooks.com) convention.
+//! The HTTP runner: sends a signed `POST` by the [Standard Webhooks](https://www.standardwebhooks.com)
+//! convention.
 
 use std::error::Error;
 use std::future::Future;
@@ -19,18 +20,19 @@ use crate::scheduler::rule::Secret;
 use crate::scheduler::time;
 use crate::scheduler::trigger::Outcome;
 
-/// How long the body of an answer is waited for.
+/// Timeout for the body of an answer.
 const BODY_GRACE: Duration = Duration::from_secs(1);
-/// How long a connection may take to come about.
+/// Timeout for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The client of all webhooks. It follows no redirection: a signed message goes where its rule says.
+/// Returns the client of all webhooks. The client follows no redirect: a signed message goes only to the URL
+/// of its rule.
 pub(crate) fn client() -> Result<Client, String> {
     let builder = Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
         .user_agent(concat!("batchwright/", env!("CARGO_PKG_VERSION")));
-    builder.build().map_err(|error| format!("make the HTTP client: {error}"))
+    builder.build().map_err(|error| format!("create the HTTP client: {error}"))
 }
 
 /// Refuses a URL that cannot be called.
@@ -42,7 +44,8 @@ pub(crate) fn check_url(url: &str) -> Result<(), String> {
     }
 }
 
-/// Scheme and host of a URL. Its path may be a secret too: that of a chat's webhook is.
+/// Returns scheme and host of a URL. Its path is left out, because it may be a secret, as in a chat's
+/// webhook.
 pub(crate) fn redacted(url: &str) -> String {
     match Url::parse(url) {
         Ok(parsed) => {
@@ -53,7 +56,7 @@ pub(crate) fn redacted(url: &str) -> String {
     }
 }
 
-/// Host and port of a URL that was checked.
+/// Returns host and port of a checked URL.
 pub(crate) fn host(url: &str) -> String {
     let parsed = Url::parse(url).ok();
     let place = parsed
@@ -61,19 +64,19 @@ pub(crate) fn host(url: &str) -> String {
     place.unwrap_or_default()
 }
 
-/// The signature of a message: `v1,` and the HMAC-SHA256 of `id.timestamp.body` as base64.
+/// Returns the signature of a message: `v1,` and the HMAC-SHA256 of `id.timestamp.body` as base64.
 ///
-/// A secret that begins with `whsec_` is base64 behind it; any other is taken as it is.
+/// A secret with the prefix `whsec_` is base64 after it; any other is used as it is.
 pub(crate) fn signature(secret: &str, id: &str, timestamp: i64, body: &str) -> String {
     let decoded = secret.strip_prefix("whsec_").and_then(|coded| BASE64.decode(coded).ok());
     let key = decoded.unwrap_or_else(|| secret.as_bytes().to_vec());
-    let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("a key of any length");
+    let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("HMAC accepts a key of any length");
     mac.update(format!("{id}.{timestamp}.{body}").as_bytes());
     format!("v1,{}", BASE64.encode(mac.finalize().into_bytes()))
 }
 
-/// Sends the message. An answer of the two hundreds is success; the others, unless they say that the request
-/// itself is wrong, and no answer at all, may be tried again.
+/// Sends the message. A 2xx status is success. A 5xx status, 408, 425, 429 and a missing answer may be
+/// retried; any other status is final.
 pub(crate) async fn call(
     shared: &Shared,
     firing: &Firing,
@@ -102,18 +105,18 @@ pub(crate) async fn call(
         let (status, wait) = (response.status(), retry_after(response.headers(), timestamp));
         let place = response.headers().get(LOCATION).and_then(|place| place.to_str().ok());
         let place = place.map(redacted);
-        let mut said = Vec::new();
+        let mut output = Vec::new();
         let reading = async {
-            while said.len() < OUTPUT_MAX
+            while output.len() < OUTPUT_MAX
                 && let Ok(Some(chunk)) = response.chunk().await
             {
-                said.extend_from_slice(&chunk);
+                output.extend_from_slice(&chunk);
             }
         };
-        // The status has decided. What comes after it is for people, and is not waited for long.
+        // The status decides the outcome; the body is only shown, so the wait for it is short.
         let _ = tokio::time::timeout(BODY_GRACE, reading).await;
-        said.truncate(OUTPUT_MAX);
-        Ok::<_, reqwest::Error>(Answer { status, wait, place, said })
+        output.truncate(OUTPUT_MAX);
+        Ok::<_, reqwest::Error>(Answer { status, wait, place, output })
     };
     let answered = tokio::select! {
         answered = answered => answered,
@@ -123,11 +126,11 @@ pub(crate) async fn call(
         },
     };
     match answered {
-        Ok(answer) if answer.status.is_success() => Outcome::Executed(super::tail(&answer.said)),
-        Ok(Answer { status, wait, place, said }) => {
+        Ok(answer) if answer.status.is_success() => Outcome::Executed(super::tail(&answer.output)),
+        Ok(Answer { status, wait, place, output }) => {
             let place = place.filter(|_| status.is_redirection());
-            let place = place.map_or_else(String::new, |place| format!(", which leads to {place}"));
-            // A redirection is final: a signed message goes where its rule says, and nowhere else.
+            let place = place.map_or_else(String::new, |place| format!(", a redirect to {place}"));
+            // A redirect is a final failure: a signed message goes only to the URL of its rule.
             let retryable = status.is_server_error()
                 || [
                     StatusCode::REQUEST_TIMEOUT,
@@ -137,7 +140,7 @@ pub(crate) async fn call(
                 .contains(&status);
             Outcome::Failed {
                 reason: format!("answered {status}{place}"),
-                output: super::tail(&said),
+                output: super::tail(&output),
                 retryable,
                 not_before: wait.filter(|_| retryable),
             }
@@ -146,17 +149,17 @@ pub(crate) async fn call(
     }
 }
 
-/// What a receiver answered.
+/// The answer of a receiver.
 struct Answer {
     status: StatusCode,
-    /// How long it asks not to be called again.
+    /// The requested wait before another call.
     wait: Option<Duration>,
-    /// Where it redirects to, without what may be secret.
+    /// The target of a redirect, without the parts that may be secret.
     place: Option<String>,
-    said: Vec<u8>,
+    output: Vec<u8>,
 }
 
-/// `Retry-After`: seconds, or a date. `now` is in seconds since 1970.
+/// Returns the wait of `Retry-After`, which contains seconds or a date. `now` is in seconds since 1970.
 fn retry_after(headers: &HeaderMap, now: i64) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let seconds = match text.parse::<u64>() {
@@ -169,7 +172,7 @@ fn retry_after(headers: &HeaderMap, now: i64) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-/// A header holds letters of ASCII alone; all others are written as `%XX`.
+/// Returns `text` for a header: bytes other than visible ASCII are written as `%XX`.
 fn header(text: &str) -> String {
     let written = |byte: u8| match byte {
         b'!'..=b'~' if byte != b'%' => char::from(byte).to_string(),
@@ -178,16 +181,16 @@ fn header(text: &str) -> String {
     text.bytes().map(written).collect()
 }
 
-/// The chain of causes, without the URL, which may hold secrets.
+/// Returns the error with its causes, without the URL, which may contain secrets.
 fn reason(error: reqwest::Error) -> String {
     let error = error.without_url();
-    let mut told = error.to_string();
+    let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(one) = cause {
-        told.push_str(&format!(": {one}"));
+        text.push_str(&format!(": {one}"));
         cause = one.source();
     }
-    told
+    text
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! An execution of a batch job for each slot: trigger and slot are parameters that identify its instance, so
-//! that no slot has two.
+//! The job runner: starts an execution of a batch job for each slot. Trigger and slot are identifying
+//! parameters, so each slot has one job instance.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -35,19 +35,19 @@ impl JobStarter {
         Self { operator, workers: Arc::default() }
     }
 
-    /// Whether a rule with `settings` can start what it names: a job that is there, with parameters that it takes and
-    /// none missing. Rules with other runners are right.
+    /// Checks that a rule with `settings` can start its job: the job exists, accepts the parameters, and none
+    /// is missing. Rules with other runners pass.
     ///
     /// # Errors
     ///
-    /// What is wrong, for people.
+    /// A sentence about the problem.
     pub fn check_rule(&self, settings: &RuleSettings) -> Result<(), String> {
         let Runner::Job { name, parameters } = &settings.runner else { return Ok(()) };
-        let told = |reason| format!("a rule for job `{name}` cannot start it: {reason}");
-        let job = self.operator.job(name).map_err(|error| told(report(&error)))?;
+        let wrong = |reason| format!("the rule cannot start job `{name}`: {reason}");
+        let job = self.operator.job(name).map_err(|error| wrong(report(&error)))?;
         let (key, slot, zone) = (String::new(), 0, TimeZone::UTC);
-        let given = arguments(job.parameters(), key, slot, &zone, &parameters.0).map_err(told)?;
-        job.parameters().complete(given).map(drop).map_err(|problems| told(problems.join("; ")))
+        let given = arguments(job.parameters(), key, slot, &zone, &parameters.0).map_err(wrong)?;
+        job.parameters().complete(given).map(drop).map_err(|problems| wrong(problems.join("; ")))
     }
 
     fn start(&self, firing: &Firing, name: &str, given: &Map<String, Value>) -> Begun {
@@ -58,7 +58,7 @@ impl JobStarter {
         };
         match self.operator.start_with(name, parameters, &LaunchOptions::default()) {
             Ok(handle) => Begun::Here(handle),
-            // A server that died before it could say so had finished it.
+            // A server completed the execution and died before it recorded the outcome.
             Err(OperatorError::Refused(Refusal::AlreadyComplete { execution })) => {
                 Begun::Ended(Outcome::Executed(Some(format!("execution {execution} COMPLETED"))))
             }
@@ -88,7 +88,8 @@ impl JobStarter {
     }
 }
 
-/// The parameters of an execution that `trigger` starts for `slot`, with what the rule gives.
+/// Returns the parameters of the execution that `trigger` starts for `slot`, including those of the rule,
+/// `given`.
 fn arguments(
     schema: &ParameterSchema,
     trigger: String,
@@ -111,7 +112,7 @@ fn arguments(
     Ok(parameters.with(TRIGGER_PARAMETER, trigger).with(SLOT_PARAMETER, slot))
 }
 
-/// The parameter `slot` of the slot at `slot`: as a date, the day that it is in `zone`.
+/// Returns the value of the parameter `slot`; as a date, the day of the slot in `zone`.
 fn slot_value(
     slot: Micros,
     zone: &TimeZone,
@@ -129,7 +130,7 @@ fn slot_value(
 
 enum Begun {
     Here(JobHandle),
-    /// Another process carries the slot's execution forward.
+    /// Another process runs the execution of the slot.
     Elsewhere(ExecutionId),
     Ended(Outcome),
 }
@@ -164,7 +165,7 @@ pub(crate) async fn run(
                 }
                 let starter = jobs.clone();
                 let seen = tokio::task::spawn_blocking(move || starter.look(id)).await;
-                // One that completed, or whose owner died, is found by the next start.
+                // The next start handles an execution that completed, or whose owner died.
                 if let Ok(Some(execution)) = seen
                     && matches!(execution.status, BatchStatus::Failed | BatchStatus::Stopped)
                     && execution.failure.as_ref().is_none_or(|failure| failure.code != "recovered")
@@ -173,7 +174,7 @@ pub(crate) async fn run(
                 }
             }
             Err(panic) => {
-                return Outcome::failed(format!("start job: {panic}"), true);
+                return Outcome::failed(format!("the start of the job panicked: {panic}"), true);
             }
         }
     }
@@ -192,14 +193,15 @@ async fn here(
         ended = &mut handle => ended,
         () = tokio::time::sleep(timeout) => {
             ask_to_stop(jobs, id).await;
-            let reason = format!("execution {id} did not end within {}", time::show_duration(timeout));
+            let reason = format!("execution {id} timed out after {}", time::show_duration(timeout));
             return match handle.await {
                 Ok(execution) if execution.status == BatchStatus::Completed => outcome(&execution, stopped),
                 _ => Outcome::failed(reason, true),
             };
         }
         asked = stop => match asked {
-            // Its own lease is not the server's: whoever fires the slot now waits for it.
+            // The execution has its own lease and continues; the server that fires the slot now waits for its
+            // end.
             Stop::Lost => return Outcome::Released,
             asked => {
                 stopped = asked;
@@ -211,7 +213,7 @@ async fn here(
     match ended {
         Ok(execution) => outcome(&execution, stopped),
         Err(error) => {
-            tracing::warn!(execution = %id, error = %report(&error), "the slot is to fire again");
+            tracing::warn!(execution = %id, error = %report(&error), "the slot fires again");
             Outcome::Released
         }
     }
@@ -221,21 +223,21 @@ async fn ask_to_stop(jobs: &JobStarter, id: ExecutionId) {
     let operator = jobs.operator.clone();
     let asked = tokio::task::spawn_blocking(move || operator.stop(id)).await;
     if let Ok(Err(error)) = asked {
-        tracing::debug!(execution = %id, %error, "it was not asked to stop");
+        tracing::debug!(execution = %id, %error, "cannot ask the execution to stop");
     }
 }
 
 fn outcome(execution: &JobExecution, stopped: Stop) -> Outcome {
-    let told = format!("execution {} {}", execution.id, execution.status);
+    let summary = format!("execution {} {}", execution.id, execution.status);
     match execution.status {
-        BatchStatus::Completed => Outcome::Executed(Some(told)),
+        BatchStatus::Completed => Outcome::Executed(Some(summary)),
         BatchStatus::Stopped if stopped == Stop::Shutdown => Outcome::Released,
         status => {
             let reason = match &execution.failure {
-                Some(failure) => format!("{told}: {}", failure.message),
-                None => told,
+                Some(failure) => format!("{summary}: {}", failure.message),
+                None => summary,
             };
-            // Who stopped it wants it stopped.
+            // A deliberate stop is not retried.
             Outcome::failed(reason, status != BatchStatus::Stopped)
         }
     }

@@ -1,4 +1,4 @@
-//! `sh COMMAND IDENTIFIER`: a script, in a process group of its own.
+//! The shell runner: calls `sh COMMAND IDENTIFIER` in a separate process group.
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
@@ -16,11 +16,11 @@ use crate::scheduler::trigger::Outcome;
 
 /// Time between SIGTERM and SIGKILL.
 const TERM_GRACE: Duration = Duration::from_secs(5);
-/// Longest piece of a script's last line that its reason shows, in characters.
+/// Most characters of the script's last line in the reason of a failure.
 const LAST_LINE_MAX: usize = 200;
 
-/// Runs the script. Its exit status decides, unless it was ended: after its time-out it failed, whatever it says. A
-/// script that is ended with this server fires again, unless it came to a good end all the same.
+/// Runs the script. Its exit status decides, except that a timeout always is a failure. A trigger whose
+/// script is ended with this server fires again, unless the script still succeeds.
 pub(crate) async fn run(
     firing: &Firing,
     command: &str,
@@ -37,17 +37,17 @@ pub(crate) async fn run(
         .grace(TERM_GRACE)
         .output_max(OUTPUT_MAX);
     let asked = Arc::new(OnceLock::new());
-    // When nobody waits for it any more, the script ends too.
-    let _unheard = AskOnDrop(Arc::clone(&asked));
-    let (tell, mut ended) = oneshot::channel();
-    let heard = Arc::clone(&asked);
-    // Not a thread of the runtime: one that is dropped would wait for the script.
+    // The script ends when this future is dropped.
+    let _ask_on_drop = AskOnDrop(Arc::clone(&asked));
+    let (send, mut ended) = oneshot::channel();
+    let requested = Arc::clone(&asked);
+    // Not a thread of the runtime, because dropping the runtime would wait for the script.
     let started = std::thread::Builder::new().name("script".to_owned()).spawn(move || {
         let clock = SystemClock::default();
-        let _ = tell.send(program.run(&clock, || heard.get().copied(), |_| {}));
+        let _ = send.send(program.run(&clock, || requested.get().copied(), |_| {}));
     });
     if let Err(error) = started {
-        return failed(format!("start `sh {command}`: no thread: {error}"));
+        return failed(format!("cannot start a thread for `sh {command}`: {error}"));
     }
     let ended = tokio::select! {
         ended = &mut ended => ended,
@@ -59,7 +59,7 @@ pub(crate) async fn run(
     let ended = match ended {
         Ok(Ok(ended)) => ended,
         Ok(Err(error)) => return failed(error.to_string()),
-        Err(_) => return failed(format!("run `sh {command}`: its thread ended early")),
+        Err(_) => return failed(format!("the thread of `sh {command}` panicked")),
     };
     let status = match ended.output.lines().rev().find(|line| !line.trim().is_empty()) {
         Some(line) => {
@@ -76,7 +76,7 @@ pub(crate) async fn run(
         not_before: None,
     };
     match ended.cause {
-        Cause::Timeout => failure(format!("did not end within {}", time::show_duration(timeout))),
+        Cause::Timeout => failure(format!("timed out after {}", time::show_duration(timeout))),
         Cause::Itself | Cause::Asked(Stop::Shutdown | Stop::Lost) if ended.status.success() => {
             Outcome::Executed(output)
         }

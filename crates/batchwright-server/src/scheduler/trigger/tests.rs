@@ -1,4 +1,4 @@
-//! Every status with everything that can happen to it; every overlap policy with every state of the slot before.
+//! Tests every status with every event, and every overlap policy with every state of the earlier slot.
 
 use super::*;
 use crate::scheduler::RuleSettings;
@@ -81,7 +81,7 @@ fn an_outcome_decides_what_a_trigger_is_afterwards() {
     assert_eq!(after(0, failed(true), &plain), (Failed, None, 1));
     assert_eq!(after(0, failed(true), &patient), (Planned, Some(10_000_000), 1));
     assert_eq!(after(1, failed(true), &patient), (Planned, Some(20_000_000), 2));
-    assert_eq!(after(2, failed(true), &patient), (Dead, None, 3), "somebody must look");
+    assert_eq!(after(2, failed(true), &patient), (Dead, None, 3), "an operator must act");
     assert_eq!(after(0, failed(false), &patient), (Failed, None, 1), "no attempt would help");
     assert_eq!(after(1, Outcome::Released, &patient), (Planned, Some(-MINUTE), 1));
     assert_eq!(
@@ -107,7 +107,7 @@ fn without_a_rule_a_trigger_fails_when_it_fires() {
     assert!(after.reason.unwrap().contains("no rule"));
 }
 
-/// The state of the slot before the one that comes.
+/// The state of the slot before the new one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Earlier {
     None,
@@ -140,7 +140,7 @@ fn known(earlier: Earlier) -> Vec<TriggerRow> {
 #[test]
 fn every_overlap_policy_meets_every_state_of_the_slot_before() {
     use Earlier::{Ended, None, Retrying, Running, RunningWithOneWaiting};
-    // What becomes of the new slot.
+    // The decision about the new slot.
     #[derive(Debug, PartialEq)]
     enum New {
         Fires,
@@ -159,7 +159,7 @@ fn every_overlap_policy_meets_every_state_of_the_slot_before() {
                     RunningWithOneWaiting => New::Skipped,
                 },
             ),
-            // What waits to be tried again is given up at once; what runs must end first.
+            // A slot that waits for a retry is replaced at once; a running one must end first.
             (
                 "replace",
                 match earlier {
@@ -263,7 +263,7 @@ fn a_slot_that_only_a_wrong_clock_could_reach_is_planned_anew() {
         None,
         "it has the slot that it should have"
     );
-    assert_eq!(replanned(waiting(0), &hourly, MINUTE), None, "one that is due is the claim's");
+    assert_eq!(replanned(waiting(0), &hourly, MINUTE), None, "a due slot is left to the claim");
     let failed = fail_row(waiting(far));
     let mended = replanned(failed, &hourly, MINUTE).unwrap();
     assert_eq!((mended.status, mended.slot, mended.reason), (TriggerStatus::Planned, next, None));
