@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Private servers for the tests: their data, ports and users are their own, nothing of the machine is touched.
+# Private servers for the tests, with their own data, ports and users; servers of the machine are not touched.
 #
-#   scripts/services.sh run COMMAND…     servers up, COMMAND with their URLs in its environment, servers down
-#   scripts/services.sh up DIR           the same by hand: set -a; . DIR/env; set +a
-#   scripts/services.sh down DIR
-#   scripts/services.sh restart NAME     end postgres, mariadb, rabbitmq or pgbouncer as a crash would, and start it again;
-#                                        it belongs to $BATCHWRIGHT_TEST_SERVICES
-#   scripts/services.sh install          only the packages
+#   scripts/services.sh run COMMAND…     start the servers, run COMMAND with their URLs in its environment, stop the servers
+#   scripts/services.sh up DIR           start the servers; then: set -a; . DIR/env; set +a
+#   scripts/services.sh down DIR         stop the servers of `up`
+#   scripts/services.sh restart NAME     crash postgres, mariadb, rabbitmq or pgbouncer of $BATCHWRIGHT_TEST_SERVICES, and start
+#                                        it again
+#   scripts/services.sh install          only install the packages
 #
-# `run` and `up` install what is missing from Debian's packages: PostgreSQL, MariaDB, RabbitMQ, PgBouncer, Chromium with its
-# driver, libfaketime, strace; and schemathesis from PyPI, in a folder of its own. What is there already stays as it is.
-# Servers that the packages bring are not started. Root, or an ordinary user (who needs sudo only for a missing package).
+# `run` and `up` install missing programs from Debian's packages: PostgreSQL, MariaDB, RabbitMQ, PgBouncer, Chromium with its
+# driver, libfaketime, strace; and schemathesis from PyPI, in its own folder. Installed programs are not changed. The servers of
+# the packages are not started. Works as root or as an ordinary user (who needs sudo only for a missing package).
 set -euo pipefail
 
 SELF=$(realpath "$0")
@@ -48,11 +48,11 @@ install() {
     if [ ${#missing[@]} -gt 0 ]; then
         [ "$(id -u)" = 0 ] || sudo="sudo -n"
         say "installing from Debian's packages: ${missing[*]}"
-        # The servers of the packages stay off, unless the machine says itself what may start.
+        # The servers of the packages are not started, unless the machine has its own policy.
         local off=""
         if [ ! -e /usr/sbin/policy-rc.d ]; then
             off=yes
-            # Gone again whatever happens: without this line no package could start its service any more.
+            # The policy is always removed at exit; otherwise no package could start its service any more.
             trap "$sudo rm -f /usr/sbin/policy-rc.d" EXIT
             printf '#!/bin/sh\nexit 101\n' | $sudo tee /usr/sbin/policy-rc.d >/dev/null && $sudo chmod +x /usr/sbin/policy-rc.d
         fi
@@ -70,31 +70,32 @@ install() {
 
 # ---- processes
 
-# Number and start of a process: a number that was given to another process since then is not ours.
+# Prints the start time of process $1, which distinguishes it from a later process with the same number.
 started() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
 
-# Whether anything but a zombie is left of the session that process $1 leads.
+# Whether the session of process $1 has a process that is not a zombie.
 runs() {
     { cat /proc/[0-9]*/stat 2>/dev/null || true; } | sed 's/\(^[0-9]*\) .*) /\1 /' |
         awk -v s="$1" '($1 == s || $5 == s) && $2 != "Z" { found = 1 } END { exit !found }'
 }
 
-# launch NAME USER COMMAND…: in a session of its own, as that user when we are root.
+# launch NAME USER COMMAND…: starts COMMAND in its own session, as USER if this script runs as root.
 launch() {
     local name=$1 user=$2
     shift 2
     [ "$(id -u)" != 0 ] || set -- setpriv --reuid="$user" --regid="$user" --init-groups -- "$@"
     (cd / && exec setsid "$@" </dev/null >>"$HOME_DIR/$name.log" 2>&1) &
     echo "$! $(started $!)" >"$DIR/$name.pid"
-    disown # Its end is no news.
+    disown # The shell does not report its end.
 }
 
-# end NAME SIGNAL: the process that `launch` started, with all of its session; waits until it is gone.
+# end NAME SIGNAL: ends the process that `launch` started with its whole session, and waits for the end.
 end() {
     local pid start
     read -r pid start 2>/dev/null <"$DIR/$1.pid" || return 0
     rm -f "$DIR/$1.pid"
-    # A process that has this number and another start is somebody else's. (While one of its session lives, nobody gets the number.)
+    # A process with this number but another start time is a different process. (The number is not reused while a process of the
+    # session lives.)
     [[ $(started "$pid") =~ ^("$start")?$ ]] || return 0
     kill -"$2" -- "-$pid" 2>/dev/null || kill -"$2" "$pid" 2>/dev/null || true
     for _ in $(seq 1 200); do
@@ -104,7 +105,7 @@ end() {
     kill -KILL -- "-$pid" 2>/dev/null || true
 }
 
-# wait_for NAME COMMAND…: until it succeeds; not longer than the process lives.
+# wait_for NAME COMMAND…: waits until COMMAND succeeds; fails when the process of NAME ends.
 wait_for() {
     local name=$1 pid
     shift
@@ -119,7 +120,7 @@ wait_for() {
     return 1
 }
 
-# A port below those that the system gives to clients: nobody takes it while a server restarts.
+# Prints a free port below the system's ports for clients, so that no client takes it while a server restarts.
 free_port() {
     local port
     while :; do
@@ -152,7 +153,7 @@ make_postgres() {
     local data=$HOME_DIR/postgres/data
     own postgres "$HOME_DIR/postgres"
     as postgres "$PG/initdb" -D "$data" -U postgres --auth-local=trust --auth-host=scram-sha-256 -E UTF8 --locale=C.UTF-8 -N >/dev/null
-    # Everything but the death of the machine is survived without fsync.
+    # Without fsync, only a crash of the machine loses data.
     as postgres tee -a "$data/postgresql.conf" >/dev/null <<CONF
 listen_addresses = '127.0.0.1'
 port = $(free_port | tee "$DIR/postgres.port")
@@ -170,7 +171,7 @@ fill_postgres() {
     psql_ -c "CREATE ROLE $NAME LOGIN CREATEDB PASSWORD '$NAME'" -c "CREATE DATABASE $NAME OWNER $NAME"
     publish BATCHWRIGHT_TEST_POSTGRES "postgres://$NAME:$NAME@127.0.0.1:$(cat "$DIR/postgres.port")/$NAME"
 }
-# SIGQUIT is an immediate shutdown: its processes die without a checkpoint, and none survives it.
+# SIGQUIT is an immediate shutdown: all processes end without a checkpoint.
 CRASH_postgres=QUIT
 
 make_pgbouncer() {
@@ -229,7 +230,7 @@ listeners.tcp.1 = 127.0.0.1:$(cat "$DIR/rabbitmq.port")
 disk_free_limit.absolute = 50MB
 CONF
     as rabbitmq tee "$HOME_DIR/rabbitmq/plugins" >/dev/null <<<'[].'
-    # What a node and its tools need to know of each other.
+    # The environment that a node and its tools share.
     cat >"$DIR/rabbitmq.env" <<CONF
 HOME=$HOME_DIR/rabbitmq
 RABBITMQ_NODENAME=$NAME-$(cat "$DIR/rabbitmq.port")@localhost
@@ -250,7 +251,7 @@ rabbitmq_answers() {
 start_rabbitmq() {
     local set
     mapfile -t set <"$DIR/rabbitmq.env"
-    # A mapper of names of its own: the node would start one that outlives it.
+    # Its own port mapper (epmd): the node would start one that outlives it.
     if [ ! -e "$DIR/epmd.pid" ]; then
         launch epmd rabbitmq env "${set[@]}" epmd -port "$(cat "$DIR/epmd.port")" -address 127.0.0.1
         wait_for epmd listens "$(cat "$DIR/epmd.port")"
@@ -263,7 +264,7 @@ fill_rabbitmq() {
 }
 CRASH_rabbitmq=KILL
 
-# Those whose program is there; a pool needs what it pools.
+# Prints the servers whose programs are installed; PgBouncer needs PostgreSQL.
 available() {
     [ -z "$PG" ] || echo postgres
     [ -z "$PG" ] || [ ! -x /usr/sbin/pgbouncer ] || echo pgbouncer
@@ -282,7 +283,7 @@ up() {
     use "$1"
     down "$1"
     mkdir -p "$DIR"
-    # Where every user may look, and short: a socket's name has at most 107 bytes.
+    # A folder that every user can read, with a short path: a socket's name has at most 107 bytes.
     HOME_DIR=$(mktemp -d "${TMPDIR:-/tmp}/bw-services.XXXXXX")
     chmod 755 "$HOME_DIR"
     echo "$HOME_DIR" >"$DIR/home"
@@ -311,7 +312,7 @@ down() {
 }
 
 restart() {
-    use "${BATCHWRIGHT_TEST_SERVICES:?restart: no servers of ours}"
+    use "${BATCHWRIGHT_TEST_SERVICES:?restart: the servers are not running}"
     local crash=CRASH_$1
     [ -e "$DIR/$1.pid" ] || die "restart: there is no $1 in $DIR"
     end "$1" "${!crash}"

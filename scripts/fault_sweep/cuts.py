@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Connection cuts: runs one job (CSV -> table) whose store, sink, or both are on a database server, through a proxy that cuts one
-connection; runs the job again without faults until it is complete; compares everything with the uninterrupted run.
+connection; runs the job again without faults until it completes; compares all results with those of the uninterrupted run.
 
   cuts.py BINARY [--budget SECONDS] [--least FAULTS] [--full] [--only PATTERN] [--seed N] [--jobs N] [--keep]
 
-A fault is one of these, on the way to the store's server or to the sink's; odd numbers reset the connection, even ones close it:
+A fault is one of these, on a connection to the store's or the sink's server; odd numbers reset the connection, even ones close it:
   sent N      the connection is cut after the N-th byte that the client sent, counted over all connections of the run
   answered N  the connection is cut after the N-th byte that the server sent
   lost K      the server executes the K-th COMMIT, its answer is dropped, and the connection is cut
   early K     the connection is cut before the K-th COMMIT reaches the server
-Right: rows, dead letters, skip records and counts of written items are those of the uninterrupted run, and no execution is left open;
-a run that said COMPLETED was right at once; nobody panicked, and no run took longer than a minute.
+The result is correct if rows, dead letters, skip records and counts of written items equal those of the uninterrupted run, no
+execution is left open, a run that reported COMPLETED was already correct, nothing panicked, and no run took longer than a minute.
 BATCHWRIGHT_TEST_POSTGRES and BATCHWRIGHT_TEST_MYSQL are URLs of servers on which databases can be created; exit 77 without both.
 """
 import argparse, collections, itertools, json, os, random, re, select, shutil, socket, sqlite3, struct, subprocess, sys, tempfile
@@ -28,7 +28,7 @@ SSL = {"postgres": "sslmode=disable", "mysql": "ssl-mode=DISABLED"}
 RUN_MAX, TRIES_MAX = 60, 6   # seconds of one run; runs without faults after the one with the fault
 STEP = 37                    # bytes between two possible cuts
 
-# Where the store is, and where the table is: None is the store's own database.
+# The databases of the store and of the table; None is the store's own database.
 WORLDS = {"postgres": ("postgres", None), "sqlite-to-postgres": ("sqlite", "postgres"), "mysql": ("mysql", None),
           "sqlite-to-mysql": ("sqlite", "mysql"), "postgres-to-mysql": ("postgres", "mysql")}
 SKIPS = '[steps.skip]\nlimit = 20\non = ["data"]\ndead_letter = "dead.jsonl"\n'
@@ -53,7 +53,7 @@ HISTORY = ["select 'skip', s.name, k.phase, k.item, k.kind, k.message, k.content
            "select 'open', name, status from bw_step_execution where status in ('STARTING', 'STARTED', 'STOPPING', 'UNKNOWN')"]
 
 class Proxy:
-    """Stands before one server, counts what passes, and injects one fault."""
+    """A proxy to one server that counts the bytes and commits, and injects one fault."""
     COMMITS = (b"Q\0\0\0\x0bCOMMIT\0", b"\7\0\0\0\x03COMMIT")   # a simple query of PostgreSQL, a COM_QUERY of MariaDB
 
     def __init__(self, server):
@@ -67,7 +67,7 @@ class Proxy:
             except OSError: return
 
     def carry(self, client):
-        """Carries one connection. One thread does it, since a socket that another thread reads is not closed at once."""
+        """Forwards one connection, on one thread: a socket that another thread reads is not closed at once."""
         pair, lost = [client], False
         try:
             pair.append(socket.create_connection(self.server))
@@ -86,7 +86,7 @@ class Proxy:
             for one in pair: one.close()
 
     def judge(self, way, data):
-        """Returns how many bytes of data are passed on, and what happens then."""
+        """Returns how many bytes of data are forwarded, and what happens then."""
         with self.lock:
             before = self.seen[way]; self.seen[way] += len(data)
             commit = way == "sent" and data.endswith(self.COMMITS); self.seen["commits"] += commit
@@ -102,7 +102,7 @@ class Proxy:
             one.close()
 
 def client(kind, sql, database=None):
-    """Runs statements by the server's own client, directly, and returns the lines that it prints."""
+    """Runs statements with the server's own client, without the proxy, and returns the lines that it prints."""
     u = SERVERS[kind]; user, secret = unquote(u.username), unquote(u.password or "")
     argv = {"postgres": ["psql", "-h", u.hostname, "-p", str(u.port), "-U", user, "-qtA", "-v", "ON_ERROR_STOP=1", "-d"],
             "mysql": ["mariadb", "-h", u.hostname, "-P", str(u.port), "-u", user, "--protocol=tcp", "-NB", "-D"]}[kind]
@@ -112,7 +112,7 @@ def client(kind, sql, database=None):
     return p.stdout.splitlines()
 
 class World:
-    """A folder with the job, empty databases, and a proxy before each server."""
+    """A folder with the job, empty databases, and a proxy for each server."""
     numbers, free, made = itertools.count(1), collections.deque(), set()
 
     def __init__(self, root, name, variant):
@@ -123,7 +123,7 @@ class World:
         self.kinds = {role: kind for role, kind in (("store", store), ("sink", self.sink)) if kind in SERVERS}
         self.proxies = {role: Proxy(SERVERS[kind]) for role, kind in self.kinds.items()}
         for kind in self.kinds.values():
-            # PostgreSQL makes a schema much faster than a database.
+            # PostgreSQL creates a schema much faster than a database.
             if kind == "mysql": client(kind, f"create or replace database {self.base}")
             elif (kind, self.base) in self.made: client(kind, "drop schema public cascade; create schema public", self.base)
             else: client(kind, f"create database {self.base}")
@@ -150,7 +150,7 @@ class World:
         with sqlite3.connect(f"{self.dir}/s.db", timeout=20) as db: return ["|".join(map(str, row)) for s in statements for row in db.execute(s)]
 
     def state(self):
-        """Returns all lines that the job left, and how often each is there."""
+        """Returns all lines that the job left, with the count of each."""
         lines = self.query("store", HISTORY) + self.query("sink" if self.sink else "store", [TABLE])
         if os.path.exists(f"{self.dir}/dead.jsonl"):
             with open(f"{self.dir}/dead.jsonl", encoding="utf-8") as f:
@@ -162,15 +162,15 @@ class World:
         if not A.keep: shutil.rmtree(self.dir, ignore_errors=True); self.free.append(self.base)
 
 def verdict(world, want, codes):
-    """Runs under the fault that is set, then without, and appends the exit codes; returns what is wrong."""
+    """Runs with the chosen fault, then without faults, and appends the exit codes; returns what is wrong."""
     while not codes or codes[-1] not in (0, 3):
-        if len(codes) > TRIES_MAX: return f"does not come to its end: {told[-400:]}"
-        told, code = world.run(); codes.append(code)
+        if len(codes) > TRIES_MAX: return f"does not complete: {output[-400:]}"
+        output, code = world.run(); codes.append(code)
         for proxy in world.proxies.values(): proxy.fault = None
-        if "panicked" in told: return f"a panic: {told[-400:]}"
-        if code == "timeout" or code < 0: return f"ended by {code}: {told[-400:]}"
+        if "panicked" in output: return f"a panic: {output[-400:]}"
+        if code == "timeout" or code < 0: return f"ended by {code}: {output[-400:]}"
     try: state = world.state()
-    except (RuntimeError, sqlite3.Error, OSError, ValueError) as error: return f"its state cannot be read: {error}"
+    except (RuntimeError, sqlite3.Error, OSError, ValueError) as error: return f"the state cannot be read: {error}"
     more, less = sorted((state - want).elements()), sorted((want - state).elements())
     return f"{len(more)} lines too many {more[:3]}, {len(less)} missing {less[:3]}" if more or less else None
 
@@ -178,15 +178,15 @@ def main(root):
     rnd, wants, groups = random.Random(A.seed), {}, []
     for name, variant in itertools.product(WORLDS, VARIANTS):
         if any(kind not in (*SERVERS, "sqlite", None) for kind in WORLDS[name]): continue
-        world = World(root, name, variant); told, code = world.run()
-        if code != 0: print(f"the uninterrupted run of {name} {variant} failed:", told); return 2
+        world = World(root, name, variant); output, code = world.run()
+        if code != 0: print(f"the uninterrupted run of {name} {variant} failed:", output); return 2
         wants[name, variant] = world.state(); world.close()
         for role, proxy in world.proxies.items():
             print(f"{name} {variant}, {role}:", ", ".join(f"{n} {what}" for what, n in sorted(proxy.seen.items()) if n))
             for kind, what, step in ("sent", "sent", STEP), ("answered", "answered", STEP), ("lost", "commits", 1), ("early", "commits", 1):
                 faults = [(name, variant, role, kind, n) for n in range(1, proxy.seen[what] + 1, step)]
                 groups.append([fault for fault in faults if re.search(A.only, " ".join(map(str, fault)))])
-    # One of each group in turn, until the time is used up; it bounds only what is beyond the least number of faults.
+    # One fault of each group in turn until the time is used up; the time limit applies only after the minimum number of faults.
     for group in (*groups, groups): rnd.shuffle(group)
     order = [fault for turn in itertools.zip_longest(*groups) for fault in turn if fault]
     print(f"{len(order)} faults are possible", flush=True)

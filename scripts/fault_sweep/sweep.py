@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Fault sweep: runs one job (CSV -> CSV with dead letters, CSV -> store table, store -> another SQLite) under strace, makes the
-N-th system call of a kind fail (or kills the process there), restarts until it completes, compares everything with the
-uninterrupted run. No root device needed.
+N-th system call of a kind fail (or kills the process there), restarts until it completes, compares all results with those of the
+uninterrupted run. Needs no root.
 
   sweep.py BINARY [--budget SECONDS] [--least FAULTS] [--full] [--job FILE] [--only PATTERN] [--seed N] [--list]
 
-Right: after every single fault, and after a restart without faults, outputs, dead letters, rows and skip records are those of the
-uninterrupted run; a run that said COMPLETED was right at once; nobody panicked or hung; databases are whole.
+The result is correct if, after every single fault and a restart without faults, outputs, dead letters, rows and skip records equal
+those of the uninterrupted run, a run that reported COMPLETED was already correct, nothing panicked or hung, and no database is corrupt.
 """
 import argparse, json, os, random, re, shutil, signal, sqlite3, subprocess, sys, tempfile, time, collections
 from concurrent.futures import ThreadPoolExecutor
@@ -64,8 +64,8 @@ def difference(a, b):
     return [k for k in {**a, **b} if a.get(k) != b.get(k)]
 
 def main():
-    d = world(); rc, told = run(d)
-    if rc != 0: print("the uninterrupted run failed:", told); return 2
+    d = world(); rc, output = run(d)
+    if rc != 0: print("the uninterrupted run failed:", output); return 2
     want = state(d)
     d = world(); run(d, ["-qq"], "log")
     per = collections.Counter(); thread = collections.Counter()
@@ -92,7 +92,7 @@ def main():
     print(f"{len(plan)} faults are possible; system calls of the uninterrupted run, most in one thread:",
           ", ".join(f"{c} {per[c]}" for c in sorted(per) if any(p[0] == c for p in plan)))
     if A.list: return 0
-    # rare kinds first and whole, then an even sample of the rest, until the time is used up
+    # One fault of each kind in turn, so that rare kinds are complete first, until the time is used up.
     by = collections.defaultdict(list)
     for p in plan: by[p[0], p[1].split(":")[0], "+" in p[1]].append(p)
     order = []; rnd = random.Random(A.seed)
@@ -103,27 +103,27 @@ def main():
     end = time.monotonic() + A.budget; kinds = collections.Counter(); bad = []; ran = 0; runs = 0
     begun = iter(range(1, len(order) + 1))
     def one(fault):
-        # The time bounds only what is beyond the least number of faults: a slow machine tries enough of them.
+        # The time limit applies only after the minimum number of faults, so that a slow machine also tries enough of them.
         if next(begun) > A.least and not A.full and time.monotonic() > end: return None
         call, what = fault; d = world()
         codes = []; verdict = None
-        rc, told = run(d, ["-qq", "-e", f"trace={call}", "-e", f"inject={call}:{what}"])
+        rc, output = run(d, ["-qq", "-e", f"trace={call}", "-e", f"inject={call}:{what}"])
         codes.append(rc)
-        # strace itself ends by the tracee's signal: -9
-        runtime = call in ("mmap", "getrandom")   # the language's runtime itself aborts there: like a kill
-        if "panicked" in told and not runtime: verdict = "a panic: " + told[-300:]
+        # strace itself ends with the tracee's signal: -9
+        runtime = call in ("mmap", "getrandom")   # the language's runtime aborts on these faults, which is like a kill
+        if "panicked" in output and not runtime: verdict = "a panic: " + output[-300:]
         elif rc == "timeout": verdict = "hung under the fault"
-        elif rc in (101, 134, 139, -6, -11) and not runtime: verdict = f"crashed with {rc}: {told[-300:]}"
+        elif rc in (101, 134, 139, -6, -11) and not runtime: verdict = f"crashed with {rc}: {output[-300:]}"
         first = None
         if rc == 0 and not verdict:
             first = difference(want, state(d))
-            if first: verdict = f"said COMPLETED, but {first} differ"
+            if first: verdict = f"reported COMPLETED, but {first} differ"
         tries = 0
         while not verdict and rc not in (0, 3) and tries < 8:
-            rc, told = run(d); codes.append(rc); tries += 1
+            rc, output = run(d); codes.append(rc); tries += 1
             if rc == "timeout": verdict = "hung at the restart"
-            if "panicked" in told: verdict = "a panic at the restart: " + told[-300:]
-        if not verdict and rc not in (0, 3): verdict = f"does not come to its end: {codes}: {told[-400:]}"
+            if "panicked" in output: verdict = "a panic at the restart: " + output[-300:]
+        if not verdict and rc not in (0, 3): verdict = f"does not complete: {codes}: {output[-400:]}"
         if not verdict:
             diff = difference(want, state(d))
             if diff: verdict = f"{diff} differ after {codes}"

@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: every contender does the same work, in turns; the table shows ratios of medians.
+//! `cargo xtask bench`: every contender does the same work, in turns; a table shows the ratios of the
+//! medians.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,19 +9,19 @@ use std::time::Instant;
 
 use crate::cargo;
 
-/// Items of the works in memory.
+/// Number of items of the workloads in memory.
 const MEMORY_ITEMS: u64 = 20_000_000;
-/// Items of the slowest peer in memory; its time is scaled, all others do the full count.
+/// Number of items of the slowest peer in memory; its time is scaled, all others process the full count.
 const MEMORY_ITEMS_SLOW: u64 = 500_000;
-/// Records of the works on files.
+/// Number of records of the workloads on files.
 const RECORDS: u64 = 500_000;
-/// Items of the works that count commits of ten.
+/// Number of items of the workloads that measure commits of ten items.
 const COMMIT_ITEMS: u64 = 500_000;
 const COMMIT_ITEMS_FULL: u64 = 50_000;
-/// Syncs that tell what the disk can do.
+/// Number of syncs that measure the disk.
 const SYNCS: u64 = 5_000;
 
-/// One run: nanoseconds and peak memory.
+/// The result of one run: nanoseconds and peak memory.
 #[derive(Clone, Copy)]
 struct Sample {
     nanos: f64,
@@ -83,7 +84,7 @@ impl Bench {
         self.cold_process()
     }
 
-    /// Runs `contender` once; a peer that cannot do the work is left out.
+    /// Runs `contender` once; skips a peer that does not support the workload.
     fn take(&mut self, contender: &str, work: &str, count: u64) -> Result<(), String> {
         let program = match contender {
             "loop" | "ours" => "target/release/ours",
@@ -102,7 +103,7 @@ impl Bench {
         self.samples.entry((contender.to_owned(), work.to_owned())).or_default().push(sample);
     }
 
-    /// The command itself: a new process, an existing store, a job that does nothing.
+    /// Measures the command itself: a new process, an existing store, a job that does nothing.
     #[expect(clippy::disallowed_methods, reason = "measuring is the purpose")]
     fn cold_process(&mut self) -> Result<(), String> {
         let job = self.path("empty.toml");
@@ -133,7 +134,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Median nanoseconds an item.
+    /// Returns the median nanoseconds per item.
     fn median(&self, contender: &str, work: &str) -> Option<f64> {
         let samples = self.samples.get(&(contender.to_owned(), work.to_owned()))?;
         let mut nanos: Vec<f64> = samples.iter().map(|sample| sample.nanos).collect();
@@ -207,7 +208,7 @@ impl Bench {
         text
     }
 
-    /// Peak memory at 10⁵ and at 10⁷ items.
+    /// Returns the table of peak memory at 10⁵ and 10⁷ items.
     fn memory(&self) -> Result<String, String> {
         self.make_input("small.csv", 100_000)?;
         self.make_input("large.csv", 10_000_000)?;
@@ -229,7 +230,7 @@ impl Bench {
     }
 }
 
-/// One run of a contender. `None`: it cannot do this work.
+/// Runs a contender once. Returns `None` if it does not support the workload.
 fn run_one(
     program: &Path,
     contender: &str,

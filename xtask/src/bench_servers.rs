@@ -1,4 +1,5 @@
-//! `cargo xtask bench servers` and `cargo xtask bench store`: real servers, as `scripts/services.sh` starts them.
+//! `cargo xtask bench servers` and `cargo xtask bench store`: real servers, as `scripts/services.sh` starts
+//! them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,9 +7,9 @@ use std::process::Command;
 
 use crate::cargo;
 
-/// Records of the works on servers.
+/// Number of records of the workloads on servers.
 const RECORDS: u64 = 200_000;
-/// Executions that the stores remember.
+/// Number of executions in the stores.
 const EXECUTIONS: u64 = 1_000_000;
 
 const OURS: &str = "target/release/ours";
@@ -20,7 +21,7 @@ fn build() -> Result<PathBuf, String> {
     Ok(folder)
 }
 
-/// Loads the same CSV file by hand and by the engine, in turns; prints medians and ratios.
+/// Loads the same CSV file with a loop and with the engine, in turns; prints medians and ratios.
 pub(crate) fn servers(rounds: usize) -> Result<(), String> {
     let folder = build()?;
     let (input, output) = (folder.join("servers.csv"), folder.join("servers.out"));
@@ -57,7 +58,7 @@ pub(crate) fn servers(rounds: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Asks stores that remember a million executions.
+/// Measures queries on stores with a million executions.
 pub(crate) fn store() -> Result<(), String> {
     let folder = build()?;
     for kind in ["sqlite", "postgres"] {
@@ -66,7 +67,7 @@ pub(crate) fn store() -> Result<(), String> {
     Ok(())
 }
 
-/// Runs one contender once; returns its nanoseconds. What it says goes where ours goes.
+/// Runs one contender once and returns its nanoseconds; the contender inherits stderr.
 fn run(
     contender: &str,
     work: &str,
@@ -80,12 +81,12 @@ fn run(
         .stderr(std::process::Stdio::inherit())
         .output()
         .map_err(|error| format!("cannot run {OURS}: {error}"))?;
-    let told = String::from_utf8_lossy(&done.stdout);
-    let nanos = told.split_whitespace().next().and_then(|word| word.parse().ok());
+    let output = String::from_utf8_lossy(&done.stdout);
+    let nanos = output.split_whitespace().next().and_then(|word| word.parse().ok());
     nanos.filter(|_| done.status.success()).ok_or_else(|| format!("{contender} failed at {work}"))
 }
 
-/// Puts the scheduler under load, from outside; prints its table.
+/// Runs the load generator against the scheduler, which prints its table.
 pub(crate) fn scheduler(quick: bool) -> Result<(), String> {
     let folder = build()?.join("scheduler");
     cargo(&["build", "--release", "--package", "batchwright-cli"], &[])?;
@@ -96,7 +97,7 @@ pub(crate) fn scheduler(quick: bool) -> Result<(), String> {
     if status.success() { Ok(()) } else { Err("the load generator failed".to_owned()) }
 }
 
-/// Measures progressive execution; prints its tables.
+/// Measures progressive execution and prints tables.
 pub(crate) fn slices() -> Result<(), String> {
     let build = ["build", "--release", "--package", "ours", "--bin", "slices"];
     cargo(&build, &[])?;

@@ -1,11 +1,12 @@
-//! Crates of users that have other libraries beside ours: those whose versions must agree with what we depend on.
+//! Checks that Batchwright compiles together with other libraries whose versions must agree with its
+//! dependencies.
 
 use std::path::Path;
 
 use crate::cargo;
 
-/// Name of the crate, and what it depends on beside our three crates. SQLite can be linked only once, so the
-/// versions of everything that brings it must agree.
+/// Name of the test crate, and its dependency in addition to Batchwright's three crates. SQLite can be linked
+/// only once, so all libraries that link it must agree on its version.
 const CRATES: [(&str, &str); 3] = [
     ("beside-sqlx", "sqlx = \"0.9\""),
     ("beside-oldest-rusqlite", "rusqlite = \"=0.39.0\""),
@@ -13,7 +14,7 @@ const CRATES: [(&str, &str); 3] = [
 ];
 
 const PROGRAM: &str = "\
-//! Uses a name of each crate, so that none is left out.
+//! Uses a name of each crate, so that all are linked.
 pub fn used() -> (batchwright::ErrorKind, &'static str) {
     let _ = batchwright_store::StoreOptions::default();
     let _: Option<batchwright_server::Worker> = None;
@@ -21,7 +22,7 @@ pub fn used() -> (batchwright::ErrorKind, &'static str) {
 }
 ";
 
-/// Compiles each of them from nothing but its manifest, in one target folder of their own.
+/// Compiles each test crate from its manifest, in a shared target folder.
 pub(crate) fn check() -> Result<(), String> {
     let root = std::env::current_dir().map_err(|error| error.to_string())?;
     let ours = |name: &str| format!("{name} = {{ path = \"{}/crates/{name}\" }}\n", root.display());
@@ -35,7 +36,7 @@ pub(crate) fn check() -> Result<(), String> {
         );
         write(&folder.join("Cargo.toml"), &manifest)?;
         write(&folder.join("src/lib.rs"), PROGRAM)?;
-        // As somebody has it who starts today: what resolves is what the registry has now.
+        // Without a lock file, so that the newest versions in the registry are used, as in a new project.
         let _ = std::fs::remove_file(folder.join("Cargo.lock"));
         let manifest = folder.join("Cargo.toml");
         let manifest = manifest.to_str().ok_or("the path is no text")?;
@@ -48,7 +49,7 @@ pub(crate) fn check() -> Result<(), String> {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), String> {
-    let told = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
-    std::fs::create_dir_all(path.parent().unwrap_or(path)).map_err(told)?;
-    std::fs::write(path, text).map_err(told)
+    let failed = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
+    std::fs::create_dir_all(path.parent().unwrap_or(path)).map_err(failed)?;
+    std::fs::write(path, text).map_err(failed)
 }

@@ -1,4 +1,4 @@
-//! Everything that must be green.
+//! The checks of `cargo xtask ci`, and the longer test runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt as _;
@@ -6,10 +6,10 @@ use std::process::Command;
 
 use crate::{beside, cargo};
 
-/// Where tests write down that they were skipped.
+/// The file to which tests write that they were skipped.
 const SKIPPED: &str = "target/skipped.txt";
 
-/// Examples of the tutorial, with the package that each belongs to; each asserts what it shows.
+/// The examples of the tutorial with their packages; each asserts what it shows.
 const EXAMPLES: [(&str, &str); 11] = [
     ("batchwright", "01_hello"),
     ("batchwright", "02_parameters"),
@@ -24,16 +24,16 @@ const EXAMPLES: [(&str, &str); 11] = [
     ("batchwright", "13_progressive"),
 ];
 
-/// What a test that was skipped means.
+/// How a run treats skipped tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Skips {
-    /// It is told at the end.
+    /// Skipped tests are listed at the end.
     Counted,
-    /// The run fails: all services are said to be there.
+    /// Skipped tests fail the run, because all services should be available.
     Refused,
 }
 
-/// Format, lints, tests, doctests, examples, documentation; needs neither root nor a server.
+/// Checks format, lints, tests, doctests, examples and documentation; needs neither root nor a server.
 pub(crate) fn run(skips: Skips) -> Result<(), String> {
     for component in ["fmt", "clippy"] {
         require(component)?;
@@ -43,9 +43,9 @@ pub(crate) fn run(skips: Skips) -> Result<(), String> {
     let count = std::env::current_dir().map_err(|error| error.to_string())?.join(SKIPPED);
     std::fs::write(&count, "").map_err(|error| format!("cannot write {SKIPPED}: {error}"))?;
     let counted = [("BATCHWRIGHT_TEST_SKIPPED", count.to_str().ok_or("the path is no text")?)];
-    // The default members: what is only measured is not tested.
+    // Only the default members: benchmarks have no tests.
     cargo(&["test", "--no-fail-fast"], &counted)?;
-    // The framework alone, as somebody has it who switches every convenience off.
+    // The library without its default features.
     cargo(&["check", "--package", "batchwright", "--no-default-features"], &[])?;
     for (package, example) in EXAMPLES {
         cargo(&["run", "--quiet", "--package", package, "--example", example], &[])?;
@@ -56,32 +56,32 @@ pub(crate) fn run(skips: Skips) -> Result<(), String> {
     }
     cargo(&["doc", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
     let lines = std::fs::read_to_string(&count).map_err(|error| error.to_string())?;
-    match told(&lines) {
+    match summary(&lines) {
         None => Ok(()),
-        Some(told) if skips == Skips::Refused => Err(told),
-        Some(told) => {
-            eprintln!("\n{told}; `cargo xtask ci --services` runs them");
+        Some(summary) if skips == Skips::Refused => Err(summary),
+        Some(summary) => {
+            eprintln!("\n{summary}; `cargo xtask ci --services` runs them");
             Ok(())
         }
     }
 }
 
-/// Runs this program again with `words`, private servers around it.
+/// Runs this program again with `words` while private servers are running.
 pub(crate) fn with_services(words: &[&str]) -> Result<(), String> {
     let xtask = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut command = Command::new("bash");
     command.args(["scripts/services.sh", "run"]).arg(xtask).args(words);
-    // Returns only when it fails.
+    // `exec` returns only on failure.
     Err(format!("cannot run scripts/services.sh: {}", command.exec()))
 }
 
-/// Whether the servers of [`with_services`] are around us.
+/// Whether the servers of [`with_services`] are running.
 pub(crate) fn has_services() -> bool {
     std::env::var_os("BATCHWRIGHT_TEST_SERVICES").is_some()
 }
 
-/// What `lines` of skipped tests say: how many for which service. `None`: there are none.
-fn told(lines: &str) -> Option<String> {
+/// Returns how many tests in `lines` were skipped for each missing service; `None` if there are none.
+fn summary(lines: &str) -> Option<String> {
     let mut tests = BTreeSet::new();
     let mut services: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for line in lines.lines() {
@@ -93,14 +93,14 @@ fn told(lines: &str) -> Option<String> {
         services.iter().map(|(service, tests)| format!("{service} {}", tests.len())).collect();
     (!tests.is_empty()).then(|| {
         format!(
-            "{} tests skipped, whole or in part, for want of: {}",
+            "{} tests skipped, whole or in part, for lack of: {}",
             tests.len(),
             services.join(", ")
         )
     })
 }
 
-/// Searches more worlds than the tests do: one seed after another kills the real binary.
+/// Runs the crash tests, which kill the real binary, with each seed from 1 to `seeds`.
 pub(crate) fn simulate(seeds: u64) -> Result<(), String> {
     for seed in 1..=seeds {
         let test = ["test", "--quiet", "--package", "batchwright-cli", "--test", "crash"];
@@ -109,9 +109,12 @@ pub(crate) fn simulate(seeds: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// Makes system calls of two jobs fail, one in each run, then cuts connections to servers and loses the answers to commits, and
-/// holds what a restart leaves to the uninterrupted run. `seconds` for each of the three, `all` for every fault there is. Needs
-/// strace and Python, and for the connections the servers of `scripts/services.sh`.
+/// Runs the fault sweeps: makes system calls of two jobs fail, one in each run, then cuts connections to
+/// servers and drops the results of commits; after restarts, compares the outputs with those of the
+/// uninterrupted run.
+///
+/// `seconds` is the time for each of the three sweeps, `all` means every possible fault. Needs strace and
+/// Python, and for the connections the servers of `scripts/services.sh`.
 pub(crate) fn sweep(seconds: &str) -> Result<(), String> {
     cargo(&["build", "--package", "batchwright-cli"], &[])?;
     let lanes = [
@@ -120,8 +123,8 @@ pub(crate) fn sweep(seconds: &str) -> Result<(), String> {
         &["cuts.py"],
     ];
     for lane in lanes {
-        let told = lane.join(" ");
-        eprintln!("\n== fault sweep: {told}");
+        let name = lane.join(" ");
+        eprintln!("\n== fault sweep: {name}");
         let mut command = Command::new("python3");
         command.arg(format!("scripts/fault_sweep/{}", lane[0]));
         command.arg("target/debug/batchwright").args(&lane[1..]);
@@ -132,23 +135,23 @@ pub(crate) fn sweep(seconds: &str) -> Result<(), String> {
         let status = command.status().map_err(|error| format!("cannot run python3: {error}"))?;
         match status.code() {
             Some(0) => {}
-            Some(NOT_HERE) => eprintln!("no server is there: {told} was left out"),
-            _ => return Err(format!("the fault sweep found something: {told}")),
+            Some(NOT_HERE) => eprintln!("no server is available: {name} was skipped"),
+            _ => return Err(format!("the fault sweep found a failure: {name}")),
         }
     }
     Ok(())
 }
 
-/// What a script ends with that lacks what it needs.
+/// The exit code of a script that lacks a server or program.
 const NOT_HERE: i32 = 77;
 
-/// Feeds the decoder of the line protocol with bytes of all kinds.
+/// Fuzzes the decoder of the line protocol.
 pub(crate) fn fuzz(seconds: &str) -> Result<(), String> {
     let test = ["test", "--package", "batchwright-server", "--test", "fuzz", "--", "--nocapture"];
     cargo(&test, &[("FUZZ_SECONDS", seconds)])
 }
 
-/// Whether this toolchain has the component: without it, the run would be green and say nothing of the check.
+/// Fails if this toolchain lacks the component, so that its check is not skipped silently.
 fn require(component: &str) -> Result<(), String> {
     let found = Command::new(env!("CARGO"))
         .args([component, "--version"])
@@ -169,8 +172,8 @@ mod tests {
     fn a_skipped_test_is_counted_once_for_each_service_it_needs() {
         let lines =
             "Postgres\ta.rs\tone\nMariaDb\ta.rs\tone\nPostgres\ta.rs\tone\nPostgres\tb.rs\tone\n";
-        let told = super::told(lines).unwrap();
-        assert_eq!(told, "2 tests skipped, whole or in part, for want of: MariaDb 1, Postgres 2");
-        assert_eq!(super::told(""), None);
+        let text = super::summary(lines).unwrap();
+        assert_eq!(text, "2 tests skipped, whole or in part, for lack of: MariaDb 1, Postgres 2");
+        assert_eq!(super::summary(""), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Chores of the repository. `cargo xtask ci` is the one door: what CI runs, and what a newcomer runs.
+//! Maintenance tasks of the repository. `cargo xtask ci` runs all checks, in CI and locally.
 
 mod bench;
 mod bench_servers;
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let result = match words[..] {
         ["ci"] => ci::run(Skips::Counted),
         ["ci", "--services"] => ci::with_services(&["ci", "--nothing-skipped"]),
-        // What the line above runs, between the start and the end of the servers.
+        // The line above runs this command while its servers are running.
         ["ci", "--nothing-skipped"] => ci::run(Skips::Refused),
         ["bench"] => bench::run(5),
         ["bench", "--rounds", rounds] => match rounds.parse() {
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs `cargo` with `arguments`, its output where ours goes.
+/// Runs `cargo` with `arguments`; it inherits stdout and stderr.
 fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<(), String> {
     eprintln!("\n== cargo {}", arguments.join(" "));
     let mut command = Command::new(env!("CARGO"));

@@ -1,4 +1,4 @@
-//! Batchwright doing the works, as its documentation says to use it.
+//! The workloads done with Batchwright, used as its documentation recommends.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub(crate) fn run(work: &str, task: &Task) -> Outcome {
             let parameters = JobParameters::new().with("run", std::process::id());
             execute_with(repository, csv(task).writer(valued("bench_valued")).build(), &parameters)
         }
-        other => Err(format!("the engine does no `{other}`").into()),
+        other => Err(format!("the engine has no workload `{other}`").into()),
     }
 }
 
@@ -51,7 +51,7 @@ fn open(path: &Path, durability: Durability) -> Result<Repository, Error> {
     Ok(Arc::new(SqlRepository::open(SqliteDatabase::at(path).into(), &options)?))
 }
 
-/// A new store.
+/// Opens a new store.
 fn store(path: &Path, durability: Durability) -> Result<Repository, Error> {
     for suffix in ["", "-wal", "-shm"] {
         let mut name = path.as_os_str().to_owned();
@@ -61,12 +61,12 @@ fn store(path: &Path, durability: Durability) -> Result<Repository, Error> {
     open(path, durability)
 }
 
-/// A new store beside the output file.
+/// Opens a new store next to the output file.
 fn beside(task: &Task) -> Result<Repository, Error> {
     store(&task.output.with_extension("store"), Durability::Process)
 }
 
-/// The outputs as rows of `table` in the store's own database.
+/// Returns a writer of the outputs to `table` in the store's own database.
 fn valued(table: &str) -> SqlWriter<Valued> {
     let columns = ["id", "account", "symbol", "value"];
     SqlWriter::in_store(table, columns, |one: &Valued, row| {
@@ -99,7 +99,7 @@ fn run_once(operator: &JobOperator, parameters: JobParameters) -> Result<(), Err
     }
 }
 
-/// The mean of many jobs that do nothing, start to end, after one that warms everything up.
+/// Measures the mean time of many jobs that do nothing, from start to end, after a warm-up job.
 fn empty_jobs(repository: Repository) -> Outcome {
     let step = TaskletStep::new("nothing", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
     let operator = JobOperator::new(repository);
@@ -111,7 +111,7 @@ fn empty_jobs(repository: Repository) -> Outcome {
     Ok(total / EMPTY_JOBS)
 }
 
-/// Enough that one slow commit does not decide.
+/// Number of jobs, large enough that one slow commit does not decide the mean.
 const EMPTY_JOBS: u32 = 200;
 
 fn numbers(task: &Task, chunk: usize) -> impl Step + use<> {

@@ -1,4 +1,4 @@
-//! One contender doing one work once: prints nanoseconds and peak memory. `cargo xtask bench` compares.
+//! Runs one workload once with one contender and prints nanoseconds and peak memory, for `cargo xtask bench`.
 
 mod engine;
 mod plain;

@@ -1,4 +1,4 @@
-//! The straight loops: what somebody would write who needs none of what an engine gives.
+//! Hand-written loops without the guarantees of an engine.
 
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
@@ -22,7 +22,7 @@ pub(crate) fn run(work: &str, task: &Task) -> Outcome {
             timed(|| csv_sqlite(task, &mut connection))
         }
         "fdatasync" => timed(|| fdatasync(task)),
-        other => Err(format!("the loop does no `{other}`").into()),
+        other => Err(format!("the loop has no workload `{other}`").into()),
     }
 }
 
@@ -128,7 +128,7 @@ fn csv_sqlite(task: &Task, connection: &mut Connection) -> Result<(), Box<dyn st
     }
 }
 
-/// What the disk can do at best: small appends, each synced.
+/// Measures the best that the disk can do: small appends, each synced.
 fn fdatasync(task: &Task) -> Result<(), Box<dyn std::error::Error>> {
     let mut file = OpenOptions::new().create(true).append(true).open(&task.output)?;
     let mut block = Vec::new();

@@ -1,5 +1,5 @@
-//! The best loaders that somebody would write by hand for a server: one connection, one transaction for every
-//! thousand rows, everything in one statement.
+//! Fast hand-written loaders for a server: one connection, and one transaction with one statement for every
+//! thousand rows.
 
 use futures_util::TryFutureExt;
 use sqlx::mysql::MySqlConnection;
@@ -10,7 +10,7 @@ use crate::work::{CHUNK, Outcome, Task, Trade, Valued, timed};
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Where the servers of the tests are.
+/// Returns the URL of a test server.
 pub(crate) fn url(work: &str) -> String {
     let (variable, usual) = match work {
         "mariadb" => (
@@ -43,7 +43,7 @@ pub(crate) fn run(work: &str, task: &Task) -> Outcome {
             let mut connection = runtime.block_on(mariadb())?;
             timed(|| runtime.block_on(multi_row(task, &mut connection)))
         }
-        other => Err(format!("the loop does no `{other}`").into()),
+        other => Err(format!("the loop has no workload `{other}`").into()),
     }
 }
 
@@ -59,7 +59,7 @@ async fn mariadb() -> Result<MySqlConnection, Failure> {
     Ok(connection)
 }
 
-/// The next chunk of the input.
+/// Returns the next chunk of the input.
 fn chunk(
     trades: &mut csv::DeserializeRecordsIter<'_, std::fs::File, Trade>,
 ) -> Result<Vec<Valued>, csv::Error> {

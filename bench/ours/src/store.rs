@@ -1,4 +1,4 @@
-//! What a store answers how fast when it remembers very many executions.
+//! Measures queries on a store with very many executions.
 
 use std::time::{Duration, Instant};
 
@@ -12,14 +12,14 @@ use std::sync::Arc;
 use crate::servers;
 use crate::work::{Outcome, Task, timed};
 
-/// Jobs that the executions are spread over.
+/// Number of jobs that the executions belong to.
 const JOBS: u64 = 100;
-/// Times that each question is asked; the median counts.
+/// Number of times that each query runs; the median counts.
 const ASKED: usize = 21;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Fills a store with `task.count` executions, then prints what each question takes.
+/// Fills a store with `task.count` executions, then prints the time of each query.
 pub(crate) fn run(work: &str, task: &Task) -> Outcome {
     timed(|| {
         let repository = Arc::new(match work {
@@ -30,7 +30,8 @@ pub(crate) fn run(work: &str, task: &Task) -> Outcome {
     })
 }
 
-/// Rows like those of finished jobs of one step; the words differ between the databases, the rows do not.
+/// Returns SQL that inserts rows like those of completed jobs with one step; only the syntax differs between
+/// the databases.
 fn rows(series: &str, divide: &str) -> String {
     format!(
         "INSERT INTO bw_job_instance (job, key, created_at) SELECT 'job ' || (n % {JOBS}), 'key ' || n, n FROM {series};
@@ -83,7 +84,7 @@ fn filled_postgres(task: &Task) -> Result<SqlRepository, Failure> {
     Ok(repository)
 }
 
-/// A question, with how many rows it found.
+/// A query that returns the number of rows it found.
 type Ask<'a> = Box<dyn FnMut() -> Result<usize, Failure> + 'a>;
 
 fn measure(work: &str, repository: Arc<SqlRepository>, count: u64) -> Result<(), Failure> {

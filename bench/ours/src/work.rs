@@ -1,4 +1,4 @@
-//! The works that are compared, and how they are timed.
+//! The workloads that are compared, and their timing.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) type Outcome = Result<Duration, Box<dyn std::error::Error>>;
 
-/// What to do, on what, into what.
+/// A workload: number of records, input and output.
 pub(crate) struct Task {
     pub(crate) count: u64,
     pub(crate) input: PathBuf,
@@ -50,7 +50,7 @@ pub(crate) fn step(n: u64) -> u64 {
     n.wrapping_mul(31).wrapping_add(7)
 }
 
-/// Runs `work` and returns how long it took.
+/// Runs `work` and returns its duration.
 #[expect(clippy::disallowed_methods, reason = "measuring is the purpose")]
 pub(crate) fn timed<T>(work: impl FnOnce() -> Result<T, Box<dyn std::error::Error>>) -> Outcome {
     let start = Instant::now();
@@ -58,7 +58,7 @@ pub(crate) fn timed<T>(work: impl FnOnce() -> Result<T, Box<dyn std::error::Erro
     Ok(start.elapsed())
 }
 
-/// Peak resident memory of this process.
+/// Returns the peak resident memory of this process.
 pub(crate) fn peak_memory_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -1,9 +1,9 @@
-//! Runs one well-defined work once with another batch crate and prints what it cost.
+//! Runs one workload once with another batch crate and prints its cost.
 //!
 //! `peers PEER WORK COUNT INPUT OUTPUT`, with PEER one of `sbrs` (spring-batch-rs) and `oxide`
 //! (oxide-batch), and WORK one of `memory`, `csv-csv`, `csv-jsonl` and `csv-sqlite`. Standard
 //! output gets one line: the nanoseconds of the job's run, then the peak resident set in KiB.
-//! Opening files, making tables and starting runtimes come before the clock starts. A work for
+//! Opening files, making tables and starting runtimes come before the clock starts. A workload for
 //! which a peer ships no component ends with status 3 and the reason on standard error.
 
 mod oxide;
@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// The records every peer reads, processes and writes at a time.
+/// The number of records that every peer reads, processes and writes at a time.
 const CHUNK: u16 = 1000;
 
 const USAGE: &str =
@@ -28,7 +28,7 @@ enum Outcome {
     Impossible(&'static str),
 }
 
-/// One work, as the command line asks for it.
+/// One workload, from the command line.
 enum Work {
     Memory { count: u64 },
     CsvCsv(Files),
@@ -61,7 +61,7 @@ fn run() -> Result<Outcome> {
     }
 }
 
-/// The peak resident set of this process so far, in KiB.
+/// Returns the peak resident set of this process so far, in KiB.
 fn peak_rss() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -1,4 +1,4 @@
-//! The works done with oxide-batch.
+//! The workloads done with oxide-batch.
 //!
 //! A chunk job is launched through the in-memory job repository with monomorphised components.
 //! The crate ships no in-memory chunk transactions, only `PostgreSQL`'s, so this supplies the
@@ -170,7 +170,7 @@ pub fn run(work: &Work) -> Result<Outcome> {
     Ok(Outcome::Ran(elapsed))
 }
 
-/// The writer knows no header, so it is given one as a record of its own before the job.
+/// Runs `csv-csv`. The writer has no headers, so the header is written as a record before the job.
 fn csv_csv(runtime: &Runtime, files: &Files) -> Result<Duration> {
     clear(&files.output)?;
     let dialect = DelimitedDialect::csv();
@@ -207,7 +207,7 @@ fn receipt() -> Result<ChunkCommitReceipt> {
     ))
 }
 
-/// The bytes of an empty state of the given format and schema.
+/// Returns the bytes of an empty state of the given format and schema.
 fn envelope(format: &str, schema: &str) -> Vec<u8> {
     let state = json!({
         "format": format,

@@ -1,4 +1,4 @@
-//! The works done with spring-batch-rs.
+//! The workloads done with spring-batch-rs.
 //!
 //! Its engine is synchronous and keeps no repository: a job's executions live in the job value.
 //! Readers, processors and writers are the crate's own wherever it ships one, built from buffered
@@ -93,7 +93,7 @@ fn csv_csv(files: &Files) -> Result<Duration> {
     time(&reader, &Value, &writer)
 }
 
-/// The database writer blocks in place on a runtime, so the job runs inside a multi-threaded one.
+/// Runs `csv-sqlite`, inside a multi-threaded runtime because the database writer blocks in place.
 fn csv_sqlite(files: &Files) -> Result<Duration> {
     for suffix in ["", "-wal", "-shm"] {
         let mut path = files.output.clone().into_os_string();
@@ -118,7 +118,8 @@ fn csv_sqlite(files: &Files) -> Result<Duration> {
     })
 }
 
-/// One connection: the step writes from one thread, and a statement is prepared once for each.
+/// Opens a pool of one connection: the step writes from one thread, and a statement is prepared once per
+/// connection.
 async fn open(path: &Path) -> Result<SqlitePool> {
     let options = SqliteConnectOptions::new()
         .filename(path)

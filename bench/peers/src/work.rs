@@ -1,4 +1,4 @@
-//! What the works have in common: the records, the arithmetic, the clock and clearing old output.
+//! The common parts of the workloads: records, arithmetic, timing and removal of old output.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
-/// The bytes one read of an input file or one write of an output file may carry.
+/// Maximum number of bytes of one read of an input file or one write of an output file.
 pub const BUFFER: usize = 64 * 1024;
 
 #[derive(Serialize, Deserialize, Clone)]
@@ -36,12 +36,12 @@ pub struct Valued {
     pub value: f64,
 }
 
-/// What the `memory` work does to a number.
+/// The arithmetic of the `memory` workload.
 pub fn scramble(n: u64) -> u64 {
     n.wrapping_mul(31).wrapping_add(7)
 }
 
-/// Removes what an earlier run left at `path`.
+/// Removes the output of an earlier run at `path`.
 pub fn clear(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
@@ -49,7 +49,7 @@ pub fn clear(path: &Path) -> Result<()> {
     }
 }
 
-/// Runs a job and says how long the run took.
+/// Runs a job and returns its duration.
 #[expect(clippy::disallowed_methods, reason = "elapsed time is what this program measures")]
 pub fn timed<T>(job: impl FnOnce() -> T) -> (T, Duration) {
     let begun = Instant::now();

@@ -1,4 +1,4 @@
-//! An application with jobs of its own and every verb of the command.
+//! An application with its own jobs and every verb of the command.
 //!
 //! `cargo run -p batchwright-cli --example 09_app -- run count limit:integer=1000`
 

@@ -1,4 +1,4 @@
-//! What can be typed.
+//! The command line: verbs, options and arguments.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// Where executions are kept unless the command or the configuration says so.
+/// The store when neither the command line, the environment nor the configuration names one.
 const STORE_DEFAULT: &str = "sqlite://batchwright.db";
 
 impl Global {
@@ -31,7 +31,7 @@ impl Global {
         self.store.as_deref().unwrap_or(STORE_DEFAULT)
     }
 
-    /// Whether the store is gone with this process.
+    /// Whether the store is in memory, so that it ends with this process.
     pub(crate) fn is_memory(&self) -> bool {
         self.store_url() == "memory:"
     }
@@ -45,9 +45,9 @@ impl Global {
 /// Options of every verb.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// Where executions are kept: `sqlite://FILE[?synchronous=normal]`, `postgres://USER:PASSWORD@HOST/DATABASE`,
-    /// `mysql://…` (MariaDB too), or `memory:`. Default: `store.url` of the configuration, else
-    /// `sqlite://batchwright.db`.
+    /// Store of the executions: `sqlite://FILE[?synchronous=normal]`,
+    /// `postgres://USER:PASSWORD@HOST/DATABASE`, `mysql://…` (MariaDB too), or `memory:`. Default:
+    /// `store.url` of the configuration, else `sqlite://batchwright.db`.
     #[arg(
         long,
         global = true,
@@ -56,22 +56,22 @@ pub(crate) struct Global {
         value_name = "URL"
     )]
     pub(crate) store: Option<String>,
-    /// Folder of job files (`*.toml`); may be given again. Default: `jobs`, when it exists.
+    /// Folder of job files (`*.toml`); repeatable. Default: `jobs`, if it exists.
     #[arg(long, global = true, env = "BATCHWRIGHT_JOBS", value_name = "DIR")]
     pub(crate) jobs: Vec<PathBuf>,
-    /// Configuration (TOML). Default: the nearest `batchwright.toml` in this folder and those around it.
+    /// Configuration file (TOML). Default: the nearest `batchwright.toml` in this folder and its parents.
     #[arg(long, global = true, env = "BATCHWRIGHT_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// What stdout carries.
+    /// Output format.
     #[arg(long, global = true, value_enum, default_value_t)]
     pub(crate) format: Format,
-    /// Only errors on stderr.
+    /// Log only errors.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// More talk on stderr; twice for still more.
+    /// Verbose logging (-v info, -vv debug).
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
-    /// Silence after which another process may take over what this one runs.
+    /// Time without a heartbeat after which another process may take over an execution.
     #[arg(
         long,
         global = true,
@@ -81,7 +81,7 @@ pub(crate) struct Global {
         value_parser = parse_duration
     )]
     pub(crate) lease: Duration,
-    /// Time that SIGTERM and SIGINT leave to a running chunk.
+    /// Time that a running chunk has to finish after SIGTERM or SIGINT.
     #[arg(
         long,
         global = true,
@@ -93,15 +93,15 @@ pub(crate) struct Global {
     pub(crate) grace: Duration,
 }
 
-/// What stdout carries.
+/// Output format.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people.
+    /// Readable text.
     #[default]
     Text,
-    /// One document, or one object a line for lists.
+    /// One JSON document; for lists, one JSON object per line.
     Json,
-    /// A picture: of `graph` alone.
+    /// SVG image; only for `graph`.
     Svg,
 }
 
@@ -109,19 +109,19 @@ pub(crate) enum Format {
 pub(crate) enum Command {
     /// Run a job in the foreground until it ends.
     Run(RunArgs),
-    /// Hand an execution to whichever server shares the store, and return at once.
+    /// Queue an execution for a server that shares the store, and return at once.
     Start(StartArgs),
-    /// Continue a failed or stopped execution from its checkpoint, in a new one.
+    /// Restart a failed or stopped execution from its checkpoint, as a new execution.
     Restart(RestartArgs),
-    /// Run the next instance of a job, by its `[next]`.
+    /// Run the next instance of a job, with parameters computed from its `[next]` table.
     Next(RunArgs),
-    /// Ask an execution (or the newest of a job) to stop at its next chunk boundary.
+    /// Ask an execution to stop at its next chunk boundary.
     Stop(StopArgs),
-    /// Give an execution up: it is never restarted.
+    /// Mark an execution as abandoned, so that it is never restarted.
     Abandon(ExecutionArgs),
     /// Close executions whose owner is dead, so that they can be restarted.
     Recover(RecoverArgs),
-    /// List the jobs: of job files, built in, and in the history.
+    /// List the jobs from job files, from the program and from the history.
     Jobs,
     /// List the instances of a job, newest first.
     Instances(InstancesArgs),
@@ -131,29 +131,29 @@ pub(crate) enum Command {
     Show(ExecutionArgs),
     /// List the records that an execution skipped.
     Skips(ExecutionArgs),
-    /// Carry an open progressive execution forward until it ends; a signal leaves it open.
+    /// Work on an open progressive execution until it ends; a signal leaves it open.
     Drive(DriveArgs),
-    /// Check everything that `run` checks before the first step, without running.
+    /// Check a job and its parameters as `run` does before the first step, without running it.
     Validate(ValidateArgs),
-    /// Draw the job's flow.
+    /// Print the flow of a job as a Graphviz graph, JSON or SVG.
     Graph(GraphArgs),
-    /// Prove that a job restarts: kill it at every commit, restart it, compare what it leaves.
+    /// Test restarts of a job: kill it at every commit, restart it and compare its output.
     Rehearse(RehearseArgs),
-    /// Delete instances that have ended, with all their executions.
+    /// Delete ended instances with all their executions.
     Purge(PurgeArgs),
-    /// Fire triggers, and carry executions forward that were handed over, until a signal ends it.
+    /// Run the server: fire triggers and run queued executions until a signal arrives.
     Serve(ServeArgs),
-    /// Triggers: when something is done.
+    /// Manage triggers: when something runs.
     #[command(subcommand)]
     Schedule(ScheduleCommand),
-    /// Rules: what is done when a trigger fires.
+    /// Manage rules: what runs when a trigger fires.
     #[command(subcommand)]
     Rule(RuleCommand),
-    /// Tell whether the store can be used.
+    /// Check whether the store is available.
     Health,
     /// Print the completion script of a shell.
     Completions {
-        /// Which shell.
+        /// Shell to print the completion script for.
         shell: clap_complete::Shell,
     },
     /// Print the manual page.
@@ -162,25 +162,25 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct DriveArgs {
-    /// Number of the execution, or the name of a job, which means its newest one.
+    /// Number of the execution, or name of a job for its newest execution.
     pub(crate) execution: String,
-    /// Lanes to work on at once. Default: all that it has.
+    /// Maximum number of lanes to work on at once. Default: all lanes of the execution.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) lanes: Option<u32>,
-    /// Show no progress bar.
+    /// Hide the progress bar.
     #[arg(long)]
     pub(crate) no_progress: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Where clients of the line protocol are listened to, in place of what the configuration says.
+    /// Listen address of the line protocol; overrides the configuration.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) listen: Option<std::net::SocketAddr>,
-    /// Where clients of the REST API are listened to, in place of what the configuration says.
+    /// Listen address of the REST API; overrides the configuration.
     #[arg(long, env = "BATCHWRIGHT_HTTP", value_name = "ADDRESS:PORT")]
     pub(crate) http: Option<std::net::SocketAddr>,
-    /// Listen for the REST API on an address that others can reach although it asks for no token.
+    /// Allow the REST API without a token on an address that other hosts can reach.
     #[arg(long)]
     pub(crate) insecure: bool,
 }
@@ -188,52 +188,52 @@ pub(crate) struct ServeArgs {
 /// The verbs of triggers.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ScheduleCommand {
-    /// Plan a trigger: once (`"2026-11-22 06:30:00"`, in UTC), or again and again
+    /// Create or replace a trigger: once (`"2026-11-22 06:30:00"`, in UTC) or recurring
     /// (`cron "0 30 2 * * *" tz Europe/Berlin misfire all`, `every 90s overlap skip`).
     #[command(
-        after_help = "Words behind `cron EXPRESSION` or `every DURATION`: tz ZONE, except DAYS, from TIME, until TIME, \
+        after_help = "Options after `cron EXPRESSION` or `every DURATION`: tz ZONE, except DAYS, from TIME, until TIME, \
                       jitter DURATION, misfire skip|once|all, misfire-cap N, misfire-age DURATION, \
                       overlap allow|skip|queue|replace, queue N"
     )]
     Set {
         /// Name of the trigger.
         identifier: String,
-        /// When.
+        /// Time in UTC, or `cron EXPRESSION` or `every DURATION` with options.
         #[arg(required = true, value_name = "WHEN")]
         when: Vec<String>,
     },
     /// Remove a trigger.
     Unset(TriggerArgs),
-    /// List triggers in the order of their names.
+    /// List triggers, sorted by name.
     List {
-        /// Only those that begin so.
+        /// List only triggers whose name begins with this text.
         #[arg(default_value = "")]
         prefix: String,
-        /// At most so many.
+        /// Maximum number of rows.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1000))]
         limit: u64,
-        /// Only those behind this one.
+        /// List only triggers after this name: the next page of a list.
         #[arg(long, default_value = "", value_name = "TRIGGER")]
         after: String,
     },
-    /// Show a trigger and its past slots, those that were skipped with the reason.
+    /// Show a trigger and its past slots, with the reason for each skipped slot.
     History(TriggerArgs),
-    /// Keep a trigger from firing.
+    /// Pause a trigger, so that it does not fire.
     Pause(TriggerArgs),
-    /// Let a paused trigger fire again.
+    /// Resume a paused trigger.
     Resume(TriggerArgs),
-    /// Print when a trigger fires, in words; of a stored one, or of the words of one.
+    /// Describe in words when a trigger fires, and print its next times.
     Explain {
-        /// Name of a trigger, or `cron …`, `every …` with their words.
+        /// Name of a stored trigger, or `cron …` or `every …` with options.
         #[arg(required = true, value_name = "TRIGGER|WHEN")]
         words: Vec<String>,
-        /// So many fires.
+        /// Number of times to print.
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1000))]
         count: u64,
     },
-    /// Take over rules and triggers from Kairoi's data folder.
+    /// Import rules and triggers from the data folder of Kairoi.
     ImportKairoi {
-        /// The folder of its log files. Kairoi must not be running.
+        /// Folder of Kairoi's log files. Kairoi must not be running.
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
@@ -248,17 +248,17 @@ pub(crate) struct TriggerArgs {
 /// The verbs of rules.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RuleCommand {
-    /// Store a rule: `mail app.mail. shell /opt/mail.sh`. The longest pattern that an identifier begins with wins.
+    /// Create or replace a rule: `mail app.mail. shell /opt/mail.sh`. The longest matching pattern wins.
     #[command(
         after_help = "Runners: shell COMMAND, amqp DSN EXCHANGE ROUTING_KEY, http URL [SECRET], job NAME [PARAMETERS]; \
-                      behind each: retry N, backoff DURATION, timeout DURATION"
+                      options of each: retry N, backoff DURATION, timeout DURATION"
     )]
     Set {
         /// Name of the rule.
         identifier: String,
-        /// Identifiers that begin so; an empty one means all.
+        /// Prefix of the trigger names that the rule applies to; empty for all triggers.
         pattern: String,
-        /// What is done.
+        /// Runner with its arguments and options.
         #[arg(required = true, value_name = "RUNNER")]
         runner: Vec<String>,
     },
@@ -273,9 +273,9 @@ pub(crate) enum RuleCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Path of a job file, or name of a job.
+    /// Path of a job file or name of a job.
     pub(crate) job: String,
-    /// `NAME=VALUE` or `NAME:TYPE=VALUE`; a leading `-` marks one that does not identify the instance.
+    /// Parameters: `NAME=VALUE` or `NAME:TYPE=VALUE`; a leading `-` marks a non-identifying parameter.
     #[arg(value_name = "NAME=VALUE")]
     pub(crate) parameters: Vec<String>,
     #[command(flatten)]
@@ -284,27 +284,27 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StartArgs {
-    /// Path of a job file, or name of a job.
+    /// Path of a job file or name of a job.
     pub(crate) job: String,
-    /// `NAME=VALUE` or `NAME:TYPE=VALUE`; a leading `-` marks one that does not identify the instance.
+    /// Parameters: `NAME=VALUE` or `NAME:TYPE=VALUE`; a leading `-` marks a non-identifying parameter.
     #[arg(value_name = "NAME=VALUE")]
     pub(crate) parameters: Vec<String>,
     /// Parameters as JSON, or `@FILE` (`@-` is standard input).
     #[arg(long, value_name = "JSON|@FILE")]
     pub(crate) params_json: Option<String>,
-    /// Refuse to become a restart.
+    /// Refuse to restart an existing instance.
     #[arg(long)]
     pub(crate) new_only: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct RestartArgs {
-    /// Number of the execution, as `executions` shows it, or the name of a job, which means its newest one.
+    /// Number of the execution, as `executions` shows it, or name of a job for its newest execution.
     pub(crate) execution: String,
-    /// Parameters that do not identify the instance, with their new values.
+    /// New values of non-identifying parameters.
     #[arg(value_name = "NAME=VALUE")]
     pub(crate) parameters: Vec<String>,
-    /// Hand it to whichever server shares the store, and return at once.
+    /// Queue the restart for a server that shares the store, and return at once.
     #[arg(long)]
     pub(crate) detach: bool,
     #[command(flatten)]
@@ -316,20 +316,19 @@ pub(crate) struct LaunchArgs {
     /// Parameters as JSON, or `@FILE` (`@-` is standard input).
     #[arg(long, value_name = "JSON|@FILE")]
     pub(crate) params_json: Option<String>,
-    /// Refuse to become a restart.
+    /// Refuse to restart an existing instance.
     #[arg(long)]
     pub(crate) new_only: bool,
-    /// What to do when the newest execution is running: refuse, take over from a dead owner, or take
-    /// over anyway.
+    /// What to do when the newest execution is still running.
     #[arg(long, value_enum, default_value_t, value_name = "MODE")]
     pub(crate) recover: Recover,
-    /// Make chosen items fail, for rehearsals: JSON, or `@FILE`.
+    /// Fault plan for tests, which makes chosen items fail: JSON, or `@FILE`.
     #[arg(long, value_name = "PLAN")]
     pub(crate) inject: Option<String>,
-    /// No progress bar.
+    /// Hide the progress bar.
     #[arg(long)]
     pub(crate) no_progress: bool,
-    /// Go on although the job's definition changed since the last execution.
+    /// Restart although the job's definition has changed since the last execution.
     #[arg(long)]
     pub(crate) accept_changed_definition: bool,
 }
@@ -338,10 +337,10 @@ pub(crate) struct LaunchArgs {
 pub(crate) enum Recover {
     /// Refuse.
     Strict,
-    /// Take over when the lease has expired or the owner was a process of this host that is gone.
+    /// Take over when the lease has expired or the owner was a process of this host that has ended.
     #[default]
     Detect,
-    /// Take over whatever the lease says.
+    /// Take over even if the lease is alive.
     Force,
 }
 
@@ -357,23 +356,23 @@ impl From<Recover> for RecoverMode {
 
 #[derive(Debug, Args)]
 pub(crate) struct StopArgs {
-    /// Number of an execution, or name of a job.
+    /// Number of an execution, or name of a job for its newest execution.
     #[arg(value_name = "EXECUTION|JOB")]
     pub(crate) target: String,
-    /// Return when it has stopped.
+    /// Wait until the execution has ended.
     #[arg(long)]
     pub(crate) wait: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecutionArgs {
-    /// Number of the execution, as `executions` shows it, or the name of a job, which means its newest one.
+    /// Number of the execution, as `executions` shows it, or name of a job for its newest execution.
     pub(crate) execution: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct RecoverArgs {
-    /// Only this execution; without it, all that need it.
+    /// Number of one execution, or name of a job. Default: all executions whose owner is dead.
     pub(crate) execution: Option<String>,
 }
 
@@ -381,35 +380,35 @@ pub(crate) struct RecoverArgs {
 pub(crate) struct InstancesArgs {
     /// Name of the job.
     pub(crate) job: String,
-    /// At most so many.
+    /// Maximum number of rows.
     #[arg(long, default_value_t = 50)]
     pub(crate) limit: usize,
-    /// Only instances older than this one.
+    /// List only instances older than this one: the next page of a list.
     #[arg(long, value_name = "INSTANCE")]
     pub(crate) before: Option<i64>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecutionsArgs {
-    /// Only of this job.
+    /// List only executions of this job.
     #[arg(long)]
     pub(crate) job: Option<String>,
-    /// Only with this status; may be given again.
+    /// List only executions with this status; repeatable.
     #[arg(long, value_parser = status)]
     pub(crate) status: Vec<batchwright::BatchStatus>,
-    /// At most so many.
+    /// Maximum number of rows.
     #[arg(long, default_value_t = 50)]
     pub(crate) limit: usize,
-    /// Only those before this number: the next page of a list that was cut.
+    /// List only executions before this number: the next page of a list.
     #[arg(long, value_name = "EXECUTION")]
     pub(crate) before: Option<i64>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ValidateArgs {
-    /// Path of a job file, or name of a job.
+    /// Path of a job file or name of a job.
     pub(crate) job: String,
-    /// `NAME=VALUE` or `NAME:TYPE=VALUE`; without any, only the job itself is checked.
+    /// Parameters: `NAME=VALUE` or `NAME:TYPE=VALUE`; without parameters only the job is checked.
     #[arg(value_name = "NAME=VALUE")]
     pub(crate) parameters: Vec<String>,
     /// Parameters as JSON, or `@FILE` (`@-` is standard input).
@@ -419,7 +418,7 @@ pub(crate) struct ValidateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct GraphArgs {
-    /// Path of a job file, or name of a job.
+    /// Path of a job file or name of a job.
     pub(crate) job: String,
 }
 
@@ -427,38 +426,38 @@ pub(crate) struct GraphArgs {
 pub(crate) struct RehearseArgs {
     /// Path of a job file.
     pub(crate) job: PathBuf,
-    /// `NAME=VALUE` or `NAME:TYPE=VALUE`.
+    /// Parameters: `NAME=VALUE` or `NAME:TYPE=VALUE`.
     #[arg(value_name = "NAME=VALUE")]
     pub(crate) parameters: Vec<String>,
-    /// Kill at so many places, drawn from all, instead of at all of them.
+    /// Kill at N randomly drawn commit boundaries instead of at every one.
     #[arg(long, value_name = "N")]
     pub(crate) kills: Option<usize>,
-    /// What the places are drawn by.
+    /// Seed of the random draw.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) seed: u64,
-    /// Let the job reach databases and absolute paths that lie outside of the scratch folder.
+    /// Allow the job to use databases and absolute paths outside the scratch folder.
     #[arg(long)]
     pub(crate) allow_outside: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct PurgeArgs {
-    /// All of whose executions ended at least so long ago: `90d`, `12h`.
+    /// Delete instances whose executions all ended at least this long ago: `90d`, `12h`.
     #[arg(long, value_parser = parse_duration, required_unless_present = "keep")]
     pub(crate) older_than: Option<Duration>,
-    /// Behind so many newer instances of their job.
+    /// Keep the newest N instances of each job.
     #[arg(long, value_name = "INSTANCES")]
     pub(crate) keep: Option<usize>,
-    /// Only of this job.
+    /// Delete only instances of this job.
     #[arg(long)]
     pub(crate) job: Option<String>,
-    /// Only with this status; may be given again.
+    /// Delete only instances with this status; repeatable.
     #[arg(long, value_parser = status)]
     pub(crate) status: Vec<batchwright::BatchStatus>,
-    /// Instances that failed or were stopped too, which then cannot be restarted.
+    /// Also delete failed and stopped instances, which can then no longer be restarted.
     #[arg(long)]
     pub(crate) include_restartable: bool,
-    /// Only tell what would be deleted.
+    /// List what would be deleted without deleting it.
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
@@ -470,10 +469,11 @@ fn status(text: &str) -> Result<batchwright::BatchStatus, String> {
     })
 }
 
-/// In front of a parameter that does not identify the instance, once options were told apart from it.
+/// Prefix of a non-identifying parameter, put in place of its dash before clap parses the arguments.
 pub(crate) const NON_IDENTIFYING: char = '\u{1}';
 
-/// `-limit=10` is a parameter and not an option: its dash becomes [`NON_IDENTIFYING`].
+/// Replaces the dash of a non-identifying parameter (`-limit=10`) with [`NON_IDENTIFYING`], so that it is not
+/// parsed as an option.
 pub(crate) fn with_marked_parameters(
     arguments: impl Iterator<Item = String>,
 ) -> impl Iterator<Item = String> {

@@ -22,17 +22,19 @@ use crate::context::App;
 use crate::error::{self, CliError};
 use crate::{output, project, store};
 
-/// Runs the verb of `cli`; returns the exit code of one that did what it was asked.
+/// Runs the verb of `cli` and returns its exit code.
 pub(crate) fn execute(cli: Cli, registry: &JobRegistry) -> Result<u8, CliError> {
     let Cli { mut global, command } = cli;
     project::resolve(&mut global)?;
     if let Command::Serve(args) = &command {
-        // How a server talks is said in its configuration.
+        // The log level of a server is in its configuration, which `serve` reads.
         return serve::serve(global, registry, args);
     }
     output::init_log(&global, None);
     if global.format == Format::Svg && !matches!(command, Command::Graph(_)) {
-        return Err(CliError::Usage("print a picture: only `graph` draws".to_owned()));
+        return Err(CliError::Usage(
+            "print SVG: `--format svg` works only with `graph`".to_owned(),
+        ));
     }
     match command {
         Command::Run(args) => launch::run(&global, registry, &args),
@@ -73,7 +75,7 @@ pub(crate) fn execute(cli: Cli, registry: &JobRegistry) -> Result<u8, CliError> 
         Command::Health => health(&global, registry),
         Command::Completions { shell } => {
             let (mut command, name) = (Cli::command(), "batchwright");
-            // Into memory first: the generator panics when its reader has had enough.
+            // Generated in memory first: the generator panics when the reader of stdout closes the pipe.
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command, name, &mut script);
             std::io::stdout().write_all(&script)?;
@@ -86,19 +88,19 @@ pub(crate) fn execute(cli: Cli, registry: &JobRegistry) -> Result<u8, CliError> 
     }
 }
 
-/// Opens the store and asks it something.
+/// Opens the store and reads the names of its jobs, to check that it is available.
 fn health(global: &Global, registry: &JobRegistry) -> Result<u8, CliError> {
     let checked = store::is_there(global.store_url()).and_then(|is_there| match is_there {
         true => Ok(App::open(global, registry, None)?.operator.job_names()?),
         false => Err(CliError::Usage(
-            "open the store: there is none yet; `serve` and `run` make it".to_owned(),
+            "open the store: it does not exist yet; `serve` and `run` create it".to_owned(),
         )),
     });
     let (status, detail, code) = match &checked {
         Ok(names) => ("ok", format!("{} jobs known", names.len()), error::OK),
         Err(problem) => ("unavailable", report(problem), error::STORE),
     };
-    let told = json!({"status": status, "checks": [{"name": "store", "status": status, "detail": detail}]});
-    output::document(global.format, &told, |_| format!("{status}: {detail}"))?;
+    let health = json!({"status": status, "checks": [{"name": "store", "status": status, "detail": detail}]});
+    output::document(global.format, &health, |_| format!("{status}: {detail}"))?;
     Ok(code)
 }

@@ -1,4 +1,4 @@
-//! What every verb works with: the store, the jobs, the operator.
+//! The context of every verb: the store, the jobs and the operator.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,7 +33,8 @@ impl App {
         Self::on(store::open(global.store_url())?, global, registry, faults, None)
     }
 
-    /// The same for a verb that begins work of `job`. A job that is not there, in the wrong folder, leaves no store.
+    /// Opens the store for a verb that starts `job`. When `job` does not exist, for instance in the wrong
+    /// folder, no store is created.
     pub(crate) fn launching(
         global: &Global,
         registry: &JobRegistry,
@@ -46,7 +47,7 @@ impl App {
         Self::open(global, registry, faults)
     }
 
-    /// The same for a verb that only looks: it makes no store.
+    /// Opens the store for a verb that only reads it; creates no store.
     pub(crate) fn look(
         global: &Global,
         registry: &JobRegistry,
@@ -55,12 +56,12 @@ impl App {
         Self::on(store::look(global.store_url())?, global, registry, faults, None)
     }
 
-    /// The same for a verb that asks the store nothing.
+    /// Makes the context of a verb that does not use the store.
     pub(crate) fn unopened(global: &Global, registry: &JobRegistry) -> Result<Self, CliError> {
         Self::on(store::unopened(global.store_url())?, global, registry, None, None)
     }
 
-    /// The same on a store that is open, with a bound for the executions that run at once.
+    /// Makes the context on an open store, with a maximum for the executions that run at once.
     pub(crate) fn on(
         store: Store,
         global: &Global,
@@ -95,12 +96,12 @@ impl App {
         Ok(Self { operator: operator.jobs(files.clone()).build(), files })
     }
 
-    /// Whether there is a place of jobs: a folder, or the program's registry.
+    /// Whether there are places to look for jobs: a job folder, or jobs of the program.
     pub(crate) fn has_jobs(&self) -> bool {
         !self.files.folders().is_empty() || !self.operator.registry().names().is_empty()
     }
 
-    /// Returns the job that `text` means: the path of a job file, or the name of a job.
+    /// Returns the job that `text` names by the path of its file or by its name.
     pub(crate) fn job(&self, text: &str) -> Result<Arc<Job>, CliError> {
         let path = Path::new(text);
         if path.is_file() || path.extension().is_some_and(|ending| ending == "toml") {
@@ -110,29 +111,29 @@ impl App {
         self.named(text)
     }
 
-    /// Returns the job of that name: registered, or of the job folders as it is there now.
+    /// Returns the job of that name, from its file in the job folders or from the registry.
     pub(crate) fn named(&self, name: &str) -> Result<Arc<Job>, CliError> {
         self.files.find(name, None)?;
         Ok(self.operator.job(name)?)
     }
 
-    /// Returns the job of execution `id`: from the file that it was read from, registered, or of the job folders.
+    /// Returns the job of execution `id`, from the file that it was read from at its start, else by its name.
     pub(crate) fn job_of(&self, id: ExecutionId) -> Result<Arc<Job>, CliError> {
         let execution = self.operator.execution(id)?;
         self.files.find(&execution.job, execution.source.as_deref().map(Path::new))?;
         Ok(self.operator.job_of(&execution)?)
     }
 
-    /// Returns the names of all jobs that can run here, sorted.
+    /// Returns the sorted names of all jobs of the registry and the job folders.
     pub(crate) fn names(&self) -> Result<Vec<String>, CliError> {
         self.files.names()?;
         Ok(self.operator.runnable_names()?)
     }
 }
 
-/// Ends the process as `kill -9` would, when the plan says so of this commit.
+/// Kills the process with SIGKILL if the plan contains this commit.
 fn kill_as_planned(plan: &FaultPlan, commits: &AtomicU64, step: &str, point: CommitPoint) {
-    // A partition belongs to its step.
+    // The name of a partition begins with the name of its step and a colon.
     let is = |wanted: &String| {
         step.strip_prefix(wanted.as_str())
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
@@ -147,7 +148,7 @@ fn kill_as_planned(plan: &FaultPlan, commits: &AtomicU64, step: &str, point: Com
     if planned == Some(number) {
         let me = rustix::process::getpid();
         let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
-        // The signal is on its way; nothing more may happen until it arrives.
+        // Nothing more may happen until the signal arrives.
         StopToken::default().wait(std::time::Duration::MAX);
     }
 }

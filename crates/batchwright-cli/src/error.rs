@@ -1,4 +1,4 @@
-//! Everything that can end a verb, with its code, its exit code and what to do about it.
+//! The errors that can end a verb, with their codes, exit codes and help texts.
 
 use std::io::Write;
 
@@ -22,7 +22,7 @@ pub(crate) const INTERNAL: u8 = 70;
 pub(crate) const STALE_LEASE: u8 = 75;
 pub(crate) const CONFIG: u8 = 78;
 
-/// Why a verb did not do what it was asked.
+/// An error that ended a verb.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     #[error(transparent)]
@@ -35,11 +35,11 @@ pub(crate) enum CliError {
     JobFile(#[from] JobFileError),
     #[error("{0}")]
     Usage(String),
-    /// What was typed cannot be understood; the text names the place and what exists.
-    #[error("understand the command: {}", .0.to_string().trim_start_matches("error: ").trim_end())]
+    /// The command line cannot be parsed; the text names the argument and what exists.
+    #[error("parse the command line: {}", .0.to_string().trim_start_matches("error: ").trim_end())]
     Arguments(clap::Error),
-    /// A request of the schedule that was not followed.
-    #[error("follow the request: {0}")]
+    /// A request to the schedule that was refused.
+    #[error("execute the request: {0}")]
     Schedule(Refused),
     #[error(transparent)]
     Config(#[from] batchwright_server::ConfigError),
@@ -108,29 +108,27 @@ impl CliError {
             | Self::Run(RunError::Repository { .. } | RunError::Vanished { .. }) => {
                 "check the store; nothing that was committed is lost, and `recover` closes what was running"
             }
-            Self::Run(_) => {
-                "another worker carries the execution forward; nothing is to be done here"
-            }
+            Self::Run(_) => "another worker runs the execution now; nothing is to be done here",
             Self::Slice(_) => {
-                "see what it is with `batchwright show`; only progressive executions can be driven"
+                "see the execution with `batchwright show`; only progressive executions can be driven"
             }
             Self::JobFile(_) => "correct the job file; nothing was stored",
             Self::Schedule(refused) => match refused.code {
                 Refused::BUSY => "wait until its runner has ended",
                 _ => {
-                    "see what there is with `batchwright schedule list` and `batchwright rule list`; nothing was changed"
+                    "list what exists with `batchwright schedule list` and `batchwright rule list`; nothing was changed"
                 }
             },
             Self::Config(_) => "correct the file; the server did not start",
-            Self::Server(_) => "the server did not start; see what it needs above",
+            Self::Server(_) => "the server did not start; correct the cause named above",
             Self::Usage(_) | Self::Arguments(_) => "see `batchwright --help`",
-            Self::Output(_) => "check where the output goes",
+            Self::Output(_) => "check that the output can be written",
         }
     }
 
-    /// Tells it once, and returns the exit code.
+    /// Prints the error and returns its exit code.
     pub(crate) fn tell(&self, format: Format) -> u8 {
-        // Nobody reads any more: the reader of a pipe that had enough is no failure.
+        // A reader that closes the pipe before the end of the output is not a failure.
         if let Self::Output(error) = self
             && error.kind() == std::io::ErrorKind::BrokenPipe
         {
@@ -142,8 +140,8 @@ impl CliError {
         let shown = shown.join("\n    ");
         let _ = writeln!(std::io::stderr(), "error[{code}]: {shown}\n  help: {help}");
         if format == Format::Json {
-            let told = json!({"error": {"code": code, "message": message, "detail": help}});
-            let _ = writeln!(std::io::stdout(), "{told}");
+            let error = json!({"error": {"code": code, "message": message, "detail": help}});
+            let _ = writeln!(std::io::stdout(), "{error}");
         }
         self.exit_code()
     }

@@ -1,4 +1,4 @@
-//! The command `batchwright`, and the same for a program with jobs of its own.
+//! The command `batchwright`, also for programs with their own jobs.
 //!
 //! ```no_run
 //! use batchwright::{ChunkStepBuilder, Job, JobRegistry, NoWriter, Sequence};
@@ -15,7 +15,7 @@
 //! }
 //! ```
 
-/// The program of the README is compiled with the tests.
+/// Compiles the program in the README with the tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
@@ -36,18 +36,20 @@ use std::process::ExitCode;
 use batchwright::JobRegistry;
 use clap::Parser;
 
-/// Runs the command with the jobs of `registry` beside those of job files.
+/// Runs the command with the jobs of `registry` in addition to those of job files.
 ///
-/// Returns the exit code of the verb; it never panics on input of any kind.
+/// Returns the exit code of the verb; never panics on any input.
 ///
-/// As the first process of a container it starts itself once more and reaps what its scripts leave behind.
+/// As the first process of a container (PID 1), the function starts the program once more as a child and
+/// reaps the orphaned processes of scripts.
 pub fn main(registry: &JobRegistry) -> ExitCode {
     match batchwright_server::as_init() {
         Ok(None) => {}
         Ok(Some(code)) => return ExitCode::from(code),
         Err(error) => {
-            let told = "programs that scripts leave behind are not reaped: start the container with an init";
-            let _ = writeln!(std::io::stderr(), "warning: {told}: {error}");
+            let message =
+                "orphaned processes of scripts are not reaped: start the container with an init";
+            let _ = writeln!(std::io::stderr(), "warning: {message}: {error}");
         }
     }
     let arguments = args::with_marked_parameters(std::env::args());

@@ -1,4 +1,4 @@
-//! Data for stdout, talk for stderr.
+//! The output of a verb: data on stdout, logs on stderr.
 
 use std::io::{self, Write};
 
@@ -7,19 +7,19 @@ use serde::Serialize;
 use crate::args::{Format, Global};
 use crate::error::CliError;
 
-/// Talk on stderr: by `RUST_LOG` when it is set, else by `-q` and `-v`.
+/// Starts logging to stderr, at the level of `RUST_LOG` if set, else of `-q` and `-v`.
 ///
-/// A server talks at `level`, when its configuration names one.
+/// Without those options, a server logs at `level`.
 pub(crate) fn init_log(global: &Global, level: Option<&str>) {
     let level = match (global.quiet, global.verbose) {
         (false, 0) if level.is_some() => level.unwrap_or_default(),
         (true, _) => "error",
-        // Where the results are is worth a line to everybody.
+        // The paths of the results are logged by default.
         (_, 0) => "warn,batchwright::output=info",
         (_, 1) => "info",
         (_, _) => "debug",
     };
-    // The library tells of each broken connection, which is ours to say with a reason and a trigger.
+    // The AMQP library logs each broken connection, which Batchwright logs with its reason and trigger.
     let quiet = if level == "debug" || level == "trace" {
         level.to_owned()
     } else {
@@ -27,7 +27,7 @@ pub(crate) fn init_log(global: &Global, level: Option<&str>) {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(quiet));
-    // A program that embeds us may have a subscriber of its own; then that one stays.
+    // A program that embeds the command may already have its own subscriber, which then stays in use.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| Log)
@@ -37,7 +37,10 @@ pub(crate) fn init_log(global: &Global, level: Option<&str>) {
         .try_init();
 }
 
-/// Where the talk goes. A line that cannot be written fails no work, and what data says moves no cursor.
+/// The writer of log lines on stderr.
+///
+/// A line that cannot be written is dropped and fails no work. Control characters from data are escaped, so
+/// that they cannot move the cursor of a terminal.
 struct Log;
 
 impl Write for Log {
@@ -53,17 +56,18 @@ impl Write for Log {
     }
 }
 
-/// Says that a list was cut, and how to get the rest of it: on stderr, so that JSON stays one object a line.
+/// Logs on stderr that a list was cut and how to get the next page, so that stdout stays one JSON object a
+/// line.
 pub(crate) fn more(shown: usize, way: &str) {
-    tracing::info!(target: "batchwright::output", "{shown} are shown, there are more: {way}");
+    tracing::info!(target: "batchwright::output", "{shown} rows are shown, there are more: {way}");
 }
 
-/// The exit code of work that is done, whatever became of its output.
+/// Returns the exit code `code` of finished work, even if its output could not be written.
 pub(crate) fn after(written: Result<(), CliError>, code: u8) -> Result<u8, CliError> {
     match written {
         Err(CliError::Output(error)) => {
             if error.kind() != io::ErrorKind::BrokenPipe {
-                tracing::error!("the output could not be written: {error}; what was done stands");
+                tracing::error!("cannot write the output: {error}; the work itself is done");
             }
             Ok(code)
         }
@@ -71,12 +75,12 @@ pub(crate) fn after(written: Result<(), CliError>, code: u8) -> Result<u8, CliEr
     }
 }
 
-/// `text` without control characters but the ends of its lines.
+/// Returns `text` with its control characters escaped, except line ends.
 fn plain(text: &str) -> String {
     text.split('\n').map(batchwright::shown).collect::<Vec<_>>().join("\n")
 }
 
-/// One document: as JSON, or as `text` says it.
+/// Prints one document as JSON, or as the text that `text` returns.
 pub(crate) fn document<T: Serialize>(
     format: Format,
     data: &T,
@@ -91,7 +95,7 @@ pub(crate) fn document<T: Serialize>(
     out.flush()
 }
 
-/// A list: one JSON object a line, or a table.
+/// Prints a list as one JSON object per line or as a table.
 pub(crate) fn list<T: Serialize, const N: usize>(
     format: Format,
     data: &[T],

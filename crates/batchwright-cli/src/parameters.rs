@@ -1,4 +1,4 @@
-//! Job parameters as they are typed.
+//! Parses job parameters from the command line.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -10,14 +10,14 @@ use batchwright::{
 use crate::args::NON_IDENTIFYING;
 use crate::error::CliError;
 
-/// Longest parameter document that is read, in bytes.
+/// Maximum size of a parameter document in bytes.
 const JSON_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// The parameters of `pairs` and `json`, typed as `schema` declares them.
+/// Parses the parameters of `pairs` and `json` with the types that `schema` declares.
 ///
 /// # Errors
 ///
-/// Every problem at once, in the order of the arguments.
+/// Returns all problems at once, in the order of the arguments.
 pub(crate) fn parse(
     pairs: &[String],
     json: Option<&str>,
@@ -51,7 +51,7 @@ pub(crate) fn parse(
     Err(Refusal::InvalidParameters { problems }.into())
 }
 
-/// `NAME=VALUE` or `NAME:TYPE=VALUE`, everything behind the first `=` plain text.
+/// Parses `NAME=VALUE` or `NAME:TYPE=VALUE`; everything after the first `=` is plain text.
 fn parse_pair(
     pair: &str,
     schema: &ParameterSchema,
@@ -70,7 +70,7 @@ fn parse_pair(
     let declared = schema.find(name);
     let identifying = unmarked.is_none() && declared.is_none_or(|declared| declared.identifying);
     if unmarked.is_some() && declared.is_some_and(|declared| declared.identifying) {
-        let problem = "it is declared as identifying; leave the dash away".to_owned();
+        let problem = "it is declared as identifying; remove the dash".to_owned();
         return Ok((name.to_owned(), Err(problem)));
     }
     let kind = match kind {
@@ -81,7 +81,7 @@ fn parse_pair(
         None => Ok(declared.map_or(ParameterType::String, |declared| declared.kind)),
     };
     let value = kind.and_then(|kind| {
-        ParameterValue::parse(text, kind).map_err(|told| schema.tellable(name, told))
+        ParameterValue::parse(text, kind).map_err(|problem| schema.tellable(name, problem))
     });
     Ok((name.to_owned(), value.map(|value| Parameter::new(value, identifying))))
 }
@@ -93,7 +93,7 @@ fn document(json: &str) -> Result<serde_json::Map<String, serde_json::Value>, Cl
     })
 }
 
-/// `text` itself, or the content of the file that `@FILE` names; `@-` is standard input.
+/// Returns `text` itself, or the content of the file that `@FILE` names; `@-` is standard input.
 pub(crate) fn text_or_file(text: &str) -> Result<String, CliError> {
     let Some(path) = text.strip_prefix('@') else { return Ok(text.to_owned()) };
     let mut content = String::new();

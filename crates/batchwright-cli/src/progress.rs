@@ -1,4 +1,4 @@
-//! A bar on a terminal: how far, how fast, how long, and by what that is told.
+//! A progress bar on a terminal: share done, rate, time left, and the unit of measure (items or bytes).
 
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,13 +10,13 @@ use batchwright::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Shows what happens on stderr, when that is a terminal.
+/// A progress bar on stderr, shown when stderr is a terminal.
 pub(crate) struct Bar {
     bar: Arc<Mutex<Option<ProgressBar>>>,
 }
 
 impl Bar {
-    /// Follows `events` from now on, unless it is unwanted or nobody could see it.
+    /// Follows `events` from now on, if the bar is `wanted` and stderr is a terminal.
     pub(crate) fn follow(events: &Events, wanted: bool) -> Self {
         let bar = Arc::new(Mutex::new(None));
         if wanted && std::io::stderr().is_terminal() {
@@ -28,7 +28,7 @@ impl Bar {
         Self { bar }
     }
 
-    /// Leaves the terminal as it was.
+    /// Removes the bar from the terminal.
     pub(crate) fn clear(&self) {
         if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
             bar.finish_and_clear();
@@ -36,11 +36,13 @@ impl Bar {
     }
 }
 
-/// How often the units of a progressive execution are looked at.
+/// How often the progress of a progressive execution is read from the store.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Does `work`, and meanwhile shows the units of execution `id`, if it is progressive and somebody can see it:
-/// others may drive it too, so the store is asked.
+/// Does `work` and meanwhile shows the units of execution `id`, if it is progressive and stderr is a
+/// terminal.
+///
+/// The progress is read from the store, because other processes may drive the execution too.
 pub(crate) fn showing_units<T>(
     operator: &JobOperator,
     id: ExecutionId,
@@ -53,7 +55,7 @@ pub(crate) fn showing_units<T>(
     let bar = ProgressBar::new_spinner();
     let done = StopToken::default();
     let result = std::thread::scope(|scope| {
-        // Without a thread there is no bar; the work goes on.
+        // When the thread cannot be started, the work continues without a bar.
         let _ = std::thread::Builder::new().name("progress".to_owned()).spawn_scoped(scope, || {
             while !done.is_requested() {
                 if let Ok(progress) = operator.units_progress(id, None) {
@@ -69,7 +71,7 @@ pub(crate) fn showing_units<T>(
     result
 }
 
-/// Requests the token when it goes, also when what is done in between panics.
+/// Requests a stop of its token on drop, also when the work panics.
 struct AtTheEnd<'a>(&'a StopToken);
 
 impl Drop for AtTheEnd<'_> {

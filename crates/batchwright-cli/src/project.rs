@@ -1,4 +1,4 @@
-//! The configuration of the folder that a command runs in: every verb works on the store that it names.
+//! Finds the configuration of the working folder, whose store every verb uses.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -8,11 +8,11 @@ use batchwright_server::Config;
 use crate::args::Global;
 use crate::error::CliError;
 
-/// Looked for in the working folder and those around it when no other configuration is named.
+/// The configuration file that is searched in the working folder and its parents when no other file is named.
 const CONFIG_FILE: &str = "batchwright.toml";
 
-/// Completes `global` from the configuration: where it is, and the store that it names unless the command or the
-/// environment names another.
+/// Completes `global` with the path of the configuration, and with the store that it names unless the command
+/// line or the environment names another.
 pub(crate) fn resolve(global: &mut Global) -> Result<(), CliError> {
     if global.config.is_none() {
         let here = std::env::current_dir()?;
@@ -25,8 +25,10 @@ pub(crate) fn resolve(global: &mut Global) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The nearest configuration. One that another user could have put there is refused: it names the store, whose
-/// rows name job files, which run programs.
+/// Returns the nearest configuration file.
+///
+/// A file that another user could have written is refused: it names the store, whose rows name job files,
+/// which run programs.
 fn find(folder: &Path) -> Result<Option<PathBuf>, CliError> {
     let file = folder.ancestors().map(|folder| folder.join(CONFIG_FILE)).find(|one| one.is_file());
     let Some(file) = file else { return Ok(None) };
@@ -34,7 +36,7 @@ fn find(folder: &Path) -> Result<Option<PathBuf>, CliError> {
     let ours = [rustix::process::geteuid().as_raw(), 0].contains(&about.uid());
     if !ours || about.mode() & 0o002 != 0 {
         return Err(CliError::Usage(format!(
-            "`{}` belongs to another user, or everybody may write it, so it is not followed; name the configuration \
+            "use `{}`: the file belongs to another user or is writable by all users; name the configuration \
              with --config, or the store with --store",
             file.display()
         )));
@@ -42,7 +44,7 @@ fn find(folder: &Path) -> Result<Option<PathBuf>, CliError> {
     Ok(Some(file))
 }
 
-/// `url` with the path of a SQLite file taken relative to `folder`.
+/// Returns `url` with the path of a SQLite file resolved relative to `folder`.
 fn beside(url: &str, folder: &Path) -> String {
     match url.strip_prefix("sqlite:").map(|rest| rest.strip_prefix("//").unwrap_or(rest)) {
         Some(path) if !path.starts_with('/') && !folder.as_os_str().is_empty() => {
@@ -77,9 +79,9 @@ mod tests {
         assert_eq!(find(&below).unwrap().as_deref(), Some(&*outer));
         std::fs::write(&inner, "").unwrap();
         assert_eq!(find(&below).unwrap().as_deref(), Some(&*inner));
-        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-        std::fs::set_permissions(&inner, everybody).unwrap();
+        let writable_by_all = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        std::fs::set_permissions(&inner, writable_by_all).unwrap();
         let refused = find(&below).unwrap_err().to_string();
-        assert!(refused.contains("everybody may write it"), "{refused}");
+        assert!(refused.contains("writable by all users"), "{refused}");
     }
 }

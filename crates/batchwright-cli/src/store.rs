@@ -1,4 +1,4 @@
-//! From the URL of a store to its repository.
+//! Opens the store that a URL names.
 
 use std::sync::Arc;
 
@@ -10,13 +10,13 @@ use crate::error::CliError;
 /// An opened store.
 pub(crate) struct Store {
     pub(crate) repository: Arc<dyn JobRepository>,
-    /// The database, when it is one: for items that live in it.
+    /// The database of the store, for readers and writers that use it; `None` for a store in memory.
     pub(crate) database: Option<Database>,
     pub(crate) options: StoreOptions,
 }
 
 impl Store {
-    /// The triggers in it.
+    /// Opens the schedule in this store.
     pub(crate) fn schedule(&self) -> Result<ScheduleStore, CliError> {
         match &self.database {
             Some(database) => Ok(ScheduleStore::open(database, &self.options)?),
@@ -32,7 +32,8 @@ pub(crate) fn no_schedule() -> CliError {
     )
 }
 
-/// Opens the store that `url` names for a verb that only looks: one that is not there is empty, and is not made.
+/// Opens the store that `url` names for a verb that only reads it: a store that does not exist is treated as
+/// empty and is not created.
 pub(crate) fn look(url: &str) -> Result<Store, CliError> {
     match is_there(url)? {
         true => open(url),
@@ -40,7 +41,7 @@ pub(crate) fn look(url: &str) -> Result<Store, CliError> {
     }
 }
 
-/// Whether opening the store that `url` names would make a file.
+/// Whether opening the store that `url` names would create a file.
 pub(crate) fn makes_a_file(url: &str) -> Result<bool, CliError> {
     let made = match unopened(url)?.database {
         Some(Database::Sqlite(database)) => !database.path().exists(),
@@ -49,7 +50,7 @@ pub(crate) fn makes_a_file(url: &str) -> Result<bool, CliError> {
     Ok(made)
 }
 
-/// Whether there is a store; tells when there is none.
+/// Whether the store exists; logs when it does not.
 pub(crate) fn is_there(url: &str) -> Result<bool, CliError> {
     let unopened = unopened(url)?;
     let Some(database) = &unopened.database else { return Ok(true) };
@@ -60,7 +61,7 @@ pub(crate) fn is_there(url: &str) -> Result<bool, CliError> {
     Ok(is_there)
 }
 
-/// What is known of a store without a look at it: its database, and nothing in it.
+/// Returns the store that `url` names without opening it: its repository is empty.
 pub(crate) fn unopened(url: &str) -> Result<Store, CliError> {
     let repository = Arc::new(MemoryRepository::new());
     let (database, options) = match url {
@@ -78,7 +79,7 @@ fn parsed(url: &str) -> Result<(Database, StoreOptions), CliError> {
         .map_err(|reason| CliError::Usage(format!("open the store: {reason}; or memory:")))
 }
 
-/// Opens the store that `url` names, making it when needed.
+/// Opens the store that `url` names, and creates it when it does not exist.
 pub(crate) fn open(url: &str) -> Result<Store, CliError> {
     if url == "memory:" {
         return unopened(url);

@@ -177,5 +177,5 @@ writer = { type = "none" }
     assert_eq!(report["differences"][0]["differing"][0], "notes.txt");
     place.write("out.toml", "name = \"o\"\n[[steps]]\nname = \"a\"\nreader = { type = \"sequence\", count = 1 }\nwriter = { type = \"jsonl\", path = \"/tmp/outside.jsonl\" }\n");
     let refused = place.run(&["rehearse", "out.toml"]).expect(2);
-    assert!(refused.err.contains("outside of what is rehearsed"), "{}", refused.err);
+    assert!(refused.err.contains("outside the job's folder"), "{}", refused.err);
 }

@@ -179,7 +179,7 @@ fn looking_changes_nothing_and_tells_what_is_there() {
     assert!(svg.starts_with("<svg") && svg.contains(">write</text>"), "{svg}");
     assert!(place.run(&["completions", "bash"]).expect(0).out.contains("_batchwright"));
     assert!(place.run(&["man"]).expect(0).out.contains(".TH batchwright"));
-    assert!(place.run(&["health"]).expect(7).out.contains("there is none yet"));
+    assert!(place.run(&["health"]).expect(7).out.contains("does not exist yet"));
     assert!(!place.path("batchwright.db").exists());
     place.run(&["--version"]).expect(0);
     place.run(&["frobnicate"]).expect(2);

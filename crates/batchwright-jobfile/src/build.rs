@@ -1,4 +1,4 @@
-//! From a checked definition to a job.
+//! Builds a job from its definition.
 
 mod csv;
 mod flow;
@@ -41,25 +41,25 @@ use keys::{keys_of_reader, keys_of_writer};
 
 /// Builds the jobs of one file.
 pub(super) struct Builder<'a> {
-    /// Paths are relative to it.
+    /// The folder that paths in the file are relative to.
     pub(super) folder: PathBuf,
     pub(super) source: PathBuf,
-    /// Files of the jobs that this one is a part of.
+    /// The files of the parent jobs.
     pub(super) around: &'a [PathBuf],
     pub(super) context: &'a BuildContext,
-    /// What was found so far; the last one is returned.
+    /// The problems found so far.
     pub(super) problems: RefCell<Vec<Problem>>,
-    /// Job files that were read for it.
+    /// The job files that this one uses.
     pub(super) used: RefCell<Used>,
 }
 
 type Built<T> = Result<T, Problem>;
 type Text = Spanned<String>;
-/// Makes a part of a step for one execution.
+/// A function that makes a part of a step for one step execution.
 type Make<T> = Box<dyn Fn(&StepScope) -> Result<T, ItemError> + Send + Sync>;
 
 impl Builder<'_> {
-    /// The job, or everything that is wrong with it.
+    /// Builds the job, or returns all problems of its definition.
     pub(super) fn job(
         self,
         definition: Definition,
@@ -75,12 +75,12 @@ impl Builder<'_> {
         (job, self.used.into_inner())
     }
 
-    /// What was built; a problem is kept, so that others can be found as well.
+    /// Returns the built value; collects its problem, so that further problems can be found.
     fn noted<T>(&self, built: Built<T>) -> Option<T> {
         built.map_err(|problem| self.problems.borrow_mut().push(problem)).ok()
     }
 
-    /// Both, or the second problem when both have one.
+    /// Returns both values; when both have a problem, collects the first and returns the second.
     fn both<A, B>(&self, a: Built<A>, b: Built<B>) -> Built<(A, B)> {
         match (a, b) {
             (Err(one), Err(other)) => {
@@ -131,7 +131,7 @@ impl Builder<'_> {
         Ok(Box::new(move |scope| Ok(folder.join(template.render(scope)?))))
     }
 
-    /// Of a file that is written.
+    /// The path of an output file; a rehearsal refuses a path outside the job's folder.
     fn output_path(&self, text: &Text, known: &Known<'_>) -> Built<Make<PathBuf>> {
         let path = self.path(text, known)?;
         if !self.context.inside_only {
@@ -164,7 +164,7 @@ impl Builder<'_> {
         let make_argv = move |scope: &StepScope| -> Result<Vec<String>, ItemError> {
             let mut argv: Vec<String> =
                 templates.iter().map(|one| one.render(scope)).collect::<Result<_, _>>()?;
-            // A program with a path is relative to the job file, like every path in it.
+            // The path of a program is relative to the job file, like every path in it.
             if argv[0].contains('/') {
                 let program = std::path::absolute(folder.join(&argv[0]))?;
                 argv[0] = program.to_string_lossy().into_owned();
@@ -245,7 +245,7 @@ impl Builder<'_> {
         for listener in options(step).listeners {
             builder = builder.shared_step_listener(listener);
         }
-        // With faults or without, the parts are the same: what a rehearsal began, a run can continue.
+        // The wrappers are used with and without faults, so that a run can continue what a rehearsal began.
         let (one, two, three) = (faults.clone(), faults.clone(), faults);
         Ok(builder
             .reader_with(move |scope| Ok(FaultyReader::new(make_reader(scope)?, &one)))
@@ -255,7 +255,7 @@ impl Builder<'_> {
             .keep_skipped(as_json, as_json))
     }
 
-    /// The reader of a step and its processors, which know what fields it has.
+    /// Builds the reader of a step and its processors, and checks the fields that the processors use.
     fn reader_and_stages(
         &self,
         step: &Step,
@@ -265,13 +265,13 @@ impl Builder<'_> {
         let stages = step.processors.iter().map(|processor| stage(processor, known.schema));
         let stages: Vec<_> = stages.map(|stage| self.noted(stage)).collect();
         let (make_reader, fields) = self.reader(reader, known)?;
-        // With a problem that is kept, the job is refused in any case.
+        // Stages with a problem may be left out: the collected problem refuses the job in any case.
         let stages: Arc<[Stage]> = stages.into_iter().flatten().collect();
         let fields =
             fields.as_ref().map(|names| names.iter().map(String::as_str).collect::<Vec<_>>());
-        expression::check_fields(&stages, fields.as_deref()).map_err(|told| {
+        expression::check_fields(&stages, fields.as_deref()).map_err(|message| {
             let at = step.processors.first().map_or_else(|| reader.span(), Spanned::span);
-            Problem { span: Some(at), message: told }
+            Problem { span: Some(at), message }
         })?;
         let checked = Arc::clone(&stages);
         let declared = expression::declared(known.schema);
@@ -284,7 +284,7 @@ impl Builder<'_> {
         ))
     }
 
-    /// The reader, and the fields that its items have, as far as the job file says them.
+    /// Builds the reader; also returns the fields of its items, as far as the job file declares them.
     fn reader(
         &self,
         reader: &Spanned<Reader>,
@@ -296,8 +296,8 @@ impl Builder<'_> {
         let line_max = bytes_max.map(|max| usize::try_from(max).unwrap_or(usize::MAX));
         let may_change = may_change(reader.get_ref().if_changed.as_ref())?;
         let one = |name: &str| Some(vec![name.to_owned()]);
-        /// A reader of lines, of whichever type, with its bounds.
-        macro_rules! as_said {
+        /// Applies the options of the job file to a reader of lines.
+        macro_rules! configured {
             ($lines:ident, $scope:ident, $max:ident, $may_change:ident) => {{
                 let mut lines = $lines;
                 if let Some(max) = $max {
@@ -336,7 +336,7 @@ impl Builder<'_> {
                 let path = self.path(wanted_in(path, "path", reader)?, known)?;
                 let make: Make<Opened> = Box::new(move |scope| {
                     let lines = JsonLinesReader::new(path(scope)?);
-                    let lines = as_said!(lines, scope, line_max, may_change);
+                    let lines = configured!(lines, scope, line_max, may_change);
                     Ok(Opened::JsonLines(lines))
                 });
                 (make, None)
@@ -346,7 +346,7 @@ impl Builder<'_> {
                 let names: Names = Arc::new([Arc::from("line")]);
                 let make: Make<Opened> = Box::new(move |scope| {
                     let lines = LineReader::new(path(scope)?);
-                    let lines = as_said!(lines, scope, line_max, may_change);
+                    let lines = configured!(lines, scope, line_max, may_change);
                     Ok(Opened::Lines(lines, Arc::clone(&names)))
                 });
                 (make, one("line"))
@@ -516,11 +516,11 @@ impl Builder<'_> {
         }))
     }
 
-    /// Another database, relative to the job file.
+    /// The database of a `url`; the path of a SQLite file is relative to the job file.
     fn database(&self, url: &Text, known: &Known<'_>) -> Built<Make<Database>> {
         let template = self.template(url, known)?;
         if !url.get_ref().contains("${") {
-            // What is known already is refused already.
+            // A URL without placeholders is checked now.
             StoreOptions::parse(url.get_ref()).map_err(|problem| Problem::at(url, problem))?;
         }
         let (folder, inside_only) = (self.folder.clone(), self.context.inside_only);
@@ -538,14 +538,14 @@ impl Builder<'_> {
 
     fn own_database(&self, at: &Text) -> Built<Database> {
         self.context.database.clone().ok_or_else(|| {
-            Problem::at(at, "this store is no database that items can live in; name one with `url`")
+            Problem::at(at, "the `memory:` store has no tables; name a database with `url`")
         })
     }
 }
 
 fn outside(what: &dyn std::fmt::Display) -> ItemError {
     ItemError::fatal(format!(
-        "use `{what}`: it lies outside of what is rehearsed; --allow-outside lets the job reach it"
+        "use `{what}`: it is outside the job's folder; --allow-outside permits it in a rehearsal"
     ))
 }
 
@@ -605,7 +605,7 @@ fn schema(definition: &Definition) -> Built<ParameterSchema> {
     Ok(ParameterSchema { declared, open: definition.open_parameters })
 }
 
-/// Hash of the definition without its comments, order of keys and description.
+/// Returns the hash of the definition; comments, the order of keys and the description do not count.
 fn fingerprint(text: &str) -> Built<String> {
     let mut table: toml::Table =
         toml::from_str(text).map_err(|error| Problem::of_file(error.message().to_owned()))?;
@@ -615,7 +615,7 @@ fn fingerprint(text: &str) -> Built<String> {
     Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// What the next instance changes of one parameter.
+/// How the next instance changes one parameter.
 #[derive(Debug, Clone)]
 enum Change {
     Increment(i64),
@@ -644,13 +644,13 @@ fn next_changes(
             (Some(_), None) => {
                 return Err(Problem::at(
                     spanned,
-                    format!("only an integer increments; `{name}` is a {}", declared.kind),
+                    format!("`increment` needs an integer; `{name}` is a {}", declared.kind),
                 ));
             }
             (None, Some(_)) => {
                 return Err(Problem::at(
                     spanned,
-                    format!("only to a date days are added; `{name}` is a {}", declared.kind),
+                    format!("`add_days` needs a date; `{name}` is a {}", declared.kind),
                 ));
             }
             _ => {
@@ -674,13 +674,13 @@ fn next_parameters(
         let name = &declared.name;
         let old = next.get(name).map(|one| one.value.clone());
         let value = match (change, old) {
-            // The first instance of all begins at the default.
+            // The first instance of the job has the default.
             (_, None) if declared.default.is_some() && newest.is_none() => {
-                declared.default.clone().expect("just seen")
+                declared.default.clone().expect("the guard checks the default")
             }
             (Change::Increment(by), Some(ParameterValue::Integer(old))) => {
                 let sum = old.checked_add(*by);
-                sum.ok_or_else(|| format!("parameter `{name}` cannot be counted further"))?.into()
+                sum.ok_or_else(|| format!("parameter `{name}` exceeds 64 bits"))?.into()
             }
             (Change::Increment(by), None) => ParameterValue::Integer(*by),
             (Change::AddDays(days), Some(ParameterValue::Date(old))) => {
@@ -689,7 +689,7 @@ fn next_parameters(
                 sum.into()
             }
             (Change::AddDays(_), None) => {
-                return Err(format!("parameter `{name}` has no first value: give it once"));
+                return Err(format!("parameter `{name}` has no first value: pass one"));
             }
             (_, Some(other)) => {
                 return Err(format!(
@@ -718,7 +718,8 @@ fn span(text: &Text) -> Built<Duration> {
     parse_duration(text.get_ref()).map_err(|problem| Problem::at(text, problem))
 }
 
-/// `FAILED` or a kind of error that begins with it fails the step, every other word completes it.
+/// Returns the meaning of an exit code: `FAILED` or `FAILED:KIND` fails the step, every other word completes
+/// it.
 fn exit_meaning(word: &str) -> ExitCodeMeaning {
     match word.strip_prefix("FAILED") {
         Some("") => ExitCodeMeaning::Failed(ErrorKind::new("command.exit")),
@@ -747,7 +748,7 @@ fn completion(chunk: Option<&Spanned<Chunk>>) -> Built<Completion> {
             .ok()
             .filter(|time| !time.is_zero())
             .map(|time| completion.within(time))
-            .ok_or_else(|| Problem::at(spanned, "the seconds of a chunk are above zero")),
+            .ok_or_else(|| Problem::at(spanned, "the seconds of a chunk must be above zero")),
     }
 }
 
@@ -776,7 +777,7 @@ fn skip_policy(skip: &Spanned<Skip>) -> Built<SkipPolicy> {
     }
 }
 
-/// Kinds of error; `!kind` excludes one from `otherwise`.
+/// Returns the classifier of the kinds in `words`; `!kind` excludes a kind from `otherwise`.
 fn classifier(words: &[&Text], otherwise: Classifier) -> Built<Classifier> {
     let included = words.iter().any(|word| !word.get_ref().starts_with('!'));
     let start = if included { Classifier::none() } else { otherwise };
@@ -786,7 +787,7 @@ fn classifier(words: &[&Text], otherwise: Classifier) -> Built<Classifier> {
             Some(kind) => (true, kind),
             None => (false, text.as_str()),
         };
-        // Kinds are open (jobs of your own may have others), but these are all that ours begin with.
+        // User code may have further kinds, but all kinds of job files begin with one of these roots.
         let roots = ["data", "io", "sql", "panic", "fatal", "other"];
         if !roots.contains(&kind.split('.').next().unwrap_or_default()) {
             let known = format!("read, process, write, {}", roots.join(", "));
@@ -829,8 +830,9 @@ fn wait_between(backoff: &Spanned<definition::Backoff>) -> Built<Backoff> {
             return Ok(Backoff::Uniform { min, max });
         }
         _ => {
-            let told = "write `initial` (with `multiplier`, `max`, `jitter`), or `min` and `max`";
-            return Err(Problem::at(backoff, told));
+            let message =
+                "write `initial` (with `multiplier`, `max`, `jitter`), or `min` and `max`";
+            return Err(Problem::at(backoff, message));
         }
     };
     let multiplier = multiplier.unwrap_or(1.0);
@@ -864,8 +866,8 @@ fn stage(processor: &Spanned<Processor>, schema: &ParameterSchema) -> Built<Stag
         "reject" => {
             only("`when` and `message`", has_map)?;
             let default = || when.as_ref().map_or("", |when| when.get_ref().as_str());
-            let told = message.as_ref().map_or_else(default, |text| text.get_ref().as_str());
-            Ok(Stage::Reject { when: condition()?, message: told.into() })
+            let text = message.as_ref().map_or_else(default, |text| text.get_ref().as_str());
+            Ok(Stage::Reject { when: condition()?, message: text.into() })
         }
         "map" => {
             only("`set`, `keep` and `drop`", when.is_some() || message.is_some())?;
@@ -890,7 +892,7 @@ fn stage(processor: &Spanned<Processor>, schema: &ParameterSchema) -> Built<Stag
     }
 }
 
-/// Whether a restart goes on in an input that is another one.
+/// Whether a restart continues although the input file has changed (`if_changed`).
 fn may_change(text: Option<&Text>) -> Built<bool> {
     match text.map(|text| (text, text.get_ref().as_str())) {
         None | Some((_, "refuse")) => Ok(false),

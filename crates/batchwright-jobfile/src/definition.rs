@@ -1,4 +1,4 @@
-//! The shape of a job file, as strict as TOML and serde can check it.
+//! The structure of a job file, as strict as TOML and serde can check it.
 
 use std::collections::BTreeMap;
 
@@ -49,7 +49,7 @@ fn string() -> batchwright::ParameterType {
     batchwright::ParameterType::String
 }
 
-/// What the next instance changes of a parameter.
+/// How the next instance changes a parameter.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Next {
@@ -57,7 +57,7 @@ pub(super) struct Next {
     pub(super) add_days: Option<i64>,
 }
 
-/// A step of any type; which keys belong to which type is checked when it is built.
+/// A step of any type; the keys of its type are checked when the step is built.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Step {
@@ -88,17 +88,17 @@ pub(super) struct Step {
     pub(super) sql: Option<Text>,
     pub(super) url: Option<Text>,
 
-    /// Of a flow.
+    /// The steps of a flow.
     pub(super) steps: Option<Vec<Spanned<Step>>>,
-    /// Of a split.
+    /// The branches of a split.
     pub(super) branches: Option<Vec<Spanned<Branch>>>,
-    /// Of a decision: the expression that chooses the exit code.
+    /// The expression of a decision, which chooses the exit code.
     pub(super) exit: Option<Text>,
-    /// Of a job step: the job's file, and what it is started with.
+    /// The file of the child job of a job step; `parameters` are its parameters.
     pub(super) job: Option<Text>,
     pub(super) parameters: Option<BTreeMap<String, Text>>,
 
-    /// Of a progressive step.
+    /// The number of lanes of a progressive step; the keys below also belong to progressive steps.
     pub(super) lanes: Option<Spanned<u32>>,
     pub(super) target: Option<Text>,
     pub(super) max_attempts: Option<Spanned<u32>>,
@@ -113,17 +113,17 @@ pub(super) struct Step {
     pub(super) promote: Vec<Text>,
 }
 
-/// What the field of an output adds to the result of a progressive step.
+/// How a field of the outputs is reduced to a value of a progressive step's result.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "lowercase")]
 pub(super) enum Reduce {
-    /// The numbers of that field together.
+    /// The sum of the field.
     Sum(String),
-    /// The smallest.
+    /// The smallest value of the field.
     Min(String),
-    /// The largest.
+    /// The largest value of the field.
     Max(String),
-    /// Outputs; with a field, those in which it is not null.
+    /// The number of outputs; with a field, of those in which the field is not null.
     Count(String),
 }
 
@@ -148,7 +148,7 @@ pub(super) struct On {
     pub(super) restart_at: Option<Text>,
 }
 
-/// How the input of a step is cut.
+/// How the input of a step is partitioned.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Partition {
@@ -175,7 +175,7 @@ pub(super) struct Range {
     pub(super) max: Bound,
 }
 
-/// A bound, or a text that becomes one when its names are filled in.
+/// A bound: a number, or a text with placeholders that becomes a number.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "expected a whole number")]
 pub(super) enum Bound {
@@ -191,7 +191,7 @@ pub(super) struct ColumnRange {
     pub(super) url: Option<Text>,
 }
 
-/// `chunk = 1000`, or with a time.
+/// The bounds of a chunk: `chunk = 1000`, or `chunk = { items = 1000, seconds = 5 }`.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "expected a number of items, or `{ items = N, seconds = N }`")]
 pub(super) enum Chunk {
@@ -225,7 +225,7 @@ pub(super) struct Reader {
     pub(super) encoding: Option<Text>,
     pub(super) decimal: Option<Text>,
     pub(super) line_bytes_max: Option<Spanned<u64>>,
-    /// What a restart does with an input that is another one.
+    /// What a restart does when the input file has changed.
     pub(super) if_changed: Option<Text>,
     pub(super) count: Option<Spanned<Number>>,
     pub(super) items: Option<Vec<toml::Table>>,
@@ -235,7 +235,7 @@ pub(super) struct Reader {
     pub(super) key: Option<Texts>,
 }
 
-/// Types by name, or all columns in their order.
+/// The types of columns by name, or all columns in order.
 #[derive(Debug, Deserialize)]
 #[serde(
     untagged,
@@ -246,7 +246,7 @@ pub(super) enum Columns {
     InOrder(Vec<Column>),
 }
 
-/// A type, with a form of its own for dates and times.
+/// The type of a column, for dates and times with an optional format.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "expected a type, or `{ type = …, format = … }`")]
 pub(super) enum ColumnType {
@@ -258,7 +258,7 @@ pub(super) enum ColumnType {
     },
 }
 
-/// A column of a file whose columns are named in their order.
+/// A column in a list of all columns in order.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "expected a name, or `{ name = …, type = …, format = … }`")]
 pub(super) enum Column {
@@ -270,7 +270,7 @@ pub(super) enum Column {
     },
 }
 
-/// One text, or several.
+/// One text or a list of texts.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged, expecting = "expected a text or a list of texts")]
 pub(super) enum Texts {
@@ -287,7 +287,7 @@ impl Texts {
     }
 }
 
-/// A number, or a text that becomes one when its names are filled in.
+/// A number, or a text with placeholders that becomes a number.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "expected a number")]
 pub(super) enum Number {
@@ -331,7 +331,7 @@ pub(super) struct Writer {
     pub(super) statement: Option<Text>,
 }
 
-/// What may be given up.
+/// The skip policy of a step.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Skip {
@@ -341,7 +341,7 @@ pub(super) struct Skip {
     pub(super) scope: Option<Text>,
 }
 
-/// What is tried again.
+/// The retry policy of a step.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Retry {
@@ -353,7 +353,7 @@ pub(super) struct Retry {
     pub(super) or: Vec<Spanned<Retry>>,
 }
 
-/// A wait that grows from `initial`, or one that is drawn from `min` to `max`.
+/// The wait between attempts, which grows from `initial` or is drawn at random between `min` and `max`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Backoff {

@@ -1,7 +1,7 @@
 //! Expressions of job files: compiled and checked once, evaluated for every record, bounded in every way.
 //!
-//! The syntax is that of Rhai's expressions; types, operators and functions are ours (see `value`), because
-//! a condition about a record must not be false for a reason that is told to nobody.
+//! The syntax is that of Rhai's expressions. Types, operators and functions are Batchwright's own (see
+//! `value`): values that do not fit are an error instead of a condition that is silently false.
 
 mod evaluate;
 mod functions;
@@ -31,11 +31,11 @@ pub(super) struct Expression {
 }
 
 impl Expression {
-    /// Compiles `text`, which sees the item and the parameters of `schema`.
+    /// Compiles `text`, which may use the item and the parameters of `schema`.
     ///
     /// # Errors
     ///
-    /// What is wrong with it: its syntax, a function or a parameter that does not exist.
+    /// Fails on a syntax error, and on a function or parameter that does not exist.
     pub(super) fn compile(text: &str, schema: &ParameterSchema) -> Result<Self, String> {
         Self::compile_with(text, schema, Roots::Item)
     }
@@ -63,7 +63,7 @@ impl Expression {
         }
     }
 
-    /// A field that it reads and that is not among `known`.
+    /// Returns a field that the expression reads and that is not in `known`.
     fn unknown_field(&self, known: &BTreeSet<&str>) -> Option<Arc<str>> {
         let mut unknown = None;
         self.node.visit(&mut |node| {
@@ -77,31 +77,31 @@ impl Expression {
     }
 
     fn evaluate(&self, sight: Sight<'_>) -> Result<Value, ItemError> {
-        self.node.evaluate(sight).map_err(|told| self.failed(&told))
+        self.node.evaluate(sight).map_err(|problem| self.failed(&problem))
     }
 
     fn is_true(&self, sight: Sight<'_>) -> Result<bool, ItemError> {
         let value = self.evaluate(sight)?;
-        value::condition(&value).map_err(|told| self.failed(&told))
+        value::condition(&value).map_err(|problem| self.failed(&problem))
     }
 
-    fn failed(&self, told: &str) -> ItemError {
-        ItemError::data(format!("evaluate `{}`: {told}", self.text))
+    fn failed(&self, problem: &str) -> ItemError {
+        ItemError::data(format!("evaluate `{}`: {problem}", self.text))
     }
 }
 
-/// A decision of a job file: it sees `params`, `steps` and `context`, and makes a code.
+/// A decision of a job file: an expression over `params`, `steps` and `context` that gives an exit code.
 pub(super) struct ChosenCode {
     expression: Expression,
     declared: Vec<String>,
 }
 
 impl ChosenCode {
-    /// Compiles `text`; the flow has these `steps`.
+    /// Compiles `text` for a flow with these `steps`.
     ///
     /// # Errors
     ///
-    /// As [`Expression::compile`]; also a step that does not exist.
+    /// Fails as [`Expression::compile`] does, and on a step that does not exist.
     pub(super) fn compile(
         text: &str,
         schema: &ParameterSchema,
@@ -147,23 +147,23 @@ impl Decider for ChosenCode {
     }
 }
 
-/// What a stage does with a record.
+/// One processor of a job file.
 #[derive(Debug, Clone)]
 pub(super) enum Stage {
-    /// Keeps the records for which it is true.
+    /// Keeps the records for which the expression is true.
     Filter(Expression),
-    /// Fails the records for which it is true: an error of kind `data.rejected`.
+    /// Fails the records for which the expression is true, with an error of kind `data.rejected`.
     Reject { when: Expression, message: Arc<str> },
     /// Sets, drops and orders fields.
     Map { set: Vec<(Arc<str>, Expression)>, keep: Option<Names>, drop: Vec<Arc<str>> },
 }
 
-/// Checks that every field that `stages` name exists, when the input has the fields `input`; `None`: what it has
-/// is known only record by record.
+/// Checks that every field that `stages` name exists, when the input has the fields `input`; `None` means
+/// that the fields are known only record by record.
 ///
 /// # Errors
 ///
-/// The sentence that names the field and those that exist.
+/// Returns a sentence that names the missing field and the existing ones.
 pub(super) fn check_fields(stages: &[Stage], input: Option<&[&str]>) -> Result<(), String> {
     let mut known: Option<BTreeSet<&str>> = input.map(|names| names.iter().copied().collect());
     let unknown = |what: &str, name: &str, known: &BTreeSet<&str>| {
@@ -202,19 +202,19 @@ pub(super) fn check_fields(stages: &[Stage], input: Option<&[&str]>) -> Result<(
     Ok(())
 }
 
-/// The processors of a step, as one.
+/// All processors of a step as one.
 #[derive(Debug, Clone)]
 pub(super) struct Stages {
     pub(super) stages: Arc<[Stage]>,
     pub(super) parameters: Arc<Parameters>,
 }
 
-/// Names of the declared parameters.
+/// Returns the names of the declared parameters.
 pub(super) fn declared(schema: &ParameterSchema) -> Vec<String> {
     schema.declared.iter().map(|one| one.name.clone()).collect()
 }
 
-/// The parameters as expressions see them; one that is declared and was not given is null.
+/// Returns the parameters as values of expressions; a declared parameter that was not given is null.
 pub(super) fn parameters(parameters: &JobParameters, declared: &[String]) -> Parameters {
     let value = |value: &ParameterValue| match value {
         ParameterValue::Integer(value) => Value::Integer(*value),
@@ -260,7 +260,8 @@ impl Stages {
     }
 }
 
-/// All expressions see the record as it was; then `drop` or `keep` chooses what stays.
+/// Evaluates all expressions with the original record, then removes the fields of `drop` or keeps those of
+/// `keep`.
 fn map(
     record: &Record,
     sight: Sight<'_>,
@@ -273,7 +274,7 @@ fn map(
     for (name, expression) in set {
         let value = expression.evaluate(sight)?;
         if matches!(value, Value::List(_)) {
-            return Err(expression.failed("a list is no value of a field"));
+            return Err(expression.failed("a field cannot be a list"));
         }
         match names.iter().position(|known| known == name) {
             Some(index) => values[index] = value,
@@ -415,8 +416,8 @@ mod tests {
             ("\"a\".split(\",\")[3]", "there is no part 3"),
             ("item.amuont > 0", "the item has no `amuont`; it has `amount`"),
         ] {
-            let told = evaluate(text).unwrap_err();
-            assert!(told.contains(wanted), "{text}: {told}");
+            let message = evaluate(text).unwrap_err();
+            assert!(message.contains(wanted), "{text}: {message}");
         }
     }
 
@@ -440,8 +441,8 @@ mod tests {
             ("item", "expected `.` and a name after `item`"),
             (&"(".repeat(80), "nested deeper than 64"),
         ] {
-            let told = Expression::compile(text, &schema()).unwrap_err();
-            assert!(told.contains(wanted), "{text}: {told}");
+            let message = Expression::compile(text, &schema()).unwrap_err();
+            assert!(message.contains(wanted), "{text}: {message}");
         }
     }
 
@@ -457,17 +458,17 @@ mod tests {
         let stages =
             [filter("item.a > 1"), map(&[("b", "item.a")], None, &["a"]), filter("item.b > 1")];
         assert_eq!(check_fields(&stages, Some(&["a"])), Ok(()));
-        let told = check_fields(&stages, Some(&["x"])).unwrap_err();
-        assert!(told.contains("has no `a`; it has `x`"), "{told}");
-        let gone = [map(&[], None, &["a"]), filter("item.a > 1")];
-        assert!(check_fields(&gone, Some(&["a"])).is_err());
+        let message = check_fields(&stages, Some(&["x"])).unwrap_err();
+        assert!(message.contains("has no `a`; it has `x`"), "{message}");
+        let dropped = [map(&[], None, &["a"]), filter("item.a > 1")];
+        assert!(check_fields(&dropped, Some(&["a"])).is_err());
         assert!(check_fields(&[map(&[], None, &["z"])], Some(&["a"])).is_err());
-        // Without knowing the input, what is behind a `keep` is known.
+        // After a `keep` the fields are known even if those of the input are not.
         let kept = [map(&[], Some(&["a"]), &[]), filter("item.b > 1")];
         assert!(check_fields(&kept, None).is_err());
     }
 
-    /// Cells of the tables of the book that say what an expression gives.
+    /// Returns the expressions and their values from the tables of the book.
     fn examples() -> Vec<(String, String)> {
         let book = include_str!("../../../docs/book/src/job-files.md");
         let section =

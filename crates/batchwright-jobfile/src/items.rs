@@ -1,4 +1,4 @@
-//! Readers and writers of job files: one type for all of them, so that a step has one type.
+//! The readers and writers of job files as one type each, so that all steps have the same type.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::expression::{Stage, check_fields};
 use crate::record::{Names, Record, Value, repeated};
 use crate::sql::RecordSqlWriter;
 
-/// A position of whichever part is inside, as JSON.
+/// The position of the inner reader or writer, as JSON.
 type Position = Box<RawValue>;
 
 fn pack(position: &impl serde::Serialize) -> Position {
@@ -25,10 +25,10 @@ fn pack(position: &impl serde::Serialize) -> Position {
 
 fn unpack<T: DeserializeOwned>(position: Option<Position>) -> Result<Option<T>, ItemError> {
     let parsed = position.map(|json| serde_json::from_str(json.get())).transpose();
-    parsed.map_err(|error| ItemError::fatal(format!("understand the stored position: {error}")))
+    parsed.map_err(|error| ItemError::fatal(format!("parse the stored position: {error}")))
 }
 
-/// The reader of a step, which checks what its input has when it is opened.
+/// The reader of a step, which checks the columns of its input when it is opened.
 #[derive(Clone)]
 pub(super) struct AnyReader {
     inner: Opened,
@@ -46,7 +46,7 @@ pub(super) enum Opened {
     Sql(SqlReader<Record>),
 }
 
-/// Runs the same code for whichever reader is inside.
+/// Runs the same code for every type of reader.
 macro_rules! each_reader {
     ($any:expr, $reader:ident => $code:expr) => {
         match $any {
@@ -65,14 +65,14 @@ impl AnyReader {
         Self { inner, stages }
     }
 
-    /// The columns of the open input must be those that the job file names.
+    /// Checks that the open input has all columns that the job file names.
     fn check_columns(&self) -> Result<(), ItemError> {
-        let failed = |told: String| Err(ItemError::fatal(told));
+        let failed = |message: String| Err(ItemError::fatal(message));
         match &self.inner {
             Opened::Csv(csv, input) => {
                 let columns = csv.headers().into_iter().flatten().map(String::as_str);
                 let columns: Vec<&str> = columns.collect();
-                // An empty file has no columns, and no records that could lack one.
+                // An empty file has no columns, and no records in which one could be missing.
                 if columns.is_empty() {
                     return Ok(());
                 }
@@ -86,7 +86,7 @@ impl AnyReader {
                 let columns = sql.columns().unwrap_or_default();
                 if let Some(name) = repeated(columns) {
                     return failed(format!(
-                        "read the query: two of its columns are called `{name}`; give one another name with AS"
+                        "read the query: two of its columns are called `{name}`; rename one of them with AS"
                     ));
                 }
                 let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
@@ -155,7 +155,7 @@ pub(super) enum AnyWriter {
     None,
 }
 
-/// Runs the same code for whichever writer is inside; `None` does nothing.
+/// Runs the same code for every type of writer; `None` does nothing.
 macro_rules! each_writer {
     ($any:expr, $writer:ident => $code:expr, none => $none:expr) => {
         match $any {
@@ -171,7 +171,7 @@ macro_rules! each_writer {
     };
 }
 
-/// Several item types could be meant; these readers and writers are of records.
+/// Helps type inference: several item types are possible, and these readers and writers are of records.
 trait RecordWriter: ItemWriter<Record> {}
 impl<W: ItemWriter<Record>> RecordWriter for W {}
 
@@ -231,7 +231,7 @@ impl ItemWriter<Record> for AnyWriter {
     }
 
     fn prepares(&self) -> bool {
-        // Only SQL has transactions of its own.
+        // Only the SQL writer has transactions of its own.
         matches!(self, Self::Sql(writer) if writer.prepares())
     }
 
@@ -252,7 +252,7 @@ impl ItemWriter<Record> for AnyWriter {
     }
 }
 
-/// Records as CSV; the columns are those named, or those of the first record.
+/// Encodes records as CSV; the columns are those named, or those of the first record.
 #[derive(Clone)]
 pub(super) struct RecordCsv {
     pub(super) format: CsvFormat,
@@ -269,7 +269,7 @@ impl Encode<Record> for RecordCsv {
         if let (None, Some(one)) = (&self.columns, items.first()) {
             self.columns = Some(Arc::clone(one.names()));
         }
-        // Without columns and without items there is nothing to say.
+        // Without columns and items the header is not known.
         let Some(columns) = &self.columns else { return Ok(()) };
         let null = self.format.null_text();
         self.format.write(bytes, |csv| {
@@ -299,7 +299,7 @@ impl Encode<Record> for RecordCsv {
         })
     }
 
-    /// The columns are those of the header line, whatever the next record looks like.
+    /// Takes the columns from the header line, regardless of the next record.
     fn resume(&mut self, file: &std::path::Path) -> Result<(), ItemError> {
         if self.columns.is_none() && self.format.has_header() {
             let header = self.format.header_of(file)?;
@@ -327,7 +327,7 @@ fn write_field(
     }
 }
 
-/// One field of each record as a line.
+/// Encodes one field of each record as a line.
 #[derive(Clone)]
 pub(super) struct RecordLines {
     pub(super) field: Arc<str>,

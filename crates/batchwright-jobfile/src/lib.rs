@@ -26,7 +26,7 @@ use definition::Definition;
 pub use folder::JobFolder;
 use folder::Stamp;
 
-/// Largest job file that is read, in bytes.
+/// Maximum size of a job file in bytes.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Why a job file, or a folder of job files, cannot be used.
@@ -51,8 +51,8 @@ pub enum JobFileError {
     },
 }
 
-/// Problems of one file that are told; more are counted.
-const PROBLEMS_TOLD: usize = 10;
+/// Maximum number of problems of one file that an error lists; further ones are only counted.
+const PROBLEMS_SHOWN: usize = 10;
 
 impl JobFileError {
     fn of_file(path: &Path, message: impl Display) -> Self {
@@ -63,24 +63,24 @@ impl JobFileError {
         Self::Folder { path: path.to_owned(), reason: error.to_string() }
     }
 
-    /// All `problems` of the file with that text, in the order of their places.
+    /// An error with all `problems` of the file, in the order of their places in `text`.
     fn located(path: &Path, text: &str, mut problems: Vec<Problem>) -> Self {
         problems.sort_by_key(|problem| problem.span.as_ref().map(|span| span.start));
-        let more = problems.len().saturating_sub(PROBLEMS_TOLD);
-        let told = problems.into_iter().take(PROBLEMS_TOLD).map(|problem| {
+        let more = problems.len().saturating_sub(PROBLEMS_SHOWN);
+        let shown = problems.into_iter().take(PROBLEMS_SHOWN).map(|problem| {
             let place = problem.span.map(|span| place(text, span.start)).unwrap_or_default();
             format!("{place}: {}", problem.message)
         });
         let more = (more > 0).then(|| format!(" and {more} more"));
-        let problems = told.chain(more).enumerate().map(|(index, told)| match index {
-            0 => told,
-            _ => told.trim_start_matches(',').to_owned(),
+        let problems = shown.chain(more).enumerate().map(|(index, problem)| match index {
+            0 => problem,
+            _ => problem.trim_start_matches(',').to_owned(),
         });
         Self::File { path: path.to_owned(), problems: problems.collect() }
     }
 }
 
-/// What is wrong, at which bytes of the file.
+/// A problem of a job file, with its byte range in the file.
 #[derive(Debug)]
 struct Problem {
     span: Option<std::ops::Range<usize>>,
@@ -97,14 +97,14 @@ impl Problem {
     }
 }
 
-/// What a job file is built with.
+/// The context that a job file is built with.
 #[derive(Clone, Default)]
 struct BuildContext {
-    /// The store's own database, when it is one that items can live in.
+    /// The store's own database, for readers and writers that use it; `None` for a store in memory.
     database: Option<Database>,
-    /// Faults of a rehearsal.
+    /// The plan of `--inject`, which makes items fail or kills the process.
     faults: Option<FaultPlan>,
-    /// Whether the job must write nothing outside of its folder and its store.
+    /// Whether the job may write only to its folder and its store.
     inside_only: bool,
 }
 
@@ -135,7 +135,7 @@ impl Source {
         self.compile_within(context, &[])
     }
 
-    /// As [`compile`](Self::compile), for a job that is a part of those in the files `around` it.
+    /// Compiles a child job as [`compile`](Self::compile) does; `around` are the files of its parent jobs.
     fn compile_within(
         self,
         context: &BuildContext,
@@ -154,7 +154,7 @@ impl Source {
 fn read(path: &Path) -> Result<String, String> {
     let length = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
     if length > FILE_BYTES_MAX {
-        return Err(format!("it has {length} bytes, at most {FILE_BYTES_MAX} are read"));
+        return Err(format!("it has {length} bytes, the limit is {FILE_BYTES_MAX}"));
     }
     std::fs::read_to_string(path).map_err(|error| error.to_string())
 }
@@ -162,12 +162,13 @@ fn read(path: &Path) -> Result<String, String> {
 fn parse(text: &str) -> Result<Definition, Problem> {
     toml::from_str(text).map_err(|error| {
         let unknown = error.span().filter(|_| error.message().starts_with("unknown field"));
-        let told = unknown.and_then(|at| build::of_unknown(text, &at));
-        Problem { span: error.span(), message: told.unwrap_or_else(|| error.message().to_owned()) }
+        let message = unknown.and_then(|at| build::of_unknown(text, &at));
+        let message = message.unwrap_or_else(|| error.message().to_owned());
+        Problem { span: error.span(), message }
     })
 }
 
-/// `, line 3, column 7`
+/// Returns the place of byte `at` in `text`, as `, line 3, column 7`.
 fn place(text: &str, at: usize) -> String {
     let before = text.get(..at).unwrap_or(text);
     let line = before.matches('\n').count() + 1;

@@ -1,4 +1,4 @@
-//! The item of job files: names and values, cheap to pass on.
+//! The item of job files: a record of names and values that is cheap to clone.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde::ser::{Error as _, Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
-/// A record. Cloning shares it.
+/// A record. Clones share its fields.
 #[derive(Debug, Clone)]
 pub(super) struct Record {
     names: Names,
@@ -21,7 +21,7 @@ pub(super) struct Record {
 /// Names of the fields, shared by all records of a source.
 pub(super) type Names = Arc<[Arc<str>]>;
 
-/// The value of a field. What nobody changes leaves a job as it came, to the digit.
+/// The value of a field. A value that no processor changes is written exactly as it was read, digit by digit.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     Null,
@@ -31,7 +31,7 @@ pub(super) enum Value {
     Decimal(Decimal),
     Float(f64),
     Text(Arc<str>),
-    /// Text of a source that has no types: it stays as it is, and is a number where a number is needed.
+    /// Text of a source without types: kept as it is, and parsed as a number where a number is required.
     Field(Arc<str>),
     /// A number of JSON, as it is written there.
     Number(Arc<RawValue>),
@@ -65,7 +65,7 @@ impl Record {
         self.values.get(index)
     }
 
-    /// The same record (its number too) with other fields.
+    /// Returns the record with other fields and the same number.
     pub(super) fn with(&self, names: Names, values: Vec<Value>) -> Self {
         Self { number: self.number, ..Self::new(names, values) }
     }
@@ -86,7 +86,7 @@ impl Value {
         Self::Text(text.into())
     }
 
-    /// The value that `raw` is in JSON.
+    /// Parses the JSON `raw` as a value.
     fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
         let text = raw.get();
         Ok(match text.as_bytes().first() {
@@ -99,7 +99,7 @@ impl Value {
             },
             Some(b'{' | b'[') => Self::Json(raw.to_owned().into()),
             _ => match text.parse() {
-                // A negative zero is written otherwise than an integer can be.
+                // `-0` is kept as it is written, which an integer cannot express.
                 Ok(number) if text != "-0" => Self::Integer(number),
                 _ => Self::Number(raw.to_owned().into()),
             },
@@ -126,7 +126,7 @@ fn raw(json: &impl Serialize) -> Arc<RawValue> {
     serde_json::value::to_raw_value(json).expect("it is JSON already").into()
 }
 
-/// As a field of a text file: null is empty.
+/// Formats a value as a field of a text file; null is empty.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -177,7 +177,7 @@ impl Serialize for Record {
     }
 }
 
-/// Names above which repeated ones are looked for in a set.
+/// Number of names above which [`repeated`] uses a set.
 const NAMES_FEW: usize = 32;
 
 impl<'de> Deserialize<'de> for Record {
@@ -208,7 +208,7 @@ impl<'de> Deserialize<'de> for Record {
     }
 }
 
-/// A name that occurs twice.
+/// Returns a name that occurs twice.
 pub(super) fn repeated<N: AsRef<str>>(names: &[N]) -> Option<&str> {
     let names = names.iter().map(AsRef::as_ref);
     if names.len() <= NAMES_FEW {

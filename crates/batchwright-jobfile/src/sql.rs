@@ -1,4 +1,4 @@
-//! Records into and out of SQL tables, by the names of their fields.
+//! Reads records from SQL queries and writes them to SQL tables, by the names of their fields.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -14,7 +14,7 @@ use rust_decimal::Decimal;
 
 use crate::record::{Names, Record, Value};
 
-/// The rows of `query` as records with the names of its columns.
+/// Returns a reader of the rows of `query` as records with the names of its columns.
 pub(super) fn reader(database: Database, query: String) -> SqlReader<Record> {
     let names: OnceLock<Names> = OnceLock::new();
     SqlReader::new(database, query, move |row| {
@@ -39,8 +39,10 @@ fn value(row: &SqlRow<'_>, index: usize, name: &str) -> Result<Value, ItemError>
     })
 }
 
-/// `value` as a database takes it. SQLite has no exact decimals: a number that it can hold as it is stays a number
-/// there; everything else, and every decimal of a server, goes as its text, which loses nothing.
+/// Returns `value` as a parameter of a statement.
+///
+/// SQLite has no exact decimals: a number that it can store exactly is bound as a number. Every other number,
+/// and every decimal of a server, is bound as its text, which loses nothing.
 fn bound<'a>(value: &'a Value, dialect: &Kind) -> SqlValue<'a> {
     let number = |text: String| match (dialect, text.parse::<i64>(), text.parse::<f64>()) {
         (_, Ok(number), _) => SqlValue::Integer(number),
@@ -60,17 +62,17 @@ fn bound<'a>(value: &'a Value, dialect: &Kind) -> SqlValue<'a> {
     }
 }
 
-/// Whether `number` is exactly what `text` says, but for zeros at the end of its fraction.
+/// Whether `number` equals the number in `text` exactly, apart from zeros at the end of its fraction.
 fn keeps(number: f64, text: &str) -> bool {
     let exact = |text: &str| text.parse::<Decimal>().map(|number| number.normalize()).ok();
     match (exact(&format!("{number:?}")), exact(text)) {
         (Some(one), Some(two)) => one == two,
-        // Written with an exponent: a float to begin with.
+        // A number with an exponent was a float before.
         _ => text.contains(['e', 'E']),
     }
 }
 
-/// What a table is written in: SQLite, with the numeric columns of the table, or a server.
+/// The kind of a table's database: SQLite, with the numeric columns of the table, or a server.
 #[derive(Debug, Clone)]
 enum Kind {
     Sqlite(Arc<BTreeMap<String, bool>>),
@@ -78,8 +80,8 @@ enum Kind {
 }
 
 impl Kind {
-    /// SQLite stores a text that is no number in a column of numbers, without a word: that is refused here, as every
-    /// server does.
+    /// Refuses a text that is no number in a numeric column, as every server does; SQLite would store it
+    /// silently.
     fn check(&self, name: &str, value: &SqlValue<'_>) -> Result<(), ItemError> {
         let Self::Sqlite(numeric) = self else { return Ok(()) };
         let (Some(whole), SqlValue::Text(text)) = (numeric.get(name), value) else { return Ok(()) };
@@ -97,7 +99,7 @@ impl Kind {
                     ""
                 };
                 Err(ItemError::data(format!(
-                    "write column `{name}`: `{text}` is not {wanted}, as the type of the column wants{hint}"
+                    "write column `{name}`: `{text}` is not {wanted}, which its type requires{hint}"
                 )))
             }
         }
@@ -109,16 +111,16 @@ impl Kind {
 pub(super) struct RecordSqlWriter {
     inner: SqlWriter<Record>,
     table: String,
-    /// Columns of the table; what else a record has is an error.
+    /// All columns of the table; other fields of a record are an error.
     known: Vec<String>,
-    /// The columns that are written; those of the first record until they are known.
+    /// The columns that are written; `None` until the first record chooses them.
     columns: Arc<Mutex<Option<Names>>>,
-    /// Whether the first record chose the columns: then the others may have no more.
+    /// Whether the first record chose the columns, so that later records may not have further fields.
     chosen_by_record: bool,
 }
 
 impl RecordSqlWriter {
-    /// Into `table` of `database`, which is the store's own when `own`.
+    /// A writer to `table` of `database`, which is the store's own database if `own`.
     pub(super) fn new(
         database: &Database,
         own: bool,
@@ -130,8 +132,8 @@ impl RecordSqlWriter {
             SqlMode::Statement(sql) => {
                 let NamedStatement { text, names } = NamedStatement::parse(&sql, database);
                 if names.is_empty() {
-                    let told = "bind the statement: write its parameters as `:field`";
-                    return Err(ItemError::fatal(told));
+                    let message = "bind the statement: write its parameters as `:field`";
+                    return Err(ItemError::fatal(message));
                 }
                 (SqlMode::Statement(text), names.clone(), Some(names))
             }
@@ -160,7 +162,7 @@ impl RecordSqlWriter {
                 ))),
             })
         };
-        // Until they are known, the columns are those of the table: the mode is checked against them.
+        // Until the first record chooses the columns, the mode is checked with all columns of the table.
         let inner = match own {
             true => SqlWriter::in_store(&table, known.clone(), bind),
             false => SqlWriter::in_database(database.clone(), &table, known.clone(), bind),
@@ -180,7 +182,7 @@ impl RecordSqlWriter {
         Ok(())
     }
 
-    /// The columns are those of the first record, all of which the table must have.
+    /// Chooses the fields of the first record as columns; the table must have all of them.
     fn choose_by(&mut self, first: &Record) -> Result<(), ItemError> {
         if self.columns.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
             return Ok(());
@@ -195,14 +197,14 @@ impl RecordSqlWriter {
         }
     }
 
-    /// A field that only a later record has would be lost without a word.
+    /// Refuses a field that only a later record has, which would be lost silently.
     fn refuse_more_fields(&self, items: &[Record]) -> Result<(), ItemError> {
         let columns = self.columns.lock().unwrap_or_else(PoisonError::into_inner);
         let columns = columns.as_deref().unwrap_or_default();
         let more = |name: &&Arc<str>| !columns.contains(name);
         match items.iter().find_map(|item| item.names().iter().find(more)) {
             Some(name) => Err(ItemError::data(format!(
-                "write field `{name}`: the first record has none, so that it is not among the columns; \
+                "write field `{name}`: it is no column, because the first record does not have it; \
                  name the `columns` to write"
             ))),
             None => Ok(()),
@@ -218,16 +220,17 @@ fn no_column(name: &str, table: &str, known: &[String]) -> ItemError {
     ))
 }
 
-/// The columns of a SQLite table that hold numbers, and whether they are whole. Others (dates and booleans among
-/// them) take any text there.
+/// Returns the numeric columns of a SQLite table, and whether they hold integers. Other columns, such as
+/// dates and booleans, accept any text.
 fn numeric_columns(database: &Database, table: &str) -> Result<BTreeMap<String, bool>, ItemError> {
     let quoted = table.replace('\'', "''");
     let rows = database.query(&format!("SELECT name, type FROM pragma_table_info('{quoted}')"));
-    let failed = |error| ItemError::wrap(ErrorKind::new("sql"), "look at the table", error);
+    let failed = |error| ItemError::wrap(ErrorKind::new("sql"), "read the table's columns", error);
     let mut numeric = BTreeMap::new();
     for row in rows.map_err(failed)? {
         let [SqlValue::Text(name), SqlValue::Text(kind)] = &row[..] else { continue };
-        // As SQLite itself derives the affinity of a column: https://sqlite.org/datatype3.html#determination_of_column_affinity
+        // As SQLite itself derives the affinity of a column:
+        // https://sqlite.org/datatype3.html#determination_of_column_affinity
         let kind = kind.to_ascii_uppercase();
         if kind.contains("INT") {
             numeric.insert(name.to_string(), true);
@@ -245,9 +248,7 @@ fn table_columns(database: &Database, table: &str) -> Result<Vec<String>, ItemEr
     if columns.is_empty() {
         return Err(ItemError::new(
             ErrorKind::new("sql.no_table"),
-            format!(
-                "write to table `{table}`: there is none of that name; a `sql` step can make it"
-            ),
+            format!("write to table `{table}`: it does not exist; a `sql` step can create it"),
         ));
     }
     Ok(columns)

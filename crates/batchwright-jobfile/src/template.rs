@@ -1,15 +1,15 @@
-//! `${…}` in the strings of a job file.
+//! Placeholders (`${…}`) in the strings of a job file.
 
 use batchwright::{ItemError, JobScope, ParameterSchema, ParameterValue, StepScope};
 
 /// The names that a text of a step may use.
 pub(super) struct Known<'a> {
     pub(super) schema: &'a ParameterSchema,
-    /// What each partition of the step has; `None`: it has no partitions.
+    /// The names of the values of each partition; `None` if the step has no partitions.
     pub(super) partition: Option<&'static [&'static str]>,
 }
 
-/// A text with places to fill in, checked as far as that is possible before anything runs.
+/// A text with placeholders, checked as far as possible before anything runs.
 #[derive(Debug, Clone)]
 pub(super) struct Template {
     parts: Vec<Part>,
@@ -21,7 +21,7 @@ enum Part {
     Place(Place),
 }
 
-/// `${NAME|FORMAT}` or `${NAME:-DEFAULT}`
+/// A placeholder: `${NAME|FORMAT}` or `${NAME:-DEFAULT}`.
 #[derive(Debug, Clone)]
 struct Place {
     name: Name,
@@ -43,7 +43,7 @@ impl Template {
     ///
     /// # Errors
     ///
-    /// A sentence that names the place that cannot be understood, or a name that does not exist.
+    /// Returns a sentence about a placeholder that cannot be parsed or a name that does not exist.
     pub(super) fn parse(text: &str, known: &Known<'_>) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut rest = text;
@@ -64,11 +64,11 @@ impl Template {
         Ok(Self { parts })
     }
 
-    /// The text, with the names of `scope` filled in.
+    /// Returns the text with the values of `scope` filled in.
     ///
     /// # Errors
     ///
-    /// Names what is missing or cannot be formatted; never fills in nothing.
+    /// Fails when a value is missing or cannot be formatted; never fills in an empty text instead.
     pub(super) fn render(&self, scope: &StepScope) -> Result<String, ItemError> {
         let mut text = String::new();
         for part in &self.parts {
@@ -82,7 +82,7 @@ impl Template {
         Ok(text)
     }
 
-    /// Whether the text holds the value of a secret parameter of `scope`.
+    /// Whether the text contains the value of a secret parameter of `scope`.
     pub(super) fn shows_secret(&self, scope: &StepScope) -> bool {
         let is_secret =
             |name: &String| scope.parameters().get(name).is_some_and(|parameter| parameter.secret);
@@ -133,7 +133,7 @@ fn parse_place(inside: &str, names: &Known<'_>) -> Result<Part, String> {
         }
         Name::Partition(value.to_owned())
     } else if let Some(variable) = name.strip_prefix("env.") {
-        // The environment of the process does not change: it is filled in at once.
+        // The environment of the process does not change, so its value is filled in at once.
         return match (std::env::var(variable), default) {
             (Ok(value), _) | (Err(_), Some(value)) => Ok(Part::Text(value)),
             (Err(_), None) => Err(format!("`${{{inside}}}`: the environment has no `{variable}`")),
@@ -156,7 +156,7 @@ fn check_format(kind: batchwright::ParameterType, format: &str) -> Result<(), St
     }
 }
 
-/// A `strftime` that may turn out to be no format at all.
+/// Formatting with `strftime`, which fails on an invalid format instead of panicking.
 trait Checked {
     fn to_string_checked(&self) -> Result<String, String>;
 }
@@ -165,12 +165,12 @@ impl<T: std::fmt::Display> Checked for T {
     fn to_string_checked(&self) -> Result<String, String> {
         use std::fmt::Write;
         let mut text = String::new();
-        write!(text, "{self}").map_err(|_| "the format is not understood".to_owned())?;
+        write!(text, "{self}").map_err(|_| "the format is invalid".to_owned())?;
         Ok(text)
     }
 }
 
-/// Width of `%06d`, and whether zeros fill it.
+/// Returns the width of a format such as `%06d`, and whether it is filled with zeros.
 fn integer_format(format: &str) -> Result<(usize, bool), String> {
     let wrong = || format!("`{format}` is no integer format; write `%d` or `%06d`");
     let digits =
@@ -200,10 +200,10 @@ impl Place {
         value.or_else(|| self.default.clone()).ok_or_else(|| match &self.name {
             Name::Parameter(name) => format!("fill in `params.{name}`: the parameter is not given"),
             Name::JobContext(key) => {
-                format!("fill in `job.context.{key}`: nothing is stored there")
+                format!("fill in `job.context.{key}`: the job context has no such key")
             }
             Name::StepContext(key) => {
-                format!("fill in `step.context.{key}`: nothing is stored there")
+                format!("fill in `step.context.{key}`: the step context has no such key")
             }
             Name::Partition(name) => {
                 let key = step.partition().map_or("", |partition| partition.key.as_str());
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_name_that_does_not_exist_is_refused_before_anything_is_opened() {
-        for (text, told) in [
+        for (text, wanted) in [
             ("${params.day}", "no parameter `day`; declared: `date`, `seq`"),
             ("${parms.date}", "there is no `parms.date`"),
             ("${params.date", "has no closing brace"),
@@ -289,7 +289,7 @@ mod tests {
         ] {
             let problem =
                 Template::parse(text, &Known { schema: &schema(), partition: None }).unwrap_err();
-            assert!(problem.contains(told), "{text}: {problem}");
+            assert!(problem.contains(wanted), "{text}: {problem}");
         }
     }
 

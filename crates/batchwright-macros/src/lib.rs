@@ -1,8 +1,8 @@
-//! The attribute that registers a job at link time. Re-exported as `batchwright::job`.
+//! The attribute macro that registers a job at link time, re-exported as `batchwright::job`.
 
 use proc_macro::{Delimiter, TokenStream, TokenTree};
 
-/// Registers the job that the function (or the type, by its `JobFactory`) makes under `name`.
+/// Registers the job that the function (or the `JobFactory` of the type) makes, under `name`.
 ///
 /// ```text
 /// #[batchwright::job(name = "nightly")]
@@ -26,7 +26,7 @@ pub fn job(attribute: TokenStream, item: TokenStream) -> TokenStream {
     output
 }
 
-/// The string literal of `name = "…"`.
+/// Returns the string literal of `name = "…"`.
 fn name_of(attribute: TokenStream) -> Result<String, String> {
     let tokens: Vec<_> = attribute.into_iter().collect();
     match &tokens[..] {
@@ -41,7 +41,7 @@ fn name_of(attribute: TokenStream) -> Result<String, String> {
     }
 }
 
-/// The path of the function that makes the job.
+/// Returns the path of the function that makes the job.
 fn maker_of(item: TokenStream) -> Result<String, String> {
     let mut tokens = item.into_iter().peekable();
     while let Some(token) = tokens.next() {
@@ -60,7 +60,7 @@ fn maker_of(item: TokenStream) -> Result<String, String> {
             _ => Ok(format!("<{name} as ::batchwright::JobFactory>::job")),
         };
     }
-    Err("`#[batchwright::job]` stands on a function or on a type".to_owned())
+    Err("`#[batchwright::job]` must be on a function or on a type".to_owned())
 }
 
 fn takes_nothing(parameters: Option<TokenTree>) -> bool {

@@ -31,21 +31,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     database.run("CREATE TABLE number (n INTEGER PRIMARY KEY)")?;
     let operator = JobOperator::new(repository);
 
-    // Something goes wrong at item 250: two chunks are safe, the third one left no trace.
+    // The write of item 250 fails: two chunks are committed, the third one is rolled back.
     let fails = FaultPlan { fatal_write: [250].into(), ..FaultPlan::default() };
     operator.registry().replace(job(&fails)?);
     let failed = operator.start("numbers", JobParameters::new())?.wait()?;
     println!("{}", operator.summary(failed.id)?);
     assert_eq!(failed.status, BatchStatus::Failed);
 
-    // Once the trouble is gone, the restart goes on behind the second chunk.
+    // Without the fault, the restart continues after the second chunk.
     operator.registry().replace(job(&FaultPlan::default())?);
     let options = LaunchOptions::default();
     let done = operator.restart(failed.id, &JobParameters::new(), &options)?.wait()?;
     println!("{}", operator.summary(done.id)?);
     assert_eq!(operator.step_summaries(done.id)?[0].counters.read, 800);
 
-    // Rows are items too: this step reads the table by its key.
+    // Rows can be items too: this step reads the table by its key.
     let reader = SqlReader::new(database, "SELECT n FROM number", |row| row.get::<i64>("n"));
     let step = ChunkStepBuilder::new("check")
         .reader(reader.keyset("n"))

@@ -182,7 +182,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!(registry.names(), ["discovered", "lazy", "numbers"]);
     registry.unregister("lazy");
 
-    // Launching: wait for the end, await it, or go on.
+    // Launching: block until the end, await it, or continue.
     let operator = JobOperator::builder(repository.clone())
         .registry(registry)
         .running_jobs_max(4)
@@ -243,7 +243,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!(ExitStatus::completed().and(ExitStatus::failed()).code, ExitStatus::FAILED);
     let _ = (ExitStatus::stopped(), ExitStatus::executing(), ExitStatus::new("NOOP"));
 
-    // Files are readers and writers of their own.
+    // Files have their own readers and writers.
     let _ = (CsvReader::<(u64, String)>::new("a.csv"), JsonLinesReader::<u64>::new("a.jsonl"));
     for ending in ["", "-wal", "-shm"] {
         let _ = std::fs::remove_file(format!("{}{ending}", path.display()));

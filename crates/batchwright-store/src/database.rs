@@ -1,4 +1,4 @@
-//! Databases, and one way to talk to all of them.
+//! The supported databases, and one interface to all of them.
 
 mod class;
 mod mysql;
@@ -25,12 +25,12 @@ pub use server::ServerDatabase;
 pub use sqlite::SqliteDatabase;
 pub use value::{FromSql, SqlRow, SqlValue};
 
-/// How long a server that was there before is waited for: long enough for a restart.
+/// How long a reconnect waits for a server: long enough for a restart of the server.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Time between two tries.
+/// Pause between two attempts to reconnect.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
-/// A database of one of the kinds that we speak to.
+/// A database of one of the supported kinds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Database {
     /// A SQLite file.
@@ -42,15 +42,15 @@ pub enum Database {
 }
 
 impl Database {
-    /// From a URL: `sqlite://PATH`, `postgres://…` or `mysql://…` (also `postgresql://`, `mariadb://`).
+    /// Parses a URL: `sqlite://PATH`, `postgres://…` or `mysql://…` (also `postgresql://`, `mariadb://`).
     ///
     /// # Errors
     ///
-    /// A sentence that says what is wrong with the URL, without its password.
+    /// Returns a sentence about what is wrong with the URL, without its password.
     pub fn parse(url: &str) -> Result<Self, String> {
         let Some((scheme, rest)) = url.split_once(':') else {
             return Err(
-                "the URL has no kind; write sqlite://PATH, postgres://… or mysql://…".to_owned()
+                "the URL has no scheme; write sqlite://PATH, postgres://… or mysql://…".to_owned()
             );
         };
         match scheme {
@@ -66,15 +66,15 @@ impl Database {
             "postgres" | "postgresql" => ServerDatabase::postgres(url).map(Self::Postgres),
             "mysql" => ServerDatabase::mysql(url).map(Self::MySql),
             "mariadb" => ServerDatabase::mysql(&format!("mysql:{rest}")).map(Self::MySql),
-            // What stands before the first colon may be a password: it is not repeated.
+            // The text before the first colon may be a password, so the message does not repeat it.
             _ => Err(
-                "there is no such kind of database; there are: sqlite://PATH, postgres://…, mysql://…"
+                "the scheme of the URL is unknown; there are: sqlite://PATH, postgres://…, mysql://…"
                     .to_owned(),
             ),
         }
     }
 
-    /// What its commits survive. A server decides that itself; for SQLite it is chosen here.
+    /// Sets what commits of a SQLite file survive. Has no effect on a server, which decides that itself.
     #[must_use]
     pub fn durability(self, durability: Durability) -> Self {
         match self {
@@ -83,7 +83,7 @@ impl Database {
         }
     }
 
-    /// The same; the path of a file is taken relative to `folder`.
+    /// Resolves the path of a SQLite file relative to `folder`. Has no effect on a server.
     #[must_use]
     pub fn in_folder(self, folder: &Path) -> Self {
         match self {
@@ -92,20 +92,20 @@ impl Database {
         }
     }
 
-    /// Runs statements without parameters on a connection of their own: to make tables, for instance.
+    /// Runs statements without parameters on a new connection, for instance to create tables.
     ///
     /// # Errors
     ///
-    /// What the database reports; the statements before the wrong one stand.
+    /// Returns the error of the database; the statements before the failed one remain in effect.
     pub fn run(&self, text: &str) -> Result<(), SqlError> {
         self.connect()?.run(text)
     }
 
-    /// Everything that `query` finds, row by row: for small results.
+    /// Returns all rows of `query`; meant for small results.
     ///
     /// # Errors
     ///
-    /// What the database reports.
+    /// Returns the error of the database.
     pub fn query(&self, query: &str) -> Result<Vec<Vec<SqlValue<'static>>>, SqlError> {
         let mut session = self.connect_read_only()?;
         let readable = session.readable(query, "")?;
@@ -114,11 +114,11 @@ impl Database {
         })
     }
 
-    /// Names of its tables, sorted.
+    /// Returns the names of all tables, sorted.
     ///
     /// # Errors
     ///
-    /// What the database reports.
+    /// Returns the error of the database.
     pub fn tables(&self) -> Result<Vec<String>, SqlError> {
         let query = match self.dialect() {
             Dialect::Sqlite => {
@@ -135,26 +135,26 @@ impl Database {
         self.connect_read_only()?.many(&Sql::native(query), &[], |row| row.read("name"))
     }
 
-    /// Its name as it stands in SQL text, whatever it contains.
+    /// Returns the name of a table quoted for SQL text; any characters are allowed in the name.
     pub fn quoted_table(&self, table: &str) -> String {
         self.dialect().table(table)
     }
 
-    /// Names of the columns of `table`, in their order; none when there is no such table.
+    /// Returns the names of the columns of `table` in order; empty if the table does not exist.
     ///
     /// # Errors
     ///
-    /// What the database reports.
+    /// Returns the error of the database.
     pub fn columns_of(&self, table: &str) -> Result<Vec<String>, SqlError> {
         self.connect()?.columns_of(table)
     }
 
-    /// Whether a pool such as PgBouncer stands before the server.
+    /// Whether the server is reached through a pool such as PgBouncer.
     pub(crate) fn is_pooled(&self) -> bool {
         matches!(self, Self::Postgres(server) if server.is_pooled())
     }
 
-    /// Which kind it is.
+    /// Returns the SQL dialect.
     pub(crate) fn dialect(&self) -> Dialect {
         match self {
             Self::Sqlite(_) => Dialect::Sqlite,
@@ -163,7 +163,7 @@ impl Database {
         }
     }
 
-    /// A connection.
+    /// Opens a connection.
     pub(crate) fn connect(&self) -> Result<SqlSession, SqlError> {
         let connected: Result<Box<dyn Session>, SqlError> = match self {
             Self::Sqlite(file) => file
@@ -180,7 +180,7 @@ impl Database {
         connected.map(SqlSession).map_err(|error| error.at(&self.place()))
     }
 
-    /// A connection to a store: a server that takes no writes is none.
+    /// Opens a connection to a store; fails on a server that takes no writes.
     pub(crate) fn connect_store(&self) -> Result<SqlSession, SqlError> {
         match self {
             Self::Sqlite(file) => {
@@ -193,8 +193,8 @@ impl Database {
                 let sql = Sql::native("SELECT pg_is_in_recovery() AS standby");
                 match session.one(&sql, &[], |row| row.read("standby"))? {
                     Some(true) => {
-                        let told = "the server is a standby, which takes no writes";
-                        Err(SqlError::new(SqlErrorClass::Unavailable, told).at(&self.place()))
+                        let message = "the server is a standby, which takes no writes";
+                        Err(SqlError::new(SqlErrorClass::Unavailable, message).at(&self.place()))
                     }
                     _ => Ok(session),
                 }
@@ -203,17 +203,17 @@ impl Database {
         }
     }
 
-    /// Where it is, as people may see it.
+    /// Returns the URL without its password, for messages.
     fn place(&self) -> std::sync::Arc<str> {
         self.to_string().into()
     }
 
-    /// A connection in place of one that broke: a server that is being restarted is waited for.
+    /// Opens a connection in place of a broken one; waits for a server that is restarting.
     pub(crate) fn reconnect_store(&self) -> Result<SqlSession, SqlError> {
         waiting_for_restart(|| self.connect_store())
     }
 
-    /// A connection that need not write.
+    /// Opens a connection for reading only; on a server an ordinary one.
     pub(crate) fn connect_read_only(&self) -> Result<SqlSession, SqlError> {
         match self {
             Self::Sqlite(file) => {
@@ -226,7 +226,7 @@ impl Database {
     }
 }
 
-/// A server that is being restarted is waited for.
+/// Calls `connect` until it succeeds or [`RECONNECT_TIMEOUT`] has passed, for a server that is restarting.
 fn waiting_for_restart(
     connect: impl Fn() -> Result<SqlSession, SqlError>,
 ) -> Result<SqlSession, SqlError> {
@@ -251,7 +251,7 @@ impl From<SqliteDatabase> for Database {
     }
 }
 
-/// As people may see it: where it is, never its password.
+/// Shows the URL without its password.
 impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -261,7 +261,7 @@ impl fmt::Display for Database {
     }
 }
 
-/// Where the databases differ in what they understand.
+/// The SQL dialect of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
     Sqlite,
@@ -270,7 +270,7 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
-    /// `name` as an identifier in SQL text, whatever it contains.
+    /// Returns `name` quoted as an identifier for SQL text; any characters are allowed.
     pub(crate) fn quoted(self, name: &str) -> String {
         match self {
             Self::MySql => format!("`{}`", name.replace('`', "``")),
@@ -278,7 +278,7 @@ impl Dialect {
         }
     }
 
-    /// The name of a table; on servers a dot parts the schema from it.
+    /// Returns the quoted name of a table; on servers a dot separates the schema from the name.
     pub(crate) fn table(self, name: &str) -> String {
         match self {
             Self::Sqlite => self.quoted(name),
@@ -288,7 +288,7 @@ impl Dialect {
         }
     }
 
-    /// The `index`-th parameter, from 1.
+    /// Returns the placeholder of parameter `index`, which counts from 1.
     pub(crate) fn parameter(self, index: usize) -> String {
         match self {
             Self::Sqlite => format!("?{index}"),
@@ -298,18 +298,20 @@ impl Dialect {
     }
 }
 
-/// A statement in the words of one database. Written with parameters `?1`, `?2`, … in any order.
+/// A statement in the dialect of one database, made from a text with parameters `?1`, `?2`, … in any order.
 #[derive(Debug, Clone)]
 pub(crate) struct Sql {
     pub(crate) text: std::sync::Arc<str>,
-    /// For MySQL, whose parameters have no numbers: which value each place takes.
+    /// The index of the value for each placeholder, for MySQL, whose placeholders have no numbers.
     order: Vec<usize>,
 }
 
 impl Sql {
-    /// `text` for `dialect`. Besides parameters it may hold `{lock}` (rows that are read stay ours until the
-    /// end), `{share}` (nobody changes them until then), `{id}` (an insert tells the new id) and `{q}`
-    /// (quotes of a name).
+    /// Translates `text` to `dialect`.
+    ///
+    /// Besides parameters, the text may contain `{lock}` (locks the selected rows until the end of the
+    /// transaction), `{share}` (prevents changes of these rows until then), `{id}` (makes an insert return
+    /// the new id) and `{q}` (the quote of an identifier).
     pub(crate) fn new(dialect: Dialect, text: &str) -> Self {
         let (lock, share, id, quote) = match dialect {
             Dialect::Sqlite => ("", "", " RETURNING id", "\""),
@@ -338,12 +340,12 @@ impl Sql {
         Self { text: translated.into(), order }
     }
 
-    /// A text that is in the database's own words already.
+    /// A statement whose text is already in the dialect of the database.
     pub(crate) fn native(text: &str) -> Self {
         Self { text: text.into(), order: Vec::new() }
     }
 
-    /// The values in the order in which MySQL takes them.
+    /// Returns the values in the order of the placeholders.
     fn in_order<'v, 'a>(
         &'v self,
         values: &'v [SqlValue<'a>],
@@ -353,25 +355,25 @@ impl Sql {
     }
 }
 
-/// A query that can be run, and the names of its columns, in their order.
+/// A query that can be run, and the names of its columns in order.
 pub(crate) struct Readable {
     pub(crate) text: String,
     pub(crate) columns: Vec<String>,
 }
 
-/// Cancels the statement of a connection, if it runs one.
+/// A function that cancels the running statement of a connection.
 pub(crate) type Interrupter = Box<dyn Fn() -> Result<(), SqlError> + Send + Sync>;
 
-/// What is called for each row.
+/// A function that is called for each row.
 pub(crate) type EachRow<'f> = &'f mut dyn FnMut(&SqlRow<'_>) -> Result<(), SqlError>;
 
-/// One connection. Each call waits for its answer.
+/// One connection to a database. Each call waits for its result.
 pub(crate) trait Session: Any + Send {
-    /// Runs a statement; returns the number of rows that it changed (or found, for an update that changes
-    /// nothing).
+    /// Runs a statement; returns the number of rows that it changed, or matched for an update without
+    /// changes.
     fn execute(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<u64, SqlError>;
 
-    /// Inserts one row; returns its id. The statement ends with `{id}`.
+    /// Inserts one row and returns its id. The statement must end with `{id}`.
     fn insert(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<i64, SqlError>;
 
     /// Calls `each` with every row.
@@ -385,8 +387,8 @@ pub(crate) trait Session: Any + Send {
     /// Runs statements without parameters.
     fn run(&mut self, text: &str) -> Result<(), SqlError>;
 
-    /// As [`rows`](Self::rows) for any number of them, one at a time, until `each` wants no more. Only on a
-    /// thread of ours.
+    /// Calls `each` with one row at a time until it returns `false`, for results of any size. Only for
+    /// threads of this crate, which run inside no other runtime.
     fn stream(
         &mut self,
         sql: &Sql,
@@ -394,11 +396,11 @@ pub(crate) trait Session: Any + Send {
         each: &mut dyn FnMut(&SqlRow<'_>) -> Result<bool, SqlError>,
     ) -> Result<(), SqlError>;
 
-    /// `query`, with `rest` (a condition, an order) behind it, every column as a value that [`SqlValue`] has.
-    /// Wrong SQL is told here.
+    /// Returns `query` followed by `rest` (a condition, an order), with every column converted to a type that
+    /// [`SqlValue`] has. Fails on invalid SQL.
     fn readable(&mut self, query: &str, rest: &str) -> Result<Readable, SqlError>;
 
-    /// How parameter `index` is compared with column `column` of `query`, whatever its type.
+    /// Returns the SQL of parameter `index` for a comparison with `column` of `query`, with a cast if needed.
     fn key_parameter(
         &mut self,
         query: &str,
@@ -406,36 +408,36 @@ pub(crate) trait Session: Any + Send {
         index: usize,
     ) -> Result<String, SqlError>;
 
-    /// What to say of the columns of `table` in a message: their names, in their order.
+    /// Returns the names of the columns of `table` in order.
     fn columns_of(&mut self, table: &str) -> Result<Vec<String>, SqlError>;
 
-    /// What cancels the statement that this connection runs, from another thread; `None` where it cannot be told which
-    /// connection of the server that is.
+    /// Returns a function that cancels the running statement of this connection from another thread; `None`
+    /// where the connection of the server is not known.
     fn interrupter(&mut self) -> Result<Option<Interrupter>, SqlError>;
 
-    /// Whether the connection is good for nothing more.
+    /// Whether the connection can no longer be used.
     fn is_broken(&self) -> bool;
 
-    /// The connection as its driver has it, for code that knows which one that is.
+    /// Returns the driver's connection, for code that knows its type.
     fn native(&mut self) -> &mut dyn Any;
 
-    /// Begins a transaction that is meant to write.
+    /// Begins a transaction that will write.
     fn begin(&mut self) -> Result<(), SqlError> {
         self.run("BEGIN")
     }
 
-    /// Makes the transaction durable. After an error its outcome is unknown.
+    /// Commits the transaction. After an error its outcome is unknown.
     fn commit(&mut self) -> Result<(), SqlError> {
         self.run("COMMIT")
     }
 
-    /// Undoes the transaction.
+    /// Rolls the transaction back.
     fn roll_back(&mut self) -> Result<(), SqlError> {
         self.run("ROLLBACK")
     }
 }
 
-/// A connection of whichever kind: what the writers of this crate share with the store.
+/// A connection to any database, which the writers of this crate share with the store.
 pub(crate) struct SqlSession(pub(crate) Box<dyn Session>);
 
 impl std::ops::Deref for SqlSession {
@@ -453,7 +455,7 @@ impl std::ops::DerefMut for SqlSession {
 }
 
 impl dyn Session {
-    /// The rows, mapped.
+    /// Returns all rows, mapped.
     pub(crate) fn many<T>(
         &mut self,
         sql: &Sql,
@@ -468,7 +470,7 @@ impl dyn Session {
         Ok(found)
     }
 
-    /// The first row, mapped, if there is one.
+    /// Returns the first row, mapped, or `None` if the query returned no rows.
     pub(crate) fn one<T>(
         &mut self,
         sql: &Sql,
@@ -479,12 +481,12 @@ impl dyn Session {
     }
 }
 
-/// What a database reports.
+/// An error of a database.
 #[derive(Debug, thiserror::Error)]
 #[error("{source}{}", self.shown_place())]
 pub struct SqlError {
     pub(crate) class: SqlErrorClass,
-    /// The database, as people may see it.
+    /// The URL of the database without its password.
     place: Option<std::sync::Arc<str>>,
     source: Box<dyn std::error::Error + Send + Sync>,
 }
@@ -497,7 +499,7 @@ impl SqlError {
         Self { class, place: None, source: source.into() }
     }
 
-    /// The same error of the database at `place`, unless one is named already.
+    /// Adds the database at `place` to the error, unless it already names one.
     pub(crate) fn at(mut self, place: &std::sync::Arc<str>) -> Self {
         self.place.get_or_insert_with(|| std::sync::Arc::clone(place));
         self
@@ -507,13 +509,13 @@ impl SqlError {
         self.place.as_ref().map_or_else(String::new, |place| format!(" (in {place})"))
     }
 
-    /// Whether the database itself refused the transaction when it was committed: then nothing was kept.
+    /// Whether the database refused to commit the transaction, so that nothing was stored.
     pub(crate) fn is_refusal(&self) -> bool {
         use SqlErrorClass::{Constraint, Contention, Data};
         matches!(self.class, Constraint | Data | Contention)
     }
 
-    /// As the failure of the commit of a unit of work.
+    /// Converts the error to a failed commit of a transaction.
     pub(crate) fn at_commit(self) -> RepositoryError {
         match self.class {
             SqlErrorClass::Constraint => {
@@ -526,12 +528,12 @@ impl SqlError {
         }
     }
 
-    /// What is stored in `column` cannot be understood.
+    /// An error about a stored value in `column` that cannot be parsed.
     pub(crate) fn corrupt(column: &str, reason: impl fmt::Display) -> Self {
         Self::new(SqlErrorClass::Corrupt, format!("column `{column}`: {reason}"))
     }
 
-    /// In the repository's words.
+    /// Converts the error to one of the repository.
     pub(crate) fn in_store(self, action: &str) -> RepositoryError {
         match self.class {
             SqlErrorClass::Corrupt => {
@@ -544,7 +546,7 @@ impl SqlError {
         }
     }
 
-    /// As the failure of an item, of a kind that policies can name.
+    /// Converts the error to a failed item, of a kind that policies can name.
     pub(crate) fn of_item(self, action: impl Into<String>) -> ItemError {
         let kind = match self.class {
             SqlErrorClass::Unavailable => ErrorKind::IO,

@@ -1,4 +1,4 @@
-//! Items in SQL tables.
+//! Readers, writers, partitioners and tasklets for SQL tables.
 
 mod column;
 mod interrupt;

@@ -1,4 +1,5 @@
-//! The durable memory of Batchwright: repositories on SQL databases, and items in them.
+//! Durable storage for Batchwright on SQL databases: the job repository, the schedule, and readers and
+//! writers of SQL tables.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -11,7 +12,7 @@
 //! let repository = Arc::new(SqlRepository::sqlite(&path)?);
 //! SqliteDatabase::at(&path).connect()?.execute_batch("CREATE TABLE number (n INTEGER PRIMARY KEY)")?;
 //!
-//! // Rows and checkpoint commit in one transaction: `kill -9` costs nothing and repeats nothing.
+//! // Rows and checkpoint commit in one transaction: `kill -9` loses and repeats nothing.
 //! let step = ChunkStepBuilder::new("load")
 //!     .reader(Sequence::to(10))
 //!     .writer(SqlWriter::in_store("number", ["n"], |n: &u64, row| row.bind(*n as i64)))

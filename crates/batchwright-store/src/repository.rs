@@ -1,4 +1,5 @@
-//! The repository on a SQL database: the same statements everywhere, a few connections.
+//! The job repository on a SQL database, with the same statements for every database and a pool of
+//! connections.
 
 mod pool;
 mod progressive;
@@ -21,11 +22,11 @@ use unit::SqlUnit;
 /// How a [`SqlRepository`] is opened.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
-    /// What a commit survives, on SQLite. Default [`Durability::Power`]: `synchronous=FULL`, one sync to disk
-    /// a commit. [`Durability::Process`] (`NORMAL`) survives every crash of the process and is several times
-    /// faster, but a power cut may take the last commits back. A server has a setting of its own.
+    /// What a commit survives on SQLite. Default [`Durability::Power`]: `synchronous=FULL`, one sync to disk
+    /// per commit. [`Durability::Process`] (`NORMAL`) survives every crash of the process and is several
+    /// times faster, but a power cut may lose the last commits. A server has a setting of its own.
     pub durability: Durability,
-    /// In front of every table's name: letters, digits and underscores. Default `bw_`.
+    /// Prefix of every table's name: letters, digits and underscores. Default `bw_`.
     pub prefix: String,
 }
 
@@ -36,12 +37,12 @@ impl Default for StoreOptions {
 }
 
 impl StoreOptions {
-    /// Database and options of a URL: as [`Database::parse`] understands it, with `prefix=NAME`,
-    /// `synchronous=normal|full` (SQLite) and `connections=N` (servers) among what stands behind its `?`.
+    /// Parses the database and options of a URL for [`Database::parse`], whose query may also contain
+    /// `prefix=NAME`, `synchronous=normal|full` (SQLite) and `connections=N` (servers).
     ///
     /// # Errors
     ///
-    /// A sentence that says what is wrong with the URL, without its password.
+    /// Returns a sentence about what is wrong with the URL, without its password.
     pub fn parse(url: &str) -> Result<(Database, Self), String> {
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
         let is_file = base.starts_with("sqlite:");
@@ -73,27 +74,28 @@ impl StoreOptions {
 
 /// A [`JobRepository`] in a SQLite file, or on a PostgreSQL, MySQL or MariaDB server.
 ///
-/// Several processes may share it. On SQLite units of work exclude each other by the write lock of the file,
-/// for which a process waits up to ten seconds; on servers they lock the rows that they decide on. A server
-/// that is restarted is waited for, fifteen seconds at most.
+/// Several processes may share a store. On SQLite, transactions exclude each other by the write lock of the
+/// file, for which a process waits up to ten seconds; on servers they lock the rows that they use. The
+/// repository waits up to fifteen seconds for a server that is restarting.
 pub struct SqlRepository {
     database: Database,
     dialect: Dialect,
     writers: Arc<Pool>,
     readers: Arc<Pool>,
     statements: Statements,
-    /// Beginnings of questions that are put together.
+    /// Beginnings of the queries that are completed with the conditions of a filter.
     executions: String,
     execution_count: String,
     id: String,
 }
 
 impl SqlRepository {
-    /// Opens the SQLite file at `path`, making and migrating it when needed, durable against power loss.
+    /// Opens the store in the SQLite file at `path`, durable against power loss; creates and migrates it when
+    /// needed.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
+    /// Fails as [`open`](Self::open) does.
     pub fn sqlite(path: impl Into<PathBuf>) -> Result<Self, RepositoryError> {
         Self::open(SqliteDatabase::at(path).into(), &StoreOptions::default())
     }
@@ -102,18 +104,18 @@ impl SqlRepository {
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open); also when the URL cannot be understood.
+    /// Fails as [`open`](Self::open) does, and if the URL is invalid.
     pub fn connect(url: &str) -> Result<Self, RepositoryError> {
         let (database, options) = StoreOptions::parse(url)
             .map_err(|reason| RepositoryError::unavailable("open the store", reason))?;
         Self::open(database, &options)
     }
 
-    /// Whether `database` has a store with the prefix of `options`. Nothing is made, not even a file.
+    /// Whether `database` has a store with the prefix of `options`. Creates nothing, not even a file.
     ///
     /// # Errors
     ///
-    /// When the database cannot be asked.
+    /// Fails if the database cannot be read.
     pub fn is_there(database: &Database, options: &StoreOptions) -> Result<bool, RepositoryError> {
         if let Database::Sqlite(file) = database
             && !file.path().exists()
@@ -126,11 +128,12 @@ impl SqlRepository {
         schema::is_there(&mut *session, database.dialect(), &options.prefix)
     }
 
-    /// Opens the store in `database`, making and migrating its tables when needed.
+    /// Opens the store in `database`; creates and migrates its tables when needed.
     ///
     /// # Errors
     ///
-    /// [`RepositoryError`]: it cannot be opened, is no database, or has a newer schema. Nothing was changed.
+    /// Fails if the database cannot be opened, is no database, or has a newer schema. Nothing is changed
+    /// then.
     pub fn open(database: Database, options: &StoreOptions) -> Result<Self, RepositoryError> {
         let database = database.durability(options.durability);
         let action = format!("open `{database}`");
@@ -140,7 +143,7 @@ impl SqlRepository {
             return Err(RepositoryError::unavailable(action, reason));
         }
         let dialect = database.dialect();
-        // Older versions can corrupt a write-ahead log that two connections share.
+        // Older versions of SQLite can corrupt a write-ahead log that two connections share.
         if dialect == Dialect::Sqlite && rusqlite::version_number() < 3_051_003 {
             let reason = format!("SQLite {} is too old, 3.51.3 is needed", rusqlite::version());
             return Err(RepositoryError::unavailable(action, reason));
@@ -156,7 +159,7 @@ impl SqlRepository {
             }
         });
         let readers = match dialect {
-            // The connection that writes is held for as long as a chunk takes: questions have their own.
+            // A chunk holds the writing connection until its end, so queries have a connection of their own.
             Dialect::Sqlite => Arc::new(Pool::new(1, move |_| reading.connect_read_only())),
             Dialect::Postgres | Dialect::MySql => Arc::clone(&writers),
         };
@@ -182,13 +185,13 @@ impl SqlRepository {
         })
     }
 
-    /// Where it is, for readers and writers of items that live in it.
+    /// Returns the database, for readers and writers that use it.
     pub fn database(&self) -> &Database {
         &self.database
     }
 }
 
-/// The same failure, which then says what was being opened.
+/// Adds to `error` what was being opened.
 fn located(action: &str, error: RepositoryError) -> RepositoryError {
     match error {
         RepositoryError::Unavailable { source, .. } => {
@@ -220,7 +223,8 @@ impl JobRepository for SqlRepository {
     fn durability(&self) -> Durability {
         match &self.database {
             Database::Sqlite(file) => file.chosen_durability(),
-            // What a server's commit survives is its administrator's choice; files are synced to be sure.
+            // The administrator of the server decides what its commits survive. `Power` is assumed, so that
+            // output files are synced.
             Database::Postgres(_) | Database::MySql(_) => Durability::Power,
         }
     }

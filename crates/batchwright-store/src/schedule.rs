@@ -1,5 +1,5 @@
-//! Rows of the scheduler: triggers, rules, servers. It holds no rules of its own: when what fires is decided
-//! by the server, one unit of work at a time.
+//! Stores the rows of the scheduler: triggers, rules and servers. The server decides what fires when; this
+//! module only reads and writes rows, one transaction at a time.
 
 mod rows;
 
@@ -11,32 +11,32 @@ use crate::database::{
 use crate::repository::StoreOptions;
 use rows::Statements;
 
-/// `occurrence` in the row of a trigger itself.
+/// The `occurrence` in the row of a trigger itself.
 pub const TRIGGER: i64 = -1;
 
-/// What has become of a trigger, or of one slot of a recurring one.
+/// The status of a trigger, or of one slot of a recurring trigger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TriggerStatus {
-    /// Fires when it is due.
+    /// The trigger fires when it is due.
     Planned,
-    /// A server fires it.
+    /// A server is firing the trigger.
     Triggered,
-    /// Its runner did what it was asked.
+    /// The runner succeeded.
     Executed,
-    /// Its runner failed, and no attempt is left.
+    /// The runner failed, and no attempt is left.
     Failed,
-    /// Its runner failed at every attempt of its rule: somebody must look.
+    /// The runner failed at every attempt of its rule; the trigger needs an operator.
     Dead,
-    /// Does not fire until it is resumed.
+    /// The trigger does not fire until it is resumed.
     Paused,
-    /// A slot that did not fire; its reason says why.
+    /// The slot did not fire; `reason` contains why.
     Skipped,
-    /// A recurring trigger whose end has come.
+    /// The recurring trigger has reached its end.
     Ended,
 }
 
 impl TriggerStatus {
-    /// All of them.
+    /// All statuses.
     pub const ALL: [Self; 8] = [
         Self::Planned,
         Self::Triggered,
@@ -48,7 +48,7 @@ impl TriggerStatus {
         Self::Ended,
     ];
 
-    /// The word for it, in rows and on the wire.
+    /// Returns the name of the status in rows and protocols.
     pub fn name(self) -> &'static str {
         match self {
             Self::Planned => "planned",
@@ -62,7 +62,7 @@ impl TriggerStatus {
         }
     }
 
-    /// The status of that name.
+    /// Returns the status of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.name() == name)
     }
@@ -74,7 +74,7 @@ impl std::fmt::Display for TriggerStatus {
     }
 }
 
-/// Which row: a trigger, or one slot of it.
+/// The key of a row: a trigger, or one slot of a recurring trigger.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TriggerKey {
     /// Name of the trigger.
@@ -84,47 +84,47 @@ pub struct TriggerKey {
 }
 
 impl TriggerKey {
-    /// The row of the trigger itself.
+    /// The key of the trigger itself.
     pub fn of(identifier: impl Into<String>) -> Self {
         Self { identifier: identifier.into(), occurrence: TRIGGER }
     }
 
-    /// The row of one slot of a recurring trigger.
+    /// The key of one slot of a recurring trigger.
     pub fn of_slot(identifier: impl Into<String>, slot: i64) -> Self {
         Self { identifier: identifier.into(), occurrence: slot }
     }
 }
 
-/// A trigger, or one slot of a recurring one. Times are microseconds since 1970.
+/// A trigger, or one slot of a recurring trigger. Times are microseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TriggerRow {
-    /// Which one.
+    /// The key of the row.
     pub key: TriggerKey,
-    /// What has become of it.
+    /// The status.
     pub status: TriggerStatus,
-    /// The time that it is planned for.
+    /// The planned time.
     pub slot: i64,
-    /// When it must be looked at: the slot, or later when it is tried again. `None`: nothing is to be done.
+    /// When the row is due: at the slot, or later for a retry. `None` if nothing is left to do.
     pub due: Option<i64>,
-    /// The server that fires it; 0: nobody.
+    /// The number of the server that fires the trigger; 0 means none.
     pub owner: i64,
-    /// Attempts of its runner that failed.
+    /// Number of failed attempts of the runner.
     pub attempt: u32,
-    /// Raised with every change; 0: not stored yet.
+    /// Raised with every change; 0 means not stored yet.
     pub version: i64,
-    /// When its runner was called last.
+    /// When the runner was last called.
     pub fired_at: Option<i64>,
-    /// When that ended.
+    /// When that call ended.
     pub ended_at: Option<i64>,
-    /// Whether its runner is asked to stop.
+    /// Whether the runner is asked to stop.
     pub stop_requested: bool,
-    /// The rule of a recurring trigger, as JSON text.
+    /// The recurrence of a recurring trigger, as JSON text.
     pub plan: Option<String>,
     /// The rule whose runner was called.
     pub rule: Option<String>,
-    /// Why it failed or did not fire.
+    /// Why the trigger failed or did not fire.
     pub reason: Option<String>,
-    /// The end of what its runner said.
+    /// The end of the runner's output.
     pub output: Option<String>,
 }
 
@@ -150,31 +150,31 @@ impl TriggerRow {
     }
 }
 
-/// Prefix of identifiers → what is done when one fires.
+/// A rule: a prefix of identifiers and the runner for their triggers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleRow {
-    /// Its name.
+    /// The name of the rule.
     pub identifier: String,
-    /// Identifiers that begin so.
+    /// Prefix of the identifiers that the rule applies to.
     pub pattern: String,
-    /// The runner, as JSON text. May hold secrets.
+    /// The runner, as JSON text. May contain secrets.
     pub runner: String,
-    /// Of two rules with one pattern the one with the higher number holds.
+    /// Of two rules with the same pattern, the one with the higher number applies.
     pub sequence: i64,
 }
 
 /// A server that fires triggers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerRow {
-    /// Its number, never used twice.
+    /// The number of the server, never used twice.
     pub id: i64,
-    /// Its process, as [`ProcessIdentity`](batchwright::ProcessIdentity) writes it.
+    /// The process of the server, as [`ProcessIdentity`](batchwright::ProcessIdentity) writes it.
     pub identity: String,
-    /// Until when it is taken to live.
+    /// Until when the server counts as alive, in microseconds since 1970.
     pub lease_until: i64,
 }
 
-/// The part of a store that the scheduler keeps its triggers in: SQLite or PostgreSQL.
+/// The schedule in a store on SQLite or PostgreSQL: triggers, rules and servers.
 pub struct ScheduleStore {
     database: Database,
     statements: Statements,
@@ -182,16 +182,16 @@ pub struct ScheduleStore {
 }
 
 impl ScheduleStore {
-    /// The triggers in `database`, whose tables [`SqlRepository::open`](crate::SqlRepository::open) made.
-    /// On SQLite its commits always survive a power cut.
+    /// Opens the schedule in `database`, whose tables [`SqlRepository::open`](crate::SqlRepository::open)
+    /// creates. On SQLite its commits always survive a power cut.
     ///
     /// # Errors
     ///
-    /// MySQL keeps no triggers; a database that cannot be reached.
+    /// Fails on MySQL, which is not supported, and if the database cannot be reached.
     pub fn open(database: &Database, options: &StoreOptions) -> Result<Self, RepositoryError> {
         let dialect = database.dialect();
         if dialect == Dialect::MySql {
-            let reason = "the scheduler keeps its triggers in SQLite or PostgreSQL, not in MySQL";
+            let reason = "the scheduler needs a store on SQLite or PostgreSQL, not on MySQL";
             return Err(RepositoryError::unavailable("open the schedule", reason));
         }
         let database = database.clone().durability(batchwright::Durability::Power);
@@ -200,11 +200,11 @@ impl ScheduleStore {
         Ok(Self { database, statements, session: Some(session) })
     }
 
-    /// Begins a unit of work. Dropping it without [`commit`](ScheduleUnit::commit) undoes it.
+    /// Begins a transaction. Dropping it without [`commit`](ScheduleUnit::commit) rolls it back.
     ///
     /// # Errors
     ///
-    /// When the database does not answer: nothing happened.
+    /// Fails if the database does not answer; nothing is changed then.
     pub fn begin(&mut self) -> Result<ScheduleUnit<'_>, RepositoryError> {
         let failed = |error: SqlError| error.in_store("begin");
         let mut session = self.session().map_err(failed)?;
@@ -216,11 +216,11 @@ impl ScheduleStore {
         })
     }
 
-    /// A number that changes when another connection changed a SQLite file. On a server it is `None`.
+    /// Returns a number that changes when another connection changes the SQLite file; `None` on a server.
     ///
     /// # Errors
     ///
-    /// When the file cannot be read.
+    /// Fails if the file cannot be read.
     pub fn file_version(&mut self) -> Result<Option<i64>, RepositoryError> {
         if self.database.dialect() != Dialect::Sqlite {
             return Ok(None);
@@ -228,30 +228,30 @@ impl ScheduleStore {
         self.look(&Sql::native("PRAGMA data_version"), |row| row.read("data_version"))
     }
 
-    /// When the next row is due that nobody fires. Locks nothing.
+    /// Returns when the next row without an owner is due. Takes no locks.
     ///
     /// # Errors
     ///
-    /// When the database does not answer.
+    /// Fails if the database does not answer.
     pub fn next_due(&mut self) -> Result<Option<i64>, RepositoryError> {
         let sql = self.statements.next_due.clone();
         Ok(self.look(&sql, |row| row.read::<Option<i64>>("due"))?.flatten())
     }
 
-    /// The first row of a question, outside of any transaction.
+    /// Returns the first row of a query, outside any transaction.
     fn look<T>(
         &mut self,
         sql: &Sql,
         map: fn(&crate::SqlRow<'_>) -> Result<T, SqlError>,
     ) -> Result<Option<T>, RepositoryError> {
-        let failed = |error: SqlError| error.in_store("look at the store");
+        let failed = |error: SqlError| error.in_store("read the schedule");
         let mut session = self.session().map_err(failed)?;
         let found = session.one(sql, &[], map);
         self.session = Some(session).filter(|session| !session.is_broken());
         found.map_err(failed)
     }
 
-    /// The connection; a new one, when the last one broke.
+    /// Takes the connection, or opens a new one if there is none or the last one broke.
     fn session(&mut self) -> Result<SqlSession, SqlError> {
         match self.session.take() {
             Some(session) => Ok(session),
@@ -266,10 +266,10 @@ impl std::fmt::Debug for ScheduleStore {
     }
 }
 
-/// Rows to read and write, all or nothing.
+/// A transaction on the schedule.
 pub struct ScheduleUnit<'a> {
     statements: &'a Statements,
-    /// Where the connection goes when it is still good.
+    /// Where the connection returns to if it still works.
     home: &'a mut Option<SqlSession>,
     session: Option<SqlSession>,
 }
@@ -279,7 +279,7 @@ type Stored<T> = Result<T, RepositoryError>;
 #[expect(clippy::missing_errors_doc, reason = "each fails with what the store reports, no more")]
 impl ScheduleUnit<'_> {
     fn session(&mut self) -> &mut dyn Session {
-        &mut **self.session.as_mut().expect("a connection until the end")
+        &mut **self.session.as_mut().expect("the connection is open until the transaction ends")
     }
 
     fn many<T>(
@@ -296,7 +296,8 @@ impl ScheduleUnit<'_> {
         changed.map_err(|error| error.in_store("write the schedule"))
     }
 
-    /// The rows of `keys` that there are, in no order. On a server they stay ours until the end.
+    /// Returns the existing rows of `keys` in no particular order. On a server they are locked until the end
+    /// of the transaction.
     pub fn triggers(&mut self, keys: &[TriggerKey]) -> Stored<Vec<TriggerRow>> {
         let statements = self.statements;
         match statements.dialect {
@@ -315,28 +316,30 @@ impl ScheduleUnit<'_> {
         }
     }
 
-    /// At most `limit` rows that nobody fires and whose time has come by `now`, the oldest first. On a server
-    /// those that another server has in its hands are left out.
+    /// Returns at most `limit` rows without an owner that are due by `now`, the oldest first. On a database
+    /// server, rows that another transaction has locked are left out.
     pub fn due(&mut self, now: i64, limit: usize) -> Stored<Vec<TriggerRow>> {
         let statements = self.statements;
         let values = [now.into(), count(limit)];
         self.many(&statements.due, &values, statements.reading())
     }
 
-    /// When the next row is due that nobody fires.
+    /// Returns when the next row without an owner is due.
     pub fn next_due(&mut self) -> Stored<Option<i64>> {
         let found =
             self.many(&self.statements.next_due, &[], |row| row.read::<Option<i64>>("due"))?;
         Ok(found.into_iter().next().flatten())
     }
 
-    /// The time of the database's own clock, in microseconds since 1970; `None` where it is this machine's.
+    /// Returns the time of the database server's clock, in microseconds since 1970; `None` on SQLite, which
+    /// uses this machine's clock.
     pub fn clock(&mut self) -> Stored<Option<i64>> {
         let found = self.many(&self.statements.clock, &[], |row| row.read::<Option<i64>>("now"))?;
         Ok(found.into_iter().next().flatten())
     }
 
-    /// Recurring triggers that nobody fires, at most `limit` behind `after`, in the order of their names.
+    /// Returns at most `limit` recurring triggers without an owner whose names come after `after`, sorted by
+    /// name.
     pub fn recurring(&mut self, after: &str, limit: usize) -> Stored<Vec<TriggerRow>> {
         let statements = self.statements;
         let after = statements.escaped(after);
@@ -344,8 +347,9 @@ impl ScheduleUnit<'_> {
         self.many(&statements.recurring, &values, statements.reading())
     }
 
-    /// Removes slots of `identifier` that ended and lie behind `now`: only a clock that was ahead could reach them.
-    /// One that was fired within the next hour stays, so that a clock that is set back a little fires nothing twice.
+    /// Removes ended slots of `identifier` after `now`, which can only come from a clock that was ahead. A
+    /// fired slot within the next hour is kept, so that nothing fires twice when the clock is set back a
+    /// little.
     pub fn forget_future_slots(&mut self, identifier: &str, now: i64) -> Stored<()> {
         let statements = self.statements;
         let identifier = statements.escaped(identifier);
@@ -354,19 +358,20 @@ impl ScheduleUnit<'_> {
         self.change(&statements.forget_future, &values).map(drop)
     }
 
-    /// Makes retries due at `now` that wait beyond `latest`: no retry waits so long.
+    /// Makes retries due at `now` that wait longer than until `latest`, which no retry does with a correct
+    /// clock.
     pub fn bring_forward(&mut self, now: i64, latest: i64) -> Stored<()> {
         self.change(&self.statements.bring_forward, &[now.into(), latest.into()]).map(drop)
     }
 
-    /// All slots of a trigger that are stored, the oldest first.
+    /// Returns all stored slots of a trigger, the oldest first.
     pub fn slots(&mut self, identifier: &str) -> Stored<Vec<TriggerRow>> {
         let statements = self.statements;
         let identifier = statements.escaped(identifier);
         self.many(&statements.slots, &[identifier.as_ref().into()], statements.reading())
     }
 
-    /// At most `limit` triggers whose identifiers begin with `prefix` and come after `after`, in their order.
+    /// Returns at most `limit` triggers whose identifiers begin with `prefix` and come after `after`, sorted.
     pub fn list(&mut self, prefix: &str, after: &str, limit: usize) -> Stored<Vec<TriggerRow>> {
         let statements = self.statements;
         let prefix = statements.escaped(prefix);
@@ -381,8 +386,8 @@ impl ScheduleUnit<'_> {
     ///
     /// # Errors
     ///
-    /// [`RepositoryError::Conflict`] when another server changed one of them since it was read: nothing of this
-    /// unit may be kept.
+    /// Returns [`RepositoryError::Conflict`] if another server changed one of the rows since it was read; the
+    /// transaction must then be dropped.
     pub fn save(&mut self, rows: &[&TriggerRow]) -> Stored<()> {
         let statements = self.statements;
         let changed = match statements.dialect {
@@ -418,8 +423,8 @@ impl ScheduleUnit<'_> {
         self.change(&statements.forget_slots, &[identifier.as_ref().into(), slot.into()]).map(drop)
     }
 
-    /// Removes at most `limit` rows that ended before `before`, and those behind the `keep` newest ones; returns
-    /// how many there were.
+    /// Removes at most `limit` rows that ended before `before` or are not among the `keep` newest ended ones;
+    /// returns the number of removed rows.
     pub fn forget_ended(&mut self, before: i64, keep: usize, limit: usize) -> Stored<u64> {
         let statements = self.statements;
         let boundary =
@@ -428,7 +433,7 @@ impl ScheduleUnit<'_> {
         self.change(&statements.forget_ended, &[before.into(), count(limit)])
     }
 
-    /// All rules.
+    /// Returns all rules.
     pub fn rules(&mut self) -> Stored<Vec<RuleRow>> {
         let statements = self.statements;
         let map = match statements.dialect {
@@ -438,14 +443,14 @@ impl ScheduleUnit<'_> {
         self.many(&statements.rules, &[], map)
     }
 
-    /// The number that every change of a rule raises.
+    /// Returns the number that every change of a rule raises.
     pub fn rules_version(&mut self) -> Stored<i64> {
         let found =
             self.many(&self.statements.rules_version, &[], |row| row.read("rules_version"))?;
         Ok(found.into_iter().next().unwrap_or(0))
     }
 
-    /// Stores a rule in place of the one of that name; it is the newest then.
+    /// Inserts or replaces a rule, which becomes the newest.
     pub fn put_rule(&mut self, identifier: &str, pattern: &str, runner: &str) -> Stored<()> {
         let statements = self.statements;
         self.change(&statements.raise_rules_version, &[])?;
@@ -454,7 +459,7 @@ impl ScheduleUnit<'_> {
         self.change(&statements.put_rule, &values).map(drop)
     }
 
-    /// Removes a rule; returns whether there was one.
+    /// Removes a rule; returns whether it existed.
     pub fn remove_rule(&mut self, identifier: &str) -> Stored<bool> {
         let statements = self.statements;
         self.change(&statements.raise_rules_version, &[])?;
@@ -462,7 +467,7 @@ impl ScheduleUnit<'_> {
         Ok(self.change(&statements.remove_rule, &[identifier.as_ref().into()])? > 0)
     }
 
-    /// All servers, those included that died.
+    /// Returns all servers, including dead ones.
     pub fn servers(&mut self) -> Stored<Vec<ServerRow>> {
         self.many(&self.statements.servers, &[], |row| {
             Ok(ServerRow {
@@ -473,7 +478,7 @@ impl ScheduleUnit<'_> {
         })
     }
 
-    /// A new server; returns its number.
+    /// Inserts a server; returns its number.
     pub fn insert_server(&mut self, identity: &str, lease_until: i64) -> Stored<i64> {
         let statements = self.statements;
         let values = [identity.into(), lease_until.into()];
@@ -481,14 +486,16 @@ impl ScheduleUnit<'_> {
         inserted.map_err(|error| error.in_store("write the schedule"))
     }
 
-    /// Extends the lease of a server; `false` when another one declared it dead.
+    /// Extends the lease of a server; returns `false` if another server has declared it dead.
     pub fn renew_server(&mut self, id: i64, lease_until: i64) -> Stored<bool> {
         let values = [id.into(), lease_until.into()];
         Ok(self.change(&self.statements.renew_server, &values)? > 0)
     }
 
-    /// Removes a server whose lease ended by `now` (or whatever it says, for one that is known to be gone): what
-    /// it was firing is planned again. `false`: it lives, or somebody else was quicker.
+    /// Removes a server whose lease ended by `lease_until_max`, and plans its triggers again. For a server
+    /// that is known to be dead, pass a maximum beyond its lease.
+    ///
+    /// Returns `false` if the server is alive or another server has already removed it.
     pub fn remove_server(&mut self, id: i64, lease_until_max: i64) -> Stored<bool> {
         let statements = self.statements;
         if self.change(&statements.remove_server, &[id.into(), lease_until_max.into()])? == 0 {
@@ -498,20 +505,20 @@ impl ScheduleUnit<'_> {
         Ok(true)
     }
 
-    /// What server `id` is firing.
+    /// Returns the rows that server `id` is firing.
     pub fn owned(&mut self, id: i64) -> Stored<Vec<TriggerRow>> {
         let statements = self.statements;
         self.many(&statements.owned, &[id.into()], statements.reading())
     }
 
-    /// What server `id` is firing and asked to stop.
+    /// Returns the rows that server `id` is firing and that are asked to stop.
     pub fn stop_requests(&mut self, id: i64) -> Stored<Vec<TriggerKey>> {
         let statements = self.statements;
         let asked = self.many(&statements.stop_requests, &[id.into()], statements.reading())?;
         Ok(asked.into_iter().map(|row| row.key).collect())
     }
 
-    /// Plans again what its owner does not fire.
+    /// Plans a row again that its owner does not fire.
     pub fn give_back(&mut self, row: &TriggerRow) -> Stored<()> {
         let mut row = row.clone();
         row.status = TriggerStatus::Planned;
@@ -519,13 +526,14 @@ impl ScheduleUnit<'_> {
         self.save(&[&row])
     }
 
-    /// Makes everything durable, or nothing.
+    /// Commits the transaction.
     ///
     /// # Errors
     ///
-    /// The outcome is *unknown* when the database went away: read again before deciding.
+    /// The outcome is *unknown* if the connection was lost; read the rows again before deciding.
     pub fn commit(mut self) -> Stored<()> {
-        let mut session = self.session.take().expect("a connection until the end");
+        let mut session =
+            self.session.take().expect("the connection is open until the transaction ends");
         let committed = session.commit();
         if committed.is_err() && session.roll_back().is_err() {
             return committed.map_err(|error| error.in_store("commit"));
@@ -554,8 +562,8 @@ impl std::fmt::Debug for ScheduleUnit<'_> {
     }
 }
 
-/// A connection. On a server nobody is waited for endlessly: a server of ours that lost its power in the middle of
-/// a transaction must not hold up the others.
+/// Opens a connection. On PostgreSQL it has time-outs, so that a Batchwright server that loses power within a
+/// transaction does not block the others.
 fn connect(database: &Database) -> Result<SqlSession, SqlError> {
     let mut session = database.connect_store()?;
     if database.dialect() == Dialect::Postgres && !database.is_pooled() {
@@ -571,7 +579,7 @@ fn count(number: usize) -> SqlValue<'static> {
     i64::try_from(number).unwrap_or(i64::MAX).into()
 }
 
-/// What a row may hold that no status has.
+/// An error about a row with an unknown status.
 fn unknown_status(name: &str) -> SqlError {
     SqlError::new(SqlErrorClass::Corrupt, format!("a trigger has the status `{name}`"))
 }

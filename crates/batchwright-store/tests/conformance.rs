@@ -1,4 +1,4 @@
-//! Every database keeps every promise that a repository makes.
+//! Every database passes the conformance suite of repositories.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! Corners in which rows, contexts or keys could be lost or come twice, each reported by a reviewer.
+//! Edge cases in which rows, contexts or keys could be lost or repeated, each reported by a reviewer.
 
 use std::sync::{Arc, Mutex};
 
@@ -71,7 +71,7 @@ fn keys_that_are_no_whole_numbers_are_resumed_behind_to_the_last_bit() {
     let step = ChunkStepBuilder::new("step")
         .reader(reader.keyset("k"))
         .processor(move |k: &f64| {
-            // Every execution gets one chunk further.
+            // Every execution commits one more chunk.
             let mut seen = seen.lock().unwrap();
             *seen += 1;
             if *seen % 12 == 0 { Err(ItemError::data("take a rest")) } else { Ok(Some(*k)) }
@@ -139,7 +139,7 @@ fn a_commit_that_a_sink_finishes_takes_its_contexts_along() {
         .commit_hook(move |_, _, point| {
             let mut commits = commits.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             *commits += u32::from(point == CommitPoint::Before);
-            assert!(*commits < 3, "the power is gone");
+            assert!(*commits < 3, "simulated power cut");
         })
         .build();
     dying.registry().register(Job::builder("job").step(step()).build().unwrap()).unwrap();
@@ -170,7 +170,7 @@ fn an_owner_that_wakes_up_before_it_opened_its_writer_touches_nothing() {
         let sink = sink.clone();
         ChunkStepBuilder::new("step")
             .reader_with(move |_| {
-                // The first execution sleeps here, past its takeover.
+                // The first execution sleeps here until after it was taken over.
                 let first = woken.lock().unwrap().take();
                 if let Some(woken) = first {
                     asleep.send(()).unwrap();

@@ -1,4 +1,4 @@
-//! A store that cannot be reached in mid-job is nobody's bad record: no item is given up for it, the step
+//! A store that becomes unavailable during a job is not treated as a bad record: no item is skipped, the step
 //! fails, and the restart is exact.
 
 use std::sync::mpsc::channel;
@@ -40,7 +40,7 @@ fn a_locked_store_gives_up_no_record() {
     let operator = JobOperator::new(repository);
     operator.registry().register(Job::builder("job").step(step).build().unwrap()).unwrap();
 
-    // Another process holds the write lock from the third chunk on, for as long as the test likes.
+    // Another connection holds the write lock from the third chunk until the test releases it.
     let holder = {
         let database = database.clone();
         std::thread::spawn(move || {
@@ -50,11 +50,11 @@ fn a_locked_store_gives_up_no_record() {
             is_locked.send(()).unwrap();
             let _ = until_unlocked.recv();
             other.execute_batch("ROLLBACK").unwrap();
-            // Both ends fall here: nobody waits at item five a second time.
+            // Both channel ends are dropped here, so that item five does not wait a second time.
         })
     };
     let handle = operator.start("job", JobParameters::new()).unwrap();
-    // Neither the chunk nor the end of the step can be stored: the handle says so.
+    // Neither the chunk nor the end of the step can be stored, so the handle returns an error.
     let lost = handle.wait();
     drop(unlocked);
     holder.join().unwrap();
@@ -62,10 +62,10 @@ fn a_locked_store_gives_up_no_record() {
         Err(_) => {
             operator.recover(handle.id(), batchwright::RecoverMode::Force).unwrap();
         }
-        // The lock came between two statements: the chunk failed, its end was stored.
+        // The lock was taken between two statements: the chunk failed, and its end was stored.
         Ok(execution) => assert_eq!(execution.status, BatchStatus::Failed),
     }
-    assert!(operator.queries().skips(handle.id()).unwrap().is_empty(), "no record was given up");
+    assert!(operator.queries().skips(handle.id()).unwrap().is_empty(), "no record was skipped");
     let none = JobParameters::new();
     let done =
         operator.restart(handle.id(), &none, &LaunchOptions::default()).unwrap().wait().unwrap();

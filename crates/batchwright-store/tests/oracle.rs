@@ -1,5 +1,5 @@
-//! On every database too the engine does exactly what the reference model says: rows in the store's own
-//! database, and in another one.
+//! On every database the engine does exactly what the reference model predicts, with rows in the store's own
+//! database and in another one.
 
 mod common;
 #[path = "../../batchwright/tests/common/mod.rs"]
@@ -20,15 +20,16 @@ use plans::cases;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-/// Runs `count` random plans on a store of kind `store`, with the rows in it or in a database of kind `other`.
+/// Runs `count` random plans on a store of kind `store`, with the rows in it or in a database of kind
+/// `other`.
 fn does_what_the_model_says(count: u32, store: Kind, other: Kind) {
     if !store.is_there() || !other.is_there() {
         return;
     }
     let (store, other) = (Place::new(store), Place::new(other));
-    // SERIAL and its like differ; the order of writing is told by a number that only grows.
-    // A number that is not in `accepted` is refused when its transaction commits, not when it is written. MySQL
-    // checks at once: there all are accepted.
+    // Automatic ids have a different syntax in each database; a growing id records the order of writing. A
+    // number that is not in `accepted` is refused when its transaction commits, not when it is written. MySQL
+    // has no deferred constraints, so there all numbers are accepted.
     const DEFERRED: &str = "REFERENCES accepted (n) DEFERRABLE INITIALLY DEFERRED";
     let schema = |kind| match kind {
         Kind::Sqlite => format!("(id INTEGER PRIMARY KEY, n INTEGER NOT NULL {DEFERRED})"),
@@ -46,7 +47,7 @@ fn does_what_the_model_says(count: u32, store: Kind, other: Kind) {
     let round = std::cell::Cell::new(0);
     TestRunner::new(config)
         .run(&plans, |(case, read_ahead, parallelism, elsewhere)| {
-            // One store for all plans: each has a job of its own.
+            // All plans share one store; each has its own job.
             round.set(round.get() + 1);
             let bind = |n: &u64, row: &mut RowBinder<'_, '_>| row.bind(*n as i64);
             let (sink, writer) = match elsewhere {
@@ -156,9 +157,9 @@ fn rows_behind_a_key_are_read_once_each_or_the_tie_is_told_before_one_is_lost() 
                     None => prop_assert_eq!((done.status, written), (BatchStatus::Completed, keys)),
                     Some(at) => {
                         prop_assert_eq!(done.status, BatchStatus::Failed);
-                        let told = done.failure.expect("it failed").message;
-                        prop_assert!(told.contains("occurs in two rows"), "{}", told);
-                        // Whole chunks before the tie, each row once.
+                        let message = done.failure.expect("it failed").message;
+                        prop_assert!(message.contains("occurs in two rows"), "{}", message);
+                        // Only whole chunks before the tie are written, each row once.
                         prop_assert!(written.len() <= at + 1);
                         prop_assert_eq!(&written[..], &keys[..written.len()]);
                     }

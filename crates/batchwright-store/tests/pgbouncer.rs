@@ -1,4 +1,4 @@
-//! Behind PgBouncer in transaction mode, where each transaction may meet another session.
+//! Stores and steps with PgBouncer in transaction mode, where each transaction may use another session.
 
 mod common;
 
@@ -10,7 +10,7 @@ use batchwright_store::{Database, RowBinder, SqlReader, SqlRepository, SqlWriter
 use batchwright_testkit::{Service, needs};
 use common::{Kind, Place};
 
-/// A database of the test's own, and its URL by way of the pool.
+/// A database for the test, and its URL through the pool.
 fn pooled() -> Option<(Place, String)> {
     let pool = needs(Service::PgBouncer)?;
     if !Kind::Postgres.is_there() {

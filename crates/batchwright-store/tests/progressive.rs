@@ -1,5 +1,4 @@
-//! Progressive executions on every database: many lanes at once, each row written once, whatever the lanes do to
-//! each other.
+//! Progressive executions on every database: many lanes at once write each row exactly once.
 
 mod common;
 
@@ -13,7 +12,8 @@ use batchwright::{
 use batchwright_store::{SqlValue, SqlWriter};
 use common::{Kind, Place, all};
 
-/// Writes its units into `t (id, v)` and adds them up. Every hundredth takes a while, so that lanes meet.
+/// A step that writes its units to `t (id, v)` and sums them. Every hundredth unit is slow, so that lanes
+/// overlap.
 fn step(units: u64) -> ProgressiveStep {
     let writer = SqlWriter::in_store("t", ["id", "v"], |unit: &u64, to| {
         to.bind(*unit as i64)?;

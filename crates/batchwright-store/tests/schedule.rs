@@ -1,4 +1,4 @@
-//! The schedule on every database that keeps one: the same promises.
+//! The schedule has the same guarantees on every database that supports it.
 
 mod common;
 
@@ -117,7 +117,7 @@ fn lists_are_pages_of_triggers_not_of_slots() {
 fn two_servers_that_write_the_same_row_do_not_both_win() {
     on_each(|store, place| {
         if place.kind == Kind::Sqlite {
-            // The write lock of the file lets one in at a time.
+            // The write lock of the file allows one transaction at a time.
             return;
         }
         save(store, &[planned("a", 5)]);
@@ -128,7 +128,7 @@ fn two_servers_that_write_the_same_row_do_not_both_win() {
         let mut unit = other.begin().unwrap();
         assert!(unit.save(&[&row]).is_err(), "it was changed meanwhile");
         drop(unit);
-        // What one claims the other does not see.
+        // A row that one server has claimed is invisible to the other.
         let mut first = store.begin().unwrap();
         assert_eq!(first.due(100, 10).unwrap().len(), 1);
         assert_eq!(other.begin().unwrap().due(100, 10).unwrap(), []);
@@ -162,5 +162,5 @@ fn mysql_says_that_it_keeps_no_triggers() {
     let place = Place::new(Kind::MySql);
     place.repository();
     let refused = ScheduleStore::open(&place.database(), &StoreOptions::default()).unwrap_err();
-    assert!(batchwright::report(&refused).contains("not in MySQL"));
+    assert!(batchwright::report(&refused).contains("not on MySQL"));
 }

@@ -1,5 +1,6 @@
-//! What readers and writers promise on every database: values come back as they went in, chunks are written
-//! whole, restarts are exact; and what a store on a server promises beyond the conformance suite.
+//! Guarantees of readers and writers on every database: values are read as they were written, chunks are
+//! written whole, restarts are exact. Also the guarantees of a store on a server beyond the conformance
+//! suite.
 
 mod common;
 
@@ -84,7 +85,7 @@ fn values_come_back_as_they_went_in_whatever_their_type() {
             completed(&run(&place, writing(vec![(1, value.clone())], SqlMode::Insert)));
             let found = query(&place, "SELECT v FROM t").remove(0).remove(0);
             let found = match (found, value) {
-                // MySQL has no booleans of its own, and prints every digit of a fraction.
+                // MySQL has no boolean type and prints all digits of a fraction.
                 (SqlValue::Integer(number), SqlValue::Boolean(_)) => (number != 0).into(),
                 (SqlValue::Text(found), _) if *mysql == "DATETIME(6)" => {
                     text(found.trim_end_matches('0'))
@@ -180,7 +181,7 @@ fn a_key_of_two_columns_goes_on_behind_the_last_row() {
     }
 }
 
-/// Writes what `reader` reads, two items a chunk; every third item that it meets fails the step.
+/// Writes the items of `reader` in chunks of two; every third item of an execution fails the step.
 fn interrupted<T: Clone + Send + Sync + 'static>(
     reader: SqlReader<T>,
     written: &Arc<Mutex<Vec<T>>>,
@@ -236,7 +237,7 @@ fn of_several_items_with_one_key_the_last_one_counts() {
 fn an_update_of_a_row_that_is_not_there_gives_up_that_item_alone() {
     for kind in all() {
         let place = Place::new(kind);
-        // The key is not unique: two rows of one key make up for none that is missing.
+        // The key is not unique, and two rows with one key do not compensate for a missing row.
         place.run("CREATE TABLE t (id BIGINT, v BIGINT)");
         place.run("INSERT INTO t VALUES (1, 0), (1, 0), (3, 0)");
         let writer = SqlWriter::in_store("t", ["id", "v"], |id: &i64, to| {
@@ -373,7 +374,7 @@ fn statements_of_a_step_are_undone_with_it() {
         assert_eq!(run(&place, step).status, BatchStatus::Failed);
         assert!(place.numbers("SELECT id FROM t").is_empty(), "{kind:?}: all or none");
         let died = JobOperator::builder(place.repository())
-            .commit_hook(|_, _, point| assert!(point != CommitPoint::Before, "the process is gone"))
+            .commit_hook(|_, _, point| assert!(point != CommitPoint::Before, "the process died"))
             .build();
         let whole = SqlTasklet::in_store(|_| Ok("INSERT INTO t VALUES (7, 7)".to_owned()));
         let step = TaskletStep::new("step", whole);
@@ -489,9 +490,9 @@ fn of_one_request_that_comes_several_times_at_once_one_starts_something() {
             assert_eq!(started.len(), 1, "{kind:?}: {ends:?}");
             let known = operator.requested(&request).unwrap();
             assert_eq!(known.as_ref(), Some(started[0]), "{kind:?}");
-            let told = format!("it already started execution {}", started[0]);
+            let message = format!("it already started execution {}", started[0]);
             let refused: Vec<_> = ends.iter().filter_map(|end| end.as_ref().err()).collect();
-            assert!(refused.iter().all(|one| one.ends_with(&told)), "{kind:?}: {ends:?}");
+            assert!(refused.iter().all(|one| one.ends_with(&message)), "{kind:?}: {ends:?}");
             let other = RequestKey { fingerprint: "other".to_owned(), ..request };
             assert_eq!(operator.requested(&other).unwrap_err().code(), "key_reused");
             let options = LaunchOptions { request: Some(other), ..Default::default() };
@@ -585,9 +586,9 @@ fn a_key_with_ties_fails_the_step_before_a_row_is_lost_or_repeated() {
             .chunk_size(1)
             .build();
         let failed = start(&operator(&place, step));
-        let told = failed.failure.expect("it failed").message;
-        assert!(told.contains("key `k`: 3 occurs in two rows"), "{kind:?}: {told}");
-        assert!(written.lock().unwrap().len() <= 3, "{kind:?}: nothing behind the tie");
+        let message = failed.failure.expect("it failed").message;
+        assert!(message.contains("key `k`: 3 occurs in two rows"), "{kind:?}: {message}");
+        assert!(written.lock().unwrap().len() <= 3, "{kind:?}: nothing after the tie");
     }
 }
 
@@ -606,8 +607,8 @@ fn a_key_that_sorts_otherwise_than_it_compares_is_refused_before_anything_is_rea
         .writer(ListWriter::new(Arc::clone(&written)))
         .build();
     let failed = start(&operator(&place, step));
-    let told = failed.failure.expect("it failed").message;
-    assert!(told.contains("of type ENUM, which sorts otherwise than it compares"), "{told}");
+    let message = failed.failure.expect("it failed").message;
+    assert!(message.contains("of type ENUM, which sorts and compares differently"), "{message}");
     assert!(written.lock().unwrap().is_empty());
 }
 
@@ -648,7 +649,7 @@ fn a_row_that_no_packet_of_the_server_holds_is_a_bad_record_like_others() {
 
 #[test]
 fn a_stop_cancels_a_query_that_would_never_end() {
-    // Eight tables of a hundred rows beside each other: more rows than anybody counts.
+    // The cross join of eight tables of a hundred rows has too many rows to count.
     const ENDLESS: &str = "SELECT count(*) AS n FROM t a, t b, t c, t d, t e, t f, t g, t h";
     thread::scope(|threads| {
         for kind in all() {

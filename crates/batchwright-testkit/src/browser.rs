@@ -1,4 +1,4 @@
-//! Headless Chromium, driven by the WebDriver protocol of its driver.
+//! Headless Chromium, controlled by the WebDriver protocol of chromedriver.
 
 use std::process::Command;
 
@@ -16,7 +16,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts one.
+    /// Starts a browser.
     #[must_use]
     pub fn start() -> Self {
         let address = free_address();
@@ -55,7 +55,7 @@ impl Browser {
         let answer: Value =
             self.runtime.block_on(async { request.send().await.unwrap().json().await }).unwrap();
         let error = &answer["value"]["error"];
-        assert!(error.is_null(), "the browser said {}", answer["value"]);
+        assert!(error.is_null(), "the browser returned {}", answer["value"]);
         answer["value"].clone()
     }
 
@@ -63,12 +63,12 @@ impl Browser {
         self.send(self.http.post(format!("{}{path}", self.session)).json(&body))
     }
 
-    /// Goes to a page.
+    /// Opens a page.
     pub fn open(&self, url: &str) {
         self.ask("/url", json!({ "url": url }));
     }
 
-    /// What `script` returns in the page.
+    /// Runs `script` in the page and returns its result.
     pub fn run(&self, script: &str) -> Value {
         self.ask("/execute/sync", json!({"script": script, "args": []}))
     }
@@ -84,20 +84,20 @@ impl Browser {
         self.ask(&format!("/element/{element}/click"), json!({}));
     }
 
-    /// Types into an element, or chooses a file for it.
+    /// Types `text` into an element, or chooses the file `text` for it.
     pub fn give(&self, css: &str, text: &str) {
         let element = self.find(css);
         self.ask(&format!("/element/{element}/value"), json!({ "text": text }));
     }
 
-    /// The text of the element that `css` selects.
+    /// Returns the text of the element that `css` selects.
     #[must_use]
     pub fn text(&self, css: &str) -> String {
         let script = format!("return document.querySelector('{css}').textContent");
         self.run(&script).as_str().unwrap().to_owned()
     }
 
-    /// Cuts the network of the window, or mends it; then each answer takes `latency_ms` longer.
+    /// Sets the network of the window offline, or online with `latency_ms` of extra latency.
     pub fn set_network(&self, offline: bool, latency_ms: u64) {
         let conditions = json!({
             "offline": offline,
@@ -108,7 +108,7 @@ impl Browser {
         self.ask("/chromium/network_conditions", json!({ "network_conditions": conditions }));
     }
 
-    /// Closes the tab and goes on in a new one.
+    /// Closes the tab and continues in a new one.
     pub fn reopen(&self) {
         let new = self.ask("/window/new", json!({"type": "tab"}));
         self.send(self.http.delete(format!("{}/window", self.session)));

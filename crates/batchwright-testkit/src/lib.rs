@@ -1,10 +1,10 @@
-//! What the tests of several crates share.
+//! Shared helpers for the tests of several crates.
 //!
-//! Services that tests need, and the count of the tests that were skipped for the lack of one.
+//! The crate finds the services that tests need, and counts the tests that are skipped without them.
 //!
-//! The test harness knows no skipped test: one that returns early is reported as passed. So each skip is written
-//! to the terminal past the harness, and to the file named by `BATCHWRIGHT_TEST_SKIPPED`, which `cargo xtask ci`
-//! counts at its end.
+//! The test harness has no skipped tests: a test that returns early is reported as passed. So each skip is
+//! written directly to the terminal, and to the file named by `BATCHWRIGHT_TEST_SKIPPED`, which `cargo xtask
+//! ci` counts at its end.
 
 pub mod browser;
 pub mod process;
@@ -16,7 +16,7 @@ use std::panic::Location;
 use std::path::Path;
 use std::thread;
 
-/// Something beyond Rust that a test needs.
+/// A service or program that a test needs besides Rust.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
     /// A PostgreSQL whose role may create databases: `BATCHWRIGHT_TEST_POSTGRES`.
@@ -25,7 +25,7 @@ pub enum Service {
     MariaDb,
     /// A RabbitMQ: `BATCHWRIGHT_TEST_RABBITMQ`.
     RabbitMq,
-    /// A PgBouncer in transaction mode before the PostgreSQL: `BATCHWRIGHT_TEST_PGBOUNCER`.
+    /// A PgBouncer in transaction mode in front of that PostgreSQL: `BATCHWRIGHT_TEST_PGBOUNCER`.
     PgBouncer,
     /// Servers that the tests may restart, as `scripts/services.sh` starts them: `BATCHWRIGHT_TEST_SERVICES`.
     Restart,
@@ -43,8 +43,9 @@ pub enum Service {
     ManyFiles,
 }
 
-/// Where the service is: a URL, the path of a program, the folder of the servers. `None`: there is none, the test
-/// was counted as skipped, and is to return.
+/// Returns the place of a service: a URL, the path of a program, or the folder of the servers.
+///
+/// Returns `None` if the service is missing; the test is then counted as skipped and must return.
 #[track_caller]
 #[must_use]
 pub fn needs(service: Service) -> Option<String> {
@@ -69,11 +70,11 @@ pub fn needs(service: Service) -> Option<String> {
     found
 }
 
-/// Crashes the named server and starts it again, its data kept.
+/// Crashes the named server and starts it again with its data.
 ///
 /// # Panics
 ///
-/// When `scripts/services.sh` cannot do that.
+/// Panics if `scripts/services.sh` fails.
 pub fn restart(server: &str) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/services.sh");
     let status = std::process::Command::new("bash").arg(script).args(["restart", server]).status();
@@ -107,11 +108,11 @@ fn program(name: &str) -> Option<String> {
 fn skipped(service: Service, at: &Location<'_>) {
     // The harness names the thread after the test.
     let test = thread::current().name().unwrap_or("main").to_owned();
-    // `eprintln!` would be captured, as the output of a test that passed.
+    // The harness would capture `eprintln!` as the output of a passed test.
     let _ = io::stderr().write_all(format!("skipped: {test} needs {service:?}\n").as_bytes());
     let Some(file) = env::var_os("BATCHWRIGHT_TEST_SKIPPED") else { return };
     let line = format!("{service:?}\t{}\t{test}\n", at.file());
-    // Appended by one write: the lines of parallel test programs do not mix.
+    // Appended with one write, so that the lines of parallel test programs do not mix.
     let mut file = OpenOptions::new().create(true).append(true).open(file).expect("open the count");
     file.write_all(line.as_bytes()).expect("count a skipped test");
 }

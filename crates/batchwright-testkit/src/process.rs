@@ -1,33 +1,37 @@
-//! Child processes that end with the test, and facts that are waited for.
+//! Child processes that end with the test, and waiting for conditions.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// Waits for a fact. The bound only keeps a broken test from hanging for ever.
+/// Waits until `fact` returns true.
+///
+/// # Panics
+///
+/// Panics after 12,000 attempts (about two minutes), so that a broken test does not hang.
 #[track_caller]
 pub fn until(what: &str, mut fact: impl FnMut() -> bool) {
     for _ in 0..12_000 {
         if fact() {
             return;
         }
-        // Not `sleep`, which the lints keep out of the product.
+        // `sleep` is forbidden by the lints.
         std::thread::park_timeout(Duration::from_millis(10));
     }
     panic!("never came true: {what}");
 }
 
-/// A child that ends with the test.
+/// A child process that ends with the test.
 #[derive(Debug)]
 pub struct Process {
     /// The process.
     pub child: Child,
-    /// What its first line said behind its last space: an address.
+    /// The last word of the first matching line of output, such as an address.
     pub said: String,
 }
 
 impl Process {
-    /// Starts `command`, and waits for the first line on its standard output that `is_it`.
+    /// Starts `command` and waits for the first line on its standard output for which `is_it` is true.
     pub fn start(command: &mut Command, is_it: impl Fn(&str) -> bool) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
@@ -36,13 +40,13 @@ impl Process {
             line.clear();
             assert!(output.read_line(&mut line).unwrap() > 0, "{command:?} ended at once");
         }
-        // Nobody reads the rest: a full pipe must not stop it.
+        // The rest of the output is read and dropped, so that a full pipe does not block the process.
         std::thread::spawn(move || output.read_to_end(&mut Vec::new()));
         let said = line.split_whitespace().last().unwrap_or_default().to_owned();
         Self { child, said }
     }
 
-    /// `kill -9`.
+    /// Kills the process with SIGKILL and waits for its end.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -56,7 +60,7 @@ impl Drop for Process {
     }
 }
 
-/// An address that nobody listens on.
+/// Returns a local address on which no process listens.
 #[must_use]
 pub fn free_address() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,10 +1,10 @@
-//! A test that is left out is counted, never silently passed.
+//! A skipped test is counted and does not pass silently.
 
 use std::process::Command;
 
 use batchwright_testkit::{Service, needs};
 
-/// Not a promise of its own: the test below runs it in a process without services.
+/// A helper, not a test: the test below runs it in a process without services.
 #[test]
 #[ignore = "run by the test below"]
 fn one_that_needs_a_broker() {
@@ -25,8 +25,8 @@ fn a_test_without_its_service_is_counted_with_its_name() {
         (String::from_utf8(done.stderr).unwrap(), counted)
     };
     assert_eq!(run(Some("amqp://localhost")), (String::new(), String::new()));
-    let (said, counted) = run(None);
-    assert_eq!(said, "skipped: one_that_needs_a_broker needs RabbitMq\n");
+    let (output, counted) = run(None);
+    assert_eq!(output, "skipped: one_that_needs_a_broker needs RabbitMq\n");
     assert!(counted.starts_with("RabbitMq\t"), "{counted}");
     assert!(counted.ends_with("skips.rs\tone_that_needs_a_broker\n"), "{counted}");
     std::fs::remove_file(&file).unwrap();

@@ -1,7 +1,7 @@
-//! The load generator of the scheduler: plain sockets that speak KCP, to our server or to any other.
+//! The load generator of the scheduler: plain sockets that speak KCP, to Batchwright's server or any other.
 //!
-//! Every figure is seen from outside: answers counted on the socket, messages received from RabbitMQ, lines
-//! that scripts write into a pipe, `/proc` of the server.
+//! Every figure is measured from outside: answers counted on the socket, messages received from RabbitMQ,
+//! lines that scripts write into a pipe, `/proc` of the server.
 
 #![expect(clippy::disallowed_methods, reason = "a load generator measures real time")]
 
@@ -32,7 +32,7 @@ const FAR: &str = "2099-01-01 00:00:00";
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// The server under load, in a folder of its own.
+/// The server under load, in its own folder.
 struct Server {
     child: Child,
     address: String,
@@ -42,7 +42,7 @@ struct Server {
 }
 
 impl Server {
-    /// Starts `program` on an empty store in `folder`, or on the store of that URL.
+    /// Starts `program` on an empty store in `folder`, or on the store at the URL.
     fn start(program: &Path, folder: &Path, store: Option<String>) -> Result<Self> {
         let _ = std::fs::remove_dir_all(folder);
         std::fs::create_dir_all(folder)?;
@@ -57,7 +57,7 @@ impl Server {
         Ok(())
     }
 
-    /// Kills it, starts it again, and returns how long it took until it answered.
+    /// Kills the server, starts it again, and returns the time until it answers.
     fn restart(&mut self) -> Result<Duration> {
         self.kill()?;
         let began = Instant::now();
@@ -70,7 +70,7 @@ impl Server {
         Client::connect(&self.address)
     }
 
-    /// Resident memory, in bytes: all of it, and that which is not a page of a file.
+    /// Returns the resident memory in bytes: all of it, and the anonymous part.
     fn memory(&self) -> Result<(u64, u64)> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let of = |key: &str| -> u64 {
@@ -80,7 +80,7 @@ impl Server {
         Ok((of("VmRSS:"), of("RssAnon:")))
     }
 
-    /// Processor time, in ticks of a hundredth of a second.
+    /// Returns the processor time in ticks of a hundredth of a second.
     fn ticks(&self) -> Result<u64> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         let fields: Vec<&str> =
@@ -102,22 +102,22 @@ fn launch(program: &Path, folder: &Path, store: Option<&str>) -> Result<(Child, 
         command.args(["--store", store]);
     }
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-    let mut said = BufReader::new(child.stderr.take().ok_or("no stderr")?);
+    let mut stderr = BufReader::new(child.stderr.take().ok_or("no stderr")?);
     let mut line = String::new();
     loop {
         line.clear();
-        if said.read_line(&mut line)? == 0 {
+        if stderr.read_line(&mut line)? == 0 {
             return Err("the server ended before it listened".into());
         }
         if let Some((_, address)) = line.trim_end().split_once("address=") {
             let address = address.to_owned();
-            thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+            thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
             return Ok((child, address));
         }
     }
 }
 
-/// One connection.
+/// One client connection.
 struct Client {
     write: TcpStream,
     read: BufReader<TcpStream>,
@@ -146,7 +146,7 @@ impl Client {
         }
     }
 
-    /// Sends all of `requests` and counts the answers, which may come before the last request went.
+    /// Sends all `requests` and counts the answers, which may arrive before the last request is sent.
     fn pipeline(&mut self, requests: &str, count: usize) -> Result<()> {
         let mut write = self.write.try_clone()?;
         thread::scope(|scope| {
@@ -160,12 +160,12 @@ impl Client {
     }
 }
 
-/// How identifiers follow each other.
+/// The order of identifiers.
 #[derive(Clone, Copy)]
 enum Names {
-    /// As a counter makes them.
+    /// Ascending, like a counter.
     Ordered,
-    /// As UUIDs would: each somewhere else in the index.
+    /// Spread over the index, like UUIDs.
     Scattered,
 }
 
@@ -185,7 +185,8 @@ fn requests(names: Names, prefix: &str, range: std::ops::Range<usize>, time: &st
     range.map(set).collect()
 }
 
-/// Times a second that each of `clients` does what `work` says with a connection of its own, `each` a client.
+/// Runs `work` once per client on its own connection, which makes `each` requests; returns the requests per
+/// second of all `clients`.
 fn together(
     server: &Server,
     clients: usize,
@@ -205,7 +206,7 @@ fn together(
     Ok((each * clients) as f64 / began.elapsed().as_secs_f64())
 }
 
-/// `SET`s a second by `clients`, each waiting for its answer.
+/// Returns the `SET`s per second of `clients` that wait for each answer.
 fn one_at_a_time(server: &Server, clients: usize, count: usize) -> Result<f64> {
     let each = count / clients;
     together(server, clients, each, |connection, client| {
@@ -215,7 +216,7 @@ fn one_at_a_time(server: &Server, clients: usize, count: usize) -> Result<f64> {
     })
 }
 
-/// `SET`s a second by `clients`, each sending all of its own at once.
+/// Returns the `SET`s per second of `clients` that send all their requests at once.
 fn pipelined(
     server: &Server,
     clients: usize,
@@ -261,7 +262,7 @@ fn percentiles(mut samples: Vec<f64>) -> (f64, f64) {
     (at(0.5), at(0.99))
 }
 
-/// A durable exchange with a durable, empty queue behind it.
+/// Declares a durable exchange bound to a durable, empty queue.
 async fn declare(channel: &lapin::Channel) -> Result<()> {
     let none = FieldTable::default;
     let _ = channel.queue_delete(QUEUE.into(), QueueDeleteOptions::default()).await;
@@ -276,7 +277,7 @@ async fn declare(channel: &lapin::Channel) -> Result<()> {
     Ok(())
 }
 
-/// What comes out of the queue: identifiers with the moments at which they came.
+/// Receives `count` identifiers from the queue, with the times of their arrival.
 async fn consume(
     count: usize,
     anew: bool,
@@ -295,7 +296,7 @@ async fn consume(
     let mut seen = BTreeMap::new();
     let mut received = 0;
     while seen.len() < count {
-        let delivery = consumer.next().await.ok_or("the broker went away")??;
+        let delivery = consumer.next().await.ok_or("the broker closed the connection")??;
         received += 1;
         let identifier = String::from_utf8(delivery.data.clone())?;
         seen.entry(identifier).or_insert_with(now);
@@ -307,7 +308,7 @@ async fn consume(
     Ok(seen.into_iter().collect())
 }
 
-/// A consumer on a thread of its own, once it listens.
+/// Starts a consumer on its own thread and returns when it listens.
 fn consumer(count: usize) -> Result<Consumer> {
     consumer_of(count, true)
 }
@@ -329,7 +330,7 @@ fn rule(server: &Server, words: &str) -> Result<()> {
     server.client()?.ask(&format!("RULE SET bench fire. {words}"))
 }
 
-/// Milliseconds between due and received, p50 and p99, of `count` triggers spread over `spread`.
+/// Returns the milliseconds between due and received, p50 and p99, of `count` triggers spread over `spread`.
 fn broker_lag(server: &Server, count: usize, spread: Duration) -> Result<(f64, f64)> {
     rule(server, &format!("amqp {BROKER} {EXCHANGE} key"))?;
     let received = consumer(count)?;
@@ -347,26 +348,26 @@ fn broker_lag(server: &Server, count: usize, spread: Duration) -> Result<(f64, f
     Ok(percentiles(received.iter().map(lag).collect()))
 }
 
-/// What a burst comes to.
+/// The result of a burst.
 struct Burst {
-    /// Messages in the queue a second, from due to the last one.
+    /// Messages per second in the queue, from due to the last one.
     rate: f64,
-    /// Milliseconds that a `SET` took meanwhile, p50 and p99.
+    /// Milliseconds that a concurrent `SET` took, p50 and p99.
     set: (f64, f64),
 }
 
-/// Messages in the queue that nobody took yet.
+/// Returns the number of messages that wait in the queue.
 async fn waiting(channel: &lapin::Channel) -> Result<u32> {
     let passive = QueueDeclareOptions { passive: true, ..Default::default() };
     let queue = channel.queue_declare(QUEUE.into(), passive, FieldTable::default()).await?;
     Ok(queue.message_count())
 }
 
-/// `count` triggers due at once, while another client sets one trigger after the other. Then each must be in the
-/// queue, once.
+/// Fires `count` triggers due at once while another client sets one trigger after the other; checks that the
+/// message of each trigger is in the queue.
 fn broker_burst(server: &Server, count: usize) -> Result<Burst> {
     rule(server, &format!("amqp {BROKER} {EXCHANGE} key"))?;
-    // Only to make the exchange and an empty queue.
+    // Declares the exchange and an empty queue.
     drop(consumer(0)?.join());
     let lead = Duration::from_secs(3 + count as u64 / 30_000);
     let due = Duration::from_secs(now().as_secs()) + lead;
@@ -412,7 +413,8 @@ fn broker_burst(server: &Server, count: usize) -> Result<Burst> {
     Ok(Burst { rate, set: percentiles(took) })
 }
 
-/// Milliseconds between due and the script's first act, p50 and p99, of `count` triggers due in one second.
+/// Returns the milliseconds between due and the script's first command, p50 and p99, of `count` triggers due
+/// in one second.
 fn shell_lag(server: &Server, count: usize) -> Result<(f64, f64)> {
     let (pipe, script) = (server.folder.join("pipe"), server.folder.join("script.sh"));
     let _ = std::fs::remove_file(&pipe);
@@ -428,7 +430,7 @@ fn shell_lag(server: &Server, count: usize) -> Result<(f64, f64)> {
     let sets: String =
         (0..count).map(|n| format!("{n} SET fire.shell.{n} {}\n", rfc3339(due(n)))).collect();
     server.client()?.pipeline(&sets, count)?;
-    // A writer of our own keeps the pipe open between two scripts.
+    // A writer of this process keeps the pipe open between two scripts.
     let (read, _write) = open_pipe(&pipe)?;
     let mut lag = Vec::new();
     for line in BufReader::new(read).lines().take(count) {
@@ -444,7 +446,7 @@ fn open_pipe(pipe: &Path) -> Result<(File, File)> {
     Ok((File::open(pipe)?, both))
 }
 
-/// Parts of a core that the server needs while `clients` do nothing.
+/// Returns the share of a core that the server uses while `clients` are idle.
 fn idle(server: &Server, clients: usize, seconds: u64) -> Result<f64> {
     let connect = |_| TcpStream::connect(&server.address);
     let held = (0..clients).map(connect).collect::<std::io::Result<Vec<_>>>()?;
@@ -456,7 +458,7 @@ fn idle(server: &Server, clients: usize, seconds: u64) -> Result<f64> {
     Ok(used as f64 / 100.0 / seconds as f64)
 }
 
-/// Prints the whole table. With `quick` it takes half a minute and its large rows are smaller.
+/// Prints the whole table. With `quick` this takes half a minute and the large rows are smaller.
 fn table(program: &Path, folder: &Path, quick: bool) -> Result<()> {
     let scale = if quick { 10 } else { 1 };
     let program = std::fs::canonicalize(program)?;
@@ -478,7 +480,7 @@ fn table(program: &Path, folder: &Path, quick: bool) -> Result<()> {
     }
     drop(server);
 
-    for (names, told) in [(Names::Ordered, "ordered"), (Names::Scattered, "scattered")] {
+    for (names, order) in [(Names::Ordered, "ordered"), (Names::Scattered, "scattered")] {
         let mut server = Server::start(&program, folder, None)?;
         let mut planned = 0;
         for target in [100_000, 1_000_000 / scale.min(5)] {
@@ -488,16 +490,16 @@ fn table(program: &Path, folder: &Path, quick: bool) -> Result<()> {
                 .map(|n| pipelined(&server, 1, 10_000, &format!("more{planned}.{n}"), names))
                 .collect::<Result<Vec<_>>>()?;
             let (rate, _) = percentiles(rates);
-            row(&format!("pipelined, {target} planned, {told} names"), format!("{rate:.0} /s"));
+            row(&format!("pipelined, {target} planned, {order} names"), format!("{rate:.0} /s"));
             let (rss, anonymous) = server.memory()?;
             let each = |bytes: u64| bytes as f64 / target as f64;
             row(
-                &format!("memory a trigger at {target}, {told} names"),
+                &format!("memory a trigger at {target}, {order} names"),
                 format!("{:.0} B resident, {:.0} B of it its own", each(rss), each(anonymous)),
             );
             let ready = server.restart()?;
             row(
-                &format!("ready again with {target}, {told} names"),
+                &format!("ready again with {target}, {order} names"),
                 format!("{:.0} ms", ready.as_secs_f64() * 1e3),
             );
         }
@@ -527,7 +529,7 @@ fn table(program: &Path, folder: &Path, quick: bool) -> Result<()> {
 }
 
 fn main() -> std::process::ExitCode {
-    // Ten thousand clients are as many descriptors.
+    // Ten thousand clients need as many file descriptors.
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);

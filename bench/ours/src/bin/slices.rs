@@ -1,6 +1,6 @@
-//! Progressive execution, measured: where slices end, what they cost, how lanes share.
+//! Measures progressive execution: when slices end, what they cost, how lanes share units.
 //!
-//! Prints tables for `docs/benchmarks.md`. `cargo xtask bench slices` runs it.
+//! `cargo xtask bench slices` runs this program, which prints tables for `docs/benchmarks.md`.
 #![expect(
     clippy::disallowed_methods,
     reason = "a benchmark measures, and its units take real time"
@@ -20,15 +20,15 @@ use batchwright_server::Server;
 use batchwright_server::api::HttpSettings;
 use batchwright_store::{SqlRepository, StoreOptions};
 
-/// Slices of a trace after the first one: more where a slice has few units.
+/// Returns the number of slices of a trace after the first one: more where a slice has few units.
 fn slices(base_ms: f64) -> usize {
     if base_ms >= 100.0 { 96 } else { 32 }
 }
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Milliseconds that unit `n` takes, of so many `units` of `base` milliseconds. The number decides, so that a unit
-/// that runs again takes as long again.
+/// Returns the milliseconds that unit `n` of `units` takes, where `base` is the usual time. The duration
+/// depends only on `n`, so that a repeated unit takes as long again.
 fn unit(shape: UnitShape, base: f64, n: u64, units: f64) -> f64 {
     let mut random = SimRng(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     random.below(2);
@@ -57,7 +57,7 @@ fn open(operator: &JobOperator) -> Result<(batchwright::ExecutionId, Vec<String>
     Ok((id, state.lanes.into_iter().map(|lane| lane.id).collect()))
 }
 
-/// Ends of slices as shares of their target, after one to warm up.
+/// Returns the ends of slices as shares of their target, after a warm-up slice.
 fn ends(folder: &Path, shape: UnitShape, base_ms: f64, target_ms: f64) -> Result<Vec<f64>> {
     let units = target_ms / base_ms * (slices(base_ms) + 1) as f64;
     let step = ProgressiveStep::builder("step")
@@ -88,7 +88,7 @@ fn nth(sorted: &[f64], share: f64) -> f64 {
 fn where_slices_end(folder: &Path) -> Result<()> {
     println!("| units | shape | target | median | p95 | used |\n|---|---|---|---|---|---|");
     for base in [1.0, 10.0, 200.0] {
-        // Units sleep: traces disturb each other no more than sleepers do.
+        // Units sleep, so concurrent traces hardly disturb each other.
         let rows: Vec<_> = thread::scope(|scope| {
             let mut traces = Vec::new();
             for target in [1000.0, 2000.0] {
@@ -114,7 +114,7 @@ fn where_slices_end(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Empty units a second, in one slice.
+/// Returns the number of empty units per second in one slice.
 fn overhead(folder: &Path, chunk: usize) -> Result<f64> {
     let step = ProgressiveStep::builder("step")
         .units(NumberedUnits::new(1_000_000_000))
@@ -136,7 +136,7 @@ fn overhead(folder: &Path, chunk: usize) -> Result<f64> {
     Ok(best)
 }
 
-/// What a request costs beyond the one unit that it does, in milliseconds, at the median and at p95.
+/// Returns the cost of a request beyond its single unit, in milliseconds, at the median and at p95.
 fn hand_off(folder: &Path, synchronous: &str) -> Result<(f64, f64)> {
     const REQUESTS: u64 = 300;
     const UNIT: Duration = Duration::from_millis(5);
@@ -184,7 +184,7 @@ fn hand_off(folder: &Path, synchronous: &str) -> Result<(f64, f64)> {
     Ok((nth(&costs, 0.5), nth(&costs, 0.95)))
 }
 
-/// Seconds that two lanes need where one has the slow units and the other the quick ones.
+/// Returns the seconds that two lanes need if one has the slow units and the other the quick ones.
 fn skewed(folder: &Path) -> Result<f64> {
     const UNITS: u64 = 400;
     let step = ProgressiveStep::builder("step")

@@ -1,4 +1,4 @@
-//! The command for jobs that are described by job files alone.
+//! The command `batchwright`, with jobs from job files only.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `drive`: carries an open progressive execution forward.
+//! `drive`: works on an open progressive execution.
 
 use batchwright::{SliceError, StopToken};
 use batchwright_server::Shutdown;
@@ -10,7 +10,7 @@ use crate::error::CliError;
 use crate::output;
 use crate::progress::showing_units;
 
-/// Works on all lanes, or on so many of them, until the execution ends or a signal comes; then it stays open.
+/// Works on all lanes, or on `--lanes` of them, until the execution ends; a signal leaves the execution open.
 pub(super) fn drive(app: &App, global: &Global, args: &DriveArgs) -> Result<u8, CliError> {
     let id = target(app, &args.execution)?;
     app.job_of(id)?;
@@ -25,7 +25,7 @@ pub(super) fn drive(app: &App, global: &Global, args: &DriveArgs) -> Result<u8, 
     })?;
     let summary = app.operator.summary(id)?;
     let is_open = summary.status.is_running();
-    let advice = is_open.then(|| format!("Go on with: batchwright drive {id}"));
+    let advice = is_open.then(|| format!("Continue with: batchwright drive {id}"));
     let code = match shutdown.exit_code() {
         Some(code) if execution.status.is_running() => code,
         _ => exit_code(execution.status),

@@ -1,4 +1,4 @@
-//! `graph`: the flow of a job as text for Graphviz, or as a picture.
+//! `graph`: prints the flow of a job as text for Graphviz, as an SVG image or as JSON.
 
 use std::io::Write as _;
 
@@ -6,7 +6,7 @@ use crate::args::{Format, Global, GraphArgs};
 use crate::context::App;
 use crate::error::{self, CliError};
 
-/// Draws the flow of a job.
+/// Prints the flow of a job in the chosen format.
 pub(super) fn graph(app: &App, global: &Global, args: &GraphArgs) -> Result<u8, CliError> {
     let job = app.job(&args.job)?;
     let drawn = match global.format {

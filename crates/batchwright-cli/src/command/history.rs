@@ -1,4 +1,4 @@
-//! `abandon`, `recover`, `purge`: changes to what is remembered.
+//! `abandon`, `recover`, `purge`: change stored executions.
 
 use batchwright::{JobExecution, RecoverMode, Retention};
 
@@ -8,7 +8,7 @@ use crate::context::App;
 use crate::error::{self, CliError};
 use crate::output;
 
-/// Gives an execution up.
+/// Abandons an execution.
 pub(super) fn abandon(app: &App, global: &Global, args: &ExecutionArgs) -> Result<u8, CliError> {
     let id = app.operator.abandon(target(app, &args.execution)?)?.id;
     output::document(global.format, &app.operator.summary(id)?, ToString::to_string)?;
@@ -24,7 +24,7 @@ pub(super) fn recover(app: &App, global: &Global, args: &RecoverArgs) -> Result<
     tell(app, global, &closed)
 }
 
-/// Deletes ended executions.
+/// Deletes ended instances with all their executions.
 pub(super) fn purge(app: &App, global: &Global, args: &PurgeArgs) -> Result<u8, CliError> {
     let ended_before = args.older_than.map(|age| before(app, age)).transpose()?;
     let retention = Retention {
@@ -47,7 +47,7 @@ pub(super) fn purge(app: &App, global: &Global, args: &PurgeArgs) -> Result<u8, 
     Ok(error::OK)
 }
 
-/// The moment `age` ago.
+/// Returns the time `age` ago.
 fn before(app: &App, age: std::time::Duration) -> Result<jiff::Timestamp, CliError> {
     let wrong = |error: jiff::Error| CliError::Usage(format!("use --older-than: {error}"));
     let age = jiff::SignedDuration::try_from(age).map_err(wrong)?;

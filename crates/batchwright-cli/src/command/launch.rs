@@ -1,4 +1,4 @@
-//! `run`, `next`, `restart`, `start`, `validate`: everything that begins an execution, or would.
+//! `run`, `next`, `restart`, `start`, `validate`: start an execution, or check that it could start.
 
 use batchwright::testing::FaultPlan;
 use batchwright::{
@@ -40,7 +40,7 @@ pub(super) fn next(
     })
 }
 
-/// Continues an execution, in the foreground or on whichever server takes it.
+/// Restarts an execution in the foreground, or queues the restart for a server.
 pub(super) fn restart(
     global: &Global,
     registry: &JobRegistry,
@@ -61,7 +61,7 @@ pub(super) fn restart(
     })
 }
 
-/// Hands an execution to whichever server shares the store.
+/// Queues an execution for a server that shares the store.
 pub(super) fn start(app: &App, global: &Global, args: &StartArgs) -> Result<u8, CliError> {
     let job = app.job(&args.job)?;
     let given = parameters::parse(&args.parameters, args.params_json.as_deref(), job.parameters())?;
@@ -78,7 +78,7 @@ fn accepted(global: &Global, execution: &JobExecution) -> Result<u8, CliError> {
     Ok(error::OK)
 }
 
-/// Checks a job, and parameters when there are any; stores and runs nothing.
+/// Checks a job, and its parameters if any are given; stores and runs nothing.
 pub(super) fn validate(app: &App, global: &Global, args: &ValidateArgs) -> Result<u8, CliError> {
     let job = app.job(&args.job)?;
     let given = parameters::parse(&args.parameters, args.params_json.as_deref(), job.parameters())?;
@@ -86,8 +86,8 @@ pub(super) fn validate(app: &App, global: &Global, args: &ValidateArgs) -> Resul
         job.accept(given)?;
     }
     let steps: Vec<_> = job.step_names().collect();
-    let told = json!({"job": job.name(), "valid": true, "steps": steps});
-    output::document(global.format, &told, |_| {
+    let result = json!({"job": job.name(), "valid": true, "steps": steps});
+    output::document(global.format, &result, |_| {
         format!("job {} is valid; its steps: {}", job.name(), steps.join(", "))
     })?;
     Ok(error::OK)
@@ -98,7 +98,7 @@ fn faults(args: &LaunchArgs) -> Result<Option<FaultPlan>, CliError> {
     let text = parameters::text_or_file(plan)?;
     serde_json::from_str(&text)
         .map(Some)
-        .map_err(|error| CliError::Usage(format!("use the plan of --inject: {error}")))
+        .map_err(|error| CliError::Usage(format!("parse the plan of --inject: {error}")))
 }
 
 fn options(args: &LaunchArgs) -> LaunchOptions {
@@ -110,7 +110,9 @@ fn options(args: &LaunchArgs) -> LaunchOptions {
     }
 }
 
-/// Starts, follows, waits, tells the end; a signal asks the execution to stop first.
+/// Starts an execution, shows its progress, waits for its end and prints its summary.
+///
+/// A signal asks the execution to stop at its next chunk boundary.
 fn foreground(
     global: &Global,
     app: &App,
@@ -120,7 +122,7 @@ fn foreground(
     let wanted = !args.no_progress && !global.quiet;
     let bar = Bar::follow(app.operator.events(), wanted);
     let operator = app.operator.clone();
-    // Listening first: a signal between start and listening would end the process unasked.
+    // Listening starts first: a signal between start and listening would kill the process at once.
     let shutdown = Shutdown::listen(global.grace, move || {
         operator.stop_all();
     })?;
@@ -132,7 +134,7 @@ fn foreground(
     bar.clear();
     ended?;
     let summary = app.operator.summary(handle.id())?;
-    // What memory holds is gone with this process: there is nothing to continue.
+    // A store in memory ends with this process, so the execution cannot be restarted.
     let lasts = !global.is_memory();
     let advice = (summary.status.is_restartable() && lasts)
         .then(|| format!("Continue with: batchwright restart {}", summary.id));
@@ -143,7 +145,7 @@ fn foreground(
     output::after(tell(global.format, &summary, advice), code)
 }
 
-/// Tells how an execution is, and what its user may do next.
+/// Prints the summary of an execution, with `advice` on what to do next.
 pub(super) fn tell(
     format: Format,
     summary: &ExecutionSummary,
@@ -162,7 +164,7 @@ pub(super) fn tell(
     Ok(())
 }
 
-/// The exit code of an execution that ended so.
+/// The exit code for an execution with this status.
 pub(super) fn exit_code(status: BatchStatus) -> u8 {
     match status {
         BatchStatus::Completed => error::OK,
@@ -172,7 +174,7 @@ pub(super) fn exit_code(status: BatchStatus) -> u8 {
     }
 }
 
-/// The number in `text`, or the newest execution of the job of that name.
+/// Returns the execution that `text` names by its number, or the newest execution of the job `text`.
 pub(super) fn target(app: &App, text: &str) -> Result<ExecutionId, CliError> {
     if let Ok(number) = text.parse() {
         return Ok(ExecutionId(number));

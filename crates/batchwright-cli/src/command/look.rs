@@ -1,4 +1,4 @@
-//! `jobs`, `instances`, `executions`, `show`, `skips`: nothing is changed here.
+//! `jobs`, `instances`, `executions`, `show`, `skips`: read the store without changing it.
 
 use std::collections::BTreeMap;
 
@@ -48,7 +48,7 @@ pub(super) fn instances(app: &App, global: &Global, args: &InstancesArgs) -> Res
     let page =
         InstancePage { before: args.before.map(InstanceId), limit: args.limit.saturating_add(1) };
     if app.operator.queries().instance_count(&args.job)? == 0 {
-        // Known but empty is an empty list; unknown is an error.
+        // A known job without instances has an empty list; an unknown job is an error.
         app.job(&args.job)?;
     }
     let mut instances = app.operator.queries().instances(&args.job, page)?;
@@ -125,7 +125,7 @@ pub(super) fn show(app: &App, global: &Global, args: &ExecutionArgs) -> Result<u
     Ok(error::OK)
 }
 
-/// Lists what an execution skipped.
+/// Lists the items that an execution skipped.
 pub(super) fn skips(app: &App, global: &Global, args: &ExecutionArgs) -> Result<u8, CliError> {
     let id = app.operator.execution(target(app, &args.execution)?)?.id;
     let skips = app.operator.queries().skips(id)?;

@@ -1,5 +1,5 @@
-//! `rehearse`: kills a job at every commit boundary, restarts it, and compares what it leaves with what an
-//! uninterrupted run left.
+//! `rehearse`: kills a job at every commit boundary, restarts it, and compares its output with the output of
+//! an uninterrupted run.
 
 mod outputs;
 mod scratch;
@@ -15,10 +15,10 @@ use crate::output;
 use outputs::Outputs;
 use scratch::{Ended, Scratch};
 
-/// Restarts of one trial, at most: after the kill nothing stands in the way of the job any more.
+/// Maximum number of restarts of one trial: after the kill nothing interrupts the job again.
 const RESTARTS_MAX: usize = 3;
-/// Differences that are told one by one.
-const TOLD_MAX: usize = 10;
+/// Maximum number of differences that the text output lists.
+const SHOWN_MAX: usize = 10;
 
 /// Where a trial is killed.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +33,7 @@ impl std::fmt::Display for KillPoint {
     }
 }
 
-/// What the rehearsal found of a step.
+/// The results of the rehearsal for one step.
 #[derive(Default)]
 struct Finding {
     commits: u64,
@@ -45,7 +45,7 @@ struct Finding {
 pub(super) fn rehearse(global: &Global, args: &RehearseArgs) -> Result<u8, CliError> {
     let scratch = Scratch::new(global, args)?;
     let (undisturbed, commits, outputs) = uninterrupted(&scratch)?;
-    // What two runs that nobody disturbed leave differently says nothing about restarts.
+    // Outputs that differ between two uninterrupted runs prove nothing about restarts.
     let (_, _, again) = uninterrupted(&scratch)?;
     let unstable = outputs.differences(&again);
 
@@ -55,40 +55,41 @@ pub(super) fn rehearse(global: &Global, args: &RehearseArgs) -> Result<u8, CliEr
         findings.entry(name).or_default().commits += step["commit"].as_u64().unwrap_or(0);
     }
     let points = kill_points(commits, args);
-    let mut told = Vec::new();
+    let mut differences = Vec::new();
     for point in &points {
         let (step, left) = trial(&scratch, *point)?;
         let finding = findings.entry(step.clone()).or_default();
         finding.kills += 1;
         let mut differing = match left {
             Ok(left) => outputs.differences(&left),
-            Err(stuck) => vec![format!("it does not complete any more: {stuck}")],
+            Err(stuck) => vec![format!("the job does not complete any more: {stuck}")],
         };
         differing.retain(|name| !unstable.contains(name));
         if !differing.is_empty() {
             finding.differing += 1;
-            told.push(json!({"kill": point.to_string(), "step": step, "differing": differing}));
+            differences
+                .push(json!({"kill": point.to_string(), "step": step, "differing": differing}));
         }
     }
-    let report = report(&undisturbed, &findings, points.len(), &unstable, &told);
+    let report = report(&undisturbed, &findings, points.len(), &unstable, &differences);
     output::document(global.format, &report, text)?;
-    Ok(if told.is_empty() { error::OK } else { error::FAILED })
+    Ok(if differences.is_empty() { error::OK } else { error::FAILED })
 }
 
-/// One run without a kill: its execution, the commits of all its steps, and what it left.
+/// Runs the job once without a kill; returns its execution, the commits of all its steps, and its outputs.
 fn uninterrupted(scratch: &Scratch) -> Result<(Value, u64, Outputs), CliError> {
     let trial = scratch.trial()?;
     match trial.run(None)? {
         Ended::Completed => {}
         ended => {
             return Err(CliError::Usage(format!(
-                "rehearse the job: it does not complete by itself: {}",
+                "rehearse the job: it does not complete without a kill: {}",
                 ended.told()
             )));
         }
     }
     let execution = trial.newest()?;
-    // A step that waits for its partitions commits nothing itself; its row sums theirs.
+    // A partitioned step commits nothing itself; its row is the sum of its partitions.
     let commits = steps_of(&execution)
         .filter(|step| !is_sum(&execution, step))
         .map(|step| step["commit"].as_u64().unwrap_or(0))
@@ -101,7 +102,7 @@ fn steps_of(execution: &Value) -> impl Iterator<Item = &Value> {
     execution["steps"].as_array().into_iter().flatten()
 }
 
-/// Whether the row of `step` sums those of its partitions.
+/// Whether the row of `step` is the sum of its partitions.
 fn is_sum(execution: &Value, step: &Value) -> bool {
     let prefix = format!("{}:", step["name"].as_str().unwrap_or_default());
     step["partition"].is_null()
@@ -111,13 +112,13 @@ fn is_sum(execution: &Value, step: &Value) -> bool {
         })
 }
 
-/// Both sides of every commit; or as many of them as were asked for, drawn by the seed.
+/// Returns the points before and after every commit, or `--kills` of them, drawn by the seed.
 fn kill_points(commits: u64, args: &RehearseArgs) -> Vec<KillPoint> {
     let all =
         (1..=commits).flat_map(|commit| [false, true].map(|after| KillPoint { commit, after }));
     let mut points: Vec<_> = all.collect();
     let Some(kills) = args.kills else { return points };
-    // A linear congruential generator (Knuth, MMIX): enough to draw places by.
+    // A linear congruential generator (Knuth, MMIX) is random enough for this draw.
     let mut state = args.seed;
     let mut drawn = Vec::new();
     while drawn.len() < kills && !points.is_empty() {
@@ -129,8 +130,8 @@ fn kill_points(commits: u64, args: &RehearseArgs) -> Vec<KillPoint> {
     drawn
 }
 
-/// Runs the job until it is killed at `point`, restarts it until it is done; returns the step that was killed
-/// and what the job left, or why it does not complete any more.
+/// Runs the job until it is killed at `point` and restarts it until it completes; returns the step that was
+/// killed, and the outputs of the job or the reason why it does not complete any more.
 fn trial(
     scratch: &Scratch,
     point: KillPoint,
@@ -156,7 +157,7 @@ fn trial(
     }
 }
 
-/// The step that a killed execution was in.
+/// Returns the names of the steps that were running when the execution was killed.
 fn running_step(execution: &Value) -> String {
     let running: Vec<_> = steps_of(execution)
         .filter(|step| step["status"] == "STARTED" && !is_sum(execution, step))
@@ -170,7 +171,7 @@ fn report(
     findings: &BTreeMap<String, Finding>,
     kills: usize,
     unstable: &[String],
-    told: &[Value],
+    differences: &[Value],
 ) -> Value {
     let steps: Vec<_> = steps_of(undisturbed)
         .filter_map(|step| step["name"].as_str())
@@ -179,10 +180,10 @@ fn report(
             let (guarantee, why) = match (commits, differing) {
                 (0, _) => (
                     "at-least-once",
-                    "it commits nothing: what it was doing is done again from its beginning",
+                    "the step commits nothing: a restart repeats it from its beginning",
                 ),
                 (_, 0) => {
-                    ("exact", "whatever the kill, the output is that of an uninterrupted run")
+                    ("exact", "after every kill the output equals that of an uninterrupted run")
                 }
                 _ => ("at-least-once", "after some kills the output differs"),
             };
@@ -190,8 +191,8 @@ fn report(
                    "kills": kills, "differing": differing})
         })
         .collect();
-    json!({"job": undisturbed["job"], "kills": kills, "exact": told.is_empty(), "steps": steps,
-           "ignored": unstable, "differences": told})
+    json!({"job": undisturbed["job"], "kills": kills, "exact": differences.is_empty(),
+           "steps": steps, "ignored": unstable, "differences": differences})
 }
 
 fn text(report: &Value) -> String {
@@ -218,7 +219,7 @@ fn text(report: &Value) -> String {
     for name in report["ignored"].as_array().into_iter().flatten() {
         let _ = writeln!(text, "  not compared: {name} differs between two uninterrupted runs");
     }
-    for difference in report["differences"].as_array().into_iter().flatten().take(TOLD_MAX) {
+    for difference in report["differences"].as_array().into_iter().flatten().take(SHOWN_MAX) {
         let _ = writeln!(
             text,
             "  differs: killed {} in step {}: {}",

@@ -1,4 +1,4 @@
-//! `rule …`: what is done when a trigger fires.
+//! `rule …`: manages the rules, which select what runs when a trigger fires.
 
 use batchwright::JobRegistry;
 use batchwright_server::{Answer, JobStarter, Request, RuleSettings, kcp};
@@ -19,14 +19,14 @@ pub(super) fn rule(
     match command {
         RuleCommand::Set { identifier, pattern, runner } => {
             let settings = RuleSettings::parse(runner)
-                .map_err(|told| CliError::Usage(format!("use the rule: {told}")))?;
+                .map_err(|problem| CliError::Usage(format!("use the rule: {problem}")))?;
             let app = App::unopened(global, registry)?;
             match JobStarter::new(app.operator.clone()).check_rule(&settings) {
-                Err(told) if app.has_jobs() => {
-                    return Err(CliError::Usage(format!("use the rule: {told}")));
+                Err(problem) if app.has_jobs() => {
+                    return Err(CliError::Usage(format!("use the rule: {problem}")));
                 }
-                // Servers elsewhere may have it.
-                Err(told) => tracing::warn!("there are no jobs here; {told}"),
+                // A server on another host may have the job.
+                Err(problem) => tracing::warn!("there are no jobs here; {problem}"),
                 Ok(()) => {}
             }
             let (identifier, pattern) = (identifier.clone(), pattern.clone());

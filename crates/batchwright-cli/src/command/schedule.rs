@@ -1,4 +1,6 @@
-//! `schedule …`: triggers in the store. A server that shares it sees a change within a second.
+//! `schedule …`: manages the triggers in the store.
+//!
+//! A server that shares the store sees a change within a second.
 
 use batchwright::{Clock, SystemClock};
 use batchwright_server::{
@@ -11,7 +13,7 @@ use crate::args::{Global, ScheduleCommand};
 use crate::error::{self, CliError};
 use crate::{output, store};
 
-/// Requests of one commit of an import.
+/// Number of requests in each commit of an import.
 const IMPORT_BATCH: usize = 1_000;
 
 /// Runs one of the verbs of triggers.
@@ -21,7 +23,7 @@ pub(super) fn schedule(global: &Global, command: &ScheduleCommand) -> Result<u8,
         ScheduleCommand::Set { identifier, when } => {
             let when = match when.as_slice() {
                 [time] => When::parse(time)
-                    .map_err(|told| CliError::Usage(format!("plan the trigger: {told}")))?,
+                    .map_err(|problem| CliError::Usage(format!("plan the trigger: {problem}")))?,
                 words => When::Recurring(Box::new(plan(words, now)?)),
             };
             let set = Request::Set { identifier: identifier.clone(), when };
@@ -71,10 +73,11 @@ pub(super) fn schedule(global: &Global, command: &ScheduleCommand) -> Result<u8,
 }
 
 fn plan(words: &[String], now: i64) -> Result<Plan, CliError> {
-    Plan::parse(words, now).map_err(|told| CliError::Usage(format!("plan the trigger: {told}")))
+    Plan::parse(words, now)
+        .map_err(|problem| CliError::Usage(format!("plan the trigger: {problem}")))
 }
 
-/// Follows `requests` in the store; returns the last answer.
+/// Executes `requests` in the store and returns the last answer.
 pub(super) fn ask(global: &Global, requests: &[Request]) -> Result<Answer, CliError> {
     let mut last = Answer::Done;
     let nothing: Option<Vec<_>> = requests.iter().map(Request::answer_of_nothing).collect();
@@ -176,12 +179,13 @@ fn as_text(explained: &Explanation) -> String {
         lines.push("When the clock changes:".to_owned());
         lines.extend(explained.clock_changes.iter().map(|change| format!("  {change}")));
     }
-    lines.extend(explained.overlap.iter().map(|told| format!("So far: {told}")));
+    lines.extend(explained.overlap.iter().map(|line| format!("So far: {line}")));
     lines.join("\n")
 }
 
 fn import(global: &Global, folder: &std::path::Path) -> Result<u8, CliError> {
-    let data = read_kairoi(folder).map_err(|told| CliError::Usage(format!("import: {told}")))?;
+    let data =
+        read_kairoi(folder).map_err(|problem| CliError::Usage(format!("import: {problem}")))?;
     let mut schedule = store::open(global.store_url())?.schedule()?;
     let mut problems = data.problems;
     let (mut rules, mut planned) = (0, 0);
@@ -198,12 +202,12 @@ fn import(global: &Global, folder: &std::path::Path) -> Result<u8, CliError> {
     for problem in &problems {
         tracing::warn!("{problem}");
     }
-    let told = json!({
+    let summary = json!({
         "rules": rules, "triggers": planned, "ended": data.ended, "problems": problems,
     });
-    output::document(global.format, &told, |_| {
+    output::document(global.format, &summary, |_| {
         format!(
-            "{rules} rules and {planned} planned triggers taken over; {} that had ended left behind; {} problems",
+            "imported {rules} rules and {planned} planned triggers; ignored {} ended triggers; {} problems",
             data.ended,
             problems.len()
         )

@@ -1,4 +1,4 @@
-//! `serve`: the server, from its configuration to its end.
+//! `serve`: reads the configuration and runs the server until a signal arrives.
 
 use std::path::PathBuf;
 
@@ -11,12 +11,13 @@ use crate::error::{self, CliError};
 use crate::output;
 use crate::store::{self, Store, no_schedule};
 
-/// Read when no other configuration is named.
+/// The configuration file when no other one is named.
 const CONFIG_DEFAULT: &str = "batchwright.toml";
-/// How long a database server is waited for when this one starts: both may start with the machine.
+/// Maximum number of attempts, one per second, to reach the database server at start: both servers may start
+/// with the machine.
 const STORE_TRIES: u32 = 30;
 
-/// Serves until a signal ends it.
+/// Runs the server until a signal ends it.
 pub(super) fn serve(
     global: Global,
     registry: &JobRegistry,
@@ -55,7 +56,7 @@ pub(super) fn serve(
     }
     match server.address() {
         Some(address) => tracing::info!(%address, "listening for clients"),
-        None => tracing::info!("carrying executions forward; the scheduler is not enabled"),
+        None => tracing::info!("running queued executions; the scheduler is not enabled"),
     }
     let is_well = server.attend(&stop);
     tracing::info!(signal = shutdown.signal(), "ending");
@@ -69,11 +70,12 @@ fn settings(global: &Global) -> Result<Settings, CliError> {
     Ok(match &global.config {
         Some(file) => Config::read(file)?,
         None if default.is_file() => Config::read(&default)?,
-        None => Config::parse("", &default).unwrap_or_else(|told| unreachable!("no keys: {told}")),
+        None => Config::parse("", &default)
+            .unwrap_or_else(|error| unreachable!("an empty configuration is valid: {error}")),
     })
 }
 
-/// Opens the store; one on a server that does not answer yet is waited for.
+/// Opens the store; waits for a database server that does not answer yet.
 fn open(global: &Global, stop: &StopToken) -> Result<Store, CliError> {
     let is_server = global.is_server();
     let mut tries = 0;
@@ -87,7 +89,7 @@ fn open(global: &Global, stop: &StopToken) -> Result<Store, CliError> {
                     return Err(ServerError::Store(error).into());
                 }
                 if tries == 1 {
-                    tracing::warn!(error = %report(&error), "the store is waited for");
+                    tracing::warn!(error = %report(&error), "waiting for the store");
                 }
                 stop.wait(std::time::Duration::from_secs(1));
             }

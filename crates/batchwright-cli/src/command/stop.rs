@@ -1,4 +1,4 @@
-//! `stop`
+//! `stop`: asks an execution to stop.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::context::App;
 use crate::error::{self, CliError};
 use crate::output;
 
-/// How often `--wait` looks whether the owner has confirmed.
+/// How often `--wait` reads the status of the execution.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Asks an execution to stop; with `--wait` returns when it has ended.

@@ -1,4 +1,4 @@
-//! CSV inputs and outputs of job files: their format, and what their columns are read as.
+//! CSV inputs and outputs of job files: their formats and the types of their columns.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use super::{Built, Problem, Text};
 use crate::definition::{self, Column, ColumnType as Written, Columns, Texts};
 use crate::record::{Names, Record, Value};
 
-/// What a column is read as; columns without a type stay the text that they are.
+/// The type of a column; a column without a type keeps its text.
 #[derive(Debug, Clone)]
 enum ColumnType {
     Text,
@@ -28,17 +28,17 @@ enum ColumnType {
 
 const TYPES: &str = "string, integer, float, decimal, boolean, date, time, timestamp";
 
-/// How a file is read, with the types of its columns.
+/// The format of an input file and the types of its columns.
 #[derive(Debug, Clone)]
 pub(crate) struct Input {
     format: CsvFormat,
     types: Arc<BTreeMap<String, ColumnType>>,
-    /// Names of all columns, when the job file says them.
+    /// Names of all columns, if the job file lists them in order.
     pub(super) names: Option<Vec<String>>,
     decimal_mark: char,
 }
 
-/// The format of a file that is read.
+/// Returns the format of an input file.
 pub(super) fn input(reader: &Spanned<definition::Reader>) -> Built<Input> {
     let definition::Reader {
         columns,
@@ -62,13 +62,13 @@ pub(super) fn input(reader: &Spanned<definition::Reader>) -> Built<Input> {
         .header(header.unwrap_or(true))
         .null(null.as_ref().map(Texts::all).unwrap_or_default());
     if let Some(label) = encoding {
-        format = format.encoding(label.get_ref()).map_err(|told| Problem::at(label, told))?;
+        format = format.encoding(label.get_ref()).map_err(|message| Problem::at(label, message))?;
     }
     let (mut types, mut names) = (BTreeMap::new(), None);
     if let Some(columns) = columns {
         let typed = |name: &str, written: &Written| {
             let parsed = column_type(name, written);
-            parsed.map_err(|told| Problem::at(columns, told))
+            parsed.map_err(|message| Problem::at(columns, message))
         };
         match columns.get_ref() {
             Columns::Types(given) => {
@@ -93,7 +93,7 @@ pub(super) fn input(reader: &Spanned<definition::Reader>) -> Built<Input> {
             }
         }
     }
-    format.check().map_err(|told| Problem::at(reader, told))?;
+    format.check().map_err(|message| Problem::at(reader, message))?;
     let decimal_mark = match decimal.as_ref().map(|mark| (mark, mark.get_ref().as_str())) {
         None | Some((_, ".")) => '.',
         Some((_, ",")) => ',',
@@ -102,13 +102,13 @@ pub(super) fn input(reader: &Spanned<definition::Reader>) -> Built<Input> {
         }
     };
     if header == &Some(false) && names.is_none() && !types.is_empty() {
-        let told = "without a header line columns are named in their order: `columns = [\"id\", { name = \"amount\", type = \"decimal\" }]`";
-        return Err(Problem::at(reader, told));
+        let message = "without a header line `columns` must list all columns in order: `columns = [\"id\", { name = \"amount\", type = \"decimal\" }]`";
+        return Err(Problem::at(reader, message));
     }
     Ok(Input { format, types: Arc::new(types), names, decimal_mark })
 }
 
-/// The format of a file that is written.
+/// Returns the format of an output file.
 pub(super) fn output(
     writer: &definition::Writer,
     columns: Option<&[String]>,
@@ -121,12 +121,12 @@ pub(super) fn output(
         .header(header.unwrap_or(true))
         .null(null.as_ref().map(Texts::all).unwrap_or_default());
     if let Some(label) = encoding {
-        format = format.encoding(label.get_ref()).map_err(|told| Problem::at(label, told))?;
+        format = format.encoding(label.get_ref()).map_err(|message| Problem::at(label, message))?;
     }
     if let Some(columns) = columns {
         format = format.columns(columns);
     }
-    format.check().map_err(|told| Problem::at(at, told))?;
+    format.check().map_err(|message| Problem::at(at, message))?;
     Ok(format)
 }
 
@@ -156,11 +156,11 @@ fn column_type(name: &str, written: &Written) -> Result<ColumnType, String> {
     }
 }
 
-/// Names of the columns, and what each is read as.
+/// Names and types of the columns.
 type Header = (Names, Arc<[Option<ColumnType>]>);
 
 impl Input {
-    /// The records of the file at `path`.
+    /// Returns the reader of the file at `path`.
     pub(super) fn reader(&self, path: PathBuf) -> CsvReader<Record> {
         let header: Mutex<Option<Header>> = Mutex::new(None);
         let this = self.clone();
@@ -181,7 +181,7 @@ impl Input {
         reader.format(self.format.clone())
     }
 
-    /// A typed column that the file does not have.
+    /// Returns a typed column that is missing in the file.
     pub(crate) fn missing_column(&self, columns: &[&str]) -> Option<&str> {
         let missing = self.types.keys().find(|name| !columns.contains(&name.as_str()));
         missing.map(String::as_str)
@@ -222,7 +222,7 @@ impl Input {
         })
     }
 
-    /// A number with a point; `None` when it is written with another mark than it should be.
+    /// Returns the number with a decimal point; `None` if it is written with the wrong decimal mark.
     fn marked(&self, text: &str) -> Option<String> {
         match self.decimal_mark {
             '.' => Some(text.to_owned()),
@@ -231,7 +231,7 @@ impl Input {
     }
 }
 
-/// As it stands, when it is a date of ISO 8601; in that form, when it is written in a form of its own.
+/// Returns the date in ISO 8601 form, parsed with `format` or, without one, as ISO 8601.
 fn date(text: &str, format: Option<&str>) -> Option<Value> {
     match format {
         None => text.parse::<Date>().ok().map(|_| Value::text(text)),
@@ -250,7 +250,7 @@ fn time(text: &str, format: Option<&str>) -> Option<Value> {
     }
 }
 
-/// With an offset in its form it becomes an instant in UTC, without one it stays a date and a time.
+/// Returns the timestamp: with an offset in its `format` an instant in UTC, without one a date and time.
 fn timestamp(text: &str, format: Option<&str>) -> Option<Value> {
     match format {
         None => {
@@ -275,7 +275,7 @@ pub(super) fn delimiter(text: Option<&Text>) -> Built<u8> {
     }
 }
 
-/// The empty text means that nothing quotes.
+/// Returns the quote character; the empty text turns quoting off.
 fn quote(text: Option<&Text>) -> Built<Option<u8>> {
     match text {
         None => Ok(Some(b'"')),
@@ -287,6 +287,6 @@ fn quote(text: Option<&Text>) -> Built<Option<u8>> {
 fn one_character(text: &Text) -> Built<u8> {
     match text.get_ref().as_bytes() {
         [byte] if byte.is_ascii() && !matches!(byte, b'\n' | b'\r') => Ok(*byte),
-        _ => Err(Problem::at(text, "expected one ASCII character that ends no line")),
+        _ => Err(Problem::at(text, "expected one ASCII character other than a line end")),
     }
 }

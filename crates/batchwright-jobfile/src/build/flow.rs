@@ -1,4 +1,4 @@
-//! Flows of job files: steps in their order, transitions, splits, decisions, jobs within jobs.
+//! Flows of job files: steps in order, transitions, splits, decisions and child jobs.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -37,7 +37,7 @@ impl Builder<'_> {
                 }
                 Ok(flow)
             });
-            // The flow of a job that is refused only goes on so that the other steps are looked at.
+            // After a problem an empty flow continues, so that the problems of the other steps are found too.
             flow = self.noted(with_step).unwrap_or_else(|| JobFlow::builder(""));
         }
         Ok(flow)
@@ -108,15 +108,15 @@ impl Builder<'_> {
         let path = wanted(&step.job, "job", &step.name)?;
         let child = self
             .child(&self.folder.join(path.get_ref()))
-            .map_err(|told| Problem::at(path, told))?;
+            .map_err(|message| Problem::at(path, message))?;
         let schema = child.parameters().clone();
         let given = step.parameters.as_ref().map(|given| {
             given
                 .iter()
                 .map(|(name, text)| {
                     if schema.find(name).is_none() && !schema.open {
-                        let told = format!("job `{}` has no parameter `{name}`", child.name());
-                        return Err(Problem::at(text, told));
+                        let message = format!("job `{}` has no parameter `{name}`", child.name());
+                        return Err(Problem::at(text, message));
                     }
                     Ok((name.clone(), self.template(text, known)?))
                 })
@@ -128,7 +128,7 @@ impl Builder<'_> {
         Ok(job_step.parameters(extract).options(options(step)))
     }
 
-    /// The job of the file at `path`, which is not one of those that it would be a part of.
+    /// Loads the child job of the file at `path`, which must not be one of its own parents.
     fn child(&self, path: &Path) -> Result<Job, String> {
         let path = std::path::absolute(path).map_err(|error| error.to_string())?;
         let around = [self.around, std::slice::from_ref(&self.source)].concat();
@@ -144,7 +144,7 @@ impl Builder<'_> {
     }
 }
 
-/// Names of `steps` and of those within them.
+/// Collects the names of `steps` and of the steps nested in them.
 pub(super) fn collect_names(steps: &[Spanned<Step>], names: &mut BTreeSet<String>) {
     for step in steps {
         let step = step.get_ref();
@@ -156,7 +156,8 @@ pub(super) fn collect_names(steps: &[Spanned<Step>], names: &mut BTreeSet<String
     }
 }
 
-/// Partitions that read the same or write to the same file would do each other's work, or undo it.
+/// Checks that each partition has its own input and output: partitions with a common one would repeat or
+/// overwrite each other's work.
 fn uses_its_partitions(step: &Step, partition: &Spanned<definition::Partition>) -> Built<()> {
     let names_it = |text: &&Text| text.get_ref().contains("${partition.");
     let outputs = [
@@ -164,8 +165,8 @@ fn uses_its_partitions(step: &Step, partition: &Spanned<definition::Partition>) 
         step.skip.as_ref().and_then(|skip| skip.get_ref().dead_letter.as_ref()),
     ];
     if let Some(shared) = outputs.into_iter().flatten().find(|path| !names_it(path)) {
-        let told = "every partition would write this file: put `${partition.key}` into its name";
-        return Err(Problem::at(shared, told));
+        let message = "every partition would write this file: put `${partition.key}` into its name";
+        return Err(Problem::at(shared, message));
     }
     let Some(reader) = &step.reader else { return Ok(()) };
     let definition::Reader { path, query, params, count, .. } = reader.get_ref();
@@ -179,12 +180,13 @@ fn uses_its_partitions(step: &Step, partition: &Spanned<definition::Partition>) 
         true => Ok(()),
         false => Err(Problem::at(
             reader,
-            "every partition would read the same: use `${partition.…}` in the reader",
+            "every partition would read the same input: use `${partition.…}` in the reader",
         )),
     }
 }
 
-/// The child's parameters: those that are named, or all of the parent's that the child declares.
+/// Returns the parameters of a child job: those that the step names, else all of the parent's that the child
+/// declares.
 fn extract(
     scope: &StepScope,
     schema: &ParameterSchema,
@@ -205,12 +207,12 @@ fn extract(
                 let declared = schema.find(name);
                 let kind = declared.map_or(ParameterType::String, |declared| declared.kind);
                 let secret = template.shows_secret(scope);
-                let value = ParameterValue::parse(&text, kind).map_err(|told| {
-                    let told = match secret {
+                let value = ParameterValue::parse(&text, kind).map_err(|problem| {
+                    let problem = match secret {
                         true => format!("its value is not of type {kind}"),
-                        false => schema.tellable(name, told),
+                        false => schema.tellable(name, problem),
                     };
-                    ItemError::fatal(format!("use parameter `{name}`: {told}"))
+                    ItemError::fatal(format!("use parameter `{name}`: {problem}"))
                 })?;
                 let identifying = declared.map_or(!secret, |declared| declared.identifying);
                 let parameter = Parameter { secret, ..Parameter::new(value, identifying) };

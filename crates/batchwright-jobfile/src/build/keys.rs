@@ -1,4 +1,4 @@
-//! Which keys belong to which type of step, reader and writer.
+//! The keys of each type of step, reader and writer.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -6,14 +6,14 @@ use toml::de::{DeTable, DeValue};
 use super::{Built, Problem, Text};
 use crate::definition::{Reader, Step, Writer};
 
-/// Types of a part of a job file, each with the keys that only some types have.
+/// The types of a part of a job file, each with the keys that not all types have.
 pub(super) type Types = Vec<(&'static str, Vec<&'static str>)>;
 
 fn step_types() -> Types {
     let chunk: &[&str] =
         &["chunk", "reader", "processors", "writer", "skip", "retry", "parallelism", "read_ahead"];
     let command: &[&str] = &["argv", "dir", "env", "timeout", "grace", "exit_codes"];
-    // Whatever does work of its own.
+    // Keys of the steps that do work themselves.
     let common = ["partition", "promote", "start_limit", "allow_start_if_complete"];
     let works = |own: &[&'static str]| [own, common.as_slice()].concat();
     let progressive = vec![
@@ -79,7 +79,8 @@ fn writer_types() -> Types {
     ]
 }
 
-/// What to say of a key that no type has, which stands at the bytes `at` of `text`: the keys of the type that was meant.
+/// Returns the message about an unknown key at the bytes `at` of `text`, which lists the keys of the given
+/// type.
 pub(crate) fn of_unknown(text: &str, at: &std::ops::Range<usize>) -> Option<String> {
     let table = DeTable::parse(text).ok()?;
     let (part, table, key) = holder("", table.get_ref(), at)?;
@@ -96,7 +97,7 @@ pub(crate) fn of_unknown(text: &str, at: &std::ops::Range<usize>) -> Option<Stri
     Some(format!("there is no key `{key}`; a {what} of type `{kind}` has: {keys}"))
 }
 
-/// The table that has its key at the bytes `at`, with the name of what it is in, and the key.
+/// Returns the table with the key at the bytes `at`, the name of the part it belongs to, and the key.
 fn holder<'t>(
     part: &'t str,
     table: &'t DeTable<'t>,

@@ -1,4 +1,4 @@
-//! How job files cut the input of a step.
+//! Partitioners of job files: how the input of a step is split.
 
 use std::path::Path;
 
@@ -14,12 +14,12 @@ use super::{Builder, Built, Make, Problem, constant};
 use crate::definition::{self, Bound, By, ColumnRange, Range, Step};
 use crate::template::{Known, Template};
 
-/// Partitions when nothing else is said.
+/// Default number of partitions.
 const GRID_DEFAULT: u32 = 4;
-/// More than anybody wants to look at.
+/// Maximum number of partitions.
 const GRID_MAX: u32 = 100_000;
 
-/// What each partition has.
+/// Returns the names of the values of each partition.
 pub(super) fn names_of(partition: &definition::Partition) -> &'static [&'static str] {
     match partition.by.get_ref() {
         By::Range(_) => &["key", "min", "max"],
@@ -29,7 +29,7 @@ pub(super) fn names_of(partition: &definition::Partition) -> &'static [&'static 
     }
 }
 
-/// The bytes that the partition in work has, when it is cut by bytes.
+/// Returns the byte range of the current partition, if the step is partitioned by bytes.
 pub(super) fn byte_range(scope: &StepScope) -> Result<Option<(u64, u64)>, ItemError> {
     let Some(partition) = scope.partition() else { return Ok(None) };
     match partition.values.has("start") {
@@ -38,7 +38,7 @@ pub(super) fn byte_range(scope: &StepScope) -> Result<Option<(u64, u64)>, ItemEr
     }
 }
 
-/// Makes a partitioner when the step runs, and asks it.
+/// A partitioner that is made when the step runs, because its settings may contain parameters.
 struct Late<P>(Make<P>);
 
 impl<P: Partitioner> Partitioner for Late<P> {
@@ -63,7 +63,7 @@ impl Builder<'_> {
             return Err(Problem::at(grid, format!("`grid` is between 1 and {GRID_MAX}")));
         }
         let count = grid.as_ref().map_or(GRID_DEFAULT, |grid| *grid.get_ref());
-        // Whoever cuts has no partition yet.
+        // The partitioner runs before any partition exists.
         let known = &Known { schema, partition: None };
         match by.get_ref() {
             By::Range(Range { min, max }) => {
@@ -87,8 +87,8 @@ impl Builder<'_> {
             }
             By::Files(pattern) => {
                 if let Some(grid) = grid {
-                    let told = "files are cut one by one; `grid` says nothing there";
-                    return Err(Problem::at(grid, told));
+                    let message = "each file is one partition; remove `grid`";
+                    return Err(Problem::at(grid, message));
                 }
                 let path = self.path(pattern, known)?;
                 let make: Make<FilePartitions> = Box::new(move |scope| {
@@ -107,7 +107,7 @@ impl Builder<'_> {
                 if read.is_some_and(|read| read != path.get_ref()) {
                     return Err(Problem::at(
                         path,
-                        "the reader reads another file than the one that is cut",
+                        "the path of the reader must be the file that is partitioned",
                     ));
                 }
                 match kind {
@@ -121,7 +121,7 @@ impl Builder<'_> {
                         if is_special {
                             return Err(Problem::at(
                                 path,
-                                "a file with `comment`, `escape`, `quote` or `trim` cannot be cut by bytes",
+                                "a file with `comment`, `escape`, `quote` or `trim` has no byte partitions",
                             ));
                         }
                         let header = reader.and_then(|one| one.header).unwrap_or(true);
@@ -139,7 +139,7 @@ impl Builder<'_> {
                     }
                     _ => Err(Problem::at(
                         path,
-                        "only a reader of type csv, jsonl or lines can be cut by bytes",
+                        "only a reader of type csv, jsonl or lines can be partitioned by bytes",
                     )),
                 }
             }

@@ -13,7 +13,7 @@ use crate::definition::{Reduce, Step, Writer};
 use crate::record::{Record, Value};
 use crate::template::Known;
 
-/// What outputs are reduced to: a value for each name.
+/// The result of `reduce`: a value for each name.
 type Reduced = BTreeMap<String, Json>;
 
 impl Builder<'_> {
@@ -26,8 +26,8 @@ impl Builder<'_> {
             Some(writer) => {
                 let Writer { kind, url, .. } = writer.get_ref();
                 if !matches!(kind.get_ref().as_str(), "sql" | "none") || url.is_some() {
-                    let told = "a progressive step writes to tables of the store's own database: lanes write side by side";
-                    return Err(Problem::at(kind, told));
+                    let message = "a progressive step can write only to tables of the store's own database, because lanes write concurrently";
+                    return Err(Problem::at(kind, message));
                 }
                 Some(self.writer(writer, known)?)
             }
@@ -70,8 +70,9 @@ impl Builder<'_> {
                 "continue" => OnFailed::Continue,
                 "fail" => OnFailed::Fail,
                 other => {
-                    let told = format!("there is no policy `{other}`; there are: continue, fail");
-                    return Err(Problem::at(word, told));
+                    let message =
+                        format!("there is no policy `{other}`; there are: continue, fail");
+                    return Err(Problem::at(word, message));
                 }
             });
         }
@@ -116,9 +117,9 @@ fn fold(
             None => {
                 let known: Vec<_> = record.names().iter().map(|name| format!("`{name}`")).collect();
                 let known = known.join(", ");
-                let told =
+                let message =
                     format!("reduce `{name}`: there is no field `{field}`; there are: {known}");
-                return Err(ItemError::data(told));
+                return Err(ItemError::data(message));
             }
             Some(Value::Null) => continue,
             Some(Value::Integer(number)) => Json::from(*number),
@@ -126,10 +127,10 @@ fn fold(
             Some(other) => {
                 let text = other.to_string();
                 let parsed = serde_json::from_str::<serde_json::Number>(text.trim());
-                let told = || {
+                let error = || {
                     ItemError::data(format!("reduce `{name}`: `{text}` in `{field}` is no number"))
                 };
-                Json::Number(parsed.map_err(|_| told())?)
+                Json::Number(parsed.map_err(|_| error())?)
             }
         };
         add(&mut result, name, how, number)?;
@@ -150,7 +151,7 @@ fn combine(
     Ok(left)
 }
 
-/// Takes `value` into the result called `name`.
+/// Adds `value` to the result called `name`.
 fn add(result: &mut Reduced, name: &str, how: &Reduce, value: Json) -> Result<(), ItemError> {
     let Some(before) = result.get_mut(name) else {
         result.insert(name.to_owned(), value);
@@ -161,7 +162,8 @@ fn add(result: &mut Reduced, name: &str, how: &Reduce, value: Json) -> Result<()
     *before = match (how, whole) {
         (Reduce::Sum(_) | Reduce::Count(_), Some((a, b))) => match a.checked_add(b) {
             Some(sum) => Json::from(sum),
-            // Which unit is one too many depends on the lanes: none of them is to blame.
+            // The overflowing unit depends on the order of the lanes, so the error is fatal and skips no
+            // unit.
             None => {
                 return Err(ItemError::fatal(format!("reduce `{name}`: the sum is too large")));
             }

@@ -1,4 +1,4 @@
-//! The value of an expression's tree.
+//! Evaluates the tree of an expression.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use super::value::{
 };
 use crate::record::{Record, Value};
 
-/// Values of the parameters, by their names.
+/// The values of the parameters by name.
 pub(crate) type Parameters = BTreeMap<Arc<str>, Value>;
 
-/// What an expression sees.
+/// The data that an expression can read.
 #[derive(Clone, Copy)]
 pub(super) struct Sight<'a> {
     pub(super) item: Option<&'a Record>,
@@ -84,7 +84,8 @@ impl Node {
             }
             Self::Call(function, arguments) => {
                 let arguments: Evaluated<Vec<Value>> = arguments.iter().map(value).collect();
-                (function.call)(&arguments?).map_err(|told| format!("{}: {told}", function.name))
+                (function.call)(&arguments?)
+                    .map_err(|problem| format!("{}: {problem}", function.name))
             }
             Self::Index(whole, index) => indexed(&value(whole)?, &value(index)?),
             Self::Slice(whole, range) => sliced(&value(whole)?, range, sight),
@@ -128,7 +129,8 @@ fn compare(how: Comparison, one: &Value, two: &Value) -> Evaluated<bool> {
     })
 }
 
-/// In a list by `==`, in a text as a part of it. The values of a list are made until one fits.
+/// Whether `one` equals (`==`) a value of a list, or is a part of a text. The values of a list are evaluated
+/// only until one is equal.
 fn is_in(one: &Value, list: &Node, sight: Sight<'_>) -> Evaluated<bool> {
     if let Node::List(nodes) = list {
         for node in nodes {
@@ -170,7 +172,7 @@ fn whole_number(value: &Value) -> Evaluated<i64> {
     }
 }
 
-/// From 0; from the end below 0.
+/// Returns the part at `index`, which counts from 0, or from the end if it is negative.
 fn indexed(whole: &Value, index: &Value) -> Evaluated {
     let at = whole_number(index)?;
     let found = match whole {

@@ -1,4 +1,4 @@
-//! The functions of expressions: name, arguments, what they give. The book lists the same ones.
+//! The functions of expressions. The book lists the same functions, and a test compares both.
 
 use rust_decimal::prelude::ToPrimitive;
 use rust_decimal::{Decimal, RoundingStrategy};
@@ -12,7 +12,7 @@ use crate::record::Value;
 /// A function, callable as `name(x, …)` and as `x.name(…)`.
 pub(super) struct Function {
     pub(super) name: &'static str,
-    /// Fewest and most arguments.
+    /// Minimum and maximum number of arguments.
     pub(super) arguments: (usize, usize),
     pub(super) call: fn(&[Value]) -> Evaluated,
 }
@@ -23,10 +23,10 @@ impl std::fmt::Debug for Function {
     }
 }
 
-/// Items of a list that `split` makes at the most.
+/// Maximum number of parts that `split` makes.
 const LIST_MAX: usize = 100_000;
 
-/// All of them, sorted by name.
+/// All functions, sorted by name.
 pub(super) static FUNCTIONS: &[Function] = &[
     function("abs", (1, 1), abs),
     function("ceiling", (1, 1), |args| rounded(&args[0], 0, Rounding::Up)),
@@ -77,12 +77,12 @@ const fn function(
     Function { name, arguments, call }
 }
 
-/// The function called `name`.
+/// Returns the function called `name`.
 pub(super) fn find(name: &str) -> Option<&'static Function> {
     FUNCTIONS.binary_search_by(|known| known.name.cmp(name)).ok().map(|index| &FUNCTIONS[index])
 }
 
-/// The known name that is most like `name`, for messages.
+/// Returns the function name most similar to `name`, for messages.
 pub(super) fn like(name: &str) -> Option<&'static str> {
     let distance = |known: &&'static str| {
         let (one, two): (Vec<char>, Vec<char>) = (name.chars().collect(), known.chars().collect());
@@ -238,14 +238,14 @@ fn rounded(value: &Value, digits: u32, rounding: Rounding) -> Evaluated {
         Number::Decimal(number) => Value::Decimal(round(number, digits, rounding)),
         float @ Number::Float(number) => match float.decimal() {
             Some(exact) => Value::Float(Number::Decimal(round(exact, digits, rounding)).float()),
-            // Too large or too small for digits after the point.
+            // A number outside the range of decimals: a large one has no fraction, a small one rounds to 0.
             None if number.abs() >= 1.0 => Value::Float(number),
             None => Value::Float(0.0),
         },
     })
 }
 
-/// Halves are rounded away from zero, as on paper.
+/// Rounds `number`; `Nearest` rounds halves away from zero.
 fn round(number: Decimal, digits: u32, rounding: Rounding) -> Decimal {
     let strategy = match rounding {
         Rounding::Up => RoundingStrategy::ToPositiveInfinity,
@@ -260,7 +260,7 @@ fn replace(args: &[Value]) -> Evaluated {
     if from.is_empty() {
         return Err("the text to replace is empty".to_owned());
     }
-    // Its length is known before it is made.
+    // The length is checked before the text is made.
     let count = whole.matches(from).count();
     let length = (whole.len() - count * from.len()).saturating_add(count.saturating_mul(to.len()));
     match length > TEXT_BYTES_MAX {
@@ -299,7 +299,7 @@ fn sub_string(args: &[Value]) -> Evaluated {
     slice(whole, start, start.saturating_add(count.max(0)))
 }
 
-/// The characters of `whole` from `start` to before `end`.
+/// Returns the characters of `whole` from `start` to before `end`.
 pub(super) fn slice(whole: &str, start: i64, end: i64) -> Evaluated {
     let start = usize::try_from(start).unwrap_or(0);
     let end = usize::try_from(end).unwrap_or(0);

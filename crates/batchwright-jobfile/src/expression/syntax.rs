@@ -1,4 +1,4 @@
-//! From text to a tree, with every name looked up: what an expression cannot know is found here.
+//! Parses an expression into a tree and looks up every name, so that unknown names are found before a run.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use super::token::{Kind, Parsed, Part, Token, tokens};
 use super::value::Arithmetic;
 use crate::record::Value;
 
-/// Levels that an expression may be nested.
+/// Maximum nesting of an expression.
 const DEPTH_MAX: usize = 64;
-/// Operators, calls and branches of one expression.
+/// Maximum number of operators, calls and branches in one expression.
 const LINKS_MAX: usize = 256;
 
 /// An expression as a tree.
@@ -48,7 +48,7 @@ pub(super) enum Node {
     Index(Box<Node>, Box<Node>),
     Slice(Box<Node>, Range),
     List(Vec<Node>),
-    /// Texts and values, joined.
+    /// A text in back quotes: texts and values, joined.
     Join(Vec<Node>),
 }
 
@@ -62,7 +62,7 @@ pub(super) enum Comparison {
     GreaterOrEqual,
 }
 
-/// From the first number to the second, which belongs to it or not.
+/// A range from one number to another, with or without its end.
 #[derive(Debug)]
 pub(super) struct Range {
     pub(super) from: Box<Node>,
@@ -83,7 +83,7 @@ pub(super) enum Pattern {
     Range(Range),
 }
 
-/// What a decision sees of a step.
+/// The properties of a step that a decision can read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StepKey {
     Status,
@@ -113,7 +113,7 @@ const STEP_KEYS: [(&str, StepKey); 11] = [
     ("rollback", StepKey::Rollback),
 ];
 
-/// The names that stand for themselves in an expression.
+/// The names that an expression can read values from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Roots {
     /// `item` and `params`: of a processor.
@@ -127,7 +127,7 @@ pub(super) fn parse(text: &str, roots: Roots) -> Parsed<Node> {
     parse_part(text, 0, roots, Bounds::default())
 }
 
-/// How far an expression has gone: the tree is walked by recursion, so its height is bounded.
+/// The size of the expression so far. The tree is walked by recursion, so its height is bounded.
 #[derive(Debug, Clone, Copy, Default)]
 struct Bounds {
     depth: usize,
@@ -150,7 +150,7 @@ struct Parser {
     bounds: Bounds,
 }
 
-/// How tightly a binary operator binds; `**` alone groups from the right.
+/// Returns the precedence of a binary operator; only `**` groups from the right.
 fn precedence(sign: &str) -> Option<u8> {
     Some(match sign {
         "||" => 1,
@@ -202,13 +202,13 @@ impl Parser {
 
     fn unexpected<T>(&self, wanted: &str) -> Parsed<T> {
         let found = match self.peek() {
-            Kind::End => "it ends".to_owned(),
-            Kind::Name(name) => format!("`{name}` stands there"),
-            Kind::Sign(sign) => format!("`{sign}` stands there"),
-            Kind::Literal(_) | Kind::Template(_) => "a value stands there".to_owned(),
+            Kind::End => "the end".to_owned(),
+            Kind::Name(name) => format!("`{name}`"),
+            Kind::Sign(sign) => format!("`{sign}`"),
+            Kind::Literal(_) | Kind::Template(_) => "a value".to_owned(),
         };
         let at = self.tokens[self.at].at + 1;
-        Err(format!("expected {wanted} at character {at}, but {found}"))
+        Err(format!("expected {wanted} at character {at}, found {found}"))
     }
 
     fn expression(&mut self, least: u8) -> Parsed<Node> {
@@ -230,7 +230,7 @@ impl Parser {
         Ok(left)
     }
 
-    /// Counts what makes the tree higher without a bracket.
+    /// Counts an operator, call or branch, which makes the tree higher without a bracket.
     fn link(&mut self) -> Parsed<()> {
         self.bounds.links += 1;
         match self.bounds.links > LINKS_MAX {
@@ -285,7 +285,7 @@ impl Parser {
         })
     }
 
-    /// `"NAME" in item` and so on: the same as `item.contains("NAME")`.
+    /// Parses the rest of `"NAME" in item` and the like, which means `item.contains("NAME")`.
     fn name_in_root(&mut self, name: &Node) -> Option<Node> {
         let (Node::Value(Value::Text(name)), Kind::Name(root)) = (name, self.peek()) else {
             return None;
@@ -306,7 +306,7 @@ impl Parser {
         Some(node)
     }
 
-    /// `from..to` or `from..=to`, when a range follows.
+    /// Parses the rest of `from..to` or `from..=to`, if a range follows.
     fn range_after(&mut self, from: Box<Node>) -> Parsed<Result<Range, Box<Node>>> {
         let inclusive = self.is("..=");
         if !inclusive && !self.is("..") {
@@ -343,7 +343,7 @@ impl Parser {
         }
     }
 
-    /// `.name(…)` behind a value; `.len` without brackets is the same as with them.
+    /// Parses `.name(…)` after a value; the brackets may be left out, as in `.len`.
     fn member(&mut self, value: Node) -> Parsed<Node> {
         let name = self.name("the name of a function")?;
         let mut arguments = vec![value];
@@ -360,7 +360,7 @@ impl Parser {
         }
         match self.advance().kind {
             Kind::Name(name) => Ok(name),
-            _ => unreachable!("just seen"),
+            _ => unreachable!("the caller peeked at the token"),
         }
     }
 
@@ -445,7 +445,7 @@ impl Parser {
         }
     }
 
-    /// `root.NAME`, `root["NAME"]` or `root.contains("NAME")`.
+    /// Parses the rest of `root.NAME`, `root["NAME"]` or `root.contains("NAME")`.
     fn root(
         &mut self,
         root: &str,
@@ -499,7 +499,7 @@ impl Parser {
             }
         };
         self.expect(".")?;
-        let key = self.name("what is asked of the step")?;
+        let key = self.name("a property of the step")?;
         match STEP_KEYS.iter().find(|(known, _)| *known == key) {
             Some((_, key)) => Ok(Node::Step(name.into(), *key)),
             None => {
@@ -585,7 +585,7 @@ fn call(name: &str, arguments: Vec<Node>) -> Parsed<Node> {
 }
 
 impl Node {
-    /// Calls `visit` with this node and every one below it.
+    /// Calls `visit` with this node and every node below it.
     pub(super) fn visit<'n>(&'n self, visit: &mut dyn FnMut(&'n Node)) {
         visit(self);
         let mut each = |nodes: &[&'n Node]| nodes.iter().for_each(|node| node.visit(visit));

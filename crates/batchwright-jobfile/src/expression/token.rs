@@ -1,10 +1,10 @@
-//! The words of an expression.
+//! Splits the text of an expression into tokens.
 
 use rust_decimal::Decimal;
 
 use crate::record::Value;
 
-/// A word, and the byte where it begins.
+/// A token, and the byte where it begins.
 #[derive(Debug, Clone)]
 pub(super) struct Token {
     pub(super) kind: Kind,
@@ -15,7 +15,7 @@ pub(super) struct Token {
 pub(super) enum Kind {
     Name(String),
     Literal(Value),
-    /// A text in back quotes: texts and the expressions between them, each with the byte where it begins.
+    /// A text in back quotes: its texts and expressions, each expression with the byte where it begins.
     Template(Vec<Part>),
     /// An operator or a bracket.
     Sign(&'static str),
@@ -28,19 +28,19 @@ pub(super) enum Part {
     Expression { text: String, at: usize },
 }
 
-/// Longest first, so that `**` is not two `*`.
+/// The signs of expressions, longest first, so that `**` is not read as two `*`.
 const SIGNS: [&str; 33] = [
     "..=", "**", "==", "!=", "<=", ">=", "&&", "||", "??", "..", "=>", "+", "-", "*", "/", "%",
     "<", ">", "!", "(", ")", "[", "]", "{", "}", ",", ".", "|", "_", ":", ";", "=", "?",
 ];
 
-/// Levels of texts in back quotes.
+/// Maximum nesting of texts in back quotes.
 const NESTED_MAX: usize = 16;
 
-/// What is wrong with an expression: a sentence.
+/// A result, or a sentence about what is wrong with the expression.
 pub(super) type Parsed<T> = Result<T, String>;
 
-/// Takes `text` apart; `offset` is where it begins in the whole expression.
+/// Splits `text` into tokens; `offset` is the place of `text` in the whole expression.
 pub(super) fn tokens(text: &str, offset: usize) -> Parsed<Vec<Token>> {
     let mut scanner = Scanner { text, at: 0, offset, nested: 0 };
     let mut tokens = Vec::new();
@@ -58,7 +58,7 @@ struct Scanner<'t> {
     text: &'t str,
     at: usize,
     offset: usize,
-    /// Texts in back quotes around this place.
+    /// Number of texts in back quotes around the current place.
     nested: usize,
 }
 
@@ -112,7 +112,7 @@ impl Scanner<'_> {
                     self.at += sign.len();
                     Kind::Sign(sign)
                 }
-                None => return self.wrong(&format!("`{other}` is not understood")),
+                None => return self.wrong(&format!("unexpected `{other}`")),
             },
         };
         Ok(Token { kind, at })
@@ -127,7 +127,7 @@ impl Scanner<'_> {
         kind
     }
 
-    /// Digits, `_` between them, a fraction, an exponent.
+    /// Reads a number: digits with optional `_` between them, a fraction and an exponent.
     fn number(&mut self) -> Parsed<Value> {
         let bytes = self.rest().as_bytes();
         let digits = |mut at: usize| {
@@ -237,7 +237,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// `${…}`, whose expression may hold braces and texts of its own.
+    /// Reads `${…}`, whose expression may contain braces and texts.
     fn placed(&mut self) -> Parsed<Part> {
         let begin = self.at;
         self.nested += 1;

@@ -1,4 +1,4 @@
-//! Which types compare and combine: the one table behind every operator.
+//! Comparison and arithmetic of values. All operators follow this table:
 //!
 //! | left, right | `==` `!=` | `<` `<=` `>` `>=` | `+` | `-` `*` `/` `%` `**` |
 //! |---|---|---|---|---|
@@ -10,7 +10,7 @@
 //! | text, number | error | error | joined | error |
 //! | null, anything | only null equals null | error | error | error |
 //!
-//! An untyped field that must be a number and is none is an error, and so is everything that the table calls one.
+//! An untyped field that must be a number but is none is an error too.
 
 use std::cmp::Ordering;
 use std::str::FromStr;
@@ -20,10 +20,10 @@ use rust_decimal::prelude::ToPrimitive;
 
 use crate::record::Value;
 
-/// Why an expression has no value: a sentence.
+/// A value, or a sentence about why the expression has none.
 pub(super) type Evaluated<T = Value> = Result<T, String>;
 
-/// A number of whichever kind.
+/// A number of any type.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Number {
     Integer(i64),
@@ -42,7 +42,7 @@ impl From<Number> for Value {
 }
 
 impl Number {
-    /// The number that `text` is: digits with a sign, a fraction or an exponent, and nothing around them.
+    /// Parses `text` as a number: digits with an optional sign, fraction and exponent, and nothing else.
     pub(super) fn parse(text: &str) -> Evaluated<Self> {
         let is_written_so = |text: &str| {
             let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
@@ -70,7 +70,7 @@ impl Number {
         })
     }
 
-    /// `value` as a number.
+    /// Returns `value` as a number.
     pub(super) fn of(value: &Value) -> Evaluated<Self> {
         match value {
             Value::Integer(number) => Ok(Self::Integer(*number)),
@@ -92,7 +92,7 @@ impl Number {
         }
     }
 
-    /// Exactly, when it can be: a float as the shortest text that reads back as it.
+    /// Returns the number as an exact decimal, if it has one; a float as the shortest text that parses to it.
     pub(super) fn decimal(self) -> Option<Decimal> {
         match self {
             Self::Integer(value) => Some(value.into()),
@@ -158,8 +158,8 @@ impl Arithmetic {
                 shown(two)
             ));
         }
-        let explain = |told: String| {
-            format!("{} {} {}: {told}", described(left), self.sign(), described(right))
+        let explain = |problem: String| {
+            format!("{} {} {}: {problem}", described(left), self.sign(), described(right))
         };
         let (one, two) = (Number::of(left).map_err(explain)?, Number::of(right).map_err(explain)?);
         self.numbers(one, two)
@@ -245,7 +245,7 @@ pub(super) fn equals(left: &Value, right: &Value) -> Evaluated<bool> {
     }
 }
 
-/// How `left` and `right` are ordered.
+/// Returns the order of `left` and `right`.
 pub(super) fn order(left: &Value, right: &Value) -> Evaluated<Ordering> {
     let does_not_fit =
         || format!("{} and {} cannot be compared", described(left), described(right));
@@ -262,11 +262,11 @@ pub(super) fn order(left: &Value, right: &Value) -> Evaluated<Ordering> {
     if !is_numeric(left) || !is_numeric(right) {
         return Err(does_not_fit());
     }
-    let explain = |told: String| format!("{}: {told}", does_not_fit());
+    let explain = |problem: String| format!("{}: {problem}", does_not_fit());
     Number::of(left).map_err(explain)?.compare(Number::of(right).map_err(explain)?)
 }
 
-/// Text, and what reads as text: an untyped field, and JSON.
+/// Returns the text of a text, an untyped field or a JSON value; `None` for other types.
 pub(super) fn textual(value: &Value) -> Option<&str> {
     match value {
         Value::Text(text) | Value::Field(text) => Some(text),
@@ -298,7 +298,7 @@ fn boolean(field: &str) -> Evaluated<bool> {
     }
 }
 
-/// `value` where a condition is needed.
+/// Returns `value` as a condition.
 pub(super) fn condition(value: &Value) -> Evaluated<bool> {
     match value {
         Value::Boolean(value) => Ok(*value),
@@ -307,10 +307,10 @@ pub(super) fn condition(value: &Value) -> Evaluated<bool> {
     }
 }
 
-/// Longest text that an expression may make, in bytes.
+/// Maximum length in bytes of a text that an expression makes.
 pub(super) const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// `text`, unless it is longer than an expression may make.
+/// Returns `text` as a value, unless it is longer than [`TEXT_BYTES_MAX`].
 pub(super) fn bounded_text(text: String) -> Evaluated {
     match text.len() {
         ..=TEXT_BYTES_MAX => Ok(Value::Text(text.into())),
@@ -319,10 +319,10 @@ pub(super) fn bounded_text(text: String) -> Evaluated {
 }
 
 pub(super) fn too_long(length: usize) -> String {
-    format!("the text would have {length} bytes; an expression makes at most {TEXT_BYTES_MAX}")
+    format!("the text would have {length} bytes; the limit is {TEXT_BYTES_MAX}")
 }
 
-/// `value` in a message: its type and, as far as that is short, itself.
+/// Returns `value` for a message: its type and its text, cut when it is long.
 pub(super) fn described(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),
@@ -337,7 +337,7 @@ pub(super) fn described(value: &Value) -> String {
     }
 }
 
-/// `text` in back quotes, cut when it is long.
+/// Returns `text` in back quotes, cut when it is long.
 pub(super) fn shown(text: &str) -> String {
     let mut chars = text.chars();
     let short: String = chars.by_ref().take(60).collect();

@@ -1,22 +1,22 @@
-//! What an error of a database means: one table for all of them, so that the same fault has the same kind
-//! everywhere.
+//! Classifies the errors of all databases, so that the same fault has the same kind everywhere.
 
-/// What a database reports, by what follows from it.
+/// The class of a database error, by its consequences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SqlErrorClass {
-    /// It cannot be reached, does not answer, or takes no writes here: the connection is dropped.
+    /// The database cannot be reached, does not answer, or takes no writes; the connection is dropped.
     Unavailable,
-    /// A constraint refuses the row, or a trigger does.
+    /// A constraint or a trigger refused the row.
     Constraint,
-    /// The value does not fit.
+    /// A value does not fit its column.
     Data,
-    /// Two transactions stood in each other's way; this one was undone.
+    /// A conflict with another transaction (deadlock or serialisation failure); this transaction was rolled
+    /// back.
     Contention,
-    /// A lock was not given in time.
+    /// A lock was not granted in time.
     Locked,
     /// The statement was cancelled.
     Canceled,
-    /// What is stored cannot be understood.
+    /// Stored data cannot be parsed.
     Corrupt,
     /// Anything else: wrong SQL, no permission.
     Other,
@@ -33,7 +33,7 @@ const POSTGRES: [(&str, SqlErrorClass); 20] = [
     ("40002", Constraint),
     ("55P03", Locked),
     ("57014", Canceled),
-    // A server that became a standby takes no writes; one that ended our session is gone.
+    // The server became a standby, which takes no writes, or it ended the session.
     ("25006", Unavailable),
     ("25P03", Unavailable),
     ("25P04", Unavailable),
@@ -52,7 +52,7 @@ const POSTGRES: [(&str, SqlErrorClass); 20] = [
     ("57P", Unavailable),
 ];
 
-/// The class of a SQLSTATE of PostgreSQL.
+/// Returns the class of a SQLSTATE of PostgreSQL.
 pub(super) fn of_postgres(code: &str) -> SqlErrorClass {
     if code.starts_with("58") {
         return Unavailable;
@@ -61,22 +61,23 @@ pub(super) fn of_postgres(code: &str) -> SqlErrorClass {
     known.map_or(Other, |(_, class)| *class)
 }
 
-/// The class of an error number of MySQL or MariaDB; `message` tells numbers apart that are used twice.
+/// Returns the class of an error number of MySQL or MariaDB; `message` distinguishes the uses of an ambiguous
+/// number.
 pub(super) fn of_mysql(number: u16, message: &str) -> SqlErrorClass {
     match number {
         1213 => Contention,
         1205 => Locked,
         1317 | 3024 | 1969 => Canceled,
-        // Shutdown, a killed connection, too many of them.
+        // Shutdown, a killed connection, too many connections.
         1053 | 1927 | 1040 | 1203 => Unavailable,
-        // A server that became read-only; 1290 is used for other options, too.
+        // The server became read-only; 1290 is used for other options too.
         1792 | 1836 => Unavailable,
         1290 if message.contains("read-only") || message.contains("read_only") => Unavailable,
         // Unique keys, foreign keys, null, CHECK constraints.
         1022 | 1062 | 1169 | 1586 | 1216 | 1217 | 1451 | 1452 | 1048 | 1364 | 3819 | 4025 => {
             Constraint
         }
-        // No partition takes the row; a view's CHECK OPTION; SIGNAL of a trigger.
+        // No partition for the row; a view's CHECK OPTION; SIGNAL of a trigger.
         1526 | 1748 | 1863 | 1369 | 1557 | 1761 | 1762 | 1644 => Constraint,
         // Out of range, too long, wrong value, malformed JSON, larger than a packet.
         1264 | 1406 | 1366 | 1292 | 1265 | 3140 | 1690 | 1365 | 1411 | 3141 | 1153 | 1301 => Data,
@@ -84,7 +85,7 @@ pub(super) fn of_mysql(number: u16, message: &str) -> SqlErrorClass {
     }
 }
 
-/// The class of a result code of SQLite.
+/// Returns the class of a result code of SQLite.
 pub(super) fn of_sqlite(code: rusqlite::ErrorCode) -> SqlErrorClass {
     use rusqlite::ErrorCode as Code;
     match code {

@@ -1,4 +1,4 @@
-//! MySQL and MariaDB.
+//! Connections to MySQL and MariaDB.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use super::{EachRow, Interrupter, Readable, Session, Sql, SqlError, SqlErrorClas
 
 /// A connection to MySQL or MariaDB.
 ///
-/// A writer of your own that shares the store's database gets it from
-/// [`ChunkTransaction::resource`](batchwright::ChunkTransaction::resource) and talks to it in the chunk's
+/// A custom writer that shares the store's database gets the session from
+/// [`ChunkTransaction::resource`](batchwright::ChunkTransaction::resource) and uses it in the chunk's
 /// transaction.
 pub struct MySqlSession {
     connection: MySqlConnection,
@@ -25,11 +25,12 @@ pub struct MySqlSession {
     server: ServerDatabase,
     place: Arc<str>,
     broken: bool,
-    /// `max_allowed_packet`, once it was asked for.
+    /// The server's `max_allowed_packet`, once it was read.
     packet_max: Option<usize>,
 }
 
-/// What is smaller is not worth the question: servers take 16 MiB and more unless somebody lowered it.
+/// Statements smaller than this are sent without reading the server's limit, which is 16 MiB or more by
+/// default.
 const PACKET_SURE: usize = 64 * 1024;
 
 impl MySqlSession {
@@ -41,11 +42,11 @@ impl MySqlSession {
         let server = server.clone();
         let mut session =
             Self { connection, driver, server, place, broken: false, packet_max: None };
-        // A value that does not fit is an error, not a warning; and the rules above the store rely on the
-        // isolation, whatever the server's default is.
+        // Strict mode makes a value that does not fit an error instead of a warning. The engine relies on
+        // this isolation level, regardless of the server's default.
         session.run(
-            // A reader that is slow to take rows is no dead one.
-            // A session whose machine froze or lost its power holds up nobody for long.
+            // The write time-out is long, because a step may read rows slowly. The other time-outs are short,
+            // so that a session on a frozen or lost machine does not block others for long.
             "SET SESSION net_write_timeout = 3600, sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES'), \
                  innodb_lock_wait_timeout = 10, lock_wait_timeout = 10 \
                  /*M!100300 , idle_transaction_timeout = 60 */; \
@@ -54,19 +55,19 @@ impl MySqlSession {
         Ok(session)
     }
 
-    /// Waits for what `work` does with the connection.
+    /// Runs `work` with the connection and waits for its result.
     pub fn wait<T: Send>(&mut self, work: impl AsyncFnOnce(&mut MySqlConnection) -> T) -> T {
         self.driver.wait_here(work(&mut self.connection))
     }
 
-    fn told<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, SqlError> {
+    fn checked<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, SqlError> {
         result.map_err(|error| {
             self.broken |= breaks(&error);
             SqlError::from(error).at(&self.place)
         })
     }
 
-    /// Bytes of the largest statement that the server takes, values included.
+    /// Returns the maximum size in bytes of a statement with its values.
     pub(crate) fn packet_max(&mut self) -> Result<usize, SqlError> {
         if let Some(bytes) = self.packet_max {
             return Ok(bytes);
@@ -78,8 +79,8 @@ impl MySqlSession {
         Ok(bytes)
     }
 
-    /// The server answers a statement that is too large by closing the connection, which would look like a fault of
-    /// the server.
+    /// Refuses a statement that is too large. The server would close the connection instead, which would look
+    /// like a fault of the server.
     fn check_packet(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<(), SqlError> {
         let bytes = sql.text.len() + values.iter().map(size).sum::<usize>();
         if bytes < PACKET_SURE || bytes < self.packet_max()? {
@@ -88,7 +89,7 @@ impl MySqlSession {
         Err(SqlError::new(SqlErrorClass::Data, too_large(bytes, self.packet_max()?)))
     }
 
-    /// Runs `text` with arguments that are encoded already.
+    /// Runs `sql` with encoded arguments; returns the number of changed rows and the last inserted id.
     pub(crate) fn execute_with(
         &mut self,
         sql: &Sql,
@@ -96,7 +97,7 @@ impl MySqlSession {
     ) -> Result<(u64, u64), SqlError> {
         let query = sqlx::query_with(AssertSqlSafe(Arc::clone(&sql.text)), arguments);
         let done = self.driver.wait(query.execute(&mut self.connection));
-        self.told(done).map(|done| (done.rows_affected(), done.last_insert_id()))
+        self.checked(done).map(|done| (done.rows_affected(), done.last_insert_id()))
     }
 }
 
@@ -106,16 +107,16 @@ impl std::fmt::Debug for MySqlSession {
     }
 }
 
-/// What is said of a row, or a statement, of so many bytes.
+/// Returns the message about a row or statement of `bytes` bytes that is too large.
 pub(crate) fn too_large(bytes: usize, packet_max: usize) -> String {
     format!(
         "{bytes} bytes do not fit into a packet of the server (max_allowed_packet = {packet_max})"
     )
 }
 
-/// Bytes that `value` takes in a packet, at most.
+/// Returns the maximum number of bytes that `value` takes in a packet.
 pub(crate) fn size(value: &SqlValue<'_>) -> usize {
-    /// A number, or the length in front of others, with the type.
+    /// A number, or the length prefix of other values, with the type.
     const FIXED: usize = 12;
     FIXED
         + match value {
@@ -165,7 +166,7 @@ impl Session for MySqlSession {
         let arguments = arguments(sql, values)?;
         let query = sqlx::query_with(AssertSqlSafe(Arc::clone(&sql.text)), arguments);
         let found = self.driver.wait(query.fetch_all(&mut self.connection));
-        self.told(found)?.iter().try_for_each(|row| each(&SqlRow(Row::MySql(row))))
+        self.checked(found)?.iter().try_for_each(|row| each(&SqlRow(Row::MySql(row))))
     }
 
     fn stream(
@@ -188,7 +189,7 @@ impl Session for MySqlSession {
             }
             Ok(Ok(()))
         });
-        self.told(ended)?
+        self.checked(ended)?
     }
 
     fn readable(&mut self, query: &str, rest: &str) -> Result<Readable, SqlError> {
@@ -200,7 +201,7 @@ impl Session for MySqlSession {
         let text = AssertSqlSafe(whole.clone()).into_sql_str();
         let prepared = self.driver.wait((&mut self.connection).prepare(text));
         let columns =
-            self.told(prepared)?.columns().iter().map(|one| one.name().to_owned()).collect();
+            self.checked(prepared)?.columns().iter().map(|one| one.name().to_owned()).collect();
         Ok(Readable { text: whole, columns })
     }
 
@@ -212,13 +213,13 @@ impl Session for MySqlSession {
     ) -> Result<String, SqlError> {
         let text = AssertSqlSafe(query.to_owned()).into_sql_str();
         let prepared = self.driver.wait((&mut self.connection).prepare(text));
-        let statement = self.told(prepared)?;
+        let statement = self.checked(prepared)?;
         let key = statement.columns().iter().find(|one| one.name() == column);
         if let Some(name @ ("ENUM" | "SET")) = key.map(|key| key.type_info().name()) {
             return Err(SqlError::new(
                 SqlErrorClass::Other,
                 format!(
-                    "key `{column}` is of type {name}, which sorts otherwise than it compares, so a restart could \
+                    "key `{column}` is of type {name}, which sorts and compares differently, so a restart could \
                      lose rows; select it as CAST(… AS CHAR) or name another key"
                 ),
             ));
@@ -234,7 +235,7 @@ impl Session for MySqlSession {
             Box::new(move || {
                 let mut session = Self::connect(&server, Arc::clone(&place))?;
                 match session.run(&format!("KILL QUERY {id}")) {
-                    // It has ended by itself.
+                    // The connection has already ended.
                     Err(error) if error.to_string().contains("Unknown thread") => Ok(()),
                     ran => ran,
                 }
@@ -258,7 +259,7 @@ impl Session for MySqlSession {
     fn run(&mut self, text: &str) -> Result<(), SqlError> {
         let ran =
             self.driver.wait(sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut self.connection));
-        self.told(ran).map(drop)
+        self.checked(ran).map(drop)
     }
 
     fn is_broken(&self) -> bool {

@@ -1,4 +1,4 @@
-//! PostgreSQL. Parameters are encoded as the types that the server says it expects.
+//! Connections to PostgreSQL. Parameters are encoded in the types that the server expects.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -20,8 +20,9 @@ use super::server::{Driver, ServerDatabase, breaks};
 use super::value::{POSTGRES_PLAIN, Row, SqlRow};
 use super::{EachRow, Interrupter, Readable, Session, Sql, SqlError, SqlErrorClass, SqlValue};
 
-/// What every session is set to, as far as its server knows it: a session that sleeps in its transaction, or whose
-/// machine lost its power, holds up nobody for long. Values in the URL (`options`) win, because they come first.
+/// The settings of every session, as far as the server knows them. With these a session that is idle in a
+/// transaction, or whose machine lost power, does not block others for long. Values in the URL (`options`)
+/// take precedence.
 const SETTINGS: [(&str, &str); 6] = [
     ("lock_timeout", "5s"),
     ("idle_in_transaction_session_timeout", "60s"),
@@ -31,19 +32,19 @@ const SETTINGS: [(&str, &str); 6] = [
     ("tcp_user_timeout", "30s"),
 ];
 
-/// Descriptions of statements that are kept where a pool keeps no prepared ones.
+/// Maximum number of cached statement descriptions; used with a pool, which keeps no prepared statements.
 const DESCRIBED_MAX: usize = 256;
 
-/// Drops what the driver prepared: behind a pool another client gets the session next. Only the driver's own names,
-/// because newer pools keep statements of theirs.
+/// Drops the statements that the driver prepared, because a pool gives the session to another client next.
+/// Only names of the driver are dropped, because newer pools prepare statements of their own.
 const FORGET: &str = "DO $$ DECLARE prepared text; BEGIN \
     FOR prepared IN SELECT name FROM pg_prepared_statements WHERE name LIKE 'sqlx\\_s\\_%' \
     LOOP EXECUTE format('DEALLOCATE %I', prepared); END LOOP; END $$";
 
 /// A connection to PostgreSQL.
 ///
-/// A writer of your own that shares the store's database gets it from
-/// [`ChunkTransaction::resource`](batchwright::ChunkTransaction::resource) and talks to it in the chunk's
+/// A custom writer that shares the store's database gets the session from
+/// [`ChunkTransaction::resource`](batchwright::ChunkTransaction::resource) and uses it in the chunk's
 /// transaction.
 pub struct PostgresSession {
     connection: PgConnection,
@@ -51,10 +52,10 @@ pub struct PostgresSession {
     server: ServerDatabase,
     place: Arc<str>,
     broken: bool,
-    /// Whether a pool stands before the server: then nothing is left in the session, and every statement belongs to
-    /// a transaction.
+    /// Whether the server is reached through a pool: then no state is left in the session, and every
+    /// statement belongs to a transaction.
     pooled: bool,
-    /// Whether a transaction is open; known only behind a pool.
+    /// Whether a transaction is open; used only with a pool.
     in_transaction: bool,
     described: HashMap<Arc<str>, PgStatement>,
 }
@@ -84,7 +85,7 @@ impl PostgresSession {
         if !pooled {
             let is_free = |(name, _): &&(&str, &str)| !chosen.contains(name);
             let set = |(name, value): &(&str, &str)| {
-                // Servers that do not know a setting do without it.
+                // A setting that the server does not know is skipped.
                 format!(
                     "SELECT set_config(name, '{value}', false) FROM pg_settings WHERE name = '{name}'"
                 )
@@ -95,7 +96,7 @@ impl PostgresSession {
         Ok(session)
     }
 
-    /// Waits for what `work` does with the connection.
+    /// Runs `work` with the connection and waits for its result.
     pub fn wait<T: Send>(&mut self, work: impl AsyncFnOnce(&mut PgConnection) -> T) -> T {
         let done = self.driver.wait_here(work(&mut self.connection));
         if self.pooled {
@@ -104,23 +105,23 @@ impl PostgresSession {
         done
     }
 
-    fn told<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, SqlError> {
+    fn checked<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, SqlError> {
         result.map_err(|error| {
             self.broken |= breaks(&error);
             SqlError::from(error).at(&self.place)
         })
     }
 
-    /// Types of the parameters and columns of a statement.
+    /// Returns a statement with the types of its parameters and columns.
     fn prepare(&mut self, text: &Arc<str>) -> Result<PgStatement, SqlError> {
         if let Some(known) = self.described.get(text) {
             return Ok(known.clone());
         }
         let sql = AssertSqlSafe(Arc::clone(text)).into_sql_str();
         let prepared = self.driver.wait((&mut self.connection).prepare(sql));
-        let prepared = self.told(prepared)?;
+        let prepared = self.checked(prepared)?;
         if self.pooled {
-            // The driver names what it prepares, and a pool must keep no names.
+            // The driver gives prepared statements names, which must not stay in a pooled session.
             self.run(FORGET)?;
             if self.described.len() >= DESCRIBED_MAX {
                 self.described.clear();
@@ -130,7 +131,8 @@ impl PostgresSession {
         Ok(prepared)
     }
 
-    /// Behind a pool every statement belongs to a transaction: outside of one, its parts reach different sessions.
+    /// Runs `work` in a transaction if the server is reached through a pool: outside a transaction, the
+    /// messages of one statement could reach different sessions.
     fn pinned<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, SqlError>,
@@ -148,7 +150,7 @@ impl PostgresSession {
         }
     }
 
-    /// The statement with its arguments; nothing of it stays in a session behind a pool.
+    /// Returns the statement with its arguments; with a pool it is not kept prepared in the session.
     fn query(
         &self,
         text: &Arc<str>,
@@ -157,7 +159,7 @@ impl PostgresSession {
         sqlx::query_with(AssertSqlSafe(Arc::clone(text)), arguments).persistent(!self.pooled)
     }
 
-    /// Inserts or updates with one array a column; returns the rows that were changed.
+    /// Inserts or updates rows from one array per column; returns the number of changed rows.
     pub(crate) fn execute_arrays(
         &mut self,
         sql: &Sql,
@@ -173,12 +175,12 @@ impl PostgresSession {
             }
             let query = this.query(&sql.text, arguments);
             let done = this.driver.wait(query.execute(&mut this.connection));
-            this.told(done).map(|done| done.rows_affected())
+            this.checked(done).map(|done| done.rows_affected())
         })
     }
 
-    /// Types of the columns of `table`, without their lengths: a cast to a length cuts a text that is too long,
-    /// and an insert refuses it.
+    /// Returns the names and types of the columns of `table`. The types have no lengths, because a cast to a
+    /// type with a length cuts a long text silently, while an insert refuses it.
     pub(crate) fn column_types(&mut self, table: &str) -> Result<Vec<(String, String)>, SqlError> {
         let sql = Sql::native(
             "SELECT attname::text AS name, format_type(atttypid, -1) AS type FROM pg_attribute \
@@ -205,22 +207,23 @@ fn parameters(statement: &PgStatement) -> &[PgTypeInfo] {
 
 fn arguments(statement: &PgStatement, values: &[SqlValue<'_>]) -> Result<PgArguments, SqlError> {
     let types = parameters(statement);
-    let failed = |told: String| SqlError::new(SqlErrorClass::Data, told);
+    let failed = |message: String| SqlError::new(SqlErrorClass::Data, message);
     if types.len() != values.len() {
-        let told = format!("the statement takes {} parameters, not {}", types.len(), values.len());
-        return Err(SqlError::new(SqlErrorClass::Other, told));
+        let message =
+            format!("the statement takes {} parameters, not {}", types.len(), values.len());
+        return Err(SqlError::new(SqlErrorClass::Other, message));
     }
     let mut arguments = PgArguments::default();
     for (index, (value, info)) in values.iter().zip(types).enumerate() {
         let bytes = encode(value, info.name())
-            .map_err(|told| failed(format!("parameter ${}: {told}", index + 1)))?;
+            .map_err(|problem| failed(format!("parameter ${}: {problem}", index + 1)))?;
         let argument = Argument { bytes: bytes.map(Bytes::Plain), info: info.clone() };
         arguments.add(argument).map_err(|error| failed(error.to_string()))?;
     }
     Ok(arguments)
 }
 
-/// An encoded parameter, of the type that the server asked for.
+/// An encoded parameter, of the type that the server expects.
 struct Argument<'a> {
     bytes: Option<Bytes<'a>>,
     info: PgTypeInfo,
@@ -252,7 +255,7 @@ impl<'q> Encode<'q, Postgres> for Argument<'_> {
     }
 }
 
-/// `value` in the binary form of type `name`; `None` is null.
+/// Returns `value` in the binary form of type `name`; `None` is null.
 fn encode(value: &SqlValue<'_>, name: &str) -> Result<Option<Vec<u8>>, String> {
     if matches!(value, SqlValue::Null) {
         return Ok(None);
@@ -291,7 +294,7 @@ fn encode(value: &SqlValue<'_>, name: &str) -> Result<Option<Vec<u8>>, String> {
                 time.to_zoned(jiff::tz::TimeZone::UTC).map_err(|error| error.to_string())?;
             micros(zoned.timestamp())
         }
-        "TIMESTAMPTZ" => micros(parsed(&text(value)?, "a moment")?),
+        "TIMESTAMPTZ" => micros(parsed(&text(value)?, "a timestamp")?),
         "UUID" => uuid(&text(value)?)?,
         "NUMERIC" => numeric(&text(value)?)?,
         other => {
@@ -302,7 +305,7 @@ fn encode(value: &SqlValue<'_>, name: &str) -> Result<Option<Vec<u8>>, String> {
     Ok(Some(bytes))
 }
 
-/// Where PostgreSQL begins to count days and microseconds.
+/// The epoch of PostgreSQL's dates and timestamps.
 const EPOCH_DATE: Date = Date::constant(2000, 1, 1);
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
@@ -323,7 +326,8 @@ fn uuid(text: &str) -> Result<Vec<u8>, String> {
         .ok_or_else(|| format!("`{text}` is not a UUID"))
 }
 
-/// A decimal number in PostgreSQL's own form: groups of four digits, and where the point stands.
+/// Returns a decimal number in PostgreSQL's binary form: groups of four digits and the place of the decimal
+/// point.
 fn numeric(text: &str) -> Result<Vec<u8>, String> {
     let wrong = || format!("`{text}` is not a decimal number");
     let trimmed = text.trim();
@@ -424,13 +428,13 @@ impl Session for PostgresSession {
             let statement = this.prepare(&sql.text)?;
             let query = this.query(&sql.text, arguments(&statement, values)?);
             let done = this.driver.wait(query.execute(&mut this.connection));
-            this.told(done).map(|done| done.rows_affected())
+            this.checked(done).map(|done| done.rows_affected())
         })
     }
 
     fn insert(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<i64, SqlError> {
         let id = (self as &mut dyn Session).one(sql, values, |row| row.read("id"))?;
-        id.ok_or_else(|| SqlError::new(SqlErrorClass::Corrupt, "an insert gave no id"))
+        id.ok_or_else(|| SqlError::new(SqlErrorClass::Corrupt, "the insert returned no id"))
     }
 
     fn rows(
@@ -443,7 +447,7 @@ impl Session for PostgresSession {
             let statement = this.prepare(&sql.text)?;
             let query = this.query(&sql.text, arguments(&statement, values)?);
             let found = this.driver.wait(query.fetch_all(&mut this.connection));
-            this.told(found)
+            this.checked(found)
         })?;
         found.iter().try_for_each(|row| each(&SqlRow(Row::Postgres(row))))
     }
@@ -455,7 +459,7 @@ impl Session for PostgresSession {
         each: &mut dyn FnMut(&SqlRow<'_>) -> Result<bool, SqlError>,
     ) -> Result<(), SqlError> {
         if !self.pooled {
-            // A step that is slow lets the rows wait: that is no connection that died.
+            // A slow step lets rows wait unread, which must not count as a dead connection.
             self.run("SET tcp_user_timeout = 0")?;
         }
         self.pinned(|this| {
@@ -473,7 +477,7 @@ impl Session for PostgresSession {
                 }
                 Ok(Ok(()))
             });
-            this.told(ended)?
+            this.checked(ended)?
         })
     }
 
@@ -511,7 +515,7 @@ impl Session for PostgresSession {
         let key = statement.columns().iter().find(|one| one.name() == column);
         let parameter = super::Dialect::Postgres.parameter(index);
         Ok(match key.map(|key| key.type_info().name()) {
-            // Keys of other types were read as text, and become what they are again.
+            // Keys of other types are read as text and cast back to their type.
             Some(name) if !POSTGRES_PLAIN.contains(&name) => {
                 format!("CAST(CAST({parameter} AS text) AS {name})")
             }
@@ -520,7 +524,7 @@ impl Session for PostgresSession {
     }
 
     fn interrupter(&mut self) -> Result<Option<Interrupter>, SqlError> {
-        // Behind a pool, only a transaction has a connection of its own.
+        // With a pool, only a transaction has a fixed connection to the server.
         if self.pooled && !self.in_transaction {
             return Ok(None);
         }
@@ -542,7 +546,7 @@ impl Session for PostgresSession {
     fn run(&mut self, text: &str) -> Result<(), SqlError> {
         let ran =
             self.driver.wait(sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut self.connection));
-        self.told(ran).map(drop)
+        self.checked(ran).map(drop)
     }
 
     fn is_broken(&self) -> bool {
@@ -553,12 +557,13 @@ impl Session for PostgresSession {
         self
     }
 
-    /// The rules above the store rely on the isolation, whatever the server's default is.
+    /// Begins a transaction with the isolation level that the engine relies on, regardless of the server's
+    /// default.
     fn begin(&mut self) -> Result<(), SqlError> {
         self.run("BEGIN ISOLATION LEVEL READ COMMITTED")?;
         self.in_transaction = true;
         if self.pooled {
-            // A pool keeps no settings of a session: these end with the transaction.
+            // A pool keeps no settings of a session, so these apply only to the transaction.
             self.run("SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '60s'")?;
         }
         Ok(())
@@ -575,7 +580,7 @@ impl Session for PostgresSession {
     }
 }
 
-/// What the elements of an [`ArrayColumn`] are.
+/// The type of the elements of an [`ArrayColumn`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ArrayKind {
     Integer,
@@ -586,8 +591,8 @@ pub(crate) enum ArrayKind {
 }
 
 impl ArrayKind {
-    /// For a column of type `name`: everything that is no number, boolean or bytes goes as text and is
-    /// cast by the server.
+    /// Returns the kind for a column of type `name`: every type except numbers, booleans and bytes is sent as
+    /// text and cast by the server.
     pub(crate) fn of(name: &str) -> Self {
         match name {
             "smallint" | "integer" | "bigint" => Self::Integer,
@@ -598,7 +603,7 @@ impl ArrayKind {
         }
     }
 
-    /// The type of the array.
+    /// Returns the SQL type of the array.
     pub(crate) fn array_type(self) -> &'static str {
         match self {
             Self::Integer => "bigint[]",
@@ -620,8 +625,8 @@ impl ArrayKind {
     }
 }
 
-/// The values of one column for many rows, in the binary form of an array: each value is copied once, from
-/// the item into what goes over the wire.
+/// The values of one column of many rows, in the binary form of an array: each value is copied once, from the
+/// item to the message to the server.
 #[derive(Debug, Clone)]
 pub(crate) struct ArrayColumn {
     kind: ArrayKind,
@@ -641,7 +646,7 @@ impl ArrayColumn {
         self.nulls = false;
     }
 
-    /// Appends `value`, or says why it cannot be of this kind.
+    /// Appends `value`, or returns the reason why it does not fit the kind of the array.
     pub(crate) fn push(&mut self, value: &SqlValue<'_>) -> Result<(), String> {
         match (self.kind, value) {
             (_, SqlValue::Null) => {
@@ -656,7 +661,7 @@ impl ArrayColumn {
                 return Err(format!("expected bytes, found {}", other.kind()));
             }
             (ArrayKind::Text, SqlValue::Text(text)) if text.contains('\0') => {
-                return Err("a text of PostgreSQL cannot hold a NUL".to_owned());
+                return Err("a text in PostgreSQL cannot contain a NUL character".to_owned());
             }
             (ArrayKind::Text, SqlValue::Text(text)) => self.element(text.as_bytes())?,
             (ArrayKind::Text, value) => self.element(text(value)?.as_bytes())?,

@@ -1,4 +1,4 @@
-//! What PostgreSQL and MySQL have in common: a URL with a secret in it, and answers that are awaited.
+//! The common parts of PostgreSQL and MySQL: the URL with its password, and waiting for asynchronous answers.
 
 use std::fmt;
 use std::future::Future;
@@ -11,23 +11,23 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::{SqlError, SqlErrorClass, class};
 
-/// How long a connection may take to come about.
+/// Maximum time to establish a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections of one repository unless the URL says `connections=N`: some for steps that run in parallel,
-/// one for the heartbeat, one for questions.
+/// Default maximum of connections of one repository, without `connections=N` in the URL: some for steps that
+/// run in parallel, one for the heartbeat, one for queries.
 const CONNECTIONS_DEFAULT: usize = 6;
-/// More than any server allows.
+/// Upper bound of `connections=N`, more than any server allows.
 const CONNECTIONS_MAX: usize = 1_000;
 
-/// A database on a server. Shows itself without its password.
+/// A database on a server. `Display` and `Debug` omit the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ServerDatabase {
     url: String,
-    /// The URL as people may see it.
+    /// The URL without its password.
     shown: String,
     connections: usize,
-    /// Whether a pool such as PgBouncer in transaction mode stands before the server: nothing may be left in a
-    /// session.
+    /// Whether the server is reached through a pool such as PgBouncer in transaction mode, so that no state
+    /// may be left in a session.
     pooled: bool,
 }
 
@@ -36,7 +36,7 @@ impl ServerDatabase {
         let mut database = Self::new(url)?;
         let options: PgConnectOptions = database.url.parse().map_err(|_| unusable("postgres"))?;
         if database.pooled && options.get_options().is_some() {
-            let what = "`options` cannot be used behind a pool: it keeps no settings of a session";
+            let what = "`options` cannot be used with a pool, which keeps no settings of a session";
             return Err(what.to_owned());
         }
         let (user, host, port) = (options.get_username(), options.get_host(), options.get_port());
@@ -57,7 +57,8 @@ impl ServerDatabase {
         Ok(database)
     }
 
-    /// Takes what the driver does not know out of the URL: `connections=N`, `pgbouncer=true`, `statement-cache=0`.
+    /// Removes the options from the URL that the driver does not know: `connections=N`, `pgbouncer=true`,
+    /// `statement-cache=0`.
     fn new(url: &str) -> Result<Self, String> {
         let mut database = Self {
             url: url.to_owned(),
@@ -95,12 +96,12 @@ impl ServerDatabase {
         Ok(database)
     }
 
-    /// Connections that a repository may open.
+    /// Returns the maximum number of connections of a repository.
     pub(crate) fn connections(&self) -> usize {
         self.connections
     }
 
-    /// Whether nothing may be left in a session.
+    /// Whether the server is reached through a pool, so that no state may be left in a session.
     pub(super) fn is_pooled(&self) -> bool {
         self.pooled
     }
@@ -110,10 +111,11 @@ impl ServerDatabase {
     }
 }
 
-/// A parser's complaint may quote the URL, and the URL its password: nothing of either is repeated.
+/// Returns the message about a URL that cannot be parsed. It repeats neither the URL nor the parser's error,
+/// because both may contain the password.
 fn unusable(scheme: &str) -> String {
     format!(
-        "the URL cannot be understood; its form is {scheme}://USER:PASSWORD@HOST:PORT/DATABASE, with %40 for `@` and the like in a password"
+        "the URL cannot be parsed; its form is {scheme}://USER:PASSWORD@HOST:PORT/DATABASE, with %40 for `@` and the like in a password"
     )
 }
 
@@ -129,7 +131,7 @@ impl fmt::Debug for ServerDatabase {
     }
 }
 
-/// Drives the answers of one connection, on whichever thread asks.
+/// The runtime of one connection, which runs on the calling thread.
 pub(super) struct Driver(Option<Runtime>);
 
 impl Driver {
@@ -141,7 +143,7 @@ impl Driver {
     }
 
     fn runtime(&self) -> &Runtime {
-        self.0.as_ref().expect("it is there until it is dropped")
+        self.0.as_ref().expect("the runtime exists until the driver is dropped")
     }
 
     /// Waits for `answer`.
@@ -149,19 +151,19 @@ impl Driver {
         if Handle::try_current().is_err() {
             return self.runtime().block_on(answer);
         }
-        // A caller inside somebody's runtime may not wait there: another thread does it.
+        // A caller inside another runtime must not block that runtime, so a new thread waits.
         std::thread::scope(|threads| {
             let waiting = threads.spawn(|| self.runtime().block_on(answer));
             waiting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
-    /// Waits for `answer` on a thread of ours, where there is no other runtime.
+    /// Waits for `answer` on a thread of this crate, which runs inside no other runtime.
     pub(super) fn wait_here<T>(&self, answer: impl Future<Output = T>) -> T {
         self.runtime().block_on(answer)
     }
 
-    /// A connection, unless it takes too long.
+    /// Opens a connection; fails after [`CONNECT_TIMEOUT`].
     pub(super) fn connect<C: Send>(
         &self,
         connect: impl Future<Output = Result<C, sqlx::Error>> + Send,
@@ -170,8 +172,8 @@ impl Driver {
             match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
                 Ok(connected) => Ok(connected?),
                 Err(_) => {
-                    let told = format!("no answer within {CONNECT_TIMEOUT:?}");
-                    Err(SqlError::new(SqlErrorClass::Unavailable, told))
+                    let message = format!("no answer within {CONNECT_TIMEOUT:?}");
+                    Err(SqlError::new(SqlErrorClass::Unavailable, message))
                 }
             }
         })
@@ -179,7 +181,7 @@ impl Driver {
 }
 
 impl Drop for Driver {
-    /// Waiting for a runtime to end is not allowed inside another one.
+    /// Shuts the runtime down without waiting, because waiting is not allowed inside another runtime.
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
@@ -187,10 +189,10 @@ impl Drop for Driver {
     }
 }
 
-/// Whether the connection that reported `error` is good for nothing more.
+/// Whether the connection that reported `error` can no longer be used.
 pub(super) fn breaks(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Database(told) => class_of(&**told) == SqlErrorClass::Unavailable,
+        sqlx::Error::Database(error) => class_of(&**error) == SqlErrorClass::Unavailable,
         sqlx::Error::RowNotFound
         | sqlx::Error::ColumnNotFound(_)
         | sqlx::Error::ColumnDecode { .. }
@@ -203,29 +205,30 @@ pub(super) fn breaks(error: &sqlx::Error) -> bool {
 impl From<sqlx::Error> for SqlError {
     fn from(error: sqlx::Error) -> Self {
         let class = match &error {
-            sqlx::Error::Database(told) => class_of(&**told),
+            sqlx::Error::Database(error) => class_of(&**error),
             sqlx::Error::Encode(_) => SqlErrorClass::Data,
             sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => SqlErrorClass::Corrupt,
             sqlx::Error::RowNotFound | sqlx::Error::ColumnNotFound(_) => SqlErrorClass::Other,
             _ => SqlErrorClass::Unavailable,
         };
         match &error {
-            sqlx::Error::Database(told) => Self::new(class, words(&**told)),
+            sqlx::Error::Database(error) => Self::new(class, words(&**error)),
             _ => Self::new(class, error),
         }
     }
 }
 
-fn class_of(told: &dyn DatabaseError) -> SqlErrorClass {
-    if let Some(mysql) = told.try_downcast_ref::<MySqlDatabaseError>() {
+fn class_of(error: &dyn DatabaseError) -> SqlErrorClass {
+    if let Some(mysql) = error.try_downcast_ref::<MySqlDatabaseError>() {
         return class::of_mysql(mysql.number(), mysql.message());
     }
-    class::of_postgres(told.code().as_deref().unwrap_or_default())
+    class::of_postgres(error.code().as_deref().unwrap_or_default())
 }
 
-/// What the server said, with its own code; without the place in the server's source that the driver adds.
-fn words(told: &dyn DatabaseError) -> String {
-    if let Some(postgres) = told.try_downcast_ref::<PgDatabaseError>() {
+/// Returns the message of the server with its code, without the place in the server's source that the driver
+/// adds.
+fn words(error: &dyn DatabaseError) -> String {
+    if let Some(postgres) = error.try_downcast_ref::<PgDatabaseError>() {
         let mut text = postgres.message().to_owned();
         if let Some(detail) = postgres.detail() {
             text.push_str(&format!(" ({detail})"));
@@ -235,8 +238,8 @@ fn words(told: &dyn DatabaseError) -> String {
         }
         return format!("{text} [{}]", postgres.code());
     }
-    match told.try_downcast_ref::<MySqlDatabaseError>() {
+    match error.try_downcast_ref::<MySqlDatabaseError>() {
         Some(mysql) => format!("{} [{}]", mysql.message(), mysql.number()),
-        None => told.message().to_owned(),
+        None => error.message().to_owned(),
     }
 }

@@ -1,4 +1,4 @@
-//! SQLite files.
+//! Connections to SQLite files.
 
 use std::any::Any;
 use std::fs::OpenOptions;
@@ -15,11 +15,11 @@ use super::{
     EachRow, Interrupter, Readable, Session, Sql, SqlError, SqlErrorClass, SqlValue, class,
 };
 
-/// How long a writer waits for another process before it gives up.
+/// Maximum time that a writer waits for a lock of another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time between attempts where SQLite does not wait by itself.
+/// Pause between attempts where SQLite does not wait by itself.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
-/// Statements kept prepared; the repository has fewer.
+/// Maximum number of cached prepared statements; the repository has fewer.
 const PREPARED_MAX: usize = 64;
 
 /// A SQLite file.
@@ -30,41 +30,43 @@ pub struct SqliteDatabase {
 }
 
 impl SqliteDatabase {
-    /// The file at `path`, whose commits survive the death of the process.
+    /// The SQLite file at `path`, whose commits survive the death of the process.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), durability: Durability::Process }
     }
 
-    /// What its commits survive.
+    /// Sets what commits survive.
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
         self
     }
 
-    /// What its commits were chosen to survive.
+    /// Returns what commits survive.
     pub(crate) fn chosen_durability(&self) -> Durability {
         self.durability
     }
 
-    /// The same, its path taken relative to `folder`.
+    /// Resolves the path relative to `folder`.
     #[must_use]
     pub fn in_folder(mut self, folder: &Path) -> Self {
         self.path = folder.join(&self.path);
         self
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A connection with our settings: a busy time-out, foreign keys. A new file is made for its owner alone and
-    /// uses the write-ahead log; a file that exists keeps the journal that it has.
+    /// Opens a connection with a busy time-out and foreign keys.
+    ///
+    /// A new file is readable only by its owner and uses the write-ahead log; an existing file keeps its
+    /// journal mode.
     ///
     /// # Errors
     ///
-    /// What SQLite reports.
+    /// Returns the error of SQLite.
     pub fn connect(&self) -> rusqlite::Result<Connection> {
         let connection = self.open()?;
         let is_new =
@@ -73,12 +75,13 @@ impl SqliteDatabase {
             write_ahead(&connection)?;
         }
         let journal: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
-        // Without the write-ahead log, only FULL keeps a file whole when the machine loses power.
+        // Without the write-ahead log, only FULL prevents corruption of the file when the machine loses
+        // power.
         self.set_synchronous(&connection, journal == "wal")?;
         Ok(connection)
     }
 
-    /// As [`connect`](Self::connect), for a store: the file is switched to the write-ahead log.
+    /// Opens a connection as [`connect`](Self::connect) does, and switches the file to the write-ahead log.
     pub(super) fn connect_store(&self) -> rusqlite::Result<Connection> {
         let connection = self.open()?;
         write_ahead(&connection)?;
@@ -87,8 +90,8 @@ impl SqliteDatabase {
     }
 
     fn open(&self) -> rusqlite::Result<Connection> {
-        // The file may hold secrets: a new one is for its owner alone, and so is what SQLite puts beside it. When it
-        // cannot be made, SQLite says why.
+        // The file may contain secrets, so a new file and SQLite's files next to it are only for the owner.
+        // When the file cannot be created, SQLite reports the reason below.
         let mut new = OpenOptions::new();
         drop(new.write(true).create_new(true).mode(0o600).open(&self.path));
         let connection = Connection::open(&self.path)?;
@@ -106,11 +109,11 @@ impl SqliteDatabase {
         connection.pragma_update(None, "synchronous", synchronous)
     }
 
-    /// A connection that cannot write.
+    /// Opens a connection that cannot write.
     ///
     /// # Errors
     ///
-    /// What SQLite reports.
+    /// Returns the error of SQLite.
     pub fn connect_read_only(&self) -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
@@ -120,12 +123,12 @@ impl SqliteDatabase {
     }
 }
 
-/// Switches to the write-ahead log. When several processes open a new file at once, SQLite does not wait
-/// for the others here by itself.
+/// Switches to the write-ahead log, and waits for other processes that open the same new file, because SQLite
+/// does not wait for this switch by itself.
 fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
     let clock = SystemClock::default();
     let begun = clock.elapsed();
-    // The bound is kept here, as time; within an attempt SQLite waits only a moment.
+    // The loop below keeps the time limit; within one attempt SQLite waits only briefly.
     connection.busy_timeout(BUSY_PAUSE)?;
     loop {
         let switched =
@@ -156,7 +159,7 @@ impl SqliteSession {
         Self { connection, place }
     }
 
-    fn told<T>(&self, result: rusqlite::Result<T>) -> Result<T, SqlError> {
+    fn checked<T>(&self, result: rusqlite::Result<T>) -> Result<T, SqlError> {
         result.map_err(|error| SqlError::from(error).at(&self.place))
     }
 }
@@ -183,12 +186,12 @@ impl Session for SqliteSession {
     fn execute(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<u64, SqlError> {
         let prepared = self.connection.prepare_cached(&sql.text);
         let changed = prepared.and_then(|mut one| one.execute(params_from_iter(values)));
-        self.told(changed).map(|changed| changed as u64)
+        self.checked(changed).map(|changed| changed as u64)
     }
 
     fn insert(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Result<i64, SqlError> {
         let prepared = self.connection.prepare_cached(&sql.text);
-        self.told(
+        self.checked(
             prepared.and_then(|mut one| one.query_row(params_from_iter(values), |row| row.get(0))),
         )
     }
@@ -216,9 +219,9 @@ impl Session for SqliteSession {
             "" => query.to_owned(),
             rest => format!("SELECT * FROM ({query}\n) AS q {rest}"),
         };
-        let statement = self.told(self.connection.prepare(&whole))?;
+        let statement = self.checked(self.connection.prepare(&whole))?;
         let names = (0..statement.column_count()).map(|index| statement.column_name(index));
-        let columns = self.told(names.map(|name| name.map(str::to_owned)).collect())?;
+        let columns = self.checked(names.map(|name| name.map(str::to_owned)).collect())?;
         Ok(Readable { text: whole, columns })
     }
 
@@ -240,11 +243,11 @@ impl Session for SqliteSession {
     }
 
     fn run(&mut self, text: &str) -> Result<(), SqlError> {
-        self.told(self.connection.execute_batch(text))
+        self.checked(self.connection.execute_batch(text))
     }
 
     fn is_broken(&self) -> bool {
-        // Whatever an error left open is ended before the connection is used again.
+        // A transaction that an error left open must end before the connection is used again.
         !self.connection.is_autocommit()
     }
 
@@ -254,16 +257,16 @@ impl Session for SqliteSession {
 
     fn begin(&mut self) -> Result<(), SqlError> {
         let prepared = self.connection.prepare_cached("BEGIN IMMEDIATE");
-        self.told(prepared.and_then(|mut one| one.execute([])).map(drop))
+        self.checked(prepared.and_then(|mut one| one.execute([])).map(drop))
     }
 
     fn commit(&mut self) -> Result<(), SqlError> {
         let prepared = self.connection.prepare_cached("COMMIT");
-        self.told(prepared.and_then(|mut one| one.execute([])).map(drop))
+        self.checked(prepared.and_then(|mut one| one.execute([])).map(drop))
     }
 
     fn roll_back(&mut self) -> Result<(), SqlError> {
-        // SQLite itself rolls back after some errors; then there is nothing left to end.
+        // After some errors SQLite has already rolled the transaction back.
         match self.connection.is_autocommit() {
             true => Ok(()),
             false => self.run("ROLLBACK"),

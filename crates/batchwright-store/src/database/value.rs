@@ -1,4 +1,4 @@
-//! Values into statements and out of rows, the same for every database.
+//! Values of statements and rows, the same for every database.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use super::{SqlError, SqlErrorClass};
 
 /// A value in a database.
 ///
-/// Types that only some databases have (dates, decimals, UUIDs, JSON) travel as text.
+/// Types that only some databases have (dates, decimals, UUIDs, JSON) are passed as text.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SqlValue<'a> {
     /// No value.
@@ -30,7 +30,7 @@ pub enum SqlValue<'a> {
 }
 
 impl SqlValue<'_> {
-    /// The same value, owning what it holds.
+    /// Returns the value with owned data.
     pub fn into_owned(self) -> SqlValue<'static> {
         match self {
             Self::Null => SqlValue::Null,
@@ -42,12 +42,12 @@ impl SqlValue<'_> {
         }
     }
 
-    /// As a number of rows.
+    /// Returns the value as a number of rows.
     pub(crate) fn count(self) -> Result<u64, SqlError> {
-        u64::from_sql(self).map_err(|told| SqlError::corrupt("count", told))
+        u64::from_sql(self).map_err(|problem| SqlError::corrupt("count", problem))
     }
 
-    /// What kind of value it is, for messages.
+    /// Returns the type of the value, for messages.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
@@ -117,29 +117,30 @@ pub(super) enum Row<'r> {
 }
 
 impl SqlRow<'_> {
-    /// The value of `column`.
+    /// Returns the value of `column`.
     ///
     /// # Errors
     ///
-    /// When there is no such column, or its value is no `T`.
+    /// Fails if the column does not exist or its value cannot be read as `T`.
     pub fn get<T: FromSql>(&self, column: &str) -> Result<T, ItemError> {
         self.read(column).map_err(|error| error.of_item(format!("read column `{column}`")))
     }
 
-    /// The value of the column at `index`, counted from 0.
+    /// Returns the value of the column at `index`, which counts from 0.
     ///
     /// # Errors
     ///
-    /// When there is no such column, or its value is of no type that [`SqlValue`] has.
+    /// Fails if the column does not exist or [`SqlValue`] has no type for its value.
     pub fn value(&self, index: usize) -> Result<SqlValue<'_>, ItemError> {
         self.at(index).map_err(|error| error.of_item(format!("read column {}", index + 1)))
     }
 
-    /// Names of the columns.
+    /// Returns the names of the columns.
     pub fn names(&self) -> Vec<&str> {
         match &self.0 {
             Row::Sqlite(row) => {
-                // `column_names` is a list up to rusqlite 0.40 and an iterator from 0.41: both versions have these.
+                // `column_names` returns a list up to rusqlite 0.40 and an iterator from 0.41; these methods
+                // exist in both versions.
                 let statement = row.as_ref();
                 (0..statement.column_count())
                     .filter_map(|index| statement.column_name(index).ok())
@@ -211,12 +212,12 @@ fn postgres(row: &PgRow, index: usize) -> Result<SqlValue<'_>, SqlError> {
     })
 }
 
-/// The number whose shortest text is that of `number`: 0.1 of single precision stays 0.1.
+/// Returns the double with the same shortest text as `number`, so that 0.1 of single precision stays 0.1.
 fn shortest(number: f32) -> f64 {
     number.to_string().parse().unwrap_or_else(|_| number.into())
 }
 
-/// Types of PostgreSQL whose values are read as they come; all others are asked for as text.
+/// The types of PostgreSQL whose values are read in binary form; all others are selected as text.
 pub(super) const POSTGRES_PLAIN: [&str; 10] =
     ["BOOL", "INT2", "INT4", "INT8", "FLOAT4", "FLOAT8", "BYTEA", "TEXT", "VARCHAR", "NAME"];
 
@@ -225,7 +226,7 @@ fn mysql(row: &MySqlRow, index: usize) -> Result<SqlValue<'_>, SqlError> {
     let info = raw.type_info().into_owned();
     let name = info.name();
     if raw.is_null() {
-        // The driver takes a date of zeros for null; its bytes say what it is.
+        // The driver reports a date of zeros as null, but such a date has bytes and null has none.
         let zero = row.try_get_unchecked::<&[u8], _>(index).is_ok();
         return Ok(match name {
             "DATE" if zero => SqlValue::Text(Cow::Borrowed("0000-00-00")),
@@ -261,7 +262,8 @@ fn mysql(row: &MySqlRow, index: usize) -> Result<SqlValue<'_>, SqlError> {
                 Err(_) => SqlValue::Text(Cow::Owned(number.to_string())),
             }
         }
-        // The driver calls text of a binary collation so too: what is UTF-8 is text.
+        // The driver also reports text of a binary collation with these types, so valid UTF-8 is read as
+        // text.
         _ if name.contains("BLOB") || name.contains("BINARY") => {
             let bytes: &[u8] = row.try_get_unchecked(index)?;
             match std::str::from_utf8(bytes) {
@@ -273,7 +275,7 @@ fn mysql(row: &MySqlRow, index: usize) -> Result<SqlValue<'_>, SqlError> {
     })
 }
 
-/// A date or time of MySQL's binary protocol as text.
+/// Returns a date or time of MySQL's binary protocol as text.
 fn mysql_time(name: &str, bytes: &[u8]) -> Option<String> {
     let two = |at: usize| u32::from(bytes[at]);
     let micros = |at: usize| -> String {
@@ -306,13 +308,13 @@ fn mysql_time(name: &str, bytes: &[u8]) -> Option<String> {
     Some(format!("{date} {:02}:{:02}:{:02}{}", two(5), two(6), two(7), micros(8)))
 }
 
-/// What a value of a row can be read as.
+/// A type that a value of a row can be read as.
 pub trait FromSql: Sized {
-    /// `value` as this type, or what it was instead.
+    /// Converts `value` to this type.
     ///
     /// # Errors
     ///
-    /// A sentence about the value.
+    /// Returns a sentence about the value if it has another type.
     fn from_sql(value: SqlValue<'_>) -> Result<Self, String>;
 }
 

@@ -1,27 +1,27 @@
-//! Partitions of a table by a column of whole numbers.
+//! Partitions of a table by an integer column.
 
 use batchwright::{ItemError, NumberRanges, Partition, Partitioner, StepScope};
 
 use crate::database::{Database, Sql};
 
-/// Cuts a table by a column of whole numbers: at most `grid` ranges from its smallest to its largest value, and the
-/// partition `null` when rows have none.
+/// Partitions a table by an integer column: at most `grid` ranges from its smallest to its largest value, and
+/// the partition `null` if rows have no value.
 ///
-/// A worker finds `where`, the SQL condition for the rows of its partition (`"v" >= 1 AND "v" < 6`, `"v" IS NULL`), and
-/// in a range its bounds `min` and `max`, both within it.
+/// Each partition has `where`, the SQL condition for its rows (`"v" >= 1 AND "v" < 6`, `"v" IS NULL`); a
+/// range also has its inclusive bounds `min` and `max`.
 #[derive(Debug, Clone)]
 pub struct ColumnPartitions {
-    /// Where the table is.
+    /// The database of the table.
     pub database: Database,
-    /// Its name.
+    /// The name of the table.
     pub table: String,
-    /// The column.
+    /// The name of the column.
     pub column: String,
-    /// Ranges, at most one a number; zero is taken as one.
+    /// Number of ranges, at most one per number; 0 means 1.
     pub grid: u32,
 }
 
-/// What a column holds.
+/// The range of a column's values.
 struct Extent {
     range: Option<(i64, i64)>,
     has_nulls: bool,
@@ -46,11 +46,11 @@ impl ColumnPartitions {
         Ok(Extent { range: low.zip(high), has_nulls: null.map_err(failed)?.is_some() })
     }
 
-    /// The partitions; none when the table is empty.
+    /// Returns the partitions; none when the table is empty.
     ///
     /// # Errors
     ///
-    /// What the database reports; also when the column holds no whole numbers.
+    /// Returns the error of the database; also fails if the column has no integers.
     pub fn cut(&self) -> Result<Vec<Partition>, ItemError> {
         let column = self.database.dialect().quoted(&self.column);
         let Extent { range, has_nulls } = self.extent()?;
@@ -60,7 +60,8 @@ impl ColumnPartitions {
             for partition in ranges {
                 let low: i64 = partition.values.get("min")?;
                 let high: i64 = partition.values.get("max")?;
-                // Between two ranges nothing is left out.
+                // The upper bound is exclusive except in the last range, so that there is no gap between
+                // ranges.
                 let until = match high.checked_add(1).filter(|_| high < max) {
                     Some(next) => format!("< {next}"),
                     None => format!("<= {high}"),

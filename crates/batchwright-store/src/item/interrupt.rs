@@ -1,4 +1,4 @@
-//! Statements that a stop may cut short.
+//! Cancels running statements after a stop request.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use batchwright::{ItemError, StopToken};
 
 use crate::database::SqlSession;
 
-/// How long a statement in work may go on after a stop was asked for.
+/// How long a running statement may continue after a stop request.
 const STATEMENT_GRACE: Duration = Duration::from_secs(5);
-/// A request to cancel that comes between two statements does nothing: it is repeated.
+/// Interval at which a cancel request is repeated: a request between two statements has no effect.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Does `work` with `session`. When it still lasts five seconds after a stop was asked for, its statement is cancelled, and the
-/// error is that of a stop.
+/// Does `work` with `session`. If the work still runs five seconds after a stop request, its statement is
+/// cancelled and the error is that of a stop.
 pub(super) fn until_stopped<T>(
     session: &mut SqlSession,
     stop: &StopToken,
@@ -20,9 +20,9 @@ pub(super) fn until_stopped<T>(
 ) -> Result<T, ItemError> {
     let interrupter = session.interrupter().map_err(|error| error.of_item("prepare a stop"))?;
     let Some(interrupter) = interrupter else { return work(session) };
-    // The one is asked for by a stop and by the end of the work, the other by the end of the work alone.
+    // `woken` is requested by a stop or the end of the work, `done` only by the end of the work.
     let (woken, done) = (stop.child(), StopToken::default());
-    /// Ends the watch, also when the work panics.
+    /// Ends the watching thread on drop, also when the work panics.
     struct Over<'t>(&'t StopToken, &'t StopToken);
     impl Drop for Over<'_> {
         fn drop(&mut self) {
@@ -36,12 +36,12 @@ pub(super) fn until_stopped<T>(
             done.wait(STATEMENT_GRACE);
             while !done.is_requested() {
                 if let Err(error) = interrupter() {
-                    tracing::warn!(%error, "a statement was not cancelled");
+                    tracing::warn!(%error, "cannot cancel a statement");
                 }
                 done.wait(AGAIN_AFTER);
             }
         };
-        // Without a thread the statement runs to its end.
+        // When the thread cannot be started, the statement runs to its end.
         let _ =
             std::thread::Builder::new().name("sql watch".to_owned()).spawn_scoped(threads, watch);
         let _over = Over(&done, &woken);

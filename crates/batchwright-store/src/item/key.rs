@@ -1,4 +1,4 @@
-//! Keys by which a reader of rows goes on behind the last row.
+//! Keys by which a reader of rows continues after the last row.
 
 use batchwright::ItemError;
 use serde::{Deserialize, Serialize};
@@ -23,14 +23,14 @@ impl From<String> for KeyColumns {
 }
 
 impl From<Vec<String>> for KeyColumns {
-    /// Several columns, the one that orders first in front.
+    /// A key of several columns, the most significant first.
     fn from(columns: Vec<String>) -> Self {
         Self(columns)
     }
 }
 
 impl<const N: usize> From<[&str; N]> for KeyColumns {
-    /// Several columns, the one that orders first in front.
+    /// A key of several columns, the most significant first.
     fn from(columns: [&str; N]) -> Self {
         Self(columns.map(str::to_owned).to_vec())
     }
@@ -87,16 +87,17 @@ impl Key {
         }
     }
 
-    /// What is wrong with this key behind `last`, as far as it can be seen without the collation of text.
+    /// Returns what is wrong with this key after `last`, as far as this is known without the collation of
+    /// text.
     fn fault_behind(&self, last: &Self) -> Option<&'static str> {
         let pairs = last.values().iter().zip(self.values());
         match pairs.into_iter().find(|(last, now)| last != now) {
             None => Some("occurs in two rows"),
             Some((KeyValue::Integer(last), KeyValue::Integer(now))) if now < last => {
-                Some("comes too late")
+                Some("is out of order")
             }
             Some((KeyValue::Real(last), KeyValue::Real(now))) if now < last => {
-                Some("comes too late")
+                Some("is out of order")
             }
             Some(_) => None,
         }
@@ -110,19 +111,19 @@ impl std::fmt::Display for Key {
     }
 }
 
-/// What stands behind a query to go on behind a key, with the parameters of both.
+/// The end of a query that makes it continue after a key, with the parameters of the whole query.
 pub(super) struct Behind {
     pub(super) rest: String,
     pub(super) params: Vec<SqlValue<'static>>,
 }
 
 impl KeyColumns {
-    /// Values of other columns would be compared with these.
+    /// Refuses other columns than those of the checkpoint, whose values belong to those columns.
     pub(super) fn check_same(&self, then: &Self) -> Result<(), ItemError> {
         match self == then {
             true => Ok(()),
             false => Err(ItemError::fatal(format!(
-                "go on behind the last row: it was read by {then}, and the {self} is another; start a new instance"
+                "continue after the last row: it was read by {then}, and the {self} is another; start a new instance"
             ))),
         }
     }
@@ -148,8 +149,8 @@ impl KeyColumns {
         }
     }
 
-    /// A restart begins behind the last key. A row with that key again would be lost, one with a smaller key would
-    /// come twice: both are refused before they are read.
+    /// Refuses a repeated or smaller key before its row is read. A restart begins after the last key: another
+    /// row with that key would be lost, and a row with a smaller key would be read twice.
     pub(super) fn check(&self, last: Option<&Key>, now: &Key) -> Result<(), SqlError> {
         match last.and_then(|last| now.fault_behind(last)) {
             None => Ok(()),
@@ -160,12 +161,12 @@ impl KeyColumns {
         }
     }
 
-    fn refused(&self, told: &str) -> SqlError {
-        SqlError::new(SqlErrorClass::Data, format!("{self}: {told}"))
+    fn refused(&self, problem: &str) -> SqlError {
+        SqlError::new(SqlErrorClass::Data, format!("{self}: {problem}"))
     }
 
-    /// How to go on behind `last`, or from the beginning, in `query`, whose own parameters are `params`. Also without a
-    /// position a column that cannot be a key is refused before anything is read.
+    /// Returns the end of `query`, whose own parameters are `params`, to continue after `last` or from the
+    /// beginning. A column that cannot be a key is refused before anything is read.
     pub(super) fn behind(
         &self,
         last: Option<&Key>,
@@ -193,7 +194,8 @@ impl KeyColumns {
         let first = &names[0];
         let condition = match &compared[..] {
             [parameter] => format!("{first} > {parameter}"),
-            // The first comparison is what an index finds the row by, on databases that do not look into rows.
+            // The extra comparison of the first column lets databases use an index that cannot for row
+            // values.
             several => {
                 let bound = session.key_parameter(query, &self.0[0], params.len() + 1)?;
                 params.push((&last.values()[0]).into());
@@ -203,8 +205,8 @@ impl KeyColumns {
         Ok(Behind { rest: format!("WHERE {condition} ORDER BY {order}"), params })
     }
 
-    /// Whether two rows have `last` as their key is for the database to say: its collation may take different texts
-    /// for the same, and one of the rows would be passed over.
+    /// Checks in the database that only one row has the key `last`: the collation may treat different texts
+    /// as equal, and one of the rows would be skipped.
     fn check_unique(
         &self,
         last: &Key,
@@ -222,8 +224,8 @@ impl KeyColumns {
         match rows.len() {
             0 | 1 => Ok(()),
             _ => Err(self.refused(&format!(
-                "for the database two rows have the key {last}, the last that was read, so that rows behind it could be \
-                 lost; name columns that are unique as their collation compares"
+                "two rows have the key {last}, the last that was read, as the database compares it, so rows after it \
+                 could be lost; name columns that are unique under their collation"
             ))),
         }
     }
@@ -250,7 +252,7 @@ mod tests {
             Key::Several(vec![KeyValue::Integer(a), KeyValue::Text(b.to_owned())])
         };
         assert_eq!(key(1, "x").fault_behind(&key(1, "x")), Some("occurs in two rows"));
-        assert_eq!(key(1, "z").fault_behind(&key(2, "a")), Some("comes too late"));
+        assert_eq!(key(1, "z").fault_behind(&key(2, "a")), Some("is out of order"));
         assert_eq!(key(2, "a").fault_behind(&key(1, "z")), None);
     }
 

@@ -1,18 +1,18 @@
-//! Parameters with names, for statements that people write: `:field`.
+//! Named parameters (`:field`) of statements that users write.
 
 use crate::database::{Database, Dialect};
 
-/// A statement whose parameters are written `:name`, in the words of one database.
+/// A statement with parameters `:name`, translated for one database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedStatement {
     /// The statement with the database's own parameters.
     pub text: String,
-    /// Which name each parameter takes, in the order in which they are bound.
+    /// The name of each parameter, in the order in which they are bound.
     pub names: Vec<String>,
 }
 
 impl NamedStatement {
-    /// Finds the parameters of `text`: names behind a colon, outside quotes and comments. `::` is a cast.
+    /// Finds the parameters of `text`: names after a colon, outside quotes and comments. `::` is a cast.
     pub fn parse(text: &str, database: &Database) -> Self {
         parse(text, database.dialect())
     }
@@ -36,7 +36,7 @@ fn parse(text: &str, dialect: Dialect) -> NamedStatement {
                     rest = &rest[1 + name.len()..];
                     let known = names.iter().position(|one| *one == name);
                     let index = match known {
-                        // MySQL's parameters have no numbers: each place is one of its own.
+                        // MySQL's placeholders have no numbers, so each occurrence is a parameter of its own.
                         Some(index) if dialect != Dialect::MySql => index,
                         _ => {
                             names.push(name);
@@ -55,7 +55,8 @@ fn parse(text: &str, dialect: Dialect) -> NamedStatement {
     NamedStatement { text: translated, names }
 }
 
-/// Length of the quoted text that `rest` begins with; a doubled quote is one inside.
+/// Returns the length of the quoted text at the beginning of `rest`; a doubled quote counts as two quoted
+/// texts.
 fn quoted(rest: &str, quote: char) -> usize {
     rest[1..].find(quote).map_or(rest.len(), |at| at + 2)
 }

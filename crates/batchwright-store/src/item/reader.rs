@@ -1,4 +1,4 @@
-//! Rows of a query as items, resumable by key or by position.
+//! Reads the rows of a query as items; restarts continue by key or by position.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use super::interrupt::until_stopped;
 use super::key::{Behind, Key, KeyColumns};
 use crate::database::{Database, Readable, Sql, SqlError, SqlRow, SqlSession, SqlValue};
 
-/// Rows handed from the cursor's thread at once: enough that the hand-over costs nothing a row.
+/// Rows that the cursor's thread sends at once: enough to make the cost of sending negligible per row.
 const PAGE_ROWS: usize = 1_000;
-/// Pages that the cursor's thread may be ahead.
+/// Maximum number of pages that the cursor's thread reads ahead.
 const PAGES_AHEAD: usize = 2;
 
 type Map<T> = Arc<dyn Fn(&SqlRow<'_>) -> Result<T, ItemError> + Send + Sync>;
@@ -22,8 +22,8 @@ type Map<T> = Arc<dyn Fn(&SqlRow<'_>) -> Result<T, ItemError> + Send + Sync>;
 /// Yields a `T` for every row of a query.
 ///
 /// One query runs from beginning to end on a thread and connection of its own. A restart continues by
-/// key (the rows behind the last one, found by the key's index: right even when rows were added
-/// meanwhile) or, without a key, by position (the first rows are read over).
+/// key (the rows after the last one, found by the key's index; correct even when rows were added
+/// meanwhile) or, without a key, by position (the first rows are read again and ignored).
 pub struct SqlReader<T> {
     database: Database,
     query: String,
@@ -34,24 +34,25 @@ pub struct SqlReader<T> {
     position: SqlPosition,
 }
 
-/// Where a [`SqlReader`] stands.
+/// The position of a [`SqlReader`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[doc(hidden)]
 pub struct SqlPosition {
-    /// Rows read.
+    /// Number of rows read.
     rows: u64,
-    /// Key of the last of them.
+    /// Key of the last row read.
     key: Option<Key>,
-    /// The columns of that key; none in checkpoints of version 0.1.
+    /// The columns of the key; missing in checkpoints of version 0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     columns: Option<KeyColumns>,
 }
 
-/// A row as the cursor's thread hands it over, with its key when the reader has one.
+/// A row from the cursor's thread, with its key if the reader has key columns.
 type Fetched<T> = (Result<T, ItemError>, Option<Key>);
 
 struct Cursor<T> {
-    /// `None` is the end; a channel that merely falls silent is a thread that died.
+    /// Pages of rows; `None` is the end of the query. A channel that closes without it means that the thread
+    /// died.
     pages: Receiver<Result<Option<Vec<Fetched<T>>>, ItemError>>,
     page: std::vec::IntoIter<Fetched<T>>,
     thread: Option<JoinHandle<()>>,
@@ -60,8 +61,8 @@ struct Cursor<T> {
 }
 
 impl<T: Send + 'static> SqlReader<T> {
-    /// The rows of `query` in `database`, in the order that the query gives them; each made into a `T`
-    /// by `map`. The order must be the same on a restart: say `ORDER BY`.
+    /// A reader of the rows of `query` in `database`, in the order of the query; `map` makes each row into a
+    /// `T`. The order must be the same on a restart: write `ORDER BY`.
     pub fn new(
         database: impl Into<Database>,
         query: impl Into<String>,
@@ -78,8 +79,8 @@ impl<T: Send + 'static> SqlReader<T> {
         }
     }
 
-    /// Values for the parameters of the query: `?1`, `?2`, … on SQLite, `$1`, `$2`, … on PostgreSQL, `?` on
-    /// MySQL and MariaDB.
+    /// Sets the values for the parameters of the query: `?1`, `?2`, … on SQLite, `$1`, `$2`, … on PostgreSQL,
+    /// `?` on MySQL and MariaDB.
     #[must_use]
     pub fn params<V: Into<SqlValue<'static>>>(
         mut self,
@@ -89,17 +90,19 @@ impl<T: Send + 'static> SqlReader<T> {
         self
     }
 
-    /// Orders by `columns` of the query's result, `"id"` or `["day", "id"]`, which together must be unique and not null,
-    /// and resumes behind the last key read. A key that comes twice, or out of order, fails the step before its row is
-    /// read; so does a MySQL `ENUM` or `SET`, which sorts otherwise than it compares. At a restart the database itself is
-    /// asked whether the last key is unique: its collation may take different texts for the same.
+    /// Orders by `columns` of the query's result, such as `"id"` or `["day", "id"]`, which together must be
+    /// unique and not null, and continues a restart after the last key read.
+    ///
+    /// A key that occurs twice or is out of order fails the step before its row is read. A MySQL `ENUM` or
+    /// `SET`, which sorts and compares differently, fails the step too. At a restart the reader checks in the
+    /// database that the last key is unique, because a collation may treat different texts as equal.
     #[must_use]
     pub fn keyset(mut self, columns: impl Into<KeyColumns>) -> Self {
         self.key = Some(columns.into());
         self
     }
 
-    /// Names of the columns of the open query, in their order.
+    /// Returns the names of the columns of the open query in order; `None` if it is not open.
     pub fn columns(&self) -> Option<&[String]> {
         self.cursor.as_ref().map(|cursor| cursor.columns.as_slice())
     }
@@ -118,7 +121,7 @@ impl<T: Send + 'static> SqlReader<T> {
             })?,
             None => Behind { rest: String::new(), params },
         };
-        // Wrong SQL is found at `open`, before anything is read.
+        // Invalid SQL fails in `open`, before anything is read.
         let readable =
             session.readable(query, &rest).map_err(|error| error.of_item("prepare the query"))?;
         let Readable { text, columns } = readable;
@@ -149,14 +152,14 @@ struct Fetch<T> {
     sql: Sql,
     params: Vec<SqlValue<'static>>,
     key: Option<KeyColumns>,
-    /// The key behind which it begins.
+    /// The key after which the query begins.
     last: Option<Key>,
     read_over: u64,
     map: Map<T>,
 }
 
 impl<T> Fetch<T> {
-    /// Hands page after page to `send`, until it says that nobody listens any more.
+    /// Sends page after page until `send` returns `false` because the receiver was closed.
     fn run(
         &self,
         session: &mut SqlSession,
@@ -188,7 +191,7 @@ impl<T> Fetch<T> {
 }
 
 impl<T> Clone for SqlReader<T> {
-    /// The same query, not running.
+    /// Returns a reader of the same query that is not open.
     fn clone(&self) -> Self {
         Self {
             database: self.database.clone(),
@@ -233,7 +236,7 @@ impl<T: Send + Sync + 'static> ItemReader for SqlReader<T> {
                 }
                 Err(_) if cursor.ended => return Ok(None),
                 Ok(Err(error)) if error.is_stop() => return Err(error),
-                // The query is over: no other read would go better.
+                // The query has ended, so a retry cannot succeed.
                 Ok(Err(error)) => return Err(error.with_kind(ErrorKind::FATAL)),
                 Err(_) => {
                     return Err(ItemError::fatal("read the next row: the cursor's thread died"));
@@ -247,7 +250,7 @@ impl<T: Send + Sync + 'static> ItemReader for SqlReader<T> {
     }
 
     fn reads_ahead(&self) -> bool {
-        // The cursor's own thread is ahead already.
+        // The cursor's own thread already reads ahead.
         false
     }
 

@@ -1,11 +1,11 @@
-//! Another database than the store's, with a copy of the checkpoint in it: whatever of the two commits a
-//! crash leaves undone, the restart finishes.
+//! A target database other than the store's, with a copy of the checkpoint in it: if a crash separates the
+//! two commits, the restart completes the missing one.
 
 use batchwright::{Counters, Durability, ErrorKind, ItemError, PreparedCommit, StepScope};
 
 use crate::database::{Database, Dialect, Sql, SqlError, SqlSession};
 
-/// The other database, open.
+/// The open target database.
 pub(super) struct Sink {
     database: Database,
     session: SqlSession,
@@ -14,19 +14,19 @@ pub(super) struct Sink {
     writing: bool,
 }
 
-/// Whose checkpoint a row of `batchwright_checkpoint` is.
+/// The key of a row of `batchwright_checkpoint`.
 struct CheckpointKey {
     store: String,
     instance: i64,
     step: String,
     execution: i64,
-    /// What the step began: a rerun of a completed step has its own.
+    /// The step execution that began this round: a rerun of a completed step has a new one.
     round: i64,
 }
 
 impl Sink {
-    /// Opens `database`, takes over the checkpoint of this step's instance there, and returns the last commit
-    /// that it holds.
+    /// Opens `database`, takes over the checkpoint of this step's instance in it, and returns the last commit
+    /// that the checkpoint contains.
     pub(super) fn open(
         database: &Database,
         scope: &StepScope,
@@ -37,7 +37,8 @@ impl Sink {
             Durability::Process | Durability::None => Durability::Process,
         };
         let database = &database.clone().durability(durability);
-        // As a store: rows are read from the same file while others are written, and it has our checkpoint.
+        // Opened like a store (write-ahead log), because rows may be read from the same file while others are
+        // written, and because the database contains the checkpoint.
         let session = database.connect_store().map_err(failed)?;
         let key = CheckpointKey {
             store: scope.store_id().to_owned(),
@@ -55,7 +56,7 @@ impl Sink {
         let held = sink.take_over().map_err(failed)?;
         let held = match held.ok_or_else(ItemError::lease_lost)? {
             Some(text) => serde_json::from_str(&text).map_err(|error| {
-                ItemError::wrap(ErrorKind::FATAL, "understand the checkpoint in the sink", error)
+                ItemError::wrap(ErrorKind::FATAL, "parse the checkpoint in the sink", error)
             })?,
             None => PreparedCommit {
                 sequence: 0,
@@ -69,9 +70,10 @@ impl Sink {
         Ok((sink, held))
     }
 
-    /// Writes this execution into the row, so that an older one can commit nothing more.
+    /// Writes this execution into the row of the checkpoint, so that an older execution can commit nothing
+    /// more.
     ///
-    /// `None`: a newer execution stands there already; this one woke up too late.
+    /// Returns `None` if the row already contains a newer execution, so that this one must end.
     fn take_over(&mut self) -> Result<Option<Option<String>>, SqlError> {
         let dialect = self.database.dialect();
         self.make_table(dialect)?;
@@ -101,7 +103,7 @@ impl Sink {
              )"
         );
         match dialect {
-            // Two that make one table at once get in each other's way there.
+            // PostgreSQL fails when two sessions create the same table at once, so a lock serialises them.
             Dialect::Postgres => {
                 self.session.begin()?;
                 self.session.run(&format!(
@@ -143,7 +145,7 @@ impl Sink {
         let Some((_, held, prepared)) = found.filter(|(holder, ..)| holder <= execution) else {
             return Ok(None);
         };
-        // What an earlier round committed is no part of this one.
+        // The commits of an earlier round do not belong to this one.
         let is_mine = held == *round;
         let reset = if is_mine { "" } else { ", prepared = NULL" };
         let take = format!(
@@ -154,15 +156,15 @@ impl Sink {
         Ok(Some(prepared.filter(|_| is_mine)))
     }
 
-    /// The connection, in a transaction.
+    /// Returns the connection in a transaction; begins one if needed.
     pub(super) fn session(&mut self) -> Result<&mut SqlSession, ItemError> {
         if !self.writing {
-            let failed = |error: SqlError| error.of_item("begin in the sink");
+            let failed = |error: SqlError| error.of_item("begin a transaction in the sink");
             if let Err(error) = self.session.begin() {
                 if self.database.dialect() == Dialect::Sqlite && !self.session.is_broken() {
                     return Err(failed(error));
                 }
-                // Its server may have been restarted; what was not committed is rolled back there.
+                // The server may have restarted; it has rolled back uncommitted work.
                 self.session = self.database.reconnect_store().map_err(failed)?;
                 self.session.begin().map_err(failed)?;
             }
@@ -190,9 +192,11 @@ impl Sink {
                 self.writing = false;
                 Ok(())
             }
-            // A constraint that is checked at commit, or a deadlock: nothing was kept, and `roll_back` follows.
+            // A constraint that is checked at commit, or a deadlock: nothing was stored, and `roll_back`
+            // follows.
             Err(error) if error.is_refusal() => Err(error.of_item("commit in the sink")),
-            // Whether it is durable is not known: no further attempt, the restart looks at what is there.
+            // The outcome of the commit is unknown: there is no further attempt, and the restart reads the
+            // checkpoint in the sink.
             Err(error) => Err(ItemError::commit_unknown(error)),
         }
     }
@@ -201,7 +205,7 @@ impl Sink {
         if std::mem::take(&mut self.writing)
             && let Err(error) = self.session.roll_back()
         {
-            // A lost connection rolled back by itself; the next transaction opens another.
+            // The server rolls back when the connection is lost; the next transaction opens a new connection.
             tracing::debug!(%error, "roll back in the sink failed");
         }
         Ok(())

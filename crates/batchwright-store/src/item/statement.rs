@@ -1,4 +1,4 @@
-//! How items become changes of a table, in as few statements as the database allows.
+//! Turns items into changes of a table, in as few statements as the database allows.
 
 use batchwright::{ErrorKind, ItemError};
 use rusqlite::{CachedStatement, Connection};
@@ -9,35 +9,37 @@ use crate::database::{
     SqlValue, push_mysql, size_in_mysql, too_large,
 };
 
-/// Rows of one statement, at most. PostgreSQL gets them as arrays, MySQL as a list of values.
+/// Maximum number of rows in one statement of MySQL, and a tenth of the maximum of PostgreSQL, which gets
+/// arrays.
 const ROWS_MAX: usize = 1_000;
-/// Parameters that a statement of MySQL may have.
+/// Maximum number of parameters in a statement of MySQL.
 const MYSQL_PARAMETERS_MAX: usize = 65_535;
-/// Bytes after which a list of values is sent, where the server takes more.
+/// Number of bytes after which a list of values is sent, even if the server accepts more.
 const MYSQL_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How an item becomes a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SqlMode {
-    /// A new row; a taken key is an error of kind `data.constraint`.
+    /// Inserts a row; an existing key is an error of kind `data.constraint`.
     Insert,
-    /// A new row, or the row with the same key changed. Of several items with one key the last one counts.
+    /// Inserts a row, or updates the row with the same key. Of several items with one key the last one
+    /// counts.
     Upsert {
-        /// Columns of a unique key of the table, among those that are bound. MySQL looks at every unique key
-        /// of the table instead.
+        /// Bound columns that are a unique key of the table. MySQL uses every unique key of the table
+        /// instead.
         key: Vec<String>,
     },
-    /// The row with that key changed; it is an error of kind `data.missing` when there is none.
+    /// Updates the row with the key; a missing row is an error of kind `data.missing`.
     Update {
-        /// Columns that find the row, among those that are bound.
+        /// Bound columns that identify the row.
         key: Vec<String>,
     },
-    /// This statement, once for every item; its parameters, as the database writes them, are bound in the
-    /// order of the columns.
+    /// Runs this statement once for every item; its parameters, in the syntax of the database, are bound in
+    /// the order of the columns.
     Statement(String),
 }
 
-/// Binds the values of one item, in the order of the columns.
+/// Binds the values of one item in the order of the columns.
 pub struct RowBinder<'r, 's> {
     target: Target<'r, 's>,
     columns: &'r [String],
@@ -52,11 +54,11 @@ enum Target<'r, 's> {
 }
 
 impl RowBinder<'_, '_> {
-    /// The value of the next column.
+    /// Binds the value of the next column.
     ///
     /// # Errors
     ///
-    /// When it cannot be bound; the item counts as failed.
+    /// Fails if the value cannot be bound; the item then counts as failed.
     #[inline]
     pub fn bind<'v>(&mut self, value: impl Into<SqlValue<'v>>) -> Result<(), ItemError> {
         let value = value.into();
@@ -67,8 +69,8 @@ impl RowBinder<'_, '_> {
                 .raw_bind_parameter(index + 1, &value)
                 .map_err(|error| SqlError::from(error).of_item("bind a value")),
             Target::Arrays(columns) => match columns.get_mut(index) {
-                Some(column) => column.push(&value).map_err(|told| {
-                    ItemError::data(format!("write column `{}`: {told}", self.columns[index]))
+                Some(column) => column.push(&value).map_err(|problem| {
+                    ItemError::data(format!("write column `{}`: {problem}", self.columns[index]))
                 }),
                 None => Ok(()),
             },
@@ -84,11 +86,11 @@ impl RowBinder<'_, '_> {
     }
 }
 
-/// Binds one item.
+/// A function that binds the values of one item.
 pub(super) type Bind<T> =
     std::sync::Arc<dyn Fn(&T, &mut RowBinder<'_, '_>) -> Result<(), ItemError> + Send + Sync>;
 
-/// What is done to which table.
+/// A kind of change of a table: its columns and mode.
 #[derive(Debug, Clone)]
 pub(super) struct Change {
     pub(super) table: String,
@@ -97,19 +99,19 @@ pub(super) struct Change {
 }
 
 impl Change {
-    /// Refuses what cannot be written.
+    /// Checks that the mode fits the columns.
     pub(super) fn check(&self) -> Result<(), ItemError> {
         let (SqlMode::Upsert { key } | SqlMode::Update { key }) = &self.mode else { return Ok(()) };
         if let Some(missing) = key.iter().find(|name| !self.columns.contains(name)) {
-            let told = format!("write by key `{missing}`: no such column is written");
-            return Err(ItemError::fatal(told));
+            let message = format!("write by key `{missing}`: the column is not written");
+            return Err(ItemError::fatal(message));
         }
         if key.is_empty() {
             return Err(ItemError::fatal("write by key: no key column is named"));
         }
         if matches!(self.mode, SqlMode::Update { .. }) && self.rest(key).next().is_none() {
-            let told = "update rows: every column is a key, nothing would change";
-            return Err(ItemError::fatal(told));
+            let message = "update rows: every column is a key, nothing would change";
+            return Err(ItemError::fatal(message));
         }
         Ok(())
     }
@@ -123,12 +125,12 @@ impl Change {
         format!("INSERT INTO {} ({names})", dialect.table(&self.table))
     }
 
-    /// One statement for one row.
+    /// Returns the statement for one row.
     fn of_row(&self, dialect: Dialect) -> String {
         let marks = list((1..=self.columns.len()).map(|index| dialect.parameter(index)));
         let equals = |name: &String| {
             let index = self.columns.iter().position(|one| one == name).unwrap_or_default() + 1;
-            // Always with its number: an update does not take them in the order of the columns.
+            // Parameters are numbered, because an update does not use them in the order of the columns.
             let parameter = match dialect {
                 Dialect::MySql => Dialect::Sqlite.parameter(index),
                 _ => dialect.parameter(index),
@@ -170,7 +172,8 @@ impl Change {
         }
     }
 
-    /// One statement of PostgreSQL for any number of rows: one array a column, cast to the column's type.
+    /// Returns the statement of PostgreSQL for any number of rows: one array per column, cast to the column's
+    /// type.
     fn of_arrays(&self, types: &[(ArrayKind, String)]) -> String {
         let quoted = |name: &String| Dialect::Postgres.quoted(name);
         let arrays = list(
@@ -185,7 +188,7 @@ impl Change {
             let insert = self.insert_into(Dialect::Postgres);
             return format!("{insert} SELECT {casts} FROM unnest({arrays}) AS u({places})");
         };
-        // Of several rows with one key the last one counts, as if they came one by one.
+        // Of several rows with one key the last one counts, as if they were written one by one.
         let names = list(key.iter().map(quoted));
         let newest = format!(
             "SELECT DISTINCT ON ({names}) * FROM (SELECT {casts}, u.bw_row FROM unnest({arrays}) \
@@ -216,18 +219,18 @@ fn list(parts: impl Iterator<Item = String>) -> String {
     parts.collect::<Vec<_>>().join(", ")
 }
 
-/// A [`Change`] made ready for one database.
+/// A [`Change`] prepared for one database.
 pub(super) enum Prepared {
-    /// One statement a row.
+    /// One statement per row.
     Rows(Sql),
-    /// PostgreSQL: one array a column.
+    /// PostgreSQL: one array per column.
     Arrays { sql: Sql, columns: Vec<ArrayColumn> },
     /// MySQL: a list of rows.
     Values { head: String, tail: String, rows_max: usize },
 }
 
 impl Prepared {
-    /// Asks the database what it must know of the table.
+    /// Prepares `change`; reads the types of the table's columns where they are needed.
     pub(super) fn new(change: &Change, session: &mut SqlSession) -> Result<Self, ItemError> {
         let any = session.native();
         if any.is::<Connection>() {
@@ -243,7 +246,7 @@ impl Prepared {
         }
         match &change.mode {
             SqlMode::Statement(text) => Ok(Self::Rows(Sql::native(text))),
-            // Written with numbers, which `Sql` puts into MySQL's order; names are quoted in its way.
+            // The text has numbered parameters, which `Sql` translates to MySQL's unnumbered ones.
             SqlMode::Update { .. } => {
                 let text = change.of_row(Dialect::MySql);
                 Ok(Self::Rows(Sql::new(Dialect::MySql, &text)))
@@ -312,11 +315,11 @@ impl Prepared {
                     for item in rows {
                         bind(item, Target::Arrays(columns))?;
                     }
-                    let told = postgres
+                    let count = postgres
                         .execute_arrays(sql, columns)
                         .map_err(|error| error.of_item("write rows"))?;
-                    // The statement of an update returns a row when it missed one.
-                    if is_update && told > 0 {
+                    // The statement of an update returns the rows that it could not find.
+                    if is_update && count > 0 {
                         return Err(no_row());
                     }
                 }
@@ -346,7 +349,7 @@ impl Prepared {
                                 too_large(whole, packet_max)
                             )));
                         }
-                        // The last row is the large one: it goes alone.
+                        // The last row exceeds the limit, so it is sent alone.
                         most = rows - 1;
                         continue;
                     }
@@ -391,7 +394,7 @@ fn write_sqlite<T>(
 }
 
 fn no_row() -> ItemError {
-    ItemError::new(ErrorKind::new("data.missing"), "update a row: there is none with that key")
+    ItemError::new(ErrorKind::new("data.missing"), "update a row: no row has this key")
 }
 
 fn another_database() -> ItemError {
@@ -405,10 +408,10 @@ fn column_types(
     let table = &change.table;
     let known = postgres
         .column_types(table)
-        .map_err(|error| error.of_item(format!("look at table `{table}`")))?;
+        .map_err(|error| error.of_item(format!("read the columns of table `{table}`")))?;
     if known.is_empty() {
-        let told = format!("write to table `{table}`: there is none of that name");
-        return Err(ItemError::new(ErrorKind::new("sql.no_table"), told));
+        let message = format!("write to table `{table}`: it does not exist");
+        return Err(ItemError::new(ErrorKind::new("sql.no_table"), message));
     }
     let type_of = |column: &String| {
         let found = known.iter().find(|(name, _)| name == column);
@@ -451,6 +454,6 @@ mod tests {
     fn a_key_that_is_not_written_is_refused() {
         let mode = SqlMode::Update { key: vec!["c".to_owned()] };
         let refused = change(&["a"], mode).check().unwrap_err();
-        assert_eq!(refused.to_string(), "write by key `c`: no such column is written");
+        assert_eq!(refused.to_string(), "write by key `c`: the column is not written");
     }
 }

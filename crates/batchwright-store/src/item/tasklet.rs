@@ -1,4 +1,4 @@
-//! SQL text as a step.
+//! A tasklet that runs SQL statements.
 
 use std::sync::Arc;
 
@@ -10,26 +10,27 @@ use crate::database::{Database, MySqlSession, SqlError, SqlSession};
 type MakeDatabase = Arc<dyn Fn(&StepScope) -> Result<Database, ItemError> + Send + Sync>;
 type Text = Arc<dyn Fn(&StepScope) -> Result<String, ItemError> + Send + Sync>;
 
-/// Runs SQL statements, all or none of them.
+/// Runs SQL statements in one transaction.
 ///
-/// In the store's own database they commit with the step: exactly once. In another database they
-/// commit first: a crash in between runs them again on restart, so they should bear that. MySQL and MariaDB
-/// commit by themselves at every statement that changes a table's definition; there too a crash may run the
-/// statements again.
+/// In the store's own database the statements commit with the step, exactly once. In another database they
+/// commit before the step: after a crash in between, a restart runs them again, so they should be repeatable.
+/// MySQL and MariaDB commit implicitly at every statement that changes a table's definition; there too a
+/// restart may run the statements again.
 pub struct SqlTasklet {
     database: Option<MakeDatabase>,
     text: Text,
 }
 
 impl SqlTasklet {
-    /// The statements of `text` in the store's own database.
+    /// A tasklet that runs the statements of `text` in the store's own database.
     pub fn in_store(
         text: impl Fn(&StepScope) -> Result<String, ItemError> + Send + Sync + 'static,
     ) -> Self {
         Self { database: None, text: Arc::new(text) }
     }
 
-    /// The statements of `text` in another database; both are made for each step execution.
+    /// A tasklet that runs the statements of `text` in another database; both functions are called for each
+    /// step execution.
     pub fn in_database(
         database: impl Fn(&StepScope) -> Result<Database, ItemError> + Send + Sync + 'static,
         text: impl Fn(&StepScope) -> Result<String, ItemError> + Send + Sync + 'static,
@@ -57,7 +58,7 @@ impl Tasklet for SqlTasklet {
                 let mut session = database.connect().map_err(failed)?;
                 session.begin().map_err(failed)?;
                 until_stopped(&mut session, call.scope().stop(), |session| run(session, &text))?;
-                // At least once: when the answer to the commit is lost, a restart runs the statements again.
+                // At least once: when the result of the commit is lost, a restart runs the statements again.
                 session.commit().map_err(|error| match error.is_refusal() {
                     true => failed(error),
                     false => ItemError::commit_unknown(error),
@@ -70,16 +71,17 @@ impl Tasklet for SqlTasklet {
 
 fn run(session: &mut SqlSession, text: &str) -> Result<(), ItemError> {
     let ran = |error: SqlError| error.of_item("run the statements");
-    // A mark that is gone when the statements ended the transaction themselves.
+    // The savepoint no longer exists if the statements ended the transaction themselves.
     session.run("SAVEPOINT batchwright_step").map_err(ran)?;
     session.run(text).map_err(ran)?;
     let released = session.run("RELEASE SAVEPOINT batchwright_step");
     if released.is_err() && session.native().is::<MySqlSession>() {
-        // A statement that changed a table's definition committed by itself: what follows is a transaction again.
+        // A statement that changed a table's definition committed implicitly, so a new transaction begins.
         return session.run("BEGIN").map_err(ran);
     }
     released.map_err(|error| {
-        let told = "run the statements: they ended the step's transaction; leave BEGIN and COMMIT to the step";
-        error.of_item(told).with_kind(batchwright::ErrorKind::FATAL)
+        let message =
+            "run the statements: they ended the step's transaction; remove BEGIN and COMMIT";
+        error.of_item(message).with_kind(batchwright::ErrorKind::FATAL)
     })
 }

@@ -1,5 +1,5 @@
-//! Items into a table: of the store's own database, in the chunk's transaction; or of another database,
-//! which then keeps the checkpoint too.
+//! Writes items to a table: of the store's own database, in the chunk's transaction, or of another database,
+//! which then also stores a copy of the checkpoint.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use crate::database::{Database, SqlSession};
 /// Writes each output as a row.
 ///
 /// In the store's own database the rows commit with the checkpoint. In another database they commit
-/// with a copy of it in the table `batchwright_checkpoint` there; whatever of the two commits a crash
-/// leaves undone, the restart finishes. Either way every row is written exactly once.
+/// with a copy of the checkpoint in the table `batchwright_checkpoint` there; if a crash separates the two
+/// commits, the restart completes the missing one. Either way every row is written exactly once.
 ///
-/// A chunk is written in as few statements as the database allows: prepared once and stepped on SQLite, one
-/// array a column on PostgreSQL, lists of up to a thousand rows on MySQL and MariaDB.
+/// A chunk is written in as few statements as the database allows: one prepared statement per row on SQLite,
+/// one array per column on PostgreSQL, lists of up to a thousand rows on MySQL and MariaDB.
 pub struct SqlWriter<T> {
     target: Target,
     change: Change,
@@ -30,7 +30,7 @@ enum Target {
 }
 
 impl<T> SqlWriter<T> {
-    /// Inserts into `table` of the store's own database: `bind` binds the values of `columns`.
+    /// A writer that inserts into `table` of the store's own database; `bind` binds the values of `columns`.
     pub fn in_store<S: Into<String>>(
         table: &str,
         columns: impl IntoIterator<Item = S>,
@@ -39,7 +39,7 @@ impl<T> SqlWriter<T> {
         Self::new(Target::Store, table, columns, bind)
     }
 
-    /// Inserts into `table` of another database: `bind` binds the values of `columns`.
+    /// A writer that inserts into `table` of another database; `bind` binds the values of `columns`.
     pub fn in_database<S: Into<String>>(
         database: impl Into<Database>,
         table: &str,
@@ -60,22 +60,22 @@ impl<T> SqlWriter<T> {
         Self { target, change, bind: Arc::new(bind), prepared: None }
     }
 
-    /// How items become changes.
+    /// Sets how items become changes.
     ///
     /// # Errors
     ///
-    /// When a key column is not among the columns, or there is nothing to change.
+    /// Fails if a key column is not among the columns, or if an update has no column to change.
     pub fn mode(mut self, mode: SqlMode) -> Result<Self, ItemError> {
         self.change.mode = mode;
         self.change.check()?;
         Ok(self)
     }
 
-    /// Says anew which columns are bound, in their order.
+    /// Replaces the columns that are bound, in order.
     ///
     /// # Errors
     ///
-    /// As [`mode`](Self::mode).
+    /// Fails as [`mode`](Self::mode) does.
     pub fn set_columns(&mut self, columns: &[String]) -> Result<(), ItemError> {
         self.change.columns = columns.to_vec();
         self.prepared = None;
@@ -84,7 +84,7 @@ impl<T> SqlWriter<T> {
 }
 
 impl<T> Clone for SqlWriter<T> {
-    /// The same table, not open.
+    /// Returns a writer to the same table that is not open.
     fn clone(&self) -> Self {
         let target = match &self.target {
             Target::Store => Target::Store,

@@ -1,4 +1,4 @@
-//! Connections to the store: a few, taken and given back.
+//! A pool of connections to the store.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -8,13 +8,13 @@ use batchwright::RepositoryError;
 
 use crate::database::{Session, SqlError, SqlSession};
 
-/// How long somebody waits for a connection that others hold.
+/// Maximum time to wait for a connection that other threads hold.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Opens a connection; told whether it is the first of all.
+/// A function that opens a connection; its argument is whether the database was never reached before.
 type Connect = Box<dyn Fn(bool) -> Result<SqlSession, SqlError> + Send + Sync>;
 
-/// At most so many connections. Those that broke are replaced when the next one is needed.
+/// A pool with a maximum number of connections. Broken connections are replaced when the next one is needed.
 pub(super) struct Pool {
     connect: Connect,
     state: Mutex<State>,
@@ -23,7 +23,7 @@ pub(super) struct Pool {
 
 struct State {
     idle: Vec<SqlSession>,
-    /// Connections that may still be opened.
+    /// Number of connections that may still be opened.
     left: usize,
     /// Whether the database was ever reached.
     reached: bool,
@@ -38,7 +38,7 @@ impl Pool {
         Self { connect: Box::new(connect), state: Mutex::new(state), returned: Condvar::new() }
     }
 
-    /// A connection for the caller alone, until it is dropped.
+    /// Returns a connection for exclusive use until it is dropped.
     pub(super) fn take(&self) -> Result<Pooled<'_>, RepositoryError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -58,14 +58,14 @@ impl Pool {
             let (next, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
             state = next;
             if timeout.timed_out() && state.idle.is_empty() && state.left == 0 {
-                let told = format!("all connections were busy for {TAKE_TIMEOUT:?}");
-                return Err(RepositoryError::unavailable("connect", told));
+                let message = format!("all connections were busy for {TAKE_TIMEOUT:?}");
+                return Err(RepositoryError::unavailable("connect", message));
             }
         }
     }
 }
 
-/// A connection that goes back when it is dropped; or only its place, when it broke.
+/// A connection that returns to the pool on drop; of a broken connection only its place returns.
 pub(crate) struct Pooled<'a> {
     pool: &'a Pool,
     session: Option<SqlSession>,
@@ -78,19 +78,20 @@ impl Pooled<'_> {
         self
     }
 
-    /// Gives the connection up.
+    /// Closes the connection instead of returning it to the pool.
     pub(super) fn discard(&mut self) {
         self.session = None;
     }
 
-    /// Whether it was opened for the caller: when that one fails, another would too.
+    /// Whether the connection was opened for the caller. If a fresh connection fails, another one would fail
+    /// too.
     pub(super) fn is_fresh(&self) -> bool {
         self.fresh
     }
 
-    /// The connection for the writers of this crate.
+    /// Returns the connection for the writers of this crate.
     pub(super) fn as_any(&mut self) -> &mut dyn std::any::Any {
-        self.session.as_mut().expect("a connection that is in use")
+        self.session.as_mut().expect("a pooled connection that is not discarded")
     }
 }
 
@@ -98,13 +99,13 @@ impl Deref for Pooled<'_> {
     type Target = dyn Session;
 
     fn deref(&self) -> &Self::Target {
-        &**self.session.as_ref().expect("a connection that is in use")
+        &**self.session.as_ref().expect("a pooled connection that is not discarded")
     }
 }
 
 impl DerefMut for Pooled<'_> {
     fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut **self.session.as_mut().expect("a connection that is in use")
+        &mut **self.session.as_mut().expect("a pooled connection that is not discarded")
     }
 }
 

@@ -1,4 +1,4 @@
-//! Rows of progressive executions.
+//! Reads and writes the rows of progressive executions.
 
 use std::time::Duration;
 
@@ -86,7 +86,7 @@ fn response(row: &SqlRow<'_>) -> Read<StoredResponse> {
     })
 }
 
-/// In the order of its columns.
+/// Returns the values of a lane in the order of the table's columns.
 fn lane_values(lane: &Lane) -> Vec<SqlValue<'_>> {
     values![
         lane.execution.0,

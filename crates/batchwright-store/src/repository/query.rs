@@ -1,4 +1,4 @@
-//! Questions, on the connection that cannot write.
+//! Queries of the repository; on SQLite they use a read-only connection.
 
 use batchwright::{
     BatchStatus, EventRecord, ExecutionFilter, ExecutionId, InstanceId, InstancePage, JobExecution,
@@ -29,7 +29,7 @@ impl SqlRepository {
             let mut session = self.readers.take()?;
             match session.many(sql, values, map) {
                 Ok(found) => return Ok(found),
-                // It was idle while its server went away: the next one is new.
+                // An idle connection may have been lost in the meantime; the next one is tried.
                 Err(_) if session.is_broken() && !session.is_fresh() => {}
                 Err(error) => return Err(error.in_store("read rows")),
             }
@@ -40,7 +40,7 @@ impl SqlRepository {
         Ok(self.ask_one(sql, values, |row| row.at(0)?.count())?.unwrap_or(0))
     }
 
-    /// The conditions of `filter` behind the text of `sql`, and `end` behind them.
+    /// Appends the conditions of `filter` and then `end` to the text of `sql`.
     fn filtered<'a>(
         &self,
         sql: &str,
@@ -70,7 +70,7 @@ impl SqlRepository {
             and("ended_at <", micros(at).into());
         }
         if !filter.statuses.is_empty() {
-            // Names of statuses are words of ours, not of a user.
+            // The names of statuses are constants and contain no user input.
             let names: Vec<_> =
                 filter.statuses.iter().map(|status: &BatchStatus| format!("'{status}'")).collect();
             sql.push_str(&format!("AND status IN ({}) ", names.join(", ")));

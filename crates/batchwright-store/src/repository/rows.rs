@@ -1,4 +1,4 @@
-//! Rows of the tables, and what they mean.
+//! Converts rows of the tables to the types of the engine.
 
 use batchwright::{
     BatchStatus, Counters, EventRecord, ExecutionContext, ExecutionId, ExitStatus, Failure,
@@ -8,13 +8,13 @@ use jiff::Timestamp;
 
 use crate::database::{SqlError, SqlRow};
 
-/// The values of a statement, each made into one.
+/// Makes a slice of the values of a statement.
 macro_rules! values {
     ($($value:expr),* $(,)?) => { &[$(crate::database::SqlValue::from($value)),*] };
 }
 pub(super) use values;
 
-/// Microseconds since the epoch, the form of every time in the store.
+/// Returns the microseconds since the epoch, the form of every time in the store.
 pub(super) fn micros(at: Timestamp) -> i64 {
     at.as_microsecond()
 }
@@ -23,7 +23,7 @@ pub(super) fn some_micros(at: Option<Timestamp>) -> Option<i64> {
     at.map(micros)
 }
 
-/// Counters are far from 2⁶³; what is not is stored as the largest number that fits.
+/// Returns a counter as a signed number; a value of 2⁶³ or more is stored as the largest number that fits.
 pub(super) fn count(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -41,7 +41,7 @@ pub(super) fn some_time(row: &SqlRow<'_>, column: &str) -> Read<Option<Timestamp
 }
 
 fn status(row: &SqlRow<'_>) -> Read<BatchStatus> {
-    // A word that a newer or foreign program wrote reads as UNKNOWN; nothing acts on that.
+    // An unknown status of a newer or foreign program is read as UNKNOWN, on which the engine does not act.
     let word: String = row.read("status")?;
     Ok(BatchStatus::from_name(&word).unwrap_or(BatchStatus::Unknown))
 }

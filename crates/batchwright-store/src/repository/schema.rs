@@ -1,10 +1,10 @@
-//! Makes the tables and brings old ones up to date.
+//! Creates the tables of a store and migrates older ones.
 
 use batchwright::RepositoryError;
 
 use crate::database::{Dialect, Session, Sql, SqlError, SqlErrorClass};
 
-/// A migration: its number, its name, its text. The text is never edited after release.
+/// A migration: number, name and SQL text. The text is never edited after release.
 type Migration = (i64, &'static str, &'static str);
 
 const SQLITE: [Migration; 5] = [
@@ -27,8 +27,8 @@ const MYSQL: [Migration; 4] = [
     (5, "requests", include_str!("../../migrations/mysql/0005_requests.sql")),
 ];
 
-/// The schema that this program knows. The number is the same for every database; those that joined later
-/// begin later.
+/// The newest schema version of this program. The number is the same for every database; databases that were
+/// supported later begin with a later version.
 const NEWEST: i64 = 5;
 
 fn migrations(dialect: Dialect) -> &'static [Migration] {
@@ -39,7 +39,7 @@ fn migrations(dialect: Dialect) -> &'static [Migration] {
     }
 }
 
-/// Whether there is a store, of whichever version.
+/// Whether the database has a store of any version.
 pub(super) fn is_there(
     session: &mut dyn Session,
     dialect: Dialect,
@@ -49,7 +49,8 @@ pub(super) fn is_there(
     Schema { dialect, prefix }.exists(session).map_err(failed)
 }
 
-/// Makes the store, or brings it to the newest version: its name, and whether it is new. Alone: other processes wait.
+/// Creates the store or migrates it to the newest version; returns its id and whether it is new. Other
+/// processes wait meanwhile.
 pub(super) fn migrate(
     session: &mut dyn Session,
     dialect: Dialect,
@@ -97,7 +98,7 @@ impl Schema<'_> {
         Ok(found.unwrap_or(0) > 0)
     }
 
-    /// The store's name, when nothing is to be done: the way that every later start takes.
+    /// Returns the id of the store if it has the newest version, as at every later start.
     fn current(&self, session: &mut dyn Session) -> Result<Option<String>, SqlError> {
         match self.exists(session)? && self.version(session)? == NEWEST {
             true => self.id(session),
@@ -114,8 +115,8 @@ impl Schema<'_> {
         session.one(&self.sql("SELECT id FROM {p}store"), &[], |row| row.read("id"))
     }
 
-    /// Other processes that want to migrate wait here. MySQL ends a transaction with every change of a
-    /// table, so its lock is one of names.
+    /// Takes the lock for migrations; other processes wait for it. MySQL commits at every change of a table's
+    /// definition, so it uses a named lock instead of a transaction.
     fn lock(&self, session: &mut dyn Session) -> Result<(), SqlError> {
         match self.dialect {
             Dialect::Sqlite => session.run("BEGIN EXCLUSIVE"),
@@ -179,6 +180,6 @@ impl Schema<'_> {
         session.execute(&insert, &[]).map_err(failed)?;
         self.id(session)
             .map_err(failed)?
-            .ok_or_else(|| RepositoryError::Corrupt { what: "a store has no name".to_owned() })
+            .ok_or_else(|| RepositoryError::Corrupt { what: "the store has no id".to_owned() })
     }
 }

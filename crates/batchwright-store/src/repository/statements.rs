@@ -1,4 +1,5 @@
-//! Every statement of the repository, in one table; `{p}` is the prefix, the rest [`Sql::new`] explains.
+//! All statements of the repository; `{p}` is the table prefix, [`Sql::new`] describes the other
+//! placeholders.
 
 use crate::database::{Dialect, Sql};
 
@@ -24,7 +25,7 @@ statements! {
     instances: "SELECT id, job, {q}key{q}, created_at FROM {p}job_instance \
         WHERE job = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
     instance_count: "SELECT count(*) FROM {p}job_instance WHERE job = ?1";
-    // A walk from name to name: as many look-ups as there are jobs, however many instances they have.
+    // A loose index scan: one look-up per job, regardless of the number of its instances.
     job_names: "WITH RECURSIVE name(job) AS (SELECT min(job) FROM {p}job_instance UNION ALL \
         SELECT (SELECT min(job) FROM {p}job_instance WHERE job > name.job) FROM name WHERE job IS NOT NULL) \
         SELECT job FROM name WHERE job IS NOT NULL";
@@ -61,8 +62,8 @@ statements! {
         commit_count = ?11, rollback_count = ?12, checkpoint = ?13, context = ?14, updated_at = ?15, \
         ended_at = ?16, failure_code = ?17, failure = ?18, handled = ?19 WHERE id = ?1";
 
-    // The hot path: the fence is checked and the stop flag read, then the row changes. Two statements,
-    // and no IN: RETURNING and a list build a table each, which costs more than the commit itself.
+    // The hot path: one statement checks the fence and reads the stop flag, another one changes the row.
+    // RETURNING and IN are avoided: each builds a temporary table, which costs more than the commit itself.
     check_lease: "SELECT stop_requested FROM {p}job_execution WHERE id = ?1 AND fence = ?2 \
         AND (status = 'STARTING' OR status = 'STARTED' OR status = 'STOPPING'){share}";
     save_checkpoint: "UPDATE {p}step_execution SET read_count = ?2, write_count = ?3, filter_count = ?4, \

@@ -1,4 +1,4 @@
-//! A unit of work: one transaction on one connection.
+//! A transaction of the repository on one connection.
 
 use std::any::{Any, TypeId};
 
@@ -21,7 +21,8 @@ pub(super) struct SqlUnit<'a> {
 }
 
 impl<'a> SqlUnit<'a> {
-    /// `None`: the connection was idle while its server went away; another one may be better.
+    /// Begins a transaction; returns `None` if an idle connection was lost in the meantime, so that the
+    /// caller tries another one.
     pub(super) fn begin(
         mut session: Pooled<'a>,
         statements: &'a Statements,
@@ -74,7 +75,7 @@ impl Drop for SqlUnit<'_> {
             && let Err(error) = self.session.roll_back()
         {
             self.session.discard();
-            tracing::debug!(%error, "roll back failed; the connection is given up");
+            tracing::debug!(%error, "roll back failed; the connection is closed");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Statements and rows of the schedule, where SQLite and PostgreSQL differ and nowhere else: SQLite takes one
-//! row at a time, a server all of them in one document.
+//! Statements and rows of the schedule, with all differences between SQLite and PostgreSQL: SQLite writes one
+//! row at a time, a server all rows in one JSON document.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{RuleRow, TriggerKey, TriggerRow, TriggerStatus, unknown_status};
 use crate::database::{Dialect, FromSql, Sql, SqlError, SqlRow, SqlValue};
 
-/// Columns of a trigger, in the order of the table.
+/// The columns of a trigger, in the order of the table.
 pub(super) const COLUMNS: [&str; 15] = [
     "identifier",
     "occurrence",
@@ -26,7 +26,7 @@ pub(super) const COLUMNS: [&str; 15] = [
     "reason",
     "output",
 ];
-/// The first two are the key.
+/// Number of key columns, which come first.
 const KEY: usize = 2;
 const VERSION: usize = 7;
 
@@ -41,7 +41,7 @@ pub(super) struct Statements {
     pub(super) forget_future: Sql,
     pub(super) bring_forward: Sql,
     pub(super) clock: Sql,
-    /// Of a row that is not stored yet; only where rows go one by one.
+    /// Inserts a row that is not stored yet; used on SQLite, which writes rows one by one.
     pub(super) insert: Sql,
     pub(super) save: Sql,
     pub(super) remove: Sql,
@@ -69,7 +69,7 @@ impl Statements {
         let sql = |text: &str| {
             let text = text
                 .replace("{c}", &columns)
-                // In long lists nobody reads what each runner said.
+                // Lists do not contain the output of the runners.
                 .replace("{brief}", &columns.replace(", output", ", NULL AS output"))
                 .replace("{t}", "\"{p}trigger\"");
             Sql::new(dialect, &text.replace("{p}", prefix))
@@ -79,7 +79,7 @@ impl Statements {
             dialect,
             trigger: sql(pick(
                 "SELECT {c} FROM {t} WHERE identifier = ?1 AND occurrence = ?2",
-                // In the order of the key: two servers that want the same rows do not lock each other out.
+                // Rows are locked in the order of the key, so that two servers do not deadlock.
                 "SELECT {c} FROM {t} JOIN json_to_recordset((?1::text)::json) AS k(i text, o bigint)
                  ON identifier = k.i AND occurrence = k.o ORDER BY identifier, occurrence FOR UPDATE OF \"{p}trigger\"",
             )),
@@ -153,7 +153,7 @@ impl Statements {
         }
     }
 
-    /// As identifiers and patterns stand in this database.
+    /// Returns `text` as identifiers and patterns are stored in this database.
     pub(super) fn escaped<'a>(&self, text: &'a str) -> Cow<'a, str> {
         match self.dialect {
             Dialect::Sqlite => Cow::Borrowed(text),
@@ -161,7 +161,7 @@ impl Statements {
         }
     }
 
-    /// How its rows are read.
+    /// Returns the function that reads a trigger of this database.
     pub(super) fn reading(&self) -> fn(&SqlRow<'_>) -> Result<TriggerRow, SqlError> {
         match self.dialect {
             Dialect::Sqlite => trigger,
@@ -170,13 +170,13 @@ impl Statements {
     }
 }
 
-/// Inserts a row.
+/// Returns the statement that inserts a row.
 fn insert() -> String {
     let places: Vec<_> = (1..=COLUMNS.len()).map(|index| format!("?{index}")).collect();
     format!("INSERT INTO {{t}} ({{c}}) VALUES ({})", places.join(", "))
 }
 
-/// Replaces the row of the version before.
+/// Returns the statement that replaces a row of the previous version.
 fn update() -> String {
     let set: Vec<_> =
         (KEY..COLUMNS.len()).map(|index| format!("{} = ?{}", COLUMNS[index], index + 1)).collect();
@@ -187,7 +187,7 @@ fn update() -> String {
     )
 }
 
-/// Inserts or replaces, for all rows of one document.
+/// Returns the statement that inserts or replaces all rows of one JSON document.
 fn save_all() -> String {
     let replaced: Vec<_> =
         COLUMNS[KEY..].iter().map(|column| format!("{column} = excluded.{column}")).collect();
@@ -208,7 +208,7 @@ fn save_all() -> String {
     )
 }
 
-/// The values of `row` for [`Statements::save`], its version raised.
+/// Returns the values of `row` for [`Statements::save`], with its version raised.
 pub(super) fn values(row: &TriggerRow) -> [SqlValue<'_>; COLUMNS.len()] {
     [
         row.key.identifier.as_str().into(),
@@ -229,7 +229,7 @@ pub(super) fn values(row: &TriggerRow) -> [SqlValue<'_>; COLUMNS.len()] {
     ]
 }
 
-/// The same for all of `rows`, as one document.
+/// Returns the values of all `rows` for [`Statements::save`], as one JSON document.
 pub(super) fn rows_as_json(rows: &[&TriggerRow]) -> String {
     let objects = rows.iter().map(|row| {
         let fields = COLUMNS.iter().zip(values(row)).map(|(column, value)| {
@@ -251,9 +251,9 @@ pub(super) fn keys_as_json(keys: &[TriggerKey]) -> String {
 }
 
 pub(super) fn trigger(row: &SqlRow<'_>) -> Result<TriggerRow, SqlError> {
-    // By number: this is read for every `SET`.
+    // Columns are read by number for speed: every `SET` reads this row.
     fn at<T: FromSql>(row: &SqlRow<'_>, index: usize) -> Result<T, SqlError> {
-        T::from_sql(row.at(index)?).map_err(|told| SqlError::corrupt(COLUMNS[index], told))
+        T::from_sql(row.at(index)?).map_err(|problem| SqlError::corrupt(COLUMNS[index], problem))
     }
     let status = row.at(2)?;
     let SqlValue::Text(name) = &status else { return Err(unknown_status(status.kind())) };
@@ -300,7 +300,8 @@ pub(super) fn escaped_rule(row: &SqlRow<'_>) -> Result<RuleRow, SqlError> {
     Ok(found)
 }
 
-/// PostgreSQL's text holds no NUL: it is written as `\0`, and a backslash twice. Prefixes stay prefixes.
+/// Escapes NUL as `\0` and a backslash as `\\`, because text in PostgreSQL cannot contain NUL. A prefix of a
+/// text stays a prefix of it.
 fn escape(text: &str) -> Cow<'_, str> {
     match text.contains(['\\', '\0']) {
         true => Cow::Owned(text.replace('\\', r"\\").replace('\0', r"\0")),
@@ -314,18 +315,18 @@ fn unescape(text: &str) -> String {
     while let Some(character) = characters.next() {
         match character {
             '\\' if characters.next() == Some('0') => plain.push('\0'),
-            // A backslash after a backslash, which is consumed.
+            // An escaped backslash: the condition above consumed its second character.
             other => plain.push(other),
         }
     }
     plain
 }
 
-/// The smallest text behind all that begin with `prefix`; `None` when there is no end.
+/// Returns the smallest text after all texts that begin with `prefix`; `None` if there is none.
 pub(super) fn end_of_prefix(prefix: &str) -> Option<String> {
     let mut characters: Vec<char> = prefix.chars().collect();
     while let Some(last) = characters.pop() {
-        // The gap in the code points is jumped over.
+        // The surrogate code points are no characters and are skipped.
         let next = match last {
             '\u{d7ff}' => Some('\u{e000}'),
             _ => char::from_u32(u32::from(last) + 1),

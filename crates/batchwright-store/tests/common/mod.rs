@@ -1,4 +1,4 @@
-//! Real servers, with a schema of its own for every test.
+//! Databases for tests: every test has its own, also on real servers.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -9,7 +9,7 @@ use batchwright_store::sqlx::{self, AssertSqlSafe, Connection as _, Row as _};
 use batchwright_store::{Database, SqlRepository, SqliteDatabase, StoreOptions};
 use batchwright_testkit::{Service, needs};
 
-/// Which database a test runs on.
+/// The kind of database that a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Sqlite,
@@ -18,7 +18,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Whether there is such a database. When not, the test is counted as skipped, and is to return.
+    /// Whether such a database is available. If not, the test counts as skipped and must return.
     #[track_caller]
     pub(crate) fn is_there(self) -> bool {
         match self.service() {
@@ -36,10 +36,10 @@ impl Kind {
     }
 }
 
-/// The servers that there are; a missing one is counted as skipped.
+/// Returns the available servers; a missing one counts as skipped.
 #[track_caller]
 pub(crate) fn servers() -> Vec<Kind> {
-    // No closure: the place of the caller is counted.
+    // A loop instead of a closure, so that `track_caller` reports the test.
     let mut servers = Vec::new();
     for kind in [Kind::Postgres, Kind::MySql] {
         if kind.is_there() {
@@ -49,13 +49,13 @@ pub(crate) fn servers() -> Vec<Kind> {
     servers
 }
 
-/// SQLite, and the servers that there are.
+/// Returns SQLite and the available servers.
 #[track_caller]
 pub(crate) fn all() -> Vec<Kind> {
     [vec![Kind::Sqlite], servers()].concat()
 }
 
-/// A database of a test's own: gone when it is dropped.
+/// A database for one test, removed on drop.
 pub(crate) struct Place {
     pub(crate) kind: Kind,
     pub(crate) url: String,
@@ -87,12 +87,12 @@ impl Place {
         place
     }
 
-    /// The same database, with more in its URL.
+    /// Returns the URL of the database with `query` appended.
     pub(crate) fn url_with(&self, query: &str) -> String {
         format!("{}?{query}", self.url)
     }
 
-    /// Without encryption, which takes longer than the work of most tests.
+    /// Returns the URL without encryption, which takes longer than the work of most tests.
     pub(crate) fn quick_url(&self) -> String {
         match self.kind {
             Kind::Sqlite => self.url.clone(),
@@ -141,7 +141,7 @@ impl Place {
         });
     }
 
-    /// The first column of every row, which is a whole number.
+    /// Returns the first column of every row, which must be an integer.
     pub(crate) fn numbers(&self, query: &str) -> Vec<i64> {
         match self.kind {
             Kind::Sqlite => {
@@ -170,8 +170,8 @@ impl Drop for Place {
         }
         let server = server(self.kind);
         if self.kind == Kind::Postgres {
-            // Not `WITH (FORCE)`: it fails where an autovacuum worker is at work, which it may not end. A plain
-            // `DROP` ends that one, and waits for ours.
+            // Not `WITH (FORCE)`: it fails when an autovacuum worker is running, which it may not end. A
+            // plain `DROP` ends that worker and waits for the connections of this test.
             let ours = format!("datname = '{}' AND usename = current_user", self.name);
             self.on(
                 &server,

@@ -1,4 +1,4 @@
-//! What a run left, in a form that can be compared.
+//! The outputs of a run, as digests that can be compared.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,11 +9,11 @@ use sha2::{Digest, Sha256};
 use super::scratch::STORE_FILE;
 use crate::error::CliError;
 
-/// Digests of files and tables, by name.
+/// Digests of files and tables by name.
 pub(super) struct Outputs(BTreeMap<String, [u8; 32]>);
 
 impl Outputs {
-    /// All files below `folder`; of databases their tables.
+    /// Reads all files below `folder`, and of SQLite databases their tables.
     pub(super) fn of_folder(folder: &Path) -> Result<Self, CliError> {
         let mut outputs = Self(BTreeMap::new());
         outputs.add_folder(folder, folder)?;
@@ -43,13 +43,13 @@ impl Outputs {
         Ok(())
     }
 
-    /// The tables of `database`, except those that are ours.
+    /// Adds the tables of `database`, except those of Batchwright.
     pub(super) fn add_database(
         &mut self,
         label: &str,
         database: &Database,
     ) -> Result<(), CliError> {
-        let failed = |error| CliError::Usage(format!("look into {label}: {error}"));
+        let failed = |error| CliError::Usage(format!("read the tables of {label}: {error}"));
         for table in database.tables().map_err(failed)? {
             if table.starts_with("bw_") || table == "batchwright_checkpoint" {
                 continue;
@@ -61,7 +61,7 @@ impl Outputs {
                 .iter()
                 .map(|row| format!("{row:?}"))
                 .collect();
-            // A table has no order.
+            // The rows of a table have no order.
             rows.sort_unstable();
             let digest = Sha256::digest(rows.join("\n").as_bytes());
             self.0.insert(format!("table {table} of {label}"), digest.into());
@@ -69,7 +69,7 @@ impl Outputs {
         Ok(())
     }
 
-    /// Names of what is not the same in both.
+    /// Returns the names of the outputs that differ between `self` and `other`.
     pub(super) fn differences(&self, other: &Self) -> Vec<String> {
         let mut names: Vec<_> = self.0.keys().chain(other.0.keys()).cloned().collect();
         names.sort_unstable();
@@ -79,7 +79,7 @@ impl Outputs {
     }
 }
 
-/// Dead letters say which execution gave a record up: that one differs after a restart, and nothing else may.
+/// Removes the execution from dead letters: it differs after a restart, and nothing else may differ.
 fn without_execution(bytes: &[u8]) -> Vec<u8> {
     let Ok(text) = std::str::from_utf8(bytes) else { return bytes.to_vec() };
     let is_letter =

@@ -1,4 +1,4 @@
-//! Where rehearsals happen: copies of the job's folder, each with a store of its own.
+//! The scratch folders of rehearsals: copies of the job's folder, each with its own store.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -12,16 +12,16 @@ use super::outputs::Outputs;
 use crate::args::{Global, RehearseArgs};
 use crate::error::CliError;
 
-/// Largest folder that is copied, in bytes: every trial has a copy.
+/// Maximum size of the job's folder in bytes: every trial copies it.
 const FOLDER_BYTES_MAX: u64 = 1024 * 1024 * 1024;
-/// The store of a trial, when it is a file.
+/// File name of a trial's store when the store is a SQLite file.
 pub(super) const STORE_FILE: &str = ".rehearsal.db";
 
 /// How a process ended.
 pub(super) enum Ended {
     Completed,
     Killed,
-    /// What it said.
+    /// The process failed; the text contains its exit code and output.
     Other(String),
 }
 
@@ -30,7 +30,7 @@ impl Ended {
         match self {
             Self::Completed => "it completed".to_owned(),
             Self::Killed => "it was killed".to_owned(),
-            Self::Other(told) => told,
+            Self::Other(text) => text,
         }
     }
 }
@@ -41,7 +41,7 @@ pub(super) struct Scratch {
     file: PathBuf,
     parameters: Vec<String>,
     allow_outside: bool,
-    /// The server on which each trial gets a database; `None`: a SQLite file in its folder.
+    /// The server on which each trial gets a database; `None` means a SQLite file in the trial's folder.
     server: Option<String>,
 }
 
@@ -55,7 +55,7 @@ impl Scratch {
         let size = folder_size(&folder)?;
         if size > FOLDER_BYTES_MAX {
             return Err(CliError::Usage(format!(
-                "copy the folder of the job: it has {size} bytes, at most {FOLDER_BYTES_MAX} are copied"
+                "copy the folder of the job: it has {size} bytes, the limit is {FOLDER_BYTES_MAX}"
             )));
         }
         let file = path.file_name().map(PathBuf::from).unwrap_or_default();
@@ -69,7 +69,7 @@ impl Scratch {
         })
     }
 
-    /// A new copy with a new store.
+    /// Makes a new copy of the folder with a new store.
     pub(super) fn trial(&self) -> Result<Trial<'_>, CliError> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let dir = tempfile::Builder::new().prefix("rehearsal-").tempdir()?;
@@ -95,7 +95,7 @@ pub(super) struct Trial<'s> {
 }
 
 impl Trial<'_> {
-    /// Runs the job, until it ends or is killed at `point`.
+    /// Runs the job until it ends or is killed at `point`.
     pub(super) fn run(&self, point: Option<KillPoint>) -> Result<Ended, CliError> {
         let mut arguments =
             vec!["run".to_owned(), self.scratch.file.to_string_lossy().into_owned()];
@@ -108,7 +108,7 @@ impl Trial<'_> {
         self.process(&arguments).map(|output| ended(&output))
     }
 
-    /// Continues the newest execution.
+    /// Restarts the newest execution.
     pub(super) fn restart(&self) -> Result<Ended, CliError> {
         let id = self.newest()?["id"].to_string();
         self.process(&["restart".to_owned(), id]).map(|output| ended(&output))
@@ -121,7 +121,7 @@ impl Trial<'_> {
     /// The newest execution of the job, as JSON.
     pub(super) fn newest(&self) -> Result<Value, CliError> {
         let list = self.ask(&["executions", "--format", "json"])?;
-        // Executions of jobs within the job are newer than it: those have a parent.
+        // Executions of child jobs are newer than the job's own execution; those have a parent.
         let id = list.lines().find_map(|line| {
             let one: Value = serde_json::from_str(line).ok()?;
             one.get("parent").is_none_or(Value::is_null).then(|| one["id"].to_string())
@@ -148,7 +148,7 @@ impl Trial<'_> {
         Ok(command.output()?)
     }
 
-    /// Everything that the job left.
+    /// Returns the outputs of the job.
     pub(super) fn outputs(&self) -> Result<Outputs, CliError> {
         let mut outputs = Outputs::of_folder(self.dir.path())?;
         if self.scratch.server.is_some() {
@@ -165,7 +165,7 @@ impl Drop for Trial<'_> {
             let name = database_name(&self.store);
             if let Err(error) = on_server(server, &format!("DROP DATABASE {name}")) {
                 tracing::warn!(
-                    "the database {name} of a rehearsal is left: {}",
+                    "the database {name} of a rehearsal was not dropped: {}",
                     batchwright::report(&error)
                 );
             }
@@ -178,9 +178,9 @@ fn ended(output: &Output) -> Ended {
         Some(0) => Ended::Completed,
         None => Ended::Killed,
         Some(code) => {
-            let told = String::from_utf8_lossy(&output.stderr);
-            let shown = String::from_utf8_lossy(&output.stdout);
-            Ended::Other(format!("exit code {code}: {} {}", told.trim(), shown.trim()))
+            let errors = String::from_utf8_lossy(&output.stderr);
+            let printed = String::from_utf8_lossy(&output.stdout);
+            Ended::Other(format!("exit code {code}: {} {}", errors.trim(), printed.trim()))
         }
     }
 }
@@ -190,7 +190,7 @@ fn on_server(url: &str, text: &str) -> Result<(), CliError> {
     database.run(text).map_err(|error| CliError::Usage(format!("make a scratch store: {error}")))
 }
 
-/// `url` with another database.
+/// Returns `url` with `name` as its database.
 fn with_database(url: &str, name: &str) -> String {
     let (base, query) =
         url.split_once('?').map_or((url, None), |(base, query)| (base, Some(query)));
@@ -220,7 +220,7 @@ fn folder_size(folder: &Path) -> Result<u64, CliError> {
     Ok(size)
 }
 
-/// Files and folders; databases of earlier runs stay behind, because their rows would be there twice.
+/// Copies files and folders, except stores of earlier runs, whose executions the copy must not contain.
 fn copy_folder(from: &Path, to: &Path) -> Result<(), CliError> {
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
