@@ -97,6 +97,8 @@ struct Growing {
     target: PathBuf,
     /// Files of former owners, which must not get the final name any more.
     former: Vec<PathBuf>,
+    /// The file that this one is a copy of, until the first commit: the stored checkpoint refers to it.
+    copied_from: Option<PathBuf>,
     made_by: i64,
     inode: u64,
     buffer: Vec<u8>,
@@ -151,6 +153,7 @@ impl FileOutput {
         let own = scope.id().0;
         let wanted = Use::Output { token: names.token.clone(), made_by: own };
         let open = OpenPath::claim(&target, wanted)?;
+        let mut copied_from = None;
         let (file, path, made_by, former) = match position {
             None => {
                 make_folders(&target)?;
@@ -170,9 +173,8 @@ impl FileOutput {
                         let path = names.of(own);
                         let file = copy(found.file, &found.path, &path, position.length)?;
                         let mut former = names.of_former(own);
-                        if found.path != path {
-                            former.push(found.path);
-                        }
+                        former.retain(|one| *one != found.path);
+                        copied_from = Some(found.path);
                         (file, path, own, former)
                     }
                     false => {
@@ -194,6 +196,7 @@ impl FileOutput {
             path,
             target,
             former,
+            copied_from,
             made_by,
             inode,
             buffer: Vec::new(),
@@ -263,6 +266,8 @@ impl FileOutput {
         if let Some(state) = &mut self.state {
             state.committed = state.length;
             state.committed_tail.clone_from(&state.tail);
+            // From now on the checkpoint refers to the copy.
+            state.former.extend(state.copied_from.take());
         }
     }
 
@@ -290,6 +295,13 @@ impl FileOutput {
         if ending == Ending::Incomplete && !self.named_always {
             return Ok(());
         }
+        if let Some(original) = state.copied_from.take() {
+            // Without a commit, only the original is known to a restart.
+            if ending == Ending::Incomplete {
+                return Ok(());
+            }
+            state.return_to(original)?;
+        }
         let written = state.file.write_all(&state.buffer).and_then(|()| state.file.sync_all());
         let Growing { path, target, .. } = &state;
         written.map_err(|error| failed("sync", path, error))?;
@@ -306,6 +318,25 @@ impl FileOutput {
         if ending == Ending::Complete {
             tracing::info!(target: "batchwright::output", "wrote {}", target.display());
         }
+        Ok(())
+    }
+}
+
+impl Growing {
+    /// Replaces the copy by its `original`, which is cut to the committed length.
+    fn return_to(&mut self, original: PathBuf) -> Result<(), ItemError> {
+        let (length, before) = (self.committed, hash(&self.committed_tail));
+        let found = checked(&original, length, |file| identity_matches(file, length, before))?;
+        let Checked::Right(mut file) = found else {
+            let (target, original) = (self.target.display(), original.display());
+            let what = format!(
+                "finish `{target}`: `{original}` is not the file of the checkpoint any more"
+            );
+            return Err(ItemError::new(ErrorKind::IO, what));
+        };
+        cut_back(&mut file, length).map_err(|error| failed("cut back", &original, error))?;
+        remove(&self.path)?;
+        (self.file, self.path) = (file, original);
         Ok(())
     }
 }
@@ -664,4 +695,79 @@ fn failed(action: &str, path: &Path, error: std::io::Error) -> ItemError {
 
 fn not_open() -> ItemError {
     ItemError::fatal("write to a file that is not open")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::StopToken;
+    use crate::execution::{JobExecution, StepExecution, StepExecutionId};
+    use crate::job::JobScope;
+    use crate::parameters::JobParameters;
+    use crate::repository::MemoryRepository;
+    use jiff::Timestamp;
+
+    /// Step execution `id`, which takes over from one whose process died.
+    fn taken_over(repository: &MemoryRepository, id: i64) -> StepScope {
+        let job = JobExecution::unborn("job", JobParameters::new(), Timestamp::UNIX_EPOCH);
+        let step = StepExecution::unborn("step", Timestamp::UNIX_EPOCH);
+        let step = StepExecution { id: StepExecutionId(id), ..step };
+        let job = JobScope::new(&job, StopToken::default());
+        StepScope::new(job, &step, None, repository, StepStart::TakenOver)
+    }
+
+    fn committed(output: &mut FileOutput, bytes: &[u8]) -> FilePosition {
+        output.append(bytes).unwrap();
+        let position = output.position().unwrap();
+        output.committed();
+        position
+    }
+
+    #[test]
+    fn a_file_that_was_named_without_a_further_commit_is_found_after_the_next_death() {
+        let repository = MemoryRepository::new();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let mut first = FileOutput::named_always(&path);
+        first.open(None, &taken_over(&repository, 1)).unwrap();
+        let position = committed(&mut first, b"one\n");
+        first.append(b"not committed").unwrap();
+        drop(first);
+        // Each finds nothing more to write, names the file, and dies before the end of the step is stored.
+        for id in 2..5 {
+            let mut output = FileOutput::named_always(&path);
+            output.open(Some(position), &taken_over(&repository, id)).unwrap();
+            output.close(Ending::Complete).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"one\n");
+            assert_eq!(
+                fs::read_dir(folder.path()).unwrap().count(),
+                1,
+                "only the finished file is left"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_whose_execution_fails_before_its_first_commit_is_found_after_the_next_death() {
+        let repository = MemoryRepository::new();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let mut first = FileOutput::named_always(&path);
+        first.open(None, &taken_over(&repository, 1)).unwrap();
+        let position = committed(&mut first, b"one\n");
+        drop(first);
+        let mut second = FileOutput::named_always(&path);
+        second.open(Some(position), &taken_over(&repository, 2)).unwrap();
+        second.close(Ending::Incomplete).unwrap();
+        let mut third = FileOutput::named_always(&path);
+        third.open(Some(position), &taken_over(&repository, 3)).unwrap();
+        committed(&mut third, b"two\n");
+        third.close(Ending::Complete).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"one\ntwo\n");
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "only the finished file is left"
+        );
+    }
 }
