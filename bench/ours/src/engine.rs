@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use batchwright::{
-    BatchStatus, ChunkStepBuilder, CsvReader, CsvWriter, Durability, Flow, ItemError, Job,
-    JobOperator, JobParameters, JobRepository, JsonLinesWriter, MemoryRepository, NoWriter,
-    Sequence, Step, TaskletCall, TaskletStep,
+    BatchStatus, ChunkStepBuilder, Durability, Flow, ItemError, Job, JobOperator, JobParameters,
+    JobRepository, MemoryRepository, NoWriter, Sequence, Step, TaskletCall, TaskletStep,
 };
+use batchwright_items::format::csv::{CsvReader, CsvWriter};
+use batchwright_items::format::json_lines::JsonLinesWriter;
 use batchwright_store::{SqlRepository, SqlWriter, SqliteDatabase, StoreOptions};
 
 use crate::plain::database;

@@ -14,5 +14,5 @@ fn main() -> ExitCode {
     let job = Job::builder("count").step(step).build().expect("a valid job");
     let registry = JobRegistry::new();
     registry.register(job).expect("the only job of that name");
-    batchwright_cli::main(&registry)
+    batchwright_cli::main(registry)
 }

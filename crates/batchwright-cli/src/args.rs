@@ -158,6 +158,8 @@ pub(crate) enum Command {
     },
     /// Print the manual page.
     Man,
+    /// Print the JSON Schema of job files, for editors and generators.
+    Schema,
 }
 
 #[derive(Debug, Args)]

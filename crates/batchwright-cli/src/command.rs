@@ -13,22 +13,24 @@ mod stop;
 
 use std::io::Write;
 
-use batchwright::{JobRegistry, report};
+use batchwright::report;
+use batchwright_jobfile::JobFolder;
 use clap::CommandFactory;
 use serde_json::json;
 
+use crate::Program;
 use crate::args::{Cli, Command, Format, Global};
 use crate::context::App;
 use crate::error::{self, CliError};
 use crate::{output, project, store};
 
 /// Runs the verb of `cli` and returns its exit code.
-pub(crate) fn execute(cli: Cli, registry: &JobRegistry) -> Result<u8, CliError> {
+pub(crate) fn execute(cli: Cli, program: &Program) -> Result<u8, CliError> {
     let Cli { mut global, command } = cli;
     project::resolve(&mut global)?;
     if let Command::Serve(args) = &command {
         // The log level of a server is in its configuration, which `serve` reads.
-        return serve::serve(global, registry, args);
+        return serve::serve(global, program, args);
     }
     output::init_log(&global, None);
     if global.format == Format::Svg && !matches!(command, Command::Graph(_)) {
@@ -37,48 +39,51 @@ pub(crate) fn execute(cli: Cli, registry: &JobRegistry) -> Result<u8, CliError> 
         ));
     }
     match command {
-        Command::Run(args) => launch::run(&global, registry, &args),
-        Command::Next(args) => launch::next(&global, registry, &args),
-        Command::Restart(args) => launch::restart(&global, registry, &args),
+        Command::Run(args) => launch::run(&global, program, &args),
+        Command::Next(args) => launch::next(&global, program, &args),
+        Command::Restart(args) => launch::restart(&global, program, &args),
         Command::Start(args) => {
-            let app = App::launching(&global, registry, None, &args.job)?;
+            let app = App::launching(&global, program, None, &args.job)?;
             launch::start(&app, &global, &args)
         }
         Command::Validate(args) => {
-            launch::validate(&App::unopened(&global, registry)?, &global, &args)
+            launch::validate(&App::unopened(&global, program)?, &global, &args)
         }
-        Command::Stop(args) => stop::stop(&App::look(&global, registry, None)?, &global, &args),
+        Command::Stop(args) => stop::stop(&App::look(&global, program, None)?, &global, &args),
         Command::Abandon(args) => {
-            history::abandon(&App::look(&global, registry, None)?, &global, &args)
+            history::abandon(&App::look(&global, program, None)?, &global, &args)
         }
         Command::Recover(args) => {
-            history::recover(&App::look(&global, registry, None)?, &global, &args)
+            history::recover(&App::look(&global, program, None)?, &global, &args)
         }
-        Command::Purge(args) => {
-            history::purge(&App::look(&global, registry, None)?, &global, &args)
-        }
-        Command::Jobs => look::jobs(&App::look(&global, registry, None)?, &global),
+        Command::Purge(args) => history::purge(&App::look(&global, program, None)?, &global, &args),
+        Command::Jobs => look::jobs(&App::look(&global, program, None)?, &global),
         Command::Instances(args) => {
-            look::instances(&App::look(&global, registry, None)?, &global, &args)
+            look::instances(&App::look(&global, program, None)?, &global, &args)
         }
         Command::Executions(args) => {
-            look::executions(&App::look(&global, registry, None)?, &global, &args)
+            look::executions(&App::look(&global, program, None)?, &global, &args)
         }
-        Command::Show(args) => look::show(&App::look(&global, registry, None)?, &global, &args),
-        Command::Drive(args) => drive::drive(&App::look(&global, registry, None)?, &global, &args),
-        Command::Skips(args) => look::skips(&App::look(&global, registry, None)?, &global, &args),
-        Command::Graph(args) => graph::graph(&App::unopened(&global, registry)?, &global, &args),
+        Command::Show(args) => look::show(&App::look(&global, program, None)?, &global, &args),
+        Command::Drive(args) => drive::drive(&App::look(&global, program, None)?, &global, &args),
+        Command::Skips(args) => look::skips(&App::look(&global, program, None)?, &global, &args),
+        Command::Graph(args) => graph::graph(&App::unopened(&global, program)?, &global, &args),
         Command::Rehearse(args) => rehearse::rehearse(&global, &args),
         Command::Serve(_) => Ok(error::OK),
         Command::Schedule(command) => schedule::schedule(&global, &command),
-        Command::Rule(command) => rule::rule(&global, registry, &command),
-        Command::Health => health(&global, registry),
+        Command::Rule(command) => rule::rule(&global, program, &command),
+        Command::Health => health(&global, program),
         Command::Completions { shell } => {
             let (mut command, name) = (Cli::command(), "batchwright");
             // Generated in memory first: the generator panics when the reader of stdout closes the pipe.
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command, name, &mut script);
             std::io::stdout().write_all(&script)?;
+            Ok(error::OK)
+        }
+        Command::Schema => {
+            let schema = JobFolder::default().kinds(program.kinds.clone()).json_schema();
+            writeln!(std::io::stdout(), "{schema:#}")?;
             Ok(error::OK)
         }
         Command::Man => {
@@ -89,9 +94,9 @@ pub(crate) fn execute(cli: Cli, registry: &JobRegistry) -> Result<u8, CliError> 
 }
 
 /// Opens the store and reads the names of its jobs, to check that it is available.
-fn health(global: &Global, registry: &JobRegistry) -> Result<u8, CliError> {
+fn health(global: &Global, program: &Program) -> Result<u8, CliError> {
     let checked = store::is_there(global.store_url()).and_then(|is_there| match is_there {
-        true => Ok(App::open(global, registry, None)?.operator.job_names()?),
+        true => Ok(App::open(global, program, None)?.operator.job_names()?),
         false => Err(CliError::Usage(
             "open the store: it does not exist yet; `serve` and `run` create it".to_owned(),
         )),

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use batchwright::testing::FaultPlan;
-use batchwright::{CommitPoint, ExecutionId, Job, JobOperator, JobRegistry, StopToken};
+use batchwright::fault::FaultPlan;
+use batchwright::{CommitPoint, ExecutionId, Job, JobOperator, StopToken};
 
 use batchwright_jobfile::JobFolder;
 
+use crate::Program;
 use crate::args::Global;
 use crate::error::CliError;
 use crate::store::{self, Store};
@@ -27,51 +28,52 @@ impl App {
     /// Opens the store of `global`.
     pub(crate) fn open(
         global: &Global,
-        registry: &JobRegistry,
+        program: &Program,
         faults: Option<FaultPlan>,
     ) -> Result<Self, CliError> {
-        Self::on(store::open(global.store_url())?, global, registry, faults, None)
+        Self::on(store::open(global.store_url())?, global, program, faults, None)
     }
 
     /// Opens the store for a verb that starts `job`. When `job` does not exist, for instance in the wrong
     /// folder, no store is created.
     pub(crate) fn launching(
         global: &Global,
-        registry: &JobRegistry,
+        program: &Program,
         faults: Option<FaultPlan>,
         job: &str,
     ) -> Result<Self, CliError> {
         if store::makes_a_file(global.store_url())? {
-            Self::unopened(global, registry)?.job(job)?;
+            Self::unopened(global, program)?.job(job)?;
         }
-        Self::open(global, registry, faults)
+        Self::open(global, program, faults)
     }
 
     /// Opens the store for a verb that only reads it; creates no store.
     pub(crate) fn look(
         global: &Global,
-        registry: &JobRegistry,
+        program: &Program,
         faults: Option<FaultPlan>,
     ) -> Result<Self, CliError> {
-        Self::on(store::look(global.store_url())?, global, registry, faults, None)
+        Self::on(store::look(global.store_url())?, global, program, faults, None)
     }
 
     /// Makes the context of a verb that does not use the store.
-    pub(crate) fn unopened(global: &Global, registry: &JobRegistry) -> Result<Self, CliError> {
-        Self::on(store::unopened(global.store_url())?, global, registry, None, None)
+    pub(crate) fn unopened(global: &Global, program: &Program) -> Result<Self, CliError> {
+        Self::on(store::unopened(global.store_url())?, global, program, None, None)
     }
 
     /// Makes the context on an open store, with a maximum for the executions that run at once.
     pub(crate) fn on(
         store: Store,
         global: &Global,
-        registry: &JobRegistry,
+        program: &Program,
         faults: Option<FaultPlan>,
         running_max: Option<usize>,
     ) -> Result<Self, CliError> {
         let Store { repository, database, .. } = store;
-        let mut operator =
-            JobOperator::builder(repository).registry(registry.clone()).lease_timeout(global.lease);
+        let mut operator = JobOperator::builder(repository)
+            .registry(program.registry.clone())
+            .lease_timeout(global.lease);
         if let Some(running_max) = running_max {
             operator = operator.running_jobs_max(running_max);
         }
@@ -85,8 +87,11 @@ impl App {
             named => named.to_vec(),
         };
         let inside_only = std::env::var_os(INSIDE_ONLY).is_some();
-        let mut files =
-            folders.into_iter().fold(JobFolder::default(), JobFolder::and).inside_only(inside_only);
+        let mut files = folders
+            .into_iter()
+            .fold(JobFolder::default(), JobFolder::and)
+            .kinds(program.kinds.clone())
+            .inside_only(inside_only);
         if let Some(database) = database {
             files = files.database(database);
         }
@@ -111,7 +116,7 @@ impl App {
         self.named(text)
     }
 
-    /// Returns the job of that name, from its file in the job folders or from the registry.
+    /// Returns the job of that name, from its file in the job folders or from the program's registry.
     pub(crate) fn named(&self, name: &str) -> Result<Arc<Job>, CliError> {
         self.files.find(name, None)?;
         Ok(self.operator.job(name)?)
@@ -124,7 +129,7 @@ impl App {
         Ok(self.operator.job_of(&execution)?)
     }
 
-    /// Returns the sorted names of all jobs of the registry and the job folders.
+    /// Returns the sorted names of all jobs of the program and the job folders.
     pub(crate) fn names(&self) -> Result<Vec<String>, CliError> {
         self.files.names()?;
         Ok(self.operator.runnable_names()?)

@@ -11,7 +11,7 @@
 //!         .build();
 //!     let job = Job::builder("count").step(step).build().expect("a valid job");
 //!     registry.register(job).expect("the only job of that name");
-//!     batchwright_cli::main(&registry) // `run count`, `restart 1`, `executions`, …
+//!     batchwright_cli::main(registry) // `run count`, `restart 1`, `executions`, …
 //! }
 //! ```
 
@@ -26,6 +26,7 @@ mod context;
 mod error;
 mod output;
 mod parameters;
+mod program;
 mod progress;
 mod project;
 mod store;
@@ -33,16 +34,19 @@ mod store;
 use std::io::Write;
 use std::process::ExitCode;
 
-use batchwright::JobRegistry;
 use clap::Parser;
 
-/// Runs the command with the jobs of `registry` in addition to those of job files.
+pub use program::Program;
+
+/// Runs the command with the jobs and kinds of `program`, which may be a registry of jobs, in addition to those of job
+/// files.
 ///
 /// Returns the exit code of the verb; never panics on any input.
 ///
 /// As the first process of a container (PID 1), the function starts the program once more as a child and
 /// reaps the orphaned processes of scripts.
-pub fn main(registry: &JobRegistry) -> ExitCode {
+pub fn main(program: impl Into<Program>) -> ExitCode {
+    let program = program.into();
     match batchwright_server::as_init() {
         Ok(None) => {}
         Ok(Some(code)) => return ExitCode::from(code),
@@ -66,7 +70,7 @@ pub fn main(registry: &JobRegistry) -> ExitCode {
         }
     };
     let format = cli.global.format;
-    let code = match command::execute(cli, registry) {
+    let code = match command::execute(cli, &program) {
         Ok(code) => code,
         Err(error) => error.tell(format),
     };

@@ -1,43 +1,33 @@
 //! Builds a job from its definition.
 
-mod csv;
 mod flow;
 mod keys;
 mod partition;
+mod policy;
 mod progressive;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use batchwright::testing::{FaultyProcessor, FaultyReader, FaultyWriter};
+use batchwright::fault::{FaultyProcessor, FaultyWriter};
 use batchwright::{
-    Backoff, ChunkStepBuilder, Classifier, CommandStep, Completion, ErrorKind, ExitCodeMeaning,
-    ExitStatus, FileWriter, ItemError, Job, JobFlow, JobParameters, JsonLinesReader,
-    JsonLinesWriter, LineReader, ListReader, Parameter, ParameterDeclaration, ParameterSchema,
-    ParameterValue, Phase, Promotion, RetryPolicy, Sequence, SkipLimitScope, SkipPolicy,
-    StepOptions, StepScope, TaskletStep,
+    ChunkStepBuilder, CommandStep, ErrorKind, ExitCodeMeaning, ExitStatus, ItemError, Job, JobFlow,
+    JobParameters, Parameter, ParameterDeclaration, ParameterSchema, ParameterValue, Promotion,
+    StepOptions, StepScope, TaskletStep, parse_duration,
 };
-use batchwright_store::{Database, SqlMode, SqlTasklet, StoreOptions};
+use batchwright_items::{At, BuildContext, Keys, Known, Make, MakeReader, Problem, Record, Text};
 use sha2::{Digest, Sha256};
-use toml::Spanned;
 
-use crate::definition::{
-    self, Chunk, ChunkBounds, Definition, Next, Number, Processor, Reader, Retry, Skip, Step,
-    Texts, Writer,
-};
-use crate::expression::{self, Expression, Stage, Stages};
-use crate::items::{AnyReader, AnyWriter, Opened, RecordCsv, RecordLines};
-use crate::record::{Names, Record, Value};
-use crate::sql::{self, RecordSqlWriter};
-use crate::template::{Known, Template};
-use crate::{BuildContext, Problem, Used};
-use batchwright::parse_duration;
-pub(super) use csv::Input as CsvInput;
-pub(super) use keys::of_unknown;
-use keys::{keys_of_reader, keys_of_writer};
+use crate::definition::{self, Definition, Next, Parts, Processor, Reader, Step, Writer};
+use crate::expression;
+use crate::reader::StepReader;
+use crate::stage::{self, STAGES, Stage, Stages, check_fields};
+use crate::{Settings, Used};
+pub(super) use keys::{STEP_TYPES, of_unknown};
+use policy::{completion, retry_policy, skip_policy};
 
 /// Builds the jobs of one file.
 pub(super) struct Builder<'a> {
@@ -46,7 +36,8 @@ pub(super) struct Builder<'a> {
     pub(super) source: PathBuf,
     /// The files of the parent jobs.
     pub(super) around: &'a [PathBuf],
-    pub(super) context: &'a BuildContext,
+    pub(super) settings: &'a Settings,
+    pub(super) parts: Parts<'a>,
     /// The problems found so far.
     pub(super) problems: RefCell<Vec<Problem>>,
     /// The job files that this one uses.
@@ -54,9 +45,6 @@ pub(super) struct Builder<'a> {
 }
 
 type Built<T> = Result<T, Problem>;
-type Text = Spanned<String>;
-/// A function that makes a part of a step for one step execution.
-type Make<T> = Box<dyn Fn(&StepScope) -> Result<T, ItemError> + Send + Sync>;
 
 impl Builder<'_> {
     /// Builds the job, or returns all problems of its definition.
@@ -122,41 +110,27 @@ impl Builder<'_> {
         job.build().map_err(|refusal| Problem::at(&definition.name, refusal.to_string()))
     }
 
-    fn template(&self, text: &Text, known: &Known<'_>) -> Built<Template> {
-        Template::parse(text.get_ref(), known).map_err(|problem| Problem::at(text, problem))
+    /// The context of a part whose texts can use the names of `known`.
+    fn cx<'k>(&'k self, known: &'k Known<'k>) -> BuildContext<'k> {
+        BuildContext { folder: &self.folder, known, inside_only: self.settings.inside_only }
     }
 
-    fn path(&self, text: &Text, known: &Known<'_>) -> Built<Make<PathBuf>> {
-        let (template, folder) = (self.template(text, known)?, self.folder.clone());
-        Ok(Box::new(move |scope| Ok(folder.join(template.render(scope)?))))
-    }
-
-    /// The path of an output file; a rehearsal refuses a path outside the job's folder.
-    fn output_path(&self, text: &Text, known: &Known<'_>) -> Built<Make<PathBuf>> {
-        let path = self.path(text, known)?;
-        if !self.context.inside_only {
-            return Ok(path);
-        }
-        let here = if self.folder.as_os_str().is_empty() { Path::new(".") } else { &self.folder };
-        let folder = std::path::absolute(here).unwrap_or_default();
-        Ok(Box::new(move |scope| {
-            let path = path(scope)?;
-            let is_inside = !path.components().any(|one| one.as_os_str() == "..")
-                && (path.is_relative() || path.starts_with(&folder));
-            match is_inside {
-                true => Ok(path),
-                false => Err(outside(&path.display())),
-            }
-        }))
+    /// The keys of a part, whose table is at the place of `at`.
+    fn keys<'k>(
+        &'k self,
+        what: &'static str,
+        kind: &'k Text,
+        number: &str,
+        span: &'k std::ops::Range<usize>,
+    ) -> Keys<'k> {
+        Keys::new(what, kind.get_ref(), span, self.parts.keys(number))
     }
 
     fn command(&self, step: &Step, known: &Known<'_>) -> Built<CommandStep> {
+        let cx = self.cx(known);
         let argv = wanted(&step.argv, "argv", &step.name)?;
-        let templates: Vec<_> = argv
-            .get_ref()
-            .iter()
-            .map(|argument| self.template(argument, known))
-            .collect::<Built<_>>()?;
+        let templates: Vec<_> =
+            argv.get_ref().iter().map(|argument| cx.template(argument)).collect::<Built<_>>()?;
         if templates.is_empty() {
             return Err(Problem::at(argv, "a command needs at least a program"));
         }
@@ -174,12 +148,12 @@ impl Builder<'_> {
         let mut command =
             CommandStep::with(step.name.get_ref().clone(), make_argv).options(options(step));
         command = match &step.dir {
-            Some(dir) => command.dir_with(self.path(dir, known)?),
+            Some(dir) => command.dir_with(cx.path(dir)?),
             None if self.folder.as_os_str().is_empty() => command.dir("."),
             None => command.dir(&self.folder),
         };
         for (name, value) in step.env.iter().flatten() {
-            let value = self.template(value, known)?;
+            let value = cx.template(value)?;
             command = command.env_with(name, move |scope| value.render(scope));
         }
         if let Some(timeout) = &step.timeout {
@@ -197,28 +171,33 @@ impl Builder<'_> {
         Ok(command)
     }
 
-    fn sql(&self, step: &Step, known: &Known<'_>) -> Built<TaskletStep> {
-        let text = self.template(wanted(&step.sql, "sql", &step.name)?, known)?;
-        let render = move |scope: &StepScope| text.render(scope);
-        let tasklet = match &step.url {
-            Some(url) => SqlTasklet::in_database(self.database(url, known)?, render),
-            None => {
-                self.own_database(&step.name)?;
-                SqlTasklet::in_store(render)
-            }
+    /// A step of a registered type.
+    fn tasklet(&self, step: &Step, known: &Known<'_>) -> Built<TaskletStep> {
+        let (Some(kind), Some(number)) = (&step.kind, &step.keys) else {
+            unreachable!("only steps of registered types come here, and their keys were taken");
         };
+        let found = self.settings.kinds.find("step", kind.get_ref()).map_err(|_| {
+            let ours = STEP_TYPES.iter().map(|(name, _)| *name);
+            let mut known: Vec<_> = ours.chain(self.settings.kinds.names("step")).collect();
+            known.sort_unstable();
+            let (kind_name, known) = (kind.get_ref(), known.join(", "));
+            Problem::at(kind, format!("there is no step of type `{kind_name}`; there are: {known}"))
+        })?;
+        let span = kind.span();
+        let keys = self.keys("step", kind, number, &span);
+        let tasklet = found.tasklet(keys, &self.cx(known))?;
         Ok(TaskletStep::new(step.name.get_ref().clone(), tasklet).options(options(step)))
     }
 
-    fn chunk(&self, step: &Step, known: &Known<'_>) -> Built<impl batchwright::Step + use<>> {
+    fn chunk(&self, step: &Step, known: &Known<'_>) -> Built<Arc<dyn batchwright::Step>> {
         let name = step.name.get_ref().clone();
-        let faults =
-            self.context.faults.as_ref().map(|plan| plan.for_step(&name)).unwrap_or_default();
+        let faults = self.faults(&name);
         let writer = wanted(&step.writer, "writer", &step.name);
-        let ((make_reader, make_stages), make_writer) = self.both(
+        let (parts, make_writer) = self.both(
             self.reader_and_stages(step, known),
             writer.and_then(|writer| self.writer(writer, known)),
         )?;
+        let (make_reader, make_stages) = parts;
         bounded(step.parallelism.as_ref(), "parallelism", 1, ChunkStepBuilder::PARALLELISM_MAX)?;
         bounded(step.read_ahead.as_ref(), "read_ahead", 0, ChunkStepBuilder::READ_AHEAD_MAX)?;
         let mut builder = ChunkStepBuilder::new(name)
@@ -236,7 +215,7 @@ impl Builder<'_> {
         if let Some(skip) = &step.skip {
             builder = builder.skip(skip_policy(skip)?);
             if let Some(path) = &skip.get_ref().dead_letter {
-                builder = builder.dead_letters_with(self.output_path(path, known)?);
+                builder = builder.dead_letters_with(self.cx(known).output_path(path)?);
             }
         }
         if let Some(retry) = &step.retry {
@@ -246,13 +225,32 @@ impl Builder<'_> {
             builder = builder.shared_step_listener(listener);
         }
         // The wrappers are used with and without faults, so that a run can continue what a rehearsal began.
-        let (one, two, three) = (faults.clone(), faults.clone(), faults);
-        Ok(builder
-            .reader_with(move |scope| Ok(FaultyReader::new(make_reader(scope)?, &one)))
-            .processor_with(move |scope| Ok(FaultyProcessor::new(make_stages(scope)?, &two)))
-            .writer_with(move |scope| Ok(FaultyWriter::new(make_writer(scope)?, &three)))
-            .build()
-            .keep_skipped(as_json, as_json))
+        let builder = builder.reader_with(make_reader);
+        // Two builds of one shape: without a plan nothing stands between the engine and the parts.
+        Ok(match faults {
+            None => Arc::new(
+                builder
+                    .processor_with(make_stages)
+                    .writer_with(make_writer)
+                    .build()
+                    .keep_skipped(as_json, as_json),
+            ) as Arc<dyn batchwright::Step>,
+            Some(plan) => {
+                let other = plan.clone();
+                let stages =
+                    move |scope: &StepScope| Ok(FaultyProcessor::new(make_stages(scope)?, &other));
+                let writer =
+                    move |scope: &StepScope| Ok(FaultyWriter::new(make_writer(scope)?, &plan));
+                let builder = builder.processor_with(stages).writer_with(writer);
+                Arc::new(builder.build().keep_skipped(as_json, as_json))
+            }
+        })
+    }
+
+    /// The faults that are injected into step `name`, if any.
+    fn faults(&self, name: &str) -> Option<batchwright::fault::FaultPlan> {
+        let plan = self.settings.faults.as_ref().map(|plan| plan.for_step(name));
+        plan.filter(batchwright::fault::FaultPlan::concerns_items)
     }
 
     /// Builds the reader of a step and its processors, and checks the fields that the processors use.
@@ -260,322 +258,75 @@ impl Builder<'_> {
         &self,
         step: &Step,
         known: &Known<'_>,
-    ) -> Built<(Make<AnyReader>, Make<Stages>)> {
+    ) -> Built<(Make<StepReader>, Make<Stages>)> {
         let reader = wanted(&step.reader, "reader", &step.name)?;
-        let stages = step.processors.iter().map(|processor| stage(processor, known.schema));
+        let stages = step.processors.iter().map(|processor| self.stage(processor, known));
         let stages: Vec<_> = stages.map(|stage| self.noted(stage)).collect();
-        let (make_reader, fields) = self.reader(reader, known)?;
-        // Stages with a problem may be left out: the collected problem refuses the job in any case.
+        let MakeReader { make: make_reader, fields } = self.reader(reader, known)?;
+        // A collected problem refuses the job in any case.
         let stages: Arc<[Stage]> = stages.into_iter().flatten().collect();
         let fields =
             fields.as_ref().map(|names| names.iter().map(String::as_str).collect::<Vec<_>>());
-        expression::check_fields(&stages, fields.as_deref()).map_err(|message| {
-            let at = step.processors.first().map_or_else(|| reader.span(), Spanned::span);
-            Problem { span: Some(at), message }
+        check_fields(&stages, fields.as_deref()).map_err(|message| {
+            let span = step.processors.first().map_or_else(|| reader.span(), |first| first.span());
+            Problem { span: Some(span), message }
         })?;
         let checked = Arc::clone(&stages);
         let declared = expression::declared(known.schema);
+        let plan = self.faults(step.name.get_ref());
         Ok((
-            Box::new(move |scope| Ok(AnyReader::new(make_reader(scope)?, Arc::clone(&checked)))),
             Box::new(move |scope| {
-                let parameters = expression::parameters(scope.parameters(), &declared).into();
-                Ok(Stages { stages: Arc::clone(&stages), parameters })
+                Ok(StepReader::new(make_reader(scope)?, Arc::clone(&checked), plan.as_ref()))
             }),
+            Box::new(move |scope| Stages::new(&stages, scope, &declared)),
         ))
     }
 
-    /// Builds the reader; also returns the fields of its items, as far as the job file declares them.
-    fn reader(
+    fn reader(&self, reader: &At<Reader>, known: &Known<'_>) -> Built<MakeReader> {
+        let Reader { kind, keys } = reader.get_ref();
+        let found = self.settings.kinds.find("reader", kind.get_ref());
+        let found = found.map_err(|message| Problem::at(kind, message))?;
+        found.reader(self.keys("reader", kind, keys, &reader.span()), &self.cx(known))
+    }
+
+    fn writer(
         &self,
-        reader: &Spanned<Reader>,
+        writer: &At<Writer>,
         known: &Known<'_>,
-    ) -> Built<(Make<Opened>, Option<Vec<String>>)> {
-        let Reader { kind, path, count, items, query, key, params, .. } = reader.get_ref();
-        keys_of_reader(reader.get_ref())?;
-        let bytes_max = reader.get_ref().line_bytes_max.as_ref().map(|max| *max.get_ref());
-        let line_max = bytes_max.map(|max| usize::try_from(max).unwrap_or(usize::MAX));
-        let may_change = may_change(reader.get_ref().if_changed.as_ref())?;
-        let one = |name: &str| Some(vec![name.to_owned()]);
-        /// Applies the options of the job file to a reader of lines.
-        macro_rules! configured {
-            ($lines:ident, $scope:ident, $max:ident, $may_change:ident) => {{
-                let mut lines = $lines;
-                if let Some(max) = $max {
-                    lines = lines.line_bytes_max(max);
-                }
-                if let Some((start, end)) = partition::byte_range($scope)? {
-                    lines = lines.bytes(start, end);
-                }
-                if $may_change {
-                    lines = lines.may_have_changed();
-                }
-                lines
-            }};
-        }
-        Ok(match kind.get_ref().as_str() {
-            "csv" => {
-                let path = self.path(wanted_in(path, "path", reader)?, known)?;
-                let input = csv::input(reader)?;
-                let fields = input.names.clone();
-                let make: Make<Opened> = Box::new(move |scope| {
-                    let mut csv = input.reader(path(scope)?);
-                    if let Some((start, end)) = partition::byte_range(scope)? {
-                        csv = csv.bytes(start, end);
-                    }
-                    if let Some(bytes) = bytes_max {
-                        csv = csv.record_bytes_max(bytes);
-                    }
-                    if may_change {
-                        csv = csv.may_have_changed();
-                    }
-                    Ok(Opened::Csv(Box::new(csv), input.clone()))
-                });
-                (make, fields)
-            }
-            "jsonl" => {
-                let path = self.path(wanted_in(path, "path", reader)?, known)?;
-                let make: Make<Opened> = Box::new(move |scope| {
-                    let lines = JsonLinesReader::new(path(scope)?);
-                    let lines = configured!(lines, scope, line_max, may_change);
-                    Ok(Opened::JsonLines(lines))
-                });
-                (make, None)
-            }
-            "lines" => {
-                let path = self.path(wanted_in(path, "path", reader)?, known)?;
-                let names: Names = Arc::new([Arc::from("line")]);
-                let make: Make<Opened> = Box::new(move |scope| {
-                    let lines = LineReader::new(path(scope)?);
-                    let lines = configured!(lines, scope, line_max, may_change);
-                    Ok(Opened::Lines(lines, Arc::clone(&names)))
-                });
-                (make, one("line"))
-            }
-            "sequence" => {
-                let names: Names = Arc::new([Arc::from("n")]);
-                let count = self.count(count.as_ref(), reader, known)?;
-                let make: Make<Opened> = Box::new(move |scope| {
-                    Ok(Opened::Sequence(Sequence::to(count(scope)?), Arc::clone(&names)))
-                });
-                (make, one("n"))
-            }
-            "list" => {
-                let items = items.as_ref().ok_or_else(|| missing("items", reader))?;
-                let records: Vec<Record> = items
-                    .iter()
-                    .map(record)
-                    .collect::<Result<_, _>>()
-                    .map_err(|problem| Problem::at(reader, problem))?;
-                let records: Arc<[Record]> = records.into();
-                let names = records.iter().flat_map(|record| record.names().iter());
-                let fields: BTreeSet<String> = names.map(ToString::to_string).collect();
-                let make: Make<Opened> =
-                    Box::new(move |_| Ok(Opened::List(ListReader::new(Arc::clone(&records)))));
-                (make, Some(fields.into_iter().collect()))
-            }
-            "sql" => {
-                let query = self.template(wanted_in(query, "query", reader)?, known)?;
-                let database = match &reader.get_ref().url {
-                    Some(url) => self.database(url, known)?,
-                    None => constant(self.own_database(kind)?),
-                };
-                let params: Vec<_> = params
-                    .iter()
-                    .flatten()
-                    .map(|text| self.template(text, known))
-                    .collect::<Built<_>>()?;
-                let key = key.as_ref().map(Texts::all);
-                if key.as_ref().is_some_and(Vec::is_empty) {
-                    return Err(Problem::at(reader, "`key` names at least one column"));
-                }
-                let make: Make<Opened> = Box::new(move |scope| {
-                    let mut sql = sql::reader(database(scope)?, query.render(scope)?);
-                    if let Some(key) = &key {
-                        sql = sql.keyset(key.clone());
-                    }
-                    let values: Result<Vec<String>, _> =
-                        params.iter().map(|text| text.render(scope)).collect();
-                    Ok(Opened::Sql(sql.params(values?)))
-                });
-                (make, None)
-            }
-            _ => unreachable!("checked by `keys_of_reader`"),
-        })
+    ) -> Built<Make<batchwright_items::BoxedWriter>> {
+        let Writer { kind, keys } = writer.get_ref();
+        let found = self.settings.kinds.find("writer", kind.get_ref());
+        let found = found.map_err(|message| Problem::at(kind, message))?;
+        found.writer(self.keys("writer", kind, keys, &writer.span()), &self.cx(known))
     }
 
-    fn count(
-        &self,
-        count: Option<&Spanned<Number>>,
-        reader: &Spanned<Reader>,
-        known: &Known<'_>,
-    ) -> Built<Make<u64>> {
-        let count = count.ok_or_else(|| missing("count", reader))?;
-        match count.get_ref() {
-            Number::Literal(number) => {
-                let number = *number;
-                Ok(Box::new(move |_| Ok(number)))
-            }
-            Number::Text(text) => {
-                let template =
-                    Template::parse(text, known).map_err(|problem| Problem::at(count, problem))?;
-                let text = text.clone();
-                Ok(Box::new(move |scope| {
-                    let rendered = template.render(scope)?;
-                    rendered.parse().map_err(|_| {
-                        ItemError::fatal(format!("use `{text}` as a count: it is no number"))
-                    })
-                }))
-            }
+    fn stage(&self, processor: &At<Processor>, known: &Known<'_>) -> Built<Stage> {
+        let Processor { kind, keys } = processor.get_ref();
+        let span = processor.span();
+        let keys = self.keys("processor", kind, keys, &span);
+        if let Some(stage) = stage::stage(kind.get_ref(), keys, known.schema) {
+            return stage;
         }
-    }
-
-    fn writer(&self, writer: &Spanned<Writer>, known: &Known<'_>) -> Built<Make<AnyWriter>> {
-        let Writer { kind, path, columns, field, .. } = writer.get_ref();
-        keys_of_writer(writer.get_ref())?;
-        let columns: Option<Vec<String>> = columns
-            .as_ref()
-            .map(|columns| columns.iter().map(|column| column.get_ref().clone()).collect());
-        match kind.get_ref().as_str() {
-            "none" => Ok(Box::new(|_| Ok(AnyWriter::None))),
-            "csv" => {
-                let path = self.output_path(wanted_in(path, "path", writer)?, known)?;
-                let format = csv::output(writer.get_ref(), columns.as_deref(), writer)?;
-                let columns = columns.map(|columns| names(&columns));
-                Ok(Box::new(move |scope| {
-                    let encode = RecordCsv { format: format.clone(), columns: columns.clone() };
-                    Ok(AnyWriter::Csv(FileWriter::encoding(path(scope)?, encode)))
-                }))
-            }
-            "jsonl" | "file" => {
-                let path = self.output_path(wanted_in(path, "path", writer)?, known)?;
-                Ok(Box::new(move |scope| {
-                    Ok(AnyWriter::JsonLines(JsonLinesWriter::new(path(scope)?)))
-                }))
-            }
-            "lines" => {
-                let path = self.output_path(wanted_in(path, "path", writer)?, known)?;
-                let field = wanted_in(field, "field", writer)?.get_ref().clone();
-                Ok(Box::new(move |scope| {
-                    let encode = RecordLines { field: field.as_str().into() };
-                    Ok(AnyWriter::Lines(FileWriter::encoding(path(scope)?, encode)))
-                }))
-            }
-            "sql" => self.sql_writer(writer, columns, known),
-            _ => unreachable!("checked by `keys_of_writer`"),
-        }
-    }
-
-    fn sql_writer(
-        &self,
-        writer: &Spanned<Writer>,
-        columns: Option<Vec<String>>,
-        known: &Known<'_>,
-    ) -> Built<Make<AnyWriter>> {
-        let Writer { kind, url, table, mode, key, statement, .. } = writer.get_ref();
-        let (database, own) = match url {
-            Some(url) => (self.database(url, known)?, false),
-            None => (constant(self.own_database(kind)?), true),
-        };
-        let key: Vec<String> = key.iter().flatten().map(|name| name.get_ref().clone()).collect();
-        let word = mode.as_ref().map_or("insert", |mode| mode.get_ref().as_str());
-        let mut rendered = None;
-        let mode = match word {
-            "insert" => SqlMode::Insert,
-            "upsert" => SqlMode::Upsert { key },
-            "update" => SqlMode::Update { key },
-            "statement" => {
-                let text = wanted_in(statement, "statement", writer)?;
-                rendered = Some(self.template(text, known)?);
-                SqlMode::Statement(String::new())
-            }
-            other => {
-                let message = format!(
-                    "there is no mode `{other}`; there are: insert, upsert, update, statement"
-                );
-                return Err(Problem::at(mode.as_ref().unwrap_or(kind), message));
-            }
-        };
-        if matches!(&mode, SqlMode::Upsert { key } | SqlMode::Update { key } if key.is_empty()) {
-            return Err(Problem::at(writer, format!("mode `{word}` needs `key = [\"…\"]`")));
-        }
-        let table = match (table, &mode) {
-            (Some(table), _) => Some(self.template(table, known)?),
-            (None, SqlMode::Statement(_)) => None,
-            (None, _) => return Err(missing("table", writer)),
-        };
-        Ok(Box::new(move |scope| {
-            let table = table.as_ref().map(|table| table.render(scope)).transpose()?;
-            let table = table.unwrap_or_default();
-            let mode = match &rendered {
-                Some(statement) => SqlMode::Statement(statement.render(scope)?),
-                None => mode.clone(),
-            };
-            let columns = columns.clone();
-            let writer = RecordSqlWriter::new(&database(scope)?, own, table, mode, columns)?;
-            Ok(AnyWriter::Sql(Box::new(writer)))
-        }))
-    }
-
-    /// The database of a `url`; the path of a SQLite file is relative to the job file.
-    fn database(&self, url: &Text, known: &Known<'_>) -> Built<Make<Database>> {
-        let template = self.template(url, known)?;
-        if !url.get_ref().contains("${") {
-            // A URL without placeholders is checked now.
-            StoreOptions::parse(url.get_ref()).map_err(|problem| Problem::at(url, problem))?;
-        }
-        let (folder, inside_only) = (self.folder.clone(), self.context.inside_only);
-        Ok(Box::new(move |scope| {
-            let (database, _) =
-                StoreOptions::parse(&template.render(scope)?).map_err(ItemError::fatal)?;
-            let is_inside =
-                matches!(&database, Database::Sqlite(file) if file.path().is_relative());
-            if inside_only && !is_inside {
-                return Err(outside(&database));
-            }
-            Ok(database.in_folder(&folder))
-        }))
-    }
-
-    fn own_database(&self, at: &Text) -> Built<Database> {
-        self.context.database.clone().ok_or_else(|| {
-            Problem::at(at, "the `memory:` store has no tables; name a database with `url`")
-        })
+        let found = self.settings.kinds.find("processor", kind.get_ref()).map_err(|_| {
+            let ours = STAGES.into_iter();
+            let mut known: Vec<_> = ours.chain(self.settings.kinds.names("processor")).collect();
+            known.sort_unstable();
+            let (name, known) = (kind.get_ref(), known.join(", "));
+            Problem::at(kind, format!("there is no processor of type `{name}`; there are: {known}"))
+        })?;
+        found.processor(keys, &self.cx(known)).map(|make| Stage::Kind(make.into()))
     }
 }
 
-fn outside(what: &dyn std::fmt::Display) -> ItemError {
-    ItemError::fatal(format!(
-        "use `{what}`: it is outside the job's folder; --allow-outside permits it in a rehearsal"
-    ))
-}
-
-fn bounded(value: Option<&Spanned<usize>>, key: &str, min: usize, max: usize) -> Built<()> {
+fn bounded(value: Option<&At<usize>>, key: &str, min: usize, max: usize) -> Built<()> {
     match value.filter(|value| !(min..=max).contains(value.get_ref())) {
         None => Ok(()),
         Some(value) => Err(Problem::at(value, format!("`{key}` is between {min} and {max}"))),
     }
 }
 
-fn constant(database: Database) -> Make<Database> {
-    Box::new(move |_| Ok(database.clone()))
-}
-
 fn as_json(record: &Record) -> String {
     serde_json::to_string(record).unwrap_or_default()
-}
-
-fn names(columns: &[String]) -> Names {
-    columns.iter().map(|name| Arc::from(name.as_str())).collect::<Vec<_>>().into()
-}
-
-fn record(table: &toml::Table) -> Result<Record, String> {
-    let (mut names, mut values) = (Vec::new(), Vec::new());
-    for (name, value) in table {
-        let json = serde_json::to_value(value).map_err(|error| error.to_string())?;
-        names.push(Arc::from(name.as_str()));
-        values.push(Value::from(json));
-    }
-    Ok(Record::new(names.into(), values))
 }
 
 fn schema(definition: &Definition) -> Built<ParameterSchema> {
@@ -623,7 +374,7 @@ enum Change {
 }
 
 fn next_changes(
-    next: &BTreeMap<String, Spanned<Next>>,
+    next: &BTreeMap<String, At<Next>>,
     schema: &ParameterSchema,
 ) -> Built<Vec<(ParameterDeclaration, Change)>> {
     use batchwright::ParameterType::{Date, Integer};
@@ -731,187 +482,6 @@ fn exit_meaning(word: &str) -> ExitCodeMeaning {
     }
 }
 
-fn completion(chunk: Option<&Spanned<Chunk>>) -> Built<Completion> {
-    let Some(spanned) = chunk else { return Ok(Completion::default()) };
-    let (items, seconds) = match spanned.get_ref() {
-        Chunk::Items(items) => (Some(*items), None),
-        Chunk::Bounds(ChunkBounds { items, seconds }) => (*items, *seconds),
-    };
-    let items = items.unwrap_or(Completion::ITEMS_DEFAULT as u64);
-    let items = usize::try_from(items).ok().filter(|items| (1..=10_000_000).contains(items));
-    let items =
-        items.ok_or_else(|| Problem::at(spanned, "a chunk has between 1 and 10000000 items"))?;
-    let completion = Completion::items(items);
-    match seconds {
-        None => Ok(completion),
-        Some(seconds) => Duration::try_from_secs_f64(seconds)
-            .ok()
-            .filter(|time| !time.is_zero())
-            .map(|time| completion.within(time))
-            .ok_or_else(|| Problem::at(spanned, "the seconds of a chunk must be above zero")),
-    }
-}
-
-fn skip_policy(skip: &Spanned<Skip>) -> Built<SkipPolicy> {
-    let Skip { limit, on, scope, .. } = skip.get_ref();
-    let mut policy = SkipPolicy::limit(*limit);
-    let words = on.as_deref().unwrap_or_default();
-    let phase = |word: &str| {
-        [Phase::Read, Phase::Process, Phase::Write].into_iter().find(|phase| phase.name() == word)
-    };
-    let phases: Vec<_> = words.iter().filter_map(|word| phase(word.get_ref())).collect();
-    let kinds: Vec<_> = words.iter().filter(|word| phase(word.get_ref()).is_none()).collect();
-    if !phases.is_empty() {
-        policy = policy.in_phases(phases);
-    }
-    if !kinds.is_empty() {
-        policy = policy.on(classifier(&kinds, Classifier::records())?);
-    }
-    match scope.as_ref().map(|scope| (scope, scope.get_ref().as_str())) {
-        None | Some((_, "execution")) => Ok(policy),
-        Some((_, "instance")) => Ok(policy.scope(SkipLimitScope::Instance)),
-        Some((scope, other)) => Err(Problem::at(
-            scope,
-            format!("there is no scope `{other}`; there are: execution, instance"),
-        )),
-    }
-}
-
-/// Returns the classifier of the kinds in `words`; `!kind` excludes a kind from `otherwise`.
-fn classifier(words: &[&Text], otherwise: Classifier) -> Built<Classifier> {
-    let included = words.iter().any(|word| !word.get_ref().starts_with('!'));
-    let start = if included { Classifier::none() } else { otherwise };
-    words.iter().try_fold(start, |classifier, word| {
-        let text = word.get_ref();
-        let (excluded, kind) = match text.strip_prefix('!') {
-            Some(kind) => (true, kind),
-            None => (false, text.as_str()),
-        };
-        // User code may have further kinds, but all kinds of job files begin with one of these roots.
-        let roots = ["data", "io", "sql", "panic", "fatal", "other"];
-        if !roots.contains(&kind.split('.').next().unwrap_or_default()) {
-            let known = format!("read, process, write, {}", roots.join(", "));
-            return Err(Problem::at(
-                word,
-                format!("there is no phase or kind `{kind}`; there are: {known}"),
-            ));
-        }
-        Ok(match excluded {
-            true => classifier.excluding(kind),
-            false => classifier.including(kind),
-        })
-    })
-}
-
-fn retry_policy(retry: &Spanned<Retry>) -> Built<RetryPolicy> {
-    let Retry { max_attempts, on, backoff, within, or } = retry.get_ref();
-    let mut policy = RetryPolicy::attempts(*max_attempts);
-    if let Some(words) = on {
-        policy = policy.on(classifier(&words.iter().collect::<Vec<_>>(), Classifier::all())?);
-    }
-    if let Some(within) = within {
-        policy = policy.within(span(within)?);
-    }
-    if let Some(backoff) = backoff {
-        policy = policy.backoff(wait_between(backoff)?);
-    }
-    or.iter().try_fold(policy, |policy, other| Ok(policy.or(retry_policy(other)?)))
-}
-
-fn wait_between(backoff: &Spanned<definition::Backoff>) -> Built<Backoff> {
-    let definition::Backoff { initial, multiplier, min, max, jitter } = backoff.get_ref();
-    let (initial, max) = match (initial, min, max) {
-        (Some(initial), None, max) => (span(initial)?, max.as_ref().map(span).transpose()?),
-        (None, Some(min), Some(max)) if multiplier.is_none() && !jitter => {
-            let (min, max) = (span(min)?, span(max)?);
-            if min > max {
-                return Err(Problem::at(backoff, "`min` is above `max`"));
-            }
-            return Ok(Backoff::Uniform { min, max });
-        }
-        _ => {
-            let message =
-                "write `initial` (with `multiplier`, `max`, `jitter`), or `min` and `max`";
-            return Err(Problem::at(backoff, message));
-        }
-    };
-    let multiplier = multiplier.unwrap_or(1.0);
-    if !(1.0..=1_000.0).contains(&multiplier) {
-        return Err(Problem::at(backoff, "a multiplier is between 1 and 1000"));
-    }
-    let endless = if multiplier > 1.0 { Duration::from_secs(3600) } else { initial };
-    let max = max.unwrap_or(endless);
-    Ok(Backoff::Exponential { initial, multiplier, max, jitter: *jitter })
-}
-
-fn stage(processor: &Spanned<Processor>, schema: &ParameterSchema) -> Built<Stage> {
-    let Processor { kind, when, message, set, keep, drop } = processor.get_ref();
-    let compile = |text: &Text| {
-        Expression::compile(text.get_ref(), schema).map_err(|problem| Problem::at(text, problem))
-    };
-    let condition = || compile(wanted_in(when, "when", processor)?);
-    let has_map = !set.is_empty() || keep.is_some() || !drop.is_empty();
-    let only = |allowed: &str, wrong: bool| match wrong {
-        true => Err(Problem::at(
-            processor,
-            format!("a processor of type `{}` takes only {allowed}", kind.get_ref()),
-        )),
-        false => Ok(()),
-    };
-    match kind.get_ref().as_str() {
-        "filter" => {
-            only("`when`", has_map || message.is_some())?;
-            condition().map(Stage::Filter)
-        }
-        "reject" => {
-            only("`when` and `message`", has_map)?;
-            let default = || when.as_ref().map_or("", |when| when.get_ref().as_str());
-            let text = message.as_ref().map_or_else(default, |text| text.get_ref().as_str());
-            Ok(Stage::Reject { when: condition()?, message: text.into() })
-        }
-        "map" => {
-            only("`set`, `keep` and `drop`", when.is_some() || message.is_some())?;
-            if keep.is_some() && !drop.is_empty() {
-                return Err(Problem::at(processor, "`keep` and `drop` exclude each other"));
-            }
-            let set = set
-                .iter()
-                .map(|(name, text)| Ok((Arc::from(name.as_str()), compile(text)?)))
-                .collect::<Built<_>>()?;
-            let keep = keep.as_ref().map(|keep| {
-                let keep: Vec<_> = keep.iter().map(|name| name.get_ref().clone()).collect();
-                names(&keep)
-            });
-            let drop = drop.iter().map(|name| Arc::from(name.get_ref().as_str())).collect();
-            Ok(Stage::Map { set, keep, drop })
-        }
-        other => Err(Problem::at(
-            kind,
-            format!("there is no processor of type `{other}`; there are: filter, map, reject"),
-        )),
-    }
-}
-
-/// Whether a restart continues although the input file has changed (`if_changed`).
-fn may_change(text: Option<&Text>) -> Built<bool> {
-    match text.map(|text| (text, text.get_ref().as_str())) {
-        None | Some((_, "refuse")) => Ok(false),
-        Some((_, "continue")) => Ok(true),
-        Some((text, other)) => Err(Problem::at(
-            text,
-            format!("there is no policy `{other}`; there are: refuse, continue"),
-        )),
-    }
-}
-
-fn missing<T>(key: &str, of: &Spanned<T>) -> Problem {
-    Problem::at(of, format!("key `{key}` is missing"))
-}
-
 fn wanted<'a, T>(value: &'a Option<T>, key: &str, of: &Text) -> Built<&'a T> {
     value.as_ref().ok_or_else(|| Problem::at(of, format!("step `{}` needs `{key}`", of.get_ref())))
-}
-
-fn wanted_in<'a, T, S>(value: &'a Option<T>, key: &str, of: &Spanned<S>) -> Built<&'a T> {
-    value.as_ref().ok_or_else(|| missing(key, of))
 }

@@ -1,28 +1,40 @@
-//! The structure of a job file, as strict as TOML and serde can check it.
+//! The shape of a job file, as far as TOML and serde check it. The parts whose kinds have keys of their own (readers,
+//! writers, processors, steps of registered types) are taken out of the document first.
 
 use std::collections::BTreeMap;
 
+use batchwright_items::{At, Problem, Text};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-type Text = Spanned<String>;
+use crate::build::STEP_TYPES;
 
-/// A whole file.
-#[derive(Debug, Deserialize)]
+/// A job file.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Definition {
-    pub(super) name: Text,
+pub(crate) struct Definition {
+    /// The name of the job.
+    pub(crate) name: Text,
+    /// A description for people.
     #[serde(default)]
-    pub(super) description: String,
+    pub(crate) description: String,
+    /// Whether a failed or stopped instance can be restarted. Default: true.
     #[serde(default = "yes")]
-    pub(super) restartable: bool,
+    pub(crate) restartable: bool,
+    /// Whether parameters that are not declared are accepted. Default: false.
     #[serde(default)]
-    pub(super) open_parameters: bool,
+    pub(crate) open_parameters: bool,
+    /// The declared parameters by name.
     #[serde(default)]
-    pub(super) parameters: BTreeMap<String, Spanned<Parameter>>,
+    pub(crate) parameters: BTreeMap<String, At<Parameter>>,
+    /// How the next instance changes parameters, by name.
     #[serde(default)]
-    pub(super) next: BTreeMap<String, Spanned<Next>>,
-    pub(super) steps: Vec<Spanned<Step>>,
+    pub(crate) next: BTreeMap<String, At<Next>>,
+    /// The steps in their order.
+    #[schemars(length(min = 1))]
+    pub(crate) steps: Vec<At<Step>>,
 }
 
 fn yes() -> bool {
@@ -30,337 +42,436 @@ fn yes() -> bool {
 }
 
 /// A declared parameter.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Parameter {
+pub(crate) struct Parameter {
+    /// The type. Default: `string`.
     #[serde(rename = "type", default = "string")]
-    pub(super) kind: batchwright::ParameterType,
+    #[schemars(with = "ParameterTypeName")]
+    pub(crate) kind: batchwright::ParameterType,
+    /// Whether a start without it is refused. Default: false.
     #[serde(default)]
-    pub(super) required: bool,
-    pub(super) default: Option<toml::Value>,
-    pub(super) identifying: Option<bool>,
+    pub(crate) required: bool,
+    /// The value when none is given.
+    #[schemars(with = "Option<serde_json::Value>")]
+    pub(crate) default: Option<toml::Value>,
+    /// Whether it identifies the instance. Default: true, unless it is secret.
+    pub(crate) identifying: Option<bool>,
+    /// Whether its value is masked wherever it would be shown. Default: false.
     #[serde(default)]
-    pub(super) secret: bool,
+    pub(crate) secret: bool,
+    /// A description for people.
     #[serde(default)]
-    pub(super) description: String,
+    pub(crate) description: String,
 }
 
 fn string() -> batchwright::ParameterType {
     batchwright::ParameterType::String
 }
 
+/// The words for types of parameters.
+#[derive(JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+#[expect(dead_code, reason = "only its JSON Schema is used")]
+enum ParameterTypeName {
+    String,
+    Integer,
+    Float,
+    Boolean,
+    Date,
+    Timestamp,
+}
+
 /// How the next instance changes a parameter.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Next {
-    pub(super) increment: Option<i64>,
-    pub(super) add_days: Option<i64>,
+pub(crate) struct Next {
+    /// The number that is added.
+    pub(crate) increment: Option<i64>,
+    /// The days that are added.
+    pub(crate) add_days: Option<i64>,
 }
 
 /// A step of any type; the keys of its type are checked when the step is built.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Step {
-    pub(super) name: Text,
+pub(crate) struct Step {
+    /// The name, unique within the job.
+    pub(crate) name: Text,
+    /// The type. Default: `chunk`.
     #[serde(rename = "type")]
-    pub(super) kind: Option<Text>,
-    pub(super) start_limit: Option<Spanned<u32>>,
+    pub(crate) kind: Option<Text>,
+    /// Number of times that the step may start within an instance.
+    pub(crate) start_limit: Option<At<u32>>,
+    /// Whether a restart runs the step again although it is complete. Default: false.
     #[serde(default)]
-    pub(super) allow_start_if_complete: bool,
+    pub(crate) allow_start_if_complete: bool,
 
-    pub(super) chunk: Option<Spanned<Chunk>>,
-    pub(super) reader: Option<Spanned<Reader>>,
+    /// Items of a chunk, or its bounds. Default: 1000 items.
+    pub(crate) chunk: Option<At<Chunk>>,
+    /// The reader.
+    pub(crate) reader: Option<At<Reader>>,
+    /// The processors in their order.
     #[serde(default)]
-    pub(super) processors: Vec<Spanned<Processor>>,
-    pub(super) writer: Option<Spanned<Writer>>,
-    pub(super) skip: Option<Spanned<Skip>>,
-    pub(super) retry: Option<Spanned<Retry>>,
-    pub(super) parallelism: Option<Spanned<usize>>,
-    pub(super) read_ahead: Option<Spanned<usize>>,
+    pub(crate) processors: Vec<At<Processor>>,
+    /// The writer.
+    pub(crate) writer: Option<At<Writer>>,
+    /// The skip policy.
+    pub(crate) skip: Option<At<Skip>>,
+    /// The retry policy.
+    pub(crate) retry: Option<At<Retry>>,
+    /// Threads that process the items of a chunk. Default: 1.
+    pub(crate) parallelism: Option<At<usize>>,
+    /// Chunks that are read before they are processed.
+    pub(crate) read_ahead: Option<At<usize>>,
 
-    pub(super) argv: Option<Spanned<Vec<Text>>>,
-    pub(super) dir: Option<Text>,
-    pub(super) env: Option<BTreeMap<String, Text>>,
-    pub(super) timeout: Option<Text>,
-    pub(super) grace: Option<Text>,
-    pub(super) exit_codes: Option<BTreeMap<String, Text>>,
-
-    pub(super) sql: Option<Text>,
-    pub(super) url: Option<Text>,
+    /// The program and its arguments.
+    pub(crate) argv: Option<At<Vec<Text>>>,
+    /// The working folder. Default: the folder of the job file.
+    pub(crate) dir: Option<Text>,
+    /// Variables of the environment.
+    pub(crate) env: Option<BTreeMap<String, Text>>,
+    /// Maximum run time, such as `10m`.
+    pub(crate) timeout: Option<Text>,
+    /// Time between SIGTERM and SIGKILL. Default: 5s.
+    pub(crate) grace: Option<Text>,
+    /// What an exit code means: `FAILED`, `FAILED:KIND`, or an exit status that completes the step.
+    pub(crate) exit_codes: Option<BTreeMap<String, Text>>,
 
     /// The steps of a flow.
-    pub(super) steps: Option<Vec<Spanned<Step>>>,
+    pub(crate) steps: Option<Vec<At<Step>>>,
     /// The branches of a split.
-    pub(super) branches: Option<Vec<Spanned<Branch>>>,
-    /// The expression of a decision, which chooses the exit code.
-    pub(super) exit: Option<Text>,
-    /// The file of the child job of a job step; `parameters` are its parameters.
-    pub(super) job: Option<Text>,
-    pub(super) parameters: Option<BTreeMap<String, Text>>,
+    pub(crate) branches: Option<Vec<At<Branch>>>,
+    /// The expression of a decision, which returns the exit code.
+    pub(crate) exit: Option<Text>,
+    /// The file of the job that a job step runs.
+    pub(crate) job: Option<Text>,
+    /// The parameters of that job.
+    pub(crate) parameters: Option<BTreeMap<String, Text>>,
 
-    /// The number of lanes of a progressive step; the keys below also belong to progressive steps.
-    pub(super) lanes: Option<Spanned<u32>>,
-    pub(super) target: Option<Text>,
-    pub(super) max_attempts: Option<Spanned<u32>>,
-    pub(super) on_failed: Option<Text>,
-    pub(super) unit_timeout: Option<Text>,
-    pub(super) reduce: Option<BTreeMap<String, Spanned<Reduce>>>,
+    /// Lanes of a progressive step.
+    pub(crate) lanes: Option<At<u32>>,
+    /// Target duration of a slice.
+    pub(crate) target: Option<Text>,
+    /// Attempts at a unit.
+    pub(crate) max_attempts: Option<At<u32>>,
+    /// What a failed unit does: `continue` or `fail`.
+    pub(crate) on_failed: Option<Text>,
+    /// Maximum run time of a unit.
+    pub(crate) unit_timeout: Option<Text>,
+    /// The result of a progressive step: a value for each name.
+    pub(crate) reduce: Option<BTreeMap<String, At<Reduce>>>,
 
+    /// The transitions.
     #[serde(default)]
-    pub(super) on: Vec<Spanned<On>>,
-    pub(super) partition: Option<Spanned<Partition>>,
+    pub(crate) on: Vec<At<On>>,
+    /// How the input is divided among partitions.
+    pub(crate) partition: Option<At<Partition>>,
+    /// Keys of the step's context that the job's context gets at the end.
     #[serde(default)]
-    pub(super) promote: Vec<Text>,
+    pub(crate) promote: Vec<Text>,
+
+    /// The number of its [`Parts`] entry, for a step of a registered type.
+    #[serde(rename = "\0keys")]
+    #[schemars(skip)]
+    pub(crate) keys: Option<String>,
 }
 
-/// How a field of the outputs is reduced to a value of a progressive step's result.
-#[derive(Debug, Clone, Deserialize)]
+/// Declares a part whose keys its kind parses.
+macro_rules! parts {
+    ($($(#[$doc:meta])* $name:ident, $schema:literal;)+) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(crate) struct $name {
+            #[serde(rename = "type")]
+            pub(crate) kind: Text,
+            /// The number of its [`Parts`] entry.
+            #[serde(rename = "\0keys")]
+            pub(crate) keys: String,
+        }
+
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                $schema.into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "$ref": concat!("#/$defs/", $schema) })
+            }
+        }
+    )+};
+}
+
+parts! {
+    /// A reader of any type.
+    Reader, "reader";
+    /// A processor of any type.
+    Processor, "processor";
+    /// A writer of any type.
+    Writer, "writer";
+}
+
+/// How a field of the outputs adds to the result of a progressive step.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "lowercase")]
-pub(super) enum Reduce {
+pub(crate) enum Reduce {
     /// The sum of the field.
     Sum(String),
-    /// The smallest value of the field.
+    /// The minimum of the field.
     Min(String),
-    /// The largest value of the field.
+    /// The maximum of the field.
     Max(String),
-    /// The number of outputs; with a field, of those in which the field is not null.
+    /// The number of outputs; with a field, of the outputs in which it is not null.
     Count(String),
 }
 
 /// A branch of a split.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Branch {
-    pub(super) name: Text,
-    pub(super) steps: Vec<Spanned<Step>>,
+pub(crate) struct Branch {
+    /// The name, unique within the job.
+    pub(crate) name: Text,
+    /// The steps of the branch.
+    pub(crate) steps: Vec<At<Step>>,
 }
 
-/// A transition: one target for the codes that `exit` matches.
-#[derive(Debug, Deserialize)]
+/// A transition: one target for the exit codes that match `exit`.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct On {
-    pub(super) exit: Text,
-    pub(super) to: Option<Text>,
-    pub(super) end: Option<Text>,
-    pub(super) fail: Option<Text>,
+pub(crate) struct On {
+    /// The pattern of exit codes, with `*` and `?`.
+    pub(crate) exit: Text,
+    /// The step that follows.
+    pub(crate) to: Option<Text>,
+    /// Completes the job with this exit code.
+    pub(crate) end: Option<Text>,
+    /// Fails the job with this exit code.
+    pub(crate) fail: Option<Text>,
+    /// Stops the job.
     #[serde(default)]
-    pub(super) stop: bool,
-    pub(super) restart_at: Option<Text>,
+    pub(crate) stop: bool,
+    /// With `stop`: the step that a restart begins with.
+    pub(crate) restart_at: Option<Text>,
 }
 
-/// How the input of a step is partitioned.
-#[derive(Debug, Deserialize)]
+/// How the input of a step is divided into partitions.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Partition {
-    pub(super) grid: Option<Spanned<u32>>,
-    pub(super) by: Spanned<By>,
-    pub(super) threads: Option<Spanned<usize>>,
+pub(crate) struct Partition {
+    /// Number of partitions. Default: 4.
+    pub(crate) grid: Option<At<u32>>,
+    /// What is divided.
+    pub(crate) by: At<By>,
+    /// Partitions that run at once.
+    pub(crate) threads: Option<At<usize>>,
+    /// Whether the first failed partition stops the others. Default: false.
     #[serde(default)]
-    pub(super) fail_fast: bool,
+    pub(crate) fail_fast: bool,
 }
 
-#[derive(Debug, Deserialize)]
+/// What is divided into partitions.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "lowercase")]
-pub(super) enum By {
+pub(crate) enum By {
+    /// The numbers from `min` to `max`.
     Range(Range),
+    /// The values of a column.
     Column(ColumnRange),
+    /// The files that match a pattern.
     Files(Text),
+    /// The bytes of a file.
     Bytes(Text),
 }
 
-#[derive(Debug, Deserialize)]
+/// The numbers from `min` to `max`.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Range {
-    pub(super) min: Bound,
-    pub(super) max: Bound,
+pub(crate) struct Range {
+    /// The first number.
+    pub(crate) min: Bound,
+    /// The last number.
+    pub(crate) max: Bound,
 }
 
-/// A bound: a number, or a text with placeholders that becomes a number.
-#[derive(Debug, Deserialize)]
+/// A bound, or a text with placeholders that becomes a number.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a whole number")]
-pub(super) enum Bound {
+pub(crate) enum Bound {
+    /// A number.
     Literal(i64),
+    /// A text with `${…}`.
     Text(String),
 }
 
-#[derive(Debug, Deserialize)]
+/// The values of a column.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ColumnRange {
-    pub(super) table: Text,
-    pub(super) column: Text,
-    pub(super) url: Option<Text>,
+pub(crate) struct ColumnRange {
+    /// The table.
+    pub(crate) table: Text,
+    /// The column, of whole numbers.
+    pub(crate) column: Text,
+    /// The database. Default: that of the store.
+    pub(crate) url: Option<Text>,
 }
 
-/// The bounds of a chunk: `chunk = 1000`, or `chunk = { items = 1000, seconds = 5 }`.
-#[derive(Debug, Deserialize)]
+/// Items of a chunk, or its bounds.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a number of items, or `{ items = N, seconds = N }`")]
-pub(super) enum Chunk {
+pub(crate) enum Chunk {
+    /// Items.
     Items(u64),
+    /// Bounds; the chunk ends at the first that is reached.
     Bounds(ChunkBounds),
 }
 
-#[derive(Debug, Deserialize)]
+/// Bounds of a chunk.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ChunkBounds {
-    pub(super) items: Option<u64>,
-    pub(super) seconds: Option<f64>,
+pub(crate) struct ChunkBounds {
+    /// Items.
+    pub(crate) items: Option<u64>,
+    /// Seconds.
+    pub(crate) seconds: Option<f64>,
 }
 
-/// A reader of any type.
-#[derive(Debug, Deserialize)]
+/// The skip policy of a step.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Reader {
-    #[serde(rename = "type")]
-    pub(super) kind: Text,
-    pub(super) path: Option<Text>,
-    pub(super) columns: Option<Spanned<Columns>>,
-    pub(super) delimiter: Option<Text>,
-    pub(super) quote: Option<Text>,
-    pub(super) escape: Option<Text>,
-    pub(super) comment: Option<Text>,
+pub(crate) struct Skip {
+    /// Maximum number of skips.
+    pub(crate) limit: u64,
+    /// The phases (`read`, `process`, `write`) and kinds of errors; `!KIND` excludes one.
+    pub(crate) on: Option<Vec<Text>>,
+    /// The file that gets the skipped records.
+    pub(crate) dead_letter: Option<Text>,
+    /// What the limit counts: `execution` or `instance`. Default: `execution`.
+    pub(crate) scope: Option<Text>,
+}
+
+/// The retry policy of a step.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Retry {
+    /// Attempts, the first one included.
+    pub(crate) max_attempts: std::num::NonZeroU32,
+    /// The kinds of errors; `!KIND` excludes one. Default: all.
+    pub(crate) on: Option<Vec<Text>>,
+    /// The wait between attempts.
+    pub(crate) backoff: Option<At<Backoff>>,
+    /// Maximum time of all attempts.
+    pub(crate) within: Option<Text>,
+    /// Further policies, for other kinds of errors.
     #[serde(default)]
-    pub(super) trim: bool,
-    pub(super) header: Option<bool>,
-    pub(super) null: Option<Texts>,
-    pub(super) encoding: Option<Text>,
-    pub(super) decimal: Option<Text>,
-    pub(super) line_bytes_max: Option<Spanned<u64>>,
-    /// What a restart does when the input file has changed.
-    pub(super) if_changed: Option<Text>,
-    pub(super) count: Option<Spanned<Number>>,
-    pub(super) items: Option<Vec<toml::Table>>,
-    pub(super) url: Option<Text>,
-    pub(super) query: Option<Text>,
-    pub(super) params: Option<Vec<Text>>,
-    pub(super) key: Option<Texts>,
+    pub(crate) or: Vec<At<Retry>>,
 }
 
-/// The types of columns by name, or all columns in order.
-#[derive(Debug, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected types by name, such as `{ id = \"integer\" }`, or all columns in their order, such as `[\"id\", { name = \"day\", type = \"date\" }]`"
-)]
-pub(super) enum Columns {
-    Types(BTreeMap<String, ColumnType>),
-    InOrder(Vec<Column>),
+/// The wait between attempts, which grows from `initial` or is drawn at random between `min` and `max`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Backoff {
+    /// The first wait.
+    pub(crate) initial: Option<Text>,
+    /// The factor of each further wait.
+    pub(crate) multiplier: Option<f64>,
+    /// The shortest random wait.
+    pub(crate) min: Option<Text>,
+    /// The longest wait.
+    pub(crate) max: Option<Text>,
+    /// Whether the waits vary at random. Default: false.
+    #[serde(default)]
+    pub(crate) jitter: bool,
 }
 
-/// The type of a column, for dates and times with an optional format.
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "expected a type, or `{ type = …, format = … }`")]
-pub(super) enum ColumnType {
-    Name(String),
-    Formatted {
-        #[serde(rename = "type")]
-        kind: String,
-        format: Option<String>,
-    },
-}
+/// The keys of readers, writers, processors and steps of registered types.
+#[derive(Debug, Default)]
+pub(crate) struct Parts<'t>(Vec<DeTable<'t>>);
 
-/// A column in a list of all columns in order.
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "expected a name, or `{ name = …, type = …, format = … }`")]
-pub(super) enum Column {
-    Name(String),
-    Typed {
-        name: String,
-        #[serde(flatten)]
-        column: ColumnType,
-    },
-}
+impl<'t> Parts<'t> {
+    /// Returns the keys with that number.
+    pub(crate) fn keys(&self, number: &str) -> &DeTable<'t> {
+        let number: usize = number.parse().expect("the number that `take` wrote");
+        &self.0[number]
+    }
 
-/// One text or a list of texts.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged, expecting = "expected a text or a list of texts")]
-pub(super) enum Texts {
-    One(String),
-    Many(Vec<String>),
-}
+    /// Replaces all keys of `table` but those that `stay` by the number of their entry here.
+    fn take(&mut self, table: &mut DeTable<'t>, stay: impl Fn(&str) -> bool) {
+        let all = std::mem::take(table);
+        let mut keys = DeTable::new();
+        for (key, value) in all {
+            match stay(key.get_ref()) {
+                true => table.insert(key, value),
+                false => keys.insert(key, value),
+            };
+        }
+        let number = DeValue::String(self.0.len().to_string().into());
+        table.insert(Spanned::new(0..0, "\0keys".into()), Spanned::new(0..0, number));
+        self.0.push(keys);
+    }
 
-impl Texts {
-    pub(super) fn all(&self) -> Vec<String> {
-        match self {
-            Self::One(text) => vec![text.clone()],
-            Self::Many(texts) => texts.clone(),
+    fn take_from_steps(&mut self, table: &mut DeTable<'t>) {
+        let Some(DeValue::Array(steps)) = table.get_mut("steps").map(Spanned::get_mut) else {
+            return;
+        };
+        for step in tables(steps) {
+            self.take_from_steps(step);
+            if let Some(DeValue::Array(branches)) = step.get_mut("branches").map(Spanned::get_mut) {
+                tables(branches).for_each(|branch| self.take_from_steps(branch));
+            }
+            for part in ["reader", "writer"] {
+                if let Some(DeValue::Table(table)) = step.get_mut(part).map(Spanned::get_mut) {
+                    self.take(table, |key| key == "type");
+                }
+            }
+            if let Some(DeValue::Array(all)) = step.get_mut("processors").map(Spanned::get_mut) {
+                tables(all).for_each(|table| self.take(table, |key| key == "type"));
+            }
+            let kind = step.get("type").and_then(|kind| kind.get_ref().as_str());
+            if kind.is_some_and(|kind| !STEP_TYPES.iter().any(|(known, _)| *known == kind)) {
+                self.take(step, is_common);
+            }
         }
     }
 }
 
-/// A number, or a text with placeholders that becomes a number.
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "expected a number")]
-pub(super) enum Number {
-    Literal(u64),
-    Text(String),
+/// Parses a job file, as far as it can be checked without the kinds.
+pub(crate) fn parse(text: &str) -> Result<(Definition, Parts<'_>), Problem> {
+    let problem = |error: toml::de::Error| Problem {
+        span: error.span(),
+        message: error.message().to_owned(),
+    };
+    let document = DeTable::parse(text).map_err(problem)?;
+    let (span, mut table) = (document.span(), document.into_inner());
+    let mut parts = Parts::default();
+    parts.take_from_steps(&mut table);
+    let document = Spanned::new(span, DeValue::Table(table));
+    let definition = Definition::deserialize(ValueDeserializer::from(document));
+    let definition = definition.map_err(|error| {
+        let unknown = error.span().filter(|_| error.message().starts_with("unknown field"));
+        let message = unknown.and_then(|at| crate::build::of_unknown(text, &at));
+        let message = message.unwrap_or_else(|| error.message().to_owned());
+        Problem { span: error.span(), message }
+    })?;
+    Ok((definition, parts))
 }
 
-/// A processor of any type.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Processor {
-    #[serde(rename = "type")]
-    pub(super) kind: Text,
-    pub(super) when: Option<Text>,
-    pub(super) message: Option<Text>,
-    #[serde(default)]
-    pub(super) set: BTreeMap<String, Text>,
-    pub(super) keep: Option<Vec<Text>>,
-    #[serde(default)]
-    pub(super) drop: Vec<Text>,
+/// Whether a step of a registered type has the key itself, and not its kind.
+pub(crate) fn is_common(key: &str) -> bool {
+    ["name", "type", "on", "partition", "promote", "start_limit", "allow_start_if_complete"]
+        .contains(&key)
 }
 
-/// A writer of any type.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Writer {
-    #[serde(rename = "type")]
-    pub(super) kind: Text,
-    pub(super) path: Option<Text>,
-    pub(super) columns: Option<Vec<Text>>,
-    pub(super) delimiter: Option<Text>,
-    pub(super) quote: Option<Text>,
-    pub(super) header: Option<bool>,
-    pub(super) null: Option<Texts>,
-    pub(super) encoding: Option<Text>,
-    pub(super) field: Option<Text>,
-    pub(super) url: Option<Text>,
-    pub(super) table: Option<Text>,
-    pub(super) mode: Option<Text>,
-    pub(super) key: Option<Vec<Text>>,
-    pub(super) statement: Option<Text>,
-}
-
-/// The skip policy of a step.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Skip {
-    pub(super) limit: u64,
-    pub(super) on: Option<Vec<Text>>,
-    pub(super) dead_letter: Option<Text>,
-    pub(super) scope: Option<Text>,
-}
-
-/// The retry policy of a step.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Retry {
-    pub(super) max_attempts: std::num::NonZeroU32,
-    pub(super) on: Option<Vec<Text>>,
-    pub(super) backoff: Option<Spanned<Backoff>>,
-    pub(super) within: Option<Text>,
-    #[serde(default)]
-    pub(super) or: Vec<Spanned<Retry>>,
-}
-
-/// The wait between attempts, which grows from `initial` or is drawn at random between `min` and `max`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Backoff {
-    pub(super) initial: Option<Text>,
-    pub(super) multiplier: Option<f64>,
-    pub(super) min: Option<Text>,
-    pub(super) max: Option<Text>,
-    #[serde(default)]
-    pub(super) jitter: bool,
+fn tables<'a, 't>(
+    array: &'a mut toml::de::DeArray<'t>,
+) -> impl Iterator<Item = &'a mut DeTable<'t>> {
+    array.iter_mut().filter_map(|one| match one.get_mut() {
+        DeValue::Table(table) => Some(table),
+        _ => None,
+    })
 }

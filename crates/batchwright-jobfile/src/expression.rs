@@ -12,21 +12,17 @@ mod value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use batchwright::{
-    Decider, Decision, ErrorKind, ItemError, ItemProcessor, JobParameters, ParameterSchema,
-    ParameterValue,
-};
+use batchwright::{Decider, Decision, ItemError, JobParameters, ParameterSchema, ParameterValue};
+use batchwright_items::Value;
 
 pub(super) use evaluate::Parameters;
-use evaluate::Sight;
+pub(super) use evaluate::Sight;
 use syntax::{Node, Roots};
-
-use crate::record::{Names, Record, Value};
 
 /// A compiled expression, with its text for messages.
 #[derive(Debug, Clone)]
 pub(super) struct Expression {
-    text: Arc<str>,
+    pub(super) text: Arc<str>,
     node: Arc<Node>,
 }
 
@@ -64,7 +60,7 @@ impl Expression {
     }
 
     /// Returns a field that the expression reads and that is not in `known`.
-    fn unknown_field(&self, known: &BTreeSet<&str>) -> Option<Arc<str>> {
+    pub(super) fn unknown_field(&self, known: &BTreeSet<&str>) -> Option<Arc<str>> {
         let mut unknown = None;
         self.node.visit(&mut |node| {
             if let Node::Field(name) = node
@@ -76,16 +72,16 @@ impl Expression {
         unknown
     }
 
-    fn evaluate(&self, sight: Sight<'_>) -> Result<Value, ItemError> {
+    pub(super) fn evaluate(&self, sight: Sight<'_>) -> Result<Value, ItemError> {
         self.node.evaluate(sight).map_err(|problem| self.failed(&problem))
     }
 
-    fn is_true(&self, sight: Sight<'_>) -> Result<bool, ItemError> {
+    pub(super) fn is_true(&self, sight: Sight<'_>) -> Result<bool, ItemError> {
         let value = self.evaluate(sight)?;
         value::condition(&value).map_err(|problem| self.failed(&problem))
     }
 
-    fn failed(&self, problem: &str) -> ItemError {
+    pub(super) fn failed(&self, problem: &str) -> ItemError {
         ItemError::data(format!("evaluate `{}`: {problem}", self.text))
     }
 }
@@ -147,68 +143,6 @@ impl Decider for ChosenCode {
     }
 }
 
-/// One processor of a job file.
-#[derive(Debug, Clone)]
-pub(super) enum Stage {
-    /// Keeps the records for which the expression is true.
-    Filter(Expression),
-    /// Fails the records for which the expression is true, with an error of kind `data.rejected`.
-    Reject { when: Expression, message: Arc<str> },
-    /// Sets, drops and orders fields.
-    Map { set: Vec<(Arc<str>, Expression)>, keep: Option<Names>, drop: Vec<Arc<str>> },
-}
-
-/// Checks that every field that `stages` name exists, when the input has the fields `input`; `None` means
-/// that the fields are known only record by record.
-///
-/// # Errors
-///
-/// Returns a sentence that names the missing field and the existing ones.
-pub(super) fn check_fields(stages: &[Stage], input: Option<&[&str]>) -> Result<(), String> {
-    let mut known: Option<BTreeSet<&str>> = input.map(|names| names.iter().copied().collect());
-    let unknown = |what: &str, name: &str, known: &BTreeSet<&str>| {
-        let known: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
-        Err(format!("{what}: the item has no `{name}`; it has {}", known.join(", ")))
-    };
-    for stage in stages {
-        let expressions: Vec<&Expression> = match stage {
-            Stage::Filter(when) | Stage::Reject { when, .. } => vec![when],
-            Stage::Map { set, .. } => set.iter().map(|(_, expression)| expression).collect(),
-        };
-        if let Some(known) = &known {
-            for expression in expressions {
-                if let Some(name) = expression.unknown_field(known) {
-                    let what = format!("the expression `{}`", expression.text);
-                    return unknown(&what, &name, known);
-                }
-            }
-        }
-        let Stage::Map { set, keep, drop } = stage else { continue };
-        if let Some(known) = &mut known {
-            known.extend(set.iter().map(|(name, _)| &**name));
-            let named = keep.iter().flat_map(|keep| keep.iter()).map(|name| ("`keep`", name));
-            let named = named.chain(drop.iter().map(|name| ("`drop`", name)));
-            for (what, name) in named {
-                if !known.contains(&**name) {
-                    return unknown(what, name, known);
-                }
-            }
-            known.retain(|name| !drop.iter().any(|dropped| **dropped == **name));
-        }
-        if let Some(keep) = keep {
-            known = Some(keep.iter().map(|name| &**name).collect());
-        }
-    }
-    Ok(())
-}
-
-/// All processors of a step as one.
-#[derive(Debug, Clone)]
-pub(super) struct Stages {
-    pub(super) stages: Arc<[Stage]>,
-    pub(super) parameters: Arc<Parameters>,
-}
-
 /// Returns the names of the declared parameters.
 pub(super) fn declared(schema: &ParameterSchema) -> Vec<String> {
     schema.declared.iter().map(|one| one.name.clone()).collect()
@@ -226,87 +160,12 @@ pub(super) fn parameters(parameters: &JobParameters, declared: &[String]) -> Par
     missing.chain(parameters.iter().map(|(name, one)| (name.into(), value(&one.value)))).collect()
 }
 
-impl ItemProcessor<Record> for Stages {
-    type Output = Record;
-
-    fn process(&self, item: &Record) -> Result<Option<Record>, ItemError> {
-        let mut record = item.clone();
-        for stage in &*self.stages {
-            let sight = self.sight(&record);
-            match stage {
-                Stage::Filter(when) => {
-                    if !when.is_true(sight)? {
-                        return Ok(None);
-                    }
-                }
-                Stage::Reject { when, message } => {
-                    if when.is_true(sight)? {
-                        let kind = ErrorKind::new("data.rejected");
-                        return Err(ItemError::new(kind, format!("accept the item: {message}")));
-                    }
-                }
-                Stage::Map { set, keep, drop } => {
-                    record = map(&record, sight, set, keep.as_ref(), drop)?;
-                }
-            }
-        }
-        Ok(Some(record))
-    }
-}
-
-impl Stages {
-    fn sight<'a>(&'a self, item: &'a Record) -> Sight<'a> {
-        Sight { item: Some(item), parameters: &self.parameters, steps: &[], context: None }
-    }
-}
-
-/// Evaluates all expressions with the original record, then removes the fields of `drop` or keeps those of
-/// `keep`.
-fn map(
-    record: &Record,
-    sight: Sight<'_>,
-    set: &[(Arc<str>, Expression)],
-    keep: Option<&Names>,
-    drop: &[Arc<str>],
-) -> Result<Record, ItemError> {
-    let mut names: Vec<Arc<str>> = record.names().to_vec();
-    let mut values: Vec<Value> = record.values().to_vec();
-    for (name, expression) in set {
-        let value = expression.evaluate(sight)?;
-        if matches!(value, Value::List(_)) {
-            return Err(expression.failed("a field cannot be a list"));
-        }
-        match names.iter().position(|known| known == name) {
-            Some(index) => values[index] = value,
-            None => {
-                names.push(Arc::clone(name));
-                values.push(value);
-            }
-        }
-    }
-    if let Some(keep) = keep {
-        let find = |wanted: &Arc<str>| {
-            names
-                .iter()
-                .position(|name| name == wanted)
-                .ok_or_else(|| ItemError::data(format!("keep field `{wanted}`: the item has none")))
-        };
-        let chosen: Result<Vec<_>, _> =
-            keep.iter().map(|name| find(name).map(|index| values[index].clone())).collect();
-        return Ok(record.with(Arc::clone(keep), chosen?));
-    }
-    if drop.is_empty() {
-        return Ok(record.with(names.into(), values));
-    }
-    let kept = names.into_iter().zip(values).filter(|(name, _)| !drop.contains(name));
-    let (names, values): (Vec<_>, Vec<_>) = kept.unzip();
-    Ok(record.with(names.into(), values))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stage::{Stage, check_fields};
     use batchwright::{ParameterDeclaration, ParameterType};
+    use batchwright_items::Record;
 
     fn record(pairs: &[(&str, Value)]) -> Record {
         let names: Vec<Arc<str>> = pairs.iter().map(|(name, _)| Arc::from(*name)).collect();

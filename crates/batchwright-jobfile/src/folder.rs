@@ -6,11 +6,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use batchwright::testing::FaultPlan;
+use batchwright::fault::FaultPlan;
 use batchwright::{Job, JobSource, Refusal};
+use batchwright_items::{ItemKind, KindRegistry};
 use batchwright_store::Database;
 
-use crate::{BuildContext, JobFileError, Source};
+use crate::sql::SqlKind;
+use crate::{JobFileError, Settings, Source};
 
 /// Jobs that are described by the files `*.toml` of one or more folders.
 ///
@@ -40,7 +42,7 @@ use crate::{BuildContext, JobFileError, Source};
 #[derive(Clone, Default)]
 pub struct JobFolder {
     folders: Vec<PathBuf>,
-    context: BuildContext,
+    settings: Settings,
     files: Arc<Mutex<Files>>,
 }
 
@@ -102,21 +104,46 @@ impl JobFolder {
     /// The database of the store, where `sql` parts without a `url` read and write. Without it such parts are refused.
     #[must_use]
     pub fn database(mut self, database: Database) -> Self {
-        self.context.database = Some(database);
+        self.settings.kinds = self.settings.kinds.with(SqlKind { own: Some(database.clone()) });
+        self.settings.database = Some(database);
         self
+    }
+
+    /// Lets job files name the kinds of `kinds`, and `sql`. Default: those of [`KindRegistry::builtin`].
+    #[must_use]
+    pub fn kinds(mut self, kinds: KindRegistry) -> Self {
+        self.settings.kinds = kinds.with(SqlKind { own: self.settings.database.clone() });
+        self
+    }
+
+    /// Lets job files name `kind` as the type of a reader, a writer, a processor or a step.
+    #[must_use]
+    pub fn kind(mut self, kind: impl ItemKind + 'static) -> Self {
+        self.settings.kinds = self.settings.kinds.with(kind);
+        self
+    }
+
+    /// Returns the kinds that job files can name.
+    pub fn known_kinds(&self) -> &KindRegistry {
+        &self.settings.kinds
+    }
+
+    /// Returns the JSON Schema of the job files of this folder, with the kinds that they can name.
+    pub fn json_schema(&self) -> serde_json::Value {
+        crate::json_schema(&self.settings.kinds)
     }
 
     /// Injects the faults of `plan` into the steps.
     #[must_use]
     pub fn faults(mut self, plan: FaultPlan) -> Self {
-        self.context.faults = Some(plan);
+        self.settings.faults = Some(plan);
         self
     }
 
     /// Refuses outputs outside of the job file's folder and of the store, as a rehearsal needs it.
     #[must_use]
     pub fn inside_only(mut self, inside_only: bool) -> Self {
-        self.context.inside_only = inside_only;
+        self.settings.inside_only = inside_only;
         self
     }
 
@@ -137,7 +164,7 @@ impl JobFolder {
     /// Everything that is wrong with the file.
     pub fn load(&self, path: &Path) -> Result<Arc<Job>, JobFileError> {
         let mut files = self.files();
-        let job = files.compile(path, &self.context)?;
+        let job = files.compile(path, &self.settings)?;
         files.named.insert(path.to_owned());
         Ok(job)
     }
@@ -157,14 +184,14 @@ impl JobFolder {
         if let Some(origin) = origin.filter(|origin| origin.is_file())
             && files.name(origin)? == name
         {
-            return files.compile(origin, &self.context).map(Some);
+            return files.compile(origin, &self.settings).map(Some);
         }
         let named: Vec<PathBuf> = files.named.iter().cloned().collect();
         if let Some(path) = files.one_with(name, named)? {
-            return files.compile(&path, &self.context).map(Some);
+            return files.compile(&path, &self.settings).map(Some);
         }
         match files.one_with(name, self.paths()?)? {
-            Some(path) => files.compile(&path, &self.context).map(Some),
+            Some(path) => files.compile(&path, &self.settings).map(Some),
             None => Ok(None),
         }
     }
@@ -260,10 +287,10 @@ impl Files {
         Ok(found)
     }
 
-    fn compile(&mut self, path: &Path, context: &BuildContext) -> Result<Arc<Job>, JobFileError> {
+    fn compile(&mut self, path: &Path, settings: &Settings) -> Result<Arc<Job>, JobFileError> {
         let file = self.file(path);
         if let Some(source) = file.source.take() {
-            let (job, used) = source.compile(context);
+            let (job, used) = source.compile(settings);
             file.read.extend(used);
             file.job = Some(job.map(Arc::new));
             self.compiled += 1;

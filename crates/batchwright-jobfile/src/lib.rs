@@ -8,23 +8,24 @@ mod build;
 mod definition;
 mod expression;
 mod folder;
-mod items;
-mod record;
+mod reader;
+mod schema;
 mod sql;
-mod template;
+mod stage;
 
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use batchwright::Job;
-use batchwright::testing::FaultPlan;
+use batchwright::fault::FaultPlan;
+use batchwright_items::{KindRegistry, Problem};
 use batchwright_store::Database;
-use toml::Spanned;
 
-use definition::Definition;
 pub use folder::JobFolder;
 use folder::Stamp;
+pub use schema::json_schema;
+use sql::SqlKind;
 
 /// Maximum size of a job file in bytes.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -80,27 +81,12 @@ impl JobFileError {
     }
 }
 
-/// A problem of a job file, with its byte range in the file.
-#[derive(Debug)]
-struct Problem {
-    span: Option<std::ops::Range<usize>>,
-    message: String,
-}
-
-impl Problem {
-    fn at<T>(value: &Spanned<T>, message: impl Into<String>) -> Self {
-        Self { span: Some(value.span()), message: message.into() }
-    }
-
-    fn of_file(message: impl Into<String>) -> Self {
-        Self { span: None, message: message.into() }
-    }
-}
-
-/// The context that a job file is built with.
-#[derive(Clone, Default)]
-struct BuildContext {
-    /// The store's own database, for readers and writers that use it; `None` for a store in memory.
+/// The settings that job files are built with.
+#[derive(Clone)]
+struct Settings {
+    /// The kinds of readers, writers, processors and steps.
+    kinds: KindRegistry,
+    /// The store's own database, for parts that use it; `None` for a store in memory.
     database: Option<Database>,
     /// The plan of `--inject`, which makes items fail or kills the process.
     faults: Option<FaultPlan>,
@@ -108,11 +94,18 @@ struct BuildContext {
     inside_only: bool,
 }
 
+impl Default for Settings {
+    fn default() -> Self {
+        let kinds = KindRegistry::builtin().with(SqlKind { own: None });
+        Self { kinds, database: None, faults: None, inside_only: false }
+    }
+}
+
 /// A job file that was read and parsed.
 struct Source {
     path: PathBuf,
     text: String,
-    definition: Definition,
+    name: String,
 }
 
 /// Job files that a job file uses, each with its state when it was read.
@@ -121,31 +114,39 @@ type Used = Vec<(PathBuf, Option<Stamp>)>;
 impl Source {
     fn read(path: &Path) -> Result<Self, JobFileError> {
         let text = read(path).map_err(|message| JobFileError::of_file(path, message))?;
-        let definition =
-            parse(&text).map_err(|problem| JobFileError::located(path, &text, vec![problem]))?;
-        Ok(Self { path: path.to_owned(), text, definition })
+        let (definition, _) = definition::parse(&text)
+            .map_err(|problem| JobFileError::located(path, &text, vec![problem]))?;
+        let name = definition.name.into_inner();
+        Ok(Self { path: path.to_owned(), text, name })
     }
 
     /// The name of the job.
     fn name(&self) -> &str {
-        self.definition.name.get_ref()
+        &self.name
     }
 
-    fn compile(self, context: &BuildContext) -> (Result<Job, JobFileError>, Used) {
-        self.compile_within(context, &[])
+    fn compile(self, settings: &Settings) -> (Result<Job, JobFileError>, Used) {
+        self.compile_within(settings, &[])
     }
 
     /// Compiles a child job as [`compile`](Self::compile) does; `around` are the files of its parent jobs.
     fn compile_within(
         self,
-        context: &BuildContext,
+        settings: &Settings,
         around: &[PathBuf],
     ) -> (Result<Job, JobFileError>, Used) {
-        let Self { path, text, definition } = self;
+        let Self { path, text, .. } = self;
+        let (definition, parts) = match definition::parse(&text) {
+            Ok(parsed) => parsed,
+            Err(problem) => {
+                let error = JobFileError::located(&path, &text, vec![problem]);
+                return (Err(error), Vec::new());
+            }
+        };
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
         let source = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
         let (problems, used) = (RefCell::default(), RefCell::default());
-        let builder = build::Builder { folder, source, around, context, problems, used };
+        let builder = build::Builder { folder, source, around, settings, parts, problems, used };
         let (job, used) = builder.job(definition, &text);
         (job.map_err(|problems| JobFileError::located(&path, &text, problems)), used)
     }
@@ -157,15 +158,6 @@ fn read(path: &Path) -> Result<String, String> {
         return Err(format!("it has {length} bytes, the limit is {FILE_BYTES_MAX}"));
     }
     std::fs::read_to_string(path).map_err(|error| error.to_string())
-}
-
-fn parse(text: &str) -> Result<Definition, Problem> {
-    toml::from_str(text).map_err(|error| {
-        let unknown = error.span().filter(|_| error.message().starts_with("unknown field"));
-        let message = unknown.and_then(|at| build::of_unknown(text, &at));
-        let message = message.unwrap_or_else(|| error.message().to_owned());
-        Problem { span: error.span(), message }
-    })
 }
 
 /// Returns the place of byte `at` in `text`, as `, line 3, column 7`.

@@ -4,38 +4,238 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use batchwright::{
-    ChunkTransaction, Ending, ErrorKind, ItemError, ItemWriter, PreparedCommit, StepScope,
+    ChunkTransaction, Ending, ErrorKind, ItemError, ItemWriter, PreparedCommit, StepScope, Tasklet,
+};
+use batchwright_items::{
+    At, BoxedWriter, BuildContext, Example, ItemKind, Keys, KindSchema, Make, MakeReader, Names,
+    Problem, Reads, Record, Template, Text, Texts, Value, first_duplicate,
 };
 use batchwright_store::{
-    Database, NamedStatement, RowBinder, SqlMode, SqlReader, SqlRow, SqlValue, SqlWriter,
+    Database, NamedStatement, RowBinder, SqlMode, SqlReader, SqlRow, SqlTasklet, SqlValue,
+    SqlWriter, StoreOptions,
 };
-
 use rust_decimal::Decimal;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
-use crate::record::{Names, Record, Value};
+/// The problem of a part without `url` on a store that is no database.
+pub(super) const NO_TABLES: &str = "the `memory:` store has no tables; name a database with `url`";
+
+/// Tables and queries: the type `sql` of readers, writers and steps.
+pub(super) struct SqlKind {
+    /// The database of the store, if it is one.
+    pub(super) own: Option<Database>,
+}
+
+/// Reads the rows of a query: records with the names of its columns.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ReaderKeys {
+    /// The database. Default: that of the store.
+    url: Option<Text>,
+    /// The query.
+    query: Text,
+    /// Values of the query's parameters, in their order.
+    #[serde(default)]
+    params: Vec<Text>,
+    /// The unique columns that the rows are ordered by, so that a restart continues after the last row.
+    key: Option<At<Texts>>,
+}
+
+/// Writes the fields of each record to the columns of their names.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct WriterKeys {
+    /// The database. Default: that of the store.
+    url: Option<Text>,
+    /// The table.
+    table: Option<Text>,
+    /// What is done with each record. Default: `insert`.
+    mode: Option<At<Mode>>,
+    /// The columns that identify a row, for `upsert` and `update`.
+    #[serde(default)]
+    key: Vec<String>,
+    /// The columns that are written. Default: the fields of the first record.
+    columns: Option<Vec<String>>,
+    /// The statement of mode `statement`, with `:field` for the value of a field.
+    statement: Option<Text>,
+}
+
+/// What a writer does with each record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+enum Mode {
+    Insert,
+    Upsert,
+    Update,
+    Statement,
+}
+
+/// Runs statements in one transaction.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct StepKeys {
+    /// The statements.
+    sql: Text,
+    /// The database. Default: that of the store.
+    url: Option<Text>,
+}
+
+impl SqlKind {
+    fn own(&self, keys: Keys<'_>) -> Result<Database, Problem> {
+        self.own.clone().ok_or_else(|| keys.problem(NO_TABLES))
+    }
+
+    /// The database of `url`, or the store's own.
+    fn database(
+        &self,
+        url: Option<&Text>,
+        keys: Keys<'_>,
+        cx: &BuildContext<'_>,
+    ) -> Result<Make<Database>, Problem> {
+        match url {
+            Some(url) => database(url, cx),
+            None => {
+                let own = self.own(keys)?;
+                Ok(Box::new(move |_| Ok(own.clone())))
+            }
+        }
+    }
+}
+
+/// Returns another database than the store's; a file is relative to the job file.
+pub(super) fn database(url: &Text, cx: &BuildContext<'_>) -> Result<Make<Database>, Problem> {
+    let template = cx.template(url)?;
+    if !url.get_ref().contains("${") {
+        // A complete URL is checked when the job is built.
+        StoreOptions::parse(url.get_ref()).map_err(|problem| Problem::at(url, problem))?;
+    }
+    let (folder, inside_only) = (cx.folder.to_owned(), cx.inside_only);
+    Ok(Box::new(move |scope| {
+        let (database, _) =
+            StoreOptions::parse(&template.render(scope)?).map_err(ItemError::fatal)?;
+        let is_inside = matches!(&database, Database::Sqlite(file) if file.path().is_relative());
+        if inside_only && !is_inside {
+            return Err(BuildContext::outside(&database));
+        }
+        Ok(database.in_folder(&folder))
+    }))
+}
+
+impl ItemKind for SqlKind {
+    fn name(&self) -> &'static str {
+        "sql"
+    }
+
+    fn schema(&self) -> KindSchema {
+        let schema = KindSchema::default().reader::<ReaderKeys>().writer::<WriterKeys>();
+        schema.tasklet::<StepKeys>().example(Example {
+            reader: "query = \"SELECT id, name FROM person\"\nkey = \"id\"",
+            writer: "table = \"copy\"",
+            sql: "CREATE TABLE person (id INTEGER PRIMARY KEY, name TEXT); CREATE TABLE copy (id INTEGER, name TEXT); \
+                  INSERT INTO person VALUES (1, 'Ada'), (2, 'Grace'), (3, 'Edsger')",
+            ..Example::default()
+        })
+    }
+
+    fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
+        let ReaderKeys { url, query, params, key } = keys.parse()?;
+        let (database, query) = (self.database(url.as_ref(), keys, cx)?, cx.template(&query)?);
+        let params: Vec<Template> =
+            params.iter().map(|text| cx.template(text)).collect::<Result<_, _>>()?;
+        if let Some(key) = key.as_ref().filter(|key| key.get_ref().all().is_empty()) {
+            return Err(Problem::at(key, "`key` names at least one column"));
+        }
+        let key = key.map(|key| key.get_ref().all());
+        Ok(MakeReader::new(move |scope| {
+            let mut sql = rows(database(scope)?, query.render(scope)?);
+            if let Some(key) = &key {
+                sql = sql.keyset(key.clone());
+            }
+            let values: Result<Vec<String>, _> =
+                params.iter().map(|text| text.render(scope)).collect();
+            Ok(Reads::with_fields(sql.params(values?), fields))
+        }))
+    }
+
+    fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
+        let WriterKeys { url, table, mode, key, columns, statement } = keys.parse()?;
+        let (database, own) = (self.database(url.as_ref(), keys, cx)?, url.is_none());
+        let word = mode.as_ref().map_or(Mode::Insert, |mode| *mode.get_ref());
+        if matches!(word, Mode::Upsert | Mode::Update) && key.is_empty() {
+            let word = if word == Mode::Upsert { "upsert" } else { "update" };
+            return Err(keys.problem(format!("mode `{word}` needs `key = [\"…\"]`")));
+        }
+        let statement = match (word, &statement) {
+            (Mode::Statement, Some(text)) => Some(cx.template(text)?),
+            (Mode::Statement, None) => return Err(keys.problem("key `statement` is missing")),
+            _ => None,
+        };
+        let table = match &table {
+            Some(table) => Some(cx.template(table)?),
+            None if word == Mode::Statement => None,
+            None => return Err(keys.problem("key `table` is missing")),
+        };
+        Ok(Box::new(move |scope| {
+            let table = table.as_ref().map(|table| table.render(scope)).transpose()?;
+            let (table, key) = (table.unwrap_or_default(), key.clone());
+            let mode = match (word, &statement) {
+                (Mode::Upsert, _) => SqlMode::Upsert { key },
+                (Mode::Update, _) => SqlMode::Update { key },
+                (Mode::Statement, Some(statement)) => SqlMode::Statement(statement.render(scope)?),
+                _ => SqlMode::Insert,
+            };
+            let columns = columns.clone();
+            let writer = RecordSqlWriter::new(&database(scope)?, own, table, mode, columns)?;
+            Ok(BoxedWriter::new(writer))
+        }))
+    }
+
+    fn tasklet(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Box<dyn Tasklet>, Problem> {
+        let StepKeys { sql, url } = keys.parse()?;
+        let text = cx.template(&sql)?;
+        let render = move |scope: &StepScope| text.render(scope);
+        Ok(Box::new(match &url {
+            Some(url) => SqlTasklet::in_database(database(url, cx)?, render),
+            None => {
+                self.own(keys)?;
+                SqlTasklet::in_store(render)
+            }
+        }))
+    }
+}
+
+/// Returns the columns of the open query, which must all have names of their own.
+fn fields(sql: &SqlReader<Record>) -> Result<Option<Vec<String>>, ItemError> {
+    let columns = sql.columns().unwrap_or_default();
+    match first_duplicate(columns) {
+        Some(name) => Err(ItemError::fatal(format!(
+            "read the query: two of its columns are called `{name}`; give one another name with AS"
+        ))),
+        None => Ok(Some(columns.to_vec())),
+    }
+}
 
 /// Returns a reader of the rows of `query` as records with the names of its columns.
-pub(super) fn reader(database: Database, query: String) -> SqlReader<Record> {
+fn rows(database: Database, query: String) -> SqlReader<Record> {
     let names: OnceLock<Names> = OnceLock::new();
     SqlReader::new(database, query, move |row| {
         let names =
             names.get_or_init(|| row.names().into_iter().map(Arc::from).collect::<Vec<_>>().into());
-        let values: Result<Vec<_>, _> =
-            (0..names.len()).map(|index| value(row, index, &names[index])).collect();
+        let values: Result<Vec<_>, _> = (0..names.len()).map(|index| value(row, index)).collect();
         Ok(Record::new(Arc::clone(names), values?))
     })
 }
 
-fn value(row: &SqlRow<'_>, index: usize, name: &str) -> Result<Value, ItemError> {
+fn value(row: &SqlRow<'_>, index: usize) -> Result<Value, ItemError> {
     Ok(match row.value(index)? {
         SqlValue::Null => Value::Null,
         SqlValue::Boolean(value) => Value::Boolean(value),
         SqlValue::Integer(value) => Value::Integer(value),
         SqlValue::Float(value) => Value::Float(value),
         SqlValue::Text(text) => Value::text(&text),
-        SqlValue::Bytes(_) => {
-            return Err(ItemError::data(format!("read column `{name}`: it holds bytes")));
-        }
+        SqlValue::Bytes(bytes) => Value::Bytes(bytes.into()),
     })
 }
 
@@ -58,7 +258,8 @@ fn bound<'a>(value: &'a Value, dialect: &Kind) -> SqlValue<'a> {
         Value::Text(text) | Value::Field(text) => (&**text).into(),
         Value::Number(json) => number(json.get().to_owned()),
         Value::Json(json) => json.get().into(),
-        Value::List(_) => value.to_string().into(),
+        Value::Bytes(bytes) => SqlValue::Bytes((&**bytes).into()),
+        other => other.to_string().into(),
     }
 }
 
@@ -108,7 +309,7 @@ impl Kind {
 
 /// Writes the fields of records to the columns of their names.
 #[derive(Clone)]
-pub(super) struct RecordSqlWriter {
+struct RecordSqlWriter {
     inner: SqlWriter<Record>,
     table: String,
     /// All columns of the table; other fields of a record are an error.
@@ -121,7 +322,7 @@ pub(super) struct RecordSqlWriter {
 
 impl RecordSqlWriter {
     /// A writer to `table` of `database`, which is the store's own database if `own`.
-    pub(super) fn new(
+    fn new(
         database: &Database,
         own: bool,
         table: String,

@@ -20,9 +20,10 @@ use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use batchwright::{
-    CsvReader, FinalResponse, ItemError, ItemUnits, Job, JobOperator, OnFailed, ProgressiveStep,
-    StepScope, StopToken,
+    FinalResponse, ItemError, ItemUnits, Job, JobOperator, OnFailed, ProgressiveStep, StepScope,
+    StopToken,
 };
+use batchwright_items::format::csv::CsvReader;
 use batchwright_server::JobStarter;
 use batchwright_server::api::{AccessRules, Api};
 use batchwright_server::progressive::{NeedsBatch, NeedsBatchLayer};

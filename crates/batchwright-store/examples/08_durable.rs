@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use batchwright::testing::{FaultPlan, FaultyWriter};
+use batchwright::fault::{FaultPlan, FaultyWriter};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, LaunchOptions, Sequence,
 };

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use batchwright::{
     AppState, Backoff, BatchStatus, CachedQueries, ChunkListener, ChunkStepBuilder, Classifier,
-    Completion, CsvReader, ExecutionFilter, ExitStatus, Flow, InstancePage, ItemError,
-    ItemListener, Job, JobExecution, JobFactory, JobListener, JobOperator, JobParameters,
-    JobRegistry, JobScope, JsonLinesReader, LaunchOptions, ListenerResult, NoWriter, Phase,
-    Queries, RecoverMode, RetryListener, RetryPolicy, Sequence, SkipListener, SkipPolicy,
-    StepExecution, StepListener, StepScope, TaskletCall, TaskletStep,
+    Completion, ExecutionFilter, ExitStatus, Flow, InstancePage, ItemError, ItemListener, Job,
+    JobExecution, JobFactory, JobListener, JobOperator, JobParameters, JobRegistry, JobScope,
+    LaunchOptions, ListenerResult, NoWriter, Phase, Queries, RecoverMode, RetryListener,
+    RetryPolicy, Sequence, SkipListener, SkipPolicy, StepExecution, StepListener, StepScope,
+    TaskletCall, TaskletStep,
 };
+use batchwright_items::format::csv::CsvReader;
+use batchwright_items::format::json_lines::JsonLinesReader;
 use batchwright_store::SqlRepository;
 
 struct Everything;

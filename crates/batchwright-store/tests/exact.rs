@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use batchwright::testing::{FaultPlan, FaultyWriter};
+use batchwright::fault::{FaultPlan, FaultyWriter};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, CommitPoint, Flow, ItemError, Job, JobExecution, JobOperator,
     JobParameters, LaunchOptions, ListWriter, NoWriter, RecoverMode, RunError, Sequence, Step,

@@ -8,8 +8,8 @@ mod plans;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
+use batchwright::fault::{FaultPlan, FaultyWriter};
 use batchwright::testing::oracle::{Shape, check};
-use batchwright::testing::{FaultPlan, FaultyWriter};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, JobRepository, LaunchOptions,
     ListWriter,

@@ -135,7 +135,7 @@ fn a_writer_with_a_position_of_its_own_is_refused() {
     let step = ProgressiveStep::builder("step")
         .units(NumberedUnits::new(10))
         .process(|unit: &u64| Ok::<_, ItemError>(Some(*unit)))
-        .writer(batchwright::JsonLinesWriter::new(out))
+        .writer(batchwright_items::format::json_lines::JsonLinesWriter::new(out))
         .build();
     let operator = operator(&place, step);
     let execution = operator.start("job", JobParameters::new()).unwrap().wait().unwrap();

@@ -7,7 +7,7 @@ mod common;
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
-use batchwright::testing::{FaultPlan, FaultyWriter};
+use batchwright::fault::{FaultPlan, FaultyWriter};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, CommitPoint, ExecutionFilter, Flow, ItemError, Job,
     JobExecution, JobOperator, JobParameters, LaunchOptions, ListReader, ListWriter, RequestKey,

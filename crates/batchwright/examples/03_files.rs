@@ -6,9 +6,10 @@ use std::error::Error;
 use std::sync::Arc;
 
 use batchwright::{
-    ChunkStepBuilder, CsvReader, ItemError, Job, JobOperator, JobParameters, JsonLinesWriter,
-    MemoryRepository, SkipPolicy,
+    ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, MemoryRepository, SkipPolicy,
 };
+use batchwright_items::format::csv::CsvReader;
+use batchwright_items::format::json_lines::JsonLinesWriter;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Deserialize)]

@@ -1,12 +1,7 @@
 //! The three parts of a chunk step as traits: reader, processor and writer.
 
-#[cfg(feature = "csv")]
-mod csv;
 mod dead_letter;
 mod file_output;
-mod input;
-mod json_lines;
-mod lines;
 mod list;
 mod open_paths;
 mod sequence;
@@ -14,14 +9,10 @@ mod sequence;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-#[cfg(feature = "csv")]
-pub use self::csv::{CsvFormat, CsvPosition, CsvReader, CsvRecord, CsvRecords, CsvWriter};
 pub(crate) use dead_letter::DeadLetterFile;
-pub use file_output::{Encode, FileOutput, FilePosition, FileWriter};
-pub use input::InputIdentity;
-pub use json_lines::{JsonLines, JsonLinesReader, JsonLinesWriter};
-pub use lines::{LineInput, LinePosition, LineReader, LineWriter, Lines, RawLine};
+pub use file_output::{FileOutput, FilePosition, stable_hash};
 pub use list::{ListReader, ListWriter, NoWriter};
+pub use open_paths::{OpenPath, PathUse};
 pub use sequence::Sequence;
 
 use crate::error::ItemError;

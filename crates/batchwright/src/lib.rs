@@ -33,14 +33,15 @@
 //!
 //! # Features
 //!
-//! `csv`: CSV items. `cache`: [`CachedQueries`]. `discover`: jobs that register themselves at link time.
-//! All three are on by default. `testing`: faults, doubles and the conformance suite of repositories.
+//! `cache`: [`CachedQueries`]. `discover`: jobs that register themselves at link time.
+//! Both are on by default. `testing`: faults, doubles and the conformance suite of repositories.
 
 mod clock;
 mod context;
 mod error;
 mod event;
 mod execution;
+pub mod fault;
 mod item;
 mod job;
 mod json;
@@ -72,13 +73,10 @@ pub use execution::{
     IllegalTransition, InstanceId, JobExecution, JobInstance, SkipRecord, StatusEvent,
     StepExecution, StepExecutionId, StepSummary,
 };
-#[cfg(feature = "csv")]
-pub use item::{CsvFormat, CsvPosition, CsvReader, CsvRecord, CsvRecords, CsvWriter};
 pub use item::{
-    Encode, Ending, FileOutput, FilePosition, FileWriter, InputIdentity, ItemProcessor, ItemReader,
-    ItemWriter, JsonLines, JsonLinesReader, JsonLinesWriter, LineInput, LinePosition, LineReader,
-    LineWriter, Lines, ListReader, ListWriter, NoWriter, PassThrough, PreparedCommit, RawLine,
-    Sequence, Total,
+    Ending, FileOutput, FilePosition, ItemProcessor, ItemReader, ItemWriter, ListReader,
+    ListWriter, NoWriter, OpenPath, PassThrough, PathUse, PreparedCommit, Sequence, Total,
+    stable_hash,
 };
 pub use job::{
     Decider, Decision, FlowBuilder, Incrementer, Job, JobBuilder, JobFlow, JobScope,

@@ -4,7 +4,6 @@
 
 mod bench;
 mod conformance;
-mod faults;
 #[doc(hidden)]
 pub mod model;
 #[doc(hidden)]
@@ -14,8 +13,5 @@ mod unit_shape;
 
 pub use bench::{TestBench, assert_lines};
 pub use conformance::conformance;
-pub use faults::{
-    Delays, FaultPlan, FaultyPosition, FaultyProcessor, FaultyReader, FaultyWriter, Kill, Numbered,
-};
 pub use random::SimRng;
 pub use unit_shape::UnitShape;

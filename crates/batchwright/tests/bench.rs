@@ -3,11 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use batchwright::testing::{FaultPlan, FaultyWriter, TestBench, assert_lines};
+use batchwright::fault::{FaultPlan, FaultyWriter};
+use batchwright::testing::{TestBench, assert_lines};
 use batchwright::{
-    Backoff, BatchStatus, ChunkStepBuilder, Clock, CommitPoint, ExitStatus, Flow, Job,
-    JsonLinesWriter, ListWriter, RetryPolicy, Sequence, TaskletCall, TaskletStep,
+    Backoff, BatchStatus, ChunkStepBuilder, Clock, CommitPoint, ExitStatus, Flow, Job, ListWriter,
+    RetryPolicy, Sequence, TaskletCall, TaskletStep,
 };
+use batchwright_items::format::json_lines::JsonLinesWriter;
 
 #[test]
 fn whichever_commit_an_execution_dies_at_a_file_is_exact_after_the_restart() {

@@ -415,7 +415,7 @@ fn a_listener_that_fails_is_never_taken_for_an_item_that_fails() {
 
 #[test]
 fn chunk_listeners_hear_the_same_with_read_ahead_in_parallel_and_in_a_scan() {
-    use batchwright::testing::{FaultPlan, FaultyWriter};
+    use batchwright::fault::{FaultPlan, FaultyWriter};
     let plan = FaultPlan { write: [2].into(), ..FaultPlan::default() };
     for (threads, ahead) in [(1, 0), (1, 2), (2, 2)] {
         let diary = Diary::new("a", "");

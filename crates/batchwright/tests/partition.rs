@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use batchwright::{
-    BatchStatus, ByteRanges, ChunkStepBuilder, CsvReader, ExitStatus, ItemError, Job, JobExecution,
+    BatchStatus, ByteRanges, ChunkStepBuilder, ExitStatus, ItemError, Job, JobExecution,
     JobOperator, JobParameters, LaunchOptions, ListReader, ListWriter, MemoryRepository, NoWriter,
     NumberRanges, Partition, PartitionStep, Partitioner, SkipPolicy, StepExecution, StepScope,
 };
+use batchwright_items::format::csv::CsvReader;
 
 fn operator(step: PartitionStep) -> JobOperator {
     let operator = JobOperator::new(Arc::new(MemoryRepository::new()));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier, Mutex};
 
-use batchwright::testing::{FaultPlan, FaultyWriter};
+use batchwright::fault::{FaultPlan, FaultyWriter};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ChunkTransaction, CommitPoint, Decision, ExecutionFilter,
     ExecutionId, ExitStatus, Flow, InstancePage, ItemError, ItemListener, ItemReader, ItemWriter,

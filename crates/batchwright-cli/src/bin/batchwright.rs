@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use batchwright::JobRegistry;
 
 fn main() -> ExitCode {
-    batchwright_cli::main(&JobRegistry::new())
+    batchwright_cli::main(JobRegistry::new())
 }

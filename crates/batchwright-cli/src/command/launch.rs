@@ -1,13 +1,14 @@
 //! `run`, `next`, `restart`, `start`, `validate`: start an execution, or check that it could start.
 
-use batchwright::testing::FaultPlan;
+use batchwright::fault::FaultPlan;
 use batchwright::{
     BatchStatus, ExecutionId, ExecutionSummary, JobExecution, JobHandle, JobParameters,
-    JobRegistry, LaunchOptions, Refusal,
+    LaunchOptions, Refusal,
 };
 use batchwright_server::Shutdown;
 use serde_json::json;
 
+use crate::Program;
 use crate::args::{Format, Global, LaunchArgs, RestartArgs, RunArgs, StartArgs, ValidateArgs};
 use crate::context::App;
 use crate::error::{self, CliError};
@@ -15,8 +16,8 @@ use crate::progress::{Bar, showing_units};
 use crate::{output, parameters};
 
 /// Runs a job in the foreground.
-pub(super) fn run(global: &Global, registry: &JobRegistry, args: &RunArgs) -> Result<u8, CliError> {
-    let app = App::launching(global, registry, faults(&args.launch)?, &args.job)?;
+pub(super) fn run(global: &Global, program: &Program, args: &RunArgs) -> Result<u8, CliError> {
+    let app = App::launching(global, program, faults(&args.launch)?, &args.job)?;
     let job = app.job(&args.job)?;
     let json = args.launch.params_json.as_deref();
     let given = parameters::parse(&args.parameters, json, job.parameters())?;
@@ -26,12 +27,8 @@ pub(super) fn run(global: &Global, registry: &JobRegistry, args: &RunArgs) -> Re
 }
 
 /// Runs the next instance of a job in the foreground.
-pub(super) fn next(
-    global: &Global,
-    registry: &JobRegistry,
-    args: &RunArgs,
-) -> Result<u8, CliError> {
-    let app = App::launching(global, registry, faults(&args.launch)?, &args.job)?;
+pub(super) fn next(global: &Global, program: &Program, args: &RunArgs) -> Result<u8, CliError> {
+    let app = App::launching(global, program, faults(&args.launch)?, &args.job)?;
     let job = app.job(&args.job)?;
     let json = args.launch.params_json.as_deref();
     let given = parameters::parse(&args.parameters, json, job.parameters())?;
@@ -43,10 +40,10 @@ pub(super) fn next(
 /// Restarts an execution in the foreground, or queues the restart for a server.
 pub(super) fn restart(
     global: &Global,
-    registry: &JobRegistry,
+    program: &Program,
     args: &RestartArgs,
 ) -> Result<u8, CliError> {
-    let app = App::look(global, registry, faults(&args.launch)?)?;
+    let app = App::look(global, program, faults(&args.launch)?)?;
     let id = target(&app, &args.execution)?;
     let job = app.job_of(id)?;
     let json = args.launch.params_json.as_deref();

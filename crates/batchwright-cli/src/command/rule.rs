@@ -1,10 +1,10 @@
 //! `rule …`: manages the rules, which select what runs when a trigger fires.
 
-use batchwright::JobRegistry;
 use batchwright_server::{Answer, JobStarter, Request, RuleSettings, kcp};
 use serde_json::json;
 
 use super::schedule::{ask, done};
+use crate::Program;
 use crate::args::{Global, RuleCommand};
 use crate::context::App;
 use crate::error::{self, CliError};
@@ -13,14 +13,14 @@ use crate::output;
 /// Runs one of the verbs of rules.
 pub(super) fn rule(
     global: &Global,
-    registry: &JobRegistry,
+    program: &Program,
     command: &RuleCommand,
 ) -> Result<u8, CliError> {
     match command {
         RuleCommand::Set { identifier, pattern, runner } => {
             let settings = RuleSettings::parse(runner)
                 .map_err(|problem| CliError::Usage(format!("use the rule: {problem}")))?;
-            let app = App::unopened(global, registry)?;
+            let app = App::unopened(global, program)?;
             match JobStarter::new(app.operator.clone()).check_rule(&settings) {
                 Err(problem) if app.has_jobs() => {
                     return Err(CliError::Usage(format!("use the rule: {problem}")));

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use batchwright::{JobRegistry, RepositoryError, StopToken, report};
+use batchwright::{RepositoryError, StopToken, report};
 use batchwright_server::{Config, Server, ServerError, Settings, Shutdown};
 
+use crate::Program;
 use crate::args::{Global, ServeArgs};
 use crate::context::App;
 use crate::error::{self, CliError};
@@ -18,11 +19,7 @@ const CONFIG_DEFAULT: &str = "batchwright.toml";
 const STORE_TRIES: u32 = 30;
 
 /// Runs the server until a signal ends it.
-pub(super) fn serve(
-    global: Global,
-    registry: &JobRegistry,
-    args: &ServeArgs,
-) -> Result<u8, CliError> {
+pub(super) fn serve(global: Global, program: &Program, args: &ServeArgs) -> Result<u8, CliError> {
     let read = settings(&global);
     let level = read.as_ref().ok().and_then(|settings| settings.log_level.clone());
     output::init_log(&global, Some(&level.unwrap_or_else(|| "info".to_owned()).to_lowercase()));
@@ -42,7 +39,7 @@ pub(super) fn serve(
     let store = open(&global, &stop)?;
     let schedule = settings.scheduler.take();
     let (database, options) = (store.database.clone(), store.options.clone());
-    let app = App::on(store, &global, registry, None, settings.jobs_max)?;
+    let app = App::on(store, &global, program, None, settings.jobs_max)?;
     let mut server = Server::builder(app.operator);
     if let Some(schedule) = schedule {
         server = server.scheduler(schedule, database.ok_or_else(no_schedule)?, options);

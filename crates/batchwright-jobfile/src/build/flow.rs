@@ -8,23 +8,22 @@ use batchwright::{
     FlowBuilder, ItemError, Job, JobFlow, JobParameters, JobStep, Parameter, ParameterSchema,
     ParameterType, ParameterValue, PartitionStep, StepScope, TransitionBuilder,
 };
-use toml::Spanned;
+use batchwright_items::{At, Known, Problem, Template};
 
 use super::keys::keys_of_step;
 use super::partition::names_of;
-use super::{Builder, Built, Problem, Text, options, wanted};
+use super::{Builder, Built, options, wanted};
 use crate::Source;
 use crate::definition::{self, On, Step};
 use crate::expression::ChosenCode;
 use crate::folder::{Stamp, is_same_file};
-use crate::template::{Known, Template};
 
 impl Builder<'_> {
     /// Adds `steps` with their transitions to `flow`.
     pub(super) fn flow(
         &self,
         mut flow: FlowBuilder,
-        steps: Vec<Spanned<Step>>,
+        steps: Vec<At<Step>>,
         schema: &ParameterSchema,
         names: &BTreeSet<String>,
     ) -> Built<FlowBuilder> {
@@ -82,13 +81,13 @@ impl Builder<'_> {
                 return Ok(flow.decider(name, chosen));
             }
             "command" => Arc::new(self.command(&step, &known)?),
-            "sql" => Arc::new(self.sql(&step, &known)?),
             "job" => Arc::new(self.job_step(&step, &known)?),
             "progressive" => Arc::new(self.progressive(&step, &known)?),
-            _ => Arc::new(self.chunk(&step, &known)?),
+            "chunk" => self.chunk(&step, &known)?,
+            _ => Arc::new(self.tasklet(&step, &known)?),
         };
         let Some(partition) = &step.partition else { return Ok(flow.shared_step(worker)) };
-        uses_its_partitions(&step, partition)?;
+        self.uses_its_partitions(&step, partition)?;
         let partitioned =
             PartitionStep::shared(worker, self.partitioner(partition, &step, schema)?);
         let mut partitioned = partitioned.threads(match &partition.get_ref().threads {
@@ -118,7 +117,7 @@ impl Builder<'_> {
                         let message = format!("job `{}` has no parameter `{name}`", child.name());
                         return Err(Problem::at(text, message));
                     }
-                    Ok((name.clone(), self.template(text, known)?))
+                    Ok((name.clone(), self.cx(known).template(text)?))
                 })
                 .collect::<Built<Vec<_>>>()
         });
@@ -138,14 +137,14 @@ impl Builder<'_> {
         let stamp = Stamp::of(&path);
         self.used.borrow_mut().push((path.clone(), stamp));
         let source = Source::read(&path).map_err(|error| batchwright::report(&error))?;
-        let (job, used) = source.compile_within(self.context, &around);
+        let (job, used) = source.compile_within(self.settings, &around);
         self.used.borrow_mut().extend(used);
         job.map_err(|error| batchwright::report(&error))
     }
 }
 
 /// Collects the names of `steps` and of the steps nested in them.
-pub(super) fn collect_names(steps: &[Spanned<Step>], names: &mut BTreeSet<String>) {
+pub(super) fn collect_names(steps: &[At<Step>], names: &mut BTreeSet<String>) {
     for step in steps {
         let step = step.get_ref();
         names.insert(step.name.get_ref().clone());
@@ -156,32 +155,32 @@ pub(super) fn collect_names(steps: &[Spanned<Step>], names: &mut BTreeSet<String
     }
 }
 
-/// Checks that each partition has its own input and output: partitions with a common one would repeat or
-/// overwrite each other's work.
-fn uses_its_partitions(step: &Step, partition: &Spanned<definition::Partition>) -> Built<()> {
-    let names_it = |text: &&Text| text.get_ref().contains("${partition.");
-    let outputs = [
-        step.writer.as_ref().and_then(|writer| writer.get_ref().path.as_ref()),
-        step.skip.as_ref().and_then(|skip| skip.get_ref().dead_letter.as_ref()),
-    ];
-    if let Some(shared) = outputs.into_iter().flatten().find(|path| !names_it(path)) {
-        let message = "every partition would write this file: put `${partition.key}` into its name";
-        return Err(Problem::at(shared, message));
-    }
-    let Some(reader) = &step.reader else { return Ok(()) };
-    let definition::Reader { path, query, params, count, .. } = reader.get_ref();
-    let texts = path.iter().chain(query).chain(params.iter().flatten());
-    let by_bytes = matches!(partition.get_ref().by.get_ref(), definition::By::Bytes(_));
-    let by_count = count.as_ref().is_some_and(|count| match count.get_ref() {
-        definition::Number::Literal(_) => false,
-        definition::Number::Text(text) => text.contains("${partition."),
-    });
-    match by_bytes || by_count || texts.into_iter().any(|text| names_it(&text)) {
-        true => Ok(()),
-        false => Err(Problem::at(
-            reader,
-            "every partition would read the same input: use `${partition.…}` in the reader",
-        )),
+impl Builder<'_> {
+    /// Refuses partitions that would all read the same, or write to one file.
+    fn uses_its_partitions(&self, step: &Step, partition: &At<definition::Partition>) -> Built<()> {
+        let names_it = |text: &str| text.contains("${partition.");
+        let shared = "every partition would write this file: put `${partition.key}` into its name";
+        if let Some(writer) = &step.writer {
+            let (span, part) = (writer.span(), writer.get_ref());
+            let keys = self.keys("writer", &part.kind, &part.keys, &span);
+            if keys.text("path").is_some_and(|path| !names_it(path)) {
+                return Err(keys.problem(shared));
+            }
+        }
+        let dead_letter = step.skip.as_ref().and_then(|skip| skip.get_ref().dead_letter.as_ref());
+        if let Some(path) = dead_letter.filter(|path| !names_it(path.get_ref())) {
+            return Err(Problem::at(path, shared));
+        }
+        let Some(reader) = &step.reader else { return Ok(()) };
+        let (span, part) = (reader.span(), reader.get_ref());
+        let keys = self.keys("reader", &part.kind, &part.keys, &span);
+        let by_bytes = matches!(partition.get_ref().by.get_ref(), definition::By::Bytes(_));
+        match by_bytes || keys.mention("${partition.") {
+            true => Ok(()),
+            false => Err(keys.problem(
+                "every partition would read the same: use `${partition.…}` in the reader",
+            )),
+        }
     }
 }
 
@@ -223,7 +222,7 @@ fn extract(
     Ok(parameters)
 }
 
-fn transition(builder: TransitionBuilder<FlowBuilder>, on: &Spanned<On>) -> Built<FlowBuilder> {
+fn transition(builder: TransitionBuilder<FlowBuilder>, on: &At<On>) -> Built<FlowBuilder> {
     let On { to, end, fail, stop, restart_at, .. } = on.get_ref();
     match (to, end, fail, stop, restart_at) {
         (Some(to), None, None, false, None) => Ok(builder.to(to.get_ref().clone())),

@@ -6,13 +6,12 @@ use batchwright::{
     ByteRanges, FilePartitions, ItemError, NumberRanges, ParameterSchema, Partition, Partitioner,
     StepScope,
 };
-use batchwright_store::ColumnPartitions;
-use toml::Spanned;
+use batchwright_items::{At, ByteSplit, Known, Make, Problem, Template, Text};
+use batchwright_store::{ColumnPartitions, Database};
 
-use super::csv::delimiter;
-use super::{Builder, Built, Make, Problem, constant};
+use super::{Builder, Built};
 use crate::definition::{self, Bound, By, ColumnRange, Range, Step};
-use crate::template::{Known, Template};
+use crate::sql::{NO_TABLES, database};
 
 /// Default number of partitions.
 const GRID_DEFAULT: u32 = 4;
@@ -29,15 +28,6 @@ pub(super) fn names_of(partition: &definition::Partition) -> &'static [&'static 
     }
 }
 
-/// Returns the byte range of the current partition, if the step is partitioned by bytes.
-pub(super) fn byte_range(scope: &StepScope) -> Result<Option<(u64, u64)>, ItemError> {
-    let Some(partition) = scope.partition() else { return Ok(None) };
-    match partition.values.has("start") {
-        true => Ok(Some((partition.values.get("start")?, partition.values.get("end")?))),
-        false => Ok(None),
-    }
-}
-
 /// A partitioner that is made when the step runs, because its settings may contain parameters.
 struct Late<P>(Make<P>);
 
@@ -47,15 +37,15 @@ impl<P: Partitioner> Partitioner for Late<P> {
     }
 }
 
-type Cut = Box<dyn Partitioner>;
+type BoxedPartitioner = Box<dyn Partitioner>;
 
 impl Builder<'_> {
     pub(super) fn partitioner(
         &self,
-        partition: &Spanned<definition::Partition>,
+        partition: &At<definition::Partition>,
         step: &Step,
         schema: &ParameterSchema,
-    ) -> Built<Cut> {
+    ) -> Built<BoxedPartitioner> {
         let definition::Partition { grid, by, .. } = partition.get_ref();
         if let Some(grid) = grid
             && !(1..=GRID_MAX).contains(grid.get_ref())
@@ -74,11 +64,16 @@ impl Builder<'_> {
                 Ok(Box::new(Late(make)))
             }
             By::Column(ColumnRange { table, column, url }) => {
-                let database = match url {
-                    Some(url) => self.database(url, known)?,
-                    None => constant(self.own_database(table)?),
+                let database: Make<Database> = match (url, &self.settings.database) {
+                    (Some(url), _) => database(url, &self.cx(known))?,
+                    (None, Some(own)) => {
+                        let own = own.clone();
+                        Box::new(move |_| Ok(own.clone()))
+                    }
+                    (None, None) => return Err(Problem::at(table, NO_TABLES)),
                 };
-                let (table, column) = (self.template(table, known)?, column.get_ref().clone());
+                let table = self.cx(known).template(table)?;
+                let column = column.get_ref().clone();
                 let make: Make<ColumnPartitions> = Box::new(move |scope| {
                     let (database, table) = (database(scope)?, table.render(scope)?);
                     Ok(ColumnPartitions { database, table, column: column.clone(), grid: count })
@@ -90,7 +85,7 @@ impl Builder<'_> {
                     let message = "each file is one partition; remove `grid`";
                     return Err(Problem::at(grid, message));
                 }
-                let path = self.path(pattern, known)?;
+                let path = self.cx(known).path(pattern)?;
                 let make: Make<FilePartitions> = Box::new(move |scope| {
                     let path = path(scope)?;
                     let pattern = path.file_name().unwrap_or_default().to_string_lossy();
@@ -99,54 +94,34 @@ impl Builder<'_> {
                 });
                 Ok(Box::new(Late(make)))
             }
-            By::Bytes(path) => {
-                let reader = step.reader.as_ref().map(Spanned::get_ref);
-                let kind = reader.map_or("", |reader| reader.kind.get_ref().as_str());
-                let path_of = self.path(path, known)?;
-                let read = reader.and_then(|reader| reader.path.as_ref()).map(Spanned::get_ref);
-                if read.is_some_and(|read| read != path.get_ref()) {
-                    return Err(Problem::at(
-                        path,
-                        "the path of the reader must be the file that is partitioned",
-                    ));
-                }
-                match kind {
-                    "csv" => {
-                        let is_special = reader.is_some_and(|one| {
-                            one.comment.is_some()
-                                || one.escape.is_some()
-                                || one.quote.is_some()
-                                || one.trim
-                        });
-                        if is_special {
-                            return Err(Problem::at(
-                                path,
-                                "a file with `comment`, `escape`, `quote` or `trim` has no byte partitions",
-                            ));
-                        }
-                        let header = reader.and_then(|one| one.header).unwrap_or(true);
-                        let between = delimiter(reader.and_then(|one| one.delimiter.as_ref()))?;
-                        let make: Make<ByteRanges> = Box::new(move |scope| {
-                            let ranges = ByteRanges::csv(path_of(scope)?, count);
-                            Ok(ranges.delimiter(between).header(header))
-                        });
-                        Ok(Box::new(Late(make)))
-                    }
-                    "jsonl" | "lines" => {
-                        let make: Make<ByteRanges> =
-                            Box::new(move |scope| Ok(ByteRanges::lines(path_of(scope)?, count)));
-                        Ok(Box::new(Late(make)))
-                    }
-                    _ => Err(Problem::at(
-                        path,
-                        "only a reader of type csv, jsonl or lines can be partitioned by bytes",
-                    )),
-                }
-            }
+            By::Bytes(path) => self.bytes(path, step, count, known),
         }
     }
 
-    fn bound(&self, bound: &Bound, by: &Spanned<By>, known: &Known<'_>) -> Built<Make<i64>> {
+    /// Divides a file by bytes, as the kind of the reader says.
+    fn bytes(
+        &self,
+        path: &Text,
+        step: &Step,
+        count: u32,
+        known: &Known<'_>,
+    ) -> Built<BoxedPartitioner> {
+        let reader = super::wanted(&step.reader, "reader", &step.name)?;
+        let (span, part) = (reader.span(), reader.get_ref());
+        let found = self.settings.kinds.find("reader", part.kind.get_ref());
+        let found = found.map_err(|message| Problem::at(&part.kind, message))?;
+        let ByteSplit { path: read, make } =
+            found.byte_split(self.keys("reader", &part.kind, &part.keys, &span))?;
+        if read.get_ref() != path.get_ref() {
+            let message = "the path of the reader must be the file that is partitioned";
+            return Err(Problem::at(path, message));
+        }
+        let path = self.cx(known).path(path)?;
+        let make: Make<ByteRanges> = Box::new(move |scope| Ok(make(path(scope)?, count)));
+        Ok(Box::new(Late(make)))
+    }
+
+    fn bound(&self, bound: &Bound, by: &At<By>, known: &Known<'_>) -> Built<Make<i64>> {
         match bound {
             Bound::Literal(number) => {
                 let number = *number;

@@ -3,15 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use batchwright::testing::{FaultyProcessor, FaultyReader, FaultyWriter};
+use batchwright::fault::{FaultyProcessor, FaultyWriter};
 use batchwright::{ItemError, ItemUnits, OnFailed, ProgressiveStep};
+use batchwright_items::{At, Known, Problem, Record, Text, Value};
 use serde_json::Value as Json;
-use toml::Spanned;
 
-use super::{Builder, Built, Problem, completion, span};
-use crate::definition::{Reduce, Step, Writer};
-use crate::record::{Record, Value};
-use crate::template::Known;
+use super::{Builder, Built, completion, span};
+use crate::definition::{Reduce, Step};
 
 /// The result of `reduce`: a value for each name.
 type Reduced = BTreeMap<String, Json>;
@@ -19,22 +17,24 @@ type Reduced = BTreeMap<String, Json>;
 impl Builder<'_> {
     pub(super) fn progressive(&self, step: &Step, known: &Known<'_>) -> Built<ProgressiveStep> {
         let name = step.name.get_ref().clone();
-        let faults =
-            self.context.faults.as_ref().map(|plan| plan.for_step(&name)).unwrap_or_default();
+        // The processor and the writer are wrapped with an empty plan too: a unit costs more than the wrapper.
+        let faults = self.faults(&name).unwrap_or_default();
+        let other = faults.clone();
         let (make_reader, make_stages) = self.reader_and_stages(step, known)?;
         let make_writer = match &step.writer {
             Some(writer) => {
-                let Writer { kind, url, .. } = writer.get_ref();
-                if !matches!(kind.get_ref().as_str(), "sql" | "none") || url.is_some() {
+                let (span, part) = (writer.span(), writer.get_ref());
+                let keys = self.keys("writer", &part.kind, &part.keys, &span);
+                let kind = part.kind.get_ref().as_str();
+                if !matches!(kind, "sql" | "none") || keys.text("url").is_some() {
                     let message = "a progressive step can write only to tables of the store's own database, because lanes write concurrently";
-                    return Err(Problem::at(kind, message));
+                    return Err(Problem::at(&part.kind, message));
                 }
                 Some(self.writer(writer, known)?)
             }
             None => None,
         };
-        let (one, two, three) = (faults.clone(), faults.clone(), faults);
-        let units = ItemUnits::new(move |scope| Ok(FaultyReader::new(make_reader(scope)?, &one)));
+        let units = ItemUnits::new(make_reader);
         let reduce: Vec<(String, Reduce)> = step
             .reduce
             .iter()
@@ -44,14 +44,14 @@ impl Builder<'_> {
         let others = reduce.clone();
         let mut builder = ProgressiveStep::builder(name)
             .units(units)
-            .process_with(move |scope| Ok(FaultyProcessor::new(make_stages(scope)?, &two)))
+            .process_with(move |scope| Ok(FaultyProcessor::new(make_stages(scope)?, &faults)))
             .reduce(
                 move |result: Option<Reduced>, record: &Record| fold(result, record, &reduce),
                 move |left, right| combine(left, right, &others),
             );
         if let Some(make_writer) = make_writer {
             builder = builder
-                .writer_with(move |scope| Ok(FaultyWriter::new(make_writer(scope)?, &three)));
+                .writer_with(move |scope| Ok(FaultyWriter::new(make_writer(scope)?, &other)));
         }
         if let Some(lanes) = &step.lanes {
             builder = builder.lanes(at_least_one(lanes, "lanes", 1024)?);
@@ -83,7 +83,7 @@ impl Builder<'_> {
     }
 }
 
-fn positive(text: &Spanned<String>) -> Built<Duration> {
+fn positive(text: &Text) -> Built<Duration> {
     let duration = span(text)?;
     match duration.is_zero() {
         true => Err(Problem::at(text, "expected a time above zero")),
@@ -91,7 +91,7 @@ fn positive(text: &Spanned<String>) -> Built<Duration> {
     }
 }
 
-fn at_least_one(number: &Spanned<u32>, key: &str, max: u32) -> Built<u32> {
+fn at_least_one(number: &At<u32>, key: &str, max: u32) -> Built<u32> {
     match *number.get_ref() {
         found if (1..=max).contains(&found) => Ok(found),
         _ => Err(Problem::at(number, format!("`{key}` is between 1 and {max}"))),

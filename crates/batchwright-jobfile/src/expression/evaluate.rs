@@ -11,18 +11,18 @@ use super::value::{
     Arithmetic, Evaluated, Number, TEXT_BYTES_MAX, condition, described, equals, order, textual,
     too_long,
 };
-use crate::record::{Record, Value};
+use batchwright_items::{Record, Value};
 
 /// The values of the parameters by name.
 pub(crate) type Parameters = BTreeMap<Arc<str>, Value>;
 
 /// The data that an expression can read.
 #[derive(Clone, Copy)]
-pub(super) struct Sight<'a> {
-    pub(super) item: Option<&'a Record>,
-    pub(super) parameters: &'a Parameters,
-    pub(super) steps: &'a [StepExecution],
-    pub(super) context: Option<&'a ExecutionContext>,
+pub(crate) struct Sight<'a> {
+    pub(crate) item: Option<&'a Record>,
+    pub(crate) parameters: &'a Parameters,
+    pub(crate) steps: &'a [StepExecution],
+    pub(crate) context: Option<&'a ExecutionContext>,
 }
 
 impl Node {

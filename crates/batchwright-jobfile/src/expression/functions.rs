@@ -7,7 +7,7 @@ use super::value::{
     Evaluated, Number, TEXT_BYTES_MAX, bounded_text, condition, described, equals, order, shown,
     textual, too_long,
 };
-use crate::record::Value;
+use batchwright_items::Value;
 
 /// A function, callable as `name(x, …)` and as `x.name(…)`.
 pub(super) struct Function {
@@ -99,12 +99,6 @@ pub(super) fn like(name: &str) -> Option<&'static str> {
     };
     let names = FUNCTIONS.iter().map(|function| function.name);
     names.min_by_key(distance).filter(|known| distance(known) <= 2)
-}
-
-impl From<bool> for Value {
-    fn from(value: bool) -> Self {
-        Self::Boolean(value)
-    }
 }
 
 fn text(value: &Value) -> Evaluated<&str> {

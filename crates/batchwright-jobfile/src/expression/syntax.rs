@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::functions::{self, Function};
 use super::token::{Kind, Parsed, Part, Token, tokens};
 use super::value::Arithmetic;
-use crate::record::Value;
+use batchwright_items::Value;
 
 /// Maximum nesting of an expression.
 const DEPTH_MAX: usize = 64;

@@ -2,7 +2,7 @@
 
 use rust_decimal::Decimal;
 
-use crate::record::Value;
+use batchwright_items::Value;
 
 /// A token, and the byte where it begins.
 #[derive(Debug, Clone)]

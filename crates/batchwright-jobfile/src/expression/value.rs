@@ -18,7 +18,7 @@ use std::str::FromStr;
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 
-use crate::record::Value;
+use batchwright_items::Value;
 
 /// A value, or a sentence about why the expression has none.
 pub(super) type Evaluated<T = Value> = Result<T, String>;
@@ -334,6 +334,8 @@ pub(super) fn described(value: &Value) -> String {
         Value::Field(text) => format!("the field {}", shown(text)),
         Value::Json(raw) => format!("the JSON {}", shown(raw.get())),
         Value::List(_) => "a list".to_owned(),
+        Value::Bytes(bytes) => format!("{} bytes", bytes.len()),
+        other => format!("`{other}`"),
     }
 }
 

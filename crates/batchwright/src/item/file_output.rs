@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::input::hash;
-use super::open_paths::{OpenPath, Use};
-use super::{Ending, ItemWriter, PreparedCommit};
+use super::Ending;
+use super::open_paths::{OpenPath, PathUse};
 use crate::error::{ErrorKind, ItemError};
 use crate::repository::Durability;
-use crate::step::{ChunkTransaction, StepScope, StepStart};
+use crate::step::{StepScope, StepStart};
 
 /// A position of an output file: its length, and the file's identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,7 +132,7 @@ impl FileOutput {
     }
 
     /// Returns the temporary name of the open file.
-    pub(crate) fn growing(&self) -> Option<&Path> {
+    pub fn growing(&self) -> Option<&Path> {
         self.state.as_ref().map(|state| state.path.as_path())
     }
 
@@ -151,7 +150,7 @@ impl FileOutput {
         let target = target(&self.path)?;
         let names = Names::new(&target, scope);
         let own = scope.id().0;
-        let wanted = Use::Output { token: names.token.clone(), made_by: own };
+        let wanted = PathUse::Output { token: names.token.clone(), made_by: own };
         let open = OpenPath::claim(&target, wanted)?;
         let mut copied_from = None;
         let (file, path, made_by, former) = match position {
@@ -257,7 +256,7 @@ impl FileOutput {
             }
         }
         let Growing { made_by, inode, .. } = *state;
-        let file = Some(FileIdentity { made_by, inode, before: hash(&state.tail) });
+        let file = Some(FileIdentity { made_by, inode, before: stable_hash(&state.tail) });
         Ok(FilePosition { length: state.length, file })
     }
 
@@ -325,7 +324,7 @@ impl FileOutput {
 impl Growing {
     /// Replaces the copy by its `original`, which is cut to the committed length.
     fn return_to(&mut self, original: PathBuf) -> Result<(), ItemError> {
-        let (length, before) = (self.committed, hash(&self.committed_tail));
+        let (length, before) = (self.committed, stable_hash(&self.committed_tail));
         let found = checked(&original, length, |file| identity_matches(file, length, before))?;
         let Checked::Right(mut file) = found else {
             let (target, original) = (self.target.display(), original.display());
@@ -360,7 +359,7 @@ impl Names {
         let partition = scope.partition().map_or("", |partition| partition.key.as_str());
         let (store, instance) = (scope.store_id(), scope.job().instance_id());
         let whole = format!("{store}\n{instance}\n{}\n{partition}", scope.step());
-        Self { target: target.to_owned(), token: format!("{:016x}", hash(whole.as_bytes())) }
+        Self { target: target.to_owned(), token: format!("{:016x}", stable_hash(whole.as_bytes())) }
     }
 
     /// Returns the temporary name of the file that step execution `id` creates.
@@ -494,7 +493,7 @@ fn checked(
 }
 
 fn identity_matches(file: &File, length: u64, before: u64) -> std::io::Result<bool> {
-    Ok(hash(&identity(file, length)?.1) == before)
+    Ok(stable_hash(&identity(file, length)?.1) == before)
 }
 
 /// Returns the inode of `file`, and its last bytes before `length`.
@@ -602,86 +601,12 @@ fn is_same_file(file: &File, path: &Path) -> bool {
     }
 }
 
-/// An encoder of items into the bytes of a file.
-pub trait Encode<T>: Send {
-    /// Appends `items` to `bytes`; `first` means that the file is still empty. For a file that ends without
-    /// items, `encode` is called once with no items and with `first`.
-    ///
-    /// # Errors
-    ///
-    /// The write attempt fails; none of its bytes reach the file.
-    fn encode(&mut self, items: &[T], first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError>;
-
-    /// Reads from `file`, which an earlier execution began, what the rest of the file must conform to.
-    ///
-    /// # Errors
-    ///
-    /// The step fails; nothing was written.
-    fn resume(&mut self, file: &Path) -> Result<(), ItemError> {
-        let _ = file;
-        Ok(())
-    }
-}
-
-/// A writer that encodes items with `E` into a [`FileOutput`]; common to all file formats.
-#[derive(Debug, Clone)]
-pub struct FileWriter<E> {
-    file: FileOutput,
-    pub(crate) encode: E,
-    bytes: Vec<u8>,
-}
-
-impl<E> FileWriter<E> {
-    /// Creates a writer of the file at `path`, in a format of your own.
-    pub fn encoding(path: impl Into<PathBuf>, encode: E) -> Self {
-        Self { file: FileOutput::new(path), encode, bytes: Vec::new() }
-    }
-}
-
-impl<T, E: Encode<T>> ItemWriter<T> for FileWriter<E> {
-    type Position = FilePosition;
-
-    fn open(
-        &mut self,
-        position: Option<FilePosition>,
-        scope: &StepScope,
-    ) -> Result<Option<PreparedCommit>, ItemError> {
-        self.file.open(position, scope)?;
-        if self.file.length() > 0
-            && let Some(growing) = self.file.growing()
-        {
-            self.encode.resume(growing)?;
-        }
-        Ok(None)
-    }
-
-    fn write(&mut self, items: &[T], _: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
-        self.bytes.clear();
-        self.encode.encode(items, self.file.length() == 0, &mut self.bytes)?;
-        self.file.append(&self.bytes)
-    }
-
-    fn position(&mut self) -> Result<FilePosition, ItemError> {
-        self.file.position()
-    }
-
-    fn committed(&mut self) {
-        self.file.committed();
-    }
-
-    fn rolled_back(&mut self) -> Result<(), ItemError> {
-        self.file.rolled_back()
-    }
-
-    fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        if ending == Ending::Complete && self.file.growing().is_some() && self.file.length() == 0 {
-            // The beginning of a file without items, such as a header line.
-            self.bytes.clear();
-            self.encode.encode(&[], true, &mut self.bytes)?;
-            self.file.append(&self.bytes)?;
-        }
-        self.file.close(ending)
-    }
+/// Returns the FNV-1a hash, 64 bits: stable over versions, because checkpoints store it.
+/// <http://www.isthe.com/chongo/tech/comp/fnv/>
+pub fn stable_hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 fn sync_folder(path: &Path) -> std::io::Result<()> {

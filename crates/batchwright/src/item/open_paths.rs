@@ -9,7 +9,7 @@ use crate::error::ItemError;
 
 /// The use of an open file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Use {
+pub enum PathUse {
     /// Reading; any number of readers may have the file open.
     Input,
     /// Writing; only one writer may have the file open. An execution that takes over replaces the claim of
@@ -34,7 +34,7 @@ static OPEN: Mutex<Option<HashMap<PathBuf, Claimed>>> = Mutex::new(None);
 
 /// A claim on a path; dropping it releases the claim.
 #[derive(Debug)]
-pub(super) struct OpenPath {
+pub struct OpenPath {
     canonical: PathBuf,
     claim: u64,
 }
@@ -45,26 +45,26 @@ impl OpenPath {
     /// # Errors
     ///
     /// When the file is open for a use that excludes `wanted`.
-    pub(super) fn claim(path: &Path, wanted: Use) -> Result<Self, ItemError> {
+    pub fn claim(path: &Path, wanted: PathUse) -> Result<Self, ItemError> {
         let canonical = canonical(path);
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         let open = open.get_or_insert_default();
         let claim = CLAIMS.fetch_add(1, Ordering::Relaxed);
         let claimed = match (open.get(&canonical), wanted) {
-            (None, Use::Input) => Claimed::Inputs(1),
-            (Some(Claimed::Inputs(count)), Use::Input) => Claimed::Inputs(count + 1),
-            (None, Use::Output { token, made_by }) => Claimed::Output { token, made_by, claim },
+            (None, PathUse::Input) => Claimed::Inputs(1),
+            (Some(Claimed::Inputs(count)), PathUse::Input) => Claimed::Inputs(count + 1),
+            (None, PathUse::Output { token, made_by }) => Claimed::Output { token, made_by, claim },
             (
                 Some(Claimed::Output { token: one, made_by: former, .. }),
-                Use::Output { token, made_by },
+                PathUse::Output { token, made_by },
             ) if *one == token && *former < made_by => Claimed::Output { token, made_by, claim },
-            (Some(Claimed::Inputs(_)), Use::Output { .. }) => {
+            (Some(Claimed::Inputs(_)), PathUse::Output { .. }) => {
                 return Err(conflict(path, "write to", "an input that is being read"));
             }
-            (Some(Claimed::Output { .. }), Use::Input) => {
+            (Some(Claimed::Output { .. }), PathUse::Input) => {
                 return Err(conflict(path, "read", "an output that is being written"));
             }
-            (Some(Claimed::Output { .. }), Use::Output { .. }) => {
+            (Some(Claimed::Output { .. }), PathUse::Output { .. }) => {
                 return Err(conflict(path, "write to", "another output that is being written"));
             }
         };
@@ -114,21 +114,21 @@ mod tests {
         let path = dir.path().join("a");
         let dotted = dir.path().join("x/../a");
         std::fs::create_dir(dir.path().join("x")).unwrap();
-        let output_of = |token: &str, made_by| Use::Output { token: token.to_owned(), made_by };
-        let input = OpenPath::claim(&path, Use::Input).unwrap();
-        let again = OpenPath::claim(&dotted, Use::Input).unwrap();
+        let output_of = |token: &str, made_by| PathUse::Output { token: token.to_owned(), made_by };
+        let input = OpenPath::claim(&path, PathUse::Input).unwrap();
+        let again = OpenPath::claim(&dotted, PathUse::Input).unwrap();
         assert!(OpenPath::claim(&path, output_of("a", 1)).is_err());
         drop(input);
         assert!(OpenPath::claim(&dotted, output_of("a", 1)).is_err(), "one reader is left");
         drop(again);
         let output = OpenPath::claim(&dotted, output_of("a", 1)).unwrap();
         assert!(OpenPath::claim(&path, output_of("b", 2)).is_err());
-        assert!(OpenPath::claim(&path, Use::Input).is_err());
+        assert!(OpenPath::claim(&path, PathUse::Input).is_err());
         assert!(OpenPath::claim(&path, output_of("a", 1)).is_err(), "it has it already");
         let successor = OpenPath::claim(&path, output_of("a", 2)).unwrap();
         drop(output);
-        assert!(OpenPath::claim(&path, Use::Input).is_err(), "the successor has it");
+        assert!(OpenPath::claim(&path, PathUse::Input).is_err(), "the successor has it");
         drop(successor);
-        assert!(OpenPath::claim(&path, Use::Input).is_ok());
+        assert!(OpenPath::claim(&path, PathUse::Input).is_ok());
     }
 }

@@ -38,6 +38,12 @@ where
     }
 }
 
+impl Tasklet for Box<dyn Tasklet> {
+    fn call(&self, call: &mut TaskletCall<'_, '_>) -> Result<Flow, ItemError> {
+        (**self).call(call)
+    }
+}
+
 /// One call of a [`Tasklet`].
 #[derive(Debug)]
 pub struct TaskletCall<'c, 'a> {

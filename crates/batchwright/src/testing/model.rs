@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::FaultPlan;
 use crate::execution::{BatchStatus, Counters};
+use crate::fault::FaultPlan;
 
 /// The input of the model: one step execution.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::model::{self, Case, Mark};
-use super::{FaultPlan, FaultyProcessor, FaultyReader, FaultyWriter};
+use crate::fault::{FaultPlan, FaultyProcessor, FaultyReader, FaultyWriter};
 use crate::{
     BatchStatus, ChunkStepBuilder, CommitPoint, Counters, ExecutionId, ItemError, ItemWriter, Job,
     JobHandle, JobOperator, JobParameters, JobRepository, LaunchOptions, RetryPolicy, Sequence,

@@ -3,12 +3,18 @@
 use std::marker::PhantomData;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use batchwright::{ByteRanges, ErrorKind, ItemError, ItemReader, StepScope, Total};
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
-use super::{Encode, FileWriter, ItemReader, LineInput, LinePosition, Total};
-use crate::error::{ErrorKind, ItemError};
-use crate::step::StepScope;
+use super::lines::{LineInput, LinePosition, LineReaderKeys};
+use crate::key::{Keys, Problem, Text};
+use crate::kind::{BuildContext, ByteSplit, Example, ItemKind, KindSchema, Make, MakeReader};
+use crate::reader::Reads;
+use crate::record::Record;
+use crate::transport::{Encode, FileWriter};
+use crate::writer::BoxedWriter;
 
 /// A reader that yields a `T` for every line that is not blank.
 #[derive(Debug)]
@@ -23,7 +29,7 @@ impl<T> JsonLinesReader<T> {
         Self { input: LineInput::new(path), item: PhantomData }
     }
 
-    /// Restricts the input to the bytes from `start` to `end`; see [`ByteRanges`](crate::ByteRanges).
+    /// Restricts the input to the bytes from `start` to `end`; see [`ByteRanges`](batchwright::ByteRanges).
     #[must_use]
     pub fn bytes(self, start: u64, end: u64) -> Self {
         Self { input: self.input.bytes(start, end), item: PhantomData }
@@ -112,5 +118,78 @@ impl<T: Serialize> Encode<T> for JsonLines {
             bytes.push(b'\n');
         }
         Ok(())
+    }
+}
+
+/// JSON lines: a record for each object.
+pub(crate) struct JsonLinesKind;
+
+/// Writes each record as an object of JSON on a line of its own.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct WriterKeys {
+    /// Path of the file, relative to the job file.
+    path: Text,
+}
+
+impl ItemKind for JsonLinesKind {
+    fn name(&self) -> &'static str {
+        "jsonl"
+    }
+
+    fn schema(&self) -> KindSchema {
+        KindSchema::default().reader::<LineReaderKeys>().writer::<WriterKeys>().example(
+            Example {
+                reader: "path = \"people.jsonl\"",
+                writer: "path = \"out.jsonl\"",
+                input: Some((
+                    "people.jsonl",
+                    "{\"id\":1,\"name\":\"Ada\"}\n{\"id\":2,\"name\":\"Grace\"}\n{\"id\":3,\"name\":\"Edsger\"}\n",
+                )),
+                output: Some("out.jsonl"),
+                sql: "",
+            }
+        )
+    }
+
+    fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
+        let keys: LineReaderKeys = keys.parse()?;
+        let path = cx.path(&keys.path)?;
+        Ok(MakeReader::new(move |scope| {
+            let input = keys.input(path(scope)?, scope)?;
+            Ok(Reads::records(JsonLinesReader::<Record> { input, item: PhantomData }))
+        }))
+    }
+
+    fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
+        let WriterKeys { path } = keys.parse()?;
+        let path = cx.output_path(&path)?;
+        Ok(Box::new(move |scope| Ok(BoxedWriter::new(JsonLinesWriter::new(path(scope)?)))))
+    }
+
+    fn byte_split(&self, keys: Keys<'_>) -> Result<ByteSplit, Problem> {
+        let LineReaderKeys { path, .. } = keys.parse()?;
+        Ok(ByteSplit { path, make: Box::new(ByteRanges::lines) })
+    }
+}
+
+/// The writer `file`, the older name of JSON lines.
+pub(crate) struct FileKind;
+
+impl ItemKind for FileKind {
+    fn name(&self) -> &'static str {
+        "file"
+    }
+
+    fn schema(&self) -> KindSchema {
+        KindSchema::default().writer::<WriterKeys>().example(Example {
+            writer: "path = \"out.json\"",
+            output: Some("out.json"),
+            ..Example::default()
+        })
+    }
+
+    fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
+        JsonLinesKind.writer(keys, cx)
     }
 }

@@ -6,9 +6,9 @@ use ::csv::{ReaderBuilder, WriterBuilder};
 use encoding_rs::UTF_8;
 use serde::Serialize;
 
-use super::super::{Encode, FileWriter};
 use super::CsvFormat;
-use crate::error::{ErrorKind, ItemError};
+use crate::transport::{Encode, FileWriter};
+use batchwright::{ErrorKind, ItemError};
 
 /// A writer of CSV records; the header line contains the names of the outputs' fields.
 pub type CsvWriter = FileWriter<CsvRecords>;

@@ -73,6 +73,12 @@ impl FaultPlan {
             _ => self.clone(),
         }
     }
+
+    /// Whether items fail, are filtered or take longer; a plan that only ends the process leaves them as they are.
+    pub fn concerns_items(&self) -> bool {
+        let only_kill = Self { step: self.step.clone(), kill: self.kill, ..Self::default() };
+        *self != only_kill
+    }
 }
 
 /// An item with its number in reading order.
@@ -130,6 +136,7 @@ pub struct FaultyReader<R> {
 
 /// A position of a [`FaultyReader`].
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FaultyPosition<P> {
     /// Position of the inner reader.
     pub inner: P,
@@ -141,6 +148,13 @@ impl<R> FaultyReader<R> {
     /// Adds the read faults of `plan` to `inner`.
     pub fn new(inner: R, plan: &FaultPlan) -> Self {
         Self { inner, plan: plan.clone(), flaky: plan.read_flaky.clone(), number: 0 }
+    }
+}
+
+impl<R> FaultyReader<R> {
+    /// Returns the reader inside.
+    pub fn inner(&self) -> &R {
+        &self.inner
     }
 }
 

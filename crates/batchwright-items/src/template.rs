@@ -3,15 +3,16 @@
 use batchwright::{ItemError, JobScope, ParameterSchema, ParameterValue, StepScope};
 
 /// The names that a text of a step may use.
-pub(super) struct Known<'a> {
-    pub(super) schema: &'a ParameterSchema,
+pub struct Known<'a> {
+    /// The declared parameters.
+    pub schema: &'a ParameterSchema,
     /// The names of the values of each partition; `None` if the step has no partitions.
-    pub(super) partition: Option<&'static [&'static str]>,
+    pub partition: Option<&'static [&'static str]>,
 }
 
 /// A text with placeholders, checked as far as possible before anything runs.
 #[derive(Debug, Clone)]
-pub(super) struct Template {
+pub struct Template {
     parts: Vec<Part>,
 }
 
@@ -44,7 +45,7 @@ impl Template {
     /// # Errors
     ///
     /// Returns a sentence about a placeholder that cannot be parsed or a name that does not exist.
-    pub(super) fn parse(text: &str, known: &Known<'_>) -> Result<Self, String> {
+    pub fn parse(text: &str, known: &Known<'_>) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some(start) = rest.find("${") {
@@ -69,7 +70,7 @@ impl Template {
     /// # Errors
     ///
     /// Fails when a value is missing or cannot be formatted; never fills in an empty text instead.
-    pub(super) fn render(&self, scope: &StepScope) -> Result<String, ItemError> {
+    pub fn render(&self, scope: &StepScope) -> Result<String, ItemError> {
         let mut text = String::new();
         for part in &self.parts {
             match part {
@@ -83,7 +84,7 @@ impl Template {
     }
 
     /// Whether the text contains the value of a secret parameter of `scope`.
-    pub(super) fn shows_secret(&self, scope: &StepScope) -> bool {
+    pub fn shows_secret(&self, scope: &StepScope) -> bool {
         let is_secret =
             |name: &String| scope.parameters().get(name).is_some_and(|parameter| parameter.secret);
         self.parts.iter().any(|part| {

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::super::input::{Input, InputIdentity};
-use super::super::{ItemReader, Total};
 use super::CsvFormat;
 use super::format::check_names;
 use super::record::CsvRecord;
 use super::split::{Extent, Found, Splitter};
-use crate::error::{ErrorKind, ItemError};
-use crate::step::StepScope;
+use crate::transport::file::{Input, InputIdentity};
+use batchwright::StepScope;
+use batchwright::{ErrorKind, ItemError};
+use batchwright::{ItemReader, Total};
 
 /// Default maximum length of a record, in bytes.
 const RECORD_BYTES_MAX: u64 = 1024 * 1024;
@@ -139,7 +139,7 @@ impl<T> CsvReader<T> {
     }
 
     /// Restricts the input to the bytes from `start` to `end`, excluding the end, after the header line; see
-    /// [`ByteRanges`](crate::ByteRanges).
+    /// [`ByteRanges`](batchwright::ByteRanges).
     #[must_use]
     pub fn bytes(mut self, start: u64, end: u64) -> Self {
         self.range = Some((start, end));

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::open_paths::{OpenPath, Use};
-use crate::error::{ErrorKind, ItemError};
+use batchwright::{ErrorKind, ItemError};
+use batchwright::{OpenPath, PathUse, stable_hash};
 
 /// Number of bytes read from the file at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -36,7 +36,7 @@ pub struct InputIdentity {
 
 /// An input file, read in order. It may be a pipe, which has no length and no position to return to.
 #[derive(Debug)]
-pub(super) struct Input {
+pub(crate) struct Input {
     path: PathBuf,
     file: File,
     /// Size, time and inode at opening; `None` for a pipe.
@@ -56,13 +56,13 @@ pub(super) struct Input {
 }
 
 impl Input {
-    pub(super) fn open(path: &Path) -> Result<Self, ItemError> {
-        let open = OpenPath::claim(path, Use::Input)?;
+    pub(crate) fn open(path: &Path) -> Result<Self, ItemError> {
+        let open = OpenPath::claim(path, PathUse::Input)?;
         Ok(Self { open: Some(open), ..Self::beside_output(path)? })
     }
 
     /// Opens a file that a writer of this process has open.
-    pub(super) fn beside_output(path: &Path) -> Result<Self, ItemError> {
+    pub(crate) fn beside_output(path: &Path) -> Result<Self, ItemError> {
         let failed =
             |error| ItemError::wrap(ErrorKind::IO, format!("open `{}`", path.display()), error);
         let file = File::open(path).map_err(failed)?;
@@ -88,7 +88,7 @@ impl Input {
     }
 
     /// Returns the length of the file; `None` for a pipe.
-    pub(super) fn length(&self) -> Option<u64> {
+    pub(crate) fn length(&self) -> Option<u64> {
         self.found.map(|found| found.size)
     }
 
@@ -97,7 +97,7 @@ impl Input {
     /// # Errors
     ///
     /// When the file is shorter than `end`.
-    pub(super) fn end_at(&mut self, end: u64) -> Result<(), ItemError> {
+    pub(crate) fn end_at(&mut self, end: u64) -> Result<(), ItemError> {
         match self.length() {
             Some(length) if length < end => Err(self.changed(&format!(
                 "it has only {length} bytes, and the input was planned to byte {end}"
@@ -118,7 +118,7 @@ impl Input {
     ///
     /// Of kind `fatal.input_changed` when `made_with` belongs to another file or other content, unless
     /// `may_have_changed`; a pipe cannot go back at all.
-    pub(super) fn go_to(
+    pub(crate) fn go_to(
         &mut self,
         byte: u64,
         made_with: Option<InputIdentity>,
@@ -173,7 +173,7 @@ impl Input {
     }
 
     /// Skips a byte order mark at the beginning of the file.
-    pub(super) fn pass_over_mark(&mut self) -> Result<(), ItemError> {
+    pub(crate) fn pass_over_mark(&mut self) -> Result<(), ItemError> {
         while self.byte() == 0 && self.rest().len() < BYTE_ORDER_MARK.len() && self.more()? {}
         if self.byte() == 0 && self.rest().starts_with(BYTE_ORDER_MARK) {
             self.consume(BYTE_ORDER_MARK.len());
@@ -182,7 +182,7 @@ impl Input {
     }
 
     /// Returns the buffered bytes that are not consumed.
-    pub(super) fn rest(&self) -> &[u8] {
+    pub(crate) fn rest(&self) -> &[u8] {
         &self.buffer[self.at..self.filled]
     }
 
@@ -191,7 +191,7 @@ impl Input {
     /// # Errors
     ///
     /// The system's error; the position stays unchanged.
-    pub(super) fn more(&mut self) -> Result<bool, ItemError> {
+    pub(crate) fn more(&mut self) -> Result<bool, ItemError> {
         let kept = self.at.min(BEFORE_BYTES);
         if self.at > kept {
             let first = self.at - kept;
@@ -226,19 +226,19 @@ impl Input {
     }
 
     /// Consumes `count` bytes of [`rest`](Self::rest).
-    pub(super) fn consume(&mut self, count: usize) {
+    pub(crate) fn consume(&mut self, count: usize) {
         debug_assert!(self.at + count <= self.filled);
         self.at += count;
     }
 
     /// Returns the last `count` consumed bytes, which stay in the buffer until the next call of
     /// [`more`](Self::more).
-    pub(super) fn consumed(&self, count: usize) -> &[u8] {
+    pub(crate) fn consumed(&self, count: usize) -> &[u8] {
         &self.buffer[self.at - count..self.at]
     }
 
     /// Skips everything up to and including the next line feed.
-    pub(super) fn pass_over_line(&mut self) -> Result<(), ItemError> {
+    pub(crate) fn pass_over_line(&mut self) -> Result<(), ItemError> {
         loop {
             if let Some(at) = memchr::memchr(b'\n', self.rest()) {
                 self.consume(at + 1);
@@ -252,8 +252,7 @@ impl Input {
     }
 
     /// Skips the rest of a line of a CSV file, where a carriage return alone also ends a line.
-    #[cfg(feature = "csv")]
-    pub(super) fn pass_over_csv_line(&mut self) -> Result<(), ItemError> {
+    pub(crate) fn pass_over_csv_line(&mut self) -> Result<(), ItemError> {
         loop {
             if let Some(at) = memchr::memchr2(b'\n', b'\r', self.rest()) {
                 let is_return = self.rest()[at] == b'\r';
@@ -274,24 +273,16 @@ impl Input {
     }
 
     /// Returns the offset of the first byte of [`rest`](Self::rest).
-    pub(super) fn byte(&self) -> u64 {
+    pub(crate) fn byte(&self) -> u64 {
         self.base + self.at as u64
     }
 
     /// Returns the identity of the file at this position; `None` for a pipe.
-    pub(super) fn identity(&self) -> Option<InputIdentity> {
+    pub(crate) fn identity(&self) -> Option<InputIdentity> {
         self.found.map(|found| InputIdentity { before: self.hash_before(), ..found })
     }
 
     fn hash_before(&self) -> u64 {
-        hash(&self.buffer[self.at - self.at.min(BEFORE_BYTES)..self.at])
+        stable_hash(&self.buffer[self.at - self.at.min(BEFORE_BYTES)..self.at])
     }
-}
-
-/// Returns the FNV-1a hash, 64 bits: stable over versions, because checkpoints store it.
-/// <http://www.isthe.com/chongo/tech/comp/fnv/>
-pub(super) fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }

@@ -11,7 +11,7 @@ use serde::de::{
 };
 
 use super::CsvFormat;
-use crate::error::ItemError;
+use batchwright::ItemError;
 
 /// The fields of one record of a CSV file.
 #[derive(Debug, Clone, Copy)]

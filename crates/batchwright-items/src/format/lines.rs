@@ -1,13 +1,22 @@
 //! Plain lines, and the bounded line input that other line formats use.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use batchwright::{ByteRanges, ErrorKind, ItemError, ItemReader, StepScope, Total};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::input::{Input, InputIdentity};
-use super::{Encode, FileWriter, ItemReader, Total};
-use crate::error::{ErrorKind, ItemError};
-use crate::step::StepScope;
+use crate::key::{At, Keys, Problem, Text};
+use crate::kind::{
+    BuildContext, ByteSplit, Example, ItemKind, KindSchema, Make, MakeReader, byte_range,
+};
+use crate::reader::Reads;
+use crate::record::{Names, Record};
+use crate::transport::file::{Input, InputIdentity};
+use crate::transport::{Encode, FileWriter, IfChanged};
+use crate::value::Value;
+use crate::writer::BoxedWriter;
 
 /// Default maximum length of a line, in bytes.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
@@ -236,16 +245,14 @@ impl LineReader {
     pub fn line_bytes_max(self, bytes: usize) -> Self {
         Self { input: self.input.line_bytes_max(bytes) }
     }
-}
 
-impl LineReader {
     /// Lets a restart continue in another file; see [`LineInput::may_have_changed`].
     #[must_use]
     pub fn may_have_changed(self) -> Self {
         Self { input: self.input.may_have_changed() }
     }
 
-    /// Restricts the input to the bytes from `start` to `end`; see [`ByteRanges`](crate::ByteRanges).
+    /// Restricts the input to the bytes from `start` to `end`; see [`ByteRanges`](batchwright::ByteRanges).
     #[must_use]
     pub fn bytes(self, start: u64, end: u64) -> Self {
         Self { input: self.input.bytes(start, end) }
@@ -263,6 +270,61 @@ impl ItemReader for LineReader {
     fn read(&mut self) -> Result<Option<String>, ItemError> {
         let Some(line) = self.input.next_line()? else { return Ok(None) };
         line.text().map(|text| Some(text.to_owned()))
+    }
+
+    fn position(&self) -> LinePosition {
+        self.input.position()
+    }
+
+    fn reads_ahead(&self) -> bool {
+        true
+    }
+
+    fn total(&self) -> Option<Total> {
+        self.input.total()
+    }
+
+    fn done(&self) -> u64 {
+        self.input.done()
+    }
+
+    fn close(&mut self) -> Result<(), ItemError> {
+        self.input.close();
+        Ok(())
+    }
+}
+
+/// A reader that makes an item of each line.
+#[derive(Debug, Clone)]
+pub struct ParsedLines<F> {
+    input: LineInput,
+    parse: F,
+}
+
+impl<F> ParsedLines<F> {
+    /// Creates a reader that makes an item of each line of `input` with `parse`. Its errors get the place and the bytes of
+    /// the line.
+    pub fn new(input: LineInput, parse: F) -> Self {
+        Self { input, parse }
+    }
+}
+
+impl<T, F> ItemReader for ParsedLines<F>
+where
+    T: Send + Sync,
+    F: Fn(&str) -> Result<T, ItemError> + Send,
+{
+    type Item = T;
+    type Position = LinePosition;
+
+    fn open(&mut self, position: Option<LinePosition>, _: &StepScope) -> Result<(), ItemError> {
+        self.input.open(position)
+    }
+
+    fn read(&mut self) -> Result<Option<T>, ItemError> {
+        let Some(line) = self.input.next_line()? else { return Ok(None) };
+        let text = line.text()?;
+        (self.parse)(text).map(Some).map_err(|error| line.blame(error))
     }
 
     fn position(&self) -> LinePosition {
@@ -312,5 +374,116 @@ impl<T: AsRef<str>> Encode<T> for Lines {
             bytes.push(b'\n');
         }
         Ok(())
+    }
+}
+
+/// Text files, a record for each line.
+pub(crate) struct LinesKind;
+
+/// Reads the lines of a file: records with the field `line`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LineReaderKeys {
+    /// Path of the file, relative to the job file.
+    pub(super) path: Text,
+    /// Maximum length of a line in bytes.
+    pub(super) line_bytes_max: Option<usize>,
+    /// What a restart does when the file has changed: `refuse` or `continue`. Default: `refuse`.
+    pub(super) if_changed: Option<At<IfChanged>>,
+}
+
+/// Writes one field of each record as a line.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct LineWriterKeys {
+    /// Path of the file, relative to the job file.
+    path: Text,
+    /// The field that is written.
+    field: String,
+}
+
+impl ItemKind for LinesKind {
+    fn name(&self) -> &'static str {
+        "lines"
+    }
+
+    fn schema(&self) -> KindSchema {
+        KindSchema::default().reader::<LineReaderKeys>().writer::<LineWriterKeys>().example(
+            Example {
+                reader: "path = \"notes.txt\"",
+                writer: "path = \"out.txt\"\nfield = \"name\"",
+                input: Some(("notes.txt", "one\n\ntwo\nthree\n")),
+                output: Some("out.txt"),
+                sql: "",
+            },
+        )
+    }
+
+    fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
+        let keys: LineReaderKeys = keys.parse()?;
+        let path = cx.path(&keys.path)?;
+        let names: Names = Arc::new([Arc::from("line")]);
+        let made = MakeReader::new(move |scope| {
+            let lines = LineReader { input: keys.input(path(scope)?, scope)? };
+            let names = Arc::clone(&names);
+            Ok(Reads::mapped(lines, move |line| Record::single(&names, Value::Text(line.into()))))
+        });
+        Ok(made.fields(vec!["line".to_owned()]))
+    }
+
+    fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
+        let LineWriterKeys { path, field } = keys.parse()?;
+        let path = cx.output_path(&path)?;
+        Ok(Box::new(move |scope| {
+            let encode = RecordLines { field: field.as_str().into() };
+            Ok(BoxedWriter::new(FileWriter::encoding(path(scope)?, encode)))
+        }))
+    }
+
+    fn byte_split(&self, keys: Keys<'_>) -> Result<ByteSplit, Problem> {
+        let LineReaderKeys { path, .. } = keys.parse()?;
+        Ok(ByteSplit { path, make: Box::new(ByteRanges::lines) })
+    }
+}
+
+impl LineReaderKeys {
+    /// Returns the lines of the file at `path`, or of the partition of `scope`, with the settings of the keys.
+    pub(super) fn input(&self, path: PathBuf, scope: &StepScope) -> Result<LineInput, ItemError> {
+        let mut input = LineInput::new(path);
+        if let Some(max) = self.line_bytes_max {
+            input = input.line_bytes_max(max);
+        }
+        if let Some((start, end)) = byte_range(scope)? {
+            input = input.bytes(start, end);
+        }
+        if IfChanged::continues(self.if_changed.as_ref()) {
+            input = input.may_have_changed();
+        }
+        Ok(input)
+    }
+}
+
+/// Encodes one field of each record as a line.
+#[derive(Clone)]
+struct RecordLines {
+    field: Arc<str>,
+}
+
+impl Encode<Record> for RecordLines {
+    fn encode(
+        &mut self,
+        items: &[Record],
+        first: bool,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ItemError> {
+        let line = |item: &Record| match item.get(&self.field) {
+            Some(value) => Ok(value.to_string()),
+            None => {
+                let field = &self.field;
+                Err(ItemError::data(format!("write field `{field}`: the item has no such field")))
+            }
+        };
+        let lines: Result<Vec<String>, ItemError> = items.iter().map(line).collect();
+        Lines.encode(&lines?, first, bytes)
     }
 }

@@ -1,0 +1,5 @@
+//! The formats of files: one module each, with its typed reader and writer and its kind for job files.
+
+pub mod csv;
+pub mod json_lines;
+pub mod lines;

@@ -1,0 +1,415 @@
+//! The kind `csv` of job files: records with the types of their columns.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use batchwright::{ByteRanges, ItemError};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{CsvFormat, CsvReader};
+use crate::column::{ColumnType, TypeKey, column_type};
+use crate::key::{At, Keys, Problem, Text, Texts};
+use crate::kind::{
+    BuildContext, ByteSplit, Example, ItemKind, KindSchema, Make, MakeReader, byte_range,
+};
+use crate::reader::Reads;
+use crate::record::{Names, Record};
+use crate::transport::{Encode, FileWriter, IfChanged};
+use crate::value::Value;
+use crate::writer::BoxedWriter;
+
+/// CSV files.
+pub(crate) struct Csv;
+
+/// Reads a CSV file: a record of each line, with the names of the header line.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ReaderKeys {
+    /// Path of the file, relative to the job file.
+    path: Text,
+    /// Whether the first record holds the names of the columns. Default: true.
+    header: Option<bool>,
+    /// Types of columns by name, or all columns in their order.
+    columns: Option<At<Columns>>,
+    /// A text, or several, that means null.
+    null: Option<Texts>,
+    /// The character between fields. Default: `,`.
+    delimiter: Option<Text>,
+    /// The character around fields; empty: nothing quotes. Default: `"`.
+    quote: Option<Text>,
+    /// The character before a quote inside of quotes. Default: the quote is doubled.
+    escape: Option<Text>,
+    /// Lines that begin with this character are no records.
+    comment: Option<Text>,
+    /// Whether blanks around fields are removed. Default: false.
+    #[serde(default)]
+    trim: bool,
+    /// The encoding of the file, by its WHATWG label. Default: `utf-8`.
+    encoding: Option<Text>,
+    /// The mark before the fraction of a number: `.` or `,`. Default: `.`.
+    decimal: Option<Text>,
+    /// Maximum length of a record in bytes.
+    line_bytes_max: Option<u64>,
+    /// What a restart does when the file has changed: `refuse` or `continue`. Default: `refuse`.
+    if_changed: Option<At<IfChanged>>,
+}
+
+/// Writes a CSV file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct WriterKeys {
+    /// Path of the file, relative to the job file.
+    path: Text,
+    /// Whether the file begins with the names of the columns. Default: true.
+    header: Option<bool>,
+    /// The columns in their order. Default: the fields of the first record.
+    columns: Option<Vec<String>>,
+    /// The text that is written for null; of several the first. Default: nothing.
+    null: Option<Texts>,
+    /// The character between fields. Default: `,`.
+    delimiter: Option<Text>,
+    /// The character around fields that need one; empty: nothing quotes. Default: `"`.
+    quote: Option<Text>,
+    /// The encoding of the file, by its WHATWG label. Default: `utf-8`.
+    encoding: Option<Text>,
+}
+
+/// Types by name, or all columns in their order.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(
+    untagged,
+    expecting = "expected types by name, such as `{ id = \"integer\" }`, or all columns in their order, such as `[\"id\", { name = \"day\", type = \"date\" }]`"
+)]
+#[schemars(inline)]
+enum Columns {
+    Types(BTreeMap<String, TypeKey>),
+    InOrder(Vec<Column>),
+}
+
+/// A column of a file whose columns are listed in their order.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected a name, or `{ name = …, type = …, format = … }`")]
+#[schemars(inline)]
+enum Column {
+    Name(String),
+    Typed {
+        name: String,
+        #[serde(flatten)]
+        column: TypeKey,
+    },
+}
+
+impl ItemKind for Csv {
+    fn name(&self) -> &'static str {
+        "csv"
+    }
+
+    fn schema(&self) -> KindSchema {
+        KindSchema::default().reader::<ReaderKeys>().writer::<WriterKeys>().example(Example {
+            reader: "path = \"people.csv\"\ncolumns = { id = \"integer\" }",
+            writer: "path = \"out.csv\"",
+            input: Some(("people.csv", "id,name\n1,Ada\n2,\"Lovelace, A.\"\n3,Grace\n4,Edsger\n")),
+            output: Some("out.csv"),
+            sql: "",
+        })
+    }
+
+    fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
+        let parsed: ReaderKeys = keys.parse()?;
+        let path = cx.path(&parsed.path)?;
+        let input = input(&parsed, keys)?;
+        let bytes_max = parsed.line_bytes_max;
+        let may_change = IfChanged::continues(parsed.if_changed.as_ref());
+        let fields = input.names.clone();
+        let made = MakeReader::new(move |scope| {
+            let mut csv = input.reader(path(scope)?);
+            if let Some((start, end)) = byte_range(scope)? {
+                csv = csv.bytes(start, end);
+            }
+            if let Some(bytes) = bytes_max {
+                csv = csv.record_bytes_max(bytes);
+            }
+            if may_change {
+                csv = csv.may_have_changed();
+            }
+            let input = input.clone();
+            Ok(Reads::with_fields(csv, move |csv| input.fields(csv)))
+        });
+        Ok(MakeReader { fields, ..made })
+    }
+
+    fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
+        let parsed: WriterKeys = keys.parse()?;
+        let path = cx.output_path(&parsed.path)?;
+        let format = output(&parsed, keys)?;
+        let columns: Option<Names> =
+            parsed.columns.map(|all| all.iter().map(|name| Arc::from(name.as_str())).collect());
+        Ok(Box::new(move |scope| {
+            let encode = RecordCsv { format: format.clone(), columns: columns.clone() };
+            Ok(BoxedWriter::new(FileWriter::encoding(path(scope)?, encode)))
+        }))
+    }
+
+    fn byte_split(&self, keys: Keys<'_>) -> Result<ByteSplit, Problem> {
+        let ReaderKeys { path, header, delimiter, quote, escape, comment, trim, .. } =
+            keys.parse()?;
+        if comment.is_some() || escape.is_some() || quote.is_some() || trim {
+            let message =
+                "a file with `comment`, `escape`, `quote` or `trim` has no byte partitions";
+            return Err(keys.problem(message));
+        }
+        let header = header.unwrap_or(true);
+        let between = self::delimiter(delimiter.as_ref())?;
+        let make =
+            move |path, count| ByteRanges::csv(path, count).delimiter(between).header(header);
+        Ok(ByteSplit { path, make: Box::new(make) })
+    }
+}
+
+/// The format of an input file and the types of its columns.
+#[derive(Debug, Clone)]
+struct Input {
+    format: CsvFormat,
+    types: Arc<BTreeMap<String, ColumnType>>,
+    /// Names of all columns, if the job file lists them in order.
+    names: Option<Vec<String>>,
+    decimal_mark: char,
+}
+
+/// Returns the format of an input file.
+fn input(reader: &ReaderKeys, keys: Keys<'_>) -> Result<Input, Problem> {
+    let ReaderKeys {
+        columns,
+        delimiter,
+        quote,
+        escape,
+        comment,
+        trim,
+        header,
+        null,
+        encoding,
+        decimal,
+        ..
+    } = reader;
+    let mut format = CsvFormat::new()
+        .delimiter(self::delimiter(delimiter.as_ref())?)
+        .quote(self::quote(quote.as_ref())?)
+        .escape(escape.as_ref().map(one_character).transpose()?)
+        .comment(comment.as_ref().map(one_character).transpose()?)
+        .trim(*trim)
+        .header(header.unwrap_or(true))
+        .null(null.as_ref().map(Texts::all).unwrap_or_default());
+    if let Some(label) = encoding {
+        format = format.encoding(label.get_ref()).map_err(|message| Problem::at(label, message))?;
+    }
+    let (mut types, mut names) = (BTreeMap::new(), None);
+    if let Some(columns) = columns {
+        let typed = |name: &str, written: &TypeKey| {
+            let parsed = column_type(name, written);
+            parsed.map_err(|message| Problem::at(columns, message))
+        };
+        match columns.get_ref() {
+            Columns::Types(given) => {
+                for (name, written) in given {
+                    types.insert(name.clone(), typed(name, written)?);
+                }
+            }
+            Columns::InOrder(given) => {
+                let mut all = Vec::new();
+                for column in given {
+                    let (name, written) = match column {
+                        Column::Name(name) => (name, None),
+                        Column::Typed { name, column } => (name, Some(column)),
+                    };
+                    if let Some(written) = written {
+                        types.insert(name.clone(), typed(name, written)?);
+                    }
+                    all.push(name.clone());
+                }
+                format = format.columns(all.clone());
+                names = Some(all);
+            }
+        }
+    }
+    format.check().map_err(|message| keys.problem(message))?;
+    let decimal_mark = match decimal.as_ref().map(|mark| (mark, mark.get_ref().as_str())) {
+        None | Some((_, ".")) => '.',
+        Some((_, ",")) => ',',
+        Some((mark, _)) => {
+            return Err(Problem::at(mark, "`decimal` is the mark before a fraction: `.` or `,`"));
+        }
+    };
+    if header == &Some(false) && names.is_none() && !types.is_empty() {
+        let message = "without a header line `columns` must list all columns in order: `columns = [\"id\", { name = \"amount\", type = \"decimal\" }]`";
+        return Err(keys.problem(message));
+    }
+    Ok(Input { format, types: Arc::new(types), names, decimal_mark })
+}
+
+/// Returns the format of an output file.
+fn output(writer: &WriterKeys, keys: Keys<'_>) -> Result<CsvFormat, Problem> {
+    let WriterKeys { delimiter, quote, header, columns, null, encoding, .. } = writer;
+    let mut format = CsvFormat::new()
+        .delimiter(self::delimiter(delimiter.as_ref())?)
+        .quote(self::quote(quote.as_ref())?)
+        .header(header.unwrap_or(true))
+        .null(null.as_ref().map(Texts::all).unwrap_or_default());
+    if let Some(label) = encoding {
+        format = format.encoding(label.get_ref()).map_err(|message| Problem::at(label, message))?;
+    }
+    if let Some(columns) = columns {
+        format = format.columns(columns);
+    }
+    format.check().map_err(|message| keys.problem(message))?;
+    Ok(format)
+}
+
+/// Names and types of the columns.
+type Header = (Names, Arc<[Option<ColumnType>]>);
+
+impl Input {
+    /// Returns the reader of the file at `path`.
+    fn reader(&self, path: PathBuf) -> CsvReader<Record> {
+        let header: Mutex<Option<Header>> = Mutex::new(None);
+        let this = self.clone();
+        let reader = CsvReader::decoding(path, move |record, headers| {
+            let mut header = header.lock().unwrap_or_else(PoisonError::into_inner);
+            let (names, kinds) = header.get_or_insert_with(|| {
+                let names: Vec<Arc<str>> =
+                    headers.iter().map(|name| Arc::from(name.as_str())).collect();
+                let kinds: Vec<_> =
+                    headers.iter().map(|name| this.types.get(name).cloned()).collect();
+                (names.into(), kinds.into())
+            });
+            let fields = record.iter().zip(names.iter()).zip(kinds.iter());
+            let values: Result<Vec<Value>, ItemError> =
+                fields.map(|((text, name), kind)| this.value(name, text, kind.as_ref())).collect();
+            Ok(Record::new(Arc::clone(names), values?))
+        });
+        reader.format(self.format.clone())
+    }
+
+    fn value(&self, name: &str, text: &str, kind: Option<&ColumnType>) -> Result<Value, ItemError> {
+        match kind {
+            _ if self.format.is_null(text) => Ok(Value::Null),
+            None => Ok(Value::Field(text.into())),
+            Some(kind) => kind.value(name, text, self.decimal_mark),
+        }
+    }
+
+    /// Returns the columns of the open file, among which are all typed ones.
+    fn fields(&self, csv: &CsvReader<Record>) -> Result<Option<Vec<String>>, ItemError> {
+        let columns: Vec<String> = csv.headers().into_iter().flatten().cloned().collect();
+        // An empty file has no columns, and no records that could lack one.
+        if columns.is_empty() {
+            return Ok(None);
+        }
+        match self.types.keys().find(|name| !columns.contains(name)) {
+            Some(missing) => {
+                let known = columns.join(", ");
+                Err(ItemError::fatal(format!("find column `{missing}`: the file has {known}")))
+            }
+            None => Ok(Some(columns)),
+        }
+    }
+}
+
+fn delimiter(text: Option<&Text>) -> Result<u8, Problem> {
+    match text {
+        None => Ok(b','),
+        Some(text) => one_character(text),
+    }
+}
+
+/// Returns the quote character; the empty text turns quoting off.
+fn quote(text: Option<&Text>) -> Result<Option<u8>, Problem> {
+    match text {
+        None => Ok(Some(b'"')),
+        Some(text) if text.get_ref().is_empty() => Ok(None),
+        Some(text) => one_character(text).map(Some),
+    }
+}
+
+fn one_character(text: &Text) -> Result<u8, Problem> {
+    match text.get_ref().as_bytes() {
+        [byte] if byte.is_ascii() && !matches!(byte, b'\n' | b'\r') => Ok(*byte),
+        _ => Err(Problem::at(text, "expected one ASCII character other than a line end")),
+    }
+}
+
+/// Encodes records as CSV; the columns are those named, or those of the first record.
+#[derive(Clone)]
+struct RecordCsv {
+    format: CsvFormat,
+    columns: Option<Names>,
+}
+
+impl Encode<Record> for RecordCsv {
+    fn encode(
+        &mut self,
+        items: &[Record],
+        first: bool,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ItemError> {
+        if let (None, Some(one)) = (&self.columns, items.first()) {
+            self.columns = Some(Arc::clone(one.names()));
+        }
+        // Without columns and items the header is not known.
+        let Some(columns) = &self.columns else { return Ok(()) };
+        let null = self.format.null_text();
+        self.format.write(bytes, |csv| {
+            if first && self.format.has_header() {
+                csv.write_record(columns.iter().map(|name| name.as_bytes()))?;
+            }
+            let mut text = String::new();
+            for item in items {
+                let same = Arc::ptr_eq(columns, item.names());
+                for (index, name) in columns.iter().enumerate() {
+                    let value = if same { item.values().get(index) } else { item.get(name) };
+                    let value = value.ok_or_else(|| {
+                        ItemError::data(format!(
+                            "write column `{name}`: the item has no such field"
+                        ))
+                    })?;
+                    write_field(csv, value, null, &mut text)?;
+                }
+                csv.write_record(None::<&[u8]>)?;
+                let extra = item.names().iter().find(|name| !same && !columns.contains(name));
+                if let Some(extra) = extra {
+                    let what = format!("write field `{extra}`: it is no column of the file");
+                    return Err(ItemError::data(what));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes the columns from the header line, regardless of the next record.
+    fn resume(&mut self, file: &std::path::Path) -> Result<(), ItemError> {
+        if self.columns.is_none() && self.format.has_header() {
+            let header = self.format.header_of(file)?;
+            self.columns = Some(header.iter().map(|name| Arc::from(name.as_str())).collect());
+        }
+        Ok(())
+    }
+}
+
+fn write_field(
+    csv: &mut csv::Writer<&mut Vec<u8>>,
+    value: &Value,
+    null: &str,
+    text: &mut String,
+) -> Result<(), csv::Error> {
+    use std::fmt::Write;
+    match value {
+        Value::Null => csv.write_field(null),
+        Value::Text(value) | Value::Field(value) => csv.write_field(&**value),
+        other => {
+            text.clear();
+            let _ = write!(text, "{other}");
+            csv.write_field(text.as_bytes())
+        }
+    }
+}

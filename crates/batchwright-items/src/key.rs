@@ -1,0 +1,179 @@
+//! The keys of a part of a job file, and the problems that they can have.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+/// A problem of a job file, with its byte range in the file.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    /// The bytes of the file that the problem is about; `None` means the whole file.
+    pub span: Option<Range<usize>>,
+    /// A sentence about the problem.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem of `value`.
+    pub fn at<T>(value: &Spanned<T>, message: impl Into<String>) -> Self {
+        Self { span: Some(value.span()), message: message.into() }
+    }
+
+    /// A problem of the whole file.
+    pub fn of_file(message: impl Into<String>) -> Self {
+        Self { span: None, message: message.into() }
+    }
+}
+
+/// A value of a job file with its place, for the struct that parses the keys of a kind.
+#[derive(Debug, Clone)]
+pub struct At<T>(pub Spanned<T>);
+
+/// A text of a job file with its place.
+pub type Text = At<String>;
+
+impl<T> At<T> {
+    /// Returns the value without its place.
+    pub fn into_inner(self) -> T {
+        self.0.into_inner()
+    }
+}
+
+impl<T> std::ops::Deref for At<T> {
+    type Target = Spanned<T>;
+
+    fn deref(&self) -> &Spanned<T> {
+        &self.0
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Spanned::deserialize(deserializer).map(Self)
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for At<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
+
+/// One text or several.
+#[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected a text or a list of texts")]
+#[schemars(inline)]
+pub enum Texts {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+impl Texts {
+    /// Returns all texts.
+    pub fn all(&self) -> Vec<String> {
+        match self {
+            Self::One(text) => vec![text.clone()],
+            Self::Many(texts) => texts.clone(),
+        }
+    }
+}
+
+/// The keys of a reader, writer, processor or tasklet in a job file, without `type`.
+#[derive(Debug, Clone, Copy)]
+pub struct Keys<'a> {
+    what: &'static str,
+    kind: &'a str,
+    span: &'a Range<usize>,
+    table: &'a DeTable<'a>,
+}
+
+impl<'a> Keys<'a> {
+    /// The keys of a `what`, such as `reader`, of the type `kind`, whose table is at `span` of the file.
+    pub fn new(
+        what: &'static str,
+        kind: &'a str,
+        span: &'a Range<usize>,
+        table: &'a DeTable<'a>,
+    ) -> Self {
+        Self { what, kind, span, table }
+    }
+
+    /// Parses the keys as `T`, a struct with `#[serde(deny_unknown_fields)]`.
+    ///
+    /// # Errors
+    ///
+    /// A missing key, a key that `T` does not have, with those that it has, or a value of another type than its field.
+    pub fn parse<T: DeserializeOwned + JsonSchema>(self) -> Result<T, Problem> {
+        let table = Spanned::new(self.span.clone(), DeValue::Table(self.table.clone()));
+        T::deserialize(ValueDeserializer::from(table)).map_err(|error| {
+            let span = error.span().unwrap_or_else(|| self.span.clone());
+            let message = error.message();
+            let quoted =
+                |prefix: &str| message.strip_prefix(prefix).and_then(|rest| rest.split('`').next());
+            let message = if let Some(key) = quoted("unknown field `") {
+                let keys = std::iter::once("type".to_owned()).chain(names_of::<T>());
+                let keys = keys.collect::<Vec<_>>().join(", ");
+                let (what, kind) = (self.what, self.kind);
+                format!("there is no key `{key}`; a {what} of type `{kind}` has: {keys}")
+            } else if let Some(value) = quoted("unknown variant `") {
+                let known = message.split("expected ").nth(1).unwrap_or_default();
+                let known =
+                    known.trim_start_matches("one of ").replace(" or ", ", ").replace('`', "");
+                format!("there is no value `{value}`; there are: {known}")
+            } else if let Some(key) = quoted("missing field `") {
+                format!("key `{key}` is missing")
+            } else {
+                message.to_owned()
+            };
+            Problem { span: Some(span), message }
+        })
+    }
+
+    /// Returns the value of the key `name` when it is a text.
+    pub fn text(self, name: &str) -> Option<&'a str> {
+        self.table.get(name).and_then(|value| value.get_ref().as_str())
+    }
+
+    /// Whether a text among the values contains `part`.
+    pub fn mention(self, part: &str) -> bool {
+        fn mentions(value: &DeValue<'_>, part: &str) -> bool {
+            match value {
+                DeValue::String(text) => text.contains(part),
+                DeValue::Array(all) => all.iter().any(|one| mentions(one.get_ref(), part)),
+                DeValue::Table(all) => all.values().any(|one| mentions(one.get_ref(), part)),
+                _ => false,
+            }
+        }
+        self.table.values().any(|value| mentions(value.get_ref(), part))
+    }
+
+    /// A problem of the whole part.
+    pub fn problem(self, message: impl Into<String>) -> Problem {
+        Problem { span: Some(self.span.clone()), message: message.into() }
+    }
+}
+
+/// Returns the names of the keys of `T`.
+fn names_of<T: JsonSchema>() -> Vec<String> {
+    let schema = SchemaGenerator::default().into_root_schema_for::<T>();
+    let properties = schema.get("properties").and_then(|value| value.as_object());
+    properties.map(|properties| properties.keys().cloned().collect()).unwrap_or_default()
+}

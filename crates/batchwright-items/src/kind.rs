@@ -1,0 +1,303 @@
+//! Kinds of items: what a job file can name as the type of a reader, writer, processor or tasklet.
+
+use std::path::{Path, PathBuf};
+
+use batchwright::{ByteRanges, ItemError, ItemProcessor, StepScope, Tasklet};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+
+use crate::key::{Keys, Problem, Text};
+use crate::reader::BoxedReader;
+use crate::record::Record;
+use crate::template::{Known, Template};
+use crate::writer::BoxedWriter;
+
+/// Makes a part of a step for one step execution.
+pub type Make<T> = Box<dyn Fn(&StepScope) -> Result<T, ItemError> + Send + Sync>;
+
+/// A processor of records.
+pub type BoxedProcessor = Box<dyn ItemProcessor<Record, Output = Record>>;
+
+/// A reader that a job file describes.
+pub struct MakeReader {
+    /// Makes the reader.
+    pub make: Make<BoxedReader>,
+    /// The fields of its records, when they are known before the input is opened.
+    pub fields: Option<Vec<String>>,
+}
+
+impl MakeReader {
+    /// A reader whose fields are known when its input is opened, or only record by record.
+    pub fn new(
+        make: impl Fn(&StepScope) -> Result<BoxedReader, ItemError> + Send + Sync + 'static,
+    ) -> Self {
+        Self { make: Box::new(make), fields: None }
+    }
+
+    /// Declares the fields, so that expressions are checked against them when the job is built.
+    #[must_use]
+    pub fn fields(mut self, fields: Vec<String>) -> Self {
+        self.fields = Some(fields);
+        self
+    }
+}
+
+/// A file whose bytes can be divided among partitions.
+pub struct ByteSplit {
+    /// The path as the job file gives it.
+    pub path: Text,
+    /// Makes the partitioner of the file at that path into a number of partitions.
+    pub make: Box<dyn Fn(PathBuf, u32) -> ByteRanges + Send + Sync>,
+}
+
+/// A type that job files can name: `type = "NAME"` of a reader, a writer, a processor or a step.
+///
+/// Implement the methods for the parts that the kind has; a job file that uses it for another part is refused. The keys are
+/// parsed by a struct of the kind's own, which is also what the JSON Schema and the error messages are made of.
+///
+/// ```
+/// use batchwright::Sequence;
+/// use batchwright_items::{BuildContext, ItemKind, Keys, KindSchema, MakeReader, Problem, Reads, Record, Value};
+///
+/// /// Counts down.
+/// #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// #[serde(deny_unknown_fields)]
+/// struct CountdownKeys {
+///     /// The first number.
+///     from: u64,
+/// }
+///
+/// struct Countdown;
+///
+/// impl ItemKind for Countdown {
+///     fn name(&self) -> &'static str {
+///         "countdown"
+///     }
+///
+///     fn schema(&self) -> KindSchema {
+///         KindSchema::default().reader::<CountdownKeys>()
+///     }
+///
+///     fn reader(&self, keys: Keys<'_>, _: &BuildContext<'_>) -> Result<MakeReader, Problem> {
+///         let CountdownKeys { from } = keys.parse()?;
+///         Ok(MakeReader::new(move |_| {
+///             let names: batchwright_items::Names = std::sync::Arc::new(["left".into()]);
+///             Ok(Reads::mapped(Sequence::to(from), move |n| {
+///                 let left = i64::try_from(from - n).unwrap_or(i64::MAX);
+///                 Record::single(&names, Value::Integer(left))
+///             }))
+///         }))
+///     }
+/// }
+/// ```
+pub trait ItemKind: Send + Sync {
+    /// The word that job files use.
+    fn name(&self) -> &'static str;
+
+    /// The parts that the kind has, with the schemas of their keys.
+    fn schema(&self) -> KindSchema;
+
+    /// Builds a reader.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the keys.
+    fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
+        let _ = cx;
+        Err(self.has_none("reader", keys))
+    }
+
+    /// Builds a writer.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the keys.
+    fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
+        let _ = cx;
+        Err(self.has_none("writer", keys))
+    }
+
+    /// Builds a processor.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the keys.
+    fn processor(
+        &self,
+        keys: Keys<'_>,
+        cx: &BuildContext<'_>,
+    ) -> Result<Make<BoxedProcessor>, Problem> {
+        let _ = cx;
+        Err(self.has_none("processor", keys))
+    }
+
+    /// Builds the tasklet of a step.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the keys.
+    fn tasklet(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Box<dyn Tasklet>, Problem> {
+        let _ = cx;
+        Err(self.has_none("step", keys))
+    }
+
+    /// Returns how the input of a reader with these keys is divided by bytes.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be divided so.
+    fn byte_split(&self, keys: Keys<'_>) -> Result<ByteSplit, Problem> {
+        let name = self.name();
+        Err(keys.problem(format!(
+            "the input of a reader of type `{name}` cannot be partitioned by bytes"
+        )))
+    }
+
+    #[doc(hidden)]
+    fn has_none(&self, what: &str, keys: Keys<'_>) -> Problem {
+        keys.problem(format!("the type `{}` has no {what}", self.name()))
+    }
+}
+
+/// The parts of a kind, each with the JSON Schema of its keys.
+#[derive(Debug, Clone, Default)]
+pub struct KindSchema {
+    parts: Vec<(&'static str, Schema)>,
+    example: Option<Example>,
+}
+
+/// Keys with which the parts of a kind work, and what they need: the book shows them, and the conformance tests run them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Example {
+    /// The keys of the reader, as TOML.
+    pub reader: &'static str,
+    /// The keys of the writer, as TOML. It writes records with the fields `id` (a number) and `name` (a text).
+    pub writer: &'static str,
+    /// The file that the reader reads: its name and its content.
+    pub input: Option<(&'static str, &'static str)>,
+    /// The file that the writer writes.
+    pub output: Option<&'static str>,
+    /// Statements that prepare the database of the store.
+    pub sql: &'static str,
+}
+
+impl KindSchema {
+    /// The kind has a reader with the keys `T`.
+    #[must_use]
+    pub fn reader<T: JsonSchema>(self) -> Self {
+        self.with::<T>("reader")
+    }
+
+    /// The kind has a writer with the keys `T`.
+    #[must_use]
+    pub fn writer<T: JsonSchema>(self) -> Self {
+        self.with::<T>("writer")
+    }
+
+    /// The kind has a processor with the keys `T`.
+    #[must_use]
+    pub fn processor<T: JsonSchema>(self) -> Self {
+        self.with::<T>("processor")
+    }
+
+    /// The kind has a tasklet, which is the work of a step, with the keys `T`.
+    #[must_use]
+    pub fn tasklet<T: JsonSchema>(self) -> Self {
+        self.with::<T>("step")
+    }
+
+    fn with<T: JsonSchema>(mut self, part: &'static str) -> Self {
+        self.parts.push((part, SchemaGenerator::default().into_root_schema_for::<T>()));
+        self
+    }
+
+    /// Sets the example.
+    #[must_use]
+    pub fn example(mut self, example: Example) -> Self {
+        self.example = Some(example);
+        self
+    }
+
+    /// Returns the example.
+    pub fn shown_example(&self) -> Option<Example> {
+        self.example
+    }
+
+    /// Returns the schema of the keys of `part`: `reader`, `writer`, `processor` or `step`.
+    pub fn of(&self, part: &str) -> Option<&Schema> {
+        self.parts.iter().find(|(name, _)| *name == part).map(|(_, schema)| schema)
+    }
+}
+
+/// The context that a part of a job file is built in.
+pub struct BuildContext<'a> {
+    /// The folder that paths in the job file are relative to.
+    pub folder: &'a Path,
+    /// The names that texts with `${…}` can use.
+    pub known: &'a Known<'a>,
+    /// Whether outputs outside of the folder are refused.
+    pub inside_only: bool,
+}
+
+impl BuildContext<'_> {
+    /// Parses a text with `${…}`.
+    ///
+    /// # Errors
+    ///
+    /// A name that does not exist.
+    pub fn template(&self, text: &Text) -> Result<Template, Problem> {
+        Template::parse(text.get_ref(), self.known).map_err(|problem| Problem::at(text, problem))
+    }
+
+    /// Makes the path of an input from a text with `${…}`.
+    ///
+    /// # Errors
+    ///
+    /// As [`template`](Self::template).
+    pub fn path(&self, text: &Text) -> Result<Make<PathBuf>, Problem> {
+        let (template, folder) = (self.template(text)?, self.folder.to_owned());
+        Ok(Box::new(move |scope| Ok(folder.join(template.render(scope)?))))
+    }
+
+    /// Makes the path of an output from a text with `${…}`.
+    ///
+    /// # Errors
+    ///
+    /// As [`template`](Self::template).
+    pub fn output_path(&self, text: &Text) -> Result<Make<PathBuf>, Problem> {
+        let path = self.path(text)?;
+        if !self.inside_only {
+            return Ok(path);
+        }
+        let here = if self.folder.as_os_str().is_empty() { Path::new(".") } else { self.folder };
+        let folder = std::path::absolute(here).unwrap_or_default();
+        Ok(Box::new(move |scope| {
+            let path = path(scope)?;
+            let is_inside = !path.components().any(|one| one.as_os_str() == "..")
+                && (path.is_relative() || path.starts_with(&folder));
+            match is_inside {
+                true => Ok(path),
+                false => Err(Self::outside(&path.display())),
+            }
+        }))
+    }
+
+    /// The error for an output that a rehearsal must not reach.
+    pub fn outside(what: &dyn std::fmt::Display) -> ItemError {
+        ItemError::fatal(format!(
+            "use `{what}`: it is outside the job's folder; --allow-outside permits it in a rehearsal"
+        ))
+    }
+}
+
+/// Returns the bytes of the partition of `scope`, if its step is partitioned by bytes.
+///
+/// # Errors
+///
+/// When the partition has no end.
+pub fn byte_range(scope: &StepScope) -> Result<Option<(u64, u64)>, ItemError> {
+    let Some(partition) = scope.partition() else { return Ok(None) };
+    match partition.values.has("start") {
+        true => Ok(Some((partition.values.get("start")?, partition.values.get("end")?))),
+        false => Ok(None),
+    }
+}

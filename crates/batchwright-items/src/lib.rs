@@ -1,0 +1,31 @@
+//! Items of Batchwright: records, the formats of files, and the kinds of readers and writers that job files name.
+//!
+//! Programs use the typed parts of [`format`] directly: [`CsvReader`](format::csv::CsvReader) reads any type that serde
+//! can deserialise. Job files name their parts by a word (`type = "csv"`); behind each word is an [`ItemKind`] of a
+//! [`KindRegistry`], which builds a reader or writer of [`Record`]s from the keys of the job file. A program registers its
+//! own kinds beside those of this crate.
+
+mod builtin;
+mod column;
+pub mod format;
+mod key;
+mod kind;
+mod reader;
+mod record;
+mod registry;
+mod template;
+pub mod transport;
+mod value;
+mod writer;
+
+pub use key::{At, Keys, Problem, Text, Texts};
+pub use kind::{
+    BoxedProcessor, BuildContext, ByteSplit, Example, ItemKind, KindSchema, Make, MakeReader,
+    byte_range,
+};
+pub use reader::{BoxedReader, Reads, RecordReader};
+pub use record::{Names, Record, first_duplicate};
+pub use registry::KindRegistry;
+pub use template::{Known, Template};
+pub use value::Value;
+pub use writer::{BoxedWriter, RecordWriter};

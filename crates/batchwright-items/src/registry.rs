@@ -1,0 +1,75 @@
+//! The kinds that job files can name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use schemars::Schema;
+
+use crate::builtin::{ListKind, NoneKind, SequenceKind};
+use crate::format;
+use crate::kind::ItemKind;
+
+/// Kinds by their names. Clones share the kinds.
+#[derive(Clone, Default)]
+pub struct KindRegistry {
+    kinds: BTreeMap<&'static str, Arc<dyn ItemKind>>,
+}
+
+impl KindRegistry {
+    /// The kinds of this crate.
+    pub fn builtin() -> Self {
+        Self::default()
+            .with(format::csv::Csv)
+            .with(format::json_lines::FileKind)
+            .with(format::json_lines::JsonLinesKind)
+            .with(format::lines::LinesKind)
+            .with(ListKind)
+            .with(NoneKind)
+            .with(SequenceKind)
+    }
+
+    /// Adds `kind`, or replaces the kind of its name.
+    #[must_use]
+    pub fn with(mut self, kind: impl ItemKind + 'static) -> Self {
+        self.kinds.insert(kind.name(), Arc::new(kind));
+        self
+    }
+
+    /// Returns the kind `name` when it has `part`: `reader`, `writer`, `processor` or `step`.
+    ///
+    /// # Errors
+    ///
+    /// A sentence with the names of all kinds that have the part.
+    pub fn find(&self, part: &str, name: &str) -> Result<&dyn ItemKind, String> {
+        match self.kinds.get(name).filter(|kind| kind.schema().of(part).is_some()) {
+            Some(kind) => Ok(&**kind),
+            None => {
+                let known = self.names(part).join(", ");
+                Err(format!("there is no {part} of type `{name}`; there are: {known}"))
+            }
+        }
+    }
+
+    /// Returns the sorted names of the kinds that have `part`.
+    pub fn names(&self, part: &str) -> Vec<&'static str> {
+        self.schemas(part).into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// Returns all kinds, sorted by their names.
+    pub fn kinds(&self) -> impl Iterator<Item = &dyn ItemKind> {
+        self.kinds.values().map(|kind| &**kind)
+    }
+
+    /// Returns the JSON Schemas of the keys of all kinds that have `part`, by the names of the kinds.
+    pub fn schemas(&self, part: &str) -> Vec<(&'static str, Schema)> {
+        let schema = |kind: &Arc<dyn ItemKind>| kind.schema().of(part).cloned();
+        self.kinds.iter().filter_map(|(name, kind)| Some((*name, schema(kind)?))).collect()
+    }
+}
+
+impl fmt::Debug for KindRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.kinds.keys()).finish()
+    }
+}

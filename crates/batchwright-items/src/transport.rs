@@ -1,0 +1,30 @@
+//! Where the bytes of a format come from and go to.
+
+pub(crate) mod file;
+mod writer;
+
+pub use file::InputIdentity;
+pub use writer::{Encode, FileWriter};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::key::At;
+
+/// What a restart does when its input file has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum IfChanged {
+    /// The step fails.
+    Refuse,
+    /// The step continues at the position in the changed file.
+    Continue,
+}
+
+impl IfChanged {
+    /// Whether a job file says so; the default is to refuse.
+    pub fn continues(given: Option<&At<Self>>) -> bool {
+        given.is_some_and(|given| *given.get_ref() == Self::Continue)
+    }
+}
