@@ -1,5 +1,6 @@
 //! The formats of files: one module each, with its typed reader and writer and its kind for job files.
 
 pub mod csv;
+pub mod fixed_width;
 pub mod json_lines;
 pub mod lines;

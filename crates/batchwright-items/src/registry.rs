@@ -22,6 +22,7 @@ impl KindRegistry {
         Self::default()
             .with(format::csv::Csv)
             .with(format::json_lines::FileKind)
+            .with(format::fixed_width::FixedWidthKind)
             .with(format::json_lines::JsonLinesKind)
             .with(format::lines::LinesKind)
             .with(ListKind)

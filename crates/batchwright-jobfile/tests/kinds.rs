@@ -193,6 +193,33 @@ fn what_a_writer_wrote_is_in_its_output() {
 }
 
 #[test]
+fn a_column_of_fixed_width_takes_what_fits_and_refuses_the_rest() {
+    let example = Example {
+        input: Some((
+            "in.txt",
+            "   1Ada     \n   2Grace  \nxxxxWrong   \n   4Much too long\n   5\n",
+        )),
+        ..Example::default()
+    };
+    let reader = "type = \"fixed_width\"\npath = \"in.txt\"\n\
+                  columns = [{ name = \"id\", width = 4, type = \"integer\" }, { name = \"name\", width = 8 }]";
+    let writer = "type = \"fixed_width\"\npath = \"out.txt\"\n\
+                  columns = [{ name = \"name\", width = 4 }, { name = \"id\", width = 3, align = \"right\" }]";
+    let left = outputs(&example, &job(&example, reader, writer), None);
+    assert_eq!(left["out.txt"], "Ada   1\n      5\n");
+    let letters = &left["rejected.jsonl"];
+    for part in [
+        "`xxxx` is not an integer",
+        "line 3",
+        "more than the 12 characters",
+        "line 4",
+        "`Grace` does not fit",
+    ] {
+        assert!(letters.contains(part), "{part}: {letters}");
+    }
+}
+
+#[test]
 fn an_unknown_key_is_refused_with_the_keys_of_its_kind() {
     let folder = tempfile::tempdir().unwrap();
     for (name, _) in examples() {

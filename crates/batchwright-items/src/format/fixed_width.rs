@@ -1,0 +1,197 @@
+//! Files whose fields stand in columns of fixed widths.
+
+use std::sync::Arc;
+
+use batchwright::ItemError;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::lines::{LineReaderKeys, ParsedLines};
+use crate::column::{ColumnType, TypeKey, column_type};
+use crate::key::{At, Keys, Problem, Text};
+use crate::kind::{BuildContext, Example, ItemKind, KindSchema, Make, MakeReader};
+use crate::reader::Reads;
+use crate::record::{Names, Record};
+use crate::transport::{Encode, FileWriter, IfChanged};
+use crate::value::Value;
+use crate::writer::BoxedWriter;
+
+/// Lines of columns with fixed widths.
+pub(crate) struct FixedWidthKind;
+
+/// Reads lines whose fields have fixed widths; blanks around a field are removed.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ReaderKeys {
+    /// Path of the file, relative to the job file.
+    path: Text,
+    /// The columns in their order.
+    columns: At<Vec<Column>>,
+    /// Maximum length of a line in bytes.
+    line_bytes_max: Option<usize>,
+    /// What a restart does when the file has changed: `refuse` or `continue`. Default: `refuse`.
+    if_changed: Option<At<IfChanged>>,
+}
+
+/// Writes lines whose fields have fixed widths; a value that is longer than its column is an error.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct WriterKeys {
+    /// Path of the file, relative to the job file.
+    path: Text,
+    /// The columns in their order.
+    columns: At<Vec<Column>>,
+}
+
+/// A column.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+struct Column {
+    /// The name of the field.
+    name: String,
+    /// The width in characters.
+    #[schemars(range(min = 1))]
+    width: usize,
+    /// The type, for a reader. Default: text that is a number where a number is required.
+    #[serde(rename = "type")]
+    kind: Option<TypeKey>,
+    /// Where a writer puts a value that is shorter than the column. Default: `left`.
+    #[serde(default)]
+    align: Align,
+}
+
+/// Where a value stands in its column.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+enum Align {
+    #[default]
+    Left,
+    Right,
+}
+
+impl ItemKind for FixedWidthKind {
+    fn name(&self) -> &'static str {
+        "fixed_width"
+    }
+
+    fn schema(&self) -> KindSchema {
+        KindSchema::default().reader::<ReaderKeys>().writer::<WriterKeys>().example(Example {
+            reader: "path = \"people.txt\"\ncolumns = [{ name = \"id\", width = 4, type = \"integer\" }, { name = \"name\", width = 8 }]",
+            writer: "path = \"out.txt\"\ncolumns = [{ name = \"id\", width = 6, align = \"right\" }, { name = \"name\", width = 14 }]",
+            input: Some(("people.txt", "   1Ada     \n   2Grace   \n   3Åse\n")),
+            output: Some("out.txt"),
+            sql: "",
+        })
+    }
+
+    fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
+        let ReaderKeys { path, columns, line_bytes_max, if_changed } = keys.parse()?;
+        let lines = LineReaderKeys { path, line_bytes_max, if_changed };
+        let path = cx.path(&lines.path)?;
+        let names = names_of(&columns)?;
+        let columns: Arc<[(usize, Option<ColumnType>)]> = columns
+            .get_ref()
+            .iter()
+            .map(|one| {
+                let kind = one.kind.as_ref().map(|kind| column_type(&one.name, kind)).transpose();
+                Ok((one.width, kind.map_err(|message| Problem::at(&columns, message))?))
+            })
+            .collect::<Result<_, Problem>>()?;
+        let fields = names.iter().map(ToString::to_string).collect();
+        let made = MakeReader::new(move |scope| {
+            let (names, columns) = (Arc::clone(&names), Arc::clone(&columns));
+            let input = lines.input(path(scope)?, scope)?;
+            let parse = move |line: &str| parsed(line, &names, &columns);
+            Ok(Reads::records(ParsedLines::new(input, parse)))
+        });
+        Ok(made.fields(fields))
+    }
+
+    fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
+        let WriterKeys { path, columns } = keys.parse()?;
+        let path = cx.output_path(&path)?;
+        names_of(&columns)?;
+        let columns: Arc<[Column]> = columns.into_inner().into();
+        Ok(Box::new(move |scope| {
+            let encode = FixedWidth { columns: Arc::clone(&columns) };
+            Ok(BoxedWriter::new(FileWriter::encoding(path(scope)?, encode)))
+        }))
+    }
+}
+
+fn names_of(columns: &At<Vec<Column>>) -> Result<Names, Problem> {
+    let all = columns.get_ref();
+    if all.is_empty() || all.iter().any(|one| one.width == 0) {
+        return Err(Problem::at(
+            columns,
+            "there is at least one column, and each is at least 1 wide",
+        ));
+    }
+    let names: Vec<Arc<str>> = all.iter().map(|one| Arc::from(one.name.as_str())).collect();
+    match crate::record::first_duplicate(&names) {
+        Some(name) => Err(Problem::at(columns, format!("two columns are called `{name}`"))),
+        None => Ok(names.into()),
+    }
+}
+
+/// Cuts `line` into its fields. The last ones may be missing, because editors remove blanks at the end of a line.
+fn parsed(
+    line: &str,
+    names: &Names,
+    columns: &[(usize, Option<ColumnType>)],
+) -> Result<Record, ItemError> {
+    let mut rest = line;
+    let mut values = Vec::with_capacity(columns.len());
+    for ((width, kind), name) in columns.iter().zip(names.iter()) {
+        let end = rest.char_indices().nth(*width).map_or(rest.len(), |(at, _)| at);
+        let (field, after) = rest.split_at(end);
+        let field = field.trim();
+        values.push(match kind {
+            None => Value::Field(field.into()),
+            Some(kind) => kind.value(name, field, '.')?,
+        });
+        rest = after;
+    }
+    if !rest.trim().is_empty() {
+        let whole: usize = columns.iter().map(|(width, _)| width).sum();
+        let what = format!("read the line: it has more than the {whole} characters of its columns");
+        return Err(ItemError::parse(what));
+    }
+    Ok(Record::new(Arc::clone(names), values))
+}
+
+/// The encoder of lines with fields of fixed widths.
+#[derive(Clone)]
+struct FixedWidth {
+    columns: Arc<[Column]>,
+}
+
+impl Encode<Record> for FixedWidth {
+    fn encode(&mut self, items: &[Record], _: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
+        for item in items {
+            for Column { name, width, align, .. } in &*self.columns {
+                let value = item.get(name).ok_or_else(|| {
+                    ItemError::data(format!("write column `{name}`: the item has no such field"))
+                })?;
+                let text = value.to_string();
+                let length = text.chars().count();
+                if length > *width || text.contains(['\n', '\r']) {
+                    return Err(ItemError::data(format!(
+                        "write column `{name}`: `{text}` does not fit into a column of {width} characters"
+                    )));
+                }
+                let blanks = " ".repeat(width - length);
+                let (first, second) = match align {
+                    Align::Left => (&text, &blanks),
+                    Align::Right => (&blanks, &text),
+                };
+                bytes.extend_from_slice(first.as_bytes());
+                bytes.extend_from_slice(second.as_bytes());
+            }
+            bytes.push(b'\n');
+        }
+        Ok(())
+    }
+}
