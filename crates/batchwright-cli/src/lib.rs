@@ -47,7 +47,7 @@ pub use program::Program;
 /// reaps the orphaned processes of scripts.
 pub fn main(program: impl Into<Program>) -> ExitCode {
     let program = program.into();
-    match batchwright_server::as_init() {
+    match batchwright_server::run_as_init() {
         Ok(None) => {}
         Ok(Some(code)) => return ExitCode::from(code),
         Err(error) => {

@@ -81,7 +81,7 @@ fn parse_pair(
         None => Ok(declared.map_or(ParameterType::String, |declared| declared.kind)),
     };
     let value = kind.and_then(|kind| {
-        ParameterValue::parse(text, kind).map_err(|problem| schema.tellable(name, problem))
+        ParameterValue::parse(text, kind).map_err(|problem| schema.redacted_problem(name, problem))
     });
     Ok((name.to_owned(), value.map(|value| Parameter::new(value, identifying))))
 }

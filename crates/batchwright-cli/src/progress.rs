@@ -37,7 +37,7 @@ impl Bar {
 }
 
 /// How often the progress of a progressive execution is read from the store.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Does `work` and meanwhile shows the units of execution `id`, if it is progressive and stderr is a
 /// terminal.
@@ -61,7 +61,7 @@ pub(crate) fn showing_units<T>(
                 if let Ok(progress) = operator.units_progress(id, None) {
                     show_units(&bar, &progress);
                 }
-                done.wait(LOOK_INTERVAL);
+                done.wait(POLL_INTERVAL);
             }
         });
         let _done = AtTheEnd(&done);

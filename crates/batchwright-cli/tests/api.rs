@@ -87,7 +87,7 @@ fn a_progressive_job_runs_in_the_foreground_like_any_other() {
     place.run(&["run", "sum"]).expect(3);
 }
 
-/// On a terminal, made by `script`, a bar tells how far the units are; it is gone at the end.
+/// On a terminal, which `script` provides, a bar shows the progress of the units; it disappears at the end.
 #[test]
 fn the_units_of_a_progressive_job_are_shown_on_a_terminal() {
     let place = place();
@@ -111,7 +111,7 @@ fn what_cannot_be_reduced_fails_the_execution_whatever_the_lanes() {
              {{ n = 9000000000000000000 }}] }}\n[steps.reduce]\n{reduce}\n"
         )
     };
-    for (run, (reduce, lanes, told)) in [
+    for (run, (reduce, lanes, message)) in [
         ("total = { sum = \"m\" }", 1, "there is no field `m`; there are: `n`"),
         ("total = { sum = \"n\" }", 1, "the sum is too large"),
         ("total = { sum = \"n\" }", 2, "the sum is too large"),
@@ -121,7 +121,7 @@ fn what_cannot_be_reduced_fails_the_execution_whatever_the_lanes() {
     {
         place.write("jobs/r.toml", job(reduce, lanes));
         let ended = place.run(&["run", "r", &format!("run={run}")]).expect(1);
-        assert!(ended.out.contains(told), "{} {}", ended.out, ended.err);
+        assert!(ended.out.contains(message), "{} {}", ended.out, ended.err);
     }
 }
 
@@ -148,8 +148,8 @@ fn the_next_instance_is_gone_on_with_when_its_server_died() {
     let (status, next) = ask(&serving, "POST", "/v1/jobs/gated/next", None);
     assert_eq!(status, 202, "{next}");
     let status_of = |serving: &Serving, id: &Value| {
-        let (_, told) = ask(serving, "GET", &format!("/v1/executions/{id}"), None);
-        told["status"].as_str().unwrap_or_default().to_owned()
+        let (_, message) = ask(serving, "GET", &format!("/v1/executions/{id}"), None);
+        message["status"].as_str().unwrap_or_default().to_owned()
     };
     until("it runs", || status_of(&serving, &next["id"]) == "STARTED");
     serving.kill();
@@ -216,12 +216,12 @@ fn the_value_of_a_secret_parameter_is_shown_nowhere() {
     place.write("jobs/parent.toml", PARENT);
     place.write("jobs/open.toml", OPEN);
     let serving = Serving::start(&place);
-    let mut told = Vec::new();
+    let mut message = Vec::new();
     let rule = |pin: &str| json!({"pattern": "t", "runner": ["job", "secret", pin]});
     let wrong = rule("{\"pin\":\"x471147\"}");
     let (status, refused) = ask(&serving, "PUT", "/v1/rules/r", Some(wrong));
     assert_eq!(status, 400, "{refused}");
-    told.push(refused.to_string());
+    message.push(refused.to_string());
     let right = rule("{\"pin\":471147}");
     assert_eq!(ask(&serving, "PUT", "/v1/rules/r", Some(right)).0, 200);
     let now = json!({"at": "2026-01-01T00:00:00Z"});
@@ -245,7 +245,7 @@ fn the_value_of_a_secret_parameter_is_shown_nowhere() {
         &["jobs"],
     ] {
         let done = place.run(arguments);
-        told.push(format!("{}: {} {}", arguments[0], done.out, done.err));
+        message.push(format!("{}: {} {}", arguments[0], done.out, done.err));
     }
     let start = Some(json!({"parameters": {"pin": 471147}}));
     for (method, path, body) in [
@@ -263,18 +263,18 @@ fn the_value_of_a_secret_parameter_is_shown_nowhere() {
         ("GET", "/v1/triggers/t", None),
     ] {
         let (status, answer) = ask(&serving, method, path, body);
-        told.push(format!("{method} {path}: {status} {answer}"));
+        message.push(format!("{method} {path}: {status} {answer}"));
     }
-    told.push(serving.said());
-    let told = told.join("\n");
-    assert!(!told.contains("471147") && !told.contains("815815"), "{told}");
-    assert!(told.contains("pin=***") && told.contains(r#""value":"***""#), "{told}");
-    assert!(told.contains("copy=***"), "{told}");
+    message.push(serving.last_word());
+    let message = message.join("\n");
+    assert!(!message.contains("471147") && !message.contains("815815"), "{message}");
+    assert!(message.contains("pin=***") && message.contains(r#""value":"***""#), "{message}");
+    assert!(message.contains("copy=***"), "{message}");
     assert!(
-        told.contains("parameter `code` is `***`, the mask of a secret; give the value itself"),
-        "{told}"
+        message.contains("parameter `code` is `***`, the mask of a secret; give the value itself"),
+        "{message}"
     );
-    assert!(told.contains("use parameter `pin`: its value is not of type integer"), "{told}");
+    assert!(message.contains("use parameter `pin`: its value is not of type integer"), "{message}");
 }
 
 #[test]
@@ -302,9 +302,9 @@ fn drive_carries_an_open_execution_forward_without_a_server() {
 fn a_server_takes_what_was_handed_over_to_it() {
     let place = place();
     let serving = Serving::start(&place);
-    let told = place.run(&["--format", "json", "start", "sum"]).expect(0).json();
-    assert_eq!(told["status"], "STARTED");
-    let path = format!("/v1/executions/{}/response", told["id"]);
+    let message = place.run(&["--format", "json", "start", "sum"]).expect(0).json();
+    assert_eq!(message["status"], "STARTED");
+    let path = format!("/v1/executions/{}/response", message["id"]);
     let mut response = Value::Null;
     until("a server drives it", || {
         let (status, body) = ask(&serving, "GET", &path, None);
@@ -407,9 +407,9 @@ fn schemathesis(phases: &str) {
         .args(["--phases", phases, "--continue-on-failure"])
         .output()
         .unwrap_or_else(|error| panic!("{program}: {error}"));
-    let said = String::from_utf8_lossy(&checked.stdout);
-    assert!(checked.status.success(), "{said}{}", String::from_utf8_lossy(&checked.stderr));
-    assert!(!serving.said().contains("panicked"), "{}", serving.said());
+    let last_word = String::from_utf8_lossy(&checked.stdout);
+    assert!(checked.status.success(), "{last_word}{}", String::from_utf8_lossy(&checked.stderr));
+    assert!(!serving.last_word().contains("panicked"), "{}", serving.last_word());
 }
 
 /// A change of the API is seen in the change of this file. `BLESS=1` writes it anew.
@@ -419,10 +419,10 @@ fn the_document_is_the_one_that_is_kept_with_the_sources() {
     let serving = Serving::start(&place);
     let (_, document) = ask(&serving, "GET", "/v1/openapi.json", None);
     assert!(document["paths"].as_object().unwrap().len() > 25);
-    let told = serde_json::to_string_pretty(&document).unwrap() + "\n";
+    let message = serde_json::to_string_pretty(&document).unwrap() + "\n";
     let kept = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
     if std::env::var_os("BLESS").is_some() {
-        std::fs::write(&kept, &told).unwrap();
+        std::fs::write(&kept, &message).unwrap();
     }
-    assert!(std::fs::read_to_string(&kept).unwrap() == told, "docs/openapi.json is another one");
+    assert!(std::fs::read_to_string(&kept).unwrap() == message, "docs/openapi.json is another one");
 }

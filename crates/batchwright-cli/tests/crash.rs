@@ -154,13 +154,13 @@ fn a_death_between_the_commits_of_two_databases_is_finished_by_the_restart() {
     }
 }
 
-/// What a killed process leaves is told as what it is until somebody recovers it.
+/// The execution of a killed process is shown as it was until it is recovered.
 #[test]
 fn a_killed_execution_is_recovered_by_name_of_its_dead_owner_and_only_once() {
     let place = place(100);
     let plan = r#"{"step":"own","kill":{"after_commit":3}}"#;
     assert_eq!(place.run(&["run", "job.toml", "--inject", plan]).code, -9);
-    assert_eq!(place.show(1)["status"], "STARTED", "nobody said otherwise yet");
+    assert_eq!(place.show(1)["status"], "STARTED", "it is not recovered yet");
     place.run(&["run", "job.toml", "--recover", "strict"]).expect(4);
     place.run(&["recover", "1"]).expect(0);
     let recovered = place.show(1);

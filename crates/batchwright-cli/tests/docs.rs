@@ -149,8 +149,8 @@ fn a_listing_that_names_a_file_is_that_file() {
         if std::env::var_os("BLESS").is_some() {
             std::fs::write(&document, &right).unwrap();
         }
-        let told = format!("{}: a listing is not its file", document.display());
-        assert!(text == right || std::env::var_os("BLESS").is_some(), "{told}");
+        let message = format!("{}: a listing is not its file", document.display());
+        assert!(text == right || std::env::var_os("BLESS").is_some(), "{message}");
     }
     assert!(listings > 20, "{listings}");
 }
@@ -163,7 +163,7 @@ fn every_code_of_the_rest_api_has_its_page() {
     let mut codes = 0;
     for source in sources {
         let text = std::fs::read_to_string(&source).unwrap();
-        // Codes stand alone on a line, behind a status, or behind an arrow.
+        // A code is alone on a line, or follows a status or an arrow.
         for quoted in text.split('"').skip(1).step_by(2) {
             let is_code = quoted.contains('_')
                 && quoted.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase());

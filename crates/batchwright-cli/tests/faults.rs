@@ -25,8 +25,8 @@ fn stays_right(name: &str, services: &[Service]) {
         command.env("MYSQL_TCP_PORT", port);
     }
     let done = command.output().unwrap();
-    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (out, err) = (said(&done.stdout), said(&done.stderr));
+    let last_word = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (last_word(&done.stdout), last_word(&done.stderr));
     assert_eq!(done.status.code(), Some(0), "{name}: {out}{err}");
 }
 
@@ -51,7 +51,7 @@ faults! {
     a_field_that_is_copied_stays_as_it_is: "engine/map-copies-a-field-as-it-is";
     a_missing_working_folder_is_called_so: "engine/missing-working-folder";
     a_device_as_an_output_is_left_alone: "engine/output-to-a-device";
-    text_behind_a_closing_quote_spoils_one_record: "engine/text-behind-a-closing-quote";
+    text_behind_a_closing_quote_spoils_one_record: "engine/text-after-a-closing-quote";
     unreadable_records_need_no_memory: "engine/unreadable-records-need-no-memory";
     a_zero_date_is_not_null: "engine/zero-dates" needs MariaDb;
     an_address_without_a_virtual_host_publishes: "server/amqp-dsn-trailing-slash" needs RabbitMq;

@@ -1,5 +1,5 @@
-//! Jobs and instances that share folders, names, inputs and outputs, killed, frozen and taken over: nobody's rows
-//! in another's output, no file of a COMPLETED execution touched, no output made of two versions of an input.
+//! Jobs and instances that share folders, names, inputs and outputs, killed, frozen and taken over: no rows
+//! of one in the output of another, no file of a COMPLETED execution touched, no output made of two versions of an input.
 
 mod common;
 
@@ -132,18 +132,18 @@ impl Plan {
             })
             .collect();
         let numbers: Vec<_> = rows.iter().map(|(n, ..)| n.parse::<u64>().unwrap()).collect();
-        assert_eq!(numbers, (0..14).collect::<Vec<_>>(), "{}: {text}", self.told());
+        assert_eq!(numbers, (0..14).collect::<Vec<_>>(), "{}: {text}", self.message());
         let versions: BTreeSet<_> = rows.iter().map(|(_, version, _)| version).collect();
-        assert_eq!(versions.len(), 1, "two versions of an input: {}: {text}", self.told());
+        assert_eq!(versions.len(), 1, "two versions of an input: {}: {text}", self.message());
         let who = format!("{}-{}", instance.job, instance.day);
-        assert!(rows.iter().all(|row| row.2 == who), "rows of another: {}: {text}", self.told());
+        assert!(rows.iter().all(|row| row.2 == who), "rows of another: {}: {text}", self.message());
         self.finals.insert(output, text.into_bytes());
         self.done.insert(instance.clone());
     }
 
     fn nothing_else_touched(&self) {
         for (name, bytes) in &self.finals {
-            assert_eq!(&self.place.bytes(name), bytes, "{name} was touched: {}", self.told());
+            assert_eq!(&self.place.bytes(name), bytes, "{name} was touched: {}", self.message());
         }
     }
 
@@ -159,7 +159,7 @@ impl Plan {
         std::thread::park_timeout(Duration::from_millis(150 + self.rng.below(250)));
         let _ = kill_process(pid, Signal::STOP);
         let mut code = 0;
-        until("somebody takes over, or it is over already", || {
+        until("another process takes over, or it is over already", || {
             code = self.place.run(&["--lease", "1s", "run", &file, &day]).code;
             // 4: it runs elsewhere, which ends with its lease.
             code != 4
@@ -172,14 +172,14 @@ impl Plan {
         }
         let _ = kill_process(pid, Signal::CONT);
         let ended = frozen.wait().unwrap();
-        // Frozen within a transaction it held the store's lock: nobody took over, and it went on by itself.
+        // Frozen within a transaction it held the store's lock: no process took over, and it went on by itself.
         if !matches!(code, 0 | 3) && ended.success() {
             self.completed(instance);
         }
         self.nothing_else_touched();
     }
 
-    fn told(&self) -> String {
+    fn message(&self) -> String {
         format!("plan {}: {:?} {:?}", self.seed, self.files, self.log)
     }
 

@@ -104,7 +104,7 @@ fn the_picture_of_a_flow_shows_every_place_and_every_way() {
 fn what_is_wrong_with_a_flow_is_told_before_anything_runs() {
     let place = Place::new();
     let step = "[[steps]]\nname = \"a\"\ntype = \"command\"\nargv = [\"true\"]\n";
-    for (more, told) in [
+    for (more, message) in [
         ("on = [{ exit = \"X\", to = \"b\" }]", "goes to `b`, which does not exist"),
         ("on = [{ exit = \"X\" }]", "a transition has one target"),
         ("on = [{ exit = \"X\", end = \"A\", stop = true }]", "a transition has one target"),
@@ -114,7 +114,7 @@ fn what_is_wrong_with_a_flow_is_told_before_anything_runs() {
     ] {
         place.write("job.toml", format!("name = \"job\"\n{step}{more}\n"));
         let refused = place.run(&["validate", "job.toml"]).expect(2);
-        assert!(refused.err.contains(told), "{more}: {}", refused.err);
+        assert!(refused.err.contains(message), "{more}: {}", refused.err);
     }
     let shared = "name = \"job\"\n[[steps]]\nname = \"a\"\npartition = { by = { bytes = \"in.csv\" } }\n\
                   reader = { type = \"csv\", path = \"in.csv\" }\nwriter = { type = \"csv\", path = \"out.csv\" }\n";

@@ -292,7 +292,7 @@ fn a_token_is_asked_for_before_anything_is_told() {
     let mut friend = serving.client();
     friend.done("1 AUTH \"open sesame\"");
     friend.done("2 PING");
-    assert!(!serving.said().contains("sesame"));
+    assert!(!serving.last_word().contains("sesame"));
 }
 
 #[test]
@@ -310,8 +310,8 @@ fn more_clients_than_allowed_are_told_so() {
     let (mut first, mut second) = (serving.client(), serving.client());
     first.done("1 PING");
     second.done("1 PING");
-    let told = serving.client().rest().concat();
-    assert!(told.starts_with("\"\" ERROR limit"), "{told}");
+    let message = serving.client().rest().concat();
+    assert!(message.starts_with("\"\" ERROR limit"), "{message}");
     drop(first);
     until("there is room again", || {
         let mut third = Kcp::connect(&serving.address);

@@ -75,9 +75,9 @@ fn a_server_that_was_restarted_is_found_again() {
         let client = Client::new(settings(&address));
         client.set("a", far()).await.unwrap();
         serving.kill();
-        // Whatever became of this one, it is told, and asking again is harmless.
+        // The client reports that this request has no answer; sending it again is harmless.
         let lost = client.set("b", far()).await;
-        assert!(lost.is_err(), "nobody could answer");
+        assert!(lost.is_err(), "no server could answer");
         let mut command = place.command(&["serve", "--listen", &address]);
         let serving = Serving::of(&mut command);
         client.set("b", far()).await.unwrap();
@@ -133,7 +133,7 @@ fn a_server_with_certificate_and_token_admits_its_friends_alone() {
             assert!(Client::new(settings).set("a", far()).await.is_err());
         }
     });
-    assert!(!serving.said().contains("sesame"));
+    assert!(!serving.last_word().contains("sesame"));
 }
 
 /// A server with Kairoi's manners: it knows two requests, tells no reasons, and closes the connection on a line

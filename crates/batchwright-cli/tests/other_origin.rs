@@ -53,10 +53,10 @@ fn a_page_of_another_origin_stores_nothing_and_its_attempts_are_told() {
         let count: i64 = database.query_row(&query, [], |row| row.get(0)).unwrap();
         assert_eq!(count, 0, "{table}");
     }
-    until("both are told", || {
-        let said = serving.said();
-        said.contains("a client spoke HTTP to the line protocol")
-            && said.contains("a page of another origin was refused")
+    until("both are logged", || {
+        let last_word = serving.last_word();
+        last_word.contains("a client spoke HTTP to the line protocol")
+            && last_word.contains("a page of another origin was refused")
     });
     assert_eq!(serving.end(), 0);
 }

@@ -1,4 +1,4 @@
-//! However many processes start or restart one instance at once: one runs it, the others are told.
+//! However many processes start or restart one instance at once: one runs it, the others are refused.
 
 mod common;
 #[path = "../../batchwright-store/tests/common/mod.rs"]

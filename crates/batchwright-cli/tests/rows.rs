@@ -62,7 +62,7 @@ grace = "1s"
     place.run(&["stop", "1"]).expect(0);
     assert_eq!(done(child.wait_with_output().unwrap()).code, 5);
     let stat = format!("/proc/{}/stat", place.read("child.pid").trim());
-    until("the whole group is gone", || {
+    until("the whole process group has ended", || {
         std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z"))
     });
     assert_eq!(place.show(1)["steps"][0]["status"], "STOPPED");

@@ -33,7 +33,7 @@ async fn channel() -> Channel {
     channel
 }
 
-/// A durable exchange with a durable queue behind it, both of that name and empty.
+/// Declares a durable exchange and a durable queue that is bound to it, both of that name and empty.
 fn declare(name: &str) {
     runtime().block_on(async {
         let channel = channel().await;
@@ -113,7 +113,7 @@ fn a_hundred_thousand_due_at_once_arrive_and_a_broker_that_dies_costs_none() {
             until("a part of them arrived", || waiting(name) > 5_000);
             restart("rabbitmq");
             assert!(
-                serving.said().contains("the broker is unavailable")
+                serving.last_word().contains("the broker is unavailable")
                     || waiting(name) < COUNT as u32
             );
         }
@@ -158,7 +158,7 @@ fn what_no_queue_takes_and_what_has_no_exchange_fails_with_the_reason() {
     };
     assert!(reason("lonely").contains("unroutable"), "{}", reason("lonely"));
     assert!(reason("missing").contains("NOT_FOUND"), "{}", reason("missing"));
-    assert!(!serving.said().contains("batchwright:batchwright"), "no secret reaches the log");
+    assert!(!serving.last_word().contains("batchwright:batchwright"), "no secret reaches the log");
 }
 
 #[test]
@@ -183,10 +183,10 @@ fn an_address_as_kairoi_documents_it_publishes_and_permanent_faults_fail_with_th
     }
     serving.until_status("good", "executed");
     assert_eq!(waiting(name), 1);
-    for (trigger, told) in [("nowhere", "there-is-none"), ("stranger", "ACCESS_REFUSED")] {
+    for (trigger, message) in [("nowhere", "there-is-none"), ("stranger", "ACCESS_REFUSED")] {
         serving.until_status(trigger, "failed");
         let reason = history(&place, trigger).remove(0)["reason"].as_str().unwrap().to_owned();
-        assert!(reason.contains(told), "{trigger}: {reason}");
+        assert!(reason.contains(message), "{trigger}: {reason}");
         assert!(!reason.contains("wrong@") && !reason.contains(":wrong"), "{reason}");
         client.done(&format!("5 UNSET {trigger}"));
     }
@@ -200,7 +200,7 @@ fn a_broker_that_is_not_there_holds_up_no_other_runner() {
         place.write("touch.sh", format!("echo \"$1\" >> {}\n", place.path("out").display()));
     let serving = Serving::start(&place);
     let mut client = serving.client();
-    // A port that nobody listens at.
+    // Nothing listens at this port.
     client.done("1 RULE SET a mq amqp amqp://guest:guest@127.0.0.1:1/%2f e k");
     client.done(&format!("2 RULE SET b sh shell {}", script.display()));
     for number in 0..50 {

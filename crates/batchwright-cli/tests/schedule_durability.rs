@@ -37,8 +37,8 @@ fn stored(place: &Place) -> BTreeSet<String> {
     }
 }
 
-/// Pipelines `SET`s without end from `clients` connections; returns what was acknowledged once the server is
-/// gone.
+/// Pipelines `SET`s without end from `clients` connections; returns what was acknowledged before
+/// the server ended.
 fn flood(address: &str, round: usize, clients: usize) -> Vec<std::thread::JoinHandle<Vec<String>>> {
     (0..clients)
         .map(|client| {
@@ -142,7 +142,7 @@ fn what_was_being_fired_fires_once_more_after_a_crash() {
 #[test]
 fn a_full_disk_is_told_to_clients_and_costs_nothing_that_was_acknowledged() {
     let place = Place::new();
-    // A limit on the size of files stands for the disk that takes no more.
+    // A limit on the size of files simulates a full disk.
     let program = env!("CARGO_BIN_EXE_batchwright");
     let line =
         format!("trap '' XFSZ; ulimit -S -f 2048; exec {program} serve --listen 127.0.0.1:0");
@@ -167,7 +167,7 @@ fn a_full_disk_is_told_to_clients_and_costs_nothing_that_was_acknowledged() {
         .unwrap();
     assert!(refused.contains("ERROR unavailable"), "{refused}");
     assert!(acknowledged.len() > 20, "{}", acknowledged.len());
-    // What is there can still be read: nothing acknowledged is gone.
+    // Everything that was acknowledged can still be read.
     assert!(client.ask(&format!("g GET {}", acknowledged[0])).contains(" OK "));
     // There is room again: the same server goes on by itself.
     let pid = rustix::process::Pid::from_raw(serving.child.id().cast_signed());

@@ -99,7 +99,7 @@ fn each_slot_fires_once_whatever_happens_to_one_of_two_servers() {
         sleeper.signal(Signal::STOP);
         StopToken::default().wait(Duration::from_millis(2_500));
         sleeper.signal(Signal::CONT);
-        until("it noticed", || sleeper.said().contains("lease of this server was lost"));
+        until("it noticed", || sleeper.last_word().contains("lease of this server was lost"));
         killed += 1;
         sleeper.end();
     }
@@ -168,8 +168,10 @@ fn a_slot_starts_one_instance_and_a_failed_one_is_restartable_while_the_next_run
     place.write("fail", "");
     place.run(&["schedule", "set", "night", "every", "500ms", "misfire", "all"]).expect(0);
     let executions = || {
-        let told = place.run(&["executions", "--limit", "1000", "--format", "json"]).expect(0).out;
-        told.lines()
+        let message =
+            place.run(&["executions", "--limit", "1000", "--format", "json"]).expect(0).out;
+        message
+            .lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect::<Vec<serde_json::Value>>()
     };
@@ -259,7 +261,7 @@ fn a_server_whose_clock_is_a_day_off_says_so_and_slots_fire_once_at_the_time_of_
         let ready = |server: &Serving| serving::get(&server.http, "/readyz");
         until("the wrong one is unready", || ready(&wrong).starts_with("HTTP/1.1 503"));
         assert!(ready(&right).starts_with("HTTP/1.1 200"), "{}", ready(&right));
-        assert!(wrong.said().contains("clock"), "{}", wrong.said());
+        assert!(wrong.last_word().contains("clock"), "{}", wrong.last_word());
         place.run(&["schedule", "pause", "t"]).expect(0);
         for (fired, count) in effects(&place) {
             let (slot, by) = fired.split_once(' ').unwrap();

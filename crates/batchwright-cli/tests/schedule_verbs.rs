@@ -27,7 +27,7 @@ fn triggers_and_rules_are_kept_without_a_server() {
     place.run(&["schedule", "resume", "b"]).expect(0);
     place.run(&["schedule", "unset", "b"]).expect(0);
     place.run(&["rule", "unset", "r"]).expect(0);
-    for (gone, code) in [
+    for (missing, code) in [
         (&["schedule", "unset", "b"][..], 2),
         (&["schedule", "pause", "nothing"], 2),
         (&["rule", "unset", "r"], 2),
@@ -35,16 +35,16 @@ fn triggers_and_rules_are_kept_without_a_server() {
         (&["schedule", "set", "a", "cron", "nonsense"], 2),
         (&["rule", "set", "r", "p", "shell", "-c"], 2),
     ] {
-        let told = place.run(gone).expect(code);
-        assert!(told.err.starts_with("error["), "{}", told.err);
+        let message = place.run(missing).expect(code);
+        assert!(message.err.starts_with("error["), "{}", message.err);
     }
 }
 
 #[test]
 fn a_schedule_in_memory_is_refused() {
     let place = Place::on("memory:");
-    let told = place.run(&["schedule", "set", "a", "2099-01-01 00:00:00"]).expect(2);
-    assert!(told.err.contains("memory:"), "{}", told.err);
+    let message = place.run(&["schedule", "set", "a", "2099-01-01 00:00:00"]).expect(2);
+    assert!(message.err.contains("memory:"), "{}", message.err);
 }
 
 #[test]
@@ -52,11 +52,14 @@ fn explain_tells_the_rule_the_next_fires_and_the_changes_of_the_clock() {
     let place = Place::new();
     let words =
         ["schedule", "explain", "--count", "2", "cron", "0 30 2 * * *", "tz", "Europe/Berlin"];
-    let told = place.run(&words).expect(0).out;
-    assert!(told.contains("At 02:30 (Europe/Berlin)"), "{told}");
-    assert!(told.matches("02:30:00 CE").count() >= 2, "{told}");
-    assert!(told.contains("forward from 02:00 to 03:00; it fires at 03:00:00 CEST"), "{told}");
-    assert!(told.contains("back from 03:00 to 02:00; it fires at 02:30:00 CEST"), "{told}");
+    let message = place.run(&words).expect(0).out;
+    assert!(message.contains("At 02:30 (Europe/Berlin)"), "{message}");
+    assert!(message.matches("02:30:00 CE").count() >= 2, "{message}");
+    assert!(
+        message.contains("forward from 02:00 to 03:00; it fires at 03:00:00 CEST"),
+        "{message}"
+    );
+    assert!(message.contains("back from 03:00 to 02:00; it fires at 02:30:00 CEST"), "{message}");
     let every = place.run(&["schedule", "explain", "--count", "1", "every", "1h"]).expect(0).out;
     let now = batchwright::Clock::now(&batchwright::SystemClock::default());
     let hour = (now + jiff::SignedDuration::from_hours(1)).strftime("%Y-%m-%d %H:").to_string();
@@ -82,10 +85,10 @@ fn a_data_folder_of_kairoi_is_taken_over_its_torn_tail_told() {
             .concat();
     log.extend_from_slice(&kairoi_record("torn", far, 0)[..9]);
     place.write("kairoi/logfile", log);
-    let told =
+    let message =
         place.run(&["schedule", "import-kairoi", "kairoi", "--format", "json"]).expect(1).json();
-    assert_eq!((&told["triggers"], &told["ended"]), (&2.into(), &1.into()));
-    assert!(told["problems"][0].as_str().unwrap().contains("ends inside a record"), "{told}");
+    assert_eq!((&message["triggers"], &message["ended"]), (&2.into(), &1.into()));
+    assert!(message["problems"][0].as_str().unwrap().contains("ends inside a record"), "{message}");
     assert_eq!(history(&place, "a")[0]["slot"], "2099-01-01 00:00:00");
     place.run(&["schedule", "import-kairoi", "nowhere"]).expect(2);
 }
@@ -94,8 +97,8 @@ fn a_data_folder_of_kairoi_is_taken_over_its_torn_tail_told() {
 fn a_wrong_configuration_is_told_with_its_place() {
     let place = Place::new();
     place.write("batchwright.toml", "[kcp]\nlisen = \"127.0.0.1:0\"\n");
-    let told = place.run(&["serve"]).expect(78);
-    assert!(told.err.contains("lisen") && told.err.contains("line 2"), "{}", told.err);
+    let message = place.run(&["serve"]).expect(78);
+    assert!(message.err.contains("lisen") && message.err.contains("line 2"), "{}", message.err);
     place.run(&["serve", "--config", "there-is-none.toml"]).expect(78);
 }
 
@@ -104,9 +107,9 @@ fn an_address_that_is_taken_and_a_store_that_keeps_no_triggers_are_told() {
     let place = Place::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let told = place.run(&["serve", "--listen", &address]).expect(69);
-    assert!(told.err.contains(&address), "{}", told.err);
-    // The schedule is free again: nothing was left behind that another server would wait for.
+    let message = place.run(&["serve", "--listen", &address]).expect(69);
+    assert!(message.err.contains(&address), "{}", message.err);
+    // The schedule is free again: no lease is left that another server would wait for.
     assert_eq!(Serving::start(&place).end(), 0);
 }
 
@@ -186,7 +189,7 @@ fn a_script_that_takes_too_long_is_ended_with_all_that_it_started() {
     serving.until_status("a", "failed");
     assert!(history(&place, "a")[0]["reason"].as_str().unwrap().contains("timed out after"));
     let pid = place.read("pid").trim().to_owned();
-    until("its child is gone", || {
+    until("its child has ended", || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.is_empty() || stat.contains(") Z ")
     });
@@ -204,7 +207,7 @@ fn a_slot_that_runs_gives_way_to_the_next_one() {
         history(&place, "a")
             .iter()
             .filter(|row| {
-                row["reason"].as_str().is_some_and(|told| told.starts_with("replaced by"))
+                row["reason"].as_str().is_some_and(|reason| reason.starts_with("replaced by"))
             })
             .count()
             >= 2
@@ -246,7 +249,7 @@ fn webhook(statuses: &'static [&'static str]) -> (String, mpsc::Receiver<Heard>)
             read.read_exact(&mut body).unwrap();
             write!(
                 stream,
-                "HTTP/1.1 {status}\r\nContent-Length: 4\r\nConnection: close\r\n\r\nsaid"
+                "HTTP/1.1 {status}\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody"
             )
             .unwrap();
             tell.send(Heard { head, body: String::from_utf8(body).unwrap() }).unwrap();
@@ -280,7 +283,7 @@ fn a_webhook_is_signed_and_tried_again_unless_the_request_itself_is_wrong() {
     serving.until_status("wrong", "failed");
     heard.recv().unwrap();
     let row = history(&place, "wrong").remove(0);
-    assert_eq!((&row["attempts"], &row["output"]), (&1.into(), &"said".into()));
+    assert_eq!((&row["attempts"], &row["output"]), (&1.into(), &"body".into()));
     assert!(row["reason"].as_str().unwrap().contains("404"));
 }
 

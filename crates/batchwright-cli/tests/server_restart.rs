@@ -24,7 +24,7 @@ writer = { type = "sql", table = "own" }
 }
 
 fn survives_a_restart_of_its_server(kind: Kind, name: &str) {
-    // Somebody else's server is not ours to restart.
+    // Only a server that the tests may restart is restarted.
     if !kind.is_there() || needs(Service::Restart).is_none() {
         return;
     }

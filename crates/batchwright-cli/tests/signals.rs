@@ -108,7 +108,7 @@ fn a_worker_that_overslept_its_lease_can_commit_nothing_more() {
         let child = place.spawn(&["run", "job.toml", "--lease", "1s", "--inject", plan, "-v"]);
         until("some chunks are committed", || commits(&place) >= 3);
         place.run(&["recover", "1"]).expect(4);
-        // Now and then the pause falls into a transaction, which locks the store for everybody.
+        // Sometimes the pause interrupts a transaction, which then locks the store for every other process.
         loop {
             signal(&child, Signal::STOP);
             until("the lease has expired", || place.show(1)["stale"] == true);

@@ -136,7 +136,7 @@ colour = { default = "blue" }
 [[steps]]
 name = "good"
 type = "command"
-argv = ["sh", "-c", "printf '%s' \"$1\" > said.txt; echo $COLOUR >> said.txt", "sh", "${params.word}"]
+argv = ["sh", "-c", "printf '%s' \"$1\" > word.txt; echo $COLOUR >> word.txt", "sh", "${params.word}"]
 env = { COLOUR = "${params.colour}" }
 [[steps]]
 name = "odd"
@@ -152,13 +152,13 @@ grace = "1s"
 "#,
     );
     let done = place.run(&["run", "job.toml", "--format", "json"]).expect(1).json();
-    assert_eq!(place.read("said.txt"), "a b; $(touch pwned)blue\n", "no shell looked at it");
+    assert_eq!(place.read("word.txt"), "a b; $(touch pwned)blue\n", "no shell looked at it");
     assert!(!place.path("pwned").exists());
     assert_eq!(done["steps"][1]["exit"]["code"], "COMPLETED WITH WARNINGS");
     let failure = done["steps"][2]["failure"]["message"].as_str().unwrap().to_owned();
     assert!(failure.contains("timed out after 300ms") && failure.contains("started"), "{failure}");
     let child = place.read("child.pid").trim().to_owned();
-    common::until("the whole group is gone", || {
+    common::until("the whole process group has ended", || {
         std::fs::read_to_string(format!("/proc/{child}/stat"))
             .map_or(true, |stat| stat.contains(") Z"))
     });

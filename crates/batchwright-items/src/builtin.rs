@@ -15,7 +15,7 @@ use crate::template::Template;
 use crate::value::Value;
 use crate::writer::BoxedWriter;
 
-/// Numbers from 1.
+/// The kind `sequence`: the numbers from 1.
 pub(crate) struct SequenceKind;
 
 /// Reads the numbers from 1 to `count`: records with the field `n`.
@@ -79,7 +79,7 @@ fn last_number(count: &At<Count>, cx: &BuildContext<'_>) -> Result<Make<u64>, Pr
     }
 }
 
-/// Items of the job file.
+/// The kind `list`: the items that the job file lists.
 pub(crate) struct ListKind;
 
 /// Reads the items that the job file lists.
@@ -119,7 +119,7 @@ fn record(fields: serde_json::Map<String, serde_json::Value>) -> Record {
     Record::new(names.into(), values)
 }
 
-/// No output.
+/// The kind `none`: a writer without output.
 pub(crate) struct NoneKind;
 
 /// Discards all records.

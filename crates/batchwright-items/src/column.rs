@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::value::Value;
 
-/// A type, with a format of its own for dates and times.
+/// A type; for dates and times it can have a format.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a type, or `{ type = …, format = … }`")]
 #[schemars(inline)]
@@ -64,8 +64,8 @@ pub(crate) fn column_type(name: &str, written: &TypeKey) -> Result<ColumnType, S
 }
 
 impl ColumnType {
-    /// Returns the value that `text` is in the column `name`; `mark` is the one before a fraction. An empty text is null,
-    /// except in a column of text.
+    /// Returns the value of `text` in the column `name`; `mark` is the decimal mark. An empty text is null, except in a
+    /// column of text.
     pub(crate) fn value(&self, name: &str, text: &str, mark: char) -> Result<Value, ItemError> {
         if text.is_empty() && !matches!(self, Self::Text) {
             return Ok(Value::Null);
@@ -99,7 +99,7 @@ impl ColumnType {
     }
 }
 
-/// Returns a number with a point; `None` when it is written with another mark than `mark`.
+/// Returns the number with a point as its decimal mark, or `None` if it has a point although `mark` is another character.
 fn marked(text: &str, mark: char) -> Option<String> {
     match mark {
         '.' => Some(text.to_owned()),
@@ -126,7 +126,8 @@ fn time(text: &str, format: Option<&str>) -> Option<Value> {
     }
 }
 
-/// Returns the timestamp: with an offset in its `format` an instant in UTC, without one a date and time.
+/// Returns the timestamp. A `format` with an offset gives an instant in UTC, a `format` without one a date and time;
+/// without a `format` the text stays as it is.
 fn timestamp(text: &str, format: Option<&str>) -> Option<Value> {
     match format {
         None => {

@@ -13,31 +13,31 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 pub struct Problem {
     /// The bytes of the file that the problem is about; `None` means the whole file.
     pub span: Option<Range<usize>>,
-    /// A sentence about the problem.
+    /// A sentence that describes the problem.
     pub message: String,
 }
 
 impl Problem {
-    /// A problem of `value`.
+    /// Creates a problem of `value`.
     pub fn at<T>(value: &Spanned<T>, message: impl Into<String>) -> Self {
         Self { span: Some(value.span()), message: message.into() }
     }
 
-    /// A problem of the whole file.
+    /// Creates a problem of the whole file.
     pub fn of_file(message: impl Into<String>) -> Self {
         Self { span: None, message: message.into() }
     }
 }
 
-/// A value of a job file with its place, for the struct that parses the keys of a kind.
+/// A value of a job file with its byte range, for the structs that parse the keys of kinds.
 #[derive(Debug, Clone)]
 pub struct At<T>(pub Spanned<T>);
 
-/// A text of a job file with its place.
+/// A text of a job file with its byte range.
 pub type Text = At<String>;
 
 impl<T> At<T> {
-    /// Returns the value without its place.
+    /// Returns the value without its byte range.
     pub fn into_inner(self) -> T {
         self.0.into_inner()
     }
@@ -80,9 +80,9 @@ impl<T: JsonSchema> JsonSchema for At<T> {
 #[serde(untagged, expecting = "expected a text or a list of texts")]
 #[schemars(inline)]
 pub enum Texts {
-    /// One.
+    /// One text.
     One(String),
-    /// Several.
+    /// Several texts.
     Many(Vec<String>),
 }
 
@@ -106,7 +106,8 @@ pub struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    /// The keys of a `what`, such as `reader`, of the type `kind`, whose table is at `span` of the file.
+    /// Creates the keys of a part of the type `kind`. `what` is the part, such as `reader`; `span` is the byte range of
+    /// `table` in the file.
     pub fn new(
         what: &'static str,
         kind: &'a str,
@@ -120,7 +121,7 @@ impl<'a> Keys<'a> {
     ///
     /// # Errors
     ///
-    /// A missing key, a key that `T` does not have, with those that it has, or a value of another type than its field.
+    /// When a key is missing, a key is unknown to `T` (the message lists the keys of `T`), or a value has the wrong type.
     pub fn parse<T: DeserializeOwned + JsonSchema>(self) -> Result<T, Problem> {
         let table = Spanned::new(self.span.clone(), DeValue::Table(self.table.clone()));
         T::deserialize(ValueDeserializer::from(table)).map_err(|error| {
@@ -147,12 +148,12 @@ impl<'a> Keys<'a> {
         })
     }
 
-    /// Returns the value of the key `name` when it is a text.
+    /// Returns the value of the key `name` if it is a text.
     pub fn text(self, name: &str) -> Option<&'a str> {
         self.table.get(name).and_then(|value| value.get_ref().as_str())
     }
 
-    /// Whether a text among the values contains `part`.
+    /// Returns whether any text among the values contains `part`.
     pub fn mention(self, part: &str) -> bool {
         fn mentions(value: &DeValue<'_>, part: &str) -> bool {
             match value {
@@ -165,15 +166,22 @@ impl<'a> Keys<'a> {
         self.table.values().any(|value| mentions(value.get_ref(), part))
     }
 
-    /// A problem of the whole part.
+    /// Creates a problem of the whole part.
     pub fn problem(self, message: impl Into<String>) -> Problem {
         Problem { span: Some(self.span.clone()), message: message.into() }
     }
 }
 
-/// Returns the names of the keys of `T`.
+/// Returns the names of the keys of `T`, the required ones first.
 fn names_of<T: JsonSchema>() -> Vec<String> {
-    let schema = SchemaGenerator::default().into_root_schema_for::<T>();
-    let properties = schema.get("properties").and_then(|value| value.as_object());
-    properties.map(|properties| properties.keys().cloned().collect()).unwrap_or_default()
+    let schema = SchemaGenerator::default().into_root_schema_for::<T>().to_value();
+    let required = schema["required"].as_array().into_iter().flatten();
+    let mut names: Vec<String> =
+        required.filter_map(|name| name.as_str().map(str::to_owned)).collect();
+    for name in schema["properties"].as_object().into_iter().flat_map(|all| all.keys()) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    names
 }

@@ -11,7 +11,7 @@ use crate::record::Record;
 use crate::template::{Known, Template};
 use crate::writer::BoxedWriter;
 
-/// Makes a part of a step for one step execution.
+/// A function that makes a part of a step for one step execution.
 pub type Make<T> = Box<dyn Fn(&StepScope) -> Result<T, ItemError> + Send + Sync>;
 
 /// A processor of records.
@@ -26,7 +26,7 @@ pub struct MakeReader {
 }
 
 impl MakeReader {
-    /// A reader whose fields are known when its input is opened, or only record by record.
+    /// Creates a reader whose fields are unknown until its input is opened.
     pub fn new(
         make: impl Fn(&StepScope) -> Result<BoxedReader, ItemError> + Send + Sync + 'static,
     ) -> Self {
@@ -45,14 +45,14 @@ impl MakeReader {
 pub struct ByteSplit {
     /// The path as the job file gives it.
     pub path: Text,
-    /// Makes the partitioner of the file at that path into a number of partitions.
+    /// Makes the partitioner that divides the file at a path into a number of partitions.
     pub make: Box<dyn Fn(PathBuf, u32) -> ByteRanges + Send + Sync>,
 }
 
 /// A type that job files can name: `type = "NAME"` of a reader, a writer, a processor or a step.
 ///
-/// Implement the methods for the parts that the kind has; a job file that uses it for another part is refused. The keys are
-/// parsed by a struct of the kind's own, which is also what the JSON Schema and the error messages are made of.
+/// Implement the methods for the parts that the kind has; a job file that uses it for another part is refused. Each kind
+/// parses its keys into a struct of its own; the JSON Schema and the error messages are made from the same struct.
 ///
 /// ```
 /// use batchwright::Sequence;
@@ -90,17 +90,17 @@ pub struct ByteSplit {
 /// }
 /// ```
 pub trait ItemKind: Send + Sync {
-    /// The word that job files use.
+    /// Returns the name that job files use.
     fn name(&self) -> &'static str;
 
-    /// The parts that the kind has, with the schemas of their keys.
+    /// Returns the parts that the kind has, with the schemas of their keys.
     fn schema(&self) -> KindSchema;
 
     /// Builds a reader.
     ///
     /// # Errors
     ///
-    /// What is wrong with the keys.
+    /// When the keys are wrong.
     fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
         let _ = cx;
         Err(self.has_none("reader", keys))
@@ -110,7 +110,7 @@ pub trait ItemKind: Send + Sync {
     ///
     /// # Errors
     ///
-    /// What is wrong with the keys.
+    /// When the keys are wrong.
     fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
         let _ = cx;
         Err(self.has_none("writer", keys))
@@ -120,7 +120,7 @@ pub trait ItemKind: Send + Sync {
     ///
     /// # Errors
     ///
-    /// What is wrong with the keys.
+    /// When the keys are wrong.
     fn processor(
         &self,
         keys: Keys<'_>,
@@ -134,7 +134,7 @@ pub trait ItemKind: Send + Sync {
     ///
     /// # Errors
     ///
-    /// What is wrong with the keys.
+    /// When the keys are wrong.
     fn tasklet(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Box<dyn Tasklet>, Problem> {
         let _ = cx;
         Err(self.has_none("step", keys))
@@ -144,7 +144,7 @@ pub trait ItemKind: Send + Sync {
     ///
     /// # Errors
     ///
-    /// When it cannot be divided so.
+    /// When the input cannot be divided by bytes, or the keys are wrong.
     fn byte_split(&self, keys: Keys<'_>) -> Result<ByteSplit, Problem> {
         let name = self.name();
         Err(keys.problem(format!(
@@ -165,12 +165,12 @@ pub struct KindSchema {
     example: Option<Example>,
 }
 
-/// Keys with which the parts of a kind work, and what they need: the book shows them, and the conformance tests run them.
+/// An example of the parts of a kind, with all that they need. The book shows it, and the conformance tests run it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Example {
     /// The keys of the reader, as TOML.
     pub reader: &'static str,
-    /// The keys of the writer, as TOML. It writes records with the fields `id` (a number) and `name` (a text).
+    /// The keys of the writer, as TOML. The writer gets records with the fields `id` (a number) and `name` (a text).
     pub writer: &'static str,
     /// The file that the reader reads: its name and its content.
     pub input: Option<(&'static str, &'static str)>,
@@ -181,25 +181,25 @@ pub struct Example {
 }
 
 impl KindSchema {
-    /// The kind has a reader with the keys `T`.
+    /// Adds a reader with the keys `T`.
     #[must_use]
     pub fn reader<T: JsonSchema>(self) -> Self {
         self.with::<T>("reader")
     }
 
-    /// The kind has a writer with the keys `T`.
+    /// Adds a writer with the keys `T`.
     #[must_use]
     pub fn writer<T: JsonSchema>(self) -> Self {
         self.with::<T>("writer")
     }
 
-    /// The kind has a processor with the keys `T`.
+    /// Adds a processor with the keys `T`.
     #[must_use]
     pub fn processor<T: JsonSchema>(self) -> Self {
         self.with::<T>("processor")
     }
 
-    /// The kind has a tasklet, which is the work of a step, with the keys `T`.
+    /// Adds a tasklet, which is the work of a step, with the keys `T`.
     #[must_use]
     pub fn tasklet<T: JsonSchema>(self) -> Self {
         self.with::<T>("step")
@@ -228,7 +228,7 @@ impl KindSchema {
     }
 }
 
-/// The context that a part of a job file is built in.
+/// The information that is needed to build a part of a job file.
 pub struct BuildContext<'a> {
     /// The folder that paths in the job file are relative to.
     pub folder: &'a Path,
@@ -243,7 +243,7 @@ impl BuildContext<'_> {
     ///
     /// # Errors
     ///
-    /// A name that does not exist.
+    /// When a placeholder is malformed or names something that does not exist.
     pub fn template(&self, text: &Text) -> Result<Template, Problem> {
         Template::parse(text.get_ref(), self.known).map_err(|problem| Problem::at(text, problem))
     }
@@ -281,7 +281,7 @@ impl BuildContext<'_> {
         }))
     }
 
-    /// The error for an output that a rehearsal must not reach.
+    /// Returns the error for an output that a rehearsal must not reach.
     pub fn outside(what: &dyn std::fmt::Display) -> ItemError {
         ItemError::fatal(format!(
             "use `{what}`: it is outside the job's folder; --allow-outside permits it in a rehearsal"
@@ -293,7 +293,7 @@ impl BuildContext<'_> {
 ///
 /// # Errors
 ///
-/// When the partition has no end.
+/// When the partition has no end, or a bound is not a number.
 pub fn byte_range(scope: &StepScope) -> Result<Option<(u64, u64)>, ItemError> {
     let Some(partition) = scope.partition() else { return Ok(None) };
     match partition.values.has("start") {

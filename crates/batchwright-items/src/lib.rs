@@ -1,7 +1,7 @@
 //! Items of Batchwright: records, the formats of files, and the kinds of readers and writers that job files name.
 //!
-//! Programs use the typed parts of [`format`] directly: [`CsvReader`](format::csv::CsvReader) reads any type that serde
-//! can deserialise. Job files name their parts by a word (`type = "csv"`); behind each word is an [`ItemKind`] of a
+//! Programs use the typed parts of [`format`](mod@format) directly: [`CsvReader`](format::csv::CsvReader) reads any type that serde
+//! can deserialise. Job files name their parts by a word (`type = "csv"`); each word is the name of an [`ItemKind`] of a
 //! [`KindRegistry`], which builds a reader or writer of [`Record`]s from the keys of the job file. A program registers its
 //! own kinds beside those of this crate.
 

@@ -1,4 +1,4 @@
-//! Readers of records behind one type, so that a step of a job file has one type whatever it reads.
+//! One Rust type for all readers of records: every step of a job file has the same type, whatever it reads.
 
 use batchwright::{ItemError, ItemReader, StepScope, Total};
 use serde::de::DeserializeOwned;
@@ -9,10 +9,10 @@ use crate::record::Record;
 /// A position as JSON.
 pub(crate) type Position = Box<RawValue>;
 
-/// A reader of records of any type.
+/// A reader of records, without type parameters.
 ///
-/// The methods are those of [`ItemReader`], with the position as JSON and without type parameters. [`Reads`] makes one of
-/// any reader whose items become records.
+/// The methods are those of [`ItemReader`]; the position is JSON. [`Reads`] makes a `RecordReader` from any reader whose
+/// items become records.
 pub trait RecordReader: Send {
     /// As [`ItemReader::open`].
     ///
@@ -31,11 +31,11 @@ pub trait RecordReader: Send {
     /// As [`ItemReader::position`].
     fn position(&self) -> Position;
 
-    /// Returns the fields of the records of the open input, when they are known; checks the input's names.
+    /// Checks that the open input has the fields that it must have, and returns all its fields if they are known.
     ///
     /// # Errors
     ///
-    /// When the input does not have the fields that it must have. The step fails; nothing was read.
+    /// When a required field is missing. The step then fails before it reads a record.
     fn fields(&self) -> Result<Option<Vec<String>>, ItemError> {
         Ok(None)
     }
@@ -67,10 +67,10 @@ pub trait RecordReader: Send {
     fn close(&mut self) -> Result<(), ItemError>;
 }
 
-/// Returns the names of the open input of a reader, and checks them.
+/// A function that checks the fields of the open input of a reader and returns them.
 type FieldsOf<R> = Box<dyn Fn(&R) -> Result<Option<Vec<String>>, ItemError> + Send>;
 
-/// Makes a [`RecordReader`] of a reader.
+/// A [`RecordReader`] made from an [`ItemReader`].
 pub struct Reads<R, F> {
     inner: R,
     map: F,
@@ -81,7 +81,7 @@ impl<R> Reads<R, fn(Record) -> Record>
 where
     R: ItemReader<Item = Record> + 'static,
 {
-    /// Makes a [`RecordReader`] of a reader of records.
+    /// Makes a boxed [`RecordReader`] from a reader of records.
     pub fn records(inner: R) -> BoxedReader {
         BoxedReader::new(Reads {
             inner,
@@ -90,7 +90,7 @@ where
         })
     }
 
-    /// As [`records`](Self::records), for an input whose fields are known when it is open.
+    /// As [`records`](Self::records), for an input whose fields are known once it is open.
     pub fn with_fields(
         inner: R,
         fields: impl Fn(&R) -> Result<Option<Vec<String>>, ItemError> + Send + 'static,
@@ -105,7 +105,7 @@ where
     R: ItemReader + 'static,
     F: Fn(R::Item) -> Record + Send + 'static,
 {
-    /// Makes a [`RecordReader`] of a reader whose items `map` turns into records.
+    /// Makes a boxed [`RecordReader`] from a reader whose items `map` turns into records.
     pub fn mapped(inner: R, map: F) -> BoxedReader {
         BoxedReader::new(Self { inner, map, fields: None })
     }
@@ -157,7 +157,7 @@ where
     }
 }
 
-/// A [`RecordReader`] as the reader of a step.
+/// A boxed [`RecordReader`], which can be the reader of a step.
 pub struct BoxedReader(Box<dyn RecordReader>);
 
 impl BoxedReader {

@@ -17,7 +17,7 @@ pub struct KindRegistry {
 }
 
 impl KindRegistry {
-    /// The kinds of this crate.
+    /// Returns the kinds of this crate.
     pub fn builtin() -> Self {
         Self::default()
             .with(format::csv::Csv)
@@ -30,7 +30,7 @@ impl KindRegistry {
             .with(SequenceKind)
     }
 
-    /// Adds `kind`, or replaces the kind of its name.
+    /// Adds `kind`, and replaces a kind of the same name.
     #[must_use]
     pub fn with(mut self, kind: impl ItemKind + 'static) -> Self {
         self.kinds.insert(kind.name(), Arc::new(kind));
@@ -41,7 +41,7 @@ impl KindRegistry {
     ///
     /// # Errors
     ///
-    /// A sentence with the names of all kinds that have the part.
+    /// When there is no such kind: a sentence that lists all kinds that have the part.
     pub fn find(&self, part: &str, name: &str) -> Result<&dyn ItemKind, String> {
         match self.kinds.get(name).filter(|kind| kind.schema().of(part).is_some()) {
             Some(kind) => Ok(&**kind),

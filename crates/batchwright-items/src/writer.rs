@@ -1,4 +1,4 @@
-//! Writers of records behind one type, so that a step of a job file has one type whatever it writes.
+//! One Rust type for all writers of records: every step of a job file has the same type, whatever it writes.
 
 use std::marker::PhantomData;
 
@@ -7,10 +7,10 @@ use batchwright::{ChunkTransaction, Ending, ItemError, ItemWriter, PreparedCommi
 use crate::reader::{Position, pack, unpack};
 use crate::record::Record;
 
-/// A writer of records of any type.
+/// A writer of records, without type parameters.
 ///
-/// The methods are those of [`ItemWriter`], with the position as JSON and without type parameters. Every `ItemWriter<Record>`
-/// becomes one by [`BoxedWriter::new`].
+/// The methods are those of [`ItemWriter`]; the position is JSON. [`BoxedWriter::new`] makes a `RecordWriter` from any
+/// `ItemWriter<Record>`.
 pub trait RecordWriter: Send {
     /// As [`ItemWriter::open`].
     ///
@@ -72,7 +72,7 @@ pub trait RecordWriter: Send {
     fn close(&mut self, ending: Ending) -> Result<(), ItemError>;
 }
 
-/// A [`RecordWriter`] of a writer.
+/// A [`RecordWriter`] made from an [`ItemWriter`].
 struct Writes<W>(W, PhantomData<fn(Record)>);
 
 impl<W: ItemWriter<Record>> RecordWriter for Writes<W> {
@@ -121,7 +121,7 @@ impl<W: ItemWriter<Record>> RecordWriter for Writes<W> {
     }
 }
 
-/// A [`RecordWriter`] as the writer of a step.
+/// A boxed [`RecordWriter`], which can be the writer of a step.
 pub struct BoxedWriter(Box<dyn RecordWriter>);
 
 impl BoxedWriter {

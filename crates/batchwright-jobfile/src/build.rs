@@ -35,7 +35,7 @@ pub(super) struct Builder<'a> {
     pub(super) folder: PathBuf,
     pub(super) source: PathBuf,
     /// The files of the parent jobs.
-    pub(super) around: &'a [PathBuf],
+    pub(super) parents: &'a [PathBuf],
     pub(super) settings: &'a Settings,
     pub(super) parts: Parts<'a>,
     /// The problems found so far.
@@ -64,7 +64,7 @@ impl Builder<'_> {
     }
 
     /// Returns the built value; collects its problem, so that further problems can be found.
-    fn noted<T>(&self, built: Built<T>) -> Option<T> {
+    fn collect_problem<T>(&self, built: Built<T>) -> Option<T> {
         built.map_err(|problem| self.problems.borrow_mut().push(problem)).ok()
     }
 
@@ -128,7 +128,7 @@ impl Builder<'_> {
 
     fn command(&self, step: &Step, known: &Known<'_>) -> Built<CommandStep> {
         let cx = self.cx(known);
-        let argv = wanted(&step.argv, "argv", &step.name)?;
+        let argv = required(&step.argv, "argv", &step.name)?;
         let templates: Vec<_> =
             argv.get_ref().iter().map(|argument| cx.template(argument)).collect::<Built<_>>()?;
         if templates.is_empty() {
@@ -192,7 +192,7 @@ impl Builder<'_> {
     fn chunk(&self, step: &Step, known: &Known<'_>) -> Built<Arc<dyn batchwright::Step>> {
         let name = step.name.get_ref().clone();
         let faults = self.faults(&name);
-        let writer = wanted(&step.writer, "writer", &step.name);
+        let writer = required(&step.writer, "writer", &step.name);
         let (parts, make_writer) = self.both(
             self.reader_and_stages(step, known),
             writer.and_then(|writer| self.writer(writer, known)),
@@ -226,7 +226,7 @@ impl Builder<'_> {
         }
         // The wrappers are used with and without faults, so that a run can continue what a rehearsal began.
         let builder = builder.reader_with(make_reader);
-        // Two builds of one shape: without a plan nothing stands between the engine and the parts.
+        // Without a plan the engine calls the parts directly.
         Ok(match faults {
             None => Arc::new(
                 builder
@@ -259,9 +259,9 @@ impl Builder<'_> {
         step: &Step,
         known: &Known<'_>,
     ) -> Built<(Make<StepReader>, Make<Stages>)> {
-        let reader = wanted(&step.reader, "reader", &step.name)?;
+        let reader = required(&step.reader, "reader", &step.name)?;
         let stages = step.processors.iter().map(|processor| self.stage(processor, known));
-        let stages: Vec<_> = stages.map(|stage| self.noted(stage)).collect();
+        let stages: Vec<_> = stages.map(|stage| self.collect_problem(stage)).collect();
         let MakeReader { make: make_reader, fields } = self.reader(reader, known)?;
         // A collected problem refuses the job in any case.
         let stages: Arc<[Stage]> = stages.into_iter().flatten().collect();
@@ -482,6 +482,6 @@ fn exit_meaning(word: &str) -> ExitCodeMeaning {
     }
 }
 
-fn wanted<'a, T>(value: &'a Option<T>, key: &str, of: &Text) -> Built<&'a T> {
+fn required<'a, T>(value: &'a Option<T>, key: &str, of: &Text) -> Built<&'a T> {
     value.as_ref().ok_or_else(|| Problem::at(of, format!("step `{}` needs `{key}`", of.get_ref())))
 }

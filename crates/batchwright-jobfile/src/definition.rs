@@ -69,7 +69,7 @@ fn string() -> batchwright::ParameterType {
     batchwright::ParameterType::String
 }
 
-/// The words for types of parameters.
+/// The names of the types of parameters.
 #[derive(JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
@@ -108,7 +108,7 @@ pub(crate) struct Step {
     #[serde(default)]
     pub(crate) allow_start_if_complete: bool,
 
-    /// Items of a chunk, or its bounds. Default: 1000 items.
+    /// Number of items in a chunk, or its bounds. Default: 1000 items.
     pub(crate) chunk: Option<At<Chunk>>,
     /// The reader.
     pub(crate) reader: Option<At<Reader>>,
@@ -168,7 +168,7 @@ pub(crate) struct Step {
     pub(crate) on: Vec<At<On>>,
     /// How the input is divided among partitions.
     pub(crate) partition: Option<At<Partition>>,
-    /// Keys of the step's context that the job's context gets at the end.
+    /// Keys of the step's context whose values are copied into the job's context at the end.
     #[serde(default)]
     pub(crate) promote: Vec<Text>,
 
@@ -321,11 +321,11 @@ pub(crate) struct ColumnRange {
     pub(crate) url: Option<Text>,
 }
 
-/// Items of a chunk, or its bounds.
+/// Number of items in a chunk, or its bounds.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a number of items, or `{ items = N, seconds = N }`")]
 pub(crate) enum Chunk {
-    /// Items.
+    /// The number of items.
     Items(u64),
     /// Bounds; the chunk ends at the first that is reached.
     Bounds(ChunkBounds),
@@ -335,9 +335,9 @@ pub(crate) enum Chunk {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ChunkBounds {
-    /// Items.
+    /// Maximum number of items.
     pub(crate) items: Option<u64>,
-    /// Seconds.
+    /// Maximum time in seconds.
     pub(crate) seconds: Option<f64>,
 }
 
@@ -394,13 +394,13 @@ pub(crate) struct Backoff {
 pub(crate) struct Parts<'t>(Vec<DeTable<'t>>);
 
 impl<'t> Parts<'t> {
-    /// Returns the keys with that number.
+    /// Returns the keys of entry `number`.
     pub(crate) fn keys(&self, number: &str) -> &DeTable<'t> {
         let number: usize = number.parse().expect("the number that `take` wrote");
         &self.0[number]
     }
 
-    /// Replaces all keys of `table` but those that `stay` by the number of their entry here.
+    /// Moves all keys of `table` except those that `stay` into a new entry, and puts the number of the entry in their place.
     fn take(&mut self, table: &mut DeTable<'t>, stay: impl Fn(&str) -> bool) {
         let all = std::mem::take(table);
         let mut keys = DeTable::new();
@@ -461,7 +461,7 @@ pub(crate) fn parse(text: &str) -> Result<(Definition, Parts<'_>), Problem> {
     Ok((definition, parts))
 }
 
-/// Whether a step of a registered type has the key itself, and not its kind.
+/// Returns whether the key belongs to the step itself, and not to its registered type.
 pub(crate) fn is_common(key: &str) -> bool {
     ["name", "type", "on", "partition", "promote", "start_limit", "allow_start_if_complete"]
         .contains(&key)

@@ -16,7 +16,7 @@ use batchwright::{Decider, Decision, ItemError, JobParameters, ParameterSchema, 
 use batchwright_items::Value;
 
 pub(super) use evaluate::Parameters;
-pub(super) use evaluate::Sight;
+pub(super) use evaluate::Scope;
 use syntax::{Node, Roots};
 
 /// A compiled expression, with its text for messages.
@@ -72,11 +72,11 @@ impl Expression {
         unknown
     }
 
-    pub(super) fn evaluate(&self, sight: Sight<'_>) -> Result<Value, ItemError> {
+    pub(super) fn evaluate(&self, sight: Scope<'_>) -> Result<Value, ItemError> {
         self.node.evaluate(sight).map_err(|problem| self.failed(&problem))
     }
 
-    pub(super) fn is_true(&self, sight: Sight<'_>) -> Result<bool, ItemError> {
+    pub(super) fn is_true(&self, sight: Scope<'_>) -> Result<bool, ItemError> {
         let value = self.evaluate(sight)?;
         value::condition(&value).map_err(|problem| self.failed(&problem))
     }
@@ -129,7 +129,7 @@ impl Decider for ChosenCode {
     fn decide(&self, decision: &Decision<'_>) -> Result<String, ItemError> {
         let parameters = parameters(decision.scope.parameters(), &self.declared);
         let context = decision.scope.context().snapshot();
-        let sight = Sight {
+        let sight = Scope {
             item: None,
             parameters: &parameters,
             steps: decision.steps,
@@ -207,7 +207,7 @@ mod tests {
             ("flag", Value::Boolean(true)),
         ]);
         let parameters = [(Arc::from("limit"), Value::Integer(10))].into();
-        let sight = Sight { item: Some(&item), parameters: &parameters, steps: &[], context: None };
+        let sight = Scope { item: Some(&item), parameters: &parameters, steps: &[], context: None };
         expression.evaluate(sight).map_err(|error| error.to_string())
     }
 
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn operators_do_what_the_table_of_types_says() {
-        for (text, wanted) in [
+        for (text, required) in [
             ("item.amount > 12", "true"),
             ("item.amount * item.quantity", "the number 25.00"),
             ("item.amount == 12.5", "true"),
@@ -248,13 +248,13 @@ mod tests {
             ("switch item.quantity { 1 => \"one\", 2 => \"two\" }", "the text `two`"),
             ("item.zip", "the field `01234`"),
         ] {
-            assert_eq!(shown(text), wanted, "{text}");
+            assert_eq!(shown(text), required, "{text}");
         }
     }
 
     #[test]
     fn what_does_not_fit_is_an_error_and_never_silently_false() {
-        for (text, wanted) in [
+        for (text, required) in [
             ("item.word < 0", "`none` is no number"),
             ("item.empty < 0", "an empty field is no number"),
             ("item.null < 0", "null and the number 0 cannot be compared"),
@@ -276,13 +276,13 @@ mod tests {
             ("item.amuont > 0", "the item has no `amuont`; it has `amount`"),
         ] {
             let message = evaluate(text).unwrap_err();
-            assert!(message.contains(wanted), "{text}: {message}");
+            assert!(message.contains(required), "{text}: {message}");
         }
     }
 
     #[test]
     fn what_is_no_expression_or_names_nothing_is_refused_when_it_is_compiled() {
-        for (text, wanted) in [
+        for (text, required) in [
             ("item.amount >", "expected a value"),
             ("let x = 1; x", "there is no `let`"),
             ("while true {}", "there is no `while`"),
@@ -301,7 +301,7 @@ mod tests {
             (&"(".repeat(80), "nested deeper than 64"),
         ] {
             let message = Expression::compile(text, &schema()).unwrap_err();
-            assert!(message.contains(wanted), "{text}: {message}");
+            assert!(message.contains(required), "{text}: {message}");
         }
     }
 

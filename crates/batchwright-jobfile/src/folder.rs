@@ -14,11 +14,11 @@ use batchwright_store::Database;
 use crate::sql::SqlKind;
 use crate::{JobFileError, Settings, Source};
 
-/// Jobs that are described by the files `*.toml` of one or more folders.
+/// A source of the jobs that the files `*.toml` of one or more folders define.
 ///
-/// A file is read and compiled when its job is asked for the first time, and again when the file, or a job file that it
-/// uses, has changed. A broken file is reported once by a warning and hides no other job. A name that two files define is
-/// refused. Cloning shares everything.
+/// A file is compiled when its job is needed for the first time, and again when the file, or a job file that it uses, has
+/// changed. A broken file is reported by one warning and hides no other job. A name that two files define is refused.
+/// Clones share the compiled jobs.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -67,7 +67,7 @@ struct File {
     reported: bool,
 }
 
-/// What changes when a file changes.
+/// The metadata that shows whether a file has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
     inode: u64,
@@ -89,19 +89,19 @@ impl Stamp {
 }
 
 impl JobFolder {
-    /// The job files of `folder`.
+    /// Creates a source of the job files of `folder`.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self::default().and(folder)
     }
 
-    /// Also the job files of `folder`.
+    /// Adds the job files of `folder`.
     #[must_use]
     pub fn and(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folders.push(folder.into());
         self
     }
 
-    /// The database of the store, where `sql` parts without a `url` read and write. Without it such parts are refused.
+    /// Sets the database of the store, which `sql` parts without a `url` use. Default: such parts are refused.
     #[must_use]
     pub fn database(mut self, database: Database) -> Self {
         self.settings.kinds = self.settings.kinds.with(SqlKind { own: Some(database.clone()) });
@@ -140,28 +140,28 @@ impl JobFolder {
         self
     }
 
-    /// Refuses outputs outside of the job file's folder and of the store, as a rehearsal needs it.
+    /// Sets whether outputs outside of the job file's folder and of the store are refused, as a rehearsal requires.
     #[must_use]
     pub fn inside_only(mut self, inside_only: bool) -> Self {
         self.settings.inside_only = inside_only;
         self
     }
 
-    /// The folders, in the order in which they were given.
+    /// Returns the folders, in the order in which they were given.
     pub fn folders(&self) -> &[PathBuf] {
         &self.folders
     }
 
-    /// How many times a job file was compiled.
+    /// Returns how many times a job file was compiled.
     pub fn compiled(&self) -> u64 {
         self.files().compiled
     }
 
-    /// Returns the job of the file at `path`, which is known by its name from then on.
+    /// Returns the job of the file at `path`. From then on [`find`](Self::find) finds the job by its name.
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with the file.
+    /// All problems of the file.
     pub fn load(&self, path: &Path) -> Result<Arc<Job>, JobFileError> {
         let mut files = self.files();
         let job = files.compile(path, &self.settings)?;
@@ -169,12 +169,12 @@ impl JobFolder {
         Ok(job)
     }
 
-    /// Returns the job `name`: that of the file `origin` when it has this name, otherwise that of the file that was
-    /// [loaded](Self::load) by its path, otherwise that of a folder. `None`: no file has this name.
+    /// Returns the job `name`, or `None` if no file defines it. The file `origin` comes first, if it defines the job; then
+    /// the files that were [loaded](Self::load) by their paths; then the files of the folders.
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with the file, two files that define the name, or a folder that cannot be read.
+    /// All problems of the file; or when two files define the name, or a folder cannot be read.
     pub fn find(
         &self,
         name: &str,
@@ -212,7 +212,7 @@ impl JobFolder {
         Ok(names.into_iter().collect())
     }
 
-    /// The job files of the folders, sorted within each.
+    /// Returns the job files of the folders, sorted within each folder.
     fn paths(&self) -> Result<Vec<PathBuf>, JobFileError> {
         let mut all = Vec::new();
         for folder in &self.folders {
@@ -236,7 +236,7 @@ impl JobFolder {
 }
 
 impl Files {
-    /// The file at `path` as it is now.
+    /// Returns the file at `path`, which is read again if it has changed.
     fn file(&mut self, path: &Path) -> &mut File {
         let current = |file: &File| file.read.iter().all(|(path, seen)| Stamp::of(path) == *seen);
         if !self.by_path.get(path).is_some_and(current) {
@@ -249,7 +249,7 @@ impl Files {
         self.file(path).name.clone()
     }
 
-    /// The name, or a warning when the file is broken and no warning was given since it changed.
+    /// Returns the name. A broken file has none; it is reported by one warning until it changes.
     fn name_or_warn(&mut self, path: &Path) -> Option<String> {
         let file = self.file(path);
         match &file.name {
@@ -263,7 +263,7 @@ impl Files {
         }
     }
 
-    /// The only one of `paths` whose job is called `name`.
+    /// Returns the only one of `paths` whose file defines the job `name`.
     fn one_with(
         &mut self,
         name: &str,
@@ -302,7 +302,7 @@ impl Files {
 
 impl File {
     fn read(path: &Path) -> Self {
-        // The state comes first: a change while the file is read is seen the next time.
+        // The stamp is taken first, so that a change during reading is noticed the next time.
         let read = vec![(path.to_owned(), Stamp::of(path))];
         let (name, source, job) = match Source::read(path) {
             Ok(source) => (Ok(source.name().to_owned()), Some(source), None),
@@ -312,7 +312,7 @@ impl File {
     }
 }
 
-/// Whether both paths mean one file.
+/// Returns whether both paths lead to the same file.
 pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
     match (fs::canonicalize(one), fs::canonicalize(other)) {
         (Ok(one), Ok(other)) => one == other,

@@ -129,11 +129,11 @@ impl Source {
         self.compile_within(settings, &[])
     }
 
-    /// Compiles a child job as [`compile`](Self::compile) does; `around` are the files of its parent jobs.
+    /// Compiles a child job as [`compile`](Self::compile) does; `parents` are the files of its parent jobs.
     fn compile_within(
         self,
         settings: &Settings,
-        around: &[PathBuf],
+        parents: &[PathBuf],
     ) -> (Result<Job, JobFileError>, Used) {
         let Self { path, text, .. } = self;
         let (definition, parts) = match definition::parse(&text) {
@@ -146,7 +146,7 @@ impl Source {
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
         let source = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
         let (problems, used) = (RefCell::default(), RefCell::default());
-        let builder = build::Builder { folder, source, around, settings, parts, problems, used };
+        let builder = build::Builder { folder, source, parents, settings, parts, problems, used };
         let (job, used) = builder.job(definition, &text);
         (job.map_err(|problems| JobFileError::located(&path, &text, problems)), used)
     }

@@ -1,4 +1,4 @@
-//! The reader of a step: checks the fields of its input when it is opened, and injects faults when there is a plan.
+//! The reader of a step: it checks the fields of its input at opening, and injects faults if there is a plan.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ enum Inner {
     Faulty(FaultyReader<BoxedReader>),
 }
 
-/// Runs the same code for the reader inside.
+/// Runs the same code for either kind of inner reader.
 macro_rules! each {
     ($any:expr, $reader:ident => $code:expr) => {
         match $any {
@@ -58,8 +58,8 @@ impl ItemReader for StepReader {
     type Position = Position;
 
     fn open(&mut self, position: Option<Position>, scope: &StepScope) -> Result<(), ItemError> {
-        // A position that was stored while faults were injected holds the number of the record too. Version 0.1 stored
-        // every position so.
+        // A position that was stored while faults were injected also contains the number of the record. Version 0.1
+        // stored every position in this form.
         let numbered = position.as_ref().and_then(|position| {
             serde_json::from_str::<FaultyPosition<Position>>(position.get()).ok()
         });

@@ -1,4 +1,4 @@
-//! The JSON Schema of job files: for editors, and for whoever generates job files.
+//! The JSON Schema of job files, for editors and for programs that generate job files.
 
 use batchwright_items::KindRegistry;
 use schemars::Schema;
@@ -26,7 +26,7 @@ pub fn json_schema(kinds: &KindRegistry) -> Value {
     schema
 }
 
-/// The schemas of parts, each with its `type`.
+/// Returns the schemas of parts, each with its `type`.
 fn typed(kinds: impl IntoIterator<Item = (&'static str, Schema)>) -> Vec<Value> {
     kinds.into_iter().map(|(name, schema)| with_type(name, true, schema.to_value())).collect()
 }
@@ -45,7 +45,7 @@ fn with_type(name: &str, is_required: bool, mut schema: Value) -> Value {
     schema
 }
 
-/// The types of steps: those of this crate with their keys, and the registered ones.
+/// Returns the schemas of all types of steps: those of this crate with their keys, and the registered ones.
 fn step_types(kinds: &KindRegistry, step: &Value) -> Vec<Value> {
     let all = step["properties"].as_object().cloned().unwrap_or_default();
     let only = |keep: &dyn Fn(&str) -> bool| -> Map<String, Value> {
@@ -65,7 +65,7 @@ fn step_types(kinds: &KindRegistry, step: &Value) -> Vec<Value> {
     let ours = STEP_TYPES.iter().map(|(name, keys)| {
         let keys = keys.concat();
         let has = |key: &str| ["name", "type", "on"].contains(&key) || keys.contains(&key);
-        // The only type that need not be named.
+        // Only the default type, `chunk`, need not be named.
         with_type(name, *name != "chunk", object(only(&has), json!(["name"])))
     });
     let registered = kinds.schemas("step").into_iter().map(|(name, schema)| {

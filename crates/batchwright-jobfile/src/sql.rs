@@ -1,4 +1,4 @@
-//! Reads records from SQL queries and writes them to SQL tables, by the names of their fields.
+//! The kind `sql`: reads records from queries, writes them to tables by the names of their fields, and runs statements.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -18,10 +18,10 @@ use rust_decimal::Decimal;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// The problem of a part without `url` on a store that is no database.
+/// The problem of a part without `url` when the store is not a database.
 pub(super) const NO_TABLES: &str = "the `memory:` store has no tables; name a database with `url`";
 
-/// Tables and queries: the type `sql` of readers, writers and steps.
+/// The kind `sql`: the type of readers, writers and steps that use a database.
 pub(super) struct SqlKind {
     /// The database of the store, if it is one.
     pub(super) own: Option<Database>,
@@ -87,7 +87,7 @@ impl SqlKind {
         self.own.clone().ok_or_else(|| keys.problem(NO_TABLES))
     }
 
-    /// The database of `url`, or the store's own.
+    /// Returns the database of `url`, or the store's own.
     fn database(
         &self,
         url: Option<&Text>,
@@ -104,7 +104,7 @@ impl SqlKind {
     }
 }
 
-/// Returns another database than the store's; a file is relative to the job file.
+/// Returns the database of `url`; the path of a SQLite file is relative to the job file.
 pub(super) fn database(url: &Text, cx: &BuildContext<'_>) -> Result<Make<Database>, Problem> {
     let template = cx.template(url)?;
     if !url.get_ref().contains("${") {
@@ -206,7 +206,7 @@ impl ItemKind for SqlKind {
     }
 }
 
-/// Returns the columns of the open query, which must all have names of their own.
+/// Returns the columns of the open query; fails if two of them have the same name.
 fn fields(sql: &SqlReader<Record>) -> Result<Option<Vec<String>>, ItemError> {
     let columns = sql.columns().unwrap_or_default();
     match first_duplicate(columns) {
@@ -242,7 +242,7 @@ fn value(row: &SqlRow<'_>, index: usize) -> Result<Value, ItemError> {
 /// Returns `value` as a parameter of a statement.
 ///
 /// SQLite has no exact decimals: a number that it can store exactly is bound as a number. Every other number,
-/// and every decimal of a server, is bound as its text, which loses nothing.
+/// and every decimal for a server, is bound as its text, so that no digit is lost.
 fn bound<'a>(value: &'a Value, dialect: &Kind) -> SqlValue<'a> {
     let number = |text: String| match (dialect, text.parse::<i64>(), text.parse::<f64>()) {
         (_, Ok(number), _) => SqlValue::Integer(number),
@@ -263,7 +263,7 @@ fn bound<'a>(value: &'a Value, dialect: &Kind) -> SqlValue<'a> {
     }
 }
 
-/// Whether `number` equals the number in `text` exactly, apart from zeros at the end of its fraction.
+/// Returns whether `number` equals the number in `text` exactly, apart from zeros at the end of its fraction.
 fn keeps(number: f64, text: &str) -> bool {
     let exact = |text: &str| text.parse::<Decimal>().map(|number| number.normalize()).ok();
     match (exact(&format!("{number:?}")), exact(text)) {
@@ -281,7 +281,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// Refuses a text that is no number in a numeric column, as every server does; SQLite would store it
+    /// Refuses a text that is not a number in a numeric column, as every server does; SQLite would store it
     /// silently.
     fn check(&self, name: &str, value: &SqlValue<'_>) -> Result<(), ItemError> {
         let Self::Sqlite(numeric) = self else { return Ok(()) };
@@ -293,14 +293,14 @@ impl Kind {
         match fits {
             true => Ok(()),
             false => {
-                let wanted = if *whole { "an integer" } else { "a number" };
+                let required = if *whole { "an integer" } else { "a number" };
                 let hint = if text.is_empty() {
                     "; `null = \"\"` on the reader makes empty fields null"
                 } else {
                     ""
                 };
                 Err(ItemError::data(format!(
-                    "write column `{name}`: `{text}` is not {wanted}, which its type requires{hint}"
+                    "write column `{name}`: `{text}` is not {required}, which its type requires{hint}"
                 )))
             }
         }
@@ -321,7 +321,7 @@ struct RecordSqlWriter {
 }
 
 impl RecordSqlWriter {
-    /// A writer to `table` of `database`, which is the store's own database if `own`.
+    /// Creates a writer to `table` of `database`, which is the store's own database if `own` is true.
     fn new(
         database: &Database,
         own: bool,
@@ -398,7 +398,7 @@ impl RecordSqlWriter {
         }
     }
 
-    /// Refuses a field that only a later record has, which would be lost silently.
+    /// Refuses a field that the first record does not have, because it would be lost silently.
     fn refuse_more_fields(&self, items: &[Record]) -> Result<(), ItemError> {
         let columns = self.columns.lock().unwrap_or_else(PoisonError::into_inner);
         let columns = columns.as_deref().unwrap_or_default();
@@ -430,7 +430,7 @@ fn numeric_columns(database: &Database, table: &str) -> Result<BTreeMap<String, 
     let mut numeric = BTreeMap::new();
     for row in rows.map_err(failed)? {
         let [SqlValue::Text(name), SqlValue::Text(kind)] = &row[..] else { continue };
-        // As SQLite itself derives the affinity of a column:
+        // SQLite derives the affinity of a column in the same way:
         // https://sqlite.org/datatype3.html#determination_of_column_affinity
         let kind = kind.to_ascii_uppercase();
         if kind.contains("INT") {

@@ -10,7 +10,7 @@ use batchwright_items::{
 use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 
-use crate::expression::{Expression, Parameters, Sight, parameters};
+use crate::expression::{Expression, Parameters, Scope, parameters};
 
 /// Keeps the records for which a condition is true.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -58,7 +58,7 @@ pub(crate) fn schemas() -> [(&'static str, Schema); 3] {
     ]
 }
 
-/// Builds the processor of type `kind`. `None`: it is none of this crate.
+/// Builds the processor of type `kind`, or returns `None` if this crate has no processor of this type.
 pub(super) fn stage(
     kind: &str,
     keys: Keys<'_>,
@@ -109,8 +109,8 @@ pub(super) enum Stage {
     Kind(Arc<Make<BoxedProcessor>>),
 }
 
-/// Checks that every field that `stages` name exists, when the input has the fields `input`; `None` means
-/// that the fields are known only record by record.
+/// Checks that every field that `stages` use exists in an input with the fields `input`; `None` means that the
+/// fields are known only record by record.
 ///
 /// # Errors
 ///
@@ -158,7 +158,7 @@ pub(super) fn check_fields(stages: &[Stage], input: Option<&[&str]>) -> Result<(
     Ok(())
 }
 
-/// All processors of a step as one.
+/// All processors of a step, as one processor.
 pub(super) struct Stages {
     stages: Arc<[Stage]>,
     /// The processor of each stage of a registered kind.
@@ -191,7 +191,7 @@ impl ItemProcessor<Record> for Stages {
                 Stage::Kind(_) => {
                     let processor = made.as_ref().expect("made with the stages");
                     match processor.process(&record)? {
-                        // Faults are planned by the number of the record.
+                        // The output keeps the number of its record, because plans of faults name it.
                         Some(output) => {
                             record =
                                 record.with(Arc::clone(output.names()), output.values().to_vec())
@@ -221,16 +221,16 @@ impl Stages {
         Ok(Self { stages: Arc::clone(stages), made, parameters })
     }
 
-    fn sight<'a>(&'a self, item: &'a Record) -> Sight<'a> {
-        Sight { item: Some(item), parameters: &self.parameters, steps: &[], context: None }
+    fn sight<'a>(&'a self, item: &'a Record) -> Scope<'a> {
+        Scope { item: Some(item), parameters: &self.parameters, steps: &[], context: None }
     }
 }
 
-/// Evaluates all expressions with the original record, then removes the fields of `drop` or keeps those of
-/// `keep`.
+/// Sets fields by expressions over the original record, then removes the fields of `drop` or all fields except those
+/// of `keep`.
 fn map(
     record: &Record,
-    sight: Sight<'_>,
+    sight: Scope<'_>,
     set: &[(Arc<str>, Expression)],
     keep: Option<&Names>,
     drop: &[Arc<str>],
@@ -251,11 +251,10 @@ fn map(
         }
     }
     if let Some(keep) = keep {
-        let find = |wanted: &Arc<str>| {
-            names
-                .iter()
-                .position(|name| name == wanted)
-                .ok_or_else(|| ItemError::data(format!("keep field `{wanted}`: the item has none")))
+        let find = |required: &Arc<str>| {
+            names.iter().position(|name| name == required).ok_or_else(|| {
+                ItemError::data(format!("keep field `{required}`: the item has none"))
+            })
         };
         let chosen: Result<Vec<_>, _> =
             keep.iter().map(|name| find(name).map(|index| values[index].clone())).collect();

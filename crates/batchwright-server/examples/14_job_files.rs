@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("serving http://{}", server.http_address().ok_or("no address")?);
     let stop = StopToken::default();
     stop.request(); // A service requests it when a signal arrives.
-    server.attend(&stop);
+    server.supervise(&stop);
     server.stop();
     Ok(())
 }

@@ -15,7 +15,7 @@ use signal_hook::iterator::Signals;
 /// # Errors
 ///
 /// When the system refuses the signal handlers or the child process: nothing was started.
-pub fn as_init() -> io::Result<Option<u8>> {
+pub fn run_as_init() -> io::Result<Option<u8>> {
     if std::process::id() != 1 {
         return Ok(None);
     }

@@ -13,7 +13,7 @@ mod shutdown;
 mod worker;
 
 pub use config::{Config, ConfigError, SchedulerSettings, Settings};
-pub use init::as_init;
+pub use init::run_as_init;
 pub use kairoi::{KairoiData, read_kairoi};
 
 pub use scheduler::{

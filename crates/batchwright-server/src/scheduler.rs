@@ -31,7 +31,7 @@ pub use trigger::{Refused, When, plan_of};
 
 use dispatch::Dispatcher;
 use group::Group;
-use ledger::{Command, Ledger, Reply, ServerLease, State, Vitals};
+use ledger::{Command, Ledger, LedgerStatus, Reply, ServerLease, State};
 
 /// Bytes of requests that wait for their answers, over all clients; beyond that, new requests wait.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -44,7 +44,7 @@ pub struct Scheduler {
     commands: mpsc::Sender<Command>,
     bytes: Arc<Semaphore>,
     ledger: Arc<JoinHandle<()>>,
-    vitals: Arc<Vitals>,
+    status: Arc<LedgerStatus>,
     jobs: JobStarter,
 }
 
@@ -67,7 +67,7 @@ impl Scheduler {
         let dispatcher =
             Dispatcher::new(runtime, runners, Arc::clone(&lease), jobs.clone(), commands.clone())
                 .map_err(StartError::Runners)?;
-        let vitals = Arc::new(Vitals::default());
+        let status = Arc::new(LedgerStatus::default());
         let mut ledger = Ledger {
             store,
             clock,
@@ -75,7 +75,7 @@ impl Scheduler {
             commands: asked,
             dispatcher,
             lease,
-            vitals: Arc::clone(&vitals),
+            status: Arc::clone(&status),
             state: State::default(),
         };
         ledger.open()?;
@@ -86,7 +86,7 @@ impl Scheduler {
             StartError::Runners(format!("start the thread of the ledger: {error}"))
         })?;
         let bytes = Arc::new(Semaphore::new(WAITING_BYTES_MAX));
-        Ok(Self { commands, bytes, ledger: Arc::new(ledger), vitals, jobs })
+        Ok(Self { commands, bytes, ledger: Arc::new(ledger), status, jobs })
     }
 
     /// Sends a request and waits for the answer; the change is durable then.
@@ -157,14 +157,14 @@ impl Scheduler {
     }
 
     /// Returns the observable state of the ledger.
-    pub(crate) fn vitals(&self) -> &Vitals {
-        &self.vitals
+    pub(crate) fn status(&self) -> &LedgerStatus {
+        &self.status
     }
 }
 
 impl std::fmt::Debug for Scheduler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Scheduler").field("vitals", &self.vitals).finish_non_exhaustive()
+        f.debug_struct("Scheduler").field("status", &self.status).finish_non_exhaustive()
     }
 }
 

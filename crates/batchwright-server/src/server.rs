@@ -219,7 +219,7 @@ impl Server {
 
     /// Reports to systemd that the server is ready, and then that it is alive, until `stop` is requested.
     /// Returns `false` when the scheduler's thread died because of a bug; the process should then end.
-    pub fn attend(&self, stop: &StopToken) -> bool {
+    pub fn supervise(&self, stop: &StopToken) -> bool {
         notify("READY=1");
         let beat = watchdog().map_or(STATUS_INTERVAL, |limit| STATUS_INTERVAL.min(limit / 3));
         let mut turns = 0;
@@ -242,17 +242,17 @@ impl Server {
     }
 
     fn turns(&self) -> u64 {
-        self.scheduler.as_ref().map_or(0, |one| one.vitals().turns.load(Ordering::Relaxed))
+        self.scheduler.as_ref().map_or(0, |one| one.status().turns.load(Ordering::Relaxed))
     }
 
     fn status(&self) -> String {
         match &self.scheduler {
             None => "running executions".to_owned(),
             Some(scheduler) => {
-                let vitals = scheduler.vitals();
-                let firing = vitals.firing.load(Ordering::Relaxed);
-                match vitals.ready.load(Ordering::Relaxed) {
-                    _ if vitals.astray.load(Ordering::Relaxed) => {
+                let status = scheduler.status();
+                let firing = status.firing.load(Ordering::Relaxed);
+                match status.ready.load(Ordering::Relaxed) {
+                    _ if status.astray.load(Ordering::Relaxed) => {
                         "the clock of this machine is too far from the database's: no trigger fires"
                             .to_owned()
                     }
@@ -291,10 +291,10 @@ impl Server {
         if let Some(worker) = self.worker.take() {
             let _ = worker.join();
         }
-        let served = self.jobs.operator.served().unwrap_or_default();
+        let served = self.jobs.operator.claimed().unwrap_or_default();
         self.jobs.operator.stop_all();
-        self.jobs.operator.wait_all();
-        Worker::pass_on(&self.jobs, &served);
+        self.jobs.operator.wait_until_idle();
+        Worker::requeue(&self.jobs, &served);
     }
 }
 

@@ -13,7 +13,7 @@ use batchwright::{
 use crate::scheduler::JobStarter;
 
 /// How often the worker looks for changes by other processes in the store.
-pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Executions in a row that lost their owners, after which an instance is no longer restarted automatically:
 /// the job itself may kill its servers.
 const LOST_MAX: usize = 3;
@@ -59,14 +59,14 @@ impl Worker {
     }
 
     /// Queues again those of `served` that the end of this server stopped.
-    pub(crate) fn pass_on(jobs: &JobStarter, served: &[ExecutionId]) {
+    pub(crate) fn requeue(jobs: &JobStarter, served: &[ExecutionId]) {
         for id in served {
             let Ok(execution) = jobs.operator.execution(*id) else { continue };
             if execution.status != BatchStatus::Stopped {
                 continue;
             }
             let none = JobParameters::new();
-            let passed = jobs.operator.hand_over_restart(*id, &none, &LaunchOptions::default());
+            let passed = jobs.operator.enqueue_restart(*id, &none, &LaunchOptions::default());
             match passed {
                 Ok(next) => {
                     tracing::info!(execution = %id, next = %next.id, "queued for another server")
@@ -95,15 +95,15 @@ impl Worker {
             if since_recovery >= self.recover_every {
                 since_recovery = Duration::ZERO;
                 self.recover();
-                log_error(self.jobs.operator.settle_stopped());
+                log_error(self.jobs.operator.end_stopped());
                 log_error(self.jobs.operator.expire_responses(RESPONSES_KEPT).map(drop));
             }
             if changed() {
                 log_error(self.take_all());
                 log_error(self.drive_all());
             }
-            stop.wait(LOOK_INTERVAL);
-            since_recovery += LOOK_INTERVAL;
+            stop.wait(POLL_INTERVAL);
+            since_recovery += POLL_INTERVAL;
         }
     }
 
@@ -113,13 +113,13 @@ impl Worker {
     }
 
     fn take_all(&mut self) -> Result<(), OperatorError> {
-        for execution in self.jobs.operator.handed_over()? {
+        for execution in self.jobs.operator.queued()? {
             // Without room here, the execution stays queued for another server or for later.
             if !self.jobs.operator.has_room() {
                 return Ok(());
             }
             let taken = match self.jobs.operator.job_of(&execution) {
-                Ok(_) => self.jobs.operator.take(execution.id),
+                Ok(_) => self.jobs.operator.claim(execution.id),
                 Err(refusal) => {
                     if self.unknown.insert(execution.id) {
                         let (id, job) = (execution.id, execution.job);
@@ -142,7 +142,7 @@ impl Worker {
     /// An execution that cannot be closed now, because its frozen owner locks its row, does not delay the
     /// others.
     fn recover(&self) {
-        match self.jobs.operator.lost() {
+        match self.jobs.operator.orphaned() {
             Ok(lost) => {
                 for (execution, was_served) in lost {
                     log_error(self.recover_one(&execution, was_served));
@@ -158,7 +158,7 @@ impl Worker {
             let known = operator.job_of(execution);
             let options = LaunchOptions::default();
             let none = JobParameters::new();
-            match known.map(|_| operator.hand_over_restart(id, &none, &options)) {
+            match known.map(|_| operator.enqueue_restart(id, &none, &options)) {
                 Ok(Ok(next)) => {
                     tracing::info!(execution = %id, next = %next.id, "its server died: queued again");
                     return Ok(());

@@ -38,7 +38,7 @@ fn a_role_may_what_it_is_for() {
     let place = Place::with(&Place::tokens());
     let http = place.http();
     let open = json!({"parameters": {"script": ""}});
-    let code = |response: common::serving::Told| response.code();
+    let code = |response: common::serving::HttpResponse| response.code();
     assert_eq!(code(bearer(&http, "the-viewer").post("/v1/progressive/few", &open)), "forbidden");
     assert_eq!(bearer(&http, "the-operator").post("/v1/progressive/few", &open).status, 201);
     let rule = json!({"pattern": "", "runner": ["shell", "true"]});

@@ -60,7 +60,7 @@ impl Import {
     }
 
     fn status(&self) -> String {
-        self.browser.text("#said")
+        self.browser.text("#status")
     }
 
     /// Returns the number of rows that the progress bar shows.

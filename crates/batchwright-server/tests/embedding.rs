@@ -35,7 +35,7 @@ async fn starts_and_stops() {
     let server = Server::builder(operator.clone()).http(http).start().unwrap();
     let address = server.http_address().unwrap();
     let queued =
-        operator.hand_over("count", JobParameters::new(), &LaunchOptions::default()).unwrap();
+        operator.enqueue("count", JobParameters::new(), &LaunchOptions::default()).unwrap();
     tokio::task::spawn_blocking(move || {
         std::net::TcpStream::connect(address).unwrap();
         until("the server runs the execution", || {

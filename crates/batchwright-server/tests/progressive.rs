@@ -249,7 +249,7 @@ fn a_lane_is_known_by_its_id_to_its_owner_alone() {
     let opened = Opened::of(&mine.post("/v1/progressive/few", &body).json());
     let other = place.open("single", "", 1);
     let seq = json!({"seq": 1});
-    let code = |answer: common::serving::Told| (answer.status, answer.code());
+    let code = |answer: common::serving::HttpResponse| (answer.status, answer.code());
     let is = |status: u16, code: &str| (status, code.to_owned());
     for malformed in
         ["x", "../1", "0123456789ABCDEF0123456789abcdef", "0123456789abcdef0123456789abcde"]
@@ -272,10 +272,10 @@ fn a_lane_is_known_by_its_id_to_its_owner_alone() {
     assert_eq!(mine.post(&opened.slice(0), &seq).json()["outcome"], "final");
     assert_eq!(mine.delete(&opened.path("response")).status, 204);
     assert_eq!(mine.delete(&opened.path("response")).status, 204, "twice is once");
-    let gone = mine.post(&opened.slice(0), &json!({"seq": 2}));
-    let link = gone.header("link").unwrap();
+    let missing = mine.post(&opened.slice(0), &json!({"seq": 2}));
+    let link = missing.header("link").unwrap();
     assert!(link.contains(&opened.path("response")) && link.contains("result"), "{link}");
-    assert_eq!(code(gone), is(410, "execution_finished"));
+    assert_eq!(code(missing), is(410, "execution_finished"));
     assert_eq!(code(mine.get(&opened.path("response"))), is(410, "response_acknowledged"));
 }
 
@@ -350,7 +350,8 @@ fn a_worker_that_wakes_up_after_its_lease_can_commit_nothing() {
     let place = Place::with(&lease);
     let opened = place.open("chunks", "sleep=2", 2);
     let other = Place::serve(place.folder.path(), "127.0.0.1:0", &lease);
-    let (asleep, awake) = (place.http(), Http { address: other.said.clone(), headers: Vec::new() });
+    let (asleep, awake) =
+        (place.http(), Http { address: other.last_word.clone(), headers: Vec::new() });
     let pid = Pid::from_raw(place.server.child.id().cast_signed()).unwrap();
     let answers = thread::scope(|scope| {
         let sleepers: Vec<_> = (0..2)

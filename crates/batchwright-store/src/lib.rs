@@ -40,6 +40,7 @@ pub use item::{
 pub use repository::{SqlRepository, StoreOptions};
 pub use rusqlite;
 pub use schedule::{
-    RuleRow, ScheduleStore, ScheduleUnit, ServerRow, TRIGGER, TriggerKey, TriggerRow, TriggerStatus,
+    RuleRow, ScheduleStore, ScheduleTransaction, ServerRow, TRIGGER, TriggerKey, TriggerRow,
+    TriggerStatus,
 };
 pub use sqlx;

@@ -7,17 +7,17 @@ mod query;
 mod rows;
 mod schema;
 mod statements;
-mod unit;
+mod transaction;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use batchwright::{Durability, JobRepository, ProgressiveQueries, RepositoryError, UnitOfWork};
+use batchwright::{Durability, JobRepository, ProgressiveQueries, RepositoryError, Transaction};
 
 use crate::database::{Database, Dialect, SqliteDatabase};
 use pool::Pool;
 use statements::Statements;
-use unit::SqlUnit;
+use transaction::SqlTransaction;
 
 /// How a [`SqlRepository`] is opened.
 #[derive(Debug, Clone)]
@@ -208,10 +208,10 @@ impl std::fmt::Debug for SqlRepository {
 }
 
 impl JobRepository for SqlRepository {
-    fn begin(&self) -> Result<Box<dyn UnitOfWork + '_>, RepositoryError> {
+    fn begin(&self) -> Result<Box<dyn Transaction + '_>, RepositoryError> {
         loop {
-            if let Some(unit) = SqlUnit::begin(self.writers.take()?, &self.statements)? {
-                return Ok(Box::new(unit));
+            if let Some(tx) = SqlTransaction::begin(self.writers.take()?, &self.statements)? {
+                return Ok(Box::new(tx));
             }
         }
     }

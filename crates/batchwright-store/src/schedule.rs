@@ -200,16 +200,16 @@ impl ScheduleStore {
         Ok(Self { database, statements, session: Some(session) })
     }
 
-    /// Begins a transaction. Dropping it without [`commit`](ScheduleUnit::commit) rolls it back.
+    /// Begins a transaction. Dropping it without [`commit`](ScheduleTransaction::commit) rolls it back.
     ///
     /// # Errors
     ///
     /// Fails if the database does not answer; nothing is changed then.
-    pub fn begin(&mut self) -> Result<ScheduleUnit<'_>, RepositoryError> {
+    pub fn begin(&mut self) -> Result<ScheduleTransaction<'_>, RepositoryError> {
         let failed = |error: SqlError| error.in_store("begin");
         let mut session = self.session().map_err(failed)?;
         session.begin().map_err(failed)?;
-        Ok(ScheduleUnit {
+        Ok(ScheduleTransaction {
             statements: &self.statements,
             home: &mut self.session,
             session: Some(session),
@@ -267,7 +267,7 @@ impl std::fmt::Debug for ScheduleStore {
 }
 
 /// A transaction on the schedule.
-pub struct ScheduleUnit<'a> {
+pub struct ScheduleTransaction<'a> {
     statements: &'a Statements,
     /// Where the connection returns to if it still works.
     home: &'a mut Option<SqlSession>,
@@ -277,7 +277,7 @@ pub struct ScheduleUnit<'a> {
 type Stored<T> = Result<T, RepositoryError>;
 
 #[expect(clippy::missing_errors_doc, reason = "each fails with what the store reports, no more")]
-impl ScheduleUnit<'_> {
+impl ScheduleTransaction<'_> {
     fn session(&mut self) -> &mut dyn Session {
         &mut **self.session.as_mut().expect("the connection is open until the transaction ends")
     }
@@ -545,7 +545,7 @@ impl ScheduleUnit<'_> {
     }
 }
 
-impl Drop for ScheduleUnit<'_> {
+impl Drop for ScheduleTransaction<'_> {
     fn drop(&mut self) {
         if let Some(mut session) = self.session.take()
             && session.roll_back().is_ok()
@@ -556,9 +556,9 @@ impl Drop for ScheduleUnit<'_> {
     }
 }
 
-impl std::fmt::Debug for ScheduleUnit<'_> {
+impl std::fmt::Debug for ScheduleTransaction<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ScheduleUnit").finish_non_exhaustive()
+        f.debug_struct("ScheduleTransaction").finish_non_exhaustive()
     }
 }
 
@@ -609,9 +609,9 @@ mod tests {
     fn a_row_that_somebody_else_changed_is_not_written_over() {
         let (_folder, mut store) = store();
         let row = TriggerRow::planned(TriggerKey::of("a"), 5);
-        let mut unit = store.begin().unwrap();
-        unit.save(&[&row]).unwrap();
-        unit.commit().unwrap();
+        let mut tx = store.begin().unwrap();
+        tx.save(&[&row]).unwrap();
+        tx.commit().unwrap();
         let stale = TriggerRow { version: 5, ..row.clone() };
         for wrong in [row, stale] {
             let error = store.begin().unwrap().save(&[&wrong]).unwrap_err();

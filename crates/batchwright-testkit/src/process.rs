@@ -27,7 +27,7 @@ pub struct Process {
     /// The process.
     pub child: Child,
     /// The last word of the first matching line of output, such as an address.
-    pub said: String,
+    pub last_word: String,
 }
 
 impl Process {
@@ -42,8 +42,8 @@ impl Process {
         }
         // The rest of the output is read and dropped, so that a full pipe does not block the process.
         std::thread::spawn(move || output.read_to_end(&mut Vec::new()));
-        let said = line.split_whitespace().last().unwrap_or_default().to_owned();
-        Self { child, said }
+        let last_word = line.split_whitespace().last().unwrap_or_default().to_owned();
+        Self { child, last_word }
     }
 
     /// Kills the process with SIGKILL and waits for its end.

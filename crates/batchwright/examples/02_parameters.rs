@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let again = operator.start("nightly", day.with_non_identifying("limit", 7));
     assert!(matches!(&again, Err(error) if error.code() == "already_complete"), "{again:?}");
 
-    // Everything that is wrong is told at once, and nothing is stored.
+    // All problems are reported at once, and nothing is stored.
     let wrong = JobParameters::new().with("date", "tomorrow").with("lmit", 3);
     match operator.start("nightly", wrong) {
         Err(OperatorError::Refused(refusal)) => println!("{refusal}"),

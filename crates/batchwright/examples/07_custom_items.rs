@@ -1,4 +1,4 @@
-//! A reader and a writer of your own: say where you stand, and restart is exact.
+//! A reader and a writer of your own: a restart continues at the positions that they return.
 //!
 //! `cargo run -p batchwright --example 07_custom_items`
 
@@ -73,8 +73,8 @@ impl ItemWriter<u64> for Service {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let (service, trouble) = (Service::default(), Arc::new(Mutex::new(true)));
-    let broken = Arc::clone(&trouble);
+    let (service, failing) = (Service::default(), Arc::new(Mutex::new(true)));
+    let broken = Arc::clone(&failing);
     let step = ChunkStepBuilder::new("send")
         .reader(Fibonacci { bound: 100, pair: (0, 1) })
         .processor(move |n: &u64| match (*n, *broken.lock().unwrap()) {
@@ -89,7 +89,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let failed = operator.start("fibonacci", JobParameters::new())?.wait()?;
     println!("{}", operator.summary(failed.id)?);
-    *trouble.lock().unwrap() = false;
+    *failing.lock().unwrap() = false;
     let done =
         operator.restart(failed.id, &JobParameters::new(), &LaunchOptions::default())?.wait()?;
     println!("{}", operator.summary(done.id)?);

@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     });
     let no_news = TaskletStep::new("fetch news", |_: &mut TaskletCall<'_, '_>| {
-        Err(ItemError::data("nobody answers"))
+        Err(ItemError::data("the host is down"))
     });
 
     let job = Job::builder("nightly")

@@ -1,4 +1,4 @@
-//! Progressive steps: long work carried forward by slices, here without HTTP.
+//! Progressive steps: long work done in slices, here without HTTP.
 //!
 //! `cargo run -p batchwright --example 13_progressive`
 
@@ -37,11 +37,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let slice = || operator.slice(&order, |work| drop(std::thread::spawn(work)));
     let answer = slice()?;
     assert_eq!(answer, slice()?, "the same request gets the same answer, and runs nothing");
-    let told: SliceAnswer = serde_json::from_str(&answer)?;
-    println!("{:?}: {} of {NUMBERS} units", told.outcome, told.progress.units_done);
-    assert_eq!((told.outcome, told.next_seq), (SliceOutcome::Continue, 2));
+    let message: SliceAnswer = serde_json::from_str(&answer)?;
+    println!("{:?}: {} of {NUMBERS} units", message.outcome, message.progress.units_done);
+    assert_eq!((message.outcome, message.next_seq), (SliceOutcome::Continue, 2));
 
-    // Whoever comes carries the rest forward, on all lanes.
+    // `drive` processes the remaining units, on all lanes.
     let ended = operator.drive(id, 4, &StopToken::default())?;
     println!("{}", operator.summary(ended.id)?);
     let response = operator.response(id, None)?.ok_or("there is a response at the end")?;

@@ -127,7 +127,7 @@ pub struct ContextHandle {
 #[derive(Debug)]
 struct Shared {
     whole: ContextHandle,
-    /// Held from the merging of a change to the end of its commit.
+    /// ActiveExecution from the merging of a change to the end of its commit.
     commit: Arc<Mutex<()>>,
 }
 

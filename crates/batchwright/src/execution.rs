@@ -116,7 +116,7 @@ pub struct JobExecution {
 
 impl JobExecution {
     /// Creates an execution that is not stored yet.
-    pub(crate) fn unborn(job: &str, parameters: JobParameters, now: Timestamp) -> Self {
+    pub(crate) fn new_unsaved(job: &str, parameters: JobParameters, now: Timestamp) -> Self {
         Self {
             id: ExecutionId(0),
             instance_id: InstanceId(0),
@@ -186,7 +186,7 @@ pub struct StepExecution {
 
 impl StepExecution {
     /// Creates a step execution that is not stored yet.
-    pub(crate) fn unborn(name: &str, now: Timestamp) -> Self {
+    pub(crate) fn new_unsaved(name: &str, now: Timestamp) -> Self {
         Self {
             id: StepExecutionId(0),
             execution_id: ExecutionId(0),

@@ -108,7 +108,7 @@ fn fatal(what: &str, number: u64) -> ItemError {
 }
 
 /// Delays like slow user code: a stop request does not cut the delay short.
-fn dawdle(millis: u64) {
+fn delay(millis: u64) {
     if millis > 0 {
         StopToken::default().wait(Duration::from_millis(millis));
     }
@@ -172,7 +172,7 @@ impl<R: ItemReader<Item: Numbered>> ItemReader for FaultyReader<R> {
     }
 
     fn read(&mut self) -> Result<Option<R::Item>, ItemError> {
-        dawdle(self.plan.delay_ms.read);
+        delay(self.plan.delay_ms.read);
         let number = self.number + 1;
         if flickers(&mut self.flaky, number) {
             return Err(injected("read", number));
@@ -249,7 +249,7 @@ impl<I: Numbered, P: ItemProcessor<I>> ItemProcessor<I> for FaultyProcessor<P> {
 
     fn process(&self, item: &I) -> Result<Option<P::Output>, ItemError> {
         let number = item.number();
-        dawdle(self.plan.delay_ms.process);
+        delay(self.plan.delay_ms.process);
         if self.plan.fatal_process.contains(&number) {
             return Err(fatal("process", number));
         }
@@ -303,7 +303,7 @@ impl<O: Numbered, W: ItemWriter<O>> ItemWriter<O> for FaultyWriter<W> {
     }
 
     fn write(&mut self, items: &[O], chunk: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
-        dawdle(self.plan.delay_ms.write);
+        delay(self.plan.delay_ms.write);
         for (index, item) in items.iter().enumerate() {
             if let Some(fault) = self.fault(item.number()) {
                 if index > 0 {

@@ -11,7 +11,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Se
 /// # Errors
 ///
 /// The repeated key and the position of its second occurrence; or the position at which `text` is not JSON.
-pub fn no_key_twice(text: &[u8]) -> Result<(), serde_json::Error> {
+pub fn reject_duplicate_keys(text: &[u8]) -> Result<(), serde_json::Error> {
     serde_json::from_slice::<Once>(text).map(drop)
 }
 
@@ -82,10 +82,10 @@ mod tests {
     #[test]
     fn a_key_that_is_given_twice_is_found_at_every_depth() {
         for text in [r#"{"a":1,"a":2}"#, r#"[{"b":{"c":1,"d":[],"c":null}}]"#] {
-            let message = no_key_twice(text.as_bytes()).unwrap_err().to_string();
+            let message = reject_duplicate_keys(text.as_bytes()).unwrap_err().to_string();
             assert!(message.contains("is given twice"), "{message}");
         }
         let fine = r#"{"a":{"a":1.5,"b":["x",true,null,-3]},"b":18446744073709551615}"#;
-        assert!(no_key_twice(fine.as_bytes()).is_ok());
+        assert!(reject_duplicate_keys(fine.as_bytes()).is_ok());
     }
 }

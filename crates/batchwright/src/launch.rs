@@ -28,7 +28,7 @@ pub(crate) fn may_recover(
         execution
             .owner
             .as_deref()
-            .is_some_and(|owner| ProcessIdentity::liveness_of(owner) == Liveness::Gone)
+            .is_some_and(|owner| ProcessIdentity::liveness_of(owner) == Liveness::Dead)
     };
     match mode {
         RecoverMode::Force => Ok(()),

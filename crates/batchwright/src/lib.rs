@@ -82,7 +82,7 @@ pub use job::{
     Decider, Decision, FlowBuilder, Incrementer, Job, JobBuilder, JobFlow, JobScope,
     TransitionBuilder, increment, next_day,
 };
-pub use json::no_key_twice;
+pub use json::reject_duplicate_keys;
 pub use launch::{LaunchOptions, RecoverMode, RequestKey};
 pub use listener::{
     ChunkListener, ItemListener, JobListener, ListenerResult, Promotion, RetryListener,
@@ -99,9 +99,9 @@ pub use parameters::{
 };
 pub use policy::{Classifier, Completion, SkipLimitScope, SkipPolicy};
 pub use progressive::{
-    ClientGone, Extent, FinalResponse, ItemUnitReader, ItemUnits, ListUnits, LostClient,
-    NumberedUnits, OnFailed, OpenOptions, Poison, ProgressiveBuilder, ProgressiveStep, Segment,
-    SliceAnswer, SliceError, SliceOrder, SliceOutcome, UnitIndex, UnitProgress, UnitRange,
+    DisconnectSignal, Extent, FailureRecord, FinalResponse, ItemUnitReader, ItemUnits, ListUnits,
+    NumberedUnits, OnDisconnect, OnFailed, OpenOptions, ProgressiveBuilder, ProgressiveStep,
+    Segment, SliceAnswer, SliceError, SliceOrder, SliceOutcome, UnitIndex, UnitProgress, UnitRange,
     UnitReader, Units, UnitsSummary,
 };
 #[cfg(feature = "cache")]
@@ -113,7 +113,7 @@ pub use registry::{DiscoveredJob, JobFactory};
 pub use repository::{
     CheckpointUpdate, Durability, JobRepository, Lane, Lease, MemoryRepository,
     ProgressiveExecution, ProgressiveQueries, ProgressiveRows, ProgressiveState, StoredResponse,
-    UnitOfWork,
+    Transaction,
 };
 pub use retry::{Backoff, BreakerState, CircuitBreaker, Retry, RetryPolicy};
 pub use shown::shown;

@@ -25,7 +25,7 @@ pub struct ProcessIdentity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Liveness {
     /// A process of this host that has ended.
-    Gone,
+    Dead,
     /// A process that is alive, or may be alive on another host; only its lease decides.
     Unknown,
 }
@@ -58,7 +58,7 @@ impl ProcessIdentity {
         }
         match start_time(owner.pid) {
             Some(started) if started == owner.started => Liveness::Unknown,
-            _ => Liveness::Gone,
+            _ => Liveness::Dead,
         }
     }
 }
@@ -119,7 +119,7 @@ mod tests {
     fn a_process_number_that_was_given_away_again_does_not_pass_for_the_old_owner() {
         let mut other = ProcessIdentity::current().clone();
         other.started = "1".to_owned();
-        assert_eq!(ProcessIdentity::liveness_of(&other.to_string()), Liveness::Gone);
+        assert_eq!(ProcessIdentity::liveness_of(&other.to_string()), Liveness::Dead);
     }
 
     #[test]

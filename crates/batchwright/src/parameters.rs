@@ -594,7 +594,7 @@ impl ParameterSchema {
 
     /// Returns a description of the refused value of parameter `name` that is safe to display; `problem` may
     /// contain the value.
-    pub fn tellable(&self, name: &str, problem: String) -> String {
+    pub fn redacted_problem(&self, name: &str, problem: String) -> String {
         match self.find(name) {
             Some(known) if known.secret => format!("its value is not of type {}", known.kind),
             _ if is_secret_name(name) => "its value is not of its type".to_owned(),
@@ -611,7 +611,7 @@ impl ParameterSchema {
         let declared = self.find(name);
         let says_identifying = json.get("identifying").is_some();
         let mut parameter = Parameter::from_json(json, declared.map(|declared| declared.kind))
-            .map_err(|problem| self.tellable(name, problem))?;
+            .map_err(|problem| self.redacted_problem(name, problem))?;
         match declared {
             Some(declared) if !says_identifying => parameter.identifying = declared.identifying,
             Some(declared) if declared.identifying != parameter.identifying => {

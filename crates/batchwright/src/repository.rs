@@ -38,12 +38,12 @@ pub enum Durability {
 /// Stores executions. Each implementation must pass [`testing::conformance`](crate::testing::conformance).
 pub trait JobRepository: Queries {
     /// Begins a transaction. Until it ends, no other transaction sees its changes or changes the rows that it
-    /// reads. Dropping it without [`commit`](UnitOfWork::commit) rolls it back.
+    /// reads. Dropping it without [`commit`](Transaction::commit) rolls it back.
     ///
     /// # Errors
     ///
     /// [`RepositoryError::Unavailable`]: nothing was changed.
-    fn begin(&self) -> Result<Box<dyn UnitOfWork + '_>, RepositoryError>;
+    fn begin(&self) -> Result<Box<dyn Transaction + '_>, RepositoryError>;
 
     /// Returns the queries about progressive executions.
     fn slices(&self) -> &dyn ProgressiveQueries;
@@ -60,7 +60,7 @@ pub trait JobRepository: Queries {
 ///
 /// The trait contains no rules: `lifecycle` decides what may be started, restarted or stopped.
 #[expect(clippy::missing_errors_doc, reason = "each fails with what the store reports, no more")]
-pub trait UnitOfWork {
+pub trait Transaction {
     /// Returns the instance of `job` with that key.
     fn find_instance(
         &mut self,

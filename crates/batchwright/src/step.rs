@@ -27,7 +27,7 @@ use crate::job::JobScope;
 use crate::listener::StepListener;
 use crate::parameters::JobParameters;
 use crate::progressive::ProgressiveBody;
-use crate::repository::{Durability, JobRepository, UnitOfWork};
+use crate::repository::{Durability, JobRepository, Transaction};
 
 /// A step as its job sees it: the only dynamic boundary, crossed once per step execution and never for an
 /// item.
@@ -234,7 +234,7 @@ impl StepScope {
 /// The transaction of one chunk, as its writer sees it. The transaction opens at its first use.
 pub struct ChunkTransaction<'a> {
     repository: &'a dyn JobRepository,
-    unit: Option<Box<dyn UnitOfWork + 'a>>,
+    tx: Option<Box<dyn Transaction + 'a>>,
     on_commit: Vec<Box<dyn FnOnce() + Send>>,
     scope: &'a StepScope,
     sequence: u64,
@@ -248,7 +248,7 @@ impl<'a> ChunkTransaction<'a> {
         scope: &'a StepScope,
         sequence: u64,
     ) -> Self {
-        Self { repository, unit: None, on_commit: Vec::new(), scope, sequence, broken: None }
+        Self { repository, tx: None, on_commit: Vec::new(), scope, sequence, broken: None }
     }
 
     /// Returns the store's own transaction as a `T`, for writers that use the store's database: their writes
@@ -259,12 +259,12 @@ impl<'a> ChunkTransaction<'a> {
     /// When the store has no such resource, or cannot begin a transaction.
     pub fn resource<T: Any>(&mut self) -> Result<&mut T, ItemError> {
         let step = self.scope.step().to_owned();
-        if let Err(error) = self.unit() {
+        if let Err(error) = self.tx() {
             let failure = ItemError::fatal(crate::error::report(&error));
             self.broken = Some(error);
             return Err(failure);
         }
-        self.unit()?.resource(TypeId::of::<T>()).downcast_mut::<T>().ok_or_else(|| {
+        self.tx()?.resource(TypeId::of::<T>()).downcast_mut::<T>().ok_or_else(|| {
             ItemError::fatal(format!(
                 "write to the store's own database in step `{step}`: this store has no `{}`",
                 std::any::type_name::<T>()
@@ -286,12 +286,12 @@ impl<'a> ChunkTransaction<'a> {
     }
 
     /// Returns the transaction, and begins it at the first call.
-    pub(crate) fn unit(&mut self) -> Result<&mut (dyn UnitOfWork + 'a), RepositoryError> {
-        let unit = match self.unit.take() {
+    pub(crate) fn tx(&mut self) -> Result<&mut (dyn Transaction + 'a), RepositoryError> {
+        let unit = match self.tx.take() {
             Some(unit) => unit,
             None => self.repository.begin()?,
         };
-        Ok(&mut **self.unit.insert(unit))
+        Ok(&mut **self.tx.insert(unit))
     }
 
     /// Takes the store's own failure, which caused the error that the user's part returned.
@@ -300,7 +300,7 @@ impl<'a> ChunkTransaction<'a> {
     }
 
     pub(crate) fn commit(mut self) -> Result<(), RepositoryError> {
-        if let Some(unit) = self.unit.take() {
+        if let Some(unit) = self.tx.take() {
             unit.commit()?;
         }
         for action in self.on_commit.drain(..) {
@@ -314,7 +314,7 @@ impl std::fmt::Debug for ChunkTransaction<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ChunkTransaction")
             .field("key", &self.idempotency_key())
-            .field("open", &self.unit.is_some())
+            .field("open", &self.tx.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -335,7 +335,7 @@ pub(crate) fn guarded<T>(code: impl FnOnce() -> Result<T, ItemError>) -> Result<
 }
 
 /// Returns a step error when `error` means that the lease is lost; otherwise returns `error`.
-pub(crate) fn lease_news(
+pub(crate) fn split_lease_lost(
     error: ItemError,
     step: &str,
     execution: crate::execution::ExecutionId,

@@ -1176,7 +1176,7 @@ fn row_131_every_call_with_the_number_of_no_execution_says_so_in_the_same_way() 
         operator.abandon(id).map(drop),
         operator.recover(id, RecoverMode::Detect).map(drop),
         operator.restart(id, &none(), &options).map(drop),
-        operator.hand_over_restart(id, &none(), &options).map(drop),
+        operator.enqueue_restart(id, &none(), &options).map(drop),
     ];
     for refusal in refusals {
         assert_eq!(refusal.unwrap_err().code(), "no_such_execution");
@@ -1353,7 +1353,7 @@ mod spy {
         CheckpointUpdate, Durability, EventRecord, ExecutionFilter, ExecutionId, InstanceId,
         InstancePage, JobExecution, JobInstance, JobRepository, Lease, MemoryRepository,
         ProgressiveQueries, ProgressiveRows, Queries, RepositoryError, RequestKey, SkipRecord,
-        StepExecution, StepExecutionId, UnitOfWork,
+        StepExecution, StepExecutionId, Transaction,
     };
     use jiff::Timestamp;
 
@@ -1455,7 +1455,7 @@ mod spy {
     }
 
     impl JobRepository for Spy {
-        fn begin(&self) -> Answer<Box<dyn UnitOfWork + '_>> {
+        fn begin(&self) -> Answer<Box<dyn Transaction + '_>> {
             let inner = Some(self.asked()?.begin()?);
             let thread = std::thread::current().id();
             *self.open.lock().unwrap().entry(thread).or_default() += 1;
@@ -1473,14 +1473,14 @@ mod spy {
     }
 
     struct Unit<'a> {
-        inner: Option<Box<dyn UnitOfWork + 'a>>,
+        inner: Option<Box<dyn Transaction + 'a>>,
         spy: &'a Spy,
         thread: ThreadId,
         is_checkpoint: bool,
     }
 
     impl<'a> Unit<'a> {
-        fn inner(&mut self) -> &mut (dyn UnitOfWork + 'a) {
+        fn inner(&mut self) -> &mut (dyn Transaction + 'a) {
             &mut **self.inner.as_mut().unwrap()
         }
     }
@@ -1493,7 +1493,7 @@ mod spy {
         }
     }
 
-    impl UnitOfWork for Unit<'_> {
+    impl Transaction for Unit<'_> {
         fn find_instance(&mut self, job: &str, key: &str) -> Answer<Option<JobInstance>> {
             self.inner().find_instance(job, key)
         }

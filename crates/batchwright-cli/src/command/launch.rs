@@ -50,7 +50,7 @@ pub(super) fn restart(
     let given = parameters::parse(&args.parameters, json, job.parameters())?;
     if args.detach {
         let options = options(&args.launch);
-        let execution = app.operator.hand_over_restart(id, &given, &options)?;
+        let execution = app.operator.enqueue_restart(id, &given, &options)?;
         return accepted(global, &execution);
     }
     foreground(global, &app, &args.launch, |options| {
@@ -63,7 +63,7 @@ pub(super) fn start(app: &App, global: &Global, args: &StartArgs) -> Result<u8, 
     let job = app.job(&args.job)?;
     let given = parameters::parse(&args.parameters, args.params_json.as_deref(), job.parameters())?;
     let options = LaunchOptions { new_only: args.new_only, ..LaunchOptions::default() };
-    let execution = app.operator.hand_over(job.name(), given, &options)?;
+    let execution = app.operator.enqueue(job.name(), given, &options)?;
     accepted(global, &execution)
 }
 

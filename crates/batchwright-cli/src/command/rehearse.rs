@@ -84,7 +84,7 @@ fn uninterrupted(scratch: &Scratch) -> Result<(Value, u64, Outputs), CliError> {
         ended => {
             return Err(CliError::Usage(format!(
                 "rehearse the job: it does not complete without a kill: {}",
-                ended.told()
+                ended.into_message()
             )));
         }
     }
@@ -153,7 +153,7 @@ fn trial(
     }
     match ended {
         Ended::Completed => Ok((killed, Ok(trial.outputs()?))),
-        ended => Ok((killed, Err(ended.told()))),
+        ended => Ok((killed, Err(ended.into_message()))),
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) fn serve(global: Global, program: &Program, args: &ServeArgs) -> Resu
         Some(address) => tracing::info!(%address, "listening for clients"),
         None => tracing::info!("running queued executions; the scheduler is not enabled"),
     }
-    let is_well = server.attend(&stop);
+    let is_well = server.supervise(&stop);
     tracing::info!(signal = shutdown.signal(), "ending");
     server.stop();
     tracing::info!("ended");

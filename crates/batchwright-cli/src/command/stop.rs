@@ -11,14 +11,14 @@ use crate::error::{self, CliError};
 use crate::output;
 
 /// How often `--wait` reads the status of the execution.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Asks an execution to stop; with `--wait` returns when it has ended.
 pub(super) fn stop(app: &App, global: &Global, args: &StopArgs) -> Result<u8, CliError> {
     let id = target(app, &args.target)?;
     app.operator.stop(id)?;
     while args.wait && app.operator.execution(id)?.status.is_running() {
-        StopToken::default().wait(LOOK_INTERVAL);
+        StopToken::default().wait(POLL_INTERVAL);
     }
     output::document(global.format, &app.operator.summary(id)?, ToString::to_string)?;
     Ok(error::OK)

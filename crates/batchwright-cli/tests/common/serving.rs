@@ -18,7 +18,7 @@ pub struct Serving {
     pub address: String,
     /// Where the REST API is; empty where there is none.
     pub http: String,
-    said: Arc<Mutex<String>>,
+    last_word: Arc<Mutex<String>>,
 }
 
 impl Serving {
@@ -37,13 +37,13 @@ impl Serving {
     pub fn of(command: &mut Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let said = Arc::new(Mutex::new(String::new()));
+        let last_word = Arc::new(Mutex::new(String::new()));
         let (mut line, mut http) = (String::new(), String::new());
         let address = loop {
             line.clear();
             let count = stderr.read_line(&mut line).unwrap();
-            said.lock().unwrap().push_str(&line);
-            assert!(count > 0, "the server ended: {}", said.lock().unwrap());
+            last_word.lock().unwrap().push_str(&line);
+            assert!(count > 0, "the server ended: {}", last_word.lock().unwrap());
             if let Some((_, address)) = line.trim_end().split_once("http=") {
                 http = address.to_owned();
             }
@@ -51,7 +51,7 @@ impl Serving {
                 break address.to_owned();
             }
         };
-        let log = Arc::clone(&said);
+        let log = Arc::clone(&last_word);
         std::thread::spawn(move || {
             let mut line = String::new();
             while stderr.read_line(&mut line).unwrap_or(0) > 0 {
@@ -59,12 +59,12 @@ impl Serving {
                 line.clear();
             }
         });
-        Self { child, address, http, said }
+        Self { child, address, http, last_word }
     }
 
-    /// What it said on stderr.
-    pub fn said(&self) -> String {
-        self.said.lock().unwrap().clone()
+    /// Returns what the server has written to stderr so far.
+    pub fn last_word(&self) -> String {
+        self.last_word.lock().unwrap().clone()
     }
 
     pub fn client(&self) -> Kcp {
@@ -100,7 +100,7 @@ impl Serving {
     #[track_caller]
     pub fn until_status(&self, identifier: &str, status: &str) {
         let client = std::cell::RefCell::new(self.client());
-        until(&format!("{identifier} {status}; {}", self.said()), || {
+        until(&format!("{identifier} {status}; {}", self.last_word()), || {
             client.borrow_mut().ask(&format!("1 GET {identifier}")).contains(&format!(" {status} "))
         });
     }
@@ -163,8 +163,8 @@ impl Kcp {
 
 /// A trigger and its slots, as `schedule history` tells them.
 pub fn history(place: &Place, trigger: &str) -> Vec<serde_json::Value> {
-    let told = place.run(&["schedule", "history", trigger, "--format", "json"]).expect(0).out;
-    told.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let message = place.run(&["schedule", "history", trigger, "--format", "json"]).expect(0).out;
+    message.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// `count` seconds from now, as `SET` takes it.

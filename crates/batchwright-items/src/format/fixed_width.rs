@@ -1,4 +1,4 @@
-//! Files whose fields stand in columns of fixed widths.
+//! Files with fields of fixed widths.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::transport::{Encode, FileWriter, IfChanged};
 use crate::value::Value;
 use crate::writer::BoxedWriter;
 
-/// Lines of columns with fixed widths.
+/// The kind `fixed_width`.
 pub(crate) struct FixedWidthKind;
 
 /// Reads lines whose fields have fixed widths; blanks around a field are removed.
@@ -53,7 +53,7 @@ struct Column {
     /// The width in characters.
     #[schemars(range(min = 1))]
     width: usize,
-    /// The type, for a reader. Default: text that is a number where a number is required.
+    /// The type, for a reader. Default: text, which counts as a number where a number is required.
     #[serde(rename = "type")]
     kind: Option<TypeKey>,
     /// Where a writer puts a value that is shorter than the column. Default: `left`.
@@ -61,7 +61,7 @@ struct Column {
     align: Align,
 }
 
-/// Where a value stands in its column.
+/// The side of a column that a shorter value is written to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
@@ -136,7 +136,7 @@ fn names_of(columns: &At<Vec<Column>>) -> Result<Names, Problem> {
     }
 }
 
-/// Cuts `line` into its fields. The last ones may be missing, because editors remove blanks at the end of a line.
+/// Cuts `line` into its fields. The last fields may be missing, because editors remove blanks at the end of a line.
 fn parsed(
     line: &str,
     names: &Names,

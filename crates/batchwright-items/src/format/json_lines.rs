@@ -1,4 +1,4 @@
-//! JSON lines: one JSON value a line.
+//! JSON lines: one JSON value on each line.
 
 use std::marker::PhantomData;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ impl<T> JsonLinesReader<T> {
         Self { input: LineInput::new(path), item: PhantomData }
     }
 
-    /// Restricts the input to the bytes from `start` to `end`; see [`ByteRanges`](batchwright::ByteRanges).
+    /// Restricts the input to the bytes from `start` to `end`; see [`ByteRanges`].
     #[must_use]
     pub fn bytes(self, start: u64, end: u64) -> Self {
         Self { input: self.input.bytes(start, end), item: PhantomData }
@@ -99,7 +99,7 @@ impl<T: DeserializeOwned + Send + Sync> ItemReader for JsonLinesReader<T> {
 /// A writer that writes each output as a line of JSON.
 pub type JsonLinesWriter = FileWriter<JsonLines>;
 
-/// The encoder of JSON lines: one value a line.
+/// The encoder of JSON lines: one value on each line.
 #[derive(Debug, Clone, Copy)]
 pub struct JsonLines;
 
@@ -121,10 +121,10 @@ impl<T: Serialize> Encode<T> for JsonLines {
     }
 }
 
-/// JSON lines: a record for each object.
+/// The kind `jsonl`: a record for each JSON object.
 pub(crate) struct JsonLinesKind;
 
-/// Writes each record as an object of JSON on a line of its own.
+/// Writes each record as a JSON object on a line of its own.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WriterKeys {
@@ -173,7 +173,7 @@ impl ItemKind for JsonLinesKind {
     }
 }
 
-/// The writer `file`, the older name of JSON lines.
+/// The kind `file`: the older name of the writer `jsonl`.
 pub(crate) struct FileKind;
 
 impl ItemKind for FileKind {

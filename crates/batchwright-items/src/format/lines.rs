@@ -20,7 +20,7 @@ use crate::writer::BoxedWriter;
 
 /// Default maximum length of a line, in bytes.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
-/// Maximum length of the raw bytes kept of an over-long line, for the dead letters.
+/// Maximum number of raw bytes that a dead letter keeps of a line that is too long.
 const RAW_BYTES_KEPT: usize = 64 * 1024;
 /// A position of a line input: the bytes and lines consumed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,8 +122,8 @@ impl LineInput {
         self
     }
 
-    /// Lets a restart continue at the same byte of another file than the one of the checkpoint. Default: such
-    /// a restart is refused.
+    /// Lets a restart continue at the stored byte although the file is no longer the one of the checkpoint.
+    /// Default: such a restart is refused.
     #[must_use]
     pub fn may_have_changed(mut self) -> Self {
         self.may_have_changed = true;
@@ -162,7 +162,7 @@ impl LineInput {
     ///
     /// # Errors
     ///
-    /// The error of a line that is too long, which is skipped; or the error of the file.
+    /// When a line is too long (the next call returns the line after it), or when the file cannot be read.
     pub fn next_line(&mut self) -> Result<Option<RawLine<'_>>, ItemError> {
         let input = self.input.as_mut().ok_or_else(|| ItemError::fatal("read a closed file"))?;
         let (byte, mut searched) = (input.byte(), 0);
@@ -252,7 +252,7 @@ impl LineReader {
         Self { input: self.input.may_have_changed() }
     }
 
-    /// Restricts the input to the bytes from `start` to `end`; see [`ByteRanges`](batchwright::ByteRanges).
+    /// Restricts the input to the bytes from `start` to `end`; see [`ByteRanges`].
     #[must_use]
     pub fn bytes(self, start: u64, end: u64) -> Self {
         Self { input: self.input.bytes(start, end) }
@@ -302,8 +302,8 @@ pub struct ParsedLines<F> {
 }
 
 impl<F> ParsedLines<F> {
-    /// Creates a reader that makes an item of each line of `input` with `parse`. Its errors get the place and the bytes of
-    /// the line.
+    /// Creates a reader that makes an item of each line of `input` with `parse`. The reader adds the location and the bytes
+    /// of the line to an error of `parse`.
     pub fn new(input: LineInput, parse: F) -> Self {
         Self { input, parse }
     }
@@ -377,10 +377,10 @@ impl<T: AsRef<str>> Encode<T> for Lines {
     }
 }
 
-/// Text files, a record for each line.
+/// The kind `lines`: a record for each line of a text file.
 pub(crate) struct LinesKind;
 
-/// Reads the lines of a file: records with the field `line`.
+/// Reads a file line by line: `lines` gives records with the field `line`, `jsonl` a record of each JSON object.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LineReaderKeys {
@@ -447,7 +447,7 @@ impl ItemKind for LinesKind {
 }
 
 impl LineReaderKeys {
-    /// Returns the lines of the file at `path`, or of the partition of `scope`, with the settings of the keys.
+    /// Returns the input for the file at `path`, limited to the partition of `scope` if there is one.
     pub(super) fn input(&self, path: PathBuf, scope: &StepScope) -> Result<LineInput, ItemError> {
         let mut input = LineInput::new(path);
         if let Some(max) = self.line_bytes_max {

@@ -12,7 +12,7 @@ use batchwright_items::{At, Known, Problem, Template};
 
 use super::keys::keys_of_step;
 use super::partition::names_of;
-use super::{Builder, Built, options, wanted};
+use super::{Builder, Built, options, required};
 use crate::Source;
 use crate::definition::{self, On, Step};
 use crate::expression::ChosenCode;
@@ -37,7 +37,7 @@ impl Builder<'_> {
                 Ok(flow)
             });
             // After a problem an empty flow continues, so that the problems of the other steps are found too.
-            flow = self.noted(with_step).unwrap_or_else(|| JobFlow::builder(""));
+            flow = self.collect_problem(with_step).unwrap_or_else(|| JobFlow::builder(""));
         }
         Ok(flow)
     }
@@ -59,13 +59,13 @@ impl Builder<'_> {
             Known { schema, partition: step.partition.as_ref().map(|one| names_of(one.get_ref())) };
         let worker: Arc<dyn batchwright::Step> = match kind.as_str() {
             "flow" => {
-                wanted(&step.steps, "steps", &step.name)?;
+                required(&step.steps, "steps", &step.name)?;
                 let steps = step.steps.take().unwrap_or_default();
                 let inner = self.flow(JobFlow::builder(name), steps, schema, names)?;
                 return Ok(flow.nested(inner));
             }
             "split" => {
-                wanted(&step.branches, "branches", &step.name)?;
+                required(&step.branches, "branches", &step.name)?;
                 let mut branches = Vec::new();
                 for branch in step.branches.take().into_iter().flatten() {
                     let branch = branch.into_inner();
@@ -75,7 +75,7 @@ impl Builder<'_> {
                 return Ok(flow.split(name, branches));
             }
             "decision" => {
-                let text = wanted(&step.exit, "exit", &step.name)?;
+                let text = required(&step.exit, "exit", &step.name)?;
                 let chosen = ChosenCode::compile(text.get_ref(), schema, names);
                 let chosen = chosen.map_err(|problem| Problem::at(text, problem))?;
                 return Ok(flow.decider(name, chosen));
@@ -104,7 +104,7 @@ impl Builder<'_> {
     }
 
     fn job_step(&self, step: &Step, known: &Known<'_>) -> Built<JobStep> {
-        let path = wanted(&step.job, "job", &step.name)?;
+        let path = required(&step.job, "job", &step.name)?;
         let child = self
             .child(&self.folder.join(path.get_ref()))
             .map_err(|message| Problem::at(path, message))?;
@@ -130,14 +130,14 @@ impl Builder<'_> {
     /// Loads the child job of the file at `path`, which must not be one of its own parents.
     fn child(&self, path: &Path) -> Result<Job, String> {
         let path = std::path::absolute(path).map_err(|error| error.to_string())?;
-        let around = [self.around, std::slice::from_ref(&self.source)].concat();
-        if around.iter().any(|one| is_same_file(one, &path)) {
+        let parents = [self.parents, std::slice::from_ref(&self.source)].concat();
+        if parents.iter().any(|one| is_same_file(one, &path)) {
             return Err(format!("`{}` would run itself", path.display()));
         }
         let stamp = Stamp::of(&path);
         self.used.borrow_mut().push((path.clone(), stamp));
         let source = Source::read(&path).map_err(|error| batchwright::report(&error))?;
-        let (job, used) = source.compile_within(self.settings, &around);
+        let (job, used) = source.compile_within(self.settings, &parents);
         self.used.borrow_mut().extend(used);
         job.map_err(|error| batchwright::report(&error))
     }
@@ -209,7 +209,7 @@ fn extract(
                 let value = ParameterValue::parse(&text, kind).map_err(|problem| {
                     let problem = match secret {
                         true => format!("its value is not of type {kind}"),
-                        false => schema.tellable(name, problem),
+                        false => schema.redacted_problem(name, problem),
                     };
                     ItemError::fatal(format!("use parameter `{name}`: {problem}"))
                 })?;

@@ -29,9 +29,9 @@ pub(super) fn names_of(partition: &definition::Partition) -> &'static [&'static 
 }
 
 /// A partitioner that is made when the step runs, because its settings may contain parameters.
-struct Late<P>(Make<P>);
+struct DeferredPartitioner<P>(Make<P>);
 
-impl<P: Partitioner> Partitioner for Late<P> {
+impl<P: Partitioner> Partitioner for DeferredPartitioner<P> {
     fn partitions(&self, scope: &StepScope) -> Result<Vec<Partition>, ItemError> {
         (self.0)(scope)?.partitions(scope)
     }
@@ -61,7 +61,7 @@ impl Builder<'_> {
                 let make: Make<NumberRanges> = Box::new(move |scope| {
                     Ok(NumberRanges { min: min(scope)?, max: max(scope)?, grid: count })
                 });
-                Ok(Box::new(Late(make)))
+                Ok(Box::new(DeferredPartitioner(make)))
             }
             By::Column(ColumnRange { table, column, url }) => {
                 let database: Make<Database> = match (url, &self.settings.database) {
@@ -78,7 +78,7 @@ impl Builder<'_> {
                     let (database, table) = (database(scope)?, table.render(scope)?);
                     Ok(ColumnPartitions { database, table, column: column.clone(), grid: count })
                 });
-                Ok(Box::new(Late(make)))
+                Ok(Box::new(DeferredPartitioner(make)))
             }
             By::Files(pattern) => {
                 if let Some(grid) = grid {
@@ -92,7 +92,7 @@ impl Builder<'_> {
                     let folder = path.parent().filter(|one| !one.as_os_str().is_empty());
                     Ok(FilePartitions::new(folder.unwrap_or(Path::new(".")), pattern))
                 });
-                Ok(Box::new(Late(make)))
+                Ok(Box::new(DeferredPartitioner(make)))
             }
             By::Bytes(path) => self.bytes(path, step, count, known),
         }
@@ -106,7 +106,7 @@ impl Builder<'_> {
         count: u32,
         known: &Known<'_>,
     ) -> Built<BoxedPartitioner> {
-        let reader = super::wanted(&step.reader, "reader", &step.name)?;
+        let reader = super::required(&step.reader, "reader", &step.name)?;
         let (span, part) = (reader.span(), reader.get_ref());
         let found = self.settings.kinds.find("reader", part.kind.get_ref());
         let found = found.map_err(|message| Problem::at(&part.kind, message))?;
@@ -118,7 +118,7 @@ impl Builder<'_> {
         }
         let path = self.cx(known).path(path)?;
         let make: Make<ByteRanges> = Box::new(move |scope| Ok(make(path(scope)?, count)));
-        Ok(Box::new(Late(make)))
+        Ok(Box::new(DeferredPartitioner(make)))
     }
 
     fn bound(&self, bound: &Bound, by: &At<By>, known: &Known<'_>) -> Built<Make<i64>> {

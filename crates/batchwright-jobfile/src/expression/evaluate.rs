@@ -18,7 +18,7 @@ pub(crate) type Parameters = BTreeMap<Arc<str>, Value>;
 
 /// The data that an expression can read.
 #[derive(Clone, Copy)]
-pub(crate) struct Sight<'a> {
+pub(crate) struct Scope<'a> {
     pub(crate) item: Option<&'a Record>,
     pub(crate) parameters: &'a Parameters,
     pub(crate) steps: &'a [StepExecution],
@@ -26,7 +26,7 @@ pub(crate) struct Sight<'a> {
 }
 
 impl Node {
-    pub(super) fn evaluate(&self, sight: Sight<'_>) -> Evaluated {
+    pub(super) fn evaluate(&self, sight: Scope<'_>) -> Evaluated {
         let value = |node: &Node| node.evaluate(sight);
         let is_true = |node: &Node| condition(&node.evaluate(sight)?);
         match self {
@@ -110,7 +110,7 @@ impl Node {
     }
 }
 
-fn field(sight: Sight<'_>, name: &str) -> Evaluated {
+fn field(sight: Scope<'_>, name: &str) -> Evaluated {
     let Some(item) = sight.item else { return Err("there is no item".to_owned()) };
     item.get(name).cloned().ok_or_else(|| {
         let known: Vec<_> = item.names().iter().map(|name| format!("`{name}`")).collect();
@@ -131,7 +131,7 @@ fn compare(how: Comparison, one: &Value, two: &Value) -> Evaluated<bool> {
 
 /// Whether `one` equals (`==`) a value of a list, or is a part of a text. The values of a list are evaluated
 /// only until one is equal.
-fn is_in(one: &Value, list: &Node, sight: Sight<'_>) -> Evaluated<bool> {
+fn is_in(one: &Value, list: &Node, sight: Scope<'_>) -> Evaluated<bool> {
     if let Node::List(nodes) = list {
         for node in nodes {
             if equals(one, &node.evaluate(sight)?)? {
@@ -159,7 +159,7 @@ fn is_in(one: &Value, list: &Node, sight: Sight<'_>) -> Evaluated<bool> {
     }
 }
 
-fn in_range(one: &Value, range: &Range, sight: Sight<'_>) -> Evaluated<bool> {
+fn in_range(one: &Value, range: &Range, sight: Scope<'_>) -> Evaluated<bool> {
     let (from, to) = (range.from.evaluate(sight)?, range.to.evaluate(sight)?);
     let below = order(one, &to)?;
     Ok(order(one, &from)?.is_ge() && (below.is_lt() || range.inclusive && below.is_eq()))
@@ -194,14 +194,14 @@ fn place(at: i64, length: usize) -> Option<usize> {
     }
 }
 
-fn sliced(whole: &Value, range: &Range, sight: Sight<'_>) -> Evaluated {
+fn sliced(whole: &Value, range: &Range, sight: Scope<'_>) -> Evaluated {
     let text = textual(whole).ok_or_else(|| format!("{} has no characters", described(whole)))?;
     let from = whole_number(&range.from.evaluate(sight)?)?;
     let to = whole_number(&range.to.evaluate(sight)?)?;
     slice(text, from, to.saturating_add(range.inclusive.into()))
 }
 
-fn step(sight: Sight<'_>, name: &str, key: StepKey) -> Evaluated {
+fn step(sight: Scope<'_>, name: &str, key: StepKey) -> Evaluated {
     let Some(step) = sight.steps.iter().find(|step| step.name == name) else {
         let ran: Vec<_> = sight.steps.iter().map(|step| format!("`{}`", step.name)).collect();
         return Err(format!("step `{name}` has not run; these have: {}", ran.join(", ")));
@@ -223,7 +223,7 @@ fn step(sight: Sight<'_>, name: &str, key: StepKey) -> Evaluated {
     Ok(Value::Integer(i64::try_from(count).unwrap_or(i64::MAX)))
 }
 
-fn context(sight: Sight<'_>, name: &str) -> Evaluated {
+fn context(sight: Scope<'_>, name: &str) -> Evaluated {
     match sight.context {
         Some(context) if context.has(name) => {
             let value: serde_json::Value = context.get(name).map_err(|error| error.to_string())?;

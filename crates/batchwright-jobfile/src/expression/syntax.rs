@@ -200,7 +200,7 @@ impl Parser {
         }
     }
 
-    fn unexpected<T>(&self, wanted: &str) -> Parsed<T> {
+    fn unexpected<T>(&self, required: &str) -> Parsed<T> {
         let found = match self.peek() {
             Kind::End => "the end".to_owned(),
             Kind::Name(name) => format!("`{name}`"),
@@ -208,7 +208,7 @@ impl Parser {
             Kind::Literal(_) | Kind::Template(_) => "a value".to_owned(),
         };
         let at = self.tokens[self.at].at + 1;
-        Err(format!("expected {wanted} at character {at}, found {found}"))
+        Err(format!("expected {required} at character {at}, found {found}"))
     }
 
     fn expression(&mut self, least: u8) -> Parsed<Node> {
@@ -353,10 +353,10 @@ impl Parser {
         call(&name, arguments)
     }
 
-    fn name(&mut self, wanted: &str) -> Parsed<String> {
+    fn name(&mut self, required: &str) -> Parsed<String> {
         match self.peek() {
             Kind::Name(_) => {}
-            _ => return self.unexpected(wanted),
+            _ => return self.unexpected(required),
         }
         match self.advance().kind {
             Kind::Name(name) => Ok(name),
@@ -575,10 +575,10 @@ fn call(name: &str, arguments: Vec<Node>) -> Parsed<Node> {
     match (least..=most).contains(&count) {
         true => Ok(Node::Call(function, arguments)),
         false => {
-            let wanted =
+            let required =
                 if least == most { least.to_string() } else { format!("{least} to {most}") };
             Err(format!(
-                "`{name}` takes {wanted} arguments, the value before the dot included; it has {count}"
+                "`{name}` takes {required} arguments, the value before the dot included; it has {count}"
             ))
         }
     }

@@ -58,7 +58,7 @@ struct Scanner<'t> {
     text: &'t str,
     at: usize,
     offset: usize,
-    /// Number of texts in back quotes around the current place.
+    /// Number of texts in back quotes parents the current place.
     nested: usize,
 }
 

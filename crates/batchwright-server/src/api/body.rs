@@ -92,7 +92,7 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         return Err(Problem::invalid("the body must be a JSON object"));
     }
     let wrong = |error| Problem::invalid(format!("cannot read the body: {error}"));
-    batchwright::no_key_twice(bytes).map_err(wrong)?;
+    batchwright::reject_duplicate_keys(bytes).map_err(wrong)?;
     serde_json::from_slice(bytes).map_err(wrong)
 }
 

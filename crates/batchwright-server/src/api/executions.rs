@@ -201,7 +201,7 @@ pub(super) async fn restart(
             request,
             ..LaunchOptions::default()
         };
-        Ok(api.operator().hand_over_restart(id, &overrides, &options)?.id)
+        Ok(api.operator().enqueue_restart(id, &overrides, &options)?.id)
     };
     once(api, key, restart, Api::accepted).await
 }

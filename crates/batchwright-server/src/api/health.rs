@@ -54,11 +54,11 @@ pub(super) async fn ready(State(api): State<Api>) -> Response {
         Check { name: "not_ending", ok: !api.stop.is_requested() },
     ];
     if let Some(scheduler) = &api.scheduler {
-        let ok = scheduler.is_alive() && scheduler.vitals().ready.load(Ordering::Relaxed);
+        let ok = scheduler.is_alive() && scheduler.status().ready.load(Ordering::Relaxed);
         checks.push(Check { name: "scheduler", ok });
-        let vitals = scheduler.vitals();
-        checks.push(Check { name: "clock", ok: !vitals.astray.load(Ordering::Relaxed) });
-        checks.push(Check { name: "plans", ok: vitals.puzzles.load(Ordering::Relaxed) == 0 });
+        let status = scheduler.status();
+        checks.push(Check { name: "clock", ok: !status.astray.load(Ordering::Relaxed) });
+        checks.push(Check { name: "plans", ok: status.puzzles.load(Ordering::Relaxed) == 0 });
     }
     let is_well = checks.iter().all(|check| check.ok);
     let (code, status) = match is_well {

@@ -241,7 +241,7 @@ pub(super) async fn start(
     let start = move |api: &Api, request| {
         api.check_worker()?;
         let (given, options) = api.launch(&name, body, request)?;
-        Ok(api.operator().hand_over(&name, given, &options)?.id)
+        Ok(api.operator().enqueue(&name, given, &options)?.id)
     };
     once(api, key, start, Api::accepted).await
 }
@@ -259,7 +259,7 @@ pub(super) async fn next(
     let next = move |api: &Api, request| {
         api.check_worker()?;
         let (given, options) = api.launch(&name, body, request)?;
-        Ok(api.operator().hand_over_next(&name, &given, &options)?.id)
+        Ok(api.operator().enqueue_next(&name, &given, &options)?.id)
     };
     once(api, key, next, Api::accepted).await
 }

@@ -12,8 +12,8 @@ use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use batchwright::{
-    BatchStatus, ClientGone, ExecutionId, LaunchOptions, LostClient, OpenOptions, OperatorError,
-    Refusal, SliceOrder, SliceOutcome, StoredResponse, UnitProgress, parse_duration,
+    BatchStatus, DisconnectSignal, ExecutionId, LaunchOptions, OnDisconnect, OpenOptions,
+    OperatorError, Refusal, SliceOrder, SliceOutcome, StoredResponse, UnitProgress, parse_duration,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -28,7 +28,7 @@ use super::{Api, Arrived, Problem, blocking, stream};
 /// Longest wait of a request for the final response.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 /// How often a waiting request polls the store.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Value of `Retry-After` while there is no final response.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
@@ -224,7 +224,7 @@ pub(super) struct SliceBody {
     seq: u64,
     /// What the slice does when its client disconnects.
     #[serde(default)]
-    on_disconnect: LostClient,
+    on_disconnect: OnDisconnect,
     /// Target duration of this slice in milliseconds, instead of the execution's target.
     #[schema(minimum = 1, maximum = 3_600_000)]
     target_ms: Option<u64>,
@@ -275,8 +275,8 @@ struct Answer {
 
 /// Notifies the slice when its client has disconnected.
 struct Waiting {
-    client: ClientGone,
-    then: LostClient,
+    client: DisconnectSignal,
+    then: OnDisconnect,
     answered: bool,
 }
 
@@ -316,7 +316,7 @@ pub(super) async fn slice(
         let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail);
         return Err(busy.retry_after(1));
     };
-    let client = ClientGone::default();
+    let client = DisconnectSignal::default();
     let mut waiting = Waiting { client: client.clone(), then: body.on_disconnect, answered: false };
     let order = SliceOrder {
         owner_token: owner_token(&headers)?,
@@ -430,7 +430,7 @@ pub(super) async fn response(
             let retry = [(header::RETRY_AFTER, RETRY_AFTER_SECONDS)];
             return Ok((StatusCode::ACCEPTED, retry, Json(progress)).into_response());
         }
-        tokio::time::sleep(LOOK_INTERVAL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 

@@ -13,7 +13,7 @@ use futures_util::stream::{self, Stream, StreamExt};
 use super::{Api, Problem, blocking};
 
 /// How often a stream polls the store.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// How often a silent stream sends a keep-alive comment.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -58,7 +58,7 @@ pub(super) fn events(api: Api, id: ExecutionId, headers: &HeaderMap) -> Response
             if !fresh.is_empty() {
                 return Some((fresh, Some((api, seen))));
             }
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     });
     sse(batches.flat_map(stream::iter))
@@ -89,11 +89,11 @@ fn changes(
                 if is_news {
                     // Send the first at once; limit the rate of the others.
                     if last.is_some() {
-                        tokio::time::sleep(LOOK_INTERVAL).await;
+                        tokio::time::sleep(POLL_INTERVAL).await;
                     }
                     return Some((now.clone(), Some((api, Some(now)))));
                 }
-                tokio::time::sleep(LOOK_INTERVAL).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         }
     })

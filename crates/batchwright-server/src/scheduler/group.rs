@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batchwright::RepositoryError;
-use batchwright_store::{ScheduleUnit, TriggerKey, TriggerRow, TriggerStatus};
+use batchwright_store::{ScheduleTransaction, TriggerKey, TriggerRow, TriggerStatus};
 use jiff::tz::TimeZone;
 
 use super::rule::{Rule, RuleSettings, Rulebook, Runner};
@@ -171,7 +171,7 @@ struct Known {
 
 /// An open transaction with the rows that it has read or changed.
 pub(super) struct Group<'u, 's> {
-    tx: &'u mut ScheduleUnit<'s>,
+    tx: &'u mut ScheduleTransaction<'s>,
     now: Micros,
     rows: HashMap<TriggerKey, Known>,
     /// Keys of rows that must be stored.
@@ -184,7 +184,7 @@ impl<'u, 's> Group<'u, 's> {
     /// Creates a group that decides on the rows of `keys`, which it reads at once, and on those of `held`,
     /// which the caller has in memory.
     pub(super) fn new(
-        tx: &'u mut ScheduleUnit<'s>,
+        tx: &'u mut ScheduleTransaction<'s>,
         now: Micros,
         mut keys: Vec<TriggerKey>,
         held: impl Iterator<Item = TriggerRow>,
@@ -524,7 +524,7 @@ fn log_failure(row: &TriggerRow) {
 }
 
 /// Returns all rules; one that cannot be parsed is logged and left out.
-pub(super) fn rules(tx: &mut ScheduleUnit<'_>) -> Stored<Vec<Rule>> {
+pub(super) fn rules(tx: &mut ScheduleTransaction<'_>) -> Stored<Vec<Rule>> {
     let understood = |row| match Rule::from_row(row) {
         Ok(rule) => Some(rule),
         Err(problem) => {

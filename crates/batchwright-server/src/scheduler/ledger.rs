@@ -118,7 +118,7 @@ impl ServerLease {
 
 /// The observable state of the ledger.
 #[derive(Debug, Default)]
-pub(crate) struct Vitals {
+pub(crate) struct LedgerStatus {
     /// Whether the last transaction was committed.
     pub(crate) ready: AtomicBool,
     /// Turns of the loop, for a watchdog.
@@ -138,7 +138,7 @@ pub(super) struct Ledger {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) dispatcher: Dispatcher,
     pub(super) lease: Arc<ServerLease>,
-    pub(super) vitals: Arc<Vitals>,
+    pub(super) status: Arc<LedgerStatus>,
     pub(super) state: State,
 }
 
@@ -183,7 +183,7 @@ impl Ledger {
         self.beat()?;
         // A clock that was ahead may have left late slots, and zones may have new rules.
         self.state.replan = Some(String::new());
-        self.vitals.ready.store(true, Ordering::Release);
+        self.status.ready.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -194,7 +194,7 @@ impl Ledger {
             if !self.wait(&mut asked) {
                 return;
             }
-            self.vitals.turns.fetch_add(1, Ordering::Relaxed);
+            self.status.turns.fetch_add(1, Ordering::Relaxed);
             self.turn(&mut asked);
         }
     }
@@ -332,7 +332,7 @@ impl Ledger {
     fn recovered(&mut self) {
         if self.state.retry.take().is_some() {
             tracing::info!("the store answers again");
-            self.vitals.ready.store(!self.is_astray(), Ordering::Release);
+            self.status.ready.store(!self.is_astray(), Ordering::Release);
         }
     }
 
@@ -344,7 +344,7 @@ impl Ledger {
         self.state.retry = Some((self.clock.elapsed() + wait, wait));
         self.state.doubtful = true;
         self.state.rules_version = None;
-        self.vitals.ready.store(false, Ordering::Release);
+        self.status.ready.store(false, Ordering::Release);
     }
 
     fn fire(&mut self, claimed: Claimed) {
@@ -364,12 +364,12 @@ impl Ledger {
         for (firing, _) in &claimed.firings {
             self.state.puzzles.remove(&firing.key.identifier);
         }
-        self.vitals.puzzles.store(self.state.puzzles.len(), Ordering::Relaxed);
+        self.status.puzzles.store(self.state.puzzles.len(), Ordering::Relaxed);
         for (firing, row) in claimed.firings {
             self.state.in_flight.insert(firing.key.clone(), row);
             self.dispatcher.dispatch(firing);
         }
-        self.vitals.firing.store(self.state.in_flight.len(), Ordering::Relaxed);
+        self.status.firing.store(self.state.in_flight.len(), Ordering::Relaxed);
     }
 
     /// Removes this server from the store once a drain is requested, nothing runs and all outcomes are
@@ -531,7 +531,7 @@ impl Ledger {
         if after.is_empty() {
             // A plan that still cannot be parsed is reported again at its next slot.
             self.state.puzzles.clear();
-            self.vitals.puzzles.store(0, Ordering::Relaxed);
+            self.status.puzzles.store(0, Ordering::Relaxed);
             tx.bring_forward(now, now + RETRY_WAIT_MAX)?;
         }
         let rows = tx.recurring(&after, REPLAN_BATCH)?;
@@ -566,12 +566,12 @@ impl Ledger {
             _ => 0,
         };
         let is_astray = self.is_astray();
-        self.vitals.astray.store(is_astray, Ordering::Release);
+        self.status.astray.store(is_astray, Ordering::Release);
         if is_astray == was_astray {
             return;
         }
         let milliseconds = self.state.offset / 1_000;
-        self.vitals.ready.store(!is_astray, Ordering::Release);
+        self.status.ready.store(!is_astray, Ordering::Release);
         match is_astray {
             true => tracing::error!(
                 milliseconds,
@@ -601,9 +601,9 @@ impl Ledger {
             return self.lost();
         }
         for server in tx.servers()? {
-            let is_gone = ProcessIdentity::liveness_of(&server.identity) == Liveness::Gone;
-            let is_dead = is_gone || server.lease_until <= now;
-            let max = if is_gone { i64::MAX } else { now };
+            let is_dead = ProcessIdentity::liveness_of(&server.identity) == Liveness::Dead;
+            let is_dead = is_dead || server.lease_until <= now;
+            let max = if is_dead { i64::MAX } else { now };
             if server.id != self.state.server && is_dead && tx.remove_server(server.id, max)? {
                 tracing::info!(server = server.identity, "took over from a dead server");
             }

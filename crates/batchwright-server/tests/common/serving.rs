@@ -139,7 +139,7 @@ pub fn serve_if_asked() {
     };
     let server = Server::builder(operator).http(http).start().unwrap();
     println!("serving {}", server.http_address().unwrap());
-    server.attend(&StopToken::default());
+    server.supervise(&StopToken::default());
 }
 
 /// A folder with a store, the effects of its units, and a server.
@@ -157,7 +157,7 @@ impl Place {
     pub fn with(settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let server = Self::serve(folder.path(), "127.0.0.1:0", settings);
-        let address = server.said.clone();
+        let address = server.last_word.clone();
         Self { folder, server, address }
     }
 
@@ -247,13 +247,13 @@ pub struct Http {
 
 /// A response.
 #[derive(Debug, Clone)]
-pub struct Told {
+pub struct HttpResponse {
     pub status: u16,
     pub head: String,
     pub body: Vec<u8>,
 }
 
-impl Told {
+impl HttpResponse {
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -279,15 +279,15 @@ impl Http {
         self
     }
 
-    pub fn get(&self, path: &str) -> Told {
+    pub fn get(&self, path: &str) -> HttpResponse {
         self.ask("GET", path, None).unwrap()
     }
 
-    pub fn delete(&self, path: &str) -> Told {
+    pub fn delete(&self, path: &str) -> HttpResponse {
         self.ask("DELETE", path, None).unwrap()
     }
 
-    pub fn post(&self, path: &str, body: &Value) -> Told {
+    pub fn post(&self, path: &str, body: &Value) -> HttpResponse {
         self.ask("POST", path, Some(body)).unwrap()
     }
 
@@ -315,20 +315,25 @@ impl Http {
         Ok(socket)
     }
 
-    pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> std::io::Result<Told> {
+    pub fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> std::io::Result<HttpResponse> {
         read(self.send(method, path, body)?)
     }
 }
 
 /// Reads an answer to the end of its connection.
-pub fn read(mut socket: TcpStream) -> std::io::Result<Told> {
+pub fn read(mut socket: TcpStream) -> std::io::Result<HttpResponse> {
     let mut bytes = Vec::new();
     socket.read_to_end(&mut bytes)?;
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
     let end = end.ok_or_else(|| std::io::Error::other("the answer was cut short"))?;
     let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    let response = Told { status, head, body: bytes[end + 4..].to_vec() };
+    let response = HttpResponse { status, head, body: bytes[end + 4..].to_vec() };
     match response.header("content-length").map(|length| length.parse() == Ok(response.body.len()))
     {
         Some(false) => Err(std::io::Error::other("the answer was cut short")),

@@ -112,7 +112,7 @@ impl std::fmt::Display for Key {
 }
 
 /// The end of a query that makes it continue after a key, with the parameters of the whole query.
-pub(super) struct Behind {
+pub(super) struct Continuation {
     pub(super) rest: String,
     pub(super) params: Vec<SqlValue<'static>>,
 }
@@ -167,14 +167,14 @@ impl KeyColumns {
 
     /// Returns the end of `query`, whose own parameters are `params`, to continue after `last` or from the
     /// beginning. A column that cannot be a key is refused before anything is read.
-    pub(super) fn behind(
+    pub(super) fn continue_after(
         &self,
         last: Option<&Key>,
         session: &mut SqlSession,
         dialect: Dialect,
         query: &str,
         mut params: Vec<SqlValue<'static>>,
-    ) -> Result<Behind, SqlError> {
+    ) -> Result<Continuation, SqlError> {
         if self.0.is_empty() {
             return Err(SqlError::new(SqlErrorClass::Other, "a key needs at least one column"));
         }
@@ -187,7 +187,7 @@ impl KeyColumns {
             .collect::<Result<_, _>>()?;
         let order = names.join(", ");
         let Some(last) = last else {
-            return Ok(Behind { rest: format!("ORDER BY {order}"), params });
+            return Ok(Continuation { rest: format!("ORDER BY {order}"), params });
         };
         params.extend(last.values().iter().map(SqlValue::from));
         self.check_unique(last, session, query, &names, &compared, &params)?;
@@ -202,7 +202,7 @@ impl KeyColumns {
                 format!("({order}) > ({}) AND {first} >= {bound}", several.join(", "))
             }
         };
-        Ok(Behind { rest: format!("WHERE {condition} ORDER BY {order}"), params })
+        Ok(Continuation { rest: format!("WHERE {condition} ORDER BY {order}"), params })
     }
 
     /// Checks in the database that only one row has the key `last`: the collation may treat different texts

@@ -9,7 +9,7 @@ use batchwright::{ErrorKind, ItemError, ItemReader, StepScope, StopToken};
 use serde::{Deserialize, Serialize};
 
 use super::interrupt::until_stopped;
-use super::key::{Behind, Key, KeyColumns};
+use super::key::{Continuation, Key, KeyColumns};
 use crate::database::{Database, Readable, Sql, SqlError, SqlRow, SqlSession, SqlValue};
 
 /// Rows that the cursor's thread sends at once: enough to make the cost of sending negligible per row.
@@ -114,12 +114,12 @@ impl<T: Send + 'static> SqlReader<T> {
             .map_err(|error| error.of_item(format!("open `{database}`")))?;
         let query = self.query.trim().trim_end_matches(';');
         let (last, params) = (self.position.key.clone(), self.params.clone());
-        let Behind { rest, params } = match &self.key {
+        let Continuation { rest, params } = match &self.key {
             Some(key) => until_stopped(&mut session, &stop, |session| {
-                key.behind(last.as_ref(), session, database.dialect(), query, params)
+                key.continue_after(last.as_ref(), session, database.dialect(), query, params)
                     .map_err(|error| error.of_item("prepare the query"))
             })?,
-            None => Behind { rest: String::new(), params },
+            None => Continuation { rest: String::new(), params },
         };
         // Invalid SQL fails in `open`, before anything is read.
         let readable =

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::SqlRepository;
 use super::rows::{self, Read, count, micros, some_micros, values};
-use super::unit::{SqlUnit, json};
+use super::transaction::{SqlTransaction, json};
 use crate::database::{SqlError, SqlRow, SqlValue};
 
 fn duration(row: &SqlRow<'_>, column: &str) -> Read<Duration> {
@@ -105,7 +105,7 @@ fn lane_values(lane: &Lane) -> Vec<SqlValue<'_>> {
     .to_vec()
 }
 
-impl ProgressiveRows for SqlUnit<'_> {
+impl ProgressiveRows for SqlTransaction<'_> {
     fn insert_progressive(&mut self, row: &ProgressiveExecution) -> Result<(), RepositoryError> {
         let values = values![
             row.execution.0,

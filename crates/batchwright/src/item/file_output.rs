@@ -634,8 +634,8 @@ mod tests {
 
     /// Step execution `id`, which takes over from one whose process died.
     fn taken_over(repository: &MemoryRepository, id: i64) -> StepScope {
-        let job = JobExecution::unborn("job", JobParameters::new(), Timestamp::UNIX_EPOCH);
-        let step = StepExecution::unborn("step", Timestamp::UNIX_EPOCH);
+        let job = JobExecution::new_unsaved("job", JobParameters::new(), Timestamp::UNIX_EPOCH);
+        let step = StepExecution::new_unsaved("step", Timestamp::UNIX_EPOCH);
         let step = StepExecution { id: StepExecutionId(id), ..step };
         let job = JobScope::new(&job, StopToken::default());
         StepScope::new(job, &step, None, repository, StepStart::TakenOver)

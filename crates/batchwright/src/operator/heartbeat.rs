@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::{Active, Carried, Held, later, lock};
+use super::{Active, ActiveExecution, RunMode, later, lock};
 use crate::clock::{Clock, StopToken};
 use crate::error::RepositoryError;
 use crate::repository::JobRepository;
@@ -64,16 +64,16 @@ fn beat(
     active: &Active,
     lease_timeout: Duration,
 ) -> Result<(), RepositoryError> {
-    let mut held: Vec<Held> = lock(active).values().cloned().collect();
+    let mut held: Vec<ActiveExecution> = lock(active).values().cloned().collect();
     // A driven execution has no lease of its own: each of its lanes has one.
-    held.retain(|one| one.carried == Carried::Owned);
+    held.retain(|one| one.carried == RunMode::Owned);
     if held.is_empty() {
         return Ok(());
     }
     let until = later(clock.now(), lease_timeout);
-    let mut unit = repository.begin()?;
-    for Held { lease, job, stop, .. } in held {
-        match unit.renew_lease(&lease, until)? {
+    let mut tx = repository.begin()?;
+    for ActiveExecution { lease, job, stop, .. } in held {
+        match tx.renew_lease(&lease, until)? {
             Some(false) => {}
             Some(true) => stop.request(),
             None if lock(active).contains_key(&lease.execution) => {
@@ -84,5 +84,5 @@ fn beat(
             None => {}
         }
     }
-    unit.commit()
+    tx.commit()
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::{Carried, Held, JobHandle, JobOperator, LetGo, OperatorError, Refusal, lock};
+use super::{
+    ActiveExecution, ActiveGuard, JobHandle, JobOperator, OperatorError, Refusal, RunMode, lock,
+};
 use crate::clock::StopToken;
 use crate::error::RepositoryError;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
@@ -94,8 +96,8 @@ impl JobOperator {
     /// Returns the scope of a step before its execution has a number.
     fn preview(&self, job: &Job, step: &str, parameters: &JobParameters) -> StepScope {
         let now = self.inner.clock.now();
-        let execution = JobExecution::unborn(job.name(), parameters.clone(), now);
-        let step = StepExecution::unborn(step, now);
+        let execution = JobExecution::new_unsaved(job.name(), parameters.clone(), now);
+        let step = StepExecution::new_unsaved(step, now);
         let scope = JobScope::new(&execution, StopToken::default());
         StepScope::new(scope, &step, None, &*self.inner.repository, StepStart::Fresh)
     }
@@ -181,9 +183,9 @@ impl JobOperator {
     pub fn acknowledge(&self, id: ExecutionId, token: Option<&str>) -> Result<bool, SliceError> {
         self.progressive_state(id, token)?;
         contended(|| {
-            let mut unit = self.inner.repository.begin()?;
-            let had = unit.slices().acknowledge_response(id)?;
-            unit.commit()?;
+            let mut tx = self.inner.repository.begin()?;
+            let had = tx.slices().acknowledge_response(id)?;
+            tx.commit()?;
             Ok(had)
         })
     }
@@ -196,9 +198,9 @@ impl JobOperator {
     pub fn expire_responses(&self, age: Duration) -> Result<u64, OperatorError> {
         let before = self.inner.clock.now().saturating_sub(age).unwrap_or(jiff::Timestamp::MIN);
         contended(|| {
-            let mut unit = self.inner.repository.begin()?;
-            let expired = unit.slices().expire_responses(before)?;
-            unit.commit()?;
+            let mut tx = self.inner.repository.begin()?;
+            let expired = tx.slices().expire_responses(before)?;
+            tx.commit()?;
             Ok(expired)
         })
     }
@@ -297,14 +299,15 @@ impl JobOperator {
     }
 
     /// Drives execution `id` on a thread of the operator.
-    pub(super) fn submit_drive(&self, execution: &JobExecution, carried: Carried) -> JobHandle {
+    pub(super) fn submit_drive(&self, execution: &JobExecution, carried: RunMode) -> JobHandle {
         let id = execution.id;
         let lease = Lease { execution: id, fence: execution.fence };
         let stop = StopToken::default();
-        let held = Held { lease, job: execution.job.clone(), stop: stop.clone(), carried };
+        let held =
+            ActiveExecution { lease, job: execution.job.clone(), stop: stop.clone(), carried };
         lock(&self.inner.runner.active).insert(id, held);
         let (handle, ending) = JobHandle::new(id, Arc::clone(&self.inner.repository));
-        let let_go = LetGo { active: Arc::clone(&self.inner.runner.active), execution: id };
+        let let_go = ActiveGuard { active: Arc::clone(&self.inner.runner.active), execution: id };
         let operator = self.clone();
         self.inner.pool.submit(Box::new(move || {
             let driven = operator.drive(id, u32::MAX, &stop);
@@ -364,7 +367,7 @@ impl JobOperator {
             }
             let execution = self.execution(id)?;
             if execution.status.is_running() && self.job_of(&execution).is_ok() {
-                self.submit_drive(&execution, Carried::ServerDriven);
+                self.submit_drive(&execution, RunMode::ServerDriven);
             }
         }
         Ok(())
@@ -392,19 +395,19 @@ impl JobOperator {
     /// # Errors
     ///
     /// When the store fails.
-    pub fn settle_stopped(&self) -> Result<(), OperatorError> {
+    pub fn end_stopped(&self) -> Result<(), OperatorError> {
         let stopping = ExecutionFilter::default().status(BatchStatus::Stopping);
         for execution in self.queries().executions(&stopping)? {
             if execution.owner.is_some() {
                 continue;
             }
             contended(|| {
-                let mut unit = self.inner.repository.begin()?;
-                let Some(mut execution) = unit.execution(execution.id)? else { return Ok(()) };
+                let mut tx = self.inner.repository.begin()?;
+                let Some(mut execution) = tx.execution(execution.id)? else { return Ok(()) };
                 if execution.status == BatchStatus::Stopping {
-                    progressive::close_stopped(&mut *unit, &mut execution, self.inner.clock.now())?;
+                    progressive::close_stopped(&mut *tx, &mut execution, self.inner.clock.now())?;
                 }
-                unit.commit()
+                tx.commit()
             })?;
         }
         Ok(())

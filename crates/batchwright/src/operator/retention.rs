@@ -95,19 +95,19 @@ impl JobOperator {
         retention: &Retention,
         dry_run: bool,
     ) -> Result<Vec<JobExecution>, OperatorError> {
-        let mut unit = self.inner.repository.begin()?;
+        let mut tx = self.inner.repository.begin()?;
         let mut deleted = Vec::new();
         for candidate in candidates.iter().filter(|one| one.instance_id < below) {
-            let history = unit.executions_of(candidate.instance_id)?;
+            let history = tx.executions_of(candidate.instance_id)?;
             if may_go(&history, candidate.id, retention) {
                 if !dry_run {
-                    history.iter().try_for_each(|one| unit.delete_execution(one.id))?;
+                    history.iter().try_for_each(|one| tx.delete_execution(one.id))?;
                 }
                 deleted.extend(history);
             }
         }
         if !dry_run {
-            unit.commit()?;
+            tx.commit()?;
         }
         Ok(deleted)
     }

@@ -9,7 +9,7 @@ use super::step::Settings;
 use super::timing::UnitTimes;
 use crate::error::RepositoryError;
 use crate::execution::ExecutionId;
-use crate::repository::{ProgressiveExecution, UnitOfWork};
+use crate::repository::{ProgressiveExecution, Transaction};
 
 /// Duration of the work that a lane claims at a time: so short that it hardly delays a lane that takes the
 /// rest.
@@ -41,15 +41,15 @@ pub(crate) fn window(times: &UnitTimes) -> u64 {
 
 /// Claims the next window for lane `me`, in a transaction that has locked the execution.
 pub(crate) fn claim_segment(
-    unit: &mut dyn UnitOfWork,
+    tx: &mut dyn Transaction,
     id: ExecutionId,
     me: u32,
     now: Timestamp,
     units: u64,
     rules: ClaimRules,
 ) -> Result<Result<Segment, NoWork>, RepositoryError> {
-    let mut segments = unit.slices().segments_of(id)?;
-    let lanes = unit.slices().lanes_of(id)?;
+    let mut segments = tx.slices().segments_of(id)?;
+    let lanes = tx.slices().lanes_of(id)?;
     let before: Vec<_> = segments.iter().map(|segment| segment.lane).collect();
     let is_live = |rank: u32| lanes.iter().any(|lane| lane.rank == rank && lane.is_live(now));
     match claim(&mut segments, me, &is_live, units, rules) {
@@ -58,18 +58,18 @@ pub(crate) fn claim_segment(
             let former =
                 lanes.iter().find(|lane| Some(lane.rank) == before[index] && lane.rank != me);
             if let Some(former) = former.filter(|lane| lane.lease_until.is_some()) {
-                unit.slices().update_lane(&former.freed(), former.fence)?;
+                tx.slices().update_lane(&former.freed(), former.fence)?;
             }
             let mut segment = segments.swap_remove(index);
-            unit.slices().claim_segment(&segment)?;
-            segment.partial = unit.slices().partial_of(segment.id)?;
+            tx.slices().claim_segment(&segment)?;
+            segment.partial = tx.slices().partial_of(segment.id)?;
             Ok(Ok(segment))
         }
         Claim::Stolen(index, mut stolen) => {
             if let Some(end) = segments[index].end {
-                unit.slices().cut_segment(segments[index].id, end)?;
+                tx.slices().cut_segment(segments[index].id, end)?;
             }
-            stolen.id = unit.slices().insert_segment(&stolen)?;
+            stolen.id = tx.slices().insert_segment(&stolen)?;
             Ok(Ok(*stolen))
         }
         Claim::Wait => Ok(Err(NoWork::Wait)),

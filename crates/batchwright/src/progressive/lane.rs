@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::budget::Budget;
 use super::claims::{self, NoWork};
 use super::lifecycle::{self, Final};
-use super::pulse::{LostClient, Pulse};
+use super::pulse::{OnDisconnect, Pulse};
 use super::segments::{Claim, Segment, claim};
 use super::slice::SliceOutcome;
 use super::step::{OnFailed, ProgressiveWork, Settings};
@@ -17,7 +17,7 @@ use crate::error::{ErrorKind, Failure, ItemError, Phase, RepositoryError};
 use crate::execution::{Counters, SkipRecord};
 use crate::operator::{CommitPoint, later};
 use crate::repository::lifecycle::{contended, owned};
-use crate::repository::{Lane, Lease, ProgressiveExecution, UnitOfWork};
+use crate::repository::{Lane, Lease, ProgressiveExecution, Transaction};
 use crate::runner::Runner;
 use crate::step::{ChunkTransaction, StepScope};
 
@@ -56,7 +56,7 @@ pub(crate) enum Next {
     /// Run a unit.
     Unit,
     /// Commit.
-    Commit(Then),
+    Commit(CommitAction),
     /// Wait: other lanes work on all remaining units.
     Idle,
     /// Nothing: the slice has ended.
@@ -65,7 +65,7 @@ pub(crate) enum Next {
 
 /// What a commit does in addition to storing the results of the units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Then {
+pub(crate) enum CommitAction {
     /// Nothing: the commit is only a checkpoint.
     Continue,
     /// Claims the next window.
@@ -87,13 +87,13 @@ pub(crate) enum UnitEnd {
 
 /// The results since the last commit.
 #[derive(Debug, Default)]
-struct Since {
+struct Uncommitted {
     counters: Counters,
     skips: Vec<SkipRecord>,
     began: Duration,
 }
 
-impl Since {
+impl Uncommitted {
     fn units(&self) -> u64 {
         self.counters.read
     }
@@ -142,7 +142,7 @@ pub(crate) struct LaneRun<'a> {
     segment: Option<Segment>,
     /// The segment as last committed.
     committed: Option<Segment>,
-    since: Since,
+    since: Uncommitted,
     /// Number of units begun in this slice.
     begun: u64,
     /// The time since the clock's origin, as last read.
@@ -178,7 +178,7 @@ impl<'a> LaneRun<'a> {
             times,
             segment: None,
             committed: None,
-            since: Since { began: now, ..Since::default() },
+            since: Uncommitted { began: now, ..Uncommitted::default() },
             begun: 0,
             now,
             must_commit: false,
@@ -267,21 +267,21 @@ impl<'a> LaneRun<'a> {
         }
         let Some(segment) = &self.segment else { return Ok(Next::Idle) };
         if self.failure.is_some() {
-            return Ok(Next::Commit(Then::Fail));
+            return Ok(Next::Commit(CommitAction::Fail));
         }
         match self.pulse.lost_client() {
-            Some(LostClient::Halt) => return Err(Halt::Dropped),
-            Some(LostClient::CleanStop) => return Ok(Next::Commit(Then::Release)),
-            Some(LostClient::Ignore) | None => {}
+            Some(OnDisconnect::Halt) => return Err(Halt::Dropped),
+            Some(OnDisconnect::CleanStop) => return Ok(Next::Commit(CommitAction::Release)),
+            Some(OnDisconnect::Ignore) | None => {}
         }
         if self.stop || self.ended_by.is_requested() || !self.has_room() {
-            return Ok(Next::Commit(Then::Release));
+            return Ok(Next::Commit(CommitAction::Release));
         }
         if segment.is_closed || segment.position >= segment.claimed {
-            return Ok(Next::Commit(Then::Turn));
+            return Ok(Next::Commit(CommitAction::Turn));
         }
         if self.must_commit || self.is_checkpoint_due(segment) {
-            return Ok(Next::Commit(Then::Continue));
+            return Ok(Next::Commit(CommitAction::Continue));
         }
         Ok(Next::Unit)
     }
@@ -439,7 +439,7 @@ impl<'a> LaneRun<'a> {
         self.segment.clone_from(&self.committed);
         self.has_moved = true;
         let units = self.since.units();
-        self.since = Since { began: self.now, ..Since::default() };
+        self.since = Uncommitted { began: self.now, ..Uncommitted::default() };
         match &mut self.segment {
             Some(_) if units <= units_alone => self.unit_failed(error),
             Some(segment) => segment.suspect(until, (units / CUT).max(1)),
@@ -451,7 +451,7 @@ impl<'a> LaneRun<'a> {
     /// transaction. Returns `false` when it failed and the lane went back to its last checkpoint.
     pub(crate) fn commit(
         &mut self,
-        then: Then,
+        then: CommitAction,
         partial: Option<String>,
         write: &mut dyn FnMut(&mut ChunkTransaction<'_>) -> Result<(), ItemError>,
     ) -> Result<bool, Halt> {
@@ -472,7 +472,7 @@ impl<'a> LaneRun<'a> {
         };
         self.lane.checkpoint_cost = smoothed(self.lane.checkpoint_cost, self.now - began);
         self.budget.reserve = self.lane.checkpoint_cost;
-        self.since = Since { began: self.now, ..Since::default() };
+        self.since = Uncommitted { began: self.now, ..Uncommitted::default() };
         self.committed.clone_from(&self.segment);
         self.must_commit = false;
         match after {
@@ -485,7 +485,7 @@ impl<'a> LaneRun<'a> {
 
     fn commit_once(
         &mut self,
-        then: Then,
+        then: CommitAction,
         write: &mut dyn FnMut(&mut ChunkTransaction<'_>) -> Result<(), ItemError>,
     ) -> Result<Result<After, ItemError>, RepositoryError> {
         let scope = self.scope.clone();
@@ -497,52 +497,52 @@ impl<'a> LaneRun<'a> {
                 None => Ok(Err(error)),
             };
         }
-        let unit = chunk.unit()?;
+        let tx = chunk.tx()?;
         let after = match then {
-            Then::Continue => {
-                let stop = unit
+            CommitAction::Continue => {
+                let stop = tx
                     .slices()
                     .hold_execution(&self.lease)?
                     .ok_or(RepositoryError::LeaseLost { execution: self.lease.execution })?;
-                self.store(unit)?;
-                self.store_lane(unit)?;
+                self.store(tx)?;
+                self.store_lane(tx)?;
                 After::Same { stop }
             }
-            Then::Turn => {
-                let execution = owned(unit, self.lease)?;
-                self.store(unit)?;
+            CommitAction::Turn => {
+                let execution = owned(tx, self.lease)?;
+                self.store(tx)?;
                 match execution.stop_requested {
-                    true => After::Ended(self.release(unit, execution)?),
+                    true => After::Ended(self.release(tx, execution)?),
                     false => {
-                        let claimed = self.claim_in(unit)?;
-                        self.store_lane(unit)?;
+                        let claimed = self.claim_in(tx)?;
+                        self.store_lane(tx)?;
                         After::Claimed(claimed)
                     }
                 }
             }
-            Then::Release => {
-                let execution = owned(unit, self.lease)?;
-                self.store(unit)?;
+            CommitAction::Release => {
+                let execution = owned(tx, self.lease)?;
+                self.store(tx)?;
                 let is_done = self.segment.as_ref().is_none_or(|segment| segment.is_closed);
-                let segments = unit.slices().segments_of(self.lease.execution)?;
+                let segments = tx.slices().segments_of(self.lease.execution)?;
                 match is_done && segments.iter().all(|segment| segment.is_closed) {
                     true => {
-                        self.store_lane(unit)?;
+                        self.store_lane(tx)?;
                         After::Claimed(Err(NoWork::AllClosed))
                     }
-                    false => After::Ended(self.release(unit, execution)?),
+                    false => After::Ended(self.release(tx, execution)?),
                 }
             }
-            Then::Fail => {
-                let mut execution = owned(unit, self.lease)?;
-                self.store(unit)?;
+            CommitAction::Fail => {
+                let mut execution = owned(tx, self.lease)?;
+                self.store(tx)?;
                 let failure = self
                     .failure
                     .clone()
-                    .unwrap_or_else(|| Failure::new("unit_failed", "a unit failed".to_owned()));
+                    .unwrap_or_else(|| Failure::new("unit_failed", "a tx failed".to_owned()));
                 let (ended, now) = (Final::failed(failure), self.runner.clock.now());
-                lifecycle::end(unit, &mut execution, &self.row, ended, now)?;
-                After::Ended(self.let_go(unit, SliceOutcome::Final, &execution)?)
+                lifecycle::end(tx, &mut execution, &self.row, ended, now)?;
+                After::Ended(self.let_go(tx, SliceOutcome::Final, &execution)?)
             }
         };
         self.call_hook(CommitPoint::Before);
@@ -558,30 +558,30 @@ impl<'a> LaneRun<'a> {
     }
 
     /// Stores the results since the last commit.
-    fn store(&self, unit: &mut dyn UnitOfWork) -> Result<(), RepositoryError> {
+    fn store(&self, tx: &mut dyn Transaction) -> Result<(), RepositoryError> {
         let Some(segment) = &self.segment else { return Ok(()) };
-        unit.slices().update_segment(segment)?;
+        tx.slices().update_segment(segment)?;
         if !self.since.skips.is_empty() {
-            unit.insert_skips(self.row.step, &self.since.skips)?;
+            tx.insert_skips(self.row.step, &self.since.skips)?;
         }
         if self.since.units() > 0 {
             let counters = Counters { commit: 1, ..self.since.counters };
-            unit.slices().add_counters(self.row.step, &counters, self.runner.clock.now())?;
+            tx.slices().add_counters(self.row.step, &counters, self.runner.clock.now())?;
         }
         Ok(())
     }
 
     /// Stores the lane with a renewed lease.
-    fn store_lane(&self, unit: &mut dyn UnitOfWork) -> Result<(), RepositoryError> {
+    fn store_lane(&self, tx: &mut dyn Transaction) -> Result<(), RepositoryError> {
         let until = later(self.runner.clock.now(), self.runner.lease_timeout);
         let mut lane = self.lane.clone();
         lane.lease_until = Some(until);
         lane.times = self.times.to_json();
-        self.store_as(unit, &lane)
+        self.store_as(tx, &lane)
     }
 
-    fn store_as(&self, unit: &mut dyn UnitOfWork, lane: &Lane) -> Result<(), RepositoryError> {
-        match unit.slices().update_lane(lane, self.lane.fence)? {
+    fn store_as(&self, tx: &mut dyn Transaction, lane: &Lane) -> Result<(), RepositoryError> {
+        match tx.slices().update_lane(lane, self.lane.fence)? {
             true => Ok(()),
             false => Err(RepositoryError::LeaseLost { execution: self.lease.execution }),
         }
@@ -589,12 +589,12 @@ impl<'a> LaneRun<'a> {
 
     fn claim_in(
         &self,
-        unit: &mut dyn UnitOfWork,
+        tx: &mut dyn Transaction,
     ) -> Result<Result<Segment, NoWork>, RepositoryError> {
         let rules = claims::rules(&self.row, &self.settings);
         let units = claims::window(&self.times);
         claims::claim_segment(
-            unit,
+            tx,
             self.lease.execution,
             self.lane.rank,
             self.runner.clock.now(),
@@ -607,7 +607,7 @@ impl<'a> LaneRun<'a> {
     pub(crate) fn idle(&mut self) -> Result<(), Halt> {
         let runner = self.runner;
         loop {
-            if self.pulse.lost_client() == Some(LostClient::Halt) {
+            if self.pulse.lost_client() == Some(OnDisconnect::Halt) {
                 return Err(Halt::Dropped);
             }
             let repository = &*runner.repository;
@@ -617,13 +617,13 @@ impl<'a> LaneRun<'a> {
                 return Ok(self.end_with_the_others()?);
             };
             let is_late = self.elapsed() + self.budget.reserve >= self.budget.target;
-            let is_disconnected = self.pulse.lost_client() == Some(LostClient::CleanStop);
+            let is_disconnected = self.pulse.lost_client() == Some(OnDisconnect::CleanStop);
             let is_ended = self.ended_by.is_requested();
             if is_late || is_disconnected || is_ended || execution.stop_requested {
-                return self.commit(Then::Release, None, &mut |_| Ok(())).map(drop);
+                return self.commit(CommitAction::Release, None, &mut |_| Ok(())).map(drop);
             }
             if self.is_something_to_do()? {
-                return self.commit(Then::Turn, None, &mut |_| Ok(())).map(drop);
+                return self.commit(CommitAction::Turn, None, &mut |_| Ok(())).map(drop);
             }
             runner.clock.wait(IDLE_INTERVAL, &StopToken::default());
             self.now = runner.clock.elapsed();

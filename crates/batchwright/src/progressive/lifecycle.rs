@@ -17,7 +17,7 @@ use crate::operator::{Refusal, later};
 use crate::parameters::hex;
 use crate::repository::lifecycle::{change, contended, record_step};
 use crate::repository::{
-    JobRepository, Lane, Lease, ProgressiveExecution, StoredResponse, UnitOfWork,
+    JobRepository, Lane, Lease, ProgressiveExecution, StoredResponse, Transaction,
 };
 
 /// Returns the hash of a token, as it is stored.
@@ -55,17 +55,17 @@ pub(crate) fn begin_slice(
     lease: Duration,
 ) -> Result<Beginning, SliceError> {
     contended(|| {
-        let mut unit = repository.begin()?;
-        let beginning = begin_in(&mut *unit, order, settings, owner, now, lease)?;
+        let mut tx = repository.begin()?;
+        let beginning = begin_in(&mut *tx, order, settings, owner, now, lease)?;
         if matches!(beginning, Beginning::Run(_)) {
-            unit.commit()?;
+            tx.commit()?;
         }
         Ok(beginning)
     })
 }
 
 fn begin_in(
-    unit: &mut dyn UnitOfWork,
+    tx: &mut dyn Transaction,
     order: &SliceOrder,
     settings: &Settings,
     owner: &str,
@@ -73,9 +73,9 @@ fn begin_in(
     lease: Duration,
 ) -> Result<Beginning, SliceError> {
     let id = order.execution;
-    let execution = unit.execution(id)?.ok_or(Refusal::NoSuchExecution { execution: id })?;
-    let row = unit.slices().progressive(id)?.ok_or(SliceError::NotProgressive { execution: id })?;
-    let lanes = unit.slices().lanes_of(id)?;
+    let execution = tx.execution(id)?.ok_or(Refusal::NoSuchExecution { execution: id })?;
+    let row = tx.slices().progressive(id)?.ok_or(SliceError::NotProgressive { execution: id })?;
+    let lanes = tx.slices().lanes_of(id)?;
     let (mine, others): (Vec<_>, Vec<_>) =
         lanes.into_iter().partition(|lane| lane.id == order.lane);
     let mine = mine.into_iter().next();
@@ -102,7 +102,7 @@ fn begin_in(
     lane.fence += 1;
     lane.owner = Some(owner.to_owned());
     lane.lease_until = Some(later(now, lease));
-    if !unit.slices().update_lane(&lane, former)? {
+    if !tx.slices().update_lane(&lane, former)? {
         return Err(SliceError::LaneBusy { lane: lane.rank });
     }
     learn(&mut lane, &others);
@@ -110,9 +110,9 @@ fn begin_in(
     let units = claims::window(&UnitTimes::from_json(&lane.times));
     let segment = match execution.stop_requested {
         true => Err(NoWork::Wait),
-        false => claims::claim_segment(unit, id, lane.rank, now, units, rules)?,
+        false => claims::claim_segment(tx, id, lane.rank, now, units, rules)?,
     };
-    let steps = unit.steps_of(id)?;
+    let steps = tx.steps_of(id)?;
     let step = steps
         .into_iter()
         .find(|step| step.id == row.step)
@@ -151,7 +151,7 @@ type AnswerOf<'a> = &'a dyn Fn(&JobExecution, &ProgressiveExecution, &[Lane], &[
 
 /// Shuts out the worker of a hanging unit or other user code: counts the attempt and frees the lane. A slice
 /// that was answered in the meantime keeps its answer.
-pub(crate) fn give_up_worker(
+pub(crate) fn shut_out_worker(
     repository: &dyn JobRepository,
     begun: &Begun,
     seq: u64,
@@ -159,11 +159,11 @@ pub(crate) fn give_up_worker(
     answer: AnswerOf<'_>,
 ) -> Result<String, RepositoryError> {
     contended(|| {
-        let mut unit = repository.begin()?;
+        let mut tx = repository.begin()?;
         let id = begun.lease.execution;
         let lost = RepositoryError::LeaseLost { execution: id };
-        let execution = unit.execution(id)?.ok_or(lost)?;
-        let lanes = unit.slices().lanes_of(id)?;
+        let execution = tx.execution(id)?.ok_or(lost)?;
+        let lanes = tx.slices().lanes_of(id)?;
         let lane = lanes.iter().find(|lane| lane.rank == begun.lane.rank).cloned();
         let lane = lane.ok_or(RepositoryError::LeaseLost { execution: id })?;
         if lane.seq == seq
@@ -171,7 +171,7 @@ pub(crate) fn give_up_worker(
         {
             return Ok(answer.clone());
         }
-        let mut segments = unit.slices().segments_of(id)?;
+        let mut segments = tx.slices().segments_of(id)?;
         let (rank, fence) = (begun.lane.rank, begun.lane.fence);
         let working = |segment: &&mut Segment| {
             segment.lane == Some(rank) && !segment.is_closed && segment.claimed > segment.position
@@ -183,15 +183,15 @@ pub(crate) fn give_up_worker(
                 segment.poison.count_attempt(hanging);
             }
             segment.claimed = segment.position;
-            unit.slices().claim_segment(segment)?;
+            tx.slices().claim_segment(segment)?;
         }
         let answer = answer(&execution, &begun.row, &lanes, &segments);
         let free =
             Lane { seq, answer: Some(answer.clone()), slices: lane.slices + 1, ..lane.freed() };
-        if !unit.slices().update_lane(&free, fence)? {
+        if !tx.slices().update_lane(&free, fence)? {
             return Err(RepositoryError::LeaseLost { execution: id });
         }
-        unit.commit()?;
+        tx.commit()?;
         Ok(answer)
     })
 }
@@ -242,7 +242,7 @@ fn exit_of(event: StatusEvent) -> ExitStatus {
 
 /// Ends an execution that the transaction has locked.
 pub(crate) fn end(
-    unit: &mut dyn UnitOfWork,
+    tx: &mut dyn Transaction,
     execution: &mut JobExecution,
     row: &ProgressiveExecution,
     ended: Final,
@@ -253,7 +253,7 @@ pub(crate) fn end(
     let mut exit = exit_of(ended.event);
     let mask = |failure: Failure| failure.map_message(|text| execution.parameters.mask_in(text));
     let failure = ended.failure.map(mask);
-    for mut step in unit.steps_of(id)?.into_iter().filter(|step| step.id == row.step) {
+    for mut step in tx.steps_of(id)?.into_iter().filter(|step| step.id == row.step) {
         step.status = step.status.after(ended.event).map_err(illegal)?;
         exit = exit.with_skips(step.counters.skips() > 0);
         step.exit = match &failure {
@@ -263,32 +263,32 @@ pub(crate) fn end(
         step.failure.clone_from(&failure);
         step.ended_at = Some(now);
         step.updated_at = now;
-        unit.update_step(&step)?;
-        record_step(unit, &step, now)?;
+        tx.update_step(&step)?;
+        record_step(tx, &step, now)?;
     }
     if let Some(FinalResponse { status, headers, body }) = ended.response {
         let response = StoredResponse { status, headers, body, at: now, is_acknowledged: false };
-        unit.slices().insert_response(id, &response)?;
+        tx.slices().insert_response(id, &response)?;
     }
     execution.status = execution.status.after(ended.event).map_err(illegal)?;
     execution.exit = exit;
     execution.failure = failure;
     execution.ended_at = Some(now);
-    change(unit, execution, now, None)
+    change(tx, execution, now, None)
 }
 
 /// Ends an execution with a requested stop when no lane has a live worker, and updates `execution`.
 pub(crate) fn close_stopped(
-    unit: &mut dyn UnitOfWork,
+    tx: &mut dyn Transaction,
     execution: &mut JobExecution,
     now: Timestamp,
 ) -> Result<(), RepositoryError> {
-    let Some(row) = unit.slices().progressive(execution.id)? else { return Ok(()) };
-    let lanes = unit.slices().lanes_of(execution.id)?;
+    let Some(row) = tx.slices().progressive(execution.id)? else { return Ok(()) };
+    let lanes = tx.slices().lanes_of(execution.id)?;
     if lanes.iter().any(|lane| lane.is_live(now)) {
         return Ok(());
     }
-    end(unit, execution, &row, Final::stopped(), now)
+    end(tx, execution, &row, Final::stopped(), now)
 }
 
 impl From<Refusal> for SliceError {

@@ -12,7 +12,7 @@ use crate::operator::{OperatorError, Refusal};
 use crate::owner::unique_id;
 use crate::parameters::{JobParameters, REPEAT_PARAMETER};
 use crate::repository::lifecycle::{StartRequest, change, contended, record_step, start_in};
-use crate::repository::{JobRepository, Lane, ProgressiveExecution, UnitOfWork};
+use crate::repository::{JobRepository, Lane, ProgressiveExecution, Transaction};
 
 /// Minimum target of a slice: a shorter slice would consist only of its commit.
 const TARGET_MIN: Duration = Duration::from_millis(1);
@@ -72,10 +72,10 @@ pub(crate) fn open(
     let parameters = under_way.as_ref().unwrap_or(parameters);
     loop {
         let opened = contended(|| {
-            let mut unit = repository.begin()?;
-            let opened = open_in(&mut *unit, request, parameters, plan.as_ref())?;
+            let mut tx = repository.begin()?;
+            let opened = open_in(&mut *tx, request, parameters, plan.as_ref())?;
             if opened.is_some() {
-                unit.commit()?;
+                tx.commit()?;
             }
             Ok::<_, OperatorError>(opened)
         })?;
@@ -89,7 +89,7 @@ pub(crate) fn open(
 
 /// Opens the execution in one transaction. `None`: the input must be examined first.
 fn open_in(
-    unit: &mut dyn UnitOfWork,
+    tx: &mut dyn Transaction,
     request: &OpenRequest<'_>,
     parameters: &JobParameters,
     plan: Option<&Plan>,
@@ -97,18 +97,18 @@ fn open_in(
     let now = request.start.now;
     let repeats = request.options.repeats && parameters.get(REPEAT_PARAMETER).is_none();
     let parameters = match repeats {
-        true => repeated(unit, request.start.job, parameters)?,
+        true => repeated(tx, request.start.job, parameters)?,
         false => parameters.clone(),
     };
-    let mut execution = start_in(unit, &request.start, parameters)?;
-    let former = former(unit, &execution)?;
+    let mut execution = start_in(tx, &request.start, parameters)?;
+    let former = former(tx, &execution)?;
     if former.is_none() && plan.is_none() {
         return Ok(None);
     }
     let id = execution.id;
     execution.status = BatchStatus::Started;
     execution.started_at = Some(now);
-    change(unit, &mut execution, now, None)?;
+    change(tx, &mut execution, now, None)?;
     let (begun_by, context) = match &former {
         Some((_, step)) => (Some(step.round()), step.context.clone()),
         None => (None, Default::default()),
@@ -118,14 +118,14 @@ fn open_in(
         status: BatchStatus::Started,
         context,
         begun_by,
-        ..StepExecution::unborn(request.step, now)
+        ..StepExecution::new_unsaved(request.step, now)
     };
-    step.id = unit.insert_step(&step)?;
-    record_step(unit, &step, now)?;
+    step.id = tx.insert_step(&step)?;
+    record_step(tx, &step, now)?;
     let owner_hash = owner_of(former.as_ref().map(|(row, _)| row), request)?;
     let max = request.settings.lanes;
     let known = match &former {
-        Some((former, _)) => unit.slices().lanes_of(former.execution)?,
+        Some((former, _)) => tx.slices().lanes_of(former.execution)?,
         None => Vec::new(),
     };
     let as_before = u32::try_from(known.len()).ok().filter(|lanes| *lanes > 0).unwrap_or(max);
@@ -143,7 +143,7 @@ fn open_in(
     };
     let (row, segments) = match (&former, plan) {
         (Some((former, _)), _) => {
-            let segments = inherited(unit, former.execution, id)?;
+            let segments = inherited(tx, former.execution, id)?;
             (row(former.is_split, former.units_total, &former.plan), segments)
         }
         (None, Some(plan)) => {
@@ -152,9 +152,9 @@ fn open_in(
         }
         (None, None) => return Ok(None),
     };
-    unit.slices().insert_progressive(&row)?;
+    tx.slices().insert_progressive(&row)?;
     for segment in &segments {
-        unit.slices().insert_segment(segment)?;
+        tx.slices().insert_segment(segment)?;
     }
     // Each rank requires a lane; units that can be split require at most one lane per unit.
     let most = match row.is_split {
@@ -177,7 +177,7 @@ fn open_in(
             checkpoint_cost: Duration::ZERO,
         };
         learn(&mut lane, &known);
-        unit.slices().insert_lane(&lane)?;
+        tx.slices().insert_lane(&lane)?;
     }
     Ok(Some(execution))
 }
@@ -186,7 +186,7 @@ fn open_in(
 /// and halving find its number where the numbers have no gap; a gap that a purge left may be used as a
 /// number.
 fn repeated(
-    unit: &mut dyn UnitOfWork,
+    tx: &mut dyn Transaction,
     job: &str,
     parameters: &JobParameters,
 ) -> Result<JobParameters, OperatorError> {
@@ -195,10 +195,10 @@ fn repeated(
         _ => parameters.clone().with(REPEAT_PARAMETER, number),
     };
     let mut is_over = |number| -> Result<bool, OperatorError> {
-        let Some(instance) = unit.find_instance(job, &repetition(number).key())? else {
+        let Some(instance) = tx.find_instance(job, &repetition(number).key())? else {
             return Ok(false);
         };
-        let newest = unit.executions_of(instance.id)?.into_iter().next();
+        let newest = tx.executions_of(instance.id)?.into_iter().next();
         let ends = [BatchStatus::Completed, BatchStatus::Abandoned];
         Ok(newest.is_some_and(|newest| ends.contains(&newest.status)))
     };
@@ -254,25 +254,25 @@ fn owner_of(
 
 /// Returns the progressive execution that `execution` restarts, and its step.
 fn former(
-    unit: &mut dyn UnitOfWork,
+    tx: &mut dyn Transaction,
     execution: &JobExecution,
 ) -> Result<Option<(ProgressiveExecution, StepExecution)>, RepositoryError> {
     let Some(id) = execution.restart_of else { return Ok(None) };
-    let Some(row) = unit.slices().progressive(id)? else { return Ok(None) };
-    let steps = unit.steps_of(id)?;
+    let Some(row) = tx.slices().progressive(id)? else { return Ok(None) };
+    let steps = tx.steps_of(id)?;
     Ok(steps.into_iter().find(|step| step.id == row.step).map(|step| (row, step)))
 }
 
 /// Returns the segments of `from` at their positions, for `to`. The records of failed attempts are deleted,
 /// so that units have all their attempts again; units that are counted as failed stay so.
 fn inherited(
-    unit: &mut dyn UnitOfWork,
+    tx: &mut dyn Transaction,
     from: ExecutionId,
     to: ExecutionId,
 ) -> Result<Vec<Segment>, RepositoryError> {
-    let mut segments = unit.slices().segments_of(from)?;
+    let mut segments = tx.slices().segments_of(from)?;
     for segment in &mut segments {
-        segment.partial = unit.slices().partial_of(segment.id)?;
+        segment.partial = tx.slices().partial_of(segment.id)?;
         segment.execution = to;
         segment.claimed = segment.position;
         segment.lane = None;

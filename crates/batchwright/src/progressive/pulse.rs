@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub enum LostClient {
+pub enum OnDisconnect {
     /// Ends after the unit in work and drops uncommitted work.
     Halt,
     /// Ends after the unit in work, with a checkpoint and a stored answer.
@@ -22,17 +22,17 @@ pub enum LostClient {
 
 /// The signal to a slice that its client has disconnected.
 #[derive(Debug, Clone, Default)]
-pub struct ClientGone {
+pub struct DisconnectSignal {
     pub(super) pulse: Arc<Pulse>,
 }
 
-impl ClientGone {
+impl DisconnectSignal {
     /// Signals that the client has disconnected; the slice then does `then`.
-    pub fn set(&self, then: LostClient) {
+    pub fn set(&self, then: OnDisconnect) {
         let code = match then {
-            LostClient::Ignore => return,
-            LostClient::CleanStop => 1,
-            LostClient::Halt => 2,
+            OnDisconnect::Ignore => return,
+            OnDisconnect::CleanStop => 1,
+            OnDisconnect::Halt => 2,
         };
         self.pulse.lost.store(code, Ordering::Release);
     }
@@ -53,11 +53,11 @@ pub(crate) struct Pulse {
 
 impl Pulse {
     #[inline]
-    pub(crate) fn lost_client(&self) -> Option<LostClient> {
+    pub(crate) fn lost_client(&self) -> Option<OnDisconnect> {
         match self.lost.load(Ordering::Acquire) {
             0 => None,
-            1 => Some(LostClient::CleanStop),
-            _ => Some(LostClient::Halt),
+            1 => Some(OnDisconnect::CleanStop),
+            _ => Some(OnDisconnect::Halt),
         }
     }
 

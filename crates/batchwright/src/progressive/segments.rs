@@ -35,7 +35,7 @@ pub struct Segment {
     /// Number of units that failed in all their attempts.
     pub failed: u64,
     /// Attempts at units that failed, hung or killed their worker.
-    pub poison: Poison,
+    pub poison: FailureRecord,
     /// The partial result to which its units were reduced, as JSON; `None` before the first.
     pub partial: Option<String>,
 }
@@ -43,7 +43,7 @@ pub struct Segment {
 /// The record of units of a segment that failed, hung or killed their worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Poison {
+pub struct FailureRecord {
     /// The unit to which `attempts` belong.
     #[serde(skip_serializing_if = "is_zero")]
     pub unit: u64,
@@ -59,7 +59,7 @@ pub struct Poison {
     pub careful_chunk: u64,
 }
 
-impl Poison {
+impl FailureRecord {
     /// Returns the number of attempts at `unit` so far.
     #[inline]
     pub(crate) fn attempts_at(&self, unit: u64) -> u32 {
@@ -99,7 +99,7 @@ impl Segment {
             lane: None,
             done: 0,
             failed: 0,
-            poison: Poison::default(),
+            poison: FailureRecord::default(),
             partial: None,
         }
     }
@@ -118,7 +118,7 @@ impl Segment {
     /// committed alone, the unit in work gets one more failed attempt. Otherwise the failing unit is not
     /// known, and no attempt is counted: chunks become smaller with each death, until each unit is a chunk of
     /// its own.
-    fn bury(&mut self, units: u64, each_unit_alone: bool) {
+    fn record_worker_death(&mut self, units: u64, each_unit_alone: bool) {
         if self.claimed <= self.position {
             return;
         }
@@ -184,7 +184,7 @@ pub(crate) fn claim(
         .filter(|(_, segment)| !segment.is_closed && is_free(segment))
         .min_by_key(|(_, segment)| (!mine(segment), segment.lane.is_some(), segment.start));
     if let Some((index, segment)) = found {
-        segment.bury(units, rules.each_unit_alone);
+        segment.record_worker_death(units, rules.each_unit_alone);
         segment.lane = Some(me);
         segment.claimed = segment.window(units);
         return Claim::Window(index);
@@ -288,10 +288,10 @@ mod tests {
     fn a_segment_whose_worker_died_is_taken_whole_and_then_carefully() {
         let mut all = segments(&[(0, 40, 1000, Some(0))]);
         let dead = |lane: u32| lane != 0;
-        let careful = |careful_until, careful_chunk| Poison {
+        let careful = |careful_until, careful_chunk| FailureRecord {
             careful_until,
             careful_chunk,
-            ..Poison::default()
+            ..FailureRecord::default()
         };
         assert_eq!(claim(&mut all, 1, &dead, 40, RULES), Claim::Window(0));
         assert_eq!(all[0].poison, careful(40, 4));
@@ -302,11 +302,11 @@ mod tests {
         // Now each unit is a chunk. The first death counts for the unit in work, not for the units before.
         all[0].position = 10;
         assert_eq!(claim(&mut all, 3, &|lane| lane == 3, 40, RULES), Claim::Window(0));
-        assert_eq!(all[0].poison, Poison { unit: 10, attempts: 1, ..careful(12, 1) });
+        assert_eq!(all[0].poison, FailureRecord { unit: 10, attempts: 1, ..careful(12, 1) });
         // The death of another worker at another unit starts that unit's own count.
         all[0].position = 11;
         assert_eq!(claim(&mut all, 4, &|lane| lane == 4, 40, RULES), Claim::Window(0));
-        assert_eq!(all[0].poison, Poison { unit: 11, attempts: 1, ..careful(12, 1) });
+        assert_eq!(all[0].poison, FailureRecord { unit: 11, attempts: 1, ..careful(12, 1) });
     }
 
     #[test]

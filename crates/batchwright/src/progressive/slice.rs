@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::lane::{Halt, LaneRun, LaneStart};
 use super::lifecycle::{self, Beginning, Begun};
 use super::progress::UnitProgress;
-use super::pulse::{ClientGone, Pulse};
+use super::pulse::{DisconnectSignal, Pulse};
 use super::segments::Segment;
 use super::step::ProgressiveWork;
 use crate::clock::StopToken;
@@ -42,7 +42,7 @@ pub struct SliceOrder {
     /// When the request arrived, by the operator's clock.
     pub arrived: Duration,
     /// The signal that the client has disconnected.
-    pub client: ClientGone,
+    pub client: DisconnectSignal,
     /// The token that ends the slice at its next checkpoint, with an answer.
     pub stop: StopToken,
 }
@@ -63,7 +63,7 @@ impl SliceOrder {
             as_server: false,
             target: None,
             arrived,
-            client: ClientGone::default(),
+            client: DisconnectSignal::default(),
             stop: StopToken::default(),
         }
     }
@@ -188,7 +188,7 @@ pub(crate) fn run_slice(
         match lifecycle::begin_slice(repository, order, &settings, &runner.owner, now, lease)? {
             Beginning::Run(begun) => Arc::new(*begun),
             Beginning::Answered(answer) => return Ok(answer),
-            Beginning::Ended(ended) => return told_of_the_end(runner, order, &ended),
+            Beginning::Ended(ended) => return answer_finished(runner, order, &ended),
         };
     let (sender, receiver) = sync_channel(1);
     let pulse = Arc::clone(&order.client.pulse);
@@ -299,9 +299,9 @@ fn work_through(
 fn renew(runner: &Runner, begun: &Begun) {
     let until = later(runner.clock.now(), runner.lease_timeout);
     let renewed = (|| {
-        let mut unit = runner.repository.begin()?;
-        let renewed = unit.slices().renew_lane(&begun.lane, begun.lane.fence, until)?;
-        unit.commit()?;
+        let mut tx = runner.repository.begin()?;
+        let renewed = tx.slices().renew_lane(&begun.lane, begun.lane.fence, until)?;
+        tx.commit()?;
         Ok::<_, RepositoryError>(renewed)
     })();
     match renewed {
@@ -329,12 +329,12 @@ fn give_up(
         let answer = SliceAnswer { outcome, next_seq, retry_after_ms: None, progress };
         serde_json::to_string(&answer).unwrap_or_default()
     };
-    lifecycle::give_up_worker(&*runner.repository, begun, order.seq, unit, &answer)
+    lifecycle::shut_out_worker(&*runner.repository, begun, order.seq, unit, &answer)
         .map_err(SliceError::from)
 }
 
 /// Answers a request for a slice of an execution that has ended, until its response is acknowledged.
-fn told_of_the_end(
+fn answer_finished(
     runner: &Runner,
     order: &SliceOrder,
     (execution, row): &(JobExecution, ProgressiveExecution),

@@ -13,7 +13,7 @@ pub trait JobFactory {
     fn job(state: &AppState) -> Result<Job, String>;
 }
 
-/// What `#[batchwright::job]` leaves behind for [`JobRegistry::discover`].
+/// What `#[batchwright::job]` generates for [`JobRegistry::discover`].
 #[derive(Debug)]
 pub struct DiscoveredJob {
     /// Name of the job.

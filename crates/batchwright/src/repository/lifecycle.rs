@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 
 use jiff::Timestamp;
 
-use super::{CheckpointUpdate, JobRepository, Lease, UnitOfWork};
+use super::{CheckpointUpdate, JobRepository, Lease, Transaction};
 use crate::context::{ContextHandle, ExecutionContext};
 use crate::error::{Failure, RepositoryError};
 use crate::event::EventRecord;
@@ -45,9 +45,9 @@ pub(crate) fn start(
     parameters: JobParameters,
 ) -> Result<JobExecution, OperatorError> {
     contended(|| {
-        let mut unit = repository.begin()?;
-        let execution = start_in(&mut *unit, request, parameters.clone())?;
-        unit.commit()?;
+        let mut tx = repository.begin()?;
+        let execution = start_in(&mut *tx, request, parameters.clone())?;
+        tx.commit()?;
         Ok(execution)
     })
 }
@@ -85,31 +85,31 @@ impl MayConflict for OperatorError {
 }
 
 pub(crate) fn start_in(
-    unit: &mut dyn UnitOfWork,
+    tx: &mut dyn Transaction,
     request: &StartRequest<'_>,
     parameters: JobParameters,
 ) -> Result<JobExecution, OperatorError> {
     let key = parameters.key();
-    let instance = match unit.find_instance(request.job, &key)? {
+    let instance = match tx.find_instance(request.job, &key)? {
         Some(instance) => instance,
-        None => unit.insert_instance(request.job, &key, request.now)?,
+        None => tx.insert_instance(request.job, &key, request.now)?,
     };
-    launch_in(unit, request, &instance, parameters)
+    launch_in(tx, request, &instance, parameters)
 }
 
 fn launch_in(
-    unit: &mut dyn UnitOfWork,
+    tx: &mut dyn Transaction,
     request: &StartRequest<'_>,
     instance: &JobInstance,
     parameters: JobParameters,
 ) -> Result<JobExecution, OperatorError> {
-    refuse_repeated(unit, request.options)?;
-    let history = unit.executions_of(instance.id)?;
+    refuse_repeated(tx, request.options)?;
+    let history = tx.executions_of(instance.id)?;
     let restart_of = match launch::decide(&history, request.rules, request.options, request.now)? {
         Launch::Fresh => None,
         Launch::Restart(id) => Some(id),
         Launch::TakeOver(id) => {
-            close_lost(unit, &history[0], request.now)?;
+            close_lost(tx, &history[0], request.now)?;
             Some(id)
         }
     };
@@ -126,19 +126,19 @@ fn launch_in(
         source: request.rules.source.map(str::to_owned),
         flow: history.first().map(|newest| newest.flow.clone()).unwrap_or_default(),
         parent: request.parent,
-        ..JobExecution::unborn(request.job, parameters, request.now)
+        ..JobExecution::new_unsaved(request.job, parameters, request.now)
     };
-    execution.id = unit.insert_execution(&execution)?;
+    execution.id = tx.insert_execution(&execution)?;
     if let Some(request) = &request.options.request {
-        unit.insert_request(request, execution.id)?;
+        tx.insert_request(request, execution.id)?;
     }
-    record(unit, &execution, request.now, None)?;
+    record(tx, &execution, request.now, None)?;
     Ok(execution)
 }
 
 /// Returns the execution that `request` started; `None` when it started none.
 pub(crate) fn started_by(
-    unit: &mut dyn UnitOfWork,
+    tx: &mut dyn Transaction,
     request: &RequestKey,
 ) -> Result<Option<ExecutionId>, OperatorError> {
     if !launch::is_token(&request.key) || !launch::is_token(&request.fingerprint) {
@@ -146,7 +146,7 @@ pub(crate) fn started_by(
             "the key and the fingerprint of a request must be 1 to 255 visible ASCII characters";
         return Err(Refusal::InvalidParameters { problems: vec![problem.to_owned()] }.into());
     }
-    match unit.request(&request.key)? {
+    match tx.request(&request.key)? {
         Some((known, execution)) if known != *request => {
             Err(Refusal::KeyReused { execution }.into())
         }
@@ -155,12 +155,9 @@ pub(crate) fn started_by(
 }
 
 /// Refuses a request that has already started an execution.
-fn refuse_repeated(
-    unit: &mut dyn UnitOfWork,
-    options: &LaunchOptions,
-) -> Result<(), OperatorError> {
+fn refuse_repeated(tx: &mut dyn Transaction, options: &LaunchOptions) -> Result<(), OperatorError> {
     let Some(request) = &options.request else { return Ok(()) };
-    match started_by(unit, request)? {
+    match started_by(tx, request)? {
         Some(execution) => Err(Refusal::RequestRepeated { execution }.into()),
         None => Ok(()),
     }
@@ -183,28 +180,28 @@ fn restart_once(
     request: &StartRequest<'_>,
     change: &impl Fn(JobParameters) -> Result<JobParameters, Refusal>,
 ) -> Result<JobExecution, OperatorError> {
-    let mut unit = repository.begin()?;
-    let parameters = parameters_of_restart(&mut *unit, id, request.options, change)?;
-    let instance = unit.find_instance(request.job, &parameters.key())?.ok_or_else(|| {
+    let mut tx = repository.begin()?;
+    let parameters = parameters_of_restart(&mut *tx, id, request.options, change)?;
+    let instance = tx.find_instance(request.job, &parameters.key())?.ok_or_else(|| {
         RepositoryError::Corrupt { what: format!("execution {id} has no instance") }
     })?;
-    let restarted = launch_in(&mut *unit, request, &instance, parameters)?;
-    unit.commit()?;
+    let restarted = launch_in(&mut *tx, request, &instance, parameters)?;
+    tx.commit()?;
     Ok(restarted)
 }
 
 /// Returns the parameters of a restart of execution `id`; `change` may change those that are not identifying.
 pub(crate) fn parameters_of_restart(
-    unit: &mut dyn UnitOfWork,
+    tx: &mut dyn Transaction,
     id: ExecutionId,
     options: &LaunchOptions,
     change: impl Fn(JobParameters) -> Result<JobParameters, Refusal>,
 ) -> Result<JobParameters, OperatorError> {
     // This check comes first: a repeated request gets the execution that it started, not the refusal that a
     // newer one exists.
-    refuse_repeated(unit, options)?;
-    let execution = wanted(unit, id)?;
-    refuse_if_superseded(unit, &execution)?;
+    refuse_repeated(tx, options)?;
+    let execution = wanted(tx, id)?;
+    refuse_if_superseded(tx, &execution)?;
     let key = execution.parameters.key();
     let parameters = change(execution.parameters)?;
     if parameters.key() != key {
@@ -217,10 +214,10 @@ pub(crate) fn parameters_of_restart(
 /// Refuses an execution that is not the newest of its instance. The refusal states what the newest one is
 /// doing, so that the loser of a race between two starts learns it.
 fn refuse_if_superseded(
-    unit: &mut dyn UnitOfWork,
+    tx: &mut dyn Transaction,
     execution: &JobExecution,
 ) -> Result<(), OperatorError> {
-    let all = unit.executions_of(execution.instance_id)?;
+    let all = tx.executions_of(execution.instance_id)?;
     let Some(newest) = all.first().filter(|newest| newest.id != execution.id) else {
         return Ok(());
     };
@@ -239,19 +236,19 @@ pub(crate) fn start_next(
     change: impl Fn(Option<JobParameters>) -> Result<JobParameters, Refusal>,
 ) -> Result<JobExecution, OperatorError> {
     contended(|| {
-        let mut unit = repository.begin()?;
-        let newest = unit.newest_instance(request.job)?;
+        let mut tx = repository.begin()?;
+        let newest = tx.newest_instance(request.job)?;
         let execution = match &newest {
-            Some(instance) => unit.executions_of(instance.id)?.into_iter().next(),
+            Some(instance) => tx.executions_of(instance.id)?.into_iter().next(),
             None => None,
         };
         let parameters = change(execution.map(|execution| execution.parameters))?;
         // Another process has inserted that instance since the newest one was read, so it is the newest now.
-        let made = unit.find_instance(request.job, &parameters.key())?.map(|instance| instance.id);
+        let made = tx.find_instance(request.job, &parameters.key())?.map(|instance| instance.id);
         if made > newest.map(|instance| instance.id) {
             return Err(RepositoryError::Conflict { what: "the newest instance".to_owned() }.into());
         }
-        let execution = match start_in(&mut *unit, request, parameters) {
+        let execution = match start_in(&mut *tx, request, parameters) {
             // A new instance has no history that could refuse the start: another process has inserted it
             // since.
             Err(OperatorError::Refused(refusal)) if made.is_none() && !refusal.is_of_request() => {
@@ -260,7 +257,7 @@ pub(crate) fn start_next(
             }
             started => started?,
         };
-        unit.commit()?;
+        tx.commit()?;
         Ok(execution)
     })
 }
@@ -279,16 +276,16 @@ fn claim_once(
     lease: Lease,
     now: Timestamp,
 ) -> Result<Option<JobExecution>, RepositoryError> {
-    let mut unit = repository.begin()?;
-    let Some(mut execution) = unit.execution(lease.execution)? else { return Ok(None) };
+    let mut tx = repository.begin()?;
+    let Some(mut execution) = tx.execution(lease.execution)? else { return Ok(None) };
     if execution.fence != lease.fence {
         return Ok(None);
     }
     let Ok(status) = execution.status.after(StatusEvent::Claim) else { return Ok(None) };
     execution.status = status;
     execution.started_at = Some(now);
-    change(&mut *unit, &mut execution, now, None)?;
-    unit.commit()?;
+    change(&mut *tx, &mut execution, now, None)?;
+    tx.commit()?;
     Ok(Some(execution))
 }
 
@@ -301,13 +298,13 @@ pub(crate) fn adopt(
     now: Timestamp,
 ) -> Result<Option<JobExecution>, RepositoryError> {
     contended(|| {
-        let mut unit = repository.begin()?;
+        let mut tx = repository.begin()?;
         let waits = |one: &JobExecution| one.status == BatchStatus::Starting && one.owner.is_none();
-        let Some(mut execution) = unit.execution(id)?.filter(waits) else { return Ok(None) };
+        let Some(mut execution) = tx.execution(id)?.filter(waits) else { return Ok(None) };
         execution.owner = Some(claimant.owner.clone());
         execution.lease_until = Some(claimant.lease_until);
-        change(&mut *unit, &mut execution, now, Some("claimed by a worker".to_owned()))?;
-        unit.commit()?;
+        change(&mut *tx, &mut execution, now, Some("claimed by a worker".to_owned()))?;
+        tx.commit()?;
         Ok(Some(execution))
     })
 }
@@ -339,8 +336,8 @@ fn finish_once(
     outcome: Ended,
     now: Timestamp,
 ) -> Result<JobExecution, RepositoryError> {
-    let mut unit = repository.begin()?;
-    let mut execution = owned(&mut *unit, lease)?;
+    let mut tx = repository.begin()?;
+    let mut execution = owned(&mut *tx, lease)?;
     execution.status = execution
         .status
         .after(outcome.event)
@@ -357,9 +354,9 @@ fn finish_once(
     }
     // Close steps whose end could not be stored because the store had failed.
     let note = "the execution ended before the end of this step was stored";
-    close_steps(&mut *unit, execution.id, &Failure::new("commit_failed", note), note, now)?;
-    change(&mut *unit, &mut execution, now, None)?;
-    unit.commit()?;
+    close_steps(&mut *tx, execution.id, &Failure::new("commit_failed", note), note, now)?;
+    change(&mut *tx, &mut execution, now, None)?;
+    tx.commit()?;
     Ok(execution)
 }
 
@@ -377,8 +374,8 @@ fn request_stop_once(
     id: ExecutionId,
     now: Timestamp,
 ) -> Result<JobExecution, OperatorError> {
-    let mut unit = repository.begin()?;
-    let mut execution = wanted(&mut *unit, id)?;
+    let mut tx = repository.begin()?;
+    let mut execution = wanted(&mut *tx, id)?;
     execution.status = execution
         .status
         .after(StatusEvent::RequestStop)
@@ -386,8 +383,8 @@ fn request_stop_once(
     if execution.stop_requested {
         // The worker that had to confirm the stop may be dead.
         if execution.owner.is_none() {
-            progressive::close_stopped(&mut *unit, &mut execution, now)?;
-            unit.commit()?;
+            progressive::close_stopped(&mut *tx, &mut execution, now)?;
+            tx.commit()?;
         }
         return Ok(execution);
     }
@@ -398,12 +395,12 @@ fn request_stop_once(
         execution.owner = None;
         execution.lease_until = None;
     }
-    change(&mut *unit, &mut execution, now, Some("stop requested".to_owned()))?;
+    change(&mut *tx, &mut execution, now, Some("stop requested".to_owned()))?;
     // Between two slices no worker exists that could confirm the stop.
     if execution.status == BatchStatus::Stopping && execution.owner.is_none() {
-        progressive::close_stopped(&mut *unit, &mut execution, now)?;
+        progressive::close_stopped(&mut *tx, &mut execution, now)?;
     }
-    unit.commit()?;
+    tx.commit()?;
     Ok(execution)
 }
 
@@ -421,21 +418,21 @@ fn abandon_once(
     id: ExecutionId,
     now: Timestamp,
 ) -> Result<JobExecution, OperatorError> {
-    let mut unit = repository.begin()?;
-    let mut execution = wanted(&mut *unit, id)?;
+    let mut tx = repository.begin()?;
+    let mut execution = wanted(&mut *tx, id)?;
     if execution.status == BatchStatus::Abandoned {
         return Ok(execution);
     }
     // A newer execution of the instance is not invalidated.
     if execution.status.is_restartable() {
-        refuse_if_superseded(&mut *unit, &execution)?;
+        refuse_if_superseded(&mut *tx, &execution)?;
     }
     execution.status = execution
         .status
         .after(StatusEvent::Abandon)
         .map_err(|illegal| Refusal::NotAbandonable { execution: id, status: illegal.status })?;
-    change(&mut *unit, &mut execution, now, None)?;
-    unit.commit()?;
+    change(&mut *tx, &mut execution, now, None)?;
+    tx.commit()?;
     Ok(execution)
 }
 
@@ -455,8 +452,8 @@ fn recover_once(
     mode: RecoverMode,
     now: Timestamp,
 ) -> Result<JobExecution, OperatorError> {
-    let mut unit = repository.begin()?;
-    let execution = wanted(&mut *unit, id)?;
+    let mut tx = repository.begin()?;
+    let execution = wanted(&mut *tx, id)?;
     if !execution.status.is_running() {
         return Ok(execution);
     }
@@ -465,15 +462,15 @@ fn recover_once(
         owner: execution.owner.clone(),
         lease_until: execution.lease_until,
     })?;
-    let closed = close_lost(&mut *unit, &execution, now)?;
-    unit.commit()?;
+    let closed = close_lost(&mut *tx, &execution, now)?;
+    tx.commit()?;
     Ok(closed)
 }
 
 /// Sets running steps and the job to `FAILED` and keeps their checkpoints; the new fence refuses commits of
 /// the old owner.
 fn close_lost(
-    unit: &mut dyn UnitOfWork,
+    tx: &mut dyn Transaction,
     execution: &JobExecution,
     now: Timestamp,
 ) -> Result<JobExecution, RepositoryError> {
@@ -482,7 +479,7 @@ fn close_lost(
     let lost = format!("owner {owner} lost, its lease ran until {since:.3}");
     let note = format!("recovered: {lost}");
     let failure = Failure::new("recovered", lost);
-    close_steps(unit, execution.id, &failure, &note, now)?;
+    close_steps(tx, execution.id, &failure, &note, now)?;
     let mut closed = execution.clone();
     closed.status = BatchStatus::Failed;
     closed.exit = ExitStatus::failed().with_message(&note);
@@ -491,26 +488,26 @@ fn close_lost(
     closed.owner = None;
     closed.lease_until = None;
     closed.fence += 1;
-    change(unit, &mut closed, now, Some(note))?;
+    change(tx, &mut closed, now, Some(note))?;
     Ok(closed)
 }
 
 /// Sets the running steps and partitions of `execution` to `FAILED` and keeps their checkpoints.
 fn close_steps(
-    unit: &mut dyn UnitOfWork,
+    tx: &mut dyn Transaction,
     execution: ExecutionId,
     failure: &Failure,
     note: &str,
     now: Timestamp,
 ) -> Result<(), RepositoryError> {
-    for mut step in unit.steps_of(execution)? {
+    for mut step in tx.steps_of(execution)? {
         if step.status.is_running() {
             step.status = BatchStatus::Failed;
             step.exit = ExitStatus::failed().with_message(note);
             step.failure = Some(failure.clone());
             step.ended_at = Some(now);
-            unit.update_step(&step)?;
-            record_step(unit, &step, now)?;
+            tx.update_step(&step)?;
+            record_step(tx, &step, now)?;
         }
     }
     Ok(())
@@ -530,11 +527,11 @@ fn begin_step_once(
     lease: Lease,
     mut step: StepExecution,
 ) -> Result<StepExecution, RepositoryError> {
-    let mut unit = repository.begin()?;
-    owned(&mut *unit, lease)?;
-    step.id = unit.insert_step(&step)?;
-    record_step(&mut *unit, &step, step.started_at)?;
-    unit.commit()?;
+    let mut tx = repository.begin()?;
+    owned(&mut *tx, lease)?;
+    step.id = tx.insert_step(&step)?;
+    record_step(&mut *tx, &step, step.started_at)?;
+    tx.commit()?;
     Ok(step)
 }
 
@@ -554,11 +551,11 @@ fn update_step_once(
     step: &StepExecution,
     now: Timestamp,
 ) -> Result<(), RepositoryError> {
-    let mut unit = repository.begin()?;
-    owned(&mut *unit, lease)?;
-    unit.update_step(step)?;
-    record_step(&mut *unit, step, now)?;
-    unit.commit()
+    let mut tx = repository.begin()?;
+    owned(&mut *tx, lease)?;
+    tx.update_step(step)?;
+    record_step(&mut *tx, step, now)?;
+    tx.commit()
 }
 
 /// The contexts of a step and its job, which the end of the step stores.
@@ -589,14 +586,14 @@ fn end_step_once(
     contexts: Contexts<'_>,
     now: Timestamp,
 ) -> Result<(), RepositoryError> {
-    let mut unit = repository.begin()?;
+    let mut tx = repository.begin()?;
     // The order is transaction, lock, row of the execution: a holder of the lock already has a connection,
     // and a waiter for the row already holds the lock.
     let lock = contexts.job.commit_lock();
     let _alone = lock.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
     // With the row of the execution locked, no commit of this process is in progress: each commit locks it.
-    let mut execution = owned(&mut *unit, lease)?;
-    let rows = unit.steps_of(lease.execution)?;
+    let mut execution = owned(&mut *tx, lease)?;
+    let rows = tx.steps_of(lease.execution)?;
     let stored = rows.into_iter().find(|row| row.id == step.id).ok_or_else(|| {
         RepositoryError::Corrupt { what: format!("step execution {} does not exist", step.id) }
     })?;
@@ -608,11 +605,11 @@ fn end_step_once(
     let job_context = contexts.job.change();
     if let Some(context) = &job_context {
         execution.context = context.clone();
-        unit.update_execution(&execution)?;
+        tx.update_execution(&execution)?;
     }
-    unit.update_step(step)?;
-    record_step(&mut *unit, step, now)?;
-    unit.commit()?;
+    tx.update_step(step)?;
+    record_step(&mut *tx, step, now)?;
+    tx.commit()?;
     if let Some(stored) = job_context {
         contexts.job.committed(stored);
     }
@@ -634,15 +631,15 @@ fn handle_failures_once(
     lease: Lease,
     steps: &[StepExecutionId],
 ) -> Result<(), RepositoryError> {
-    let mut unit = repository.begin()?;
-    owned(&mut *unit, lease)?;
-    for mut step in unit.steps_of(lease.execution)? {
+    let mut tx = repository.begin()?;
+    owned(&mut *tx, lease)?;
+    for mut step in tx.steps_of(lease.execution)? {
         if steps.contains(&step.id) {
             step.handled = true;
-            unit.update_step(&step)?;
+            tx.update_step(&step)?;
         }
     }
-    unit.commit()
+    tx.commit()
 }
 
 /// Stores the plan of a running step as its checkpoint, for its restart.
@@ -663,8 +660,8 @@ fn keep_plan_once(
     plan: &str,
     now: Timestamp,
 ) -> Result<(), RepositoryError> {
-    let mut unit = repository.begin()?;
-    unit.save_checkpoint(&CheckpointUpdate {
+    let mut tx = repository.begin()?;
+    tx.save_checkpoint(&CheckpointUpdate {
         lease,
         step: step.id,
         counters: &step.counters,
@@ -673,7 +670,7 @@ fn keep_plan_once(
         job_context: None,
         at: now,
     })?;
-    unit.commit()?;
+    tx.commit()?;
     step.checkpoint = Some(plan.to_owned());
     Ok(())
 }
@@ -688,45 +685,45 @@ pub(crate) fn still_owned(
 
 /// Returns the execution of `lease` if the caller still owns it.
 pub(crate) fn owned(
-    unit: &mut dyn UnitOfWork,
+    tx: &mut dyn Transaction,
     lease: Lease,
 ) -> Result<JobExecution, RepositoryError> {
-    unit.execution(lease.execution)?
+    tx.execution(lease.execution)?
         .filter(|one| one.fence == lease.fence && one.status.is_running())
         .ok_or(RepositoryError::LeaseLost { execution: lease.execution })
 }
 
-fn wanted(unit: &mut dyn UnitOfWork, id: ExecutionId) -> Result<JobExecution, OperatorError> {
-    Ok(unit.execution(id)?.ok_or(Refusal::NoSuchExecution { execution: id })?)
+fn wanted(tx: &mut dyn Transaction, id: ExecutionId) -> Result<JobExecution, OperatorError> {
+    Ok(tx.execution(id)?.ok_or(Refusal::NoSuchExecution { execution: id })?)
 }
 
 pub(crate) fn change(
-    unit: &mut dyn UnitOfWork,
+    tx: &mut dyn Transaction,
     execution: &mut JobExecution,
     at: Timestamp,
     note: Option<String>,
 ) -> Result<(), RepositoryError> {
-    unit.update_execution(execution)?;
+    tx.update_execution(execution)?;
     execution.version += 1;
-    record(unit, execution, at, note)
+    record(tx, execution, at, note)
 }
 
 fn record(
-    unit: &mut dyn UnitOfWork,
+    tx: &mut dyn Transaction,
     execution: &JobExecution,
     at: Timestamp,
     note: Option<String>,
 ) -> Result<(), RepositoryError> {
     let (execution, status) = (execution.id, execution.status);
-    unit.insert_event(&EventRecord { at, execution, step: None, status, note })
+    tx.insert_event(&EventRecord { at, execution, step: None, status, note })
 }
 
 pub(crate) fn record_step(
-    unit: &mut dyn UnitOfWork,
+    tx: &mut dyn Transaction,
     step: &StepExecution,
     at: Timestamp,
 ) -> Result<(), RepositoryError> {
     let (execution, status) = (step.execution_id, step.status);
     let step = Some(step.name.clone());
-    unit.insert_event(&EventRecord { at, execution, step, status, note: None })
+    tx.insert_event(&EventRecord { at, execution, step, status, note: None })
 }

@@ -10,7 +10,7 @@ use super::progressive::{
     Lane, ProgressiveExecution, ProgressiveQueries, ProgressiveRows, ProgressiveState,
     StoredResponse,
 };
-use super::{CheckpointUpdate, Durability, JobRepository, Lease, UnitOfWork};
+use super::{CheckpointUpdate, Durability, JobRepository, Lease, Transaction};
 use crate::context::ExecutionContext;
 use crate::error::RepositoryError;
 use crate::event::EventRecord;
@@ -69,7 +69,7 @@ impl MemoryRepository {
 }
 
 impl JobRepository for MemoryRepository {
-    fn begin(&self) -> Result<Box<dyn UnitOfWork + '_>, RepositoryError> {
+    fn begin(&self) -> Result<Box<dyn Transaction + '_>, RepositoryError> {
         Ok(Box::new(MemoryUnit { state: self.lock(), undo: Vec::new(), no_database: () }))
     }
 
@@ -159,7 +159,7 @@ fn missing(what: impl std::fmt::Display) -> RepositoryError {
     RepositoryError::Corrupt { what: format!("{what} does not exist") }
 }
 
-impl UnitOfWork for MemoryUnit<'_> {
+impl Transaction for MemoryUnit<'_> {
     fn find_instance(
         &mut self,
         job: &str,

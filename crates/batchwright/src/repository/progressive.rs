@@ -68,7 +68,7 @@ impl Lane {
 
     /// Returns whether a worker may hold the lane.
     pub fn is_live(&self, now: Timestamp) -> bool {
-        let is_dead = |owner: &str| ProcessIdentity::liveness_of(owner) == Liveness::Gone;
+        let is_dead = |owner: &str| ProcessIdentity::liveness_of(owner) == Liveness::Dead;
         self.lease_until.is_some_and(|until| until > now)
             && !self.owner.as_deref().is_some_and(is_dead)
     }

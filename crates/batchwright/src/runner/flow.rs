@@ -243,8 +243,8 @@ impl<'r> Walk<'r> {
         handles: &dyn Fn(&str) -> bool,
     ) -> Result<FlowEnd, RepositoryError> {
         let history = {
-            let mut unit = self.runner.repository.begin()?;
-            unit.history_of(scope.instance_id(), step.name())?
+            let mut tx = self.runner.repository.begin()?;
+            tx.history_of(scope.instance_id(), step.name())?
         };
         let options = step.options();
         // Rows of a round that a `restart_at` closed count only for the start limit.

@@ -121,7 +121,7 @@ impl Runner {
             checkpoint,
             context,
             begun_by,
-            ..StepExecution::unborn(&name, now)
+            ..StepExecution::new_unsaved(&name, now)
         };
         let row = lifecycle::begin_step(&*self.repository, lease, row)?;
         self.emit_step(job, &row);

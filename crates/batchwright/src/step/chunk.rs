@@ -36,7 +36,7 @@ pub struct ChunkStep<R: ItemReader, P: ItemProcessor<R::Item>, W> {
     reader: Factory<R>,
     processor: Factory<P>,
     writer: Factory<W>,
-    kit: Kit<R::Item, P::Output>,
+    kit: ItemHooks<R::Item, P::Output>,
 }
 
 /// The settings of a chunk step, without its parts.
@@ -60,7 +60,7 @@ type Until<I> = Arc<dyn Fn(&I) -> bool + Send + Sync>;
 type Render<T> = Arc<dyn Fn(&T) -> String + Send + Sync>;
 
 /// The user's listeners and functions that see items.
-struct Kit<I, O> {
+struct ItemHooks<I, O> {
     chunk: Vec<Arc<dyn ChunkListener<I, O>>>,
     item: Vec<Arc<dyn ItemListener<I, O>>>,
     skip: Vec<Arc<dyn SkipListener<I, O>>>,
@@ -189,7 +189,7 @@ where
         lifecycle::still_owned(run.repository(), run.lease)
             .map_err(|source| run.commit_failed(source))?;
         let ahead = super::guarded(|| writer.open(position, &scope)).or_else(|error| {
-            super::lease_news(error, &self.name, run.lease.execution)
+            super::split_lease_lost(error, &self.name, run.lease.execution)
                 .map(Err)?
                 .map_err(at.component("writer", "open"))
         })?;
@@ -260,9 +260,9 @@ pub(super) fn skipped_all(checkpoint: Option<&str>) -> Option<u64> {
 /// until the input ends, a stop is requested, or a failure is not tolerated.
 fn carry<I, O, W: ItemWriter<O>>(
     settler: &mut Settler<'_, '_, I, O, W>,
-    mut next: impl FnMut(Spare<I, O>) -> Processed<I, O>,
+    mut next: impl FnMut(RecycledBuffers<I, O>) -> Processed<I, O>,
 ) -> Result<StepEnd, StepError> {
-    let mut spare = Spare::default();
+    let mut spare = RecycledBuffers::default();
     loop {
         if settler.stop_requested() {
             return Ok(StepEnd::Stopped);
@@ -281,12 +281,12 @@ fn carry<I, O, W: ItemWriter<O>>(
 }
 
 /// The vectors of a settled chunk, to be reused; their content is dropped at that time.
-struct Spare<I, O> {
+struct RecycledBuffers<I, O> {
     items: Vec<I>,
     outputs: Vec<O>,
 }
 
-impl<I, O> Default for Spare<I, O> {
+impl<I, O> Default for RecycledBuffers<I, O> {
     fn default() -> Self {
         Self { items: Vec::new(), outputs: Vec::new() }
     }

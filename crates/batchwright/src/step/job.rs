@@ -9,7 +9,7 @@ use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError, report}
 use crate::execution::{BatchStatus, ExecutionId, ExitStatus, JobExecution};
 use crate::job::Job;
 use crate::launch::{LaunchOptions, RecoverMode};
-use crate::operator::{Carried, Held, OperatorError, Refusal, later, lock};
+use crate::operator::{ActiveExecution, OperatorError, Refusal, RunMode, later, lock};
 use crate::parameters::JobParameters;
 use crate::repository::Lease;
 use crate::repository::lifecycle::{self, Claimant, StartRequest};
@@ -95,7 +95,7 @@ impl Step for JobStep {
         let lease = Lease { execution: started.id, fence: started.fence };
         let stop = run.scope.stop().child();
         let job = self.job.name().to_owned();
-        let held = Held { lease, job, stop: stop.clone(), carried: Carried::Owned };
+        let held = ActiveExecution { lease, job, stop: stop.clone(), carried: RunMode::Owned };
         lock(&run.runner.active).insert(lease.execution, held);
         let ended = run.runner.run(&JobRun { job: Arc::clone(&self.job), lease, stop });
         lock(&run.runner.active).remove(&lease.execution);

@@ -307,8 +307,8 @@ impl PartitionStep {
         let failed = |source| run.commit_failed(source);
         let name = format!("{}:{}", self.name(), partition.key);
         let mut history = {
-            let mut unit = run.repository().begin().map_err(failed)?;
-            unit.history_of(run.scope.job().instance_id(), &name).map_err(failed)?
+            let mut tx = run.repository().begin().map_err(failed)?;
+            tx.history_of(run.scope.job().instance_id(), &name).map_err(failed)?
         };
         history.retain(|row| row.id > plan.step);
         let runs = u32::try_from(history.len()).unwrap_or(u32::MAX);

@@ -55,14 +55,14 @@ impl<'a> StepRun<'a> {
     ) -> Result<(), RepositoryError> {
         let at = self.clock().now();
         // First the transaction, then the lock: the holder of the lock then always has a connection already.
-        let unit = transaction.unit()?;
+        let tx = transaction.tx()?;
         let lock = self.scope.job().context().commit_lock();
         let _alone = lock.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
         let step_context = self.scope.context().change();
         let job_context = self.scope.job().context().change();
         let step_json = step_context.as_ref().map(crate::ExecutionContext::to_json);
         let job_json = job_context.as_ref().map(crate::ExecutionContext::to_json);
-        let stop = unit.save_checkpoint(&CheckpointUpdate {
+        let stop = tx.save_checkpoint(&CheckpointUpdate {
             lease: self.lease,
             step: self.step.id,
             counters: &commit.counters,
@@ -72,7 +72,7 @@ impl<'a> StepRun<'a> {
             at,
         })?;
         if !commit.skips.is_empty() {
-            unit.insert_skips(self.step.id, commit.skips)?;
+            tx.insert_skips(self.step.id, commit.skips)?;
         }
         self.call_hook(CommitPoint::Before);
         transaction.commit()?;

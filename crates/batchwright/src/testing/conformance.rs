@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use crate::{
     BatchStatus, CheckpointUpdate, Counters, EventRecord, ExecutionContext, ExecutionFilter,
-    ExecutionId, ExitStatus, Failure, FlowState, InstanceId, InstancePage, JobExecution,
-    JobParameters, JobRepository, Lane, Lease, Phase, Poison, ProgressiveExecution,
+    ExecutionId, ExitStatus, Failure, FailureRecord, FlowState, InstanceId, InstancePage,
+    JobExecution, JobParameters, JobRepository, Lane, Lease, Phase, ProgressiveExecution,
     RepositoryError, RequestKey, Segment, SkipRecord, StepExecution, StepExecutionId,
     StoredResponse,
 };
@@ -36,9 +36,9 @@ fn now() -> Timestamp {
 }
 
 fn instance(repository: &dyn JobRepository, job: &str, key: &str) -> InstanceId {
-    let mut unit = repository.begin().expect("begin");
-    let instance = unit.insert_instance(job, key, now()).expect("a new instance");
-    unit.commit().expect("commit");
+    let mut tx = repository.begin().expect("begin");
+    let instance = tx.insert_instance(job, key, now()).expect("a new instance");
+    tx.commit().expect("commit");
     instance.id
 }
 
@@ -70,9 +70,9 @@ fn execution_of(instance_id: InstanceId, job: &str) -> JobExecution {
 }
 
 fn store(repository: &dyn JobRepository, execution: &JobExecution) -> JobExecution {
-    let mut unit = repository.begin().expect("begin");
-    let id = unit.insert_execution(execution).expect("a new execution");
-    unit.commit().expect("commit");
+    let mut tx = repository.begin().expect("begin");
+    let id = tx.insert_execution(execution).expect("a new execution");
+    tx.commit().expect("commit");
     JobExecution { id, version: 1, ..execution.clone() }
 }
 
@@ -99,9 +99,9 @@ fn step_of(execution_id: ExecutionId) -> StepExecution {
 }
 
 fn store_step(repository: &dyn JobRepository, step: &StepExecution) -> StepExecution {
-    let mut unit = repository.begin().expect("begin");
-    let id = unit.insert_step(step).expect("a new step execution");
-    unit.commit().expect("commit");
+    let mut tx = repository.begin().expect("begin");
+    let id = tx.insert_step(step).expect("a new step execution");
+    tx.commit().expect("commit");
     StepExecution { id, ..step.clone() }
 }
 
@@ -110,15 +110,15 @@ fn what_is_not_committed_leaves_no_trace(repository: &dyn JobRepository) {
     let execution = store(repository, &execution_of(id, "trace"));
     let step = store_step(repository, &step_of(execution.id));
     {
-        let mut unit = repository.begin().expect("begin");
-        unit.insert_instance("trace", "dropped", now()).expect("inserted");
+        let mut tx = repository.begin().expect("begin");
+        tx.insert_instance("trace", "dropped", now()).expect("inserted");
         let ended = JobExecution { status: BatchStatus::Failed, ..execution.clone() };
-        unit.update_execution(&ended).expect("updated");
+        tx.update_execution(&ended).expect("updated");
         let counted = StepExecution { counters: Counters::default(), ..step.clone() };
-        unit.update_step(&counted).expect("updated");
-        unit.insert_skips(step.id, &[skip()]).expect("inserted");
-        unit.insert_event(&event(execution.id)).expect("inserted");
-        unit.delete_execution(execution.id).expect("deleted");
+        tx.update_step(&counted).expect("updated");
+        tx.insert_skips(step.id, &[skip()]).expect("inserted");
+        tx.insert_event(&event(execution.id)).expect("inserted");
+        tx.delete_execution(execution.id).expect("deleted");
     }
     assert_eq!(repository.instance_count("trace").unwrap(), 1, "the dropped instance is missing");
     assert_eq!(repository.execution(execution.id).unwrap(), Some(execution.clone()), "untouched");
@@ -148,20 +148,20 @@ fn rows_come_back_as_they_went_in(repository: &dyn JobRepository) {
     let id = instance(repository, "rows", "k");
     let mut execution = store(repository, &execution_of(id, "rows"));
     let step = store_step(repository, &step_of(execution.id));
-    let mut unit = repository.begin().expect("begin");
-    unit.insert_skips(step.id, &[skip()]).expect("inserted");
-    unit.insert_event(&event(execution.id)).expect("inserted");
+    let mut tx = repository.begin().expect("begin");
+    tx.insert_skips(step.id, &[skip()]).expect("inserted");
+    tx.insert_event(&event(execution.id)).expect("inserted");
     execution.context.put("list", &[1, 2]).expect("a list is JSON");
     execution.status = BatchStatus::Completed;
     execution.ended_at = Some(now());
     execution.failure = Some(Failure::new("c", "m"));
-    unit.update_execution(&execution).expect("updated");
+    tx.update_execution(&execution).expect("updated");
     assert_eq!(
-        unit.execution(execution.id).unwrap().map(|one| one.status),
+        tx.execution(execution.id).unwrap().map(|one| one.status),
         Some(BatchStatus::Completed),
         "a transaction sees its own changes"
     );
-    unit.commit().expect("commit");
+    tx.commit().expect("commit");
     let after = JobExecution { version: 2, ..execution };
     assert_eq!(repository.execution(after.id).unwrap(), Some(after.clone()), "the execution");
     assert_eq!(repository.steps(after.id).unwrap(), std::slice::from_ref(&step), "the step");
@@ -175,23 +175,23 @@ fn rows_come_back_as_they_went_in(repository: &dyn JobRepository) {
 fn the_store_itself_refuses_a_second_running_execution(repository: &dyn JobRepository) {
     let id = instance(repository, "twice", "k");
     let first = store(repository, &execution_of(id, "twice"));
-    let mut unit = repository.begin().expect("begin");
-    let second = unit.insert_execution(&execution_of(id, "twice"));
+    let mut tx = repository.begin().expect("begin");
+    let second = tx.insert_execution(&execution_of(id, "twice"));
     assert!(matches!(second, Err(RepositoryError::Conflict { .. })), "two run: {second:?}");
-    drop(unit);
-    let mut unit = repository.begin().expect("begin");
-    unit.update_execution(&JobExecution { status: BatchStatus::Failed, ..first }).expect("ends");
-    unit.insert_execution(&execution_of(id, "twice")).expect("the first one has ended");
-    let again = unit.insert_instance("twice", "k", now());
+    drop(tx);
+    let mut tx = repository.begin().expect("begin");
+    tx.update_execution(&JobExecution { status: BatchStatus::Failed, ..first }).expect("ends");
+    tx.insert_execution(&execution_of(id, "twice")).expect("the first one has ended");
+    let again = tx.insert_instance("twice", "k", now());
     assert!(matches!(again, Err(RepositoryError::Conflict { .. })), "one key, one instance");
 }
 
 fn the_second_of_two_writers_is_told_that_it_lost(repository: &dyn JobRepository) {
     let id = instance(repository, "version", "k");
     let execution = store(repository, &execution_of(id, "version"));
-    let mut unit = repository.begin().expect("begin");
-    unit.update_execution(&execution).expect("the first writer wins");
-    let late = unit.update_execution(&execution);
+    let mut tx = repository.begin().expect("begin");
+    tx.update_execution(&execution).expect("the first writer wins");
+    let late = tx.update_execution(&execution);
     assert!(matches!(late, Err(RepositoryError::Conflict { .. })), "a stale write: {late:?}");
 }
 
@@ -201,8 +201,8 @@ fn a_checkpoint_is_saved_only_under_the_current_fence(repository: &dyn JobReposi
     let step = store_step(repository, &step_of(execution.id));
     let counters = Counters { read: 5, write: 4, commit: 1, ..Counters::default() };
     let save = |fence: i64| {
-        let mut unit = repository.begin().expect("begin");
-        let stop = unit.save_checkpoint(&CheckpointUpdate {
+        let mut tx = repository.begin().expect("begin");
+        let stop = tx.save_checkpoint(&CheckpointUpdate {
             lease: Lease { execution: execution.id, fence },
             step: step.id,
             counters: &counters,
@@ -211,7 +211,7 @@ fn a_checkpoint_is_saved_only_under_the_current_fence(repository: &dyn JobReposi
             job_context: Some(r#"{"b":2}"#),
             at: now(),
         })?;
-        unit.commit().map(|()| stop)
+        tx.commit().map(|()| stop)
     };
     let lost = save(2);
     assert!(matches!(lost, Err(RepositoryError::LeaseLost { .. })), "another fence: {lost:?}");
@@ -223,19 +223,19 @@ fn a_checkpoint_is_saved_only_under_the_current_fence(repository: &dyn JobReposi
     assert_eq!(saved.context.get::<i32>("a").unwrap(), 1, "step context");
     let job = repository.execution(execution.id).unwrap().expect("the execution");
     assert_eq!(job.context.get::<i32>("b").unwrap(), 2, "job context");
-    let mut unit = repository.begin().expect("begin");
-    unit.update_execution(&JobExecution { stop_requested: true, ..job.clone() }).expect("asked");
-    unit.commit().expect("commit");
+    let mut tx = repository.begin().expect("begin");
+    tx.update_execution(&JobExecution { stop_requested: true, ..job.clone() }).expect("asked");
+    tx.commit().expect("commit");
     assert!(save(1).expect("still the owner"), "the owner's next commit reports the stop");
-    let mut unit = repository.begin().expect("begin");
-    let ended = JobExecution { status: BatchStatus::Failed, ..reload(&mut *unit, job.id) };
-    unit.update_execution(&ended).expect("ended");
-    unit.commit().expect("commit");
+    let mut tx = repository.begin().expect("begin");
+    let ended = JobExecution { status: BatchStatus::Failed, ..reload(&mut *tx, job.id) };
+    tx.update_execution(&ended).expect("ended");
+    tx.commit().expect("commit");
     assert!(matches!(save(1), Err(RepositoryError::LeaseLost { .. })), "an ended execution");
 }
 
-fn reload(unit: &mut dyn crate::UnitOfWork, id: ExecutionId) -> JobExecution {
-    unit.execution(id).expect("readable").expect("there")
+fn reload(tx: &mut dyn crate::Transaction, id: ExecutionId) -> JobExecution {
+    tx.execution(id).expect("readable").expect("there")
 }
 
 fn leases_are_renewed_only_under_the_current_fence(repository: &dyn JobRepository) {
@@ -243,9 +243,9 @@ fn leases_are_renewed_only_under_the_current_fence(repository: &dyn JobRepositor
     let execution = store(repository, &execution_of(id, "lease"));
     let until = now() + Duration::from_secs(9);
     let renew = |fence: i64| {
-        let mut unit = repository.begin().expect("begin");
-        let renewed = unit.renew_lease(&Lease { execution: execution.id, fence }, until);
-        unit.commit().expect("commit");
+        let mut tx = repository.begin().expect("begin");
+        let renewed = tx.renew_lease(&Lease { execution: execution.id, fence }, until);
+        tx.commit().expect("commit");
         renewed.expect("answered")
     };
     assert_eq!(renew(2), None, "another owner's fence");
@@ -285,11 +285,11 @@ fn deletion_takes_everything_that_belongs_to_an_execution(repository: &dyn JobRe
     let id = instance(repository, "deleted", "k");
     let execution = store(repository, &execution_of(id, "deleted"));
     let step = store_step(repository, &step_of(execution.id));
-    let mut unit = repository.begin().expect("begin");
-    unit.insert_skips(step.id, &[skip()]).expect("inserted");
-    unit.insert_event(&event(execution.id)).expect("inserted");
-    unit.delete_execution(execution.id).expect("deleted");
-    unit.commit().expect("commit");
+    let mut tx = repository.begin().expect("begin");
+    tx.insert_skips(step.id, &[skip()]).expect("inserted");
+    tx.insert_event(&event(execution.id)).expect("inserted");
+    tx.delete_execution(execution.id).expect("deleted");
+    tx.commit().expect("commit");
     assert_eq!(repository.execution(execution.id).unwrap(), None);
     assert_eq!(repository.step(step.id).unwrap(), None);
     assert!(repository.skips(execution.id).unwrap().is_empty());
@@ -301,31 +301,31 @@ fn a_request_is_remembered_as_long_as_what_it_started(repository: &dyn JobReposi
     let id = instance(repository, "requested", "k");
     let execution = store(repository, &execution_of(id, "requested")).id;
     let request = RequestKey { key: "K~".to_owned(), fingerprint: "f".to_owned() };
-    let mut unit = repository.begin().expect("begin");
-    assert_eq!(unit.request(&request.key).expect("ask"), None);
-    unit.insert_request(&request, execution).expect("a request");
-    drop(unit);
-    let mut unit = repository.begin().expect("begin");
-    assert_eq!(unit.request(&request.key).expect("ask"), None, "it was not committed");
-    unit.insert_request(&request, execution).expect("a request");
-    unit.commit().expect("commit");
-    let mut unit = repository.begin().expect("begin");
-    assert_eq!(unit.request(&request.key).expect("ask"), Some((request.clone(), execution)));
-    assert_eq!(unit.request("k~").expect("ask"), None, "keys are not folded");
-    let second = unit.insert_request(&request, execution);
+    let mut tx = repository.begin().expect("begin");
+    assert_eq!(tx.request(&request.key).expect("ask"), None);
+    tx.insert_request(&request, execution).expect("a request");
+    drop(tx);
+    let mut tx = repository.begin().expect("begin");
+    assert_eq!(tx.request(&request.key).expect("ask"), None, "it was not committed");
+    tx.insert_request(&request, execution).expect("a request");
+    tx.commit().expect("commit");
+    let mut tx = repository.begin().expect("begin");
+    assert_eq!(tx.request(&request.key).expect("ask"), Some((request.clone(), execution)));
+    assert_eq!(tx.request("k~").expect("ask"), None, "keys are not folded");
+    let second = tx.insert_request(&request, execution);
     assert!(matches!(second, Err(RepositoryError::Conflict { .. })), "{second:?}");
-    drop(unit);
+    drop(tx);
     delete(repository, execution);
-    let mut unit = repository.begin().expect("begin");
-    assert_eq!(unit.request(&request.key).expect("ask"), None, "purged with its execution");
+    let mut tx = repository.begin().expect("begin");
+    assert_eq!(tx.request(&request.key).expect("ask"), None, "purged with its execution");
 }
 
 /// A progressive execution with one lane and two segments.
 fn progressive(repository: &dyn JobRepository, job: &str) -> (ProgressiveExecution, Lane) {
     let instance = instance(repository, job, "k");
-    let mut unit = repository.begin().expect("begin");
-    let execution = unit.insert_execution(&execution_of(instance, job)).expect("an execution");
-    let step = unit.insert_step(&step_of(execution)).expect("a step");
+    let mut tx = repository.begin().expect("begin");
+    let execution = tx.insert_execution(&execution_of(instance, job)).expect("an execution");
+    let step = tx.insert_step(&step_of(execution)).expect("a step");
     let row = ProgressiveExecution {
         execution,
         step,
@@ -350,13 +350,13 @@ fn progressive(repository: &dyn JobRepository, job: &str) -> (ProgressiveExecuti
         last_slice: Duration::from_micros(999_999),
         checkpoint_cost: Duration::from_micros(250),
     };
-    unit.slices().insert_progressive(&row).expect("a progressive execution");
-    unit.slices().insert_lane(&lane).expect("a lane");
+    tx.slices().insert_progressive(&row).expect("a progressive execution");
+    tx.slices().insert_lane(&lane).expect("a lane");
     for (start, end) in [(50, Some(100)), (0, Some(50))] {
         let segment = Segment::new(execution, 0, start, end);
-        unit.slices().insert_segment(&segment).expect("a segment");
+        tx.slices().insert_segment(&segment).expect("a segment");
     }
-    unit.commit().expect("commit");
+    tx.commit().expect("commit");
     (row, lane)
 }
 
@@ -369,30 +369,30 @@ fn a_progressive_execution_comes_back_as_it_went_in(repository: &dyn JobReposito
     assert_eq!(bounds, [(0, Some(50)), (50, Some(100))], "segments are in the order of units");
     assert_eq!(repository.slices().server_driven().expect("ask"), [id]);
 
-    let mut unit = repository.begin().expect("begin");
-    let mut segment = unit.slices().segments_of(id).expect("ask").remove(0);
-    unit.slices().cut_segment(segment.id, 40).expect("a cut");
+    let mut tx = repository.begin().expect("begin");
+    let mut segment = tx.slices().segments_of(id).expect("ask").remove(0);
+    tx.slices().cut_segment(segment.id, 40).expect("a cut");
     segment.position = 30;
     segment.claimed = 35;
     segment.lane = Some(2);
     segment.done = 29;
     segment.failed = 1;
-    segment.poison = Poison { unit: 25, attempts: 2, careful_until: 33, careful_chunk: 4 };
+    segment.poison = FailureRecord { unit: 25, attempts: 2, careful_until: 33, careful_chunk: 4 };
     segment.partial = Some("null".to_owned());
-    unit.slices().update_segment(&segment).expect("an update");
+    tx.slices().update_segment(&segment).expect("an update");
     let counters =
         Counters { read: 30, write: 29, process_skip: 1, commit: 1, ..Counters::default() };
-    unit.slices().add_counters(row.step, &counters, now()).expect("counters");
-    unit.commit().expect("commit");
-    let mut unit = repository.begin().expect("begin");
-    let stored = unit.slices().segments_of(id).expect("ask").remove(0);
+    tx.slices().add_counters(row.step, &counters, now()).expect("counters");
+    tx.commit().expect("commit");
+    let mut tx = repository.begin().expect("begin");
+    let stored = tx.slices().segments_of(id).expect("ask").remove(0);
     let expected = Segment { end: Some(40), partial: None, ..segment.clone() };
     assert_eq!(stored, expected, "a worker with the old end does not undo a cut");
-    assert_eq!(unit.slices().partial_of(segment.id).expect("ask").as_deref(), Some("null"));
-    let claimed = Segment { lane: None, claimed: 30, poison: Poison::default(), ..stored };
-    unit.slices().claim_segment(&claimed).expect("a claim");
-    assert_eq!(unit.slices().segments_of(id).expect("ask")[0], claimed);
-    drop(unit);
+    assert_eq!(tx.slices().partial_of(segment.id).expect("ask").as_deref(), Some("null"));
+    let claimed = Segment { lane: None, claimed: 30, poison: FailureRecord::default(), ..stored };
+    tx.slices().claim_segment(&claimed).expect("a claim");
+    assert_eq!(tx.slices().segments_of(id).expect("ask")[0], claimed);
+    drop(tx);
     let step = repository.step(row.step).expect("ask").expect("exists");
     assert_eq!((step.counters.write, step.counters.process_skip), (29, 1));
 
@@ -403,15 +403,15 @@ fn a_progressive_execution_comes_back_as_it_went_in(repository: &dyn JobReposito
         at: now(),
         is_acknowledged: false,
     };
-    let mut unit = repository.begin().expect("begin");
-    unit.slices().insert_response(id, &response).expect("a response");
-    unit.commit().expect("commit");
+    let mut tx = repository.begin().expect("begin");
+    tx.slices().insert_response(id, &response).expect("a response");
+    tx.commit().expect("commit");
     assert_eq!(repository.slices().response(id).expect("ask"), Some(response.clone()));
-    let mut unit = repository.begin().expect("begin");
-    assert_eq!(unit.slices().expire_responses(now()).expect("expire"), 0, "it is not that old");
-    assert!(unit.slices().acknowledge_response(id).expect("acknowledge"));
-    assert!(!unit.slices().acknowledge_response(id).expect("again"));
-    unit.commit().expect("commit");
+    let mut tx = repository.begin().expect("begin");
+    assert_eq!(tx.slices().expire_responses(now()).expect("expire"), 0, "it is not that old");
+    assert!(tx.slices().acknowledge_response(id).expect("acknowledge"));
+    assert!(!tx.slices().acknowledge_response(id).expect("again"));
+    tx.commit().expect("commit");
     let released = StoredResponse { body: Vec::new(), is_acknowledged: true, ..response };
     assert_eq!(repository.slices().response(id).expect("ask"), Some(released));
     delete(repository, id);
@@ -422,24 +422,24 @@ fn a_progressive_execution_comes_back_as_it_went_in(repository: &dyn JobReposito
 fn a_lane_changes_only_under_its_current_fence(repository: &dyn JobRepository) {
     let (row, lane) = progressive(repository, "fences");
     let lease = Lease { execution: row.execution, fence: 1 };
-    let mut unit = repository.begin().expect("begin");
-    let held = unit.slices().hold_execution(&lease).expect("ask");
+    let mut tx = repository.begin().expect("begin");
+    let held = tx.slices().hold_execution(&lease).expect("ask");
     assert_eq!(held, Some(false), "a stop is not requested");
     let stale = Lease { fence: 0, ..lease };
-    assert_eq!(unit.slices().hold_execution(&stale).expect("ask"), None);
+    assert_eq!(tx.slices().hold_execution(&stale).expect("ask"), None);
     let taken = Lane { fence: 4, owner: None, lease_until: None, ..lane.clone() };
-    assert!(!unit.slices().update_lane(&taken, 2).expect("ask"), "the fence is 3");
-    assert!(!unit.slices().renew_lane(&lane, 2, now()).expect("ask"));
-    assert!(unit.slices().renew_lane(&lane, 3, now()).expect("ask"));
-    assert!(unit.slices().update_lane(&taken, 3).expect("ask"));
-    assert!(!unit.slices().update_lane(&lane, 3).expect("ask"), "the former owner comes back");
-    assert_eq!(unit.slices().lanes_of(row.execution).expect("ask"), [taken]);
-    drop(unit);
+    assert!(!tx.slices().update_lane(&taken, 2).expect("ask"), "the fence is 3");
+    assert!(!tx.slices().renew_lane(&lane, 2, now()).expect("ask"));
+    assert!(tx.slices().renew_lane(&lane, 3, now()).expect("ask"));
+    assert!(tx.slices().update_lane(&taken, 3).expect("ask"));
+    assert!(!tx.slices().update_lane(&lane, 3).expect("ask"), "the former owner comes back");
+    assert_eq!(tx.slices().lanes_of(row.execution).expect("ask"), [taken]);
+    drop(tx);
     delete(repository, row.execution);
 }
 
 fn delete(repository: &dyn JobRepository, id: ExecutionId) {
-    let mut unit = repository.begin().expect("begin");
-    unit.delete_execution(id).expect("deleted");
-    unit.commit().expect("commit");
+    let mut tx = repository.begin().expect("begin");
+    tx.delete_execution(id).expect("deleted");
+    tx.commit().expect("commit");
 }

@@ -26,7 +26,7 @@ pub(super) enum Ended {
 }
 
 impl Ended {
-    pub(super) fn told(self) -> String {
+    pub(super) fn into_message(self) -> String {
         match self {
             Self::Completed => "it completed".to_owned(),
             Self::Killed => "it was killed".to_owned(),

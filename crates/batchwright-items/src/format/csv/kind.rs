@@ -1,4 +1,4 @@
-//! The kind `csv` of job files: records with the types of their columns.
+//! The kind `csv` of job files: records whose values have the types of their columns.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,10 +20,10 @@ use crate::transport::{Encode, FileWriter, IfChanged};
 use crate::value::Value;
 use crate::writer::BoxedWriter;
 
-/// CSV files.
+/// The kind `csv`.
 pub(crate) struct Csv;
 
-/// Reads a CSV file: a record of each line, with the names of the header line.
+/// Reads the records of a CSV file. The header line names their fields.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ReaderKeys {
@@ -33,15 +33,15 @@ struct ReaderKeys {
     header: Option<bool>,
     /// Types of columns by name, or all columns in their order.
     columns: Option<At<Columns>>,
-    /// A text, or several, that means null.
+    /// The text, or the texts, that mean null.
     null: Option<Texts>,
     /// The character between fields. Default: `,`.
     delimiter: Option<Text>,
-    /// The character around fields; empty: nothing quotes. Default: `"`.
+    /// The character around quoted fields; an empty text turns quoting off. Default: `"`.
     quote: Option<Text>,
-    /// The character before a quote inside of quotes. Default: the quote is doubled.
+    /// The character that escapes a quote in a quoted field. Default: a quote is doubled.
     escape: Option<Text>,
-    /// Lines that begin with this character are no records.
+    /// The first character of comment lines, which are not read. Default: no comments.
     comment: Option<Text>,
     /// Whether blanks around fields are removed. Default: false.
     #[serde(default)]
@@ -66,11 +66,11 @@ struct WriterKeys {
     header: Option<bool>,
     /// The columns in their order. Default: the fields of the first record.
     columns: Option<Vec<String>>,
-    /// The text that is written for null; of several the first. Default: nothing.
+    /// The text that is written for null; of several texts, the first one. Default: an empty text.
     null: Option<Texts>,
     /// The character between fields. Default: `,`.
     delimiter: Option<Text>,
-    /// The character around fields that need one; empty: nothing quotes. Default: `"`.
+    /// The character around fields that must be quoted; an empty text turns quoting off. Default: `"`.
     quote: Option<Text>,
     /// The encoding of the file, by its WHATWG label. Default: `utf-8`.
     encoding: Option<Text>,
@@ -299,7 +299,7 @@ impl Input {
         }
     }
 
-    /// Returns the columns of the open file, among which are all typed ones.
+    /// Returns the columns of the open file; fails if it lacks a column that has a type.
     fn fields(&self, csv: &CsvReader<Record>) -> Result<Option<Vec<String>>, ItemError> {
         let columns: Vec<String> = csv.headers().into_iter().flatten().cloned().collect();
         // An empty file has no columns, and no records that could lack one.
@@ -339,7 +339,7 @@ fn one_character(text: &Text) -> Result<u8, Problem> {
     }
 }
 
-/// Encodes records as CSV; the columns are those named, or those of the first record.
+/// Encodes records as CSV; the columns are those that the job file lists, or the fields of the first record.
 #[derive(Clone)]
 struct RecordCsv {
     format: CsvFormat,
@@ -386,7 +386,7 @@ impl Encode<Record> for RecordCsv {
         })
     }
 
-    /// Takes the columns from the header line, regardless of the next record.
+    /// Takes the columns from the header line of `file`, regardless of the next record.
     fn resume(&mut self, file: &std::path::Path) -> Result<(), ItemError> {
         if self.columns.is_none() && self.format.has_header() {
             let header = self.format.header_of(file)?;

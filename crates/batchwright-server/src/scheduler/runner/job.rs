@@ -19,7 +19,7 @@ use crate::scheduler::group::Firing;
 use crate::scheduler::rule::{RuleSettings, Runner};
 use crate::scheduler::time::{self, Micros};
 use crate::scheduler::trigger::Outcome;
-use crate::worker::LOOK_INTERVAL;
+use crate::worker::POLL_INTERVAL;
 
 /// Starts jobs through an operator.
 #[derive(Clone)]
@@ -101,7 +101,9 @@ fn arguments(
     for (name, value) in given {
         let declared = schema.find(name);
         let mut parameter = Parameter::from_json(value.clone(), declared.map(|one| one.kind))
-            .map_err(|problem| format!("parameter `{name}`: {}", schema.tellable(name, problem)))?;
+            .map_err(|problem| {
+                format!("parameter `{name}`: {}", schema.redacted_problem(name, problem))
+            })?;
         if let Some(declared) = declared {
             parameter.identifying = declared.identifying;
         }
@@ -161,7 +163,7 @@ pub(crate) async fn run(
                         }
                         return Outcome::Released;
                     }
-                    () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                    () = tokio::time::sleep(POLL_INTERVAL) => {}
                 }
                 let starter = jobs.clone();
                 let seen = tokio::task::spawn_blocking(move || starter.look(id)).await;

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::{Halt, LaneRun, Since, Stage, Then};
+use super::{CommitAction, Halt, LaneRun, Stage, Uncommitted};
 use crate::error::{Failure, RepositoryError};
 use crate::execution::JobExecution;
 use crate::progressive::lifecycle::{self, Final};
 use crate::progressive::progress::{UnitProgress, summary_of};
 use crate::progressive::slice::{SliceAnswer, SliceOutcome, outcome_of};
 use crate::repository::lifecycle::{contended, owned};
-use crate::repository::{Lane, UnitOfWork};
+use crate::repository::{Lane, Transaction};
 
 /// Time after which the client of a lane without work should send the next request.
 const WAIT: Duration = Duration::from_millis(250);
@@ -19,40 +19,40 @@ impl LaneRun<'_> {
     /// has a worker.
     pub(super) fn release(
         &self,
-        unit: &mut dyn UnitOfWork,
+        tx: &mut dyn Transaction,
         mut execution: JobExecution,
     ) -> Result<String, RepositoryError> {
         if let Some(segment) = &self.segment {
             let mut given_back = segment.clone();
             given_back.claimed = given_back.position;
-            unit.slices().claim_segment(&given_back)?;
+            tx.slices().claim_segment(&given_back)?;
         }
         let now = self.runner.clock.now();
         let outcome = match (execution.stop_requested, &self.segment) {
             (true, _) => {
-                let lanes = unit.slices().lanes_of(execution.id)?;
+                let lanes = tx.slices().lanes_of(execution.id)?;
                 let is_other = |lane: &Lane| lane.rank != self.lane.rank && lane.is_live(now);
                 if !lanes.iter().any(is_other) {
-                    lifecycle::end(unit, &mut execution, &self.row, Final::stopped(), now)?;
+                    lifecycle::end(tx, &mut execution, &self.row, Final::stopped(), now)?;
                 }
                 SliceOutcome::Done
             }
             (false, Some(_)) => SliceOutcome::Continue,
             (false, None) => SliceOutcome::Wait,
         };
-        self.let_go(unit, outcome, &execution)
+        self.let_go(tx, outcome, &execution)
     }
 
     /// Releases the lease and stores the answer.
     pub(super) fn let_go(
         &self,
-        unit: &mut dyn UnitOfWork,
+        tx: &mut dyn Transaction,
         outcome: SliceOutcome,
         execution: &JobExecution,
     ) -> Result<String, RepositoryError> {
         let times = self.times.to_json();
-        let segments = unit.slices().segments_of(execution.id)?;
-        let mut lanes = unit.slices().lanes_of(execution.id)?;
+        let segments = tx.slices().segments_of(execution.id)?;
+        let mut lanes = tx.slices().lanes_of(execution.id)?;
         for mine in lanes.iter_mut().filter(|lane| lane.rank == self.lane.rank) {
             mine.times.clone_from(&times);
         }
@@ -73,7 +73,7 @@ impl LaneRun<'_> {
             last_slice: self.elapsed(),
             ..self.lane.freed()
         };
-        self.store_as(unit, &lane)?;
+        self.store_as(tx, &lane)?;
         Ok(answer)
     }
 
@@ -95,15 +95,15 @@ impl LaneRun<'_> {
     /// same transaction.
     fn answer_after(
         &self,
-        settle: impl Fn(&mut dyn UnitOfWork, &mut JobExecution) -> Result<(), RepositoryError>,
+        settle: impl Fn(&mut dyn Transaction, &mut JobExecution) -> Result<(), RepositoryError>,
     ) -> Result<String, RepositoryError> {
         contended(|| {
-            let mut unit = self.runner.repository.begin()?;
+            let mut tx = self.runner.repository.begin()?;
             let lost = RepositoryError::LeaseLost { execution: self.lease.execution };
-            let mut execution = unit.execution(self.lease.execution)?.ok_or(lost)?;
-            settle(&mut *unit, &mut execution)?;
-            let answer = self.let_go(&mut *unit, outcome_of(&execution), &execution)?;
-            unit.commit()?;
+            let mut execution = tx.execution(self.lease.execution)?.ok_or(lost)?;
+            settle(&mut *tx, &mut execution)?;
+            let answer = self.let_go(&mut *tx, outcome_of(&execution), &execution)?;
+            tx.commit()?;
             Ok(answer)
         })
     }
@@ -114,11 +114,11 @@ impl LaneRun<'_> {
     pub(super) fn finalise(&mut self) -> Result<(), Halt> {
         let id = self.lease.execution;
         let (partials, summary) = {
-            let mut unit = self.runner.repository.begin()?;
-            let segments = unit.slices().segments_of(id)?;
+            let mut tx = self.runner.repository.begin()?;
+            let segments = tx.slices().segments_of(id)?;
             let mut partials = Vec::new();
             for segment in &segments {
-                partials.push(unit.slices().partial_of(segment.id)?);
+                partials.push(tx.slices().partial_of(segment.id)?);
             }
             (partials, summary_of(&segments))
         };
@@ -144,31 +144,31 @@ impl LaneRun<'_> {
     /// Fails the execution for a reason outside its units.
     pub(crate) fn fail(&mut self, failure: Failure) -> Result<(), Halt> {
         self.segment.clone_from(&self.committed);
-        self.since = Since::default();
+        self.since = Uncommitted::default();
         self.failure = Some(failure);
         let partial = self.committed.as_ref().and_then(|segment| segment.partial.clone());
-        self.commit(Then::Fail, partial, &mut |_| Ok(())).map(drop)
+        self.commit(CommitAction::Fail, partial, &mut |_| Ok(())).map(drop)
     }
 
     /// Releases uncommitted units and the lease, without an answer. The stored rows are the basis, because
     /// the outcome of the last commit may not be known here.
     pub(crate) fn give_back(&self) -> Result<(), RepositoryError> {
         contended(|| {
-            let mut unit = self.runner.repository.begin()?;
+            let mut tx = self.runner.repository.begin()?;
             let id = self.lease.execution;
-            owned(&mut *unit, self.lease)?;
+            owned(&mut *tx, self.lease)?;
             let (rank, fence) = (self.lane.rank, self.lane.fence);
-            let lanes = unit.slices().lanes_of(id)?;
+            let lanes = tx.slices().lanes_of(id)?;
             let mine = lanes.into_iter().find(|lane| lane.rank == rank && lane.fence == fence);
             let lane = mine.ok_or(RepositoryError::LeaseLost { execution: id })?;
-            for mut segment in unit.slices().segments_of(id)? {
+            for mut segment in tx.slices().segments_of(id)? {
                 if segment.lane == Some(rank) && segment.claimed > segment.position {
                     segment.claimed = segment.position;
-                    unit.slices().claim_segment(&segment)?;
+                    tx.slices().claim_segment(&segment)?;
                 }
             }
-            self.store_as(&mut *unit, &lane.freed())?;
-            unit.commit()
+            self.store_as(&mut *tx, &lane.freed())?;
+            tx.commit()
         })
     }
 }

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use super::unit_work::{ReadyWork, Sink, UnitWork};
 use super::{FinalResponse, Plan, ProgressiveWork, Settings};
 use crate::error::ItemError;
-use crate::progressive::lane::{Halt, LaneRun, Next, Then, UnitEnd};
+use crate::progressive::lane::{CommitAction, Halt, LaneRun, Next, UnitEnd};
 use crate::progressive::progress::UnitsSummary;
 use crate::progressive::units::{Extent, UnitRange, UnitReader, Units};
 use crate::step::{StepScope, guarded};
@@ -238,7 +238,7 @@ where
         &self,
         work: &mut Work<'_, U, W::Ready, O, P>,
         lane: &mut LaneRun<'_>,
-        then: Then,
+        then: CommitAction,
     ) -> Result<(), Halt> {
         let stored = work.partial.as_ref().map(serde_json::to_string).transpose();
         let partial = stored

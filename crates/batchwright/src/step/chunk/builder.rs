@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{ChunkStep, Kit, Plan};
+use super::{ChunkStep, ItemHooks, Plan};
 use crate::error::ItemError;
 use crate::item::{ItemProcessor, ItemReader, ItemWriter, PassThrough};
 use crate::listener::StepListener;
@@ -236,11 +236,11 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
         W: ItemWriter<P::Output>,
     {
         let Self { name, options, plan, reader, processor, writer } = self;
-        ChunkStep { name, options, plan, reader, processor, writer, kit: Kit::default() }
+        ChunkStep { name, options, plan, reader, processor, writer, kit: ItemHooks::default() }
     }
 }
 
-impl<I, O> Default for Kit<I, O> {
+impl<I, O> Default for ItemHooks<I, O> {
     fn default() -> Self {
         Self {
             chunk: Vec::new(),

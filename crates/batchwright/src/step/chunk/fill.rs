@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::checkpoint::to_json;
 use super::process::{Fault, Retry, wait_before_retry};
-use super::{Kit, Plan};
+use super::{ItemHooks, Plan};
 use crate::clock::{Clock, StopToken};
 use crate::error::{ItemError, Phase};
 use crate::event::{Progress, ProgressUnit};
@@ -87,7 +87,7 @@ impl<I> Filled<I> {
 pub(super) struct Filler<'a, R: ItemReader, O> {
     reader: &'a mut R,
     plan: &'a Plan,
-    kit: &'a Kit<R::Item, O>,
+    kit: &'a ItemHooks<R::Item, O>,
     clock: &'a dyn Clock,
     stop: &'a StopToken,
     /// Number of records to discard first, because an earlier execution resolved them.
@@ -112,7 +112,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
     pub(super) fn new(
         reader: &'a mut R,
         plan: &'a Plan,
-        kit: &'a Kit<R::Item, O>,
+        kit: &'a ItemHooks<R::Item, O>,
         clock: &'a dyn Clock,
         stop: &'a StopToken,
         drop: u64,

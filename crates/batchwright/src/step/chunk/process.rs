@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::fill::{End, Filled};
-use super::{Kit, Plan, Spare};
+use super::{ItemHooks, Plan, RecycledBuffers};
 use crate::clock::{Clock, StopToken};
 use crate::error::{ItemError, Phase};
 use crate::item::ItemProcessor;
@@ -54,8 +54,8 @@ impl<I, O> Processed<I, O> {
     }
 
     /// Returns the vectors, with their content, for reuse.
-    pub(super) fn recycle(self) -> Spare<I, O> {
-        Spare { items: self.filled.items, outputs: self.outputs }
+    pub(super) fn recycle(self) -> RecycledBuffers<I, O> {
+        RecycledBuffers { items: self.filled.items, outputs: self.outputs }
     }
 }
 
@@ -63,19 +63,22 @@ impl<I, O> Processed<I, O> {
 pub(super) struct Processing<'a, I, P: ItemProcessor<I>> {
     pub(super) processor: &'a P,
     pub(super) plan: &'a Plan,
-    pub(super) kit: &'a Kit<I, P::Output>,
+    pub(super) kit: &'a ItemHooks<I, P::Output>,
     pub(super) clock: &'a dyn Clock,
     pub(super) stop: &'a StopToken,
 }
 
 impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
     /// Drops the outputs. The inputs are kept: the reader's thread drops them.
-    pub(super) fn reclaim(&self, spare: Spare<I, P::Output>) -> Spare<I, P::Output> {
+    pub(super) fn reclaim(
+        &self,
+        spare: RecycledBuffers<I, P::Output>,
+    ) -> RecycledBuffers<I, P::Output> {
         match self.processor.pass_back(spare.outputs) {
-            Ok(items) => Spare { items, outputs: Vec::new() },
+            Ok(items) => RecycledBuffers { items, outputs: Vec::new() },
             Err(mut outputs) => {
                 outputs.clear();
-                Spare { items: spare.items, outputs }
+                RecycledBuffers { items: spare.items, outputs }
             }
         }
     }
@@ -229,7 +232,7 @@ pub(super) struct Retry<'a> {
 
 /// Calls the retry listeners and waits; a stop request cuts the wait short and ends the chunk.
 pub(super) fn wait_before_retry<I, O>(
-    kit: &Kit<I, O>,
+    kit: &ItemHooks<I, O>,
     clock: &dyn Clock,
     stop: &StopToken,
     retry: Retry<'_>,

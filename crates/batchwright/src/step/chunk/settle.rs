@@ -9,13 +9,13 @@ use std::time::Duration;
 use super::checkpoint::{Checkpoint, to_json};
 use super::fill::End;
 use super::process::{Fault, Processed, Retry, wait_before_retry};
-use super::{Kit, Plan};
+use super::{ItemHooks, Plan};
 use crate::error::{ErrorKind, ItemError, ItemErrorText, Phase, RepositoryError, StepError};
 use crate::event::Progress;
 use crate::execution::{Counters, SkipRecord};
 use crate::item::{DeadLetterFile, Ending, ItemWriter, PreparedCommit};
 use crate::policy::SkipLimitScope;
-use crate::step::{ChunkTransaction, Commit, StepRun, guarded, lease_news};
+use crate::step::{ChunkTransaction, Commit, StepRun, guarded, split_lease_lost};
 
 /// The end of settling a chunk that did not fail.
 pub(super) enum Settled {
@@ -57,7 +57,7 @@ pub(super) struct Settler<'r, 'a, I, O, W: ItemWriter<O>> {
     checkpoint: &'r mut Checkpoint,
     dead_letters: Option<DeadLetterFile>,
     plan: &'r Plan,
-    kit: &'r Kit<I, O>,
+    kit: &'r ItemHooks<I, O>,
     /// Buffer for the JSON of the checkpoints.
     json: String,
     /// Counters including rolled-back attempts; the row has the committed ones.
@@ -86,7 +86,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         checkpoint: &'r mut Checkpoint,
         dead_letters: Option<DeadLetterFile>,
         plan: &'r Plan,
-        kit: &'r Kit<I, O>,
+        kit: &'r ItemHooks<I, O>,
     ) -> Self {
         let counters = run.step.counters;
         Self {
@@ -615,7 +615,8 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
     }
 
     fn writer_news(&self, error: ItemError) -> Result<ItemError, Aborted> {
-        lease_news(error, self.run.scope.step(), self.run.lease.execution).map_err(Aborted::Step)
+        split_lease_lost(error, self.run.scope.step(), self.run.lease.execution)
+            .map_err(Aborted::Step)
     }
 
     /// Rolls the chunk back because of `error`, which is not tolerated.

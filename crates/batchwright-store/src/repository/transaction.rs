@@ -5,7 +5,7 @@ use std::any::{Any, TypeId};
 use batchwright::{
     CheckpointUpdate, EventRecord, ExecutionId, InstanceId, JobExecution, JobInstance, Lease,
     ProgressiveRows, RepositoryError, RequestKey, SkipRecord, StepExecution, StepExecutionId,
-    UnitOfWork,
+    Transaction,
 };
 use jiff::Timestamp;
 
@@ -14,13 +14,13 @@ use super::rows::{self, count, micros, some_micros, values};
 use super::statements::Statements;
 use crate::database::{Sql, SqlError, SqlRow, SqlSession, SqlValue};
 
-pub(super) struct SqlUnit<'a> {
+pub(super) struct SqlTransaction<'a> {
     session: Pooled<'a>,
     pub(super) statements: &'a Statements,
     open: bool,
 }
 
-impl<'a> SqlUnit<'a> {
+impl<'a> SqlTransaction<'a> {
     /// Begins a transaction; returns `None` if an idle connection was lost in the meantime, so that the
     /// caller tries another one.
     pub(super) fn begin(
@@ -69,7 +69,7 @@ impl<'a> SqlUnit<'a> {
     }
 }
 
-impl Drop for SqlUnit<'_> {
+impl Drop for SqlTransaction<'_> {
     fn drop(&mut self) {
         if self.open
             && let Err(error) = self.session.roll_back()
@@ -80,7 +80,7 @@ impl Drop for SqlUnit<'_> {
     }
 }
 
-impl UnitOfWork for SqlUnit<'_> {
+impl Transaction for SqlTransaction<'_> {
     fn find_instance(
         &mut self,
         job: &str,

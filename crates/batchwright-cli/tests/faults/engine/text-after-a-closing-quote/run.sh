@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A field that begins with a lone quote swallows the records up to the next quote; the job completes without a word.
-# Expected: text behind a closing quote is no CSV (RFC 4180): the record is a data error; records are not lost in silence
+# Expected: text after a closing quote is no CSV (RFC 4180): the record is a data error; records are not lost in silence
 # Ends with 0 when the behaviour is right, 1 when it is wrong, 77 when it cannot be tried here.
 . "$(dirname "$0")/../lib.sh"
 run run load.toml >out.json; code=$?

@@ -1,0 +1,138 @@
+//! Builds an operator.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::heartbeat::Heartbeat;
+use super::pool::Pool;
+use super::{Active, Inner, JobOperator, Permits};
+use crate::clock::Clock;
+use crate::event::Events;
+use crate::job::JobScope;
+use crate::owner::ProcessIdentity;
+use crate::registry::{JobRegistry, JobSource};
+use crate::repository::JobRepository;
+use crate::runner::Runner;
+
+/// Builds a [`JobOperator`].
+pub struct OperatorBuilder {
+    pub(super) repository: Arc<dyn JobRepository>,
+    pub(super) registry: JobRegistry,
+    pub(super) more_jobs: Option<Arc<dyn JobSource>>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) events: Events,
+    pub(super) lease_timeout: Duration,
+    pub(super) running_jobs_max: usize,
+    pub(super) running_steps_max: usize,
+    pub(super) commit_hook: Option<CommitHook>,
+}
+
+/// A moment of a step's commit at which the commit hook is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitPoint {
+    /// Everything is written, and nothing is durable.
+    Before,
+    /// The commit is durable.
+    After,
+}
+
+/// A function that is called at each [`CommitPoint`] with the execution and the step's name. Rehearsals kill
+/// the process in it.
+pub(crate) type CommitHook = Arc<dyn Fn(&JobScope, &str, CommitPoint) + Send + Sync>;
+
+impl OperatorBuilder {
+    /// Calls `hook` with the execution and the step's name before and after each commit of a step. Rehearsals
+    /// and tests stop the execution, or kill the process, in it.
+    #[must_use]
+    pub fn commit_hook(
+        mut self,
+        hook: impl Fn(&JobScope, &str, CommitPoint) + Send + Sync + 'static,
+    ) -> Self {
+        self.commit_hook = Some(Arc::new(hook));
+        self
+    }
+
+    /// Sets the jobs that can be started by name. Default: none.
+    #[must_use]
+    pub fn registry(mut self, registry: JobRegistry) -> Self {
+        self.registry = registry;
+        self
+    }
+
+    /// Another source of jobs beside the registry, such as a folder of job files.
+    #[must_use]
+    pub fn jobs(mut self, jobs: impl JobSource + 'static) -> Self {
+        self.more_jobs = Some(Arc::new(jobs));
+        self
+    }
+
+    /// Sets the clock. Default: the machine's clock.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Sets the time without a renewal after which another process may take an execution over. Default 30 s.
+    /// The heartbeat renews a lease three times within it, so that one lost renewal does no harm.
+    #[must_use]
+    pub fn lease_timeout(mut self, timeout: Duration) -> Self {
+        self.lease_timeout = timeout;
+        self
+    }
+
+    /// Sets the maximum number of executions that run at once; others wait as `STARTING`. Default 8.
+    #[must_use]
+    pub fn running_jobs_max(mut self, jobs: usize) -> Self {
+        self.running_jobs_max = jobs.max(1);
+        self
+    }
+
+    /// Sets the maximum number of steps that run at once, over all executions; others wait as `STARTING`.
+    /// Default: no limit.
+    #[must_use]
+    pub fn running_steps_max(mut self, steps: usize) -> Self {
+        self.running_steps_max = steps.max(1);
+        self
+    }
+
+    /// Builds the operator and starts its heartbeat.
+    pub fn build(self) -> JobOperator {
+        let active = Active::default();
+        let runner = Runner {
+            repository: Arc::clone(&self.repository),
+            clock: Arc::clone(&self.clock),
+            events: self.events.clone(),
+            step_permits: Arc::new(Permits::new(self.running_steps_max)),
+            commit_hook: self.commit_hook,
+            owner: ProcessIdentity::current().to_string().into(),
+            lease_timeout: self.lease_timeout,
+            active: Arc::clone(&active),
+            accept_changed_definition: false,
+        };
+        let heartbeat = Heartbeat::start(
+            Arc::clone(&self.repository),
+            Arc::clone(&self.clock),
+            Arc::clone(&active),
+            self.lease_timeout,
+        );
+        let registry = self.registry;
+        let jobs: Arc<dyn JobSource> = match self.more_jobs {
+            None => Arc::new(registry.clone()),
+            Some(more) => Arc::new((registry.clone(), more)),
+        };
+        JobOperator {
+            inner: Arc::new(Inner {
+                repository: self.repository,
+                registry,
+                jobs,
+                clock: self.clock,
+                events: self.events,
+                pool: Pool::new(self.running_jobs_max),
+                running_jobs_max: self.running_jobs_max,
+                runner,
+                _heartbeat: heartbeat,
+            }),
+        }
+    }
+}

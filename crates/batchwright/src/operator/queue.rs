@@ -1,0 +1,167 @@
+//! Executions that are stored for another process: one process queues them, any server of the store claims them.
+
+use super::{JobHandle, JobOperator, OperatorError, lock};
+use crate::error::Failure;
+use crate::execution::{BatchStatus, ExecutionId, ExitStatus, JobExecution, StatusEvent};
+use crate::launch::{LaunchOptions, RecoverMode};
+use crate::parameters::JobParameters;
+use crate::progressive::OpenOptions;
+use crate::query::ExecutionFilter;
+use crate::repository::{Lease, lifecycle};
+
+/// Suffix of the owner's name of an execution that a process claimed from the queue.
+const CLAIMED_SUFFIX: &str = "/served";
+
+impl JobOperator {
+    /// Queues an execution of job `name` for any process of this store that claims it.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn enqueue(
+        &self,
+        name: &str,
+        parameters: JobParameters,
+        options: &LaunchOptions,
+    ) -> Result<JobExecution, OperatorError> {
+        let job = self.job(name)?;
+        let parameters = job.accept(parameters)?;
+        if let Some(work) = job.progressive() {
+            let open = OpenOptions::server_driven();
+            return self.open_job(&job, &work, parameters, options, &open);
+        }
+        let request = self.request(&job, options, None);
+        lifecycle::start(&*self.inner.repository, &request, parameters)
+    }
+
+    /// Returns the queued executions that no process has claimed, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub fn queued(&self) -> Result<Vec<JobExecution>, OperatorError> {
+        let starting = ExecutionFilter::default().status(BatchStatus::Starting);
+        let mut waiting = self.queries().executions(&starting)?;
+        waiting.retain(|execution| execution.owner.is_none());
+        waiting.reverse();
+        Ok(waiting)
+    }
+
+    /// Claims the queued execution `id` and runs it. `None`: another process claimed it first, it was
+    /// stopped, or the definition of its job changed since it was queued, in which case the execution ends as
+    /// failed.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoSuchJob`](crate::Refusal::NoSuchJob) when the job is not registered here; the execution stays queued.
+    pub fn claim(&self, id: ExecutionId) -> Result<Option<JobHandle>, OperatorError> {
+        let job = self.job_of(&self.execution(id)?)?;
+        let mut claimant = self.claimant();
+        claimant.owner.push_str(CLAIMED_SUFFIX);
+        let now = self.inner.clock.now();
+        let taken = lifecycle::adopt(&*self.inner.repository, id, &claimant, now)?;
+        let Some(execution) = taken else { return Ok(None) };
+        let queued = execution.fingerprint.as_deref();
+        if job.fingerprint().zip(queued).is_some_and(|(now, then)| now != then) {
+            self.refuse_changed(&execution)?;
+            return Ok(None);
+        }
+        Ok(Some(self.submit(job, &execution, &LaunchOptions::default())))
+    }
+
+    /// Fails a claimed execution because the definition of its job changed after it was queued.
+    fn refuse_changed(&self, execution: &JobExecution) -> Result<(), OperatorError> {
+        let message = "the definition of the job changed after the execution was queued";
+        let failure = Failure::new("changed_definition", message);
+        let ended = lifecycle::Ended {
+            event: StatusEvent::Fail,
+            exit: ExitStatus::failed().with_message(message),
+            failure: Some(failure),
+            warnings: Vec::new(),
+            context: None,
+            flow: execution.flow.clone(),
+        };
+        let lease = Lease { execution: execution.id, fence: execution.fence };
+        lifecycle::finish(&*self.inner.repository, lease, ended, self.inner.clock.now())?;
+        Ok(())
+    }
+
+    /// Returns the running executions whose owners are dead. The flag is true for an execution that was
+    /// claimed from the queue: any process may continue it. The others are continued by the callers that
+    /// started them.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub fn orphaned(&self) -> Result<Vec<(JobExecution, bool)>, OperatorError> {
+        let now = self.inner.clock.now();
+        let mut running = self.queries().executions(&ExecutionFilter::default().running())?;
+        running.retain(|one| crate::launch::may_recover(one, RecoverMode::Detect, now).is_ok());
+        let with_flag = |one: JobExecution| {
+            let served = was_claimed(&one);
+            (one, served)
+        };
+        Ok(running.into_iter().map(with_flag).collect())
+    }
+
+    /// Queues the next instance of job `name`, as [`next`](Self::next) makes it, for any process of this
+    /// store.
+    ///
+    /// # Errors
+    ///
+    /// As [`next`](Self::next).
+    pub fn enqueue_next(
+        &self,
+        name: &str,
+        overrides: &JobParameters,
+        options: &LaunchOptions,
+    ) -> Result<JobExecution, OperatorError> {
+        let job = self.job(name)?;
+        let following = self.following(&job, overrides)?;
+        if let Some(work) = job.progressive() {
+            return self.open_next(&job, &work, following, options);
+        }
+        let request = self.request(&job, options, None);
+        lifecycle::start_next(&*self.inner.repository, &request, following)
+    }
+
+    /// Queues a restart of execution `id`, as [`restart`](Self::restart) makes it, for any process of this
+    /// store.
+    ///
+    /// # Errors
+    ///
+    /// As [`restart`](Self::restart).
+    pub fn enqueue_restart(
+        &self,
+        id: ExecutionId,
+        overrides: &JobParameters,
+        options: &LaunchOptions,
+    ) -> Result<JobExecution, OperatorError> {
+        let job = self.job_of(&self.execution(id)?)?;
+        if let Some(work) = job.progressive() {
+            let open = OpenOptions::server_driven();
+            return self.reopen(id, &job, &work, overrides, options, &open);
+        }
+        self.restarted(id, &job, overrides, options, None)
+    }
+
+    /// Returns the executions that this process claimed from the queue and still runs.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub fn claimed(&self) -> Result<Vec<ExecutionId>, OperatorError> {
+        let held: Vec<_> = lock(&self.inner.runner.active).keys().copied().collect();
+        let mut served = Vec::new();
+        for id in held {
+            if was_claimed(&self.execution(id)?) {
+                served.push(id);
+            }
+        }
+        Ok(served)
+    }
+}
+
+fn was_claimed(execution: &JobExecution) -> bool {
+    execution.owner.as_deref().is_some_and(|owner| owner.ends_with(CLAIMED_SUFFIX))
+}

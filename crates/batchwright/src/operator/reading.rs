@@ -1,0 +1,141 @@
+//! Questions about jobs, instances and executions.
+
+use std::collections::BTreeMap;
+
+use super::{JobOperator, OperatorError, Refusal};
+use crate::execution::{
+    ExecutionId, ExecutionSummary, InstanceId, JobExecution, JobInstance, StepSummary,
+};
+use crate::parameters::JobParameters;
+use crate::query::{ExecutionFilter, InstancePage};
+
+impl JobOperator {
+    /// Returns the names of all jobs that are registered, in the history, or both; sorted.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub fn job_names(&self) -> Result<Vec<JobName>, OperatorError> {
+        let mut names: BTreeMap<String, bool> =
+            self.queries().job_names()?.into_iter().map(|name| (name, false)).collect();
+        names.extend(self.inner.jobs.names()?.into_iter().map(|name| (name, true)));
+        Ok(names.into_iter().map(|(name, registered)| JobName { name, registered }).collect())
+    }
+
+    /// Returns the number of instances of job `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoSuchJob`] when the job is neither registered nor in the history.
+    pub fn instance_count(&self, name: &str) -> Result<u64, OperatorError> {
+        self.known(name)?;
+        Ok(self.queries().instance_count(name)?)
+    }
+
+    /// Returns the number of executions of job `name`.
+    ///
+    /// # Errors
+    ///
+    /// As [`instance_count`](Self::instance_count).
+    pub fn execution_count(&self, name: &str) -> Result<u64, OperatorError> {
+        self.known(name)?;
+        Ok(self.queries().execution_count(&ExecutionFilter::of_job(name))?)
+    }
+
+    /// Returns a page of the instances of job `name`, newest first.
+    ///
+    /// # Errors
+    ///
+    /// As [`instance_count`](Self::instance_count).
+    pub fn instances(
+        &self,
+        name: &str,
+        page: InstancePage,
+    ) -> Result<Vec<JobInstance>, OperatorError> {
+        self.known(name)?;
+        Ok(self.queries().instances(name, page)?)
+    }
+
+    /// Returns the running executions of job `name`.
+    ///
+    /// # Errors
+    ///
+    /// As [`instance_count`](Self::instance_count).
+    pub fn running(&self, name: &str) -> Result<Vec<JobExecution>, OperatorError> {
+        self.known(name)?;
+        Ok(self.queries().running(name)?)
+    }
+
+    /// Returns the executions of an instance, newest first.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub fn executions(&self, instance: InstanceId) -> Result<Vec<JobExecution>, OperatorError> {
+        Ok(self.queries().executions(&ExecutionFilter::of_instance(instance))?)
+    }
+
+    /// Returns the parameters of execution `id` with their types and flags.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoSuchExecution`].
+    pub fn parameters(&self, id: ExecutionId) -> Result<JobParameters, OperatorError> {
+        Ok(self.execution(id)?.parameters)
+    }
+
+    /// Returns execution `id` with its steps, as data that prints as one line.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoSuchExecution`].
+    pub fn summary(&self, id: ExecutionId) -> Result<ExecutionSummary, OperatorError> {
+        let execution = self.execution(id)?;
+        let steps = self.queries().steps(id)?;
+        Ok(ExecutionSummary::new(&execution, &steps, self.inner.clock.now()))
+    }
+
+    /// Returns each step of execution `id`, as data that prints as one line.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoSuchExecution`].
+    pub fn step_summaries(&self, id: ExecutionId) -> Result<Vec<StepSummary>, OperatorError> {
+        Ok(self.summary(id)?.steps)
+    }
+
+    /// Returns execution `id`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoSuchExecution`].
+    pub fn execution(&self, id: ExecutionId) -> Result<JobExecution, OperatorError> {
+        let found = self.queries().execution(id)?;
+        Ok(found.ok_or(Refusal::NoSuchExecution { execution: id })?)
+    }
+
+    pub(super) fn newest(&self, name: &str) -> Result<JobExecution, OperatorError> {
+        self.known(name)?;
+        let newest = self.queries().executions(&ExecutionFilter::of_job(name).limit(1))?;
+        let newest = newest.into_iter().next();
+        Ok(newest.ok_or_else(|| Refusal::NeverStarted { job: name.to_owned() })?)
+    }
+
+    pub(super) fn known(&self, name: &str) -> Result<(), OperatorError> {
+        let is_there = |names: Vec<String>| names.iter().any(|one| one == name);
+        if self.queries().instance_count(name)? > 0 || is_there(self.inner.jobs.names()?) {
+            return Ok(());
+        }
+        let known = self.job_names()?.into_iter().map(|one| one.name).collect();
+        Err(Refusal::NoSuchJob { name: name.to_owned(), known }.into())
+    }
+}
+
+/// The name of a job that is registered, in the history, or both.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct JobName {
+    /// The name.
+    pub name: String,
+    /// Whether the job is registered here and can be started.
+    pub registered: bool,
+}
