@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use crate::{beside, cargo};
+use crate::{beside, cargo, tidy};
 
 /// The file to which tests write that they were skipped.
 const SKIPPED: &str = "target/skipped.txt";
 
 /// The examples of the tutorial with their packages; each asserts what it shows.
-const EXAMPLES: [(&str, &str); 11] = [
+const EXAMPLES: [(&str, &str); 12] = [
     ("batchwright", "01_hello"),
     ("batchwright", "02_parameters"),
     ("batchwright", "03_files"),
@@ -22,6 +22,7 @@ const EXAMPLES: [(&str, &str); 11] = [
     ("batchwright-store", "10_coming_from"),
     ("batchwright", "11_flows"),
     ("batchwright", "13_progressive"),
+    ("batchwright-server", "14_job_files"),
 ];
 
 /// How a run treats skipped tests.
@@ -50,11 +51,14 @@ pub(crate) fn run(skips: Skips) -> Result<(), String> {
     for (package, example) in EXAMPLES {
         cargo(&["run", "--quiet", "--package", package, "--example", example], &[])?;
     }
+    tidy::check()?;
     beside::check()?;
     if skips == Skips::Refused {
         sweep("60")?;
     }
-    cargo(&["doc", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
+    // With what only tests use, so that its documents are checked too.
+    let documents = ["doc", "--no-deps", "--features", "batchwright/testing"];
+    cargo(&documents, &[("RUSTDOCFLAGS", "-D warnings")])?;
     let lines = std::fs::read_to_string(&count).map_err(|error| error.to_string())?;
     match summary(&lines) {
         None => Ok(()),

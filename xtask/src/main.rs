@@ -4,6 +4,7 @@ mod bench;
 mod bench_servers;
 mod beside;
 mod ci;
+mod tidy;
 
 use std::process::{Command, ExitCode};
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         ["fuzz"] => ci::fuzz("60"),
         ["fuzz", "--seconds", seconds] => ci::fuzz(seconds),
         ["beside"] => beside::check(),
+        ["tidy"] => tidy::check(),
         ["sweep"] => ci::sweep("280"),
         ["sweep", "--seconds", seconds] => ci::sweep(seconds),
         ["sweep", "--all"] => ci::sweep("all"),
@@ -41,7 +43,7 @@ fn main() -> ExitCode {
             Err(_) => Err(format!("`{seeds}` is no number of seeds")),
         },
         _ => Err(
-            "usage: cargo xtask ci [--services] | beside | bench [--rounds N | servers | store | scheduler [--quick] | slices] | \
+            "usage: cargo xtask ci [--services] | beside | tidy | bench [--rounds N | servers | store | scheduler [--quick] | slices] | \
                   fuzz [--seconds N] | sweep [--seconds N | --all] | sim --seeds N"
                 .to_owned(),
         ),
