@@ -48,6 +48,7 @@ pub(crate) fn run(skips: Skips) -> Result<(), String> {
     cargo(&["test", "--no-fail-fast"], &counted)?;
     // The library without its default features.
     cargo(&["check", "--package", "batchwright", "--no-default-features"], &[])?;
+    features()?;
     for (package, example) in EXAMPLES {
         cargo(&["run", "--quiet", "--package", package, "--example", example], &[])?;
     }
@@ -68,6 +69,38 @@ pub(crate) fn run(skips: Skips) -> Result<(), String> {
             Ok(())
         }
     }
+}
+
+/// The packages whose tests need no process of the command and no server.
+const QUICK: [&str; 5] = [
+    "batchwright",
+    "batchwright-items",
+    "batchwright-jobfile",
+    "batchwright-macros",
+    "batchwright-store",
+];
+
+/// Format, lints, tidy, and the tests of the libraries: what is run before each commit.
+pub(crate) fn quick() -> Result<(), String> {
+    for component in ["fmt", "clippy"] {
+        require(component)?;
+    }
+    cargo(&["fmt", "--all", "--check"], &[])?;
+    tidy::check()?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
+    let packages = QUICK.iter().flat_map(|package| ["--package", package]);
+    let tests: Vec<&str> = ["test", "--no-fail-fast"].into_iter().chain(packages).collect();
+    cargo(&tests, &[])
+}
+
+/// Each feature of the engine alone.
+pub(crate) fn features() -> Result<(), String> {
+    for feature in ["cache", "discover", "openapi", "testing"] {
+        let check =
+            ["check", "--package", "batchwright", "--no-default-features", "--features", feature];
+        cargo(&check, &[])?;
+    }
+    Ok(())
 }
 
 /// Runs this program again with `words` while private servers are running.

@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words[..] {
         ["ci"] => ci::run(Skips::Counted),
+        ["ci", "--quick"] => ci::quick(),
         ["ci", "--services"] => ci::with_services(&["ci", "--nothing-skipped"]),
         // The line above runs this command while its servers are running.
         ["ci", "--nothing-skipped"] => ci::run(Skips::Refused),
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
             Err(_) => Err(format!("`{seeds}` is no number of seeds")),
         },
         _ => Err(
-            "usage: cargo xtask ci [--services] | beside | tidy | bench [--rounds N | servers | store | scheduler [--quick] | slices] | \
+            "usage: cargo xtask ci [--quick | --services] | beside | tidy | bench [--rounds N | servers | store | scheduler [--quick] | slices] | \
                   fuzz [--seconds N] | sweep [--seconds N | --all] | sim --seeds N"
                 .to_owned(),
         ),
