@@ -15,10 +15,10 @@ const CRATES: [(&str, &str); 3] = [
 
 const PROGRAM: &str = "\
 //! Uses a name of each crate, so that all are linked.
-pub fn used() -> (batchwright::ErrorKind, &'static str) {
+pub fn used() -> (batchwright::error::ErrorKind, &'static str) {
     let _ = batchwright_store::StoreOptions::default();
     let _: Option<batchwright_server::Worker> = None;
-    (batchwright::ErrorKind::DATA, \"compiled\")
+    (batchwright::error::ErrorKind::DATA, \"compiled\")
 }
 ";
 

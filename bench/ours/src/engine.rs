@@ -3,9 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use batchwright::item::NoWriter;
+
+use batchwright::step::{Flow, Step, TaskletCall};
+
+use batchwright::store::{Durability, JobRepository};
+
 use batchwright::{
-    BatchStatus, ChunkStepBuilder, Durability, Flow, ItemError, Job, JobOperator, JobParameters,
-    JobRepository, MemoryRepository, NoWriter, Sequence, Step, TaskletCall, TaskletStep,
+    BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, MemoryRepository,
+    Sequence, TaskletStep,
 };
 use batchwright_items::format::csv::{CsvReader, CsvWriter};
 use batchwright_items::format::json_lines::JsonLinesWriter;

@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use batchwright::{
-    BatchStatus, ExecutionFilter, ExecutionId, Flow, InstancePage, Job, JobOperator, JobParameters,
-    Queries, TaskletCall, TaskletStep,
-};
+use batchwright::execution::ExecutionId;
+
+use batchwright::query::{ExecutionFilter, InstancePage, Queries};
+
+use batchwright::step::{Flow, TaskletCall};
+
+use batchwright::{BatchStatus, Job, JobOperator, JobParameters, TaskletStep};
 use batchwright_store::{SqlRepository, SqliteDatabase};
 use std::sync::Arc;
 

@@ -4,7 +4,9 @@
 
 use std::process::ExitCode;
 
-use batchwright::{ChunkStepBuilder, Job, JobRegistry, NoWriter, Sequence};
+use batchwright::item::NoWriter;
+
+use batchwright::{ChunkStepBuilder, Job, JobRegistry, Sequence};
 
 fn main() -> ExitCode {
     let step = ChunkStepBuilder::new("count")

@@ -5,7 +5,9 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use batchwright::{Flow, JobRegistry, Sequence, Tasklet, TaskletCall};
+use batchwright::step::{Flow, Tasklet, TaskletCall};
+
+use batchwright::{JobRegistry, Sequence};
 use batchwright_cli::Program;
 use batchwright_items::{
     BuildContext, ItemKind, Keys, KindSchema, MakeReader, Names, Problem, Reads, Record, Value,

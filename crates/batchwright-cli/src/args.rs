@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use batchwright::RecoverMode;
-use batchwright::parse_duration;
+use batchwright::clock::parse_duration;
+use batchwright::launch::RecoverMode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Restartable batch jobs with exact checkpoints.

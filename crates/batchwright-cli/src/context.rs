@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use batchwright::clock::StopToken;
+use batchwright::execution::ExecutionId;
 use batchwright::fault::FaultPlan;
-use batchwright::{CommitPoint, ExecutionId, Job, JobOperator, StopToken};
+use batchwright::operator::CommitPoint;
+use batchwright::{Job, JobOperator};
 
 use batchwright_jobfile::JobFolder;
 

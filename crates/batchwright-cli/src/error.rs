@@ -2,7 +2,11 @@
 
 use std::io::Write;
 
-use batchwright::{OperatorError, Refusal, RepositoryError, RunError, SliceError};
+use batchwright::error::RepositoryError;
+
+use batchwright::operator::{OperatorError, Refusal, RunError};
+
+use batchwright::progressive::SliceError;
 use batchwright_jobfile::JobFileError;
 use batchwright_server::Refused;
 use serde_json::json;
@@ -136,7 +140,7 @@ impl CliError {
         }
         let (code, message) = (self.code(), batchwright::report(self));
         let help = self.advice();
-        let shown: Vec<_> = message.lines().map(batchwright::shown).collect();
+        let shown: Vec<_> = message.lines().map(batchwright::text::shown).collect();
         let shown = shown.join("\n    ");
         let _ = writeln!(std::io::stderr(), "error[{code}]: {shown}\n  help: {help}");
         if format == Format::Json {

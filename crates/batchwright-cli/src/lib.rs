@@ -1,7 +1,8 @@
 //! The command `batchwright`, also for programs with their own jobs.
 //!
 //! ```no_run
-//! use batchwright::{ChunkStepBuilder, Job, JobRegistry, NoWriter, Sequence};
+//! use batchwright::item::NoWriter;
+//! use batchwright::{ChunkStepBuilder, Job, JobRegistry, Sequence};
 //!
 //! fn main() -> std::process::ExitCode {
 //!     let registry = JobRegistry::new();

@@ -47,7 +47,7 @@ impl Write for Log {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         let body = text.strip_suffix('\n').unwrap_or(&text);
-        let _ = writeln!(io::stderr(), "{}", batchwright::shown(body));
+        let _ = writeln!(io::stderr(), "{}", batchwright::text::shown(body));
         Ok(line.len())
     }
 
@@ -77,7 +77,7 @@ pub(crate) fn after(written: Result<(), CliError>, code: u8) -> Result<u8, CliEr
 
 /// Returns `text` with its control characters escaped, except line ends.
 fn plain(text: &str) -> String {
-    text.split('\n').map(batchwright::shown).collect::<Vec<_>>().join("\n")
+    text.split('\n').map(batchwright::text::shown).collect::<Vec<_>>().join("\n")
 }
 
 /// Prints one document as JSON, or as the text that `text` returns.
@@ -109,7 +109,7 @@ pub(crate) fn list<T: Serialize, const N: usize>(
             let mut table = comfy_table::Table::new();
             table.load_style(comfy_table::presets::NOTHING).set_header(header);
             for one in data {
-                table.add_row(row(one).map(|cell| batchwright::shown(&cell).into_owned()));
+                table.add_row(row(one).map(|cell| batchwright::text::shown(&cell).into_owned()));
             }
             for line in table.lines() {
                 writeln!(out, "{}", line.trim_end())?;

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::io::Read;
 
-use batchwright::{
-    JobParameters, Parameter, ParameterSchema, ParameterType, ParameterValue, Refusal,
-};
+use batchwright::operator::Refusal;
+
+use batchwright::parameters::{Parameter, ParameterSchema, ParameterType, ParameterValue};
+
+use batchwright::JobParameters;
 
 use crate::args::NON_IDENTIFYING;
 use crate::error::CliError;

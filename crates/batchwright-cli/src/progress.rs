@@ -4,10 +4,15 @@ use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use batchwright::{
-    BatchStatus, Change, Events, ExecutionId, JobOperator, Progress, ProgressUnit, StopToken,
-    UnitProgress,
-};
+use batchwright::clock::StopToken;
+
+use batchwright::event::{Change, Events, Progress, ProgressUnit};
+
+use batchwright::execution::ExecutionId;
+
+use batchwright::progressive::UnitProgress;
+
+use batchwright::{BatchStatus, JobOperator};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A progress bar on stderr, shown when stderr is a terminal.

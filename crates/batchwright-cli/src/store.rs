@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use batchwright::{JobRepository, MemoryRepository};
+use batchwright::store::JobRepository;
+
+use batchwright::MemoryRepository;
 use batchwright_store::{Database, ScheduleStore, SqlRepository, StoreOptions};
 
 use crate::error::CliError;

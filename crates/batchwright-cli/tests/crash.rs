@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use batchwright::StopToken;
+use batchwright::clock::StopToken;
 use common::{Place, SimRng, until};
 
 /// Instants at which the process is killed.

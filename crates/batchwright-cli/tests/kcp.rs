@@ -7,7 +7,7 @@ mod serving;
 use std::net::Shutdown;
 use std::time::Duration;
 
-use batchwright::StopToken;
+use batchwright::clock::StopToken;
 use batchwright_server::kcp::Decoder;
 use batchwright_testkit::{Service, needs};
 use common::{Place, SimRng, until};

@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::time::Duration;
 
-use batchwright::StopToken;
+use batchwright::clock::StopToken;
 use common::{Place, SimRng, until};
 use serving::{Kcp, Serving};
 

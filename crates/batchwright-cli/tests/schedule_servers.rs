@@ -9,7 +9,7 @@ mod serving;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use batchwright::{Clock, StopToken, SystemClock};
+use batchwright::clock::{Clock, StopToken, SystemClock};
 use batchwright_testkit::{Service, needs};
 use common::{Place, until};
 use databases::Kind;

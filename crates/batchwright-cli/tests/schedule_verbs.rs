@@ -61,7 +61,7 @@ fn explain_tells_the_rule_the_next_fires_and_the_changes_of_the_clock() {
     );
     assert!(message.contains("back from 03:00 to 02:00; it fires at 02:30:00 CEST"), "{message}");
     let every = place.run(&["schedule", "explain", "--count", "1", "every", "1h"]).expect(0).out;
-    let now = batchwright::Clock::now(&batchwright::SystemClock::default());
+    let now = batchwright::clock::Clock::now(&batchwright::clock::SystemClock::default());
     let hour = (now + jiff::SignedDuration::from_hours(1)).strftime("%Y-%m-%d %H:").to_string();
     assert!(every.contains(&hour), "the first fire is after the first hour: {every}");
     let json = place.run(&[&words[..], &["--format", "json"]].concat()).expect(0).json();

@@ -6,7 +6,7 @@ mod databases;
 
 use std::time::Duration;
 
-use batchwright::StopToken;
+use batchwright::clock::StopToken;
 use common::{Place, SimRng};
 use databases::Kind;
 

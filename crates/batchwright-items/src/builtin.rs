@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use batchwright::{ItemError, ListReader, NoWriter, Sequence};
+use batchwright::item::{ListReader, NoWriter};
+
+use batchwright::{ItemError, Sequence};
 use schemars::JsonSchema;
 use serde::Deserialize;
 

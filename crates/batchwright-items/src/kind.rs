@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use batchwright::{ByteRanges, ItemError, ItemProcessor, StepScope, Tasklet};
+use batchwright::item::ItemProcessor;
+
+use batchwright::step::{ByteRanges, StepScope, Tasklet};
+
+use batchwright::ItemError;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::key::{Keys, Problem, Text};

@@ -1,6 +1,12 @@
 //! Placeholders (`${…}`) in the strings of a job file.
 
-use batchwright::{ItemError, JobScope, ParameterSchema, ParameterValue, StepScope};
+use batchwright::job::JobScope;
+
+use batchwright::parameters::{ParameterSchema, ParameterValue};
+
+use batchwright::step::StepScope;
+
+use batchwright::ItemError;
 
 /// The names that a text of a step may use.
 pub struct Known<'a> {
@@ -145,8 +151,8 @@ fn parse_place(inside: &str, names: &Known<'_>) -> Result<Part, String> {
     Ok(Part::Place(Place { name, format, default }))
 }
 
-fn check_format(kind: batchwright::ParameterType, format: &str) -> Result<(), String> {
-    use batchwright::ParameterType::{Date, Integer, Timestamp};
+fn check_format(kind: batchwright::parameters::ParameterType, format: &str) -> Result<(), String> {
+    use batchwright::parameters::ParameterType::{Date, Integer, Timestamp};
     match kind {
         Integer => integer_format(format).map(drop),
         Date => {
@@ -255,7 +261,10 @@ fn as_text(value: serde_json::Value) -> String {
     }
 }
 
-fn context_text(context: &batchwright::ContextHandle, key: &str) -> Result<Option<String>, String> {
+fn context_text(
+    context: &batchwright::context::ContextHandle,
+    key: &str,
+) -> Result<Option<String>, String> {
     if !context.has(key) {
         return Ok(None);
     }
@@ -266,7 +275,7 @@ fn context_text(context: &batchwright::ContextHandle, key: &str) -> Result<Optio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use batchwright::{ParameterDeclaration, ParameterType};
+    use batchwright::parameters::{ParameterDeclaration, ParameterType};
 
     fn schema() -> ParameterSchema {
         ParameterSchema {

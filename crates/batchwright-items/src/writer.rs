@@ -2,7 +2,11 @@
 
 use std::marker::PhantomData;
 
-use batchwright::{ChunkTransaction, Ending, ItemError, ItemWriter, PreparedCommit, StepScope};
+use batchwright::item::{Ending, ItemWriter, PreparedCommit};
+
+use batchwright::step::{ChunkTransaction, StepScope};
+
+use batchwright::ItemError;
 
 use crate::reader::{Position, pack, unpack};
 use crate::record::Record;

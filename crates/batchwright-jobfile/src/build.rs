@@ -12,12 +12,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use batchwright::clock::parse_duration;
+use batchwright::error::ErrorKind;
+use batchwright::execution::ExitStatus;
 use batchwright::fault::{FaultyProcessor, FaultyWriter};
-use batchwright::{
-    ChunkStepBuilder, CommandStep, ErrorKind, ExitCodeMeaning, ExitStatus, ItemError, Job, JobFlow,
-    JobParameters, Parameter, ParameterDeclaration, ParameterSchema, ParameterValue, Promotion,
-    StepOptions, StepScope, TaskletStep, parse_duration,
-};
+use batchwright::job::JobFlow;
+use batchwright::listener::Promotion;
+use batchwright::parameters::{Parameter, ParameterDeclaration, ParameterSchema, ParameterValue};
+use batchwright::step::{CommandStep, ExitCodeMeaning, StepOptions, StepScope};
+use batchwright::{ChunkStepBuilder, ItemError, Job, JobParameters, TaskletStep};
 use batchwright_items::{At, BuildContext, Keys, Known, Make, MakeReader, Problem, Record, Text};
 use sha2::{Digest, Sha256};
 
@@ -189,7 +192,7 @@ impl Builder<'_> {
         Ok(TaskletStep::new(step.name.get_ref().clone(), tasklet).options(options(step)))
     }
 
-    fn chunk(&self, step: &Step, known: &Known<'_>) -> Built<Arc<dyn batchwright::Step>> {
+    fn chunk(&self, step: &Step, known: &Known<'_>) -> Built<Arc<dyn batchwright::step::Step>> {
         let name = step.name.get_ref().clone();
         let faults = self.faults(&name);
         let writer = required(&step.writer, "writer", &step.name);
@@ -234,7 +237,7 @@ impl Builder<'_> {
                     .writer_with(make_writer)
                     .build()
                     .keep_skipped(as_json, as_json),
-            ) as Arc<dyn batchwright::Step>,
+            ) as Arc<dyn batchwright::step::Step>,
             Some(plan) => {
                 let other = plan.clone();
                 let stages =
@@ -377,7 +380,7 @@ fn next_changes(
     next: &BTreeMap<String, At<Next>>,
     schema: &ParameterSchema,
 ) -> Built<Vec<(ParameterDeclaration, Change)>> {
-    use batchwright::ParameterType::{Date, Integer};
+    use batchwright::parameters::ParameterType::{Date, Integer};
     let mut changes = Vec::new();
     for (name, spanned) in next {
         let Next { increment, add_days } = spanned.get_ref();

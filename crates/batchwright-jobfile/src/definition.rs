@@ -48,7 +48,7 @@ pub(crate) struct Parameter {
     /// The type. Default: `string`.
     #[serde(rename = "type", default = "string")]
     #[schemars(with = "ParameterTypeName")]
-    pub(crate) kind: batchwright::ParameterType,
+    pub(crate) kind: batchwright::parameters::ParameterType,
     /// Whether a start without it is refused. Default: false.
     #[serde(default)]
     pub(crate) required: bool,
@@ -65,8 +65,8 @@ pub(crate) struct Parameter {
     pub(crate) description: String,
 }
 
-fn string() -> batchwright::ParameterType {
-    batchwright::ParameterType::String
+fn string() -> batchwright::parameters::ParameterType {
+    batchwright::parameters::ParameterType::String
 }
 
 /// The names of the types of parameters.

@@ -12,7 +12,11 @@ mod value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use batchwright::{Decider, Decision, ItemError, JobParameters, ParameterSchema, ParameterValue};
+use batchwright::job::{Decider, Decision};
+
+use batchwright::parameters::{ParameterSchema, ParameterValue};
+
+use batchwright::{ItemError, JobParameters};
 use batchwright_items::Value;
 
 pub(super) use evaluate::Parameters;
@@ -164,7 +168,7 @@ pub(super) fn parameters(parameters: &JobParameters, declared: &[String]) -> Par
 mod tests {
     use super::*;
     use crate::stage::{Stage, check_fields};
-    use batchwright::{ParameterDeclaration, ParameterType};
+    use batchwright::parameters::{ParameterDeclaration, ParameterType};
     use batchwright_items::Record;
 
     fn record(pairs: &[(&str, Value)]) -> Record {

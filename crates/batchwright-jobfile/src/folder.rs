@@ -6,8 +6,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use batchwright::Job;
 use batchwright::fault::FaultPlan;
-use batchwright::{Job, JobSource, Refusal};
+use batchwright::operator::Refusal;
+use batchwright::registry::JobSource;
 use batchwright_items::{ItemKind, KindRegistry};
 use batchwright_store::Database;
 

@@ -1,8 +1,8 @@
 //! Job files: jobs as TOML.
 //!
 //! A [`JobFolder`] is the source of the jobs that the files of a folder describe; give it to
-//! [`OperatorBuilder::jobs`](batchwright::OperatorBuilder::jobs). The language of the files is described in the book, chapter
-//! "Job files".
+//! [`OperatorBuilder::jobs`](batchwright::operator::OperatorBuilder::jobs). The book describes the language of the
+//! files in the chapter "Job files".
 
 mod build;
 mod definition;

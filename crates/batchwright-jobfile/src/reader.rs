@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use batchwright::ItemError;
 use batchwright::fault::{FaultPlan, FaultyPosition, FaultyReader};
-use batchwright::{ItemError, ItemReader, StepScope, Total};
+use batchwright::item::{ItemReader, Total};
+use batchwright::step::StepScope;
 use batchwright_items::{BoxedReader, Record};
 use serde_json::value::RawValue;
 
@@ -20,7 +22,7 @@ pub(super) struct StepReader {
 
 enum Inner {
     Plain(BoxedReader),
-    Faulty(FaultyReader<BoxedReader>),
+    Faulty(Box<FaultyReader<BoxedReader>>),
 }
 
 /// Runs the same code for either kind of inner reader.
@@ -37,7 +39,7 @@ impl StepReader {
     pub(super) fn new(reader: BoxedReader, stages: Arc<[Stage]>, plan: Option<&FaultPlan>) -> Self {
         let inner = match plan {
             None => Inner::Plain(reader),
-            Some(plan) => Inner::Faulty(FaultyReader::new(reader, plan)),
+            Some(plan) => Inner::Faulty(Box::new(FaultyReader::new(reader, plan))),
         };
         Self { inner, stages }
     }

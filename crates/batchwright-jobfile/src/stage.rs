@@ -3,7 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use batchwright::{ErrorKind, ItemError, ItemProcessor, ParameterSchema, StepScope};
+use batchwright::error::ErrorKind;
+
+use batchwright::item::ItemProcessor;
+
+use batchwright::parameters::ParameterSchema;
+
+use batchwright::step::StepScope;
+
+use batchwright::ItemError;
 use batchwright_items::{
     BoxedProcessor, Keys, KindSchema, Make, Names, Problem, Record, Text, Value,
 };

@@ -4,7 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use batchwright::{BatchStatus, JobOperator, JobParameters, JobSource, MemoryRepository, Refusal};
+use batchwright::operator::Refusal;
+
+use batchwright::registry::JobSource;
+
+use batchwright::{BatchStatus, JobOperator, JobParameters, MemoryRepository};
 use batchwright_jobfile::JobFolder;
 use tempfile::TempDir;
 

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use batchwright::fault::FaultPlan;
-use batchwright::{BatchStatus, JobOperator, JobParameters, LaunchOptions};
+use batchwright::launch::LaunchOptions;
+use batchwright::{BatchStatus, JobOperator, JobParameters};
 use batchwright_items::{Example, KindRegistry};
 use batchwright_jobfile::JobFolder;
 use batchwright_store::SqlRepository;

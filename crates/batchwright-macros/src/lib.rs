@@ -13,7 +13,7 @@ pub fn job(attribute: TokenStream, item: TokenStream) -> TokenStream {
     let submitted = name_of(attribute).and_then(|name| {
         let make = maker_of(item.clone())?;
         format!(
-            "::batchwright::discovery::submit! {{ ::batchwright::DiscoveredJob {{ \
+            "::batchwright::discovery::submit! {{ ::batchwright::registry::DiscoveredJob {{ \
              name: {name}, origin: ::core::env!(\"CARGO_PKG_NAME\"), make: {make} }} }}"
         )
         .parse::<TokenStream>()
@@ -57,7 +57,7 @@ fn maker_of(item: TokenStream) -> Result<String, String> {
         return match keyword.as_str() {
             "fn" if takes_nothing(tokens.next()) => Ok(format!("|_| {name}()")),
             "fn" => Ok(name.to_string()),
-            _ => Ok(format!("<{name} as ::batchwright::JobFactory>::job")),
+            _ => Ok(format!("<{name} as ::batchwright::registry::JobFactory>::job")),
         };
     }
     Err("`#[batchwright::job]` must be on a function or on a type".to_owned())

@@ -19,10 +19,10 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use batchwright::{
-    FinalResponse, ItemError, ItemUnits, Job, JobOperator, OnFailed, ProgressiveStep, StepScope,
-    StopToken,
-};
+use batchwright::clock::StopToken;
+use batchwright::progressive::{FinalResponse, ItemUnits, OnFailed, ProgressiveStep};
+use batchwright::step::StepScope;
+use batchwright::{ItemError, Job, JobOperator};
 use batchwright_items::format::csv::CsvReader;
 use batchwright_server::JobStarter;
 use batchwright_server::api::{AccessRules, Api};
@@ -61,7 +61,7 @@ fn upload_path(scope: &StepScope, folder: &Folder) -> Result<PathBuf, ItemError>
 }
 
 /// Imports an upload: each line a row of `customer`, in the transaction of the checkpoint that counts it.
-fn import_job(folder: &Folder, target: Duration) -> Result<Job, batchwright::Refusal> {
+fn import_job(folder: &Folder, target: Duration) -> Result<Job, batchwright::operator::Refusal> {
     let source = Arc::clone(folder);
     let step = ProgressiveStep::builder("rows")
         .units(ItemUnits::new(move |scope| {

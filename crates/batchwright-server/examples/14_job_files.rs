@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use batchwright::{JobOperator, StopToken};
+use batchwright::clock::StopToken;
+
+use batchwright::JobOperator;
 use batchwright_jobfile::JobFolder;
 use batchwright_server::{Server, api::HttpSettings};
 use batchwright_store::SqlRepository;

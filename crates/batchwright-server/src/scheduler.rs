@@ -13,7 +13,9 @@ mod trigger;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use batchwright::{Clock, RepositoryError};
+use batchwright::clock::Clock;
+
+use batchwright::error::RepositoryError;
 use batchwright_store::ScheduleStore;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};

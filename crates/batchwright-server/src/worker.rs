@@ -5,10 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use batchwright::{
-    BatchStatus, ExecutionFilter, ExecutionId, JobExecution, JobParameters, LaunchOptions,
-    OperatorError, RecoverMode, Refusal, StopToken, report,
-};
+use batchwright::clock::StopToken;
+
+use batchwright::execution::{ExecutionId, JobExecution};
+
+use batchwright::launch::{LaunchOptions, RecoverMode};
+
+use batchwright::operator::{OperatorError, Refusal};
+
+use batchwright::query::ExecutionFilter;
+
+use batchwright::{BatchStatus, JobParameters, report};
 
 use crate::scheduler::JobStarter;
 

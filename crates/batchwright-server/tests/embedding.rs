@@ -4,9 +4,14 @@ use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+use batchwright::clock::StopToken;
+
+use batchwright::execution::ExecutionId;
+
+use batchwright::launch::LaunchOptions;
+
 use batchwright::{
-    BatchStatus, ChunkStepBuilder, ExecutionId, Job, JobOperator, JobParameters, LaunchOptions,
-    ListWriter, Sequence, StopToken,
+    BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, ListWriter, Sequence,
 };
 use batchwright_server::api::{Api, HttpSettings};
 use batchwright_server::{JobStarter, Server, Worker};

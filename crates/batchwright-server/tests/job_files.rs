@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use batchwright::{BatchStatus, ExecutionFilter, JobOperator};
+use batchwright::clock::{Clock as _, SystemClock};
+use batchwright::query::ExecutionFilter;
+
+use batchwright::{BatchStatus, JobOperator};
 use batchwright_jobfile::JobFolder;
 use batchwright_server::{Config, Plan, Request, RuleSettings, Server, When};
 use batchwright_store::{SqlRepository, StoreOptions};
@@ -42,7 +45,7 @@ fn ask(server: &Server, request: Request) {
 }
 
 fn plan(words: &[&str]) -> When {
-    let now = jiff::Timestamp::now().as_microsecond();
+    let now = SystemClock::default().now().as_microsecond();
     When::Recurring(Box::new(Plan::parse(words, now).unwrap()))
 }
 
@@ -74,7 +77,7 @@ fn a_trigger_that_fires_a_thousand_times_compiles_its_job_file_once_and_again_wh
     assert_eq!(jobs.compiled(), 1);
 
     write(folder.path(), 4);
-    let soon = When::At(jiff::Timestamp::now().as_microsecond());
+    let soon = When::At(SystemClock::default().now().as_microsecond());
     ask(&server, Request::Set { identifier: "count.once".to_owned(), when: soon });
     until("the changed job ran", || completed(&operator) == FIRINGS + 1);
     let newest = operator.queries().executions(&ExecutionFilter::of_job("count").limit(1)).unwrap();

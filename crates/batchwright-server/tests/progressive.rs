@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use batchwright::StopToken;
+use batchwright::clock::StopToken;
 use batchwright_server::progressive::client::BatchClient;
 use common::serving::{ATTEMPTS, CHUNK, Http, Opened, Place, drive, drive_lane, read, until_idle};
 use common::until;

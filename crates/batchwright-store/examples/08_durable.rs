@@ -6,9 +6,8 @@ use std::error::Error;
 use std::sync::Arc;
 
 use batchwright::fault::{FaultPlan, FaultyWriter};
-use batchwright::{
-    BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, LaunchOptions, Sequence,
-};
+use batchwright::launch::LaunchOptions;
+use batchwright::{BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, Sequence};
 use batchwright_store::{SqlReader, SqlRepository, SqlWriter};
 
 fn job(faults: &FaultPlan) -> Result<Job, Box<dyn Error>> {
@@ -49,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let reader = SqlReader::new(database, "SELECT n FROM number", |row| row.get::<i64>("n"));
     let step = ChunkStepBuilder::new("check")
         .reader(reader.keyset("n"))
-        .writer(batchwright::NoWriter::new())
+        .writer(batchwright::item::NoWriter::new())
         .build();
     operator.registry().register(Job::builder("check").step(step).build()?)?;
     let checked = operator.start("check", JobParameters::new())?.wait()?;

@@ -7,13 +7,34 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use batchwright::error::Phase;
+
+use batchwright::execution::{ExitStatus, JobExecution, StepExecution};
+
+use batchwright::item::NoWriter;
+
+use batchwright::job::JobScope;
+
+use batchwright::launch::{LaunchOptions, RecoverMode};
+
+use batchwright::listener::{
+    ChunkListener, ItemListener, JobListener, ListenerResult, RetryListener, SkipListener,
+    StepListener,
+};
+
+use batchwright::policy::{Classifier, Completion, SkipPolicy};
+
+use batchwright::query::{CachedQueries, ExecutionFilter, InstancePage, Queries};
+
+use batchwright::registry::{AppState, JobFactory};
+
+use batchwright::retry::{Backoff, RetryPolicy};
+
+use batchwright::step::{Flow, StepScope, TaskletCall};
+
 use batchwright::{
-    AppState, Backoff, BatchStatus, CachedQueries, ChunkListener, ChunkStepBuilder, Classifier,
-    Completion, ExecutionFilter, ExitStatus, Flow, InstancePage, ItemError, ItemListener, Job,
-    JobExecution, JobFactory, JobListener, JobOperator, JobParameters, JobRegistry, JobScope,
-    LaunchOptions, ListenerResult, NoWriter, Phase, Queries, RecoverMode, RetryListener,
-    RetryPolicy, Sequence, SkipListener, SkipPolicy, StepExecution, StepListener, StepScope,
-    TaskletCall, TaskletStep,
+    BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, JobRegistry,
+    Sequence, TaskletStep,
 };
 use batchwright_items::format::csv::CsvReader;
 use batchwright_items::format::json_lines::JsonLinesReader;

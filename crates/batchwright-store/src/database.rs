@@ -12,9 +12,13 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use batchwright::{
-    Clock, Durability, ErrorKind, ItemError, RepositoryError, StopToken, SystemClock,
-};
+use batchwright::clock::{Clock, StopToken, SystemClock};
+
+use batchwright::error::{ErrorKind, RepositoryError};
+
+use batchwright::store::Durability;
+
+use batchwright::ItemError;
 
 pub(crate) use class::SqlErrorClass;
 pub use mysql::MySqlSession;

@@ -12,7 +12,9 @@ mod transaction;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use batchwright::{Durability, JobRepository, ProgressiveQueries, RepositoryError, Transaction};
+use batchwright::error::RepositoryError;
+
+use batchwright::store::{Durability, JobRepository, ProgressiveQueries, Transaction};
 
 use crate::database::{Database, Dialect, SqliteDatabase};
 use pool::Pool;

@@ -3,7 +3,7 @@
 
 mod rows;
 
-use batchwright::RepositoryError;
+use batchwright::error::RepositoryError;
 
 use crate::database::{
     Database, Dialect, Session, Sql, SqlError, SqlErrorClass, SqlSession, SqlValue,
@@ -168,7 +168,7 @@ pub struct RuleRow {
 pub struct ServerRow {
     /// The number of the server, never used twice.
     pub id: i64,
-    /// The process of the server, as [`ProcessIdentity`](batchwright::ProcessIdentity) writes it.
+    /// The process of the server, as [`ProcessIdentity`](batchwright::owner::ProcessIdentity) writes it.
     pub identity: String,
     /// Until when the server counts as alive, in microseconds since 1970.
     pub lease_until: i64,
@@ -194,7 +194,7 @@ impl ScheduleStore {
             let reason = "the scheduler needs a store on SQLite or PostgreSQL, not on MySQL";
             return Err(RepositoryError::unavailable("open the schedule", reason));
         }
-        let database = database.clone().durability(batchwright::Durability::Power);
+        let database = database.clone().durability(batchwright::store::Durability::Power);
         let session = connect(&database).map_err(|error| error.in_store("open the schedule"))?;
         let statements = Statements::new(dialect, &options.prefix);
         Ok(Self { database, statements, session: Some(session) })

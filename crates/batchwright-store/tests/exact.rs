@@ -2,11 +2,15 @@
 
 use std::sync::{Arc, Mutex};
 
+use batchwright::execution::JobExecution;
 use batchwright::fault::{FaultPlan, FaultyWriter};
+use batchwright::item::NoWriter;
+use batchwright::launch::{LaunchOptions, RecoverMode};
+use batchwright::operator::{CommitPoint, RunError};
+use batchwright::step::{Flow, Step, TaskletCall};
 use batchwright::{
-    BatchStatus, ChunkStepBuilder, CommitPoint, Flow, ItemError, Job, JobExecution, JobOperator,
-    JobParameters, LaunchOptions, ListWriter, NoWriter, RecoverMode, RunError, Sequence, Step,
-    TaskletCall, TaskletStep,
+    BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
+    Sequence, TaskletStep,
 };
 use batchwright_store::{SqlReader, SqlRepository, SqlWriter, SqliteDatabase};
 

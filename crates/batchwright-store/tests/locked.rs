@@ -4,10 +4,11 @@
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
-use batchwright::{
-    BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, LaunchOptions, Sequence,
-    SkipPolicy,
-};
+use batchwright::launch::LaunchOptions;
+
+use batchwright::policy::SkipPolicy;
+
+use batchwright::{BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, Sequence};
 use batchwright_store::{SqlRepository, SqlWriter, SqliteDatabase};
 
 /// Takes as long as SQLite waits for a lock, ten seconds.
@@ -60,7 +61,7 @@ fn a_locked_store_gives_up_no_record() {
     holder.join().unwrap();
     match lost {
         Err(_) => {
-            operator.recover(handle.id(), batchwright::RecoverMode::Force).unwrap();
+            operator.recover(handle.id(), batchwright::launch::RecoverMode::Force).unwrap();
         }
         // The lock was taken between two statements: the chunk failed, and its end was stored.
         Ok(execution) => assert_eq!(execution.status, BatchStatus::Failed),

@@ -9,11 +9,10 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use batchwright::fault::{FaultPlan, FaultyWriter};
+use batchwright::launch::LaunchOptions;
+use batchwright::store::JobRepository;
 use batchwright::testing::oracle::{Shape, check};
-use batchwright::{
-    BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, JobRepository, LaunchOptions,
-    ListWriter,
-};
+use batchwright::{BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, ListWriter};
 use batchwright_store::{RowBinder, SqlReader, SqlWriter};
 use common::{Kind, Place, all};
 use plans::cases;

@@ -4,8 +4,9 @@ mod common;
 
 use std::sync::Arc;
 
+use batchwright::launch::LaunchOptions;
 use batchwright::testing::conformance;
-use batchwright::{BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, LaunchOptions};
+use batchwright::{BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters};
 use batchwright_store::{Database, RowBinder, SqlReader, SqlRepository, SqlWriter};
 use batchwright_testkit::{Service, needs};
 use common::{Kind, Place};

@@ -5,10 +5,17 @@ mod common;
 use std::thread;
 use std::time::Duration;
 
-use batchwright::{
-    BatchStatus, Completion, ItemError, Job, JobOperator, JobParameters, LaunchOptions,
-    NumberedUnits, OnFailed, OpenOptions, ProgressiveStep, SliceAnswer, StopToken,
+use batchwright::clock::StopToken;
+
+use batchwright::launch::LaunchOptions;
+
+use batchwright::policy::Completion;
+
+use batchwright::progressive::{
+    NumberedUnits, OnFailed, OpenOptions, ProgressiveStep, SliceAnswer,
 };
+
+use batchwright::{BatchStatus, ItemError, Job, JobOperator, JobParameters};
 use batchwright_store::{SqlValue, SqlWriter};
 use common::{Kind, Place, all};
 
@@ -114,7 +121,7 @@ fn the_same_request_gets_the_same_bytes_and_runs_nothing() {
     let (_, state) = operator.progressive_state(id, None).unwrap();
     let lane = state.lanes[0].id.clone();
     let ask = |seq: u64| {
-        let order = batchwright::SliceOrder::new(id, &lane, seq, operator.elapsed());
+        let order = batchwright::progressive::SliceOrder::new(id, &lane, seq, operator.elapsed());
         operator.slice(&order, |work| drop(thread::spawn(work)))
     };
     let first = ask(1).unwrap();

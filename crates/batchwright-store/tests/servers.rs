@@ -7,11 +7,18 @@ mod common;
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
+use batchwright::execution::JobExecution;
 use batchwright::fault::{FaultPlan, FaultyWriter};
+use batchwright::item::ListReader;
+use batchwright::job::increment;
+use batchwright::launch::{LaunchOptions, RequestKey};
+use batchwright::operator::CommitPoint;
+use batchwright::policy::SkipPolicy;
+use batchwright::query::ExecutionFilter;
+use batchwright::step::{Flow, Step, StepOptions, TaskletCall};
 use batchwright::{
-    BatchStatus, ChunkStepBuilder, CommitPoint, ExecutionFilter, Flow, ItemError, Job,
-    JobExecution, JobOperator, JobParameters, LaunchOptions, ListReader, ListWriter, RequestKey,
-    Sequence, SkipPolicy, Step, StepOptions, TaskletCall, TaskletStep, increment,
+    BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
+    Sequence, TaskletStep,
 };
 use batchwright_store::{
     ColumnPartitions, Database, SqlMode, SqlReader, SqlTasklet, SqlValue, SqlWriter,
@@ -515,7 +522,7 @@ fn two_partitions_that_change_the_jobs_context_do_not_wait_for_each_other_for_ev
                 call.scope().job().context().put(&step, &1)?;
                 Ok(Flow::Finished)
             });
-            batchwright::JobFlow::builder(format!("flow {name}")).step(step)
+            batchwright::job::JobFlow::builder(format!("flow {name}")).step(step)
         };
         let operator = JobOperator::new(place.repository());
         let job =
@@ -537,7 +544,7 @@ fn a_store_can_be_used_and_dropped_inside_an_asynchronous_program() {
             let database = Database::parse(&url).unwrap();
             assert!(database.tables().unwrap().is_empty());
             let repository = batchwright_store::SqlRepository::connect(&url).unwrap();
-            assert!(batchwright::Queries::job_names(&repository).unwrap().is_empty());
+            assert!(batchwright::query::Queries::job_names(&repository).unwrap().is_empty());
         });
     }
 }
@@ -552,7 +559,7 @@ fn a_text_with_a_nul_fails_no_store() {
                 2 => Err(ItemError::data("a NUL: \0 in it")),
                 n => Ok(Some(*n)),
             })
-            .writer(batchwright::NoWriter::new())
+            .writer(batchwright::item::NoWriter::new())
             .skip(SkipPolicy::limit(1))
             .build();
         completed(&run(&place, step));

@@ -5,10 +5,15 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use batchwright::{
-    ChunkStepBuilder, Job, JobOperator, JobParameters, LaunchOptions, MemoryRepository, NoWriter,
-    OperatorError, ParameterDeclaration, ParameterType, Sequence,
-};
+use batchwright::item::NoWriter;
+
+use batchwright::launch::LaunchOptions;
+
+use batchwright::operator::OperatorError;
+
+use batchwright::parameters::{ParameterDeclaration, ParameterType};
+
+use batchwright::{ChunkStepBuilder, Job, JobOperator, JobParameters, MemoryRepository, Sequence};
 
 fn main() -> Result<(), Box<dyn Error>> {
     // The reader is made for every execution, from its parameters.
@@ -58,6 +63,6 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// A date, parsed the way the command line parses it.
-fn date(text: &str) -> Result<batchwright::ParameterValue, String> {
-    batchwright::ParameterValue::parse(text, ParameterType::Date)
+fn date(text: &str) -> Result<batchwright::parameters::ParameterValue, String> {
+    batchwright::parameters::ParameterValue::parse(text, ParameterType::Date)
 }

@@ -5,9 +5,9 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use batchwright::{
-    ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, MemoryRepository, SkipPolicy,
-};
+use batchwright::policy::SkipPolicy;
+
+use batchwright::{ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, MemoryRepository};
 use batchwright_items::format::csv::CsvReader;
 use batchwright_items::format::json_lines::JsonLinesWriter;
 use serde::{Deserialize, Serialize};

@@ -6,10 +6,11 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use batchwright::{
-    CommandStep, ExitCodeMeaning, ExitStatus, Flow, Job, JobOperator, JobParameters,
-    MemoryRepository, TaskletCall, TaskletStep,
-};
+use batchwright::execution::ExitStatus;
+
+use batchwright::step::{CommandStep, ExitCodeMeaning, Flow, TaskletCall};
+
+use batchwright::{Job, JobOperator, JobParameters, MemoryRepository, TaskletStep};
 
 fn main() -> Result<(), Box<dyn Error>> {
     // Called until it is finished: each call is a transaction, a stop may come in between.

@@ -5,9 +5,12 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use batchwright::item::NoWriter;
+
+use batchwright::registry::{AppState, JobFactory};
+
 use batchwright::{
-    AppState, ChunkStepBuilder, Job, JobFactory, JobOperator, JobParameters, JobRegistry,
-    MemoryRepository, NoWriter, Sequence,
+    ChunkStepBuilder, Job, JobOperator, JobParameters, JobRegistry, MemoryRepository, Sequence,
 };
 
 /// What the application shares with its jobs.

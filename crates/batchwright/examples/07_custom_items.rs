@@ -5,10 +5,13 @@
 use std::error::Error;
 use std::sync::{Arc, Mutex};
 
-use batchwright::{
-    ChunkStepBuilder, ChunkTransaction, ItemError, ItemReader, ItemWriter, Job, JobOperator,
-    JobParameters, LaunchOptions, MemoryRepository, PreparedCommit, StepScope,
-};
+use batchwright::item::{ItemReader, ItemWriter, PreparedCommit};
+
+use batchwright::launch::LaunchOptions;
+
+use batchwright::step::{ChunkTransaction, StepScope};
+
+use batchwright::{ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, MemoryRepository};
 
 /// Fibonacci numbers below a bound.
 #[derive(Clone)]

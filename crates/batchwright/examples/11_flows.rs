@@ -6,10 +6,17 @@ use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use batchwright::item::ListReader;
+
+use batchwright::job::{Decision, JobFlow};
+
+use batchwright::launch::LaunchOptions;
+
+use batchwright::step::{Flow, NumberRanges, PartitionStep, StepScope, TaskletCall};
+
 use batchwright::{
-    BatchStatus, ChunkStepBuilder, Decision, Flow, ItemError, Job, JobFlow, JobOperator,
-    JobParameters, LaunchOptions, ListReader, ListWriter, MemoryRepository, NumberRanges,
-    PartitionStep, StepScope, TaskletCall, TaskletStep,
+    BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
+    MemoryRepository, TaskletStep,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -6,10 +6,16 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use batchwright::{
-    FinalResponse, Job, JobOperator, JobParameters, LaunchOptions, MemoryRepository, NumberedUnits,
-    OpenOptions, ProgressiveStep, SliceAnswer, SliceOrder, SliceOutcome, StopToken,
+use batchwright::clock::StopToken;
+
+use batchwright::launch::LaunchOptions;
+
+use batchwright::progressive::{
+    FinalResponse, NumberedUnits, OpenOptions, ProgressiveStep, SliceAnswer, SliceOrder,
+    SliceOutcome,
 };
+
+use batchwright::{Job, JobOperator, JobParameters, MemoryRepository};
 
 const NUMBERS: u64 = 300_000;
 

@@ -50,7 +50,8 @@ impl Job {
     /// Creates a builder.
     ///
     /// ```
-    /// use batchwright::{ChunkStepBuilder, Job, NoWriter, Sequence};
+    /// use batchwright::item::NoWriter;
+    /// use batchwright::{ChunkStepBuilder, Job, Sequence};
     ///
     /// let step = ChunkStepBuilder::new("count")
     ///     .reader(Sequence::to(10))
@@ -58,7 +59,7 @@ impl Job {
     ///     .build();
     /// let job = Job::builder("nightly").step(step).build()?;
     /// assert_eq!(job.name(), "nightly");
-    /// # Ok::<(), batchwright::Refusal>(())
+    /// # Ok::<(), batchwright::operator::Refusal>(())
     /// ```
     pub fn builder(name: impl Into<String>) -> JobBuilder {
         JobBuilder::new(name)

@@ -34,9 +34,9 @@ use crate::parameters::JobParameters;
 use crate::progressive::{OpenOptions, ProgressiveWork};
 use crate::query::{ExecutionFilter, Queries};
 use crate::registry::{JobRegistry, JobSource};
-use crate::repository::lifecycle::{self, Claimant, StartRequest};
-use crate::repository::{JobRepository, Lease};
 use crate::runner::{JobRun, Runner};
+use crate::store::lifecycle::{self, Claimant, StartRequest};
+use crate::store::{JobRepository, Lease};
 use heartbeat::Heartbeat;
 use pool::Pool;
 

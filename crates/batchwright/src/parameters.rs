@@ -340,7 +340,7 @@ pub const TRIGGER_PARAMETER: &str = "trigger";
 pub const SLOT_PARAMETER: &str = "slot";
 
 /// The name of the parameter that numbers repeated requests for equal work, from 1, when each request is a
-/// new instance ([`OpenOptions::repeats`](crate::OpenOptions::repeats)). Every job accepts it.
+/// new instance ([`OpenOptions::repeats`](crate::progressive::OpenOptions::repeats)). Every job accepts it.
 pub const REPEAT_PARAMETER: &str = "repeat";
 
 /// The parameters that every job accepts, declared or not.

@@ -46,7 +46,7 @@ impl Backoff {
     /// `random` is a value that the caller draws evenly from `0.0..1.0`, so that this function stays pure.
     ///
     /// ```
-    /// use batchwright::Backoff;
+    /// use batchwright::retry::Backoff;
     /// use std::time::Duration;
     ///
     /// let backoff = Backoff::Exponential {
@@ -155,7 +155,8 @@ impl RetryPolicy {
 /// ```
 /// use std::num::NonZeroU32;
 /// use std::time::Duration;
-/// use batchwright::{Backoff, ItemError, Retry, RetryPolicy};
+/// use batchwright::retry::{Backoff, Retry, RetryPolicy};
+/// use batchwright::ItemError;
 ///
 /// let three = NonZeroU32::new(3).expect("three is not zero");
 /// let policy = RetryPolicy::attempts(three).backoff(Backoff::Fixed(Duration::from_millis(1)));
@@ -196,7 +197,7 @@ impl Retry {
     }
 
     /// Sets the stop token that ends a wait and the retries; in a step pass
-    /// [`StepScope::stop`](crate::StepScope::stop).
+    /// [`StepScope::stop`](crate::step::StepScope::stop).
     #[must_use]
     pub fn stop(mut self, stop: StopToken) -> Self {
         self.stop = stop;

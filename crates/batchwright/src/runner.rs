@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::event::{Change, Event, Events};
 use crate::execution::{BatchStatus, JobExecution, StepExecution};
 use crate::operator::{Active, CommitHook, Permits};
-use crate::repository::JobRepository;
+use crate::store::JobRepository;
 
 /// The services and settings with which executions run.
 #[derive(Clone)]

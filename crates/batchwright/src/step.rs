@@ -27,7 +27,7 @@ use crate::job::JobScope;
 use crate::listener::StepListener;
 use crate::parameters::JobParameters;
 use crate::progressive::ProgressiveBody;
-use crate::repository::{Durability, JobRepository, Transaction};
+use crate::store::{Durability, JobRepository, Transaction};
 
 /// A step as its job sees it: the only dynamic boundary, crossed once per step execution and never for an
 /// item.

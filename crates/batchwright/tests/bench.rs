@@ -3,12 +3,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use batchwright::clock::Clock;
+use batchwright::execution::ExitStatus;
 use batchwright::fault::{FaultPlan, FaultyWriter};
+use batchwright::operator::CommitPoint;
+use batchwright::retry::{Backoff, RetryPolicy};
+use batchwright::step::{Flow, TaskletCall};
 use batchwright::testing::{TestBench, assert_lines};
-use batchwright::{
-    Backoff, BatchStatus, ChunkStepBuilder, Clock, CommitPoint, ExitStatus, Flow, Job, ListWriter,
-    RetryPolicy, Sequence, TaskletCall, TaskletStep,
-};
+use batchwright::{BatchStatus, ChunkStepBuilder, Job, ListWriter, Sequence, TaskletStep};
 use batchwright_items::format::json_lines::JsonLinesWriter;
 
 #[test]
@@ -71,7 +73,7 @@ fn waits_take_no_time_and_move_the_clock() {
 fn a_step_that_did_not_run_is_named_with_those_that_did() {
     let step = ChunkStepBuilder::new("copy")
         .reader(Sequence::to(1))
-        .writer(batchwright::NoWriter::new())
+        .writer(batchwright::item::NoWriter::new())
         .build();
     let mut bench = TestBench::of_step(step);
     bench.run();

@@ -32,7 +32,7 @@ fn compile(name: &str, body: &str) -> Result<(), String> {
 fn a_step_without_a_part_does_not_compile_and_the_compiler_says_what_to_call() {
     let whole = "let _ = batchwright::ChunkStepBuilder::new(\"s\")\
                  .reader(batchwright::Sequence::to(1))\
-                 .writer(batchwright::NoWriter::new()).build();";
+                 .writer(batchwright::item::NoWriter::new()).build();";
     compile("whole", whole).expect("with all its parts it compiles");
 
     let without_reader = whole.replace(".reader(batchwright::Sequence::to(1))", "");
@@ -40,7 +40,7 @@ fn a_step_without_a_part_does_not_compile_and_the_compiler_says_what_to_call() {
     assert!(message.contains("Missing` is not an item reader"), "{message}");
     assert!(message.contains("call `.reader(..)` before `.build()`"), "{message}");
 
-    let without_writer = whole.replace(".writer(batchwright::NoWriter::new())", "");
+    let without_writer = whole.replace(".writer(batchwright::item::NoWriter::new())", "");
     let message = compile("without-writer", &without_writer).unwrap_err();
     assert!(message.contains("Missing` is not an item writer for `u64`"), "{message}");
     assert!(message.contains("call `.writer(..)` before `.build()`"), "{message}");

@@ -5,14 +5,39 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
+use batchwright::clock::{SimClock, StopToken};
+
+use batchwright::error::ErrorKind;
+
+use batchwright::execution::{ExitStatus, JobExecution, StepExecution};
+
+use batchwright::item::{ItemReader, NoWriter};
+
+use batchwright::job::JobScope;
+
+use batchwright::launch::{LaunchOptions, RecoverMode, RequestKey};
+
+use batchwright::listener::{
+    ChunkListener, ItemListener, JobListener, ListenerResult, SkipListener, StepListener,
+};
+
+use batchwright::operator::Retention;
+
+use batchwright::parameters::{ParameterDeclaration, ParameterType};
+
+use batchwright::policy::{Classifier, Completion, SkipPolicy};
+
+use batchwright::progressive::{NumberedUnits, OnFailed, ProgressiveStep};
+
+use batchwright::query::{CachedQueries, ExecutionFilter, Queries};
+
+use batchwright::retry::{Backoff, RetryPolicy};
+
+use batchwright::step::{Flow, StepScope, TaskletCall};
+
 use batchwright::{
-    Backoff, BatchStatus, CachedQueries, ChunkListener, ChunkStepBuilder, Classifier, Completion,
-    ErrorKind, ExecutionFilter, ExitStatus, Flow, ItemError, ItemListener, ItemReader, Job,
-    JobExecution, JobListener, JobOperator, JobParameters, JobRegistry, JobScope, LaunchOptions,
-    ListWriter, ListenerResult, MemoryRepository, NoWriter, NumberedUnits, OnFailed,
-    ParameterDeclaration, ParameterType, ProgressiveStep, Queries, RecoverMode, RequestKey,
-    Retention, RetryPolicy, Sequence, SimClock, SkipListener, SkipPolicy, StepExecution,
-    StepListener, StepScope, StopToken, TaskletCall, TaskletStep,
+    BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, JobRegistry,
+    ListWriter, MemoryRepository, Sequence, TaskletStep,
 };
 
 fn operator(job: Job) -> JobOperator {
@@ -33,7 +58,7 @@ fn restart(operator: &JobOperator, of: &JobExecution) -> JobExecution {
     operator.restart(of.id, &JobParameters::new(), &options).unwrap().wait().unwrap()
 }
 
-fn one_step(step: impl batchwright::Step + 'static) -> Job {
+fn one_step(step: impl batchwright::step::Step + 'static) -> Job {
     Job::builder("job").step(step).build().unwrap()
 }
 
@@ -322,7 +347,7 @@ impl SkipListener<u64, u64> for Diary {
 
 fn counting(
     listener: &Diary,
-) -> ChunkStepBuilder<Sequence, batchwright::PassThrough, NoWriter<u64>> {
+) -> ChunkStepBuilder<Sequence, batchwright::item::PassThrough, NoWriter<u64>> {
     ChunkStepBuilder::new("step")
         .reader(Sequence::to(3))
         .writer(NoWriter::new())
@@ -646,7 +671,7 @@ fn a_live_owner_is_not_recovered_and_a_dead_one_only_once() {
     assert_eq!(forced.failure.unwrap().code, "recovered");
     gate.wait();
     let lost = handle.wait().unwrap_err();
-    assert!(matches!(lost, batchwright::RunError::LeaseLost { .. }), "{lost}");
+    assert!(matches!(lost, batchwright::operator::RunError::LeaseLost { .. }), "{lost}");
     let again = operator.recover(handle.id(), RecoverMode::Detect).unwrap();
     assert_eq!(again.status, BatchStatus::Failed, "a no-op for what has ended");
 }
@@ -832,7 +857,7 @@ fn a_retention_keeps_the_newest_instances_of_each_job_and_forgets_the_old_in_bat
     let one = Retention { job: Some("two".to_owned()), ..keep(1) };
     operator.purge(&one, false, |_| {}).unwrap();
     assert_eq!(operator.instance_count("two").unwrap(), 1);
-    let newest = &operator.instances("two", batchwright::InstancePage::first(1)).unwrap()[0];
+    let newest = &operator.instances("two", batchwright::query::InstancePage::first(1)).unwrap()[0];
     let left = operator.executions(newest.id).unwrap();
     assert_eq!(left[0].parameters, JobParameters::new().with("n", 249), "the newest one");
 }

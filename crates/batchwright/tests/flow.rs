@@ -3,10 +3,21 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Barrier, Mutex};
 
+use batchwright::execution::{ExitStatus, JobExecution};
+
+use batchwright::item::NoWriter;
+
+use batchwright::job::{Decision, JobBuilder, JobFlow};
+
+use batchwright::launch::LaunchOptions;
+
+use batchwright::policy::SkipPolicy;
+
+use batchwright::step::{Flow, TaskletCall};
+
 use batchwright::{
-    BatchStatus, ChunkStepBuilder, Decision, ExitStatus, Flow, ItemError, Job, JobBuilder,
-    JobExecution, JobFlow, JobOperator, JobParameters, LaunchOptions, MemoryRepository, NoWriter,
-    Sequence, SkipPolicy, TaskletCall, TaskletStep,
+    BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, MemoryRepository,
+    Sequence, TaskletStep,
 };
 
 /// The steps that ran, in their order, and the steps that fail.

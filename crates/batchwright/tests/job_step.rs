@@ -4,10 +4,22 @@
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
+use batchwright::execution::{ExitStatus, JobExecution};
+
+use batchwright::job::{increment, next_day};
+
+use batchwright::launch::LaunchOptions;
+
+use batchwright::listener::Promotion;
+
+use batchwright::parameters::{ParameterDeclaration, ParameterType};
+
+use batchwright::query::ExecutionFilter;
+
+use batchwright::step::{Flow, JobStep, StepOptions, TaskletCall};
+
 use batchwright::{
-    BatchStatus, ExecutionFilter, ExitStatus, Flow, ItemError, Job, JobExecution, JobOperator,
-    JobParameters, JobStep, LaunchOptions, MemoryRepository, ParameterDeclaration, ParameterType,
-    Promotion, StepOptions, TaskletCall, TaskletStep, increment, next_day,
+    BatchStatus, ItemError, Job, JobOperator, JobParameters, MemoryRepository, TaskletStep,
 };
 
 fn operator(job: Job) -> JobOperator {
@@ -153,7 +165,8 @@ fn row_39_keys_are_promoted_on_the_codes_that_are_named_and_strictly_if_asked() 
     assert!(run(counting(Promotion::of(["orders"]).on(["O?D"]), "ODD")).context.has("orders"));
     assert!(run(counting(Promotion::of(["none"]), "COMPLETED")).context.is_empty(), "left out");
     let step = TaskletStep::new("a", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
-    let strict: Arc<dyn batchwright::StepListener> = Arc::new(Promotion::of(["none"]).strict());
+    let strict: Arc<dyn batchwright::listener::StepListener> =
+        Arc::new(Promotion::of(["none"]).strict());
     let step = step.options(StepOptions { listeners: vec![strict], ..StepOptions::default() });
     let failure = run(Job::builder("job").step(step).build().unwrap()).failure.unwrap();
     assert_eq!(failure.code, "listener_failed");

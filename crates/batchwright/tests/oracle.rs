@@ -6,9 +6,10 @@ mod common;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
+use batchwright::store::JobRepository;
 use batchwright::testing::model::Case;
 use batchwright::testing::oracle::{Shape, check};
-use batchwright::{JobRepository, ListWriter, MemoryRepository};
+use batchwright::{ListWriter, MemoryRepository};
 use common::cases;
 use proptest::prelude::*;
 

@@ -3,10 +3,21 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
+use batchwright::execution::{ExitStatus, JobExecution, StepExecution};
+
+use batchwright::item::{ListReader, NoWriter};
+
+use batchwright::launch::LaunchOptions;
+
+use batchwright::policy::SkipPolicy;
+
+use batchwright::step::{
+    ByteRanges, NumberRanges, Partition, PartitionStep, Partitioner, StepScope,
+};
+
 use batchwright::{
-    BatchStatus, ByteRanges, ChunkStepBuilder, ExitStatus, ItemError, Job, JobExecution,
-    JobOperator, JobParameters, LaunchOptions, ListReader, ListWriter, MemoryRepository, NoWriter,
-    NumberRanges, Partition, PartitionStep, Partitioner, SkipPolicy, StepExecution, StepScope,
+    BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
+    MemoryRepository,
 };
 use batchwright_items::format::csv::CsvReader;
 
@@ -34,7 +45,10 @@ fn steps(operator: &JobOperator, of: &JobExecution) -> Vec<StepExecution> {
 type Numbers = Arc<Mutex<Vec<i64>>>;
 
 /// Returns a step that writes the numbers of the partition's range; those in `bad` fail.
-fn worker(written: &Numbers, bad: &Arc<Mutex<BTreeSet<i64>>>) -> impl batchwright::Step + use<> {
+fn worker(
+    written: &Numbers,
+    bad: &Arc<Mutex<BTreeSet<i64>>>,
+) -> impl batchwright::step::Step + use<> {
     let bad = Arc::clone(bad);
     ChunkStepBuilder::new("load")
         .reader_with(|scope: &StepScope| {
@@ -204,7 +218,7 @@ fn a_stop_ends_every_partition_at_a_checkpoint_and_the_restart_goes_on_in_each()
     let operator_cell = Arc::clone(&stopper);
     let operator = JobOperator::builder(Arc::new(MemoryRepository::new()))
         .commit_hook(move |scope, _, point| {
-            if point == batchwright::CommitPoint::After {
+            if point == batchwright::operator::CommitPoint::After {
                 let _ = operator_cell.get().unwrap().stop(scope.execution_id());
             }
         })
@@ -297,7 +311,7 @@ fn files_are_partitions_in_the_order_of_their_names() {
     }
     let keys = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&keys);
-    let files = batchwright::FilePartitions::new(dir.path(), "*.csv");
+    let files = batchwright::step::FilePartitions::new(dir.path(), "*.csv");
     let watched = move |scope: &StepScope| {
         let plan = files.partitions(scope)?;
         seen.lock().unwrap().extend(plan.iter().map(|one| one.key.clone()));

@@ -6,13 +6,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use batchwright::{
-    BatchStatus, ChunkTransaction, Completion, Extent, FinalResponse, ItemError, ItemUnits,
-    ItemWriter, Job, JobExecution, JobOperator, JobParameters, LaunchOptions, ListReader,
-    MemoryRepository, NumberedUnits, OnFailed, OpenOptions, OperatorError, PreparedCommit,
-    ProgressiveStep, Refusal, Retention, SliceOrder, StepScope, StopToken, UnitRange, UnitReader,
-    Units,
+use batchwright::clock::StopToken;
+
+use batchwright::execution::JobExecution;
+
+use batchwright::item::{ItemWriter, ListReader, PreparedCommit};
+
+use batchwright::launch::LaunchOptions;
+
+use batchwright::operator::{OperatorError, Refusal, Retention};
+
+use batchwright::policy::Completion;
+
+use batchwright::progressive::{
+    Extent, FinalResponse, ItemUnits, NumberedUnits, OnFailed, OpenOptions, ProgressiveStep,
+    SliceOrder, UnitRange, UnitReader, Units,
 };
+
+use batchwright::step::{ChunkTransaction, StepScope};
+
+use batchwright::{BatchStatus, ItemError, Job, JobOperator, JobParameters, MemoryRepository};
 use serde_json::{Value, json};
 
 /// Counts how often the body of each unit ran.

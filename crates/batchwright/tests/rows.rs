@@ -5,16 +5,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier, Mutex};
 
+use batchwright::clock::SimClock;
+use batchwright::execution::{ExecutionId, ExitStatus, JobExecution, StepExecution};
 use batchwright::fault::{FaultPlan, FaultyWriter};
+use batchwright::item::{ItemReader, ItemWriter, ListReader, NoWriter, PreparedCommit};
+use batchwright::job::{Decision, JobBuilder, JobScope, increment};
+use batchwright::launch::{LaunchOptions, RecoverMode};
+use batchwright::listener::{
+    ItemListener, JobListener, ListenerResult, SkipListener, StepListener,
+};
+use batchwright::operator::{CommitPoint, Refusal, Retention};
+use batchwright::parameters::{ParameterDeclaration, ParameterType, ParameterValue};
+use batchwright::policy::{SkipLimitScope, SkipPolicy};
+use batchwright::query::{ExecutionFilter, InstancePage};
+use batchwright::retry::RetryPolicy;
+use batchwright::step::{
+    ChunkTransaction, Flow, NumberRanges, PartitionStep, Step, StepOptions, StepScope, TaskletCall,
+};
 use batchwright::{
-    BatchStatus, ChunkStepBuilder, ChunkTransaction, CommitPoint, Decision, ExecutionFilter,
-    ExecutionId, ExitStatus, Flow, InstancePage, ItemError, ItemListener, ItemReader, ItemWriter,
-    Job, JobBuilder, JobExecution, JobListener, JobOperator, JobParameters, JobScope,
-    LaunchOptions, ListReader, ListWriter, ListenerResult, MemoryRepository, NoWriter,
-    NumberRanges, ParameterDeclaration, ParameterType, ParameterValue, PartitionStep,
-    PreparedCommit, RecoverMode, Refusal, Retention, RetryPolicy, Sequence, SimClock,
-    SkipLimitScope, SkipListener, SkipPolicy, Step, StepExecution, StepListener, StepOptions,
-    StepScope, TaskletCall, TaskletStep, increment,
+    BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
+    MemoryRepository, Sequence, TaskletStep,
 };
 use spy::{Fault, Spy};
 
@@ -138,7 +148,8 @@ fn row_5_a_value_has_one_text_and_that_text_is_read_back_as_the_value() {
 fn row_6_a_job_without_parameters_has_one_instance_and_the_refusal_says_how_to_get_another() {
     let operator = operator(job(idle("a")));
     let done = start(&operator);
-    let batchwright::OperatorError::Refused(refusal) = operator.start("job", none()).unwrap_err()
+    let batchwright::operator::OperatorError::Refused(refusal) =
+        operator.start("job", none()).unwrap_err()
     else {
         panic!("a refusal")
     };
@@ -465,7 +476,7 @@ fn row_43_stored_counters_never_run_ahead_of_the_sink_and_are_exact_in_the_end()
             let (id, store) = (scope.id(), Arc::clone(&store));
             let (rows, noted) = (Arc::clone(&rows), Arc::clone(&noted));
             Ok(move |n: &u64| {
-                let stored = batchwright::Queries::step(&*store, id)?.unwrap().counters;
+                let stored = batchwright::query::Queries::step(&*store, id)?.unwrap().counters;
                 noted.lock().unwrap().push((stored.write, rows.lock().unwrap().len() as u64));
                 Ok(Some(*n))
             })
@@ -676,7 +687,7 @@ fn clumsy(
     calls: &Shared<Vec<u64>>,
     bad: u64,
     times: u32,
-) -> impl batchwright::ItemProcessor<u64, Output = u64> + Clone + use<> {
+) -> impl batchwright::item::ItemProcessor<u64, Output = u64> + Clone + use<> {
     let (calls, left) = (Arc::clone(calls), shared(times));
     move |n: &u64| {
         calls.lock().unwrap().push(*n);
@@ -792,7 +803,10 @@ fn row_62_a_skip_whose_chunk_fails_leaves_no_record_until_the_chunk_is_committed
     let skips = operator.queries().skips(done.id).unwrap();
     assert_eq!(skips.len(), 1);
     assert_eq!((skips[0].step.as_str(), skips[0].item), ("step", 2));
-    assert_eq!((skips[0].phase, skips[0].kind.as_str()), (batchwright::Phase::Process, "data"));
+    assert_eq!(
+        (skips[0].phase, skips[0].kind.as_str()),
+        (batchwright::error::Phase::Process, "data")
+    );
 }
 
 // A9: listeners
@@ -872,7 +886,7 @@ impl ItemListener<u64, u64> for Fails {
     }
 }
 
-impl batchwright::ChunkListener<u64, u64> for Fails {
+impl batchwright::listener::ChunkListener<u64, u64> for Fails {
     fn before_chunk(&self, _: &[u64]) -> ListenerResult {
         self.check("before_chunk")
     }
@@ -1155,7 +1169,10 @@ fn row_129_a_next_without_a_sequence_is_refused() {
     let operator = operator(job(idle("a")));
     let refused = operator.next("job", none(), &LaunchOptions::default()).unwrap_err();
     assert!(
-        matches!(refused, batchwright::OperatorError::Refused(Refusal::NoSequence { .. })),
+        matches!(
+            refused,
+            batchwright::operator::OperatorError::Refused(Refusal::NoSequence { .. })
+        ),
         "{refused}"
     );
     assert_eq!(operator.instance_count("job").unwrap(), 0);
@@ -1349,12 +1366,25 @@ mod spy {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread::ThreadId;
 
-    use batchwright::{
-        CheckpointUpdate, Durability, EventRecord, ExecutionFilter, ExecutionId, InstanceId,
-        InstancePage, JobExecution, JobInstance, JobRepository, Lease, MemoryRepository,
-        ProgressiveQueries, ProgressiveRows, Queries, RepositoryError, RequestKey, SkipRecord,
-        StepExecution, StepExecutionId, Transaction,
+    use batchwright::error::RepositoryError;
+
+    use batchwright::event::EventRecord;
+
+    use batchwright::execution::{
+        ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution,
+        StepExecutionId,
     };
+
+    use batchwright::launch::RequestKey;
+
+    use batchwright::query::{ExecutionFilter, InstancePage, Queries};
+
+    use batchwright::store::{
+        CheckpointUpdate, Durability, JobRepository, Lease, ProgressiveQueries, ProgressiveRows,
+        Transaction,
+    };
+
+    use batchwright::MemoryRepository;
     use jiff::Timestamp;
 
     type Answer<T> = Result<T, RepositoryError>;

@@ -11,11 +11,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use batchwright::testing::{SimRng, UnitShape};
-use batchwright::{
-    Completion, Job, JobOperator, JobParameters, LaunchOptions, NumberedUnits, OpenOptions,
-    ProgressiveStep, SliceAnswer, SliceOrder, SliceOutcome, StopToken,
+use batchwright::clock::StopToken;
+use batchwright::launch::LaunchOptions;
+use batchwright::policy::Completion;
+use batchwright::progressive::{
+    NumberedUnits, OpenOptions, ProgressiveStep, SliceAnswer, SliceOrder, SliceOutcome,
 };
+use batchwright::testing::{SimRng, UnitShape};
+use batchwright::{Job, JobOperator, JobParameters};
 use batchwright_server::Server;
 use batchwright_server::api::HttpSettings;
 use batchwright_store::{SqlRepository, StoreOptions};
@@ -46,11 +49,16 @@ fn url(folder: &Path, name: &str) -> String {
     format!("sqlite://{}?synchronous=normal", folder.join(name).display())
 }
 
-fn order(operator: &JobOperator, id: batchwright::ExecutionId, lane: &str, seq: u64) -> SliceOrder {
+fn order(
+    operator: &JobOperator,
+    id: batchwright::execution::ExecutionId,
+    lane: &str,
+    seq: u64,
+) -> SliceOrder {
     SliceOrder::new(id, lane, seq, operator.elapsed())
 }
 
-fn open(operator: &JobOperator) -> Result<(batchwright::ExecutionId, Vec<String>)> {
+fn open(operator: &JobOperator) -> Result<(batchwright::execution::ExecutionId, Vec<String>)> {
     let (launch, open) = (LaunchOptions::default(), OpenOptions::default());
     let id = operator.open("job", JobParameters::new(), &launch, &open)?.id;
     let (_, state) = operator.progressive_state(id, None)?;

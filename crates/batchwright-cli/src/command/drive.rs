@@ -1,6 +1,8 @@
 //! `drive`: works on an open progressive execution.
 
-use batchwright::{SliceError, StopToken};
+use batchwright::clock::StopToken;
+
+use batchwright::progressive::SliceError;
 use batchwright_server::Shutdown;
 
 use super::launch::{exit_code, target, tell};

@@ -1,6 +1,10 @@
 //! `abandon`, `recover`, `purge`: change stored executions.
 
-use batchwright::{JobExecution, RecoverMode, Retention};
+use batchwright::execution::JobExecution;
+
+use batchwright::launch::RecoverMode;
+
+use batchwright::operator::Retention;
 
 use super::launch::target;
 use crate::args::{ExecutionArgs, Global, PurgeArgs, RecoverArgs};

@@ -1,10 +1,10 @@
 //! `run`, `next`, `restart`, `start`, `validate`: start an execution, or check that it could start.
 
+use batchwright::execution::{ExecutionId, ExecutionSummary, JobExecution};
 use batchwright::fault::FaultPlan;
-use batchwright::{
-    BatchStatus, ExecutionId, ExecutionSummary, JobExecution, JobHandle, JobParameters,
-    LaunchOptions, Refusal,
-};
+use batchwright::launch::LaunchOptions;
+use batchwright::operator::{JobHandle, Refusal};
+use batchwright::{BatchStatus, JobParameters};
 use batchwright_server::Shutdown;
 use serde_json::json;
 
@@ -176,7 +176,7 @@ pub(super) fn target(app: &App, text: &str) -> Result<ExecutionId, CliError> {
     if let Ok(number) = text.parse() {
         return Ok(ExecutionId(number));
     }
-    let filter = batchwright::ExecutionFilter::of_job(text).limit(1);
+    let filter = batchwright::query::ExecutionFilter::of_job(text).limit(1);
     let newest = app.operator.queries().executions(&filter)?.into_iter().next();
     match newest {
         Some(execution) => Ok(execution.id),

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use batchwright::{ExecutionFilter, ExecutionId, InstanceId, InstancePage};
+use batchwright::execution::{ExecutionId, InstanceId};
+
+use batchwright::query::{ExecutionFilter, InstancePage};
 use serde::Serialize;
 
 use super::launch::target;
@@ -111,14 +113,17 @@ pub(super) fn show(app: &App, global: &Global, args: &ExecutionArgs) -> Result<u
         let mut text = summary.to_string();
         for (name, one) in &summary.parameters {
             let role = if one.identifying { "" } else { " (not identifying)" };
-            let (name, value) = (batchwright::shown(name), one.value.to_string());
-            text.push_str(&format!("\n  parameter {name} = {}{role}", batchwright::shown(&value)));
+            let (name, value) = (batchwright::text::shown(name), one.value.to_string());
+            text.push_str(&format!(
+                "\n  parameter {name} = {}{role}",
+                batchwright::text::shown(&value)
+            ));
         }
         for step in &summary.steps {
             text.push_str(&format!("\n  {step}"));
         }
         for warning in &summary.warnings {
-            text.push_str(&format!("\n  warning: {}", batchwright::shown(warning)));
+            text.push_str(&format!("\n  warning: {}", batchwright::text::shown(warning)));
         }
         text
     })?;

@@ -2,7 +2,7 @@
 //!
 //! A server that shares the store sees a change within a second.
 
-use batchwright::{Clock, SystemClock};
+use batchwright::clock::{Clock, SystemClock};
 use batchwright_server::{
     Answer, Explanation, LIST_MAX, Plan, Request, TriggerRow, TriggerStatus, When, explain, follow,
     plan_of, read_kairoi, show_time,
@@ -55,7 +55,7 @@ pub(super) fn schedule(global: &Global, command: &ScheduleCommand) -> Result<u8,
             rows.truncate(limit);
             let code = list(global, &rows)?;
             if let Some(last) = rows.last().filter(|_| has_more) {
-                let last = batchwright::shown(&last.key.identifier);
+                let last = batchwright::text::shown(&last.key.identifier);
                 output::more(rows.len(), &format!("--after '{last}', or another --limit"));
             }
             Ok(code)

@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use batchwright::{RepositoryError, StopToken, report};
+use batchwright::clock::StopToken;
+
+use batchwright::error::RepositoryError;
+
+use batchwright::report;
 use batchwright_server::{Config, Server, ServerError, Settings, Shutdown};
 
 use crate::Program;
@@ -79,7 +83,7 @@ fn open(global: &Global, stop: &StopToken) -> Result<Store, CliError> {
     loop {
         tries += 1;
         match store::open(global.store_url()) {
-            Err(CliError::Operator(batchwright::OperatorError::Repository(
+            Err(CliError::Operator(batchwright::operator::OperatorError::Repository(
                 error @ RepositoryError::Unavailable { .. },
             ))) => {
                 if !is_server || tries == STORE_TRIES || stop.is_requested() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use batchwright::StopToken;
+use batchwright::clock::StopToken;
 
 use super::launch::target;
 use crate::args::{Global, StopArgs};

@@ -174,8 +174,8 @@ pub fn in_seconds(count: i64) -> String {
 
 /// So many milliseconds from now, as RFC 3339.
 pub fn at_millis(millis: i64) -> String {
-    let clock = batchwright::SystemClock::default();
-    let now = batchwright::Clock::now(&clock);
+    let clock = batchwright::clock::SystemClock::default();
+    let now = batchwright::clock::Clock::now(&clock);
     (now + jiff::SignedDuration::from_millis(millis)).to_string()
 }
 

@@ -3,7 +3,13 @@
 use std::marker::PhantomData;
 use std::path::PathBuf;
 
-use batchwright::{ByteRanges, ErrorKind, ItemError, ItemReader, StepScope, Total};
+use batchwright::error::ErrorKind;
+
+use batchwright::item::{ItemReader, Total};
+
+use batchwright::step::{ByteRanges, StepScope};
+
+use batchwright::ItemError;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

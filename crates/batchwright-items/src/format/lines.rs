@@ -3,7 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use batchwright::{ByteRanges, ErrorKind, ItemError, ItemReader, StepScope, Total};
+use batchwright::error::ErrorKind;
+
+use batchwright::item::{ItemReader, Total};
+
+use batchwright::step::{ByteRanges, StepScope};
+
+use batchwright::ItemError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

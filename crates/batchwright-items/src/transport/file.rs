@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use batchwright::{ErrorKind, ItemError};
-use batchwright::{OpenPath, PathUse, stable_hash};
+use batchwright::error::ErrorKind;
+
+use batchwright::ItemError;
+use batchwright::item::{OpenPath, PathUse, stable_hash};
 
 /// Number of bytes read from the file at once.
 const READ_BYTES: usize = 64 * 1024;

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use batchwright::{
-    ChunkTransaction, Ending, FileOutput, FilePosition, ItemError, ItemWriter, PreparedCommit,
-    StepScope,
-};
+use batchwright::item::{Ending, FileOutput, FilePosition, ItemWriter, PreparedCommit};
+
+use batchwright::step::{ChunkTransaction, StepScope};
+
+use batchwright::ItemError;
 
 /// An encoder of items into the bytes of a file.
 pub trait Encode<T>: Send {

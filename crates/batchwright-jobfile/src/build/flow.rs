@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use batchwright::{
-    FlowBuilder, ItemError, Job, JobFlow, JobParameters, JobStep, Parameter, ParameterSchema,
-    ParameterType, ParameterValue, PartitionStep, StepScope, TransitionBuilder,
-};
+use batchwright::job::{FlowBuilder, JobFlow, TransitionBuilder};
+
+use batchwright::parameters::{Parameter, ParameterSchema, ParameterType, ParameterValue};
+
+use batchwright::step::{JobStep, PartitionStep, StepScope};
+
+use batchwright::{ItemError, Job, JobParameters};
 use batchwright_items::{At, Known, Problem, Template};
 
 use super::keys::keys_of_step;
@@ -57,7 +60,7 @@ impl Builder<'_> {
         keys_of_step(&step, &kind)?;
         let known =
             Known { schema, partition: step.partition.as_ref().map(|one| names_of(one.get_ref())) };
-        let worker: Arc<dyn batchwright::Step> = match kind.as_str() {
+        let worker: Arc<dyn batchwright::step::Step> = match kind.as_str() {
             "flow" => {
                 required(&step.steps, "steps", &step.name)?;
                 let steps = step.steps.take().unwrap_or_default();

@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
-use batchwright::{
-    ByteRanges, FilePartitions, ItemError, NumberRanges, ParameterSchema, Partition, Partitioner,
-    StepScope,
+use batchwright::parameters::ParameterSchema;
+
+use batchwright::step::{
+    ByteRanges, FilePartitions, NumberRanges, Partition, Partitioner, StepScope,
 };
+
+use batchwright::ItemError;
 use batchwright_items::{At, ByteSplit, Known, Make, Problem, Template, Text};
 use batchwright_store::{ColumnPartitions, Database};
 

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use batchwright::{
-    Backoff, Classifier, Completion, Phase, RetryPolicy, SkipLimitScope, SkipPolicy,
-};
+use batchwright::error::Phase;
+
+use batchwright::policy::{Classifier, Completion, SkipLimitScope, SkipPolicy};
+
+use batchwright::retry::{Backoff, RetryPolicy};
 use batchwright_items::{At, Problem, Text};
 
 use super::{Built, span};

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use batchwright::ItemError;
 use batchwright::fault::{FaultyProcessor, FaultyWriter};
-use batchwright::{ItemError, ItemUnits, OnFailed, ProgressiveStep};
+use batchwright::progressive::{ItemUnits, OnFailed, ProgressiveStep};
 use batchwright_items::{At, Known, Problem, Record, Text, Value};
 use serde_json::Value as Json;
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use batchwright::{ExecutionContext, StepExecution};
+use batchwright::context::ExecutionContext;
+
+use batchwright::execution::StepExecution;
 
 use super::functions::slice;
 use super::syntax::{Comparison, Node, Pattern, Range, StepKey};

@@ -7,7 +7,7 @@ use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
-use batchwright::ExecutionId;
+use batchwright::execution::ExecutionId;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use utoipa::IntoParams;
@@ -92,7 +92,7 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         return Err(Problem::invalid("the body must be a JSON object"));
     }
     let wrong = |error| Problem::invalid(format!("cannot read the body: {error}"));
-    batchwright::reject_duplicate_keys(bytes).map_err(wrong)?;
+    batchwright::text::reject_duplicate_keys(bytes).map_err(wrong)?;
     serde_json::from_slice(bytes).map_err(wrong)
 }
 

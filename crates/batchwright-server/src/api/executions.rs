@@ -4,10 +4,11 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use batchwright::{
-    BatchStatus, EventRecord, ExecutionFilter, ExecutionId, ExecutionSummary, InstanceId,
-    LaunchOptions, RecoverMode, SkipRecord, StepSummary,
-};
+use batchwright::BatchStatus;
+use batchwright::event::EventRecord;
+use batchwright::execution::{ExecutionId, ExecutionSummary, InstanceId, SkipRecord, StepSummary};
+use batchwright::launch::{LaunchOptions, RecoverMode};
+use batchwright::query::ExecutionFilter;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};

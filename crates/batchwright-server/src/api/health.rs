@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use batchwright::ExecutionFilter;
+use batchwright::query::ExecutionFilter;
 use serde::Serialize;
 use utoipa::ToSchema;
 

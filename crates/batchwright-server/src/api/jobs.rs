@@ -4,10 +4,12 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use batchwright::{
-    ExecutionFilter, ExecutionId, ExecutionSummary, InstanceId, InstancePage, Job, JobInstance,
-    JobParameters, LaunchOptions, Parameter, ParameterType, Refusal, RequestKey,
-};
+use batchwright::execution::{ExecutionId, ExecutionSummary, InstanceId, JobInstance};
+use batchwright::launch::{LaunchOptions, RequestKey};
+use batchwright::operator::Refusal;
+use batchwright::parameters::{Parameter, ParameterType};
+use batchwright::query::{ExecutionFilter, InstancePage};
+use batchwright::{Job, JobParameters};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;

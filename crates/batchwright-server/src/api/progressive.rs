@@ -11,10 +11,15 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use batchwright::{
-    BatchStatus, DisconnectSignal, ExecutionId, LaunchOptions, OnDisconnect, OpenOptions,
-    OperatorError, Refusal, SliceOrder, SliceOutcome, StoredResponse, UnitProgress, parse_duration,
+use batchwright::BatchStatus;
+use batchwright::clock::parse_duration;
+use batchwright::execution::ExecutionId;
+use batchwright::launch::LaunchOptions;
+use batchwright::operator::{OperatorError, Refusal};
+use batchwright::progressive::{
+    DisconnectSignal, OnDisconnect, OpenOptions, SliceOrder, SliceOutcome, UnitProgress,
 };
+use batchwright::store::StoredResponse;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
@@ -340,13 +345,14 @@ pub(super) async fn slice(
                 tracing::error!(%error, "cannot start a thread for a slice");
             }
         })?;
-        let answer: batchwright::SliceAnswer =
+        let answer: batchwright::progressive::SliceAnswer =
             serde_json::from_str(&answer).map_err(|_| Problem::internal())?;
         let response = match answer.outcome {
             SliceOutcome::Final => api.operator().response(id, order.owner_token.as_deref())?,
             _ => None,
         };
-        let batchwright::SliceAnswer { outcome, next_seq, retry_after_ms, progress } = answer;
+        let batchwright::progressive::SliceAnswer { outcome, next_seq, retry_after_ms, progress } =
+            answer;
         let response = response.filter(|one| !one.is_acknowledged).map(ResponseView::from);
         Ok(Json(Answer { outcome, next_seq, retry_after_ms, progress, response }).into_response())
     })

@@ -7,7 +7,8 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use batchwright::{ExecutionId, UnitProgress};
+use batchwright::execution::ExecutionId;
+use batchwright::progressive::UnitProgress;
 use futures_util::stream::{self, Stream, StreamExt};
 
 use super::{Api, Problem, blocking};

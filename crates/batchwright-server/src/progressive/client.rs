@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use batchwright::{SliceOutcome, UnitProgress};
+use batchwright::progressive::{SliceOutcome, UnitProgress};
 use futures_util::future::join_all;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, Request, StatusCode, Url};

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use batchwright::OpenOptions;
+use batchwright::progressive::OpenOptions;
 use serde_json::{Map, Value};
 use tower::{Layer, Service};
 

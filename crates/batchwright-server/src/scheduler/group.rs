@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use batchwright::RepositoryError;
+use batchwright::error::RepositoryError;
 use batchwright_store::{ScheduleTransaction, TriggerKey, TriggerRow, TriggerStatus};
 use jiff::tz::TimeZone;
 

@@ -6,7 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use batchwright::{Clock, Liveness, ProcessIdentity, RepositoryError, report};
+use batchwright::clock::Clock;
+
+use batchwright::error::RepositoryError;
+
+use batchwright::owner::{Liveness, ProcessIdentity};
+
+use batchwright::report;
 use batchwright_store::{ScheduleStore, TriggerKey, TriggerRow};
 use tokio::sync::oneshot;
 

@@ -72,7 +72,7 @@ pub(crate) fn show_exact(micros: Micros) -> String {
 
 /// Parses a duration of at most a hundred years, which the schedule can add to a time without overflow.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let length = batchwright::parse_duration(text)?;
+    let length = batchwright::clock::parse_duration(text)?;
     match length <= Duration::from_secs(100 * 366 * 86_400) {
         true => Ok(length),
         false => Err(format!("`{text}` is longer than a hundred years")),

@@ -10,10 +10,15 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use batchwright::{
-    Completion, FinalResponse, ItemError, Job, JobOperator, NumberedUnits, OnFailed,
-    ProgressiveStep, StepScope, StopToken,
-};
+use batchwright::clock::StopToken;
+
+use batchwright::policy::Completion;
+
+use batchwright::progressive::{FinalResponse, NumberedUnits, OnFailed, ProgressiveStep};
+
+use batchwright::step::StepScope;
+
+use batchwright::{ItemError, Job, JobOperator};
 use batchwright_server::Server;
 use batchwright_server::api::{AccessRules, HttpSettings, Role, Token};
 use batchwright_store::SqlRepository;

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use batchwright::{Clock, Durability, StopToken, SystemClock};
+use batchwright::clock::{Clock, StopToken, SystemClock};
+
+use batchwright::store::Durability;
 use rusqlite::{Connection, OpenFlags, params_from_iter};
 
 use super::value::{Row, SqlRow};

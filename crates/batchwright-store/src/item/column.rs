@@ -1,6 +1,8 @@
 //! Partitions of a table by an integer column.
 
-use batchwright::{ItemError, NumberRanges, Partition, Partitioner, StepScope};
+use batchwright::step::{NumberRanges, Partition, Partitioner, StepScope};
+
+use batchwright::ItemError;
 
 use crate::database::{Database, Sql};
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use batchwright::{ItemError, StopToken};
+use batchwright::clock::StopToken;
+
+use batchwright::ItemError;
 
 use crate::database::SqlSession;
 
@@ -48,7 +50,9 @@ pub(super) fn until_stopped<T>(
         work(session)
     });
     match worked {
-        Err(error) if stop.is_requested() && *error.kind() == batchwright::ErrorKind::TIMEOUT => {
+        Err(error)
+            if stop.is_requested() && *error.kind() == batchwright::error::ErrorKind::TIMEOUT =>
+        {
             Err(ItemError::stopped(error.to_string()))
         }
         worked => worked,

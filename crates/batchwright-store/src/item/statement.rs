@@ -1,6 +1,8 @@
 //! Turns items into changes of a table, in as few statements as the database allows.
 
-use batchwright::{ErrorKind, ItemError};
+use batchwright::error::ErrorKind;
+
+use batchwright::ItemError;
 use rusqlite::{CachedStatement, Connection};
 use sqlx::mysql::MySqlArguments;
 

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use batchwright::{Durability, Flow, ItemError, StepScope, Tasklet, TaskletCall};
+use batchwright::step::{Flow, StepScope, Tasklet, TaskletCall};
+
+use batchwright::store::Durability;
+
+use batchwright::ItemError;
 
 use super::interrupt::until_stopped;
 use crate::database::{Database, MySqlSession, SqlError, SqlSession};
@@ -82,6 +86,6 @@ fn run(session: &mut SqlSession, text: &str) -> Result<(), ItemError> {
     released.map_err(|error| {
         let message =
             "run the statements: they ended the step's transaction; remove BEGIN and COMMIT";
-        error.of_item(message).with_kind(batchwright::ErrorKind::FATAL)
+        error.of_item(message).with_kind(batchwright::error::ErrorKind::FATAL)
     })
 }

@@ -3,7 +3,11 @@
 
 use std::sync::Arc;
 
-use batchwright::{ChunkTransaction, Ending, ItemError, ItemWriter, PreparedCommit, StepScope};
+use batchwright::item::{Ending, ItemWriter, PreparedCommit};
+
+use batchwright::step::{ChunkTransaction, StepScope};
+
+use batchwright::ItemError;
 
 use super::sink::Sink;
 use super::statement::{Bind, Change, Prepared, RowBinder, SqlMode};

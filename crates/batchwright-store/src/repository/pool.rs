@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use batchwright::RepositoryError;
+use batchwright::error::RepositoryError;
 
 use crate::database::{Session, SqlError, SqlSession};
 

@@ -2,9 +2,15 @@
 
 use std::time::Duration;
 
-use batchwright::{
-    Counters, ExecutionId, Lane, Lease, ProgressiveExecution, ProgressiveQueries, ProgressiveRows,
-    ProgressiveState, RepositoryError, Segment, StepExecutionId, StoredResponse,
+use batchwright::error::RepositoryError;
+
+use batchwright::execution::{Counters, ExecutionId, StepExecutionId};
+
+use batchwright::progressive::Segment;
+
+use batchwright::store::{
+    Lane, Lease, ProgressiveExecution, ProgressiveQueries, ProgressiveRows, ProgressiveState,
+    StoredResponse,
 };
 use jiff::Timestamp;
 

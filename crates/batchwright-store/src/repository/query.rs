@@ -1,9 +1,16 @@
 //! Queries of the repository; on SQLite they use a read-only connection.
 
-use batchwright::{
-    BatchStatus, EventRecord, ExecutionFilter, ExecutionId, InstanceId, InstancePage, JobExecution,
-    JobInstance, Queries, RepositoryError, SkipRecord, StepExecution, StepExecutionId,
+use batchwright::error::RepositoryError;
+
+use batchwright::event::EventRecord;
+
+use batchwright::execution::{
+    ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution, StepExecutionId,
 };
+
+use batchwright::query::{ExecutionFilter, InstancePage, Queries};
+
+use batchwright::BatchStatus;
 
 use super::SqlRepository;
 use super::rows::{self, count, micros};

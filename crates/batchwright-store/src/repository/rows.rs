@@ -1,9 +1,17 @@
 //! Converts rows of the tables to the types of the engine.
 
-use batchwright::{
-    BatchStatus, Counters, EventRecord, ExecutionContext, ExecutionId, ExitStatus, Failure,
-    InstanceId, JobExecution, JobInstance, Phase, SkipRecord, StepExecution, StepExecutionId,
+use batchwright::context::ExecutionContext;
+
+use batchwright::error::{Failure, Phase};
+
+use batchwright::event::EventRecord;
+
+use batchwright::execution::{
+    Counters, ExecutionId, ExitStatus, InstanceId, JobExecution, JobInstance, SkipRecord,
+    StepExecution, StepExecutionId,
 };
+
+use batchwright::BatchStatus;
 use jiff::Timestamp;
 
 use crate::database::{SqlError, SqlRow};

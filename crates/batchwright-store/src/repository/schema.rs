@@ -1,6 +1,6 @@
 //! Creates the tables of a store and migrates older ones.
 
-use batchwright::RepositoryError;
+use batchwright::error::RepositoryError;
 
 use crate::database::{Dialect, Session, Sql, SqlError, SqlErrorClass};
 

@@ -2,11 +2,17 @@
 
 use std::any::{Any, TypeId};
 
-use batchwright::{
-    CheckpointUpdate, EventRecord, ExecutionId, InstanceId, JobExecution, JobInstance, Lease,
-    ProgressiveRows, RepositoryError, RequestKey, SkipRecord, StepExecution, StepExecutionId,
-    Transaction,
+use batchwright::error::RepositoryError;
+
+use batchwright::event::EventRecord;
+
+use batchwright::execution::{
+    ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution, StepExecutionId,
 };
+
+use batchwright::launch::RequestKey;
+
+use batchwright::store::{CheckpointUpdate, Lease, ProgressiveRows, Transaction};
 use jiff::Timestamp;
 
 use super::pool::Pooled;

@@ -107,7 +107,7 @@ impl Place {
 
     pub(crate) fn repository(&self) -> Arc<SqlRepository> {
         let options = StoreOptions {
-            durability: batchwright::Durability::Process,
+            durability: batchwright::store::Durability::Process,
             ..StoreOptions::default()
         };
         Arc::new(SqlRepository::open(self.database(), &options).unwrap())

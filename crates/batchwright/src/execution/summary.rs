@@ -10,7 +10,7 @@ use super::{BatchStatus, Counters, ExecutionId, ExitStatus, InstanceId, JobExecu
 use super::{StepExecution, StepExecutionId};
 use crate::error::Failure;
 use crate::parameters::Parameter;
-use crate::shown::shown;
+use crate::text::shown;
 
 /// The public view of an execution. Its JSON form is a public contract.
 #[derive(Debug, Clone, PartialEq, Serialize)]

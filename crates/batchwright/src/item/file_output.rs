@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::Ending;
 use super::open_paths::{OpenPath, PathUse};
 use crate::error::{ErrorKind, ItemError};
-use crate::repository::Durability;
 use crate::step::{StepScope, StepStart};
+use crate::store::Durability;
 
 /// A position of an output file: its length, and the file's identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -629,7 +629,7 @@ mod tests {
     use crate::execution::{JobExecution, StepExecution, StepExecutionId};
     use crate::job::JobScope;
     use crate::parameters::JobParameters;
-    use crate::repository::MemoryRepository;
+    use crate::store::MemoryRepository;
     use jiff::Timestamp;
 
     /// Step execution `id`, which takes over from one whose process died.

@@ -23,7 +23,9 @@ pub struct FlowBuilder {
 /// decision, or split, or flow) that was added last.
 ///
 /// ```
-/// use batchwright::{Decision, Flow, Job, JobFlow, TaskletCall, TaskletStep};
+/// use batchwright::job::{Decision, JobFlow};
+/// use batchwright::step::{Flow, TaskletCall};
+/// use batchwright::{Job, TaskletStep};
 ///
 /// let step = |name: &str| TaskletStep::new(name, |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
 /// let job = Job::builder("nightly")
@@ -43,7 +45,7 @@ pub struct FlowBuilder {
 ///     .on("COMPLETED").to("load")
 ///     .step(step("archive"))
 ///     .build()?;
-/// # Ok::<(), batchwright::Refusal>(())
+/// # Ok::<(), batchwright::operator::Refusal>(())
 /// ```
 pub struct JobBuilder {
     job: Job,
@@ -281,7 +283,7 @@ impl JobBuilder {
     }
 
     /// Sets how the parameters of the next instance are made from those of the newest one;
-    /// [`increment`](crate::increment) and [`next_day`](crate::next_day) are the usual ways.
+    /// [`increment`](crate::job::increment) and [`next_day`](crate::job::next_day) are the usual ways.
     #[must_use]
     pub fn next(
         mut self,

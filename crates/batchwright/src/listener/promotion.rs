@@ -10,7 +10,9 @@ use crate::step::StepScope;
 /// read them.
 ///
 /// ```
-/// use batchwright::{Flow, Promotion, StepOptions, TaskletCall, TaskletStep};
+/// use batchwright::listener::Promotion;
+/// use batchwright::step::{Flow, StepOptions, TaskletCall};
+/// use batchwright::TaskletStep;
 /// use std::sync::Arc;
 ///
 /// let step = TaskletStep::new("count", |call: &mut TaskletCall<'_, '_>| {

@@ -11,8 +11,8 @@ use crate::event::Events;
 use crate::job::JobScope;
 use crate::owner::ProcessIdentity;
 use crate::registry::{JobRegistry, JobSource};
-use crate::repository::JobRepository;
 use crate::runner::Runner;
+use crate::store::JobRepository;
 
 /// Builds a [`JobOperator`].
 pub struct OperatorBuilder {

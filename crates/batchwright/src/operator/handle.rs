@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::error::RepositoryError;
 use crate::execution::{ExecutionId, JobExecution};
-use crate::repository::JobRepository;
+use crate::store::JobRepository;
 
 /// The handle of an execution that this process started.
 ///

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Active, ActiveExecution, RunMode, later, lock};
 use crate::clock::{Clock, StopToken};
 use crate::error::RepositoryError;
-use crate::repository::JobRepository;
+use crate::store::JobRepository;
 
 /// Renewals within one lease, so that one or two may fail.
 const RENEWALS_PER_LEASE: u32 = 3;
@@ -36,7 +36,7 @@ impl Heartbeat {
                     return;
                 }
                 if let Err(error) = beat(&*repository, &*clock, &active, lease_timeout) {
-                    tracing::warn!(error = %crate::report(&error), "leases were not renewed");
+                    tracing::warn!(error = %crate::error::report(&error), "leases were not renewed");
                 }
                 if ended.is_requested() {
                     StopToken::default().wait(interval);

@@ -18,9 +18,9 @@ use crate::progressive::{
     SliceOutcome, UnitProgress,
 };
 use crate::query::ExecutionFilter;
-use crate::repository::lifecycle::{contended, parameters_of_restart};
-use crate::repository::{Lease, ProgressiveState, StoredResponse};
 use crate::step::{StepScope, StepStart};
+use crate::store::lifecycle::{contended, parameters_of_restart};
+use crate::store::{Lease, ProgressiveState, StoredResponse};
 use crate::threads;
 
 /// Time between two checks whether a requested stop is confirmed.

@@ -7,7 +7,7 @@ use crate::launch::{LaunchOptions, RecoverMode};
 use crate::parameters::JobParameters;
 use crate::progressive::OpenOptions;
 use crate::query::ExecutionFilter;
-use crate::repository::{Lease, lifecycle};
+use crate::store::{Lease, lifecycle};
 
 /// Suffix of the owner's name of an execution that a process claimed from the queue.
 const CLAIMED_SUFFIX: &str = "/served";
@@ -53,7 +53,7 @@ impl JobOperator {
     ///
     /// # Errors
     ///
-    /// [`Refusal::NoSuchJob`](crate::Refusal::NoSuchJob) when the job is not registered here; the execution stays queued.
+    /// [`Refusal::NoSuchJob`](crate::operator::Refusal::NoSuchJob) when the job is not registered here; the execution stays queued.
     pub fn claim(&self, id: ExecutionId) -> Result<Option<JobHandle>, OperatorError> {
         let job = self.job_of(&self.execution(id)?)?;
         let mut claimant = self.claimant();

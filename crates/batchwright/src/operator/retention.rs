@@ -3,7 +3,7 @@
 use super::{JobOperator, OperatorError};
 use crate::execution::{BatchStatus, ExecutionId, InstanceId, JobExecution};
 use crate::query::{ExecutionFilter, InstancePage};
-use crate::repository::lifecycle::contended;
+use crate::store::lifecycle::contended;
 
 /// Selects the instances to delete. All conditions must hold; a running instance is never deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

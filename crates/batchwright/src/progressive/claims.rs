@@ -9,7 +9,7 @@ use super::step::Settings;
 use super::timing::UnitTimes;
 use crate::error::RepositoryError;
 use crate::execution::ExecutionId;
-use crate::repository::{ProgressiveExecution, Transaction};
+use crate::store::{ProgressiveExecution, Transaction};
 
 /// Duration of the work that a lane claims at a time: so short that it hardly delays a lane that takes the
 /// rest.

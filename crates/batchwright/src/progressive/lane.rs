@@ -16,10 +16,10 @@ use crate::clock::StopToken;
 use crate::error::{ErrorKind, Failure, ItemError, Phase, RepositoryError};
 use crate::execution::{Counters, SkipRecord};
 use crate::operator::{CommitPoint, later};
-use crate::repository::lifecycle::{contended, owned};
-use crate::repository::{Lane, Lease, ProgressiveExecution, Transaction};
 use crate::runner::Runner;
 use crate::step::{ChunkTransaction, StepScope};
+use crate::store::lifecycle::{contended, owned};
+use crate::store::{Lane, Lease, ProgressiveExecution, Transaction};
 
 /// Number of parts into which the units of a chunk are divided after one of them failed the whole chunk.
 const CUT: u64 = 16;

@@ -15,10 +15,8 @@ use crate::error::{Failure, RepositoryError};
 use crate::execution::{ExitStatus, JobExecution, StatusEvent, StepExecution};
 use crate::operator::{Refusal, later};
 use crate::parameters::hex;
-use crate::repository::lifecycle::{change, contended, record_step};
-use crate::repository::{
-    JobRepository, Lane, Lease, ProgressiveExecution, StoredResponse, Transaction,
-};
+use crate::store::lifecycle::{change, contended, record_step};
+use crate::store::{JobRepository, Lane, Lease, ProgressiveExecution, StoredResponse, Transaction};
 
 /// Returns the hash of a token, as it is stored.
 pub(super) fn hash(token: &str) -> String {

@@ -11,8 +11,8 @@ use crate::launch;
 use crate::operator::{OperatorError, Refusal};
 use crate::owner::unique_id;
 use crate::parameters::{JobParameters, REPEAT_PARAMETER};
-use crate::repository::lifecycle::{StartRequest, change, contended, record_step, start_in};
-use crate::repository::{JobRepository, Lane, ProgressiveExecution, Transaction};
+use crate::store::lifecycle::{StartRequest, change, contended, record_step, start_in};
+use crate::store::{JobRepository, Lane, ProgressiveExecution, Transaction};
 
 /// Minimum target of a slice: a shorter slice would consist only of its commit.
 const TARGET_MIN: Duration = Duration::from_millis(1);

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::segments::Segment;
 use super::timing::UnitTimes;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution};
-use crate::repository::{Lane, ProgressiveExecution};
+use crate::store::{Lane, ProgressiveExecution};
 
 /// The numbers of units of an execution that ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -18,10 +18,10 @@ use crate::error::{ItemError, RepositoryError};
 use crate::execution::{BatchStatus, ExecutionId, JobExecution};
 use crate::job::JobScope;
 use crate::operator::{OperatorError, later};
-use crate::repository::lifecycle::MayConflict;
-use crate::repository::{Lane, ProgressiveExecution};
 use crate::runner::Runner;
 use crate::step::{StepScope, StepStart};
+use crate::store::lifecycle::MayConflict;
+use crate::store::{Lane, ProgressiveExecution};
 
 /// A request for a slice.
 #[derive(Debug, Clone)]

@@ -87,7 +87,8 @@ impl FinalResponse {
 /// ran which unit.
 ///
 /// ```
-/// use batchwright::{FinalResponse, Job, NumberedUnits, ProgressiveStep};
+/// use batchwright::progressive::{FinalResponse, NumberedUnits, ProgressiveStep};
+/// use batchwright::Job;
 ///
 /// let step = ProgressiveStep::builder("sum")
 ///     .units(NumberedUnits::new(1000))
@@ -96,7 +97,7 @@ impl FinalResponse {
 ///     .respond(|sum, _| FinalResponse::json(&sum))
 ///     .build();
 /// let job = Job::builder("sum-of-squares").step(step).build()?;
-/// # Ok::<(), batchwright::Refusal>(())
+/// # Ok::<(), batchwright::operator::Refusal>(())
 /// ```
 pub struct ProgressiveStep {
     name: String,

@@ -13,7 +13,9 @@ use crate::error::{ErrorKind, ItemError};
 ///
 /// ```
 /// use std::time::Duration;
-/// use batchwright::{CircuitBreaker, ItemError, SystemClock};
+/// use batchwright::clock::SystemClock;
+/// use batchwright::retry::CircuitBreaker;
+/// use batchwright::ItemError;
 ///
 /// let clock = SystemClock::default();
 /// let breaker = CircuitBreaker::new(2, Duration::from_secs(60));

@@ -10,9 +10,9 @@ use crate::execution::{
 };
 use crate::job::{Decider, Decision, JobFlow, JobScope, NodeKind, Outcome, Route, Target};
 use crate::launch::{StepDecision, decide_step};
-use crate::repository::Lease;
-use crate::repository::lifecycle;
 use crate::step::{Step, guarded};
+use crate::store::Lease;
+use crate::store::lifecycle;
 
 /// The end of a flow or of one of its nodes.
 pub(super) enum FlowEnd {
@@ -300,8 +300,8 @@ impl<'r> Walk<'r> {
     /// Returns the newest execution of each step of the instance.
     fn newest_steps(&self, scope: &JobScope) -> Result<Vec<StepExecution>, RepositoryError> {
         let repository = &*self.runner.repository;
-        let executions =
-            repository.executions(&crate::ExecutionFilter::of_instance(scope.instance_id()))?;
+        let executions = repository
+            .executions(&crate::query::ExecutionFilter::of_instance(scope.instance_id()))?;
         let mut newest = BTreeMap::new();
         // Oldest first, so that newer rows replace older ones.
         for execution in executions.into_iter().rev() {

@@ -8,9 +8,9 @@ use crate::clock::StopToken;
 use crate::error::{Failure, ItemError, RepositoryError};
 use crate::execution::{BatchStatus, ExitStatus, FlowState, JobExecution, StatusEvent};
 use crate::job::{Job, JobScope};
-use crate::repository::Lease;
-use crate::repository::lifecycle::{self, Ended};
 use crate::step::guarded;
+use crate::store::Lease;
+use crate::store::lifecycle::{self, Ended};
 
 /// A job execution to run.
 pub(crate) struct JobRun {

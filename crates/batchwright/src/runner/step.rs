@@ -8,9 +8,9 @@ use super::Runner;
 use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::execution::{BatchStatus, ExitStatus, StatusEvent, StepExecution};
 use crate::job::JobScope;
-use crate::repository::lifecycle;
-use crate::repository::{JobRepository, Lease};
 use crate::step::{Partition, Step, StepEnd, StepKind, StepRun, StepScope, StepStart, guarded};
+use crate::store::lifecycle;
+use crate::store::{JobRepository, Lease};
 
 /// A step to run.
 pub(crate) struct StepOrder<'a> {

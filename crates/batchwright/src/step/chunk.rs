@@ -23,8 +23,8 @@ use crate::execution::ExitStatus;
 use crate::item::{DeadLetterFile, Ending, ItemProcessor, ItemReader, ItemWriter};
 use crate::listener::{ChunkListener, ItemListener, RetryListener, SkipListener};
 use crate::policy::{Completion, SkipPolicy};
-use crate::repository::lifecycle;
 use crate::retry::RetryPolicy;
+use crate::store::lifecycle;
 use crate::threads::start;
 
 /// A step that reads, processes and writes items. [`ChunkStepBuilder`] creates it; listeners of items are

@@ -11,9 +11,9 @@ use crate::job::Job;
 use crate::launch::{LaunchOptions, RecoverMode};
 use crate::operator::{ActiveExecution, OperatorError, Refusal, RunMode, later, lock};
 use crate::parameters::JobParameters;
-use crate::repository::Lease;
-use crate::repository::lifecycle::{self, Claimant, StartRequest};
 use crate::runner::JobRun;
+use crate::store::Lease;
+use crate::store::lifecycle::{self, Claimant, StartRequest};
 
 type Extractor = Arc<dyn Fn(&StepScope) -> Result<JobParameters, ItemError> + Send + Sync>;
 

@@ -10,9 +10,9 @@ use crate::error::{RepositoryError, StepError};
 use crate::event::{Change, Event, Progress};
 use crate::execution::{Counters, SkipRecord, StepExecution};
 use crate::operator::CommitPoint;
-use crate::repository::lifecycle;
-use crate::repository::{CheckpointUpdate, JobRepository, Lease};
 use crate::runner::Runner;
+use crate::store::lifecycle;
+use crate::store::{CheckpointUpdate, JobRepository, Lease};
 
 /// The state that a step's code uses while it runs.
 #[doc(hidden)]
@@ -60,8 +60,8 @@ impl<'a> StepRun<'a> {
         let _alone = lock.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
         let step_context = self.scope.context().change();
         let job_context = self.scope.job().context().change();
-        let step_json = step_context.as_ref().map(crate::ExecutionContext::to_json);
-        let job_json = job_context.as_ref().map(crate::ExecutionContext::to_json);
+        let step_json = step_context.as_ref().map(crate::context::ExecutionContext::to_json);
+        let job_json = job_context.as_ref().map(crate::context::ExecutionContext::to_json);
         let stop = tx.save_checkpoint(&CheckpointUpdate {
             lease: self.lease,
             step: self.step.id,
@@ -121,7 +121,7 @@ impl<'a> StepRun<'a> {
     fn emit(
         &self,
         at: Timestamp,
-        change: impl FnOnce(crate::StepExecutionId, std::sync::Arc<str>) -> Change,
+        change: impl FnOnce(crate::execution::StepExecutionId, std::sync::Arc<str>) -> Change,
     ) {
         self.runner.events.emit(|| Event {
             at,

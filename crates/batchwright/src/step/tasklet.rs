@@ -81,9 +81,10 @@ impl TaskletStep {
     /// Creates a step that calls `tasklet` until it is finished.
     ///
     /// ```
-    /// use batchwright::{Flow, TaskletStep};
+    /// use batchwright::step::Flow;
+    /// use batchwright::TaskletStep;
     ///
-    /// let step = TaskletStep::new("greet", |call: &mut batchwright::TaskletCall<'_, '_>| {
+    /// let step = TaskletStep::new("greet", |call: &mut batchwright::step::TaskletCall<'_, '_>| {
     ///     println!("hello from {}", call.scope().job().job());
     ///     Ok(Flow::Finished)
     /// });

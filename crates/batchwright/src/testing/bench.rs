@@ -4,10 +4,14 @@ use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::{
-    Clock, CommitPoint, ExecutionId, Job, JobExecution, JobOperator, JobParameters, JobRepository,
-    LaunchOptions, MemoryRepository, RecoverMode, SimClock, Step, StepExecution,
-};
+use crate::clock::{Clock, SimClock};
+use crate::execution::{ExecutionId, JobExecution, StepExecution};
+use crate::job::Job;
+use crate::launch::{LaunchOptions, RecoverMode};
+use crate::operator::{CommitPoint, JobOperator};
+use crate::parameters::JobParameters;
+use crate::step::Step;
+use crate::store::{JobRepository, MemoryRepository};
 
 /// A bench that runs a job in tests.
 ///
@@ -17,7 +21,8 @@ use crate::{
 /// ```
 /// use std::sync::{Arc, Mutex};
 /// use batchwright::testing::TestBench;
-/// use batchwright::{BatchStatus, ChunkStepBuilder, CommitPoint, Job, ListWriter, Sequence};
+/// use batchwright::operator::CommitPoint;
+/// use batchwright::{BatchStatus, ChunkStepBuilder, Job, ListWriter, Sequence};
 ///
 /// let written = Arc::new(Mutex::new(Vec::new()));
 /// let step = ChunkStepBuilder::new("copy")
@@ -36,7 +41,7 @@ use crate::{
 /// assert_eq!(done.status, BatchStatus::Completed);
 /// assert_eq!(*written.lock().unwrap(), (1..=10).collect::<Vec<u64>>());
 /// assert_eq!(bench.step("copy").counters.read, 4);
-/// # Ok::<(), batchwright::Refusal>(())
+/// # Ok::<(), batchwright::operator::Refusal>(())
 /// ```
 pub struct TestBench {
     repository: Arc<dyn JobRepository>,

@@ -4,12 +4,19 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::{
-    BatchStatus, CheckpointUpdate, Counters, EventRecord, ExecutionContext, ExecutionFilter,
-    ExecutionId, ExitStatus, Failure, FailureRecord, FlowState, InstanceId, InstancePage,
-    JobExecution, JobParameters, JobRepository, Lane, Lease, Phase, ProgressiveExecution,
-    RepositoryError, RequestKey, Segment, SkipRecord, StepExecution, StepExecutionId,
-    StoredResponse,
+use crate::context::ExecutionContext;
+use crate::error::{Failure, Phase, RepositoryError};
+use crate::event::EventRecord;
+use crate::execution::{
+    BatchStatus, Counters, ExecutionId, ExitStatus, FlowState, InstanceId, JobExecution,
+    SkipRecord, StepExecution, StepExecutionId,
+};
+use crate::launch::RequestKey;
+use crate::parameters::JobParameters;
+use crate::progressive::{FailureRecord, Segment};
+use crate::query::{ExecutionFilter, InstancePage};
+use crate::store::{
+    CheckpointUpdate, JobRepository, Lane, Lease, ProgressiveExecution, StoredResponse,
 };
 
 /// Runs the whole suite against `repository`, which must be empty.
@@ -234,7 +241,7 @@ fn a_checkpoint_is_saved_only_under_the_current_fence(repository: &dyn JobReposi
     assert!(matches!(save(1), Err(RepositoryError::LeaseLost { .. })), "an ended execution");
 }
 
-fn reload(tx: &mut dyn crate::Transaction, id: ExecutionId) -> JobExecution {
+fn reload(tx: &mut dyn crate::store::Transaction, id: ExecutionId) -> JobExecution {
     tx.execution(id).expect("readable").expect("there")
 }
 

@@ -4,12 +4,18 @@
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::model::{self, Case, Mark};
+use crate::error::ItemError;
+use crate::execution::{BatchStatus, Counters, ExecutionId};
 use crate::fault::{FaultPlan, FaultyProcessor, FaultyReader, FaultyWriter};
-use crate::{
-    BatchStatus, ChunkStepBuilder, CommitPoint, Counters, ExecutionId, ItemError, ItemWriter, Job,
-    JobHandle, JobOperator, JobParameters, JobRepository, LaunchOptions, RetryPolicy, Sequence,
-    SkipPolicy,
-};
+use crate::item::{ItemWriter, Sequence};
+use crate::job::Job;
+use crate::launch::LaunchOptions;
+use crate::operator::{CommitPoint, JobHandle, JobOperator};
+use crate::parameters::JobParameters;
+use crate::policy::SkipPolicy;
+use crate::retry::RetryPolicy;
+use crate::step::ChunkStepBuilder;
+use crate::store::JobRepository;
 
 /// The settings of the engine that must not affect the result.
 #[derive(Debug, Clone, Copy)]

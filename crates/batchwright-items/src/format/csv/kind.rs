@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use batchwright::{ByteRanges, ItemError};
+use batchwright::step::ByteRanges;
+
+use batchwright::ItemError;
 use schemars::JsonSchema;
 use serde::Deserialize;
 

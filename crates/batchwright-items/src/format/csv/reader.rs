@@ -11,9 +11,10 @@ use super::format::check_names;
 use super::record::CsvRecord;
 use super::split::{Extent, Found, Splitter};
 use crate::transport::file::{Input, InputIdentity};
-use batchwright::StepScope;
-use batchwright::{ErrorKind, ItemError};
-use batchwright::{ItemReader, Total};
+use batchwright::ItemError;
+use batchwright::error::ErrorKind;
+use batchwright::item::{ItemReader, Total};
+use batchwright::step::StepScope;
 
 /// Default maximum length of a record, in bytes.
 const RECORD_BYTES_MAX: u64 = 1024 * 1024;
@@ -139,7 +140,7 @@ impl<T> CsvReader<T> {
     }
 
     /// Restricts the input to the bytes from `start` to `end`, excluding the end, after the header line; see
-    /// [`ByteRanges`](batchwright::ByteRanges).
+    /// [`ByteRanges`](batchwright::step::ByteRanges).
     #[must_use]
     pub fn bytes(mut self, start: u64, end: u64) -> Self {
         self.range = Some((start, end));

@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::CsvFormat;
 use crate::transport::{Encode, FileWriter};
-use batchwright::{ErrorKind, ItemError};
+use batchwright::ItemError;
+use batchwright::error::ErrorKind;
 
 /// A writer of CSV records; the header line contains the names of the outputs' fields.
 pub type CsvWriter = FileWriter<CsvRecords>;

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use batchwright::SystemClock;
+use batchwright::clock::SystemClock;
 use batchwright::program::{Cause, Program};
 use tokio::sync::oneshot;
 
@@ -64,7 +64,7 @@ pub(crate) async fn run(
     let status = match ended.output.lines().rev().find(|line| !line.trim().is_empty()) {
         Some(line) => {
             let line: String = line.trim().chars().take(LAST_LINE_MAX).collect();
-            format!("{}: {}", ended.status_text(), batchwright::shown(&line))
+            format!("{}: {}", ended.status_text(), batchwright::text::shown(&line))
         }
         None => ended.status_text(),
     };

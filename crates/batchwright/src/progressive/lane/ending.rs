@@ -8,8 +8,8 @@ use crate::execution::JobExecution;
 use crate::progressive::lifecycle::{self, Final};
 use crate::progressive::progress::{UnitProgress, summary_of};
 use crate::progressive::slice::{SliceAnswer, SliceOutcome, outcome_of};
-use crate::repository::lifecycle::{contended, owned};
-use crate::repository::{Lane, Transaction};
+use crate::store::lifecycle::{contended, owned};
+use crate::store::{Lane, Transaction};
 
 /// Time after which the client of a lane without work should send the next request.
 const WAIT: Duration = Duration::from_millis(250);

@@ -18,7 +18,8 @@ pub struct Missing;
 /// A builder of a chunk step: reader, processor, writer, and settings.
 ///
 /// ```
-/// use batchwright::{ChunkStepBuilder, NoWriter, Sequence};
+/// use batchwright::item::NoWriter;
+/// use batchwright::{ChunkStepBuilder, Sequence};
 ///
 /// let step = ChunkStepBuilder::new("squares")
 ///     .reader(Sequence::to(100))

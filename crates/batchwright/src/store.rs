@@ -1,5 +1,5 @@
-//! The repository of executions: the traits that each store implements. [`lifecycle`] holds the rules above
-//! them.
+//! The repository of executions: the traits that each store implements. The module `lifecycle` holds the rules
+//! above them.
 
 pub(crate) mod lifecycle;
 mod memory;
@@ -35,7 +35,7 @@ pub enum Durability {
     Power,
 }
 
-/// Stores executions. Each implementation must pass [`testing::conformance`](crate::testing::conformance).
+/// Stores executions. Each implementation must pass `testing::conformance` (feature `testing`).
 pub trait JobRepository: Queries {
     /// Begins a transaction. Until it ends, no other transaction sees its changes or changes the rows that it
     /// reads. Dropping it without [`commit`](Transaction::commit) rolls it back.

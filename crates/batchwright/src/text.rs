@@ -1,4 +1,8 @@
-//! Safe display of foreign text on a terminal.
+//! Text that comes from others: shown on a terminal without its control characters, and JSON without duplicate keys.
+
+mod json;
+
+pub use json::reject_duplicate_keys;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
