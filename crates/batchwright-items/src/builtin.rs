@@ -13,7 +13,6 @@ use crate::key::{At, Keys, Problem};
 use crate::kind::{BuildContext, Example, ItemKind, KindSchema, Make, MakeReader};
 use crate::reader::Reads;
 use crate::record::{Names, Record};
-use crate::template::Template;
 use crate::value::Value;
 use crate::writer::BoxedWriter;
 
@@ -69,8 +68,7 @@ fn last_number(count: &At<Count>, cx: &BuildContext<'_>) -> Result<Make<u64>, Pr
             Ok(Box::new(move |_| Ok(number)))
         }
         Count::Text(text) => {
-            let template =
-                Template::parse(text, cx.known).map_err(|problem| Problem::at(count, problem))?;
+            let template = cx.parse(text).map_err(|problem| Problem::at(count, problem))?;
             let text = text.clone();
             Ok(Box::new(move |scope| {
                 template.render(scope)?.parse().map_err(|_| {

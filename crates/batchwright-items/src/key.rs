@@ -153,17 +153,10 @@ impl<'a> Keys<'a> {
         self.table.get(name).and_then(|value| value.get_ref().as_str())
     }
 
-    /// Returns whether any text among the values contains `part`.
-    pub fn mention(self, part: &str) -> bool {
-        fn mentions(value: &DeValue<'_>, part: &str) -> bool {
-            match value {
-                DeValue::String(text) => text.contains(part),
-                DeValue::Array(all) => all.iter().any(|one| mentions(one.get_ref(), part)),
-                DeValue::Table(all) => all.values().any(|one| mentions(one.get_ref(), part)),
-                _ => false,
-            }
-        }
-        self.table.values().any(|value| mentions(value.get_ref(), part))
+    /// A problem of the value of the key `name`, or of the whole part when the key is not given.
+    pub fn problem_at(self, name: &str, message: impl Into<String>) -> Problem {
+        let span = self.table.get(name).map_or_else(|| self.span.clone(), Spanned::span);
+        Problem { span: Some(span), message: message.into() }
     }
 
     /// Creates a problem of the whole part.

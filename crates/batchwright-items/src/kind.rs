@@ -1,5 +1,6 @@
 //! Kinds of items: what a job file can name as the type of a reader, writer, processor or tasklet.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use batchwright::item::ItemProcessor;
@@ -236,10 +237,22 @@ impl KindSchema {
 pub struct BuildContext<'a> {
     /// The folder that paths in the job file are relative to.
     pub folder: &'a Path,
-    /// The names that texts with `${…}` can use.
-    pub known: &'a Known<'a>,
     /// Whether outputs outside of the folder are refused.
     pub inside_only: bool,
+    known: &'a Known<'a>,
+    uses_partition: Cell<bool>,
+}
+
+impl<'a> BuildContext<'a> {
+    /// The context of a part in a job file of `folder`, whose texts can use the names of `known`.
+    pub fn new(folder: &'a Path, known: &'a Known<'a>, inside_only: bool) -> Self {
+        Self { folder, inside_only, known, uses_partition: Cell::new(false) }
+    }
+
+    /// Whether a text that was parsed here uses a name of the partition.
+    pub fn uses_partition(&self) -> bool {
+        self.uses_partition.get()
+    }
 }
 
 impl BuildContext<'_> {
@@ -249,7 +262,13 @@ impl BuildContext<'_> {
     ///
     /// When a placeholder is malformed or names something that does not exist.
     pub fn template(&self, text: &Text) -> Result<Template, Problem> {
-        Template::parse(text.get_ref(), self.known).map_err(|problem| Problem::at(text, problem))
+        self.parse(text.get_ref()).map_err(|problem| Problem::at(text, problem))
+    }
+
+    pub(crate) fn parse(&self, text: &str) -> Result<Template, String> {
+        let template = Template::parse(text, self.known)?;
+        self.uses_partition.set(self.uses_partition.get() | template.uses_partition());
+        Ok(template)
     }
 
     /// Makes the path of an input from a text with `${…}`.

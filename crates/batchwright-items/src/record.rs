@@ -91,7 +91,7 @@ impl Serialize for Record {
     }
 }
 
-/// Number of names above which [`repeated`] uses a set.
+/// Number of names above which [`first_duplicate`] uses a set.
 const NAMES_FEW: usize = 32;
 
 impl<'de> Deserialize<'de> for Record {

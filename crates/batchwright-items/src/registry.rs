@@ -37,6 +37,13 @@ impl KindRegistry {
         self
     }
 
+    /// Adds the kinds of `more`; they replace kinds of their names.
+    #[must_use]
+    pub fn and(mut self, more: Self) -> Self {
+        self.kinds.extend(more.kinds);
+        self
+    }
+
     /// Returns the kind `name` when it has `part`: `reader`, `writer`, `processor` or `step`.
     ///
     /// # Errors

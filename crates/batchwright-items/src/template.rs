@@ -89,6 +89,13 @@ impl Template {
         Ok(text)
     }
 
+    /// Whether the text uses a name of the partition.
+    pub fn uses_partition(&self) -> bool {
+        let is_partition =
+            |part: &Part| matches!(part, Part::Place(Place { name: Name::Partition(_), .. }));
+        self.parts.iter().any(is_partition)
+    }
+
     /// Whether the text contains the value of a secret parameter of `scope`.
     pub fn shows_secret(&self, scope: &StepScope) -> bool {
         let is_secret =

@@ -33,7 +33,7 @@ pub enum Value {
     Json(Arc<RawValue>),
     /// A list. In JSON a list; in a text file its values in brackets.
     List(Arc<[Value]>),
-    /// Names and values. In JSON an object; in a text file the text of that object.
+    /// Names and values. In JSON an object; in a text file its names and values in braces.
     Map(Arc<[(Arc<str>, Value)]>),
     /// Bytes. In JSON and in text files their hexadecimal digits, in a database the bytes.
     Bytes(Arc<[u8]>),
@@ -124,7 +124,10 @@ impl fmt::Display for Value {
                 let texts: Vec<_> = values.iter().map(ToString::to_string).collect();
                 write!(f, "[{}]", texts.join(", "))
             }
-            Self::Map(_) => f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?),
+            Self::Map(fields) => {
+                let texts = fields.iter().map(|(name, value)| format!("{name}: {value}"));
+                write!(f, "{{{}}}", texts.collect::<Vec<_>>().join(", "))
+            }
             Self::Bytes(bytes) => bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
             Self::Date(date) => date.fmt(f),
             Self::Time(time) => time.fmt(f),
@@ -178,7 +181,7 @@ mod tests {
                 r#""1970-01-01T00:00:00Z""#,
             ),
             (list, "[1, ]", "[1,null]"),
-            (map, r#"{"a":"x","b":[1,null]}"#, r#"{"a":"x","b":[1,null]}"#),
+            (map, "{a: x, b: [1, ]}", r#"{"a":"x","b":[1,null]}"#),
         ] {
             assert_eq!(value.to_string(), text);
             assert_eq!(serde_json::to_string(&value).unwrap(), json);

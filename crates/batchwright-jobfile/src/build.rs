@@ -6,7 +6,7 @@ mod partition;
 mod policy;
 mod progressive;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +45,8 @@ pub(super) struct Builder<'a> {
     pub(super) problems: RefCell<Vec<Problem>>,
     /// The job files that this one uses.
     pub(super) used: RefCell<Used>,
+    /// Whether the reader that was built last uses names of its partition.
+    pub(super) reader_uses_partition: Cell<bool>,
 }
 
 type Built<T> = Result<T, Problem>;
@@ -83,6 +85,7 @@ impl Builder<'_> {
     }
 
     fn whole(&self, definition: Definition, text: &str) -> Built<Job> {
+        self.refuse_hidden_kinds()?;
         let schema = schema(&definition)?;
         let mut job = Job::builder(definition.name.get_ref().clone())
             .description(definition.description.clone())
@@ -113,9 +116,21 @@ impl Builder<'_> {
         job.build().map_err(|refusal| Problem::at(&definition.name, refusal.to_string()))
     }
 
+    /// Refuses kinds of the program that no job file can reach, because their names are types of job files.
+    fn refuse_hidden_kinds(&self) -> Built<()> {
+        let steps = STEP_TYPES.iter().map(|(name, _)| ("step", *name));
+        for (part, name) in steps.chain(STAGES.map(|name| ("processor", name))) {
+            if self.settings.kinds.find(part, name).is_ok() {
+                let message = format!("the program's kind `{name}` has the name of a {part} type");
+                return Err(Problem::of_file(message));
+            }
+        }
+        Ok(())
+    }
+
     /// The context of a part whose texts can use the names of `known`.
     fn cx<'k>(&'k self, known: &'k Known<'k>) -> BuildContext<'k> {
-        BuildContext { folder: &self.folder, known, inside_only: self.settings.inside_only }
+        BuildContext::new(&self.folder, known, self.settings.inside_only)
     }
 
     /// The keys of a part, whose table is at the place of `at`.
@@ -177,7 +192,7 @@ impl Builder<'_> {
     /// A step of a registered type.
     fn tasklet(&self, step: &Step, known: &Known<'_>) -> Built<TaskletStep> {
         let (Some(kind), Some(number)) = (&step.kind, &step.keys) else {
-            unreachable!("only steps of registered types come here, and their keys were taken");
+            return Err(Problem::at(&step.name, "the step has no type"));
         };
         let found = self.settings.kinds.find("step", kind.get_ref()).map_err(|_| {
             let ours = STEP_TYPES.iter().map(|(name, _)| *name);
@@ -227,7 +242,6 @@ impl Builder<'_> {
         for listener in options(step).listeners {
             builder = builder.shared_step_listener(listener);
         }
-        // The wrappers are used with and without faults, so that a run can continue what a rehearsal began.
         let builder = builder.reader_with(make_reader);
         // Without a plan the engine calls the parts directly.
         Ok(match faults {
@@ -289,7 +303,10 @@ impl Builder<'_> {
         let Reader { kind, keys } = reader.get_ref();
         let found = self.settings.kinds.find("reader", kind.get_ref());
         let found = found.map_err(|message| Problem::at(kind, message))?;
-        found.reader(self.keys("reader", kind, keys, &reader.span()), &self.cx(known))
+        let cx = self.cx(known);
+        let made = found.reader(self.keys("reader", kind, keys, &reader.span()), &cx);
+        self.reader_uses_partition.set(cx.uses_partition());
+        made
     }
 
     fn writer(

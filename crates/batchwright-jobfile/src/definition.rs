@@ -394,10 +394,10 @@ pub(crate) struct Backoff {
 pub(crate) struct Parts<'t>(Vec<DeTable<'t>>);
 
 impl<'t> Parts<'t> {
-    /// Returns the keys of entry `number`.
+    /// Returns the keys of entry `number`, which [`take`](Self::take) wrote.
     pub(crate) fn keys(&self, number: &str) -> &DeTable<'t> {
-        let number: usize = number.parse().expect("the number that `take` wrote");
-        &self.0[number]
+        static NONE: std::sync::LazyLock<DeTable<'static>> = std::sync::LazyLock::new(DeTable::new);
+        number.parse::<usize>().ok().and_then(|number| self.0.get(number)).unwrap_or(&NONE)
     }
 
     /// Moves all keys of `table` except those that `stay` into a new entry, and puts the number of the entry in their place.
@@ -415,28 +415,43 @@ impl<'t> Parts<'t> {
         self.0.push(keys);
     }
 
-    fn take_from_steps(&mut self, table: &mut DeTable<'t>) {
-        let Some(DeValue::Array(steps)) = table.get_mut("steps").map(Spanned::get_mut) else {
-            return;
-        };
-        for step in tables(steps) {
-            self.take_from_steps(step);
-            if let Some(DeValue::Array(branches)) = step.get_mut("branches").map(Spanned::get_mut) {
-                tables(branches).for_each(|branch| self.take_from_steps(branch));
-            }
-            for part in ["reader", "writer"] {
-                if let Some(DeValue::Table(table)) = step.get_mut(part).map(Spanned::get_mut) {
-                    self.take(table, |key| key == "type");
-                }
-            }
-            if let Some(DeValue::Array(all)) = step.get_mut("processors").map(Spanned::get_mut) {
-                tables(all).for_each(|table| self.take(table, |key| key == "type"));
-            }
+    fn take_from_steps(&mut self, table: &mut DeTable<'t>) -> Result<(), Problem> {
+        for step in tables("step", table.get_mut("steps"))? {
             let kind = step.get("type").and_then(|kind| kind.get_ref().as_str());
             if kind.is_some_and(|kind| !STEP_TYPES.iter().any(|(known, _)| *known == kind)) {
                 self.take(step, is_common);
+                continue;
+            }
+            self.take_from_steps(step)?;
+            for branch in tables("branch", step.get_mut("branches"))? {
+                self.take_from_steps(branch)?;
+            }
+            for part in ["reader", "writer"] {
+                if let Some(value) = step.get_mut(part) {
+                    self.take(as_table(part, value)?, |key| key == "type");
+                }
+            }
+            for processor in tables("processor", step.get_mut("processors"))? {
+                self.take(processor, |key| key == "type");
             }
         }
+        Ok(())
+    }
+}
+
+/// Refuses the key under which the number of an entry is stored.
+fn refuse_reserved_keys(value: &DeValue<'_>) -> Result<(), Problem> {
+    match value {
+        DeValue::Table(table) => table.iter().try_for_each(|(key, value)| {
+            if key.get_ref().starts_with('\0') {
+                return Err(Problem::at(key, "a key cannot begin with the character U+0000"));
+            }
+            refuse_reserved_keys(value.get_ref())
+        }),
+        DeValue::Array(array) => {
+            array.iter().try_for_each(|value| refuse_reserved_keys(value.get_ref()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -448,8 +463,9 @@ pub(crate) fn parse(text: &str) -> Result<(Definition, Parts<'_>), Problem> {
     };
     let document = DeTable::parse(text).map_err(problem)?;
     let (span, mut table) = (document.span(), document.into_inner());
+    table.iter().try_for_each(|(_, value)| refuse_reserved_keys(value.get_ref()))?;
     let mut parts = Parts::default();
-    parts.take_from_steps(&mut table);
+    parts.take_from_steps(&mut table)?;
     let document = Spanned::new(span, DeValue::Table(table));
     let definition = Definition::deserialize(ValueDeserializer::from(document));
     let definition = definition.map_err(|error| {
@@ -467,11 +483,27 @@ pub(crate) fn is_common(key: &str) -> bool {
         .contains(&key)
 }
 
+/// Returns the tables of the list `value`. A value that is no list is left to serde.
 fn tables<'a, 't>(
-    array: &'a mut toml::de::DeArray<'t>,
-) -> impl Iterator<Item = &'a mut DeTable<'t>> {
-    array.iter_mut().filter_map(|one| match one.get_mut() {
-        DeValue::Table(table) => Some(table),
-        _ => None,
-    })
+    what: &str,
+    value: Option<&'a mut Spanned<DeValue<'t>>>,
+) -> Result<Vec<&'a mut DeTable<'t>>, Problem> {
+    match value.map(Spanned::get_mut) {
+        Some(DeValue::Array(array)) => array.iter_mut().map(|one| as_table(what, one)).collect(),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Returns `value` as a table. Serde would also take a list, in the order of the fields.
+fn as_table<'a, 't>(
+    what: &str,
+    value: &'a mut Spanned<DeValue<'t>>,
+) -> Result<&'a mut DeTable<'t>, Problem> {
+    let span = value.span();
+    match value.get_mut() {
+        DeValue::Table(table) => Ok(table),
+        _ => {
+            Err(Problem { span: Some(span), message: format!("a {what} is a table with a `type`") })
+        }
+    }
 }

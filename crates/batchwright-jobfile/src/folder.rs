@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -106,22 +107,29 @@ impl JobFolder {
     /// Sets the database of the store, which `sql` parts without a `url` use. Default: such parts are refused.
     #[must_use]
     pub fn database(mut self, database: Database) -> Self {
-        self.settings.kinds = self.settings.kinds.with(SqlKind { own: Some(database.clone()) });
         self.settings.database = Some(database);
-        self
+        self.changed()
     }
 
-    /// Lets job files name the kinds of `kinds`, and `sql`. Default: those of [`KindRegistry::builtin`].
+    /// Adds all kinds of `kinds` to those that job files can name.
     #[must_use]
     pub fn kinds(mut self, kinds: KindRegistry) -> Self {
-        self.settings.kinds = kinds.with(SqlKind { own: self.settings.database.clone() });
-        self
+        self.settings.own = self.settings.own.and(kinds);
+        self.changed()
     }
 
     /// Lets job files name `kind` as the type of a reader, a writer, a processor or a step.
     #[must_use]
     pub fn kind(mut self, kind: impl ItemKind + 'static) -> Self {
-        self.settings.kinds = self.settings.kinds.with(kind);
+        self.settings.own = self.settings.own.with(kind);
+        self.changed()
+    }
+
+    /// Forgets what was compiled with other settings; clones with the former settings keep it.
+    fn changed(mut self) -> Self {
+        let sql = SqlKind { own: self.settings.database.clone() };
+        self.settings.kinds = KindRegistry::builtin().with(sql).and(self.settings.own.clone());
+        self.files = Arc::default();
         self
     }
 
@@ -139,14 +147,14 @@ impl JobFolder {
     #[must_use]
     pub fn faults(mut self, plan: FaultPlan) -> Self {
         self.settings.faults = Some(plan);
-        self
+        self.changed()
     }
 
     /// Sets whether outputs outside of the job file's folder and of the store are refused, as a rehearsal requires.
     #[must_use]
     pub fn inside_only(mut self, inside_only: bool) -> Self {
         self.settings.inside_only = inside_only;
-        self
+        self.changed()
     }
 
     /// Returns the folders, in the order in which they were given.
@@ -207,6 +215,8 @@ impl JobFolder {
         let paths = self.paths()?;
         let mut files = self.files();
         let named: Vec<PathBuf> = files.named.iter().cloned().collect();
+        // Deleted files are forgotten.
+        files.by_path.retain(|path, _| path.exists());
         let mut names = BTreeSet::new();
         for path in paths.into_iter().chain(named) {
             names.extend(files.name_or_warn(&path));
@@ -292,7 +302,14 @@ impl Files {
     fn compile(&mut self, path: &Path, settings: &Settings) -> Result<Arc<Job>, JobFileError> {
         let file = self.file(path);
         if let Some(source) = file.source.take() {
-            let (job, used) = source.compile(settings);
+            // A kind of the program may panic: that is an error of the file, and no end of the server.
+            let compiled = catch_unwind(AssertUnwindSafe(|| source.compile(settings)));
+            let (job, used) = compiled.unwrap_or_else(|payload| {
+                let reason = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+                let reason = reason.or_else(|| payload.downcast_ref::<String>().cloned());
+                let reason = reason.unwrap_or_else(|| "no reason is known".to_owned());
+                (Err(JobFileError::of_file(path, format!("a kind panicked: {reason}"))), Vec::new())
+            });
             file.read.extend(used);
             file.job = Some(job.map(Arc::new));
             self.compiled += 1;
@@ -330,17 +347,21 @@ impl JobSource for JobFolder {
                 let known = JobSource::names(self)?;
                 Err(Refusal::NoSuchJob { name: name.to_owned(), known })
             }
+            Err(error @ JobFileError::Folder { .. }) => Err(unreadable(&error)),
             Err(error) => Err(Refusal::InvalidDefinition {
                 job: name.to_owned(),
-                reason: batchwright::report(&error),
+                reason: error.to_string().trim_start_matches("use ").to_owned(),
             }),
         }
     }
 
     fn names(&self) -> Result<Vec<String>, Refusal> {
-        JobFolder::names(self)
-            .map_err(|error| Refusal::JobsUnreadable { reason: batchwright::report(&error) })
+        JobFolder::names(self).map_err(|error| unreadable(&error))
     }
+}
+
+fn unreadable(error: &JobFileError) -> Refusal {
+    Refusal::JobsUnreadable { reason: error.to_string() }
 }
 
 impl std::fmt::Debug for JobFolder {

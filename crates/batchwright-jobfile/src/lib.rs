@@ -84,6 +84,8 @@ impl JobFileError {
 /// The settings that job files are built with.
 #[derive(Clone)]
 struct Settings {
+    /// The kinds of the program.
+    own: KindRegistry,
     /// The kinds of readers, writers, processors and steps.
     kinds: KindRegistry,
     /// The store's own database, for parts that use it; `None` for a store in memory.
@@ -97,7 +99,8 @@ struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let kinds = KindRegistry::builtin().with(SqlKind { own: None });
-        Self { kinds, database: None, faults: None, inside_only: false }
+        let own = KindRegistry::default();
+        Self { own, kinds, database: None, faults: None, inside_only: false }
     }
 }
 
@@ -146,14 +149,28 @@ impl Source {
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
         let source = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
         let (problems, used) = (RefCell::default(), RefCell::default());
-        let builder = build::Builder { folder, source, parents, settings, parts, problems, used };
+        let builder = build::Builder {
+            folder,
+            source,
+            parents,
+            settings,
+            parts,
+            problems,
+            used,
+            reader_uses_partition: Default::default(),
+        };
         let (job, used) = builder.job(definition, &text);
         (job.map_err(|problems| JobFileError::located(&path, &text, problems)), used)
     }
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let length = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+    let found = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    // Opening a pipe would wait for its writer.
+    if !found.is_file() {
+        return Err("it is no regular file".to_owned());
+    }
+    let length = found.len();
     if length > FILE_BYTES_MAX {
         return Err(format!("it has {length} bytes, the limit is {FILE_BYTES_MAX}"));
     }

@@ -1,9 +1,10 @@
-//! The reader of a step: it checks the fields of its input at opening, and injects faults if there is a plan.
+//! The reader of a step: numbers its records, checks the fields of its input when it is opened, and injects faults when
+//! there is a plan.
 
 use std::sync::Arc;
 
 use batchwright::ItemError;
-use batchwright::fault::{FaultPlan, FaultyPosition, FaultyReader};
+use batchwright::fault::{FaultPlan, FaultyPosition, FaultyReader, Numbered as _};
 use batchwright::item::{ItemReader, Total};
 use batchwright::step::StepScope;
 use batchwright_items::{BoxedReader, Record};
@@ -11,25 +12,23 @@ use serde_json::value::RawValue;
 
 use crate::stage::{Stage, check_fields};
 
-/// A position as JSON.
-type Position = Box<RawValue>;
-
-/// The reader of a step.
+/// The reader of a step. Its position contains the number of the record with a plan and without one, so that a restart
+/// can continue with or without a plan.
 pub(super) struct StepReader {
     inner: Inner,
     stages: Arc<[Stage]>,
 }
 
 enum Inner {
-    Plain(BoxedReader),
+    Plain { reader: BoxedReader, number: u64 },
     Faulty(Box<FaultyReader<BoxedReader>>),
 }
 
-/// Runs the same code for either kind of inner reader.
+/// Runs the same code for the reader inside.
 macro_rules! each {
     ($any:expr, $reader:ident => $code:expr) => {
         match $any {
-            Inner::Plain($reader) => $code,
+            Inner::Plain { reader: $reader, .. } => $code,
             Inner::Faulty($reader) => $code,
         }
     };
@@ -38,7 +37,7 @@ macro_rules! each {
 impl StepReader {
     pub(super) fn new(reader: BoxedReader, stages: Arc<[Stage]>, plan: Option<&FaultPlan>) -> Self {
         let inner = match plan {
-            None => Inner::Plain(reader),
+            None => Inner::Plain { reader, number: 0 },
             Some(plan) => Inner::Faulty(Box::new(FaultyReader::new(reader, plan))),
         };
         Self { inner, stages }
@@ -46,7 +45,7 @@ impl StepReader {
 
     fn check_fields(&self) -> Result<(), ItemError> {
         let fields = match &self.inner {
-            Inner::Plain(reader) => reader.fields()?,
+            Inner::Plain { reader, .. } => reader.fields()?,
             Inner::Faulty(reader) => reader.inner().fields()?,
         };
         let Some(fields) = fields else { return Ok(()) };
@@ -57,39 +56,47 @@ impl StepReader {
 
 impl ItemReader for StepReader {
     type Item = Record;
-    type Position = Position;
+    type Position = FaultyPosition<Box<RawValue>>;
 
-    fn open(&mut self, position: Option<Position>, scope: &StepScope) -> Result<(), ItemError> {
-        // A position that was stored while faults were injected also contains the number of the record. Version 0.1
-        // stored every position in this form.
-        let numbered = position.as_ref().and_then(|position| {
-            serde_json::from_str::<FaultyPosition<Position>>(position.get()).ok()
-        });
-        match (&mut self.inner, position, numbered) {
-            (Inner::Plain(reader), _, Some(numbered)) => {
-                reader.open(Some(numbered.inner), scope)?
+    fn open(
+        &mut self,
+        position: Option<Self::Position>,
+        scope: &StepScope,
+    ) -> Result<(), ItemError> {
+        match &mut self.inner {
+            Inner::Plain { reader, number } => {
+                *number = position.as_ref().map_or(0, |position| position.number);
+                reader.open(position.map(|position| position.inner), scope)?;
             }
-            (Inner::Plain(reader), position, None) => reader.open(position, scope)?,
-            (Inner::Faulty(_), Some(_), None) => {
-                return Err(ItemError::fatal(
-                    "inject faults: the checkpoint was stored without a plan, so the numbers of the records are \
-                     unknown; start a new instance with --inject",
-                ));
-            }
-            (Inner::Faulty(reader), _, numbered) => reader.open(numbered, scope)?,
+            Inner::Faulty(reader) => reader.open(position, scope)?,
         }
         self.check_fields()
     }
 
     fn read(&mut self) -> Result<Option<Record>, ItemError> {
-        each!(&mut self.inner, reader => reader.read())
+        match &mut self.inner {
+            Inner::Plain { reader, number } => match reader.read() {
+                Ok(Some(mut record)) => {
+                    *number += 1;
+                    record.set_number(*number);
+                    Ok(Some(record))
+                }
+                Ok(None) => Ok(None),
+                Err(error) => {
+                    *number += u64::from(!reader.rereads());
+                    Err(error)
+                }
+            },
+            Inner::Faulty(reader) => reader.read(),
+        }
     }
 
-    fn position(&self) -> Position {
+    fn position(&self) -> Self::Position {
         match &self.inner {
-            Inner::Plain(reader) => reader.position(),
-            Inner::Faulty(reader) => serde_json::value::to_raw_value(&reader.position())
-                .expect("a position is JSON by its contract"),
+            Inner::Plain { reader, number } => {
+                FaultyPosition { inner: reader.position(), number: *number }
+            }
+            Inner::Faulty(reader) => reader.position(),
         }
     }
 
@@ -98,6 +105,9 @@ impl ItemReader for StepReader {
     }
 
     fn pass_over(&mut self) -> Result<(), ItemError> {
+        if let Inner::Plain { number, .. } = &mut self.inner {
+            *number += 1;
+        }
         each!(&mut self.inner, reader => reader.pass_over())
     }
 

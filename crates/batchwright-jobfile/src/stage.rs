@@ -12,6 +12,7 @@ use batchwright::parameters::ParameterSchema;
 use batchwright::step::StepScope;
 
 use batchwright::ItemError;
+use batchwright::fault::Numbered as _;
 use batchwright_items::{
     BoxedProcessor, Keys, KindSchema, Make, Names, Problem, Record, Text, Value,
 };
@@ -199,10 +200,10 @@ impl ItemProcessor<Record> for Stages {
                 Stage::Kind(_) => {
                     let processor = made.as_ref().expect("made with the stages");
                     match processor.process(&record)? {
-                        // The output keeps the number of its record, because plans of faults name it.
-                        Some(output) => {
-                            record =
-                                record.with(Arc::clone(output.names()), output.values().to_vec())
+                        Some(mut output) => {
+                            // Faults are planned by the number of the record.
+                            output.set_number(record.number());
+                            record = output;
                         }
                         None => return Ok(None),
                     }

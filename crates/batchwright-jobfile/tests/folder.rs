@@ -100,6 +100,6 @@ fn a_folder_that_is_missing_is_named() {
     let jobs = JobFolder::new("no/such/folder");
     let error = jobs.names().unwrap_err().to_string();
     assert!(error.contains("no/such/folder"), "{error}");
-    assert!(matches!(jobs.job("any", None), Err(Refusal::InvalidDefinition { .. })));
+    assert!(matches!(jobs.job("any", None), Err(Refusal::JobsUnreadable { .. })));
     assert!(matches!(JobSource::names(&jobs), Err(Refusal::JobsUnreadable { .. })));
 }

@@ -17,7 +17,7 @@ use batchwright_store::SqlRepository;
 const ITEMS: &str =
     r#"[{ id = 1, name = "Ada" }, { id = 2, name = "Grace" }, { id = 3, name = "Edsger" }]"#;
 /// More items than any example has.
-const ITEMS_MAX: u64 = 8;
+const ITEMS_MAX: u64 = 5;
 
 /// What a run left: the files of the folder, and the rows of the table `copy`.
 type Outputs = BTreeMap<String, String>;

@@ -253,7 +253,7 @@ impl<I: Numbered, P: ItemProcessor<I>> ItemProcessor<I> for FaultyProcessor<P> {
         if self.plan.fatal_process.contains(&number) {
             return Err(fatal("process", number));
         }
-        // Without such faults no lock is taken: every step of a job file has this wrapper.
+        // Without such faults no lock is taken.
         let flickered = !self.plan.process_flaky.is_empty()
             && flickers(&mut self.flaky.lock().unwrap_or_else(PoisonError::into_inner), number);
         if flickered || self.plan.process.contains(&number) {

@@ -26,7 +26,7 @@ struct ReaderKeys {
     /// Path of the file, relative to the job file.
     path: Text,
     /// The columns in their order.
-    columns: At<Vec<Column>>,
+    columns: At<Vec<ReadColumn>>,
     /// Maximum length of a line in bytes.
     line_bytes_max: Option<usize>,
     /// What a restart does when the file has changed: `refuse` or `continue`. Default: `refuse`.
@@ -40,28 +40,43 @@ struct WriterKeys {
     /// Path of the file, relative to the job file.
     path: Text,
     /// The columns in their order.
-    columns: At<Vec<Column>>,
+    columns: At<Vec<WriteColumn>>,
 }
 
-/// A column.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+/// A column that is read.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(inline)]
-struct Column {
+struct ReadColumn {
     /// The name of the field.
     name: String,
     /// The width in characters.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 65_536))]
     width: usize,
-    /// The type, for a reader. Default: text, which counts as a number where a number is required.
+    /// The type. Default: text, which is parsed as a number where a number is required.
     #[serde(rename = "type")]
     kind: Option<TypeKey>,
-    /// Where a writer puts a value that is shorter than the column. Default: `left`.
+}
+
+/// A column that is written.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+struct WriteColumn {
+    /// The name of the field.
+    name: String,
+    /// The width in characters.
+    #[schemars(range(min = 1, max = 65_536))]
+    width: usize,
+    /// The side of the column that a shorter value is written to. Default: `left`.
     #[serde(default)]
     align: Align,
 }
 
-/// The side of a column that a shorter value is written to.
+/// Maximum width of a column in characters.
+const WIDTH_MAX: usize = 65_536;
+
+/// The side of a column.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
@@ -90,7 +105,7 @@ impl ItemKind for FixedWidthKind {
         let ReaderKeys { path, columns, line_bytes_max, if_changed } = keys.parse()?;
         let lines = LineReaderKeys { path, line_bytes_max, if_changed };
         let path = cx.path(&lines.path)?;
-        let names = names_of(&columns)?;
+        let names = names_of(&columns, |one| (&one.name, one.width))?;
         let columns: Arc<[(usize, Option<ColumnType>)]> = columns
             .get_ref()
             .iter()
@@ -112,8 +127,8 @@ impl ItemKind for FixedWidthKind {
     fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
         let WriterKeys { path, columns } = keys.parse()?;
         let path = cx.output_path(&path)?;
-        names_of(&columns)?;
-        let columns: Arc<[Column]> = columns.into_inner().into();
+        names_of(&columns, |one| (&one.name, one.width))?;
+        let columns: Arc<[WriteColumn]> = columns.into_inner().into();
         Ok(Box::new(move |scope| {
             let encode = FixedWidth { columns: Arc::clone(&columns) };
             Ok(BoxedWriter::new(FileWriter::encoding(path(scope)?, encode)))
@@ -121,15 +136,20 @@ impl ItemKind for FixedWidthKind {
     }
 }
 
-fn names_of(columns: &At<Vec<Column>>) -> Result<Names, Problem> {
+fn names_of<C>(
+    columns: &At<Vec<C>>,
+    of: impl Fn(&C) -> (&String, usize),
+) -> Result<Names, Problem> {
     let all = columns.get_ref();
-    if all.is_empty() || all.iter().any(|one| one.width == 0) {
-        return Err(Problem::at(
-            columns,
-            "there is at least one column, and each is at least 1 wide",
-        ));
+    if all.is_empty() {
+        return Err(Problem::at(columns, "there is at least one column"));
     }
-    let names: Vec<Arc<str>> = all.iter().map(|one| Arc::from(one.name.as_str())).collect();
+    if let Some((name, _)) = all.iter().map(&of).find(|(_, width)| !(1..=WIDTH_MAX).contains(width))
+    {
+        let message = format!("the width of `{name}` is between 1 and {WIDTH_MAX}");
+        return Err(Problem::at(columns, message));
+    }
+    let names: Vec<Arc<str>> = all.iter().map(|one| Arc::from(of(one).0.as_str())).collect();
     match crate::record::first_duplicate(&names) {
         Some(name) => Err(Problem::at(columns, format!("two columns are called `{name}`"))),
         None => Ok(names.into()),
@@ -165,13 +185,13 @@ fn parsed(
 /// The encoder of lines with fields of fixed widths.
 #[derive(Clone)]
 struct FixedWidth {
-    columns: Arc<[Column]>,
+    columns: Arc<[WriteColumn]>,
 }
 
 impl Encode<Record> for FixedWidth {
     fn encode(&mut self, items: &[Record], _: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
         for item in items {
-            for Column { name, width, align, .. } in &*self.columns {
+            for WriteColumn { name, width, align } in &*self.columns {
                 let value = item.get(name).ok_or_else(|| {
                     ItemError::data(format!("write column `{name}`: the item has no such field"))
                 })?;
@@ -182,13 +202,14 @@ impl Encode<Record> for FixedWidth {
                         "write column `{name}`: `{text}` does not fit into a column of {width} characters"
                     )));
                 }
-                let blanks = " ".repeat(width - length);
-                let (first, second) = match align {
-                    Align::Left => (&text, &blanks),
-                    Align::Right => (&blanks, &text),
-                };
-                bytes.extend_from_slice(first.as_bytes());
-                bytes.extend_from_slice(second.as_bytes());
+                let blanks = width - length;
+                if *align == Align::Right {
+                    bytes.resize(bytes.len() + blanks, b' ');
+                }
+                bytes.extend_from_slice(text.as_bytes());
+                if *align == Align::Left {
+                    bytes.resize(bytes.len() + blanks, b' ');
+                }
             }
             bytes.push(b'\n');
         }

@@ -138,10 +138,14 @@ impl Builder<'_> {
             return Err(format!("`{}` would run itself", path.display()));
         }
         let stamp = Stamp::of(&path);
-        self.used.borrow_mut().push((path.clone(), stamp));
         let source = Source::read(&path).map_err(|error| batchwright::report(&error))?;
-        let (job, used) = source.compile_within(self.settings, &parents);
-        self.used.borrow_mut().extend(used);
+        let (job, more) = source.compile_within(self.settings, &parents);
+        let mut used = self.used.borrow_mut();
+        for (path, stamp) in [(path, stamp)].into_iter().chain(more) {
+            if used.iter().all(|(known, _)| *known != path) {
+                used.push((path, stamp));
+            }
+        }
         job.map_err(|error| batchwright::report(&error))
     }
 }
@@ -167,7 +171,7 @@ impl Builder<'_> {
             let (span, part) = (writer.span(), writer.get_ref());
             let keys = self.keys("writer", &part.kind, &part.keys, &span);
             if keys.text("path").is_some_and(|path| !names_it(path)) {
-                return Err(keys.problem(shared));
+                return Err(keys.problem_at("path", shared));
             }
         }
         let dead_letter = step.skip.as_ref().and_then(|skip| skip.get_ref().dead_letter.as_ref());
@@ -178,7 +182,7 @@ impl Builder<'_> {
         let (span, part) = (reader.span(), reader.get_ref());
         let keys = self.keys("reader", &part.kind, &part.keys, &span);
         let by_bytes = matches!(partition.get_ref().by.get_ref(), definition::By::Bytes(_));
-        match by_bytes || keys.mention("${partition.") {
+        match by_bytes || self.reader_uses_partition.get() {
             true => Ok(()),
             false => Err(keys.problem(
                 "every partition would read the same: use `${partition.…}` in the reader",

@@ -114,7 +114,12 @@ impl Node {
 
 fn field(sight: Scope<'_>, name: &str) -> Evaluated {
     let Some(item) = sight.item else { return Err("there is no item".to_owned()) };
-    item.get(name).cloned().ok_or_else(|| {
+    // Days, times and instants are their ISO text here.
+    let value = |value: &Value| match value {
+        Value::Date(_) | Value::Time(_) | Value::Timestamp(_) => Value::text(&value.to_string()),
+        other => other.clone(),
+    };
+    item.get(name).map(value).ok_or_else(|| {
         let known: Vec<_> = item.names().iter().map(|name| format!("`{name}`")).collect();
         format!("the item has no `{name}`; it has {}", known.join(", "))
     })

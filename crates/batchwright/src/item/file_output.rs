@@ -334,6 +334,12 @@ impl Growing {
             return Err(ItemError::new(ErrorKind::IO, what));
         };
         cut_back(&mut file, length).map_err(|error| failed("cut back", &original, error))?;
+        // What exceeded the buffer since then is in the copy.
+        let mut copied = || {
+            self.file.seek(SeekFrom::Start(length))?;
+            std::io::copy(&mut self.file, &mut file)
+        };
+        copied().map_err(|error| failed("write", &original, error))?;
         remove(&self.path)?;
         (self.file, self.path) = (file, original);
         Ok(())

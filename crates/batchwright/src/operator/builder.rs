@@ -62,7 +62,10 @@ impl OperatorBuilder {
     /// Another source of jobs beside the registry, such as a folder of job files.
     #[must_use]
     pub fn jobs(mut self, jobs: impl JobSource + 'static) -> Self {
-        self.more_jobs = Some(Arc::new(jobs));
+        self.more_jobs = Some(match self.more_jobs {
+            None => Arc::new(jobs),
+            Some(first) => Arc::new((first, jobs)),
+        });
         self
     }
 

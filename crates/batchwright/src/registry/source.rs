@@ -25,7 +25,7 @@ pub trait JobSource: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`Refusal::InvalidDefinition`] when the place of the jobs cannot be read.
+    /// [`Refusal::JobsUnreadable`] when the place of the jobs cannot be read.
     fn names(&self) -> Result<Vec<String>, Refusal>;
 }
 
@@ -53,7 +53,12 @@ impl<S: JobSource + ?Sized> JobSource for Arc<S> {
 impl<A: JobSource, B: JobSource> JobSource for (A, B) {
     fn job(&self, name: &str, origin: Option<&str>) -> Result<Arc<Job>, Refusal> {
         match (self.0.job(name, origin), self.1.job(name, origin)) {
-            (Ok(one), Ok(other)) => Err(twice(&one, &other)),
+            (Ok(one), Ok(other)) => match (one.source(), other.source()) {
+                (from, _) if from.is_some() && from == origin => Ok(one),
+                (_, from) if from.is_some() && from == origin => Ok(other),
+                (from, same) if from.is_some() && from == same => Ok(one),
+                _ => Err(twice(&one, &other)),
+            },
             (
                 Err(Refusal::NoSuchJob { mut known, .. }),
                 Err(Refusal::NoSuchJob { known: more, .. }),

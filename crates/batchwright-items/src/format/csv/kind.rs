@@ -160,7 +160,7 @@ impl ItemKind for Csv {
         if comment.is_some() || escape.is_some() || quote.is_some() || trim {
             let message =
                 "a file with `comment`, `escape`, `quote` or `trim` has no byte partitions";
-            return Err(keys.problem(message));
+            return Err(keys.problem_at("path", message));
         }
         let header = header.unwrap_or(true);
         let between = self::delimiter(delimiter.as_ref())?;
