@@ -4,11 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use batchwright::item::NoWriter;
-
 use batchwright::step::{Flow, Step, TaskletCall};
-
 use batchwright::store::{Durability, JobRepository};
-
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, MemoryRepository,
     Sequence, TaskletStep,

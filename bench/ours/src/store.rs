@@ -3,11 +3,8 @@
 use std::time::{Duration, Instant};
 
 use batchwright::execution::ExecutionId;
-
 use batchwright::query::{ExecutionFilter, InstancePage, Queries};
-
 use batchwright::step::{Flow, TaskletCall};
-
 use batchwright::{BatchStatus, Job, JobOperator, JobParameters, TaskletStep};
 use batchwright_store::{SqlRepository, SqliteDatabase};
 use std::sync::Arc;

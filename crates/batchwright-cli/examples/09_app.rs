@@ -5,7 +5,6 @@
 use std::process::ExitCode;
 
 use batchwright::item::NoWriter;
-
 use batchwright::{ChunkStepBuilder, Job, JobRegistry, Sequence};
 
 fn main() -> ExitCode {

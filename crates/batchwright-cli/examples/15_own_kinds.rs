@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use batchwright::step::{Flow, Tasklet, TaskletCall};
-
 use batchwright::{JobRegistry, Sequence};
 use batchwright_cli::Program;
 use batchwright_items::{

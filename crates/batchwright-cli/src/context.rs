@@ -9,7 +9,6 @@ use batchwright::execution::ExecutionId;
 use batchwright::fault::FaultPlan;
 use batchwright::operator::CommitPoint;
 use batchwright::{Job, JobOperator};
-
 use batchwright_jobfile::JobFolder;
 
 use crate::Program;

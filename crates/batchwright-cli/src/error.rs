@@ -3,9 +3,7 @@
 use std::io::Write;
 
 use batchwright::error::RepositoryError;
-
 use batchwright::operator::{OperatorError, Refusal, RunError};
-
 use batchwright::progressive::SliceError;
 use batchwright_jobfile::JobFileError;
 use batchwright_server::Refused;

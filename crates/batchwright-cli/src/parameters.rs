@@ -3,11 +3,9 @@
 use std::collections::BTreeSet;
 use std::io::Read;
 
-use batchwright::operator::Refusal;
-
-use batchwright::parameters::{Parameter, ParameterSchema, ParameterType, ParameterValue};
-
 use batchwright::JobParameters;
+use batchwright::operator::Refusal;
+use batchwright::parameters::{Parameter, ParameterSchema, ParameterType, ParameterValue};
 
 use crate::args::NON_IDENTIFYING;
 use crate::error::CliError;

@@ -5,13 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use batchwright::clock::StopToken;
-
 use batchwright::event::{Change, Events, Progress, ProgressUnit};
-
 use batchwright::execution::ExecutionId;
-
 use batchwright::progressive::UnitProgress;
-
 use batchwright::{BatchStatus, JobOperator};
 use indicatif::{ProgressBar, ProgressStyle};
 

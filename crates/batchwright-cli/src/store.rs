@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use batchwright::store::JobRepository;
-
 use batchwright::MemoryRepository;
+use batchwright::store::JobRepository;
 use batchwright_store::{Database, ScheduleStore, SqlRepository, StoreOptions};
 
 use crate::error::CliError;

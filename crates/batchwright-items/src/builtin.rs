@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use batchwright::item::{ListReader, NoWriter};
-
 use batchwright::{ItemError, Sequence};
 use schemars::JsonSchema;
 use serde::Deserialize;

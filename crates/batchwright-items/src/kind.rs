@@ -3,11 +3,9 @@
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
-use batchwright::item::ItemProcessor;
-
-use batchwright::step::{ByteRanges, StepScope, Tasklet};
-
 use batchwright::ItemError;
+use batchwright::item::ItemProcessor;
+use batchwright::step::{ByteRanges, StepScope, Tasklet};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::key::{Keys, Problem, Text};

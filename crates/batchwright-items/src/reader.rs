@@ -1,10 +1,8 @@
 //! One Rust type for all readers of records: every step of a job file has the same type, whatever it reads.
 
-use batchwright::item::{ItemReader, Total};
-
-use batchwright::step::StepScope;
-
 use batchwright::ItemError;
+use batchwright::item::{ItemReader, Total};
+use batchwright::step::StepScope;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 

@@ -1,12 +1,9 @@
 //! Placeholders (`${…}`) in the strings of a job file.
 
-use batchwright::job::JobScope;
-
-use batchwright::parameters::{ParameterSchema, ParameterValue};
-
-use batchwright::step::StepScope;
-
 use batchwright::ItemError;
+use batchwright::job::JobScope;
+use batchwright::parameters::{ParameterSchema, ParameterValue};
+use batchwright::step::StepScope;
 
 /// The names that a text of a step may use.
 pub struct Known<'a> {

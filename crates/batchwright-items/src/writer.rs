@@ -2,11 +2,9 @@
 
 use std::marker::PhantomData;
 
-use batchwright::item::{Ending, ItemWriter, PreparedCommit};
-
-use batchwright::step::{ChunkTransaction, StepScope};
-
 use batchwright::ItemError;
+use batchwright::item::{Ending, ItemWriter, PreparedCommit};
+use batchwright::step::{ChunkTransaction, StepScope};
 
 use crate::reader::{Position, pack, unpack};
 use crate::record::Record;

@@ -13,9 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use batchwright::job::{Decider, Decision};
-
 use batchwright::parameters::{ParameterSchema, ParameterValue};
-
 use batchwright::{ItemError, JobParameters};
 use batchwright_items::Value;
 

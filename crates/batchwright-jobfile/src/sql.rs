@@ -3,13 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use batchwright::error::ErrorKind;
-
-use batchwright::item::{Ending, ItemWriter, PreparedCommit};
-
-use batchwright::step::{ChunkTransaction, StepScope, Tasklet};
-
 use batchwright::ItemError;
+use batchwright::error::ErrorKind;
+use batchwright::item::{Ending, ItemWriter, PreparedCommit};
+use batchwright::step::{ChunkTransaction, StepScope, Tasklet};
 use batchwright_items::{
     At, BoxedWriter, BuildContext, Example, ItemKind, Keys, KindSchema, Make, MakeReader, Names,
     Problem, Reads, Record, Template, Text, Texts, Value, first_duplicate,

@@ -3,16 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use batchwright::error::ErrorKind;
-
-use batchwright::item::ItemProcessor;
-
-use batchwright::parameters::ParameterSchema;
-
-use batchwright::step::StepScope;
-
 use batchwright::ItemError;
+use batchwright::error::ErrorKind;
 use batchwright::fault::Numbered as _;
+use batchwright::item::ItemProcessor;
+use batchwright::parameters::ParameterSchema;
+use batchwright::step::StepScope;
 use batchwright_items::{
     BoxedProcessor, Keys, KindSchema, Make, Names, Problem, Record, Text, Value,
 };

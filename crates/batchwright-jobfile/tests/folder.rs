@@ -5,9 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use batchwright::operator::Refusal;
-
 use batchwright::registry::JobSource;
-
 use batchwright::{BatchStatus, JobOperator, JobParameters, MemoryRepository};
 use batchwright_jobfile::JobFolder;
 use tempfile::TempDir;

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use batchwright::clock::StopToken;
-
 use batchwright::JobOperator;
+use batchwright::clock::StopToken;
 use batchwright_jobfile::JobFolder;
 use batchwright_server::{Server, api::HttpSettings};
 use batchwright_store::SqlRepository;

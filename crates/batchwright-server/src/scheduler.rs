@@ -14,7 +14,6 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use batchwright::clock::Clock;
-
 use batchwright::error::RepositoryError;
 use batchwright_store::ScheduleStore;
 use tokio::runtime::Handle;

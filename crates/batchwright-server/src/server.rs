@@ -8,11 +8,9 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use batchwright::clock::StopToken;
-
-use batchwright::error::RepositoryError;
-
 use batchwright::JobOperator;
+use batchwright::clock::StopToken;
+use batchwright::error::RepositoryError;
 use batchwright_store::{Database, ScheduleStore, StoreOptions};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;

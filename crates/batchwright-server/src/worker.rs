@@ -6,15 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use batchwright::clock::StopToken;
-
 use batchwright::execution::{ExecutionId, JobExecution};
-
 use batchwright::launch::{LaunchOptions, RecoverMode};
-
 use batchwright::operator::{OperatorError, Refusal};
-
 use batchwright::query::ExecutionFilter;
-
 use batchwright::{BatchStatus, JobParameters, report};
 
 use crate::scheduler::JobStarter;

@@ -5,11 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batchwright::clock::StopToken;
-
 use batchwright::execution::ExecutionId;
-
 use batchwright::launch::LaunchOptions;
-
 use batchwright::{
     BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, ListWriter, Sequence,
 };

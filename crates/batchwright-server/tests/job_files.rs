@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use batchwright::clock::{Clock as _, SystemClock};
 use batchwright::query::ExecutionFilter;
-
 use batchwright::{BatchStatus, JobOperator};
 use batchwright_jobfile::JobFolder;
 use batchwright_server::{Config, Plan, Request, RuleSettings, Server, When};

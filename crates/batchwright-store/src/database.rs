@@ -12,13 +12,10 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use batchwright::clock::{Clock, StopToken, SystemClock};
-
-use batchwright::error::{ErrorKind, RepositoryError};
-
-use batchwright::store::Durability;
-
 use batchwright::ItemError;
+use batchwright::clock::{Clock, StopToken, SystemClock};
+use batchwright::error::{ErrorKind, RepositoryError};
+use batchwright::store::Durability;
 
 pub(crate) use class::SqlErrorClass;
 pub use mysql::MySqlSession;

@@ -13,7 +13,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use batchwright::error::RepositoryError;
-
 use batchwright::store::{Durability, JobRepository, ProgressiveQueries, Transaction};
 
 use crate::database::{Database, Dialect, SqliteDatabase};

@@ -5,9 +5,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
 use batchwright::launch::LaunchOptions;
-
 use batchwright::policy::SkipPolicy;
-
 use batchwright::{BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, Sequence};
 use batchwright_store::{SqlRepository, SqlWriter, SqliteDatabase};
 

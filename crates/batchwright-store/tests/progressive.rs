@@ -6,15 +6,11 @@ use std::thread;
 use std::time::Duration;
 
 use batchwright::clock::StopToken;
-
 use batchwright::launch::LaunchOptions;
-
 use batchwright::policy::Completion;
-
 use batchwright::progressive::{
     NumberedUnits, OnFailed, OpenOptions, ProgressiveStep, SliceAnswer,
 };
-
 use batchwright::{BatchStatus, ItemError, Job, JobOperator, JobParameters};
 use batchwright_store::{SqlValue, SqlWriter};
 use common::{Kind, Place, all};

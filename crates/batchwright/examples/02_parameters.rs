@@ -6,13 +6,9 @@ use std::error::Error;
 use std::sync::Arc;
 
 use batchwright::item::NoWriter;
-
 use batchwright::launch::LaunchOptions;
-
 use batchwright::operator::OperatorError;
-
 use batchwright::parameters::{ParameterDeclaration, ParameterType};
-
 use batchwright::{ChunkStepBuilder, Job, JobOperator, JobParameters, MemoryRepository, Sequence};
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -6,7 +6,6 @@ use std::error::Error;
 use std::sync::Arc;
 
 use batchwright::policy::SkipPolicy;
-
 use batchwright::{ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, MemoryRepository};
 use batchwright_items::format::csv::CsvReader;
 use batchwright_items::format::json_lines::JsonLinesWriter;

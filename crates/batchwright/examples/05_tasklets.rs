@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batchwright::execution::ExitStatus;
-
 use batchwright::step::{CommandStep, ExitCodeMeaning, Flow, TaskletCall};
-
 use batchwright::{Job, JobOperator, JobParameters, MemoryRepository, TaskletStep};
 
 fn main() -> Result<(), Box<dyn Error>> {

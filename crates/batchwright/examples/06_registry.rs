@@ -6,9 +6,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use batchwright::item::NoWriter;
-
 use batchwright::registry::{AppState, JobFactory};
-
 use batchwright::{
     ChunkStepBuilder, Job, JobOperator, JobParameters, JobRegistry, MemoryRepository, Sequence,
 };

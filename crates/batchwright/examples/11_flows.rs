@@ -7,13 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use batchwright::item::ListReader;
-
 use batchwright::job::{Decision, JobFlow};
-
 use batchwright::launch::LaunchOptions;
-
 use batchwright::step::{Flow, NumberRanges, PartitionStep, StepScope, TaskletCall};
-
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
     MemoryRepository, TaskletStep,

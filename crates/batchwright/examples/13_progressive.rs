@@ -7,14 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batchwright::clock::StopToken;
-
 use batchwright::launch::LaunchOptions;
-
 use batchwright::progressive::{
     FinalResponse, NumberedUnits, OpenOptions, ProgressiveStep, SliceAnswer, SliceOrder,
     SliceOutcome,
 };
-
 use batchwright::{Job, JobOperator, JobParameters, MemoryRepository};
 
 const NUMBERS: u64 = 300_000;

@@ -6,35 +6,21 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
 use batchwright::clock::{SimClock, StopToken};
-
 use batchwright::error::ErrorKind;
-
 use batchwright::execution::{ExitStatus, JobExecution, StepExecution};
-
 use batchwright::item::{ItemReader, NoWriter};
-
 use batchwright::job::JobScope;
-
 use batchwright::launch::{LaunchOptions, RecoverMode, RequestKey};
-
 use batchwright::listener::{
     ChunkListener, ItemListener, JobListener, ListenerResult, SkipListener, StepListener,
 };
-
 use batchwright::operator::Retention;
-
 use batchwright::parameters::{ParameterDeclaration, ParameterType};
-
 use batchwright::policy::{Classifier, Completion, SkipPolicy};
-
 use batchwright::progressive::{NumberedUnits, OnFailed, ProgressiveStep};
-
 use batchwright::query::{CachedQueries, ExecutionFilter, Queries};
-
 use batchwright::retry::{Backoff, RetryPolicy};
-
 use batchwright::step::{Flow, StepScope, TaskletCall};
-
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, JobRegistry,
     ListWriter, MemoryRepository, Sequence, TaskletStep,

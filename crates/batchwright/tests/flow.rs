@@ -4,17 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Barrier, Mutex};
 
 use batchwright::execution::{ExitStatus, JobExecution};
-
 use batchwright::item::NoWriter;
-
 use batchwright::job::{Decision, JobBuilder, JobFlow};
-
 use batchwright::launch::LaunchOptions;
-
 use batchwright::policy::SkipPolicy;
-
 use batchwright::step::{Flow, TaskletCall};
-
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, MemoryRepository,
     Sequence, TaskletStep,

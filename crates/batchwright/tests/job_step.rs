@@ -5,19 +5,12 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
 use batchwright::execution::{ExitStatus, JobExecution};
-
 use batchwright::job::{increment, next_day};
-
 use batchwright::launch::LaunchOptions;
-
 use batchwright::listener::Promotion;
-
 use batchwright::parameters::{ParameterDeclaration, ParameterType};
-
 use batchwright::query::ExecutionFilter;
-
 use batchwright::step::{Flow, JobStep, StepOptions, TaskletCall};
-
 use batchwright::{
     BatchStatus, ItemError, Job, JobOperator, JobParameters, MemoryRepository, TaskletStep,
 };

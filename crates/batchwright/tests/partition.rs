@@ -4,17 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use batchwright::execution::{ExitStatus, JobExecution, StepExecution};
-
 use batchwright::item::{ListReader, NoWriter};
-
 use batchwright::launch::LaunchOptions;
-
 use batchwright::policy::SkipPolicy;
-
 use batchwright::step::{
     ByteRanges, NumberRanges, Partition, PartitionStep, Partitioner, StepScope,
 };
-
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
     MemoryRepository,

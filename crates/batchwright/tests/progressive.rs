@@ -7,24 +7,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use batchwright::clock::StopToken;
-
 use batchwright::execution::JobExecution;
-
 use batchwright::item::{ItemWriter, ListReader, PreparedCommit};
-
 use batchwright::launch::LaunchOptions;
-
 use batchwright::operator::{OperatorError, Refusal, Retention};
-
 use batchwright::policy::Completion;
-
 use batchwright::progressive::{
     Extent, FinalResponse, ItemUnits, NumberedUnits, OnFailed, OpenOptions, ProgressiveStep,
     SliceOrder, UnitRange, UnitReader, Units,
 };
-
 use batchwright::step::{ChunkTransaction, StepScope};
-
 use batchwright::{BatchStatus, ItemError, Job, JobOperator, JobParameters, MemoryRepository};
 use serde_json::{Value, json};
 

@@ -1366,25 +1366,19 @@ mod spy {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread::ThreadId;
 
+    use batchwright::MemoryRepository;
     use batchwright::error::RepositoryError;
-
     use batchwright::event::EventRecord;
-
     use batchwright::execution::{
         ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution,
         StepExecutionId,
     };
-
     use batchwright::launch::RequestKey;
-
     use batchwright::query::{ExecutionFilter, InstancePage, Queries};
-
     use batchwright::store::{
         CheckpointUpdate, Durability, JobRepository, Lease, ProgressiveQueries, ProgressiveRows,
         Transaction,
     };
-
-    use batchwright::MemoryRepository;
     use jiff::Timestamp;
 
     type Answer<T> = Result<T, RepositoryError>;

@@ -1,7 +1,6 @@
 //! `drive`: works on an open progressive execution.
 
 use batchwright::clock::StopToken;
-
 use batchwright::progressive::SliceError;
 use batchwright_server::Shutdown;
 

@@ -1,9 +1,7 @@
 //! `abandon`, `recover`, `purge`: change stored executions.
 
 use batchwright::execution::JobExecution;
-
 use batchwright::launch::RecoverMode;
-
 use batchwright::operator::Retention;
 
 use super::launch::target;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use batchwright::execution::{ExecutionId, InstanceId};
-
 use batchwright::query::{ExecutionFilter, InstancePage};
 use serde::Serialize;
 

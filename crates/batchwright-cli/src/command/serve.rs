@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 
 use batchwright::clock::StopToken;
-
 use batchwright::error::RepositoryError;
-
 use batchwright::report;
 use batchwright_server::{Config, Server, ServerError, Settings, Shutdown};
 

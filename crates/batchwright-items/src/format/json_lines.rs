@@ -3,13 +3,10 @@
 use std::marker::PhantomData;
 use std::path::PathBuf;
 
-use batchwright::error::ErrorKind;
-
-use batchwright::item::{ItemReader, Total};
-
-use batchwright::step::{ByteRanges, StepScope};
-
 use batchwright::ItemError;
+use batchwright::error::ErrorKind;
+use batchwright::item::{ItemReader, Total};
+use batchwright::step::{ByteRanges, StepScope};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

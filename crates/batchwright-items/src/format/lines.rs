@@ -3,13 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use batchwright::error::ErrorKind;
-
-use batchwright::item::{ItemReader, Total};
-
-use batchwright::step::{ByteRanges, StepScope};
-
 use batchwright::ItemError;
+use batchwright::error::ErrorKind;
+use batchwright::item::{ItemReader, Total};
+use batchwright::step::{ByteRanges, StepScope};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use batchwright::error::ErrorKind;
-
 use batchwright::ItemError;
+use batchwright::error::ErrorKind;
 use batchwright::item::{OpenPath, PathUse, stable_hash};
 
 /// Number of bytes read from the file at once.

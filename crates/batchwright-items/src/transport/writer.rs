@@ -2,11 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use batchwright::item::{Ending, FileOutput, FilePosition, ItemWriter, PreparedCommit};
-
-use batchwright::step::{ChunkTransaction, StepScope};
-
 use batchwright::ItemError;
+use batchwright::item::{Ending, FileOutput, FilePosition, ItemWriter, PreparedCommit};
+use batchwright::step::{ChunkTransaction, StepScope};
 
 /// An encoder of items into the bytes of a file.
 pub trait Encode<T>: Send {

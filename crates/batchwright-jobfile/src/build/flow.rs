@@ -5,11 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use batchwright::job::{FlowBuilder, JobFlow, TransitionBuilder};
-
 use batchwright::parameters::{Parameter, ParameterSchema, ParameterType, ParameterValue};
-
 use batchwright::step::{JobStep, PartitionStep, StepScope};
-
 use batchwright::{ItemError, Job, JobParameters};
 use batchwright_items::{At, Known, Problem, Template};
 

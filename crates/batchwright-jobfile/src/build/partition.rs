@@ -2,13 +2,11 @@
 
 use std::path::Path;
 
+use batchwright::ItemError;
 use batchwright::parameters::ParameterSchema;
-
 use batchwright::step::{
     ByteRanges, FilePartitions, NumberRanges, Partition, Partitioner, StepScope,
 };
-
-use batchwright::ItemError;
 use batchwright_items::{At, ByteSplit, Known, Make, Problem, Template, Text};
 use batchwright_store::{ColumnPartitions, Database};
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use batchwright::context::ExecutionContext;
-
 use batchwright::execution::StepExecution;
 
 use super::functions::slice;

@@ -57,7 +57,8 @@ pub enum Request {
     List {
         /// Only names with this prefix.
         prefix: String,
-        /// Maximum of triggers, up to [`LIST_MAX`].
+        /// Maximum of triggers, up to one more than [`LIST_MAX`]: with one more than the client wants, the server
+        /// sees whether there are more.
         limit: usize,
         /// Only names after this one; empty for all.
         after: String,
@@ -132,7 +133,7 @@ pub(crate) struct Firing {
     /// Number of the attempt, counted from 1.
     pub(crate) attempt: u32,
     pub(crate) rule: Arc<Rule>,
-    /// The zone of the trigger's plan; UTC for one that fires once.
+    /// The zone of the plan, for the runner `job` of a recurring trigger; UTC for all others.
     pub(crate) zone: TimeZone,
 }
 
@@ -227,7 +228,7 @@ impl<'u, 's> Group<'u, 's> {
         self.rules_changed
     }
 
-    /// Returns the earliest due time that any row had in this group.
+    /// Returns the earliest due time of the unclaimed rows that this group changed.
     pub(super) fn earliest_due(&self) -> Option<Micros> {
         self.earliest_due
     }

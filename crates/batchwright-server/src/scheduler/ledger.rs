@@ -7,11 +7,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use batchwright::clock::Clock;
-
 use batchwright::error::RepositoryError;
-
 use batchwright::owner::{Liveness, ProcessIdentity};
-
 use batchwright::report;
 use batchwright_store::{ScheduleStore, TriggerKey, TriggerRow};
 use tokio::sync::oneshot;
@@ -125,7 +122,7 @@ impl ServerLease {
 /// The observable state of the ledger.
 #[derive(Debug, Default)]
 pub(crate) struct LedgerStatus {
-    /// Whether the last transaction was committed.
+    /// Whether the store answers and this machine's clock is within its bound, so that triggers can fire.
     pub(crate) ready: AtomicBool,
     /// Turns of the loop, for a watchdog.
     pub(crate) turns: AtomicU64,
@@ -286,7 +283,7 @@ impl Ledger {
             .extend(outcomes.into_iter().filter(|(firing, _)| firing.server == server));
     }
 
-    /// Does one turn: reads the clock once and commits once.
+    /// Does one turn: the periodic work, then one transaction for the requests, outcomes and claims.
     fn turn(&mut self, asked: &mut Vec<Command>) {
         self.notice_step();
         let mut requests = Vec::with_capacity(asked.len());

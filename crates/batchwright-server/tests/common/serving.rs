@@ -11,13 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batchwright::clock::StopToken;
-
 use batchwright::policy::Completion;
-
 use batchwright::progressive::{FinalResponse, NumberedUnits, OnFailed, ProgressiveStep};
-
 use batchwright::step::StepScope;
-
 use batchwright::{ItemError, Job, JobOperator};
 use batchwright_server::Server;
 use batchwright_server::api::{AccessRules, HttpSettings, Role, Token};

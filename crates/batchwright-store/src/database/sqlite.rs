@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batchwright::clock::{Clock, StopToken, SystemClock};
-
 use batchwright::store::Durability;
 use rusqlite::{Connection, OpenFlags, params_from_iter};
 

@@ -1,8 +1,7 @@
 //! Partitions of a table by an integer column.
 
-use batchwright::step::{NumberRanges, Partition, Partitioner, StepScope};
-
 use batchwright::ItemError;
+use batchwright::step::{NumberRanges, Partition, Partitioner, StepScope};
 
 use crate::database::{Database, Sql};
 

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use batchwright::clock::StopToken;
-
 use batchwright::ItemError;
+use batchwright::clock::StopToken;
 
 use crate::database::SqlSession;
 

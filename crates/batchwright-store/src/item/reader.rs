@@ -5,15 +5,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
-use batchwright::clock::StopToken;
-
-use batchwright::error::ErrorKind;
-
-use batchwright::item::ItemReader;
-
-use batchwright::step::StepScope;
-
 use batchwright::ItemError;
+use batchwright::clock::StopToken;
+use batchwright::error::ErrorKind;
+use batchwright::item::ItemReader;
+use batchwright::step::StepScope;
 use serde::{Deserialize, Serialize};
 
 use super::interrupt::until_stopped;

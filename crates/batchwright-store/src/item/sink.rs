@@ -1,17 +1,12 @@
 //! A target database other than the store's, with a copy of the checkpoint in it: if a crash separates the
 //! two commits, the restart completes the missing one.
 
-use batchwright::error::ErrorKind;
-
-use batchwright::execution::Counters;
-
-use batchwright::item::PreparedCommit;
-
-use batchwright::step::StepScope;
-
-use batchwright::store::Durability;
-
 use batchwright::ItemError;
+use batchwright::error::ErrorKind;
+use batchwright::execution::Counters;
+use batchwright::item::PreparedCommit;
+use batchwright::step::StepScope;
+use batchwright::store::Durability;
 
 use crate::database::{Database, Dialect, Sql, SqlError, SqlSession};
 

@@ -1,8 +1,7 @@
 //! Turns items into changes of a table, in as few statements as the database allows.
 
-use batchwright::error::ErrorKind;
-
 use batchwright::ItemError;
+use batchwright::error::ErrorKind;
 use rusqlite::{CachedStatement, Connection};
 use sqlx::mysql::MySqlArguments;
 

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use batchwright::step::{Flow, StepScope, Tasklet, TaskletCall};
-
-use batchwright::store::Durability;
-
 use batchwright::ItemError;
+use batchwright::step::{Flow, StepScope, Tasklet, TaskletCall};
+use batchwright::store::Durability;
 
 use super::interrupt::until_stopped;
 use crate::database::{Database, MySqlSession, SqlError, SqlSession};

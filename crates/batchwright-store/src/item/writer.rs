@@ -3,11 +3,9 @@
 
 use std::sync::Arc;
 
-use batchwright::item::{Ending, ItemWriter, PreparedCommit};
-
-use batchwright::step::{ChunkTransaction, StepScope};
-
 use batchwright::ItemError;
+use batchwright::item::{Ending, ItemWriter, PreparedCommit};
+use batchwright::step::{ChunkTransaction, StepScope};
 
 use super::sink::Sink;
 use super::statement::{Bind, Change, Prepared, RowBinder, SqlMode};

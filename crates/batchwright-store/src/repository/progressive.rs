@@ -3,11 +3,8 @@
 use std::time::Duration;
 
 use batchwright::error::RepositoryError;
-
 use batchwright::execution::{Counters, ExecutionId, StepExecutionId};
-
 use batchwright::progressive::Segment;
-
 use batchwright::store::{
     Lane, Lease, ProgressiveExecution, ProgressiveQueries, ProgressiveRows, ProgressiveState,
     StoredResponse,

@@ -1,16 +1,12 @@
 //! Queries of the repository; on SQLite they use a read-only connection.
 
+use batchwright::BatchStatus;
 use batchwright::error::RepositoryError;
-
 use batchwright::event::EventRecord;
-
 use batchwright::execution::{
     ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution, StepExecutionId,
 };
-
 use batchwright::query::{ExecutionFilter, InstancePage, Queries};
-
-use batchwright::BatchStatus;
 
 use super::SqlRepository;
 use super::rows::{self, count, micros};

@@ -1,17 +1,13 @@
 //! Converts rows of the tables to the types of the engine.
 
+use batchwright::BatchStatus;
 use batchwright::context::ExecutionContext;
-
 use batchwright::error::{Failure, Phase};
-
 use batchwright::event::EventRecord;
-
 use batchwright::execution::{
     Counters, ExecutionId, ExitStatus, InstanceId, JobExecution, JobInstance, SkipRecord,
     StepExecution, StepExecutionId,
 };
-
-use batchwright::BatchStatus;
 use jiff::Timestamp;
 
 use crate::database::{SqlError, SqlRow};

@@ -3,15 +3,11 @@
 use std::any::{Any, TypeId};
 
 use batchwright::error::RepositoryError;
-
 use batchwright::event::EventRecord;
-
 use batchwright::execution::{
     ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution, StepExecutionId,
 };
-
 use batchwright::launch::RequestKey;
-
 use batchwright::store::{CheckpointUpdate, Lease, ProgressiveRows, Transaction};
 use jiff::Timestamp;
 

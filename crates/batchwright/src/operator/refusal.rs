@@ -105,7 +105,7 @@ pub enum Refusal {
         status: BatchStatus,
     },
     /// A newer execution of the instance exists.
-    #[error("restart execution {execution}: execution {newest} is newer")]
+    #[error("use execution {execution}: execution {newest} of the same instance is newer")]
     NotMostRecent {
         /// The requested execution.
         execution: ExecutionId,

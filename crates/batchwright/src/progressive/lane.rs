@@ -148,7 +148,8 @@ pub(crate) struct LaneRun<'a> {
     /// The time since the clock's origin, as last read.
     now: Duration,
     must_commit: bool,
-    /// Whether the segment or its position changed other than by its last unit.
+    /// Whether the segment or its position changed other than by advancing past a unit: the reader must be
+    /// opened again.
     has_moved: bool,
     stop: bool,
     failure: Option<Failure>,
@@ -227,7 +228,7 @@ impl<'a> LaneRun<'a> {
         self.committed.as_ref()?.partial.as_deref()
     }
 
-    /// Returns whether the position changed other than by its last unit, and resets the flag.
+    /// Returns whether the position changed other than by advancing past a unit, and resets the flag.
     #[inline]
     pub(crate) fn has_moved(&mut self) -> bool {
         std::mem::take(&mut self.has_moved)
@@ -292,7 +293,7 @@ impl<'a> LaneRun<'a> {
         if units == 0 {
             return false;
         }
-        // The chunk size is the one at the beginning of the chunk: the suspicion may end within the chunk.
+        // A chunk keeps the size that it began with, although `careful_until` may be inside it.
         let begin =
             self.committed.as_ref().map_or(segment.position, |committed| committed.position);
         units >= self.settings.chunk_units
@@ -448,7 +449,8 @@ impl<'a> LaneRun<'a> {
     }
 
     /// Stores the results since the last commit and does `then`. `write` writes the outputs in the same
-    /// transaction. Returns `false` when it failed and the lane went back to its last checkpoint.
+    /// transaction, and may be called again when the transaction conflicts with another. Returns `false` when
+    /// `write` failed and the lane went back to its last checkpoint.
     pub(crate) fn commit(
         &mut self,
         then: CommitAction,
@@ -539,7 +541,7 @@ impl<'a> LaneRun<'a> {
                 let failure = self
                     .failure
                     .clone()
-                    .unwrap_or_else(|| Failure::new("unit_failed", "a tx failed".to_owned()));
+                    .unwrap_or_else(|| Failure::new("unit_failed", "a unit failed".to_owned()));
                 let (ended, now) = (Final::failed(failure), self.runner.clock.now());
                 lifecycle::end(tx, &mut execution, &self.row, ended, now)?;
                 After::Ended(self.let_go(tx, SliceOutcome::Final, &execution)?)

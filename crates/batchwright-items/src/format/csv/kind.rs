@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use batchwright::step::ByteRanges;
-
 use batchwright::ItemError;
+use batchwright::step::ByteRanges;
 use schemars::JsonSchema;
 use serde::Deserialize;
 

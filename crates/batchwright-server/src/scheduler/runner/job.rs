@@ -7,15 +7,11 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use batchwright::execution::{ExecutionId, JobExecution};
-
 use batchwright::launch::LaunchOptions;
-
 use batchwright::operator::{JobHandle, OperatorError, Refusal};
-
 use batchwright::parameters::{
     Parameter, ParameterSchema, ParameterType, ParameterValue, SLOT_PARAMETER, TRIGGER_PARAMETER,
 };
-
 use batchwright::{BatchStatus, JobOperator, JobParameters, report};
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value};

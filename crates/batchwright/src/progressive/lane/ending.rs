@@ -130,10 +130,10 @@ impl LaneRun<'_> {
                 Final::failed(Failure::new("response_failed", message))
             }
         };
-        let answer = self.answer_after(|unit, execution| {
+        let answer = self.answer_after(|tx, execution| {
             if execution.fence == self.lease.fence && execution.status.is_running() {
                 let now = self.runner.clock.now();
-                lifecycle::end(unit, execution, &self.row, ended.clone(), now)?;
+                lifecycle::end(tx, execution, &self.row, ended.clone(), now)?;
             }
             Ok(())
         })?;
