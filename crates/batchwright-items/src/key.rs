@@ -167,7 +167,7 @@ impl<'a> Keys<'a> {
 
 /// Returns the names of the keys of `T`, the required ones first.
 fn names_of<T: JsonSchema>() -> Vec<String> {
-    let schema = SchemaGenerator::default().into_root_schema_for::<T>().to_value();
+    let schema = schemars::schema_for!(T).to_value();
     let required = schema["required"].as_array().into_iter().flatten();
     let mut names: Vec<String> =
         required.filter_map(|name| name.as_str().map(str::to_owned)).collect();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use batchwright::ItemError;
 use batchwright::item::ItemProcessor;
 use batchwright::step::{ByteRanges, StepScope, Tasklet};
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::{JsonSchema, Schema};
 
 use crate::key::{Keys, Problem, Text};
 use crate::reader::BoxedReader;
@@ -164,7 +164,8 @@ pub trait ItemKind: Send + Sync {
 /// The parts of a kind, each with the JSON Schema of its keys.
 #[derive(Debug, Clone, Default)]
 pub struct KindSchema {
-    parts: Vec<(&'static str, Schema)>,
+    /// A schema is made when it is asked for: a lookup needs only the names.
+    parts: Vec<(&'static str, fn() -> Schema)>,
     example: Option<Example>,
 }
 
@@ -209,7 +210,7 @@ impl KindSchema {
     }
 
     fn with<T: JsonSchema>(mut self, part: &'static str) -> Self {
-        self.parts.push((part, SchemaGenerator::default().into_root_schema_for::<T>()));
+        self.parts.push((part, || schemars::schema_for!(T)));
         self
     }
 
@@ -226,8 +227,13 @@ impl KindSchema {
     }
 
     /// Returns the schema of the keys of `part`: `reader`, `writer`, `processor` or `step`.
-    pub fn of(&self, part: &str) -> Option<&Schema> {
-        self.parts.iter().find(|(name, _)| *name == part).map(|(_, schema)| schema)
+    pub fn of(&self, part: &str) -> Option<Schema> {
+        self.parts.iter().find(|(name, _)| *name == part).map(|(_, schema)| schema())
+    }
+
+    /// Whether the kind has `part`.
+    pub fn has(&self, part: &str) -> bool {
+        self.parts.iter().any(|(name, _)| *name == part)
     }
 }
 

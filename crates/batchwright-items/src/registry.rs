@@ -50,7 +50,7 @@ impl KindRegistry {
     ///
     /// When there is no such kind: a sentence that lists all kinds that have the part.
     pub fn find(&self, part: &str, name: &str) -> Result<&dyn ItemKind, String> {
-        match self.kinds.get(name).filter(|kind| kind.schema().of(part).is_some()) {
+        match self.kinds.get(name).filter(|kind| kind.schema().has(part)) {
             Some(kind) => Ok(&**kind),
             None => {
                 let known = self.names(part).join(", ");
@@ -61,7 +61,7 @@ impl KindRegistry {
 
     /// Returns the sorted names of the kinds that have `part`.
     pub fn names(&self, part: &str) -> Vec<&'static str> {
-        self.schemas(part).into_iter().map(|(name, _)| name).collect()
+        self.kinds().filter(|kind| kind.schema().has(part)).map(ItemKind::name).collect()
     }
 
     /// Returns all kinds, sorted by their names.
@@ -71,8 +71,7 @@ impl KindRegistry {
 
     /// Returns the JSON Schemas of the keys of all kinds that have `part`, by the names of the kinds.
     pub fn schemas(&self, part: &str) -> Vec<(&'static str, Schema)> {
-        let schema = |kind: &Arc<dyn ItemKind>| kind.schema().of(part).cloned();
-        self.kinds.iter().filter_map(|(name, kind)| Some((*name, schema(kind)?))).collect()
+        self.kinds().filter_map(|kind| Some((kind.name(), kind.schema().of(part)?))).collect()
     }
 }
 

@@ -9,10 +9,8 @@ use batchwright::fault::Numbered as _;
 use batchwright::item::ItemProcessor;
 use batchwright::parameters::ParameterSchema;
 use batchwright::step::StepScope;
-use batchwright_items::{
-    BoxedProcessor, Keys, KindSchema, Make, Names, Problem, Record, Text, Value,
-};
-use schemars::{JsonSchema, Schema};
+use batchwright_items::{BoxedProcessor, Keys, Make, Names, Problem, Record, Text, Value};
+use schemars::{JsonSchema, Schema, schema_for};
 use serde::Deserialize;
 
 use crate::expression::{Expression, Parameters, Scope, parameters};
@@ -54,12 +52,10 @@ pub(crate) const STAGES: [&str; 3] = ["filter", "map", "reject"];
 
 /// Returns the JSON Schemas of the keys of the processors of this crate.
 pub(crate) fn schemas() -> [(&'static str, Schema); 3] {
-    let of = |schema: KindSchema| schema.of("processor").cloned().expect("given in the line below");
-    let all = KindSchema::default;
     [
-        ("filter", of(all().processor::<FilterKeys>())),
-        ("map", of(all().processor::<MapKeys>())),
-        ("reject", of(all().processor::<RejectKeys>())),
+        ("filter", schema_for!(FilterKeys)),
+        ("map", schema_for!(MapKeys)),
+        ("reject", schema_for!(RejectKeys)),
     ]
 }
 
