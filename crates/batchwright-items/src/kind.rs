@@ -161,11 +161,14 @@ pub trait ItemKind: Send + Sync {
     }
 }
 
+/// Makes the JSON Schema of the keys of a part.
+type MakeSchema = fn() -> Schema;
+
 /// The parts of a kind, each with the JSON Schema of its keys.
 #[derive(Debug, Clone, Default)]
 pub struct KindSchema {
     /// A schema is made when it is asked for: a lookup needs only the names.
-    parts: Vec<(&'static str, fn() -> Schema)>,
+    parts: Vec<(&'static str, MakeSchema)>,
     example: Option<Example>,
 }
 
