@@ -49,9 +49,8 @@ const LISTS: [(&str, &str); 6] = [
 ];
 
 /// Functions of logic that are still longer, with their lines. They may shrink; none may be added.
-const LONG: [(&str, usize); 8] = [
-    ("batchwright/src/progressive/opening.rs:open_in", 93),
-    ("batchwright/src/runner/flow.rs:flow_in", 118),
+const LONG: [(&str, usize); 7] = [
+    ("batchwright/src/engine/flow.rs:flow_in", 118),
     ("batchwright/src/step/chunk.rs:open_and_carry", 73),
     ("batchwright/src/step/chunk/settle.rs:attempt_once", 94),
     ("batchwright/src/testing/oracle.rs:check", 71),
@@ -60,16 +59,17 @@ const LONG: [(&str, usize); 8] = [
     ("batchwright-store/src/item/statement.rs:write", 95),
 ];
 
-/// Circles of imports between the modules of a crate that exist, as the number of modules in each. They may shrink.
-const CIRCLES: [(&str, &[usize]); 8] = [
-    ("batchwright", &[18]),
-    ("batchwright-cli", &[]),
-    ("batchwright-items", &[]),
-    ("batchwright-jobfile", &[2]),
-    ("batchwright-macros", &[]),
-    ("batchwright-server", &[4]),
-    ("batchwright-store", &[]),
-    ("batchwright-testkit", &[]),
+/// Crates whose modules must not import each other in a circle: then they have an order, in which each imports only
+/// modules before it, and no import goes upward.
+const CRATES: [&str; 8] = [
+    "batchwright",
+    "batchwright-cli",
+    "batchwright-items",
+    "batchwright-jobfile",
+    "batchwright-macros",
+    "batchwright-server",
+    "batchwright-store",
+    "batchwright-testkit",
 ];
 
 /// Checks the whole repository.
@@ -160,6 +160,10 @@ fn functions(path: &Path, text: &str, problems: &mut Vec<String>) {
     for (index, line) in all.iter().enumerate() {
         let code = line.trim_start();
         let Some(name) = function_name(code) else { continue };
+        let signature_end = all[index..].iter().find(|line| line.ends_with(['{', ';', '}']));
+        if signature_end.is_some_and(|line| line.ends_with(';')) {
+            continue;
+        }
         let indent = line.len() - code.len();
         let end = format!("{}}}", " ".repeat(indent));
         let Some(length) = all[index..].iter().position(|line| **line == *end) else { continue };
@@ -283,9 +287,9 @@ fn features(problems: &mut Vec<String>) -> Result<(), String> {
     Ok(())
 }
 
-/// Measures the circles of imports between the top modules of each crate, and holds them.
+/// Refuses circles of imports between the top modules of each crate.
 fn circles(sources: &[PathBuf], problems: &mut Vec<String>) -> Result<(), String> {
-    for (name, known) in CIRCLES {
+    for name in CRATES {
         let root = PathBuf::from("crates").join(name).join("src");
         let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for path in sources.iter().filter(|path| path.starts_with(&root)) {
@@ -304,13 +308,9 @@ fn circles(sources: &[PathBuf], problems: &mut Vec<String>) -> Result<(), String
             let used = used.filter(|used| *used != module).map(str::to_owned);
             imports.entry(module.clone()).or_default().extend(used);
         }
-        let mut found: Vec<usize> = components(&imports).into_iter().map(|one| one.len()).collect();
-        found.sort_unstable_by(|one, other| other.cmp(one));
-        let is_held = found.len() <= known.len()
-            && found.iter().zip(known).all(|(now, before)| now <= before);
-        eprintln!("{name}: circles of {found:?} modules");
-        if !is_held {
-            problems.push(format!("{name}: circles of {found:?} modules, at most {known:?}"));
+        for circle in components(&imports) {
+            let modules: Vec<_> = circle.into_iter().collect();
+            problems.push(format!("{name}: modules import each other: {}", modules.join(", ")));
         }
     }
     Ok(())

@@ -89,11 +89,8 @@ fn every_code_has_its_page_and_every_page_its_row() {
             "{code} is not in the index"
         );
     }
-    let sources = [
-        "batchwright/src/error.rs",
-        "batchwright/src/operator/refusal.rs",
-        "batchwright-cli/src/error.rs",
-    ];
+    let sources =
+        ["batchwright/src/error.rs", "batchwright/src/refusal.rs", "batchwright-cli/src/error.rs"];
     for source in sources {
         let text = std::fs::read_to_string(root().join("crates").join(source)).unwrap();
         for line in text.lines().filter(|line| line.contains("=> \"") || line.contains("} => \"")) {

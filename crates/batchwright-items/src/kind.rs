@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use batchwright::ItemError;
 use batchwright::item::ItemProcessor;
-use batchwright::step::{ByteRanges, StepScope, Tasklet};
+use batchwright::partition::ByteRanges;
+use batchwright::scope::StepScope;
+use batchwright::step::Tasklet;
 use schemars::{JsonSchema, Schema};
 
 use crate::key::{Keys, Problem, Text};

@@ -2,7 +2,7 @@
 
 use batchwright::ItemError;
 use batchwright::item::{ItemReader, Total};
-use batchwright::step::StepScope;
+use batchwright::scope::StepScope;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 

@@ -1,9 +1,8 @@
 //! Placeholders (`${…}`) in the strings of a job file.
 
 use batchwright::ItemError;
-use batchwright::job::JobScope;
 use batchwright::parameters::{ParameterSchema, ParameterValue};
-use batchwright::step::StepScope;
+use batchwright::scope::{JobScope, StepScope};
 
 /// The names that a text of a step may use.
 pub struct Known<'a> {

@@ -3,8 +3,8 @@
 use std::marker::PhantomData;
 
 use batchwright::ItemError;
-use batchwright::item::{Ending, ItemWriter, PreparedCommit};
-use batchwright::step::{ChunkTransaction, StepScope};
+use batchwright::item::{ChunkTransaction, Ending, ItemWriter, PreparedCommit};
+use batchwright::scope::StepScope;
 
 use crate::reader::{Position, pack, unpack};
 use crate::record::Record;

@@ -1,7 +1,6 @@
 //! Builds a job from its definition.
 
 mod flow;
-mod keys;
 mod partition;
 mod policy;
 mod progressive;
@@ -19,18 +18,19 @@ use batchwright::fault::{FaultyProcessor, FaultyWriter};
 use batchwright::job::JobFlow;
 use batchwright::listener::Promotion;
 use batchwright::parameters::{Parameter, ParameterDeclaration, ParameterSchema, ParameterValue};
-use batchwright::step::{CommandStep, ExitCodeMeaning, StepOptions, StepScope};
+use batchwright::scope::StepScope;
+use batchwright::step::{CommandStep, ExitCodeMeaning, StepOptions};
 use batchwright::{ChunkStepBuilder, ItemError, Job, JobParameters, TaskletStep};
 use batchwright_items::{At, BuildContext, Keys, Known, Make, MakeReader, Problem, Record, Text};
+use policy::{completion, retry_policy, skip_policy};
 use sha2::{Digest, Sha256};
 
-use crate::definition::{self, Definition, Next, Parts, Processor, Reader, Step, Writer};
-use crate::expression;
+use crate::definition::{
+    self, Definition, Next, Parts, Processor, Reader, STEP_TYPES, Step, Writer,
+};
 use crate::reader::StepReader;
 use crate::stage::{self, STAGES, Stage, Stages, check_fields};
-use crate::{Settings, Used};
-pub(super) use keys::{STEP_TYPES, of_unknown};
-use policy::{completion, retry_policy, skip_policy};
+use crate::{Settings, Used, expression};
 
 /// Builds the jobs of one file.
 pub(super) struct Builder<'a> {

@@ -1,6 +1,8 @@
 //! The shape of a job file, as far as TOML and serde check it. The parts whose kinds have keys of their own (readers,
 //! writers, processors, steps of registered types) are taken out of the document first.
 
+mod keys;
+
 use std::collections::BTreeMap;
 
 use batchwright_items::{At, Problem, Text};
@@ -9,7 +11,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use crate::build::STEP_TYPES;
+pub(crate) use keys::{STEP_TYPES, refuse_foreign_keys};
 
 /// A job file.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -470,7 +472,7 @@ pub(crate) fn parse(text: &str) -> Result<(Definition, Parts<'_>), Problem> {
     let definition = Definition::deserialize(ValueDeserializer::from(document));
     let definition = definition.map_err(|error| {
         let unknown = error.span().filter(|_| error.message().starts_with("unknown field"));
-        let message = unknown.and_then(|at| crate::build::of_unknown(text, &at));
+        let message = unknown.and_then(|at| keys::of_unknown(text, &at));
         let message = message.unwrap_or_else(|| error.message().to_owned());
         Problem { span: error.span(), message }
     })?;

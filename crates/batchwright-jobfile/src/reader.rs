@@ -6,7 +6,7 @@ use std::sync::Arc;
 use batchwright::ItemError;
 use batchwright::fault::{FaultPlan, FaultyPosition, FaultyReader, Numbered as _};
 use batchwright::item::{ItemReader, Total};
-use batchwright::step::StepScope;
+use batchwright::scope::StepScope;
 use batchwright_items::{BoxedReader, Record};
 use serde_json::value::RawValue;
 

@@ -4,7 +4,7 @@ use batchwright_items::KindRegistry;
 use schemars::Schema;
 use serde_json::{Map, Value, json};
 
-use crate::build::STEP_TYPES;
+use crate::definition::STEP_TYPES;
 use crate::definition::{Definition, is_common};
 use crate::stage;
 

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
-use batchwright::item::{Ending, ItemWriter, PreparedCommit};
-use batchwright::step::{ChunkTransaction, StepScope, Tasklet};
+use batchwright::item::{ChunkTransaction, Ending, ItemWriter, PreparedCommit};
+use batchwright::scope::StepScope;
+use batchwright::step::Tasklet;
 use batchwright_items::{
     At, BoxedWriter, BuildContext, Example, ItemKind, Keys, KindSchema, Make, MakeReader, Names,
     Problem, Reads, Record, Template, Text, Texts, Value, first_duplicate,

@@ -8,7 +8,7 @@ use batchwright::error::ErrorKind;
 use batchwright::fault::Numbered as _;
 use batchwright::item::ItemProcessor;
 use batchwright::parameters::ParameterSchema;
-use batchwright::step::StepScope;
+use batchwright::scope::StepScope;
 use batchwright_items::{BoxedProcessor, Keys, Make, Names, Problem, Record, Text, Value};
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::Deserialize;

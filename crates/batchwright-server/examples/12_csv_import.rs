@@ -21,7 +21,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use batchwright::clock::StopToken;
 use batchwright::progressive::{FinalResponse, ItemUnits, OnFailed, ProgressiveStep};
-use batchwright::step::StepScope;
+use batchwright::scope::StepScope;
 use batchwright::{ItemError, Job, JobOperator};
 use batchwright_items::format::csv::CsvReader;
 use batchwright_server::JobStarter;

@@ -2,12 +2,10 @@
 
 mod connection;
 mod listener;
-mod message;
 mod request;
 
 pub mod client;
 
+pub use crate::message::{Decoder, MESSAGE_MAX, Malformed, encode};
 pub use listener::{Access, KcpSettings, Tls};
 pub(crate) use listener::{Listener, acceptor};
-pub use message::{Decoder, MESSAGE_MAX, Malformed, encode};
-pub(crate) use message::{line, words};

@@ -6,6 +6,7 @@ mod config;
 mod init;
 mod kairoi;
 pub mod kcp;
+mod message;
 pub mod progressive;
 mod scheduler;
 mod server;

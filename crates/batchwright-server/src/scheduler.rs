@@ -27,6 +27,7 @@ pub use ledger::LedgerSettings;
 pub use plan::{Due, Exclusion, Misfire, Overlap, Plan, Recurrence};
 pub use rule::{Rule, RuleSettings, Runner, Secret};
 pub use runner::JobStarter;
+pub(crate) use runner::job::POLL_INTERVAL;
 pub use time::show as show_time;
 pub use trigger::{Refused, When, plan_of};
 

@@ -12,10 +12,8 @@ use batchwright::operator::{OperatorError, Refusal};
 use batchwright::query::ExecutionFilter;
 use batchwright::{BatchStatus, JobParameters, report};
 
-use crate::scheduler::JobStarter;
+use crate::scheduler::{JobStarter, POLL_INTERVAL};
 
-/// How often the worker looks for changes by other processes in the store.
-pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Executions in a row that lost their owners, after which an instance is no longer restarted automatically:
 /// the job itself may kill its servers.
 const LOST_MAX: usize = 3;
@@ -25,7 +23,7 @@ const RESPONSES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Runs queued executions and recovers those of dead processes, until it is asked to stop.
 ///
-/// A [`Server`](crate::Server) has one. An application that serves [`Api`](crate::api::Api) by itself runs a
+/// A `Server` has one. An application that serves `Api` by itself runs a
 /// worker on a thread, made of a clone of the same [`JobStarter`]: without a worker the API refuses to start
 /// jobs.
 pub struct Worker {

@@ -112,6 +112,23 @@ fn lanes_whose_work_fits_a_slice_need_a_request_each() {
 }
 
 #[test]
+fn the_response_of_a_failed_execution_is_a_problem_document_until_it_is_acknowledged() {
+    let place = Place::start();
+    let (http, opened) = (place.http(), place.open("strict", "fail=5", 1));
+    let answers = drive(&http, &opened);
+    let last = answers[0].last().unwrap();
+    assert_eq!((&last["outcome"], &last["response"]["status"]), (&json!("final"), &json!(500)));
+    let answer = http.get(&opened.path("response?wait=60s"));
+    let kind = answer.header("content-type");
+    assert_eq!((answer.status, kind.as_deref()), (500, Some("application/problem+json")));
+    let problem = answer.json();
+    assert_eq!((&problem["code"], &problem["status"]), (&json!("unit_failed"), &json!(500)));
+    assert_eq!(last["response"]["body"].as_str(), Some(&*answer.text()));
+    assert_eq!(http.delete(&opened.path("response")).status, 204);
+    assert_eq!(http.get(&opened.path("response")).status, 410);
+}
+
+#[test]
 fn units_that_fail_panic_or_hang_have_their_attempts_and_the_others_are_counted() {
     let place = Place::start();
     let (http, opened) = (place.http(), place.open("single", "fail=13 panic=27 hang=42", 4));

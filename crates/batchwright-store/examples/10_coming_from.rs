@@ -7,10 +7,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use batchwright::error::Phase;
-use batchwright::execution::{ExitStatus, JobExecution, StepExecution};
+use batchwright::execution::{ExitStatus, JobExecution, Phase, StepExecution};
 use batchwright::item::NoWriter;
-use batchwright::job::JobScope;
 use batchwright::launch::{LaunchOptions, RecoverMode};
 use batchwright::listener::{
     ChunkListener, ItemListener, JobListener, ListenerResult, RetryListener, SkipListener,
@@ -20,7 +18,8 @@ use batchwright::policy::{Classifier, Completion, SkipPolicy};
 use batchwright::query::{CachedQueries, ExecutionFilter, InstancePage, Queries};
 use batchwright::registry::{AppState, JobFactory};
 use batchwright::retry::{Backoff, RetryPolicy};
-use batchwright::step::{Flow, StepScope, TaskletCall};
+use batchwright::scope::{JobScope, StepScope};
+use batchwright::step::{Flow, TaskletCall};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, JobRegistry,
     Sequence, TaskletStep,

@@ -6,18 +6,16 @@ use std::error::Error;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use batchwright::error::Phase;
 use batchwright::event::Change;
-use batchwright::execution::{ExitStatus, JobExecution, StepExecution};
+use batchwright::execution::{ExitStatus, JobExecution, Phase, StepExecution};
 use batchwright::item::NoWriter;
-use batchwright::job::JobScope;
 use batchwright::listener::{
     ChunkListener, ItemListener, JobListener, ListenerResult, RetryListener, SkipListener,
     StepListener,
 };
 use batchwright::policy::SkipPolicy;
 use batchwright::retry::RetryPolicy;
-use batchwright::step::StepScope;
+use batchwright::scope::{JobScope, StepScope};
 use batchwright::{
     ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, MemoryRepository, Sequence,
 };

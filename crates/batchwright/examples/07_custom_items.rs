@@ -5,9 +5,9 @@
 use std::error::Error;
 use std::sync::{Arc, Mutex};
 
-use batchwright::item::{ItemReader, ItemWriter, PreparedCommit};
+use batchwright::item::{ChunkTransaction, ItemReader, ItemWriter, PreparedCommit};
 use batchwright::launch::LaunchOptions;
-use batchwright::step::{ChunkTransaction, StepScope};
+use batchwright::scope::StepScope;
 use batchwright::{ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, MemoryRepository};
 
 /// Fibonacci numbers below a bound.

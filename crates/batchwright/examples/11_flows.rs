@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use batchwright::item::ListReader;
 use batchwright::job::{Decision, JobFlow};
 use batchwright::launch::LaunchOptions;
-use batchwright::step::{Flow, NumberRanges, PartitionStep, StepScope, TaskletCall};
+use batchwright::partition::{NumberRanges, PartitionStep};
+use batchwright::scope::StepScope;
+use batchwright::step::{Flow, TaskletCall};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
     MemoryRepository, TaskletStep,

@@ -163,6 +163,11 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(length).map_err(|_| format!("`{text}` is negative"))
 }
 
+/// Returns the time `timeout` after `now`, at most the latest timestamp.
+pub(crate) fn later(now: Timestamp, timeout: Duration) -> Timestamp {
+    now.saturating_add(timeout).unwrap_or(Timestamp::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

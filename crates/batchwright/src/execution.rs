@@ -1,6 +1,7 @@
 //! Stored facts about jobs: instances, executions, step executions and their counters.
 
 mod exit;
+mod failure;
 mod status;
 mod summary;
 
@@ -12,12 +13,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use exit::ExitStatus;
+pub use failure::{Failure, Phase};
 pub use status::{BatchStatus, IllegalTransition, StatusEvent};
 pub(crate) use summary::millis;
 pub use summary::{ExecutionSummary, StepSummary};
 
 use crate::context::ExecutionContext;
-use crate::error::{Failure, Phase};
 use crate::parameters::JobParameters;
 
 macro_rules! id {

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::StopToken;
 use crate::error::{ErrorKind, ItemError};
-use crate::item::{Ending, ItemProcessor, ItemReader, ItemWriter, PreparedCommit, Total};
-use crate::step::{ChunkTransaction, StepScope};
+use crate::item::{
+    ChunkTransaction, Ending, ItemProcessor, ItemReader, ItemWriter, PreparedCommit, Total,
+};
+use crate::scope::StepScope;
 
 /// The faults of a run. Items are numbered from 1 in reading order over the step's whole input.
 ///

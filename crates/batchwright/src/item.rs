@@ -1,22 +1,26 @@
 //! The three parts of a chunk step as traits: reader, processor and writer.
 
 mod dead_letter;
+mod factory;
 mod file_output;
 mod list;
 mod open_paths;
 mod sequence;
+mod transaction;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) use dead_letter::DeadLetterFile;
+pub(crate) use factory::{Factory, cloning, guarded};
 pub use file_output::{FileOutput, FilePosition, stable_hash};
 pub use list::{ListReader, ListWriter, NoWriter};
 pub use open_paths::{OpenPath, PathUse};
 pub use sequence::Sequence;
+pub use transaction::ChunkTransaction;
 
 use crate::error::ItemError;
-use crate::step::{ChunkTransaction, StepScope};
+use crate::scope::StepScope;
 
 /// The size of an input, for progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,22 +5,20 @@ mod decider;
 mod flow;
 mod incrementer;
 mod picture;
-mod scope;
 
 use std::sync::Arc;
 
 pub use builder::{FlowBuilder, JobBuilder, TransitionBuilder};
 pub use decider::{Decider, Decision};
 pub use flow::JobFlow;
-pub(crate) use flow::{NodeKind, Outcome, Route, Target, matches};
+pub(crate) use flow::{NodeKind, Outcome, Route, Target};
 pub use incrementer::{increment, next_day};
-pub use scope::JobScope;
 
 use crate::launch::LaunchRules;
 use crate::listener::JobListener;
-use crate::operator::Refusal;
 use crate::parameters::{JobParameters, ParameterSchema};
 use crate::progressive::ProgressiveWork;
+use crate::refusal::Refusal;
 
 /// A function that makes the parameters of the next instance from those of the newest one, if any.
 pub type Incrementer =

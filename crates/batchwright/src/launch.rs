@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 
 use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
-use crate::operator::Refusal;
 use crate::owner::{Liveness, ProcessIdentity};
+use crate::refusal::Refusal;
 
 /// What a start or a recovery does when the execution is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -46,25 +46,31 @@
 
 pub mod clock;
 pub mod context;
+mod engine;
 pub mod error;
 pub mod event;
 pub mod execution;
 pub mod fault;
+mod host;
 pub mod item;
 pub mod job;
+pub mod job_step;
 pub mod launch;
+mod lifecycle;
 pub mod listener;
 pub mod operator;
 pub mod owner;
 pub mod parameters;
+pub mod partition;
 pub mod policy;
 pub mod prelude;
 pub mod program;
 pub mod progressive;
 pub mod query;
+mod refusal;
 pub mod registry;
 pub mod retry;
-mod runner;
+pub mod scope;
 pub mod step;
 pub mod store;
 #[cfg(feature = "testing")]

@@ -8,10 +8,9 @@ mod promotion;
 
 pub use promotion::Promotion;
 
-use crate::error::{ItemError, Phase};
-use crate::execution::{ExitStatus, JobExecution, StepExecution};
-use crate::job::JobScope;
-use crate::step::StepScope;
+use crate::error::ItemError;
+use crate::execution::{ExitStatus, JobExecution, Phase, StepExecution};
+use crate::scope::{JobScope, StepScope};
 
 /// The result of a listener.
 pub type ListenerResult<T = ()> = Result<T, ItemError>;

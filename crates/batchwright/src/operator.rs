@@ -7,38 +7,37 @@ mod pool;
 mod progressive;
 mod queue;
 mod reading;
-mod refusal;
 mod retention;
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use heartbeat::Heartbeat;
 use jiff::Timestamp;
+use pool::Pool;
 
-pub(crate) use builder::CommitHook;
-pub use builder::{CommitPoint, OperatorBuilder};
+pub use crate::host::CommitPoint;
+pub use crate::refusal::{OperatorError, Refusal};
+pub use builder::OperatorBuilder;
 pub use handle::{JobHandle, RunError};
-pub(crate) use pool::Permits;
 pub use reading::JobName;
-pub use refusal::{OperatorError, Refusal};
 pub use retention::Retention;
 
-use crate::clock::{Clock, StopToken, SystemClock};
+use crate::clock::{Clock, StopToken, SystemClock, later};
+use crate::engine::{JobRun, run_job};
 use crate::event::Events;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution};
+use crate::host::{Active, ActiveExecution, Host, RunMode, lock};
 use crate::job::Job;
 use crate::launch::{LaunchOptions, RecoverMode, RequestKey};
+use crate::lifecycle;
+use crate::lifecycle::{Claimant, StartRequest};
 use crate::parameters::JobParameters;
 use crate::progressive::{OpenOptions, ProgressiveWork};
 use crate::query::{ExecutionFilter, Queries};
 use crate::registry::{JobRegistry, JobSource};
-use crate::runner::{JobRun, Runner};
-use crate::store::lifecycle::{self, Claimant, StartRequest};
 use crate::store::{JobRepository, Lease};
-use heartbeat::Heartbeat;
-use pool::Pool;
 
 /// Starts, restarts, stops, abandons and recovers executions.
 ///
@@ -58,32 +57,9 @@ struct Inner {
     events: Events,
     pool: Pool,
     running_jobs_max: usize,
-    runner: Runner,
+    host: Host,
     /// Renews leases until the operator is dropped and its last execution has ended.
     _heartbeat: Heartbeat,
-}
-
-/// The executions that this process runs or drives, by id.
-pub(crate) type Active = Arc<Mutex<BTreeMap<ExecutionId, ActiveExecution>>>;
-
-/// An execution that this process runs or drives.
-#[derive(Clone)]
-pub(crate) struct ActiveExecution {
-    pub(crate) lease: Lease,
-    pub(crate) job: String,
-    pub(crate) stop: StopToken,
-    pub(crate) carried: RunMode,
-}
-
-/// How this process runs an execution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RunMode {
-    /// The process owns the execution and renews its lease.
-    Owned,
-    /// The process drives the execution slice by slice for a caller that waits.
-    Driven,
-    /// The process drives the execution slice by slice, as any server of the store may.
-    ServerDriven,
 }
 
 /// Removes an execution from the active ones when dropped.
@@ -96,10 +72,6 @@ impl Drop for ActiveGuard {
     fn drop(&mut self) {
         lock(&self.active).remove(&self.execution);
     }
-}
-
-pub(crate) fn lock(active: &Active) -> MutexGuard<'_, BTreeMap<ExecutionId, ActiveExecution>> {
-    active.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl JobOperator {
@@ -135,7 +107,7 @@ impl JobOperator {
 
     /// How long a lease of this operator lasts after its last renewal.
     pub fn lease_timeout(&self) -> Duration {
-        self.inner.runner.lease_timeout
+        self.inner.host.lease_timeout
     }
 
     /// Returns the job `name` of the registry or of the other source of jobs.
@@ -337,7 +309,7 @@ impl JobOperator {
     /// process stops nevertheless.
     pub fn stop(&self, id: ExecutionId) -> Result<JobExecution, OperatorError> {
         let now = self.inner.clock.now();
-        let held = lock(&self.inner.runner.active).get(&id).cloned();
+        let held = lock(&self.inner.host.active).get(&id).cloned();
         // The token comes first, as in `stop_all`: a statement of the step may hold the connection that
         // stores the request.
         let asked = held.filter(|held| held.carried != RunMode::Driven);
@@ -353,7 +325,7 @@ impl JobOperator {
             }
             stored => stored?,
         };
-        if let Some(held) = lock(&self.inner.runner.active).get(&id) {
+        if let Some(held) = lock(&self.inner.host.active).get(&id) {
             held.stop.request();
         }
         Ok(execution)
@@ -370,7 +342,7 @@ impl JobOperator {
 
     /// Requests every execution of this process to stop and returns their number.
     pub fn stop_all(&self) -> usize {
-        let held: Vec<_> = lock(&self.inner.runner.active).values().cloned().collect();
+        let held: Vec<_> = lock(&self.inner.host.active).values().cloned().collect();
         for one in &held {
             // The token comes first: it reaches the work even when the store does not answer. A driver for a
             // waiting caller ends with its token, so its stop must be stored before.
@@ -395,14 +367,14 @@ impl JobOperator {
 
     /// Returns whether one more execution can begin at once.
     pub fn has_room(&self) -> bool {
-        lock(&self.inner.runner.active).len() < self.inner.running_jobs_max
+        lock(&self.inner.host.active).len() < self.inner.running_jobs_max
     }
 
     /// Waits until this process runs and drives no execution.
     pub fn wait_until_idle(&self) {
         /// Time between two checks. Ends are rare and not urgent, so that polling is enough.
         const POLL_INTERVAL: Duration = Duration::from_millis(10);
-        while !lock(&self.inner.runner.active).is_empty() {
+        while !lock(&self.inner.host.active).is_empty() {
             StopToken::default().wait(POLL_INTERVAL);
         }
     }
@@ -448,9 +420,9 @@ impl JobOperator {
     }
 
     fn claimant(&self) -> Claimant {
-        let runner = &self.inner.runner;
-        let lease_until = later(self.inner.clock.now(), runner.lease_timeout);
-        Claimant { owner: runner.owner.to_string(), lease_until }
+        let host = &self.inner.host;
+        let lease_until = later(self.inner.clock.now(), host.lease_timeout);
+        Claimant { owner: host.owner.to_string(), lease_until }
     }
 
     fn request<'a>(
@@ -484,18 +456,18 @@ impl JobOperator {
             stop: stop.clone(),
             carried: RunMode::Owned,
         };
-        lock(&self.inner.runner.active).insert(execution.id, held);
+        lock(&self.inner.host.active).insert(execution.id, held);
         let (handle, ending) = JobHandle::new(execution.id, Arc::clone(&self.inner.repository));
         let accept_changed_definition = options.accept_changed_definition;
-        let runner = Runner { accept_changed_definition, ..self.inner.runner.clone() };
+        let host = Host { accept_changed_definition, ..self.inner.host.clone() };
         // The guard is also dropped when no thread could be started: the lease of an execution without a
         // worker must not be renewed.
-        let let_go = ActiveGuard { active: Arc::clone(&runner.active), execution: lease.execution };
+        let let_go = ActiveGuard { active: Arc::clone(&host.active), execution: lease.execution };
         self.inner.pool.submit(Box::new(move || {
             let run = JobRun { job, lease, stop };
             // A panic outside user code must not keep the lease alive; dropping `ending` reports it to the
             // handle.
-            let result = catch_unwind(AssertUnwindSafe(|| runner.run(&run)));
+            let result = catch_unwind(AssertUnwindSafe(|| run_job(&host, &run)));
             drop(let_go);
             if let Ok(result) = result {
                 ending.end(result.map(drop));
@@ -503,9 +475,4 @@ impl JobOperator {
         }));
         handle
     }
-}
-
-/// Returns the time `timeout` after `now`, at most the latest timestamp.
-pub(crate) fn later(now: Timestamp, timeout: Duration) -> Timestamp {
-    now.saturating_add(timeout).unwrap_or(Timestamp::MAX)
 }

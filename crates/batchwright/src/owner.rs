@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 
-use crate::parameters::hex;
+use crate::text::hex;
 
 /// The identity of a process in the `owner` field of an execution: `host/boot/pid/started/nonce`.
 ///

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
+
+use crate::text::hex;
 
 /// A typed value of a job parameter.
 #[derive(Debug, Clone, PartialEq)]
@@ -340,7 +341,7 @@ pub const TRIGGER_PARAMETER: &str = "trigger";
 pub const SLOT_PARAMETER: &str = "slot";
 
 /// The name of the parameter that numbers repeated requests for equal work, from 1, when each request is a
-/// new instance ([`OpenOptions::repeats`](crate::progressive::OpenOptions::repeats)). Every job accepts it.
+/// new instance (the option `repeats` of opening one). Every job accepts it.
 pub const REPEAT_PARAMETER: &str = "repeat";
 
 /// The parameters that every job accepts, declared or not.
@@ -484,14 +485,6 @@ impl JobParameters {
         }
         hex(&hash.finalize())
     }
-}
-
-/// Returns `bytes` as lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// The error of a parameter that is missing or has another type.

@@ -3,7 +3,8 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use crate::error::{ErrorKind, ItemError, Phase};
+use crate::error::{ErrorKind, ItemError};
+use crate::execution::Phase;
 
 /// A classifier of error kinds: decides whether a policy applies to a kind.
 ///

@@ -18,12 +18,11 @@ mod step;
 mod timing;
 mod units;
 
-pub(crate) use lifecycle::{check_owner, close_stopped};
+pub(crate) use lifecycle::check_owner;
 pub use opening::OpenOptions;
 pub(crate) use opening::{OpenRequest, open};
 pub use progress::{UnitProgress, UnitsSummary};
 pub use pulse::{DisconnectSignal, OnDisconnect};
-pub use segments::{FailureRecord, Segment};
 pub(crate) use slice::run_slice;
 pub use slice::{SliceAnswer, SliceError, SliceOrder, SliceOutcome};
 pub use step::{FinalResponse, OnFailed, ProgressiveBuilder, ProgressiveStep};

@@ -13,7 +13,7 @@ pub use discover::{DiscoveredJob, JobFactory};
 pub use source::JobSource;
 
 use crate::job::Job;
-use crate::operator::Refusal;
+use crate::refusal::Refusal;
 
 /// A function that builds a job on first use. Its error text names what is missing.
 type Factory = Box<dyn FnOnce(&AppState) -> Result<Job, String> + Send>;

@@ -197,7 +197,7 @@ impl Retry {
     }
 
     /// Sets the stop token that ends a wait and the retries; in a step pass
-    /// [`StepScope::stop`](crate::step::StepScope::stop).
+    /// the stop token of the step.
     #[must_use]
     pub fn stop(mut self, stop: StopToken) -> Self {
         self.stop = stop;

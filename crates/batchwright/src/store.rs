@@ -1,9 +1,8 @@
-//! The repository of executions: the traits that each store implements. The module `lifecycle` holds the rules
-//! above them.
+//! The repository of executions: the traits that each store implements, and the rows that they store.
 
-pub(crate) mod lifecycle;
 mod memory;
 mod progressive;
+mod segment;
 
 use std::any::{Any, TypeId};
 
@@ -14,6 +13,8 @@ pub use progressive::{
     Lane, ProgressiveExecution, ProgressiveQueries, ProgressiveRows, ProgressiveState,
     StoredResponse,
 };
+
+pub use segment::{FailureRecord, Segment};
 
 use crate::error::RepositoryError;
 use crate::event::EventRecord;
@@ -95,12 +96,8 @@ pub trait Transaction {
     /// Replaces the execution if its stored version is `execution.version`, and increments the version.
     fn update_execution(&mut self, execution: &JobExecution) -> Result<(), RepositoryError>;
 
-    /// Renews the lease and returns whether a stop is requested; `None` when the lease is lost.
-    fn renew_lease(
-        &mut self,
-        lease: &Lease,
-        until: Timestamp,
-    ) -> Result<Option<bool>, RepositoryError>;
+    /// Renews the lease and returns whether the caller still holds it.
+    fn renew_lease(&mut self, lease: &Lease, until: Timestamp) -> Result<Held, RepositoryError>;
 
     /// Returns the step executions of an execution in the order in which they began.
     fn steps_of(&mut self, id: ExecutionId) -> Result<Vec<StepExecution>, RepositoryError>;
@@ -118,13 +115,14 @@ pub trait Transaction {
     /// Replaces a step execution.
     fn update_step(&mut self, step: &StepExecution) -> Result<(), RepositoryError>;
 
-    /// Stores position and counters of a chunk, checked against the fence, and returns whether a stop is
-    /// requested. Called with each chunk, so that it is one statement.
+    /// Stores position and counters of a chunk, checked against the fence, and returns [`Held::Yes`] or
+    /// [`Held::StopRequested`]. Called with each chunk, so that it is one statement.
     ///
     /// # Errors
     ///
-    /// [`RepositoryError::LeaseLost`] when the fence is not the current one: the caller must stop.
-    fn save_checkpoint(&mut self, update: &CheckpointUpdate<'_>) -> Result<bool, RepositoryError>;
+    /// [`RepositoryError::LeaseLost`] when the fence is not the current one: nothing of the transaction may be
+    /// committed, so a lost lease is an error here.
+    fn save_checkpoint(&mut self, update: &CheckpointUpdate<'_>) -> Result<Held, RepositoryError>;
 
     /// Inserts skips of a step execution.
     fn insert_skips(
@@ -172,6 +170,25 @@ pub struct Lease {
     pub execution: ExecutionId,
     /// The fence that the row of the execution must still have.
     pub fence: i64,
+}
+
+/// Whether the caller still holds its lease, and what the store asks of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Held {
+    /// The caller holds the lease.
+    Yes,
+    /// The caller holds the lease, and a stop of the execution is requested.
+    StopRequested,
+    /// Another process owns the execution, or the execution has ended.
+    Lost,
+}
+
+impl Held {
+    /// Returns the state of a held lease.
+    pub fn with_stop(stop_requested: bool) -> Self {
+        if stop_requested { Self::StopRequested } else { Self::Yes }
+    }
 }
 
 /// The values of a step that the commit of a chunk stores.

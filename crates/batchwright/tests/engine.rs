@@ -9,7 +9,6 @@ use batchwright::clock::{SimClock, StopToken};
 use batchwright::error::ErrorKind;
 use batchwright::execution::{ExitStatus, JobExecution, StepExecution};
 use batchwright::item::{ItemReader, NoWriter};
-use batchwright::job::JobScope;
 use batchwright::launch::{LaunchOptions, RecoverMode, RequestKey};
 use batchwright::listener::{
     ChunkListener, ItemListener, JobListener, ListenerResult, SkipListener, StepListener,
@@ -20,7 +19,8 @@ use batchwright::policy::{Classifier, Completion, SkipPolicy};
 use batchwright::progressive::{NumberedUnits, OnFailed, ProgressiveStep};
 use batchwright::query::{CachedQueries, ExecutionFilter, Queries};
 use batchwright::retry::{Backoff, RetryPolicy};
-use batchwright::step::{Flow, StepScope, TaskletCall};
+use batchwright::scope::{JobScope, StepScope};
+use batchwright::step::{Flow, TaskletCall};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, JobRegistry,
     ListWriter, MemoryRepository, Sequence, TaskletStep,

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use batchwright::execution::{ExitStatus, JobExecution};
 use batchwright::job::{increment, next_day};
+use batchwright::job_step::JobStep;
 use batchwright::launch::LaunchOptions;
 use batchwright::listener::Promotion;
 use batchwright::parameters::{ParameterDeclaration, ParameterType};
 use batchwright::query::ExecutionFilter;
-use batchwright::step::{Flow, JobStep, StepOptions, TaskletCall};
+use batchwright::step::{Flow, StepOptions, TaskletCall};
 use batchwright::{
     BatchStatus, ItemError, Job, JobOperator, JobParameters, MemoryRepository, TaskletStep,
 };

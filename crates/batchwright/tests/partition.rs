@@ -6,10 +6,9 @@ use std::sync::{Arc, Mutex};
 use batchwright::execution::{ExitStatus, JobExecution, StepExecution};
 use batchwright::item::{ListReader, NoWriter};
 use batchwright::launch::LaunchOptions;
+use batchwright::partition::{ByteRanges, NumberRanges, PartitionStep, Partitioner};
 use batchwright::policy::SkipPolicy;
-use batchwright::step::{
-    ByteRanges, NumberRanges, Partition, PartitionStep, Partitioner, StepScope,
-};
+use batchwright::scope::{Partition, StepScope};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
     MemoryRepository,
@@ -306,7 +305,7 @@ fn files_are_partitions_in_the_order_of_their_names() {
     }
     let keys = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&keys);
-    let files = batchwright::step::FilePartitions::new(dir.path(), "*.csv");
+    let files = batchwright::partition::FilePartitions::new(dir.path(), "*.csv");
     let watched = move |scope: &StepScope| {
         let plan = files.partitions(scope)?;
         seen.lock().unwrap().extend(plan.iter().map(|one| one.key.clone()));

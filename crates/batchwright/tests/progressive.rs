@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use batchwright::clock::StopToken;
 use batchwright::execution::JobExecution;
-use batchwright::item::{ItemWriter, ListReader, PreparedCommit};
+use batchwright::item::{ChunkTransaction, ItemWriter, ListReader, PreparedCommit};
 use batchwright::launch::LaunchOptions;
 use batchwright::operator::{OperatorError, Refusal, Retention};
 use batchwright::policy::Completion;
@@ -16,7 +16,7 @@ use batchwright::progressive::{
     Extent, FinalResponse, ItemUnits, NumberedUnits, OnFailed, OpenOptions, ProgressiveStep,
     SliceOrder, UnitRange, UnitReader, Units,
 };
-use batchwright::step::{ChunkTransaction, StepScope};
+use batchwright::scope::StepScope;
 use batchwright::{BatchStatus, ItemError, Job, JobOperator, JobParameters, MemoryRepository};
 use serde_json::{Value, json};
 
@@ -143,8 +143,10 @@ fn a_failed_unit_may_fail_the_execution_and_a_restart_tries_it_again() {
         .lanes(1)
         .build();
     let operator = operator(step);
-    let (status, body) = run(&operator);
-    assert_eq!((status, body["code"].as_str()), (BatchStatus::Failed, Some("unit_failed")));
+    let failed = operator.start("job", JobParameters::new()).unwrap().wait().unwrap();
+    assert_eq!(failed.failure.unwrap().code, "unit_failed");
+    let response = operator.response(failed.id, None).unwrap().unwrap();
+    assert_eq!((response.status, response.body.len()), (500, 0));
     let (status, body) = run(&operator);
     assert_eq!(status, BatchStatus::Completed);
     assert_eq!(body["result"], (0..100).sum::<u64>());

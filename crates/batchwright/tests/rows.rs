@@ -8,20 +8,22 @@ use std::sync::{Arc, Barrier, Mutex};
 use batchwright::clock::SimClock;
 use batchwright::execution::{ExecutionId, ExitStatus, JobExecution, StepExecution};
 use batchwright::fault::{FaultPlan, FaultyWriter};
-use batchwright::item::{ItemReader, ItemWriter, ListReader, NoWriter, PreparedCommit};
-use batchwright::job::{Decision, JobBuilder, JobScope, increment};
+use batchwright::item::{
+    ChunkTransaction, ItemReader, ItemWriter, ListReader, NoWriter, PreparedCommit,
+};
+use batchwright::job::{Decision, JobBuilder, increment};
 use batchwright::launch::{LaunchOptions, RecoverMode};
 use batchwright::listener::{
     ItemListener, JobListener, ListenerResult, SkipListener, StepListener,
 };
 use batchwright::operator::{CommitPoint, Refusal, Retention};
 use batchwright::parameters::{ParameterDeclaration, ParameterType, ParameterValue};
+use batchwright::partition::{NumberRanges, PartitionStep};
 use batchwright::policy::{SkipLimitScope, SkipPolicy};
 use batchwright::query::{ExecutionFilter, InstancePage};
 use batchwright::retry::RetryPolicy;
-use batchwright::step::{
-    ChunkTransaction, Flow, NumberRanges, PartitionStep, Step, StepOptions, StepScope, TaskletCall,
-};
+use batchwright::scope::{JobScope, StepScope};
+use batchwright::step::{Flow, Step, StepOptions, TaskletCall};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
     MemoryRepository, Sequence, TaskletStep,
@@ -805,7 +807,7 @@ fn row_62_a_skip_whose_chunk_fails_leaves_no_record_until_the_chunk_is_committed
     assert_eq!((skips[0].step.as_str(), skips[0].item), ("step", 2));
     assert_eq!(
         (skips[0].phase, skips[0].kind.as_str()),
-        (batchwright::error::Phase::Process, "data")
+        (batchwright::execution::Phase::Process, "data")
     );
 }
 
@@ -1376,8 +1378,8 @@ mod spy {
     use batchwright::launch::RequestKey;
     use batchwright::query::{ExecutionFilter, InstancePage, Queries};
     use batchwright::store::{
-        CheckpointUpdate, Durability, JobRepository, Lease, ProgressiveQueries, ProgressiveRows,
-        Transaction,
+        CheckpointUpdate, Durability, Held, JobRepository, Lease, ProgressiveQueries,
+        ProgressiveRows, Transaction,
     };
     use jiff::Timestamp;
 
@@ -1542,7 +1544,7 @@ mod spy {
         fn update_execution(&mut self, execution: &JobExecution) -> Answer<()> {
             self.inner().update_execution(execution)
         }
-        fn renew_lease(&mut self, lease: &Lease, until: Timestamp) -> Answer<Option<bool>> {
+        fn renew_lease(&mut self, lease: &Lease, until: Timestamp) -> Answer<Held> {
             self.inner().renew_lease(lease, until)
         }
         fn steps_of(&mut self, id: ExecutionId) -> Answer<Vec<StepExecution>> {
@@ -1557,7 +1559,7 @@ mod spy {
         fn update_step(&mut self, step: &StepExecution) -> Answer<()> {
             self.inner().update_step(step)
         }
-        fn save_checkpoint(&mut self, update: &CheckpointUpdate<'_>) -> Answer<bool> {
+        fn save_checkpoint(&mut self, update: &CheckpointUpdate<'_>) -> Answer<Held> {
             self.is_checkpoint = true;
             let written = update.step_context.is_some() || update.job_context.is_some();
             self.spy.contexts_written.lock().unwrap().push(written);

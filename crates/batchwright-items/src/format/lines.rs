@@ -6,7 +6,8 @@ use std::sync::Arc;
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
 use batchwright::item::{ItemReader, Total};
-use batchwright::step::{ByteRanges, StepScope};
+use batchwright::partition::ByteRanges;
+use batchwright::scope::StepScope;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

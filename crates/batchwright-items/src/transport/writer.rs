@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use batchwright::ItemError;
-use batchwright::item::{Ending, FileOutput, FilePosition, ItemWriter, PreparedCommit};
-use batchwright::step::{ChunkTransaction, StepScope};
+use batchwright::item::{
+    ChunkTransaction, Ending, FileOutput, FilePosition, ItemWriter, PreparedCommit,
+};
+use batchwright::scope::StepScope;
 
 /// An encoder of items into the bytes of a file.
 pub trait Encode<T>: Send {

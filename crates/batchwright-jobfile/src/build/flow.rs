@@ -5,16 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use batchwright::job::{FlowBuilder, JobFlow, TransitionBuilder};
+use batchwright::job_step::JobStep;
 use batchwright::parameters::{Parameter, ParameterSchema, ParameterType, ParameterValue};
-use batchwright::step::{JobStep, PartitionStep, StepScope};
+use batchwright::partition::PartitionStep;
+use batchwright::scope::StepScope;
 use batchwright::{ItemError, Job, JobParameters};
 use batchwright_items::{At, Known, Problem, Template};
 
-use super::keys::keys_of_step;
 use super::partition::names_of;
 use super::{Builder, Built, options, required};
 use crate::Source;
-use crate::definition::{self, On, Step};
+use crate::definition::{self, On, Step, refuse_foreign_keys};
 use crate::expression::ChosenCode;
 use crate::folder::{Stamp, is_same_file};
 
@@ -54,7 +55,7 @@ impl Builder<'_> {
         if let Some(limit) = step.start_limit.as_ref().filter(|limit| *limit.get_ref() == 0) {
             return Err(Problem::at(limit, "a start limit is at least 1"));
         }
-        keys_of_step(&step, &kind)?;
+        refuse_foreign_keys(&step, &kind)?;
         let known =
             Known { schema, partition: step.partition.as_ref().map(|one| names_of(one.get_ref())) };
         let worker: Arc<dyn batchwright::step::Step> = match kind.as_str() {

@@ -4,9 +4,8 @@ use std::path::Path;
 
 use batchwright::ItemError;
 use batchwright::parameters::ParameterSchema;
-use batchwright::step::{
-    ByteRanges, FilePartitions, NumberRanges, Partition, Partitioner, StepScope,
-};
+use batchwright::partition::{ByteRanges, FilePartitions, NumberRanges, Partitioner};
+use batchwright::scope::{Partition, StepScope};
 use batchwright_items::{At, ByteSplit, Known, Make, Problem, Template, Text};
 use batchwright_store::{ColumnPartitions, Database};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use batchwright::error::Phase;
+use batchwright::execution::Phase;
 use batchwright::policy::{Classifier, Completion, SkipLimitScope, SkipPolicy};
 use batchwright::retry::{Backoff, RetryPolicy};
 use batchwright_items::{At, Problem, Text};

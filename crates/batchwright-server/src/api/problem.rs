@@ -7,7 +7,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use batchwright::error::RepositoryError;
-use batchwright::execution::ExecutionId;
+use batchwright::execution::{ExecutionId, Failure};
 use batchwright::operator::{OperatorError, Refusal};
 use batchwright::progressive::SliceError;
 use batchwright::report;
@@ -17,7 +17,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::scheduler::Refused;
 
-const PROBLEM_JSON: &str = "application/problem+json";
+pub(super) const PROBLEM_JSON: &str = "application/problem+json";
 
 /// An error answer.
 #[derive(Debug, Clone)]
@@ -87,6 +87,19 @@ impl Problem {
     pub(super) fn internal() -> Self {
         let detail = "the server failed; see its log";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+
+    /// Returns the answer of a progressive execution that failed.
+    pub(super) fn of_failure(failure: &Failure) -> Self {
+        let mut problem =
+            Self::new(StatusCode::INTERNAL_SERVER_ERROR, &failure.code, failure.message.as_str());
+        "The execution failed".clone_into(&mut problem.0.title);
+        problem
+    }
+
+    /// Returns the document as JSON.
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(&*self.0).unwrap_or_default()
     }
 
     /// Returns the stable error code.

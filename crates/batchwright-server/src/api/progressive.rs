@@ -27,7 +27,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::body::{Asked, Body, Id, NoQuery, OwnerHeader, accepts, owner_token};
 use super::idempotency::{KeyHeader, Keyed, once};
 use super::jobs::ParameterInput;
-use super::problem::Verbatim;
+use super::problem::{PROBLEM_JSON, Verbatim};
 use super::{Api, Arrived, Problem, blocking, stream};
 
 /// Longest wait of a request for the final response.
@@ -348,7 +348,7 @@ pub(super) async fn slice(
         let answer: batchwright::progressive::SliceAnswer =
             serde_json::from_str(&answer).map_err(|_| Problem::internal())?;
         let response = match answer.outcome {
-            SliceOutcome::Final => api.operator().response(id, order.owner_token.as_deref())?,
+            SliceOutcome::Final => stored_response(&api, id, order.owner_token.as_deref())?,
             _ => None,
         };
         let batchwright::progressive::SliceAnswer { outcome, next_seq, retry_after_ms, progress } =
@@ -421,7 +421,7 @@ pub(super) async fn response(
         let (looked, shown) = (api.clone(), token.clone());
         let (found, progress) = blocking(move || {
             let operator = looked.operator();
-            let found = operator.response(id, shown.as_deref())?;
+            let found = stored_response(&looked, id, shown.as_deref())?;
             Ok((found, operator.units_progress(id, shown.as_deref())?))
         })
         .await?;
@@ -438,6 +438,22 @@ pub(super) async fn response(
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
+}
+
+/// Returns the final response of an execution; that of a failed one is the problem document of its failure.
+fn stored_response(
+    api: &Api,
+    id: ExecutionId,
+    token: Option<&str>,
+) -> Result<Option<StoredResponse>, Problem> {
+    let Some(stored) = api.operator().response(id, token)? else { return Ok(None) };
+    let failure = api.operator().execution(id)?.failure;
+    let Some(failure) = failure.filter(|_| !stored.is_acknowledged) else {
+        return Ok(Some(stored));
+    };
+    let problem = Problem::of_failure(&failure);
+    let headers = vec![("content-type".to_owned(), PROBLEM_JSON.to_owned())];
+    Ok(Some(StoredResponse { headers, body: problem.to_json(), ..stored }))
 }
 
 fn verbatim(stored: StoredResponse) -> Result<Response, Problem> {

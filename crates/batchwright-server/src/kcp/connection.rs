@@ -11,8 +11,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use super::listener::{Context, LONG_ANSWERS_KIB};
-use super::message::{Decoder, MESSAGE_MAX, Malformed};
 use super::request::{self, Asked};
+use crate::message::{Decoder, MESSAGE_MAX, Malformed};
 use crate::scheduler::{Answer, Refused};
 
 /// Bytes of one read.

@@ -96,7 +96,7 @@ pub(super) fn answer(
         Ok(Answer::Rules(rules)) => {
             words.push("OK".to_owned());
             for rule in rules {
-                let line = super::line(&rule.settings.words());
+                let line = crate::message::line(&rule.settings.words());
                 words.extend([rule.identifier.clone(), rule.pattern.clone(), line]);
             }
         }
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     fn parsed(line: &str) -> Result<Asked, Refused> {
-        parse(&super::super::words(line).unwrap(), 0)
+        parse(&crate::message::words(line).unwrap(), 0)
     }
 
     #[test]

@@ -112,7 +112,7 @@ pub(super) fn set(
     }
     let mut set = TriggerRow::planned(TriggerKey::of(identifier), slot);
     set.due = Some(slot + plan.map_or(0, |plan| plan.delay(identifier, slot)));
-    set.plan = plan.map(|plan| crate::kcp::line(&plan.words()));
+    set.plan = plan.map(|plan| crate::message::line(&plan.words()));
     let Some(row) = row else { return Ok(set) };
     match row.status {
         TriggerStatus::Triggered => return Err(Refused::busy(identifier)),
@@ -184,7 +184,7 @@ pub(super) fn resume(mut row: TriggerRow, now: Micros) -> Result<Vec<TriggerRow>
 /// A sentence when the stored plan cannot be parsed.
 pub fn plan_of(row: &TriggerRow) -> Result<Option<Plan>, String> {
     let Some(text) = &row.plan else { return Ok(None) };
-    let words = crate::kcp::words(text).map_err(|error| error.to_string())?;
+    let words = crate::message::words(text).map_err(|error| error.to_string())?;
     // A stored interval contains its `from` or `anchor`, so the time passed here is not used.
     Plan::read(&words, 0).map(Some)
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use batchwright::clock::StopToken;
 use batchwright::policy::Completion;
 use batchwright::progressive::{FinalResponse, NumberedUnits, OnFailed, ProgressiveStep};
-use batchwright::step::StepScope;
+use batchwright::scope::StepScope;
 use batchwright::{ItemError, Job, JobOperator};
 use batchwright_server::Server;
 use batchwright_server::api::{AccessRules, HttpSettings, Role, Token};
@@ -76,7 +76,7 @@ fn word(script: &str, name: &str) -> Option<u64> {
 }
 
 /// Returns a job that sums the numbers of its units.
-fn job(name: &str, units: u64, completion: Completion) -> Job {
+fn job(name: &str, units: u64, completion: Completion, on_failed: OnFailed) -> Job {
     let step = ProgressiveStep::builder("units")
         .units(NumberedUnits::new(units))
         .process_with(process)
@@ -92,7 +92,7 @@ fn job(name: &str, units: u64, completion: Completion) -> Job {
         .target(Duration::from_secs(1))
         .completion(completion)
         .max_attempts(ATTEMPTS)
-        .on_failed(OnFailed::Continue)
+        .on_failed(on_failed)
         .unit_timeout(Duration::from_millis(500))
         .build();
     Job::builder(name).step(step).build().unwrap()
@@ -113,8 +113,11 @@ pub fn serve_if_asked() {
         ("chunks", 2_000, Completion::items(CHUNK as usize)),
         ("many", 20_000, Completion::default()),
     ] {
-        operator.registry().register(job(name, units, completion)).unwrap();
+        let job = job(name, units, completion, OnFailed::Continue);
+        operator.registry().register(job).unwrap();
     }
+    let strict = job("strict", 10, Completion::default(), OnFailed::Fail);
+    operator.registry().register(strict).unwrap();
     let token = |name: &str, role| Token {
         name: name.to_owned(),
         role,

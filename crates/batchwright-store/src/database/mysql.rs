@@ -17,7 +17,7 @@ use super::{EachRow, Interrupter, Readable, Session, Sql, SqlError, SqlErrorClas
 /// A connection to MySQL or MariaDB.
 ///
 /// A custom writer that shares the store's database gets the session from
-/// [`ChunkTransaction::resource`](batchwright::step::ChunkTransaction::resource) and uses it in the chunk's
+/// [`ChunkTransaction::resource`](batchwright::item::ChunkTransaction::resource) and uses it in the chunk's
 /// transaction.
 pub struct MySqlSession {
     connection: MySqlConnection,

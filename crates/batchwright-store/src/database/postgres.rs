@@ -44,7 +44,7 @@ const FORGET: &str = "DO $$ DECLARE prepared text; BEGIN \
 /// A connection to PostgreSQL.
 ///
 /// A custom writer that shares the store's database gets the session from
-/// [`ChunkTransaction::resource`](batchwright::step::ChunkTransaction::resource) and uses it in the chunk's
+/// [`ChunkTransaction::resource`](batchwright::item::ChunkTransaction::resource) and uses it in the chunk's
 /// transaction.
 pub struct PostgresSession {
     connection: PgConnection,

@@ -1,7 +1,8 @@
 //! Partitions of a table by an integer column.
 
 use batchwright::ItemError;
-use batchwright::step::{NumberRanges, Partition, Partitioner, StepScope};
+use batchwright::partition::{NumberRanges, Partitioner};
+use batchwright::scope::{Partition, StepScope};
 
 use crate::database::{Database, Sql};
 

@@ -9,7 +9,7 @@ use batchwright::ItemError;
 use batchwright::clock::StopToken;
 use batchwright::error::ErrorKind;
 use batchwright::item::ItemReader;
-use batchwright::step::StepScope;
+use batchwright::scope::StepScope;
 use serde::{Deserialize, Serialize};
 
 use super::interrupt::until_stopped;

@@ -5,7 +5,7 @@ use batchwright::ItemError;
 use batchwright::error::ErrorKind;
 use batchwright::execution::Counters;
 use batchwright::item::PreparedCommit;
-use batchwright::step::StepScope;
+use batchwright::scope::StepScope;
 use batchwright::store::Durability;
 
 use crate::database::{Database, Dialect, Sql, SqlError, SqlSession};

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use batchwright::ItemError;
-use batchwright::step::{Flow, StepScope, Tasklet, TaskletCall};
+use batchwright::scope::StepScope;
+use batchwright::step::{Flow, Tasklet, TaskletCall};
 use batchwright::store::Durability;
 
 use super::interrupt::until_stopped;

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use batchwright::ItemError;
-use batchwright::item::{Ending, ItemWriter, PreparedCommit};
-use batchwright::step::{ChunkTransaction, StepScope};
+use batchwright::item::{ChunkTransaction, Ending, ItemWriter, PreparedCommit};
+use batchwright::scope::StepScope;
 
 use super::sink::Sink;
 use super::statement::{Bind, Change, Prepared, RowBinder, SqlMode};

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use batchwright::error::RepositoryError;
 use batchwright::execution::{Counters, ExecutionId, StepExecutionId};
-use batchwright::progressive::Segment;
 use batchwright::store::{
-    Lane, Lease, ProgressiveExecution, ProgressiveQueries, ProgressiveRows, ProgressiveState,
-    StoredResponse,
+    Held, Lane, Lease, ProgressiveExecution, ProgressiveQueries, ProgressiveRows, ProgressiveState,
+    Segment, StoredResponse,
 };
 use jiff::Timestamp;
 
@@ -207,9 +206,11 @@ impl ProgressiveRows for SqlTransaction<'_> {
         self.change(&self.statements.cut_segment, values![id, count(end)]).map(drop)
     }
 
-    fn hold_execution(&mut self, lease: &Lease) -> Result<Option<bool>, RepositoryError> {
-        let held = values![lease.execution.0, lease.fence];
-        self.one(&self.statements.check_lease, held, |row| row.read("stop_requested"))
+    fn hold_execution(&mut self, lease: &Lease) -> Result<Held, RepositoryError> {
+        let fenced = values![lease.execution.0, lease.fence];
+        let stop =
+            self.one(&self.statements.check_lease, fenced, |row| row.read("stop_requested"))?;
+        Ok(stop.map_or(Held::Lost, Held::with_stop))
     }
 
     fn add_counters(

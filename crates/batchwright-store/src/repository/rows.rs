@@ -2,11 +2,10 @@
 
 use batchwright::BatchStatus;
 use batchwright::context::ExecutionContext;
-use batchwright::error::{Failure, Phase};
 use batchwright::event::EventRecord;
 use batchwright::execution::{
-    Counters, ExecutionId, ExitStatus, InstanceId, JobExecution, JobInstance, SkipRecord,
-    StepExecution, StepExecutionId,
+    Counters, ExecutionId, ExitStatus, Failure, InstanceId, JobExecution, JobInstance, Phase,
+    SkipRecord, StepExecution, StepExecutionId,
 };
 use jiff::Timestamp;
 

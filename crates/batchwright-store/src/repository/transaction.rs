@@ -8,7 +8,7 @@ use batchwright::execution::{
     ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution, StepExecutionId,
 };
 use batchwright::launch::RequestKey;
-use batchwright::store::{CheckpointUpdate, Lease, ProgressiveRows, Transaction};
+use batchwright::store::{CheckpointUpdate, Held, Lease, ProgressiveRows, Transaction};
 use jiff::Timestamp;
 
 use super::pool::Pooled;
@@ -173,18 +173,14 @@ impl Transaction for SqlTransaction<'_> {
         }
     }
 
-    fn renew_lease(
-        &mut self,
-        lease: &Lease,
-        until: Timestamp,
-    ) -> Result<Option<bool>, RepositoryError> {
-        let held = values![lease.execution.0, lease.fence];
-        let stop = self.one(&self.statements.lock_lease, held, |row| row.read("stop_requested"))?;
-        if stop.is_some() {
-            let until = values![lease.execution.0, micros(until)];
-            self.change(&self.statements.renew_lease, until)?;
-        }
-        Ok(stop)
+    fn renew_lease(&mut self, lease: &Lease, until: Timestamp) -> Result<Held, RepositoryError> {
+        let fenced = values![lease.execution.0, lease.fence];
+        let stop =
+            self.one(&self.statements.lock_lease, fenced, |row| row.read("stop_requested"))?;
+        let Some(stop_requested) = stop else { return Ok(Held::Lost) };
+        let until = values![lease.execution.0, micros(until)];
+        self.change(&self.statements.renew_lease, until)?;
+        Ok(Held::with_stop(stop_requested))
     }
 
     fn steps_of(&mut self, id: ExecutionId) -> Result<Vec<StepExecution>, RepositoryError> {
@@ -266,12 +262,12 @@ impl Transaction for SqlTransaction<'_> {
         }
     }
 
-    fn save_checkpoint(&mut self, update: &CheckpointUpdate<'_>) -> Result<bool, RepositoryError> {
+    fn save_checkpoint(&mut self, update: &CheckpointUpdate<'_>) -> Result<Held, RepositoryError> {
         let (counters, Lease { execution, fence }) = (update.counters, update.lease);
         let stop = self.one(&self.statements.check_lease, values![execution.0, fence], |row| {
             row.read("stop_requested")
         })?;
-        let stop = stop.ok_or(RepositoryError::LeaseLost { execution })?;
+        let held = stop.map(Held::with_stop).ok_or(RepositoryError::LeaseLost { execution })?;
         let saved = self.change(
             &self.statements.save_checkpoint,
             values![
@@ -299,7 +295,7 @@ impl Transaction for SqlTransaction<'_> {
         if let Some(context) = update.job_context {
             self.change(&self.statements.save_job_context, values![execution.0, context])?;
         }
-        Ok(stop)
+        Ok(held)
     }
 
     fn insert_skips(

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::bounded;
+use crate::text::bounded;
 
 /// Longest exit message that is kept, in bytes.
 const MESSAGE_BYTES_MAX: usize = 2_500;

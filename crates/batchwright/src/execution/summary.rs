@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 
 use super::{BatchStatus, Counters, ExecutionId, ExitStatus, InstanceId, JobExecution};
 use super::{StepExecution, StepExecutionId};
-use crate::error::Failure;
+use crate::execution::Failure;
 use crate::parameters::Parameter;
 use crate::text::shown;
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Ending, FileOutput, FilePosition};
 use crate::error::{ErrorKind, ItemError, ItemErrorText};
 use crate::execution::{ExecutionId, SkipRecord};
-use crate::step::StepScope;
+use crate::scope::StepScope;
 
 /// The open dead-letter file of a step; it grows with the commits that make the skips durable.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl DeadLetterFile {
         execution: ExecutionId,
     ) -> Result<(), ItemError> {
         let raw_hex = raw.filter(|raw| std::str::from_utf8(raw).is_err());
-        let letter = DeadLetter { execution, skip, raw_hex: raw_hex.map(crate::parameters::hex) };
+        let letter = DeadLetter { execution, skip, raw_hex: raw_hex.map(crate::text::hex) };
         let mut line = serde_json::to_vec(&letter)
             .map_err(|error| ItemError::wrap(ErrorKind::FATAL, "write a dead letter", error))?;
         line.push(b'\n');

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Ending;
 use super::open_paths::{OpenPath, PathUse};
 use crate::error::{ErrorKind, ItemError};
-use crate::step::{StepScope, StepStart};
+use crate::scope::{StepScope, StepStart};
 use crate::store::Durability;
 
 /// A position of an output file: its length, and the file's identity.
@@ -633,8 +633,8 @@ mod tests {
     use super::*;
     use crate::clock::StopToken;
     use crate::execution::{JobExecution, StepExecution, StepExecutionId};
-    use crate::job::JobScope;
     use crate::parameters::JobParameters;
+    use crate::scope::JobScope;
     use crate::store::MemoryRepository;
     use jiff::Timestamp;
 

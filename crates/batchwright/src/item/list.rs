@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{ItemReader, ItemWriter, PreparedCommit, Total};
 use crate::error::ItemError;
-use crate::step::{ChunkTransaction, StepScope};
+use crate::item::ChunkTransaction;
+use crate::scope::StepScope;
 
 /// A reader that yields clones of the elements of a list.
 #[derive(Debug, Clone)]

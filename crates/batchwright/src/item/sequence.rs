@@ -2,7 +2,7 @@
 
 use super::{ItemReader, Total};
 use crate::error::ItemError;
-use crate::step::StepScope;
+use crate::scope::StepScope;
 
 /// A reader that yields `1, 2, … count`.
 #[derive(Debug, Clone)]

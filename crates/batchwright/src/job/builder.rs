@@ -6,8 +6,8 @@ use super::decider::{Decider, Decision};
 use super::flow::{JobFlow, Node, NodeKind, Target, Transition};
 use super::{Job, JobListener};
 use crate::error::ItemError;
-use crate::operator::Refusal;
 use crate::parameters::{JobParameters, ParameterDeclaration};
+use crate::refusal::Refusal;
 use crate::step::{Step, StepKind};
 
 /// A builder of a [`JobFlow`].

@@ -2,7 +2,7 @@
 
 use crate::error::ItemError;
 use crate::execution::StepExecution;
-use crate::job::JobScope;
+use crate::scope::JobScope;
 
 /// The input of a [`Decider`]. All of it is stored, so that a restart decides the same.
 #[derive(Debug)]

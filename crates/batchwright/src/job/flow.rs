@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::decider::Decider;
 use crate::execution::ExitStatus;
 use crate::step::{Step, StepKind};
+use crate::text::matches;
 
 /// A flow: nodes in their order, each with its transitions. A job has one flow, and every branch of a split
 /// is another one.
@@ -352,27 +353,6 @@ fn specificity(pattern: &str) -> (bool, usize, std::cmp::Reverse<usize>, usize) 
     let (stars, marks) = (count('*'), count('?'));
     let literals = pattern.chars().count() - stars - marks;
     (stars + marks == 0, literals, std::cmp::Reverse(stars), marks)
-}
-
-/// Whether `pattern` matches `code`: `*` matches any characters, `?` one character.
-pub(crate) fn matches(pattern: &str, code: &str) -> bool {
-    let (pattern, code): (Vec<char>, Vec<char>) =
-        (pattern.chars().collect(), code.chars().collect());
-    // `ends[n]`: whether the part of the pattern read so far matches the first `n` characters of the code.
-    let mut ends = vec![false; code.len() + 1];
-    ends[0] = true;
-    for part in pattern {
-        let mut next = vec![false; code.len() + 1];
-        for at in 0..=code.len() {
-            next[at] = match part {
-                '*' => ends[at] || (at > 0 && next[at - 1]),
-                '?' => at > 0 && ends[at - 1],
-                literal => at > 0 && ends[at - 1] && code[at - 1] == literal,
-            };
-        }
-        ends = next;
-    }
-    ends[code.len()]
 }
 
 /// Whether some code matches both patterns.

@@ -11,6 +11,7 @@ pub(super) use svg::svg;
 use super::Job;
 use super::flow::{JobFlow, Node, NodeKind, Target};
 use crate::execution::ExitStatus;
+use crate::text::matches;
 
 /// The destination of a route from a node, as drawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +46,7 @@ fn ways(flow: &JobFlow, index: usize) -> Vec<(String, Way)> {
         ways.extend(way.map(|way| (transition.pattern.clone(), way)));
     }
     let takes_completed =
-        |one: &super::flow::Transition| super::flow::matches(&one.pattern, ExitStatus::COMPLETED);
+        |one: &super::flow::Transition| matches(&one.pattern, ExitStatus::COMPLETED);
     if !node.transitions.iter().any(takes_completed) && !matches!(node.kind, NodeKind::Decision(_))
     {
         let end = || Way::Ends("end".to_owned(), EndKind::Completed);

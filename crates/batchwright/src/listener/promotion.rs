@@ -3,8 +3,8 @@
 use super::{ListenerResult, StepListener};
 use crate::error::ItemError;
 use crate::execution::{ExitStatus, StepExecution};
-use crate::job::matches;
-use crate::step::StepScope;
+use crate::scope::StepScope;
+use crate::text::matches;
 
 /// Copies values of the step's context into the job's context when the step ends, so that later steps can
 /// read them.

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::heartbeat::Heartbeat;
 use super::pool::Pool;
-use super::{Active, Inner, JobOperator, Permits};
+use super::{Inner, JobOperator};
 use crate::clock::Clock;
 use crate::event::Events;
-use crate::job::JobScope;
+use crate::host::{Active, CommitHook, CommitPoint, Host, Permits};
 use crate::owner::ProcessIdentity;
 use crate::registry::{JobRegistry, JobSource};
-use crate::runner::Runner;
+use crate::scope::JobScope;
 use crate::store::JobRepository;
 
 /// Builds a [`JobOperator`].
@@ -26,19 +26,6 @@ pub struct OperatorBuilder {
     pub(super) running_steps_max: usize,
     pub(super) commit_hook: Option<CommitHook>,
 }
-
-/// A moment of a step's commit at which the commit hook is called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CommitPoint {
-    /// Everything is written, and nothing is durable.
-    Before,
-    /// The commit is durable.
-    After,
-}
-
-/// A function that is called at each [`CommitPoint`] with the execution and the step's name. Rehearsals kill
-/// the process in it.
-pub(crate) type CommitHook = Arc<dyn Fn(&JobScope, &str, CommitPoint) + Send + Sync>;
 
 impl OperatorBuilder {
     /// Calls `hook` with the execution and the step's name before and after each commit of a step. Rehearsals
@@ -102,7 +89,7 @@ impl OperatorBuilder {
     /// Builds the operator and starts its heartbeat.
     pub fn build(self) -> JobOperator {
         let active = Active::default();
-        let runner = Runner {
+        let host = Host {
             repository: Arc::clone(&self.repository),
             clock: Arc::clone(&self.clock),
             events: self.events.clone(),
@@ -133,7 +120,7 @@ impl OperatorBuilder {
                 events: self.events,
                 pool: Pool::new(self.running_jobs_max),
                 running_jobs_max: self.running_jobs_max,
-                runner,
+                host,
                 _heartbeat: heartbeat,
             }),
         }

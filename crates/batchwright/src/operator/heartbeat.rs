@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::{Active, ActiveExecution, RunMode, later, lock};
-use crate::clock::{Clock, StopToken};
+use crate::clock::{Clock, StopToken, later};
 use crate::error::RepositoryError;
-use crate::store::JobRepository;
+use crate::host::{Active, ActiveExecution, RunMode, lock};
+use crate::store::{Held, JobRepository};
 
 /// Renewals within one lease, so that one or two may fail.
 const RENEWALS_PER_LEASE: u32 = 3;
@@ -74,14 +74,14 @@ fn beat(
     let mut tx = repository.begin()?;
     for ActiveExecution { lease, job, stop, .. } in held {
         match tx.renew_lease(&lease, until)? {
-            Some(false) => {}
-            Some(true) => stop.request(),
-            None if lock(active).contains_key(&lease.execution) => {
+            Held::Yes => {}
+            Held::StopRequested => stop.request(),
+            Held::Lost if lock(active).contains_key(&lease.execution) => {
                 // The next commit of the execution will be refused, so its work can end now.
                 tracing::warn!(execution = %lease.execution, job, "lease lost");
                 stop.request();
             }
-            None => {}
+            Held::Lost => {}
         }
     }
     tx.commit()

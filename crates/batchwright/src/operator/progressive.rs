@@ -4,22 +4,21 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::{
-    ActiveExecution, ActiveGuard, JobHandle, JobOperator, OperatorError, Refusal, RunMode, lock,
-};
+use super::{ActiveGuard, JobHandle, JobOperator, OperatorError, Refusal};
 use crate::clock::StopToken;
 use crate::error::RepositoryError;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
-use crate::job::{Job, JobScope};
+use crate::host::{ActiveExecution, RunMode, lock};
+use crate::job::Job;
 use crate::launch::LaunchOptions;
+use crate::lifecycle::{close_stopped, parameters_of_restart, transact};
 use crate::parameters::JobParameters;
 use crate::progressive::{
     self, OpenOptions, OpenRequest, ProgressiveWork, SliceAnswer, SliceError, SliceOrder,
     SliceOutcome, UnitProgress,
 };
 use crate::query::ExecutionFilter;
-use crate::step::{StepScope, StepStart};
-use crate::store::lifecycle::{contended, parameters_of_restart};
+use crate::scope::{JobScope, StepScope, StepStart};
 use crate::store::{Lease, ProgressiveState, StoredResponse};
 use crate::threads;
 
@@ -89,7 +88,7 @@ impl JobOperator {
             plan: &plan,
         };
         let execution = progressive::open(&*self.inner.repository, &request, &parameters)?;
-        self.inner.runner.emit_job(&execution, execution.status);
+        self.inner.host.emit_job(&execution, execution.status);
         Ok(execution)
     }
 
@@ -114,7 +113,7 @@ impl JobOperator {
         spawn: impl FnOnce(Box<dyn FnOnce() + Send>),
     ) -> Result<String, SliceError> {
         let work = self.work_of(order.execution)?;
-        progressive::run_slice(&self.inner.runner, &work, order, spawn)
+        progressive::run_slice(&self.inner.host, &work, order, spawn)
     }
 
     /// Returns the time of the clock that measures slices.
@@ -182,12 +181,7 @@ impl JobOperator {
     /// As [`progressive_state`](Self::progressive_state).
     pub fn acknowledge(&self, id: ExecutionId, token: Option<&str>) -> Result<bool, SliceError> {
         self.progressive_state(id, token)?;
-        contended(|| {
-            let mut tx = self.inner.repository.begin()?;
-            let had = tx.slices().acknowledge_response(id)?;
-            tx.commit()?;
-            Ok(had)
-        })
+        transact(&*self.inner.repository, |tx| Ok(tx.slices().acknowledge_response(id)?))
     }
 
     /// Deletes the bodies of responses that no client acknowledged for `age`. Returns their number.
@@ -197,12 +191,7 @@ impl JobOperator {
     /// When the store fails.
     pub fn expire_responses(&self, age: Duration) -> Result<u64, OperatorError> {
         let before = self.inner.clock.now().saturating_sub(age).unwrap_or(jiff::Timestamp::MIN);
-        contended(|| {
-            let mut tx = self.inner.repository.begin()?;
-            let expired = tx.slices().expire_responses(before)?;
-            tx.commit()?;
-            Ok(expired)
-        })
+        transact(&*self.inner.repository, |tx| Ok(tx.slices().expire_responses(before)?))
     }
 
     /// Drives the progressive execution `id` with up to `lanes` lanes at once, until the execution ends or
@@ -305,9 +294,9 @@ impl JobOperator {
         let stop = StopToken::default();
         let held =
             ActiveExecution { lease, job: execution.job.clone(), stop: stop.clone(), carried };
-        lock(&self.inner.runner.active).insert(id, held);
+        lock(&self.inner.host.active).insert(id, held);
         let (handle, ending) = JobHandle::new(id, Arc::clone(&self.inner.repository));
-        let let_go = ActiveGuard { active: Arc::clone(&self.inner.runner.active), execution: id };
+        let let_go = ActiveGuard { active: Arc::clone(&self.inner.host.active), execution: id };
         let operator = self.clone();
         self.inner.pool.submit(Box::new(move || {
             let driven = operator.drive(id, u32::MAX, &stop);
@@ -315,7 +304,7 @@ impl JobOperator {
             drop(let_go);
             match driven {
                 Ok(execution) => {
-                    operator.inner.runner.emit_job(&execution, execution.status);
+                    operator.inner.host.emit_job(&execution, execution.status);
                     ending.end(Ok(()));
                 }
                 Err(SliceError::Operator(OperatorError::Repository(error))) => {
@@ -338,8 +327,7 @@ impl JobOperator {
     /// timeout.
     fn confirmed(&self, mut execution: JobExecution) -> Result<JobExecution, SliceError> {
         let mut waited = Duration::ZERO;
-        while execution.status == BatchStatus::Stopping && waited < self.inner.runner.lease_timeout
-        {
+        while execution.status == BatchStatus::Stopping && waited < self.inner.host.lease_timeout {
             StopToken::default().wait(CONFIRM_INTERVAL);
             waited += CONFIRM_INTERVAL;
             execution = match self.stop(execution.id) {
@@ -362,7 +350,7 @@ impl JobOperator {
             if !self.has_room() {
                 return Ok(());
             }
-            if lock(&self.inner.runner.active).contains_key(&id) {
+            if lock(&self.inner.host.active).contains_key(&id) {
                 continue;
             }
             let execution = self.execution(id)?;
@@ -384,9 +372,8 @@ impl JobOperator {
         open: &OpenOptions,
     ) -> Result<JobExecution, OperatorError> {
         let change = |parameters: JobParameters| job.accept(parameters.overridden_by(overrides));
-        let parameters = contended(|| {
-            parameters_of_restart(&mut *self.inner.repository.begin()?, id, options, change)
-        })?;
+        let parameters =
+            transact(&*self.inner.repository, |tx| parameters_of_restart(tx, id, options, change))?;
         self.open_job(job, work, parameters, options, open)
     }
 
@@ -401,13 +388,11 @@ impl JobOperator {
             if execution.owner.is_some() {
                 continue;
             }
-            contended(|| {
-                let mut tx = self.inner.repository.begin()?;
-                let Some(mut execution) = tx.execution(execution.id)? else { return Ok(()) };
-                if execution.status == BatchStatus::Stopping {
-                    progressive::close_stopped(&mut *tx, &mut execution, self.inner.clock.now())?;
+            transact(&*self.inner.repository, |tx| match tx.execution(execution.id)? {
+                Some(mut execution) if execution.status == BatchStatus::Stopping => {
+                    close_stopped(tx, &mut execution, self.inner.clock.now())
                 }
-                tx.commit()
+                _ => Ok(()),
             })?;
         }
         Ok(())

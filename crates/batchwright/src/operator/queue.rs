@@ -1,13 +1,14 @@
 //! Executions that are stored for another process: one process queues them, any server of the store claims them.
 
-use super::{JobHandle, JobOperator, OperatorError, lock};
-use crate::error::Failure;
-use crate::execution::{BatchStatus, ExecutionId, ExitStatus, JobExecution, StatusEvent};
+use super::{JobHandle, JobOperator, OperatorError};
+use crate::execution::{BatchStatus, ExecutionId, ExitStatus, Failure, JobExecution, StatusEvent};
+use crate::host::lock;
 use crate::launch::{LaunchOptions, RecoverMode};
+use crate::lifecycle;
 use crate::parameters::JobParameters;
 use crate::progressive::OpenOptions;
 use crate::query::ExecutionFilter;
-use crate::store::{Lease, lifecycle};
+use crate::store::Lease;
 
 /// Suffix of the owner's name of an execution that a process claimed from the queue.
 const CLAIMED_SUFFIX: &str = "/served";
@@ -53,7 +54,7 @@ impl JobOperator {
     ///
     /// # Errors
     ///
-    /// [`Refusal::NoSuchJob`](crate::operator::Refusal::NoSuchJob) when the job is not registered here; the execution stays queued.
+    /// [`Refusal::NoSuchJob`](crate::refusal::Refusal::NoSuchJob) when the job is not registered here; the execution stays queued.
     pub fn claim(&self, id: ExecutionId) -> Result<Option<JobHandle>, OperatorError> {
         let job = self.job_of(&self.execution(id)?)?;
         let mut claimant = self.claimant();
@@ -82,7 +83,7 @@ impl JobOperator {
             flow: execution.flow.clone(),
         };
         let lease = Lease { execution: execution.id, fence: execution.fence };
-        lifecycle::finish(&*self.inner.repository, lease, ended, self.inner.clock.now())?;
+        lifecycle::finish(&*self.inner.repository, lease, &ended, self.inner.clock.now())?;
         Ok(())
     }
 
@@ -151,7 +152,7 @@ impl JobOperator {
     ///
     /// When the store fails.
     pub fn claimed(&self) -> Result<Vec<ExecutionId>, OperatorError> {
-        let held: Vec<_> = lock(&self.inner.runner.active).keys().copied().collect();
+        let held: Vec<_> = lock(&self.inner.host.active).keys().copied().collect();
         let mut served = Vec::new();
         for id in held {
             if was_claimed(&self.execution(id)?) {

@@ -2,8 +2,9 @@
 
 use super::{JobOperator, OperatorError};
 use crate::execution::{BatchStatus, ExecutionId, InstanceId, JobExecution};
+use crate::lifecycle::transact;
 use crate::query::{ExecutionFilter, InstancePage};
-use crate::store::lifecycle::contended;
+use crate::store::Transaction;
 
 /// Selects the instances to delete. All conditions must hold; a running instance is never deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,36 +82,34 @@ impl JobOperator {
             let candidates = self.queries().executions(&filter)?;
             let Some(last) = candidates.last() else { return Ok(purged) };
             filter.before = Some(last.id);
-            let deleted = contended(|| self.purge_batch(&candidates, below, retention, dry_run))?;
+            let deleted = transact(&*self.inner.repository, |tx| {
+                purge_in(tx, &candidates, below, retention, dry_run)
+            })?;
             purged += deleted.len() as u64;
             deleted.iter().for_each(&mut *each);
         }
     }
+}
 
-    /// Purges `candidates` in one transaction and returns the deleted executions.
-    fn purge_batch(
-        &self,
-        candidates: &[JobExecution],
-        below: InstanceId,
-        retention: &Retention,
-        dry_run: bool,
-    ) -> Result<Vec<JobExecution>, OperatorError> {
-        let mut tx = self.inner.repository.begin()?;
-        let mut deleted = Vec::new();
-        for candidate in candidates.iter().filter(|one| one.instance_id < below) {
-            let history = tx.executions_of(candidate.instance_id)?;
-            if may_go(&history, candidate.id, retention) {
-                if !dry_run {
-                    history.iter().try_for_each(|one| tx.delete_execution(one.id))?;
-                }
-                deleted.extend(history);
+/// Deletes the instances of `candidates` that `retention` allows, and returns their executions.
+fn purge_in(
+    tx: &mut dyn Transaction,
+    candidates: &[JobExecution],
+    below: InstanceId,
+    retention: &Retention,
+    dry_run: bool,
+) -> Result<Vec<JobExecution>, OperatorError> {
+    let mut deleted = Vec::new();
+    for candidate in candidates.iter().filter(|one| one.instance_id < below) {
+        let history = tx.executions_of(candidate.instance_id)?;
+        if may_go(&history, candidate.id, retention) {
+            if !dry_run {
+                history.iter().try_for_each(|one| tx.delete_execution(one.id))?;
             }
+            deleted.extend(history);
         }
-        if !dry_run {
-            tx.commit()?;
-        }
-        Ok(deleted)
     }
+    Ok(deleted)
 }
 
 /// Returns whether an instance with this history, newest first, may be deleted. Only its newest execution

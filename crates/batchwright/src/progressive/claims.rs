@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::segments::{Claim, ClaimRules, Segment, claim};
+use super::segments::{Claim, ClaimRules, claim};
 use super::step::Settings;
 use super::timing::UnitTimes;
 use crate::error::RepositoryError;
 use crate::execution::ExecutionId;
-use crate::store::{ProgressiveExecution, Transaction};
+use crate::store::{ProgressiveExecution, Segment, Transaction};
 
 /// Duration of the work that a lane claims at a time: so short that it hardly delays a lane that takes the
 /// rest.

@@ -6,20 +6,19 @@ use std::time::Duration;
 
 use super::budget::Budget;
 use super::claims::{self, NoWork};
-use super::lifecycle::{self, Final};
 use super::pulse::{OnDisconnect, Pulse};
-use super::segments::{Claim, Segment, claim};
+use super::segments::{Claim, claim};
 use super::slice::SliceOutcome;
 use super::step::{OnFailed, ProgressiveWork, Settings};
 use super::timing::UnitTimes;
-use crate::clock::StopToken;
-use crate::error::{ErrorKind, Failure, ItemError, Phase, RepositoryError};
-use crate::execution::{Counters, SkipRecord};
-use crate::operator::{CommitPoint, later};
-use crate::runner::Runner;
-use crate::step::{ChunkTransaction, StepScope};
-use crate::store::lifecycle::{contended, owned};
-use crate::store::{Lane, Lease, ProgressiveExecution, Transaction};
+use crate::clock::{StopToken, later};
+use crate::error::{ErrorKind, ItemError, RepositoryError};
+use crate::execution::{Counters, Failure, Phase, SkipRecord};
+use crate::host::{CommitPoint, Host};
+use crate::item::ChunkTransaction;
+use crate::lifecycle::{Final, contended, end, owned};
+use crate::scope::StepScope;
+use crate::store::{Held, Lane, Lease, ProgressiveExecution, Segment, Transaction};
 
 /// Number of parts into which the units of a chunk are divided after one of them failed the whole chunk.
 const CUT: u64 = 16;
@@ -109,7 +108,7 @@ enum Stage {
 /// The values with which a slice begins.
 pub(crate) struct LaneStart<'a> {
     pub(crate) work: &'a dyn ProgressiveWork,
-    pub(crate) runner: &'a Runner,
+    pub(crate) host: &'a Host,
     pub(crate) scope: StepScope,
     pub(crate) row: ProgressiveExecution,
     pub(crate) lease: Lease,
@@ -126,7 +125,7 @@ pub(crate) struct LaneStart<'a> {
 /// A lane that runs a slice.
 pub(crate) struct LaneRun<'a> {
     work: &'a dyn ProgressiveWork,
-    runner: &'a Runner,
+    host: &'a Host,
     settings: Settings,
     scope: StepScope,
     row: ProgressiveExecution,
@@ -159,13 +158,13 @@ pub(crate) struct LaneRun<'a> {
 impl<'a> LaneRun<'a> {
     /// Begins a slice whose lane has just taken its lease.
     pub(crate) fn begin(start: LaneStart<'a>) -> Result<Self, Halt> {
-        let LaneStart { work, runner, scope, row, lease, lane, seq, arrived, target, .. } = start;
+        let LaneStart { work, host, scope, row, lease, lane, seq, arrived, target, .. } = start;
         let times = UnitTimes::from_json(&lane.times);
         let budget = Budget { target, reserve: lane.checkpoint_cost };
-        let now = runner.clock.elapsed();
+        let now = host.clock.elapsed();
         let mut run = Self {
             work,
-            runner,
+            host,
             settings: work.settings(),
             scope,
             row,
@@ -339,7 +338,7 @@ impl<'a> LaneRun<'a> {
     #[inline]
     fn unit_ended(&mut self) -> Duration {
         let began = self.now;
-        self.now = self.runner.clock.elapsed();
+        self.now = self.host.clock.elapsed();
         self.pulse.end_unit();
         let took = self.now.saturating_sub(began);
         self.times.record(took);
@@ -350,7 +349,7 @@ impl<'a> LaneRun<'a> {
     /// hard ceiling, so that it has time for units.
     pub(crate) fn opening<T>(&mut self, open: impl FnOnce() -> T) -> T {
         let opened = self.watched(open);
-        let before = std::mem::replace(&mut self.now, self.runner.clock.elapsed());
+        let before = std::mem::replace(&mut self.now, self.host.clock.elapsed());
         let target = self.budget.target;
         if self.now.saturating_sub(before) > target / 2 {
             self.budget.target = (self.elapsed() + target / 2).clamp(target, target * 2);
@@ -360,7 +359,7 @@ impl<'a> LaneRun<'a> {
 
     /// Runs user code that is not a unit, under the same watch for hanging.
     pub(crate) fn watched<T>(&self, code: impl FnOnce() -> T) -> T {
-        self.pulse.begin_other(self.runner.clock.elapsed());
+        self.pulse.begin_other(self.host.clock.elapsed());
         let done = code();
         self.pulse.end_unit();
         done
@@ -369,7 +368,7 @@ impl<'a> LaneRun<'a> {
     /// Records that the reader has no more units: the end of a rank, or of an input that has changed.
     pub(crate) fn no_more_units(&mut self) {
         self.pulse.end_unit();
-        self.now = self.runner.clock.elapsed();
+        self.now = self.host.clock.elapsed();
         let Some(segment) = &mut self.segment else { return };
         match segment.end {
             None => segment.is_closed = true,
@@ -461,10 +460,10 @@ impl<'a> LaneRun<'a> {
             segment.partial = partial;
             segment.is_closed |= segment.end == Some(segment.position);
         }
-        self.now = self.runner.clock.elapsed();
+        self.now = self.host.clock.elapsed();
         let began = self.now;
         let committed = contended(|| self.commit_once(then, write))?;
-        self.now = self.runner.clock.elapsed();
+        self.now = self.host.clock.elapsed();
         let after = match committed {
             Ok(after) => after,
             Err(error) => {
@@ -492,7 +491,7 @@ impl<'a> LaneRun<'a> {
     ) -> Result<Result<After, ItemError>, RepositoryError> {
         let scope = self.scope.clone();
         let sequence = self.committed.as_ref().map_or(0, |segment| segment.position);
-        let mut chunk = ChunkTransaction::new(&*self.runner.repository, &scope, sequence);
+        let mut chunk = ChunkTransaction::new(&*self.host.repository, &scope, sequence);
         if let Err(error) = self.watched(|| write(&mut chunk)) {
             return match chunk.broken() {
                 Some(error) => Err(error),
@@ -502,13 +501,13 @@ impl<'a> LaneRun<'a> {
         let tx = chunk.tx()?;
         let after = match then {
             CommitAction::Continue => {
-                let stop = tx
-                    .slices()
-                    .hold_execution(&self.lease)?
-                    .ok_or(RepositoryError::LeaseLost { execution: self.lease.execution })?;
+                let held = tx.slices().hold_execution(&self.lease)?;
+                if held == Held::Lost {
+                    return Err(RepositoryError::LeaseLost { execution: self.lease.execution });
+                }
                 self.store(tx)?;
                 self.store_lane(tx)?;
-                After::Same { stop }
+                After::Same { stop: held == Held::StopRequested }
             }
             CommitAction::Turn => {
                 let execution = owned(tx, self.lease)?;
@@ -542,8 +541,9 @@ impl<'a> LaneRun<'a> {
                     .failure
                     .clone()
                     .unwrap_or_else(|| Failure::new("unit_failed", "a unit failed".to_owned()));
-                let (ended, now) = (Final::failed(failure), self.runner.clock.now());
-                lifecycle::end(tx, &mut execution, &self.row, ended, now)?;
+                let now = self.host.clock.now();
+                let ended = Final::failed(failure, now);
+                end(tx, &mut execution, &self.row, ended, now)?;
                 After::Ended(self.let_go(tx, SliceOutcome::Final, &execution)?)
             }
         };
@@ -554,7 +554,7 @@ impl<'a> LaneRun<'a> {
     }
 
     fn call_hook(&self, point: CommitPoint) {
-        if let Some(hook) = &self.runner.commit_hook {
+        if let Some(hook) = &self.host.commit_hook {
             hook(self.scope.job(), self.scope.step(), point);
         }
     }
@@ -568,14 +568,14 @@ impl<'a> LaneRun<'a> {
         }
         if self.since.units() > 0 {
             let counters = Counters { commit: 1, ..self.since.counters };
-            tx.slices().add_counters(self.row.step, &counters, self.runner.clock.now())?;
+            tx.slices().add_counters(self.row.step, &counters, self.host.clock.now())?;
         }
         Ok(())
     }
 
     /// Stores the lane with a renewed lease.
     fn store_lane(&self, tx: &mut dyn Transaction) -> Result<(), RepositoryError> {
-        let until = later(self.runner.clock.now(), self.runner.lease_timeout);
+        let until = later(self.host.clock.now(), self.host.lease_timeout);
         let mut lane = self.lane.clone();
         lane.lease_until = Some(until);
         lane.times = self.times.to_json();
@@ -599,7 +599,7 @@ impl<'a> LaneRun<'a> {
             tx,
             self.lease.execution,
             self.lane.rank,
-            self.runner.clock.now(),
+            self.host.clock.now(),
             units,
             rules,
         )
@@ -607,12 +607,12 @@ impl<'a> LaneRun<'a> {
 
     /// Waits, within the time of the slice, for work or for the end of the execution.
     pub(crate) fn idle(&mut self) -> Result<(), Halt> {
-        let runner = self.runner;
+        let host = self.host;
         loop {
             if self.pulse.lost_client() == Some(OnDisconnect::Halt) {
                 return Err(Halt::Dropped);
             }
-            let repository = &*runner.repository;
+            let repository = &*host.repository;
             let id = self.lease.execution;
             let execution = repository.execution(id)?;
             let Some(execution) = execution.filter(|one| one.status.is_running()) else {
@@ -627,16 +627,16 @@ impl<'a> LaneRun<'a> {
             if self.is_something_to_do()? {
                 return self.commit(CommitAction::Turn, None, &mut |_| Ok(())).map(drop);
             }
-            runner.clock.wait(IDLE_INTERVAL, &StopToken::default());
-            self.now = runner.clock.elapsed();
+            host.clock.wait(IDLE_INTERVAL, &StopToken::default());
+            self.now = host.clock.elapsed();
         }
     }
 
     /// Returns whether a claim would find work, or that no work remains.
     fn is_something_to_do(&self) -> Result<bool, RepositoryError> {
-        let state = self.runner.repository.slices().progressive_state(self.lease.execution)?;
+        let state = self.host.repository.slices().progressive_state(self.lease.execution)?;
         let Some(mut state) = state else { return Ok(false) };
-        let now = self.runner.clock.now();
+        let now = self.host.clock.now();
         let is_live =
             |rank: u32| state.lanes.iter().any(|lane| lane.rank == rank && lane.is_live(now));
         let rules = claims::rules(&self.row, &self.settings);

@@ -7,16 +7,16 @@ use sha2::{Digest, Sha256};
 
 use super::budget::SAMPLES_MIN;
 use super::claims::{self, NoWork};
-use super::segments::Segment;
 use super::slice::{SliceError, SliceOrder};
-use super::step::{FinalResponse, Settings};
+use super::step::Settings;
 use super::timing::UnitTimes;
-use crate::error::{Failure, RepositoryError};
-use crate::execution::{ExitStatus, JobExecution, StatusEvent, StepExecution};
-use crate::operator::{Refusal, later};
-use crate::parameters::hex;
-use crate::store::lifecycle::{change, contended, record_step};
-use crate::store::{JobRepository, Lane, Lease, ProgressiveExecution, StoredResponse, Transaction};
+use crate::clock::later;
+use crate::error::RepositoryError;
+use crate::execution::{JobExecution, StepExecution};
+use crate::lifecycle::transact;
+use crate::refusal::Refusal;
+use crate::store::{JobRepository, Lane, Lease, ProgressiveExecution, Segment, Transaction};
+use crate::text::hex;
 
 /// Returns the hash of a token, as it is stored.
 pub(super) fn hash(token: &str) -> String {
@@ -52,14 +52,7 @@ pub(crate) fn begin_slice(
     now: Timestamp,
     lease: Duration,
 ) -> Result<Beginning, SliceError> {
-    contended(|| {
-        let mut tx = repository.begin()?;
-        let beginning = begin_in(&mut *tx, order, settings, owner, now, lease)?;
-        if matches!(beginning, Beginning::Run(_)) {
-            tx.commit()?;
-        }
-        Ok(beginning)
-    })
+    transact(repository, |tx| begin_in(tx, order, settings, owner, now, lease))
 }
 
 fn begin_in(
@@ -156,8 +149,7 @@ pub(crate) fn shut_out_worker(
     hanging: Option<u64>,
     answer: AnswerOf<'_>,
 ) -> Result<String, RepositoryError> {
-    contended(|| {
-        let mut tx = repository.begin()?;
+    transact(repository, |tx| {
         let id = begun.lease.execution;
         let lost = RepositoryError::LeaseLost { execution: id };
         let execution = tx.execution(id)?.ok_or(lost)?;
@@ -189,104 +181,8 @@ pub(crate) fn shut_out_worker(
         if !tx.slices().update_lane(&free, fence)? {
             return Err(RepositoryError::LeaseLost { execution: id });
         }
-        tx.commit()?;
         Ok(answer)
     })
-}
-
-/// The end of a progressive execution: its event, failure and response.
-#[derive(Debug, Clone)]
-pub(crate) struct Final {
-    pub(crate) event: StatusEvent,
-    pub(crate) failure: Option<Failure>,
-    pub(crate) response: Option<FinalResponse>,
-}
-
-impl Final {
-    pub(crate) fn completed(response: FinalResponse) -> Self {
-        Self { event: StatusEvent::Complete, failure: None, response: Some(response) }
-    }
-
-    pub(crate) fn failed(failure: Failure) -> Self {
-        let response = Some(problem(&failure));
-        Self { event: StatusEvent::Fail, failure: Some(failure), response }
-    }
-
-    pub(crate) fn stopped() -> Self {
-        Self { event: StatusEvent::ConfirmStop, failure: None, response: None }
-    }
-}
-
-/// Returns the response of a failed execution.
-fn problem(failure: &Failure) -> FinalResponse {
-    let body = serde_json::json!({
-        "type": format!("/errors/{}", failure.code),
-        "title": "The execution failed",
-        "status": 500,
-        "detail": failure.message,
-        "code": failure.code,
-    });
-    FinalResponse::new("application/problem+json", body.to_string()).status(500)
-}
-
-/// Returns the exit status of an execution that ended with `event`.
-fn exit_of(event: StatusEvent) -> ExitStatus {
-    match event {
-        StatusEvent::Complete => ExitStatus::completed(),
-        StatusEvent::ConfirmStop => ExitStatus::stopped(),
-        _ => ExitStatus::failed(),
-    }
-}
-
-/// Ends an execution that the transaction has locked.
-pub(crate) fn end(
-    tx: &mut dyn Transaction,
-    execution: &mut JobExecution,
-    row: &ProgressiveExecution,
-    ended: Final,
-    now: Timestamp,
-) -> Result<(), RepositoryError> {
-    let id = execution.id;
-    let illegal = |_| RepositoryError::LeaseLost { execution: id };
-    let mut exit = exit_of(ended.event);
-    let mask = |failure: Failure| failure.map_message(|text| execution.parameters.mask_in(text));
-    let failure = ended.failure.map(mask);
-    for mut step in tx.steps_of(id)?.into_iter().filter(|step| step.id == row.step) {
-        step.status = step.status.after(ended.event).map_err(illegal)?;
-        exit = exit.with_skips(step.counters.skips() > 0);
-        step.exit = match &failure {
-            Some(failure) => exit.clone().with_message(&failure.message),
-            None => exit.clone(),
-        };
-        step.failure.clone_from(&failure);
-        step.ended_at = Some(now);
-        step.updated_at = now;
-        tx.update_step(&step)?;
-        record_step(tx, &step, now)?;
-    }
-    if let Some(FinalResponse { status, headers, body }) = ended.response {
-        let response = StoredResponse { status, headers, body, at: now, is_acknowledged: false };
-        tx.slices().insert_response(id, &response)?;
-    }
-    execution.status = execution.status.after(ended.event).map_err(illegal)?;
-    execution.exit = exit;
-    execution.failure = failure;
-    execution.ended_at = Some(now);
-    change(tx, execution, now, None)
-}
-
-/// Ends an execution with a requested stop when no lane has a live worker, and updates `execution`.
-pub(crate) fn close_stopped(
-    tx: &mut dyn Transaction,
-    execution: &mut JobExecution,
-    now: Timestamp,
-) -> Result<(), RepositoryError> {
-    let Some(row) = tx.slices().progressive(execution.id)? else { return Ok(()) };
-    let lanes = tx.slices().lanes_of(execution.id)?;
-    if lanes.iter().any(|lane| lane.is_live(now)) {
-        return Ok(());
-    }
-    end(tx, execution, &row, Final::stopped(), now)
 }
 
 impl From<Refusal> for SliceError {

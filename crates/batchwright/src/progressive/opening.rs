@@ -3,16 +3,15 @@
 use std::time::Duration;
 
 use super::lifecycle::{hash, learn};
-use super::segments::Segment;
 use super::step::{Plan, Settings};
 use crate::error::RepositoryError;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
 use crate::launch;
-use crate::operator::{OperatorError, Refusal};
+use crate::lifecycle::{StartRequest, change, contended, record_step, start_in};
 use crate::owner::unique_id;
 use crate::parameters::{JobParameters, REPEAT_PARAMETER};
-use crate::store::lifecycle::{StartRequest, change, contended, record_step, start_in};
-use crate::store::{JobRepository, Lane, ProgressiveExecution, Transaction};
+use crate::refusal::{OperatorError, Refusal};
+use crate::store::{JobRepository, Lane, ProgressiveExecution, Segment, Transaction};
 
 /// Minimum target of a slice: a shorter slice would consist only of its commit.
 const TARGET_MIN: Duration = Duration::from_millis(1);
@@ -71,6 +70,7 @@ pub(crate) fn open(
     };
     let parameters = under_way.as_ref().unwrap_or(parameters);
     loop {
+        // A transaction that only finds that the input must be examined is rolled back.
         let opened = contended(|| {
             let mut tx = repository.begin()?;
             let opened = open_in(&mut *tx, request, parameters, plan.as_ref())?;
@@ -102,68 +102,101 @@ fn open_in(
     };
     let mut execution = start_in(tx, &request.start, parameters)?;
     let former = former(tx, &execution)?;
-    if former.is_none() && plan.is_none() {
-        return Ok(None);
-    }
-    let id = execution.id;
+    let units = match (&former, plan) {
+        (Some((row, _)), _) => UnitsOf::Former(row),
+        (None, Some(plan)) => UnitsOf::Plan(plan),
+        (None, None) => return Ok(None),
+    };
     execution.status = BatchStatus::Started;
     execution.started_at = Some(now);
     change(tx, &mut execution, now, None)?;
-    let (begun_by, context) = match &former {
-        Some((_, step)) => (Some(step.round()), step.context.clone()),
-        None => (None, Default::default()),
-    };
-    let mut step = StepExecution {
-        execution_id: id,
-        status: BatchStatus::Started,
-        context,
-        begun_by,
-        ..StepExecution::new_unsaved(request.step, now)
-    };
-    step.id = tx.insert_step(&step)?;
-    record_step(tx, &step, now)?;
-    let owner_hash = owner_of(former.as_ref().map(|(row, _)| row), request)?;
-    let max = request.settings.lanes;
-    let known = match &former {
-        Some((former, _)) => tx.slices().lanes_of(former.execution)?,
+    let step = insert_step(tx, request, execution.id, former.as_ref().map(|(_, step)| step))?;
+    let former = former.as_ref().map(|(row, _)| row);
+    let known = match former {
+        Some(former) => tx.slices().lanes_of(former.execution)?,
         None => Vec::new(),
     };
+    let max = request.settings.lanes;
     let as_before = u32::try_from(known.len()).ok().filter(|lanes| *lanes > 0).unwrap_or(max);
-    let wanted = request.options.lanes.unwrap_or(as_before).clamp(1, max);
-    let target = former.as_ref().map_or(request.settings.target, |(row, _)| row.target);
-    let row = |is_split, units_total, plan: &str| ProgressiveExecution {
-        execution: id,
+    let lanes = request.options.lanes.unwrap_or(as_before).clamp(1, max);
+    let target = former.map_or(request.settings.target, |former| former.target);
+    let (is_split, units_total, text) = units.facts();
+    let row = ProgressiveExecution {
+        execution: execution.id,
         step: step.id,
         target: request.options.target.unwrap_or(target).clamp(TARGET_MIN, TARGET_MAX),
         is_split,
         units_total,
-        plan: plan.to_owned(),
-        owner_hash: owner_hash.clone(),
+        plan: text.to_owned(),
+        owner_hash: owner_of(former, request)?,
         is_server_driven: request.options.is_server_driven,
     };
-    let (row, segments) = match (&former, plan) {
-        (Some((former, _)), _) => {
-            let segments = inherited(tx, former.execution, id)?;
-            (row(former.is_split, former.units_total, &former.plan), segments)
-        }
-        (None, Some(plan)) => {
-            let segments = cut(id, plan, wanted);
-            (row(plan.extent.is_ok(), plan.extent.ok(), &plan.text), segments)
-        }
-        (None, None) => return Ok(None),
+    let segments = match units {
+        UnitsOf::Former(former) => inherited(tx, former.execution, execution.id)?,
+        UnitsOf::Plan(plan) => cut(execution.id, plan, lanes),
     };
     tx.slices().insert_progressive(&row)?;
     for segment in &segments {
         tx.slices().insert_segment(segment)?;
     }
-    // Each rank requires a lane; units that can be split require at most one lane per unit.
-    let most = match row.is_split {
-        true => wanted.min(u32::try_from(row.units_total.unwrap_or(1)).unwrap_or(wanted)).max(1),
-        false => u32::try_from(segments.len()).unwrap_or(1).max(1),
+    insert_lanes(tx, &row, segments.len(), lanes, &known)?;
+    Ok(Some(execution))
+}
+
+/// Where the units of an execution come from.
+enum UnitsOf<'a> {
+    /// The execution continues the segments of this one.
+    Former(&'a ProgressiveExecution),
+    /// The input was examined.
+    Plan(&'a Plan),
+}
+
+impl UnitsOf<'_> {
+    /// Returns whether units can be split, their total number if it is known, and the text of the plan.
+    fn facts(&self) -> (bool, Option<u64>, &str) {
+        match self {
+            Self::Former(former) => (former.is_split, former.units_total, &former.plan),
+            Self::Plan(plan) => (plan.extent.is_ok(), plan.extent.ok(), &plan.text),
+        }
+    }
+}
+
+/// Inserts the row of the step, which continues `former`.
+fn insert_step(
+    tx: &mut dyn Transaction,
+    request: &OpenRequest<'_>,
+    execution: ExecutionId,
+    former: Option<&StepExecution>,
+) -> Result<StepExecution, RepositoryError> {
+    let now = request.start.now;
+    let mut step = StepExecution {
+        execution_id: execution,
+        status: BatchStatus::Started,
+        context: former.map(|former| former.context.clone()).unwrap_or_default(),
+        begun_by: former.map(StepExecution::round),
+        ..StepExecution::new_unsaved(request.step, now)
     };
-    for rank in 0..most {
+    step.id = tx.insert_step(&step)?;
+    record_step(tx, &step, now)?;
+    Ok(step)
+}
+
+/// Inserts the lanes of an execution; they begin with the unit times of the lanes `known`.
+fn insert_lanes(
+    tx: &mut dyn Transaction,
+    row: &ProgressiveExecution,
+    segments: usize,
+    wanted: u32,
+    known: &[Lane],
+) -> Result<(), RepositoryError> {
+    // Each rank requires a lane; units that can be split require at most one lane per unit.
+    let count = match row.is_split {
+        true => wanted.min(u32::try_from(row.units_total.unwrap_or(1)).unwrap_or(wanted)).max(1),
+        false => u32::try_from(segments).unwrap_or(1).max(1),
+    };
+    for rank in 0..count {
         let mut lane = Lane {
-            execution: id,
+            execution: row.execution,
             rank,
             id: unique_id(),
             seq: 0,
@@ -176,10 +209,10 @@ fn open_in(
             last_slice: Duration::ZERO,
             checkpoint_cost: Duration::ZERO,
         };
-        learn(&mut lane, &known);
+        learn(&mut lane, known);
         tx.slices().insert_lane(&lane)?;
     }
-    Ok(Some(execution))
+    Ok(())
 }
 
 /// Returns `parameters`, or those of the first repetition that is neither completed nor abandoned. Doubling

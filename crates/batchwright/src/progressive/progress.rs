@@ -2,10 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::segments::Segment;
 use super::timing::UnitTimes;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution};
-use crate::store::{Lane, ProgressiveExecution};
+use crate::store::{Lane, ProgressiveExecution, Segment};
 
 /// The numbers of units of an execution that ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -11,17 +11,15 @@ use super::lane::{Halt, LaneRun, LaneStart};
 use super::lifecycle::{self, Beginning, Begun};
 use super::progress::UnitProgress;
 use super::pulse::{DisconnectSignal, Pulse};
-use super::segments::Segment;
 use super::step::ProgressiveWork;
-use crate::clock::StopToken;
+use crate::clock::{StopToken, later};
 use crate::error::{ItemError, RepositoryError};
 use crate::execution::{BatchStatus, ExecutionId, JobExecution};
-use crate::job::JobScope;
-use crate::operator::{OperatorError, later};
-use crate::runner::Runner;
-use crate::step::{StepScope, StepStart};
-use crate::store::lifecycle::MayConflict;
-use crate::store::{Lane, ProgressiveExecution};
+use crate::host::Host;
+use crate::lifecycle::{MayConflict, transact};
+use crate::refusal::OperatorError;
+use crate::scope::{JobScope, StepScope, StepStart};
+use crate::store::{Lane, ProgressiveExecution, Segment};
 
 /// A request for a slice.
 #[derive(Debug, Clone)]
@@ -175,28 +173,28 @@ impl SliceError {
 /// Runs a slice. `spawn` runs the worker; the caller waits, renews the lease of the lane, and ends the
 /// request when a unit hangs.
 pub(crate) fn run_slice(
-    runner: &Runner,
+    host: &Host,
     work: &Arc<dyn ProgressiveWork>,
     order: &SliceOrder,
     spawn: impl FnOnce(Box<dyn FnOnce() + Send>),
 ) -> Result<String, SliceError> {
     let settings = work.settings();
-    let repository = &*runner.repository;
-    let now = runner.clock.now();
-    let lease = runner.lease_timeout;
-    let begun =
-        match lifecycle::begin_slice(repository, order, &settings, &runner.owner, now, lease)? {
-            Beginning::Run(begun) => Arc::new(*begun),
-            Beginning::Answered(answer) => return Ok(answer),
-            Beginning::Ended(ended) => return answer_finished(runner, order, &ended),
-        };
+    let repository = &*host.repository;
+    let now = host.clock.now();
+    let lease = host.lease_timeout;
+    let begun = match lifecycle::begin_slice(repository, order, &settings, &host.owner, now, lease)?
+    {
+        Beginning::Run(begun) => Arc::new(*begun),
+        Beginning::Answered(answer) => return Ok(answer),
+        Beginning::Ended(ended) => return answer_finished(host, order, &ended),
+    };
     let (sender, receiver) = sync_channel(1);
     let pulse = Arc::clone(&order.client.pulse);
     {
-        let (runner, work, begun) = (runner.clone(), Arc::clone(work), Arc::clone(&begun));
+        let (host, work, begun) = (host.clone(), Arc::clone(work), Arc::clone(&begun));
         let (pulse, order) = (Arc::clone(&pulse), order.clone());
         spawn(Box::new(move || {
-            let run = || work_through(&runner, &*work, &begun, &order, &pulse);
+            let run = || work_through(&host, &*work, &begun, &order, &pulse);
             let ended = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
                 let what = ItemError::from_panic(&*payload).to_string();
                 Err(Halt::Repository(RepositoryError::Corrupt { what }))
@@ -216,18 +214,18 @@ pub(crate) fn run_slice(
             }
             Err(RecvTimeoutError::Timeout) => {}
         }
-        if let Some(unit) = pulse.hanging(runner.clock.elapsed(), settings.unit_timeout) {
+        if let Some(unit) = pulse.hanging(host.clock.elapsed(), settings.unit_timeout) {
             tracing::warn!(
                 execution = %order.execution,
                 unit,
                 "the worker of a slice exceeded the unit timeout and is shut out"
             );
-            return give_up(runner, &begun, unit, order);
+            return give_up(host, &begun, unit, order);
         }
         since_renewal += look;
         if since_renewal >= lease / 3 {
             since_renewal = Duration::ZERO;
-            renew(runner, &begun);
+            renew(host, &begun);
         }
     };
     match ended {
@@ -237,9 +235,7 @@ pub(crate) fn run_slice(
             let what = format!("the failure of an execution was not stored: {}", failure.message);
             Err(RepositoryError::Corrupt { what }.into())
         }
-        Err(Halt::Repository(error)) if error.is_lease_lost() => {
-            Err(ended_or(runner, order, error))
-        }
+        Err(Halt::Repository(error)) if error.is_lease_lost() => Err(ended_or(host, order, error)),
         Err(Halt::Repository(error)) => Err(error.into()),
     }
 }
@@ -249,7 +245,7 @@ const MIN_LOOK: Duration = Duration::from_millis(1);
 
 /// Does all work of the slice, on the worker's thread.
 fn work_through(
-    runner: &Runner,
+    host: &Host,
     work: &dyn ProgressiveWork,
     begun: &Begun,
     order: &SliceOrder,
@@ -258,10 +254,10 @@ fn work_through(
     let Begun { execution, step, row, lease, lane, segment } = begun;
     let job = JobScope::new(execution, StopToken::default());
     let start = if execution.restart_of.is_some() { StepStart::Resumed } else { StepStart::Fresh };
-    let scope = StepScope::new(job, step, None, &*runner.repository, start);
+    let scope = StepScope::new(job, step, None, &*host.repository, start);
     let mut run = LaneRun::begin(LaneStart {
         work,
-        runner,
+        host,
         scope,
         row: row.clone(),
         lease: *lease,
@@ -296,14 +292,11 @@ fn work_through(
     })
 }
 
-fn renew(runner: &Runner, begun: &Begun) {
-    let until = later(runner.clock.now(), runner.lease_timeout);
-    let renewed = (|| {
-        let mut tx = runner.repository.begin()?;
-        let renewed = tx.slices().renew_lane(&begun.lane, begun.lane.fence, until)?;
-        tx.commit()?;
-        Ok::<_, RepositoryError>(renewed)
-    })();
+fn renew(host: &Host, begun: &Begun) {
+    let until = later(host.clock.now(), host.lease_timeout);
+    let renewed = transact::<_, RepositoryError>(&*host.repository, |tx| {
+        tx.slices().renew_lane(&begun.lane, begun.lane.fence, until)
+    });
     match renewed {
         Ok(true) => {}
         // The next commit of the worker will be refused.
@@ -315,7 +308,7 @@ fn renew(runner: &Runner, begun: &Begun) {
 }
 
 fn give_up(
-    runner: &Runner,
+    host: &Host,
     begun: &Begun,
     unit: Option<u64>,
     order: &SliceOrder,
@@ -329,22 +322,22 @@ fn give_up(
         let answer = SliceAnswer { outcome, next_seq, retry_after_ms: None, progress };
         serde_json::to_string(&answer).unwrap_or_default()
     };
-    lifecycle::shut_out_worker(&*runner.repository, begun, order.seq, unit, &answer)
+    lifecycle::shut_out_worker(&*host.repository, begun, order.seq, unit, &answer)
         .map_err(SliceError::from)
 }
 
 /// Answers a request for a slice of an execution that has ended, until its response is acknowledged.
 fn answer_finished(
-    runner: &Runner,
+    host: &Host,
     order: &SliceOrder,
     (execution, row): &(JobExecution, ProgressiveExecution),
 ) -> Result<String, SliceError> {
     let finished = SliceError::Finished { execution: execution.id, status: execution.status };
-    let response = runner.repository.slices().response(execution.id)?;
+    let response = host.repository.slices().response(execution.id)?;
     if response.is_none_or(|response| response.is_acknowledged) {
         return Err(finished);
     }
-    let state = runner.repository.slices().progressive_state(execution.id)?;
+    let state = host.repository.slices().progressive_state(execution.id)?;
     let (lanes, segments) = state.map(|state| (state.lanes, state.segments)).unwrap_or_default();
     let answer = SliceAnswer {
         outcome: outcome_of(execution),
@@ -358,8 +351,8 @@ fn answer_finished(
 
 /// Returns the error of a lane whose lease is lost: the execution has ended, or another worker took the lane
 /// over.
-fn ended_or(runner: &Runner, order: &SliceOrder, lost: RepositoryError) -> SliceError {
-    match runner.repository.execution(order.execution) {
+fn ended_or(host: &Host, order: &SliceOrder, lost: RepositoryError) -> SliceError {
+    match host.repository.execution(order.execution) {
         Ok(Some(one)) if !one.status.is_running() => {
             SliceError::Finished { execution: one.id, status: one.status }
         }

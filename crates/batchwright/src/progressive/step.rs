@@ -7,13 +7,15 @@ mod unit_work;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 pub use self::builder::ProgressiveBuilder;
 use super::lane::{Halt, LaneRun};
 use super::progress::UnitsSummary;
-use crate::error::{ItemError, ItemErrorText, StepError};
-use crate::step::{Step, StepEnd, StepKind, StepOptions, StepRun, StepScope};
+use crate::error::ItemError;
+use crate::scope::StepScope;
+use crate::store::StoredResponse;
 
 /// What happens to an execution when a unit failed in all its attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,6 +66,11 @@ impl FinalResponse {
         Self { status: 200, headers, body: body.into() }
     }
 
+    pub(crate) fn into_stored(self, at: Timestamp) -> StoredResponse {
+        let Self { status, headers, body } = self;
+        StoredResponse { status, headers, body, at, is_acknowledged: false }
+    }
+
     /// Sets the status.
     #[must_use]
     pub fn status(mut self, status: u16) -> Self {
@@ -100,9 +107,8 @@ impl FinalResponse {
 /// # Ok::<(), batchwright::operator::Refusal>(())
 /// ```
 pub struct ProgressiveStep {
-    name: String,
-    options: StepOptions,
-    work: Arc<dyn ProgressiveWork>,
+    pub(crate) name: String,
+    pub(crate) work: Arc<dyn ProgressiveWork>,
 }
 
 impl ProgressiveStep {
@@ -115,29 +121,6 @@ impl ProgressiveStep {
 impl std::fmt::Debug for ProgressiveStep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ProgressiveStep").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-impl Step for ProgressiveStep {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn options(&self) -> &StepOptions {
-        &self.options
-    }
-
-    fn kind(&self) -> StepKind {
-        StepKind::Progressive
-    }
-
-    fn progressive(&self) -> Option<ProgressiveBody> {
-        Some(ProgressiveBody(Arc::clone(&self.work)))
-    }
-
-    fn run(&self, _: &mut StepRun<'_>) -> Result<StepEnd, StepError> {
-        let source = ItemError::fatal("a progressive job cannot run as a step of another job");
-        Err(StepError::Tasklet { step: self.name.clone(), source: ItemErrorText(source) })
     }
 }
 

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 pub use self::items::{ItemUnitReader, ItemUnits, UnitIndex};
 use crate::error::ItemError;
-use crate::step::StepScope;
+use crate::scope::StepScope;
 
 /// The number of units, and whether a lane may begin at any of them.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::JobRegistry;
 use crate::job::Job;
-use crate::operator::Refusal;
+use crate::refusal::Refusal;
 
 /// A source of jobs: a registry, a folder of job files, or a pair of both.
 ///

@@ -17,14 +17,16 @@ use fill::{Filled, Filler};
 use process::{Processed, Processing};
 use settle::{Settled, Settler};
 
-use super::{Factory, Step, StepEnd, StepOptions, StepRun};
+use super::{Step, StepEnd, StepOptions, StepRun};
 use crate::error::{ItemError, ItemErrorText, StepError};
 use crate::execution::ExitStatus;
-use crate::item::{DeadLetterFile, Ending, ItemProcessor, ItemReader, ItemWriter};
+use crate::item::{
+    DeadLetterFile, Ending, Factory, ItemProcessor, ItemReader, ItemWriter, guarded,
+};
+use crate::lifecycle;
 use crate::listener::{ChunkListener, ItemListener, RetryListener, SkipListener};
 use crate::policy::{Completion, SkipPolicy};
 use crate::retry::RetryPolicy;
-use crate::store::lifecycle;
 use crate::threads::start;
 
 /// A step that reads, processes and writes items. [`ChunkStepBuilder`] creates it; listeners of items are
@@ -159,8 +161,8 @@ where
             _ => Ending::Incomplete,
         };
         // Reader and writer are always closed; the first error wins.
-        let closed_reader = super::guarded(|| reader.close());
-        let closed_writer = super::guarded(|| writer.close(ending));
+        let closed_reader = guarded(|| reader.close());
+        let closed_writer = guarded(|| writer.close(ending));
         let end = result?;
         closed_reader.map_err(at.component("reader", "close"))?;
         closed_writer.map_err(at.component("writer", "close"))?;
@@ -188,7 +190,7 @@ where
         // An owner that lost its lease before this point must not touch the successor's output.
         lifecycle::still_owned(run.repository(), run.lease)
             .map_err(|source| run.commit_failed(source))?;
-        let ahead = super::guarded(|| writer.open(position, &scope)).or_else(|error| {
+        let ahead = guarded(|| writer.open(position, &scope)).or_else(|error| {
             super::split_lease_lost(error, &self.name, run.lease.execution)
                 .map(Err)?
                 .map_err(at.component("writer", "open"))
@@ -205,7 +207,7 @@ where
             None => None,
         };
         let position = checkpoint.reader().map_err(at.component("reader", "position"))?;
-        super::guarded(|| reader.open(position, &scope)).map_err(at.component("reader", "open"))?;
+        guarded(|| reader.open(position, &scope)).map_err(at.component("reader", "open"))?;
 
         let depth = match self.plan.read_ahead {
             Some(chunks) => chunks,
@@ -251,7 +253,7 @@ where
 
 /// Applies [`Checkpoint::nothing_but_skips`] to a stored checkpoint; `None` when it is not one of a chunk
 /// step, or nothing was read.
-pub(super) fn skipped_all(checkpoint: Option<&str>) -> Option<u64> {
+pub(crate) fn skipped_all(checkpoint: Option<&str>) -> Option<u64> {
     let checkpoint = Checkpoint::parse(checkpoint?).ok()?;
     (checkpoint.records > 0).then(|| checkpoint.nothing_but_skips())
 }

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Factory, Step, StepEnd, StepOptions, StepRun, StepScope, guarded};
+use super::{Step, StepEnd, StepOptions, StepRun};
 use crate::error::{ErrorKind, ItemError, ItemErrorText, StepError};
 use crate::execution::ExitStatus;
+use crate::item::{Factory, guarded};
 use crate::program::{Cause, Ended, Program};
+use crate::scope::StepScope;
 
 /// Maximum size of the program's output that is kept, in bytes: enough to see why it failed.
 const OUTPUT_BYTES_MAX: usize = 2_000;

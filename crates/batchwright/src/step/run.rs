@@ -4,20 +4,20 @@ use std::sync::PoisonError;
 
 use jiff::Timestamp;
 
-use super::{ChunkTransaction, StepScope};
 use crate::clock::Clock;
 use crate::error::{RepositoryError, StepError};
 use crate::event::{Change, Event, Progress};
 use crate::execution::{Counters, SkipRecord, StepExecution};
-use crate::operator::CommitPoint;
-use crate::runner::Runner;
-use crate::store::lifecycle;
-use crate::store::{CheckpointUpdate, JobRepository, Lease};
+use crate::host::{CommitPoint, Host};
+use crate::item::ChunkTransaction;
+use crate::lifecycle;
+use crate::scope::StepScope;
+use crate::store::{CheckpointUpdate, Held, JobRepository, Lease};
 
 /// The state that a step's code uses while it runs.
 #[doc(hidden)]
 pub struct StepRun<'a> {
-    pub(crate) runner: &'a Runner,
+    pub(crate) host: &'a Host,
     pub(crate) lease: Lease,
     pub(crate) scope: StepScope,
     /// The row as last committed; its counters as last counted.
@@ -28,11 +28,11 @@ pub struct StepRun<'a> {
 
 impl<'a> StepRun<'a> {
     pub(crate) fn repository(&self) -> &'a dyn JobRepository {
-        &*self.runner.repository
+        &*self.host.repository
     }
 
     pub(crate) fn clock(&self) -> &'a dyn Clock {
-        &*self.runner.clock
+        &*self.host.clock
     }
 
     /// Stores the plan that a restart needs, separate from the checkpoints of items.
@@ -62,7 +62,7 @@ impl<'a> StepRun<'a> {
         let job_context = self.scope.job().context().change();
         let step_json = step_context.as_ref().map(crate::context::ExecutionContext::to_json);
         let job_json = job_context.as_ref().map(crate::context::ExecutionContext::to_json);
-        let stop = tx.save_checkpoint(&CheckpointUpdate {
+        let held = tx.save_checkpoint(&CheckpointUpdate {
             lease: self.lease,
             step: self.step.id,
             counters: &commit.counters,
@@ -84,7 +84,7 @@ impl<'a> StepRun<'a> {
             self.scope.job().context().committed(stored);
         }
         self.step.counters = commit.counters;
-        if stop {
+        if held == Held::StopRequested {
             self.scope.stop().request();
         }
         self.emit(at, |id, name| Change::ChunkCommitted {
@@ -97,7 +97,7 @@ impl<'a> StepRun<'a> {
     }
 
     fn call_hook(&self, point: CommitPoint) {
-        if let Some(hook) = &self.runner.commit_hook {
+        if let Some(hook) = &self.host.commit_hook {
             hook(self.scope.job(), self.scope.step(), point);
         }
     }
@@ -123,7 +123,7 @@ impl<'a> StepRun<'a> {
         at: Timestamp,
         change: impl FnOnce(crate::execution::StepExecutionId, std::sync::Arc<str>) -> Change,
     ) {
-        self.runner.events.emit(|| Event {
+        self.host.events.emit(|| Event {
             at,
             execution: self.lease.execution,
             job: self.scope.job().job().into(),

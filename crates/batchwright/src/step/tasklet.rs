@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ChunkTransaction, Commit, Step, StepEnd, StepOptions, StepRun, StepScope, guarded};
+use super::{Commit, Step, StepEnd, StepOptions, StepRun};
 use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::execution::{Counters, ExitStatus};
+use crate::item::{ChunkTransaction, guarded};
+use crate::scope::StepScope;
 
 /// The result of a tasklet call: continue or finish.
 #[derive(Debug, Clone, PartialEq, Eq)]

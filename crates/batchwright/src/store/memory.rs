@@ -10,7 +10,7 @@ use super::progressive::{
     Lane, ProgressiveExecution, ProgressiveQueries, ProgressiveRows, ProgressiveState,
     StoredResponse,
 };
-use super::{CheckpointUpdate, Durability, JobRepository, Lease, Transaction};
+use super::{CheckpointUpdate, Durability, Held, JobRepository, Lease, Transaction};
 use crate::context::ExecutionContext;
 use crate::error::RepositoryError;
 use crate::event::EventRecord;
@@ -19,8 +19,8 @@ use crate::execution::{
     StepExecutionId,
 };
 use crate::launch::RequestKey;
-use crate::progressive::Segment;
 use crate::query::{ExecutionFilter, InstancePage, Queries};
+use crate::store::Segment;
 
 /// A repository in memory: full semantics, no durability.
 #[derive(Debug)]
@@ -231,20 +231,18 @@ impl Transaction for MemoryUnit<'_> {
         Ok(())
     }
 
-    fn renew_lease(
-        &mut self,
-        lease: &Lease,
-        until: Timestamp,
-    ) -> Result<Option<bool>, RepositoryError> {
-        let Some(row) = self.state.executions.get_mut(&lease.execution) else { return Ok(None) };
+    fn renew_lease(&mut self, lease: &Lease, until: Timestamp) -> Result<Held, RepositoryError> {
+        let Some(row) = self.state.executions.get_mut(&lease.execution) else {
+            return Ok(Held::Lost);
+        };
         if row.fence != lease.fence || !row.status.is_running() {
-            return Ok(None);
+            return Ok(Held::Lost);
         }
         let before = row.clone();
         row.lease_until = Some(until);
-        let stop = row.stop_requested;
+        let held = Held::with_stop(row.stop_requested);
         self.undo.push(Undo::Execution(lease.execution, Some(Box::new(before))));
-        Ok(Some(stop))
+        Ok(held)
     }
 
     fn steps_of(&mut self, id: ExecutionId) -> Result<Vec<StepExecution>, RepositoryError> {
@@ -282,14 +280,14 @@ impl Transaction for MemoryUnit<'_> {
         Ok(())
     }
 
-    fn save_checkpoint(&mut self, update: &CheckpointUpdate<'_>) -> Result<bool, RepositoryError> {
+    fn save_checkpoint(&mut self, update: &CheckpointUpdate<'_>) -> Result<Held, RepositoryError> {
         let State { executions, steps, .. } = &mut *self.state;
         let Lease { execution, fence } = update.lease;
         let job = executions
             .get_mut(&execution)
             .filter(|one| one.fence == fence && one.status.is_running())
             .ok_or(RepositoryError::LeaseLost { execution })?;
-        let stop = job.stop_requested;
+        let held = Held::with_stop(job.stop_requested);
         let step = steps
             .get_mut(&update.step)
             .ok_or_else(|| missing(format_args!("step execution {}", update.step)))?;
@@ -311,7 +309,7 @@ impl Transaction for MemoryUnit<'_> {
             self.undo.push(Undo::Execution(execution, Some(Box::new(job.clone()))));
             job.context = parse(text)?;
         }
-        Ok(stop)
+        Ok(held)
     }
 
     fn insert_skips(
@@ -491,10 +489,10 @@ impl ProgressiveRows for MemoryUnit<'_> {
         Ok(())
     }
 
-    fn hold_execution(&mut self, lease: &Lease) -> Result<Option<bool>, RepositoryError> {
+    fn hold_execution(&mut self, lease: &Lease) -> Result<Held, RepositoryError> {
         let found = self.state.executions.get(&lease.execution);
         let held = found.filter(|one| one.fence == lease.fence && one.status.is_running());
-        Ok(held.map(|one| one.stop_requested))
+        Ok(held.map_or(Held::Lost, |one| Held::with_stop(one.stop_requested)))
     }
 
     fn add_counters(

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::error::RepositoryError;
 use crate::execution::{Counters, ExecutionId, StepExecutionId};
 use crate::owner::{Liveness, ProcessIdentity};
-use crate::progressive::Segment;
+use crate::store::Segment;
 
 /// A progressive execution: it runs in slices. The row never changes after it is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,9 +163,9 @@ pub trait ProgressiveRows {
     /// Ends segment `id` at `end`.
     fn cut_segment(&mut self, id: i64, end: u64) -> Result<(), RepositoryError>;
 
-    /// Returns whether a stop is requested; `None` when the lease is lost. Both stay true until this
+    /// Returns whether the caller holds the lease of an execution. The answer stays true until this
     /// transaction ends.
-    fn hold_execution(&mut self, lease: &super::Lease) -> Result<Option<bool>, RepositoryError>;
+    fn hold_execution(&mut self, lease: &super::Lease) -> Result<super::Held, RepositoryError>;
 
     /// Adds to the counters of a step.
     fn add_counters(

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::clock::{Clock, SimClock};
 use crate::execution::{ExecutionId, JobExecution, StepExecution};
+use crate::host::CommitPoint;
 use crate::job::Job;
 use crate::launch::{LaunchOptions, RecoverMode};
-use crate::operator::{CommitPoint, JobOperator};
+use crate::operator::JobOperator;
 use crate::parameters::JobParameters;
 use crate::step::Step;
 use crate::store::{JobRepository, MemoryRepository};

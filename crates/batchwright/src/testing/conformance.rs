@@ -5,18 +5,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::context::ExecutionContext;
-use crate::error::{Failure, Phase, RepositoryError};
+use crate::error::RepositoryError;
 use crate::event::EventRecord;
 use crate::execution::{
-    BatchStatus, Counters, ExecutionId, ExitStatus, FlowState, InstanceId, JobExecution,
-    SkipRecord, StepExecution, StepExecutionId,
+    BatchStatus, Counters, ExecutionId, ExitStatus, Failure, FlowState, InstanceId, JobExecution,
+    Phase, SkipRecord, StepExecution, StepExecutionId,
 };
 use crate::launch::RequestKey;
 use crate::parameters::JobParameters;
-use crate::progressive::{FailureRecord, Segment};
 use crate::query::{ExecutionFilter, InstancePage};
 use crate::store::{
-    CheckpointUpdate, JobRepository, Lane, Lease, ProgressiveExecution, StoredResponse,
+    CheckpointUpdate, FailureRecord, Held, JobRepository, Lane, Lease, ProgressiveExecution,
+    Segment, StoredResponse,
 };
 
 /// Runs the whole suite against `repository`, which must be empty.
@@ -209,7 +209,7 @@ fn a_checkpoint_is_saved_only_under_the_current_fence(repository: &dyn JobReposi
     let counters = Counters { read: 5, write: 4, commit: 1, ..Counters::default() };
     let save = |fence: i64| {
         let mut tx = repository.begin().expect("begin");
-        let stop = tx.save_checkpoint(&CheckpointUpdate {
+        let held = tx.save_checkpoint(&CheckpointUpdate {
             lease: Lease { execution: execution.id, fence },
             step: step.id,
             counters: &counters,
@@ -218,12 +218,12 @@ fn a_checkpoint_is_saved_only_under_the_current_fence(repository: &dyn JobReposi
             job_context: Some(r#"{"b":2}"#),
             at: now(),
         })?;
-        tx.commit().map(|()| stop)
+        tx.commit().map(|()| held)
     };
     let lost = save(2);
     assert!(matches!(lost, Err(RepositoryError::LeaseLost { .. })), "another fence: {lost:?}");
     assert_eq!(repository.step(step.id).unwrap(), Some(step.clone()), "nothing was saved");
-    assert!(!save(1).expect("the owner may"), "no stop is requested");
+    assert_eq!(save(1).expect("the owner may"), Held::Yes, "no stop is requested");
     let saved = repository.step(step.id).unwrap().expect("the step");
     assert_eq!(saved.counters, counters, "counters");
     assert_eq!(saved.checkpoint.as_deref(), Some(r#"{"sequence":1}"#), "checkpoint");
@@ -233,7 +233,8 @@ fn a_checkpoint_is_saved_only_under_the_current_fence(repository: &dyn JobReposi
     let mut tx = repository.begin().expect("begin");
     tx.update_execution(&JobExecution { stop_requested: true, ..job.clone() }).expect("asked");
     tx.commit().expect("commit");
-    assert!(save(1).expect("still the owner"), "the owner's next commit reports the stop");
+    let asked = save(1).expect("still the owner");
+    assert_eq!(asked, Held::StopRequested, "the owner's next commit reports the stop");
     let mut tx = repository.begin().expect("begin");
     let ended = JobExecution { status: BatchStatus::Failed, ..reload(&mut *tx, job.id) };
     tx.update_execution(&ended).expect("ended");
@@ -255,8 +256,8 @@ fn leases_are_renewed_only_under_the_current_fence(repository: &dyn JobRepositor
         tx.commit().expect("commit");
         renewed.expect("answered")
     };
-    assert_eq!(renew(2), None, "another owner's fence");
-    assert_eq!(renew(1), Some(false), "the owner's, no stop requested");
+    assert_eq!(renew(2), Held::Lost, "another owner's fence");
+    assert_eq!(renew(1), Held::Yes, "the owner's, no stop requested");
     let found = repository.execution(execution.id).unwrap().expect("the execution");
     assert_eq!(found.lease_until, Some(until));
 }
@@ -431,9 +432,9 @@ fn a_lane_changes_only_under_its_current_fence(repository: &dyn JobRepository) {
     let lease = Lease { execution: row.execution, fence: 1 };
     let mut tx = repository.begin().expect("begin");
     let held = tx.slices().hold_execution(&lease).expect("ask");
-    assert_eq!(held, Some(false), "a stop is not requested");
+    assert_eq!(held, Held::Yes, "a stop is not requested");
     let stale = Lease { fence: 0, ..lease };
-    assert_eq!(tx.slices().hold_execution(&stale).expect("ask"), None);
+    assert_eq!(tx.slices().hold_execution(&stale).expect("ask"), Held::Lost);
     let taken = Lane { fence: 4, owner: None, lease_until: None, ..lane.clone() };
     assert!(!tx.slices().update_lane(&taken, 2).expect("ask"), "the fence is 3");
     assert!(!tx.slices().renew_lane(&lane, 2, now()).expect("ask"));

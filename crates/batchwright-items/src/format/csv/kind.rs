@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use batchwright::ItemError;
-use batchwright::step::ByteRanges;
+use batchwright::partition::ByteRanges;
 use schemars::JsonSchema;
 use serde::Deserialize;
 

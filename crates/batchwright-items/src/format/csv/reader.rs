@@ -3,6 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use batchwright::ItemError;
+use batchwright::error::ErrorKind;
+use batchwright::item::{ItemReader, Total};
+use batchwright::scope::StepScope;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -11,10 +15,6 @@ use super::format::check_names;
 use super::record::CsvRecord;
 use super::split::{Extent, Found, Splitter};
 use crate::transport::file::{Input, InputIdentity};
-use batchwright::ItemError;
-use batchwright::error::ErrorKind;
-use batchwright::item::{ItemReader, Total};
-use batchwright::step::StepScope;
 
 /// Default maximum length of a record, in bytes.
 const RECORD_BYTES_MAX: u64 = 1024 * 1024;
@@ -140,7 +140,7 @@ impl<T> CsvReader<T> {
     }
 
     /// Restricts the input to the bytes from `start` to `end`, excluding the end, after the header line; see
-    /// [`ByteRanges`](batchwright::step::ByteRanges).
+    /// [`ByteRanges`](batchwright::partition::ByteRanges).
     #[must_use]
     pub fn bytes(mut self, start: u64, end: u64) -> Self {
         self.range = Some((start, end));

@@ -21,7 +21,9 @@ use crate::scheduler::group::Firing;
 use crate::scheduler::rule::{RuleSettings, Runner};
 use crate::scheduler::time::{self, Micros};
 use crate::scheduler::trigger::Outcome;
-use crate::worker::POLL_INTERVAL;
+
+/// How often a server looks for changes by other processes in the store.
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Starts jobs through an operator.
 #[derive(Clone)]

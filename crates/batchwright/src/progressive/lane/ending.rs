@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use super::{CommitAction, Halt, LaneRun, Stage, Uncommitted};
-use crate::error::{Failure, RepositoryError};
-use crate::execution::JobExecution;
-use crate::progressive::lifecycle::{self, Final};
+use crate::error::RepositoryError;
+use crate::execution::{Failure, JobExecution};
+use crate::lifecycle::{Final, end, owned, transact};
 use crate::progressive::progress::{UnitProgress, summary_of};
 use crate::progressive::slice::{SliceAnswer, SliceOutcome, outcome_of};
-use crate::store::lifecycle::{contended, owned};
 use crate::store::{Lane, Transaction};
 
 /// Time after which the client of a lane without work should send the next request.
@@ -27,13 +26,13 @@ impl LaneRun<'_> {
             given_back.claimed = given_back.position;
             tx.slices().claim_segment(&given_back)?;
         }
-        let now = self.runner.clock.now();
+        let now = self.host.clock.now();
         let outcome = match (execution.stop_requested, &self.segment) {
             (true, _) => {
                 let lanes = tx.slices().lanes_of(execution.id)?;
                 let is_other = |lane: &Lane| lane.rank != self.lane.rank && lane.is_live(now);
                 if !lanes.iter().any(is_other) {
-                    lifecycle::end(tx, &mut execution, &self.row, Final::stopped(), now)?;
+                    end(tx, &mut execution, &self.row, Final::stopped(), now)?;
                 }
                 SliceOutcome::Done
             }
@@ -97,14 +96,11 @@ impl LaneRun<'_> {
         &self,
         settle: impl Fn(&mut dyn Transaction, &mut JobExecution) -> Result<(), RepositoryError>,
     ) -> Result<String, RepositoryError> {
-        contended(|| {
-            let mut tx = self.runner.repository.begin()?;
+        transact(&*self.host.repository, |tx| {
             let lost = RepositoryError::LeaseLost { execution: self.lease.execution };
             let mut execution = tx.execution(self.lease.execution)?.ok_or(lost)?;
-            settle(&mut *tx, &mut execution)?;
-            let answer = self.let_go(&mut *tx, outcome_of(&execution), &execution)?;
-            tx.commit()?;
-            Ok(answer)
+            settle(tx, &mut execution)?;
+            self.let_go(tx, outcome_of(&execution), &execution)
         })
     }
 
@@ -114,7 +110,7 @@ impl LaneRun<'_> {
     pub(super) fn finalise(&mut self) -> Result<(), Halt> {
         let id = self.lease.execution;
         let (partials, summary) = {
-            let mut tx = self.runner.repository.begin()?;
+            let mut tx = self.host.repository.begin()?;
             let segments = tx.slices().segments_of(id)?;
             let mut partials = Vec::new();
             for segment in &segments {
@@ -123,17 +119,17 @@ impl LaneRun<'_> {
             (partials, summary_of(&segments))
         };
         let assembled = self.watched(|| self.work.assemble(partials, &summary));
-        let ended = match &assembled {
-            Ok(response) => Final::completed(response.clone()),
+        let now = self.host.clock.now();
+        let ended = match assembled {
+            Ok(response) => Final::completed(response.into_stored(now)),
             Err(error) => {
                 let message = format!("failed to assemble the response: {error}");
-                Final::failed(Failure::new("response_failed", message))
+                Final::failed(Failure::new("response_failed", message), now)
             }
         };
         let answer = self.answer_after(|tx, execution| {
             if execution.fence == self.lease.fence && execution.status.is_running() {
-                let now = self.runner.clock.now();
-                lifecycle::end(tx, execution, &self.row, ended.clone(), now)?;
+                end(tx, execution, &self.row, ended.clone(), now)?;
             }
             Ok(())
         })?;
@@ -153,10 +149,9 @@ impl LaneRun<'_> {
     /// Releases uncommitted units and the lease, without an answer. The stored rows are the basis, because
     /// the outcome of the last commit may not be known here.
     pub(crate) fn give_back(&self) -> Result<(), RepositoryError> {
-        contended(|| {
-            let mut tx = self.runner.repository.begin()?;
+        transact(&*self.host.repository, |tx| {
             let id = self.lease.execution;
-            owned(&mut *tx, self.lease)?;
+            owned(tx, self.lease)?;
             let (rank, fence) = (self.lane.rank, self.lane.fence);
             let lanes = tx.slices().lanes_of(id)?;
             let mine = lanes.into_iter().find(|lane| lane.rank == rank && lane.fence == fence);
@@ -167,8 +162,7 @@ impl LaneRun<'_> {
                     tx.slices().claim_segment(&segment)?;
                 }
             }
-            self.store_as(&mut *tx, &lane.freed())?;
-            tx.commit()
+            self.store_as(tx, &lane.freed())
         })
     }
 }

@@ -10,11 +10,11 @@ use super::typed::{Body, Reduce, Typed};
 use super::unit_work::{Awaited, Made, Plain, UnitWork};
 use super::{FinalResponse, OnFailed, ProgressiveStep, Settings};
 use crate::error::ItemError;
-use crate::item::{ItemProcessor, ItemWriter};
+use crate::item::{ItemProcessor, ItemWriter, cloning};
 use crate::policy::Completion;
 use crate::progressive::progress::UnitsSummary;
 use crate::progressive::units::Units;
-use crate::step::{StepOptions, StepScope, cloning};
+use crate::scope::StepScope;
 
 /// Default number of lanes.
 const LANES_DEFAULT: u32 = 4;
@@ -213,6 +213,6 @@ where
     pub fn build(self) -> ProgressiveStep {
         let Self { name, settings, units, body } = self;
         let work = Arc::new(Typed { settings, units, body });
-        ProgressiveStep { name, options: StepOptions::default(), work }
+        ProgressiveStep { name, work }
     }
 }

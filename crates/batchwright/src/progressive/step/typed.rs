@@ -6,10 +6,11 @@ use serde::de::DeserializeOwned;
 use super::unit_work::{ReadyWork, Sink, UnitWork};
 use super::{FinalResponse, Plan, ProgressiveWork, Settings};
 use crate::error::ItemError;
+use crate::item::guarded;
 use crate::progressive::lane::{CommitAction, Halt, LaneRun, Next, UnitEnd};
 use crate::progressive::progress::UnitsSummary;
 use crate::progressive::units::{Extent, UnitRange, UnitReader, Units};
-use crate::step::{StepScope, guarded};
+use crate::scope::StepScope;
 
 /// The work of a step on its units: processor, writer, reduction and response.
 #[doc(hidden)]

@@ -7,8 +7,8 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use crate::error::{ErrorKind, ItemError};
-use crate::item::{ItemProcessor, ItemWriter};
-use crate::step::{ChunkTransaction, StepScope};
+use crate::item::{ChunkTransaction, ItemProcessor, ItemWriter};
+use crate::scope::StepScope;
 
 /// A writer that writes its outputs in the transaction of the checkpoint.
 pub(super) trait Sink<O>: Send {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Extent, UnitRange, UnitReader, Units};
 use crate::error::ItemError;
 use crate::item::ItemReader;
-use crate::step::StepScope;
+use crate::scope::StepScope;
 
 /// Maximum number of items that are counted, because the client that opens an execution waits for the count.
 const UNITS_MAX: u64 = 50_000_000;

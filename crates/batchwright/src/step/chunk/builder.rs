@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::{ChunkStep, ItemHooks, Plan};
 use crate::error::ItemError;
-use crate::item::{ItemProcessor, ItemReader, ItemWriter, PassThrough};
+use crate::item::{Factory, ItemProcessor, ItemReader, ItemWriter, PassThrough, cloning};
 use crate::listener::StepListener;
 use crate::policy::{Completion, SkipPolicy};
 use crate::retry::RetryPolicy;
-use crate::step::{Factory, StepOptions, StepScope, cloning};
+use crate::scope::StepScope;
+use crate::step::StepOptions;
 
 /// The marker of a part of a [`ChunkStepBuilder`] that is not set yet.
 #[derive(Debug, Clone, Copy)]

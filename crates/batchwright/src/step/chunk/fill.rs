@@ -7,10 +7,10 @@ use super::checkpoint::to_json;
 use super::process::{Fault, Retry, wait_before_retry};
 use super::{ItemHooks, Plan};
 use crate::clock::{Clock, StopToken};
-use crate::error::{ItemError, Phase};
+use crate::error::ItemError;
 use crate::event::{Progress, ProgressUnit};
-use crate::item::{ItemReader, Total};
-use crate::step::guarded;
+use crate::execution::Phase;
+use crate::item::{ItemReader, Total, guarded};
 
 /// A chunk as read: its items, its failed reads, and the reader's position after it.
 pub(super) struct Filled<I> {

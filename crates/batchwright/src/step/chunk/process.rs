@@ -5,10 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::fill::{End, Filled};
 use super::{ItemHooks, Plan, RecycledBuffers};
 use crate::clock::{Clock, StopToken};
-use crate::error::{ItemError, Phase};
-use crate::item::ItemProcessor;
+use crate::error::ItemError;
+use crate::execution::Phase;
+use crate::item::{ItemProcessor, guarded};
 use crate::retry::{self, Backoff};
-use crate::step::guarded;
 
 /// A chunk as processed, with everything needed to account for each of its inputs.
 pub(super) struct Processed<I, O> {

@@ -10,12 +10,12 @@ use super::checkpoint::{Checkpoint, to_json};
 use super::fill::End;
 use super::process::{Fault, Processed, Retry, wait_before_retry};
 use super::{ItemHooks, Plan};
-use crate::error::{ErrorKind, ItemError, ItemErrorText, Phase, RepositoryError, StepError};
+use crate::error::{ErrorKind, ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::event::Progress;
-use crate::execution::{Counters, SkipRecord};
-use crate::item::{DeadLetterFile, Ending, ItemWriter, PreparedCommit};
+use crate::execution::{Counters, Phase, SkipRecord};
+use crate::item::{ChunkTransaction, DeadLetterFile, Ending, ItemWriter, PreparedCommit, guarded};
 use crate::policy::SkipLimitScope;
-use crate::step::{ChunkTransaction, Commit, StepRun, guarded, split_lease_lost};
+use crate::step::{Commit, StepRun, split_lease_lost};
 
 /// The end of settling a chunk that did not fail.
 pub(super) enum Settled {

@@ -4,16 +4,21 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Step, StepEnd, StepKind, StepOptions, StepRun, StepScope, guarded};
+use crate::clock::later;
+use crate::engine::{JobRun, run_job};
 use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError, report};
 use crate::execution::{BatchStatus, ExecutionId, ExitStatus, JobExecution};
+use crate::host::{ActiveExecution, RunMode, lock};
+use crate::item::guarded;
 use crate::job::Job;
 use crate::launch::{LaunchOptions, RecoverMode};
-use crate::operator::{ActiveExecution, OperatorError, Refusal, RunMode, later, lock};
+use crate::lifecycle;
+use crate::lifecycle::{Claimant, StartRequest};
 use crate::parameters::JobParameters;
-use crate::runner::JobRun;
+use crate::refusal::{OperatorError, Refusal};
+use crate::scope::StepScope;
+use crate::step::{Step, StepEnd, StepKind, StepOptions, StepRun};
 use crate::store::Lease;
-use crate::store::lifecycle::{self, Claimant, StartRequest};
 
 type Extractor = Arc<dyn Fn(&StepScope) -> Result<JobParameters, ItemError> + Send + Sync>;
 
@@ -96,9 +101,9 @@ impl Step for JobStep {
         let stop = run.scope.stop().child();
         let job = self.job.name().to_owned();
         let held = ActiveExecution { lease, job, stop: stop.clone(), carried: RunMode::Owned };
-        lock(&run.runner.active).insert(lease.execution, held);
-        let ended = run.runner.run(&JobRun { job: Arc::clone(&self.job), lease, stop });
-        lock(&run.runner.active).remove(&lease.execution);
+        lock(&run.host.active).insert(lease.execution, held);
+        let ended = run_job(run.host, &JobRun { job: Arc::clone(&self.job), lease, stop });
+        lock(&run.host.active).remove(&lease.execution);
         match ended {
             Ok(Some(execution)) => self.end(execution),
             Ok(None) => Ok(StepEnd::Stopped),
@@ -138,7 +143,7 @@ impl JobStep {
         parameters: JobParameters,
         recover: RecoverMode,
     ) -> Result<JobExecution, OperatorError> {
-        let accept_changed_definition = run.runner.accept_changed_definition;
+        let accept_changed_definition = run.host.accept_changed_definition;
         let options =
             LaunchOptions { recover, accept_changed_definition, ..LaunchOptions::default() };
         let now = run.clock().now();
@@ -147,8 +152,8 @@ impl JobStep {
             rules: self.job.launch_rules(),
             options: &options,
             claimant: Some(Claimant {
-                owner: run.runner.owner.to_string(),
-                lease_until: later(now, run.runner.lease_timeout),
+                owner: run.host.owner.to_string(),
+                lease_until: later(now, run.host.lease_timeout),
             }),
             parent: Some(run.lease.execution),
             now,

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::{Partition, Partitioner};
+use super::Partitioner;
 use crate::error::{ErrorKind, ItemError};
-use crate::step::StepScope;
+use crate::scope::{Partition, StepScope};
 
 /// A partitioner of the integers from `min` to `max`, both included, into ranges of nearly equal length. The
 /// worker finds its bounds in the partition values `min` and `max`.
@@ -84,7 +84,7 @@ impl Partitioner for FilePartitions {
                 ItemError::fatal(format!("use file {}: its name is not UTF-8", name.display()))
             })?;
             let is_seen = !name.starts_with('.') || self.pattern.starts_with('.');
-            if is_seen && crate::job::matches(&self.pattern, &name) && entry.path().is_file() {
+            if is_seen && crate::text::matches(&self.pattern, &name) && entry.path().is_file() {
                 names.push(name);
             }
         }

@@ -1,9 +1,9 @@
 //! The keys of each type of step.
 
+use batchwright_items::Problem;
 use toml::de::{DeTable, DeValue};
 
-use super::{Built, Problem};
-use crate::definition::Step;
+use super::Step;
 
 const CHUNK: &[&str] =
     &["chunk", "reader", "processors", "writer", "skip", "retry", "parallelism", "read_ahead"];
@@ -70,7 +70,7 @@ fn holder<'t>(
 }
 
 /// Refuses keys that belong to another type of step.
-pub(super) fn keys_of_step(step: &Step, kind: &str) -> Built<()> {
+pub(crate) fn refuse_foreign_keys(step: &Step, kind: &str) -> Result<(), Problem> {
     let given = [
         ("chunk", step.chunk.is_some()),
         ("reader", step.reader.is_some()),

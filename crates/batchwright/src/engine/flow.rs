@@ -3,16 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Past, Runner, StepOrder};
-use crate::error::{Failure, RepositoryError, StepError};
+use super::{Past, StepOrder, run_step};
+use crate::error::{RepositoryError, StepError};
 use crate::execution::{
-    BatchStatus, ExecutionId, ExitStatus, FlowEntry, FlowState, StepExecution, StepExecutionId,
+    BatchStatus, ExecutionId, ExitStatus, Failure, FlowEntry, FlowState, StepExecution,
+    StepExecutionId,
 };
-use crate::job::{Decider, Decision, JobFlow, JobScope, NodeKind, Outcome, Route, Target};
+use crate::host::Host;
+use crate::item::guarded;
+use crate::job::{Decider, Decision, JobFlow, NodeKind, Outcome, Route, Target};
 use crate::launch::{StepDecision, decide_step};
-use crate::step::{Step, guarded};
+use crate::lifecycle;
+use crate::scope::JobScope;
+use crate::step::Step;
 use crate::store::Lease;
-use crate::store::lifecycle;
 
 /// The end of a flow or of one of its nodes.
 pub(super) enum FlowEnd {
@@ -68,14 +72,14 @@ impl FirstFailure {
 
 /// A walk through the flow of a job execution.
 pub(super) struct Walk<'r> {
-    runner: &'r Runner,
+    host: &'r Host,
     lease: Lease,
     state: Mutex<FlowState>,
 }
 
 impl<'r> Walk<'r> {
-    pub(super) fn new(runner: &'r Runner, lease: Lease, state: FlowState) -> Self {
-        Self { runner, lease, state: Mutex::new(state) }
+    pub(super) fn new(host: &'r Host, lease: Lease, state: FlowState) -> Self {
+        Self { host, lease, state: Mutex::new(state) }
     }
 
     /// Returns the state of this walk that the next execution of the instance continues from.
@@ -159,7 +163,7 @@ impl<'r> Walk<'r> {
             };
             if failure.is_some() && flow.handles(at, &exit.code) {
                 if !steps.is_empty() {
-                    lifecycle::handle_failures(&*self.runner.repository, self.lease, &steps)?;
+                    lifecycle::handle_failures(&*self.host.repository, self.lease, &steps)?;
                 }
                 if stopped {
                     return Ok(FlowEnd::Stopped);
@@ -243,7 +247,7 @@ impl<'r> Walk<'r> {
         handles: &dyn Fn(&str) -> bool,
     ) -> Result<FlowEnd, RepositoryError> {
         let history = {
-            let mut tx = self.runner.repository.begin()?;
+            let mut tx = self.host.repository.begin()?;
             tx.history_of(scope.instance_id(), step.name())?
         };
         let options = step.options();
@@ -263,7 +267,7 @@ impl<'r> Walk<'r> {
             StepDecision::Fresh => None,
             StepDecision::Resume(earlier) => Some(*earlier),
         };
-        let past = Past::of(&self.runner.repository, &history, step.name(), resumed.as_ref())?;
+        let past = Past::of(&self.host.repository, &history, step.name(), resumed.as_ref())?;
         let order = StepOrder {
             step: &**step,
             name: step.name().to_owned(),
@@ -274,7 +278,7 @@ impl<'r> Walk<'r> {
             past,
             handles,
         };
-        Ok(end_of(self.runner.run_step(order)?, true))
+        Ok(end_of(run_step(self.host, order)?, true))
     }
 
     fn decision(
@@ -299,7 +303,7 @@ impl<'r> Walk<'r> {
 
     /// Returns the newest execution of each step of the instance.
     fn newest_steps(&self, scope: &JobScope) -> Result<Vec<StepExecution>, RepositoryError> {
-        let repository = &*self.runner.repository;
+        let repository = &*self.host.repository;
         let executions = repository
             .executions(&crate::query::ExecutionFilter::of_instance(scope.instance_id()))?;
         let mut newest = BTreeMap::new();

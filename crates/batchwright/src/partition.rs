@@ -10,39 +10,14 @@ use serde::{Deserialize, Serialize};
 
 pub use ranges::{ByteRanges, FilePartitions, NumberRanges};
 
-use super::{Step, StepEnd, StepKind, StepOptions, StepRun, StepScope, guarded};
-use crate::context::{ContextError, ExecutionContext};
+use crate::context::ExecutionContext;
+use crate::engine::{Past, StepOrder, run_step};
 use crate::error::{ErrorKind, ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::execution::{BatchStatus, Counters, ExitStatus, StepExecution, StepExecutionId};
-use crate::job::JobScope;
+use crate::item::guarded;
 use crate::launch::{StepDecision, decide_step};
-use crate::runner::{Past, StepOrder};
-
-/// An independent part of a step's input.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Partition {
-    /// Key of the partition within the step, the same in every execution of the instance.
-    pub key: String,
-    /// Values for the worker: bounds, a path.
-    pub values: ExecutionContext,
-}
-
-impl Partition {
-    /// Creates a partition with a key and no values.
-    pub fn new(key: impl Into<String>) -> Self {
-        Self { key: key.into(), values: ExecutionContext::default() }
-    }
-
-    /// Adds a value for the worker.
-    ///
-    /// # Errors
-    ///
-    /// When `value` cannot be serialized as JSON.
-    pub fn with(mut self, name: &str, value: &impl Serialize) -> Result<Self, ContextError> {
-        self.values.put(name, value)?;
-        Ok(self)
-    }
-}
+use crate::scope::{JobScope, Partition, StepScope};
+use crate::step::{Step, StepEnd, StepKind, StepOptions, StepRun};
 
 /// A function that divides the input of a step.
 pub trait Partitioner: Send + Sync {
@@ -320,7 +295,7 @@ impl PartitionStep {
             StepDecision::Fresh => None,
             StepDecision::Resume(row) => Some(*row),
         };
-        let past = Past::of(&run.runner.repository, &history, &name, resumed.as_ref());
+        let past = Past::of(&run.host.repository, &history, &name, resumed.as_ref());
         let past = past.map_err(failed)?;
         Ok(Looked::Pending(Box::new(Pending { partition, name, resumed, past })))
     }
@@ -373,23 +348,26 @@ impl PartitionStep {
         one: Pending,
     ) -> Result<StepExecution, RepositoryError> {
         let Pending { partition, name, resumed, past } = one;
-        run.runner.run_step(StepOrder {
-            step: &*self.worker,
-            name,
-            partition: Some(partition),
-            scope,
-            lease: run.lease,
-            resumed,
-            past,
-            handles: &|_| false,
-        })
+        run_step(
+            run.host,
+            StepOrder {
+                step: &*self.worker,
+                name,
+                partition: Some(partition),
+                scope,
+                lease: run.lease,
+                resumed,
+                past,
+                handles: &|_| false,
+            },
+        )
     }
 
     /// Fails the step when every record of all partitions was skipped.
     fn refuse_nothing_but_skips(&self, rows: &[StepExecution]) -> Result<(), StepError> {
         let read: Option<Vec<u64>> = rows
             .iter()
-            .filter_map(|row| super::chunk::skipped_all(row.checkpoint.as_deref()))
+            .filter_map(|row| crate::step::skipped_all(row.checkpoint.as_deref()))
             .map(|skipped| (skipped > 0).then_some(skipped))
             .collect();
         // `None`: a record of some partition was not skipped.

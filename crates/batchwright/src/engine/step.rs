@@ -1,0 +1,222 @@
+//! Runs one step execution from its beginning to its end, and stores its row.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError};
+use crate::execution::{BatchStatus, ExitStatus, StatusEvent, StepExecution};
+use crate::host::Host;
+use crate::item::guarded;
+use crate::lifecycle;
+use crate::scope::{JobScope, Partition, StepScope, StepStart};
+use crate::step::{Step, StepEnd, StepKind, StepRun};
+use crate::store::{JobRepository, Lease};
+
+/// A step to run.
+pub(crate) struct StepOrder<'a> {
+    pub(crate) step: &'a dyn Step,
+    /// Name of its row: the step's name, followed by the key of the partition, if it has one.
+    pub(crate) name: String,
+    pub(crate) partition: Option<Partition>,
+    pub(crate) scope: &'a JobScope,
+    pub(crate) lease: Lease,
+    /// The step execution from which it resumes.
+    pub(crate) resumed: Option<StepExecution>,
+    pub(crate) past: Past,
+    /// Returns whether the flow handles a failure with that exit code.
+    pub(crate) handles: &'a dyn Fn(&str) -> bool,
+}
+
+/// The facts about earlier executions of a step that the resumed row does not contain.
+pub(crate) struct Past {
+    /// Number of committed skips.
+    skips: u64,
+    /// Whether an earlier execution was taken from its owner, which may still have files open.
+    was_taken: bool,
+}
+
+impl Past {
+    /// Returns the past of the step `name` from its executions `history`: the rows of the round to which
+    /// `resumed` belongs. A step that begins anew has no past.
+    pub(crate) fn of(
+        repository: &Arc<dyn JobRepository>,
+        history: &[StepExecution],
+        name: &str,
+        resumed: Option<&StepExecution>,
+    ) -> Result<Self, RepositoryError> {
+        let Some(resumed) = resumed else { return Ok(Self { skips: 0, was_taken: false }) };
+        let round: Vec<_> = history.iter().filter(|row| row.round() == resumed.round()).collect();
+        // The stored skips are read, because counters include the skips of chunks that were rolled back.
+        let executions: BTreeSet<_> = round
+            .iter()
+            .filter(|row| row.counters.skips() > 0)
+            .map(|row| row.execution_id)
+            .collect();
+        let mut skips = 0;
+        for execution in executions {
+            let recorded = repository.skips(execution)?;
+            skips += recorded.iter().filter(|skip| skip.step == name).count() as u64;
+        }
+        let was_taken = |row: &&StepExecution| {
+            row.failure.as_ref().is_some_and(|failure| failure.code == "recovered")
+        };
+        Ok(Self { skips, was_taken: round.iter().any(was_taken) })
+    }
+}
+
+/// Runs one step and stores its row. The error is a repository that could not store the end of the step,
+/// or a lost lease: nothing more may be written.
+pub(crate) fn run_step(
+    host: &Host,
+    order: StepOrder<'_>,
+) -> Result<StepExecution, RepositoryError> {
+    let StepOrder { step, name, partition, scope, lease, resumed, past, handles } = order;
+    let Past { skips: earlier_skips, was_taken } = past;
+    let repository = &*host.repository;
+    let start = match (&resumed, was_taken) {
+        (None, _) => StepStart::Fresh,
+        (Some(_), true) => StepStart::TakenOver,
+        (Some(_), false) => StepStart::Resumed,
+    };
+    let row = begin_step(host, lease, scope.job(), name, partition.as_ref(), resumed)?;
+    // A step that only waits for other steps takes no permit, so that it cannot block them.
+    let permit = match step.kind() {
+        StepKind::Work | StepKind::Progressive => host.step_permits.acquire(scope.stop()).map(Some),
+        StepKind::Partitions | StepKind::Job => Some(None),
+    };
+    let mut step_run = StepRun {
+        host,
+        lease,
+        scope: StepScope::new(scope.clone(), &row, partition, repository, start),
+        step: row,
+        earlier_skips,
+    };
+    let result = match permit {
+        Some(_) => catch_unwind(AssertUnwindSafe(|| start_and_run(host, step, &mut step_run)))
+            .unwrap_or_else(|payload| {
+                let source = ItemErrorText(ItemError::from_panic(&*payload));
+                Err(StepError::Tasklet { step: step.name().to_owned(), source })
+            }),
+        None => Ok(StepEnd::Stopped),
+    };
+    drop(permit);
+    end_step(host, step, step_run, result, handles)
+}
+
+fn begin_step(
+    host: &Host,
+    lease: Lease,
+    job: &str,
+    name: String,
+    partition: Option<&Partition>,
+    resumed: Option<StepExecution>,
+) -> Result<StepExecution, RepositoryError> {
+    let now = host.clock.now();
+    let begun_by = resumed.as_ref().map(StepExecution::round);
+    let (checkpoint, context) =
+        resumed.map(|earlier| (earlier.checkpoint, earlier.context)).unwrap_or_default();
+    let row = StepExecution {
+        execution_id: lease.execution,
+        partition: partition.map(|partition| partition.key.clone()),
+        checkpoint,
+        context,
+        begun_by,
+        ..StepExecution::new_unsaved(&name, now)
+    };
+    let row = lifecycle::begin_step(&*host.repository, lease, row)?;
+    host.emit_step(job, &row);
+    Ok(row)
+}
+
+fn start_and_run(
+    host: &Host,
+    step: &dyn Step,
+    run: &mut StepRun<'_>,
+) -> Result<StepEnd, StepError> {
+    run.step.status = BatchStatus::Started;
+    lifecycle::update_step(&*host.repository, run.lease, &run.step, host.clock.now())
+        .map_err(|source| run.commit_failed(source))?;
+    host.emit_step(run.scope.job().job(), &run.step);
+    for listener in &step.options().listeners {
+        guarded(|| listener.before_step(&run.scope))
+            .map_err(|error| listener_error(step, "before_step", error))?;
+    }
+    step.run(run)
+}
+
+fn end_step(
+    host: &Host,
+    step: &dyn Step,
+    run: StepRun<'_>,
+    result: Result<StepEnd, StepError>,
+    handles: &dyn Fn(&str) -> bool,
+) -> Result<StepExecution, RepositoryError> {
+    let StepRun { lease, scope, step: mut row, earlier_skips, .. } = run;
+    let event = match result {
+        Ok(StepEnd::Completed(exit)) => {
+            row.exit = exit.with_skips(earlier_skips + row.counters.skips() > 0);
+            StatusEvent::Complete
+        }
+        Ok(StepEnd::Stopped) => {
+            row.exit = ExitStatus::stopped();
+            StatusEvent::ConfirmStop
+        }
+        Err(StepError::Commit { source, .. }) if source.is_lease_lost() => return Err(source),
+        Err(error) => fail_row(&mut row, &error),
+    };
+    set_status(&mut row, event);
+    row.ended_at = Some(host.clock.now());
+    // Context changes that no commit stored belong to a failed transaction, unless the step completed.
+    if row.status != BatchStatus::Completed {
+        scope.context().roll_back();
+        scope.job().context().roll_back();
+    }
+    after_step(step, &scope, &mut row);
+    let parameters = scope.job().parameters();
+    row.failure = row.failure.map(|failure| failure.map_message(|text| parameters.mask_in(text)));
+    row.exit = row.exit.map_message(|text| parameters.mask_in(text));
+    row.handled = row.status == BatchStatus::Failed && handles(&row.exit.code);
+    let now = host.clock.now();
+    row.updated_at = now;
+    let contexts = lifecycle::Contexts { step: scope.context(), job: scope.job().context() };
+    lifecycle::end_step(&*host.repository, lease, &mut row, contexts, now)?;
+    host.emit_step(scope.job().job(), &row);
+    Ok(row)
+}
+
+/// Calls every `after_step`. Their exit statuses are combined, and an error fails the step.
+fn after_step(step: &dyn Step, scope: &StepScope, row: &mut StepExecution) {
+    let mut errors = Vec::new();
+    for listener in step.options().listeners.iter().rev() {
+        match guarded(|| listener.after_step(scope, row)) {
+            Ok(Some(exit)) => row.exit = row.exit.clone().and(exit),
+            Ok(None) => {}
+            Err(error) => errors.push(error),
+        }
+    }
+    if let Some(error) = errors.into_iter().next() {
+        let exit = row.exit.clone();
+        fail_row(row, &listener_error(step, "after_step", error));
+        row.exit = row.exit.clone().and(exit);
+        row.status = BatchStatus::Failed;
+    }
+}
+
+fn listener_error(step: &dyn Step, call: &'static str, error: ItemError) -> StepError {
+    StepError::Listener { step: step.name().to_owned(), call, source: ItemErrorText(error) }
+}
+
+fn fail_row(row: &mut StepExecution, error: &StepError) -> StatusEvent {
+    row.exit = error.exit();
+    row.failure = Some(error.failure());
+    StatusEvent::Fail
+}
+
+/// Applies `event` to the status of a step, which has the same state machine as a job; an event that is not
+/// allowed is ignored, since a step never waits for the stop that it confirms.
+fn set_status(row: &mut StepExecution, event: StatusEvent) {
+    if let Ok(status) = row.status.after(event) {
+        row.status = status;
+    }
+}

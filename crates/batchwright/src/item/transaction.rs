@@ -1,0 +1,95 @@
+//! The transaction of a chunk as its writer sees it.
+
+use std::any::{Any, TypeId};
+
+use crate::error::{ItemError, RepositoryError};
+use crate::scope::StepScope;
+use crate::store::{JobRepository, Transaction};
+
+/// The transaction of one chunk, as its writer sees it. The transaction opens at its first use.
+pub struct ChunkTransaction<'a> {
+    repository: &'a dyn JobRepository,
+    tx: Option<Box<dyn Transaction + 'a>>,
+    on_commit: Vec<Box<dyn FnOnce() + Send>>,
+    scope: &'a StepScope,
+    sequence: u64,
+    /// Why the store could not begin a transaction; not the fault of any item.
+    broken: Option<RepositoryError>,
+}
+
+impl<'a> ChunkTransaction<'a> {
+    pub(crate) fn new(
+        repository: &'a dyn JobRepository,
+        scope: &'a StepScope,
+        sequence: u64,
+    ) -> Self {
+        Self { repository, tx: None, on_commit: Vec::new(), scope, sequence, broken: None }
+    }
+
+    /// Returns the store's own transaction as a `T`, for writers that use the store's database: their writes
+    /// commit together with the checkpoint or not at all.
+    ///
+    /// # Errors
+    ///
+    /// When the store has no such resource, or cannot begin a transaction.
+    pub fn resource<T: Any>(&mut self) -> Result<&mut T, ItemError> {
+        let step = self.scope.step().to_owned();
+        if let Err(error) = self.tx() {
+            let failure = ItemError::fatal(crate::error::report(&error));
+            self.broken = Some(error);
+            return Err(failure);
+        }
+        self.tx()?.resource(TypeId::of::<T>()).downcast_mut::<T>().ok_or_else(|| {
+            ItemError::fatal(format!(
+                "write to the store's own database in step `{step}`: this store has no `{}`",
+                std::any::type_name::<T>()
+            ))
+        })
+    }
+
+    /// Runs `action` right after the commit; a rollback discards it.
+    pub fn on_commit(&mut self, action: impl FnOnce() + Send + 'static) {
+        self.on_commit.push(Box::new(action));
+    }
+
+    /// Returns a permanent key of this chunk: the same after a restart, different for every other chunk of
+    /// every instance (a rerun of a completed step restarts the numbers). For sinks that can refuse a key
+    /// they already have.
+    pub fn idempotency_key(&self) -> String {
+        let (job, step) = (self.scope.job(), self.scope.step());
+        format!("{}/{}/{step}/{}", self.scope.store_id(), job.instance_id(), self.sequence)
+    }
+
+    /// Returns the transaction, and begins it at the first call.
+    pub(crate) fn tx(&mut self) -> Result<&mut (dyn Transaction + 'a), RepositoryError> {
+        let unit = match self.tx.take() {
+            Some(unit) => unit,
+            None => self.repository.begin()?,
+        };
+        Ok(&mut **self.tx.insert(unit))
+    }
+
+    /// Takes the store's own failure, which caused the error that the user's part returned.
+    pub(crate) fn broken(&mut self) -> Option<RepositoryError> {
+        self.broken.take()
+    }
+
+    pub(crate) fn commit(mut self) -> Result<(), RepositoryError> {
+        if let Some(unit) = self.tx.take() {
+            unit.commit()?;
+        }
+        for action in self.on_commit.drain(..) {
+            action();
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for ChunkTransaction<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChunkTransaction")
+            .field("key", &self.idempotency_key())
+            .field("open", &self.tx.is_some())
+            .finish_non_exhaustive()
+    }
+}
