@@ -96,7 +96,7 @@ pub(crate) fn execute(cli: Cli, program: &Program) -> Result<u8, CliError> {
 /// Opens the store and reads the names of its jobs, to check that it is available.
 fn health(global: &Global, program: &Program) -> Result<u8, CliError> {
     let checked = store::is_there(global.store_url()).and_then(|is_there| match is_there {
-        true => Ok(App::open(global, program, None)?.operator.job_names()?),
+        true => Ok(App::open(global, program, None)?.operator.explorer().job_names()?),
         false => Err(CliError::Usage(
             "open the store: it does not exist yet; `serve` and `run` create it".to_owned(),
         )),

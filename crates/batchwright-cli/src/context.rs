@@ -113,7 +113,7 @@ impl App {
         let path = Path::new(text);
         if path.is_file() || path.extension().is_some_and(|ending| ending == "toml") {
             let job = self.files.load(path)?;
-            return Ok(self.operator.job(job.name())?);
+            return Ok(self.operator.explorer().job(job.name())?);
         }
         self.named(text)
     }
@@ -121,20 +121,20 @@ impl App {
     /// Returns the job of that name, from its file in the job folders or from the program's registry.
     pub(crate) fn named(&self, name: &str) -> Result<Arc<Job>, CliError> {
         self.files.find(name, None)?;
-        Ok(self.operator.job(name)?)
+        Ok(self.operator.explorer().job(name)?)
     }
 
     /// Returns the job of execution `id`, from the file that it was read from at its start, else by its name.
     pub(crate) fn job_of(&self, id: ExecutionId) -> Result<Arc<Job>, CliError> {
-        let execution = self.operator.execution(id)?;
+        let execution = self.operator.explorer().execution(id)?;
         self.files.find(&execution.job, execution.source.as_deref().map(Path::new))?;
-        Ok(self.operator.job_of(&execution)?)
+        Ok(self.operator.explorer().job_of(&execution)?)
     }
 
     /// Returns the sorted names of all jobs of the program and the job folders.
     pub(crate) fn names(&self) -> Result<Vec<String>, CliError> {
         self.files.names()?;
-        Ok(self.operator.runnable_names()?)
+        Ok(self.operator.explorer().runnable_names()?)
     }
 }
 

@@ -50,7 +50,10 @@ pub(crate) fn showing_units<T>(
     wanted: bool,
     work: impl FnOnce() -> T,
 ) -> T {
-    if !wanted || !std::io::stderr().is_terminal() || operator.units_progress(id, None).is_err() {
+    if !wanted
+        || !std::io::stderr().is_terminal()
+        || operator.progressive().units_progress(id, None).is_err()
+    {
         return work();
     }
     let bar = ProgressBar::new_spinner();
@@ -59,7 +62,7 @@ pub(crate) fn showing_units<T>(
         // When the thread cannot be started, the work continues without a bar.
         let _ = std::thread::Builder::new().name("progress".to_owned()).spawn_scoped(scope, || {
             while !done.is_requested() {
-                if let Ok(progress) = operator.units_progress(id, None) {
+                if let Ok(progress) = operator.progressive().units_progress(id, None) {
                     show_units(&bar, &progress);
                 }
                 done.wait(POLL_INTERVAL);

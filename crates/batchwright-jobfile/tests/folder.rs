@@ -38,7 +38,7 @@ fn read_by(operator: &JobOperator, name: &str, run: i64) -> u64 {
     let handle = operator.start(name, JobParameters::new().with("run", run)).unwrap();
     let execution = handle.wait().unwrap();
     assert_eq!(execution.status, BatchStatus::Completed);
-    operator.summary(execution.id).unwrap().steps[0].counters.read
+    operator.explorer().summary(execution.id).unwrap().steps[0].counters.read
 }
 
 #[test]

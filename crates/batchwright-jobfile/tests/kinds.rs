@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use batchwright::fault::FaultPlan;
-use batchwright::launch::LaunchOptions;
 use batchwright::{BatchStatus, JobOperator, JobParameters};
 use batchwright_items::{Example, KindRegistry};
 use batchwright_jobfile::JobFolder;
@@ -86,8 +85,7 @@ fn outputs(example: &Example, text: &str, plan: Option<FaultPlan>) -> Outputs {
         if ended.status == BatchStatus::Completed {
             break;
         }
-        let (none, options) = (JobParameters::new(), LaunchOptions::default());
-        ended = open(None).restart(ended.id, &none, &options).unwrap().wait().unwrap();
+        ended = open(None).restart(ended.id).unwrap().wait().unwrap();
     }
     assert_eq!(ended.status, BatchStatus::Completed, "{text}\n{:?}", ended.failure);
     left_in(folder.path())

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use batchwright::execution::BatchStatus;
 use batchwright::fault::FaultPlan;
-use batchwright::launch::LaunchOptions;
 use batchwright::registry::JobSource;
 use batchwright::{JobOperator, JobParameters, MemoryRepository};
 use batchwright_items::{BuildContext, ItemKind, Keys, KindSchema, MakeReader, Problem};
@@ -164,9 +163,8 @@ fn a_restart_numbers_records_as_the_first_run_did_with_or_without_a_plan() {
     let failed = operator(None).start("job", JobParameters::new()).unwrap().wait().unwrap();
     assert_eq!(failed.status, BatchStatus::Failed);
     // The fourth record of all is filtered out before it is rejected.
-    let (none, options) = (JobParameters::new(), LaunchOptions::default());
     let planned = operator(Some(r#"{"filter":[4]}"#));
-    let ended = planned.restart(failed.id, &none, &options).unwrap().wait().unwrap();
+    let ended = planned.restart(failed.id).unwrap().wait().unwrap();
     assert_eq!(ended.status, BatchStatus::Completed, "{:?}", ended.failure);
 }
 

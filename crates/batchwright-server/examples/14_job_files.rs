@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let repository = Arc::new(SqlRepository::sqlite("target/14_job_files.db")?);
     let jobs = JobFolder::new("examples/oui").database(repository.database().clone());
     let operator = JobOperator::builder(repository).jobs(jobs).build();
-    println!("jobs: {:?}", operator.runnable_names()?);
+    println!("jobs: {:?}", operator.explorer().runnable_names()?);
     let server =
         Server::builder(operator).http(HttpSettings::new("127.0.0.1:0".parse()?)).start()?;
     println!("serving http://{}", server.http_address().ok_or("no address")?);

@@ -188,7 +188,7 @@ async fn arrive(
     mut request: axum::extract::Request,
     next: middleware::Next,
 ) -> axum::response::Response {
-    request.extensions_mut().insert(Arrived(operator.elapsed()));
+    request.extensions_mut().insert(Arrived(operator.clock().elapsed()));
     next.run(request).await
 }
 

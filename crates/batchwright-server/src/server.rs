@@ -67,7 +67,7 @@ pub struct Server {
 /// Describes a [`Server`].
 pub struct ServerBuilder {
     operator: JobOperator,
-    schedule: Option<(SchedulerSettings, Database, StoreOptions)>,
+    schedule: Option<Schedule>,
     http: Option<HttpSettings>,
 }
 
@@ -112,7 +112,7 @@ impl Server {
 
     fn start_here(description: ServerBuilder) -> Result<Self, ServerError> {
         let ServerBuilder { operator, schedule, http } = description;
-        let (clock, lease) = (operator.clock(), operator.lease_timeout());
+        let lease = operator.lease_timeout();
         let jobs = JobStarter::new(operator);
         // Webhooks and brokers use TLS by this provider, unless the program has installed another one.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -124,7 +124,6 @@ impl Server {
             .build()
             .map_err(|error| ServerError::System(format!("start the runtime: {error}")))?;
         let (end, ended) = watch::channel(false);
-        let (mut scheduler, mut address, mut looking) = (None, None, None);
         let mut listening = Vec::new();
         // Bind before the scheduler begins to fire: an address that cannot be bound ends the start.
         let http = match http {
@@ -135,33 +134,16 @@ impl Server {
             None => None,
         };
         let http_address = http.as_ref().and_then(|http| http.address().ok());
-        if let Some((mut settings, database, options)) = schedule {
-            let store = ScheduleStore::open(&database, &options)?;
-            let look_store = ScheduleStore::open(&database, &options)?;
-            if !settings.has_lease {
-                settings.ledger.lease = lease;
-            }
-            settings.ledger.pulse = watchdog().map(|limit| limit / 3);
-            let started = Scheduler::start(
-                store,
-                Arc::clone(&clock),
-                settings.ledger,
-                settings.runners,
-                jobs.clone(),
-                runtime.handle().clone(),
-            )?;
-            let binding = Listener::bind(&settings.kcp, started.clone(), clock);
-            let listener = match runtime.block_on(binding) {
-                Ok(listener) => listener,
-                Err(message) => {
-                    runtime.block_on(started.drain());
-                    return Err(ServerError::Listen(message));
-                }
-            };
-            address = listener.address().ok();
-            listening.push(runtime.spawn(listener.serve(ended.clone())));
-            looking = Some((started.clone(), look_store));
-            scheduler = Some(started);
+        let started = match schedule {
+            Some(schedule) => Some(StartedSchedule::start(&runtime, schedule, &jobs, lease)?),
+            None => None,
+        };
+        let (mut scheduler, mut address, mut store) = (None, None, None);
+        if let Some(started) = started {
+            address = started.listener.address().ok();
+            listening.push(runtime.spawn(started.listener.serve(ended.clone())));
+            scheduler = Some(started.scheduler);
+            store = Some(started.store);
         }
         // The worker exists before the API listens: without a worker the API refuses to start jobs.
         let worker = Worker::new(jobs.clone(), lease);
@@ -171,26 +153,7 @@ impl Server {
             listening.push(runtime.spawn(http.serve(api, stop, ended)));
         }
         let worker_stop = StopToken::default();
-        let stop = worker_stop.clone();
-        let worker =
-            thread::Builder::new().name("batchwright worker".to_owned()).spawn(move || {
-                let mut seen = None;
-                worker.run(&stop, || match &mut looking {
-                    None => true,
-                    Some((scheduler, store)) => {
-                        let version = store.file_version().ok().flatten();
-                        let changed = version.is_none() || version != seen;
-                        seen = version;
-                        if changed {
-                            scheduler.look();
-                        }
-                        changed
-                    }
-                });
-            });
-        let worker =
-            worker.map_err(|error| ServerError::System(format!("start the worker: {error}")))?;
-        let worker = Some(worker);
+        let worker = start_worker(worker, worker_stop.clone(), scheduler.clone().zip(store))?;
         Ok(Self {
             runtime: Some(runtime),
             scheduler,
@@ -198,7 +161,7 @@ impl Server {
             http_address,
             end,
             listening,
-            worker,
+            worker: Some(worker),
             worker_stop,
             jobs,
         })
@@ -293,7 +256,7 @@ impl Server {
         if let Some(worker) = self.worker.take() {
             let _ = worker.join();
         }
-        let served = self.jobs.operator.claimed().unwrap_or_default();
+        let served = self.jobs.operator.queue().claimed().unwrap_or_default();
         self.jobs.operator.stop_all();
         self.jobs.operator.wait_until_idle();
         Worker::requeue(&self.jobs, &served);
@@ -358,6 +321,75 @@ fn watchdog() -> Option<Duration> {
     }
     let limit: u64 = std::env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
     (limit > 0).then(|| Duration::from_micros(limit))
+}
+
+/// The settings of a scheduler, and the database of its schedule.
+type Schedule = (SchedulerSettings, Database, StoreOptions);
+
+/// A scheduler that fires, with the listener of its line protocol.
+struct StartedSchedule {
+    scheduler: Scheduler,
+    listener: Listener,
+    /// A connection of its own, which looks for changes by other processes.
+    store: ScheduleStore,
+}
+
+impl StartedSchedule {
+    fn start(
+        runtime: &Runtime,
+        (mut settings, database, options): Schedule,
+        jobs: &JobStarter,
+        lease: Duration,
+    ) -> Result<Self, ServerError> {
+        let clock = jobs.operator.clock();
+        let store = ScheduleStore::open(&database, &options)?;
+        let look_store = ScheduleStore::open(&database, &options)?;
+        if !settings.has_lease {
+            settings.ledger.lease = lease;
+        }
+        settings.ledger.pulse = watchdog().map(|limit| limit / 3);
+        let scheduler = Scheduler::start(
+            store,
+            Arc::clone(&clock),
+            settings.ledger,
+            settings.runners,
+            jobs.clone(),
+            runtime.handle().clone(),
+        )?;
+        let binding = Listener::bind(&settings.kcp, scheduler.clone(), clock);
+        match runtime.block_on(binding) {
+            Ok(listener) => Ok(Self { scheduler, listener, store: look_store }),
+            Err(message) => {
+                runtime.block_on(scheduler.drain());
+                Err(ServerError::Listen(message))
+            }
+        }
+    }
+}
+
+/// Starts the thread of the worker. It asks the scheduler to look, and looks itself, when the store has changed.
+fn start_worker(
+    worker: Worker,
+    stop: StopToken,
+    mut looking: Option<(Scheduler, ScheduleStore)>,
+) -> Result<thread::JoinHandle<()>, ServerError> {
+    let mut seen = None;
+    let changed = move || match &mut looking {
+        None => true,
+        Some((scheduler, store)) => {
+            let version = store.file_version().ok().flatten();
+            let changed = version.is_none() || version != seen;
+            seen = version;
+            if changed {
+                scheduler.look();
+            }
+            changed
+        }
+    };
+    let named = thread::Builder::new().name("batchwright worker".to_owned());
+    named
+        .spawn(move || worker.run(&stop, changed))
+        .map_err(|error| ServerError::System(format!("start the worker: {error}")))
 }
 
 /// Raises the limit of open descriptors to the maximum of this process: each client needs one.

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use batchwright::clock::StopToken;
 use batchwright::execution::{ExecutionId, JobExecution};
-use batchwright::launch::{LaunchOptions, RecoverMode};
+use batchwright::launch::{Launch, RecoverMode};
 use batchwright::operator::{OperatorError, Refusal};
 use batchwright::query::ExecutionFilter;
-use batchwright::{BatchStatus, JobParameters, report};
+use batchwright::{BatchStatus, report};
 
 use crate::scheduler::{JobStarter, POLL_INTERVAL};
 
@@ -61,13 +61,11 @@ impl Worker {
     /// Queues again those of `served` that the end of this server stopped.
     pub(crate) fn requeue(jobs: &JobStarter, served: &[ExecutionId]) {
         for id in served {
-            let Ok(execution) = jobs.operator.execution(*id) else { continue };
+            let Ok(execution) = jobs.operator.explorer().execution(*id) else { continue };
             if execution.status != BatchStatus::Stopped {
                 continue;
             }
-            let none = JobParameters::new();
-            let passed = jobs.operator.enqueue_restart(*id, &none, &LaunchOptions::default());
-            match passed {
+            match jobs.operator.enqueue(&Launch::restart(*id)) {
                 Ok(next) => {
                     tracing::info!(execution = %id, next = %next.id, "queued for another server")
                 }
@@ -95,8 +93,10 @@ impl Worker {
             if since_recovery >= self.recover_every {
                 since_recovery = Duration::ZERO;
                 self.recover();
-                log_error(self.jobs.operator.end_stopped());
-                log_error(self.jobs.operator.expire_responses(RESPONSES_KEPT).map(drop));
+                log_error(self.jobs.operator.progressive().end_stopped());
+                log_error(
+                    self.jobs.operator.progressive().expire_responses(RESPONSES_KEPT).map(drop),
+                );
             }
             if changed() {
                 log_error(self.take_all());
@@ -109,17 +109,17 @@ impl Worker {
 
     /// Drives the progressive executions that a server, not a client, drives.
     fn drive_all(&self) -> Result<(), OperatorError> {
-        self.jobs.operator.drive_all()
+        self.jobs.operator.progressive().drive_all()
     }
 
     fn take_all(&mut self) -> Result<(), OperatorError> {
-        for execution in self.jobs.operator.queued()? {
+        for execution in self.jobs.operator.queue().queued()? {
             // Without room here, the execution stays queued for another server or for later.
             if !self.jobs.operator.has_room() {
                 return Ok(());
             }
-            let taken = match self.jobs.operator.job_of(&execution) {
-                Ok(_) => self.jobs.operator.claim(execution.id),
+            let taken = match self.jobs.operator.explorer().job_of(&execution) {
+                Ok(_) => self.jobs.operator.queue().claim(execution.id),
                 Err(refusal) => {
                     if self.unknown.insert(execution.id) {
                         let (id, job) = (execution.id, execution.job);
@@ -142,7 +142,7 @@ impl Worker {
     /// An execution that cannot be closed now, because its frozen owner locks its row, does not delay the
     /// others.
     fn recover(&self) {
-        match self.jobs.operator.orphaned() {
+        match self.jobs.operator.queue().orphaned() {
             Ok(lost) => {
                 for (execution, was_served) in lost {
                     log_error(self.recover_one(&execution, was_served));
@@ -155,10 +155,8 @@ impl Worker {
     fn recover_one(&self, execution: &JobExecution, was_served: bool) -> Result<(), OperatorError> {
         let (operator, id) = (&self.jobs.operator, execution.id);
         if was_served && !self.is_deadly(execution)? {
-            let known = operator.job_of(execution);
-            let options = LaunchOptions::default();
-            let none = JobParameters::new();
-            match known.map(|_| operator.enqueue_restart(id, &none, &options)) {
+            let known = operator.explorer().job_of(execution);
+            match known.map(|_| operator.enqueue(&Launch::restart(id))) {
                 Ok(Ok(next)) => {
                     tracing::info!(execution = %id, next = %next.id, "its server died: queued again");
                     return Ok(());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use batchwright::clock::StopToken;
 use batchwright::execution::ExecutionId;
-use batchwright::launch::LaunchOptions;
+use batchwright::launch::Launch;
 use batchwright::{
     BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, ListWriter, Sequence,
 };
@@ -36,12 +36,11 @@ async fn starts_and_stops() {
     let http = HttpSettings::new("127.0.0.1:0".parse().unwrap());
     let server = Server::builder(operator.clone()).http(http).start().unwrap();
     let address = server.http_address().unwrap();
-    let queued =
-        operator.enqueue("count", JobParameters::new(), &LaunchOptions::default()).unwrap();
+    let queued = operator.enqueue(&Launch::start("count", JobParameters::new())).unwrap();
     tokio::task::spawn_blocking(move || {
         std::net::TcpStream::connect(address).unwrap();
         until("the server runs the execution", || {
-            operator.execution(queued.id).unwrap().status == BatchStatus::Completed
+            operator.explorer().execution(queued.id).unwrap().status == BatchStatus::Completed
         });
     })
     .await
@@ -101,7 +100,7 @@ fn an_api_without_a_worker_takes_no_start_and_says_so() {
         let start = "POST /v1/jobs/count/executions HTTP/1.1";
         let refused = ask(address, start).await;
         assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("no_worker"), "{refused}");
-        assert!(operator.execution(ExecutionId(1)).is_err(), "nothing was stored");
+        assert!(operator.explorer().execution(ExecutionId(1)).is_err(), "nothing was stored");
         let ready = ask(address, "GET /readyz HTTP/1.1").await;
         assert!(ready.contains(r#"{"name":"worker","ok":false}"#), "{ready}");
 
@@ -111,7 +110,8 @@ fn an_api_without_a_worker_takes_no_start_and_says_so() {
         assert!(accepted.starts_with("HTTP/1.1 202"), "{accepted}");
         tokio::task::spawn_blocking(move || {
             until("the worker runs the execution", || {
-                operator.execution(ExecutionId(1)).unwrap().status == BatchStatus::Completed
+                operator.explorer().execution(ExecutionId(1)).unwrap().status
+                    == BatchStatus::Completed
             });
             stop.request();
             worker.join().unwrap();

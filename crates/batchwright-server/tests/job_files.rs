@@ -80,7 +80,7 @@ fn a_trigger_that_fires_a_thousand_times_compiles_its_job_file_once_and_again_wh
     ask(&server, Request::Set { identifier: "count.once".to_owned(), when: soon });
     until("the changed job ran", || completed(&operator) == FIRINGS + 1);
     let newest = operator.queries().executions(&ExecutionFilter::of_job("count").limit(1)).unwrap();
-    assert_eq!(operator.summary(newest[0].id).unwrap().steps[0].counters.read, 4);
+    assert_eq!(operator.explorer().summary(newest[0].id).unwrap().steps[0].counters.read, 4);
     assert_eq!(jobs.compiled(), 2);
     server.stop();
 }

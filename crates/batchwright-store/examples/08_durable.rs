@@ -6,7 +6,6 @@ use std::error::Error;
 use std::sync::Arc;
 
 use batchwright::fault::{FaultPlan, FaultyWriter};
-use batchwright::launch::LaunchOptions;
 use batchwright::{BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, Sequence};
 use batchwright_store::{SqlReader, SqlRepository, SqlWriter};
 
@@ -34,15 +33,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let fails = FaultPlan { fatal_write: [250].into(), ..FaultPlan::default() };
     operator.registry().replace(job(&fails)?);
     let failed = operator.start("numbers", JobParameters::new())?.wait()?;
-    println!("{}", operator.summary(failed.id)?);
+    println!("{}", operator.explorer().summary(failed.id)?);
     assert_eq!(failed.status, BatchStatus::Failed);
 
     // Without the fault, the restart continues after the second chunk.
     operator.registry().replace(job(&FaultPlan::default())?);
-    let options = LaunchOptions::default();
-    let done = operator.restart(failed.id, &JobParameters::new(), &options)?.wait()?;
-    println!("{}", operator.summary(done.id)?);
-    assert_eq!(operator.step_summaries(done.id)?[0].counters.read, 800);
+    let done = operator.restart(failed.id)?.wait()?;
+    println!("{}", operator.explorer().summary(done.id)?);
+    assert_eq!(operator.explorer().step_summaries(done.id)?[0].counters.read, 800);
 
     // Rows can be items too: this step reads the table by its key.
     let reader = SqlReader::new(database, "SELECT n FROM number", |row| row.get::<i64>("n"));
@@ -52,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build();
     operator.registry().register(Job::builder("check").step(step).build()?)?;
     let checked = operator.start("check", JobParameters::new())?.wait()?;
-    assert_eq!(operator.step_summaries(checked.id)?[0].counters.read, 1_000);
+    assert_eq!(operator.explorer().step_summaries(checked.id)?[0].counters.read, 1_000);
     for ending in ["", "-wal", "-shm"] {
         let _ = std::fs::remove_file(format!("{}{ending}", path.display()));
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use batchwright::execution::{ExitStatus, JobExecution, Phase, StepExecution};
 use batchwright::item::NoWriter;
-use batchwright::launch::{LaunchOptions, RecoverMode};
+use batchwright::launch::RecoverMode;
 use batchwright::listener::{
     ChunkListener, ItemListener, JobListener, ListenerResult, RetryListener, SkipListener,
     StepListener,
@@ -207,26 +207,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert!(events.try_recv().is_ok());
 
     // Operator.
-    let options = LaunchOptions::default();
-    let next = operator.next("numbers", JobParameters::new(), &options)?.wait()?;
+    let next = operator.next("numbers")?.wait()?;
     assert_eq!(next.context.get::<i64>("run")?, 2);
-    let none = JobParameters::new();
-    assert_eq!(operator.restart(id, &none, &options).unwrap_err().code(), "already_complete");
-    assert_eq!(operator.restart_job("numbers", &options).unwrap_err().code(), "already_complete");
+    let newest = operator.explorer().newest("numbers")?.id;
+    assert_eq!(operator.restart(id).unwrap_err().code(), "already_complete");
+    assert_eq!(operator.restart(newest).unwrap_err().code(), "already_complete");
     assert_eq!(operator.stop(id).unwrap_err().code(), "not_running");
-    assert_eq!(operator.stop_job("numbers").unwrap_err().code(), "not_running");
+    assert_eq!(operator.stop(newest).unwrap_err().code(), "not_running");
     assert_eq!(operator.abandon(id).unwrap_err().code(), "not_running");
     assert_eq!(operator.recover(id, RecoverMode::Detect)?.status, BatchStatus::Completed);
     assert!(operator.recover_all()?.is_empty());
-    assert_eq!(operator.job_names()?.len(), 2);
-    assert_eq!(operator.instance_count("numbers")?, 2);
-    assert_eq!(operator.execution_count("numbers")?, 2);
-    let instances = operator.instances("numbers", InstancePage::first(20))?;
-    assert!(operator.running("numbers")?.is_empty());
-    assert_eq!(operator.executions(instances[0].id)?[0].id, next.id);
-    assert_eq!(operator.parameters(next.id)?.integer("run")?, 2);
-    println!("{}", operator.summary(next.id)?);
-    for step in operator.step_summaries(next.id)? {
+    assert_eq!(operator.explorer().job_names()?.len(), 2);
+    assert_eq!(operator.explorer().instance_count("numbers")?, 2);
+    assert_eq!(operator.explorer().execution_count("numbers")?, 2);
+    let instances = operator.explorer().instances("numbers", InstancePage::first(20))?;
+    assert!(operator.explorer().running("numbers")?.is_empty());
+    assert_eq!(operator.explorer().executions(instances[0].id)?[0].id, next.id);
+    assert_eq!(operator.explorer().parameters(next.id)?.integer("run")?, 2);
+    println!("{}", operator.explorer().summary(next.id)?);
+    for step in operator.explorer().step_summaries(next.id)? {
         println!("{step}");
     }
 

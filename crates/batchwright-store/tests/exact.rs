@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use batchwright::execution::JobExecution;
 use batchwright::fault::{FaultPlan, FaultyWriter};
 use batchwright::item::NoWriter;
-use batchwright::launch::{LaunchOptions, RecoverMode};
+use batchwright::launch::RecoverMode;
 use batchwright::operator::{CommitPoint, RunError};
 use batchwright::step::{Flow, Step, TaskletCall};
 use batchwright::{
@@ -39,8 +39,7 @@ fn start(operator: &JobOperator) -> JobExecution {
 }
 
 fn restart(operator: &JobOperator, of: &JobExecution) -> JobExecution {
-    let options = LaunchOptions::default();
-    operator.restart(of.id, &JobParameters::new(), &options).unwrap().wait().unwrap()
+    operator.restart(of.id).unwrap().wait().unwrap()
 }
 
 #[test]

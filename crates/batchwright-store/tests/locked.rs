@@ -4,7 +4,6 @@
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
-use batchwright::launch::LaunchOptions;
 use batchwright::policy::SkipPolicy;
 use batchwright::{BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, Sequence};
 use batchwright_store::{SqlRepository, SqlWriter, SqliteDatabase};
@@ -65,9 +64,7 @@ fn a_locked_store_gives_up_no_record() {
         Ok(execution) => assert_eq!(execution.status, BatchStatus::Failed),
     }
     assert!(operator.queries().skips(handle.id()).unwrap().is_empty(), "no record was skipped");
-    let none = JobParameters::new();
-    let done =
-        operator.restart(handle.id(), &none, &LaunchOptions::default()).unwrap().wait().unwrap();
+    let done = operator.restart(handle.id()).unwrap().wait().unwrap();
     assert_eq!(done.status, BatchStatus::Completed);
     let connection = database.connect_read_only().unwrap();
     let rows: i64 =

@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use batchwright::fault::{FaultPlan, FaultyWriter};
-use batchwright::launch::LaunchOptions;
 use batchwright::store::JobRepository;
 use batchwright::testing::oracle::{Shape, check};
 use batchwright::{BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, ListWriter};
@@ -146,8 +145,7 @@ fn rows_behind_a_key_are_read_once_each_or_the_tie_is_told_before_one_is_lost() 
                 let mut done = operator.start(&name, none.clone()).unwrap().wait().unwrap();
                 *faults.lock().unwrap() = FaultPlan::default();
                 if done.status != BatchStatus::Completed {
-                    let again =
-                        operator.restart(done.id, &none, &LaunchOptions::default()).unwrap();
+                    let again = operator.restart(done.id).unwrap();
                     done = again.wait().unwrap();
                 }
                 let written = written.lock().unwrap().clone();

@@ -4,7 +4,6 @@ mod common;
 
 use std::sync::Arc;
 
-use batchwright::launch::LaunchOptions;
 use batchwright::testing::conformance;
 use batchwright::{BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters};
 use batchwright_store::{Database, RowBinder, SqlReader, SqlRepository, SqlWriter};
@@ -64,7 +63,7 @@ fn items_go_through_a_pool_of_transactions_and_a_restart_is_exact() {
         let failed = operator.start(name, none.clone()).unwrap().wait().unwrap();
         assert_eq!(failed.status, BatchStatus::Failed, "{name}: {:?}", failed.failure);
         gate.store(false, std::sync::atomic::Ordering::SeqCst);
-        let again = operator.restart(failed.id, &none, &LaunchOptions::default()).unwrap();
+        let again = operator.restart(failed.id).unwrap();
         let done = again.wait().unwrap();
         assert_eq!(done.status, BatchStatus::Completed, "{name}: {:?}", done.failure);
         let rows = place.numbers("SELECT n FROM sink ORDER BY n");

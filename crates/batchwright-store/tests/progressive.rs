@@ -62,7 +62,7 @@ fn rows_are_written_with_their_checkpoints_by_many_lanes_at_once() {
         let execution = operator.start("job", JobParameters::new()).unwrap().wait().unwrap();
         assert_eq!(execution.status, BatchStatus::Completed, "{kind:?}: {:?}", execution.failure);
         assert_eq!(rows(&place), 5000, "{kind:?}");
-        let response = operator.response(execution.id, None).unwrap().unwrap();
+        let response = operator.progressive().response(execution.id, None).unwrap().unwrap();
         let body: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
         assert_eq!(body["result"], (0..5000u64).sum::<u64>(), "{kind:?}");
         let counters = operator.queries().steps(execution.id).unwrap()[0].counters;
@@ -78,15 +78,20 @@ fn two_drivers_of_one_execution_do_each_unit_once_and_see_one_response() {
         let second = JobOperator::new(place.repository());
         second.registry().register(Job::builder("job").step(step(3000)).build().unwrap()).unwrap();
         let (launch, open) = (LaunchOptions::default(), OpenOptions::default());
-        let id = first.open("job", JobParameters::new(), &launch, &open).unwrap().id;
+        let id = first.progressive().open("job", JobParameters::new(), &launch, &open).unwrap().id;
         thread::scope(|scope| {
             for operator in [&first, &second, &first] {
-                scope.spawn(move || operator.drive(id, 4, &StopToken::default()).unwrap());
+                scope.spawn(move || {
+                    operator.progressive().drive(id, 4, &StopToken::default()).unwrap()
+                });
             }
         });
-        assert_eq!(first.execution(id).unwrap().status, BatchStatus::Completed);
+        assert_eq!(first.explorer().execution(id).unwrap().status, BatchStatus::Completed);
         assert_eq!(rows(&place), 3000, "{kind:?}");
-        assert_eq!(first.response(id, None).unwrap(), second.response(id, None).unwrap());
+        assert_eq!(
+            first.progressive().response(id, None).unwrap(),
+            second.progressive().response(id, None).unwrap()
+        );
     }
 }
 
@@ -102,7 +107,7 @@ fn a_row_that_the_database_refuses_is_the_failure_of_its_unit_alone() {
         let skips = operator.queries().skips(execution.id).unwrap();
         let items: Vec<_> = skips.iter().map(|skip| skip.item).collect();
         assert_eq!(items, [334], "{kind:?}");
-        let response = operator.response(execution.id, None).unwrap().unwrap();
+        let response = operator.progressive().response(execution.id, None).unwrap().unwrap();
         let body: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
         assert_eq!(body["result"], (0..1000u64).sum::<u64>() - 333, "{kind:?}");
     }
@@ -113,12 +118,13 @@ fn the_same_request_gets_the_same_bytes_and_runs_nothing() {
     let place = Place::new(Kind::Sqlite);
     let operator = operator(&place, step(100_000));
     let (launch, open) = (LaunchOptions::default(), OpenOptions::default());
-    let id = operator.open("job", JobParameters::new(), &launch, &open).unwrap().id;
-    let (_, state) = operator.progressive_state(id, None).unwrap();
+    let id = operator.progressive().open("job", JobParameters::new(), &launch, &open).unwrap().id;
+    let (_, state) = operator.progressive().progressive_state(id, None).unwrap();
     let lane = state.lanes[0].id.clone();
     let ask = |seq: u64| {
-        let order = batchwright::progressive::SliceOrder::new(id, &lane, seq, operator.elapsed());
-        operator.slice(&order, |work| drop(thread::spawn(work)))
+        let order =
+            batchwright::progressive::SliceOrder::new(id, &lane, seq, operator.clock().elapsed());
+        operator.progressive().slice(&order, |work| drop(thread::spawn(work)))
     };
     let first = ask(1).unwrap();
     let written = rows(&place);

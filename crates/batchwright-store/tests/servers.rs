@@ -11,7 +11,7 @@ use batchwright::execution::JobExecution;
 use batchwright::fault::{FaultPlan, FaultyWriter};
 use batchwright::item::ListReader;
 use batchwright::job::increment;
-use batchwright::launch::{LaunchOptions, RequestKey};
+use batchwright::launch::{Launch, LaunchOptions, RequestKey};
 use batchwright::operator::CommitPoint;
 use batchwright::policy::SkipPolicy;
 use batchwright::query::ExecutionFilter;
@@ -37,8 +37,7 @@ fn start(operator: &JobOperator) -> JobExecution {
 }
 
 fn restart(operator: &JobOperator, of: &JobExecution) -> JobExecution {
-    let options = LaunchOptions::default();
-    operator.restart(of.id, &JobParameters::new(), &options).unwrap().wait().unwrap()
+    operator.restart(of.id).unwrap().wait().unwrap()
 }
 
 fn run(place: &Place, step: impl Step + 'static) -> JobExecution {
@@ -455,8 +454,7 @@ fn row_130_concurrent_starts_of_the_next_instance_never_make_the_same_one() {
                         Job::builder("job").step(step).next(increment("run", 1)).build().unwrap();
                     operator.registry().register(job).unwrap();
                     together.wait();
-                    let next =
-                        operator.next("job", JobParameters::new(), &LaunchOptions::default());
+                    let next = operator.next("job");
                     next.map(|handle| handle.wait().unwrap().parameters)
                         .map_err(|error| error.to_string())
                 })
@@ -484,9 +482,10 @@ fn of_one_request_that_comes_several_times_at_once_one_starts_something() {
         for round in 0..ROUNDS {
             let request = RequestKey { key: format!("k{round}"), fingerprint: "all".to_owned() };
             let options = LaunchOptions { request: Some(request.clone()), ..Default::default() };
+            let launch = Launch::next("job").options(options);
             let next = || {
                 together.wait();
-                let next = operator.next("job", JobParameters::new(), &options);
+                let next = operator.launch(&launch);
                 next.map(|handle| handle.wait().unwrap().id).map_err(|error| error.to_string())
             };
             let ends: Vec<_> = std::thread::scope(|scope| {
@@ -503,7 +502,7 @@ fn of_one_request_that_comes_several_times_at_once_one_starts_something() {
             let other = RequestKey { fingerprint: "other".to_owned(), ..request };
             assert_eq!(operator.requested(&other).unwrap_err().code(), "key_reused");
             let options = LaunchOptions { request: Some(other), ..Default::default() };
-            let refused = operator.next("job", JobParameters::new(), &options).unwrap_err();
+            let refused = operator.launch(&Launch::next("job").options(options)).unwrap_err();
             assert_eq!(refused.code(), "key_reused", "{refused}");
         }
         let all = operator.queries().executions(&ExecutionFilter::of_job("job")).unwrap();

@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     operator.registry().register(Job::builder("odd-squares").step(step).build()?)?;
     let execution = operator.start("odd-squares", JobParameters::new())?.wait()?;
 
-    println!("{}", operator.summary(execution.id)?);
+    println!("{}", operator.explorer().summary(execution.id)?);
     println!("{:?}", squares.lock().unwrap());
     assert_eq!(execution.status, BatchStatus::Completed);
     assert_eq!(*squares.lock().unwrap(), [1, 9, 25, 49, 81]);

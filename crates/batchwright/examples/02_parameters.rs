@@ -6,7 +6,6 @@ use std::error::Error;
 use std::sync::Arc;
 
 use batchwright::item::NoWriter;
-use batchwright::launch::LaunchOptions;
 use batchwright::operator::OperatorError;
 use batchwright::parameters::{ParameterDeclaration, ParameterType};
 use batchwright::{ChunkStepBuilder, Job, JobOperator, JobParameters, MemoryRepository, Sequence};
@@ -51,10 +50,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     // The next instance: the newest one's parameters, changed by the job's incrementer.
-    let next = operator.next("nightly", JobParameters::new(), &LaunchOptions::default())?.wait()?;
-    println!("{}", operator.summary(next.id)?);
-    assert_eq!(operator.parameters(next.id)?.integer("run")?, 2);
-    assert_eq!(operator.instance_count("nightly")?, 2);
+    let next = operator.next("nightly")?.wait()?;
+    println!("{}", operator.explorer().summary(next.id)?);
+    assert_eq!(operator.explorer().parameters(next.id)?.integer("run")?, 2);
+    assert_eq!(operator.explorer().instance_count("nightly")?, 2);
     Ok(())
 }
 

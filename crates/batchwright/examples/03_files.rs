@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     operator.registry().register(Job::builder("value-orders").step(step).build()?)?;
     let execution = operator.start("value-orders", JobParameters::new())?.wait()?;
 
-    for step in operator.step_summaries(execution.id)? {
+    for step in operator.explorer().step_summaries(execution.id)? {
         println!("{step}");
     }
     print!("{}{}", std::fs::read_to_string(&output)?, std::fs::read_to_string(&rejected)?);

@@ -30,8 +30,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     operator.registry().register(job)?;
     let execution = operator.start("actions", JobParameters::new())?.wait()?;
 
-    println!("{}", operator.summary(execution.id)?);
-    let steps = operator.step_summaries(execution.id)?;
+    println!("{}", operator.explorer().summary(execution.id)?);
+    let steps = operator.explorer().step_summaries(execution.id)?;
     assert_eq!((steps[0].counters.read, steps[0].counters.commit), (3, 3));
     assert_eq!(execution.exit.code, "NOTHING SEEN");
     assert_eq!(execution.context.get::<i32>("counted")?, 3);

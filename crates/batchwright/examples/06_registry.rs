@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         JobOperator::builder(Arc::new(MemoryRepository::new())).registry(registry).build();
     for name in operator.registry().names() {
         let execution = operator.start(&name, JobParameters::new())?.wait()?;
-        println!("{}", operator.summary(execution.id)?);
+        println!("{}", operator.explorer().summary(execution.id)?);
     }
     Ok(())
 }

@@ -6,7 +6,6 @@ use std::error::Error;
 use std::sync::{Arc, Mutex};
 
 use batchwright::item::{ChunkTransaction, ItemReader, ItemWriter, PreparedCommit};
-use batchwright::launch::LaunchOptions;
 use batchwright::scope::StepScope;
 use batchwright::{ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, MemoryRepository};
 
@@ -88,11 +87,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     operator.registry().register(Job::builder("fibonacci").step(step).build()?)?;
 
     let failed = operator.start("fibonacci", JobParameters::new())?.wait()?;
-    println!("{}", operator.summary(failed.id)?);
+    println!("{}", operator.explorer().summary(failed.id)?);
     *failing.lock().unwrap() = false;
-    let done =
-        operator.restart(failed.id, &JobParameters::new(), &LaunchOptions::default())?.wait()?;
-    println!("{}", operator.summary(done.id)?);
+    let done = operator.restart(failed.id)?.wait()?;
+    println!("{}", operator.explorer().summary(done.id)?);
 
     let sent: Vec<u64> =
         service.seen.lock().unwrap().iter().flat_map(|(_, items)| items.clone()).collect();

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex};
 
 use batchwright::item::ListReader;
 use batchwright::job::{Decision, JobFlow};
-use batchwright::launch::LaunchOptions;
 use batchwright::partition::{NumberRanges, PartitionStep};
 use batchwright::scope::StepScope;
 use batchwright::step::{Flow, TaskletCall};
@@ -72,17 +71,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
     operator.registry().register(job)?;
     let failed = operator.start("nightly", JobParameters::new())?.wait()?;
-    println!("{}", operator.summary(failed.id)?);
+    println!("{}", operator.explorer().summary(failed.id)?);
     assert_eq!(failed.status, BatchStatus::Failed, "the printer has no paper");
     assert_eq!(loaded.lock().map(|all| all.len()).unwrap_or(0), 1_000);
 
     // The handled failure is history, the partitions are complete: only the printer is asked again.
     printer_works.store(true, Ordering::SeqCst);
-    let options = LaunchOptions::default();
-    let done = operator.restart(failed.id, &JobParameters::new(), &options)?.wait()?;
+    let done = operator.restart(failed.id)?.wait()?;
     let names: Vec<_> =
-        operator.step_summaries(done.id)?.into_iter().map(|step| step.name).collect();
-    println!("{}", operator.summary(done.id)?);
+        operator.explorer().step_summaries(done.id)?.into_iter().map(|step| step.name).collect();
+    println!("{}", operator.explorer().summary(done.id)?);
     assert_eq!(names, ["print", "archive"]);
     Ok(())
 }

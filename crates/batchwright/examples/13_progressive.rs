@@ -32,12 +32,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     operator.registry().register(Job::builder("hailstones").step(step).build()?)?;
 
     let (launch, open) = (LaunchOptions::default(), OpenOptions::default());
-    let id = operator.open("hailstones", JobParameters::new(), &launch, &open)?.id;
+    let id = operator.progressive().open("hailstones", JobParameters::new(), &launch, &open)?.id;
 
     // One lane takes a slice, as a request would: it ends near its target, with a checkpoint.
-    let (_, state) = operator.progressive_state(id, None)?;
-    let order = SliceOrder::new(id, &state.lanes[0].id, 1, operator.elapsed());
-    let slice = || operator.slice(&order, |work| drop(std::thread::spawn(work)));
+    let (_, state) = operator.progressive().progressive_state(id, None)?;
+    let order = SliceOrder::new(id, &state.lanes[0].id, 1, operator.clock().elapsed());
+    let slice = || operator.progressive().slice(&order, |work| drop(std::thread::spawn(work)));
     let answer = slice()?;
     assert_eq!(answer, slice()?, "the same request gets the same answer, and runs nothing");
     let message: SliceAnswer = serde_json::from_str(&answer)?;
@@ -45,9 +45,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!((message.outcome, message.next_seq), (SliceOutcome::Continue, 2));
 
     // `drive` processes the remaining units, on all lanes.
-    let ended = operator.drive(id, 4, &StopToken::default())?;
-    println!("{}", operator.summary(ended.id)?);
-    let response = operator.response(id, None)?.ok_or("there is a response at the end")?;
+    let ended = operator.progressive().drive(id, 4, &StopToken::default())?;
+    println!("{}", operator.explorer().summary(ended.id)?);
+    let response =
+        operator.progressive().response(id, None)?.ok_or("there is a response at the end")?;
     println!("{}", String::from_utf8_lossy(&response.body));
     let expected = (1..=NUMBERS).map(|number| (hailstones(number), number)).max();
     let units = serde_json::json!({"units_done": NUMBERS, "units_failed": 0});

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
 use crate::owner::{Liveness, ProcessIdentity};
+use crate::parameters::JobParameters;
 use crate::refusal::Refusal;
 
 /// What a start or a recovery does when the execution is running.
@@ -36,6 +37,69 @@ pub(crate) fn may_recover(
         _ if execution.owner.is_none() => Err(Refusal::running(execution)),
         RecoverMode::Detect if execution.is_stale(now) || has_ended() => Ok(()),
         RecoverMode::Detect | RecoverMode::Strict => Err(Refusal::running(execution)),
+    }
+}
+
+/// A request to start an execution: what to start, with which parameters and options.
+///
+/// `JobOperator::launch` runs it in this process, `JobOperator::enqueue` stores it for any process.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    pub(crate) target: LaunchTarget,
+    pub(crate) parameters: JobParameters,
+    pub(crate) options: LaunchOptions,
+}
+
+/// What a launch starts.
+#[derive(Debug, Clone)]
+pub(crate) enum LaunchTarget {
+    /// The instance of the job with the given parameters.
+    Start(String),
+    /// The next instance of the job.
+    Next(String),
+    /// The instance of the execution, once more.
+    Restart(ExecutionId),
+}
+
+impl Launch {
+    /// Starts the job `name` with `parameters`, or restarts its failed or stopped instance.
+    pub fn start(name: impl Into<String>, parameters: JobParameters) -> Self {
+        let target = LaunchTarget::Start(name.into());
+        Self { target, parameters, options: LaunchOptions::default() }
+    }
+
+    /// Starts the next instance of the job `name`: the parameters of the newest instance, changed by the job's
+    /// incrementer and then by [`parameters`](Self::parameters).
+    pub fn next(name: impl Into<String>) -> Self {
+        Self {
+            target: LaunchTarget::Next(name.into()),
+            parameters: JobParameters::new(),
+            options: LaunchOptions::default(),
+        }
+    }
+
+    /// Restarts execution `id`, which must be the newest of its instance, with the same parameters;
+    /// [`parameters`](Self::parameters) may change those that are not identifying.
+    pub fn restart(id: ExecutionId) -> Self {
+        Self {
+            target: LaunchTarget::Restart(id),
+            parameters: JobParameters::new(),
+            options: LaunchOptions::default(),
+        }
+    }
+
+    /// Sets the parameters: those of a start, or what a next instance or a restart changes.
+    #[must_use]
+    pub fn parameters(mut self, parameters: JobParameters) -> Self {
+        self.parameters = parameters;
+        self
+    }
+
+    /// Sets the options.
+    #[must_use]
+    pub fn options(mut self, options: LaunchOptions) -> Self {
+        self.options = options;
+        self
     }
 }
 
@@ -81,7 +145,7 @@ pub(crate) struct LaunchRules<'a> {
 
 /// What a start does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Launch {
+pub(crate) enum LaunchDecision {
     /// The start creates the first execution of the instance.
     Fresh,
     /// The start restarts this execution.
@@ -100,8 +164,8 @@ pub(crate) fn decide(
     rules: LaunchRules<'_>,
     options: &LaunchOptions,
     now: Timestamp,
-) -> Result<Launch, Refusal> {
-    let Some(newest) = history.first() else { return Ok(Launch::Fresh) };
+) -> Result<LaunchDecision, Refusal> {
+    let Some(newest) = history.first() else { return Ok(LaunchDecision::Fresh) };
     if newest.status == BatchStatus::Completed {
         return Err(Refusal::AlreadyComplete { execution: newest.id });
     }
@@ -111,9 +175,9 @@ pub(crate) fn decide(
     let launch = match newest.status {
         status if status.is_running() => {
             may_recover(newest, options.recover, now)?;
-            Launch::TakeOver(newest.id)
+            LaunchDecision::TakeOver(newest.id)
         }
-        status if status.is_restartable() => Launch::Restart(newest.id),
+        status if status.is_restartable() => LaunchDecision::Restart(newest.id),
         status => {
             return Err(Refusal::NotRestartable {
                 execution: newest.id,
@@ -181,7 +245,6 @@ mod tests {
     use super::*;
     use crate::context::ExecutionContext;
     use crate::execution::{ExitStatus, FlowState, InstanceId};
-    use crate::parameters::JobParameters;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -212,7 +275,10 @@ mod tests {
         }
     }
 
-    fn launch(history: &[JobExecution], options: &LaunchOptions) -> Result<Launch, &'static str> {
+    fn launch(
+        history: &[JobExecution],
+        options: &LaunchOptions,
+    ) -> Result<LaunchDecision, &'static str> {
         let rules = LaunchRules { restartable: true, fingerprint: Some("a"), source: None };
         decide(history, rules, options, NOW).map_err(|refusal| refusal.code())
     }
@@ -223,13 +289,13 @@ mod tests {
             Abandoned, Completed, Failed, Started, Starting, Stopped, Stopping, Unknown,
         };
         let plain = LaunchOptions::default();
-        assert_eq!(launch(&[], &plain), Ok(Launch::Fresh));
+        assert_eq!(launch(&[], &plain), Ok(LaunchDecision::Fresh));
         for (status, expected) in [
             (Starting, Err("already_running")),
             (Started, Err("already_running")),
             (Stopping, Err("already_running")),
-            (Stopped, Ok(Launch::Restart(ExecutionId(2)))),
-            (Failed, Ok(Launch::Restart(ExecutionId(2)))),
+            (Stopped, Ok(LaunchDecision::Restart(ExecutionId(2)))),
+            (Failed, Ok(LaunchDecision::Restart(ExecutionId(2)))),
             (Completed, Err("already_complete")),
             (Abandoned, Err("abandoned")),
             (Unknown, Err("not_restartable")),
@@ -249,7 +315,7 @@ mod tests {
         let alive = [execution(2, BatchStatus::Started)];
         let mut stale = alive.clone();
         stale[0].lease_until = Some(NOW - jiff::SignedDuration::from_secs(1));
-        let taken = Ok(Launch::TakeOver(ExecutionId(2)));
+        let taken = Ok(LaunchDecision::TakeOver(ExecutionId(2)));
         let refused = Err("already_running");
         for (mode, for_alive, for_stale) in [
             (RecoverMode::Strict, refused, refused),

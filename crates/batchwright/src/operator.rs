@@ -1,45 +1,48 @@
 //! Starts, restarts, stops, abandons and recovers executions.
 
 mod builder;
+mod explorer;
 mod handle;
 mod heartbeat;
+mod launching;
 mod pool;
 mod progressive;
 mod queue;
-mod reading;
 mod retention;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use heartbeat::Heartbeat;
 use jiff::Timestamp;
-use pool::Pool;
+
+pub use builder::OperatorBuilder;
+pub use explorer::{JobExplorer, JobName};
+pub use handle::{JobHandle, RunError};
+pub use progressive::ProgressiveOperator;
+pub use queue::JobQueue;
+pub use retention::Retention;
 
 pub use crate::host::CommitPoint;
 pub use crate::refusal::{OperatorError, Refusal};
-pub use builder::OperatorBuilder;
-pub use handle::{JobHandle, RunError};
-pub use reading::JobName;
-pub use retention::Retention;
 
-use crate::clock::{Clock, StopToken, SystemClock, later};
-use crate::engine::{JobRun, run_job};
+use crate::clock::{Clock, StopToken, SystemClock};
 use crate::event::Events;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution};
-use crate::host::{Active, ActiveExecution, Host, RunMode, lock};
-use crate::job::Job;
-use crate::launch::{LaunchOptions, RecoverMode, RequestKey};
+use crate::host::{Active, Host, RunMode, lock};
+use crate::launch::{Launch, RecoverMode, RequestKey};
 use crate::lifecycle;
-use crate::lifecycle::{Claimant, StartRequest};
 use crate::parameters::JobParameters;
-use crate::progressive::{OpenOptions, ProgressiveWork};
 use crate::query::{ExecutionFilter, Queries};
 use crate::registry::{JobRegistry, JobSource};
-use crate::store::{JobRepository, Lease};
+use crate::store::JobRepository;
+use heartbeat::Heartbeat;
+use pool::Pool;
 
 /// Starts, restarts, stops, abandons and recovers executions.
+///
+/// Questions about jobs and executions are answered by the [`explorer`](Self::explorer); executions for other
+/// processes stand in the [`queue`](Self::queue); requests for slices go to
+/// [`progressive`](Self::progressive).
 ///
 /// Clones share all state. Executions that run when the last clone is dropped continue to their end on their
 /// threads; stop them first to end sooner.
@@ -49,12 +52,9 @@ pub struct JobOperator {
 }
 
 struct Inner {
-    repository: Arc<dyn JobRepository>,
     registry: JobRegistry,
     /// Where jobs come from: the registry, or the registry and another source.
     jobs: Arc<dyn JobSource>,
-    clock: Arc<dyn Clock>,
-    events: Events,
     pool: Pool,
     running_jobs_max: usize,
     host: Host,
@@ -102,7 +102,7 @@ impl JobOperator {
 
     /// The operator's clock.
     pub fn clock(&self) -> Arc<dyn Clock> {
-        Arc::clone(&self.inner.clock)
+        Arc::clone(&self.inner.host.clock)
     }
 
     /// How long a lease of this operator lasts after its last renewal.
@@ -110,46 +110,26 @@ impl JobOperator {
         self.inner.host.lease_timeout
     }
 
-    /// Returns the job `name` of the registry or of the other source of jobs.
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal::NoSuchJob`], or [`Refusal::InvalidDefinition`] when it cannot be built.
-    pub fn job(&self, name: &str) -> Result<Arc<Job>, Refusal> {
-        self.inner.jobs.job(name, None)
-    }
-
-    /// Returns the job of `execution`, preferably from the place that it was read from.
-    ///
-    /// # Errors
-    ///
-    /// As [`job`](Self::job).
-    pub fn job_of(&self, execution: &JobExecution) -> Result<Arc<Job>, Refusal> {
-        self.inner.jobs.job(&execution.job, execution.source.as_deref())
-    }
-
-    /// Returns the names of the jobs that can be started here, sorted.
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal::JobsUnreadable`] when the place of the jobs cannot be read.
-    pub fn runnable_names(&self) -> Result<Vec<String>, Refusal> {
-        self.inner.jobs.names()
-    }
-
     /// Returns the read-only queries of the store.
     pub fn queries(&self) -> &dyn Queries {
-        &*self.inner.repository
+        &*self.inner.host.repository
     }
 
     /// Returns the events of the executions of this process.
     pub fn events(&self) -> &Events {
-        &self.inner.events
+        &self.inner.host.events
     }
 
-    /// Returns the time of the operator's clock.
-    pub fn now(&self) -> Timestamp {
-        self.inner.clock.now()
+    fn repository(&self) -> &dyn JobRepository {
+        &*self.inner.host.repository
+    }
+
+    fn now(&self) -> Timestamp {
+        self.inner.host.clock.now()
+    }
+
+    fn execution(&self, id: ExecutionId) -> Result<JobExecution, OperatorError> {
+        self.explorer().execution(id)
     }
 
     /// Starts the registered job `name`, or restarts its failed or stopped instance.
@@ -162,142 +142,37 @@ impl JobOperator {
     /// [`Refusal`]: nothing was stored. [`OperatorError::Repository`]: whether the execution was stored is
     /// not known; query the history before trying again.
     pub fn start(&self, name: &str, parameters: JobParameters) -> Result<JobHandle, OperatorError> {
-        self.start_with(name, parameters, &LaunchOptions::default())
-    }
-
-    /// Starts job `name` as [`start`](Self::start) does, with `options`.
-    ///
-    /// # Errors
-    ///
-    /// As [`start`](Self::start).
-    pub fn start_with(
-        &self,
-        name: &str,
-        parameters: JobParameters,
-        options: &LaunchOptions,
-    ) -> Result<JobHandle, OperatorError> {
-        let job = self.job(name)?;
-        let parameters = job.accept(parameters)?;
-        if let Some(work) = job.progressive() {
-            let open = OpenOptions::server_driven();
-            let execution = self.open_job(&job, &work, parameters, options, &open)?;
-            return Ok(self.submit_drive(&execution, RunMode::Driven));
-        }
-        let request = self.request(&job, options, Some(self.claimant()));
-        let execution = lifecycle::start(&*self.inner.repository, &request, parameters)?;
-        Ok(self.submit(job, &execution, options))
+        self.launch(&Launch::start(name, parameters))
     }
 
     /// Starts the next instance of job `name`. Its parameters are those of the newest instance, changed by
-    /// the job's incrementer and then by `overrides`.
+    /// the job's incrementer.
     ///
     /// # Errors
     ///
     /// As [`start`](Self::start); [`Refusal::NoSequence`] when the job has no incrementer.
-    pub fn next(
-        &self,
-        name: &str,
-        overrides: JobParameters,
-        options: &LaunchOptions,
-    ) -> Result<JobHandle, OperatorError> {
-        let job = self.job(name)?;
-        let following = self.following(&job, &overrides)?;
-        if let Some(work) = job.progressive() {
-            let execution = self.open_next(&job, &work, following, options)?;
-            return Ok(self.submit_drive(&execution, RunMode::Driven));
-        }
-        let request = self.request(&job, options, Some(self.claimant()));
-        let execution = lifecycle::start_next(&*self.inner.repository, &request, following)?;
-        Ok(self.submit(Arc::clone(&job), &execution, options))
-    }
-
-    /// Returns a function from the newest parameters of `job` to those of its next instance.
-    fn following<'a>(
-        &self,
-        job: &'a Job,
-        overrides: &'a JobParameters,
-    ) -> Result<impl Fn(Option<JobParameters>) -> Result<JobParameters, Refusal> + 'a, Refusal>
-    {
-        let incrementer = job.incrementer();
-        let incrementer =
-            incrementer.ok_or_else(|| Refusal::NoSequence { job: job.name().to_owned() })?;
-        Ok(move |newest: Option<JobParameters>| {
-            let next = incrementer(newest.as_ref())
-                .map_err(|problem| Refusal::InvalidParameters { problems: vec![problem] })?;
-            job.accept(next.overridden_by(overrides))
-        })
-    }
-
-    /// Opens the next instance of a progressive job; any server of the store continues it when this process
-    /// dies.
-    fn open_next(
-        &self,
-        job: &Job,
-        work: &Arc<dyn ProgressiveWork>,
-        following: impl Fn(Option<JobParameters>) -> Result<JobParameters, Refusal>,
-        options: &LaunchOptions,
-    ) -> Result<JobExecution, OperatorError> {
-        let newest = self.queries().executions(&ExecutionFilter::of_job(job.name()).limit(1))?;
-        let parameters = following(newest.into_iter().next().map(|newest| newest.parameters))?;
-        self.open_job(job, work, parameters, options, &OpenOptions::server_driven())
+    pub fn next(&self, name: &str) -> Result<JobHandle, OperatorError> {
+        self.launch(&Launch::next(name))
     }
 
     /// Restarts execution `id`, which must be the newest of its instance, as a new execution with the same
-    /// parameters; `overrides` may change those that are not identifying.
+    /// parameters.
     ///
     /// # Errors
     ///
     /// As [`start`](Self::start).
-    pub fn restart(
-        &self,
-        id: ExecutionId,
-        overrides: &JobParameters,
-        options: &LaunchOptions,
-    ) -> Result<JobHandle, OperatorError> {
-        let job = self.job_of(&self.execution(id)?)?;
-        if let Some(work) = job.progressive() {
-            let open = OpenOptions::server_driven();
-            let execution = self.reopen(id, &job, &work, overrides, options, &open)?;
-            return Ok(self.submit_drive(&execution, RunMode::Driven));
-        }
-        let execution = self.restarted(id, &job, overrides, options, Some(self.claimant()))?;
-        Ok(self.submit(job, &execution, options))
-    }
-
-    fn restarted(
-        &self,
-        id: ExecutionId,
-        job: &Job,
-        overrides: &JobParameters,
-        options: &LaunchOptions,
-        claimant: Option<Claimant>,
-    ) -> Result<JobExecution, OperatorError> {
-        let request = self.request(job, options, claimant);
-        let change = |parameters: JobParameters| job.accept(parameters.overridden_by(overrides));
-        lifecycle::restart(&*self.inner.repository, id, &request, change)
+    pub fn restart(&self, id: ExecutionId) -> Result<JobHandle, OperatorError> {
+        self.launch(&Launch::restart(id))
     }
 
     /// Returns the execution that `request` started; `None` when it started none. See
-    /// [`LaunchOptions::request`].
+    /// [`LaunchOptions::request`](crate::launch::LaunchOptions::request).
     ///
     /// # Errors
     ///
     /// [`Refusal::KeyReused`] when another request with the same key started an execution.
     pub fn requested(&self, request: &RequestKey) -> Result<Option<ExecutionId>, OperatorError> {
-        lifecycle::started_by(&mut *self.inner.repository.begin()?, request)
-    }
-
-    /// Restarts the newest execution of job `name`.
-    ///
-    /// # Errors
-    ///
-    /// As [`restart`](Self::restart).
-    pub fn restart_job(
-        &self,
-        name: &str,
-        options: &LaunchOptions,
-    ) -> Result<JobHandle, OperatorError> {
-        self.restart(self.newest(name)?.id, &JobParameters::new(), options)
+        lifecycle::started_by(&mut *self.repository().begin()?, request)
     }
 
     /// Requests execution `id` to stop at its next chunk boundary, in whichever process it runs; an execution
@@ -308,15 +183,14 @@ impl JobOperator {
     /// [`Refusal::NotRunning`] when the execution has ended. When the store fails, an execution of this
     /// process stops nevertheless.
     pub fn stop(&self, id: ExecutionId) -> Result<JobExecution, OperatorError> {
-        let now = self.inner.clock.now();
-        let held = lock(&self.inner.host.active).get(&id).cloned();
+        let active = || lock(&self.inner.host.active).get(&id).cloned();
         // The token comes first, as in `stop_all`: a statement of the step may hold the connection that
         // stores the request.
-        let asked = held.filter(|held| held.carried != RunMode::Driven);
+        let asked = active().filter(|held| held.carried != RunMode::Driven);
         if let Some(held) = &asked {
             held.stop.request();
         }
-        let execution = match lifecycle::request_stop(&*self.inner.repository, id, now) {
+        let execution = match lifecycle::request_stop(self.repository(), id, self.now()) {
             // The token has already stopped the execution.
             Err(OperatorError::Refused(Refusal::NotRunning { status, .. }))
                 if asked.is_some() && status == BatchStatus::Stopped =>
@@ -325,19 +199,10 @@ impl JobOperator {
             }
             stored => stored?,
         };
-        if let Some(held) = lock(&self.inner.host.active).get(&id) {
+        if let Some(held) = active() {
             held.stop.request();
         }
         Ok(execution)
-    }
-
-    /// Requests the newest execution of job `name` to stop.
-    ///
-    /// # Errors
-    ///
-    /// As [`stop`](Self::stop).
-    pub fn stop_job(&self, name: &str) -> Result<JobExecution, OperatorError> {
-        self.stop(self.newest(name)?.id)
     }
 
     /// Requests every execution of this process to stop and returns their number.
@@ -385,7 +250,7 @@ impl JobOperator {
     ///
     /// [`Refusal::NotAbandonable`] unless the execution failed or was stopped.
     pub fn abandon(&self, id: ExecutionId) -> Result<JobExecution, OperatorError> {
-        lifecycle::abandon(&*self.inner.repository, id, self.inner.clock.now())
+        lifecycle::abandon(self.repository(), id, self.now())
     }
 
     /// Closes execution `id` if its owner is dead, so that it can be restarted. A finished execution stays as
@@ -399,7 +264,7 @@ impl JobOperator {
         id: ExecutionId,
         mode: RecoverMode,
     ) -> Result<JobExecution, OperatorError> {
-        lifecycle::recover(&*self.inner.repository, id, mode, self.inner.clock.now())
+        lifecycle::recover(self.repository(), id, mode, self.now())
     }
 
     /// Closes every running execution whose owner is dead and returns the closed ones.
@@ -417,62 +282,5 @@ impl JobOperator {
             }
         }
         Ok(recovered)
-    }
-
-    fn claimant(&self) -> Claimant {
-        let host = &self.inner.host;
-        let lease_until = later(self.inner.clock.now(), host.lease_timeout);
-        Claimant { owner: host.owner.to_string(), lease_until }
-    }
-
-    fn request<'a>(
-        &self,
-        job: &'a Job,
-        options: &'a LaunchOptions,
-        claimant: Option<Claimant>,
-    ) -> StartRequest<'a> {
-        StartRequest {
-            job: job.name(),
-            rules: job.launch_rules(),
-            options,
-            claimant,
-            parent: None,
-            now: self.inner.clock.now(),
-        }
-    }
-
-    /// Submits a stored execution to the pool of threads.
-    fn submit(
-        &self,
-        job: Arc<Job>,
-        execution: &JobExecution,
-        options: &LaunchOptions,
-    ) -> JobHandle {
-        let lease = Lease { execution: execution.id, fence: execution.fence };
-        let stop = StopToken::default();
-        let held = ActiveExecution {
-            lease,
-            job: job.name().to_owned(),
-            stop: stop.clone(),
-            carried: RunMode::Owned,
-        };
-        lock(&self.inner.host.active).insert(execution.id, held);
-        let (handle, ending) = JobHandle::new(execution.id, Arc::clone(&self.inner.repository));
-        let accept_changed_definition = options.accept_changed_definition;
-        let host = Host { accept_changed_definition, ..self.inner.host.clone() };
-        // The guard is also dropped when no thread could be started: the lease of an execution without a
-        // worker must not be renewed.
-        let let_go = ActiveGuard { active: Arc::clone(&host.active), execution: lease.execution };
-        self.inner.pool.submit(Box::new(move || {
-            let run = JobRun { job, lease, stop };
-            // A panic outside user code must not keep the lease alive; dropping `ending` reports it to the
-            // handle.
-            let result = catch_unwind(AssertUnwindSafe(|| run_job(&host, &run)));
-            drop(let_go);
-            if let Ok(result) = result {
-                ending.end(result.map(drop));
-            }
-        }));
-        handle
     }
 }

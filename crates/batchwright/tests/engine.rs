@@ -9,7 +9,7 @@ use batchwright::clock::{SimClock, StopToken};
 use batchwright::error::ErrorKind;
 use batchwright::execution::{ExitStatus, JobExecution, StepExecution};
 use batchwright::item::{ItemReader, NoWriter};
-use batchwright::launch::{LaunchOptions, RecoverMode, RequestKey};
+use batchwright::launch::{Launch, LaunchOptions, RecoverMode, RequestKey};
 use batchwright::listener::{
     ChunkListener, ItemListener, JobListener, ListenerResult, SkipListener, StepListener,
 };
@@ -40,8 +40,7 @@ fn run(job: Job) -> (JobOperator, JobExecution) {
 }
 
 fn restart(operator: &JobOperator, of: &JobExecution) -> JobExecution {
-    let options = LaunchOptions::default();
-    operator.restart(of.id, &JobParameters::new(), &options).unwrap().wait().unwrap()
+    operator.restart(of.id).unwrap().wait().unwrap()
 }
 
 fn one_step(step: impl batchwright::step::Step + 'static) -> Job {
@@ -69,19 +68,22 @@ fn the_same_request_starts_or_restarts_once_and_is_told_what_it_did() {
             ..LaunchOptions::default()
         };
         let none = JobParameters::new();
-        let start = |options: &LaunchOptions| operator.start_with("job", none.clone(), options);
-        let first = start(&asked("k1", "a")).unwrap().wait().unwrap();
-        let again = start(&asked("k1", "a")).unwrap_err();
+        let start = |options: LaunchOptions| {
+            operator.launch(&Launch::start("job", none.clone()).options(options))
+        };
+        let first = start(asked("k1", "a")).unwrap().wait().unwrap();
+        let again = start(asked("k1", "a")).unwrap_err();
         assert_eq!(again.code(), "request_repeated", "{again}");
-        let other = start(&asked("k1", "b")).unwrap_err();
+        let other = start(asked("k1", "b")).unwrap_err();
         assert_eq!(other.code(), "key_reused", "{other}");
-        let restart = |options: &LaunchOptions| operator.restart(first.id, &none, options);
-        let second = restart(&asked("k2", "a")).unwrap().wait().unwrap();
-        let again = restart(&asked("k2", "a")).unwrap_err();
+        let restart =
+            |options: LaunchOptions| operator.launch(&Launch::restart(first.id).options(options));
+        let second = restart(asked("k2", "a")).unwrap().wait().unwrap();
+        let again = restart(asked("k2", "a")).unwrap_err();
         assert!(again.to_string().ends_with(&format!("execution {}", second.id)), "{again}");
-        let superseded = restart(&asked("k3", "a")).unwrap_err();
+        let superseded = restart(asked("k3", "a")).unwrap_err();
         assert_eq!(superseded.code(), "not_most_recent", "{superseded}");
-        let odd = start(&asked("k 4", "a")).unwrap_err();
+        let odd = start(asked("k 4", "a")).unwrap_err();
         assert_eq!(odd.code(), "invalid_parameters", "{odd}");
         assert_eq!(operator.queries().executions(&ExecutionFilter::default()).unwrap().len(), 2);
     }
@@ -131,7 +133,7 @@ fn a_panic_that_no_policy_names_fails_the_step_and_the_job_can_be_restarted() {
     assert!(failure.message.contains("item 4") && failure.message.contains("no four today"));
     *broken.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = false;
     let done = restart(&operator, &failed);
-    assert_eq!(operator.step_summaries(done.id).unwrap()[0].counters.read, 3);
+    assert_eq!(operator.explorer().step_summaries(done.id).unwrap()[0].counters.read, 3);
 }
 
 #[test]
@@ -175,7 +177,7 @@ fn a_stop_ends_the_step_behind_the_chunk_in_work_and_the_restart_goes_on() {
     reached.recv().unwrap();
     assert_eq!(operator.stop(handle.id()).unwrap().status, BatchStatus::Stopping);
     assert_eq!(operator.stop(handle.id()).unwrap().status, BatchStatus::Stopping, "idempotent");
-    let refused = operator.restart(handle.id(), &JobParameters::new(), &LaunchOptions::default());
+    let refused = operator.restart(handle.id());
     assert_eq!(refused.unwrap_err().code(), "already_running", "the worker has not confirmed");
     drop(go_on);
     let stopped = handle.wait().unwrap();
@@ -223,8 +225,8 @@ fn what_waits_for_the_pool_is_visible_as_starting_and_can_be_stopped() {
     operator.registry().register(one_step(step)).unwrap();
     let first = operator.start("job", JobParameters::new().with("n", 1)).unwrap();
     let second = operator.start("job", JobParameters::new().with("n", 2)).unwrap();
-    assert_eq!(operator.execution(second.id()).unwrap().status, BatchStatus::Starting);
-    assert_eq!(operator.running("job").unwrap().len(), 2);
+    assert_eq!(operator.explorer().execution(second.id()).unwrap().status, BatchStatus::Starting);
+    assert_eq!(operator.explorer().running("job").unwrap().len(), 2);
     assert_eq!(operator.stop(second.id()).unwrap().status, BatchStatus::Stopped);
     gate.wait();
     assert_eq!(first.wait().unwrap().status, BatchStatus::Completed);
@@ -396,7 +398,7 @@ fn a_failing_before_step_fails_the_step_without_starting_it() {
     let diary = Diary::new("a", "before_step");
     let (operator, done) = run(one_step(counting(&diary).build()));
     assert_eq!(done.failure.unwrap().code, "listener_failed");
-    assert_eq!(operator.step_summaries(done.id).unwrap()[0].counters.read, 0);
+    assert_eq!(operator.explorer().step_summaries(done.id).unwrap()[0].counters.read, 0);
     assert_eq!(*diary.lines.lock().unwrap(), ["a before_step", "a after_step"]);
 }
 
@@ -467,7 +469,7 @@ fn a_chunk_listener_that_fails_after_the_commit_leaves_the_commit_standing() {
         .build()
         .chunk_listener(diary);
     let (operator, done) = run(one_step(step));
-    let counters = operator.step_summaries(done.id).unwrap()[0].counters;
+    let counters = operator.explorer().step_summaries(done.id).unwrap()[0].counters;
     assert_eq!(done.status, BatchStatus::Failed);
     assert_eq!((counters.write, counters.commit, counters.rollback), (2, 1, 0));
 }
@@ -512,7 +514,7 @@ fn a_tasklet_counts_only_the_calls_that_committed() {
         }
     });
     let (operator, done) = run(one_step(step));
-    let counters = operator.step_summaries(done.id).unwrap()[0].counters;
+    let counters = operator.explorer().step_summaries(done.id).unwrap()[0].counters;
     assert_eq!((counters.read, counters.write), (2, 4));
     assert_eq!((counters.commit, counters.rollback), (2, 1));
 }
@@ -707,14 +709,13 @@ fn concurrent_nexts_never_share_an_instance() {
         for _ in 0..8 {
             threads.spawn(|| {
                 for _ in 0..5 {
-                    let next =
-                        operator.next("job", JobParameters::new(), &LaunchOptions::default());
+                    let next = operator.next("job");
                     next.unwrap().wait().unwrap();
                 }
             });
         }
     });
-    assert_eq!(operator.instance_count("job").unwrap(), 40);
+    assert_eq!(operator.explorer().instance_count("job").unwrap(), 40);
 }
 
 #[test]
@@ -768,7 +769,7 @@ fn nothing_left_to_do_is_completed_with_noop() {
     let job = Job::builder("job").step(step).step(last).build().unwrap();
     let (operator, stopped) = run(job);
     assert_eq!(stopped.status, BatchStatus::Stopped, "a finished step, a job stopped after it");
-    let steps = operator.step_summaries(stopped.id).unwrap();
+    let steps = operator.explorer().step_summaries(stopped.id).unwrap();
     assert_eq!(
         (steps.len(), steps[0].status),
         (1, BatchStatus::Completed),
@@ -776,7 +777,7 @@ fn nothing_left_to_do_is_completed_with_noop() {
     );
     let done = restart(&operator, &stopped);
     assert_eq!(done.status, BatchStatus::Completed);
-    assert_eq!(operator.step_summaries(done.id).unwrap()[0].name, "last");
+    assert_eq!(operator.explorer().step_summaries(done.id).unwrap()[0].name, "last");
 }
 
 #[test]
@@ -811,7 +812,7 @@ fn an_instance_is_purged_as_a_whole_or_not_at_all() {
     let mut would = Vec::new();
     operator.purge(&completed, true, |one| would.push(one.id)).unwrap();
     assert_eq!(would, [done.id, failed.id]);
-    assert!(operator.execution(failed.id).is_ok(), "a dry run deletes nothing");
+    assert!(operator.explorer().execution(failed.id).is_ok(), "a dry run deletes nothing");
     assert_eq!(operator.purge(&completed, false, |_| {}).unwrap(), 2);
     assert!(operator.queries().executions(&all).unwrap().is_empty());
     assert_eq!(
@@ -842,9 +843,11 @@ fn a_retention_keeps_the_newest_instances_of_each_job_and_forgets_the_old_in_bat
     assert_eq!(operator.purge(&aged, false, |_| {}).unwrap(), 99, "51 to 149 of the first job");
     let one = Retention { job: Some("two".to_owned()), ..keep(1) };
     operator.purge(&one, false, |_| {}).unwrap();
-    assert_eq!(operator.instance_count("two").unwrap(), 1);
-    let newest = &operator.instances("two", batchwright::query::InstancePage::first(1)).unwrap()[0];
-    let left = operator.executions(newest.id).unwrap();
+    assert_eq!(operator.explorer().instance_count("two").unwrap(), 1);
+    let newest =
+        &operator.explorer().instances("two", batchwright::query::InstancePage::first(1)).unwrap()
+            [0];
+    let left = operator.explorer().executions(newest.id).unwrap();
     assert_eq!(left[0].parameters, JobParameters::new().with("n", 249), "the newest one");
 }
 

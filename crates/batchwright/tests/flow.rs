@@ -6,7 +6,6 @@ use std::sync::{Arc, Barrier, Mutex};
 use batchwright::execution::{ExitStatus, JobExecution};
 use batchwright::item::NoWriter;
 use batchwright::job::{Decision, JobBuilder, JobFlow};
-use batchwright::launch::LaunchOptions;
 use batchwright::policy::SkipPolicy;
 use batchwright::step::{Flow, TaskletCall};
 use batchwright::{
@@ -70,8 +69,7 @@ fn start(operator: &JobOperator) -> JobExecution {
 }
 
 fn restart(operator: &JobOperator, of: &JobExecution) -> JobExecution {
-    let options = LaunchOptions::default();
-    operator.restart(of.id, &JobParameters::new(), &options).unwrap().wait().unwrap()
+    operator.restart(of.id).unwrap().wait().unwrap()
 }
 
 /// Returns the faults of a job.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use batchwright::execution::{ExitStatus, JobExecution};
 use batchwright::job::{increment, next_day};
 use batchwright::job_step::JobStep;
-use batchwright::launch::LaunchOptions;
+use batchwright::launch::Launch;
 use batchwright::listener::Promotion;
 use batchwright::parameters::{ParameterDeclaration, ParameterType};
 use batchwright::query::ExecutionFilter;
@@ -23,8 +23,7 @@ fn operator(job: Job) -> JobOperator {
 }
 
 fn restart(operator: &JobOperator, of: &JobExecution) -> JobExecution {
-    let options = LaunchOptions::default();
-    operator.restart(of.id, &JobParameters::new(), &options).unwrap().wait().unwrap()
+    operator.restart(of.id).unwrap().wait().unwrap()
 }
 
 /// Returns a child job that fails while `broken` is true, and otherwise ends with `code`.
@@ -183,7 +182,7 @@ fn validators_are_all_asked_and_nothing_is_stored_when_one_refuses() {
     assert_eq!(refused.code(), "invalid_parameters");
     let message = refused.to_string();
     assert!(message.contains("`n` is odd") && message.contains("`n` is small"), "{message}");
-    assert_eq!(operator.instance_count("job").unwrap(), 0);
+    assert_eq!(operator.explorer().instance_count("job").unwrap(), 0);
 }
 
 #[test]
@@ -192,8 +191,8 @@ fn row_126_next_counts_up_from_the_newest_instance_and_keeps_the_rest() {
     let operator =
         operator(Job::builder("job").step(step).next(increment("run", 1)).build().unwrap());
     let next = |given: JobParameters| {
-        let options = LaunchOptions::default();
-        operator.next("job", given, &options).unwrap().wait().unwrap().parameters
+        let launch = Launch::next("job").parameters(given);
+        operator.launch(&launch).unwrap().wait().unwrap().parameters
     };
     assert_eq!(
         next(JobParameters::new().with("x", "a")),
@@ -207,11 +206,10 @@ fn a_day_follows_a_day_once_there_is_a_first_one() {
     let step = TaskletStep::new("a", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
     let operator =
         operator(Job::builder("job").step(step).next(next_day("day", 1)).build().unwrap());
-    let options = LaunchOptions::default();
-    let refused = operator.next("job", JobParameters::new(), &options).unwrap_err();
+    let refused = operator.next("job").unwrap_err();
     assert!(refused.to_string().contains("`day`"), "{refused}");
     let first = jiff::civil::date(2026, 12, 31);
     operator.start("job", JobParameters::new().with("day", first)).unwrap().wait().unwrap();
-    let second = operator.next("job", JobParameters::new(), &options).unwrap().wait().unwrap();
+    let second = operator.next("job").unwrap().wait().unwrap();
     assert_eq!(second.parameters, JobParameters::new().with("day", jiff::civil::date(2027, 1, 1)));
 }

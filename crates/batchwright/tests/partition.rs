@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 
 use batchwright::execution::{ExitStatus, JobExecution, StepExecution};
 use batchwright::item::{ListReader, NoWriter};
-use batchwright::launch::LaunchOptions;
 use batchwright::partition::{ByteRanges, NumberRanges, PartitionStep, Partitioner};
 use batchwright::policy::SkipPolicy;
 use batchwright::scope::{Partition, StepScope};
@@ -26,8 +25,7 @@ fn start(operator: &JobOperator) -> JobExecution {
 }
 
 fn restart(operator: &JobOperator, of: &JobExecution) -> JobExecution {
-    let options = LaunchOptions::default();
-    operator.restart(of.id, &JobParameters::new(), &options).unwrap().wait().unwrap()
+    operator.restart(of.id).unwrap().wait().unwrap()
 }
 
 fn steps(operator: &JobOperator, of: &JobExecution) -> Vec<StepExecution> {

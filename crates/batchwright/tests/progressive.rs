@@ -46,7 +46,7 @@ fn operator(step: ProgressiveStep) -> JobOperator {
 fn run(operator: &JobOperator) -> (BatchStatus, Value) {
     let handle = operator.start("job", JobParameters::new()).unwrap();
     let execution = handle.wait().unwrap();
-    let response = operator.response(execution.id, None).unwrap();
+    let response = operator.progressive().response(execution.id, None).unwrap();
     let body = response.map_or(Value::Null, |one| serde_json::from_slice(&one.body).unwrap());
     (execution.status, body)
 }
@@ -145,7 +145,7 @@ fn a_failed_unit_may_fail_the_execution_and_a_restart_tries_it_again() {
     let operator = operator(step);
     let failed = operator.start("job", JobParameters::new()).unwrap().wait().unwrap();
     assert_eq!(failed.failure.unwrap().code, "unit_failed");
-    let response = operator.response(failed.id, None).unwrap().unwrap();
+    let response = operator.progressive().response(failed.id, None).unwrap().unwrap();
     assert_eq!((response.status, response.body.len()), (500, 0));
     let (status, body) = run(&operator);
     assert_eq!(status, BatchStatus::Completed);
@@ -312,11 +312,11 @@ fn a_lane_that_waited_for_work_takes_over_what_another_one_left() {
         .build();
     let operator = operator(step);
     let (launch, open) = (Default::default(), OpenOptions::default());
-    let id = operator.open("job", JobParameters::new(), &launch, &open).unwrap().id;
-    let (_, state) = operator.progressive_state(id, None).unwrap();
+    let id = operator.progressive().open("job", JobParameters::new(), &launch, &open).unwrap().id;
+    let (_, state) = operator.progressive().progressive_state(id, None).unwrap();
     let slice = |rank: usize| {
-        let order = SliceOrder::new(id, &state.lanes[rank].id, 1, operator.elapsed());
-        operator.slice(&order, |work| drop(std::thread::spawn(work))).unwrap()
+        let order = SliceOrder::new(id, &state.lanes[rank].id, 1, operator.clock().elapsed());
+        operator.progressive().slice(&order, |work| drop(std::thread::spawn(work))).unwrap()
     };
     std::thread::scope(|scope| {
         // The second lane blocks in the unit, and no further request reaches that lane.
@@ -324,7 +324,7 @@ fn a_lane_that_waited_for_work_takes_over_what_another_one_left() {
         gate.wait(Duration::from_secs(60));
         slice(0);
     });
-    let response = operator.response(id, None).unwrap().unwrap();
+    let response = operator.progressive().response(id, None).unwrap().unwrap();
     let body: Value = serde_json::from_slice(&response.body).unwrap();
     let all: String = (0..20).map(|unit| format!("{unit},")).collect();
     assert_eq!(body["result"], all);
@@ -363,6 +363,7 @@ fn a_future_is_cancelled_where_it_awaits() {
 fn an_execution_that_nobody_drives_is_stopped_at_once() {
     let operator = operator(joined(2, 100));
     let opened = operator
+        .progressive()
         .open("job", JobParameters::new(), &Default::default(), &OpenOptions::default())
         .unwrap();
     assert_eq!(opened.status, BatchStatus::Started);
@@ -432,9 +433,9 @@ fn an_input_that_shrinks_fails_the_execution_instead_of_passing_for_done() {
         .build();
     let operator = operator(step);
     let (launch, open) = (Default::default(), OpenOptions::default());
-    let id = operator.open("job", JobParameters::new(), &launch, &open).unwrap().id;
+    let id = operator.progressive().open("job", JobParameters::new(), &launch, &open).unwrap().id;
     length.store(60, Ordering::SeqCst);
-    let driven = operator.drive(id, 4, &StopToken::default()).unwrap();
+    let driven = operator.progressive().drive(id, 4, &StopToken::default()).unwrap();
     assert_eq!(driven.status, BatchStatus::Failed);
     assert_eq!(driven.failure.unwrap().code, "input_changed");
 }
@@ -445,7 +446,7 @@ fn who_opened_an_instance_keeps_it() {
     let open = |token: Option<&str>| {
         let owner_token = token.map(str::to_owned);
         let options = OpenOptions { owner_token, ..OpenOptions::default() };
-        operator.open("job", JobParameters::new(), &Default::default(), &options)
+        operator.progressive().open("job", JobParameters::new(), &Default::default(), &options)
     };
     let first = open(Some("mine")).unwrap().id;
     operator.stop(first).unwrap();
@@ -454,10 +455,10 @@ fn who_opened_an_instance_keeps_it() {
         assert_eq!(refused.code(), "wrong_owner");
     }
     // An operator restarts the execution for its owner; only the owner may read the response.
-    let handle = operator.restart(first, &JobParameters::new(), &Default::default()).unwrap();
+    let handle = operator.restart(first).unwrap();
     let second = handle.wait().unwrap().id;
-    assert_eq!(operator.response(second, None).unwrap_err().code(), "wrong_owner");
-    assert!(operator.response(second, Some("mine")).unwrap().is_some());
+    assert_eq!(operator.progressive().response(second, None).unwrap_err().code(), "wrong_owner");
+    assert!(operator.progressive().response(second, Some("mine")).unwrap().is_some());
 }
 
 #[test]
@@ -466,7 +467,12 @@ fn equal_work_is_joined_while_it_runs_and_done_again_when_it_is_over() {
     let options = OpenOptions { repeats: true, ..OpenOptions::default() };
     let open = || {
         let launch = LaunchOptions::default();
-        operator.open("job", JobParameters::new().with("file", "a"), &launch, &options)
+        operator.progressive().open(
+            "job",
+            JobParameters::new().with("file", "a"),
+            &launch,
+            &options,
+        )
     };
     let running = |refused: Result<JobExecution, OperatorError>| match refused {
         Err(OperatorError::Refused(Refusal::AlreadyRunning { execution, .. })) => execution,
@@ -478,7 +484,7 @@ fn equal_work_is_joined_while_it_runs_and_done_again_when_it_is_over() {
         let repeat = opened.parameters.integer("repeat").ok();
         assert_eq!(repeat, (number > 0).then_some(number));
         assert_eq!(running(open()), opened.id, "an equal request joins the running execution");
-        operator.drive(opened.id, 1, &StopToken::default()).unwrap();
+        operator.progressive().drive(opened.id, 1, &StopToken::default()).unwrap();
         seen.push(opened.id);
     }
     // An abandoned execution also counts as over.

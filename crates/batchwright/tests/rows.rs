@@ -12,7 +12,7 @@ use batchwright::item::{
     ChunkTransaction, ItemReader, ItemWriter, ListReader, NoWriter, PreparedCommit,
 };
 use batchwright::job::{Decision, JobBuilder, increment};
-use batchwright::launch::{LaunchOptions, RecoverMode};
+use batchwright::launch::{Launch, RecoverMode};
 use batchwright::listener::{
     ItemListener, JobListener, ListenerResult, SkipListener, StepListener,
 };
@@ -65,7 +65,7 @@ fn start(operator: &JobOperator) -> JobExecution {
 }
 
 fn restart(operator: &JobOperator, of: &JobExecution) -> JobExecution {
-    operator.restart(of.id, &none(), &LaunchOptions::default()).unwrap().wait().unwrap()
+    operator.restart(of.id).unwrap().wait().unwrap()
 }
 
 fn steps(operator: &JobOperator, of: &JobExecution) -> Vec<StepExecution> {
@@ -108,7 +108,7 @@ fn row_1_the_same_identifying_parameters_in_any_order_are_the_same_instance() {
     let again = operator.start("job", none().with("b", 2).with("a", 1)).unwrap_err();
     assert_eq!(again.code(), "already_complete");
     start_with(&operator, none().with("a", 1).with("b", 3));
-    assert_eq!(operator.instance_count("job").unwrap(), 2);
+    assert_eq!(operator.explorer().instance_count("job").unwrap(), 2);
 }
 
 #[test]
@@ -120,8 +120,8 @@ fn row_2_non_identifying_parameters_are_stored_and_may_differ_between_executions
     *broken.lock().unwrap() = false;
     let second = start_with(&operator, given(2));
     assert_eq!((second.instance_id, second.restart_of), (first.instance_id, Some(first.id)));
-    assert_eq!(operator.parameters(first.id).unwrap(), given(1));
-    assert_eq!(operator.parameters(second.id).unwrap(), given(2));
+    assert_eq!(operator.explorer().parameters(first.id).unwrap(), given(1));
+    assert_eq!(operator.explorer().parameters(second.id).unwrap(), given(2));
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn row_3_a_number_and_its_text_are_two_instances() {
     let operator = operator(job(idle("a")));
     start_with(&operator, none().with("x", "1"));
     start_with(&operator, none().with("x", 1));
-    assert_eq!(operator.instance_count("job").unwrap(), 2);
+    assert_eq!(operator.explorer().instance_count("job").unwrap(), 2);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn row_6_a_job_without_parameters_has_one_instance_and_the_refusal_says_how_to_g
     };
     assert_eq!(refusal, Refusal::AlreadyComplete { execution: done.id });
     assert!(refusal.advice().contains("start a new instance: change an identifying parameter"));
-    assert_eq!(operator.execution_count("job").unwrap(), 1);
+    assert_eq!(operator.explorer().execution_count("job").unwrap(), 1);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn rows_7_and_8_missing_and_unknown_parameters_are_all_named_and_nothing_is_stor
     for problem in ["`m` is required", "`n` is required", "`o` is unknown"] {
         assert!(refused.to_string().contains(problem), "{refused}");
     }
-    assert_eq!(operator.instance_count("job").unwrap(), 0);
+    assert_eq!(operator.explorer().instance_count("job").unwrap(), 0);
     let right = none().with("m", 1).with("n", 1);
     assert_eq!(start_with(&operator, right.clone()).status, BatchStatus::Completed);
     let open = self::operator(with(job(idle("a"))).open_parameters());
@@ -187,7 +187,11 @@ fn row_12_instance_and_execution_are_made_together_or_not_at_all() {
     let operator = watched(&spy, job(idle("a")));
     spy.fail(Fault::InsertExecution);
     assert_eq!(operator.start("job", none()).unwrap_err().code(), "store_unavailable");
-    assert_eq!(operator.instance_count("job").unwrap(), 0, "no instance without an execution");
+    assert_eq!(
+        operator.explorer().instance_count("job").unwrap(),
+        0,
+        "no instance without an execution"
+    );
     spy.fail(Fault::None);
     assert_eq!(start(&operator).status, BatchStatus::Completed);
 }
@@ -198,7 +202,7 @@ fn row_13_a_running_instance_is_refused_with_its_execution_its_owner_and_its_lea
     let operator = operator(job(step));
     let handle = operator.start("job", none()).unwrap();
     begun.recv().unwrap();
-    let running = operator.execution(handle.id()).unwrap();
+    let running = operator.explorer().execution(handle.id()).unwrap();
     let expected = Refusal::AlreadyRunning {
         execution: running.id,
         status: BatchStatus::Started,
@@ -208,7 +212,7 @@ fn row_13_a_running_instance_is_refused_with_its_execution_its_owner_and_its_lea
     assert!(running.owner.is_some() && running.lease_until.is_some());
     let again = operator.start("job", none()).unwrap_err();
     assert_eq!(again.to_string(), expected.to_string());
-    let restarted = operator.restart(handle.id(), &none(), &LaunchOptions::default());
+    let restarted = operator.restart(handle.id());
     assert_eq!(restarted.unwrap_err().code(), "already_running");
     gate.wait();
     handle.wait().unwrap();
@@ -219,7 +223,7 @@ fn row_14_a_complete_instance_is_neither_started_nor_restarted() {
     let operator = operator(job(idle("a")));
     let done = start(&operator);
     assert_eq!(operator.start("job", none()).unwrap_err().code(), "already_complete");
-    let restarted = operator.restart(done.id, &none(), &LaunchOptions::default());
+    let restarted = operator.restart(done.id);
     assert_eq!(restarted.unwrap_err().code(), "already_complete");
 }
 
@@ -227,7 +231,7 @@ fn row_14_a_complete_instance_is_neither_started_nor_restarted() {
 fn row_19_a_job_that_forbids_restarts_is_not_restarted_in_either_way() {
     let operator = operator(job(fragile("a", &shared(true))).not_restartable());
     let failed = start(&operator);
-    let restarted = operator.restart(failed.id, &none(), &LaunchOptions::default());
+    let restarted = operator.restart(failed.id);
     assert_eq!(restarted.unwrap_err().code(), "not_restartable");
     assert_eq!(operator.start("job", none()).unwrap_err().code(), "not_restartable");
 }
@@ -363,7 +367,7 @@ fn row_30_a_restart_changes_what_does_not_identify_and_nothing_that_does() {
     let failed = start_with(&operator, given(1));
     *broken.lock().unwrap() = false;
     let with =
-        |change: JobParameters| operator.restart(failed.id, &change, &LaunchOptions::default());
+        |change: JobParameters| operator.launch(&Launch::restart(failed.id).parameters(change));
     assert_eq!(with(none().with("day", 2)).unwrap_err().code(), "invalid_parameters");
     let done = with(none().with_non_identifying("n", 2)).unwrap().wait().unwrap();
     assert_eq!((done.status, done.parameters), (BatchStatus::Completed, given(2)));
@@ -1018,7 +1022,7 @@ fn rows_18_and_88_recovery_closes_job_and_steps_and_leaves_the_checkpoint_to_the
     let operator = operator(job(step));
     let lost = operator.start("job", none()).unwrap();
     begun.recv().unwrap();
-    let owner = operator.execution(lost.id()).unwrap().owner.unwrap();
+    let owner = operator.explorer().execution(lost.id()).unwrap().owner.unwrap();
     let recovered = operator.recover(lost.id(), RecoverMode::Force).unwrap();
     let row = &steps(&operator, &recovered)[0];
     for (status, exit, ended_at) in [
@@ -1147,7 +1151,7 @@ fn row_123_the_parts_of_a_step_are_made_for_each_execution_from_parameters_and_c
 fn row_127_next_leaves_a_failed_instance_behind_that_can_still_be_restarted() {
     let broken = shared(true);
     let operator = operator(job(fragile("a", &broken)).next(increment("run", 1)));
-    let next = || operator.next("job", none(), &LaunchOptions::default()).unwrap().wait().unwrap();
+    let next = || operator.next("job").unwrap().wait().unwrap();
     let failed = next();
     *broken.lock().unwrap() = false;
     let second = next();
@@ -1161,7 +1165,7 @@ fn row_128_a_start_takes_the_parameters_that_are_given_whatever_the_sequence_say
     let operator = operator(job(idle("a")).next(increment("run", 1)));
     let given = none().with("run", 41).with("x", "mine");
     assert_eq!(start_with(&operator, given.clone()).parameters, given);
-    let next = operator.next("job", none().with("x", "other"), &LaunchOptions::default());
+    let next = operator.launch(&Launch::next("job").parameters(none().with("x", "other")));
     let next = next.unwrap().wait().unwrap();
     assert_eq!(next.parameters, none().with("run", 42).with("x", "other"));
 }
@@ -1169,7 +1173,7 @@ fn row_128_a_start_takes_the_parameters_that_are_given_whatever_the_sequence_say
 #[test]
 fn row_129_a_next_without_a_sequence_is_refused() {
     let operator = operator(job(idle("a")));
-    let refused = operator.next("job", none(), &LaunchOptions::default()).unwrap_err();
+    let refused = operator.next("job").unwrap_err();
     assert!(
         matches!(
             refused,
@@ -1177,7 +1181,7 @@ fn row_129_a_next_without_a_sequence_is_refused() {
         ),
         "{refused}"
     );
-    assert_eq!(operator.instance_count("job").unwrap(), 0);
+    assert_eq!(operator.explorer().instance_count("job").unwrap(), 0);
 }
 
 // A16: operator and registry
@@ -1185,17 +1189,17 @@ fn row_129_a_next_without_a_sequence_is_refused() {
 #[test]
 fn row_131_every_call_with_the_number_of_no_execution_says_so_in_the_same_way() {
     let operator = operator(job(idle("a")));
-    let (id, options) = (ExecutionId(99), LaunchOptions::default());
+    let id = ExecutionId(99);
     let refusals = [
-        operator.execution(id).map(drop),
-        operator.parameters(id).map(drop),
-        operator.summary(id).map(drop),
-        operator.step_summaries(id).map(drop),
+        operator.explorer().execution(id).map(drop),
+        operator.explorer().parameters(id).map(drop),
+        operator.explorer().summary(id).map(drop),
+        operator.explorer().step_summaries(id).map(drop),
         operator.stop(id).map(drop),
         operator.abandon(id).map(drop),
         operator.recover(id, RecoverMode::Detect).map(drop),
-        operator.restart(id, &none(), &options).map(drop),
-        operator.enqueue_restart(id, &none(), &options).map(drop),
+        operator.restart(id).map(drop),
+        operator.enqueue(&Launch::restart(id)).map(drop),
     ];
     for refusal in refusals {
         assert_eq!(refusal.unwrap_err().code(), "no_such_execution");
@@ -1208,20 +1212,20 @@ fn rows_132_133_and_140_history_outlives_the_registration_and_unknown_is_not_the
     operator.registry().register(Job::builder("empty").step(idle("a")).build().unwrap()).unwrap();
     let failed = start(&operator);
     assert!(operator.registry().unregister("job"));
-    let names = operator.job_names().unwrap();
+    let names = operator.explorer().job_names().unwrap();
     let listed: Vec<_> = names.iter().map(|one| (one.name.as_str(), one.registered)).collect();
     assert_eq!(listed, [("empty", true), ("job", false)], "sorted and marked");
-    assert_eq!(operator.execution_count("job").unwrap(), 1);
-    assert_eq!(operator.instance_count("empty").unwrap(), 0);
-    assert!(operator.running("empty").unwrap().is_empty());
+    assert_eq!(operator.explorer().execution_count("job").unwrap(), 1);
+    assert_eq!(operator.explorer().instance_count("empty").unwrap(), 0);
+    assert!(operator.explorer().running("empty").unwrap().is_empty());
     let page = InstancePage::first(1);
     for unknown in [
-        operator.instance_count("nothing").map(drop),
-        operator.execution_count("nothing").map(drop),
-        operator.instances("nothing", page).map(drop),
-        operator.running("nothing").map(drop),
+        operator.explorer().instance_count("nothing").map(drop),
+        operator.explorer().execution_count("nothing").map(drop),
+        operator.explorer().instances("nothing", page).map(drop),
+        operator.explorer().running("nothing").map(drop),
         operator.start("job", none()).map(drop),
-        operator.restart(failed.id, &none(), &LaunchOptions::default()).map(drop),
+        operator.restart(failed.id).map(drop),
     ] {
         assert_eq!(unknown.unwrap_err().code(), "no_such_job");
     }
@@ -1236,14 +1240,17 @@ fn row_135_a_running_execution_whose_lease_ran_out_is_listed_as_stale() {
     operator.registry().register(job(step).build().unwrap()).unwrap();
     let handle = operator.start("job", none()).unwrap();
     begun.recv().unwrap();
-    assert!(!operator.summary(handle.id()).unwrap().stale);
+    assert!(!operator.explorer().summary(handle.id()).unwrap().stale);
     clock.advance(std::time::Duration::from_secs(31));
-    assert!(operator.summary(handle.id()).unwrap().stale);
-    assert_eq!(operator.running("job").unwrap()[0].id, handle.id());
+    assert!(operator.explorer().summary(handle.id()).unwrap().stale);
+    assert_eq!(operator.explorer().running("job").unwrap()[0].id, handle.id());
     gate.wait();
     handle.wait().unwrap();
-    assert!(!operator.summary(handle.id()).unwrap().stale, "what has ended needs no lease");
-    assert!(operator.running("job").unwrap().is_empty());
+    assert!(
+        !operator.explorer().summary(handle.id()).unwrap().stale,
+        "what has ended needs no lease"
+    );
+    assert!(operator.explorer().running("job").unwrap().is_empty());
 }
 
 #[test]
@@ -1256,7 +1263,7 @@ fn row_137_a_summary_is_data_for_programs_and_one_line_for_people() {
     let operator = JobOperator::builder(Arc::new(MemoryRepository::new())).clock(clock).build();
     operator.registry().register(job(step).build().unwrap()).unwrap();
     let done = start_with(&operator, none().with("n", 1));
-    let summary = operator.summary(done.id).unwrap();
+    let summary = operator.explorer().summary(done.id).unwrap();
     let (id, instance) = (done.id, done.instance_id);
     let line = format!("execution {id} of job (instance {instance}): COMPLETED, 0.000 s");
     assert_eq!(summary.to_string(), line);
@@ -1320,7 +1327,7 @@ fn row_150_of_eight_threads_that_restart_one_failed_instance_one_does() {
         let gate = Barrier::new(8);
         let race = || {
             gate.wait();
-            let restarted = operator.restart(failed.id, &none(), &LaunchOptions::default());
+            let restarted = operator.restart(failed.id);
             restarted.map(|handle| handle.wait().unwrap().status).map_err(|refused| refused.code())
         };
         let ends: Vec<_> = std::thread::scope(|threads| {
@@ -1330,7 +1337,7 @@ fn row_150_of_eight_threads_that_restart_one_failed_instance_one_does() {
         let refused =
             |end: &&Result<_, &str>| matches!(end, Err("already_running" | "already_complete"));
         assert_eq!(ends.iter().filter(refused).count(), 7, "{ends:?}");
-        assert_eq!(operator.execution_count("job").unwrap(), 2);
+        assert_eq!(operator.explorer().execution_count("job").unwrap(), 2);
     }
 }
 
@@ -1356,7 +1363,7 @@ fn row_151_a_worker_whose_execution_was_changed_behind_its_back_loses_its_change
     let handle = operator.start("job", none()).unwrap();
     assert!(handle.wait().is_err());
     assert_eq!(*sink.lock().unwrap(), [1, 2], "nothing was committed after the theft");
-    let stored = operator.execution(handle.id()).unwrap();
+    let stored = operator.explorer().execution(handle.id()).unwrap();
     assert_eq!(stored.failure.unwrap().code, "recovered", "the other writer's change remains");
 }
 

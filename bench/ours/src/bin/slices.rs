@@ -55,13 +55,13 @@ fn order(
     lane: &str,
     seq: u64,
 ) -> SliceOrder {
-    SliceOrder::new(id, lane, seq, operator.elapsed())
+    SliceOrder::new(id, lane, seq, operator.clock().elapsed())
 }
 
 fn open(operator: &JobOperator) -> Result<(batchwright::execution::ExecutionId, Vec<String>)> {
     let (launch, open) = (LaunchOptions::default(), OpenOptions::default());
-    let id = operator.open("job", JobParameters::new(), &launch, &open)?.id;
-    let (_, state) = operator.progressive_state(id, None)?;
+    let id = operator.progressive().open("job", JobParameters::new(), &launch, &open)?.id;
+    let (_, state) = operator.progressive().progressive_state(id, None)?;
     Ok((id, state.lanes.into_iter().map(|lane| lane.id).collect()))
 }
 
@@ -83,7 +83,9 @@ fn ends(folder: &Path, shape: UnitShape, base_ms: f64, target_ms: f64) -> Result
     let mut ends = Vec::new();
     for seq in 1..=(slices(base_ms) + 1) as u64 {
         let began = Instant::now();
-        operator.slice(&order(&operator, id, &lanes[0], seq), |work| drop(thread::spawn(work)))?;
+        operator
+            .progressive()
+            .slice(&order(&operator, id, &lanes[0], seq), |work| drop(thread::spawn(work)))?;
         ends.push(began.elapsed().as_secs_f64() * 1e3 / target_ms);
     }
     Ok(ends.split_off(1))
@@ -135,10 +137,12 @@ fn overhead(folder: &Path, chunk: usize) -> Result<f64> {
     let (id, lanes) = open(&operator)?;
     let mut best = 0f64;
     for seq in 1..=3 {
-        let before = operator.units_progress(id, None)?.units_done;
+        let before = operator.progressive().units_progress(id, None)?.units_done;
         let began = Instant::now();
-        operator.slice(&order(&operator, id, &lanes[0], seq), |work| drop(thread::spawn(work)))?;
-        let units = operator.units_progress(id, None)?.units_done - before;
+        operator
+            .progressive()
+            .slice(&order(&operator, id, &lanes[0], seq), |work| drop(thread::spawn(work)))?;
+        let units = operator.progressive().units_progress(id, None)?.units_done - before;
         best = best.max(units as f64 / began.elapsed().as_secs_f64());
     }
     Ok(best)
@@ -209,7 +213,7 @@ fn skewed(folder: &Path) -> Result<f64> {
     let operator = operator(&url(folder, "skewed.db"), step)?;
     let (id, _) = open(&operator)?;
     let began = Instant::now();
-    operator.drive(id, 2, &StopToken::default())?;
+    operator.progressive().drive(id, 2, &StopToken::default())?;
     Ok(began.elapsed().as_secs_f64())
 }
 

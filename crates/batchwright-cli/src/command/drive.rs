@@ -19,12 +19,14 @@ pub(super) fn drive(app: &App, global: &Global, args: &DriveArgs) -> Result<u8, 
     let asked = stop.clone();
     let shutdown = Shutdown::listen(global.grace, move || asked.request())?;
     let (lanes, wanted) = (args.lanes.unwrap_or(u32::MAX), !args.no_progress && !global.quiet);
-    let driven = showing_units(&app.operator, id, wanted, || app.operator.drive(id, lanes, &stop));
+    let driven = showing_units(&app.operator, id, wanted, || {
+        app.operator.progressive().drive(id, lanes, &stop)
+    });
     let execution = driven.map_err(|error| match error {
         SliceError::Operator(error) => CliError::Operator(error),
         other => CliError::Slice(other),
     })?;
-    let summary = app.operator.summary(id)?;
+    let summary = app.operator.explorer().summary(id)?;
     let is_open = summary.status.is_running();
     let advice = is_open.then(|| format!("Continue with: batchwright drive {id}"));
     let code = match shutdown.exit_code() {

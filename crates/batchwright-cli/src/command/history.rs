@@ -13,7 +13,7 @@ use crate::output;
 /// Abandons an execution.
 pub(super) fn abandon(app: &App, global: &Global, args: &ExecutionArgs) -> Result<u8, CliError> {
     let id = app.operator.abandon(target(app, &args.execution)?)?.id;
-    output::document(global.format, &app.operator.summary(id)?, ToString::to_string)?;
+    output::document(global.format, &app.operator.explorer().summary(id)?, ToString::to_string)?;
     Ok(error::OK)
 }
 
@@ -53,12 +53,14 @@ pub(super) fn purge(app: &App, global: &Global, args: &PurgeArgs) -> Result<u8, 
 fn before(app: &App, age: std::time::Duration) -> Result<jiff::Timestamp, CliError> {
     let wrong = |error: jiff::Error| CliError::Usage(format!("use --older-than: {error}"));
     let age = jiff::SignedDuration::try_from(age).map_err(wrong)?;
-    app.operator.now().checked_sub(age).map_err(wrong)
+    app.operator.clock().now().checked_sub(age).map_err(wrong)
 }
 
 fn tell(app: &App, global: &Global, closed: &[JobExecution]) -> Result<u8, CliError> {
-    let summaries: Vec<_> =
-        closed.iter().map(|one| app.operator.summary(one.id)).collect::<Result<_, _>>()?;
+    let summaries: Vec<_> = closed
+        .iter()
+        .map(|one| app.operator.explorer().summary(one.id))
+        .collect::<Result<_, _>>()?;
     output::list(global.format, &summaries, ["RECOVERED", "JOB", "STATUS"], |one| {
         [one.id.to_string(), one.job.clone(), one.status.to_string()]
     })?;

@@ -2,8 +2,8 @@
 
 use batchwright::execution::{ExecutionId, ExecutionSummary, JobExecution};
 use batchwright::fault::FaultPlan;
-use batchwright::launch::LaunchOptions;
-use batchwright::operator::{JobHandle, Refusal};
+use batchwright::launch::{Launch, LaunchOptions};
+use batchwright::operator::Refusal;
 use batchwright::{BatchStatus, JobParameters};
 use batchwright_server::Shutdown;
 use serde_json::json;
@@ -21,9 +21,7 @@ pub(super) fn run(global: &Global, program: &Program, args: &RunArgs) -> Result<
     let job = app.job(&args.job)?;
     let json = args.launch.params_json.as_deref();
     let given = parameters::parse(&args.parameters, json, job.parameters())?;
-    foreground(global, &app, &args.launch, |options| {
-        Ok(app.operator.start_with(job.name(), given, options)?)
-    })
+    foreground(global, &app, &args.launch, Launch::start(job.name(), given))
 }
 
 /// Runs the next instance of a job in the foreground.
@@ -32,9 +30,7 @@ pub(super) fn next(global: &Global, program: &Program, args: &RunArgs) -> Result
     let job = app.job(&args.job)?;
     let json = args.launch.params_json.as_deref();
     let given = parameters::parse(&args.parameters, json, job.parameters())?;
-    foreground(global, &app, &args.launch, |options| {
-        Ok(app.operator.next(job.name(), given, options)?)
-    })
+    foreground(global, &app, &args.launch, Launch::next(job.name()).parameters(given))
 }
 
 /// Restarts an execution in the foreground, or queues the restart for a server.
@@ -49,13 +45,11 @@ pub(super) fn restart(
     let json = args.launch.params_json.as_deref();
     let given = parameters::parse(&args.parameters, json, job.parameters())?;
     if args.detach {
-        let options = options(&args.launch);
-        let execution = app.operator.enqueue_restart(id, &given, &options)?;
+        let launch = Launch::restart(id).parameters(given).options(options(&args.launch));
+        let execution = app.operator.enqueue(&launch)?;
         return accepted(global, &execution);
     }
-    foreground(global, &app, &args.launch, |options| {
-        Ok(app.operator.restart(id, &given, options)?)
-    })
+    foreground(global, &app, &args.launch, Launch::restart(id).parameters(given))
 }
 
 /// Queues an execution for a server that shares the store.
@@ -63,7 +57,8 @@ pub(super) fn start(app: &App, global: &Global, args: &StartArgs) -> Result<u8, 
     let job = app.job(&args.job)?;
     let given = parameters::parse(&args.parameters, args.params_json.as_deref(), job.parameters())?;
     let options = LaunchOptions { new_only: args.new_only, ..LaunchOptions::default() };
-    let execution = app.operator.enqueue(job.name(), given, &options)?;
+    let launch = Launch::start(job.name(), given).options(options);
+    let execution = app.operator.enqueue(&launch)?;
     accepted(global, &execution)
 }
 
@@ -114,7 +109,7 @@ fn foreground(
     global: &Global,
     app: &App,
     args: &LaunchArgs,
-    start: impl FnOnce(&LaunchOptions) -> Result<JobHandle, CliError>,
+    launch: Launch,
 ) -> Result<u8, CliError> {
     let wanted = !args.no_progress && !global.quiet;
     let bar = Bar::follow(app.operator.events(), wanted);
@@ -123,14 +118,14 @@ fn foreground(
     let shutdown = Shutdown::listen(global.grace, move || {
         operator.stop_all();
     })?;
-    let handle = start(&options(args))?;
+    let handle = app.operator.launch(&launch.options(options(args)))?;
     if shutdown.signal().is_some() {
         app.operator.stop_all();
     }
     let ended = showing_units(&app.operator, handle.id(), wanted, || handle.wait());
     bar.clear();
     ended?;
-    let summary = app.operator.summary(handle.id())?;
+    let summary = app.operator.explorer().summary(handle.id())?;
     // A store in memory ends with this process, so the execution cannot be restarted.
     let lasts = !global.is_memory();
     let advice = (summary.status.is_restartable() && lasts)

@@ -22,8 +22,13 @@ struct JobView {
 
 /// Lists all jobs.
 pub(super) fn jobs(app: &App, global: &Global) -> Result<u8, CliError> {
-    let mut names: BTreeMap<String, bool> =
-        app.operator.job_names()?.into_iter().map(|one| (one.name, one.registered)).collect();
+    let mut names: BTreeMap<String, bool> = app
+        .operator
+        .explorer()
+        .job_names()?
+        .into_iter()
+        .map(|one| (one.name, one.registered))
+        .collect();
     names.extend(app.names()?.into_iter().map(|name| (name, true)));
     let mut views = Vec::new();
     for (name, registered) in names {
@@ -81,8 +86,10 @@ pub(super) fn executions(
     let mut found = app.operator.queries().executions(&filter)?;
     let has_more = found.len() > args.limit;
     found.truncate(args.limit);
-    let summaries: Vec<_> =
-        found.iter().map(|one| app.operator.summary(one.id)).collect::<Result<_, _>>()?;
+    let summaries: Vec<_> = found
+        .iter()
+        .map(|one| app.operator.explorer().summary(one.id))
+        .collect::<Result<_, _>>()?;
     let header = ["EXECUTION", "JOB", "STATUS", "EXIT", "SKIPPED", "CREATED", "PARAMETERS"];
     output::list(global.format, &summaries, header, |one| {
         let status =
@@ -107,7 +114,7 @@ pub(super) fn executions(
 
 /// Shows one execution.
 pub(super) fn show(app: &App, global: &Global, args: &ExecutionArgs) -> Result<u8, CliError> {
-    let summary = app.operator.summary(target(app, &args.execution)?)?;
+    let summary = app.operator.explorer().summary(target(app, &args.execution)?)?;
     output::document(global.format, &summary, |summary| {
         let mut text = summary.to_string();
         for (name, one) in &summary.parameters {
@@ -131,7 +138,7 @@ pub(super) fn show(app: &App, global: &Global, args: &ExecutionArgs) -> Result<u
 
 /// Lists the items that an execution skipped.
 pub(super) fn skips(app: &App, global: &Global, args: &ExecutionArgs) -> Result<u8, CliError> {
-    let id = app.operator.execution(target(app, &args.execution)?)?.id;
+    let id = app.operator.explorer().execution(target(app, &args.execution)?)?.id;
     let skips = app.operator.queries().skips(id)?;
     output::list(global.format, &skips, ["STEP", "PHASE", "ITEM", "KIND", "MESSAGE"], |one| {
         [

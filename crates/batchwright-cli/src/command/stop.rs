@@ -17,9 +17,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 pub(super) fn stop(app: &App, global: &Global, args: &StopArgs) -> Result<u8, CliError> {
     let id = target(app, &args.target)?;
     app.operator.stop(id)?;
-    while args.wait && app.operator.execution(id)?.status.is_running() {
+    while args.wait && app.operator.explorer().execution(id)?.status.is_running() {
         StopToken::default().wait(POLL_INTERVAL);
     }
-    output::document(global.format, &app.operator.summary(id)?, ToString::to_string)?;
+    output::document(global.format, &app.operator.explorer().summary(id)?, ToString::to_string)?;
     Ok(error::OK)
 }

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use batchwright::BatchStatus;
 use batchwright::event::EventRecord;
 use batchwright::execution::{ExecutionId, ExecutionSummary, InstanceId, SkipRecord, StepSummary};
-use batchwright::launch::{LaunchOptions, RecoverMode};
+use batchwright::launch::{Launch, LaunchOptions, RecoverMode};
 use batchwright::query::ExecutionFilter;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -119,7 +119,7 @@ async fn listed(
             has_more = found.len() > limit;
             for execution in found {
                 filter.before = Some(execution.id);
-                let stale = execution.is_stale(api.operator().now());
+                let stale = execution.is_stale(api.operator().clock().now());
                 if asked.stale.is_none_or(|wanted| wanted == stale) {
                     items.push(execution);
                 }
@@ -128,7 +128,7 @@ async fn listed(
         let next_cursor = cut(&mut items, limit, |last| last.id.0);
         let mut summaries = Vec::with_capacity(items.len());
         for execution in items {
-            summaries.push(api.operator().summary(execution.id)?);
+            summaries.push(api.operator().explorer().summary(execution.id)?);
         }
         let asked = [
             ("job", asked.job),
@@ -151,7 +151,7 @@ pub(super) async fn show(
     _: NoQuery,
     Id(id): Id,
 ) -> Result<Json<ExecutionSummary>, Problem> {
-    blocking(move || Ok(Json(api.operator().summary(id)?))).await
+    blocking(move || Ok(Json(api.operator().explorer().summary(id)?))).await
 }
 
 /// Asks the execution to stop at its next chunk boundary.
@@ -193,8 +193,8 @@ pub(super) async fn restart(
 ) -> Result<Response, Problem> {
     let restart = move |api: &Api, request| {
         api.check_worker()?;
-        let execution = api.operator().execution(id)?;
-        api.operator().job_of(&execution).map_err(|refusal| Problem::from(&refusal))?;
+        let execution = api.operator().explorer().execution(id)?;
+        api.operator().explorer().job_of(&execution).map_err(|refusal| Problem::from(&refusal))?;
         let job = api.job(&execution.job)?;
         let overrides = super::jobs::parameters(&job, body.parameters)?;
         let options = LaunchOptions {
@@ -202,7 +202,8 @@ pub(super) async fn restart(
             request,
             ..LaunchOptions::default()
         };
-        Ok(api.operator().enqueue_restart(id, &overrides, &options)?.id)
+        let launch = Launch::restart(id).parameters(overrides).options(options);
+        Ok(api.operator().enqueue(&launch)?.id)
     };
     once(api, key, restart, Api::accepted).await
 }
@@ -217,7 +218,7 @@ pub(super) async fn abandon(
 ) -> Result<Json<ExecutionSummary>, Problem> {
     blocking(move || {
         api.operator().abandon(id)?;
-        Ok(Json(api.operator().summary(id)?))
+        Ok(Json(api.operator().explorer().summary(id)?))
     })
     .await
 }
@@ -232,7 +233,7 @@ pub(super) async fn recover(
 ) -> Result<Json<ExecutionSummary>, Problem> {
     blocking(move || {
         api.operator().recover(id, RecoverMode::Detect)?;
-        Ok(Json(api.operator().summary(id)?))
+        Ok(Json(api.operator().explorer().summary(id)?))
     })
     .await
 }
@@ -250,7 +251,8 @@ pub(super) async fn steps(
     _: NoQuery,
     Id(id): Id,
 ) -> Result<Json<StepList>, Problem> {
-    blocking(move || Ok(Json(StepList { items: api.operator().step_summaries(id)? }))).await
+    blocking(move || Ok(Json(StepList { items: api.operator().explorer().step_summaries(id)? })))
+        .await
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -272,7 +274,7 @@ pub(super) async fn skips(
     blocking(move || {
         let limit = limit(asked.limit)?;
         let begin = cursor::<usize>(asked.cursor.as_deref())?.unwrap_or(0);
-        api.operator().execution(id)?;
+        api.operator().explorer().execution(id)?;
         let mut items = api.operator().queries().skips_page(id, begin, limit + 1)?;
         let next_cursor = cut(&mut items, limit, |_| begin + limit);
         let path = format!("/v1/executions/{id}/skips");
@@ -299,7 +301,7 @@ pub(super) async fn events(
 ) -> Result<Response, Problem> {
     let looked = api.clone();
     let (items, ended) = blocking(move || {
-        let ended = !looked.operator().execution(id)?.status.is_running();
+        let ended = !looked.operator().explorer().execution(id)?.status.is_running();
         Ok((looked.operator().queries().events(id)?, ended))
     })
     .await?;

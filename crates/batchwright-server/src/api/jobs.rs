@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use batchwright::execution::{ExecutionId, ExecutionSummary, InstanceId, JobInstance};
-use batchwright::launch::{LaunchOptions, RequestKey};
+use batchwright::launch::{Launch, LaunchOptions, RequestKey};
 use batchwright::operator::Refusal;
 use batchwright::parameters::{Parameter, ParameterType};
 use batchwright::query::{ExecutionFilter, InstancePage};
@@ -43,7 +43,7 @@ pub(super) struct JobList {
 #[utoipa::path(get, path = "/v1/jobs", tag = "jobs", responses((status = 200, body = JobList)))]
 pub(super) async fn list(State(api): State<Api>, _: NoQuery) -> Result<Json<JobList>, Problem> {
     blocking(move || {
-        let named = api.operator().job_names()?.into_iter();
+        let named = api.operator().explorer().job_names()?.into_iter();
         let names: BTreeMap<String, bool> = named.map(|one| (one.name, one.registered)).collect();
         let queries = api.operator().queries();
         let mut items = Vec::with_capacity(names.len());
@@ -243,7 +243,7 @@ pub(super) async fn start(
     let start = move |api: &Api, request| {
         api.check_worker()?;
         let (given, options) = api.launch(&name, body, request)?;
-        Ok(api.operator().enqueue(&name, given, &options)?.id)
+        Ok(api.operator().enqueue(&Launch::start(name, given).options(options))?.id)
     };
     once(api, key, start, Api::accepted).await
 }
@@ -261,7 +261,8 @@ pub(super) async fn next(
     let next = move |api: &Api, request| {
         api.check_worker()?;
         let (given, options) = api.launch(&name, body, request)?;
-        Ok(api.operator().enqueue_next(&name, &given, &options)?.id)
+        let launch = Launch::next(name).parameters(given).options(options);
+        Ok(api.operator().enqueue(&launch)?.id)
     };
     once(api, key, next, Api::accepted).await
 }
@@ -330,7 +331,7 @@ pub(super) async fn instances(
 impl Api {
     /// Returns job `name` after `find` has registered it.
     pub(super) fn job(&self, name: &str) -> Result<Arc<Job>, Problem> {
-        self.operator().job(name).map_err(|refusal| Problem::from(&refusal))
+        self.operator().explorer().job(name).map_err(|refusal| Problem::from(&refusal))
     }
 
     /// Returns parameters and options of `body` for job `name`.
@@ -352,7 +353,7 @@ impl Api {
 
     pub(super) fn accepted(&self, id: ExecutionId) -> Result<Response, Problem> {
         let location = format!("/v1/executions/{id}");
-        let summary = self.operator().summary(id)?;
+        let summary = self.operator().explorer().summary(id)?;
         Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(summary)).into_response())
     }
 }

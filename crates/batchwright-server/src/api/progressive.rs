@@ -114,7 +114,8 @@ impl Api {
     ) -> Result<Opened, Problem> {
         let known = self.job(job)?;
         let parameters = super::jobs::parameters(&known, parameters)?;
-        let opened = self.operator().open(job, parameters, &LaunchOptions::default(), open);
+        let opened =
+            self.operator().progressive().open(job, parameters, &LaunchOptions::default(), open);
         let id = match opened {
             Ok(execution) => execution.id,
             Err(OperatorError::Refused(
@@ -126,8 +127,8 @@ impl Api {
     }
 
     fn opened(&self, id: ExecutionId, token: Option<&str>) -> Result<Opened, Problem> {
-        let (execution, state) = self.operator().progressive_state(id, token)?;
-        let now = self.operator().now();
+        let (execution, state) = self.operator().progressive().progressive_state(id, token)?;
+        let now = self.operator().clock().now();
         let lanes: Vec<_> = state
             .lanes
             .iter()
@@ -187,7 +188,7 @@ pub(super) async fn open(
         };
         let options = LaunchOptions { new_only: body.new_only, request, ..Default::default() };
         let given = super::jobs::parameters(&*api.job(&name)?, body.parameters)?;
-        Ok(api.operator().open(&name, given, &options, &open)?.id)
+        Ok(api.operator().progressive().open(&name, given, &options, &open)?.id)
     };
     let answer = move |api: &Api, id| {
         let opened = api.opened(id, shown.as_deref())?;
@@ -331,10 +332,10 @@ pub(super) async fn slice(
         ..SliceOrder::new(id, lane, body.seq, arrived)
     };
     let answer = blocking(move || {
-        let execution = api.operator().execution(id)?;
-        api.operator().job_of(&execution).map_err(|refusal| Problem::from(&refusal))?;
+        let execution = api.operator().explorer().execution(id)?;
+        api.operator().explorer().job_of(&execution).map_err(|refusal| Problem::from(&refusal))?;
         let runtime = tokio::runtime::Handle::current();
-        let answer = api.operator().slice(&order, |work| {
+        let answer = api.operator().progressive().slice(&order, |work| {
             // A separate thread with its own permit: a unit that hangs forever delays no other slice.
             let worker = move || {
                 let (_place, _runtime) = (place, runtime.enter());
@@ -374,7 +375,10 @@ pub(super) async fn progress(
 ) -> Result<Response, Problem> {
     let token = owner_token(&headers)?;
     let (looked, shown) = (api.clone(), token.clone());
-    let now = blocking(move || Ok(looked.operator().units_progress(id, shown.as_deref())?)).await?;
+    let now = blocking(move || {
+        Ok(looked.operator().progressive().units_progress(id, shown.as_deref())?)
+    })
+    .await?;
     if accepts(&headers, "text/event-stream") {
         // A browser reconnects whenever a stream ends; only status 204 stops it.
         let has_end = headers.get("last-event-id").is_some_and(|last| last == stream::END);
@@ -422,7 +426,7 @@ pub(super) async fn response(
         let (found, progress) = blocking(move || {
             let operator = looked.operator();
             let found = stored_response(&looked, id, shown.as_deref())?;
-            Ok((found, operator.units_progress(id, shown.as_deref())?))
+            Ok((found, operator.progressive().units_progress(id, shown.as_deref())?))
         })
         .await?;
         if let Some(found) = found {
@@ -446,8 +450,8 @@ fn stored_response(
     id: ExecutionId,
     token: Option<&str>,
 ) -> Result<Option<StoredResponse>, Problem> {
-    let Some(stored) = api.operator().response(id, token)? else { return Ok(None) };
-    let failure = api.operator().execution(id)?.failure;
+    let Some(stored) = api.operator().progressive().response(id, token)? else { return Ok(None) };
+    let failure = api.operator().explorer().execution(id)?.failure;
     let Some(failure) = failure.filter(|_| !stored.is_acknowledged) else {
         return Ok(Some(stored));
     };
@@ -491,11 +495,11 @@ pub(super) async fn acknowledge(
 ) -> Result<StatusCode, Problem> {
     blocking(move || {
         let token = owner_token(&headers)?;
-        if api.operator().response(id, token.as_deref())?.is_none() {
+        if api.operator().progressive().response(id, token.as_deref())?.is_none() {
             return Err(Problem::not_found(format!("execution {id} has no response")));
         }
         // A second acknowledgement changes nothing.
-        api.operator().acknowledge(id, token.as_deref())?;
+        api.operator().progressive().acknowledge(id, token.as_deref())?;
         Ok(StatusCode::NO_CONTENT)
     })
     .await

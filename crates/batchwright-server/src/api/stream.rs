@@ -39,7 +39,7 @@ pub(super) fn events(api: Api, id: ExecutionId, headers: &HeaderMap) -> Response
         loop {
             let looked = api.clone();
             let found = blocking(move || {
-                let ended = !looked.operator().execution(id)?.status.is_running();
+                let ended = !looked.operator().explorer().execution(id)?.status.is_running();
                 Ok((looked.operator().queries().events(id)?, ended))
             });
             let (all, ended) = found.await.ok()?;
@@ -77,8 +77,9 @@ fn changes(
             let (api, last) = state?;
             loop {
                 let (looked, token) = (api.clone(), token.clone());
-                let look =
-                    blocking(move || Ok(looked.operator().units_progress(id, token.as_deref())?));
+                let look = blocking(move || {
+                    Ok(looked.operator().progressive().units_progress(id, token.as_deref())?)
+                });
                 let now = look.await.ok()?;
                 let is_news = last.as_ref().is_none_or(|last| {
                     (last.status, last.units_done, last.units_failed)

@@ -276,122 +276,141 @@ impl Prepared {
         items: &[T],
         bind: &Bind<T>,
     ) -> Result<(), ItemError> {
-        let names = change.columns.as_slice();
-        let bind = |item: &T, target: Target<'_, '_>| -> Result<(), ItemError> {
-            let mut row = RowBinder { target, columns: names, next: 0 };
-            bind(item, &mut row)?;
-            match row.next == names.len() {
-                true => Ok(()),
-                false => Err(ItemError::fatal(format!(
-                    "bind a row: {} values for {} columns",
-                    row.next,
-                    names.len()
-                ))),
-            }
-        };
         let is_update = matches!(change.mode, SqlMode::Update { .. });
+        let rows = Rows { items, columns: &change.columns, bind, is_update };
         match self {
-            Self::Rows(sql) => {
-                if let Some(connection) = session.native().downcast_mut::<Connection>() {
-                    return write_sqlite(connection, sql, names.len(), is_update, items, bind);
-                }
-                let mut values = Vec::with_capacity(names.len());
-                for item in items {
-                    values.clear();
-                    bind(item, Target::Values(&mut values))?;
-                    let changed = session
-                        .execute(sql, &values)
-                        .map_err(|error| error.of_item("write a row"))?;
-                    if is_update && changed == 0 {
-                        return Err(no_row());
-                    }
-                }
-                Ok(())
-            }
+            Self::Rows(sql) => match session.native().downcast_mut::<Connection>() {
+                Some(connection) => rows.write_to_sqlite(connection, sql),
+                None => rows.write_singly(session, sql),
+            },
             Self::Arrays { sql, columns } => {
                 let postgres = session.native().downcast_mut::<PostgresSession>();
-                let postgres = postgres.ok_or_else(another_database)?;
-                for rows in items.chunks(ROWS_MAX * 10) {
-                    columns.iter_mut().for_each(ArrayColumn::clear);
-                    for item in rows {
-                        bind(item, Target::Arrays(columns))?;
-                    }
-                    let count = postgres
-                        .execute_arrays(sql, columns)
-                        .map_err(|error| error.of_item("write rows"))?;
-                    // The statement of an update returns the rows that it could not find.
-                    if is_update && count > 0 {
-                        return Err(no_row());
-                    }
-                }
-                Ok(())
+                rows.write_arrays(postgres.ok_or_else(another_database)?, sql, columns)
             }
             Self::Values { head, tail, rows_max } => {
                 let mysql = session.native().downcast_mut::<MySqlSession>();
-                let mysql = mysql.ok_or_else(another_database)?;
-                let marks = format!("({})", list(names.iter().map(|_| "?".to_owned())));
-                let packet_max = mysql.packet_max().map_err(|error| error.of_item("write rows"))?;
-                let (mut rest, mut most) = (items, *rows_max);
-                while !rest.is_empty() {
-                    let (mut arguments, mut bytes, mut rows) = (MySqlArguments::default(), 0, 0);
-                    while rows < most.min(rest.len()) && bytes < MYSQL_BYTES_MAX.min(packet_max / 2)
-                    {
-                        let (arguments, bytes) = (&mut arguments, &mut bytes);
-                        bind(&rest[rows], Target::Arguments { arguments, bytes })?;
-                        rows += 1;
-                    }
-                    let places = vec![marks.as_str(); rows].join(",");
-                    let sql = Sql::native(&format!("{head}{places}{tail}"));
-                    let whole = sql.text.len() + bytes;
-                    if whole >= packet_max {
-                        if rows == 1 {
-                            return Err(ItemError::data(format!(
-                                "write a row: {}",
-                                too_large(whole, packet_max)
-                            )));
-                        }
-                        // The last row exceeds the limit, so it is sent alone.
-                        most = rows - 1;
-                        continue;
-                    }
-                    most = *rows_max;
-                    mysql
-                        .execute_with(&sql, arguments)
-                        .map_err(|error| error.of_item("write rows"))?;
-                    rest = &rest[rows..];
-                }
-                Ok(())
+                rows.write_values(mysql.ok_or_else(another_database)?, (head, tail), *rows_max)
             }
         }
     }
 }
 
-fn write_sqlite<T>(
-    connection: &Connection,
-    sql: &Sql,
-    columns: usize,
+/// Items to write as rows.
+struct Rows<'a, T> {
+    items: &'a [T],
+    columns: &'a [String],
+    bind: &'a Bind<T>,
     is_update: bool,
-    items: &[T],
-    bind: impl Fn(&T, Target<'_, '_>) -> Result<(), ItemError>,
-) -> Result<(), ItemError> {
-    let prepared = connection.prepare_cached(&sql.text);
-    let mut statement = prepared
-        .map_err(|error| SqlError::from(error).of_item("prepare the statement of the writer"))?;
-    let wanted = statement.parameter_count();
-    if wanted != columns {
-        let what = format!("bind {columns} columns: the statement takes {wanted}");
-        return Err(ItemError::fatal(what));
-    }
-    for item in items {
-        bind(item, Target::Sqlite(&mut statement))?;
-        let changed = statement
-            .raw_execute()
-            .map_err(|error| SqlError::from(error).of_item("write a row"))?;
-        if is_update && changed == 0 {
-            return Err(no_row());
+}
+
+impl<T> Rows<'_, T> {
+    fn bind(&self, item: &T, target: Target<'_, '_>) -> Result<(), ItemError> {
+        let mut row = RowBinder { target, columns: self.columns, next: 0 };
+        (self.bind)(item, &mut row)?;
+        match row.next == self.columns.len() {
+            true => Ok(()),
+            false => Err(ItemError::fatal(format!(
+                "bind a row: {} values for {} columns",
+                row.next,
+                self.columns.len()
+            ))),
         }
     }
-    Ok(())
+
+    fn write_to_sqlite(&self, connection: &Connection, sql: &Sql) -> Result<(), ItemError> {
+        let prepared = connection.prepare_cached(&sql.text);
+        let mut statement = prepared.map_err(|error| {
+            SqlError::from(error).of_item("prepare the statement of the writer")
+        })?;
+        let (columns, wanted) = (self.columns.len(), statement.parameter_count());
+        if wanted != columns {
+            let what = format!("bind {columns} columns: the statement takes {wanted}");
+            return Err(ItemError::fatal(what));
+        }
+        for item in self.items {
+            self.bind(item, Target::Sqlite(&mut statement))?;
+            let changed = statement
+                .raw_execute()
+                .map_err(|error| SqlError::from(error).of_item("write a row"))?;
+            if self.is_update && changed == 0 {
+                return Err(no_row());
+            }
+        }
+        Ok(())
+    }
+
+    fn write_singly(&self, session: &mut SqlSession, sql: &Sql) -> Result<(), ItemError> {
+        let mut values = Vec::with_capacity(self.columns.len());
+        for item in self.items {
+            values.clear();
+            self.bind(item, Target::Values(&mut values))?;
+            let changed =
+                session.execute(sql, &values).map_err(|error| error.of_item("write a row"))?;
+            if self.is_update && changed == 0 {
+                return Err(no_row());
+            }
+        }
+        Ok(())
+    }
+
+    fn write_arrays(
+        &self,
+        postgres: &mut PostgresSession,
+        sql: &Sql,
+        columns: &mut [ArrayColumn],
+    ) -> Result<(), ItemError> {
+        for rows in self.items.chunks(ROWS_MAX * 10) {
+            columns.iter_mut().for_each(ArrayColumn::clear);
+            for item in rows {
+                self.bind(item, Target::Arrays(columns))?;
+            }
+            let count = postgres
+                .execute_arrays(sql, columns)
+                .map_err(|error| error.of_item("write rows"))?;
+            // The statement of an update returns the rows that it could not find.
+            if self.is_update && count > 0 {
+                return Err(no_row());
+            }
+        }
+        Ok(())
+    }
+
+    fn write_values(
+        &self,
+        mysql: &mut MySqlSession,
+        (head, tail): (&str, &str),
+        rows_max: usize,
+    ) -> Result<(), ItemError> {
+        let marks = format!("({})", list(self.columns.iter().map(|_| "?".to_owned())));
+        let packet_max = mysql.packet_max().map_err(|error| error.of_item("write rows"))?;
+        let (mut rest, mut most) = (self.items, rows_max);
+        while !rest.is_empty() {
+            let (mut arguments, mut bytes, mut rows) = (MySqlArguments::default(), 0, 0);
+            while rows < most.min(rest.len()) && bytes < MYSQL_BYTES_MAX.min(packet_max / 2) {
+                let (arguments, bytes) = (&mut arguments, &mut bytes);
+                self.bind(&rest[rows], Target::Arguments { arguments, bytes })?;
+                rows += 1;
+            }
+            let places = vec![marks.as_str(); rows].join(",");
+            let sql = Sql::native(&format!("{head}{places}{tail}"));
+            let whole = sql.text.len() + bytes;
+            if whole >= packet_max {
+                if rows == 1 {
+                    return Err(ItemError::data(format!(
+                        "write a row: {}",
+                        too_large(whole, packet_max)
+                    )));
+                }
+                // The last row exceeds the limit, so it is sent alone.
+                most = rows - 1;
+                continue;
+            }
+            most = rows_max;
+            mysql.execute_with(&sql, arguments).map_err(|error| error.of_item("write rows"))?;
+            rest = &rest[rows..];
+        }
+        Ok(())
+    }
 }
 
 fn no_row() -> ItemError {

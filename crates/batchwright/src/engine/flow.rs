@@ -70,6 +70,53 @@ impl FirstFailure {
     }
 }
 
+/// What the end of a node means for its flow.
+enum NodeEnd {
+    /// The flow ends with it.
+    Flow(FlowEnd),
+    /// A route leads on.
+    Node(Ended),
+}
+
+/// The end of a node from which a route leads on.
+struct Ended {
+    exit: ExitStatus,
+    /// Whether any step ran.
+    ran: bool,
+    failure: Option<Failure>,
+    /// The step executions that failed and were not handled.
+    steps: Vec<StepExecutionId>,
+    /// Whether a transition stopped another branch.
+    stopped: bool,
+}
+
+impl Ended {
+    fn outcome(&self) -> Outcome {
+        if self.failure.is_some() { Outcome::Failed } else { Outcome::Completed }
+    }
+
+    fn into_first_failure(self) -> Option<FirstFailure> {
+        let Self { exit, failure, steps, .. } = self;
+        failure.map(|failure| FirstFailure { failure, exit, steps })
+    }
+
+    /// Returns the end of a flow that fails with this node; an error for a node that completed.
+    fn into_failed(self) -> Result<FlowEnd, ExitStatus> {
+        let Self { exit, failure, steps, stopped, .. } = self;
+        match failure {
+            Some(failure) => Ok(FlowEnd::Failed { failure, exit, steps, stopped }),
+            None => Err(exit),
+        }
+    }
+}
+
+/// Whether the flow goes on after a handled failure.
+#[derive(PartialEq, Eq)]
+enum Handled {
+    Goes,
+    Stops,
+}
+
 /// A walk through the flow of a job execution.
 pub(super) struct Walk<'r> {
     host: &'r Host,
@@ -117,10 +164,8 @@ impl<'r> Walk<'r> {
             // first node.
             Some(Some(name)) => flow.index_of(&name).unwrap_or(0),
             Some(None) => {
-                return Ok(FlowEnd::Completed {
-                    exit: ExitStatus::new(ExitStatus::NOOP),
-                    ran: false,
-                });
+                let exit = ExitStatus::new(ExitStatus::NOOP);
+                return Ok(FlowEnd::Completed { exit, ran: false });
             }
         };
         let (mut visited, mut ran_any) = (BTreeSet::new(), false);
@@ -130,92 +175,127 @@ impl<'r> Walk<'r> {
                 return Ok(FlowEnd::Stopped);
             }
             let again = !visited.insert(at) || round.again || first.is_some();
-            let round = Round { again, again_after };
-            let node = &flow.nodes[at];
-            let end = match &node.kind {
-                NodeKind::Step(step) => {
-                    let handles = |code: &str| flow.handles(at, code);
-                    self.step(step, scope, round, &handles)?
-                }
-                NodeKind::Decision(decider) => {
-                    match self.decision(&node.name, &**decider, scope)? {
-                        // A failed decision ends the flow: transitions do not apply to it.
-                        failed @ FlowEnd::Failed { .. } => return Ok(failed),
-                        decided => decided,
-                    }
-                }
-                NodeKind::Flow(inner) => self.flow_in(inner, scope, round)?,
-                NodeKind::Split(branches) => self.split(branches, scope, round)?,
+            let end = match self.node(flow, at, scope, Round { again, again_after })? {
+                NodeEnd::Flow(end) => return Ok(end),
+                NodeEnd::Node(end) => end,
             };
-            let (outcome, exit, failure, steps, stopped) = match end {
-                FlowEnd::Stopped => return Ok(FlowEnd::Stopped),
-                FlowEnd::Completed { exit, ran } => {
-                    ran_any |= ran;
-                    if exit.code == ExitStatus::COMPLETED_WITH_SKIPS {
-                        self.state().has_skips = true;
-                    }
-                    (Outcome::Completed, exit, None, Vec::new(), false)
-                }
-                FlowEnd::Failed { failure, exit, steps, stopped } => {
-                    ran_any = true;
-                    (Outcome::Failed, exit, Some(failure), steps, stopped)
-                }
-            };
-            if failure.is_some() && flow.handles(at, &exit.code) {
-                if !steps.is_empty() {
-                    lifecycle::handle_failures(&*self.host.repository, self.lease, &steps)?;
-                }
-                if stopped {
-                    return Ok(FlowEnd::Stopped);
-                }
+            ran_any |= end.ran;
+            if self.handle_failure(flow, at, &end)? == Handled::Stops {
+                return Ok(FlowEnd::Stopped);
             }
-            let target = match flow.route(at, outcome, &exit.code) {
+            match flow.route(at, end.outcome(), &end.exit.code) {
                 Route::Next(next) => {
-                    if let Some(failure) = failure.filter(|_| !flow.handles(at, &exit.code)) {
-                        if stopped {
+                    if end.failure.is_some() && !flow.handles(at, &end.exit.code) {
+                        if end.stopped {
                             return Ok(FlowEnd::Stopped);
                         }
-                        first.get_or_insert(FirstFailure { failure, exit, steps });
+                        first = first.or(end.into_first_failure());
                     }
                     at = next;
-                    continue;
                 }
                 Route::Done => {
-                    let exit = exit.with_skips(self.state().has_skips);
+                    let exit = end.exit.with_skips(self.state().has_skips);
                     return Ok(FlowEnd::Completed { exit, ran: ran_any });
                 }
                 Route::Lost => {
-                    let end = match failure {
-                        Some(failure) => FlowEnd::Failed { failure, exit, steps, stopped },
-                        None => lost(&node.name, &exit.code),
-                    };
-                    return Ok(FirstFailure::before(first, end));
+                    let lost = end
+                        .into_failed()
+                        .unwrap_or_else(|exit| lost(&flow.nodes[at].name, &exit.code));
+                    return Ok(FirstFailure::before(first, lost));
                 }
-                Route::Transition(target) => target,
-            };
-            return Ok(match target {
-                Target::To(_) => unreachable!("a route to a node is `Next`"),
-                Target::End(code) => FlowEnd::Completed {
-                    exit: ExitStatus { code: code.clone(), ..exit },
-                    ran: true,
-                },
-                Target::Fail(code) => {
-                    let text = || format!("step `{}` ended with `{}`", node.name, exit.code);
-                    let failure = failure.unwrap_or_else(|| Failure::new("flow_failed", text()));
-                    let exit = ExitStatus { code: code.clone(), ..exit };
-                    let end = FlowEnd::Failed { stopped, failure, exit, steps };
-                    FirstFailure::before(first, end)
+                Route::Transition(target) => {
+                    let entry = (at, again_after);
+                    return Ok(self.transition(flow, target, end, first, entry, scope));
                 }
-                Target::Stop => {
-                    let after = flow.nodes.get(at + 1).map(|node| node.name.clone());
-                    self.stop_at(flow, FlowEntry { at: after, again_after })
+            }
+        }
+    }
+
+    /// Runs the node at index `at`.
+    fn node(
+        &self,
+        flow: &JobFlow,
+        at: usize,
+        scope: &JobScope,
+        round: Round,
+    ) -> Result<NodeEnd, RepositoryError> {
+        let node = &flow.nodes[at];
+        let end = match &node.kind {
+            NodeKind::Step(step) => {
+                let handles = |code: &str| flow.handles(at, code);
+                self.step(step, scope, round, &handles)?
+            }
+            NodeKind::Decision(decider) => match self.decision(&node.name, &**decider, scope)? {
+                // A failed decision ends the flow: transitions do not apply to it.
+                failed @ FlowEnd::Failed { .. } => return Ok(NodeEnd::Flow(failed)),
+                decided => decided,
+            },
+            NodeKind::Flow(inner) => self.flow_in(inner, scope, round)?,
+            NodeKind::Split(branches) => self.split(branches, scope, round)?,
+        };
+        Ok(match end {
+            FlowEnd::Stopped => NodeEnd::Flow(FlowEnd::Stopped),
+            FlowEnd::Completed { exit, ran } => {
+                if exit.code == ExitStatus::COMPLETED_WITH_SKIPS {
+                    self.state().has_skips = true;
                 }
-                Target::RestartAt(name) => {
-                    let again_after = Some(scope.execution_id());
-                    self.forget_entries(flow);
-                    self.stop_at(flow, FlowEntry { at: Some(name.clone()), again_after })
-                }
-            });
+                NodeEnd::Node(Ended { exit, ran, failure: None, steps: Vec::new(), stopped: false })
+            }
+            FlowEnd::Failed { failure, exit, steps, stopped } => {
+                NodeEnd::Node(Ended { exit, ran: true, failure: Some(failure), steps, stopped })
+            }
+        })
+    }
+
+    /// Stores that a failure is handled, if the transitions of its node handle it.
+    fn handle_failure(
+        &self,
+        flow: &JobFlow,
+        at: usize,
+        end: &Ended,
+    ) -> Result<Handled, RepositoryError> {
+        if end.failure.is_none() || !flow.handles(at, &end.exit.code) {
+            return Ok(Handled::Goes);
+        }
+        if !end.steps.is_empty() {
+            lifecycle::handle_failures(&*self.host.repository, self.lease, &end.steps)?;
+        }
+        Ok(if end.stopped { Handled::Stops } else { Handled::Goes })
+    }
+
+    /// Ends the flow with the target of a transition.
+    fn transition(
+        &self,
+        flow: &JobFlow,
+        target: &Target,
+        end: Ended,
+        first: Option<FirstFailure>,
+        (at, again_after): (usize, Option<ExecutionId>),
+        scope: &JobScope,
+    ) -> FlowEnd {
+        let Ended { exit, failure, steps, stopped, .. } = end;
+        match target {
+            Target::To(_) => unreachable!("a route to a node is `Next`"),
+            Target::End(code) => {
+                FlowEnd::Completed { exit: ExitStatus { code: code.clone(), ..exit }, ran: true }
+            }
+            Target::Fail(code) => {
+                let name = &flow.nodes[at].name;
+                let text = || format!("step `{name}` ended with `{}`", exit.code);
+                let failure = failure.unwrap_or_else(|| Failure::new("flow_failed", text()));
+                let exit = ExitStatus { code: code.clone(), ..exit };
+                let end = FlowEnd::Failed { stopped, failure, exit, steps };
+                FirstFailure::before(first, end)
+            }
+            Target::Stop => {
+                let after = flow.nodes.get(at + 1).map(|node| node.name.clone());
+                self.stop_at(flow, FlowEntry { at: after, again_after })
+            }
+            Target::RestartAt(name) => {
+                let again_after = Some(scope.execution_id());
+                self.forget_entries(flow);
+                self.stop_at(flow, FlowEntry { at: Some(name.clone()), again_after })
+            }
         }
     }
 

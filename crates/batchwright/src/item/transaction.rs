@@ -69,6 +69,12 @@ impl<'a> ChunkTransaction<'a> {
         Ok(&mut **self.tx.insert(unit))
     }
 
+    /// Rolls back what was written.
+    pub(crate) fn roll_back(&mut self) {
+        self.tx = None;
+        self.on_commit.clear();
+    }
+
     /// Takes the store's own failure, which caused the error that the user's part returned.
     pub(crate) fn broken(&mut self) -> Option<RepositoryError> {
         self.broken.take()

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{record, refuse_if_superseded, stop::close_lost, transact, wanted};
 use crate::error::RepositoryError;
 use crate::execution::{ExecutionId, JobExecution, JobInstance};
-use crate::launch::{self, Launch, LaunchOptions, LaunchRules, RequestKey};
+use crate::launch::{self, LaunchDecision, LaunchOptions, LaunchRules, RequestKey};
 use crate::parameters::JobParameters;
 use crate::refusal::{OperatorError, Refusal};
 use crate::store::{JobRepository, Transaction};
@@ -60,9 +60,9 @@ fn launch_in(
     refuse_repeated(tx, request.options)?;
     let history = tx.executions_of(instance.id)?;
     let restart_of = match launch::decide(&history, request.rules, request.options, request.now)? {
-        Launch::Fresh => None,
-        Launch::Restart(id) => Some(id),
-        Launch::TakeOver(id) => {
+        LaunchDecision::Fresh => None,
+        LaunchDecision::Restart(id) => Some(id),
+        LaunchDecision::TakeOver(id) => {
             close_lost(tx, &history[0], request.now)?;
             Some(id)
         }

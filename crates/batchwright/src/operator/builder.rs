@@ -113,11 +113,8 @@ impl OperatorBuilder {
         };
         JobOperator {
             inner: Arc::new(Inner {
-                repository: self.repository,
                 registry,
                 jobs,
-                clock: self.clock,
-                events: self.events,
                 pool: Pool::new(self.running_jobs_max),
                 running_jobs_max: self.running_jobs_max,
                 host,

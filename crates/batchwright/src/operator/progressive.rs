@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::{ActiveGuard, JobHandle, JobOperator, OperatorError, Refusal};
+use super::{JobHandle, JobOperator, OperatorError, Refusal};
 use crate::clock::StopToken;
 use crate::error::RepositoryError;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
-use crate::host::{ActiveExecution, RunMode, lock};
+use crate::host::{RunMode, lock};
 use crate::job::Job;
 use crate::launch::LaunchOptions;
-use crate::lifecycle::{close_stopped, parameters_of_restart, transact};
+use crate::lifecycle::{close_stopped, transact};
 use crate::parameters::JobParameters;
 use crate::progressive::{
     self, OpenOptions, OpenRequest, ProgressiveWork, SliceAnswer, SliceError, SliceOrder,
@@ -19,7 +19,7 @@ use crate::progressive::{
 };
 use crate::query::ExecutionFilter;
 use crate::scope::{JobScope, StepScope, StepStart};
-use crate::store::{Lease, ProgressiveState, StoredResponse};
+use crate::store::{ProgressiveState, StoredResponse};
 use crate::threads;
 
 /// Time between two checks whether a requested stop is confirmed.
@@ -28,30 +28,12 @@ const CONFIRM_INTERVAL: Duration = Duration::from_millis(20);
 const BUSY_WAIT: Duration = Duration::from_secs(1);
 
 impl JobOperator {
-    /// Opens an execution of the progressive job `name`, or restarts its failed or stopped instance. From
-    /// then on the lanes of the execution accept requests for slices; no work is done between slices.
-    ///
-    /// # Errors
-    ///
-    /// As [`start`](Self::start); [`Refusal::InvalidDefinition`] when the job is not progressive,
-    /// [`Refusal::InvalidParameters`] when its units cannot be determined. Nothing was stored.
-    pub fn open(
-        &self,
-        name: &str,
-        parameters: JobParameters,
-        options: &LaunchOptions,
-        open: &OpenOptions,
-    ) -> Result<JobExecution, OperatorError> {
-        let job = self.job(name)?;
-        let Some(work) = job.progressive() else {
-            let reason = "it has no progressive step".to_owned();
-            return Err(Refusal::InvalidDefinition { job: name.to_owned(), reason }.into());
-        };
-        let parameters = job.accept(parameters)?;
-        self.open_as(&job, &work, parameters, options, open, true)
+    /// Returns the access to progressive executions: their slices, progress and responses.
+    pub fn progressive(&self) -> ProgressiveOperator<'_> {
+        ProgressiveOperator { operator: self }
     }
 
-    pub(super) fn open_job(
+    pub(super) fn open_as_server(
         &self,
         job: &Job,
         work: &Arc<dyn ProgressiveWork>,
@@ -87,18 +69,88 @@ impl JobOperator {
             as_client,
             plan: &plan,
         };
-        let execution = progressive::open(&*self.inner.repository, &request, &parameters)?;
+        let execution = progressive::open(self.repository(), &request, &parameters)?;
         self.inner.host.emit_job(&execution, execution.status);
         Ok(execution)
     }
 
     /// Returns the scope of a step before its execution has a number.
     fn preview(&self, job: &Job, step: &str, parameters: &JobParameters) -> StepScope {
-        let now = self.inner.clock.now();
+        let now = self.now();
         let execution = JobExecution::new_unsaved(job.name(), parameters.clone(), now);
         let step = StepExecution::new_unsaved(step, now);
         let scope = JobScope::new(&execution, StopToken::default());
-        StepScope::new(scope, &step, None, &*self.inner.repository, StepStart::Fresh)
+        StepScope::new(scope, &step, None, self.repository(), StepStart::Fresh)
+    }
+
+    /// Drives an execution on a thread of the operator.
+    pub(super) fn submit_drive(&self, execution: &JobExecution, carried: RunMode) -> JobHandle {
+        let id = execution.id;
+        let (activity, stop) = self.activate(execution, carried);
+        let (handle, ending) = JobHandle::new(id, Arc::clone(&self.inner.host.repository));
+        let operator = self.clone();
+        self.inner.pool.submit(Box::new(move || {
+            let slices = operator.progressive();
+            let driven = slices.drive(id, u32::MAX, &stop);
+            let driven = driven.and_then(|execution| slices.confirmed(execution));
+            drop(activity);
+            match driven {
+                Ok(execution) => {
+                    operator.inner.host.emit_job(&execution, execution.status);
+                    ending.end(Ok(()));
+                }
+                Err(SliceError::Operator(OperatorError::Repository(error))) => {
+                    ending.end(Err(error));
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        execution = %id,
+                        %error,
+                        "this process no longer drives an execution"
+                    );
+                    ending.end(Ok(()));
+                }
+            }
+        }));
+        handle
+    }
+}
+
+/// Opens progressive executions, runs their slices, and drives them to their end.
+#[derive(Clone, Copy)]
+pub struct ProgressiveOperator<'a> {
+    operator: &'a JobOperator,
+}
+
+impl std::fmt::Debug for ProgressiveOperator<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProgressiveOperator").finish_non_exhaustive()
+    }
+}
+
+impl ProgressiveOperator<'_> {
+    /// Opens an execution of the progressive job `name`, or restarts its failed or stopped instance. From
+    /// then on the lanes of the execution accept requests for slices; no work is done between slices.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](JobOperator::start); [`Refusal::InvalidDefinition`] when the job is not progressive,
+    /// [`Refusal::InvalidParameters`] when its units cannot be determined. Nothing was stored.
+    pub fn open(
+        &self,
+        name: &str,
+        parameters: JobParameters,
+        options: &LaunchOptions,
+        open: &OpenOptions,
+    ) -> Result<JobExecution, OperatorError> {
+        let operator = self.operator;
+        let job = operator.explorer().job(name)?;
+        let Some(work) = job.progressive() else {
+            let reason = "it has no progressive step".to_owned();
+            return Err(Refusal::InvalidDefinition { job: name.to_owned(), reason }.into());
+        };
+        let parameters = job.accept(parameters)?;
+        operator.open_as(&job, &work, parameters, options, open, true)
     }
 
     /// Runs a slice and returns its answer: a [`SliceAnswer`] as JSON. A repeated request returns the same
@@ -113,17 +165,12 @@ impl JobOperator {
         spawn: impl FnOnce(Box<dyn FnOnce() + Send>),
     ) -> Result<String, SliceError> {
         let work = self.work_of(order.execution)?;
-        progressive::run_slice(&self.inner.host, &work, order, spawn)
-    }
-
-    /// Returns the time of the clock that measures slices.
-    pub fn elapsed(&self) -> Duration {
-        self.inner.clock.elapsed()
+        progressive::run_slice(&self.operator.inner.host, &work, order, spawn)
     }
 
     fn work_of(&self, id: ExecutionId) -> Result<Arc<dyn ProgressiveWork>, SliceError> {
-        let execution = self.execution(id)?;
-        let job = self.job_of(&execution)?;
+        let execution = self.operator.execution(id)?;
+        let job = self.operator.explorer().job_of(&execution)?;
         job.progressive().ok_or(SliceError::NotProgressive { execution: id })
     }
 
@@ -137,8 +184,8 @@ impl JobOperator {
         id: ExecutionId,
         token: Option<&str>,
     ) -> Result<(JobExecution, ProgressiveState), SliceError> {
-        let execution = self.execution(id)?;
-        let state = self.inner.repository.slices().progressive_state(id)?;
+        let execution = self.operator.execution(id)?;
+        let state = self.operator.repository().slices().progressive_state(id)?;
         let state = state.ok_or(SliceError::NotProgressive { execution: id })?;
         progressive::check_owner(&state.row, token)?;
         Ok((execution, state))
@@ -170,7 +217,7 @@ impl JobOperator {
         token: Option<&str>,
     ) -> Result<Option<StoredResponse>, SliceError> {
         self.progressive_state(id, token)?;
-        Ok(self.inner.repository.slices().response(id)?)
+        Ok(self.operator.repository().slices().response(id)?)
     }
 
     /// Acknowledges the final response of execution `id` and deletes its body. Returns whether the execution
@@ -181,7 +228,7 @@ impl JobOperator {
     /// As [`progressive_state`](Self::progressive_state).
     pub fn acknowledge(&self, id: ExecutionId, token: Option<&str>) -> Result<bool, SliceError> {
         self.progressive_state(id, token)?;
-        transact(&*self.inner.repository, |tx| Ok(tx.slices().acknowledge_response(id)?))
+        transact(self.operator.repository(), |tx| Ok(tx.slices().acknowledge_response(id)?))
     }
 
     /// Deletes the bodies of responses that no client acknowledged for `age`. Returns their number.
@@ -190,8 +237,8 @@ impl JobOperator {
     ///
     /// When the store fails.
     pub fn expire_responses(&self, age: Duration) -> Result<u64, OperatorError> {
-        let before = self.inner.clock.now().saturating_sub(age).unwrap_or(jiff::Timestamp::MIN);
-        transact(&*self.inner.repository, |tx| Ok(tx.slices().expire_responses(before)?))
+        let before = self.operator.now().saturating_sub(age).unwrap_or(jiff::Timestamp::MIN);
+        transact(self.operator.repository(), |tx| Ok(tx.slices().expire_responses(before)?))
     }
 
     /// Drives the progressive execution `id` with up to `lanes` lanes at once, until the execution ends or
@@ -207,9 +254,9 @@ impl JobOperator {
         stop: &StopToken,
     ) -> Result<JobExecution, SliceError> {
         self.work_of(id)?;
-        let state = self.inner.repository.slices().progressive_state(id)?;
+        let state = self.operator.repository().slices().progressive_state(id)?;
         let state = state.ok_or(SliceError::NotProgressive { execution: id })?;
-        let now = self.inner.clock.now();
+        let now = self.operator.now();
         let mut all = state.lanes;
         // Lanes without a worker come first.
         all.sort_by_key(|lane| (lane.is_live(now), lane.rank));
@@ -234,7 +281,7 @@ impl JobOperator {
                 Err(payload) => std::panic::resume_unwind(payload),
             })
         })?;
-        Ok(self.execution(id)?)
+        Ok(self.operator.execution(id)?)
     }
 
     fn drive_lane(
@@ -248,7 +295,7 @@ impl JobOperator {
             let order = SliceOrder {
                 as_server: true,
                 stop: stop.clone(),
-                ..SliceOrder::new(id, &lane, seq, self.elapsed())
+                ..SliceOrder::new(id, &lane, seq, self.operator.clock().elapsed())
             };
             let answer = self.slice(&order, |work| {
                 let spawned =
@@ -287,52 +334,18 @@ impl JobOperator {
         Ok(())
     }
 
-    /// Drives execution `id` on a thread of the operator.
-    pub(super) fn submit_drive(&self, execution: &JobExecution, carried: RunMode) -> JobHandle {
-        let id = execution.id;
-        let lease = Lease { execution: id, fence: execution.fence };
-        let stop = StopToken::default();
-        let held =
-            ActiveExecution { lease, job: execution.job.clone(), stop: stop.clone(), carried };
-        lock(&self.inner.host.active).insert(id, held);
-        let (handle, ending) = JobHandle::new(id, Arc::clone(&self.inner.repository));
-        let let_go = ActiveGuard { active: Arc::clone(&self.inner.host.active), execution: id };
-        let operator = self.clone();
-        self.inner.pool.submit(Box::new(move || {
-            let driven = operator.drive(id, u32::MAX, &stop);
-            let driven = driven.and_then(|execution| operator.confirmed(execution));
-            drop(let_go);
-            match driven {
-                Ok(execution) => {
-                    operator.inner.host.emit_job(&execution, execution.status);
-                    ending.end(Ok(()));
-                }
-                Err(SliceError::Operator(OperatorError::Repository(error))) => {
-                    ending.end(Err(error));
-                }
-                Err(error) => {
-                    tracing::warn!(
-                        execution = %id,
-                        %error,
-                        "this process no longer drives an execution"
-                    );
-                    ending.end(Ok(()));
-                }
-            }
-        }));
-        handle
-    }
-
     /// Waits until the other drivers of a stopping execution have stopped or died, for at most the lease
     /// timeout.
     fn confirmed(&self, mut execution: JobExecution) -> Result<JobExecution, SliceError> {
         let mut waited = Duration::ZERO;
-        while execution.status == BatchStatus::Stopping && waited < self.inner.host.lease_timeout {
+        while execution.status == BatchStatus::Stopping
+            && waited < self.operator.inner.host.lease_timeout
+        {
             StopToken::default().wait(CONFIRM_INTERVAL);
             waited += CONFIRM_INTERVAL;
-            execution = match self.stop(execution.id) {
+            execution = match self.operator.stop(execution.id) {
                 Ok(stopping) => stopping,
-                Err(OperatorError::Refused(_)) => self.execution(execution.id)?,
+                Err(OperatorError::Refused(_)) => self.operator.execution(execution.id)?,
                 Err(error) => return Err(error.into()),
             };
         }
@@ -346,35 +359,20 @@ impl JobOperator {
     ///
     /// When the store fails.
     pub fn drive_all(&self) -> Result<(), OperatorError> {
-        for id in self.inner.repository.slices().server_driven()? {
-            if !self.has_room() {
+        for id in self.operator.repository().slices().server_driven()? {
+            if !self.operator.has_room() {
                 return Ok(());
             }
-            if lock(&self.inner.host.active).contains_key(&id) {
+            if lock(&self.operator.inner.host.active).contains_key(&id) {
                 continue;
             }
-            let execution = self.execution(id)?;
-            if execution.status.is_running() && self.job_of(&execution).is_ok() {
-                self.submit_drive(&execution, RunMode::ServerDriven);
+            let execution = self.operator.execution(id)?;
+            if execution.status.is_running() && self.operator.explorer().job_of(&execution).is_ok()
+            {
+                self.operator.submit_drive(&execution, RunMode::ServerDriven);
             }
         }
         Ok(())
-    }
-
-    /// Restarts execution `id` of a progressive job, which must be the newest of its instance.
-    pub(super) fn reopen(
-        &self,
-        id: ExecutionId,
-        job: &Job,
-        work: &Arc<dyn ProgressiveWork>,
-        overrides: &JobParameters,
-        options: &LaunchOptions,
-        open: &OpenOptions,
-    ) -> Result<JobExecution, OperatorError> {
-        let change = |parameters: JobParameters| job.accept(parameters.overridden_by(overrides));
-        let parameters =
-            transact(&*self.inner.repository, |tx| parameters_of_restart(tx, id, options, change))?;
-        self.open_job(job, work, parameters, options, open)
     }
 
     /// Ends executions with a requested stop that have no live worker.
@@ -384,13 +382,13 @@ impl JobOperator {
     /// When the store fails.
     pub fn end_stopped(&self) -> Result<(), OperatorError> {
         let stopping = ExecutionFilter::default().status(BatchStatus::Stopping);
-        for execution in self.queries().executions(&stopping)? {
+        for execution in self.operator.queries().executions(&stopping)? {
             if execution.owner.is_some() {
                 continue;
             }
-            transact(&*self.inner.repository, |tx| match tx.execution(execution.id)? {
+            transact(self.operator.repository(), |tx| match tx.execution(execution.id)? {
                 Some(mut execution) if execution.status == BatchStatus::Stopping => {
-                    close_stopped(tx, &mut execution, self.inner.clock.now())
+                    close_stopped(tx, &mut execution, self.operator.now())
                 }
                 _ => Ok(()),
             })?;

@@ -1,12 +1,10 @@
-//! Executions that are stored for another process: one process queues them, any server of the store claims them.
+//! Executions that are stored for another process: one process queues them, any process of the store claims them.
 
 use super::{JobHandle, JobOperator, OperatorError};
 use crate::execution::{BatchStatus, ExecutionId, ExitStatus, Failure, JobExecution, StatusEvent};
 use crate::host::lock;
 use crate::launch::{LaunchOptions, RecoverMode};
 use crate::lifecycle;
-use crate::parameters::JobParameters;
-use crate::progressive::OpenOptions;
 use crate::query::ExecutionFilter;
 use crate::store::Lease;
 
@@ -14,27 +12,24 @@ use crate::store::Lease;
 const CLAIMED_SUFFIX: &str = "/served";
 
 impl JobOperator {
-    /// Queues an execution of job `name` for any process of this store that claims it.
-    ///
-    /// # Errors
-    ///
-    /// As [`start`](Self::start).
-    pub fn enqueue(
-        &self,
-        name: &str,
-        parameters: JobParameters,
-        options: &LaunchOptions,
-    ) -> Result<JobExecution, OperatorError> {
-        let job = self.job(name)?;
-        let parameters = job.accept(parameters)?;
-        if let Some(work) = job.progressive() {
-            let open = OpenOptions::server_driven();
-            return self.open_job(&job, &work, parameters, options, &open);
-        }
-        let request = self.request(&job, options, None);
-        lifecycle::start(&*self.inner.repository, &request, parameters)
+    /// Returns the queue of the store: executions that [`enqueue`](Self::enqueue) stored for any process.
+    pub fn queue(&self) -> JobQueue<'_> {
+        JobQueue { operator: self }
     }
+}
 
+/// The queue of a store, for a worker: the executions that wait, and those that this process claimed.
+pub struct JobQueue<'a> {
+    operator: &'a JobOperator,
+}
+
+impl std::fmt::Debug for JobQueue<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobQueue").finish_non_exhaustive()
+    }
+}
+
+impl JobQueue<'_> {
     /// Returns the queued executions that no process has claimed, oldest first.
     ///
     /// # Errors
@@ -42,7 +37,7 @@ impl JobOperator {
     /// When the store fails.
     pub fn queued(&self) -> Result<Vec<JobExecution>, OperatorError> {
         let starting = ExecutionFilter::default().status(BatchStatus::Starting);
-        let mut waiting = self.queries().executions(&starting)?;
+        let mut waiting = self.operator.queries().executions(&starting)?;
         waiting.retain(|execution| execution.owner.is_none());
         waiting.reverse();
         Ok(waiting)
@@ -56,18 +51,15 @@ impl JobOperator {
     ///
     /// [`Refusal::NoSuchJob`](crate::refusal::Refusal::NoSuchJob) when the job is not registered here; the execution stays queued.
     pub fn claim(&self, id: ExecutionId) -> Result<Option<JobHandle>, OperatorError> {
-        let job = self.job_of(&self.execution(id)?)?;
-        let mut claimant = self.claimant();
-        claimant.owner.push_str(CLAIMED_SUFFIX);
-        let now = self.inner.clock.now();
-        let taken = lifecycle::adopt(&*self.inner.repository, id, &claimant, now)?;
+        let job = self.operator.explorer().job_of(&self.operator.execution(id)?)?;
+        let taken = self.operator.adopt(id, CLAIMED_SUFFIX)?;
         let Some(execution) = taken else { return Ok(None) };
         let queued = execution.fingerprint.as_deref();
         if job.fingerprint().zip(queued).is_some_and(|(now, then)| now != then) {
             self.refuse_changed(&execution)?;
             return Ok(None);
         }
-        Ok(Some(self.submit(job, &execution, &LaunchOptions::default())))
+        Ok(Some(self.operator.submit(job, &execution, &LaunchOptions::default())))
     }
 
     /// Fails a claimed execution because the definition of its job changed after it was queued.
@@ -83,7 +75,7 @@ impl JobOperator {
             flow: execution.flow.clone(),
         };
         let lease = Lease { execution: execution.id, fence: execution.fence };
-        lifecycle::finish(&*self.inner.repository, lease, &ended, self.inner.clock.now())?;
+        lifecycle::finish(self.operator.repository(), lease, &ended, self.operator.now())?;
         Ok(())
     }
 
@@ -95,8 +87,9 @@ impl JobOperator {
     ///
     /// When the store fails.
     pub fn orphaned(&self) -> Result<Vec<(JobExecution, bool)>, OperatorError> {
-        let now = self.inner.clock.now();
-        let mut running = self.queries().executions(&ExecutionFilter::default().running())?;
+        let now = self.operator.now();
+        let mut running =
+            self.operator.queries().executions(&ExecutionFilter::default().running())?;
         running.retain(|one| crate::launch::may_recover(one, RecoverMode::Detect, now).is_ok());
         let with_flag = |one: JobExecution| {
             let served = was_claimed(&one);
@@ -105,57 +98,16 @@ impl JobOperator {
         Ok(running.into_iter().map(with_flag).collect())
     }
 
-    /// Queues the next instance of job `name`, as [`next`](Self::next) makes it, for any process of this
-    /// store.
-    ///
-    /// # Errors
-    ///
-    /// As [`next`](Self::next).
-    pub fn enqueue_next(
-        &self,
-        name: &str,
-        overrides: &JobParameters,
-        options: &LaunchOptions,
-    ) -> Result<JobExecution, OperatorError> {
-        let job = self.job(name)?;
-        let following = self.following(&job, overrides)?;
-        if let Some(work) = job.progressive() {
-            return self.open_next(&job, &work, following, options);
-        }
-        let request = self.request(&job, options, None);
-        lifecycle::start_next(&*self.inner.repository, &request, following)
-    }
-
-    /// Queues a restart of execution `id`, as [`restart`](Self::restart) makes it, for any process of this
-    /// store.
-    ///
-    /// # Errors
-    ///
-    /// As [`restart`](Self::restart).
-    pub fn enqueue_restart(
-        &self,
-        id: ExecutionId,
-        overrides: &JobParameters,
-        options: &LaunchOptions,
-    ) -> Result<JobExecution, OperatorError> {
-        let job = self.job_of(&self.execution(id)?)?;
-        if let Some(work) = job.progressive() {
-            let open = OpenOptions::server_driven();
-            return self.reopen(id, &job, &work, overrides, options, &open);
-        }
-        self.restarted(id, &job, overrides, options, None)
-    }
-
     /// Returns the executions that this process claimed from the queue and still runs.
     ///
     /// # Errors
     ///
     /// When the store fails.
     pub fn claimed(&self) -> Result<Vec<ExecutionId>, OperatorError> {
-        let held: Vec<_> = lock(&self.inner.host.active).keys().copied().collect();
+        let held: Vec<_> = lock(&self.operator.inner.host.active).keys().copied().collect();
         let mut served = Vec::new();
         for id in held {
-            if was_claimed(&self.execution(id)?) {
+            if was_claimed(&self.operator.execution(id)?) {
                 served.push(id);
             }
         }

@@ -82,7 +82,7 @@ impl JobOperator {
             let candidates = self.queries().executions(&filter)?;
             let Some(last) = candidates.last() else { return Ok(purged) };
             filter.before = Some(last.id);
-            let deleted = transact(&*self.inner.repository, |tx| {
+            let deleted = transact(self.repository(), |tx| {
                 purge_in(tx, &candidates, below, retention, dry_run)
             })?;
             purged += deleted.len() as u64;

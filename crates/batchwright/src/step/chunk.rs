@@ -27,6 +27,7 @@ use crate::lifecycle;
 use crate::listener::{ChunkListener, ItemListener, RetryListener, SkipListener};
 use crate::policy::{Completion, SkipPolicy};
 use crate::retry::RetryPolicy;
+use crate::scope::StepScope;
 use crate::threads::start;
 
 /// A step that reads, processes and writes items. [`ChunkStepBuilder`] creates it; listeners of items are
@@ -186,26 +187,8 @@ where
     ) -> Result<StepEnd, StepError> {
         let scope = run.scope.clone();
         let at = At { step: &self.name };
-        let position = checkpoint.writer().map_err(at.component("writer", "position"))?;
-        // An owner that lost its lease before this point must not touch the successor's output.
-        lifecycle::still_owned(run.repository(), run.lease)
-            .map_err(|source| run.commit_failed(source))?;
-        let ahead = guarded(|| writer.open(position, &scope)).or_else(|error| {
-            super::split_lease_lost(error, &self.name, run.lease.execution)
-                .map(Err)?
-                .map_err(at.component("writer", "open"))
-        })?;
-        if let Some(prepared) = ahead {
-            *checkpoint = settle::finish_prepared(run, checkpoint, prepared)?;
-        }
-        let dead_letters = match &self.plan.dead_letters {
-            Some(path) => {
-                let path = path(&scope).map_err(at.component("dead letters", "build"))?;
-                let file = DeadLetterFile::open(&path, checkpoint.dead_letters(), &scope);
-                Some(file.map_err(at.component("dead letters", "open"))?)
-            }
-            None => None,
-        };
+        self.open_writer(run, checkpoint, writer)?;
+        let dead_letters = self.open_dead_letters(checkpoint, &scope)?;
         let position = checkpoint.reader().map_err(at.component("reader", "position"))?;
         guarded(|| reader.open(position, &scope)).map_err(at.component("reader", "open"))?;
 
@@ -248,6 +231,42 @@ where
             settler.refuse_nothing_but_skips()?;
         }
         Ok(end)
+    }
+
+    /// Opens the writer at its position. When the sink has committed a chunk that the store has not, the
+    /// checkpoint becomes that of the sink.
+    fn open_writer(
+        &self,
+        run: &mut StepRun<'_>,
+        checkpoint: &mut Checkpoint,
+        writer: &mut W,
+    ) -> Result<(), StepError> {
+        let at = At { step: &self.name };
+        let position = checkpoint.writer().map_err(at.component("writer", "position"))?;
+        // An owner that lost its lease before this point must not touch the successor's output.
+        lifecycle::still_owned(run.repository(), run.lease)
+            .map_err(|source| run.commit_failed(source))?;
+        let ahead = guarded(|| writer.open(position, &run.scope)).or_else(|error| {
+            super::split_lease_lost(error, &self.name, run.lease.execution)
+                .map(Err)?
+                .map_err(at.component("writer", "open"))
+        })?;
+        if let Some(prepared) = ahead {
+            *checkpoint = settle::finish_prepared(run, checkpoint, prepared)?;
+        }
+        Ok(())
+    }
+
+    fn open_dead_letters(
+        &self,
+        checkpoint: &Checkpoint,
+        scope: &StepScope,
+    ) -> Result<Option<DeadLetterFile>, StepError> {
+        let at = At { step: &self.name };
+        let Some(path) = &self.plan.dead_letters else { return Ok(None) };
+        let path = path(scope).map_err(at.component("dead letters", "build"))?;
+        let file = DeadLetterFile::open(&path, checkpoint.dead_letters(), scope);
+        Ok(Some(file.map_err(at.component("dead letters", "open"))?))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::clock::{Clock, SimClock};
 use crate::execution::{ExecutionId, JobExecution, StepExecution};
 use crate::host::CommitPoint;
 use crate::job::Job;
-use crate::launch::{LaunchOptions, RecoverMode};
+use crate::launch::RecoverMode;
 use crate::operator::JobOperator;
 use crate::parameters::JobParameters;
 use crate::step::Step;
@@ -131,9 +131,7 @@ impl TestBench {
     pub fn restart(&mut self) -> JobExecution {
         let (operator, _) = self.operator();
         let last = self.last.expect("something ran before");
-        let none = JobParameters::new();
-        let handle =
-            operator.restart(last, &none, &LaunchOptions::default()).expect("the job restarts");
+        let handle = operator.restart(last).expect("the job restarts");
         self.ends(&operator, handle.id(), handle.wait().is_ok())
     }
 
@@ -173,7 +171,7 @@ impl TestBench {
             operator.recover(id, RecoverMode::Force).expect("a dead execution can be recovered");
         }
         *self.crash.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        operator.execution(id).expect("the execution is stored")
+        operator.explorer().execution(id).expect("the execution is stored")
     }
 }
 

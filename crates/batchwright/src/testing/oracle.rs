@@ -5,12 +5,11 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use super::model::{self, Case, Mark};
 use crate::error::ItemError;
-use crate::execution::{BatchStatus, Counters, ExecutionId};
+use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
 use crate::fault::{FaultPlan, FaultyProcessor, FaultyReader, FaultyWriter};
 use crate::host::CommitPoint;
 use crate::item::{ItemWriter, Sequence};
 use crate::job::Job;
-use crate::launch::LaunchOptions;
 use crate::operator::{JobHandle, JobOperator};
 use crate::parameters::JobParameters;
 use crate::policy::SkipPolicy;
@@ -90,19 +89,7 @@ pub fn check<W>(
             return;
         }
         if done.status == BatchStatus::Completed {
-            let code = if skipped > 0 { "COMPLETED_WITH_SKIPS" } else { "COMPLETED" };
-            assert_eq!(done.exit.code, code, "{context}");
-            assert!(step.counters.is_balanced(), "read = written + filtered + skipped: {context}");
-            let Counters { filter, .. } = step.counters;
-            assert!(filter <= case.count, "{context}");
-            let unique: std::collections::BTreeSet<_> = expected_rows.iter().collect();
-            assert_eq!(unique.len(), expected_rows.len(), "nothing twice: {context}");
-            let filtered =
-                case.faults.filter.iter().filter(|item| **item <= case.count).count() as u64;
-            assert!(
-                written + skipped + filtered >= case.count,
-                "nothing lost: {written} written, {skipped} skipped: {context}"
-            );
+            assert_complete(&case, &done, &step, &expected_rows, skipped, &context);
             return;
         }
         mark = expected.mark;
@@ -110,11 +97,34 @@ pub fn check<W>(
     }
 }
 
+/// Asserts what must be true of a completed execution: nothing is lost, and nothing is written twice.
+fn assert_complete(
+    case: &Case,
+    done: &JobExecution,
+    step: &StepExecution,
+    rows: &[u64],
+    skipped: u64,
+    context: &str,
+) {
+    let code = if skipped > 0 { "COMPLETED_WITH_SKIPS" } else { "COMPLETED" };
+    assert_eq!(done.exit.code, code, "{context}");
+    assert!(step.counters.is_balanced(), "read = written + filtered + skipped: {context}");
+    assert!(step.counters.filter <= case.count, "{context}");
+    let unique: std::collections::BTreeSet<_> = rows.iter().collect();
+    assert_eq!(unique.len(), rows.len(), "nothing twice: {context}");
+    let filtered = case.faults.filter.iter().filter(|item| **item <= case.count).count() as u64;
+    let written = rows.len() as u64;
+    assert!(
+        written + skipped + filtered >= case.count,
+        "nothing lost: {written} written, {skipped} skipped: {context}"
+    );
+}
+
 fn start(operator: &JobOperator, job: &str, last: Option<ExecutionId>) -> JobHandle {
     let none = JobParameters::new();
     match last {
         None => operator.start(job, none),
-        Some(id) => operator.restart(id, &none, &LaunchOptions::default()),
+        Some(id) => operator.restart(id),
     }
     .expect("the job may start")
 }

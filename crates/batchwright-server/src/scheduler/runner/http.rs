@@ -126,25 +126,7 @@ pub(crate) async fn call(
         },
     };
     match answered {
-        Ok(answer) if answer.status.is_success() => Outcome::Executed(super::tail(&answer.output)),
-        Ok(Answer { status, wait, place, output }) => {
-            let place = place.filter(|_| status.is_redirection());
-            let place = place.map_or_else(String::new, |place| format!(", a redirect to {place}"));
-            // A redirect is a final failure: a signed message goes only to the URL of its rule.
-            let retryable = status.is_server_error()
-                || [
-                    StatusCode::REQUEST_TIMEOUT,
-                    StatusCode::TOO_EARLY,
-                    StatusCode::TOO_MANY_REQUESTS,
-                ]
-                .contains(&status);
-            Outcome::Failed {
-                reason: format!("answered {status}{place}"),
-                output: super::tail(&output),
-                retryable,
-                not_before: wait.filter(|_| retryable),
-            }
-        }
+        Ok(answer) => answer.outcome(),
         Err(error) => Outcome::failed(reason(error), true),
     }
 }
@@ -157,6 +139,27 @@ struct Answer {
     /// The target of a redirect, without the parts that may be secret.
     place: Option<String>,
     output: Vec<u8>,
+}
+
+impl Answer {
+    fn outcome(self) -> Outcome {
+        let Self { status, wait, place, output } = self;
+        if status.is_success() {
+            return Outcome::Executed(super::tail(&output));
+        }
+        let place = place.filter(|_| status.is_redirection());
+        let place = place.map_or_else(String::new, |place| format!(", a redirect to {place}"));
+        // A redirect is a final failure: a signed message goes only to the URL of its rule.
+        let retryable = status.is_server_error()
+            || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS]
+                .contains(&status);
+        Outcome::Failed {
+            reason: format!("answered {status}{place}"),
+            output: super::tail(&output),
+            retryable,
+            not_before: wait.filter(|_| retryable),
+        }
+    }
 }
 
 /// Returns the wait of `Retry-After`, which contains seconds or a date. `now` is in seconds since 1970.

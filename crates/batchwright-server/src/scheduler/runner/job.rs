@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use batchwright::execution::{ExecutionId, JobExecution};
-use batchwright::launch::LaunchOptions;
 use batchwright::operator::{JobHandle, OperatorError, Refusal};
 use batchwright::parameters::{
     Parameter, ParameterSchema, ParameterType, ParameterValue, SLOT_PARAMETER, TRIGGER_PARAMETER,
@@ -48,7 +47,7 @@ impl JobStarter {
     pub fn check_rule(&self, settings: &RuleSettings) -> Result<(), String> {
         let Runner::Job { name, parameters } = &settings.runner else { return Ok(()) };
         let wrong = |reason| format!("the rule cannot start job `{name}`: {reason}");
-        let job = self.operator.job(name).map_err(|error| wrong(report(&error)))?;
+        let job = self.operator.explorer().job(name).map_err(|error| wrong(report(&error)))?;
         let (key, slot, zone) = (String::new(), 0, TimeZone::UTC);
         let given = arguments(job.parameters(), key, slot, &zone, &parameters.0).map_err(wrong)?;
         job.parameters().complete(given).map(drop).map_err(|problems| wrong(problems.join("; ")))
@@ -60,7 +59,7 @@ impl JobStarter {
             Ok(parameters) => parameters,
             Err(reason) => return failed(reason),
         };
-        match self.operator.start_with(name, parameters, &LaunchOptions::default()) {
+        match self.operator.start(name, parameters) {
             Ok(handle) => Begun::Here(handle),
             // A server completed the execution and died before it recorded the outcome.
             Err(OperatorError::Refused(Refusal::AlreadyComplete { execution })) => {
@@ -82,13 +81,13 @@ impl JobStarter {
         name: &str,
         given: &Map<String, Value>,
     ) -> Result<JobParameters, String> {
-        let job = self.operator.job(name).map_err(|error| report(&error))?;
+        let job = self.operator.explorer().job(name).map_err(|error| report(&error))?;
         let trigger = firing.key.identifier.clone();
         arguments(job.parameters(), trigger, firing.slot, &firing.zone, given)
     }
 
     fn look(&self, id: ExecutionId) -> Option<JobExecution> {
-        self.operator.execution(id).ok()
+        self.operator.explorer().execution(id).ok()
     }
 }
 

@@ -363,28 +363,10 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         let scope = self.run.scope.clone();
         let next = self.checkpoint.sequence + 1;
         let mut transaction = ChunkTransaction::new(self.run.repository(), &scope, next);
-        if !outputs.is_empty() {
-            for listener in &self.kit.item {
-                if let Err(error) = guarded(|| listener.before_write(outputs)) {
-                    return Err(self.undone_by_listener("before_write", error));
-                }
-            }
-            let writer = &mut *self.writer;
-            if let Err(error) = guarded(|| writer.write(outputs, &mut transaction)) {
-                if let Some(source) = transaction.broken() {
-                    return Err(Aborted::Step(self.run.commit_failed(source)));
-                }
-                drop(transaction);
-                return Ok(Err(self.writer_news(error)?));
-            }
-            for listener in self.kit.item.iter().rev() {
-                if let Err(error) = guarded(|| listener.after_write(outputs)) {
-                    drop(transaction);
-                    return Err(self.undone_by_listener("after_write", error));
-                }
-            }
+        if let Err(error) = self.write(outputs, &mut transaction)? {
+            drop(transaction);
+            return Ok(Err(error));
         }
-
         let mut counters = self.counters;
         counters.commit += 1;
         counters.write += outputs.len() as u64;
@@ -406,18 +388,9 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                 step_context: scope.context().change_json(),
                 job_context: scope.job().context().change_json(),
             };
-            let writer = &mut *self.writer;
-            if let Err(error) = guarded(|| writer.prepare(&prepared)) {
-                // Nothing is rolled back: the restart reads what the sink has committed.
-                if [&ErrorKind::COMMIT_UNKNOWN, &ErrorKind::PANIC].contains(&error.kind()) {
-                    let action = "learn whether the sink committed";
-                    let source = RepositoryError::unavailable(action, ItemErrorText(error));
-                    return Err(Aborted::Step(self.run.commit_failed(source)));
-                }
-                // A constraint that is checked at commit is an item's fault; a lost connection is not.
-                self.blameless = outputs.is_empty() || !error.kind().is_a(ErrorKind::DATA.name());
+            if let Err(error) = self.prepare(&prepared, outputs.is_empty())? {
                 drop(transaction);
-                return Ok(Err(self.writer_news(error)?));
+                return Ok(Err(error));
             }
         }
         let progress: Option<Progress> = chunk.filled.progress;
@@ -443,6 +416,55 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             file.committed();
         }
         Ok(Ok(()))
+    }
+
+    /// Writes the outputs of an attempt, with the listeners around them. The inner error is the writer's.
+    fn write(
+        &mut self,
+        outputs: &[O],
+        transaction: &mut ChunkTransaction<'_>,
+    ) -> Result<Result<(), ItemError>, Aborted> {
+        if outputs.is_empty() {
+            return Ok(Ok(()));
+        }
+        for listener in &self.kit.item {
+            if let Err(error) = guarded(|| listener.before_write(outputs)) {
+                return Err(self.undone_by_listener("before_write", error));
+            }
+        }
+        let writer = &mut *self.writer;
+        if let Err(error) = guarded(|| writer.write(outputs, transaction)) {
+            return match transaction.broken() {
+                Some(source) => Err(Aborted::Step(self.run.commit_failed(source))),
+                None => Ok(Err(self.unless_lease_lost(error)?)),
+            };
+        }
+        for listener in self.kit.item.iter().rev() {
+            if let Err(error) = guarded(|| listener.after_write(outputs)) {
+                transaction.roll_back();
+                return Err(self.undone_by_listener("after_write", error));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Commits the chunk in the sink's own database, before the store. The inner error is the sink's.
+    fn prepare(
+        &mut self,
+        prepared: &PreparedCommit,
+        is_empty: bool,
+    ) -> Result<Result<(), ItemError>, Aborted> {
+        let writer = &mut *self.writer;
+        let Err(error) = guarded(|| writer.prepare(prepared)) else { return Ok(Ok(())) };
+        // Nothing is rolled back: the restart reads what the sink has committed.
+        if [&ErrorKind::COMMIT_UNKNOWN, &ErrorKind::PANIC].contains(&error.kind()) {
+            let action = "learn whether the sink committed";
+            let source = RepositoryError::unavailable(action, ItemErrorText(error));
+            return Err(Aborted::Step(self.run.commit_failed(source)));
+        }
+        // A constraint that is checked at commit is an item's fault; a lost connection is not.
+        self.blameless = is_empty || !error.kind().is_a(ErrorKind::DATA.name());
+        Ok(Err(self.unless_lease_lost(error)?))
     }
 
     /// Repeats the repository's own commit when that commit conflicted with another transaction after the
@@ -614,7 +636,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         }
     }
 
-    fn writer_news(&self, error: ItemError) -> Result<ItemError, Aborted> {
+    fn unless_lease_lost(&self, error: ItemError) -> Result<ItemError, Aborted> {
         split_lease_lost(error, self.run.scope.step(), self.run.lease.execution)
             .map_err(Aborted::Step)
     }

@@ -1,15 +1,62 @@
 //! Questions about jobs, instances and executions.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{JobOperator, OperatorError, Refusal};
+use crate::clock::Clock;
 use crate::execution::{
     ExecutionId, ExecutionSummary, InstanceId, JobExecution, JobInstance, StepSummary,
 };
+use crate::job::Job;
 use crate::parameters::JobParameters;
-use crate::query::{ExecutionFilter, InstancePage};
+use crate::query::{ExecutionFilter, InstancePage, Queries};
+use crate::registry::JobSource;
 
 impl JobOperator {
+    /// Returns the answers to questions about jobs, instances and executions.
+    pub fn explorer(&self) -> JobExplorer<'_> {
+        let host = &self.inner.host;
+        JobExplorer { queries: &*host.repository, jobs: &*self.inner.jobs, clock: &*host.clock }
+    }
+}
+
+/// Questions about jobs, instances and executions. A question about a job that does not exist is refused; the
+/// [`Queries`] of the store answer it with nothing.
+pub struct JobExplorer<'a> {
+    queries: &'a dyn Queries,
+    jobs: &'a dyn JobSource,
+    clock: &'a dyn Clock,
+}
+
+impl JobExplorer<'_> {
+    /// Returns the job `name` of the registry or of the other source of jobs.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoSuchJob`], or [`Refusal::InvalidDefinition`] when it cannot be built.
+    pub fn job(&self, name: &str) -> Result<Arc<Job>, Refusal> {
+        self.jobs.job(name, None)
+    }
+
+    /// Returns the job of `execution`, preferably from the place that it was read from.
+    ///
+    /// # Errors
+    ///
+    /// As [`job`](Self::job).
+    pub fn job_of(&self, execution: &JobExecution) -> Result<Arc<Job>, Refusal> {
+        self.jobs.job(&execution.job, execution.source.as_deref())
+    }
+
+    /// Returns the names of the jobs that can be started here, sorted.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::JobsUnreadable`] when the place of the jobs cannot be read.
+    pub fn runnable_names(&self) -> Result<Vec<String>, Refusal> {
+        self.jobs.names()
+    }
+
     /// Returns the names of all jobs that are registered, in the history, or both; sorted.
     ///
     /// # Errors
@@ -17,8 +64,8 @@ impl JobOperator {
     /// When the store fails.
     pub fn job_names(&self) -> Result<Vec<JobName>, OperatorError> {
         let mut names: BTreeMap<String, bool> =
-            self.queries().job_names()?.into_iter().map(|name| (name, false)).collect();
-        names.extend(self.inner.jobs.names()?.into_iter().map(|name| (name, true)));
+            self.queries.job_names()?.into_iter().map(|name| (name, false)).collect();
+        names.extend(self.jobs.names()?.into_iter().map(|name| (name, true)));
         Ok(names.into_iter().map(|(name, registered)| JobName { name, registered }).collect())
     }
 
@@ -29,7 +76,7 @@ impl JobOperator {
     /// [`Refusal::NoSuchJob`] when the job is neither registered nor in the history.
     pub fn instance_count(&self, name: &str) -> Result<u64, OperatorError> {
         self.known(name)?;
-        Ok(self.queries().instance_count(name)?)
+        Ok(self.queries.instance_count(name)?)
     }
 
     /// Returns the number of executions of job `name`.
@@ -39,7 +86,7 @@ impl JobOperator {
     /// As [`instance_count`](Self::instance_count).
     pub fn execution_count(&self, name: &str) -> Result<u64, OperatorError> {
         self.known(name)?;
-        Ok(self.queries().execution_count(&ExecutionFilter::of_job(name))?)
+        Ok(self.queries.execution_count(&ExecutionFilter::of_job(name))?)
     }
 
     /// Returns a page of the instances of job `name`, newest first.
@@ -53,7 +100,7 @@ impl JobOperator {
         page: InstancePage,
     ) -> Result<Vec<JobInstance>, OperatorError> {
         self.known(name)?;
-        Ok(self.queries().instances(name, page)?)
+        Ok(self.queries.instances(name, page)?)
     }
 
     /// Returns the running executions of job `name`.
@@ -63,7 +110,7 @@ impl JobOperator {
     /// As [`instance_count`](Self::instance_count).
     pub fn running(&self, name: &str) -> Result<Vec<JobExecution>, OperatorError> {
         self.known(name)?;
-        Ok(self.queries().running(name)?)
+        Ok(self.queries.running(name)?)
     }
 
     /// Returns the executions of an instance, newest first.
@@ -72,7 +119,7 @@ impl JobOperator {
     ///
     /// When the store fails.
     pub fn executions(&self, instance: InstanceId) -> Result<Vec<JobExecution>, OperatorError> {
-        Ok(self.queries().executions(&ExecutionFilter::of_instance(instance))?)
+        Ok(self.queries.executions(&ExecutionFilter::of_instance(instance))?)
     }
 
     /// Returns the parameters of execution `id` with their types and flags.
@@ -91,8 +138,8 @@ impl JobOperator {
     /// [`Refusal::NoSuchExecution`].
     pub fn summary(&self, id: ExecutionId) -> Result<ExecutionSummary, OperatorError> {
         let execution = self.execution(id)?;
-        let steps = self.queries().steps(id)?;
-        Ok(ExecutionSummary::new(&execution, &steps, self.inner.clock.now()))
+        let steps = self.queries.steps(id)?;
+        Ok(ExecutionSummary::new(&execution, &steps, self.clock.now()))
     }
 
     /// Returns each step of execution `id`, as data that prints as one line.
@@ -110,24 +157,35 @@ impl JobOperator {
     ///
     /// [`Refusal::NoSuchExecution`].
     pub fn execution(&self, id: ExecutionId) -> Result<JobExecution, OperatorError> {
-        let found = self.queries().execution(id)?;
+        let found = self.queries.execution(id)?;
         Ok(found.ok_or(Refusal::NoSuchExecution { execution: id })?)
     }
 
-    pub(super) fn newest(&self, name: &str) -> Result<JobExecution, OperatorError> {
+    /// Returns the newest execution of job `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoSuchJob`]; [`Refusal::NeverStarted`] when the job has no execution.
+    pub fn newest(&self, name: &str) -> Result<JobExecution, OperatorError> {
         self.known(name)?;
-        let newest = self.queries().executions(&ExecutionFilter::of_job(name).limit(1))?;
+        let newest = self.queries.executions(&ExecutionFilter::of_job(name).limit(1))?;
         let newest = newest.into_iter().next();
         Ok(newest.ok_or_else(|| Refusal::NeverStarted { job: name.to_owned() })?)
     }
 
-    pub(super) fn known(&self, name: &str) -> Result<(), OperatorError> {
-        let is_there = |names: Vec<String>| names.iter().any(|one| one == name);
-        if self.queries().instance_count(name)? > 0 || is_there(self.inner.jobs.names()?) {
+    fn known(&self, name: &str) -> Result<(), OperatorError> {
+        let has_name = |names: Vec<String>| names.iter().any(|one| one == name);
+        if self.queries.instance_count(name)? > 0 || has_name(self.jobs.names()?) {
             return Ok(());
         }
         let known = self.job_names()?.into_iter().map(|one| one.name).collect();
         Err(Refusal::NoSuchJob { name: name.to_owned(), known }.into())
+    }
+}
+
+impl std::fmt::Debug for JobExplorer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobExplorer").finish_non_exhaustive()
     }
 }
 
