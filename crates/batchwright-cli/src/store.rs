@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use batchwright::MemoryRepository;
 use batchwright::store::JobRepository;
-use batchwright_store::{Database, ScheduleStore, SqlRepository, StoreOptions};
+use batchwright_store::{Database, SqlRepository, SqlSchedule, StoreOptions};
 
 use crate::error::CliError;
 
@@ -18,16 +18,16 @@ pub(crate) struct Store {
 
 impl Store {
     /// Opens the schedule in this store.
-    pub(crate) fn schedule(&self) -> Result<ScheduleStore, CliError> {
+    pub(crate) fn schedule(&self) -> Result<SqlSchedule, CliError> {
         match &self.database {
-            Some(database) => Ok(ScheduleStore::open(database, &self.options)?),
+            Some(database) => Ok(SqlSchedule::open(database, &self.options)?),
             None => Err(no_schedule()),
         }
     }
 }
 
 /// The store in memory has no schedule.
-pub(crate) fn no_schedule() -> CliError {
+fn no_schedule() -> CliError {
     CliError::Usage(
         "the `memory:` store cannot hold a schedule; pass `--store` with a database".to_owned(),
     )

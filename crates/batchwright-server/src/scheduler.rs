@@ -15,11 +15,11 @@ use std::thread::JoinHandle;
 
 use batchwright::clock::Clock;
 use batchwright::error::RepositoryError;
-use batchwright_store::ScheduleStore;
+use batchwright::store::schedule::ScheduleStore;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
-pub use batchwright_store::{TriggerRow, TriggerStatus};
+pub use batchwright::store::schedule::{TriggerRow, TriggerStatus};
 pub use dispatch::RunnerSettings;
 pub use explain::{Explanation, explain};
 pub use group::{Answer, LIST_MAX, Request};
@@ -57,7 +57,7 @@ impl Scheduler {
     ///
     /// When the store does not answer, or the system refuses a thread.
     pub(crate) fn start(
-        store: ScheduleStore,
+        store: Box<dyn ScheduleStore>,
         clock: Arc<dyn Clock>,
         settings: LedgerSettings,
         runners: RunnerSettings,
@@ -190,13 +190,13 @@ fn ending() -> Refused {
 ///
 /// [`RepositoryError`]: nothing was changed. A refused request has its own error in the list.
 pub fn follow(
-    store: &mut ScheduleStore,
+    store: &mut dyn ScheduleStore,
     clock: &dyn Clock,
     requests: &[Request],
 ) -> Result<Vec<Result<Answer, Refused>>, RepositoryError> {
     let mut tx = store.begin()?;
     let keys = requests.iter().filter_map(Group::keys_of).collect();
-    let mut group = Group::new(&mut tx, clock.now().as_microsecond(), keys, std::iter::empty())?;
+    let mut group = Group::new(&mut *tx, clock.now().as_microsecond(), keys, std::iter::empty())?;
     let mut answers = Vec::with_capacity(requests.len());
     for request in requests {
         answers.push(group.request(request)?);

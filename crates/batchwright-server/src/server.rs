@@ -11,7 +11,7 @@ use std::time::Duration;
 use batchwright::JobOperator;
 use batchwright::clock::StopToken;
 use batchwright::error::RepositoryError;
-use batchwright_store::{Database, ScheduleStore, StoreOptions};
+use batchwright::store::schedule::ScheduleStore;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
@@ -72,15 +72,14 @@ pub struct ServerBuilder {
 }
 
 impl ServerBuilder {
-    /// Runs a scheduler whose triggers and rules are stored in `database`. Default: no scheduler.
+    /// Runs a scheduler whose triggers and rules are in `schedule`. Default: no scheduler.
     #[must_use]
     pub fn scheduler(
         mut self,
         settings: SchedulerSettings,
-        database: Database,
-        options: StoreOptions,
+        schedule: impl ScheduleStore + 'static,
     ) -> Self {
-        self.schedule = Some((settings, database, options));
+        self.schedule = Some((settings, Box::new(schedule)));
         self
     }
 
@@ -323,27 +322,26 @@ fn watchdog() -> Option<Duration> {
     (limit > 0).then(|| Duration::from_micros(limit))
 }
 
-/// The settings of a scheduler, and the database of its schedule.
-type Schedule = (SchedulerSettings, Database, StoreOptions);
+/// The settings of a scheduler, and its schedule.
+type Schedule = (SchedulerSettings, Box<dyn ScheduleStore>);
 
 /// A scheduler that fires, with the listener of its line protocol.
 struct StartedSchedule {
     scheduler: Scheduler,
     listener: Listener,
     /// A connection of its own, which looks for changes by other processes.
-    store: ScheduleStore,
+    store: Box<dyn ScheduleStore>,
 }
 
 impl StartedSchedule {
     fn start(
         runtime: &Runtime,
-        (mut settings, database, options): Schedule,
+        (mut settings, store): Schedule,
         jobs: &JobStarter,
         lease: Duration,
     ) -> Result<Self, ServerError> {
         let clock = jobs.operator.clock();
-        let store = ScheduleStore::open(&database, &options)?;
-        let look_store = ScheduleStore::open(&database, &options)?;
+        let look_store = store.another()?;
         if !settings.has_lease {
             settings.ledger.lease = lease;
         }
@@ -371,13 +369,13 @@ impl StartedSchedule {
 fn start_worker(
     worker: Worker,
     stop: StopToken,
-    mut looking: Option<(Scheduler, ScheduleStore)>,
+    mut looking: Option<(Scheduler, Box<dyn ScheduleStore>)>,
 ) -> Result<thread::JoinHandle<()>, ServerError> {
     let mut seen = None;
     let changed = move || match &mut looking {
         None => true,
         Some((scheduler, store)) => {
-            let version = store.file_version().ok().flatten();
+            let version = store.change_number().ok().flatten();
             let changed = version.is_none() || version != seen;
             seen = version;
             if changed {

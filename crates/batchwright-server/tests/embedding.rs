@@ -7,11 +7,14 @@ use std::time::Duration;
 use batchwright::clock::StopToken;
 use batchwright::execution::ExecutionId;
 use batchwright::launch::Launch;
+use batchwright::query::ExecutionFilter;
+use batchwright::store::schedule::MemorySchedule;
 use batchwright::{
-    BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, ListWriter, Sequence,
+    BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, ListWriter, MemoryRepository,
+    Sequence,
 };
 use batchwright_server::api::{Api, HttpSettings};
-use batchwright_server::{JobStarter, Server, Worker};
+use batchwright_server::{Config, JobStarter, Request, RuleSettings, Server, When, Worker};
 use batchwright_store::SqlRepository;
 use batchwright_testkit::process::until;
 
@@ -119,4 +122,32 @@ fn an_api_without_a_worker_takes_no_start_and_says_so() {
         .await
         .unwrap();
     });
+}
+
+#[test]
+fn a_server_fires_the_triggers_of_a_schedule_in_memory() {
+    let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
+    let step = ChunkStepBuilder::new("count")
+        .reader(Sequence::to(5))
+        .writer(ListWriter::new(Arc::default()))
+        .build();
+    operator.registry().register(Job::builder("count").step(step).build().unwrap()).unwrap();
+    let configured = Config::parse("[kcp]\nlisten = \"127.0.0.1:0\"", "/".as_ref()).unwrap();
+    let server = Server::builder(operator.clone())
+        .scheduler(configured.scheduler.unwrap(), MemorySchedule::new())
+        .start()
+        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let scheduler = server.scheduler().unwrap();
+    let settings = RuleSettings::parse(&["job", "count"]).unwrap();
+    let (identifier, pattern) = ("rule".to_owned(), "t".to_owned());
+    let rule = Request::SetRule { identifier, pattern, settings };
+    runtime.block_on(scheduler.ask(rule)).unwrap();
+    let set = Request::Set { identifier: "t".to_owned(), when: When::At(0) };
+    runtime.block_on(scheduler.ask(set)).unwrap();
+    until("the trigger starts its job", || {
+        let filter = ExecutionFilter::of_job("count").status(BatchStatus::Completed);
+        operator.queries().execution_count(&filter).unwrap() == 1
+    });
+    server.stop();
 }

@@ -8,7 +8,7 @@ use batchwright::query::ExecutionFilter;
 use batchwright::{BatchStatus, JobOperator};
 use batchwright_jobfile::JobFolder;
 use batchwright_server::{Config, Plan, Request, RuleSettings, Server, When};
-use batchwright_store::{SqlRepository, StoreOptions};
+use batchwright_store::{SqlRepository, SqlSchedule, StoreOptions};
 use batchwright_testkit::process::until;
 
 /// Slots that the trigger missed and makes good for.
@@ -29,7 +29,8 @@ fn serve(folder: &Path, jobs: &JobFolder) -> (Server, JobOperator) {
     let operator = JobOperator::builder(repository).jobs(jobs.clone()).build();
     let settings = Config::parse("[kcp]\nlisten = \"127.0.0.1:0\"", folder).unwrap();
     let server = Server::builder(operator.clone());
-    let server = server.scheduler(settings.scheduler.unwrap(), database, options);
+    let schedule = SqlSchedule::open(&database, &options).unwrap();
+    let server = server.scheduler(settings.scheduler.unwrap(), schedule);
     (server.start().unwrap(), operator)
 }
 

@@ -39,8 +39,5 @@ pub use item::{
 };
 pub use repository::{SqlRepository, StoreOptions};
 pub use rusqlite;
-pub use schedule::{
-    RuleRow, ScheduleStore, ScheduleTransaction, ServerRow, TRIGGER, TriggerKey, TriggerRow,
-    TriggerStatus,
-};
+pub use schedule::SqlSchedule;
 pub use sqlx;

@@ -1,9 +1,11 @@
-//! Stores the rows of the scheduler: triggers, rules and servers. The server decides what fires when; this
-//! module only reads and writes rows, one transaction at a time.
+//! The schedule in a database: triggers, rules and servers.
 
 mod rows;
 
 use batchwright::error::RepositoryError;
+use batchwright::store::schedule::{
+    RuleRow, ScheduleStore, ScheduleTransaction, ServerRow, TriggerKey, TriggerRow,
+};
 
 use crate::database::{
     Database, Dialect, Session, Sql, SqlError, SqlErrorClass, SqlSession, SqlValue,
@@ -11,177 +13,15 @@ use crate::database::{
 use crate::repository::StoreOptions;
 use rows::Statements;
 
-/// The `occurrence` in the row of a trigger itself.
-pub const TRIGGER: i64 = -1;
-
-/// The status of a trigger, or of one slot of a recurring trigger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum TriggerStatus {
-    /// The trigger fires when it is due.
-    Planned,
-    /// A server is firing the trigger.
-    Triggered,
-    /// The runner succeeded.
-    Executed,
-    /// The runner failed, and no attempt is left.
-    Failed,
-    /// The runner failed at every attempt of its rule; the trigger needs an operator.
-    Dead,
-    /// The trigger does not fire until it is resumed.
-    Paused,
-    /// The slot did not fire; `reason` contains why.
-    Skipped,
-    /// The recurring trigger has reached its end.
-    Ended,
-}
-
-impl TriggerStatus {
-    /// All statuses.
-    pub const ALL: [Self; 8] = [
-        Self::Planned,
-        Self::Triggered,
-        Self::Executed,
-        Self::Failed,
-        Self::Dead,
-        Self::Paused,
-        Self::Skipped,
-        Self::Ended,
-    ];
-
-    /// Returns the name of the status in rows and protocols.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Planned => "planned",
-            Self::Triggered => "triggered",
-            Self::Executed => "executed",
-            Self::Failed => "failed",
-            Self::Dead => "dead",
-            Self::Paused => "paused",
-            Self::Skipped => "skipped",
-            Self::Ended => "ended",
-        }
-    }
-
-    /// Returns the status of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|status| status.name() == name)
-    }
-}
-
-impl std::fmt::Display for TriggerStatus {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-/// The key of a row: a trigger, or one slot of a recurring trigger.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TriggerKey {
-    /// Name of the trigger.
-    pub identifier: String,
-    /// [`TRIGGER`], or the slot in microseconds.
-    pub occurrence: i64,
-}
-
-impl TriggerKey {
-    /// The key of the trigger itself.
-    pub fn of(identifier: impl Into<String>) -> Self {
-        Self { identifier: identifier.into(), occurrence: TRIGGER }
-    }
-
-    /// The key of one slot of a recurring trigger.
-    pub fn of_slot(identifier: impl Into<String>, slot: i64) -> Self {
-        Self { identifier: identifier.into(), occurrence: slot }
-    }
-}
-
-/// A trigger, or one slot of a recurring trigger. Times are microseconds since 1970.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TriggerRow {
-    /// The key of the row.
-    pub key: TriggerKey,
-    /// The status.
-    pub status: TriggerStatus,
-    /// The planned time.
-    pub slot: i64,
-    /// When the row is due: at the slot, or later for a retry. `None` if nothing is left to do.
-    pub due: Option<i64>,
-    /// The number of the server that fires the trigger; 0 means none.
-    pub owner: i64,
-    /// Number of failed attempts of the runner.
-    pub attempt: u32,
-    /// Raised with every change; 0 means not stored yet.
-    pub version: i64,
-    /// When the runner was last called.
-    pub fired_at: Option<i64>,
-    /// When that call ended.
-    pub ended_at: Option<i64>,
-    /// Whether the runner is asked to stop.
-    pub stop_requested: bool,
-    /// The recurrence of a recurring trigger, as JSON text.
-    pub plan: Option<String>,
-    /// The rule whose runner was called.
-    pub rule: Option<String>,
-    /// Why the trigger failed or did not fire.
-    pub reason: Option<String>,
-    /// The end of the runner's output.
-    pub output: Option<String>,
-}
-
-impl TriggerRow {
-    /// A new row, planned for `slot`.
-    pub fn planned(key: TriggerKey, slot: i64) -> Self {
-        Self {
-            key,
-            status: TriggerStatus::Planned,
-            slot,
-            due: Some(slot),
-            owner: 0,
-            attempt: 0,
-            version: 0,
-            fired_at: None,
-            ended_at: None,
-            stop_requested: false,
-            plan: None,
-            rule: None,
-            reason: None,
-            output: None,
-        }
-    }
-}
-
-/// A rule: a prefix of identifiers and the runner for their triggers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RuleRow {
-    /// The name of the rule.
-    pub identifier: String,
-    /// Prefix of the identifiers that the rule applies to.
-    pub pattern: String,
-    /// The runner, as JSON text. May contain secrets.
-    pub runner: String,
-    /// Of two rules with the same pattern, the one with the higher number applies.
-    pub sequence: i64,
-}
-
-/// A server that fires triggers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerRow {
-    /// The number of the server, never used twice.
-    pub id: i64,
-    /// The process of the server, as [`ProcessIdentity`](batchwright::owner::ProcessIdentity) writes it.
-    pub identity: String,
-    /// Until when the server counts as alive, in microseconds since 1970.
-    pub lease_until: i64,
-}
-
 /// The schedule in a store on SQLite or PostgreSQL: triggers, rules and servers.
-pub struct ScheduleStore {
+pub struct SqlSchedule {
     database: Database,
+    options: StoreOptions,
     statements: Statements,
     session: Option<SqlSession>,
 }
 
-impl ScheduleStore {
+impl SqlSchedule {
     /// Opens the schedule in `database`, whose tables [`SqlRepository::open`](crate::SqlRepository::open)
     /// creates. On SQLite its commits always survive a power cut.
     ///
@@ -197,45 +37,7 @@ impl ScheduleStore {
         let database = database.clone().durability(batchwright::store::Durability::Power);
         let session = connect(&database).map_err(|error| error.in_store("open the schedule"))?;
         let statements = Statements::new(dialect, &options.prefix);
-        Ok(Self { database, statements, session: Some(session) })
-    }
-
-    /// Begins a transaction. Dropping it without [`commit`](ScheduleTransaction::commit) rolls it back.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the database does not answer; nothing is changed then.
-    pub fn begin(&mut self) -> Result<ScheduleTransaction<'_>, RepositoryError> {
-        let failed = |error: SqlError| error.in_store("begin");
-        let mut session = self.session().map_err(failed)?;
-        session.begin().map_err(failed)?;
-        Ok(ScheduleTransaction {
-            statements: &self.statements,
-            home: &mut self.session,
-            session: Some(session),
-        })
-    }
-
-    /// Returns a number that changes when another connection changes the SQLite file; `None` on a server.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the file cannot be read.
-    pub fn file_version(&mut self) -> Result<Option<i64>, RepositoryError> {
-        if self.database.dialect() != Dialect::Sqlite {
-            return Ok(None);
-        }
-        self.look(&Sql::native("PRAGMA data_version"), |row| row.read("data_version"))
-    }
-
-    /// Returns when the next row without an owner is due. Takes no locks.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the database does not answer.
-    pub fn next_due(&mut self) -> Result<Option<i64>, RepositoryError> {
-        let sql = self.statements.next_due.clone();
-        Ok(self.look(&sql, |row| row.read::<Option<i64>>("due"))?.flatten())
+        Ok(Self { database, options: options.clone(), statements, session: Some(session) })
     }
 
     /// Returns the first row of a query, outside any transaction.
@@ -260,14 +62,43 @@ impl ScheduleStore {
     }
 }
 
-impl std::fmt::Debug for ScheduleStore {
+impl ScheduleStore for SqlSchedule {
+    fn begin(&mut self) -> Result<Box<dyn ScheduleTransaction + '_>, RepositoryError> {
+        let failed = |error: SqlError| error.in_store("begin");
+        let mut session = self.session().map_err(failed)?;
+        session.begin().map_err(failed)?;
+        Ok(Box::new(SqlScheduleTransaction {
+            statements: &self.statements,
+            home: &mut self.session,
+            session: Some(session),
+        }))
+    }
+
+    fn another(&self) -> Result<Box<dyn ScheduleStore>, RepositoryError> {
+        Ok(Box::new(Self::open(&self.database, &self.options)?))
+    }
+
+    fn change_number(&mut self) -> Result<Option<i64>, RepositoryError> {
+        if self.database.dialect() != Dialect::Sqlite {
+            return Ok(None);
+        }
+        self.look(&Sql::native("PRAGMA data_version"), |row| row.read("data_version"))
+    }
+
+    fn next_due(&mut self) -> Result<Option<i64>, RepositoryError> {
+        let sql = self.statements.next_due.clone();
+        Ok(self.look(&sql, |row| row.read::<Option<i64>>("due"))?.flatten())
+    }
+}
+
+impl std::fmt::Debug for SqlSchedule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ScheduleStore").field("database", &self.database).finish_non_exhaustive()
+        f.debug_struct("SqlSchedule").field("database", &self.database).finish_non_exhaustive()
     }
 }
 
 /// A transaction on the schedule.
-pub struct ScheduleTransaction<'a> {
+struct SqlScheduleTransaction<'a> {
     statements: &'a Statements,
     /// Where the connection returns to if it still works.
     home: &'a mut Option<SqlSession>,
@@ -276,8 +107,7 @@ pub struct ScheduleTransaction<'a> {
 
 type Stored<T> = Result<T, RepositoryError>;
 
-#[expect(clippy::missing_errors_doc, reason = "each fails with what the store reports, no more")]
-impl ScheduleTransaction<'_> {
+impl SqlScheduleTransaction<'_> {
     fn session(&mut self) -> &mut dyn Session {
         &mut **self.session.as_mut().expect("the connection is open until the transaction ends")
     }
@@ -295,10 +125,10 @@ impl ScheduleTransaction<'_> {
         let changed = self.session().execute(sql, values);
         changed.map_err(|error| error.in_store("write the schedule"))
     }
+}
 
-    /// Returns the existing rows of `keys` in no particular order. On a server they are locked until the end
-    /// of the transaction.
-    pub fn triggers(&mut self, keys: &[TriggerKey]) -> Stored<Vec<TriggerRow>> {
+impl ScheduleTransaction for SqlScheduleTransaction<'_> {
+    fn triggers(&mut self, keys: &[TriggerKey]) -> Stored<Vec<TriggerRow>> {
         let statements = self.statements;
         match statements.dialect {
             Dialect::Sqlite => {
@@ -316,41 +146,31 @@ impl ScheduleTransaction<'_> {
         }
     }
 
-    /// Returns at most `limit` rows without an owner that are due by `now`, the oldest first. On a database
-    /// server, rows that another transaction has locked are left out.
-    pub fn due(&mut self, now: i64, limit: usize) -> Stored<Vec<TriggerRow>> {
+    fn due(&mut self, now: i64, limit: usize) -> Stored<Vec<TriggerRow>> {
         let statements = self.statements;
         let values = [now.into(), count(limit)];
         self.many(&statements.due, &values, statements.reading())
     }
 
-    /// Returns when the next row without an owner is due.
-    pub fn next_due(&mut self) -> Stored<Option<i64>> {
+    fn next_due(&mut self) -> Stored<Option<i64>> {
         let found =
             self.many(&self.statements.next_due, &[], |row| row.read::<Option<i64>>("due"))?;
         Ok(found.into_iter().next().flatten())
     }
 
-    /// Returns the time of the database server's clock, in microseconds since 1970; `None` on SQLite, which
-    /// uses this machine's clock.
-    pub fn clock(&mut self) -> Stored<Option<i64>> {
+    fn clock(&mut self) -> Stored<Option<i64>> {
         let found = self.many(&self.statements.clock, &[], |row| row.read::<Option<i64>>("now"))?;
         Ok(found.into_iter().next().flatten())
     }
 
-    /// Returns at most `limit` recurring triggers without an owner whose names come after `after`, sorted by
-    /// name.
-    pub fn recurring(&mut self, after: &str, limit: usize) -> Stored<Vec<TriggerRow>> {
+    fn recurring(&mut self, after: &str, limit: usize) -> Stored<Vec<TriggerRow>> {
         let statements = self.statements;
         let after = statements.escaped(after);
         let values = [after.as_ref().into(), count(limit)];
         self.many(&statements.recurring, &values, statements.reading())
     }
 
-    /// Removes ended slots of `identifier` after `now`, which can only come from a clock that was ahead. A
-    /// fired slot within the next hour is kept, so that nothing fires twice when the clock is set back a
-    /// little.
-    pub fn forget_future_slots(&mut self, identifier: &str, now: i64) -> Stored<()> {
+    fn forget_future_slots(&mut self, identifier: &str, now: i64) -> Stored<()> {
         let statements = self.statements;
         let identifier = statements.escaped(identifier);
         let beyond = now + 3_600_000_000;
@@ -358,21 +178,17 @@ impl ScheduleTransaction<'_> {
         self.change(&statements.forget_future, &values).map(drop)
     }
 
-    /// Makes retries due at `now` that wait longer than until `latest`, which no retry does with a correct
-    /// clock.
-    pub fn bring_forward(&mut self, now: i64, latest: i64) -> Stored<()> {
+    fn bring_forward(&mut self, now: i64, latest: i64) -> Stored<()> {
         self.change(&self.statements.bring_forward, &[now.into(), latest.into()]).map(drop)
     }
 
-    /// Returns all stored slots of a trigger, the oldest first.
-    pub fn slots(&mut self, identifier: &str) -> Stored<Vec<TriggerRow>> {
+    fn slots(&mut self, identifier: &str) -> Stored<Vec<TriggerRow>> {
         let statements = self.statements;
         let identifier = statements.escaped(identifier);
         self.many(&statements.slots, &[identifier.as_ref().into()], statements.reading())
     }
 
-    /// Returns at most `limit` triggers whose identifiers begin with `prefix` and come after `after`, sorted.
-    pub fn list(&mut self, prefix: &str, after: &str, limit: usize) -> Stored<Vec<TriggerRow>> {
+    fn list(&mut self, prefix: &str, after: &str, limit: usize) -> Stored<Vec<TriggerRow>> {
         let statements = self.statements;
         let prefix = statements.escaped(prefix);
         let from = statements.escaped(after);
@@ -382,13 +198,7 @@ impl ScheduleTransaction<'_> {
         self.many(&statements.list, &values, statements.reading())
     }
 
-    /// Stores `rows`, each with its version raised by one.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`RepositoryError::Conflict`] if another server changed one of the rows since it was read; the
-    /// transaction must then be dropped.
-    pub fn save(&mut self, rows: &[&TriggerRow]) -> Stored<()> {
+    fn save(&mut self, rows: &[&TriggerRow]) -> Stored<()> {
         let statements = self.statements;
         let changed = match statements.dialect {
             Dialect::Sqlite => {
@@ -409,23 +219,19 @@ impl ScheduleTransaction<'_> {
         }
     }
 
-    /// Removes a trigger with all its slots.
-    pub fn remove(&mut self, identifier: &str) -> Stored<()> {
+    fn remove(&mut self, identifier: &str) -> Stored<()> {
         let statements = self.statements;
         let identifier = statements.escaped(identifier);
         self.change(&statements.remove, &[identifier.as_ref().into()]).map(drop)
     }
 
-    /// Removes the slots of a trigger that ended or were skipped and are older than `slot`.
-    pub fn forget_slots(&mut self, identifier: &str, slot: i64) -> Stored<()> {
+    fn forget_slots(&mut self, identifier: &str, slot: i64) -> Stored<()> {
         let statements = self.statements;
         let identifier = statements.escaped(identifier);
         self.change(&statements.forget_slots, &[identifier.as_ref().into(), slot.into()]).map(drop)
     }
 
-    /// Removes at most `limit` rows that ended before `before` or are not among the `keep` newest ended ones;
-    /// returns the number of removed rows.
-    pub fn forget_ended(&mut self, before: i64, keep: usize, limit: usize) -> Stored<u64> {
+    fn forget_ended(&mut self, before: i64, keep: usize, limit: usize) -> Stored<u64> {
         let statements = self.statements;
         let boundary =
             self.many(&statements.boundary, &[count(keep)], |row| row.read("ended_at"))?;
@@ -433,8 +239,7 @@ impl ScheduleTransaction<'_> {
         self.change(&statements.forget_ended, &[before.into(), count(limit)])
     }
 
-    /// Returns all rules.
-    pub fn rules(&mut self) -> Stored<Vec<RuleRow>> {
+    fn rules(&mut self) -> Stored<Vec<RuleRow>> {
         let statements = self.statements;
         let map = match statements.dialect {
             Dialect::Sqlite => rows::rule,
@@ -443,15 +248,13 @@ impl ScheduleTransaction<'_> {
         self.many(&statements.rules, &[], map)
     }
 
-    /// Returns the number that every change of a rule raises.
-    pub fn rules_version(&mut self) -> Stored<i64> {
+    fn rules_version(&mut self) -> Stored<i64> {
         let found =
             self.many(&self.statements.rules_version, &[], |row| row.read("rules_version"))?;
         Ok(found.into_iter().next().unwrap_or(0))
     }
 
-    /// Inserts or replaces a rule, which becomes the newest.
-    pub fn put_rule(&mut self, identifier: &str, pattern: &str, runner: &str) -> Stored<()> {
+    fn put_rule(&mut self, identifier: &str, pattern: &str, runner: &str) -> Stored<()> {
         let statements = self.statements;
         self.change(&statements.raise_rules_version, &[])?;
         let (identifier, pattern) = (statements.escaped(identifier), statements.escaped(pattern));
@@ -459,16 +262,14 @@ impl ScheduleTransaction<'_> {
         self.change(&statements.put_rule, &values).map(drop)
     }
 
-    /// Removes a rule; returns whether it existed.
-    pub fn remove_rule(&mut self, identifier: &str) -> Stored<bool> {
+    fn remove_rule(&mut self, identifier: &str) -> Stored<bool> {
         let statements = self.statements;
         self.change(&statements.raise_rules_version, &[])?;
         let identifier = statements.escaped(identifier);
         Ok(self.change(&statements.remove_rule, &[identifier.as_ref().into()])? > 0)
     }
 
-    /// Returns all servers, including dead ones.
-    pub fn servers(&mut self) -> Stored<Vec<ServerRow>> {
+    fn servers(&mut self) -> Stored<Vec<ServerRow>> {
         self.many(&self.statements.servers, &[], |row| {
             Ok(ServerRow {
                 id: row.read("id")?,
@@ -478,25 +279,19 @@ impl ScheduleTransaction<'_> {
         })
     }
 
-    /// Inserts a server; returns its number.
-    pub fn insert_server(&mut self, identity: &str, lease_until: i64) -> Stored<i64> {
+    fn insert_server(&mut self, identity: &str, lease_until: i64) -> Stored<i64> {
         let statements = self.statements;
         let values = [identity.into(), lease_until.into()];
         let inserted = self.session().insert(&statements.insert_server, &values);
         inserted.map_err(|error| error.in_store("write the schedule"))
     }
 
-    /// Extends the lease of a server; returns `false` if another server has declared it dead.
-    pub fn renew_server(&mut self, id: i64, lease_until: i64) -> Stored<bool> {
+    fn renew_server(&mut self, id: i64, lease_until: i64) -> Stored<bool> {
         let values = [id.into(), lease_until.into()];
         Ok(self.change(&self.statements.renew_server, &values)? > 0)
     }
 
-    /// Removes a server whose lease ended by `lease_until_max`, and plans its triggers again. For a server
-    /// that is known to be dead, pass a maximum beyond its lease.
-    ///
-    /// Returns `false` if the server is alive or another server has already removed it.
-    pub fn remove_server(&mut self, id: i64, lease_until_max: i64) -> Stored<bool> {
+    fn remove_server(&mut self, id: i64, lease_until_max: i64) -> Stored<bool> {
         let statements = self.statements;
         if self.change(&statements.remove_server, &[id.into(), lease_until_max.into()])? == 0 {
             return Ok(false);
@@ -505,33 +300,18 @@ impl ScheduleTransaction<'_> {
         Ok(true)
     }
 
-    /// Returns the rows that server `id` is firing.
-    pub fn owned(&mut self, id: i64) -> Stored<Vec<TriggerRow>> {
+    fn owned(&mut self, id: i64) -> Stored<Vec<TriggerRow>> {
         let statements = self.statements;
         self.many(&statements.owned, &[id.into()], statements.reading())
     }
 
-    /// Returns the rows that server `id` is firing and that are asked to stop.
-    pub fn stop_requests(&mut self, id: i64) -> Stored<Vec<TriggerKey>> {
+    fn stop_requests(&mut self, id: i64) -> Stored<Vec<TriggerKey>> {
         let statements = self.statements;
         let asked = self.many(&statements.stop_requests, &[id.into()], statements.reading())?;
         Ok(asked.into_iter().map(|row| row.key).collect())
     }
 
-    /// Plans a row again that its owner does not fire.
-    pub fn give_back(&mut self, row: &TriggerRow) -> Stored<()> {
-        let mut row = row.clone();
-        row.status = TriggerStatus::Planned;
-        row.owner = 0;
-        self.save(&[&row])
-    }
-
-    /// Commits the transaction.
-    ///
-    /// # Errors
-    ///
-    /// The outcome is *unknown* if the connection was lost; read the rows again before deciding.
-    pub fn commit(mut self) -> Stored<()> {
+    fn commit(mut self: Box<Self>) -> Stored<()> {
         let mut session =
             self.session.take().expect("the connection is open until the transaction ends");
         let committed = session.commit();
@@ -545,7 +325,7 @@ impl ScheduleTransaction<'_> {
     }
 }
 
-impl Drop for ScheduleTransaction<'_> {
+impl Drop for SqlScheduleTransaction<'_> {
     fn drop(&mut self) {
         if let Some(mut session) = self.session.take()
             && session.roll_back().is_ok()
@@ -553,12 +333,6 @@ impl Drop for ScheduleTransaction<'_> {
         {
             *self.home = Some(session);
         }
-    }
-}
-
-impl std::fmt::Debug for ScheduleTransaction<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ScheduleTransaction").finish_non_exhaustive()
     }
 }
 
@@ -590,33 +364,11 @@ mod tests {
     use super::*;
     use crate::SqlRepository;
 
-    fn store() -> (tempfile::TempDir, ScheduleStore) {
+    fn store() -> (tempfile::TempDir, SqlSchedule) {
         let folder = tempfile::tempdir().unwrap();
         let repository = SqlRepository::sqlite(folder.path().join("s.db")).unwrap();
-        let store = ScheduleStore::open(repository.database(), &StoreOptions::default()).unwrap();
+        let store = SqlSchedule::open(repository.database(), &StoreOptions::default()).unwrap();
         (folder, store)
-    }
-
-    #[test]
-    fn a_unit_that_is_dropped_leaves_nothing() {
-        let (_folder, mut store) = store();
-        let row = TriggerRow::planned(TriggerKey::of("a"), 5);
-        store.begin().unwrap().save(&[&row]).unwrap();
-        assert_eq!(store.begin().unwrap().triggers(&[TriggerKey::of("a")]).unwrap(), []);
-    }
-
-    #[test]
-    fn a_row_that_somebody_else_changed_is_not_written_over() {
-        let (_folder, mut store) = store();
-        let row = TriggerRow::planned(TriggerKey::of("a"), 5);
-        let mut tx = store.begin().unwrap();
-        tx.save(&[&row]).unwrap();
-        tx.commit().unwrap();
-        let stale = TriggerRow { version: 5, ..row.clone() };
-        for wrong in [row, stale] {
-            let error = store.begin().unwrap().save(&[&wrong]).unwrap_err();
-            assert!(matches!(error, RepositoryError::Conflict { .. }), "{error}");
-        }
     }
 
     #[test]

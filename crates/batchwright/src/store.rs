@@ -2,6 +2,7 @@
 
 mod memory;
 mod progressive;
+pub mod schedule;
 mod segment;
 
 use std::any::{Any, TypeId};

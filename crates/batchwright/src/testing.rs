@@ -9,9 +9,11 @@ pub mod model;
 #[doc(hidden)]
 pub mod oracle;
 mod random;
+mod schedule;
 mod unit_shape;
 
 pub use bench::{TestBench, assert_lines};
 pub use conformance::conformance;
 pub use random::SimRng;
+pub use schedule::conformance_of_schedule;
 pub use unit_shape::UnitShape;

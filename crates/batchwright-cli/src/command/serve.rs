@@ -12,7 +12,7 @@ use crate::args::{Global, ServeArgs};
 use crate::context::App;
 use crate::error::{self, CliError};
 use crate::output;
-use crate::store::{self, Store, no_schedule};
+use crate::store::{self, Store};
 
 /// The configuration file when no other one is named.
 const CONFIG_DEFAULT: &str = "batchwright.toml";
@@ -39,12 +39,14 @@ pub(super) fn serve(global: Global, program: &Program, args: &ServeArgs) -> Resu
     let grace = settings.grace.unwrap_or(global.grace);
     let shutdown = Shutdown::listen(grace, move || asked.request())?;
     let store = open(&global, &stop)?;
-    let schedule = settings.scheduler.take();
-    let (database, options) = (store.database.clone(), store.options.clone());
+    let scheduler = match settings.scheduler.take() {
+        Some(settings) => Some((settings, store.schedule()?)),
+        None => None,
+    };
     let app = App::on(store, &global, program, None, settings.jobs_max)?;
     let mut server = Server::builder(app.operator);
-    if let Some(schedule) = schedule {
-        server = server.scheduler(schedule, database.ok_or_else(no_schedule)?, options);
+    if let Some((settings, schedule)) = scheduler {
+        server = server.scheduler(settings, schedule);
     }
     if let Some(http) = settings.http.take() {
         server = server.http(http);

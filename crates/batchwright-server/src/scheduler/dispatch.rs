@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use batchwright_store::TriggerKey;
+use batchwright::store::schedule::TriggerKey;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batchwright::error::RepositoryError;
-use batchwright_store::{ScheduleTransaction, TriggerKey, TriggerRow, TriggerStatus};
+use batchwright::store::schedule::{ScheduleTransaction, TriggerKey, TriggerRow, TriggerStatus};
 use jiff::tz::TimeZone;
 
 use super::rule::{Rule, RuleSettings, Rulebook, Runner};
@@ -172,7 +172,7 @@ struct Known {
 
 /// An open transaction with the rows that it has read or changed.
 pub(super) struct Group<'u, 's> {
-    tx: &'u mut ScheduleTransaction<'s>,
+    tx: &'u mut (dyn ScheduleTransaction + 's),
     now: Micros,
     rows: HashMap<TriggerKey, Known>,
     /// Keys of rows that must be stored.
@@ -185,7 +185,7 @@ impl<'u, 's> Group<'u, 's> {
     /// Creates a group that decides on the rows of `keys`, which it reads at once, and on those of `held`,
     /// which the caller has in memory.
     pub(super) fn new(
-        tx: &'u mut ScheduleTransaction<'s>,
+        tx: &'u mut (dyn ScheduleTransaction + 's),
         now: Micros,
         mut keys: Vec<TriggerKey>,
         held: impl Iterator<Item = TriggerRow>,
@@ -525,7 +525,7 @@ fn log_failure(row: &TriggerRow) {
 }
 
 /// Returns all rules; one that cannot be parsed is logged and left out.
-pub(super) fn rules(tx: &mut ScheduleTransaction<'_>) -> Stored<Vec<Rule>> {
+pub(super) fn rules(tx: &mut (dyn ScheduleTransaction + '_)) -> Stored<Vec<Rule>> {
     let understood = |row| match Rule::from_row(row) {
         Ok(rule) => Some(rule),
         Err(problem) => {

@@ -10,7 +10,7 @@ use batchwright::clock::Clock;
 use batchwright::error::RepositoryError;
 use batchwright::owner::{Liveness, ProcessIdentity};
 use batchwright::report;
-use batchwright_store::{ScheduleStore, TriggerKey, TriggerRow};
+use batchwright::store::schedule::{ScheduleStore, TriggerKey, TriggerRow};
 use tokio::sync::oneshot;
 
 use super::dispatch::Dispatcher;
@@ -135,7 +135,7 @@ pub(crate) struct LedgerStatus {
 }
 
 pub(super) struct Ledger {
-    pub(super) store: ScheduleStore,
+    pub(super) store: Box<dyn ScheduleStore>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) settings: LedgerSettings,
     pub(super) commands: mpsc::Receiver<Command>,
@@ -459,7 +459,7 @@ impl Ledger {
         let parents = slots.map(|(firing, _)| TriggerKey::of(&firing.key.identifier));
         let keys = touched.chain(unknown.into_iter().cloned()).chain(parents).collect();
         let held = held.into_iter().filter_map(|key| state.in_flight.get(key).cloned());
-        let mut group = Group::new(&mut tx, now, keys, held)?;
+        let mut group = Group::new(&mut *tx, now, keys, held)?;
         for (firing, outcome) in state.results.iter().take(results) {
             group.outcome(firing, outcome.clone())?;
         }

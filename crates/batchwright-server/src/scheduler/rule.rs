@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use batchwright_store::RuleRow;
+use batchwright::store::schedule::RuleRow;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 

@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use batchwright_store::{TriggerKey, TriggerRow, TriggerStatus};
+use batchwright::store::schedule::{TriggerKey, TriggerRow, TriggerStatus};
 
 use super::plan::{Overlap, Plan};
 use super::rule::Rule;

@@ -5,7 +5,9 @@ use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
-use super::{RuleRow, TriggerKey, TriggerRow, TriggerStatus, unknown_status};
+use batchwright::store::schedule::{RuleRow, TriggerKey, TriggerRow, TriggerStatus};
+
+use super::unknown_status;
 use crate::database::{Dialect, FromSql, Sql, SqlError, SqlRow, SqlValue};
 
 /// The columns of a trigger, in the order of the table.
