@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use batchwright::clock::StopToken;
-use batchwright::event::{Change, Events, Progress, ProgressUnit};
+use batchwright::event::{Change, Event, Events, Progress, ProgressUnit};
 use batchwright::execution::ExecutionId;
 use batchwright::progressive::UnitProgress;
 use batchwright::{BatchStatus, JobOperator};
@@ -22,8 +22,8 @@ impl Bar {
         let bar = Arc::new(Mutex::new(None));
         if wanted && std::io::stderr().is_terminal() {
             let shown = Arc::clone(&bar);
-            events.observe(move |event| {
-                show(&mut shown.lock().unwrap_or_else(PoisonError::into_inner), &event.change);
+            events.observe(move |event: &Event| {
+                show(&mut shown.lock().unwrap_or_else(PoisonError::into_inner), event);
             });
         }
         Self { bar }
@@ -95,21 +95,21 @@ fn show_units(bar: &ProgressBar, progress: &UnitProgress) {
     }
 }
 
-fn show(shown: &mut Option<ProgressBar>, change: &Change) {
-    match change {
-        Change::Step { name, status: BatchStatus::Started, .. } => {
+fn show(shown: &mut Option<ProgressBar>, event: &Event) {
+    match (&event.change, event.step()) {
+        (Change::Status { status: BatchStatus::Started, .. }, Some(step)) => {
             let bar = ProgressBar::new_spinner();
             bar.set_style(style("{spinner} {prefix}  {elapsed}  {msg}"));
-            bar.set_prefix(name.to_string());
+            bar.set_prefix(step.to_owned());
             bar.enable_steady_tick(Duration::from_millis(200));
             *shown = Some(bar);
         }
-        Change::Step { .. } => {
+        (Change::Status { .. }, Some(_)) => {
             if let Some(bar) = shown.take() {
                 bar.finish_and_clear();
             }
         }
-        Change::ChunkCommitted { counters, progress, .. } => {
+        (Change::ChunkCommitted { counters, progress, .. }, _) => {
             let Some(bar) = shown else { return };
             let skipped = match counters.skips() {
                 0 => String::new(),
@@ -124,7 +124,7 @@ fn show(shown: &mut Option<ProgressBar>, change: &Change) {
                 bar.set_position(*done);
             }
         }
-        Change::Job { .. } | Change::ChunkRolledBack { .. } => {}
+        _ => {}
     }
 }
 

@@ -76,6 +76,7 @@ impl Scheduler {
             settings,
             commands: asked,
             dispatcher,
+            events: jobs.operator.events().clone(),
             lease,
             status: Arc::clone(&status),
             state: State::default(),

@@ -1,10 +1,11 @@
 //! A server within a program that has its own asynchronous runtime.
 
 use std::io::{Read as _, Write as _};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use batchwright::clock::StopToken;
+use batchwright::event::{Change, Event};
 use batchwright::execution::ExecutionId;
 use batchwright::launch::Launch;
 use batchwright::query::ExecutionFilter;
@@ -132,6 +133,13 @@ fn a_server_fires_the_triggers_of_a_schedule_in_memory() {
         .writer(ListWriter::new(Arc::default()))
         .build();
     operator.registry().register(Job::builder("count").step(step).build().unwrap()).unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let shown = Arc::clone(&seen);
+    operator.events().observe(move |event: &Event| {
+        if let Change::Trigger { status, .. } = event.change {
+            shown.lock().unwrap().push(status);
+        }
+    });
     let configured = Config::parse("[kcp]\nlisten = \"127.0.0.1:0\"", "/".as_ref()).unwrap();
     let server = Server::builder(operator.clone())
         .scheduler(configured.scheduler.unwrap(), MemorySchedule::new())
@@ -149,5 +157,7 @@ fn a_server_fires_the_triggers_of_a_schedule_in_memory() {
         let filter = ExecutionFilter::of_job("count").status(BatchStatus::Completed);
         operator.queries().execution_count(&filter).unwrap() == 1
     });
+    until("the outcome is stored", || seen.lock().unwrap().last() == Some(&"executed"));
+    assert_eq!(*seen.lock().unwrap(), ["planned", "triggered", "executed"]);
     server.stop();
 }

@@ -103,8 +103,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         .count();
     assert_eq!(chunks, 3);
     assert_eq!(execution.exit.code, "SOME REJECTED");
-    let statuses: Vec<_> =
-        operator.queries().events(execution.id)?.iter().map(|event| event.status.name()).collect();
+    let statuses: Vec<_> = operator
+        .queries()
+        .events(execution.id)?
+        .iter()
+        .filter_map(|event| event.status())
+        .map(|(status, _)| status.name())
+        .collect();
     assert_eq!(
         statuses,
         ["STARTING", "STARTED", "STARTING", "STARTED", "COMPLETED", "COMPLETED"],

@@ -1,69 +1,108 @@
-//! Typed events for every change of state: sent to subscribers within the process and, for jobs and steps,
-//! written to the store.
+//! Events: every change of state as one type, sent to observers within the process after its commit and, for the
+//! status of executions and steps, stored.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::execution::{BatchStatus, Counters, ExecutionId, StepExecutionId};
 
-/// A change in an execution.
+/// A change: what changed, when, and how.
+///
+/// Status changes of executions and steps are also stored; the store returns them as the same type.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Event {
     /// Time of the change.
     pub at: Timestamp,
-    /// Execution that changed.
-    pub execution: ExecutionId,
-    /// Name of its job.
-    pub job: Arc<str>,
+    /// What changed.
+    pub subject: Subject,
     /// The change.
-    #[serde(flatten)]
     pub change: Change,
+}
+
+/// What an event is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// A job execution.
+    Execution {
+        /// Its number.
+        id: ExecutionId,
+        /// The name of its job.
+        job: Arc<str>,
+    },
+    /// A step of a job execution.
+    Step {
+        /// The number of the job execution.
+        execution: ExecutionId,
+        /// The name of its job.
+        job: Arc<str>,
+        /// The name of the step, for a partition followed by its key.
+        step: Arc<str>,
+    },
+    /// A trigger, or one slot of a recurring trigger.
+    Trigger {
+        /// The name of the trigger.
+        identifier: Arc<str>,
+        /// The planned time.
+        slot: Timestamp,
+    },
 }
 
 /// The kind of a change, with its details.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Change {
-    /// The job execution has a new status.
-    Job {
+    /// The execution or step has a new status. Stored.
+    Status {
         /// The new status.
         status: BatchStatus,
         /// Details: `recovered: …`, `stop requested`.
         note: Option<String>,
     },
-    /// A step execution has a new status.
-    Step {
-        /// Number of the step execution.
-        id: StepExecutionId,
-        /// Name of the step.
-        name: Arc<str>,
-        /// The new status.
-        status: BatchStatus,
-    },
-    /// A chunk was committed. Not stored.
+    /// A chunk was committed.
     ChunkCommitted {
         /// Number of the step execution.
         id: StepExecutionId,
-        /// Name of the step.
-        name: Arc<str>,
         /// Counters of the step execution so far.
         counters: Counters,
         /// Position and total of the reader, when the reader knows its total.
         progress: Option<Progress>,
     },
-    /// An attempt at a chunk was rolled back. Not stored.
+    /// An attempt at a chunk was rolled back.
     ChunkRolledBack {
         /// Number of the step execution.
         id: StepExecutionId,
-        /// Name of the step.
-        name: Arc<str>,
         /// Error that caused the rollback.
         error: String,
     },
+    /// A lane of a progressive execution began a slice.
+    SliceBegan {
+        /// The rank of the lane.
+        lane: u32,
+    },
+    /// A lane of a progressive execution ended a slice and stored its answer.
+    SliceEnded {
+        /// The rank of the lane.
+        lane: u32,
+        /// Duration of the slice.
+        took: Duration,
+    },
+    /// The trigger has a new state in the schedule.
+    Trigger {
+        /// The name of its status: `planned`, `triggered`, `executed` …
+        status: &'static str,
+        /// Why it failed or did not fire.
+        reason: Option<String>,
+    },
+    /// The execution was deleted by a purge.
+    Deleted,
 }
 
 /// Progress of a step through its input.
@@ -87,39 +126,57 @@ pub enum ProgressUnit {
     Bytes,
 }
 
-/// An event in the store.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct EventRecord {
-    /// Time of the event.
-    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
-    #[serde(serialize_with = "crate::execution::millis")]
-    pub at: Timestamp,
-    /// Execution that changed.
-    pub execution: ExecutionId,
-    /// Name of the step, for an event of a step.
-    pub step: Option<String>,
-    /// The new status.
-    pub status: BatchStatus,
-    /// Details, such as `stop requested`.
-    pub note: Option<String>,
-}
-
 impl Event {
-    /// Returns the stored form; `None` for events that are not stored.
-    pub fn record(&self) -> Option<EventRecord> {
-        let (step, status, note) = match &self.change {
-            Change::Job { status, note } => (None, *status, note.clone()),
-            Change::Step { name, status, .. } => (Some(name.to_string()), *status, None),
-            Change::ChunkCommitted { .. } | Change::ChunkRolledBack { .. } => return None,
-        };
-        Some(EventRecord { at: self.at, execution: self.execution, step, status, note })
+    /// Returns the event of a new status, which stores keep.
+    pub fn of_status(
+        at: Timestamp,
+        subject: Subject,
+        status: BatchStatus,
+        note: Option<String>,
+    ) -> Self {
+        Self { at, subject, change: Change::Status { status, note } }
+    }
+
+    /// Returns the job execution that the event is about.
+    pub fn execution(&self) -> Option<ExecutionId> {
+        match self.subject {
+            Subject::Execution { id, .. } => Some(id),
+            Subject::Step { execution, .. } => Some(execution),
+            Subject::Trigger { .. } => None,
+        }
+    }
+
+    /// Returns the name of the step that the event is about.
+    pub fn step(&self) -> Option<&str> {
+        match &self.subject {
+            Subject::Step { step, .. } => Some(step),
+            Subject::Execution { .. } | Subject::Trigger { .. } => None,
+        }
+    }
+
+    /// Returns the new status and its note; `None` for the events that are not stored.
+    pub fn status(&self) -> Option<(BatchStatus, Option<&str>)> {
+        match &self.change {
+            Change::Status { status, note } => Some((*status, note.as_deref())),
+            _ => None,
+        }
     }
 }
 
-type Observer = Box<dyn Fn(&Event) + Send + Sync>;
+/// Watches what happens: each event after the commit that made it true.
+pub trait Observer: Send + Sync {
+    /// Receives an event, on the thread that made the change: the call must be short. A panic is logged, and
+    /// changes nothing else.
+    fn observe(&self, event: &Event);
+}
 
-/// The registry of event subscribers. Clones share the subscribers.
+impl<F: Fn(&Event) + Send + Sync> Observer for F {
+    fn observe(&self, event: &Event) {
+        self(event);
+    }
+}
+
+/// The observers of an operator. Clones share them.
 #[derive(Clone, Default)]
 pub struct Events {
     inner: Arc<Inner>,
@@ -128,13 +185,13 @@ pub struct Events {
 #[derive(Default)]
 struct Inner {
     count: AtomicUsize,
-    observers: Mutex<Vec<Observer>>,
+    observers: Mutex<Vec<Box<dyn Observer>>>,
     streams: Mutex<Vec<SyncSender<Event>>>,
 }
 
 impl Events {
-    /// Calls `observer` with every event, on the thread that emits it; the call must be short.
-    pub fn observe(&self, observer: impl Fn(&Event) + Send + Sync + 'static) {
+    /// Adds an observer.
+    pub fn observe(&self, observer: impl Observer + 'static) {
         self.inner.count.fetch_add(1, Ordering::SeqCst);
         lock(&self.inner.observers).push(Box::new(observer));
     }
@@ -150,14 +207,24 @@ impl Events {
         receiver
     }
 
-    /// Sends the event that `event` creates to all subscribers; without subscribers `event` is not called.
-    pub(crate) fn emit(&self, event: impl FnOnce() -> Event) {
-        if self.inner.count.load(Ordering::Relaxed) == 0 {
+    /// Returns whether there is an observer or a stream.
+    #[inline]
+    pub fn is_observed(&self) -> bool {
+        self.inner.count.load(Ordering::Relaxed) > 0
+    }
+
+    /// Sends the event that `event` creates to all observers; without observers `event` is not called. The
+    /// change must be committed.
+    pub fn emit(&self, event: impl FnOnce() -> Event) {
+        if !self.is_observed() {
             return;
         }
         let event = event();
         for observer in &*lock(&self.inner.observers) {
-            observer(&event);
+            let observed = catch_unwind(AssertUnwindSafe(|| observer.observe(&event)));
+            if observed.is_err() {
+                tracing::error!("an observer of events panicked");
+            }
         }
         lock(&self.inner.streams).retain(|stream| match stream.try_send(event.clone()) {
             Ok(()) => true,
@@ -186,9 +253,8 @@ mod tests {
     fn event(id: i64) -> Event {
         Event {
             at: Timestamp::UNIX_EPOCH,
-            execution: ExecutionId(id),
-            job: "j".into(),
-            change: Change::Job { status: BatchStatus::Started, note: None },
+            subject: Subject::Execution { id: ExecutionId(id), job: "j".into() },
+            change: Change::Status { status: BatchStatus::Started, note: None },
         }
     }
 
@@ -201,5 +267,19 @@ mod tests {
         }
         assert_eq!(stream.iter().count(), 2, "two were held, then the stream ended");
         events.emit(|| unreachable!("no subscriber is left"));
+    }
+
+    #[test]
+    fn an_observer_that_panics_changes_nothing_for_the_others() {
+        let events = Events::default();
+        let seen = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&seen);
+        events.observe(|_: &Event| panic!("on purpose"));
+        events.observe(move |_: &Event| {
+            counted.fetch_add(1, Ordering::SeqCst);
+        });
+        events.emit(|| event(1));
+        events.emit(|| event(2));
+        assert_eq!(seen.load(Ordering::SeqCst), 2);
     }
 }

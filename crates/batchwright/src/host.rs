@@ -10,17 +10,16 @@ use std::time::Duration;
 pub(crate) use permits::Permits;
 
 use crate::clock::{Clock, StopToken};
-use crate::event::{Change, Event, Events};
-use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
+use crate::execution::ExecutionId;
+use crate::lifecycle::ObservedStore;
 use crate::scope::JobScope;
-use crate::store::{JobRepository, Lease};
+use crate::store::Lease;
 
 /// The services and settings with which executions run.
 #[derive(Clone)]
 pub(crate) struct Host {
-    pub(crate) repository: Arc<dyn JobRepository>,
+    pub(crate) store: ObservedStore,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) events: Events,
     pub(crate) step_permits: Arc<Permits>,
     pub(crate) commit_hook: Option<CommitHook>,
     /// The name of this process as an owner of executions.
@@ -30,26 +29,6 @@ pub(crate) struct Host {
     pub(crate) active: Active,
     /// Whether a restart accepts changed definitions, also those of the jobs that its steps run.
     pub(crate) accept_changed_definition: bool,
-}
-
-impl Host {
-    pub(crate) fn emit_job(&self, execution: &JobExecution, status: BatchStatus) {
-        self.events.emit(|| Event {
-            at: self.clock.now(),
-            execution: execution.id,
-            job: execution.job.as_str().into(),
-            change: Change::Job { status, note: None },
-        });
-    }
-
-    pub(crate) fn emit_step(&self, job: &str, row: &StepExecution) {
-        self.events.emit(|| Event {
-            at: self.clock.now(),
-            execution: row.execution_id,
-            job: job.into(),
-            change: Change::Step { id: row.id, name: row.name.as_str().into(), status: row.status },
-        });
-    }
 }
 
 /// A moment of a step's commit at which the commit hook is called.

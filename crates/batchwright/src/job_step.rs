@@ -158,7 +158,7 @@ impl JobStep {
             parent: Some(run.lease.execution),
             now,
         };
-        lifecycle::start(run.repository(), &request, parameters)
+        lifecycle::start(run.store(), &request, parameters)
     }
 
     /// Ends the step with a completed child of this instance: the parent may have died before it stored the
@@ -178,7 +178,7 @@ impl JobStep {
         run: &StepRun<'_>,
         child: ExecutionId,
     ) -> Result<Option<JobExecution>, StepError> {
-        let find = |id| run.repository().execution(id).map_err(|source| run.commit_failed(source));
+        let find = |id| run.store().execution(id).map_err(|source| run.commit_failed(source));
         let Some(child) = find(child)? else { return Ok(None) };
         let Some(parent) = child.parent else { return Ok(None) };
         let instance = run.scope.job().instance_id();

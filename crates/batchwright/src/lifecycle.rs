@@ -3,6 +3,7 @@
 //! Each function is one transaction: it reads rows, decides by a pure function and writes rows.
 
 mod launch;
+mod observed;
 mod progressive;
 mod run;
 mod step;
@@ -13,26 +14,27 @@ use jiff::Timestamp;
 pub(crate) use launch::{
     Claimant, StartRequest, parameters_of_restart, restart, start, start_in, start_next, started_by,
 };
+pub(crate) use observed::{ObservedStore, Tx};
 pub(crate) use progressive::{Final, close_stopped, end};
 pub(crate) use run::{Ended, adopt, claim, finish};
 pub(crate) use step::{Contexts, begin_step, end_step, handle_failures, keep_plan, update_step};
 pub(crate) use stop::{abandon, recover, request_stop};
 
 use crate::error::RepositoryError;
-use crate::event::EventRecord;
+use crate::event::{Event, Subject};
 use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
 use crate::refusal::{OperatorError, Refusal};
-use crate::store::{JobRepository, Lease, Transaction};
+use crate::store::Lease;
 
 /// Runs `work` in a transaction and commits what it wrote; an error of `work` rolls all of it back. Repeats both
 /// after a conflict: another transaction changed the rows that `work` had read.
 pub(crate) fn transact<T, E: MayConflict>(
-    repository: &dyn JobRepository,
-    mut work: impl FnMut(&mut dyn Transaction) -> Result<T, E>,
+    store: &ObservedStore,
+    mut work: impl FnMut(&mut Tx<'_>) -> Result<T, E>,
 ) -> Result<T, E> {
     contended(|| {
-        let mut tx = repository.begin()?;
-        let done = work(&mut *tx)?;
+        let mut tx = store.begin()?;
+        let done = work(&mut tx)?;
         tx.commit()?;
         Ok(done)
     })
@@ -71,33 +73,24 @@ impl MayConflict for OperatorError {
 }
 
 /// Checks that the caller still owns the execution, before it changes anything that is shared.
-pub(crate) fn still_owned(
-    repository: &dyn JobRepository,
-    lease: Lease,
-) -> Result<(), RepositoryError> {
-    owned(&mut *repository.begin()?, lease).map(drop)
+pub(crate) fn still_owned(store: &ObservedStore, lease: Lease) -> Result<(), RepositoryError> {
+    owned(&mut store.begin()?, lease).map(drop)
 }
 
 /// Returns the execution of `lease` if the caller still owns it.
-pub(crate) fn owned(
-    tx: &mut dyn Transaction,
-    lease: Lease,
-) -> Result<JobExecution, RepositoryError> {
+pub(crate) fn owned(tx: &mut Tx<'_>, lease: Lease) -> Result<JobExecution, RepositoryError> {
     tx.execution(lease.execution)?
         .filter(|one| one.fence == lease.fence && one.status.is_running())
         .ok_or(RepositoryError::LeaseLost { execution: lease.execution })
 }
 
-fn wanted(tx: &mut dyn Transaction, id: ExecutionId) -> Result<JobExecution, OperatorError> {
+fn wanted(tx: &mut Tx<'_>, id: ExecutionId) -> Result<JobExecution, OperatorError> {
     Ok(tx.execution(id)?.ok_or(Refusal::NoSuchExecution { execution: id })?)
 }
 
 /// Refuses an execution that is not the newest of its instance. The refusal states what the newest one is
 /// doing, so that the loser of a race between two starts learns it.
-fn refuse_if_superseded(
-    tx: &mut dyn Transaction,
-    execution: &JobExecution,
-) -> Result<(), OperatorError> {
+fn refuse_if_superseded(tx: &mut Tx<'_>, execution: &JobExecution) -> Result<(), OperatorError> {
     let all = tx.executions_of(execution.instance_id)?;
     let Some(newest) = all.first().filter(|newest| newest.id != execution.id) else {
         return Ok(());
@@ -111,7 +104,7 @@ fn refuse_if_superseded(
 }
 
 pub(crate) fn change(
-    tx: &mut dyn Transaction,
+    tx: &mut Tx<'_>,
     execution: &mut JobExecution,
     at: Timestamp,
     note: Option<String>,
@@ -122,21 +115,29 @@ pub(crate) fn change(
 }
 
 fn record(
-    tx: &mut dyn Transaction,
+    tx: &mut Tx<'_>,
     execution: &JobExecution,
     at: Timestamp,
     note: Option<String>,
 ) -> Result<(), RepositoryError> {
-    let (execution, status) = (execution.id, execution.status);
-    tx.insert_event(&EventRecord { at, execution, step: None, status, note })
+    tx.record(Event::of_status(at, subject_of(execution), execution.status, note))
+}
+
+/// Returns the execution as the subject of an event.
+pub(crate) fn subject_of(execution: &JobExecution) -> Subject {
+    Subject::Execution { id: execution.id, job: execution.job.as_str().into() }
 }
 
 pub(crate) fn record_step(
-    tx: &mut dyn Transaction,
+    tx: &mut Tx<'_>,
+    job: &str,
     step: &StepExecution,
     at: Timestamp,
 ) -> Result<(), RepositoryError> {
-    let (execution, status) = (step.execution_id, step.status);
-    let step = Some(step.name.clone());
-    tx.insert_event(&EventRecord { at, execution, step, status, note: None })
+    let subject = Subject::Step {
+        execution: step.execution_id,
+        job: job.into(),
+        step: step.name.as_str().into(),
+    };
+    tx.record(Event::of_status(at, subject, step.status, None))
 }

@@ -30,7 +30,7 @@ use crate::event::Events;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution};
 use crate::host::{Active, Host, RunMode, lock};
 use crate::launch::{Launch, RecoverMode, RequestKey};
-use crate::lifecycle;
+use crate::lifecycle::{self, ObservedStore};
 use crate::parameters::JobParameters;
 use crate::query::{ExecutionFilter, Queries};
 use crate::registry::{JobRegistry, JobSource};
@@ -112,16 +112,16 @@ impl JobOperator {
 
     /// Returns the read-only queries of the store.
     pub fn queries(&self) -> &dyn Queries {
-        &*self.inner.host.repository
+        &**self.inner.host.store.repository()
     }
 
     /// Returns the events of the executions of this process.
     pub fn events(&self) -> &Events {
-        &self.inner.host.events
+        self.inner.host.store.events()
     }
 
-    fn repository(&self) -> &dyn JobRepository {
-        &*self.inner.host.repository
+    fn store(&self) -> &ObservedStore {
+        &self.inner.host.store
     }
 
     fn now(&self) -> Timestamp {
@@ -172,7 +172,7 @@ impl JobOperator {
     ///
     /// [`Refusal::KeyReused`] when another request with the same key started an execution.
     pub fn requested(&self, request: &RequestKey) -> Result<Option<ExecutionId>, OperatorError> {
-        lifecycle::started_by(&mut *self.repository().begin()?, request)
+        lifecycle::started_by(&mut self.store().begin()?, request)
     }
 
     /// Requests execution `id` to stop at its next chunk boundary, in whichever process it runs; an execution
@@ -190,7 +190,7 @@ impl JobOperator {
         if let Some(held) = &asked {
             held.stop.request();
         }
-        let execution = match lifecycle::request_stop(self.repository(), id, self.now()) {
+        let execution = match lifecycle::request_stop(self.store(), id, self.now()) {
             // The token has already stopped the execution.
             Err(OperatorError::Refused(Refusal::NotRunning { status, .. }))
                 if asked.is_some() && status == BatchStatus::Stopped =>
@@ -250,7 +250,7 @@ impl JobOperator {
     ///
     /// [`Refusal::NotAbandonable`] unless the execution failed or was stopped.
     pub fn abandon(&self, id: ExecutionId) -> Result<JobExecution, OperatorError> {
-        lifecycle::abandon(self.repository(), id, self.now())
+        lifecycle::abandon(self.store(), id, self.now())
     }
 
     /// Closes execution `id` if its owner is dead, so that it can be restarted. A finished execution stays as
@@ -264,7 +264,7 @@ impl JobOperator {
         id: ExecutionId,
         mode: RecoverMode,
     ) -> Result<JobExecution, OperatorError> {
-        lifecycle::recover(self.repository(), id, mode, self.now())
+        lifecycle::recover(self.store(), id, mode, self.now())
     }
 
     /// Closes every running execution whose owner is dead and returns the closed ones.

@@ -282,7 +282,7 @@ impl PartitionStep {
         let failed = |source| run.commit_failed(source);
         let name = format!("{}:{}", self.name(), partition.key);
         let mut history = {
-            let mut tx = run.repository().begin().map_err(failed)?;
+            let mut tx = run.store().begin().map_err(failed)?;
             tx.history_of(run.scope.job().instance_id(), &name).map_err(failed)?
         };
         history.retain(|row| row.id > plan.step);
@@ -295,7 +295,7 @@ impl PartitionStep {
             StepDecision::Fresh => None,
             StepDecision::Resume(row) => Some(*row),
         };
-        let past = Past::of(&run.host.repository, &history, &name, resumed.as_ref());
+        let past = Past::of(&*run.host.store, &history, &name, resumed.as_ref());
         let past = past.map_err(failed)?;
         Ok(Looked::Pending(Box::new(Pending { partition, name, resumed, past })))
     }

@@ -9,7 +9,7 @@ pub use cache::CachedQueries;
 use jiff::Timestamp;
 
 use crate::error::RepositoryError;
-use crate::event::EventRecord;
+use crate::event::Event;
 use crate::execution::{
     BatchStatus, ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution,
     StepExecutionId,
@@ -60,7 +60,7 @@ pub trait Queries: Send + Sync {
     }
 
     /// Returns the status changes of an execution and its steps, oldest first.
-    fn events(&self, id: ExecutionId) -> Result<Vec<EventRecord>, RepositoryError>;
+    fn events(&self, id: ExecutionId) -> Result<Vec<Event>, RepositoryError>;
 
     /// Returns the running executions of `job`: those that are starting, started or stopping.
     fn running(&self, job: &str) -> Result<Vec<JobExecution>, RepositoryError> {

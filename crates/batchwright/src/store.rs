@@ -18,7 +18,7 @@ pub use progressive::{
 pub use segment::{FailureRecord, Segment};
 
 use crate::error::RepositoryError;
-use crate::event::EventRecord;
+use crate::event::Event;
 use crate::execution::{
     Counters, ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution,
     StepExecutionId,
@@ -143,8 +143,8 @@ pub trait Transaction {
         id: ExecutionId,
     ) -> Result<(), RepositoryError>;
 
-    /// Inserts an event of the history.
-    fn insert_event(&mut self, event: &EventRecord) -> Result<(), RepositoryError>;
+    /// Inserts the new status of an execution or step into the history. Other events are not stored.
+    fn insert_event(&mut self, event: &Event) -> Result<(), RepositoryError>;
 
     /// Deletes an execution with its steps, skips and events, and its instance if it has no other execution.
     fn delete_execution(&mut self, id: ExecutionId) -> Result<(), RepositoryError>;

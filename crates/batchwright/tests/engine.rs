@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use batchwright::clock::{SimClock, StopToken};
 use batchwright::error::ErrorKind;
+use batchwright::event::{Change, Event};
 use batchwright::execution::{ExitStatus, JobExecution, StepExecution};
 use batchwright::item::{ItemReader, NoWriter};
 use batchwright::launch::{Launch, LaunchOptions, RecoverMode, RequestKey};
@@ -882,4 +883,46 @@ fn the_value_of_a_secret_is_taken_out_of_messages_before_they_are_stored() {
     for message in messages {
         assert!(message.contains("with ***") && !message.contains("hunter2"), "{message}");
     }
+}
+
+#[test]
+fn observers_receive_every_change_after_its_commit() {
+    let repository = Arc::new(MemoryRepository::new());
+    let operator = JobOperator::new(Arc::clone(&repository) as _);
+    let step = ChunkStepBuilder::new("count")
+        .reader(Sequence::to(4))
+        .writer(ListWriter::new(Arc::default()))
+        .chunk_size(2)
+        .build();
+    operator.registry().register(Job::builder("job").step(step).build().unwrap()).unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (shown, stored) = (Arc::clone(&seen), Arc::clone(&repository));
+    operator.events().observe(move |event: &Event| {
+        let id = event.execution().unwrap();
+        let text = match (&event.change, event.step()) {
+            (Change::Status { status, .. }, step) => {
+                // The store has it already.
+                assert!(stored.events(id).unwrap().contains(event), "{event:?}");
+                format!("{} {status}", step.unwrap_or("job"))
+            }
+            (Change::ChunkCommitted { id, counters, .. }, _) => {
+                assert_eq!(stored.step(*id).unwrap().unwrap().counters, *counters);
+                format!("chunk {}", counters.read)
+            }
+            other => format!("{other:?}"),
+        };
+        shown.lock().unwrap().push(text);
+    });
+    operator.start("job", JobParameters::new()).unwrap().wait().unwrap();
+    let expected = [
+        "job STARTING",
+        "job STARTED",
+        "count STARTING",
+        "count STARTED",
+        "chunk 2",
+        "chunk 4",
+        "count COMPLETED",
+        "job COMPLETED",
+    ];
+    assert_eq!(*seen.lock().unwrap(), expected);
 }

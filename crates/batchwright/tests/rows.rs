@@ -1377,7 +1377,7 @@ mod spy {
 
     use batchwright::MemoryRepository;
     use batchwright::error::RepositoryError;
-    use batchwright::event::EventRecord;
+    use batchwright::event::Event;
     use batchwright::execution::{
         ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution,
         StepExecutionId,
@@ -1482,7 +1482,7 @@ mod spy {
         fn skips(&self, id: ExecutionId) -> Answer<Vec<SkipRecord>> {
             self.asked()?.skips(id)
         }
-        fn events(&self, id: ExecutionId) -> Answer<Vec<EventRecord>> {
+        fn events(&self, id: ExecutionId) -> Answer<Vec<Event>> {
             self.asked()?.events(id)
         }
     }
@@ -1575,7 +1575,7 @@ mod spy {
         fn insert_skips(&mut self, step: StepExecutionId, skips: &[SkipRecord]) -> Answer<()> {
             self.inner().insert_skips(step, skips)
         }
-        fn insert_event(&mut self, event: &EventRecord) -> Answer<()> {
+        fn insert_event(&mut self, event: &Event) -> Answer<()> {
             self.inner().insert_event(event)
         }
         fn request(&mut self, key: &str) -> Answer<Option<(RequestKey, ExecutionId)>> {

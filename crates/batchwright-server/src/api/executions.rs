@@ -4,11 +4,12 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use batchwright::BatchStatus;
-use batchwright::event::EventRecord;
+use batchwright::event::Event;
 use batchwright::execution::{ExecutionId, ExecutionSummary, InstanceId, SkipRecord, StepSummary};
 use batchwright::launch::{Launch, LaunchOptions, RecoverMode};
+use batchwright::operator::OperatorError;
 use batchwright::query::ExecutionFilter;
+use batchwright::{BatchStatus, JobOperator};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -289,6 +290,42 @@ pub(super) struct EventList {
     items: Vec<EventRecord>,
 }
 
+/// The new status of an execution or step.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EventRecord {
+    /// Time of the event.
+    #[schema(value_type = String, format = DateTime)]
+    at: String,
+    /// Execution that changed.
+    execution: ExecutionId,
+    /// Name of the step, for an event of a step.
+    step: Option<String>,
+    /// The new status.
+    status: BatchStatus,
+    /// Details, such as `stop requested`.
+    note: Option<String>,
+}
+
+impl EventRecord {
+    /// Returns the record of a stored event.
+    fn of(event: &Event) -> Option<Self> {
+        let (status, note) = event.status()?;
+        Some(Self {
+            at: format!("{:.3}", event.at),
+            execution: event.execution()?,
+            step: event.step().map(str::to_owned),
+            status,
+            note: note.map(str::to_owned),
+        })
+    }
+
+    /// Returns the stored events of an execution, oldest first.
+    pub(super) fn all(operator: &JobOperator, id: ExecutionId) -> Result<Vec<Self>, Problem> {
+        let events = operator.queries().events(id).map_err(OperatorError::from)?;
+        Ok(events.iter().filter_map(Self::of).collect())
+    }
+}
+
 /// Lists the status changes of the execution and its steps, oldest first. With `Accept: text/event-stream`
 /// the answer is a stream that ends with the execution.
 #[utoipa::path(get, path = "/v1/executions/{id}/events", tag = "executions", params(("id" = i64, Path)),
@@ -302,7 +339,7 @@ pub(super) async fn events(
     let looked = api.clone();
     let (items, ended) = blocking(move || {
         let ended = !looked.operator().explorer().execution(id)?.status.is_running();
-        Ok((looked.operator().queries().events(id)?, ended))
+        Ok((EventRecord::all(looked.operator(), id)?, ended))
     })
     .await?;
     if accepts(&headers, "text/event-stream") {

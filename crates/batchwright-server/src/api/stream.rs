@@ -11,6 +11,7 @@ use batchwright::execution::ExecutionId;
 use batchwright::progressive::UnitProgress;
 use futures_util::stream::{self, Stream, StreamExt};
 
+use super::executions::EventRecord;
 use super::{Api, Problem, blocking};
 
 /// How often a stream polls the store.
@@ -40,7 +41,7 @@ pub(super) fn events(api: Api, id: ExecutionId, headers: &HeaderMap) -> Response
             let looked = api.clone();
             let found = blocking(move || {
                 let ended = !looked.operator().explorer().execution(id)?.status.is_running();
-                Ok((looked.operator().queries().events(id)?, ended))
+                Ok((EventRecord::all(looked.operator(), id)?, ended))
             });
             let (all, ended) = found.await.ok()?;
             let fresh: Vec<Event> = all

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batchwright::error::RepositoryError;
+use batchwright::event::{Change, Event, Subject};
 use batchwright::store::schedule::{ScheduleTransaction, TriggerKey, TriggerRow, TriggerStatus};
 use jiff::tz::TimeZone;
 
@@ -170,6 +171,18 @@ struct Known {
     is_changed: bool,
 }
 
+/// Returns the event of the state in which a row was written.
+fn event_of(row: &TriggerRow, now: Micros) -> Event {
+    Event {
+        at: time::timestamp(now),
+        subject: Subject::Trigger {
+            identifier: row.key.identifier.as_str().into(),
+            slot: time::timestamp(row.slot),
+        },
+        change: Change::Trigger { status: row.status.name(), reason: row.reason.clone() },
+    }
+}
+
 /// An open transaction with the rows that it has read or changed.
 pub(super) struct Group<'u, 's> {
     tx: &'u mut (dyn ScheduleTransaction + 's),
@@ -179,6 +192,8 @@ pub(super) struct Group<'u, 's> {
     changed: Vec<TriggerKey>,
     earliest_due: Option<Micros>,
     rules_changed: bool,
+    /// Events of the written rows, if anything observes them.
+    events: Option<Vec<Event>>,
 }
 
 impl<'u, 's> Group<'u, 's> {
@@ -199,7 +214,25 @@ impl<'u, 's> Group<'u, 's> {
         let found = tx.triggers(&keys)?;
         rows.extend(keys.into_iter().map(|key| (key, Known::default())));
         rows.extend(found.into_iter().map(known));
-        Ok(Self { tx, now, rows, changed: Vec::new(), earliest_due: None, rules_changed: false })
+        Ok(Self {
+            tx,
+            now,
+            rows,
+            changed: Vec::new(),
+            earliest_due: None,
+            rules_changed: false,
+            events: None,
+        })
+    }
+
+    /// Collects an event for each row that the group writes; the caller sends them after the commit.
+    pub(super) fn collect_events(&mut self) {
+        self.events = Some(Vec::new());
+    }
+
+    /// Returns the events of the written rows.
+    pub(super) fn take_events(&mut self) -> Vec<Event> {
+        self.events.take().unwrap_or_default()
     }
 
     /// Returns the key of the row that `request` decides on.
@@ -263,7 +296,11 @@ impl<'u, 's> Group<'u, 's> {
         // All servers write in one order, so that two of them do not deadlock.
         self.changed.sort_unstable();
         let rows = self.changed.iter().filter_map(|key| self.rows.get(key)?.row.as_ref());
-        self.tx.save(&rows.collect::<Vec<_>>())?;
+        let rows: Vec<_> = rows.collect();
+        self.tx.save(&rows)?;
+        if let Some(events) = &mut self.events {
+            events.extend(rows.into_iter().map(|row| event_of(row, self.now)));
+        }
         for key in self.changed.drain(..) {
             if let Some(known) = self.rows.get_mut(&key) {
                 known.is_changed = false;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use batchwright::clock::Clock;
 use batchwright::error::RepositoryError;
+use batchwright::event::Events;
 use batchwright::owner::{Liveness, ProcessIdentity};
 use batchwright::report;
 use batchwright::store::schedule::{ScheduleStore, TriggerKey, TriggerRow};
@@ -140,6 +141,8 @@ pub(super) struct Ledger {
     pub(super) settings: LedgerSettings,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) dispatcher: Dispatcher,
+    /// Receive each change of a trigger, after its commit.
+    pub(super) events: Events,
     pub(super) lease: Arc<ServerLease>,
     pub(super) status: Arc<LedgerStatus>,
     pub(super) state: State,
@@ -460,6 +463,9 @@ impl Ledger {
         let keys = touched.chain(unknown.into_iter().cloned()).chain(parents).collect();
         let held = held.into_iter().filter_map(|key| state.in_flight.get(key).cloned());
         let mut group = Group::new(&mut *tx, now, keys, held)?;
+        if self.events.is_observed() {
+            group.collect_events();
+        }
         for (firing, outcome) in state.results.iter().take(results) {
             group.outcome(firing, outcome.clone())?;
         }
@@ -485,10 +491,12 @@ impl Ledger {
         }
         group.flush()?;
         let rules_changed = group.rules_changed();
+        let events = group.take_events();
         if claim {
             next_due = if claimed.more { Some(now) } else { tx.next_due()? };
         }
         tx.commit()?;
+        events.into_iter().for_each(|event| self.events.emit(|| event));
         self.state.next_due = next_due;
         if claim {
             self.lease.renewed(asked_at, self.settings.lease);

@@ -2,7 +2,7 @@
 
 use batchwright::BatchStatus;
 use batchwright::error::RepositoryError;
-use batchwright::event::EventRecord;
+use batchwright::event::Event;
 use batchwright::execution::{
     ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution, StepExecutionId,
 };
@@ -146,7 +146,7 @@ impl Queries for SqlRepository {
         self.ask(&self.statements.skips_page, &values, rows::skip)
     }
 
-    fn events(&self, id: ExecutionId) -> Result<Vec<EventRecord>, RepositoryError> {
+    fn events(&self, id: ExecutionId) -> Result<Vec<Event>, RepositoryError> {
         self.ask(&self.statements.events, &[id.0.into()], rows::event)
     }
 }

@@ -2,7 +2,7 @@
 
 use batchwright::BatchStatus;
 use batchwright::context::ExecutionContext;
-use batchwright::event::EventRecord;
+use batchwright::event::{Event, Subject};
 use batchwright::execution::{
     Counters, ExecutionId, ExitStatus, Failure, InstanceId, JobExecution, JobInstance, Phase,
     SkipRecord, StepExecution, StepExecutionId,
@@ -154,12 +154,12 @@ pub(super) fn skip(row: &SqlRow<'_>) -> Read<SkipRecord> {
     })
 }
 
-pub(super) fn event(row: &SqlRow<'_>) -> Read<EventRecord> {
-    Ok(EventRecord {
-        at: time(row, "at")?,
-        execution: ExecutionId(row.read("execution_id")?),
-        step: row.read("step")?,
-        status: status(row)?,
-        note: row.read("note")?,
-    })
+pub(super) fn event(row: &SqlRow<'_>) -> Read<Event> {
+    let execution = ExecutionId(row.read("execution_id")?);
+    let job = row.read::<String>("job")?.into();
+    let subject = match row.read::<Option<String>>("step")? {
+        Some(step) => Subject::Step { execution, job, step: step.into() },
+        None => Subject::Execution { id: execution, job },
+    };
+    Ok(Event::of_status(time(row, "at")?, subject, status(row)?, row.read("note")?))
 }

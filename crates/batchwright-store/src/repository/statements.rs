@@ -80,7 +80,9 @@ statements! {
         FROM {p}step_execution s JOIN {p}skip_record k ON k.step_id = s.id \
         WHERE s.execution_id = ?1 ORDER BY k.id LIMIT ?2 OFFSET ?3";
     insert_event: "INSERT INTO {p}event (execution_id, step, status, note, at) VALUES (?1, ?2, ?3, ?4, ?5)";
-    events: "SELECT execution_id, step, status, note, at FROM {p}event WHERE execution_id = ?1 ORDER BY id";
+    events: "SELECT v.execution_id, i.job, v.step, v.status, v.note, v.at FROM {p}event v \
+        JOIN {p}job_execution e ON e.id = v.execution_id JOIN {p}job_instance i ON i.id = e.instance_id \
+        WHERE v.execution_id = ?1 ORDER BY v.id";
 
     insert_progressive: "INSERT INTO {p}progressive (execution_id, step_id, target, is_split, units_total, plan, \
         owner_hash, server_driven) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";

@@ -3,7 +3,7 @@
 use std::any::{Any, TypeId};
 
 use batchwright::error::RepositoryError;
-use batchwright::event::EventRecord;
+use batchwright::event::Event;
 use batchwright::execution::{
     ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution, StepExecutionId,
 };
@@ -319,10 +319,11 @@ impl Transaction for SqlTransaction<'_> {
         Ok(())
     }
 
-    fn insert_event(&mut self, event: &EventRecord) -> Result<(), RepositoryError> {
-        let EventRecord { at, execution, step, status, note } = event;
-        let params =
-            values![execution.0, step.as_deref(), status.name(), note.as_deref(), micros(*at),];
+    fn insert_event(&mut self, event: &Event) -> Result<(), RepositoryError> {
+        let (Some(execution), Some((status, note))) = (event.execution(), event.status()) else {
+            return Ok(());
+        };
+        let params = values![execution.0, event.step(), status.name(), note, micros(event.at),];
         self.change(&self.statements.insert_event, params).map(drop)
     }
 

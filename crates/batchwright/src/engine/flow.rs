@@ -258,7 +258,7 @@ impl<'r> Walk<'r> {
             return Ok(Handled::Goes);
         }
         if !end.steps.is_empty() {
-            lifecycle::handle_failures(&*self.host.repository, self.lease, &end.steps)?;
+            lifecycle::handle_failures(&self.host.store, self.lease, &end.steps)?;
         }
         Ok(if end.stopped { Handled::Stops } else { Handled::Goes })
     }
@@ -327,7 +327,7 @@ impl<'r> Walk<'r> {
         handles: &dyn Fn(&str) -> bool,
     ) -> Result<FlowEnd, RepositoryError> {
         let history = {
-            let mut tx = self.host.repository.begin()?;
+            let mut tx = self.host.store.begin()?;
             tx.history_of(scope.instance_id(), step.name())?
         };
         let options = step.options();
@@ -347,7 +347,7 @@ impl<'r> Walk<'r> {
             StepDecision::Fresh => None,
             StepDecision::Resume(earlier) => Some(*earlier),
         };
-        let past = Past::of(&self.host.repository, &history, step.name(), resumed.as_ref())?;
+        let past = Past::of(&*self.host.store, &history, step.name(), resumed.as_ref())?;
         let order = StepOrder {
             step: &**step,
             name: step.name().to_owned(),
@@ -383,13 +383,13 @@ impl<'r> Walk<'r> {
 
     /// Returns the newest execution of each step of the instance.
     fn newest_steps(&self, scope: &JobScope) -> Result<Vec<StepExecution>, RepositoryError> {
-        let repository = &*self.host.repository;
-        let executions = repository
-            .executions(&crate::query::ExecutionFilter::of_instance(scope.instance_id()))?;
+        let store = &self.host.store;
+        let executions =
+            store.executions(&crate::query::ExecutionFilter::of_instance(scope.instance_id()))?;
         let mut newest = BTreeMap::new();
         // Oldest first, so that newer rows replace older ones.
         for execution in executions.into_iter().rev() {
-            for step in repository.steps(execution.id)? {
+            for step in store.steps(execution.id)? {
                 newest.insert(step.name.clone(), step);
             }
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::flow::{FlowEnd, Walk};
 use crate::clock::StopToken;
 use crate::error::{ItemError, RepositoryError};
-use crate::execution::{BatchStatus, ExitStatus, Failure, FlowState, JobExecution, StatusEvent};
+use crate::execution::{ExitStatus, Failure, FlowState, JobExecution, StatusEvent};
 use crate::host::Host;
 use crate::item::guarded;
 use crate::job::Job;
@@ -23,11 +23,9 @@ pub(crate) struct JobRun {
 
 /// Runs the execution to its end. `None` when the execution was stopped or taken over before it began.
 pub(crate) fn run_job(host: &Host, run: &JobRun) -> Result<Option<JobExecution>, RepositoryError> {
-    let repository = &*host.repository;
-    let Some(execution) = lifecycle::claim(repository, run.lease, host.clock.now())? else {
+    let Some(execution) = lifecycle::claim(&host.store, run.lease, host.clock.now())? else {
         return Ok(None);
     };
-    host.emit_job(&execution, BatchStatus::Started);
     let scope = JobScope::new(&execution, run.stop.clone());
     let (end, flow) = match before_job(&run.job, &scope) {
         Ok(()) => {
@@ -83,9 +81,7 @@ fn finish(
     let context = scope.context().change();
     let ended = Ended { event, exit, failure, warnings, context, flow };
     let now = host.clock.now();
-    let execution = lifecycle::finish(&*host.repository, run.lease, &ended, now)?;
-    host.emit_job(&execution, execution.status);
-    Ok(execution)
+    lifecycle::finish(&host.store, run.lease, &ended, now)
 }
 
 fn before_job(job: &Job, scope: &JobScope) -> Result<(), ItemError> {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
 use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::execution::{BatchStatus, ExitStatus, StatusEvent, StepExecution};
@@ -40,7 +39,7 @@ impl Past {
     /// Returns the past of the step `name` from its executions `history`: the rows of the round to which
     /// `resumed` belongs. A step that begins anew has no past.
     pub(crate) fn of(
-        repository: &Arc<dyn JobRepository>,
+        repository: &dyn JobRepository,
         history: &[StepExecution],
         name: &str,
         resumed: Option<&StepExecution>,
@@ -73,13 +72,12 @@ pub(crate) fn run_step(
 ) -> Result<StepExecution, RepositoryError> {
     let StepOrder { step, name, partition, scope, lease, resumed, past, handles } = order;
     let Past { skips: earlier_skips, was_taken } = past;
-    let repository = &*host.repository;
     let start = match (&resumed, was_taken) {
         (None, _) => StepStart::Fresh,
         (Some(_), true) => StepStart::TakenOver,
         (Some(_), false) => StepStart::Resumed,
     };
-    let row = begin_step(host, lease, scope.job(), name, partition.as_ref(), resumed)?;
+    let row = begin_step(host, lease, name, partition.as_ref(), resumed)?;
     // A step that only waits for other steps takes no permit, so that it cannot block them.
     let permit = match step.kind() {
         StepKind::Work | StepKind::Progressive => host.step_permits.acquire(scope.stop()).map(Some),
@@ -88,7 +86,7 @@ pub(crate) fn run_step(
     let mut step_run = StepRun {
         host,
         lease,
-        scope: StepScope::new(scope.clone(), &row, partition, repository, start),
+        scope: StepScope::new(scope.clone(), &row, partition, &*host.store, start),
         step: row,
         earlier_skips,
     };
@@ -107,7 +105,6 @@ pub(crate) fn run_step(
 fn begin_step(
     host: &Host,
     lease: Lease,
-    job: &str,
     name: String,
     partition: Option<&Partition>,
     resumed: Option<StepExecution>,
@@ -124,8 +121,7 @@ fn begin_step(
         begun_by,
         ..StepExecution::new_unsaved(&name, now)
     };
-    let row = lifecycle::begin_step(&*host.repository, lease, row)?;
-    host.emit_step(job, &row);
+    let row = lifecycle::begin_step(&host.store, lease, row)?;
     Ok(row)
 }
 
@@ -135,9 +131,8 @@ fn start_and_run(
     run: &mut StepRun<'_>,
 ) -> Result<StepEnd, StepError> {
     run.step.status = BatchStatus::Started;
-    lifecycle::update_step(&*host.repository, run.lease, &run.step, host.clock.now())
+    lifecycle::update_step(&host.store, run.lease, &run.step, host.clock.now())
         .map_err(|source| run.commit_failed(source))?;
-    host.emit_step(run.scope.job().job(), &run.step);
     for listener in &step.options().listeners {
         guarded(|| listener.before_step(&run.scope))
             .map_err(|error| listener_error(step, "before_step", error))?;
@@ -180,8 +175,7 @@ fn end_step(
     let now = host.clock.now();
     row.updated_at = now;
     let contexts = lifecycle::Contexts { step: scope.context(), job: scope.job().context() };
-    lifecycle::end_step(&*host.repository, lease, &mut row, contexts, now)?;
-    host.emit_step(scope.job().job(), &row);
+    lifecycle::end_step(&host.store, lease, &mut row, contexts, now)?;
     Ok(row)
 }
 

@@ -3,13 +3,13 @@
 use std::any::{Any, TypeId};
 
 use crate::error::{ItemError, RepositoryError};
+use crate::lifecycle::{ObservedStore, Tx};
 use crate::scope::StepScope;
-use crate::store::{JobRepository, Transaction};
 
 /// The transaction of one chunk, as its writer sees it. The transaction opens at its first use.
 pub struct ChunkTransaction<'a> {
-    repository: &'a dyn JobRepository,
-    tx: Option<Box<dyn Transaction + 'a>>,
+    store: &'a ObservedStore,
+    tx: Option<Tx<'a>>,
     on_commit: Vec<Box<dyn FnOnce() + Send>>,
     scope: &'a StepScope,
     sequence: u64,
@@ -18,12 +18,8 @@ pub struct ChunkTransaction<'a> {
 }
 
 impl<'a> ChunkTransaction<'a> {
-    pub(crate) fn new(
-        repository: &'a dyn JobRepository,
-        scope: &'a StepScope,
-        sequence: u64,
-    ) -> Self {
-        Self { repository, tx: None, on_commit: Vec::new(), scope, sequence, broken: None }
+    pub(crate) fn new(store: &'a ObservedStore, scope: &'a StepScope, sequence: u64) -> Self {
+        Self { store, tx: None, on_commit: Vec::new(), scope, sequence, broken: None }
     }
 
     /// Returns the store's own transaction as a `T`, for writers that use the store's database: their writes
@@ -61,12 +57,12 @@ impl<'a> ChunkTransaction<'a> {
     }
 
     /// Returns the transaction, and begins it at the first call.
-    pub(crate) fn tx(&mut self) -> Result<&mut (dyn Transaction + 'a), RepositoryError> {
-        let unit = match self.tx.take() {
-            Some(unit) => unit,
-            None => self.repository.begin()?,
+    pub(crate) fn tx(&mut self) -> Result<&mut Tx<'a>, RepositoryError> {
+        let tx = match self.tx.take() {
+            Some(tx) => tx,
+            None => self.store.begin()?,
         };
-        Ok(&mut **self.tx.insert(unit))
+        Ok(self.tx.insert(tx))
     }
 
     /// Rolls back what was written.
@@ -81,8 +77,8 @@ impl<'a> ChunkTransaction<'a> {
     }
 
     pub(crate) fn commit(mut self) -> Result<(), RepositoryError> {
-        if let Some(unit) = self.tx.take() {
-            unit.commit()?;
+        if let Some(tx) = self.tx.take() {
+            tx.commit()?;
         }
         for action in self.on_commit.drain(..) {
             action();

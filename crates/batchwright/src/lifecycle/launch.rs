@@ -6,9 +6,9 @@ use super::{record, refuse_if_superseded, stop::close_lost, transact, wanted};
 use crate::error::RepositoryError;
 use crate::execution::{ExecutionId, JobExecution, JobInstance};
 use crate::launch::{self, LaunchDecision, LaunchOptions, LaunchRules, RequestKey};
+use crate::lifecycle::{ObservedStore, Tx};
 use crate::parameters::JobParameters;
 use crate::refusal::{OperatorError, Refusal};
-use crate::store::{JobRepository, Transaction};
 
 /// The owner of a new or claimed execution, and its lease.
 #[derive(Debug, Clone)]
@@ -31,15 +31,15 @@ pub(crate) struct StartRequest<'a> {
 
 /// Starts or restarts the instance of `parameters`: stores instance and execution in one transaction.
 pub(crate) fn start(
-    repository: &dyn JobRepository,
+    store: &ObservedStore,
     request: &StartRequest<'_>,
     parameters: JobParameters,
 ) -> Result<JobExecution, OperatorError> {
-    transact(repository, |tx| start_in(tx, request, parameters.clone()))
+    transact(store, |tx| start_in(tx, request, parameters.clone()))
 }
 
 pub(crate) fn start_in(
-    tx: &mut dyn Transaction,
+    tx: &mut Tx<'_>,
     request: &StartRequest<'_>,
     parameters: JobParameters,
 ) -> Result<JobExecution, OperatorError> {
@@ -52,7 +52,7 @@ pub(crate) fn start_in(
 }
 
 fn launch_in(
-    tx: &mut dyn Transaction,
+    tx: &mut Tx<'_>,
     request: &StartRequest<'_>,
     instance: &JobInstance,
     parameters: JobParameters,
@@ -92,7 +92,7 @@ fn launch_in(
 
 /// Returns the execution that `request` started; `None` when it started none.
 pub(crate) fn started_by(
-    tx: &mut dyn Transaction,
+    tx: &mut Tx<'_>,
     request: &RequestKey,
 ) -> Result<Option<ExecutionId>, OperatorError> {
     if !launch::is_token(&request.key) || !launch::is_token(&request.fingerprint) {
@@ -109,7 +109,7 @@ pub(crate) fn started_by(
 }
 
 /// Refuses a request that has already started an execution.
-fn refuse_repeated(tx: &mut dyn Transaction, options: &LaunchOptions) -> Result<(), OperatorError> {
+fn refuse_repeated(tx: &mut Tx<'_>, options: &LaunchOptions) -> Result<(), OperatorError> {
     let Some(request) = &options.request else { return Ok(()) };
     match started_by(tx, request)? {
         Some(execution) => Err(Refusal::RequestRepeated { execution }.into()),
@@ -120,12 +120,12 @@ fn refuse_repeated(tx: &mut dyn Transaction, options: &LaunchOptions) -> Result<
 /// Restarts the instance of execution `id`, which must be the newest of the instance, with `change` applied
 /// to its parameters.
 pub(crate) fn restart(
-    repository: &dyn JobRepository,
+    store: &ObservedStore,
     id: ExecutionId,
     request: &StartRequest<'_>,
     change: impl Fn(JobParameters) -> Result<JobParameters, Refusal>,
 ) -> Result<JobExecution, OperatorError> {
-    transact(repository, |tx| {
+    transact(store, |tx| {
         let parameters = parameters_of_restart(tx, id, request.options, &change)?;
         let instance = tx.find_instance(request.job, &parameters.key())?.ok_or_else(|| {
             RepositoryError::Corrupt { what: format!("execution {id} has no instance") }
@@ -137,7 +137,7 @@ pub(crate) fn restart(
 
 /// Returns the parameters of a restart of execution `id`; `change` may change those that are not identifying.
 pub(crate) fn parameters_of_restart(
-    tx: &mut dyn Transaction,
+    tx: &mut Tx<'_>,
     id: ExecutionId,
     options: &LaunchOptions,
     change: impl Fn(JobParameters) -> Result<JobParameters, Refusal>,
@@ -158,11 +158,11 @@ pub(crate) fn parameters_of_restart(
 
 /// Starts the next instance; `change` makes its parameters from those of the newest one.
 pub(crate) fn start_next(
-    repository: &dyn JobRepository,
+    store: &ObservedStore,
     request: &StartRequest<'_>,
     change: impl Fn(Option<JobParameters>) -> Result<JobParameters, Refusal>,
 ) -> Result<JobExecution, OperatorError> {
-    transact(repository, |tx| {
+    transact(store, |tx| {
         let newest = tx.newest_instance(request.job)?;
         let execution = match &newest {
             Some(instance) => tx.executions_of(instance.id)?.into_iter().next(),

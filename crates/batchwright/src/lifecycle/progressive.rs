@@ -5,7 +5,8 @@ use jiff::Timestamp;
 use super::{change, record_step};
 use crate::error::RepositoryError;
 use crate::execution::{ExitStatus, Failure, JobExecution, StatusEvent};
-use crate::store::{ProgressiveExecution, StoredResponse, Transaction};
+use crate::lifecycle::Tx;
+use crate::store::{ProgressiveExecution, StoredResponse};
 
 /// The end of a progressive execution: its event, failure and response.
 #[derive(Debug, Clone)]
@@ -49,7 +50,7 @@ fn exit_of(event: StatusEvent) -> ExitStatus {
 
 /// Ends an execution that the transaction has locked.
 pub(crate) fn end(
-    tx: &mut dyn Transaction,
+    tx: &mut Tx<'_>,
     execution: &mut JobExecution,
     row: &ProgressiveExecution,
     ended: Final,
@@ -71,7 +72,7 @@ pub(crate) fn end(
         step.ended_at = Some(now);
         step.updated_at = now;
         tx.update_step(&step)?;
-        record_step(tx, &step, now)?;
+        record_step(tx, &execution.job, &step, now)?;
     }
     if let Some(response) = ended.response {
         tx.slices().insert_response(id, &response)?;
@@ -85,7 +86,7 @@ pub(crate) fn end(
 
 /// Ends an execution with a requested stop when no lane has a live worker, and updates `execution`.
 pub(crate) fn close_stopped(
-    tx: &mut dyn Transaction,
+    tx: &mut Tx<'_>,
     execution: &mut JobExecution,
     now: Timestamp,
 ) -> Result<(), RepositoryError> {

@@ -8,15 +8,16 @@ use crate::error::RepositoryError;
 use crate::execution::{
     BatchStatus, ExecutionId, ExitStatus, Failure, FlowState, JobExecution, StatusEvent,
 };
-use crate::store::{JobRepository, Lease};
+use crate::lifecycle::ObservedStore;
+use crate::store::Lease;
 
 /// Changes the status from `STARTING` to `STARTED`. `None` when the execution was stopped or taken over.
 pub(crate) fn claim(
-    repository: &dyn JobRepository,
+    store: &ObservedStore,
     lease: Lease,
     now: Timestamp,
 ) -> Result<Option<JobExecution>, RepositoryError> {
-    transact(repository, |tx| {
+    transact(store, |tx| {
         let Some(mut execution) = tx.execution(lease.execution)? else { return Ok(None) };
         if execution.fence != lease.fence {
             return Ok(None);
@@ -32,12 +33,12 @@ pub(crate) fn claim(
 /// Makes `claimant` the owner of a queued execution. `None` when another process has claimed it, or it was
 /// stopped.
 pub(crate) fn adopt(
-    repository: &dyn JobRepository,
+    store: &ObservedStore,
     id: ExecutionId,
     claimant: &Claimant,
     now: Timestamp,
 ) -> Result<Option<JobExecution>, RepositoryError> {
-    transact(repository, |tx| {
+    transact(store, |tx| {
         let waits = |one: &JobExecution| one.status == BatchStatus::Starting && one.owner.is_none();
         let Some(mut execution) = tx.execution(id)?.filter(waits) else { return Ok(None) };
         execution.owner = Some(claimant.owner.clone());
@@ -60,12 +61,12 @@ pub(crate) struct Ended {
 
 /// Ends the execution of `lease`.
 pub(crate) fn finish(
-    repository: &dyn JobRepository,
+    store: &ObservedStore,
     lease: Lease,
     outcome: &Ended,
     now: Timestamp,
 ) -> Result<JobExecution, RepositoryError> {
-    transact(repository, |tx| {
+    transact(store, |tx| {
         let mut execution = owned(tx, lease)?;
         execution.status = execution
             .status
@@ -83,7 +84,7 @@ pub(crate) fn finish(
         }
         // Close steps whose end could not be stored because the store had failed.
         let note = "the execution ended before the end of this step was stored";
-        close_steps(tx, execution.id, &Failure::new("commit_failed", note), note, now)?;
+        close_steps(tx, &execution, &Failure::new("commit_failed", note), note, now)?;
         change(tx, &mut execution, now, None)?;
         Ok(execution)
     })

@@ -8,20 +8,21 @@ use super::{contended, owned, record_step, transact};
 use crate::context::ContextHandle;
 use crate::error::RepositoryError;
 use crate::execution::{
-    BatchStatus, ExecutionId, ExitStatus, Failure, StepExecution, StepExecutionId,
+    BatchStatus, ExitStatus, Failure, JobExecution, StepExecution, StepExecutionId,
 };
-use crate::store::{CheckpointUpdate, JobRepository, Lease, Transaction};
+use crate::lifecycle::{ObservedStore, Tx};
+use crate::store::{CheckpointUpdate, Lease};
 
 /// Inserts the row of a step that begins.
 pub(crate) fn begin_step(
-    repository: &dyn JobRepository,
+    store: &ObservedStore,
     lease: Lease,
     step: StepExecution,
 ) -> Result<StepExecution, RepositoryError> {
-    let id = transact(repository, |tx| {
-        owned(tx, lease)?;
+    let id = transact(store, |tx| {
+        let execution = owned(tx, lease)?;
         let id = tx.insert_step(&step)?;
-        record_step(tx, &step, step.started_at)?;
+        record_step(tx, &execution.job, &step, step.started_at)?;
         Ok::<_, RepositoryError>(id)
     })?;
     Ok(StepExecution { id, ..step })
@@ -29,15 +30,15 @@ pub(crate) fn begin_step(
 
 /// Stores the changed row of a running step.
 pub(crate) fn update_step(
-    repository: &dyn JobRepository,
+    store: &ObservedStore,
     lease: Lease,
     step: &StepExecution,
     now: Timestamp,
 ) -> Result<(), RepositoryError> {
-    transact(repository, |tx| {
-        owned(tx, lease)?;
+    transact(store, |tx| {
+        let execution = owned(tx, lease)?;
         tx.update_step(step)?;
-        record_step(tx, step, now)
+        record_step(tx, &execution.job, step, now)
     })
 }
 
@@ -53,20 +54,20 @@ pub(crate) struct Contexts<'a> {
 /// Position, counters and context are stored by the commits of chunks, and their stored values are kept, also
 /// when the answer to the last commit was lost and this process takes it for failed.
 pub(crate) fn end_step(
-    repository: &dyn JobRepository,
+    store: &ObservedStore,
     lease: Lease,
     step: &mut StepExecution,
     contexts: Contexts<'_>,
     now: Timestamp,
 ) -> Result<(), RepositoryError> {
     contended(|| {
-        let mut tx = repository.begin()?;
+        let mut tx = store.begin()?;
         // The order is transaction, lock, row of the execution: a holder of the lock already has a connection,
         // and a waiter for the row already holds the lock.
         let lock = contexts.job.commit_lock();
         let _alone = lock.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
         // With the row of the execution locked, no commit of this process is in progress: each commit locks it.
-        let mut execution = owned(&mut *tx, lease)?;
+        let mut execution = owned(&mut tx, lease)?;
         let rows = tx.steps_of(lease.execution)?;
         let stored = rows.into_iter().find(|row| row.id == step.id).ok_or_else(|| {
             RepositoryError::Corrupt { what: format!("step execution {} does not exist", step.id) }
@@ -82,7 +83,7 @@ pub(crate) fn end_step(
             tx.update_execution(&execution)?;
         }
         tx.update_step(step)?;
-        record_step(&mut *tx, step, now)?;
+        record_step(&mut tx, &execution.job, step, now)?;
         tx.commit()?;
         if let Some(stored) = job_context {
             contexts.job.committed(stored);
@@ -94,11 +95,11 @@ pub(crate) fn end_step(
 /// Marks the failures of `steps` as handled: the flow continues after them, and a restart does not run them
 /// again.
 pub(crate) fn handle_failures(
-    repository: &dyn JobRepository,
+    store: &ObservedStore,
     lease: Lease,
     steps: &[StepExecutionId],
 ) -> Result<(), RepositoryError> {
-    transact(repository, |tx| {
+    transact(store, |tx| {
         owned(tx, lease)?;
         for mut step in tx.steps_of(lease.execution)? {
             if steps.contains(&step.id) {
@@ -112,13 +113,13 @@ pub(crate) fn handle_failures(
 
 /// Stores the plan of a running step as its checkpoint, for its restart.
 pub(crate) fn keep_plan(
-    repository: &dyn JobRepository,
+    store: &ObservedStore,
     lease: Lease,
     step: &mut StepExecution,
     plan: &str,
     now: Timestamp,
 ) -> Result<(), RepositoryError> {
-    transact::<_, RepositoryError>(repository, |tx| {
+    transact::<_, RepositoryError>(store, |tx| {
         // The step sees a requested stop at the commit of its next chunk.
         let _held = tx.save_checkpoint(&CheckpointUpdate {
             lease,
@@ -137,20 +138,20 @@ pub(crate) fn keep_plan(
 
 /// Sets the running steps and partitions of `execution` to `FAILED` and keeps their checkpoints.
 pub(super) fn close_steps(
-    tx: &mut dyn Transaction,
-    execution: ExecutionId,
+    tx: &mut Tx<'_>,
+    execution: &JobExecution,
     failure: &Failure,
     note: &str,
     now: Timestamp,
 ) -> Result<(), RepositoryError> {
-    for mut step in tx.steps_of(execution)? {
+    for mut step in tx.steps_of(execution.id)? {
         if step.status.is_running() {
             step.status = BatchStatus::Failed;
             step.exit = ExitStatus::failed().with_message(note);
             step.failure = Some(failure.clone());
             step.ended_at = Some(now);
             tx.update_step(&step)?;
-            record_step(tx, &step, now)?;
+            record_step(tx, &execution.job, &step, now)?;
         }
     }
     Ok(())

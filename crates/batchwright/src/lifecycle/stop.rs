@@ -6,16 +6,16 @@ use super::{change, close_stopped, refuse_if_superseded, step::close_steps, tran
 use crate::error::RepositoryError;
 use crate::execution::{BatchStatus, ExecutionId, ExitStatus, Failure, JobExecution, StatusEvent};
 use crate::launch::{self, RecoverMode};
+use crate::lifecycle::{ObservedStore, Tx};
 use crate::refusal::{OperatorError, Refusal};
-use crate::store::{JobRepository, Transaction};
 
 /// Requests a running execution to stop. An execution that has not begun is stopped at once.
 pub(crate) fn request_stop(
-    repository: &dyn JobRepository,
+    store: &ObservedStore,
     id: ExecutionId,
     now: Timestamp,
 ) -> Result<JobExecution, OperatorError> {
-    transact(repository, |tx| {
+    transact(store, |tx| {
         let mut execution = wanted(tx, id)?;
         execution.status = execution
             .status
@@ -46,11 +46,11 @@ pub(crate) fn request_stop(
 
 /// Abandons an execution: it can never be restarted. A repeated call changes nothing.
 pub(crate) fn abandon(
-    repository: &dyn JobRepository,
+    store: &ObservedStore,
     id: ExecutionId,
     now: Timestamp,
 ) -> Result<JobExecution, OperatorError> {
-    transact(repository, |tx| {
+    transact(store, |tx| {
         let mut execution = wanted(tx, id)?;
         if execution.status == BatchStatus::Abandoned {
             return Ok(execution);
@@ -70,12 +70,12 @@ pub(crate) fn abandon(
 
 /// Closes an execution whose owner is dead, so that it can be restarted. A finished execution stays as it is.
 pub(crate) fn recover(
-    repository: &dyn JobRepository,
+    store: &ObservedStore,
     id: ExecutionId,
     mode: RecoverMode,
     now: Timestamp,
 ) -> Result<JobExecution, OperatorError> {
-    transact(repository, |tx| {
+    transact(store, |tx| {
         let execution = wanted(tx, id)?;
         if !execution.status.is_running() {
             return Ok(execution);
@@ -93,7 +93,7 @@ pub(crate) fn recover(
 /// Sets running steps and the job to `FAILED` and keeps their checkpoints; the new fence refuses commits of
 /// the old owner.
 pub(super) fn close_lost(
-    tx: &mut dyn Transaction,
+    tx: &mut Tx<'_>,
     execution: &JobExecution,
     now: Timestamp,
 ) -> Result<JobExecution, RepositoryError> {
@@ -102,7 +102,7 @@ pub(super) fn close_lost(
     let lost = format!("owner {owner} lost, its lease ran until {since:.3}");
     let note = format!("recovered: {lost}");
     let failure = Failure::new("recovered", lost);
-    close_steps(tx, execution.id, &failure, &note, now)?;
+    close_steps(tx, execution, &failure, &note, now)?;
     let mut closed = execution.clone();
     closed.status = BatchStatus::Failed;
     closed.exit = ExitStatus::failed().with_message(&note);

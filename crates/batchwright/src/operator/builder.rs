@@ -7,8 +7,9 @@ use super::heartbeat::Heartbeat;
 use super::pool::Pool;
 use super::{Inner, JobOperator};
 use crate::clock::Clock;
-use crate::event::Events;
+use crate::event::{Events, Observer};
 use crate::host::{Active, CommitHook, CommitPoint, Host, Permits};
+use crate::lifecycle::ObservedStore;
 use crate::owner::ProcessIdentity;
 use crate::registry::{JobRegistry, JobSource};
 use crate::scope::JobScope;
@@ -36,6 +37,13 @@ impl OperatorBuilder {
         hook: impl Fn(&JobScope, &str, CommitPoint) + Send + Sync + 'static,
     ) -> Self {
         self.commit_hook = Some(Arc::new(hook));
+        self
+    }
+
+    /// Adds an observer of everything that executions do. [`JobOperator::events`] adds more later.
+    #[must_use]
+    pub fn observer(self, observer: impl Observer + 'static) -> Self {
+        self.events.observe(observer);
         self
     }
 
@@ -90,9 +98,8 @@ impl OperatorBuilder {
     pub fn build(self) -> JobOperator {
         let active = Active::default();
         let host = Host {
-            repository: Arc::clone(&self.repository),
+            store: ObservedStore::new(Arc::clone(&self.repository), self.events.clone()),
             clock: Arc::clone(&self.clock),
-            events: self.events.clone(),
             step_permits: Arc::new(Permits::new(self.running_steps_max)),
             commit_hook: self.commit_hook,
             owner: ProcessIdentity::current().to_string().into(),

@@ -17,7 +17,11 @@ impl JobOperator {
     /// Returns the answers to questions about jobs, instances and executions.
     pub fn explorer(&self) -> JobExplorer<'_> {
         let host = &self.inner.host;
-        JobExplorer { queries: &*host.repository, jobs: &*self.inner.jobs, clock: &*host.clock }
+        JobExplorer {
+            queries: &**host.store.repository(),
+            jobs: &*self.inner.jobs,
+            clock: &*host.clock,
+        }
     }
 }
 

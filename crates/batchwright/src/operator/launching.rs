@@ -25,7 +25,7 @@ impl JobOperator {
     /// incrementer.
     pub fn launch(&self, launch: &Launch) -> Result<JobHandle, OperatorError> {
         let job = self.job_of_launch(launch)?;
-        let execution = self.store(&job, launch, Some(self.claimant()))?;
+        let execution = self.store_launch(&job, launch, Some(self.claimant()))?;
         Ok(match job.progressive() {
             Some(_) => self.submit_drive(&execution, RunMode::Driven),
             None => self.submit(job, &execution, &launch.options),
@@ -39,7 +39,7 @@ impl JobOperator {
     ///
     /// As [`launch`](Self::launch).
     pub fn enqueue(&self, launch: &Launch) -> Result<JobExecution, OperatorError> {
-        self.store(&*self.job_of_launch(launch)?, launch, None)
+        self.store_launch(&*self.job_of_launch(launch)?, launch, None)
     }
 
     fn job_of_launch(&self, launch: &Launch) -> Result<Arc<Job>, OperatorError> {
@@ -50,7 +50,7 @@ impl JobOperator {
     }
 
     /// Stores the execution of `launch`. A progressive execution has no owner: its lanes have one each.
-    fn store(
+    fn store_launch(
         &self,
         job: &Job,
         launch: &Launch,
@@ -61,16 +61,12 @@ impl JobOperator {
         }
         let request = self.request(job, &launch.options, claimant);
         let given = &launch.parameters;
-        let repository = self.repository();
+        let store = self.store();
         match &launch.target {
-            LaunchTarget::Start(_) => {
-                lifecycle::start(repository, &request, job.accept(given.clone())?)
-            }
-            LaunchTarget::Next(_) => {
-                lifecycle::start_next(repository, &request, following(job, given)?)
-            }
+            LaunchTarget::Start(_) => lifecycle::start(store, &request, job.accept(given.clone())?),
+            LaunchTarget::Next(_) => lifecycle::start_next(store, &request, following(job, given)?),
             LaunchTarget::Restart(id) => {
-                lifecycle::restart(repository, *id, &request, changed(job, given))
+                lifecycle::restart(store, *id, &request, changed(job, given))
             }
         }
     }
@@ -89,7 +85,7 @@ impl JobOperator {
                 let newest = self.queries().executions(&ExecutionFilter::of_job(name).limit(1))?;
                 following(job, given)?(newest.into_iter().next().map(|newest| newest.parameters))?
             }
-            LaunchTarget::Restart(id) => transact(self.repository(), |tx| {
+            LaunchTarget::Restart(id) => transact(self.store(), |tx| {
                 parameters_of_restart(tx, *id, &launch.options, changed(job, given))
             })?,
         };
@@ -126,7 +122,7 @@ impl JobOperator {
     ) -> Result<Option<JobExecution>, OperatorError> {
         let mut claimant = self.claimant();
         claimant.owner.push_str(owner_suffix);
-        Ok(lifecycle::adopt(self.repository(), id, &claimant, self.now())?)
+        Ok(lifecycle::adopt(self.store(), id, &claimant, self.now())?)
     }
 
     /// Submits a stored execution to the pool of threads.
@@ -140,7 +136,7 @@ impl JobOperator {
         let host = Host { accept_changed_definition, ..self.inner.host.clone() };
         let (activity, stop) = self.activate(execution, RunMode::Owned);
         let lease = Lease { execution: execution.id, fence: execution.fence };
-        let (handle, ending) = JobHandle::new(execution.id, Arc::clone(&host.repository));
+        let (handle, ending) = JobHandle::new(execution.id, Arc::clone(host.store.repository()));
         self.inner.pool.submit(Box::new(move || {
             let run = JobRun { job, lease, stop };
             // A panic outside user code must not keep the lease alive; dropping `ending` reports it to the

@@ -69,9 +69,7 @@ impl JobOperator {
             as_client,
             plan: &plan,
         };
-        let execution = progressive::open(self.repository(), &request, &parameters)?;
-        self.inner.host.emit_job(&execution, execution.status);
-        Ok(execution)
+        progressive::open(self.store(), &request, &parameters)
     }
 
     /// Returns the scope of a step before its execution has a number.
@@ -80,14 +78,14 @@ impl JobOperator {
         let execution = JobExecution::new_unsaved(job.name(), parameters.clone(), now);
         let step = StepExecution::new_unsaved(step, now);
         let scope = JobScope::new(&execution, StopToken::default());
-        StepScope::new(scope, &step, None, self.repository(), StepStart::Fresh)
+        StepScope::new(scope, &step, None, &**self.store(), StepStart::Fresh)
     }
 
     /// Drives an execution on a thread of the operator.
     pub(super) fn submit_drive(&self, execution: &JobExecution, carried: RunMode) -> JobHandle {
         let id = execution.id;
         let (activity, stop) = self.activate(execution, carried);
-        let (handle, ending) = JobHandle::new(id, Arc::clone(&self.inner.host.repository));
+        let (handle, ending) = JobHandle::new(id, Arc::clone(self.inner.host.store.repository()));
         let operator = self.clone();
         self.inner.pool.submit(Box::new(move || {
             let slices = operator.progressive();
@@ -95,10 +93,7 @@ impl JobOperator {
             let driven = driven.and_then(|execution| slices.confirmed(execution));
             drop(activity);
             match driven {
-                Ok(execution) => {
-                    operator.inner.host.emit_job(&execution, execution.status);
-                    ending.end(Ok(()));
-                }
+                Ok(_) => ending.end(Ok(())),
                 Err(SliceError::Operator(OperatorError::Repository(error))) => {
                     ending.end(Err(error));
                 }
@@ -185,7 +180,7 @@ impl ProgressiveOperator<'_> {
         token: Option<&str>,
     ) -> Result<(JobExecution, ProgressiveState), SliceError> {
         let execution = self.operator.execution(id)?;
-        let state = self.operator.repository().slices().progressive_state(id)?;
+        let state = self.operator.store().slices().progressive_state(id)?;
         let state = state.ok_or(SliceError::NotProgressive { execution: id })?;
         progressive::check_owner(&state.row, token)?;
         Ok((execution, state))
@@ -217,7 +212,7 @@ impl ProgressiveOperator<'_> {
         token: Option<&str>,
     ) -> Result<Option<StoredResponse>, SliceError> {
         self.progressive_state(id, token)?;
-        Ok(self.operator.repository().slices().response(id)?)
+        Ok(self.operator.store().slices().response(id)?)
     }
 
     /// Acknowledges the final response of execution `id` and deletes its body. Returns whether the execution
@@ -228,7 +223,7 @@ impl ProgressiveOperator<'_> {
     /// As [`progressive_state`](Self::progressive_state).
     pub fn acknowledge(&self, id: ExecutionId, token: Option<&str>) -> Result<bool, SliceError> {
         self.progressive_state(id, token)?;
-        transact(self.operator.repository(), |tx| Ok(tx.slices().acknowledge_response(id)?))
+        transact(self.operator.store(), |tx| Ok(tx.slices().acknowledge_response(id)?))
     }
 
     /// Deletes the bodies of responses that no client acknowledged for `age`. Returns their number.
@@ -238,7 +233,7 @@ impl ProgressiveOperator<'_> {
     /// When the store fails.
     pub fn expire_responses(&self, age: Duration) -> Result<u64, OperatorError> {
         let before = self.operator.now().saturating_sub(age).unwrap_or(jiff::Timestamp::MIN);
-        transact(self.operator.repository(), |tx| Ok(tx.slices().expire_responses(before)?))
+        transact(self.operator.store(), |tx| Ok(tx.slices().expire_responses(before)?))
     }
 
     /// Drives the progressive execution `id` with up to `lanes` lanes at once, until the execution ends or
@@ -254,7 +249,7 @@ impl ProgressiveOperator<'_> {
         stop: &StopToken,
     ) -> Result<JobExecution, SliceError> {
         self.work_of(id)?;
-        let state = self.operator.repository().slices().progressive_state(id)?;
+        let state = self.operator.store().slices().progressive_state(id)?;
         let state = state.ok_or(SliceError::NotProgressive { execution: id })?;
         let now = self.operator.now();
         let mut all = state.lanes;
@@ -359,7 +354,7 @@ impl ProgressiveOperator<'_> {
     ///
     /// When the store fails.
     pub fn drive_all(&self) -> Result<(), OperatorError> {
-        for id in self.operator.repository().slices().server_driven()? {
+        for id in self.operator.store().slices().server_driven()? {
             if !self.operator.has_room() {
                 return Ok(());
             }
@@ -386,7 +381,7 @@ impl ProgressiveOperator<'_> {
             if execution.owner.is_some() {
                 continue;
             }
-            transact(self.operator.repository(), |tx| match tx.execution(execution.id)? {
+            transact(self.operator.store(), |tx| match tx.execution(execution.id)? {
                 Some(mut execution) if execution.status == BatchStatus::Stopping => {
                     close_stopped(tx, &mut execution, self.operator.now())
                 }

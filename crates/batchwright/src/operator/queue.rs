@@ -75,7 +75,7 @@ impl JobQueue<'_> {
             flow: execution.flow.clone(),
         };
         let lease = Lease { execution: execution.id, fence: execution.fence };
-        lifecycle::finish(self.operator.repository(), lease, &ended, self.operator.now())?;
+        lifecycle::finish(self.operator.store(), lease, &ended, self.operator.now())?;
         Ok(())
     }
 

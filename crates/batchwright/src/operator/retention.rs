@@ -1,10 +1,10 @@
 //! Retention: which instances are deleted, and when.
 
 use super::{JobOperator, OperatorError};
+use crate::event::{Change, Event};
 use crate::execution::{BatchStatus, ExecutionId, InstanceId, JobExecution};
-use crate::lifecycle::transact;
+use crate::lifecycle::{Tx, subject_of, transact};
 use crate::query::{ExecutionFilter, InstancePage};
-use crate::store::Transaction;
 
 /// Selects the instances to delete. All conditions must hold; a running instance is never deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -82,8 +82,8 @@ impl JobOperator {
             let candidates = self.queries().executions(&filter)?;
             let Some(last) = candidates.last() else { return Ok(purged) };
             filter.before = Some(last.id);
-            let deleted = transact(self.repository(), |tx| {
-                purge_in(tx, &candidates, below, retention, dry_run)
+            let deleted = transact(self.store(), |tx| {
+                purge_in(tx, &candidates, below, retention, dry_run, self.now())
             })?;
             purged += deleted.len() as u64;
             deleted.iter().for_each(&mut *each);
@@ -93,18 +93,26 @@ impl JobOperator {
 
 /// Deletes the instances of `candidates` that `retention` allows, and returns their executions.
 fn purge_in(
-    tx: &mut dyn Transaction,
+    tx: &mut Tx<'_>,
     candidates: &[JobExecution],
     below: InstanceId,
     retention: &Retention,
     dry_run: bool,
+    now: jiff::Timestamp,
 ) -> Result<Vec<JobExecution>, OperatorError> {
     let mut deleted = Vec::new();
     for candidate in candidates.iter().filter(|one| one.instance_id < below) {
         let history = tx.executions_of(candidate.instance_id)?;
         if may_go(&history, candidate.id, retention) {
             if !dry_run {
-                history.iter().try_for_each(|one| tx.delete_execution(one.id))?;
+                for one in &history {
+                    tx.delete_execution(one.id)?;
+                    tx.after_commit(|| Event {
+                        at: now,
+                        subject: subject_of(one),
+                        change: Change::Deleted,
+                    });
+                }
             }
             deleted.extend(history);
         }

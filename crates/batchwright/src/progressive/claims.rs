@@ -9,7 +9,8 @@ use super::step::Settings;
 use super::timing::UnitTimes;
 use crate::error::RepositoryError;
 use crate::execution::ExecutionId;
-use crate::store::{ProgressiveExecution, Segment, Transaction};
+use crate::lifecycle::Tx;
+use crate::store::{ProgressiveExecution, Segment};
 
 /// Duration of the work that a lane claims at a time: so short that it hardly delays a lane that takes the
 /// rest.
@@ -41,7 +42,7 @@ pub(crate) fn window(times: &UnitTimes) -> u64 {
 
 /// Claims the next window for lane `me`, in a transaction that has locked the execution.
 pub(crate) fn claim_segment(
-    tx: &mut dyn Transaction,
+    tx: &mut Tx<'_>,
     id: ExecutionId,
     me: u32,
     now: Timestamp,

@@ -16,9 +16,9 @@ use crate::error::{ErrorKind, ItemError, RepositoryError};
 use crate::execution::{Counters, Failure, Phase, SkipRecord};
 use crate::host::{CommitPoint, Host};
 use crate::item::ChunkTransaction;
-use crate::lifecycle::{Final, contended, end, owned};
+use crate::lifecycle::{Final, Tx, contended, end, owned};
 use crate::scope::StepScope;
-use crate::store::{Held, Lane, Lease, ProgressiveExecution, Segment, Transaction};
+use crate::store::{Held, Lane, Lease, ProgressiveExecution, Segment};
 
 /// Number of parts into which the units of a chunk are divided after one of them failed the whole chunk.
 const CUT: u64 = 16;
@@ -491,7 +491,7 @@ impl<'a> LaneRun<'a> {
     ) -> Result<Result<After, ItemError>, RepositoryError> {
         let scope = self.scope.clone();
         let sequence = self.committed.as_ref().map_or(0, |segment| segment.position);
-        let mut chunk = ChunkTransaction::new(&*self.host.repository, &scope, sequence);
+        let mut chunk = ChunkTransaction::new(&self.host.store, &scope, sequence);
         if let Err(error) = self.watched(|| write(&mut chunk)) {
             return match chunk.broken() {
                 Some(error) => Err(error),
@@ -560,7 +560,7 @@ impl<'a> LaneRun<'a> {
     }
 
     /// Stores the results since the last commit.
-    fn store(&self, tx: &mut dyn Transaction) -> Result<(), RepositoryError> {
+    fn store(&self, tx: &mut Tx<'_>) -> Result<(), RepositoryError> {
         let Some(segment) = &self.segment else { return Ok(()) };
         tx.slices().update_segment(segment)?;
         if !self.since.skips.is_empty() {
@@ -574,7 +574,7 @@ impl<'a> LaneRun<'a> {
     }
 
     /// Stores the lane with a renewed lease.
-    fn store_lane(&self, tx: &mut dyn Transaction) -> Result<(), RepositoryError> {
+    fn store_lane(&self, tx: &mut Tx<'_>) -> Result<(), RepositoryError> {
         let until = later(self.host.clock.now(), self.host.lease_timeout);
         let mut lane = self.lane.clone();
         lane.lease_until = Some(until);
@@ -582,17 +582,14 @@ impl<'a> LaneRun<'a> {
         self.store_as(tx, &lane)
     }
 
-    fn store_as(&self, tx: &mut dyn Transaction, lane: &Lane) -> Result<(), RepositoryError> {
+    fn store_as(&self, tx: &mut Tx<'_>, lane: &Lane) -> Result<(), RepositoryError> {
         match tx.slices().update_lane(lane, self.lane.fence)? {
             true => Ok(()),
             false => Err(RepositoryError::LeaseLost { execution: self.lease.execution }),
         }
     }
 
-    fn claim_in(
-        &self,
-        tx: &mut dyn Transaction,
-    ) -> Result<Result<Segment, NoWork>, RepositoryError> {
+    fn claim_in(&self, tx: &mut Tx<'_>) -> Result<Result<Segment, NoWork>, RepositoryError> {
         let rules = claims::rules(&self.row, &self.settings);
         let units = claims::window(&self.times);
         claims::claim_segment(
@@ -612,9 +609,8 @@ impl<'a> LaneRun<'a> {
             if self.pulse.lost_client() == Some(OnDisconnect::Halt) {
                 return Err(Halt::Dropped);
             }
-            let repository = &*host.repository;
             let id = self.lease.execution;
-            let execution = repository.execution(id)?;
+            let execution = host.store.execution(id)?;
             let Some(execution) = execution.filter(|one| one.status.is_running()) else {
                 return Ok(self.end_with_the_others()?);
             };
@@ -634,7 +630,7 @@ impl<'a> LaneRun<'a> {
 
     /// Returns whether a claim would find work, or that no work remains.
     fn is_something_to_do(&self) -> Result<bool, RepositoryError> {
-        let state = self.host.repository.slices().progressive_state(self.lease.execution)?;
+        let state = self.host.store.slices().progressive_state(self.lease.execution)?;
         let Some(mut state) = state else { return Ok(false) };
         let now = self.host.clock.now();
         let is_live =

@@ -12,10 +12,11 @@ use super::step::Settings;
 use super::timing::UnitTimes;
 use crate::clock::later;
 use crate::error::RepositoryError;
+use crate::event::{Change, Event};
 use crate::execution::{JobExecution, StepExecution};
-use crate::lifecycle::transact;
+use crate::lifecycle::{ObservedStore, Tx, subject_of, transact};
 use crate::refusal::Refusal;
-use crate::store::{JobRepository, Lane, Lease, ProgressiveExecution, Segment, Transaction};
+use crate::store::{Lane, Lease, ProgressiveExecution, Segment};
 use crate::text::hex;
 
 /// Returns the hash of a token, as it is stored.
@@ -45,18 +46,18 @@ pub(crate) enum Beginning {
 
 /// Takes the lease of a lane and claims its first window.
 pub(crate) fn begin_slice(
-    repository: &dyn JobRepository,
+    store: &ObservedStore,
     order: &SliceOrder,
     settings: &Settings,
     owner: &str,
     now: Timestamp,
     lease: Duration,
 ) -> Result<Beginning, SliceError> {
-    transact(repository, |tx| begin_in(tx, order, settings, owner, now, lease))
+    transact(store, |tx| begin_in(tx, order, settings, owner, now, lease))
 }
 
 fn begin_in(
-    tx: &mut dyn Transaction,
+    tx: &mut Tx<'_>,
     order: &SliceOrder,
     settings: &Settings,
     owner: &str,
@@ -109,6 +110,10 @@ fn begin_in(
         .find(|step| step.id == row.step)
         .ok_or_else(|| RepositoryError::Corrupt { what: format!("execution {id} has no step") })?;
     let lease = Lease { execution: id, fence: execution.fence };
+    tx.after_commit(|| {
+        let change = Change::SliceBegan { lane: lane.rank };
+        Event { at: now, subject: subject_of(&execution), change }
+    });
     Ok(Beginning::Run(Box::new(Begun { execution, step, row, lease, lane, segment })))
 }
 
@@ -143,13 +148,13 @@ type AnswerOf<'a> = &'a dyn Fn(&JobExecution, &ProgressiveExecution, &[Lane], &[
 /// Shuts out the worker of a hanging unit or other user code: counts the attempt and frees the lane. A slice
 /// that was answered in the meantime keeps its answer.
 pub(crate) fn shut_out_worker(
-    repository: &dyn JobRepository,
+    store: &ObservedStore,
     begun: &Begun,
     seq: u64,
     hanging: Option<u64>,
     answer: AnswerOf<'_>,
 ) -> Result<String, RepositoryError> {
-    transact(repository, |tx| {
+    transact(store, |tx| {
         let id = begun.lease.execution;
         let lost = RepositoryError::LeaseLost { execution: id };
         let execution = tx.execution(id)?.ok_or(lost)?;

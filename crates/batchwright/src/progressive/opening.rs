@@ -7,11 +7,11 @@ use super::step::{Plan, Settings};
 use crate::error::RepositoryError;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
 use crate::launch;
-use crate::lifecycle::{StartRequest, change, contended, record_step, start_in};
+use crate::lifecycle::{ObservedStore, StartRequest, Tx, change, contended, record_step, start_in};
 use crate::owner::unique_id;
 use crate::parameters::{JobParameters, REPEAT_PARAMETER};
 use crate::refusal::{OperatorError, Refusal};
-use crate::store::{JobRepository, Lane, ProgressiveExecution, Segment, Transaction};
+use crate::store::{Lane, ProgressiveExecution, Segment};
 
 /// Minimum target of a slice: a shorter slice would consist only of its commit.
 const TARGET_MIN: Duration = Duration::from_millis(1);
@@ -59,21 +59,21 @@ pub(crate) struct OpenRequest<'a> {
 
 /// Starts or restarts the instance of `parameters` and opens it for slices.
 pub(crate) fn open(
-    repository: &dyn JobRepository,
+    store: &ObservedStore,
     request: &OpenRequest<'_>,
     parameters: &JobParameters,
 ) -> Result<JobExecution, OperatorError> {
     let mut plan = None;
     let under_way = match request.options.repeats {
-        true => under_way(repository, request.start.job, parameters)?,
+        true => under_way(store, request.start.job, parameters)?,
         false => None,
     };
     let parameters = under_way.as_ref().unwrap_or(parameters);
     loop {
         // A transaction that only finds that the input must be examined is rolled back.
         let opened = contended(|| {
-            let mut tx = repository.begin()?;
-            let opened = open_in(&mut *tx, request, parameters, plan.as_ref())?;
+            let mut tx = store.begin()?;
+            let opened = open_in(&mut tx, request, parameters, plan.as_ref())?;
             if opened.is_some() {
                 tx.commit()?;
             }
@@ -89,7 +89,7 @@ pub(crate) fn open(
 
 /// Opens the execution in one transaction. `None`: the input must be examined first.
 fn open_in(
-    tx: &mut dyn Transaction,
+    tx: &mut Tx<'_>,
     request: &OpenRequest<'_>,
     parameters: &JobParameters,
     plan: Option<&Plan>,
@@ -163,7 +163,7 @@ impl UnitsOf<'_> {
 
 /// Inserts the row of the step, which continues `former`.
 fn insert_step(
-    tx: &mut dyn Transaction,
+    tx: &mut Tx<'_>,
     request: &OpenRequest<'_>,
     execution: ExecutionId,
     former: Option<&StepExecution>,
@@ -177,13 +177,13 @@ fn insert_step(
         ..StepExecution::new_unsaved(request.step, now)
     };
     step.id = tx.insert_step(&step)?;
-    record_step(tx, &step, now)?;
+    record_step(tx, request.start.job, &step, now)?;
     Ok(step)
 }
 
 /// Inserts the lanes of an execution; they begin with the unit times of the lanes `known`.
 fn insert_lanes(
-    tx: &mut dyn Transaction,
+    tx: &mut Tx<'_>,
     row: &ProgressiveExecution,
     segments: usize,
     wanted: u32,
@@ -219,7 +219,7 @@ fn insert_lanes(
 /// and halving find its number where the numbers have no gap; a gap that a purge left may be used as a
 /// number.
 fn repeated(
-    tx: &mut dyn Transaction,
+    tx: &mut Tx<'_>,
     job: &str,
     parameters: &JobParameters,
 ) -> Result<JobParameters, OperatorError> {
@@ -254,12 +254,12 @@ fn repeated(
 
 /// Returns the parameters of a running execution that does the work of `parameters`, in any repetition.
 fn under_way(
-    repository: &dyn JobRepository,
+    store: &ObservedStore,
     job: &str,
     parameters: &JobParameters,
 ) -> Result<Option<JobParameters>, OperatorError> {
     let key = parameters.key();
-    let running = repository.running(job)?.into_iter().map(|one| one.parameters);
+    let running = store.running(job)?.into_iter().map(|one| one.parameters);
     Ok(running.into_iter().find(|one| one.without(REPEAT_PARAMETER).key() == key))
 }
 
@@ -287,7 +287,7 @@ fn owner_of(
 
 /// Returns the progressive execution that `execution` restarts, and its step.
 fn former(
-    tx: &mut dyn Transaction,
+    tx: &mut Tx<'_>,
     execution: &JobExecution,
 ) -> Result<Option<(ProgressiveExecution, StepExecution)>, RepositoryError> {
     let Some(id) = execution.restart_of else { return Ok(None) };
@@ -299,7 +299,7 @@ fn former(
 /// Returns the segments of `from` at their positions, for `to`. The records of failed attempts are deleted,
 /// so that units have all their attempts again; units that are counted as failed stay so.
 fn inherited(
-    tx: &mut dyn Transaction,
+    tx: &mut Tx<'_>,
     from: ExecutionId,
     to: ExecutionId,
 ) -> Result<Vec<Segment>, RepositoryError> {

@@ -179,15 +179,14 @@ pub(crate) fn run_slice(
     spawn: impl FnOnce(Box<dyn FnOnce() + Send>),
 ) -> Result<String, SliceError> {
     let settings = work.settings();
-    let repository = &*host.repository;
     let now = host.clock.now();
     let lease = host.lease_timeout;
-    let begun = match lifecycle::begin_slice(repository, order, &settings, &host.owner, now, lease)?
-    {
-        Beginning::Run(begun) => Arc::new(*begun),
-        Beginning::Answered(answer) => return Ok(answer),
-        Beginning::Ended(ended) => return answer_finished(host, order, &ended),
-    };
+    let begun =
+        match lifecycle::begin_slice(&host.store, order, &settings, &host.owner, now, lease)? {
+            Beginning::Run(begun) => Arc::new(*begun),
+            Beginning::Answered(answer) => return Ok(answer),
+            Beginning::Ended(ended) => return answer_finished(host, order, &ended),
+        };
     let (sender, receiver) = sync_channel(1);
     let pulse = Arc::clone(&order.client.pulse);
     {
@@ -254,7 +253,7 @@ fn work_through(
     let Begun { execution, step, row, lease, lane, segment } = begun;
     let job = JobScope::new(execution, StopToken::default());
     let start = if execution.restart_of.is_some() { StepStart::Resumed } else { StepStart::Fresh };
-    let scope = StepScope::new(job, step, None, &*host.repository, start);
+    let scope = StepScope::new(job, step, None, &*host.store, start);
     let mut run = LaneRun::begin(LaneStart {
         work,
         host,
@@ -294,7 +293,7 @@ fn work_through(
 
 fn renew(host: &Host, begun: &Begun) {
     let until = later(host.clock.now(), host.lease_timeout);
-    let renewed = transact::<_, RepositoryError>(&*host.repository, |tx| {
+    let renewed = transact::<_, RepositoryError>(&host.store, |tx| {
         tx.slices().renew_lane(&begun.lane, begun.lane.fence, until)
     });
     match renewed {
@@ -322,7 +321,7 @@ fn give_up(
         let answer = SliceAnswer { outcome, next_seq, retry_after_ms: None, progress };
         serde_json::to_string(&answer).unwrap_or_default()
     };
-    lifecycle::shut_out_worker(&*host.repository, begun, order.seq, unit, &answer)
+    lifecycle::shut_out_worker(&host.store, begun, order.seq, unit, &answer)
         .map_err(SliceError::from)
 }
 
@@ -333,11 +332,11 @@ fn answer_finished(
     (execution, row): &(JobExecution, ProgressiveExecution),
 ) -> Result<String, SliceError> {
     let finished = SliceError::Finished { execution: execution.id, status: execution.status };
-    let response = host.repository.slices().response(execution.id)?;
+    let response = host.store.slices().response(execution.id)?;
     if response.is_none_or(|response| response.is_acknowledged) {
         return Err(finished);
     }
-    let state = host.repository.slices().progressive_state(execution.id)?;
+    let state = host.store.slices().progressive_state(execution.id)?;
     let (lanes, segments) = state.map(|state| (state.lanes, state.segments)).unwrap_or_default();
     let answer = SliceAnswer {
         outcome: outcome_of(execution),
@@ -352,7 +351,7 @@ fn answer_finished(
 /// Returns the error of a lane whose lease is lost: the execution has ended, or another worker took the lane
 /// over.
 fn ended_or(host: &Host, order: &SliceOrder, lost: RepositoryError) -> SliceError {
-    match host.repository.execution(order.execution) {
+    match host.store.execution(order.execution) {
         Ok(Some(one)) if !one.status.is_running() => {
             SliceError::Finished { execution: one.id, status: one.status }
         }

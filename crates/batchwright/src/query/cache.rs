@@ -7,7 +7,7 @@ use moka::sync::Cache;
 
 use super::{ExecutionFilter, InstancePage, Queries};
 use crate::error::RepositoryError;
-use crate::event::EventRecord;
+use crate::event::Event;
 use crate::execution::{
     ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution, StepExecutionId,
 };
@@ -125,7 +125,7 @@ impl Queries for CachedQueries {
         self.queries.skips_page(id, begin, limit)
     }
 
-    fn events(&self, id: ExecutionId) -> Result<Vec<EventRecord>, RepositoryError> {
+    fn events(&self, id: ExecutionId) -> Result<Vec<Event>, RepositoryError> {
         self.queries.events(id)
     }
 }

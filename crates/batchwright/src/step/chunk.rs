@@ -244,7 +244,7 @@ where
         let at = At { step: &self.name };
         let position = checkpoint.writer().map_err(at.component("writer", "position"))?;
         // An owner that lost its lease before this point must not touch the successor's output.
-        lifecycle::still_owned(run.repository(), run.lease)
+        lifecycle::still_owned(run.store(), run.lease)
             .map_err(|source| run.commit_failed(source))?;
         let ahead = guarded(|| writer.open(position, &run.scope)).or_else(|error| {
             super::split_lease_lost(error, &self.name, run.lease.execution)

@@ -6,13 +6,13 @@ use jiff::Timestamp;
 
 use crate::clock::Clock;
 use crate::error::{RepositoryError, StepError};
-use crate::event::{Change, Event, Progress};
-use crate::execution::{Counters, SkipRecord, StepExecution};
+use crate::event::{Change, Event, Progress, Subject};
+use crate::execution::{Counters, SkipRecord, StepExecution, StepExecutionId};
 use crate::host::{CommitPoint, Host};
 use crate::item::ChunkTransaction;
-use crate::lifecycle;
+use crate::lifecycle::{self, ObservedStore};
 use crate::scope::StepScope;
-use crate::store::{CheckpointUpdate, Held, JobRepository, Lease};
+use crate::store::{CheckpointUpdate, Held, Lease};
 
 /// The state that a step's code uses while it runs.
 #[doc(hidden)]
@@ -27,8 +27,8 @@ pub struct StepRun<'a> {
 }
 
 impl<'a> StepRun<'a> {
-    pub(crate) fn repository(&self) -> &'a dyn JobRepository {
-        &*self.host.repository
+    pub(crate) fn store(&self) -> &'a ObservedStore {
+        &self.host.store
     }
 
     pub(crate) fn clock(&self) -> &'a dyn Clock {
@@ -38,7 +38,7 @@ impl<'a> StepRun<'a> {
     /// Stores the plan that a restart needs, separate from the checkpoints of items.
     pub(crate) fn keep_plan(&mut self, plan: &str) -> Result<(), StepError> {
         let now = self.clock().now();
-        lifecycle::keep_plan(self.repository(), self.lease, &mut self.step, plan, now)
+        lifecycle::keep_plan(self.store(), self.lease, &mut self.step, plan, now)
             .map_err(|source| self.commit_failed(source))
     }
 
@@ -87,9 +87,8 @@ impl<'a> StepRun<'a> {
         if held == Held::StopRequested {
             self.scope.stop().request();
         }
-        self.emit(at, |id, name| Change::ChunkCommitted {
+        self.emit(at, |id| Change::ChunkCommitted {
             id,
-            name,
             counters: commit.counters,
             progress: commit.progress,
         });
@@ -110,7 +109,7 @@ impl<'a> StepRun<'a> {
         tracing::debug!(step = self.scope.step(), %error, "chunk rolled back");
         let at = self.clock().now();
         let error = || error.to_string();
-        self.emit(at, |id, name| Change::ChunkRolledBack { id, name, error: error() });
+        self.emit(at, |id| Change::ChunkRolledBack { id, error: error() });
     }
 
     /// Converts a repository failure into a failure of this step.
@@ -118,16 +117,14 @@ impl<'a> StepRun<'a> {
         StepError::Commit { step: self.scope.step().to_owned(), source }
     }
 
-    fn emit(
-        &self,
-        at: Timestamp,
-        change: impl FnOnce(crate::execution::StepExecutionId, std::sync::Arc<str>) -> Change,
-    ) {
-        self.host.events.emit(|| Event {
-            at,
-            execution: self.lease.execution,
-            job: self.scope.job().job().into(),
-            change: change(self.step.id, self.scope.step().into()),
+    fn emit(&self, at: Timestamp, change: impl FnOnce(StepExecutionId) -> Change) {
+        self.host.store.events().emit(|| {
+            let subject = Subject::Step {
+                execution: self.lease.execution,
+                job: self.scope.job().job().into(),
+                step: self.scope.step().into(),
+            };
+            Event { at, subject, change: change(self.step.id) }
         });
     }
 }

@@ -121,7 +121,7 @@ impl Step for TaskletStep {
         loop {
             let scope = run.scope.clone();
             sequence += 1;
-            let mut transaction = ChunkTransaction::new(run.repository(), &scope, sequence);
+            let mut transaction = ChunkTransaction::new(run.store(), &scope, sequence);
             let mut call = TaskletCall {
                 scope: &scope,
                 transaction: &mut transaction,

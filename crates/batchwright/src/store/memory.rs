@@ -13,7 +13,7 @@ use super::progressive::{
 use super::{CheckpointUpdate, Durability, Held, JobRepository, Lease, Transaction};
 use crate::context::ExecutionContext;
 use crate::error::RepositoryError;
-use crate::event::EventRecord;
+use crate::event::Event;
 use crate::execution::{
     Counters, ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution,
     StepExecutionId,
@@ -36,7 +36,7 @@ struct State {
     executions: BTreeMap<ExecutionId, JobExecution>,
     steps: BTreeMap<StepExecutionId, StepExecution>,
     skips: Vec<(StepExecutionId, SkipRecord)>,
-    events: Vec<EventRecord>,
+    events: Vec<Event>,
     requests: BTreeMap<String, (RequestKey, ExecutionId)>,
     progressive: Progressive,
 }
@@ -106,7 +106,7 @@ enum Undo {
     Context(StepExecutionId, ExecutionContext),
     Skips(Vec<(StepExecutionId, SkipRecord)>),
     SkipCount(usize),
-    Events(Vec<EventRecord>),
+    Events(Vec<Event>),
     EventCount(usize),
     Request(String, Option<(RequestKey, ExecutionId)>),
     Progressive(Box<Progressive>),
@@ -322,7 +322,7 @@ impl Transaction for MemoryUnit<'_> {
         Ok(())
     }
 
-    fn insert_event(&mut self, event: &EventRecord) -> Result<(), RepositoryError> {
+    fn insert_event(&mut self, event: &Event) -> Result<(), RepositoryError> {
         self.undo.push(Undo::EventCount(self.state.events.len()));
         self.state.events.push(event.clone());
         Ok(())
@@ -357,7 +357,7 @@ impl Transaction for MemoryUnit<'_> {
             progressive.responses.remove(&id);
         }
         self.undo.push(Undo::Events(self.state.events.clone()));
-        self.state.events.retain(|event| event.execution != id);
+        self.state.events.retain(|event| event.execution() != Some(id));
         for (key, request) in self.state.requests.extract_if(.., |_, (_, of)| *of == id) {
             self.undo.push(Undo::Request(key, Some(request)));
         }
@@ -630,7 +630,7 @@ impl Queries for MemoryRepository {
             .collect())
     }
 
-    fn events(&self, id: ExecutionId) -> Result<Vec<EventRecord>, RepositoryError> {
-        Ok(self.lock().events.iter().filter(|one| one.execution == id).cloned().collect())
+    fn events(&self, id: ExecutionId) -> Result<Vec<Event>, RepositoryError> {
+        Ok(self.lock().events.iter().filter(|one| one.execution() == Some(id)).cloned().collect())
     }
 }

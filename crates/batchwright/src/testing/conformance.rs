@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::context::ExecutionContext;
 use crate::error::RepositoryError;
-use crate::event::EventRecord;
+use crate::event::{Event, Subject};
 use crate::execution::{
     BatchStatus, Counters, ExecutionId, ExitStatus, Failure, FlowState, InstanceId, JobExecution,
     Phase, SkipRecord, StepExecution, StepExecutionId,
@@ -146,9 +146,9 @@ fn skip() -> SkipRecord {
     }
 }
 
-fn event(execution: ExecutionId) -> EventRecord {
-    let (step, note) = (Some("load".to_owned()), Some("a note".to_owned()));
-    EventRecord { at: now(), execution, step, status: BatchStatus::Started, note }
+fn event(execution: ExecutionId) -> Event {
+    let subject = Subject::Step { execution, job: "rows".into(), step: "load".into() };
+    Event::of_status(now(), subject, BatchStatus::Started, Some("a note".to_owned()))
 }
 
 fn rows_come_back_as_they_went_in(repository: &dyn JobRepository) {

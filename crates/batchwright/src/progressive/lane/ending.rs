@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::{CommitAction, Halt, LaneRun, Stage, Uncommitted};
 use crate::error::RepositoryError;
+use crate::event::{Change, Event};
 use crate::execution::{Failure, JobExecution};
-use crate::lifecycle::{Final, end, owned, transact};
+use crate::lifecycle::{Final, Tx, end, owned, subject_of, transact};
 use crate::progressive::progress::{UnitProgress, summary_of};
 use crate::progressive::slice::{SliceAnswer, SliceOutcome, outcome_of};
-use crate::store::{Lane, Transaction};
+use crate::store::Lane;
 
 /// Time after which the client of a lane without work should send the next request.
 const WAIT: Duration = Duration::from_millis(250);
@@ -18,7 +19,7 @@ impl LaneRun<'_> {
     /// has a worker.
     pub(super) fn release(
         &self,
-        tx: &mut dyn Transaction,
+        tx: &mut Tx<'_>,
         mut execution: JobExecution,
     ) -> Result<String, RepositoryError> {
         if let Some(segment) = &self.segment {
@@ -45,7 +46,7 @@ impl LaneRun<'_> {
     /// Releases the lease and stores the answer.
     pub(super) fn let_go(
         &self,
-        tx: &mut dyn Transaction,
+        tx: &mut Tx<'_>,
         outcome: SliceOutcome,
         execution: &JobExecution,
     ) -> Result<String, RepositoryError> {
@@ -73,6 +74,10 @@ impl LaneRun<'_> {
             ..self.lane.freed()
         };
         self.store_as(tx, &lane)?;
+        tx.after_commit(|| {
+            let change = Change::SliceEnded { lane: lane.rank, took: lane.last_slice };
+            Event { at: self.host.clock.now(), subject: subject_of(execution), change }
+        });
         Ok(answer)
     }
 
@@ -94,9 +99,9 @@ impl LaneRun<'_> {
     /// same transaction.
     fn answer_after(
         &self,
-        settle: impl Fn(&mut dyn Transaction, &mut JobExecution) -> Result<(), RepositoryError>,
+        settle: impl Fn(&mut Tx<'_>, &mut JobExecution) -> Result<(), RepositoryError>,
     ) -> Result<String, RepositoryError> {
-        transact(&*self.host.repository, |tx| {
+        transact(&self.host.store, |tx| {
             let lost = RepositoryError::LeaseLost { execution: self.lease.execution };
             let mut execution = tx.execution(self.lease.execution)?.ok_or(lost)?;
             settle(tx, &mut execution)?;
@@ -110,7 +115,7 @@ impl LaneRun<'_> {
     pub(super) fn finalise(&mut self) -> Result<(), Halt> {
         let id = self.lease.execution;
         let (partials, summary) = {
-            let mut tx = self.host.repository.begin()?;
+            let mut tx = self.host.store.begin()?;
             let segments = tx.slices().segments_of(id)?;
             let mut partials = Vec::new();
             for segment in &segments {
@@ -149,7 +154,7 @@ impl LaneRun<'_> {
     /// Releases uncommitted units and the lease, without an answer. The stored rows are the basis, because
     /// the outcome of the last commit may not be known here.
     pub(crate) fn give_back(&self) -> Result<(), RepositoryError> {
-        transact(&*self.host.repository, |tx| {
+        transact(&self.host.store, |tx| {
             let id = self.lease.execution;
             owned(tx, self.lease)?;
             let (rank, fence) = (self.lane.rank, self.lane.fence);

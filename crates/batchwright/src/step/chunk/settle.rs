@@ -362,7 +362,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         let outputs = &chunk.outputs[range];
         let scope = self.run.scope.clone();
         let next = self.checkpoint.sequence + 1;
-        let mut transaction = ChunkTransaction::new(self.run.repository(), &scope, next);
+        let mut transaction = ChunkTransaction::new(self.run.store(), &scope, next);
         if let Err(error) = self.write(outputs, &mut transaction)? {
             drop(transaction);
             return Ok(Err(error));
@@ -474,7 +474,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         for attempts in 1.. {
             scope.stop().wait(contention_wait(attempts));
             let next = self.checkpoint.sequence + 1;
-            let transaction = ChunkTransaction::new(self.run.repository(), &scope, next);
+            let transaction = ChunkTransaction::new(self.run.store(), &scope, next);
             match self.run.commit(transaction, commit) {
                 Err(RepositoryError::Conflict { .. }) if attempts < CONTENTION_ATTEMPTS_MAX => {}
                 done => {
@@ -730,7 +730,7 @@ pub(super) fn finish_prepared(
     }
     let mut counters = run.step.counters;
     counters += prepared.counters;
-    let transaction = ChunkTransaction::new(run.repository(), &scope, prepared.sequence);
+    let transaction = ChunkTransaction::new(run.store(), &scope, prepared.sequence);
     let commit = Commit {
         counters,
         checkpoint: &prepared.checkpoint,
