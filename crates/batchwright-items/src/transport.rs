@@ -1,10 +1,13 @@
 //! Where the bytes of a format come from and go to.
 
-pub(crate) mod file;
+pub(crate) mod input;
+mod sink;
+mod source;
 mod writer;
 
-pub use file::InputIdentity;
-pub use writer::{Encode, FileWriter};
+pub use sink::ByteSink;
+pub use source::{ByteSource, FileSource, InputIdentity, MemorySource, OpenSource};
+pub use writer::{Encode, EncodedWriter, FileWriter};
 
 use schemars::JsonSchema;
 use serde::Deserialize;

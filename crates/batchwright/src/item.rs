@@ -1,6 +1,7 @@
 //! The three parts of a chunk step as traits: reader, processor and writer.
 
 mod dead_letter;
+mod deliver;
 mod factory;
 mod file_output;
 mod list;
@@ -12,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) use dead_letter::DeadLetterFile;
+pub use deliver::{Deliver, DeliveryWriter};
 pub(crate) use factory::{Factory, cloning, guarded};
 pub use file_output::{FileOutput, FilePosition, stable_hash};
 pub use list::{ListReader, ListWriter, NoWriter};

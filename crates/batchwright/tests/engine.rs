@@ -9,7 +9,7 @@ use batchwright::clock::{SimClock, StopToken};
 use batchwright::error::ErrorKind;
 use batchwright::event::{Change, Event};
 use batchwright::execution::{ExitStatus, JobExecution, StepExecution};
-use batchwright::item::{ItemReader, NoWriter};
+use batchwright::item::{DeliveryWriter, ItemReader, NoWriter};
 use batchwright::launch::{Launch, LaunchOptions, RecoverMode, RequestKey};
 use batchwright::listener::{
     ChunkListener, ItemListener, JobListener, ListenerResult, SkipListener, StepListener,
@@ -925,4 +925,33 @@ fn observers_receive_every_change_after_its_commit() {
         "job COMPLETED",
     ];
     assert_eq!(*seen.lock().unwrap(), expected);
+}
+
+#[test]
+fn a_chunk_that_is_delivered_again_has_the_same_key() {
+    let delivered = Arc::new(Mutex::new(Vec::new()));
+    let (sink, failing) = (Arc::clone(&delivered), Arc::new(AtomicUsize::new(0)));
+    let deliver = move |items: &[u64], key: &str| -> Result<(), ItemError> {
+        sink.lock().unwrap().push((key.to_owned(), items.to_vec()));
+        // The sink has the second chunk, and the step does not know.
+        match items[0] == 3 && failing.fetch_add(1, Ordering::SeqCst) == 0 {
+            true => Err(ItemError::fatal("the answer was lost")),
+            false => Ok(()),
+        }
+    };
+    let step = ChunkStepBuilder::new("send")
+        .reader(Sequence::to(6))
+        .writer(DeliveryWriter::new(deliver))
+        .chunk_size(2)
+        .build();
+    let operator = operator(one_step(step));
+    let failed = operator.start("job", JobParameters::new()).unwrap().wait().unwrap();
+    assert_eq!(failed.status, BatchStatus::Failed);
+    let done = operator.restart(failed.id).unwrap().wait().unwrap();
+    assert_eq!(done.status, BatchStatus::Completed);
+    let all = delivered.lock().unwrap().clone();
+    let chunks: Vec<_> = all.iter().map(|(_, items)| items[0]).collect();
+    assert_eq!(chunks, [1, 3, 3, 5]);
+    assert_eq!(all[1], all[2], "the same items under the same key");
+    assert_ne!(all[0].0, all[1].0);
 }

@@ -6,7 +6,7 @@ use batchwright::ItemError;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::lines::{LineReaderKeys, ParsedLines};
+use super::lines::{DecodedLines, LineReaderKeys};
 use crate::column::{ColumnType, TypeKey, column_type};
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, Example, ItemKind, KindSchema, Make, MakeReader};
@@ -119,7 +119,7 @@ impl ItemKind for FixedWidthKind {
             let (names, columns) = (Arc::clone(&names), Arc::clone(&columns));
             let input = lines.input(path(scope)?, scope)?;
             let parse = move |line: &str| parsed(line, &names, &columns);
-            Ok(Reads::records(ParsedLines::new(input, parse)))
+            Ok(Reads::records(DecodedLines::of(input, parse)))
         });
         Ok(made.fields(fields))
     }

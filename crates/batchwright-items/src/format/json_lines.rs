@@ -5,14 +5,12 @@ use std::path::PathBuf;
 
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
-use batchwright::item::{ItemReader, Total};
 use batchwright::partition::ByteRanges;
-use batchwright::scope::StepScope;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::lines::{LineInput, LinePosition, LineReaderKeys};
+use super::lines::{DecodeLine, DecodedLines, LineReaderKeys, RawLine};
 use crate::key::{Keys, Problem, Text};
 use crate::kind::{BuildContext, ByteSplit, Example, ItemKind, KindSchema, Make, MakeReader};
 use crate::reader::Reads;
@@ -21,82 +19,39 @@ use crate::transport::{Encode, FileWriter};
 use crate::writer::BoxedWriter;
 
 /// A reader that yields a `T` for every line that is not blank.
-#[derive(Debug)]
-pub struct JsonLinesReader<T> {
-    input: LineInput,
-    item: PhantomData<fn() -> T>,
-}
+pub type JsonLinesReader<T> = DecodedLines<JsonLine<T>>;
 
-impl<T> JsonLinesReader<T> {
-    /// Creates a reader of the file at `path`.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { input: LineInput::new(path), item: PhantomData }
-    }
+/// The decoder of JSON lines: a `T` for every line that is not blank.
+pub struct JsonLine<T>(PhantomData<fn() -> T>);
 
-    /// Restricts the input to the bytes from `start` to `end`; see [`ByteRanges`].
-    #[must_use]
-    pub fn bytes(self, start: u64, end: u64) -> Self {
-        Self { input: self.input.bytes(start, end), item: PhantomData }
-    }
-
-    /// Lets a restart continue in another file; see [`LineInput::may_have_changed`].
-    #[must_use]
-    pub fn may_have_changed(self) -> Self {
-        Self { input: self.input.may_have_changed(), item: PhantomData }
-    }
-
-    /// Sets the maximum length of a line, in bytes. Default 1 MiB.
-    #[must_use]
-    pub fn line_bytes_max(self, bytes: usize) -> Self {
-        Self { input: self.input.line_bytes_max(bytes), item: PhantomData }
+impl<T> Default for JsonLine<T> {
+    fn default() -> Self {
+        Self(PhantomData)
     }
 }
 
-impl<T> Clone for JsonLinesReader<T> {
+impl<T> Clone for JsonLine<T> {
     fn clone(&self) -> Self {
-        Self { input: self.input.clone(), item: PhantomData }
+        Self::default()
     }
 }
 
-impl<T: DeserializeOwned + Send + Sync> ItemReader for JsonLinesReader<T> {
+impl<T> std::fmt::Debug for JsonLine<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JsonLine")
+    }
+}
+
+impl<T: DeserializeOwned + Send + Sync> DecodeLine for JsonLine<T> {
     type Item = T;
-    type Position = LinePosition;
 
-    fn open(&mut self, position: Option<LinePosition>, _: &StepScope) -> Result<(), ItemError> {
-        self.input.open(position)
-    }
-
-    fn read(&mut self) -> Result<Option<T>, ItemError> {
-        loop {
-            let Some(line) = self.input.next_line()? else { return Ok(None) };
-            if line.bytes.trim_ascii().is_empty() {
-                continue;
-            }
-            return serde_json::from_slice(line.bytes).map(Some).map_err(|error| {
-                line.blame(ItemError::wrap(ErrorKind::PARSE, "read the line as JSON", error))
-            });
+    fn decode(&mut self, line: &RawLine<'_>) -> Result<Option<T>, ItemError> {
+        if line.bytes.trim_ascii().is_empty() {
+            return Ok(None);
         }
-    }
-
-    fn position(&self) -> LinePosition {
-        self.input.position()
-    }
-
-    fn reads_ahead(&self) -> bool {
-        true
-    }
-
-    fn total(&self) -> Option<Total> {
-        self.input.total()
-    }
-
-    fn done(&self) -> u64 {
-        self.input.done()
-    }
-
-    fn close(&mut self) -> Result<(), ItemError> {
-        self.input.close();
-        Ok(())
+        serde_json::from_slice(line.bytes).map(Some).map_err(|error| {
+            line.blame(ItemError::wrap(ErrorKind::PARSE, "read the line as JSON", error))
+        })
     }
 }
 
@@ -161,7 +116,7 @@ impl ItemKind for JsonLinesKind {
         let path = cx.path(&keys.path)?;
         Ok(MakeReader::new(move |scope| {
             let input = keys.input(path(scope)?, scope)?;
-            Ok(Reads::records(JsonLinesReader::<Record> { input, item: PhantomData }))
+            Ok(Reads::records(JsonLinesReader::<Record>::of(input, JsonLine::default())))
         }))
     }
 

@@ -17,8 +17,8 @@ use crate::kind::{
 };
 use crate::reader::Reads;
 use crate::record::{Names, Record};
-use crate::transport::file::{Input, InputIdentity};
-use crate::transport::{Encode, FileWriter, IfChanged};
+use crate::transport::input::Input;
+use crate::transport::{ByteSource, Encode, FileSource, FileWriter, IfChanged, InputIdentity};
 use crate::value::Value;
 use crate::writer::BoxedWriter;
 
@@ -74,9 +74,8 @@ impl<'a> RawLine<'a> {
 ///
 /// A byte order mark at the beginning of the file is not part of the first line. A pipe is read as a stream:
 /// a step that fails cannot be restarted within it.
-#[derive(Debug)]
 pub struct LineInput {
-    path: PathBuf,
+    source: Arc<dyn ByteSource>,
     bytes_max: usize,
     range: Option<(u64, u64)>,
     may_have_changed: bool,
@@ -84,15 +83,22 @@ pub struct LineInput {
     line: u64,
 }
 
+impl std::fmt::Debug for LineInput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let source = self.source.shown();
+        f.debug_struct("LineInput").field("source", &source).finish_non_exhaustive()
+    }
+}
+
 impl Clone for LineInput {
     /// Clones the settings; the clone is not open.
     fn clone(&self) -> Self {
-        let Self { path, bytes_max, range, may_have_changed, .. } = self;
+        let Self { source, bytes_max, range, may_have_changed, .. } = self;
         Self {
             bytes_max: *bytes_max,
             range: *range,
             may_have_changed: *may_have_changed,
-            ..Self::new(path.clone())
+            ..Self::of(Arc::clone(source))
         }
     }
 }
@@ -100,8 +106,13 @@ impl Clone for LineInput {
 impl LineInput {
     /// Creates an input for the file at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self::of(Arc::new(FileSource::new(path)))
+    }
+
+    /// Creates an input for `source`.
+    pub fn of(source: Arc<dyn ByteSource>) -> Self {
         Self {
-            path: path.into(),
+            source,
             bytes_max: LINE_BYTES_MAX,
             range: None,
             may_have_changed: false,
@@ -140,7 +151,7 @@ impl LineInput {
     ///
     /// When the file cannot be opened, or is not the file of the position.
     pub fn open(&mut self, position: Option<LinePosition>) -> Result<(), ItemError> {
-        let mut input = Input::open(&self.path)?;
+        let mut input = Input::open(Arc::clone(&self.source))?;
         let (start, end) = self.range.unwrap_or((0, u64::MAX));
         if self.range.is_some() {
             input.end_at(end)?;
@@ -232,132 +243,122 @@ impl LineInput {
     }
 }
 
-/// A reader that yields the lines of a text file, without their line ends.
-#[derive(Debug, Clone)]
-pub struct LineReader {
-    input: LineInput,
+/// A decoder of lines: one for each format whose records are lines.
+pub trait DecodeLine: Send {
+    /// The item of a line.
+    type Item: Send + Sync;
+
+    /// Returns the item of `line`; `None` for a line without an item.
+    ///
+    /// # Errors
+    ///
+    /// The line counts as failed. The reader adds its location and bytes to an error that has none.
+    fn decode(&mut self, line: &RawLine<'_>) -> Result<Option<Self::Item>, ItemError>;
 }
 
-impl LineReader {
-    /// Creates a reader of the file at `path`.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { input: LineInput::new(path) }
+/// A function from the text of a line.
+impl<T: Send + Sync, F: Fn(&str) -> Result<T, ItemError> + Send> DecodeLine for F {
+    type Item = T;
+
+    fn decode(&mut self, line: &RawLine<'_>) -> Result<Option<T>, ItemError> {
+        self(line.text()?).map(Some).map_err(|error| line.blame(error))
+    }
+}
+
+/// A reader that decodes each line of an input with `D`.
+#[derive(Debug, Clone)]
+pub struct DecodedLines<D> {
+    input: LineInput,
+    decode: D,
+}
+
+impl<D> DecodedLines<D> {
+    /// Creates a reader that makes an item of each line of `input` with `decode`.
+    pub fn of(input: LineInput, decode: D) -> Self {
+        Self { input, decode }
     }
 
     /// Sets the maximum length of a line, in bytes. Default 1 MiB.
     #[must_use]
     pub fn line_bytes_max(self, bytes: usize) -> Self {
-        Self { input: self.input.line_bytes_max(bytes) }
+        Self { input: self.input.line_bytes_max(bytes), ..self }
     }
 
     /// Lets a restart continue in another file; see [`LineInput::may_have_changed`].
     #[must_use]
     pub fn may_have_changed(self) -> Self {
-        Self { input: self.input.may_have_changed() }
+        Self { input: self.input.may_have_changed(), ..self }
     }
 
     /// Restricts the input to the bytes from `start` to `end`; see [`ByteRanges`].
     #[must_use]
     pub fn bytes(self, start: u64, end: u64) -> Self {
-        Self { input: self.input.bytes(start, end) }
+        Self { input: self.input.bytes(start, end), ..self }
     }
 }
 
-impl ItemReader for LineReader {
+impl<D: Default> DecodedLines<D> {
+    /// Creates a reader of the file at `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self::of(LineInput::new(path), D::default())
+    }
+}
+
+impl<D: DecodeLine> ItemReader for DecodedLines<D> {
+    type Item = D::Item;
+    type Position = LinePosition;
+
+    fn open(&mut self, position: Option<LinePosition>, _: &StepScope) -> Result<(), ItemError> {
+        self.input.open(position)
+    }
+
+    fn read(&mut self) -> Result<Option<D::Item>, ItemError> {
+        while let Some(line) = self.input.next_line()? {
+            if let Some(item) = self.decode.decode(&line)? {
+                return Ok(Some(item));
+            }
+        }
+        Ok(None)
+    }
+
+    fn position(&self) -> LinePosition {
+        self.input.position()
+    }
+
+    fn reads_ahead(&self) -> bool {
+        true
+    }
+
+    fn total(&self) -> Option<Total> {
+        self.input.total()
+    }
+
+    fn done(&self) -> u64 {
+        self.input.done()
+    }
+
+    fn close(&mut self) -> Result<(), ItemError> {
+        self.input.close();
+        Ok(())
+    }
+}
+
+/// A reader that yields the lines of a text file, without their line ends.
+pub type LineReader = DecodedLines<Lines>;
+
+impl DecodeLine for Lines {
     type Item = String;
-    type Position = LinePosition;
 
-    fn open(&mut self, position: Option<LinePosition>, _: &StepScope) -> Result<(), ItemError> {
-        self.input.open(position)
-    }
-
-    fn read(&mut self) -> Result<Option<String>, ItemError> {
-        let Some(line) = self.input.next_line()? else { return Ok(None) };
+    fn decode(&mut self, line: &RawLine<'_>) -> Result<Option<String>, ItemError> {
         line.text().map(|text| Some(text.to_owned()))
-    }
-
-    fn position(&self) -> LinePosition {
-        self.input.position()
-    }
-
-    fn reads_ahead(&self) -> bool {
-        true
-    }
-
-    fn total(&self) -> Option<Total> {
-        self.input.total()
-    }
-
-    fn done(&self) -> u64 {
-        self.input.done()
-    }
-
-    fn close(&mut self) -> Result<(), ItemError> {
-        self.input.close();
-        Ok(())
-    }
-}
-
-/// A reader that makes an item of each line.
-#[derive(Debug, Clone)]
-pub struct ParsedLines<F> {
-    input: LineInput,
-    parse: F,
-}
-
-impl<F> ParsedLines<F> {
-    /// Creates a reader that makes an item of each line of `input` with `parse`. The reader adds the location and the bytes
-    /// of the line to an error of `parse`.
-    pub fn new(input: LineInput, parse: F) -> Self {
-        Self { input, parse }
-    }
-}
-
-impl<T, F> ItemReader for ParsedLines<F>
-where
-    T: Send + Sync,
-    F: Fn(&str) -> Result<T, ItemError> + Send,
-{
-    type Item = T;
-    type Position = LinePosition;
-
-    fn open(&mut self, position: Option<LinePosition>, _: &StepScope) -> Result<(), ItemError> {
-        self.input.open(position)
-    }
-
-    fn read(&mut self) -> Result<Option<T>, ItemError> {
-        let Some(line) = self.input.next_line()? else { return Ok(None) };
-        let text = line.text()?;
-        (self.parse)(text).map(Some).map_err(|error| line.blame(error))
-    }
-
-    fn position(&self) -> LinePosition {
-        self.input.position()
-    }
-
-    fn reads_ahead(&self) -> bool {
-        true
-    }
-
-    fn total(&self) -> Option<Total> {
-        self.input.total()
-    }
-
-    fn done(&self) -> u64 {
-        self.input.done()
-    }
-
-    fn close(&mut self) -> Result<(), ItemError> {
-        self.input.close();
-        Ok(())
     }
 }
 
 /// A writer that writes each output as a line.
 pub type LineWriter = FileWriter<Lines>;
 
-/// The encoder of plain lines.
-#[derive(Debug, Clone, Copy)]
+/// The format of plain lines.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Lines;
 
 impl LineWriter {
@@ -428,7 +429,7 @@ impl ItemKind for LinesKind {
         let path = cx.path(&keys.path)?;
         let names: Names = Arc::new([Arc::from("line")]);
         let made = MakeReader::new(move |scope| {
-            let lines = LineReader { input: keys.input(path(scope)?, scope)? };
+            let lines = LineReader::of(keys.input(path(scope)?, scope)?, Lines);
             let names = Arc::clone(&names);
             Ok(Reads::mapped(lines, move |line| Record::single(&names, Value::Text(line.into()))))
         });

@@ -1,91 +1,103 @@
-//! Files as outputs: a format's encoder and the exact file below it.
+//! Writers of bytes: a format's encoder and the sink below it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use batchwright::ItemError;
-use batchwright::item::{
-    ChunkTransaction, Ending, FileOutput, FilePosition, ItemWriter, PreparedCommit,
-};
+use batchwright::item::{ChunkTransaction, Ending, FileOutput, ItemWriter, PreparedCommit};
 use batchwright::scope::StepScope;
 
-/// An encoder of items into the bytes of a file.
+use super::sink::ByteSink;
+use super::source::ByteSource;
+
+/// An encoder of items into bytes: one for each format.
 pub trait Encode<T>: Send {
-    /// Appends `items` to `bytes`; `first` means that the file is still empty. For a file that ends without
-    /// items, `encode` is called once with no items and with `first`.
+    /// Appends `items` to `bytes`; `first` means that the output is still empty. For an output that ends
+    /// without items, `encode` is called once with no items and with `first`.
     ///
     /// # Errors
     ///
-    /// The write attempt fails; none of its bytes reach the file.
+    /// The write attempt fails; none of its bytes reach the output.
     fn encode(&mut self, items: &[T], first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError>;
 
-    /// Reads from `file`, which an earlier execution began, what the rest of the file must conform to.
+    /// Reads from `begun`, which an earlier execution wrote, what the rest of the output must conform to.
     ///
     /// # Errors
     ///
     /// The step fails; nothing was written.
-    fn resume(&mut self, file: &Path) -> Result<(), ItemError> {
-        let _ = file;
+    fn resume(&mut self, begun: Arc<dyn ByteSource>) -> Result<(), ItemError> {
+        let _ = begun;
         Ok(())
     }
 }
 
-/// A writer that encodes items with `E` into a [`FileOutput`]; common to all file formats.
+/// A writer that encodes items with `E` into the sink `S`.
 #[derive(Debug, Clone)]
-pub struct FileWriter<E> {
-    file: FileOutput,
+pub struct EncodedWriter<E, S> {
+    sink: S,
     pub(crate) encode: E,
     bytes: Vec<u8>,
 }
 
+/// A writer that encodes items with `E` into a file.
+pub type FileWriter<E> = EncodedWriter<E, FileOutput>;
+
 impl<E> FileWriter<E> {
     /// Creates a writer of the file at `path`, in a format of your own.
     pub fn encoding(path: impl Into<PathBuf>, encode: E) -> Self {
-        Self { file: FileOutput::new(path), encode, bytes: Vec::new() }
+        Self::to(FileOutput::new(path), encode)
     }
 }
 
-impl<T, E: Encode<T>> ItemWriter<T> for FileWriter<E> {
-    type Position = FilePosition;
+impl<E, S> EncodedWriter<E, S> {
+    /// Creates a writer to `sink`.
+    pub fn to(sink: S, encode: E) -> Self {
+        Self { sink, encode, bytes: Vec::new() }
+    }
+}
+
+impl<T, E: Encode<T>, S: ByteSink> ItemWriter<T> for EncodedWriter<E, S> {
+    type Position = S::Position;
 
     fn open(
         &mut self,
-        position: Option<FilePosition>,
+        position: Option<S::Position>,
         scope: &StepScope,
     ) -> Result<Option<PreparedCommit>, ItemError> {
-        self.file.open(position, scope)?;
-        if self.file.length() > 0
-            && let Some(growing) = self.file.growing()
+        self.sink.open(position, scope)?;
+        if self.sink.length() > 0
+            && let Some(begun) = self.sink.begun()
         {
-            self.encode.resume(growing)?;
+            self.encode.resume(begun)?;
         }
         Ok(None)
     }
 
     fn write(&mut self, items: &[T], _: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
         self.bytes.clear();
-        self.encode.encode(items, self.file.length() == 0, &mut self.bytes)?;
-        self.file.append(&self.bytes)
+        self.encode.encode(items, self.sink.length() == 0, &mut self.bytes)?;
+        self.sink.append(&self.bytes)
     }
 
-    fn position(&mut self) -> Result<FilePosition, ItemError> {
-        self.file.position()
+    fn position(&mut self) -> Result<S::Position, ItemError> {
+        self.sink.position()
     }
 
     fn committed(&mut self) {
-        self.file.committed();
+        self.sink.committed();
     }
 
     fn rolled_back(&mut self) -> Result<(), ItemError> {
-        self.file.rolled_back()
+        self.sink.rolled_back()
     }
 
     fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        if ending == Ending::Complete && self.file.growing().is_some() && self.file.length() == 0 {
-            // The beginning of a file without items, such as a header line.
+        if ending == Ending::Complete && self.sink.begun().is_some() && self.sink.length() == 0 {
+            // The beginning of an output without items, such as a header line.
             self.bytes.clear();
             self.encode.encode(&[], true, &mut self.bytes)?;
-            self.file.append(&self.bytes)?;
+            self.sink.append(&self.bytes)?;
         }
-        self.file.close(ending)
+        self.sink.close(ending)
     }
 }

@@ -17,6 +17,7 @@ use crate::kind::{
 };
 use crate::reader::Reads;
 use crate::record::{Names, Record};
+use crate::transport::ByteSource;
 use crate::transport::{Encode, FileWriter, IfChanged};
 use crate::value::Value;
 use crate::writer::BoxedWriter;
@@ -387,10 +388,10 @@ impl Encode<Record> for RecordCsv {
         })
     }
 
-    /// Takes the columns from the header line of `file`, regardless of the next record.
-    fn resume(&mut self, file: &std::path::Path) -> Result<(), ItemError> {
+    /// Takes the columns from the header line of `begun`, regardless of the next record.
+    fn resume(&mut self, begun: Arc<dyn ByteSource>) -> Result<(), ItemError> {
         if self.columns.is_none() && self.format.has_header() {
-            let header = self.format.header_of(file)?;
+            let header = self.format.header_of(begun)?;
             self.columns = Some(header.iter().map(|name| Arc::from(name.as_str())).collect());
         }
         Ok(())

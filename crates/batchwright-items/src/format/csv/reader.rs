@@ -1,6 +1,6 @@
 //! CSV reader: typed records of a file, each at a known byte.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use batchwright::ItemError;
@@ -14,7 +14,8 @@ use super::CsvFormat;
 use super::format::check_names;
 use super::record::CsvRecord;
 use super::split::{Extent, Found, Splitter};
-use crate::transport::file::{Input, InputIdentity};
+use crate::transport::input::Input;
+use crate::transport::{ByteSource, FileSource, InputIdentity};
 
 /// Default maximum length of a record, in bytes.
 const RECORD_BYTES_MAX: u64 = 1024 * 1024;
@@ -50,7 +51,7 @@ type Decode<T> =
 ///
 /// A pipe is read as a stream: a step that fails cannot be restarted within it.
 pub struct CsvReader<T> {
-    path: PathBuf,
+    source: Arc<dyn ByteSource>,
     format: CsvFormat,
     record_bytes_max: u64,
     range: Option<(u64, u64)>,
@@ -107,6 +108,13 @@ impl<T> CsvReader<T> {
         Self::with(path, move |record, headers, _| decode(record, headers))
     }
 
+    /// Reads from `source` instead of the file.
+    #[must_use]
+    pub fn from_source(mut self, source: Arc<dyn ByteSource>) -> Self {
+        self.source = source;
+        self
+    }
+
     fn with(
         path: impl Into<PathBuf>,
         decode: impl Fn(CsvRecord<'_>, &[String], &CsvFormat) -> Result<T, ItemError>
@@ -115,7 +123,7 @@ impl<T> CsvReader<T> {
         + 'static,
     ) -> Self {
         Self {
-            path: path.into(),
+            source: Arc::new(FileSource::new(path)),
             format: CsvFormat::new(),
             record_bytes_max: RECORD_BYTES_MAX,
             range: None,
@@ -172,7 +180,7 @@ impl<T> Clone for CsvReader<T> {
     /// Clones the settings; the clone is not open.
     fn clone(&self) -> Self {
         Self {
-            path: self.path.clone(),
+            source: Arc::clone(&self.source),
             format: self.format.clone(),
             record_bytes_max: self.record_bytes_max,
             range: self.range,
@@ -184,11 +192,12 @@ impl<T> Clone for CsvReader<T> {
 }
 
 impl Opened {
-    fn new(path: &Path, format: &CsvFormat, record_bytes_max: u64) -> Result<Self, ItemError> {
-        Self::on(Input::open(path)?, format, record_bytes_max)
-    }
-
-    fn on(mut input: Input, format: &CsvFormat, record_bytes_max: u64) -> Result<Self, ItemError> {
+    fn new(
+        source: Arc<dyn ByteSource>,
+        format: &CsvFormat,
+        record_bytes_max: u64,
+    ) -> Result<Self, ItemError> {
+        let mut input = Input::open(source)?;
         input.pass_over_mark()?;
         Ok(Self {
             input,
@@ -205,10 +214,9 @@ impl Opened {
     }
 
     /// Reads the header line, or creates the names. Nothing is read twice, so a pipe works like a file.
-    fn read_header(&mut self, path: &Path, format: &CsvFormat) -> Result<(), ItemError> {
-        let failed = |what: &str| {
-            ItemError::fatal(format!("read the header line of `{}`: {what}", path.display()))
-        };
+    fn read_header(&mut self, shown: &str, format: &CsvFormat) -> Result<(), ItemError> {
+        let failed =
+            |what: &str| ItemError::fatal(format!("read the header line of `{shown}`: {what}"));
         if format.header {
             match self.next_record()? {
                 Next::End => return Ok(()),
@@ -245,7 +253,7 @@ impl Opened {
         check_names(self.headers.iter().map(String::as_str)).map_err(|problem| {
             failed(&format!("{problem}. Name the columns, in their order, with `columns`"))
         })?;
-        self.warn_of_delimiter(path, format);
+        self.warn_of_delimiter(shown, format);
         Ok(())
     }
 
@@ -260,7 +268,7 @@ impl Opened {
 
     /// Warns when a header of one column contains another common delimiter: the configured one is probably
     /// wrong.
-    fn warn_of_delimiter(&self, path: &Path, format: &CsvFormat) {
+    fn warn_of_delimiter(&self, source: &str, format: &CsvFormat) {
         let usual = [(';', "`;`"), ('\t', "a tab"), ('|', "`|`"), (',', "`,`")];
         let [only] = &self.headers[..] else { return };
         let other =
@@ -269,7 +277,7 @@ impl Opened {
             tracing::warn!(
                 target: "batchwright::input",
                 "{} has one column, and its name holds {shown}: set `delimiter` if that separates the fields",
-                path.display()
+                source
             );
         }
     }
@@ -385,11 +393,14 @@ impl Opened {
     }
 }
 
-/// Returns the names in the header line of the file at `path`, which may be an open output.
-pub(super) fn header_names(path: &Path, format: &CsvFormat) -> Result<Vec<String>, ItemError> {
-    let input = Input::beside_output(path)?;
-    let mut open = Opened::on(input, format, RECORD_BYTES_MAX)?;
-    open.read_header(path, format)?;
+/// Returns the names in the header line of `source`, which may be an open output.
+pub(super) fn header_names(
+    source: Arc<dyn ByteSource>,
+    format: &CsvFormat,
+) -> Result<Vec<String>, ItemError> {
+    let shown = source.shown();
+    let mut open = Opened::new(source, format, RECORD_BYTES_MAX)?;
+    open.read_header(&shown, format)?;
     Ok(open.headers)
 }
 
@@ -399,10 +410,10 @@ impl<T: Send + Sync> ItemReader for CsvReader<T> {
 
     fn open(&mut self, position: Option<CsvPosition>, _: &StepScope) -> Result<(), ItemError> {
         self.format.check().map_err(|problem| {
-            ItemError::fatal(format!("read `{}`: {problem}", self.path.display()))
+            ItemError::fatal(format!("read `{}`: {problem}", self.source.shown()))
         })?;
-        let mut open = Opened::new(&self.path, &self.format, self.record_bytes_max)?;
-        open.read_header(&self.path, &self.format)?;
+        let mut open = Opened::new(Arc::clone(&self.source), &self.format, self.record_bytes_max)?;
+        open.read_header(&self.source.shown(), &self.format)?;
         if let Some((start, end)) = self.range {
             open.start = start;
             open.input.end_at(end)?;

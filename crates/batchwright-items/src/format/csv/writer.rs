@@ -1,15 +1,17 @@
 //! CSV writer.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ::csv::{ReaderBuilder, WriterBuilder};
+use batchwright::ItemError;
+use batchwright::error::ErrorKind;
 use encoding_rs::UTF_8;
 use serde::Serialize;
 
 use super::CsvFormat;
+use crate::transport::ByteSource;
 use crate::transport::{Encode, FileWriter};
-use batchwright::ItemError;
-use batchwright::error::ErrorKind;
 
 /// A writer of CSV records; the header line contains the names of the outputs' fields.
 pub type CsvWriter = FileWriter<CsvRecords>;
@@ -131,10 +133,9 @@ impl CsvFormat {
     }
 
     /// Returns the names in the header line of a file in this format.
-    #[doc(hidden)]
-    pub fn header_of(&self, path: &std::path::Path) -> Result<Vec<String>, ItemError> {
+    pub(super) fn header_of(&self, source: Arc<dyn ByteSource>) -> Result<Vec<String>, ItemError> {
         let format = Self { columns: None, ..self.clone() };
-        super::reader::header_names(path, &format)
+        super::reader::header_names(source, &format)
     }
 
     /// Returns the text that represents null in an output.

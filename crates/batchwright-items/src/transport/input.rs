@@ -1,15 +1,12 @@
-//! Input files: bytes at known positions, and the identity of the file of a checkpoint.
+//! An open input: bytes of a source at known positions, and the check that a restart reads the same content.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-
-use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
-use batchwright::item::{OpenPath, PathUse, stable_hash};
+use batchwright::item::stable_hash;
+
+use super::source::{ByteSource, InputIdentity, OpenSource};
 
 /// Number of bytes read from the file at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -19,85 +16,48 @@ const BEFORE_BYTES: usize = 128;
 /// A UTF-8 byte order mark.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// The identity of an input file, stored with each position.
-///
-/// A restart compares the identity and refuses a file that was replaced or changed, because the position
-/// would point to other records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InputIdentity {
-    /// Length of the file, in bytes.
-    pub size: u64,
-    /// Time of the last modification, in nanoseconds since 1970.
-    pub modified: i64,
-    /// Inode of the file.
-    pub inode: u64,
-    /// Hash of the bytes before the position.
-    pub before: u64,
-}
-
-/// An input file, read in order. It may be a pipe, which has no length and no position to return to.
-#[derive(Debug)]
+/// An input, read in order. Its source may be a pipe, which has no length and no position to return to.
 pub(crate) struct Input {
-    path: PathBuf,
-    file: File,
-    /// Size, time and inode at opening; `None` for a pipe.
-    found: Option<InputIdentity>,
+    source: Arc<dyn ByteSource>,
+    opened: OpenSource,
     buffer: Vec<u8>,
     /// Number of bytes of `buffer` with content.
     filled: usize,
     /// Number of bytes of `buffer` that are consumed.
     at: usize,
-    /// Offset in the file of the first byte of `buffer`.
+    /// Offset in the source of the first byte of `buffer`.
     base: u64,
-    /// Offset in the file where the input ends.
+    /// Offset in the source where the input ends.
     end: u64,
-    /// Claim that keeps outputs away from the file while it is read.
-    #[expect(dead_code, reason = "held until it is dropped")]
-    open: Option<OpenPath>,
+}
+
+impl std::fmt::Debug for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (source, byte) = (self.source.shown(), self.byte());
+        f.debug_struct("Input")
+            .field("source", &source)
+            .field("byte", &byte)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Input {
-    pub(crate) fn open(path: &Path) -> Result<Self, ItemError> {
-        let open = OpenPath::claim(path, PathUse::Input)?;
-        Ok(Self { open: Some(open), ..Self::beside_output(path)? })
+    pub(crate) fn open(source: Arc<dyn ByteSource>) -> Result<Self, ItemError> {
+        let opened = source.open_at(0)?;
+        let (buffer, filled, at, base, end) = (Vec::new(), 0, 0, 0, u64::MAX);
+        Ok(Self { source, opened, buffer, filled, at, base, end })
     }
 
-    /// Opens a file that a writer of this process has open.
-    pub(crate) fn beside_output(path: &Path) -> Result<Self, ItemError> {
-        let failed =
-            |error| ItemError::wrap(ErrorKind::IO, format!("open `{}`", path.display()), error);
-        let file = File::open(path).map_err(failed)?;
-        let found = file.metadata().map_err(failed)?;
-        if found.is_dir() {
-            let what = format!("open `{}`: it is a folder", path.display());
-            return Err(ItemError::new(ErrorKind::IO, what));
-        }
-        let modified =
-            found.mtime().saturating_mul(1_000_000_000).saturating_add(found.mtime_nsec());
-        let identity = InputIdentity { size: found.len(), modified, inode: found.ino(), before: 0 };
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            found: found.is_file().then_some(identity),
-            buffer: Vec::new(),
-            filled: 0,
-            at: 0,
-            base: 0,
-            end: u64::MAX,
-            open: None,
-        })
-    }
-
-    /// Returns the length of the file; `None` for a pipe.
+    /// Returns the length of the source; `None` for a pipe.
     pub(crate) fn length(&self) -> Option<u64> {
-        self.found.map(|found| found.size)
+        self.opened.identity.map(|found| found.size)
     }
 
-    /// Ends the input at offset `end` of the file.
+    /// Ends the input at offset `end` of the source.
     ///
     /// # Errors
     ///
-    /// When the file is shorter than `end`.
+    /// When the source is shorter than `end`.
     pub(crate) fn end_at(&mut self, end: u64) -> Result<(), ItemError> {
         match self.length() {
             Some(length) if length < end => Err(self.changed(&format!(
@@ -125,8 +85,8 @@ impl Input {
         made_with: Option<InputIdentity>,
         may_have_changed: bool,
     ) -> Result<(), ItemError> {
-        let Some(found) = self.found else {
-            let path = self.path.display();
+        let Some(found) = self.opened.identity else {
+            let path = self.source.shown();
             return Err(ItemError::fatal(format!(
                 "continue `{path}` at byte {byte}: it is a pipe, which cannot be read again; start a new instance"
             )));
@@ -136,7 +96,7 @@ impl Input {
             return Err(self.changed(&what));
         }
         let begin = byte.saturating_sub(BEFORE_BYTES as u64);
-        self.file.seek(SeekFrom::Start(begin))?;
+        self.opened = self.source.open_at(begin)?;
         (self.base, self.filled, self.at) = (begin, 0, 0);
         let skipped = usize::try_from(byte - begin).unwrap_or(BEFORE_BYTES);
         while self.filled < skipped && self.more()? {}
@@ -163,7 +123,7 @@ impl Input {
     }
 
     fn changed(&self, what: &str) -> ItemError {
-        let path = self.path.display();
+        let path = self.source.shown();
         ItemError::new(
             ErrorKind::INPUT_CHANGED,
             format!(
@@ -212,14 +172,14 @@ impl Input {
             self.buffer.resize(self.filled + wanted, 0);
         }
         loop {
-            match self.file.read(&mut self.buffer[self.filled..self.filled + wanted]) {
+            match self.opened.bytes.read(&mut self.buffer[self.filled..self.filled + wanted]) {
                 Ok(count) => {
                     self.filled += count;
                     return Ok(count > 0);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    let what = format!("read `{}` at byte {offset}", self.path.display());
+                    let what = format!("read `{}` at byte {offset}", self.source.shown());
                     return Err(ItemError::wrap(ErrorKind::IO, what, error));
                 }
             }
@@ -280,7 +240,7 @@ impl Input {
 
     /// Returns the identity of the file at this position; `None` for a pipe.
     pub(crate) fn identity(&self) -> Option<InputIdentity> {
-        self.found.map(|found| InputIdentity { before: self.hash_before(), ..found })
+        self.opened.identity.map(|found| InputIdentity { before: self.hash_before(), ..found })
     }
 
     fn hash_before(&self) -> u64 {

@@ -1,0 +1,151 @@
+//! Where the bytes of an input come from.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use batchwright::ItemError;
+use batchwright::error::ErrorKind;
+use batchwright::item::{OpenPath, PathUse, stable_hash};
+use serde::{Deserialize, Serialize};
+
+/// The identity of an input, stored with each position.
+///
+/// A restart compares the identity and refuses an input that was replaced or changed, because the position
+/// would point to other records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputIdentity {
+    /// Length, in bytes.
+    pub size: u64,
+    /// Time of the last modification, in nanoseconds since 1970, or another number that changes with the
+    /// content.
+    pub modified: i64,
+    /// Inode of a file, or another number of the place.
+    pub inode: u64,
+    /// Hash of the bytes before the position.
+    pub before: u64,
+}
+
+/// A source of bytes: a file, bytes in memory, a system of your own. Every format reads from every source.
+pub trait ByteSource: Send + Sync {
+    /// Returns the name of the source for messages; it contains no secrets.
+    fn shown(&self) -> String;
+
+    /// Opens the source at byte `byte`.
+    ///
+    /// # Errors
+    ///
+    /// When the source cannot be opened, or cannot be read from that byte.
+    fn open_at(&self, byte: u64) -> Result<OpenSource, ItemError>;
+
+    /// Returns the path of the source, if it is a file of this machine.
+    fn path(&self) -> Option<&Path> {
+        None
+    }
+}
+
+/// An opened source.
+pub struct OpenSource {
+    /// The bytes from the requested one to the end.
+    pub bytes: Box<dyn Read + Send>,
+    /// The identity of the content, without the hash of the bytes before the position; `None` for a source
+    /// that can be read only once, such as a pipe.
+    pub identity: Option<InputIdentity>,
+    /// Something to keep until the input is closed, such as a claim.
+    pub held: Option<Box<dyn Send>>,
+}
+
+impl std::fmt::Debug for OpenSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenSource").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+/// A file, or a pipe.
+#[derive(Debug, Clone)]
+pub struct FileSource {
+    path: PathBuf,
+    /// Whether outputs are kept away from the file while it is open.
+    claims: bool,
+}
+
+impl FileSource {
+    /// Creates a source of the file at `path`. While it is open, no writer of this process may write to it.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), claims: true }
+    }
+
+    /// Creates a source of a file that a writer of this process has open.
+    pub fn beside_output(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), claims: false }
+    }
+}
+
+impl ByteSource for FileSource {
+    fn shown(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn open_at(&self, byte: u64) -> Result<OpenSource, ItemError> {
+        let held: Option<Box<dyn Send>> = match self.claims {
+            true => Some(Box::new(OpenPath::claim(&self.path, PathUse::Input)?)),
+            false => None,
+        };
+        let failed = |error| {
+            ItemError::wrap(ErrorKind::IO, format!("open `{}`", self.path.display()), error)
+        };
+        let mut file = File::open(&self.path).map_err(failed)?;
+        let found = file.metadata().map_err(failed)?;
+        if found.is_dir() {
+            let what = format!("open `{}`: it is a folder", self.path.display());
+            return Err(ItemError::new(ErrorKind::IO, what));
+        }
+        if byte > 0 {
+            file.seek(SeekFrom::Start(byte))?;
+        }
+        let modified =
+            found.mtime().saturating_mul(1_000_000_000).saturating_add(found.mtime_nsec());
+        let identity = InputIdentity { size: found.len(), modified, inode: found.ino(), before: 0 };
+        Ok(OpenSource {
+            bytes: Box::new(file),
+            identity: found.is_file().then_some(identity),
+            held,
+        })
+    }
+
+    fn path(&self) -> Option<&Path> {
+        Some(&self.path)
+    }
+}
+
+/// Bytes in memory.
+#[derive(Debug, Clone)]
+pub struct MemorySource {
+    name: String,
+    bytes: Arc<[u8]>,
+}
+
+impl MemorySource {
+    /// Creates a source of `bytes`; messages call it `name`.
+    pub fn new(name: impl Into<String>, bytes: impl Into<Arc<[u8]>>) -> Self {
+        Self { name: name.into(), bytes: bytes.into() }
+    }
+}
+
+impl ByteSource for MemorySource {
+    fn shown(&self) -> String {
+        self.name.clone()
+    }
+
+    fn open_at(&self, byte: u64) -> Result<OpenSource, ItemError> {
+        let size = self.bytes.len() as u64;
+        let mut bytes = std::io::Cursor::new(Arc::clone(&self.bytes));
+        bytes.set_position(byte.min(size));
+        // The content is its own identity.
+        let inode = stable_hash(&self.bytes);
+        let identity = InputIdentity { size, modified: 0, inode, before: 0 };
+        Ok(OpenSource { bytes: Box::new(bytes), identity: Some(identity), held: None })
+    }
+}
