@@ -184,6 +184,17 @@ fn a_plan_is_made_again_from_its_words() {
 }
 
 #[test]
+fn a_plan_that_ends_with_the_year_9999_is_made_again_from_its_words() {
+    for until in ["9999-12-31 23:59:59", "9999-12-31T23:59:59.999999Z"] {
+        let made = plan(&["every", "1d", "until", until]);
+        assert_eq!(Plan::parse(&made.words(), 0).as_ref(), Ok(&made), "{:?}", made.words());
+    }
+    for wrong in ["9999-12-31T23:59:59+00:00Z", "9999-12-31T23:59:59.Z", "9999-12-31T24:00:00Z"] {
+        assert!(Plan::parse(&["every", "1d", "until", wrong], 0).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn an_end_is_an_end() {
     let plan = plan(&["cron", "0 12 * * *", "until", "2026-11-23T12:00:00Z"]);
     assert_eq!(plan.next(micros("2026-11-22T13:00:00Z")), Some(micros("2026-11-23T12:00:00Z")));

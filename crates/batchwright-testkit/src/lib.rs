@@ -1,12 +1,15 @@
 //! Shared helpers for the tests of several crates.
 //!
-//! The crate finds the services that tests need, and counts the tests that are skipped without them.
+//! The crate finds the services that tests need, counts the tests that are skipped without them, and makes random
+//! inputs for tests of parsers.
 //!
 //! The test harness has no skipped tests: a test that returns early is reported as passed. So each skip is
 //! written directly to the terminal, and to the file named by `BATCHWRIGHT_TEST_SKIPPED`, which `cargo xtask
 //! ci` counts at its end.
 
+#[cfg(feature = "browser")]
 pub mod browser;
+pub mod fuzz;
 pub mod process;
 
 use std::env;

@@ -21,7 +21,8 @@ pub(crate) fn parse(text: &str) -> Result<Micros, String> {
     let parsed = match plain(text) {
         Some(datetime) => datetime.map(|at| at.duration_since(EPOCH).as_micros()),
         None if text.as_bytes().get(10).is_some_and(|byte| b"Tt".contains(byte)) => {
-            text.parse::<Timestamp>().ok().map(|at| i128::from(at.as_microsecond()))
+            let instant = text.parse::<Timestamp>().ok().map(|at| i128::from(at.as_microsecond()));
+            instant.or_else(|| Some(utc(text)?.duration_since(EPOCH).as_micros()))
         }
         None => None,
     };
@@ -50,6 +51,18 @@ fn plain(text: &str) -> Option<Option<DateTime>> {
         DateTime::new(number(0, 4)?, small(5)?, small(8)?, small(11)?, small(14)?, small(17)?, 0)
             .ok()
     })())
+}
+
+/// Parses RFC 3339 in UTC. [`Timestamp`] ends 26 hours before the year 9999 does; this form reaches to its end.
+fn utc(text: &str) -> Option<DateTime> {
+    let civil = text.strip_suffix(['Z', 'z'])?;
+    let fraction = civil.get(19..)?;
+    let is_fraction = |text: &str| {
+        let digits = text.strip_prefix('.').unwrap_or_default();
+        !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    // An offset would be ignored.
+    (fraction.is_empty() || is_fraction(fraction)).then(|| civil.parse().ok())?
 }
 
 fn civil(micros: Micros) -> DateTime {
