@@ -155,7 +155,7 @@ pub(super) struct Claimed {
     /// Slots whose runners are asked to stop.
     pub(super) stops: Vec<TriggerKey>,
     /// Triggers whose plans cannot be parsed here, with the problem.
-    pub(super) puzzles: Vec<(String, String)>,
+    pub(super) unparsable: Vec<(String, String)>,
     /// Whether more may be due.
     pub(super) more: bool,
 }
@@ -436,8 +436,8 @@ impl<'u, 's> Group<'u, 's> {
                     begun.extend(slots.fire);
                 }
                 Err(problem) => {
-                    let row = trigger::puzzled(row, &problem, self.now);
-                    claimed.puzzles.push((row.key.identifier.clone(), problem));
+                    let row = trigger::unparsable(row, &problem, self.now);
+                    claimed.unparsable.push((row.key.identifier.clone(), problem));
                     self.put(row);
                 }
             }
