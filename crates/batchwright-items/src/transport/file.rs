@@ -64,12 +64,13 @@ impl Input {
 
     /// Opens a file that a writer of this process has open.
     pub(crate) fn beside_output(path: &Path) -> Result<Self, ItemError> {
-        let failed =
-            |error| ItemError::wrap(ErrorKind::IO, format!("open `{}`", path.display()), error);
+        let failed = |error| {
+            ItemError::wrap(ErrorKind::IO, format!("cannot open `{}`", path.display()), error)
+        };
         let file = File::open(path).map_err(failed)?;
         let found = file.metadata().map_err(failed)?;
         if found.is_dir() {
-            let what = format!("open `{}`: it is a folder", path.display());
+            let what = format!("cannot open `{}`: it is a folder", path.display());
             return Err(ItemError::new(ErrorKind::IO, what));
         }
         let modified =
@@ -128,7 +129,7 @@ impl Input {
         let Some(found) = self.found else {
             let path = self.path.display();
             return Err(ItemError::fatal(format!(
-                "continue `{path}` at byte {byte}: it is a pipe, which cannot be read again; start a new instance"
+                "cannot continue `{path}` at byte {byte}: it is a pipe, which cannot be read again; start a new instance"
             )));
         };
         if found.size < byte {
@@ -167,7 +168,7 @@ impl Input {
         ItemError::new(
             ErrorKind::INPUT_CHANGED,
             format!(
-                "continue `{path}`: it is not the file that the checkpoint was made with: {what}. Restore that \
+                "cannot continue `{path}`: it is not the file that the checkpoint was made with: {what}. Restore that \
                  file, start a new instance, or allow the change (`if_changed = \"continue\"`)"
             ),
         )
@@ -219,7 +220,7 @@ impl Input {
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    let what = format!("read `{}` at byte {offset}", self.path.display());
+                    let what = format!("cannot read `{}` at byte {offset}", self.path.display());
                     return Err(ItemError::wrap(ErrorKind::IO, what, error));
                 }
             }
