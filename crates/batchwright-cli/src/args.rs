@@ -44,6 +44,7 @@ impl Global {
 
 /// Options of every verb.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Store of the executions: `sqlite://FILE[?synchronous=normal]`,
     /// `postgres://USER:PASSWORD@HOST/DATABASE`, `mysql://…` (MariaDB too), or `memory:`. Default:
@@ -139,7 +140,7 @@ pub(crate) enum Command {
     Graph(GraphArgs),
     /// Test restarts of a job: kill it at every commit, restart it and compare its output.
     Rehearse(RehearseArgs),
-    /// Delete ended instances with all their executions.
+    /// Delete ended instances with all their executions; needs `--older-than`, `--keep` or both.
     Purge(PurgeArgs),
     /// Run the server: fire triggers and run queued executions until a signal arrives.
     Serve(ServeArgs),
@@ -445,7 +446,7 @@ pub(crate) struct RehearseArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PurgeArgs {
     /// Delete instances whose executions all ended at least this long ago: `90d`, `12h`.
-    #[arg(long, value_parser = parse_duration, required_unless_present = "keep")]
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) older_than: Option<Duration>,
     /// Keep the newest N instances of each job.
     #[arg(long, value_name = "INSTANCES")]

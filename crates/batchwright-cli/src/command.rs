@@ -34,9 +34,7 @@ pub(crate) fn execute(cli: Cli, program: &Program) -> Result<u8, CliError> {
     }
     output::init_log(&global, None);
     if global.format == Format::Svg && !matches!(command, Command::Graph(_)) {
-        return Err(CliError::Usage(
-            "print SVG: `--format svg` works only with `graph`".to_owned(),
-        ));
+        return Err(CliError::Usage("`--format svg` works only with `graph`".to_owned()));
     }
     match command {
         Command::Run(args) => launch::run(&global, program, &args),
@@ -97,9 +95,10 @@ pub(crate) fn execute(cli: Cli, program: &Program) -> Result<u8, CliError> {
 fn health(global: &Global, program: &Program) -> Result<u8, CliError> {
     let checked = store::is_there(global.store_url()).and_then(|is_there| match is_there {
         true => Ok(App::open(global, program, None)?.operator.explorer().job_names()?),
-        false => Err(CliError::Usage(
-            "open the store: it does not exist yet; `serve` and `run` create it".to_owned(),
-        )),
+        false => Err(CliError::Usage(format!(
+            "the store `{}` does not exist yet; `serve` and `run` create it",
+            store::shown(global.store_url())?
+        ))),
     });
     let (status, detail, code) = match &checked {
         Ok(names) => ("ok", format!("{} jobs known", names.len()), error::OK),

@@ -6,7 +6,8 @@ use batchwright::error::RepositoryError;
 use batchwright::operator::{OperatorError, Refusal, RunError};
 use batchwright::progressive::SliceError;
 use batchwright_jobfile::JobFileError;
-use batchwright_server::Refused;
+use batchwright_server::{Refused, ServerError};
+use batchwright_store::SqlError;
 use serde_json::json;
 
 use crate::args::Format;
@@ -24,6 +25,30 @@ pub(crate) const INTERNAL: u8 = 70;
 pub(crate) const STALE_LEASE: u8 = 75;
 pub(crate) const CONFIG: u8 = 78;
 
+const STORE_ADVICE: &str =
+    "check the store; nothing that was committed is lost, and `recover` closes what was running";
+
+/// Returns what to do about an error of the store.
+fn advice_of_store(error: &RepositoryError) -> &'static str {
+    let source = match error {
+        RepositoryError::NewerSchema { .. } => {
+            return "use a newer version of the program with this store; nothing was changed";
+        }
+        RepositoryError::Unavailable { source, .. } => source.downcast_ref::<SqlError>(),
+        _ => None,
+    };
+    match source {
+        Some(error) if error.is_not_a_database() => {
+            "name another file with `--store`, or move this one away; it was not changed"
+        }
+        Some(error) if error.is_locked() => {
+            "another process holds a transaction on the store: end it or wait, then repeat the command; nothing that \
+             was committed is lost"
+        }
+        _ => STORE_ADVICE,
+    }
+}
+
 /// An error that ended a verb.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
@@ -38,16 +63,16 @@ pub(crate) enum CliError {
     #[error("{0}")]
     Usage(String),
     /// The command line cannot be parsed; the text names the argument and what exists.
-    #[error("parse the command line: {}", .0.to_string().trim_start_matches("error: ").trim_end())]
+    #[error("the command line is invalid: {}", .0.to_string().trim_start_matches("error: ").trim_end())]
     Arguments(clap::Error),
     /// A request to the schedule that was refused.
-    #[error("execute the request: {0}")]
+    #[error("the request was refused: {0}")]
     Schedule(Refused),
     #[error(transparent)]
     Config(#[from] batchwright_server::ConfigError),
     #[error(transparent)]
     Server(#[from] batchwright_server::ServerError),
-    #[error("write the output")]
+    #[error("cannot write the output")]
     Output(#[from] std::io::Error),
 }
 
@@ -90,7 +115,7 @@ impl CliError {
             "abandoned" | "not_restartable" | "not_most_recent" | "changed_definition" => {
                 NOT_RESTARTABLE
             }
-            "not_running" => FAILED,
+            "not_running" | "not_abandonable" => FAILED,
             "stale_lease" => STALE_LEASE,
             "trigger_busy" => ALREADY_RUNNING,
             "store_unavailable" => STORE,
@@ -103,14 +128,11 @@ impl CliError {
     fn advice(&self) -> &'static str {
         match self {
             Self::Operator(OperatorError::Refused(refusal)) => refusal.advice(),
-            Self::Operator(OperatorError::Repository(RepositoryError::NewerSchema { .. })) => {
-                "use a newer program with this store"
-            }
-            Self::Operator(_)
-            | Self::Run(RunError::Repository { .. } | RunError::Vanished { .. }) => {
-                "check the store; nothing that was committed is lost, and `recover` closes what was running"
-            }
-            Self::Run(_) => "another worker runs the execution now; nothing is to be done here",
+            Self::Operator(OperatorError::Repository(error)) => advice_of_store(error),
+            Self::Server(ServerError::Store(error)) => advice_of_store(error),
+            Self::Run(RunError::Repository { source, .. }) => advice_of_store(source),
+            Self::Operator(_) | Self::Run(RunError::Vanished { .. }) => STORE_ADVICE,
+            Self::Run(_) => "another process runs the execution now; nothing is to be done here",
             Self::Slice(_) => {
                 "see the execution with `batchwright show`; only progressive executions can be driven"
             }
@@ -121,7 +143,10 @@ impl CliError {
                     "list what exists with `batchwright schedule list` and `batchwright rule list`; nothing was changed"
                 }
             },
-            Self::Config(_) => "correct the file; the server did not start",
+            Self::Config(error) if !error.file.exists() => {
+                "name a file that exists with `--config` or BATCHWRIGHT_CONFIG; nothing was changed"
+            }
+            Self::Config(_) => "correct the file; nothing was changed",
             Self::Server(_) => "the server did not start; correct the cause named above",
             Self::Usage(_) | Self::Arguments(_) => "see `batchwright --help`",
             Self::Output(_) => "check that the output can be written",

@@ -58,14 +58,14 @@ fn parse_pair(
 ) -> Result<(String, Result<Parameter, String>), CliError> {
     let unmarked = pair.strip_prefix(NON_IDENTIFYING);
     let Some((head, text)) = unmarked.unwrap_or(pair).split_once('=') else {
-        return Err(CliError::Usage(format!("use `{pair}` as a parameter: expected NAME=VALUE")));
+        return Err(CliError::Usage(format!("`{pair}` is no parameter: expected NAME=VALUE")));
     };
     let (name, kind) = match head.split_once(':') {
         Some((name, kind)) => (name, Some(kind)),
         None => (head, None),
     };
     if name.is_empty() {
-        return Err(CliError::Usage(format!("use `{pair}` as a parameter: its name is empty")));
+        return Err(CliError::Usage(format!("`{pair}` is no parameter: its name is empty")));
     }
     let declared = schema.find(name);
     let identifying = unmarked.is_none() && declared.is_none_or(|declared| declared.identifying);
@@ -89,7 +89,7 @@ fn parse_pair(
 fn document(json: &str) -> Result<serde_json::Map<String, serde_json::Value>, CliError> {
     let text = text_or_file(json)?;
     serde_json::from_str(&text).map_err(|error| {
-        CliError::Usage(format!("use --params-json: it is no JSON object of parameters: {error}"))
+        CliError::Usage(format!("--params-json is no JSON object of parameters: {error}"))
     })
 }
 
@@ -102,6 +102,6 @@ pub(crate) fn text_or_file(text: &str) -> Result<String, CliError> {
         path => std::fs::File::open(path)
             .and_then(|file| file.take(JSON_BYTES_MAX).read_to_string(&mut content)),
     };
-    read.map_err(|error| CliError::Usage(format!("read `{path}`: {error}")))?;
+    read.map_err(|error| CliError::Usage(format!("cannot read `{path}`: {error}")))?;
     Ok(content)
 }

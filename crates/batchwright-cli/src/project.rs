@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use batchwright_server::Config;
+use batchwright_server::{Config, ConfigError};
 
 use crate::args::Global;
 use crate::error::CliError;
@@ -13,10 +13,17 @@ const CONFIG_FILE: &str = "batchwright.toml";
 
 /// Completes `global` with the path of the configuration, and with the store that it names unless the command
 /// line or the environment names another.
+///
+/// # Errors
+///
+/// When the named configuration does not exist, even if its store is not used.
 pub(crate) fn resolve(global: &mut Global) -> Result<(), CliError> {
-    if global.config.is_none() {
-        let here = std::env::current_dir()?;
-        global.config = find(&here)?;
+    match &global.config {
+        Some(file) => {
+            std::fs::metadata(file)
+                .map_err(|error| ConfigError { file: file.clone(), problem: error.to_string() })?;
+        }
+        None => global.config = find(&std::env::current_dir()?)?,
     }
     if let (None, Some(file)) = (&global.store, &global.config) {
         let url = Config::store_url(file)?;
@@ -36,7 +43,7 @@ fn find(folder: &Path) -> Result<Option<PathBuf>, CliError> {
     let ours = [rustix::process::geteuid().as_raw(), 0].contains(&about.uid());
     if !ours || about.mode() & 0o002 != 0 {
         return Err(CliError::Usage(format!(
-            "use `{}`: the file belongs to another user or is writable by all users; name the configuration \
+            "the configuration `{}` is not used, because it belongs to another user or is writable by all users; name the configuration \
              with --config, or the store with --store",
             file.display()
         )));

@@ -62,6 +62,11 @@ pub(crate) fn is_there(url: &str) -> Result<bool, CliError> {
     Ok(is_there)
 }
 
+/// Returns `url` without its password, for messages.
+pub(crate) fn shown(url: &str) -> Result<String, CliError> {
+    Ok(unopened(url)?.database.map_or_else(|| url.to_owned(), |database| database.to_string()))
+}
+
 /// Returns the store that `url` names without opening it: its repository is empty.
 pub(crate) fn unopened(url: &str) -> Result<Store, CliError> {
     let repository = Arc::new(MemoryRepository::new());
@@ -76,8 +81,9 @@ pub(crate) fn unopened(url: &str) -> Result<Store, CliError> {
 }
 
 fn parsed(url: &str) -> Result<(Database, StoreOptions), CliError> {
-    StoreOptions::parse(url)
-        .map_err(|reason| CliError::Usage(format!("open the store: {reason}; or memory:")))
+    StoreOptions::parse(url).map_err(|reason| {
+        CliError::Usage(format!("the store cannot be opened: {reason}; or memory:"))
+    })
 }
 
 /// Opens the store that `url` names, and creates it when it does not exist.

@@ -267,3 +267,51 @@ processors = [{ type = "map", drop = ["id"] }]
     place.run(&["restart", "1"]).expect(0);
     assert_eq!(place.read("out.csv"), "name,seen\nc,2\nB,1\n");
 }
+
+#[test]
+fn help_lists_the_options_of_a_verb_before_those_of_every_verb() {
+    let place = Place::new();
+    for verb in ["run", "purge", "schedule set", "serve"] {
+        let words: Vec<_> = verb.split(' ').chain(["--help"]).collect();
+        let help = place.run(&words).expect(0).out;
+        let at = |text: &str| help.find(text).unwrap_or_else(|| panic!("{text}: {help}"));
+        let (own, global) = (at("\nOptions:\n"), at("\nGlobal options:\n"));
+        assert!(own < global && global < at("--store <URL>"), "{verb}: {help}");
+        assert!(!help[own..global].contains("--lease"), "{verb}: {help}");
+    }
+    let help = place.run(&["purge", "--help"]).expect(0).out;
+    assert!(help.find("--older-than") < help.find("Global options"), "{help}");
+}
+
+#[test]
+fn only_what_can_be_abandoned_is_and_the_code_tells_it() {
+    let place = place();
+    place.run(&["run", "count"]).expect(0);
+    let refused = place.run(&["abandon", "1"]).expect(1).err;
+    assert!(
+        refused
+            .contains("error[not_abandonable]: execution 1 cannot be abandoned: it is COMPLETED"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_rehearsal_without_a_kill_says_that_nothing_was_tested() {
+    let place = place();
+    place.write(
+        "job.toml",
+        "name = \"note\"\n[[steps]]\nname = \"a\"\ntype = \"command\"\nargv = [\"true\"]\n",
+    );
+    let text = place.run(&["rehearse", "job.toml"]).expect(0).out;
+    assert!(
+        text.starts_with("note: nothing was tested, because the job commits nothing\n"),
+        "{text}"
+    );
+    let json = place.run(&["rehearse", "job.toml", "--format", "json"]).expect(0).json();
+    assert_eq!((&json["exact"], &json["kills"]), (&serde_json::Value::Null, &0.into()));
+    let some = place.run(&["rehearse", "jobs/count.toml", "--kills", "0"]).expect(0).out;
+    assert!(
+        some.contains("no kill was asked for") && some.contains("step write: not tested"),
+        "{some}"
+    );
+}

@@ -71,7 +71,7 @@ fn last_number(count: &At<Count>, cx: &BuildContext<'_>) -> Result<Make<u64>, Pr
             let text = text.clone();
             Ok(Box::new(move |scope| {
                 template.render(scope)?.parse().map_err(|_| {
-                    ItemError::fatal(format!("use `{text}` as a count: it is no number"))
+                    ItemError::fatal(format!("cannot use `{text}` as a count: it is no number"))
                 })
             }))
         }

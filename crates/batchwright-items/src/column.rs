@@ -94,7 +94,7 @@ impl ColumnType {
                 | Self::Timestamp(Some(format)) => format!(" written as `{format}`"),
                 _ => String::new(),
             };
-            ItemError::parse(format!("read column `{name}`: `{text}` is not {wanted}{like}"))
+            ItemError::parse(format!("cannot read column `{name}`: `{text}` is not {wanted}{like}"))
         })
     }
 }

@@ -316,7 +316,7 @@ impl BuildContext<'_> {
     /// Returns the error for an output that a rehearsal must not reach.
     pub fn outside(what: &dyn std::fmt::Display) -> ItemError {
         ItemError::fatal(format!(
-            "use `{what}`: it is outside the job's folder; --allow-outside permits it in a rehearsal"
+            "cannot use `{what}`: it is outside the job's folder; --allow-outside permits it in a rehearsal"
         ))
     }
 }

@@ -227,5 +227,6 @@ pub(crate) fn unpack<T: DeserializeOwned>(
     position: Option<Position>,
 ) -> Result<Option<T>, ItemError> {
     let parsed = position.map(|json| serde_json::from_str(json.get())).transpose();
-    parsed.map_err(|error| ItemError::fatal(format!("interpret the stored position: {error}")))
+    parsed
+        .map_err(|error| ItemError::fatal(format!("cannot interpret the stored position: {error}")))
 }

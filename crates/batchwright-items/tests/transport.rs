@@ -115,8 +115,10 @@ where
     }
 }
 
-fn text(record: impl Fn(u64) -> String) -> Vec<u8> {
-    (0..RECORDS).map(record).collect::<String>().into_bytes()
+/// Returns records that are longer than what a restart compares before its position.
+fn text(record: impl Fn(u64, &str) -> String) -> Vec<u8> {
+    let long = "long ".repeat(50);
+    (0..RECORDS).map(|n| record(n, &long)).collect::<String>().into_bytes()
 }
 
 fn source(bytes: Vec<u8>) -> Arc<dyn ByteSource> {
@@ -125,19 +127,19 @@ fn source(bytes: Vec<u8>) -> Arc<dyn ByteSource> {
 
 #[test]
 fn lines_in_memory_are_copied_exactly() {
-    let input = LineInput::of(source(text(|n| format!("line {n}, ä\n"))));
+    let input = LineInput::of(source(text(|n, long| format!("line {n}, ä {long}\n"))));
     is_exact(&LineReader::of(input, Lines));
 }
 
 #[test]
 fn json_lines_in_memory_are_copied_exactly() {
-    let input = LineInput::of(source(text(|n| format!("{{\"n\":{n}}}\n\n"))));
+    let input = LineInput::of(source(text(|n, long| format!("{{\"{long}\":{n}}}\n\n"))));
     is_exact(&JsonLinesReader::<BTreeMap<String, u64>>::of(input, JsonLine::default()));
 }
 
 #[test]
 fn csv_in_memory_is_copied_exactly() {
-    let records = text(|n| format!("{n},\"a\nb {n}\"\n"));
+    let records = text(|n, long| format!("{n},\"a\nb {n} {long}\"\n"));
     let input = source([b"n,text\n".to_vec(), records].concat());
     is_exact(&CsvReader::<(u64, String)>::new("").from_source(input));
 }

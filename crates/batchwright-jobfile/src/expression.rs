@@ -84,7 +84,7 @@ impl Expression {
     }
 
     pub(super) fn failed(&self, problem: &str) -> ItemError {
-        ItemError::data(format!("evaluate `{}`: {problem}", self.text))
+        ItemError::data(format!("cannot evaluate `{}`: {problem}", self.text))
     }
 }
 
@@ -140,7 +140,7 @@ impl Decider for ChosenCode {
         let code = self.expression.evaluate(sight)?;
         value::textual(&code).map(str::to_owned).ok_or_else(|| {
             let (text, found) = (&self.expression.text, value::described(&code));
-            ItemError::fatal(format!("evaluate `{text}`: expected a text, found {found}"))
+            ItemError::fatal(format!("cannot evaluate `{text}`: expected a text, found {found}"))
         })
     }
 }

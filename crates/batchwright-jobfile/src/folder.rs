@@ -20,7 +20,8 @@ use crate::{JobFileError, Settings, Source};
 /// A source of the jobs that the files `*.toml` of one or more folders define.
 ///
 /// A file is compiled when its job is needed for the first time, and again when the file, or a job file that it uses, has
-/// changed. A broken file is reported by one warning and hides no other job. A name that two files define is refused.
+/// changed. A broken file is reported by one warning and hides no other job; when a job is not found, the error names the
+/// broken files. A name that two files define is refused.
 /// Clones share the compiled jobs.
 ///
 /// ```
@@ -214,14 +215,25 @@ impl JobFolder {
     pub fn names(&self) -> Result<Vec<String>, JobFileError> {
         let paths = self.paths()?;
         let mut files = self.files();
-        let named: Vec<PathBuf> = files.named.iter().cloned().collect();
-        // Deleted files are forgotten.
-        files.by_path.retain(|path, _| path.exists());
-        let mut names = BTreeSet::new();
-        for path in paths.into_iter().chain(named) {
-            names.extend(files.name_or_warn(&path));
-        }
+        let paths = files.all(paths);
+        let names: BTreeSet<_> = paths.iter().filter_map(|path| files.name_or_warn(path)).collect();
         Ok(names.into_iter().collect())
+    }
+
+    /// Returns the refusal of a job that no file defines, with the jobs and the broken files that there are.
+    fn no_such_job(&self, name: &str) -> Result<Refusal, JobFileError> {
+        let paths = self.paths()?;
+        let mut files = self.files();
+        let (mut known, mut broken) = (BTreeSet::new(), Vec::new());
+        for path in files.all(paths) {
+            match files.name(&path) {
+                Ok(name) => _ = known.insert(name),
+                Err(error) => broken.push(error.to_string()),
+            }
+        }
+        broken.dedup();
+        let known = known.into_iter().collect();
+        Ok(Refusal::NoSuchJob { name: name.to_owned(), known, broken })
     }
 
     /// Returns the job files of the folders, sorted within each folder.
@@ -275,16 +287,33 @@ impl Files {
         }
     }
 
+    /// Returns `paths` and the files that were loaded by their paths. Deleted files are forgotten.
+    fn all(&mut self, mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
+        self.by_path.retain(|path, _| path.exists());
+        paths.extend(self.named.iter().cloned());
+        paths
+    }
+
     /// Returns the only one of `paths` whose file defines the job `name`.
+    ///
+    /// # Errors
+    ///
+    /// When two files define it, or the file that seems to define it is broken.
     fn one_with(
         &mut self,
         name: &str,
         paths: Vec<PathBuf>,
     ) -> Result<Option<PathBuf>, JobFileError> {
         let mut found: Option<PathBuf> = None;
+        let mut broken = Vec::new();
         for path in paths {
-            if self.name_or_warn(&path).is_none_or(|other| other != name) {
-                continue;
+            match self.name(&path) {
+                Ok(other) if other == name => {}
+                Ok(_) => continue,
+                Err(error) => {
+                    broken.push((path, error));
+                    continue;
+                }
             }
             match &found {
                 Some(first) if !is_same_file(first, &path) => {
@@ -295,6 +324,14 @@ impl Files {
                 }
                 _ => found = Some(path),
             }
+        }
+        if found.is_none() {
+            // The broken file is the error itself, or a part of the refusal of the job.
+            let its_own = broken.into_iter().find(|(path, _)| seeming_name(path) == name);
+            return its_own.map_or(Ok(None), |(_, error)| Err(error));
+        }
+        for (path, _) in broken {
+            self.name_or_warn(&path);
         }
         Ok(found)
     }
@@ -331,6 +368,20 @@ impl File {
     }
 }
 
+/// Returns the name of the job that a broken file seems to define: its first line `name = "…"`, else the name of the file.
+fn seeming_name(path: &Path) -> String {
+    let text = crate::read(path).unwrap_or_default();
+    let before_tables = text.lines().take_while(|line| !line.trim_start().starts_with('['));
+    let value = before_tables.filter_map(|line| line.split_once('=')).find_map(|(key, value)| {
+        let value = value.trim().trim_start_matches(['"', '\'']);
+        (key.trim() == "name")
+            .then(|| value.split(['"', '\'']).next().unwrap_or_default().to_owned())
+    });
+    value.unwrap_or_else(|| {
+        path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+    })
+}
+
 /// Returns whether both paths lead to the same file.
 pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
     match (fs::canonicalize(one), fs::canonicalize(other)) {
@@ -343,15 +394,11 @@ impl JobSource for JobFolder {
     fn job(&self, name: &str, origin: Option<&str>) -> Result<Arc<Job>, Refusal> {
         match self.find(name, origin.map(Path::new)) {
             Ok(Some(job)) => Ok(job),
-            Ok(None) => {
-                let known = JobSource::names(self)?;
-                Err(Refusal::NoSuchJob { name: name.to_owned(), known })
-            }
+            Ok(None) => Err(self.no_such_job(name).unwrap_or_else(|error| unreadable(&error))),
             Err(error @ JobFileError::Folder { .. }) => Err(unreadable(&error)),
-            Err(error) => Err(Refusal::InvalidDefinition {
-                job: name.to_owned(),
-                reason: error.to_string().trim_start_matches("use ").to_owned(),
-            }),
+            Err(error) => {
+                Err(Refusal::InvalidDefinition { job: name.to_owned(), reason: error.to_string() })
+            }
         }
     }
 

@@ -35,7 +35,7 @@ const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 #[non_exhaustive]
 pub enum JobFileError {
     /// A file contains problems.
-    #[error("use job file `{}`{}", path.display(), problems.join(";"))]
+    #[error("job file `{}`{}", path.display(), problems.join(";"))]
     File {
         /// The file.
         path: PathBuf,
@@ -43,7 +43,7 @@ pub enum JobFileError {
         problems: Vec<String>,
     },
     /// A folder cannot be read.
-    #[error("read the job folder `{}`: {reason}", path.display())]
+    #[error("cannot read the job folder `{}`: {reason}", path.display())]
     Folder {
         /// The folder.
         path: PathBuf,

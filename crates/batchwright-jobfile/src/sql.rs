@@ -213,7 +213,7 @@ fn fields(sql: &SqlReader<Record>) -> Result<Option<Vec<String>>, ItemError> {
     let columns = sql.columns().unwrap_or_default();
     match first_duplicate(columns) {
         Some(name) => Err(ItemError::fatal(format!(
-            "read the query: two of its columns are called `{name}`; give one another name with AS"
+            "cannot read the query: two of its columns are called `{name}`; give one another name with AS"
         ))),
         None => Ok(Some(columns.to_vec())),
     }
@@ -302,7 +302,7 @@ impl Kind {
                     ""
                 };
                 Err(ItemError::data(format!(
-                    "write column `{name}`: `{text}` is not {required}, which its type requires{hint}"
+                    "cannot write column `{name}`: `{text}` is not {required}, which its type requires{hint}"
                 )))
             }
         }
@@ -335,7 +335,7 @@ impl RecordSqlWriter {
             SqlMode::Statement(sql) => {
                 let NamedStatement { text, names } = NamedStatement::parse(&sql, database);
                 if names.is_empty() {
-                    let message = "bind the statement: write its parameters as `:field`";
+                    let message = "cannot bind the statement: write its parameters as `:field`";
                     return Err(ItemError::fatal(message));
                 }
                 (SqlMode::Statement(text), names.clone(), Some(names))
@@ -361,7 +361,7 @@ impl RecordSqlWriter {
                     row.bind(value)
                 }
                 None => Err(ItemError::data(format!(
-                    "write column `{name}`: the item has no such field"
+                    "cannot write column `{name}`: the item has no such field"
                 ))),
             })
         };
@@ -407,7 +407,7 @@ impl RecordSqlWriter {
         let more = |name: &&Arc<str>| !columns.contains(name);
         match items.iter().find_map(|item| item.names().iter().find(more)) {
             Some(name) => Err(ItemError::data(format!(
-                "write field `{name}`: it is no column, because the first record does not have it; \
+                "cannot write field `{name}`: it is no column, because the first record does not have it; \
                  name the `columns` to write"
             ))),
             None => Ok(()),
@@ -417,7 +417,7 @@ impl RecordSqlWriter {
 
 fn no_column(name: &str, table: &str, known: &[String]) -> ItemError {
     ItemError::fatal(format!(
-        "write field `{name}`: table `{table}` has no such column; it has {}. Drop the field in a `map`, or \
+        "cannot write field `{name}`: table `{table}` has no such column; it has {}. Drop the field in a `map`, or \
          name the `columns` to write",
         known.join(", ")
     ))
@@ -428,7 +428,8 @@ fn no_column(name: &str, table: &str, known: &[String]) -> ItemError {
 fn numeric_columns(database: &Database, table: &str) -> Result<BTreeMap<String, bool>, ItemError> {
     let quoted = table.replace('\'', "''");
     let rows = database.query(&format!("SELECT name, type FROM pragma_table_info('{quoted}')"));
-    let failed = |error| ItemError::wrap(ErrorKind::new("sql"), "read the table's columns", error);
+    let failed =
+        |error| ItemError::wrap(ErrorKind::new("sql"), "cannot read the table's columns", error);
     let mut numeric = BTreeMap::new();
     for row in rows.map_err(failed)? {
         let [SqlValue::Text(name), SqlValue::Text(kind)] = &row[..] else { continue };
@@ -451,7 +452,9 @@ fn table_columns(database: &Database, table: &str) -> Result<Vec<String>, ItemEr
     if columns.is_empty() {
         return Err(ItemError::new(
             ErrorKind::new("sql.no_table"),
-            format!("write to table `{table}`: it does not exist; a `sql` step can create it"),
+            format!(
+                "cannot write to table `{table}`: it does not exist; a `sql` step can create it"
+            ),
         ));
     }
     Ok(columns)

@@ -183,7 +183,7 @@ impl ItemProcessor<Record> for Stages {
                 Stage::Reject { when, message } => {
                     if when.is_true(sight)? {
                         let kind = ErrorKind::new("data.rejected");
-                        return Err(ItemError::new(kind, format!("accept the item: {message}")));
+                        return Err(ItemError::new(kind, format!("rejected: {message}")));
                     }
                 }
                 Stage::Map { set, keep, drop } => {
@@ -254,7 +254,7 @@ fn map(
     if let Some(keep) = keep {
         let find = |required: &Arc<str>| {
             names.iter().position(|name| name == required).ok_or_else(|| {
-                ItemError::data(format!("keep field `{required}`: the item has none"))
+                ItemError::data(format!("cannot keep field `{required}`: the item has none"))
             })
         };
         let chosen: Result<Vec<_>, _> =

@@ -94,6 +94,26 @@ fn a_broken_file_hides_no_other_job_and_works_once_it_is_corrected() {
 }
 
 #[test]
+fn a_job_that_is_not_found_may_be_that_of_a_broken_file() {
+    let folder = folder(&[
+        ("broken.toml", "name = \"lost\"\nsteps = 7".to_owned()),
+        ("count.toml", count_to("count", 1)),
+    ]);
+    let jobs = JobFolder::new(folder.path());
+    let refusal = jobs.job("lost", None).unwrap_err();
+    assert_eq!(refusal.code(), "invalid_definition");
+    assert!(refusal.to_string().contains("broken.toml`, line 2"), "{refusal}");
+    let refusal = jobs.job("other", None).unwrap_err();
+    assert_eq!(refusal.code(), "no_such_job");
+    let text = refusal.to_string();
+    assert!(
+        text.starts_with("there is no job `other`; the jobs are: `count`; job file `"),
+        "{text}"
+    );
+    assert!(text.contains("broken.toml`, line 2"), "{text}");
+}
+
+#[test]
 fn a_folder_that_is_missing_is_named() {
     let jobs = JobFolder::new("no/such/folder");
     let error = jobs.names().unwrap_err().to_string();

@@ -54,7 +54,7 @@ fn upload_path(scope: &StepScope, folder: &Folder) -> Result<PathBuf, ItemError>
     // Any client of the API can send the name of an upload.
     if upload.is_empty() || !upload.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(ItemError::fatal(format!(
-            "find upload `{upload}`: its name is not hexadecimal"
+            "cannot find upload `{upload}`: its name is not hexadecimal"
         )));
     }
     Ok(folder.join(format!("{upload}.csv")))
@@ -71,7 +71,7 @@ fn import_job(folder: &Folder, target: Duration) -> Result<Job, batchwright::ope
             let known = customer.name.trim();
             if known.is_empty() {
                 return Err(ItemError::data(format!(
-                    "import customer {}: the name is empty",
+                    "cannot import customer {}: the name is empty",
                     customer.id
                 )));
             }

@@ -151,7 +151,7 @@ struct ShutdownKeys {
 
 /// A problem in a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("use the configuration `{}`: {problem}", file.display())]
+#[error("the configuration `{}` cannot be used: {problem}", file.display())]
 pub struct ConfigError {
     /// The file.
     pub file: PathBuf,

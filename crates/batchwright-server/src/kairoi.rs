@@ -43,7 +43,7 @@ pub fn read_kairoi(folder: &Path) -> Result<KairoiData, String> {
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(format!("read `{}`: {error}", path.display())),
+            Err(error) => return Err(format!("cannot read `{}`: {error}", path.display())),
         };
         files += 1;
         let mut input = BufReader::new(file);

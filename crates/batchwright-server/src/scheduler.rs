@@ -86,7 +86,7 @@ impl Scheduler {
             .name("batchwright ledger".to_owned())
             .spawn(|| ledger.run());
         let ledger = spawned.map_err(|error| {
-            StartError::Runners(format!("start the thread of the ledger: {error}"))
+            StartError::Runners(format!("cannot start the thread of the ledger: {error}"))
         })?;
         let bytes = Arc::new(Semaphore::new(WAITING_BYTES_MAX));
         Ok(Self { commands, bytes, ledger: Arc::new(ledger), status, jobs })

@@ -121,7 +121,7 @@ impl Server {
             .thread_name("batchwright server")
             .enable_all()
             .build()
-            .map_err(|error| ServerError::System(format!("start the runtime: {error}")))?;
+            .map_err(|error| ServerError::System(format!("cannot start the runtime: {error}")))?;
         let (end, ended) = watch::channel(false);
         let mut listening = Vec::new();
         // Bind before the scheduler begins to fire: an address that cannot be bound ends the start.
@@ -216,7 +216,7 @@ impl Server {
                 let status = scheduler.status();
                 let firing = status.firing.load(Ordering::Relaxed);
                 match status.ready.load(Ordering::Relaxed) {
-                    _ if status.astray.load(Ordering::Relaxed) => {
+                    _ if status.clock_off.load(Ordering::Relaxed) => {
                         "the clock of this machine is too far from the database's: no trigger fires"
                             .to_owned()
                     }
@@ -270,8 +270,8 @@ fn off_runtime<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, ServerErro
     thread::scope(|threads| {
         let working =
             thread::Builder::new().name("batchwright".to_owned()).spawn_scoped(threads, work);
-        let working =
-            working.map_err(|error| ServerError::System(format!("start a thread: {error}")))?;
+        let working = working
+            .map_err(|error| ServerError::System(format!("cannot start a thread: {error}")))?;
         Ok(working.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }
@@ -387,7 +387,7 @@ fn start_worker(
     let named = thread::Builder::new().name("batchwright worker".to_owned());
     named
         .spawn(move || worker.run(&stop, changed))
-        .map_err(|error| ServerError::System(format!("start the worker: {error}")))
+        .map_err(|error| ServerError::System(format!("cannot start the worker: {error}")))
 }
 
 /// Raises the limit of open descriptors to the maximum of this process: each client needs one.

@@ -510,6 +510,16 @@ impl SqlError {
         self.place.as_ref().map_or_else(String::new, |place| format!(" (in {place})"))
     }
 
+    /// Whether another transaction held a lock for too long.
+    pub fn is_locked(&self) -> bool {
+        self.class == SqlErrorClass::Locked
+    }
+
+    /// Whether the file is no database.
+    pub fn is_not_a_database(&self) -> bool {
+        self.class == SqlErrorClass::NotADatabase
+    }
+
     /// Whether the database refused to commit the transaction, so that nothing was stored.
     pub(crate) fn is_refusal(&self) -> bool {
         use SqlErrorClass::{Constraint, Contention, Data};
@@ -537,11 +547,9 @@ impl SqlError {
     /// Converts the error to one of the repository.
     pub(crate) fn in_store(self, action: &str) -> RepositoryError {
         match self.class {
-            SqlErrorClass::Corrupt => {
-                RepositoryError::Corrupt { what: format!("{action}: {self}") }
-            }
+            SqlErrorClass::Corrupt => RepositoryError::Corrupt { what: self.to_string() },
             SqlErrorClass::Constraint | SqlErrorClass::Contention => {
-                RepositoryError::Conflict { what: format!("{action}: {self}") }
+                RepositoryError::Conflict { what: format!("the same row ({self})") }
             }
             _ => RepositoryError::unavailable(action, self),
         }
@@ -556,7 +564,9 @@ impl SqlError {
             SqlErrorClass::Contention => ErrorKind::new("sql.contention"),
             SqlErrorClass::Locked => ErrorKind::new("io.locked"),
             SqlErrorClass::Canceled => ErrorKind::TIMEOUT,
-            SqlErrorClass::Corrupt | SqlErrorClass::Other => ErrorKind::new("sql"),
+            SqlErrorClass::Corrupt | SqlErrorClass::NotADatabase | SqlErrorClass::Other => {
+                ErrorKind::new("sql")
+            }
         };
         ItemError::wrap(kind, action, self)
     }

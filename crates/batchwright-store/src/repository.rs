@@ -123,9 +123,8 @@ impl SqlRepository {
         {
             return Ok(false);
         }
-        let action = format!("open `{database}`");
         let opened = database.connect_read_only();
-        let mut session = opened.map_err(|error| error.in_store(&action))?;
+        let mut session = opened.map_err(|error| error.in_store("open the store"))?;
         schema::is_there(&mut *session, database.dialect(), &options.prefix)
     }
 
@@ -165,7 +164,7 @@ impl SqlRepository {
             Dialect::Postgres | Dialect::MySql => Arc::clone(&writers),
         };
         let (id, is_new) = {
-            let mut session = writers.take().map_err(|error| located(&action, error))?;
+            let mut session = writers.take().map_err(opening)?;
             schema::migrate(&mut *session, dialect, &options.prefix)?
         };
         if is_new {
@@ -192,11 +191,11 @@ impl SqlRepository {
     }
 }
 
-/// Adds to `error` what was being opened.
-fn located(action: &str, error: RepositoryError) -> RepositoryError {
+/// Adds to `error` that the store was being opened.
+fn opening(error: RepositoryError) -> RepositoryError {
     match error {
         RepositoryError::Unavailable { source, .. } => {
-            RepositoryError::Unavailable { action: action.to_owned(), source }
+            RepositoryError::Unavailable { action: "open the store".to_owned(), source }
         }
         other => other,
     }

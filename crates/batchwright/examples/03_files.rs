@@ -26,7 +26,7 @@ struct Line {
 
 fn total(order: &Order) -> Result<Option<Line>, ItemError> {
     if order.price < 0.0 {
-        return Err(ItemError::data(format!("value order {}: its price is below zero", order.id)));
+        return Err(ItemError::data(format!("the price of order {} is below zero", order.id)));
     }
     let total = f64::from(order.quantity) * order.price;
     Ok((total > 0.0).then_some(Line { id: order.id, total }))

@@ -78,7 +78,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let step = ChunkStepBuilder::new("numbers")
         .reader(Sequence::to(7))
         .processor(|n: &u64| match n {
-            5 => Err(ItemError::data("like a number that is five")),
+            5 => Err(ItemError::data("five is not allowed")),
             n => Ok(Some(*n)),
         })
         .writer(NoWriter::new())

@@ -77,7 +77,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let step = ChunkStepBuilder::new("send")
         .reader(Fibonacci { bound: 100, pair: (0, 1) })
         .processor(move |n: &u64| match (*n, *broken.lock().unwrap()) {
-            (34, true) => Err(ItemError::data("send 34 today")),
+            (34, true) => Err(ItemError::data("cannot send 34 today")),
             (n, _) => Ok(Some(n)),
         })
         .writer(service.clone())

@@ -25,10 +25,10 @@ impl PartialEq for ExecutionContext {
 #[non_exhaustive]
 pub enum ContextError {
     /// The context has no value of that name.
-    #[error("use the context: it has no `{0}`")]
+    #[error("the context has no `{0}`")]
     Missing(String),
     /// The value cannot be converted to or from JSON of the expected type.
-    #[error("use `{name}` of the context")]
+    #[error("`{name}` of the context cannot be converted")]
     Type {
         /// The name.
         name: String,
@@ -298,10 +298,7 @@ mod tests {
     fn a_missing_or_mistyped_value_is_an_error_that_names_it() {
         let mut context = ExecutionContext::default();
         context.put("n", &"text").unwrap();
-        assert_eq!(
-            context.get::<i64>("m").unwrap_err().to_string(),
-            "use the context: it has no `m`"
-        );
+        assert_eq!(context.get::<i64>("m").unwrap_err().to_string(), "the context has no `m`");
         assert_eq!(context.get::<i64>("n").unwrap_err().to_string(), "use `n` of the context");
     }
 

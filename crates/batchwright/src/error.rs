@@ -84,7 +84,7 @@ struct ItemErrorParts {
 }
 
 impl ItemError {
-    /// Creates an error of `kind`; `message` completes "failed to …".
+    /// Creates an error of `kind`; `message` is a sentence that can stand alone, such as "cannot read column `n`".
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(ItemErrorParts {
             kind,
@@ -112,13 +112,16 @@ impl ItemError {
 
     /// Creates the error of a sink that another execution writes to now; the step ends at once.
     pub fn lease_lost() -> Self {
-        Self::new(ErrorKind::LEASE_LOST, "write to the sink: another execution has taken it over")
+        Self::new(
+            ErrorKind::LEASE_LOST,
+            "cannot write to the sink: another execution has taken it over",
+        )
     }
 
     /// Creates the error of a connection that broke while the sink committed, so that the outcome is unknown.
     /// The step ends without a rollback, and the restart reads the sink's last commit.
     pub fn commit_unknown(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::wrap(ErrorKind::COMMIT_UNKNOWN, "learn whether the sink committed", source)
+        Self::wrap(ErrorKind::COMMIT_UNKNOWN, "it is unknown whether the sink committed", source)
     }
 
     /// Creates the error of work that a stop request cut short; the step stops and can be restarted.
@@ -201,7 +204,7 @@ impl<E: Error + Send + Sync + 'static> From<E> for ItemError {
             ErrorKind::OTHER
         };
         let mut made = Self::new(kind, error.to_string());
-        made.0.source = error.source().map(|cause| chain(cause).into());
+        made.0.source = error.source().map(|cause| report(cause).into());
         made
     }
 }
@@ -213,7 +216,7 @@ impl fmt::Display for ItemError {
             write!(f, " ({location})")?;
         }
         match &self.0.source {
-            Some(source) => write!(f, ": {}", chain(source.as_ref())),
+            Some(source) => write!(f, ": {}", report(source.as_ref())),
             None => Ok(()),
         }
     }
@@ -225,8 +228,8 @@ impl fmt::Debug for ItemError {
     }
 }
 
-/// Joins an error and its causes on one line.
-fn chain(error: &dyn Error) -> String {
+/// Joins an error and its causes on one line: `cannot …: cause: cause`.
+pub fn report(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -244,17 +247,12 @@ fn chain(error: &dyn Error) -> String {
     line
 }
 
-/// Formats an error for people on one line: `failed to …: cause: cause`.
-pub fn report(error: &dyn Error) -> String {
-    format!("failed to {}", chain(error))
-}
-
 /// The error that ends a step execution before its work is done.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StepError {
     /// An item failed and the failure was not tolerated.
-    #[error("{phase} item {item} of step `{step}`: {source}")]
+    #[error("failed to {phase} item {item} of step `{step}`: {source}")]
     Item {
         /// Step that was running.
         step: String,
@@ -267,7 +265,7 @@ pub enum StepError {
     },
     /// The failures exceed the skip limit.
     #[error(
-        "stay within the skip limit of {limit} in step `{step}`: {phase} item {item}: {source}"
+        "the skip limit of {limit} in step `{step}` is exceeded: failed to {phase} item {item}: {source}"
     )]
     SkipLimit {
         /// Step that was running.
@@ -283,8 +281,8 @@ pub enum StepError {
     },
     /// Every record that was read was skipped.
     #[error(
-        "complete step `{step}`: all {records} records were skipped; see the reasons with `skips`, correct \
-         the input or the job, and start a new instance"
+        "all {records} records of step `{step}` were skipped; see the reasons with `skips`, correct the input or \
+         the job, and start a new instance"
     )]
     AllSkipped {
         /// Step that was running.
@@ -293,7 +291,7 @@ pub enum StepError {
         records: u64,
     },
     /// A reader, processor, writer or dead-letter file could not be built, opened or closed.
-    #[error("{action} the {part} of step `{step}`: {source}")]
+    #[error("failed to {action} the {part} of step `{step}`: {source}")]
     Component {
         /// Step that was running.
         step: String,
@@ -305,7 +303,7 @@ pub enum StepError {
         source: ItemErrorText,
     },
     /// A listener failed.
-    #[error("call {call} of step `{step}`: {source}")]
+    #[error("failed to call {call} of step `{step}`: {source}")]
     Listener {
         /// Step that was running.
         step: String,
@@ -315,7 +313,7 @@ pub enum StepError {
         source: ItemErrorText,
     },
     /// A tasklet or command failed.
-    #[error("run step `{step}`: {source}")]
+    #[error("step `{step}` failed: {source}")]
     Tasklet {
         /// Step that was running.
         step: String,
@@ -323,7 +321,9 @@ pub enum StepError {
         source: ItemErrorText,
     },
     /// Partitions failed.
-    #[error("run {failed} of {count} partitions of step `{step}`; the first, `{first}`: {failure}")]
+    #[error(
+        "{failed} of {count} partitions of step `{step}` failed; the first, `{first}`: {failure}"
+    )]
     Partitions {
         /// The partitioned step.
         step: String,
@@ -337,7 +337,7 @@ pub enum StepError {
         failure: String,
     },
     /// The job that the step runs failed or was refused.
-    #[error("run job `{job}` in step `{step}`: {failure}")]
+    #[error("job `{job}` of step `{step}` failed: {failure}")]
     Job {
         /// The step.
         step: String,
@@ -349,7 +349,7 @@ pub enum StepError {
         exit: ExitStatus,
     },
     /// The step reached its start limit for this instance.
-    #[error("start step `{step}` again: it ran {limit} times, its start limit")]
+    #[error("step `{step}` cannot start again: it ran {limit} times, its start limit")]
     StartLimit {
         /// The step.
         step: String,
@@ -357,7 +357,7 @@ pub enum StepError {
         limit: u32,
     },
     /// The repository refused the commit or failed; on restart the stored checkpoint decides.
-    #[error("commit in step `{step}`")]
+    #[error("failed to commit in step `{step}`")]
     Commit {
         /// Step that was running.
         step: String,
@@ -422,22 +422,22 @@ impl StepError {
 #[non_exhaustive]
 pub enum RepositoryError {
     /// The store is not reachable, or the outcome of a commit is unknown: reload before deciding.
-    #[error("reach the store: {action}")]
+    #[error("the store is unavailable: cannot {action}")]
     Unavailable {
-        /// Operation that failed.
+        /// Operation that failed, as a verb: `begin`, `open the store`.
         action: String,
         /// Error of the store.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
     /// Another worker holds the execution's lease; nothing of this commit was stored.
-    #[error("continue execution {execution}: another worker holds its lease now")]
+    #[error("another process holds the lease of execution {execution} now")]
     LeaseLost {
         /// The execution whose lease was lost.
         execution: ExecutionId,
     },
     /// The database refused the rows of a chunk at commit; nothing was stored.
-    #[error("commit the chunk")]
+    #[error("the store refused to commit the chunk")]
     Refused {
         /// Kind of the failure, for the policies of the chunk's items.
         kind: ErrorKind,
@@ -446,13 +446,15 @@ pub enum RepositoryError {
         source: Box<dyn Error + Send + Sync>,
     },
     /// Another writer changed the row first; nothing was stored.
-    #[error("update {what}: another writer changed it first")]
+    #[error("another writer changed {what} first")]
     Conflict {
         /// The contended row.
         what: String,
     },
     /// The store was written by a newer version of the program.
-    #[error("use the store: its schema has version {found}, this program supports up to {known}")]
+    #[error(
+        "the store is newer than this program: its schema has version {found}, this program supports up to {known}"
+    )]
     NewerSchema {
         /// Schema version of the store.
         found: i64,
@@ -460,7 +462,7 @@ pub enum RepositoryError {
         known: i64,
     },
     /// The stored data cannot be interpreted.
-    #[error("interpret the stored data: {what}")]
+    #[error("the stored data cannot be interpreted: {what}")]
     Corrupt {
         /// Description of the data and the problem.
         what: String,
@@ -468,7 +470,7 @@ pub enum RepositoryError {
 }
 
 impl RepositoryError {
-    /// Creates an [`Unavailable`](Self::Unavailable) error: `action` failed because of `source`.
+    /// Creates an [`Unavailable`](Self::Unavailable) error: `action`, a verb, failed because of `source`.
     pub fn unavailable(
         action: impl Into<String>,
         source: impl Into<Box<dyn Error + Send + Sync>>,
@@ -497,8 +499,11 @@ mod tests {
     #[test]
     fn an_error_keeps_its_whole_chain_and_its_place() {
         let cause = "x".parse::<u32>().unwrap_err();
-        let error = ItemError::wrap(ErrorKind::PARSE, "read column `n`", cause).at("line 3");
-        assert_eq!(error.to_string(), "read column `n` (line 3): invalid digit found in string");
+        let error = ItemError::wrap(ErrorKind::PARSE, "cannot read column `n`", cause).at("line 3");
+        assert_eq!(
+            error.to_string(),
+            "cannot read column `n` (line 3): invalid digit found in string"
+        );
     }
 
     #[test]

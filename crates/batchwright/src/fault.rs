@@ -102,11 +102,14 @@ impl Numbered for u64 {
 }
 
 fn injected(what: &str, number: u64) -> ItemError {
-    ItemError::new(ErrorKind::new("data.injected"), format!("{what} item {number}: injected fault"))
+    ItemError::new(
+        ErrorKind::new("data.injected"),
+        format!("cannot {what} item {number}: injected fault"),
+    )
 }
 
 fn fatal(what: &str, number: u64) -> ItemError {
-    ItemError::fatal(format!("{what} item {number}: injected fatal fault"))
+    ItemError::fatal(format!("cannot {what} item {number}: injected fatal fault"))
 }
 
 /// Delays like slow user code: a stop request does not cut the delay short.

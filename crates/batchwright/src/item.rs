@@ -168,7 +168,9 @@ impl<I: Send + Sync> ItemProcessor<I> for PassThrough {
     type Output = I;
 
     fn process(&self, _: &I) -> Result<Option<I>, ItemError> {
-        Err(ItemError::fatal("pass one item through: `PassThrough` accepts only whole chunks"))
+        Err(ItemError::fatal(
+            "cannot pass one item through: `PassThrough` accepts only whole chunks",
+        ))
     }
 
     fn pass_through(&self, items: Vec<I>) -> Result<Vec<I>, Vec<I>> {

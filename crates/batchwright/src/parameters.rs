@@ -489,7 +489,7 @@ impl JobParameters {
 
 /// The error of a parameter that is missing or has another type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("use the parameters: {0}")]
+#[error("the parameters are invalid: {0}")]
 pub struct ParameterError(String);
 
 impl ParameterError {

@@ -48,13 +48,13 @@ type Aggregator = Arc<
     dyn Fn(&StepScope, &[StepExecution]) -> Result<Option<ExitStatus>, ItemError> + Send + Sync,
 >;
 
-/// A step that runs another step, the worker, once for each partition of its input, several concurrently.
+/// A step that runs another step, the inner step, once for each partition of its input, several concurrently.
 ///
 /// Each partition has a step execution of its own, named `STEP:KEY`, with its own checkpoint and skip limit.
 /// All partitions finish before the step ends, unless it [fails fast](Self::fail_fast). A restart runs the
 /// partitions that are not complete.
 pub struct PartitionStep {
-    worker: Arc<dyn Step>,
+    inner: Arc<dyn Step>,
     partitioner: Arc<dyn Partitioner>,
     aggregator: Option<Aggregator>,
     threads: usize,
@@ -68,21 +68,21 @@ impl PartitionStep {
     /// Maximum number of partitions that run concurrently: more than any machine can use.
     pub const THREADS_MAX: usize = 256;
 
-    /// Creates a step that runs `worker` for each partition that `partitioner` returns. The step has the
-    /// worker's name.
-    pub fn new(worker: impl Step + 'static, partitioner: impl Partitioner + 'static) -> Self {
-        Self::shared(Arc::new(worker), partitioner)
+    /// Creates a step that runs `inner` for each partition that `partitioner` returns. The step has the
+    /// name of the inner step.
+    pub fn new(inner: impl Step + 'static, partitioner: impl Partitioner + 'static) -> Self {
+        Self::shared(Arc::new(inner), partitioner)
     }
 
-    /// Creates a step for a worker that other code shares; see [`new`](Self::new).
-    pub fn shared(worker: Arc<dyn Step>, partitioner: impl Partitioner + 'static) -> Self {
+    /// Creates a step for an inner step that other code shares; see [`new`](Self::new).
+    pub fn shared(inner: Arc<dyn Step>, partitioner: impl Partitioner + 'static) -> Self {
         let options = StepOptions {
-            start_limit: worker.options().start_limit,
-            allow_start_if_complete: worker.options().allow_start_if_complete,
+            start_limit: inner.options().start_limit,
+            allow_start_if_complete: inner.options().allow_start_if_complete,
             listeners: Vec::new(),
         };
         Self {
-            worker,
+            inner,
             partitioner: Arc::new(partitioner),
             aggregator: None,
             threads: Self::THREADS_DEFAULT,
@@ -120,7 +120,7 @@ impl PartitionStep {
         self
     }
 
-    /// Sets start limit, rerun of a completed step, and listeners of the whole step; the worker's listeners
+    /// Sets start limit, rerun of a completed step, and listeners of the whole step; the inner step's listeners
     /// are called around each partition.
     #[must_use]
     pub fn options(mut self, options: StepOptions) -> Self {
@@ -146,7 +146,7 @@ struct Planned {
 impl Planned {
     fn partition(&self) -> Result<Partition, StepErrorParts> {
         let values = ExecutionContext::from_json(self.values.get()).map_err(|error| {
-            StepErrorParts::new("position", format!("interpret the stored plan: {error}"))
+            StepErrorParts::new("position", format!("cannot interpret the stored plan: {error}"))
         })?;
         Ok(Partition { key: self.key.clone(), values })
     }
@@ -180,7 +180,7 @@ struct Pending {
 
 impl Step for PartitionStep {
     fn name(&self) -> &str {
-        self.worker.name()
+        self.inner.name()
     }
 
     fn options(&self) -> &StepOptions {
@@ -200,7 +200,7 @@ impl Step for PartitionStep {
                 Looked::Complete(row) => newest.push(*row),
                 Looked::Pending(one) => pending.push(*one),
                 Looked::LimitReached => {
-                    let limit = self.worker.options().start_limit.unwrap_or(0);
+                    let limit = self.inner.options().start_limit.unwrap_or(0);
                     return Err(StepError::StartLimit { step: self.name().to_owned(), limit });
                 }
             }
@@ -260,14 +260,16 @@ impl PartitionStep {
             return Err(StepErrorParts::new("build", problem).of(self.name()));
         }
         let planned = |one: &Partition| -> Result<Planned, ItemError> {
-            let values = serde_json::value::RawValue::from_string(one.values.to_json())
-                .map_err(|error| ItemError::wrap(ErrorKind::FATAL, "store a partition", error))?;
+            let values = serde_json::value::RawValue::from_string(one.values.to_json()).map_err(
+                |error| ItemError::wrap(ErrorKind::FATAL, "cannot store a partition", error),
+            )?;
             Ok(Planned { key: one.key.clone(), values })
         };
         let partitions: Result<Vec<_>, _> = partitions.iter().map(planned).collect();
         let plan = Plan { step: run.step.id, partitions: partitions.map_err(built)? };
-        let text = serde_json::to_string(&plan)
-            .map_err(|error| built(ItemError::wrap(ErrorKind::FATAL, "store the plan", error)))?;
+        let text = serde_json::to_string(&plan).map_err(|error| {
+            built(ItemError::wrap(ErrorKind::FATAL, "cannot store the plan", error))
+        })?;
         run.keep_plan(&text)?;
         Ok(plan)
     }
@@ -287,7 +289,7 @@ impl PartitionStep {
         };
         history.retain(|row| row.id > plan.step);
         let runs = u32::try_from(history.len()).unwrap_or(u32::MAX);
-        let limit = self.worker.options().start_limit;
+        let limit = self.inner.options().start_limit;
         // A rerun of the step has another plan; within one plan, a complete partition stays complete.
         let resumed = match decide_step(history.first().cloned(), runs, limit, false) {
             StepDecision::PassOver(row) => return Ok(Looked::Complete(row)),
@@ -328,7 +330,7 @@ impl PartitionStep {
             Ok(rows)
         };
         let results: Vec<_> = std::thread::scope(|scope| {
-            // This thread is one of the workers, so the step runs even when no other thread can be started.
+            // This thread is one of those that run it, so the step runs even when no other thread can be started.
             let start = |_| crate::threads::start(scope, "batchwright partition", work);
             let running: Vec<_> = (1..threads).filter_map(start).collect();
             let own = work();
@@ -351,7 +353,7 @@ impl PartitionStep {
         run_step(
             run.host,
             StepOrder {
-                step: &*self.worker,
+                step: &*self.inner,
                 name,
                 partition: Some(partition),
                 scope,

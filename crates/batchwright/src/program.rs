@@ -205,7 +205,7 @@ impl Program {
         let child = {
             let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
             let child = self.command.spawn().map_err(|error| {
-                io::Error::new(error.kind(), format!("start `{}`: {error}", self.name))
+                io::Error::new(error.kind(), format!("cannot start `{}`: {error}", self.name))
             })?;
             running.insert(child.id().cast_signed());
             child

@@ -11,33 +11,35 @@ use crate::parameters::names;
 #[non_exhaustive]
 pub enum Refusal {
     /// No such job is registered.
-    #[error("find job `{name}`; the jobs are: {}", names(known.iter().map(String::as_str)))]
+    #[error("there is no job `{name}`; {}{}", jobs(known), but(broken))]
     NoSuchJob {
         /// The requested name.
         name: String,
         /// The names that exist.
         known: Vec<String>,
+        /// The problems of job files that could not be read, so that their jobs are unknown.
+        broken: Vec<String>,
     },
     /// No such execution is stored.
-    #[error("find execution {execution}: no execution has that number")]
+    #[error("there is no execution {execution}")]
     NoSuchExecution {
         /// The requested number.
         execution: ExecutionId,
     },
     /// The job has no execution yet.
-    #[error("find an execution of job `{job}`: the job has never been started")]
+    #[error("job `{job}` has no execution: it has never been started")]
     NeverStarted {
         /// The job.
         job: String,
     },
     /// The job does not accept the parameters.
-    #[error("use the parameters: {}", problems.join("; "))]
+    #[error("the parameters are invalid: {}", problems.join("; "))]
     InvalidParameters {
         /// The problems, one sentence each.
         problems: Vec<String>,
     },
     /// The definition of the job cannot be used.
-    #[error("use the definition of job `{job}`: {reason}")]
+    #[error("the definition of job `{job}` is invalid: {reason}")]
     InvalidDefinition {
         /// The job.
         job: String,
@@ -51,7 +53,7 @@ pub enum Refusal {
         reason: String,
     },
     /// An execution of the instance is running.
-    #[error("start the instance: execution {execution} is {status}{}", owned(owner, *lease_until))]
+    #[error("execution {execution} of this instance is already {status}{}", owned(owner, *lease_until))]
     AlreadyRunning {
         /// The running execution.
         execution: ExecutionId,
@@ -63,19 +65,19 @@ pub enum Refusal {
         lease_until: Option<Timestamp>,
     },
     /// The instance is complete.
-    #[error("start the instance: execution {execution} already completed it")]
+    #[error("execution {execution} already completed this instance")]
     AlreadyComplete {
         /// The execution that completed it.
         execution: ExecutionId,
     },
     /// The instance was abandoned.
-    #[error("start the instance: execution {execution} was abandoned")]
+    #[error("execution {execution} of this instance was abandoned")]
     Abandoned {
         /// The abandoned execution.
         execution: ExecutionId,
     },
     /// The instance cannot be restarted.
-    #[error("restart execution {execution}: {reason}")]
+    #[error("execution {execution} cannot be restarted: {reason}")]
     NotRestartable {
         /// The execution.
         execution: ExecutionId,
@@ -83,13 +85,13 @@ pub enum Refusal {
         reason: String,
     },
     /// The definition of the job has changed since the execution ran.
-    #[error("restart execution {execution}: the definition of its job has changed since")]
+    #[error("the definition of the job has changed since execution {execution}")]
     ChangedDefinition {
         /// The execution.
         execution: ExecutionId,
     },
     /// Only a running execution can be stopped.
-    #[error("stop execution {execution}: it is {status}, nothing is running")]
+    #[error("execution {execution} is not running: it is {status}")]
     NotRunning {
         /// The execution.
         execution: ExecutionId,
@@ -97,7 +99,9 @@ pub enum Refusal {
         status: BatchStatus,
     },
     /// Only a failed or stopped execution can be abandoned.
-    #[error("abandon execution {execution}: it is {status}; only FAILED and STOPPED ones can be")]
+    #[error(
+        "execution {execution} cannot be abandoned: it is {status}, and only FAILED and STOPPED executions can be"
+    )]
     NotAbandonable {
         /// The execution.
         execution: ExecutionId,
@@ -105,7 +109,7 @@ pub enum Refusal {
         status: BatchStatus,
     },
     /// A newer execution of the instance exists.
-    #[error("use execution {execution}: execution {newest} of the same instance is newer")]
+    #[error("execution {execution} is not the newest of its instance: execution {newest} is newer")]
     NotMostRecent {
         /// The requested execution.
         execution: ExecutionId,
@@ -113,7 +117,7 @@ pub enum Refusal {
         newest: ExecutionId,
     },
     /// The execution is not lost: its lease has not expired, or it has no owner.
-    #[error("recover execution {execution}: it is not lost{}", owned(owner, *lease_until))]
+    #[error("execution {execution} cannot be recovered: it is not lost{}", owned(owner, *lease_until))]
     LeaseAlive {
         /// The execution.
         execution: ExecutionId,
@@ -123,29 +127,40 @@ pub enum Refusal {
         lease_until: Option<Timestamp>,
     },
     /// The request does not show the token that the execution was opened with.
-    #[error("continue execution {execution}: the owner token is missing or wrong")]
+    #[error("the owner token of execution {execution} is missing or wrong")]
     WrongOwner {
         /// The execution.
         execution: ExecutionId,
     },
     /// The same request was already received and started an execution.
-    #[error("repeat this request: it already started execution {execution}")]
+    #[error("this request already started execution {execution}")]
     RequestRepeated {
         /// The execution that the request started.
         execution: ExecutionId,
     },
     /// Another request with the same key was already received.
-    #[error("accept this request: another request with the same key started execution {execution}")]
+    #[error("another request with the same key already started execution {execution}")]
     KeyReused {
         /// The execution that the other request started.
         execution: ExecutionId,
     },
     /// The job declares no sequence of instances.
-    #[error("find the next instance of job `{job}`: the job declares no sequence")]
+    #[error("job `{job}` has no next instance: it declares no sequence")]
     NoSequence {
         /// The job.
         job: String,
     },
+}
+
+fn jobs(known: &[String]) -> String {
+    match known {
+        [] => String::from("there are no jobs"),
+        known => format!("the jobs are: {}", names(known.iter().map(String::as_str))),
+    }
+}
+
+fn but(broken: &[String]) -> String {
+    broken.iter().map(|problem| format!("; {problem}")).collect()
 }
 
 fn owned(owner: &Option<String>, until: Option<Timestamp>) -> String {
@@ -184,7 +199,8 @@ impl Refusal {
             Self::Abandoned { .. } => "abandoned",
             Self::NotRestartable { .. } => "not_restartable",
             Self::ChangedDefinition { .. } => "changed_definition",
-            Self::NotRunning { .. } | Self::NotAbandonable { .. } => "not_running",
+            Self::NotRunning { .. } => "not_running",
+            Self::NotAbandonable { .. } => "not_abandonable",
             Self::NotMostRecent { .. } => "not_most_recent",
             Self::LeaseAlive { .. } => "lease_alive",
             Self::WrongOwner { .. } => "wrong_owner",
@@ -219,7 +235,8 @@ impl Refusal {
             }
             Self::NotRunning { .. } => "nothing is to be done",
             Self::NotAbandonable { .. } => {
-                "stop it first; a completed execution need not be abandoned"
+                "stop a running execution first, or recover it when its owner is dead; a completed one need not be \
+                 abandoned"
             }
             Self::NotMostRecent { .. } => "restart the newest execution of the instance",
             Self::LeaseAlive { .. } => "stop it, or wait until its lease has expired",

@@ -99,7 +99,7 @@ impl JobRegistry {
         let mut jobs = self.jobs();
         let Some(entry) = jobs.get_mut(name) else {
             let known = jobs.keys().cloned().collect();
-            return Err(Refusal::NoSuchJob { name: name.to_owned(), known });
+            return Err(Refusal::NoSuchJob { name: name.to_owned(), known, broken: Vec::new() });
         };
         if let Entry::Lazy(_) = entry {
             let Entry::Lazy(make) = std::mem::replace(entry, Entry::Broken(String::new())) else {
@@ -151,7 +151,7 @@ impl std::fmt::Debug for JobRegistry {
 
 /// The error of registering a job whose name is taken. The registered job stays; `replace` replaces it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("register job `{name}`: a job of that name is already registered")]
+#[error("a job `{name}` is already registered")]
 pub struct DuplicateJob {
     /// The name.
     pub name: String,

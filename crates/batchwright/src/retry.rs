@@ -256,7 +256,7 @@ pub(crate) fn wait(
     match stop.is_requested() {
         false => Ok(()),
         true => {
-            let message = "wait for the next attempt: a stop was requested";
+            let message = "a stop was requested during the wait for the next attempt";
             Err(ItemError::new(ErrorKind::STOPPED, message))
         }
     }

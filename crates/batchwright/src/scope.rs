@@ -180,7 +180,9 @@ impl StepScope {
         name: &str,
     ) -> Result<T, ItemError> {
         let partition = self.partition().ok_or_else(|| {
-            ItemError::fatal(format!("use `{name}` of the partition: this step has no partitions"))
+            ItemError::fatal(format!(
+                "cannot use `{name}` of the partition: this step has no partitions"
+            ))
         })?;
         Ok(partition.values.get(name)?)
     }
@@ -222,7 +224,7 @@ impl StepScope {
 pub struct Partition {
     /// Key of the partition within the step, the same in every execution of the instance.
     pub key: String,
-    /// Values for the worker: bounds, a path.
+    /// Values for the inner step: bounds, a path.
     pub values: ExecutionContext,
 }
 
@@ -232,7 +234,7 @@ impl Partition {
         Self { key: key.into(), values: ExecutionContext::default() }
     }
 
-    /// Adds a value for the worker.
+    /// Adds a value for the inner step.
     ///
     /// # Errors
     ///

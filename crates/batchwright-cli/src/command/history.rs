@@ -5,7 +5,7 @@ use batchwright::launch::RecoverMode;
 use batchwright::operator::Retention;
 
 use super::launch::target;
-use crate::args::{ExecutionArgs, Global, PurgeArgs, RecoverArgs};
+use crate::args::{ExecutionArgs, Format, Global, PurgeArgs, RecoverArgs};
 use crate::context::App;
 use crate::error::{self, CliError};
 use crate::output;
@@ -19,15 +19,35 @@ pub(super) fn abandon(app: &App, global: &Global, args: &ExecutionArgs) -> Resul
 
 /// Closes executions whose owner is dead.
 pub(super) fn recover(app: &App, global: &Global, args: &RecoverArgs) -> Result<u8, CliError> {
-    let closed = match &args.execution {
-        Some(text) => vec![app.operator.recover(target(app, text)?, RecoverMode::Detect)?],
-        None => app.operator.recover_all()?,
+    let Some(text) = &args.execution else {
+        return tell(app, global, &app.operator.recover_all()?);
     };
-    tell(app, global, &closed)
+    let before = app.operator.explorer().execution(target(app, text)?)?;
+    if !before.status.is_running() {
+        return not_recovered(global, &before);
+    }
+    tell(app, global, &[app.operator.recover(before.id, RecoverMode::Detect)?])
+}
+
+/// Prints that an execution that has ended was not recovered. As JSON, the list of recovered executions is empty.
+fn not_recovered(global: &Global, ended: &JobExecution) -> Result<u8, CliError> {
+    let text =
+        format!("nothing was recovered: execution {} has ended, it is {}", ended.id, ended.status);
+    match global.format {
+        Format::Json => tracing::info!(target: "batchwright::output", "{text}"),
+        format => output::document(format, &text, String::clone)?,
+    }
+    Ok(error::OK)
 }
 
 /// Deletes ended instances with all their executions.
 pub(super) fn purge(app: &App, global: &Global, args: &PurgeArgs) -> Result<u8, CliError> {
+    if args.older_than.is_none() && args.keep.is_none() {
+        return Err(CliError::Usage(
+            "`purge` needs a condition and deleted nothing: pass `--older-than DURATION`, `--keep N` or both"
+                .to_owned(),
+        ));
+    }
     let ended_before = args.older_than.map(|age| before(app, age)).transpose()?;
     let retention = Retention {
         job: args.job.clone(),
@@ -51,7 +71,8 @@ pub(super) fn purge(app: &App, global: &Global, args: &PurgeArgs) -> Result<u8, 
 
 /// Returns the time `age` ago.
 fn before(app: &App, age: std::time::Duration) -> Result<jiff::Timestamp, CliError> {
-    let wrong = |error: jiff::Error| CliError::Usage(format!("use --older-than: {error}"));
+    let wrong =
+        |error: jiff::Error| CliError::Usage(format!("--older-than is out of range: {error}"));
     let age = jiff::SignedDuration::try_from(age).map_err(wrong)?;
     app.operator.clock().now().checked_sub(age).map_err(wrong)
 }

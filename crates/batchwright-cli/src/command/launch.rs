@@ -90,7 +90,7 @@ fn faults(args: &LaunchArgs) -> Result<Option<FaultPlan>, CliError> {
     let text = parameters::text_or_file(plan)?;
     serde_json::from_str(&text)
         .map(Some)
-        .map_err(|error| CliError::Usage(format!("parse the plan of --inject: {error}")))
+        .map_err(|error| CliError::Usage(format!("the plan of --inject is malformed: {error}")))
 }
 
 fn options(args: &LaunchArgs) -> LaunchOptions {

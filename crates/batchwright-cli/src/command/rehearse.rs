@@ -83,7 +83,7 @@ fn uninterrupted(scratch: &Scratch) -> Result<(Value, u64, Outputs), CliError> {
         Ended::Completed => {}
         ended => {
             return Err(CliError::Usage(format!(
-                "rehearse the job: it does not complete without a kill: {}",
+                "the job does not complete even without a kill, so it cannot be rehearsed: {}",
                 ended.into_message()
             )));
         }
@@ -177,12 +177,13 @@ fn report(
         .filter_map(|step| step["name"].as_str())
         .map(|name| {
             let Finding { commits, kills, differing } = &findings[name];
-            let (guarantee, why) = match (commits, differing) {
-                (0, _) => (
+            let (guarantee, why) = match (commits, kills, differing) {
+                (0, ..) => (
                     "at-least-once",
                     "the step commits nothing: a restart repeats it from its beginning",
                 ),
-                (_, 0) => {
+                (_, 0, _) => ("not tested", "no kill was drawn in this step"),
+                (_, _, 0) => {
                     ("exact", "after every kill the output equals that of an uninterrupted run")
                 }
                 _ => ("at-least-once", "after some kills the output differs"),
@@ -191,19 +192,36 @@ fn report(
                    "kills": kills, "differing": differing})
         })
         .collect();
-    json!({"job": undisturbed["job"], "kills": kills, "exact": differences.is_empty(),
+    // Without a kill nothing was tested.
+    let exact = (kills > 0).then_some(differences.is_empty());
+    json!({"job": undisturbed["job"], "kills": kills, "exact": exact,
            "steps": steps, "ignored": unstable, "differences": differences})
+}
+
+fn has_commits(report: &Value) -> bool {
+    steps_of(report).any(|step| step["commits"].as_u64() != Some(0))
 }
 
 fn text(report: &Value) -> String {
     let mut text = String::new();
     let job = report["job"].as_str().unwrap_or_default();
-    let verdict = if report["exact"] == true { "exact" } else { "NOT exact" };
-    let _ = writeln!(
-        text,
-        "{job}: {verdict} after {} kills, each followed by a restart",
-        report["kills"]
-    );
+    let kills = &report["kills"];
+    let _ = match report["exact"].as_bool() {
+        Some(true) => {
+            writeln!(text, "{job}: exact after {kills} kills, each followed by a restart")
+        }
+        Some(false) => {
+            writeln!(text, "{job}: NOT exact after {kills} kills, each followed by a restart")
+        }
+        None => {
+            let why = if has_commits(report) {
+                "no kill was asked for"
+            } else {
+                "the job commits nothing"
+            };
+            writeln!(text, "{job}: nothing was tested, because {why}")
+        }
+    };
     for step in report["steps"].as_array().into_iter().flatten() {
         let word = |key: &str| step[key].as_str().unwrap_or_default();
         let _ = writeln!(

@@ -19,11 +19,11 @@ pub(super) fn rule(
     match command {
         RuleCommand::Set { identifier, pattern, runner } => {
             let settings = RuleSettings::parse(runner)
-                .map_err(|problem| CliError::Usage(format!("use the rule: {problem}")))?;
+                .map_err(|problem| CliError::Usage(format!("the rule is invalid: {problem}")))?;
             let app = App::unopened(global, program)?;
             match JobStarter::new(app.operator.clone()).check_rule(&settings) {
                 Err(problem) if app.has_jobs() => {
-                    return Err(CliError::Usage(format!("use the rule: {problem}")));
+                    return Err(CliError::Usage(format!("the rule is invalid: {problem}")));
                 }
                 // A server on another host may have the job.
                 Err(problem) => tracing::warn!("there are no jobs here; {problem}"),

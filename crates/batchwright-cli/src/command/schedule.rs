@@ -22,8 +22,9 @@ pub(super) fn schedule(global: &Global, command: &ScheduleCommand) -> Result<u8,
     match command {
         ScheduleCommand::Set { identifier, when } => {
             let when = match when.as_slice() {
-                [time] => When::parse(time)
-                    .map_err(|problem| CliError::Usage(format!("plan the trigger: {problem}")))?,
+                [time] => When::parse(time).map_err(|problem| {
+                    CliError::Usage(format!("the plan of the trigger is invalid: {problem}"))
+                })?,
                 words => When::Recurring(Box::new(plan(words, now)?)),
             };
             let set = Request::Set { identifier: identifier.clone(), when };
@@ -73,8 +74,9 @@ pub(super) fn schedule(global: &Global, command: &ScheduleCommand) -> Result<u8,
 }
 
 fn plan(words: &[String], now: i64) -> Result<Plan, CliError> {
-    Plan::parse(words, now)
-        .map_err(|problem| CliError::Usage(format!("plan the trigger: {problem}")))
+    Plan::parse(words, now).map_err(|problem| {
+        CliError::Usage(format!("the plan of the trigger is invalid: {problem}"))
+    })
 }
 
 /// Executes `requests` in the store and returns the last answer.
@@ -184,8 +186,9 @@ fn as_text(explained: &Explanation) -> String {
 }
 
 fn import(global: &Global, folder: &std::path::Path) -> Result<u8, CliError> {
-    let data =
-        read_kairoi(folder).map_err(|problem| CliError::Usage(format!("import: {problem}")))?;
+    let data = read_kairoi(folder).map_err(|problem| {
+        CliError::Usage(format!("cannot import the data of Kairoi: {problem}"))
+    })?;
     let mut schedule = store::open(global.store_url())?.schedule()?;
     let mut problems = data.problems;
     let (mut rules, mut planned) = (0, 0);

@@ -176,7 +176,8 @@ fn parsed(
     }
     if !rest.trim().is_empty() {
         let whole: usize = columns.iter().map(|(width, _)| width).sum();
-        let what = format!("read the line: it has more than the {whole} characters of its columns");
+        let what =
+            format!("cannot read the line: it has more than the {whole} characters of its columns");
         return Err(ItemError::parse(what));
     }
     Ok(Record::new(Arc::clone(names), values))
@@ -193,13 +194,15 @@ impl Encode<Record> for FixedWidth {
         for item in items {
             for WriteColumn { name, width, align } in &*self.columns {
                 let value = item.get(name).ok_or_else(|| {
-                    ItemError::data(format!("write column `{name}`: the item has no such field"))
+                    ItemError::data(format!(
+                        "cannot write column `{name}`: the item has no such field"
+                    ))
                 })?;
                 let text = value.to_string();
                 let length = text.chars().count();
                 if length > *width || text.contains(['\n', '\r']) {
                     return Err(ItemError::data(format!(
-                        "write column `{name}`: `{text}` does not fit into a column of {width} characters"
+                        "cannot write column `{name}`: `{text}` does not fit into a column of {width} characters"
                     )));
                 }
                 let blanks = width - length;

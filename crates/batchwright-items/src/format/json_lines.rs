@@ -50,7 +50,7 @@ impl<T: DeserializeOwned + Send + Sync> DecodeLine for JsonLine<T> {
             return Ok(None);
         }
         serde_json::from_slice(line.bytes).map(Some).map_err(|error| {
-            line.blame(ItemError::wrap(ErrorKind::PARSE, "read the line as JSON", error))
+            line.blame(ItemError::wrap(ErrorKind::PARSE, "cannot read the line as JSON", error))
         })
     }
 }
@@ -73,7 +73,7 @@ impl<T: Serialize> Encode<T> for JsonLines {
     fn encode(&mut self, items: &[T], _: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
         for item in items {
             serde_json::to_writer(&mut *bytes, item)
-                .map_err(|error| ItemError::wrap(ErrorKind::DATA, "write as JSON", error))?;
+                .map_err(|error| ItemError::wrap(ErrorKind::DATA, "cannot write as JSON", error))?;
             bytes.push(b'\n');
         }
         Ok(())

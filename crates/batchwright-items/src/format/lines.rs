@@ -58,7 +58,7 @@ impl<'a> RawLine<'a> {
     pub fn text(&self) -> Result<&'a str, ItemError> {
         std::str::from_utf8(self.bytes).map_err(|error| {
             let byte = self.byte + error.valid_up_to() as u64;
-            ItemError::parse("read the line: it is not valid UTF-8")
+            ItemError::parse("cannot read the line: it is not valid UTF-8")
                 .at(format!("line {}, byte {byte}", self.number))
                 .with_raw(self.bytes)
         })
@@ -179,7 +179,8 @@ impl LineInput {
     ///
     /// When a line is too long (the next call returns the line after it), or when the file cannot be read.
     pub fn next_line(&mut self) -> Result<Option<RawLine<'_>>, ItemError> {
-        let input = self.input.as_mut().ok_or_else(|| ItemError::fatal("read a closed file"))?;
+        let input =
+            self.input.as_mut().ok_or_else(|| ItemError::fatal("cannot read a closed file"))?;
         let (byte, mut searched) = (input.byte(), 0);
         let found = loop {
             let rest = input.rest();
@@ -202,7 +203,7 @@ impl LineInput {
         if content > self.bytes_max {
             let raw = input.rest()[..content.min(RAW_BYTES_KEPT)].to_vec();
             input.pass_over_line()?;
-            let what = format!("read the line: it is longer than {} bytes", self.bytes_max);
+            let what = format!("cannot read the line: it is longer than {} bytes", self.bytes_max);
             return Err(ItemError::new(ErrorKind::TOO_LONG, what)
                 .at(format!("line {number}, byte {byte}"))
                 .with_raw(raw));
@@ -373,7 +374,7 @@ impl<T: AsRef<str>> Encode<T> for Lines {
         for item in items {
             let line = item.as_ref();
             if line.contains('\n') {
-                return Err(ItemError::data("write a line: it contains a line end"));
+                return Err(ItemError::data("cannot write a line: it contains a line end"));
             }
             bytes.extend_from_slice(line.as_bytes());
             bytes.push(b'\n');
@@ -485,7 +486,9 @@ impl Encode<Record> for RecordLines {
             Some(value) => Ok(value.to_string()),
             None => {
                 let field = &self.field;
-                Err(ItemError::data(format!("write field `{field}`: the item has no such field")))
+                Err(ItemError::data(format!(
+                    "cannot write field `{field}`: the item has no such field"
+                )))
             }
         };
         let lines: Result<Vec<String>, ItemError> = items.iter().map(line).collect();

@@ -88,7 +88,7 @@ impl Input {
         let Some(found) = self.opened.identity else {
             let path = self.source.shown();
             return Err(ItemError::fatal(format!(
-                "continue `{path}` at byte {byte}: it is a pipe, which cannot be read again; start a new instance"
+                "cannot continue `{path}` at byte {byte}: it is a pipe, which cannot be read again; start a new instance"
             )));
         };
         if found.size < byte {
@@ -127,7 +127,7 @@ impl Input {
         ItemError::new(
             ErrorKind::INPUT_CHANGED,
             format!(
-                "continue `{path}`: it is not the file that the checkpoint was made with: {what}. Restore that \
+                "cannot continue `{path}`: it is not the file that the checkpoint was made with: {what}. Restore that \
                  file, start a new instance, or allow the change (`if_changed = \"continue\"`)"
             ),
         )
@@ -179,7 +179,7 @@ impl Input {
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    let what = format!("read `{}` at byte {offset}", self.source.shown());
+                    let what = format!("cannot read `{}` at byte {offset}", self.source.shown());
                     return Err(ItemError::wrap(ErrorKind::IO, what, error));
                 }
             }

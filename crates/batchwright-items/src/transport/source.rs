@@ -94,12 +94,12 @@ impl ByteSource for FileSource {
             false => None,
         };
         let failed = |error| {
-            ItemError::wrap(ErrorKind::IO, format!("open `{}`", self.path.display()), error)
+            ItemError::wrap(ErrorKind::IO, format!("cannot open `{}`", self.path.display()), error)
         };
         let mut file = File::open(&self.path).map_err(failed)?;
         let found = file.metadata().map_err(failed)?;
         if found.is_dir() {
-            let what = format!("open `{}`: it is a folder", self.path.display());
+            let what = format!("cannot open `{}`: it is a folder", self.path.display());
             return Err(ItemError::new(ErrorKind::IO, what));
         }
         if byte > 0 {

@@ -216,7 +216,7 @@ fn extract(
                         true => format!("its value is not of type {kind}"),
                         false => schema.redacted_problem(name, problem),
                     };
-                    ItemError::fatal(format!("use parameter `{name}`: {problem}"))
+                    ItemError::fatal(format!("cannot use parameter `{name}`: {problem}"))
                 })?;
                 let identifying = declared.map_or(!secret, |declared| declared.identifying);
                 let parameter = Parameter { secret, ..Parameter::new(value, identifying) };

@@ -133,7 +133,9 @@ impl Builder<'_> {
                 let text = text.clone();
                 Ok(Box::new(move |scope| {
                     template.render(scope)?.parse().map_err(|_| {
-                        ItemError::fatal(format!("use `{text}` as a bound: it is no whole number"))
+                        ItemError::fatal(format!(
+                            "cannot use `{text}` as a bound: it is no whole number"
+                        ))
                     })
                 }))
             }

@@ -129,7 +129,9 @@ fn fold(
                 let text = other.to_string();
                 let parsed = serde_json::from_str::<serde_json::Number>(text.trim());
                 let error = || {
-                    ItemError::data(format!("reduce `{name}`: `{text}` in `{field}` is no number"))
+                    ItemError::data(format!(
+                        "cannot reduce `{name}`: `{text}` in `{field}` is no number"
+                    ))
                 };
                 Json::Number(parsed.map_err(|_| error())?)
             }
@@ -166,7 +168,9 @@ fn add(result: &mut Reduced, name: &str, how: &Reduce, value: Json) -> Result<()
             // The overflowing unit depends on the order of the lanes, so the error is fatal and skips no
             // unit.
             None => {
-                return Err(ItemError::fatal(format!("reduce `{name}`: the sum is too large")));
+                return Err(ItemError::fatal(format!(
+                    "cannot reduce `{name}`: the sum is too large"
+                )));
             }
         },
         (Reduce::Sum(_) | Reduce::Count(_), None) => Json::from(float(before) + float(&value)),

@@ -57,8 +57,8 @@ pub(super) async fn ready(State(api): State<Api>) -> Response {
         let ok = scheduler.is_alive() && scheduler.status().ready.load(Ordering::Relaxed);
         checks.push(Check { name: "scheduler", ok });
         let status = scheduler.status();
-        checks.push(Check { name: "clock", ok: !status.astray.load(Ordering::Relaxed) });
-        checks.push(Check { name: "plans", ok: status.puzzles.load(Ordering::Relaxed) == 0 });
+        checks.push(Check { name: "clock", ok: !status.clock_off.load(Ordering::Relaxed) });
+        checks.push(Check { name: "plans", ok: status.unparsable.load(Ordering::Relaxed) == 0 });
     }
     let is_well = checks.iter().all(|check| check.ok);
     let (code, status) = match is_well {

@@ -78,12 +78,12 @@ impl HttpListener {
         let is_open = settings.access.tokens.is_empty();
         if !address.ip().is_loopback() && is_open && !settings.insecure {
             return Err(format!(
-                "listen on {address}: other hosts can reach it, so it needs http.tokens, or http.insecure = true (--insecure)"
+                "cannot listen on {address}: other hosts can reach it, so it needs http.tokens, or http.insecure = true (--insecure)"
             ));
         }
         let tls = settings.tls.as_ref().map(acceptor).transpose()?;
         let listener = TcpListener::bind(address).await;
-        let listener = listener.map_err(|error| format!("listen on {address}: {error}"))?;
+        let listener = listener.map_err(|error| format!("cannot listen on {address}: {error}"))?;
         let (access, connections_max) = (settings.access.clone(), settings.connections_max);
         Ok(Self { listener, tls, access, connections_max })
     }

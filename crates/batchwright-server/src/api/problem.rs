@@ -194,7 +194,7 @@ impl From<RepositoryError> for Problem {
 
 fn unavailable(error: &OperatorError) -> Problem {
     if let OperatorError::Repository(RepositoryError::LeaseLost { execution }) = error {
-        let detail = "another worker runs this execution; this one stored nothing more";
+        let detail = "another process runs this execution; this one stored nothing more";
         return Problem::new(StatusCode::CONFLICT, "stale_lease", detail).of_execution(*execution);
     }
     tracing::warn!(error = %report(error), "the store failed");

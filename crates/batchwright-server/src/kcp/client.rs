@@ -95,7 +95,7 @@ pub enum ClientError {
         message: String,
     },
     /// The server cannot be reached; the instruction was not sent.
-    #[error("reach the server: {0}")]
+    #[error("the server cannot be reached: {0}")]
     Unreachable(String),
     /// The connection broke after the instruction was sent; the server may have executed it. Sending it again
     /// is harmless.
@@ -271,7 +271,7 @@ async fn connect_once(settings: &ClientSettings) -> io::Result<Box<dyn Stream>> 
     let mut roots = RootCertStore::empty();
     let shown = tls.roots.display();
     let certificates = CertificateDer::pem_file_iter(&tls.roots)
-        .map_err(|error| wrong(format!("read the certificates `{shown}`: {error}")))?;
+        .map_err(|error| wrong(format!("cannot read the certificates `{shown}`: {error}")))?;
     for certificate in certificates {
         let certificate = certificate.map_err(|error| wrong(format!("`{shown}`: {error}")))?;
         roots.add(certificate).map_err(|error| wrong(format!("`{shown}`: {error}")))?;

@@ -127,13 +127,13 @@ impl Listener {
         let is_safe = settings.tls.is_some() && !settings.access.is_open();
         if !address.ip().is_loopback() && !is_safe && !settings.insecure {
             return Err(format!(
-                "listen on {address}: other hosts can reach it, so it needs kcp.tls_certificate, kcp.tls_key and kcp.token_file, \
+                "cannot listen on {address}: other hosts can reach it, so it needs kcp.tls_certificate, kcp.tls_key and kcp.token_file, \
                  or kcp.insecure = true"
             ));
         }
         let tls = settings.tls.as_ref().map(acceptor).transpose()?;
         let listener = TcpListener::bind(address).await;
-        let listener = listener.map_err(|error| format!("listen on {address}: {error}"))?;
+        let listener = listener.map_err(|error| format!("cannot listen on {address}: {error}"))?;
         let (access, message_timeout) = (settings.access.clone(), settings.message_timeout);
         let long_messages = Arc::new(Semaphore::new(LONG_MESSAGES_MAX));
         let long_answers = Arc::new(Semaphore::new(LONG_ANSWERS_KIB as usize));
@@ -222,16 +222,18 @@ pub(crate) fn acceptor(files: &Tls) -> Result<TlsAcceptor, String> {
     let certificates = CertificateDer::pem_file_iter(&files.certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| {
-            format!("read the certificate `{}`: {error}", shown(&files.certificate))
+            format!("cannot read the certificate `{}`: {error}", shown(&files.certificate))
         })?;
     let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| format!("read the key `{}`: {error}", shown(&files.key)))?;
+        .map_err(|error| format!("cannot read the key `{}`: {error}", shown(&files.key)))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| format!("use TLS: {error}"))?
+        .map_err(|error| format!("cannot use TLS: {error}"))?
         .with_no_client_auth()
         .with_single_cert(certificates, key)
-        .map_err(|error| format!("use the certificate `{}`: {error}", shown(&files.certificate)))?;
+        .map_err(|error| {
+            format!("cannot use the certificate `{}`: {error}", shown(&files.certificate))
+        })?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

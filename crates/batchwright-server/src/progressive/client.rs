@@ -36,10 +36,10 @@ pub struct FinalAnswer {
 #[non_exhaustive]
 pub enum ClientError {
     /// The server cannot be reached for longer than the tolerance.
-    #[error("reach the server: {0}")]
+    #[error("the server cannot be reached: {0}")]
     Unreachable(reqwest::Error),
     /// The server refuses the request.
-    #[error("drive the execution: {status}: {detail}")]
+    #[error("the server refused the request: {status}: {detail}")]
     Refused {
         /// HTTP status.
         status: StatusCode,
@@ -49,7 +49,7 @@ pub enum ClientError {
         detail: String,
     },
     /// The server's answer has an unexpected form.
-    #[error("understand the answer of the server: {0}")]
+    #[error("the answer of the server is malformed: {0}")]
     Malformed(String),
 }
 

@@ -156,7 +156,7 @@ pub(super) struct Claimed {
     /// Slots whose runners are asked to stop.
     pub(super) stops: Vec<TriggerKey>,
     /// Triggers whose plans cannot be parsed here, with the problem.
-    pub(super) puzzles: Vec<(String, String)>,
+    pub(super) unparsable: Vec<(String, String)>,
     /// Whether more may be due.
     pub(super) more: bool,
 }
@@ -225,9 +225,10 @@ impl<'u, 's> Group<'u, 's> {
         })
     }
 
-    /// Collects an event for each row that the group writes; the caller sends them after the commit.
-    pub(super) fn collect_events(&mut self) {
-        self.events = Some(Vec::new());
+    /// Collects an event for each row that the group writes, if they `are_observed`; the caller sends them
+    /// after the commit.
+    pub(super) fn collect_events(&mut self, are_observed: bool) {
+        self.events = are_observed.then(Vec::new);
     }
 
     /// Returns the events of the written rows.
@@ -473,8 +474,8 @@ impl<'u, 's> Group<'u, 's> {
                     begun.extend(slots.fire);
                 }
                 Err(problem) => {
-                    let row = trigger::puzzled(row, &problem, self.now);
-                    claimed.puzzles.push((row.key.identifier.clone(), problem));
+                    let row = trigger::unparsable(row, &problem, self.now);
+                    claimed.unparsable.push((row.key.identifier.clone(), problem));
                     self.put(row);
                 }
             }

@@ -130,9 +130,9 @@ pub(crate) struct LedgerStatus {
     /// Number of triggers that are being fired.
     pub(crate) firing: AtomicUsize,
     /// Whether this machine's clock is too far from the database's; then no trigger is claimed.
-    pub(crate) astray: AtomicBool,
+    pub(crate) clock_off: AtomicBool,
     /// Number of triggers whose plans cannot be parsed here.
-    pub(crate) puzzles: AtomicUsize,
+    pub(crate) unparsable: AtomicUsize,
 }
 
 pub(super) struct Ledger {
@@ -168,7 +168,7 @@ pub(super) struct State {
     /// Triggers with identifiers after this one must be planned anew.
     replan: Option<String>,
     /// Triggers whose plans cannot be parsed here, with the problem.
-    puzzles: HashMap<String, String>,
+    unparsable: HashMap<String, String>,
     /// Outcomes that are not durable yet.
     results: VecDeque<(Firing, Outcome)>,
     /// The rows that this server fires, as stored.
@@ -216,7 +216,7 @@ impl Ledger {
             Some((at, _)) => pause = at.saturating_sub(self.clock.elapsed()),
             None if !self.state.results.is_empty() || self.is_to_replan() => pause = Duration::ZERO,
             None => {
-                let claims = self.state.draining.is_none() && !self.is_astray();
+                let claims = self.state.draining.is_none() && !self.is_clock_off();
                 if let Some(due) = self.state.next_due.filter(|_| claims) {
                     pause = pause.min(micros(due - now));
                 }
@@ -231,7 +231,7 @@ impl Ledger {
     }
 
     /// Returns whether this machine's clock is too far off to fire triggers.
-    fn is_astray(&self) -> bool {
+    fn is_clock_off(&self) -> bool {
         self.state.offset.abs() > self.clock_bound()
     }
 
@@ -240,7 +240,7 @@ impl Ledger {
     }
 
     fn is_to_replan(&self) -> bool {
-        self.state.replan.is_some() && self.state.draining.is_none() && !self.is_astray()
+        self.state.replan.is_some() && self.state.draining.is_none() && !self.is_clock_off()
     }
 
     /// Detects that this machine's clock was set; then the next turn reads the database's clock and plans
@@ -314,7 +314,7 @@ impl Ledger {
                 let now = self.now();
                 let results = self.state.results.len().min(OUTCOMES_MAX);
                 let is_due = self.state.next_due.is_some_and(|due| due <= now);
-                let claim = is_due && self.state.draining.is_none() && !self.is_astray();
+                let claim = is_due && self.state.draining.is_none() && !self.is_clock_off();
                 self.commit(now, &requests, results, claim)
             }),
         };
@@ -338,7 +338,7 @@ impl Ledger {
     fn recovered(&mut self) {
         if self.state.retry.take().is_some() {
             tracing::info!("the store answers again");
-            self.status.ready.store(!self.is_astray(), Ordering::Release);
+            self.status.ready.store(!self.is_clock_off(), Ordering::Release);
         }
     }
 
@@ -357,20 +357,20 @@ impl Ledger {
         for key in &claimed.stops {
             self.dispatcher.stop(key);
         }
-        for (trigger, problem) in claimed.puzzles {
-            if self.state.puzzles.get(&trigger) != Some(&problem) {
+        for (trigger, problem) in claimed.unparsable {
+            if self.state.unparsable.get(&trigger) != Some(&problem) {
                 tracing::error!(
                     trigger,
                     problem,
                     "its plan cannot be parsed here: the trigger waits"
                 );
-                self.state.puzzles.insert(trigger, problem);
+                self.state.unparsable.insert(trigger, problem);
             }
         }
         for (firing, _) in &claimed.firings {
-            self.state.puzzles.remove(&firing.key.identifier);
+            self.state.unparsable.remove(&firing.key.identifier);
         }
-        self.status.puzzles.store(self.state.puzzles.len(), Ordering::Relaxed);
+        self.status.unparsable.store(self.state.unparsable.len(), Ordering::Relaxed);
         for (firing, row) in claimed.firings {
             self.state.in_flight.insert(firing.key.clone(), row);
             self.dispatcher.dispatch(firing);
@@ -437,7 +437,7 @@ impl Ledger {
         requests: &[(Request, Reply)],
         results: usize,
         claim: bool,
-        believe: bool,
+        trusts_in_flight: bool,
     ) -> Result<(Vec<Result<Answer, Refused>>, Claimed), RepositoryError> {
         let (state, dispatcher) = (&mut self.state, &self.dispatcher);
         let asked_at = self.clock.elapsed();
@@ -454,7 +454,7 @@ impl Ledger {
         let touched = requests.iter().filter_map(|(request, _)| Group::keys_of(request));
         let ended = state.results.iter().take(results).map(|(firing, _)| &firing.key);
         let (held, unknown): (Vec<_>, Vec<_>) =
-            ended.partition(|key| believe && state.in_flight.contains_key(*key));
+            ended.partition(|key| trusts_in_flight && state.in_flight.contains_key(*key));
         // Lock the row of the trigger itself for all its slots: two servers that end two of them wait for
         // each other here, in one order.
         let slots =
@@ -463,9 +463,7 @@ impl Ledger {
         let keys = touched.chain(unknown.into_iter().cloned()).chain(parents).collect();
         let held = held.into_iter().filter_map(|key| state.in_flight.get(key).cloned());
         let mut group = Group::new(&mut *tx, now, keys, held)?;
-        if self.events.is_observed() {
-            group.collect_events();
-        }
+        group.collect_events(self.events.is_observed());
         for (firing, outcome) in state.results.iter().take(results) {
             group.outcome(firing, outcome.clone())?;
         }
@@ -519,7 +517,7 @@ impl Ledger {
         if self.is_to_replan() {
             self.replan()?;
         }
-        if self.clock.elapsed() >= self.state.next_retention && !self.is_astray() {
+        if self.clock.elapsed() >= self.state.next_retention && !self.is_clock_off() {
             let now = self.now();
             let before = now - time::micros_of(self.settings.keep_for);
             let mut tx = self.store.begin()?;
@@ -541,8 +539,8 @@ impl Ledger {
         let mut tx = self.store.begin()?;
         if after.is_empty() {
             // A plan that still cannot be parsed is reported again at its next slot.
-            self.state.puzzles.clear();
-            self.status.puzzles.store(0, Ordering::Relaxed);
+            self.state.unparsable.clear();
+            self.status.unparsable.store(0, Ordering::Relaxed);
             tx.bring_forward(now, now + RETRY_WAIT_MAX)?;
         }
         let rows = tx.recurring(&after, REPLAN_BATCH)?;
@@ -570,20 +568,20 @@ impl Ledger {
 
     /// Compares this machine's clock with the database's.
     fn note_offset(&mut self, before: Micros, database: Option<Micros>, after: Micros) {
-        let was_astray = self.is_astray();
+        let was_off = self.is_clock_off();
         self.state.offset = match database {
             Some(at) if at < before => at - before,
             Some(at) if at > after => at - after,
             _ => 0,
         };
-        let is_astray = self.is_astray();
-        self.status.astray.store(is_astray, Ordering::Release);
-        if is_astray == was_astray {
+        let is_off = self.is_clock_off();
+        self.status.clock_off.store(is_off, Ordering::Release);
+        if is_off == was_off {
             return;
         }
         let milliseconds = self.state.offset / 1_000;
-        self.status.ready.store(!is_astray, Ordering::Release);
-        match is_astray {
+        self.status.ready.store(!is_off, Ordering::Release);
+        match is_off {
             true => tracing::error!(
                 milliseconds,
                 "the clock of this machine is too far from the database's: no trigger fires here until it is corrected"

@@ -224,7 +224,7 @@ fn end(row: &mut TriggerRow, status: TriggerStatus, now: Micros, reason: Option<
 
 /// Returns the row of a trigger whose plan cannot be parsed here, because a newer program wrote it or this
 /// host lacks a time zone. The trigger waits, because another or a later server may parse its plan.
-pub(super) fn puzzled(mut row: TriggerRow, problem: &str, now: Micros) -> TriggerRow {
+pub(super) fn unparsable(mut row: TriggerRow, problem: &str, now: Micros) -> TriggerRow {
     row.reason = Some(format!("its plan cannot be parsed here: {problem}"));
     row.due = Some(deferred_until(row.slot, now));
     row

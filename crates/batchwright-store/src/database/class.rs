@@ -18,11 +18,15 @@ pub(crate) enum SqlErrorClass {
     Canceled,
     /// Stored data cannot be parsed.
     Corrupt,
+    /// The file is no database.
+    NotADatabase,
     /// Anything else: wrong SQL, no permission.
     Other,
 }
 
-use SqlErrorClass::{Canceled, Constraint, Contention, Corrupt, Data, Locked, Other, Unavailable};
+use SqlErrorClass::{
+    Canceled, Constraint, Contention, Corrupt, Data, Locked, NotADatabase, Other, Unavailable,
+};
 
 /// SQLSTATE codes of PostgreSQL, the longest prefix first.
 const POSTGRES: [(&str, SqlErrorClass); 20] = [
@@ -89,7 +93,8 @@ pub(super) fn of_mysql(number: u16, message: &str) -> SqlErrorClass {
 pub(super) fn of_sqlite(code: rusqlite::ErrorCode) -> SqlErrorClass {
     use rusqlite::ErrorCode as Code;
     match code {
-        Code::NotADatabase | Code::DatabaseCorrupt => Corrupt,
+        Code::DatabaseCorrupt => Corrupt,
+        Code::NotADatabase => NotADatabase,
         Code::ConstraintViolation => Constraint,
         Code::TypeMismatch | Code::TooBig | Code::ParameterOutOfRange => Data,
         Code::OperationInterrupted => Canceled,

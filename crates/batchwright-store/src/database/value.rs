@@ -123,7 +123,7 @@ impl SqlRow<'_> {
     ///
     /// Fails if the column does not exist or its value cannot be read as `T`.
     pub fn get<T: FromSql>(&self, column: &str) -> Result<T, ItemError> {
-        self.read(column).map_err(|error| error.of_item(format!("read column `{column}`")))
+        self.read(column).map_err(|error| error.of_item(format!("cannot read column `{column}`")))
     }
 
     /// Returns the value of the column at `index`, which counts from 0.
@@ -132,7 +132,7 @@ impl SqlRow<'_> {
     ///
     /// Fails if the column does not exist or [`SqlValue`] has no type for its value.
     pub fn value(&self, index: usize) -> Result<SqlValue<'_>, ItemError> {
-        self.at(index).map_err(|error| error.of_item(format!("read column {}", index + 1)))
+        self.at(index).map_err(|error| error.of_item(format!("cannot read column {}", index + 1)))
     }
 
     /// Returns the names of the columns.

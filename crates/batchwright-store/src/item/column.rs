@@ -33,7 +33,7 @@ impl ColumnPartitions {
     fn extent(&self) -> Result<Extent, ItemError> {
         let (table, column) = (&self.table, &self.column);
         let failed = |error: crate::SqlError| {
-            error.of_item(format!("find the range of column `{column}` of table `{table}`"))
+            error.of_item(format!("cannot find the range of column `{column}` of table `{table}`"))
         };
         let dialect = self.database.dialect();
         let (table, column) = (dialect.table(table), dialect.quoted(column));

@@ -19,7 +19,8 @@ pub(super) fn until_stopped<T>(
     stop: &StopToken,
     work: impl FnOnce(&mut SqlSession) -> Result<T, ItemError>,
 ) -> Result<T, ItemError> {
-    let interrupter = session.interrupter().map_err(|error| error.of_item("prepare a stop"))?;
+    let interrupter =
+        session.interrupter().map_err(|error| error.of_item("cannot prepare a stop"))?;
     let Some(interrupter) = interrupter else { return work(session) };
     // `woken` is requested by a stop or the end of the work, `done` only by the end of the work.
     let (woken, done) = (stop.child(), StopToken::default());

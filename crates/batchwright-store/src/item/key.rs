@@ -123,7 +123,7 @@ impl KeyColumns {
         match self == then {
             true => Ok(()),
             false => Err(ItemError::fatal(format!(
-                "continue after the last row: it was read by {then}, and the {self} is another; start a new instance"
+                "cannot continue after the last row: it was read by {then}, and the {self} is another; start a new instance"
             ))),
         }
     }

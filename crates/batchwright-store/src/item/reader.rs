@@ -115,19 +115,20 @@ impl<T: Send + 'static> SqlReader<T> {
         let database = &self.database;
         let mut session = database
             .connect_read_only()
-            .map_err(|error| error.of_item(format!("open `{database}`")))?;
+            .map_err(|error| error.of_item(format!("cannot open `{database}`")))?;
         let query = self.query.trim().trim_end_matches(';');
         let (last, params) = (self.position.key.clone(), self.params.clone());
         let Continuation { rest, params } = match &self.key {
             Some(key) => until_stopped(&mut session, &stop, |session| {
                 key.continue_after(last.as_ref(), session, database.dialect(), query, params)
-                    .map_err(|error| error.of_item("prepare the query"))
+                    .map_err(|error| error.of_item("cannot prepare the query"))
             })?,
             None => Continuation { rest: String::new(), params },
         };
         // Invalid SQL fails in `open`, before anything is read.
-        let readable =
-            session.readable(query, &rest).map_err(|error| error.of_item("prepare the query"))?;
+        let readable = session
+            .readable(query, &rest)
+            .map_err(|error| error.of_item("cannot prepare the query"))?;
         let Readable { text, columns } = readable;
         let read_over = if self.key.is_some() { 0 } else { self.position.rows };
         let (key, map) = (self.key.clone(), Arc::clone(&self.map));
@@ -137,7 +138,7 @@ impl<T: Send + 'static> SqlReader<T> {
                 let fetch = Fetch { sql: Sql::native(&text), params, key, last, read_over, map };
                 let ran = until_stopped(&mut session, &stop, |session| {
                     let ran = fetch.run(session, &|page| sender.send(Ok(Some(page))).is_ok());
-                    ran.map_err(|error| error.of_item("read the next row"))
+                    ran.map_err(|error| error.of_item("cannot read the next row"))
                 });
                 let _ = sender.send(ran.map(|()| None));
             })?;
@@ -224,7 +225,8 @@ impl<T: Send + Sync + 'static> ItemReader for SqlReader<T> {
     }
 
     fn read(&mut self) -> Result<Option<T>, ItemError> {
-        let cursor = self.cursor.as_mut().ok_or_else(|| ItemError::fatal("read a closed query"))?;
+        let cursor =
+            self.cursor.as_mut().ok_or_else(|| ItemError::fatal("cannot read a closed query"))?;
         loop {
             if let Some((item, key)) = cursor.page.next() {
                 self.position.rows += 1;
@@ -243,7 +245,9 @@ impl<T: Send + Sync + 'static> ItemReader for SqlReader<T> {
                 // The query has ended, so a retry cannot succeed.
                 Ok(Err(error)) => return Err(error.with_kind(ErrorKind::FATAL)),
                 Err(_) => {
-                    return Err(ItemError::fatal("read the next row: the cursor's thread died"));
+                    return Err(ItemError::fatal(
+                        "cannot read the next row: the cursor's thread died",
+                    ));
                 }
             }
         }

@@ -36,7 +36,7 @@ impl Sink {
         database: &Database,
         scope: &StepScope,
     ) -> Result<(Self, PreparedCommit), ItemError> {
-        let failed = |error: SqlError| error.of_item(format!("open `{database}`"));
+        let failed = |error: SqlError| error.of_item(format!("cannot open `{database}`"));
         let durability = match scope.durability() {
             Durability::Power => Durability::Power,
             Durability::Process | Durability::None => Durability::Process,
@@ -61,7 +61,7 @@ impl Sink {
         let held = sink.take_over().map_err(failed)?;
         let held = match held.ok_or_else(ItemError::lease_lost)? {
             Some(text) => serde_json::from_str(&text).map_err(|error| {
-                ItemError::wrap(ErrorKind::FATAL, "parse the checkpoint in the sink", error)
+                ItemError::wrap(ErrorKind::FATAL, "cannot parse the checkpoint in the sink", error)
             })?,
             None => PreparedCommit {
                 sequence: 0,
@@ -164,7 +164,7 @@ impl Sink {
     /// Returns the connection in a transaction; begins one if needed.
     pub(super) fn session(&mut self) -> Result<&mut SqlSession, ItemError> {
         if !self.writing {
-            let failed = |error: SqlError| error.of_item("begin a transaction in the sink");
+            let failed = |error: SqlError| error.of_item("cannot begin a transaction in the sink");
             if let Err(error) = self.session.begin() {
                 if self.database.dialect() == Dialect::Sqlite && !self.session.is_broken() {
                     return Err(failed(error));
@@ -180,15 +180,16 @@ impl Sink {
 
     pub(super) fn prepare(&mut self, commit: &PreparedCommit) -> Result<(), ItemError> {
         self.session()?;
-        let text = serde_json::to_string(commit)
-            .map_err(|error| ItemError::wrap(ErrorKind::FATAL, "store the checkpoint", error))?;
+        let text = serde_json::to_string(commit).map_err(|error| {
+            ItemError::wrap(ErrorKind::FATAL, "cannot store the checkpoint", error)
+        })?;
         let CheckpointKey { store, instance, step, execution, .. } = &self.key;
         let values =
             [store.into(), (*instance).into(), step.into(), (*execution).into(), text.into()];
         let saved = self
             .session
             .execute(&self.save, &values)
-            .map_err(|error| error.of_item("store the checkpoint in the sink"))?;
+            .map_err(|error| error.of_item("cannot store the checkpoint in the sink"))?;
         if saved == 0 {
             return Err(ItemError::lease_lost());
         }
@@ -199,7 +200,7 @@ impl Sink {
             }
             // A constraint that is checked at commit, or a deadlock: nothing was stored, and `roll_back`
             // follows.
-            Err(error) if error.is_refusal() => Err(error.of_item("commit in the sink")),
+            Err(error) if error.is_refusal() => Err(error.of_item("cannot commit in the sink")),
             // The outcome of the commit is unknown: there is no further attempt, and the restart reads the
             // checkpoint in the sink.
             Err(error) => Err(ItemError::commit_unknown(error)),

@@ -68,16 +68,19 @@ impl RowBinder<'_, '_> {
         match &mut self.target {
             Target::Sqlite(statement) => statement
                 .raw_bind_parameter(index + 1, &value)
-                .map_err(|error| SqlError::from(error).of_item("bind a value")),
+                .map_err(|error| SqlError::from(error).of_item("cannot bind a value")),
             Target::Arrays(columns) => match columns.get_mut(index) {
                 Some(column) => column.push(&value).map_err(|problem| {
-                    ItemError::data(format!("write column `{}`: {problem}", self.columns[index]))
+                    ItemError::data(format!(
+                        "cannot write column `{}`: {problem}",
+                        self.columns[index]
+                    ))
                 }),
                 None => Ok(()),
             },
             Target::Arguments { arguments, bytes } => {
                 **bytes += size_in_mysql(&value);
-                push_mysql(arguments, &value).map_err(|error| error.of_item("bind a value"))
+                push_mysql(arguments, &value).map_err(|error| error.of_item("cannot bind a value"))
             }
             Target::Values(values) => {
                 values.push(value.into_owned());
@@ -104,14 +107,14 @@ impl Change {
     pub(super) fn check(&self) -> Result<(), ItemError> {
         let (SqlMode::Upsert { key } | SqlMode::Update { key }) = &self.mode else { return Ok(()) };
         if let Some(missing) = key.iter().find(|name| !self.columns.contains(name)) {
-            let message = format!("write by key `{missing}`: the column is not written");
+            let message = format!("cannot write by key `{missing}`: the column is not written");
             return Err(ItemError::fatal(message));
         }
         if key.is_empty() {
-            return Err(ItemError::fatal("write by key: no key column is named"));
+            return Err(ItemError::fatal("cannot write by key: no key column is named"));
         }
         if matches!(self.mode, SqlMode::Update { .. }) && self.rest(key).next().is_none() {
-            let message = "update rows: every column is a key, nothing would change";
+            let message = "cannot update rows: every column is a key, nothing would change";
             return Err(ItemError::fatal(message));
         }
         Ok(())
@@ -310,7 +313,7 @@ impl<T> Rows<'_, T> {
         match row.next == self.columns.len() {
             true => Ok(()),
             false => Err(ItemError::fatal(format!(
-                "bind a row: {} values for {} columns",
+                "cannot bind a row: {} values for {} columns",
                 row.next,
                 self.columns.len()
             ))),
@@ -320,18 +323,18 @@ impl<T> Rows<'_, T> {
     fn write_to_sqlite(&self, connection: &Connection, sql: &Sql) -> Result<(), ItemError> {
         let prepared = connection.prepare_cached(&sql.text);
         let mut statement = prepared.map_err(|error| {
-            SqlError::from(error).of_item("prepare the statement of the writer")
+            SqlError::from(error).of_item("cannot prepare the statement of the writer")
         })?;
         let (columns, wanted) = (self.columns.len(), statement.parameter_count());
         if wanted != columns {
-            let what = format!("bind {columns} columns: the statement takes {wanted}");
+            let what = format!("cannot bind {columns} columns: the statement takes {wanted}");
             return Err(ItemError::fatal(what));
         }
         for item in self.items {
             self.bind(item, Target::Sqlite(&mut statement))?;
             let changed = statement
                 .raw_execute()
-                .map_err(|error| SqlError::from(error).of_item("write a row"))?;
+                .map_err(|error| SqlError::from(error).of_item("cannot write a row"))?;
             if self.is_update && changed == 0 {
                 return Err(no_row());
             }
@@ -344,8 +347,9 @@ impl<T> Rows<'_, T> {
         for item in self.items {
             values.clear();
             self.bind(item, Target::Values(&mut values))?;
-            let changed =
-                session.execute(sql, &values).map_err(|error| error.of_item("write a row"))?;
+            let changed = session
+                .execute(sql, &values)
+                .map_err(|error| error.of_item("cannot write a row"))?;
             if self.is_update && changed == 0 {
                 return Err(no_row());
             }
@@ -366,7 +370,7 @@ impl<T> Rows<'_, T> {
             }
             let count = postgres
                 .execute_arrays(sql, columns)
-                .map_err(|error| error.of_item("write rows"))?;
+                .map_err(|error| error.of_item("cannot write rows"))?;
             // The statement of an update returns the rows that it could not find.
             if self.is_update && count > 0 {
                 return Err(no_row());
@@ -382,7 +386,7 @@ impl<T> Rows<'_, T> {
         rows_max: usize,
     ) -> Result<(), ItemError> {
         let marks = format!("({})", list(self.columns.iter().map(|_| "?".to_owned())));
-        let packet_max = mysql.packet_max().map_err(|error| error.of_item("write rows"))?;
+        let packet_max = mysql.packet_max().map_err(|error| error.of_item("cannot write rows"))?;
         let (mut rest, mut most) = (self.items, rows_max);
         while !rest.is_empty() {
             let (mut arguments, mut bytes, mut rows) = (MySqlArguments::default(), 0, 0);
@@ -397,7 +401,7 @@ impl<T> Rows<'_, T> {
             if whole >= packet_max {
                 if rows == 1 {
                     return Err(ItemError::data(format!(
-                        "write a row: {}",
+                        "cannot write a row: {}",
                         too_large(whole, packet_max)
                     )));
                 }
@@ -406,7 +410,9 @@ impl<T> Rows<'_, T> {
                 continue;
             }
             most = rows_max;
-            mysql.execute_with(&sql, arguments).map_err(|error| error.of_item("write rows"))?;
+            mysql
+                .execute_with(&sql, arguments)
+                .map_err(|error| error.of_item("cannot write rows"))?;
             rest = &rest[rows..];
         }
         Ok(())
@@ -414,11 +420,11 @@ impl<T> Rows<'_, T> {
 }
 
 fn no_row() -> ItemError {
-    ItemError::new(ErrorKind::new("data.missing"), "update a row: no row has this key")
+    ItemError::new(ErrorKind::new("data.missing"), "cannot update a row: no row has this key")
 }
 
 fn another_database() -> ItemError {
-    ItemError::fatal("write rows: the writer was opened on another database")
+    ItemError::fatal("cannot write rows: the writer was opened on another database")
 }
 
 fn column_types(
@@ -428,15 +434,17 @@ fn column_types(
     let table = &change.table;
     let known = postgres
         .column_types(table)
-        .map_err(|error| error.of_item(format!("read the columns of table `{table}`")))?;
+        .map_err(|error| error.of_item(format!("cannot read the columns of table `{table}`")))?;
     if known.is_empty() {
-        let message = format!("write to table `{table}`: it does not exist");
+        let message = format!("cannot write to table `{table}`: it does not exist");
         return Err(ItemError::new(ErrorKind::new("sql.no_table"), message));
     }
     let type_of = |column: &String| {
         let found = known.iter().find(|(name, _)| name == column);
         let (_, kind) = found.ok_or_else(|| {
-            ItemError::fatal(format!("write column `{column}`: table `{table}` has no such column"))
+            ItemError::fatal(format!(
+                "cannot write column `{column}`: table `{table}` has no such column"
+            ))
         })?;
         Ok((ArrayKind::of(kind), kind.clone()))
     };
@@ -474,6 +482,6 @@ mod tests {
     fn a_key_that_is_not_written_is_refused() {
         let mode = SqlMode::Update { key: vec!["c".to_owned()] };
         let refused = change(&["a"], mode).check().unwrap_err();
-        assert_eq!(refused.to_string(), "write by key `c`: the column is not written");
+        assert_eq!(refused.to_string(), "cannot write by key `c`: the column is not written");
     }
 }

@@ -52,7 +52,7 @@ impl Tasklet for SqlTasklet {
                 until_stopped(session, &stop, |session| run(session, &text))?;
             }
             Some(database) => {
-                let failed = |error: SqlError| error.of_item("run in the other database");
+                let failed = |error: SqlError| error.of_item("cannot run in the other database");
                 let durability = match call.scope().durability() {
                     Durability::Power => Durability::Power,
                     Durability::Process | Durability::None => Durability::Process,
@@ -73,7 +73,7 @@ impl Tasklet for SqlTasklet {
 }
 
 fn run(session: &mut SqlSession, text: &str) -> Result<(), ItemError> {
-    let ran = |error: SqlError| error.of_item("run the statements");
+    let ran = |error: SqlError| error.of_item("cannot run the statements");
     // The savepoint no longer exists if the statements ended the transaction themselves.
     session.run("SAVEPOINT batchwright_step").map_err(ran)?;
     session.run(text).map_err(ran)?;
@@ -84,7 +84,7 @@ fn run(session: &mut SqlSession, text: &str) -> Result<(), ItemError> {
     }
     released.map_err(|error| {
         let message =
-            "run the statements: they ended the step's transaction; remove BEGIN and COMMIT";
+            "cannot run the statements: they ended the step's transaction; remove BEGIN and COMMIT";
         error.of_item(message).with_kind(batchwright::error::ErrorKind::FATAL)
     })
 }

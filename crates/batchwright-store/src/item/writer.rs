@@ -100,7 +100,7 @@ impl<T> Clone for SqlWriter<T> {
 }
 
 fn closed() -> ItemError {
-    ItemError::fatal("write to a closed database")
+    ItemError::fatal("cannot write to a closed database")
 }
 
 impl<T: Send + Sync> ItemWriter<T> for SqlWriter<T> {

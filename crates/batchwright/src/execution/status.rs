@@ -144,7 +144,7 @@ impl fmt::Display for BatchStatus {
 
 /// An event that a status does not permit. Nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("apply {event:?} to an execution that is {status}")]
+#[error("an execution that is {status} does not allow {event:?}")]
 pub struct IllegalTransition {
     /// The status found.
     pub status: BatchStatus,

@@ -46,8 +46,9 @@ impl DeadLetterFile {
     ) -> Result<(), ItemError> {
         let raw_hex = raw.filter(|raw| std::str::from_utf8(raw).is_err());
         let letter = DeadLetter { execution, skip, raw_hex: raw_hex.map(crate::text::hex) };
-        let mut line = serde_json::to_vec(&letter)
-            .map_err(|error| ItemError::wrap(ErrorKind::FATAL, "write a dead letter", error))?;
+        let mut line = serde_json::to_vec(&letter).map_err(|error| {
+            ItemError::wrap(ErrorKind::FATAL, "cannot write a dead letter", error)
+        })?;
         line.push(b'\n');
         self.file.append(&line)
     }

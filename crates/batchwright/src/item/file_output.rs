@@ -309,7 +309,8 @@ impl FileOutput {
             remove(former)?;
         }
         if !is_same_file(&state.file, path) {
-            let what = format!("finish `{}`: another execution has taken it over", path.display());
+            let what =
+                format!("cannot finish `{}`: another execution has taken it over", path.display());
             return Err(ItemError::new(ErrorKind::IO, what));
         }
         fs::rename(path, target).map_err(|error| failed("name", target, error))?;
@@ -329,7 +330,7 @@ impl Growing {
         let Checked::Right(mut file) = found else {
             let (target, original) = (self.target.display(), original.display());
             let what = format!(
-                "finish `{target}`: `{original}` is not the file of the checkpoint any more"
+                "cannot finish `{target}`: `{original}` is not the file of the checkpoint any more"
             );
             return Err(ItemError::new(ErrorKind::IO, what));
         };
@@ -459,7 +460,7 @@ impl Names {
         ItemError::new(
             ErrorKind::IO,
             format!(
-                "continue `{}` at byte {length}: {problem}; the checkpoint refers to `{}`",
+                "cannot continue `{}` at byte {length}: {problem}; the checkpoint refers to `{}`",
                 self.target.display(),
                 path.display()
             ),
@@ -531,7 +532,10 @@ fn cut_back(file: &mut File, length: u64) -> std::io::Result<()> {
 /// Returns the file that `path` refers to: links are followed, and only a regular file is accepted.
 fn target(path: &Path) -> Result<PathBuf, ItemError> {
     let refused = |what: &str| {
-        Err(ItemError::fatal(format!("write to `{}`: it is {what}; name a file", path.display())))
+        Err(ItemError::fatal(format!(
+            "cannot write to `{}`: it is {what}; name a file",
+            path.display()
+        )))
     };
     let found = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(path.to_owned()),
@@ -593,7 +597,7 @@ fn copy(mut old: File, from: &Path, path: &Path, length: u64) -> Result<File, It
     match copied().map_err(|error| failed("copy", from, error))? {
         count if count == length => Ok(new),
         _ => {
-            let what = format!("copy `{}`: it became shorter meanwhile", from.display());
+            let what = format!("cannot copy `{}`: it became shorter meanwhile", from.display());
             Err(ItemError::new(ErrorKind::IO, what))
         }
     }
@@ -621,11 +625,11 @@ fn sync_folder(path: &Path) -> std::io::Result<()> {
 }
 
 fn failed(action: &str, path: &Path, error: std::io::Error) -> ItemError {
-    ItemError::wrap(ErrorKind::IO, format!("{action} `{}`", path.display()), error)
+    ItemError::wrap(ErrorKind::IO, format!("cannot {action} `{}`", path.display()), error)
 }
 
 fn not_open() -> ItemError {
-    ItemError::fatal("write to a file that is not open")
+    ItemError::fatal("cannot write to a file that is not open")
 }
 
 #[cfg(test)]

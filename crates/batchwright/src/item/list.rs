@@ -30,7 +30,9 @@ impl<T: Clone + Send + Sync> ItemReader for ListReader<T> {
         self.next = position.unwrap_or(0);
         if self.next > self.items.len() {
             let (next, len) = (self.next, self.items.len());
-            return Err(ItemError::data(format!("resume after item {next} of a list of {len}")));
+            return Err(ItemError::data(format!(
+                "cannot resume after item {next} of a list of {len}"
+            )));
         }
         Ok(())
     }

@@ -87,7 +87,7 @@ impl Drop for OpenPath {
 
 fn conflict(path: &Path, action: &str, other: &str) -> ItemError {
     ItemError::fatal(format!(
-        "{action} `{}`: the same file is {other}; give each its own path",
+        "cannot {action} `{}`: the same file is {other}; give each its own path",
         path.display()
     ))
 }

@@ -37,7 +37,7 @@ impl<'a> ChunkTransaction<'a> {
         }
         self.tx()?.resource(TypeId::of::<T>()).downcast_mut::<T>().ok_or_else(|| {
             ItemError::fatal(format!(
-                "write to the store's own database in step `{step}`: this store has no `{}`",
+                "cannot write to the store's own database in step `{step}`: this store has no `{}`",
                 std::any::type_name::<T>()
             ))
         })

@@ -67,7 +67,7 @@ impl StepListener for Promotion {
             } else if self.strict {
                 let step = scope.step();
                 return Err(ItemError::fatal(format!(
-                    "promote `{key}`: the context of step `{step}` has no such value"
+                    "cannot promote `{key}`: the context of step `{step}` has no such value"
                 )));
             }
         }

@@ -183,7 +183,7 @@ impl JobExplorer<'_> {
             return Ok(());
         }
         let known = self.job_names()?.into_iter().map(|one| one.name).collect();
-        Err(Refusal::NoSuchJob { name: name.to_owned(), known }.into())
+        Err(Refusal::NoSuchJob { name: name.to_owned(), known, broken: Vec::new() }.into())
     }
 }
 

@@ -47,13 +47,13 @@ struct State {
 #[non_exhaustive]
 pub enum RunError {
     /// Another worker took over the lease of the execution.
-    #[error("continue execution {execution}: another worker took over its lease")]
+    #[error("another process took over the lease of execution {execution}")]
     LeaseLost {
         /// The execution.
         execution: ExecutionId,
     },
     /// The store failed; the stored execution stays running until it is recovered.
-    #[error("store the end of execution {execution}")]
+    #[error("the end of execution {execution} cannot be stored")]
     Repository {
         /// The execution.
         execution: ExecutionId,
@@ -62,7 +62,7 @@ pub enum RunError {
         source: Arc<RepositoryError>,
     },
     /// The execution has no stored outcome: its thread ended without one, or the execution was deleted.
-    #[error("find the outcome of execution {execution}: none was stored, or it was deleted")]
+    #[error("execution {execution} has no outcome: none was stored, or it was deleted")]
     Vanished {
         /// The execution.
         execution: ExecutionId,

@@ -9,7 +9,7 @@ use crate::error::{ErrorKind, ItemError};
 use crate::scope::{Partition, StepScope};
 
 /// A partitioner of the integers from `min` to `max`, both included, into ranges of nearly equal length. The
-/// worker finds its bounds in the partition values `min` and `max`.
+/// inner step finds its bounds in the partition values `min` and `max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NumberRanges {
     /// The first number.
@@ -54,7 +54,7 @@ fn key(index: impl std::fmt::Display) -> String {
     format!("p{index:0>4}")
 }
 
-/// A partitioner with one partition for each file. The worker finds the path in the partition value `path`;
+/// A partitioner with one partition for each file. The inner step finds the path in the partition value `path`;
 /// the key is the file's name in `folder`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilePartitions {
@@ -75,13 +75,16 @@ impl Partitioner for FilePartitions {
     fn partitions(&self, _: &StepScope) -> Result<Vec<Partition>, ItemError> {
         let failed = |error| {
             let folder = self.folder.display();
-            ItemError::wrap(ErrorKind::IO, format!("read the folder `{folder}`"), error)
+            ItemError::wrap(ErrorKind::IO, format!("cannot read the folder `{folder}`"), error)
         };
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.folder).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().into_string().map_err(|name| {
-                ItemError::fatal(format!("use file {}: its name is not UTF-8", name.display()))
+                ItemError::fatal(format!(
+                    "cannot use file {}: its name is not UTF-8",
+                    name.display()
+                ))
             })?;
             let is_seen = !name.starts_with('.') || self.pattern.starts_with('.');
             if is_seen && crate::text::matches(&self.pattern, &name) && entry.path().is_file() {
@@ -94,7 +97,10 @@ impl Partitioner for FilePartitions {
             .map(|name| {
                 let path = self.folder.join(&name);
                 let text = path.to_str().ok_or_else(|| {
-                    ItemError::fatal(format!("use `{}`: its path is not UTF-8", path.display()))
+                    ItemError::fatal(format!(
+                        "cannot use `{}`: its path is not UTF-8",
+                        path.display()
+                    ))
                 })?;
                 Ok(Partition::new(&name).with("path", &text)?)
             })
@@ -102,7 +108,7 @@ impl Partitioner for FilePartitions {
     }
 }
 
-/// A partitioner of one file at record boundaries. The worker finds its bytes in the partition values `start`
+/// A partitioner of one file at record boundaries. The inner step finds its bytes in the partition values `start`
 /// and `end`, the end excluded, for the reader's `bytes`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ByteRanges {
@@ -170,7 +176,7 @@ impl ByteRanges {
 impl Partitioner for ByteRanges {
     fn partitions(&self, _: &StepScope) -> Result<Vec<Partition>, ItemError> {
         let bounds = self.bounds().map_err(|error| {
-            ItemError::wrap(ErrorKind::IO, format!("cut `{}`", self.path.display()), error)
+            ItemError::wrap(ErrorKind::IO, format!("cannot cut `{}`", self.path.display()), error)
         })?;
         bounds
             .windows(2)

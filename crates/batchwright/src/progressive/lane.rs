@@ -313,7 +313,7 @@ impl<'a> LaneRun<'a> {
         if attempts >= self.settings.max_attempts {
             return Err(ItemError::new(
                 ErrorKind::new("worker_lost"),
-                format!("the worker died or hung in {attempts} attempts at the unit"),
+                format!("the process died or the thread hung in {attempts} attempts at the unit"),
             ));
         }
         self.pulse.begin_unit(segment.position, self.now);

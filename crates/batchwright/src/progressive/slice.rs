@@ -102,25 +102,25 @@ pub struct SliceAnswer {
 #[non_exhaustive]
 pub enum SliceError {
     /// The execution is not progressive.
-    #[error("run execution {execution} in slices: it is not progressive")]
+    #[error("execution {execution} is not progressive, so it cannot run in slices")]
     NotProgressive {
         /// The execution.
         execution: ExecutionId,
     },
     /// The execution has no such lane.
-    #[error("find the lane: execution {execution} has no lane with that id")]
+    #[error("execution {execution} has no lane with that id")]
     NoSuchLane {
         /// The execution.
         execution: ExecutionId,
     },
     /// Another request of the lane runs.
-    #[error("claim lane {lane}: another request of the lane runs")]
+    #[error("lane {lane} is busy: another request of the lane runs")]
     LaneBusy {
         /// Its rank.
         lane: u32,
     },
     /// The number of the request is neither the last one nor the next one of the lane.
-    #[error("run request {given} of the lane: the next request number is {expected}")]
+    #[error("request {given} is not the next of the lane: the next request number is {expected}")]
     WrongSeq {
         /// The number of the request.
         given: u64,
@@ -128,7 +128,7 @@ pub enum SliceError {
         expected: u64,
     },
     /// The execution has ended.
-    #[error("run a slice of execution {execution}: it has already ended as {status}")]
+    #[error("execution {execution} has already ended as {status}")]
     Finished {
         /// The execution.
         execution: ExecutionId,
@@ -136,7 +136,7 @@ pub enum SliceError {
         status: BatchStatus,
     },
     /// The client disconnected and had requested to drop uncommitted work then.
-    #[error("answer the client: it disconnected, and uncommitted work was dropped")]
+    #[error("the client disconnected, and uncommitted work was dropped")]
     Dropped,
     /// The execution or its job does not exist here, the owner token is wrong, or the store failed.
     #[error(transparent)]
@@ -208,7 +208,7 @@ pub(crate) fn run_slice(
         match receiver.recv_timeout(look) {
             Ok(ended) => break ended,
             Err(RecvTimeoutError::Disconnected) => {
-                let what = "the worker of a slice ended without a result".to_owned();
+                let what = "the thread of a slice ended without a result".to_owned();
                 break Err(Halt::Repository(RepositoryError::Corrupt { what }));
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -217,7 +217,7 @@ pub(crate) fn run_slice(
             tracing::warn!(
                 execution = %order.execution,
                 unit,
-                "the worker of a slice exceeded the unit timeout and is shut out"
+                "the thread of a slice exceeded the unit timeout and is shut out"
             );
             return give_up(host, &begun, unit, order);
         }

@@ -60,13 +60,14 @@ impl<A: JobSource, B: JobSource> JobSource for (A, B) {
                 _ => Err(twice(&one, &other)),
             },
             (
-                Err(Refusal::NoSuchJob { mut known, .. }),
-                Err(Refusal::NoSuchJob { known: more, .. }),
+                Err(Refusal::NoSuchJob { mut known, mut broken, .. }),
+                Err(Refusal::NoSuchJob { known: more, broken: others, .. }),
             ) => {
                 known.extend(more);
+                broken.extend(others);
                 known.sort_unstable();
                 known.dedup();
-                Err(Refusal::NoSuchJob { name: name.to_owned(), known })
+                Err(Refusal::NoSuchJob { name: name.to_owned(), known, broken })
             }
             (Err(Refusal::NoSuchJob { .. }), found) | (found, Err(Refusal::NoSuchJob { .. })) => {
                 found

@@ -132,7 +132,7 @@ impl CommandStep {
     fn program(&self, scope: &StepScope) -> Result<Program, ItemError> {
         let argv = (self.argv)(scope)?;
         let [program, arguments @ ..] = &argv[..] else {
-            return Err(ItemError::data("run a command: its argument vector is empty"));
+            return Err(ItemError::data("cannot run a command: its argument vector is empty"));
         };
         // Processes that the program leaves in its group must not outlive the step.
         let mut made = Program::new(program)

@@ -155,7 +155,7 @@ impl Step for TaskletStep {
                 Ok(()) => {}
                 Err(RepositoryError::Refused { kind, source }) => {
                     let (step, error) =
-                        (self.name.clone(), ItemError::wrap(kind, "commit", source));
+                        (self.name.clone(), ItemError::wrap(kind, "cannot commit", source));
                     run.roll_back(&error);
                     return Err(StepError::Tasklet { step, source: ItemErrorText(error) });
                 }

@@ -49,7 +49,7 @@ impl Outputs {
         label: &str,
         database: &Database,
     ) -> Result<(), CliError> {
-        let failed = |error| CliError::Usage(format!("read the tables of {label}: {error}"));
+        let failed = |error| CliError::Usage(format!("cannot read the tables of {label}: {error}"));
         for table in database.tables().map_err(failed)? {
             if table.starts_with("bw_") || table == "batchwright_checkpoint" {
                 continue;

@@ -48,14 +48,14 @@ pub(super) struct Scratch {
 impl Scratch {
     pub(super) fn new(global: &Global, args: &RehearseArgs) -> Result<Self, CliError> {
         let failed = |error: std::io::Error| {
-            CliError::Usage(format!("read the job file `{}`: {error}", args.job.display()))
+            CliError::Usage(format!("cannot read the job file `{}`: {error}", args.job.display()))
         };
         let path = args.job.canonicalize().map_err(failed)?;
         let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
         let size = folder_size(&folder)?;
         if size > FOLDER_BYTES_MAX {
             return Err(CliError::Usage(format!(
-                "copy the folder of the job: it has {size} bytes, the limit is {FOLDER_BYTES_MAX}"
+                "the folder of the job is too large to be copied: it has {size} bytes, the limit is {FOLDER_BYTES_MAX}"
             )));
         }
         let file = path.file_name().map(PathBuf::from).unwrap_or_default();
@@ -126,11 +126,13 @@ impl Trial<'_> {
             let one: Value = serde_json::from_str(line).ok()?;
             one.get("parent").is_none_or(Value::is_null).then(|| one["id"].to_string())
         });
-        let id =
-            id.ok_or_else(|| CliError::Usage("rehearse the job: it never started".to_owned()))?;
+        let id = id.ok_or_else(|| {
+            CliError::Usage("the job never started, so it cannot be rehearsed".to_owned())
+        })?;
         let shown = self.ask(&["show", &id, "--format", "json"])?;
-        serde_json::from_str(&shown)
-            .map_err(|error| CliError::Usage(format!("read an execution: {error}")))
+        serde_json::from_str(&shown).map_err(|error| {
+            CliError::Usage(format!("cannot read an execution of the rehearsal: {error}"))
+        })
     }
 
     fn ask(&self, arguments: &[&str]) -> Result<String, CliError> {
@@ -187,7 +189,9 @@ fn ended(output: &Output) -> Ended {
 
 fn on_server(url: &str, text: &str) -> Result<(), CliError> {
     let database = Database::parse(url).map_err(CliError::Usage)?;
-    database.run(text).map_err(|error| CliError::Usage(format!("make a scratch store: {error}")))
+    database
+        .run(text)
+        .map_err(|error| CliError::Usage(format!("cannot make a store for the rehearsal: {error}")))
 }
 
 /// Returns `url` with `name` as its database.

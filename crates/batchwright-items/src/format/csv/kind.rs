@@ -311,7 +311,9 @@ impl Input {
         match self.types.keys().find(|name| !columns.contains(name)) {
             Some(missing) => {
                 let known = columns.join(", ");
-                Err(ItemError::fatal(format!("find column `{missing}`: the file has {known}")))
+                Err(ItemError::fatal(format!(
+                    "cannot find column `{missing}`: the file has {known}"
+                )))
             }
             None => Ok(Some(columns)),
         }
@@ -372,7 +374,7 @@ impl Encode<Record> for RecordCsv {
                     let value = if same { item.values().get(index) } else { item.get(name) };
                     let value = value.ok_or_else(|| {
                         ItemError::data(format!(
-                            "write column `{name}`: the item has no such field"
+                            "cannot write column `{name}`: the item has no such field"
                         ))
                     })?;
                     write_field(csv, value, null, &mut text)?;
@@ -380,7 +382,7 @@ impl Encode<Record> for RecordCsv {
                 csv.write_record(None::<&[u8]>)?;
                 let extra = item.names().iter().find(|name| !same && !columns.contains(name));
                 if let Some(extra) = extra {
-                    let what = format!("write field `{extra}`: it is no column of the file");
+                    let what = format!("cannot write field `{extra}`: it is no column of the file");
                     return Err(ItemError::data(what));
                 }
             }

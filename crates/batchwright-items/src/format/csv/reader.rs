@@ -215,8 +215,9 @@ impl Opened {
 
     /// Reads the header line, or creates the names. Nothing is read twice, so a pipe works like a file.
     fn read_header(&mut self, shown: &str, format: &CsvFormat) -> Result<(), ItemError> {
-        let failed =
-            |what: &str| ItemError::fatal(format!("read the header line of `{shown}`: {what}"));
+        let failed = |what: &str| {
+            ItemError::fatal(format!("cannot read the header line of `{shown}`: {what}"))
+        };
         if format.header {
             match self.next_record()? {
                 Next::End => return Ok(()),
@@ -312,12 +313,12 @@ impl Opened {
                         at_end = !self.input.more()?;
                     }
                     Found::Bad(what) => {
-                        let error = ItemError::parse(format!("read the record: {what}"));
+                        let error = ItemError::parse(format!("cannot read the record: {what}"));
                         return self.give_up_line(error).map(Next::Bad);
                     }
                     Found::Record(_) | Found::More => {
                         let max = self.bytes_max;
-                        let what = format!("read the record: it is longer than {max} bytes");
+                        let what = format!("cannot read the record: it is longer than {max} bytes");
                         let error = ItemError::new(ErrorKind::TOO_LONG, what);
                         return self.give_up_line(error).map(Next::Bad);
                     }
@@ -363,10 +364,12 @@ impl Opened {
             decoded.clear();
             decoded.push_str(&text.ok_or_else(|| {
                 let name = encoding.name();
-                ItemError::parse(format!("read the record: it contains bytes that are not {name}"))
+                ItemError::parse(format!(
+                    "cannot read the record: it contains bytes that are not {name}"
+                ))
             })?);
             let Found::Record(extent) = splitter.find(decoded.as_bytes(), true) else {
-                return Err(ItemError::parse("read the record: its quotes do not match"));
+                return Err(ItemError::parse("cannot read the record: its quotes do not match"));
             };
             let (text, fields) = splitter.fields(decoded.as_bytes(), extent);
             return make(CsvRecord::new(text, fields, headers)?, headers);
@@ -410,7 +413,7 @@ impl<T: Send + Sync> ItemReader for CsvReader<T> {
 
     fn open(&mut self, position: Option<CsvPosition>, _: &StepScope) -> Result<(), ItemError> {
         self.format.check().map_err(|problem| {
-            ItemError::fatal(format!("read `{}`: {problem}", self.source.shown()))
+            ItemError::fatal(format!("cannot read `{}`: {problem}", self.source.shown()))
         })?;
         let mut open = Opened::new(Arc::clone(&self.source), &self.format, self.record_bytes_max)?;
         open.read_header(&self.source.shown(), &self.format)?;
@@ -432,7 +435,7 @@ impl<T: Send + Sync> ItemReader for CsvReader<T> {
 
     fn read(&mut self) -> Result<Option<T>, ItemError> {
         let Self { decode, open, format, .. } = self;
-        let open = open.as_mut().ok_or_else(|| ItemError::fatal("read a closed file"))?;
+        let open = open.as_mut().ok_or_else(|| ItemError::fatal("cannot read a closed file"))?;
         let extent = match open.next_record()? {
             Next::End => return Ok(None),
             Next::Bad(bad) => return Err(bad.error.with_raw(bad.raw)),
@@ -443,7 +446,7 @@ impl<T: Send + Sync> ItemReader for CsvReader<T> {
             match found == expected {
                 true => decode(record, headers, format),
                 false => Err(ItemError::parse(format!(
-                    "read the record: it has {found} fields, the header has {expected}"
+                    "cannot read the record: it has {found} fields, the header has {expected}"
                 ))),
             }
         });

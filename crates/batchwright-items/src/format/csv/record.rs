@@ -32,12 +32,14 @@ impl<'a> CsvRecord<'a> {
             let column = fields.iter().position(|(_, end)| at < *end);
             let column = column.and_then(|index| headers.get(index));
             let column = column.map(String::as_str).unwrap_or_default();
-            ItemError::parse(format!("read the record: column `{column}` is not valid UTF-8"))
+            ItemError::parse(format!(
+                "cannot read the record: column `{column}` is not valid UTF-8"
+            ))
         })?;
         // Quoted fields are stored without delimiters between them, so a character may seem to span two
         // fields.
         if fields.iter().any(|(_, end)| !text.is_char_boundary(*end)) {
-            return Err(ItemError::parse("read the record: a field is not valid UTF-8"));
+            return Err(ItemError::parse("cannot read the record: a field is not valid UTF-8"));
         }
         Ok(Self { text, fields })
     }
@@ -77,7 +79,7 @@ impl<'a> CsvRecord<'a> {
         T::deserialize(&mut fields).map_err(|Mismatch { column, message }| {
             let column = column.and_then(|index| headers.get(index));
             let column = column.map_or_else(String::new, |name| format!("column `{name}`: "));
-            ItemError::parse(format!("read the record: {column}{message}"))
+            ItemError::parse(format!("cannot read the record: {column}{message}"))
         })
     }
 }
@@ -429,7 +431,7 @@ mod tests {
             (["1", "1", "Hold"], "column `c`: unknown variant `Hold`, expected `Buy` or `Sell`"),
         ] {
             let error = read::<Row>(&fields).unwrap_err();
-            assert_eq!(error, format!("read the record: {expected}"));
+            assert_eq!(error, format!("cannot read the record: {expected}"));
         }
         #[derive(Debug, Deserialize)]
         #[expect(dead_code, reason = "never made")]
@@ -438,7 +440,7 @@ mod tests {
         }
         assert_eq!(
             read::<Other>(&["1", "2", "3"]).unwrap_err(),
-            "read the record: missing field `d`"
+            "cannot read the record: missing field `d`"
         );
     }
 

@@ -95,13 +95,12 @@ impl CsvFormat {
             if let Some(field) = record.iter().find(|field| field.iter().any(needs_quotes)) {
                 let shown: String = String::from_utf8_lossy(field).chars().take(80).collect();
                 return Err(ItemError::data(format!(
-                    "write the field `{shown}`: it contains the delimiter or a line end, and the format has no \
+                    "cannot write the field `{shown}`: it contains the delimiter or a line end, and the format has no \
                      quotes"
                 )));
             }
             if record.len() == 1 && record[0].is_empty() {
-                let what =
-                    "write an empty record: without quotes it is a blank line, which is no record";
+                let what = "cannot write an empty record: without quotes it is a blank line, which is no record";
                 return Err(ItemError::data(what));
             }
             for (index, field) in record.iter().enumerate() {
@@ -121,11 +120,12 @@ impl CsvFormat {
             return Ok(());
         }
         let text = String::from_utf8(text)
-            .map_err(|error| ItemError::wrap(ErrorKind::DATA, "write as CSV", error))?;
+            .map_err(|error| ItemError::wrap(ErrorKind::DATA, "cannot write as CSV", error))?;
         let (encoded, encoding, lost) = self.encoding.encode(&text);
         if lost {
             let name = encoding.name();
-            let what = format!("write as CSV: {name} has no code for a character of the record");
+            let what =
+                format!("cannot write as CSV: {name} has no code for a character of the record");
             return Err(ItemError::data(what));
         }
         bytes.extend_from_slice(&encoded);
@@ -159,7 +159,7 @@ impl CsvFormat {
 
 impl<T: Serialize> Encode<T> for CsvRecords {
     fn encode(&mut self, items: &[T], first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
-        let failed = |error| ItemError::wrap(ErrorKind::DATA, "write as CSV", error);
+        let failed = |error| ItemError::wrap(ErrorKind::DATA, "cannot write as CSV", error);
         let format = &self.format;
         let header = first && format.header;
         let names = format.columns.as_ref().filter(|_| header);

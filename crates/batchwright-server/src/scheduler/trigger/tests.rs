@@ -295,7 +295,8 @@ fn the_same_plan_again_keeps_its_next_slot() {
 
 #[test]
 fn a_plan_that_cannot_be_understood_waits_and_says_why() {
-    let row = puzzled(TriggerRow::planned(TriggerKey::of("a"), 0), "there is no time zone", MINUTE);
+    let row =
+        unparsable(TriggerRow::planned(TriggerKey::of("a"), 0), "there is no time zone", MINUTE);
     assert_eq!(row.status, TriggerStatus::Planned);
     assert!(row.due.unwrap() > MINUTE && row.reason.unwrap().contains("no time zone"));
 }

@@ -114,7 +114,11 @@ fn position<T: DeserializeOwned>(json: &str) -> Result<Option<T>, ItemError> {
     }
     // `null` means no position: nothing was committed yet, or the position is a unit type.
     serde_json::from_str::<Option<T>>(json).map_err(|error| {
-        ItemError::wrap(ErrorKind::FATAL, format!("interpret the stored position {json}"), error)
+        ItemError::wrap(
+            ErrorKind::FATAL,
+            format!("cannot interpret the stored position {json}"),
+            error,
+        )
     })
 }
 
@@ -123,9 +127,9 @@ pub(super) fn to_json(position: &impl Serialize, text: &mut String) -> Result<()
     let mut bytes = std::mem::take(text).into_bytes();
     bytes.clear();
     serde_json::to_writer(&mut bytes, position)
-        .map_err(|error| ItemError::wrap(ErrorKind::FATAL, "store a position", error))?;
+        .map_err(|error| ItemError::wrap(ErrorKind::FATAL, "cannot store a position", error))?;
     *text = String::from_utf8(bytes)
-        .map_err(|error| ItemError::wrap(ErrorKind::FATAL, "store a position", error))?;
+        .map_err(|error| ItemError::wrap(ErrorKind::FATAL, "cannot store a position", error))?;
     Ok(())
 }
 

@@ -399,11 +399,14 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             Ok(()) => {}
             Err(RepositoryError::Refused { kind, source }) if !self.writer.prepares() => {
                 self.blameless = outputs.is_empty();
-                return Ok(Err(ItemError::wrap(kind, "commit the chunk", source)));
+                return Ok(Err(ItemError::wrap(kind, "cannot commit the chunk", source)));
             }
             Err(RepositoryError::Conflict { what }) if !self.writer.prepares() => {
                 (self.blameless, self.contended) = (true, true);
-                return Ok(Err(ItemError::new(ErrorKind::CONTENTION, format!("update {what}"))));
+                return Ok(Err(ItemError::new(
+                    ErrorKind::CONTENTION,
+                    format!("cannot update {what}"),
+                )));
             }
             Err(RepositoryError::Conflict { .. }) => self.commit_again(commit)?,
             Err(source) => return Err(Aborted::Step(self.run.commit_failed(source))),
@@ -458,7 +461,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         let Err(error) = guarded(|| writer.prepare(prepared)) else { return Ok(Ok(())) };
         // Nothing is rolled back: the restart reads what the sink has committed.
         if [&ErrorKind::COMMIT_UNKNOWN, &ErrorKind::PANIC].contains(&error.kind()) {
-            let action = "learn whether the sink committed";
+            let action = "commit in the sink";
             let source = RepositoryError::unavailable(action, ItemErrorText(error));
             return Err(Aborted::Step(self.run.commit_failed(source)));
         }
@@ -712,7 +715,7 @@ pub(super) fn finish_prepared(
     if prepared.sequence != checkpoint.sequence + 1 {
         let (ours, theirs) = (checkpoint.sequence, prepared.sequence);
         let error = ItemError::fatal(format!(
-            "continue after commit {ours}: the sink is at commit {theirs}; check whether one of them was replaced or \
+            "cannot continue after commit {ours}: the sink is at commit {theirs}; check whether one of them was replaced or \
              restored from a backup"
         ));
         let (step, source) = (scope.step().to_owned(), ItemErrorText(error));
