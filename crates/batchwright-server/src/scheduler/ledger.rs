@@ -182,6 +182,28 @@ pub(super) struct State {
     drained: bool,
 }
 
+impl State {
+    /// Returns the keys of the rows that a commit of `requests` and of the first `results` must read, and the
+    /// rows that it has in memory.
+    fn touched(
+        &self,
+        requests: &[(Request, Reply)],
+        results: usize,
+        trusts_in_flight: bool,
+    ) -> (Vec<TriggerKey>, Vec<TriggerRow>) {
+        let asked = requests.iter().filter_map(|(request, _)| Group::keys_of(request));
+        let ended = || self.results.iter().take(results).map(|(firing, _)| &firing.key);
+        let (held, unknown): (Vec<_>, Vec<_>) =
+            ended().partition(|key| trusts_in_flight && self.in_flight.contains_key(*key));
+        // Lock the row of the trigger itself for all its slots: two servers that end two of them wait for
+        // each other here, in one order.
+        let slots = ended().filter(|key| key.occurrence >= 0);
+        let parents = slots.map(|key| TriggerKey::of(&key.identifier));
+        let keys = asked.chain(unknown.into_iter().cloned()).chain(parents).collect();
+        (keys, held.into_iter().filter_map(|key| self.in_flight.get(key).cloned()).collect())
+    }
+}
+
 impl Ledger {
     /// Registers this server and takes over from dead ones; the ledger is ready then.
     pub(super) fn open(&mut self) -> Result<(), RepositoryError> {
@@ -451,18 +473,8 @@ impl Ledger {
                 return Err(RepositoryError::Conflict { what: "this server".to_owned() });
             }
         }
-        let touched = requests.iter().filter_map(|(request, _)| Group::keys_of(request));
-        let ended = state.results.iter().take(results).map(|(firing, _)| &firing.key);
-        let (held, unknown): (Vec<_>, Vec<_>) =
-            ended.partition(|key| trusts_in_flight && state.in_flight.contains_key(*key));
-        // Lock the row of the trigger itself for all its slots: two servers that end two of them wait for
-        // each other here, in one order.
-        let slots =
-            state.results.iter().take(results).filter(|(firing, _)| firing.key.occurrence >= 0);
-        let parents = slots.map(|(firing, _)| TriggerKey::of(&firing.key.identifier));
-        let keys = touched.chain(unknown.into_iter().cloned()).chain(parents).collect();
-        let held = held.into_iter().filter_map(|key| state.in_flight.get(key).cloned());
-        let mut group = Group::new(&mut *tx, now, keys, held)?;
+        let (keys, held) = state.touched(requests, results, trusts_in_flight);
+        let mut group = Group::new(&mut *tx, now, keys, held.into_iter())?;
         group.collect_events(self.events.is_observed());
         for (firing, outcome) in state.results.iter().take(results) {
             group.outcome(firing, outcome.clone())?;
