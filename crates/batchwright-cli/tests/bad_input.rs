@@ -353,7 +353,7 @@ fn an_unknown_key_is_told_with_the_keys_of_its_type_alone() {
     }
 }
 
-/// Every line of an error stands alone: it names what failed and where, and its help what to do.
+/// Every line of an error is complete: it names what failed and where, and its help what to do.
 fn refused_with(place: &Place, arguments: &[&str], code: i32, lines: [&str; 2]) {
     let refused = place.run(arguments).expect(code).err;
     let error: Vec<_> = refused.lines().skip_while(|line| !line.starts_with("error[")).collect();
