@@ -215,6 +215,15 @@ enum Place {
     Return,
 }
 
+/// Passes over a byte order mark, which is no part of the first record; returns its length.
+fn beginning(file: &mut File) -> std::io::Result<u64> {
+    const MARK: &[u8] = b"\xEF\xBB\xBF";
+    let mut begin = Vec::new();
+    file.by_ref().take(MARK.len() as u64).read_to_end(&mut begin)?;
+    let length = if begin == MARK { MARK.len() as u64 } else { 0 };
+    file.seek(SeekFrom::Start(length))
+}
+
 /// Returns the beginning of the first record after the header, and the first beginning of a record at or
 /// after each of `wanted`.
 fn csv_bounds(
@@ -224,10 +233,11 @@ fn csv_bounds(
     wanted: &[u64],
 ) -> std::io::Result<Vec<u64>> {
     let mut file = File::open(path)?;
+    let mark = beginning(&mut file)?;
     let mut buffer = vec![0; 256 * 1024];
     let mut bounds = if header { Vec::new() } else { vec![0] };
     let mut wanted = wanted.iter().copied().filter(|at| header || *at > 0).peekable();
-    let (mut place, mut offset, mut has_content) = (Place::RecordStart, 0_u64, false);
+    let (mut place, mut offset, mut has_content) = (Place::RecordStart, mark, false);
     loop {
         let count = file.read(&mut buffer)?;
         for &byte in &buffer[..count] {
@@ -340,6 +350,14 @@ mod tests {
     fn without_a_header_the_first_record_is_in_the_first_partition() {
         let cut = |text: &str| bounds(text, |path| ByteRanges::csv(path, 40).header(false));
         assert_eq!(cut("1,a\n2,b\n3,c\n"), [0, 4, 8, 12]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_record() {
+        let cut = |text: &str| bounds(text, |path| ByteRanges::csv(path, 40));
+        assert_eq!(cut("\u{feff}\na\n1\n"), [6, 8], "the first line is blank");
+        assert_eq!(cut("\u{feff}\"a\nb\"\n1\n"), [9, 11], "the name of the column has two lines");
+        assert_eq!(cut("\u{feff}"), [3]);
     }
 
     #[test]

@@ -305,24 +305,30 @@ impl Opened {
                     self.input.pass_over_csv_line()?;
                     self.line += 1;
                 }
-                Some(_) => match self.splitter.find(rest, at_end) {
-                    Found::Record(extent) if extent.content <= self.bytes_max => {
-                        return Ok(Next::Record(extent));
+                Some(_) => {
+                    // The longest record and its line end, and no more: whether a record is too long or invalid must
+                    // not depend on the sizes of the reads.
+                    let longest = &rest[..rest.len().min(self.bytes_max.saturating_add(3))];
+                    let is_whole = longest.len() == rest.len();
+                    match self.splitter.find(longest, at_end && is_whole) {
+                        Found::Record(extent) if extent.content <= self.bytes_max => {
+                            return Ok(Next::Record(extent));
+                        }
+                        Found::More if rest.len() <= self.bytes_max.saturating_add(2) => {
+                            at_end = !self.input.more()?;
+                        }
+                        Found::Bad(what) => {
+                            let error = ItemError::parse(format!("cannot read the record: {what}"));
+                            return self.give_up_line(error).map(Next::Bad);
+                        }
+                        Found::Record(_) | Found::More => {
+                            let max = self.bytes_max;
+                            let what = format!("cannot read the record: it is longer than {max} bytes");
+                            let error = ItemError::new(ErrorKind::TOO_LONG, what);
+                            return self.give_up_line(error).map(Next::Bad);
+                        }
                     }
-                    Found::More if rest.len() <= self.bytes_max.saturating_add(2) => {
-                        at_end = !self.input.more()?;
-                    }
-                    Found::Bad(what) => {
-                        let error = ItemError::parse(format!("cannot read the record: {what}"));
-                        return self.give_up_line(error).map(Next::Bad);
-                    }
-                    Found::Record(_) | Found::More => {
-                        let max = self.bytes_max;
-                        let what = format!("cannot read the record: it is longer than {max} bytes");
-                        let error = ItemError::new(ErrorKind::TOO_LONG, what);
-                        return self.give_up_line(error).map(Next::Bad);
-                    }
-                },
+                }
             }
         }
     }
@@ -331,9 +337,19 @@ impl Opened {
     /// one line.
     fn give_up_line(&mut self, error: ItemError) -> Result<Bad, ItemError> {
         let location = self.location();
-        let rest = self.input.rest();
-        let line = &rest[..memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len())];
-        let raw = line[..line.len().min(RAW_BYTES_KEPT)].to_vec();
+        let mut searched = 0;
+        // What the error keeps of the line must not depend on the sizes of the reads.
+        let length = loop {
+            let rest = self.input.rest();
+            if let Some(at) = memchr::memchr2(b'\n', b'\r', &rest[searched..]) {
+                break searched + at;
+            }
+            searched = rest.len();
+            if searched >= RAW_BYTES_KEPT || !self.input.more()? {
+                break searched;
+            }
+        };
+        let raw = self.input.rest()[..length.min(RAW_BYTES_KEPT)].to_vec();
         self.input.pass_over_csv_line()?;
         self.line += 1;
         self.records += 1;
@@ -426,6 +442,11 @@ impl<T: Send + Sync> ItemReader for CsvReader<T> {
             }
         }
         if let Some(CsvPosition { byte, line, record, input }) = position {
+            if line.max(record) > byte.saturating_add(1) {
+                let what =
+                    "interpret the stored position: it counts more lines or records than bytes";
+                return Err(ItemError::fatal(what));
+            }
             open.input.go_to(byte, input, self.may_have_changed)?;
             (open.line, open.records) = (line, record);
         }

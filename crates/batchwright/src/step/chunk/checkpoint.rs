@@ -10,6 +10,9 @@ use crate::error::{ErrorKind, ItemError, RepositoryError};
 use crate::execution::StepExecution;
 use crate::item::FilePosition;
 
+/// Maximum count of a stored checkpoint: no step reaches it, and counts that are added to it cannot overflow.
+const COUNT_MAX: u64 = u64::MAX / 4;
+
 /// The engine's checkpoint. Positions stay JSON text: only their reader and writer can interpret them.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Checkpoint {
@@ -54,9 +57,15 @@ impl Checkpoint {
     }
 
     pub(super) fn parse(text: &str) -> Result<Self, RepositoryError> {
-        let stored: Stored = serde_json::from_str(text).map_err(|error| {
-            RepositoryError::Corrupt { what: format!("the checkpoint of a step: {error}") }
-        })?;
+        let corrupt = |what: String| RepositoryError::Corrupt {
+            what: format!("the checkpoint of a step: {what}"),
+        };
+        let stored: Stored =
+            serde_json::from_str(text).map_err(|error| corrupt(error.to_string()))?;
+        let counts = [stored.sequence, stored.records, stored.skips, stored.resolved];
+        if let Some(count) = counts.into_iter().find(|count| *count > COUNT_MAX) {
+            return Err(corrupt(format!("it counts {count} records or commits")));
+        }
         Ok(Self {
             sequence: stored.sequence,
             records: stored.records,
@@ -155,6 +164,17 @@ mod tests {
         assert_eq!(after.reader, r#"{"byte":17}"#);
         assert_eq!(after.dead_letters, before.dead_letters);
         assert_eq!(after.writer::<u64>().unwrap(), None, "no position is the beginning");
+    }
+
+    #[test]
+    fn a_checkpoint_with_a_count_that_cannot_be_is_refused() {
+        for name in ["sequence", "records", "skips", "resolved"] {
+            let mut stored =
+                serde_json::json!({"sequence": 1, "records": 2, "reader": null, "writer": null});
+            assert!(Checkpoint::parse(&stored.to_string()).is_ok());
+            stored[name] = u64::MAX.into();
+            assert!(Checkpoint::parse(&stored.to_string()).is_err(), "{stored}");
+        }
     }
 
     #[test]
