@@ -445,5 +445,5 @@ fn a_broken_job_file_is_named_when_its_job_is_wanted() {
         "{refused}"
     );
     let run = place.run(&["run", "good", "date=2026-11-21"]);
-    assert!(run.err.contains("WARN job file `jobs/import.toml`"), "{}", run.err);
+    assert!(run.err.contains(": job file `jobs/import.toml`"), "{}", run.err);
 }

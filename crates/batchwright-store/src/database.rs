@@ -484,20 +484,21 @@ impl dyn Session {
 
 /// An error of a database.
 #[derive(Debug, thiserror::Error)]
-#[error("{source}{}", self.shown_place())]
+#[error("{cause}{}", self.shown_place())]
 pub struct SqlError {
     pub(crate) class: SqlErrorClass,
     /// The URL of the database without its password.
     place: Option<std::sync::Arc<str>>,
-    source: Box<dyn std::error::Error + Send + Sync>,
+    /// The error of the driver. It is part of the text, and its own causes only repeat it.
+    cause: Box<dyn std::error::Error + Send + Sync>,
 }
 
 impl SqlError {
     pub(crate) fn new(
         class: SqlErrorClass,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { class, place: None, source: source.into() }
+        Self { class, place: None, cause: cause.into() }
     }
 
     /// Adds the database at `place` to the error, unless it already names one.

@@ -118,8 +118,9 @@ fn fold(
             None => {
                 let known: Vec<_> = record.names().iter().map(|name| format!("`{name}`")).collect();
                 let known = known.join(", ");
-                let message =
-                    format!("reduce `{name}`: there is no field `{field}`; there are: {known}");
+                let message = format!(
+                    "cannot reduce `{name}`: there is no field `{field}`; there are: {known}"
+                );
                 return Err(ItemError::data(message));
             }
             Some(Value::Null) => continue,

@@ -45,7 +45,7 @@ pub(super) fn is_there(
     dialect: Dialect,
     prefix: &str,
 ) -> Result<bool, RepositoryError> {
-    let failed = |error: SqlError| error.in_store("look for the store");
+    let failed = |error: SqlError| error.in_store("open the store");
     Schema { dialect, prefix }.exists(session).map_err(failed)
 }
 

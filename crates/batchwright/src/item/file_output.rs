@@ -313,7 +313,7 @@ impl FileOutput {
                 format!("cannot finish `{}`: another execution has taken it over", path.display());
             return Err(ItemError::new(ErrorKind::IO, what));
         }
-        fs::rename(path, target).map_err(|error| failed("name", target, error))?;
+        fs::rename(path, target).map_err(|error| failed("move the output to", target, error))?;
         sync_folder(target).map_err(|error| failed("sync the folder of", target, error))?;
         if ending == Ending::Complete {
             tracing::info!(target: "batchwright::output", "wrote {}", target.display());
