@@ -27,7 +27,7 @@ impl Rng {
 
     /// Returns a random number of 64 bits. The algorithm is SplitMix64, so that neighbouring seeds give unrelated
     /// numbers.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -41,7 +41,7 @@ impl Rng {
     ///
     /// When `bound` is 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).unwrap()
+        usize::try_from(self.bits() % bound as u64).unwrap()
     }
 
     /// Returns true once in `times` calls, on average.
@@ -69,9 +69,9 @@ impl Rng {
             u64::MAX,
         ];
         match self.below(4) {
-            0 => self.next(),
-            1 => self.next() % 100,
-            _ => self.of(&LIMITS).wrapping_add(self.next() % 3).wrapping_sub(1),
+            0 => self.bits(),
+            1 => self.bits() % 100,
+            _ => self.of(&LIMITS).wrapping_add(self.bits() % 3).wrapping_sub(1),
         }
     }
 
@@ -147,7 +147,7 @@ impl Rng {
     }
 
     fn byte(&mut self) -> u8 {
-        self.next().to_be_bytes()[0]
+        self.bits().to_be_bytes()[0]
     }
 
     fn character(&mut self) -> char {

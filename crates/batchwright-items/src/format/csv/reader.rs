@@ -323,7 +323,8 @@ impl Opened {
                         }
                         Found::Record(_) | Found::More => {
                             let max = self.bytes_max;
-                            let what = format!("cannot read the record: it is longer than {max} bytes");
+                            let what =
+                                format!("cannot read the record: it is longer than {max} bytes");
                             let error = ItemError::new(ErrorKind::TOO_LONG, what);
                             return self.give_up_line(error).map(Next::Bad);
                         }
