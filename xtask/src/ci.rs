@@ -182,10 +182,22 @@ pub(crate) fn sweep(seconds: &str) -> Result<(), String> {
 /// The exit code of a script that lacks a server or program.
 const NOT_HERE: i32 = 77;
 
-/// Fuzzes the decoder of the line protocol.
+/// The tests that give random inputs to parsers: packages, test programs and names.
+const FUZZED: [(&str, &[&str]); 5] = [
+    ("batchwright-items", &["--test", "fuzz"]),
+    ("batchwright-jobfile", &["--lib", "fuzz::"]),
+    ("batchwright-jobfile", &["--test", "fuzz"]),
+    ("batchwright-server", &["--test", "fuzz"]),
+    ("batchwright-store", &["--test", "fuzz"]),
+];
+
+/// Runs each fuzz test for `seconds`; those of one program run at the same time.
 pub(crate) fn fuzz(seconds: &str) -> Result<(), String> {
-    let test = ["test", "--package", "batchwright-server", "--test", "fuzz", "--", "--nocapture"];
-    cargo(&test, &[("FUZZ_SECONDS", seconds)])
+    for (package, tests) in FUZZED {
+        let arguments = [&["test", "--package", package], tests, &["--", "--nocapture"]].concat();
+        cargo(&arguments, &[("FUZZ_SECONDS", seconds)])?;
+    }
+    Ok(())
 }
 
 /// Fails if this toolchain lacks the component, so that its check is not skipped silently.

@@ -5,6 +5,8 @@
 
 mod evaluate;
 mod functions;
+#[cfg(test)]
+mod fuzz;
 mod syntax;
 mod token;
 mod value;

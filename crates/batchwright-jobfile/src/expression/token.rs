@@ -42,7 +42,7 @@ pub(super) type Parsed<T> = Result<T, String>;
 
 /// Splits `text` into tokens; `offset` is the place of `text` in the whole expression.
 pub(super) fn tokens(text: &str, offset: usize) -> Parsed<Vec<Token>> {
-    let mut scanner = Scanner { text, at: 0, offset, nested: 0 };
+    let mut scanner = Scanner { text, at: 0, counted: (0, 0), offset, nested: 0 };
     let mut tokens = Vec::new();
     loop {
         let token = scanner.next()?;
@@ -57,6 +57,8 @@ pub(super) fn tokens(text: &str, offset: usize) -> Parsed<Vec<Token>> {
 struct Scanner<'t> {
     text: &'t str,
     at: usize,
+    /// A byte, and the number of characters before it: each character is counted once.
+    counted: (usize, usize),
     offset: usize,
     /// Number of texts in back quotes parents the current place.
     nested: usize,
@@ -70,6 +72,13 @@ impl Scanner<'_> {
     fn wrong<T>(&self, what: &str) -> Parsed<T> {
         let before = &self.text[..self.at];
         Err(format!("{what} at character {}", self.offset + before.chars().count() + 1))
+    }
+
+    /// Returns the character of the current place in the whole expression, from 0.
+    fn character(&mut self) -> usize {
+        let (byte, count) = self.counted;
+        self.counted = (self.at, count + self.text[byte..self.at].chars().count());
+        self.offset + self.counted.1
     }
 
     fn pass_over_blanks(&mut self) -> Parsed<()> {
@@ -93,7 +102,7 @@ impl Scanner<'_> {
 
     fn next(&mut self) -> Parsed<Token> {
         self.pass_over_blanks()?;
-        let at = self.offset + self.text[..self.at].chars().count();
+        let at = self.character();
         let kind = match self.rest().chars().next() {
             None => Kind::End,
             Some('"') => Kind::Literal(Value::Text(self.quoted('"')?.into())),
@@ -243,7 +252,7 @@ impl Scanner<'_> {
         self.nested += 1;
         self.at += 2;
         let (start, mut depth) = (self.at, 1);
-        let at = self.offset + self.text[..start].chars().count();
+        let at = self.character();
         loop {
             match self.rest().chars().next() {
                 None => {
