@@ -6,9 +6,15 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use batchwright::error::ErrorKind;
 use batchwright::fault::FaultPlan;
-use batchwright::{BatchStatus, JobOperator, JobParameters};
-use batchwright_items::{Example, KindRegistry};
+use batchwright::item::ItemReader;
+use batchwright::scope::StepScope;
+use batchwright::{BatchStatus, ItemError, JobOperator, JobParameters, MemoryRepository};
+use batchwright_items::{
+    BuildContext, Example, ItemKind, Keys, KindRegistry, KindSchema, MakeReader, Names, Problem,
+    Reads, Record, Value,
+};
 use batchwright_jobfile::JobFolder;
 use batchwright_store::SqlRepository;
 
@@ -242,4 +248,92 @@ fn an_unknown_key_is_refused_with_the_keys_of_its_kind() {
             assert!(error.contains("line 7") && error.contains(&wanted), "{name}: {error}");
         }
     }
+}
+
+/// Numbers from 1 to 5; the first two reads of each number fail, and a failed read does not advance.
+#[derive(Default)]
+struct Flaky {
+    next: u64,
+    failures: u64,
+}
+
+impl ItemReader for Flaky {
+    type Item = Record;
+    type Position = u64;
+
+    fn open(&mut self, position: Option<u64>, _: &StepScope) -> Result<(), ItemError> {
+        self.next = position.unwrap_or(1);
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<Option<Record>, ItemError> {
+        if self.next > 5 {
+            return Ok(None);
+        }
+        if self.failures < 2 {
+            self.failures += 1;
+            return Err(ItemError::new(ErrorKind::IO, "the line is busy"));
+        }
+        (self.failures, self.next) = (0, self.next + 1);
+        let number = i64::try_from(self.next - 1).unwrap();
+        let names: Names = Arc::new([Arc::from("n")]);
+        Ok(Some(Record::single(&names, Value::Integer(number))))
+    }
+
+    fn position(&self) -> u64 {
+        self.next
+    }
+
+    fn rereads(&self) -> bool {
+        true
+    }
+
+    fn pass_over(&mut self) -> Result<(), ItemError> {
+        (self.failures, self.next) = (0, self.next + 1);
+        Ok(())
+    }
+}
+
+struct FlakyKind;
+
+impl ItemKind for FlakyKind {
+    fn name(&self) -> &'static str {
+        "flaky"
+    }
+
+    fn schema(&self) -> KindSchema {
+        KindSchema::default().reader::<NoKeys>()
+    }
+
+    fn reader(&self, keys: Keys<'_>, _: &BuildContext<'_>) -> Result<MakeReader, Problem> {
+        let NoKeys {} = keys.parse()?;
+        Ok(MakeReader::new(|_| Ok(Reads::records(Flaky::default()))))
+    }
+}
+
+/// Has no keys.
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct NoKeys {}
+
+#[test]
+fn a_read_of_a_job_file_is_retried_when_the_reader_reads_a_record_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |attempts: u32| {
+        let text = format!(
+            "name = \"calls\"\n[[steps]]\nname = \"copy\"\nreader = {{ type = \"flaky\" }}\n\
+             writer = {{ type = \"jsonl\", path = \"out{attempts}.jsonl\" }}\n\
+             retry = {{ max_attempts = {attempts}, on = [\"io\"] }}\n"
+        );
+        fs::write(folder.path().join("job.toml"), text).unwrap();
+        let jobs = JobFolder::new(folder.path()).kind(FlakyKind);
+        let operator = JobOperator::builder(Arc::new(MemoryRepository::new())).jobs(jobs).build();
+        operator.start("calls", JobParameters::new()).unwrap().wait().unwrap()
+    };
+    assert_eq!(run(3).exit.code, "COMPLETED");
+    let copied = fs::read_to_string(folder.path().join("out3.jsonl")).unwrap();
+    assert_eq!(copied.lines().count(), 5);
+    let failed = run(2);
+    assert_eq!(failed.status, BatchStatus::Failed, "two attempts are too few");
+    assert!(failed.failure.unwrap().message.contains("the line is busy"));
 }

@@ -299,7 +299,10 @@ mod tests {
         let mut context = ExecutionContext::default();
         context.put("n", &"text").unwrap();
         assert_eq!(context.get::<i64>("m").unwrap_err().to_string(), "the context has no `m`");
-        assert_eq!(context.get::<i64>("n").unwrap_err().to_string(), "`n` of the context cannot be converted");
+        assert_eq!(
+            context.get::<i64>("n").unwrap_err().to_string(),
+            "`n` of the context cannot be converted"
+        );
     }
 
     #[test]
