@@ -115,7 +115,7 @@ impl CliError {
             "abandoned" | "not_restartable" | "not_most_recent" | "changed_definition" => {
                 NOT_RESTARTABLE
             }
-            "not_running" | "not_abandonable" => FAILED,
+            "not_running" => FAILED,
             "stale_lease" => STALE_LEASE,
             "trigger_busy" => ALREADY_RUNNING,
             "store_unavailable" => STORE,

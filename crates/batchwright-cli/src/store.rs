@@ -27,7 +27,7 @@ impl Store {
 }
 
 /// The store in memory has no schedule.
-fn no_schedule() -> CliError {
+pub(crate) fn no_schedule() -> CliError {
     CliError::Usage(
         "the `memory:` store cannot hold a schedule; pass `--store` with a database".to_owned(),
     )

@@ -289,8 +289,7 @@ fn only_what_can_be_abandoned_is_and_the_code_tells_it() {
     place.run(&["run", "count"]).expect(0);
     let refused = place.run(&["abandon", "1"]).expect(1).err;
     assert!(
-        refused
-            .contains("error[not_abandonable]: execution 1 cannot be abandoned: it is COMPLETED"),
+        refused.contains("error[not_running]: execution 1 cannot be abandoned: it is COMPLETED"),
         "{refused}"
     );
 }

@@ -214,7 +214,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!(operator.restart(newest).unwrap_err().code(), "already_complete");
     assert_eq!(operator.stop(id).unwrap_err().code(), "not_running");
     assert_eq!(operator.stop(newest).unwrap_err().code(), "not_running");
-    assert_eq!(operator.abandon(id).unwrap_err().code(), "not_abandonable");
+    assert_eq!(operator.abandon(id).unwrap_err().code(), "not_running");
     assert_eq!(operator.recover(id, RecoverMode::Detect)?.status, BatchStatus::Completed);
     assert!(operator.recover_all()?.is_empty());
     assert_eq!(operator.explorer().job_names()?.len(), 2);

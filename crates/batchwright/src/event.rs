@@ -87,21 +87,23 @@ pub enum Change {
         /// The rank of the lane.
         lane: u32,
     },
-    /// A lane of a progressive execution ended a slice and stored its answer.
+    /// A lane of a progressive execution ended a slice: with an answer, because its worker hangs, or because its
+    /// client disconnected.
     SliceEnded {
         /// The rank of the lane.
         lane: u32,
         /// Duration of the slice.
         took: Duration,
     },
-    /// The trigger has a new state in the schedule.
+    /// The trigger has a new state in the schedule. Not sent for the triggers that a server takes over from a
+    /// dead one; their next firing is.
     Trigger {
         /// The name of its status: `planned`, `triggered`, `executed` …
         status: &'static str,
         /// Why it failed or did not fire.
         reason: Option<String>,
     },
-    /// The execution was deleted by a purge.
+    /// The execution was deleted by a purge, or the trigger by a request.
     Deleted,
 }
 
@@ -163,10 +165,13 @@ impl Event {
     }
 }
 
-/// Watches what happens: each event after the commit that made it true.
+/// Receives each event after the commit that made it true.
 pub trait Observer: Send + Sync {
-    /// Receives an event, on the thread that made the change: the call must be short. A panic is logged, and
-    /// changes nothing else.
+    /// Receives an event, on the thread that made the change: the call must be short. It may use the operator.
+    /// A panic is logged, and changes nothing else.
+    ///
+    /// The events of one thread arrive in their order. Those of two threads that change one execution, such
+    /// as a stop and the end of the execution, may arrive in either order; the stored history has the order.
     fn observe(&self, event: &Event);
 }
 
@@ -185,7 +190,8 @@ pub struct Events {
 #[derive(Default)]
 struct Inner {
     count: AtomicUsize,
-    observers: Mutex<Vec<Box<dyn Observer>>>,
+    /// Replaced as a whole, so that an observer is called without the lock: it may use the operator.
+    observers: Mutex<Arc<[Arc<dyn Observer>]>>,
     streams: Mutex<Vec<SyncSender<Event>>>,
 }
 
@@ -193,7 +199,9 @@ impl Events {
     /// Adds an observer.
     pub fn observe(&self, observer: impl Observer + 'static) {
         self.inner.count.fetch_add(1, Ordering::SeqCst);
-        lock(&self.inner.observers).push(Box::new(observer));
+        let mut observers = lock(&self.inner.observers);
+        let new: Arc<dyn Observer> = Arc::new(observer);
+        *observers = observers.iter().cloned().chain([new]).collect();
     }
 
     /// Returns a stream of all events from now on.
@@ -220,7 +228,8 @@ impl Events {
             return;
         }
         let event = event();
-        for observer in &*lock(&self.inner.observers) {
+        let observers = Arc::clone(&lock(&self.inner.observers));
+        for observer in &*observers {
             let observed = catch_unwind(AssertUnwindSafe(|| observer.observe(&event)));
             if observed.is_err() {
                 tracing::error!("an observer of events panicked");

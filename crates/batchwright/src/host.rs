@@ -53,7 +53,7 @@ pub(crate) struct ActiveExecution {
     pub(crate) lease: Lease,
     pub(crate) job: String,
     pub(crate) stop: StopToken,
-    pub(crate) carried: RunMode,
+    pub(crate) mode: RunMode,
 }
 
 /// How this process runs an execution.

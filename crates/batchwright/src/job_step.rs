@@ -100,7 +100,7 @@ impl Step for JobStep {
         let lease = Lease { execution: started.id, fence: started.fence };
         let stop = run.scope.stop().child();
         let job = self.job.name().to_owned();
-        let held = ActiveExecution { lease, job, stop: stop.clone(), carried: RunMode::Owned };
+        let held = ActiveExecution { lease, job, stop: stop.clone(), mode: RunMode::Owned };
         lock(&run.host.active).insert(lease.execution, held);
         let ended = run_job(run.host, &JobRun { job: Arc::clone(&self.job), lease, stop });
         lock(&run.host.active).remove(&lease.execution);

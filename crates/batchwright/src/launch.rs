@@ -189,7 +189,7 @@ pub(crate) fn decide(
         Err(Refusal::NotRestartable { execution: newest.id, reason: reason.to_owned() })
     };
     if options.new_only {
-        return refuse("the instance exists, and the request accepts only a new one");
+        return refuse("the instance already exists, and the request allows only a new one");
     }
     if !rules.restartable {
         return refuse("the job is declared `restartable = false`");
@@ -207,8 +207,8 @@ pub(crate) fn decide(
 /// What the engine does with a step when its job runs.
 #[derive(Debug)]
 pub(crate) enum StepDecision {
-    /// Pass over the step: it completed, or its failure was handled. Nothing is recorded, and the flow
-    /// continues as it did then.
+    /// Skip the step: it completed, or its failure was handled. Nothing is recorded, and the flow takes the
+    /// same transition as before.
     PassOver(Box<StepExecution>),
     /// Run the step from its beginning.
     Fresh,

@@ -40,8 +40,8 @@ use pool::Pool;
 
 /// Starts, restarts, stops, abandons and recovers executions.
 ///
-/// Questions about jobs and executions are answered by the [`explorer`](Self::explorer); executions for other
-/// processes stand in the [`queue`](Self::queue); requests for slices go to
+/// Questions about jobs and executions are answered by the [`explorer`](Self::explorer); the
+/// [`queue`](Self::queue) holds executions for other processes; requests for slices go to
 /// [`progressive`](Self::progressive).
 ///
 /// Clones share all state. Executions that run when the last clone is dropped continue to their end on their
@@ -186,7 +186,7 @@ impl JobOperator {
         let active = || lock(&self.inner.host.active).get(&id).cloned();
         // The token comes first, as in `stop_all`: a statement of the step may hold the connection that
         // stores the request.
-        let asked = active().filter(|held| held.carried != RunMode::Driven);
+        let asked = active().filter(|held| held.mode != RunMode::Driven);
         if let Some(held) = &asked {
             held.stop.request();
         }
@@ -209,19 +209,19 @@ impl JobOperator {
     pub fn stop_all(&self) -> usize {
         let held: Vec<_> = lock(&self.inner.host.active).values().cloned().collect();
         for one in &held {
-            // The token comes first: it reaches the work even when the store does not answer. A driver for a
-            // waiting caller ends with its token, so its stop must be stored before.
-            if one.carried != RunMode::Driven {
+            // The token is requested first, because it works while the store is unavailable. A `Driven`
+            // execution ends when its token is requested, so its stop request is stored first.
+            if one.mode != RunMode::Driven {
                 one.stop.request();
             }
             // Another server continues a server-driven execution.
-            if one.carried == RunMode::ServerDriven {
+            if one.mode == RunMode::ServerDriven {
                 continue;
             }
             if let Err(error) = self.stop(one.lease.execution) {
                 tracing::warn!(
                     execution = %one.lease.execution,
-                    %error,
+                    error = %crate::error::report(&error),
                     "the stop request was not stored"
                 );
             }

@@ -341,7 +341,7 @@ pub const TRIGGER_PARAMETER: &str = "trigger";
 pub const SLOT_PARAMETER: &str = "slot";
 
 /// The name of the parameter that numbers repeated requests for equal work, from 1, when each request is a
-/// new instance (the option `repeats` of opening one). Every job accepts it.
+/// new instance (`OpenOptions::repeats`). Every job accepts it.
 pub const REPEAT_PARAMETER: &str = "repeat";
 
 /// The parameters that every job accepts, declared or not.

@@ -320,7 +320,7 @@ impl PartitionStep {
                 }
                 let taken = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
                 let Some(one) = taken else { continue };
-                let scope = run.scope.job().beside(stop.clone());
+                let scope = run.scope.job().for_concurrent_part(stop.clone());
                 let row = self.run_one(run, &scope, one).inspect_err(|_| stop.request())?;
                 if self.fail_fast && row.status == BatchStatus::Failed {
                     stop.request();
@@ -330,7 +330,7 @@ impl PartitionStep {
             Ok(rows)
         };
         let results: Vec<_> = std::thread::scope(|scope| {
-            // This thread is one of those that run it, so the step runs even when no other thread can be started.
+            // This thread is one of the workers, so the step runs even when no other thread can be started.
             let start = |_| crate::threads::start(scope, "batchwright partition", work);
             let running: Vec<_> = (1..threads).filter_map(start).collect();
             let own = work();

@@ -117,7 +117,7 @@ pub enum Refusal {
         newest: ExecutionId,
     },
     /// The execution is not lost: its lease has not expired, or it has no owner.
-    #[error("execution {execution} cannot be recovered: it is not lost{}", owned(owner, *lease_until))]
+    #[error("execution {execution} cannot be recovered: {}", owned(owner, *lease_until))]
     LeaseAlive {
         /// The execution.
         execution: ExecutionId,
@@ -165,8 +165,8 @@ fn but(broken: &[String]) -> String {
 
 fn owned(owner: &Option<String>, until: Option<Timestamp>) -> String {
     match (owner, until) {
-        (Some(owner), Some(until)) => format!(", owned by {owner} with a lease until {until:.3}"),
-        _ => String::from(" and has no owner"),
+        (Some(owner), Some(until)) => format!("{owner} holds its lease until {until:.3}"),
+        _ => String::from("no process owns it; it is queued or runs in slices"),
     }
 }
 
@@ -199,8 +199,7 @@ impl Refusal {
             Self::Abandoned { .. } => "abandoned",
             Self::NotRestartable { .. } => "not_restartable",
             Self::ChangedDefinition { .. } => "changed_definition",
-            Self::NotRunning { .. } => "not_running",
-            Self::NotAbandonable { .. } => "not_abandonable",
+            Self::NotRunning { .. } | Self::NotAbandonable { .. } => "not_running",
             Self::NotMostRecent { .. } => "not_most_recent",
             Self::LeaseAlive { .. } => "lease_alive",
             Self::WrongOwner { .. } => "wrong_owner",
@@ -230,16 +229,18 @@ impl Refusal {
             Self::Abandoned { .. } => "start a new instance: change an identifying parameter",
             Self::NotRestartable { .. } => "start a new instance",
             Self::ChangedDefinition { .. } => {
-                "accept the changed definition if its checkpoints still make sense, or start a new \
-                 instance"
+                "pass `--accept-changed-definition` if the stored checkpoints are still valid for the new \
+                 definition, or start a new instance"
             }
-            Self::NotRunning { .. } => "nothing is to be done",
+            Self::NotRunning { .. } => "no action is needed",
             Self::NotAbandonable { .. } => {
                 "stop a running execution first, or recover it when its owner is dead; a completed one need not be \
                  abandoned"
             }
-            Self::NotMostRecent { .. } => "restart the newest execution of the instance",
-            Self::LeaseAlive { .. } => "stop it, or wait until its lease has expired",
+            Self::NotMostRecent { .. } => "use the newest execution of the instance",
+            Self::LeaseAlive { .. } => {
+                "stop it, wait until its lease has expired, or start a server if it is queued"
+            }
             Self::WrongOwner { .. } => "send the token that it was opened with",
             Self::RequestRepeated { .. } => {
                 "look at that execution, or use a new key for a new request"

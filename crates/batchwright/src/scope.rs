@@ -43,7 +43,7 @@ impl JobScope {
 
     /// Creates the scope of one of several parts that run concurrently: the part's changes to the job's
     /// context are merged when it commits, and `stop` can stop the part alone.
-    pub(crate) fn beside(&self, stop: StopToken) -> Self {
+    pub(crate) fn for_concurrent_part(&self, stop: StopToken) -> Self {
         let JobScopeParts { job, instance_id, execution_id, parameters, context, .. } =
             &*self.inner;
         Self {

@@ -955,3 +955,25 @@ fn a_chunk_that_is_delivered_again_has_the_same_key() {
     assert_eq!(all[1], all[2], "the same items under the same key");
     assert_ne!(all[0].0, all[1].0);
 }
+
+#[test]
+fn an_observer_may_use_the_operator() {
+    let step = ChunkStepBuilder::new("count")
+        .reader(Sequence::to(4))
+        .writer(ListWriter::new(Arc::default()))
+        .build();
+    let operator = operator(one_step(step));
+    let (other, started) = (operator.clone(), Arc::new(Mutex::new(Vec::new())));
+    let handles = Arc::clone(&started);
+    operator.events().observe(move |event: &Event| {
+        let is_end = matches!(event.change, Change::Status { status: BatchStatus::Completed, .. });
+        if is_end && event.step().is_none() && handles.lock().unwrap().is_empty() {
+            // Starts the next execution within the event of the first one's end.
+            let parameters = JobParameters::new().with("run", 2);
+            handles.lock().unwrap().push(other.start("job", parameters).unwrap());
+        }
+    });
+    operator.start("job", JobParameters::new().with("run", 1)).unwrap().wait().unwrap();
+    let second = started.lock().unwrap().pop().unwrap();
+    assert_eq!(second.wait().unwrap().status, BatchStatus::Completed);
+}

@@ -987,10 +987,10 @@ fn row_87_only_what_failed_or_stopped_is_abandoned_and_then_never_goes_on() {
     let running = operator(job(step));
     let handle = running.start("job", none()).unwrap();
     begun.recv().unwrap();
-    assert_eq!(running.abandon(handle.id()).unwrap_err().code(), "not_abandonable");
+    assert_eq!(running.abandon(handle.id()).unwrap_err().code(), "not_running");
     gate.wait();
     let done = handle.wait().unwrap();
-    assert_eq!(running.abandon(done.id).unwrap_err().code(), "not_abandonable", "a completed one");
+    assert_eq!(running.abandon(done.id).unwrap_err().code(), "not_running", "a completed one");
 
     let operator = operator(job(fragile("a", &shared(true))));
     let failed = start(&operator);

@@ -128,7 +128,9 @@ fn foreground(
     let summary = app.operator.explorer().summary(handle.id())?;
     // A store in memory ends with this process, so the execution cannot be restarted.
     let lasts = !global.is_memory();
-    let advice = (summary.status.is_restartable() && lasts)
+    let can_restart =
+        app.operator.explorer().job(&summary.job).is_ok_and(|job| job.is_restartable());
+    let advice = (summary.status.is_restartable() && lasts && can_restart)
         .then(|| format!("Continue with: batchwright restart {}", summary.id));
     let code = match (summary.status, shutdown.exit_code()) {
         (BatchStatus::Stopped, Some(code)) => code,
@@ -171,13 +173,15 @@ pub(super) fn target(app: &App, text: &str) -> Result<ExecutionId, CliError> {
     if let Ok(number) = text.parse() {
         return Ok(ExecutionId(number));
     }
-    let filter = batchwright::query::ExecutionFilter::of_job(text).limit(1);
-    let newest = app.operator.queries().executions(&filter)?.into_iter().next();
-    match newest {
-        Some(execution) => Ok(execution.id),
-        None => match app.job(text) {
-            Ok(job) => Err(Refusal::NeverStarted { job: job.name().to_owned() }.into()),
-            Err(error) => Err(error),
-        },
+    let newest = |name: &str| -> Result<Option<ExecutionId>, CliError> {
+        let filter = batchwright::query::ExecutionFilter::of_job(name).limit(1);
+        Ok(app.operator.queries().executions(&filter)?.first().map(|execution| execution.id))
+    };
+    // The history may have a job whose file no longer exists.
+    if let Some(id) = newest(text)? {
+        return Ok(id);
     }
+    let job = app.job(text)?;
+    let never = || Refusal::NeverStarted { job: job.name().to_owned() };
+    Ok(newest(job.name())?.ok_or_else(never)?)
 }

@@ -6,13 +6,14 @@ use batchwright::clock::StopToken;
 use batchwright::error::RepositoryError;
 use batchwright::report;
 use batchwright_server::{Config, Server, ServerError, Settings, Shutdown};
+use batchwright_store::SqlSchedule;
 
 use crate::Program;
 use crate::args::{Global, ServeArgs};
 use crate::context::App;
 use crate::error::{self, CliError};
 use crate::output;
-use crate::store::{self, Store};
+use crate::store::{self, Store, no_schedule};
 
 /// The configuration file when no other one is named.
 const CONFIG_DEFAULT: &str = "batchwright.toml";
@@ -40,7 +41,7 @@ pub(super) fn serve(global: Global, program: &Program, args: &ServeArgs) -> Resu
     let shutdown = Shutdown::listen(grace, move || asked.request())?;
     let store = open(&global, &stop)?;
     let scheduler = match settings.scheduler.take() {
-        Some(settings) => Some((settings, store.schedule()?)),
+        Some(settings) => Some((settings, schedule(&store)?)),
         None => None,
     };
     let app = App::on(store, &global, program, None, settings.jobs_max)?;
@@ -64,6 +65,12 @@ pub(super) fn serve(global: Global, program: &Program, args: &ServeArgs) -> Resu
     server.stop();
     tracing::info!("ended");
     Ok(if is_well { error::OK } else { error::INTERNAL })
+}
+
+/// Opens the schedule of the store; its failures are those of the server.
+fn schedule(store: &Store) -> Result<SqlSchedule, CliError> {
+    let database = store.database.as_ref().ok_or_else(no_schedule)?;
+    Ok(SqlSchedule::open(database, &store.options).map_err(ServerError::from)?)
 }
 
 fn settings(global: &Global) -> Result<Settings, CliError> {

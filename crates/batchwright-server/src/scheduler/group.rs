@@ -172,7 +172,7 @@ struct Known {
 }
 
 /// Returns the event of the state in which a row was written.
-fn event_of(row: &TriggerRow, now: Micros) -> Event {
+pub(super) fn event_of(row: &TriggerRow, now: Micros) -> Event {
     Event {
         at: time::timestamp(now),
         subject: Subject::Trigger {
@@ -336,6 +336,8 @@ impl<'u, 's> Group<'u, 's> {
                         // Write earlier changes first, so that a later flush does not restore removed rows.
                         self.flush()?;
                         self.tx.remove(identifier)?;
+                        let removed = Event { change: Change::Deleted, ..event_of(&row, self.now) };
+                        self.events.iter_mut().for_each(|events| events.push(removed.clone()));
                         let is_recurring = row.plan.is_some();
                         self.rows.insert(row.key, Known::default());
                         if is_recurring {

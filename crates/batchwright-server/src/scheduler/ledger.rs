@@ -15,7 +15,7 @@ use batchwright::store::schedule::{ScheduleStore, TriggerKey, TriggerRow};
 use tokio::sync::oneshot;
 
 use super::dispatch::Dispatcher;
-use super::group::{Answer, Claimed, Claims, Firing, Group, Request};
+use super::group::{Answer, Claimed, Claims, Firing, Group, Request, event_of};
 use super::rule::Rulebook;
 use super::time::{self, Micros};
 use super::trigger::{self, Outcome, Refused};
@@ -141,7 +141,7 @@ pub(super) struct Ledger {
     pub(super) settings: LedgerSettings,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) dispatcher: Dispatcher,
-    /// Receive each change of a trigger, after its commit.
+    /// Receive the changes of triggers, after their commit.
     pub(super) events: Events,
     pub(super) lease: Arc<ServerLease>,
     pub(super) status: Arc<LedgerStatus>,
@@ -506,7 +506,6 @@ impl Ledger {
             next_due = if claimed.more { Some(now) } else { tx.next_due()? };
         }
         tx.commit()?;
-        events.into_iter().for_each(|event| self.events.emit(|| event));
         self.state.next_due = next_due;
         if claim {
             self.lease.renewed(asked_at, self.settings.lease);
@@ -514,6 +513,7 @@ impl Ledger {
         if rules_changed {
             self.state.rules_version = None;
         }
+        events.into_iter().for_each(|event| self.events.emit(|| event));
         Ok((answers, claimed))
     }
 
@@ -558,6 +558,7 @@ impl Ledger {
         let rows = tx.recurring(&after, REPLAN_BATCH)?;
         let last = rows.last().filter(|_| rows.len() == REPLAN_BATCH);
         let next = last.map(|row| row.key.identifier.clone());
+        let mut planned = Vec::new();
         for row in rows {
             let Ok(Some(plan)) = trigger::plan_of(&row) else { continue };
             if let Some(row) = trigger::replanned(row, &plan, now) {
@@ -568,6 +569,7 @@ impl Ledger {
                 );
                 tx.forget_future_slots(&row.key.identifier, now)?;
                 tx.save(&[&row])?;
+                planned.push(row);
             }
         }
         let next_due = tx.next_due()?;
@@ -575,6 +577,7 @@ impl Ledger {
         self.state.next_due = next_due;
         // Advance only after the commit.
         self.state.replan = next;
+        planned.iter().for_each(|row| self.events.emit(|| event_of(row, now)));
         Ok(())
     }
 

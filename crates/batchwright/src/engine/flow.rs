@@ -407,7 +407,7 @@ impl<'r> Walk<'r> {
     ) -> Result<FlowEnd, RepositoryError> {
         let ends: Vec<_> = std::thread::scope(|threads| {
             let branch_in = |branch| {
-                let scope = scope.beside(scope.stop().clone());
+                let scope = scope.for_concurrent_part(scope.stop().clone());
                 move || self.flow_in(branch, &scope, round)
             };
             let running: Vec<_> = branches

@@ -33,7 +33,7 @@ impl ObservedStore {
     }
 }
 
-/// The queries of the store.
+/// Everything but transactions: those begin with [`ObservedStore::begin`].
 impl Deref for ObservedStore {
     type Target = dyn JobRepository;
 
@@ -57,7 +57,7 @@ impl<'a> Tx<'a> {
         Ok(())
     }
 
-    /// Sends an event that is not stored to the observers, after the commit.
+    /// Sends an event to the observers after the commit, without storing it.
     pub(crate) fn after_commit(&mut self, event: impl FnOnce() -> Event) {
         if self.events.is_observed() {
             self.recorded.push(event());
@@ -65,10 +65,29 @@ impl<'a> Tx<'a> {
     }
 
     pub(crate) fn commit(self) -> Result<(), RepositoryError> {
+        self.commit_silently()?.send();
+        Ok(())
+    }
+
+    /// Commits, and returns the events to send: for a caller that must first release a lock.
+    pub(crate) fn commit_silently(self) -> Result<Recorded<'a>, RepositoryError> {
         let Self { tx, events, recorded } = self;
         tx.commit()?;
+        Ok(Recorded { events, recorded })
+    }
+}
+
+/// The events of a committed transaction.
+#[must_use = "send the events"]
+pub(crate) struct Recorded<'a> {
+    events: &'a Events,
+    recorded: Vec<Event>,
+}
+
+impl Recorded<'_> {
+    pub(crate) fn send(self) {
+        let Self { events, recorded } = self;
         recorded.into_iter().for_each(|event| events.emit(|| event));
-        Ok(())
     }
 }
 

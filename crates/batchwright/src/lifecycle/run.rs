@@ -1,4 +1,4 @@
-//! Claims, hands on and ends an execution.
+//! Claims, adopts and ends executions.
 
 use jiff::Timestamp;
 

@@ -65,7 +65,7 @@ pub(crate) fn end_step(
         // The order is transaction, lock, row of the execution: a holder of the lock already has a connection,
         // and a waiter for the row already holds the lock.
         let lock = contexts.job.commit_lock();
-        let _alone = lock.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
+        let alone = lock.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
         // With the row of the execution locked, no commit of this process is in progress: each commit locks it.
         let mut execution = owned(&mut tx, lease)?;
         let rows = tx.steps_of(lease.execution)?;
@@ -84,10 +84,13 @@ pub(crate) fn end_step(
         }
         tx.update_step(step)?;
         record_step(&mut tx, &execution.job, step, now)?;
-        tx.commit()?;
+        let events = tx.commit_silently()?;
         if let Some(stored) = job_context {
             contexts.job.committed(stored);
         }
+        // An observer may wait for another commit of this job.
+        drop(alone);
+        events.send();
         Ok(())
     })
 }

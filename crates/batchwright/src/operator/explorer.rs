@@ -26,7 +26,7 @@ impl JobOperator {
 }
 
 /// Questions about jobs, instances and executions. A question about a job that does not exist is refused; the
-/// [`Queries`] of the store answer it with nothing.
+/// [`Queries`] of the store return an empty result.
 pub struct JobExplorer<'a> {
     queries: &'a dyn Queries,
     jobs: &'a dyn JobSource,

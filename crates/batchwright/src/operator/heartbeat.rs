@@ -66,7 +66,7 @@ fn beat(
 ) -> Result<(), RepositoryError> {
     let mut held: Vec<ActiveExecution> = lock(active).values().cloned().collect();
     // A driven execution has no lease of its own: each of its lanes has one.
-    held.retain(|one| one.carried == RunMode::Owned);
+    held.retain(|one| one.mode == RunMode::Owned);
     if held.is_empty() {
         return Ok(());
     }

@@ -139,7 +139,7 @@ impl JobOperator {
         let (handle, ending) = JobHandle::new(execution.id, Arc::clone(host.store.repository()));
         self.inner.pool.submit(Box::new(move || {
             let run = JobRun { job, lease, stop };
-            // A panic outside user code must not keep the lease alive; dropping `ending` reports it to the
+            // A panic outside user code must not cause further renewals of the lease; dropping `ending` reports it to the
             // handle.
             let result = catch_unwind(AssertUnwindSafe(|| run_job(&host, &run)));
             drop(activity);
@@ -155,12 +155,11 @@ impl JobOperator {
     pub(super) fn activate(
         &self,
         execution: &JobExecution,
-        carried: RunMode,
+        mode: RunMode,
     ) -> (ActiveGuard, StopToken) {
         let lease = Lease { execution: execution.id, fence: execution.fence };
         let stop = StopToken::default();
-        let held =
-            ActiveExecution { lease, job: execution.job.clone(), stop: stop.clone(), carried };
+        let held = ActiveExecution { lease, job: execution.job.clone(), stop: stop.clone(), mode };
         let active = Arc::clone(&self.inner.host.active);
         lock(&active).insert(execution.id, held);
         (ActiveGuard { active, execution: execution.id }, stop)

@@ -35,7 +35,7 @@ impl Pool {
         let shared = Arc::clone(&self.shared);
         let spawned = thread::Builder::new()
             .name("batchwright job".to_owned())
-            .spawn(move || work_off(&shared, task));
+            .spawn(move || run_tasks(&shared, task));
         if let Err(error) = spawned {
             // The failed spawn dropped the task, which reports the failure to its handle.
             tracing::error!(%error, "the thread of an execution could not be started");
@@ -44,7 +44,7 @@ impl Pool {
     }
 }
 
-fn work_off(shared: &Mutex<Queue>, first: Task) {
+fn run_tasks(shared: &Mutex<Queue>, first: Task) {
     let mut next = Some(first);
     while let Some(task) = next {
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(task)).is_err() {

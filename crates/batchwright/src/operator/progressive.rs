@@ -82,9 +82,9 @@ impl JobOperator {
     }
 
     /// Drives an execution on a thread of the operator.
-    pub(super) fn submit_drive(&self, execution: &JobExecution, carried: RunMode) -> JobHandle {
+    pub(super) fn submit_drive(&self, execution: &JobExecution, mode: RunMode) -> JobHandle {
         let id = execution.id;
-        let (activity, stop) = self.activate(execution, carried);
+        let (activity, stop) = self.activate(execution, mode);
         let (handle, ending) = JobHandle::new(id, Arc::clone(self.inner.host.store.repository()));
         let operator = self.clone();
         self.inner.pool.submit(Box::new(move || {
@@ -100,7 +100,7 @@ impl JobOperator {
                 Err(error) => {
                     tracing::warn!(
                         execution = %id,
-                        %error,
+                        error = %crate::error::report(&error),
                         "this process no longer drives an execution"
                     );
                     ending.end(Ok(()));
@@ -201,7 +201,7 @@ impl ProgressiveOperator<'_> {
     }
 
     /// Returns the final response of execution `id`; `None` before it is stored. An acknowledged response has
-    /// no body.
+    /// no body, nor has that of a failed execution, whose answer is the failure of the execution.
     ///
     /// # Errors
     ///

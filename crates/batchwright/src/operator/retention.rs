@@ -103,7 +103,7 @@ fn purge_in(
     let mut deleted = Vec::new();
     for candidate in candidates.iter().filter(|one| one.instance_id < below) {
         let history = tx.executions_of(candidate.instance_id)?;
-        if may_go(&history, candidate.id, retention) {
+        if may_delete(&history, candidate.id, retention) {
             if !dry_run {
                 for one in &history {
                     tx.delete_execution(one.id)?;
@@ -120,9 +120,9 @@ fn purge_in(
     Ok(deleted)
 }
 
-/// Returns whether an instance with this history, newest first, may be deleted. Only its newest execution
-/// gets a yes, so that the instance is counted once.
-fn may_go(history: &[JobExecution], asked: ExecutionId, retention: &Retention) -> bool {
+/// Returns whether an instance with this history, newest first, may be deleted. Returns `true` only for the
+/// newest execution, so that each instance is counted once.
+fn may_delete(history: &[JobExecution], asked: ExecutionId, retention: &Retention) -> bool {
     let Some(newest) = history.first().filter(|newest| newest.id == asked) else { return false };
     let is_old = |one: &JobExecution| {
         retention.ended_before.is_none_or(|at| one.ended_at.is_some_and(|ended| ended < at))

@@ -68,7 +68,7 @@ pub(crate) enum CommitAction {
     /// Nothing: the commit is only a checkpoint.
     Continue,
     /// Claims the next window.
-    Turn,
+    ClaimNext,
     /// Releases the lease and stores the answer.
     Release,
     /// Fails the execution.
@@ -278,7 +278,7 @@ impl<'a> LaneRun<'a> {
             return Ok(Next::Commit(CommitAction::Release));
         }
         if segment.is_closed || segment.position >= segment.claimed {
-            return Ok(Next::Commit(CommitAction::Turn));
+            return Ok(Next::Commit(CommitAction::ClaimNext));
         }
         if self.must_commit || self.is_checkpoint_due(segment) {
             return Ok(Next::Commit(CommitAction::Continue));
@@ -509,7 +509,7 @@ impl<'a> LaneRun<'a> {
                 self.store_lane(tx)?;
                 After::Same { stop: held == Held::StopRequested }
             }
-            CommitAction::Turn => {
+            CommitAction::ClaimNext => {
                 let execution = owned(tx, self.lease)?;
                 self.store(tx)?;
                 match execution.stop_requested {
@@ -544,7 +544,7 @@ impl<'a> LaneRun<'a> {
                 let now = self.host.clock.now();
                 let ended = Final::failed(failure, now);
                 end(tx, &mut execution, &self.row, ended, now)?;
-                After::Ended(self.let_go(tx, SliceOutcome::Final, &execution)?)
+                After::Ended(self.free_lane(tx, SliceOutcome::Final, &execution)?)
             }
         };
         self.call_hook(CommitPoint::Before);
@@ -612,7 +612,7 @@ impl<'a> LaneRun<'a> {
             let id = self.lease.execution;
             let execution = host.store.execution(id)?;
             let Some(execution) = execution.filter(|one| one.status.is_running()) else {
-                return Ok(self.end_with_the_others()?);
+                return Ok(self.answer_ended_execution()?);
             };
             let is_late = self.elapsed() + self.budget.reserve >= self.budget.target;
             let is_disconnected = self.pulse.lost_client() == Some(OnDisconnect::CleanStop);
@@ -620,8 +620,8 @@ impl<'a> LaneRun<'a> {
             if is_late || is_disconnected || is_ended || execution.stop_requested {
                 return self.commit(CommitAction::Release, None, &mut |_| Ok(())).map(drop);
             }
-            if self.is_something_to_do()? {
-                return self.commit(CommitAction::Turn, None, &mut |_| Ok(())).map(drop);
+            if self.has_work()? {
+                return self.commit(CommitAction::ClaimNext, None, &mut |_| Ok(())).map(drop);
             }
             host.clock.wait(IDLE_INTERVAL, &StopToken::default());
             self.now = host.clock.elapsed();
@@ -629,7 +629,7 @@ impl<'a> LaneRun<'a> {
     }
 
     /// Returns whether a claim would find work, or that no work remains.
-    fn is_something_to_do(&self) -> Result<bool, RepositoryError> {
+    fn has_work(&self) -> Result<bool, RepositoryError> {
         let state = self.host.store.slices().progressive_state(self.lease.execution)?;
         let Some(mut state) = state else { return Ok(false) };
         let now = self.host.clock.now();

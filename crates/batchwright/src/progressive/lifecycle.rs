@@ -152,6 +152,7 @@ pub(crate) fn shut_out_worker(
     begun: &Begun,
     seq: u64,
     hanging: Option<u64>,
+    ended: (Timestamp, Duration),
     answer: AnswerOf<'_>,
 ) -> Result<String, RepositoryError> {
     transact(store, |tx| {
@@ -186,8 +187,18 @@ pub(crate) fn shut_out_worker(
         if !tx.slices().update_lane(&free, fence)? {
             return Err(RepositoryError::LeaseLost { execution: id });
         }
+        tx.after_commit(|| slice_ended(&execution, rank, ended));
         Ok(answer)
     })
+}
+
+/// Returns the event of a slice of lane `lane` that ended at a time after a duration.
+pub(super) fn slice_ended(
+    execution: &JobExecution,
+    lane: u32,
+    (at, took): (Timestamp, Duration),
+) -> Event {
+    Event { at, subject: subject_of(execution), change: Change::SliceEnded { lane, took } }
 }
 
 impl From<Refusal> for SliceError {

@@ -273,7 +273,7 @@ fn work_through(
         Err(Halt::Fatal(failure)) => run.fail(failure)?,
         // Another lane may have ended the execution since the last commit of this one.
         Err(Halt::Repository(lost)) if lost.is_lease_lost() => {
-            run.end_with_the_others().map_err(|_| lost)?;
+            run.answer_ended_execution().map_err(|_| lost)?;
         }
         Err(halt) => {
             // Tried also when the store has just failed: otherwise the lane is blocked until its lease
@@ -321,7 +321,9 @@ fn give_up(
         let answer = SliceAnswer { outcome, next_seq, retry_after_ms: None, progress };
         serde_json::to_string(&answer).unwrap_or_default()
     };
-    lifecycle::shut_out_worker(&host.store, begun, order.seq, unit, &answer)
+    let took = host.clock.elapsed().saturating_sub(order.arrived);
+    let ended = (host.clock.now(), took);
+    lifecycle::shut_out_worker(&host.store, begun, order.seq, unit, ended, &answer)
         .map_err(SliceError::from)
 }
 

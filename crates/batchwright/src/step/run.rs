@@ -57,7 +57,7 @@ impl<'a> StepRun<'a> {
         // First the transaction, then the lock: the holder of the lock then always has a connection already.
         let tx = transaction.tx()?;
         let lock = self.scope.job().context().commit_lock();
-        let _alone = lock.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
+        let alone = lock.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
         let step_context = self.scope.context().change();
         let job_context = self.scope.job().context().change();
         let step_json = step_context.as_ref().map(crate::context::ExecutionContext::to_json);
@@ -87,6 +87,8 @@ impl<'a> StepRun<'a> {
         if held == Held::StopRequested {
             self.scope.stop().request();
         }
+        // An observer may wait for another commit of this job.
+        drop(alone);
         self.emit(at, |id| Change::ChunkCommitted {
             id,
             counters: commit.counters,

@@ -323,8 +323,10 @@ impl Transaction for MemoryUnit<'_> {
     }
 
     fn insert_event(&mut self, event: &Event) -> Result<(), RepositoryError> {
-        self.undo.push(Undo::EventCount(self.state.events.len()));
-        self.state.events.push(event.clone());
+        if event.status().is_some() {
+            self.undo.push(Undo::EventCount(self.state.events.len()));
+            self.state.events.push(event.clone());
+        }
         Ok(())
     }
 

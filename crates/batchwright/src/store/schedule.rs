@@ -8,7 +8,7 @@ use crate::error::RepositoryError;
 
 type Stored<T> = Result<T, RepositoryError>;
 
-/// The `occurrence` in the row of a trigger itself.
+/// The value of [`TriggerKey::occurrence`] in the row of a trigger, in contrast to the row of one of its slots.
 pub const TRIGGER: i64 = -1;
 
 /// The status of a trigger, or of one slot of a recurring trigger.
@@ -188,8 +188,9 @@ pub trait ScheduleStore: Send {
     /// When the store does not answer.
     fn another(&self) -> Result<Box<dyn ScheduleStore>, RepositoryError>;
 
-    /// Returns a number that changes when another connection changes the schedule; `None` when the store does
-    /// not know such a number.
+    /// Returns a number that changes when another connection changes anything in the store of the schedule, its
+    /// executions included: a server looks for queued executions only when the number changes. `None` when
+    /// there is no such number.
     ///
     /// # Errors
     ///
@@ -205,7 +206,7 @@ pub trait ScheduleStore: Send {
 }
 
 /// A transaction on the schedule: reads and writes rows, all or nothing. The scheduler decides what fires when.
-#[expect(clippy::missing_errors_doc, reason = "each fails with what the store reports, no more")]
+#[expect(clippy::missing_errors_doc, reason = "every method returns the error of the store")]
 pub trait ScheduleTransaction {
     /// Returns the existing rows of `keys` in no particular order. On a database server they are locked until
     /// the end of the transaction.
@@ -231,8 +232,8 @@ pub trait ScheduleTransaction {
     /// little.
     fn forget_future_slots(&mut self, identifier: &str, now: i64) -> Stored<()>;
 
-    /// Makes retries due at `now` that wait longer than until `latest`, which no retry does with a correct
-    /// clock.
+    /// Makes each retry that is due after `latest` due at `now`. Only a clock that was ahead produces such a
+    /// retry.
     fn bring_forward(&mut self, now: i64, latest: i64) -> Stored<()>;
 
     /// Returns all stored slots of a trigger, the oldest first.

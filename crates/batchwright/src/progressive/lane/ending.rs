@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::{CommitAction, Halt, LaneRun, Stage, Uncommitted};
 use crate::error::RepositoryError;
-use crate::event::{Change, Event};
 use crate::execution::{Failure, JobExecution};
-use crate::lifecycle::{Final, Tx, end, owned, subject_of, transact};
+use crate::lifecycle::{Final, Tx, end, owned, transact};
+use crate::progressive::lifecycle;
 use crate::progressive::progress::{UnitProgress, summary_of};
 use crate::progressive::slice::{SliceAnswer, SliceOutcome, outcome_of};
 use crate::store::Lane;
@@ -40,11 +40,11 @@ impl LaneRun<'_> {
             (false, Some(_)) => SliceOutcome::Continue,
             (false, None) => SliceOutcome::Wait,
         };
-        self.let_go(tx, outcome, &execution)
+        self.free_lane(tx, outcome, &execution)
     }
 
     /// Releases the lease and stores the answer.
-    pub(super) fn let_go(
+    pub(super) fn free_lane(
         &self,
         tx: &mut Tx<'_>,
         outcome: SliceOutcome,
@@ -74,10 +74,8 @@ impl LaneRun<'_> {
             ..self.lane.freed()
         };
         self.store_as(tx, &lane)?;
-        tx.after_commit(|| {
-            let change = Change::SliceEnded { lane: lane.rank, took: lane.last_slice };
-            Event { at: self.host.clock.now(), subject: subject_of(execution), change }
-        });
+        let ended = (self.host.clock.now(), lane.last_slice);
+        tx.after_commit(|| lifecycle::slice_ended(execution, lane.rank, ended));
         Ok(answer)
     }
 
@@ -86,7 +84,7 @@ impl LaneRun<'_> {
     /// # Errors
     ///
     /// [`RepositoryError::LeaseLost`] when the execution still runs, without this lane.
-    pub(crate) fn end_with_the_others(&mut self) -> Result<(), RepositoryError> {
+    pub(crate) fn answer_ended_execution(&mut self) -> Result<(), RepositoryError> {
         let answer = self.answer_after(|_, execution| match execution.status.is_running() {
             true => Err(RepositoryError::LeaseLost { execution: execution.id }),
             false => Ok(()),
@@ -105,7 +103,7 @@ impl LaneRun<'_> {
             let lost = RepositoryError::LeaseLost { execution: self.lease.execution };
             let mut execution = tx.execution(self.lease.execution)?.ok_or(lost)?;
             settle(tx, &mut execution)?;
-            self.let_go(tx, outcome_of(&execution), &execution)
+            self.free_lane(tx, outcome_of(&execution), &execution)
         })
     }
 
@@ -156,7 +154,7 @@ impl LaneRun<'_> {
     pub(crate) fn give_back(&self) -> Result<(), RepositoryError> {
         transact(&self.host.store, |tx| {
             let id = self.lease.execution;
-            owned(tx, self.lease)?;
+            let execution = owned(tx, self.lease)?;
             let (rank, fence) = (self.lane.rank, self.lane.fence);
             let lanes = tx.slices().lanes_of(id)?;
             let mine = lanes.into_iter().find(|lane| lane.rank == rank && lane.fence == fence);
@@ -167,7 +165,10 @@ impl LaneRun<'_> {
                     tx.slices().claim_segment(&segment)?;
                 }
             }
-            self.store_as(tx, &lane.freed())
+            self.store_as(tx, &lane.freed())?;
+            let ended = (self.host.clock.now(), self.elapsed());
+            tx.after_commit(|| lifecycle::slice_ended(&execution, rank, ended));
+            Ok(())
         })
     }
 }
