@@ -299,7 +299,8 @@ mod tests {
         let mut context = ExecutionContext::default();
         context.put("n", &"text").unwrap();
         assert_eq!(context.get::<i64>("m").unwrap_err().to_string(), "the context has no `m`");
-        assert_eq!(context.get::<i64>("n").unwrap_err().to_string(), "use `n` of the context");
+        let mistyped = context.get::<i64>("n").unwrap_err().to_string();
+        assert_eq!(mistyped, "`n` of the context cannot be converted");
     }
 
     #[test]

@@ -732,7 +732,7 @@ fn a_factory_is_called_once_and_its_failure_names_the_job() {
     for _ in 0..2 {
         let refusal = registry.job("broken").unwrap_err();
         assert_eq!(refusal.code(), "invalid_definition");
-        assert!(refusal.to_string().contains("`broken`: the ledger is not configured"));
+        assert!(refusal.to_string().contains("`broken` is invalid: the ledger is not configured"));
     }
     assert_eq!(calls.load(Ordering::SeqCst), 1);
     assert_eq!(registry.job("nothing").unwrap_err().code(), "no_such_job");
