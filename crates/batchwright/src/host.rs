@@ -34,7 +34,7 @@ pub(crate) struct Host {
 /// A moment of a step's commit at which the commit hook is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommitPoint {
-    /// Everything is written, and nothing is durable.
+    /// All writes are done; the commit has not begun.
     Before,
     /// The commit is durable.
     After,

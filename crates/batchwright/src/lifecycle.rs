@@ -1,6 +1,7 @@
 //! The rules of an execution's lifecycle, shared by all repositories.
 //!
-//! Each function is one transaction: it reads rows, decides by a pure function and writes rows.
+//! A public function of a child is one transaction, unless it takes one as `tx`: it reads rows, decides by a
+//! pure function and writes rows.
 
 mod launch;
 mod observed;

@@ -115,8 +115,8 @@ pub enum StepStart {
     Fresh,
     /// The step continues an execution that failed or was stopped.
     Resumed,
-    /// The step continues an execution that was taken from its owner; the owner may wake up and write to its
-    /// open outputs.
+    /// The step continues an execution that was taken from its owner; the former owner may still be running
+    /// and may write to its open outputs.
     TakenOver,
 }
 

@@ -435,7 +435,7 @@ impl<'u, 's> Group<'u, 's> {
         Ok(())
     }
 
-    /// Makes the next waiting slot of `identifier` due after one ended.
+    /// Sets the next waiting slot of `identifier` due, because a slot of the trigger ended.
     fn release(&mut self, identifier: &str) -> Stored<()> {
         self.flush()?;
         let known = self.tx.slots(identifier)?;

@@ -195,8 +195,8 @@ impl State {
         let ended = || self.results.iter().take(results).map(|(firing, _)| &firing.key);
         let (held, unknown): (Vec<_>, Vec<_>) =
             ended().partition(|key| trusts_in_flight && self.in_flight.contains_key(*key));
-        // Lock the row of the trigger itself for all its slots: two servers that end two of them wait for
-        // each other here, in one order.
+        // Also locks the trigger's own row, so that two servers that end slots of one trigger run one after
+        // the other.
         let slots = ended().filter(|key| key.occurrence >= 0);
         let parents = slots.map(|key| TriggerKey::of(&key.identifier));
         let keys = asked.chain(unknown.into_iter().cloned()).chain(parents).collect();
@@ -209,7 +209,7 @@ impl Ledger {
     pub(super) fn open(&mut self) -> Result<(), RepositoryError> {
         self.register()?;
         self.beat()?;
-        // A clock that was ahead may have left late slots, and zones may have new rules.
+        // Slots may have been planned by a clock that was ahead, or before a change of time zone rules.
         self.state.replan = Some(String::new());
         self.status.ready.store(true, Ordering::Release);
         Ok(())

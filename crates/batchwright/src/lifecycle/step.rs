@@ -51,8 +51,8 @@ pub(crate) struct Contexts<'a> {
 
 /// Stores how a step ended.
 ///
-/// Position, counters and context are stored by the commits of chunks, and their stored values are kept, also
-/// when the answer to the last commit was lost and this process takes it for failed.
+/// The commits of chunks store position, counters and context. This function does not overwrite them, because
+/// the last commit may have succeeded although its answer was lost.
 pub(crate) fn end_step(
     store: &ObservedStore,
     lease: Lease,

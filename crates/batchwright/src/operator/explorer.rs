@@ -43,7 +43,7 @@ impl JobExplorer<'_> {
         self.jobs.job(name, None)
     }
 
-    /// Returns the job of `execution`, preferably from the place that it was read from.
+    /// Returns the job of `execution`, from the source recorded in the execution if possible.
     ///
     /// # Errors
     ///

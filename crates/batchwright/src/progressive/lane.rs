@@ -30,7 +30,7 @@ const IDLE_INTERVAL: Duration = Duration::from_millis(10);
 pub(crate) enum Halt {
     /// The execution fails.
     Fatal(Failure),
-    /// The client disconnected and had requested to drop uncommitted work then.
+    /// The client disconnected, and its request said to drop uncommitted work.
     Dropped,
     /// The store failed, or the lease is lost.
     Repository(RepositoryError),
@@ -390,7 +390,8 @@ impl<'a> LaneRun<'a> {
             && self.begun > 1
             && took < self.settings.unit_timeout
         {
-            // The slice was over, not the time of the unit: the unit is the first one of the next slice.
+            // The slice ran out of time before the unit used its own timeout, so no attempt is counted; the
+            // next slice begins with this unit.
             self.stop = true;
             return;
         }

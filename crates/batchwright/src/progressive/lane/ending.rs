@@ -149,8 +149,8 @@ impl LaneRun<'_> {
         self.commit(CommitAction::Fail, partial, &mut |_| Ok(())).map(drop)
     }
 
-    /// Releases uncommitted units and the lease, without an answer. The stored rows are the basis, because
-    /// the outcome of the last commit may not be known here.
+    /// Releases uncommitted units and the lease, without an answer. Reads the rows again, because the last
+    /// commit may have succeeded or failed.
     pub(crate) fn give_back(&self) -> Result<(), RepositoryError> {
         transact(&self.host.store, |tx| {
             let id = self.lease.execution;
