@@ -353,8 +353,8 @@ fn an_unknown_key_is_told_with_the_keys_of_its_type_alone() {
     }
 }
 
-/// Every line of an error is complete: it names what failed and where, and its help what to do.
-fn refused_with(place: &Place, arguments: &[&str], code: i32, lines: [&str; 2]) {
+/// Checks an error: its line names what failed and where, and its help what to do.
+fn error_of(place: &Place, arguments: &[&str], code: i32, lines: [&str; 2]) {
     let refused = place.run(arguments).expect(code).err;
     let error: Vec<_> = refused.lines().skip_while(|line| !line.starts_with("error[")).collect();
     assert_eq!(error.len(), 2, "{refused}");
@@ -364,13 +364,13 @@ fn refused_with(place: &Place, arguments: &[&str], code: i32, lines: [&str; 2]) 
 }
 
 #[test]
-fn a_store_that_is_garbage_or_locked_is_told_with_what_to_do() {
+fn a_store_that_is_garbage_or_locked_is_reported_with_what_to_do() {
     let place = Place::new();
     place.write("job.toml", JOB);
     place.write("noise.db", vec![7; 100_000]);
     let run = ["run", "job.toml", "date=2026-11-21", "--store"];
     for arguments in [&run[..], &["executions", "--store"][..]] {
-        refused_with(
+        error_of(
             &place,
             &[arguments, &["sqlite://noise.db"]].concat(),
             7,
@@ -384,7 +384,7 @@ fn a_store_that_is_garbage_or_locked_is_told_with_what_to_do() {
     place.run(&["start", "job.toml", "date=2026-11-20", "--store", "sqlite://busy.db"]).expect(0);
     let busy = rusqlite::Connection::open(place.path("busy.db")).unwrap();
     busy.execute_batch("BEGIN IMMEDIATE").unwrap();
-    refused_with(
+    error_of(
         &place,
         &[&run[..], &["sqlite://busy.db"]].concat(),
         7,
@@ -396,10 +396,10 @@ fn a_store_that_is_garbage_or_locked_is_told_with_what_to_do() {
 }
 
 #[test]
-fn a_configuration_that_does_not_exist_is_told_by_every_verb() {
+fn a_configuration_that_does_not_exist_is_an_error_of_every_verb() {
     let place = Place::new();
     for store in [&[][..], &["--store", "memory:"][..]] {
-        refused_with(
+        error_of(
             &place,
             &[&["jobs", "--config", "nope.toml"], store].concat(),
             78,
@@ -416,8 +416,8 @@ fn purge_without_a_condition_says_which_conditions_there_are() {
     let place = Place::new();
     let wanted =
         "error[usage]: `purge` needs a condition and deleted nothing: pass `--older-than DURATION`";
-    refused_with(&place, &["purge"], 2, [wanted, "  help: "]);
-    refused_with(&place, &["purge", "--job", "load"], 2, [wanted, "  help: "]);
+    error_of(&place, &["purge"], 2, [wanted, "  help: "]);
+    error_of(&place, &["purge", "--job", "load"], 2, [wanted, "  help: "]);
     place.run(&["purge", "--keep", "1"]).expect(0);
 }
 
@@ -425,7 +425,7 @@ fn purge_without_a_condition_says_which_conditions_there_are() {
 fn a_broken_job_file_is_named_when_its_job_is_wanted() {
     let place = Place::new();
     place.write("jobs/import.toml", "name = \"load\"\nsteps = 7\n");
-    let refused_with = |arguments: &[&str], code: &str| {
+    let error_of = |arguments: &[&str], code: &str| {
         let refused = place.run(arguments).expect(2).err;
         let (_, error) = refused.split_once(&format!("error[{code}]: ")).unwrap_or_else(|| {
             panic!("no {code}: {refused}");
@@ -434,8 +434,8 @@ fn a_broken_job_file_is_named_when_its_job_is_wanted() {
         assert_eq!(refused.matches("import.toml").count(), 1, "it is reported once: {refused}");
     };
     for verb in ["run", "start", "validate", "graph", "next"] {
-        refused_with(&[verb, "load"], "invalid_definition");
-        refused_with(&[verb, "lod"], "no_such_job");
+        error_of(&[verb, "load"], "invalid_definition");
+        error_of(&[verb, "lod"], "no_such_job");
     }
     place.write("jobs/import.toml", "name = load\n");
     place.write("jobs/good.toml", JOB.replace("name = \"load\"", "name = \"good\""));

@@ -284,7 +284,7 @@ fn help_lists_the_options_of_a_verb_before_those_of_every_verb() {
 }
 
 #[test]
-fn only_what_can_be_abandoned_is_and_the_code_tells_it() {
+fn a_completed_execution_cannot_be_abandoned() {
     let place = place();
     place.run(&["run", "count"]).expect(0);
     let refused = place.run(&["abandon", "1"]).expect(1).err;
