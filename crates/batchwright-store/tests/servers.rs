@@ -496,7 +496,7 @@ fn of_one_request_that_comes_several_times_at_once_one_starts_something() {
             assert_eq!(started.len(), 1, "{kind:?}: {ends:?}");
             let known = operator.requested(&request).unwrap();
             assert_eq!(known.as_ref(), Some(started[0]), "{kind:?}");
-            let message = format!("it already started execution {}", started[0]);
+            let message = format!("this request already started execution {}", started[0]);
             let refused: Vec<_> = ends.iter().filter_map(|end| end.as_ref().err()).collect();
             assert!(refused.iter().all(|one| one.ends_with(&message)), "{kind:?}: {ends:?}");
             let other = RequestKey { fingerprint: "other".to_owned(), ..request };
