@@ -30,7 +30,7 @@ const IDLE_INTERVAL: Duration = Duration::from_millis(10);
 pub(crate) enum Halt {
     /// The execution fails.
     Fatal(Failure),
-    /// The client disconnected, and its request said to drop uncommitted work.
+    /// The client disconnected, and its request asks to drop uncommitted work.
     Dropped,
     /// The store failed, or the lease is lost.
     Repository(RepositoryError),
