@@ -19,18 +19,18 @@ pub(crate) struct Store {
 impl Store {
     /// Opens the schedule in this store.
     pub(crate) fn schedule(&self) -> Result<SqlSchedule, CliError> {
-        match &self.database {
-            Some(database) => Ok(SqlSchedule::open(database, &self.options)?),
-            None => Err(no_schedule()),
-        }
+        Ok(SqlSchedule::open(self.schedule_database()?, &self.options)?)
     }
-}
 
-/// The store in memory has no schedule.
-pub(crate) fn no_schedule() -> CliError {
-    CliError::Usage(
-        "the `memory:` store cannot hold a schedule; pass `--store` with a database".to_owned(),
-    )
+    /// Returns the database of the schedule; the store in memory has none.
+    pub(crate) fn schedule_database(&self) -> Result<&Database, CliError> {
+        self.database.as_ref().ok_or_else(|| {
+            CliError::Usage(
+                "the `memory:` store cannot hold a schedule; pass `--store` with a database"
+                    .to_owned(),
+            )
+        })
+    }
 }
 
 /// Opens the store that `url` names for a verb that only reads it: a store that does not exist is treated as

@@ -314,3 +314,22 @@ fn a_rehearsal_without_a_kill_says_that_nothing_was_tested() {
         "{some}"
     );
 }
+
+#[test]
+fn a_failed_execution_is_followed_by_how_to_continue_it_only_if_it_can_be() {
+    let place = Place::new();
+    for (name, restartable, advised) in [("twice", true, true), ("once", false, false)] {
+        let file = format!("{name}.toml");
+        let text = format!(
+            "name = \"{name}\"\nrestartable = {restartable}\n\
+             [[steps]]\nname = \"fail\"\ntype = \"command\"\nargv = [\"false\"]\n"
+        );
+        place.write(&file, text);
+        let shown = place.run(&["run", &file]).expect(1).out;
+        assert_eq!(shown.contains("Continue with: batchwright restart"), advised, "{shown}");
+    }
+    // The path of a job file names its job.
+    let refused = place.run(&["restart", "once.toml"]).expect(6).err;
+    assert!(refused.contains("restartable = false"), "{refused}");
+    place.run(&["restart", "twice.toml"]).expect(1);
+}

@@ -4,7 +4,7 @@ use batchwright::execution::{ExecutionId, ExecutionSummary, JobExecution};
 use batchwright::fault::FaultPlan;
 use batchwright::launch::{Launch, LaunchOptions};
 use batchwright::operator::Refusal;
-use batchwright::{BatchStatus, JobParameters};
+use batchwright::{BatchStatus, Job, JobParameters};
 use batchwright_server::Shutdown;
 use serde_json::json;
 
@@ -21,7 +21,7 @@ pub(super) fn run(global: &Global, program: &Program, args: &RunArgs) -> Result<
     let job = app.job(&args.job)?;
     let json = args.launch.params_json.as_deref();
     let given = parameters::parse(&args.parameters, json, job.parameters())?;
-    foreground(global, &app, &args.launch, Launch::start(job.name(), given))
+    foreground(global, &app, &args.launch, &job, Launch::start(job.name(), given))
 }
 
 /// Runs the next instance of a job in the foreground.
@@ -30,7 +30,7 @@ pub(super) fn next(global: &Global, program: &Program, args: &RunArgs) -> Result
     let job = app.job(&args.job)?;
     let json = args.launch.params_json.as_deref();
     let given = parameters::parse(&args.parameters, json, job.parameters())?;
-    foreground(global, &app, &args.launch, Launch::next(job.name()).parameters(given))
+    foreground(global, &app, &args.launch, &job, Launch::next(job.name()).parameters(given))
 }
 
 /// Restarts an execution in the foreground, or queues the restart for a server.
@@ -49,7 +49,7 @@ pub(super) fn restart(
         let execution = app.operator.enqueue(&launch)?;
         return accepted(global, &execution);
     }
-    foreground(global, &app, &args.launch, Launch::restart(id).parameters(given))
+    foreground(global, &app, &args.launch, &job, Launch::restart(id).parameters(given))
 }
 
 /// Queues an execution for a server that shares the store.
@@ -102,13 +102,14 @@ fn options(args: &LaunchArgs) -> LaunchOptions {
     }
 }
 
-/// Starts an execution, shows its progress, waits for its end and prints its summary.
+/// Starts an execution of `job`, shows its progress, waits for its end and prints its summary.
 ///
 /// A signal asks the execution to stop at its next chunk boundary.
 fn foreground(
     global: &Global,
     app: &App,
     args: &LaunchArgs,
+    job: &Job,
     launch: Launch,
 ) -> Result<u8, CliError> {
     let wanted = !args.no_progress && !global.quiet;
@@ -128,9 +129,7 @@ fn foreground(
     let summary = app.operator.explorer().summary(handle.id())?;
     // A store in memory ends with this process, so the execution cannot be restarted.
     let lasts = !global.is_memory();
-    let can_restart =
-        app.operator.explorer().job(&summary.job).is_ok_and(|job| job.is_restartable());
-    let advice = (summary.status.is_restartable() && lasts && can_restart)
+    let advice = (summary.status.is_restartable() && lasts && job.is_restartable())
         .then(|| format!("Continue with: batchwright restart {}", summary.id));
     let code = match (summary.status, shutdown.exit_code()) {
         (BatchStatus::Stopped, Some(code)) => code,

@@ -13,7 +13,7 @@ use crate::args::{Global, ServeArgs};
 use crate::context::App;
 use crate::error::{self, CliError};
 use crate::output;
-use crate::store::{self, Store, no_schedule};
+use crate::store::{self, Store};
 
 /// The configuration file when no other one is named.
 const CONFIG_DEFAULT: &str = "batchwright.toml";
@@ -69,7 +69,7 @@ pub(super) fn serve(global: Global, program: &Program, args: &ServeArgs) -> Resu
 
 /// Opens the schedule of the store; its failures are those of the server.
 fn schedule(store: &Store) -> Result<SqlSchedule, CliError> {
-    let database = store.database.as_ref().ok_or_else(no_schedule)?;
+    let database = store.schedule_database()?;
     Ok(SqlSchedule::open(database, &store.options).map_err(ServerError::from)?)
 }
 

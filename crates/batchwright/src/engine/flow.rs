@@ -75,11 +75,11 @@ enum NodeEnd {
     /// The flow ends with it.
     Flow(FlowEnd),
     /// A route leads on.
-    Node(Ended),
+    Node(EndedNode),
 }
 
 /// The end of a node from which a route leads on.
-struct Ended {
+struct EndedNode {
     exit: ExitStatus,
     /// Whether any step ran.
     ran: bool,
@@ -90,7 +90,7 @@ struct Ended {
     stopped: bool,
 }
 
-impl Ended {
+impl EndedNode {
     fn outcome(&self) -> Outcome {
         if self.failure.is_some() { Outcome::Failed } else { Outcome::Completed }
     }
@@ -108,13 +108,6 @@ impl Ended {
             None => Err(exit),
         }
     }
-}
-
-/// Whether the flow goes on after a handled failure.
-#[derive(PartialEq, Eq)]
-enum Handled {
-    Goes,
-    Stops,
 }
 
 /// A walk through the flow of a job execution.
@@ -180,7 +173,7 @@ impl<'r> Walk<'r> {
                 NodeEnd::Node(end) => end,
             };
             ran_any |= end.ran;
-            if self.handle_failure(flow, at, &end)? == Handled::Stops {
+            if self.handle_failure(flow, at, &end)? {
                 return Ok(FlowEnd::Stopped);
             }
             match flow.route(at, end.outcome(), &end.exit.code) {
@@ -239,28 +232,35 @@ impl<'r> Walk<'r> {
                 if exit.code == ExitStatus::COMPLETED_WITH_SKIPS {
                     self.state().has_skips = true;
                 }
-                NodeEnd::Node(Ended { exit, ran, failure: None, steps: Vec::new(), stopped: false })
+                NodeEnd::Node(EndedNode {
+                    exit,
+                    ran,
+                    failure: None,
+                    steps: Vec::new(),
+                    stopped: false,
+                })
             }
             FlowEnd::Failed { failure, exit, steps, stopped } => {
-                NodeEnd::Node(Ended { exit, ran: true, failure: Some(failure), steps, stopped })
+                NodeEnd::Node(EndedNode { exit, ran: true, failure: Some(failure), steps, stopped })
             }
         })
     }
 
-    /// Stores that a failure is handled, if the transitions of its node handle it.
+    /// Stores that a failure is handled, if the transitions of its node handle it, and returns whether the flow
+    /// stops after it.
     fn handle_failure(
         &self,
         flow: &JobFlow,
         at: usize,
-        end: &Ended,
-    ) -> Result<Handled, RepositoryError> {
+        end: &EndedNode,
+    ) -> Result<bool, RepositoryError> {
         if end.failure.is_none() || !flow.handles(at, &end.exit.code) {
-            return Ok(Handled::Goes);
+            return Ok(false);
         }
         if !end.steps.is_empty() {
             lifecycle::handle_failures(&self.host.store, self.lease, &end.steps)?;
         }
-        Ok(if end.stopped { Handled::Stops } else { Handled::Goes })
+        Ok(end.stopped)
     }
 
     /// Ends the flow with the target of a transition.
@@ -268,12 +268,12 @@ impl<'r> Walk<'r> {
         &self,
         flow: &JobFlow,
         target: &Target,
-        end: Ended,
+        end: EndedNode,
         first: Option<FirstFailure>,
         (at, again_after): (usize, Option<ExecutionId>),
         scope: &JobScope,
     ) -> FlowEnd {
-        let Ended { exit, failure, steps, stopped, .. } = end;
+        let EndedNode { exit, failure, steps, stopped, .. } = end;
         match target {
             Target::To(_) => unreachable!("a route to a node is `Next`"),
             Target::End(code) => {

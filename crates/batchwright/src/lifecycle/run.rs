@@ -49,7 +49,6 @@ pub(crate) fn adopt(
 }
 
 /// The outcome with which an owner ends its execution.
-#[derive(Clone)]
 pub(crate) struct Ended {
     pub(crate) event: StatusEvent,
     pub(crate) exit: ExitStatus,

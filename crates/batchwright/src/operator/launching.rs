@@ -89,7 +89,8 @@ impl JobOperator {
                 parameters_of_restart(tx, *id, &launch.options, changed(job, given))
             })?,
         };
-        self.open_as_server(job, work, parameters, &launch.options, &OpenOptions::server_driven())
+        let open = OpenOptions::server_driven();
+        self.open_as(job, work, parameters, &launch.options, &open, false)
     }
 
     fn claimant(&self) -> Claimant {

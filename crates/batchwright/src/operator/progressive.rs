@@ -33,18 +33,8 @@ impl JobOperator {
         ProgressiveOperator { operator: self }
     }
 
-    pub(super) fn open_as_server(
-        &self,
-        job: &Job,
-        work: &Arc<dyn ProgressiveWork>,
-        parameters: JobParameters,
-        options: &LaunchOptions,
-        open: &OpenOptions,
-    ) -> Result<JobExecution, OperatorError> {
-        self.open_as(job, work, parameters, options, open, false)
-    }
-
-    fn open_as(
+    /// Opens an execution of `job`; a client that continues one must show its owner token.
+    pub(super) fn open_as(
         &self,
         job: &Job,
         work: &Arc<dyn ProgressiveWork>,
