@@ -150,6 +150,28 @@ impl RetryPolicy {
     }
 }
 
+/// The failed attempts at one item, chunk or call.
+#[derive(Debug, Default)]
+pub(crate) struct FailedAttempts {
+    pub(crate) count: u32,
+    first_at: Option<Duration>,
+}
+
+impl FailedAttempts {
+    /// Counts one more failed attempt. Returns the wait before the next attempt, if `policy` allows one.
+    pub(crate) fn add<'p>(
+        &mut self,
+        policy: &'p RetryPolicy,
+        clock: &dyn Clock,
+        error: &ItemError,
+    ) -> Option<&'p Backoff> {
+        self.count += 1;
+        let now = clock.elapsed();
+        let elapsed = now.saturating_sub(*self.first_at.get_or_insert(now));
+        policy.next(self.count, elapsed, error)
+    }
+}
+
 /// A retry loop: repeats a call according to its policy.
 ///
 /// ```
@@ -214,8 +236,9 @@ impl Retry {
         &self,
         mut work: impl FnMut(u32) -> Result<T, ItemError>,
     ) -> Result<T, ItemError> {
-        let mut first_failure = None;
-        for attempt in 1.. {
+        let mut failed = FailedAttempts::default();
+        loop {
+            let attempt = failed.count + 1;
             let result = match &self.breaker {
                 None => work(attempt),
                 Some(breaker) => breaker.call(&*self.clock, || work(attempt)),
@@ -224,16 +247,13 @@ impl Retry {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            let now = self.clock.elapsed();
-            let elapsed = now.saturating_sub(*first_failure.get_or_insert(now));
-            let Some(backoff) = self.policy.next(attempt, elapsed, &error) else {
+            let Some(backoff) = failed.add(&self.policy, &*self.clock, &error) else {
                 return Err(error);
             };
             if wait(backoff, attempt, &*self.clock, &self.stop).is_err() {
                 return Err(error);
             }
         }
-        unreachable!("attempts are counted without end")
     }
 }
 

@@ -4,6 +4,7 @@ mod builder;
 mod checkpoint;
 mod fill;
 mod process;
+mod retries;
 mod settle;
 
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -15,6 +16,7 @@ pub use builder::{ChunkStepBuilder, Missing};
 use checkpoint::Checkpoint;
 use fill::{Filled, Filler};
 use process::{Processed, Processing};
+use retries::Retries;
 use settle::{Settled, Settler};
 
 use super::{Step, StepEnd, StepOptions, StepRun};
@@ -189,7 +191,8 @@ where
         let at = At { step: &self.name };
         self.open_writer(run, checkpoint, writer)?;
         let dead_letters = self.open_dead_letters(checkpoint, &scope)?;
-        let position = checkpoint.reader().map_err(at.component("reader", "position"))?;
+        let position =
+            checkpoint.reader().map_err(at.component("reader", "restore its position"))?;
         guarded(|| reader.open(position, &scope)).map_err(at.component("reader", "open"))?;
 
         let depth = match self.plan.read_ahead {
@@ -197,19 +200,16 @@ where
             None if reader.reads_ahead() => READ_AHEAD_DEFAULT,
             None => 0,
         };
-        let mut filler = {
-            let (clock, stop) = (run.clock(), scope.stop());
-            Filler::new(reader, &self.plan, &self.kit, clock, stop, checkpoint.resolved)
-        };
-        let processing = Processing {
-            processor,
-            plan: &self.plan,
-            kit: &self.kit,
+        let (plan, kit) = (&self.plan, &self.kit);
+        let retries = Retries {
+            policy: &plan.retry,
+            listeners: &kit.retry,
             clock: run.clock(),
             stop: scope.stop(),
         };
-        let mut settler =
-            Settler::new(run, writer, checkpoint, dead_letters, &self.plan, &self.kit);
+        let mut filler = Filler::new(reader, plan, kit, retries, checkpoint.resolved);
+        let processing = Processing { processor, plan, kit, retries };
+        let mut settler = Settler::new(run, writer, checkpoint, dead_letters, plan, kit, retries);
         let end = match (depth, self.plan.parallelism) {
             (0, 1) => carry(&mut settler, |spare| {
                 let spare = processing.reclaim(spare);
@@ -242,7 +242,8 @@ where
         writer: &mut W,
     ) -> Result<(), StepError> {
         let at = At { step: &self.name };
-        let position = checkpoint.writer().map_err(at.component("writer", "position"))?;
+        let position =
+            checkpoint.writer().map_err(at.component("writer", "restore its position"))?;
         // An owner that lost its lease before this point must not touch the successor's output.
         lifecycle::still_owned(run.store(), run.lease)
             .map_err(|source| run.commit_failed(source))?;
@@ -264,9 +265,9 @@ where
     ) -> Result<Option<DeadLetterFile>, StepError> {
         let at = At { step: &self.name };
         let Some(path) = &self.plan.dead_letters else { return Ok(None) };
-        let path = path(scope).map_err(at.component("dead letters", "build"))?;
+        let path = path(scope).map_err(at.component("dead-letter file", "build"))?;
         let file = DeadLetterFile::open(&path, checkpoint.dead_letters(), scope);
-        Ok(Some(file.map_err(at.component("dead letters", "open"))?))
+        Ok(Some(file.map_err(at.component("dead-letter file", "open"))?))
     }
 }
 

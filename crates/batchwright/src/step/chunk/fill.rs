@@ -4,13 +4,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::checkpoint::to_json;
-use super::process::{Fault, Retry, wait_before_retry};
+use super::process::Fault;
+use super::retries::Retries;
 use super::{ItemHooks, Plan};
-use crate::clock::{Clock, StopToken};
 use crate::error::ItemError;
 use crate::event::{Progress, ProgressUnit};
 use crate::execution::Phase;
 use crate::item::{ItemReader, Total, guarded};
+use crate::retry::FailedAttempts;
 
 /// A chunk as read: its items, its failed reads, and the reader's position after it.
 pub(super) struct Filled<I> {
@@ -29,6 +30,8 @@ pub(super) struct Filled<I> {
 /// A record that could not be read, after `before` items of the chunk.
 pub(super) struct ReadFailure {
     pub(super) before: usize,
+    /// 1-based record number within the chunk.
+    pub(super) record: u64,
     pub(super) error: ItemError,
 }
 
@@ -76,11 +79,6 @@ impl<I> Filled<I> {
         let failed = self.failures.partition_point(|failure| failure.before <= index);
         self.dropped + (index + failed) as u64 + 1
     }
-
-    /// Returns the 1-based record number, within the chunk, of failure `index`.
-    pub(super) fn record_of_failure(&self, index: usize) -> u64 {
-        self.dropped + (self.failures[index].before + index) as u64 + 1
-    }
 }
 
 /// A filler of chunks from a reader.
@@ -88,8 +86,7 @@ pub(super) struct Filler<'a, R: ItemReader, O> {
     reader: &'a mut R,
     plan: &'a Plan,
     kit: &'a ItemHooks<R::Item, O>,
-    clock: &'a dyn Clock,
-    stop: &'a StopToken,
+    retries: Retries<'a>,
     /// Number of records to discard first, because an earlier execution resolved them.
     drop: u64,
     consecutive_failures: u64,
@@ -113,8 +110,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         reader: &'a mut R,
         plan: &'a Plan,
         kit: &'a ItemHooks<R::Item, O>,
-        clock: &'a dyn Clock,
-        stop: &'a StopToken,
+        retries: Retries<'a>,
         drop: u64,
     ) -> Self {
         let total = reader.total();
@@ -122,8 +118,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
             reader,
             plan,
             kit,
-            clock,
-            stop,
+            retries,
             drop,
             consecutive_failures: 0,
             failing_at: String::new(),
@@ -186,7 +181,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
 
     fn fill_until_end(&mut self, filled: &mut Filled<R::Item>) -> End {
         filled.items.reserve(self.plan.completion.items.get().min(ITEMS_RESERVED_MAX));
-        let (mut attempts, mut first_failure) = (1, None);
+        let mut failed = FailedAttempts::default();
         loop {
             let before = filled.items.len();
             // A chunk ends after a number of consumed records, including failed ones.
@@ -194,7 +189,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
             let pause = catch_unwind(AssertUnwindSafe(|| self.read_on(&mut filled.items, size)));
             if filled.items.len() > before {
                 self.consecutive_failures = 0;
-                (attempts, first_failure) = (1, None);
+                failed = FailedAttempts::default();
             }
             let error = match pause {
                 Ok(Pause::Full) => return End::Full,
@@ -209,20 +204,14 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
                     return End::Listener("on_read_error", error);
                 }
             }
-            let now = self.clock.elapsed();
-            let elapsed = now.saturating_sub(*first_failure.get_or_insert(now));
-            let next = self.plan.retry.next(attempts, elapsed, &error);
-            if let Some(backoff) = next.filter(|_| self.reader.rereads()) {
-                let retry = Retry { phase: Phase::Read, attempts, error: &error, backoff };
-                match wait_before_retry(self.kit, self.clock, self.stop, retry) {
-                    Ok(()) => {}
+            if self.reader.rereads() {
+                match self.retries.allow(Phase::Read, &mut failed, &error) {
+                    Ok(true) => continue,
+                    Ok(false) => failed = FailedAttempts::default(),
                     Err(Fault::Listener(call, error)) => return End::Listener(call, error),
                     Err(Fault::Item(stopped)) => return End::Failed(stopped),
                 }
-                attempts += 1;
-                continue;
             }
-            (attempts, first_failure) = (1, None);
             if let Some(end) = self.give_up(error, filled) {
                 return end;
             }
@@ -259,7 +248,8 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
             let what = format!("{count} records in a row could not be read: {error}");
             return Some(End::Failed(ItemError::fatal(what)));
         }
-        filled.failures.push(ReadFailure { before: filled.items.len(), error });
+        let (before, record) = (filled.items.len(), filled.record_of_item(filled.items.len()));
+        filled.failures.push(ReadFailure { before, record, error });
         if self.reader.rereads()
             && let Err(error) = guarded(|| self.reader.pass_over())
         {
@@ -274,7 +264,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
 
     /// Returns the time since the first record of the chunk was consumed.
     fn elapsed(&mut self) -> Duration {
-        let now = self.clock.elapsed();
+        let now = self.retries.clock.elapsed();
         now.saturating_sub(*self.begun.get_or_insert(now))
     }
 

@@ -3,12 +3,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::fill::{End, Filled};
+use super::retries::Retries;
 use super::{ItemHooks, Plan, RecycledBuffers};
-use crate::clock::{Clock, StopToken};
 use crate::error::ItemError;
 use crate::execution::Phase;
 use crate::item::{ItemProcessor, guarded};
-use crate::retry::{self, Backoff};
+use crate::retry::FailedAttempts;
 
 /// A chunk as processed, with everything needed to account for each of its inputs.
 pub(super) struct Processed<I, O> {
@@ -16,15 +16,22 @@ pub(super) struct Processed<I, O> {
     pub(super) outputs: Vec<O>,
     /// Inputs without an output, in order.
     pub(super) holes: Vec<Hole>,
-    /// The input at which processing ended early, and the reason.
-    pub(super) failure: Option<(usize, Fault)>,
+    /// The record, 1-based within the chunk, at which processing ended early, and the reason.
+    pub(super) failure: Option<(u64, Fault)>,
 }
 
 /// An input without an output.
 pub(super) struct Hole {
     pub(super) index: usize,
-    /// `None`: the input was filtered out.
-    pub(super) error: Option<ItemError>,
+    /// The failure of a skipped input; `None` when the input was filtered out.
+    pub(super) skipped: Option<Skipped>,
+}
+
+/// The failure of an input that is skipped.
+pub(super) struct Skipped {
+    /// 1-based record number within the chunk.
+    pub(super) record: u64,
+    pub(super) error: ItemError,
 }
 
 /// A failure within a chunk.
@@ -41,8 +48,8 @@ impl<I, O> Processed<I, O> {
         matches!(self.filled.end, End::Exhausted)
     }
 
-    /// Returns the index of the input of output `index`.
-    pub(super) fn input_of(&self, index: usize) -> usize {
+    /// Returns the 1-based record number, within the chunk, of output `index`.
+    pub(super) fn record_of_output(&self, index: usize) -> u64 {
         let mut input = index;
         for hole in &self.holes {
             if hole.index > input {
@@ -50,7 +57,7 @@ impl<I, O> Processed<I, O> {
             }
             input += 1;
         }
-        input
+        self.filled.record_of_item(input)
     }
 
     /// Returns the vectors, with their content, for reuse.
@@ -64,8 +71,7 @@ pub(super) struct Processing<'a, I, P: ItemProcessor<I>> {
     pub(super) processor: &'a P,
     pub(super) plan: &'a Plan,
     pub(super) kit: &'a ItemHooks<I, P::Output>,
-    pub(super) clock: &'a dyn Clock,
-    pub(super) stop: &'a StopToken,
+    pub(super) retries: Retries<'a>,
 }
 
 impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
@@ -98,7 +104,8 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
         for listener in &self.kit.chunk {
             let call = || listener.before_chunk(&chunk.filled.items);
             if let Err(error) = guarded(call) {
-                chunk.failure = Some((0, Fault::Listener("before_chunk", error)));
+                let first = chunk.filled.record_of_item(0);
+                chunk.failure = Some((first, Fault::Listener("before_chunk", error)));
                 return chunk;
             }
         }
@@ -134,9 +141,10 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
             let at = outputs.len() + holes.len();
             match self.try_again(&items[at], fault) {
                 Ok(Some(output)) => outputs.push(output),
-                Ok(None) => holes.push(Hole { index: at, error: None }),
+                Ok(None) => holes.push(Hole { index: at, skipped: None }),
                 Err(Fault::Item(error)) if self.plan.skip.tolerates(Phase::Process, &error) => {
-                    holes.push(Hole { index: at, error: Some(error) });
+                    let record = filled.record_of_item(at);
+                    holes.push(Hole { index: at, skipped: Some(Skipped { record, error }) });
                     skips += 1;
                     if skips > self.plan.skip.limit {
                         // The limit is certainly exceeded; settling reports the right record.
@@ -144,7 +152,7 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
                     }
                 }
                 Err(fault) => {
-                    *failure = Some((at, fault));
+                    *failure = Some((filled.record_of_item(at), fault));
                     return;
                 }
             }
@@ -180,18 +188,15 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
 
     /// Makes the further attempts at an item whose first attempt ended with `fault`.
     fn try_again(&self, item: &I, mut fault: Fault) -> Result<Option<P::Output>, Fault> {
-        let first_failure = self.clock.elapsed();
-        for attempts in 1.. {
+        let mut failed = FailedAttempts::default();
+        loop {
             let error = match fault {
                 Fault::Item(error) => error,
                 fault => return Err(fault),
             };
-            let elapsed = self.clock.elapsed().saturating_sub(first_failure);
-            let Some(backoff) = self.plan.retry.next(attempts, elapsed, &error) else {
+            if !self.retries.allow(Phase::Process, &mut failed, &error)? {
                 return Err(Fault::Item(error));
-            };
-            let retry = Retry { phase: Phase::Process, attempts, error: &error, backoff };
-            wait_before_retry(self.kit, self.clock, self.stop, retry)?;
+            }
             let next = catch_unwind(AssertUnwindSafe(|| self.attempt(item)));
             fault = match next {
                 Ok(Ok(output)) => return Ok(output),
@@ -199,7 +204,6 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
                 Err(payload) => Fault::Item(ItemError::from_panic(&*payload)),
             };
         }
-        Err(fault)
     }
 }
 
@@ -216,31 +220,8 @@ fn run<I, O>(
     for item in &items[outputs.len() + holes.len()..] {
         match attempt(item)? {
             Some(output) => outputs.push(output),
-            None => holes.push(Hole { index: outputs.len() + holes.len(), error: None }),
+            None => holes.push(Hole { index: outputs.len() + holes.len(), skipped: None }),
         }
     }
     Ok(())
-}
-
-/// A retry that is about to happen.
-pub(super) struct Retry<'a> {
-    pub(super) phase: Phase,
-    pub(super) attempts: u32,
-    pub(super) error: &'a ItemError,
-    pub(super) backoff: &'a Backoff,
-}
-
-/// Calls the retry listeners and waits; a stop request cuts the wait short and ends the chunk.
-pub(super) fn wait_before_retry<I, O>(
-    kit: &ItemHooks<I, O>,
-    clock: &dyn Clock,
-    stop: &StopToken,
-    retry: Retry<'_>,
-) -> Result<(), Fault> {
-    for listener in &kit.retry {
-        let Retry { phase, attempts, error, .. } = retry;
-        guarded(|| listener.on_retry(phase, attempts, error))
-            .map_err(|error| Fault::Listener("on_retry", error))?;
-    }
-    retry::wait(retry.backoff, retry.attempts, clock, stop).map_err(Fault::Item)
 }

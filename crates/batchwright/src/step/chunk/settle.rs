@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use super::checkpoint::{Checkpoint, to_json};
 use super::fill::End;
-use super::process::{Fault, Processed, Retry, wait_before_retry};
+use super::process::{Fault, Hole, Processed, Skipped};
+use super::retries::Retries;
 use super::{ItemHooks, Plan};
 use crate::error::{ErrorKind, ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::event::Progress;
 use crate::execution::{Counters, Phase, SkipRecord};
 use crate::item::{ChunkTransaction, DeadLetterFile, Ending, ItemWriter, PreparedCommit, guarded};
 use crate::policy::SkipLimitScope;
+use crate::retry::FailedAttempts;
 use crate::step::{Commit, StepRun, split_lease_lost};
 
 /// The end of settling a chunk that did not fail.
@@ -58,6 +60,7 @@ pub(super) struct Settler<'r, 'a, I, O, W: ItemWriter<O>> {
     dead_letters: Option<DeadLetterFile>,
     plan: &'r Plan,
     kit: &'r ItemHooks<I, O>,
+    retries: Retries<'r>,
     /// Buffer for the JSON of the checkpoints.
     json: String,
     /// Counters including rolled-back attempts; the row has the committed ones.
@@ -87,6 +90,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         dead_letters: Option<DeadLetterFile>,
         plan: &'r Plan,
         kit: &'r ItemHooks<I, O>,
+        retries: Retries<'r>,
     ) -> Self {
         let counters = run.step.counters;
         Self {
@@ -96,6 +100,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             dead_letters,
             plan,
             kit,
+            retries,
             json: String::new(),
             counters,
             write_errors: Vec::new(),
@@ -155,8 +160,8 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
     ) -> Result<(), Aborted> {
         let read_before = self.counters.read;
         for (index, failure) in chunk.filled.failures.iter().enumerate() {
-            let offset = chunk.filled.record_of_failure(index);
             self.counters.read = read_before + failure.before as u64;
+            let offset = failure.record;
             self.admit(Phase::Read, offset, &failure.error)?;
             let record = self.record(Phase::Read, offset, &failure.error, None);
             pending.push(PendingSkip { offset, record, source: SkipSource::Read(index) });
@@ -171,11 +176,11 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             end => chunk.filled.end = end,
         }
         for (index, hole) in chunk.holes.iter().enumerate() {
-            let Some(error) = &hole.error else {
+            let Some(Skipped { record: offset, error }) = &hole.skipped else {
                 self.counters.filter += 1;
                 continue;
             };
-            let offset = chunk.filled.record_of_item(hole.index);
+            let offset = *offset;
             self.admit(Phase::Process, offset, error)?;
             let content = self.kit.render_input.as_ref();
             let content = content.map(|render| render(&chunk.filled.items[hole.index]));
@@ -184,8 +189,8 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         }
         match chunk.failure.take() {
             Some((_, Fault::Listener(call, error))) => Err(self.listener_failed(call, error)),
-            Some((index, Fault::Item(error))) => {
-                let item = self.checkpoint.records + chunk.filled.record_of_item(index);
+            Some((record, Fault::Item(error))) => {
+                let item = self.checkpoint.records + record;
                 Err(self.fail(Phase::Process, item, error))
             }
             None => {
@@ -202,8 +207,8 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         chunk: &Processed<I, O>,
         mut pending: Vec<PendingSkip>,
     ) -> Result<(), Aborted> {
-        let mut first_failure = None;
-        for attempts in 1.. {
+        let mut failed = FailedAttempts::default();
+        loop {
             let error = match self.attempt(chunk, 0..chunk.outputs.len(), Mark::After, &pending)? {
                 Ok(()) => return self.notify(chunk, 0..chunk.outputs.len(), &pending),
                 Err(error) => error,
@@ -212,24 +217,19 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             if error.is_stop() {
                 return Err(Aborted::Interrupted);
             }
-            let (clock, stop) = (self.run.clock(), self.run.scope.stop());
-            let now = clock.elapsed();
-            let elapsed = now.saturating_sub(*first_failure.get_or_insert(now));
-            if let Some(backoff) = self.plan.retry.next(attempts, elapsed, &error) {
-                let retry = Retry { phase: Phase::Write, attempts, error: &error, backoff };
-                match wait_before_retry(self.kit, clock, stop, retry) {
-                    Ok(()) => continue,
-                    Err(Fault::Listener(call, error)) => {
-                        return Err(self.located_listener(call, error));
-                    }
-                    Err(Fault::Item(_)) => return Err(Aborted::Interrupted),
+            match self.retries.allow(Phase::Write, &mut failed, &error) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(Fault::Listener(call, error)) => {
+                    return Err(self.located_listener(call, error));
                 }
+                Err(Fault::Item(_)) => return Err(Aborted::Interrupted),
             }
-            let first = match chunk.outputs.is_empty() {
-                true => chunk.filled.records(),
-                false => chunk.filled.record_of_item(chunk.input_of(0)),
-            };
             if !self.may_skip(&error) {
+                let first = match chunk.outputs.is_empty() {
+                    true => chunk.filled.records(),
+                    false => chunk.record_of_output(0),
+                };
                 let item = self.checkpoint.records + first;
                 return Err(self.located(Phase::Write, item, error));
             }
@@ -240,7 +240,6 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             self.skip_output(chunk, 0, error, &mut pending)?;
             return self.commit_skips(chunk, &pending);
         }
-        unreachable!("attempts are counted without end")
     }
 
     /// Writes each output in a transaction of its own, in order, and skips those that fail. The last output's
@@ -253,7 +252,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         let mut now: Vec<PendingSkip> = Vec::new();
         let last = chunk.outputs.len() - 1;
         for index in 0..=last {
-            let offset = chunk.filled.record_of_item(chunk.input_of(index));
+            let offset = chunk.record_of_output(index);
             let due = match index == last {
                 true => later.len(),
                 false => later.partition_point(|skip| skip.offset < offset),
@@ -312,7 +311,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         error: ItemError,
         skips: &mut Vec<PendingSkip>,
     ) -> Result<(), Aborted> {
-        let offset = chunk.filled.record_of_item(chunk.input_of(index));
+        let offset = chunk.record_of_output(index);
         if self.budget_is_spent() {
             let item = self.checkpoint.records + offset;
             return Err(Aborted::Step(self.limit_error(Phase::Write, item, error)));
@@ -574,9 +573,9 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                         guarded(|| listener.on_skip_in_read(error))
                     }
                     SkipSource::Process(hole) => {
-                        let hole = &chunk.holes[hole];
-                        let (item, error) = (&chunk.filled.items[hole.index], &hole.error);
-                        let Some(error) = error else { continue };
+                        let Hole { index, skipped } = &chunk.holes[hole];
+                        let Some(Skipped { error, .. }) = skipped else { continue };
+                        let item = &chunk.filled.items[*index];
                         guarded(|| listener.on_skip_in_process(item, error))
                     }
                     SkipSource::Write(index) => {
@@ -691,7 +690,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
     }
 
     fn dead_letter_error(&self, action: &'static str, error: ItemError) -> StepError {
-        self.component("dead letters", action, error)
+        self.component("dead-letter file", action, error)
     }
 }
 
