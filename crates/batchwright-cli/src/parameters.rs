@@ -5,7 +5,7 @@ use std::io::Read;
 
 use batchwright::JobParameters;
 use batchwright::operator::Refusal;
-use batchwright::parameters::{Parameter, ParameterSchema, ParameterType, ParameterValue};
+use batchwright::parameters::{Parameter, ParameterSchema, ParameterType};
 
 use crate::args::NON_IDENTIFYING;
 use crate::error::CliError;
@@ -58,38 +58,40 @@ fn parse_pair(
 ) -> Result<(String, Result<Parameter, String>), CliError> {
     let unmarked = pair.strip_prefix(NON_IDENTIFYING);
     let Some((head, text)) = unmarked.unwrap_or(pair).split_once('=') else {
-        return Err(CliError::Usage(format!("`{pair}` is no parameter: expected NAME=VALUE")));
+        return Err(CliError::Usage(format!(
+            "`{pair}` is not a parameter; the form is NAME=VALUE"
+        )));
     };
     let (name, kind) = match head.split_once(':') {
         Some((name, kind)) => (name, Some(kind)),
         None => (head, None),
     };
     if name.is_empty() {
-        return Err(CliError::Usage(format!("`{pair}` is no parameter: its name is empty")));
+        return Err(CliError::Usage(format!("`{pair}` is not a parameter: its name is empty")));
     }
-    let declared = schema.find(name);
-    let identifying = unmarked.is_none() && declared.is_none_or(|declared| declared.identifying);
-    if unmarked.is_some() && declared.is_some_and(|declared| declared.identifying) {
+    if unmarked.is_some() && schema.find(name).is_some_and(|declared| declared.identifying) {
         let problem = "it is declared as identifying; remove the dash".to_owned();
         return Ok((name.to_owned(), Err(problem)));
     }
-    let kind = match kind {
-        Some(kind) => ParameterType::from_name(kind).ok_or_else(|| {
-            let known: Vec<_> = ParameterType::ALL.iter().map(|kind| kind.name()).collect();
-            format!("there is no type `{kind}`; there are: {}", known.join(", "))
-        }),
-        None => Ok(declared.map_or(ParameterType::String, |declared| declared.kind)),
-    };
-    let value = kind.and_then(|kind| {
-        ParameterValue::parse(text, kind).map_err(|problem| schema.redacted_problem(name, problem))
+    let parsed = kind.map(parameter_type).transpose().and_then(|kind| {
+        let mut parameter = schema.parse(name, text, kind)?;
+        parameter.identifying &= unmarked.is_none();
+        Ok(parameter)
     });
-    Ok((name.to_owned(), value.map(|value| Parameter::new(value, identifying))))
+    Ok((name.to_owned(), parsed))
+}
+
+fn parameter_type(name: &str) -> Result<ParameterType, String> {
+    ParameterType::from_name(name).ok_or_else(|| {
+        let known: Vec<_> = ParameterType::ALL.iter().map(|kind| kind.name()).collect();
+        format!("there is no type `{name}`; there are: {}", known.join(", "))
+    })
 }
 
 fn document(json: &str) -> Result<serde_json::Map<String, serde_json::Value>, CliError> {
     let text = text_or_file(json)?;
     serde_json::from_str(&text).map_err(|error| {
-        CliError::Usage(format!("--params-json is no JSON object of parameters: {error}"))
+        CliError::Usage(format!("--params-json is not a JSON object of parameters: {error}"))
     })
 }
 

@@ -1,5 +1,8 @@
 //! Job parameters, and the identity of a job instance, which they define.
 
+mod schema;
+mod secret;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -9,6 +12,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use crate::text::hex;
+
+pub(crate) use schema::names;
+pub use schema::{ParameterDeclaration, ParameterSchema};
+pub use secret::MASK;
 
 /// A typed value of a job parameter.
 #[derive(Debug, Clone, PartialEq)]
@@ -239,33 +246,6 @@ struct ParameterForm {
     secret: bool,
 }
 
-/// The text displayed in place of a secret value.
-const MASK: &str = "***";
-
-/// Parts of parameter names that mark a value as secret.
-const SECRET_NAMES: [&str; 8] =
-    ["password", "passwd", "secret", "token", "credential", "api_key", "apikey", "private_key"];
-
-/// Minimum length of a secret, in bytes, for it to be masked in messages.
-const SECRET_BYTES_MIN: usize = 4;
-
-/// Whether `name` looks like the name of a secret.
-fn is_secret_name(name: &str) -> bool {
-    let name = name.to_lowercase().replace('-', "_");
-    SECRET_NAMES.iter().any(|secret| name.contains(secret))
-}
-
-impl Parameter {
-    /// Returns the parameter for display under `name`: the value is masked when it is secret or its name
-    /// looks like that of a secret.
-    pub fn shown_as(&self, name: &str) -> Self {
-        if !self.secret && !is_secret_name(name) {
-            return self.clone();
-        }
-        Self { value: MASK.into(), ..self.clone() }
-    }
-}
-
 impl Serialize for Parameter {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let value = match &self.value {
@@ -391,23 +371,6 @@ impl JobParameters {
         self
     }
 
-    /// Replaces, in `text`, every value of a secret parameter, and every string value whose name looks like
-    /// that of a secret, with the mask. Used for messages of databases and programs before they are stored.
-    /// Values of fewer than four bytes are not masked, because they occur in any text.
-    pub(crate) fn mask_in(&self, text: String) -> String {
-        let is_hidden = |(name, one): &(&str, &Parameter)| {
-            one.secret || is_secret_name(name) && matches!(one.value, ParameterValue::String(_))
-        };
-        let values = self.iter().filter(is_hidden).map(|(_, one)| one.value.to_string());
-        let mut values: Vec<_> = values.filter(|value| value.len() >= SECRET_BYTES_MIN).collect();
-        // One value may be the beginning of another: replace the longest first.
-        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
-        values.iter().fold(text, |text, value| match text.contains(value) {
-            true => text.replace(value, MASK),
-            false => text,
-        })
-    }
-
     /// Returns all parameters except the one of that name.
     pub(crate) fn without(&self, name: &str) -> Self {
         let others = self.0.iter().filter(|(other, _)| *other != name);
@@ -417,6 +380,10 @@ impl JobParameters {
     /// Returns the parameter of that name.
     pub fn get(&self, name: &str) -> Option<&Parameter> {
         self.0.get(name)
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut Parameter)> {
+        self.0.iter_mut().map(|(name, parameter)| (name.as_str(), parameter))
     }
 
     /// Returns all parameters, in the order of their names.
@@ -498,199 +465,12 @@ impl ParameterError {
     }
 }
 
-/// The declaration of a job's parameter.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ParameterDeclaration {
-    /// Name of the parameter.
-    pub name: String,
-    /// Type of the parameter.
-    pub kind: ParameterType,
-    /// Whether a start without the parameter is refused.
-    pub required: bool,
-    /// Value used when the parameter is not given.
-    pub default: Option<ParameterValue>,
-    /// Whether another value makes another instance.
-    pub identifying: bool,
-    /// Whether the value is secret and never displayed.
-    pub secret: bool,
-    /// Description, for help texts and forms.
-    pub description: String,
-}
-
-impl ParameterDeclaration {
-    /// Declares an optional, identifying parameter without a default.
-    pub fn new(name: impl Into<String>, kind: ParameterType) -> Self {
-        Self {
-            name: name.into(),
-            kind,
-            required: false,
-            default: None,
-            identifying: true,
-            secret: false,
-            description: String::new(),
-        }
-    }
-
-    /// Makes the parameter required: a start without it is refused.
-    #[must_use]
-    pub fn required(mut self) -> Self {
-        self.required = true;
-        self
-    }
-
-    /// Sets the value used when the parameter is not given.
-    #[must_use]
-    pub fn default(mut self, value: impl Into<ParameterValue>) -> Self {
-        self.default = Some(value.into());
-        self
-    }
-
-    /// Makes the parameter non-identifying: another value does not make another instance.
-    #[must_use]
-    pub fn non_identifying(mut self) -> Self {
-        self.identifying = false;
-        self
-    }
-
-    /// Makes the parameter secret and non-identifying. A secret value is never displayed: not in lists, not
-    /// by the API, not in messages about it. The store keeps it unchanged. A secret cannot identify, because
-    /// the key of an instance is a hash of its identifying values, and trying all values would reveal it.
-    #[must_use]
-    pub fn secret(mut self) -> Self {
-        self.secret = true;
-        self.identifying = false;
-        self
-    }
-
-    /// Sets the description.
-    #[must_use]
-    pub fn description(mut self, text: impl Into<String>) -> Self {
-        self.description = text.into();
-        self
-    }
-}
-
-/// The parameters that a job accepts. All problems are reported together.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct ParameterSchema {
-    /// Declared parameters, in the order of their declaration.
-    pub declared: Vec<ParameterDeclaration>,
-    /// Whether parameters that are not declared are accepted.
-    pub open: bool,
-}
-
-impl ParameterSchema {
-    /// Returns the declaration of that name.
-    pub fn find(&self, name: &str) -> Option<&ParameterDeclaration> {
-        self.declared.iter().find(|declaration| declaration.name == name)
-    }
-
-    /// Returns a description of the refused value of parameter `name` that is safe to display; `problem` may
-    /// contain the value.
-    pub fn redacted_problem(&self, name: &str, problem: String) -> String {
-        match self.find(name) {
-            Some(known) if known.secret => format!("its value is not of type {}", known.kind),
-            _ if is_secret_name(name) => "its value is not of its type".to_owned(),
-            _ => problem,
-        }
-    }
-
-    /// Parses parameter `name` from JSON, plain or with type and role, according to its declaration.
-    ///
-    /// # Errors
-    ///
-    /// A sentence, when the type or the role differs from the declaration.
-    pub fn parameter(&self, name: &str, json: serde_json::Value) -> Result<Parameter, String> {
-        let declared = self.find(name);
-        let says_identifying = json.get("identifying").is_some();
-        let mut parameter = Parameter::from_json(json, declared.map(|declared| declared.kind))
-            .map_err(|problem| self.redacted_problem(name, problem))?;
-        match declared {
-            Some(declared) if !says_identifying => parameter.identifying = declared.identifying,
-            Some(declared) if declared.identifying != parameter.identifying => {
-                let role = if declared.identifying { "identifying" } else { "not identifying" };
-                return Err(format!("it is declared as {role}"));
-            }
-            _ => {}
-        }
-        Ok(parameter)
-    }
-
-    /// Returns `given` with the defaults filled in.
-    ///
-    /// # Errors
-    ///
-    /// One sentence for every missing, unknown or mistyped parameter.
-    pub fn complete(&self, mut given: JobParameters) -> Result<JobParameters, Vec<String>> {
-        let mut problems = Vec::new();
-        for (name, parameter) in &mut given.0 {
-            let name = name.as_str();
-            match self.find(name) {
-                Some(known) if known.kind != parameter.value.kind() => problems.push(format!(
-                    "parameter `{name}` is of type {}, expected {}",
-                    parameter.value.kind(),
-                    known.kind
-                )),
-                Some(known) => parameter.secret |= known.secret,
-                None if self.open || OF_EVERY_JOB.contains(&name) => {}
-                None => problems.push(format!(
-                    "parameter `{name}` is unknown; known are: {}",
-                    names(self.declared.iter().map(|declaration| declaration.name.as_str()))
-                )),
-            }
-        }
-        for (name, secret) in given.iter().filter(|(_, one)| one.secret) {
-            if secret.identifying {
-                problems.push(format!("parameter `{name}` is secret, so it must not identify"));
-            }
-            // A mask copied from a display would replace the real value.
-            if secret.value == MASK.into() {
-                problems.push(format!(
-                    "parameter `{name}` is `{MASK}`, the mask of a secret; give the value itself"
-                ));
-            }
-        }
-        for known in &self.declared {
-            match &known.default {
-                _ if given.get(&known.name).is_some() => {}
-                Some(value) => {
-                    let value = Parameter::new(value.clone(), known.identifying);
-                    let secret = known.secret;
-                    given.insert(known.name.clone(), Parameter { secret, ..value });
-                }
-                None if known.required => {
-                    problems.push(format!("parameter `{}` is required", known.name));
-                }
-                None => {}
-            }
-        }
-        if problems.is_empty() { Ok(given) } else { Err(problems) }
-    }
-}
-
-/// Returns a list of names for a message; `(none)` when it is empty.
-pub(crate) fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let list: Vec<_> = names.map(|name| format!("`{name}`")).collect();
-    if list.is_empty() { "(none)".to_owned() } else { list.join(", ") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn set(pairs: &[(&str, &str)]) -> JobParameters {
         pairs.iter().fold(JobParameters::new(), |set, (name, value)| set.with(*name, *value))
-    }
-
-    #[test]
-    fn of_two_secrets_of_which_one_begins_the_other_nothing_is_left() {
-        let given = JobParameters::new()
-            .with_non_identifying("a_token", "abcd")
-            .with_non_identifying("b_token", "abcdefgh")
-            .with_non_identifying("use_token", true)
-            .with_non_identifying("short_secret", "x");
-        let masked = given.mask_in("log in with abcdefgh or abcd: true, x".to_owned());
-        assert_eq!(masked, "log in with *** or ***: true, x");
     }
 
     #[test]
@@ -755,25 +535,5 @@ mod tests {
             .with_non_identifying("b", true);
         let json = serde_json::to_string(&before).unwrap();
         assert_eq!(serde_json::from_str::<JobParameters>(&json).unwrap(), before);
-    }
-
-    #[test]
-    fn every_problem_is_told_at_once() {
-        let schema = ParameterSchema {
-            declared: vec![
-                ParameterDeclaration::new("date", ParameterType::Date).required(),
-                ParameterDeclaration::new("limit", ParameterType::Integer).default(3),
-            ],
-            open: false,
-        };
-        let problems = schema.complete(set(&[("limit", "x"), ("dat", "y")])).unwrap_err();
-        assert_eq!(
-            problems,
-            [
-                "parameter `dat` is unknown; known are: `date`, `limit`",
-                "parameter `limit` is of type string, expected integer",
-                "parameter `date` is required",
-            ]
-        );
     }
 }

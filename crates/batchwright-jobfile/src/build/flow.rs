@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use batchwright::job::{FlowBuilder, JobFlow, TransitionBuilder};
 use batchwright::job_step::JobStep;
-use batchwright::parameters::{Parameter, ParameterSchema, ParameterType, ParameterValue};
+use batchwright::parameters::ParameterSchema;
 use batchwright::partition::PartitionStep;
 use batchwright::scope::StepScope;
 use batchwright::{ItemError, Job, JobParameters};
@@ -208,18 +208,18 @@ fn extract(
         Some(given) => {
             for (name, template) in given {
                 let text = template.render(scope)?;
-                let declared = schema.find(name);
-                let kind = declared.map_or(ParameterType::String, |declared| declared.kind);
                 let secret = template.shows_secret(scope);
-                let value = ParameterValue::parse(&text, kind).map_err(|problem| {
+                let mut parameter = schema.parse(name, &text, None).map_err(|problem| {
                     let problem = match secret {
-                        true => format!("its value is not of type {kind}"),
-                        false => schema.redacted_problem(name, problem),
+                        true => {
+                            "its value, which is secret, is not of the declared type".to_owned()
+                        }
+                        false => problem,
                     };
                     ItemError::fatal(format!("cannot use parameter `{name}`: {problem}"))
                 })?;
-                let identifying = declared.map_or(!secret, |declared| declared.identifying);
-                let parameter = Parameter { secret, ..Parameter::new(value, identifying) };
+                parameter.secret = secret;
+                parameter.identifying &= !secret || schema.find(name).is_some();
                 parameters.insert(name.as_str(), parameter);
             }
         }

@@ -216,18 +216,8 @@ pub(super) fn parameters(job: &Job, given: Map<String, Value>) -> Result<JobPara
         let detail = format!("a start accepts at most {PARAMETERS_MAX} parameters, not {count}");
         return Err(Problem::invalid(detail));
     }
-    let mut parameters = JobParameters::new();
-    let mut problems = Vec::new();
-    for (name, value) in given {
-        match job.parameters().parameter(&name, value) {
-            Ok(parameter) => drop(parameters.insert(name, parameter)),
-            Err(problem) => problems.push(format!("parameter `{name}`: {problem}")),
-        }
-    }
-    match problems.is_empty() {
-        true => Ok(parameters),
-        false => Err(Problem::from(&Refusal::InvalidParameters { problems })),
-    }
+    let parsed = job.parameters().parameters(given);
+    parsed.map_err(|problems| Problem::from(&Refusal::InvalidParameters { problems }))
 }
 
 /// Starts the job, or restarts its failed or stopped instance; a worker of this store runs the execution.

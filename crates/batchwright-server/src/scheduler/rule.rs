@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use batchwright::parameters::MASK;
 use batchwright::store::schedule::RuleRow;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -58,7 +59,7 @@ impl JobArguments {
 
     /// Returns the parameters with every value masked, because the rule does not know which are secret.
     fn masked(&self) -> Map<String, Value> {
-        self.0.keys().map(|name| (name.clone(), "***".into())).collect()
+        self.0.keys().map(|name| (name.clone(), MASK.into())).collect()
     }
 }
 
@@ -87,7 +88,7 @@ impl Secret {
 
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("***")
+        f.write_str(MASK)
     }
 }
 
@@ -205,7 +206,7 @@ impl RuleSettings {
 
     /// Returns the words of the settings with secrets masked, for display.
     pub fn words(&self) -> Vec<String> {
-        self.words_with(super::runner::redacted, |_| "***".to_owned(), JobArguments::masked)
+        self.words_with(super::runner::redacted, |_| MASK.to_owned(), JobArguments::masked)
     }
 
     /// Returns the words that [`parse`](Self::parse) accepts, secrets included.
@@ -305,7 +306,7 @@ fn shell(command: &str) -> Result<Runner, String> {
 fn short(what: &str, text: &str) -> Result<(), String> {
     match text.len() {
         0..=255 => Ok(()),
-        length => Err(format!("the {what} is {length} bytes long; at most 255")),
+        length => Err(format!("the {what} has {length} bytes; the maximum is 255")),
     }
 }
 

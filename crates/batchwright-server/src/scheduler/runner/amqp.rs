@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use batchwright::parameters::MASK;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::{FieldTable, ShortString};
@@ -70,7 +71,7 @@ pub(crate) fn redacted(dsn: &str) -> String {
             let (host, port) = (&uri.authority.host, uri.authority.port);
             format!("{}://{host}:{port}/{}", uri.scheme, uri.vhost.replace('/', "%2f"))
         }
-        Err(_) => "***".to_owned(),
+        Err(_) => MASK.to_owned(),
     }
 }
 

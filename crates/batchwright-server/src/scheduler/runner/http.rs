@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use batchwright::parameters::MASK;
 use hmac::{Hmac, KeyInit, Mac};
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Client, StatusCode, Url};
@@ -52,7 +53,7 @@ pub(crate) fn redacted(url: &str) -> String {
             let path = if parsed.path().len() > 1 { "/…" } else { "/" };
             format!("{}://{}{path}", parsed.scheme(), host(url))
         }
-        Err(_) => "***".to_owned(),
+        Err(_) => MASK.to_owned(),
     }
 }
 

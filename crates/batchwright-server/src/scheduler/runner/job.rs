@@ -9,7 +9,7 @@ use std::time::Duration;
 use batchwright::execution::{ExecutionId, JobExecution};
 use batchwright::operator::{JobHandle, OperatorError, Refusal};
 use batchwright::parameters::{
-    Parameter, ParameterSchema, ParameterType, ParameterValue, SLOT_PARAMETER, TRIGGER_PARAMETER,
+    ParameterSchema, ParameterType, ParameterValue, SLOT_PARAMETER, TRIGGER_PARAMETER,
 };
 use batchwright::{BatchStatus, JobOperator, JobParameters, report};
 use jiff::tz::TimeZone;
@@ -46,8 +46,8 @@ impl JobStarter {
     /// A sentence about the problem.
     pub fn check_rule(&self, settings: &RuleSettings) -> Result<(), String> {
         let Runner::Job { name, parameters } = &settings.runner else { return Ok(()) };
-        let wrong = |reason| format!("the rule cannot start job `{name}`: {reason}");
-        let job = self.operator.explorer().job(name).map_err(|error| wrong(report(&error)))?;
+        let wrong = |reason| format!("job `{name}` does not accept its parameters: {reason}");
+        let job = self.operator.explorer().job(name).map_err(|error| report(&error))?;
         let (key, slot, zone) = (String::new(), 0, TimeZone::UTC);
         let given = arguments(job.parameters(), key, slot, &zone, &parameters.0).map_err(wrong)?;
         job.parameters().complete(given).map(drop).map_err(|problems| wrong(problems.join("; ")))
@@ -100,18 +100,7 @@ fn arguments(
     zone: &TimeZone,
     given: &Map<String, Value>,
 ) -> Result<JobParameters, String> {
-    let mut parameters = JobParameters::new();
-    for (name, value) in given {
-        let declared = schema.find(name);
-        let mut parameter = Parameter::from_json(value.clone(), declared.map(|one| one.kind))
-            .map_err(|problem| {
-                format!("parameter `{name}`: {}", schema.redacted_problem(name, problem))
-            })?;
-        if let Some(declared) = declared {
-            parameter.identifying = declared.identifying;
-        }
-        parameters.insert(name, parameter);
-    }
+    let parameters = schema.parameters(given.clone()).map_err(|problems| problems.join("; "))?;
     let kind = schema.find(SLOT_PARAMETER).map(|declared| declared.kind);
     let slot = slot_value(slot, zone, kind)?;
     Ok(parameters.with(TRIGGER_PARAMETER, trigger).with(SLOT_PARAMETER, slot))

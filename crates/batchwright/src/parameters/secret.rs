@@ -1,0 +1,77 @@
+//! Secret parameters: which ones are secret, and the mask that replaces their values in lists, messages and
+//! stored rows.
+
+use super::{JobParameters, Parameter, ParameterSchema, ParameterValue};
+
+/// The text displayed in place of a secret value.
+pub const MASK: &str = "***";
+
+/// Parts of parameter names that mark a value as secret.
+const SECRET_NAMES: [&str; 8] =
+    ["password", "passwd", "secret", "token", "credential", "api_key", "apikey", "private_key"];
+
+/// Minimum length of a secret, in bytes, for it to be masked in messages.
+const SECRET_BYTES_MIN: usize = 4;
+
+/// Whether `name` looks like the name of a secret.
+fn is_secret_name(name: &str) -> bool {
+    let name = name.to_lowercase().replace('-', "_");
+    SECRET_NAMES.iter().any(|secret| name.contains(secret))
+}
+
+impl Parameter {
+    /// Returns the parameter for display under `name`: the value is masked when it is secret or its name
+    /// looks like that of a secret.
+    pub fn shown_as(&self, name: &str) -> Self {
+        if !self.secret && !is_secret_name(name) {
+            return self.clone();
+        }
+        Self { value: MASK.into(), ..self.clone() }
+    }
+}
+
+impl JobParameters {
+    /// Replaces, in `text`, every value of a secret parameter, and every string value whose name looks like
+    /// that of a secret, with the mask. Used for messages of databases and programs before they are stored.
+    /// Values of fewer than four bytes are not masked, because they occur in any text.
+    pub(crate) fn mask_in(&self, text: String) -> String {
+        let is_hidden = |(name, one): &(&str, &Parameter)| {
+            one.secret || is_secret_name(name) && matches!(one.value, ParameterValue::String(_))
+        };
+        let values = self.iter().filter(is_hidden).map(|(_, one)| one.value.to_string());
+        let mut values: Vec<_> = values.filter(|value| value.len() >= SECRET_BYTES_MIN).collect();
+        // One value may be the beginning of another: replace the longest first.
+        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        values.iter().fold(text, |text, value| match text.contains(value) {
+            true => text.replace(value, MASK),
+            false => text,
+        })
+    }
+}
+
+impl ParameterSchema {
+    /// Returns the problem of a value of parameter `name` without the value, if it is secret.
+    pub(super) fn without_secret(&self, name: &str, problem: String) -> String {
+        match self.find(name) {
+            Some(known) if known.secret => format!("its value is not of type {}", known.kind),
+            _ if is_secret_name(name) => "its value is not of its type".to_owned(),
+            _ => problem,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_secrets_of_which_one_begins_the_other_nothing_is_left() {
+        let given = JobParameters::new()
+            .with_non_identifying("a_token", "abcd")
+            .with_non_identifying("b_token", "abcdefgh")
+            .with_non_identifying("use_token", true)
+            .with_non_identifying("short_secret", "x");
+        let masked = given.mask_in("log in with abcdefgh or abcd: true, x".to_owned());
+        assert_eq!(masked, "log in with *** or ***: true, x");
+    }
+}
