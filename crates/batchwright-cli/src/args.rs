@@ -445,16 +445,17 @@ pub(crate) struct RehearseArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PurgeArgs {
-    /// Delete instances whose executions all ended at least this long ago: `90d`, `12h`.
+    /// Delete only instances whose executions all ended at least this long ago: `90d`, `12h`.
     #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) older_than: Option<Duration>,
     /// Keep the newest N instances of each job.
-    #[arg(long, value_name = "INSTANCES")]
+    #[arg(long, value_name = "N")]
     pub(crate) keep: Option<usize>,
     /// Delete only instances of this job.
     #[arg(long)]
     pub(crate) job: Option<String>,
-    /// Delete only instances with this status; repeatable.
+    /// Delete only instances whose newest execution has this status; repeatable. `failed` and `stopped` also need
+    /// `--include-restartable`.
     #[arg(long, value_parser = status)]
     pub(crate) status: Vec<batchwright::BatchStatus>,
     /// Also delete failed and stopped instances, which can then no longer be restarted.

@@ -63,7 +63,7 @@ pub(crate) enum CliError {
     #[error("{0}")]
     Usage(String),
     /// The command line cannot be parsed; the text names the argument and what exists.
-    #[error("the command line is invalid: {}", .0.to_string().trim_start_matches("error: ").trim_end())]
+    #[error("{}", of_arguments(.0))]
     Arguments(clap::Error),
     /// A request to the schedule that was refused.
     #[error("the request was refused: {0}")]
@@ -74,6 +74,13 @@ pub(crate) enum CliError {
     Server(#[from] batchwright_server::ServerError),
     #[error("cannot write the output")]
     Output(#[from] std::io::Error),
+}
+
+/// Returns the text of clap without its frame: the prefix and the reference to `--help` are our own.
+fn of_arguments(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let text = text.trim_end().trim_end_matches("For more information, try '--help'.");
+    text.trim_start_matches("error: ").trim_end().to_owned()
 }
 
 impl From<Refusal> for CliError {
@@ -131,10 +138,16 @@ impl CliError {
             Self::Operator(OperatorError::Repository(error)) => advice_of_store(error),
             Self::Server(ServerError::Store(error)) => advice_of_store(error),
             Self::Run(RunError::Repository { source, .. }) => advice_of_store(source),
-            Self::Operator(_) | Self::Run(RunError::Vanished { .. }) => STORE_ADVICE,
-            Self::Run(_) => "another process runs the execution now; nothing is to be done here",
+            Self::Operator(_) | Self::Run(RunError::NoOutcome { .. }) => STORE_ADVICE,
+            Self::Run(RunError::LeaseLost { .. }) => {
+                "another process runs the execution now; nothing is to be done here"
+            }
+            Self::Run(_) => "see what is left with `batchwright list`",
             Self::Slice(_) => {
                 "see the execution with `batchwright show`; only progressive executions can be driven"
+            }
+            Self::JobFile(JobFileError::File { path, .. }) if !path.exists() => {
+                "name a job file that exists, or a job by its name"
             }
             Self::JobFile(_) => "correct the job file; nothing was stored",
             Self::Schedule(refused) => match refused.code {

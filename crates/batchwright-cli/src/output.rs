@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use batchwright::execution::{ExecutionSummary, StepSummary};
 use serde::Serialize;
 
 use crate::args::{Format, Global};
@@ -121,4 +122,13 @@ pub(crate) fn list<T: Serialize, const N: usize>(
 
 fn json(data: &impl Serialize) -> io::Result<String> {
     serde_json::to_string(data).map_err(io::Error::other)
+}
+
+/// Returns a line for each step. A failure that the line of the execution shows is not repeated.
+pub(crate) fn step_lines(summary: &ExecutionSummary) -> String {
+    let line = |step: &StepSummary| match step.failure == summary.failure {
+        true => format!("\n  {}", StepSummary { failure: None, ..step.clone() }),
+        false => format!("\n  {step}"),
+    };
+    summary.steps.iter().map(line).collect()
 }

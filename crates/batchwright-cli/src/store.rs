@@ -81,9 +81,8 @@ pub(crate) fn unopened(url: &str) -> Result<Store, CliError> {
 }
 
 fn parsed(url: &str) -> Result<(Database, StoreOptions), CliError> {
-    StoreOptions::parse(url).map_err(|reason| {
-        CliError::Usage(format!("the store cannot be opened: {reason}; or memory:"))
-    })
+    StoreOptions::parse(url)
+        .map_err(|reason| CliError::Usage(format!("the store cannot be opened: {reason}")))
 }
 
 /// Opens the store that `url` names, and creates it when it does not exist.

@@ -143,7 +143,7 @@ impl Scheduler {
 
     /// Notifies the ledger that another process may have changed the store.
     pub(crate) fn look(&self) {
-        let _ = self.commands.send(Command::Look);
+        let _ = self.commands.send(Command::Refresh);
     }
 
     /// Stops firing and waits until the outcome of everything that ran is recorded.
@@ -196,7 +196,7 @@ pub fn follow(
     requests: &[Request],
 ) -> Result<Vec<Result<Answer, Refused>>, RepositoryError> {
     let mut tx = store.begin()?;
-    let keys = requests.iter().filter_map(Group::keys_of).collect();
+    let keys = requests.iter().filter_map(Group::key_of).collect();
     let mut group = Group::new(&mut *tx, clock.now().as_microsecond(), keys, std::iter::empty())?;
     let mut answers = Vec::with_capacity(requests.len());
     for request in requests {

@@ -341,7 +341,7 @@ impl StartedSchedule {
         lease: Duration,
     ) -> Result<Self, ServerError> {
         let clock = jobs.operator.clock();
-        let look_store = store.another()?;
+        let look_store = store.open_another()?;
         if !settings.has_lease {
             settings.ledger.lease = lease;
         }

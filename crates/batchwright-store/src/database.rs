@@ -69,7 +69,7 @@ impl Database {
             "mariadb" => ServerDatabase::mysql(&format!("mysql:{rest}")).map(Self::MySql),
             // The text before the first colon may be a password, so the message does not repeat it.
             _ => Err(
-                "the scheme of the URL is unknown; there are: sqlite://PATH, postgres://…, mysql://…"
+                "the scheme of the URL is unknown; write sqlite://PATH, postgres://… or mysql://…"
                     .to_owned(),
             ),
         }

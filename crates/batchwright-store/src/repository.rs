@@ -139,7 +139,7 @@ impl SqlRepository {
         let action = format!("open `{database}`");
         let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         if !options.prefix.bytes().all(valid) {
-            let reason = format!("the table prefix `{}` is no identifier", options.prefix);
+            let reason = format!("the table prefix `{}` is not an identifier", options.prefix);
             return Err(RepositoryError::unavailable(action, reason));
         }
         let dialect = database.dialect();

@@ -64,7 +64,7 @@ impl SqlSchedule {
 
 impl ScheduleStore for SqlSchedule {
     fn begin(&mut self) -> Result<Box<dyn ScheduleTransaction + '_>, RepositoryError> {
-        let failed = |error: SqlError| error.in_store("begin");
+        let failed = |error: SqlError| error.in_store("begin a transaction");
         let mut session = self.session().map_err(failed)?;
         session.begin().map_err(failed)?;
         Ok(Box::new(SqlScheduleTransaction {
@@ -74,7 +74,7 @@ impl ScheduleStore for SqlSchedule {
         }))
     }
 
-    fn another(&self) -> Result<Box<dyn ScheduleStore>, RepositoryError> {
+    fn open_another(&self) -> Result<Box<dyn ScheduleStore>, RepositoryError> {
         Ok(Box::new(Self::open(&self.database, &self.options)?))
     }
 
@@ -178,8 +178,8 @@ impl ScheduleTransaction for SqlScheduleTransaction<'_> {
         self.change(&statements.forget_future, &values).map(drop)
     }
 
-    fn bring_forward(&mut self, now: i64, latest: i64) -> Stored<()> {
-        self.change(&self.statements.bring_forward, &[now.into(), latest.into()]).map(drop)
+    fn reset_late_retries(&mut self, now: i64, latest: i64) -> Stored<()> {
+        self.change(&self.statements.reset_late_retries, &[now.into(), latest.into()]).map(drop)
     }
 
     fn slots(&mut self, identifier: &str) -> Stored<Vec<TriggerRow>> {

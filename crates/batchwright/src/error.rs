@@ -252,7 +252,7 @@ pub fn report(error: &dyn Error) -> String {
 #[non_exhaustive]
 pub enum StepError {
     /// An item failed and the failure was not tolerated.
-    #[error("failed to {phase} item {item} of step `{step}`: {source}")]
+    #[error("step `{step}` failed at item {item} ({phase}): {source}")]
     Item {
         /// Step that was running.
         step: String,
@@ -264,9 +264,7 @@ pub enum StepError {
         source: ItemErrorText,
     },
     /// The failures exceed the skip limit.
-    #[error(
-        "the skip limit of {limit} in step `{step}` is exceeded: failed to {phase} item {item}: {source}"
-    )]
+    #[error("step `{step}` exceeded its skip limit of {limit} at item {item} ({phase}): {source}")]
     SkipLimit {
         /// Step that was running.
         step: String,
@@ -291,19 +289,19 @@ pub enum StepError {
         records: u64,
     },
     /// A reader, processor, writer or dead-letter file could not be built, opened or closed.
-    #[error("failed to {action} the {part} of step `{step}`: {source}")]
+    #[error("the {part} of step `{step}` failed to {action}: {source}")]
     Component {
         /// Step that was running.
         step: String,
         /// Reader, processor, writer, dead letters.
         part: &'static str,
-        /// Build, open, close, position.
+        /// What failed, as a verb: build, open, close, restore its position.
         action: &'static str,
         /// Error of the component.
         source: ItemErrorText,
     },
     /// A listener failed.
-    #[error("failed to call {call} of step `{step}`: {source}")]
+    #[error("a listener of step `{step}` failed in `{call}`: {source}")]
     Listener {
         /// Step that was running.
         step: String,
@@ -357,7 +355,7 @@ pub enum StepError {
         limit: u32,
     },
     /// The repository refused the commit or failed; on restart the stored checkpoint decides.
-    #[error("failed to commit in step `{step}`")]
+    #[error("step `{step}` failed to commit")]
     Commit {
         /// Step that was running.
         step: String,

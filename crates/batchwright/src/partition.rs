@@ -146,7 +146,7 @@ struct Planned {
 impl Planned {
     fn partition(&self) -> Result<Partition, StepErrorParts> {
         let values = ExecutionContext::from_json(self.values.get()).map_err(|error| {
-            StepErrorParts::new("position", format!("cannot interpret the stored plan: {error}"))
+            StepErrorParts::new("restore", format!("cannot interpret the stored plan: {error}"))
         })?;
         Ok(Partition { key: self.key.clone(), values })
     }

@@ -144,8 +144,8 @@ pub enum Refusal {
         /// The execution that the other request started.
         execution: ExecutionId,
     },
-    /// The job declares no sequence of instances.
-    #[error("job `{job}` has no next instance: it declares no sequence")]
+    /// The job declares no incrementer.
+    #[error("job `{job}` has no next instance: it declares no incrementer (`next` in a job file)")]
     NoSequence {
         /// The job.
         job: String,
@@ -154,7 +154,7 @@ pub enum Refusal {
 
 fn jobs(known: &[String]) -> String {
     match known {
-        [] => String::from("there are no jobs"),
+        [] => String::from("no jobs are defined"),
         known => format!("the jobs are: {}", names(known.iter().map(String::as_str))),
     }
 }

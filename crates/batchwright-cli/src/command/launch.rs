@@ -146,9 +146,7 @@ pub(super) fn tell(
 ) -> Result<(), CliError> {
     output::document(format, summary, |summary| {
         let mut text = summary.to_string();
-        for step in &summary.steps {
-            text.push_str(&format!("\n  {step}"));
-        }
+        text.push_str(&output::step_lines(summary));
         if let Some(advice) = advice {
             text.push_str(&format!("\n{advice}"));
         }

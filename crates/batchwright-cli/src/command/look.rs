@@ -125,9 +125,7 @@ pub(super) fn show(app: &App, global: &Global, args: &ExecutionArgs) -> Result<u
                 batchwright::text::shown(&value)
             ));
         }
-        for step in &summary.steps {
-            text.push_str(&format!("\n  {step}"));
-        }
+        text.push_str(&output::step_lines(summary));
         for warning in &summary.warnings {
             text.push_str(&format!("\n  warning: {}", batchwright::text::shown(warning)));
         }

@@ -26,7 +26,9 @@ pub(super) fn rule(
                     return Err(CliError::Usage(format!("the rule is invalid: {problem}")));
                 }
                 // A server on another host may have the job.
-                Err(problem) => tracing::warn!("there are no jobs here; {problem}"),
+                Err(problem) => tracing::warn!(
+                    "the job was not checked, because this machine has no jobs: {problem}"
+                ),
                 Ok(()) => {}
             }
             let (identifier, pattern) = (identifier.clone(), pattern.clone());

@@ -82,7 +82,7 @@ fn plan(words: &[String], now: i64) -> Result<Plan, CliError> {
 /// Executes `requests` in the store and returns the last answer.
 pub(super) fn ask(global: &Global, requests: &[Request]) -> Result<Answer, CliError> {
     let mut last = Answer::Done;
-    let nothing: Option<Vec<_>> = requests.iter().map(Request::answer_of_nothing).collect();
+    let nothing: Option<Vec<_>> = requests.iter().map(Request::answer_without_schedule).collect();
     if let Some(answers) = nothing
         && !store::is_there(global.store_url())?
     {

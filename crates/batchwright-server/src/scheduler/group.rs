@@ -97,7 +97,7 @@ impl Request {
 
 impl Request {
     /// Returns the answer of a store that has no schedule yet; `None` for a request that creates one.
-    pub fn answer_of_nothing(&self) -> Option<Result<Answer, Refused>> {
+    pub fn answer_without_schedule(&self) -> Option<Result<Answer, Refused>> {
         Some(match self {
             Self::Set { .. } | Self::SetRule { .. } => return None,
             Self::Unset { identifier }
@@ -237,7 +237,7 @@ impl<'u, 's> Group<'u, 's> {
     }
 
     /// Returns the key of the row that `request` decides on.
-    pub(super) fn keys_of(request: &Request) -> Option<TriggerKey> {
+    pub(super) fn key_of(request: &Request) -> Option<TriggerKey> {
         match request {
             Request::Set { identifier, .. }
             | Request::Unset { identifier }
@@ -580,7 +580,7 @@ fn valid(what: &str, text: &str) -> Result<(), Refused> {
     match text.len() {
         0..=IDENTIFIER_MAX => Ok(()),
         length => Err(Refused::invalid(format!(
-            "the {what} is {length} bytes long; at most {IDENTIFIER_MAX}"
+            "the {what} has {length} bytes; the maximum is {IDENTIFIER_MAX}"
         ))),
     }
 }

@@ -83,7 +83,7 @@ pub(super) enum Command {
     /// Records outcomes of runners.
     Record(Outcomes),
     /// Looks at the store, which another process may have changed.
-    Look,
+    Refresh,
     /// Stops firing. The sender is used when the outcome of everything that ran is recorded.
     Drain(oneshot::Sender<()>),
     /// Ends the ledger at once.
@@ -175,7 +175,7 @@ pub(super) struct State {
     in_flight: HashMap<TriggerKey, TriggerRow>,
     /// Whether a commit has an unknown outcome: the store may contain rows that this server owns and does not
     /// fire.
-    doubtful: bool,
+    commit_unknown: bool,
     /// After a failure of the store: the time of the next attempt, and the wait after that.
     retry: Option<(Duration, Duration)>,
     draining: Option<oneshot::Sender<()>>,
@@ -191,7 +191,7 @@ impl State {
         results: usize,
         trusts_in_flight: bool,
     ) -> (Vec<TriggerKey>, Vec<TriggerRow>) {
-        let asked = requests.iter().filter_map(|(request, _)| Group::keys_of(request));
+        let asked = requests.iter().filter_map(|(request, _)| Group::key_of(request));
         let ended = || self.results.iter().take(results).map(|(firing, _)| &firing.key);
         let (held, unknown): (Vec<_>, Vec<_>) =
             ended().partition(|key| trusts_in_flight && self.in_flight.contains_key(*key));
@@ -267,7 +267,7 @@ impl Ledger {
 
     /// Detects that this machine's clock was set; then the next turn reads the database's clock and plans
     /// anew.
-    fn notice_step(&mut self) {
+    fn detect_clock_change(&mut self) {
         let (elapsed, now) = (self.clock.elapsed(), self.clock.now().as_microsecond());
         let step = self
             .state
@@ -310,13 +310,13 @@ impl Ledger {
 
     /// Does one turn: the periodic work, then one transaction for the requests, outcomes and claims.
     fn turn(&mut self, asked: &mut Vec<Command>) {
-        self.notice_step();
+        self.detect_clock_change();
         let mut requests = Vec::with_capacity(asked.len());
-        let mut look = false;
+        let mut refresh = false;
         for command in asked.drain(..) {
             match command {
                 Command::Ask(request, reply) => requests.push((request, reply)),
-                Command::Look => look = true,
+                Command::Refresh => refresh = true,
                 Command::Record(outcomes) => self.record(outcomes),
                 Command::End => self.state.drained = true,
                 Command::Drain(done) => {
@@ -325,13 +325,13 @@ impl Ledger {
                 }
             }
         }
-        let resting = self.state.retry.is_some_and(|(at, _)| self.clock.elapsed() < at);
-        let done = match resting {
+        let waits_to_retry = self.state.retry.is_some_and(|(at, _)| self.clock.elapsed() < at);
+        let done = match waits_to_retry {
             // During the wait after a failure only requests reach the store; their answers show whether it
             // still fails.
             true if requests.is_empty() => return,
             true => self.commit(self.now(), &requests, 0, false),
-            false => self.upkeep(look).and_then(|()| {
+            false => self.upkeep(refresh).and_then(|()| {
                 // The heartbeat may just have corrected the offset.
                 let now = self.now();
                 let results = self.state.results.len().min(OUTCOMES_MAX);
@@ -359,7 +359,7 @@ impl Ledger {
 
     fn recovered(&mut self) {
         if self.state.retry.take().is_some() {
-            tracing::info!("the store answers again");
+            tracing::info!("the store is available again");
             self.status.ready.store(!self.is_clock_off(), Ordering::Release);
         }
     }
@@ -367,10 +367,10 @@ impl Ledger {
     fn failed(&mut self, error: &RepositoryError) {
         let wait = self.state.retry.map_or(RETRY_MIN, |(_, wait)| (wait * 2).min(RETRY_MAX));
         if self.state.retry.is_none() {
-            tracing::error!(error = %report(error), "the schedule cannot be stored");
+            tracing::error!(error = %report(error), "the store failed; the schedule waits until it is available");
         }
         self.state.retry = Some((self.clock.elapsed() + wait, wait));
-        self.state.doubtful = true;
+        self.state.commit_unknown = true;
         self.state.rules_version = None;
         self.status.ready.store(false, Ordering::Release);
     }
@@ -384,7 +384,7 @@ impl Ledger {
                 tracing::error!(
                     trigger,
                     problem,
-                    "its plan cannot be parsed here: the trigger waits"
+                    "this server cannot parse the plan of the trigger, so the trigger does not fire here"
                 );
                 self.state.unparsable.insert(trigger, problem);
             }
@@ -412,7 +412,7 @@ impl Ledger {
             tx.commit()
         });
         if let Err(error) = removed {
-            tracing::warn!(error = %report(&error), "this server stays in the store until its lease ends");
+            tracing::warn!(error = %report(&error), "this server could not be removed from the store; its row expires with its lease");
         }
         self.state.drained = true;
         if let Some(done) = self.state.draining.take() {
@@ -469,8 +469,10 @@ impl Ledger {
             // The renewal ensures that other servers find the claimed triggers if this server dies.
             if !tx.renew_server(state.server, lease_until)? {
                 drop(tx);
-                self.lost()?;
-                return Err(RepositoryError::Conflict { what: "this server".to_owned() });
+                self.lease_lost()?;
+                return Err(RepositoryError::Conflict {
+                    what: "the row of this server".to_owned(),
+                });
             }
         }
         let (keys, held) = state.touched(requests, results, trusts_in_flight);
@@ -519,11 +521,11 @@ impl Ledger {
 
     /// Does the periodic work: the heartbeat, the check of other servers, replanning, the removal of old
     /// rows.
-    fn upkeep(&mut self, look: bool) -> Result<(), RepositoryError> {
-        if look {
+    fn upkeep(&mut self, refresh: bool) -> Result<(), RepositoryError> {
+        if refresh {
             self.state.next_due = self.store.next_due()?;
         }
-        if self.clock.elapsed() >= self.state.next_beat || self.state.doubtful {
+        if self.clock.elapsed() >= self.state.next_beat || self.state.commit_unknown {
             self.beat()?;
         }
         if self.is_to_replan() {
@@ -553,7 +555,7 @@ impl Ledger {
             // A plan that still cannot be parsed is reported again at its next slot.
             self.state.unparsable.clear();
             self.status.unparsable.store(0, Ordering::Relaxed);
-            tx.bring_forward(now, now + RETRY_WAIT_MAX)?;
+            tx.reset_late_retries(now, now + RETRY_WAIT_MAX)?;
         }
         let rows = tx.recurring(&after, REPLAN_BATCH)?;
         let last = rows.last().filter(|_| rows.len() == REPLAN_BATCH);
@@ -565,7 +567,7 @@ impl Ledger {
                 tracing::info!(
                     trigger = row.key.identifier,
                     slot = time::show(row.slot),
-                    "planned anew"
+                    "the next slot of the trigger was computed anew"
                 );
                 tx.forget_future_slots(&row.key.identifier, now)?;
                 tx.save(&[&row])?;
@@ -622,17 +624,20 @@ impl Ledger {
         let lease_until = now + time::micros_of(self.settings.lease);
         if !tx.renew_server(self.state.server, lease_until)? {
             drop(tx);
-            return self.lost();
+            return self.lease_lost();
         }
         for server in tx.servers()? {
             let is_dead = ProcessIdentity::liveness_of(&server.identity) == Liveness::Dead;
             let is_dead = is_dead || server.lease_until <= now;
             let max = if is_dead { i64::MAX } else { now };
             if server.id != self.state.server && is_dead && tx.remove_server(server.id, max)? {
-                tracing::info!(server = server.identity, "took over from a dead server");
+                tracing::info!(
+                    server = server.identity,
+                    "this server took over the triggers of a dead server"
+                );
             }
         }
-        if self.state.doubtful {
+        if self.state.commit_unknown {
             for row in tx.owned(self.state.server)? {
                 if !self.state.in_flight.contains_key(&row.key) {
                     tx.give_back(&row)?;
@@ -643,7 +648,7 @@ impl Ledger {
         let next_due = tx.next_due()?;
         tx.commit()?;
         self.lease.renewed(asked_at, self.settings.lease);
-        self.state.doubtful = false;
+        self.state.commit_unknown = false;
         self.state.next_due = next_due;
         self.state.next_beat = asked_at + self.settings.lease / RENEWALS_PER_LEASE;
         self.note_offset(before, database, after);
@@ -652,8 +657,10 @@ impl Ledger {
     }
 
     /// Gives up all triggers after another server took over from this one, and registers again.
-    fn lost(&mut self) -> Result<(), RepositoryError> {
-        tracing::error!("the lease of this server was lost: its triggers are given up");
+    fn lease_lost(&mut self) -> Result<(), RepositoryError> {
+        tracing::error!(
+            "another server took over the triggers of this one, whose lease had ended; this server registers again"
+        );
         self.dispatcher.abandon();
         self.state.in_flight.clear();
         self.state.results.clear();

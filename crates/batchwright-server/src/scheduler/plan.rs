@@ -518,7 +518,44 @@ impl Plan {
 
 fn cron(text: &str) -> Result<Cron, String> {
     let parser = CronParser::builder().seconds(Seconds::Optional).build();
-    parser.parse(&usual(text)?).map_err(|error| format!("cron `{text}`: {error}"))
+    let written = usual(text)?;
+    parser.parse(&written).map_err(|error| {
+        let problem = cron_problem(&parser, text, &written).unwrap_or_else(|| error.to_string());
+        format!("the cron expression `{text}` is invalid: {problem}")
+    })
+}
+
+/// The fields of a cron expression with the values that they accept.
+const CRON_FIELDS: [(&str, &str); 6] = [
+    ("second", "0-59"),
+    ("minute", "0-59"),
+    ("hour", "0-23"),
+    ("day", "1-31, L, LW or a day with W"),
+    ("month", "1-12 or JAN-DEC"),
+    ("weekday", "0-7 or SUN-SAT, with #N or L"),
+];
+
+/// Returns what is wrong with the expression `text`, which the library refused in the form `written`: its name,
+/// the number of its fields, or the first field that is also refused alone.
+fn cron_problem(parser: &CronParser, text: &str, written: &str) -> Option<String> {
+    let shown: Vec<_> = text.split_whitespace().collect();
+    let fields: Vec<_> = written.split_whitespace().collect();
+    if text.trim().starts_with('@') {
+        return Some("the names are @hourly, @daily, @weekly, @monthly, @yearly and @every".into());
+    }
+    let count = fields.len();
+    if !(5..=6).contains(&count) {
+        return Some(format!(
+            "it has {count} fields; the fields are minute, hour, day, month and weekday, and second may precede them"
+        ));
+    }
+    (0..count).find_map(|index| {
+        let mut alone = vec!["*"; count];
+        alone[index] = fields[index];
+        let (name, values) = CRON_FIELDS[index + 6 - count];
+        let refused = parser.parse(&alone.join(" ")).is_err();
+        refused.then(|| format!("the {name} is `{}`; it accepts {values}", shown[index]))
+    })
 }
 
 /// Rewrites `text` for the library, which writes three common forms differently: `@midnight`, `5/15` (from 5
@@ -546,7 +583,7 @@ fn usual(text: &str) -> Result<String, String> {
             .collect();
         if index == last - 2 && parts.iter().any(|part| part.starts_with("L-")) {
             return Err(format!(
-                "cron `{text}`: days before the last of the month are not supported; use `L`, `LW` or a day"
+                "the cron expression `{text}` is invalid: days before the last of the month are not supported; write `L`, `LW` or a day"
             ));
         }
         written.push(parts.join(","));

@@ -90,7 +90,20 @@ impl SqliteDatabase {
         Ok(connection)
     }
 
+    /// Refuses a folder, for which SQLite has no error of its own.
+    fn refuse_folder(&self) -> rusqlite::Result<()> {
+        if !self.path.is_dir() {
+            return Ok(());
+        }
+        let message = format!("`{}` is a folder; name a file in it", self.path.display());
+        Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
+            Some(message),
+        ))
+    }
+
     fn open(&self) -> rusqlite::Result<Connection> {
+        self.refuse_folder()?;
         // The file may contain secrets, so a new file and SQLite's files next to it are only for the owner.
         // When the file cannot be created, SQLite reports the reason below.
         let mut new = OpenOptions::new();
@@ -116,6 +129,7 @@ impl SqliteDatabase {
     ///
     /// Returns the error of SQLite.
     pub fn connect_read_only(&self) -> rusqlite::Result<Connection> {
+        self.refuse_folder()?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;

@@ -72,7 +72,7 @@ fn segment(row: &SqlRow<'_>) -> Read<Segment> {
         lane: lane.and_then(|lane| u32::try_from(lane).ok()),
         done: row.read("done")?,
         failed: row.read("failed")?,
-        poison: rows::json(row, "poison")?,
+        failure_record: rows::json(row, "poison")?,
         partial: None,
     })
 }
@@ -165,7 +165,7 @@ impl ProgressiveRows for SqlTransaction<'_> {
             segment.lane,
             count(segment.done),
             count(segment.failed),
-            json(&segment.poison)?,
+            json(&segment.failure_record)?,
             segment.partial.as_deref(),
         ];
         self.insert(&self.statements.insert_segment, values)
@@ -190,14 +190,14 @@ impl ProgressiveRows for SqlTransaction<'_> {
             segment.lane,
             count(segment.done),
             count(segment.failed),
-            json(&segment.poison)?,
+            json(&segment.failure_record)?,
             segment.partial.as_deref(),
         ];
         self.change(&self.statements.update_segment, values).map(drop)
     }
 
     fn claim_segment(&mut self, segment: &Segment) -> Result<(), RepositoryError> {
-        let poison = json(&segment.poison)?;
+        let poison = json(&segment.failure_record)?;
         let values = values![segment.id, segment.lane, count(segment.claimed), poison];
         self.change(&self.statements.claim_segment, values).map(drop)
     }

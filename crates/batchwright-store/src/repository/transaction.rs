@@ -32,7 +32,7 @@ impl<'a> SqlTransaction<'a> {
         match session.begin() {
             Ok(()) => Ok(Some(Self { session, statements, open: true })),
             Err(_) if session.is_broken() && !session.is_fresh() => Ok(None),
-            Err(error) => Err(error.in_store("begin")),
+            Err(error) => Err(error.in_store("begin a transaction")),
         }
     }
 

@@ -41,7 +41,7 @@ pub(super) struct Statements {
     pub(super) list: Sql,
     pub(super) recurring: Sql,
     pub(super) forget_future: Sql,
-    pub(super) bring_forward: Sql,
+    pub(super) reset_late_retries: Sql,
     pub(super) clock: Sql,
     /// Inserts a row that is not stored yet; used on SQLite, which writes rows one by one.
     pub(super) insert: Sql,
@@ -107,7 +107,7 @@ impl Statements {
                 "DELETE FROM {t} WHERE identifier = ?1 AND occurrence > ?2 AND due IS NULL AND ended_at IS NOT NULL \
                  AND (status = 'skipped' OR occurrence > ?3)",
             ),
-            bring_forward: sql(
+            reset_late_retries: sql(
                 "UPDATE {t} SET due = ?1, version = version + 1 \
                  WHERE owner = 0 AND plan IS NULL AND due > slot AND due > ?2",
             ),

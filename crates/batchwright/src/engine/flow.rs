@@ -375,7 +375,7 @@ impl<'r> Walk<'r> {
                 FlowEnd::Completed { exit: ExitStatus::new(code), ran: false }
             }
             Err(error) => {
-                let message = format!("failed to decide `{name}`: {error}");
+                let message = format!("decision `{name}` failed: {error}");
                 FlowEnd::failed(Failure::new("decision_failed", message), ExitStatus::failed())
             }
         })

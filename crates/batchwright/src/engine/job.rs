@@ -34,7 +34,7 @@ pub(crate) fn run_job(host: &Host, run: &JobRun) -> Result<Option<JobExecution>,
             (end, walk.into_state())
         }
         Err(error) => {
-            let message = format!("failed to call before_job: {error}");
+            let message = format!("a listener of the job failed in `before_job`: {error}");
             let failure = Failure::new("listener_failed", message);
             (FlowEnd::failed(failure, ExitStatus::failed()), execution.flow.clone())
         }
@@ -75,7 +75,7 @@ fn finish(
     for listener in run.job.listeners.iter().rev() {
         if let Err(error) = guarded(|| listener.after_job(scope, &execution)) {
             tracing::warn!(job = run.job.name(), %error, "after_job failed");
-            warnings.push(mask(format!("failed to call after_job: {error}")));
+            warnings.push(mask(format!("a listener of the job failed in `after_job`: {error}")));
         }
     }
     let context = scope.context().change();

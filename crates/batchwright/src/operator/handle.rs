@@ -21,6 +21,7 @@ pub struct JobHandle {
 
 /// The sending side of a [`JobHandle`]: reports how the execution ended.
 pub(super) struct JobEnding {
+    id: ExecutionId,
     shared: Arc<Shared>,
 }
 
@@ -38,7 +39,7 @@ impl std::fmt::Debug for Shared {
 
 #[derive(Default)]
 struct State {
-    end: Option<Result<(), Arc<RepositoryError>>>,
+    end: Option<Result<(), RunError>>,
     wakers: Vec<Waker>,
 }
 
@@ -61,9 +62,15 @@ pub enum RunError {
         #[source]
         source: Arc<RepositoryError>,
     },
-    /// The execution has no stored outcome: its thread ended without one, or the execution was deleted.
-    #[error("execution {execution} has no outcome: none was stored, or it was deleted")]
-    Vanished {
+    /// The thread of the execution panicked; the stored execution stays running until it is recovered.
+    #[error("the thread of execution {execution} panicked before it stored an outcome")]
+    NoOutcome {
+        /// The execution.
+        execution: ExecutionId,
+    },
+    /// The execution was deleted before its outcome was read.
+    #[error("execution {execution} was deleted before its outcome was read")]
+    Deleted {
         /// The execution.
         execution: ExecutionId,
     },
@@ -73,7 +80,7 @@ impl JobHandle {
     pub(super) fn new(id: ExecutionId, repository: Arc<dyn JobRepository>) -> (Self, JobEnding) {
         let shared =
             Arc::new(Shared { repository, state: Mutex::default(), ended: Condvar::new() });
-        (Self { id, shared: Arc::clone(&shared) }, JobEnding { shared })
+        (Self { id, shared: Arc::clone(&shared) }, JobEnding { id, shared })
     }
 
     /// Returns the number of the execution.
@@ -98,21 +105,13 @@ impl JobHandle {
         self.outcome(end)
     }
 
-    fn outcome(
-        &self,
-        end: Option<Result<(), Arc<RepositoryError>>>,
-    ) -> Result<JobExecution, RunError> {
+    fn outcome(&self, end: Option<Result<(), RunError>>) -> Result<JobExecution, RunError> {
         let execution = self.id;
-        match end {
-            Some(Ok(())) => match self.shared.repository.execution(execution) {
-                Ok(Some(found)) => Ok(found),
-                Ok(None) => Err(RunError::Vanished { execution }),
-                Err(error) => Err(RunError::Repository { execution, source: Arc::new(error) }),
-            },
-            Some(Err(error)) if error.is_lease_lost() => Err(RunError::LeaseLost { execution }),
-            Some(Err(source)) => Err(RunError::Repository { execution, source }),
-            None => Err(RunError::Vanished { execution }),
-        }
+        end.unwrap_or(Err(RunError::NoOutcome { execution }))?;
+        let found = self.shared.repository.execution(execution);
+        found
+            .map_err(|error| RunError::Repository { execution, source: Arc::new(error) })?
+            .ok_or(RunError::Deleted { execution })
     }
 }
 
@@ -134,10 +133,14 @@ impl Future for JobHandle {
 impl JobEnding {
     /// Stores the result and wakes all waiting threads and tasks.
     pub(super) fn end(self, result: Result<(), RepositoryError>) {
-        self.set(result.map_err(Arc::new));
+        let execution = self.id;
+        self.set(result.map_err(|error| match error.is_lease_lost() {
+            true => RunError::LeaseLost { execution },
+            false => RunError::Repository { execution, source: Arc::new(error) },
+        }));
     }
 
-    fn set(&self, result: Result<(), Arc<RepositoryError>>) {
+    fn set(&self, result: Result<(), RunError>) {
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.end.get_or_insert(result);
         let wakers = std::mem::take(&mut state.wakers);
@@ -150,7 +153,6 @@ impl JobEnding {
 impl Drop for JobEnding {
     /// Reports a missing outcome, so that a thread that unwinds leaves no caller waiting.
     fn drop(&mut self) {
-        let what = "the thread of the execution ended without storing an outcome".to_owned();
-        self.set(Err(Arc::new(RepositoryError::Corrupt { what })));
+        self.set(Err(RunError::NoOutcome { execution: self.id }));
     }
 }

@@ -21,7 +21,7 @@ use crate::scope::StepScope;
 use crate::store::{Held, Lane, Lease, ProgressiveExecution, Segment};
 
 /// Number of parts into which the units of a chunk are divided after one of them failed the whole chunk.
-const CUT: u64 = 16;
+const CHUNK_DIVISOR: u64 = 16;
 /// Time between two checks of a lane without work for new work.
 const IDLE_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -43,9 +43,9 @@ impl From<RepositoryError> for Halt {
 }
 
 impl Halt {
-    /// Returns the failure of an execution that could not do `action`.
-    pub(crate) fn fatal(action: &str, error: ItemError) -> Self {
-        Self::Fatal(Failure::new("component_failed", format!("failed to {action}: {error}")))
+    /// Returns the failure of an execution: `event`, a sentence, because of `error`.
+    pub(crate) fn fatal(event: &str, error: ItemError) -> Self {
+        Self::Fatal(Failure::new("component_failed", format!("{event}: {error}")))
     }
 }
 
@@ -134,14 +134,14 @@ pub(crate) struct LaneRun<'a> {
     seq: u64,
     arrived: Duration,
     pulse: &'a Pulse,
-    ended_by: &'a StopToken,
+    slice_stop: &'a StopToken,
     budget: Budget,
     times: UnitTimes,
     /// The segment with uncommitted changes.
     segment: Option<Segment>,
     /// The segment as last committed.
     committed: Option<Segment>,
-    since: Uncommitted,
+    uncommitted: Uncommitted,
     /// Number of units begun in this slice.
     begun: u64,
     /// The time since the clock's origin, as last read.
@@ -150,7 +150,7 @@ pub(crate) struct LaneRun<'a> {
     /// Whether the segment or its position changed other than by advancing past a unit: the reader must be
     /// opened again.
     has_moved: bool,
-    stop: bool,
+    stop_requested: bool,
     failure: Option<Failure>,
     stage: Stage,
 }
@@ -173,31 +173,31 @@ impl<'a> LaneRun<'a> {
             seq,
             arrived,
             pulse: start.pulse,
-            ended_by: start.stop,
+            slice_stop: start.stop,
             budget,
             times,
             segment: None,
             committed: None,
-            since: Uncommitted { began: now, ..Uncommitted::default() },
+            uncommitted: Uncommitted { began: now, ..Uncommitted::default() },
             begun: 0,
             now,
             must_commit: false,
             has_moved: true,
-            stop: false,
+            stop_requested: false,
             failure: None,
             stage: Stage::Working,
         };
-        run.take(start.segment)?;
+        run.set_segment(start.segment)?;
         Ok(run)
     }
 
     /// Continues with the claimed segment, or without one.
-    fn take(&mut self, claimed: Result<Segment, NoWork>) -> Result<(), Halt> {
-        let place = |segment: &Segment| (segment.id, segment.position);
-        let before = self.segment.as_ref().map(place);
+    fn set_segment(&mut self, claimed: Result<Segment, NoWork>) -> Result<(), Halt> {
+        let position = |segment: &Segment| (segment.id, segment.position);
+        let before = self.segment.as_ref().map(position);
         self.segment = claimed.as_ref().ok().cloned();
         self.committed = self.segment.clone();
-        self.has_moved |= self.segment.as_ref().map(place) != before;
+        self.has_moved |= self.segment.as_ref().map(position) != before;
         match claimed {
             Ok(_) => self.stage = Stage::Working,
             Err(NoWork::Wait) => self.stage = Stage::Idle,
@@ -234,7 +234,7 @@ impl<'a> LaneRun<'a> {
     }
 
     /// Returns the rank and the number of the next unit.
-    pub(crate) fn place(&self) -> (u32, u64) {
+    pub(crate) fn next_unit(&self) -> (u32, u64) {
         self.segment.as_ref().map_or((0, 0), |segment| (segment.rank, segment.position))
     }
 
@@ -274,7 +274,7 @@ impl<'a> LaneRun<'a> {
             Some(OnDisconnect::CleanStop) => return Ok(Next::Commit(CommitAction::Release)),
             Some(OnDisconnect::Ignore) | None => {}
         }
-        if self.stop || self.ended_by.is_requested() || !self.has_room() {
+        if self.stop_requested || self.slice_stop.is_requested() || !self.has_room() {
             return Ok(Next::Commit(CommitAction::Release));
         }
         if segment.is_closed || segment.position >= segment.claimed {
@@ -288,16 +288,16 @@ impl<'a> LaneRun<'a> {
 
     #[inline]
     fn is_checkpoint_due(&self, segment: &Segment) -> bool {
-        let units = self.since.units();
+        let units = self.uncommitted.units();
         if units == 0 {
             return false;
         }
-        // A chunk keeps the size that it began with, although `careful_until` may be inside it.
+        // A chunk keeps the size that it began with, although `search_until` may be inside it.
         let begin =
             self.committed.as_ref().map_or(segment.position, |committed| committed.position);
         units >= self.settings.chunk_units
-            || self.now.saturating_sub(self.since.began) >= self.settings.chunk_time
-            || segment.careful_chunk_at(begin).is_some_and(|chunk| units >= chunk)
+            || self.now.saturating_sub(self.uncommitted.began) >= self.settings.chunk_time
+            || segment.search_chunk_at(begin).is_some_and(|chunk| units >= chunk)
     }
 
     /// Begins a unit.
@@ -309,7 +309,7 @@ impl<'a> LaneRun<'a> {
     pub(crate) fn begin_unit(&mut self) -> Result<(), ItemError> {
         self.begun += 1;
         let Some(segment) = &self.segment else { return Ok(()) };
-        let attempts = segment.poison.attempts_at(segment.position);
+        let attempts = segment.failure_record.attempts_at(segment.position);
         if attempts >= self.settings.max_attempts {
             return Err(ItemError::new(
                 ErrorKind::new("worker_lost"),
@@ -325,13 +325,13 @@ impl<'a> LaneRun<'a> {
     pub(crate) fn unit_done(&mut self, end: UnitEnd) {
         self.unit_ended();
         let Some(segment) = &mut self.segment else { return };
-        segment.poison.forget(segment.position);
+        segment.failure_record.forget(segment.position);
         segment.position += 1;
         segment.done += 1;
-        self.since.counters.read += 1;
+        self.uncommitted.counters.read += 1;
         match end {
-            UnitEnd::Done => self.since.counters.write += 1,
-            UnitEnd::Filtered => self.since.counters.filter += 1,
+            UnitEnd::Done => self.uncommitted.counters.write += 1,
+            UnitEnd::Filtered => self.uncommitted.counters.filter += 1,
         }
     }
 
@@ -348,7 +348,7 @@ impl<'a> LaneRun<'a> {
     /// Opens a reader. When opening takes more than half of the target, the slice ends later, at most at its
     /// hard ceiling, so that it has time for units.
     pub(crate) fn opening<T>(&mut self, open: impl FnOnce() -> T) -> T {
-        let opened = self.watched(open);
+        let opened = self.watch_for_hang(open);
         let before = std::mem::replace(&mut self.now, self.host.clock.elapsed());
         let target = self.budget.target;
         if self.now.saturating_sub(before) > target / 2 {
@@ -358,7 +358,7 @@ impl<'a> LaneRun<'a> {
     }
 
     /// Runs user code that is not a unit, under the same watch for hanging.
-    pub(crate) fn watched<T>(&self, code: impl FnOnce() -> T) -> T {
+    pub(crate) fn watch_for_hang<T>(&self, code: impl FnOnce() -> T) -> T {
         self.pulse.begin_other(self.host.clock.elapsed());
         let done = code();
         self.pulse.end_unit();
@@ -383,7 +383,7 @@ impl<'a> LaneRun<'a> {
     }
 
     /// Records that an attempt at the next unit failed. The attempt is committed before the next one begins.
-    /// After the last attempt the unit or the execution fails.
+    /// Committed the last attempt the unit or the execution fails.
     pub(crate) fn unit_failed(&mut self, error: &ItemError) {
         let took = self.unit_ended();
         if *error.kind() == ErrorKind::TIMEOUT
@@ -392,33 +392,33 @@ impl<'a> LaneRun<'a> {
         {
             // The slice ran out of time before the unit used its own timeout, so no attempt is counted; the
             // next slice begins with this unit.
-            self.stop = true;
+            self.stop_requested = true;
             return;
         }
         let (max, on_failed) = (self.settings.max_attempts, self.settings.on_failed);
         let Some(segment) = &mut self.segment else { return };
-        segment.poison.count_attempt(segment.position);
+        segment.failure_record.count_attempt(segment.position);
         self.must_commit = true;
-        let attempts = segment.poison.attempts.min(max);
+        let attempts = segment.failure_record.attempts.min(max);
         let number = segment.position + 1;
         let message = format!("unit {number} failed in {attempts} of {max} attempts: {error}");
         let message = self.scope.parameters().mask_in(message);
         if *error.kind() == ErrorKind::FATAL {
-            segment.poison.forget(segment.position);
+            segment.failure_record.forget(segment.position);
             self.failure = Some(Failure::new("unit_failed", message));
-        } else if segment.poison.attempts >= max {
+        } else if segment.failure_record.attempts >= max {
             match on_failed {
                 OnFailed::Fail => {
-                    segment.poison.forget(segment.position);
+                    segment.failure_record.forget(segment.position);
                     self.failure = Some(Failure::new("unit_failed", message));
                 }
                 OnFailed::Continue => {
-                    segment.poison.forget(segment.position);
+                    segment.failure_record.forget(segment.position);
                     segment.position += 1;
                     segment.failed += 1;
-                    self.since.counters.read += 1;
-                    self.since.counters.count_skip(Phase::Process);
-                    self.since.skips.push(SkipRecord {
+                    self.uncommitted.counters.read += 1;
+                    self.uncommitted.counters.count_skip(Phase::Process);
+                    self.uncommitted.skips.push(SkipRecord {
                         step: self.scope.step().to_owned(),
                         phase: Phase::Process,
                         item: number,
@@ -439,11 +439,11 @@ impl<'a> LaneRun<'a> {
         let until = self.segment.as_ref().map_or(0, |segment| segment.position + 1);
         self.segment.clone_from(&self.committed);
         self.has_moved = true;
-        let units = self.since.units();
-        self.since = Uncommitted { began: self.now, ..Uncommitted::default() };
+        let units = self.uncommitted.units();
+        self.uncommitted = Uncommitted { began: self.now, ..Uncommitted::default() };
         match &mut self.segment {
             Some(_) if units <= units_alone => self.unit_failed(error),
-            Some(segment) => segment.suspect(until, (units / CUT).max(1)),
+            Some(segment) => segment.search(until, (units / CHUNK_DIVISOR).max(1)),
             None => {}
         }
     }
@@ -474,13 +474,13 @@ impl<'a> LaneRun<'a> {
         };
         self.lane.checkpoint_cost = smoothed(self.lane.checkpoint_cost, self.now - began);
         self.budget.reserve = self.lane.checkpoint_cost;
-        self.since = Uncommitted { began: self.now, ..Uncommitted::default() };
+        self.uncommitted = Uncommitted { began: self.now, ..Uncommitted::default() };
         self.committed.clone_from(&self.segment);
         self.must_commit = false;
         match after {
-            After::Same { stop } => self.stop |= stop,
-            After::Claimed(claimed) => self.take(claimed)?,
-            After::Ended(answer) => self.stage = Stage::Ended(answer),
+            Committed::SameSegment { stop_requested } => self.stop_requested |= stop_requested,
+            Committed::Claimed(claimed) => self.set_segment(claimed)?,
+            Committed::Ended(answer) => self.stage = Stage::Ended(answer),
         }
         Ok(true)
     }
@@ -489,11 +489,11 @@ impl<'a> LaneRun<'a> {
         &mut self,
         then: CommitAction,
         write: &mut dyn FnMut(&mut ChunkTransaction<'_>) -> Result<(), ItemError>,
-    ) -> Result<Result<After, ItemError>, RepositoryError> {
+    ) -> Result<Result<Committed, ItemError>, RepositoryError> {
         let scope = self.scope.clone();
         let sequence = self.committed.as_ref().map_or(0, |segment| segment.position);
         let mut chunk = ChunkTransaction::new(&self.host.store, &scope, sequence);
-        if let Err(error) = self.watched(|| write(&mut chunk)) {
+        if let Err(error) = self.watch_for_hang(|| write(&mut chunk)) {
             return match chunk.broken() {
                 Some(error) => Err(error),
                 None => Ok(Err(error)),
@@ -508,17 +508,17 @@ impl<'a> LaneRun<'a> {
                 }
                 self.store(tx)?;
                 self.store_lane(tx)?;
-                After::Same { stop: held == Held::StopRequested }
+                Committed::SameSegment { stop_requested: held == Held::StopRequested }
             }
             CommitAction::ClaimNext => {
                 let execution = owned(tx, self.lease)?;
                 self.store(tx)?;
                 match execution.stop_requested {
-                    true => After::Ended(self.release(tx, execution)?),
+                    true => Committed::Ended(self.release(tx, execution)?),
                     false => {
                         let claimed = self.claim_in(tx)?;
                         self.store_lane(tx)?;
-                        After::Claimed(claimed)
+                        Committed::Claimed(claimed)
                     }
                 }
             }
@@ -530,9 +530,9 @@ impl<'a> LaneRun<'a> {
                 match is_done && segments.iter().all(|segment| segment.is_closed) {
                     true => {
                         self.store_lane(tx)?;
-                        After::Claimed(Err(NoWork::AllClosed))
+                        Committed::Claimed(Err(NoWork::AllClosed))
                     }
-                    false => After::Ended(self.release(tx, execution)?),
+                    false => Committed::Ended(self.release(tx, execution)?),
                 }
             }
             CommitAction::Fail => {
@@ -545,7 +545,7 @@ impl<'a> LaneRun<'a> {
                 let now = self.host.clock.now();
                 let ended = Final::failed(failure, now);
                 end(tx, &mut execution, &self.row, ended, now)?;
-                After::Ended(self.free_lane(tx, SliceOutcome::Final, &execution)?)
+                Committed::Ended(self.free_lane(tx, SliceOutcome::Final, &execution)?)
             }
         };
         self.call_hook(CommitPoint::Before);
@@ -564,11 +564,11 @@ impl<'a> LaneRun<'a> {
     fn store(&self, tx: &mut Tx<'_>) -> Result<(), RepositoryError> {
         let Some(segment) = &self.segment else { return Ok(()) };
         tx.slices().update_segment(segment)?;
-        if !self.since.skips.is_empty() {
-            tx.insert_skips(self.row.step, &self.since.skips)?;
+        if !self.uncommitted.skips.is_empty() {
+            tx.insert_skips(self.row.step, &self.uncommitted.skips)?;
         }
-        if self.since.units() > 0 {
-            let counters = Counters { commit: 1, ..self.since.counters };
+        if self.uncommitted.units() > 0 {
+            let counters = Counters { commit: 1, ..self.uncommitted.counters };
             tx.slices().add_counters(self.row.step, &counters, self.host.clock.now())?;
         }
         Ok(())
@@ -617,7 +617,7 @@ impl<'a> LaneRun<'a> {
             };
             let is_late = self.elapsed() + self.budget.reserve >= self.budget.target;
             let is_disconnected = self.pulse.lost_client() == Some(OnDisconnect::CleanStop);
-            let is_ended = self.ended_by.is_requested();
+            let is_ended = self.slice_stop.is_requested();
             if is_late || is_disconnected || is_ended || execution.stop_requested {
                 return self.commit(CommitAction::Release, None, &mut |_| Ok(())).map(drop);
             }
@@ -643,8 +643,8 @@ impl<'a> LaneRun<'a> {
 }
 
 /// The result of a commit.
-enum After {
-    Same { stop: bool },
+enum Committed {
+    SameSegment { stop_requested: bool },
     Claimed(Result<Segment, NoWork>),
     Ended(String),
 }

@@ -309,7 +309,7 @@ fn inherited(
         segment.execution = to;
         segment.claimed = segment.position;
         segment.lane = None;
-        segment.poison = Default::default();
+        segment.failure_record = Default::default();
     }
     Ok(segments)
 }

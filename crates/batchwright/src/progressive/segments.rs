@@ -137,28 +137,34 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_whose_worker_died_is_taken_whole_and_then_carefully() {
+    fn a_segment_whose_worker_died_is_claimed_whole_and_then_in_small_chunks() {
         let mut all = segments(&[(0, 40, 1000, Some(0))]);
         let dead = |lane: u32| lane != 0;
-        let careful = |careful_until, careful_chunk| FailureRecord {
-            careful_until,
-            careful_chunk,
+        let searched = |search_until, search_chunk| FailureRecord {
+            search_until,
+            search_chunk,
             ..FailureRecord::default()
         };
         assert_eq!(claim(&mut all, 1, &dead, 40, RULES), Claim::Window(0));
-        assert_eq!(all[0].poison, careful(40, 4));
+        assert_eq!(all[0].failure_record, searched(40, 4));
         // The next worker dies too, in a chunk of four units.
         all[0].position = 8;
         assert_eq!(claim(&mut all, 2, &|lane| lane == 2, 40, RULES), Claim::Window(0));
-        assert_eq!(all[0].poison, careful(12, 1));
+        assert_eq!(all[0].failure_record, searched(12, 1));
         // Now each unit is a chunk. The first death counts for the unit in work, not for the units before.
         all[0].position = 10;
         assert_eq!(claim(&mut all, 3, &|lane| lane == 3, 40, RULES), Claim::Window(0));
-        assert_eq!(all[0].poison, FailureRecord { unit: 10, attempts: 1, ..careful(12, 1) });
+        assert_eq!(
+            all[0].failure_record,
+            FailureRecord { unit: 10, attempts: 1, ..searched(12, 1) }
+        );
         // The death of another worker at another unit starts that unit's own count.
         all[0].position = 11;
         assert_eq!(claim(&mut all, 4, &|lane| lane == 4, 40, RULES), Claim::Window(0));
-        assert_eq!(all[0].poison, FailureRecord { unit: 11, attempts: 1, ..careful(12, 1) });
+        assert_eq!(
+            all[0].failure_record,
+            FailureRecord { unit: 11, attempts: 1, ..searched(12, 1) }
+        );
     }
 
     #[test]
@@ -166,7 +172,7 @@ mod tests {
         let rules = ClaimRules { each_unit_alone: true, ..RULES };
         let mut all = segments(&[(0, 1, 10, Some(0))]);
         claim(&mut all, 0, &all_live, 1, rules);
-        assert_eq!(all[0].poison.attempts, 1);
+        assert_eq!(all[0].failure_record.attempts, 1);
     }
 
     #[test]

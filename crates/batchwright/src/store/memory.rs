@@ -482,7 +482,7 @@ impl ProgressiveRows for MemoryUnit<'_> {
         let row = self.segment_mut(segment.id)?;
         row.lane = segment.lane;
         row.claimed = segment.claimed;
-        row.poison = segment.poison.clone();
+        row.failure_record = segment.failure_record.clone();
         Ok(())
     }
 

@@ -186,7 +186,7 @@ pub trait ScheduleStore: Send {
     /// # Errors
     ///
     /// When the store does not answer.
-    fn another(&self) -> Result<Box<dyn ScheduleStore>, RepositoryError>;
+    fn open_another(&self) -> Result<Box<dyn ScheduleStore>, RepositoryError>;
 
     /// Returns a number that changes when another connection changes anything in the store of the schedule, its
     /// executions included: a server looks for queued executions only when the number changes. `None` when
@@ -234,7 +234,7 @@ pub trait ScheduleTransaction {
 
     /// Makes each retry that is due after `latest` due at `now`. Only a clock that was ahead produces such a
     /// retry.
-    fn bring_forward(&mut self, now: i64, latest: i64) -> Stored<()>;
+    fn reset_late_retries(&mut self, now: i64, latest: i64) -> Stored<()>;
 
     /// Returns all stored slots of a trigger, the oldest first.
     fn slots(&mut self, identifier: &str) -> Stored<Vec<TriggerRow>>;

@@ -33,7 +33,7 @@ pub struct Segment {
     /// Number of units that failed in all their attempts.
     pub failed: u64,
     /// Attempts at units that failed, hung or killed their worker.
-    pub poison: FailureRecord,
+    pub failure_record: FailureRecord,
     /// The partial result to which its units were reduced, as JSON; `None` before the first.
     pub partial: Option<String>,
 }
@@ -49,12 +49,12 @@ pub struct FailureRecord {
     /// in work.
     #[serde(skip_serializing_if = "is_zero")]
     pub attempts: u32,
-    /// A worker died at a unit before this one: up to here, chunks are small.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub careful_until: u64,
+    /// The harmful unit is searched for up to this unit: chunks are small.
+    #[serde(rename = "careful_until", skip_serializing_if = "is_zero")]
+    pub search_until: u64,
     /// Number of units of such a small chunk.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub careful_chunk: u64,
+    #[serde(rename = "careful_chunk", skip_serializing_if = "is_zero")]
+    pub search_chunk: u64,
 }
 
 impl FailureRecord {
@@ -97,7 +97,7 @@ impl Segment {
             lane: None,
             done: 0,
             failed: 0,
-            poison: FailureRecord::default(),
+            failure_record: FailureRecord::default(),
             partial: None,
         }
     }
@@ -120,34 +120,35 @@ impl Segment {
         if self.claimed <= self.position {
             return;
         }
-        let suspects = match self.careful_chunk_at(self.position) {
+        let suspects = match self.search_chunk_at(self.position) {
             Some(chunk) => chunk,
             None if each_unit_alone => 1,
             None => self.claimed - self.position,
         };
         match suspects {
-            1 => self.poison.count_attempt(self.position),
+            1 => self.failure_record.count_attempt(self.position),
             _ => {
                 // A window is about 100 ms, so a small chunk is about 10 ms, compared to which a commit is
                 // cheap.
-                let is_second = self.careful_chunk_at(self.position).is_some();
+                let is_second = self.search_chunk_at(self.position).is_some();
                 let chunk = if is_second { 1 } else { (units / 10).max(1) };
                 let until = self.claimed.min(self.position.saturating_add(suspects));
-                self.suspect(until, chunk);
+                self.search(until, chunk);
             }
         }
         self.claimed = self.position;
     }
 
-    /// Sets chunks of `chunk` units up to unit `until`.
-    pub(crate) fn suspect(&mut self, until: u64, chunk: u64) {
-        (self.poison.careful_until, self.poison.careful_chunk) = (until, chunk);
+    /// Begins a search for a harmful unit: chunks have `chunk` units up to unit `until`.
+    pub(crate) fn search(&mut self, until: u64, chunk: u64) {
+        (self.failure_record.search_until, self.failure_record.search_chunk) = (until, chunk);
     }
 
     /// Returns the number of units of a chunk that begins with unit `begin`, if a harmful unit is searched
     /// for there.
     #[inline]
-    pub(crate) fn careful_chunk_at(&self, begin: u64) -> Option<u64> {
-        (begin < self.poison.careful_until).then_some(self.poison.careful_chunk.max(1))
+    pub(crate) fn search_chunk_at(&self, begin: u64) -> Option<u64> {
+        (begin < self.failure_record.search_until)
+            .then_some(self.failure_record.search_chunk.max(1))
     }
 }

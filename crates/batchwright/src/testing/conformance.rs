@@ -385,7 +385,8 @@ fn a_progressive_execution_comes_back_as_it_went_in(repository: &dyn JobReposito
     segment.lane = Some(2);
     segment.done = 29;
     segment.failed = 1;
-    segment.poison = FailureRecord { unit: 25, attempts: 2, careful_until: 33, careful_chunk: 4 };
+    segment.failure_record =
+        FailureRecord { unit: 25, attempts: 2, search_until: 33, search_chunk: 4 };
     segment.partial = Some("null".to_owned());
     tx.slices().update_segment(&segment).expect("an update");
     let counters =
@@ -397,7 +398,8 @@ fn a_progressive_execution_comes_back_as_it_went_in(repository: &dyn JobReposito
     let expected = Segment { end: Some(40), partial: None, ..segment.clone() };
     assert_eq!(stored, expected, "a worker with the old end does not undo a cut");
     assert_eq!(tx.slices().partial_of(segment.id).expect("ask").as_deref(), Some("null"));
-    let claimed = Segment { lane: None, claimed: 30, poison: FailureRecord::default(), ..stored };
+    let claimed =
+        Segment { lane: None, claimed: 30, failure_record: FailureRecord::default(), ..stored };
     tx.slices().claim_segment(&claimed).expect("a claim");
     assert_eq!(tx.slices().segments_of(id).expect("ask")[0], claimed);
     drop(tx);

@@ -190,7 +190,7 @@ fn slots_and_recurring_triggers_are_found_and_forgotten(store: &mut dyn Schedule
     assert_eq!(slots(&mut *tx), [10, 30], "a fired slot within the next hour is kept");
     tx.forget_slots("a", 30).unwrap();
     assert_eq!(slots(&mut *tx), [30]);
-    tx.bring_forward(50, 100).unwrap();
+    tx.reset_late_retries(50, 100).unwrap();
     let found = tx.triggers(&[TriggerKey::of("retry")]).unwrap();
     assert_eq!((found[0].due, found[0].version), (Some(50), 2));
     tx.remove("a").unwrap();
@@ -214,7 +214,7 @@ fn a_stop_is_requested_of_the_row_that_a_server_fires(store: &mut dyn ScheduleSt
 }
 
 fn another_connection_sees_what_is_committed(store: &mut dyn ScheduleStore) {
-    let mut other = store.another().unwrap();
+    let mut other = store.open_another().unwrap();
     let before = other.change_number().unwrap();
     save(store, &[planned("a", 5)]);
     assert_eq!(other.next_due().unwrap(), Some(5));

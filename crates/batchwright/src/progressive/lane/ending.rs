@@ -121,12 +121,12 @@ impl LaneRun<'_> {
             }
             (partials, summary_of(&segments))
         };
-        let assembled = self.watched(|| self.work.assemble(partials, &summary));
+        let assembled = self.watch_for_hang(|| self.work.assemble(partials, &summary));
         let now = self.host.clock.now();
         let ended = match assembled {
             Ok(response) => Final::completed(response.into_stored(now)),
             Err(error) => {
-                let message = format!("failed to assemble the response: {error}");
+                let message = format!("the job failed to assemble its response: {error}");
                 Final::failed(Failure::new("response_failed", message), now)
             }
         };
@@ -143,7 +143,7 @@ impl LaneRun<'_> {
     /// Fails the execution for a reason outside its units.
     pub(crate) fn fail(&mut self, failure: Failure) -> Result<(), Halt> {
         self.segment.clone_from(&self.committed);
-        self.since = Uncommitted::default();
+        self.uncommitted = Uncommitted::default();
         self.failure = Some(failure);
         let partial = self.committed.as_ref().and_then(|segment| segment.partial.clone());
         self.commit(CommitAction::Fail, partial, &mut |_| Ok(())).map(drop)

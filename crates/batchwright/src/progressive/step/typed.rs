@@ -75,7 +75,7 @@ where
 
     fn work(&self, lane: &mut LaneRun<'_>) -> Result<(), Halt> {
         let plan: U::Plan = serde_json::from_str(lane.plan())
-            .map_err(|error| Halt::fatal("read the plan of the units", error.into()))?;
+            .map_err(|error| Halt::fatal("the plan of the units cannot be read", error.into()))?;
         let sink = match &self.body.writer {
             Some(make) => {
                 let open = || {
@@ -83,14 +83,14 @@ where
                     sink.open(lane.scope())?;
                     Ok(sink)
                 };
-                let opened = lane.watched(|| guarded(open));
-                Some(opened.map_err(|error| Halt::fatal("open the writer", error))?)
+                let opened = lane.watch_for_hang(|| guarded(open));
+                Some(opened.map_err(|error| Halt::fatal("the writer failed to open", error))?)
             }
             None => None,
         };
         let ready = lane
-            .watched(|| guarded(|| self.body.work.ready(lane.scope())))
-            .map_err(|error| Halt::fatal("build the processor", error))?;
+            .watch_for_hang(|| guarded(|| self.body.work.ready(lane.scope())))
+            .map_err(|error| Halt::fatal("the processor failed to build", error))?;
         let mut work = Work::<U, W::Ready, O, P> {
             ready,
             reader: None,
@@ -159,8 +159,9 @@ where
         work.reader = None;
         work.outputs.clear();
         let read = |text| {
-            serde_json::from_str(text)
-                .map_err(|error| Halt::fatal("read the partial result of the units", error.into()))
+            serde_json::from_str(text).map_err(|error| {
+                Halt::fatal("the partial result of the units cannot be read", error.into())
+            })
         };
         work.partial = match lane.partial().filter(|_| self.body.reduce.is_some()) {
             Some(text) => Some(read(text)?),
@@ -206,11 +207,12 @@ where
         lane: &mut LaneRun<'_>,
     ) -> Result<(), Halt> {
         if work.reader.is_none() {
-            let (rank, from) = lane.place();
+            let (rank, from) = lane.next_unit();
             let range = UnitRange { rank, from };
             let scope = lane.scope().clone();
             let opened = lane.opening(|| guarded(|| self.units.open(work.plan, range, &scope)));
-            work.reader = Some(opened.map_err(|error| Halt::fatal("open the unit reader", error))?);
+            work.reader =
+                Some(opened.map_err(|error| Halt::fatal("the unit reader failed to open", error))?);
         }
         Ok(())
     }
@@ -242,8 +244,9 @@ where
         then: CommitAction,
     ) -> Result<(), Halt> {
         let stored = work.partial.as_ref().map(serde_json::to_string).transpose();
-        let partial = stored
-            .map_err(|error| Halt::fatal("store the partial result of the units", error.into()))?;
+        let partial = stored.map_err(|error| {
+            Halt::fatal("the partial result of the units cannot be stored", error.into())
+        })?;
         let Work { outputs, sink, .. } = work;
         let committed = lane.commit(then, partial, &mut |chunk| match sink {
             Some(sink) if !outputs.is_empty() => guarded(|| sink.write(outputs, chunk)),
@@ -251,7 +254,7 @@ where
         });
         if let Some(sink) = &mut work.sink {
             sink.ended(matches!(committed, Ok(true)))
-                .map_err(|error| Halt::fatal("roll the writer back", error))?;
+                .map_err(|error| Halt::fatal("the writer failed to roll back", error))?;
         }
         if committed? {
             work.outputs.clear();

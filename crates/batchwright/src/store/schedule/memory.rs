@@ -59,7 +59,7 @@ impl ScheduleStore for MemorySchedule {
         Ok(Box::new(Transaction { committed, state }))
     }
 
-    fn another(&self) -> Result<Box<dyn ScheduleStore>, RepositoryError> {
+    fn open_another(&self) -> Result<Box<dyn ScheduleStore>, RepositoryError> {
         Ok(Box::new(self.clone()))
     }
 
@@ -136,7 +136,7 @@ impl ScheduleTransaction for Transaction<'_> {
         Ok(())
     }
 
-    fn bring_forward(&mut self, now: i64, latest: i64) -> Stored<()> {
+    fn reset_late_retries(&mut self, now: i64, latest: i64) -> Stored<()> {
         for row in self.state().triggers.values_mut() {
             let waits_too_long = row.due.is_some_and(|due| due > row.slot && due > latest);
             if row.owner == 0 && row.plan.is_none() && waits_too_long {
