@@ -4,11 +4,12 @@
 //! the clock skips fires once, at the first moment after the gap; a fixed time that occurs twice fires once,
 //! the first time. Patterns with steps or wildcards in the hours or minutes follow real time through both.
 
+mod cron;
+
 use std::str::FromStr;
 use std::time::Duration;
 
 use croner::Cron;
-use croner::parser::{CronParser, Seconds};
 use jiff::civil::Date;
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{Timestamp, Zoned};
@@ -214,15 +215,22 @@ impl Plan {
         }
         let mut pairs = words.chunks(2).map(|pair| match pair {
             [name, value] => Ok((name.as_ref(), value.as_ref())),
-            _ => Err(format!("`{}` needs a value", pair[0].as_ref())),
+            [name] if WORDS.contains(&name.as_ref()) => {
+                Err(format!("`{}` needs a value", name.as_ref()))
+            }
+            _ => Err(unknown_word(pair[0].as_ref())),
         });
         let recurrence = match pairs.next().transpose()? {
             Some(("cron", text)) => match text.strip_prefix("@every ") {
                 Some(interval) => Recurrence::Every(interval_of(interval)?),
-                None => Recurrence::Cron(Box::new(cron(text)?)),
+                None => Recurrence::Cron(Box::new(cron::parse(text)?)),
             },
             Some(("every", text)) => Recurrence::Every(interval_of(text)?),
-            _ => return Err("a recurring trigger begins with `cron` or `every`".to_owned()),
+            _ => {
+                return Err(
+                    "a recurring trigger begins with `cron` or `every`; put a time with a space into quotes".to_owned()
+                );
+            }
         };
         let mut plan = Self {
             recurrence,
@@ -259,7 +267,9 @@ impl Plan {
                         "once" => Misfire::Once,
                         "all" => Misfire::All,
                         _ => {
-                            return Err(format!("misfire `{value}`: expected skip, once or all"));
+                            return Err(format!(
+                                "`misfire` must be skip, once or all, not `{value}`"
+                            ));
                         }
                     };
                 }
@@ -273,17 +283,13 @@ impl Plan {
                         "replace" => Overlap::Replace,
                         _ => {
                             return Err(format!(
-                                "overlap `{value}`: expected allow, skip, queue or replace"
+                                "`overlap` must be allow, skip, queue or replace, not `{value}`"
                             ));
                         }
                     };
                 }
                 "queue" => queue = Some(bounded(name, value, QUEUE_MAX)?),
-                _ => {
-                    return Err(format!(
-                        "`{name}` is not a word of a recurring trigger; quote a cron expression"
-                    ));
-                }
+                _ => return Err(unknown_word(name)),
             }
             if seen.contains(&name) {
                 return Err(format!("`{name}` occurs twice"));
@@ -516,96 +522,6 @@ impl Plan {
     }
 }
 
-fn cron(text: &str) -> Result<Cron, String> {
-    let parser = CronParser::builder().seconds(Seconds::Optional).build();
-    let written = usual(text)?;
-    parser.parse(&written).map_err(|error| {
-        let problem = cron_problem(&parser, text, &written).unwrap_or_else(|| error.to_string());
-        format!("the cron expression `{text}` is invalid: {problem}")
-    })
-}
-
-/// The fields of a cron expression with the values that they accept.
-const CRON_FIELDS: [(&str, &str); 6] = [
-    ("second", "0-59"),
-    ("minute", "0-59"),
-    ("hour", "0-23"),
-    ("day", "1-31, L, LW or a day with W"),
-    ("month", "1-12 or JAN-DEC"),
-    ("weekday", "0-7 or SUN-SAT, with #N or L"),
-];
-
-/// Returns what is wrong with the expression `text`, which the library refused in the form `written`: its name,
-/// the number of its fields, or the first field that is also refused alone.
-fn cron_problem(parser: &CronParser, text: &str, written: &str) -> Option<String> {
-    let shown: Vec<_> = text.split_whitespace().collect();
-    let fields: Vec<_> = written.split_whitespace().collect();
-    if text.trim().starts_with('@') {
-        return Some("the names are @hourly, @daily, @weekly, @monthly, @yearly and @every".into());
-    }
-    let count = fields.len();
-    if !(5..=6).contains(&count) {
-        return Some(format!(
-            "it has {count} fields; the fields are minute, hour, day, month and weekday, and second may precede them"
-        ));
-    }
-    (0..count).find_map(|index| {
-        let mut alone = vec!["*"; count];
-        alone[index] = fields[index];
-        let (name, values) = CRON_FIELDS[index + 6 - count];
-        let refused = parser.parse(&alone.join(" ")).is_err();
-        refused.then(|| format!("the {name} is `{}`; it accepts {values}", shown[index]))
-    })
-}
-
-/// Rewrites `text` for the library, which writes three common forms differently: `@midnight`, `5/15` (from 5
-/// in steps of 15) and week days that wrap around, `FRI-MON`.
-fn usual(text: &str) -> Result<String, String> {
-    if text.trim().eq_ignore_ascii_case("@midnight") {
-        return Ok("@daily".to_owned());
-    }
-    let fields: Vec<&str> = text.split_whitespace().collect();
-    if !(5..=6).contains(&fields.len()) || text.starts_with('@') {
-        return Ok(text.to_owned());
-    }
-    let maxima: &[u8] = &[59, 59, 23, 31, 12, 7];
-    let maxima = &maxima[6 - fields.len()..];
-    let last = fields.len() - 1;
-    let mut written = Vec::new();
-    for (index, (field, max)) in fields.iter().zip(maxima).enumerate() {
-        let parts: Vec<String> = field
-            .split(',')
-            .map(|part| match part.split_once('/') {
-                Some((from, step)) if from.parse::<u8>().is_ok() => format!("{from}-{max}/{step}"),
-                None if index == last => unwrapped(part),
-                _ => part.to_owned(),
-            })
-            .collect();
-        if index == last - 2 && parts.iter().any(|part| part.starts_with("L-")) {
-            return Err(format!(
-                "the cron expression `{text}` is invalid: days before the last of the month are not supported; write `L`, `LW` or a day"
-            ));
-        }
-        written.push(parts.join(","));
-    }
-    Ok(written.join(" "))
-}
-
-/// Returns a range of week days that wraps around the end of the week as a list of its days.
-fn unwrapped(part: &str) -> String {
-    const DAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
-    let day = |text: &str| {
-        let named = DAYS.iter().position(|name| name.eq_ignore_ascii_case(text));
-        named.or_else(|| text.parse().ok().filter(|day| *day <= 7).map(|day: usize| day % 7))
-    };
-    match part.split_once('-').and_then(|(from, to)| Some((day(from)?, day(to)?))) {
-        Some((from, to)) if from > to => {
-            (from..7).chain(0..=to).map(|day| DAYS[day]).collect::<Vec<_>>().join(",")
-        }
-        _ => part.to_owned(),
-    }
-}
-
 /// Returns whether `cron` follows real time when the clock changes: an expression with a wildcard or a step
 /// among its seconds, minutes and hours does; one with lists and ranges of fixed times does not.
 fn follows_real_time(cron: &Cron) -> bool {
@@ -673,7 +589,28 @@ fn interval_of(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The words of a plan.
+const WORDS: [&str; 13] = [
+    "cron",
+    "every",
+    "tz",
+    "except",
+    "from",
+    "anchor",
+    "until",
+    "jitter",
+    "misfire",
+    "misfire-cap",
+    "misfire-age",
+    "overlap",
+    "queue",
+];
+
+fn unknown_word(word: &str) -> String {
+    format!("`{word}` is not a word of a recurring trigger; put a cron expression into quotes")
+}
+
 fn bounded(name: &str, value: &str, max: usize) -> Result<usize, String> {
     let number = value.parse().ok().filter(|number| (1..=max).contains(number));
-    number.ok_or_else(|| format!("{name} `{value}`: expected 1 to {max}"))
+    number.ok_or_else(|| format!("`{name}` must be a number from 1 to {max}, not `{value}`"))
 }

@@ -264,7 +264,7 @@ pub(super) fn fire(
             // `due` stays while the trigger fires: other servers find the triggers of a dead server by it.
         }
         None => {
-            let reason = "no rule has a pattern that its identifier begins with";
+            let reason = "no rule matches the name of the trigger";
             end(&mut row, TriggerStatus::Failed, now, Some(reason.to_owned()));
         }
     }
@@ -309,9 +309,6 @@ pub(super) fn slots(
             decided.fire.push(new);
             continue;
         };
-        let reason = |what: &str| {
-            format!("overlap {what}: the slot of {} still runs", time::show(earlier.slot))
-        };
         let waiting = open.iter().filter(|one| one.due.is_none()).count();
         match plan.overlap {
             Overlap::Queue(length) if waiting < length => {
@@ -319,9 +316,14 @@ pub(super) fn slots(
                 decided.rows.push(waits(new));
             }
             Overlap::Queue(_) => {
-                decided.rows.push(skipped(&identifier, slot, now, reason("queue, which is full")));
+                let reason = format!("overlap queue: the queue is full, {waiting} slots wait");
+                decided.rows.push(skipped(&identifier, slot, now, reason));
             }
-            Overlap::Skip => decided.rows.push(skipped(&identifier, slot, now, reason("skip"))),
+            Overlap::Skip => {
+                let earlier = time::show(earlier.slot);
+                let reason = format!("overlap skip: the slot of {earlier} has not ended");
+                decided.rows.push(skipped(&identifier, slot, now, reason));
+            }
             Overlap::Replace => {
                 let replaced = format!("replaced by the slot of {}", time::show(slot));
                 replace(&mut open, &mut decided, &replaced, now);

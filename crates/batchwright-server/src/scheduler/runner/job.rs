@@ -239,7 +239,24 @@ fn outcome(execution: &JobExecution, stopped: Stop) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use batchwright::parameters::ParameterDeclaration;
+
     use super::*;
+
+    #[test]
+    fn a_rule_that_gives_a_parameter_another_role_than_the_job_is_refused() {
+        let schema = ParameterSchema {
+            declared: vec![ParameterDeclaration::new("day", ParameterType::String)],
+            open: false,
+        };
+        let parsed = |json: &str| {
+            let given = serde_json::from_str(json).unwrap();
+            arguments(&schema, "t".to_owned(), 0, &TimeZone::UTC, &given)
+        };
+        assert!(parsed(r#"{"day": {"value": "x", "identifying": null}}"#).is_ok());
+        let refused = parsed(r#"{"day": {"value": "x", "identifying": false}}"#).unwrap_err();
+        assert_eq!(refused, "parameter `day`: it is declared as identifying");
+    }
 
     #[test]
     fn the_date_of_a_slot_is_the_day_in_the_zone_of_its_plan() {
