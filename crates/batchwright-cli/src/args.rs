@@ -177,10 +177,10 @@ pub(crate) struct DriveArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Listen address of the line protocol; overrides the configuration.
+    /// Listen address of the line protocol. Default: `kcp.listen` of the configuration, else 127.0.0.1:5678.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) listen: Option<std::net::SocketAddr>,
-    /// Listen address of the REST API; overrides the configuration.
+    /// Listen address of the REST API. Default: `http.listen` of the configuration, else 127.0.0.1:5680.
     #[arg(long, env = "BATCHWRIGHT_HTTP", value_name = "ADDRESS:PORT")]
     pub(crate) http: Option<std::net::SocketAddr>,
     /// Allow the REST API without a token on an address that other hosts can reach.
@@ -254,7 +254,7 @@ pub(crate) enum RuleCommand {
     /// Create or replace a rule: `mail app.mail. shell /opt/mail.sh`. The longest matching pattern wins.
     #[command(
         after_help = "Runners: shell COMMAND, amqp DSN EXCHANGE ROUTING_KEY, http URL [SECRET], job NAME [PARAMETERS]; \
-                      options of each: retry N, backoff DURATION, timeout DURATION"
+                      options of each: retry N, backoff DURATION; of shell, http and job also timeout DURATION"
     )]
     Set {
         /// Name of the rule.
@@ -375,7 +375,7 @@ pub(crate) struct ExecutionArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RecoverArgs {
-    /// Number of one execution, or name of a job. Default: all executions whose owner is dead.
+    /// Number of one execution, or name of a job for its newest execution. Default: all executions whose owner is dead.
     pub(crate) execution: Option<String>,
 }
 

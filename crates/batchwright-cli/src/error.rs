@@ -100,6 +100,7 @@ impl CliError {
         match self {
             Self::Operator(error) => error.code(),
             Self::Run(RunError::LeaseLost { .. }) => "stale_lease",
+            Self::Run(RunError::Deleted { .. }) => "no_such_execution",
             Self::Run(_) => "store_unavailable",
             Self::Slice(error) => error.code(),
             Self::JobFile(JobFileError::Folder { .. }) => "jobs_unreadable",
@@ -138,11 +139,14 @@ impl CliError {
             Self::Operator(OperatorError::Repository(error)) => advice_of_store(error),
             Self::Server(ServerError::Store(error)) => advice_of_store(error),
             Self::Run(RunError::Repository { source, .. }) => advice_of_store(source),
-            Self::Operator(_) | Self::Run(RunError::NoOutcome { .. }) => STORE_ADVICE,
+            Self::Operator(_) => STORE_ADVICE,
+            Self::Run(RunError::NoOutcome { .. }) => {
+                "close the execution with `batchwright recover`, and read the log for the cause"
+            }
             Self::Run(RunError::LeaseLost { .. }) => {
                 "another process runs the execution now; nothing is to be done here"
             }
-            Self::Run(_) => "see what is left with `batchwright list`",
+            Self::Run(_) => "list the executions with `batchwright executions`",
             Self::Slice(_) => {
                 "see the execution with `batchwright show`; only progressive executions can be driven"
             }

@@ -126,7 +126,8 @@ fn json(data: &impl Serialize) -> io::Result<String> {
 
 /// Returns a line for each step. A failure that the line of the execution shows is not repeated.
 pub(crate) fn step_lines(summary: &ExecutionSummary) -> String {
-    let line = |step: &StepSummary| match step.failure == summary.failure {
+    let line = |step: &StepSummary| match step.failure.is_some() && step.failure == summary.failure
+    {
         true => format!("\n  {}", StepSummary { failure: None, ..step.clone() }),
         false => format!("\n  {step}"),
     };

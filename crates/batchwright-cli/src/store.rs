@@ -81,8 +81,11 @@ pub(crate) fn unopened(url: &str) -> Result<Store, CliError> {
 }
 
 fn parsed(url: &str) -> Result<(Database, StoreOptions), CliError> {
-    StoreOptions::parse(url)
-        .map_err(|reason| CliError::Usage(format!("the store cannot be opened: {reason}")))
+    StoreOptions::parse(url).map_err(|reason| {
+        CliError::Usage(format!(
+            "the store cannot be opened: {reason} (`memory:` is a store that ends with the process)"
+        ))
+    })
 }
 
 /// Opens the store that `url` names, and creates it when it does not exist.

@@ -389,8 +389,52 @@ fn a_store_that_is_garbage_or_locked_is_reported_with_what_to_do() {
         &[&run[..], &["sqlite://busy.db"]].concat(),
         7,
         [
-            "error[store_unavailable]: the store is unavailable: cannot begin: database is locked (in sqlite://busy.db)",
+            "error[store_unavailable]: the store is unavailable: cannot begin a transaction: database is locked (in sqlite://busy.db)",
             "  help: another process holds a transaction on the store: end it or wait, then repeat the command",
+        ],
+    );
+}
+
+#[test]
+fn a_folder_in_place_of_a_store_or_a_job_file_that_does_not_exist_is_named() {
+    let place = Place::new();
+    place.write("job.toml", JOB);
+    std::fs::create_dir(place.path("folder")).unwrap();
+    let folder = "error[store_unavailable]: the store is unavailable: cannot open the store: `folder` is a folder; name a \
+                  file in it";
+    for verb in [&["run", "job.toml", "date=2026-11-21"][..], &["executions"][..]] {
+        let store = ["--store", "sqlite://folder"];
+        error_of(&place, &[verb, &store].concat(), 7, [folder, "  help: check the store"]);
+    }
+    error_of(
+        &place,
+        &["run", "nosuch.toml"],
+        2,
+        [
+            "error[invalid_definition]: job file `nosuch.toml`: No such file or directory",
+            "  help: name a job file that exists, or a job by its name",
+        ],
+    );
+}
+
+#[test]
+fn an_option_that_does_not_exist_is_named_and_help_is_named_once() {
+    let place = Place::new();
+    let refused = place.run(&["run", "--bogus"]).expect(2).err;
+    assert!(refused.starts_with("error[usage]: unexpected argument '--bogus'"), "{refused}");
+    assert_eq!(refused.matches("--help").count(), 1, "{refused}");
+}
+
+#[test]
+fn purge_of_restartable_instances_needs_the_option_that_allows_it() {
+    let place = Place::new();
+    error_of(
+        &place,
+        &["purge", "--keep", "0", "--status", "failed"],
+        2,
+        [
+            "error[usage]: `--status failed` deletes nothing without `--include-restartable`",
+            "  help: ",
         ],
     );
 }

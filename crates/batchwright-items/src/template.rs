@@ -120,7 +120,9 @@ fn parse_place(inside: &str, names: &Known<'_>) -> Result<Part, String> {
             let names: Vec<_> =
                 schema.declared.iter().map(|one| format!("`{}`", one.name)).collect();
             let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            return Err(format!("`${{{inside}}}`: no parameter `{parameter}`; declared: {names}"));
+            return Err(format!(
+                "`${{{inside}}}`: the job declares no parameter `{parameter}`; declared: {names}"
+            ));
         }
         if let (Some(declared), Some(format)) = (declared, &format) {
             check_format(declared.kind, format)
@@ -293,7 +295,7 @@ mod tests {
     #[test]
     fn a_name_that_does_not_exist_is_refused_before_anything_is_opened() {
         for (text, wanted) in [
-            ("${params.day}", "no parameter `day`; declared: `date`, `seq`"),
+            ("${params.day}", "declares no parameter `day`; declared: `date`, `seq`"),
             ("${parms.date}", "there is no `parms.date`"),
             ("${params.date", "has no closing brace"),
             ("${params.seq|%Y}", "is no integer format"),

@@ -58,7 +58,7 @@ impl StoreOptions {
                 Some(("prefix", prefix)) => options.prefix = prefix.to_owned(),
                 _ if is_file => {
                     return Err(format!(
-                        "`{pair}` is unknown; there are `synchronous=normal`, `synchronous=full` and \
+                        "the option `{pair}` of the store URL is unknown; the options are `synchronous=normal`, `synchronous=full` and \
                          `prefix=NAME`"
                     ));
                 }

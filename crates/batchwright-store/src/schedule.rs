@@ -105,7 +105,7 @@ struct SqlScheduleTransaction<'a> {
     session: Option<SqlSession>,
 }
 
-type Stored<T> = Result<T, RepositoryError>;
+type StoreResult<T> = Result<T, RepositoryError>;
 
 impl SqlScheduleTransaction<'_> {
     fn session(&mut self) -> &mut dyn Session {
@@ -117,18 +117,18 @@ impl SqlScheduleTransaction<'_> {
         sql: &Sql,
         values: &[SqlValue<'_>],
         map: fn(&crate::SqlRow<'_>) -> Result<T, SqlError>,
-    ) -> Stored<Vec<T>> {
+    ) -> StoreResult<Vec<T>> {
         self.session().many(sql, values, map).map_err(|error| error.in_store("read the schedule"))
     }
 
-    fn change(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> Stored<u64> {
+    fn change(&mut self, sql: &Sql, values: &[SqlValue<'_>]) -> StoreResult<u64> {
         let changed = self.session().execute(sql, values);
         changed.map_err(|error| error.in_store("write the schedule"))
     }
 }
 
 impl ScheduleTransaction for SqlScheduleTransaction<'_> {
-    fn triggers(&mut self, keys: &[TriggerKey]) -> Stored<Vec<TriggerRow>> {
+    fn triggers(&mut self, keys: &[TriggerKey]) -> StoreResult<Vec<TriggerRow>> {
         let statements = self.statements;
         match statements.dialect {
             Dialect::Sqlite => {
@@ -146,31 +146,31 @@ impl ScheduleTransaction for SqlScheduleTransaction<'_> {
         }
     }
 
-    fn due(&mut self, now: i64, limit: usize) -> Stored<Vec<TriggerRow>> {
+    fn due(&mut self, now: i64, limit: usize) -> StoreResult<Vec<TriggerRow>> {
         let statements = self.statements;
         let values = [now.into(), count(limit)];
         self.many(&statements.due, &values, statements.reading())
     }
 
-    fn next_due(&mut self) -> Stored<Option<i64>> {
+    fn next_due(&mut self) -> StoreResult<Option<i64>> {
         let found =
             self.many(&self.statements.next_due, &[], |row| row.read::<Option<i64>>("due"))?;
         Ok(found.into_iter().next().flatten())
     }
 
-    fn clock(&mut self) -> Stored<Option<i64>> {
+    fn clock(&mut self) -> StoreResult<Option<i64>> {
         let found = self.many(&self.statements.clock, &[], |row| row.read::<Option<i64>>("now"))?;
         Ok(found.into_iter().next().flatten())
     }
 
-    fn recurring(&mut self, after: &str, limit: usize) -> Stored<Vec<TriggerRow>> {
+    fn recurring(&mut self, after: &str, limit: usize) -> StoreResult<Vec<TriggerRow>> {
         let statements = self.statements;
         let after = statements.escaped(after);
         let values = [after.as_ref().into(), count(limit)];
         self.many(&statements.recurring, &values, statements.reading())
     }
 
-    fn forget_future_slots(&mut self, identifier: &str, now: i64) -> Stored<()> {
+    fn forget_future_slots(&mut self, identifier: &str, now: i64) -> StoreResult<()> {
         let statements = self.statements;
         let identifier = statements.escaped(identifier);
         let beyond = now + 3_600_000_000;
@@ -178,17 +178,17 @@ impl ScheduleTransaction for SqlScheduleTransaction<'_> {
         self.change(&statements.forget_future, &values).map(drop)
     }
 
-    fn reset_late_retries(&mut self, now: i64, latest: i64) -> Stored<()> {
+    fn reset_late_retries(&mut self, now: i64, latest: i64) -> StoreResult<()> {
         self.change(&self.statements.reset_late_retries, &[now.into(), latest.into()]).map(drop)
     }
 
-    fn slots(&mut self, identifier: &str) -> Stored<Vec<TriggerRow>> {
+    fn slots(&mut self, identifier: &str) -> StoreResult<Vec<TriggerRow>> {
         let statements = self.statements;
         let identifier = statements.escaped(identifier);
         self.many(&statements.slots, &[identifier.as_ref().into()], statements.reading())
     }
 
-    fn list(&mut self, prefix: &str, after: &str, limit: usize) -> Stored<Vec<TriggerRow>> {
+    fn list(&mut self, prefix: &str, after: &str, limit: usize) -> StoreResult<Vec<TriggerRow>> {
         let statements = self.statements;
         let prefix = statements.escaped(prefix);
         let from = statements.escaped(after);
@@ -198,7 +198,7 @@ impl ScheduleTransaction for SqlScheduleTransaction<'_> {
         self.many(&statements.list, &values, statements.reading())
     }
 
-    fn save(&mut self, rows: &[&TriggerRow]) -> Stored<()> {
+    fn save(&mut self, rows: &[&TriggerRow]) -> StoreResult<()> {
         let statements = self.statements;
         let changed = match statements.dialect {
             Dialect::Sqlite => {
@@ -219,19 +219,19 @@ impl ScheduleTransaction for SqlScheduleTransaction<'_> {
         }
     }
 
-    fn remove(&mut self, identifier: &str) -> Stored<()> {
+    fn remove(&mut self, identifier: &str) -> StoreResult<()> {
         let statements = self.statements;
         let identifier = statements.escaped(identifier);
         self.change(&statements.remove, &[identifier.as_ref().into()]).map(drop)
     }
 
-    fn forget_slots(&mut self, identifier: &str, slot: i64) -> Stored<()> {
+    fn forget_slots(&mut self, identifier: &str, slot: i64) -> StoreResult<()> {
         let statements = self.statements;
         let identifier = statements.escaped(identifier);
         self.change(&statements.forget_slots, &[identifier.as_ref().into(), slot.into()]).map(drop)
     }
 
-    fn forget_ended(&mut self, before: i64, keep: usize, limit: usize) -> Stored<u64> {
+    fn forget_ended(&mut self, before: i64, keep: usize, limit: usize) -> StoreResult<u64> {
         let statements = self.statements;
         let boundary =
             self.many(&statements.boundary, &[count(keep)], |row| row.read("ended_at"))?;
@@ -239,7 +239,7 @@ impl ScheduleTransaction for SqlScheduleTransaction<'_> {
         self.change(&statements.forget_ended, &[before.into(), count(limit)])
     }
 
-    fn rules(&mut self) -> Stored<Vec<RuleRow>> {
+    fn rules(&mut self) -> StoreResult<Vec<RuleRow>> {
         let statements = self.statements;
         let map = match statements.dialect {
             Dialect::Sqlite => rows::rule,
@@ -248,13 +248,13 @@ impl ScheduleTransaction for SqlScheduleTransaction<'_> {
         self.many(&statements.rules, &[], map)
     }
 
-    fn rules_version(&mut self) -> Stored<i64> {
+    fn rules_version(&mut self) -> StoreResult<i64> {
         let found =
             self.many(&self.statements.rules_version, &[], |row| row.read("rules_version"))?;
         Ok(found.into_iter().next().unwrap_or(0))
     }
 
-    fn put_rule(&mut self, identifier: &str, pattern: &str, runner: &str) -> Stored<()> {
+    fn put_rule(&mut self, identifier: &str, pattern: &str, runner: &str) -> StoreResult<()> {
         let statements = self.statements;
         self.change(&statements.raise_rules_version, &[])?;
         let (identifier, pattern) = (statements.escaped(identifier), statements.escaped(pattern));
@@ -262,14 +262,14 @@ impl ScheduleTransaction for SqlScheduleTransaction<'_> {
         self.change(&statements.put_rule, &values).map(drop)
     }
 
-    fn remove_rule(&mut self, identifier: &str) -> Stored<bool> {
+    fn remove_rule(&mut self, identifier: &str) -> StoreResult<bool> {
         let statements = self.statements;
         self.change(&statements.raise_rules_version, &[])?;
         let identifier = statements.escaped(identifier);
         Ok(self.change(&statements.remove_rule, &[identifier.as_ref().into()])? > 0)
     }
 
-    fn servers(&mut self) -> Stored<Vec<ServerRow>> {
+    fn servers(&mut self) -> StoreResult<Vec<ServerRow>> {
         self.many(&self.statements.servers, &[], |row| {
             Ok(ServerRow {
                 id: row.read("id")?,
@@ -279,19 +279,19 @@ impl ScheduleTransaction for SqlScheduleTransaction<'_> {
         })
     }
 
-    fn insert_server(&mut self, identity: &str, lease_until: i64) -> Stored<i64> {
+    fn insert_server(&mut self, identity: &str, lease_until: i64) -> StoreResult<i64> {
         let statements = self.statements;
         let values = [identity.into(), lease_until.into()];
         let inserted = self.session().insert(&statements.insert_server, &values);
         inserted.map_err(|error| error.in_store("write the schedule"))
     }
 
-    fn renew_server(&mut self, id: i64, lease_until: i64) -> Stored<bool> {
+    fn renew_server(&mut self, id: i64, lease_until: i64) -> StoreResult<bool> {
         let values = [id.into(), lease_until.into()];
         Ok(self.change(&self.statements.renew_server, &values)? > 0)
     }
 
-    fn remove_server(&mut self, id: i64, lease_until_max: i64) -> Stored<bool> {
+    fn remove_server(&mut self, id: i64, lease_until_max: i64) -> StoreResult<bool> {
         let statements = self.statements;
         if self.change(&statements.remove_server, &[id.into(), lease_until_max.into()])? == 0 {
             return Ok(false);
@@ -300,18 +300,18 @@ impl ScheduleTransaction for SqlScheduleTransaction<'_> {
         Ok(true)
     }
 
-    fn owned(&mut self, id: i64) -> Stored<Vec<TriggerRow>> {
+    fn owned(&mut self, id: i64) -> StoreResult<Vec<TriggerRow>> {
         let statements = self.statements;
         self.many(&statements.owned, &[id.into()], statements.reading())
     }
 
-    fn stop_requests(&mut self, id: i64) -> Stored<Vec<TriggerKey>> {
+    fn stop_requests(&mut self, id: i64) -> StoreResult<Vec<TriggerKey>> {
         let statements = self.statements;
         let asked = self.many(&statements.stop_requests, &[id.into()], statements.reading())?;
         Ok(asked.into_iter().map(|row| row.key).collect())
     }
 
-    fn commit(mut self: Box<Self>) -> Stored<()> {
+    fn commit(mut self: Box<Self>) -> StoreResult<()> {
         let mut session =
             self.session.take().expect("the connection is open until the transaction ends");
         let committed = session.commit();

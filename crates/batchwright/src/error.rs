@@ -252,7 +252,7 @@ pub fn report(error: &dyn Error) -> String {
 #[non_exhaustive]
 pub enum StepError {
     /// An item failed and the failure was not tolerated.
-    #[error("step `{step}` failed at item {item} ({phase}): {source}")]
+    #[error("step `{step}` failed at {} ({phase}): {source}", items(*item, *last))]
     Item {
         /// Step that was running.
         step: String,
@@ -260,6 +260,8 @@ pub enum StepError {
         phase: Phase,
         /// The item's number in reading order, from 1; for a whole chunk, its first item.
         item: u64,
+        /// Equal to `item`; for a whole chunk, its last item.
+        last: u64,
         /// Error of the user code.
         source: ItemErrorText,
     },
@@ -289,13 +291,13 @@ pub enum StepError {
         records: u64,
     },
     /// A reader, processor, writer or dead-letter file could not be built, opened or closed.
-    #[error("the {part} of step `{step}` failed to {action}: {source}")]
+    #[error("step `{step}` failed to {action} its {part}: {source}")]
     Component {
         /// Step that was running.
         step: String,
-        /// Reader, processor, writer, dead letters.
+        /// What failed: the reader, processor, writer, dead-letter file, partitions or parameters.
         part: &'static str,
-        /// What failed, as a verb: build, open, close, restore its position.
+        /// Operation that failed, as a verb: `create`, `open`, `restore`, `roll back`, `close`, `aggregate`, `evaluate`.
         action: &'static str,
         /// Error of the component.
         source: ItemErrorText,
@@ -347,7 +349,7 @@ pub enum StepError {
         exit: ExitStatus,
     },
     /// The step reached its start limit for this instance.
-    #[error("step `{step}` cannot start again: it ran {limit} times, its start limit")]
+    #[error("step `{step}` cannot start again: its start limit of {limit} is reached")]
     StartLimit {
         /// The step.
         step: String,
@@ -363,6 +365,13 @@ pub enum StepError {
         #[source]
         source: RepositoryError,
     },
+}
+
+fn items(first: u64, last: u64) -> String {
+    match first == last {
+        true => format!("item {first}"),
+        false => format!("items {first} to {last}"),
+    }
 }
 
 /// An [`ItemError`] as a link of an error chain.
@@ -422,7 +431,7 @@ pub enum RepositoryError {
     /// The store is not reachable, or the outcome of a commit is unknown: reload before deciding.
     #[error("the store is unavailable: cannot {action}")]
     Unavailable {
-        /// Operation that failed, as a verb: `begin`, `open the store`.
+        /// Operation that failed, as a verb: `commit`, `open the store`.
         action: String,
         /// Error of the store.
         #[source]

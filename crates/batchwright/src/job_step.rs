@@ -126,7 +126,7 @@ impl JobStep {
         }
         let extracted = guarded(|| (self.parameters)(&run.scope)).map_err(|source| {
             let (step, source) = (self.name.clone(), ItemErrorText(source));
-            StepError::Component { step, part: "parameters", action: "build", source }
+            StepError::Component { step, part: "parameters", action: "evaluate", source }
         })?;
         let parameters = self.job.accept(extracted).map_err(|refusal| self.failed(&refusal))?;
         let plan = Plan { parameters };

@@ -33,7 +33,7 @@ pub(crate) fn transact<T, E: MayConflict>(
     store: &ObservedStore,
     mut work: impl FnMut(&mut Tx<'_>) -> Result<T, E>,
 ) -> Result<T, E> {
-    contended(|| {
+    retry_on_conflict(|| {
         let mut tx = store.begin()?;
         let done = work(&mut tx)?;
         tx.commit()?;
@@ -43,7 +43,9 @@ pub(crate) fn transact<T, E: MayConflict>(
 
 /// Runs `work`, and runs it again after each conflict: another transaction changed the rows that it had read.
 /// A store that runs transactions one after another reports no conflict.
-pub(crate) fn contended<T, E: MayConflict>(mut work: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+pub(crate) fn retry_on_conflict<T, E: MayConflict>(
+    mut work: impl FnMut() -> Result<T, E>,
+) -> Result<T, E> {
     /// More attempts than concurrent transactions need; a conflict at the last attempt is returned.
     const ATTEMPTS_MAX: usize = 32;
     let mut result = work();

@@ -150,7 +150,7 @@ impl JobOperator {
     ///
     /// # Errors
     ///
-    /// As [`start`](Self::start); [`Refusal::NoSequence`] when the job has no incrementer.
+    /// As [`start`](Self::start); [`Refusal::NoIncrementer`] when the job has no incrementer.
     pub fn next(&self, name: &str) -> Result<JobHandle, OperatorError> {
         self.launch(&Launch::next(name))
     }

@@ -70,6 +70,14 @@ impl fmt::Display for ProcessIdentity {
     }
 }
 
+/// Returns an owner for a message: its process and host; the text itself when it has another form.
+pub(crate) fn shown(owner: &str) -> String {
+    match ProcessIdentity::parse(owner) {
+        Some(ProcessIdentity { host, pid, .. }) => format!("process {pid} on host {host}"),
+        None => owner.to_owned(),
+    }
+}
+
 /// Identifies this boot and this process namespace (each container has its own).
 ///
 /// Empty where the system does not expose them; then only leases decide.

@@ -382,10 +382,6 @@ impl JobParameters {
         self.0.get(name)
     }
 
-    fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut Parameter)> {
-        self.0.iter_mut().map(|(name, parameter)| (name.as_str(), parameter))
-    }
-
     /// Returns all parameters, in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Parameter)> {
         self.0.iter().map(|(name, parameter)| (name.as_str(), parameter))

@@ -17,7 +17,7 @@ use crate::execution::{BatchStatus, Counters, ExitStatus, StepExecution, StepExe
 use crate::item::guarded;
 use crate::launch::{StepDecision, decide_step};
 use crate::scope::{JobScope, Partition, StepScope};
-use crate::step::{Step, StepEnd, StepKind, StepOptions, StepRun};
+use crate::step::{Step, StepEnd, StepKind, StepOptions, StepRun, records_read};
 
 /// A function that divides the input of a step.
 pub trait Partitioner: Send + Sync {
@@ -227,7 +227,7 @@ impl Step for PartitionStep {
         }
         newest.extend(rows);
         newest.sort_by(|a, b| a.partition.cmp(&b.partition));
-        self.refuse_nothing_but_skips(&newest)?;
+        self.fail_if_all_skipped(&newest)?;
         self.aggregate(run, &newest).map(StepEnd::Completed)
     }
 }
@@ -247,7 +247,7 @@ impl PartitionStep {
                 run.commit_failed(RepositoryError::Corrupt { what })
             });
         }
-        let built = |source| StepErrorParts { action: "build", source }.of(self.name());
+        let built = |source| StepErrorParts { action: "create", source }.of(self.name());
         let partitions = guarded(|| self.partitioner.partitions(&run.scope)).map_err(built)?;
         let mut keys = BTreeSet::new();
         if let Some(one) =
@@ -257,7 +257,7 @@ impl PartitionStep {
                 "" => "a partition has an empty key".to_owned(),
                 key => format!("two partitions have the key `{key}`"),
             };
-            return Err(StepErrorParts::new("build", problem).of(self.name()));
+            return Err(StepErrorParts::new("create", problem).of(self.name()));
         }
         let planned = |one: &Partition| -> Result<Planned, ItemError> {
             let values = serde_json::value::RawValue::from_string(one.values.to_json()).map_err(
@@ -366,19 +366,14 @@ impl PartitionStep {
     }
 
     /// Fails the step when every record of all partitions was skipped.
-    fn refuse_nothing_but_skips(&self, rows: &[StepExecution]) -> Result<(), StepError> {
-        let read: Option<Vec<u64>> = rows
-            .iter()
-            .filter_map(|row| crate::step::skipped_all(row.checkpoint.as_deref()))
-            .map(|skipped| (skipped > 0).then_some(skipped))
-            .collect();
-        // `None`: a record of some partition was not skipped.
-        match read.map(|skipped| skipped.iter().sum()) {
-            Some(records) if records > 0 => {
-                Err(StepError::AllSkipped { step: self.name().to_owned(), records })
-            }
-            _ => Ok(()),
+    fn fail_if_all_skipped(&self, rows: &[StepExecution]) -> Result<(), StepError> {
+        let parts = rows.iter().filter_map(|row| records_read(row.checkpoint.as_deref()));
+        let parts: Vec<_> = parts.collect();
+        if parts.is_empty() || !parts.iter().all(|part| part.all_skipped) {
+            return Ok(());
         }
+        let records = parts.iter().map(|part| part.records).sum();
+        Err(StepError::AllSkipped { step: self.name().to_owned(), records })
     }
 
     fn aggregate(

@@ -53,7 +53,7 @@ pub enum Refusal {
         reason: String,
     },
     /// An execution of the instance is running.
-    #[error("execution {execution} of this instance is already {status}{}", owned(owner, *lease_until))]
+    #[error("execution {execution} of this instance is already {status}: {}", owned(owner, *lease_until))]
     AlreadyRunning {
         /// The running execution.
         execution: ExecutionId,
@@ -146,7 +146,7 @@ pub enum Refusal {
     },
     /// The job declares no incrementer.
     #[error("job `{job}` has no next instance: it declares no incrementer (`next` in a job file)")]
-    NoSequence {
+    NoIncrementer {
         /// The job.
         job: String,
     },
@@ -154,7 +154,7 @@ pub enum Refusal {
 
 fn jobs(known: &[String]) -> String {
     match known {
-        [] => String::from("no jobs are defined"),
+        [] => String::from("neither a job folder nor the program defines jobs"),
         known => format!("the jobs are: {}", names(known.iter().map(String::as_str))),
     }
 }
@@ -165,7 +165,9 @@ fn but(broken: &[String]) -> String {
 
 fn owned(owner: &Option<String>, until: Option<Timestamp>) -> String {
     match (owner, until) {
-        (Some(owner), Some(until)) => format!("{owner} holds its lease until {until:.3}"),
+        (Some(owner), Some(until)) => {
+            format!("{} owns it, with a lease until {until:.3}", crate::owner::shown(owner))
+        }
         _ => String::from("no process owns it; it is queued or runs in slices"),
     }
 }
@@ -205,7 +207,7 @@ impl Refusal {
             Self::WrongOwner { .. } => "wrong_owner",
             Self::RequestRepeated { .. } => "request_repeated",
             Self::KeyReused { .. } => "key_reused",
-            Self::NoSequence { .. } => "usage",
+            Self::NoIncrementer { .. } => "usage",
         }
     }
 
@@ -246,7 +248,7 @@ impl Refusal {
                 "look at that execution, or use a new key for a new request"
             }
             Self::KeyReused { .. } => "use a new key for every new request",
-            Self::NoSequence { .. } => {
+            Self::NoIncrementer { .. } => {
                 "declare how the next instance differs, or start with parameters"
             }
         }

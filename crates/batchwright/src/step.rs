@@ -8,7 +8,7 @@ mod tasklet;
 
 use std::sync::Arc;
 
-pub(crate) use chunk::skipped_all;
+pub(crate) use chunk::records_read;
 pub use chunk::{ChunkStep, ChunkStepBuilder, Missing};
 pub use command::{CommandStep, ExitCodeMeaning};
 pub(crate) use run::{Commit, StepRun};

@@ -593,7 +593,7 @@ fn a_reader_that_only_fails_is_taken_for_broken_in_the_end() {
         .build();
     let (_, done) = run(one_step(step));
     let failure = done.failure.unwrap();
-    assert!(failure.message.contains("10001 records in a row"), "{}", failure.message);
+    assert!(failure.message.contains("10001 times in a row"), "{}", failure.message);
 }
 
 #[test]

@@ -433,7 +433,7 @@ fn row_108_every_place_is_reached_and_every_way_ends_or_the_job_is_refused() {
     let world = World::default();
     let step = |name: &str| world.step(name);
     let unreached = faults(job().step(step("a")).on("COMPLETED").end("X").step(step("b")));
-    assert!(unreached.contains("nothing leads to `b`"), "{unreached}");
+    assert!(unreached.contains("no transition leads to `b`"), "{unreached}");
     let endless = faults(job().step(step("a")).step(step("b")).on("COMPLETED").to("a"));
     assert!(endless.contains("no path from `a` ends the flow"), "{endless}");
     let nowhere = faults(job().step(step("a")).on("FAILED").to("c"));

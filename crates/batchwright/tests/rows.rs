@@ -1171,13 +1171,13 @@ fn row_128_a_start_takes_the_parameters_that_are_given_whatever_the_sequence_say
 }
 
 #[test]
-fn row_129_a_next_without_a_sequence_is_refused() {
+fn row_129_a_next_without_an_incrementer_is_refused() {
     let operator = operator(job(idle("a")));
     let refused = operator.next("job").unwrap_err();
     assert!(
         matches!(
             refused,
-            batchwright::operator::OperatorError::Refused(Refusal::NoSequence { .. })
+            batchwright::operator::OperatorError::Refused(Refusal::NoIncrementer { .. })
         ),
         "{refused}"
     );

@@ -48,6 +48,14 @@ pub(super) fn purge(app: &App, global: &Global, args: &PurgeArgs) -> Result<u8, 
                 .to_owned(),
         ));
     }
+    if let Some(status) = args.status.iter().find(|status| status.is_restartable())
+        && !args.include_restartable
+    {
+        let status = status.name().to_lowercase();
+        return Err(CliError::Usage(format!(
+            "`--status {status}` deletes nothing without `--include-restartable`, because such instances can be restarted"
+        )));
+    }
     let ended_before = args.older_than.map(|age| before(app, age)).transpose()?;
     let retention = Retention {
         job: args.job.clone(),
@@ -63,7 +71,7 @@ pub(super) fn purge(app: &App, global: &Global, args: &PurgeArgs) -> Result<u8, 
     output::list(
         global.format,
         &purged,
-        [if args.dry_run { "WOULD PURGE" } else { "PURGED" }, "JOB"],
+        [if args.dry_run { "EXECUTION TO PURGE" } else { "PURGED EXECUTION" }, "JOB"],
         |one| [one["id"].to_string(), one["job"].as_str().unwrap_or_default().to_owned()],
     )?;
     Ok(error::OK)
@@ -82,7 +90,7 @@ fn tell(app: &App, global: &Global, closed: &[JobExecution]) -> Result<u8, CliEr
         .iter()
         .map(|one| app.operator.explorer().summary(one.id))
         .collect::<Result<_, _>>()?;
-    output::list(global.format, &summaries, ["RECOVERED", "JOB", "STATUS"], |one| {
+    output::list(global.format, &summaries, ["RECOVERED EXECUTION", "JOB", "STATUS"], |one| {
         [one.id.to_string(), one.job.clone(), one.status.to_string()]
     })?;
     Ok(error::OK)

@@ -208,18 +208,13 @@ fn extract(
         Some(given) => {
             for (name, template) in given {
                 let text = template.render(scope)?;
-                let secret = template.shows_secret(scope);
-                let mut parameter = schema.parse(name, &text, None).map_err(|problem| {
-                    let problem = match secret {
-                        true => {
-                            "its value, which is secret, is not of the declared type".to_owned()
-                        }
-                        false => problem,
-                    };
+                let parsed = match template.shows_secret(scope) {
+                    true => schema.parse_secret(name, &text),
+                    false => schema.parse(name, &text, None),
+                };
+                let parameter = parsed.map_err(|problem| {
                     ItemError::fatal(format!("cannot use parameter `{name}`: {problem}"))
                 })?;
-                parameter.secret = secret;
-                parameter.identifying &= !secret || schema.find(name).is_some();
                 parameters.insert(name.as_str(), parameter);
             }
         }
@@ -237,7 +232,7 @@ fn transition(builder: TransitionBuilder<FlowBuilder>, on: &At<On>) -> Built<Flo
         (None, None, None, false, Some(step)) => Ok(builder.restart_at(step.get_ref().clone())),
         _ => Err(Problem::at(
             on,
-            "a transition has one target: `to`, `end`, `fail`, `stop = true` or `restart_at`",
+            "a transition needs exactly one target: `to`, `end`, `fail`, `stop = true` or `restart_at`",
         )),
     }
 }

@@ -109,8 +109,7 @@ fn wait_between(backoff: &At<definition::Backoff>) -> Built<Backoff> {
             return Ok(Backoff::Uniform { min, max });
         }
         _ => {
-            let message =
-                "write `initial` (with `multiplier`, `max`, `jitter`), or `min` and `max`";
+            let message = "`backoff` needs `initial` (with `multiplier`, `max`, `jitter`), or `min` and `max`";
             return Err(Problem::at(backoff, message));
         }
     };

@@ -162,9 +162,11 @@ impl Arithmetic {
             format!("{} {} {}: {problem}", described(left), self.sign(), described(right))
         };
         let (one, two) = (Number::of(left).map_err(explain)?, Number::of(right).map_err(explain)?);
-        self.numbers(one, two)
-            .map(Value::from)
-            .ok_or_else(|| explain("the result is out of range, or the divisor is zero".to_owned()))
+        if matches!(self, Self::Divide | Self::Remainder) && two.float() == 0.0 {
+            return Err(explain("the divisor is zero".to_owned()));
+        }
+        let result = self.numbers(one, two).map(Value::from);
+        result.ok_or_else(|| explain("the result is out of range".to_owned()))
     }
 
     fn does_not_fit(self, left: &Value, right: &Value) -> String {

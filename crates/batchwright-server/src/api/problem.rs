@@ -160,7 +160,7 @@ impl From<&Refusal> for Problem {
             Refusal::WrongOwner { .. } => StatusCode::FORBIDDEN,
             Refusal::InvalidDefinition { .. }
             | Refusal::KeyReused { .. }
-            | Refusal::NoSequence { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            | Refusal::NoIncrementer { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::CONFLICT,
         };
         let detail = format!("{}; {}", report(refusal), refusal.advice());

@@ -140,7 +140,7 @@ pub(crate) struct Firing {
 
 /// The conditions of a claim.
 #[derive(Debug)]
-pub(super) struct Claims<'a> {
+pub(super) struct ClaimConditions<'a> {
     pub(super) server: i64,
     pub(super) rules: &'a Rulebook,
     pub(super) misfire_after: Duration,
@@ -161,7 +161,7 @@ pub(super) struct Claimed {
     pub(super) more: bool,
 }
 
-type Stored<T> = Result<T, RepositoryError>;
+type StoreResult<T> = Result<T, RepositoryError>;
 
 /// The state of a row in a group.
 #[derive(Default)]
@@ -204,7 +204,7 @@ impl<'u, 's> Group<'u, 's> {
         now: Micros,
         mut keys: Vec<TriggerKey>,
         held: impl Iterator<Item = TriggerRow>,
-    ) -> Stored<Self> {
+    ) -> StoreResult<Self> {
         let known =
             |row: TriggerRow| (row.key.clone(), Known { row: Some(row), is_changed: false });
         let mut rows: HashMap<_, _> = held.map(known).collect();
@@ -249,7 +249,7 @@ impl<'u, 's> Group<'u, 's> {
     }
 
     /// Returns the rules after the changes of this group, with their version, unless `version` is current.
-    pub(super) fn rules(&mut self, version: Option<i64>) -> Stored<Option<(i64, Rulebook)>> {
+    pub(super) fn rules(&mut self, version: Option<i64>) -> StoreResult<Option<(i64, Rulebook)>> {
         let current = self.tx.rules_version()?;
         match version == Some(current) && !self.rules_changed {
             true => Ok(None),
@@ -290,7 +290,7 @@ impl<'u, 's> Group<'u, 's> {
     }
 
     /// Writes the changed rows.
-    pub(super) fn flush(&mut self) -> Stored<()> {
+    pub(super) fn flush(&mut self) -> StoreResult<()> {
         if self.changed.is_empty() {
             return Ok(());
         }
@@ -314,7 +314,7 @@ impl<'u, 's> Group<'u, 's> {
     }
 
     /// Executes `request`. The outer error is the store's: then nothing of the group is stored.
-    pub(super) fn request(&mut self, request: &Request) -> Stored<Result<Answer, Refused>> {
+    pub(super) fn request(&mut self, request: &Request) -> StoreResult<Result<Answer, Refused>> {
         Ok(match request {
             Request::Set { identifier, when } => {
                 if let Err(refused) = valid("identifier", identifier) {
@@ -410,7 +410,7 @@ impl<'u, 's> Group<'u, 's> {
     }
 
     /// Stores the outcome of a runner, if this server still owns the row.
-    pub(super) fn outcome(&mut self, firing: &Firing, outcome: Outcome) -> Stored<()> {
+    pub(super) fn outcome(&mut self, firing: &Firing, outcome: Outcome) -> StoreResult<()> {
         let known = self.known(&firing.key);
         let ours = |row: &TriggerRow| {
             // A request to stop changes the row too, so compare owner and slot, not the version.
@@ -430,13 +430,13 @@ impl<'u, 's> Group<'u, 's> {
         let ended = row.due.is_none();
         self.put(row);
         if ended && firing.key.occurrence >= 0 {
-            self.release(&firing.key.identifier)?;
+            self.release_next_slot(&firing.key.identifier)?;
         }
         Ok(())
     }
 
     /// Sets the next waiting slot of `identifier` due, because a slot of the trigger ended.
-    fn release(&mut self, identifier: &str) -> Stored<()> {
+    fn release_next_slot(&mut self, identifier: &str) -> StoreResult<()> {
         self.flush()?;
         let known = self.tx.slots(identifier)?;
         if let Some(next) = trigger::released(&known, self.now) {
@@ -445,12 +445,12 @@ impl<'u, 's> Group<'u, 's> {
         Ok(())
     }
 
-    /// Claims due triggers. `has_room` returns whether the runner of a rule accepts one more.
+    /// ClaimConditions due triggers. `has_room` returns whether the runner of a rule accepts one more.
     pub(super) fn claim(
         &mut self,
-        claims: &Claims<'_>,
+        claims: &ClaimConditions<'_>,
         has_room: &mut dyn FnMut(&Rule) -> bool,
-    ) -> Stored<Claimed> {
+    ) -> StoreResult<Claimed> {
         self.flush()?;
         let due = self.tx.due(self.now, claims.limit)?;
         let mut claimed = Claimed { more: due.len() == claims.limit, ..Claimed::default() };
@@ -507,7 +507,7 @@ impl<'u, 's> Group<'u, 's> {
     }
 
     /// Returns the zone of a trigger's plan; UTC without a plan.
-    fn zone_of(&mut self, identifier: &str) -> Stored<TimeZone> {
+    fn zone_of(&mut self, identifier: &str) -> StoreResult<TimeZone> {
         let key = TriggerKey::of(identifier);
         let row = match self.known(&key) {
             Some(row) => Some(row),
@@ -520,16 +520,16 @@ impl<'u, 's> Group<'u, 's> {
     fn begin(
         &mut self,
         mut row: TriggerRow,
-        claims: &Claims<'_>,
+        claims: &ClaimConditions<'_>,
         has_room: &mut dyn FnMut(&Rule) -> bool,
-    ) -> Stored<Option<Firing>> {
+    ) -> StoreResult<Option<Firing>> {
         let Some(rule) = claims.rules.find(&row.key.identifier) else {
             let row = trigger::fire(row, None, claims.server, self.now);
             log_failure(&row);
             let key = row.key.clone();
             self.put(row);
             if key.occurrence >= 0 {
-                self.release(&key.identifier)?;
+                self.release_next_slot(&key.identifier)?;
             }
             return Ok(None);
         };
@@ -560,12 +560,12 @@ fn log_failure(row: &TriggerRow) {
     if failed || will_retry {
         let (trigger, status, attempt) = (&row.key.identifier, row.status, row.attempt);
         let reason = row.reason.as_deref().unwrap_or_default();
-        tracing::warn!(trigger, slot = time::show(row.slot), %status, attempt, reason, "the attempt failed");
+        tracing::warn!(trigger, slot = time::show(row.slot), %status, attempt, reason, "the trigger failed");
     }
 }
 
 /// Returns all rules; one that cannot be parsed is logged and left out.
-pub(super) fn rules(tx: &mut (dyn ScheduleTransaction + '_)) -> Stored<Vec<Rule>> {
+pub(super) fn rules(tx: &mut (dyn ScheduleTransaction + '_)) -> StoreResult<Vec<Rule>> {
     let understood = |row| match Rule::from_row(row) {
         Ok(rule) => Some(rule),
         Err(problem) => {

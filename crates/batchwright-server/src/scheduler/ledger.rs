@@ -15,7 +15,7 @@ use batchwright::store::schedule::{ScheduleStore, TriggerKey, TriggerRow};
 use tokio::sync::oneshot;
 
 use super::dispatch::Dispatcher;
-use super::group::{Answer, Claimed, Claims, Firing, Group, Request, event_of};
+use super::group::{Answer, ClaimConditions, Claimed, Firing, Group, Request, event_of};
 use super::rule::Rulebook;
 use super::time::{self, Micros};
 use super::trigger::{self, Outcome, Refused};
@@ -29,8 +29,8 @@ const CLAIMS_MAX: usize = 250;
 /// Attempts of a transaction that conflicts with one of another server.
 const CONFLICTS_MAX: usize = 16;
 /// First and longest wait before the ledger retries a store that failed.
-const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+const STORE_RETRY_MIN: Duration = Duration::from_millis(100);
+const STORE_RETRY_MAX: Duration = Duration::from_secs(5);
 /// Renewals within one lease.
 const RENEWALS_PER_LEASE: u32 = 3;
 /// How often old ended rows are removed, and how many in one commit.
@@ -39,7 +39,7 @@ const RETENTION_BATCH: usize = 1_000;
 /// Triggers that are planned anew in one commit.
 const REPLAN_BATCH: usize = 250;
 /// Longest wait of a retry, in microseconds.
-const RETRY_WAIT_MAX: Micros = 3_600_000_000;
+const RUNNER_BACKOFF_MAX: Micros = 3_600_000_000;
 /// Largest difference from the database's clock with which triggers still fire, in microseconds.
 const CLOCK_BOUND: Micros = 2_000_000;
 /// Smallest difference between two clocks' progress that counts as a clock that was set, in microseconds.
@@ -141,7 +141,7 @@ pub(super) struct Ledger {
     pub(super) settings: LedgerSettings,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) dispatcher: Dispatcher,
-    /// Receive the changes of triggers, after their commit.
+    /// The observers of changes of triggers; they are called after the commit.
     pub(super) events: Events,
     pub(super) lease: Arc<ServerLease>,
     pub(super) status: Arc<LedgerStatus>,
@@ -170,7 +170,7 @@ pub(super) struct State {
     /// Triggers whose plans cannot be parsed here, with the problem.
     unparsable: HashMap<String, String>,
     /// Outcomes that are not durable yet.
-    results: VecDeque<(Firing, Outcome)>,
+    outcomes: VecDeque<(Firing, Outcome)>,
     /// The rows that this server fires, as stored.
     in_flight: HashMap<TriggerKey, TriggerRow>,
     /// Whether a commit has an unknown outcome: the store may contain rows that this server owns and does not
@@ -183,16 +183,16 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Returns the keys of the rows that a commit of `requests` and of the first `results` must read, and the
+    /// Returns the keys of the rows that a commit of `requests` and of the first `outcomes` must read, and the
     /// rows that it has in memory.
     fn touched(
         &self,
         requests: &[(Request, Reply)],
-        results: usize,
+        outcome_count: usize,
         trusts_in_flight: bool,
     ) -> (Vec<TriggerKey>, Vec<TriggerRow>) {
         let asked = requests.iter().filter_map(|(request, _)| Group::key_of(request));
-        let ended = || self.results.iter().take(results).map(|(firing, _)| &firing.key);
+        let ended = || self.outcomes.iter().take(outcome_count).map(|(firing, _)| &firing.key);
         let (held, unknown): (Vec<_>, Vec<_>) =
             ended().partition(|key| trusts_in_flight && self.in_flight.contains_key(*key));
         // Also locks the trigger's own row, so that two servers that end slots of one trigger run one after
@@ -236,7 +236,9 @@ impl Ledger {
         }
         match self.state.retry {
             Some((at, _)) => pause = at.saturating_sub(self.clock.elapsed()),
-            None if !self.state.results.is_empty() || self.is_to_replan() => pause = Duration::ZERO,
+            None if !self.state.outcomes.is_empty() || self.is_to_replan() => {
+                pause = Duration::ZERO
+            }
             None => {
                 let claims = self.state.draining.is_none() && !self.is_clock_off();
                 if let Some(due) = self.state.next_due.filter(|_| claims) {
@@ -294,7 +296,7 @@ impl Ledger {
                 Command::Record(outcomes) => self.record(outcomes),
                 command => asked.push(command),
             }
-            let is_full = asked.len() >= REQUESTS_MAX || self.state.results.len() >= OUTCOMES_MAX;
+            let is_full = asked.len() >= REQUESTS_MAX || self.state.outcomes.len() >= OUTCOMES_MAX;
             next = if is_full { None } else { self.commands.try_recv().ok() };
         }
         true
@@ -304,7 +306,7 @@ impl Ledger {
     fn record(&mut self, outcomes: Outcomes) {
         let server = self.state.server;
         self.state
-            .results
+            .outcomes
             .extend(outcomes.into_iter().filter(|(firing, _)| firing.server == server));
     }
 
@@ -334,10 +336,10 @@ impl Ledger {
             false => self.upkeep(refresh).and_then(|()| {
                 // The heartbeat may just have corrected the offset.
                 let now = self.now();
-                let results = self.state.results.len().min(OUTCOMES_MAX);
+                let outcome_count = self.state.outcomes.len().min(OUTCOMES_MAX);
                 let is_due = self.state.next_due.is_some_and(|due| due <= now);
                 let claim = is_due && self.state.draining.is_none() && !self.is_clock_off();
-                self.commit(now, &requests, results, claim)
+                self.commit(now, &requests, outcome_count, claim)
             }),
         };
         match done {
@@ -365,7 +367,8 @@ impl Ledger {
     }
 
     fn failed(&mut self, error: &RepositoryError) {
-        let wait = self.state.retry.map_or(RETRY_MIN, |(_, wait)| (wait * 2).min(RETRY_MAX));
+        let wait =
+            self.state.retry.map_or(STORE_RETRY_MIN, |(_, wait)| (wait * 2).min(STORE_RETRY_MAX));
         if self.state.retry.is_none() {
             tracing::error!(error = %report(error), "the store failed; the schedule waits until it is available");
         }
@@ -403,7 +406,7 @@ impl Ledger {
     /// Removes this server from the store once a drain is requested, nothing runs and all outcomes are
     /// recorded.
     fn end_drain(&mut self) {
-        let is_done = self.state.in_flight.is_empty() && self.state.results.is_empty();
+        let is_done = self.state.in_flight.is_empty() && self.state.outcomes.is_empty();
         if !is_done || self.state.draining.is_none() {
             return;
         }
@@ -420,31 +423,31 @@ impl Ledger {
         }
     }
 
-    /// Commits `requests`, the first `results` outcomes and, with `claim`, the claims of due triggers.
+    /// Commits `requests`, the first `outcomes` outcomes and, with `claim`, the claims of due triggers.
     fn commit(
         &mut self,
         now: Micros,
         requests: &[(Request, Reply)],
-        results: usize,
+        outcome_count: usize,
         claim: bool,
     ) -> Result<(Vec<Result<Answer, Refused>>, Claimed), RepositoryError> {
-        if requests.is_empty() && results == 0 && !claim {
+        if requests.is_empty() && outcome_count == 0 && !claim {
             return Ok(Default::default());
         }
         let mut attempt = 1;
         loop {
             // A lost lease discards the outcomes.
-            let results = results.min(self.state.results.len());
+            let outcome_count = outcome_count.min(self.state.outcomes.len());
             // After a conflict, rows in memory may be stale.
             let is_first = attempt == 1;
-            match self.try_commit(now, requests, results, claim, is_first) {
+            match self.try_commit(now, requests, outcome_count, claim, is_first) {
                 Err(RepositoryError::Conflict { .. }) if attempt < CONFLICTS_MAX => {
                     attempt += 1;
                     self.state.rules_version = None;
                 }
                 Err(error) => return Err(error),
                 Ok(stored) => {
-                    for (firing, _) in self.state.results.drain(..results) {
+                    for (firing, _) in self.state.outcomes.drain(..outcome_count) {
                         self.state.in_flight.remove(&firing.key);
                     }
                     return Ok(stored);
@@ -457,7 +460,7 @@ impl Ledger {
         &mut self,
         now: Micros,
         requests: &[(Request, Reply)],
-        results: usize,
+        outcome_count: usize,
         claim: bool,
         trusts_in_flight: bool,
     ) -> Result<(Vec<Result<Answer, Refused>>, Claimed), RepositoryError> {
@@ -475,10 +478,10 @@ impl Ledger {
                 });
             }
         }
-        let (keys, held) = state.touched(requests, results, trusts_in_flight);
+        let (keys, held) = state.touched(requests, outcome_count, trusts_in_flight);
         let mut group = Group::new(&mut *tx, now, keys, held.into_iter())?;
         group.collect_events(self.events.is_observed());
-        for (firing, outcome) in state.results.iter().take(results) {
+        for (firing, outcome) in state.outcomes.iter().take(outcome_count) {
             group.outcome(firing, outcome.clone())?;
         }
         let mut answers = Vec::with_capacity(requests.len());
@@ -492,7 +495,7 @@ impl Ledger {
             if let Some((version, rules)) = group.rules(state.rules_version)? {
                 (state.rules, state.rules_version) = (rules, Some(version));
             }
-            let claims = Claims {
+            let claims = ClaimConditions {
                 server: state.server,
                 rules: &state.rules,
                 misfire_after: self.settings.misfire_after,
@@ -539,7 +542,7 @@ impl Ledger {
             tx.commit()?;
             if removed < RETENTION_BATCH as u64 {
                 self.state.next_retention = self.clock.elapsed() + RETENTION_INTERVAL;
-                // The rules of a zone may have changed since.
+                // The rules of a time zone may have changed since.
                 self.state.replan = Some(String::new());
             }
         }
@@ -555,7 +558,7 @@ impl Ledger {
             // A plan that still cannot be parsed is reported again at its next slot.
             self.state.unparsable.clear();
             self.status.unparsable.store(0, Ordering::Relaxed);
-            tx.reset_late_retries(now, now + RETRY_WAIT_MAX)?;
+            tx.reset_late_retries(now, now + RUNNER_BACKOFF_MAX)?;
         }
         let rows = tx.recurring(&after, REPLAN_BATCH)?;
         let last = rows.last().filter(|_| rows.len() == REPLAN_BATCH);
@@ -659,11 +662,11 @@ impl Ledger {
     /// Gives up all triggers after another server took over from this one, and registers again.
     fn lease_lost(&mut self) -> Result<(), RepositoryError> {
         tracing::error!(
-            "another server took over the triggers of this one, whose lease had ended; this server registers again"
+            "the lease of this server was lost: another server has its triggers; this server registers again"
         );
         self.dispatcher.abandon();
         self.state.in_flight.clear();
-        self.state.results.clear();
+        self.state.outcomes.clear();
         self.register()
     }
 

@@ -161,7 +161,9 @@ impl RuleSettings {
                 );
             }
             [other, ..] => {
-                return Err(format!("unknown runner `{other}`; expected shell, amqp, http or job"));
+                return Err(format!(
+                    "there is no runner `{other}`; the runners are shell, amqp, http and job"
+                ));
             }
             [] => return Err("the runner is missing".to_owned()),
         };
@@ -173,8 +175,9 @@ impl RuleSettings {
             match pair {
                 ["retry", number] => {
                     let number = number.parse().ok().filter(|number| *number <= RETRIES_MAX);
-                    settings.retries =
-                        Some(number.ok_or_else(|| format!("retry: expected 0 to {RETRIES_MAX}"))?);
+                    settings.retries = Some(number.ok_or_else(|| {
+                        format!("`retry` must be a number from 0 to {RETRIES_MAX}")
+                    })?);
                 }
                 ["backoff", text] => settings.backoff_ms = Some(millis(text)?),
                 ["timeout", _] if matches!(settings.runner, Runner::Amqp { .. }) => {
@@ -185,7 +188,7 @@ impl RuleSettings {
                 ["timeout", text] => settings.timeout_ms = Some(millis(text)?),
                 [other, ..] => {
                     return Err(format!(
-                        "`{other}`: expected retry N, backoff DURATION or timeout DURATION"
+                        "`{other}` is not an option of a rule; the options are retry N, backoff DURATION and timeout DURATION"
                     ));
                 }
                 [] => {}

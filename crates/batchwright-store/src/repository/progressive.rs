@@ -197,8 +197,8 @@ impl ProgressiveRows for SqlTransaction<'_> {
     }
 
     fn claim_segment(&mut self, segment: &Segment) -> Result<(), RepositoryError> {
-        let poison = json(&segment.failure_record)?;
-        let values = values![segment.id, segment.lane, count(segment.claimed), poison];
+        let failure_record = json(&segment.failure_record)?;
+        let values = values![segment.id, segment.lane, count(segment.claimed), failure_record];
         self.change(&self.statements.claim_segment, values).map(drop)
     }
 

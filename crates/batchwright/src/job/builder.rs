@@ -322,7 +322,7 @@ impl JobBuilder {
             faults.push("it is progressive, and a progressive job calls no listeners".to_owned());
         }
         for one in job.parameters().declared.iter().filter(|one| one.secret && one.identifying) {
-            faults.push(format!("parameter `{}` is secret, so it must not identify", one.name));
+            faults.push(format!("parameter `{}` is secret, so it cannot be identifying", one.name));
         }
         if !faults.is_empty() {
             return Err(Refusal::InvalidDefinition { job: job.name, reason: faults.join("; ") });

@@ -239,7 +239,7 @@ impl JobFlow {
         }
         let reached = self.reached_from(&[0]);
         for (node, _) in self.nodes.iter().zip(&reached).filter(|(_, reached)| !**reached) {
-            faults.push(format!("nothing leads to `{}`", node.name));
+            faults.push(format!("no transition leads to `{}`", node.name));
         }
         for (index, node) in self.nodes.iter().enumerate().filter(|(index, _)| reached[*index]) {
             let ahead = self.reached_from(&[index]);

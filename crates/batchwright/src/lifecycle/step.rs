@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 use jiff::Timestamp;
 
-use super::{contended, owned, record_step, transact};
+use super::{owned, record_step, retry_on_conflict, transact};
 use crate::context::ContextHandle;
 use crate::error::RepositoryError;
 use crate::execution::{
@@ -60,7 +60,7 @@ pub(crate) fn end_step(
     contexts: Contexts<'_>,
     now: Timestamp,
 ) -> Result<(), RepositoryError> {
-    contended(|| {
+    retry_on_conflict(|| {
         let mut tx = store.begin()?;
         // The order is transaction, lock, row of the execution: a holder of the lock already has a connection,
         // and a waiter for the row already holds the lock.

@@ -62,8 +62,11 @@ pub enum RunError {
         #[source]
         source: Arc<RepositoryError>,
     },
-    /// The thread of the execution panicked; the stored execution stays running until it is recovered.
-    #[error("the thread of execution {execution} panicked before it stored an outcome")]
+    /// The thread of the execution panicked or could not be started; the stored execution stays running until it
+    /// is recovered.
+    #[error(
+        "execution {execution} has no stored outcome: its thread panicked or could not be started"
+    )]
     NoOutcome {
         /// The execution.
         execution: ExecutionId,
@@ -94,20 +97,23 @@ impl JobHandle {
     ///
     /// [`RunError`]: the end was not stored by this process.
     pub fn wait(&self) -> Result<JobExecution, RunError> {
-        let state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = self
-            .shared
-            .ended
-            .wait_while(state, |state| state.end.is_none())
-            .unwrap_or_else(PoisonError::into_inner);
-        let end = state.end.clone();
+        let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = loop {
+            match state.end.clone() {
+                Some(end) => break end,
+                None => {
+                    let woken = self.shared.ended.wait(state);
+                    state = woken.unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        };
         drop(state);
         self.outcome(end)
     }
 
-    fn outcome(&self, end: Option<Result<(), RunError>>) -> Result<JobExecution, RunError> {
+    fn outcome(&self, end: Result<(), RunError>) -> Result<JobExecution, RunError> {
         let execution = self.id;
-        end.unwrap_or(Err(RunError::NoOutcome { execution }))?;
+        end?;
         let found = self.shared.repository.execution(execution);
         found
             .map_err(|error| RunError::Repository { execution, source: Arc::new(error) })?
@@ -120,11 +126,10 @@ impl Future for JobHandle {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.end.is_none() {
+        let Some(end) = state.end.clone() else {
             state.wakers.push(context.waker().clone());
             return Poll::Pending;
-        }
-        let end = state.end.clone();
+        };
         drop(state);
         Poll::Ready(self.outcome(end))
     }
@@ -154,5 +159,31 @@ impl Drop for JobEnding {
     /// Reports a missing outcome, so that a thread that unwinds leaves no caller waiting.
     fn drop(&mut self) {
         self.set(Err(RunError::NoOutcome { execution: self.id }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryRepository;
+
+    fn unended() -> (JobHandle, JobEnding) {
+        JobHandle::new(ExecutionId(7), Arc::new(MemoryRepository::new()))
+    }
+
+    #[test]
+    fn a_thread_that_ends_without_an_outcome_leaves_no_caller_waiting() {
+        let (handle, ending) = unended();
+        drop(ending);
+        let error = handle.wait().expect_err("no outcome");
+        assert!(matches!(error, RunError::NoOutcome { .. }), "{error}");
+    }
+
+    #[test]
+    fn an_execution_that_was_deleted_is_named_as_deleted() {
+        let (handle, ending) = unended();
+        ending.end(Ok(()));
+        let error = handle.wait().expect_err("a deleted execution").to_string();
+        assert_eq!(error, "execution 7 was deleted before its outcome was read");
     }
 }

@@ -21,7 +21,7 @@ impl JobOperator {
     ///
     /// # Errors
     ///
-    /// As [`start`](Self::start); [`Refusal::NoSequence`] for the next instance of a job without an
+    /// As [`start`](Self::start); [`Refusal::NoIncrementer`] for the next instance of a job without an
     /// incrementer.
     pub fn launch(&self, launch: &Launch) -> Result<JobHandle, OperatorError> {
         let job = self.job_of_launch(launch)?;
@@ -174,7 +174,7 @@ fn following<'a>(
 ) -> Result<impl Fn(Option<JobParameters>) -> Result<JobParameters, Refusal> + 'a, Refusal> {
     let incrementer = job.incrementer();
     let incrementer =
-        incrementer.ok_or_else(|| Refusal::NoSequence { job: job.name().to_owned() })?;
+        incrementer.ok_or_else(|| Refusal::NoIncrementer { job: job.name().to_owned() })?;
     Ok(move |newest: Option<JobParameters>| {
         let next = incrementer(newest.as_ref())
             .map_err(|problem| Refusal::InvalidParameters { problems: vec![problem] })?;

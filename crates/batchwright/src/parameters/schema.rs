@@ -1,5 +1,6 @@
 //! The parameters that a job declares, and the parser of given ones.
 
+use super::secret::hidden_problem;
 use super::{JobParameters, MASK, OF_EVERY_JOB, Parameter, ParameterType, ParameterValue};
 
 /// The declaration of a job's parameter.
@@ -96,7 +97,7 @@ impl ParameterSchema {
     /// A sentence, when the type or the role differs from the declaration.
     pub fn parameter(&self, name: &str, json: serde_json::Value) -> Result<Parameter, String> {
         let declared = self.find(name);
-        let says_identifying = json.get("identifying").is_some();
+        let says_identifying = json.get("identifying").is_some_and(|role| !role.is_null());
         let mut parameter = Parameter::from_json(json, declared.map(|declared| declared.kind))
             .map_err(|problem| self.without_secret(name, problem))?;
         match declared {
@@ -129,6 +130,20 @@ impl ParameterSchema {
         Ok(Parameter::new(value, declared.is_none_or(|declared| declared.identifying)))
     }
 
+    /// Parses as [`parse`](Self::parse) a text that contains a secret: the parameter is secret, and identifying
+    /// only if the job declares that.
+    ///
+    /// # Errors
+    ///
+    /// A sentence without the text, when it is not a value of the type.
+    pub fn parse_secret(&self, name: &str, text: &str) -> Result<Parameter, String> {
+        let declared = self.find(name);
+        let kind = declared.map_or(ParameterType::String, |declared| declared.kind);
+        let value = ParameterValue::parse(text, kind).map_err(|_| hidden_problem(kind))?;
+        let identifying = declared.is_some_and(|declared| declared.identifying);
+        Ok(Parameter { secret: true, ..Parameter::new(value, identifying) })
+    }
+
     /// Parses all parameters of a JSON object.
     ///
     /// # Errors
@@ -156,7 +171,8 @@ impl ParameterSchema {
     /// One sentence for every missing, unknown or mistyped parameter.
     pub fn complete(&self, mut given: JobParameters) -> Result<JobParameters, Vec<String>> {
         let mut problems = Vec::new();
-        for (name, parameter) in given.iter_mut() {
+        for (name, parameter) in &mut given.0 {
+            let name = name.as_str();
             match self.find(name) {
                 Some(known) if known.kind != parameter.value.kind() => problems.push(format!(
                     "parameter `{name}` is of type {}, expected {}",
@@ -173,7 +189,7 @@ impl ParameterSchema {
         }
         for (name, secret) in given.iter().filter(|(_, one)| one.secret) {
             if secret.identifying {
-                problems.push(format!("parameter `{name}` is secret, so it must not identify"));
+                problems.push(format!("parameter `{name}` is secret, so it cannot be identifying"));
             }
             // A mask copied from a display would replace the real value.
             if secret.value == MASK.into() {

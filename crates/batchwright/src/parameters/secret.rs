@@ -1,7 +1,7 @@
 //! Secret parameters: which ones are secret, and the mask that replaces their values in lists, messages and
 //! stored rows.
 
-use super::{JobParameters, Parameter, ParameterSchema, ParameterValue};
+use super::{JobParameters, Parameter, ParameterSchema, ParameterType, ParameterValue};
 
 /// The text displayed in place of a secret value.
 pub const MASK: &str = "***";
@@ -49,11 +49,16 @@ impl JobParameters {
     }
 }
 
+/// Returns the problem of a secret value, without the value.
+pub(super) fn hidden_problem(kind: ParameterType) -> String {
+    format!("its value is not of type {kind}")
+}
+
 impl ParameterSchema {
     /// Returns the problem of a value of parameter `name` without the value, if it is secret.
     pub(super) fn without_secret(&self, name: &str, problem: String) -> String {
         match self.find(name) {
-            Some(known) if known.secret => format!("its value is not of type {}", known.kind),
+            Some(known) if known.secret => hidden_problem(known.kind),
             _ if is_secret_name(name) => "its value is not of its type".to_owned(),
             _ => problem,
         }

@@ -16,7 +16,7 @@ use crate::error::{ErrorKind, ItemError, RepositoryError};
 use crate::execution::{Counters, Failure, Phase, SkipRecord};
 use crate::host::{CommitPoint, Host};
 use crate::item::ChunkTransaction;
-use crate::lifecycle::{Final, Tx, contended, end, owned};
+use crate::lifecycle::{Final, Tx, end, owned, retry_on_conflict};
 use crate::scope::StepScope;
 use crate::store::{Held, Lane, Lease, ProgressiveExecution, Segment};
 
@@ -143,14 +143,15 @@ pub(crate) struct LaneRun<'a> {
     committed: Option<Segment>,
     uncommitted: Uncommitted,
     /// Number of units begun in this slice.
-    begun: u64,
+    units_begun: u64,
     /// The time since the clock's origin, as last read.
     now: Duration,
     must_commit: bool,
     /// Whether the segment or its position changed other than by advancing past a unit: the reader must be
     /// opened again.
     has_moved: bool,
-    stop_requested: bool,
+    /// Whether the slice ends with its next commit.
+    must_release: bool,
     failure: Option<Failure>,
     stage: Stage,
 }
@@ -179,11 +180,11 @@ impl<'a> LaneRun<'a> {
             segment: None,
             committed: None,
             uncommitted: Uncommitted { began: now, ..Uncommitted::default() },
-            begun: 0,
+            units_begun: 0,
             now,
             must_commit: false,
             has_moved: true,
-            stop_requested: false,
+            must_release: false,
             failure: None,
             stage: Stage::Working,
         };
@@ -244,7 +245,7 @@ impl<'a> LaneRun<'a> {
     pub(crate) fn time_left(&self) -> Duration {
         /// Minimum time of a unit that begins.
         const LEAST: Duration = Duration::from_millis(1);
-        let from = if self.begun > 1 { self.arrived } else { self.now };
+        let from = if self.units_begun > 1 { self.arrived } else { self.now };
         let ceiling = from + self.budget.target.max(self.row.target) * 2;
         ceiling.saturating_sub(self.now).min(self.settings.unit_timeout).max(LEAST)
     }
@@ -254,7 +255,7 @@ impl<'a> LaneRun<'a> {
     }
 
     fn has_room(&self) -> bool {
-        self.begun == 0 || self.budget.has_room(self.elapsed(), &self.times)
+        self.units_begun == 0 || self.budget.has_room(self.elapsed(), &self.times)
     }
 
     /// Returns what comes next.
@@ -274,7 +275,7 @@ impl<'a> LaneRun<'a> {
             Some(OnDisconnect::CleanStop) => return Ok(Next::Commit(CommitAction::Release)),
             Some(OnDisconnect::Ignore) | None => {}
         }
-        if self.stop_requested || self.slice_stop.is_requested() || !self.has_room() {
+        if self.must_release || self.slice_stop.is_requested() || !self.has_room() {
             return Ok(Next::Commit(CommitAction::Release));
         }
         if segment.is_closed || segment.position >= segment.claimed {
@@ -292,7 +293,7 @@ impl<'a> LaneRun<'a> {
         if units == 0 {
             return false;
         }
-        // A chunk keeps the size that it began with, although `search_until` may be inside it.
+        // A chunk keeps its size until its end, even if the search for the failing unit ends inside it.
         let begin =
             self.committed.as_ref().map_or(segment.position, |committed| committed.position);
         units >= self.settings.chunk_units
@@ -307,13 +308,15 @@ impl<'a> LaneRun<'a> {
     /// When all its attempts were used by workers that died or hung in it.
     #[inline]
     pub(crate) fn begin_unit(&mut self) -> Result<(), ItemError> {
-        self.begun += 1;
+        self.units_begun += 1;
         let Some(segment) = &self.segment else { return Ok(()) };
         let attempts = segment.failure_record.attempts_at(segment.position);
         if attempts >= self.settings.max_attempts {
             return Err(ItemError::new(
                 ErrorKind::new("worker_lost"),
-                format!("the process died or the thread hung in {attempts} attempts at the unit"),
+                format!(
+                    "{attempts} attempts failed; in the last one the process died or the thread hung"
+                ),
             ));
         }
         self.pulse.begin_unit(segment.position, self.now);
@@ -383,16 +386,16 @@ impl<'a> LaneRun<'a> {
     }
 
     /// Records that an attempt at the next unit failed. The attempt is committed before the next one begins.
-    /// Committed the last attempt the unit or the execution fails.
+    /// When no attempt is left, the unit or the execution fails.
     pub(crate) fn unit_failed(&mut self, error: &ItemError) {
         let took = self.unit_ended();
         if *error.kind() == ErrorKind::TIMEOUT
-            && self.begun > 1
+            && self.units_begun > 1
             && took < self.settings.unit_timeout
         {
             // The slice ran out of time before the unit used its own timeout, so no attempt is counted; the
             // next slice begins with this unit.
-            self.stop_requested = true;
+            self.must_release = true;
             return;
         }
         let (max, on_failed) = (self.settings.max_attempts, self.settings.on_failed);
@@ -401,9 +404,13 @@ impl<'a> LaneRun<'a> {
         self.must_commit = true;
         let attempts = segment.failure_record.attempts.min(max);
         let number = segment.position + 1;
-        let message = format!("unit {number} failed in {attempts} of {max} attempts: {error}");
+        let is_fatal = *error.kind() == ErrorKind::FATAL;
+        let message = match is_fatal {
+            true => format!("unit {number} failed and is not retried: {error}"),
+            false => format!("unit {number} failed in {attempts} of {max} attempts: {error}"),
+        };
         let message = self.scope.parameters().mask_in(message);
-        if *error.kind() == ErrorKind::FATAL {
+        if is_fatal {
             segment.failure_record.forget(segment.position);
             self.failure = Some(Failure::new("unit_failed", message));
         } else if segment.failure_record.attempts >= max {
@@ -433,17 +440,17 @@ impl<'a> LaneRun<'a> {
     }
 
     /// Goes back to the last checkpoint after a failure that undid the units since. With at most
-    /// `units_alone` units since, the failure counts as an attempt at the next unit; with more, chunks become
+    /// `suspects_max` units since, the failure counts as an attempt at the next unit; with more, chunks become
     /// smaller until the failing unit is found.
-    pub(crate) fn rewind(&mut self, error: &ItemError, units_alone: u64) {
+    pub(crate) fn rewind(&mut self, error: &ItemError, suspects_max: u64) {
         let until = self.segment.as_ref().map_or(0, |segment| segment.position + 1);
         self.segment.clone_from(&self.committed);
         self.has_moved = true;
         let units = self.uncommitted.units();
         self.uncommitted = Uncommitted { began: self.now, ..Uncommitted::default() };
         match &mut self.segment {
-            Some(_) if units <= units_alone => self.unit_failed(error),
-            Some(segment) => segment.search(until, (units / CHUNK_DIVISOR).max(1)),
+            Some(_) if units <= suspects_max => self.unit_failed(error),
+            Some(segment) => segment.begin_search(until, (units / CHUNK_DIVISOR).max(1)),
             None => {}
         }
     }
@@ -463,10 +470,10 @@ impl<'a> LaneRun<'a> {
         }
         self.now = self.host.clock.elapsed();
         let began = self.now;
-        let committed = contended(|| self.commit_once(then, write))?;
+        let result = retry_on_conflict(|| self.commit_once(then, write))?;
         self.now = self.host.clock.elapsed();
-        let after = match committed {
-            Ok(after) => after,
+        let result = match result {
+            Ok(result) => result,
             Err(error) => {
                 self.rewind(&error, 1);
                 return Ok(false);
@@ -477,10 +484,10 @@ impl<'a> LaneRun<'a> {
         self.uncommitted = Uncommitted { began: self.now, ..Uncommitted::default() };
         self.committed.clone_from(&self.segment);
         self.must_commit = false;
-        match after {
-            Committed::SameSegment { stop_requested } => self.stop_requested |= stop_requested,
-            Committed::Claimed(claimed) => self.set_segment(claimed)?,
-            Committed::Ended(answer) => self.stage = Stage::Ended(answer),
+        match result {
+            CommitResult::SameSegment { stop_requested } => self.must_release |= stop_requested,
+            CommitResult::Claimed(claimed) => self.set_segment(claimed)?,
+            CommitResult::Ended(answer) => self.stage = Stage::Ended(answer),
         }
         Ok(true)
     }
@@ -489,7 +496,7 @@ impl<'a> LaneRun<'a> {
         &mut self,
         then: CommitAction,
         write: &mut dyn FnMut(&mut ChunkTransaction<'_>) -> Result<(), ItemError>,
-    ) -> Result<Result<Committed, ItemError>, RepositoryError> {
+    ) -> Result<Result<CommitResult, ItemError>, RepositoryError> {
         let scope = self.scope.clone();
         let sequence = self.committed.as_ref().map_or(0, |segment| segment.position);
         let mut chunk = ChunkTransaction::new(&self.host.store, &scope, sequence);
@@ -500,7 +507,7 @@ impl<'a> LaneRun<'a> {
             };
         }
         let tx = chunk.tx()?;
-        let after = match then {
+        let result = match then {
             CommitAction::Continue => {
                 let held = tx.slices().hold_execution(&self.lease)?;
                 if held == Held::Lost {
@@ -508,17 +515,17 @@ impl<'a> LaneRun<'a> {
                 }
                 self.store(tx)?;
                 self.store_lane(tx)?;
-                Committed::SameSegment { stop_requested: held == Held::StopRequested }
+                CommitResult::SameSegment { stop_requested: held == Held::StopRequested }
             }
             CommitAction::ClaimNext => {
                 let execution = owned(tx, self.lease)?;
                 self.store(tx)?;
                 match execution.stop_requested {
-                    true => Committed::Ended(self.release(tx, execution)?),
+                    true => CommitResult::Ended(self.end_slice(tx, execution)?),
                     false => {
                         let claimed = self.claim_in(tx)?;
                         self.store_lane(tx)?;
-                        Committed::Claimed(claimed)
+                        CommitResult::Claimed(claimed)
                     }
                 }
             }
@@ -528,11 +535,12 @@ impl<'a> LaneRun<'a> {
                 let is_done = self.segment.as_ref().is_none_or(|segment| segment.is_closed);
                 let segments = tx.slices().segments_of(self.lease.execution)?;
                 match is_done && segments.iter().all(|segment| segment.is_closed) {
+                    // When all segments are closed, the lane ends the execution instead of releasing it.
                     true => {
                         self.store_lane(tx)?;
-                        Committed::Claimed(Err(NoWork::AllClosed))
+                        CommitResult::Claimed(Err(NoWork::AllClosed))
                     }
-                    false => Committed::Ended(self.release(tx, execution)?),
+                    false => CommitResult::Ended(self.end_slice(tx, execution)?),
                 }
             }
             CommitAction::Fail => {
@@ -545,13 +553,13 @@ impl<'a> LaneRun<'a> {
                 let now = self.host.clock.now();
                 let ended = Final::failed(failure, now);
                 end(tx, &mut execution, &self.row, ended, now)?;
-                Committed::Ended(self.free_lane(tx, SliceOutcome::Final, &execution)?)
+                CommitResult::Ended(self.free_lane(tx, SliceOutcome::Final, &execution)?)
             }
         };
         self.call_hook(CommitPoint::Before);
         chunk.commit()?;
         self.call_hook(CommitPoint::After);
-        Ok(Ok(after))
+        Ok(Ok(result))
     }
 
     fn call_hook(&self, point: CommitPoint) {
@@ -617,11 +625,11 @@ impl<'a> LaneRun<'a> {
             };
             let is_late = self.elapsed() + self.budget.reserve >= self.budget.target;
             let is_disconnected = self.pulse.lost_client() == Some(OnDisconnect::CleanStop);
-            let is_ended = self.slice_stop.is_requested();
-            if is_late || is_disconnected || is_ended || execution.stop_requested {
+            let is_slice_stopped = self.slice_stop.is_requested();
+            if is_late || is_disconnected || is_slice_stopped || execution.stop_requested {
                 return self.commit(CommitAction::Release, None, &mut |_| Ok(())).map(drop);
             }
-            if self.has_work()? {
+            if self.should_claim()? {
                 return self.commit(CommitAction::ClaimNext, None, &mut |_| Ok(())).map(drop);
             }
             host.clock.wait(IDLE_INTERVAL, &StopToken::default());
@@ -630,7 +638,7 @@ impl<'a> LaneRun<'a> {
     }
 
     /// Returns whether a claim would find work, or that no work remains.
-    fn has_work(&self) -> Result<bool, RepositoryError> {
+    fn should_claim(&self) -> Result<bool, RepositoryError> {
         let state = self.host.store.slices().progressive_state(self.lease.execution)?;
         let Some(mut state) = state else { return Ok(false) };
         let now = self.host.clock.now();
@@ -643,7 +651,7 @@ impl<'a> LaneRun<'a> {
 }
 
 /// The result of a commit.
-enum Committed {
+enum CommitResult {
     SameSegment { stop_requested: bool },
     Claimed(Result<Segment, NoWork>),
     Ended(String),

@@ -175,7 +175,7 @@ pub(crate) fn shut_out_worker(
         if let Some(segment) = segments.iter_mut().find(working) {
             // The units between the checkpoint and the hanging unit run again, each as a chunk of its own.
             if let Some(hanging) = hanging {
-                segment.search(segment.failure_record.search_until.max(hanging + 1), 1);
+                segment.begin_search(segment.failure_record.search_until.max(hanging + 1), 1);
                 segment.failure_record.count_attempt(hanging);
             }
             segment.claimed = segment.position;

@@ -7,7 +7,9 @@ use super::step::{Plan, Settings};
 use crate::error::RepositoryError;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
 use crate::launch;
-use crate::lifecycle::{ObservedStore, StartRequest, Tx, change, contended, record_step, start_in};
+use crate::lifecycle::{
+    ObservedStore, StartRequest, Tx, change, record_step, retry_on_conflict, start_in,
+};
 use crate::owner::unique_id;
 use crate::parameters::{JobParameters, REPEAT_PARAMETER};
 use crate::refusal::{OperatorError, Refusal};
@@ -71,7 +73,7 @@ pub(crate) fn open(
     let parameters = under_way.as_ref().unwrap_or(parameters);
     loop {
         // A transaction that only finds that the input must be examined is rolled back.
-        let opened = contended(|| {
+        let opened = retry_on_conflict(|| {
             let mut tx = store.begin()?;
             let opened = open_in(&mut tx, request, parameters, plan.as_ref())?;
             if opened.is_some() {

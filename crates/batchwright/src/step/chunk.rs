@@ -37,16 +37,16 @@ use crate::threads::start;
 pub struct ChunkStep<R: ItemReader, P: ItemProcessor<R::Item>, W> {
     name: String,
     options: StepOptions,
-    plan: Plan,
+    settings: Settings,
     reader: Factory<R>,
     processor: Factory<P>,
     writer: Factory<W>,
-    kit: ItemHooks<R::Item, P::Output>,
+    hooks: Hooks<R::Item, P::Output>,
 }
 
 /// The settings of a chunk step, without its parts.
 #[derive(Clone)]
-struct Plan {
+struct Settings {
     completion: Completion,
     skip: SkipPolicy,
     retry: RetryPolicy,
@@ -65,7 +65,7 @@ type Until<I> = Arc<dyn Fn(&I) -> bool + Send + Sync>;
 type Render<T> = Arc<dyn Fn(&T) -> String + Send + Sync>;
 
 /// The user's listeners and functions that see items.
-struct ItemHooks<I, O> {
+struct Hooks<I, O> {
     chunk: Vec<Arc<dyn ChunkListener<I, O>>>,
     item: Vec<Arc<dyn ItemListener<I, O>>>,
     skip: Vec<Arc<dyn SkipListener<I, O>>>,
@@ -82,7 +82,7 @@ impl<R: ItemReader, P: ItemProcessor<R::Item>, W> ChunkStep<R, P, W> {
         mut self,
         listener: impl ChunkListener<R::Item, P::Output> + 'static,
     ) -> Self {
-        self.kit.chunk.push(Arc::new(listener));
+        self.hooks.chunk.push(Arc::new(listener));
         self
     }
 
@@ -92,7 +92,7 @@ impl<R: ItemReader, P: ItemProcessor<R::Item>, W> ChunkStep<R, P, W> {
         mut self,
         listener: impl ItemListener<R::Item, P::Output> + 'static,
     ) -> Self {
-        self.kit.item.push(Arc::new(listener));
+        self.hooks.item.push(Arc::new(listener));
         self
     }
 
@@ -102,21 +102,21 @@ impl<R: ItemReader, P: ItemProcessor<R::Item>, W> ChunkStep<R, P, W> {
         mut self,
         listener: impl SkipListener<R::Item, P::Output> + 'static,
     ) -> Self {
-        self.kit.skip.push(Arc::new(listener));
+        self.hooks.skip.push(Arc::new(listener));
         self
     }
 
     /// Adds a listener of retries.
     #[must_use]
     pub fn retry_listener(mut self, listener: impl RetryListener + 'static) -> Self {
-        self.kit.retry.push(Arc::new(listener));
+        self.hooks.retry.push(Arc::new(listener));
         self
     }
 
     /// Ends a chunk after each item for which `last` returns true, even when the chunk is not full.
     #[must_use]
     pub fn chunk_until(mut self, last: impl Fn(&R::Item) -> bool + Send + Sync + 'static) -> Self {
-        self.kit.until = Some(Arc::new(last));
+        self.hooks.until = Some(Arc::new(last));
         self
     }
 
@@ -128,8 +128,8 @@ impl<R: ItemReader, P: ItemProcessor<R::Item>, W> ChunkStep<R, P, W> {
         input: impl Fn(&R::Item) -> String + Send + Sync + 'static,
         output: impl Fn(&P::Output) -> String + Send + Sync + 'static,
     ) -> Self {
-        self.kit.render_input = Some(Arc::new(input));
-        self.kit.render_output = Some(Arc::new(output));
+        self.hooks.render_input = Some(Arc::new(input));
+        self.hooks.render_output = Some(Arc::new(output));
         self
     }
 }
@@ -151,9 +151,9 @@ where
     fn run(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError> {
         let scope = run.scope.clone();
         let at = At { step: &self.name };
-        let mut reader = (self.reader)(&scope).map_err(at.component("reader", "build"))?;
-        let processor = (self.processor)(&scope).map_err(at.component("processor", "build"))?;
-        let mut writer = (self.writer)(&scope).map_err(at.component("writer", "build"))?;
+        let mut reader = (self.reader)(&scope).map_err(at.component("reader", "create"))?;
+        let processor = (self.processor)(&scope).map_err(at.component("processor", "create"))?;
+        let mut writer = (self.writer)(&scope).map_err(at.component("writer", "create"))?;
 
         let mut checkpoint =
             Checkpoint::of(&run.step).map_err(|source| run.commit_failed(source))?;
@@ -191,26 +191,26 @@ where
         let at = At { step: &self.name };
         self.open_writer(run, checkpoint, writer)?;
         let dead_letters = self.open_dead_letters(checkpoint, &scope)?;
-        let position =
-            checkpoint.reader().map_err(at.component("reader", "restore its position"))?;
+        let position = checkpoint.reader().map_err(at.component("reader", "restore"))?;
         guarded(|| reader.open(position, &scope)).map_err(at.component("reader", "open"))?;
 
-        let depth = match self.plan.read_ahead {
+        let depth = match self.settings.read_ahead {
             Some(chunks) => chunks,
             None if reader.reads_ahead() => READ_AHEAD_DEFAULT,
             None => 0,
         };
-        let (plan, kit) = (&self.plan, &self.kit);
+        let (settings, hooks) = (&self.settings, &self.hooks);
         let retries = Retries {
-            policy: &plan.retry,
-            listeners: &kit.retry,
+            policy: &settings.retry,
+            listeners: &hooks.retry,
             clock: run.clock(),
             stop: scope.stop(),
         };
-        let mut filler = Filler::new(reader, plan, kit, retries, checkpoint.resolved);
-        let processing = Processing { processor, plan, kit, retries };
-        let mut settler = Settler::new(run, writer, checkpoint, dead_letters, plan, kit, retries);
-        let end = match (depth, self.plan.parallelism) {
+        let mut filler = Filler::new(reader, settings, hooks, retries, checkpoint.resolved);
+        let processing = Processing { processor, settings, hooks, retries };
+        let mut settler =
+            Settler::new(run, writer, checkpoint, dead_letters, settings, hooks, retries);
+        let end = match (depth, self.settings.parallelism) {
             (0, 1) => carry(&mut settler, |spare| {
                 let spare = processing.reclaim(spare);
                 processing.process(filler.fill(spare.items), spare.outputs)
@@ -228,7 +228,7 @@ where
         // All records are accounted for, so the dead letters are complete even if every record was skipped.
         settler.finish(is_complete)?;
         if is_complete {
-            settler.refuse_nothing_but_skips()?;
+            settler.fail_if_all_skipped()?;
         }
         Ok(end)
     }
@@ -242,8 +242,7 @@ where
         writer: &mut W,
     ) -> Result<(), StepError> {
         let at = At { step: &self.name };
-        let position =
-            checkpoint.writer().map_err(at.component("writer", "restore its position"))?;
+        let position = checkpoint.writer().map_err(at.component("writer", "restore"))?;
         // An owner that lost its lease before this point must not touch the successor's output.
         lifecycle::still_owned(run.store(), run.lease)
             .map_err(|source| run.commit_failed(source))?;
@@ -264,18 +263,24 @@ where
         scope: &StepScope,
     ) -> Result<Option<DeadLetterFile>, StepError> {
         let at = At { step: &self.name };
-        let Some(path) = &self.plan.dead_letters else { return Ok(None) };
-        let path = path(scope).map_err(at.component("dead-letter file", "build"))?;
+        let Some(path) = &self.settings.dead_letters else { return Ok(None) };
+        let path = path(scope).map_err(at.component("dead-letter file", "create"))?;
         let file = DeadLetterFile::open(&path, checkpoint.dead_letters(), scope);
         Ok(Some(file.map_err(at.component("dead-letter file", "open"))?))
     }
 }
 
-/// Applies [`Checkpoint::nothing_but_skips`] to a stored checkpoint; `None` when it is not one of a chunk
-/// step, or nothing was read.
-pub(crate) fn skipped_all(checkpoint: Option<&str>) -> Option<u64> {
+/// The records that a stored checkpoint accounts for.
+pub(crate) struct RecordsRead {
+    pub(crate) records: u64,
+    pub(crate) all_skipped: bool,
+}
+
+/// Returns the records of a stored checkpoint; `None` when it is not one of a chunk step, or nothing was read.
+pub(crate) fn records_read(checkpoint: Option<&str>) -> Option<RecordsRead> {
     let checkpoint = Checkpoint::parse(checkpoint?).ok()?;
-    (checkpoint.records > 0).then(|| checkpoint.nothing_but_skips())
+    let (records, all_skipped) = (checkpoint.records, checkpoint.skipped_all());
+    (records > 0).then_some(RecordsRead { records, all_skipped })
 }
 
 /// The main loop of a chunk step: takes chunk after chunk, in order, and settles each (write, save, commit)
@@ -356,16 +361,17 @@ where
     thread::scope(|threads| {
         let (sender, filled) = sync_channel(depth);
         let (recycler, recycled) = channel();
-        // Each chunk carries a slot for its result; the slots arrive here in reading order.
-        let (slot_sender, slots) = sync_channel::<Receiver<Processed<R::Item, P::Output>>>(depth);
+        // Each chunk has a channel for its result; the receivers arrive here in reading order.
+        let (result_sender, results) =
+            sync_channel::<Receiver<Processed<R::Item, P::Output>>>(depth);
         start(threads, "batchwright chunks", move || {
             let (inner, chunks) = sync_channel(0);
             thread::scope(|inner_threads| {
                 let fill = move || fill_ahead(filler, &inner, &recycled);
                 start(inner_threads, "batchwright reader", fill);
                 for chunk in chunks {
-                    let (result, slot) = channel();
-                    if slot_sender.send(slot).is_err() || sender.send((chunk, result)).is_err() {
+                    let (sent, result) = channel();
+                    if result_sender.send(result).is_err() || sender.send((chunk, sent)).is_err() {
                         break;
                     }
                 }
@@ -374,25 +380,26 @@ where
         let filled = Arc::new(Mutex::new(filled));
         for _ in 0..count {
             let filled = Arc::clone(&filled);
-            start(threads, "batchwright processor", move || process_slots(processing, &filled));
+            start(threads, "batchwright processor", move || process_chunks(processing, &filled));
         }
         drop(filled);
         carry(settler, |spare| {
             let spare = processing.reclaim(spare);
             let _ = recycler.send(spare.items);
-            let slot = slots.recv().ok();
-            slot.and_then(|slot| slot.recv().ok())
+            let result = results.recv().ok();
+            result
+                .and_then(|result| result.recv().ok())
                 .unwrap_or_else(|| processing.process(reader_gone(), spare.outputs))
         })
     })
 }
 
 /// A filled chunk, and the sender of its result.
-type Slot<I, O> = (Filled<I>, Sender<Processed<I, O>>);
+type Task<I, O> = (Filled<I>, Sender<Processed<I, O>>);
 
-fn process_slots<I, P: ItemProcessor<I>>(
+fn process_chunks<I, P: ItemProcessor<I>>(
     processing: &Processing<'_, I, P>,
-    filled: &Mutex<Receiver<Slot<I, P::Output>>>,
+    filled: &Mutex<Receiver<Task<I, P::Output>>>,
 ) {
     loop {
         let next = filled.lock().unwrap_or_else(PoisonError::into_inner).recv();

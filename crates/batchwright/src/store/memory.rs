@@ -31,7 +31,10 @@ pub struct MemoryRepository {
 
 #[derive(Debug, Default)]
 struct State {
-    last_id: i64,
+    last_instance: i64,
+    last_execution: i64,
+    last_step: i64,
+    last_segment: i64,
     instances: BTreeMap<InstanceId, JobInstance>,
     executions: BTreeMap<ExecutionId, JobExecution>,
     steps: BTreeMap<StepExecutionId, StepExecution>,
@@ -148,11 +151,10 @@ impl Drop for MemoryUnit<'_> {
     }
 }
 
-impl MemoryUnit<'_> {
-    fn next_id(&mut self) -> i64 {
-        self.state.last_id += 1;
-        self.state.last_id
-    }
+/// Raises the last id of one kind of row, and returns it.
+fn next_id(last: &mut i64) -> i64 {
+    *last += 1;
+    *last
 }
 
 fn missing(what: impl std::fmt::Display) -> RepositoryError {
@@ -182,7 +184,7 @@ impl Transaction for MemoryUnit<'_> {
         if self.find_instance(job, key)?.is_some() {
             return Err(RepositoryError::Conflict { what: format!("the instance of job `{job}`") });
         }
-        let id = InstanceId(self.next_id());
+        let id = InstanceId(next_id(&mut self.state.last_instance));
         let instance = JobInstance { id, job: job.to_owned(), key: key.to_owned(), created_at: at };
         self.undo.push(Undo::Instance(id, None));
         self.state.instances.insert(id, instance.clone());
@@ -209,7 +211,7 @@ impl Transaction for MemoryUnit<'_> {
                 what: format!("the running execution of instance {instance}"),
             });
         }
-        let id = ExecutionId(self.next_id());
+        let id = ExecutionId(next_id(&mut self.state.last_execution));
         self.undo.push(Undo::Execution(id, None));
         self.state.executions.insert(id, JobExecution { id, version: 1, ..execution.clone() });
         Ok(id)
@@ -264,7 +266,7 @@ impl Transaction for MemoryUnit<'_> {
     }
 
     fn insert_step(&mut self, step: &StepExecution) -> Result<StepExecutionId, RepositoryError> {
-        let id = StepExecutionId(self.next_id());
+        let id = StepExecutionId(next_id(&mut self.state.last_step));
         self.undo.push(Undo::Step(id, None));
         self.state.steps.insert(id, StepExecution { id, ..step.clone() });
         Ok(id)
@@ -459,7 +461,7 @@ impl ProgressiveRows for MemoryUnit<'_> {
     }
 
     fn insert_segment(&mut self, segment: &Segment) -> Result<i64, RepositoryError> {
-        let id = self.next_id();
+        let id = next_id(&mut self.state.last_segment);
         self.progressive_mut().segments.insert(id, Segment { id, ..segment.clone() });
         Ok(id)
     }

@@ -157,7 +157,7 @@ pub trait ProgressiveRows {
     /// Replaces all values of a segment except its bounds.
     fn update_segment(&mut self, segment: &Segment) -> Result<(), RepositoryError>;
 
-    /// Replaces the lane, the claimed end and the poison of a segment.
+    /// Replaces the lane, the claimed end and the failure record of a segment.
     fn claim_segment(&mut self, segment: &Segment) -> Result<(), RepositoryError>;
 
     /// Ends segment `id` at `end`.

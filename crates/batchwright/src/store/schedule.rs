@@ -6,7 +6,7 @@ pub use memory::MemorySchedule;
 
 use crate::error::RepositoryError;
 
-type Stored<T> = Result<T, RepositoryError>;
+type StoreResult<T> = Result<T, RepositoryError>;
 
 /// The value of [`TriggerKey::occurrence`] in the row of a trigger, in contrast to the row of one of its slots.
 pub const TRIGGER: i64 = -1;
@@ -20,9 +20,10 @@ pub enum TriggerStatus {
     Triggered,
     /// The runner succeeded.
     Executed,
-    /// The runner failed, and no attempt is left.
+    /// The runner failed and is not called again: its rule has no retries, the error cannot be retried, a stop was
+    /// requested, or no rule matches.
     Failed,
-    /// The runner failed at every attempt of its rule; the trigger needs an operator.
+    /// The runner failed at every attempt that the retries of its rule allow; the trigger needs an operator.
     Dead,
     /// The trigger does not fire until it is resumed.
     Paused,
@@ -101,7 +102,8 @@ pub struct TriggerRow {
     pub status: TriggerStatus,
     /// The planned time.
     pub slot: i64,
-    /// When the row is due: at the slot, or later for a retry. `None` if nothing is left to do.
+    /// When the row is due: at the slot, or later for a retry. `None` while the row waits for no time: it has
+    /// ended, is paused, or waits for an earlier slot.
     pub due: Option<i64>,
     /// The number of the server that fires the trigger; 0 means none.
     pub owner: i64,
@@ -210,37 +212,37 @@ pub trait ScheduleStore: Send {
 pub trait ScheduleTransaction {
     /// Returns the existing rows of `keys` in no particular order. On a database server they are locked until
     /// the end of the transaction.
-    fn triggers(&mut self, keys: &[TriggerKey]) -> Stored<Vec<TriggerRow>>;
+    fn triggers(&mut self, keys: &[TriggerKey]) -> StoreResult<Vec<TriggerRow>>;
 
     /// Returns at most `limit` rows without an owner that are due by `now`, the oldest first. On a database
     /// server, rows that another transaction has locked are left out.
-    fn due(&mut self, now: i64, limit: usize) -> Stored<Vec<TriggerRow>>;
+    fn due(&mut self, now: i64, limit: usize) -> StoreResult<Vec<TriggerRow>>;
 
     /// Returns when the next row without an owner is due.
-    fn next_due(&mut self) -> Stored<Option<i64>>;
+    fn next_due(&mut self) -> StoreResult<Option<i64>>;
 
     /// Returns the time of the database server's clock, in microseconds since 1970; `None` on SQLite, which
     /// uses this machine's clock.
-    fn clock(&mut self) -> Stored<Option<i64>>;
+    fn clock(&mut self) -> StoreResult<Option<i64>>;
 
     /// Returns at most `limit` recurring triggers without an owner whose names come after `after`, sorted by
     /// name.
-    fn recurring(&mut self, after: &str, limit: usize) -> Stored<Vec<TriggerRow>>;
+    fn recurring(&mut self, after: &str, limit: usize) -> StoreResult<Vec<TriggerRow>>;
 
     /// Removes ended slots of `identifier` after `now`, which can only come from a clock that was ahead. A
     /// fired slot within the next hour is kept, so that nothing fires twice when the clock is set back a
     /// little.
-    fn forget_future_slots(&mut self, identifier: &str, now: i64) -> Stored<()>;
+    fn forget_future_slots(&mut self, identifier: &str, now: i64) -> StoreResult<()>;
 
     /// Makes each retry that is due after `latest` due at `now`. Only a clock that was ahead produces such a
     /// retry.
-    fn reset_late_retries(&mut self, now: i64, latest: i64) -> Stored<()>;
+    fn reset_late_retries(&mut self, now: i64, latest: i64) -> StoreResult<()>;
 
     /// Returns all stored slots of a trigger, the oldest first.
-    fn slots(&mut self, identifier: &str) -> Stored<Vec<TriggerRow>>;
+    fn slots(&mut self, identifier: &str) -> StoreResult<Vec<TriggerRow>>;
 
     /// Returns at most `limit` triggers whose identifiers begin with `prefix` and come after `after`, sorted.
-    fn list(&mut self, prefix: &str, after: &str, limit: usize) -> Stored<Vec<TriggerRow>>;
+    fn list(&mut self, prefix: &str, after: &str, limit: usize) -> StoreResult<Vec<TriggerRow>>;
 
     /// Stores `rows`, each with its version raised by one.
     ///
@@ -248,53 +250,53 @@ pub trait ScheduleTransaction {
     ///
     /// [`RepositoryError::Conflict`] when another server changed one of the rows since it was read; the
     /// transaction must then be dropped.
-    fn save(&mut self, rows: &[&TriggerRow]) -> Stored<()>;
+    fn save(&mut self, rows: &[&TriggerRow]) -> StoreResult<()>;
 
     /// Removes a trigger with all its slots.
-    fn remove(&mut self, identifier: &str) -> Stored<()>;
+    fn remove(&mut self, identifier: &str) -> StoreResult<()>;
 
     /// Removes the slots of a trigger that ended or were skipped and are older than `slot`.
-    fn forget_slots(&mut self, identifier: &str, slot: i64) -> Stored<()>;
+    fn forget_slots(&mut self, identifier: &str, slot: i64) -> StoreResult<()>;
 
     /// Removes at most `limit` rows that ended before `before` or are not among the `keep` newest ended ones;
     /// returns the number of removed rows.
-    fn forget_ended(&mut self, before: i64, keep: usize, limit: usize) -> Stored<u64>;
+    fn forget_ended(&mut self, before: i64, keep: usize, limit: usize) -> StoreResult<u64>;
 
     /// Returns all rules.
-    fn rules(&mut self) -> Stored<Vec<RuleRow>>;
+    fn rules(&mut self) -> StoreResult<Vec<RuleRow>>;
 
     /// Returns the number that every change of a rule raises.
-    fn rules_version(&mut self) -> Stored<i64>;
+    fn rules_version(&mut self) -> StoreResult<i64>;
 
     /// Inserts or replaces a rule, which becomes the newest.
-    fn put_rule(&mut self, identifier: &str, pattern: &str, runner: &str) -> Stored<()>;
+    fn put_rule(&mut self, identifier: &str, pattern: &str, runner: &str) -> StoreResult<()>;
 
     /// Removes a rule; returns whether it existed.
-    fn remove_rule(&mut self, identifier: &str) -> Stored<bool>;
+    fn remove_rule(&mut self, identifier: &str) -> StoreResult<bool>;
 
     /// Returns all servers, including dead ones.
-    fn servers(&mut self) -> Stored<Vec<ServerRow>>;
+    fn servers(&mut self) -> StoreResult<Vec<ServerRow>>;
 
     /// Inserts a server; returns its number.
-    fn insert_server(&mut self, identity: &str, lease_until: i64) -> Stored<i64>;
+    fn insert_server(&mut self, identity: &str, lease_until: i64) -> StoreResult<i64>;
 
     /// Extends the lease of a server; returns `false` if another server has declared it dead.
-    fn renew_server(&mut self, id: i64, lease_until: i64) -> Stored<bool>;
+    fn renew_server(&mut self, id: i64, lease_until: i64) -> StoreResult<bool>;
 
     /// Removes a server whose lease ended by `lease_until_max`, and plans its triggers again. For a server
     /// that is known to be dead, pass a maximum beyond its lease.
     ///
     /// Returns `false` if the server is alive or another server has already removed it.
-    fn remove_server(&mut self, id: i64, lease_until_max: i64) -> Stored<bool>;
+    fn remove_server(&mut self, id: i64, lease_until_max: i64) -> StoreResult<bool>;
 
     /// Returns the rows that server `id` is firing.
-    fn owned(&mut self, id: i64) -> Stored<Vec<TriggerRow>>;
+    fn owned(&mut self, id: i64) -> StoreResult<Vec<TriggerRow>>;
 
     /// Returns the rows that server `id` is firing and that are asked to stop.
-    fn stop_requests(&mut self, id: i64) -> Stored<Vec<TriggerKey>>;
+    fn stop_requests(&mut self, id: i64) -> StoreResult<Vec<TriggerKey>>;
 
     /// Plans a row again that its owner does not fire.
-    fn give_back(&mut self, row: &TriggerRow) -> Stored<()> {
+    fn give_back(&mut self, row: &TriggerRow) -> StoreResult<()> {
         self.save(&[&TriggerRow { status: TriggerStatus::Planned, owner: 0, ..row.clone() }])
     }
 
@@ -303,5 +305,5 @@ pub trait ScheduleTransaction {
     /// # Errors
     ///
     /// The outcome is *unknown* when the connection was lost; read the rows again before deciding.
-    fn commit(self: Box<Self>) -> Stored<()>;
+    fn commit(self: Box<Self>) -> StoreResult<()>;
 }

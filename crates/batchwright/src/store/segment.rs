@@ -49,6 +49,7 @@ pub struct FailureRecord {
     /// in work.
     #[serde(skip_serializing_if = "is_zero")]
     pub attempts: u32,
+    // The stored names of the next two fields are those of schema 4.
     /// The harmful unit is searched for up to this unit: chunks are small.
     #[serde(rename = "careful_until", skip_serializing_if = "is_zero")]
     pub search_until: u64,
@@ -120,27 +121,27 @@ impl Segment {
         if self.claimed <= self.position {
             return;
         }
-        let suspects = match self.search_chunk_at(self.position) {
+        let units_in_doubt = match self.search_chunk_at(self.position) {
             Some(chunk) => chunk,
             None if each_unit_alone => 1,
             None => self.claimed - self.position,
         };
-        match suspects {
+        match units_in_doubt {
             1 => self.failure_record.count_attempt(self.position),
             _ => {
                 // A window is about 100 ms, so a small chunk is about 10 ms, compared to which a commit is
                 // cheap.
                 let is_second = self.search_chunk_at(self.position).is_some();
                 let chunk = if is_second { 1 } else { (units / 10).max(1) };
-                let until = self.claimed.min(self.position.saturating_add(suspects));
-                self.search(until, chunk);
+                let until = self.claimed.min(self.position.saturating_add(units_in_doubt));
+                self.begin_search(until, chunk);
             }
         }
         self.claimed = self.position;
     }
 
     /// Begins a search for a harmful unit: chunks have `chunk` units up to unit `until`.
-    pub(crate) fn search(&mut self, until: u64, chunk: u64) {
+    pub(crate) fn begin_search(&mut self, until: u64, chunk: u64) {
         (self.failure_record.search_until, self.failure_record.search_chunk) = (until, chunk);
     }
 

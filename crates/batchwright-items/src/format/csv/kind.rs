@@ -339,7 +339,11 @@ fn quote(text: Option<&Text>) -> Result<Option<u8>, Problem> {
 fn one_character(text: &Text) -> Result<u8, Problem> {
     match text.get_ref().as_bytes() {
         [byte] if byte.is_ascii() && !matches!(byte, b'\n' | b'\r') => Ok(*byte),
-        _ => Err(Problem::at(text, "expected one ASCII character other than a line end")),
+        _ => {
+            let given = text.get_ref();
+            let message = format!("`{given}` is not one ASCII character other than a line end");
+            Err(Problem::at(text, message))
+        }
     }
 }
 

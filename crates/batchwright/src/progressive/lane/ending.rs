@@ -17,7 +17,7 @@ const WAIT: Duration = Duration::from_millis(250);
 impl LaneRun<'_> {
     /// Ends the slice and releases its lease. Ends the execution when a stop is requested and no other lane
     /// has a worker.
-    pub(super) fn release(
+    pub(super) fn end_slice(
         &self,
         tx: &mut Tx<'_>,
         mut execution: JobExecution,

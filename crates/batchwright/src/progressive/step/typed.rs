@@ -90,7 +90,7 @@ where
         };
         let ready = lane
             .watch_for_hang(|| guarded(|| self.body.work.ready(lane.scope())))
-            .map_err(|error| Halt::fatal("the processor failed to build", error))?;
+            .map_err(|error| Halt::fatal("the processor cannot be created", error))?;
         let mut work = Work::<U, W::Ready, O, P> {
             ready,
             reader: None,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{ChunkStep, ItemHooks, Plan};
+use super::{ChunkStep, Hooks, Settings};
 use crate::error::ItemError;
 use crate::item::{Factory, ItemProcessor, ItemReader, ItemWriter, PassThrough, cloning};
 use crate::listener::StepListener;
@@ -32,7 +32,7 @@ pub struct Missing;
 pub struct ChunkStepBuilder<R = Missing, P = PassThrough, W = Missing> {
     name: String,
     options: StepOptions,
-    plan: Plan,
+    settings: Settings,
     reader: Factory<R>,
     processor: Factory<P>,
     writer: Factory<W>,
@@ -50,7 +50,7 @@ impl ChunkStepBuilder {
         Self {
             name: name.into(),
             options: StepOptions::default(),
-            plan: Plan {
+            settings: Settings {
                 completion: Completion::default(),
                 skip: SkipPolicy::never(),
                 retry: RetryPolicy::never(),
@@ -85,8 +85,8 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
     }
 
     fn reader_factory<R2>(self, reader: Factory<R2>) -> ChunkStepBuilder<R2, P, W> {
-        let Self { name, options, plan, processor, writer, .. } = self;
-        ChunkStepBuilder { name, options, plan, reader, processor, writer }
+        let Self { name, options, settings, processor, writer, .. } = self;
+        ChunkStepBuilder { name, options, settings, reader, processor, writer }
     }
 
     /// Sets the processor: a function `|item: &Input| Ok(Some(output))`, or a type of your own.
@@ -108,8 +108,8 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
     }
 
     fn processor_factory<P2>(self, processor: Factory<P2>) -> ChunkStepBuilder<R, P2, W> {
-        let Self { name, options, plan, reader, writer, .. } = self;
-        ChunkStepBuilder { name, options, plan, reader, processor, writer }
+        let Self { name, options, settings, reader, writer, .. } = self;
+        ChunkStepBuilder { name, options, settings, reader, processor, writer }
     }
 
     /// Sets the writer; each step execution uses a clone.
@@ -131,8 +131,8 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
     }
 
     fn writer_factory<W2>(self, writer: Factory<W2>) -> ChunkStepBuilder<R, P, W2> {
-        let Self { name, options, plan, reader, processor, .. } = self;
-        ChunkStepBuilder { name, options, plan, reader, processor, writer }
+        let Self { name, options, settings, reader, processor, .. } = self;
+        ChunkStepBuilder { name, options, settings, reader, processor, writer }
     }
 
     /// Sets the number of items in a transaction; zero counts as one. A larger number is faster and repeats
@@ -145,21 +145,21 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
     /// Sets the condition under which a chunk is full: items, time, or both.
     #[must_use]
     pub fn completion(mut self, completion: Completion) -> Self {
-        self.plan.completion = completion;
+        self.settings.completion = completion;
         self
     }
 
     /// Sets the failures that skip a record instead of failing the step. Default: none.
     #[must_use]
     pub fn skip(mut self, policy: SkipPolicy) -> Self {
-        self.plan.skip = policy;
+        self.settings.skip = policy;
         self
     }
 
     /// Sets the failures that are retried. Default: none.
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
-        self.plan.retry = policy;
+        self.settings.retry = policy;
         self
     }
 
@@ -181,7 +181,7 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
     }
 
     fn dead_letter_factory(mut self, path: Factory<PathBuf>) -> Self {
-        self.plan.dead_letters = Some(path);
+        self.settings.dead_letters = Some(path);
         self
     }
 
@@ -190,7 +190,7 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
     /// most [`READ_AHEAD_MAX`](ChunkStepBuilder::READ_AHEAD_MAX).
     #[must_use]
     pub fn read_ahead(mut self, chunks: usize) -> Self {
-        self.plan.read_ahead = Some(chunks.min(ChunkStepBuilder::READ_AHEAD_MAX));
+        self.settings.read_ahead = Some(chunks.min(ChunkStepBuilder::READ_AHEAD_MAX));
         self
     }
 
@@ -198,7 +198,7 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
     /// Default 1, at most [`PARALLELISM_MAX`](ChunkStepBuilder::PARALLELISM_MAX).
     #[must_use]
     pub fn parallelism(mut self, threads: usize) -> Self {
-        self.plan.parallelism = threads.clamp(1, ChunkStepBuilder::PARALLELISM_MAX);
+        self.settings.parallelism = threads.clamp(1, ChunkStepBuilder::PARALLELISM_MAX);
         self
     }
 
@@ -237,12 +237,12 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
         P: ItemProcessor<R::Item>,
         W: ItemWriter<P::Output>,
     {
-        let Self { name, options, plan, reader, processor, writer } = self;
-        ChunkStep { name, options, plan, reader, processor, writer, kit: ItemHooks::default() }
+        let Self { name, options, settings, reader, processor, writer } = self;
+        ChunkStep { name, options, settings, reader, processor, writer, hooks: Hooks::default() }
     }
 }
 
-impl<I, O> Default for ItemHooks<I, O> {
+impl<I, O> Default for Hooks<I, O> {
     fn default() -> Self {
         Self {
             chunk: Vec::new(),

@@ -77,10 +77,9 @@ impl Checkpoint {
         })
     }
 
-    /// Returns the number of records when all of them were skipped; 0 when one was not skipped, or none was
-    /// read.
-    pub(super) fn nothing_but_skips(&self) -> u64 {
-        if self.skips >= self.records { self.records } else { 0 }
+    /// Whether records were read and all of them were skipped.
+    pub(super) fn skipped_all(&self) -> bool {
+        self.records > 0 && self.skips >= self.records
     }
 
     /// Appends the stored form to `text`. Written by hand, because it runs for every chunk.

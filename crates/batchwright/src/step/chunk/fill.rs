@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::checkpoint::to_json;
 use super::process::Fault;
 use super::retries::Retries;
-use super::{ItemHooks, Plan};
+use super::{Hooks, Settings};
 use crate::error::ItemError;
 use crate::event::{Progress, ProgressUnit};
 use crate::execution::Phase;
@@ -84,8 +84,8 @@ impl<I> Filled<I> {
 /// A filler of chunks from a reader.
 pub(super) struct Filler<'a, R: ItemReader, O> {
     reader: &'a mut R,
-    plan: &'a Plan,
-    kit: &'a ItemHooks<R::Item, O>,
+    settings: &'a Settings,
+    hooks: &'a Hooks<R::Item, O>,
     retries: Retries<'a>,
     /// Number of records to discard first, because an earlier execution resolved them.
     drop: u64,
@@ -98,7 +98,7 @@ pub(super) struct Filler<'a, R: ItemReader, O> {
 }
 
 /// The end of a run of successful reads.
-enum Pause {
+enum ReadEnd {
     Full,
     Exhausted,
     Failed(ItemError),
@@ -108,16 +108,16 @@ enum Pause {
 impl<'a, R: ItemReader, O> Filler<'a, R, O> {
     pub(super) fn new(
         reader: &'a mut R,
-        plan: &'a Plan,
-        kit: &'a ItemHooks<R::Item, O>,
+        settings: &'a Settings,
+        hooks: &'a Hooks<R::Item, O>,
         retries: Retries<'a>,
         drop: u64,
     ) -> Self {
         let total = reader.total();
         Self {
             reader,
-            plan,
-            kit,
+            settings,
+            hooks,
             retries,
             drop,
             consecutive_failures: 0,
@@ -161,7 +161,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
     fn throw_away_resolved(&mut self, filled: &mut Filled<R::Item>) -> Option<End> {
         while self.drop > 0 {
             let reader = &mut *self.reader;
-            let policy = &self.plan.skip;
+            let policy = &self.settings.skip;
             let passed = guarded(|| match reader.read() {
                 // Only a failure that could be skipped then can be discarded now.
                 Err(error) if !policy.tolerates(Phase::Read, &error) => Err(error),
@@ -180,32 +180,32 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
     }
 
     fn fill_until_end(&mut self, filled: &mut Filled<R::Item>) -> End {
-        filled.items.reserve(self.plan.completion.items.get().min(ITEMS_RESERVED_MAX));
+        filled.items.reserve(self.settings.completion.items.get().min(ITEMS_RESERVED_MAX));
         let mut failed = FailedAttempts::default();
         loop {
             let before = filled.items.len();
             // A chunk ends after a number of consumed records, including failed ones.
-            let size = self.plan.completion.items.get() - filled.failures.len();
-            let pause = catch_unwind(AssertUnwindSafe(|| self.read_on(&mut filled.items, size)));
+            let size = self.settings.completion.items.get() - filled.failures.len();
+            let end = catch_unwind(AssertUnwindSafe(|| self.read_on(&mut filled.items, size)));
             if filled.items.len() > before {
                 self.consecutive_failures = 0;
                 failed = FailedAttempts::default();
             }
-            let error = match pause {
-                Ok(Pause::Full) => return End::Full,
-                Ok(Pause::Exhausted) => return End::Exhausted,
-                Ok(Pause::Listener(call, error)) => return End::Listener(call, error),
-                Ok(Pause::Failed(error)) => error,
+            let error = match end {
+                Ok(ReadEnd::Full) => return End::Full,
+                Ok(ReadEnd::Exhausted) => return End::Exhausted,
+                Ok(ReadEnd::Listener(call, error)) => return End::Listener(call, error),
+                Ok(ReadEnd::Failed(error)) => error,
                 // The state of the reader after a panic is unknown.
                 Err(payload) => return End::Failed(ItemError::from_panic(&*payload)),
             };
-            for listener in self.kit.item.iter().rev() {
+            for listener in self.hooks.item.iter().rev() {
                 if let Err(error) = guarded(|| listener.on_read_error(&error)) {
                     return End::Listener("on_read_error", error);
                 }
             }
             if self.reader.rereads() {
-                match self.retries.allow(Phase::Read, &mut failed, &error) {
+                match self.retries.wait_for_next(Phase::Read, &mut failed, &error) {
                     Ok(true) => continue,
                     Ok(false) => failed = FailedAttempts::default(),
                     Err(Fault::Listener(call, error)) => return End::Listener(call, error),
@@ -218,10 +218,10 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         }
     }
 
-    /// Records a failed read. Returns an end when the failure is not tolerated or certainly exceeds the
-    /// limit.
+    /// Records a failed read. Returns an end when the failure is not tolerated or certainly exceeds the limit, or
+    /// when the chunk is full or its time has passed.
     fn give_up(&mut self, error: ItemError, filled: &mut Filled<R::Item>) -> Option<End> {
-        let policy = &self.plan.skip;
+        let policy = &self.settings.skip;
         if !policy.tolerates(Phase::Read, &error) {
             return Some(End::Failed(error));
         }
@@ -245,7 +245,8 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
                 return self.give_up(error, filled);
             }
             let count = self.consecutive_failures;
-            let what = format!("{count} records in a row could not be read: {error}");
+            let what =
+                format!("the reader failed {count} times in a row at the same position: {error}");
             return Some(End::Failed(ItemError::fatal(what)));
         }
         let (before, record) = (filled.items.len(), filled.record_of_item(filled.items.len()));
@@ -256,9 +257,10 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
             return Some(End::Failed(error));
         }
         let is_full =
-            filled.items.len() + filled.failures.len() >= self.plan.completion.items.get();
+            filled.items.len() + filled.failures.len() >= self.settings.completion.items.get();
         let too_many = filled.failures.len() as u64 > policy.limit;
-        let is_late = self.plan.completion.within.is_some_and(|within| self.elapsed() >= within);
+        let is_late =
+            self.settings.completion.within.is_some_and(|within| self.elapsed() >= within);
         (is_full || too_many || is_late).then_some(End::Full)
     }
 
@@ -268,78 +270,88 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         now.saturating_sub(*self.begun.get_or_insert(now))
     }
 
+    /// Starts the time of the chunk, if this is its first record.
+    fn note_record(&mut self) {
+        self.elapsed();
+    }
+
     /// Reads items until there are `size`, the input ends, or a read fails.
-    fn read_on(&mut self, items: &mut Vec<R::Item>, size: usize) -> Pause {
-        if !self.kit.item.is_empty() || self.kit.until.is_some() {
+    fn read_on(&mut self, items: &mut Vec<R::Item>, size: usize) -> ReadEnd {
+        if !self.hooks.item.is_empty() || self.hooks.until.is_some() {
             return self.read_on_watched(items, size);
         }
-        let Some(within) = self.plan.completion.within else {
+        let Some(within) = self.settings.completion.within else {
             return read_full(self.reader, items, size);
         };
         self.read_on_timed(items, size, within)
     }
 
-    fn read_on_timed(&mut self, items: &mut Vec<R::Item>, size: usize, within: Duration) -> Pause {
+    fn read_on_timed(
+        &mut self,
+        items: &mut Vec<R::Item>,
+        size: usize,
+        within: Duration,
+    ) -> ReadEnd {
         while items.len() < size {
             if self.begun.is_some() && self.elapsed() >= within {
                 break;
             }
             match self.reader.read() {
                 Ok(Some(item)) => items.push(item),
-                Ok(None) => return Pause::Exhausted,
-                Err(error) => return Pause::Failed(error),
+                Ok(None) => return ReadEnd::Exhausted,
+                Err(error) => return ReadEnd::Failed(error),
             }
-            self.elapsed();
+            self.note_record();
         }
-        Pause::Full
+        ReadEnd::Full
     }
 
-    fn read_on_watched(&mut self, items: &mut Vec<R::Item>, size: usize) -> Pause {
+    fn read_on_watched(&mut self, items: &mut Vec<R::Item>, size: usize) -> ReadEnd {
         while items.len() < size {
-            if let Some(within) = self.plan.completion.within
+            if let Some(within) = self.settings.completion.within
                 && self.begun.is_some()
                 && self.elapsed() >= within
             {
                 break;
             }
-            for listener in &self.kit.item {
+            for listener in &self.hooks.item {
                 if let Err(error) = guarded(|| listener.before_read()) {
-                    return Pause::Listener("before_read", error);
+                    return ReadEnd::Listener("before_read", error);
                 }
             }
             let item = match self.reader.read() {
                 Ok(Some(item)) => item,
-                Ok(None) => return Pause::Exhausted,
-                Err(error) => return Pause::Failed(error),
+                Ok(None) => return ReadEnd::Exhausted,
+                Err(error) => return ReadEnd::Failed(error),
             };
-            self.elapsed();
-            for listener in self.kit.item.iter().rev() {
+            self.note_record();
+            for listener in self.hooks.item.iter().rev() {
                 if let Err(error) = guarded(|| listener.after_read(&item)) {
-                    return Pause::Listener("after_read", error);
+                    return ReadEnd::Listener("after_read", error);
                 }
             }
-            let last = self.kit.until.as_ref().is_some_and(|until| until(&item));
+            let last = self.hooks.until.as_ref().is_some_and(|until| until(&item));
             items.push(item);
             if last {
                 break;
             }
         }
-        Pause::Full
+        ReadEnd::Full
     }
 }
 
 /// Reads until `items` has `size` elements. A separate function, so that the compiler sees that `reader` and
 /// `items` do not alias and keeps the counters of a small reader in registers.
 #[inline(never)]
-fn read_full<R: ItemReader>(reader: &mut R, items: &mut Vec<R::Item>, size: usize) -> Pause {
+fn read_full<R: ItemReader>(reader: &mut R, items: &mut Vec<R::Item>, size: usize) -> ReadEnd {
     while items.len() < size {
         match reader.read() {
             Ok(Some(item)) => items.push(item),
-            Ok(None) => return Pause::Exhausted,
-            Err(error) => return Pause::Failed(error),
+            Ok(None) => return ReadEnd::Exhausted,
+            Err(error) => return ReadEnd::Failed(error),
         }
     }
-    Pause::Full
+    ReadEnd::Full
 }
 
 /// Maximum number of items reserved in advance; a larger chunk grows as it fills.

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::fill::{End, Filled};
 use super::retries::Retries;
-use super::{ItemHooks, Plan, RecycledBuffers};
+use super::{Hooks, RecycledBuffers, Settings};
 use crate::error::ItemError;
 use crate::execution::Phase;
 use crate::item::{ItemProcessor, guarded};
@@ -69,8 +69,8 @@ impl<I, O> Processed<I, O> {
 /// The parts and settings of processing, shared by all threads that process.
 pub(super) struct Processing<'a, I, P: ItemProcessor<I>> {
     pub(super) processor: &'a P,
-    pub(super) plan: &'a Plan,
-    pub(super) kit: &'a ItemHooks<I, P::Output>,
+    pub(super) settings: &'a Settings,
+    pub(super) hooks: &'a Hooks<I, P::Output>,
     pub(super) retries: Retries<'a>,
 }
 
@@ -101,7 +101,7 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
         if !readable || chunk.filled.items.is_empty() {
             return chunk;
         }
-        for listener in &self.kit.chunk {
+        for listener in &self.hooks.chunk {
             let call = || listener.before_chunk(&chunk.filled.items);
             if let Err(error) = guarded(call) {
                 let first = chunk.filled.record_of_item(0);
@@ -127,7 +127,7 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
         // Every input becomes an output or a hole, so their number is the index of the next item, also after
         // a panic: one panic guard covers the run instead of one for each item.
         while outputs.len() + holes.len() < items.len() {
-            let ended = catch_unwind(AssertUnwindSafe(|| match self.kit.item.is_empty() {
+            let ended = catch_unwind(AssertUnwindSafe(|| match self.hooks.item.is_empty() {
                 true => run(items, outputs, holes, |item| {
                     self.processor.process(item).map_err(Fault::Item)
                 }),
@@ -142,11 +142,11 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
             match self.try_again(&items[at], fault) {
                 Ok(Some(output)) => outputs.push(output),
                 Ok(None) => holes.push(Hole { index: at, skipped: None }),
-                Err(Fault::Item(error)) if self.plan.skip.tolerates(Phase::Process, &error) => {
+                Err(Fault::Item(error)) if self.settings.skip.tolerates(Phase::Process, &error) => {
                     let record = filled.record_of_item(at);
                     holes.push(Hole { index: at, skipped: Some(Skipped { record, error }) });
                     skips += 1;
-                    if skips > self.plan.skip.limit {
+                    if skips > self.settings.skip.limit {
                         // The limit is certainly exceeded; settling reports the right record.
                         return;
                     }
@@ -160,19 +160,19 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
     }
 
     fn attempt(&self, item: &I) -> Result<Option<P::Output>, Fault> {
-        if self.kit.item.is_empty() {
+        if self.hooks.item.is_empty() {
             return self.processor.process(item).map_err(Fault::Item);
         }
         self.attempt_watched(item)
     }
 
     fn attempt_watched(&self, item: &I) -> Result<Option<P::Output>, Fault> {
-        for listener in &self.kit.item {
+        for listener in &self.hooks.item {
             guarded(|| listener.before_process(item))
                 .map_err(|error| Fault::Listener("before_process", error))?;
         }
         let result = guarded(|| self.processor.process(item));
-        for listener in self.kit.item.iter().rev() {
+        for listener in self.hooks.item.iter().rev() {
             let (call, notified) = match &result {
                 Ok(output) => {
                     ("after_process", guarded(|| listener.after_process(item, output.as_ref())))
@@ -194,7 +194,7 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
                 Fault::Item(error) => error,
                 fault => return Err(fault),
             };
-            if !self.retries.allow(Phase::Process, &mut failed, &error)? {
+            if !self.retries.wait_for_next(Phase::Process, &mut failed, &error)? {
                 return Err(Fault::Item(error));
             }
             let next = catch_unwind(AssertUnwindSafe(|| self.attempt(item)));

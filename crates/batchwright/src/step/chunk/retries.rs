@@ -27,7 +27,7 @@ impl Retries<'_> {
     /// # Errors
     ///
     /// A listener's, or one of kind `stopped` when a stop request cuts the wait short.
-    pub(super) fn allow(
+    pub(super) fn wait_for_next(
         &self,
         phase: Phase,
         failed: &mut FailedAttempts,

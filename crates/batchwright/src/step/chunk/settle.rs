@@ -10,7 +10,7 @@ use super::checkpoint::{Checkpoint, to_json};
 use super::fill::End;
 use super::process::{Fault, Hole, Processed, Skipped};
 use super::retries::Retries;
-use super::{ItemHooks, Plan};
+use super::{Hooks, Settings};
 use crate::error::{ErrorKind, ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::event::Progress;
 use crate::execution::{Counters, Phase, SkipRecord};
@@ -58,8 +58,8 @@ pub(super) struct Settler<'r, 'a, I, O, W: ItemWriter<O>> {
     writer: &'r mut W,
     checkpoint: &'r mut Checkpoint,
     dead_letters: Option<DeadLetterFile>,
-    plan: &'r Plan,
-    kit: &'r ItemHooks<I, O>,
+    settings: &'r Settings,
+    hooks: &'r Hooks<I, O>,
     retries: Retries<'r>,
     /// Buffer for the JSON of the checkpoints.
     json: String,
@@ -88,8 +88,8 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         writer: &'r mut W,
         checkpoint: &'r mut Checkpoint,
         dead_letters: Option<DeadLetterFile>,
-        plan: &'r Plan,
-        kit: &'r ItemHooks<I, O>,
+        settings: &'r Settings,
+        hooks: &'r Hooks<I, O>,
         retries: Retries<'r>,
     ) -> Self {
         let counters = run.step.counters;
@@ -98,8 +98,8 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             writer,
             checkpoint,
             dead_letters,
-            plan,
-            kit,
+            settings,
+            hooks,
             retries,
             json: String::new(),
             counters,
@@ -126,13 +126,12 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
 
     /// Fails a step that skipped all its records. A partition does not decide this; the partitioned step
     /// does, for all partitions.
-    pub(super) fn refuse_nothing_but_skips(&self) -> Result<(), StepError> {
-        match self.checkpoint.nothing_but_skips() {
-            records if records > 0 && self.run.scope.partition().is_none() => {
-                Err(StepError::AllSkipped { step: self.run.scope.step().to_owned(), records })
-            }
-            _ => Ok(()),
+    pub(super) fn fail_if_all_skipped(&self) -> Result<(), StepError> {
+        if !self.checkpoint.skipped_all() || self.run.scope.partition().is_some() {
+            return Ok(());
         }
+        let (step, records) = (self.run.scope.step().to_owned(), self.checkpoint.records);
+        Err(StepError::AllSkipped { step, records })
     }
 
     /// Accounts for `chunk`, writes its outputs and commits.
@@ -182,7 +181,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             };
             let offset = *offset;
             self.admit(Phase::Process, offset, error)?;
-            let content = self.kit.render_input.as_ref();
+            let content = self.hooks.render_input.as_ref();
             let content = content.map(|render| render(&chunk.filled.items[hole.index]));
             let record = self.record(Phase::Process, offset, error, content);
             pending.push(PendingSkip { offset, record, source: SkipSource::Process(index) });
@@ -217,7 +216,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             if error.is_stop() {
                 return Err(Aborted::Interrupted);
             }
-            match self.retries.allow(Phase::Write, &mut failed, &error) {
+            match self.retries.wait_for_next(Phase::Write, &mut failed, &error) {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(Fault::Listener(call, error)) => {
@@ -230,8 +229,9 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                     true => chunk.filled.records(),
                     false => chunk.record_of_output(0),
                 };
-                let item = self.checkpoint.records + first;
-                return Err(self.located(Phase::Write, item, error));
+                let records = self.checkpoint.records;
+                let last = records + chunk.filled.records();
+                return Err(self.located(Phase::Write, records + first, last, error));
             }
             if chunk.outputs.len() > 1 {
                 return self.scan(chunk, pending);
@@ -272,7 +272,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                     }
                     if !self.may_skip(&error) {
                         let item = self.checkpoint.records + offset;
-                        return Err(self.located(Phase::Write, item, error));
+                        return Err(self.located(Phase::Write, item, item, error));
                     }
                     self.skip_output(chunk, index, error, &mut now)?;
                     if index == last {
@@ -301,7 +301,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
 
     /// Whether skipping an output may help: failures of positions and checkpoints are no output's fault.
     fn may_skip(&self, error: &ItemError) -> bool {
-        !self.blameless && self.plan.skip.tolerates(Phase::Write, error)
+        !self.blameless && self.settings.skip.tolerates(Phase::Write, error)
     }
 
     fn skip_output(
@@ -317,7 +317,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             return Err(Aborted::Step(self.limit_error(Phase::Write, item, error)));
         }
         self.counters.write_skip += 1;
-        let content = self.kit.render_output.as_ref().map(|render| render(&chunk.outputs[index]));
+        let content = self.hooks.render_output.as_ref().map(|render| render(&chunk.outputs[index]));
         let record = self.record(Phase::Write, offset, &error, content);
         self.write_errors.push(error);
         skips.push(PendingSkip { offset, record, source: SkipSource::Write(index) });
@@ -429,7 +429,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         if outputs.is_empty() {
             return Ok(Ok(()));
         }
-        for listener in &self.kit.item {
+        for listener in &self.hooks.item {
             if let Err(error) = guarded(|| listener.before_write(outputs)) {
                 return Err(self.undone_by_listener("before_write", error));
             }
@@ -441,7 +441,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                 None => Ok(Err(self.unless_lease_lost(error)?)),
             };
         }
-        for listener in self.kit.item.iter().rev() {
+        for listener in self.hooks.item.iter().rev() {
             if let Err(error) = guarded(|| listener.after_write(outputs)) {
                 transaction.roll_back();
                 return Err(self.undone_by_listener("after_write", error));
@@ -540,11 +540,11 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             let undone = file.rolled_back();
             undone.map_err(|error| Aborted::Step(self.dead_letter_error("roll back", error)))?;
         }
-        for listener in self.kit.item.iter().rev() {
+        for listener in self.hooks.item.iter().rev() {
             guarded(|| listener.on_write_error(outputs, error))
                 .map_err(|error| self.located_listener("on_write_error", error))?;
         }
-        for listener in self.kit.chunk.iter().rev() {
+        for listener in self.hooks.chunk.iter().rev() {
             guarded(|| listener.on_chunk_error(outputs, error))
                 .map_err(|error| self.located_listener("on_chunk_error", error))?;
         }
@@ -566,7 +566,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                 SkipSource::Write(_) => write_error.next(),
                 _ => None,
             };
-            for listener in &self.kit.skip {
+            for listener in &self.hooks.skip {
                 let result = match skip.source {
                     SkipSource::Read(index) => {
                         let error = &chunk.filled.failures[index].error;
@@ -588,7 +588,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         }
         // The last commit of a scan has no outputs: each output had its own call.
         let whole = !outputs.is_empty() || chunk.outputs.is_empty();
-        for listener in self.kit.chunk.iter().rev().filter(|_| whole) {
+        for listener in self.hooks.chunk.iter().rev().filter(|_| whole) {
             guarded(|| listener.after_chunk(outputs))
                 .map_err(|error| self.located_listener("after_chunk", error))?;
         }
@@ -609,11 +609,11 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
     }
 
     fn budget_is_spent(&self) -> bool {
-        let earlier = match self.plan.skip.scope {
+        let earlier = match self.settings.skip.scope {
             SkipLimitScope::Execution => 0,
             SkipLimitScope::Instance => self.run.earlier_skips,
         };
-        earlier + self.counters.skips() >= self.plan.skip.limit
+        earlier + self.counters.skips() >= self.settings.skip.limit
     }
 
     fn record(
@@ -651,17 +651,17 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         }
         self.counters.rollback += 1;
         self.run.roll_back(&error);
-        self.located(phase, item, error)
+        self.located(phase, item, item, error)
     }
 
-    fn located(&self, phase: Phase, item: u64, error: ItemError) -> Aborted {
+    fn located(&self, phase: Phase, item: u64, last: u64, error: ItemError) -> Aborted {
         let (step, source) = (self.run.scope.step().to_owned(), ItemErrorText(error));
-        Aborted::Step(StepError::Item { step, phase, item, source })
+        Aborted::Step(StepError::Item { step, phase, item, last, source })
     }
 
     fn limit_error(&self, phase: Phase, item: u64, error: ItemError) -> StepError {
         let (step, source) = (self.run.scope.step().to_owned(), ItemErrorText(error));
-        StepError::SkipLimit { step, limit: self.plan.skip.limit, phase, item, source }
+        StepError::SkipLimit { step, limit: self.settings.skip.limit, phase, item, source }
     }
 
     fn listener_failed(&mut self, call: &'static str, error: ItemError) -> Aborted {

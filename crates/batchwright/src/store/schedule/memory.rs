@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    RuleRow, ScheduleStore, ScheduleTransaction, ServerRow, Stored, TRIGGER, TriggerKey,
+    RuleRow, ScheduleStore, ScheduleTransaction, ServerRow, StoreResult, TRIGGER, TriggerKey,
     TriggerRow, TriggerStatus,
 };
 use crate::error::RepositoryError;
@@ -95,26 +95,26 @@ fn has_ended(row: &TriggerRow) -> bool {
 }
 
 impl ScheduleTransaction for Transaction<'_> {
-    fn triggers(&mut self, keys: &[TriggerKey]) -> Stored<Vec<TriggerRow>> {
+    fn triggers(&mut self, keys: &[TriggerKey]) -> StoreResult<Vec<TriggerRow>> {
         Ok(keys.iter().filter_map(|key| self.state.triggers.get(key).cloned()).collect())
     }
 
-    fn due(&mut self, now: i64, limit: usize) -> Stored<Vec<TriggerRow>> {
+    fn due(&mut self, now: i64, limit: usize) -> StoreResult<Vec<TriggerRow>> {
         let mut due = self.rows(|row| row.owner == 0 && row.due.is_some_and(|due| due <= now));
         due.sort_by_key(|row| row.due);
         due.truncate(limit);
         Ok(due)
     }
 
-    fn next_due(&mut self) -> Stored<Option<i64>> {
+    fn next_due(&mut self) -> StoreResult<Option<i64>> {
         Ok(self.state.next_due())
     }
 
-    fn clock(&mut self) -> Stored<Option<i64>> {
+    fn clock(&mut self) -> StoreResult<Option<i64>> {
         Ok(None)
     }
 
-    fn recurring(&mut self, after: &str, limit: usize) -> Stored<Vec<TriggerRow>> {
+    fn recurring(&mut self, after: &str, limit: usize) -> StoreResult<Vec<TriggerRow>> {
         let may_fire = [TriggerStatus::Planned, TriggerStatus::Failed];
         let mut found = self.rows(|row| {
             row.key.occurrence == TRIGGER
@@ -127,7 +127,7 @@ impl ScheduleTransaction for Transaction<'_> {
         Ok(found)
     }
 
-    fn forget_future_slots(&mut self, identifier: &str, now: i64) -> Stored<()> {
+    fn forget_future_slots(&mut self, identifier: &str, now: i64) -> StoreResult<()> {
         self.state().triggers.retain(|key, row| {
             let is_skipped = row.status == TriggerStatus::Skipped;
             let is_future = key.occurrence > now && (is_skipped || key.occurrence > now + HOUR);
@@ -136,7 +136,7 @@ impl ScheduleTransaction for Transaction<'_> {
         Ok(())
     }
 
-    fn reset_late_retries(&mut self, now: i64, latest: i64) -> Stored<()> {
+    fn reset_late_retries(&mut self, now: i64, latest: i64) -> StoreResult<()> {
         for row in self.state().triggers.values_mut() {
             let waits_too_long = row.due.is_some_and(|due| due > row.slot && due > latest);
             if row.owner == 0 && row.plan.is_none() && waits_too_long {
@@ -147,11 +147,11 @@ impl ScheduleTransaction for Transaction<'_> {
         Ok(())
     }
 
-    fn slots(&mut self, identifier: &str) -> Stored<Vec<TriggerRow>> {
+    fn slots(&mut self, identifier: &str) -> StoreResult<Vec<TriggerRow>> {
         Ok(self.rows(|row| row.key.identifier == identifier && row.key.occurrence >= 0))
     }
 
-    fn list(&mut self, prefix: &str, after: &str, limit: usize) -> Stored<Vec<TriggerRow>> {
+    fn list(&mut self, prefix: &str, after: &str, limit: usize) -> StoreResult<Vec<TriggerRow>> {
         let mut found = self.rows(|row| {
             let identifier = &*row.key.identifier;
             row.key.occurrence == TRIGGER && identifier.starts_with(prefix) && identifier > after
@@ -162,7 +162,7 @@ impl ScheduleTransaction for Transaction<'_> {
         Ok(found)
     }
 
-    fn save(&mut self, rows: &[&TriggerRow]) -> Stored<()> {
+    fn save(&mut self, rows: &[&TriggerRow]) -> StoreResult<()> {
         for row in rows {
             let stored = self.state.triggers.get(&row.key).map_or(0, |stored| stored.version);
             if stored != row.version {
@@ -174,12 +174,12 @@ impl ScheduleTransaction for Transaction<'_> {
         Ok(())
     }
 
-    fn remove(&mut self, identifier: &str) -> Stored<()> {
+    fn remove(&mut self, identifier: &str) -> StoreResult<()> {
         self.state().triggers.retain(|key, _| key.identifier != identifier);
         Ok(())
     }
 
-    fn forget_slots(&mut self, identifier: &str, slot: i64) -> Stored<()> {
+    fn forget_slots(&mut self, identifier: &str, slot: i64) -> StoreResult<()> {
         self.state().triggers.retain(|key, row| {
             let is_old = (0..slot).contains(&key.occurrence);
             !(key.identifier == identifier && is_old && has_ended(row))
@@ -187,7 +187,7 @@ impl ScheduleTransaction for Transaction<'_> {
         Ok(())
     }
 
-    fn forget_ended(&mut self, before: i64, keep: usize, limit: usize) -> Stored<u64> {
+    fn forget_ended(&mut self, before: i64, keep: usize, limit: usize) -> StoreResult<u64> {
         let mut ended: Vec<i64> =
             self.state.triggers.values().filter_map(|row| row.ended_at).collect();
         ended.sort_unstable_by(|one, other| other.cmp(one));
@@ -212,15 +212,15 @@ impl ScheduleTransaction for Transaction<'_> {
         Ok(old.len() as u64)
     }
 
-    fn rules(&mut self) -> Stored<Vec<RuleRow>> {
+    fn rules(&mut self) -> StoreResult<Vec<RuleRow>> {
         Ok(self.state.rules.values().cloned().collect())
     }
 
-    fn rules_version(&mut self) -> Stored<i64> {
+    fn rules_version(&mut self) -> StoreResult<i64> {
         Ok(self.state.rules_version)
     }
 
-    fn put_rule(&mut self, identifier: &str, pattern: &str, runner: &str) -> Stored<()> {
+    fn put_rule(&mut self, identifier: &str, pattern: &str, runner: &str) -> StoreResult<()> {
         let state = self.state();
         state.rules_version += 1;
         let rule = RuleRow {
@@ -233,17 +233,17 @@ impl ScheduleTransaction for Transaction<'_> {
         Ok(())
     }
 
-    fn remove_rule(&mut self, identifier: &str) -> Stored<bool> {
+    fn remove_rule(&mut self, identifier: &str) -> StoreResult<bool> {
         let state = self.state();
         state.rules_version += 1;
         Ok(state.rules.remove(identifier).is_some())
     }
 
-    fn servers(&mut self) -> Stored<Vec<ServerRow>> {
+    fn servers(&mut self) -> StoreResult<Vec<ServerRow>> {
         Ok(self.state.servers.values().cloned().collect())
     }
 
-    fn insert_server(&mut self, identity: &str, lease_until: i64) -> Stored<i64> {
+    fn insert_server(&mut self, identity: &str, lease_until: i64) -> StoreResult<i64> {
         let state = self.state();
         state.newest_server += 1;
         let id = state.newest_server;
@@ -251,13 +251,13 @@ impl ScheduleTransaction for Transaction<'_> {
         Ok(id)
     }
 
-    fn renew_server(&mut self, id: i64, lease_until: i64) -> Stored<bool> {
+    fn renew_server(&mut self, id: i64, lease_until: i64) -> StoreResult<bool> {
         let Some(server) = self.state().servers.get_mut(&id) else { return Ok(false) };
         server.lease_until = lease_until;
         Ok(true)
     }
 
-    fn remove_server(&mut self, id: i64, lease_until_max: i64) -> Stored<bool> {
+    fn remove_server(&mut self, id: i64, lease_until_max: i64) -> StoreResult<bool> {
         let is_dead = |server: &ServerRow| server.lease_until <= lease_until_max;
         if !self.state.servers.get(&id).is_some_and(is_dead) {
             return Ok(false);
@@ -272,16 +272,16 @@ impl ScheduleTransaction for Transaction<'_> {
         Ok(true)
     }
 
-    fn owned(&mut self, id: i64) -> Stored<Vec<TriggerRow>> {
+    fn owned(&mut self, id: i64) -> StoreResult<Vec<TriggerRow>> {
         Ok(self.rows(|row| row.owner == id && row.due.is_some()))
     }
 
-    fn stop_requests(&mut self, id: i64) -> Stored<Vec<TriggerKey>> {
+    fn stop_requests(&mut self, id: i64) -> StoreResult<Vec<TriggerKey>> {
         let asked = self.rows(|row| row.owner == id && row.due.is_some() && row.stop_requested);
         Ok(asked.into_iter().map(|row| row.key).collect())
     }
 
-    fn commit(mut self: Box<Self>) -> Stored<()> {
+    fn commit(mut self: Box<Self>) -> StoreResult<()> {
         if !Arc::ptr_eq(&self.committed, &self.state) {
             *self.committed = Arc::clone(&self.state);
         }
