@@ -107,7 +107,10 @@ fn what_is_wrong_with_a_flow_is_told_before_anything_runs() {
     for (more, message) in [
         ("on = [{ exit = \"X\", to = \"b\" }]", "goes to `b`, which does not exist"),
         ("on = [{ exit = \"X\" }]", "a transition needs exactly one target"),
-        ("on = [{ exit = \"X\", end = \"A\", stop = true }]", "a transition needs exactly one target"),
+        (
+            "on = [{ exit = \"X\", end = \"A\", stop = true }]",
+            "a transition needs exactly one target",
+        ),
         ("branches = []", "key `branches` does not belong to a step of type `command`"),
         ("partition = { by = { range = { min = 1, max = 2 } }, grid = 0 }", "`grid` is between 1"),
         ("env = { A = \"${partition.min}\" }", "the step has no partitions"),
