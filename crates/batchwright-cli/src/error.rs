@@ -99,9 +99,7 @@ impl CliError {
     fn code(&self) -> &'static str {
         match self {
             Self::Operator(error) => error.code(),
-            Self::Run(RunError::LeaseLost { .. }) => "stale_lease",
-            Self::Run(RunError::Deleted { .. }) => "no_such_execution",
-            Self::Run(_) => "store_unavailable",
+            Self::Run(error) => error.code(),
             Self::Slice(error) => error.code(),
             Self::JobFile(JobFileError::Folder { .. }) => "jobs_unreadable",
             Self::JobFile(_) => "invalid_definition",

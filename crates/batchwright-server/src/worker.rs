@@ -115,7 +115,7 @@ impl Worker {
     fn take_all(&mut self) -> Result<(), OperatorError> {
         for execution in self.jobs.operator.queue().queued()? {
             // Without room here, the execution stays queued for another server or for later.
-            if !self.jobs.operator.has_room() {
+            if !self.jobs.operator.queue().has_room() {
                 return Ok(());
             }
             let taken = match self.jobs.operator.explorer().job_of(&execution) {

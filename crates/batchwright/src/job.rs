@@ -93,6 +93,19 @@ impl Job {
         &self.schema
     }
 
+    /// Parses `text`, a JSON object of parameters, with the types that the job declares. A value is plain, or an
+    /// object with `value`, `type`, `identifying` and `secret`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::InvalidParameters`] with all problems.
+    pub fn parameters_from_json(&self, text: &str) -> Result<JobParameters, Refusal> {
+        let refused = |problems| Refusal::InvalidParameters { problems };
+        let given: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)
+            .map_err(|error| refused(vec![format!("the text is not a JSON object: {error}")]))?;
+        self.schema.parameters(given).map_err(refused)
+    }
+
     /// Returns the names of the steps, in the order in which they were added, including those of nested
     /// flows.
     pub fn step_names(&self) -> impl Iterator<Item = &str> {

@@ -95,6 +95,11 @@ impl Step for JobStep {
         let started = match started {
             Ok(execution) => execution,
             Err(OperatorError::Repository(source)) => return Err(run.commit_failed(source)),
+            // Only waiting for an end reports it, and nothing waits here.
+            Err(OperatorError::Run(error)) => {
+                let source = RepositoryError::unavailable("start the job", error);
+                return Err(run.commit_failed(source));
+            }
             Err(OperatorError::Refused(refusal)) => return self.refused(run, &refusal),
         };
         let lease = Lease { execution: started.id, fence: started.fence };

@@ -17,13 +17,13 @@ use jiff::Timestamp;
 
 pub use builder::OperatorBuilder;
 pub use explorer::{JobExplorer, JobName};
-pub use handle::{JobHandle, RunError};
+pub use handle::JobHandle;
 pub use progressive::ProgressiveOperator;
 pub use queue::JobQueue;
 pub use retention::Retention;
 
 pub use crate::host::CommitPoint;
-pub use crate::refusal::{OperatorError, Refusal};
+pub use crate::refusal::{OperatorError, Refusal, RunError};
 
 use crate::clock::{Clock, StopToken, SystemClock};
 use crate::event::Events;
@@ -145,6 +145,32 @@ impl JobOperator {
         self.launch(&Launch::start(name, parameters))
     }
 
+    /// Starts job `name` as [`start`](Self::start) does, with parameters from `json`, an object; see
+    /// [`Job::parameters_from_json`](crate::Job::parameters_from_json).
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_json(&self, name: &str, json: &str) -> Result<JobHandle, OperatorError> {
+        let parameters = self.explorer().job(name)?.parameters_from_json(json)?;
+        self.start(name, parameters)
+    }
+
+    /// Starts job `name` as [`start`](Self::start) does, waits for its end, and returns the execution as it ended:
+    /// completed, failed or stopped. Blocks the thread; in asynchronous code `.await` the handle of
+    /// [`start`](Self::start).
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start); [`OperatorError::Run`] when the end was not stored by this process.
+    pub fn run(
+        &self,
+        name: &str,
+        parameters: JobParameters,
+    ) -> Result<JobExecution, OperatorError> {
+        Ok(self.start(name, parameters)?.wait()?)
+    }
+
     /// Starts the next instance of job `name`. Its parameters are those of the newest instance, changed by
     /// the job's incrementer.
     ///
@@ -228,11 +254,6 @@ impl JobOperator {
             one.stop.request();
         }
         held.len()
-    }
-
-    /// Returns whether one more execution can begin at once.
-    pub fn has_room(&self) -> bool {
-        lock(&self.inner.host.active).len() < self.inner.running_jobs_max
     }
 
     /// Waits until this process runs and drives no execution.

@@ -163,23 +163,18 @@ impl From<String> for ParameterValue {
     }
 }
 
-impl From<i64> for ParameterValue {
-    fn from(value: i64) -> Self {
-        Self::Integer(value)
-    }
+/// Converts integers that always fit; `u64` and `usize` may not, so convert them with `i64::try_from`.
+macro_rules! from_integers {
+    ($($integer:ty),*) => {$(
+        impl From<$integer> for ParameterValue {
+            fn from(value: $integer) -> Self {
+                Self::Integer(value.into())
+            }
+        }
+    )*};
 }
 
-impl From<i32> for ParameterValue {
-    fn from(value: i32) -> Self {
-        Self::Integer(value.into())
-    }
-}
-
-impl From<u32> for ParameterValue {
-    fn from(value: u32) -> Self {
-        Self::Integer(value.into())
-    }
-}
+from_integers!(i8, i16, i32, i64, u8, u16, u32);
 
 impl From<f64> for ParameterValue {
     fn from(value: f64) -> Self {
@@ -246,14 +241,20 @@ struct ParameterForm {
     secret: bool,
 }
 
-impl Serialize for Parameter {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let value = match &self.value {
+impl Parameter {
+    fn json_value(&self) -> serde_json::Value {
+        match &self.value {
             ParameterValue::Integer(value) => (*value).into(),
             ParameterValue::Float(value) => (*value).into(),
             ParameterValue::Boolean(value) => (*value).into(),
             other => other.to_string().into(),
-        };
+        }
+    }
+}
+
+impl Serialize for Parameter {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let value = self.json_value();
         let kind = Some(self.value.kind());
         let (identifying, secret) = (Some(self.identifying), self.secret);
         ParameterForm { value, kind, identifying, secret }.serialize(serializer)
@@ -416,6 +417,30 @@ impl JobParameters {
         }
     }
 
+    /// Returns the value of a `float` parameter.
+    ///
+    /// # Errors
+    ///
+    /// [`ParameterError`] when the parameter is missing or of another type.
+    pub fn float(&self, name: &str) -> Result<f64, ParameterError> {
+        match self.wanted(name)? {
+            ParameterValue::Float(value) => Ok(*value),
+            other => Err(ParameterError::wrong(name, ParameterType::Float, other)),
+        }
+    }
+
+    /// Returns the value of a `boolean` parameter.
+    ///
+    /// # Errors
+    ///
+    /// [`ParameterError`] when the parameter is missing or of another type.
+    pub fn boolean(&self, name: &str) -> Result<bool, ParameterError> {
+        match self.wanted(name)? {
+            ParameterValue::Boolean(value) => Ok(*value),
+            other => Err(ParameterError::wrong(name, ParameterType::Boolean, other)),
+        }
+    }
+
     /// Returns the value of a `date` parameter.
     ///
     /// # Errors
@@ -426,6 +451,46 @@ impl JobParameters {
             ParameterValue::Date(value) => Ok(*value),
             other => Err(ParameterError::wrong(name, ParameterType::Date, other)),
         }
+    }
+
+    /// Returns the value of a `timestamp` parameter.
+    ///
+    /// # Errors
+    ///
+    /// [`ParameterError`] when the parameter is missing or of another type.
+    pub fn timestamp(&self, name: &str) -> Result<Timestamp, ParameterError> {
+        match self.wanted(name)? {
+            ParameterValue::Timestamp(value) => Ok(*value),
+            other => Err(ParameterError::wrong(name, ParameterType::Timestamp, other)),
+        }
+    }
+
+    /// Returns the parameters as a value of `T`, whose fields have the names of parameters. Dates and timestamps are
+    /// texts, as jiff's types parse them. A field without a parameter needs `#[serde(default)]` or an `Option`.
+    ///
+    /// ```
+    /// use batchwright::JobParameters;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Import {
+    ///     day: jiff::civil::Date,
+    ///     #[serde(default)]
+    ///     limit: u32,
+    /// }
+    ///
+    /// let parameters = JobParameters::new().with("day", jiff::civil::date(2026, 11, 28));
+    /// let import: Import = parameters.parse()?;
+    /// assert_eq!((import.day.day(), import.limit), (28, 0));
+    /// # Ok::<(), batchwright::parameters::ParameterError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ParameterError`] with the field that is missing or of another type. Values of secrets are not repeated.
+    pub fn parse<T: serde::de::DeserializeOwned>(&self) -> Result<T, ParameterError> {
+        let values = self.iter().map(|(name, one)| (name.to_owned(), one.json_value()));
+        T::deserialize(serde_json::Value::Object(values.collect()))
+            .map_err(|error| ParameterError(self.mask_in(error.to_string())))
     }
 
     fn wanted(&self, name: &str) -> Result<&ParameterValue, ParameterError> {

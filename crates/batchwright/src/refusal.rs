@@ -1,9 +1,11 @@
 //! The errors of the operator: refusals and failures of the store.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use crate::error::RepositoryError;
-use crate::execution::{BatchStatus, ExecutionId, JobExecution};
+use crate::execution::{BatchStatus, ExecutionId, InstanceId, JobExecution};
 use crate::parameters::names;
 
 /// Why the operator refused a request. Nothing was changed.
@@ -25,6 +27,12 @@ pub enum Refusal {
     NoSuchExecution {
         /// The requested number.
         execution: ExecutionId,
+    },
+    /// No such instance is stored.
+    #[error("there is no instance {instance}")]
+    NoSuchInstance {
+        /// The requested number.
+        instance: InstanceId,
     },
     /// The job has no execution yet.
     #[error("job `{job}` has no execution: it has never been started")]
@@ -192,7 +200,9 @@ impl Refusal {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoSuchJob { .. } => "no_such_job",
-            Self::NoSuchExecution { .. } | Self::NeverStarted { .. } => "no_such_execution",
+            Self::NoSuchExecution { .. }
+            | Self::NoSuchInstance { .. }
+            | Self::NeverStarted { .. } => "no_such_execution",
             Self::InvalidParameters { .. } => "invalid_parameters",
             Self::InvalidDefinition { .. } => "invalid_definition",
             Self::JobsUnreadable { .. } => "jobs_unreadable",
@@ -215,6 +225,7 @@ impl Refusal {
     pub fn advice(&self) -> &'static str {
         match self {
             Self::NoSuchJob { .. } => "check the name and the folders that jobs are read from",
+            Self::NoSuchInstance { .. } => "list the instances and use a number from the list",
             Self::NoSuchExecution { .. } => "list the executions and use a number from the list",
             Self::NeverStarted { .. } => "start the job first",
             Self::InvalidParameters { .. } => "correct the parameters; nothing was stored",
@@ -255,6 +266,53 @@ impl Refusal {
     }
 }
 
+/// Why an execution ended without its end being stored by this process.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// Another worker took over the lease of the execution.
+    #[error("another process took over the lease of execution {execution}")]
+    LeaseLost {
+        /// The execution.
+        execution: ExecutionId,
+    },
+    /// The store failed; the stored execution stays running until it is recovered.
+    #[error("the end of execution {execution} cannot be stored")]
+    Repository {
+        /// The execution.
+        execution: ExecutionId,
+        /// What the store reported.
+        #[source]
+        source: Arc<RepositoryError>,
+    },
+    /// The thread of the execution panicked or could not be started; the stored execution stays running until it
+    /// is recovered.
+    #[error(
+        "execution {execution} has no stored outcome: its thread panicked or could not be started"
+    )]
+    NoOutcome {
+        /// The execution.
+        execution: ExecutionId,
+    },
+    /// The execution was deleted before its outcome was read.
+    #[error("execution {execution} was deleted before its outcome was read")]
+    Deleted {
+        /// The execution.
+        execution: ExecutionId,
+    },
+}
+
+impl RunError {
+    /// Returns the stable code that scripts and dashboards may rely on.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::LeaseLost { .. } => "stale_lease",
+            Self::Repository { .. } | Self::NoOutcome { .. } => "store_unavailable",
+            Self::Deleted { .. } => "no_such_execution",
+        }
+    }
+}
+
 /// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -265,6 +323,9 @@ pub enum OperatorError {
     /// The store failed.
     #[error(transparent)]
     Repository(#[from] RepositoryError),
+    /// An execution ended without its end being stored by this process.
+    #[error(transparent)]
+    Run(#[from] RunError),
 }
 
 impl OperatorError {
@@ -274,6 +335,7 @@ impl OperatorError {
             Self::Refused(refusal) => refusal.code(),
             Self::Repository(RepositoryError::LeaseLost { .. }) => "stale_lease",
             Self::Repository(_) => "store_unavailable",
+            Self::Run(error) => error.code(),
         }
     }
 }

@@ -144,7 +144,7 @@ impl From<OperatorError> for Problem {
     fn from(error: OperatorError) -> Self {
         match &error {
             OperatorError::Refused(refusal) => Self::from(refusal),
-            OperatorError::Repository(_) => unavailable(&error),
+            OperatorError::Repository(_) | OperatorError::Run(_) => unavailable(&error),
             _ => Self::internal(),
         }
     }

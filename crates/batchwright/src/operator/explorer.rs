@@ -9,6 +9,7 @@ use crate::execution::{
     ExecutionId, ExecutionSummary, InstanceId, JobExecution, JobInstance, StepSummary,
 };
 use crate::job::Job;
+use crate::lifecycle::ObservedStore;
 use crate::parameters::JobParameters;
 use crate::query::{ExecutionFilter, InstancePage, Queries};
 use crate::registry::JobSource;
@@ -19,6 +20,7 @@ impl JobOperator {
         let host = &self.inner.host;
         JobExplorer {
             queries: &**host.store.repository(),
+            store: &host.store,
             jobs: &*self.inner.jobs,
             clock: &*host.clock,
         }
@@ -29,6 +31,7 @@ impl JobOperator {
 /// [`Queries`] of the store return an empty result.
 pub struct JobExplorer<'a> {
     queries: &'a dyn Queries,
+    store: &'a ObservedStore,
     jobs: &'a dyn JobSource,
     clock: &'a dyn Clock,
 }
@@ -121,9 +124,35 @@ impl JobExplorer<'_> {
     ///
     /// # Errors
     ///
-    /// When the store fails.
+    /// [`Refusal::NoSuchInstance`].
     pub fn executions(&self, instance: InstanceId) -> Result<Vec<JobExecution>, OperatorError> {
+        let found = self.queries.instance(instance)?;
+        found.ok_or(Refusal::NoSuchInstance { instance })?;
         Ok(self.queries.executions(&ExecutionFilter::of_instance(instance))?)
+    }
+
+    /// Returns the newest execution of the instance that job `name` has with `parameters`; `None` when it was
+    /// never started with them. Defaults are filled in as at a start, if the job can be started here.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::InvalidParameters`] when the job does not accept them; [`Refusal::NoSuchJob`] when it is
+    /// neither registered nor in the history.
+    pub fn newest_with(
+        &self,
+        name: &str,
+        parameters: JobParameters,
+    ) -> Result<Option<JobExecution>, OperatorError> {
+        self.known(name)?;
+        let parameters = match self.job(name) {
+            Ok(job) => job.accept(parameters)?,
+            Err(Refusal::NoSuchJob { .. }) => parameters,
+            Err(refusal) => return Err(refusal.into()),
+        };
+        let instance = self.store.begin()?.find_instance(name, &parameters.key())?;
+        let Some(instance) = instance else { return Ok(None) };
+        let newest = ExecutionFilter::of_instance(instance.id).limit(1);
+        Ok(self.queries.executions(&newest)?.into_iter().next())
     }
 
     /// Returns the parameters of execution `id` with their types and flags.
@@ -144,6 +173,20 @@ impl JobExplorer<'_> {
         let execution = self.execution(id)?;
         let steps = self.queries.steps(id)?;
         Ok(ExecutionSummary::new(&execution, &steps, self.clock.now()))
+    }
+
+    /// Returns the newest step execution with the name `step` of execution `id`, as data that prints as one line;
+    /// `None` when the step has not begun.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoSuchExecution`].
+    pub fn step_summary(
+        &self,
+        id: ExecutionId,
+        step: &str,
+    ) -> Result<Option<StepSummary>, OperatorError> {
+        Ok(self.step_summaries(id)?.into_iter().rfind(|one| one.name == step))
     }
 
     /// Returns each step of execution `id`, as data that prints as one line.

@@ -7,13 +7,15 @@ use std::task::{Context, Poll, Waker};
 
 use crate::error::RepositoryError;
 use crate::execution::{ExecutionId, JobExecution};
+use crate::refusal::RunError;
 use crate::store::JobRepository;
 
 /// The handle of an execution that this process started.
 ///
 /// Dropping the handle does not stop the execution. `wait` and `.await` both return the execution as it was
-/// stored at its end.
+/// stored at its end. Neither asks the store: the thread of the execution does, before it wakes the callers.
 #[derive(Debug)]
+#[must_use = "the execution runs on; call `wait`, `.await` the handle, or keep its `id`"]
 pub struct JobHandle {
     id: ExecutionId,
     shared: Arc<Shared>,
@@ -22,11 +24,12 @@ pub struct JobHandle {
 /// The sending side of a [`JobHandle`]: reports how the execution ended.
 pub(super) struct JobEnding {
     id: ExecutionId,
+    repository: Arc<dyn JobRepository>,
     shared: Arc<Shared>,
 }
 
+#[derive(Default)]
 struct Shared {
-    repository: Arc<dyn JobRepository>,
     state: Mutex<State>,
     ended: Condvar,
 }
@@ -39,51 +42,14 @@ impl std::fmt::Debug for Shared {
 
 #[derive(Default)]
 struct State {
-    end: Option<Result<(), RunError>>,
+    end: Option<Result<JobExecution, RunError>>,
     wakers: Vec<Waker>,
-}
-
-/// Why an execution ended without its end being stored by this process.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum RunError {
-    /// Another worker took over the lease of the execution.
-    #[error("another process took over the lease of execution {execution}")]
-    LeaseLost {
-        /// The execution.
-        execution: ExecutionId,
-    },
-    /// The store failed; the stored execution stays running until it is recovered.
-    #[error("the end of execution {execution} cannot be stored")]
-    Repository {
-        /// The execution.
-        execution: ExecutionId,
-        /// What the store reported.
-        #[source]
-        source: Arc<RepositoryError>,
-    },
-    /// The thread of the execution panicked or could not be started; the stored execution stays running until it
-    /// is recovered.
-    #[error(
-        "execution {execution} has no stored outcome: its thread panicked or could not be started"
-    )]
-    NoOutcome {
-        /// The execution.
-        execution: ExecutionId,
-    },
-    /// The execution was deleted before its outcome was read.
-    #[error("execution {execution} was deleted before its outcome was read")]
-    Deleted {
-        /// The execution.
-        execution: ExecutionId,
-    },
 }
 
 impl JobHandle {
     pub(super) fn new(id: ExecutionId, repository: Arc<dyn JobRepository>) -> (Self, JobEnding) {
-        let shared =
-            Arc::new(Shared { repository, state: Mutex::default(), ended: Condvar::new() });
-        (Self { id, shared: Arc::clone(&shared) }, JobEnding { id, shared })
+        let shared = Arc::<Shared>::default();
+        (Self { id, shared: Arc::clone(&shared) }, JobEnding { id, repository, shared })
     }
 
     /// Returns the number of the execution.
@@ -98,26 +64,13 @@ impl JobHandle {
     /// [`RunError`]: the end was not stored by this process.
     pub fn wait(&self) -> Result<JobExecution, RunError> {
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let end = loop {
-            match state.end.clone() {
-                Some(end) => break end,
-                None => {
-                    let woken = self.shared.ended.wait(state);
-                    state = woken.unwrap_or_else(PoisonError::into_inner);
-                }
+        loop {
+            if let Some(end) = state.end.clone() {
+                return end;
             }
-        };
-        drop(state);
-        self.outcome(end)
-    }
-
-    fn outcome(&self, end: Result<(), RunError>) -> Result<JobExecution, RunError> {
-        let execution = self.id;
-        end?;
-        let found = self.shared.repository.execution(execution);
-        found
-            .map_err(|error| RunError::Repository { execution, source: Arc::new(error) })?
-            .ok_or(RunError::Deleted { execution })
+            let woken = self.shared.ended.wait(state);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }
 
@@ -126,26 +79,29 @@ impl Future for JobHandle {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(end) = state.end.clone() else {
-            state.wakers.push(context.waker().clone());
-            return Poll::Pending;
-        };
-        drop(state);
-        Poll::Ready(self.outcome(end))
+        match state.end.clone() {
+            Some(end) => Poll::Ready(end),
+            None => {
+                state.wakers.push(context.waker().clone());
+                Poll::Pending
+            }
+        }
     }
 }
 
 impl JobEnding {
-    /// Stores the result and wakes all waiting threads and tasks.
+    /// Reads the execution as it was stored at its end, and wakes all waiting threads and tasks.
     pub(super) fn end(self, result: Result<(), RepositoryError>) {
         let execution = self.id;
-        self.set(result.map_err(|error| match error.is_lease_lost() {
-            true => RunError::LeaseLost { execution },
-            false => RunError::Repository { execution, source: Arc::new(error) },
-        }));
+        self.set(match result.and_then(|()| self.repository.execution(execution)) {
+            Ok(Some(ended)) => Ok(ended),
+            Ok(None) => Err(RunError::Deleted { execution }),
+            Err(error) if error.is_lease_lost() => Err(RunError::LeaseLost { execution }),
+            Err(error) => Err(RunError::Repository { execution, source: Arc::new(error) }),
+        });
     }
 
-    fn set(&self, result: Result<(), RunError>) {
+    fn set(&self, result: Result<JobExecution, RunError>) {
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.end.get_or_insert(result);
         let wakers = std::mem::take(&mut state.wakers);

@@ -345,7 +345,7 @@ impl ProgressiveOperator<'_> {
     /// When the store fails.
     pub fn drive_all(&self) -> Result<(), OperatorError> {
         for id in self.operator.store().slices().server_driven()? {
-            if !self.operator.has_room() {
+            if !self.operator.queue().has_room() {
                 return Ok(());
             }
             if lock(&self.operator.inner.host.active).contains_key(&id) {
@@ -354,7 +354,7 @@ impl ProgressiveOperator<'_> {
             let execution = self.operator.execution(id)?;
             if execution.status.is_running() && self.operator.explorer().job_of(&execution).is_ok()
             {
-                self.operator.submit_drive(&execution, RunMode::ServerDriven);
+                let _ = self.operator.submit_drive(&execution, RunMode::ServerDriven);
             }
         }
         Ok(())

@@ -30,6 +30,11 @@ impl std::fmt::Debug for JobQueue<'_> {
 }
 
 impl JobQueue<'_> {
+    /// Returns whether one more execution can begin at once in this process.
+    pub fn has_room(&self) -> bool {
+        lock(&self.operator.inner.host.active).len() < self.operator.inner.running_jobs_max
+    }
+
     /// Returns the queued executions that no process has claimed, oldest first.
     ///
     /// # Errors
