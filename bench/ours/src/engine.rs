@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use batchwright::item::NoWriter;
-use batchwright::step::{Flow, Step, TaskletCall};
+use batchwright::step::{Flow, Step};
 use batchwright::store::{Durability, JobRepository};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, MemoryRepository,
@@ -105,7 +105,7 @@ fn run_once(operator: &JobOperator, parameters: JobParameters) -> Result<(), Err
 
 /// Measures the mean time of many jobs that do nothing, from start to end, after a warm-up job.
 fn empty_jobs(repository: Repository) -> Outcome {
-    let step = TaskletStep::new("nothing", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
+    let step = TaskletStep::new("nothing", |_| Ok(Flow::Finished));
     let operator = JobOperator::new(repository);
     operator.registry().register(Job::builder("bench").step(step).build()?)?;
     run_once(&operator, JobParameters::new())?;

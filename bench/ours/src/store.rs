@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use batchwright::execution::ExecutionId;
 use batchwright::query::{ExecutionFilter, InstancePage, Queries};
-use batchwright::step::{Flow, TaskletCall};
+use batchwright::step::Flow;
 use batchwright::{BatchStatus, Job, JobOperator, JobParameters, TaskletStep};
 use batchwright_store::{SqlRepository, SqliteDatabase};
 use std::sync::Arc;
@@ -89,7 +89,7 @@ type Ask<'a> = Box<dyn FnMut() -> Result<usize, Failure> + 'a>;
 
 fn measure(work: &str, repository: Arc<SqlRepository>, count: u64) -> Result<(), Failure> {
     let operator = JobOperator::new(repository.clone());
-    let step = TaskletStep::new("nothing", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
+    let step = TaskletStep::new("nothing", |_| Ok(Flow::Finished));
     operator.registry().register(Job::builder("job 7").step(step).build()?)?;
     let middle = ExecutionId(i64::try_from(count / 2)?);
     let of_job = || ExecutionFilter::of_job("job 7").limit(50);

@@ -16,7 +16,7 @@ use batchwright::parameters::{
 };
 use batchwright::partition::{ByteRanges, Partitioner};
 use batchwright::scope::StepScope;
-use batchwright::step::{Flow, TaskletCall, TaskletStep};
+use batchwright::step::{Flow, TaskletStep};
 use batchwright::testing::TestBench;
 use batchwright::{BatchStatus, error::ErrorKind};
 use batchwright_items::format::csv::CsvReader;
@@ -104,7 +104,7 @@ fn rest(reader: &mut BoxedReader, most: usize) -> Vec<(Outcome, String)> {
 fn scope_with(parameters: JobParameters) -> StepScope {
     let found = Arc::new(Mutex::new(None));
     let kept = Arc::clone(&found);
-    let step = TaskletStep::new("scope", move |call: &mut TaskletCall<'_, '_>| {
+    let step = TaskletStep::new("scope", move |call| {
         *kept.lock().unwrap() = Some(call.scope().clone());
         Ok(Flow::Finished)
     });
@@ -115,7 +115,7 @@ fn scope_with(parameters: JobParameters) -> StepScope {
 
 /// Runs `work` within a step, because writers need its transaction.
 fn within_a_step(work: impl Fn(&StepScope, &mut ChunkTransaction<'_>) + Send + Sync + 'static) {
-    let step = TaskletStep::new("work", move |call: &mut TaskletCall<'_, '_>| {
+    let step = TaskletStep::new("work", move |call| {
         let scope = call.scope().clone();
         work(&scope, call.transaction());
         Ok(Flow::Finished)

@@ -204,7 +204,7 @@ impl Builder<'_> {
         let span = kind.span();
         let keys = self.keys("step", kind, number, &span);
         let tasklet = found.tasklet(keys, &self.cx(known))?;
-        Ok(TaskletStep::new(step.name.get_ref().clone(), tasklet).options(options(step)))
+        Ok(TaskletStep::of(step.name.get_ref().clone(), tasklet).options(options(step)))
     }
 
     fn chunk(&self, step: &Step, known: &Known<'_>) -> Built<Arc<dyn batchwright::step::Step>> {

@@ -3,7 +3,6 @@
 //! `cargo run -p batchwright-store --example 10_coming_from`
 
 use std::error::Error;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use batchwright::query::{CachedQueries, ExecutionFilter, InstancePage, Queries};
 use batchwright::registry::{AppState, JobFactory};
 use batchwright::retry::{Backoff, RetryPolicy};
 use batchwright::scope::{JobScope, StepScope};
-use batchwright::step::{Flow, TaskletCall};
+use batchwright::step::Flow;
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, JobRegistry,
     Sequence, TaskletStep,
@@ -133,7 +132,7 @@ fn numbers() -> Result<Job, String> {
         .chunk_size(3)
         .completion(Completion::items(3).within(Duration::from_secs(5)))
         .skip(SkipPolicy::limit(1).on(Classifier::none().including("data")))
-        .retry(RetryPolicy::attempts(NonZeroU32::MIN).backoff(Backoff::None))
+        .retry(RetryPolicy::attempts(1).backoff(Backoff::None))
         .start_limit(5)
         .allow_start_if_complete()
         .step_listener(Everything)
@@ -142,7 +141,7 @@ fn numbers() -> Result<Job, String> {
         .item_listener(Everything)
         .skip_listener(Everything)
         .retry_listener(Everything);
-    let end = TaskletStep::new("end", |call: &mut TaskletCall<'_, '_>| {
+    let end = TaskletStep::new("end", |call| {
         let scope = call.scope();
         scope.context().put("seen", &true)?;
         scope.job().context().put("run", &scope.parameters().integer("run")?)?;

@@ -7,7 +7,7 @@ use batchwright::fault::{FaultPlan, FaultyWriter};
 use batchwright::item::NoWriter;
 use batchwright::launch::RecoverMode;
 use batchwright::operator::{CommitPoint, RunError};
-use batchwright::step::{Flow, Step, TaskletCall};
+use batchwright::step::{Flow, Step};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
     Sequence, TaskletStep,
@@ -97,7 +97,7 @@ fn calls_of_a_tasklet_have_keys_of_their_own_across_restarts() {
     let place = Place::new("");
     let keys = Arc::new(Mutex::new(Vec::new()));
     let calls = Arc::clone(&keys);
-    let step = TaskletStep::new("step", move |call: &mut TaskletCall<'_, '_>| {
+    let step = TaskletStep::new("step", move |call| {
         let mut keys = calls.lock().unwrap();
         if keys.len() == 2 && !call.scope().context().has("tried") {
             keys.push("failed".to_owned());

@@ -19,7 +19,7 @@ use batchwright::partition::PartitionStep;
 use batchwright::progressive::{ItemUnits, OnFailed, ProgressiveStep};
 use batchwright::query::{ExecutionFilter, InstancePage, Queries as _};
 use batchwright::scope::{Partition, StepScope};
-use batchwright::step::{ChunkStep, Flow, TaskletCall};
+use batchwright::step::{ChunkStep, Flow};
 use batchwright::store::JobRepository as _;
 use batchwright::{
     BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, Sequence, TaskletStep,
@@ -464,7 +464,7 @@ fn a_flow_that_a_transition_stopped_continues_after_it() {
         let seen = Seen::default();
         let step = |name: &str, number: u64| {
             let seen = Arc::clone(&seen);
-            TaskletStep::new(name, move |_: &mut TaskletCall<'_, '_>| {
+            TaskletStep::new(name, move |_| {
                 seen.lock().unwrap().push(number);
                 Ok(Flow::Finished)
             })

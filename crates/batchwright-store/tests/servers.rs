@@ -15,7 +15,7 @@ use batchwright::launch::{Launch, LaunchOptions, RequestKey};
 use batchwright::operator::CommitPoint;
 use batchwright::policy::SkipPolicy;
 use batchwright::query::ExecutionFilter;
-use batchwright::step::{Flow, Step, StepOptions, TaskletCall};
+use batchwright::step::{Flow, Step, StepOptions};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
     Sequence, TaskletStep,
@@ -376,14 +376,14 @@ fn statements_of_a_step_are_undone_with_it() {
         place.run("CREATE TABLE t (id BIGINT PRIMARY KEY, v BIGINT)");
         let text =
             "INSERT INTO t VALUES (1, 1); INSERT INTO t VALUES (2, 2); INSERT INTO t VALUES (1, 3)";
-        let step = TaskletStep::new("step", SqlTasklet::in_store(|_| Ok(text.to_owned())));
+        let step = TaskletStep::of("step", SqlTasklet::in_store(|_| Ok(text.to_owned())));
         assert_eq!(run(&place, step).status, BatchStatus::Failed);
         assert!(place.numbers("SELECT id FROM t").is_empty(), "{kind:?}: all or none");
         let died = JobOperator::builder(place.repository())
             .commit_hook(|_, _, point| assert!(point != CommitPoint::Before, "the process died"))
             .build();
         let whole = SqlTasklet::in_store(|_| Ok("INSERT INTO t VALUES (7, 7)".to_owned()));
-        let step = TaskletStep::new("step", whole);
+        let step = TaskletStep::of("step", whole);
         died.registry().register(Job::builder("other").step(step).build().unwrap()).unwrap();
         died.start("other", JobParameters::new()).unwrap().wait().unwrap();
         assert!(
@@ -414,11 +414,9 @@ fn a_rerun_writes_to_another_database_although_its_first_attempt_died_early() {
             .build();
         let gate = Arc::new(Mutex::new(false));
         let open = Arc::clone(&gate);
-        let last = TaskletStep::new("last", move |_: &mut TaskletCall<'_, '_>| {
-            match *open.lock().unwrap() {
-                true => Ok(Flow::Finished),
-                false => Err(ItemError::data("not yet")),
-            }
+        let last = TaskletStep::new("last", move |_| match *open.lock().unwrap() {
+            true => Ok(Flow::Finished),
+            false => Err(ItemError::data("not yet")),
         });
         let operator = JobOperator::new(store.repository());
         let job = Job::builder("job").step(step).step(last).build().unwrap();
@@ -448,8 +446,7 @@ fn row_130_concurrent_starts_of_the_next_instance_never_make_the_same_one() {
                 let (repository, together) = (Arc::clone(&repository), Arc::clone(&together));
                 std::thread::spawn(move || {
                     let operator = JobOperator::new(repository);
-                    let step =
-                        TaskletStep::new("step", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
+                    let step = TaskletStep::new("step", |_| Ok(Flow::Finished));
                     let job =
                         Job::builder("job").step(step).next(increment("run", 1)).build().unwrap();
                     operator.registry().register(job).unwrap();
@@ -475,7 +472,7 @@ fn of_one_request_that_comes_several_times_at_once_one_starts_something() {
         let place = Place::new(kind);
         let repository = place.repository();
         let operator = JobOperator::new(repository.clone());
-        let step = TaskletStep::new("step", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
+        let step = TaskletStep::new("step", |_| Ok(Flow::Finished));
         let job = Job::builder("job").step(step).next(increment("run", 1)).build().unwrap();
         operator.registry().register(job).unwrap();
         let together = Barrier::new(4);
@@ -516,7 +513,7 @@ fn two_partitions_that_change_the_jobs_context_do_not_wait_for_each_other_for_ev
         let place = Place::new(kind);
         place.run("CREATE TABLE t (n BIGINT)");
         let branch = |name: &str| {
-            let step = TaskletStep::new(name, |call: &mut TaskletCall<'_, '_>| {
+            let step = TaskletStep::new(name, |call| {
                 let step = call.scope().step().to_owned();
                 call.scope().job().context().put(&step, &1)?;
                 Ok(Flow::Finished)
@@ -562,9 +559,7 @@ fn a_text_with_a_nul_fails_no_store() {
             .skip(SkipPolicy::limit(1))
             .build();
         completed(&run(&place, step));
-        let step = TaskletStep::new("step", |_: &mut TaskletCall<'_, '_>| {
-            Err(ItemError::data("a \0 too"))
-        });
+        let step = TaskletStep::new("step", |_| Err(ItemError::data("a \0 too")));
         let operator = JobOperator::new(place.repository());
         operator
             .registry()
@@ -675,7 +670,7 @@ fn a_stop_cancels_a_query_that_would_never_end() {
                     .build();
                 let jobs = [
                     Job::builder("change")
-                        .step(TaskletStep::new("change", tasklet))
+                        .step(TaskletStep::of("change", tasklet))
                         .build()
                         .unwrap(),
                     Job::builder("read").step(step).build().unwrap(),

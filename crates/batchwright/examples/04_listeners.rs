@@ -3,7 +3,6 @@
 //! `cargo run -p batchwright --example 04_listeners`
 
 use std::error::Error;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use batchwright::event::Change;
@@ -83,7 +82,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         })
         .writer(NoWriter::new())
         .chunk_size(3)
-        .retry(RetryPolicy::attempts(NonZeroU32::new(2).expect("two is not zero")))
+        .retry(RetryPolicy::attempts(2))
         .skip(SkipPolicy::limit(1))
         .step_listener(Talk)
         .build()

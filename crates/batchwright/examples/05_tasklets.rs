@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batchwright::execution::ExitStatus;
-use batchwright::step::{CommandStep, ExitCodeMeaning, Flow, TaskletCall};
+use batchwright::step::{CommandStep, ExitCodeMeaning, Flow};
 use batchwright::{Job, JobOperator, JobParameters, MemoryRepository, TaskletStep};
 
 fn main() -> Result<(), Box<dyn Error>> {
     // Called until it is finished: each call is a transaction, a stop may come in between.
-    let countdown = TaskletStep::new("countdown", |call: &mut TaskletCall<'_, '_>| {
+    let countdown = TaskletStep::new("countdown", |call| {
         let context = call.scope().context().clone();
         let left = if context.has("left") { context.get("left")? } else { 3 };
         call.contribute(1, 0);

@@ -10,7 +10,7 @@ use batchwright::item::ListReader;
 use batchwright::job::{Decision, JobFlow};
 use batchwright::partition::{NumberRanges, PartitionStep};
 use batchwright::scope::StepScope;
-use batchwright::step::{Flow, TaskletCall};
+use batchwright::step::Flow;
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
     MemoryRepository, TaskletStep,
@@ -31,18 +31,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build();
     let load = PartitionStep::new(load, NumberRanges { min: 1, max: 1_000, grid: 4 }).threads(2);
 
-    let step =
-        |name: &str| TaskletStep::new(name, |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
+    let step = |name: &str| TaskletStep::new(name, |_| Ok(Flow::Finished));
     let works = Arc::clone(&printer_works);
-    let print = TaskletStep::new("print", move |_: &mut TaskletCall<'_, '_>| {
-        match works.load(Ordering::SeqCst) {
-            true => Ok(Flow::Finished),
-            false => Err(ItemError::data("no paper")),
-        }
+    let print = TaskletStep::new("print", move |_| match works.load(Ordering::SeqCst) {
+        true => Ok(Flow::Finished),
+        false => Err(ItemError::data("no paper")),
     });
-    let no_news = TaskletStep::new("fetch news", |_: &mut TaskletCall<'_, '_>| {
-        Err(ItemError::data("the host is down"))
-    });
+    let no_news = TaskletStep::new("fetch news", |_| Err(ItemError::data("the host is down")));
 
     let job = Job::builder("nightly")
         .step(no_news)

@@ -94,13 +94,14 @@ pub struct RetryPolicy {
 impl RetryPolicy {
     /// Allows no retry.
     pub fn never() -> Self {
-        Self { on: Classifier::none(), ..Self::attempts(NonZeroU32::MIN) }
+        Self { on: Classifier::none(), ..Self::attempts(1) }
     }
 
-    /// Allows up to `max_attempts` attempts for every kind except `fatal` and `panic`, without waiting.
-    pub fn attempts(max_attempts: NonZeroU32) -> Self {
+    /// Allows up to `max_attempts` attempts, including the first, for every kind except `fatal` and `panic`, without
+    /// waiting. Zero counts as one: the first attempt is always made.
+    pub fn attempts(max_attempts: u32) -> Self {
         Self {
-            max_attempts,
+            max_attempts: NonZeroU32::new(max_attempts).unwrap_or(NonZeroU32::MIN),
             on: Classifier::all(),
             backoff: Backoff::None,
             within: None,
@@ -175,13 +176,11 @@ impl FailedAttempts {
 /// A retry loop: repeats a call according to its policy.
 ///
 /// ```
-/// use std::num::NonZeroU32;
 /// use std::time::Duration;
 /// use batchwright::retry::{Backoff, Retry, RetryPolicy};
 /// use batchwright::ItemError;
 ///
-/// let three = NonZeroU32::new(3).expect("three is not zero");
-/// let policy = RetryPolicy::attempts(three).backoff(Backoff::Fixed(Duration::from_millis(1)));
+/// let policy = RetryPolicy::attempts(3).backoff(Backoff::Fixed(Duration::from_millis(1)));
 /// let answer = Retry::new(policy).call(|attempt| match attempt {
 ///     1 => Err(ItemError::data("not yet")),
 ///     _ => Ok(attempt),
@@ -296,7 +295,7 @@ mod tests {
     use crate::clock::SimClock;
 
     fn attempts(count: u32) -> RetryPolicy {
-        RetryPolicy::attempts(NonZeroU32::new(count).unwrap())
+        RetryPolicy::attempts(count)
     }
 
     fn next(policy: &RetryPolicy, attempts: u32, error: &ItemError) -> bool {

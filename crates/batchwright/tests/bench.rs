@@ -8,7 +8,7 @@ use batchwright::execution::ExitStatus;
 use batchwright::fault::{FaultPlan, FaultyWriter};
 use batchwright::operator::CommitPoint;
 use batchwright::retry::{Backoff, RetryPolicy};
-use batchwright::step::{Flow, TaskletCall};
+use batchwright::step::Flow;
 use batchwright::testing::{TestBench, assert_lines};
 use batchwright::{BatchStatus, ChunkStepBuilder, Job, ListWriter, Sequence, TaskletStep};
 use batchwright_items::format::json_lines::JsonLinesWriter;
@@ -37,7 +37,7 @@ fn whichever_commit_an_execution_dies_at_a_file_is_exact_after_the_restart() {
 fn a_tasklet_that_finished_is_not_called_again_when_only_its_end_was_not_stored() {
     let calls = Arc::new(Mutex::new(0));
     let counter = Arc::clone(&calls);
-    let step = TaskletStep::new("once", move |_: &mut TaskletCall<'_, '_>| {
+    let step = TaskletStep::new("once", move |_| {
         *counter.lock().unwrap() += 1;
         Ok(Flow::FinishedWith(ExitStatus::new("COMPLETED ONCE")))
     });
@@ -56,10 +56,7 @@ fn waits_take_no_time_and_move_the_clock() {
     let step = ChunkStepBuilder::new("copy")
         .reader(Sequence::to(4))
         .writer_with(move |_| Ok(FaultyWriter::new(ListWriter::new(Arc::clone(&written)), &faults)))
-        .retry(
-            RetryPolicy::attempts(9.try_into().unwrap())
-                .backoff(Backoff::Fixed(Duration::from_secs(3_600))),
-        )
+        .retry(RetryPolicy::attempts(9).backoff(Backoff::Fixed(Duration::from_secs(3_600))))
         .build();
     let mut bench = TestBench::of(Job::builder("job").step(step).build().unwrap());
     let before = bench.clock().now();

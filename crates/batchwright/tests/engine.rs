@@ -21,7 +21,7 @@ use batchwright::progressive::{NumberedUnits, OnFailed, ProgressiveStep};
 use batchwright::query::{CachedQueries, ExecutionFilter, Queries};
 use batchwright::retry::{Backoff, RetryPolicy};
 use batchwright::scope::{JobScope, StepScope};
-use batchwright::step::{Flow, TaskletCall};
+use batchwright::step::Flow;
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, JobRegistry,
     ListWriter, MemoryRepository, Sequence, TaskletStep,
@@ -50,8 +50,7 @@ fn one_step(step: impl batchwright::step::Step + 'static) -> Job {
 
 /// Returns a step that always fails.
 fn failing() -> TaskletStep {
-    let work = |_: &mut TaskletCall<'_, '_>| Err(ItemError::data("it never works"));
-    TaskletStep::new("step", work)
+    TaskletStep::new("step", |_| Err(ItemError::data("it never works")))
 }
 
 #[test]
@@ -199,10 +198,7 @@ fn a_stop_cuts_a_backoff_short() {
             Err(ItemError::data("never works"))
         })
         .writer(NoWriter::new())
-        .retry(
-            RetryPolicy::attempts(5.try_into().unwrap())
-                .backoff(Backoff::Fixed(Duration::from_secs(100_000))),
-        )
+        .retry(RetryPolicy::attempts(5).backoff(Backoff::Fixed(Duration::from_secs(100_000))))
         .build();
     let operator = operator(one_step(step));
     let handle = operator.start("job", JobParameters::new()).unwrap();
@@ -216,7 +212,7 @@ fn what_waits_for_the_pool_is_visible_as_starting_and_can_be_stopped() {
     let gate = Arc::new(Barrier::new(2));
     let ran = Arc::new(AtomicUsize::new(0));
     let (inside, counted) = (Arc::clone(&gate), Arc::clone(&ran));
-    let step = TaskletStep::new("wait", move |_: &mut TaskletCall<'_, '_>| {
+    let step = TaskletStep::new("wait", move |_| {
         counted.fetch_add(1, Ordering::SeqCst);
         inside.wait();
         Ok(Flow::Finished)
@@ -479,11 +475,11 @@ fn a_chunk_listener_that_fails_after_the_commit_leaves_the_commit_standing() {
 fn completed_steps_get_no_new_row_and_the_job_context_is_inherited() {
     let broken = Arc::new(Mutex::new(true));
     let state = Arc::clone(&broken);
-    let first = TaskletStep::new("first", |call: &mut TaskletCall<'_, '_>| {
+    let first = TaskletStep::new("first", |call| {
         call.scope().job().context().put("from", &"first")?;
         Ok(Flow::Finished)
     });
-    let second = TaskletStep::new("second", move |call: &mut TaskletCall<'_, '_>| {
+    let second = TaskletStep::new("second", move |call| {
         let from: String = call.scope().job().context().get("from")?;
         call.scope().context().put("lost", &1)?;
         match *state.lock().unwrap() {
@@ -507,7 +503,7 @@ fn completed_steps_get_no_new_row_and_the_job_context_is_inherited() {
 fn a_tasklet_counts_only_the_calls_that_committed() {
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);
-    let step = TaskletStep::new("tasklet", move |call: &mut TaskletCall<'_, '_>| {
+    let step = TaskletStep::new("tasklet", move |call| {
         call.contribute(1, 2);
         match counted.fetch_add(1, Ordering::SeqCst) {
             2 => Err(ItemError::data("call a third time")),
@@ -620,7 +616,7 @@ fn the_most_specific_kind_decides_what_is_skipped() {
 fn the_cache_never_serves_what_may_still_change() {
     let gate = Arc::new(Barrier::new(2));
     let inside = Arc::clone(&gate);
-    let step = TaskletStep::new("wait", move |_: &mut TaskletCall<'_, '_>| {
+    let step = TaskletStep::new("wait", move |_| {
         inside.wait();
         Ok(Flow::Finished)
     });
@@ -645,7 +641,7 @@ fn a_live_owner_is_not_recovered_and_a_dead_one_only_once() {
     let gate = Arc::new(Barrier::new(2));
     let inside = Arc::clone(&gate);
     let (began, running) = channel();
-    let step = TaskletStep::new("wait", move |_: &mut TaskletCall<'_, '_>| {
+    let step = TaskletStep::new("wait", move |_| {
         let _ = began.send(());
         inside.wait();
         Ok(Flow::Finished)
@@ -761,12 +757,12 @@ fn a_job_without_a_way_to_begin_is_refused_when_it_is_built() {
 fn nothing_left_to_do_is_completed_with_noop() {
     let stop = StopToken::default();
     let inner = stop.clone();
-    let step = TaskletStep::new("only", move |call: &mut TaskletCall<'_, '_>| {
+    let step = TaskletStep::new("only", move |call| {
         inner.request();
         call.scope().stop().request();
         Ok(Flow::Finished)
     });
-    let last = TaskletStep::new("last", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
+    let last = TaskletStep::new("last", |_| Ok(Flow::Finished));
     let job = Job::builder("job").step(step).step(last).build().unwrap();
     let (operator, stopped) = run(job);
     assert_eq!(stopped.status, BatchStatus::Stopped, "a finished step, a job stopped after it");
@@ -798,11 +794,10 @@ fn a_panic_anywhere_in_a_step_fails_the_step_and_gives_the_lease_back() {
 fn an_instance_is_purged_as_a_whole_or_not_at_all() {
     let broken = Arc::new(Mutex::new(true));
     let state = Arc::clone(&broken);
-    let step =
-        TaskletStep::new("step", move |_: &mut TaskletCall<'_, '_>| match *state.lock().unwrap() {
-            true => Err(ItemError::data("work today")),
-            false => Ok(Flow::Finished),
-        });
+    let step = TaskletStep::new("step", move |_| match *state.lock().unwrap() {
+        true => Err(ItemError::data("work today")),
+        false => Ok(Flow::Finished),
+    });
     let (operator, failed) = run(one_step(step));
     let all = ExecutionFilter::default();
     let nothing = operator.purge(&Retention::default(), false, |_| {}).unwrap();
@@ -828,7 +823,7 @@ fn a_retention_keeps_the_newest_instances_of_each_job_and_forgets_the_old_in_bat
     let operator =
         JobOperator::builder(Arc::new(MemoryRepository::new())).clock(clock.clone()).build();
     for name in ["one", "two"] {
-        let step = TaskletStep::new("step", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
+        let step = TaskletStep::new("step", |_| Ok(Flow::Finished));
         operator.registry().register(Job::builder(name).step(step).build().unwrap()).unwrap();
         // More than one batch.
         for n in 0..250 {

@@ -7,7 +7,7 @@ use batchwright::execution::{ExitStatus, JobExecution};
 use batchwright::item::NoWriter;
 use batchwright::job::{Decision, JobBuilder, JobFlow};
 use batchwright::policy::SkipPolicy;
-use batchwright::step::{Flow, TaskletCall};
+use batchwright::step::Flow;
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, MemoryRepository,
     Sequence, TaskletStep,
@@ -34,7 +34,7 @@ impl World {
 
     fn step_with(&self, name: &str, code: &str) -> TaskletStep {
         let (world, code) = (self.clone(), code.to_owned());
-        TaskletStep::new(name, move |call: &mut TaskletCall<'_, '_>| {
+        TaskletStep::new(name, move |call| {
             let name = call.scope().step().to_owned();
             world.ran.lock().unwrap().push(name.clone());
             if world.failing.lock().unwrap().contains(&name) {
@@ -317,7 +317,7 @@ fn row_105_branches_run_side_by_side_and_one_failure_fails_the_job_when_all_have
     // Only branches that run concurrently pass the barrier.
     let meet = |name: &str| {
         let meeting = Arc::clone(&meeting);
-        TaskletStep::new(name, move |_: &mut TaskletCall<'_, '_>| {
+        TaskletStep::new(name, move |_| {
             meeting.wait();
             Ok(Flow::Finished)
         })
@@ -470,7 +470,7 @@ fn a_loop_runs_its_steps_again_until_a_decision_leaves_it() {
 #[test]
 fn changes_of_the_jobs_context_in_branches_are_all_kept() {
     let branch = |name: &str| {
-        let step = TaskletStep::new(name, |call: &mut TaskletCall<'_, '_>| {
+        let step = TaskletStep::new(name, |call| {
             let step = call.scope().step().to_owned();
             call.scope().job().context().put(&step, &step)?;
             Ok(Flow::Finished)
@@ -555,7 +555,7 @@ fn skips_before_a_stop_are_told_at_the_end_of_the_restart() {
 fn a_step_that_a_flow_visits_twice_is_judged_by_the_skips_of_its_own_round() {
     let (round, is_cut) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(true)));
     let (loading, deciding, cut) = (Arc::clone(&round), Arc::clone(&round), Arc::clone(&is_cut));
-    let count = TaskletStep::new("count", move |_: &mut TaskletCall<'_, '_>| {
+    let count = TaskletStep::new("count", move |_| {
         *round.lock().unwrap() += 1;
         Ok(Flow::Finished)
     });

@@ -11,7 +11,7 @@ use batchwright::launch::Launch;
 use batchwright::listener::Promotion;
 use batchwright::parameters::{ParameterDeclaration, ParameterType};
 use batchwright::query::ExecutionFilter;
-use batchwright::step::{Flow, StepOptions, TaskletCall};
+use batchwright::step::{Flow, StepOptions};
 use batchwright::{
     BatchStatus, ItemError, Job, JobOperator, JobParameters, MemoryRepository, TaskletStep,
 };
@@ -29,11 +29,9 @@ fn restart(operator: &JobOperator, of: &JobExecution) -> JobExecution {
 /// Returns a child job that fails while `broken` is true, and otherwise ends with `code`.
 fn child(broken: &Arc<Mutex<bool>>, code: &'static str) -> Job {
     let broken = Arc::clone(broken);
-    let step = TaskletStep::new("work", move |_: &mut TaskletCall<'_, '_>| {
-        match *broken.lock().unwrap() {
-            true => Err(ItemError::data("not today")),
-            false => Ok(Flow::FinishedWith(ExitStatus::new(code))),
-        }
+    let step = TaskletStep::new("work", move |_| match *broken.lock().unwrap() {
+        true => Err(ItemError::data("not today")),
+        false => Ok(Flow::FinishedWith(ExitStatus::new(code))),
     });
     Job::builder("child").step(step).next(increment("run", 1)).build().unwrap()
 }
@@ -83,7 +81,7 @@ fn row_110_how_the_child_ends_is_how_the_step_ends_and_a_stop_is_passed_on() {
 
     let (entered, inside) = channel();
     let entered = Mutex::new(entered);
-    let endless = TaskletStep::new("endless", move |_: &mut TaskletCall<'_, '_>| {
+    let endless = TaskletStep::new("endless", move |_| {
         let _ = entered.lock().unwrap().send(());
         Ok(Flow::Continue)
     });
@@ -99,9 +97,7 @@ fn row_110_how_the_child_ends_is_how_the_step_ends_and_a_stop_is_passed_on() {
 
 #[test]
 fn row_110_the_exit_code_of_a_failed_child_is_the_steps() {
-    let fails = TaskletStep::new("work", |_: &mut TaskletCall<'_, '_>| {
-        Ok(Flow::FinishedWith(ExitStatus::new("BAD")))
-    });
+    let fails = TaskletStep::new("work", |_| Ok(Flow::FinishedWith(ExitStatus::new("BAD"))));
     let child =
         Job::builder("child").step(fails).on("BAD").fail("FAILED ON PURPOSE").build().unwrap();
     let operator =
@@ -139,7 +135,7 @@ fn a_child_that_is_complete_for_these_parameters_fails_a_fresh_step() {
 }
 
 fn counting(listener: Promotion, code: &'static str) -> Job {
-    let first = TaskletStep::new("count", move |call: &mut TaskletCall<'_, '_>| {
+    let first = TaskletStep::new("count", move |call| {
         call.scope().context().put("orders", &17)?;
         Ok(Flow::FinishedWith(ExitStatus::new(code)))
     });
@@ -157,7 +153,7 @@ fn row_39_keys_are_promoted_on_the_codes_that_are_named_and_strictly_if_asked() 
     assert!(!run(counting(Promotion::of(["orders"]), "ODD")).context.has("orders"));
     assert!(run(counting(Promotion::of(["orders"]).on(["O?D"]), "ODD")).context.has("orders"));
     assert!(run(counting(Promotion::of(["none"]), "COMPLETED")).context.is_empty(), "left out");
-    let step = TaskletStep::new("a", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
+    let step = TaskletStep::new("a", |_| Ok(Flow::Finished));
     let strict: Arc<dyn batchwright::listener::StepListener> =
         Arc::new(Promotion::of(["none"]).strict());
     let step = step.options(StepOptions { listeners: vec![strict], ..StepOptions::default() });
@@ -168,7 +164,7 @@ fn row_39_keys_are_promoted_on_the_codes_that_are_named_and_strictly_if_asked() 
 
 #[test]
 fn validators_are_all_asked_and_nothing_is_stored_when_one_refuses() {
-    let step = TaskletStep::new("a", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
+    let step = TaskletStep::new("a", |_| Ok(Flow::Finished));
     let job = Job::builder("job")
         .parameter(ParameterDeclaration::new("n", ParameterType::Integer))
         .validate(|_| Err("`n` is odd".to_owned()))
@@ -187,7 +183,7 @@ fn validators_are_all_asked_and_nothing_is_stored_when_one_refuses() {
 
 #[test]
 fn row_126_next_counts_up_from_the_newest_instance_and_keeps_the_rest() {
-    let step = TaskletStep::new("a", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
+    let step = TaskletStep::new("a", |_| Ok(Flow::Finished));
     let operator =
         operator(Job::builder("job").step(step).next(increment("run", 1)).build().unwrap());
     let next = |given: JobParameters| {
@@ -203,7 +199,7 @@ fn row_126_next_counts_up_from_the_newest_instance_and_keeps_the_rest() {
 
 #[test]
 fn a_day_follows_a_day_once_there_is_a_first_one() {
-    let step = TaskletStep::new("a", |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
+    let step = TaskletStep::new("a", |_| Ok(Flow::Finished));
     let operator =
         operator(Job::builder("job").step(step).next(next_day("day", 1)).build().unwrap());
     let refused = operator.next("job").unwrap_err();

@@ -23,7 +23,7 @@ use batchwright::policy::{SkipLimitScope, SkipPolicy};
 use batchwright::query::{ExecutionFilter, InstancePage};
 use batchwright::retry::RetryPolicy;
 use batchwright::scope::{JobScope, StepScope};
-use batchwright::step::{Flow, Step, StepOptions, TaskletCall};
+use batchwright::step::{Flow, Step, StepOptions};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
     MemoryRepository, Sequence, TaskletStep,
@@ -74,13 +74,13 @@ fn steps(operator: &JobOperator, of: &JobExecution) -> Vec<StepExecution> {
 
 /// A step that does nothing.
 fn idle(name: &str) -> TaskletStep {
-    TaskletStep::new(name, |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished))
+    TaskletStep::new(name, |_| Ok(Flow::Finished))
 }
 
 /// A step that fails while `broken` is true.
 fn fragile(name: &str, broken: &Shared<bool>) -> TaskletStep {
     let broken = Arc::clone(broken);
-    TaskletStep::new(name, move |_: &mut TaskletCall<'_, '_>| match *broken.lock().unwrap() {
+    TaskletStep::new(name, move |_| match *broken.lock().unwrap() {
         true => Err(ItemError::data("not today")),
         false => Ok(Flow::Finished),
     })
@@ -91,7 +91,7 @@ fn gated(name: &str) -> (TaskletStep, std::sync::mpsc::Receiver<()>, Arc<Barrier
     let gate = Arc::new(Barrier::new(2));
     let inside = Arc::clone(&gate);
     let (began, begun) = channel();
-    let step = TaskletStep::new(name, move |_: &mut TaskletCall<'_, '_>| {
+    let step = TaskletStep::new(name, move |_| {
         let _ = began.send(());
         inside.wait();
         Ok(Flow::Finished)
@@ -243,7 +243,7 @@ fn rows_23_and_32_a_step_that_always_runs_begins_with_an_empty_context() {
     let broken = shared(true);
     let found = shared(Vec::new());
     let seen = Arc::clone(&found);
-    let always = TaskletStep::new("always", move |call: &mut TaskletCall<'_, '_>| {
+    let always = TaskletStep::new("always", move |call| {
         seen.lock().unwrap().push(call.scope().context().has("k"));
         call.scope().context().put("k", &1)?;
         Ok(Flow::Finished)
@@ -307,7 +307,7 @@ fn row_27_a_step_that_comes_twice_runs_twice_and_the_newest_row_decides_on_resta
     let broken = shared(true);
     let ran = Arc::new(AtomicUsize::new(0));
     let (state, counted) = (Arc::clone(&broken), Arc::clone(&ran));
-    let poll = TaskletStep::new("poll", move |_: &mut TaskletCall<'_, '_>| {
+    let poll = TaskletStep::new("poll", move |_| {
         let nth = counted.fetch_add(1, Ordering::SeqCst) + 1;
         match nth > 1 && *state.lock().unwrap() {
             true => Err(ItemError::data("the second time")),
@@ -458,7 +458,7 @@ fn row_40_35_chunks_of_one_bad_item_are_written_once_and_counted_with_their_skip
 fn rows_40_36_and_112_a_tasklet_is_called_until_it_is_finished_with_a_commit_for_each_call() {
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);
-    let step = TaskletStep::new("a", move |call: &mut TaskletCall<'_, '_>| {
+    let step = TaskletStep::new("a", move |call| {
         call.contribute(1, 2);
         let last = counted.fetch_add(1, Ordering::SeqCst) == 2;
         Ok(if last { Flow::Finished } else { Flow::Continue })
@@ -709,7 +709,7 @@ fn clumsy(
 }
 
 fn attempts(count: u32) -> RetryPolicy {
-    RetryPolicy::attempts(count.try_into().unwrap())
+    RetryPolicy::attempts(count)
 }
 
 #[test]
@@ -966,7 +966,7 @@ fn row_77_a_skip_listener_that_fails_fails_the_step_behind_the_commit() {
 #[test]
 fn row_84_a_stop_reaches_the_inside_of_a_long_call() {
     let (began, begun) = channel();
-    let step = TaskletStep::new("long", move |call: &mut TaskletCall<'_, '_>| {
+    let step = TaskletStep::new("long", move |call| {
         let _ = began.send(());
         // Only the stop request ends this wait in time.
         call.scope().stop().wait(std::time::Duration::from_secs(100_000));
@@ -1084,7 +1084,7 @@ fn row_94_recovery_closes_running_partitions_and_keeps_those_that_completed() {
 fn row_112_a_stop_is_looked_at_between_the_calls_of_a_tasklet() {
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);
-    let step = TaskletStep::new("a", move |call: &mut TaskletCall<'_, '_>| {
+    let step = TaskletStep::new("a", move |call| {
         if counted.fetch_add(1, Ordering::SeqCst) == 2 {
             call.scope().stop().request();
         }
@@ -1110,7 +1110,7 @@ fn row_113_a_panic_of_a_tasklet_or_a_listener_is_a_failure_of_that_call() {
             Ok(())
         }
     }
-    let tasklet = TaskletStep::new("a", |_: &mut TaskletCall<'_, '_>| panic!("on purpose"));
+    let tasklet = TaskletStep::new("a", |_| panic!("on purpose"));
     let failed = start(&operator(job(tasklet)));
     assert!(failed.failure.unwrap().message.contains("panicked: on purpose"));
     let failed = start(&operator(job(idle("a")).listener(Panics("before_job"))));
@@ -1123,7 +1123,7 @@ fn row_113_a_panic_of_a_tasklet_or_a_listener_is_a_failure_of_that_call() {
 
 #[test]
 fn row_123_the_parts_of_a_step_are_made_for_each_execution_from_parameters_and_contexts() {
-    let prepare = TaskletStep::new("prepare", |call: &mut TaskletCall<'_, '_>| {
+    let prepare = TaskletStep::new("prepare", |call| {
         call.scope().job().context().put("from", &3)?;
         Ok(Flow::Finished)
     });
@@ -1309,7 +1309,7 @@ fn row_142_what_is_running_is_never_deleted() {
 fn row_146_a_job_fails_with_the_failed_code_of_its_step_and_stops_with_the_stopped_one() {
     let failed = start(&operator(job(fragile("a", &shared(true)))));
     assert_eq!((failed.status, failed.exit.code.as_str()), (BatchStatus::Failed, "FAILED"));
-    let stopping = TaskletStep::new("a", |call: &mut TaskletCall<'_, '_>| {
+    let stopping = TaskletStep::new("a", |call| {
         call.scope().stop().request();
         Ok(Flow::Continue)
     });

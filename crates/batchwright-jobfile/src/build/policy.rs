@@ -84,7 +84,7 @@ fn classifier(words: &[&Text], otherwise: Classifier) -> Built<Classifier> {
 
 pub(super) fn retry_policy(retry: &At<Retry>) -> Built<RetryPolicy> {
     let Retry { max_attempts, on, backoff, within, or } = retry.get_ref();
-    let mut policy = RetryPolicy::attempts(*max_attempts);
+    let mut policy = RetryPolicy::attempts(max_attempts.get());
     if let Some(words) = on {
         policy = policy.on(classifier(&words.iter().collect::<Vec<_>>(), Classifier::all())?);
     }

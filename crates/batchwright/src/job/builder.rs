@@ -27,7 +27,7 @@ pub struct FlowBuilder {
 /// use batchwright::step::{Flow, TaskletCall};
 /// use batchwright::{Job, TaskletStep};
 ///
-/// let step = |name: &str| TaskletStep::new(name, |_: &mut TaskletCall<'_, '_>| Ok(Flow::Finished));
+/// let step = |name: &str| TaskletStep::new(name, |_| Ok(Flow::Finished));
 /// let job = Job::builder("nightly")
 ///     .step(step("load"))
 ///     .on("FAILED").to("repair")

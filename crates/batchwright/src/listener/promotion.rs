@@ -15,7 +15,7 @@ use crate::text::matches;
 /// use batchwright::TaskletStep;
 /// use std::sync::Arc;
 ///
-/// let step = TaskletStep::new("count", |call: &mut TaskletCall<'_, '_>| {
+/// let step = TaskletStep::new("count", |call| {
 ///     call.scope().context().put("orders", &17)?;
 ///     Ok(Flow::Finished)
 /// });

@@ -98,9 +98,7 @@ mod tests {
     fn registry(names: &[&str]) -> JobRegistry {
         let registry = JobRegistry::new();
         for name in names {
-            let step = TaskletStep::new("only", |_: &mut crate::step::TaskletCall<'_, '_>| {
-                Ok(Flow::Finished)
-            });
+            let step = TaskletStep::new("only", |_| Ok(Flow::Finished));
             registry.register(Job::builder(*name).step(step).build().unwrap()).unwrap();
         }
         registry

@@ -46,6 +46,28 @@ impl Tasklet for Box<dyn Tasklet> {
     }
 }
 
+/// What a function of [`TaskletStep::call`] returns: nothing, or a result.
+pub trait CallResult {
+    /// Returns the result.
+    ///
+    /// # Errors
+    ///
+    /// The error of the function.
+    fn into_result(self) -> Result<(), ItemError>;
+}
+
+impl CallResult for () {
+    fn into_result(self) -> Result<(), ItemError> {
+        Ok(self)
+    }
+}
+
+impl CallResult for Result<(), ItemError> {
+    fn into_result(self) -> Self {
+        self
+    }
+}
+
 /// One call of a [`Tasklet`].
 #[derive(Debug)]
 pub struct TaskletCall<'c, 'a> {
@@ -80,19 +102,44 @@ pub struct TaskletStep {
 }
 
 impl TaskletStep {
-    /// Creates a step that calls `tasklet` until it is finished.
+    /// Creates a step that calls the function `tasklet` until it is finished. The type of its argument is inferred.
     ///
     /// ```
     /// use batchwright::step::Flow;
     /// use batchwright::TaskletStep;
     ///
-    /// let step = TaskletStep::new("greet", |call: &mut batchwright::step::TaskletCall<'_, '_>| {
+    /// let step = TaskletStep::new("greet", |call| {
     ///     println!("hello from {}", call.scope().job().job());
     ///     Ok(Flow::Finished)
     /// });
     /// ```
-    pub fn new(name: impl Into<String>, tasklet: impl Tasklet + 'static) -> Self {
+    pub fn new<F>(name: impl Into<String>, tasklet: F) -> Self
+    where
+        F: Fn(&mut TaskletCall<'_, '_>) -> Result<Flow, ItemError> + Send + Sync + 'static,
+    {
+        Self::of(name, tasklet)
+    }
+
+    /// Creates a step that calls `tasklet`, a type of your own, until it is finished.
+    pub fn of(name: impl Into<String>, tasklet: impl Tasklet + 'static) -> Self {
         Self { name: name.into(), options: StepOptions::default(), tasklet: Arc::new(tasklet) }
+    }
+
+    /// Creates a step that calls `function` once.
+    ///
+    /// ```
+    /// use batchwright::TaskletStep;
+    ///
+    /// fn clean_up() {}
+    ///
+    /// let step = TaskletStep::call("clean up", clean_up);
+    /// let step = TaskletStep::call("remove", || Ok(std::fs::remove_file("orders.tmp")?));
+    /// ```
+    pub fn call<R: CallResult>(
+        name: impl Into<String>,
+        function: impl Fn() -> R + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(name, move |_| function().into_result().map(|()| Flow::Finished))
     }
 
     /// Sets start limit, rerun of a completed step, and listeners.

@@ -150,7 +150,7 @@ where
         .writer_with(move |_| Ok(FaultyWriter::new(writer.lock().unwrap().clone(), &for_writer)))
         .chunk_size(usize::try_from(case.chunk).unwrap())
         .skip(case.skip_limit.map_or_else(SkipPolicy::never, SkipPolicy::limit))
-        .retry(RetryPolicy::attempts(attempts))
+        .retry(RetryPolicy::attempts(attempts.get()))
         .read_ahead(shape.read_ahead)
         .parallelism(shape.parallelism)
         .build();
