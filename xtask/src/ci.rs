@@ -10,7 +10,7 @@ use crate::{beside, cargo, tidy};
 const SKIPPED: &str = "target/skipped.txt";
 
 /// The examples of the tutorial with their packages; each asserts what it shows.
-const EXAMPLES: [(&str, &str); 12] = [
+const EXAMPLES: [(&str, &str); 13] = [
     ("batchwright", "01_hello"),
     ("batchwright", "02_parameters"),
     ("batchwright", "03_files"),
@@ -23,6 +23,7 @@ const EXAMPLES: [(&str, &str); 12] = [
     ("batchwright", "11_flows"),
     ("batchwright", "13_progressive"),
     ("batchwright-server", "14_job_files"),
+    ("batchwright", "16_functions"),
 ];
 
 /// How a run treats skipped tests.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use batchwright::item::NoWriter;
-use batchwright::step::{Flow, Step};
+use batchwright::step::{Flow, Processors, Step};
 use batchwright::store::{Durability, JobRepository};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, MemoryRepository,
@@ -129,7 +129,7 @@ fn numbers(task: &Task, chunk: usize) -> impl Step + use<> {
 
 type Values = fn(&Trade) -> Result<Option<Valued>, ItemError>;
 
-fn csv(task: &Task) -> ChunkStepBuilder<CsvReader<Trade>, Values> {
+fn csv(task: &Task) -> ChunkStepBuilder<CsvReader<Trade>, Processors<Values>> {
     ChunkStepBuilder::new("value")
         .reader(CsvReader::<Trade>::new(&task.input))
         .processor((|trade: &Trade| Ok(Some(Valued::of(trade)))) as Values)

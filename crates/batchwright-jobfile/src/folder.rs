@@ -38,7 +38,7 @@ use crate::{JobFileError, Settings, Source};
 /// # "#)?;
 /// let repository = Arc::new(MemoryRepository::new());
 /// let operator = JobOperator::builder(repository).jobs(JobFolder::new(jobs)).build();
-/// let execution = operator.start("count", JobParameters::new())?.wait()?;
+/// let execution = operator.run("count", JobParameters::new())?;
 /// # assert_eq!(execution.status, batchwright::BatchStatus::Completed);
 /// # Ok(())
 /// # }

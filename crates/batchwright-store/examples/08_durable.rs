@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The write of item 250 fails: two chunks are committed, the third one is rolled back.
     let fails = FaultPlan { fatal_write: [250].into(), ..FaultPlan::default() };
     operator.registry().replace(job(&fails)?);
-    let failed = operator.start("numbers", JobParameters::new())?.wait()?;
+    let failed = operator.run("numbers", JobParameters::new())?;
     println!("{}", operator.explorer().summary(failed.id)?);
     assert_eq!(failed.status, BatchStatus::Failed);
 
@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .writer(batchwright::item::NoWriter::new())
         .build();
     operator.registry().register(Job::builder("check").step(step).build()?)?;
-    let checked = operator.start("check", JobParameters::new())?.wait()?;
+    let checked = operator.run("check", JobParameters::new())?;
     assert_eq!(operator.explorer().step_summaries(checked.id)?[0].counters.read, 1_000);
     for ending in ["", "-wal", "-shm"] {
         let _ = std::fs::remove_file(format!("{}{ending}", path.display()));

@@ -19,7 +19,7 @@
 //!     .build();
 //! let operator = JobOperator::new(repository);
 //! operator.registry().register(Job::builder("numbers").step(step).build()?)?;
-//! operator.start("numbers", JobParameters::new())?.wait()?;
+//! operator.run("numbers", JobParameters::new())?;
 //! # Ok(())
 //! # }
 //! ```

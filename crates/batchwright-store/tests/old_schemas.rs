@@ -19,7 +19,7 @@ use batchwright::partition::PartitionStep;
 use batchwright::progressive::{ItemUnits, OnFailed, ProgressiveStep};
 use batchwright::query::{ExecutionFilter, InstancePage, Queries as _};
 use batchwright::scope::{Partition, StepScope};
-use batchwright::step::{ChunkStep, Flow};
+use batchwright::step::{ChunkStep, Flow, Processors};
 use batchwright::store::JobRepository as _;
 use batchwright::{
     BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, Sequence, TaskletStep,
@@ -157,7 +157,7 @@ fn copy(
     chunk: usize,
     table: &'static str,
     seen: &Seen,
-) -> ChunkStep<FaultyReader<SqlReader<u64>>, Copied, SqlWriter<u64>> {
+) -> ChunkStep<FaultyReader<SqlReader<u64>>, Processors<Copied>, SqlWriter<u64>> {
     let database: Database = database.into();
     let seen = Arc::clone(seen);
     ChunkStepBuilder::new(name)

@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
     operator.registry().register(Job::builder("odd-squares").step(step).build()?)?;
-    let execution = operator.start("odd-squares", JobParameters::new())?.wait()?;
+    let execution = operator.run("odd-squares", JobParameters::new())?;
 
     println!("{}", operator.explorer().summary(execution.id)?);
     println!("{:?}", squares.lock().unwrap());

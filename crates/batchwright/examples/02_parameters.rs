@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     operator.registry().register(job)?;
 
     let day = JobParameters::new().with("date", date("2026-11-21")?);
-    operator.start("nightly", day.clone())?.wait()?;
+    operator.run("nightly", day.clone())?;
 
     // The same date again, whatever the limit: the same instance, and it is complete.
     let again = operator.start("nightly", day.with_non_identifying("limit", 7));

@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .keep_skipped(|order| format!("{order:?}"), |line| format!("{line:?}"));
     let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
     operator.registry().register(Job::builder("value-orders").step(step).build()?)?;
-    let execution = operator.start("value-orders", JobParameters::new())?.wait()?;
+    let execution = operator.run("value-orders", JobParameters::new())?;
 
     for step in operator.explorer().step_summaries(execution.id)? {
         println!("{step}");

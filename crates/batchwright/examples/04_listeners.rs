@@ -95,7 +95,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     operator.registry().register(job)?;
 
     let events = operator.events().subscribe(100);
-    let execution = operator.start("talkative", JobParameters::new())?.wait()?;
+    let execution = operator.run("talkative", JobParameters::new())?;
     let chunks = events
         .try_iter()
         .filter(|event| matches!(event.change, Change::ChunkCommitted { .. }))

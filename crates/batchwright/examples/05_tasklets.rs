@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
     let job = Job::builder("actions").step(countdown).step(command).build()?;
     operator.registry().register(job)?;
-    let execution = operator.start("actions", JobParameters::new())?.wait()?;
+    let execution = operator.run("actions", JobParameters::new())?;
 
     println!("{}", operator.explorer().summary(execution.id)?);
     let steps = operator.explorer().step_summaries(execution.id)?;

@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let operator =
         JobOperator::builder(Arc::new(MemoryRepository::new())).registry(registry).build();
     for name in operator.registry().names() {
-        let execution = operator.start(&name, JobParameters::new())?.wait()?;
+        let execution = operator.run(&name, JobParameters::new())?;
         println!("{}", operator.explorer().summary(execution.id)?);
     }
     Ok(())

@@ -86,7 +86,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
     operator.registry().register(Job::builder("fibonacci").step(step).build()?)?;
 
-    let failed = operator.start("fibonacci", JobParameters::new())?.wait()?;
+    let failed = operator.run("fibonacci", JobParameters::new())?;
     println!("{}", operator.explorer().summary(failed.id)?);
     *failing.lock().unwrap() = false;
     let done = operator.restart(failed.id)?.wait()?;

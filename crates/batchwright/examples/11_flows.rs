@@ -65,7 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
     operator.registry().register(job)?;
-    let failed = operator.start("nightly", JobParameters::new())?.wait()?;
+    let failed = operator.run("nightly", JobParameters::new())?;
     println!("{}", operator.explorer().summary(failed.id)?);
     assert_eq!(failed.status, BatchStatus::Failed, "the printer has no paper");
     assert_eq!(loaded.lock().map(|all| all.len()).unwrap_or(0), 1_000);

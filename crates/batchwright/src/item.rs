@@ -1,5 +1,6 @@
 //! The three parts of a chunk step as traits: reader, processor and writer.
 
+mod adapt;
 mod dead_letter;
 mod deliver;
 mod factory;
@@ -12,6 +13,7 @@ mod transaction;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use adapt::{FlatWriter, FunctionReader, IteratorReader, ProcessorChain};
 pub(crate) use dead_letter::DeadLetterFile;
 pub use deliver::{Deliver, DeliveryWriter};
 pub(crate) use factory::{Factory, cloning, guarded};

@@ -20,7 +20,7 @@
 //!
 //! let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
 //! operator.registry().register(Job::builder("odd-squares").step(step).build()?)?;
-//! let execution = operator.start("odd-squares", JobParameters::new())?.wait()?;
+//! let execution = operator.run("odd-squares", JobParameters::new())?;
 //!
 //! assert_eq!(execution.status, BatchStatus::Completed);
 //! assert_eq!(*squares.lock().unwrap(), [1, 9, 25, 49, 81]);

@@ -9,7 +9,7 @@ mod tasklet;
 use std::sync::Arc;
 
 pub(crate) use chunk::records_read;
-pub use chunk::{ChunkStep, ChunkStepBuilder, Missing};
+pub use chunk::{ChunkStep, ChunkStepBuilder, Missing, Processors};
 pub use command::{CommandStep, ExitCodeMeaning};
 pub(crate) use run::{Commit, StepRun};
 pub use tasklet::{Flow, Tasklet, TaskletCall, TaskletStep};

@@ -49,3 +49,29 @@ fn a_step_without_a_part_does_not_compile_and_the_compiler_says_what_to_call() {
     let message = compile("wrong-processor", &wrong_processor).unwrap_err();
     assert!(message.contains("is not an item processor for `u64`"), "{message}");
 }
+
+#[test]
+fn a_start_whose_handle_is_forgotten_gets_a_warning_that_names_wait() {
+    let body = |end: &str| {
+        format!(
+            "#[deny(unused_must_use)] fn forget(operator: &batchwright::JobOperator) {{ \
+             operator.start(\"job\", batchwright::JobParameters::new()).unwrap(){end}; }} let _ = forget;"
+        )
+    };
+    compile("kept-handle", &body(".wait().unwrap()")).expect("a handle that is waited for");
+    let message = compile("forgotten-handle", &body("")).unwrap_err();
+    assert!(message.contains("unused `JobHandle` that must be used"), "{message}");
+    assert!(message.contains("call `wait`"), "{message}");
+}
+
+#[test]
+fn a_function_of_a_tasklet_or_a_processor_needs_no_types() {
+    let tasklet = "let _ = batchwright::TaskletStep::new(\"s\", |call| { \
+                   let _ = call.scope().step(); Ok(batchwright::step::Flow::Finished) });";
+    compile("tasklet-closure", tasklet).expect("the argument of a tasklet is inferred");
+    let processor = "let _ = batchwright::ChunkStepBuilder::new(\"s\")\
+                     .reader(batchwright::Sequence::to(1)).process(|n| Ok(Some(n + 1)))\
+                     .process(|n| Ok(Some(n.to_string())))\
+                     .writer(batchwright::item::NoWriter::<String>::new()).build();";
+    compile("processor-closure", processor).expect("the arguments of processors are inferred");
+}

@@ -33,6 +33,28 @@ impl<D> DeliveryWriter<D> {
     pub fn new(sink: D) -> Self {
         Self(sink)
     }
+
+    /// Creates a writer that calls `deliver` with each chunk and its key; see [`Deliver::deliver`]. The types of its
+    /// arguments are inferred.
+    ///
+    /// ```
+    /// use batchwright::item::DeliveryWriter;
+    /// use batchwright::{ChunkStepBuilder, Sequence};
+    ///
+    /// let step = ChunkStepBuilder::new("send")
+    ///     .reader(Sequence::to(3))
+    ///     .writer(DeliveryWriter::call(|numbers: &[u64], key| {
+    ///         println!("{key}: {numbers:?}");
+    ///         Ok(())
+    ///     }))
+    ///     .build();
+    /// ```
+    pub fn call<T>(deliver: D) -> Self
+    where
+        D: FnMut(&[T], &str) -> Result<(), ItemError>,
+    {
+        Self(deliver)
+    }
 }
 
 impl<T, D: Deliver<T>> ItemWriter<T> for DeliveryWriter<D> {

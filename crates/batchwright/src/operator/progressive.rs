@@ -354,7 +354,7 @@ impl ProgressiveOperator<'_> {
             let execution = self.operator.execution(id)?;
             if execution.status.is_running() && self.operator.explorer().job_of(&execution).is_ok()
             {
-                let _ = self.operator.submit_drive(&execution, RunMode::ServerDriven);
+                drop(self.operator.submit_drive(&execution, RunMode::ServerDriven));
             }
         }
         Ok(())

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-pub use builder::{ChunkStepBuilder, Missing};
+pub use builder::{ChunkStepBuilder, Missing, Processors};
 
 use checkpoint::Checkpoint;
 use fill::{Filled, Filler};

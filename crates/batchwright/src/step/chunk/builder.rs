@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::{ChunkStep, Hooks, Settings};
 use crate::error::ItemError;
-use crate::item::{Factory, ItemProcessor, ItemReader, ItemWriter, PassThrough, cloning};
+use crate::item::{
+    Factory, ItemProcessor, ItemReader, ItemWriter, PassThrough, ProcessorChain, cloning,
+};
 use crate::listener::StepListener;
 use crate::policy::{Completion, SkipPolicy};
 use crate::retry::RetryPolicy;
@@ -87,24 +89,6 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
     fn reader_factory<R2>(self, reader: Factory<R2>) -> ChunkStepBuilder<R2, P, W> {
         let Self { name, options, settings, processor, writer, .. } = self;
         ChunkStepBuilder { name, options, settings, reader, processor, writer }
-    }
-
-    /// Sets the processor: a function `|item: &Input| Ok(Some(output))`, or a type of your own.
-    #[must_use]
-    pub fn processor<P2>(self, processor: P2) -> ChunkStepBuilder<R, P2, W>
-    where
-        P2: Clone + Send + 'static,
-    {
-        self.processor_factory(cloning(processor))
-    }
-
-    /// Sets a function that creates the processor for each step execution.
-    #[must_use]
-    pub fn processor_with<P2>(
-        self,
-        make: impl Fn(&StepScope) -> Result<P2, ItemError> + Send + Sync + 'static,
-    ) -> ChunkStepBuilder<R, P2, W> {
-        self.processor_factory(Arc::new(make))
     }
 
     fn processor_factory<P2>(self, processor: Factory<P2>) -> ChunkStepBuilder<R, P2, W> {
@@ -239,6 +223,119 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
     {
         let Self { name, options, settings, reader, processor, writer } = self;
         ChunkStep { name, options, settings, reader, processor, writer, hooks: Hooks::default() }
+    }
+}
+
+impl<R, W> ChunkStepBuilder<R, PassThrough, W> {
+    /// Sets the processor: a function `|item: &Input| Ok(Some(output))`, or a type of your own. Each further call adds
+    /// a processor, which gets the outputs of the one before it.
+    #[must_use]
+    pub fn processor<P>(self, processor: P) -> ChunkStepBuilder<R, Processors<P>, W>
+    where
+        P: Clone + Send + 'static,
+    {
+        self.processor_factory(cloning(Processors(processor)))
+    }
+
+    /// Sets a function that creates the processor for each step execution.
+    #[must_use]
+    pub fn processor_with<P: 'static>(
+        self,
+        make: impl Fn(&StepScope) -> Result<P, ItemError> + Send + Sync + 'static,
+    ) -> ChunkStepBuilder<R, Processors<P>, W> {
+        self.processor_factory(Arc::new(move |scope| make(scope).map(Processors)))
+    }
+
+    /// Sets a function as processor, as [`processor`](Self::processor) does. Call it after the reader is set: the type
+    /// of its argument is inferred from the reader.
+    ///
+    /// ```
+    /// use batchwright::item::NoWriter;
+    /// use batchwright::{ChunkStepBuilder, Sequence};
+    ///
+    /// let step = ChunkStepBuilder::new("odd squares")
+    ///     .reader(Sequence::to(100))
+    ///     .process(|n| Ok((n % 2 == 1).then_some(n * n)))
+    ///     .writer(NoWriter::new())
+    ///     .build();
+    /// ```
+    #[must_use]
+    pub fn process<O, F>(self, function: F) -> ChunkStepBuilder<R, Processors<F>, W>
+    where
+        R: ItemReader,
+        F: Fn(&R::Item) -> Result<Option<O>, ItemError> + Clone + Send + 'static,
+    {
+        self.processor(function)
+    }
+}
+
+impl<R, P: 'static, W> ChunkStepBuilder<R, Processors<P>, W> {
+    /// Adds a processor, which gets the outputs of the processors before it.
+    #[must_use]
+    pub fn processor<P2>(
+        self,
+        processor: P2,
+    ) -> ChunkStepBuilder<R, Processors<ProcessorChain<P, P2>>, W>
+    where
+        P2: Clone + Send + 'static,
+    {
+        self.chain(cloning(processor))
+    }
+
+    /// Adds a function that creates a processor for each step execution; see [`processor`](Self::processor).
+    #[must_use]
+    pub fn processor_with<P2: 'static>(
+        self,
+        make: impl Fn(&StepScope) -> Result<P2, ItemError> + Send + Sync + 'static,
+    ) -> ChunkStepBuilder<R, Processors<ProcessorChain<P, P2>>, W> {
+        self.chain(Arc::new(make))
+    }
+
+    /// Adds a function as processor, as [`processor`](Self::processor) does. The type of its argument is inferred from
+    /// the reader and the processors before it.
+    #[must_use]
+    pub fn process<O, F>(
+        self,
+        function: F,
+    ) -> ChunkStepBuilder<R, Processors<ProcessorChain<P, F>>, W>
+    where
+        R: ItemReader,
+        P: ItemProcessor<R::Item>,
+        F: Fn(&P::Output) -> Result<Option<O>, ItemError> + Clone + Send + 'static,
+    {
+        self.processor(function)
+    }
+
+    fn chain<P2: 'static>(
+        self,
+        next: Factory<P2>,
+    ) -> ChunkStepBuilder<R, Processors<ProcessorChain<P, P2>>, W> {
+        let first = Arc::clone(&self.processor);
+        self.processor_factory(Arc::new(move |scope| {
+            let Processors(first) = first(scope)?;
+            Ok(Processors(ProcessorChain::new(first, next(scope)?)))
+        }))
+    }
+}
+
+/// The processors that were set on a [`ChunkStepBuilder`], as one processor.
+#[derive(Debug, Clone)]
+pub struct Processors<P>(P);
+
+impl<I, P: ItemProcessor<I>> ItemProcessor<I> for Processors<P> {
+    type Output = P::Output;
+
+    #[inline]
+    fn process(&self, item: &I) -> Result<Option<P::Output>, ItemError> {
+        self.0.process(item)
+    }
+
+    fn pass_through(&self, items: Vec<I>) -> Result<Vec<P::Output>, Vec<I>> {
+        self.0.pass_through(items)
+    }
+
+    fn pass_back(&self, outputs: Vec<P::Output>) -> Result<Vec<I>, Vec<P::Output>> {
+        self.0.pass_back(outputs)
     }
 }
 

@@ -1,0 +1,255 @@
+//! Parts made from functions and iterators, and the short ways to start and ask.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use batchwright::execution::InstanceId;
+use batchwright::item::{
+    DeliveryWriter, FlatWriter, FunctionReader, ItemReader, IteratorReader, NoWriter,
+};
+use batchwright::operator::{OperatorError, Refusal};
+use batchwright::parameters::{ParameterDeclaration, ParameterType, ParameterValue};
+use batchwright::step::{Step, TaskletStep};
+use batchwright::{
+    BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
+    MemoryRepository, Sequence,
+};
+
+fn operator(step: impl Step + 'static) -> JobOperator {
+    let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
+    operator.registry().register(Job::builder("job").step(step).build().unwrap()).unwrap();
+    operator
+}
+
+/// Runs a step over `reader` that fails at each item once, and restarts it until it completes. Returns what was
+/// written.
+fn interrupted_at_every_item<R>(reader: R) -> Vec<u64>
+where
+    R: ItemReader<Item = u64> + Clone + 'static,
+{
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let failed = Arc::new(Mutex::new(std::collections::BTreeSet::new()));
+    let step = ChunkStepBuilder::new("step")
+        .reader(reader)
+        .process(move |n| match failed.lock().unwrap().insert(*n) {
+            true => Err(ItemError::data("the first attempt fails")),
+            false => Ok(Some(*n)),
+        })
+        .writer(ListWriter::new(Arc::clone(&written)))
+        .chunk_size(1)
+        .build();
+    let operator = operator(step);
+    let mut last = operator.run("job", JobParameters::new()).unwrap();
+    while last.status == BatchStatus::Failed {
+        last = operator.restart(last.id).unwrap().wait().unwrap();
+    }
+    assert_eq!(last.status, BatchStatus::Completed);
+    let written = written.lock().unwrap();
+    written.clone()
+}
+
+#[test]
+fn a_reader_of_an_iterator_continues_after_the_last_committed_item() {
+    let reader = IteratorReader::new(|read| Ok((1..=7).skip(read).map(Ok)));
+    assert_eq!(interrupted_at_every_item(reader), [1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn a_reader_made_from_a_function_continues_at_the_position_that_the_function_left() {
+    let reader = FunctionReader::new(|last: &mut u64| {
+        *last += 1;
+        Ok((*last <= 7).then_some(*last))
+    });
+    assert_eq!(interrupted_at_every_item(reader), [1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn an_iterator_that_cannot_be_made_fails_the_step_and_one_bad_item_is_skipped_alone() {
+    let broken = IteratorReader::new(|_| -> Result<std::iter::Empty<Result<u64, ItemError>>, _> {
+        Err(ItemError::data("no such list"))
+    });
+    let step = ChunkStepBuilder::new("step").reader(broken).writer(NoWriter::new()).build();
+    let failed = operator(step).run("job", JobParameters::new()).unwrap();
+    assert!(failed.failure.unwrap().message.ends_with("failed to open its reader: no such list"));
+
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let item = |n: u64| if n == 2 { Err(ItemError::data("two")) } else { Ok(n) };
+    let step = ChunkStepBuilder::new("step")
+        .reader(IteratorReader::new(move |read| Ok((1..=3).skip(read).map(item))))
+        .writer(ListWriter::new(Arc::clone(&written)))
+        .skip(batchwright::policy::SkipPolicy::limit(1))
+        .build();
+    operator(step).run("job", JobParameters::new()).unwrap();
+    assert_eq!(*written.lock().unwrap(), [1, 3]);
+}
+
+#[test]
+fn processors_that_are_set_one_after_another_all_run_in_their_order() {
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&seen);
+    let step = ChunkStepBuilder::new("step")
+        .reader(Sequence::to(10))
+        .process(|n| Ok((n % 2 == 0).then_some(n * 10)))
+        .processor(move |n: &u64| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok(Some(format!("{n}")))
+        })
+        .process(|text| Ok((text.len() == 2).then(|| format!("<{text}>"))))
+        .writer(ListWriter::new(Arc::clone(&written)))
+        .build();
+    let operator = operator(step);
+    let ended = operator.run("job", JobParameters::new()).unwrap();
+    assert_eq!(*written.lock().unwrap(), ["<20>", "<40>", "<60>", "<80>"]);
+    assert_eq!(
+        seen.load(Ordering::Relaxed),
+        5,
+        "a filtered item does not reach the next processor"
+    );
+    let step = operator.explorer().step_summary(ended.id, "step").unwrap().unwrap();
+    assert_eq!((step.counters.read, step.counters.filter, step.counters.write), (10, 6, 4));
+    assert!(operator.explorer().step_summary(ended.id, "other").unwrap().is_none());
+}
+
+#[test]
+fn a_processor_that_makes_several_outputs_of_one_input_has_them_written_together() {
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let step = ChunkStepBuilder::new("step")
+        .reader(Sequence::to(3))
+        .process(|n| Ok(Some((0..*n).map(|part| (*n, part)).collect::<Vec<_>>())))
+        .writer(FlatWriter::new(ListWriter::new(Arc::clone(&written))))
+        .build();
+    let operator = operator(step);
+    let ended = operator.run("job", JobParameters::new()).unwrap();
+    assert_eq!(*written.lock().unwrap(), [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2)]);
+    let step = operator.explorer().step_summary(ended.id, "step").unwrap().unwrap();
+    assert_eq!(step.counters.write, 3, "an input with its outputs is one item");
+}
+
+#[test]
+fn a_function_that_delivers_gets_the_same_key_for_the_same_chunk() {
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&calls);
+    let step = ChunkStepBuilder::new("step")
+        .reader(Sequence::to(4))
+        .writer(DeliveryWriter::call(move |items: &[u64], key| {
+            let mut log = log.lock().unwrap();
+            log.push((items.to_vec(), key.to_owned()));
+            if log.len() == 2 { Err(ItemError::data("the second delivery fails")) } else { Ok(()) }
+        }))
+        .chunk_size(2)
+        .build();
+    let operator = operator(step);
+    let failed = operator.run("job", JobParameters::new()).unwrap();
+    operator.restart(failed.id).unwrap().wait().unwrap();
+    let calls = calls.lock().unwrap();
+    let chunks: Vec<_> = calls.iter().map(|(items, _)| items.clone()).collect();
+    assert_eq!(chunks, [[1, 2], [3, 4], [3, 4]]);
+    assert!(calls[0].1 != calls[1].1 && calls[1].1 == calls[2].1, "{calls:?}");
+}
+
+#[test]
+fn a_function_without_arguments_is_a_step() {
+    fn nothing() {}
+    let ended = |step| operator(step).run("job", JobParameters::new()).unwrap();
+    assert_eq!(ended(TaskletStep::call("step", nothing)).status, BatchStatus::Completed);
+    let failed = ended(TaskletStep::call("step", || {
+        std::fs::read("/no/such/file")?;
+        Ok(())
+    }));
+    assert_eq!(failed.failure.unwrap().code, "tasklet_failed");
+}
+
+fn import() -> JobOperator {
+    let job = Job::builder("import")
+        .parameter(ParameterDeclaration::new("day", ParameterType::Date).required())
+        .parameter(ParameterDeclaration::new("limit", ParameterType::Integer).default(10))
+        .step(TaskletStep::call("step", || ()))
+        .build()
+        .unwrap();
+    let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
+    operator.registry().register(job).unwrap();
+    operator
+}
+
+#[test]
+fn parameters_of_a_json_text_have_the_declared_types() {
+    let operator = import();
+    let ended = operator.start_json("import", r#"{"day": "2026-11-28"}"#).unwrap().wait().unwrap();
+    assert_eq!(ended.parameters.date("day").unwrap(), jiff::civil::date(2026, 11, 28));
+    assert_eq!(ended.parameters.integer("limit").unwrap(), 10);
+    for (json, problem) in [
+        (r#"{"day": "soon"}"#, "parameter `day`: "),
+        (r#"{"day": "2026-11-28", "limit": "x"}"#, "parameter `limit`: "),
+        ("[1]", "the text is not a JSON object"),
+    ] {
+        let refused = operator.start_json("import", json).unwrap_err().to_string();
+        assert!(refused.contains(problem), "{json}: {refused}");
+    }
+}
+
+#[test]
+fn an_execution_is_found_by_its_job_and_parameters() {
+    let operator = import();
+    let day = |day| JobParameters::new().with("day", jiff::civil::date(2026, 11, day));
+    let first = operator.run("import", day(27)).unwrap();
+    operator.run("import", day(28)).unwrap();
+    let explorer = operator.explorer();
+    let found = explorer.newest_with("import", day(27)).unwrap();
+    assert_eq!(found.map(|one| one.id), Some(first.id), "defaults count");
+    assert!(explorer.newest_with("import", day(29)).unwrap().is_none());
+    let unknown = explorer.newest_with("other", day(27)).unwrap_err();
+    assert!(matches!(unknown, OperatorError::Refused(Refusal::NoSuchJob { .. })), "{unknown}");
+    let unknown = explorer.executions(InstanceId(99)).unwrap_err();
+    assert_eq!(unknown.to_string(), "there is no instance 99");
+}
+
+#[test]
+fn each_type_of_parameter_has_a_getter_that_refuses_other_types() {
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    let all = JobParameters::new()
+        .with("s", "x")
+        .with("i", 7_u16)
+        .with("f", 0.5)
+        .with("b", true)
+        .with("d", jiff::civil::date(2026, 11, 28))
+        .with("t", now);
+    assert_eq!((all.string("s"), all.integer("i"), all.float("f")), (Ok("x"), Ok(7), Ok(0.5)));
+    assert_eq!((all.boolean("b"), all.timestamp("t")), (Ok(true), Ok(now)));
+    assert_eq!(
+        all.boolean("f").unwrap_err().to_string(),
+        "the parameters are invalid: parameter `f` is of type float, expected boolean"
+    );
+    let integers: [ParameterValue; 7] = [
+        1_i8.into(),
+        1_i16.into(),
+        1_i32.into(),
+        1_i64.into(),
+        1_u8.into(),
+        1_u16.into(),
+        1_u32.into(),
+    ];
+    assert!(integers.iter().all(|value| *value == ParameterValue::Integer(1)));
+}
+
+#[test]
+fn parameters_become_a_struct_and_a_secret_is_not_repeated_in_the_error() {
+    #[derive(Debug, serde::Deserialize)]
+    struct Import {
+        day: jiff::civil::Date,
+        limit: Option<u8>,
+    }
+    let day = JobParameters::new().with("day", jiff::civil::date(2026, 11, 28));
+    let import: Import = day.parse().unwrap();
+    assert_eq!((import.day.day(), import.limit), (28, None));
+    let wrong = day.with_non_identifying("limit", 300).parse::<Import>().unwrap_err();
+    assert!(wrong.to_string().contains("300"), "{wrong}");
+    #[derive(Debug, serde::Deserialize)]
+    #[expect(dead_code, reason = "only its type is used")]
+    struct Login {
+        password: u8,
+    }
+    let secret = JobParameters::new().with_non_identifying("password", "hunter2");
+    let wrong = secret.parse::<Login>().unwrap_err().to_string();
+    assert!(!wrong.contains("hunter2"), "{wrong}");
+}
