@@ -1,11 +1,17 @@
 //! A store that becomes unavailable during a job is not treated as a bad record: no item is skipped, the step
 //! fails, and the restart is exact.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use batchwright::policy::SkipPolicy;
-use batchwright::{BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, Sequence};
+use batchwright::query::ExecutionFilter;
+use batchwright::{
+    BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, Sequence, TaskletStep,
+};
 use batchwright_store::{SqlRepository, SqlWriter, SqliteDatabase};
 
 /// Takes as long as SQLite waits for a lock, ten seconds.
@@ -72,4 +78,59 @@ fn a_locked_store_gives_up_no_record() {
     let all: i64 =
         connection.query_row("SELECT count(*) FROM number", [], |row| row.get(0)).unwrap();
     assert_eq!((rows, all), (10, 10));
+}
+
+/// Wakes the thread that polls.
+struct Unpark(std::thread::Thread);
+
+impl std::task::Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+#[test]
+fn a_start_from_asynchronous_code_returns_to_its_runtime_while_the_store_is_locked() {
+    let dir = tempfile::tempdir().unwrap();
+    let repository = Arc::new(SqlRepository::sqlite(dir.path().join("a.db")).unwrap());
+    let operator = JobOperator::new(repository);
+    let step = TaskletStep::call("step", || ());
+    operator.registry().register(Job::builder("job").step(step).build().unwrap()).unwrap();
+
+    let lock = SqliteDatabase::at(dir.path().join("a.db")).connect().unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut context = Context::from_waker(&waker);
+    let asynchronous = operator.asynchronous();
+    let mut run = pin!(asynchronous.run("job", JobParameters::new()));
+    // A poll that waited for the store would return only after SQLite has given up, with an error.
+    assert!(run.as_mut().poll(&mut context).is_pending(), "the first poll only begins the call");
+    let known = operator.queries().execution_count(&ExecutionFilter::default()).unwrap();
+    assert_eq!(known, 0, "nothing can be stored while the lock is held");
+    assert!(run.as_mut().poll(&mut context).is_pending(), "the store is still locked");
+    lock.execute_batch("ROLLBACK").unwrap();
+
+    let ended = loop {
+        match run.as_mut().poll(&mut context) {
+            Poll::Ready(ended) => break ended.unwrap(),
+            Poll::Pending => std::thread::park(),
+        }
+    };
+    assert_eq!(ended.status, BatchStatus::Completed);
+}
+
+#[test]
+fn a_call_that_panics_has_no_result_and_leaves_no_caller_waiting() {
+    let operator = JobOperator::new(Arc::new(batchwright::MemoryRepository::new()));
+    let asynchronous = operator.asynchronous();
+    let mut call = pin!(asynchronous.call(|_| -> Result<(), _> { panic!("on purpose") }));
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut context = Context::from_waker(&waker);
+    let error = loop {
+        match call.as_mut().poll(&mut context) {
+            Poll::Ready(result) => break result.unwrap_err(),
+            Poll::Pending => std::thread::park(),
+        }
+    };
+    assert_eq!(error.code(), "internal");
 }

@@ -589,7 +589,7 @@ fn a_request_that_started_an_execution_starts_no_second_one() {
         };
         let request = RequestKey { key: key.clone(), fingerprint: fingerprint.clone() };
         let operator = JobOperator::new(place.open());
-        assert_eq!(operator.requested(&request).unwrap(), Some(ExecutionId(9)));
+        assert_eq!(operator.explorer().requested(&request).unwrap(), Some(ExecutionId(9)));
     }
 }
 

@@ -491,13 +491,13 @@ fn of_one_request_that_comes_several_times_at_once_one_starts_something() {
             });
             let started: Vec<_> = ends.iter().filter_map(|end| end.as_ref().ok()).collect();
             assert_eq!(started.len(), 1, "{kind:?}: {ends:?}");
-            let known = operator.requested(&request).unwrap();
+            let known = operator.explorer().requested(&request).unwrap();
             assert_eq!(known.as_ref(), Some(started[0]), "{kind:?}");
             let message = format!("this request already started execution {}", started[0]);
             let refused: Vec<_> = ends.iter().filter_map(|end| end.as_ref().err()).collect();
             assert!(refused.iter().all(|one| one.ends_with(&message)), "{kind:?}: {ends:?}");
             let other = RequestKey { fingerprint: "other".to_owned(), ..request };
-            assert_eq!(operator.requested(&other).unwrap_err().code(), "key_reused");
+            assert_eq!(operator.explorer().requested(&other).unwrap_err().code(), "key_reused");
             let options = LaunchOptions { request: Some(other), ..Default::default() };
             let refused = operator.launch(&Launch::next("job").options(options)).unwrap_err();
             assert_eq!(refused.code(), "key_reused", "{refused}");

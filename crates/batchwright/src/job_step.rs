@@ -95,8 +95,8 @@ impl Step for JobStep {
         let started = match started {
             Ok(execution) => execution,
             Err(OperatorError::Repository(source)) => return Err(run.commit_failed(source)),
-            // Only waiting for an end reports it, and nothing waits here.
-            Err(OperatorError::Run(error)) => {
+            // Only waiting for an end and asynchronous calls report these.
+            Err(error @ (OperatorError::Run(_) | OperatorError::NoResult)) => {
                 let source = RepositoryError::unavailable("start the job", error);
                 return Err(run.commit_failed(source));
             }

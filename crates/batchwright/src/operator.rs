@@ -1,5 +1,6 @@
 //! Starts, restarts, stops, abandons and recovers executions.
 
+mod asynchronous;
 mod builder;
 mod explorer;
 mod handle;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+pub use asynchronous::AsyncOperator;
 pub use builder::OperatorBuilder;
 pub use explorer::{JobExplorer, JobName};
 pub use handle::JobHandle;
@@ -29,7 +31,7 @@ use crate::clock::{Clock, StopToken, SystemClock};
 use crate::event::Events;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution};
 use crate::host::{Active, Host, RunMode, lock};
-use crate::launch::{Launch, RecoverMode, RequestKey};
+use crate::launch::{Launch, RecoverMode};
 use crate::lifecycle::{self, ObservedStore};
 use crate::parameters::JobParameters;
 use crate::query::{ExecutionFilter, Queries};
@@ -56,6 +58,8 @@ struct Inner {
     /// Where jobs come from: the registry, or the registry and another source.
     jobs: Arc<dyn JobSource>,
     pool: Pool,
+    /// Runs the calls of asynchronous code.
+    calls: Pool,
     running_jobs_max: usize,
     host: Host,
     /// Renews leases until the operator is dropped and its last execution has ended.
@@ -189,16 +193,6 @@ impl JobOperator {
     /// As [`start`](Self::start).
     pub fn restart(&self, id: ExecutionId) -> Result<JobHandle, OperatorError> {
         self.launch(&Launch::restart(id))
-    }
-
-    /// Returns the execution that `request` started; `None` when it started none. See
-    /// [`LaunchOptions::request`](crate::launch::LaunchOptions::request).
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal::KeyReused`] when another request with the same key started an execution.
-    pub fn requested(&self, request: &RequestKey) -> Result<Option<ExecutionId>, OperatorError> {
-        lifecycle::started_by(&mut self.store().begin()?, request)
     }
 
     /// Requests execution `id` to stop at its next chunk boundary, in whichever process it runs; an execution

@@ -326,6 +326,9 @@ pub enum OperatorError {
     /// An execution ended without its end being stored by this process.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// A call of asynchronous code has no result, and what it did is not known.
+    #[error("the call has no result: its thread panicked or could not be started")]
+    NoResult,
 }
 
 impl OperatorError {
@@ -336,6 +339,7 @@ impl OperatorError {
             Self::Repository(RepositoryError::LeaseLost { .. }) => "stale_lease",
             Self::Repository(_) => "store_unavailable",
             Self::Run(error) => error.code(),
+            Self::NoResult => "internal",
         }
     }
 }

@@ -83,7 +83,7 @@ pub(super) async fn once(
         };
         // The refusal may be due to the execution that the same request started before.
         let before = match &key {
-            Some(key) => api.operator().requested(key)?.ok_or(problem)?,
+            Some(key) => api.operator().explorer().requested(key)?.ok_or(problem)?,
             None => return Err(problem),
         };
         let mut replayed = answer(&api, before)?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::asynchronous::CALLS_MAX;
 use super::heartbeat::Heartbeat;
 use super::pool::Pool;
 use super::{Inner, JobOperator};
@@ -122,7 +123,8 @@ impl OperatorBuilder {
             inner: Arc::new(Inner {
                 registry,
                 jobs,
-                pool: Pool::new(self.running_jobs_max),
+                pool: Pool::new("batchwright job", self.running_jobs_max),
+                calls: Pool::new("batchwright call", CALLS_MAX),
                 running_jobs_max: self.running_jobs_max,
                 host,
                 _heartbeat: heartbeat,

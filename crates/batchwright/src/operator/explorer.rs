@@ -9,7 +9,8 @@ use crate::execution::{
     ExecutionId, ExecutionSummary, InstanceId, JobExecution, JobInstance, StepSummary,
 };
 use crate::job::Job;
-use crate::lifecycle::ObservedStore;
+use crate::launch::RequestKey;
+use crate::lifecycle::{self, ObservedStore};
 use crate::parameters::JobParameters;
 use crate::query::{ExecutionFilter, InstancePage, Queries};
 use crate::registry::JobSource;
@@ -206,6 +207,16 @@ impl JobExplorer<'_> {
     pub fn execution(&self, id: ExecutionId) -> Result<JobExecution, OperatorError> {
         let found = self.queries.execution(id)?;
         Ok(found.ok_or(Refusal::NoSuchExecution { execution: id })?)
+    }
+
+    /// Returns the execution that `request` started; `None` when it started none. See
+    /// [`LaunchOptions::request`](crate::launch::LaunchOptions::request).
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::KeyReused`] when another request with the same key started an execution.
+    pub fn requested(&self, request: &RequestKey) -> Result<Option<ExecutionId>, OperatorError> {
+        lifecycle::started_by(&mut self.store.begin()?, request)
     }
 
     /// Returns the newest execution of job `name`.

@@ -1,4 +1,4 @@
-//! Limits how many executions run at once.
+//! Limits how many executions, or calls of asynchronous code, run at once.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,6 +8,8 @@ type Task = Box<dyn FnOnce() + Send>;
 
 /// Runs tasks on threads of their own, at most `running_max` at once, in the order of submission.
 pub(super) struct Pool {
+    /// Name of the threads.
+    name: &'static str,
     shared: Arc<Mutex<Queue>>,
 }
 
@@ -18,9 +20,9 @@ struct Queue {
 }
 
 impl Pool {
-    pub(super) fn new(running_max: usize) -> Self {
+    pub(super) fn new(name: &'static str, running_max: usize) -> Self {
         let queue = Queue { running: 0, running_max, waiting: VecDeque::new() };
-        Self { shared: Arc::new(Mutex::new(queue)) }
+        Self { name, shared: Arc::new(Mutex::new(queue)) }
     }
 
     /// Runs `task` at once, or when a running task ends.
@@ -34,11 +36,11 @@ impl Pool {
         drop(queue);
         let shared = Arc::clone(&self.shared);
         let spawned = thread::Builder::new()
-            .name("batchwright job".to_owned())
+            .name(self.name.to_owned())
             .spawn(move || run_tasks(&shared, task));
         if let Err(error) = spawned {
             // The failed spawn dropped the task, which reports the failure to its handle.
-            tracing::error!(%error, "the thread of an execution could not be started");
+            tracing::error!(%error, name = self.name, "a thread could not be started");
             self.shared.lock().unwrap_or_else(PoisonError::into_inner).running -= 1;
         }
     }
@@ -48,7 +50,7 @@ fn run_tasks(shared: &Mutex<Queue>, first: Task) {
     let mut next = Some(first);
     while let Some(task) = next {
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(task)).is_err() {
-            tracing::error!("the thread of an execution panicked outside user code");
+            tracing::error!("a thread of the operator panicked outside user code");
         }
         let mut queue = shared.lock().unwrap_or_else(PoisonError::into_inner);
         next = queue.waiting.pop_front();
