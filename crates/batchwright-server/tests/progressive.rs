@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use batchwright::clock::StopToken;
 use batchwright_server::progressive::client::BatchClient;
+use batchwright_testkit::process::freeze;
 use common::serving::{ATTEMPTS, CHUNK, Http, Opened, Place, drive, drive_lane, read, until_idle};
 use common::until;
 use rustix::process::{Pid, Signal, kill_process};
@@ -382,10 +383,10 @@ fn a_worker_that_wakes_up_after_its_lease_can_commit_nothing() {
         // A process frozen within a transaction would hold SQLite's only lock and block all others.
         let store = rusqlite::Connection::open(place.folder.path().join("store.db")).unwrap();
         store.busy_timeout(Duration::from_millis(500)).unwrap();
-        kill_process(pid, Signal::STOP).unwrap();
+        freeze(pid);
         while store.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_err() {
             kill_process(pid, Signal::CONT).unwrap();
-            kill_process(pid, Signal::STOP).unwrap();
+            freeze(pid);
         }
         drive(&awake, &opened);
         kill_process(pid, Signal::CONT).unwrap();

@@ -60,6 +60,20 @@ impl Drop for Process {
     }
 }
 
+/// Freezes process `pid` with SIGSTOP, and returns once all its threads have stopped: they go on for a moment after the
+/// signal was sent.
+pub fn freeze(pid: rustix::process::Pid) {
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let has_stopped = |task: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    };
+    let tasks = format!("/proc/{}/task", pid.as_raw_nonzero());
+    until("all threads have stopped", || {
+        std::fs::read_dir(&tasks).unwrap().all(|task| has_stopped(task.unwrap()))
+    });
+}
+
 /// Returns a local address on which no process listens.
 #[must_use]
 pub fn free_address() -> String {
