@@ -244,6 +244,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!(queries.skips(next.id)?.len(), 1);
     assert!(!queries.events(next.id)?.is_empty());
 
+    // Start and wait in one call; a JSON text has the declared types.
+    let third = operator.run("numbers", JobParameters::new().with("run", 3))?;
+    let found = operator.explorer().newest_with("numbers", third.parameters.clone())?;
+    assert_eq!(found.map(|one| one.id), Some(third.id));
+    let name = &steps[0].name;
+    assert!(operator.explorer().step_summary(third.id, name)?.is_some());
+    let fourth = operator.start_json("numbers", r#"{"run": 4}"#)?.wait()?;
+    assert_eq!(fourth.parameters.integer("run")?, 4);
+
     // Statuses and exit statuses.
     for status in BatchStatus::ALL {
         assert_eq!(BatchStatus::from_name(status.name()), Some(status));
