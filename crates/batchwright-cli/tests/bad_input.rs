@@ -418,6 +418,20 @@ fn a_folder_in_place_of_a_store_or_a_job_file_that_does_not_exist_is_named() {
 }
 
 #[test]
+fn a_restart_that_must_fail_again_is_not_advised() {
+    let place = Place::new();
+    place.write("in.csv", "n\nx\n");
+    place.write(
+        "job.toml",
+        "name = \"job\"\n[[steps]]\nname = \"load\"\n\
+         reader = { type = \"csv\", path = \"in.csv\", columns = { n = \"integer\" } }\n\
+         writer = { type = \"none\" }\nskip = { limit = 9 }\n",
+    );
+    let skipped = place.run(&["run", "job.toml"]).expect(1).out;
+    assert!(skipped.contains("all_skipped") && !skipped.contains("Continue with"), "{skipped}");
+}
+
+#[test]
 fn an_option_that_does_not_exist_is_named_and_help_is_named_once() {
     let place = Place::new();
     let refused = place.run(&["run", "--bogus"]).expect(2).err;

@@ -1,6 +1,6 @@
 //! `run`, `next`, `restart`, `start`, `validate`: start an execution, or check that it could start.
 
-use batchwright::execution::{ExecutionId, ExecutionSummary, JobExecution};
+use batchwright::execution::{ExecutionId, ExecutionSummary, Failure, JobExecution};
 use batchwright::fault::FaultPlan;
 use batchwright::launch::{Launch, LaunchOptions};
 use batchwright::operator::Refusal;
@@ -129,7 +129,12 @@ fn foreground(
     let summary = app.operator.explorer().summary(handle.id())?;
     // A store in memory ends with this process, so the execution cannot be restarted.
     let lasts = !global.is_memory();
-    let advice = (summary.status.is_restartable() && lasts && job.is_restartable())
+    // A restart of these fails again.
+    let is_final = |failure: &Failure| {
+        ["all_skipped", "start_limit_exceeded"].contains(&failure.code.as_str())
+    };
+    let helps = job.is_restartable() && !summary.failure.as_ref().is_some_and(is_final);
+    let advice = (summary.status.is_restartable() && lasts && helps)
         .then(|| format!("Continue with: batchwright restart {}", summary.id));
     let code = match (summary.status, shutdown.exit_code()) {
         (BatchStatus::Stopped, Some(code)) => code,

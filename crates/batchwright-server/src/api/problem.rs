@@ -155,6 +155,7 @@ impl From<&Refusal> for Problem {
         let status = match refusal {
             Refusal::NoSuchJob { .. }
             | Refusal::NoSuchExecution { .. }
+            | Refusal::NoSuchInstance { .. }
             | Refusal::NeverStarted { .. } => StatusCode::NOT_FOUND,
             Refusal::InvalidParameters { .. } => StatusCode::BAD_REQUEST,
             Refusal::WrongOwner { .. } => StatusCode::FORBIDDEN,

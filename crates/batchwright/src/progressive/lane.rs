@@ -553,7 +553,11 @@ impl<'a> LaneRun<'a> {
                 let now = self.host.clock.now();
                 let ended = Final::failed(failure, now);
                 end(tx, &mut execution, &self.row, ended, now)?;
-                CommitResult::Ended(self.free_lane(tx, SliceOutcome::Final, &execution)?)
+                CommitResult::Ended(self.free_lane_with_answer(
+                    tx,
+                    SliceOutcome::Final,
+                    &execution,
+                )?)
             }
         };
         self.call_hook(CommitPoint::Before);

@@ -278,7 +278,7 @@ fn work_through(
         Err(halt) => {
             // Tried also when the store has just failed: otherwise the lane is blocked until its lease
             // expires.
-            if let Err(error) = run.give_back() {
+            if let Err(error) = run.free_lane_without_answer() {
                 tracing::debug!(%error, "the lease of a lane was not given back");
             }
             return Err(halt);

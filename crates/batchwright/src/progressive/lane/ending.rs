@@ -40,11 +40,11 @@ impl LaneRun<'_> {
             (false, Some(_)) => SliceOutcome::Continue,
             (false, None) => SliceOutcome::Wait,
         };
-        self.free_lane(tx, outcome, &execution)
+        self.free_lane_with_answer(tx, outcome, &execution)
     }
 
     /// Releases the lease and stores the answer.
-    pub(super) fn free_lane(
+    pub(super) fn free_lane_with_answer(
         &self,
         tx: &mut Tx<'_>,
         outcome: SliceOutcome,
@@ -103,7 +103,7 @@ impl LaneRun<'_> {
             let lost = RepositoryError::LeaseLost { execution: self.lease.execution };
             let mut execution = tx.execution(self.lease.execution)?.ok_or(lost)?;
             settle(tx, &mut execution)?;
-            self.free_lane(tx, outcome_of(&execution), &execution)
+            self.free_lane_with_answer(tx, outcome_of(&execution), &execution)
         })
     }
 
@@ -151,7 +151,7 @@ impl LaneRun<'_> {
 
     /// Releases uncommitted units and the lease, without an answer. Reads the rows again, because the last
     /// commit may have succeeded or failed.
-    pub(crate) fn give_back(&self) -> Result<(), RepositoryError> {
+    pub(crate) fn free_lane_without_answer(&self) -> Result<(), RepositoryError> {
         transact(&self.host.store, |tx| {
             let id = self.lease.execution;
             let execution = owned(tx, self.lease)?;
