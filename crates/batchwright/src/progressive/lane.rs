@@ -13,7 +13,7 @@ use super::step::{OnFailed, ProgressiveWork, Settings};
 use super::timing::UnitTimes;
 use crate::clock::{StopToken, later};
 use crate::error::{ErrorKind, ItemError, RepositoryError};
-use crate::execution::{Counters, Failure, Phase, SkipRecord};
+use crate::execution::{Counters, Failure, JobExecution, Phase, SkipRecord};
 use crate::host::{CommitPoint, Host};
 use crate::item::ChunkTransaction;
 use crate::lifecycle::{Final, Tx, end, owned, retry_on_conflict};
@@ -544,26 +544,28 @@ impl<'a> LaneRun<'a> {
                 }
             }
             CommitAction::Fail => {
-                let mut execution = owned(tx, self.lease)?;
+                let execution = owned(tx, self.lease)?;
                 self.store(tx)?;
-                let failure = self
-                    .failure
-                    .clone()
-                    .unwrap_or_else(|| Failure::new("unit_failed", "a unit failed".to_owned()));
-                let now = self.host.clock.now();
-                let ended = Final::failed(failure, now);
-                end(tx, &mut execution, &self.row, ended, now)?;
-                CommitResult::Ended(self.free_lane_with_answer(
-                    tx,
-                    SliceOutcome::Final,
-                    &execution,
-                )?)
+                CommitResult::Ended(self.fail_execution(tx, execution)?)
             }
         };
         self.call_hook(CommitPoint::Before);
         chunk.commit()?;
         self.call_hook(CommitPoint::After);
         Ok(Ok(result))
+    }
+
+    /// Ends the execution with the failure of a unit.
+    fn fail_execution(
+        &self,
+        tx: &mut Tx<'_>,
+        mut execution: JobExecution,
+    ) -> Result<String, RepositoryError> {
+        let unknown = || Failure::new("unit_failed", "a unit failed".to_owned());
+        let now = self.host.clock.now();
+        let ended = Final::failed(self.failure.clone().unwrap_or_else(unknown), now);
+        end(tx, &mut execution, &self.row, ended, now)?;
+        self.free_lane_with_answer(tx, SliceOutcome::Final, &execution)
     }
 
     fn call_hook(&self, point: CommitPoint) {
