@@ -288,7 +288,7 @@ pub enum RunError {
     /// The thread of the execution panicked or could not be started; the stored execution stays running until it
     /// is recovered.
     #[error(
-        "execution {execution} has no stored outcome: its thread panicked or could not be started"
+        "execution {execution} has no stored outcome: its thread ended early or could not be started"
     )]
     NoOutcome {
         /// The execution.
@@ -327,7 +327,7 @@ pub enum OperatorError {
     #[error(transparent)]
     Run(#[from] RunError),
     /// A call of asynchronous code has no result, and what it did is not known.
-    #[error("the call has no result: its thread panicked or could not be started")]
+    #[error("the call has no result: its thread ended early or could not be started")]
     NoResult,
 }
 
