@@ -127,6 +127,7 @@ impl CliError {
             "store_unavailable" => STORE,
             "invalid_config" => CONFIG,
             "server_failed" => UNAVAILABLE,
+            "internal" => INTERNAL,
             _ => USAGE,
         }
     }

@@ -102,7 +102,13 @@ impl Job {
     pub fn parameters_from_json(&self, text: &str) -> Result<JobParameters, Refusal> {
         let refused = |problems| Refusal::InvalidParameters { problems };
         let given: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)
-            .map_err(|error| refused(vec![format!("the text is not a JSON object: {error}")]))?;
+            // The parser's own text may repeat a value, which may be secret.
+            .map_err(|error| {
+                let (line, column) = (error.line(), error.column());
+                let problem =
+                    format!("the text is not a JSON object (line {line}, column {column})");
+                refused(vec![problem])
+            })?;
         self.schema.parameters(given).map_err(refused)
     }
 

@@ -60,6 +60,8 @@ struct Inner {
     pool: Pool,
     /// Runs the calls of asynchronous code.
     calls: Pool,
+    /// Runs the stops of asynchronous code: they do not wait for calls, which may wait for what they stop.
+    stops: Pool,
     running_jobs_max: usize,
     host: Host,
     /// Renews leases until the operator is dropped and its last execution has ended.

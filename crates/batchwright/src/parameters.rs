@@ -1,5 +1,6 @@
 //! Job parameters, and the identity of a job instance, which they define.
 
+mod parse;
 mod schema;
 mod secret;
 
@@ -488,9 +489,7 @@ impl JobParameters {
     ///
     /// [`ParameterError`] with the field that is missing or of another type. Values of secrets are not repeated.
     pub fn parse<T: serde::de::DeserializeOwned>(&self) -> Result<T, ParameterError> {
-        let values = self.iter().map(|(name, one)| (name.to_owned(), one.json_value()));
-        T::deserialize(serde_json::Value::Object(values.collect()))
-            .map_err(|error| ParameterError(self.mask_in(error.to_string())))
+        parse::parse(self)
     }
 
     fn wanted(&self, name: &str) -> Result<&ParameterValue, ParameterError> {

@@ -12,7 +12,7 @@ pub(crate) use chunk::records_read;
 pub use chunk::{ChunkStep, ChunkStepBuilder, Missing, Processors};
 pub use command::{CommandStep, ExitCodeMeaning};
 pub(crate) use run::{Commit, StepRun};
-pub use tasklet::{Flow, Tasklet, TaskletCall, TaskletStep};
+pub use tasklet::{CallResult, Flow, Tasklet, TaskletCall, TaskletStep};
 
 use crate::error::{ErrorKind, ItemError, RepositoryError, StepError};
 use crate::execution::ExitStatus;

@@ -57,8 +57,11 @@ fn a_reader_of_an_iterator_continues_after_the_last_committed_item() {
 #[test]
 fn a_reader_made_from_a_function_continues_at_the_position_that_the_function_left() {
     let reader = FunctionReader::new(|last: &mut u64| {
+        if *last == 7 {
+            return Ok(None);
+        }
         *last += 1;
-        Ok((*last <= 7).then_some(*last))
+        Ok(Some(*last))
     });
     assert_eq!(interrupted_at_every_item(reader), [1, 2, 3, 4, 5, 6, 7]);
 }
@@ -243,13 +246,36 @@ fn parameters_become_a_struct_and_a_secret_is_not_repeated_in_the_error() {
     let import: Import = day.parse().unwrap();
     assert_eq!((import.day.day(), import.limit), (28, None));
     let wrong = day.with_non_identifying("limit", 300).parse::<Import>().unwrap_err();
-    assert!(wrong.to_string().contains("300"), "{wrong}");
+    assert!(wrong.to_string().contains("parameter `limit`: ") && wrong.to_string().contains("300"));
     #[derive(Debug, serde::Deserialize)]
     #[expect(dead_code, reason = "only its type is used")]
     struct Login {
         password: u8,
     }
-    let secret = JobParameters::new().with_non_identifying("password", "hunter2");
-    let wrong = secret.parse::<Login>().unwrap_err().to_string();
-    assert!(!wrong.contains("hunter2"), "{wrong}");
+    let secrets: [ParameterValue; 4] = ["p\"w\\d".into(), "12".into(), 1e20.into(), 4711.into()];
+    for secret in secrets {
+        let given = JobParameters::new().with_non_identifying("password", secret.clone());
+        let wrong = given.parse::<Login>().unwrap_err().to_string();
+        let wanted = format!("parameter `password`: its value is not of type {}", secret.kind());
+        assert!(wrong.ends_with(&wanted), "{wrong}");
+    }
+}
+
+#[test]
+fn a_json_text_that_is_no_object_is_not_repeated_because_it_may_be_a_secret() {
+    let refused = import().start_json("import", r#""hunter2""#).unwrap_err().to_string();
+    assert!(refused.contains("not a JSON object") && !refused.contains("hunter2"), "{refused}");
+    let secret = r#"{"day": {"value": "hunter2", "secret": true}}"#;
+    let refused = import().start_json("import", secret).unwrap_err().to_string();
+    assert!(refused.contains("parameter `day`") && !refused.contains("hunter2"), "{refused}");
+}
+
+#[test]
+fn an_iterator_needs_not_be_cloned() {
+    let lines = |read| {
+        let lines = std::io::BufRead::lines(std::io::Cursor::new("1\n2\n3\n4"));
+        let numbers = lines.skip(read).map(|line| Ok(line?.parse::<u64>()?));
+        Ok(Box::new(numbers) as Box<dyn Iterator<Item = Result<u64, ItemError>> + Send>)
+    };
+    assert_eq!(interrupted_at_every_item(IteratorReader::new(lines)), [1, 2, 3, 4]);
 }

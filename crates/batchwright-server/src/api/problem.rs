@@ -8,7 +8,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use batchwright::error::RepositoryError;
 use batchwright::execution::{ExecutionId, Failure};
-use batchwright::operator::{OperatorError, Refusal};
+use batchwright::operator::{OperatorError, Refusal, RunError};
 use batchwright::progressive::SliceError;
 use batchwright::report;
 use serde::Serialize;
@@ -144,7 +144,17 @@ impl From<OperatorError> for Problem {
     fn from(error: OperatorError) -> Self {
         match &error {
             OperatorError::Refused(refusal) => Self::from(refusal),
-            OperatorError::Repository(_) | OperatorError::Run(_) => unavailable(&error),
+            OperatorError::Repository(_)
+            | OperatorError::Run(RunError::Repository { .. } | RunError::NoOutcome { .. }) => {
+                unavailable(&error)
+            }
+            OperatorError::Run(ended) => {
+                let status = match ended {
+                    RunError::Deleted { .. } => StatusCode::NOT_FOUND,
+                    _ => StatusCode::CONFLICT,
+                };
+                Self::new(status, ended.code(), report(ended))
+            }
             _ => Self::internal(),
         }
     }

@@ -19,7 +19,7 @@ use crate::scope::StepScope;
 ///     .writer(NoWriter::new())
 ///     .build();
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct IteratorReader<F, I> {
     make: F,
     items: Option<I>,
@@ -36,6 +36,13 @@ where
     /// same order as before, without the first ones.
     pub fn new(make: F) -> Self {
         Self { make, items: None, read: 0 }
+    }
+}
+
+/// A clone has not been opened.
+impl<F: Clone, I> Clone for IteratorReader<F, I> {
+    fn clone(&self) -> Self {
+        Self { make: self.make.clone(), items: None, read: 0 }
     }
 }
 
@@ -80,8 +87,11 @@ where
 /// // The position is the number of the next page, from 0.
 /// let step = ChunkStepBuilder::new("pages")
 ///     .reader(FunctionReader::new(|page: &mut u32| {
+///         if *page == 3 {
+///             return Ok(None);
+///         }
 ///         *page += 1;
-///         Ok((*page <= 3).then(|| format!("page {page}")))
+///         Ok(Some(format!("page {page}")))
 ///     }))
 ///     .writer(NoWriter::new())
 ///     .build();
@@ -95,7 +105,8 @@ pub struct FunctionReader<P, F> {
 impl<P: Default, F> FunctionReader<P, F> {
     /// Creates a reader that calls `function` for each item. The function returns `None` at the end of the input. It
     /// gets the position of the last committed item after a restart, and `P::default()` at the first start. A
-    /// failed call must advance the position too, because the item may be skipped.
+    /// failed call must advance the position too, because the item may be skipped; a call that returns `None` must
+    /// not. Keep all state in the position: each execution uses a clone of `function`.
     pub fn new<T>(function: F) -> Self
     where
         F: FnMut(&mut P) -> Result<Option<T>, ItemError>,
@@ -160,7 +171,8 @@ where
 
 /// A writer of lists, whose elements another writer writes: for processors that make several outputs of one input.
 ///
-/// An input with all its outputs is one item for the step: it is counted, retried and skipped as a whole.
+/// An input with all its outputs is one item for the step: it is counted, retried and skipped as a whole. The
+/// elements are cloned once for each write.
 #[derive(Debug, Clone)]
 pub struct FlatWriter<W>(W);
 

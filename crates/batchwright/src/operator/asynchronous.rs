@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use super::pool::Pool;
 use super::{JobHandle, JobOperator, OperatorError};
 use crate::execution::{ExecutionId, JobExecution};
 use crate::launch::Launch;
@@ -46,7 +47,8 @@ impl std::fmt::Debug for AsyncOperator {
 }
 
 impl AsyncOperator {
-    /// Calls `work` with the operator, for questions and for calls that have no method here.
+    /// Calls `work` with the operator, for questions and for calls that have no method here. At most eight calls run
+    /// at once, so `work` must not wait for the end of a job or for another call.
     ///
     /// # Errors
     ///
@@ -55,9 +57,17 @@ impl AsyncOperator {
         &self,
         work: impl FnOnce(&JobOperator) -> Result<T, OperatorError> + Send + 'static,
     ) -> Result<T, OperatorError> {
+        self.call_on(&self.operator.inner.calls, work).await
+    }
+
+    async fn call_on<T: Send + 'static>(
+        &self,
+        pool: &Pool,
+        work: impl FnOnce(&JobOperator) -> Result<T, OperatorError> + Send + 'static,
+    ) -> Result<T, OperatorError> {
         let (sender, result) = pending();
         let operator = self.operator.clone();
-        self.operator.inner.calls.submit(Box::new(move || sender.send(work(&operator))));
+        pool.submit(Box::new(move || sender.send(work(&operator))));
         result.await
     }
 
@@ -120,7 +130,7 @@ impl AsyncOperator {
     ///
     /// As [`JobOperator::stop`].
     pub async fn stop(&self, id: ExecutionId) -> Result<JobExecution, OperatorError> {
-        self.call(move |operator| operator.stop(id)).await
+        self.call_on(&self.operator.inner.stops, move |operator| operator.stop(id)).await
     }
 }
 

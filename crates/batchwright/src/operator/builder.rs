@@ -125,6 +125,7 @@ impl OperatorBuilder {
                 jobs,
                 pool: Pool::new("batchwright job", self.running_jobs_max),
                 calls: Pool::new("batchwright call", CALLS_MAX),
+                stops: Pool::new("batchwright stop", CALLS_MAX),
                 running_jobs_max: self.running_jobs_max,
                 host,
                 _heartbeat: heartbeat,

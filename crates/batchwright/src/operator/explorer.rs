@@ -177,7 +177,7 @@ impl JobExplorer<'_> {
     }
 
     /// Returns the newest step execution with the name `step` of execution `id`, as data that prints as one line;
-    /// `None` when the step has not begun.
+    /// `None` when the step did not run in this execution.
     ///
     /// # Errors
     ///

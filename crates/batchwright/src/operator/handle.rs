@@ -82,7 +82,9 @@ impl Future for JobHandle {
         match state.end.clone() {
             Some(end) => Poll::Ready(end),
             None => {
-                state.wakers.push(context.waker().clone());
+                if !state.wakers.iter().any(|known| known.will_wake(context.waker())) {
+                    state.wakers.push(context.waker().clone());
+                }
                 Poll::Pending
             }
         }
@@ -90,10 +92,15 @@ impl Future for JobHandle {
 }
 
 impl JobEnding {
-    /// Reads the execution as it was stored at its end, and wakes all waiting threads and tasks.
-    pub(super) fn end(self, result: Result<(), RepositoryError>) {
+    /// Reads the execution as it was stored at its end, and wakes all waiting threads and tasks. `result` has the
+    /// execution as this process stored it, if it did; that is the end when the store cannot be read now.
+    pub(super) fn end(self, result: Result<Option<JobExecution>, RepositoryError>) {
         let execution = self.id;
-        self.set(match result.and_then(|()| self.repository.execution(execution)) {
+        let ended = result.and_then(|mine| match (self.repository.execution(execution), mine) {
+            (Err(_), Some(mine)) => Ok(Some(mine)),
+            (stored, _) => stored,
+        });
+        self.set(match ended {
             Ok(Some(ended)) => Ok(ended),
             Ok(None) => Err(RunError::Deleted { execution }),
             Err(error) if error.is_lease_lost() => Err(RunError::LeaseLost { execution }),
@@ -138,7 +145,7 @@ mod tests {
     #[test]
     fn an_execution_that_was_deleted_is_named_as_deleted() {
         let (handle, ending) = unended();
-        ending.end(Ok(()));
+        ending.end(Ok(None));
         let error = handle.wait().expect_err("a deleted execution").to_string();
         assert_eq!(error, "execution 7 was deleted before its outcome was read");
     }

@@ -145,7 +145,7 @@ impl JobOperator {
             let result = catch_unwind(AssertUnwindSafe(|| run_job(&host, &run)));
             drop(activity);
             if let Ok(result) = result {
-                ending.end(result.map(drop));
+                ending.end(result);
             }
         }));
         handle

@@ -41,7 +41,15 @@ impl Pool {
         if let Err(error) = spawned {
             // The failed spawn dropped the task, which reports the failure to its handle.
             tracing::error!(%error, name = self.name, "a thread could not be started");
-            self.shared.lock().unwrap_or_else(PoisonError::into_inner).running -= 1;
+            let mut queue = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.running -= 1;
+            // Without a running thread nothing would ever take the waiting tasks; dropped, each reports its failure.
+            let lost = match queue.running {
+                0 => std::mem::take(&mut queue.waiting),
+                _ => VecDeque::new(),
+            };
+            drop(queue);
+            drop(lost);
         }
     }
 }

@@ -83,7 +83,7 @@ impl JobOperator {
             let driven = driven.and_then(|execution| slices.confirmed(execution));
             drop(activity);
             match driven {
-                Ok(_) => ending.end(Ok(())),
+                Ok(ended) => ending.end(Ok(Some(ended))),
                 Err(SliceError::Operator(OperatorError::Repository(error))) => {
                     ending.end(Err(error));
                 }
@@ -93,7 +93,7 @@ impl JobOperator {
                         error = %crate::error::report(&error),
                         "this process no longer drives an execution"
                     );
-                    ending.end(Ok(()));
+                    ending.end(Ok(None));
                 }
             }
         }));

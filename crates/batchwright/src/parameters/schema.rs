@@ -98,8 +98,12 @@ impl ParameterSchema {
     pub fn parameter(&self, name: &str, json: serde_json::Value) -> Result<Parameter, String> {
         let declared = self.find(name);
         let says_identifying = json.get("identifying").is_some_and(|role| !role.is_null());
+        let is_secret = json.get("secret").is_some_and(|secret| secret != false);
         let mut parameter = Parameter::from_json(json, declared.map(|declared| declared.kind))
-            .map_err(|problem| self.without_secret(name, problem))?;
+            .map_err(|problem| match is_secret {
+                true => "its value, which is secret, is not of its type".to_owned(),
+                false => self.without_secret(name, problem),
+            })?;
         match declared {
             Some(declared) if !says_identifying => parameter.identifying = declared.identifying,
             Some(declared) if declared.identifying != parameter.identifying => {

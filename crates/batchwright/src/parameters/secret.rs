@@ -19,11 +19,16 @@ fn is_secret_name(name: &str) -> bool {
     SECRET_NAMES.iter().any(|secret| name.contains(secret))
 }
 
+/// Whether the value of `parameter`, under `name`, must not be displayed.
+pub(super) fn is_secret(name: &str, parameter: &Parameter) -> bool {
+    parameter.secret || is_secret_name(name)
+}
+
 impl Parameter {
     /// Returns the parameter for display under `name`: the value is masked when it is secret or its name
     /// looks like that of a secret.
     pub fn shown_as(&self, name: &str) -> Self {
-        if !self.secret && !is_secret_name(name) {
+        if !is_secret(name, self) {
             return self.clone();
         }
         Self { value: MASK.into(), ..self.clone() }
