@@ -99,6 +99,14 @@ fn stop_from_another_process_arrives_within_a_chunk() {
     place.run(&["restart", "1"]).expect(0);
 }
 
+/// Whether no process is in a transaction of the database at `path`, if it exists.
+fn is_free(path: &std::path::Path) -> bool {
+    !path.exists() || {
+        let database = rusqlite::Connection::open(path).unwrap();
+        database.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_ok()
+    }
+}
+
 #[test]
 fn a_worker_that_overslept_its_lease_can_commit_nothing_more() {
     for (name, writer) in [("own", OWN), ("other", OTHER), ("jsonl", JSONL)] {
@@ -112,11 +120,13 @@ fn a_worker_that_overslept_its_lease_can_commit_nothing_more() {
         loop {
             signal(&child, Signal::STOP);
             until("the lease has expired", || place.show(1)["stale"] == true);
-            let recovered = place.run(&["recover", "1"]);
-            if recovered.code == 0 {
-                break;
+            if is_free(&place.path("other.db")) {
+                let recovered = place.run(&["recover", "1"]);
+                if recovered.code == 0 {
+                    break;
+                }
+                assert_eq!(recovered.code, 7, "{name}: {}", recovered.err);
             }
-            assert_eq!(recovered.code, 7, "{name}: {}", recovered.err);
             signal(&child, Signal::CONT);
             until("it beats again", || place.show(1)["stale"] == false);
         }
