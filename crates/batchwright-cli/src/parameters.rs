@@ -90,8 +90,12 @@ fn parameter_type(name: &str) -> Result<ParameterType, String> {
 
 fn document(json: &str) -> Result<serde_json::Map<String, serde_json::Value>, CliError> {
     let text = text_or_file(json)?;
+    // The parser's own text may repeat a value, which may be secret.
     serde_json::from_str(&text).map_err(|error| {
-        CliError::Usage(format!("--params-json is not a JSON object of parameters: {error}"))
+        let (line, column) = (error.line(), error.column());
+        CliError::Usage(format!(
+            "--params-json is not a JSON object of parameters (line {line}, column {column})"
+        ))
     })
 }
 

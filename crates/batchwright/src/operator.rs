@@ -163,8 +163,8 @@ impl JobOperator {
     }
 
     /// Starts job `name` as [`start`](Self::start) does, waits for its end, and returns the execution as it ended:
-    /// completed, failed or stopped. Blocks the thread; in asynchronous code `.await` the handle of
-    /// [`start`](Self::start).
+    /// completed, failed or stopped. Blocks the thread; asynchronous code calls
+    /// [`AsyncOperator::run`].
     ///
     /// # Errors
     ///

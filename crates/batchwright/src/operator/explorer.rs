@@ -144,10 +144,12 @@ impl JobExplorer<'_> {
         name: &str,
         parameters: JobParameters,
     ) -> Result<Option<JobExecution>, OperatorError> {
-        self.known(name)?;
         let parameters = match self.job(name) {
             Ok(job) => job.accept(parameters)?,
-            Err(Refusal::NoSuchJob { .. }) => parameters,
+            Err(Refusal::NoSuchJob { .. }) => {
+                self.known(name)?;
+                parameters
+            }
             Err(refusal) => return Err(refusal.into()),
         };
         let instance = self.store.begin()?.find_instance(name, &parameters.key())?;

@@ -100,10 +100,7 @@ impl ParameterSchema {
         let says_identifying = json.get("identifying").is_some_and(|role| !role.is_null());
         let is_secret = json.get("secret").is_some_and(|secret| secret != false);
         let mut parameter = Parameter::from_json(json, declared.map(|declared| declared.kind))
-            .map_err(|problem| match is_secret {
-                true => "its value, which is secret, is not of its type".to_owned(),
-                false => self.without_secret(name, problem),
-            })?;
+            .map_err(|problem| self.without_secret(name, is_secret, problem))?;
         match declared {
             Some(declared) if !says_identifying => parameter.identifying = declared.identifying,
             Some(declared) if declared.identifying != parameter.identifying => {
@@ -130,7 +127,7 @@ impl ParameterSchema {
         let declared = self.find(name);
         let kind = kind.or(declared.map(|declared| declared.kind));
         let value = ParameterValue::parse(text, kind.unwrap_or(ParameterType::String))
-            .map_err(|problem| self.without_secret(name, problem))?;
+            .map_err(|problem| self.without_secret(name, false, problem))?;
         Ok(Parameter::new(value, declared.is_none_or(|declared| declared.identifying)))
     }
 

@@ -60,11 +60,12 @@ pub(super) fn hidden_problem(kind: ParameterType) -> String {
 }
 
 impl ParameterSchema {
-    /// Returns the problem of a value of parameter `name` without the value, if it is secret.
-    pub(super) fn without_secret(&self, name: &str, problem: String) -> String {
+    /// Returns the problem of a value of parameter `name` without the value, if it is secret: because it was given as
+    /// secret (`is_secret`), is declared as secret, or has the name of a secret.
+    pub(super) fn without_secret(&self, name: &str, is_secret: bool, problem: String) -> String {
         match self.find(name) {
             Some(known) if known.secret => hidden_problem(known.kind),
-            _ if is_secret_name(name) => "its value is not of its type".to_owned(),
+            _ if is_secret || is_secret_name(name) => "its value is not of its type".to_owned(),
             _ => problem,
         }
     }
