@@ -126,23 +126,15 @@ impl<'a> Keys<'a> {
         let table = Spanned::new(self.span.clone(), DeValue::Table(self.table.clone()));
         T::deserialize(ValueDeserializer::from(table)).map_err(|error| {
             let span = error.span().unwrap_or_else(|| self.span.clone());
-            let message = error.message();
-            let quoted =
-                |prefix: &str| message.strip_prefix(prefix).and_then(|rest| rest.split('`').next());
-            let message = if let Some(key) = quoted("unknown field `") {
-                let keys = std::iter::once("type".to_owned()).chain(names_of::<T>());
-                let keys = keys.collect::<Vec<_>>().join(", ");
-                let (what, kind) = (self.what, self.kind);
-                format!("there is no key `{key}`; a {what} of type `{kind}` has: {keys}")
-            } else if let Some(value) = quoted("unknown variant `") {
-                let known = message.split("expected ").nth(1).unwrap_or_default();
-                let known =
-                    known.trim_start_matches("one of ").replace(" or ", ", ").replace('`', "");
-                format!("there is no value `{value}`; there are: {known}")
-            } else if let Some(key) = quoted("missing field `") {
-                format!("key `{key}` is missing")
-            } else {
-                message.to_owned()
+            let message = match error.message().strip_prefix("unknown field `") {
+                Some(rest) => {
+                    let keys = std::iter::once("type".to_owned()).chain(names_of::<T>());
+                    let keys = keys.collect::<Vec<_>>().join(", ");
+                    let (key, what, kind) =
+                        (rest.split('`').next().unwrap_or(rest), self.what, self.kind);
+                    format!("there is no key `{key}`; a {what} of type `{kind}` has: {keys}")
+                }
+                None => batchwright::text::refused_value(error.message()),
             };
             Problem { span: Some(span), message }
         })

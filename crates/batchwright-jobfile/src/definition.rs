@@ -5,6 +5,7 @@ mod keys;
 
 use std::collections::BTreeMap;
 
+use batchwright::text::refused_value;
 use batchwright_items::{At, Problem, Text};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -473,7 +474,7 @@ pub(crate) fn parse(text: &str) -> Result<(Definition, Parts<'_>), Problem> {
     let definition = definition.map_err(|error| {
         let unknown = error.span().filter(|_| error.message().starts_with("unknown field"));
         let message = unknown.and_then(|at| keys::of_unknown(text, &at));
-        let message = message.unwrap_or_else(|| error.message().to_owned());
+        let message = message.unwrap_or_else(|| refused_value(error.message()));
         Problem { span: error.span(), message }
     })?;
     Ok((definition, parts))

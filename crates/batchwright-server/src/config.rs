@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use batchwright::text::refused_value;
 use serde::Deserialize;
 
 use crate::api::{AccessRules, HTTP_CONNECTIONS_DEFAULT, HttpSettings, Role, Token};
@@ -219,7 +220,7 @@ impl Config {
         // The parser's own text quotes the line, which may contain a password.
         toml::from_str(text).map_err(|error| {
             let at = error.span().map_or(String::new(), |span| place(text, span.start));
-            format!("{at}{}", error.message())
+            format!("{at}{}", refused_value(error.message()))
         })
     }
 

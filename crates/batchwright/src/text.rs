@@ -1,9 +1,11 @@
 //! Text that comes from others: shown on a terminal without its control characters, bounded, matched with
-//! wildcards, and JSON without duplicate keys.
+//! wildcards; JSON without duplicate keys; messages of serde.
 
 mod json;
+mod refused;
 
 pub use json::reject_duplicate_keys;
+pub use refused::refused_value;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
