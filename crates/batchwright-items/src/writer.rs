@@ -57,7 +57,11 @@ pub trait RecordWriter: Send {
     fn prepare(&mut self, commit: &PreparedCommit) -> Result<(), ItemError>;
 
     /// As [`ItemWriter::committed`].
-    fn committed(&mut self);
+    ///
+    /// # Errors
+    ///
+    /// As [`ItemWriter::committed`].
+    fn committed(&mut self) -> Result<(), ItemError>;
 
     /// As [`ItemWriter::rolled_back`].
     ///
@@ -110,8 +114,8 @@ impl<W: ItemWriter<Record>> RecordWriter for Writes<W> {
         self.0.prepare(commit)
     }
 
-    fn committed(&mut self) {
-        self.0.committed();
+    fn committed(&mut self) -> Result<(), ItemError> {
+        self.0.committed()
     }
 
     fn rolled_back(&mut self) -> Result<(), ItemError> {
@@ -168,8 +172,8 @@ impl ItemWriter<Record> for BoxedWriter {
         self.0.prepare(commit)
     }
 
-    fn committed(&mut self) {
-        self.0.committed();
+    fn committed(&mut self) -> Result<(), ItemError> {
+        self.0.committed()
     }
 
     fn rolled_back(&mut self) -> Result<(), ItemError> {

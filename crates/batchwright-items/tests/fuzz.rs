@@ -449,7 +449,7 @@ fn what_a_writer_writes_is_what_a_reader_reads() {
                 match writer.write(chunk, transaction) {
                     Ok(()) => {
                         writer.position().unwrap();
-                        writer.committed();
+                        writer.committed().unwrap();
                         written.extend_from_slice(chunk);
                     }
                     Err(_) => writer.rolled_back().unwrap(),

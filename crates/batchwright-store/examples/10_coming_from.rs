@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batchwright::execution::{ExitStatus, JobExecution, Phase, StepExecution};
-use batchwright::item::NoWriter;
+use batchwright::item::{ChunkTransaction, NoWriter};
 use batchwright::launch::RecoverMode;
 use batchwright::listener::{
     ChunkListener, ItemListener, JobListener, ListenerResult, RetryListener, SkipListener,
@@ -50,73 +50,83 @@ impl StepListener for Everything {
 }
 
 impl ChunkListener<u64, u64> for Everything {
-    fn before_chunk(&self, _: &[u64]) -> ListenerResult {
+    fn before_chunk(&self, _: &StepScope, _: &[u64]) -> ListenerResult {
         Ok(())
     }
 
-    fn after_chunk(&self, _: &[u64]) -> ListenerResult {
+    fn after_chunk(&self, _: &StepScope, _: &[u64]) -> ListenerResult {
         Ok(())
     }
 
-    fn on_chunk_error(&self, _: &[u64], _: &ItemError) -> ListenerResult {
+    fn on_chunk_error(&self, _: &StepScope, _: &[u64], _: &ItemError) -> ListenerResult {
         Ok(())
     }
 }
 
 impl ItemListener<u64, u64> for Everything {
-    fn before_read(&self) -> ListenerResult {
+    fn before_read(&self, _: &StepScope) -> ListenerResult {
         Ok(())
     }
 
-    fn after_read(&self, _: &u64) -> ListenerResult {
+    fn after_read(&self, _: &StepScope, _: &u64) -> ListenerResult {
         Ok(())
     }
 
-    fn on_read_error(&self, _: &ItemError) -> ListenerResult {
+    fn on_read_error(&self, _: &StepScope, _: &ItemError) -> ListenerResult {
         Ok(())
     }
 
-    fn before_process(&self, _: &u64) -> ListenerResult {
+    fn before_process(&self, _: &StepScope, _: &u64) -> ListenerResult {
         Ok(())
     }
 
-    fn after_process(&self, _: &u64, _: Option<&u64>) -> ListenerResult {
+    fn after_process(&self, _: &StepScope, _: &u64, _: Option<&u64>) -> ListenerResult {
         Ok(())
     }
 
-    fn on_process_error(&self, _: &u64, _: &ItemError) -> ListenerResult {
+    fn on_process_error(&self, _: &StepScope, _: &u64, _: &ItemError) -> ListenerResult {
         Ok(())
     }
 
-    fn before_write(&self, _: &[u64]) -> ListenerResult {
+    fn before_write(
+        &self,
+        _: &StepScope,
+        _: &[u64],
+        _: &mut ChunkTransaction<'_>,
+    ) -> ListenerResult {
         Ok(())
     }
 
-    fn after_write(&self, _: &[u64]) -> ListenerResult {
+    fn after_write(
+        &self,
+        _: &StepScope,
+        _: &[u64],
+        _: &mut ChunkTransaction<'_>,
+    ) -> ListenerResult {
         Ok(())
     }
 
-    fn on_write_error(&self, _: &[u64], _: &ItemError) -> ListenerResult {
+    fn on_write_error(&self, _: &StepScope, _: &[u64], _: &ItemError) -> ListenerResult {
         Ok(())
     }
 }
 
 impl SkipListener<u64, u64> for Everything {
-    fn on_skip_in_read(&self, _: &ItemError) -> ListenerResult {
+    fn on_skip_in_read(&self, _: &StepScope, _: &ItemError) -> ListenerResult {
         Ok(())
     }
 
-    fn on_skip_in_process(&self, _: &u64, _: &ItemError) -> ListenerResult {
+    fn on_skip_in_process(&self, _: &StepScope, _: &u64, _: &ItemError) -> ListenerResult {
         Ok(())
     }
 
-    fn on_skip_in_write(&self, _: &u64, _: &ItemError) -> ListenerResult {
+    fn on_skip_in_write(&self, _: &StepScope, _: &u64, _: &ItemError) -> ListenerResult {
         Ok(())
     }
 }
 
 impl RetryListener for Everything {
-    fn on_retry(&self, _: Phase, _: u32, _: &ItemError) -> ListenerResult {
+    fn on_retry(&self, _: &StepScope, _: Phase, _: u32, _: &ItemError) -> ListenerResult {
         Ok(())
     }
 }

@@ -46,28 +46,35 @@ impl StepListener for Talk {
 }
 
 impl ChunkListener<u64, u64> for Talk {
-    fn after_chunk(&self, items: &[u64]) -> ListenerResult {
-        println!("committed {items:?}");
+    fn after_chunk(&self, scope: &StepScope, items: &[u64]) -> ListenerResult {
+        let written = scope.counters().write;
+        println!("{}: committed {items:?}, {written} so far", scope.step());
         Ok(())
     }
 }
 
 impl ItemListener<u64, u64> for Talk {
-    fn on_process_error(&self, item: &u64, error: &ItemError) -> ListenerResult {
+    fn on_process_error(&self, _: &StepScope, item: &u64, error: &ItemError) -> ListenerResult {
         println!("item {item}: {error}");
         Ok(())
     }
 }
 
 impl SkipListener<u64, u64> for Talk {
-    fn on_skip_in_process(&self, item: &u64, _: &ItemError) -> ListenerResult {
+    fn on_skip_in_process(&self, _: &StepScope, item: &u64, _: &ItemError) -> ListenerResult {
         println!("item {item} was given up, for good and exactly once");
         Ok(())
     }
 }
 
 impl RetryListener for Talk {
-    fn on_retry(&self, phase: Phase, attempts: u32, _: &ItemError) -> ListenerResult {
+    fn on_retry(
+        &self,
+        _: &StepScope,
+        phase: Phase,
+        attempts: u32,
+        _: &ItemError,
+    ) -> ListenerResult {
         println!("{attempts} attempts to {phase} failed, there will be another");
         Ok(())
     }
@@ -84,12 +91,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .chunk_size(3)
         .retry(RetryPolicy::attempts(2))
         .skip(SkipPolicy::limit(1))
-        .step_listener(Talk)
-        .build()
-        .chunk_listener(Talk)
-        .item_listener(Talk)
-        .skip_listener(Talk)
-        .retry_listener(Talk);
+        .listener(Talk)
+        .build();
     let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
     let job = Job::builder("talkative").step(step).listener(Talk).build()?;
     operator.registry().register(job)?;

@@ -70,9 +70,9 @@ impl fmt::Display for ErrorKind {
 
 /// The error of an item that could not be read, processed or written.
 ///
-/// `?` converts any error; [`new`](Self::new) creates one of a kind that policies can name. Like a boxed
-/// error, `ItemError` does not implement [`Error`] itself, because the conversion from every error would
-/// conflict.
+/// `?` converts every error, text and boxed error; [`new`](Self::new) creates one of a kind that policies can name.
+/// Like the error of the crate `anyhow`, `ItemError` does not implement [`Error`] itself, because the conversion from
+/// every error would conflict; [`into_boxed`](Self::into_boxed) returns one that does.
 pub struct ItemError(Box<ItemErrorParts>);
 
 struct ItemErrorParts {
@@ -166,6 +166,11 @@ impl ItemError {
         self
     }
 
+    /// Returns the error for code whose errors implement [`Error`], such as a unit test of a reader.
+    pub fn into_boxed(self) -> Box<dyn Error + Send + Sync> {
+        Box::new(ItemErrorText(self))
+    }
+
     /// Returns the kind of the error.
     pub fn kind(&self) -> &ErrorKind {
         &self.0.kind
@@ -196,12 +201,16 @@ pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("(no text)")
 }
 
-impl<E: Error + Send + Sync + 'static> From<E> for ItemError {
+/// Converts every error, every text, and every boxed error, such as that of the crate `anyhow`.
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for ItemError {
     fn from(error: E) -> Self {
-        let kind = if (&error as &dyn std::any::Any).is::<std::io::Error>() {
-            ErrorKind::IO
-        } else {
-            ErrorKind::OTHER
+        let error = match error.into().downcast::<ItemErrorText>() {
+            Ok(boxed) => return boxed.0,
+            Err(error) => error,
+        };
+        let kind = match error.is::<std::io::Error>() {
+            true => ErrorKind::IO,
+            false => ErrorKind::OTHER,
         };
         let mut made = Self::new(kind, error.to_string());
         made.0.source = error.source().map(|cause| report(cause).into());

@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -192,8 +192,11 @@ struct Inner {
     count: AtomicUsize,
     /// Replaced as a whole, so that an observer is called without the lock: it may use the operator.
     observers: Mutex<Arc<[Arc<dyn Observer>]>>,
-    streams: Mutex<Vec<SyncSender<Event>>>,
+    streams: Mutex<Vec<EventSender>>,
 }
+
+/// Sends an event to one stream; `false`: the stream has ended.
+type EventSender = Box<dyn Fn(&Event) -> bool + Send>;
 
 impl Events {
     /// Adds an observer.
@@ -210,9 +213,34 @@ impl Events {
     /// then subscribes again and reads what it missed from the store.
     pub fn subscribe(&self, capacity: usize) -> Receiver<Event> {
         let (sender, receiver) = sync_channel(capacity.max(1));
+        self.add_stream(Box::new(move |event| sender.try_send(event.clone()).is_ok()));
+        receiver
+    }
+
+    /// Returns a stream of all events from now on, for asynchronous code. It ends as that of
+    /// [`subscribe`](Self::subscribe) does.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use batchwright::{JobOperator, MemoryRepository};
+    ///
+    /// # async fn print(operator: JobOperator) {
+    /// let mut events = operator.events().stream(1_000);
+    /// while let Some(event) = events.next().await {
+    ///     println!("{event:?}");
+    /// }
+    /// # }
+    /// ```
+    #[cfg(feature = "async")]
+    pub fn stream(&self, capacity: usize) -> EventStream {
+        let (sender, receiver) = tokio::sync::mpsc::channel(capacity.max(1));
+        self.add_stream(Box::new(move |event| sender.try_send(event.clone()).is_ok()));
+        EventStream { receiver }
+    }
+
+    fn add_stream(&self, sender: EventSender) {
         self.inner.count.fetch_add(1, Ordering::SeqCst);
         lock(&self.inner.streams).push(sender);
-        receiver
     }
 
     /// Returns whether there is an observer or a stream.
@@ -235,13 +263,40 @@ impl Events {
                 tracing::error!("an observer of events panicked");
             }
         }
-        lock(&self.inner.streams).retain(|stream| match stream.try_send(event.clone()) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+        lock(&self.inner.streams).retain(|send| {
+            let is_open = send(&event);
+            if !is_open {
                 self.inner.count.fetch_sub(1, Ordering::SeqCst);
-                false
             }
+            is_open
         });
+    }
+}
+
+/// A stream of events; see [`Events::stream`].
+#[cfg(feature = "async")]
+#[derive(Debug)]
+pub struct EventStream {
+    receiver: tokio::sync::mpsc::Receiver<Event>,
+}
+
+#[cfg(feature = "async")]
+impl EventStream {
+    /// Returns the next event, or `None` at the end of the stream.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.receiver.recv().await
+    }
+}
+
+#[cfg(feature = "async")]
+impl futures_core::Stream for EventStream {
+    type Item = Event;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Event>> {
+        self.receiver.poll_recv(context)
     }
 }
 

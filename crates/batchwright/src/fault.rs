@@ -336,8 +336,8 @@ impl<O: Numbered, W: ItemWriter<O>> ItemWriter<O> for FaultyWriter<W> {
         self.inner.prepare(commit)
     }
 
-    fn committed(&mut self) {
-        self.inner.committed();
+    fn committed(&mut self) -> Result<(), ItemError> {
+        self.inner.committed()
     }
 
     fn rolled_back(&mut self) -> Result<(), ItemError> {

@@ -1,6 +1,9 @@
 //! The three parts of a chunk step as traits: reader, processor and writer.
 
 mod adapt;
+#[cfg(feature = "async")]
+mod asynchronous;
+mod composite;
 mod dead_letter;
 mod deliver;
 mod factory;
@@ -14,6 +17,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use adapt::{FlatWriter, FunctionReader, IteratorReader, ProcessorChain};
+#[cfg(feature = "async")]
+pub use asynchronous::{
+    AsyncItemReader, AsyncItemWriter, AsyncProcessor, AsyncReader, AsyncWriter, Page, PagePosition,
+    StreamReader,
+};
+pub use composite::{Choice, Choose, CompositePosition, CompositeWriter, Everything};
 pub(crate) use dead_letter::DeadLetterFile;
 pub use deliver::{Deliver, DeliveryWriter};
 pub(crate) use factory::{Factory, cloning, guarded};
@@ -135,6 +144,32 @@ pub trait ItemProcessor<I>: Send + Sync {
     /// `panic`.
     fn process(&self, item: &I) -> Result<Option<Self::Output>, ItemError>;
 
+    /// Whether [`process_all`](Self::process_all) does more than to process one item after another.
+    #[doc(hidden)]
+    fn processes_all(&self) -> bool {
+        false
+    }
+
+    /// Processes `items` and returns their results in order, the last one at the latest after an error that
+    /// `is_last`.
+    #[doc(hidden)]
+    fn process_all(
+        &self,
+        items: &[I],
+        is_last: &dyn Fn(&ItemError) -> bool,
+    ) -> Vec<Result<Option<Self::Output>, ItemError>> {
+        let mut done = Vec::with_capacity(items.len());
+        for item in items {
+            let result = guarded(|| self.process(item));
+            let ended = matches!(&result, Err(error) if is_last(error));
+            done.push(result);
+            if ended {
+                break;
+            }
+        }
+        done
+    }
+
     /// Returns the whole chunk unchanged if this processor never looks at items; otherwise gives it back as
     /// the error.
     #[doc(hidden)]
@@ -249,7 +284,13 @@ pub trait ItemWriter<O>: Send {
     }
 
     /// Records that the chunk is committed.
-    fn committed(&mut self) {}
+    ///
+    /// # Errors
+    ///
+    /// The step fails; the commit remains, and the restart opens the sink after it.
+    fn committed(&mut self) -> Result<(), ItemError> {
+        Ok(())
+    }
 
     /// Restores the state of the last commit after a failed attempt.
     ///

@@ -41,8 +41,9 @@
 //!
 //! # Features
 //!
-//! `cache`: [`CachedQueries`](query::CachedQueries). `discover`: jobs that register themselves at link time.
-//! Both are on by default. `testing`: faults, doubles and the conformance suite of repositories.
+//! `async`: asynchronous readers, processors, writers and tasklets, on tokio. `cache`:
+//! [`CachedQueries`](query::CachedQueries). `discover`: jobs that register themselves at link time. These are on
+//! by default. `testing`: faults, doubles and the conformance suite of repositories.
 
 pub mod clock;
 pub mod context;
@@ -70,6 +71,8 @@ pub mod query;
 mod refusal;
 pub mod registry;
 pub mod retry;
+#[cfg(feature = "async")]
+mod runtime;
 pub mod scope;
 pub mod step;
 pub mod store;

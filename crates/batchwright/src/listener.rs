@@ -3,6 +3,10 @@
 //! Every `before_*` runs in the order of registration, every `after_*` and `on_*_error` in reverse order. A
 //! listener that fails also fails the step (a job's `after_job` only adds a warning); its failure never
 //! counts as a failure of an item.
+//!
+//! Every call gets the scope: job, instance, step, partition, parameters, contexts, and the counters of the
+//! last commit. [`ChunkStepBuilder::listener`](crate::ChunkStepBuilder::listener) adds one value with all
+//! these traits.
 
 mod promotion;
 
@@ -10,6 +14,7 @@ pub use promotion::Promotion;
 
 use crate::error::ItemError;
 use crate::execution::{ExitStatus, JobExecution, Phase, StepExecution};
+use crate::item::ChunkTransaction;
 use crate::scope::{JobScope, StepScope};
 
 /// The result of a listener.
@@ -73,8 +78,8 @@ pub trait ChunkListener<I, O>: Send + Sync {
     /// # Errors
     ///
     /// Fails the step.
-    fn before_chunk(&self, items: &[I]) -> ListenerResult {
-        let _ = items;
+    fn before_chunk(&self, scope: &StepScope, items: &[I]) -> ListenerResult {
+        let _ = (scope, items);
         Ok(())
     }
 
@@ -83,8 +88,8 @@ pub trait ChunkListener<I, O>: Send + Sync {
     /// # Errors
     ///
     /// Fails the step; the commit remains.
-    fn after_chunk(&self, items: &[O]) -> ListenerResult {
-        let _ = items;
+    fn after_chunk(&self, scope: &StepScope, items: &[O]) -> ListenerResult {
+        let _ = (scope, items);
         Ok(())
     }
 
@@ -93,8 +98,8 @@ pub trait ChunkListener<I, O>: Send + Sync {
     /// # Errors
     ///
     /// Fails the step.
-    fn on_chunk_error(&self, items: &[O], error: &ItemError) -> ListenerResult {
-        let _ = (items, error);
+    fn on_chunk_error(&self, scope: &StepScope, items: &[O], error: &ItemError) -> ListenerResult {
+        let _ = (scope, items, error);
         Ok(())
     }
 }
@@ -106,63 +111,74 @@ pub trait ItemListener<I, O>: Send + Sync {
     /// # Errors
     ///
     /// An error of any method of this listener fails the step.
-    fn before_read(&self) -> ListenerResult {
+    fn before_read(&self, scope: &StepScope) -> ListenerResult {
+        let _ = scope;
         Ok(())
     }
 
     /// Runs after an item was read.
     #[expect(clippy::missing_errors_doc, reason = "documented once, at `before_read`")]
-    fn after_read(&self, item: &I) -> ListenerResult {
-        let _ = item;
+    fn after_read(&self, scope: &StepScope, item: &I) -> ListenerResult {
+        let _ = (scope, item);
         Ok(())
     }
 
     /// Runs after a record could not be read.
     #[expect(clippy::missing_errors_doc, reason = "documented once, at `before_read`")]
-    fn on_read_error(&self, error: &ItemError) -> ListenerResult {
-        let _ = error;
+    fn on_read_error(&self, scope: &StepScope, error: &ItemError) -> ListenerResult {
+        let _ = (scope, error);
         Ok(())
     }
 
     /// Runs before each attempt to process an item.
     #[expect(clippy::missing_errors_doc, reason = "documented once, at `before_read`")]
-    fn before_process(&self, item: &I) -> ListenerResult {
-        let _ = item;
+    fn before_process(&self, scope: &StepScope, item: &I) -> ListenerResult {
+        let _ = (scope, item);
         Ok(())
     }
 
     /// Runs after an item was processed, or filtered (`None`).
     #[expect(clippy::missing_errors_doc, reason = "documented once, at `before_read`")]
-    fn after_process(&self, item: &I, output: Option<&O>) -> ListenerResult {
-        let _ = (item, output);
+    fn after_process(&self, scope: &StepScope, item: &I, output: Option<&O>) -> ListenerResult {
+        let _ = (scope, item, output);
         Ok(())
     }
 
     /// Runs after an attempt to process an item failed.
     #[expect(clippy::missing_errors_doc, reason = "documented once, at `before_read`")]
-    fn on_process_error(&self, item: &I, error: &ItemError) -> ListenerResult {
-        let _ = (item, error);
+    fn on_process_error(&self, scope: &StepScope, item: &I, error: &ItemError) -> ListenerResult {
+        let _ = (scope, item, error);
         Ok(())
     }
 
-    /// Runs before each attempt to write.
+    /// Runs before each attempt to write, in the transaction of the chunk.
     #[expect(clippy::missing_errors_doc, reason = "documented once, at `before_read`")]
-    fn before_write(&self, items: &[O]) -> ListenerResult {
-        let _ = items;
+    fn before_write(
+        &self,
+        scope: &StepScope,
+        items: &[O],
+        chunk: &mut ChunkTransaction<'_>,
+    ) -> ListenerResult {
+        let _ = (scope, items, chunk);
         Ok(())
     }
 
-    /// Runs after the writer returned, before the commit.
+    /// Runs after the writer returned, before the commit, in the transaction of the chunk.
     #[expect(clippy::missing_errors_doc, reason = "documented once, at `before_read`")]
-    fn after_write(&self, items: &[O]) -> ListenerResult {
-        let _ = items;
+    fn after_write(
+        &self,
+        scope: &StepScope,
+        items: &[O],
+        chunk: &mut ChunkTransaction<'_>,
+    ) -> ListenerResult {
+        let _ = (scope, items, chunk);
         Ok(())
     }
 
     /// Runs after an attempt to write failed.
     #[expect(clippy::missing_errors_doc, reason = "documented once, at `before_read`")]
-    fn on_write_error(&self, items: &[O], error: &ItemError) -> ListenerResult {
-        let _ = (items, error);
+    fn on_write_error(&self, scope: &StepScope, items: &[O], error: &ItemError) -> ListenerResult {
+        let _ = (scope, items, error);
         Ok(())
     }
 }
@@ -174,22 +190,22 @@ pub trait SkipListener<I, O>: Send + Sync {
     /// # Errors
     ///
     /// An error of any method of this listener fails the step; the skip remains.
-    fn on_skip_in_read(&self, error: &ItemError) -> ListenerResult {
-        let _ = error;
+    fn on_skip_in_read(&self, scope: &StepScope, error: &ItemError) -> ListenerResult {
+        let _ = (scope, error);
         Ok(())
     }
 
     /// Runs after an item could not be processed.
     #[expect(clippy::missing_errors_doc, reason = "documented once, at `on_skip_in_read`")]
-    fn on_skip_in_process(&self, item: &I, error: &ItemError) -> ListenerResult {
-        let _ = (item, error);
+    fn on_skip_in_process(&self, scope: &StepScope, item: &I, error: &ItemError) -> ListenerResult {
+        let _ = (scope, item, error);
         Ok(())
     }
 
     /// Runs after an item could not be written.
     #[expect(clippy::missing_errors_doc, reason = "documented once, at `on_skip_in_read`")]
-    fn on_skip_in_write(&self, item: &O, error: &ItemError) -> ListenerResult {
-        let _ = (item, error);
+    fn on_skip_in_write(&self, scope: &StepScope, item: &O, error: &ItemError) -> ListenerResult {
+        let _ = (scope, item, error);
         Ok(())
     }
 }
@@ -201,8 +217,14 @@ pub trait RetryListener: Send + Sync {
     /// # Errors
     ///
     /// Fails the step.
-    fn on_retry(&self, phase: Phase, attempts: u32, error: &ItemError) -> ListenerResult {
-        let _ = (phase, attempts, error);
+    fn on_retry(
+        &self,
+        scope: &StepScope,
+        phase: Phase,
+        attempts: u32,
+        error: &ItemError,
+    ) -> ListenerResult {
+        let _ = (scope, phase, attempts, error);
         Ok(())
     }
 }

@@ -3,6 +3,8 @@
 mod asynchronous;
 mod builder;
 mod explorer;
+#[cfg(feature = "async")]
+mod follow;
 mod handle;
 mod heartbeat;
 mod launching;
@@ -19,6 +21,8 @@ use jiff::Timestamp;
 pub use asynchronous::AsyncOperator;
 pub use builder::OperatorBuilder;
 pub use explorer::{JobExplorer, JobName};
+#[cfg(feature = "async")]
+pub use follow::ExecutionEvents;
 pub use handle::JobHandle;
 pub use progressive::ProgressiveOperator;
 pub use queue::JobQueue;

@@ -1,13 +1,15 @@
 //! The job execution and the step execution as running code sees them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
 use crate::clock::StopToken;
 use crate::context::{ContextError, ContextHandle, ExecutionContext};
 use crate::error::ItemError;
-use crate::execution::{ExecutionId, InstanceId, JobExecution, StepExecution, StepExecutionId};
+use crate::execution::{
+    Counters, ExecutionId, InstanceId, JobExecution, StepExecution, StepExecutionId,
+};
 use crate::parameters::JobParameters;
 use crate::store::{Durability, JobRepository};
 
@@ -106,6 +108,8 @@ struct StepScopeParts {
     store_id: String,
     durability: Durability,
     start: StepStart,
+    /// Counters of the last commit.
+    counters: Mutex<Counters>,
 }
 
 /// The relation of a step execution to earlier ones.
@@ -139,6 +143,26 @@ impl StepScope {
                 store_id: repository.store_id().to_owned(),
                 durability: repository.durability(),
                 start,
+                counters: Mutex::new(step.counters),
+            }),
+        }
+    }
+
+    /// Returns this scope with a step name of its own, for the second one of two writers.
+    pub(crate) fn of_second_writer(&self) -> Self {
+        let one = &*self.inner;
+        Self {
+            inner: Arc::new(StepScopeParts {
+                job: one.job.clone(),
+                step: format!("{}+2", one.step),
+                id: one.id,
+                round: one.round,
+                partition: one.partition.clone(),
+                context: one.context.clone(),
+                store_id: one.store_id.clone(),
+                durability: one.durability,
+                start: one.start,
+                counters: Mutex::new(self.counters()),
             }),
         }
     }
@@ -190,6 +214,15 @@ impl StepScope {
     /// Returns all parameters of the job execution.
     pub fn parameters(&self) -> &JobParameters {
         self.job().parameters()
+    }
+
+    /// Returns the counters of the step execution at its last commit.
+    pub fn counters(&self) -> Counters {
+        *self.inner.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_counters(&self, committed: Counters) {
+        *self.inner.counters.lock().unwrap_or_else(PoisonError::into_inner) = committed;
     }
 
     /// Returns the context of the step: committed with each chunk, inherited on restart.

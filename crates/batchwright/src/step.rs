@@ -9,7 +9,9 @@ mod tasklet;
 use std::sync::Arc;
 
 pub(crate) use chunk::records_read;
-pub use chunk::{ChunkStep, ChunkStepBuilder, Missing, Processors};
+pub use chunk::{
+    ChunkStep, ChunkStepBuilder, Hooks, ItemHooks, Missing, NoListeners, Processors, WithListeners,
+};
 pub use command::{CommandStep, ExitCodeMeaning};
 pub(crate) use run::{Commit, StepRun};
 pub use tasklet::{CallResult, Flow, Tasklet, TaskletCall, TaskletStep};

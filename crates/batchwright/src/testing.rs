@@ -1,4 +1,5 @@
-//! Test support: fault injection, and the conformance suite that every repository must pass.
+//! Test support: benches for jobs and for single parts, and the conformance suites of readers, writers and
+//! repositories.
 //!
 //! This module has no substitutes for real parts: it makes real parts fail.
 
@@ -8,12 +9,16 @@ mod conformance;
 pub mod model;
 #[doc(hidden)]
 pub mod oracle;
+mod parts;
+mod promises;
 mod random;
 mod schedule;
 mod unit_shape;
 
 pub use bench::{TestBench, assert_lines};
 pub use conformance::conformance;
+pub use parts::StepBench;
+pub use promises::{conformance_of_reader, conformance_of_writer};
 pub use random::SimRng;
 pub use schedule::conformance_of_schedule;
 pub use unit_shape::UnitShape;

@@ -305,27 +305,27 @@ impl StepListener for Diary {
 }
 
 impl ChunkListener<u64, u64> for Diary {
-    fn before_chunk(&self, items: &[u64]) -> ListenerResult {
+    fn before_chunk(&self, _: &StepScope, items: &[u64]) -> ListenerResult {
         self.note(&format!("before_chunk {items:?}"))
     }
 
-    fn after_chunk(&self, items: &[u64]) -> ListenerResult {
+    fn after_chunk(&self, _: &StepScope, items: &[u64]) -> ListenerResult {
         self.note(&format!("after_chunk {items:?}"))
     }
 
-    fn on_chunk_error(&self, items: &[u64], _: &ItemError) -> ListenerResult {
+    fn on_chunk_error(&self, _: &StepScope, items: &[u64], _: &ItemError) -> ListenerResult {
         self.note(&format!("on_chunk_error {items:?}"))
     }
 }
 
 impl ItemListener<u64, u64> for Diary {
-    fn after_process(&self, item: &u64, _: Option<&u64>) -> ListenerResult {
+    fn after_process(&self, _: &StepScope, item: &u64, _: Option<&u64>) -> ListenerResult {
         if *item == 2 { self.note("after_process") } else { Ok(()) }
     }
 }
 
 impl SkipListener<u64, u64> for Diary {
-    fn on_skip_in_write(&self, item: &u64, _: &ItemError) -> ListenerResult {
+    fn on_skip_in_write(&self, _: &StepScope, item: &u64, _: &ItemError) -> ListenerResult {
         self.note(&format!("on_skip_in_write {item}"))
     }
 }

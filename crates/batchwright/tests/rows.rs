@@ -872,34 +872,44 @@ impl Fails {
 }
 
 impl ItemListener<u64, u64> for Fails {
-    fn before_read(&self) -> ListenerResult {
+    fn before_read(&self, _: &StepScope) -> ListenerResult {
         self.check("before_read")
     }
-    fn after_read(&self, _: &u64) -> ListenerResult {
+    fn after_read(&self, _: &StepScope, _: &u64) -> ListenerResult {
         self.check("after_read")
     }
-    fn before_process(&self, _: &u64) -> ListenerResult {
+    fn before_process(&self, _: &StepScope, _: &u64) -> ListenerResult {
         self.check("before_process")
     }
-    fn after_process(&self, _: &u64, _: Option<&u64>) -> ListenerResult {
+    fn after_process(&self, _: &StepScope, _: &u64, _: Option<&u64>) -> ListenerResult {
         self.check("after_process")
     }
-    fn before_write(&self, _: &[u64]) -> ListenerResult {
+    fn before_write(
+        &self,
+        _: &StepScope,
+        _: &[u64],
+        _: &mut ChunkTransaction<'_>,
+    ) -> ListenerResult {
         self.check("before_write")
     }
-    fn after_write(&self, _: &[u64]) -> ListenerResult {
+    fn after_write(
+        &self,
+        _: &StepScope,
+        _: &[u64],
+        _: &mut ChunkTransaction<'_>,
+    ) -> ListenerResult {
         self.check("after_write")
     }
 }
 
 impl batchwright::listener::ChunkListener<u64, u64> for Fails {
-    fn before_chunk(&self, _: &[u64]) -> ListenerResult {
+    fn before_chunk(&self, _: &StepScope, _: &[u64]) -> ListenerResult {
         self.check("before_chunk")
     }
 }
 
 impl SkipListener<u64, u64> for Fails {
-    fn on_skip_in_process(&self, _: &u64, _: &ItemError) -> ListenerResult {
+    fn on_skip_in_process(&self, _: &StepScope, _: &u64, _: &ItemError) -> ListenerResult {
         self.check("on_skip")
     }
 }

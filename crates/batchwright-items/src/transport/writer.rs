@@ -83,8 +83,9 @@ impl<T, E: Encode<T>, S: ByteSink> ItemWriter<T> for EncodedWriter<E, S> {
         self.sink.position()
     }
 
-    fn committed(&mut self) {
+    fn committed(&mut self) -> Result<(), ItemError> {
         self.sink.committed();
+        Ok(())
     }
 
     fn rolled_back(&mut self) -> Result<(), ItemError> {

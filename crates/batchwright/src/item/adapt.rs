@@ -167,6 +167,31 @@ where
             None => Ok(None),
         }
     }
+
+    fn processes_all(&self) -> bool {
+        self.first.processes_all() || self.second.processes_all()
+    }
+
+    fn process_all(
+        &self,
+        items: &[I],
+        is_last: &dyn Fn(&ItemError) -> bool,
+    ) -> Vec<Result<Option<B::Output>, ItemError>> {
+        let mut between = Vec::with_capacity(items.len());
+        let first = self.first.process_all(items, is_last);
+        let first: Vec<Result<bool, ItemError>> = first
+            .into_iter()
+            .map(|result| result.map(|output| output.map(|one| between.push(one)).is_some()))
+            .collect();
+        let mut second = self.second.process_all(&between, is_last).into_iter();
+        let result = |first| match first {
+            // The second processor has ended early.
+            Ok(true) => second.next(),
+            Ok(false) => Some(Ok(None)),
+            Err(error) => Some(Err(error)),
+        };
+        first.into_iter().map_while(result).collect()
+    }
 }
 
 /// A writer of lists, whose elements another writer writes: for processors that make several outputs of one input.
@@ -213,8 +238,8 @@ impl<T: Clone, W: ItemWriter<T>> ItemWriter<Vec<T>> for FlatWriter<W> {
         self.0.prepare(commit)
     }
 
-    fn committed(&mut self) {
-        self.0.committed();
+    fn committed(&mut self) -> Result<(), ItemError> {
+        self.0.committed()
     }
 
     fn rolled_back(&mut self) -> Result<(), ItemError> {

@@ -8,7 +8,8 @@ use crate::scope::StepScope;
 
 /// The transaction of one chunk, as its writer sees it. The transaction opens at its first use.
 pub struct ChunkTransaction<'a> {
-    store: &'a ObservedStore,
+    /// `None` outside of a chunk.
+    store: Option<&'a ObservedStore>,
     tx: Option<Tx<'a>>,
     on_commit: Vec<Box<dyn FnOnce() + Send>>,
     scope: &'a StepScope,
@@ -19,7 +20,13 @@ pub struct ChunkTransaction<'a> {
 
 impl<'a> ChunkTransaction<'a> {
     pub(crate) fn new(store: &'a ObservedStore, scope: &'a StepScope, sequence: u64) -> Self {
-        Self { store, tx: None, on_commit: Vec::new(), scope, sequence, broken: None }
+        let (store, on_commit) = (Some(store), Vec::new());
+        Self { store, tx: None, on_commit, scope, sequence, broken: None }
+    }
+
+    /// Creates the transaction of a chunk that the store has committed before: it can write to no store.
+    pub(crate) fn without_store(scope: &'a StepScope, sequence: u64) -> Self {
+        Self { store: None, tx: None, on_commit: Vec::new(), scope, sequence, broken: None }
     }
 
     /// Returns the store's own transaction as a `T`, for writers that use the store's database: their writes
@@ -60,7 +67,13 @@ impl<'a> ChunkTransaction<'a> {
     pub(crate) fn tx(&mut self) -> Result<&mut Tx<'a>, RepositoryError> {
         let tx = match self.tx.take() {
             Some(tx) => tx,
-            None => self.store.begin()?,
+            None => match self.store {
+                Some(store) => store.begin()?,
+                None => {
+                    let what = "a writer used the store's transaction after its commit".to_owned();
+                    return Err(RepositoryError::Corrupt { what });
+                }
+            },
         };
         Ok(self.tx.insert(tx))
     }

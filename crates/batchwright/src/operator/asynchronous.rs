@@ -37,7 +37,7 @@ impl JobOperator {
 /// ```
 #[derive(Clone)]
 pub struct AsyncOperator {
-    operator: JobOperator,
+    pub(super) operator: JobOperator,
 }
 
 impl std::fmt::Debug for AsyncOperator {

@@ -3,6 +3,7 @@
 mod builder;
 mod checkpoint;
 mod fill;
+mod listeners;
 mod process;
 mod retries;
 mod settle;
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 pub use builder::{ChunkStepBuilder, Missing, Processors};
+pub use listeners::{ItemHooks, NoListeners, WithListeners};
 
 use checkpoint::Checkpoint;
 use fill::{Filled, Filler};
@@ -65,7 +67,7 @@ type Until<I> = Arc<dyn Fn(&I) -> bool + Send + Sync>;
 type Render<T> = Arc<dyn Fn(&T) -> String + Send + Sync>;
 
 /// The user's listeners and functions that see items.
-struct Hooks<I, O> {
+pub struct Hooks<I, O> {
     chunk: Vec<Arc<dyn ChunkListener<I, O>>>,
     item: Vec<Arc<dyn ItemListener<I, O>>>,
     skip: Vec<Arc<dyn SkipListener<I, O>>>,
@@ -204,7 +206,7 @@ where
             policy: &settings.retry,
             listeners: &hooks.retry,
             clock: run.clock(),
-            stop: scope.stop(),
+            scope: &scope,
         };
         let mut filler = Filler::new(reader, settings, hooks, retries, checkpoint.resolved);
         let processing = Processing { processor, settings, hooks, retries };

@@ -84,6 +84,7 @@ impl<'a> StepRun<'a> {
             self.scope.job().context().committed(stored);
         }
         self.step.counters = commit.counters;
+        self.scope.set_counters(commit.counters);
         if held == Held::StopRequested {
             self.scope.stop().request();
         }

@@ -76,7 +76,11 @@ pub struct TaskletCall<'c, 'a> {
     contribution: Counters,
 }
 
-impl<'a> TaskletCall<'_, 'a> {
+impl<'c, 'a> TaskletCall<'c, 'a> {
+    pub(crate) fn new(scope: &'c StepScope, transaction: &'c mut ChunkTransaction<'a>) -> Self {
+        Self { scope, transaction, contribution: Counters::default() }
+    }
+
     /// Returns the step execution.
     pub fn scope(&self) -> &StepScope {
         self.scope
@@ -142,6 +146,29 @@ impl TaskletStep {
         Self::new(name, move |_| function().into_result().map(|()| Flow::Finished))
     }
 
+    /// Creates a step that calls the asynchronous function `tasklet` until it is finished. After a stop request the
+    /// function gets five seconds; then the call is rolled back.
+    ///
+    /// ```
+    /// use batchwright::TaskletStep;
+    /// use batchwright::step::{Flow, TaskletCall};
+    ///
+    /// let step = TaskletStep::asynchronous("greet", async |call: &mut TaskletCall<'_, '_>| {
+    ///     println!("hello from {}", call.scope().job().job());
+    ///     Ok(Flow::Finished)
+    /// });
+    /// ```
+    #[cfg(feature = "async")]
+    pub fn asynchronous<F>(name: impl Into<String>, tasklet: F) -> Self
+    where
+        F: AsyncFn(&mut TaskletCall<'_, '_>) -> Result<Flow, ItemError> + Send + Sync + 'static,
+    {
+        Self::new(name, move |call| {
+            let stop = call.scope().stop().clone();
+            crate::runtime::wait(&stop, crate::runtime::STOP_GRACE, tasklet(call))?
+        })
+    }
+
     /// Sets start limit, rerun of a completed step, and listeners.
     #[must_use]
     pub fn options(mut self, options: StepOptions) -> Self {
@@ -169,11 +196,7 @@ impl Step for TaskletStep {
             let scope = run.scope.clone();
             sequence += 1;
             let mut transaction = ChunkTransaction::new(run.store(), &scope, sequence);
-            let mut call = TaskletCall {
-                scope: &scope,
-                transaction: &mut transaction,
-                contribution: Counters::default(),
-            };
+            let mut call = TaskletCall::new(&scope, &mut transaction);
             let flow = match guarded(|| self.tasklet.call(&mut call)) {
                 Ok(flow) => flow,
                 Err(error) => {

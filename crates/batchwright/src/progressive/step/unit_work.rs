@@ -34,10 +34,7 @@ impl<O, W: ItemWriter<O>> Sink<O> for W {
 
     fn ended(&mut self, committed: bool) -> Result<(), ItemError> {
         match committed {
-            true => {
-                self.committed();
-                Ok(())
-            }
+            true => self.committed(),
             false => self.rolled_back(),
         }
     }

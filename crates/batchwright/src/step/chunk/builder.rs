@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{ChunkStep, Hooks, Settings};
+use super::listeners::{ItemHooks, NoListeners};
+use super::{ChunkStep, Settings};
 use crate::error::ItemError;
+#[cfg(feature = "async")]
+use crate::item::{AsyncItemReader, AsyncProcessor, AsyncReader, AsyncWriter};
 use crate::item::{
     Factory, ItemProcessor, ItemReader, ItemWriter, PassThrough, ProcessorChain, cloning,
 };
@@ -31,13 +34,14 @@ pub struct Missing;
 ///     .chunk_size(10)
 ///     .build();
 /// ```
-pub struct ChunkStepBuilder<R = Missing, P = PassThrough, W = Missing> {
-    name: String,
-    options: StepOptions,
-    settings: Settings,
-    reader: Factory<R>,
-    processor: Factory<P>,
-    writer: Factory<W>,
+pub struct ChunkStepBuilder<R = Missing, P = PassThrough, W = Missing, H = NoListeners> {
+    pub(super) name: String,
+    pub(super) options: StepOptions,
+    pub(super) settings: Settings,
+    pub(super) reader: Factory<R>,
+    pub(super) processor: Factory<P>,
+    pub(super) writer: Factory<W>,
+    pub(super) hooks: H,
 }
 
 impl ChunkStepBuilder {
@@ -63,6 +67,7 @@ impl ChunkStepBuilder {
             reader: cloning(Missing),
             processor: cloning(PassThrough),
             writer: cloning(Missing),
+            hooks: NoListeners,
         }
     }
 }
@@ -86,19 +91,56 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
         self.reader_factory(Arc::new(make))
     }
 
+    /// Sets an asynchronous reader of pages; each step execution uses a clone.
+    ///
+    /// ```
+    /// use batchwright::item::{AsyncItemReader, NoWriter, Page};
+    /// use batchwright::{ChunkStepBuilder, ItemError};
+    ///
+    /// #[derive(Clone)]
+    /// struct Customers;
+    ///
+    /// impl AsyncItemReader for Customers {
+    ///     type Item = String;
+    ///     type Position = u32;
+    ///
+    ///     async fn read_page(&mut self, page: Option<&u32>) -> Result<Page<String, u32>, ItemError> {
+    ///         let page = page.copied().unwrap_or(1);
+    ///         // A real reader asks its service here.
+    ///         let items = vec![format!("customer {page}")];
+    ///         Ok(Page { items, next: (page < 3).then_some(page + 1) })
+    ///     }
+    /// }
+    ///
+    /// let step = ChunkStepBuilder::new("customers")
+    ///     .async_reader(Customers)
+    ///     .writer(NoWriter::new())
+    ///     .build();
+    /// ```
+    #[cfg(feature = "async")]
+    #[must_use]
+    pub fn async_reader<R2>(self, reader: R2) -> ChunkStepBuilder<AsyncReader<R2>, P, W>
+    where
+        R2: AsyncItemReader<Item: 'static, Position: 'static> + Clone + 'static,
+    {
+        self.reader(AsyncReader::new(reader))
+    }
+
     fn reader_factory<R2>(self, reader: Factory<R2>) -> ChunkStepBuilder<R2, P, W> {
-        let Self { name, options, settings, processor, writer, .. } = self;
-        ChunkStepBuilder { name, options, settings, reader, processor, writer }
+        let Self { name, options, settings, processor, writer, hooks, .. } = self;
+        ChunkStepBuilder { name, options, settings, reader, processor, writer, hooks }
     }
 
     fn processor_factory<P2>(self, processor: Factory<P2>) -> ChunkStepBuilder<R, P2, W> {
-        let Self { name, options, settings, reader, writer, .. } = self;
-        ChunkStepBuilder { name, options, settings, reader, processor, writer }
+        let Self { name, options, settings, reader, writer, hooks, .. } = self;
+        ChunkStepBuilder { name, options, settings, reader, processor, writer, hooks }
     }
+}
 
+impl<R, P, W, H> ChunkStepBuilder<R, P, W, H> {
     /// Sets the writer; each step execution uses a clone.
     #[must_use]
-    pub fn writer<W2>(self, writer: W2) -> ChunkStepBuilder<R, P, W2>
+    pub fn writer<W2>(self, writer: W2) -> ChunkStepBuilder<R, P, W2, H>
     where
         W2: Clone + Send + 'static,
     {
@@ -110,13 +152,24 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
     pub fn writer_with<W2>(
         self,
         make: impl Fn(&StepScope) -> Result<W2, ItemError> + Send + Sync + 'static,
-    ) -> ChunkStepBuilder<R, P, W2> {
+    ) -> ChunkStepBuilder<R, P, W2, H> {
         self.writer_factory(Arc::new(make))
     }
 
-    fn writer_factory<W2>(self, writer: Factory<W2>) -> ChunkStepBuilder<R, P, W2> {
-        let Self { name, options, settings, reader, processor, .. } = self;
-        ChunkStepBuilder { name, options, settings, reader, processor, writer }
+    /// Sets an asynchronous writer: a type of your own, or a function `async |items: &[Output], key: &str| Ok(())`. Each
+    /// step execution uses a clone.
+    #[cfg(feature = "async")]
+    #[must_use]
+    pub fn async_writer<W2>(self, writer: W2) -> ChunkStepBuilder<R, P, AsyncWriter<W2>, H>
+    where
+        W2: Clone + Send + 'static,
+    {
+        self.writer(AsyncWriter::new(writer))
+    }
+
+    fn writer_factory<W2>(self, writer: Factory<W2>) -> ChunkStepBuilder<R, P, W2, H> {
+        let Self { name, options, settings, reader, processor, hooks, .. } = self;
+        ChunkStepBuilder { name, options, settings, reader, processor, writer, hooks }
     }
 
     /// Sets the number of items in a transaction; zero counts as one. A larger number is faster and repeats
@@ -220,9 +273,11 @@ impl<R, P, W> ChunkStepBuilder<R, P, W> {
         R: ItemReader,
         P: ItemProcessor<R::Item>,
         W: ItemWriter<P::Output>,
+        H: ItemHooks<R::Item, P::Output>,
     {
-        let Self { name, options, settings, reader, processor, writer } = self;
-        ChunkStep { name, options, settings, reader, processor, writer, hooks: Hooks::default() }
+        let Self { name, options, settings, reader, processor, writer, hooks } = self;
+        let hooks = hooks.into_hooks();
+        ChunkStep { name, options, settings, reader, processor, writer, hooks }
     }
 }
 
@@ -267,6 +322,34 @@ impl<R, W> ChunkStepBuilder<R, PassThrough, W> {
     {
         self.processor(function)
     }
+
+    /// Sets an asynchronous function as processor, with at most `in_flight` calls at once; zero counts as one. The
+    /// outputs keep the order of the inputs. With listeners of items, the step calls it for one item after another.
+    ///
+    /// ```
+    /// use batchwright::item::NoWriter;
+    /// use batchwright::{ChunkStepBuilder, Sequence};
+    ///
+    /// let step = ChunkStepBuilder::new("prices")
+    ///     .reader(Sequence::to(100))
+    ///     .process_async(64, async |n: &u64| Ok(Some(n * 2)))
+    ///     .writer(NoWriter::new())
+    ///     .build();
+    /// ```
+    #[cfg(feature = "async")]
+    #[must_use]
+    pub fn process_async<F>(
+        self,
+        in_flight: usize,
+        function: F,
+    ) -> ChunkStepBuilder<R, Processors<AsyncProcessor<F>>, W>
+    where
+        F: Clone + Send + Sync + 'static,
+    {
+        self.processor_with(move |scope| {
+            Ok(AsyncProcessor::new(in_flight, function.clone(), scope.stop().clone()))
+        })
+    }
 }
 
 impl<R, P: 'static, W> ChunkStepBuilder<R, Processors<P>, W> {
@@ -306,6 +389,23 @@ impl<R, P: 'static, W> ChunkStepBuilder<R, Processors<P>, W> {
         self.processor(function)
     }
 
+    /// Adds an asynchronous function as processor, which gets the outputs of the processors before it: with at most
+    /// `in_flight` calls at once, in the order of the inputs.
+    #[cfg(feature = "async")]
+    #[must_use]
+    pub fn process_async<F>(
+        self,
+        in_flight: usize,
+        function: F,
+    ) -> ChunkStepBuilder<R, Processors<ProcessorChain<P, AsyncProcessor<F>>>, W>
+    where
+        F: Clone + Send + Sync + 'static,
+    {
+        self.processor_with(move |scope| {
+            Ok(AsyncProcessor::new(in_flight, function.clone(), scope.stop().clone()))
+        })
+    }
+
     fn chain<P2: 'static>(
         self,
         next: Factory<P2>,
@@ -330,25 +430,23 @@ impl<I, P: ItemProcessor<I>> ItemProcessor<I> for Processors<P> {
         self.0.process(item)
     }
 
+    fn processes_all(&self) -> bool {
+        self.0.processes_all()
+    }
+
+    fn process_all(
+        &self,
+        items: &[I],
+        is_last: &dyn Fn(&ItemError) -> bool,
+    ) -> Vec<Result<Option<P::Output>, ItemError>> {
+        self.0.process_all(items, is_last)
+    }
+
     fn pass_through(&self, items: Vec<I>) -> Result<Vec<P::Output>, Vec<I>> {
         self.0.pass_through(items)
     }
 
     fn pass_back(&self, outputs: Vec<P::Output>) -> Result<Vec<I>, Vec<P::Output>> {
         self.0.pass_back(outputs)
-    }
-}
-
-impl<I, O> Default for Hooks<I, O> {
-    fn default() -> Self {
-        Self {
-            chunk: Vec::new(),
-            item: Vec::new(),
-            skip: Vec::new(),
-            retry: Vec::new(),
-            until: None,
-            render_input: None,
-            render_output: None,
-        }
     }
 }

@@ -200,7 +200,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
                 Err(payload) => return End::Failed(ItemError::from_panic(&*payload)),
             };
             for listener in self.hooks.item.iter().rev() {
-                if let Err(error) = guarded(|| listener.on_read_error(&error)) {
+                if let Err(error) = guarded(|| listener.on_read_error(self.retries.scope, &error)) {
                     return End::Listener("on_read_error", error);
                 }
             }
@@ -315,7 +315,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
                 break;
             }
             for listener in &self.hooks.item {
-                if let Err(error) = guarded(|| listener.before_read()) {
+                if let Err(error) = guarded(|| listener.before_read(self.retries.scope)) {
                     return ReadEnd::Listener("before_read", error);
                 }
             }
@@ -326,7 +326,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
             };
             self.note_record();
             for listener in self.hooks.item.iter().rev() {
-                if let Err(error) = guarded(|| listener.after_read(&item)) {
+                if let Err(error) = guarded(|| listener.after_read(self.retries.scope, &item)) {
                     return ReadEnd::Listener("after_read", error);
                 }
             }

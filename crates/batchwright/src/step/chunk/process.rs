@@ -1,6 +1,7 @@
 //! Processing: turns the inputs of a chunk into outputs, and records filtered and failed inputs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use super::fill::{End, Filled};
 use super::retries::Retries;
@@ -102,7 +103,7 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
             return chunk;
         }
         for listener in &self.hooks.chunk {
-            let call = || listener.before_chunk(&chunk.filled.items);
+            let call = || listener.before_chunk(self.retries.scope, &chunk.filled.items);
             if let Err(error) = guarded(call) {
                 let first = chunk.filled.record_of_item(0);
                 chunk.failure = Some((first, Fault::Listener("before_chunk", error)));
@@ -123,15 +124,24 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
         let Processed { filled, outputs, holes, failure } = chunk;
         let items = &filled.items[..];
         outputs.reserve(items.len());
+        let mut all = self.process_all(items);
         let mut skips = 0;
         // Every input becomes an output or a hole, so their number is the index of the next item, also after
         // a panic: one panic guard covers the run instead of one for each item.
         while outputs.len() + holes.len() < items.len() {
-            let ended = catch_unwind(AssertUnwindSafe(|| match self.hooks.item.is_empty() {
-                true => run(items, outputs, holes, |item| {
-                    self.processor.process(item).map_err(Fault::Item)
-                }),
-                false => run(items, outputs, holes, |item| self.attempt_watched(item)),
+            let ended = catch_unwind(AssertUnwindSafe(|| {
+                if let Some(all) = &mut all {
+                    return run(items, outputs, holes, |item| {
+                        let first = all.next().unwrap_or_else(|| self.processor.process(item));
+                        first.map_err(Fault::Item)
+                    });
+                }
+                match self.hooks.item.is_empty() {
+                    true => run(items, outputs, holes, |item| {
+                        self.processor.process(item).map_err(Fault::Item)
+                    }),
+                    false => run(items, outputs, holes, |item| self.attempt_watched(item)),
+                }
             }));
             let fault = match ended {
                 Ok(Ok(())) => return,
@@ -159,6 +169,23 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
         }
     }
 
+    /// Returns the results of the first attempts at all items, if the processor makes them at once. With
+    /// listeners of items there are none: they are called for one item after another.
+    fn process_all(
+        &self,
+        items: &[I],
+    ) -> Option<std::vec::IntoIter<Result<Option<P::Output>, ItemError>>> {
+        if !self.processor.processes_all() || !self.hooks.item.is_empty() {
+            return None;
+        }
+        let is_last = |error: &ItemError| {
+            !self.settings.skip.tolerates(Phase::Process, error)
+                && self.retries.policy.next(1, Duration::ZERO, error).is_none()
+        };
+        let all = guarded(|| Ok(self.processor.process_all(items, &is_last)));
+        Some(all.unwrap_or_else(|panic| vec![Err(panic)]).into_iter())
+    }
+
     fn attempt(&self, item: &I) -> Result<Option<P::Output>, Fault> {
         if self.hooks.item.is_empty() {
             return self.processor.process(item).map_err(Fault::Item);
@@ -168,18 +195,20 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
 
     fn attempt_watched(&self, item: &I) -> Result<Option<P::Output>, Fault> {
         for listener in &self.hooks.item {
-            guarded(|| listener.before_process(item))
+            guarded(|| listener.before_process(self.retries.scope, item))
                 .map_err(|error| Fault::Listener("before_process", error))?;
         }
         let result = guarded(|| self.processor.process(item));
         for listener in self.hooks.item.iter().rev() {
             let (call, notified) = match &result {
-                Ok(output) => {
-                    ("after_process", guarded(|| listener.after_process(item, output.as_ref())))
-                }
-                Err(error) => {
-                    ("on_process_error", guarded(|| listener.on_process_error(item, error)))
-                }
+                Ok(output) => (
+                    "after_process",
+                    guarded(|| listener.after_process(self.retries.scope, item, output.as_ref())),
+                ),
+                Err(error) => (
+                    "on_process_error",
+                    guarded(|| listener.on_process_error(self.retries.scope, item, error)),
+                ),
             };
             notified.map_err(|error| Fault::Listener(call, error))?;
         }
@@ -215,7 +244,7 @@ fn run<I, O>(
     items: &[I],
     outputs: &mut Vec<O>,
     holes: &mut Vec<Hole>,
-    attempt: impl Fn(&I) -> Result<Option<O>, Fault>,
+    mut attempt: impl FnMut(&I) -> Result<Option<O>, Fault>,
 ) -> Result<(), Fault> {
     for item in &items[outputs.len() + holes.len()..] {
         match attempt(item)? {

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use super::process::Fault;
-use crate::clock::{Clock, StopToken};
+use crate::clock::Clock;
 use crate::error::ItemError;
 use crate::execution::Phase;
 use crate::item::guarded;
 use crate::listener::RetryListener;
 use crate::retry::{self, FailedAttempts, RetryPolicy};
+use crate::scope::StepScope;
 
 /// What a retry needs.
 #[derive(Clone, Copy)]
@@ -17,7 +18,7 @@ pub(super) struct Retries<'a> {
     pub(super) policy: &'a RetryPolicy,
     pub(super) listeners: &'a [Arc<dyn RetryListener>],
     pub(super) clock: &'a dyn Clock,
-    pub(super) stop: &'a StopToken,
+    pub(super) scope: &'a StepScope,
 }
 
 impl Retries<'_> {
@@ -35,10 +36,10 @@ impl Retries<'_> {
     ) -> Result<bool, Fault> {
         let Some(backoff) = failed.add(self.policy, self.clock, error) else { return Ok(false) };
         for listener in self.listeners {
-            guarded(|| listener.on_retry(phase, failed.count, error))
+            guarded(|| listener.on_retry(self.scope, phase, failed.count, error))
                 .map_err(|error| Fault::Listener("on_retry", error))?;
         }
-        retry::wait(backoff, failed.count, self.clock, self.stop).map_err(Fault::Item)?;
+        retry::wait(backoff, failed.count, self.clock, self.scope.stop()).map_err(Fault::Item)?;
         Ok(true)
     }
 }

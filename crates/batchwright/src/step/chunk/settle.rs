@@ -413,11 +413,17 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         self.json = checkpoint;
         self.counters = counters;
         *self.checkpoint = reached;
-        self.writer.committed();
+        self.committed().map(Ok)
+    }
+
+    /// Informs the dead letters and the writer of a commit.
+    fn committed(&mut self) -> Result<(), Aborted> {
         if let Some(file) = &mut self.dead_letters {
             file.committed();
         }
-        Ok(Ok(()))
+        let writer = &mut *self.writer;
+        guarded(|| writer.committed())
+            .map_err(|error| Aborted::Step(self.component("writer", "commit", error)))
     }
 
     /// Writes the outputs of an attempt, with the listeners around them. The inner error is the writer's.
@@ -430,7 +436,9 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             return Ok(Ok(()));
         }
         for listener in &self.hooks.item {
-            if let Err(error) = guarded(|| listener.before_write(outputs)) {
+            if let Err(error) =
+                guarded(|| listener.before_write(self.retries.scope, outputs, transaction))
+            {
                 return Err(self.undone_by_listener("before_write", error));
             }
         }
@@ -442,7 +450,9 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             };
         }
         for listener in self.hooks.item.iter().rev() {
-            if let Err(error) = guarded(|| listener.after_write(outputs)) {
+            if let Err(error) =
+                guarded(|| listener.after_write(self.retries.scope, outputs, transaction))
+            {
                 transaction.roll_back();
                 return Err(self.undone_by_listener("after_write", error));
             }
@@ -541,11 +551,11 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             undone.map_err(|error| Aborted::Step(self.dead_letter_error("roll back", error)))?;
         }
         for listener in self.hooks.item.iter().rev() {
-            guarded(|| listener.on_write_error(outputs, error))
+            guarded(|| listener.on_write_error(self.retries.scope, outputs, error))
                 .map_err(|error| self.located_listener("on_write_error", error))?;
         }
         for listener in self.hooks.chunk.iter().rev() {
-            guarded(|| listener.on_chunk_error(outputs, error))
+            guarded(|| listener.on_chunk_error(self.retries.scope, outputs, error))
                 .map_err(|error| self.located_listener("on_chunk_error", error))?;
         }
         Ok(())
@@ -570,17 +580,23 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
                 let result = match skip.source {
                     SkipSource::Read(index) => {
                         let error = &chunk.filled.failures[index].error;
-                        guarded(|| listener.on_skip_in_read(error))
+                        guarded(|| listener.on_skip_in_read(self.retries.scope, error))
                     }
                     SkipSource::Process(hole) => {
                         let Hole { index, skipped } = &chunk.holes[hole];
                         let Some(Skipped { error, .. }) = skipped else { continue };
                         let item = &chunk.filled.items[*index];
-                        guarded(|| listener.on_skip_in_process(item, error))
+                        guarded(|| listener.on_skip_in_process(self.retries.scope, item, error))
                     }
                     SkipSource::Write(index) => {
                         let Some(error) = lost else { continue };
-                        guarded(|| listener.on_skip_in_write(&chunk.outputs[index], error))
+                        guarded(|| {
+                            listener.on_skip_in_write(
+                                self.retries.scope,
+                                &chunk.outputs[index],
+                                error,
+                            )
+                        })
                     }
                 };
                 result.map_err(|error| self.located_listener("on_skip", error))?;
@@ -589,7 +605,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         // The last commit of a scan has no outputs: each output had its own call.
         let whole = !outputs.is_empty() || chunk.outputs.is_empty();
         for listener in self.hooks.chunk.iter().rev().filter(|_| whole) {
-            guarded(|| listener.after_chunk(outputs))
+            guarded(|| listener.after_chunk(self.retries.scope, outputs))
                 .map_err(|error| self.located_listener("after_chunk", error))?;
         }
         Ok(())
