@@ -19,12 +19,16 @@ export async function batchFetch(input, init = {}, options = {}) {
   const execution = response.headers.get('x-needs-batch');
   if (response.status !== 202 || execution === null) return response;
   options.onNeeded?.(execution);
-  return drive(response.url, execution, options);
+  const location = response.headers.get('location') ?? `/v1/executions/${execution}`;
+  return driveAt(new URL(`${location}/`, response.url), options);
 }
 
-/** Drives execution `execution` of the server at `base` to its end; returns its final response. */
-export async function drive(base, execution, options = {}) {
-  const place = new URL(`/v1/executions/${execution}/`, base);
+/** Drives execution `execution` to its end; returns its final response. `base`: the address of the API. */
+export async function drive(execution, options = {}, base = new URL('..', import.meta.url)) {
+  return driveAt(new URL(`v1/executions/${execution}/`, base), options);
+}
+
+async function driveAt(place, options) {
   const opened = await (await insist(new URL('lanes', place), {}, options)).json();
   if (opened.code) throw refused(opened);
   const ended = new AbortController();

@@ -1,5 +1,5 @@
 // Shows the OpenAPI document: one section per tag, one entry per operation. Works offline.
-const api = await (await fetch('/v1/openapi.json')).json();
+const api = await (await fetch(new URL('../v1/openapi.json', import.meta.url))).json();
 const main = document.getElementById('operations');
 main.textContent = '';
 

@@ -2,6 +2,7 @@
 //! logic of its own.
 
 mod access;
+mod base;
 mod body;
 mod book;
 mod errors;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::header;
@@ -28,6 +30,7 @@ use axum::response::{Html, IntoResponse};
 use axum::routing::get;
 use batchwright::JobOperator;
 use batchwright::clock::StopToken;
+use batchwright::execution::ExecutionId;
 use tokio::sync::Semaphore;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
@@ -35,6 +38,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use access::{AccessRules, Role, Token};
+use base::Base;
 pub(crate) use listen::HTTP_CONNECTIONS_DEFAULT;
 pub(crate) use listen::HttpListener;
 pub use listen::HttpSettings;
@@ -54,12 +58,31 @@ pub struct Api {
     /// Requested when the server ends: waiting requests are answered at once, slices end at their next
     /// checkpoint.
     stop: StopToken,
+    /// Where clients see the API; `None`: where it is nested.
+    base: Option<Base>,
 }
 
 impl Api {
     /// Creates the API of the jobs of `jobs`, and of `scheduler`, if there is one.
     pub fn new(jobs: JobStarter, scheduler: Option<Scheduler>, stop: StopToken) -> Self {
-        Self { jobs, scheduler, slices: Arc::new(Semaphore::new(SLICES_MAX)), stop }
+        let slices = Arc::new(Semaphore::new(SLICES_MAX));
+        Self { jobs, scheduler, slices, stop, base: None }
+    }
+
+    /// Sets the path under which clients see the API, such as `/batch`: the path of `Router::nest`, or the
+    /// one that a proxy removes.
+    ///
+    /// Default: the path that `Router::nest` has removed from the request. `NeedsBatchLayer` serves other
+    /// routes than those of the API and needs the path from here.
+    #[must_use]
+    pub fn at(mut self, path: &str) -> Self {
+        self.base = Some(Base(path.trim_end_matches('/').into()));
+        self
+    }
+
+    /// Returns the address of an execution as clients of the application see it.
+    pub(crate) fn location(&self, execution: ExecutionId) -> String {
+        self.base.clone().unwrap_or_default().join(&format!("/v1/executions/{execution}"))
     }
 
     /// Refuses to queue an execution that no worker would run.
@@ -77,19 +100,20 @@ impl Api {
     }
 
     /// Returns the routes of the API (`/v1`, `/docs`, `/book`, `/errors`, `/assets`, `/healthz`, `/readyz`),
-    /// for a program with further routes. That program must protect them itself; see
-    /// [`guarded`](Self::guarded).
+    /// for a program with further routes: at its root (`merge`), or under a path (`nest`). That program must
+    /// protect them itself; see [`guarded`](Self::guarded).
     pub fn router(self) -> Router {
+        let base = self.base.clone();
+        self.routes().layer(middleware::from_fn_with_state(base, base::apply))
+    }
+
+    /// Returns the routes without the base in their responses.
+    fn routes(self) -> Router {
         let arrived = self.jobs.operator.clone();
         let (routes, document) = self.parts();
-        let document = Arc::new(document.to_json().unwrap_or_default());
+        let document = Arc::new(document);
         routes
-            .route(
-                "/v1/openapi.json",
-                get(move || async move {
-                    ([(header::CONTENT_TYPE, "application/json")], document.as_str().to_owned())
-                }),
-            )
+            .route("/v1/openapi.json", get(move |base| described(document, base)))
             .route("/errors/{code}", get(errors::page))
             .route("/book", get(book::first))
             .route("/book/{chapter}", get(book::chapter))
@@ -99,7 +123,6 @@ impl Api {
                 "/assets/batchwright.js",
                 get(|| script(include_str!("../assets/batchwright.js"))),
             )
-            .fallback(|| async { Problem::not_found("this address does not exist") })
             .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
             .layer(middleware::from_fn_with_state(arrived, arrive))
     }
@@ -121,11 +144,24 @@ impl Api {
 
     /// Returns the routes of [`router`](Self::router), protected by `rules`.
     pub fn guarded(self, rules: AccessRules) -> Router {
-        let body_max = rules.body_max;
-        self.router()
+        self.protected(rules, Router::new())
+    }
+
+    /// Returns the routes and `others`, protected by `rules`.
+    fn protected(self, rules: AccessRules, others: Router) -> Router {
+        let (base, body_max) = (self.base.clone(), rules.body_max);
+        self.routes()
+            .merge(others)
             .layer(DefaultBodyLimit::max(body_max))
             .layer(middleware::from_fn_with_state(Arc::new(rules), access::check))
             .layer(middleware::from_fn(problem::every_error_is_one))
+            .layer(middleware::from_fn_with_state(base, base::apply))
+    }
+
+    /// Returns the routes, protected by `rules`, and a problem document for every other address.
+    pub(crate) fn whole(self, rules: AccessRules) -> Router {
+        let unknown = || async { Problem::not_found("this address does not exist") };
+        self.protected(rules, Router::new().fallback(unknown))
     }
 
     fn parts(self) -> (Router, utoipa::openapi::OpenApi) {
@@ -190,6 +226,22 @@ async fn arrive(
 ) -> axum::response::Response {
     request.extensions_mut().insert(Arrived(operator.clock().elapsed()));
     next.run(request).await
+}
+
+/// Returns the OpenAPI document of the API at `base`.
+async fn described(
+    document: Arc<utoipa::openapi::OpenApi>,
+    Extension(base): Extension<Base>,
+) -> Result<impl IntoResponse, Problem> {
+    let mut document = (*document).clone();
+    if !base.0.is_empty() {
+        document.servers = Some(vec![utoipa::openapi::Server::new(&*base.0)]);
+    }
+    let text = document.to_json().map_err(|error| {
+        tracing::error!(%error, "the OpenAPI document cannot be written");
+        Problem::internal()
+    })?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], text))
 }
 
 async fn script(text: &'static str) -> impl IntoResponse {

@@ -12,7 +12,7 @@ use batchwright::JobOperator;
 use batchwright::clock::StopToken;
 use batchwright::error::RepositoryError;
 use batchwright::store::schedule::ScheduleStore;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime, RuntimeFlavor};
 use tokio::sync::watch;
 
 use crate::api::{Api, HttpListener, HttpSettings};
@@ -50,10 +50,38 @@ impl From<StartError> for ServerError {
     }
 }
 
-/// A running server. Dropping it without [`stop`](Self::stop) ends it as a crash would.
+/// The runtime of a server.
+enum ServerRuntime {
+    /// That of the program.
+    Given(Handle),
+    /// One that only this server uses.
+    Own(Runtime),
+}
+
+impl ServerRuntime {
+    fn own() -> Result<Self, ServerError> {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(RUNTIME_THREADS)
+            .thread_name("batchwright server")
+            .enable_all()
+            .build()
+            .map(Self::Own)
+            .map_err(|error| ServerError::System(format!("cannot start the runtime: {error}")))
+    }
+
+    fn handle(&self) -> &Handle {
+        match self {
+            Self::Given(handle) => handle,
+            Self::Own(runtime) => runtime.handle(),
+        }
+    }
+}
+
+/// A running server. Dropping it without [`stop`](Self::stop) or [`shutdown`](Self::shutdown) ends it as a
+/// crash would.
 pub struct Server {
     /// `None` once the server is stopped or dropped.
-    runtime: Option<Runtime>,
+    runtime: Option<ServerRuntime>,
     scheduler: Option<Scheduler>,
     address: Option<std::net::SocketAddr>,
     http_address: Option<std::net::SocketAddr>,
@@ -61,6 +89,9 @@ pub struct Server {
     listening: Vec<tokio::task::JoinHandle<()>>,
     worker: Option<thread::JoinHandle<()>>,
     worker_stop: StopToken,
+    api: Api,
+    /// Requested when the API shall answer its waiting requests.
+    api_stop: StopToken,
     jobs: JobStarter,
 }
 
@@ -92,14 +123,25 @@ impl ServerBuilder {
 
     /// Starts the server: it takes over from servers that died, listens, fires triggers, and runs queued executions.
     ///
-    /// An asynchronous program may call this function: it blocks the calling thread and works on other
-    /// threads.
+    /// The server has a runtime of its own. An asynchronous program may call this function, which blocks the
+    /// calling thread; [`serve`](Self::serve) does not.
     ///
     /// # Errors
     ///
     /// [`ServerError`]: nothing runs.
     pub fn start(self) -> Result<Server, ServerError> {
-        off_runtime(move || Server::start_here(self))?
+        off_runtime(move || Server::start_here(self, ServerRuntime::own()?))?
+    }
+
+    /// Starts the server as [`start`](Self::start) does, within the runtime of the calling program, which needs
+    /// `enable_all`. [`Server::shutdown`] ends it.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`]: nothing runs.
+    pub async fn serve(self) -> Result<Server, ServerError> {
+        let runtime = ServerRuntime::Given(Handle::current());
+        blocking(move || Server::start_here(self, runtime)).await?
     }
 }
 
@@ -109,19 +151,17 @@ impl Server {
         ServerBuilder { operator, schedule: None, http: None }
     }
 
-    fn start_here(description: ServerBuilder) -> Result<Self, ServerError> {
+    fn start_here(
+        description: ServerBuilder,
+        own_runtime: ServerRuntime,
+    ) -> Result<Self, ServerError> {
         let ServerBuilder { operator, schedule, http } = description;
         let lease = operator.lease_timeout();
         let jobs = JobStarter::new(operator);
         // Webhooks and brokers use TLS by this provider, unless the program has installed another one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         allow_many_descriptors();
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(RUNTIME_THREADS)
-            .thread_name("batchwright server")
-            .enable_all()
-            .build()
-            .map_err(|error| ServerError::System(format!("cannot start the runtime: {error}")))?;
+        let runtime = own_runtime.handle();
         let (end, ended) = watch::channel(false);
         let mut listening = Vec::new();
         // Bind before the scheduler begins to fire: an address that cannot be bound ends the start.
@@ -134,7 +174,7 @@ impl Server {
         };
         let http_address = http.as_ref().and_then(|http| http.address().ok());
         let started = match schedule {
-            Some(schedule) => Some(StartedSchedule::start(&runtime, schedule, &jobs, lease)?),
+            Some(schedule) => Some(StartedSchedule::start(runtime, schedule, &jobs, lease)?),
             None => None,
         };
         let (mut scheduler, mut address, mut store) = (None, None, None);
@@ -146,15 +186,15 @@ impl Server {
         }
         // The worker exists before the API listens: without a worker the API refuses to start jobs.
         let worker = Worker::new(jobs.clone(), lease);
+        let api_stop = StopToken::default();
+        let api = Api::new(jobs.clone(), scheduler.clone(), api_stop.clone());
         if let Some(http) = http {
-            let stop = StopToken::default();
-            let api = Api::new(jobs.clone(), scheduler.clone(), stop.clone());
-            listening.push(runtime.spawn(http.serve(api, stop, ended)));
+            listening.push(runtime.spawn(http.serve(api.clone(), api_stop.clone(), ended)));
         }
         let worker_stop = StopToken::default();
         let worker = start_worker(worker, worker_stop.clone(), scheduler.clone().zip(store))?;
         Ok(Self {
-            runtime: Some(runtime),
+            runtime: Some(own_runtime),
             scheduler,
             address,
             http_address,
@@ -162,6 +202,8 @@ impl Server {
             listening,
             worker: Some(worker),
             worker_stop,
+            api,
+            api_stop,
             jobs,
         })
     }
@@ -174,6 +216,11 @@ impl Server {
     /// Returns the address of the REST API.
     pub fn http_address(&self) -> Option<std::net::SocketAddr> {
         self.http_address
+    }
+
+    /// Returns the REST API, for a program that serves it among its own routes.
+    pub fn api(&self) -> Api {
+        self.api.clone()
     }
 
     /// Returns the scheduler, for the program that embeds the server.
@@ -231,20 +278,35 @@ impl Server {
     /// stops running executions at their next chunk boundary, and releases or queues again what can run
     /// elsewhere.
     ///
-    /// An asynchronous program may call this function: it blocks the calling thread until everything has
-    /// ended; use `tokio::task::spawn_blocking` where that matters.
+    /// The function blocks the calling thread until everything has ended; see [`shutdown`](Self::shutdown). A
+    /// runtime of one thread cannot stop a server of [`ServerBuilder::serve`] by this function: the server
+    /// logs that and ends as a crash would.
     pub fn stop(self) {
-        let stopped = off_runtime(move || self.stop_here());
-        if let Err(error) = stopped {
-            tracing::error!(%error, "cannot stop the server gracefully");
-        }
+        let is_given = matches!(self.runtime, Some(ServerRuntime::Given(_)));
+        let blocks_itself = is_given
+            && Handle::try_current()
+                .is_ok_and(|current| current.runtime_flavor() == RuntimeFlavor::CurrentThread);
+        let stopped = match blocks_itself {
+            true => Err(ServerError::System(
+                "`Server::stop` blocks the only thread of its runtime; use `shutdown().await`"
+                    .to_owned(),
+            )),
+            false => off_runtime(move || self.stop_here()),
+        };
+        log_failure(stopped);
+    }
+
+    /// Stops the server as [`stop`](Self::stop) does, without blocking a thread of the runtime.
+    pub async fn shutdown(self) {
+        log_failure(blocking(move || self.stop_here()).await);
     }
 
     fn stop_here(mut self) {
         notify("STOPPING=1");
         self.end.send_replace(true);
         self.worker_stop.request();
-        if let Some(runtime) = &self.runtime {
+        self.api_stop.request();
+        if let Some(runtime) = self.runtime.as_ref().map(ServerRuntime::handle) {
             for listening in self.listening.drain(..) {
                 let _ = runtime.block_on(listening);
             }
@@ -276,14 +338,32 @@ fn off_runtime<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, ServerErro
     })
 }
 
+/// Does `work`, which blocks, without blocking a thread of the runtime.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ServerError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| ServerError::System(format!("the work of the server failed: {error}")))
+}
+
+fn log_failure(stopped: Result<(), ServerError>) {
+    if let Err(error) = stopped {
+        tracing::error!(%error, "cannot stop the server gracefully");
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.worker_stop.request();
+        self.api_stop.request();
+        for listening in self.listening.drain(..) {
+            listening.abort();
+        }
         if let Some(scheduler) = &self.scheduler {
             scheduler.end();
         }
         // A server may be dropped within an asynchronous runtime, where waiting for another one panics.
-        if let Some(runtime) = self.runtime.take() {
+        if let Some(ServerRuntime::Own(runtime)) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
@@ -335,7 +415,7 @@ struct StartedSchedule {
 
 impl StartedSchedule {
     fn start(
-        runtime: &Runtime,
+        runtime: &Handle,
         (mut settings, store): Schedule,
         jobs: &JobStarter,
         lease: Duration,
@@ -352,7 +432,7 @@ impl StartedSchedule {
             settings.ledger,
             settings.runners,
             jobs.clone(),
-            runtime.handle().clone(),
+            runtime.clone(),
         )?;
         let binding = Listener::bind(&settings.kcp, scheduler.clone(), clock);
         match runtime.block_on(binding) {

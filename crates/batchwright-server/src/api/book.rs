@@ -30,7 +30,7 @@ fn page(name: &str) -> Option<String> {
         .iter()
         .map(|(known, title)| {
             let current = if *known == name { " aria-current=\"page\"" } else { "" };
-            format!("<li><a href=\"/book/{known}\"{current}>{title}</a></li>")
+            format!("<li><a href=\"{known}\"{current}>{title}</a></li>")
         })
         .collect();
     let page =
@@ -81,8 +81,8 @@ fn address(link: CowStr<'_>) -> Option<CowStr<'_>> {
     let Some(name) = path.strip_suffix(".md") else { return Some(link) };
     match name.strip_prefix("../../errors/") {
         Some("README") => None,
-        Some(code) => Some(format!("/errors/{code}{place}").into()),
-        None if !name.contains('/') => Some(format!("/book/{name}{place}").into()),
+        Some(code) => Some(format!("../errors/{code}{place}").into()),
+        None if !name.contains('/') => Some(format!("{name}{place}").into()),
         None => None,
     }
 }
@@ -140,15 +140,14 @@ mod tests {
             for link in page.split("href=\"").skip(1) {
                 let link = link.split('"').next().unwrap();
                 let (path, place) = link.split_once('#').unwrap_or((link, ""));
-                let other = match path.strip_prefix("/book/") {
-                    Some(other) => super::page(other),
-                    None if path.is_empty() => Some(page.clone()),
-                    None => {
-                        let code = path.strip_prefix("/errors/");
-                        let is_known = |code| super::super::errors::text(code).is_some();
-                        assert!(code.map_or(path.contains("://"), is_known), "{name}: {link}");
+                let other = match path.strip_prefix("../errors/") {
+                    Some(code) => {
+                        assert!(super::super::errors::text(code).is_some(), "{name}: {link}");
                         continue;
                     }
+                    None if path.contains("://") => continue,
+                    None if path.is_empty() => Some(page.clone()),
+                    None => super::page(path),
                 };
                 let other = other.unwrap_or_else(|| panic!("{name}: {link}"));
                 assert!(

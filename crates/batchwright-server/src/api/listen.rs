@@ -96,7 +96,7 @@ impl HttpListener {
     /// Serves clients until `end`; then requests `stop` and answers the pending requests.
     pub(crate) async fn serve(self, api: Api, stop: StopToken, mut end: watch::Receiver<bool>) {
         let signs_of_life = api.signs_of_life();
-        let router = api.guarded(self.access);
+        let router = api.whole(self.access);
         let places = Arc::new(Semaphore::new(self.connections_max));
         let reserved = Arc::new(Semaphore::new(RESERVED_PLACES));
         let mut clients = JoinSet::new();

@@ -15,6 +15,7 @@ use serde::Serialize;
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::base::Base;
 use crate::scheduler::Refused;
 
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
@@ -102,6 +103,12 @@ impl Problem {
         serde_json::to_vec(&*self.0).unwrap_or_default()
     }
 
+    /// Returns the problem with the address of its page under `base`.
+    pub(super) fn under(mut self, base: &Base) -> Self {
+        self.0.kind = base.join(&self.0.kind);
+        self
+    }
+
     /// Returns the stable error code.
     pub fn code(&self) -> &str {
         &self.0.code
@@ -136,6 +143,7 @@ impl IntoResponse for Problem {
                 target.insert(name, value);
             }
         }
+        response.extensions_mut().insert(self);
         response
     }
 }
@@ -279,10 +287,11 @@ pub(super) async fn every_error_is_one(request: Request, next: Next) -> Response
         text if text.is_empty() => status.canonical_reason().unwrap_or("").to_owned(),
         text => text.into_owned(),
     };
-    let problem = Problem::new(status, code, detail).into_response();
+    let problem = Problem::new(status, code, detail);
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-    let body = problem.into_body();
+    parts.extensions.insert(problem.clone());
+    let body = problem.into_response().into_body();
     Response::from_parts(parts, Body::new(body))
 }
 

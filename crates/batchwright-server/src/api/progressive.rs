@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
+use super::base::Base;
 use super::body::{Asked, Body, Id, NoQuery, OwnerHeader, accepts, owner_token};
 use super::idempotency::{KeyHeader, Keyed, once};
 use super::jobs::ParameterInput;
@@ -302,7 +303,7 @@ impl Drop for Waiting {
 pub(super) async fn slice(
     State(api): State<Api>,
     _: NoQuery,
-    Extension(Arrived(arrived)): Extension<Arrived>,
+    (Extension(Arrived(arrived)), Extension(base)): (Extension<Arrived>, Extension<Base>),
     Id(id): Id,
     Path((_, lane)): Path<(String, String)>,
     headers: HeaderMap,
@@ -349,7 +350,7 @@ pub(super) async fn slice(
         let answer: batchwright::progressive::SliceAnswer =
             serde_json::from_str(&answer).map_err(|_| Problem::internal())?;
         let response = match answer.outcome {
-            SliceOutcome::Final => stored_response(&api, id, order.owner_token.as_deref())?,
+            SliceOutcome::Final => stored_response(&api, &base, id, order.owner_token.as_deref())?,
             _ => None,
         };
         let batchwright::progressive::SliceAnswer { outcome, next_seq, retry_after_ms, progress } =
@@ -410,6 +411,7 @@ pub(super) struct WaitQuery {
         (status = 202, body = UnitProgress)))]
 pub(super) async fn response(
     State(api): State<Api>,
+    Extension(base): Extension<Base>,
     Id(id): Id,
     Asked(asked): Asked<WaitQuery>,
     headers: HeaderMap,
@@ -422,10 +424,10 @@ pub(super) async fn response(
     let token = owner_token(&headers)?;
     let deadline = tokio::time::Instant::now() + wait;
     loop {
-        let (looked, shown) = (api.clone(), token.clone());
+        let (looked, base, shown) = (api.clone(), base.clone(), token.clone());
         let (found, progress) = blocking(move || {
             let operator = looked.operator();
-            let found = stored_response(&looked, id, shown.as_deref())?;
+            let found = stored_response(&looked, &base, id, shown.as_deref())?;
             Ok((found, operator.progressive().units_progress(id, shown.as_deref())?))
         })
         .await?;
@@ -447,6 +449,7 @@ pub(super) async fn response(
 /// Returns the final response of an execution; that of a failed one is the problem document of its failure.
 fn stored_response(
     api: &Api,
+    base: &Base,
     id: ExecutionId,
     token: Option<&str>,
 ) -> Result<Option<StoredResponse>, Problem> {
@@ -455,7 +458,7 @@ fn stored_response(
     let Some(failure) = failure.filter(|_| !stored.is_acknowledged) else {
         return Ok(Some(stored));
     };
-    let problem = Problem::of_failure(&failure);
+    let problem = Problem::of_failure(&failure).under(base);
     let headers = vec![("content-type".to_owned(), PROBLEM_JSON.to_owned())];
     Ok(Some(StoredResponse { headers, body: problem.to_json(), ..stored }))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use batchwright::progressive::{SliceOutcome, UnitProgress};
 use futures_util::future::join_all;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Client, Request, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::json;
@@ -111,23 +111,28 @@ impl BatchClient {
     pub async fn send(&self, request: Request) -> Result<FinalAnswer, ClientError> {
         let url = request.url().clone();
         let response = self.http.execute(request).await.map_err(ClientError::Unreachable)?;
-        let needed = response.headers().get(NEEDS_BATCH);
-        let needed = needed.and_then(|id| id.to_str().ok()?.parse::<i64>().ok());
-        match needed.filter(|_| response.status() == StatusCode::ACCEPTED) {
-            Some(id) => self.drive(&url, id).await,
-            None => whole(response).await,
-        }
+        let text = |name: &str| response.headers().get(name)?.to_str().ok();
+        let needed = text(NEEDS_BATCH).and_then(|id| id.parse::<i64>().ok());
+        let Some(id) = needed.filter(|_| response.status() == StatusCode::ACCEPTED) else {
+            return whole(response).await;
+        };
+        let path =
+            text(LOCATION.as_str()).map_or_else(|| format!("/v1/executions/{id}"), str::to_owned);
+        self.drive_at(join(&url, &format!("{path}/"))?).await
     }
 
-    /// Drives execution `id` of the server at `base` to its end.
+    /// Drives execution `id` of the API at `base` to its end.
     ///
     /// # Errors
     ///
     /// The same as those of [`send`](Self::send).
     pub async fn drive(&self, base: &Url, id: i64) -> Result<FinalAnswer, ClientError> {
-        let place = base
-            .join(&format!("/v1/executions/{id}/"))
-            .map_err(|error| ClientError::Malformed(error.to_string()))?;
+        let mut base = base.clone();
+        base.set_path(&format!("{}/", base.path().trim_end_matches('/')));
+        self.drive_at(join(&base, &format!("v1/executions/{id}/"))?).await
+    }
+
+    async fn drive_at(&self, place: Url) -> Result<FinalAnswer, ClientError> {
         let opened: Opened = self.get(&place, "lanes").await?;
         // The first lane that receives the end of the execution ends all lanes.
         let (end, ended) = watch::channel(false);

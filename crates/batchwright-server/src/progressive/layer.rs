@@ -132,7 +132,7 @@ async fn open(api: Api, needed: NeedsBatch) -> Result<Response, Problem> {
         let options = OpenOptions { owner_token, repeats, ..OpenOptions::default() };
         let opened = api.open_or_join(&job, parameters, &options)?;
         let id = opened.execution();
-        let location = format!("/v1/executions/{id}");
+        let location = api.location(id);
         let mut response =
             (StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(opened)).into_response();
         response.headers_mut().insert(NEEDS_BATCH, HeaderValue::from(id.0));

@@ -1,0 +1,93 @@
+//! A web application with jobs: it starts them from a handler, shows their progress, serves the REST API under
+//! `/batch`, and stops at the end of a chunk.
+//!
+//!     cargo run -p batchwright-server --example 17_axum_service
+//!     curl -X POST http://127.0.0.1:8081/imports -d '{"first": 1}'
+//!     curl -N http://127.0.0.1:8081/imports/1/progress
+//!     open http://127.0.0.1:8081/batch/docs
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use batchwright::execution::ExecutionId;
+use batchwright::item::DeliveryWriter;
+use batchwright::{ChunkStepBuilder, Job, JobOperator, JobParameters, Sequence};
+use batchwright_jobfile::JobFolder;
+use batchwright_server::Server;
+use batchwright_server::api::AccessRules;
+use batchwright_store::SqlRepository;
+use futures_util::{Stream, StreamExt};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Import {
+    first: i64,
+}
+
+/// Starts a job and answers at once. The future waits for the store without blocking a thread of the runtime.
+async fn start(
+    State(operator): State<JobOperator>,
+    Json(import): Json<Import>,
+) -> Result<(StatusCode, String), (StatusCode, String)> {
+    let parameters = JobParameters::new().with("first", import.first);
+    match operator.asynchronous().start("import", parameters).await {
+        Ok(started) => Ok((StatusCode::ACCEPTED, started.id().to_string())),
+        Err(error) => Err((StatusCode::CONFLICT, error.to_string())),
+    }
+}
+
+/// Sends every change of an execution as a server-sent event, until the execution ends.
+async fn progress(
+    State(operator): State<JobOperator>,
+    Path(id): Path<i64>,
+) -> Result<Sse<impl Stream<Item = Result<Event, axum::Error>>>, StatusCode> {
+    let events = operator.asynchronous().follow(ExecutionId(id)).await;
+    let events = events.map_err(|_| StatusCode::NOT_FOUND)?;
+    let sent = events.map(|event| Event::default().json_data(event));
+    Ok(Sse::new(sent).keep_alive(KeepAlive::default()))
+}
+
+/// The job `import`, and the job files of `examples/oui`.
+pub(crate) fn jobs(database: &str) -> Result<JobOperator, Box<dyn std::error::Error>> {
+    let repository = Arc::new(SqlRepository::sqlite(database)?);
+    let files = JobFolder::new("examples/oui").database(repository.database().clone());
+    let operator = JobOperator::builder(repository).jobs(files).build();
+    let step = ChunkStepBuilder::new("load")
+        .reader(Sequence::to(1_000))
+        .process(|number| Ok(Some(number * 2)))
+        .writer(DeliveryWriter::call(|_: &[u64], _| Ok(())))
+        .chunk_size(100)
+        .build();
+    operator.registry().register(Job::builder("import").step(step).build()?)?;
+    Ok(operator)
+}
+
+/// The routes of the application, and those of Batchwright under `/batch`.
+pub(crate) fn routes(operator: JobOperator, server: &Server) -> Router {
+    Router::new()
+        .route("/imports", post(start))
+        .route("/imports/{id}/progress", get(progress))
+        .with_state(operator)
+        .nest("/batch", server.api().at("/batch").guarded(AccessRules::default()))
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let operator = jobs("target/17_axum_service.db")?;
+    // Runs queued executions, and continues those of a server that died.
+    let server = Server::builder(operator.clone()).serve().await?;
+    let application = routes(operator, &server);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:8081").await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    let end = async {
+        let _ = tokio::signal::ctrl_c().await;
+        // Running jobs stop at the end of their chunk; a restart continues them there.
+        server.shutdown().await;
+    };
+    axum::serve(listener, application).with_graceful_shutdown(end).await?;
+    Ok(())
+}

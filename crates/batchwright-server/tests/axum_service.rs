@@ -1,0 +1,171 @@
+//! An application that has the API among its own routes: the example `17_axum_service`.
+
+#[path = "../examples/17_axum_service.rs"]
+#[allow(dead_code, reason = "`main` is not called")]
+mod service;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Request, StatusCode, header};
+use batchwright_server::Server;
+use batchwright_testkit::{Service, needs};
+use serde_json::Value;
+use tower::ServiceExt as _;
+
+const BODY_MAX: usize = 1 << 20;
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    fn header(&self, name: header::HeaderName) -> &str {
+        self.headers.get(name).unwrap().to_str().unwrap()
+    }
+}
+
+async fn ask(app: &Router, method: &str, path: &str, json: &str) -> Answer {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "localhost")
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Body::from(json.to_owned()))
+        .unwrap();
+    let (parts, body) = app.clone().oneshot(request).await.unwrap().into_parts();
+    let body = to_bytes(body, BODY_MAX).await.unwrap();
+    let body = String::from_utf8(body.to_vec()).unwrap();
+    Answer { status: parts.status, headers: parts.headers, body }
+}
+
+/// Starts the service on a store of its own.
+async fn started() -> (tempfile::TempDir, Server, Router) {
+    // The example names the folder of its job files relative to the repository.
+    std::env::set_current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let operator = service::jobs(folder.path().join("jobs.db").to_str().unwrap()).unwrap();
+    let server = Server::builder(operator.clone()).serve().await.unwrap();
+    let app = service::routes(operator, &server);
+    (folder, server, app)
+}
+
+#[tokio::test]
+async fn a_handler_starts_a_job_and_its_progress_is_streamed_to_the_end() {
+    let (_folder, server, app) = started().await;
+    let started = ask(&app, "POST", "/imports", r#"{"first": 1}"#).await;
+    assert_eq!((started.status, &*started.body), (StatusCode::ACCEPTED, "1"));
+    // The answer ends when the execution does.
+    let progress = ask(&app, "GET", "/imports/1/progress", "").await;
+    let last = progress.body.trim().rsplit("data: ").next().unwrap();
+    assert!(last.contains("COMPLETED") && !last.contains("step"), "{}", progress.body);
+    let shown = ask(&app, "GET", "/batch/v1/executions/1", "").await.json();
+    assert_eq!(shown["status"], "COMPLETED", "{shown}");
+    assert_eq!(ask(&app, "GET", "/imports/9/progress", "").await.status, StatusCode::NOT_FOUND);
+    let again = ask(&app, "POST", "/imports", r#"{"first": 1}"#).await;
+    assert_eq!(again.status, StatusCode::CONFLICT, "{}", again.body);
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn every_address_in_an_answer_of_the_nested_api_is_one_that_the_application_serves() {
+    let (_folder, server, app) = started().await;
+    let jobs = ask(&app, "GET", "/batch/v1/jobs", "").await.json();
+    let names: Vec<&str> =
+        jobs["items"].as_array().unwrap().iter().map(|job| job["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["import", "import-oui"], "code and job files");
+
+    let accepted = ask(&app, "POST", "/batch/v1/jobs/import/executions", "{}").await;
+    assert_eq!(accepted.status, StatusCode::ACCEPTED, "{}", accepted.body);
+    let location = accepted.header(header::LOCATION);
+    assert_eq!(location, "/batch/v1/executions/1");
+    assert_eq!(ask(&app, "GET", location, "").await.status, StatusCode::OK);
+
+    let mut ids = Vec::new();
+    for first in 2..4 {
+        let body = format!(r#"{{"parameters": {{"first": {first}}}}}"#);
+        let next = ask(&app, "POST", "/batch/v1/jobs/import/executions", &body).await;
+        ids.push(next.status);
+    }
+    assert_eq!(ids, [StatusCode::ACCEPTED; 2]);
+    let page = ask(&app, "GET", "/batch/v1/executions?limit=1", "").await;
+    let link = page.header(header::LINK);
+    let next = link.strip_prefix('<').unwrap().split('>').next().unwrap();
+    assert!(next.starts_with("/batch/v1/executions?"), "{link}");
+    assert_eq!(ask(&app, "GET", next, "").await.status, StatusCode::OK);
+
+    for (method, path, status) in [
+        ("GET", "/batch/v1/executions/99", StatusCode::NOT_FOUND),
+        ("GET", "/batch/v1/executions/x", StatusCode::BAD_REQUEST),
+        ("POST", "/batch/v1/jobs/import/executions", StatusCode::CONFLICT),
+        ("PATCH", "/batch/v1/jobs", StatusCode::METHOD_NOT_ALLOWED),
+    ] {
+        let answer = ask(&app, method, path, "{}").await;
+        assert_eq!(answer.status, status, "{path}: {}", answer.body);
+        let problem = answer.json();
+        let page = problem["type"].as_str().unwrap();
+        assert!(page.starts_with("/batch/errors/"), "{path}: {page}");
+        assert_eq!(ask(&app, "GET", page, "").await.status, StatusCode::OK, "{page}");
+    }
+    // Addresses that are not the API's belong to the application.
+    let unknown = ask(&app, "GET", "/elsewhere", "").await;
+    assert_eq!((unknown.status, &*unknown.body), (StatusCode::NOT_FOUND, ""));
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_pages_of_the_nested_api_find_each_other() {
+    let (_folder, server, app) = started().await;
+    let described = ask(&app, "GET", "/batch/v1/openapi.json", "").await.json();
+    assert_eq!(described["servers"][0]["url"], "/batch");
+    let book = ask(&app, "GET", "/batch/book", "").await;
+    let first = book.header(header::LOCATION);
+    let mut links = vec![first.to_owned(), "/batch/docs".to_owned()];
+    let mut seen = std::collections::HashSet::new();
+    while let Some(link) = links.pop() {
+        if !seen.insert(link.clone()) {
+            continue;
+        }
+        let page = ask(&app, "GET", &link, "").await;
+        assert_eq!(page.status, StatusCode::OK, "{link}");
+        let base = reqwest::Url::parse("http://localhost").unwrap().join(&link).unwrap();
+        let attributes = ["href=\"", "src=\""];
+        for found in attributes.iter().flat_map(|start| page.body.split(start).skip(1)) {
+            let url = base.join(found.split('"').next().unwrap()).unwrap();
+            if url.host_str() == Some("localhost") {
+                assert!(url.path().starts_with("/batch/"), "{link}: {url}");
+                links.push(url.path().to_owned());
+            }
+        }
+    }
+    assert!(seen.len() > 20, "{seen:?}");
+    server.shutdown().await;
+}
+
+/// The requests that schemathesis makes of the document reach the nested API. What they find in the API itself is
+/// tested with the command.
+#[tokio::test(flavor = "multi_thread")]
+async fn schemathesis_finds_nothing_in_the_nested_api() {
+    let Some(program) = needs(Service::Schemathesis) else { return };
+    let (folder, server, app) = started().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let document = format!("http://{}/batch/v1/openapi.json", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let checked = tokio::task::spawn_blocking(move || {
+        let mut command = std::process::Command::new(program);
+        command.current_dir(folder.path()).args(["run", &document, "--no-color", "--seed", "7"]);
+        command.args(["--phases", "examples,coverage", "--continue-on-failure"]);
+        // Most jobs, executions and triggers that it names do not exist.
+        command.args(["--exclude-checks", "positive_data_acceptance"]).output().unwrap()
+    });
+    let checked = checked.await.unwrap();
+    let (out, errors) = (&checked.stdout, &checked.stderr);
+    let texts = [out, errors].map(|text| String::from_utf8_lossy(text).into_owned());
+    assert!(checked.status.success(), "{}", texts.concat());
+    server.shutdown().await;
+}
