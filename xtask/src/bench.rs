@@ -69,6 +69,7 @@ impl Bench {
         self.take("ours", "memory", MEMORY_ITEMS)?;
         self.take("sbrs", "memory", MEMORY_ITEMS)?;
         self.take("oxide", "memory", MEMORY_ITEMS_SLOW)?;
+        self.take("ours", "memory-async", MEMORY_ITEMS)?;
         self.take("ours", "memory-sqlite", MEMORY_ITEMS)?;
         for work in ["csv-csv", "csv-jsonl", "csv-sqlite"] {
             for contender in ["loop", "ours", "sbrs", "oxide"] {
@@ -175,6 +176,12 @@ impl Bench {
             ours("memory-sqlite").map(|nanos| 1e3 / nanos),
             "M/s",
             "≥ 40 M/s",
+        );
+        figure(
+            "asynchronous parts, a chunk of 1,000 ready items",
+            ours("memory-async"),
+            "µs",
+            "≤ 25 µs",
         );
         figure(
             "commits/s at chunk 10, NORMAL",

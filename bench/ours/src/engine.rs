@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use batchwright::item::NoWriter;
+use batchwright::item::{AsyncItemReader, NoWriter, Page};
 use batchwright::step::{Flow, Processors, Step};
 use batchwright::store::{Durability, JobRepository};
 use batchwright::{
@@ -22,6 +22,7 @@ pub(crate) fn run(work: &str, task: &Task) -> Outcome {
     let sqlite = |durability| store(&task.output, durability);
     match work {
         "memory" => execute(Arc::new(MemoryRepository::new()), numbers(task, CHUNK)),
+        "memory-async" => execute(Arc::new(MemoryRepository::new()), asynchronous(task)),
         "memory-sqlite" => execute(sqlite(Durability::Process)?, numbers(task, CHUNK)),
         "commits-normal" => execute(sqlite(Durability::Process)?, numbers(task, 10)),
         "commits-full" => execute(sqlite(Durability::Power)?, numbers(task, 10)),
@@ -124,6 +125,37 @@ fn numbers(task: &Task, chunk: usize) -> impl Step + use<> {
         .processor(|n: &u64| Ok(Some(step(*n))))
         .writer(NoWriter::new())
         .chunk_size(chunk)
+        .build()
+}
+
+/// Pages of a chunk each, which are ready at once.
+#[derive(Clone)]
+struct Pages {
+    count: u64,
+}
+
+impl AsyncItemReader for Pages {
+    type Item = u64;
+    type Position = u64;
+
+    async fn read_page(&mut self, from: Option<&u64>) -> Result<Page<u64, u64>, ItemError> {
+        let from = from.copied().unwrap_or(0);
+        let to = (from + CHUNK as u64).min(self.count);
+        Ok(Page { items: (from..to).collect(), next: (to < self.count).then_some(to) })
+    }
+}
+
+/// An asynchronous reader, processor and writer whose futures are ready at once.
+fn asynchronous(task: &Task) -> impl Step + use<> {
+    ChunkStepBuilder::new("numbers")
+        .async_reader(Pages { count: task.count })
+        .process_async(64, async |n: &u64| Ok(Some(step(*n))))
+        .async_writer(async |items: &[u64], _: &str| {
+            std::hint::black_box(items);
+            Ok(())
+        })
+        .chunk_size(CHUNK)
+        .read_ahead(0)
         .build()
 }
 

@@ -62,16 +62,16 @@ where
 /// The calls in progress, in the order of their items.
 struct Window<C, Fut: Future> {
     calls: C,
-    running: VecDeque<Slot<Fut>>,
-    /// Slots whose memory the next calls use.
-    free: Vec<Slot<Fut>>,
+    running: VecDeque<Call<Fut>>,
+    /// The memory of the next call's future; a future that has ended may still be in it.
+    next: Pin<Box<Option<Fut>>>,
     size: usize,
 }
 
-/// A call: its future, or its result once that is known.
-struct Slot<Fut: Future> {
-    future: Pin<Box<Option<Fut>>>,
-    result: Option<Fut::Output>,
+/// A call: its future, until its result is known.
+enum Call<Fut: Future> {
+    Running(Pin<Box<Option<Fut>>>),
+    Ended(Fut::Output),
 }
 
 impl<T, C, Fut> Window<C, Fut>
@@ -80,7 +80,7 @@ where
     Fut: Future<Output = Result<T, ItemError>>,
 {
     fn new(calls: C, size: usize) -> Self {
-        Self { calls, running: VecDeque::new(), free: Vec::new(), size }
+        Self { calls, running: VecDeque::new(), next: Box::pin(None), size }
     }
 
     /// Begins calls, and moves the results of the first ones to `done`. Ready when no call remains, or after an
@@ -91,43 +91,106 @@ where
         done: &mut Vec<Fut::Output>,
         is_last: &dyn Fn(&ItemError) -> bool,
     ) -> Poll<()> {
-        for slot in &mut self.running {
-            slot.poll(context);
+        for call in &mut self.running {
+            if let Call::Running(future) = call
+                && let Poll::Ready(result) = poll(future, context)
+            {
+                *call = Call::Ended(result);
+            }
         }
         loop {
-            while let Some(result) = self.running.front_mut().and_then(|slot| slot.result.take()) {
-                let ended = matches!(&result, Err(error) if is_last(error));
-                done.push(result);
-                if ended {
+            while let Some(Call::Ended(_)) = self.running.front() {
+                let Some(Call::Ended(result)) = self.running.pop_front() else { continue };
+                if push(done, result, is_last) {
                     return Poll::Ready(());
                 }
-                self.free.extend(self.running.pop_front());
             }
             if self.running.len() == self.size {
                 return Poll::Pending;
             }
-            let Some(call) = self.calls.next() else {
-                return if self.running.is_empty() { Poll::Ready(()) } else { Poll::Pending };
-            };
-            let free = self.free.pop();
-            let mut slot = free.unwrap_or_else(|| Slot { future: Box::pin(None), result: None });
-            slot.future.set(Some(call));
-            slot.poll(context);
-            self.running.push_back(slot);
+            if self.running.is_empty() {
+                match self.run_ready(context, done, is_last) {
+                    Ready::Last => return Poll::Ready(()),
+                    Ready::Waits => self.queue_next(),
+                }
+                continue;
+            }
+            let Some(call) = self.calls.next() else { return Poll::Pending };
+            self.next.set(Some(call));
+            match poll(&mut self.next, context) {
+                Poll::Ready(result) => self.running.push_back(Call::Ended(result)),
+                Poll::Pending => self.queue_next(),
+            }
+        }
+    }
+
+    fn queue_next(&mut self) {
+        let future = std::mem::replace(&mut self.next, Box::pin(None));
+        self.running.push_back(Call::Running(future));
+    }
+
+    /// Makes calls one after another while none has to wait: without the queue, and without memory for each call.
+    fn run_ready(
+        &mut self,
+        context: &mut Context<'_>,
+        done: &mut Vec<Fut::Output>,
+        is_last: &dyn Fn(&ItemError) -> bool,
+    ) -> Ready {
+        loop {
+            // The result of a call is in `done` before the next one begins, so a panic is that of the next one.
+            let ended = catch_unwind(AssertUnwindSafe(|| {
+                for call in self.calls.by_ref() {
+                    self.next.set(Some(call));
+                    let Some(future) = self.next.as_mut().as_pin_mut() else { continue };
+                    match future.poll(context) {
+                        Poll::Ready(result) => {
+                            if push(done, result, is_last) {
+                                return Ready::Last;
+                            }
+                        }
+                        Poll::Pending => return Ready::Waits,
+                    }
+                }
+                Ready::Last
+            }));
+            match ended {
+                Ok(ended) => return ended,
+                Err(panic) => {
+                    if push(done, Err(ItemError::from_panic(&*panic)), is_last) {
+                        return Ready::Last;
+                    }
+                }
+            }
         }
     }
 }
 
-impl<T, Fut: Future<Output = Result<T, ItemError>>> Slot<Fut> {
-    /// Polls the future, if there is one. A panic is the result of its call alone.
-    fn poll(&mut self, context: &mut Context<'_>) {
-        let Some(future) = self.future.as_mut().as_pin_mut() else { return };
-        let polled = catch_unwind(AssertUnwindSafe(|| future.poll(context)));
-        self.result = match polled {
-            Ok(Poll::Pending) => return,
-            Ok(Poll::Ready(result)) => Some(result),
-            Err(panic) => Some(Err(ItemError::from_panic(&*panic))),
-        };
-        self.future.set(None);
-    }
+/// Why no further call could be made at once.
+enum Ready {
+    /// There is none, or the last one failed.
+    Last,
+    /// The next one waits.
+    Waits,
+}
+
+/// Adds a result, and returns whether it is the last one.
+fn push<T>(
+    done: &mut Vec<Result<T, ItemError>>,
+    result: Result<T, ItemError>,
+    is_last: &dyn Fn(&ItemError) -> bool,
+) -> bool {
+    let ended = matches!(&result, Err(error) if is_last(error));
+    done.push(result);
+    ended
+}
+
+/// Polls a future. A panic is the result of its call alone.
+#[inline]
+fn poll<T, Fut: Future<Output = Result<T, ItemError>>>(
+    future: &mut Pin<Box<Option<Fut>>>,
+    context: &mut Context<'_>,
+) -> Poll<Result<T, ItemError>> {
+    let Some(future) = future.as_mut().as_pin_mut() else { return Poll::Pending };
+    catch_unwind(AssertUnwindSafe(|| future.poll(context)))
+        .unwrap_or_else(|panic| Poll::Ready(Err(ItemError::from_panic(&*panic))))
 }
