@@ -20,7 +20,10 @@ export async function batchFetch(input, init = {}, options = {}) {
   if (response.status !== 202 || execution === null) return response;
   options.onNeeded?.(execution);
   const location = response.headers.get('location') ?? `/v1/executions/${execution}`;
-  return driveAt(new URL(`${location}/`, response.url), options);
+  const place = new URL(`${location}/`, response.url);
+  // The headers of the caller are sent there.
+  if (place.origin !== new URL(response.url).origin) throw new Error(`the answer leads to another server: ${place}`);
+  return driveAt(place, options);
 }
 
 /** Drives execution `execution` to its end; returns its final response. `base`: the address of the API. */

@@ -15,6 +15,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use batchwright::execution::ExecutionId;
 use batchwright::item::DeliveryWriter;
+use batchwright::operator::OperatorError;
 use batchwright::{ChunkStepBuilder, Job, JobOperator, JobParameters, Sequence};
 use batchwright_jobfile::JobFolder;
 use batchwright_server::Server;
@@ -36,7 +37,8 @@ async fn start(
     let parameters = JobParameters::new().with("first", import.first);
     match operator.asynchronous().start("import", parameters).await {
         Ok(started) => Ok((StatusCode::ACCEPTED, started.id().to_string())),
-        Err(error) => Err((StatusCode::CONFLICT, error.to_string())),
+        Err(OperatorError::Refused(why)) => Err((StatusCode::CONFLICT, why.to_string())),
+        Err(error) => Err((StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
     }
 }
 
@@ -45,8 +47,11 @@ async fn progress(
     State(operator): State<JobOperator>,
     Path(id): Path<i64>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, axum::Error>>>, StatusCode> {
-    let events = operator.asynchronous().follow(ExecutionId(id)).await;
-    let events = events.map_err(|_| StatusCode::NOT_FOUND)?;
+    let events =
+        operator.asynchronous().follow(ExecutionId(id)).await.map_err(|error| match error {
+            OperatorError::Refused(_) => StatusCode::NOT_FOUND,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        })?;
     let sent = events.map(|event| Event::default().json_data(event));
     Ok(Sse::new(sent).keep_alive(KeepAlive::default()))
 }

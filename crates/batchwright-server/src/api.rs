@@ -74,8 +74,17 @@ impl Api {
     ///
     /// Default: the path that `Router::nest` has removed from the request. `NeedsBatchLayer` serves other
     /// routes than those of the API and needs the path from here.
+    ///
+    /// # Panics
+    ///
+    /// When `path` is not the path of an address: it must begin with `/`, and other letters than those of ASCII must be
+    /// percent-encoded.
     #[must_use]
     pub fn at(mut self, path: &str) -> Self {
+        let parsed = path.parse::<axum::http::uri::PathAndQuery>().ok();
+        let is_path =
+            parsed.is_some_and(|it| it.path() == path) && path.is_ascii() && path.starts_with('/');
+        assert!(is_path, "cannot serve the API at `{path}`: this is not a path such as `/batch`");
         self.base = Some(Base(path.trim_end_matches('/').into()));
         self
     }

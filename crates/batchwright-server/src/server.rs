@@ -23,6 +23,10 @@ use crate::worker::Worker;
 
 /// Threads of the runtime: sockets and runners; the ledger and the jobs have their own.
 const RUNTIME_THREADS: usize = 2;
+/// How long the end of the server waits before it stops executions that have begun meanwhile.
+const STOP_AGAIN: Duration = Duration::from_secs(1);
+/// How often the end of the server looks whether executions still run.
+const IDLE_INTERVAL: Duration = Duration::from_millis(10);
 /// How often the server reports its state to the service manager.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -283,15 +287,18 @@ impl Server {
     /// logs that and ends as a crash would.
     pub fn stop(self) {
         let is_given = matches!(self.runtime, Some(ServerRuntime::Given(_)));
-        let blocks_itself = is_given
-            && Handle::try_current()
-                .is_ok_and(|current| current.runtime_flavor() == RuntimeFlavor::CurrentThread);
-        let stopped = match blocks_itself {
-            true => Err(ServerError::System(
+        let flavor = Handle::try_current().ok().filter(|_| is_given).map(|it| it.runtime_flavor());
+        let stopped = match flavor {
+            Some(RuntimeFlavor::CurrentThread) => Err(ServerError::System(
                 "`Server::stop` blocks the only thread of its runtime; use `shutdown().await`"
                     .to_owned(),
             )),
-            false => off_runtime(move || self.stop_here()),
+            // The other tasks of this thread, which may be those of the server, go on elsewhere.
+            Some(_) => {
+                tokio::task::block_in_place(|| self.stop_here());
+                Ok(())
+            }
+            None => off_runtime(move || self.stop_here()),
         };
         log_failure(stopped);
     }
@@ -299,6 +306,18 @@ impl Server {
     /// Stops the server as [`stop`](Self::stop) does, without blocking a thread of the runtime.
     pub async fn shutdown(self) {
         log_failure(blocking(move || self.stop_here()).await);
+    }
+
+    /// Stops all executions, also those that a handler of the program starts meanwhile.
+    fn stop_executions(&self) {
+        let operator = &self.jobs.operator;
+        while operator.stop_all() > 0 {
+            let mut waited = Duration::ZERO;
+            while waited < STOP_AGAIN && operator.queue().running() > 0 {
+                StopToken::default().wait(IDLE_INTERVAL);
+                waited += IDLE_INTERVAL;
+            }
+        }
     }
 
     fn stop_here(mut self) {
@@ -318,8 +337,7 @@ impl Server {
             let _ = worker.join();
         }
         let served = self.jobs.operator.queue().claimed().unwrap_or_default();
-        self.jobs.operator.stop_all();
-        self.jobs.operator.wait_until_idle();
+        self.stop_executions();
         Worker::requeue(&self.jobs, &served);
     }
 }

@@ -4,12 +4,18 @@
 #[allow(dead_code, reason = "`main` is not called")]
 mod service;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
-use batchwright_server::Server;
+use batchwright::clock::StopToken;
+use batchwright::{JobOperator, MemoryRepository};
+use batchwright_server::api::{AccessRules, Api, Role, Token};
+use batchwright_server::{JobStarter, Server};
 use batchwright_testkit::{Service, needs};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use tower::ServiceExt as _;
 
 const BODY_MAX: usize = 1 << 20;
@@ -145,6 +151,41 @@ async fn the_pages_of_the_nested_api_find_each_other() {
     }
     assert!(seen.len() > 20, "{seen:?}");
     server.shutdown().await;
+}
+
+/// Without `at`, the API takes the path that `nest` has removed; `guarded` asks for its tokens there, too.
+#[tokio::test]
+async fn a_guarded_api_under_a_path_finds_its_path_and_asks_for_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let operator = service::jobs(folder.path().join("jobs.db").to_str().unwrap()).unwrap();
+    let server = Server::builder(operator).serve().await.unwrap();
+    let token = Token {
+        name: "viewer".to_owned(),
+        role: Role::Viewer,
+        sha256: Sha256::digest("secret").into(),
+    };
+    let rules = AccessRules { tokens: vec![token], ..AccessRules::default() };
+    let app =
+        Router::new().nest("/deep", Router::new().nest("/batch", server.api().guarded(rules)));
+    let refused = ask(&app, "GET", "/deep/batch/v1/jobs", "").await;
+    assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(refused.json()["type"], "/deep/batch/errors/unauthorized");
+    // Pages that need no token are found under the path, and only there.
+    assert_eq!(ask(&app, "GET", "/deep/batch/docs", "").await.status, StatusCode::OK);
+    assert_eq!(ask(&app, "GET", "/deep/batch/healthz", "").await.status, StatusCode::OK);
+    assert_eq!(ask(&app, "GET", "/docs", "").await.status, StatusCode::NOT_FOUND);
+    server.shutdown().await;
+}
+
+#[test]
+fn a_path_that_is_none_is_refused() {
+    let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
+    let api = Api::new(JobStarter::new(operator), None, StopToken::default());
+    for path in ["batch", "", "/a b", "/b?c=d", "/ü"] {
+        let api = api.clone();
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(api.at(path))));
+        assert!(panic.is_err(), "{path}");
+    }
 }
 
 /// The requests that schemathesis makes of the document reach the nested API. What they find in the API itself is

@@ -16,7 +16,10 @@ use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, Sequence,
 };
 use batchwright_items::format::csv::CsvWriter;
-use batchwright_store::{Database, SqlRepository, SqlWriter, SqliteDatabase};
+use batchwright_store::{
+    Database, SqlRepository, SqlValue, SqlWriter, SqliteDatabase, StoreOptions,
+};
+use batchwright_testkit::{Service, needs};
 use serde::{Deserialize, Serialize};
 
 const ITEMS: u64 = 10;
@@ -273,7 +276,56 @@ fn a_function_chooses_the_writer_of_each_item() {
         })
         .chunk_size(CHUNK)
         .build();
-    assert_eq!(run(&place, step, Some((CommitPoint::After, 2))), 2);
+    // Chunk 3 has an item for each writer.
+    assert_eq!(run(&place, step, Some((CommitPoint::After, 3))), 2);
     assert_eq!(place.rows("store.db"), [2, 4, 6, 8, 9, 10]);
     assert_eq!(place.rows("other.db"), [1, 3, 7, 9, 10]);
+}
+
+/// Three tables of one database, in nested composites: each writer has a transaction and commits of its own there.
+#[test]
+fn three_writers_to_one_other_database_have_each_item_once() {
+    let Some(url) = needs(Service::Postgres) else { return };
+    for point in [CommitPoint::Before, CommitPoint::After] {
+        for commit in 1..=4 {
+            let place = Place::new();
+            let (database, _) = StoreOptions::parse(&url).unwrap();
+            for table in ["composite_a", "composite_b", "composite_c"] {
+                let make = format!(
+                    "DROP TABLE IF EXISTS {table}; CREATE TABLE {table} (n BIGINT NOT NULL)"
+                );
+                database.run(&make).unwrap();
+            }
+            let target = database.clone();
+            let step = ChunkStepBuilder::new("three")
+                .reader(Sequence::to(ITEMS))
+                .process(|n| Ok(Some(Row { n: *n as i64 })))
+                .writer_with(move |_| {
+                    let table = |name| {
+                        SqlWriter::in_database(target.clone(), name, ["n"], |row: &Row, to| {
+                            to.bind(row.n)
+                        })
+                    };
+                    // The first chunk has no item for the inner composite.
+                    let choose = |row: &Row| if row.n <= 3 { Choice::Second } else { Choice::Both };
+                    let inner = CompositeWriter::new(table("composite_a"), table("composite_b"));
+                    Ok(CompositeWriter::choosing(choose, inner, table("composite_c")))
+                })
+                .chunk_size(CHUNK)
+                .build();
+            assert_eq!(run(&place, step, Some((point, commit))), 2, "{point:?} {commit}");
+            let rows = |table: &str| -> Vec<i64> {
+                let rows = database.query(&format!("SELECT n FROM {table} ORDER BY n")).unwrap();
+                let number = |row: &Vec<SqlValue<'_>>| match row[0] {
+                    SqlValue::Integer(n) => n,
+                    ref other => panic!("{other:?}"),
+                };
+                rows.iter().map(number).collect()
+            };
+            let when = format!("{point:?} {commit}");
+            assert_eq!(rows("composite_a"), (4..=10).collect::<Vec<i64>>(), "a: {when}");
+            assert_eq!(rows("composite_b"), (4..=10).collect::<Vec<i64>>(), "b: {when}");
+            assert_eq!(rows("composite_c"), (1..=10).collect::<Vec<i64>>(), "c: {when}");
+        }
+    }
 }

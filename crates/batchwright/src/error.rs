@@ -134,6 +134,11 @@ impl ItemError {
         *self.kind() == ErrorKind::STOPPED
     }
 
+    /// Whether nothing was committed: neither is the outcome unknown, nor was the lease lost.
+    pub(crate) fn is_definite(&self) -> bool {
+        *self.kind() != ErrorKind::COMMIT_UNKNOWN && *self.kind() != ErrorKind::LEASE_LOST
+    }
+
     /// Creates an error with `message` and the cause `source`.
     pub fn wrap(
         kind: ErrorKind,
@@ -201,7 +206,8 @@ pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("(no text)")
 }
 
-/// Converts every error, every text, and every boxed error, such as that of the crate `anyhow`.
+/// Converts every error, every text, and every boxed error. An I/O error has the kind `io`, every other one the kind
+/// `other`; so has an error of the crate `anyhow`, whatever caused it.
 impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for ItemError {
     fn from(error: E) -> Self {
         let error = match error.into().downcast::<ItemErrorText>() {

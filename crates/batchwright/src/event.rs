@@ -235,7 +235,7 @@ impl Events {
     pub fn stream(&self, capacity: usize) -> EventStream {
         let (sender, receiver) = tokio::sync::mpsc::channel(capacity.max(1));
         self.add_stream(Box::new(move |event| sender.try_send(event.clone()).is_ok()));
-        EventStream { receiver }
+        EventStream::new(receiver)
     }
 
     fn add_stream(&self, sender: EventSender) {
@@ -282,6 +282,10 @@ pub struct EventStream {
 
 #[cfg(feature = "async")]
 impl EventStream {
+    pub(crate) fn new(receiver: tokio::sync::mpsc::Receiver<Event>) -> Self {
+        Self { receiver }
+    }
+
     /// Returns the next event, or `None` at the end of the stream.
     pub async fn next(&mut self) -> Option<Event> {
         self.receiver.recv().await

@@ -21,8 +21,6 @@ use jiff::Timestamp;
 pub use asynchronous::AsyncOperator;
 pub use builder::OperatorBuilder;
 pub use explorer::{JobExplorer, JobName};
-#[cfg(feature = "async")]
-pub use follow::ExecutionEvents;
 pub use handle::JobHandle;
 pub use progressive::ProgressiveOperator;
 pub use queue::JobQueue;

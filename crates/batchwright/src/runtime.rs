@@ -46,7 +46,7 @@ pub(crate) fn wait<T>(
 }
 
 /// Returns the runtime of this process, and starts it at the first call.
-fn runtime() -> Result<&'static Runtime, ItemError> {
+pub(crate) fn runtime() -> Result<&'static Runtime, ItemError> {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     static STARTING: Mutex<()> = Mutex::new(());
     if let Some(runtime) = RUNTIME.get() {

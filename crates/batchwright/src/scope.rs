@@ -95,6 +95,9 @@ impl JobScope {
 #[derive(Debug, Clone)]
 pub struct StepScope {
     inner: Arc<StepScopeParts>,
+    sink_name: Option<Arc<str>>,
+    /// A token for a part of the step, which receives the requests of the job's.
+    stop: Option<StopToken>,
 }
 
 #[derive(Debug)]
@@ -145,26 +148,26 @@ impl StepScope {
                 start,
                 counters: Mutex::new(step.counters),
             }),
+            sink_name: None,
+            stop: None,
         }
     }
 
-    /// Returns this scope with a step name of its own, for the second one of two writers.
-    pub(crate) fn of_second_writer(&self) -> Self {
-        let one = &*self.inner;
-        Self {
-            inner: Arc::new(StepScopeParts {
-                job: one.job.clone(),
-                step: format!("{}+2", one.step),
-                id: one.id,
-                round: one.round,
-                partition: one.partition.clone(),
-                context: one.context.clone(),
-                store_id: one.store_id.clone(),
-                durability: one.durability,
-                start: one.start,
-                counters: Mutex::new(self.counters()),
-            }),
-        }
+    /// Returns this scope for member `number` of a composite writer: with a sink name of its own.
+    pub(crate) fn of_member(&self, number: u8) -> Self {
+        let sink_name = Some(format!("{}+{number}", self.sink_name()).into());
+        Self { sink_name, ..self.clone() }
+    }
+
+    /// Returns this scope with `stop` instead of the stop token of the job.
+    pub(crate) fn with_stop(&self, stop: StopToken) -> Self {
+        Self { stop: Some(stop), ..self.clone() }
+    }
+
+    /// Returns the name under which a sink with transactions of its own stores the commits of this writer: that of the
+    /// step, followed by the place of the writer if it is part of a composite, such as `load+2`.
+    pub fn sink_name(&self) -> &str {
+        self.sink_name.as_deref().unwrap_or(&self.inner.step)
     }
 
     /// Returns the job execution.
@@ -232,7 +235,7 @@ impl StepScope {
 
     /// Returns the stop token; long-running code polls it and returns early.
     pub fn stop(&self) -> &StopToken {
-        self.job().stop()
+        self.stop.as_ref().unwrap_or_else(|| self.job().stop())
     }
 
     /// Returns the globally unique name of the store; with instance and step, the key of a checkpoint kept in

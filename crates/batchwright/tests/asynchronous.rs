@@ -7,14 +7,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use batchwright::error::ErrorKind;
+use batchwright::event::Event;
+use batchwright::execution::Phase;
 use batchwright::item::{
-    AsyncItemReader, AsyncItemWriter, ChunkTransaction, Ending, Page, PreparedCommit, StreamReader,
+    AsyncItemReader, AsyncItemWriter, AsyncWriter, ChunkTransaction, CompositeWriter, Ending, Page,
+    PreparedCommit, StreamReader,
 };
 use batchwright::job::Job;
+use batchwright::listener::{ItemListener, ListenerResult};
+use batchwright::operator::CommitPoint;
 use batchwright::policy::{Classifier, SkipPolicy};
 use batchwright::retry::RetryPolicy;
 use batchwright::scope::StepScope;
 use batchwright::step::{Flow, Step};
+use batchwright::testing::TestBench;
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, JobOperator, JobParameters, ListWriter,
     MemoryRepository, Sequence, TaskletStep,
@@ -360,6 +366,180 @@ fn a_stop_ends_a_read_that_would_wait_for_ever() {
     }
     operator.stop(handle.id()).unwrap();
     assert_eq!(handle.wait().unwrap().status, BatchStatus::Stopped);
+}
+
+#[test]
+fn a_step_that_fails_ends_although_its_reader_waits_for_ever() {
+    let step = ChunkStepBuilder::new("wait")
+        .reader(StreamReader::new(|_| {
+            stream::iter([Ok(1), Err::<u64, _>("a message that cannot be read".into())])
+                .chain(stream::iter((2..4).map(Ok)))
+                .chain(stream::pending())
+        }))
+        .process(|n| if *n == 3 { Err("wrong".into()) } else { Ok(Some(*n)) })
+        .writer(ListWriter::new(Shared::default()))
+        .skip(SkipPolicy::limit(1).on(Classifier::all()).in_phases([Phase::Read]))
+        .chunk_size(2)
+        .build();
+    let (status, failure) = run(&operator(step));
+    assert_eq!(status, BatchStatus::Failed);
+    assert!(failure.contains("wrong"), "{failure}");
+}
+
+#[test]
+fn a_stop_while_a_part_opens_stops_the_step() {
+    #[derive(Clone)]
+    struct OpensNever(Arc<AtomicUsize>);
+    impl AsyncItemWriter<u64> for OpensNever {
+        async fn open(&mut self, _: &StepScope) -> Result<Option<PreparedCommit>, ItemError> {
+            self.0.store(1, Ordering::SeqCst);
+            std::future::pending().await
+        }
+        async fn write(
+            &mut self,
+            _: &[u64],
+            _: &mut ChunkTransaction<'_>,
+        ) -> Result<(), ItemError> {
+            Ok(())
+        }
+    }
+    let opening = Arc::new(AtomicUsize::new(0));
+    let step = ChunkStepBuilder::new("open")
+        .reader(Sequence::to(3))
+        .async_writer(OpensNever(Arc::clone(&opening)))
+        .build();
+    let operator = operator(step);
+    let handle = operator.start("job", JobParameters::new()).unwrap();
+    while opening.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    operator.stop(handle.id()).unwrap();
+    assert_eq!(handle.wait().unwrap().status, BatchStatus::Stopped);
+}
+
+/// Futures of sockets and timers need the runtime when they are dropped, also those of calls that are given up.
+#[test]
+fn calls_that_are_given_up_are_dropped_within_the_runtime() {
+    struct NeedsRuntime;
+    impl Drop for NeedsRuntime {
+        fn drop(&mut self) {
+            let _ = tokio::runtime::Handle::current();
+        }
+    }
+    let step = ChunkStepBuilder::new("call")
+        .reader(Sequence::to(10))
+        .process_async(4, async |n: &u64| {
+            let _held = NeedsRuntime;
+            match n {
+                1 => {
+                    tokio::task::yield_now().await;
+                    Err("away".into())
+                }
+                _ => std::future::pending().await,
+            }
+        })
+        .writer(ListWriter::<u64>::new(Shared::default()))
+        .build();
+    let (status, failure) = run(&operator(step));
+    assert_eq!(status, BatchStatus::Failed);
+    assert!(failure.contains("item 1") && failure.contains("away"), "{failure}");
+}
+
+#[test]
+fn a_panic_before_the_first_wait_is_that_of_its_item_alone() {
+    let written = Shared::default();
+    let step = ChunkStepBuilder::new("call")
+        .reader(Sequence::to(10))
+        .process_async(4, |n: &u64| {
+            assert!(*n != 7, "seven");
+            let n = *n;
+            async move {
+                tokio::task::yield_now().await;
+                Ok(Some(n))
+            }
+        })
+        .writer(ListWriter::new(Arc::clone(&written)))
+        .skip(SkipPolicy::limit(1).on(Classifier::none().including("panic")))
+        .build();
+    assert_eq!(run(&operator(step)).0, BatchStatus::Completed);
+    assert_eq!(*written.lock().unwrap(), [1, 2, 3, 4, 5, 6, 8, 9, 10]);
+}
+
+#[test]
+fn a_sink_that_has_no_commit_yet_gets_the_first_chunk_again_in_a_composite() {
+    let sink = Sink { crash: Arc::default(), ..Sink::default() };
+    let stored = Arc::clone(&sink.stored);
+    let copied = Shared::default();
+    let copies = Arc::clone(&copied);
+    let step = ChunkStepBuilder::new("load")
+        .reader(Sequence::to(5))
+        .writer_with(move |_| {
+            let list = ListWriter::new(Arc::clone(&copies));
+            Ok(CompositeWriter::new(list, AsyncWriter::new(sink.clone())))
+        })
+        .chunk_size(2)
+        .build();
+    let mut bench = TestBench::of_step(step);
+    bench.crash_at(CommitPoint::After, 1);
+    assert_eq!(bench.run().status, BatchStatus::Failed);
+    assert!(stored.lock().unwrap().0.is_empty(), "the sink lacks what the store has");
+    assert_eq!(bench.restart().status, BatchStatus::Completed);
+    assert_eq!(stored.lock().unwrap().0, [1, 2, 3, 4, 5]);
+    assert_eq!(*copied.lock().unwrap(), [1, 2, 3, 4, 5]);
+}
+
+/// An audit row of a listener would be lost if the process died between the two commits.
+#[test]
+fn a_listener_cannot_use_the_transaction_of_a_chunk_whose_sink_commits_first() {
+    struct Audits;
+    impl ItemListener<u64, u64> for Audits {
+        fn after_write(
+            &self,
+            _: &StepScope,
+            _: &[u64],
+            chunk: &mut ChunkTransaction<'_>,
+        ) -> ListenerResult {
+            chunk.on_commit(|| ());
+            Ok(())
+        }
+    }
+    let sink = Sink::default();
+    let stored = Arc::clone(&sink.stored);
+    let step = ChunkStepBuilder::new("load")
+        .reader(Sequence::to(5))
+        .async_writer(sink)
+        .item_listener(Audits)
+        .build();
+    let (status, failure) = run(&operator(step));
+    assert_eq!(status, BatchStatus::Failed);
+    assert!(failure.contains("CompositeWriter"), "{failure}");
+    assert!(stored.lock().unwrap().0.is_empty());
+}
+
+#[tokio::test]
+async fn the_events_of_an_execution_end_with_it_also_when_another_process_ends_it() {
+    let repository = Arc::new(MemoryRepository::new());
+    let operator = JobOperator::new(repository.clone());
+    let gate = Arc::new(Semaphore::new(0));
+    let wait = Arc::clone(&gate);
+    let step = TaskletStep::asynchronous("wait", async move |_| {
+        wait.acquire().await.unwrap().forget();
+        Ok(Flow::Finished)
+    });
+    operator.registry().register(Job::builder("job").step(step).build().unwrap()).unwrap();
+    let handle = operator.asynchronous().start("job", JobParameters::new()).await.unwrap();
+    // An operator of its own is what another process has: it sees no event of the first one.
+    let other = JobOperator::new(repository);
+    let seen_here = operator.asynchronous().follow(handle.id()).await.unwrap();
+    let seen_there = other.asynchronous().follow(handle.id()).await.unwrap();
+    gate.add_permits(1);
+    handle.await.unwrap();
+    let here: Vec<_> = seen_here.collect().await;
+    let there: Vec<_> = seen_there.collect().await;
+    let last = |events: &[Event]| events.last().and_then(|event| event.status()).map(|it| it.0);
+    assert_eq!(last(&here), Some(BatchStatus::Completed), "{here:?}");
+    assert_eq!(last(&there), Some(BatchStatus::Completed), "{there:?}");
+    assert!(here.iter().any(|event| event.step() == Some("wait")), "{here:?}");
 }
 
 #[test]

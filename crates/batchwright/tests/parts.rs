@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use batchwright::item::{
-    ChunkTransaction, Ending, ItemReader, ItemWriter, IteratorReader, ListReader, ListWriter,
+    ChunkTransaction, ItemReader, ItemWriter, IteratorReader, ListReader, ListWriter,
     PreparedCommit, Total,
 };
 use batchwright::partition::Partitioner;
@@ -140,7 +140,18 @@ type Rows = Arc<Mutex<Vec<u64>>>;
 /// A writer that remembers the number of its rows; a wrong one does not remove what a restart writes again.
 struct RowWriter {
     rows: Rows,
-    forgets: bool,
+    forgets: Forgets,
+    committed: usize,
+}
+
+/// What a wrong writer does not do.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Forgets {
+    Nothing,
+    /// To remove at a restart what was not committed.
+    Restart,
+    /// To remove what is rolled back, which is removed at a restart at the latest.
+    Rollback,
 }
 
 impl ItemWriter<u64> for RowWriter {
@@ -151,8 +162,9 @@ impl ItemWriter<u64> for RowWriter {
         position: Option<usize>,
         _: &StepScope,
     ) -> Result<Option<PreparedCommit>, ItemError> {
-        if !self.forgets {
-            self.rows.lock().unwrap().truncate(position.unwrap_or(0));
+        self.committed = position.unwrap_or(0);
+        if self.forgets != Forgets::Restart {
+            self.rows.lock().unwrap().truncate(self.committed);
         }
         Ok(None)
     }
@@ -166,32 +178,45 @@ impl ItemWriter<u64> for RowWriter {
         Ok(self.rows.lock().unwrap().len())
     }
 
-    fn close(&mut self, _: Ending) -> Result<(), ItemError> {
+    fn committed(&mut self) -> Result<(), ItemError> {
+        self.committed = self.rows.lock().unwrap().len();
+        Ok(())
+    }
+
+    fn rolled_back(&mut self) -> Result<(), ItemError> {
+        if self.forgets != Forgets::Rollback {
+            self.rows.lock().unwrap().truncate(self.committed);
+        }
         Ok(())
     }
 }
 
-fn check_writer(forgets: bool) {
+fn check_writer(forgets: Forgets) {
     conformance_of_writer(
         &[1, 2, 3, 4, 5],
         Rows::default,
-        move |rows| Ok(RowWriter { rows: Arc::clone(rows), forgets }),
+        move |rows| Ok(RowWriter { rows: Arc::clone(rows), forgets, committed: 0 }),
         |rows| rows.lock().unwrap().clone(),
     );
 }
 
 #[test]
 fn the_suite_finds_a_writer_that_has_a_chunk_twice_and_none_in_a_right_one() {
-    check_writer(false);
+    check_writer(Forgets::Nothing);
     conformance_of_writer(
         &[1, 2, 3],
         Rows::default,
         |rows| Ok(ListWriter::new(Arc::clone(rows))),
         |rows| rows.lock().unwrap().clone(),
     );
-    let panic = catch_unwind(|| check_writer(true)).unwrap_err();
-    let message = panic.downcast_ref::<String>().unwrap();
-    assert!(message.contains("after a crash at commit 1 (Before) and a restart"), "{message}");
+    for (forgets, words) in [
+        (Forgets::Restart, "after a crash at commit 1 (Before) and a restart"),
+        (Forgets::Rollback, "after a failed attempt at chunk 1 and a retry"),
+    ] {
+        let panic = catch_unwind(|| check_writer(forgets)).unwrap_err();
+        let message = panic.downcast_ref::<String>().unwrap();
+        assert!(message.contains(words), "{forgets:?}: {message}");
+    }
 }
 
 /// Counts the letters of the parameter `word`, one at each call.

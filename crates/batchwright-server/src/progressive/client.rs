@@ -118,7 +118,13 @@ impl BatchClient {
         };
         let path =
             text(LOCATION.as_str()).map_or_else(|| format!("/v1/executions/{id}"), str::to_owned);
-        self.drive_at(join(&url, &format!("{path}/"))?).await
+        let place = join(&url, &format!("{path}/"))?;
+        // The owner's token is sent there.
+        if place.origin() != url.origin() {
+            let problem = format!("it leads to another server, {place}");
+            return Err(ClientError::Malformed(problem));
+        }
+        self.drive_at(place).await
     }
 
     /// Drives execution `id` of the API at `base` to its end.

@@ -48,7 +48,7 @@ impl Sink {
         let key = CheckpointKey {
             store: scope.store_id().to_owned(),
             instance: scope.job().instance_id().0,
-            step: scope.step().to_owned(),
+            step: scope.sink_name().to_owned(),
             execution: scope.job().execution_id().0,
             round: scope.round().0,
         };

@@ -21,12 +21,19 @@ pub enum Choice {
     Neither,
 }
 
-/// A writer that passes each item to two writers, or to the one that a function chooses.
+/// A writer that passes each item to two writers, or to the one that a function chooses. More than two are nested.
 ///
 /// The composite is exact if each of its writers is, also for files, the store, and other databases at once. The store
-/// commits first, with the items that another database has yet to commit; then the other database commits. When the
-/// process dies between the two, the restart writes these items to the other database again. So the checkpoint has the
-/// items of one chunk as JSON, but only if one of the writers is a sink that [prepares](ItemWriter::prepares).
+/// commits first, together with the items that another database has yet to commit; then the other database commits. When
+/// the process dies between the two, the restart writes these items to the other database again. This has a price, which
+/// only composites with another database pay:
+///
+/// * Every checkpoint has the items of its chunk as JSON. An item must come back from its JSON as it was: without numbers
+///   that are not finite, and without fields that serde skips.
+/// * A constraint that the other database checks only at its commit is checked after that of the store. Its refusal fails
+///   the step, and each restart, until the data or the constraint is changed.
+/// * Each writer has a transaction of its own. Two writers to the same other database do not see each other's rows, and on
+///   SQLite the second one would wait for the first one for ever: use one writer there.
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
@@ -42,11 +49,22 @@ pub struct CompositeWriter<A, B, F = Everything> {
     first: A,
     second: B,
     choose: F,
-    /// Whether a writer commits in a database of its own; known after `open`.
-    has_other_database: bool,
-    /// Number of chunks that were written.
-    chunks: u64,
-    /// The items of the chunk, for the writers that commit after the store.
+    /// Set by `open`.
+    scope: Option<StepScope>,
+    /// The chunk that was written last, for the writers that commit after the store.
+    last: Chunk,
+    /// Whether `last` is not committed yet.
+    is_pending: bool,
+}
+
+/// A chunk, as another database commits it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Chunk {
+    /// Its number among the chunks that were written, from 1.
+    number: u64,
+    /// The number of its commit in the store, which is part of its idempotency keys.
+    sequence: u64,
+    /// Its items as JSON.
     items: Vec<serde_json::Value>,
 }
 
@@ -77,14 +95,7 @@ impl<T, F: Fn(&T) -> Choice> Choose<T> for F {
 impl<A, B> CompositeWriter<A, B> {
     /// Creates a writer that passes each item to `first` and to `second`.
     pub fn new(first: A, second: B) -> Self {
-        Self {
-            first,
-            second,
-            choose: Everything,
-            has_other_database: false,
-            chunks: 0,
-            items: Vec::new(),
-        }
+        CompositeWriter::of(Everything, first, second)
     }
 
     /// Creates a writer that passes each item to the writers that `choose` returns. After a restart, `choose` must
@@ -94,14 +105,7 @@ impl<A, B> CompositeWriter<A, B> {
         first: A,
         second: B,
     ) -> CompositeWriter<A, B, F> {
-        CompositeWriter {
-            first,
-            second,
-            choose,
-            has_other_database: false,
-            chunks: 0,
-            items: Vec::new(),
-        }
+        CompositeWriter::of(choose, first, second)
     }
 }
 
@@ -110,18 +114,16 @@ impl<A, B> CompositeWriter<A, B> {
 pub struct CompositePosition<A, B> {
     first: A,
     second: B,
-    #[serde(default, skip_serializing_if = "is_zero")]
-    chunks: u64,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    items: Vec<serde_json::Value>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
+    /// `None` unless a writer commits in another database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last: Option<Chunk>,
 }
 
 impl<A, B, F> CompositeWriter<A, B, F> {
+    fn of(choose: F, first: A, second: B) -> Self {
+        Self { first, second, choose, scope: None, last: Chunk::default(), is_pending: false }
+    }
+
     /// Passes to each writer the items that it gets.
     fn pass<T: Clone>(
         &mut self,
@@ -155,7 +157,7 @@ impl<A, B, F> CompositeWriter<A, B, F> {
     /// The commit of the last chunk, as a sink with a database of its own stores it.
     fn commit(&self) -> PreparedCommit {
         PreparedCommit {
-            sequence: self.chunks,
+            sequence: self.last.number,
             checkpoint: String::new(),
             counters: Counters::default(),
             skips: Vec::new(),
@@ -164,19 +166,58 @@ impl<A, B, F> CompositeWriter<A, B, F> {
         }
     }
 
-    /// Whether a writer that has committed `held` lacks the chunk that the store has.
-    fn lacks(&self, held: Option<&PreparedCommit>) -> Result<bool, ItemError> {
-        match held.map(|held| held.sequence) {
-            None => Ok(false),
-            Some(sequence) if sequence == self.chunks => Ok(false),
-            Some(sequence) if sequence + 1 == self.chunks => Ok(true),
-            Some(sequence) => Err(ItemError::fatal(format!(
-                "cannot continue after chunk {}: the other database is at chunk {sequence}; check whether one of them \
-                 was replaced or restored from a backup",
-                self.chunks
+    /// Whether a writer whose sink has committed `held` lacks the last chunk.
+    fn lacks(&self, prepares: bool, held: Option<&PreparedCommit>) -> Result<bool, ItemError> {
+        let (ours, theirs) = (self.last.number, held.map_or(0, |held| held.sequence));
+        match prepares && theirs != ours {
+            false => Ok(false),
+            true if theirs + 1 == ours => Ok(true),
+            true => Err(ItemError::fatal(format!(
+                "cannot continue after chunk {ours}: the other database is at chunk {theirs}; check whether one of them was \
+                 replaced or restored from a backup"
             ))),
         }
     }
+
+    /// Writes the last chunk, which the store has, to the writers that lack it, and commits it there.
+    fn write_again<T>(&mut self, to_first: bool, to_second: bool) -> Result<(), ItemError>
+    where
+        T: Clone + DeserializeOwned,
+        A: ItemWriter<T>,
+        B: ItemWriter<T>,
+        F: Choose<T>,
+    {
+        let Some(scope) = self.scope.clone() else { return Ok(()) };
+        let items = self.last.items.iter().cloned().map(serde_json::from_value);
+        let items = items.collect::<Result<Vec<T>, _>>()?;
+        let (one, two) = (scope.of_member(1), scope.of_member(2));
+        let mut first_chunk = ChunkTransaction::without_store(&one, self.last.sequence);
+        let mut second_chunk = ChunkTransaction::without_store(&two, self.last.sequence);
+        self.pass(
+            &items,
+            |writer, items| if to_first { writer.write(items, &mut first_chunk) } else { Ok(()) },
+            |writer, items| if to_second { writer.write(items, &mut second_chunk) } else { Ok(()) },
+        )?;
+        let commit = self.commit();
+        if to_first {
+            self.first.prepare(&commit)?;
+        }
+        if to_second {
+            self.second.prepare(&commit)?;
+        }
+        Ok(())
+    }
+}
+
+/// Says that the store has a chunk that another database refuses.
+fn behind_store(error: ItemError) -> ItemError {
+    if error.is_stop() || !error.is_definite() {
+        return error;
+    }
+    let kind = error.kind().clone();
+    let message = "cannot commit in the other database what the store has committed; change the data or the constraint there, \
+                   then restart";
+    ItemError::wrap(kind, message, error.into_boxed())
 }
 
 impl<T, A, B, F> ItemWriter<T> for CompositeWriter<A, B, F>
@@ -194,79 +235,69 @@ where
         scope: &StepScope,
     ) -> Result<Option<PreparedCommit>, ItemError> {
         let (first, second) = match position {
-            Some(CompositePosition { first, second, chunks, items }) => {
-                (self.chunks, self.items) = (chunks, items);
+            Some(CompositePosition { first, second, last }) => {
+                self.last = last.unwrap_or_default();
                 (Some(first), Some(second))
             }
             None => (None, None),
         };
-        // Two writers may use one database, which keeps one commit for each step name.
-        let held_first = self.first.open(first, scope)?;
-        let held_second = self.second.open(second, &scope.of_second_writer())?;
-        self.has_other_database = self.first.prepares() || self.second.prepares();
-        let lacking = (self.lacks(held_first.as_ref())?, self.lacks(held_second.as_ref())?);
-        if lacking == (false, false) {
-            return Ok(None);
-        }
-        let items: Vec<T> = std::mem::take(&mut self.items)
-            .into_iter()
-            .map(serde_json::from_value)
-            .collect::<Result<_, _>>()?;
-        let mut chunk = ChunkTransaction::without_store(scope, self.chunks);
-        let mut other = ChunkTransaction::without_store(scope, self.chunks);
-        self.pass(
-            &items,
-            |writer, items| if lacking.0 { writer.write(items, &mut chunk) } else { Ok(()) },
-            |writer, items| if lacking.1 { writer.write(items, &mut other) } else { Ok(()) },
-        )?;
-        let commit = self.commit();
-        if lacking.0 {
-            self.first.prepare(&commit)?;
-        }
-        if lacking.1 {
-            self.second.prepare(&commit)?;
+        self.scope = Some(scope.clone());
+        let held_first = self.first.open(first, &scope.of_member(1))?;
+        let held_second = self.second.open(second, &scope.of_member(2))?;
+        let first_lacks = self.lacks(self.first.prepares(), held_first.as_ref())?;
+        let second_lacks = self.lacks(self.second.prepares(), held_second.as_ref())?;
+        if first_lacks || second_lacks {
+            self.write_again(first_lacks, second_lacks).map_err(behind_store)?;
         }
         Ok(None)
     }
 
     fn write(&mut self, items: &[T], chunk: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
-        if self.has_other_database {
-            self.items = items.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
-            self.chunks += 1;
+        if self.first.prepares() || self.second.prepares() {
+            self.last.items = items.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
+            self.last.sequence = chunk.sequence();
+            self.last.number += 1;
+            self.is_pending = true;
         }
         let chunk = std::cell::RefCell::new(chunk);
         self.pass(
             items,
-            |writer, items| writer.write(items, &mut chunk.borrow_mut()),
-            |writer, items| writer.write(items, &mut chunk.borrow_mut()),
+            |writer, items| chunk.borrow_mut().of_member(1, |chunk| writer.write(items, chunk)),
+            |writer, items| chunk.borrow_mut().of_member(2, |chunk| writer.write(items, chunk)),
         )
     }
 
     fn position(&mut self) -> Result<Self::Position, ItemError> {
         let (first, second) = (self.first.position()?, self.second.position()?);
-        Ok(CompositePosition { first, second, chunks: self.chunks, items: self.items.clone() })
+        let last = (self.first.prepares() || self.second.prepares()).then(|| self.last.clone());
+        Ok(CompositePosition { first, second, last })
     }
 
     /// Commits in the other databases, after the store.
     fn committed(&mut self) -> Result<(), ItemError> {
-        if !self.items.is_empty() {
+        if std::mem::take(&mut self.is_pending) {
             let commit = self.commit();
-            if self.first.prepares() {
-                self.first.prepare(&commit)?;
+            if self.first.prepares()
+                && let Err(error) = self.first.prepare(&commit)
+            {
+                again_or(error, &mut self.first)?;
+                self.write_again(true, false).map_err(behind_store)?;
             }
-            if self.second.prepares() {
-                self.second.prepare(&commit)?;
+            if self.second.prepares()
+                && let Err(error) = self.second.prepare(&commit)
+            {
+                again_or(error, &mut self.second)?;
+                self.write_again(false, true).map_err(behind_store)?;
             }
-            self.items.clear();
         }
         self.first.committed()?;
         self.second.committed()
     }
 
     fn rolled_back(&mut self) -> Result<(), ItemError> {
-        if !self.items.is_empty() {
-            self.items.clear();
-            self.chunks -= 1;
+        if std::mem::take(&mut self.is_pending) {
+            self.last.items.clear();
+            self.last.number -= 1;
         }
         let first = self.first.rolled_back();
         self.second.rolled_back().and(first)
@@ -280,5 +311,14 @@ where
     fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
         let first = self.first.close(ending);
         self.second.close(ending).and(first)
+    }
+}
+
+/// Rolls back a writer that refused a commit for certain, such as after a deadlock, so that the chunk can be written again.
+/// Any other error is returned: the restart finds out what was committed.
+fn again_or<T, W: ItemWriter<T>>(error: ItemError, writer: &mut W) -> Result<(), ItemError> {
+    match error.is_definite() {
+        true => writer.rolled_back(),
+        false => Err(error),
     }
 }

@@ -14,19 +14,21 @@ pub struct ChunkTransaction<'a> {
     on_commit: Vec<Box<dyn FnOnce() + Send>>,
     scope: &'a StepScope,
     sequence: u64,
+    /// The place of the writer in a composite: `+2`.
+    member: String,
     /// Why the store could not begin a transaction; not the fault of any item.
     broken: Option<RepositoryError>,
 }
 
 impl<'a> ChunkTransaction<'a> {
     pub(crate) fn new(store: &'a ObservedStore, scope: &'a StepScope, sequence: u64) -> Self {
-        let (store, on_commit) = (Some(store), Vec::new());
-        Self { store, tx: None, on_commit, scope, sequence, broken: None }
+        Self { store: Some(store), ..Self::without_store(scope, sequence) }
     }
 
     /// Creates the transaction of a chunk that the store has committed before: it can write to no store.
     pub(crate) fn without_store(scope: &'a StepScope, sequence: u64) -> Self {
-        Self { store: None, tx: None, on_commit: Vec::new(), scope, sequence, broken: None }
+        let (on_commit, member) = (Vec::new(), String::new());
+        Self { store: None, tx: None, on_commit, scope, sequence, member, broken: None }
     }
 
     /// Returns the store's own transaction as a `T`, for writers that use the store's database: their writes
@@ -59,8 +61,28 @@ impl<'a> ChunkTransaction<'a> {
     /// every instance (a rerun of a completed step restarts the numbers). For sinks that can refuse a key
     /// they already have.
     pub fn idempotency_key(&self) -> String {
-        let (job, step) = (self.scope.job(), self.scope.step());
-        format!("{}/{}/{step}/{}", self.scope.store_id(), job.instance_id(), self.sequence)
+        let (job, step) = (self.scope.job(), self.scope.sink_name());
+        let (store, member) = (self.scope.store_id(), &self.member);
+        format!("{store}/{}/{step}{member}/{}", job.instance_id(), self.sequence)
+    }
+
+    /// Returns the number of the commit among all commits of the step in this instance.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Runs `write` for member `number` of a composite writer, with idempotency keys of its own.
+    pub(crate) fn of_member<T>(&mut self, number: u8, write: impl FnOnce(&mut Self) -> T) -> T {
+        let length = self.member.len();
+        self.member.push_str(&format!("+{number}"));
+        let result = write(self);
+        self.member.truncate(length);
+        result
+    }
+
+    /// Whether something is to be committed in the store besides the checkpoint.
+    pub(crate) fn is_used(&self) -> bool {
+        self.tx.is_some() || !self.on_commit.is_empty()
     }
 
     /// Returns the transaction, and begins it at the first call.

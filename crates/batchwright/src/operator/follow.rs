@@ -1,67 +1,93 @@
 //! The events of one execution as a stream that ends with the execution.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use futures_core::Stream;
+use tokio::sync::mpsc::Sender;
+use tokio::time::timeout;
 
 use super::{AsyncOperator, OperatorError};
 use crate::event::{Event, EventStream, Subject};
 use crate::execution::ExecutionId;
+use crate::runtime::runtime;
 
 /// Events that wait for a reader of the stream.
 const EVENTS_MAX: usize = 1_000;
+/// How often the store is asked, which knows what other processes do.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl AsyncOperator {
-    /// Returns the events of an execution: its present status, and then every change, to the end of the execution. An
-    /// execution of another process has no further event.
+    /// Returns the events of an execution: its present status, and then every change, to the end of the execution. Of an
+    /// execution of another process, the changes of its status are seen, within a second.
     ///
-    /// The stream also ends when 1,000 events wait to be read.
+    /// A reader that is slower than the events misses some, and then gets the present status again.
     ///
     /// # Errors
     ///
-    /// The execution does not exist, or the store fails.
-    pub async fn follow(&self, id: ExecutionId) -> Result<ExecutionEvents, OperatorError> {
+    /// The execution does not exist, the store fails, or the system refuses a thread.
+    pub async fn follow(&self, id: ExecutionId) -> Result<EventStream, OperatorError> {
         // Subscribes before it looks, so that no change is between the two.
         let events = self.operator.events().stream(EVENTS_MAX);
-        let now = self.operator.clock().now();
+        let now = self.status_of(id).await?;
+        let (sender, receiver) = tokio::sync::mpsc::channel(EVENTS_MAX);
+        let runtime = runtime().map_err(|_| OperatorError::NoResult)?;
+        runtime.spawn(self.clone().forward(id, now, events, sender));
+        Ok(EventStream::new(receiver))
+    }
+
+    async fn status_of(&self, id: ExecutionId) -> Result<Event, OperatorError> {
         let execution = self.call(move |operator| operator.explorer().execution(id)).await?;
         let subject = Subject::Execution { id, job: execution.job.as_str().into() };
-        let first = Event::of_status(now, subject, execution.status, None);
-        let events = execution.status.is_running().then_some(events);
-        Ok(ExecutionEvents { id, first: Some(first), events })
+        Ok(Event::of_status(self.operator.clock().now(), subject, execution.status, None))
+    }
+
+    /// Sends the events of an execution until it has ended, or nobody reads them any more.
+    async fn forward(
+        self,
+        id: ExecutionId,
+        now: Event,
+        mut events: EventStream,
+        sender: Sender<Event>,
+    ) {
+        let mut status = now.status().map(|(status, _)| status);
+        let mut next = Some(now);
+        loop {
+            if let Some(event) = next.take() {
+                let ended = is_end(&event);
+                if sender.send(event).await.is_err() || ended {
+                    return;
+                }
+            }
+            match timeout(LOOK_INTERVAL, events.next()).await {
+                Ok(Some(event)) if event.execution() == Some(id) => {
+                    if event.step().is_none()
+                        && let Some((new, _)) = event.status()
+                    {
+                        status = Some(new);
+                    }
+                    next = Some(event);
+                }
+                Ok(Some(_)) => {}
+                // Events were missed, or another process may run the execution.
+                missed => {
+                    if missed.is_ok() {
+                        events = self.operator.events().stream(EVENTS_MAX);
+                        status = None;
+                    }
+                    if sender.is_closed() {
+                        return;
+                    }
+                    if let Ok(now) = self.status_of(id).await {
+                        let new = now.status().map(|(status, _)| status);
+                        next = (new != status).then_some(now);
+                        status = new;
+                    }
+                }
+            }
+        }
     }
 }
 
-/// The events of one execution; see [`AsyncOperator::follow`].
-#[derive(Debug)]
-pub struct ExecutionEvents {
-    id: ExecutionId,
-    first: Option<Event>,
-    /// `None` after the end of the execution.
-    events: Option<EventStream>,
-}
-
-impl Stream for ExecutionEvents {
-    type Item = Event;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
-        if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(first));
-        }
-        while let Some(events) = &mut self.events {
-            let event = ready!(Pin::new(events).poll_next(context));
-            let is_end = event.as_ref().is_none_or(|event| {
-                matches!(&event.subject, Subject::Execution { id, .. } if *id == self.id)
-                    && event.status().is_some_and(|(status, _)| !status.is_running())
-            });
-            if is_end {
-                self.events = None;
-            }
-            if event.as_ref().is_none_or(|event| event.execution() == Some(self.id)) {
-                return Poll::Ready(event);
-            }
-        }
-        Poll::Ready(None)
-    }
+fn is_end(event: &Event) -> bool {
+    matches!(event.subject, Subject::Execution { .. })
+        && event.status().is_some_and(|(status, _)| !status.is_running())
 }

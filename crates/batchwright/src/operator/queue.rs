@@ -35,6 +35,11 @@ impl JobQueue<'_> {
         lock(&self.operator.inner.host.active).len() < self.operator.inner.running_jobs_max
     }
 
+    /// Returns the number of executions that this process runs and drives, queued or not.
+    pub fn running(&self) -> usize {
+        lock(&self.operator.inner.host.active).len()
+    }
+
     /// Returns the queued executions that no process has claimed, oldest first.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ use retries::Retries;
 use settle::{Settled, Settler};
 
 use super::{Step, StepEnd, StepOptions, StepRun};
+use crate::clock::StopToken;
 use crate::error::{ItemError, ItemErrorText, StepError};
 use crate::execution::ExitStatus;
 use crate::item::{
@@ -153,25 +154,33 @@ where
     fn run(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError> {
         let scope = run.scope.clone();
         let at = At { step: &self.name };
-        let mut reader = (self.reader)(&scope).map_err(at.component("reader", "create"))?;
-        let processor = (self.processor)(&scope).map_err(at.component("processor", "create"))?;
+        // After a failure of the step, its reader and processors on other threads need not wait any longer.
+        let parts = scope.with_stop(scope.stop().child());
+        let mut reader = (self.reader)(&parts).map_err(at.component("reader", "create"))?;
+        let processor = (self.processor)(&parts).map_err(at.component("processor", "create"))?;
         let mut writer = (self.writer)(&scope).map_err(at.component("writer", "create"))?;
 
         let mut checkpoint =
             Checkpoint::of(&run.step).map_err(|source| run.commit_failed(source))?;
         let result =
-            self.open_and_carry(run, &mut checkpoint, &mut reader, &processor, &mut writer);
+            self.open_and_carry(run, &parts, &mut checkpoint, &mut reader, &processor, &mut writer);
         let ending = match &result {
             Ok(StepEnd::Completed(_)) => Ending::Complete,
             _ => Ending::Incomplete,
         };
         // Reader and writer are always closed; the first error wins.
-        let closed_reader = guarded(|| reader.close());
-        let closed_writer = guarded(|| writer.close(ending));
-        let end = result?;
-        closed_reader.map_err(at.component("reader", "close"))?;
-        closed_writer.map_err(at.component("writer", "close"))?;
-        Ok(end)
+        let closed_reader = guarded(|| reader.close()).map_err(at.component("reader", "close"));
+        let closed_writer =
+            guarded(|| writer.close(ending)).map_err(at.component("writer", "close"));
+        let ended = result.and_then(|end| closed_reader.and(closed_writer).map(|()| end));
+        match ended {
+            // A stop request cut a call short.
+            Err(StepError::Component { source, .. }) if source.0.is_stop() => {
+                run.roll_back(&source);
+                Ok(StepEnd::Stopped)
+            }
+            ended => ended,
+        }
     }
 }
 
@@ -184,6 +193,7 @@ where
     fn open_and_carry(
         &self,
         run: &mut StepRun<'_>,
+        parts: &StepScope,
         checkpoint: &mut Checkpoint,
         reader: &mut R,
         processor: &P,
@@ -194,7 +204,7 @@ where
         self.open_writer(run, checkpoint, writer)?;
         let dead_letters = self.open_dead_letters(checkpoint, &scope)?;
         let position = checkpoint.reader().map_err(at.component("reader", "restore"))?;
-        guarded(|| reader.open(position, &scope)).map_err(at.component("reader", "open"))?;
+        guarded(|| reader.open(position, parts)).map_err(at.component("reader", "open"))?;
 
         let depth = match self.settings.read_ahead {
             Some(chunks) => chunks,
@@ -208,8 +218,9 @@ where
             clock: run.clock(),
             scope: &scope,
         };
-        let mut filler = Filler::new(reader, settings, hooks, retries, checkpoint.resolved);
-        let processing = Processing { processor, settings, hooks, retries };
+        let of_parts = Retries { scope: parts, ..retries };
+        let mut filler = Filler::new(reader, settings, hooks, of_parts, checkpoint.resolved);
+        let processing = Processing { processor, settings, hooks, retries: of_parts };
         let mut settler =
             Settler::new(run, writer, checkpoint, dead_letters, settings, hooks, retries);
         let end = match (depth, self.settings.parallelism) {
@@ -217,10 +228,10 @@ where
                 let spare = processing.reclaim(spare);
                 processing.process(filler.fill(spare.items), spare.outputs)
             }),
-            (depth, 1) => read_ahead(depth, &mut filler, &processing, &mut settler),
+            (depth, 1) => read_ahead(depth, parts.stop(), &mut filler, &processing, &mut settler),
             (depth, threads) => process_in_parallel(
-                depth.max(threads),
-                threads,
+                (depth.max(threads), threads),
+                parts.stop(),
                 &mut filler,
                 &processing,
                 &mut settler,
@@ -324,6 +335,7 @@ impl<I, O> Default for RecycledBuffers<I, O> {
 /// Runs the reader on a thread of its own, up to `depth` chunks ahead.
 fn read_ahead<R, P, W>(
     depth: usize,
+    parts: &StopToken,
     filler: &mut Filler<'_, R, P::Output>,
     processing: &Processing<'_, R::Item, P>,
     settler: &mut Settler<'_, '_, R::Item, P::Output, W>,
@@ -338,19 +350,21 @@ where
         let (recycler, recycled) = channel();
         // Without the thread there is no sender, so the first chunk is the one of `reader_gone`.
         start(threads, "batchwright reader", move || fill_ahead(filler, &sender, &recycled));
-        carry(settler, |spare| {
+        let ended = carry(settler, |spare| {
             let spare = processing.reclaim(spare);
             let _ = recycler.send(spare.items);
             processing.process(chunks.recv().unwrap_or_else(|_| reader_gone()), spare.outputs)
-        })
+        });
+        stop_unless_complete(parts, &ended);
+        ended
         // `chunks` is dropped here, so a reader that is still ahead fails to send and returns.
     })
 }
 
 /// Runs the reader ahead, and `count` threads that process whole chunks; chunks are settled in reading order.
 fn process_in_parallel<R, P, W>(
-    depth: usize,
-    count: usize,
+    (depth, count): (usize, usize),
+    parts: &StopToken,
     filler: &mut Filler<'_, R, P::Output>,
     processing: &Processing<'_, R::Item, P>,
     settler: &mut Settler<'_, '_, R::Item, P::Output, W>,
@@ -385,15 +399,24 @@ where
             start(threads, "batchwright processor", move || process_chunks(processing, &filled));
         }
         drop(filled);
-        carry(settler, |spare| {
+        let ended = carry(settler, |spare| {
             let spare = processing.reclaim(spare);
             let _ = recycler.send(spare.items);
             let result = results.recv().ok();
             result
                 .and_then(|result| result.recv().ok())
                 .unwrap_or_else(|| processing.process(reader_gone(), spare.outputs))
-        })
+        });
+        stop_unless_complete(parts, &ended);
+        ended
     })
+}
+
+/// Requests the reader and the processors to stop, which may wait for what nobody needs any more.
+fn stop_unless_complete(parts: &StopToken, ended: &Result<StepEnd, StepError>) {
+    if !matches!(ended, Ok(StepEnd::Completed(_))) {
+        parts.request();
+    }
 }
 
 /// A filled chunk, and the sender of its result.

@@ -1,12 +1,17 @@
 //! The promises of readers and writers, as suites for parts of one's own.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use super::{StepBench, TestBench};
 use crate::error::ItemError;
 use crate::execution::BatchStatus;
-use crate::item::{ItemReader, ItemWriter, ListReader, Total};
+use crate::item::{
+    ChunkTransaction, Ending, ItemReader, ItemWriter, ListReader, PreparedCommit, Total,
+};
 use crate::operator::CommitPoint;
+use crate::retry::RetryPolicy;
+use crate::scope::StepScope;
 use crate::step::ChunkStepBuilder;
 
 /// Reads more items than any reader under test may have.
@@ -151,14 +156,15 @@ fn json_of<R: ItemReader>(reader: &R) -> String {
         .unwrap_or_else(|error| panic!("a position cannot be written as JSON: {error}"))
 }
 
-/// Checks that a writer is exact: after every crash and restart its sink has each item once, in order.
+/// Checks that a writer is exact: after every crash and restart, and after a write that is rolled back and done again, its
+/// sink has each item once, in order.
 ///
 /// `sink` creates an empty sink, `writer` a writer to it, and `written` returns the items that the sink has. The suite
-/// writes `items` in chunks of two, with a crash before and after each commit.
+/// writes `items` in chunks of two, with a crash before and after each commit, and with a failed attempt at each chunk.
 ///
 /// # Panics
 ///
-/// Names the crash after which the sink has other items.
+/// Names the crash or failure after which the sink has other items.
 #[track_caller]
 pub fn conformance_of_writer<T, S, W>(
     items: &[T],
@@ -170,35 +176,126 @@ pub fn conformance_of_writer<T, S, W>(
     S: Send + Sync + 'static,
     W: ItemWriter<T> + 'static,
 {
-    let writer = std::sync::Arc::new(writer);
+    let writer = Arc::new(writer);
     let chunks = items.len().div_ceil(2) as u64;
-    let crashes = [CommitPoint::Before, CommitPoint::After];
-    let crashes =
-        crashes.iter().flat_map(|point| (1..=chunks).map(|commit| Some((*point, commit))));
-    for crash in std::iter::once(None).chain(crashes) {
-        let place = std::sync::Arc::new(sink());
-        let (make, target) = (std::sync::Arc::clone(&writer), std::sync::Arc::clone(&place));
+    let mut faults = vec![Fault::None];
+    for chunk in 1..=chunks {
+        faults.push(Fault::Crash(CommitPoint::Before, chunk));
+        faults.push(Fault::Crash(CommitPoint::After, chunk));
+        faults.push(Fault::FailedWrite(chunk));
+    }
+    for fault in faults {
+        let place = Arc::new(sink());
+        let (make, target) = (Arc::clone(&writer), Arc::clone(&place));
         let step = ChunkStepBuilder::new("write")
             .reader(ListReader::new(items.to_vec()))
-            .writer_with(move |_| make(&target))
+            .writer_with(move |_| {
+                Ok(FailsOnce { writer: make(&target)?, at: fault.failed_write() })
+            })
             .chunk_size(2)
+            .retry(RetryPolicy::attempts(2))
             .build();
         let mut bench = TestBench::of_step(step);
-        let when = match crash {
-            None => "an execution without a crash".to_owned(),
-            Some((point, commit)) => {
-                format!("a crash at commit {commit} ({point:?}) and a restart")
+        if let Fault::Crash(point, commit) = fault {
+            bench.crash_at(point, commit);
+        }
+        let mut ended = bench.run();
+        if let Fault::Crash(..) = fault {
+            ended = bench.restart();
+        }
+        assert_eq!(ended.status, BatchStatus::Completed, "after {fault}: {:?}", ended.failure);
+        assert_eq!(written(&place), items, "after {fault} the sink has other items");
+    }
+}
+
+/// What happens to an execution.
+#[derive(Clone, Copy, PartialEq)]
+enum Fault {
+    None,
+    /// The process dies at a commit.
+    Crash(CommitPoint, u64),
+    /// The first attempt to write a chunk fails, after the chunk was written.
+    FailedWrite(u64),
+}
+
+impl Fault {
+    /// Returns the number of the write that fails.
+    fn failed_write(self) -> Option<u64> {
+        match self {
+            Self::FailedWrite(chunk) => Some(chunk),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::None => f.write_str("an execution without a failure"),
+            Self::Crash(point, commit) => {
+                write!(f, "a crash at commit {commit} ({point:?}) and a restart")
             }
-        };
-        let ended = match crash {
-            None => bench.run(),
-            Some((point, commit)) => {
-                bench.crash_at(point, commit);
-                bench.run();
-                bench.restart()
+            Self::FailedWrite(chunk) => write!(f, "a failed attempt at chunk {chunk} and a retry"),
+        }
+    }
+}
+
+/// A writer whose write number `at` fails once, after its work.
+struct FailsOnce<W> {
+    writer: W,
+    at: Option<u64>,
+}
+
+impl<T, W: ItemWriter<T>> ItemWriter<T> for FailsOnce<W> {
+    type Position = W::Position;
+
+    fn open(
+        &mut self,
+        position: Option<W::Position>,
+        scope: &StepScope,
+    ) -> Result<Option<PreparedCommit>, ItemError> {
+        self.writer.open(position, scope)
+    }
+
+    fn write(&mut self, items: &[T], chunk: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
+        self.writer.write(items, chunk)?;
+        match self.at {
+            Some(1) => {
+                self.at = None;
+                Err("the suite fails this write".into())
             }
-        };
-        assert_eq!(ended.status, BatchStatus::Completed, "{when}: {:?}", ended.failure);
-        assert_eq!(written(&place), items, "after {when} the sink has other items");
+            at => {
+                self.at = at.map(|left| left - 1);
+                Ok(())
+            }
+        }
+    }
+
+    fn position(&mut self) -> Result<W::Position, ItemError> {
+        self.writer.position()
+    }
+
+    fn prepare(&mut self, commit: &PreparedCommit) -> Result<(), ItemError> {
+        self.writer.prepare(commit)
+    }
+
+    fn committed(&mut self) -> Result<(), ItemError> {
+        self.writer.committed()
+    }
+
+    fn rolled_back(&mut self) -> Result<(), ItemError> {
+        self.writer.rolled_back()
+    }
+
+    fn prepares(&self) -> bool {
+        self.writer.prepares()
+    }
+
+    fn keeps_position(&self) -> bool {
+        self.writer.keeps_position()
+    }
+
+    fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
+        self.writer.close(ending)
     }
 }

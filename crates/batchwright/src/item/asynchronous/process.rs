@@ -49,9 +49,12 @@ where
         is_last: &dyn Fn(&ItemError) -> bool,
     ) -> Vec<Result<Option<O>, ItemError>> {
         let mut done = Vec::with_capacity(items.len());
-        let calls = items.iter().map(|item| (self.function)(item));
-        let mut window = Window::new(calls, self.in_flight);
-        let all = poll_fn(|context| window.poll(context, &mut done, is_last));
+        let all = async {
+            // Dropped within the runtime, which the futures of sockets and timers need.
+            let calls = items.iter().map(|item| (self.function)(item));
+            let mut window = Window::new(calls, self.in_flight);
+            poll_fn(|context| window.poll(context, &mut done, is_last)).await;
+        };
         if let Err(error) = wait(&self.stop, STOP_GRACE, all) {
             done.push(Err(error));
         }
@@ -115,7 +118,16 @@ where
                 }
                 continue;
             }
-            let Some(call) = self.calls.next() else { return Poll::Pending };
+            let called = catch_unwind(AssertUnwindSafe(|| self.calls.next()));
+            let call = match called {
+                Ok(Some(call)) => call,
+                Ok(None) => return Poll::Pending,
+                Err(panic) => {
+                    let result = Err(ItemError::from_panic(&*panic));
+                    self.running.push_back(Call::Ended(result));
+                    continue;
+                }
+            };
             self.next.set(Some(call));
             match poll(&mut self.next, context) {
                 Poll::Ready(result) => self.running.push_back(Call::Ended(result)),

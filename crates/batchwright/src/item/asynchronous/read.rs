@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::StopToken;
 use crate::error::{ErrorKind, ItemError};
 use crate::item::ItemReader;
-use crate::runtime::wait;
+use crate::runtime::{STOP_GRACE, wait};
 use crate::scope::StepScope;
 
 /// Most items of a stream that are taken at once while it has some ready.
@@ -184,7 +184,7 @@ impl<R: AsyncItemReader> ItemReader for AsyncReader<R> {
     }
 
     fn close(&mut self) -> Result<(), ItemError> {
-        wait(&StopToken::default(), Duration::ZERO, self.reader.close())?
+        wait(&self.stop, STOP_GRACE, self.reader.close())?
     }
 }
 
@@ -276,8 +276,7 @@ where
     }
 
     fn close(&mut self) -> Result<(), ItemError> {
-        let stream = self.stream.take();
-        wait(&StopToken::default(), Duration::ZERO, async { drop(stream) })
+        self.drop_stream()
     }
 }
 
@@ -285,6 +284,12 @@ impl<F, S, T> StreamReader<F, S, T>
 where
     S: Stream<Item = Result<T, ItemError>>,
 {
+    /// Drops the stream within the runtime, which its sockets and timers need.
+    fn drop_stream(&mut self) -> Result<(), ItemError> {
+        let stream = self.stream.take();
+        wait(&self.stop, STOP_GRACE, async { drop(stream) })
+    }
+
     /// Waits for an item, and takes those that are ready after it. None remains ready at the end of the stream.
     fn take_ready(&mut self) -> Result<(), ItemError> {
         let Some(stream) = &mut self.stream else { return Ok(()) };
@@ -309,7 +314,7 @@ where
             }),
         )?;
         if is_over {
-            self.stream = None;
+            self.drop_stream()?;
         }
         Ok(())
     }

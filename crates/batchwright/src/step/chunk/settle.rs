@@ -379,6 +379,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         let reached = self.next_checkpoint(chunk, mark, skips.len() as u64);
         reached.write_to(&mut checkpoint);
         if self.writer.prepares() {
+            self.refuse_used(&transaction)?;
             let prepared = PreparedCommit {
                 sequence: next,
                 checkpoint: checkpoint.clone(),
@@ -422,8 +423,9 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             file.committed();
         }
         let writer = &mut *self.writer;
-        guarded(|| writer.committed())
-            .map_err(|error| Aborted::Step(self.component("writer", "commit", error)))
+        let Err(error) = guarded(|| writer.committed()) else { return Ok(()) };
+        let error = self.unless_lease_lost(error)?;
+        Err(Aborted::Step(self.component("writer", "commit", error)))
     }
 
     /// Writes the outputs of an attempt, with the listeners around them. The inner error is the writer's.
@@ -458,6 +460,19 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             }
         }
         Ok(Ok(()))
+    }
+
+    /// Refuses what a listener did in the store's transaction: it would be lost if the process died between the commit of
+    /// the sink and that of the store.
+    fn refuse_used(&mut self, transaction: &ChunkTransaction<'_>) -> Result<(), Aborted> {
+        if !transaction.is_used() {
+            return Ok(());
+        }
+        let error = ItemError::fatal(
+            "cannot use the transaction of the chunk: the writer commits in a database of its own first; write by a second \
+             writer in a `CompositeWriter` instead",
+        );
+        Err(self.undone_by_listener("after_write", error))
     }
 
     /// Commits the chunk in the sink's own database, before the store. The inner error is the sink's.
