@@ -40,7 +40,7 @@ impl AsyncOperator {
         Ok(Event::of_status(self.operator.clock().now(), subject, execution.status, None))
     }
 
-    /// Sends the events of an execution until it has ended, or nobody reads them any more.
+    /// Sends the events of an execution until it has ended or its stream is dropped.
     async fn forward(
         self,
         id: ExecutionId,

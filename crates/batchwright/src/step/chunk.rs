@@ -412,7 +412,7 @@ where
     })
 }
 
-/// Requests the reader and the processors to stop, which may wait for what nobody needs any more.
+/// Requests the reader and the processors to stop, which may wait for what is not needed any more.
 fn stop_unless_complete(parts: &StopToken, ended: &Result<StepEnd, StepError>) {
     if !matches!(ended, Ok(StepEnd::Completed(_))) {
         parts.request();
