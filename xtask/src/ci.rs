@@ -10,7 +10,7 @@ use crate::{beside, cargo, tidy};
 const SKIPPED: &str = "target/skipped.txt";
 
 /// The examples of the tutorial with their packages; each asserts what it shows.
-const EXAMPLES: [(&str, &str); 13] = [
+const EXAMPLES: [(&str, &str); 16] = [
     ("batchwright", "01_hello"),
     ("batchwright", "02_parameters"),
     ("batchwright", "03_files"),
@@ -24,6 +24,9 @@ const EXAMPLES: [(&str, &str); 13] = [
     ("batchwright", "13_progressive"),
     ("batchwright-server", "14_job_files"),
     ("batchwright", "16_functions"),
+    ("batchwright", "19_quick_start"),
+    ("batchwright", "20_two_steps"),
+    ("batchwright", "21_start_stop_restart"),
 ];
 
 /// How a run treats skipped tests.

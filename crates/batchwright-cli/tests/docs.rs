@@ -180,3 +180,34 @@ fn every_code_of_the_rest_api_has_its_page() {
     }
     assert!(codes > 15, "only {codes} codes were found");
 }
+
+/// Programs that do what a published example of another batch framework does, and the lines of that one.
+const NO_LONGER_THAN: [(&str, usize); 2] =
+    [("batchwright/examples/19_quick_start.rs", 9), ("batchwright/examples/20_two_steps.rs", 41)];
+
+/// Lines without imports, comments, blank lines, and the frame that `main` is in Rust.
+fn lines_of(program: &str) -> usize {
+    let mut is_import = false;
+    let counts = |line: &str| {
+        is_import |= line.starts_with("use ");
+        let counts = !is_import && !line.is_empty() && !line.starts_with("//");
+        is_import &= !line.ends_with(';');
+        counts && !line.starts_with("fn main()") && line != "Ok(())" && line != "}"
+    };
+    program
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .map(counts)
+        .filter(|it| *it)
+        .count()
+}
+
+#[test]
+fn programs_are_no_longer_than_those_of_others() {
+    for (file, others) in NO_LONGER_THAN {
+        let program = std::fs::read_to_string(root().join("crates").join(file)).unwrap();
+        let ours = lines_of(&program);
+        assert!((5..=others).contains(&ours), "{file} has {ours} lines, at most {others}");
+    }
+}
