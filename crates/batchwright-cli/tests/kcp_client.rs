@@ -9,7 +9,9 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 
-use batchwright_server::kcp::client::{Client, ClientError, ClientSettings, ClientTls};
+use batchwright_server::kcp::client::{
+    BlockingClient, Client, ClientError, ClientSettings, ClientTls,
+};
 use batchwright_server::{RuleSettings, Secret, When};
 use common::Place;
 use serving::Serving;
@@ -180,4 +182,23 @@ fn what_kairoi_says_is_understood() {
     assert_eq!(heard[0], "HELLO 2", "which Kairoi refuses, and nothing depends on");
     assert_eq!(heard[1], "SET a \"2099-01-01 00:00:00\"");
     assert_eq!(heard[2], "RULE SET r app. shell \"/opt/run it.sh\"");
+}
+
+#[test]
+fn a_program_without_a_runtime_plans_a_trigger() {
+    let place = Place::new();
+    let serving = Serving::start(&place);
+    let client = BlockingClient::connect(&format!("tcp://{}/", serving.address)).unwrap();
+    let shell = RuleSettings::parse(&["shell", "/bin/true"]).unwrap();
+    client.set_rule("never", "never.", &shell).unwrap();
+    let far = std::time::UNIX_EPOCH + Duration::from_secs(4_070_908_800);
+    client.set("never.1", far).unwrap();
+    client.set("never.2", jiff::Timestamp::from_second(4_070_908_800).unwrap()).unwrap();
+    let shown = |name: &str| client.send(vec!["GET".to_owned(), name.to_owned()]).unwrap();
+    assert_eq!(shown("never.1")[1..], shown("never.2")[1..]);
+    for address in ["", "tcp://", "127.0.0.1", "http://127.0.0.1:1", "127.0.0.1:x", "127.0.0.1:1/x"]
+    {
+        let refused = Client::connect(address).unwrap_err().to_string();
+        assert!(refused.contains(&format!("`{address}` is no address")), "{refused}");
+    }
 }

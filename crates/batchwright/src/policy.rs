@@ -1,6 +1,7 @@
 //! Policies: which errors are tolerated, and when a chunk is full. Pure.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{ErrorKind, ItemError};
@@ -14,7 +15,26 @@ use crate::execution::Phase;
 pub struct Classifier {
     rules: Vec<(String, bool)>,
     otherwise: bool,
+    when: Option<Condition>,
 }
+
+/// A function of the user that looks at errors. Two are equal if they are the same one.
+#[derive(Clone)]
+struct Condition(Arc<dyn Fn(&ItemError) -> bool + Send + Sync>);
+
+impl std::fmt::Debug for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a function")
+    }
+}
+
+impl PartialEq for Condition {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Condition {}
 
 impl Classifier {
     /// Matches every kind except `fatal` and `panic`.
@@ -25,6 +45,7 @@ impl Classifier {
                 (ErrorKind::PANIC.name().to_owned(), false),
             ],
             otherwise: true,
+            when: None,
         }
     }
 
@@ -37,7 +58,7 @@ impl Classifier {
 
     /// Matches no kind, until one is included.
     pub fn none() -> Self {
-        Self { rules: Vec::new(), otherwise: false }
+        Self { rules: Vec::new(), otherwise: false, when: None }
     }
 
     /// Includes `kind` and its children.
@@ -56,7 +77,27 @@ impl Classifier {
         self
     }
 
-    /// Whether the policy applies to `kind`.
+    /// Restricts the errors of matching kinds to those for which `condition` returns true, such as one whose message
+    /// names a code.
+    ///
+    /// ```
+    /// use batchwright::policy::{Classifier, SkipPolicy};
+    ///
+    /// let skip = SkipPolicy::limit(10)
+    ///     .on(Classifier::all().when(|error| error.to_string().contains("E-17")));
+    /// ```
+    #[must_use]
+    pub fn when(mut self, condition: impl Fn(&ItemError) -> bool + Send + Sync + 'static) -> Self {
+        self.when = Some(Condition(Arc::new(condition)));
+        self
+    }
+
+    /// Whether the policy applies to `error`: to its kind, and by the condition, if there is one.
+    pub fn matches_error(&self, error: &ItemError) -> bool {
+        self.matches(error.kind()) && self.when.as_ref().is_none_or(|when| (when.0)(error))
+    }
+
+    /// Whether the policy applies to errors of `kind`, apart from a condition.
     pub fn matches(&self, kind: &ErrorKind) -> bool {
         let internal = [&ErrorKind::STOPPED, &ErrorKind::LEASE_LOST, &ErrorKind::COMMIT_UNKNOWN];
         if internal.contains(&kind) {
@@ -139,7 +180,7 @@ impl SkipPolicy {
 
     /// Whether a failure of this kind may be skipped, regardless of the limit.
     pub fn tolerates(&self, phase: Phase, error: &ItemError) -> bool {
-        self.phases.contains(&phase) && self.on.matches(error.kind())
+        self.phases.contains(&phase) && self.on.matches_error(error)
     }
 }
 
@@ -188,6 +229,19 @@ mod tests {
         assert!(some.matches(&ErrorKind::IO));
         let both = Classifier::none().including("io").excluding("io");
         assert!(!both.matches(&ErrorKind::IO));
+    }
+
+    #[test]
+    fn a_condition_restricts_the_kinds_and_widens_none() {
+        let some = Classifier::records().when(|error| error.to_string().contains("17"));
+        assert!(some.matches_error(&ItemError::data("code 17")));
+        assert!(!some.matches_error(&ItemError::data("code 18")));
+        assert!(!some.matches_error(&ItemError::fatal("code 17")));
+        assert_eq!(some, some.clone());
+        assert_ne!(some, Classifier::records());
+        let retried = crate::retry::RetryPolicy::attempts(3).on(some);
+        assert!(retried.next(1, Duration::ZERO, &ItemError::data("code 17")).is_some());
+        assert!(retried.next(1, Duration::ZERO, &ItemError::data("code 18")).is_none());
     }
 
     #[test]

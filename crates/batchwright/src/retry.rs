@@ -143,7 +143,7 @@ impl RetryPolicy {
     pub fn next(&self, attempts: u32, elapsed: Duration, error: &ItemError) -> Option<&Backoff> {
         let mine = attempts < self.max_attempts.get()
             && self.within.is_none_or(|within| elapsed < within)
-            && self.on.matches(error.kind());
+            && self.on.matches_error(error);
         if mine {
             return Some(&self.backoff);
         }

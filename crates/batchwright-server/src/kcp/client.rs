@@ -2,11 +2,11 @@
 //! with Kairoi's server.
 //!
 //! ```no_run
-//! use batchwright_server::kcp::client::{Client, ClientSettings};
+//! use batchwright_server::kcp::client::Client;
 //! use batchwright_server::{RuleSettings, When};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let client = Client::new(ClientSettings::at("127.0.0.1:5678"));
+//! let client = Client::connect("tcp://127.0.0.1:5678")?;
 //! client.set_rule("mail", "app.mail.", RuleSettings::parse(&["shell", "/opt/mail.sh"])?).await?;
 //! client.set("app.mail.7", When::parse("2026-11-22 06:30:00")?).await?;
 //!
@@ -68,6 +68,23 @@ pub struct ClientTls {
 }
 
 impl ClientSettings {
+    /// Returns the settings for the server at `address`, `tcp://HOST:PORT` or `HOST:PORT`, unencrypted and without a
+    /// token.
+    ///
+    /// # Errors
+    ///
+    /// A sentence when `address` has another form.
+    pub fn parse(address: &str) -> Result<Self, String> {
+        let place = address.strip_prefix("tcp://").unwrap_or(address).trim_end_matches('/');
+        let port = place.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
+        match port {
+            Some((host, Ok(_))) if !host.is_empty() && !place.contains('/') => Ok(Self::at(place)),
+            _ => {
+                Err(format!("`{address}` is no address of a server, such as tcp://127.0.0.1:5678"))
+            }
+        }
+    }
+
     /// Returns the settings for the server at `address` (`HOST:PORT`), unencrypted and without a token.
     pub fn at(address: impl Into<String>) -> Self {
         Self {
@@ -118,10 +135,24 @@ struct Call {
 }
 
 impl Client {
-    /// Creates a client, which connects when it has something to send. Must be called inside a Tokio runtime.
+    /// Creates a client of the server at `address`, `tcp://HOST:PORT` or `HOST:PORT`; see [`new`](Self::new).
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] when `address` has another form.
+    pub fn connect(address: &str) -> Result<Self, ClientError> {
+        ClientSettings::parse(address).map(Self::new).map_err(ClientError::Unreachable)
+    }
+
+    /// Creates a client, which connects when it has something to send. The connection is served by the Tokio runtime
+    /// of the caller, or by a thread of its own where there is none.
     pub fn new(settings: ClientSettings) -> Self {
         let (calls, queue) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(carry(settings, queue));
+        let carried = carry(settings, queue);
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(carried)),
+            Err(_) => carry_on_thread(carried),
+        }
         Self { calls }
     }
 
@@ -130,8 +161,8 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`].
-    pub async fn set(&self, identifier: &str, when: When) -> Result<(), ClientError> {
-        self.send(set(identifier, &when)).await.map(drop)
+    pub async fn set(&self, identifier: &str, when: impl Into<When>) -> Result<(), ClientError> {
+        self.send(set(identifier, &when.into())).await.map(drop)
     }
 
     /// Plans many triggers in one round trip; returns a result for each, in their order.
@@ -198,6 +229,90 @@ impl Client {
             });
         }
         join_all(answers).await
+    }
+}
+
+/// Serves the connection of a client outside of a runtime. Without a thread, the client's calls fail.
+fn carry_on_thread(carried: impl Future<Output = ()> + Send + 'static) {
+    let started = std::thread::Builder::new().name("batchwright client".to_owned()).spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(carried),
+            Err(error) => tracing::error!(%error, "cannot start the runtime of a client"),
+        }
+    });
+    if let Err(error) = started {
+        tracing::error!(%error, "cannot start the thread of a client");
+    }
+}
+
+/// A client for code that is not asynchronous. Its calls block the thread; they panic within an asynchronous runtime,
+/// where [`Client`] serves.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use batchwright_server::kcp::client::BlockingClient;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = BlockingClient::connect("tcp://127.0.0.1:5678")?;
+/// client.set("app.mail.7", std::time::SystemTime::now() + Duration::from_secs(60))?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct BlockingClient {
+    client: Client,
+}
+
+impl BlockingClient {
+    /// Creates a client of the server at `address`; see [`Client::connect`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::connect`].
+    pub fn connect(address: &str) -> Result<Self, ClientError> {
+        Client::connect(address).map(|client| Self { client })
+    }
+
+    /// Creates a client; see [`Client::new`].
+    pub fn new(settings: ClientSettings) -> Self {
+        Self { client: Client::new(settings) }
+    }
+
+    /// Plans a trigger.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub fn set(&self, identifier: &str, when: impl Into<When>) -> Result<(), ClientError> {
+        self.send(set(identifier, &when.into())).map(drop)
+    }
+
+    /// Stores a rule.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub fn set_rule(
+        &self,
+        identifier: &str,
+        pattern: &str,
+        settings: &RuleSettings,
+    ) -> Result<(), ClientError> {
+        self.send(rule(identifier, pattern, settings)).map(drop)
+    }
+
+    /// Sends one instruction by its words; see [`Client::send`].
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub fn send(&self, words: Vec<String>) -> InstructionResult {
+        let (answer, answered) = oneshot::channel();
+        if self.client.calls.blocking_send(Call { words, answer }).is_err() {
+            return Err(ClientError::Unknown);
+        }
+        answered.blocking_recv().unwrap_or(Err(ClientError::Unknown))
     }
 }
 

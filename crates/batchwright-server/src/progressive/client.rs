@@ -31,6 +31,23 @@ pub struct FinalAnswer {
     pub body: Vec<u8>,
 }
 
+impl FinalAnswer {
+    /// Returns the body as text; what is not UTF-8 is replaced.
+    pub fn text(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(&self.body)
+    }
+
+    /// Parses the body as JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Malformed`] when the body is no JSON of a `T`.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, ClientError> {
+        serde_json::from_slice(&self.body)
+            .map_err(|error| ClientError::Malformed(error.to_string()))
+    }
+}
+
 /// Why there is no final response.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

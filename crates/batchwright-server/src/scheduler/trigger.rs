@@ -32,6 +32,25 @@ pub enum When {
     Recurring(Box<Plan>),
 }
 
+impl From<jiff::Timestamp> for When {
+    fn from(at: jiff::Timestamp) -> Self {
+        Self::At(at.as_microsecond())
+    }
+}
+
+/// Times that no clock of a computer can have become the first or the last one that can be stored.
+impl From<std::time::SystemTime> for When {
+    fn from(at: std::time::SystemTime) -> Self {
+        let micros = match at.duration_since(std::time::UNIX_EPOCH) {
+            Ok(since) => i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
+            Err(before) => {
+                i64::try_from(before.duration().as_micros()).map_or(i64::MIN, |micros| -micros)
+            }
+        };
+        Self::At(micros)
+    }
+}
+
 impl When {
     /// Parses a time: `2026-11-22 06:30:00` in UTC, or RFC 3339.
     ///
