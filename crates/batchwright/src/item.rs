@@ -50,7 +50,10 @@ pub enum Total {
 /// end and closes it. Only one thread at a time uses a reader.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an item reader",
-    note = "a chunk step needs a reader: call `.reader(..)` before `.build()`"
+    note = "a chunk step needs a reader: call `.reader(..)` before `.build()`",
+    note = "a list is read by `ListReader::new(list)`, an iterator by `IteratorReader::new(|read| ..)`, a function by \
+            `FunctionReader::new(|position| ..)`, a stream by `StreamReader::new(|read| ..)`",
+    note = "an `AsyncItemReader` is set by `.async_reader(..)`"
 )]
 pub trait ItemReader: Send {
     /// The type of an item.
@@ -130,7 +133,8 @@ pub trait ItemReader: Send {
 /// reference because skip records, dead letters and listeners still use them afterwards.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an item processor for `{I}`",
-    note = "give the step a function `|item: &{I}| Ok(Some(output))`, or implement `ItemProcessor<{I}>`"
+    note = "give the step a function `|item: &{I}| Ok(Some(output))`, or implement `ItemProcessor<{I}>`",
+    note = "an asynchronous function is set by `.process_async(calls_at_once, async |item: &{I}| ..)`"
 )]
 pub trait ItemProcessor<I>: Send + Sync {
     /// The type of an output, which the writer receives.
@@ -237,7 +241,9 @@ pub enum Ending {
 /// [`rolled_back`]: Self::rolled_back
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an item writer for `{O}`",
-    note = "a chunk step needs a writer for the processor's output: call `.writer(..)` before `.build()`"
+    note = "a chunk step needs a writer for the processor's output: call `.writer(..)` before `.build()`",
+    note = "a function is called by `DeliveryWriter::call(|items, key| ..)`; the elements of lists are written by \
+            `FlatWriter::new(writer)`; an `AsyncItemWriter` is set by `.async_writer(..)`"
 )]
 pub trait ItemWriter<O>: Send {
     /// A position in the output, stored with every commit and passed to `open` on a restart.

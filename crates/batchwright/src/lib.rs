@@ -28,6 +28,15 @@
 //! # }
 //! ```
 //!
+//! # From the first job to operating
+//!
+//! 1. [`ChunkStepBuilder`]: a step from a reader, processors and a writer; [`item`] has them, and the traits of your own.
+//! 2. [`Job::builder`]: steps one after another, flows, splits, decisions.
+//! 3. [`JobOperator`]: start, wait, stop, restart, look; [`asynchronous`](JobOperator::asynchronous) from asynchronous code.
+//! 4. [`skip`](ChunkStepBuilder::skip) and [`retry`](ChunkStepBuilder::retry): records and services that fail.
+//! 5. [`operator`]: recover what a dead process left, delete what is old, queue for other processes. A durable store is
+//!    `SqlRepository` of the crate `batchwright-store`, a server `Server` of `batchwright-server`.
+//!
 //! # Modules
 //!
 //! The root has the names of the example above; [`prelude`] has those that most programs need.

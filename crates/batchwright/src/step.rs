@@ -26,6 +26,11 @@ use crate::progressive::ProgressiveBody;
 ///
 /// [`ChunkStepBuilder`], [`TaskletStep`] and [`CommandStep`] create steps; implement [`Tasklet`] for work of
 /// your own.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a step",
+    note = "call `.build()` at the end of a `ChunkStepBuilder`; a function becomes a step by `TaskletStep::call(name, function)` \
+            or `TaskletStep::new(name, |call| ..)`, a `Tasklet` by `TaskletStep::of(name, tasklet)`"
+)]
 pub trait Step: Send + Sync {
     /// Returns the name, unique within the job.
     fn name(&self) -> &str;

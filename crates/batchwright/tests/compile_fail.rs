@@ -75,3 +75,92 @@ fn a_function_of_a_tasklet_or_a_processor_needs_no_types() {
                      .writer(batchwright::item::NoWriter::<String>::new()).build();";
     compile("processor-closure", processor).expect("the arguments of processors are inferred");
 }
+
+/// Mistakes of new users, and what the compiler says about each.
+const MISTAKES: [(&str, &[&str]); 14] = [
+    (
+        "fn f() { let _ = ChunkStepBuilder::new(\"s\").reader(vec![1, 2]); }",
+        &["`Vec<{integer}>` is not an item reader", "`ListReader::new(list)`"],
+    ),
+    (
+        "fn f() { let _ = ChunkStepBuilder::new(\"s\").reader(1..9); }",
+        &["`std::ops::Range<{integer}>` is not an item reader", "`IteratorReader::new(|read| ..)`"],
+    ),
+    (
+        "fn f() { let _ = ChunkStepBuilder::new(\"s\").reader(|| Some(1)); }",
+        &["is not an item reader", "`FunctionReader::new(|position| ..)`"],
+    ),
+    (
+        "fn f() { let _ = ChunkStepBuilder::new(\"s\").reader(Sequence::to(1)).writer(NoWriter::<String>::new()).build(); }",
+        &["`NoWriter<std::string::String>` is not an item writer for `u64`"],
+    ),
+    (
+        "fn f() { let _ = ChunkStepBuilder::new(\"s\").reader(Sequence::to(1)).writer(|_: &[u64]| ()).build(); }",
+        &["is not an item writer for `u64`", "`DeliveryWriter::call(|items, key| ..)`"],
+    ),
+    (
+        "fn f() { let _ = ChunkStepBuilder::new(\"s\").reader(Sequence::to(1)).process(|n| Ok(Some(vec![*n]))).writer(NoWriter::<u64>::new()).build(); }",
+        &["is not an item writer for `Vec<u64>`", "`FlatWriter::new(writer)`"],
+    ),
+    (
+        "fn f() { let _ = ChunkStepBuilder::new(\"s\").reader(Sequence::to(1)).process(|n| n + 1); }",
+        &["expected `Result<Option<_>, ItemError>`, found `u64`"],
+    ),
+    (
+        "fn f() { let _ = ChunkStepBuilder::new(\"s\").reader(Sequence::to(1)).processor(async |n: &u64| Ok(Some(*n))).writer(NoWriter::<u64>::new()).build(); }",
+        &["`.process_async(calls_at_once, async |item: &u64| ..)`"],
+    ),
+    (
+        "fn f() { let _ = Job::builder(\"j\").step(ChunkStepBuilder::new(\"s\").reader(Sequence::to(1)).writer(NoWriter::<u64>::new())); }",
+        &["is not a step", "call `.build()` at the end of a `ChunkStepBuilder`"],
+    ),
+    (
+        "fn g() {} fn f() { let _ = Job::builder(\"j\").step(g); }",
+        &["is not a step", "`TaskletStep::call(name, function)`"],
+    ),
+    (
+        "struct Mine; fn f() { let _ = TaskletStep::of(\"s\", Mine); }",
+        &["`Mine` is not a tasklet", "implement `Tasklet`"],
+    ),
+    (
+        "fn f() { let _ = TaskletStep::new(\"s\", |call| { let _ = call; }); }",
+        &["expected `Result<Flow, ItemError>`, found `()`"],
+    ),
+    (
+        "fn f(o: &JobOperator) { let _ = o.run(\"j\"); }",
+        &["argument #2 of type `batchwright::JobParameters` is missing"],
+    ),
+    (
+        "fn f() { let _ = JobParameters::new().with(\"list\", vec![1]); }",
+        &["the trait bound `ParameterValue: From<Vec<{integer}>>` is not satisfied"],
+    ),
+];
+
+#[test]
+fn the_compiler_names_the_mend_of_a_mistake() {
+    let names = "use batchwright::item::NoWriter; use batchwright::*;";
+    let modules = MISTAKES.iter().enumerate().map(|(number, (mistake, _))| {
+        format!("mod mistake_{number} {{ #[allow(unused_imports)] {names} #[allow(dead_code)] {mistake} }}\n")
+    });
+    let all = compile("mistakes", &format!("}} {} fn unused() {{", modules.collect::<String>()));
+    let message = all.unwrap_err();
+    let lacking: Vec<&str> = MISTAKES
+        .iter()
+        .flat_map(|(_, words)| words.iter().copied())
+        .filter(|word| !message.contains(word))
+        .collect();
+    assert!(lacking.is_empty(), "{message}\nlacks: {lacking:#?}");
+}
+
+/// What is no mistake any more.
+#[test]
+fn errors_of_every_kind_are_converted_by_a_question_mark() {
+    let body = "fn all(n: &u64) -> Result<Option<u64>, batchwright::ItemError> { \
+                let _ = std::fs::read(\"x\")?; let _: u8 = \"1\".parse()?; \
+                Err::<(), _>(\"a text\")?; Err::<(), _>(String::new())?; \
+                Err::<(), Box<dyn std::error::Error + Send + Sync>>(\"boxed\".into())?; \
+                Ok(Some(*n)) } \
+                let step = batchwright::ChunkStepBuilder::new(\"s\").reader(batchwright::Sequence::to(1)) \
+                .process(all).writer(batchwright::item::NoWriter::new()).build(); let _ = step;";
+    compile("question-mark", body).expect("every error becomes an item error");
+}

@@ -22,6 +22,11 @@ pub enum Flow {
 }
 
 /// An action of user code. Each call has a transaction of its own.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a tasklet",
+    note = "implement `Tasklet`; a function is called by `TaskletStep::new(name, |call| Ok(Flow::Finished))`, once by \
+            `TaskletStep::call(name, function)`, an asynchronous one by `TaskletStep::asynchronous(name, async |call| ..)`"
+)]
 pub trait Tasklet: Send + Sync {
     /// Does the work, or a part of it.
     ///
