@@ -2,14 +2,17 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use batchwright::error::ErrorKind;
 use batchwright::execution::InstanceId;
 use batchwright::item::{
     DeliveryWriter, FlatWriter, FunctionReader, ItemReader, IteratorReader, NoWriter,
 };
 use batchwright::operator::{OperatorError, Refusal};
 use batchwright::parameters::{ParameterDeclaration, ParameterType, ParameterValue};
-use batchwright::step::{Step, TaskletStep};
+use batchwright::retry::{Backoff, RetryPolicy};
+use batchwright::step::{Flow, Step, TaskletStep};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
     MemoryRepository, Sequence,
@@ -278,4 +281,57 @@ fn an_iterator_needs_not_be_cloned() {
         Ok(Box::new(numbers) as Box<dyn Iterator<Item = Result<u64, ItemError>> + Send>)
     };
     assert_eq!(interrupted_at_every_item(IteratorReader::new(lines)), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_call_of_a_tasklet_is_retried_in_a_new_transaction_with_the_same_key() {
+    let keys = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&keys);
+    let step = TaskletStep::new("send", move |call| {
+        let begun = call.scope().context().has("begun");
+        call.scope().context().put("begun", &true)?;
+        assert!(!begun, "a failed call leaves nothing in the context");
+        let mut keys = seen.lock().unwrap();
+        keys.push(call.transaction().idempotency_key());
+        match keys.len() {
+            1 | 2 => Err(ItemError::new(ErrorKind::IO, "away")),
+            _ => Ok(Flow::Finished),
+        }
+    })
+    .retry(RetryPolicy::attempts(3));
+    let ended = operator(step).run("job", JobParameters::new()).unwrap();
+    assert_eq!(ended.status, BatchStatus::Completed, "{:?}", ended.failure);
+    let keys = keys.lock().unwrap();
+    assert!(keys.len() == 3 && keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+}
+
+#[test]
+fn a_fatal_call_is_not_retried_and_a_stop_ends_the_wait_for_the_next_one() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let fatal = TaskletStep::call("fatal", move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Err::<(), _>(ItemError::fatal("never again"))
+    });
+    let fatal = fatal.retry(RetryPolicy::attempts(5));
+    assert_eq!(
+        operator(fatal).run("job", JobParameters::new()).unwrap().status,
+        BatchStatus::Failed
+    );
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+
+    let counted = Arc::clone(&calls);
+    let wait = Backoff::Fixed(Duration::from_secs(3_600));
+    let waits = TaskletStep::call("waits", move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Err::<(), ItemError>("away".into())
+    })
+    .retry(RetryPolicy::attempts(2).backoff(wait));
+    let operator = operator(waits);
+    let handle = operator.start("job", JobParameters::new()).unwrap();
+    while calls.load(Ordering::SeqCst) < 2 {
+        std::thread::yield_now();
+    }
+    operator.stop(handle.id()).unwrap();
+    assert_eq!(handle.wait().unwrap().status, BatchStatus::Stopped);
 }

@@ -8,6 +8,7 @@ use super::{Commit, Step, StepEnd, StepOptions, StepRun};
 use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::execution::{Counters, ExitStatus};
 use crate::item::{ChunkTransaction, guarded};
+use crate::retry::{self, FailedAttempts, RetryPolicy};
 use crate::scope::StepScope;
 
 /// The result of a tasklet call: continue or finish.
@@ -108,6 +109,7 @@ pub struct TaskletStep {
     name: String,
     options: StepOptions,
     tasklet: Arc<dyn Tasklet>,
+    retry: RetryPolicy,
 }
 
 impl TaskletStep {
@@ -131,7 +133,8 @@ impl TaskletStep {
 
     /// Creates a step that calls `tasklet`, a type of your own, until it is finished.
     pub fn of(name: impl Into<String>, tasklet: impl Tasklet + 'static) -> Self {
-        Self { name: name.into(), options: StepOptions::default(), tasklet: Arc::new(tasklet) }
+        let (options, retry) = (StepOptions::default(), RetryPolicy::never());
+        Self { name: name.into(), options, tasklet: Arc::new(tasklet), retry }
     }
 
     /// Creates a step that calls `function` once.
@@ -174,6 +177,22 @@ impl TaskletStep {
         })
     }
 
+    /// Sets the failures after which a call is made again, in a new transaction. Default: none.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use batchwright::TaskletStep;
+    /// use batchwright::retry::{Backoff, RetryPolicy};
+    ///
+    /// let step = TaskletStep::call("notify", || Ok(std::fs::write("/tmp/done", "")?))
+    ///     .retry(RetryPolicy::attempts(3).backoff(Backoff::Fixed(Duration::from_secs(1))));
+    /// ```
+    #[must_use]
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
     /// Sets start limit, rerun of a completed step, and listeners.
     #[must_use]
     pub fn options(mut self, options: StepOptions) -> Self {
@@ -197,6 +216,7 @@ impl Step for TaskletStep {
             // The last call was committed, but the end of the step was not stored.
             return Ok(StepEnd::Completed(exit));
         }
+        let mut failed = FailedAttempts::default();
         loop {
             let scope = run.scope.clone();
             sequence += 1;
@@ -212,10 +232,18 @@ impl Step for TaskletStep {
                     if error.is_stop() {
                         return Ok(StepEnd::Stopped);
                     }
+                    if let Some(backoff) = failed.add(&self.retry, run.clock(), &error) {
+                        if retry::wait(backoff, failed.count, run.clock(), scope.stop()).is_err() {
+                            return Ok(StepEnd::Stopped);
+                        }
+                        sequence -= 1;
+                        continue;
+                    }
                     let (step, source) = (self.name.clone(), ItemErrorText(error));
                     return Err(StepError::Tasklet { step, source });
                 }
             };
+            failed = FailedAttempts::default();
             let mut counters = run.step.counters;
             counters += call.contribution;
             counters.commit += 1;
