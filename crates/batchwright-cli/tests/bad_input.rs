@@ -58,7 +58,7 @@ fn what_is_unknown_is_refused_before_anything_is_stored_and_named_with_what_exis
             "path = \"in.csv\", count = 3",
             "there is no key `count`; a reader of type `csv` has: type, path",
         ),
-        ("type = \"date\"", "type = \"day\"", "unknown variant `day`"),
+        ("type = \"date\"", "type = \"day\"", "there is no value `day`; there are: string"),
         ("name = \"copy\"", "name = \"copy\"\ntype = \"chnk\"", "no step of type `chnk`"),
     ] {
         assert!(JOB.contains(from), "{from}");
