@@ -131,7 +131,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let [url, database, store] = &arguments[..] else {
         return Err("the arguments are: the address of the orders, the database, the store".into());
     };
-    // TLS of reqwest, which this program does not use.
+    // This workspace builds reqwest without a provider of TLS.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let pool = PgPool::connect(database).await?;
     for table in [
@@ -151,7 +151,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .build();
     let operator = JobOperator::new(Arc::new(SqlRepository::sqlite(store)?));
     operator.registry().register(Job::builder("orders").step(step).build()?)?;
-    // Closes what a killed process left, and continues it.
+    // Closes what a killed process left; `run` continues it.
     operator.recover_all()?;
     let ended = operator.asynchronous().run("orders", JobParameters::new()).await?;
     println!("{}", ended.status);

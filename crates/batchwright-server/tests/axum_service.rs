@@ -15,7 +15,7 @@ use batchwright_server::api::{AccessRules, Api, Role, Token};
 use batchwright_server::{JobStarter, Server};
 use batchwright_testkit::{Service, needs};
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
 use tower::ServiceExt as _;
 
 const BODY_MAX: usize = 1 << 20;
@@ -51,29 +51,34 @@ async fn ask(app: &Router, method: &str, path: &str, json: &str) -> Answer {
 }
 
 /// Starts the service on a store of its own.
-async fn started() -> (tempfile::TempDir, Server, Router) {
+async fn started() -> ((tempfile::TempDir, watch::Sender<bool>), Server, Router) {
     // The example names the folder of its job files relative to the repository.
     std::env::set_current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let operator = service::jobs(folder.path().join("jobs.db").to_str().unwrap()).unwrap();
     let server = Server::builder(operator.clone()).serve().await.unwrap();
-    let app = service::routes(operator, &server);
-    (folder, server, app)
+    let (end, ending) = watch::channel(false);
+    let app = service::routes(operator, &server, ending);
+    ((folder, end), server, app)
 }
 
 #[tokio::test]
 async fn a_handler_starts_a_job_and_its_progress_is_streamed_to_the_end() {
     let (_folder, server, app) = started().await;
-    let started = ask(&app, "POST", "/imports", r#"{"first": 1}"#).await;
+    let started = ask(&app, "POST", "/imports", r#"{"count": 500}"#).await;
     assert_eq!((started.status, &*started.body), (StatusCode::ACCEPTED, "1"));
     // The answer ends when the execution does.
     let progress = ask(&app, "GET", "/imports/1/progress", "").await;
-    let last = progress.body.trim().rsplit("data: ").next().unwrap();
+    let sent: Vec<&str> = progress.body.split("\n\n").filter(|event| !event.is_empty()).collect();
+    let [.., last, end] = &sent[..] else { panic!("{}", progress.body) };
     assert!(last.contains("COMPLETED") && !last.contains("step"), "{}", progress.body);
+    assert!(end.starts_with("event: end"), "{}", progress.body);
+    let steps = ask(&app, "GET", "/batch/v1/executions/1/steps", "").await;
+    assert_eq!(steps.json()["items"][0]["read"], 500, "{}", steps.body);
     let shown = ask(&app, "GET", "/batch/v1/executions/1", "").await.json();
     assert_eq!(shown["status"], "COMPLETED", "{shown}");
     assert_eq!(ask(&app, "GET", "/imports/9/progress", "").await.status, StatusCode::NOT_FOUND);
-    let again = ask(&app, "POST", "/imports", r#"{"first": 1}"#).await;
+    let again = ask(&app, "POST", "/imports", r#"{"count": 500}"#).await;
     assert_eq!(again.status, StatusCode::CONFLICT, "{}", again.body);
     server.shutdown().await;
 }
@@ -86,7 +91,8 @@ async fn every_address_in_an_answer_of_the_nested_api_is_one_that_the_applicatio
         jobs["items"].as_array().unwrap().iter().map(|job| job["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["import", "import-oui"], "code and job files");
 
-    let accepted = ask(&app, "POST", "/batch/v1/jobs/import/executions", "{}").await;
+    let one = r#"{"parameters": {"count": 1}}"#;
+    let accepted = ask(&app, "POST", "/batch/v1/jobs/import/executions", one).await;
     assert_eq!(accepted.status, StatusCode::ACCEPTED, "{}", accepted.body);
     let location = accepted.header(header::LOCATION);
     assert_eq!(location, "/batch/v1/executions/1");
@@ -94,7 +100,7 @@ async fn every_address_in_an_answer_of_the_nested_api_is_one_that_the_applicatio
 
     let mut ids = Vec::new();
     for first in 2..4 {
-        let body = format!(r#"{{"parameters": {{"first": {first}}}}}"#);
+        let body = format!(r#"{{"parameters": {{"count": {first}}}}}"#);
         let next = ask(&app, "POST", "/batch/v1/jobs/import/executions", &body).await;
         ids.push(next.status);
     }
@@ -111,7 +117,7 @@ async fn every_address_in_an_answer_of_the_nested_api_is_one_that_the_applicatio
         ("POST", "/batch/v1/jobs/import/executions", StatusCode::CONFLICT),
         ("PATCH", "/batch/v1/jobs", StatusCode::METHOD_NOT_ALLOWED),
     ] {
-        let answer = ask(&app, method, path, "{}").await;
+        let answer = ask(&app, method, path, one).await;
         assert_eq!(answer.status, status, "{path}: {}", answer.body);
         let problem = answer.json();
         let page = problem["type"].as_str().unwrap();
@@ -159,12 +165,8 @@ async fn a_guarded_api_under_a_path_finds_its_path_and_asks_for_tokens() {
     let folder = tempfile::tempdir().unwrap();
     let operator = service::jobs(folder.path().join("jobs.db").to_str().unwrap()).unwrap();
     let server = Server::builder(operator).serve().await.unwrap();
-    let token = Token {
-        name: "viewer".to_owned(),
-        role: Role::Viewer,
-        sha256: Sha256::digest("secret").into(),
-    };
-    let rules = AccessRules { tokens: vec![token], ..AccessRules::default() };
+    let tokens = vec![Token::of("viewer", Role::Viewer, "secret")];
+    let rules = AccessRules { tokens, ..AccessRules::default() };
     let app =
         Router::new().nest("/deep", Router::new().nest("/batch", server.api().guarded(rules)));
     let refused = ask(&app, "GET", "/deep/batch/v1/jobs", "").await;
@@ -199,7 +201,7 @@ async fn schemathesis_finds_nothing_in_the_nested_api() {
     tokio::spawn(async move { axum::serve(listener, app).await });
     let checked = tokio::task::spawn_blocking(move || {
         let mut command = std::process::Command::new(program);
-        command.current_dir(folder.path()).args(["run", &document, "--no-color", "--seed", "7"]);
+        command.current_dir(folder.0.path()).args(["run", &document, "--no-color", "--seed", "7"]);
         command.args(["--phases", "examples,coverage", "--continue-on-failure"]);
         // Most jobs, executions and triggers that it names do not exist.
         command.args(["--exclude-checks", "positive_data_acceptance"]).output().unwrap()

@@ -3,12 +3,14 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 
 use crate::clock::StopToken;
 use crate::error::{ErrorKind, ItemError};
+use crate::threads::waker_of_this_thread;
 
 /// Threads of the runtime. They serve sockets and timers; the futures of parts are polled by the steps.
 const RUNTIME_THREADS: usize = 2;
@@ -20,29 +22,35 @@ pub(crate) const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// Polls `future` on this thread until it is ready. When `stop` is requested, drops the future after `grace`.
 ///
+/// The thread is not one of the runtime, and may be one of the application's: a test that calls a part.
+///
 /// # Errors
 ///
 /// The future was dropped, or the system refuses the threads of the runtime.
+#[expect(clippy::disallowed_methods, reason = "a bound on a wait, not a time that is stored")]
 pub(crate) fn wait<T>(
     stop: &StopToken,
     grace: Duration,
     future: impl Future<Output = T>,
 ) -> Result<T, ItemError> {
-    runtime()?.block_on(async {
-        let mut future = pin!(future);
-        let mut waited_after_stop = Duration::ZERO;
-        loop {
-            if let Ok(ready) = tokio::time::timeout(STOP_INTERVAL, future.as_mut()).await {
-                return Ok(ready);
-            }
-            if stop.is_requested() {
-                waited_after_stop += STOP_INTERVAL;
-                if waited_after_stop > grace {
-                    return Err(ItemError::stopped("a stop was requested during the wait"));
-                }
+    // The sockets and timers of the future are those of this runtime, also when it is dropped.
+    let _within = runtime()?.enter();
+    let mut future = pin!(future);
+    let waker = waker_of_this_thread();
+    let mut context = Context::from_waker(&waker);
+    let mut stopped_at = None;
+    loop {
+        if let Poll::Ready(ready) = future.as_mut().poll(&mut context) {
+            return Ok(ready);
+        }
+        if stop.is_requested() {
+            let stopped_at = *stopped_at.get_or_insert_with(Instant::now);
+            if stopped_at.elapsed() >= grace {
+                return Err(ItemError::stopped("a stop was requested during the wait"));
             }
         }
-    })
+        std::thread::park_timeout(STOP_INTERVAL);
+    }
 }
 
 /// Returns the runtime of this process, and starts it at the first call.

@@ -1,6 +1,8 @@
-//! Scoped threads that run concurrently within one call.
+//! Scoped threads that run concurrently within one call, and threads that wait for a future.
 
-use std::thread::{Builder, Scope, ScopedJoinHandle};
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+use std::thread::{self, Builder, Scope, ScopedJoinHandle, Thread};
 
 /// Starts a thread called `name` in `scope`. Returns `None`, and logs a warning, when the system cannot start
 /// a thread; the caller then works without it.
@@ -14,4 +16,16 @@ pub(crate) fn start<'scope, T: Send + 'scope>(
         .spawn_scoped(scope, work)
         .inspect_err(|error| tracing::warn!(%error, thread = name, "a thread could not be started"))
         .ok()
+}
+
+/// Returns a waker that unparks the calling thread.
+pub(crate) fn waker_of_this_thread() -> Waker {
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    Waker::from(Arc::new(Unpark(thread::current())))
 }

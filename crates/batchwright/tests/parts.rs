@@ -120,18 +120,24 @@ fn asynchronous_readers_of_the_library_keep_the_promises() {
     use batchwright::item::{AsyncItemReader, AsyncReader, Page, StreamReader};
     use futures_util::{StreamExt, stream};
 
-    struct Pages;
+    #[derive(Default)]
+    struct Pages {
+        asked: std::collections::BTreeSet<u32>,
+    }
     impl AsyncItemReader for Pages {
         type Item = u32;
         type Position = u32;
         async fn read_page(&mut self, page: Option<&u32>) -> Result<Page<u32, u32>, ItemError> {
             let page = page.copied().unwrap_or(0);
-            // The second page is empty.
-            let items = if page == 1 { Vec::new() } else { vec![page * 10, page * 10 + 1] };
+            // The second page and the last one are empty, and the first attempt at each page fails.
+            if self.asked.insert(page) {
+                return Err("away".into());
+            }
+            let items = if page % 2 == 1 { Vec::new() } else { vec![page * 10, page * 10 + 1] };
             Ok(Page { items, next: (page < 3).then_some(page + 1) })
         }
     }
-    conformance_of_reader(|| AsyncReader::new(Pages));
+    conformance_of_reader(|| AsyncReader::new(Pages::default()));
     conformance_of_reader(|| StreamReader::new(|read| stream::iter(0..9).skip(read).map(Ok)));
 }
 
@@ -269,4 +275,26 @@ fn a_partitioner_and_the_reader_of_a_partition_are_called_without_an_operator() 
     assert_eq!(keys, ["p0", "p1", "p2"]);
     let bench = StepBench::new().partition(partitions[2].clone());
     assert_eq!(bench.scope().partition_value::<i64>("from").unwrap(), 2);
+}
+
+/// A test with a server of its own runs in a runtime; the parts are called there, too.
+#[cfg(feature = "async")]
+#[tokio::test]
+async fn asynchronous_parts_are_tested_within_a_runtime() {
+    use batchwright::item::{AsyncWriter, StreamReader};
+    use futures_util::stream;
+
+    let bench = StepBench::new();
+    let mut reader = StreamReader::new(|read| stream::iter((read..3).map(Ok)));
+    assert_eq!(bench.read_all(&mut reader, None), [0, 1, 2]);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let written = Arc::clone(&seen);
+    let mut writer = AsyncWriter::new(async move |items: &[u64], _: &str| {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        written.lock().unwrap().extend_from_slice(items);
+        Ok(())
+    });
+    writer.open(None, bench.scope()).unwrap();
+    bench.in_chunk(|chunk| writer.write(&[1, 2], chunk)).unwrap();
+    assert_eq!(*seen.lock().unwrap(), [1, 2]);
 }

@@ -56,6 +56,13 @@ pub struct Token {
     pub sha256: [u8; 32],
 }
 
+impl Token {
+    /// Creates the token `secret` of a caller. Only its hash is kept.
+    pub fn of(name: impl Into<String>, role: Role, secret: &str) -> Self {
+        Self { name: name.into(), role, sha256: Sha256::digest(secret).into() }
+    }
+}
+
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Token")

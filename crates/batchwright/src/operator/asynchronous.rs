@@ -124,6 +124,16 @@ impl AsyncOperator {
         self.call(move |operator| operator.launch(&launch)).await
     }
 
+    /// Queues an execution for any server that shares the store; see [`JobOperator::enqueue`]. It is continued on another
+    /// one when its server stops or dies.
+    ///
+    /// # Errors
+    ///
+    /// As [`JobOperator::enqueue`].
+    pub async fn enqueue(&self, launch: Launch) -> Result<JobExecution, OperatorError> {
+        self.call(move |operator| operator.enqueue(&launch)).await
+    }
+
     /// Requests an execution to stop; see [`JobOperator::stop`].
     ///
     /// # Errors

@@ -17,6 +17,9 @@ use crate::step::ChunkStepBuilder;
 /// Reads more items than any reader under test may have.
 const READS_MAX: usize = 10_000;
 
+/// How often a failed read of a reader that can read its record again is repeated.
+const RETRIES_MAX: u32 = 3;
+
 /// One result of a read, with the position after it as JSON.
 #[derive(Debug, Clone, PartialEq)]
 struct Read<T> {
@@ -92,6 +95,7 @@ fn reads_from<R: ItemReader<Item: Debug + PartialEq>>(
         assert_eq!(opened_at, position, "a reader that is opened at a position has another one");
     }
     let (mut reads, mut before, mut done) = (Vec::new(), opened_at, reader.done());
+    let mut retries = 0;
     loop {
         let result = reader.read().map_err(|error| error.to_string());
         let now = json_of(&reader);
@@ -104,12 +108,17 @@ fn reads_from<R: ItemReader<Item: Debug + PartialEq>>(
                 reader.rereads()
             );
             if !advanced {
+                retries += 1;
+                if retries <= RETRIES_MAX {
+                    continue;
+                }
                 reader.pass_over().unwrap_or_else(|error| {
                     panic!("the reader cannot pass over a record that it cannot read: {error}")
                 });
                 assert_ne!(json_of(&reader), before, "`pass_over` does not move the position");
             }
         }
+        retries = 0;
         let position = json_of(&reader);
         assert_eq!(position, json_of(&reader), "`position` changes without a read");
         check_progress(&reader, done);

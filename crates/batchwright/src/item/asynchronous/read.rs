@@ -107,8 +107,8 @@ impl<R: AsyncItemReader> AsyncReader<R> {
         }
     }
 
-    /// Reads the page at the position, without the items that were consumed before.
-    fn read_page(&mut self) -> Result<(), ItemError> {
+    /// Reads the first page at the position of the checkpoint, without the items that were consumed before.
+    fn read_first(&mut self) -> Result<(), ItemError> {
         let page = self.position.page.as_ref();
         let read = wait(&self.stop, Duration::ZERO, self.reader.read_page(page))??;
         let (count, consumed) = (read.items.len(), self.position.items);
@@ -122,6 +122,26 @@ impl<R: AsyncItemReader> AsyncReader<R> {
         self.items.by_ref().take(consumed).for_each(drop);
         self.next = Some(read.next);
         Ok(())
+    }
+
+    /// Reads the pages from `page` on, up to one with items. The position changes only then, so that a failed read, and
+    /// the one that finds the end, leave it.
+    fn read_next(&mut self, mut page: R::Position) -> Result<(), ItemError> {
+        loop {
+            let read = wait(&self.stop, Duration::ZERO, self.reader.read_page(Some(&page)))??;
+            match (read.items.is_empty(), read.next) {
+                (true, Some(next)) => page = next,
+                (true, None) => {
+                    self.next = Some(None);
+                    return Ok(());
+                }
+                (false, next) => {
+                    self.position = PagePosition { page: Some(page), items: 0 };
+                    (self.items, self.next) = (read.items.into_iter(), Some(next));
+                    return Ok(());
+                }
+            }
+        }
     }
 }
 
@@ -157,13 +177,9 @@ impl<R: AsyncItemReader> ItemReader for AsyncReader<R> {
             }
             match &self.next {
                 Some(None) => return Ok(None),
-                Some(Some(next)) => {
-                    self.position = PagePosition { page: Some(next.clone()), items: 0 };
-                    self.next = None;
-                }
-                None => {}
+                Some(Some(next)) => self.read_next(next.clone())?,
+                None => self.read_first()?,
             }
-            self.read_page()?;
         }
     }
 

@@ -8,7 +8,8 @@ use crate::item::{ChunkTransaction, Ending, ItemWriter, PreparedCommit};
 use crate::runtime::{STOP_GRACE, wait};
 use crate::scope::StepScope;
 
-/// A sink that is written asynchronously. The methods are those of [`ItemWriter`].
+/// A sink that is written asynchronously. It has no position: for a sink that must be cut back to one at a restart,
+/// implement [`ItemWriter`].
 ///
 /// A sink with transactions of its own is exact when it [prepares](Self::prepares): it commits the chunk
 /// together with the [`PreparedCommit`], and returns its last one from [`open`](Self::open). Every other sink
@@ -45,6 +46,9 @@ pub trait AsyncItemWriter<O>: Send {
     ) -> impl Future<Output = Result<(), ItemError>>;
 
     /// Commits the chunk together with `commit`, in a sink that [prepares](Self::prepares). Default: nothing.
+    ///
+    /// The store commits after this call; in a [`CompositeWriter`](crate::item::CompositeWriter) it has committed before, and
+    /// `commit` has only a number. Either way the sink stores `commit` as it is.
     ///
     /// # Errors
     ///

@@ -2,13 +2,13 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::error::{ErrorKind, ItemError};
 use crate::item::{ChunkTransaction, ItemProcessor, ItemWriter};
 use crate::scope::StepScope;
+use crate::threads::waker_of_this_thread;
 
 /// A writer that writes its outputs in the transaction of the checkpoint.
 pub(super) trait Sink<O>: Send {
@@ -125,7 +125,7 @@ where
     #[expect(clippy::disallowed_methods, reason = "a bound on a wait, not a time that is stored")]
     fn run(&self, unit: &I, time_left: Duration) -> Result<Option<O>, ItemError> {
         let mut future = pin!((self.0)(unit));
-        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let waker = waker_of_this_thread();
         let mut context = Context::from_waker(&waker);
         let begun = std::time::Instant::now();
         loop {
@@ -140,13 +140,5 @@ where
                 }
             }
         }
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
     }
 }
