@@ -155,17 +155,14 @@ impl Server {
         ServerBuilder { operator, schedule: None, http: None }
     }
 
-    fn start_here(
-        description: ServerBuilder,
-        own_runtime: ServerRuntime,
-    ) -> Result<Self, ServerError> {
+    fn start_here(description: ServerBuilder, place: ServerRuntime) -> Result<Self, ServerError> {
         let ServerBuilder { operator, schedule, http } = description;
         let lease = operator.lease_timeout();
         let jobs = JobStarter::new(operator);
         // Webhooks and brokers use TLS by this provider, unless the program has installed another one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         allow_many_descriptors();
-        let runtime = own_runtime.handle();
+        let runtime = place.handle();
         let (end, ended) = watch::channel(false);
         let mut listening = Vec::new();
         // Bind before the scheduler begins to fire: an address that cannot be bound ends the start.
@@ -198,7 +195,7 @@ impl Server {
         let worker_stop = StopToken::default();
         let worker = start_worker(worker, worker_stop.clone(), scheduler.clone().zip(store))?;
         Ok(Self {
-            runtime: Some(own_runtime),
+            runtime: Some(place),
             scheduler,
             address,
             http_address,

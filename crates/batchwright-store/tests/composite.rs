@@ -38,6 +38,8 @@ struct Calls {
     /// The number of the call that fails; none if it is negative.
     failing: Arc<AtomicI64>,
     after: bool,
+    /// Whether a failed commit certainly did nothing, such as after a deadlock.
+    is_definite: bool,
     count: Arc<AtomicI64>,
     names: Arc<Mutex<Vec<String>>>,
 }
@@ -52,7 +54,7 @@ impl Calls {
         self.names.lock().unwrap().push(name.to_owned());
         let fails = number == self.failing.load(Ordering::SeqCst);
         let fault = || match name {
-            "prepare" => ItemError::commit_unknown("the connection broke"),
+            "prepare" if !self.is_definite => ItemError::commit_unknown("the connection broke"),
             _ => ItemError::fatal(format!("{name} fails")),
         };
         if fails && !self.after {
@@ -237,6 +239,22 @@ fn every_call_fails_once(skip_five: bool) {
 #[test]
 fn whichever_call_fails_every_writer_has_each_item_once() {
     every_call_fails_once(false);
+}
+
+/// A deadlock at the commit of the other database: the chunk is written and committed there once more, at once.
+#[test]
+fn a_commit_that_is_refused_for_certain_is_tried_again_in_the_same_execution() {
+    let names = calls_of(false);
+    let commits = names.iter().enumerate().filter(|(_, name)| *name == "prepare");
+    let commits: Vec<usize> = commits.map(|(number, _)| number).collect();
+    assert_eq!(commits.len(), ITEMS.div_ceil(CHUNK as u64) as usize);
+    for number in commits {
+        let failing = Arc::new(AtomicI64::new(number as i64));
+        let calls = Calls { failing, is_definite: true, ..Calls::default() };
+        let place = Place::new();
+        assert_eq!(run(&place, step(&place, &calls, false), None), 1, "call {number}");
+        assert_exact(&place, &format!("call {number} is refused"));
+    }
 }
 
 /// A row that the databases refuse: the chunk is written again item by item.

@@ -179,7 +179,20 @@ impl<A, B, F> CompositeWriter<A, B, F> {
         }
     }
 
-    /// Writes the last chunk, which the store has, to the writers that lack it, and commits it there.
+    /// Writes the last chunk, which the store has, to the writers that lack it, if any, and commits it there.
+    fn catch_up<T>(&mut self, first_lacks: bool, second_lacks: bool) -> Result<(), ItemError>
+    where
+        T: Clone + DeserializeOwned,
+        A: ItemWriter<T>,
+        B: ItemWriter<T>,
+        F: Choose<T>,
+    {
+        match first_lacks || second_lacks {
+            true => self.write_again(first_lacks, second_lacks).map_err(behind_store),
+            false => Ok(()),
+        }
+    }
+
     fn write_again<T>(&mut self, to_first: bool, to_second: bool) -> Result<(), ItemError>
     where
         T: Clone + DeserializeOwned,
@@ -246,9 +259,7 @@ where
         let held_second = self.second.open(second, &scope.of_member(2))?;
         let first_lacks = self.lacks(self.first.prepares(), held_first.as_ref())?;
         let second_lacks = self.lacks(self.second.prepares(), held_second.as_ref())?;
-        if first_lacks || second_lacks {
-            self.write_again(first_lacks, second_lacks).map_err(behind_store)?;
-        }
+        self.catch_up(first_lacks, second_lacks)?;
         Ok(None)
     }
 
@@ -277,18 +288,9 @@ where
     fn committed(&mut self) -> Result<(), ItemError> {
         if std::mem::take(&mut self.is_pending) {
             let commit = self.commit();
-            if self.first.prepares()
-                && let Err(error) = self.first.prepare(&commit)
-            {
-                again_or(error, &mut self.first)?;
-                self.write_again(true, false).map_err(behind_store)?;
-            }
-            if self.second.prepares()
-                && let Err(error) = self.second.prepare(&commit)
-            {
-                again_or(error, &mut self.second)?;
-                self.write_again(false, true).map_err(behind_store)?;
-            }
+            let first_lacks = refuses(&mut self.first, &commit)?;
+            let second_lacks = refuses(&mut self.second, &commit)?;
+            self.catch_up(first_lacks, second_lacks)?;
         }
         self.first.committed()?;
         self.second.committed()
@@ -314,11 +316,19 @@ where
     }
 }
 
-/// Rolls back a writer that refused a commit for certain, such as after a deadlock, so that the chunk can be written again.
-/// Any other error is returned: the restart finds out what was committed.
-fn again_or<T, W: ItemWriter<T>>(error: ItemError, writer: &mut W) -> Result<(), ItemError> {
-    match error.is_definite() {
-        true => writer.rolled_back(),
-        false => Err(error),
+/// Commits in the database of `writer`, if it has one. Returns whether the database refused for certain, such as after a
+/// deadlock; the writer is rolled back then, so that the chunk can be written again. After any other error the restart
+/// finds out what was committed.
+fn refuses<T, W: ItemWriter<T>>(
+    writer: &mut W,
+    commit: &PreparedCommit,
+) -> Result<bool, ItemError> {
+    if !writer.prepares() {
+        return Ok(false);
+    }
+    match writer.prepare(commit) {
+        Ok(()) => Ok(false),
+        Err(error) if error.is_definite() => writer.rolled_back().map(|()| true),
+        Err(error) => Err(error),
     }
 }

@@ -89,13 +89,11 @@ impl<'a> ChunkTransaction<'a> {
     pub(crate) fn tx(&mut self) -> Result<&mut Tx<'a>, RepositoryError> {
         let tx = match self.tx.take() {
             Some(tx) => tx,
-            None => match self.store {
-                Some(store) => store.begin()?,
-                None => {
-                    let what = "a writer used the store's transaction after its commit".to_owned();
-                    return Err(RepositoryError::Corrupt { what });
-                }
-            },
+            None => {
+                let what = || "a writer used the store's transaction after its commit".to_owned();
+                let store = self.store.ok_or_else(|| RepositoryError::Corrupt { what: what() })?;
+                store.begin()?
+            }
         };
         Ok(self.tx.insert(tx))
     }
