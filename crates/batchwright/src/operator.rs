@@ -29,7 +29,7 @@ pub use retention::Retention;
 pub use crate::host::CommitPoint;
 pub use crate::refusal::{OperatorError, Refusal, RunError};
 
-use crate::clock::{Clock, StopToken, SystemClock};
+use crate::clock::{Clock, SystemClock};
 use crate::event::Events;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution};
 use crate::host::{Active, Host, RunMode, lock};
@@ -252,15 +252,6 @@ impl JobOperator {
             one.stop.request();
         }
         held.len()
-    }
-
-    /// Waits until this process runs and drives no execution.
-    pub fn wait_until_idle(&self) {
-        /// Time between two checks. Ends are rare and not urgent, so that polling is enough.
-        const POLL_INTERVAL: Duration = Duration::from_millis(10);
-        while !lock(&self.inner.host.active).is_empty() {
-            StopToken::default().wait(POLL_INTERVAL);
-        }
     }
 
     /// Abandons execution `id`: it can never be restarted. A repeated call changes nothing.
