@@ -482,6 +482,7 @@ fn options(step: &Step) -> StepOptions {
             [] => Vec::new(),
             keys => vec![Arc::new(Promotion::of(keys.iter().map(|key| key.get_ref().clone())))],
         },
+        ..StepOptions::default()
     }
 }
 

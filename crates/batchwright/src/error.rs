@@ -281,12 +281,17 @@ pub enum StepError {
         source: ItemErrorText,
     },
     /// The failures exceed the skip limit.
-    #[error("step `{step}` exceeded its skip limit of {limit} at item {item} ({phase}): {source}")]
+    #[error(
+        "step `{step}` exceeded its skip limit of {limit}{} at item {item} ({phase}): {source}",
+        of_kind(kind.as_deref())
+    )]
     SkipLimit {
         /// Step that was running.
         step: String,
         /// Skips allowed.
         limit: u64,
+        /// The kind to which the limit applies; `None` for all.
+        kind: Option<String>,
         /// Phase of the failure.
         phase: Phase,
         /// The item's number in reading order, from 1.
@@ -363,6 +368,14 @@ pub enum StepError {
         /// Exit status of the job.
         exit: ExitStatus,
     },
+    /// The step took longer than its timeout.
+    #[error("step `{step}` timed out after {timeout:?}")]
+    Timeout {
+        /// The step.
+        step: String,
+        /// Its timeout.
+        timeout: std::time::Duration,
+    },
     /// The step reached its start limit for this instance.
     #[error("step `{step}` cannot start again: its start limit of {limit} is reached")]
     StartLimit {
@@ -380,6 +393,11 @@ pub enum StepError {
         #[source]
         source: RepositoryError,
     },
+}
+
+/// Returns the kind of a limit, for a message.
+fn of_kind(kind: Option<&str>) -> String {
+    kind.map_or_else(String::new, |kind| format!(" for `{kind}`"))
 }
 
 fn items(first: u64, last: u64) -> String {
@@ -418,6 +436,7 @@ impl StepError {
             Self::Tasklet { .. } => "tasklet_failed",
             Self::Partitions { .. } => "partition_failed",
             Self::Job { .. } => "job_failed",
+            Self::Timeout { .. } => "timeout",
             Self::StartLimit { .. } => "start_limit_exceeded",
             Self::Commit { source, .. } if source.is_lease_lost() => "stale_lease",
             Self::Commit { .. } => "commit_failed",
@@ -430,6 +449,25 @@ impl StepError {
             Self::Job { exit, .. } => exit.clone(),
             _ => ExitStatus::failed().with_message(self.failure().message),
         }
+    }
+
+    /// Returns the error that a retry policy decides about; `None` when another attempt cannot help, or nothing more may
+    /// be written.
+    pub(crate) fn for_retry(&self) -> Option<ItemError> {
+        let kind = match self {
+            Self::Item { source, .. }
+            | Self::Component { source, .. }
+            | Self::Listener { source, .. }
+            | Self::Tasklet { source, .. } => source.0.kind().clone(),
+            Self::Partitions { .. } | Self::Job { .. } | Self::Timeout { .. } => {
+                ErrorKind::new(self.code())
+            }
+            Self::SkipLimit { .. }
+            | Self::AllSkipped { .. }
+            | Self::StartLimit { .. }
+            | Self::Commit { .. } => return None,
+        };
+        Some(ItemError::new(kind, report(self)))
     }
 
     /// Returns the failure that is stored with the execution.

@@ -230,6 +230,14 @@ pub struct FlowState {
     pub has_skips: bool,
 }
 
+impl FlowState {
+    /// Returns the state of a flow that begins again with the node `first`, although it was complete in `complete`.
+    pub(crate) fn again(first: &str, complete: ExecutionId) -> Self {
+        let entry = FlowEntry { at: Some(first.to_owned()), again_after: Some(complete) };
+        Self { entries: BTreeMap::from([(String::new(), entry)]), ..Self::default() }
+    }
+}
+
 /// The entry point of a restarted flow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowEntry {

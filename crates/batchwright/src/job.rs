@@ -39,6 +39,7 @@ pub struct Job {
     validators: Vec<Validator>,
     schema: ParameterSchema,
     restartable: bool,
+    allow_start_if_complete: bool,
     fingerprint: Option<String>,
     source: Option<String>,
     next: Option<Incrementer>,
@@ -72,6 +73,7 @@ impl Job {
             validators: Vec::new(),
             schema: ParameterSchema { declared: Vec::new(), open: true },
             restartable: true,
+            allow_start_if_complete: false,
             fingerprint: None,
             source: None,
             next: None,
@@ -136,9 +138,15 @@ impl Job {
     pub(crate) fn launch_rules(&self) -> LaunchRules<'_> {
         LaunchRules {
             restartable: self.restartable,
+            again_from: self.again_from(),
             fingerprint: self.fingerprint.as_deref(),
             source: self.source.as_deref(),
         }
+    }
+
+    fn again_from(&self) -> Option<&str> {
+        let first = self.flow.nodes.first().filter(|_| self.allow_start_if_complete)?;
+        Some(&first.name)
     }
 
     /// Whether a failed or stopped instance may be restarted.

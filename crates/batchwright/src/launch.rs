@@ -137,6 +137,8 @@ pub(crate) fn is_token(text: &str) -> bool {
 pub(crate) struct LaunchRules<'a> {
     /// Whether an instance may be restarted.
     pub restartable: bool,
+    /// The node with which a complete instance begins again; `None` refuses to start it.
+    pub again_from: Option<&'a str>,
     /// The fingerprint of the definition, if the job has one.
     pub fingerprint: Option<&'a str>,
     /// Where the definition was read from.
@@ -150,6 +152,8 @@ pub(crate) enum LaunchDecision {
     Fresh,
     /// The start restarts this execution.
     Restart(ExecutionId),
+    /// The start runs this complete instance again, from its first node.
+    Again(ExecutionId),
     /// The start closes this running execution, whose owner is dead, and restarts it.
     TakeOver(ExecutionId),
 }
@@ -166,13 +170,15 @@ pub(crate) fn decide(
     now: Timestamp,
 ) -> Result<LaunchDecision, Refusal> {
     let Some(newest) = history.first() else { return Ok(LaunchDecision::Fresh) };
-    if newest.status == BatchStatus::Completed {
+    let is_complete = newest.status == BatchStatus::Completed;
+    if is_complete && rules.again_from.is_none() {
         return Err(Refusal::AlreadyComplete { execution: newest.id });
     }
     if let Some(abandoned) = history.iter().find(|one| one.status == BatchStatus::Abandoned) {
         return Err(Refusal::Abandoned { execution: abandoned.id });
     }
     let launch = match newest.status {
+        BatchStatus::Completed => LaunchDecision::Again(newest.id),
         status if status.is_running() => {
             may_recover(newest, options.recover, now)?;
             LaunchDecision::TakeOver(newest.id)
@@ -279,7 +285,12 @@ mod tests {
         history: &[JobExecution],
         options: &LaunchOptions,
     ) -> Result<LaunchDecision, &'static str> {
-        let rules = LaunchRules { restartable: true, fingerprint: Some("a"), source: None };
+        let rules = LaunchRules {
+            restartable: true,
+            again_from: None,
+            fingerprint: Some("a"),
+            source: None,
+        };
         decide(history, rules, options, NOW).map_err(|refusal| refusal.code())
     }
 
@@ -331,7 +342,12 @@ mod tests {
     #[test]
     fn a_changed_definition_is_refused_until_it_is_accepted() {
         let history = [execution(2, BatchStatus::Failed)];
-        let rules = LaunchRules { restartable: true, fingerprint: Some("b"), source: None };
+        let rules = LaunchRules {
+            restartable: true,
+            again_from: None,
+            fingerprint: Some("b"),
+            source: None,
+        };
         let strict = decide(&history, rules, &LaunchOptions::default(), NOW);
         assert_eq!(strict.unwrap_err().code(), "changed_definition");
         let accepting =
@@ -342,7 +358,8 @@ mod tests {
     #[test]
     fn a_job_may_forbid_restarts_and_a_caller_may_insist_on_a_new_instance() {
         let history = [execution(2, BatchStatus::Failed)];
-        let rules = LaunchRules { restartable: false, fingerprint: None, source: None };
+        let rules =
+            LaunchRules { restartable: false, again_from: None, fingerprint: None, source: None };
         let refused = decide(&history, rules, &LaunchOptions::default(), NOW);
         assert_eq!(refused.unwrap_err().code(), "not_restartable");
         let new_only = LaunchOptions { new_only: true, ..LaunchOptions::default() };

@@ -79,7 +79,7 @@ impl PartitionStep {
         let options = StepOptions {
             start_limit: inner.options().start_limit,
             allow_start_if_complete: inner.options().allow_start_if_complete,
-            listeners: Vec::new(),
+            ..StepOptions::default()
         };
         Self {
             inner,
@@ -120,8 +120,8 @@ impl PartitionStep {
         self
     }
 
-    /// Sets start limit, rerun of a completed step, and listeners of the whole step; the inner step's listeners
-    /// are called around each partition.
+    /// Sets start limit, rerun of a completed step, retry, timeout and listeners of the whole step; retry, timeout and
+    /// listeners of the inner step apply to each partition.
     #[must_use]
     pub fn options(mut self, options: StepOptions) -> Self {
         self.options = options;
@@ -176,6 +176,7 @@ struct Pending {
     name: String,
     resumed: Option<StepExecution>,
     past: Past,
+    runs: u32,
 }
 
 impl Step for PartitionStep {
@@ -299,7 +300,7 @@ impl PartitionStep {
         };
         let past = Past::of(&*run.host.store, &history, &name, resumed.as_ref());
         let past = past.map_err(failed)?;
-        Ok(Looked::Pending(Box::new(Pending { partition, name, resumed, past })))
+        Ok(Looked::Pending(Box::new(Pending { partition, name, resumed, past, runs })))
     }
 
     /// Runs `pending` on several threads; returns the step executions that began.
@@ -349,7 +350,7 @@ impl PartitionStep {
         scope: &JobScope,
         one: Pending,
     ) -> Result<StepExecution, RepositoryError> {
-        let Pending { partition, name, resumed, past } = one;
+        let Pending { partition, name, resumed, past, runs } = one;
         run_step(
             run.host,
             StepOrder {
@@ -360,6 +361,7 @@ impl PartitionStep {
                 lease: run.lease,
                 resumed,
                 past,
+                runs,
                 handles: &|_| false,
             },
         )

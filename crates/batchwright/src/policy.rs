@@ -126,6 +126,8 @@ pub enum SkipLimitScope {
 pub struct SkipPolicy {
     /// Number of records that may be skipped; the next failure fails the step.
     pub limit: u64,
+    /// Further limits for kinds of error and their children, within `limit`.
+    pub limits: Vec<(String, u64)>,
     /// Kinds of error that may be skipped.
     pub on: Classifier,
     /// Phases in which records may be skipped.
@@ -145,6 +147,7 @@ impl SkipPolicy {
     pub fn limit(limit: u64) -> Self {
         Self {
             limit,
+            limits: Vec::new(),
             on: Classifier::records(),
             phases: vec![Phase::Read, Phase::Process, Phase::Write],
             scope: SkipLimitScope::default(),
@@ -161,6 +164,20 @@ impl SkipPolicy {
     #[must_use]
     pub fn on(mut self, kinds: Classifier) -> Self {
         self.on = kinds;
+        self
+    }
+
+    /// Also limits the skips of the kind `kind` and its children, which must be among those that may be skipped.
+    ///
+    /// ```
+    /// use batchwright::policy::SkipPolicy;
+    ///
+    /// // A hundred bad records, of which at most five violate a constraint.
+    /// let skip = SkipPolicy::limit(100).limit_of("data.constraint", 5);
+    /// ```
+    #[must_use]
+    pub fn limit_of(mut self, kind: impl Into<String>, limit: u64) -> Self {
+        self.limits.push((kind.into(), limit));
         self
     }
 

@@ -7,6 +7,7 @@ mod run;
 mod tasklet;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) use chunk::records_read;
 pub use chunk::{
@@ -20,6 +21,7 @@ use crate::error::{ErrorKind, ItemError, RepositoryError, StepError};
 use crate::execution::ExitStatus;
 use crate::listener::StepListener;
 use crate::progressive::ProgressiveBody;
+use crate::retry::RetryPolicy;
 
 /// A step as its job sees it: the only dynamic boundary, crossed once per step execution and never for an
 /// item.
@@ -86,8 +88,23 @@ pub struct StepOptions {
     pub start_limit: Option<u32>,
     /// Whether the step runs again although it is complete.
     pub allow_start_if_complete: bool,
+    /// The failures after which the same job execution runs the step again, from its checkpoint, as a step execution of
+    /// its own. Attempts count anew after a commit. A stop request ends the wait, and the job stops. A partition runs
+    /// again alone. `None` is no retry.
+    pub retry: Option<RetryPolicy>,
+    /// Time after which a step execution ends at its next chunk or call and fails with the code `timeout`; long-running
+    /// code of your own polls [`StepScope::stop`](crate::scope::StepScope::stop). `None` is no limit.
+    pub timeout: Option<Duration>,
     /// Listeners of the step's executions.
     pub listeners: Vec<Arc<dyn StepListener>>,
+}
+
+impl StepOptions {
+    /// Returns these options, with retry and timeout of `earlier` where these have none.
+    pub(crate) fn or(self, earlier: Self) -> Self {
+        let retry = self.retry.or(earlier.retry);
+        Self { retry, timeout: self.timeout.or(earlier.timeout), ..self }
+    }
 }
 
 impl std::fmt::Debug for StepOptions {
@@ -95,6 +112,8 @@ impl std::fmt::Debug for StepOptions {
         f.debug_struct("StepOptions")
             .field("start_limit", &self.start_limit)
             .field("allow_start_if_complete", &self.allow_start_if_complete)
+            .field("retry", &self.retry)
+            .field("timeout", &self.timeout)
             .field("listeners", &self.listeners.len())
             .finish()
     }

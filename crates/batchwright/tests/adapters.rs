@@ -284,7 +284,7 @@ fn an_iterator_needs_not_be_cloned() {
 }
 
 #[test]
-fn a_call_of_a_tasklet_is_retried_in_a_new_transaction_with_the_same_key() {
+fn a_tasklet_is_retried_in_a_new_transaction_with_the_same_key() {
     let keys = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&keys);
     let step = TaskletStep::new("send", move |call| {

@@ -356,6 +356,7 @@ impl<'r> Walk<'r> {
             lease: self.lease,
             resumed,
             past,
+            runs,
             handles,
         };
         Ok(end_of(run_step(self.host, order)?, true))

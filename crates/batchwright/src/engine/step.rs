@@ -1,16 +1,20 @@
 //! Runs one step execution from its beginning to its end, and stores its row.
 
-use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
 
+use crate::clock::StopToken;
 use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::execution::{BatchStatus, ExitStatus, StatusEvent, StepExecution};
 use crate::host::Host;
 use crate::item::guarded;
 use crate::lifecycle;
+use crate::retry::{self, Backoff, FailedAttempts};
 use crate::scope::{JobScope, Partition, StepScope, StepStart};
 use crate::step::{Step, StepEnd, StepKind, StepRun};
 use crate::store::{JobRepository, Lease};
+use crate::threads;
 
 /// A step to run.
 pub(crate) struct StepOrder<'a> {
@@ -23,14 +27,16 @@ pub(crate) struct StepOrder<'a> {
     /// The step execution from which it resumes.
     pub(crate) resumed: Option<StepExecution>,
     pub(crate) past: Past,
+    /// Number of earlier executions of the step in this instance.
+    pub(crate) runs: u32,
     /// Returns whether the flow handles a failure with that exit code.
     pub(crate) handles: &'a dyn Fn(&str) -> bool,
 }
 
 /// The facts about earlier executions of a step that the resumed row does not contain.
 pub(crate) struct Past {
-    /// Number of committed skips.
-    skips: u64,
+    /// Number of committed skips of each kind of error.
+    skips: BTreeMap<String, u64>,
     /// Whether an earlier execution was taken from its owner, which may still have files open.
     was_taken: bool,
 }
@@ -44,7 +50,9 @@ impl Past {
         name: &str,
         resumed: Option<&StepExecution>,
     ) -> Result<Self, RepositoryError> {
-        let Some(resumed) = resumed else { return Ok(Self { skips: 0, was_taken: false }) };
+        let Some(resumed) = resumed else {
+            return Ok(Self { skips: BTreeMap::new(), was_taken: false });
+        };
         let round: Vec<_> = history.iter().filter(|row| row.round() == resumed.round()).collect();
         // The stored skips are read, because counters include the skips of chunks that were rolled back.
         let executions: BTreeSet<_> = round
@@ -52,10 +60,12 @@ impl Past {
             .filter(|row| row.counters.skips() > 0)
             .map(|row| row.execution_id)
             .collect();
-        let mut skips = 0;
+        let mut skips = BTreeMap::new();
         for execution in executions {
             let recorded = repository.skips(execution)?;
-            skips += recorded.iter().filter(|skip| skip.step == name).count() as u64;
+            for skip in recorded.into_iter().filter(|skip| skip.step == name) {
+                *skips.entry(skip.kind).or_default() += 1;
+            }
         }
         let was_taken = |row: &&StepExecution| {
             row.failure.as_ref().is_some_and(|failure| failure.code == "recovered")
@@ -64,20 +74,52 @@ impl Past {
     }
 }
 
-/// Runs one step and stores its row. The error is a repository that could not store the end of the step,
-/// or a lost lease: nothing more may be written.
+/// Runs one step, again after failures that its options retry, and stores a row for each run; returns the last one. The
+/// error is a repository that could not store the end of the step, or a lost lease: nothing more may be written.
 pub(crate) fn run_step(
     host: &Host,
-    order: StepOrder<'_>,
+    mut order: StepOrder<'_>,
 ) -> Result<StepExecution, RepositoryError> {
-    let StepOrder { step, name, partition, scope, lease, resumed, past, handles } = order;
-    let Past { skips: earlier_skips, was_taken } = past;
+    let mut failed = FailedAttempts::default();
+    loop {
+        let (mut row, backoff) = run_once(host, &mut order, &mut failed)?;
+        let Some(backoff) = backoff else { return Ok(row) };
+        tracing::warn!(
+            step = row.name,
+            failed = failed.count,
+            failure = row.failure.as_ref().map(|failure| &*failure.message),
+            "the step failed and runs again"
+        );
+        if retry::wait(backoff, failed.count, &*host.clock, order.scope.stop()).is_err() {
+            // The stored row stays failed; the flow stops instead of failing.
+            row.status = BatchStatus::Stopped;
+            return Ok(row);
+        }
+        let history = {
+            let mut tx = host.store.begin()?;
+            tx.history_of(order.scope.instance_id(), &order.name)?
+        };
+        order.past = Past::of(&*host.store, &history, &order.name, Some(&row))?;
+        order.resumed = Some(row);
+        order.runs = order.runs.saturating_add(1);
+    }
+}
+
+/// Runs one step once and stores its row. Also returns the wait before the next run, if the step is to run again.
+fn run_once<'o>(
+    host: &Host,
+    order: &mut StepOrder<'o>,
+    failed: &mut FailedAttempts,
+) -> Result<(StepExecution, Option<&'o Backoff>), RepositoryError> {
+    let StepOrder { step, name, partition, scope, lease, resumed, past, .. } = order;
+    let (step, lease, resumed) = (*step, *lease, resumed.take());
+    let was_taken = past.was_taken;
     let start = match (&resumed, was_taken) {
         (None, _) => StepStart::Fresh,
         (Some(_), true) => StepStart::TakenOver,
         (Some(_), false) => StepStart::Resumed,
     };
-    let row = begin_step(host, lease, name, partition.as_ref(), resumed)?;
+    let row = begin_step(host, lease, name.clone(), partition.as_ref(), resumed)?;
     // A step that only waits for other steps takes no permit, so that it cannot block them.
     let permit = match step.kind() {
         StepKind::Work | StepKind::Progressive => host.step_permits.acquire(scope.stop()).map(Some),
@@ -86,9 +128,9 @@ pub(crate) fn run_step(
     let mut step_run = StepRun {
         host,
         lease,
-        scope: StepScope::new(scope.clone(), &row, partition, &*host.store, start),
+        scope: StepScope::new((*scope).clone(), &row, partition.clone(), &*host.store, start),
         step: row,
-        earlier_skips,
+        earlier_skips: std::mem::take(&mut past.skips),
     };
     let result = match permit {
         Some(_) => catch_unwind(AssertUnwindSafe(|| start_and_run(host, step, &mut step_run)))
@@ -99,7 +141,30 @@ pub(crate) fn run_step(
         None => Ok(StepEnd::Stopped),
     };
     drop(permit);
-    end_step(host, step, step_run, result, handles)
+    let backoff = next_run(host, order, &step_run, &result, failed);
+    let handles = |code: &str| backoff.is_none() && (order.handles)(code);
+    Ok((end_step(host, step, step_run, result, &handles)?, backoff))
+}
+
+/// Returns the wait before the step runs again after `result`; `None` when it does not.
+fn next_run<'o>(
+    host: &Host,
+    order: &StepOrder<'o>,
+    run: &StepRun<'_>,
+    result: &Result<StepEnd, StepError>,
+    failed: &mut FailedAttempts,
+) -> Option<&'o Backoff> {
+    let options = order.step.options();
+    let policy = options.retry.as_ref()?;
+    let error = result.as_ref().err()?.for_retry()?;
+    let is_last = options.start_limit.is_some_and(|limit| order.runs + 1 >= limit);
+    if is_last || order.scope.stop().is_requested() {
+        return None;
+    }
+    if run.step.counters.commit > 0 {
+        *failed = FailedAttempts::default();
+    }
+    failed.add(policy, &*host.clock, &error)
 }
 
 fn begin_step(
@@ -137,7 +202,42 @@ fn start_and_run(
         guarded(|| listener.before_step(&run.scope))
             .map_err(|error| listener_error(step, "before_step", error))?;
     }
-    step.run(run)
+    match step.options().timeout {
+        None => step.run(run),
+        Some(timeout) => run_within(host, timeout, step, run),
+    }
+}
+
+/// Runs the step, and requests it to stop once `timeout` has passed; then it fails.
+fn run_within(
+    host: &Host,
+    timeout: Duration,
+    step: &dyn Step,
+    run: &mut StepRun<'_>,
+) -> Result<StepEnd, StepError> {
+    let of_job = run.scope.stop().clone();
+    let (stop, ended) = (of_job.child(), StopToken::default());
+    run.scope = run.scope.with_stop(stop.clone());
+    std::thread::scope(|threads| {
+        let watch = || {
+            host.clock.wait(timeout, &ended);
+            stop.request();
+        };
+        if threads::start(threads, "batchwright timeout", watch).is_none() {
+            let source = ItemErrorText(ItemError::fatal("cannot start a thread for the timeout"));
+            return Err(StepError::Tasklet { step: step.name().to_owned(), source });
+        }
+        let result = catch_unwind(AssertUnwindSafe(|| step.run(run)));
+        let is_late = stop.is_requested() && !of_job.is_requested();
+        ended.request();
+        match result {
+            Ok(Ok(StepEnd::Stopped)) if is_late => {
+                Err(StepError::Timeout { step: step.name().to_owned(), timeout })
+            }
+            Ok(result) => result,
+            Err(panic) => resume_unwind(panic),
+        }
+    })
 }
 
 fn end_step(
@@ -150,7 +250,7 @@ fn end_step(
     let StepRun { lease, scope, step: mut row, earlier_skips, .. } = run;
     let event = match result {
         Ok(StepEnd::Completed(exit)) => {
-            row.exit = exit.with_skips(earlier_skips + row.counters.skips() > 0);
+            row.exit = exit.with_skips(!earlier_skips.is_empty() || row.counters.skips() > 0);
             StatusEvent::Complete
         }
         Ok(StepEnd::Stopped) => {

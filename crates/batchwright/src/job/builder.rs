@@ -267,6 +267,14 @@ impl JobBuilder {
         self
     }
 
+    /// Allows a complete instance to be started again: all its steps run again, from their beginning. The new execution is
+    /// a restart of the complete one, with its contexts.
+    #[must_use]
+    pub fn allow_start_if_complete(mut self) -> Self {
+        self.job.allow_start_if_complete = true;
+        self
+    }
+
     /// Sets a text that changes with the definition; a restart under another fingerprint is refused until the
     /// caller accepts it.
     #[must_use]
@@ -316,10 +324,17 @@ impl JobBuilder {
                 faults.push(format!("step `{}` can never start: its limit is 0", step.name()));
             }
         }
-        if flow.steps().iter().any(|step| step.kind() == StepKind::Progressive)
-            && !job.listeners.is_empty()
-        {
-            faults.push("it is progressive, and a progressive job calls no listeners".to_owned());
+        if flow.steps().iter().any(|step| step.kind() == StepKind::Progressive) {
+            if !job.listeners.is_empty() {
+                faults
+                    .push("it is progressive, and a progressive job calls no listeners".to_owned());
+            }
+            if job.allow_start_if_complete {
+                faults.push("it is progressive, and a progressive job runs once".to_owned());
+            }
+        }
+        if job.allow_start_if_complete && !job.restartable {
+            faults.push("a complete instance can start again, but a failed one cannot".to_owned());
         }
         for one in job.parameters().declared.iter().filter(|one| one.secret && one.identifying) {
             faults.push(format!("parameter `{}` is secret, so it cannot be identifying", one.name));

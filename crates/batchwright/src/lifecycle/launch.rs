@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::{record, refuse_if_superseded, stop::close_lost, transact, wanted};
 use crate::error::RepositoryError;
-use crate::execution::{ExecutionId, JobExecution, JobInstance};
+use crate::execution::{ExecutionId, FlowState, JobExecution, JobInstance};
 use crate::launch::{self, LaunchDecision, LaunchOptions, LaunchRules, RequestKey};
 use crate::lifecycle::{ObservedStore, Tx};
 use crate::parameters::JobParameters;
@@ -59,13 +59,18 @@ fn launch_in(
 ) -> Result<JobExecution, OperatorError> {
     refuse_repeated(tx, request.options)?;
     let history = tx.executions_of(instance.id)?;
-    let restart_of = match launch::decide(&history, request.rules, request.options, request.now)? {
+    let decision = launch::decide(&history, request.rules, request.options, request.now)?;
+    let restart_of = match decision {
         LaunchDecision::Fresh => None,
-        LaunchDecision::Restart(id) => Some(id),
+        LaunchDecision::Restart(id) | LaunchDecision::Again(id) => Some(id),
         LaunchDecision::TakeOver(id) => {
             close_lost(tx, &history[0], request.now)?;
             Some(id)
         }
+    };
+    let flow = match (decision, request.rules.again_from) {
+        (LaunchDecision::Again(id), Some(first)) => FlowState::again(first, id),
+        _ => history.first().map(|newest| newest.flow.clone()).unwrap_or_default(),
     };
     let context = history.first().map(|newest| newest.context.clone()).unwrap_or_default();
     let (owner, lease_until) =
@@ -78,7 +83,7 @@ fn launch_in(
         context,
         fingerprint: request.rules.fingerprint.map(str::to_owned),
         source: request.rules.source.map(str::to_owned),
-        flow: history.first().map(|newest| newest.flow.clone()).unwrap_or_default(),
+        flow,
         parent: request.parent,
         ..JobExecution::new_unsaved(request.job, parameters, request.now)
     };

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::error::{ErrorKind, ItemError};
+use crate::policy::Classifier;
 
 /// A circuit breaker: allows calls until too many fail in a row, then refuses them for a while, then allows
 /// one trial call. Clones share the state.
@@ -29,6 +30,7 @@ use crate::error::{ErrorKind, ItemError};
 pub struct CircuitBreaker {
     failures_max: u32,
     reset_after: Duration,
+    on: Classifier,
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -57,7 +59,16 @@ impl CircuitBreaker {
     /// Creates a breaker that opens after `failures_max` failures in a row (zero counts as one), and allows a
     /// trial call `reset_after` later.
     pub fn new(failures_max: u32, reset_after: Duration) -> Self {
-        Self { failures_max: failures_max.max(1), reset_after, inner: Arc::default() }
+        let on = Classifier::all();
+        Self { failures_max: failures_max.max(1), reset_after, on, inner: Arc::default() }
+    }
+
+    /// Sets the failures that count; any other failure is an answer of the system, as a success is. Default: every kind
+    /// except `fatal` and `panic`. In a step, exclude `data`: a bad record does not mean that the system is down.
+    #[must_use]
+    pub fn on(mut self, failures: Classifier) -> Self {
+        self.on = failures;
+        self
     }
 
     /// Returns the current state.
@@ -84,31 +95,56 @@ impl CircuitBreaker {
         clock: &dyn Clock,
         work: impl FnOnce() -> Result<T, ItemError>,
     ) -> Result<T, ItemError> {
-        {
-            let mut inner = self.lock();
-            match self.state_at(&inner, clock.elapsed()) {
-                BreakerState::Closed => {}
-                BreakerState::HalfOpen => inner.trying = true,
-                BreakerState::Open => {
-                    let failures = inner.failures;
-                    return Err(ItemError::new(
-                        ErrorKind::new("circuit.open"),
-                        format!("the circuit is open after {failures} failures in a row"),
-                    ));
-                }
-            }
-        }
+        self.admit(clock)?;
         let attempt = Attempt { breaker: self, clock };
         let result = work();
-        attempt.ends(result.is_ok());
+        std::mem::forget(attempt);
+        self.record(&result, clock);
         result
+    }
+
+    /// Calls `work`, which makes several calls at once, unless the breaker is open. The result of each counts.
+    pub(crate) fn call_all<T>(
+        &self,
+        clock: &dyn Clock,
+        work: impl FnOnce() -> Vec<Result<T, ItemError>>,
+    ) -> Result<Vec<Result<T, ItemError>>, ItemError> {
+        self.admit(clock)?;
+        let attempt = Attempt { breaker: self, clock };
+        let results = work();
+        std::mem::forget(attempt);
+        results.iter().for_each(|result| self.record(result, clock));
+        Ok(results)
+    }
+
+    /// Allows a call, unless the breaker is open. The result of the call must be recorded.
+    fn admit(&self, clock: &dyn Clock) -> Result<(), ItemError> {
+        let mut inner = self.lock();
+        match self.state_at(&inner, clock.elapsed()) {
+            BreakerState::Closed => Ok(()),
+            BreakerState::HalfOpen => {
+                inner.trying = true;
+                Ok(())
+            }
+            BreakerState::Open => {
+                let failures = inner.failures;
+                let what = format!("the circuit is open after {failures} failures in a row");
+                Err(ItemError::new(ErrorKind::new("circuit.open"), what))
+            }
+        }
+    }
+
+    /// Records the result of an admitted call.
+    fn record<T>(&self, result: &Result<T, ItemError>, clock: &dyn Clock) {
+        let failed = result.as_ref().is_err_and(|error| self.on.matches_error(error));
+        self.count(!failed, clock.elapsed());
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn record(&self, succeeded: bool, now: Duration) {
+    fn count(&self, succeeded: bool, now: Duration) {
         let mut inner = self.lock();
         inner.trying = false;
         if succeeded {
@@ -128,16 +164,9 @@ struct Attempt<'a> {
     clock: &'a dyn Clock,
 }
 
-impl Attempt<'_> {
-    fn ends(self, succeeded: bool) {
-        self.breaker.record(succeeded, self.clock.elapsed());
-        std::mem::forget(self);
-    }
-}
-
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        self.breaker.record(false, self.clock.elapsed());
+        self.breaker.count(false, self.clock.elapsed());
     }
 }
 

@@ -4,6 +4,7 @@ mod builder;
 mod checkpoint;
 mod fill;
 mod listeners;
+mod prepared;
 mod process;
 mod retries;
 mod settle;
@@ -31,7 +32,7 @@ use crate::item::{
 use crate::lifecycle;
 use crate::listener::{ChunkListener, ItemListener, RetryListener, SkipListener};
 use crate::policy::{Completion, SkipPolicy};
-use crate::retry::RetryPolicy;
+use crate::retry::{CircuitBreaker, RetryPolicy};
 use crate::scope::StepScope;
 use crate::threads::start;
 
@@ -57,11 +58,16 @@ struct Settings {
     read_ahead: Option<usize>,
     parallelism: usize,
     dead_letters: Option<Factory<std::path::PathBuf>>,
+    /// Guards the processor and the writer.
+    breaker: Option<CircuitBreaker>,
+    stop_when: Option<StopWhen>,
 }
 
 /// Chunks read ahead by a reader that prefers it: enough to even out delays, few enough to use little memory.
 const READ_AHEAD_DEFAULT: usize = 2;
 
+/// A predicate that ends the step before a chunk.
+type StopWhen = Arc<dyn Fn(&StepScope) -> bool + Send + Sync>;
 /// A predicate that marks the last item of a chunk.
 type Until<I> = Arc<dyn Fn(&I) -> bool + Send + Sync>;
 /// A function that formats an item for skip records and dead letters.
@@ -265,7 +271,7 @@ where
                 .map_err(at.component("writer", "open"))
         })?;
         if let Some(prepared) = ahead {
-            *checkpoint = settle::finish_prepared(run, checkpoint, prepared)?;
+            *checkpoint = prepared::finish_prepared(run, checkpoint, prepared)?;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use crate::error::{ErrorKind, ItemError, ItemErrorText, StepError};
 use crate::execution::ExitStatus;
 use crate::item::{Factory, guarded};
 use crate::program::{Cause, Ended, Program};
+use crate::retry::RetryPolicy;
 use crate::scope::StepScope;
 
 /// Maximum size of the program's output that is kept, in bytes: enough to see why it failed.
@@ -34,7 +35,6 @@ pub struct CommandStep {
     argv: Factory<Vec<String>>,
     dir: Option<Factory<PathBuf>>,
     env: Vec<(String, Factory<String>)>,
-    timeout: Option<Duration>,
     grace: Duration,
     meanings: Vec<(i32, ExitCodeMeaning)>,
 }
@@ -60,16 +60,15 @@ impl CommandStep {
             argv: Arc::new(argv),
             dir: None,
             env: Vec::new(),
-            timeout: None,
             grace: Duration::from_secs(10),
             meanings: Vec::new(),
         }
     }
 
-    /// Sets start limit, rerun of a completed step, and listeners.
+    /// Sets start limit, rerun of a completed step, retry, timeout and listeners.
     #[must_use]
     pub fn options(mut self, options: StepOptions) -> Self {
-        self.options = options;
+        self.options = options.or(self.options);
         self
     }
 
@@ -111,7 +110,7 @@ impl CommandStep {
     /// Sets the time after which the program is ended and the step fails. Default: none.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+        self.options.timeout = Some(timeout);
         self
     }
 
@@ -137,7 +136,6 @@ impl CommandStep {
         // Processes that the program leaves in its group must not outlive the step.
         let mut made = Program::new(program)
             .args(arguments)
-            .timeout(self.timeout)
             .grace(self.grace)
             .output_max(OUTPUT_BYTES_MAX)
             .kills_rest(true);
@@ -150,18 +148,25 @@ impl CommandStep {
         }
     }
 
-    fn judge(&self, ended: &Ended<()>) -> Result<StepEnd, ItemError> {
+    /// Sets the failures after which the program runs again; see [`StepOptions::retry`]. Default: none.
+    #[must_use]
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.options.retry = Some(policy);
+        self
+    }
+
+    fn judge(&self, ended: &Ended<()>, is_late: bool) -> Result<StepEnd, ItemError> {
         let with_output = |what: String| match ended.output.as_str() {
             "" => what,
             output => format!("{what}; its last output:\n{output}"),
         };
         match ended.cause {
-            Cause::Asked(()) => return Ok(StepEnd::Stopped),
-            Cause::Timeout => {
-                let limit = self.timeout.unwrap_or_default();
+            Cause::Asked(()) | Cause::Timeout if is_late => {
+                let limit = self.options.timeout.unwrap_or_default();
                 let what = format!("the command timed out after {limit:?}");
                 return Err(ItemError::new(ErrorKind::new("command.timeout"), with_output(what)));
             }
+            Cause::Asked(()) | Cause::Timeout => return Ok(StepEnd::Stopped),
             Cause::Itself => {}
         }
         let Some(code) = ended.status.code() else {
@@ -188,7 +193,8 @@ impl CommandStep {
         let asked = || run.stop_requested().then_some(());
         let line = |line: &str| tracing::info!(target: "batchwright::command", "{line}");
         let ended = program.run(run.clock(), asked, line)?;
-        self.judge(&ended)
+        // The step's own token also receives the requests of the job's.
+        self.judge(&ended, !run.scope.job().stop().is_requested())
     }
 }
 

@@ -7,8 +7,13 @@ use crate::error::{ItemError, ItemErrorText, StepError};
 use crate::progressive::{ProgressiveBody, ProgressiveStep};
 
 /// A progressive step is the only step of its job, and has no options.
-static NO_OPTIONS: StepOptions =
-    StepOptions { start_limit: None, allow_start_if_complete: false, listeners: Vec::new() };
+static NO_OPTIONS: StepOptions = StepOptions {
+    start_limit: None,
+    allow_start_if_complete: false,
+    retry: None,
+    timeout: None,
+    listeners: Vec::new(),
+};
 
 impl Step for ProgressiveStep {
     fn name(&self) -> &str {

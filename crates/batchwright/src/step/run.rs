@@ -1,5 +1,6 @@
 //! A running step execution: its row, its lease, and the commit that updates both.
 
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use jiff::Timestamp;
@@ -22,8 +23,8 @@ pub struct StepRun<'a> {
     pub(crate) scope: StepScope,
     /// The row as last committed; its counters as last counted.
     pub(crate) step: StepExecution,
-    /// Number of skips in earlier executions of the step in this instance.
-    pub(crate) earlier_skips: u64,
+    /// Number of skips of each kind of error in earlier executions of the step in this instance.
+    pub(crate) earlier_skips: BTreeMap<String, u64>,
 }
 
 impl<'a> StepRun<'a> {
@@ -86,7 +87,7 @@ impl<'a> StepRun<'a> {
         self.step.counters = commit.counters;
         self.scope.set_counters(commit.counters);
         if held == Held::StopRequested {
-            self.scope.stop().request();
+            self.scope.job().stop().request();
         }
         // An observer may wait for another commit of this job.
         drop(alone);

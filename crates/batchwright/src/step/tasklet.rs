@@ -1,6 +1,7 @@
 //! Tasklets: steps that are one action, called until it reports that it is finished.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +9,7 @@ use super::{Commit, Step, StepEnd, StepOptions, StepRun};
 use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::execution::{Counters, ExitStatus};
 use crate::item::{ChunkTransaction, guarded};
-use crate::retry::{self, FailedAttempts, RetryPolicy};
+use crate::retry::RetryPolicy;
 use crate::scope::StepScope;
 
 /// The result of a tasklet call: continue or finish.
@@ -109,7 +110,6 @@ pub struct TaskletStep {
     name: String,
     options: StepOptions,
     tasklet: Arc<dyn Tasklet>,
-    retry: RetryPolicy,
 }
 
 impl TaskletStep {
@@ -133,8 +133,7 @@ impl TaskletStep {
 
     /// Creates a step that calls `tasklet`, a type of your own, until it is finished.
     pub fn of(name: impl Into<String>, tasklet: impl Tasklet + 'static) -> Self {
-        let (options, retry) = (StepOptions::default(), RetryPolicy::never());
-        Self { name: name.into(), options, tasklet: Arc::new(tasklet), retry }
+        Self { name: name.into(), options: StepOptions::default(), tasklet: Arc::new(tasklet) }
     }
 
     /// Creates a step that calls `function` once.
@@ -177,7 +176,7 @@ impl TaskletStep {
         })
     }
 
-    /// Sets the failures after which a call is made again, in a new transaction. Default: none.
+    /// Sets the failures after which the step runs again; see [`StepOptions::retry`]. Default: none.
     ///
     /// ```
     /// use std::time::Duration;
@@ -189,14 +188,21 @@ impl TaskletStep {
     /// ```
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
-        self.retry = policy;
+        self.options.retry = Some(policy);
         self
     }
 
-    /// Sets start limit, rerun of a completed step, and listeners.
+    /// Sets the time after which the step fails; see [`StepOptions::timeout`]. Default: none.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets start limit, rerun of a completed step, retry, timeout and listeners.
     #[must_use]
     pub fn options(mut self, options: StepOptions) -> Self {
-        self.options = options;
+        self.options = options.or(self.options);
         self
     }
 }
@@ -216,7 +222,6 @@ impl Step for TaskletStep {
             // The last call was committed, but the end of the step was not stored.
             return Ok(StepEnd::Completed(exit));
         }
-        let mut failed = FailedAttempts::default();
         loop {
             let scope = run.scope.clone();
             sequence += 1;
@@ -232,18 +237,10 @@ impl Step for TaskletStep {
                     if error.is_stop() {
                         return Ok(StepEnd::Stopped);
                     }
-                    if let Some(backoff) = failed.add(&self.retry, run.clock(), &error) {
-                        if retry::wait(backoff, failed.count, run.clock(), scope.stop()).is_err() {
-                            return Ok(StepEnd::Stopped);
-                        }
-                        sequence -= 1;
-                        continue;
-                    }
                     let (step, source) = (self.name.clone(), ItemErrorText(error));
                     return Err(StepError::Tasklet { step, source });
                 }
             };
-            failed = FailedAttempts::default();
             let mut counters = run.step.counters;
             counters += call.contribution;
             counters.commit += 1;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::listeners::{ItemHooks, NoListeners};
 use super::{ChunkStep, Settings};
@@ -13,7 +14,7 @@ use crate::item::{
 };
 use crate::listener::StepListener;
 use crate::policy::{Completion, SkipPolicy};
-use crate::retry::RetryPolicy;
+use crate::retry::{CircuitBreaker, RetryPolicy};
 use crate::scope::StepScope;
 use crate::step::StepOptions;
 
@@ -63,6 +64,8 @@ impl ChunkStepBuilder {
                 read_ahead: None,
                 parallelism: 1,
                 dead_letters: None,
+                breaker: None,
+                stop_when: None,
             },
             reader: cloning(Missing),
             processor: cloning(PassThrough),
@@ -200,6 +203,39 @@ impl<R, P, W, H> ChunkStepBuilder<R, P, W, H> {
         self
     }
 
+    /// Sets a circuit breaker that allows or refuses each call of the processor and of the writer. While it is open, their
+    /// calls fail with the kind `circuit.open`, which the retry policy may wait for. Steps and partitions that use one
+    /// system share one breaker.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use batchwright::item::NoWriter;
+    /// use batchwright::policy::Classifier;
+    /// use batchwright::retry::{Backoff, CircuitBreaker, RetryPolicy};
+    /// use batchwright::{ChunkStepBuilder, Sequence};
+    ///
+    /// let breaker = CircuitBreaker::new(5, Duration::from_secs(30));
+    /// let step = ChunkStepBuilder::new("prices")
+    ///     .reader(Sequence::to(100))
+    ///     .writer(NoWriter::new())
+    ///     .breaker(breaker.on(Classifier::all().excluding("data")))
+    ///     .retry(RetryPolicy::attempts(20).backoff(Backoff::Fixed(Duration::from_secs(10))))
+    ///     .build();
+    /// ```
+    #[must_use]
+    pub fn breaker(mut self, breaker: CircuitBreaker) -> Self {
+        self.settings.breaker = Some(breaker);
+        self
+    }
+
+    /// Sets a function that is asked before each chunk; when it returns true, the step stops at its checkpoint, and with
+    /// it the job: at the end of a maintenance window, for example.
+    #[must_use]
+    pub fn stop_when(mut self, stop: impl Fn(&StepScope) -> bool + Send + Sync + 'static) -> Self {
+        self.settings.stop_when = Some(Arc::new(stop));
+        self
+    }
+
     /// Appends every skipped record to this file, one JSON object a line, exactly once each. A new instance
     /// begins the file anew: to keep all files, derive the name from the instance's parameters.
     #[must_use]
@@ -250,6 +286,21 @@ impl<R, P, W, H> ChunkStepBuilder<R, P, W, H> {
     #[must_use]
     pub fn allow_start_if_complete(mut self) -> Self {
         self.options.allow_start_if_complete = true;
+        self
+    }
+
+    /// Sets the failures after which the whole step runs again; see [`StepOptions::retry`]. [`retry`](Self::retry) repeats a
+    /// single read, item or write instead.
+    #[must_use]
+    pub fn retry_step(mut self, policy: RetryPolicy) -> Self {
+        self.options.retry = Some(policy);
+        self
+    }
+
+    /// Sets the time after which the step fails, at the end of a chunk; see [`StepOptions::timeout`]. Default: none.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout = Some(timeout);
         self
     }
 

@@ -132,15 +132,15 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
             let ended = catch_unwind(AssertUnwindSafe(|| {
                 if let Some(all) = &mut all {
                     return run(items, outputs, holes, |item| {
-                        let first = all.next().unwrap_or_else(|| self.processor.process(item));
+                        let first = all.next().unwrap_or_else(|| self.call(item));
                         first.map_err(Fault::Item)
                     });
                 }
-                match self.hooks.item.is_empty() {
+                match self.hooks.item.is_empty() && self.settings.breaker.is_none() {
                     true => run(items, outputs, holes, |item| {
                         self.processor.process(item).map_err(Fault::Item)
                     }),
-                    false => run(items, outputs, holes, |item| self.attempt_watched(item)),
+                    false => run(items, outputs, holes, |item| self.attempt(item)),
                 }
             }));
             let fault = match ended {
@@ -182,15 +182,27 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
             !self.settings.skip.tolerates(Phase::Process, error)
                 && self.retries.policy.next(1, Duration::ZERO, error).is_none()
         };
-        let all = guarded(|| Ok(self.processor.process_all(items, &is_last)));
-        Some(all.unwrap_or_else(|panic| vec![Err(panic)]).into_iter())
+        let work = || self.processor.process_all(items, &is_last);
+        let all = guarded(|| match &self.settings.breaker {
+            None => Ok(work()),
+            Some(breaker) => breaker.call_all(self.retries.clock, work),
+        });
+        Some(all.unwrap_or_else(|error| vec![Err(error)]).into_iter())
     }
 
     fn attempt(&self, item: &I) -> Result<Option<P::Output>, Fault> {
         if self.hooks.item.is_empty() {
-            return self.processor.process(item).map_err(Fault::Item);
+            return self.call(item).map_err(Fault::Item);
         }
         self.attempt_watched(item)
+    }
+
+    /// Calls the processor, unless the circuit breaker of the step is open.
+    fn call(&self, item: &I) -> Result<Option<P::Output>, ItemError> {
+        match &self.settings.breaker {
+            None => self.processor.process(item),
+            Some(breaker) => breaker.call(self.retries.clock, || self.processor.process(item)),
+        }
     }
 
     fn attempt_watched(&self, item: &I) -> Result<Option<P::Output>, Fault> {
@@ -198,7 +210,7 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
             guarded(|| listener.before_process(self.retries.scope, item))
                 .map_err(|error| Fault::Listener("before_process", error))?;
         }
-        let result = guarded(|| self.processor.process(item));
+        let result = guarded(|| self.call(item));
         for listener in self.hooks.item.iter().rev() {
             let (call, notified) = match &result {
                 Ok(output) => (

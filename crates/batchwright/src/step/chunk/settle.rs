@@ -4,13 +4,14 @@
 //! Only this module counts, in the order of the input, so that the skip limit has the same effect with
 //! read-ahead and parallel processing.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::checkpoint::{Checkpoint, to_json};
 use super::fill::End;
 use super::process::{Fault, Hole, Processed, Skipped};
 use super::retries::Retries;
-use super::{Hooks, Settings};
+use super::{Hooks, Settings, StopWhen};
 use crate::error::{ErrorKind, ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::event::Progress;
 use crate::execution::{Counters, Phase, SkipRecord};
@@ -65,6 +66,8 @@ pub(super) struct Settler<'r, 'a, I, O, W: ItemWriter<O>> {
     json: String,
     /// Counters including rolled-back attempts; the row has the committed ones.
     counters: Counters,
+    /// Number of skips of each kind of error in this execution, if the policy has limits for kinds.
+    skips: BTreeMap<String, u64>,
     write_errors: Vec<ItemError>,
     /// Whether the last attempt failed for a reason that is no item's fault.
     blameless: bool,
@@ -103,6 +106,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             retries,
             json: String::new(),
             counters,
+            skips: BTreeMap::new(),
             write_errors: Vec::new(),
             blameless: false,
             contended: false,
@@ -110,7 +114,8 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
     }
 
     pub(super) fn stop_requested(&self) -> bool {
-        self.run.stop_requested()
+        let asked = |stop: &StopWhen| stop(&self.run.scope);
+        self.run.stop_requested() || self.settings.stop_when.as_ref().is_some_and(asked)
     }
 
     /// Gives the dead letters their final name, after the last chunk is settled.
@@ -312,11 +317,11 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         skips: &mut Vec<PendingSkip>,
     ) -> Result<(), Aborted> {
         let offset = chunk.record_of_output(index);
-        if self.budget_is_spent() {
+        if let Some(spent) = self.spent_limit(&error) {
             let item = self.checkpoint.records + offset;
-            return Err(Aborted::Step(self.limit_error(Phase::Write, item, error)));
+            return Err(Aborted::Step(self.limit_error(Phase::Write, item, error, spent)));
         }
-        self.counters.write_skip += 1;
+        self.count_skip(Phase::Write, &error);
         let content = self.hooks.render_output.as_ref().map(|render| render(&chunk.outputs[index]));
         let record = self.record(Phase::Write, offset, &error, content);
         self.write_errors.push(error);
@@ -445,7 +450,13 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             }
         }
         let writer = &mut *self.writer;
-        if let Err(error) = guarded(|| writer.write(outputs, transaction)) {
+        let clock = self.retries.clock;
+        let mut write = || guarded(|| writer.write(outputs, transaction));
+        let written = match &self.settings.breaker {
+            None => write(),
+            Some(breaker) => breaker.call(clock, write),
+        };
+        if let Err(error) = written {
             return match transaction.broken() {
                 Some(source) => Err(Aborted::Step(self.run.commit_failed(source))),
                 None => Ok(Err(self.unless_lease_lost(error)?)),
@@ -628,23 +639,38 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
 
     /// Counts one skip against the limit, or fails the step.
     fn admit(&mut self, phase: Phase, offset: u64, error: &ItemError) -> Result<(), Aborted> {
-        if self.budget_is_spent() {
+        if let Some(spent) = self.spent_limit(error) {
             self.counters.rollback += 1;
             self.run.roll_back(error);
             let item = self.checkpoint.records + offset;
             let cause = ItemError::new(error.kind().clone(), error.to_string());
-            return Err(Aborted::Step(self.limit_error(phase, item, cause)));
+            return Err(Aborted::Step(self.limit_error(phase, item, cause, spent)));
         }
-        self.counters.count_skip(phase);
+        self.count_skip(phase, error);
         Ok(())
     }
 
-    fn budget_is_spent(&self) -> bool {
-        let earlier = match self.settings.skip.scope {
+    fn count_skip(&mut self, phase: Phase, error: &ItemError) {
+        self.counters.count_skip(phase);
+        if !self.settings.skip.limits.is_empty() {
+            *self.skips.entry(error.kind().name().to_owned()).or_default() += 1;
+        }
+    }
+
+    /// Returns the limit that one more skip because of `error` exceeds.
+    fn spent_limit(&self, error: &ItemError) -> Option<SpentLimit> {
+        let policy = &self.settings.skip;
+        let of_earlier = |kind: &str| match policy.scope {
             SkipLimitScope::Execution => 0,
-            SkipLimitScope::Instance => self.run.earlier_skips,
+            SkipLimitScope::Instance => skips_of(&self.run.earlier_skips, kind),
         };
-        earlier + self.counters.skips() >= self.settings.skip.limit
+        if of_earlier("") + self.counters.skips() >= policy.limit {
+            return Some(SpentLimit { limit: policy.limit, kind: None });
+        }
+        let spent = policy.limits.iter().find(|(kind, limit)| {
+            error.kind().is_a(kind) && of_earlier(kind) + skips_of(&self.skips, kind) >= *limit
+        });
+        spent.map(|(kind, limit)| SpentLimit { limit: *limit, kind: Some(kind.clone()) })
     }
 
     fn record(
@@ -690,9 +716,15 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         Aborted::Step(StepError::Item { step, phase, item, last, source })
     }
 
-    fn limit_error(&self, phase: Phase, item: u64, error: ItemError) -> StepError {
+    fn limit_error(
+        &self,
+        phase: Phase,
+        item: u64,
+        error: ItemError,
+        SpentLimit { limit, kind }: SpentLimit,
+    ) -> StepError {
         let (step, source) = (self.run.scope.step().to_owned(), ItemErrorText(error));
-        StepError::SkipLimit { step, limit: self.settings.skip.limit, phase, item, source }
+        StepError::SkipLimit { step, limit, kind, phase, item, source }
     }
 
     fn listener_failed(&mut self, call: &'static str, error: ItemError) -> Aborted {
@@ -725,51 +757,20 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
     }
 }
 
+/// A limit of skips that is reached, and the kind to which it applies.
+struct SpentLimit {
+    limit: u64,
+    kind: Option<String>,
+}
+
+/// Returns the number of skips of `kind` and its children; of all kinds if it is empty.
+fn skips_of(skips: &BTreeMap<String, u64>, kind: &str) -> u64 {
+    let is_a = |name: &str| kind.is_empty() || ErrorKind::new(name.to_owned()).is_a(kind);
+    skips.iter().filter(|(name, _)| is_a(name)).map(|(_, count)| count).sum()
+}
+
 /// The reason why settling ended early.
 enum Aborted {
     Step(StepError),
     Interrupted,
-}
-
-/// Compares the last commit in a sink with the repository's. When the sink has one commit more, because the
-/// process died between the two commits, completes that commit in the repository.
-pub(super) fn finish_prepared(
-    run: &mut StepRun<'_>,
-    checkpoint: &Checkpoint,
-    prepared: PreparedCommit,
-) -> Result<Checkpoint, StepError> {
-    let scope = run.scope.clone();
-    if prepared.sequence == checkpoint.sequence {
-        return Ok(checkpoint.clone());
-    }
-    if prepared.sequence != checkpoint.sequence + 1 {
-        let (ours, theirs) = (checkpoint.sequence, prepared.sequence);
-        let error = ItemError::fatal(format!(
-            "cannot continue after commit {ours}: the sink is at commit {theirs}; check whether one of them was replaced or \
-             restored from a backup"
-        ));
-        let (step, source) = (scope.step().to_owned(), ItemErrorText(error));
-        return Err(StepError::Component { step, part: "writer", action: "open", source });
-    }
-    let reached =
-        Checkpoint::parse(&prepared.checkpoint).map_err(|source| run.commit_failed(source))?;
-    for (context, json) in
-        [(scope.context(), &prepared.step_context), (scope.job().context(), &prepared.job_context)]
-    {
-        json.as_deref().map_or(Ok(()), |json| context.adopt(json)).map_err(|error| {
-            let what = format!("the context in a sink: {error}");
-            run.commit_failed(RepositoryError::Corrupt { what })
-        })?;
-    }
-    let mut counters = run.step.counters;
-    counters += prepared.counters;
-    let transaction = ChunkTransaction::new(run.store(), &scope, prepared.sequence);
-    let commit = Commit {
-        counters,
-        checkpoint: &prepared.checkpoint,
-        skips: &prepared.skips,
-        progress: None,
-    };
-    run.commit(transaction, commit).map_err(|source| run.commit_failed(source))?;
-    Ok(reached)
 }
