@@ -3,14 +3,18 @@
 mod adapt;
 #[cfg(feature = "async")]
 mod asynchronous;
+mod channel;
 mod composite;
 mod dead_letter;
 mod deliver;
 mod factory;
 mod file_output;
+mod keyed;
 mod list;
 mod open_paths;
+mod peek;
 mod sequence;
+mod series;
 mod transaction;
 
 use serde::Serialize;
@@ -20,16 +24,20 @@ pub use adapt::{FlatWriter, FunctionReader, IteratorReader, ProcessorChain};
 #[cfg(feature = "async")]
 pub use asynchronous::{
     AsyncItemReader, AsyncItemWriter, AsyncProcessor, AsyncReader, AsyncWriter, Page, PagePosition,
-    StreamReader,
+    SinkWriter, StreamReader,
 };
+pub use channel::ChannelReader;
 pub use composite::{Choice, Choose, CompositePosition, CompositeWriter, Everything};
 pub(crate) use dead_letter::DeadLetterFile;
 pub use deliver::{Deliver, DeliveryWriter};
 pub(crate) use factory::{Factory, cloning, guarded};
 pub use file_output::{FileOutput, FilePosition, stable_hash};
+pub use keyed::KeyedReader;
 pub use list::{ListReader, ListWriter, NoWriter};
 pub use open_paths::{OpenPath, PathUse};
+pub use peek::PeekableReader;
 pub use sequence::Sequence;
+pub use series::{FromInput, SeriesPosition, SeriesReader};
 pub use transaction::ChunkTransaction;
 
 use crate::error::ItemError;

@@ -7,12 +7,15 @@ use std::time::Duration;
 use batchwright::error::ErrorKind;
 use batchwright::execution::InstanceId;
 use batchwright::item::{
-    DeliveryWriter, FlatWriter, FunctionReader, ItemReader, IteratorReader, NoWriter,
+    ChannelReader, DeliveryWriter, FlatWriter, FromInput, FunctionReader, ItemReader,
+    IteratorReader, KeyedReader, ListReader, NoWriter, PeekableReader, SeriesReader,
 };
 use batchwright::operator::{OperatorError, Refusal};
 use batchwright::parameters::{ParameterDeclaration, ParameterType, ParameterValue};
+use batchwright::policy::{Classifier, SkipPolicy};
 use batchwright::retry::{Backoff, RetryPolicy};
 use batchwright::step::{Flow, Step, TaskletStep};
+use batchwright::testing::{self, StepBench};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
     MemoryRepository, Sequence,
@@ -69,6 +72,156 @@ fn a_reader_made_from_a_function_continues_at_the_position_that_the_function_lef
     assert_eq!(interrupted_at_every_item(reader), [1, 2, 3, 4, 5, 6, 7]);
 }
 
+/// Returns a reader of the lists in `lists`, by name; the record 0 cannot be read.
+fn series(
+    lists: &[(&'static str, &'static [u64])],
+) -> SeriesReader<impl Fn(&str) -> Result<Records, ItemError> + Clone + use<>, Records> {
+    let lists = lists.to_vec();
+    SeriesReader::new(lists.clone().into_iter().map(|(name, _)| name), move |name| {
+        let list = lists.iter().find(|(known, _)| *known == name);
+        let (_, list) =
+            list.ok_or_else(|| ItemError::data(format!("there is no list `{name}`")))?;
+        Ok(FunctionReader::new(Box::new(|next: &mut usize| {
+            let Some(item) = list.get(*next) else { return Ok(None) };
+            *next += 1;
+            match item {
+                0 => Err(ItemError::data("the record is 0").at(format!("record {next}"))),
+                item => Ok(Some(*item)),
+            }
+        })
+            as Box<dyn FnMut(&mut usize) -> Result<Option<u64>, ItemError> + Send>))
+    })
+}
+
+type Records =
+    FunctionReader<usize, Box<dyn FnMut(&mut usize) -> Result<Option<u64>, ItemError> + Send>>;
+
+#[test]
+fn many_inputs_are_read_as_one_and_each_item_has_its_input_and_number() {
+    let lists: &[(_, &[u64])] =
+        &[("a", &[1, 2]), ("empty", &[]), ("b", &[3, 0, 4]), ("c", &[5]), ("last", &[])];
+    testing::conformance_of_reader(|| series(lists));
+
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let step = ChunkStepBuilder::new("step")
+        .reader(series(lists))
+        .process(|FromInput { input, number, item }| Ok(Some(format!("{input}{number}={item}"))))
+        .writer(ListWriter::new(Arc::clone(&written)))
+        .skip(SkipPolicy::limit(1))
+        .build();
+    let operator = operator(step);
+    let ended = operator.run("job", JobParameters::new()).unwrap();
+    assert_eq!(*written.lock().unwrap(), ["a1=1", "a2=2", "b1=3", "b3=4", "c1=5"]);
+    let skips = operator.queries().skips(ended.id).unwrap();
+    assert_eq!(skips[0].location.as_deref(), Some("b, record 2"));
+}
+
+#[test]
+fn a_series_goes_on_with_inputs_that_were_added_and_refuses_those_that_appeared_before() {
+    let bench = StepBench::new();
+    let items = |lists: &[(&'static str, &'static [u64])], from| {
+        let mut reader = series(lists);
+        reader.open(from, bench.scope())?;
+        let mut items = Vec::new();
+        while let Some(one) = reader.read()? {
+            items.push(one.item);
+        }
+        Ok::<_, ItemError>((items, reader.position()))
+    };
+    let (_, end) = items(&[("a", &[1]), ("c", &[2])], None).unwrap();
+    let more: &[(_, &[u64])] = &[("a", &[1]), ("c", &[2]), ("d", &[3])];
+    assert_eq!(items(more, Some(end.clone())).unwrap().0, [3]);
+    for other in [
+        &[("a", &[1][..]), ("b", &[9]), ("c", &[2])][..],
+        &[("c", &[2])],
+        &[("b", &[1]), ("c", &[2])],
+    ] {
+        let refused = items(other, Some(end.clone())).unwrap_err();
+        assert_eq!(refused.kind().name(), "fatal.input_changed", "{refused}");
+    }
+    let missing = || {
+        SeriesReader::new(["x"], |_: &str| -> Result<Records, _> {
+            Err(ItemError::data("no such file"))
+        })
+    };
+    let step = ChunkStepBuilder::new("step")
+        .reader_with(move |_| Ok(missing()))
+        .writer(NoWriter::new())
+        .build();
+    let failed = operator(step).run("job", JobParameters::new()).unwrap();
+    assert!(failed.failure.unwrap().message.contains("cannot open the input `x`: no such file"));
+}
+
+#[test]
+fn a_reader_that_shows_its_next_item_keeps_the_position_before_it() {
+    let mut reader = PeekableReader::new(ListReader::new(vec![1, 2]));
+    reader.open(None, StepBench::new().scope()).unwrap();
+    let start = reader.position();
+    assert_eq!(reader.peek().unwrap(), Some(&1));
+    assert_eq!(reader.peek().unwrap(), Some(&1));
+    assert_eq!(reader.position(), start);
+    assert_eq!(reader.read().unwrap(), Some(1));
+    assert_ne!(reader.position(), start);
+    assert_eq!(reader.read().unwrap(), Some(2));
+    assert_eq!(reader.peek().unwrap(), None);
+    assert_eq!(reader.read().unwrap(), None);
+}
+
+#[test]
+fn keys_are_read_once_and_items_by_their_keys_and_a_restart_reads_the_keys_after_the_last() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let make = |fails: u32| {
+        let (log, left) = (Arc::clone(&asked), Arc::new(AtomicU32::new(fails)));
+        KeyedReader::new(
+            |after: Option<&u64>| Ok((after.map_or(1, |last| last + 1)..=5).collect()),
+            move |keys: &[u64]| {
+                if left.swap(0, Ordering::SeqCst) > 0 {
+                    return Err(ItemError::new(ErrorKind::IO, "away"));
+                }
+                log.lock().unwrap().push(keys.to_vec());
+                Ok(keys.iter().map(|key| (*key != 3).then_some(key * 10)).collect())
+            },
+        )
+        .batch(2)
+    };
+    testing::conformance_of_reader(|| make(0));
+    asked.lock().unwrap().clear();
+
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let step = ChunkStepBuilder::new("step")
+        .reader(make(1))
+        .writer(ListWriter::new(Arc::clone(&written)))
+        .retry(RetryPolicy::attempts(2).on(Classifier::none().including("io")))
+        .skip(SkipPolicy::limit(1))
+        .build();
+    let operator = operator(step);
+    let ended = operator.run("job", JobParameters::new()).unwrap();
+    assert_eq!(ended.status, BatchStatus::Completed, "{:?}", ended.failure);
+    assert_eq!(*written.lock().unwrap(), [10, 20, 40, 50]);
+    assert_eq!(*asked.lock().unwrap(), [vec![1, 2], vec![3, 4], vec![5]]);
+    let skips = operator.queries().skips(ended.id).unwrap();
+    assert_eq!(skips[0].message, "there is no item with the key 3");
+}
+
+#[test]
+fn a_channel_is_read_to_its_end_and_a_restart_is_refused_because_its_items_are_gone() {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    (1..=4u64).for_each(|n| sender.send(n).unwrap());
+    drop(sender);
+    let step = ChunkStepBuilder::new("step")
+        .reader(ChannelReader::new(receiver))
+        .process(|n| if *n == 3 { Err(ItemError::data("three")) } else { Ok(Some(*n)) })
+        .writer(NoWriter::new())
+        .chunk_size(2)
+        .build();
+    let operator = operator(step);
+    let failed = operator.run("job", JobParameters::new()).unwrap();
+    assert_eq!(failed.status, BatchStatus::Failed);
+    let refused = operator.restart(failed.id).unwrap().wait().unwrap();
+    let message = refused.failure.unwrap().message;
+    assert!(message.contains("cannot continue after item 2: a channel delivers"), "{message}");
+}
+
 #[test]
 fn an_iterator_that_cannot_be_made_fails_the_step_and_one_bad_item_is_skipped_alone() {
     let broken = IteratorReader::new(|_| -> Result<std::iter::Empty<Result<u64, ItemError>>, _> {
@@ -83,7 +236,7 @@ fn an_iterator_that_cannot_be_made_fails_the_step_and_one_bad_item_is_skipped_al
     let step = ChunkStepBuilder::new("step")
         .reader(IteratorReader::new(move |read| Ok((1..=3).skip(read).map(item))))
         .writer(ListWriter::new(Arc::clone(&written)))
-        .skip(batchwright::policy::SkipPolicy::limit(1))
+        .skip(SkipPolicy::limit(1))
         .build();
     operator(step).run("job", JobParameters::new()).unwrap();
     assert_eq!(*written.lock().unwrap(), [1, 3]);

@@ -11,7 +11,7 @@ use batchwright::event::Event;
 use batchwright::execution::Phase;
 use batchwright::item::{
     AsyncItemReader, AsyncItemWriter, AsyncWriter, ChunkTransaction, CompositeWriter, Ending, Page,
-    PreparedCommit, StreamReader,
+    PreparedCommit, SinkWriter, StreamReader,
 };
 use batchwright::job::Job;
 use batchwright::listener::{ItemListener, ListenerResult};
@@ -321,6 +321,37 @@ fn a_sink_that_prepares_has_each_row_once_although_its_commit_was_lost() {
     assert_eq!(stored.lock().unwrap().0.len(), 9, "{failure}");
     assert_eq!(run(&operator).0, BatchStatus::Completed);
     assert_eq!(stored.lock().unwrap().0, (1..=20).collect::<Vec<u64>>());
+}
+
+#[test]
+fn a_sink_is_flushed_with_each_chunk_and_a_new_one_gets_the_chunk_that_failed() {
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    let (log, made) = (Arc::clone(&sent), Arc::new(AtomicUsize::new(0)));
+    let sink = SinkWriter::new(async move || {
+        let (log, number) = (Arc::clone(&log), made.fetch_add(1, Ordering::SeqCst));
+        Ok(futures_util::sink::unfold((), move |(), n: u64| {
+            let log = Arc::clone(&log);
+            async move {
+                tokio::task::yield_now().await;
+                if number == 0 && n == 4 {
+                    return Err(ItemError::new(ErrorKind::IO, "the connection broke"));
+                }
+                log.lock().unwrap().push((number, n));
+                Ok(())
+            }
+        }))
+    });
+    let step = ChunkStepBuilder::new("send")
+        .reader(Sequence::to(5))
+        .writer_with({
+            let sink = Mutex::new(Some(sink));
+            move |_| Ok(AsyncWriter::new(sink.lock().unwrap().take().unwrap()))
+        })
+        .chunk_size(2)
+        .retry(RetryPolicy::attempts(2))
+        .build();
+    assert_eq!(run(&operator(step)).0, BatchStatus::Completed);
+    assert_eq!(*sent.lock().unwrap(), [(0, 1), (0, 2), (0, 3), (1, 3), (1, 4), (1, 5)]);
 }
 
 #[test]

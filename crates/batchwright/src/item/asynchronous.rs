@@ -3,8 +3,10 @@
 
 mod process;
 mod read;
+mod sink;
 mod write;
 
 pub use process::AsyncProcessor;
 pub use read::{AsyncItemReader, AsyncReader, Page, PagePosition, StreamReader};
+pub use sink::SinkWriter;
 pub use write::{AsyncItemWriter, AsyncWriter};
