@@ -236,6 +236,8 @@ fn value(row: &SqlRow<'_>, index: usize) -> Result<Value, ItemError> {
         SqlValue::Boolean(value) => Value::Boolean(value),
         SqlValue::Integer(value) => Value::Integer(value),
         SqlValue::Float(value) => Value::Float(value),
+        SqlValue::Unsigned(value) => Value::text(&value.to_string()),
+        SqlValue::Timestamp(at) => Value::text(&at.to_string()),
         SqlValue::Text(text) => Value::text(&text),
         SqlValue::Bytes(bytes) => Value::Bytes(bytes.into()),
     })

@@ -1,6 +1,7 @@
 //! The supported databases, and one interface to all of them.
 
 mod class;
+mod convert;
 mod mysql;
 mod postgres;
 mod server;
@@ -18,13 +19,14 @@ use batchwright::error::{ErrorKind, RepositoryError};
 use batchwright::store::Durability;
 
 pub(crate) use class::SqlErrorClass;
+pub use convert::FromSql;
 pub use mysql::MySqlSession;
 pub(crate) use mysql::{push as push_mysql, size as size_in_mysql, too_large};
 pub use postgres::PostgresSession;
 pub(crate) use postgres::{ArrayColumn, ArrayKind};
 pub use server::ServerDatabase;
 pub use sqlite::SqliteDatabase;
-pub use value::{FromSql, SqlRow, SqlValue};
+pub use value::{SqlRow, SqlValue};
 
 /// How long a reconnect waits for a server: long enough for a restart of the server.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(15);

@@ -18,13 +18,16 @@ use batchwright::query::ExecutionFilter;
 use batchwright::step::{Flow, Step, StepOptions};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
-    Sequence, TaskletStep,
+    MemoryRepository, Sequence, TaskletStep,
 };
 use batchwright_store::{
-    ColumnPartitions, Database, SqlMode, SqlReader, SqlTasklet, SqlValue, SqlWriter,
+    ColumnPartitions, Database, FromSql, SqlMode, SqlReader, SqlTasklet, SqlValue, SqlWriter,
 };
 use batchwright_testkit::process::until;
 use common::{Kind, Place, all, servers};
+use jiff::Timestamp;
+use jiff::civil::{Date, date, time};
+use rust_decimal::Decimal;
 
 fn operator(place: &Place, step: impl Step + 'static) -> JobOperator {
     let operator = JobOperator::new(place.repository());
@@ -100,6 +103,96 @@ fn values_come_back_as_they_went_in_whatever_their_type() {
             };
             assert_eq!(found, *value, "{column}");
         }
+    }
+}
+
+/// Writes `values` into a column of a new table and returns what a reader makes of them.
+fn through<T, R>(place: &Place, column: &str, values: Vec<T>) -> Result<Vec<R>, String>
+where
+    T: Into<SqlValue<'static>> + Clone + Send + Sync + 'static,
+    R: FromSql + Clone + Send + Sync + 'static,
+{
+    place.run(&format!("CREATE TABLE t (id BIGINT PRIMARY KEY, v {column})"));
+    let rows: Vec<Row> =
+        (1..).zip(values).map(|(id, value)| (id, value.into().into_owned())).collect();
+    let wrote = run(place, writing(rows, SqlMode::Insert));
+    if let Some(failure) = wrote.failure {
+        return Err(failure.message);
+    }
+    let read = Arc::new(Mutex::new(Vec::new()));
+    let step = ChunkStepBuilder::new("step")
+        .reader(SqlReader::new(place.database(), "SELECT v FROM t ORDER BY id", |row| row.get("v")))
+        .writer(ListWriter::new(Arc::clone(&read)))
+        .build();
+    let reading = JobOperator::new(Arc::new(MemoryRepository::new()));
+    reading.registry().register(Job::builder("job").step(step).build().unwrap()).unwrap();
+    let ended = start(&reading);
+    let read = read.lock().unwrap().clone();
+    ended.failure.map_or(Ok(read), |failure| Err(failure.message))
+}
+
+/// As [`through`], with the type that was written.
+fn same<T>(place: &Place, column: &str, values: Vec<T>) -> Result<Vec<T>, String>
+where
+    T: Into<SqlValue<'static>> + FromSql + Clone + Send + Sync + 'static,
+{
+    through(place, column, values)
+}
+
+#[test]
+fn numbers_dates_and_decimals_of_rust_come_back_as_they_went_in() {
+    for kind in all() {
+        let place = || Place::new(kind);
+        let column = |postgres: &'static str, mysql: &'static str, sqlite: &'static str| match kind
+        {
+            Kind::Postgres => postgres,
+            Kind::MySql => mysql,
+            Kind::Sqlite => sqlite,
+        };
+        let large = vec![0, i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX];
+        let unsigned = through::<_, u64>(
+            &place(),
+            column("NUMERIC(20)", "BIGINT UNSIGNED", "INTEGER"),
+            large.clone(),
+        );
+        match kind {
+            Kind::Sqlite => {
+                assert!(unsigned.unwrap_err().contains("does not fit into an integer of SQLite"))
+            }
+            _ => assert_eq!(unsigned.unwrap(), large),
+        }
+        let refused = through::<_, u64>(&place(), "BIGINT", vec![u64::MAX]).unwrap_err();
+        assert!(refused.contains("write") && !refused.contains("panic"), "{refused}");
+        let small = vec![i8::MIN, 0, i8::MAX];
+        assert_eq!(same(&place(), "SMALLINT", small.clone()).unwrap(), small);
+        let narrow = through::<_, u8>(&place(), "SMALLINT", vec![-1_i16, 300]).unwrap_err();
+        assert!(narrow.contains("-1 is below the smallest u8"), "{narrow}");
+
+        let dates = vec![date(2026, 11, 28), date(1, 1, 1), date(1999, 2, 28)];
+        assert_eq!(same(&place(), column("DATE", "DATE", "TEXT"), dates.clone()).unwrap(), dates);
+        let times = vec![time(0, 0, 0, 0), time(23, 59, 59, 999_999_000)];
+        let read = same(&place(), column("TIME", "TIME(6)", "TEXT"), times.clone());
+        assert_eq!(read.unwrap(), times);
+        let civil: Vec<_> = dates.iter().map(|date| date.at(4, 5, 6, 789_000_000)).collect();
+        let read = same(&place(), column("TIMESTAMP", "DATETIME(6)", "TEXT"), civil.clone());
+        assert_eq!(read.unwrap(), civil);
+        let points: Vec<Timestamp> = vec![
+            "2026-11-28T10:11:12.345678Z".parse().unwrap(),
+            "1999-12-31T23:59:59Z".parse().unwrap(),
+        ];
+        for column in [
+            column("TIMESTAMPTZ", "TIMESTAMP(6)", "TEXT"),
+            column("TIMESTAMP", "DATETIME(6)", "TEXT"),
+        ] {
+            assert_eq!(same(&place(), column, points.clone()).unwrap(), points, "{column}");
+        }
+
+        let decimals: Vec<Decimal> =
+            ["-123456789012.34500", "0.1", "19.99"].map(|text| text.parse().unwrap()).to_vec();
+        let column = column("NUMERIC(20,5)", "DECIMAL(20,5)", "NUMERIC");
+        assert_eq!(same(&place(), column, decimals.clone()).unwrap(), decimals);
+        let text = through::<_, Date>(&place(), "TEXT", vec!["yesterday"]).unwrap_err();
+        assert!(text.contains("`yesterday` is not a date"), "{text}");
     }
 }
 

@@ -37,7 +37,7 @@ pub trait Queries: Send + Sync {
     /// Returns the executions that match `filter`.
     fn executions(&self, filter: &ExecutionFilter) -> Result<Vec<JobExecution>, RepositoryError>;
 
-    /// Returns the number of executions that match `filter`; its `limit` and `before` are ignored.
+    /// Returns the number of executions that match `filter`; its `offset`, `limit` and `before` are ignored.
     fn execution_count(&self, filter: &ExecutionFilter) -> Result<u64, RepositoryError>;
 
     /// Returns the step executions of an execution in the order in which they began.
@@ -73,6 +73,8 @@ pub trait Queries: Send + Sync {
 pub struct InstancePage {
     /// Only instances older than this one, the last one of the previous page.
     pub before: Option<InstanceId>,
+    /// Number of instances to leave out before the page.
+    pub offset: usize,
     /// Maximum number of instances.
     pub limit: usize,
 }
@@ -80,12 +82,18 @@ pub struct InstancePage {
 impl InstancePage {
     /// Returns the page of the newest `limit` instances.
     pub fn first(limit: usize) -> Self {
-        Self { before: None, limit }
+        Self { before: None, offset: 0, limit }
     }
 
     /// Returns the page of the next `limit` instances after `last`, which are older.
     pub fn after(last: InstanceId, limit: usize) -> Self {
-        Self { before: Some(last), limit }
+        Self { before: Some(last), offset: 0, limit }
+    }
+
+    /// Returns the page of `limit` instances that begins at index `offset`, from 0. New instances shift it, and reading it
+    /// takes longer the larger `offset` is; [`after`](Self::after) does neither.
+    pub fn at(offset: usize, limit: usize) -> Self {
+        Self { before: None, offset, limit }
     }
 }
 
@@ -106,6 +114,8 @@ pub struct ExecutionFilter {
     pub ended_before: Option<Timestamp>,
     /// Only executions older than this one, the last one of the previous page.
     pub before: Option<ExecutionId>,
+    /// Number of executions to leave out before the first one; new executions shift what follows, unless `before` is set.
+    pub offset: usize,
     /// Maximum number of executions.
     pub limit: Option<usize>,
 }
@@ -143,7 +153,14 @@ impl ExecutionFilter {
         self
     }
 
-    /// Returns whether `execution` matches the filter. The limit is ignored.
+    /// Sets the number of executions to leave out before the first one.
+    #[must_use]
+    pub fn offset(mut self, offset: usize) -> Self {
+        self.offset = offset;
+        self
+    }
+
+    /// Returns whether `execution` matches the filter. Offset and limit are ignored.
     pub fn matches(&self, execution: &JobExecution) -> bool {
         self.job.as_ref().is_none_or(|job| *job == execution.job)
             && self.instance.is_none_or(|id| id == execution.instance_id)

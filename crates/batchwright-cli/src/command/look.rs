@@ -51,8 +51,11 @@ pub(super) fn jobs(app: &App, global: &Global) -> Result<u8, CliError> {
 
 /// Lists the instances of a job.
 pub(super) fn instances(app: &App, global: &Global, args: &InstancesArgs) -> Result<u8, CliError> {
-    let page =
-        InstancePage { before: args.before.map(InstanceId), limit: args.limit.saturating_add(1) };
+    let page = InstancePage {
+        before: args.before.map(InstanceId),
+        offset: 0,
+        limit: args.limit.saturating_add(1),
+    };
     if app.operator.queries().instance_count(&args.job)? == 0 {
         // A known job without instances has an empty list; an unknown job is an error.
         app.job(&args.job)?;

@@ -308,7 +308,7 @@ pub(super) async fn instances(
         if api.operator().queries().instance_count(&name)? == 0 {
             api.job(&name)?;
         }
-        let one_more = InstancePage { before, limit: limit + 1 };
+        let one_more = InstancePage { before, offset: 0, limit: limit + 1 };
         let mut items = api.operator().queries().instances(&name, one_more)?;
         let next_cursor = cut(&mut items, limit, |last| last.id.0);
         let path = format!("/v1/jobs/{}/instances", percent(&name));

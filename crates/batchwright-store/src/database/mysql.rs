@@ -42,12 +42,13 @@ impl MySqlSession {
         let server = server.clone();
         let mut session =
             Self { connection, driver, server, place, broken: false, packet_max: None };
-        // Strict mode makes a value that does not fit an error instead of a warning. The engine relies on
+        // Strict mode makes a value that does not fit an error instead of a warning. In UTC, a `TIMESTAMP` column has the
+        // same text on every server. The engine relies on
         // this isolation level, regardless of the server's default.
         session.run(
             // The write time-out is long, because a step may read rows slowly. The other time-outs are short,
             // so that a session on a frozen or lost machine does not block others for long.
-            "SET SESSION net_write_timeout = 3600, sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES'), \
+            "SET SESSION net_write_timeout = 3600, time_zone = '+00:00', sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES'), \
                  innodb_lock_wait_timeout = 10, lock_wait_timeout = 10 \
                  /*M!100300 , idle_transaction_timeout = 60 */; \
              SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
@@ -132,7 +133,10 @@ pub(crate) fn push(arguments: &mut MySqlArguments, value: &SqlValue<'_>) -> Resu
         SqlValue::Null => arguments.add(None::<&str>),
         SqlValue::Boolean(value) => arguments.add(value),
         SqlValue::Integer(value) => arguments.add(value),
+        SqlValue::Unsigned(value) => arguments.add(value),
         SqlValue::Float(value) => arguments.add(value),
+        // The session's time zone is UTC.
+        SqlValue::Timestamp(at) => arguments.add(at.strftime("%F %T%.6f").to_string()),
         SqlValue::Text(text) => arguments.add(&**text),
         SqlValue::Bytes(bytes) => arguments.add(&**bytes),
     };

@@ -289,10 +289,15 @@ fn encode(value: &SqlValue<'_>, name: &str) -> Result<Option<Vec<u8>>, String> {
             days.to_be_bytes().to_vec()
         }
         "TIMESTAMP" => {
-            let time: DateTime = parsed(&text(value)?, "a date and time")?;
-            let zoned =
-                time.to_zoned(jiff::tz::TimeZone::UTC).map_err(|error| error.to_string())?;
-            micros(zoned.timestamp())
+            let at = match value {
+                SqlValue::Timestamp(at) => *at,
+                other => {
+                    let time: DateTime = parsed(&text(other)?, "a date and time")?;
+                    let zoned = time.to_zoned(jiff::tz::TimeZone::UTC);
+                    zoned.map_err(|error| error.to_string())?.timestamp()
+                }
+            };
+            micros(at)
         }
         "TIMESTAMPTZ" => micros(parsed(&text(value)?, "a timestamp")?),
         "UUID" => uuid(&text(value)?)?,
@@ -376,6 +381,7 @@ fn numeric(text: &str) -> Result<Vec<u8>, String> {
 fn integer(value: &SqlValue<'_>) -> Result<i64, String> {
     match value {
         SqlValue::Integer(number) => Ok(*number),
+        SqlValue::Unsigned(number) => Err(format!("{number} does not fit into a bigint")),
         SqlValue::Boolean(value) => Ok((*value).into()),
         SqlValue::Text(text) => parsed(text.trim(), "an integer"),
         #[expect(clippy::cast_possible_truncation, reason = "a whole number below 2⁵³ is exact")]
@@ -391,6 +397,8 @@ fn float(value: &SqlValue<'_>) -> Result<f64, String> {
         SqlValue::Float(number) => Ok(*number),
         #[expect(clippy::cast_precision_loss, reason = "the column is a floating-point number")]
         SqlValue::Integer(number) => Ok(*number as f64),
+        #[expect(clippy::cast_precision_loss, reason = "the column is a floating-point number")]
+        SqlValue::Unsigned(number) => Ok(*number as f64),
         SqlValue::Text(text) => parsed(text.trim(), "a number"),
         other => Err(format!("expected a number, found {}", other.kind())),
     }
@@ -414,6 +422,8 @@ fn text(value: &SqlValue<'_>) -> Result<String, String> {
     Ok(match value {
         SqlValue::Text(text) => text.clone().into_owned(),
         SqlValue::Integer(number) => number.to_string(),
+        SqlValue::Unsigned(number) => number.to_string(),
+        SqlValue::Timestamp(at) => at.to_string(),
         SqlValue::Float(number) => format!("{number:?}"),
         SqlValue::Boolean(value) => value.to_string(),
         SqlValue::Null | SqlValue::Bytes(_) => {

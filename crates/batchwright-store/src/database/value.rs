@@ -8,11 +8,14 @@ use sqlx::mysql::MySqlRow;
 use sqlx::postgres::PgRow;
 use sqlx::{Column as _, Row as _, TypeInfo as _, ValueRef as _};
 
+use super::convert::FromSql;
 use super::{SqlError, SqlErrorClass};
 
 /// A value in a database.
 ///
-/// Types that only some databases have (dates, decimals, UUIDs, JSON) are passed as text.
+/// Dates, times, decimals, UUIDs and JSON are passed as text, and read as text. `From` makes a value of each number of
+/// the standard library up to 64 bits, of text, bytes, the types of [`jiff`], and, with the feature `decimal`, of
+/// `rust_decimal::Decimal`; [`FromSql`] reads them.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SqlValue<'a> {
     /// No value.
@@ -21,10 +24,14 @@ pub enum SqlValue<'a> {
     Boolean(bool),
     /// A whole number.
     Integer(i64),
+    /// A whole number above the largest `i64`, for a column that takes it: `bigint unsigned`, `numeric`.
+    Unsigned(u64),
     /// A floating-point number.
     Float(f64),
     /// Text.
     Text(Cow<'a, str>),
+    /// A point in time, which each database gets in its own form: with its offset, or in UTC.
+    Timestamp(jiff::Timestamp),
     /// Bytes.
     Bytes(Cow<'a, [u8]>),
 }
@@ -36,7 +43,9 @@ impl SqlValue<'_> {
             Self::Null => SqlValue::Null,
             Self::Boolean(value) => SqlValue::Boolean(value),
             Self::Integer(value) => SqlValue::Integer(value),
+            Self::Unsigned(value) => SqlValue::Unsigned(value),
             Self::Float(value) => SqlValue::Float(value),
+            Self::Timestamp(at) => SqlValue::Timestamp(at),
             Self::Text(text) => SqlValue::Text(Cow::Owned(text.into_owned())),
             Self::Bytes(bytes) => SqlValue::Bytes(Cow::Owned(bytes.into_owned())),
         }
@@ -52,45 +61,12 @@ impl SqlValue<'_> {
         match self {
             Self::Null => "null",
             Self::Boolean(_) => "a boolean",
-            Self::Integer(_) => "an integer",
+            Self::Integer(_) | Self::Unsigned(_) => "an integer",
+            Self::Timestamp(_) => "a timestamp",
             Self::Float(_) => "a number",
             Self::Text(_) => "text",
             Self::Bytes(_) => "bytes",
         }
-    }
-}
-
-macro_rules! from {
-    ($($type:ty => $value:ident: $make:expr;)*) => {$(
-        impl<'a> From<$type> for SqlValue<'a> {
-            #[inline]
-            fn from($value: $type) -> Self {
-                $make
-            }
-        }
-    )*};
-}
-
-from! {
-    bool => value: Self::Boolean(value);
-    i64 => value: Self::Integer(value);
-    i32 => value: Self::Integer(value.into());
-    i16 => value: Self::Integer(value.into());
-    u32 => value: Self::Integer(value.into());
-    u16 => value: Self::Integer(value.into());
-    u8 => value: Self::Integer(value.into());
-    f64 => value: Self::Float(value);
-    f32 => value: Self::Float(shortest(value));
-    &'a str => value: Self::Text(Cow::Borrowed(value));
-    &'a String => value: Self::Text(Cow::Borrowed(value));
-    String => value: Self::Text(Cow::Owned(value));
-    &'a [u8] => value: Self::Bytes(Cow::Borrowed(value));
-    Vec<u8> => value: Self::Bytes(Cow::Owned(value));
-}
-
-impl<'a, T: Into<SqlValue<'a>>> From<Option<T>> for SqlValue<'a> {
-    fn from(value: Option<T>) -> Self {
-        value.map_or(Self::Null, Into::into)
     }
 }
 
@@ -100,7 +76,13 @@ impl rusqlite::ToSql for SqlValue<'_> {
             Self::Null => ToSqlOutput::Owned(SqliteValue::Null),
             Self::Boolean(value) => ToSqlOutput::Owned(SqliteValue::Integer(i64::from(*value))),
             Self::Integer(value) => ToSqlOutput::Owned(SqliteValue::Integer(*value)),
+            // As text, SQLite would turn it into an inexact number.
+            Self::Unsigned(value) => {
+                let what = format!("{value} does not fit into an integer of SQLite");
+                return Err(rusqlite::Error::ToSqlConversionFailure(what.into()));
+            }
             Self::Float(value) => ToSqlOutput::Owned(SqliteValue::Real(*value)),
+            Self::Timestamp(at) => ToSqlOutput::Owned(SqliteValue::Text(at.to_string())),
             Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
             Self::Bytes(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
         })
@@ -213,7 +195,7 @@ fn postgres(row: &PgRow, index: usize) -> Result<SqlValue<'_>, SqlError> {
 }
 
 /// Returns the double with the same shortest text as `number`, so that 0.1 of single precision stays 0.1.
-fn shortest(number: f32) -> f64 {
+pub(super) fn shortest(number: f32) -> f64 {
     number.to_string().parse().unwrap_or_else(|_| number.into())
 }
 
@@ -306,89 +288,4 @@ fn mysql_time(name: &str, bytes: &[u8]) -> Option<String> {
         return Some(format!("{date} 00:00:00"));
     }
     Some(format!("{date} {:02}:{:02}:{:02}{}", two(5), two(6), two(7), micros(8)))
-}
-
-/// A type that a value of a row can be read as.
-pub trait FromSql: Sized {
-    /// Converts `value` to this type.
-    ///
-    /// # Errors
-    ///
-    /// Returns a sentence about the value if it has another type.
-    fn from_sql(value: SqlValue<'_>) -> Result<Self, String>;
-}
-
-fn wrong<T>(wanted: &str, value: &SqlValue<'_>) -> Result<T, String> {
-    Err(format!("expected {wanted}, found {}", value.kind()))
-}
-
-impl FromSql for i64 {
-    fn from_sql(value: SqlValue<'_>) -> Result<Self, String> {
-        match value {
-            SqlValue::Integer(value) => Ok(value),
-            SqlValue::Boolean(value) => Ok(value.into()),
-            other => wrong("an integer", &other),
-        }
-    }
-}
-
-impl FromSql for u64 {
-    fn from_sql(value: SqlValue<'_>) -> Result<Self, String> {
-        i64::from_sql(value)?.try_into().map_err(|_| "a number below zero".to_owned())
-    }
-}
-
-impl FromSql for bool {
-    fn from_sql(value: SqlValue<'_>) -> Result<Self, String> {
-        match value {
-            SqlValue::Boolean(value) => Ok(value),
-            SqlValue::Integer(value) => Ok(value != 0),
-            other => wrong("a boolean", &other),
-        }
-    }
-}
-
-impl FromSql for f64 {
-    fn from_sql(value: SqlValue<'_>) -> Result<Self, String> {
-        match value {
-            SqlValue::Float(value) => Ok(value),
-            #[expect(clippy::cast_precision_loss, reason = "asked for as a floating-point number")]
-            SqlValue::Integer(value) => Ok(value as f64),
-            other => wrong("a number", &other),
-        }
-    }
-}
-
-impl FromSql for String {
-    fn from_sql(value: SqlValue<'_>) -> Result<Self, String> {
-        match value {
-            SqlValue::Text(text) => Ok(text.into_owned()),
-            other => wrong("text", &other),
-        }
-    }
-}
-
-impl FromSql for Vec<u8> {
-    fn from_sql(value: SqlValue<'_>) -> Result<Self, String> {
-        match value {
-            SqlValue::Bytes(bytes) => Ok(bytes.into_owned()),
-            SqlValue::Text(text) => Ok(text.into_owned().into_bytes()),
-            other => wrong("bytes", &other),
-        }
-    }
-}
-
-impl FromSql for SqlValue<'static> {
-    fn from_sql(value: SqlValue<'_>) -> Result<Self, String> {
-        Ok(value.into_owned())
-    }
-}
-
-impl<T: FromSql> FromSql for Option<T> {
-    fn from_sql(value: SqlValue<'_>) -> Result<Self, String> {
-        match value {
-            SqlValue::Null => Ok(None),
-            value => T::from_sql(value).map(Some),
-        }
-    }
 }

@@ -98,7 +98,8 @@ impl Queries for SqlRepository {
         page: InstancePage,
     ) -> Result<Vec<JobInstance>, RepositoryError> {
         let before = page.before.map_or(i64::MAX, |id| id.0);
-        let values = [job.into(), before.into(), count(page.limit as u64).into()];
+        let (limit, offset) = (count(page.limit as u64), count(page.offset as u64));
+        let values = [job.into(), before.into(), limit.into(), offset.into()];
         self.ask(&self.statements.instances, &values, rows::instance)
     }
 
@@ -113,7 +114,8 @@ impl Queries for SqlRepository {
     fn executions(&self, filter: &ExecutionFilter) -> Result<Vec<JobExecution>, RepositoryError> {
         let before = filter.before.map_or(i64::MAX, |id| id.0);
         let limit = filter.limit.map_or(i64::MAX, |limit| count(limit as u64));
-        let end = format!("ORDER BY id DESC LIMIT {limit}");
+        let offset = count(filter.offset as u64);
+        let end = format!("ORDER BY id DESC LIMIT {limit} OFFSET {offset}");
         let (sql, values) = self.filtered(&self.executions, filter, before, &end);
         self.ask(&sql, &values, rows::execution)
     }

@@ -23,7 +23,7 @@ statements! {
     insert_instance: "INSERT INTO {p}job_instance (job, {q}key{q}, created_at) VALUES (?1, ?2, ?3){id}";
     instance: "SELECT id, job, {q}key{q}, created_at FROM {p}job_instance WHERE id = ?1";
     instances: "SELECT id, job, {q}key{q}, created_at FROM {p}job_instance \
-        WHERE job = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
+        WHERE job = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3 OFFSET ?4";
     instance_count: "SELECT count(*) FROM {p}job_instance WHERE job = ?1";
     // A loose index scan: one look-up per job, regardless of the number of its instances.
     job_names: "WITH RECURSIVE name(job) AS (SELECT min(job) FROM {p}job_instance UNION ALL \

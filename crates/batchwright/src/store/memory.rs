@@ -585,6 +585,7 @@ impl Queries for MemoryRepository {
         let newest_first = state.instances.values().rev();
         Ok(newest_first
             .filter(|one| one.job == job && page.before.is_none_or(|before| one.id < before))
+            .skip(page.offset)
             .take(page.limit)
             .cloned()
             .collect())
@@ -603,6 +604,7 @@ impl Queries for MemoryRepository {
         let newest_first = state.executions.values().rev();
         Ok(newest_first
             .filter(|one| filter.matches(one))
+            .skip(filter.offset)
             .take(filter.limit.unwrap_or(usize::MAX))
             .cloned()
             .collect())

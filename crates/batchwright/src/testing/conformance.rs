@@ -273,6 +273,8 @@ fn lists_are_newest_first_and_paged(repository: &dyn JobRepository) {
         [ids[2], ids[1]],
         "a page stays where it is while instances are added"
     );
+    let middle = repository.instances("list", InstancePage::at(2, 2)).unwrap();
+    assert_eq!(middle.iter().map(|one| one.id).collect::<Vec<_>>(), [ids[3], ids[2]]);
     let executions: Vec<_> =
         ids.iter().map(|id| store(repository, &execution_of(*id, "list")).id).collect();
     let filter = ExecutionFilter::of_job("list");
@@ -282,6 +284,9 @@ fn lists_are_newest_first_and_paged(repository: &dyn JobRepository) {
     assert_eq!(repository.running("list").unwrap().len(), 5, "all of them run");
     let failed = filter.clone().status(BatchStatus::Failed);
     assert!(repository.executions(&failed).unwrap().is_empty(), "none failed");
+    let middle = repository.executions(&filter.clone().offset(1).limit(2)).unwrap();
+    assert_eq!(middle.iter().map(|one| one.id).collect::<Vec<_>>(), [executions[3], executions[2]]);
+    assert_eq!(repository.executions(&filter.clone().offset(4)).unwrap().len(), 1, "the oldest");
     let older = ExecutionFilter { before: Some(executions[1]), ..filter };
     assert_eq!(repository.executions(&older).unwrap().len(), 1, "older than the second");
     assert_eq!(repository.executions(&ExecutionFilter::of_instance(ids[0])).unwrap().len(), 1);
