@@ -130,6 +130,15 @@ impl Job {
         picture::svg(self)
     }
 
+    /// Returns a job with the step `name` alone, and the name, parameters and listeners of this job.
+    #[cfg(feature = "testing")]
+    pub(crate) fn of_step(&self, name: &str) -> Option<Self> {
+        let steps = self.flow.steps();
+        let step = steps.into_iter().find(|step| step.name() == name)?;
+        let alone = Self::builder(&self.name).shared_step(Arc::clone(step)).build().ok()?;
+        Some(Self { flow: alone.flow, ..self.clone() })
+    }
+
     /// Returns the progressive work of the job's only step, if that step is progressive.
     pub(crate) fn progressive(&self) -> Option<Arc<dyn ProgressiveWork>> {
         self.flow.steps().first().and_then(|step| step.progressive()).map(|body| body.0)

@@ -4,13 +4,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use batchwright::clock::Clock;
+use batchwright::context::ExecutionContext;
 use batchwright::execution::ExitStatus;
 use batchwright::fault::{FaultPlan, FaultyWriter};
 use batchwright::operator::CommitPoint;
+use batchwright::policy::Completion;
+use batchwright::progressive::{FinalResponse, NumberedUnits, ProgressiveStep};
 use batchwright::retry::{Backoff, RetryPolicy};
 use batchwright::step::Flow;
 use batchwright::testing::{TestBench, assert_lines};
-use batchwright::{BatchStatus, ChunkStepBuilder, Job, ListWriter, Sequence, TaskletStep};
+use batchwright::{
+    BatchStatus, ChunkStepBuilder, Job, JobParameters, ListWriter, Sequence, TaskletStep,
+};
 use batchwright_items::format::json_lines::JsonLinesWriter;
 
 #[test]
@@ -63,6 +68,59 @@ fn waits_take_no_time_and_move_the_clock() {
     assert_eq!(bench.run().status, BatchStatus::Completed);
     assert_eq!(bench.clock().now() - before, jiff::Span::new().seconds(3 * 3_600).fieldwise());
     assert_eq!(bench.step("copy").counters.rollback, 3);
+}
+
+#[test]
+fn a_run_begins_with_the_contexts_and_at_the_position_that_a_test_gives_it() {
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let rows = Arc::clone(&written);
+    let copy = ChunkStepBuilder::new("copy")
+        .reader(Sequence::to(5))
+        .processor_with(|scope| {
+            let factor: u64 = scope.job().context().get("factor")?;
+            let added: u64 = scope.context().get("added")?;
+            Ok(move |n: &u64| Ok(Some(n * factor + added)))
+        })
+        .writer(ListWriter::new(rows))
+        .build();
+    let other = TaskletStep::call("other", || Err::<(), _>("does not run".into()));
+    let job = Job::builder("job").step(copy).step(other).build().unwrap();
+    let mut bench = TestBench::of(job);
+    let mut context = ExecutionContext::default();
+    context.put("factor", &10).unwrap();
+    bench.job_context(context);
+    let mut context = ExecutionContext::default();
+    context.put("added", &1).unwrap();
+    bench.step_context("copy", context);
+    bench.position("copy", &3);
+    let ended = bench.run_step("copy", JobParameters::new().with("day", 1));
+    assert_eq!(ended.status, BatchStatus::Completed, "{:?}", ended.failure);
+    assert_eq!(*written.lock().unwrap(), [41, 51]);
+
+    let failed = bench.run_step("copy", JobParameters::new().with("day", 2));
+    assert_eq!(failed.status, BatchStatus::Failed, "a seed is for one run");
+    assert_eq!(bench.run().failure.unwrap().code, "component_failed", "the whole job is kept");
+}
+
+#[test]
+fn a_progressive_job_runs_to_its_response_although_a_slice_crashes() {
+    let step = || {
+        ProgressiveStep::builder("sum")
+            .units(NumberedUnits::new(100))
+            .process(|unit: &u64| Ok(Some(*unit)))
+            .reduce(|sum: Option<u64>, unit| Ok(sum.unwrap_or(0) + unit), |a, b| Ok(a + b))
+            .respond(|sum, _| FinalResponse::json(&sum))
+            .completion(Completion::items(10))
+            .build()
+    };
+    let mut bench = TestBench::of_step(step());
+    assert_eq!(bench.run().status, BatchStatus::Completed);
+    assert_eq!(bench.response().body, b"4950");
+
+    let mut bench = TestBench::of_step(step());
+    bench.crash_at(CommitPoint::After, 1);
+    assert_eq!(bench.run().status, BatchStatus::Completed, "another lane takes over");
+    assert_eq!(bench.response().body, b"4950");
 }
 
 #[test]

@@ -200,7 +200,7 @@ fn a_unit_that_spoils_its_chunk_is_found_without_running_the_others_again_and_ag
 }
 
 /// Units whose reader counts to a different number on each rank.
-struct Ranked;
+struct Ranked(Arc<AtomicU64>);
 
 struct RankReader(u64, u64);
 
@@ -222,6 +222,11 @@ impl Units for Ranked {
         Ok(Extent::Ranks(3, "plan".to_owned()))
     }
 
+    fn total(&self, plan: &String, _: &StepScope) -> Result<Option<u64>, ItemError> {
+        assert_eq!(plan, "plan");
+        Ok(Some(self.0.load(Ordering::SeqCst)))
+    }
+
     fn open(&self, plan: &String, at: UnitRange, _: &StepScope) -> Result<RankReader, ItemError> {
         assert_eq!(plan, "plan");
         Ok(RankReader(at.from, u64::from(at.rank) * 100))
@@ -229,16 +234,98 @@ impl Units for Ranked {
 }
 
 #[test]
-fn units_that_cannot_be_split_are_worked_on_by_rank() {
+fn units_that_cannot_be_split_are_worked_on_by_rank_and_their_total_may_change() {
+    let total = Arc::new(AtomicU64::new(7));
     let step = ProgressiveStep::builder("step")
-        .units(Ranked)
+        .units(Ranked(Arc::clone(&total)))
         .process(|unit: &u64| Ok(Some(*unit)))
         .reduce(|sum: Option<u64>, unit| Ok(sum.unwrap_or(0) + unit), |a, b| Ok(a + b))
         .target(Duration::from_millis(5))
         .build();
-    let (_, body) = run(&operator(step));
+    let operator = operator(step);
+    let open = |options: &OpenOptions| {
+        let parameters = JobParameters::new();
+        operator.progressive().open("job", parameters, &LaunchOptions::default(), options)
+    };
+    let opened = open(&OpenOptions::default()).unwrap();
+    let asked = |seq: u64| {
+        let state = operator.progressive().progressive_state(opened.id, None).unwrap().1;
+        let order = SliceOrder {
+            target: Some(Duration::from_nanos(1)),
+            ..SliceOrder::new(opened.id, &state.lanes[2].id, seq, Duration::ZERO)
+        };
+        let answer = operator.progressive().slice(&order, |work| work()).unwrap();
+        serde_json::from_str::<Value>(&answer).unwrap()["progress"]["units_total"].clone()
+    };
+    assert_eq!(asked(1), 7);
+    total.store(300, Ordering::SeqCst);
+    assert_eq!(asked(2), 300);
+    let progress = operator.progressive().units_progress(opened.id, None).unwrap();
+    assert_eq!(progress.units_total, Some(300));
+    operator.progressive().drive(opened.id, 3, &StopToken::default()).unwrap();
+    let response = operator.progressive().response(opened.id, None).unwrap().unwrap();
+    let body: Value = serde_json::from_slice(&response.body).unwrap();
     let sum: u64 = (1..=100).sum::<u64>() + (1..=200).sum::<u64>();
     assert_eq!(body, json!({"units_done": 300, "units_failed": 0, "result": sum}));
+}
+
+#[test]
+fn the_number_of_units_may_come_from_a_parameter_and_the_response_knows_the_parameters() {
+    let step = ProgressiveStep::builder("step")
+        .units(NumberedUnits::with(|scope| {
+            Ok(u64::try_from(scope.parameters().integer("pages")?)?)
+        }))
+        .process(|unit: &u64| Ok(Some(*unit)))
+        .respond(|_: Option<()>, end| {
+            let pages = end.scope().parameters().integer("pages")?;
+            FinalResponse::json(&json!([pages, end.units_done]))
+        })
+        .build();
+    let operator = operator(step);
+    let run = |parameters| operator.start("job", parameters).unwrap().wait().unwrap();
+    let ended = run(JobParameters::new().with("pages", 12));
+    let response = operator.progressive().response(ended.id, None).unwrap().unwrap();
+    assert_eq!(response.body, b"[12,12]");
+    let refused = operator.start("job", JobParameters::new()).unwrap_err();
+    assert!(refused.to_string().contains("the units cannot be determined"), "{refused}");
+}
+
+#[test]
+fn every_attempt_at_a_unit_and_the_end_of_an_execution_are_reported() {
+    let attempts = Arc::new(Mutex::new(Vec::new()));
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let make = |fails: bool| {
+        let (log, log_of_ends) = (Arc::clone(&attempts), Arc::clone(&ends));
+        ProgressiveStep::builder("step")
+            .units(NumberedUnits::new(3))
+            .process(move |unit: &u64| match *unit {
+                0 => Ok(None),
+                2 if fails => Err(ItemError::data("two")),
+                unit => Ok(Some(unit * 10)),
+            })
+            .on_unit(move |scope, unit, result| {
+                let result = result.as_ref().map(|output| *output).map_err(ToString::to_string);
+                log.lock().unwrap().push((scope.step().to_owned(), *unit, result));
+                Ok(())
+            })
+            .on_end(move |scope, execution| {
+                assert_eq!(scope.job().execution_id(), execution.id);
+                log_of_ends.lock().unwrap().push(execution.status);
+                Err("an error here changes nothing".into())
+            })
+            .reduce(|sum: Option<u64>, unit| Ok(sum.unwrap_or(0) + unit), |a, b| Ok(a + b))
+            .max_attempts(2)
+            .lanes(1)
+            .build()
+    };
+    assert_eq!(run(&operator(make(false))).0, BatchStatus::Completed);
+    assert_eq!(run(&operator(make(true))).0, BatchStatus::Failed);
+    let unit = |unit, result| ("step".to_owned(), unit, result);
+    let two = || unit(2, Err("two".to_owned()));
+    let first = || [unit(0, Ok(None)), unit(1, Ok(Some(10)))];
+    let expected = [&first()[..], &[unit(2, Ok(Some(20)))], &first(), &[two(), two()]].concat();
+    assert_eq!(*attempts.lock().unwrap(), expected);
+    assert_eq!(*ends.lock().unwrap(), [BatchStatus::Completed, BatchStatus::Failed]);
 }
 
 #[test]

@@ -129,6 +129,10 @@ impl ProgressiveRows for SqlTransaction<'_> {
         self.one(&self.statements.progressive, values![id.0], progressive)
     }
 
+    fn update_total(&mut self, id: ExecutionId, total: u64) -> Result<(), RepositoryError> {
+        self.change(&self.statements.update_total, values![id.0, count(total)]).map(drop)
+    }
+
     fn insert_lane(&mut self, lane: &Lane) -> Result<(), RepositoryError> {
         self.change(&self.statements.insert_lane, &lane_values(lane)).map(drop)
     }

@@ -87,6 +87,7 @@ statements! {
     insert_progressive: "INSERT INTO {p}progressive (execution_id, step_id, target, is_split, units_total, plan, \
         owner_hash, server_driven) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
     progressive: "SELECT * FROM {p}progressive WHERE execution_id = ?1";
+    update_total: "UPDATE {p}progressive SET units_total = ?2 WHERE execution_id = ?1";
     insert_lane: "INSERT INTO {p}lane (execution_id, lane_rank, id, seq, answer, fence, owner, lease_until, times, \
         slices, last_slice, checkpoint_cost) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
     lanes_of: "SELECT * FROM {p}lane WHERE execution_id = ?1 ORDER BY lane_rank";

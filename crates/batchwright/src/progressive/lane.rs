@@ -153,6 +153,8 @@ pub(crate) struct LaneRun<'a> {
     /// Whether the slice ends with its next commit.
     must_release: bool,
     failure: Option<Failure>,
+    /// Whether the total number of units of the row is not stored yet.
+    has_new_total: bool,
     stage: Stage,
 }
 
@@ -186,6 +188,7 @@ impl<'a> LaneRun<'a> {
             has_moved: true,
             must_release: false,
             failure: None,
+            has_new_total: false,
             stage: Stage::Working,
         };
         run.set_segment(start.segment)?;
@@ -217,6 +220,14 @@ impl<'a> LaneRun<'a> {
 
     pub(crate) fn plan(&self) -> &str {
         &self.row.plan
+    }
+
+    /// Notes the total number of units, as far as it is known now; the next commit stores it.
+    pub(crate) fn set_total(&mut self, total: u64) {
+        if self.row.units_total != Some(total) {
+            self.row.units_total = Some(total);
+            self.has_new_total = true;
+        }
     }
 
     pub(crate) fn scope(&self) -> &StepScope {
@@ -484,10 +495,14 @@ impl<'a> LaneRun<'a> {
         self.uncommitted = Uncommitted { began: self.now, ..Uncommitted::default() };
         self.committed.clone_from(&self.segment);
         self.must_commit = false;
+        self.has_new_total = false;
         match result {
             CommitResult::SameSegment { stop_requested } => self.must_release |= stop_requested,
             CommitResult::Claimed(claimed) => self.set_segment(claimed)?,
             CommitResult::Ended(answer) => self.stage = Stage::Ended(answer),
+        }
+        if then == CommitAction::Fail {
+            self.call_on_end();
         }
         Ok(true)
     }
@@ -576,6 +591,9 @@ impl<'a> LaneRun<'a> {
 
     /// Stores the results since the last commit.
     fn store(&self, tx: &mut Tx<'_>) -> Result<(), RepositoryError> {
+        if let Some(total) = self.row.units_total.filter(|_| self.has_new_total) {
+            tx.slices().update_total(self.lease.execution, total)?;
+        }
         let Some(segment) = &self.segment else { return Ok(()) };
         tx.slices().update_segment(segment)?;
         if !self.uncommitted.skips.is_empty() {

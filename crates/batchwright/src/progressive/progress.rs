@@ -4,22 +4,36 @@ use serde::{Deserialize, Serialize};
 
 use super::timing::UnitTimes;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution};
+use crate::scope::StepScope;
 use crate::store::{Lane, ProgressiveExecution, Segment};
 
-/// The numbers of units of an execution that ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// The units of an execution that ended: what its final response is made from, besides the value.
+#[derive(Debug, Clone, Serialize)]
 pub struct UnitsSummary {
     /// Number of units that succeeded.
     pub units_done: u64,
     /// Number of units that failed in all their attempts.
     pub units_failed: u64,
+    #[serde(skip)]
+    scope: StepScope,
 }
 
-pub(super) fn summary_of(segments: &[Segment]) -> UnitsSummary {
-    UnitsSummary {
-        units_done: segments.iter().map(|segment| segment.done).sum(),
-        units_failed: segments.iter().map(|segment| segment.failed).sum(),
+impl UnitsSummary {
+    pub(super) fn new(segments: &[Segment], scope: &StepScope) -> Self {
+        let (units_done, units_failed) = count(segments);
+        Self { units_done, units_failed, scope: scope.clone() }
     }
+
+    /// Returns the step execution: its parameters, contexts and numbers.
+    pub fn scope(&self) -> &StepScope {
+        &self.scope
+    }
+}
+
+/// Returns the numbers of units that succeeded and that failed.
+fn count(segments: &[Segment]) -> (u64, u64) {
+    let done = segments.iter().map(|segment| segment.done).sum();
+    (done, segments.iter().map(|segment| segment.failed).sum())
 }
 
 /// The progress of an execution. The numbers of units never decrease.
@@ -49,10 +63,11 @@ impl UnitProgress {
         lanes: &[Lane],
         segments: &[Segment],
     ) -> Self {
-        let summary = summary_of(segments);
-        let left = row
-            .units_total
-            .map(|total| total.saturating_sub(summary.units_done + summary.units_failed));
+        let (units_done, units_failed) = count(segments);
+        let ended = units_done + units_failed;
+        // An estimate may be too low.
+        let units_total = row.units_total.map(|total| total.max(ended));
+        let left = units_total.map(|total| total - ended);
         // The speed of the lanes while they work: pauses between slices do not count.
         let speed = |lane: &Lane| {
             let mean = UnitTimes::from_json(&lane.times).mean().as_secs_f64();
@@ -65,9 +80,9 @@ impl UnitProgress {
         Self {
             execution: execution.id,
             status: execution.status,
-            units_done: summary.units_done,
-            units_failed: summary.units_failed,
-            units_total: row.units_total,
+            units_done,
+            units_failed,
+            units_total,
             units_per_second: (units_per_second * 10.0).round() / 10.0,
             eta_ms,
         }

@@ -14,6 +14,7 @@ pub use self::builder::ProgressiveBuilder;
 use super::lane::{Halt, LaneRun};
 use super::progress::UnitsSummary;
 use crate::error::ItemError;
+use crate::execution::JobExecution;
 use crate::scope::StepScope;
 use crate::store::StoredResponse;
 
@@ -135,6 +136,9 @@ pub(crate) struct Plan {
     pub(crate) extent: Result<u64, u32>,
 }
 
+/// The user's function for the end of an execution.
+pub(crate) type OnEnd = dyn Fn(&StepScope, &JobExecution) -> Result<(), ItemError> + Send + Sync;
+
 /// A progressive step with its types erased: one call for the whole of a slice.
 pub(crate) trait ProgressiveWork: Send + Sync {
     fn settings(&self) -> Settings;
@@ -148,4 +152,6 @@ pub(crate) trait ProgressiveWork: Send + Sync {
         partials: Vec<Option<String>>,
         summary: &UnitsSummary,
     ) -> Result<FinalResponse, ItemError>;
+
+    fn on_end(&self) -> Option<&OnEnd>;
 }

@@ -46,6 +46,17 @@ pub trait Units: Send + Sync {
     /// The execution is not opened; nothing was stored.
     fn extent(&self, scope: &StepScope) -> Result<Extent<Self::Plan>, ItemError>;
 
+    /// Returns the total number of units as far as it is known now, for the progress; asked at the beginning of each slice.
+    /// It may be an estimate and may change. Default: none, which leaves the number that [`extent`](Self::extent) returned.
+    ///
+    /// # Errors
+    ///
+    /// The execution fails and can be restarted.
+    fn total(&self, plan: &Self::Plan, scope: &StepScope) -> Result<Option<u64>, ItemError> {
+        let _ = (plan, scope);
+        Ok(None)
+    }
+
     /// Opens a reader whose first unit is the first of `range`.
     ///
     /// # Errors
@@ -74,15 +85,36 @@ pub trait UnitReader: Send {
 }
 
 /// Units that are the numbers from 0 to `count`, `count` excluded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct NumberedUnits {
-    count: u64,
+    count: Arc<Count>,
 }
+
+type Count = dyn Fn(&StepScope) -> Result<u64, ItemError> + Send + Sync;
 
 impl NumberedUnits {
     /// Returns `count` units.
     pub fn new(count: u64) -> Self {
-        Self { count }
+        Self::with(move |_| Ok(count))
+    }
+
+    /// Returns as many units as `count` returns when an execution is opened.
+    ///
+    /// ```
+    /// use batchwright::progressive::NumberedUnits;
+    ///
+    /// let units = NumberedUnits::with(|scope| Ok(u64::try_from(scope.parameters().integer("pages")?)?));
+    /// ```
+    pub fn with(
+        count: impl Fn(&StepScope) -> Result<u64, ItemError> + Send + Sync + 'static,
+    ) -> Self {
+        Self { count: Arc::new(count) }
+    }
+}
+
+impl std::fmt::Debug for NumberedUnits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NumberedUnits").finish_non_exhaustive()
     }
 }
 
@@ -105,8 +137,8 @@ impl Units for NumberedUnits {
     type Plan = ();
     type Reader = NumberReader;
 
-    fn extent(&self, _: &StepScope) -> Result<Extent<()>, ItemError> {
-        Ok(Extent::Split(self.count, ()))
+    fn extent(&self, scope: &StepScope) -> Result<Extent<()>, ItemError> {
+        Ok(Extent::Split((self.count)(scope)?, ()))
     }
 
     fn open(&self, (): &(), range: UnitRange, _: &StepScope) -> Result<NumberReader, ItemError> {

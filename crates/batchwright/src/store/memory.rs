@@ -434,6 +434,13 @@ impl ProgressiveRows for MemoryUnit<'_> {
         Ok(self.state.progressive.rows.get(&id).cloned())
     }
 
+    fn update_total(&mut self, id: ExecutionId, total: u64) -> Result<(), RepositoryError> {
+        if let Some(row) = self.progressive_mut().rows.get_mut(&id) {
+            row.units_total = Some(total);
+        }
+        Ok(())
+    }
+
     fn insert_lane(&mut self, lane: &Lane) -> Result<(), RepositoryError> {
         self.progressive_mut().lanes.insert((lane.execution, lane.rank), lane.clone());
         Ok(())

@@ -128,6 +128,9 @@ pub trait ProgressiveRows {
         id: ExecutionId,
     ) -> Result<Option<ProgressiveExecution>, RepositoryError>;
 
+    /// Updates the total number of units of an execution.
+    fn update_total(&mut self, id: ExecutionId, total: u64) -> Result<(), RepositoryError>;
+
     /// Inserts a lane.
     fn insert_lane(&mut self, lane: &Lane) -> Result<(), RepositoryError>;
 

@@ -1,18 +1,23 @@
 //! A test bench for jobs: starts, crashes and restarts them on a temporary store.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::clock::{Clock, SimClock};
-use crate::execution::{ExecutionId, JobExecution, StepExecution};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::context::ExecutionContext;
+use crate::execution::{BatchStatus, ExecutionId, ExitStatus, JobExecution, StepExecution};
 use crate::host::CommitPoint;
 use crate::job::Job;
 use crate::launch::RecoverMode;
 use crate::operator::JobOperator;
 use crate::parameters::JobParameters;
 use crate::step::Step;
-use crate::store::{JobRepository, MemoryRepository};
+use crate::store::{JobRepository, MemoryRepository, StoredResponse};
 
 /// A bench that runs a job in tests.
 ///
@@ -50,6 +55,16 @@ pub struct TestBench {
     job: Arc<Mutex<Job>>,
     crash: Arc<Mutex<Option<Crash>>>,
     last: Option<ExecutionId>,
+    seed: Seed,
+}
+
+/// What an earlier execution would have left, for the next run.
+#[derive(Default)]
+struct Seed {
+    context: ExecutionContext,
+    /// Context and checkpoint of each step.
+    steps: BTreeMap<String, (ExecutionContext, Option<String>)>,
+    is_set: bool,
 }
 
 /// The commit at which the next execution crashes.
@@ -73,7 +88,8 @@ impl TestBench {
         // A fixed day in the past: a test must not depend on the current date.
         let clock = SimClock::at(jiff::Timestamp::from_second(946_713_600).unwrap_or_default());
         let job = Arc::new(Mutex::new(job));
-        Self { repository, clock, job, crash: Arc::default(), last: None }
+        let (crash, seed) = (Arc::default(), Seed::default());
+        Self { repository, clock, job, crash, last: None, seed }
     }
 
     /// Creates a bench for a job with the single step `step`.
@@ -96,11 +112,66 @@ impl TestBench {
     }
 
     /// Makes the next execution crash at commit number `commit`, counted from 1:
-    /// [before](CommitPoint::Before) the commit is durable, or [after](CommitPoint::After).
+    /// [before](CommitPoint::Before) the commit is durable, or [after](CommitPoint::After). In a progressive job only the slice
+    /// crashes that makes the commit; other lanes go on and take over its units.
     pub fn crash_at(&mut self, point: CommitPoint, commit: u64) {
         let commits_left = NonZeroU64::new(commit).map_or(1, NonZeroU64::get);
         *self.crash.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(Crash { point, commits_left });
+    }
+
+    /// Lets the next run find `context` as the job's context, as an earlier execution that was stopped would have left it.
+    pub fn job_context(&mut self, context: ExecutionContext) {
+        self.seed.context = context;
+        self.seed.is_set = true;
+    }
+
+    /// Lets the next run find `context` as the context of the step `step`; see [`job_context`](Self::job_context).
+    pub fn step_context(&mut self, step: &str, context: ExecutionContext) {
+        self.seed.steps.entry(step.to_owned()).or_default().0 = context;
+        self.seed.is_set = true;
+    }
+
+    /// Lets the next run of the chunk step `step` begin at `position` of its reader, with a writer at the beginning of its
+    /// output; see [`job_context`](Self::job_context).
+    ///
+    /// # Panics
+    ///
+    /// When `position` cannot be serialized as JSON.
+    pub fn position(&mut self, step: &str, position: &impl Serialize) {
+        let reader = serde_json::to_value(position).expect("a position that can be stored");
+        let checkpoint = json!({"sequence": 0, "records": 0, "reader": reader, "writer": null});
+        self.seed.steps.entry(step.to_owned()).or_default().1 = Some(checkpoint.to_string());
+        self.seed.is_set = true;
+    }
+
+    /// Runs the step `step` of the job alone, with `parameters`, to its end, or its crash. The run has an instance of its
+    /// own, so that each step of a job can be run.
+    ///
+    /// # Panics
+    ///
+    /// When the job has no such step, or the start is refused.
+    pub fn run_step(&mut self, step: &str, parameters: JobParameters) -> JobExecution {
+        let whole = self.job.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let alone = whole.of_step(step).unwrap_or_else(|| {
+            let names: Vec<_> = whole.step_names().collect();
+            panic!("the job has no step `{step}`; it has {names:?}")
+        });
+        let of_whole = std::mem::replace(&mut self.job, Arc::new(Mutex::new(alone)));
+        let ended = self.run_with(parameters);
+        self.job = of_whole;
+        ended
+    }
+
+    /// Returns the final response of the last execution, of a progressive job.
+    ///
+    /// # Panics
+    ///
+    /// When the last execution has none.
+    pub fn response(&self) -> StoredResponse {
+        let last = self.last.expect("something ran before");
+        let response = self.repository.slices().response(last).expect("the store answers");
+        response.expect("a progressive execution that ended")
     }
 
     /// Runs the job without parameters to its end, or its crash.
@@ -119,7 +190,12 @@ impl TestBench {
     /// See [`run`](Self::run).
     pub fn run_with(&mut self, parameters: JobParameters) -> JobExecution {
         let (operator, name) = self.operator();
-        let handle = operator.start(&name, parameters).expect("the job starts");
+        let seed = std::mem::take(&mut self.seed);
+        let handle = match seed.is_set {
+            false => operator.start(&name, parameters),
+            true => operator.restart(self.store_seed(&name, parameters, seed)),
+        };
+        let handle = handle.expect("the job starts");
         self.ends(&operator, handle.id(), handle.wait().is_ok())
     }
 
@@ -146,6 +222,41 @@ impl TestBench {
         let names: Vec<_> = steps.iter().map(|step| step.name.clone()).collect();
         let found = steps.into_iter().find(|step| step.name == name);
         found.unwrap_or_else(|| panic!("no step `{name}` ran; there ran {names:?}"))
+    }
+
+    /// Stores a stopped execution with the contexts and checkpoints of `seed`.
+    fn store_seed(&self, job: &str, parameters: JobParameters, seed: Seed) -> ExecutionId {
+        let now = self.clock.now();
+        let parameters = {
+            let job = self.job.lock().unwrap_or_else(PoisonError::into_inner);
+            job.accept(parameters).expect("parameters that the job accepts")
+        };
+        let mut tx = self.repository.begin().expect("the store answers");
+        let key = parameters.key();
+        let instance = tx.insert_instance(job, &key, now).expect("an instance that never ran");
+        let execution = JobExecution {
+            instance_id: instance.id,
+            status: BatchStatus::Stopped,
+            exit: ExitStatus::stopped(),
+            ended_at: Some(now),
+            context: seed.context,
+            ..JobExecution::new_unsaved(job, parameters, now)
+        };
+        let id = tx.insert_execution(&execution).expect("the store answers");
+        for (step, (context, checkpoint)) in seed.steps {
+            let row = StepExecution {
+                execution_id: id,
+                status: BatchStatus::Stopped,
+                exit: ExitStatus::stopped(),
+                ended_at: Some(now),
+                context,
+                checkpoint,
+                ..StepExecution::new_unsaved(&step, now)
+            };
+            tx.insert_step(&row).expect("the store answers");
+        }
+        tx.commit().expect("the store answers");
+        id
     }
 
     fn operator(&self) -> (JobOperator, String) {

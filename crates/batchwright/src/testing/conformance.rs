@@ -397,8 +397,11 @@ fn a_progressive_execution_comes_back_as_it_went_in(repository: &dyn JobReposito
     let counters =
         Counters { read: 30, write: 29, process_skip: 1, commit: 1, ..Counters::default() };
     tx.slices().add_counters(row.step, &counters, now()).expect("counters");
+    tx.slices().update_total(id, 77).expect("a total");
     tx.commit().expect("commit");
     let mut tx = repository.begin().expect("begin");
+    let now_stored = tx.slices().progressive(id).expect("ask").expect("is progressive");
+    assert_eq!(now_stored, ProgressiveExecution { units_total: Some(77), ..row.clone() });
     let stored = tx.slices().segments_of(id).expect("ask").remove(0);
     let expected = Segment { end: Some(40), partial: None, ..segment.clone() };
     assert_eq!(stored, expected, "a worker with the old end does not undo a cut");

@@ -1,13 +1,15 @@
 //! The end of a lane's slice, and of its execution.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use super::{CommitAction, Halt, LaneRun, Stage, Uncommitted};
 use crate::error::RepositoryError;
 use crate::execution::{Failure, JobExecution};
+use crate::item::guarded;
 use crate::lifecycle::{Final, Tx, end, owned, transact};
 use crate::progressive::lifecycle;
-use crate::progressive::progress::{UnitProgress, summary_of};
+use crate::progressive::progress::{UnitProgress, UnitsSummary};
 use crate::progressive::slice::{SliceAnswer, SliceOutcome, outcome_of};
 use crate::store::Lane;
 
@@ -119,7 +121,7 @@ impl LaneRun<'_> {
             for segment in &segments {
                 partials.push(tx.slices().partial_of(segment.id)?);
             }
-            (partials, summary_of(&segments))
+            (partials, UnitsSummary::new(&segments, &self.scope))
         };
         let assembled = self.watch_for_hang(|| self.work.assemble(partials, &summary));
         let now = self.host.clock.now();
@@ -130,14 +132,35 @@ impl LaneRun<'_> {
                 Final::failed(Failure::new("response_failed", message), now)
             }
         };
+        let is_mine = Cell::new(false);
         let answer = self.answer_after(|tx, execution| {
-            if execution.fence == self.lease.fence && execution.status.is_running() {
+            is_mine.set(execution.fence == self.lease.fence && execution.status.is_running());
+            if is_mine.get() {
                 end(tx, execution, &self.row, ended.clone(), now)?;
             }
             Ok(())
         })?;
         self.stage = Stage::Ended(answer);
+        if is_mine.get() {
+            self.call_on_end();
+        }
         Ok(())
+    }
+
+    /// Calls the user's function for the end of the execution, which this lane has stored.
+    pub(super) fn call_on_end(&self) {
+        let Some(on_end) = self.work.on_end() else { return };
+        let execution = match self.host.store.execution(self.lease.execution) {
+            Ok(Some(execution)) => execution,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(execution = %self.lease.execution, %error, "`on_end` was not called");
+                return;
+            }
+        };
+        if let Err(error) = self.watch_for_hang(|| guarded(|| on_end(&self.scope, &execution))) {
+            tracing::warn!(execution = %execution.id, %error, "`on_end` failed");
+        }
     }
 
     /// Fails the execution for a reason outside its units.

@@ -7,9 +7,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::typed::{Body, Reduce, Typed};
-use super::unit_work::{Awaited, Made, Plain, UnitWork};
+use super::unit_work::{Awaited, Made, Plain, UnitWork, Watched};
 use super::{FinalResponse, OnFailed, ProgressiveStep, Settings};
 use crate::error::ItemError;
+use crate::execution::JobExecution;
 use crate::item::{ItemProcessor, ItemWriter, cloning};
 use crate::policy::Completion;
 use crate::progressive::progress::UnitsSummary;
@@ -101,7 +102,7 @@ impl<U: Units> ProgressiveBuilder<U, ()> {
 
     fn body<W, O>(self, work: W) -> ProgressiveBuilder<U, Body<W, O, ()>> {
         let Self { name, settings, units, .. } = self;
-        let body = Body { work, writer: None, reduce: None, respond: None };
+        let body = Body { work, writer: None, reduce: None, respond: None, on_end: None };
         ProgressiveBuilder { name, settings, units, body }
     }
 }
@@ -115,17 +116,51 @@ impl<U, W, O> ProgressiveBuilder<U, Body<W, O, ()>> {
         fold: impl Fn(Option<P>, &O) -> Result<P, ItemError> + Send + Sync + 'static,
         combine: impl Fn(P, P) -> Result<P, ItemError> + Send + Sync + 'static,
     ) -> ProgressiveBuilder<U, Body<W, O, P>> {
-        let Self { name, settings, units, body: Body { work, writer, .. } } = self;
+        let Self { name, settings, units, body: Body { work, writer, on_end, .. } } = self;
         let reduce = Some(Reduce { fold: Box::new(fold), combine: Box::new(combine) });
-        let body = Body { work, writer, reduce, respond: None };
+        let body = Body { work, writer, reduce, respond: None, on_end };
+        ProgressiveBuilder { name, settings, units, body }
+    }
+}
+
+impl<U: Units, W, O, P> ProgressiveBuilder<U, Body<W, O, P>> {
+    /// Sets a function that gets each unit with the result of the attempt at it: an output, none, or the error. It is called
+    /// before the units are committed, so it gets a unit again if the commit fails or the worker dies. Its own error fails
+    /// the attempt.
+    ///
+    /// ```
+    /// use batchwright::progressive::{NumberedUnits, ProgressiveStep};
+    ///
+    /// let step = ProgressiveStep::builder("squares")
+    ///     .units(NumberedUnits::new(1000))
+    ///     .process(|unit: &u64| Ok(Some(unit * unit)))
+    ///     .on_unit(|scope, unit, result| {
+    ///         if let Err(error) = result {
+    ///             eprintln!("{}: unit {unit} failed: {error}", scope.job().job());
+    ///         }
+    ///         Ok(())
+    ///     })
+    ///     .build();
+    /// ```
+    pub fn on_unit<F>(self, on_unit: F) -> ProgressiveBuilder<U, Body<Watched<W, F>, O, P>>
+    where
+        F: Fn(&StepScope, &U::Unit, &Result<Option<O>, ItemError>) -> Result<(), ItemError>
+            + Send
+            + Sync,
+    {
+        let Self { name, settings, units, body } = self;
+        let Body { work, writer, reduce, respond, on_end } = body;
+        let work = Watched { work, on_unit: Arc::new(on_unit) };
+        let body = Body { work, writer, reduce, respond, on_end };
         ProgressiveBuilder { name, settings, units, body }
     }
 }
 
 impl<U, W, O, P> ProgressiveBuilder<U, Body<W, O, P>> {
-    /// Sets the function that assembles the final response from the combined value, `None` when no unit was
-    /// reduced. The function may be called more than once; the first stored response is the response of the
-    /// execution. Default: a JSON object with `units_done`, `units_failed` and `result`.
+    /// Sets the function that assembles the final response: from the combined value, which is `None` when no unit was
+    /// reduced, and the summary, which also knows the [`scope`](UnitsSummary::scope) of the step. The function may be
+    /// called more than once; the first stored response is the response of the execution. Default: a JSON object with
+    /// `units_done`, `units_failed` and `result`.
     pub fn respond(
         mut self,
         respond: impl Fn(Option<P>, &UnitsSummary) -> Result<FinalResponse, ItemError>
@@ -134,6 +169,16 @@ impl<U, W, O, P> ProgressiveBuilder<U, Body<W, O, P>> {
         + 'static,
     ) -> Self {
         self.body.respond = Some(Box::new(respond));
+        self
+    }
+
+    /// Sets a function that is called once the end of the execution is stored, with the complete or failed execution: to
+    /// notify someone, for example. If the process dies just then, it is not called; its error is logged.
+    pub fn on_end(
+        mut self,
+        on_end: impl Fn(&StepScope, &JobExecution) -> Result<(), ItemError> + Send + Sync + 'static,
+    ) -> Self {
+        self.body.on_end = Some(Box::new(on_end));
         self
     }
 

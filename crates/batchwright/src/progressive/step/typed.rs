@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::unit_work::{ReadyWork, Sink, UnitWork};
-use super::{FinalResponse, Plan, ProgressiveWork, Settings};
+use super::{FinalResponse, OnEnd, Plan, ProgressiveWork, Settings};
 use crate::error::ItemError;
 use crate::item::guarded;
 use crate::progressive::lane::{CommitAction, Halt, LaneRun, Next, UnitEnd};
@@ -19,6 +19,7 @@ pub struct Body<W, O, P> {
     pub(super) writer: Option<MakeWriter<O>>,
     pub(super) reduce: Option<Reduce<O, P>>,
     pub(super) respond: Option<Respond<P>>,
+    pub(super) on_end: Option<Box<OnEnd>>,
 }
 
 type MakeWriter<O> = Box<dyn Fn(&StepScope) -> Result<Box<dyn Sink<O>>, ItemError> + Send + Sync>;
@@ -76,6 +77,12 @@ where
     fn work(&self, lane: &mut LaneRun<'_>) -> Result<(), Halt> {
         let plan: U::Plan = serde_json::from_str(lane.plan())
             .map_err(|error| Halt::fatal("the plan of the units cannot be read", error.into()))?;
+        let total = lane.watch_for_hang(|| guarded(|| self.units.total(&plan, lane.scope())));
+        if let Some(total) = total
+            .map_err(|error| Halt::fatal("the total of the units cannot be determined", error))?
+        {
+            lane.set_total(total);
+        }
         let sink = match &self.body.writer {
             Some(make) => {
                 let open = || {
@@ -132,7 +139,7 @@ where
             match &self.body.respond {
                 Some(respond) => respond(whole, summary),
                 None => {
-                    let UnitsSummary { units_done, units_failed } = summary;
+                    let UnitsSummary { units_done, units_failed, .. } = summary;
                     FinalResponse::json(&serde_json::json!({
                         "units_done": units_done,
                         "units_failed": units_failed,
@@ -141,6 +148,10 @@ where
                 }
             }
         })
+    }
+
+    fn on_end(&self) -> Option<&OnEnd> {
+        self.body.on_end.as_deref()
     }
 }
 

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::error::{ErrorKind, ItemError};
-use crate::item::{ChunkTransaction, ItemProcessor, ItemWriter};
+use crate::item::{ChunkTransaction, ItemProcessor, ItemWriter, guarded};
 use crate::scope::StepScope;
 use crate::threads::waker_of_this_thread;
 
@@ -140,5 +140,50 @@ where
                 }
             }
         }
+    }
+}
+
+/// Work whose results a function of the user gets.
+#[doc(hidden)]
+pub struct Watched<W, F> {
+    pub(super) work: W,
+    pub(super) on_unit: Arc<F>,
+}
+
+/// [`Watched`] work of one slice.
+#[doc(hidden)]
+pub struct ReadyWatched<R, F> {
+    work: R,
+    on_unit: Arc<F>,
+    scope: StepScope,
+}
+
+impl<I, W, F> UnitWork<I> for Watched<W, F>
+where
+    W: UnitWork<I>,
+    F: Fn(&StepScope, &I, &Result<Option<W::Output>, ItemError>) -> Result<(), ItemError>
+        + Send
+        + Sync,
+{
+    type Output = W::Output;
+    type Ready = ReadyWatched<W::Ready, F>;
+
+    fn ready(&self, scope: &StepScope) -> Result<Self::Ready, ItemError> {
+        let work = self.work.ready(scope)?;
+        Ok(ReadyWatched { work, on_unit: Arc::clone(&self.on_unit), scope: scope.clone() })
+    }
+}
+
+impl<I, R, F> ReadyWork<I> for ReadyWatched<R, F>
+where
+    R: ReadyWork<I>,
+    F: Fn(&StepScope, &I, &Result<Option<R::Output>, ItemError>) -> Result<(), ItemError>,
+{
+    type Output = R::Output;
+
+    fn run(&self, unit: &I, time_left: Duration) -> Result<Option<R::Output>, ItemError> {
+        let result = guarded(|| self.work.run(unit, time_left));
+        (self.on_unit)(&self.scope, unit, &result)?;
+        result
     }
 }
