@@ -6,6 +6,7 @@ mod config;
 mod init;
 mod kairoi;
 pub mod kcp;
+mod launch_queue;
 mod message;
 pub mod progressive;
 mod scheduler;
@@ -17,6 +18,7 @@ pub use config::{Config, ConfigError, SchedulerSettings, Settings};
 pub use init::run_as_init;
 pub use kairoi::{KairoiData, read_kairoi};
 
+pub use launch_queue::{LaunchMessage, LaunchQueue, LaunchQueueError, LaunchSender};
 pub use scheduler::{
     Answer, Due, Exclusion, Explanation, JobStarter, LIST_MAX, LedgerSettings, Misfire, Overlap,
     Plan, Recurrence, Refused, Request, Rule, RuleSettings, Runner, RunnerSettings, Scheduler,

@@ -42,7 +42,7 @@ const RECONNECT_MIN: Duration = Duration::from_millis(100);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// Parses a DSN for the driver. As in Kairoi, a DSN that ends in `/` means the virtual host `/`.
-fn uri(dsn: &str) -> Result<AMQPUri, String> {
+pub(crate) fn uri(dsn: &str) -> Result<AMQPUri, String> {
     // The parser's error may quote the DSN with its password.
     let wrong = || "the DSN cannot be used; write amqp://USER:PASSWORD@HOST:PORT/VHOST".to_owned();
     let mut uri: AMQPUri = dsn.parse().map_err(|_| wrong())?;

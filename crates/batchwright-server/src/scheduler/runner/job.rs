@@ -38,6 +38,11 @@ impl JobStarter {
         Self { operator, workers: Arc::default() }
     }
 
+    /// Returns the operator.
+    pub fn operator(&self) -> &JobOperator {
+        &self.operator
+    }
+
     /// Checks that a rule with `settings` can start its job: the job exists, accepts the parameters, and none
     /// is missing. Rules with other runners pass.
     ///
