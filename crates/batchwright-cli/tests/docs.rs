@@ -62,6 +62,12 @@ fn every_row_of_coming_from_is_used_in_a_program_that_is_compiled_and_run() {
         "batchwright-server/examples/12_csv_import.rs",
         "batchwright-server/examples/12_csv_import.html",
         "batchwright-server/tests/progressive.rs",
+        "batchwright-server/tests/launch_queue.rs",
+        "batchwright/tests/adapters.rs",
+        "batchwright/tests/bench.rs",
+        "batchwright/tests/parts.rs",
+        "batchwright/tests/policies.rs",
+        "batchwright/tests/progressive.rs",
     ];
     let read = |file: &str| std::fs::read_to_string(root().join("crates").join(file)).unwrap();
     let programs = programs.map(read).concat();
