@@ -10,7 +10,7 @@ use crate::{beside, cargo, tidy};
 const SKIPPED: &str = "target/skipped.txt";
 
 /// The examples of the tutorial with their packages; each asserts what it shows.
-const EXAMPLES: [(&str, &str); 16] = [
+const EXAMPLES: [(&str, &str); 19] = [
     ("batchwright", "01_hello"),
     ("batchwright", "02_parameters"),
     ("batchwright", "03_files"),
@@ -27,6 +27,9 @@ const EXAMPLES: [(&str, &str); 16] = [
     ("batchwright", "19_quick_start"),
     ("batchwright", "20_two_steps"),
     ("batchwright", "21_start_stop_restart"),
+    ("batchwright", "22_fault_tolerance"),
+    ("batchwright", "23_job_listener"),
+    ("batchwright-server", "25_progressive_client"),
 ];
 
 /// How a run treats skipped tests.

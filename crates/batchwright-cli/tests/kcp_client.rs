@@ -69,6 +69,21 @@ fn many_instructions_have_a_result_each() {
 }
 
 #[test]
+fn the_example_of_a_client_stores_its_rule_and_its_trigger() {
+    let place = Place::new();
+    let serving = Serving::start(&place);
+    let tests = std::env::current_exe().unwrap();
+    let folder = tests.parent().unwrap().parent().unwrap().join("examples");
+    let mut example = std::process::Command::new(folder.join("24_scheduler_client"));
+    let ended = example.arg(format!("tcp://{}", serving.address)).output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    let rules = place.run(&["rule", "list"]).expect(0).out;
+    assert!(rules.contains("app.default.rule") && rules.contains("amqp"), "{rules}");
+    let triggers = place.run(&["schedule", "list"]).expect(0).out;
+    assert!(triggers.contains("app.domain.job.0"), "{triggers}");
+}
+
+#[test]
 fn a_server_that_was_restarted_is_found_again() {
     let place = Place::new();
     let serving = Serving::start(&place);

@@ -19,6 +19,7 @@ pub use init::run_as_init;
 pub use kairoi::{KairoiData, read_kairoi};
 
 pub use launch_queue::{LaunchMessage, LaunchQueue, LaunchQueueError, LaunchSender};
+pub use reqwest;
 pub use scheduler::{
     Answer, Due, Exclusion, Explanation, JobStarter, LIST_MAX, LedgerSettings, Misfire, Overlap,
     Plan, Recurrence, Refused, Request, Rule, RuleSettings, Runner, RunnerSettings, Scheduler,

@@ -52,6 +52,9 @@ impl FinalAnswer {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
+    /// The HTTP client cannot be created.
+    #[error("the HTTP client cannot be created")]
+    Unusable(#[source] reqwest::Error),
     /// The server cannot be reached for longer than the tolerance.
     #[error("the server cannot be reached: {0}")]
     Unreachable(reqwest::Error),
@@ -88,14 +91,30 @@ impl std::fmt::Debug for BatchClient {
 }
 
 impl BatchClient {
+    /// Creates a client.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unusable`] when the system's certificates cannot be read.
+    pub fn new() -> Result<Self, ClientError> {
+        // Does nothing when the program has chosen a provider.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Client::builder().build().map(Self::of).map_err(ClientError::Unusable)
+    }
+
     /// Creates a client that sends through `http`.
-    pub fn new(http: Client) -> Self {
+    pub fn of(http: Client) -> Self {
         Self {
             http,
             owner: None,
             tolerance: Duration::from_secs(60),
             on_progress: Arc::new(|_| {}),
         }
+    }
+
+    /// Returns the HTTP client, to build requests.
+    pub fn http(&self) -> &Client {
+        &self.http
     }
 
     /// Sets the owner's token of the executions.
