@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::scheduler::runner::amqp::{redacted, uri};
-use crate::scheduler::runner::http::signature;
+use crate::scheduler::runner::signature::signature;
 use crate::scheduler::{JobStarter, Secret};
 
 /// Messages that are taken before the first of them is acknowledged.

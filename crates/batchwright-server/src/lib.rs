@@ -1,11 +1,17 @@
 //! The service of Batchwright, a library that programs embed: scheduler and its wire protocol, workers,
 //! recovery, REST API, progressive execution by requests, graceful end.
 
+#![cfg_attr(
+    not(all(feature = "amqp", feature = "http-runner")),
+    allow(dead_code, reason = "the runners that are left out use it")
+)]
+
 pub mod api;
 mod config;
 mod init;
 mod kairoi;
 pub mod kcp;
+#[cfg(feature = "amqp")]
 mod launch_queue;
 mod message;
 pub mod progressive;
@@ -18,7 +24,9 @@ pub use config::{Config, ConfigError, SchedulerSettings, Settings};
 pub use init::run_as_init;
 pub use kairoi::{KairoiData, read_kairoi};
 
+#[cfg(feature = "amqp")]
 pub use launch_queue::{LaunchMessage, LaunchQueue, LaunchQueueError, LaunchSender};
+#[cfg(feature = "http-runner")]
 pub use reqwest;
 pub use scheduler::{
     Answer, Due, Exclusion, Explanation, JobStarter, LIST_MAX, LedgerSettings, Misfire, Overlap,

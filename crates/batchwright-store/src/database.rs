@@ -2,9 +2,15 @@
 
 mod class;
 mod convert;
+#[cfg(feature = "server")]
+mod driver;
+mod file;
+#[cfg(feature = "mysql")]
 mod mysql;
+#[cfg(feature = "postgres")]
 mod postgres;
 mod server;
+#[cfg(feature = "sqlite")]
 mod sqlite;
 mod value;
 
@@ -20,12 +26,16 @@ use batchwright::store::Durability;
 
 pub(crate) use class::SqlErrorClass;
 pub use convert::FromSql;
+pub use file::SqliteDatabase;
+#[cfg(feature = "mysql")]
 pub use mysql::MySqlSession;
+#[cfg(feature = "mysql")]
 pub(crate) use mysql::{push as push_mysql, size as size_in_mysql, too_large};
+#[cfg(feature = "postgres")]
 pub use postgres::PostgresSession;
+#[cfg(feature = "postgres")]
 pub(crate) use postgres::{ArrayColumn, ArrayKind};
 pub use server::ServerDatabase;
-pub use sqlite::SqliteDatabase;
 pub use value::{SqlRow, SqlValue};
 
 /// How long a reconnect waits for a server: long enough for a restart of the server.
@@ -64,6 +74,7 @@ impl Database {
                      store that ends with the process"
                         .to_owned(),
                 ),
+                _ if cfg!(not(feature = "sqlite")) => Err(without("sqlite")),
                 path => Ok(Self::Sqlite(SqliteDatabase::at(path))),
             },
             "postgres" | "postgresql" => ServerDatabase::postgres(url).map(Self::Postgres),
@@ -168,24 +179,31 @@ impl Database {
 
     /// Opens a connection.
     pub(crate) fn connect(&self) -> Result<SqlSession, SqlError> {
+        let place = self.place();
         let connected: Result<Box<dyn Session>, SqlError> = match self {
-            Self::Sqlite(file) => file
-                .connect()
-                .map_err(SqlError::from)
-                .map(|one| Box::new(sqlite::SqliteSession::new(one, self.place())) as _),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(file) => {
+                let connected = file.connect().map_err(SqlError::from);
+                connected.map(|one| Box::new(sqlite::SqliteSession::new(one, self.place())) as _)
+            }
+            #[cfg(feature = "postgres")]
             Self::Postgres(server) => {
                 PostgresSession::connect(server, self.place()).map(|one| Box::new(one) as _)
             }
+            #[cfg(feature = "mysql")]
             Self::MySql(server) => {
                 MySqlSession::connect(server, self.place()).map(|one| Box::new(one) as _)
             }
+            #[cfg(not(all(feature = "sqlite", feature = "postgres", feature = "mysql")))]
+            _ => Err(SqlError::new(SqlErrorClass::Other, without(self.dialect().feature()))),
         };
-        connected.map(SqlSession).map_err(|error| error.at(&self.place()))
+        connected.map(SqlSession).map_err(|error| error.at(&place))
     }
 
     /// Opens a connection to a store; fails on a server that takes no writes.
     pub(crate) fn connect_store(&self) -> Result<SqlSession, SqlError> {
         match self {
+            #[cfg(feature = "sqlite")]
             Self::Sqlite(file) => {
                 let connected = file.connect_store().map_err(SqlError::from);
                 let connection = connected.map_err(|error| error.at(&self.place()))?;
@@ -202,7 +220,7 @@ impl Database {
                     _ => Ok(session),
                 }
             }
-            Self::MySql(_) => self.connect(),
+            _ => self.connect(),
         }
     }
 
@@ -219,6 +237,7 @@ impl Database {
     /// Opens a connection for reading only; on a server an ordinary one.
     pub(crate) fn connect_read_only(&self) -> Result<SqlSession, SqlError> {
         match self {
+            #[cfg(feature = "sqlite")]
             Self::Sqlite(file) => {
                 let connected = file.connect_read_only().map_err(SqlError::from);
                 let connection = connected.map_err(|error| error.at(&self.place()))?;
@@ -227,6 +246,13 @@ impl Database {
             _ => self.connect(),
         }
     }
+}
+
+/// Returns the message about a database for which this program was built without a driver.
+fn without(feature: &str) -> String {
+    format!(
+        "this program was built without that kind of database; enable the feature `{feature}` of batchwright-store"
+    )
 }
 
 /// Calls `connect` until it succeeds or [`RECONNECT_TIMEOUT`] has passed, for a server that is restarting.
@@ -273,6 +299,16 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
+    /// Returns the feature of this crate that the database needs.
+    #[cfg(not(all(feature = "sqlite", feature = "postgres", feature = "mysql")))]
+    fn feature(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+            Self::MySql => "mysql",
+        }
+    }
+
     /// Returns `name` quoted as an identifier for SQL text; any characters are allowed.
     pub(crate) fn quoted(self, name: &str) -> String {
         match self {
@@ -423,6 +459,11 @@ pub(crate) trait Session: Any + Send {
 
     /// Returns the driver's connection, for code that knows its type.
     fn native(&mut self) -> &mut dyn Any;
+
+    /// Whether a statement that changes the definition of a table commits the transaction.
+    fn commits_definitions(&self) -> bool {
+        false
+    }
 
     /// Begins a transaction that will write.
     fn begin(&mut self) -> Result<(), SqlError> {

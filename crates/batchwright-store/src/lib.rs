@@ -24,20 +24,31 @@
 //! # }
 //! ```
 
+#![cfg_attr(
+    not(all(feature = "sqlite", feature = "postgres", feature = "mysql")),
+    allow(dead_code, unused, reason = "the drivers that are left out use the rest")
+)]
+
+#[cfg(not(any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
+compile_error!("enable a feature of batchwright-store: `sqlite`, `postgres` or `mysql`");
+
 mod database;
 mod item;
 mod repository;
 mod schedule;
 
-pub use database::{
-    Database, FromSql, MySqlSession, PostgresSession, ServerDatabase, SqlError, SqlRow, SqlValue,
-    SqliteDatabase,
-};
+#[cfg(feature = "mysql")]
+pub use database::MySqlSession;
+#[cfg(feature = "postgres")]
+pub use database::PostgresSession;
+pub use database::{Database, FromSql, ServerDatabase, SqlError, SqlRow, SqlValue, SqliteDatabase};
 pub use item::{
     ColumnPartitions, KeyColumns, NamedStatement, RowBinder, SqlMode, SqlReader, SqlTasklet,
     SqlWriter,
 };
 pub use repository::{SqlRepository, StoreOptions};
+#[cfg(feature = "sqlite")]
 pub use rusqlite;
 pub use schedule::SqlSchedule;
+#[cfg(feature = "server")]
 pub use sqlx;

@@ -144,6 +144,7 @@ impl SqlRepository {
         }
         let dialect = database.dialect();
         // Older versions of SQLite can corrupt a write-ahead log that two connections share.
+        #[cfg(feature = "sqlite")]
         if dialect == Dialect::Sqlite && rusqlite::version_number() < 3_051_003 {
             let reason = format!("SQLite {} is too old, 3.51.3 is needed", rusqlite::version());
             return Err(RepositoryError::unavailable(action, reason));

@@ -52,7 +52,7 @@ pub(crate) enum Stop {
 /// The context that all runners share.
 pub(crate) struct Shared {
     pub(crate) lease: Arc<ServerLease>,
-    pub(crate) http: reqwest::Client,
+    pub(crate) http: runner::http::Client,
     pub(crate) jobs: JobStarter,
     ledger: std::sync::mpsc::Sender<Command>,
     stops: Mutex<HashMap<TriggerKey, watch::Sender<Stop>>>,
@@ -63,7 +63,7 @@ pub(crate) struct Shared {
 impl Shared {
     fn new(
         lease: Arc<ServerLease>,
-        http: reqwest::Client,
+        http: runner::http::Client,
         jobs: JobStarter,
         ledger: std::sync::mpsc::Sender<Command>,
     ) -> Self {

@@ -1,9 +1,13 @@
 //! The runners: what a fired trigger calls.
 
+#[cfg_attr(not(feature = "amqp"), path = "runner/amqp_absent.rs")]
 pub(crate) mod amqp;
+#[cfg_attr(not(feature = "http-runner"), path = "runner/http_absent.rs")]
 pub(crate) mod http;
 pub(crate) mod job;
 pub(crate) mod shell;
+#[cfg(any(feature = "amqp", feature = "http-runner"))]
+pub(crate) mod signature;
 
 pub use job::JobStarter;
 

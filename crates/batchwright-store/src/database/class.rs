@@ -28,6 +28,7 @@ use SqlErrorClass::{
     Canceled, Constraint, Contention, Corrupt, Data, Locked, NotADatabase, Other, Unavailable,
 };
 
+#[cfg(feature = "server")]
 /// SQLSTATE codes of PostgreSQL, the longest prefix first.
 const POSTGRES: [(&str, SqlErrorClass); 20] = [
     // A serialisation failure; a deadlock.
@@ -56,8 +57,9 @@ const POSTGRES: [(&str, SqlErrorClass); 20] = [
     ("57P", Unavailable),
 ];
 
+#[cfg(feature = "server")]
 /// Returns the class of a SQLSTATE of PostgreSQL.
-pub(super) fn of_postgres(code: &str) -> SqlErrorClass {
+pub(super) fn of_state(code: &str) -> SqlErrorClass {
     if code.starts_with("58") {
         return Unavailable;
     }
@@ -65,6 +67,7 @@ pub(super) fn of_postgres(code: &str) -> SqlErrorClass {
     known.map_or(Other, |(_, class)| *class)
 }
 
+#[cfg(feature = "mysql")]
 /// Returns the class of an error number of MySQL or MariaDB; `message` distinguishes the uses of an ambiguous
 /// number.
 pub(super) fn of_mysql(number: u16, message: &str) -> SqlErrorClass {
@@ -89,6 +92,7 @@ pub(super) fn of_mysql(number: u16, message: &str) -> SqlErrorClass {
     }
 }
 
+#[cfg(feature = "sqlite")]
 /// Returns the class of a result code of SQLite.
 pub(super) fn of_sqlite(code: rusqlite::ErrorCode) -> SqlErrorClass {
     use rusqlite::ErrorCode as Code;
@@ -104,7 +108,7 @@ pub(super) fn of_sqlite(code: rusqlite::ErrorCode) -> SqlErrorClass {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod tests {
     use super::*;
     use rusqlite::ErrorCode as Code;
@@ -131,7 +135,7 @@ mod tests {
             (Other, None, "42601", 1064),
         ] {
             assert!(sqlite.is_none_or(|code| of_sqlite(code) == class), "{sqlite:?}");
-            assert_eq!(of_postgres(postgres), class, "{postgres}");
+            assert_eq!(of_state(postgres), class, "{postgres}");
             assert!(mysql == 0 || of_mysql(mysql, "") == class, "{mysql}");
         }
         assert_eq!(of_mysql(1290, "running with the --read-only option"), Unavailable);

@@ -1,17 +1,19 @@
 //! Connections to MySQL and MariaDB.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use sqlx::mysql::{MySqlArguments, MySqlConnectOptions, MySqlConnection};
+use sqlx::mysql::{MySqlArguments, MySqlConnectOptions, MySqlConnection, MySqlRow};
 use sqlx::{
-    Arguments, AssertSqlSafe, Column as _, ConnectOptions, Executor, SqlSafeStr as _,
-    Statement as _, TypeInfo as _,
+    Arguments, AssertSqlSafe, Column as _, ConnectOptions, Executor, Row as _, SqlSafeStr as _,
+    Statement as _, TypeInfo as _, ValueRef as _,
 };
 
-use super::server::{Driver, ServerDatabase, breaks};
-use super::value::{Row, SqlRow};
+use super::driver::{Driver, breaks};
+use super::server::ServerDatabase;
+use super::value::{Row, SqlRow, shortest};
 use super::{EachRow, Interrupter, Readable, Session, Sql, SqlError, SqlErrorClass, SqlValue};
 
 /// A connection to MySQL or MariaDB.
@@ -270,7 +272,99 @@ impl Session for MySqlSession {
         self.broken
     }
 
+    fn commits_definitions(&self) -> bool {
+        true
+    }
+
     fn native(&mut self) -> &mut dyn Any {
         self
     }
+}
+
+/// Returns the value of the column at `index`.
+pub(super) fn value(row: &MySqlRow, index: usize) -> Result<SqlValue<'_>, SqlError> {
+    let raw = row.try_get_raw(index)?;
+    let info = raw.type_info().into_owned();
+    let name = info.name();
+    if raw.is_null() {
+        // The driver reports a date of zeros as null, but such a date has bytes and null has none.
+        let zero = row.try_get_unchecked::<&[u8], _>(index).is_ok();
+        return Ok(match name {
+            "DATE" if zero => SqlValue::Text(Cow::Borrowed("0000-00-00")),
+            "DATETIME" | "TIMESTAMP" if zero => {
+                SqlValue::Text(Cow::Borrowed("0000-00-00 00:00:00"))
+            }
+            _ => SqlValue::Null,
+        });
+    }
+    Ok(match name {
+        _ if name.ends_with("UNSIGNED") => {
+            let value: u64 = row.try_get_unchecked(index)?;
+            match i64::try_from(value) {
+                Ok(value) => SqlValue::Integer(value),
+                Err(_) => SqlValue::Text(Cow::Owned(value.to_string())),
+            }
+        }
+        _ if name.contains("INT") || name == "BOOLEAN" || name == "YEAR" => {
+            SqlValue::Integer(row.try_get_unchecked(index)?)
+        }
+        "DATE" | "TIME" | "DATETIME" | "TIMESTAMP" => {
+            let bytes: &[u8] = row.try_get_unchecked(index)?;
+            let text = mysql_time(name, bytes);
+            SqlValue::Text(Cow::Owned(text.ok_or_else(|| SqlError::corrupt(name, "cut short"))?))
+        }
+        "FLOAT" => SqlValue::Float(shortest(row.try_get_unchecked(index)?)),
+        "DOUBLE" => SqlValue::Float(row.try_get_unchecked(index)?),
+        "BIT" => {
+            let bytes: &[u8] = row.try_get_unchecked(index)?;
+            let number = bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+            match i64::try_from(number) {
+                Ok(number) => SqlValue::Integer(number),
+                Err(_) => SqlValue::Text(Cow::Owned(number.to_string())),
+            }
+        }
+        // The driver also reports text of a binary collation with these types, so valid UTF-8 is read as
+        // text.
+        _ if name.contains("BLOB") || name.contains("BINARY") => {
+            let bytes: &[u8] = row.try_get_unchecked(index)?;
+            match std::str::from_utf8(bytes) {
+                Ok(text) => SqlValue::Text(Cow::Borrowed(text)),
+                Err(_) => SqlValue::Bytes(Cow::Borrowed(bytes)),
+            }
+        }
+        _ => SqlValue::Text(Cow::Borrowed(row.try_get_unchecked(index)?)),
+    })
+}
+
+/// Returns a date or time of MySQL's binary protocol as text.
+fn mysql_time(name: &str, bytes: &[u8]) -> Option<String> {
+    let two = |at: usize| u32::from(bytes[at]);
+    let micros = |at: usize| -> String {
+        let micros = bytes.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        micros
+            .filter(|micros| *micros > 0)
+            .map(|micros| format!(".{micros:06}"))
+            .unwrap_or_default()
+    };
+    if name == "TIME" {
+        // Length, sign, days, hours, minutes, seconds, microseconds.
+        if bytes.len() < 9 {
+            return Some("00:00:00".to_owned());
+        }
+        let days = u32::from_le_bytes([bytes[2], bytes[3], bytes[4], bytes[5]]);
+        let sign = if bytes[1] == 1 { "-" } else { "" };
+        let hours = days * 24 + two(6);
+        return Some(format!("{sign}{hours:02}:{:02}:{:02}{}", two(7), two(8), micros(9)));
+    }
+    // Length, year, month, day, hour, minute, second, microseconds.
+    let date = bytes
+        .get(1..5)
+        .map(|b| format!("{:04}-{:02}-{:02}", u16::from_le_bytes([b[0], b[1]]), b[2], b[3]))?;
+    if name == "DATE" {
+        return Some(date);
+    }
+    if bytes.len() < 8 {
+        return Some(format!("{date} 00:00:00"));
+    }
+    Some(format!("{date} {:02}:{:02}:{:02}{}", two(5), two(6), two(7), micros(8)))
 }

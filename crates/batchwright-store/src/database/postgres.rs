@@ -1,6 +1,7 @@
 //! Connections to PostgreSQL. Parameters are encoded in the types that the server expects.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -9,15 +10,16 @@ use jiff::civil::{Date, DateTime};
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{
-    PgArgumentBuffer, PgArguments, PgConnectOptions, PgConnection, PgStatement, PgTypeInfo,
+    PgArgumentBuffer, PgArguments, PgConnectOptions, PgConnection, PgRow, PgStatement, PgTypeInfo,
 };
 use sqlx::{
     Arguments, AssertSqlSafe, Column as _, ConnectOptions, Either, Encode, Executor, Postgres,
-    SqlSafeStr as _, Statement as _, Type, TypeInfo as _,
+    Row as _, SqlSafeStr as _, Statement as _, Type, TypeInfo as _, ValueRef as _,
 };
 
-use super::server::{Driver, ServerDatabase, breaks};
-use super::value::{POSTGRES_PLAIN, Row, SqlRow};
+use super::driver::{Driver, breaks};
+use super::server::ServerDatabase;
+use super::value::{Row, SqlRow, shortest};
 use super::{EachRow, Interrupter, Readable, Session, Sql, SqlError, SqlErrorClass, SqlValue};
 
 /// The settings of every session, as far as the server knows them. With these a session that is idle in a
@@ -695,4 +697,26 @@ impl ArrayColumn {
         buffer.extend_from_slice(&1_i32.to_be_bytes());
         buffer.extend_from_slice(&self.elements);
     }
+}
+
+/// The types of PostgreSQL whose values are read in binary form; all others are selected as text.
+const POSTGRES_PLAIN: [&str; 10] =
+    ["BOOL", "INT2", "INT4", "INT8", "FLOAT4", "FLOAT8", "BYTEA", "TEXT", "VARCHAR", "NAME"];
+
+/// Returns the value of the column at `index`.
+pub(super) fn value(row: &PgRow, index: usize) -> Result<SqlValue<'_>, SqlError> {
+    let raw = row.try_get_raw(index)?;
+    if raw.is_null() {
+        return Ok(SqlValue::Null);
+    }
+    Ok(match raw.type_info().name() {
+        "BOOL" => SqlValue::Boolean(row.try_get(index)?),
+        "INT2" => SqlValue::Integer(row.try_get::<i16, _>(index)?.into()),
+        "INT4" => SqlValue::Integer(row.try_get::<i32, _>(index)?.into()),
+        "INT8" => SqlValue::Integer(row.try_get(index)?),
+        "FLOAT4" => SqlValue::Float(shortest(row.try_get(index)?)),
+        "FLOAT8" => SqlValue::Float(row.try_get(index)?),
+        "BYTEA" => SqlValue::Bytes(Cow::Borrowed(row.try_get(index)?)),
+        _ => SqlValue::Text(Cow::Borrowed(row.try_get_unchecked(index)?)),
+    })
 }

@@ -1,19 +1,21 @@
 //! Connections to SQLite files.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use batchwright::clock::{Clock, StopToken, SystemClock};
 use batchwright::store::Durability;
+use rusqlite::types::{ToSqlOutput, Value as SqliteValue, ValueRef};
 use rusqlite::{Connection, OpenFlags, params_from_iter};
 
 use super::value::{Row, SqlRow};
 use super::{
-    EachRow, Interrupter, Readable, Session, Sql, SqlError, SqlErrorClass, SqlValue, class,
+    EachRow, Interrupter, Readable, Session, Sql, SqlError, SqlErrorClass, SqlValue,
+    SqliteDatabase, class,
 };
 
 /// Maximum time that a writer waits for a lock of another process.
@@ -23,43 +25,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(10);
 /// Maximum number of cached prepared statements; the repository has fewer.
 const PREPARED_MAX: usize = 64;
 
-/// A SQLite file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SqliteDatabase {
-    path: PathBuf,
-    durability: Durability,
-}
-
 impl SqliteDatabase {
-    /// The SQLite file at `path`, whose commits survive the death of the process.
-    pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), durability: Durability::Process }
-    }
-
-    /// Sets what commits survive.
-    #[must_use]
-    pub fn durability(mut self, durability: Durability) -> Self {
-        self.durability = durability;
-        self
-    }
-
-    /// Returns what commits survive.
-    pub(crate) fn chosen_durability(&self) -> Durability {
-        self.durability
-    }
-
-    /// Resolves the path relative to `folder`.
-    #[must_use]
-    pub fn in_folder(mut self, folder: &Path) -> Self {
-        self.path = folder.join(&self.path);
-        self
-    }
-
-    /// Returns the path of the file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Opens a connection with a busy time-out and foreign keys.
     ///
     /// A new file is readable only by its owner and uses the write-ahead log; an existing file keeps its
@@ -294,4 +260,40 @@ impl From<rusqlite::Error> for SqlError {
         let class = error.sqlite_error_code().map_or(SqlErrorClass::Other, class::of_sqlite);
         Self::new(class, error)
     }
+}
+
+impl rusqlite::ToSql for SqlValue<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self {
+            Self::Null => ToSqlOutput::Owned(SqliteValue::Null),
+            Self::Boolean(value) => ToSqlOutput::Owned(SqliteValue::Integer(i64::from(*value))),
+            Self::Integer(value) => ToSqlOutput::Owned(SqliteValue::Integer(*value)),
+            // As text, SQLite would turn it into an inexact number.
+            Self::Unsigned(value) => {
+                let what = format!("{value} does not fit into an integer of SQLite");
+                return Err(rusqlite::Error::ToSqlConversionFailure(what.into()));
+            }
+            Self::Float(value) => ToSqlOutput::Owned(SqliteValue::Real(*value)),
+            Self::Timestamp(at) => ToSqlOutput::Owned(SqliteValue::Text(at.to_string())),
+            Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            Self::Bytes(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
+        })
+    }
+}
+
+/// Returns the value of the column at `index`.
+pub(super) fn value<'r>(
+    row: &'r rusqlite::Row<'_>,
+    index: usize,
+) -> Result<SqlValue<'r>, SqlError> {
+    Ok(match row.get_ref(index)? {
+        ValueRef::Null => SqlValue::Null,
+        ValueRef::Integer(value) => SqlValue::Integer(value),
+        ValueRef::Real(value) => SqlValue::Float(value),
+        ValueRef::Text(bytes) => SqlValue::Text(Cow::Borrowed(
+            std::str::from_utf8(bytes)
+                .map_err(|error| SqlError::new(SqlErrorClass::Data, error))?,
+        )),
+        ValueRef::Blob(bytes) => SqlValue::Bytes(Cow::Borrowed(bytes)),
+    })
 }

@@ -3,10 +3,8 @@
 use std::borrow::Cow;
 
 use batchwright::ItemError;
-use rusqlite::types::{ToSqlOutput, Value as SqliteValue, ValueRef};
-use sqlx::mysql::MySqlRow;
-use sqlx::postgres::PgRow;
-use sqlx::{Column as _, Row as _, TypeInfo as _, ValueRef as _};
+#[cfg(feature = "server")]
+use sqlx::{Column as _, Row as _};
 
 use super::convert::FromSql;
 use super::{SqlError, SqlErrorClass};
@@ -70,32 +68,16 @@ impl SqlValue<'_> {
     }
 }
 
-impl rusqlite::ToSql for SqlValue<'_> {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(match self {
-            Self::Null => ToSqlOutput::Owned(SqliteValue::Null),
-            Self::Boolean(value) => ToSqlOutput::Owned(SqliteValue::Integer(i64::from(*value))),
-            Self::Integer(value) => ToSqlOutput::Owned(SqliteValue::Integer(*value)),
-            // As text, SQLite would turn it into an inexact number.
-            Self::Unsigned(value) => {
-                let what = format!("{value} does not fit into an integer of SQLite");
-                return Err(rusqlite::Error::ToSqlConversionFailure(what.into()));
-            }
-            Self::Float(value) => ToSqlOutput::Owned(SqliteValue::Real(*value)),
-            Self::Timestamp(at) => ToSqlOutput::Owned(SqliteValue::Text(at.to_string())),
-            Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
-            Self::Bytes(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
-        })
-    }
-}
-
 /// A row of a query.
 pub struct SqlRow<'r>(pub(super) Row<'r>);
 
 pub(super) enum Row<'r> {
+    #[cfg(feature = "sqlite")]
     Sqlite(&'r rusqlite::Row<'r>),
-    Postgres(&'r PgRow),
-    MySql(&'r MySqlRow),
+    #[cfg(feature = "postgres")]
+    Postgres(&'r sqlx::postgres::PgRow),
+    #[cfg(feature = "mysql")]
+    MySql(&'r sqlx::mysql::MySqlRow),
 }
 
 impl SqlRow<'_> {
@@ -120,6 +102,7 @@ impl SqlRow<'_> {
     /// Returns the names of the columns.
     pub fn names(&self) -> Vec<&str> {
         match &self.0 {
+            #[cfg(feature = "sqlite")]
             Row::Sqlite(row) => {
                 // `column_names` returns a list up to rusqlite 0.40 and an iterator from 0.41; these methods
                 // exist in both versions.
@@ -128,15 +111,20 @@ impl SqlRow<'_> {
                     .filter_map(|index| statement.column_name(index).ok())
                     .collect()
             }
+            #[cfg(feature = "postgres")]
             Row::Postgres(row) => row.columns().iter().map(|one| one.name()).collect(),
+            #[cfg(feature = "mysql")]
             Row::MySql(row) => row.columns().iter().map(|one| one.name()).collect(),
         }
     }
 
     pub(crate) fn read<T: FromSql>(&self, column: &str) -> Result<T, SqlError> {
         let index = match &self.0 {
+            #[cfg(feature = "sqlite")]
             Row::Sqlite(row) => row.as_ref().column_index(column).ok(),
+            #[cfg(feature = "postgres")]
             Row::Postgres(row) => row.columns().iter().position(|one| one.name() == column),
+            #[cfg(feature = "mysql")]
             Row::MySql(row) => row.columns().iter().position(|one| one.name() == column),
         };
         let index = index.ok_or_else(|| {
@@ -151,9 +139,12 @@ impl SqlRow<'_> {
 
     pub(crate) fn at(&self, index: usize) -> Result<SqlValue<'_>, SqlError> {
         match &self.0 {
-            Row::Sqlite(row) => sqlite(row, index),
-            Row::Postgres(row) => postgres(row, index),
-            Row::MySql(row) => mysql(row, index),
+            #[cfg(feature = "sqlite")]
+            Row::Sqlite(row) => super::sqlite::value(row, index),
+            #[cfg(feature = "postgres")]
+            Row::Postgres(row) => super::postgres::value(row, index),
+            #[cfg(feature = "mysql")]
+            Row::MySql(row) => super::mysql::value(row, index),
         }
     }
 }
@@ -164,128 +155,7 @@ impl std::fmt::Debug for SqlRow<'_> {
     }
 }
 
-fn sqlite<'r>(row: &'r rusqlite::Row<'_>, index: usize) -> Result<SqlValue<'r>, SqlError> {
-    Ok(match row.get_ref(index)? {
-        ValueRef::Null => SqlValue::Null,
-        ValueRef::Integer(value) => SqlValue::Integer(value),
-        ValueRef::Real(value) => SqlValue::Float(value),
-        ValueRef::Text(bytes) => SqlValue::Text(Cow::Borrowed(
-            std::str::from_utf8(bytes)
-                .map_err(|error| SqlError::new(SqlErrorClass::Data, error))?,
-        )),
-        ValueRef::Blob(bytes) => SqlValue::Bytes(Cow::Borrowed(bytes)),
-    })
-}
-
-fn postgres(row: &PgRow, index: usize) -> Result<SqlValue<'_>, SqlError> {
-    let raw = row.try_get_raw(index)?;
-    if raw.is_null() {
-        return Ok(SqlValue::Null);
-    }
-    Ok(match raw.type_info().name() {
-        "BOOL" => SqlValue::Boolean(row.try_get(index)?),
-        "INT2" => SqlValue::Integer(row.try_get::<i16, _>(index)?.into()),
-        "INT4" => SqlValue::Integer(row.try_get::<i32, _>(index)?.into()),
-        "INT8" => SqlValue::Integer(row.try_get(index)?),
-        "FLOAT4" => SqlValue::Float(shortest(row.try_get(index)?)),
-        "FLOAT8" => SqlValue::Float(row.try_get(index)?),
-        "BYTEA" => SqlValue::Bytes(Cow::Borrowed(row.try_get(index)?)),
-        _ => SqlValue::Text(Cow::Borrowed(row.try_get_unchecked(index)?)),
-    })
-}
-
 /// Returns the double with the same shortest text as `number`, so that 0.1 of single precision stays 0.1.
 pub(super) fn shortest(number: f32) -> f64 {
     number.to_string().parse().unwrap_or_else(|_| number.into())
-}
-
-/// The types of PostgreSQL whose values are read in binary form; all others are selected as text.
-pub(super) const POSTGRES_PLAIN: [&str; 10] =
-    ["BOOL", "INT2", "INT4", "INT8", "FLOAT4", "FLOAT8", "BYTEA", "TEXT", "VARCHAR", "NAME"];
-
-fn mysql(row: &MySqlRow, index: usize) -> Result<SqlValue<'_>, SqlError> {
-    let raw = row.try_get_raw(index)?;
-    let info = raw.type_info().into_owned();
-    let name = info.name();
-    if raw.is_null() {
-        // The driver reports a date of zeros as null, but such a date has bytes and null has none.
-        let zero = row.try_get_unchecked::<&[u8], _>(index).is_ok();
-        return Ok(match name {
-            "DATE" if zero => SqlValue::Text(Cow::Borrowed("0000-00-00")),
-            "DATETIME" | "TIMESTAMP" if zero => {
-                SqlValue::Text(Cow::Borrowed("0000-00-00 00:00:00"))
-            }
-            _ => SqlValue::Null,
-        });
-    }
-    Ok(match name {
-        _ if name.ends_with("UNSIGNED") => {
-            let value: u64 = row.try_get_unchecked(index)?;
-            match i64::try_from(value) {
-                Ok(value) => SqlValue::Integer(value),
-                Err(_) => SqlValue::Text(Cow::Owned(value.to_string())),
-            }
-        }
-        _ if name.contains("INT") || name == "BOOLEAN" || name == "YEAR" => {
-            SqlValue::Integer(row.try_get_unchecked(index)?)
-        }
-        "DATE" | "TIME" | "DATETIME" | "TIMESTAMP" => {
-            let bytes: &[u8] = row.try_get_unchecked(index)?;
-            let text = mysql_time(name, bytes);
-            SqlValue::Text(Cow::Owned(text.ok_or_else(|| SqlError::corrupt(name, "cut short"))?))
-        }
-        "FLOAT" => SqlValue::Float(shortest(row.try_get_unchecked(index)?)),
-        "DOUBLE" => SqlValue::Float(row.try_get_unchecked(index)?),
-        "BIT" => {
-            let bytes: &[u8] = row.try_get_unchecked(index)?;
-            let number = bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
-            match i64::try_from(number) {
-                Ok(number) => SqlValue::Integer(number),
-                Err(_) => SqlValue::Text(Cow::Owned(number.to_string())),
-            }
-        }
-        // The driver also reports text of a binary collation with these types, so valid UTF-8 is read as
-        // text.
-        _ if name.contains("BLOB") || name.contains("BINARY") => {
-            let bytes: &[u8] = row.try_get_unchecked(index)?;
-            match std::str::from_utf8(bytes) {
-                Ok(text) => SqlValue::Text(Cow::Borrowed(text)),
-                Err(_) => SqlValue::Bytes(Cow::Borrowed(bytes)),
-            }
-        }
-        _ => SqlValue::Text(Cow::Borrowed(row.try_get_unchecked(index)?)),
-    })
-}
-
-/// Returns a date or time of MySQL's binary protocol as text.
-fn mysql_time(name: &str, bytes: &[u8]) -> Option<String> {
-    let two = |at: usize| u32::from(bytes[at]);
-    let micros = |at: usize| -> String {
-        let micros = bytes.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        micros
-            .filter(|micros| *micros > 0)
-            .map(|micros| format!(".{micros:06}"))
-            .unwrap_or_default()
-    };
-    if name == "TIME" {
-        // Length, sign, days, hours, minutes, seconds, microseconds.
-        if bytes.len() < 9 {
-            return Some("00:00:00".to_owned());
-        }
-        let days = u32::from_le_bytes([bytes[2], bytes[3], bytes[4], bytes[5]]);
-        let sign = if bytes[1] == 1 { "-" } else { "" };
-        let hours = days * 24 + two(6);
-        return Some(format!("{sign}{hours:02}:{:02}:{:02}{}", two(7), two(8), micros(9)));
-    }
-    // Length, year, month, day, hour, minute, second, microseconds.
-    let date = bytes
-        .get(1..5)
-        .map(|b| format!("{:04}-{:02}-{:02}", u16::from_le_bytes([b[0], b[1]]), b[2], b[3]))?;
-    if name == "DATE" {
-        return Some(date);
-    }
-    if bytes.len() < 8 {
-        return Some(format!("{date} 00:00:00"));
-    }
-    Some(format!("{date} {:02}:{:02}:{:02}{}", two(5), two(6), two(7), micros(8)))
 }

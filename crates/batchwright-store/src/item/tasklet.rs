@@ -8,7 +8,7 @@ use batchwright::step::{Flow, Tasklet, TaskletCall};
 use batchwright::store::Durability;
 
 use super::interrupt::until_stopped;
-use crate::database::{Database, MySqlSession, SqlError, SqlSession};
+use crate::database::{Database, SqlError, SqlSession};
 
 type MakeDatabase = Arc<dyn Fn(&StepScope) -> Result<Database, ItemError> + Send + Sync>;
 type Text = Arc<dyn Fn(&StepScope) -> Result<String, ItemError> + Send + Sync>;
@@ -78,7 +78,7 @@ fn run(session: &mut SqlSession, text: &str) -> Result<(), ItemError> {
     session.run("SAVEPOINT batchwright_step").map_err(ran)?;
     session.run(text).map_err(ran)?;
     let released = session.run("RELEASE SAVEPOINT batchwright_step");
-    if released.is_err() && session.native().is::<MySqlSession>() {
+    if released.is_err() && session.commits_definitions() {
         // A statement that changed a table's definition committed implicitly, so a new transaction begins.
         return session.run("BEGIN").map_err(ran);
     }

@@ -5,16 +5,15 @@ use std::error::Error;
 use std::future::Future;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use batchwright::parameters::MASK;
-use hmac::{Hmac, KeyInit, Mac};
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{StatusCode, Url};
+
+pub(crate) use reqwest::Client;
 use serde_json::json;
-use sha2::Sha256;
 
 use super::OUTPUT_MAX;
+use super::signature::signature;
 use crate::scheduler::dispatch::{Shared, Stop};
 use crate::scheduler::group::Firing;
 use crate::scheduler::rule::Secret;
@@ -63,17 +62,6 @@ pub(crate) fn host(url: &str) -> String {
     let place = parsed
         .and_then(|url| Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?)));
     place.unwrap_or_default()
-}
-
-/// Returns the signature of a message: `v1,` and the HMAC-SHA256 of `id.timestamp.body` as base64.
-///
-/// A secret with the prefix `whsec_` is base64 after it; any other is used as it is.
-pub(crate) fn signature(secret: &str, id: &str, timestamp: i64, body: &str) -> String {
-    let decoded = secret.strip_prefix("whsec_").and_then(|coded| BASE64.decode(coded).ok());
-    let key = decoded.unwrap_or_else(|| secret.as_bytes().to_vec());
-    let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("HMAC accepts a key of any length");
-    mac.update(format!("{id}.{timestamp}.{body}").as_bytes());
-    format!("v1,{}", BASE64.encode(mac.finalize().into_bytes()))
 }
 
 /// Sends the message. A 2xx status is success. A 5xx status, 408, 425, 429 and a missing answer may be
