@@ -5,24 +5,19 @@ use std::path::Path;
 
 use crate::cargo;
 
-/// A test crate: its name, the features of the store and, if it depends on the server, those of the server, and its
-/// dependency in addition to Batchwright's crates. SQLite can be linked only once, so all libraries that link it must agree
-/// on its version, or the store leaves SQLite out.
-type Beside =
-    (&'static str, &'static [&'static str], Option<&'static [&'static str]>, &'static str);
+/// A test crate: its name, the features of the store, and its dependency in addition to the engine and the store. SQLite can
+/// be linked only once, so all libraries that link it must agree on its version, or the store leaves SQLite out.
+type Beside = (&'static str, &'static [&'static str], &'static str);
 
-const CRATES: [Beside; 6] = [
-    ("beside-sqlx", &["default"], None, "sqlx = \"0.9\""),
-    ("beside-oldest-rusqlite", &["default"], None, "rusqlite = \"=0.39.0\""),
-    ("beside-newest-rusqlite", &["default"], None, "rusqlite = \">=0.41, <0.42\""),
+const CRATES: [Beside; 4] = [
+    ("beside-sqlx", &["default"], "sqlx = \"0.9\""),
+    ("beside-oldest-rusqlite", &["default"], "rusqlite = \"=0.39.0\""),
+    ("beside-newest-rusqlite", &["default"], "rusqlite = \">=0.41, <0.42\""),
     (
         "beside-older-sqlx",
         &["postgres"],
-        None,
         "sqlx = { version = \"0.8\", features = [\"runtime-tokio\", \"sqlite\"] }",
     ),
-    ("without-servers", &["sqlite"], Some(&[]), ""),
-    ("only-mysql", &["mysql"], None, ""),
 ];
 
 const PROGRAM: &str = "\
@@ -32,7 +27,6 @@ pub fn used() -> (batchwright::error::ErrorKind, &'static str) {
     (batchwright::error::ErrorKind::DATA, \"compiled\")
 }
 ";
-const PROGRAM_OF_SERVER: &str = "pub type Used = batchwright_server::Worker;\n";
 
 /// Compiles each test crate from its manifest, in a shared target folder.
 pub(crate) fn check() -> Result<(), String> {
@@ -43,17 +37,15 @@ pub(crate) fn check() -> Result<(), String> {
             root.display()
         )
     };
-    for (name, store, server, other) in CRATES {
+    for (name, store, other) in CRATES {
         let folder = root.join("target/beside").join(name);
         let manifest = format!(
-            "[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[dependencies]\n{}{}{}{other}\n\n[workspace]\n",
+            "[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[dependencies]\n{}{}{other}\n\n[workspace]\n",
             ours("batchwright", &["default"]),
             ours("batchwright-store", store),
-            server.map_or_else(String::new, |features| ours("batchwright-server", features)),
         );
         write(&folder.join("Cargo.toml"), &manifest)?;
-        let used = if server.is_some() { PROGRAM_OF_SERVER } else { "" };
-        write(&folder.join("src/lib.rs"), &format!("{PROGRAM}{used}"))?;
+        write(&folder.join("src/lib.rs"), PROGRAM)?;
         // Without a lock file, so that the newest versions in the registry are used, as in a new project.
         let _ = std::fs::remove_file(folder.join("Cargo.lock"));
         let manifest = folder.join("Cargo.toml");

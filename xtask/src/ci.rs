@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use crate::{beside, cargo, tidy};
+use crate::{beside, cargo, surface, tidy};
 
 /// The file to which tests write that they were skipped.
 const SKIPPED: &str = "target/skipped.txt";
@@ -64,9 +64,8 @@ pub(crate) fn run(skips: Skips) -> Result<(), String> {
     if skips == Skips::Refused {
         sweep("60")?;
     }
-    // With what only tests use, so that its documents are checked too.
-    let documents = ["doc", "--no-deps", "--features", "batchwright/testing"];
-    cargo(&documents, &[("RUSTDOCFLAGS", "-D warnings")])?;
+    surface::document(&[])?;
+    surface::check()?;
     let lines = std::fs::read_to_string(&count).map_err(|error| error.to_string())?;
     match summary(&lines) {
         None => Ok(()),
@@ -105,6 +104,15 @@ pub(crate) fn features() -> Result<(), String> {
     for feature in ["cache", "discover", "openapi", "testing"] {
         let check =
             ["check", "--package", "batchwright", "--no-default-features", "--features", feature];
+        cargo(&check, &[])?;
+    }
+    for (package, features) in [
+        ("batchwright-store", "sqlite"),
+        ("batchwright-store", "mysql"),
+        ("batchwright-server", ""),
+    ] {
+        let check =
+            ["check", "--package", package, "--no-default-features", "--features", features];
         cargo(&check, &[])?;
     }
     Ok(())

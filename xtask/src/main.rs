@@ -4,6 +4,7 @@ mod bench;
 mod bench_servers;
 mod beside;
 mod ci;
+mod surface;
 mod tidy;
 
 use std::process::{Command, ExitCode};
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         ["fuzz"] => ci::fuzz("60"),
         ["fuzz", "--seconds", seconds] => ci::fuzz(seconds),
         ["beside"] => beside::check(),
+        ["surface"] => surface::run(),
         ["tidy"] => tidy::check(),
         ["sweep"] => ci::sweep("280"),
         ["sweep", "--seconds", seconds] => ci::sweep(seconds),
@@ -44,7 +46,7 @@ fn main() -> ExitCode {
             Err(_) => Err(format!("`{seeds}` is no number of seeds")),
         },
         _ => Err(
-            "usage: cargo xtask ci [--quick | --services] | beside | tidy | bench [--rounds N | servers | store | scheduler [--quick] | slices] | \
+            "usage: cargo xtask ci [--quick | --services] | beside | surface | tidy | bench [--rounds N | servers | store | scheduler [--quick] | slices] | \
                   fuzz [--seconds N] | sweep [--seconds N | --all] | sim --seeds N"
                 .to_owned(),
         ),

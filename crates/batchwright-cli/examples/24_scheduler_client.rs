@@ -1,7 +1,6 @@
 //! A rule and a trigger for a running server: `cargo run -p batchwright-cli --example 24_scheduler_client`
 
-use std::time::SystemTime;
-
+use batchwright::clock::{Clock, SystemClock};
 use batchwright_server::RuleSettings;
 use batchwright_server::kcp::client::BlockingClient;
 
@@ -14,6 +13,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     client.set_rule("app.default.rule", "app.", &RuleSettings::parse(&runner)?)?;
 
     // Fires as soon as possible.
-    client.set("app.domain.job.0", SystemTime::now())?;
+    client.set("app.domain.job.0", SystemClock::default().now())?;
     Ok(())
 }

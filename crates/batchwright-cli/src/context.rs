@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use batchwright::clock::StopToken;
 use batchwright::execution::ExecutionId;
-use batchwright::fault::FaultPlan;
-use batchwright::operator::CommitPoint;
+use batchwright::testing::CommitPoint;
+use batchwright::testing::fault::FaultPlan;
 use batchwright::{Job, JobOperator};
 use batchwright_jobfile::JobFolder;
 

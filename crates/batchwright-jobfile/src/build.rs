@@ -14,12 +14,12 @@ use std::time::Duration;
 use batchwright::clock::parse_duration;
 use batchwright::error::ErrorKind;
 use batchwright::execution::ExitStatus;
-use batchwright::fault::{FaultyProcessor, FaultyWriter};
 use batchwright::job::JobFlow;
 use batchwright::listener::Promotion;
 use batchwright::parameters::{Parameter, ParameterDeclaration, ParameterSchema, ParameterValue};
 use batchwright::scope::StepScope;
 use batchwright::step::{CommandStep, ExitCodeMeaning, StepOptions};
+use batchwright::testing::fault::{FaultyProcessor, FaultyWriter};
 use batchwright::{ChunkStepBuilder, ItemError, Job, JobParameters, TaskletStep};
 use batchwright_items::{At, BuildContext, Keys, Known, Make, MakeReader, Problem, Record, Text};
 use policy::{completion, retry_policy, skip_policy};
@@ -265,9 +265,9 @@ impl Builder<'_> {
     }
 
     /// The faults that are injected into step `name`, if any.
-    fn faults(&self, name: &str) -> Option<batchwright::fault::FaultPlan> {
+    fn faults(&self, name: &str) -> Option<batchwright::testing::fault::FaultPlan> {
         let plan = self.settings.faults.as_ref().map(|plan| plan.for_step(name));
-        plan.filter(batchwright::fault::FaultPlan::concerns_items)
+        plan.filter(batchwright::testing::fault::FaultPlan::concerns_items)
     }
 
     /// Builds the reader of a step and its processors, and checks the fields that the processors use.

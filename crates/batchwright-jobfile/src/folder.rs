@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use batchwright::Job;
-use batchwright::fault::FaultPlan;
 use batchwright::operator::Refusal;
 use batchwright::registry::JobSource;
+use batchwright::testing::fault::FaultPlan;
 use batchwright_items::{ItemKind, KindRegistry};
 use batchwright_store::Database;
 

@@ -18,7 +18,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use batchwright::Job;
-use batchwright::fault::FaultPlan;
+use batchwright::testing::fault::FaultPlan;
 use batchwright_items::{KindRegistry, Problem};
 use batchwright_store::Database;
 

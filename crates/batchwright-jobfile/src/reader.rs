@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use batchwright::ItemError;
-use batchwright::fault::{FaultPlan, FaultyPosition, FaultyReader, Numbered as _};
 use batchwright::item::{ItemReader, Total};
 use batchwright::scope::StepScope;
+use batchwright::testing::fault::{FaultPlan, FaultyPosition, FaultyReader, Numbered as _};
 use batchwright_items::{BoxedReader, Record};
 use serde_json::value::RawValue;
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
-use batchwright::fault::Numbered as _;
 use batchwright::item::ItemProcessor;
 use batchwright::parameters::ParameterSchema;
 use batchwright::scope::StepScope;
+use batchwright::testing::fault::Numbered as _;
 use batchwright_items::{BoxedProcessor, Keys, Make, Names, Problem, Record, Text, Value};
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::Deserialize;

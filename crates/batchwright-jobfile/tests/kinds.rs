@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use batchwright::error::ErrorKind;
-use batchwright::fault::FaultPlan;
 use batchwright::item::ItemReader;
 use batchwright::scope::StepScope;
+use batchwright::testing::fault::FaultPlan;
 use batchwright::{BatchStatus, ItemError, JobOperator, JobParameters, MemoryRepository};
 use batchwright_items::{
     BuildContext, Example, ItemKind, Keys, KindRegistry, KindSchema, MakeReader, Names, Problem,

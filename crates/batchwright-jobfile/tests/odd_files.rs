@@ -4,8 +4,8 @@ use std::fs;
 use std::sync::Arc;
 
 use batchwright::execution::BatchStatus;
-use batchwright::fault::FaultPlan;
 use batchwright::registry::JobSource;
+use batchwright::testing::fault::FaultPlan;
 use batchwright::{JobOperator, JobParameters, MemoryRepository};
 use batchwright_items::{BuildContext, ItemKind, Keys, KindSchema, MakeReader, Problem};
 use batchwright_jobfile::JobFolder;

@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use batchwright::fault::{FaultPlan, FaultyWriter};
+use batchwright::testing::fault::{FaultPlan, FaultyWriter};
 use batchwright::{BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, Sequence};
 use batchwright_store::{SqlReader, SqlRepository, SqlWriter};
 

@@ -8,10 +8,10 @@ use batchwright::item::{
     Choice, ChunkTransaction, CompositeWriter, Ending, ItemWriter, PreparedCommit,
 };
 use batchwright::launch::RecoverMode;
-use batchwright::operator::CommitPoint;
 use batchwright::policy::{Classifier, SkipPolicy};
 use batchwright::scope::StepScope;
 use batchwright::step::Step;
+use batchwright::testing::CommitPoint;
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, Sequence,
 };

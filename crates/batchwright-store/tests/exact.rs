@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex};
 
 use batchwright::execution::JobExecution;
-use batchwright::fault::{FaultPlan, FaultyWriter};
 use batchwright::item::NoWriter;
 use batchwright::launch::RecoverMode;
-use batchwright::operator::{CommitPoint, RunError};
+use batchwright::operator::RunError;
 use batchwright::step::{Flow, Step};
+use batchwright::testing::CommitPoint;
+use batchwright::testing::fault::{FaultPlan, FaultyWriter};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
     Sequence, TaskletStep,

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use batchwright::error::ErrorKind;
 use batchwright::execution::{JobExecution, StepExecution};
-use batchwright::operator::CommitPoint;
 use batchwright::parameters::{ParameterSchema, ParameterType, ParameterValue};
 use batchwright::policy::{Classifier, SkipPolicy};
 use batchwright::store::JobRepository;
+use batchwright::testing::CommitPoint;
 use batchwright::testing::TestBench;
 use batchwright::text::reject_duplicate_keys;
 use batchwright::{BatchStatus, ChunkStepBuilder, Job, JobParameters, MemoryRepository};

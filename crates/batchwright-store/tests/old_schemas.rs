@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use batchwright::clock::StopToken;
 use batchwright::execution::{ExecutionId, JobExecution};
-use batchwright::fault::{FaultPlan, FaultyReader};
 use batchwright::launch::RequestKey;
 use batchwright::partition::PartitionStep;
 use batchwright::progressive::{ItemUnits, OnFailed, ProgressiveStep};
@@ -21,6 +20,7 @@ use batchwright::query::{ExecutionFilter, InstancePage, Queries as _};
 use batchwright::scope::{Partition, StepScope};
 use batchwright::step::{ChunkStep, Flow, Processors};
 use batchwright::store::JobRepository as _;
+use batchwright::testing::fault::{FaultPlan, FaultyReader};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, Sequence, TaskletStep,
 };

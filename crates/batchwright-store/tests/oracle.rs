@@ -8,8 +8,8 @@ mod plans;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use batchwright::fault::{FaultPlan, FaultyWriter};
 use batchwright::store::JobRepository;
+use batchwright::testing::fault::{FaultPlan, FaultyWriter};
 use batchwright::testing::oracle::{Shape, check};
 use batchwright::{BatchStatus, ChunkStepBuilder, Job, JobOperator, JobParameters, ListWriter};
 use batchwright_store::{RowBinder, SqlReader, SqlWriter};

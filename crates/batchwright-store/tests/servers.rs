@@ -8,14 +8,14 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
 use batchwright::execution::JobExecution;
-use batchwright::fault::{FaultPlan, FaultyWriter};
 use batchwright::item::ListReader;
 use batchwright::job::increment;
 use batchwright::launch::{Launch, LaunchOptions, RequestKey};
-use batchwright::operator::CommitPoint;
 use batchwright::policy::SkipPolicy;
 use batchwright::query::ExecutionFilter;
 use batchwright::step::{Flow, Step, StepOptions};
+use batchwright::testing::CommitPoint;
+use batchwright::testing::fault::{FaultPlan, FaultyWriter};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
     MemoryRepository, Sequence, TaskletStep,

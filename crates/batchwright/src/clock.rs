@@ -1,7 +1,7 @@
 //! The clock of the engine: no other module of this crate reads the time.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -44,41 +44,6 @@ impl Clock for SystemClock {
 
     fn wait(&self, duration: Duration, stop: &StopToken) {
         stop.wait(duration);
-    }
-}
-
-/// A simulated clock. Only [`advance`](Self::advance) and [`wait`](Clock::wait) move it.
-#[derive(Debug, Clone)]
-pub struct SimClock {
-    micros: Arc<AtomicI64>,
-}
-
-impl SimClock {
-    /// Creates a clock that shows `start`.
-    pub fn at(start: Timestamp) -> Self {
-        Self { micros: Arc::new(AtomicI64::new(start.as_microsecond())) }
-    }
-
-    /// Moves the clock forward.
-    pub fn advance(&self, duration: Duration) {
-        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
-        self.micros.fetch_add(micros, Ordering::SeqCst);
-    }
-}
-
-impl Clock for SimClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_microsecond(self.micros.load(Ordering::SeqCst)).unwrap_or(Timestamp::MAX)
-    }
-
-    fn elapsed(&self) -> Duration {
-        Duration::from_micros(u64::try_from(self.micros.load(Ordering::SeqCst)).unwrap_or(0))
-    }
-
-    fn wait(&self, duration: Duration, stop: &StopToken) {
-        if !stop.is_requested() {
-            self.advance(duration);
-        }
     }
 }
 
@@ -152,6 +117,7 @@ impl StopToken {
 /// # Errors
 ///
 /// A sentence when `text` is no length of time, is below zero, or contains months or years.
+#[doc(hidden)]
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     // A day is 24 hours here, because a time-out has no calendar.
     let span: jiff::Span = text
@@ -189,15 +155,5 @@ mod tests {
         assert!(!parent.is_requested() && !second.is_requested());
         parent.request();
         assert!(second.is_requested() && parent.child().is_requested());
-    }
-
-    #[test]
-    fn waiting_moves_the_simulated_clock_unless_a_stop_cuts_it_short() {
-        let clock = SimClock::at(Timestamp::UNIX_EPOCH);
-        let stop = StopToken::default();
-        clock.wait(Duration::from_secs(5), &stop);
-        stop.request();
-        clock.wait(Duration::from_secs(5), &stop);
-        assert_eq!(clock.now(), Timestamp::from_second(5).unwrap());
     }
 }

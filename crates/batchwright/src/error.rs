@@ -409,6 +409,7 @@ fn items(first: u64, last: u64) -> String {
 
 /// An [`ItemError`] as a link of an error chain.
 #[derive(Debug)]
+#[doc(hidden)]
 pub struct ItemErrorText(pub ItemError);
 
 impl fmt::Display for ItemErrorText {

@@ -211,6 +211,7 @@ where
 
 /// The processor of a step that sets none: every input is its own output.
 #[derive(Debug, Clone, Copy, Default)]
+#[doc(hidden)]
 pub struct PassThrough;
 
 impl<I: Send + Sync> ItemProcessor<I> for PassThrough {

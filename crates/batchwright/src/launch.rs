@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 
+use crate::execution::owner::{Liveness, ProcessIdentity};
 use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
-use crate::owner::{Liveness, ProcessIdentity};
 use crate::parameters::JobParameters;
 use crate::refusal::Refusal;
 

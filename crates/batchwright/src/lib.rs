@@ -45,8 +45,8 @@
 //! |---|---|
 //! | jobs | [`job`](mod@job), [`step`], [`item`], [`listener`], [`policy`], [`retry`], [`parameters`], [`progressive`] |
 //! | starting and asking | [`operator`], [`launch`], [`registry`], [`query`], [`event`], [`execution`], [`error`] |
-//! | authors of stores | [`store`], [`owner`], [`context`], [`clock`] |
-//! | everything else | [`program`]: child processes; [`text`]: text of others; [`fault`]: fault plans; `testing` |
+//! | tests | [`testing`] |
+//! | authors of stores | [`store`], [`context`], [`clock`] |
 //!
 //! # Features
 //!
@@ -60,7 +60,6 @@ mod engine;
 pub mod error;
 pub mod event;
 pub mod execution;
-pub mod fault;
 mod host;
 pub mod item;
 pub mod job;
@@ -69,11 +68,11 @@ pub mod launch;
 mod lifecycle;
 pub mod listener;
 pub mod operator;
-pub mod owner;
 pub mod parameters;
 pub mod partition;
 pub mod policy;
 pub mod prelude;
+#[doc(hidden)]
 pub mod program;
 pub mod progressive;
 pub mod query;
@@ -85,8 +84,8 @@ mod runtime;
 pub mod scope;
 pub mod step;
 pub mod store;
-#[cfg(feature = "testing")]
 pub mod testing;
+#[doc(hidden)]
 pub mod text;
 mod threads;
 

@@ -26,7 +26,6 @@ pub use progressive::ProgressiveOperator;
 pub use queue::JobQueue;
 pub use retention::Retention;
 
-pub use crate::host::CommitPoint;
 pub use crate::refusal::{OperatorError, Refusal, RunError};
 
 use crate::clock::{Clock, SystemClock};

@@ -317,13 +317,16 @@ fn number_value(
 }
 
 /// The name of the parameter with the trigger that started a job. Every job accepts it.
+#[doc(hidden)]
 pub const TRIGGER_PARAMETER: &str = "trigger";
 /// The name of the parameter with the slot of the trigger, as RFC 3339 text unless the job declares another
 /// type. Every job accepts it.
+#[doc(hidden)]
 pub const SLOT_PARAMETER: &str = "slot";
 
 /// The name of the parameter that numbers repeated requests for equal work, from 1, when each request is a
 /// new instance (`OpenOptions::repeats`). Every job accepts it.
+#[doc(hidden)]
 pub const REPEAT_PARAMETER: &str = "repeat";
 
 /// The parameters that every job accepts, declared or not.

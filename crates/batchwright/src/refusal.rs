@@ -174,7 +174,10 @@ fn but(broken: &[String]) -> String {
 fn owned(owner: &Option<String>, until: Option<Timestamp>) -> String {
     match (owner, until) {
         (Some(owner), Some(until)) => {
-            format!("{} owns it, with a lease until {until:.3}", crate::owner::shown(owner))
+            format!(
+                "{} owns it, with a lease until {until:.3}",
+                crate::execution::owner::shown(owner)
+            )
         }
         _ => String::from("no process owns it; it is queued or runs in slices"),
     }

@@ -292,7 +292,7 @@ fn random(clock: &dyn Clock) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::SimClock;
+    use crate::testing::SimClock;
 
     fn attempts(count: u32) -> RetryPolicy {
         RetryPolicy::attempts(count)

@@ -9,6 +9,10 @@ use std::any::{Any, TypeId};
 
 use jiff::Timestamp;
 
+pub use crate::execution::flow_state::{FlowEntry, FlowState};
+#[doc(inline)]
+pub use crate::execution::owner;
+pub use crate::execution::status::{IllegalTransition, StatusEvent};
 pub use memory::MemoryRepository;
 pub use progressive::{
     Lane, ProgressiveExecution, ProgressiveQueries, ProgressiveRows, ProgressiveState,

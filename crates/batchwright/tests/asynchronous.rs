@@ -15,11 +15,11 @@ use batchwright::item::{
 };
 use batchwright::job::Job;
 use batchwright::listener::{ItemListener, ListenerResult};
-use batchwright::operator::CommitPoint;
 use batchwright::policy::{Classifier, SkipPolicy};
 use batchwright::retry::RetryPolicy;
 use batchwright::scope::StepScope;
 use batchwright::step::{Flow, Step};
+use batchwright::testing::CommitPoint;
 use batchwright::testing::TestBench;
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, JobOperator, JobParameters, ListWriter,

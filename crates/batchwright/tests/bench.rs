@@ -6,12 +6,12 @@ use std::time::Duration;
 use batchwright::clock::Clock;
 use batchwright::context::ExecutionContext;
 use batchwright::execution::ExitStatus;
-use batchwright::fault::{FaultPlan, FaultyWriter};
-use batchwright::operator::CommitPoint;
 use batchwright::policy::Completion;
 use batchwright::progressive::{FinalResponse, NumberedUnits, ProgressiveStep};
 use batchwright::retry::{Backoff, RetryPolicy};
 use batchwright::step::Flow;
+use batchwright::testing::CommitPoint;
+use batchwright::testing::fault::{FaultPlan, FaultyWriter};
 use batchwright::testing::{TestBench, assert_lines};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, Job, JobParameters, ListWriter, Sequence, TaskletStep,

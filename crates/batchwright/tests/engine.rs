@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
-use batchwright::clock::{SimClock, StopToken};
+use batchwright::clock::StopToken;
 use batchwright::error::ErrorKind;
 use batchwright::event::{Change, Event};
 use batchwright::execution::{ExitStatus, JobExecution, StepExecution};
@@ -22,6 +22,7 @@ use batchwright::query::{CachedQueries, ExecutionFilter, Queries};
 use batchwright::retry::{Backoff, RetryPolicy};
 use batchwright::scope::{JobScope, StepScope};
 use batchwright::step::Flow;
+use batchwright::testing::SimClock;
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, JobRegistry,
     ListWriter, MemoryRepository, Sequence, TaskletStep,
@@ -425,7 +426,7 @@ fn a_listener_that_fails_is_never_taken_for_an_item_that_fails() {
 
 #[test]
 fn chunk_listeners_hear_the_same_with_read_ahead_in_parallel_and_in_a_scan() {
-    use batchwright::fault::{FaultPlan, FaultyWriter};
+    use batchwright::testing::fault::{FaultPlan, FaultyWriter};
     let plan = FaultPlan { write: [2].into(), ..FaultPlan::default() };
     for (threads, ahead) in [(1, 0), (1, 2), (2, 2)] {
         let diary = Diary::new("a", "");

@@ -210,7 +210,7 @@ fn a_stop_ends_every_partition_at_a_checkpoint_and_the_restart_goes_on_in_each()
     let operator_cell = Arc::clone(&stopper);
     let operator = JobOperator::builder(Arc::new(MemoryRepository::new()))
         .commit_hook(move |scope, _, point| {
-            if point == batchwright::operator::CommitPoint::After {
+            if point == batchwright::testing::CommitPoint::After {
                 let _ = operator_cell.get().unwrap().stop(scope.execution_id());
             }
         })

@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier, Mutex};
 
-use batchwright::clock::SimClock;
 use batchwright::execution::{ExecutionId, ExitStatus, JobExecution, StepExecution};
-use batchwright::fault::{FaultPlan, FaultyWriter};
 use batchwright::item::{
     ChunkTransaction, ItemReader, ItemWriter, ListReader, NoWriter, PreparedCommit,
 };
@@ -16,7 +14,7 @@ use batchwright::launch::{Launch, RecoverMode};
 use batchwright::listener::{
     ItemListener, JobListener, ListenerResult, SkipListener, StepListener,
 };
-use batchwright::operator::{CommitPoint, Refusal, Retention};
+use batchwright::operator::{Refusal, Retention};
 use batchwright::parameters::{ParameterDeclaration, ParameterType, ParameterValue};
 use batchwright::partition::{NumberRanges, PartitionStep};
 use batchwright::policy::{SkipLimitScope, SkipPolicy};
@@ -24,6 +22,9 @@ use batchwright::query::{ExecutionFilter, InstancePage};
 use batchwright::retry::RetryPolicy;
 use batchwright::scope::{JobScope, StepScope};
 use batchwright::step::{Flow, Step, StepOptions};
+use batchwright::testing::CommitPoint;
+use batchwright::testing::SimClock;
+use batchwright::testing::fault::{FaultPlan, FaultyWriter};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
     MemoryRepository, Sequence, TaskletStep,

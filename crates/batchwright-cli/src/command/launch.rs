@@ -1,9 +1,9 @@
 //! `run`, `next`, `restart`, `start`, `validate`: start an execution, or check that it could start.
 
 use batchwright::execution::{ExecutionId, ExecutionSummary, Failure, JobExecution};
-use batchwright::fault::FaultPlan;
 use batchwright::launch::{Launch, LaunchOptions};
 use batchwright::operator::Refusal;
+use batchwright::testing::fault::FaultPlan;
 use batchwright::{BatchStatus, Job, JobParameters};
 use batchwright_server::Shutdown;
 use serde_json::json;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use batchwright::ItemError;
-use batchwright::fault::{FaultyProcessor, FaultyWriter};
 use batchwright::progressive::{ItemUnits, OnFailed, ProgressiveStep};
+use batchwright::testing::fault::{FaultyProcessor, FaultyWriter};
 use batchwright_items::{At, Known, Problem, Record, Text, Value};
 use serde_json::Value as Json;
 

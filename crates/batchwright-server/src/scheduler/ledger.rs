@@ -9,8 +9,8 @@ use std::time::Duration;
 use batchwright::clock::Clock;
 use batchwright::error::RepositoryError;
 use batchwright::event::Events;
-use batchwright::owner::{Liveness, ProcessIdentity};
 use batchwright::report;
+use batchwright::store::owner::{Liveness, ProcessIdentity};
 use batchwright::store::schedule::{ScheduleStore, TriggerKey, TriggerRow};
 use tokio::sync::oneshot;
 

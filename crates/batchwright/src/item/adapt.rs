@@ -141,6 +141,7 @@ where
 
 /// Two processors, one after the other: an item that the first filters out does not reach the second.
 #[derive(Debug, Clone)]
+#[doc(hidden)]
 pub struct ProcessorChain<A, B> {
     first: A,
     second: B,

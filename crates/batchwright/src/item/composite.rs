@@ -70,9 +70,11 @@ struct Chunk {
 
 /// The choice of a [`CompositeWriter`] whose writers get all items.
 #[derive(Debug, Clone, Copy)]
+#[doc(hidden)]
 pub struct Everything;
 
 /// A function that chooses the writers of an item.
+#[doc(hidden)]
 pub trait Choose<T> {
     /// Returns the writers that get `item`.
     fn choose(&self, item: &T) -> Choice;
@@ -111,6 +113,7 @@ impl<A, B> CompositeWriter<A, B> {
 
 /// The position of a [`CompositeWriter`].
 #[derive(Debug, Serialize, Deserialize)]
+#[doc(hidden)]
 pub struct CompositePosition<A, B> {
     first: A,
     second: B,

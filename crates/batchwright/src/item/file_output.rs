@@ -613,6 +613,7 @@ fn is_same_file(file: &File, path: &Path) -> bool {
 
 /// Returns the FNV-1a hash, 64 bits: stable over versions, because checkpoints store it.
 /// <http://www.isthe.com/chongo/tech/comp/fnv/>
+#[doc(hidden)]
 pub fn stable_hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

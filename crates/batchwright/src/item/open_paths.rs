@@ -9,6 +9,7 @@ use crate::error::ItemError;
 
 /// The use of an open file.
 #[derive(Debug, PartialEq, Eq)]
+#[doc(hidden)]
 pub enum PathUse {
     /// Reading; any number of readers may have the file open.
     Input,
@@ -34,6 +35,7 @@ static OPEN: Mutex<Option<HashMap<PathBuf, Claimed>>> = Mutex::new(None);
 
 /// A claim on a path; dropping it releases the claim.
 #[derive(Debug)]
+#[doc(hidden)]
 pub struct OpenPath {
     canonical: PathBuf,
     claim: u64,

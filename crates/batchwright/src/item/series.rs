@@ -60,6 +60,7 @@ pub struct FromInput<T> {
 
 /// A position in a series of inputs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[doc(hidden)]
 pub struct SeriesPosition<P> {
     /// Index of the input, from 0.
     index: usize,

@@ -4,6 +4,7 @@
 use super::{JobParameters, Parameter, ParameterSchema, ParameterType, ParameterValue};
 
 /// The text displayed in place of a secret value.
+#[doc(hidden)]
 pub const MASK: &str = "***";
 
 /// Parts of parameter names that mark a value as secret.

@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::lifecycle::{hash, learn};
 use super::step::{Plan, Settings};
 use crate::error::RepositoryError;
+use crate::execution::owner::unique_id;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
 use crate::launch;
 use crate::lifecycle::{
     ObservedStore, StartRequest, Tx, change, record_step, retry_on_conflict, start_in,
 };
-use crate::owner::unique_id;
 use crate::parameters::{JobParameters, REPEAT_PARAMETER};
 use crate::refusal::{OperatorError, Refusal};
 use crate::store::{Lane, ProgressiveExecution, Segment};

@@ -15,6 +15,7 @@ pub trait JobFactory {
 
 /// What `#[batchwright::job]` generates for [`JobRegistry::discover`].
 #[derive(Debug)]
+#[doc(hidden)]
 pub struct DiscoveredJob {
     /// Name of the job.
     pub name: &'static str,

@@ -173,7 +173,7 @@ impl Drop for Attempt<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::SimClock;
+    use crate::testing::SimClock;
 
     #[test]
     fn it_opens_after_failures_in_a_row_and_one_call_decides_whether_it_closes() {

@@ -74,6 +74,7 @@ type Until<I> = Arc<dyn Fn(&I) -> bool + Send + Sync>;
 type Render<T> = Arc<dyn Fn(&T) -> String + Send + Sync>;
 
 /// The user's listeners and functions that see items.
+#[doc(hidden)]
 pub struct Hooks<I, O> {
     chunk: Vec<Arc<dyn ChunkListener<I, O>>>,
     item: Vec<Arc<dyn ItemListener<I, O>>>,

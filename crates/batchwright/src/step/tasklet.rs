@@ -54,6 +54,7 @@ impl Tasklet for Box<dyn Tasklet> {
 }
 
 /// What a function of [`TaskletStep::call`] returns: nothing, or a result.
+#[doc(hidden)]
 pub trait CallResult {
     /// Returns the result.
     ///

@@ -62,7 +62,7 @@ impl Default for MemoryRepository {
 impl MemoryRepository {
     /// Returns an empty repository.
     pub fn new() -> Self {
-        Self { state: Mutex::default(), id: crate::owner::unique_id() }
+        Self { state: Mutex::default(), id: crate::execution::owner::unique_id() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::error::RepositoryError;
+use crate::execution::owner::{Liveness, ProcessIdentity};
 use crate::execution::{Counters, ExecutionId, StepExecutionId};
-use crate::owner::{Liveness, ProcessIdentity};
 use crate::store::Segment;
 
 /// A progressive execution: it runs in slices. The row never changes after it is opened.

@@ -167,7 +167,7 @@ pub struct RuleRow {
 pub struct ServerRow {
     /// The number of the server, never used twice.
     pub id: i64,
-    /// The process of the server, as [`ProcessIdentity`](crate::owner::ProcessIdentity) writes it.
+    /// The process of the server, as [`ProcessIdentity`](crate::execution::owner::ProcessIdentity) writes it.
     pub identity: String,
     /// Until when the server counts as alive, in microseconds since 1970.
     pub lease_until: i64,

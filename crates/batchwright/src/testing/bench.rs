@@ -5,7 +5,8 @@ use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::clock::{Clock, SimClock};
+use crate::clock::Clock;
+use crate::testing::SimClock;
 use serde::Serialize;
 use serde_json::json;
 
@@ -27,7 +28,7 @@ use crate::store::{JobRepository, MemoryRepository, StoredResponse};
 /// ```
 /// use std::sync::{Arc, Mutex};
 /// use batchwright::testing::TestBench;
-/// use batchwright::operator::CommitPoint;
+/// use batchwright::testing::CommitPoint;
 /// use batchwright::{BatchStatus, ChunkStepBuilder, Job, ListWriter, Sequence};
 ///
 /// let written = Arc::new(Mutex::new(Vec::new()));

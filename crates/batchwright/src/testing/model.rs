@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::execution::{BatchStatus, Counters};
-use crate::fault::FaultPlan;
+use crate::testing::fault::FaultPlan;
 
 /// The input of the model: one step execution.
 #[derive(Debug, Clone)]

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, OnceLock};
 use super::model::{self, Case, Mark};
 use crate::error::ItemError;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
-use crate::fault::{FaultPlan, FaultyProcessor, FaultyReader, FaultyWriter};
 use crate::host::CommitPoint;
 use crate::item::{ItemWriter, Sequence};
 use crate::job::Job;
@@ -16,6 +15,7 @@ use crate::policy::SkipPolicy;
 use crate::retry::RetryPolicy;
 use crate::step::ChunkStepBuilder;
 use crate::store::JobRepository;
+use crate::testing::fault::{FaultPlan, FaultyProcessor, FaultyReader, FaultyWriter};
 
 /// The settings of the engine that must not affect the result.
 #[derive(Debug, Clone, Copy)]

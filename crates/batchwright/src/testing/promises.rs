@@ -9,10 +9,10 @@ use crate::execution::BatchStatus;
 use crate::item::{
     ChunkTransaction, Ending, ItemReader, ItemWriter, ListReader, PreparedCommit, Total,
 };
-use crate::operator::CommitPoint;
 use crate::retry::RetryPolicy;
 use crate::scope::StepScope;
 use crate::step::ChunkStepBuilder;
+use crate::testing::CommitPoint;
 
 /// Reads more items than any reader under test may have.
 const READS_MAX: usize = 10_000;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use batchwright::fault::FaultPlan;
+use batchwright::testing::fault::FaultPlan;
 use batchwright::testing::model::Case;
 use proptest::collection::{btree_map, btree_set};
 use proptest::prelude::*;

@@ -14,6 +14,7 @@ use crate::runtime::{STOP_GRACE, wait};
 /// A processor that calls an asynchronous function for several items of a chunk at once. The outputs keep the
 /// order of the inputs.
 #[derive(Debug, Clone)]
+#[doc(hidden)]
 pub struct AsyncProcessor<F> {
     function: F,
     in_flight: usize,

@@ -76,6 +76,7 @@ pub trait AsyncItemReader: Send {
 
 /// The position in an input of pages.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[doc(hidden)]
 pub struct PagePosition<P> {
     /// The position of the page; `None`: the first page.
     page: Option<P>,

@@ -40,6 +40,7 @@ impl<R> std::fmt::Debug for ItemUnits<R> {
 
 /// Positions of a reader before every `every`-th item.
 #[derive(Debug, Serialize, Deserialize)]
+#[doc(hidden)]
 pub struct UnitIndex {
     every: u64,
     /// The positions as JSON text, the first one before item `every`.
@@ -86,6 +87,7 @@ fn pass<R: ItemReader>(reader: &mut R) -> Result<bool, ItemError> {
 }
 
 /// Reads items as units.
+#[doc(hidden)]
 pub struct ItemUnitReader<R: ItemReader>(R);
 
 impl<R: ItemReader> std::fmt::Debug for ItemUnitReader<R> {

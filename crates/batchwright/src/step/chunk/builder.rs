@@ -20,6 +20,7 @@ use crate::step::StepOptions;
 
 /// The marker of a part of a [`ChunkStepBuilder`] that is not set yet.
 #[derive(Debug, Clone, Copy)]
+#[doc(hidden)]
 pub struct Missing;
 
 /// A builder of a chunk step: reader, processor, writer, and settings.
@@ -471,6 +472,7 @@ impl<R, P: 'static, W> ChunkStepBuilder<R, Processors<P>, W> {
 
 /// The processors that were set on a [`ChunkStepBuilder`], as one processor.
 #[derive(Debug, Clone)]
+#[doc(hidden)]
 pub struct Processors<P>(P);
 
 impl<I, P: ItemProcessor<I>> ItemProcessor<I> for Processors<P> {

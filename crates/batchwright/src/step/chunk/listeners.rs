@@ -9,9 +9,11 @@ use crate::listener::{ChunkListener, ItemListener, RetryListener, SkipListener, 
 /// The marker of a [`ChunkStepBuilder`] that has no listener of items yet, so that reader and processor can
 /// still be set.
 #[derive(Debug, Clone, Copy)]
+#[doc(hidden)]
 pub struct NoListeners;
 
 /// The listeners of a [`ChunkStepBuilder`].
+#[doc(hidden)]
 pub trait ItemHooks<I, O>: sealed::Sealed {
     #[doc(hidden)]
     fn into_hooks(self) -> Hooks<I, O>;
@@ -36,6 +38,7 @@ mod sealed {
 }
 
 /// A builder that has listeners of items.
+#[doc(hidden)]
 pub type WithListeners<R, P, W> = ChunkStepBuilder<
     R,
     P,

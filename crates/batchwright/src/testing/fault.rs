@@ -142,6 +142,7 @@ pub struct FaultyReader<R> {
 /// A position of a [`FaultyReader`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[doc(hidden)]
 pub struct FaultyPosition<P> {
     /// Position of the inner reader.
     pub inner: P,
