@@ -62,6 +62,13 @@ impl ErrorKind {
     }
 }
 
+/// The name of the kind.
+impl From<ErrorKind> for String {
+    fn from(kind: ErrorKind) -> Self {
+        kind.0.into_owned()
+    }
+}
+
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -142,6 +142,7 @@ pub trait ItemReader: Send {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an item processor for `{I}`",
     note = "give the step a function `|item: &{I}| Ok(Some(output))`, or implement `ItemProcessor<{I}>`",
+    note = "its result is `Result<Option<Output>, ItemError>`: `?` converts other errors",
     note = "an asynchronous function is set by `.process_async(calls_at_once, async |item: &{I}| ..)`"
 )]
 pub trait ItemProcessor<I>: Send + Sync {

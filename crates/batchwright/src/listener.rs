@@ -21,6 +21,10 @@ use crate::scope::{JobScope, StepScope};
 pub type ListenerResult<T = ()> = Result<T, ItemError>;
 
 /// A listener of job executions.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a job listener",
+    note = "implement `JobListener` for a type of your own; each of its methods has a default"
+)]
 pub trait JobListener: Send + Sync {
     /// Runs before the first step. A failure fails the job; no step runs, all `after_job` still do.
     ///
@@ -44,6 +48,10 @@ pub trait JobListener: Send + Sync {
 }
 
 /// A listener of step executions.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a step listener",
+    note = "implement `StepListener` for a type of your own; each of its methods has a default"
+)]
 pub trait StepListener: Send + Sync {
     /// Runs before the step's work. A failure fails the step without starting it; `after_step` still runs.
     ///
@@ -72,6 +80,10 @@ pub trait StepListener: Send + Sync {
 }
 
 /// A listener of chunks. Read-ahead, parallel processing and a scan make the same calls.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a chunk listener of items `{I}` and outputs `{O}`",
+    note = "implement `ChunkListener<{I}, {O}>` for a type of your own; each of its methods has a default"
+)]
 pub trait ChunkListener<I, O>: Send + Sync {
     /// Runs before processing, with the inputs.
     ///
@@ -105,6 +117,10 @@ pub trait ChunkListener<I, O>: Send + Sync {
 }
 
 /// A listener of each read, process and write; it adds a small cost to every item.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an item listener of items `{I}` and outputs `{O}`",
+    note = "implement `ItemListener<{I}, {O}>` for a type of your own; each of its methods has a default"
+)]
 pub trait ItemListener<I, O>: Send + Sync {
     /// Runs before each read, including the read that finds the end of the input.
     ///
@@ -184,6 +200,10 @@ pub trait ItemListener<I, O>: Send + Sync {
 }
 
 /// A listener of skips, called once for each, after the commit that made the skip durable.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a skip listener of items `{I}` and outputs `{O}`",
+    note = "implement `SkipListener<{I}, {O}>` for a type of your own; each of its methods has a default"
+)]
 pub trait SkipListener<I, O>: Send + Sync {
     /// Runs after a record could not be read.
     ///
@@ -211,6 +231,10 @@ pub trait SkipListener<I, O>: Send + Sync {
 }
 
 /// A listener of retries, called before each further attempt.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a retry listener",
+    note = "implement `RetryListener` for a type of your own; each of its methods has a default"
+)]
 pub trait RetryListener: Send + Sync {
     /// Runs when `attempts` attempts have failed, the last with `error`, and another one follows.
     ///

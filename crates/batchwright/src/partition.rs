@@ -20,6 +20,10 @@ use crate::scope::{JobScope, Partition, StepScope};
 use crate::step::{Step, StepEnd, StepKind, StepOptions, StepRun, records_read};
 
 /// A function that divides the input of a step.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a partitioner",
+    note = "give a function `|scope: &StepScope| Ok(vec![Partition::new(key)])`, `NumberRanges`, `FilePartitions`, or implement `Partitioner`"
+)]
 pub trait Partitioner: Send + Sync {
     /// Returns the partitions, in the order in which they start. Called once for an instance: the plan is
     /// stored, and restarts use the stored plan. An empty list completes the step.

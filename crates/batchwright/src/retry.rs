@@ -40,6 +40,13 @@ pub enum Backoff {
     },
 }
 
+/// The same wait every time.
+impl From<Duration> for Backoff {
+    fn from(wait: Duration) -> Self {
+        Self::Fixed(wait)
+    }
+}
+
 impl Backoff {
     /// Returns the time to wait after `attempt` failed attempts, counted from one.
     ///
@@ -109,10 +116,10 @@ impl RetryPolicy {
         }
     }
 
-    /// Sets the wait between attempts.
+    /// Sets the wait between attempts: a duration, or a [`Backoff`] that grows.
     #[must_use]
-    pub fn backoff(mut self, backoff: Backoff) -> Self {
-        self.backoff = backoff;
+    pub fn backoff(mut self, backoff: impl Into<Backoff>) -> Self {
+        self.backoff = backoff.into();
         self
     }
 

@@ -77,7 +77,7 @@ fn a_function_of_a_tasklet_or_a_processor_needs_no_types() {
 }
 
 /// Mistakes of new users, and what the compiler says about each.
-const MISTAKES: [(&str, &[&str]); 14] = [
+const MISTAKES: [(&str, &[&str]); 36] = [
     (
         "fn f() { let _ = ChunkStepBuilder::new(\"s\").reader(vec![1, 2]); }",
         &["`Vec<{integer}>` is not an item reader", "`ListReader::new(list)`"],
@@ -134,6 +134,115 @@ const MISTAKES: [(&str, &[&str]); 14] = [
         "fn f() { let _ = JobParameters::new().with(\"list\", vec![1]); }",
         &["the trait bound `ParameterValue: From<Vec<{integer}>>` is not satisfied"],
     ),
+    (
+        "fn f() { let _ = Job::builder(\"j\").listener(|_: u8| ()); }",
+        &["is not a job listener", "implement `JobListener` for a type of your own"],
+    ),
+    (
+        "struct L; fn f() { let _ = ChunkStepBuilder::new(\"s\").step_listener(L); }",
+        &["L` is not a step listener"],
+    ),
+    (
+        "struct L; fn f() { let _ = ChunkStepBuilder::new(\"s\").reader(Sequence::to(1)).writer(NoWriter::<u64>::new()).build().chunk_listener(L); }",
+        &["L` is not a chunk listener of items `u64` and outputs `u64`"],
+    ),
+    (
+        "struct L; impl batchwright::listener::ItemListener<String, String> for L {} fn f() { let _ = ChunkStepBuilder::new(\"s\").reader(Sequence::to(1)).writer(NoWriter::<u64>::new()).build().item_listener(L); }",
+        &["L` is not an item listener of items `u64` and outputs `u64`"],
+    ),
+    (
+        "fn f() { let _ = batchwright::partition::PartitionStep::new(TaskletStep::call(\"s\", || ()), vec![1]); }",
+        &["`Vec<{integer}>` is not a partitioner", "`NumberRanges`"],
+    ),
+    (
+        "fn f() { let _ = Job::builder(\"j\").decision(\"d\", \"YES\"); }",
+        &["expected a `Fn(&Decision<'_>)` closure, found `str`"],
+    ),
+    (
+        "fn f() { let _ = TaskletStep::call(\"s\", async || ()); }",
+        &[
+            "is not the result of a function that is called once",
+            "`TaskletStep::asynchronous(name, async |call| ..)`",
+        ],
+    ),
+    (
+        "fn f() { let _ = TaskletStep::call(\"s\", || 7); }",
+        &["`{integer}` is not the result of a function"],
+    ),
+    (
+        "struct Own; fn p(_: &u64) -> Result<Option<u64>, Own> { Err(Own) } fn f() { let _ = ChunkStepBuilder::new(\"s\").reader(Sequence::to(1)).processor(p).writer(NoWriter::<u64>::new()).build(); }",
+        &["its result is `Result<Option<Output>, ItemError>`: `?` converts other errors"],
+    ),
+    (
+        "fn f() { let n = std::rc::Rc::new(1); let _ = ChunkStepBuilder::new(\"s\").reader(Sequence::to(1)).process(move |i| Ok(Some(i + *n))); }",
+        &["`Rc<u64>` cannot be sent between threads safely"],
+    ),
+    (
+        "struct R; impl batchwright::item::ItemReader for R { type Item = u64; type Position = u64; fn open(&mut self, _: Option<u64>, _: &batchwright::scope::StepScope) -> Result<(), ItemError> { Ok(()) } fn read(&mut self) -> Result<Option<u64>, ItemError> { Ok(None) } fn position(&self) -> u64 { 0 } } fn f() { let _ = ChunkStepBuilder::new(\"s\").reader(R); }",
+        &["R: Clone` is not satisfied", "R` with `#[derive(Clone)]`"],
+    ),
+    (
+        "struct P; struct R; impl batchwright::item::ItemReader for R { type Item = u64; type Position = P; fn open(&mut self, _: Option<P>, _: &batchwright::scope::StepScope) -> Result<(), ItemError> { Ok(()) } fn read(&mut self) -> Result<Option<u64>, ItemError> { Ok(None) } fn position(&self) -> P { P } }",
+        &[
+            "the trait bound `P: serde::Serialize` is not satisfied",
+            "`#[derive(serde::Serialize)]`",
+        ],
+    ),
+    (
+        "struct R; impl batchwright::item::ItemReader for R { type Item = u64; type Position = u64; fn read(&mut self) -> Result<Option<u64>, ItemError> { Ok(None) } }",
+        &["not all trait items implemented, missing: `open`, `position`"],
+    ),
+    (
+        "fn f() { let _ = ChunkStepBuilder::new(\"s\").reader(Sequence::to(1)).writer(NoWriter::<u64>::new()).build().chunk_size(10); }",
+        &["no method named `chunk_size` found for struct `ChunkStep"],
+    ),
+    (
+        "fn f(j: Job) { let _ = j.step(TaskletStep::call(\"s\", || ())); }",
+        &["no method named `step` found for struct `batchwright::Job`"],
+    ),
+    (
+        "fn f(o: &JobOperator) { let _ = o.registry().register(TaskletStep::call(\"s\", || ())); }",
+        &["expected `Job`, found `TaskletStep`"],
+    ),
+    (
+        "fn f(o: &JobOperator) { let _ = o.run(\"j\", [(\"day\", 1)]); }",
+        &["expected `JobParameters`, found `[(&str, {integer}); 1]`"],
+    ),
+    (
+        "fn f() { let _ = batchwright::policy::SkipPolicy::limit(-1); }",
+        &["cannot apply unary operator `-` to type `u64`"],
+    ),
+    (
+        "fn f() { let _ = batchwright::retry::RetryPolicy::attempts(3).on(\"io\"); }",
+        &["expected `Classifier`, found `&str`"],
+    ),
+    ("fn f() { let _ = ItemError::new(\"io\", \"x\"); }", &["expected `ErrorKind`, found `&str`"]),
+    (
+        "fn f() { let _ = JobParameters::new().with(\"n\", 1_u64); }",
+        &["the trait bound `ParameterValue: From<u64>` is not satisfied"],
+    ),
+    (
+        "fn f() { let _ = batchwright::step::CommandStep::new(\"s\", \"ls -l\"); }",
+        &["`&str` is not an iterator"],
+    ),
+];
+
+/// What is no mistake any more.
+const NO_MISTAKES: [&str; 14] = [
+    "fn f() { let _ = batchwright::retry::RetryPolicy::attempts(3).backoff(std::time::Duration::from_secs(1)); }",
+    "fn f() { let _ = batchwright::policy::Classifier::none().including(batchwright::error::ErrorKind::IO); }",
+    "fn g() {} fn f() { let _ = TaskletStep::call(\"s\", g); }",
+    "fn f(o: &JobOperator, name: String) { let _ = o.run(&name, JobParameters::new()); }",
+    "fn f() { let _ = ChunkStepBuilder::new(\"s\").reader(Sequence::to(1)).process(|n| Ok(Some(n + 1))).process(|n| Ok((*n > 1).then(|| n.to_string()))).writer(NoWriter::new()).build(); }",
+    "fn p(n: &u64) -> Result<Option<u64>, ItemError> { Ok(Some(*n)) } fn f() { let _ = ChunkStepBuilder::new(\"s\").reader(Sequence::to(1)).processor(p).writer(NoWriter::new()).build(); }",
+    "fn f() { let _ = JobParameters::new().with(\"a\", 1).with(\"b\", true).with(\"c\", \"x\").with(\"d\", String::new()).with(\"e\", 1.5).with(\"g\", 7_u32); }",
+    "fn f() -> impl batchwright::step::Step { ChunkStepBuilder::new(\"s\").reader_with(|_| Ok(Sequence::to(1))).writer(NoWriter::new()).build() }",
+    "struct L; impl batchwright::listener::JobListener for L {} fn f() { let _ = Job::builder(\"j\").listener(L); }",
+    "struct L; impl batchwright::listener::ChunkListener<u64, u64> for L {} fn f() { let _ = ChunkStepBuilder::new(\"s\").reader(Sequence::to(1)).writer(NoWriter::new()).chunk_listener(L).build(); }",
+    "fn f() { let _ = TaskletStep::new(\"s\", |call| { call.contribute(1, 1); Err(\"not today\")? }); }",
+    "fn f() { let _ = batchwright::partition::PartitionStep::new(TaskletStep::call(\"s\", || ()), |_: &batchwright::scope::StepScope| Ok(vec![batchwright::scope::Partition::new(\"one\")])); }",
+    "fn f() { let _ = batchwright::step::CommandStep::new(\"s\", [\"ls\", \"-l\"]).timeout(std::time::Duration::from_secs(1)); }",
+    "fn f(o: &JobOperator) -> Result<(), Box<dyn std::error::Error>> { let h = o.start(\"j\", JobParameters::new())?; let e = o.restart(h.wait()?.id)?; drop(e.wait()?); Ok(()) }",
 ];
 
 #[test]
@@ -152,7 +261,17 @@ fn the_compiler_names_the_mend_of_a_mistake() {
     assert!(lacking.is_empty(), "{message}\nlacks: {lacking:#?}");
 }
 
-/// What is no mistake any more.
+#[test]
+fn what_is_no_mistake_compiles() {
+    let names = "use batchwright::item::NoWriter; use batchwright::*;";
+    let modules = NO_MISTAKES.iter().enumerate().map(|(number, body)| {
+        format!("mod no_mistake_{number} {{ #[allow(unused_imports)] {names} #[allow(dead_code)] {body} }}\n")
+    });
+    let all = compile("no-mistakes", &format!("}} {} fn unused() {{", modules.collect::<String>()));
+    all.unwrap_or_else(|message| panic!("{message}"));
+}
+
+/// What is no mistake any more either.
 #[test]
 fn errors_of_every_kind_are_converted_by_a_question_mark() {
     let body = "fn all(n: &u64) -> Result<Option<u64>, batchwright::ItemError> { \

@@ -24,6 +24,10 @@ impl Decision<'_> {
 ///
 /// The flow calls `decide` on every pass, also after a restart. The result must depend on the [`Decision`]
 /// alone.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a decision",
+    note = "give a function `|decision: &Decision<'_>| Ok(code)` that returns a `String`, or implement `Decider`"
+)]
 pub trait Decider: Send + Sync {
     /// Returns the code that the transitions of the decision are matched with.
     ///

@@ -54,6 +54,10 @@ impl Tasklet for Box<dyn Tasklet> {
 }
 
 /// What a function of [`TaskletStep::call`] returns: nothing, or a result.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not the result of a function that is called once",
+    note = "return nothing or `Result<(), ItemError>`; an asynchronous function is called by `TaskletStep::asynchronous(name, async |call| ..)`"
+)]
 #[doc(hidden)]
 pub trait CallResult {
     /// Returns the result.
