@@ -17,6 +17,16 @@ pub trait Clock: Send + Sync + fmt::Debug {
 
     /// Waits for `duration`; returns at once when a stop is requested.
     fn wait(&self, duration: Duration, stop: &StopToken);
+
+    /// Waits until [`elapsed`](Self::elapsed) reaches `deadline`; returns at once when a stop is requested. In contrast to
+    /// [`wait`](Self::wait), this does not move a simulated clock.
+    fn wait_until(&self, deadline: Duration, stop: &StopToken) {
+        /// Time between two looks at a clock that other code may move.
+        const LOOK: Duration = Duration::from_millis(5);
+        while self.elapsed() < deadline && !stop.is_requested() {
+            stop.wait(LOOK);
+        }
+    }
 }
 
 /// The machine's clock.
@@ -44,6 +54,10 @@ impl Clock for SystemClock {
 
     fn wait(&self, duration: Duration, stop: &StopToken) {
         stop.wait(duration);
+    }
+
+    fn wait_until(&self, deadline: Duration, stop: &StopToken) {
+        stop.wait(deadline.saturating_sub(self.elapsed()));
     }
 }
 

@@ -103,6 +103,30 @@ fn a_run_begins_with_the_contexts_and_at_the_position_that_a_test_gives_it() {
 }
 
 #[test]
+fn a_timeout_is_one_of_the_clock_of_the_bench() {
+    let within = |rounds: u32| {
+        let clock = Arc::new(Mutex::new(None::<batchwright::testing::SimClock>));
+        let shared = Arc::clone(&clock);
+        let step = TaskletStep::new("slow", move |call| {
+            let round: u32 = call.scope().context().get("round").unwrap_or(0);
+            call.scope().context().put("round", &(round + 1))?;
+            shared.lock().unwrap().as_ref().unwrap().advance(Duration::from_secs(3_000));
+            if round == rounds {
+                return Ok(Flow::Finished);
+            }
+            // The watch of the timeout sees the time that has passed.
+            call.scope().stop().wait(Duration::from_millis(if round > 0 { 60_000 } else { 0 }));
+            Ok(Flow::Continue)
+        });
+        let mut bench = TestBench::of_step(step.timeout(Duration::from_secs(3_600)));
+        *clock.lock().unwrap() = Some(bench.clock().clone());
+        bench.run()
+    };
+    assert_eq!(within(0).status, BatchStatus::Completed, "50 minutes");
+    assert_eq!(within(9).failure.unwrap().code, "timeout", "100 minutes");
+}
+
+#[test]
 fn a_progressive_job_runs_to_its_response_although_a_slice_crashes() {
     let step = || {
         ProgressiveStep::builder("sum")

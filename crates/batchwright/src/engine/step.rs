@@ -217,10 +217,11 @@ fn run_within(
 ) -> Result<StepEnd, StepError> {
     let of_job = run.scope.stop().clone();
     let (stop, ended) = (of_job.child(), StopToken::default());
+    let deadline = host.clock.elapsed().saturating_add(timeout);
     run.scope = run.scope.with_stop(stop.clone());
     std::thread::scope(|threads| {
         let watch = || {
-            host.clock.wait(timeout, &ended);
+            host.clock.wait_until(deadline, &ended);
             stop.request();
         };
         if threads::start(threads, "batchwright timeout", watch).is_none() {
