@@ -9,7 +9,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use batchwright::clock::StopToken;
-use batchwright::error::report;
+use batchwright::error::{RepositoryError, report};
 use batchwright::execution::JobExecution;
 use batchwright::launch::{Launch, LaunchOptions, RequestKey};
 use batchwright::operator::{OperatorError, Refusal};
@@ -36,6 +36,8 @@ const PREFETCH: u16 = 50;
 /// First and longest wait before the next attempt to reach the broker, or the store.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Maximum time to open a connection with its channel.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of a message, in bytes.
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 
@@ -98,6 +100,9 @@ pub enum LaunchQueueError {
     /// The DSN cannot be used.
     #[error("{0}")]
     Dsn(String),
+    /// The secret is empty, so that anyone could sign.
+    #[error("the secret of the queue is empty")]
+    Secret,
     /// The id of the message is not 1 to 255 visible ASCII characters, so it cannot identify a request.
     #[error("the id of the message is not 1 to 255 visible ASCII characters")]
     Id,
@@ -115,7 +120,7 @@ impl LaunchQueue {
     ///
     /// # Errors
     ///
-    /// [`LaunchQueueError::Dsn`], without the DSN's password.
+    /// [`LaunchQueueError::Dsn`], without the DSN's password; [`LaunchQueueError::Secret`].
     pub fn new(
         dsn: impl Into<String>,
         queue: impl Into<String>,
@@ -123,7 +128,11 @@ impl LaunchQueue {
     ) -> Result<Self, LaunchQueueError> {
         let dsn = dsn.into();
         uri(&dsn).map_err(LaunchQueueError::Dsn)?;
-        Ok(Self { dsn: Secret::new(dsn), queue: queue.into(), secret: Secret::new(secret.into()) })
+        let secret = secret.into();
+        if secret.strip_prefix("whsec_").unwrap_or(&secret).is_empty() {
+            return Err(LaunchQueueError::Secret);
+        }
+        Ok(Self { dsn: Secret::new(dsn), queue: queue.into(), secret: Secret::new(secret) })
     }
 
     /// Connects to the broker as a sender, and creates the queue, durable, if it does not exist.
@@ -159,17 +168,25 @@ impl LaunchQueue {
             };
             Ok(Opened { channel, _connection: connection })
         };
-        opened.await.map_err(LaunchQueueError::Broker)
+        match tokio::time::timeout(CONNECT_TIMEOUT, opened).await {
+            Ok(opened) => opened.map_err(LaunchQueueError::Broker),
+            Err(_) => Err(LaunchQueueError::Broker(io_error("no answer within ten seconds"))),
+        }
     }
 
     /// Starts the jobs of `jobs` by the messages of the queue, until `stop` is requested: a start is queued for the workers
     /// of the store, and then its message is acknowledged. A message whose signature is wrong, that cannot be parsed, or
     /// whose start is refused is rejected, for the queue's dead-letter exchange if it has one, and logged. While the broker or
-    /// the store is unavailable, nothing is acknowledged and the next attempt follows within ten seconds.
+    /// the store is unavailable, or another execution of the instance runs, the message is not acknowledged and the next
+    /// attempt follows within ten seconds.
     pub async fn serve(&self, jobs: &JobStarter, stop: &StopToken) {
         let mut pause = PAUSE_MIN;
         while !stop.is_requested() {
-            match self.serve_connected(jobs, stop, &mut pause).await {
+            let served = tokio::select! {
+                served = self.serve_connected(jobs, stop, &mut pause) => served,
+                () = stopped_within(Duration::MAX, stop) => return,
+            };
+            match served {
                 Ok(()) => {}
                 Err(error) => {
                     let (broker, error) = (redacted(self.dsn.expose()), report(&error));
@@ -195,21 +212,16 @@ impl LaunchQueue {
         let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
         let consumer = channel.basic_consume(self.queue.as_str().into(), tag, options, none);
         let mut consumer = consumer.await.map_err(broker)?;
-        *pause = PAUSE_MIN;
         loop {
-            let delivery = tokio::select! {
-                delivery = consumer.next() => delivery,
-                () = stopped_within(Duration::MAX, stop) => return Ok(()),
-            };
-            let Some(delivery) = delivery else {
-                let closed = std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "closed");
-                return Err(LaunchQueueError::Broker(closed.into()));
+            let Some(delivery) = consumer.next().await else {
+                return Err(LaunchQueueError::Broker(io_error("the consumer was cancelled")));
             };
             self.answer(delivery.map_err(broker)?, jobs, stop, pause).await.map_err(broker)?;
         }
     }
 
-    /// Starts the job of a message, and acknowledges or rejects the message.
+    /// Starts the job of a message, and acknowledges or rejects the message. A message that cannot be started now stays
+    /// unacknowledged until it can: each delivery of it may count against a limit of its queue.
     async fn answer(
         &self,
         delivery: Delivery,
@@ -218,23 +230,30 @@ impl LaunchQueue {
         pause: &mut Duration,
     ) -> Result<(), lapin::Error> {
         let id = header(&delivery, "webhook-id").unwrap_or_default().to_owned();
-        let reason = match self.start(&id, &delivery, jobs).await {
-            Ok(execution) => {
-                tracing::info!(id, execution = %execution.id, job = execution.job, "a message starts");
-                *pause = PAUSE_MIN;
-                return delivery.acker.ack(BasicAckOptions::default()).await.map(drop);
+        let mut wait = PAUSE_MIN;
+        let reason = loop {
+            match self.start(&id, &delivery, jobs).await {
+                Ok(execution) => {
+                    let job = execution.job;
+                    tracing::info!(id, execution = %execution.id, job, "a message starts a job");
+                    break None;
+                }
+                Err(Unstarted::Repeated) => break None,
+                Err(Unstarted::Refused(reason)) => break Some(reason),
+                Err(Unstarted::Later(error)) => {
+                    tracing::warn!(id, error = %report(&error), "a message waits for its start");
+                    stopped_within(wait, stop).await;
+                    wait = (wait * 2).min(PAUSE_MAX);
+                }
             }
-            Err(Unstarted::Repeated) => {
-                return delivery.acker.ack(BasicAckOptions::default()).await.map(drop);
+            if stop.is_requested() {
+                // The end of the connection gives the message back.
+                return Ok(());
             }
-            Err(Unstarted::Later(error)) => {
-                tracing::warn!(id, error = %report(&error), "a message waits for the store");
-                stopped_within(*pause, stop).await;
-                *pause = (*pause * 2).min(PAUSE_MAX);
-                let again = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-                return delivery.acker.nack(again).await.map(drop);
-            }
-            Err(Unstarted::Refused(reason)) => reason,
+        };
+        *pause = PAUSE_MIN;
+        let Some(reason) = reason else {
+            return delivery.acker.ack(BasicAckOptions::default()).await.map(drop);
         };
         tracing::warn!(id, queue = self.queue, reason, "a message is rejected");
         let reject = BasicNackOptions { requeue: false, ..BasicNackOptions::default() };
@@ -256,7 +275,9 @@ impl LaunchQueue {
         let timestamp = timestamp.ok_or_else(|| refused("it has no `webhook-timestamp`"))?;
         let signed = header(delivery, "webhook-signature").unwrap_or_default();
         let expected = signature(self.secret.expose(), id, timestamp, body);
-        if !bool::from(signed.as_bytes().ct_eq(expected.as_bytes())) {
+        // While a secret is exchanged, a message has the signature of each.
+        let is_it = |one: &str| bool::from(one.as_bytes().ct_eq(expected.as_bytes()));
+        if !signed.split(' ').any(is_it) {
             return Err(refused("its signature is missing or wrong"));
         }
         let message: LaunchMessage = serde_json::from_str(body)
@@ -282,7 +303,7 @@ impl LaunchQueue {
 enum Unstarted {
     /// An earlier delivery of the message started its execution.
     Repeated,
-    /// The store is unavailable.
+    /// The store or the jobs are unavailable, or another execution of the instance runs.
     Later(OperatorError),
     /// It can never start one.
     Refused(String),
@@ -292,8 +313,13 @@ impl Unstarted {
     fn of(error: OperatorError) -> Self {
         match error {
             OperatorError::Refused(Refusal::RequestRepeated { .. }) => Self::Repeated,
-            OperatorError::Refused(refusal) => Self::Refused(report(&refusal)),
-            other => Self::Later(other),
+            error @ (OperatorError::Refused(
+                Refusal::AlreadyRunning { .. } | Refusal::JobsUnreadable { .. },
+            )
+            | OperatorError::Repository(
+                RepositoryError::Unavailable { .. } | RepositoryError::Conflict { .. },
+            )) => Self::Later(error),
+            error => Self::Refused(report(&error)),
         }
     }
 }
@@ -359,6 +385,10 @@ impl LaunchSender {
 #[expect(clippy::disallowed_methods, reason = "the time of a signature, which nothing decides by")]
 fn now() -> i64 {
     Timestamp::now().as_second()
+}
+
+fn io_error(reason: &str) -> lapin::Error {
+    std::io::Error::other(reason).into()
 }
 
 /// Returns the text of a header.

@@ -115,6 +115,10 @@ fn the_password_of_a_broker_is_in_no_error() {
     let refused = LaunchQueue::new("amqp//guest:hidden@host", "q", "s").unwrap_err().to_string();
     assert!(refused.contains("the DSN cannot be used") && !refused.contains("hidden"), "{refused}");
     let queue = LaunchQueue::new("amqp://guest:hidden@127.0.0.1:1/", "q", "whispered").unwrap();
+    for empty in ["", "whsec_"] {
+        let refused = LaunchQueue::new("amqp://guest:guest@127.0.0.1:1/", "q", empty).unwrap_err();
+        assert!(matches!(refused, LaunchQueueError::Secret));
+    }
     let shown = format!("{queue:?}");
     assert!(!shown.contains("hidden") && !shown.contains("whispered"), "{shown}");
 }

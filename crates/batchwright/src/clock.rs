@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -29,7 +29,7 @@ pub trait Clock: Send + Sync + fmt::Debug {
     }
 }
 
-/// The machine's clock.
+/// The machine's clock. All of them in a process have the same origin, so that their times can be compared.
 #[derive(Debug, Clone)]
 pub struct SystemClock {
     origin: Instant,
@@ -38,7 +38,8 @@ pub struct SystemClock {
 impl Default for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the clock that all other code uses")]
     fn default() -> Self {
-        Self { origin: Instant::now() }
+        static ORIGIN: OnceLock<Instant> = OnceLock::new();
+        Self { origin: *ORIGIN.get_or_init(Instant::now) }
     }
 }
 

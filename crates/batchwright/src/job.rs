@@ -136,7 +136,8 @@ impl Job {
         let steps = self.flow.steps();
         let step = steps.into_iter().find(|step| step.name() == name)?;
         let alone = Self::builder(&self.name).shared_step(Arc::clone(step)).build().ok()?;
-        Some(Self { flow: alone.flow, ..self.clone() })
+        let name = format!("{}.{name}", self.name);
+        Some(Self { name, flow: alone.flow, ..self.clone() })
     }
 
     /// Returns the progressive work of the job's only step, if that step is progressive.
@@ -154,8 +155,12 @@ impl Job {
     }
 
     fn again_from(&self) -> Option<&str> {
-        let first = self.flow.nodes.first().filter(|_| self.allow_start_if_complete)?;
-        Some(&first.name)
+        self.first_node().filter(|_| self.allow_start_if_complete)
+    }
+
+    /// Returns the name of the first node of the flow.
+    pub(crate) fn first_node(&self) -> Option<&str> {
+        self.flow.nodes.first().map(|node| &*node.name)
     }
 
     /// Whether a failed or stopped instance may be restarted.

@@ -11,12 +11,12 @@ use crate::execution::{BatchStatus, ExecutionId, ExitStatus, JobExecution};
 use crate::host::{ActiveExecution, RunMode, lock};
 use crate::item::guarded;
 use crate::job::Job;
-use crate::launch::{LaunchOptions, RecoverMode};
+use crate::launch::{LaunchOptions, LaunchRules, RecoverMode};
 use crate::lifecycle;
 use crate::lifecycle::{Claimant, StartRequest};
 use crate::parameters::JobParameters;
 use crate::refusal::{OperatorError, Refusal};
-use crate::scope::StepScope;
+use crate::scope::{StepScope, StepStart};
 use crate::step::{Step, StepEnd, StepKind, StepOptions, StepRun};
 use crate::store::Lease;
 
@@ -84,13 +84,24 @@ impl Step for JobStep {
 
     fn run(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError> {
         let parameters = self.plan(run)?;
-        let mut started = self.start(run, parameters.clone(), RecoverMode::Detect);
-        if let Err(OperatorError::Refused(Refusal::AlreadyRunning { execution, .. })) = &started
-            && self.is_ours(run, *execution)?.is_some()
-        {
-            // The worker that runs this child has lost the parent, which this execution owns now, and so the
-            // child.
-            started = self.start(run, parameters, RecoverMode::Force);
+        let again_from = self.job.launch_rules().again_from;
+        let mut started = self.start(run, parameters.clone(), RecoverMode::Detect, again_from);
+        match &started {
+            // The worker that runs this child has lost the parent, which this execution owns now, and so the child.
+            Err(OperatorError::Refused(Refusal::AlreadyRunning { execution, .. }))
+                if self.is_ours(run, *execution)?.is_some() =>
+            {
+                started = self.start(run, parameters, RecoverMode::Force, again_from);
+            }
+            // The step runs again from its beginning, and so does its child.
+            Err(OperatorError::Refused(Refusal::AlreadyComplete { execution }))
+                if run.scope.start() == StepStart::Fresh
+                    && self.is_ours(run, *execution)?.is_some() =>
+            {
+                let first = self.job.first_node();
+                started = self.start(run, parameters, RecoverMode::Detect, first);
+            }
+            _ => {}
         }
         let started = match started {
             Ok(execution) => execution,
@@ -147,14 +158,21 @@ impl JobStep {
         run: &StepRun<'_>,
         parameters: JobParameters,
         recover: RecoverMode,
+        again_from: Option<&str>,
     ) -> Result<JobExecution, OperatorError> {
         let accept_changed_definition = run.host.accept_changed_definition;
-        let options =
-            LaunchOptions { recover, accept_changed_definition, ..LaunchOptions::default() };
+        // After a restart of the step, a complete child is its end, also if the child's job may start again.
+        let keep_complete = run.scope.start() != StepStart::Fresh;
+        let options = LaunchOptions {
+            recover,
+            accept_changed_definition,
+            keep_complete,
+            ..LaunchOptions::default()
+        };
         let now = run.clock().now();
         let request = StartRequest {
             job: self.job.name(),
-            rules: self.job.launch_rules(),
+            rules: LaunchRules { again_from, ..self.job.launch_rules() },
             options: &options,
             claimant: Some(Claimant {
                 owner: run.host.owner.to_string(),

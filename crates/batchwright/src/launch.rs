@@ -108,6 +108,8 @@ impl Launch {
 pub struct LaunchOptions {
     /// Refuse to restart a failed or stopped execution.
     pub new_only: bool,
+    /// Refuse to start a complete instance again although its job allows that: for a caller that may repeat a start.
+    pub keep_complete: bool,
     /// What to do when the newest execution is running and its owner may be dead.
     pub recover: RecoverMode,
     /// Restart although the definition of the job changed since the last execution.
@@ -171,7 +173,7 @@ pub(crate) fn decide(
 ) -> Result<LaunchDecision, Refusal> {
     let Some(newest) = history.first() else { return Ok(LaunchDecision::Fresh) };
     let is_complete = newest.status == BatchStatus::Completed;
-    if is_complete && rules.again_from.is_none() {
+    if is_complete && (rules.again_from.is_none() || options.keep_complete) {
         return Err(Refusal::AlreadyComplete { execution: newest.id });
     }
     if let Some(abandoned) = history.iter().find(|one| one.status == BatchStatus::Abandoned) {

@@ -89,8 +89,8 @@ pub struct StepOptions {
     /// Whether the step runs again although it is complete.
     pub allow_start_if_complete: bool,
     /// The failures after which the same job execution runs the step again, from its checkpoint, as a step execution of
-    /// its own. Attempts count anew after a commit. A stop request ends the wait, and the job stops. A partition runs
-    /// again alone. `None` is no retry.
+    /// its own. Attempts count the runs of the step in the execution. A stop request ends the wait, and the job stops. A
+    /// partition runs again alone. `None` is no retry.
     pub retry: Option<RetryPolicy>,
     /// Time after which a step execution ends at its next chunk or call and fails with the code `timeout`; long-running
     /// code of your own polls [`StepScope::stop`](crate::scope::StepScope::stop). `None` is no limit.

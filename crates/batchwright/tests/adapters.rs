@@ -157,14 +157,78 @@ fn a_reader_that_shows_its_next_item_keeps_the_position_before_it() {
     let mut reader = PeekableReader::new(ListReader::new(vec![1, 2]));
     reader.open(None, StepBench::new().scope()).unwrap();
     let start = reader.position();
-    assert_eq!(reader.peek().unwrap(), Some(&1));
-    assert_eq!(reader.peek().unwrap(), Some(&1));
+    assert_eq!(reader.peek(), Some(&1));
+    assert_eq!(reader.peek(), Some(&1));
     assert_eq!(reader.position(), start);
     assert_eq!(reader.read().unwrap(), Some(1));
     assert_ne!(reader.position(), start);
     assert_eq!(reader.read().unwrap(), Some(2));
-    assert_eq!(reader.peek().unwrap(), None);
+    assert_eq!(reader.peek(), None);
     assert_eq!(reader.read().unwrap(), None);
+}
+
+#[test]
+fn a_record_that_cannot_be_shown_fails_the_next_read_and_not_the_group_before_it() {
+    let items = || (1..=4).map(|n| if n == 3 { Err(ItemError::data("three")) } else { Ok(n) });
+    let mut reader = PeekableReader::new(IteratorReader::new(move |read| Ok(items().skip(read))));
+    reader.open(None, StepBench::new().scope()).unwrap();
+    assert_eq!((reader.read().unwrap(), reader.peek()), (Some(1), Some(&2)));
+    assert_eq!((reader.read().unwrap(), reader.peek()), (Some(2), None));
+    assert_eq!(reader.position(), 2);
+    assert_eq!(reader.read().unwrap_err().to_string(), "three");
+    assert_eq!((reader.position(), reader.read().unwrap()), (3, Some(4)));
+}
+
+#[test]
+fn an_input_that_cannot_be_opened_yet_is_retried_and_no_record_is_lost() {
+    let left = Arc::new(AtomicU32::new(2));
+    let reader = SeriesReader::new(["a", "b"], move |name| {
+        let away = name == "b"
+            && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+        match away {
+            true => Err(ItemError::new(ErrorKind::IO, "away")),
+            false => Ok(ListReader::new(vec![format!("{name}1"), format!("{name}2")])),
+        }
+    });
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let step = ChunkStepBuilder::new("step")
+        .reader_with(move |_| Ok(reader.clone()))
+        .process(|one| Ok(Some(one.item.clone())))
+        .writer(ListWriter::new(Arc::clone(&written)))
+        .retry(RetryPolicy::attempts(3))
+        .build();
+    let ended = operator(step).run("job", JobParameters::new()).unwrap();
+    assert_eq!(ended.status, BatchStatus::Completed, "{:?}", ended.failure);
+    assert_eq!(*written.lock().unwrap(), ["a1", "a2", "b1", "b2"]);
+}
+
+#[test]
+fn a_channel_whose_items_left_before_the_first_commit_is_refused_and_a_stop_ends_its_wait() {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    (1..=3u64).for_each(|n| sender.send(n).unwrap());
+    let step = ChunkStepBuilder::new("step")
+        .reader(ChannelReader::new(receiver))
+        .process(|n| if *n == 3 { Err(ItemError::data("three")) } else { Ok(Some(*n)) })
+        .writer(NoWriter::new())
+        .chunk_size(3)
+        .build();
+    let operator = operator(step);
+    let failed = operator.run("job", JobParameters::new()).unwrap();
+    let refused = operator.restart(failed.id).unwrap().wait().unwrap().failure.unwrap().message;
+    assert!(refused.contains("after item 0: 3 items have left this channel"), "{refused}");
+    drop(sender);
+
+    let (sender, receiver) = std::sync::mpsc::channel::<u64>();
+    let waits = ChunkStepBuilder::new("step")
+        .reader(ChannelReader::new(receiver))
+        .writer(NoWriter::new())
+        .read_ahead(2)
+        .build();
+    let operator = self::operator(waits);
+    let handle = operator.start("job", JobParameters::new()).unwrap();
+    operator.stop(handle.id()).unwrap();
+    assert_eq!(handle.wait().unwrap().status, BatchStatus::Stopped);
+    drop(sender);
 }
 
 #[test]
@@ -219,7 +283,10 @@ fn a_channel_is_read_to_its_end_and_a_restart_is_refused_because_its_items_are_g
     assert_eq!(failed.status, BatchStatus::Failed);
     let refused = operator.restart(failed.id).unwrap().wait().unwrap();
     let message = refused.failure.unwrap().message;
-    assert!(message.contains("cannot continue after item 2: a channel delivers"), "{message}");
+    assert!(
+        message.contains("cannot continue after item 2: 4 items have left this channel"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -7,12 +7,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use batchwright::error::ErrorKind;
-use batchwright::execution::{JobExecution, StepExecution};
+use batchwright::execution::{ExitStatus, JobExecution, StepExecution};
 use batchwright::item::NoWriter;
 use batchwright::job_step::JobStep;
+use batchwright::launch::{Launch, LaunchOptions};
+use batchwright::listener::{ListenerResult, StepListener};
+use batchwright::operator::{OperatorError, Refusal};
 use batchwright::partition::{NumberRanges, PartitionStep};
 use batchwright::policy::{Classifier, SkipLimitScope, SkipPolicy};
 use batchwright::retry::{Backoff, CircuitBreaker, RetryPolicy};
+use batchwright::scope::StepScope;
 use batchwright::step::{CommandStep, Flow, Step, StepOptions, TaskletStep};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, ListWriter,
@@ -70,8 +74,7 @@ fn a_chunk_step_that_is_retried_continues_at_its_checkpoint_and_writes_no_row_tw
         })
         .writer(ListWriter::new(Arc::clone(&written)))
         .chunk_size(2)
-        // Two attempts are enough for two failures, because a commit lies between them.
-        .retry_step(RetryPolicy::attempts(2))
+        .retry_step(RetryPolicy::attempts(3))
         .build();
     let operator = of_step(step);
     let ended = run(&operator);
@@ -315,6 +318,86 @@ fn a_condition_of_your_own_stops_a_step_between_chunks() {
     let restarted = operator.restart(ended.id).unwrap().wait().unwrap();
     assert_eq!(restarted.status, BatchStatus::Completed);
     assert_eq!(*written.lock().unwrap(), [1, 2, 3, 4, 5, 6]);
+}
+
+/// Fails the first end of its step.
+struct FailsOnce(AtomicU32);
+
+impl StepListener for FailsOnce {
+    fn after_step(&self, _: &StepScope, _: &StepExecution) -> ListenerResult<Option<ExitStatus>> {
+        match self.0.fetch_add(1, Ordering::SeqCst) {
+            0 => Err("the end of the step is not stored as complete".into()),
+            _ => Ok(None),
+        }
+    }
+}
+
+#[test]
+fn a_new_round_runs_the_jobs_of_its_steps_again_and_a_restart_does_not() {
+    let child = |calls: &Arc<AtomicU32>| {
+        let calls = Arc::clone(calls);
+        let step = TaskletStep::call("call", move || {
+            calls.fetch_add(1, Ordering::SeqCst);
+        });
+        Job::builder("child").step(step)
+    };
+    let calls = Arc::new(AtomicU32::new(0));
+    let parent = Job::builder("job").step(JobStep::new("nested", child(&calls).build().unwrap()));
+    let again = operator(parent.allow_start_if_complete().build().unwrap());
+    assert_eq!(run(&again).status, BatchStatus::Completed);
+    assert_eq!(run(&again).status, BatchStatus::Completed);
+    assert_eq!(calls.load(Ordering::SeqCst), 2, "the new round runs the child too");
+
+    let calls = Arc::new(AtomicU32::new(0));
+    let child = child(&calls).allow_start_if_complete().build().unwrap();
+    let listeners: Vec<Arc<dyn StepListener>> = vec![Arc::new(FailsOnce(AtomicU32::new(0)))];
+    let options = StepOptions { listeners, ..StepOptions::default() };
+    let restarted = of_step(JobStep::new("nested", child).options(options));
+    let failed = run(&restarted);
+    assert_eq!(failed.status, BatchStatus::Failed);
+    let ended = restarted.restart(failed.id).unwrap().wait().unwrap();
+    assert_eq!(ended.status, BatchStatus::Completed, "{}", message(&ended));
+    assert_eq!(calls.load(Ordering::SeqCst), 1, "the child was complete");
+}
+
+#[test]
+fn a_caller_that_may_repeat_a_start_keeps_a_complete_instance() {
+    let job = Job::builder("job").step(TaskletStep::call("call", || ())).allow_start_if_complete();
+    let operator = operator(job.build().unwrap());
+    let done = run(&operator);
+    let options = LaunchOptions { keep_complete: true, ..LaunchOptions::default() };
+    let launch = Launch::start("job", JobParameters::new()).options(options);
+    match operator.launch(&launch).map(|handle| handle.id()) {
+        Err(OperatorError::Refused(Refusal::AlreadyComplete { execution })) => {
+            assert_eq!(execution, done.id);
+        }
+        started => panic!("{started:?}"),
+    }
+}
+
+#[test]
+fn a_stop_of_the_steps_own_code_is_no_timeout_and_none_is_left_after_the_step() {
+    let stops = TaskletStep::new("stops", |call| {
+        call.scope().stop().request();
+        Ok(Flow::Continue)
+    });
+    let ended = run(&of_step(stops.timeout(Duration::from_secs(600))));
+    assert_eq!(ended.status, BatchStatus::Stopped, "{}", message(&ended));
+
+    struct Sees;
+    impl StepListener for Sees {
+        fn after_step(
+            &self,
+            scope: &StepScope,
+            _: &StepExecution,
+        ) -> ListenerResult<Option<ExitStatus>> {
+            assert!(!scope.stop().is_requested());
+            Ok(None)
+        }
+    }
+    let options = StepOptions { listeners: vec![Arc::new(Sees)], ..StepOptions::default() };
+    let step = TaskletStep::call("ends", || ()).timeout(Duration::from_secs(600));
+    assert_eq!(run(&of_step(step.options(options))).status, BatchStatus::Completed);
 }
 
 #[test]

@@ -318,8 +318,12 @@ fn every_attempt_at_a_unit_and_the_end_of_an_execution_are_reported() {
             .lanes(1)
             .build()
     };
-    assert_eq!(run(&operator(make(false))).0, BatchStatus::Completed);
-    assert_eq!(run(&operator(make(true))).0, BatchStatus::Failed);
+    let ended = |step| {
+        let handle = operator(step).start("job", JobParameters::new()).unwrap();
+        handle.wait().unwrap().status
+    };
+    assert_eq!(ended(make(false)), BatchStatus::Completed);
+    assert_eq!(ended(make(true)), BatchStatus::Failed);
     let unit = |unit, result| ("step".to_owned(), unit, result);
     let two = || unit(2, Err("two".to_owned()));
     let first = || [unit(0, Ok(None)), unit(1, Ok(Some(10)))];

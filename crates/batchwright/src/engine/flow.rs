@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{Past, StepOrder, run_step};
 use crate::error::{RepositoryError, StepError};
 use crate::execution::{
-    BatchStatus, ExecutionId, ExitStatus, Failure, FlowEntry, FlowState, StepExecution,
-    StepExecutionId,
+    BatchStatus, ExecutionId, ExitStatus, Failure, FlowEntry, FlowState, JobExecution,
+    StepExecution, StepExecutionId,
 };
 use crate::host::Host;
 use crate::item::guarded;
@@ -218,11 +218,13 @@ impl<'r> Walk<'r> {
                 let handles = |code: &str| flow.handles(at, code);
                 self.step(step, scope, round, &handles)?
             }
-            NodeKind::Decision(decider) => match self.decision(&node.name, &**decider, scope)? {
-                // A failed decision ends the flow: transitions do not apply to it.
-                failed @ FlowEnd::Failed { .. } => return Ok(NodeEnd::Flow(failed)),
-                decided => decided,
-            },
+            NodeKind::Decision(decider) => {
+                match self.decision(&node.name, &**decider, scope, round)? {
+                    // A failed decision ends the flow: transitions do not apply to it.
+                    failed @ FlowEnd::Failed { .. } => return Ok(NodeEnd::Flow(failed)),
+                    decided => decided,
+                }
+            }
             NodeKind::Flow(inner) => self.flow_in(inner, scope, round)?,
             NodeKind::Split(branches) => self.split(branches, scope, round)?,
         };
@@ -367,8 +369,9 @@ impl<'r> Walk<'r> {
         name: &str,
         decider: &dyn Decider,
         scope: &JobScope,
+        round: Round,
     ) -> Result<FlowEnd, RepositoryError> {
-        let steps = self.newest_steps(scope)?;
+        let steps = self.newest_steps(scope, round)?;
         let decision = Decision { scope, steps: &steps };
         Ok(match guarded(|| decider.decide(&decision)) {
             Ok(code) => {
@@ -382,14 +385,19 @@ impl<'r> Walk<'r> {
         })
     }
 
-    /// Returns the newest execution of each step of the instance.
-    fn newest_steps(&self, scope: &JobScope) -> Result<Vec<StepExecution>, RepositoryError> {
+    /// Returns the newest execution of each step of the instance in this round.
+    fn newest_steps(
+        &self,
+        scope: &JobScope,
+        round: Round,
+    ) -> Result<Vec<StepExecution>, RepositoryError> {
         let store = &self.host.store;
         let executions =
             store.executions(&crate::query::ExecutionFilter::of_instance(scope.instance_id()))?;
         let mut newest = BTreeMap::new();
         // Oldest first, so that newer rows replace older ones.
-        for execution in executions.into_iter().rev() {
+        let current = |one: &JobExecution| round.again_after.is_none_or(|id| one.id > id);
+        for execution in executions.into_iter().rev().filter(current) {
             for step in store.steps(execution.id)? {
                 newest.insert(step.name.clone(), step);
             }

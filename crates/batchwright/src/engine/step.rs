@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::clock::StopToken;
 use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError};
-use crate::execution::{BatchStatus, ExitStatus, StatusEvent, StepExecution};
+use crate::execution::{BatchStatus, Counters, ExitStatus, StatusEvent, StepExecution};
 use crate::host::Host;
 use crate::item::guarded;
 use crate::lifecycle;
@@ -80,17 +81,24 @@ pub(crate) fn run_step(
     host: &Host,
     mut order: StepOrder<'_>,
 ) -> Result<StepExecution, RepositoryError> {
-    let mut failed = FailedAttempts::default();
+    let (mut failed, mut earlier) = (FailedAttempts::default(), Counters::default());
     loop {
         let (mut row, backoff) = run_once(host, &mut order, &mut failed)?;
-        let Some(backoff) = backoff else { return Ok(row) };
+        let Some(backoff) = backoff else {
+            // For the sum of a partitioned step; the stored row has its own counters.
+            row.counters += earlier;
+            return Ok(row);
+        };
+        earlier += row.counters;
         tracing::warn!(
             step = row.name,
             failed = failed.count,
             failure = row.failure.as_ref().map(|failure| &*failure.message),
             "the step failed and runs again"
         );
-        if retry::wait(backoff, failed.count, &*host.clock, order.scope.stop()).is_err() {
+        let stop = order.scope.stop();
+        let waited = retry::wait(backoff, failed.count, &*host.clock, stop);
+        if waited.is_err() || stop.is_requested() {
             // The stored row stays failed; the flow stops instead of failing.
             row.status = BatchStatus::Stopped;
             return Ok(row);
@@ -131,6 +139,7 @@ fn run_once<'o>(
         scope: StepScope::new((*scope).clone(), &row, partition.clone(), &*host.store, start),
         step: row,
         earlier_skips: std::mem::take(&mut past.skips),
+        prepared_skips: BTreeMap::new(),
     };
     let result = match permit {
         Some(_) => catch_unwind(AssertUnwindSafe(|| start_and_run(host, step, &mut step_run)))
@@ -141,7 +150,7 @@ fn run_once<'o>(
         None => Ok(StepEnd::Stopped),
     };
     drop(permit);
-    let backoff = next_run(host, order, &step_run, &result, failed);
+    let backoff = next_run(host, order, &result, failed);
     let handles = |code: &str| backoff.is_none() && (order.handles)(code);
     Ok((end_step(host, step, step_run, result, &handles)?, backoff))
 }
@@ -150,7 +159,6 @@ fn run_once<'o>(
 fn next_run<'o>(
     host: &Host,
     order: &StepOrder<'o>,
-    run: &StepRun<'_>,
     result: &Result<StepEnd, StepError>,
     failed: &mut FailedAttempts,
 ) -> Option<&'o Backoff> {
@@ -158,13 +166,7 @@ fn next_run<'o>(
     let policy = options.retry.as_ref()?;
     let error = result.as_ref().err()?.for_retry()?;
     let is_last = options.start_limit.is_some_and(|limit| order.runs + 1 >= limit);
-    if is_last || order.scope.stop().is_requested() {
-        return None;
-    }
-    if run.step.counters.commit > 0 {
-        *failed = FailedAttempts::default();
-    }
-    failed.add(policy, &*host.clock, &error)
+    if is_last { None } else { failed.add(policy, &*host.clock, &error) }
 }
 
 fn begin_step(
@@ -215,30 +217,39 @@ fn run_within(
     step: &dyn Step,
     run: &mut StepRun<'_>,
 ) -> Result<StepEnd, StepError> {
-    let of_job = run.scope.stop().clone();
-    let (stop, ended) = (of_job.child(), StopToken::default());
+    let (whole, of_job) = (run.scope.clone(), run.scope.stop().clone());
+    let (stop, ended, is_late) = (of_job.child(), StopToken::default(), AtomicBool::new(false));
     let deadline = host.clock.elapsed().saturating_add(timeout);
-    run.scope = run.scope.with_stop(stop.clone());
-    std::thread::scope(|threads| {
+    run.scope = whole.with_stop(stop.clone());
+    let result = std::thread::scope(|threads| {
         let watch = || {
             host.clock.wait_until(deadline, &ended);
-            stop.request();
+            if !ended.is_requested() {
+                is_late.store(true, Ordering::SeqCst);
+                stop.request();
+            }
         };
+        // A timeout that is not watched must not pass for one that is kept.
         if threads::start(threads, "batchwright timeout", watch).is_none() {
             let source = ItemErrorText(ItemError::fatal("cannot start a thread for the timeout"));
             return Err(StepError::Tasklet { step: step.name().to_owned(), source });
         }
         let result = catch_unwind(AssertUnwindSafe(|| step.run(run)));
-        let is_late = stop.is_requested() && !of_job.is_requested();
         ended.request();
-        match result {
-            Ok(Ok(StepEnd::Stopped)) if is_late => {
-                Err(StepError::Timeout { step: step.name().to_owned(), timeout })
-            }
-            Ok(result) => result,
-            Err(panic) => resume_unwind(panic),
+        result.unwrap_or_else(|panic| resume_unwind(panic))
+    });
+    run.scope = whole;
+    let is_late = is_late.into_inner();
+    if stop.is_requested() && !is_late {
+        // The step's own code requested the stop, as it may without a timeout.
+        of_job.request();
+    }
+    match result {
+        Ok(StepEnd::Stopped) if is_late && !of_job.is_requested() => {
+            Err(StepError::Timeout { step: step.name().to_owned(), timeout })
         }
-    })
+        result => result,
+    }
 }
 
 fn end_step(

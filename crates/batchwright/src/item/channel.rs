@@ -1,16 +1,18 @@
 //! A reader of a channel.
 
-use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::ItemReader;
-use crate::error::ItemError;
+use crate::clock::StopToken;
+use crate::error::{ErrorKind, ItemError};
 use crate::scope::StepScope;
 
 /// A reader of what a channel delivers, until all its senders are dropped.
 ///
-/// A channel delivers an item once. A step that fails or stops after its first commit is therefore refused at its
-/// restart: start a new instance, from a source that has the items.
+/// A channel delivers an item once. A step that fails or stops after it received items that it did not commit is therefore
+/// refused at its restart: start a new instance, from a source that has the items.
 ///
 /// ```
 /// use std::sync::mpsc;
@@ -26,20 +28,37 @@ use crate::scope::StepScope;
 /// ```
 #[derive(Debug)]
 pub struct ChannelReader<T> {
-    receiver: Arc<Mutex<Receiver<T>>>,
+    shared: Arc<Mutex<Shared<T>>>,
     read: u64,
+    stop: StopToken,
 }
+
+/// The channel that all clones read.
+#[derive(Debug)]
+struct Shared<T> {
+    receiver: Receiver<T>,
+    /// Number of items that left the channel.
+    received: u64,
+}
+
+/// Time between two looks at the stop token, which wakes no receiver.
+const LOOK: Duration = Duration::from_millis(20);
 
 impl<T> ChannelReader<T> {
     /// Creates a reader of `receiver`, which its clones share.
     pub fn new(receiver: Receiver<T>) -> Self {
-        Self { receiver: Arc::new(Mutex::new(receiver)), read: 0 }
+        let shared = Arc::new(Mutex::new(Shared { receiver, received: 0 }));
+        Self { shared, read: 0, stop: StopToken::default() }
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared<T>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<T> Clone for ChannelReader<T> {
     fn clone(&self) -> Self {
-        Self { receiver: Arc::clone(&self.receiver), read: 0 }
+        Self { shared: Arc::clone(&self.shared), read: 0, stop: StopToken::default() }
     }
 }
 
@@ -47,18 +66,36 @@ impl<T: Send + Sync> ItemReader for ChannelReader<T> {
     type Item = T;
     type Position = u64;
 
-    fn open(&mut self, position: Option<u64>, _: &StepScope) -> Result<(), ItemError> {
-        match position.unwrap_or(0) {
-            0 => Ok(()),
-            read => Err(ItemError::fatal(format!(
-                "cannot continue after item {read}: a channel delivers each item once, so those of the failed chunk cannot be read again; \
-                 start a new instance from a source that has them"
-            ))),
+    fn open(&mut self, position: Option<u64>, scope: &StepScope) -> Result<(), ItemError> {
+        self.stop = scope.stop().clone();
+        self.read = position.unwrap_or(0);
+        let received = self.shared().received;
+        if received == self.read {
+            return Ok(());
         }
+        let read = self.read;
+        Err(ItemError::fatal(format!(
+            "cannot continue after item {read}: {received} items have left this channel, which delivers each once; start a new \
+             instance from a source that has them"
+        )))
     }
 
     fn read(&mut self) -> Result<Option<T>, ItemError> {
-        let next = self.receiver.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
+        let next = {
+            let mut shared = self.shared();
+            let next = loop {
+                match shared.receiver.recv_timeout(LOOK) {
+                    Err(RecvTimeoutError::Timeout) if self.stop.is_requested() => {
+                        let what = "a stop was requested while the reader waited for its channel";
+                        return Err(ItemError::new(ErrorKind::STOPPED, what));
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                    next => break next.ok(),
+                }
+            };
+            shared.received += u64::from(next.is_some());
+            next
+        };
         self.read += u64::from(next.is_some());
         Ok(next)
     }

@@ -26,7 +26,7 @@ use crate::scope::StepScope;
 ///     fn read(&mut self) -> Result<Option<Vec<u32>>, ItemError> {
 ///         let Some(first) = self.0.read()? else { return Ok(None) };
 ///         let mut run = vec![first];
-///         while self.0.peek()? == Some(&first) {
+///         while self.0.peek() == Some(&first) {
 ///             run.extend(self.0.read()?);
 ///         }
 ///         Ok(Some(run))
@@ -46,9 +46,9 @@ pub struct PeekableReader<R: ItemReader> {
     peeked: Option<Peeked<R>>,
 }
 
-/// An item that was shown and not read yet.
+/// An item that was shown and not read yet, or the error of a record that will be read next.
 struct Peeked<R: ItemReader> {
-    item: R::Item,
+    item: Result<R::Item, ItemError>,
     /// The position before the item.
     position: R::Position,
     done: u64,
@@ -60,17 +60,15 @@ impl<R: ItemReader> PeekableReader<R> {
         Self { reader, peeked: None }
     }
 
-    /// Returns the next item without reading it; `None` at the end of the input.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`read`](ItemReader::read): the failed read consumes its record as a failed `read` does.
-    pub fn peek(&mut self) -> Result<Option<&R::Item>, ItemError> {
+    /// Returns the next item without reading it; `None` at the end of the input, and when the next record cannot be read:
+    /// the next [`read`](ItemReader::read) returns its error.
+    pub fn peek(&mut self) -> Option<&R::Item> {
         if self.peeked.is_none() {
             let (position, done) = (self.reader.position(), self.reader.done());
-            self.peeked = self.reader.read()?.map(|item| Peeked { item, position, done });
+            let item = self.reader.read().transpose()?;
+            self.peeked = Some(Peeked { item, position, done });
         }
-        Ok(self.peeked.as_ref().map(|peeked| &peeked.item))
+        self.peeked.as_ref()?.item.as_ref().ok()
     }
 }
 
@@ -98,7 +96,7 @@ impl<R: ItemReader<Position: Clone>> ItemReader for PeekableReader<R> {
 
     fn read(&mut self) -> Result<Option<R::Item>, ItemError> {
         match self.peeked.take() {
-            Some(peeked) => Ok(Some(peeked.item)),
+            Some(peeked) => peeked.item.map(Some),
             None => self.reader.read(),
         }
     }

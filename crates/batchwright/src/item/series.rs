@@ -42,6 +42,8 @@ pub struct SeriesReader<F, R: ItemReader> {
     current: Option<R>,
     /// Number of records that were read from it.
     read: u64,
+    /// Whether the last read opened or closed an input.
+    is_between: bool,
     /// The position after the last record, while later inputs are looked through for the next one.
     last: Option<SeriesPosition<R::Position>>,
     scope: Option<StepScope>,
@@ -82,7 +84,17 @@ where
     /// Creates a reader of the inputs with the names `inputs`, in this order; `make` creates the reader of one.
     pub fn new<N: Into<Arc<str>>>(inputs: impl IntoIterator<Item = N>, make: F) -> Self {
         let inputs = inputs.into_iter().map(Into::into).collect();
-        Self { inputs, make, index: 0, before: 0, current: None, read: 0, last: None, scope: None }
+        Self {
+            inputs,
+            make,
+            index: 0,
+            before: 0,
+            current: None,
+            read: 0,
+            is_between: false,
+            last: None,
+            scope: None,
+        }
     }
 
     /// Opens the input at the current index, if there is one.
@@ -92,8 +104,14 @@ where
             return Err(ItemError::fatal("cannot read a series of inputs before it is opened"));
         };
         let opened = (self.make)(input).and_then(|mut reader| {
-            reader.open(position, scope)?;
-            Ok(reader)
+            match reader.open(position, scope) {
+                Ok(()) => Ok(reader),
+                Err(error) => {
+                    // The first error is the cause.
+                    let _ = reader.close();
+                    Err(error)
+                }
+            }
         });
         self.current = Some(opened.map_err(|error| {
             // Skipping a record would not help.
@@ -134,7 +152,17 @@ fn hash_after(before: u64, name: &str) -> u64 {
 impl<F: Clone, R: ItemReader> Clone for SeriesReader<F, R> {
     fn clone(&self) -> Self {
         let (inputs, make) = (self.inputs.clone(), self.make.clone());
-        Self { inputs, make, index: 0, before: 0, current: None, read: 0, last: None, scope: None }
+        Self {
+            inputs,
+            make,
+            index: 0,
+            before: 0,
+            current: None,
+            read: 0,
+            is_between: false,
+            last: None,
+            scope: None,
+        }
     }
 }
 
@@ -175,6 +203,7 @@ where
 
     fn read(&mut self) -> Result<Option<Self::Item>, ItemError> {
         while let Some(input) = self.inputs.get(self.index) {
+            self.is_between = self.current.is_none();
             let Some(reader) = &mut self.current else {
                 self.open_current(None)?;
                 continue;
@@ -194,6 +223,7 @@ where
                     let closed = self.current.take().map_or(Ok(()), |mut one| one.close());
                     self.before = hash_after(self.before, input);
                     (self.index, self.read) = (self.index + 1, 0);
+                    self.is_between = true;
                     closed?;
                 }
                 Err(error) => {
@@ -226,10 +256,14 @@ where
     }
 
     fn rereads(&self) -> bool {
-        self.current.as_ref().is_some_and(ItemReader::rereads)
+        // An input that cannot be opened has consumed no record.
+        self.is_between || self.current.as_ref().is_some_and(ItemReader::rereads)
     }
 
     fn pass_over(&mut self) -> Result<(), ItemError> {
+        if self.is_between {
+            return Err(ItemError::fatal("cannot skip an input that cannot be opened or closed"));
+        }
         self.read += 1;
         self.last = None;
         self.current.as_mut().map_or(Ok(()), ItemReader::pass_over)

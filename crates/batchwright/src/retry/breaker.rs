@@ -63,8 +63,8 @@ impl CircuitBreaker {
         Self { failures_max: failures_max.max(1), reset_after, on, inner: Arc::default() }
     }
 
-    /// Sets the failures that count; any other failure is an answer of the system, as a success is. Default: every kind
-    /// except `fatal` and `panic`. In a step, exclude `data`: a bad record does not mean that the system is down.
+    /// Sets the failures that count, besides panics; any other failure is an answer of the system, as a success is. Default:
+    /// every kind except `fatal`. In a step, exclude `data`: a bad record does not mean that the system is down.
     #[must_use]
     pub fn on(mut self, failures: Classifier) -> Self {
         self.on = failures;
@@ -136,8 +136,15 @@ impl CircuitBreaker {
 
     /// Records the result of an admitted call.
     fn record<T>(&self, result: &Result<T, ItemError>, clock: &dyn Clock) {
-        let failed = result.as_ref().is_err_and(|error| self.on.matches_error(error));
-        self.count(!failed, clock.elapsed());
+        let Err(error) = result else { return self.count(true, clock.elapsed()) };
+        match error.is_stop() {
+            // The call was cut short, so it has no answer.
+            true => self.lock().trying = false,
+            false => {
+                let failed = *error.kind() == ErrorKind::PANIC || self.on.matches_error(error);
+                self.count(!failed, clock.elapsed());
+            }
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {

@@ -311,7 +311,7 @@ fn carry<I, O, W: ItemWriter<O>>(
 ) -> Result<StepEnd, StepError> {
     let mut spare = RecycledBuffers::default();
     loop {
-        if settler.stop_requested() {
+        if settler.stop_requested()? {
             return Ok(StepEnd::Stopped);
         }
         let mut chunk = next(spare);

@@ -25,6 +25,8 @@ pub struct StepRun<'a> {
     pub(crate) step: StepExecution,
     /// Number of skips of each kind of error in earlier executions of the step in this instance.
     pub(crate) earlier_skips: BTreeMap<String, u64>,
+    /// Skips of a commit that this execution completed in the store, because only the sink had it.
+    pub(crate) prepared_skips: BTreeMap<String, u64>,
 }
 
 impl<'a> StepRun<'a> {

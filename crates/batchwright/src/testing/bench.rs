@@ -53,7 +53,9 @@ use crate::store::{JobRepository, MemoryRepository, StoredResponse};
 pub struct TestBench {
     repository: Arc<dyn JobRepository>,
     clock: SimClock,
-    job: Arc<Mutex<Job>>,
+    job: Job,
+    /// The job of the last execution: `job`, or one of its steps alone.
+    running: Job,
     crash: Arc<Mutex<Option<Crash>>>,
     last: Option<ExecutionId>,
     seed: Seed,
@@ -88,9 +90,9 @@ impl TestBench {
     pub fn on(repository: Arc<dyn JobRepository>, job: Job) -> Self {
         // A fixed day in the past: a test must not depend on the current date.
         let clock = SimClock::at(jiff::Timestamp::from_second(946_713_600).unwrap_or_default());
-        let job = Arc::new(Mutex::new(job));
+        let running = job.clone();
         let (crash, seed) = (Arc::default(), Seed::default());
-        Self { repository, clock, job, crash, last: None, seed }
+        Self { repository, clock, job, running, crash, last: None, seed }
     }
 
     /// Creates a bench for a job with the single step `step`.
@@ -146,22 +148,18 @@ impl TestBench {
         self.seed.is_set = true;
     }
 
-    /// Runs the step `step` of the job alone, with `parameters`, to its end, or its crash. The run has an instance of its
-    /// own, so that each step of a job can be run.
+    /// Runs the step `step` of the job alone, with `parameters`, to its end, or its crash: as a job of its own with the name
+    /// `JOB.STEP`, which a following [`restart`](Self::restart) continues.
     ///
     /// # Panics
     ///
     /// When the job has no such step, or the start is refused.
     pub fn run_step(&mut self, step: &str, parameters: JobParameters) -> JobExecution {
-        let whole = self.job.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let alone = whole.of_step(step).unwrap_or_else(|| {
-            let names: Vec<_> = whole.step_names().collect();
+        let alone = self.job.of_step(step).unwrap_or_else(|| {
+            let names: Vec<_> = self.job.step_names().collect();
             panic!("the job has no step `{step}`; it has {names:?}")
         });
-        let of_whole = std::mem::replace(&mut self.job, Arc::new(Mutex::new(alone)));
-        let ended = self.run_with(parameters);
-        self.job = of_whole;
-        ended
+        self.run_job(alone, parameters)
     }
 
     /// Returns the final response of the last execution, of a progressive job.
@@ -190,6 +188,11 @@ impl TestBench {
     ///
     /// See [`run`](Self::run).
     pub fn run_with(&mut self, parameters: JobParameters) -> JobExecution {
+        self.run_job(self.job.clone(), parameters)
+    }
+
+    fn run_job(&mut self, job: Job, parameters: JobParameters) -> JobExecution {
+        self.running = job;
         let (operator, name) = self.operator();
         let seed = std::mem::take(&mut self.seed);
         let handle = match seed.is_set {
@@ -228,10 +231,12 @@ impl TestBench {
     /// Stores a stopped execution with the contexts and checkpoints of `seed`.
     fn store_seed(&self, job: &str, parameters: JobParameters, seed: Seed) -> ExecutionId {
         let now = self.clock.now();
-        let parameters = {
-            let job = self.job.lock().unwrap_or_else(PoisonError::into_inner);
-            job.accept(parameters).expect("parameters that the job accepts")
-        };
+        let names: Vec<_> = self.running.step_names().collect();
+        if let Some(unknown) = seed.steps.keys().find(|step| !names.contains(&step.as_str())) {
+            panic!("the job has no step `{unknown}`; it has {names:?}");
+        }
+        let accepted = self.running.accept(parameters);
+        let parameters = accepted.expect("parameters that the job accepts");
         let mut tx = self.repository.begin().expect("the store answers");
         let key = parameters.key();
         let instance = tx.insert_instance(job, &key, now).expect("an instance that never ran");
@@ -270,7 +275,7 @@ impl TestBench {
                 }
             })
             .build();
-        let job = self.job.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let job = self.running.clone();
         let name = job.name().to_owned();
         operator.registry().register(job).expect("the only job");
         (operator, name)

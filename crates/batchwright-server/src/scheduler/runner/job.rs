@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use batchwright::execution::{ExecutionId, JobExecution};
+use batchwright::launch::{Launch, LaunchOptions};
 use batchwright::operator::{JobHandle, OperatorError, Refusal};
 use batchwright::parameters::{
     ParameterSchema, ParameterType, ParameterValue, SLOT_PARAMETER, TRIGGER_PARAMETER,
@@ -64,7 +65,9 @@ impl JobStarter {
             Ok(parameters) => parameters,
             Err(reason) => return failed(reason),
         };
-        match self.operator.start(name, parameters) {
+        // A slot is started again when its server died: what it has completed is not to run twice.
+        let options = LaunchOptions { keep_complete: true, ..LaunchOptions::default() };
+        match self.operator.launch(&Launch::start(name, parameters).options(options)) {
             Ok(handle) => Begun::Here(handle),
             // A server completed the execution and died before it recorded the outcome.
             Err(OperatorError::Refused(Refusal::AlreadyComplete { execution })) => {

@@ -45,5 +45,8 @@ pub(super) fn finish_prepared(
         progress: None,
     };
     run.commit(transaction, commit).map_err(|source| run.commit_failed(source))?;
+    for skip in prepared.skips {
+        *run.prepared_skips.entry(skip.kind).or_default() += 1;
+    }
     Ok(reached)
 }

@@ -9,7 +9,7 @@ use super::{Hooks, RecycledBuffers, Settings};
 use crate::error::ItemError;
 use crate::execution::Phase;
 use crate::item::{ItemProcessor, guarded};
-use crate::retry::FailedAttempts;
+use crate::retry::{BreakerState, CircuitBreaker, FailedAttempts};
 
 /// A chunk as processed, with everything needed to account for each of its inputs.
 pub(super) struct Processed<I, O> {
@@ -182,6 +182,11 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
             !self.settings.skip.tolerates(Phase::Process, error)
                 && self.retries.policy.next(1, Duration::ZERO, error).is_none()
         };
+        // Only one item tries a circuit that is half open.
+        let clock = self.retries.clock;
+        let tries = |breaker: &CircuitBreaker| breaker.state(clock) == BreakerState::HalfOpen;
+        let items =
+            if self.settings.breaker.as_ref().is_some_and(tries) { &items[..1] } else { items };
         let work = || self.processor.process_all(items, &is_last);
         let all = guarded(|| match &self.settings.breaker {
             None => Ok(work()),

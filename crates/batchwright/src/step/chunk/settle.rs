@@ -11,7 +11,7 @@ use super::checkpoint::{Checkpoint, to_json};
 use super::fill::End;
 use super::process::{Fault, Hole, Processed, Skipped};
 use super::retries::Retries;
-use super::{Hooks, Settings, StopWhen};
+use super::{Hooks, Settings};
 use crate::error::{ErrorKind, ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::event::Progress;
 use crate::execution::{Counters, Phase, SkipRecord};
@@ -96,6 +96,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         retries: Retries<'r>,
     ) -> Self {
         let counters = run.step.counters;
+        let skips = std::mem::take(&mut run.prepared_skips);
         Self {
             run,
             writer,
@@ -106,16 +107,21 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             retries,
             json: String::new(),
             counters,
-            skips: BTreeMap::new(),
+            skips,
             write_errors: Vec::new(),
             blameless: false,
             contended: false,
         }
     }
 
-    pub(super) fn stop_requested(&self) -> bool {
-        let asked = |stop: &StopWhen| stop(&self.run.scope);
-        self.run.stop_requested() || self.settings.stop_when.as_ref().is_some_and(asked)
+    /// Whether the step is to end before the next chunk.
+    pub(super) fn stop_requested(&self) -> Result<bool, StepError> {
+        if self.run.stop_requested() {
+            return Ok(true);
+        }
+        let Some(stop) = &self.settings.stop_when else { return Ok(false) };
+        guarded(|| Ok(stop(&self.run.scope)))
+            .map_err(|error| self.component("condition to stop", "evaluate", error))
     }
 
     /// Gives the dead letters their final name, after the last chunk is settled.
