@@ -9,7 +9,7 @@ use crate::execution::owner::{Liveness, ProcessIdentity};
 use crate::execution::{Counters, ExecutionId, StepExecutionId};
 use crate::store::Segment;
 
-/// A progressive execution: it runs in slices. The row never changes after it is opened.
+/// A progressive execution: it runs in slices. After it is opened, only the total number of its units changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProgressiveExecution {
     /// The execution.
