@@ -323,6 +323,25 @@ fn a_sink_that_prepares_has_each_row_once_although_its_commit_was_lost() {
     assert_eq!(stored.lock().unwrap().0, (1..=20).collect::<Vec<u64>>());
 }
 
+#[tokio::test]
+async fn the_calls_of_the_operator_borrow_nothing_and_a_processor_may_know_its_scope() {
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let step = ChunkStepBuilder::new("step")
+        .reader(Sequence::to(3))
+        .process_async_with(2, |scope| {
+            let factor = u64::try_from(scope.parameters().integer("factor")?)?;
+            Ok(async move |n: &u64| Ok(Some(n * factor)))
+        })
+        .writer(ListWriter::new(Arc::clone(&written)))
+        .build();
+    let operator = operator(step);
+    let running = operator.asynchronous().run("job", JobParameters::new().with("factor", 10));
+    let ended = tokio::spawn(running).await.unwrap().unwrap();
+    assert_eq!(ended.status, BatchStatus::Completed, "{:?}", ended.failure);
+    assert_eq!(*written.lock().unwrap(), [10, 20, 30]);
+    assert!(tokio::spawn(operator.asynchronous().follow(ended.id)).await.unwrap().is_ok());
+}
+
 #[test]
 fn a_sink_is_flushed_with_each_chunk_and_a_new_one_gets_the_chunk_that_failed() {
     let sent = Arc::new(Mutex::new(Vec::new()));

@@ -24,7 +24,8 @@ impl JobOperator {
 
 /// Starts, restarts and stops executions from asynchronous code. Made by [`JobOperator::asynchronous`].
 ///
-/// A call begins when it is first polled. Dropping its future does not undo it: the call runs to its end.
+/// A call begins when it is first polled. Dropping its future does not undo it: the call runs to its end. The futures
+/// borrow nothing, so they can be spawned.
 ///
 /// ```no_run
 /// use batchwright::{JobOperator, JobParameters};
@@ -53,22 +54,16 @@ impl AsyncOperator {
     /// # Errors
     ///
     /// Those of `work`; [`OperatorError::NoResult`] when `work` panics or no thread can be started.
-    pub async fn call<T: Send + 'static>(
+    pub fn call<T, F>(
         &self,
-        work: impl FnOnce(&JobOperator) -> Result<T, OperatorError> + Send + 'static,
-    ) -> Result<T, OperatorError> {
-        self.call_on(&self.operator.inner.calls, work).await
-    }
-
-    async fn call_on<T: Send + 'static>(
-        &self,
-        pool: &Pool,
-        work: impl FnOnce(&JobOperator) -> Result<T, OperatorError> + Send + 'static,
-    ) -> Result<T, OperatorError> {
-        let (sender, result) = pending();
+        work: F,
+    ) -> impl Future<Output = Result<T, OperatorError>> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: FnOnce(&JobOperator) -> Result<T, OperatorError> + Send + 'static,
+    {
         let operator = self.operator.clone();
-        pool.submit(Box::new(move || sender.send(work(&operator))));
-        result.await
+        async move { call_on(&operator, &operator.inner.calls, work).await }
     }
 
     /// Starts a job; see [`JobOperator::start`]. Await the handle for the end of the execution.
@@ -76,12 +71,12 @@ impl AsyncOperator {
     /// # Errors
     ///
     /// As [`JobOperator::start`].
-    pub async fn start(
+    pub fn start(
         &self,
         name: &str,
         parameters: JobParameters,
-    ) -> Result<JobHandle, OperatorError> {
-        self.launch(Launch::start(name, parameters)).await
+    ) -> impl Future<Output = Result<JobHandle, OperatorError>> + Send + use<> {
+        self.launch(Launch::start(name, parameters))
     }
 
     /// Starts a job and waits for its end; see [`JobOperator::run`].
@@ -89,12 +84,13 @@ impl AsyncOperator {
     /// # Errors
     ///
     /// As [`JobOperator::run`].
-    pub async fn run(
+    pub fn run(
         &self,
         name: &str,
         parameters: JobParameters,
-    ) -> Result<JobExecution, OperatorError> {
-        Ok(self.start(name, parameters).await?.await?)
+    ) -> impl Future<Output = Result<JobExecution, OperatorError>> + Send + use<> {
+        let started = self.start(name, parameters);
+        async move { Ok(started.await?.await?) }
     }
 
     /// Starts the next instance of a job; see [`JobOperator::next`].
@@ -102,8 +98,11 @@ impl AsyncOperator {
     /// # Errors
     ///
     /// As [`JobOperator::next`].
-    pub async fn next(&self, name: &str) -> Result<JobHandle, OperatorError> {
-        self.launch(Launch::next(name)).await
+    pub fn next(
+        &self,
+        name: &str,
+    ) -> impl Future<Output = Result<JobHandle, OperatorError>> + Send + use<> {
+        self.launch(Launch::next(name))
     }
 
     /// Restarts an execution; see [`JobOperator::restart`].
@@ -111,8 +110,11 @@ impl AsyncOperator {
     /// # Errors
     ///
     /// As [`JobOperator::restart`].
-    pub async fn restart(&self, id: ExecutionId) -> Result<JobHandle, OperatorError> {
-        self.launch(Launch::restart(id)).await
+    pub fn restart(
+        &self,
+        id: ExecutionId,
+    ) -> impl Future<Output = Result<JobHandle, OperatorError>> + Send + use<> {
+        self.launch(Launch::restart(id))
     }
 
     /// Starts the execution that `launch` describes; see [`JobOperator::launch`].
@@ -120,8 +122,11 @@ impl AsyncOperator {
     /// # Errors
     ///
     /// As [`JobOperator::launch`].
-    pub async fn launch(&self, launch: Launch) -> Result<JobHandle, OperatorError> {
-        self.call(move |operator| operator.launch(&launch)).await
+    pub fn launch(
+        &self,
+        launch: Launch,
+    ) -> impl Future<Output = Result<JobHandle, OperatorError>> + Send + use<> {
+        self.call(move |operator| operator.launch(&launch))
     }
 
     /// Queues an execution for any server that shares the store; see [`JobOperator::enqueue`]. It is continued on another
@@ -130,8 +135,11 @@ impl AsyncOperator {
     /// # Errors
     ///
     /// As [`JobOperator::enqueue`].
-    pub async fn enqueue(&self, launch: Launch) -> Result<JobExecution, OperatorError> {
-        self.call(move |operator| operator.enqueue(&launch)).await
+    pub fn enqueue(
+        &self,
+        launch: Launch,
+    ) -> impl Future<Output = Result<JobExecution, OperatorError>> + Send + use<> {
+        self.call(move |operator| operator.enqueue(&launch))
     }
 
     /// Requests an execution to stop; see [`JobOperator::stop`].
@@ -139,9 +147,25 @@ impl AsyncOperator {
     /// # Errors
     ///
     /// As [`JobOperator::stop`].
-    pub async fn stop(&self, id: ExecutionId) -> Result<JobExecution, OperatorError> {
-        self.call_on(&self.operator.inner.stops, move |operator| operator.stop(id)).await
+    pub fn stop(
+        &self,
+        id: ExecutionId,
+    ) -> impl Future<Output = Result<JobExecution, OperatorError>> + Send + use<> {
+        let operator = self.operator.clone();
+        async move { call_on(&operator, &operator.inner.stops, move |operator| operator.stop(id)).await }
     }
+}
+
+/// Runs `work` on a thread of `pool`.
+async fn call_on<T: Send + 'static>(
+    operator: &JobOperator,
+    pool: &Pool,
+    work: impl FnOnce(&JobOperator) -> Result<T, OperatorError> + Send + 'static,
+) -> Result<T, OperatorError> {
+    let (sender, result) = pending();
+    let operator = operator.clone();
+    pool.submit(Box::new(move || sender.send(work(&operator))));
+    result.await
 }
 
 /// The result of a call, and who waits for it.

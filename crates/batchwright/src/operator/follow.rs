@@ -24,14 +24,20 @@ impl AsyncOperator {
     /// # Errors
     ///
     /// The execution does not exist, the store fails, or the system refuses a thread.
-    pub async fn follow(&self, id: ExecutionId) -> Result<EventStream, OperatorError> {
-        // Subscribes before it looks, so that no change is between the two.
-        let events = self.operator.events().stream(EVENTS_MAX);
-        let now = self.status_of(id).await?;
-        let (sender, receiver) = tokio::sync::mpsc::channel(EVENTS_MAX);
-        let runtime = runtime().map_err(|_| OperatorError::NoResult)?;
-        runtime.spawn(self.clone().forward(id, now, events, sender));
-        Ok(EventStream::new(receiver))
+    pub fn follow(
+        &self,
+        id: ExecutionId,
+    ) -> impl Future<Output = Result<EventStream, OperatorError>> + Send + use<> {
+        let this = self.clone();
+        async move {
+            // Subscribes before it looks, so that no change is between the two.
+            let events = this.operator.events().stream(EVENTS_MAX);
+            let now = this.status_of(id).await?;
+            let (sender, receiver) = tokio::sync::mpsc::channel(EVENTS_MAX);
+            let runtime = runtime().map_err(|_| OperatorError::NoResult)?;
+            runtime.spawn(this.forward(id, now, events, sender));
+            Ok(EventStream::new(receiver))
+        }
     }
 
     async fn status_of(&self, id: ExecutionId) -> Result<Event, OperatorError> {

@@ -404,6 +404,36 @@ impl<R, W> ChunkStepBuilder<R, PassThrough, W> {
     }
 }
 
+impl<R, W> ChunkStepBuilder<R, PassThrough, W> {
+    /// Sets a function that makes an asynchronous processor for each step execution, from its parameters and contexts; see
+    /// [`process_async`](Self::process_async).
+    ///
+    /// ```
+    /// use batchwright::item::NoWriter;
+    /// use batchwright::{ChunkStepBuilder, Sequence};
+    ///
+    /// let step = ChunkStepBuilder::new("prices")
+    ///     .reader(Sequence::to(100))
+    ///     .process_async_with(64, |scope| {
+    ///         let rate = scope.parameters().float("rate")?;
+    ///         Ok(async move |n: &u64| Ok(Some(*n as f64 * rate)))
+    ///     })
+    ///     .writer(NoWriter::new())
+    ///     .build();
+    /// ```
+    #[cfg(feature = "async")]
+    #[must_use]
+    pub fn process_async_with<F: 'static>(
+        self,
+        in_flight: usize,
+        make: impl Fn(&StepScope) -> Result<F, ItemError> + Send + Sync + 'static,
+    ) -> ChunkStepBuilder<R, Processors<AsyncProcessor<F>>, W> {
+        self.processor_with(move |scope| {
+            Ok(AsyncProcessor::new(in_flight, make(scope)?, scope.stop().clone()))
+        })
+    }
+}
+
 impl<R, P: 'static, W> ChunkStepBuilder<R, Processors<P>, W> {
     /// Adds a processor, which gets the outputs of the processors before it.
     #[must_use]
