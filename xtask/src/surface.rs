@@ -1,7 +1,7 @@
 //! The public names of the library, as its documentation shows them: a list in the repository, so that a change shows, and
 //! a limit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// The list.
@@ -32,6 +32,16 @@ pub(crate) fn check() -> Result<(), String> {
         .filter(|(module, _)| !is_for_authors(module))
         .map(|(_, names)| names.len())
         .sum();
+    let shown = examples()?;
+    let is_shown = |name: &&str| shown.contains(*name);
+    let hidden: Vec<&str> = modules
+        .iter()
+        .filter(|(module, _)| !is_for_authors(module))
+        .flat_map(|(_, names)| names.iter().copied().filter(|name| !is_shown(name)))
+        .collect();
+    if !hidden.is_empty() {
+        return Err(format!("no example shows {}", hidden.join(", ")));
+    }
     let mut text = format!(
         "# Public names\n\nThe names of the crate `batchwright`, checked by CI: {counted} outside `store` and `testing`, at most {NAMES_MAX}.\n\n| module | names |\n|---|---|\n"
     );
@@ -53,6 +63,33 @@ pub(crate) fn check() -> Result<(), String> {
             "{LIST} differs from the documentation; `BLESS=1 cargo xtask surface` writes it"
         )),
     }
+}
+
+/// Returns the words of all examples: programs, and listings in the documentation of the library.
+fn examples() -> Result<BTreeSet<String>, String> {
+    let mut text = String::new();
+    for file in crate::tidy::files("crates", "rs")? {
+        let source = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
+        if file.components().any(|part| part.as_os_str() == "examples") {
+            text.push_str(&source);
+            continue;
+        }
+        let mut is_listing = false;
+        for line in source.lines().map(str::trim_start) {
+            let comment = line.strip_prefix("//!").or_else(|| line.strip_prefix("///"));
+            match comment.map(str::trim_start) {
+                None => is_listing = false,
+                Some(comment) if comment.starts_with("```") => is_listing = !is_listing,
+                Some(comment) if is_listing => {
+                    text.push_str(comment);
+                    text.push('\n');
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    let words = text.split(|c: char| !c.is_alphanumeric() && c != '_').map(str::to_owned);
+    Ok(words.collect())
 }
 
 /// Documents the library, and compares.

@@ -107,7 +107,7 @@ fn read(path: &Path) -> Result<String, String> {
 }
 
 /// Files below `folder` with that ending, sorted.
-fn files(folder: &str, ending: &str) -> Result<Vec<PathBuf>, String> {
+pub(crate) fn files(folder: &str, ending: &str) -> Result<Vec<PathBuf>, String> {
     let mut found = Vec::new();
     let mut folders = vec![PathBuf::from(folder)];
     while let Some(folder) = folders.pop() {

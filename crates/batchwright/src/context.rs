@@ -1,4 +1,27 @@
 //! Execution contexts: small named values that a job or step keeps across executions.
+//!
+//! ```
+//! use batchwright::TaskletStep;
+//! use batchwright::context::{ContextError, ContextHandle, ExecutionContext};
+//! use batchwright::step::Flow;
+//!
+//! let step = TaskletStep::new("page", |call| {
+//!     // Stored in the transaction of the call, and there again after a restart.
+//!     let context: &ContextHandle = call.scope().context();
+//!     let page: u32 = match context.get("page") {
+//!         Err(ContextError::Missing { .. }) => 0,
+//!         stored => stored?,
+//!     };
+//!     context.put("page", &(page + 1))?;
+//!     Ok(if page < 9 { Flow::Continue } else { Flow::Finished })
+//! });
+//!
+//! // A context by itself, as a test seeds it.
+//! let mut context = ExecutionContext::default();
+//! context.put("page", &7)?;
+//! assert_eq!(context.to_json(), r#"{"page":7}"#);
+//! # Ok::<(), ContextError>(())
+//! ```
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -12,6 +12,24 @@ use crate::execution::{ExecutionId, ExitStatus, Failure, Phase};
 ///
 /// Policies name kinds. The longest pattern that equals the kind or one of its parents decides; of two
 /// equally long patterns the exclusion wins.
+/// ```
+/// use batchwright::ItemError;
+/// use batchwright::error::{ErrorKind, RepositoryError, StepError};
+/// use batchwright::policy::Classifier;
+///
+/// // A kind of your own is below one of the usual ones, so that policies for `data` cover it.
+/// let kind = ErrorKind::new("data.iban");
+/// let error = ItemError::new(kind.clone(), "the checksum is wrong").at("line 7");
+/// assert!(Classifier::records().matches_error(&error) && kind.is_a("data"));
+///
+/// // What the engine reports.
+/// fn code(error: &StepError) -> &'static str {
+///     match error {
+///         StepError::Commit { source: RepositoryError::LeaseLost { .. }, .. } => "taken over",
+///         other => other.code(),
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ErrorKind(Cow<'static, str>);
@@ -251,6 +269,15 @@ impl fmt::Debug for ItemError {
 }
 
 /// Joins an error and its causes on one line: `cannot …: cause: cause`.
+///
+/// ```
+/// use batchwright::error::report;
+/// use batchwright::{JobOperator, JobParameters, MemoryRepository};
+///
+/// let operator = JobOperator::new(std::sync::Arc::new(MemoryRepository::new()));
+/// let refused = operator.run("import", JobParameters::new()).unwrap_err();
+/// assert!(report(&refused).contains("import"));
+/// ```
 pub fn report(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();

@@ -1,5 +1,44 @@
 //! Events: every change of state as one type, sent to observers within the process after its commit and, for the
 //! status of executions and steps, stored.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use batchwright::event::{Change, Event, EventStream, Events, Observer, Progress, ProgressUnit, Subject};
+//! use batchwright::{Job, JobOperator, JobParameters, MemoryRepository, TaskletStep};
+//!
+//! /// Prints what changed.
+//! struct Log;
+//!
+//! impl Observer for Log {
+//!     fn observe(&self, event: &Event) {
+//!         let place = match &event.subject {
+//!             Subject::Execution { id, job } => format!("{job} {id}"),
+//!             Subject::Step { execution, step, .. } => format!("{execution} {step}"),
+//!             _ => String::new(),
+//!         };
+//!         match &event.change {
+//!             Change::Status { status, .. } => println!("{place}: {status}"),
+//!             Change::ChunkCommitted { progress: Some(Progress { done, total, unit }), .. } => {
+//!                 let unit = if *unit == ProgressUnit::Bytes { "bytes" } else { "items" };
+//!                 println!("{place}: {done} of {total:?} {unit}");
+//!             }
+//!             _ => {}
+//!         }
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let operator = JobOperator::builder(Arc::new(MemoryRepository::new())).observer(Log).build();
+//! let events: &Events = operator.events();
+//! let received = events.subscribe(100);
+//! let stream: EventStream = events.stream(100); // for asynchronous code
+//! operator.registry().register(Job::builder("job").step(TaskletStep::call("step", || ())).build()?)?;
+//! operator.run("job", JobParameters::new())?;
+//! assert_eq!(received.try_iter().filter(|event| event.status().is_some()).count(), 6);
+//! # drop(stream);
+//! # Ok(())
+//! # }
+//! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,56 @@
 //! The three parts of a chunk step as traits: reader, processor and writer.
+//!
+//! ```
+//! use batchwright::item::{AsyncItemReader, AsyncReader, ItemProcessor, ItemReader, ListReader, Total};
+//! use batchwright::item::{Choice, CompositeWriter, Deliver, DeliveryWriter, FlatWriter, NoWriter};
+//! use batchwright::{ChunkStepBuilder, ItemError};
+//!
+//! /// Splits a line into words.
+//! #[derive(Clone)]
+//! struct Words;
+//!
+//! impl ItemProcessor<String> for Words {
+//!     type Output = Vec<String>;
+//!
+//!     fn process(&self, line: &String) -> Result<Option<Vec<String>>, ItemError> {
+//!         Ok((!line.is_empty()).then(|| line.split(' ').map(str::to_owned).collect()))
+//!     }
+//! }
+//!
+//! /// Sends words.
+//! #[derive(Clone)]
+//! struct Send;
+//!
+//! impl Deliver<String> for Send {
+//!     fn deliver(&mut self, words: &[String], key: &str) -> Result<(), ItemError> {
+//!         println!("{key}: {words:?}");
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let lines = ListReader::new(vec!["one two".to_owned(), "three".to_owned()]);
+//! let step = ChunkStepBuilder::new("words")
+//!     .reader(lines.clone())
+//!     .processor(Words)
+//!     .writer(FlatWriter::new(DeliveryWriter::new(Send)))
+//!     .build();
+//!
+//! // The long lines to one writer, all others to none.
+//! let step = ChunkStepBuilder::new("long")
+//!     .reader(lines.clone())
+//!     .writer(CompositeWriter::choosing(
+//!         |line: &String| if line.len() > 5 { Choice::First } else { Choice::Neither },
+//!         NoWriter::new(),
+//!         NoWriter::new(),
+//!     ))
+//!     .build();
+//!
+//! /// An asynchronous reader as one that blocks, for a unit test.
+//! fn blocking<R: AsyncItemReader<Item: 'static, Position: 'static>>(reader: R) -> AsyncReader<R> {
+//!     AsyncReader::new(reader)
+//! }
+//! assert!(!matches!(lines.total(), Some(Total::Bytes(_))));
+//! ```
 
 mod adapt;
 #[cfg(feature = "async")]

@@ -1,4 +1,44 @@
 //! Jobs: a name, the parameters that a job accepts, and the flow of its steps.
+//!
+//! ```
+//! use batchwright::job::{Decider, Decision, FlowBuilder, JobBuilder, JobFlow, TransitionBuilder};
+//! use batchwright::job::{Incrementer, increment, next_day};
+//! use batchwright::job_step::JobStep;
+//! use batchwright::parameters::{Parameter, ParameterDeclaration, ParameterSchema, ParameterType};
+//! use batchwright::{ItemError, Job, JobParameters, TaskletStep};
+//!
+//! /// Decides by a parameter.
+//! struct MonthEnd;
+//!
+//! impl Decider for MonthEnd {
+//!     fn decide(&self, decision: &Decision<'_>) -> Result<String, ItemError> {
+//!         let last = decision.scope.parameters().get("month").is_some();
+//!         Ok(if last { "YES" } else { "NO" }.to_owned())
+//!     }
+//! }
+//!
+//! let step = |name: &str| TaskletStep::call(name, || ());
+//! let sums: FlowBuilder = JobFlow::builder("sums").step(step("sum"));
+//! let builder: JobBuilder = Job::builder("nightly")
+//!     .parameter(ParameterDeclaration::new("run", ParameterType::Integer).default(1))
+//!     .next(increment("run", 1))
+//!     .step(JobStep::new("load", Job::builder("load").step(step("copy")).build()?))
+//!     .nested(sums)
+//!     .decider("month end?", MonthEnd);
+//! let on_yes: TransitionBuilder<JobBuilder> = builder.on("YES");
+//! let job = on_yes.to("archive").on("NO").end("COMPLETED").step(step("archive")).build()?;
+//!
+//! let schema: &ParameterSchema = job.parameters();
+//! assert_eq!(schema.declared.len(), 1);
+//! let next: &Incrementer = job.incrementer().ok_or("there is one")?;
+//! let second = next(Some(&JobParameters::new().with("run", 1)))?;
+//! let run: &Parameter = second.get("run").ok_or("it is set")?;
+//! assert!(run.identifying);
+//! // Or from day to day.
+//! let tomorrow = next_day("day", 1);
+//! assert!(tomorrow(None).is_err(), "there is no first day");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod builder;
 mod decider;

@@ -1,4 +1,49 @@
 //! Starts, restarts, stops, abandons and recovers executions.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//! use batchwright::execution::{ExecutionSummary, Failure, StepSummary};
+//! use batchwright::launch::{Launch, LaunchOptions, RequestKey};
+//! use batchwright::operator::{AsyncOperator, JobExplorer, JobHandle, JobName, JobQueue};
+//! use batchwright::operator::{OperatorBuilder, Retention, RunError};
+//! use batchwright::{Job, JobOperator, JobParameters, MemoryRepository, TaskletStep};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let builder: OperatorBuilder = JobOperator::builder(Arc::new(MemoryRepository::new()));
+//! let operator = builder.lease_timeout(Duration::from_secs(30)).running_jobs_max(4).build();
+//! operator.registry().register(Job::builder("job").step(TaskletStep::call("step", || ())).build()?)?;
+//!
+//! // A request that may be sent twice starts one execution.
+//! let request = Some(RequestKey { key: "order-17".into(), fingerprint: "v1".into() });
+//! let options = LaunchOptions { request, ..LaunchOptions::default() };
+//! let handle: JobHandle = operator.launch(&Launch::start("job", JobParameters::new()).options(options))?;
+//! let ended = match handle.wait() {
+//!     Ok(ended) => ended,
+//!     // Another process has taken the execution over, or the store cannot be reached.
+//!     Err(lost @ (RunError::LeaseLost { .. } | RunError::Repository { .. })) => return Err(lost.into()),
+//!     Err(other) => return Err(other.into()),
+//! };
+//! if let Some(Failure { code, message }) = &ended.failure {
+//!     eprintln!("{code}: {message}");
+//! }
+//!
+//! let explorer: JobExplorer<'_> = operator.explorer();
+//! let names: Vec<JobName> = explorer.job_names()?;
+//! assert!(names[0].registered);
+//! let summary: ExecutionSummary = explorer.summary(ended.id)?;
+//! let steps: &[StepSummary] = &summary.steps;
+//! assert_eq!(steps.len(), 1);
+//!
+//! // What a worker asks; what asynchronous code uses; and what is deleted one day.
+//! let queue: JobQueue<'_> = operator.queue();
+//! assert!(queue.has_room() && queue.queued()?.is_empty());
+//! let _: AsyncOperator = operator.asynchronous();
+//! let retention = Retention { keep: Some(100), ..Retention::default() };
+//! assert_eq!(operator.purge(&retention, true, |one| println!("{}", one.id))?, 0);
+//! # Ok(())
+//! # }
+//! ```
 
 mod asynchronous;
 mod builder;

@@ -1,4 +1,43 @@
 //! Partitioned steps: a step whose input is divided into partitions, each with a step execution of its own.
+//!
+//! ```
+//! use batchwright::item::NoWriter;
+//! use batchwright::partition::{ByteRanges, FilePartitions, NumberRanges, PartitionStep, Partitioner};
+//! use batchwright::scope::{Partition, StepScope, StepStart};
+//! use batchwright::step::{ChunkStep, Step};
+//! use batchwright::{ChunkStepBuilder, ItemError, Sequence};
+//!
+//! /// A partition for each region.
+//! struct Regions;
+//!
+//! impl Partitioner for Regions {
+//!     fn partitions(&self, _: &StepScope) -> Result<Vec<Partition>, ItemError> {
+//!         ["north", "south"]
+//!             .into_iter()
+//!             .map(|region| Ok(Partition::new(region).with("region", &region)?))
+//!             .collect()
+//!     }
+//! }
+//!
+//! /// The step of one partition.
+//! fn load() -> impl Step {
+//!     ChunkStepBuilder::new("load")
+//!         .reader_with(|scope| {
+//!             let region: String = scope.partition_value("region")?;
+//!             if scope.start() == StepStart::Fresh {
+//!                 println!("{region} begins");
+//!             }
+//!             Ok(Sequence::to(10))
+//!         })
+//!         .writer(NoWriter::new())
+//!         .build()
+//! }
+//!
+//! let step = PartitionStep::new(load(), Regions).threads(2);
+//! // Partitions that are there already.
+//! let _ = NumberRanges { min: 1, max: 1_000, grid: 4 };
+//! # fn other(_: FilePartitions, _: ByteRanges, _: ChunkStep<Sequence, batchwright::item::PassThrough, NoWriter<u64>>) {}
+//! ```
 
 mod ranges;
 

@@ -1,4 +1,25 @@
 //! Policies: which errors are tolerated, and when a chunk is full. Pure.
+//!
+//! ```
+//! use std::time::Duration;
+//! use batchwright::clock::SystemClock;
+//! use batchwright::item::NoWriter;
+//! use batchwright::policy::{Completion, SkipLimitScope, SkipPolicy};
+//! use batchwright::retry::{BreakerState, CircuitBreaker};
+//! use batchwright::{ChunkStepBuilder, Sequence};
+//!
+//! let breaker = CircuitBreaker::new(5, Duration::from_secs(30));
+//! let step = ChunkStepBuilder::new("load")
+//!     .reader(Sequence::to(100))
+//!     .writer(NoWriter::new())
+//!     // A chunk of 500 items, or of two seconds.
+//!     .completion(Completion::items(500).within(Duration::from_secs(2)))
+//!     // Ten bad records over all executions of the instance.
+//!     .skip(SkipPolicy::limit(10).scope(SkipLimitScope::Instance))
+//!     .breaker(breaker.clone())
+//!     .build();
+//! assert_eq!(breaker.state(&SystemClock::default()), BreakerState::Closed);
+//! ```
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

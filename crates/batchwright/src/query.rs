@@ -1,4 +1,30 @@
 //! Read-only queries of a store, without an operator or a job.
+//!
+//! ```
+//! use batchwright::MemoryRepository;
+//! use batchwright::execution::{Counters, InstanceId, JobInstance, SkipRecord, StepExecutionId};
+//! use batchwright::query::{ExecutionFilter, InstancePage, Queries};
+//!
+//! /// Returns what each step of the newest execution of `job` did.
+//! fn newest(store: &dyn Queries, job: &str) -> Result<Vec<(String, Counters)>, Box<dyn std::error::Error>> {
+//!     let filter = ExecutionFilter::of_job(job).limit(1);
+//!     let Some(execution) = store.executions(&filter)?.into_iter().next() else { return Ok(Vec::new()) };
+//!     let skips: Vec<SkipRecord> = store.skips(execution.id)?;
+//!     for skip in skips.iter().filter(|skip| skip.kind == "data.parse") {
+//!         println!("{}: record {}: {}", skip.step, skip.item, skip.message);
+//!     }
+//!     Ok(store.steps(execution.id)?.into_iter().map(|step| (step.name, step.counters)).collect())
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = MemoryRepository::new();
+//! assert!(newest(&store, "import")?.is_empty());
+//! let page: Vec<JobInstance> = store.instances("import", InstancePage::first(20))?;
+//! assert!(page.is_empty() && store.instance(InstanceId(1))?.is_none());
+//! assert!(store.step(StepExecutionId(1))?.is_none());
+//! # Ok(())
+//! # }
+//! ```
 
 #[cfg(feature = "cache")]
 mod cache;

@@ -1,4 +1,23 @@
 //! The jobs that can be started by name.
+//!
+//! ```
+//! use batchwright::registry::{AppState, DuplicateJob, JobRegistry, JobSource};
+//! use batchwright::{Job, TaskletStep};
+//!
+//! struct Rate(f64);
+//!
+//! let registry = JobRegistry::with_state(AppState::new().with(Rate(1.19)));
+//! // Built when it is first used, from the state of the application.
+//! registry.register_factory("bill", |state| {
+//!     let rate = state.get::<Rate>()?.0;
+//!     let step = TaskletStep::call("step", move || println!("{rate}"));
+//!     Job::builder("bill").step(step).build().map_err(|error| error.to_string())
+//! })?;
+//! let twice = registry.register_factory("bill", |_| Err("never".to_owned()));
+//! assert!(matches!(twice, Err(DuplicateJob { name }) if name == "bill"));
+//! assert_eq!(JobSource::names(&registry)?, ["bill"]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #[cfg(feature = "discover")]
 mod discover;

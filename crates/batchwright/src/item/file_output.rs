@@ -72,6 +72,49 @@ const BEFORE_BYTES: usize = 128;
 /// A symbolic link as the path refers to its target. A device, a pipe or a socket as the path is refused and
 /// left unchanged. Two outputs of one process cannot have the same path, and no output can be an input that
 /// is being read.
+///
+/// ```
+/// use batchwright::ItemError;
+/// use batchwright::item::{ChunkTransaction, Ending, FileOutput, FilePosition, ItemWriter, PreparedCommit};
+/// use batchwright::scope::StepScope;
+///
+/// /// Writes each number in a line.
+/// #[derive(Clone)]
+/// struct Numbers(FileOutput);
+///
+/// impl ItemWriter<u64> for Numbers {
+///     type Position = FilePosition;
+///
+///     fn open(
+///         &mut self,
+///         position: Option<FilePosition>,
+///         scope: &StepScope,
+///     ) -> Result<Option<PreparedCommit>, ItemError> {
+///         self.0.open(position, scope).map(|()| None)
+///     }
+///
+///     fn write(&mut self, items: &[u64], _: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
+///         items.iter().try_for_each(|item| self.0.append(format!("{item}\n").as_bytes()))
+///     }
+///
+///     fn position(&mut self) -> Result<FilePosition, ItemError> {
+///         self.0.position()
+///     }
+///
+///     fn committed(&mut self) -> Result<(), ItemError> {
+///         self.0.committed();
+///         Ok(())
+///     }
+///
+///     fn rolled_back(&mut self) -> Result<(), ItemError> {
+///         self.0.rolled_back()
+///     }
+///
+///     fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
+///         self.0.close(ending)
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 pub struct FileOutput {
     path: PathBuf,

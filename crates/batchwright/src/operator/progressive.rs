@@ -102,6 +102,36 @@ impl JobOperator {
 }
 
 /// Opens progressive executions, runs their slices, and drives them to their end.
+///
+/// ```
+/// use batchwright::execution::ExecutionId;
+/// use batchwright::operator::ProgressiveOperator;
+/// use batchwright::progressive::{DisconnectSignal, OnDisconnect, SliceError, SliceOrder, UnitProgress};
+///
+/// /// Answers one request for a slice; `lost` is set by the connection.
+/// fn answer(
+///     operator: ProgressiveOperator<'_>,
+///     order: SliceOrder,
+///     lost: &DisconnectSignal,
+/// ) -> Result<String, SliceError> {
+///     let order = SliceOrder { client: lost.clone(), ..order };
+///     match operator.slice(&order, |work| drop(std::thread::spawn(work))) {
+///         // Another request of the lane runs: the client sends its request again later.
+///         Err(SliceError::LaneBusy { lane }) => Ok(format!("lane {lane} is busy")),
+///         answered => answered,
+///     }
+/// }
+///
+/// /// The client has disconnected: the unit in progress is the last one.
+/// fn disconnected(lost: &DisconnectSignal) {
+///     lost.set(OnDisconnect::CleanStop);
+/// }
+///
+/// fn share(operator: ProgressiveOperator<'_>, id: ExecutionId) -> Result<f64, SliceError> {
+///     let UnitProgress { units_done, units_total, .. } = operator.units_progress(id, None)?;
+///     Ok(units_total.map_or(0.0, |total| units_done as f64 / total.max(1) as f64))
+/// }
+/// ```
 #[derive(Clone, Copy)]
 pub struct ProgressiveOperator<'a> {
     operator: &'a JobOperator,
