@@ -62,7 +62,7 @@ pub(crate) fn run(skips: Skips) -> Result<(), String> {
     tidy::check()?;
     beside::check()?;
     if skips == Skips::Refused {
-        sweep("60")?;
+        sweep("40")?;
     }
     surface::document(&[])?;
     surface::check()?;
