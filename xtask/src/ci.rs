@@ -65,7 +65,7 @@ pub(crate) fn run(skips: Skips) -> Result<(), String> {
         sweep("40")?;
     }
     surface::document(&[])?;
-    surface::check()?;
+    surface::run()?;
     let lines = std::fs::read_to_string(&count).map_err(|error| error.to_string())?;
     match summary(&lines) {
         None => Ok(()),

@@ -10,7 +10,7 @@ const LIST: &str = "docs/public-names.md";
 const NAMES_MAX: usize = 165;
 
 /// Compares the list with the documentation in `target/doc`; with `BLESS` set, writes it.
-pub(crate) fn check() -> Result<(), String> {
+fn check() -> Result<(), String> {
     let page = "target/doc/batchwright/all.html";
     let page = std::fs::read_to_string(page).map_err(|error| format!("{page}: {error}"))?;
     let mut modules: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -92,7 +92,7 @@ fn examples() -> Result<BTreeSet<String>, String> {
     Ok(words.collect())
 }
 
-/// Documents the library, and compares.
+/// Documents the library alone, because the features that other crates enable would change it, and compares.
 pub(crate) fn run() -> Result<(), String> {
     document(&["--package", "batchwright"])?;
     check()
