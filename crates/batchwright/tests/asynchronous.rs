@@ -332,13 +332,14 @@ async fn the_calls_of_the_operator_borrow_nothing_and_a_processor_may_know_its_s
             let factor = u64::try_from(scope.parameters().integer("factor")?)?;
             Ok(async move |n: &u64| Ok(Some(n * factor)))
         })
+        .process_async_with(2, |_| Ok(async |n: &u64| Ok(Some(n + 1))))
         .writer(ListWriter::new(Arc::clone(&written)))
         .build();
     let operator = operator(step);
     let running = operator.asynchronous().run("job", JobParameters::new().with("factor", 10));
     let ended = tokio::spawn(running).await.unwrap().unwrap();
     assert_eq!(ended.status, BatchStatus::Completed, "{:?}", ended.failure);
-    assert_eq!(*written.lock().unwrap(), [10, 20, 30]);
+    assert_eq!(*written.lock().unwrap(), [11, 21, 31]);
     assert!(tokio::spawn(operator.asynchronous().follow(ended.id)).await.unwrap().is_ok());
 }
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{Past, StepOrder, run_step};
 use crate::error::{RepositoryError, StepError};
 use crate::execution::{
-    BatchStatus, ExecutionId, ExitStatus, Failure, FlowEntry, FlowState, JobExecution,
-    StepExecution, StepExecutionId,
+    BatchStatus, ExecutionId, ExitStatus, Failure, FlowEntry, FlowState, StepExecution,
+    StepExecutionId,
 };
 use crate::host::Host;
 use crate::item::guarded;
@@ -334,9 +334,7 @@ impl<'r> Walk<'r> {
         };
         let options = step.options();
         // Rows of a round that a `restart_at` closed count only for the start limit.
-        let is_current =
-            |row: &StepExecution| round.again_after.is_none_or(|id| row.execution_id > id);
-        let current = history.first().filter(|row| is_current(row)).cloned();
+        let current = history.first().filter(|row| round.has(row.execution_id)).cloned();
         let again = options.allow_start_if_complete || round.again;
         let runs = u32::try_from(history.len()).unwrap_or(u32::MAX);
         let resumed = match decide_step(current, runs, options.start_limit, again) {
@@ -396,8 +394,7 @@ impl<'r> Walk<'r> {
             store.executions(&crate::query::ExecutionFilter::of_instance(scope.instance_id()))?;
         let mut newest = BTreeMap::new();
         // Oldest first, so that newer rows replace older ones.
-        let current = |one: &JobExecution| round.again_after.is_none_or(|id| one.id > id);
-        for execution in executions.into_iter().rev().filter(current) {
+        for execution in executions.into_iter().rev().filter(|one| round.has(one.id)) {
             for step in store.steps(execution.id)? {
                 newest.insert(step.name.clone(), step);
             }
@@ -450,6 +447,13 @@ struct Round {
     again: bool,
     /// The newest execution whose rows do not count, nor do those of older ones.
     again_after: Option<ExecutionId>,
+}
+
+impl Round {
+    /// Whether the rows of `execution` count.
+    fn has(self, execution: ExecutionId) -> bool {
+        self.again_after.is_none_or(|id| execution > id)
+    }
 }
 
 /// Joins the ends of two branches: the worse end wins, and exit codes combine.

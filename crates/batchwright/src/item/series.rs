@@ -76,14 +76,8 @@ pub struct SeriesPosition<P> {
     position: Option<P>,
 }
 
-impl<F, R> SeriesReader<F, R>
-where
-    F: Fn(&str) -> Result<R, ItemError>,
-    R: ItemReader<Position: Clone>,
-{
-    /// Creates a reader of the inputs with the names `inputs`, in this order; `make` creates the reader of one.
-    pub fn new<N: Into<Arc<str>>>(inputs: impl IntoIterator<Item = N>, make: F) -> Self {
-        let inputs = inputs.into_iter().map(Into::into).collect();
+impl<F, R: ItemReader> SeriesReader<F, R> {
+    fn unopened(inputs: Vec<Arc<str>>, make: F) -> Self {
         Self {
             inputs,
             make,
@@ -95,6 +89,18 @@ where
             last: None,
             scope: None,
         }
+    }
+}
+
+impl<F, R> SeriesReader<F, R>
+where
+    F: Fn(&str) -> Result<R, ItemError>,
+    R: ItemReader<Position: Clone>,
+{
+    /// Creates a reader of the inputs with the names `inputs`, in this order; `make` creates the reader of one.
+    pub fn new<N: Into<Arc<str>>>(inputs: impl IntoIterator<Item = N>, make: F) -> Self {
+        let inputs = inputs.into_iter().map(Into::into).collect();
+        Self::unopened(inputs, make)
     }
 
     /// Opens the input at the current index, if there is one.
@@ -151,18 +157,7 @@ fn hash_after(before: u64, name: &str) -> u64 {
 /// A clone has not been opened.
 impl<F: Clone, R: ItemReader> Clone for SeriesReader<F, R> {
     fn clone(&self) -> Self {
-        let (inputs, make) = (self.inputs.clone(), self.make.clone());
-        Self {
-            inputs,
-            make,
-            index: 0,
-            before: 0,
-            current: None,
-            read: 0,
-            is_between: false,
-            last: None,
-            scope: None,
-        }
+        Self::unopened(self.inputs.clone(), self.make.clone())
     }
 }
 

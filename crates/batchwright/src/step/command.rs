@@ -114,6 +114,13 @@ impl CommandStep {
         self
     }
 
+    /// Sets the failures after which the program runs again; see [`StepOptions::retry`]. Default: none.
+    #[must_use]
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.options.retry = Some(policy);
+        self
+    }
+
     /// Sets the time between `SIGTERM` and `SIGKILL`. Default 10 s.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
@@ -146,13 +153,6 @@ impl CommandStep {
             Some(dir) => Ok(made.dir(dir(scope)?)),
             None => Ok(made),
         }
-    }
-
-    /// Sets the failures after which the program runs again; see [`StepOptions::retry`]. Default: none.
-    #[must_use]
-    pub fn retry(mut self, policy: RetryPolicy) -> Self {
-        self.options.retry = Some(policy);
-        self
     }
 
     fn judge(&self, ended: &Ended<()>, is_late: bool) -> Result<StepEnd, ItemError> {

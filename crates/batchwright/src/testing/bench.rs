@@ -58,7 +58,7 @@ pub struct TestBench {
     running: Job,
     crash: Arc<Mutex<Option<Crash>>>,
     last: Option<ExecutionId>,
-    seed: Seed,
+    seed: Option<Seed>,
 }
 
 /// What an earlier execution would have left, for the next run.
@@ -67,7 +67,6 @@ struct Seed {
     context: ExecutionContext,
     /// Context and checkpoint of each step.
     steps: BTreeMap<String, (ExecutionContext, Option<String>)>,
-    is_set: bool,
 }
 
 /// The commit at which the next execution crashes.
@@ -91,8 +90,7 @@ impl TestBench {
         // A fixed day in the past: a test must not depend on the current date.
         let clock = SimClock::at(jiff::Timestamp::from_second(946_713_600).unwrap_or_default());
         let running = job.clone();
-        let (crash, seed) = (Arc::default(), Seed::default());
-        Self { repository, clock, job, running, crash, last: None, seed }
+        Self { repository, clock, job, running, crash: Arc::default(), last: None, seed: None }
     }
 
     /// Creates a bench for a job with the single step `step`.
@@ -125,14 +123,12 @@ impl TestBench {
 
     /// Lets the next run find `context` as the job's context, as an earlier execution that was stopped would have left it.
     pub fn job_context(&mut self, context: ExecutionContext) {
-        self.seed.context = context;
-        self.seed.is_set = true;
+        self.seed.get_or_insert_default().context = context;
     }
 
     /// Lets the next run find `context` as the context of the step `step`; see [`job_context`](Self::job_context).
     pub fn step_context(&mut self, step: &str, context: ExecutionContext) {
-        self.seed.steps.entry(step.to_owned()).or_default().0 = context;
-        self.seed.is_set = true;
+        self.seed_of(step).0 = context;
     }
 
     /// Lets the next run of the chunk step `step` begin at `position` of its reader, with a writer at the beginning of its
@@ -144,8 +140,11 @@ impl TestBench {
     pub fn position(&mut self, step: &str, position: &impl Serialize) {
         let reader = serde_json::to_value(position).expect("a position that can be stored");
         let checkpoint = json!({"sequence": 0, "records": 0, "reader": reader, "writer": null});
-        self.seed.steps.entry(step.to_owned()).or_default().1 = Some(checkpoint.to_string());
-        self.seed.is_set = true;
+        self.seed_of(step).1 = Some(checkpoint.to_string());
+    }
+
+    fn seed_of(&mut self, step: &str) -> &mut (ExecutionContext, Option<String>) {
+        self.seed.get_or_insert_default().steps.entry(step.to_owned()).or_default()
     }
 
     /// Runs the step `step` of the job alone, with `parameters`, to its end, or its crash: as a job of its own with the name
@@ -194,10 +193,9 @@ impl TestBench {
     fn run_job(&mut self, job: Job, parameters: JobParameters) -> JobExecution {
         self.running = job;
         let (operator, name) = self.operator();
-        let seed = std::mem::take(&mut self.seed);
-        let handle = match seed.is_set {
-            false => operator.start(&name, parameters),
-            true => operator.restart(self.store_seed(&name, parameters, seed)),
+        let handle = match self.seed.take() {
+            None => operator.start(&name, parameters),
+            Some(seed) => operator.restart(self.store_seed(&name, parameters, seed)),
         };
         let handle = handle.expect("the job starts");
         self.ends(&operator, handle.id(), handle.wait().is_ok())

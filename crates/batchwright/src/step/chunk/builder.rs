@@ -398,9 +398,7 @@ impl<R, W> ChunkStepBuilder<R, PassThrough, W> {
     where
         F: Clone + Send + Sync + 'static,
     {
-        self.processor_with(move |scope| {
-            Ok(AsyncProcessor::new(in_flight, function.clone(), scope.stop().clone()))
-        })
+        self.process_async_with(in_flight, move |_| Ok(function.clone()))
     }
 }
 
@@ -483,8 +481,20 @@ impl<R, P: 'static, W> ChunkStepBuilder<R, Processors<P>, W> {
     where
         F: Clone + Send + Sync + 'static,
     {
+        self.process_async_with(in_flight, move |_| Ok(function.clone()))
+    }
+
+    /// Adds a function that makes an asynchronous processor for each step execution, which gets the outputs of the
+    /// processors before it.
+    #[cfg(feature = "async")]
+    #[must_use]
+    pub fn process_async_with<F: 'static>(
+        self,
+        in_flight: usize,
+        make: impl Fn(&StepScope) -> Result<F, ItemError> + Send + Sync + 'static,
+    ) -> ChunkStepBuilder<R, Processors<ProcessorChain<P, AsyncProcessor<F>>>, W> {
         self.processor_with(move |scope| {
-            Ok(AsyncProcessor::new(in_flight, function.clone(), scope.stop().clone()))
+            Ok(AsyncProcessor::new(in_flight, make(scope)?, scope.stop().clone()))
         })
     }
 
