@@ -4,6 +4,7 @@
 //! JSON body, and the headers `webhook-id`, `webhook-timestamp` and `webhook-signature`. Programs in any language send
 //! them.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use base64::Engine;
@@ -180,30 +181,28 @@ impl LaunchQueue {
     /// the store is unavailable, or another execution of the instance runs, the message is not acknowledged and the next
     /// attempt follows within ten seconds.
     pub async fn serve(&self, jobs: &JobStarter, stop: &StopToken) {
-        let mut pause = PAUSE_MIN;
-        while !stop.is_requested() {
-            let served = tokio::select! {
-                served = self.serve_connected(jobs, stop, &mut pause) => served,
-                () = stopped_within(Duration::MAX, stop) => return,
-            };
-            match served {
-                Ok(()) => {}
-                Err(error) => {
-                    let (broker, error) = (redacted(self.dsn.expose()), report(&error));
-                    tracing::warn!(broker, error, "the queue of launches cannot be read");
-                    stopped_within(pause, stop).await;
-                    pause = (pause * 2).min(PAUSE_MAX);
-                }
+        let served = async {
+            let mut pause = PAUSE_MIN;
+            loop {
+                let Err(error) = self.serve_connected(jobs, &mut pause).await;
+                let (broker, error) = (redacted(self.dsn.expose()), report(&error));
+                tracing::warn!(broker, error, "the queue of launches cannot be read");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
             }
+        };
+        // The end of the connection gives the messages back that are not acknowledged.
+        tokio::select! {
+            () = served => {}
+            () = stopped(stop) => {}
         }
     }
 
     async fn serve_connected(
         &self,
         jobs: &JobStarter,
-        stop: &StopToken,
         pause: &mut Duration,
-    ) -> Result<(), LaunchQueueError> {
+    ) -> Result<Infallible, LaunchQueueError> {
         let opened = self.open().await?;
         let channel = &opened.channel;
         let broker = LaunchQueueError::Broker;
@@ -216,19 +215,14 @@ impl LaunchQueue {
             let Some(delivery) = consumer.next().await else {
                 return Err(LaunchQueueError::Broker(io_error("the consumer was cancelled")));
             };
-            self.answer(delivery.map_err(broker)?, jobs, stop, pause).await.map_err(broker)?;
+            self.answer(delivery.map_err(broker)?, jobs).await.map_err(broker)?;
+            *pause = PAUSE_MIN;
         }
     }
 
     /// Starts the job of a message, and acknowledges or rejects the message. A message that cannot be started now stays
     /// unacknowledged until it can: each delivery of it may count against a limit of its queue.
-    async fn answer(
-        &self,
-        delivery: Delivery,
-        jobs: &JobStarter,
-        stop: &StopToken,
-        pause: &mut Duration,
-    ) -> Result<(), lapin::Error> {
+    async fn answer(&self, delivery: Delivery, jobs: &JobStarter) -> Result<(), lapin::Error> {
         let id = header(&delivery, "webhook-id").unwrap_or_default().to_owned();
         let mut wait = PAUSE_MIN;
         let reason = loop {
@@ -242,16 +236,11 @@ impl LaunchQueue {
                 Err(Unstarted::Refused(reason)) => break Some(reason),
                 Err(Unstarted::Later(error)) => {
                     tracing::warn!(id, error = %report(&error), "a message waits for its start");
-                    stopped_within(wait, stop).await;
+                    tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(PAUSE_MAX);
                 }
             }
-            if stop.is_requested() {
-                // The end of the connection gives the message back.
-                return Ok(());
-            }
         };
-        *pause = PAUSE_MIN;
         let Some(reason) = reason else {
             return delivery.acker.ack(BasicAckOptions::default()).await.map(drop);
         };
@@ -284,18 +273,14 @@ impl LaunchQueue {
             .map_err(|error| Unstarted::Refused(format!("its body is no launch: {error}")))?;
         let fingerprint = URL_SAFE_NO_PAD.encode(Sha256::digest(&delivery.data));
         let request = RequestKey { key: id.to_owned(), fingerprint };
-        let operator = &jobs.operator;
-        let job = operator
-            .explorer()
-            .job(&message.job)
-            .map_err(|refusal| Unstarted::of(refusal.into()))?;
-        let parameters = Value::Object(message.parameters).to_string();
-        let parameters = job
-            .parameters_from_json(&parameters)
-            .map_err(|refusal| Unstarted::of(refusal.into()))?;
-        let options = LaunchOptions { request: Some(request), ..LaunchOptions::default() };
-        let launch = Launch::start(message.job, parameters).options(options);
-        operator.asynchronous().enqueue(launch).await.map_err(Unstarted::of)
+        let enqueued = jobs.operator.asynchronous().call(move |operator| {
+            let job = operator.explorer().job(&message.job)?;
+            let parameters = Value::Object(message.parameters).to_string();
+            let parameters = job.parameters_from_json(&parameters)?;
+            let options = LaunchOptions { request: Some(request), ..LaunchOptions::default() };
+            operator.enqueue(&Launch::start(message.job, parameters).options(options))
+        });
+        enqueued.await.map_err(Unstarted::of)
     }
 }
 
@@ -346,7 +331,7 @@ impl LaunchSender {
     ///
     /// [`LaunchQueueError`]; the message may have arrived, so send it again, with the same id and a new sender.
     pub async fn send(&self, id: &str, message: &LaunchMessage) -> Result<(), LaunchQueueError> {
-        if !(1..=255).contains(&id.len()) || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if !RequestKey::is_valid(id) {
             return Err(LaunchQueueError::Id);
         }
         let body = serde_json::json!(message).to_string();
@@ -400,14 +385,11 @@ fn header<'d>(delivery: &'d Delivery, name: &str) -> Option<&'d str> {
     }
 }
 
-/// Waits for `time`, or until `stop` is requested.
-async fn stopped_within(time: Duration, stop: &StopToken) {
+/// Waits until `stop` is requested.
+async fn stopped(stop: &StopToken) {
     /// Time between two looks at the token, which wakes no task.
     const LOOK: Duration = Duration::from_millis(50);
-    let mut left = time;
-    while !stop.is_requested() && !left.is_zero() {
-        let wait = left.min(LOOK);
-        tokio::time::sleep(wait).await;
-        left -= wait;
+    while !stop.is_requested() {
+        tokio::time::sleep(LOOK).await;
     }
 }

@@ -84,22 +84,22 @@ impl Step for JobStep {
 
     fn run(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError> {
         let parameters = self.plan(run)?;
-        let again_from = self.job.launch_rules().again_from;
-        let mut started = self.start(run, parameters.clone(), RecoverMode::Detect, again_from);
+        let rules = self.job.launch_rules();
+        let mut started = self.start(run, parameters.clone(), RecoverMode::Detect, rules);
         match &started {
             // The worker that runs this child has lost the parent, which this execution owns now, and so the child.
             Err(OperatorError::Refused(Refusal::AlreadyRunning { execution, .. }))
                 if self.is_ours(run, *execution)?.is_some() =>
             {
-                started = self.start(run, parameters, RecoverMode::Force, again_from);
+                started = self.start(run, parameters, RecoverMode::Force, rules);
             }
             // The step runs again from its beginning, and so does its child.
             Err(OperatorError::Refused(Refusal::AlreadyComplete { execution }))
                 if run.scope.start() == StepStart::Fresh
                     && self.is_ours(run, *execution)?.is_some() =>
             {
-                let first = self.job.first_node();
-                started = self.start(run, parameters, RecoverMode::Detect, first);
+                let again = LaunchRules { again_from: self.job.first_node(), ..rules };
+                started = self.start(run, parameters, RecoverMode::Detect, again);
             }
             _ => {}
         }
@@ -158,7 +158,7 @@ impl JobStep {
         run: &StepRun<'_>,
         parameters: JobParameters,
         recover: RecoverMode,
-        again_from: Option<&str>,
+        rules: LaunchRules<'_>,
     ) -> Result<JobExecution, OperatorError> {
         let accept_changed_definition = run.host.accept_changed_definition;
         // After a restart of the step, a complete child is its end, also if the child's job may start again.
@@ -172,7 +172,7 @@ impl JobStep {
         let now = run.clock().now();
         let request = StartRequest {
             job: self.job.name(),
-            rules: LaunchRules { again_from, ..self.job.launch_rules() },
+            rules,
             options: &options,
             claimant: Some(Claimant {
                 owner: run.host.owner.to_string(),

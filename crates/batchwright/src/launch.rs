@@ -129,9 +129,12 @@ pub struct RequestKey {
     pub fingerprint: String,
 }
 
-/// Returns whether any client can send `text` in a header: 1 to 255 visible ASCII characters.
-pub(crate) fn is_token(text: &str) -> bool {
-    (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+impl RequestKey {
+    /// Returns whether `text` can be a key or a fingerprint, which any client can send in a header: 1 to 255 visible ASCII
+    /// characters.
+    pub fn is_valid(text: &str) -> bool {
+        (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+    }
 }
 
 /// The rules of a job for its restarts.

@@ -136,8 +136,22 @@ fn asynchronous_readers_of_the_library_keep_the_promises() {
             let items = if page % 2 == 1 { Vec::new() } else { vec![page * 10, page * 10 + 1] };
             Ok(Page { items, next: (page < 3).then_some(page + 1) })
         }
+        fn total(&self) -> Option<u64> {
+            Some(4)
+        }
     }
     conformance_of_reader(|| AsyncReader::new(Pages::default()));
+    // The fourth item is the last one, also for a reader that continues.
+    let bench = StepBench::new();
+    let mut reader = AsyncReader::new(Pages { asked: (0..4).collect() });
+    reader.open(None, bench.scope()).unwrap();
+    for done in 1..=3 {
+        assert!(reader.read().is_ok_and(|item| item.is_some()));
+        assert_eq!((reader.done(), reader.total()), (done, Some(Total::Items(4))));
+    }
+    let position = reader.position();
+    assert_eq!(bench.read_all(&mut reader, Some(position)).len(), 1);
+    assert_eq!(reader.done(), 4);
     conformance_of_reader(|| StreamReader::new(|read| stream::iter(0..9).skip(read).map(Ok)));
 }
 
@@ -223,6 +237,38 @@ fn the_suite_finds_a_writer_that_has_a_chunk_twice_and_none_in_a_right_one() {
         let message = panic.downcast_ref::<String>().unwrap();
         assert!(message.contains(words), "{forgets:?}: {message}");
     }
+}
+
+/// Checks an asynchronous writer whose service receives chunks; one that `knows_keys` replaces a chunk it has.
+#[cfg(feature = "async")]
+fn check_service(knows_keys: bool) {
+    use batchwright::item::AsyncWriter;
+
+    type Service = Arc<Mutex<Vec<(String, Vec<u64>)>>>;
+    conformance_of_writer(
+        &[1, 2, 3, 4, 5],
+        Service::default,
+        move |service| {
+            let service = Arc::clone(service);
+            Ok(AsyncWriter::new(async move |items: &[u64], key: &str| {
+                tokio::task::yield_now().await;
+                let mut chunks = service.lock().unwrap();
+                chunks.retain(|(known, _)| !knows_keys || known != key);
+                chunks.push((key.to_owned(), items.to_vec()));
+                Ok(())
+            }))
+        },
+        |service| service.lock().unwrap().iter().flat_map(|(_, items)| items.clone()).collect(),
+    );
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn the_suite_finds_an_asynchronous_writer_whose_service_ignores_the_key() {
+    check_service(true);
+    let panic = catch_unwind(|| check_service(false)).unwrap_err();
+    let message = panic.downcast_ref::<String>().unwrap();
+    assert!(message.contains("after a crash at commit 1 (Before) and a restart"), "{message}");
 }
 
 /// Counts the letters of the parameter `word`, one at each call.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{ChunkTransaction, Ending, ItemProcessor, ItemReader, ItemWriter, PreparedCommit};
+use super::{ChunkTransaction, ItemProcessor, ItemReader, ItemWriter, forward_writer};
 use crate::error::ItemError;
 use crate::scope::StepScope;
 
@@ -210,16 +210,6 @@ impl<W> FlatWriter<W> {
 }
 
 impl<T: Clone, W: ItemWriter<T>> ItemWriter<Vec<T>> for FlatWriter<W> {
-    type Position = W::Position;
-
-    fn open(
-        &mut self,
-        position: Option<W::Position>,
-        scope: &StepScope,
-    ) -> Result<Option<PreparedCommit>, ItemError> {
-        self.0.open(position, scope)
-    }
-
     fn write(
         &mut self,
         items: &[Vec<T>],
@@ -231,31 +221,5 @@ impl<T: Clone, W: ItemWriter<T>> ItemWriter<Vec<T>> for FlatWriter<W> {
         }
     }
 
-    fn position(&mut self) -> Result<W::Position, ItemError> {
-        self.0.position()
-    }
-
-    fn prepare(&mut self, commit: &PreparedCommit) -> Result<(), ItemError> {
-        self.0.prepare(commit)
-    }
-
-    fn committed(&mut self) -> Result<(), ItemError> {
-        self.0.committed()
-    }
-
-    fn rolled_back(&mut self) -> Result<(), ItemError> {
-        self.0.rolled_back()
-    }
-
-    fn prepares(&self) -> bool {
-        self.0.prepares()
-    }
-
-    fn keeps_position(&self) -> bool {
-        self.0.keeps_position()
-    }
-
-    fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        self.0.close(ending)
-    }
+    forward_writer!(0);
 }

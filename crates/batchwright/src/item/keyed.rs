@@ -55,10 +55,7 @@ where
     /// `read_items` returns the item of each of its keys, in their order, and `None` for a key without an item, which
     /// fails the read of that record with the kind `data`.
     pub fn new(read_keys: Keys, read_items: Items) -> Self {
-        let batch = Self::BATCH_DEFAULT;
-        let (keys, items) = (VecDeque::new(), VecDeque::new());
-        let (last, total, done) = (None, 0, 0);
-        Self { read_keys, read_items, batch, keys, items, last, total, done, batch_failed: false }
+        Self::unopened(read_keys, read_items, Self::BATCH_DEFAULT)
     }
 
     /// Sets the number of items that are read at a time; zero counts as one. Default 100.
@@ -83,20 +80,18 @@ where
     }
 }
 
+impl<K, T, Keys, Items> KeyedReader<K, T, Keys, Items> {
+    fn unopened(read_keys: Keys, read_items: Items, batch: usize) -> Self {
+        let (keys, items) = (VecDeque::new(), VecDeque::new());
+        let (last, total, done) = (None, 0, 0);
+        Self { read_keys, read_items, batch, keys, items, last, total, done, batch_failed: false }
+    }
+}
+
 /// A clone has not been opened.
 impl<K, T, Keys: Clone, Items: Clone> Clone for KeyedReader<K, T, Keys, Items> {
     fn clone(&self) -> Self {
-        Self {
-            read_keys: self.read_keys.clone(),
-            read_items: self.read_items.clone(),
-            batch: self.batch,
-            keys: VecDeque::new(),
-            items: VecDeque::new(),
-            last: None,
-            total: 0,
-            done: 0,
-            batch_failed: false,
-        }
+        Self::unopened(self.read_keys.clone(), self.read_items.clone(), self.batch)
     }
 }
 

@@ -100,7 +100,7 @@ pub(crate) fn started_by(
     tx: &mut Tx<'_>,
     request: &RequestKey,
 ) -> Result<Option<ExecutionId>, OperatorError> {
-    if !launch::is_token(&request.key) || !launch::is_token(&request.fingerprint) {
+    if !RequestKey::is_valid(&request.key) || !RequestKey::is_valid(&request.fingerprint) {
         let problem =
             "the key and the fingerprint of a request must be 1 to 255 visible ASCII characters";
         return Err(Refusal::InvalidParameters { problems: vec![problem.to_owned()] }.into());

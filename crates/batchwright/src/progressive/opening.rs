@@ -7,7 +7,7 @@ use super::step::{Plan, Settings};
 use crate::error::RepositoryError;
 use crate::execution::owner::unique_id;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
-use crate::launch;
+use crate::launch::RequestKey;
 use crate::lifecycle::{
     ObservedStore, StartRequest, Tx, change, record_step, retry_on_conflict, start_in,
 };
@@ -271,7 +271,7 @@ fn owner_of(
     request: &OpenRequest<'_>,
 ) -> Result<Option<String>, Refusal> {
     let given = request.options.owner_token.as_deref();
-    if !given.is_none_or(launch::is_token) {
+    if !given.is_none_or(RequestKey::is_valid) {
         let problem = "the owner token must be 1 to 255 visible ASCII characters";
         return Err(Refusal::InvalidParameters { problems: vec![problem.to_owned()] });
     }

@@ -160,14 +160,13 @@ impl CommandStep {
             "" => what,
             output => format!("{what}; its last output:\n{output}"),
         };
-        match ended.cause {
-            Cause::Asked(()) | Cause::Timeout if is_late => {
-                let limit = self.options.timeout.unwrap_or_default();
-                let what = format!("the command timed out after {limit:?}");
-                return Err(ItemError::new(ErrorKind::new("command.timeout"), with_output(what)));
+        if ended.cause != Cause::Itself {
+            if !is_late {
+                return Ok(StepEnd::Stopped);
             }
-            Cause::Asked(()) | Cause::Timeout => return Ok(StepEnd::Stopped),
-            Cause::Itself => {}
+            let limit = self.options.timeout.unwrap_or_default();
+            let what = format!("the command timed out after {limit:?}");
+            return Err(ItemError::new(ErrorKind::new("command.timeout"), with_output(what)));
         }
         let Some(code) = ended.status.code() else {
             let signal = ended.status.signal().unwrap_or_default();

@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::StopToken;
 use crate::error::{ErrorKind, ItemError};
-use crate::item::{
-    ChunkTransaction, Ending, ItemProcessor, ItemReader, ItemWriter, PreparedCommit, Total,
-};
+use crate::item::{ChunkTransaction, ItemProcessor, ItemReader, ItemWriter, Total, forward_writer};
 use crate::scope::StepScope;
 
 /// The faults of a run. Items are numbered from 1 in reading order over the step's whole input.
@@ -298,16 +296,6 @@ impl<W> FaultyWriter<W> {
 }
 
 impl<O: Numbered, W: ItemWriter<O>> ItemWriter<O> for FaultyWriter<W> {
-    type Position = W::Position;
-
-    fn open(
-        &mut self,
-        position: Option<W::Position>,
-        scope: &StepScope,
-    ) -> Result<Option<PreparedCommit>, ItemError> {
-        self.inner.open(position, scope)
-    }
-
     fn write(&mut self, items: &[O], chunk: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
         delay(self.plan.delay_ms.write);
         for (index, item) in items.iter().enumerate() {
@@ -321,31 +309,5 @@ impl<O: Numbered, W: ItemWriter<O>> ItemWriter<O> for FaultyWriter<W> {
         self.inner.write(items, chunk)
     }
 
-    fn position(&mut self) -> Result<W::Position, ItemError> {
-        self.inner.position()
-    }
-
-    fn keeps_position(&self) -> bool {
-        self.inner.keeps_position()
-    }
-
-    fn prepares(&self) -> bool {
-        self.inner.prepares()
-    }
-
-    fn prepare(&mut self, commit: &PreparedCommit) -> Result<(), ItemError> {
-        self.inner.prepare(commit)
-    }
-
-    fn committed(&mut self) -> Result<(), ItemError> {
-        self.inner.committed()
-    }
-
-    fn rolled_back(&mut self) -> Result<(), ItemError> {
-        self.inner.rolled_back()
-    }
-
-    fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        self.inner.close(ending)
-    }
+    forward_writer!(inner);
 }

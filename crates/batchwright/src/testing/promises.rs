@@ -6,11 +6,8 @@ use std::sync::Arc;
 use super::{StepBench, TestBench};
 use crate::error::ItemError;
 use crate::execution::BatchStatus;
-use crate::item::{
-    ChunkTransaction, Ending, ItemReader, ItemWriter, ListReader, PreparedCommit, Total,
-};
+use crate::item::{ChunkTransaction, ItemReader, ItemWriter, ListReader, Total, forward_writer};
 use crate::retry::RetryPolicy;
-use crate::scope::StepScope;
 use crate::step::ChunkStepBuilder;
 use crate::testing::CommitPoint;
 
@@ -256,16 +253,6 @@ struct FailsOnce<W> {
 }
 
 impl<T, W: ItemWriter<T>> ItemWriter<T> for FailsOnce<W> {
-    type Position = W::Position;
-
-    fn open(
-        &mut self,
-        position: Option<W::Position>,
-        scope: &StepScope,
-    ) -> Result<Option<PreparedCommit>, ItemError> {
-        self.writer.open(position, scope)
-    }
-
     fn write(&mut self, items: &[T], chunk: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
         self.writer.write(items, chunk)?;
         match self.at {
@@ -280,31 +267,5 @@ impl<T, W: ItemWriter<T>> ItemWriter<T> for FailsOnce<W> {
         }
     }
 
-    fn position(&mut self) -> Result<W::Position, ItemError> {
-        self.writer.position()
-    }
-
-    fn prepare(&mut self, commit: &PreparedCommit) -> Result<(), ItemError> {
-        self.writer.prepare(commit)
-    }
-
-    fn committed(&mut self) -> Result<(), ItemError> {
-        self.writer.committed()
-    }
-
-    fn rolled_back(&mut self) -> Result<(), ItemError> {
-        self.writer.rolled_back()
-    }
-
-    fn prepares(&self) -> bool {
-        self.writer.prepares()
-    }
-
-    fn keeps_position(&self) -> bool {
-        self.writer.keeps_position()
-    }
-
-    fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        self.writer.close(ending)
-    }
+    forward_writer!(writer);
 }

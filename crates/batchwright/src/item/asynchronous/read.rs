@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::StopToken;
 use crate::error::{ErrorKind, ItemError};
-use crate::item::ItemReader;
+use crate::item::{ItemReader, Total};
 use crate::runtime::{STOP_GRACE, wait};
 use crate::scope::StepScope;
 
@@ -64,6 +64,11 @@ pub trait AsyncItemReader: Send {
         position: Option<&Self::Position>,
     ) -> impl Future<Output = Result<Page<Self::Item, Self::Position>, ItemError>>;
 
+    /// Returns the number of items of all pages, for progress. Called after `open`, which may find it out. Default: unknown.
+    fn total(&self) -> Option<u64> {
+        None
+    }
+
     /// Releases connections. Called once for every `open`, also after a failure. Default: nothing.
     ///
     /// # Errors
@@ -82,6 +87,16 @@ pub struct PagePosition<P> {
     page: Option<P>,
     /// Number of items of the page that were consumed.
     items: usize,
+    /// Number of items of the pages before it.
+    #[serde(default)]
+    before: u64,
+}
+
+impl<P> PagePosition<P> {
+    /// The position of the first item.
+    fn first() -> Self {
+        Self { page: None, items: 0, before: 0 }
+    }
 }
 
 /// A reader that drives an [`AsyncItemReader`].
@@ -102,7 +117,7 @@ impl<R: AsyncItemReader> AsyncReader<R> {
         Self {
             reader,
             stop: StopToken::default(),
-            position: PagePosition { page: None, items: 0 },
+            position: PagePosition::first(),
             items: Vec::new().into_iter(),
             next: None,
         }
@@ -137,7 +152,8 @@ impl<R: AsyncItemReader> AsyncReader<R> {
                     return Ok(());
                 }
                 (false, next) => {
-                    self.position = PagePosition { page: Some(page), items: 0 };
+                    let before = self.done();
+                    self.position = PagePosition { page: Some(page), items: 0, before };
                     (self.items, self.next) = (read.items.into_iter(), Some(next));
                     return Ok(());
                 }
@@ -163,7 +179,7 @@ impl<R: AsyncItemReader> ItemReader for AsyncReader<R> {
         scope: &StepScope,
     ) -> Result<(), ItemError> {
         self.stop = scope.stop().clone();
-        self.position = position.unwrap_or(PagePosition { page: None, items: 0 });
+        self.position = position.unwrap_or_else(PagePosition::first);
         self.items = Vec::new().into_iter();
         self.next = None;
         wait(&self.stop, Duration::ZERO, self.reader.open(scope))?
@@ -198,6 +214,14 @@ impl<R: AsyncItemReader> ItemReader for AsyncReader<R> {
 
     fn reads_ahead(&self) -> bool {
         true
+    }
+
+    fn total(&self) -> Option<Total> {
+        self.reader.total().map(Total::Items)
+    }
+
+    fn done(&self) -> u64 {
+        self.position.before + self.position.items as u64
     }
 
     fn close(&mut self) -> Result<(), ItemError> {
