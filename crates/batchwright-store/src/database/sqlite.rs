@@ -268,17 +268,26 @@ impl rusqlite::ToSql for SqlValue<'_> {
             Self::Null => ToSqlOutput::Owned(SqliteValue::Null),
             Self::Boolean(value) => ToSqlOutput::Owned(SqliteValue::Integer(i64::from(*value))),
             Self::Integer(value) => ToSqlOutput::Owned(SqliteValue::Integer(*value)),
-            // As text, SQLite would turn it into an inexact number.
-            Self::Unsigned(value) => {
-                let what = format!("{value} does not fit into an integer of SQLite");
-                return Err(rusqlite::Error::ToSqlConversionFailure(what.into()));
-            }
+            Self::Unsigned(value) => return Err(too_large(*value)),
             Self::Float(value) => ToSqlOutput::Owned(SqliteValue::Real(*value)),
-            Self::Timestamp(at) => ToSqlOutput::Owned(SqliteValue::Text(at.to_string())),
+            Self::Timestamp(at) => instant(*at),
             Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
             Self::Bytes(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
         })
     }
+}
+
+/// Returns the text of an instant. Apart from the conversion of other values, which is called for each of them and stays small.
+#[inline(never)]
+fn instant(at: jiff::Timestamp) -> ToSqlOutput<'static> {
+    ToSqlOutput::Owned(SqliteValue::Text(at.to_string()))
+}
+
+/// Refuses a number that SQLite would turn from text into an inexact one.
+#[cold]
+fn too_large(value: u64) -> rusqlite::Error {
+    let what = format!("{value} does not fit into an integer of SQLite");
+    rusqlite::Error::ToSqlConversionFailure(what.into())
 }
 
 /// Returns the value of the column at `index`.
