@@ -4,3 +4,4 @@ pub mod csv;
 pub mod fixed_width;
 pub mod json_lines;
 pub mod lines;
+mod raw;

@@ -28,4 +28,4 @@ pub use record::{Names, Record, first_duplicate};
 pub use registry::KindRegistry;
 pub use template::{Known, Template};
 pub use value::Value;
-pub use writer::{BoxedWriter, RecordWriter};
+pub use writer::BoxedWriter;

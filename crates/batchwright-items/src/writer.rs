@@ -1,87 +1,78 @@
 //! One Rust type for all writers of records: every step of a job file has the same type, whatever it writes.
 
-use std::marker::PhantomData;
-
 use batchwright::ItemError;
-use batchwright::item::{ChunkTransaction, Ending, ItemWriter, PreparedCommit};
+use batchwright::item::{ChunkTransaction, Encoder, Ending, ItemWriter, PreparedCommit};
 use batchwright::scope::StepScope;
 
 use crate::reader::{Position, pack, unpack};
 use crate::record::Record;
 
-/// A writer of records, without type parameters.
-///
-/// The methods are those of [`ItemWriter`]; the position is JSON. [`BoxedWriter::new`] makes a `RecordWriter` from any
-/// `ItemWriter<Record>`.
-pub trait RecordWriter: Send {
-    /// As [`ItemWriter::open`].
-    ///
-    /// # Errors
-    ///
-    /// As [`ItemWriter::open`], or when the position is not one of this writer.
-    fn open(
-        &mut self,
-        position: Option<Position>,
-        scope: &StepScope,
-    ) -> Result<Option<PreparedCommit>, ItemError>;
+/// A boxed writer of records whose position is JSON, which can be the writer of a step.
+pub struct BoxedWriter(Box<dyn ItemWriter<Record, Position = Position>>);
 
-    /// As [`ItemWriter::write`].
-    ///
-    /// # Errors
-    ///
-    /// As [`ItemWriter::write`].
-    fn write(
-        &mut self,
-        items: &[Record],
-        chunk: &mut ChunkTransaction<'_>,
-    ) -> Result<(), ItemError>;
-
-    /// As [`ItemWriter::position`].
-    ///
-    /// # Errors
-    ///
-    /// As [`ItemWriter::position`].
-    fn position(&mut self) -> Result<Position, ItemError>;
-
-    /// As [`ItemWriter::keeps_position`].
-    fn keeps_position(&self) -> bool;
-
-    /// As [`ItemWriter::prepares`].
-    fn prepares(&self) -> bool;
-
-    /// As [`ItemWriter::prepare`].
-    ///
-    /// # Errors
-    ///
-    /// As [`ItemWriter::prepare`].
-    fn prepare(&mut self, commit: &PreparedCommit) -> Result<(), ItemError>;
-
-    /// As [`ItemWriter::committed`].
-    ///
-    /// # Errors
-    ///
-    /// As [`ItemWriter::committed`].
-    fn committed(&mut self) -> Result<(), ItemError>;
-
-    /// As [`ItemWriter::rolled_back`].
-    ///
-    /// # Errors
-    ///
-    /// As [`ItemWriter::rolled_back`].
-    fn rolled_back(&mut self) -> Result<(), ItemError>;
-
-    /// As [`ItemWriter::close`].
-    ///
-    /// # Errors
-    ///
-    /// As [`ItemWriter::close`].
-    fn close(&mut self, ending: Ending) -> Result<(), ItemError>;
+impl BoxedWriter {
+    /// Boxes `writer`.
+    pub fn new(writer: impl ItemWriter<Record> + 'static) -> Self {
+        Self(Box::new(JsonPosition(writer)))
+    }
 }
 
-/// A [`RecordWriter`] made from an [`ItemWriter`].
-struct Writes<W>(W, PhantomData<fn(Record)>);
+/// Defines the methods of [`ItemWriter`] that do not concern positions by the writer in the field `0`.
+macro_rules! forward_writer {
+    () => {
+        fn write(
+            &mut self,
+            items: &[Record],
+            chunk: &mut ChunkTransaction<'_>,
+        ) -> Result<(), ItemError> {
+            self.0.write(items, chunk)
+        }
 
-impl<W: ItemWriter<Record>> RecordWriter for Writes<W> {
+        fn encoder(&self) -> Option<Encoder<Record>> {
+            self.0.encoder()
+        }
+
+        fn write_encoded(
+            &mut self,
+            items: &[Record],
+            bytes: &[u8],
+            chunk: &mut ChunkTransaction<'_>,
+        ) -> Result<(), ItemError> {
+            self.0.write_encoded(items, bytes, chunk)
+        }
+
+        fn keeps_position(&self) -> bool {
+            self.0.keeps_position()
+        }
+
+        fn prepares(&self) -> bool {
+            self.0.prepares()
+        }
+
+        fn prepare(&mut self, commit: &PreparedCommit) -> Result<(), ItemError> {
+            self.0.prepare(commit)
+        }
+
+        fn committed(&mut self) -> Result<(), ItemError> {
+            self.0.committed()
+        }
+
+        fn rolled_back(&mut self) -> Result<(), ItemError> {
+            self.0.rolled_back()
+        }
+
+        fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
+            self.0.close(ending)
+        }
+    };
+}
+
+/// A writer with its position as JSON.
+struct JsonPosition<W>(W);
+
+impl<W: ItemWriter<Record>> ItemWriter<Record> for JsonPosition<W> {
+    type Position = Position;
+
     fn open(
         &mut self,
         position: Option<Position>,
@@ -90,51 +81,11 @@ impl<W: ItemWriter<Record>> RecordWriter for Writes<W> {
         self.0.open(unpack(position)?, scope)
     }
 
-    fn write(
-        &mut self,
-        items: &[Record],
-        chunk: &mut ChunkTransaction<'_>,
-    ) -> Result<(), ItemError> {
-        self.0.write(items, chunk)
-    }
-
     fn position(&mut self) -> Result<Position, ItemError> {
         self.0.position().map(|position| pack(&position))
     }
 
-    fn keeps_position(&self) -> bool {
-        self.0.keeps_position()
-    }
-
-    fn prepares(&self) -> bool {
-        self.0.prepares()
-    }
-
-    fn prepare(&mut self, commit: &PreparedCommit) -> Result<(), ItemError> {
-        self.0.prepare(commit)
-    }
-
-    fn committed(&mut self) -> Result<(), ItemError> {
-        self.0.committed()
-    }
-
-    fn rolled_back(&mut self) -> Result<(), ItemError> {
-        self.0.rolled_back()
-    }
-
-    fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        self.0.close(ending)
-    }
-}
-
-/// A boxed [`RecordWriter`], which can be the writer of a step.
-pub struct BoxedWriter(Box<dyn RecordWriter>);
-
-impl BoxedWriter {
-    /// Boxes `writer`.
-    pub fn new(writer: impl ItemWriter<Record> + 'static) -> Self {
-        Self(Box::new(Writes(writer, PhantomData)))
-    }
+    forward_writer!();
 }
 
 impl ItemWriter<Record> for BoxedWriter {
@@ -148,39 +99,9 @@ impl ItemWriter<Record> for BoxedWriter {
         self.0.open(position, scope)
     }
 
-    fn write(
-        &mut self,
-        items: &[Record],
-        chunk: &mut ChunkTransaction<'_>,
-    ) -> Result<(), ItemError> {
-        self.0.write(items, chunk)
-    }
-
     fn position(&mut self) -> Result<Position, ItemError> {
         self.0.position()
     }
 
-    fn keeps_position(&self) -> bool {
-        self.0.keeps_position()
-    }
-
-    fn prepares(&self) -> bool {
-        self.0.prepares()
-    }
-
-    fn prepare(&mut self, commit: &PreparedCommit) -> Result<(), ItemError> {
-        self.0.prepare(commit)
-    }
-
-    fn committed(&mut self) -> Result<(), ItemError> {
-        self.0.committed()
-    }
-
-    fn rolled_back(&mut self) -> Result<(), ItemError> {
-        self.0.rolled_back()
-    }
-
-    fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        self.0.close(ending)
-    }
+    forward_writer!();
 }

@@ -218,9 +218,10 @@ impl Builder<'_> {
         let (make_reader, make_stages) = parts;
         bounded(step.parallelism.as_ref(), "parallelism", 1, ChunkStepBuilder::PARALLELISM_MAX)?;
         bounded(step.read_ahead.as_ref(), "read_ahead", 0, ChunkStepBuilder::READ_AHEAD_MAX)?;
-        let mut builder = ChunkStepBuilder::new(name)
-            .completion(completion(step.chunk.as_ref())?)
-            .parallelism(step.parallelism.as_ref().map_or(1, |threads| *threads.get_ref()));
+        let mut builder = ChunkStepBuilder::new(name).completion(completion(step.chunk.as_ref())?);
+        if let Some(threads) = &step.parallelism {
+            builder = builder.parallelism(*threads.get_ref());
+        }
         if let Some(chunks) = &step.read_ahead {
             builder = builder.read_ahead(*chunks.get_ref());
         }

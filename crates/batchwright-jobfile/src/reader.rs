@@ -1,12 +1,12 @@
-//! The reader of a step: numbers its records, checks the fields of its input when it is opened, and injects faults when
+//! The reader of a step: counts its records, checks the fields of its input when it is opened, and injects faults when
 //! there is a plan.
 
 use std::sync::Arc;
 
 use batchwright::ItemError;
-use batchwright::item::{ItemReader, Total};
+use batchwright::item::{Block, ItemReader, Total};
 use batchwright::scope::StepScope;
-use batchwright::testing::fault::{FaultPlan, FaultyPosition, FaultyReader, Numbered as _};
+use batchwright::testing::fault::{FaultPlan, FaultyPosition, FaultyReader};
 use batchwright_items::{BoxedReader, Record};
 use serde_json::value::RawValue;
 
@@ -76,9 +76,8 @@ impl ItemReader for StepReader {
     fn read(&mut self) -> Result<Option<Record>, ItemError> {
         match &mut self.inner {
             Inner::Plain { reader, number } => match reader.read() {
-                Ok(Some(mut record)) => {
+                Ok(Some(record)) => {
                     *number += 1;
-                    record.set_number(*number);
                     Ok(Some(record))
                 }
                 Ok(None) => Ok(None),
@@ -113,6 +112,21 @@ impl ItemReader for StepReader {
 
     fn reads_ahead(&self) -> bool {
         each!(&self.inner, reader => reader.reads_ahead())
+    }
+
+    fn reads_blocks(&self) -> bool {
+        each!(&self.inner, reader => reader.reads_blocks())
+    }
+
+    fn read_block(&mut self, records: usize) -> Result<Box<dyn Block<Record>>, ItemError> {
+        match &mut self.inner {
+            Inner::Plain { reader, number } => {
+                let block = reader.read_block(records)?;
+                *number += block.records() as u64;
+                Ok(block)
+            }
+            Inner::Faulty(reader) => reader.read_block(records),
+        }
     }
 
     fn total(&self) -> Option<Total> {

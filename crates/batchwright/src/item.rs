@@ -55,6 +55,7 @@
 mod adapt;
 #[cfg(feature = "async")]
 mod asynchronous;
+mod block;
 mod channel;
 mod composite;
 mod dead_letter;
@@ -79,6 +80,7 @@ pub use asynchronous::{
     AsyncItemReader, AsyncItemWriter, AsyncProcessor, AsyncReader, AsyncWriter, Page, PagePosition,
     SinkWriter, StreamReader,
 };
+pub use block::{Block, Encoder};
 pub use channel::ChannelReader;
 pub use composite::{Choice, Choose, CompositePosition, CompositeWriter, Everything};
 pub(crate) use dead_letter::DeadLetterFile;
@@ -167,6 +169,23 @@ pub trait ItemReader: Send {
     /// more than filling it.
     fn reads_ahead(&self) -> bool {
         false
+    }
+
+    /// Whether the reader has [`read_block`](Self::read_block). Its step decodes, processes and encodes several chunks at
+    /// once, unless it must not; see [`parallelism`](crate::ChunkStepBuilder::parallelism). Default: `false`.
+    fn reads_blocks(&self) -> bool {
+        false
+    }
+
+    /// Reads the next `records` records, or those up to the end of the input, without decoding them. The position is
+    /// then after them. Other threads decode blocks, several at once; a step calls `read` and `read_block` in turns.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was read. The engine calls [`read`](Self::read) for the next chunk instead.
+    fn read_block(&mut self, records: usize) -> Result<Box<dyn Block<Self::Item>>, ItemError> {
+        let _ = records;
+        Err(ItemError::fatal("the reader has no blocks"))
     }
 
     /// Returns the size of the whole input, if known. Called after `open`.
@@ -333,6 +352,27 @@ pub trait ItemWriter<O>: Send {
     ///
     /// The error is retried, scanned for the failing item, and skipped according to the step's policies.
     fn write(&mut self, items: &[O], chunk: &mut ChunkTransaction<'_>) -> Result<(), ItemError>;
+
+    /// Returns a function that encodes outputs on another thread, for [`write_encoded`](Self::write_encoded). Asked after
+    /// each commit until there is one: the encoding of an output must not depend on those before it any more. Default: none.
+    fn encoder(&self) -> Option<Encoder<O>> {
+        None
+    }
+
+    /// Writes `items`, which an [`encoder`](Self::encoder) has encoded into `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// See [`write`](Self::write).
+    fn write_encoded(
+        &mut self,
+        items: &[O],
+        bytes: &[u8],
+        chunk: &mut ChunkTransaction<'_>,
+    ) -> Result<(), ItemError> {
+        let _ = bytes;
+        self.write(items, chunk)
+    }
 
     /// Returns the current position. Everything written must have been passed to the system, and synced when
     /// the repository is durable against power loss.

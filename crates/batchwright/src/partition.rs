@@ -364,7 +364,7 @@ impl PartitionStep {
                 }
                 let taken = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
                 let Some(one) = taken else { continue };
-                let scope = run.scope.job().for_concurrent_part(stop.clone());
+                let scope = run.scope.job().for_concurrent_part(stop.clone(), threads);
                 let row = self.run_one(run, &scope, one).inspect_err(|_| stop.request())?;
                 if self.fail_fast && row.status == BatchStatus::Failed {
                     stop.request();

@@ -12,6 +12,7 @@ use crate::execution::{
 };
 use crate::parameters::JobParameters;
 use crate::store::{Durability, JobRepository};
+use crate::threads;
 
 /// The job execution as its listeners and steps see it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ struct JobScopeParts {
     parameters: JobParameters,
     context: ContextHandle,
     stop: StopToken,
+    /// Number of cores for the steps of this scope.
+    cores: usize,
 }
 
 impl JobScope {
@@ -39,14 +42,15 @@ impl JobScope {
                 parameters: execution.parameters.clone(),
                 context: ContextHandle::new(execution.context.clone()),
                 stop,
+                cores: threads::cores(),
             }),
         }
     }
 
-    /// Creates the scope of one of several parts that run concurrently: the part's changes to the job's
+    /// Creates the scope of one of `parts` that run concurrently and share the cores: the part's changes to the job's
     /// context are merged when it commits, and `stop` can stop the part alone.
-    pub(crate) fn for_concurrent_part(&self, stop: StopToken) -> Self {
-        let JobScopeParts { job, instance_id, execution_id, parameters, context, .. } =
+    pub(crate) fn for_concurrent_part(&self, stop: StopToken, parts: usize) -> Self {
+        let JobScopeParts { job, instance_id, execution_id, parameters, context, cores, .. } =
             &*self.inner;
         Self {
             inner: Arc::new(JobScopeParts {
@@ -56,6 +60,7 @@ impl JobScope {
                 parameters: parameters.clone(),
                 context: context.fork(),
                 stop,
+                cores: (cores / parts.max(1)).max(1),
             }),
         }
     }
@@ -88,6 +93,11 @@ impl JobScope {
     /// Returns the stop token; long-running code polls it and returns early.
     pub fn stop(&self) -> &StopToken {
         &self.inner.stop
+    }
+
+    /// Returns the number of cores that the steps of this scope may use.
+    pub(crate) fn cores(&self) -> usize {
+        self.inner.cores
     }
 }
 

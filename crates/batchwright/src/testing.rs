@@ -9,6 +9,8 @@ mod sim_clock;
 #[cfg(feature = "testing")]
 mod bench;
 #[cfg(feature = "testing")]
+mod blocks;
+#[cfg(feature = "testing")]
 mod conformance;
 #[cfg(feature = "testing")]
 #[doc(hidden)]

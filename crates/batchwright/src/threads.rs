@@ -1,6 +1,7 @@
 //! Scoped threads that run concurrently within one call, and threads that wait for a future.
 
-use std::sync::Arc;
+use std::num::NonZero;
+use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
 use std::thread::{self, Builder, Scope, ScopedJoinHandle, Thread};
 
@@ -16,6 +17,12 @@ pub(crate) fn start<'scope, T: Send + 'scope>(
         .spawn_scoped(scope, work)
         .inspect_err(|error| tracing::warn!(%error, thread = name, "a thread could not be started"))
         .ok()
+}
+
+/// Returns the number of cores that the process may use.
+pub(crate) fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get))
 }
 
 /// Returns a waker that unparks the calling thread.

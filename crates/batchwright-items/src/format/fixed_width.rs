@@ -218,4 +218,8 @@ impl Encode<Record> for FixedWidth {
         }
         Ok(())
     }
+
+    fn is_independent(&self) -> bool {
+        true
+    }
 }

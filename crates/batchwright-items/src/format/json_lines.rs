@@ -45,13 +45,14 @@ impl<T> std::fmt::Debug for JsonLine<T> {
 impl<T: DeserializeOwned + Send + Sync> DecodeLine for JsonLine<T> {
     type Item = T;
 
-    fn decode(&mut self, line: &RawLine<'_>) -> Result<Option<T>, ItemError> {
-        if line.bytes.trim_ascii().is_empty() {
-            return Ok(None);
-        }
-        serde_json::from_slice(line.bytes).map(Some).map_err(|error| {
+    fn decode(&self, line: &RawLine<'_>) -> Result<T, ItemError> {
+        serde_json::from_slice(line.bytes).map_err(|error| {
             line.blame(ItemError::wrap(ErrorKind::PARSE, "cannot read the line as JSON", error))
         })
+    }
+
+    fn is_blank(&self, line: &[u8]) -> bool {
+        line.trim_ascii().is_empty()
     }
 }
 
@@ -77,6 +78,10 @@ impl<T: Serialize> Encode<T> for JsonLines {
             bytes.push(b'\n');
         }
         Ok(())
+    }
+
+    fn is_independent(&self) -> bool {
+        true
     }
 }
 

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
-use batchwright::item::{ItemReader, Total};
+use batchwright::item::{Block, ItemReader, Total};
 use batchwright::partition::ByteRanges;
 use batchwright::scope::StepScope;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::raw::RawRecords;
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{
     BuildContext, ByteSplit, Example, ItemKind, KindSchema, Make, MakeReader, byte_range,
@@ -251,38 +252,76 @@ impl LineInput {
 }
 
 /// A decoder of lines: one for each format whose records are lines.
-pub trait DecodeLine: Send {
+pub trait DecodeLine: Send + Sync {
     /// The item of a line.
     type Item: Send + Sync;
 
-    /// Returns the item of `line`; `None` for a line without an item.
+    /// Returns the item of `line`; called from several threads at once.
     ///
     /// # Errors
     ///
     /// The line counts as failed. The reader adds its location and bytes to an error that has none.
-    fn decode(&mut self, line: &RawLine<'_>) -> Result<Option<Self::Item>, ItemError>;
+    fn decode(&self, line: &RawLine<'_>) -> Result<Self::Item, ItemError>;
+
+    /// Whether a line is no record. Default: every line is one.
+    fn is_blank(&self, line: &[u8]) -> bool {
+        let _ = line;
+        false
+    }
 }
 
 /// A function from the text of a line.
-impl<T: Send + Sync, F: Fn(&str) -> Result<T, ItemError> + Send> DecodeLine for F {
+impl<T: Send + Sync, F: Fn(&str) -> Result<T, ItemError> + Send + Sync> DecodeLine for F {
     type Item = T;
 
-    fn decode(&mut self, line: &RawLine<'_>) -> Result<Option<T>, ItemError> {
-        self(line.text()?).map(Some).map_err(|error| line.blame(error))
+    fn decode(&self, line: &RawLine<'_>) -> Result<T, ItemError> {
+        self(line.text()?).map_err(|error| line.blame(error))
     }
 }
 
 /// A reader that decodes each line of an input with `D`.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct DecodedLines<D> {
     input: LineInput,
-    decode: D,
+    decode: Arc<D>,
+    /// Size of the last block, which the next one will have too.
+    block_bytes: usize,
+}
+
+/// A clone has not been opened.
+impl<D> Clone for DecodedLines<D> {
+    fn clone(&self) -> Self {
+        Self { input: self.input.clone(), decode: Arc::clone(&self.decode), block_bytes: 0 }
+    }
+}
+
+/// Lines, and what decodes them.
+struct LineBlock<D> {
+    lines: RawRecords,
+    decode: Arc<D>,
+}
+
+impl<D: DecodeLine> Block<D::Item> for LineBlock<D> {
+    fn records(&self) -> usize {
+        self.lines.left()
+    }
+
+    fn is_last(&self) -> bool {
+        self.lines.is_last
+    }
+
+    fn decode(&mut self, items: &mut Vec<D::Item>) -> Result<(), ItemError> {
+        while let Some(line) = self.lines.next()? {
+            items.push(self.decode.decode(&line)?);
+        }
+        Ok(())
+    }
 }
 
 impl<D> DecodedLines<D> {
     /// Creates a reader that makes an item of each line of `input` with `decode`.
     pub fn of(input: LineInput, decode: D) -> Self {
-        Self { input, decode }
+        Self { input, decode: Arc::new(decode), block_bytes: 0 }
     }
 
     /// Sets the maximum length of a line, in bytes. Default 1 MiB.
@@ -311,7 +350,7 @@ impl<D: Default> DecodedLines<D> {
     }
 }
 
-impl<D: DecodeLine> ItemReader for DecodedLines<D> {
+impl<D: DecodeLine + 'static> ItemReader for DecodedLines<D> {
     type Item = D::Item;
     type Position = LinePosition;
 
@@ -321,11 +360,35 @@ impl<D: DecodeLine> ItemReader for DecodedLines<D> {
 
     fn read(&mut self) -> Result<Option<D::Item>, ItemError> {
         while let Some(line) = self.input.next_line()? {
-            if let Some(item) = self.decode.decode(&line)? {
-                return Ok(Some(item));
+            if !self.decode.is_blank(line.bytes) {
+                return self.decode.decode(&line).map(Some);
             }
         }
         Ok(None)
+    }
+
+    fn reads_blocks(&self) -> bool {
+        true
+    }
+
+    fn read_block(&mut self, records: usize) -> Result<Box<dyn Block<D::Item>>, ItemError> {
+        let mut lines = RawRecords::with_capacity(self.block_bytes);
+        while lines.left() < records {
+            match self.input.next_line() {
+                Ok(Some(line)) if self.decode.is_blank(line.bytes) => {}
+                Ok(Some(line)) => lines.push(line.bytes, line.number, line.byte),
+                Ok(None) => {
+                    lines.is_last = true;
+                    break;
+                }
+                Err(error) if *error.kind() == ErrorKind::TOO_LONG => lines.push_failed(error),
+                // The block ends before a line that may be readable at the next attempt.
+                Err(_) if lines.left() > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.block_bytes = lines.size();
+        Ok(Box::new(LineBlock { lines, decode: Arc::clone(&self.decode) }))
     }
 
     fn position(&self) -> LinePosition {
@@ -356,8 +419,8 @@ pub type LineReader = DecodedLines<Lines>;
 impl DecodeLine for Lines {
     type Item = String;
 
-    fn decode(&mut self, line: &RawLine<'_>) -> Result<Option<String>, ItemError> {
-        line.text().map(|text| Some(text.to_owned()))
+    fn decode(&self, line: &RawLine<'_>) -> Result<String, ItemError> {
+        line.text().map(str::to_owned)
     }
 }
 
@@ -387,6 +450,10 @@ impl<T: AsRef<str>> Encode<T> for Lines {
             bytes.push(b'\n');
         }
         Ok(())
+    }
+
+    fn is_independent(&self) -> bool {
+        true
     }
 }
 
@@ -437,9 +504,9 @@ impl ItemKind for LinesKind {
         let path = cx.path(&keys.path)?;
         let names: Names = Arc::new([Arc::from("line")]);
         let made = MakeReader::new(move |scope| {
-            let lines = LineReader::of(keys.input(path(scope)?, scope)?, Lines);
             let names = Arc::clone(&names);
-            Ok(Reads::mapped(lines, move |line| Record::single(&names, Value::Text(line.into()))))
+            let decode = move |line: &str| Ok(Record::single(&names, Value::text(line)));
+            Ok(Reads::records(DecodedLines::of(keys.input(path(scope)?, scope)?, decode)))
         });
         Ok(made.fields(vec!["line".to_owned()]))
     }
@@ -500,5 +567,9 @@ impl Encode<Record> for RecordLines {
         };
         let lines: Result<Vec<String>, ItemError> = items.iter().map(line).collect();
         Lines.encode(&lines?, first, bytes)
+    }
+
+    fn is_independent(&self) -> bool {
+        true
     }
 }

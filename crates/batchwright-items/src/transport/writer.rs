@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use batchwright::ItemError;
-use batchwright::item::{ChunkTransaction, Ending, FileOutput, ItemWriter, PreparedCommit};
+use batchwright::item::{
+    ChunkTransaction, Encoder, Ending, FileOutput, ItemWriter, PreparedCommit,
+};
 use batchwright::scope::StepScope;
 
 use super::sink::ByteSink;
@@ -19,6 +21,12 @@ pub trait Encode<T>: Send {
     ///
     /// The write attempt fails; none of its bytes reach the output.
     fn encode(&mut self, items: &[T], first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError>;
+
+    /// Whether the bytes of items do not depend on the items before them, once the output has begun: then clones of the encoder
+    /// encode several chunks at once. Default: `false`.
+    fn is_independent(&self) -> bool {
+        false
+    }
 
     /// Reads from `begun`, which an earlier execution wrote, what the rest of the output must conform to.
     ///
@@ -56,7 +64,7 @@ impl<E, S> EncodedWriter<E, S> {
     }
 }
 
-impl<T, E: Encode<T>, S: ByteSink> ItemWriter<T> for EncodedWriter<E, S> {
+impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWriter<E, S> {
     type Position = S::Position;
 
     fn open(
@@ -77,6 +85,23 @@ impl<T, E: Encode<T>, S: ByteSink> ItemWriter<T> for EncodedWriter<E, S> {
         self.bytes.clear();
         self.encode.encode(items, self.sink.length() == 0, &mut self.bytes)?;
         self.sink.append(&self.bytes)
+    }
+
+    fn encoder(&self) -> Option<Encoder<T>> {
+        if self.sink.length() == 0 || !self.encode.is_independent() {
+            return None;
+        }
+        let mut encode = self.encode.clone();
+        Some(Box::new(move |items, bytes| encode.encode(items, false, bytes)))
+    }
+
+    fn write_encoded(
+        &mut self,
+        _: &[T],
+        bytes: &[u8],
+        _: &mut ChunkTransaction<'_>,
+    ) -> Result<(), ItemError> {
+        self.sink.append(bytes)
     }
 
     fn position(&mut self) -> Result<S::Position, ItemError> {

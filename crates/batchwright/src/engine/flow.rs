@@ -413,7 +413,7 @@ impl<'r> Walk<'r> {
     ) -> Result<FlowEnd, RepositoryError> {
         let ends: Vec<_> = std::thread::scope(|threads| {
             let branch_in = |branch| {
-                let scope = scope.for_concurrent_part(scope.stop().clone());
+                let scope = scope.for_concurrent_part(scope.stop().clone(), branches.len());
                 move || self.flow_in(branch, &scope, round)
             };
             let running: Vec<_> = branches

@@ -4,28 +4,26 @@ mod builder;
 mod checkpoint;
 mod fill;
 mod listeners;
+mod pipeline;
 mod prepared;
 mod process;
 mod retries;
 mod settle;
 
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::Arc;
 
 pub use builder::{ChunkStepBuilder, Missing, Processors};
 pub use listeners::{ItemHooks, NoListeners, WithListeners};
 
 use checkpoint::Checkpoint;
-use fill::{Filled, Filler};
-use process::{Processed, Processing};
+use fill::Filler;
+use pipeline::{Threads, carry_on};
+use process::Processing;
 use retries::Retries;
-use settle::{Settled, Settler};
+use settle::Settler;
 
 use super::{Step, StepEnd, StepOptions, StepRun};
-use crate::clock::StopToken;
 use crate::error::{ItemError, ItemErrorText, StepError};
-use crate::execution::ExitStatus;
 use crate::item::{
     DeadLetterFile, Ending, Factory, ItemProcessor, ItemReader, ItemWriter, guarded,
 };
@@ -34,7 +32,6 @@ use crate::listener::{ChunkListener, ItemListener, RetryListener, SkipListener};
 use crate::policy::{Completion, SkipPolicy};
 use crate::retry::{CircuitBreaker, RetryPolicy};
 use crate::scope::StepScope;
-use crate::threads::start;
 
 /// A step that reads, processes and writes items. [`ChunkStepBuilder`] creates it; listeners of items are
 /// added here, where the item types are known.
@@ -56,7 +53,8 @@ struct Settings {
     retry: RetryPolicy,
     /// Number of chunks read ahead; `None` uses the reader's preference.
     read_ahead: Option<usize>,
-    parallelism: usize,
+    /// Number of threads that process; `None` uses the cores, if chunks may be processed at once.
+    parallelism: Option<usize>,
     dead_letters: Option<Factory<std::path::PathBuf>>,
     /// Guards the processor and the writer.
     breaker: Option<CircuitBreaker>,
@@ -213,11 +211,7 @@ where
         let position = checkpoint.reader().map_err(at.component("reader", "restore"))?;
         guarded(|| reader.open(position, parts)).map_err(at.component("reader", "open"))?;
 
-        let depth = match self.settings.read_ahead {
-            Some(chunks) => chunks,
-            None if reader.reads_ahead() => READ_AHEAD_DEFAULT,
-            None => 0,
-        };
+        let threads = self.threads(reader, processor, &scope);
         let (settings, hooks) = (&self.settings, &self.hooks);
         let retries = Retries {
             policy: &settings.retry,
@@ -226,24 +220,13 @@ where
             scope: &scope,
         };
         let of_parts = Retries { scope: parts, ..retries };
-        let mut filler = Filler::new(reader, settings, hooks, of_parts, checkpoint.resolved);
+        let in_blocks = threads.processing > 1 && reader.reads_blocks() && self.is_unwatched();
+        let resolved = checkpoint.resolved;
+        let mut filler = Filler::new(reader, settings, hooks, of_parts, resolved, in_blocks);
         let processing = Processing { processor, settings, hooks, retries: of_parts };
         let mut settler =
             Settler::new(run, writer, checkpoint, dead_letters, settings, hooks, retries);
-        let end = match (depth, self.settings.parallelism) {
-            (0, 1) => carry(&mut settler, |spare| {
-                let spare = processing.reclaim(spare);
-                processing.process(filler.fill(spare.items), spare.outputs)
-            }),
-            (depth, 1) => read_ahead(depth, parts.stop(), &mut filler, &processing, &mut settler),
-            (depth, threads) => process_in_parallel(
-                (depth.max(threads), threads),
-                parts.stop(),
-                &mut filler,
-                &processing,
-                &mut settler,
-            ),
-        }?;
+        let end = carry_on(threads, parts.stop(), &mut filler, &processing, &mut settler)?;
         let is_complete = matches!(end, StepEnd::Completed(_));
         // All records are accounted for, so the dead letters are complete even if every record was skipped.
         settler.finish(is_complete)?;
@@ -251,6 +234,34 @@ where
             settler.fail_if_all_skipped()?;
         }
         Ok(end)
+    }
+
+    /// Returns the threads that the step uses beside its own.
+    fn threads(&self, reader: &R, processor: &P, scope: &StepScope) -> Threads {
+        let processing = match self.settings.parallelism {
+            Some(threads) => threads,
+            None if reader.reads_blocks()
+                && self.is_unwatched()
+                && self.hooks.chunk.is_empty()
+                && self.settings.breaker.is_none()
+                && !processor.processes_all() =>
+            {
+                scope.job().cores()
+            }
+            None => 1,
+        };
+        let ahead = match self.settings.read_ahead {
+            Some(chunks) => chunks,
+            None if reader.reads_ahead() => READ_AHEAD_DEFAULT,
+            None => 0,
+        };
+        Threads { ahead, processing }
+    }
+
+    /// Whether no listener gets single items, and the number of records alone decides where a chunk ends.
+    fn is_unwatched(&self) -> bool {
+        let Settings { completion, .. } = &self.settings;
+        self.hooks.item.is_empty() && self.hooks.until.is_none() && completion.within.is_none()
     }
 
     /// Opens the writer at its position. When the sink has committed a chunk that the store has not, the
@@ -301,164 +312,6 @@ pub(crate) fn records_read(checkpoint: Option<&str>) -> Option<RecordsRead> {
     let checkpoint = Checkpoint::parse(checkpoint?).ok()?;
     let (records, all_skipped) = (checkpoint.records, checkpoint.skipped_all());
     (records > 0).then_some(RecordsRead { records, all_skipped })
-}
-
-/// The main loop of a chunk step: takes chunk after chunk, in order, and settles each (write, save, commit)
-/// until the input ends, a stop is requested, or a failure is not tolerated.
-fn carry<I, O, W: ItemWriter<O>>(
-    settler: &mut Settler<'_, '_, I, O, W>,
-    mut next: impl FnMut(RecycledBuffers<I, O>) -> Processed<I, O>,
-) -> Result<StepEnd, StepError> {
-    let mut spare = RecycledBuffers::default();
-    loop {
-        if settler.stop_requested()? {
-            return Ok(StepEnd::Stopped);
-        }
-        let mut chunk = next(spare);
-        let exhausted = chunk.exhausts_input();
-        match settler.settle(&mut chunk)? {
-            Settled::Committed => {}
-            Settled::Interrupted => return Ok(StepEnd::Stopped),
-        }
-        if exhausted {
-            return Ok(StepEnd::Completed(ExitStatus::completed()));
-        }
-        spare = chunk.recycle();
-    }
-}
-
-/// The vectors of a settled chunk, to be reused; their content is dropped at that time.
-struct RecycledBuffers<I, O> {
-    items: Vec<I>,
-    outputs: Vec<O>,
-}
-
-impl<I, O> Default for RecycledBuffers<I, O> {
-    fn default() -> Self {
-        Self { items: Vec::new(), outputs: Vec::new() }
-    }
-}
-
-/// Runs the reader on a thread of its own, up to `depth` chunks ahead.
-fn read_ahead<R, P, W>(
-    depth: usize,
-    parts: &StopToken,
-    filler: &mut Filler<'_, R, P::Output>,
-    processing: &Processing<'_, R::Item, P>,
-    settler: &mut Settler<'_, '_, R::Item, P::Output, W>,
-) -> Result<StepEnd, StepError>
-where
-    R: ItemReader,
-    P: ItemProcessor<R::Item>,
-    W: ItemWriter<P::Output>,
-{
-    thread::scope(|threads| {
-        let (sender, chunks) = sync_channel(depth - 1);
-        let (recycler, recycled) = channel();
-        // Without the thread there is no sender, so the first chunk is the one of `reader_gone`.
-        start(threads, "batchwright reader", move || fill_ahead(filler, &sender, &recycled));
-        let ended = carry(settler, |spare| {
-            let spare = processing.reclaim(spare);
-            let _ = recycler.send(spare.items);
-            processing.process(chunks.recv().unwrap_or_else(|_| reader_gone()), spare.outputs)
-        });
-        stop_unless_complete(parts, &ended);
-        ended
-        // `chunks` is dropped here, so a reader that is still ahead fails to send and returns.
-    })
-}
-
-/// Runs the reader ahead, and `count` threads that process whole chunks; chunks are settled in reading order.
-fn process_in_parallel<R, P, W>(
-    (depth, count): (usize, usize),
-    parts: &StopToken,
-    filler: &mut Filler<'_, R, P::Output>,
-    processing: &Processing<'_, R::Item, P>,
-    settler: &mut Settler<'_, '_, R::Item, P::Output, W>,
-) -> Result<StepEnd, StepError>
-where
-    R: ItemReader,
-    P: ItemProcessor<R::Item>,
-    W: ItemWriter<P::Output>,
-{
-    thread::scope(|threads| {
-        let (sender, filled) = sync_channel(depth);
-        let (recycler, recycled) = channel();
-        // Each chunk has a channel for its result; the receivers arrive here in reading order.
-        let (result_sender, results) =
-            sync_channel::<Receiver<Processed<R::Item, P::Output>>>(depth);
-        start(threads, "batchwright chunks", move || {
-            let (inner, chunks) = sync_channel(0);
-            thread::scope(|inner_threads| {
-                let fill = move || fill_ahead(filler, &inner, &recycled);
-                start(inner_threads, "batchwright reader", fill);
-                for chunk in chunks {
-                    let (sent, result) = channel();
-                    if result_sender.send(result).is_err() || sender.send((chunk, sent)).is_err() {
-                        break;
-                    }
-                }
-            });
-        });
-        let filled = Arc::new(Mutex::new(filled));
-        for _ in 0..count {
-            let filled = Arc::clone(&filled);
-            start(threads, "batchwright processor", move || process_chunks(processing, &filled));
-        }
-        drop(filled);
-        let ended = carry(settler, |spare| {
-            let spare = processing.reclaim(spare);
-            let _ = recycler.send(spare.items);
-            let result = results.recv().ok();
-            result
-                .and_then(|result| result.recv().ok())
-                .unwrap_or_else(|| processing.process(reader_gone(), spare.outputs))
-        });
-        stop_unless_complete(parts, &ended);
-        ended
-    })
-}
-
-/// Requests the reader and the processors to stop, which may wait for what is not needed any more.
-fn stop_unless_complete(parts: &StopToken, ended: &Result<StepEnd, StepError>) {
-    if !matches!(ended, Ok(StepEnd::Completed(_))) {
-        parts.request();
-    }
-}
-
-/// A filled chunk, and the sender of its result.
-type Task<I, O> = (Filled<I>, Sender<Processed<I, O>>);
-
-fn process_chunks<I, P: ItemProcessor<I>>(
-    processing: &Processing<'_, I, P>,
-    filled: &Mutex<Receiver<Task<I, P::Output>>>,
-) {
-    loop {
-        let next = filled.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((chunk, result)) = next else { return };
-        if result.send(processing.process(chunk, Vec::new())).is_err() {
-            return;
-        }
-    }
-}
-
-fn fill_ahead<R: ItemReader, O>(
-    filler: &mut Filler<'_, R, O>,
-    chunks: &SyncSender<Filled<R::Item>>,
-    recycled: &Receiver<Vec<R::Item>>,
-) {
-    loop {
-        let chunk = filler.fill(recycled.try_recv().unwrap_or_default());
-        let last = chunk.is_last();
-        if chunks.send(chunk).is_err() || last {
-            return;
-        }
-    }
-}
-
-/// Returns a failed chunk in place of the one that a lost reader thread did not send.
-fn reader_gone<I>() -> Filled<I> {
-    Filled::failed(ItemError::fatal("the reader's thread ended early or could not be started"))
 }
 
 /// The step of an error: turns an item error into a located step error.

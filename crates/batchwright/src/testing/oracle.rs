@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock};
 
+use super::blocks::{Encoding, InBlocks};
 use super::model::{self, Case, Mark};
 use crate::error::ItemError;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
@@ -22,7 +23,7 @@ use crate::testing::fault::{FaultPlan, FaultyProcessor, FaultyReader, FaultyWrit
 pub struct Shape {
     /// Number of chunks read ahead.
     pub read_ahead: usize,
-    /// Number of processing threads.
+    /// Number of processing threads; with several, they also decode and encode the chunks.
     pub parallelism: usize,
 }
 
@@ -145,9 +146,11 @@ where
     let (count, writer) = (case.count, Mutex::new(writer.clone()));
     let attempts = std::num::NonZeroU32::MIN.saturating_add(case.retries);
     let step = ChunkStepBuilder::new("copy")
-        .reader_with(move |_| Ok(FaultyReader::new(Sequence::to(count), &for_reader)))
+        .reader_with(move |_| Ok(InBlocks(FaultyReader::new(Sequence::to(count), &for_reader))))
         .processor_with(move |_| Ok(FaultyProcessor::new(pass, &for_processor)))
-        .writer_with(move |_| Ok(FaultyWriter::new(writer.lock().unwrap().clone(), &for_writer)))
+        .writer_with(move |_| {
+            Ok(Encoding(FaultyWriter::new(writer.lock().unwrap().clone(), &for_writer)))
+        })
         .chunk_size(usize::try_from(case.chunk).unwrap())
         .skip(case.skip_limit.map_or_else(SkipPolicy::never, SkipPolicy::limit))
         .retry(RetryPolicy::attempts(attempts.get()))

@@ -66,6 +66,55 @@ where
         );
     }
     check_start(&mut make);
+    check_blocks(&mut make, &whole);
+}
+
+/// Blocks have the records that single reads have, and the position after a block is that after its last record.
+#[track_caller]
+fn check_blocks<R: ItemReader<Item: Debug + PartialEq + Clone>>(
+    make: &mut impl FnMut() -> R,
+    whole: &[Read<R::Item>],
+) {
+    for size in [1, 2, whole.len()] {
+        let (bench, mut reader) = (StepBench::new(), make());
+        if !reader.reads_blocks() {
+            return;
+        }
+        reader.open(None, bench.scope()).expect("opened before");
+        let (mut at, mut is_last) = (0, false);
+        while !is_last {
+            let mut block = reader.read_block(size).unwrap_or_else(|error| {
+                panic!("a block cannot be read, but its records can: {error}")
+            });
+            is_last = block.is_last();
+            let count = block.records();
+            assert!(count == size || is_last, "a block of {size} records has {count}");
+            let (mut items, mut results) = (Vec::new(), Vec::new());
+            loop {
+                let decoded = block.decode(&mut items);
+                results.extend(items.drain(..).map(|item| Ok(Some(item))));
+                match decoded {
+                    Ok(()) => break,
+                    Err(error) => results.push(Err(error.to_string())),
+                }
+                assert!(results.len() <= count, "a failed record of a block is not consumed");
+            }
+            let expected = whole.get(at..at + count).unwrap_or_default();
+            assert_eq!(
+                results,
+                self::results(expected),
+                "a block has other records than single reads from record {} on",
+                at + 1
+            );
+            at += count;
+            let position = at.checked_sub(1).map(|last| whole[last].position.as_str());
+            if let Some(position) = position.filter(|_| count > 0) {
+                assert_eq!(json_of(&reader), position, "the position after a block of {count}");
+            }
+        }
+        assert_eq!(at, whole.len() - 1, "the last block does not end the input");
+        reader.close().expect("closed before");
+    }
 }
 
 fn results<T: Clone>(reads: &[Read<T>]) -> Vec<Result<Option<T>, String>> {

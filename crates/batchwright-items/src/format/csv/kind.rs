@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use batchwright::ItemError;
 use batchwright::partition::ByteRanges;
@@ -274,11 +274,10 @@ type Header = (Names, Arc<[Option<ColumnType>]>);
 impl Input {
     /// Returns the reader of the file at `path`.
     fn reader(&self, path: PathBuf) -> CsvReader<Record> {
-        let header: Mutex<Option<Header>> = Mutex::new(None);
+        let header: OnceLock<Header> = OnceLock::new();
         let this = self.clone();
         let reader = CsvReader::decoding(path, move |record, headers| {
-            let mut header = header.lock().unwrap_or_else(PoisonError::into_inner);
-            let (names, kinds) = header.get_or_insert_with(|| {
+            let (names, kinds) = header.get_or_init(|| {
                 let names: Vec<Arc<str>> =
                     headers.iter().map(|name| Arc::from(name.as_str())).collect();
                 let kinds: Vec<_> =
@@ -392,6 +391,10 @@ impl Encode<Record> for RecordCsv {
             }
             Ok(())
         })
+    }
+
+    fn is_independent(&self) -> bool {
+        self.columns.is_some()
     }
 
     /// Takes the columns from the header line of `begun`, regardless of the next record.

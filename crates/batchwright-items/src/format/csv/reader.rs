@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
-use batchwright::item::{ItemReader, Total};
+use batchwright::item::{Block, ItemReader, Total};
 use batchwright::scope::StepScope;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,8 @@ use super::CsvFormat;
 use super::format::check_names;
 use super::record::CsvRecord;
 use super::split::{Extent, Found, Splitter};
+use crate::format::lines::RawLine;
+use crate::format::raw::RawRecords;
 use crate::transport::input::Input;
 use crate::transport::{ByteSource, FileSource, InputIdentity};
 
@@ -52,7 +54,7 @@ type Decode<T> =
 /// A pipe is read as a stream: a step that fails cannot be restarted within it.
 pub struct CsvReader<T> {
     source: Arc<dyn ByteSource>,
-    format: CsvFormat,
+    format: Arc<CsvFormat>,
     record_bytes_max: u64,
     range: Option<(u64, u64)>,
     may_have_changed: bool,
@@ -62,18 +64,128 @@ pub struct CsvReader<T> {
 
 struct Opened {
     input: Input,
-    splitter: Splitter,
+    fields: Fields,
     /// Names of the columns; empty for an empty file.
-    headers: Vec<String>,
+    headers: Arc<[String]>,
     /// First byte of the input in the file.
     start: u64,
     line: u64,
     records: u64,
     bytes_max: usize,
     comment: Option<u8>,
+    /// Size of the last block, which the next one will have too.
+    block_bytes: usize,
+}
+
+/// A method of the splitter that finds the next record.
+type Find = fn(&mut Splitter, &[u8], bool) -> Found;
+
+/// Splits records into their fields.
+struct Fields {
+    splitter: Splitter,
     encoding: &'static encoding_rs::Encoding,
     /// Buffer for the text of a record in another encoding than UTF-8.
     decoded: String,
+}
+
+impl Fields {
+    fn new(format: &CsvFormat) -> Self {
+        let (splitter, decoded) = (Splitter::new(format), String::new());
+        Self { splitter, encoding: format.encoding, decoded }
+    }
+
+    /// Returns what `make` makes of the record at `extent`, which the splitter has just found at the beginning of `bytes`, and
+    /// of the names of the columns.
+    fn item<T>(
+        &mut self,
+        bytes: &[u8],
+        extent: Extent,
+        headers: &[String],
+        make: impl FnOnce(CsvRecord<'_>, &[String]) -> Result<T, ItemError>,
+    ) -> Result<T, ItemError> {
+        let Self { splitter, encoding, decoded } = self;
+        if *encoding != encoding_rs::UTF_8 {
+            let bytes = &bytes[..extent.content];
+            let text = encoding.decode_without_bom_handling_and_without_replacement(bytes);
+            decoded.clear();
+            decoded.push_str(&text.ok_or_else(|| {
+                let name = encoding.name();
+                ItemError::parse(format!(
+                    "cannot read the record: it contains bytes that are not {name}"
+                ))
+            })?);
+            let Found::Record(extent) = splitter.find(decoded.as_bytes(), true) else {
+                return Err(ItemError::parse("cannot read the record: its quotes do not match"));
+            };
+            let (text, fields) = splitter.fields(decoded.as_bytes(), extent);
+            return make(CsvRecord::new(text, fields, headers)?, headers);
+        }
+        let (text, fields) = splitter.fields(bytes, extent);
+        make(CsvRecord::new(text, fields, headers)?, headers)
+    }
+
+    /// Returns the item of a record with as many fields as there are columns.
+    fn decode<T>(
+        &mut self,
+        bytes: &[u8],
+        extent: Extent,
+        headers: &[String],
+        (decode, format): (&Decode<T>, &CsvFormat),
+    ) -> Result<T, ItemError> {
+        self.item(bytes, extent, headers, |record, headers| {
+            let (found, expected) = (record.len(), headers.len());
+            match found == expected {
+                true => decode(record, headers, format),
+                false => Err(ItemError::parse(format!(
+                    "cannot read the record: it has {found} fields, the header has {expected}"
+                ))),
+            }
+        })
+    }
+}
+
+/// Records, and what decodes them.
+struct CsvBlock<T> {
+    records: RawRecords,
+    fields: Fields,
+    headers: Arc<[String]>,
+    format: Arc<CsvFormat>,
+    decode: Decode<T>,
+    /// Whether the numbers of lines are those of the file.
+    knows_lines: bool,
+}
+
+impl<T> Block<T> for CsvBlock<T> {
+    fn records(&self) -> usize {
+        self.records.left()
+    }
+
+    fn is_last(&self) -> bool {
+        self.records.is_last
+    }
+
+    fn decode(&mut self, items: &mut Vec<T>) -> Result<(), ItemError> {
+        let Self { records, fields, headers, format, decode, knows_lines } = self;
+        while let Some(RawLine { bytes, number, byte }) = records.next()? {
+            let Found::Record(extent) = fields.splitter.find(bytes, true) else {
+                return Err(ItemError::fatal("cannot split a record a second time"));
+            };
+            let item = fields.decode(bytes, extent, headers, (decode, format));
+            items.push(item.map_err(|error| {
+                let raw = &bytes[..extent.content.min(RAW_BYTES_KEPT)];
+                error.at(location(*knows_lines, number, byte)).with_raw(raw)
+            })?);
+        }
+        Ok(())
+    }
+}
+
+/// Returns the place of a record for messages. A reader of a byte range does not know how many lines precede the range.
+fn location(knows_lines: bool, line: u64, byte: u64) -> String {
+    match knows_lines {
+        true => format!("line {line}, byte {byte}"),
+        false => format!("byte {byte}"),
+    }
 }
 
 /// The next record, or the reason why there is none.
@@ -124,7 +236,7 @@ impl<T> CsvReader<T> {
     ) -> Self {
         Self {
             source: Arc::new(FileSource::new(path)),
-            format: CsvFormat::new(),
+            format: Arc::default(),
             record_bytes_max: RECORD_BYTES_MAX,
             range: None,
             may_have_changed: false,
@@ -136,14 +248,14 @@ impl<T> CsvReader<T> {
     /// Sets the format.
     #[must_use]
     pub fn format(mut self, format: CsvFormat) -> Self {
-        self.format = format;
+        self.format = Arc::new(format);
         self
     }
 
     /// Sets the character between fields. Default `,`.
     #[must_use]
     pub fn delimiter(mut self, delimiter: u8) -> Self {
-        self.format.delimiter = delimiter;
+        Arc::make_mut(&mut self.format).delimiter = delimiter;
         self
     }
 
@@ -172,7 +284,7 @@ impl<T> CsvReader<T> {
 
     /// Returns the names of the columns of the open file; empty for an empty file.
     pub fn headers(&self) -> Option<&[String]> {
-        self.open.as_ref().map(|open| open.headers.as_slice())
+        self.open.as_ref().map(|open| &*open.headers)
     }
 }
 
@@ -181,7 +293,7 @@ impl<T> Clone for CsvReader<T> {
     fn clone(&self) -> Self {
         Self {
             source: Arc::clone(&self.source),
-            format: self.format.clone(),
+            format: Arc::clone(&self.format),
             record_bytes_max: self.record_bytes_max,
             range: self.range,
             may_have_changed: self.may_have_changed,
@@ -201,15 +313,14 @@ impl Opened {
         input.pass_over_mark()?;
         Ok(Self {
             input,
-            splitter: Splitter::new(format),
-            headers: Vec::new(),
+            fields: Fields::new(format),
+            headers: Arc::new([]),
             start: 0,
             line: 1,
             records: 0,
             bytes_max: usize::try_from(record_bytes_max).unwrap_or(usize::MAX),
             comment: format.comment,
-            encoding: format.encoding,
-            decoded: String::new(),
+            block_bytes: 0,
         })
     }
 
@@ -219,12 +330,14 @@ impl Opened {
             ItemError::fatal(format!("cannot read the header line of `{shown}`: {what}"))
         };
         if format.header {
-            match self.next_record()? {
+            match self.next_record(Splitter::find)? {
                 Next::End => return Ok(()),
                 Next::Bad(bad) => return Err(failed(&bad.error.to_string())),
                 Next::Record(extent) => {
-                    let names =
-                        self.item(extent, |names, _| Ok(names.iter().map(str::to_owned).collect()));
+                    let names = |names: CsvRecord<'_>, _: &[String]| {
+                        Ok(names.iter().map(str::to_owned).collect())
+                    };
+                    let names = self.fields.item(self.input.rest(), extent, &[], names);
                     let names = names.map_err(|error| error.at(self.location()).to_string());
                     self.pass(extent);
                     self.headers = names.map_err(|problem| failed(&problem))?;
@@ -247,7 +360,7 @@ impl Opened {
                     )));
                 }
             }
-            Some(names) => self.headers.clone_from(names),
+            Some(names) => self.headers = names.as_slice().into(),
             None if format.header => {}
             None => self.headers = self.numbered_columns()?,
         }
@@ -259,9 +372,9 @@ impl Opened {
     }
 
     /// Returns `c1`, `c2`, … for as many fields as the first record has.
-    fn numbered_columns(&mut self) -> Result<Vec<String>, ItemError> {
-        let count = match self.next_record()? {
-            Next::Record(extent) => self.splitter.fields(self.input.rest(), extent).1.len(),
+    fn numbered_columns(&mut self) -> Result<Arc<[String]>, ItemError> {
+        let count = match self.next_record(Splitter::find)? {
+            Next::Record(extent) => self.fields.splitter.fields(self.input.rest(), extent).1.len(),
             Next::End | Next::Bad(_) => 0,
         };
         Ok((1..=count).map(|number| format!("c{number}")).collect())
@@ -284,7 +397,7 @@ impl Opened {
     }
 
     /// Returns the next record, after blank lines and comments.
-    fn next_record(&mut self) -> Result<Next, ItemError> {
+    fn next_record(&mut self, find: Find) -> Result<Next, ItemError> {
         let mut at_end = false;
         loop {
             let rest = self.input.rest();
@@ -310,7 +423,7 @@ impl Opened {
                     // not depend on the sizes of the reads.
                     let longest = &rest[..rest.len().min(self.bytes_max.saturating_add(3))];
                     let is_whole = longest.len() == rest.len();
-                    match self.splitter.find(longest, at_end && is_whole) {
+                    match find(&mut self.fields.splitter, longest, at_end && is_whole) {
                         Found::Record(extent) if extent.content <= self.bytes_max => {
                             return Ok(Next::Record(extent));
                         }
@@ -367,40 +480,8 @@ impl Opened {
         self.input.rest()[..extent.content.min(RAW_BYTES_KEPT)].to_vec()
     }
 
-    /// Returns what `make` makes of the fields of the record at `extent` and of the names of the columns.
-    fn item<T>(
-        &mut self,
-        extent: Extent,
-        make: impl FnOnce(CsvRecord<'_>, &[String]) -> Result<T, ItemError>,
-    ) -> Result<T, ItemError> {
-        let Self { input, splitter, encoding, decoded, headers, .. } = self;
-        let rest = input.rest();
-        if *encoding != encoding_rs::UTF_8 {
-            let bytes = &rest[..extent.content];
-            let text = encoding.decode_without_bom_handling_and_without_replacement(bytes);
-            decoded.clear();
-            decoded.push_str(&text.ok_or_else(|| {
-                let name = encoding.name();
-                ItemError::parse(format!(
-                    "cannot read the record: it contains bytes that are not {name}"
-                ))
-            })?);
-            let Found::Record(extent) = splitter.find(decoded.as_bytes(), true) else {
-                return Err(ItemError::parse("cannot read the record: its quotes do not match"));
-            };
-            let (text, fields) = splitter.fields(decoded.as_bytes(), extent);
-            return make(CsvRecord::new(text, fields, headers)?, headers);
-        }
-        let (text, fields) = splitter.fields(rest, extent);
-        make(CsvRecord::new(text, fields, headers)?, headers)
-    }
-
     fn location(&self) -> String {
-        // A reader of a byte range does not know how many lines precede the range.
-        match self.start {
-            0 => format!("line {}, byte {}", self.line, self.input.byte()),
-            _ => format!("byte {}", self.input.byte()),
-        }
+        location(self.start == 0, self.line, self.input.byte())
     }
 
     fn position(&self) -> CsvPosition {
@@ -421,10 +502,10 @@ pub(super) fn header_names(
     let shown = source.shown();
     let mut open = Opened::new(source, format, RECORD_BYTES_MAX)?;
     open.read_header(&shown, format)?;
-    Ok(open.headers)
+    Ok(open.headers.to_vec())
 }
 
-impl<T: Send + Sync> ItemReader for CsvReader<T> {
+impl<T: Send + Sync + 'static> ItemReader for CsvReader<T> {
     type Item = T;
     type Position = CsvPosition;
 
@@ -458,26 +539,54 @@ impl<T: Send + Sync> ItemReader for CsvReader<T> {
     fn read(&mut self) -> Result<Option<T>, ItemError> {
         let Self { decode, open, format, .. } = self;
         let open = open.as_mut().ok_or_else(|| ItemError::fatal("cannot read a closed file"))?;
-        let extent = match open.next_record()? {
+        let extent = match open.next_record(Splitter::find)? {
             Next::End => return Ok(None),
             Next::Bad(bad) => return Err(bad.error.with_raw(bad.raw)),
             Next::Record(extent) => extent,
         };
-        let item = open.item(extent, |record, headers| {
-            let (found, expected) = (record.len(), headers.len());
-            match found == expected {
-                true => decode(record, headers, format),
-                false => Err(ItemError::parse(format!(
-                    "cannot read the record: it has {found} fields, the header has {expected}"
-                ))),
-            }
-        });
-        let item = match item {
+        let Opened { input, fields, headers, .. } = open;
+        let item = match fields.decode(input.rest(), extent, headers, (decode, format)) {
             Ok(item) => Ok(Some(item)),
             Err(error) => Err(error.at(open.location()).with_raw(open.raw(extent))),
         };
         open.pass(extent);
         item
+    }
+
+    fn reads_blocks(&self) -> bool {
+        true
+    }
+
+    fn read_block(&mut self, count: usize) -> Result<Box<dyn Block<T>>, ItemError> {
+        let open =
+            self.open.as_mut().ok_or_else(|| ItemError::fatal("cannot read a closed file"))?;
+        let mut records = RawRecords::with_capacity(open.block_bytes);
+        while records.left() < count {
+            match open.next_record(Splitter::find_end) {
+                Ok(Next::Record(extent)) => {
+                    let bytes = &open.input.rest()[..extent.whole];
+                    records.push(bytes, open.line, open.input.byte());
+                    open.pass(extent);
+                }
+                Ok(Next::Bad(bad)) => records.push_failed(bad.error.with_raw(bad.raw)),
+                Ok(Next::End) => {
+                    records.is_last = true;
+                    break;
+                }
+                // The block ends before a record that may be readable at the next attempt.
+                Err(_) if records.left() > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        open.block_bytes = records.size();
+        Ok(Box::new(CsvBlock {
+            records,
+            fields: Fields::new(&self.format),
+            headers: Arc::clone(&open.headers),
+            format: Arc::clone(&self.format),
+            decode: Arc::clone(&self.decode),
+            knows_lines: open.start == 0,
+        }))
     }
 
     fn position(&self) -> CsvPosition {

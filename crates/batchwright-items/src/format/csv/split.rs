@@ -75,6 +75,20 @@ impl Splitter {
         }
     }
 
+    /// Finds the record like [`find`](Self::find), and its fields only where they are needed to find its end.
+    pub(super) fn find_end(&mut self, bytes: &[u8], at_end: bool) -> Found {
+        let quote = self.quote.unwrap_or(b'\n');
+        match memchr::memchr3(b'\n', b'\r', quote, bytes) {
+            Some(at) if bytes[at] == b'\n' => {
+                Found::Record(Extent { content: at, whole: at + 1, lines: 1, plain: true })
+            }
+            Some(at) if bytes[at..].starts_with(b"\r\n") => {
+                Found::Record(Extent { content: at, whole: at + 2, lines: 1, plain: true })
+            }
+            _ => self.find(bytes, at_end),
+        }
+    }
+
     /// Returns the fields of the record found at the beginning of `bytes`, as one text and its ranges.
     pub(super) fn fields<'a>(
         &'a self,

@@ -172,4 +172,8 @@ impl<T: Serialize> Encode<T> for CsvRecords {
             items.iter().try_for_each(|item| csv.serialize(item).map_err(failed))
         })
     }
+
+    fn is_independent(&self) -> bool {
+        true
+    }
 }

@@ -63,7 +63,7 @@ impl ChunkStepBuilder {
                 skip: SkipPolicy::never(),
                 retry: RetryPolicy::never(),
                 read_ahead: None,
-                parallelism: 1,
+                parallelism: None,
                 dead_letters: None,
                 breaker: None,
                 stop_when: None,
@@ -268,11 +268,17 @@ impl<R, P, W, H> ChunkStepBuilder<R, P, W, H> {
         self
     }
 
-    /// Sets the number of threads that process chunks concurrently; the output keeps the order of the input.
-    /// Default 1, at most [`PARALLELISM_MAX`](ChunkStepBuilder::PARALLELISM_MAX).
+    /// Sets the number of threads that decode, process and encode chunks concurrently; the output keeps the order of the
+    /// input. At most [`PARALLELISM_MAX`](ChunkStepBuilder::PARALLELISM_MAX).
+    ///
+    /// Default: as many as the step has cores, for readers of CSV, JSON lines and other formats whose records are found
+    /// without decoding them; 1 for other readers, and where something gets the items in order: listeners of items
+    /// and chunks, [`chunk_until`](super::ChunkStep::chunk_until), [`Completion::within`], a
+    /// [`breaker`](Self::breaker), and asynchronous processors, whose calls at once are limited. `parallelism(1)` calls
+    /// the processor for one item after another; a processor whose results depend on earlier items needs it.
     #[must_use]
     pub fn parallelism(mut self, threads: usize) -> Self {
-        self.settings.parallelism = threads.clamp(1, ChunkStepBuilder::PARALLELISM_MAX);
+        self.settings.parallelism = Some(threads.clamp(1, ChunkStepBuilder::PARALLELISM_MAX));
         self
     }
 

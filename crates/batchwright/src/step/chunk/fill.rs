@@ -7,15 +7,17 @@ use super::checkpoint::to_json;
 use super::process::Fault;
 use super::retries::Retries;
 use super::{Hooks, Settings};
-use crate::error::ItemError;
+use crate::error::{ErrorKind, ItemError};
 use crate::event::{Progress, ProgressUnit};
 use crate::execution::Phase;
-use crate::item::{ItemReader, Total, guarded};
+use crate::item::{Block, ItemReader, Total, guarded};
 use crate::retry::FailedAttempts;
 
 /// A chunk as read: its items, its failed reads, and the reader's position after it.
 pub(super) struct Filled<I> {
     pub(super) items: Vec<I>,
+    /// The records of the chunk, if they are not decoded yet; `items` and `failures` are empty then.
+    pub(super) block: Option<Box<dyn Block<I>>>,
     /// Number of items read; `items` is shorter after its items became outputs unchanged.
     pub(super) count: usize,
     pub(super) failures: Vec<ReadFailure>,
@@ -55,6 +57,7 @@ impl<I> Filled<I> {
     fn empty(items: Vec<I>) -> Self {
         Self {
             items,
+            block: None,
             count: 0,
             failures: Vec::new(),
             end: End::Full,
@@ -95,6 +98,8 @@ pub(super) struct Filler<'a, R: ItemReader, O> {
     /// Time at which the first record of the chunk was consumed.
     begun: Option<Duration>,
     total: Option<Total>,
+    /// Whether chunks are read as blocks, which other threads decode.
+    pub(super) in_blocks: bool,
 }
 
 /// The end of a run of successful reads.
@@ -112,6 +117,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         hooks: &'a Hooks<R::Item, O>,
         retries: Retries<'a>,
         drop: u64,
+        in_blocks: bool,
     ) -> Self {
         let total = reader.total();
         Self {
@@ -124,6 +130,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
             failing_at: String::new(),
             begun: None,
             total,
+            in_blocks,
         }
     }
 
@@ -135,6 +142,9 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         let mut filled = Filled::empty(items);
         filled.end = match self.throw_away_resolved(&mut filled) {
             Some(end) => end,
+            None if filled.dropped == 0 && self.in_blocks => {
+                self.read_block(&mut filled).unwrap_or_else(|| self.fill_until_end(&mut filled))
+            }
             None => self.fill_until_end(&mut filled),
         };
         filled.count = filled.items.len();
@@ -177,6 +187,21 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
             filled.dropped += 1;
         }
         None
+    }
+
+    /// Reads a chunk as a block. Returns `None` when that fails: the reader then reads record by record, and tells which one
+    /// cannot be read.
+    fn read_block(&mut self, filled: &mut Filled<R::Item>) -> Option<End> {
+        let (reader, size) = (&mut *self.reader, self.settings.completion.items.get());
+        let block = match guarded(|| reader.read_block(size)) {
+            Ok(block) => block,
+            // The state of the reader after a panic is unknown.
+            Err(error) if *error.kind() == ErrorKind::PANIC => return Some(End::Failed(error)),
+            Err(_) => return None,
+        };
+        let end = if block.is_last() { End::Exhausted } else { End::Full };
+        filled.block = Some(block);
+        Some(end)
     }
 
     fn fill_until_end(&mut self, filled: &mut Filled<R::Item>) -> End {

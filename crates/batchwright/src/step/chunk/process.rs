@@ -3,9 +3,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::fill::{End, Filled};
+use super::fill::{End, Filled, ReadFailure};
+use super::pipeline::RecycledBuffers;
 use super::retries::Retries;
-use super::{Hooks, RecycledBuffers, Settings};
+use super::{Hooks, Settings};
 use crate::error::ItemError;
 use crate::execution::Phase;
 use crate::item::{ItemProcessor, guarded};
@@ -15,6 +16,10 @@ use crate::retry::{BreakerState, CircuitBreaker, FailedAttempts};
 pub(super) struct Processed<I, O> {
     pub(super) filled: Filled<I>,
     pub(super) outputs: Vec<O>,
+    /// The bytes of the outputs, if they were encoded already.
+    pub(super) encoded: Option<Vec<u8>>,
+    /// Number of the thread that processed the chunk.
+    pub(super) maker: usize,
     /// Inputs without an output, in order.
     pub(super) holes: Vec<Hole>,
     /// The record, 1-based within the chunk, at which processing ended early, and the reason.
@@ -63,7 +68,9 @@ impl<I, O> Processed<I, O> {
 
     /// Returns the vectors, with their content, for reuse.
     pub(super) fn recycle(self) -> RecycledBuffers<I, O> {
-        RecycledBuffers { items: self.filled.items, outputs: self.outputs }
+        let Self { filled, outputs, encoded, maker, .. } = self;
+        let bytes = encoded.unwrap_or_default();
+        RecycledBuffers { items: filled.items, outputs, bytes, maker }
     }
 }
 
@@ -76,28 +83,58 @@ pub(super) struct Processing<'a, I, P: ItemProcessor<I>> {
 }
 
 impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
-    /// Drops the outputs. The inputs are kept: the reader's thread drops them.
+    /// Gives outputs that were passed through back as inputs. Nothing is dropped: the thread that uses a vector again drops
+    /// its content.
     pub(super) fn reclaim(
         &self,
         spare: RecycledBuffers<I, P::Output>,
     ) -> RecycledBuffers<I, P::Output> {
         match self.processor.pass_back(spare.outputs) {
-            Ok(items) => RecycledBuffers { items, outputs: Vec::new() },
-            Err(mut outputs) => {
-                outputs.clear();
-                RecycledBuffers { items: spare.items, outputs }
-            }
+            Ok(items) => RecycledBuffers { items, outputs: Vec::new(), ..spare },
+            Err(outputs) => RecycledBuffers { outputs, ..spare },
         }
     }
 
-    /// Processes `filled` into `outputs`, which must be empty. A chunk that was not read completely will fail
+    /// Decodes the records of a block into the vector of `filled`, up to a failure that is not tolerated or certainly exceeds
+    /// the limit.
+    pub(super) fn decode(&self, filled: &mut Filled<I>) {
+        let Some(mut block) = filled.block.take() else { return };
+        let policy = &self.settings.skip;
+        loop {
+            let items = &mut filled.items;
+            let decoded = catch_unwind(AssertUnwindSafe(|| block.decode(items)));
+            let error = match decoded {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) if policy.tolerates(Phase::Read, &error) => error,
+                Ok(Err(error)) => {
+                    filled.end = End::Failed(error);
+                    break;
+                }
+                Err(payload) => {
+                    filled.end = End::Failed(ItemError::from_panic(&*payload));
+                    break;
+                }
+            };
+            let before = items.len();
+            let record = filled.record_of_item(before);
+            filled.failures.push(ReadFailure { before, record, error });
+            if filled.failures.len() as u64 > policy.limit {
+                break;
+            }
+        }
+        filled.count = filled.items.len();
+    }
+
+    /// Processes `filled` into `outputs`, whose old content is dropped. A chunk that was not read completely will fail
     /// and is not processed.
     pub(super) fn process(
         &self,
         filled: Filled<I>,
-        outputs: Vec<P::Output>,
+        mut outputs: Vec<P::Output>,
     ) -> Processed<I, P::Output> {
-        let mut chunk = Processed { filled, outputs, holes: Vec::new(), failure: None };
+        outputs.clear();
+        let (encoded, holes, failure) = (None, Vec::new(), None);
+        let mut chunk = Processed { filled, outputs, encoded, maker: 0, holes, failure };
         let readable = !matches!(chunk.filled.end, End::Failed(_) | End::Listener(..));
         if !readable || chunk.filled.items.is_empty() {
             return chunk;
@@ -121,7 +158,7 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
     }
 
     fn process_each(&self, chunk: &mut Processed<I, P::Output>) {
-        let Processed { filled, outputs, holes, failure } = chunk;
+        let Processed { filled, outputs, holes, failure, .. } = chunk;
         let items = &filled.items[..];
         outputs.reserve(items.len());
         let mut all = self.process_all(items);

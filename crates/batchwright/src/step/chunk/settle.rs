@@ -15,7 +15,9 @@ use super::{Hooks, Settings};
 use crate::error::{ErrorKind, ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::event::Progress;
 use crate::execution::{Counters, Phase, SkipRecord};
-use crate::item::{ChunkTransaction, DeadLetterFile, Ending, ItemWriter, PreparedCommit, guarded};
+use crate::item::{
+    ChunkTransaction, DeadLetterFile, Encoder, Ending, ItemWriter, PreparedCommit, guarded,
+};
 use crate::policy::SkipLimitScope;
 use crate::retry::FailedAttempts;
 use crate::step::{Commit, StepRun, split_lease_lost};
@@ -122,6 +124,11 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         let Some(stop) = &self.settings.stop_when else { return Ok(false) };
         guarded(|| Ok(stop(&self.run.scope)))
             .map_err(|error| self.component("condition to stop", "evaluate", error))
+    }
+
+    /// Returns a function that encodes outputs apart from writing them, if the writer has one by now.
+    pub(super) fn encoder(&self) -> Option<Encoder<O>> {
+        guarded(|| Ok(self.writer.encoder())).ok().flatten()
     }
 
     /// Gives the dead letters their final name, after the last chunk is settled.
@@ -369,11 +376,13 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
     ) -> Result<Result<(), ItemError>, Aborted> {
         self.contended = false;
         self.blameless = false;
+        let is_whole = range.len() == chunk.outputs.len();
+        let encoded = chunk.encoded.as_deref().filter(|_| is_whole);
         let outputs = &chunk.outputs[range];
         let scope = self.run.scope.clone();
         let next = self.checkpoint.sequence + 1;
         let mut transaction = ChunkTransaction::new(self.run.store(), &scope, next);
-        if let Err(error) = self.write(outputs, &mut transaction)? {
+        if let Err(error) = self.write(outputs, encoded, &mut transaction)? {
             drop(transaction);
             return Ok(Err(error));
         }
@@ -443,6 +452,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
     fn write(
         &mut self,
         outputs: &[O],
+        encoded: Option<&[u8]>,
         transaction: &mut ChunkTransaction<'_>,
     ) -> Result<Result<(), ItemError>, Aborted> {
         if outputs.is_empty() {
@@ -457,7 +467,12 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         }
         let writer = &mut *self.writer;
         let clock = self.retries.clock;
-        let mut write = || guarded(|| writer.write(outputs, transaction));
+        let mut write = || {
+            guarded(|| match encoded {
+                Some(bytes) => writer.write_encoded(outputs, bytes, transaction),
+                None => writer.write(outputs, transaction),
+            })
+        };
         let written = match &self.settings.breaker {
             None => write(),
             Some(breaker) => breaker.call(clock, write),

@@ -1,0 +1,298 @@
+//! Carries chunks from the reader to the commit: on the step's thread alone, with a reader ahead, or with several threads
+//! that process.
+
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use super::fill::{Filled, Filler};
+use super::process::{Processed, Processing};
+use super::settle::{Settled, Settler};
+use crate::clock::StopToken;
+use crate::error::{ItemError, StepError};
+use crate::execution::ExitStatus;
+use crate::item::{Encoder, ItemProcessor, ItemReader, ItemWriter, guarded};
+use crate::step::StepEnd;
+use crate::threads::start;
+
+/// The threads of a step beside its own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Threads {
+    /// Number of chunks that the reader, on a thread of its own, may be ahead; 0 reads on the thread that processes.
+    pub(super) ahead: usize,
+    /// Number of threads that process chunks; 1 processes on the step's own thread.
+    pub(super) processing: usize,
+}
+
+/// The vectors of a settled chunk, to be reused. Their content is dropped by the thread that uses them again: memory that one
+/// thread allocates and another frees is slow.
+pub(super) struct RecycledBuffers<I, O> {
+    pub(super) items: Vec<I>,
+    pub(super) outputs: Vec<O>,
+    pub(super) bytes: Vec<u8>,
+    /// Number of the thread that processed the chunk.
+    pub(super) maker: usize,
+}
+
+impl<I, O> Default for RecycledBuffers<I, O> {
+    fn default() -> Self {
+        Self { items: Vec::new(), outputs: Vec::new(), bytes: Vec::new(), maker: 0 }
+    }
+}
+
+/// Carries the step forward until the input ends, a stop is requested, or a failure is not tolerated.
+pub(super) fn carry_on<R, P, W>(
+    threads: Threads,
+    parts: &StopToken,
+    filler: &mut Filler<'_, R, P::Output>,
+    processing: &Processing<'_, R::Item, P>,
+    settler: &mut Settler<'_, '_, R::Item, P::Output, W>,
+) -> Result<StepEnd, StepError>
+where
+    R: ItemReader,
+    P: ItemProcessor<R::Item>,
+    W: ItemWriter<P::Output>,
+{
+    match threads {
+        Threads { ahead: 0, processing: 1 } => carry(settler, |_, spare| {
+            let spare = processing.reclaim(spare);
+            processing.process(filler.fill(spare.items), spare.outputs)
+        }),
+        Threads { processing: 1, .. } => {
+            read_ahead(threads.ahead, parts, filler, processing, settler)
+        }
+        _ => process_in_parallel(threads, parts, filler, processing, settler),
+    }
+}
+
+/// The main loop of a chunk step: takes chunk after chunk, in order, and settles each (write, save, commit).
+fn carry<'r, 'a, I, O, W: ItemWriter<O>>(
+    settler: &mut Settler<'r, 'a, I, O, W>,
+    mut next: impl FnMut(&Settler<'r, 'a, I, O, W>, RecycledBuffers<I, O>) -> Processed<I, O>,
+) -> Result<StepEnd, StepError> {
+    let mut spare = RecycledBuffers::default();
+    loop {
+        if settler.stop_requested()? {
+            return Ok(StepEnd::Stopped);
+        }
+        let mut chunk = next(settler, spare);
+        let exhausted = chunk.exhausts_input();
+        match settler.settle(&mut chunk)? {
+            Settled::Committed => {}
+            Settled::Interrupted => return Ok(StepEnd::Stopped),
+        }
+        if exhausted {
+            return Ok(StepEnd::Completed(ExitStatus::completed()));
+        }
+        spare = chunk.recycle();
+    }
+}
+
+/// Runs the reader on a thread of its own, up to `depth` chunks ahead.
+fn read_ahead<R, P, W>(
+    depth: usize,
+    parts: &StopToken,
+    filler: &mut Filler<'_, R, P::Output>,
+    processing: &Processing<'_, R::Item, P>,
+    settler: &mut Settler<'_, '_, R::Item, P::Output, W>,
+) -> Result<StepEnd, StepError>
+where
+    R: ItemReader,
+    P: ItemProcessor<R::Item>,
+    W: ItemWriter<P::Output>,
+{
+    thread::scope(|threads| {
+        let (sender, chunks) = sync_channel(depth - 1);
+        let (recycler, recycled) = channel::<Vec<R::Item>>();
+        // Without the thread there is no sender, so the first chunk is the one of `reader_gone`.
+        start(threads, "batchwright reader", move || {
+            loop {
+                let chunk = filler.fill(recycled.try_recv().unwrap_or_default());
+                let is_last = chunk.is_last();
+                if sender.send(chunk).is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        let ended = carry(settler, |_, spare| {
+            let spare = processing.reclaim(spare);
+            let _ = recycler.send(spare.items);
+            processing.process(chunks.recv().unwrap_or_else(|_| reader_gone()), spare.outputs)
+        });
+        stop_unless_complete(parts, &ended);
+        ended
+        // `chunks` is dropped here, so a reader that is still ahead fails to send and returns.
+    })
+}
+
+/// A filled chunk, and the sender of its result.
+type Task<I, O> = (Filled<I>, Sender<Processed<I, O>>);
+/// The receivers of the results, in reading order.
+type Results<I, O> = Receiver<Receiver<Processed<I, O>>>;
+
+/// A filler that numbers its chunks by the order of the receivers of their results. The bound of that channel is the bound of
+/// the chunks in progress.
+struct Ordered<'f, 'a, R: ItemReader, O> {
+    filler: &'f mut Filler<'a, R, O>,
+    ordered: SyncSender<Receiver<Processed<R::Item, O>>>,
+    is_over: bool,
+}
+
+impl<R: ItemReader, O> Ordered<'_, '_, R, O> {
+    /// Returns the next chunk; `None` after the last one, and when the step has ended.
+    fn next(&mut self, spare: Vec<R::Item>) -> Option<Task<R::Item, O>> {
+        if self.is_over {
+            return None;
+        }
+        let chunk = self.filler.fill(spare);
+        let (sent, result) = channel();
+        let is_wanted = self.ordered.send(result).is_ok();
+        self.is_over = chunk.is_last() || !is_wanted;
+        is_wanted.then_some((chunk, sent))
+    }
+}
+
+/// What the threads that process have to share.
+struct Pools<I, O> {
+    /// Vectors for the items and outputs of each thread, and of the reader's.
+    spare: Vec<Mutex<Vec<RecycledBuffers<I, O>>>>,
+    /// One for each thread, once the writer has them.
+    encoders: Mutex<Vec<Encoder<O>>>,
+}
+
+impl<I, O> Pools<I, O> {
+    fn of(threads: usize) -> Self {
+        let spare = (0..=threads).map(|_| Mutex::new(Vec::new())).collect();
+        Self { spare, encoders: Mutex::new(Vec::new()) }
+    }
+
+    fn take(&self, thread: usize) -> RecycledBuffers<I, O> {
+        lock(&self.spare[thread]).pop().unwrap_or_default()
+    }
+
+    fn give(&self, thread: usize, spare: RecycledBuffers<I, O>) {
+        lock(&self.spare[thread]).push(spare);
+    }
+}
+
+/// Processes chunks on several threads, which also encode them; chunks are settled in reading order. The same threads read and
+/// decode blocks; records that are read one by one have a thread of their own.
+fn process_in_parallel<R, P, W>(
+    Threads { ahead, processing: count }: Threads,
+    parts: &StopToken,
+    filler: &mut Filler<'_, R, P::Output>,
+    processing: &Processing<'_, R::Item, P>,
+    settler: &mut Settler<'_, '_, R::Item, P::Output, W>,
+) -> Result<StepEnd, StepError>
+where
+    R: ItemReader,
+    P: ItemProcessor<R::Item>,
+    W: ItemWriter<P::Output>,
+{
+    let (ordered, results): (_, Results<R::Item, P::Output>) = sync_channel(ahead.max(count));
+    let in_blocks = filler.in_blocks;
+    let mut source = Ordered { filler, ordered, is_over: false };
+    let pools = &Pools::of(count);
+    thread::scope(|threads| {
+        let started: usize = if in_blocks {
+            let source = Arc::new(Mutex::new(source));
+            let work = |thread| {
+                let source = Arc::clone(&source);
+                let next = move || lock(&source).next(Vec::new());
+                start(threads, "batchwright processor", move || {
+                    process_chunks(thread, next, processing, pools);
+                })
+            };
+            (0..count).filter_map(work).count()
+        } else {
+            let (sender, tasks) = channel();
+            start(threads, "batchwright reader", move || {
+                while let Some(task) = source.next(pools.take(count).items) {
+                    let _ = sender.send(task);
+                }
+            });
+            let tasks = Arc::new(Mutex::new(tasks));
+            let work = |thread| {
+                let tasks = Arc::clone(&tasks);
+                let next = move || lock(&tasks).recv().ok();
+                start(threads, "batchwright processor", move || {
+                    process_chunks(thread, next, processing, pools);
+                })
+            };
+            (0..count).filter_map(work).count()
+        };
+        let mut encodes = false;
+        let ended = carry(settler, |settler, spare| {
+            if !encodes {
+                lock(&pools.encoders).extend((0..started).map_while(|_| settler.encoder()));
+                encodes = !lock(&pools.encoders).is_empty();
+            }
+            recycle(processing.reclaim(spare), in_blocks, pools);
+            let result = results.recv().ok();
+            result
+                .and_then(|result| result.recv().ok())
+                .unwrap_or_else(|| processing.process(reader_gone(), Vec::new()))
+        });
+        stop_unless_complete(parts, &ended);
+        // Ends the threads, which may wait for a place.
+        drop(results);
+        ended
+    })
+}
+
+/// Gives the vectors of a chunk back to the thread that made it, and items that were read one by one to the reader's.
+fn recycle<I, O>(mut spare: RecycledBuffers<I, O>, in_blocks: bool, pools: &Pools<I, O>) {
+    let maker = spare.maker;
+    if !in_blocks {
+        let items = std::mem::take(&mut spare.items);
+        pools.give(pools.spare.len() - 1, RecycledBuffers { items, ..RecycledBuffers::default() });
+    }
+    pools.give(maker, spare);
+}
+
+fn process_chunks<I, P: ItemProcessor<I>>(
+    thread: usize,
+    next: impl Fn() -> Option<Task<I, P::Output>>,
+    processing: &Processing<'_, I, P>,
+    pools: &Pools<I, P::Output>,
+) {
+    let mut encoder: Option<Encoder<P::Output>> = None;
+    while let Some((mut chunk, result)) = next() {
+        let RecycledBuffers { mut items, outputs, mut bytes, .. } = pools.take(thread);
+        if chunk.block.is_some() {
+            items.clear();
+            chunk.items = items;
+            processing.decode(&mut chunk);
+        }
+        let mut done = processing.process(chunk, outputs);
+        done.maker = thread;
+        if encoder.is_none() {
+            encoder = lock(&pools.encoders).pop();
+        }
+        if let Some(encode) = &mut encoder {
+            bytes.clear();
+            // Outputs that cannot be encoded are left to the writer, which tells why.
+            let encoded = guarded(|| encode(&done.outputs, &mut bytes));
+            done.encoded = encoded.is_ok().then_some(bytes);
+        }
+        if result.send(done).is_err() {
+            return;
+        }
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Requests the reader and the processors to stop, which may wait for what is not needed any more.
+fn stop_unless_complete(parts: &StopToken, ended: &Result<StepEnd, StepError>) {
+    if !matches!(ended, Ok(StepEnd::Completed(_))) {
+        parts.request();
+    }
+}
+
+/// Returns a failed chunk in place of the one that a lost reader thread did not send.
+fn reader_gone<I>() -> Filled<I> {
+    Filled::failed(ItemError::fatal("the reader's thread ended early or could not be started"))
+}
