@@ -1,11 +1,14 @@
 //! Columns of text files: their types, and the values of their fields.
 
+use std::borrow::Cow;
+
 use batchwright::ItemError;
 use jiff::civil::{Date, DateTime, Time};
 use rust_decimal::Decimal;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::text::SharedText;
 use crate::value::Value;
 
 /// A type; for dates and times it can have a format.
@@ -66,12 +69,17 @@ pub(crate) fn column_type(name: &str, written: &TypeKey) -> Result<ColumnType, S
 impl ColumnType {
     /// Returns the value of `text` in the column `name`; `mark` is the decimal mark. An empty text is null, except in a
     /// column of text.
-    pub(crate) fn value(&self, name: &str, text: &str, mark: char) -> Result<Value, ItemError> {
+    pub(crate) fn value(
+        &self,
+        name: &str,
+        text: &SharedText,
+        mark: char,
+    ) -> Result<Value, ItemError> {
         if text.is_empty() && !matches!(self, Self::Text) {
             return Ok(Value::Null);
         }
         let (value, wanted) = match self {
-            Self::Text => (Some(Value::text(text)), "text"),
+            Self::Text => (Some(Value::Text(text.clone())), "text"),
             Self::Integer => (text.parse().ok().map(Value::Integer), "an integer"),
             Self::Float => {
                 let number = marked(text, mark).and_then(|text| text.parse::<f64>().ok());
@@ -100,43 +108,43 @@ impl ColumnType {
 }
 
 /// Returns the number with a point as its decimal mark, or `None` if it has a point although `mark` is another character.
-fn marked(text: &str, mark: char) -> Option<String> {
+fn marked(text: &str, mark: char) -> Option<Cow<'_, str>> {
     match mark {
-        '.' => Some(text.to_owned()),
-        mark => (!text.contains('.')).then(|| text.replacen(mark, ".", 1)),
+        '.' => Some(Cow::Borrowed(text)),
+        mark => (!text.contains('.')).then(|| Cow::Owned(text.replacen(mark, ".", 1))),
     }
 }
 
 /// Returns the date in ISO 8601 form, parsed with `format` or, without one, as ISO 8601.
-fn date(text: &str, format: Option<&str>) -> Option<Value> {
+fn date(text: &SharedText, format: Option<&str>) -> Option<Value> {
     match format {
-        None => text.parse::<Date>().ok().map(|_| Value::text(text)),
+        None => text.parse::<Date>().ok().map(|_| Value::Text(text.clone())),
         Some(format) => {
-            Date::strptime(format, text).ok().map(|date| Value::text(&date.to_string()))
+            Date::strptime(format, text.as_bytes()).ok().map(|date| Value::text(&date.to_string()))
         }
     }
 }
 
-fn time(text: &str, format: Option<&str>) -> Option<Value> {
+fn time(text: &SharedText, format: Option<&str>) -> Option<Value> {
     match format {
-        None => text.parse::<Time>().ok().map(|_| Value::text(text)),
+        None => text.parse::<Time>().ok().map(|_| Value::Text(text.clone())),
         Some(format) => {
-            Time::strptime(format, text).ok().map(|time| Value::text(&time.to_string()))
+            Time::strptime(format, text.as_bytes()).ok().map(|time| Value::text(&time.to_string()))
         }
     }
 }
 
 /// Returns the timestamp. A `format` with an offset gives an instant in UTC, a `format` without one a date and time;
 /// without a `format` the text stays as it is.
-fn timestamp(text: &str, format: Option<&str>) -> Option<Value> {
+fn timestamp(text: &SharedText, format: Option<&str>) -> Option<Value> {
     match format {
         None => {
             let is_one =
                 text.parse::<jiff::Timestamp>().is_ok() || text.parse::<DateTime>().is_ok();
-            is_one.then(|| Value::text(text))
+            is_one.then(|| Value::Text(text.clone()))
         }
         Some(format) => {
-            let parsed = jiff::fmt::strtime::parse(format, text).ok()?;
+            let parsed = jiff::fmt::strtime::parse(format, text.as_bytes()).ok()?;
             match parsed.to_timestamp() {
                 Ok(instant) => Some(Value::text(&instant.to_string())),
                 Err(_) => parsed.to_datetime().ok().map(|both| Value::text(&both.to_string())),

@@ -39,8 +39,17 @@ impl Record {
     ///
     /// When the numbers of names and of values differ.
     pub fn new(names: Names, values: Vec<Value>) -> Self {
+        Self::of(names, values.into())
+    }
+
+    /// As [`new`](Self::new), without copying the values: an iterator of known length can be collected into an `Arc`.
+    ///
+    /// # Panics
+    ///
+    /// See [`new`](Self::new).
+    pub fn of(names: Names, values: Arc<[Value]>) -> Self {
         assert_eq!(names.len(), values.len(), "a record has a value for each name");
-        Self { names, values: values.into(), number: 0 }
+        Self { names, values, number: 0 }
     }
 
     /// Creates a record of one field.
@@ -65,8 +74,8 @@ impl Record {
     }
 
     /// Returns the record with other fields and the same number.
-    pub fn with(&self, names: Names, values: Vec<Value>) -> Self {
-        Self { number: self.number, ..Self::new(names, values) }
+    pub fn with(&self, names: Names, values: Arc<[Value]>) -> Self {
+        Self { number: self.number, ..Self::of(names, values) }
     }
 }
 

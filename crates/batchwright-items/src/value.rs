@@ -9,6 +9,8 @@ use rust_decimal::Decimal;
 use serde::ser::{Error as _, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use crate::text::SharedText;
+
 /// The value of a field. A value that no processor changes is written exactly as it was read, digit by digit.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -24,9 +26,9 @@ pub enum Value {
     /// A binary fraction; JSON cannot hold one that is not finite.
     Float(f64),
     /// Text.
-    Text(Arc<str>),
+    Text(SharedText),
     /// Text of a source without types: kept as it is, and parsed as a number where a number is required.
-    Field(Arc<str>),
+    Field(SharedText),
     /// A number of JSON, as it is written there.
     Number(Arc<RawValue>),
     /// A list or an object of JSON, as it is written there.

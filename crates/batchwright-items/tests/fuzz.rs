@@ -433,7 +433,7 @@ fn what_a_writer_writes_is_what_a_reader_reads() {
                         // A byte order mark at the beginning of a file is not a part of its first value.
                         _ => Value::text(&rng.text(TEXTS, 4).replace('\u{feff}', "")),
                     };
-                    let values = names.iter().map(|_| value(rng)).collect();
+                    let values: Vec<_> = names.iter().map(|_| value(rng)).collect();
                     Record::new(Arc::clone(&shared), values)
                 })
                 .collect();

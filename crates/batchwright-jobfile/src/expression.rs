@@ -11,6 +11,7 @@ mod syntax;
 mod token;
 mod value;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -67,16 +68,16 @@ impl Expression {
     pub(super) fn unknown_field(&self, known: &BTreeSet<&str>) -> Option<Arc<str>> {
         let mut unknown = None;
         self.node.visit(&mut |node| {
-            if let Node::Field(name) = node
-                && !known.contains(&**name)
+            if let Node::Field(field) = node
+                && !known.contains(&**field.name())
             {
-                unknown.get_or_insert(Arc::clone(name));
+                unknown.get_or_insert_with(|| Arc::clone(field.name()));
             }
         });
         unknown
     }
 
-    pub(super) fn evaluate(&self, sight: Scope<'_>) -> Result<Value, ItemError> {
+    pub(super) fn evaluate<'v>(&'v self, sight: Scope<'v>) -> Result<Cow<'v, Value>, ItemError> {
         self.node.evaluate(sight).map_err(|problem| self.failed(&problem))
     }
 
@@ -167,7 +168,7 @@ pub(super) fn parameters(parameters: &JobParameters, declared: &[String]) -> Par
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stage::{Stage, check_fields};
+    use crate::stage::{Map, Stage, check_fields};
     use batchwright::parameters::{ParameterDeclaration, ParameterType};
     use batchwright_items::Record;
 
@@ -212,7 +213,7 @@ mod tests {
         ]);
         let parameters = [(Arc::from("limit"), Value::Integer(10))].into();
         let sight = Scope { item: Some(&item), parameters: &parameters, steps: &[], context: None };
-        expression.evaluate(sight).map_err(|error| error.to_string())
+        expression.evaluate(sight).map(Cow::into_owned).map_err(|error| error.to_string())
     }
 
     fn shown(text: &str) -> String {
@@ -313,10 +314,12 @@ mod tests {
     fn fields_are_checked_along_the_processors() {
         let compile = |text: &str| Expression::compile(text, &schema()).unwrap();
         let filter = |text: &str| Stage::Filter(compile(text));
-        let map = |set: &[(&str, &str)], keep: Option<&[&str]>, drop: &[&str]| Stage::Map {
-            set: set.iter().map(|(name, text)| (Arc::from(*name), compile(text))).collect(),
-            keep: keep.map(|names| names.iter().map(|name| Arc::from(*name)).collect()),
-            drop: drop.iter().map(|name| Arc::from(*name)).collect(),
+        let map = |set: &[(&str, &str)], keep: Option<&[&str]>, drop: &[&str]| {
+            Stage::Map(Map {
+                set: set.iter().map(|(name, text)| (Arc::from(*name), compile(text))).collect(),
+                keep: keep.map(|names| names.iter().map(|name| Arc::from(*name)).collect()),
+                drop: drop.iter().map(|name| Arc::from(*name)).collect(),
+            })
         };
         let stages =
             [filter("item.a > 1"), map(&[("b", "item.a")], None, &["a"]), filter("item.b > 1")];

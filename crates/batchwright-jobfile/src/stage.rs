@@ -1,7 +1,8 @@
 //! The processors of a step: `filter`, `map`, `reject`, and those of registered kinds.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
@@ -87,7 +88,7 @@ pub(super) fn stage(
         let set = set.iter().map(|(name, text)| Ok((Arc::from(name.as_str()), compile(text)?)));
         let set = set.collect::<Result<_, Problem>>()?;
         let keep = keep.map(|keep| names(&keep).into());
-        Ok(Stage::Map { set, keep, drop: names(&drop) })
+        Ok(Stage::Map(Map { set, keep, drop: names(&drop) }))
     };
     Some(match kind {
         "filter" => filter(),
@@ -105,7 +106,7 @@ pub(super) enum Stage {
     /// Fails the records for which the expression is true, with an error of kind `data.rejected`.
     Reject { when: Expression, message: Arc<str> },
     /// Sets, drops and orders fields.
-    Map { set: Vec<(Arc<str>, Expression)>, keep: Option<Names>, drop: Vec<Arc<str>> },
+    Map(Map),
     /// A processor of a registered kind.
     Kind(Arc<Make<BoxedProcessor>>),
 }
@@ -125,7 +126,7 @@ pub(super) fn check_fields(stages: &[Stage], input: Option<&[&str]>) -> Result<(
     for stage in stages {
         let expressions: Vec<&Expression> = match stage {
             Stage::Filter(when) | Stage::Reject { when, .. } => vec![when],
-            Stage::Map { set, .. } => set.iter().map(|(_, expression)| expression).collect(),
+            Stage::Map(Map { set, .. }) => set.iter().map(|(_, expression)| expression).collect(),
             // The fields of its outputs are known only record by record.
             Stage::Kind(_) => {
                 known = None;
@@ -140,7 +141,7 @@ pub(super) fn check_fields(stages: &[Stage], input: Option<&[&str]>) -> Result<(
                 }
             }
         }
-        let Stage::Map { set, keep, drop } = stage else { continue };
+        let Stage::Map(Map { set, keep, drop }) = stage else { continue };
         if let Some(known) = &mut known {
             known.extend(set.iter().map(|(name, _)| &**name));
             let named = keep.iter().flat_map(|keep| keep.iter()).map(|name| ("`keep`", name));
@@ -161,65 +162,83 @@ pub(super) fn check_fields(stages: &[Stage], input: Option<&[&str]>) -> Result<(
 
 /// All processors of a step, as one processor.
 pub(super) struct Stages {
-    stages: Arc<[Stage]>,
-    /// The processor of each stage of a registered kind.
-    made: Vec<Option<BoxedProcessor>>,
+    processors: Vec<Processor>,
     parameters: Parameters,
+}
+
+/// A processor of one step execution.
+enum Processor {
+    Filter(Expression),
+    Reject(Expression, Arc<str>),
+    /// A `map`, and the fields that it returns, found with the first record.
+    Map(Map, OnceLock<Fields>),
+    Kind(BoxedProcessor),
 }
 
 impl ItemProcessor<Record> for Stages {
     type Output = Record;
 
     fn process(&self, item: &Record) -> Result<Option<Record>, ItemError> {
-        let mut record = item.clone();
-        for (stage, made) in self.stages.iter().zip(&self.made) {
+        let mut record = Cow::Borrowed(item);
+        for processor in &self.processors {
             let sight = self.sight(&record);
-            match stage {
-                Stage::Filter(when) => {
+            match processor {
+                Processor::Filter(when) => {
                     if !when.is_true(sight)? {
                         return Ok(None);
                     }
                 }
-                Stage::Reject { when, message } => {
+                Processor::Reject(when, message) => {
                     if when.is_true(sight)? {
                         let kind = ErrorKind::new("data.rejected");
                         return Err(ItemError::new(kind, format!("rejected: {message}")));
                     }
                 }
-                Stage::Map { set, keep, drop } => {
-                    record = map(&record, sight, set, keep.as_ref(), drop)?;
+                Processor::Map(map, fields) => {
+                    record = Cow::Owned(map.apply(&record, sight, fields)?);
                 }
-                Stage::Kind(_) => {
-                    let processor = made.as_ref().expect("made with the stages");
-                    match processor.process(&record)? {
-                        Some(mut output) => {
-                            // Faults are planned by the number of the record.
-                            output.set_number(record.number());
-                            record = output;
-                        }
-                        None => return Ok(None),
+                Processor::Kind(processor) => match processor.process(&record)? {
+                    Some(mut output) => {
+                        // Faults are planned by the number of the record.
+                        output.set_number(record.number());
+                        record = Cow::Owned(output);
                     }
-                }
+                    None => return Ok(None),
+                },
             }
         }
-        Ok(Some(record))
+        Ok(Some(record.into_owned()))
+    }
+
+    /// A step without processors does nothing for a record.
+    fn pass_through(&self, items: Vec<Record>) -> Result<Vec<Record>, Vec<Record>> {
+        if self.processors.is_empty() { Ok(items) } else { Err(items) }
+    }
+
+    fn pass_back(&self, outputs: Vec<Record>) -> Result<Vec<Record>, Vec<Record>> {
+        self.pass_through(outputs)
     }
 }
 
 impl Stages {
     /// Makes the processors of one step execution.
     pub(super) fn new(
-        stages: &Arc<[Stage]>,
+        stages: &[Stage],
         scope: &StepScope,
         declared: &[String],
     ) -> Result<Self, ItemError> {
-        let make = |stage: &Stage| match stage {
-            Stage::Kind(make) => make(scope).map(Some),
-            _ => Ok(None),
+        let make = |stage: &Stage| {
+            Ok(match stage {
+                Stage::Filter(when) => Processor::Filter(when.clone()),
+                Stage::Reject { when, message } => {
+                    Processor::Reject(when.clone(), Arc::clone(message))
+                }
+                Stage::Map(map) => Processor::Map(map.clone(), OnceLock::new()),
+                Stage::Kind(make) => Processor::Kind(make(scope)?),
+            })
         };
-        let made = stages.iter().map(make).collect::<Result<_, _>>()?;
-        let parameters = parameters(scope.parameters(), declared);
-        Ok(Self { stages: Arc::clone(stages), made, parameters })
+        let processors = stages.iter().map(make).collect::<Result<_, ItemError>>()?;
+        Ok(Self { processors, parameters: parameters(scope.parameters(), declared) })
     }
 
     fn sight<'a>(&'a self, item: &'a Record) -> Scope<'a> {
@@ -227,44 +246,91 @@ impl Stages {
     }
 }
 
-/// Sets fields by expressions over the original record, then removes the fields of `drop` or all fields except those
-/// of `keep`.
-fn map(
-    record: &Record,
-    sight: Scope<'_>,
-    set: &[(Arc<str>, Expression)],
-    keep: Option<&Names>,
-    drop: &[Arc<str>],
-) -> Result<Record, ItemError> {
-    let mut names: Vec<Arc<str>> = record.names().to_vec();
-    let mut values: Vec<Value> = record.values().to_vec();
-    for (name, expression) in set {
-        let value = expression.evaluate(sight)?;
-        if matches!(value, Value::List(_)) {
-            return Err(expression.failed("a field cannot be a list"));
+/// A processor that sets fields by expressions over the original record, and then removes the fields of `drop`, or all fields
+/// except those of `keep`.
+#[derive(Clone)]
+pub(super) struct Map {
+    pub(super) set: Vec<(Arc<str>, Expression)>,
+    pub(super) keep: Option<Names>,
+    pub(super) drop: Vec<Arc<str>>,
+}
+
+/// The fields that a `map` returns for records with the fields `input`.
+struct Fields {
+    input: Names,
+    names: Names,
+    sources: Vec<Source>,
+}
+
+/// Where the value of a field comes from.
+#[derive(Clone, Copy)]
+enum Source {
+    /// From the record: the index of the field.
+    Record(usize),
+    /// From an expression: its index.
+    Set(usize),
+}
+
+impl Map {
+    fn apply(
+        &self,
+        record: &Record,
+        sight: Scope<'_>,
+        known: &OnceLock<Fields>,
+    ) -> Result<Record, ItemError> {
+        let mut set = Vec::with_capacity(self.set.len());
+        for (_, expression) in &self.set {
+            let value = expression.evaluate(sight)?;
+            if matches!(*value, Value::List(_)) {
+                return Err(expression.failed("a field cannot be a list"));
+            }
+            set.push(value.into_owned());
         }
-        match names.iter().position(|known| known == name) {
-            Some(index) => values[index] = value,
+        let other;
+        let fields = match known.get() {
+            Some(fields) if fields.input == *record.names() => fields,
+            Some(_) => {
+                other = self.fields(record.names())?;
+                &other
+            }
             None => {
-                names.push(Arc::clone(name));
-                values.push(value);
+                let fields = self.fields(record.names())?;
+                known.get_or_init(|| fields)
+            }
+        };
+        let value = |source: &Source| match *source {
+            Source::Record(index) => record.values()[index].clone(),
+            Source::Set(index) => set[index].clone(),
+        };
+        Ok(record.with(Arc::clone(&fields.names), fields.sources.iter().map(value).collect()))
+    }
+
+    /// Returns the fields for records with the fields `input`.
+    fn fields(&self, input: &Names) -> Result<Fields, ItemError> {
+        let mut names: Vec<Arc<str>> = input.to_vec();
+        let mut sources: Vec<Source> = (0..names.len()).map(Source::Record).collect();
+        for (index, (name, _)) in self.set.iter().enumerate() {
+            match names.iter().position(|known| known == name) {
+                Some(at) => sources[at] = Source::Set(index),
+                None => {
+                    names.push(Arc::clone(name));
+                    sources.push(Source::Set(index));
+                }
             }
         }
+        let input = Arc::clone(input);
+        if let Some(keep) = &self.keep {
+            let find = |required: &Arc<str>| {
+                let at = names.iter().position(|name| name == required).ok_or_else(|| {
+                    ItemError::data(format!("cannot keep field `{required}`: the item has none"))
+                })?;
+                Ok(sources[at])
+            };
+            let sources = keep.iter().map(find).collect::<Result<_, ItemError>>()?;
+            return Ok(Fields { input, names: Arc::clone(keep), sources });
+        }
+        let kept = names.into_iter().zip(sources).filter(|(name, _)| !self.drop.contains(name));
+        let (names, sources): (Vec<_>, _) = kept.unzip();
+        Ok(Fields { input, names: names.into(), sources })
     }
-    if let Some(keep) = keep {
-        let find = |required: &Arc<str>| {
-            names.iter().position(|name| name == required).ok_or_else(|| {
-                ItemError::data(format!("cannot keep field `{required}`: the item has none"))
-            })
-        };
-        let chosen: Result<Vec<_>, _> =
-            keep.iter().map(|name| find(name).map(|index| values[index].clone())).collect();
-        return Ok(record.with(Arc::clone(keep), chosen?));
-    }
-    if drop.is_empty() {
-        return Ok(record.with(names.into(), values));
-    }
-    let kept = names.into_iter().zip(values).filter(|(name, _)| !drop.contains(name));
-    let (names, values): (Vec<_>, Vec<_>) = kept.unzip();
-    Ok(record.with(names.into(), values))
 }

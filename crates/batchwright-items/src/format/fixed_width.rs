@@ -12,6 +12,7 @@ use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, Example, ItemKind, KindSchema, Make, MakeReader};
 use crate::reader::Reads;
 use crate::record::{Names, Record};
+use crate::text::SharedText;
 use crate::transport::{Encode, FileWriter, IfChanged};
 use crate::value::Value;
 use crate::writer::BoxedWriter;
@@ -162,15 +163,16 @@ fn parsed(
     names: &Names,
     columns: &[(usize, Option<ColumnType>)],
 ) -> Result<Record, ItemError> {
-    let mut rest = line;
+    let whole = SharedText::from(line);
+    let mut rest = &*whole;
     let mut values = Vec::with_capacity(columns.len());
     for ((width, kind), name) in columns.iter().zip(names.iter()) {
         let end = rest.char_indices().nth(*width).map_or(rest.len(), |(at, _)| at);
         let (field, after) = rest.split_at(end);
-        let field = field.trim();
+        let field = whole.of(field.trim());
         values.push(match kind {
-            None => Value::Field(field.into()),
-            Some(kind) => kind.value(name, field, '.')?,
+            None => Value::Field(field),
+            Some(kind) => kind.value(name, &field, '.')?,
         });
         rest = after;
     }

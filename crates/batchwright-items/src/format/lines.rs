@@ -311,8 +311,8 @@ impl<D: DecodeLine> Block<D::Item> for LineBlock<D> {
     }
 
     fn decode(&mut self, items: &mut Vec<D::Item>) -> Result<(), ItemError> {
-        while let Some(line) = self.lines.next()? {
-            items.push(self.decode.decode(&line)?);
+        while let Some(record) = self.lines.next()? {
+            items.push(self.decode.decode(&record.line)?);
         }
         Ok(())
     }

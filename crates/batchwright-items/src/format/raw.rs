@@ -1,6 +1,7 @@
 //! The raw records of a block: their bytes, their places in the input, and those that cannot be read.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use batchwright::ItemError;
 
@@ -9,6 +10,8 @@ use super::lines::RawLine;
 /// Records that were read and not decoded yet.
 pub(super) struct RawRecords {
     bytes: Vec<u8>,
+    /// The bytes as text, for all records together, once they are [shared](Self::share).
+    text: Option<Arc<String>>,
     places: Vec<Place>,
     /// Errors of the records that cannot be read, by their indices.
     failures: VecDeque<(usize, ItemError)>,
@@ -26,11 +29,19 @@ struct Place {
     byte: u64,
 }
 
+/// A record of a block.
+pub(super) struct RawRecord<'a> {
+    pub(super) line: RawLine<'a>,
+    /// The text of the block, and the offset of the record there, once they are shared.
+    pub(super) shared: Option<(&'a Arc<String>, usize)>,
+}
+
 impl RawRecords {
     /// Creates a block without records, with room for `bytes` bytes.
     pub(super) fn with_capacity(bytes: usize) -> Self {
         Self {
             bytes: Vec::with_capacity(bytes),
+            text: None,
             places: Vec::new(),
             failures: VecDeque::new(),
             next: 0,
@@ -60,12 +71,22 @@ impl RawRecords {
         self.places.len() - self.next
     }
 
+    /// Makes the bytes of all records one text, which their fields can share, if they are valid UTF-8.
+    pub(super) fn share(&mut self) {
+        if self.text.is_none() && self.next == 0 {
+            match String::from_utf8(std::mem::take(&mut self.bytes)) {
+                Ok(text) => self.text = Some(Arc::new(text)),
+                Err(error) => self.bytes = error.into_bytes(),
+            }
+        }
+    }
+
     /// Consumes the next record; `None` at the end of the block.
     ///
     /// # Errors
     ///
     /// That of a record that cannot be read.
-    pub(super) fn next(&mut self) -> Result<Option<RawLine<'_>>, ItemError> {
+    pub(super) fn next(&mut self) -> Result<Option<RawRecord<'_>>, ItemError> {
         let index = self.next;
         let Some(Place { end, line, byte }) = self.places.get(index) else { return Ok(None) };
         self.next += 1;
@@ -75,6 +96,8 @@ impl RawRecords {
             return Err(error);
         }
         let start = index.checked_sub(1).map_or(0, |before| self.places[before].end);
-        Ok(Some(RawLine { bytes: &self.bytes[start..*end], number: *line, byte: *byte }))
+        let bytes = self.text.as_ref().map_or(&self.bytes[..], |text| text.as_bytes());
+        let line = RawLine { bytes: &bytes[start..*end], number: *line, byte: *byte };
+        Ok(Some(RawRecord { line, shared: self.text.as_ref().map(|text| (text, start)) }))
     }
 }

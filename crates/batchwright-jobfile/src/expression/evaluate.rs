@@ -1,13 +1,14 @@
 //! Evaluates the tree of an expression.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use batchwright::context::ExecutionContext;
 use batchwright::execution::StepExecution;
 
-use super::functions::slice;
-use super::syntax::{Comparison, Node, Pattern, Range, StepKey};
+use super::functions::{Function, part, slice};
+use super::syntax::{Case, Comparison, FieldName, Node, Pattern, Range, StepKey};
 use super::value::{
     Arithmetic, Evaluated, Number, TEXT_BYTES_MAX, condition, described, equals, order, textual,
     too_long,
@@ -26,21 +27,54 @@ pub(crate) struct Scope<'a> {
     pub(crate) context: Option<&'a ExecutionContext>,
 }
 
+/// A value of an expression, or a part of what the expression reads.
+pub(super) type Found<'v> = Evaluated<Cow<'v, Value>>;
+
 impl Node {
-    pub(super) fn evaluate(&self, sight: Scope<'_>) -> Evaluated {
-        let value = |node: &Node| node.evaluate(sight);
-        let is_true = |node: &Node| condition(&node.evaluate(sight)?);
+    /// Evaluates the expression. What it only passes on is borrowed.
+    pub(super) fn evaluate<'v>(&'v self, sight: Scope<'v>) -> Found<'v> {
+        let value = |node: &'v Node| node.evaluate(sight);
         match self {
-            Self::Value(value) => Ok(value.clone()),
+            Self::Value(value) => Ok(Cow::Borrowed(value)),
             Self::Field(name) => field(sight, name),
+            Self::Parameter(name) => {
+                sight.parameters.get(name).map(Cow::Borrowed).ok_or_else(|| {
+                    format!(
+                        "the parameter `{name}` was not given; ask `params.contains(\"{name}\")` first"
+                    )
+                })
+            }
+            Self::OrElse(one, two) => match value(one)? {
+                found if matches!(*found, Value::Null) => value(two),
+                found => Ok(found),
+            },
+            Self::If(when, yes, no) => value(if when.is_true(sight)? { yes } else { no }),
+            Self::Switch(subject, cases, otherwise) => {
+                let subject = value(subject)?;
+                for case in cases {
+                    if case.fits(&subject, sight)? {
+                        return value(&case.result);
+                    }
+                }
+                value(otherwise)
+            }
+            made => made.make(sight).map(Cow::Owned),
+        }
+    }
+
+    /// Evaluates the expression as a condition.
+    fn is_true(&self, sight: Scope<'_>) -> Evaluated<bool> {
+        condition(&*self.evaluate(sight)?)
+    }
+
+    /// Evaluates an expression that makes a new value.
+    fn make(&self, sight: Scope<'_>) -> Evaluated {
+        let value = |node: &'_ Node| node.evaluate(sight).map(Cow::into_owned);
+        let is_true = |node: &Node| node.is_true(sight);
+        match self {
             Self::HasField(name) => {
                 Ok(sight.item.is_some_and(|item| item.get(name).is_some()).into())
             }
-            Self::Parameter(name) => sight.parameters.get(name).cloned().ok_or_else(|| {
-                format!(
-                    "the parameter `{name}` was not given; ask `params.contains(\"{name}\")` first"
-                )
-            }),
             Self::HasParameter(name) => {
                 let given = sight.parameters.get(name);
                 Ok(given.is_some_and(|value| !matches!(value, Value::Null)).into())
@@ -52,44 +86,27 @@ impl Node {
             }
             Self::HasStep(name) => Ok(sight.steps.iter().any(|step| step.name == **name).into()),
             Self::Not(one) => Ok((!is_true(one)?).into()),
-            Self::Negate(one) => Arithmetic::Subtract.apply(&Value::Integer(0), &value(one)?),
-            Self::Arithmetic(how, one, two) => how.apply(&value(one)?, &value(two)?),
+            Self::Negate(one) => {
+                Arithmetic::Subtract.apply(&Value::Integer(0), &*one.evaluate(sight)?)
+            }
+            Self::Arithmetic(how, one, two) => {
+                how.apply(&*one.evaluate(sight)?, &*two.evaluate(sight)?)
+            }
             Self::Compare(how, one, two) => {
-                compare(*how, &value(one)?, &value(two)?).map(Value::from)
+                compare(*how, &*one.evaluate(sight)?, &*two.evaluate(sight)?).map(Value::from)
             }
             Self::And(one, two) => Ok((is_true(one)? && is_true(two)?).into()),
             Self::Or(one, two) => Ok((is_true(one)? || is_true(two)?).into()),
-            Self::OrElse(one, two) => match value(one)? {
-                Value::Null => value(two),
-                found => Ok(found),
-            },
-            Self::In(one, two) => is_in(&value(one)?, two, sight).map(Value::from),
-            Self::InRange(one, range) => in_range(&value(one)?, range, sight).map(Value::from),
-            Self::If(when, yes, no) => value(if is_true(when)? { yes } else { no }),
-            Self::Switch(subject, cases, otherwise) => {
-                let subject = value(subject)?;
-                for case in cases {
-                    let mut fits = false;
-                    for pattern in &case.patterns {
-                        fits |= match pattern {
-                            Pattern::Value(node) => equals(&subject, &value(node)?)?,
-                            Pattern::Range(range) => in_range(&subject, range, sight)?,
-                        };
-                    }
-                    let allowed = fits && case.guard.as_ref().map_or(Ok(true), is_true)?;
-                    if allowed {
-                        return value(&case.result);
-                    }
-                }
-                value(otherwise)
+            Self::In(one, two) => is_in(&*one.evaluate(sight)?, two, sight).map(Value::from),
+            Self::InRange(one, range) => {
+                in_range(&*one.evaluate(sight)?, range, sight).map(Value::from)
             }
-            Self::Call(function, arguments) => {
-                let arguments: Evaluated<Vec<Value>> = arguments.iter().map(value).collect();
-                (function.call)(&arguments?)
-                    .map_err(|problem| format!("{}: {problem}", function.name))
+            Self::Call(function, arguments) => call(function, arguments, sight)
+                .map_err(|problem| format!("{}: {problem}", function.name)),
+            Self::Index(whole, index) => {
+                indexed(&*whole.evaluate(sight)?, &*index.evaluate(sight)?)
             }
-            Self::Index(whole, index) => indexed(&value(whole)?, &value(index)?),
-            Self::Slice(whole, range) => sliced(&value(whole)?, range, sight),
+            Self::Slice(whole, range) => sliced(&*whole.evaluate(sight)?, range, sight),
             Self::List(nodes) => {
                 let values: Evaluated<Vec<Value>> = nodes.iter().map(value).collect();
                 Ok(Value::List(values?.into()))
@@ -97,8 +114,9 @@ impl Node {
             Self::Join(nodes) => {
                 let mut text = String::new();
                 for node in nodes {
-                    match value(node)? {
+                    match &*node.evaluate(sight)? {
                         Value::List(_) => return Err("a list is no text".to_owned()),
+                        Value::Text(value) | Value::Field(value) => text.push_str(value),
                         value => text.push_str(&value.to_string()),
                     }
                     if text.len() > TEXT_BYTES_MAX {
@@ -107,21 +125,50 @@ impl Node {
                 }
                 Ok(Value::Text(text.into()))
             }
+            other => other.evaluate(sight).map(Cow::into_owned),
         }
     }
 }
 
-fn field(sight: Scope<'_>, name: &str) -> Evaluated {
+impl Case {
+    /// Whether a pattern of the case fits `subject`. Every pattern is compared, so that one of another type is an error.
+    fn fits(&self, subject: &Value, sight: Scope<'_>) -> Evaluated<bool> {
+        let mut fits = false;
+        for pattern in &self.patterns {
+            fits |= match pattern {
+                Pattern::Value(node) => equals(subject, &*node.evaluate(sight)?)?,
+                Pattern::Range(range) => in_range(subject, range, sight)?,
+            };
+        }
+        Ok(fits && self.guard.as_ref().map_or(Ok(true), |guard| guard.is_true(sight))?)
+    }
+}
+
+/// Calls a function. The arguments of most functions need no list.
+fn call(function: &Function, arguments: &[Node], sight: Scope<'_>) -> Evaluated {
+    match arguments {
+        [one] => (function.call)(&[one.evaluate(sight)?]),
+        [one, two] => (function.call)(&[one.evaluate(sight)?, two.evaluate(sight)?]),
+        more => {
+            let more: Result<Vec<_>, String> = more.iter().map(|one| one.evaluate(sight)).collect();
+            (function.call)(&more?)
+        }
+    }
+}
+
+fn field<'v>(sight: Scope<'v>, name: &FieldName) -> Found<'v> {
     let Some(item) = sight.item else { return Err("there is no item".to_owned()) };
-    // Days, times and instants are their ISO text here.
-    let value = |value: &Value| match value {
-        Value::Date(_) | Value::Time(_) | Value::Timestamp(_) => Value::text(&value.to_string()),
-        other => other.clone(),
-    };
-    item.get(name).map(value).ok_or_else(|| {
-        let known: Vec<_> = item.names().iter().map(|name| format!("`{name}`")).collect();
-        format!("the item has no `{name}`; it has {}", known.join(", "))
-    })
+    match name.find(item) {
+        // Days, times and instants are their ISO text here.
+        Some(value @ (Value::Date(_) | Value::Time(_) | Value::Timestamp(_))) => {
+            Ok(Cow::Owned(Value::text(&value.to_string())))
+        }
+        Some(value) => Ok(Cow::Borrowed(value)),
+        None => {
+            let known: Vec<_> = item.names().iter().map(|name| format!("`{name}`")).collect();
+            Err(format!("the item has no `{name}`; it has {}", known.join(", ")))
+        }
+    }
 }
 
 fn compare(how: Comparison, one: &Value, two: &Value) -> Evaluated<bool> {
@@ -140,13 +187,13 @@ fn compare(how: Comparison, one: &Value, two: &Value) -> Evaluated<bool> {
 fn is_in(one: &Value, list: &Node, sight: Scope<'_>) -> Evaluated<bool> {
     if let Node::List(nodes) = list {
         for node in nodes {
-            if equals(one, &node.evaluate(sight)?)? {
+            if equals(one, &*node.evaluate(sight)?)? {
                 return Ok(true);
             }
         }
         return Ok(false);
     }
-    match (list.evaluate(sight)?, textual(one)) {
+    match (&*list.evaluate(sight)?, textual(one)) {
         (Value::List(values), _) => {
             for value in values.iter() {
                 if equals(one, value)? {
@@ -155,12 +202,12 @@ fn is_in(one: &Value, list: &Node, sight: Scope<'_>) -> Evaluated<bool> {
             }
             Ok(false)
         }
-        (whole, Some(part)) => match textual(&whole) {
+        (whole, Some(part)) => match textual(whole) {
             Some(whole) => Ok(whole.contains(part)),
-            None => Err(format!("{} is neither a list nor text", described(&whole))),
+            None => Err(format!("{} is neither a list nor text", described(whole))),
         },
         (whole, None) => {
-            Err(format!("{} cannot be a part of {}", described(one), described(&whole)))
+            Err(format!("{} cannot be a part of {}", described(one), described(whole)))
         }
     }
 }
@@ -187,7 +234,7 @@ fn indexed(whole: &Value, index: &Value) -> Evaluated {
             let text =
                 textual(other).ok_or_else(|| format!("{} has no parts", described(other)))?;
             let at = place(at, text.chars().count());
-            at.and_then(|at| text.chars().nth(at)).map(|found| Value::text(&found.to_string()))
+            at.and_then(|at| text.chars().nth(at)).map(|found| Value::from(found.to_string()))
         }
     };
     found.ok_or_else(|| format!("there is no part {at} in {}", described(whole)))
@@ -202,9 +249,9 @@ fn place(at: i64, length: usize) -> Option<usize> {
 
 fn sliced(whole: &Value, range: &Range, sight: Scope<'_>) -> Evaluated {
     let text = textual(whole).ok_or_else(|| format!("{} has no characters", described(whole)))?;
-    let from = whole_number(&range.from.evaluate(sight)?)?;
-    let to = whole_number(&range.to.evaluate(sight)?)?;
-    slice(text, from, to.saturating_add(range.inclusive.into()))
+    let from = whole_number(&*range.from.evaluate(sight)?)?;
+    let to = whole_number(&*range.to.evaluate(sight)?)?;
+    Ok(part(whole, slice(text, from, to.saturating_add(range.inclusive.into()))))
 }
 
 fn step(sight: Scope<'_>, name: &str, key: StepKey) -> Evaluated {

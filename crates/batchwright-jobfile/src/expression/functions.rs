@@ -1,5 +1,7 @@
 //! The functions of expressions. The book lists the same functions, and a test compares both.
 
+use std::borrow::Cow;
+
 use rust_decimal::prelude::ToPrimitive;
 use rust_decimal::{Decimal, RoundingStrategy};
 
@@ -9,12 +11,15 @@ use super::value::{
 };
 use batchwright_items::Value;
 
+/// The values that a function gets; most of them are borrowed from the record.
+type Arguments<'v> = [Cow<'v, Value>];
+
 /// A function, callable as `name(x, …)` and as `x.name(…)`.
 pub(super) struct Function {
     pub(super) name: &'static str,
     /// Minimum and maximum number of arguments.
     pub(super) arguments: (usize, usize),
-    pub(super) call: fn(&[Value]) -> Evaluated,
+    pub(super) call: fn(&Arguments) -> Evaluated,
 }
 
 impl std::fmt::Debug for Function {
@@ -48,7 +53,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
     function("parse_int", (1, 1), parse_int),
     function("replace", (3, 3), replace),
     function("round", (1, 2), |args| {
-        let digits = args.get(1).map_or(Ok(0), digits)?;
+        let digits = args.get(1).map_or(Ok(0), |one| digits(one))?;
         rounded(&args[0], digits, Rounding::Nearest)
     }),
     function("split", (2, 2), split),
@@ -64,7 +69,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
     function("to_lower", (1, 1), |args| bounded_text(text(&args[0])?.to_lowercase())),
     function("to_string", (1, 1), to_text),
     function("to_upper", (1, 1), |args| bounded_text(text(&args[0])?.to_uppercase())),
-    function("trim", (1, 1), |args| Ok(Value::text(text(&args[0])?.trim()))),
+    function("trim", (1, 1), |args| Ok(part(&args[0], text(&args[0])?.trim()))),
     function("upper", (1, 1), |args| bounded_text(text(&args[0])?.to_uppercase())),
     function("word", (2, 2), word),
 ];
@@ -72,7 +77,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
 const fn function(
     name: &'static str,
     arguments: (usize, usize),
-    call: fn(&[Value]) -> Evaluated,
+    call: fn(&Arguments) -> Evaluated,
 ) -> Function {
     Function { name, arguments, call }
 }
@@ -123,7 +128,7 @@ fn length(value: &Value) -> Evaluated<usize> {
     }
 }
 
-fn abs(args: &[Value]) -> Evaluated {
+fn abs(args: &Arguments) -> Evaluated {
     Ok(match Number::of(&args[0])? {
         Number::Integer(value) => {
             Value::Integer(value.checked_abs().ok_or("the number is out of range")?)
@@ -133,12 +138,13 @@ fn abs(args: &[Value]) -> Evaluated {
     })
 }
 
-fn choose(args: &[Value]) -> Evaluated {
-    Ok(if condition(&args[0])? { args[1].clone() } else { args[2].clone() })
+fn choose(args: &Arguments) -> Evaluated {
+    let chosen = if condition(&args[0])? { &args[1] } else { &args[2] };
+    Ok(Value::clone(chosen))
 }
 
-fn contains(args: &[Value]) -> Evaluated {
-    match &args[0] {
+fn contains(args: &Arguments) -> Evaluated {
+    match &*args[0] {
         Value::List(values) => {
             for value in values.iter() {
                 if equals(value, &args[1])? {
@@ -151,7 +157,7 @@ fn contains(args: &[Value]) -> Evaluated {
     }
 }
 
-fn index_of(args: &[Value]) -> Evaluated {
+fn index_of(args: &Arguments) -> Evaluated {
     let (whole, part) = (text(&args[0])?, text(&args[1])?);
     Ok(match whole.find(part) {
         Some(at) => integer_of(whole[..at].chars().count()),
@@ -164,11 +170,11 @@ fn all_of(value: &Value, is: fn(&u8) -> bool) -> Evaluated {
     Ok((!text.is_empty() && text.as_bytes().iter().all(is)).into())
 }
 
-fn last_upper(args: &[Value]) -> Evaluated {
+fn last_upper(args: &Arguments) -> Evaluated {
     let (whole, length) = (text(&args[0])?, usize::try_from(integer(&args[1])?).unwrap_or(0));
     let fits =
         |word: &&str| word.len() == length && word.bytes().all(|one| one.is_ascii_uppercase());
-    Ok(Value::text(whole.split_whitespace().rev().find(fits).unwrap_or_default()))
+    Ok(part(&args[0], whole.split_whitespace().rev().find(fits).unwrap_or_default()))
 }
 
 fn larger(one: &Value, two: &Value, largest: bool) -> Evaluated {
@@ -178,7 +184,7 @@ fn larger(one: &Value, two: &Value, largest: bool) -> Evaluated {
     Ok(if keeps_first { one.clone() } else { two.clone() })
 }
 
-fn parse_int(args: &[Value]) -> Evaluated {
+fn parse_int(args: &Arguments) -> Evaluated {
     let text = text(&args[0])?;
     text.parse().map(Value::Integer).map_err(|_| format!("{} is no whole number", shown(text)))
 }
@@ -196,7 +202,7 @@ fn to_float(value: &Value) -> Evaluated {
     Ok(Value::Float(Number::of(value)?.float()))
 }
 
-fn to_int(args: &[Value]) -> Evaluated {
+fn to_int(args: &Arguments) -> Evaluated {
     let number = match Number::of(&args[0])? {
         Number::Integer(value) => Some(value),
         number => number.decimal().and_then(|value| value.trunc().to_i64()),
@@ -204,8 +210,8 @@ fn to_int(args: &[Value]) -> Evaluated {
     number.map(Value::Integer).ok_or_else(|| format!("{} is out of range", described(&args[0])))
 }
 
-fn to_text(args: &[Value]) -> Evaluated {
-    match &args[0] {
+fn to_text(args: &Arguments) -> Evaluated {
+    match &*args[0] {
         Value::Null | Value::List(_) => Err(format!("{} is no text", described(&args[0]))),
         other => bounded_text(other.to_string()),
     }
@@ -249,7 +255,7 @@ fn round(number: Decimal, digits: u32, rounding: Rounding) -> Decimal {
     number.round_dp_with_strategy(digits, strategy)
 }
 
-fn replace(args: &[Value]) -> Evaluated {
+fn replace(args: &Arguments) -> Evaluated {
     let (whole, from, to) = (text(&args[0])?, text(&args[1])?, text(&args[2])?);
     if from.is_empty() {
         return Err("the text to replace is empty".to_owned());
@@ -263,52 +269,62 @@ fn replace(args: &[Value]) -> Evaluated {
     }
 }
 
-fn split(args: &[Value]) -> Evaluated {
+fn split(args: &Arguments) -> Evaluated {
     let (whole, separator) = (text(&args[0])?, text(&args[1])?);
     if separator.is_empty() {
         return Err("the separator is empty".to_owned());
     }
-    let parts: Vec<Value> = whole.split(separator).take(LIST_MAX + 1).map(Value::text).collect();
+    let parts: Vec<Value> =
+        whole.split(separator).take(LIST_MAX + 1).map(|one| part(&args[0], one)).collect();
     match parts.len() > LIST_MAX {
         true => Err(format!("the list would have more than {LIST_MAX} items")),
         false => Ok(Value::List(parts.into())),
     }
 }
 
-fn sqrt(args: &[Value]) -> Evaluated {
+fn sqrt(args: &Arguments) -> Evaluated {
     match Number::of(&args[0])?.float() {
         number if number < 0.0 => Err(format!("{} has no root", described(&args[0]))),
         number => Ok(Value::Float(number.sqrt())),
     }
 }
 
-fn sub_string(args: &[Value]) -> Evaluated {
+fn sub_string(args: &Arguments) -> Evaluated {
     let whole = text(&args[0])?;
     let length = i64::try_from(whole.chars().count()).unwrap_or(i64::MAX);
     let start = match integer(&args[1])? {
         start if start < 0 => (length + start).max(0),
         start => start,
     };
-    let count = args.get(2).map_or(Ok(length), integer)?;
-    slice(whole, start, start.saturating_add(count.max(0)))
+    let count = args.get(2).map_or(Ok(length), |count| integer(count))?;
+    Ok(part(&args[0], slice(whole, start, start.saturating_add(count.max(0)))))
 }
 
 /// Returns the characters of `whole` from `start` to before `end`.
-pub(super) fn slice(whole: &str, start: i64, end: i64) -> Evaluated {
+pub(super) fn slice(whole: &str, start: i64, end: i64) -> &str {
     let start = usize::try_from(start).unwrap_or(0);
-    let end = usize::try_from(end).unwrap_or(0);
-    let part: String = whole.chars().skip(start).take(end.saturating_sub(start)).collect();
-    Ok(Value::Text(part.into()))
+    let count = usize::try_from(end).unwrap_or(0).saturating_sub(start);
+    let after = |text: &str, count| text.char_indices().nth(count).map_or(text.len(), |(at, _)| at);
+    let rest = &whole[after(whole, start)..];
+    &rest[..after(rest, count)]
 }
 
-fn word(args: &[Value]) -> Evaluated {
+/// Returns `part`, a slice of the text of `whole`, as a text that shares the memory of `whole`.
+pub(super) fn part(whole: &Value, part: &str) -> Value {
+    match whole {
+        Value::Text(text) | Value::Field(text) => Value::Text(text.of(part)),
+        _ => Value::text(part),
+    }
+}
+
+fn word(args: &Arguments) -> Evaluated {
     let mut words = text(&args[0])?.split_whitespace();
     let index = integer(&args[1])?;
     let word = match usize::try_from(index) {
         Ok(index) => words.nth(index),
         Err(_) => words.nth_back(usize::try_from(-(index + 1)).unwrap_or(usize::MAX)),
     };
-    Ok(Value::text(word.unwrap_or_default()))
+    Ok(part(&args[0], word.unwrap_or_default()))
 }
 
 #[cfg(test)]

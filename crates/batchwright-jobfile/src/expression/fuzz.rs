@@ -206,7 +206,7 @@ fn an_expression_has_one_meaning_and_keeps_its_bounds() {
         }
         let value = node.evaluate(scope);
         assert_eq!(format!("{value:?}"), format!("{:?}", node.evaluate(scope)), "{text:?}");
-        if let Ok(Value::Text(long)) = value {
+        if let Ok(Value::Text(long)) = value.as_deref() {
             assert!(long.len() <= TEXT_BYTES_MAX, "{text:?}: {} bytes", long.len());
         }
         let mut nodes = 0_usize;

@@ -1,11 +1,12 @@
 //! Parses an expression into a tree and looks up every name, so that unknown names are found before a run.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::functions::{self, Function};
 use super::token::{Kind, Parsed, Part, Token, tokens};
 use super::value::Arithmetic;
-use batchwright_items::Value;
+use batchwright_items::{Record, Value};
 
 /// Maximum nesting of an expression.
 const DEPTH_MAX: usize = 64;
@@ -17,7 +18,7 @@ const LINKS_MAX: usize = 256;
 pub(super) enum Node {
     Value(Value),
     /// `item.NAME`
-    Field(Arc<str>),
+    Field(FieldName),
     /// `item.contains("NAME")`
     HasField(Arc<str>),
     /// `params.NAME`
@@ -50,6 +51,43 @@ pub(super) enum Node {
     List(Vec<Node>),
     /// A text in back quotes: texts and values, joined.
     Join(Vec<Node>),
+}
+
+/// The name of a field, and its place in the record that was asked last: the records of an input have their fields at the same
+/// places.
+#[derive(Debug)]
+pub(super) struct FieldName {
+    name: Arc<str>,
+    last: AtomicUsize,
+}
+
+impl FieldName {
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Returns the value of the field in `item`.
+    pub(super) fn find<'r>(&self, item: &'r Record) -> Option<&'r Value> {
+        let last = self.last.load(Ordering::Relaxed);
+        if item.names().get(last).is_some_and(|name| *name == self.name) {
+            return item.values().get(last);
+        }
+        let found = item.names().iter().position(|name| *name == self.name)?;
+        self.last.store(found, Ordering::Relaxed);
+        item.values().get(found)
+    }
+}
+
+impl From<Arc<str>> for FieldName {
+    fn from(name: Arc<str>) -> Self {
+        Self { name, last: AtomicUsize::new(0) }
+    }
+}
+
+impl std::fmt::Display for FieldName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -426,7 +464,9 @@ impl Parser {
             ("null", _) => Ok(Node::Value(Value::Null)),
             ("if", _) => self.conditional(),
             ("switch", _) => self.switch(),
-            ("item", Roots::Item) => self.root(name, Node::Field, Node::HasField),
+            ("item", Roots::Item) => {
+                self.root(name, |name| Node::Field(name.into()), Node::HasField)
+            }
             ("params", _) => self.root(name, Node::Parameter, Node::HasParameter),
             ("context", Roots::Decision) => self.root(name, Node::Context, Node::HasContext),
             ("steps", Roots::Decision) => self.step(),
@@ -474,7 +514,7 @@ impl Parser {
         match self.peek().clone() {
             Kind::Literal(Value::Text(text)) => {
                 self.advance();
-                Ok(text.as_ref().to_owned())
+                Ok(text.to_string())
             }
             _ => self.unexpected("a name in quotes"),
         }

@@ -17,6 +17,7 @@ use crate::kind::{
 };
 use crate::reader::Reads;
 use crate::record::{Names, Record};
+use crate::text::SharedText;
 use crate::transport::ByteSource;
 use crate::transport::{Encode, FileWriter, IfChanged};
 use crate::value::Value;
@@ -284,7 +285,11 @@ impl Input {
                     headers.iter().map(|name| this.types.get(name).cloned()).collect();
                 (names.into(), kinds.into())
             });
-            let fields = record.iter().zip(names.iter()).zip(kinds.iter());
+            if this.types.is_empty() && !this.format.has_nulls() {
+                let values: Arc<[Value]> = record.texts().map(Value::Field).collect();
+                return Ok(Record::of(Arc::clone(names), values));
+            }
+            let fields = record.texts().zip(names.iter()).zip(kinds.iter());
             let values: Result<Vec<Value>, ItemError> =
                 fields.map(|((text, name), kind)| this.value(name, text, kind.as_ref())).collect();
             Ok(Record::new(Arc::clone(names), values?))
@@ -292,11 +297,16 @@ impl Input {
         reader.format(self.format.clone())
     }
 
-    fn value(&self, name: &str, text: &str, kind: Option<&ColumnType>) -> Result<Value, ItemError> {
+    fn value(
+        &self,
+        name: &str,
+        text: SharedText,
+        kind: Option<&ColumnType>,
+    ) -> Result<Value, ItemError> {
         match kind {
-            _ if self.format.is_null(text) => Ok(Value::Null),
-            None => Ok(Value::Field(text.into())),
-            Some(kind) => kind.value(name, text, self.decimal_mark),
+            _ if self.format.is_null(&text) => Ok(Value::Null),
+            None => Ok(Value::Field(text)),
+            Some(kind) => kind.value(name, &text, self.decimal_mark),
         }
     }
 

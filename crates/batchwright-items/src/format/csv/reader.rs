@@ -15,7 +15,7 @@ use super::format::check_names;
 use super::record::CsvRecord;
 use super::split::{Extent, Found, Splitter};
 use crate::format::lines::RawLine;
-use crate::format::raw::RawRecords;
+use crate::format::raw::{RawRecord, RawRecords};
 use crate::transport::input::Input;
 use crate::transport::{ByteSource, FileSource, InputIdentity};
 
@@ -77,6 +77,9 @@ struct Opened {
     block_bytes: usize,
 }
 
+/// A buffer of text that contains a record, and the offset of the record there.
+type Shared<'a> = Option<(&'a Arc<String>, usize)>;
+
 /// A method of the splitter that finds the next record.
 type Find = fn(&mut Splitter, &[u8], bool) -> Found;
 
@@ -100,6 +103,7 @@ impl Fields {
         &mut self,
         bytes: &[u8],
         extent: Extent,
+        shared: Shared<'_>,
         headers: &[String],
         make: impl FnOnce(CsvRecord<'_>, &[String]) -> Result<T, ItemError>,
     ) -> Result<T, ItemError> {
@@ -121,7 +125,11 @@ impl Fields {
             return make(CsvRecord::new(text, fields, headers)?, headers);
         }
         let (text, fields) = splitter.fields(bytes, extent);
-        make(CsvRecord::new(text, fields, headers)?, headers)
+        let record = match shared.filter(|_| extent.is_plain()) {
+            Some(shared) => CsvRecord::of_buffer(shared, text.len(), fields)?,
+            None => CsvRecord::new(text, fields, headers)?,
+        };
+        make(record, headers)
     }
 
     /// Returns the item of a record with as many fields as there are columns.
@@ -129,10 +137,11 @@ impl Fields {
         &mut self,
         bytes: &[u8],
         extent: Extent,
+        shared: Shared<'_>,
         headers: &[String],
         (decode, format): (&Decode<T>, &CsvFormat),
     ) -> Result<T, ItemError> {
-        self.item(bytes, extent, headers, |record, headers| {
+        self.item(bytes, extent, shared, headers, |record, headers| {
             let (found, expected) = (record.len(), headers.len());
             match found == expected {
                 true => decode(record, headers, format),
@@ -166,11 +175,15 @@ impl<T> Block<T> for CsvBlock<T> {
 
     fn decode(&mut self, items: &mut Vec<T>) -> Result<(), ItemError> {
         let Self { records, fields, headers, format, decode, knows_lines } = self;
-        while let Some(RawLine { bytes, number, byte }) = records.next()? {
+        if fields.encoding == encoding_rs::UTF_8 {
+            records.share();
+        }
+        while let Some(RawRecord { line, shared }) = records.next()? {
+            let RawLine { bytes, number, byte } = line;
             let Found::Record(extent) = fields.splitter.find(bytes, true) else {
                 return Err(ItemError::fatal("cannot split a record a second time"));
             };
-            let item = fields.decode(bytes, extent, headers, (decode, format));
+            let item = fields.decode(bytes, extent, shared, headers, (decode, format));
             items.push(item.map_err(|error| {
                 let raw = &bytes[..extent.content.min(RAW_BYTES_KEPT)];
                 error.at(location(*knows_lines, number, byte)).with_raw(raw)
@@ -337,7 +350,7 @@ impl Opened {
                     let names = |names: CsvRecord<'_>, _: &[String]| {
                         Ok(names.iter().map(str::to_owned).collect())
                     };
-                    let names = self.fields.item(self.input.rest(), extent, &[], names);
+                    let names = self.fields.item(self.input.rest(), extent, None, &[], names);
                     let names = names.map_err(|error| error.at(self.location()).to_string());
                     self.pass(extent);
                     self.headers = names.map_err(|problem| failed(&problem))?;
@@ -545,7 +558,7 @@ impl<T: Send + Sync + 'static> ItemReader for CsvReader<T> {
             Next::Record(extent) => extent,
         };
         let Opened { input, fields, headers, .. } = open;
-        let item = match fields.decode(input.rest(), extent, headers, (decode, format)) {
+        let item = match fields.decode(input.rest(), extent, None, headers, (decode, format)) {
             Ok(item) => Ok(Some(item)),
             Err(error) => Err(error.at(open.location()).with_raw(open.raw(extent))),
         };

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::value::BorrowedStrDeserializer;
@@ -11,6 +12,7 @@ use serde::de::{
 };
 
 use super::CsvFormat;
+use crate::text::SharedText;
 use batchwright::ItemError;
 
 /// The fields of one record of a CSV file.
@@ -18,6 +20,8 @@ use batchwright::ItemError;
 pub struct CsvRecord<'a> {
     text: &'a str,
     fields: &'a [(usize, usize)],
+    /// A buffer that contains `text`, and its offset there.
+    shared: Option<(&'a Arc<String>, usize)>,
 }
 
 impl<'a> CsvRecord<'a> {
@@ -41,7 +45,32 @@ impl<'a> CsvRecord<'a> {
         if fields.iter().any(|(_, end)| !text.is_char_boundary(*end)) {
             return Err(ItemError::parse("cannot read the record: a field is not valid UTF-8"));
         }
-        Ok(Self { text, fields })
+        Ok(Self { text, fields, shared: None })
+    }
+
+    /// Creates a record of the `length` bytes of `buffer` from `start` on.
+    pub(super) fn of_buffer(
+        (buffer, start): (&'a Arc<String>, usize),
+        length: usize,
+        fields: &'a [(usize, usize)],
+    ) -> Result<Self, ItemError> {
+        let text = buffer.get(start..start + length);
+        let text = text.filter(|text| fields.iter().all(|(_, end)| text.is_char_boundary(*end)));
+        let text = text.ok_or_else(|| {
+            ItemError::parse("cannot read the record: a field is not valid UTF-8")
+        })?;
+        Ok(Self { text, fields, shared: Some((buffer, start)) })
+    }
+
+    /// Returns all fields, in their order, as texts that share one buffer.
+    pub(super) fn texts(&self) -> impl Iterator<Item = SharedText> + use<'a> {
+        let (buffer, offset) = match self.shared {
+            Some((buffer, offset)) => (Arc::clone(buffer), offset),
+            None => (Arc::new(self.text.to_owned()), 0),
+        };
+        self.fields
+            .iter()
+            .map(move |(start, end)| SharedText::part(&buffer, offset + start..offset + end))
     }
 
     /// Returns the number of fields.

@@ -52,6 +52,13 @@ pub(super) struct Extent {
     plain: bool,
 }
 
+impl Extent {
+    /// Whether the fields are ranges of the record's own bytes.
+    pub(super) fn is_plain(&self) -> bool {
+        self.plain
+    }
+}
+
 impl Splitter {
     pub(super) fn new(format: &CsvFormat) -> Self {
         let CsvFormat { delimiter, quote, escape, trim, .. } = *format;

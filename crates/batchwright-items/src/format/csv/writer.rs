@@ -144,6 +144,11 @@ impl CsvFormat {
         self.null.first().map_or("", String::as_str)
     }
 
+    /// Whether some text of the file means null.
+    pub(super) fn has_nulls(&self) -> bool {
+        !self.null.is_empty()
+    }
+
     /// Whether `field`, read from a file, means null.
     #[doc(hidden)]
     pub fn is_null(&self, field: &str) -> bool {
