@@ -9,6 +9,7 @@ mod prepared;
 mod process;
 mod retries;
 mod settle;
+mod skips;
 
 use std::sync::Arc;
 

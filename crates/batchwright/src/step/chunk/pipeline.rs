@@ -127,8 +127,48 @@ where
 
 /// A filled chunk, and the sender of its result.
 type Task<I, O> = (Filled<I>, Sender<Processed<I, O>>);
-/// The receivers of the results, in reading order.
-type Results<I, O> = Receiver<Receiver<Processed<I, O>>>;
+
+/// The chunks that were processed, in reading order.
+struct Results<I, O> {
+    /// A receiver for each chunk.
+    ordered: Receiver<Receiver<Processed<I, O>>>,
+    /// The receiver of the next chunk, when it was not ready.
+    next: Option<Receiver<Processed<I, O>>>,
+    /// The next chunk, when it could not be joined to the one before.
+    held: Option<Processed<I, O>>,
+}
+
+impl<I, O> Results<I, O> {
+    /// Waits for the next chunk; `None` when its thread has ended.
+    fn wait(&mut self) -> Option<Processed<I, O>> {
+        if let Some(chunk) = self.held.take() {
+            return Some(chunk);
+        }
+        let next = self.next.take().or_else(|| self.ordered.recv().ok())?;
+        next.recv().ok()
+    }
+
+    /// Appends to `chunk` those that follow it and are ready.
+    fn join(&mut self, chunk: &mut Processed<I, O>, pools: &Pools<I, O>) {
+        while self.held.is_none() && chunk.is_plain() && !chunk.exhausts_input() {
+            let Some(next) = self.next.take().or_else(|| self.ordered.try_recv().ok()) else {
+                return;
+            };
+            match next.try_recv() {
+                Ok(ready) if ready.is_plain() => {
+                    let spare = chunk.append(ready);
+                    pools.give(spare.maker, spare);
+                }
+                Ok(ready) => self.held = Some(ready),
+                // It is waited for later, also when its thread has ended.
+                Err(_) => {
+                    self.next = Some(next);
+                    return;
+                }
+            }
+        }
+    }
+}
 
 /// A filler that numbers its chunks by the order of the receivers of their results. The bound of that channel is the bound of
 /// the chunks in progress.
@@ -189,7 +229,8 @@ where
     P: ItemProcessor<R::Item>,
     W: ItemWriter<P::Output>,
 {
-    let (ordered, results): (_, Results<R::Item, P::Output>) = sync_channel(ahead.max(count));
+    let (ordered, results) = sync_channel(ahead.max(count));
+    let mut results = Results { ordered: results, next: None, held: None };
     let in_blocks = filler.in_blocks;
     let mut source = Ordered { filler, ordered, is_over: false };
     let pools = &Pools::of(count);
@@ -221,17 +262,19 @@ where
             };
             (0..count).filter_map(work).count()
         };
-        let mut encodes = false;
+        let (mut encodes, may_join) = (false, settler.may_join());
         let ended = carry(settler, |settler, spare| {
             if !encodes {
                 lock(&pools.encoders).extend((0..started).map_while(|_| settler.encoder()));
                 encodes = !lock(&pools.encoders).is_empty();
             }
             recycle(processing.reclaim(spare), in_blocks, pools);
-            let result = results.recv().ok();
-            result
-                .and_then(|result| result.recv().ok())
-                .unwrap_or_else(|| processing.process(reader_gone(), Vec::new()))
+            let mut chunk =
+                results.wait().unwrap_or_else(|| processing.process(reader_gone(), Vec::new()));
+            if may_join {
+                results.join(&mut chunk, pools);
+            }
+            chunk
         });
         stop_unless_complete(parts, &ended);
         // Ends the threads, which may wait for a place.

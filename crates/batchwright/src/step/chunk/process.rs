@@ -20,6 +20,8 @@ pub(super) struct Processed<I, O> {
     pub(super) encoded: Option<Vec<u8>>,
     /// Number of the thread that processed the chunk.
     pub(super) maker: usize,
+    /// Number of chunks of the input that this one consists of.
+    pub(super) chunks: u64,
     /// Inputs without an output, in order.
     pub(super) holes: Vec<Hole>,
     /// The record, 1-based within the chunk, at which processing ended early, and the reason.
@@ -64,6 +66,35 @@ impl<I, O> Processed<I, O> {
             input += 1;
         }
         self.filled.record_of_item(input)
+    }
+
+    /// Whether the chunk may be written and committed together with others: its outputs are encoded, and nothing failed.
+    pub(super) fn is_plain(&self) -> bool {
+        self.encoded.is_some()
+            && self.failure.is_none()
+            && matches!(self.filled.end, End::Full | End::Exhausted)
+            && self.filled.failures.is_empty()
+            && self.filled.dropped == 0
+            && self.holes.iter().all(|hole| hole.skipped.is_none())
+    }
+
+    /// Appends the chunk that follows, and returns its vectors. Both are [plain](Self::is_plain).
+    pub(super) fn append(&mut self, mut next: Self) -> RecycledBuffers<I, O> {
+        let inputs = self.filled.count;
+        let holes = next.holes.drain(..);
+        self.holes.extend(holes.map(|hole| Hole { index: inputs + hole.index, ..hole }));
+        self.outputs.append(&mut next.outputs);
+        if let (Some(bytes), Some(more)) = (&mut self.encoded, &next.encoded) {
+            bytes.extend_from_slice(more);
+        }
+        self.chunks += next.chunks;
+        let filled = &mut next.filled;
+        self.filled.items.append(&mut filled.items);
+        self.filled.count += filled.count;
+        self.filled.position = std::mem::take(&mut filled.position);
+        self.filled.progress = filled.progress;
+        self.filled.end = std::mem::replace(&mut filled.end, End::Full);
+        next.recycle()
     }
 
     /// Returns the vectors, with their content, for reuse.
@@ -134,7 +165,7 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
     ) -> Processed<I, P::Output> {
         outputs.clear();
         let (encoded, holes, failure) = (None, Vec::new(), None);
-        let mut chunk = Processed { filled, outputs, encoded, maker: 0, holes, failure };
+        let mut chunk = Processed { filled, outputs, encoded, maker: 0, chunks: 1, holes, failure };
         let readable = !matches!(chunk.filled.end, End::Failed(_) | End::Listener(..));
         if !readable || chunk.filled.items.is_empty() {
             return chunk;

@@ -4,13 +4,13 @@
 //! Only this module counts, in the order of the input, so that the skip limit has the same effect with
 //! read-ahead and parallel processing.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::checkpoint::{Checkpoint, to_json};
 use super::fill::End;
 use super::process::{Fault, Hole, Processed, Skipped};
 use super::retries::Retries;
+use super::skips::{Skips, SpentLimit};
 use super::{Hooks, Settings};
 use crate::error::{ErrorKind, ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::event::Progress;
@@ -18,7 +18,6 @@ use crate::execution::{Counters, Phase, SkipRecord};
 use crate::item::{
     ChunkTransaction, DeadLetterFile, Encoder, Ending, ItemWriter, PreparedCommit, guarded,
 };
-use crate::policy::SkipLimitScope;
 use crate::retry::FailedAttempts;
 use crate::step::{Commit, StepRun, split_lease_lost};
 
@@ -68,8 +67,7 @@ pub(super) struct Settler<'r, 'a, I, O, W: ItemWriter<O>> {
     json: String,
     /// Counters including rolled-back attempts; the row has the committed ones.
     counters: Counters,
-    /// Number of skips of each kind of error in this execution, if the policy has limits for kinds.
-    skips: BTreeMap<String, u64>,
+    skips: Skips<'r>,
     write_errors: Vec<ItemError>,
     /// Whether the last attempt failed for a reason that is no item's fault.
     blameless: bool,
@@ -98,7 +96,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         retries: Retries<'r>,
     ) -> Self {
         let counters = run.step.counters;
-        let skips = std::mem::take(&mut run.prepared_skips);
+        let skips = Skips::of(&settings.skip, std::mem::take(&mut run.prepared_skips));
         Self {
             run,
             writer,
@@ -124,6 +122,15 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         let Some(stop) = &self.settings.stop_when else { return Ok(false) };
         guarded(|| Ok(stop(&self.run.scope)))
             .map_err(|error| self.component("condition to stop", "evaluate", error))
+    }
+
+    /// Whether chunks that are ready may be committed together: a crash then loses more of them, and nothing else differs.
+    pub(super) fn may_join(&self) -> bool {
+        // Rehearsals count the commits, and end the process at each of them.
+        self.run.host.commit_hook.is_none()
+            && self.settings.stop_when.is_none()
+            && self.hooks.chunk.is_empty()
+            && self.hooks.item.is_empty()
     }
 
     /// Returns a function that encodes outputs apart from writing them, if the writer has one by now.
@@ -387,7 +394,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             return Ok(Err(error));
         }
         let mut counters = self.counters;
-        counters.commit += 1;
+        counters.commit += if is_whole { chunk.chunks } else { 1 };
         counters.write += outputs.len() as u64;
         let records: Vec<SkipRecord> = skips.iter().map(|skip| skip.record.clone()).collect();
         if let Err(error) = self.note_positions(chunk, skips) {
@@ -673,25 +680,12 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
 
     fn count_skip(&mut self, phase: Phase, error: &ItemError) {
         self.counters.count_skip(phase);
-        if !self.settings.skip.limits.is_empty() {
-            *self.skips.entry(error.kind().name().to_owned()).or_default() += 1;
-        }
+        self.skips.count(error);
     }
 
     /// Returns the limit that one more skip because of `error` exceeds.
     fn spent_limit(&self, error: &ItemError) -> Option<SpentLimit> {
-        let policy = &self.settings.skip;
-        let of_earlier = |kind: &str| match policy.scope {
-            SkipLimitScope::Execution => 0,
-            SkipLimitScope::Instance => skips_of(&self.run.earlier_skips, kind),
-        };
-        if of_earlier("") + self.counters.skips() >= policy.limit {
-            return Some(SpentLimit { limit: policy.limit, kind: None });
-        }
-        let spent = policy.limits.iter().find(|(kind, limit)| {
-            error.kind().is_a(kind) && of_earlier(kind) + skips_of(&self.skips, kind) >= *limit
-        });
-        spent.map(|(kind, limit)| SpentLimit { limit: *limit, kind: Some(kind.clone()) })
+        self.skips.spent(error, self.counters.skips(), &self.run.earlier_skips)
     }
 
     fn record(
@@ -776,18 +770,6 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
     fn dead_letter_error(&self, action: &'static str, error: ItemError) -> StepError {
         self.component("dead-letter file", action, error)
     }
-}
-
-/// A limit of skips that is reached, and the kind to which it applies.
-struct SpentLimit {
-    limit: u64,
-    kind: Option<String>,
-}
-
-/// Returns the number of skips of `kind` and its children; of all kinds if it is empty.
-fn skips_of(skips: &BTreeMap<String, u64>, kind: &str) -> u64 {
-    let is_a = |name: &str| kind.is_empty() || ErrorKind::new(name.to_owned()).is_a(kind);
-    skips.iter().filter(|(name, _)| is_a(name)).map(|(_, count)| count).sum()
 }
 
 /// The reason why settling ended early.
