@@ -21,12 +21,27 @@ const COMMIT_ITEMS_FULL: u64 = 50_000;
 /// Number of syncs that measure the disk.
 const SYNCS: u64 = 5_000;
 
-/// The result of one run: nanoseconds and peak memory.
+/// The result of one run: wall time and CPU time in nanoseconds, and peak memory.
 #[derive(Clone, Copy)]
 struct Sample {
     nanos: f64,
+    cpu: f64,
     peak_kib: u64,
 }
+
+/// The job files that are measured: their name, their processors, and their writer.
+const JOB_FILES: [(&str, &str, &str); 3] = [
+    ("job-copy", "", "csv"),
+    ("job-jsonl", "", "jsonl"),
+    (
+        "job-map",
+        "[[steps.processors]]\ntype = \"filter\"\nwhen = \"item.quantity > 100\"\n\
+         [[steps.processors]]\ntype = \"map\"\n\
+         set = { symbol = \"item.symbol.lower()\", value = \"item.quantity * item.price\" }\n\
+         keep = [\"id\", \"account\", \"symbol\", \"value\"]\n",
+        "csv",
+    ),
+];
 
 struct Bench {
     rounds: usize,
@@ -49,7 +64,7 @@ pub(crate) fn run(rounds: usize) -> Result<(), String> {
     }
     let table = bench.table();
     let memory = bench.memory()?;
-    println!("{table}\n{memory}");
+    println!("{table}\n{}\n{memory}", bench.job_files());
     Ok(())
 }
 
@@ -82,7 +97,30 @@ impl Bench {
         self.take("ours", "commits-full", COMMIT_ITEMS_FULL)?;
         self.take("ours", "empty", 1)?;
         self.take("ours", "empty-full", 1)?;
+        for (name, processors, writer) in JOB_FILES {
+            self.job_file(name, processors, writer)?;
+        }
         self.cold_process()
+    }
+
+    /// Measures the command with a job file that reads the input: a new process, and a new store that survives power loss.
+    fn job_file(&mut self, name: &str, processors: &str, writer: &str) -> Result<(), String> {
+        let (job, store) = (self.path(&format!("{name}.toml")), self.path("job.db"));
+        let text = format!(
+            "name = \"{name}\"\n[[steps]]\nname = \"only\"\n\
+             reader = {{ type = \"csv\", path = \"input.csv\" }}\n\
+             writer = {{ type = \"{writer}\", path = \"job-output\" }}\n{processors}"
+        );
+        std::fs::write(&job, text).map_err(|error| error.to_string())?;
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(self.path(&format!("job.db{suffix}")));
+        }
+        let mut command = Command::new("target/release/batchwright");
+        command.arg("--store").arg(format!("sqlite://{}", store.display())).arg("run").arg(&job);
+        let (nanos, cpu) = timed(&mut command)?;
+        let each = |nanos: f64| nanos / RECORDS as f64;
+        self.keep("ours", name, Sample { nanos: each(nanos), cpu: each(cpu), peak_kib: 0 });
+        Ok(())
     }
 
     /// Runs `contender` once; skips a peer that does not support the workload.
@@ -94,7 +132,8 @@ impl Bench {
         let (input, output) = (self.path("input.csv"), self.path("output"));
         let sample = run_one(Path::new(program), contender, work, count, &input, &output)?;
         if let Some(sample) = sample {
-            let per_item = Sample { nanos: sample.nanos / count as f64, ..sample };
+            let each = |nanos: f64| nanos / count as f64;
+            let per_item = Sample { nanos: each(sample.nanos), cpu: each(sample.cpu), ..sample };
             self.keep(contender, work, per_item);
         }
         Ok(())
@@ -105,7 +144,6 @@ impl Bench {
     }
 
     /// Measures the command itself: a new process, an existing store, a job that does nothing.
-    #[expect(clippy::disallowed_methods, reason = "measuring is the purpose")]
     fn cold_process(&mut self) -> Result<(), String> {
         let job = self.path("empty.toml");
         let text = "name = \"empty\"\n[parameters]\nn = {}\n[[steps]]\nname = \"nothing\"\n\
@@ -117,19 +155,11 @@ impl Bench {
         for warm in [false, true] {
             let number = self.samples.values().map(Vec::len).sum::<usize>();
             let parameter = format!("n={number}-{warm}-{}", std::process::id());
-            let start = Instant::now();
-            let done = Command::new(&binary)
-                .args(["--store", &store, "run"])
-                .arg(&job)
-                .arg(parameter)
-                .output()
-                .map_err(|error| error.to_string())?;
-            let nanos = start.elapsed().as_nanos() as f64;
-            if !done.status.success() {
-                return Err(format!("the command: {}", String::from_utf8_lossy(&done.stderr)));
-            }
+            let mut command = Command::new(&binary);
+            command.args(["--store", &store, "run"]).arg(&job).arg(parameter);
+            let (nanos, cpu) = timed(&mut command)?;
             if warm {
-                self.keep("ours", "cold-process", Sample { nanos, peak_kib: 0 });
+                self.keep("ours", "cold-process", Sample { nanos, cpu, peak_kib: 0 });
             }
         }
         Ok(())
@@ -137,16 +167,44 @@ impl Bench {
 
     /// Returns the median nanoseconds per item.
     fn median(&self, contender: &str, work: &str) -> Option<f64> {
+        self.median_of(contender, work, |sample| sample.nanos)
+    }
+
+    fn median_of(&self, contender: &str, work: &str, of: fn(&Sample) -> f64) -> Option<f64> {
         let samples = self.samples.get(&(contender.to_owned(), work.to_owned()))?;
-        let mut nanos: Vec<f64> = samples.iter().map(|sample| sample.nanos).collect();
-        nanos.sort_by(f64::total_cmp);
-        nanos.get(nanos.len() / 2).copied()
+        let mut values: Vec<f64> = samples.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied()
+    }
+
+    /// Returns the table of job files, as ratios to the typed loop that reads and writes CSV.
+    fn job_files(&self) -> String {
+        let mut text =
+            "| job file | ns a record | CPU ns | time / csv-csv loop | CPU / its CPU |\n\
+                        |---|---|---|---|---|\n"
+                .to_owned();
+        let cpu = |contender: &str, work: &str| self.median_of(contender, work, |one| one.cpu);
+        for (name, ..) in JOB_FILES {
+            if let (Some(nanos), Some(own), Some(plain), Some(loop_cpu)) = (
+                self.median("ours", name),
+                cpu("ours", name),
+                self.median("loop", "csv-csv"),
+                cpu("loop", "csv-csv"),
+            ) {
+                let (time, share) = (nanos / plain, own / loop_cpu);
+                let _ =
+                    writeln!(text, "| {name} | {nanos:.0} | {own:.0} | {time:.2} | {share:.2} |");
+            }
+        }
+        text
     }
 
     fn table(&self) -> String {
         let mut text = format!("Medians of {} rounds, contenders in turns.\n\n", self.rounds);
-        text.push_str("| work | loop | ours | ours / loop | sbrs / ours | oxide / ours |\n");
-        text.push_str("|---|---|---|---|---|---|\n");
+        text.push_str(
+            "| work | loop | ours | ours / loop | CPU ours / loop | sbrs / ours | oxide / ours |\n",
+        );
+        text.push_str("|---|---|---|---|---|---|---|\n");
         for work in ["memory", "csv-csv", "csv-jsonl", "csv-sqlite"] {
             let (Some(plain), Some(ours)) = (self.median("loop", work), self.median("ours", work))
             else {
@@ -156,9 +214,11 @@ impl Bench {
                 Some(nanos) => format!("{:.1}", nanos / ours),
                 None => "cannot".to_owned(),
             };
+            let cpu = |contender: &str| self.median_of(contender, work, |one| one.cpu);
+            let cpu = cpu("ours").zip(cpu("loop")).map_or(0.0, |(ours, plain)| ours / plain);
             let _ = writeln!(
                 text,
-                "| {work} | {plain:.1} ns | {ours:.1} ns | {:.2} | {} | {} |",
+                "| {work} | {plain:.1} ns | {ours:.1} ns | {:.2} | {cpu:.2} | {} | {} |",
                 ours / plain,
                 peer("sbrs"),
                 peer("oxide")
@@ -246,11 +306,13 @@ fn run_one(
     input: &Path,
     output: &Path,
 ) -> Result<Option<Sample>, String> {
+    let before = cpu_of_children();
     let done = Command::new(program)
         .args([contender, work, &count.to_string()])
         .args([input, output])
         .output()
         .map_err(|error| format!("{}: {error}", program.display()))?;
+    let cpu = cpu_of_children() - before;
     if done.status.code() == Some(3) {
         return Ok(None);
     }
@@ -258,8 +320,29 @@ fn run_one(
     let mut words = out.split_whitespace().map(str::parse::<u64>);
     match (done.status.success(), words.next(), words.next()) {
         (true, Some(Ok(nanos)), Some(Ok(peak))) => {
-            Ok(Some(Sample { nanos: nanos as f64, peak_kib: peak }))
+            Ok(Some(Sample { nanos: nanos as f64, cpu, peak_kib: peak }))
         }
         _ => Err(format!("{contender} {work}: {}", String::from_utf8_lossy(&done.stderr))),
     }
+}
+
+/// Runs `command` to its end and returns its wall time and its CPU time, in nanoseconds.
+#[expect(clippy::disallowed_methods, reason = "measuring is the purpose")]
+fn timed(command: &mut Command) -> Result<(f64, f64), String> {
+    let (before, start) = (cpu_of_children(), Instant::now());
+    let done = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    let nanos = start.elapsed().as_nanos() as f64;
+    match done.status.success() {
+        true => Ok((nanos, cpu_of_children() - before)),
+        false => Err(format!("{command:?}: {}", String::from_utf8_lossy(&done.stderr))),
+    }
+}
+
+/// Returns the CPU time of all ended child processes, in nanoseconds; the system counts it in hundredths of a second.
+fn cpu_of_children() -> f64 {
+    const NANOS_PER_TICK: f64 = 1e7;
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The fields after the name in parentheses begin with the third one; the times of children are the 16th and 17th.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(13).take(2);
+    fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() * NANOS_PER_TICK
 }

@@ -5,7 +5,7 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 /// A part of a buffer of text, which all its parts and their clones share: the fields of a record are parts of the text of the
-/// record, or of the whole chunk.
+/// record, or of the whole chunk. Who keeps a text beyond its chunk copies it (`to_string`), and not its whole buffer.
 ///
 /// ```
 /// use std::sync::Arc;

@@ -1,16 +1,13 @@
 //! Several threads that decode, process and encode change nothing but the time: outputs, dead letters, skip records and
 //! counters are those of one thread, whatever the input contains and wherever the process dies.
 
+use std::io::{Cursor, Read};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use batchwright::execution::{JobExecution, StepExecution};
-use batchwright::item::{
-    ChunkTransaction, Encoder, Ending, ItemReader, ItemWriter, PreparedCommit,
-};
+use batchwright::item::ItemReader;
 use batchwright::policy::{Classifier, SkipPolicy};
-use batchwright::scope::StepScope;
 use batchwright::testing::{CommitPoint, TestBench, conformance_of_reader};
 use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, MemoryRepository,
@@ -18,7 +15,7 @@ use batchwright::{
 use batchwright_items::format::csv::{CsvFormat, CsvReader, CsvWriter};
 use batchwright_items::format::json_lines::{JsonLinesReader, JsonLinesWriter};
 use batchwright_items::format::lines::{DecodedLines, LineInput};
-use batchwright_items::transport::MemorySource;
+use batchwright_items::transport::{ByteSource, MemorySource, OpenSource};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -64,35 +61,57 @@ where
         })
         .chunk_size(shape.chunk)
         .parallelism(shape.threads)
-        .skip(SkipPolicy::limit(limit).on(Classifier::all()))
+        .skip(SkipPolicy::limit(limit).on(Classifier::none().including("data").including("panic")))
         .dead_letters(&dead);
-    let mut bench = match json {
-        true => TestBench::of_step(step.writer(JsonLinesWriter::new(&output)).build()),
-        false => TestBench::of_step(step.writer(CsvWriter::new(&output)).build()),
+    let job = Job::builder("job");
+    let job = match json {
+        true => job.step(step.writer(JsonLinesWriter::new(&output)).build()),
+        false => job.step(step.writer(CsvWriter::new(&output)).build()),
     };
-    if let Some((point, commit)) = shape.crash {
-        bench.crash_at(point, commit);
-    }
-    let mut executions = Vec::new();
-    let mut ended = bench.run();
-    loop {
-        let skips = bench.repository().skips(ended.id).unwrap();
-        let counters = format!("{:?} {skips:?}", bench.step("copy").counters);
-        let failure = ended.failure.map(|failure| failure.message).unwrap_or_default();
-        executions.push((ended.status, counters, failure.replace(path(folder.path()), "")));
-        if ended.status == BatchStatus::Completed || executions.len() == 2 {
-            break;
-        }
-        ended = bench.restart();
-    }
+    let executions = executions(job.build().unwrap(), shape.crash, folder.path().to_str().unwrap());
     let read = |file: &Path| std::fs::read(file).unwrap_or_default();
-    let partial = std::fs::read_dir(folder.path()).unwrap().count();
-    assert!(partial <= 4, "no file remains but the output and the dead letters");
+    let files = std::fs::read_dir(folder.path()).unwrap().count();
+    assert!(files <= 4, "no file remains but the output and the dead letters");
     Outcome { executions, output: read(&output), dead_letters: read(&dead) }
 }
 
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
+/// Runs the job, and once more if it does not complete.
+fn executions(
+    job: Job,
+    crash: Option<(CommitPoint, u64)>,
+    folder: &str,
+) -> Vec<(BatchStatus, String, String)> {
+    let shown = |ended: &JobExecution, step: &StepExecution, skips: String| {
+        let failure = ended.failure.as_ref().map(|failure| failure.message.replace(folder, ""));
+        let counters = format!("{:?} {skips}", step.counters);
+        (ended.status, counters, failure.unwrap_or_default())
+    };
+    let mut executions = Vec::new();
+    if let Some((point, commit)) = crash {
+        let mut bench = TestBench::of(job);
+        bench.crash_at(point, commit);
+        for execution in 0..2 {
+            let ended = if execution == 0 { bench.run() } else { bench.restart() };
+            let skips = bench.repository().skips(ended.id).unwrap();
+            executions.push(shown(&ended, &bench.step("copy"), format!("{skips:?}")));
+            if ended.status == BatchStatus::Completed {
+                break;
+            }
+        }
+        return executions;
+    }
+    let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
+    operator.registry().register(job).unwrap();
+    for _ in 0..2 {
+        let ended = operator.run("job", JobParameters::new()).unwrap();
+        let step = operator.queries().steps(ended.id).unwrap().pop().unwrap();
+        let skips = operator.queries().skips(ended.id).unwrap();
+        executions.push(shown(&ended, &step, format!("{skips:?}")));
+        if ended.status == BatchStatus::Completed {
+            break;
+        }
+    }
+    executions
 }
 
 /// Lines of a CSV file, valid ones and others.
@@ -191,111 +210,52 @@ fn readers_of_files_keep_their_promises_also_in_blocks() {
     conformance_of_reader(|| DecodedLines::of(LineInput::of(source.clone()), numbers));
 }
 
-/// A writer whose commits wait until the chunks after them are processed, so that these are ready when it takes the next.
-struct Late<W> {
-    writer: W,
-    /// Number of items that were processed.
-    processed: Arc<AtomicU64>,
-    /// Number of items that were written, and of commits.
-    written: u64,
-    commits: Arc<AtomicU64>,
-    /// Whether it waits: other threads process.
-    waits: bool,
+/// A source that fails once at a byte, and then ends or goes on.
+struct Breaks {
+    bytes: Vec<u8>,
+    at: usize,
+    goes_on: bool,
 }
 
-impl<W: ItemWriter<u64>> ItemWriter<u64> for Late<W> {
-    type Position = W::Position;
-
-    fn open(
-        &mut self,
-        position: Option<W::Position>,
-        scope: &StepScope,
-    ) -> Result<Option<PreparedCommit>, ItemError> {
-        self.writer.open(position, scope)
+impl ByteSource for Breaks {
+    fn shown(&self) -> String {
+        "a source that breaks".to_owned()
     }
 
-    fn write(&mut self, items: &[u64], chunk: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
-        self.written += items.len() as u64;
-        self.writer.write(items, chunk)
+    fn open_at(&self, _: u64) -> Result<OpenSource, ItemError> {
+        let (before, after) = self.bytes.split_at(self.at);
+        let after = if self.goes_on { after.to_vec() } else { Vec::new() };
+        let bytes = Cursor::new(before.to_vec()).chain(FailsOnce(false)).chain(Cursor::new(after));
+        Ok(OpenSource { bytes: Box::new(bytes), identity: None, held: None })
     }
+}
 
-    fn encoder(&self) -> Option<Encoder<u64>> {
-        self.writer.encoder()
-    }
+struct FailsOnce(bool);
 
-    fn write_encoded(
-        &mut self,
-        items: &[u64],
-        bytes: &[u8],
-        chunk: &mut ChunkTransaction<'_>,
-    ) -> Result<(), ItemError> {
-        self.written += items.len() as u64;
-        self.writer.write_encoded(items, bytes, chunk)
-    }
-
-    fn position(&mut self) -> Result<W::Position, ItemError> {
-        let two_chunks_more = (self.written * 3 / 2 + 20).min(2_980);
-        while self.waits && self.processed.load(Ordering::SeqCst) < two_chunks_more {
-            std::thread::yield_now();
+impl Read for FailsOnce {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        match std::mem::replace(&mut self.0, true) {
+            true => Ok(0),
+            false => Err(std::io::Error::other("the line is cut")),
         }
-        self.writer.position()
     }
-
-    fn committed(&mut self) -> Result<(), ItemError> {
-        self.commits.fetch_add(1, Ordering::SeqCst);
-        self.writer.committed()
-    }
-
-    fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        self.writer.close(ending)
-    }
-}
-
-/// Chunks of ten of 3,000 numbers, of which every third is filtered out, and `bad` is not a number.
-fn commits_of(threads: usize, bad: Option<u64>) -> (u64, JobExecution, StepExecution, Vec<u8>) {
-    let folder = tempfile::tempdir().unwrap();
-    let output = folder.path().join("output");
-    let lines =
-        (1..=3_000u64).map(|n| if Some(n) == bad { "x\n".into() } else { format!("{n}\n") });
-    let source = MemorySource::new("numbers", lines.collect::<String>().into_bytes());
-    let (processed, commits) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let (count, made, path) = (Arc::clone(&processed), Arc::clone(&commits), output.clone());
-    let decode = |text: &str| Ok(text.parse::<u64>()?);
-    let step = ChunkStepBuilder::new("copy")
-        .reader(DecodedLines::of(LineInput::of(Arc::new(source)), decode))
-        .process(move |n: &u64| {
-            count.fetch_add(1, Ordering::SeqCst);
-            Ok((!n.is_multiple_of(3)).then_some(*n))
-        })
-        .writer_with(move |_| {
-            let (processed, commits) = (Arc::clone(&processed), Arc::clone(&made));
-            let (writer, waits) = (JsonLinesWriter::new(&path), threads > 1);
-            Ok(Late { writer, processed, written: 0, commits, waits })
-        })
-        .chunk_size(10)
-        .parallelism(threads)
-        .read_ahead(4)
-        .build();
-    let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
-    operator.registry().register(Job::builder("job").step(step).build().unwrap()).unwrap();
-    let ended = operator.run("job", JobParameters::new()).unwrap();
-    let step = operator.queries().steps(ended.id).unwrap().pop().unwrap();
-    (commits.load(Ordering::SeqCst), ended, step, std::fs::read(&output).unwrap_or_default())
 }
 
 #[test]
-fn chunks_that_are_ready_are_committed_together_and_counted_one_by_one() {
-    let (commits, _, one, output) = commits_of(1, None);
-    assert_eq!((commits, one.counters.commit), (300, 300));
-    let (commits, _, step, same) = commits_of(2, None);
-    assert!(commits < 300, "some of {commits} commits have several chunks");
-    assert_eq!((step.counters, step.status), (one.counters, BatchStatus::Completed));
-    assert!(output == same && output.len() > 8_000);
-
-    // A record that fails the step fails it after all chunks before its own.
-    let (_, ended, step, _) = commits_of(2, Some(2_995));
-    assert_eq!(ended.status, BatchStatus::Failed);
-    assert_eq!((step.counters.commit, step.counters.write), (299, 2_990 - 2_990 / 3));
-    let failure = ended.failure.unwrap().message;
-    assert!(failure.contains("line 2995"), "{failure}");
+fn an_input_that_breaks_fails_the_step_wherever_it_breaks() {
+    let text = (0..30).map(|n| format!("{{\"id\":{n},\"name\":\"a\"}}\n")).collect::<String>();
+    let bytes = text.into_bytes();
+    for at in (0..bytes.len()).step_by(7) {
+        for goes_on in [false, true] {
+            let run = |threads| {
+                let source = Arc::new(Breaks { bytes: bytes.clone(), at, goes_on });
+                let reader = JsonLinesReader::of(LineInput::of(source), Default::default());
+                run(reader, true, 1_000, Shape { chunk: 5, threads, crash: None })
+            };
+            let one = run(1);
+            assert_eq!(one.executions[0].0, BatchStatus::Failed);
+            assert!(one.executions[0].2.contains("the line is cut"), "{:?}", one.executions[0]);
+            assert_eq!(run(2), one, "broken at byte {at}");
+        }
+    }
 }

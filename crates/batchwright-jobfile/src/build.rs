@@ -219,8 +219,11 @@ impl Builder<'_> {
         bounded(step.parallelism.as_ref(), "parallelism", 1, ChunkStepBuilder::PARALLELISM_MAX)?;
         bounded(step.read_ahead.as_ref(), "read_ahead", 0, ChunkStepBuilder::READ_AHEAD_MAX)?;
         let mut builder = ChunkStepBuilder::new(name).completion(completion(step.chunk.as_ref())?);
-        if let Some(threads) = &step.parallelism {
-            builder = builder.parallelism(*threads.get_ref());
+        // A processor of a program may depend on the order of its calls.
+        let is_ours = |one: &At<Processor>| STAGES.contains(&one.get_ref().kind.get_ref().as_str());
+        let default = (!step.processors.iter().all(is_ours)).then_some(1);
+        if let Some(threads) = step.parallelism.as_ref().map(|one| *one.get_ref()).or(default) {
+            builder = builder.parallelism(threads);
         }
         if let Some(chunks) = &step.read_ahead {
             builder = builder.read_ahead(*chunks.get_ref());

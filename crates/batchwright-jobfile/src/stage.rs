@@ -286,16 +286,16 @@ impl Map {
             }
             set.push(value.into_owned());
         }
+        if known.get().is_none() {
+            // Another thread may be first, with a record that has other fields.
+            let _ = known.set(self.fields(record.names())?);
+        }
         let other;
         let fields = match known.get() {
             Some(fields) if fields.input == *record.names() => fields,
-            Some(_) => {
+            _ => {
                 other = self.fields(record.names())?;
                 &other
-            }
-            None => {
-                let fields = self.fields(record.names())?;
-                known.get_or_init(|| fields)
             }
         };
         let value = |source: &Source| match *source {
@@ -332,5 +332,37 @@ impl Map {
         let kept = names.into_iter().zip(sources).filter(|(name, _)| !self.drop.contains(name));
         let (names, sources): (Vec<_>, _) = kept.unzip();
         Ok(Fields { input, names: names.into(), sources })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn a_map_of_several_threads_keeps_the_fields_of_each_record() {
+        let keep: Names = Arc::new(["a".into(), "b".into()]);
+        let map = Map { set: Vec::new(), keep: Some(keep), drop: Vec::new() };
+        let parameters = Parameters::new();
+        for _ in 0..200 {
+            let (known, start) = (OnceLock::new(), Barrier::new(2));
+            std::thread::scope(|threads| {
+                for names in [["a", "b"], ["b", "a"]] {
+                    let (map, known, start, parameters) = (&map, &known, &start, &parameters);
+                    threads.spawn(move || {
+                        let values = names.map(Value::text).to_vec();
+                        let record = Record::new(names.map(Arc::from).to_vec().into(), values);
+                        let (steps, context) = (&[][..], None);
+                        let sight = Scope { item: Some(&record), parameters, steps, context };
+                        start.wait();
+                        let mapped = map.apply(&record, sight, known).unwrap();
+                        let texts: Vec<_> = mapped.values().iter().map(Value::to_string).collect();
+                        assert_eq!(texts, ["a", "b"]);
+                    });
+                }
+            });
+        }
     }
 }

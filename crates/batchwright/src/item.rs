@@ -178,11 +178,12 @@ pub trait ItemReader: Send {
     }
 
     /// Reads the next `records` records, or those up to the end of the input, without decoding them. The position is
-    /// then after them. Other threads decode blocks, several at once; a step calls `read` and `read_block` in turns.
+    /// then after them. Other threads decode blocks, several at once. A record that cannot be read is one of the block, whose
+    /// decoding fails. After a block with fewer records that is not the last one, the step calls [`read`](Self::read) alone.
     ///
     /// # Errors
     ///
-    /// Nothing was read. The engine calls [`read`](Self::read) for the next chunk instead.
+    /// Counts as a failed [`read`](Self::read), which the step calls from then on.
     fn read_block(&mut self, records: usize) -> Result<Box<dyn Block<Self::Item>>, ItemError> {
         let _ = records;
         Err(ItemError::fatal("the reader has no blocks"))
@@ -354,7 +355,9 @@ pub trait ItemWriter<O>: Send {
     fn write(&mut self, items: &[O], chunk: &mut ChunkTransaction<'_>) -> Result<(), ItemError>;
 
     /// Returns a function that encodes outputs on another thread, for [`write_encoded`](Self::write_encoded). Asked after
-    /// each commit until there is one: the encoding of an output must not depend on those before it any more. Default: none.
+    /// each commit until there is one: the encoding of an output must not depend on those before it any more. Several chunks may
+    /// then have one commit, and one [`idempotency_key`](ChunkTransaction::idempotency_key): only for a sink that does not use it.
+    /// Default: none.
     fn encoder(&self) -> Option<Encoder<O>> {
         None
     }

@@ -310,9 +310,9 @@ impl<D: DecodeLine> Block<D::Item> for LineBlock<D> {
         self.lines.is_last
     }
 
-    fn decode(&mut self, items: &mut Vec<D::Item>) -> Result<(), ItemError> {
+    fn decode(&mut self, take: &mut dyn FnMut(D::Item)) -> Result<(), ItemError> {
         while let Some(record) = self.lines.next()? {
-            items.push(self.decode.decode(&record.line)?);
+            take(self.decode.decode(&record.line)?);
         }
         Ok(())
     }
@@ -382,9 +382,11 @@ impl<D: DecodeLine + 'static> ItemReader for DecodedLines<D> {
                     break;
                 }
                 Err(error) if *error.kind() == ErrorKind::TOO_LONG => lines.push_failed(error),
-                // The block ends before a line that may be readable at the next attempt.
-                Err(_) if lines.left() > 0 => break,
-                Err(error) => return Err(error),
+                // What follows may be readable again: the reader goes on line by line.
+                Err(error) => {
+                    lines.push_failed(error);
+                    break;
+                }
             }
         }
         self.block_bytes = lines.size();

@@ -101,8 +101,7 @@ impl Node {
             Self::InRange(one, range) => {
                 in_range(&*one.evaluate(sight)?, range, sight).map(Value::from)
             }
-            Self::Call(function, arguments) => call(function, arguments, sight)
-                .map_err(|problem| format!("{}: {problem}", function.name)),
+            Self::Call(function, arguments) => call(function, arguments, sight),
             Self::Index(whole, index) => {
                 indexed(&*whole.evaluate(sight)?, &*index.evaluate(sight)?)
             }
@@ -146,14 +145,15 @@ impl Case {
 
 /// Calls a function. The arguments of most functions need no list.
 fn call(function: &Function, arguments: &[Node], sight: Scope<'_>) -> Evaluated {
-    match arguments {
+    let made = match arguments {
         [one] => (function.call)(&[one.evaluate(sight)?]),
         [one, two] => (function.call)(&[one.evaluate(sight)?, two.evaluate(sight)?]),
         more => {
             let more: Result<Vec<_>, String> = more.iter().map(|one| one.evaluate(sight)).collect();
             (function.call)(&more?)
         }
-    }
+    };
+    made.map_err(|problem| format!("{}: {problem}", function.name))
 }
 
 fn field<'v>(sight: Scope<'v>, name: &FieldName) -> Found<'v> {

@@ -23,9 +23,9 @@ use crate::error::ItemError;
 ///         self.is_last
 ///     }
 ///
-///     fn decode(&mut self, items: &mut Vec<u64>) -> Result<(), ItemError> {
+///     fn decode(&mut self, take: &mut dyn FnMut(u64)) -> Result<(), ItemError> {
 ///         for line in self.lines.by_ref() {
-///             items.push(line.parse()?);
+///             take(line.parse()?);
 ///         }
 ///         Ok(())
 ///     }
@@ -38,12 +38,12 @@ pub trait Block<T>: Send {
     /// Whether the input ends with these records.
     fn is_last(&self) -> bool;
 
-    /// Appends the items of the records to `items`, up to the last one, or to one that cannot be decoded.
+    /// Passes the items of the records to `take`, up to the last one, or to one that cannot be decoded.
     ///
     /// # Errors
     ///
     /// The record is consumed: the next call goes on after it.
-    fn decode(&mut self, items: &mut Vec<T>) -> Result<(), ItemError>;
+    fn decode(&mut self, take: &mut dyn FnMut(T)) -> Result<(), ItemError>;
 }
 
 /// A function that appends the bytes of outputs to a buffer; see [`ItemWriter::encoder`](super::ItemWriter::encoder).

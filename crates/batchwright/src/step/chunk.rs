@@ -65,6 +65,9 @@ struct Settings {
 /// Chunks read ahead by a reader that prefers it: enough to even out delays, few enough to use little memory.
 const READ_AHEAD_DEFAULT: usize = 2;
 
+/// Maximum number of threads that process by default: each holds a chunk, and the chunks are read one after another.
+const PARALLELISM_DEFAULT_MAX: usize = 16;
+
 /// A predicate that ends the step before a chunk.
 type StopWhen = Arc<dyn Fn(&StepScope) -> bool + Send + Sync>;
 /// A predicate that marks the last item of a chunk.
@@ -244,10 +247,11 @@ where
             None if reader.reads_blocks()
                 && self.is_unwatched()
                 && self.hooks.chunk.is_empty()
+                && self.hooks.retry.is_empty()
                 && self.settings.breaker.is_none()
                 && !processor.processes_all() =>
             {
-                scope.job().cores()
+                scope.job().cores().min(PARALLELISM_DEFAULT_MAX)
             }
             None => 1,
         };

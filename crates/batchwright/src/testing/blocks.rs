@@ -24,9 +24,9 @@ impl<T: Send> Block<T> for Reads<T> {
         self.is_last
     }
 
-    fn decode(&mut self, items: &mut Vec<T>) -> Result<(), ItemError> {
+    fn decode(&mut self, take: &mut dyn FnMut(T)) -> Result<(), ItemError> {
         for result in self.results.by_ref() {
-            items.push(result?);
+            take(result?);
         }
         Ok(())
     }

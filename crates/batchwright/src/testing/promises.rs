@@ -91,7 +91,7 @@ fn check_blocks<R: ItemReader<Item: Debug + PartialEq + Clone>>(
             assert!(count == size || is_last, "a block of {size} records has {count}");
             let (mut items, mut results) = (Vec::new(), Vec::new());
             loop {
-                let decoded = block.decode(&mut items);
+                let decoded = block.decode(&mut |item| items.push(item));
                 results.extend(items.drain(..).map(|item| Ok(Some(item))));
                 match decoded {
                     Ok(()) => break,

@@ -173,7 +173,7 @@ impl<T> Block<T> for CsvBlock<T> {
         self.records.is_last
     }
 
-    fn decode(&mut self, items: &mut Vec<T>) -> Result<(), ItemError> {
+    fn decode(&mut self, take: &mut dyn FnMut(T)) -> Result<(), ItemError> {
         let Self { records, fields, headers, format, decode, knows_lines } = self;
         if fields.encoding == encoding_rs::UTF_8 {
             records.share();
@@ -184,7 +184,7 @@ impl<T> Block<T> for CsvBlock<T> {
                 return Err(ItemError::fatal("cannot split a record a second time"));
             };
             let item = fields.decode(bytes, extent, shared, headers, (decode, format));
-            items.push(item.map_err(|error| {
+            take(item.map_err(|error| {
                 let raw = &bytes[..extent.content.min(RAW_BYTES_KEPT)];
                 error.at(location(*knows_lines, number, byte)).with_raw(raw)
             })?);
@@ -586,9 +586,11 @@ impl<T: Send + Sync + 'static> ItemReader for CsvReader<T> {
                     records.is_last = true;
                     break;
                 }
-                // The block ends before a record that may be readable at the next attempt.
-                Err(_) if records.left() > 0 => break,
-                Err(error) => return Err(error),
+                // What follows may be readable again: the reader goes on record by record.
+                Err(error) => {
+                    records.push_failed(error);
+                    break;
+                }
             }
         }
         open.block_bytes = records.size();

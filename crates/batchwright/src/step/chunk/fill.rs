@@ -142,9 +142,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         let mut filled = Filled::empty(items);
         filled.end = match self.throw_away_resolved(&mut filled) {
             Some(end) => end,
-            None if filled.dropped == 0 && self.in_blocks => {
-                self.read_block(&mut filled).unwrap_or_else(|| self.fill_until_end(&mut filled))
-            }
+            None if filled.dropped == 0 && self.in_blocks => self.read_block(&mut filled),
             None => self.fill_until_end(&mut filled),
         };
         filled.count = filled.items.len();
@@ -189,19 +187,27 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         None
     }
 
-    /// Reads a chunk as a block. Returns `None` when that fails: the reader then reads record by record, and tells which one
-    /// cannot be read.
-    fn read_block(&mut self, filled: &mut Filled<R::Item>) -> Option<End> {
+    /// Reads a chunk as a block. After a block that ends early, and after a failure, the reader goes on record by record.
+    fn read_block(&mut self, filled: &mut Filled<R::Item>) -> End {
         let (reader, size) = (&mut *self.reader, self.settings.completion.items.get());
-        let block = match guarded(|| reader.read_block(size)) {
-            Ok(block) => block,
+        let read = guarded(|| {
+            let block = reader.read_block(size)?;
+            let (records, is_last) = (block.records(), block.is_last());
+            Ok((block, records, is_last))
+        });
+        match read {
+            Ok((block, records, is_last)) => {
+                filled.block = Some(block);
+                self.in_blocks = records >= size;
+                if is_last { End::Exhausted } else { End::Full }
+            }
             // The state of the reader after a panic is unknown.
-            Err(error) if *error.kind() == ErrorKind::PANIC => return Some(End::Failed(error)),
-            Err(_) => return None,
-        };
-        let end = if block.is_last() { End::Exhausted } else { End::Full };
-        filled.block = Some(block);
-        Some(end)
+            Err(error) if *error.kind() == ErrorKind::PANIC => End::Failed(error),
+            Err(error) => {
+                self.in_blocks = false;
+                self.give_up(error, filled).unwrap_or_else(|| self.fill_until_end(filled))
+            }
+        }
     }
 
     fn fill_until_end(&mut self, filled: &mut Filled<R::Item>) -> End {

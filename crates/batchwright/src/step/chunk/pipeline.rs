@@ -125,6 +125,9 @@ where
     })
 }
 
+/// Size of outputs from which no more chunks are joined, in bytes.
+const JOINED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// A filled chunk, and the sender of its result.
 type Task<I, O> = (Filled<I>, Sender<Processed<I, O>>);
 
@@ -148,9 +151,14 @@ impl<I, O> Results<I, O> {
         next.recv().ok()
     }
 
-    /// Appends to `chunk` those that follow it and are ready.
-    fn join(&mut self, chunk: &mut Processed<I, O>, pools: &Pools<I, O>) {
-        while self.held.is_none() && chunk.is_plain() && !chunk.exhausts_input() {
+    /// Appends to `chunk` those that follow it and are ready, up to `max` chunks in all.
+    fn join(&mut self, chunk: &mut Processed<I, O>, max: usize, pools: &Pools<I, O>) {
+        let has_room = |chunk: &Processed<I, O>| {
+            let size = chunk.encoded.as_ref().map_or(0, Vec::len);
+            chunk.chunks < max as u64 && size < JOINED_BYTES_MAX
+        };
+        while self.held.is_none() && chunk.is_plain() && !chunk.exhausts_input() && has_room(chunk)
+        {
             let Some(next) = self.next.take().or_else(|| self.ordered.try_recv().ok()) else {
                 return;
             };
@@ -184,6 +192,8 @@ impl<R: ItemReader, O> Ordered<'_, '_, R, O> {
         if self.is_over {
             return None;
         }
+        // If reading panics, no chunk follows the lost one.
+        self.is_over = true;
         let chunk = self.filler.fill(spare);
         let (sent, result) = channel();
         let is_wanted = self.ordered.send(result).is_ok();
@@ -192,7 +202,7 @@ impl<R: ItemReader, O> Ordered<'_, '_, R, O> {
     }
 }
 
-/// What the threads that process have to share.
+/// The vectors of settled chunks, and the encoders, for the threads that process.
 struct Pools<I, O> {
     /// Vectors for the items and outputs of each thread, and of the reader's.
     spare: Vec<Mutex<Vec<RecycledBuffers<I, O>>>>,
@@ -229,7 +239,8 @@ where
     P: ItemProcessor<R::Item>,
     W: ItemWriter<P::Output>,
 {
-    let (ordered, results) = sync_channel(ahead.max(count));
+    let bound = ahead.max(count);
+    let (ordered, results) = sync_channel(bound);
     let mut results = Results { ordered: results, next: None, held: None };
     let in_blocks = filler.in_blocks;
     let mut source = Ordered { filler, ordered, is_over: false };
@@ -272,7 +283,7 @@ where
             let mut chunk =
                 results.wait().unwrap_or_else(|| processing.process(reader_gone(), Vec::new()));
             if may_join {
-                results.join(&mut chunk, pools);
+                results.join(&mut chunk, bound, pools);
             }
             chunk
         });
@@ -300,12 +311,14 @@ fn process_chunks<I, P: ItemProcessor<I>>(
     pools: &Pools<I, P::Output>,
 ) {
     let mut encoder: Option<Encoder<P::Output>> = None;
+    let mut empty = Vec::new();
     while let Some((mut chunk, result)) = next() {
-        let RecycledBuffers { mut items, outputs, mut bytes, .. } = pools.take(thread);
+        let RecycledBuffers { mut items, mut outputs, mut bytes, .. } = pools.take(thread);
         if chunk.block.is_some() {
+            chunk.items = std::mem::take(&mut empty);
+            processing.decode(&mut chunk, || drop((items.pop(), outputs.pop())));
             items.clear();
-            chunk.items = items;
-            processing.decode(&mut chunk);
+            empty = items;
         }
         let mut done = processing.process(chunk, outputs);
         done.maker = thread;

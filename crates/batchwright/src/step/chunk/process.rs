@@ -87,7 +87,8 @@ impl<I, O> Processed<I, O> {
         if let (Some(bytes), Some(more)) = (&mut self.encoded, &next.encoded) {
             bytes.extend_from_slice(more);
         }
-        self.chunks += next.chunks;
+        // A chunk without records, at the end of the input, has no commit of its own either.
+        self.chunks += if next.filled.count > 0 { next.chunks } else { 0 };
         let filled = &mut next.filled;
         self.filled.items.append(&mut filled.items);
         self.filled.count += filled.count;
@@ -127,15 +128,25 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
     }
 
     /// Decodes the records of a block into the vector of `filled`, up to a failure that is not tolerated or certainly exceeds
-    /// the limit.
-    pub(super) fn decode(&self, filled: &mut Filled<I>) {
+    /// the limit. `drop_one` is called for each item, to drop one of an earlier chunk: the new one then takes its memory.
+    pub(super) fn decode(&self, filled: &mut Filled<I>, mut drop_one: impl FnMut()) {
         let Some(mut block) = filled.block.take() else { return };
         let policy = &self.settings.skip;
         loop {
-            let items = &mut filled.items;
-            let decoded = catch_unwind(AssertUnwindSafe(|| block.decode(items)));
+            let (items, left) = (&mut filled.items, block.records());
+            let decoded = catch_unwind(AssertUnwindSafe(|| {
+                block.decode(&mut |item| {
+                    drop_one();
+                    items.push(item);
+                })
+            }));
             let error = match decoded {
                 Ok(Ok(())) => break,
+                Ok(Err(error)) if block.records() >= left => {
+                    let what = format!("a block did not consume the record that failed: {error}");
+                    filled.end = End::Failed(ItemError::fatal(what));
+                    break;
+                }
                 Ok(Err(error)) if policy.tolerates(Phase::Read, &error) => error,
                 Ok(Err(error)) => {
                     filled.end = End::Failed(error);

@@ -20,6 +20,7 @@ use crate::item::{
 };
 use crate::retry::FailedAttempts;
 use crate::step::{Commit, StepRun, split_lease_lost};
+use crate::store::Durability;
 
 /// The end of settling a chunk that did not fail.
 pub(super) enum Settled {
@@ -124,10 +125,16 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             .map_err(|error| self.component("condition to stop", "evaluate", error))
     }
 
-    /// Whether chunks that are ready may be committed together: a crash then loses more of them, and nothing else differs.
+    /// Whether chunks that are ready are committed together, because each commit has to wait for the disk. A crash, or a failure
+    /// to write, then repeats more of them, and nothing else differs.
     pub(super) fn may_join(&self) -> bool {
-        // Rehearsals count the commits, and end the process at each of them.
-        self.run.host.commit_hook.is_none()
+        // Outputs that are bytes already can be refused only by the system. If that is skipped, each output of a chunk has a
+        // commit of its own, and the number of commits would depend on the chunks that are joined.
+        let refused = ItemError::new(ErrorKind::IO, "");
+        self.run.store().durability() == Durability::Power
+            && !self.settings.skip.tolerates(Phase::Write, &refused)
+            // Rehearsals count the commits, and end the process at each of them.
+            && self.run.host.commit_hook.is_none()
             && self.settings.stop_when.is_none()
             && self.hooks.chunk.is_empty()
             && self.hooks.item.is_empty()
