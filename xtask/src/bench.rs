@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
 
+use crate::bench_tools::{WORKS, Work, cpu_of_children, median, timed};
 use crate::cargo;
 
 /// Number of items of the workloads in memory.
@@ -28,20 +28,6 @@ struct Sample {
     cpu: f64,
     peak_kib: u64,
 }
-
-/// The job files that are measured: their name, their processors, and their writer.
-const JOB_FILES: [(&str, &str, &str); 3] = [
-    ("job-copy", "", "csv"),
-    ("job-jsonl", "", "jsonl"),
-    (
-        "job-map",
-        "[[steps.processors]]\ntype = \"filter\"\nwhen = \"item.quantity > 100\"\n\
-         [[steps.processors]]\ntype = \"map\"\n\
-         set = { symbol = \"item.symbol.lower()\", value = \"item.quantity * item.price\" }\n\
-         keep = [\"id\", \"account\", \"symbol\", \"value\"]\n",
-        "csv",
-    ),
-];
 
 struct Bench {
     rounds: usize,
@@ -97,29 +83,17 @@ impl Bench {
         self.take("ours", "commits-full", COMMIT_ITEMS_FULL)?;
         self.take("ours", "empty", 1)?;
         self.take("ours", "empty-full", 1)?;
-        for (name, processors, writer) in JOB_FILES {
-            self.job_file(name, processors, writer)?;
+        for work in &WORKS {
+            self.job_file(work)?;
         }
         self.cold_process()
     }
 
-    /// Measures the command with a job file that reads the input: a new process, and a new store that survives power loss.
-    fn job_file(&mut self, name: &str, processors: &str, writer: &str) -> Result<(), String> {
-        let (job, store) = (self.path(&format!("{name}.toml")), self.path("job.db"));
-        let text = format!(
-            "name = \"{name}\"\n[[steps]]\nname = \"only\"\n\
-             reader = {{ type = \"csv\", path = \"input.csv\" }}\n\
-             writer = {{ type = \"{writer}\", path = \"job-output\" }}\n{processors}"
-        );
-        std::fs::write(&job, text).map_err(|error| error.to_string())?;
-        for suffix in ["", "-wal", "-shm"] {
-            let _ = std::fs::remove_file(self.path(&format!("job.db{suffix}")));
-        }
-        let mut command = Command::new("target/release/batchwright");
-        command.arg("--store").arg(format!("sqlite://{}", store.display())).arg("run").arg(&job);
-        let (nanos, cpu) = timed(&mut command)?;
+    /// Measures the command with a job file: a new process, and a new store.
+    fn job_file(&mut self, work: &Work) -> Result<(), String> {
+        let (nanos, cpu) = timed(&mut work.ours(&self.folder)?)?;
         let each = |nanos: f64| nanos / RECORDS as f64;
-        self.keep("ours", name, Sample { nanos: each(nanos), cpu: each(cpu), peak_kib: 0 });
+        self.keep("ours", work.name, Sample { nanos: each(nanos), cpu: each(cpu), peak_kib: 0 });
         Ok(())
     }
 
@@ -172,9 +146,7 @@ impl Bench {
 
     fn median_of(&self, contender: &str, work: &str, of: fn(&Sample) -> f64) -> Option<f64> {
         let samples = self.samples.get(&(contender.to_owned(), work.to_owned()))?;
-        let mut values: Vec<f64> = samples.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied()
+        Some(median(samples.iter().map(of).collect()))
     }
 
     /// Returns the table of job files, as ratios to the typed loop that reads and writes CSV.
@@ -184,7 +156,7 @@ impl Bench {
                         |---|---|---|---|---|\n"
                 .to_owned();
         let cpu = |contender: &str, work: &str| self.median_of(contender, work, |one| one.cpu);
-        for (name, ..) in JOB_FILES {
+        for Work { name, .. } in &WORKS {
             if let (Some(nanos), Some(own), Some(plain), Some(loop_cpu)) = (
                 self.median("ours", name),
                 cpu("ours", name),
@@ -324,25 +296,4 @@ fn run_one(
         }
         _ => Err(format!("{contender} {work}: {}", String::from_utf8_lossy(&done.stderr))),
     }
-}
-
-/// Runs `command` to its end and returns its wall time and its CPU time, in nanoseconds.
-#[expect(clippy::disallowed_methods, reason = "measuring is the purpose")]
-fn timed(command: &mut Command) -> Result<(f64, f64), String> {
-    let (before, start) = (cpu_of_children(), Instant::now());
-    let done = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    let nanos = start.elapsed().as_nanos() as f64;
-    match done.status.success() {
-        true => Ok((nanos, cpu_of_children() - before)),
-        false => Err(format!("{command:?}: {}", String::from_utf8_lossy(&done.stderr))),
-    }
-}
-
-/// Returns the CPU time of all ended child processes, in nanoseconds; the system counts it in hundredths of a second.
-fn cpu_of_children() -> f64 {
-    const NANOS_PER_TICK: f64 = 1e7;
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The fields after the name in parentheses begin with the third one; the times of children are the 16th and 17th.
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(13).take(2);
-    fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() * NANOS_PER_TICK
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod bench_servers;
+mod bench_tools;
 mod beside;
 mod ci;
 mod surface;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         ["bench", "scheduler"] => bench_servers::scheduler(false),
         ["bench", "scheduler", "--quick"] => bench_servers::scheduler(true),
         ["bench", "slices"] => bench_servers::slices(),
+        ["bench", "tools"] => bench_tools::run(5),
         ["fuzz"] => ci::fuzz("60"),
         ["fuzz", "--seconds", seconds] => ci::fuzz(seconds),
         ["beside"] => beside::check(),
@@ -46,7 +48,7 @@ fn main() -> ExitCode {
             Err(_) => Err(format!("`{seeds}` is no number of seeds")),
         },
         _ => Err(
-            "usage: cargo xtask ci [--quick | --services] | beside | surface | tidy | bench [--rounds N | servers | store | scheduler [--quick] | slices] | \
+            "usage: cargo xtask ci [--quick | --services] | beside | surface | tidy | bench [--rounds N | servers | store | scheduler [--quick] | slices | tools] | \
                   fuzz [--seconds N] | sweep [--seconds N | --all] | sim --seeds N"
                 .to_owned(),
         ),
