@@ -28,6 +28,10 @@ macro_rules! forward_writer {
             self.0.write(items, chunk)
         }
 
+        fn encodes(&self) -> bool {
+            self.0.encodes()
+        }
+
         fn encoder(&self) -> Option<Encoder<Record>> {
             self.0.encoder()
         }

@@ -354,6 +354,12 @@ pub trait ItemWriter<O>: Send {
     /// The error is retried, scanned for the failing item, and skipped according to the step's policies.
     fn write(&mut self, items: &[O], chunk: &mut ChunkTransaction<'_>) -> Result<(), ItemError>;
 
+    /// Whether the writer has an [`encoder`](Self::encoder) once its output has begun: the step's own thread then has little to do
+    /// and needs no core. Default: `false`.
+    fn encodes(&self) -> bool {
+        false
+    }
+
     /// Returns a function that encodes outputs on another thread, for [`write_encoded`](Self::write_encoded). Asked after
     /// each commit until there is one: the encoding of an output must not depend on those before it any more. Several chunks may
     /// then have one commit, and one [`idempotency_key`](ChunkTransaction::idempotency_key): only for a sink that does not use it.

@@ -87,6 +87,10 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
         self.sink.append(&self.bytes)
     }
 
+    fn encodes(&self) -> bool {
+        true
+    }
+
     fn encoder(&self) -> Option<Encoder<T>> {
         if self.sink.length() == 0 || !self.encode.is_independent() {
             return None;

@@ -215,7 +215,7 @@ where
         let position = checkpoint.reader().map_err(at.component("reader", "restore"))?;
         guarded(|| reader.open(position, parts)).map_err(at.component("reader", "open"))?;
 
-        let threads = self.threads(reader, processor, &scope);
+        let threads = self.threads(reader, processor, writer, &scope);
         let (settings, hooks) = (&self.settings, &self.hooks);
         let retries = Retries {
             policy: &settings.retry,
@@ -241,7 +241,7 @@ where
     }
 
     /// Returns the threads that the step uses beside its own.
-    fn threads(&self, reader: &R, processor: &P, scope: &StepScope) -> Threads {
+    fn threads(&self, reader: &R, processor: &P, writer: &W, scope: &StepScope) -> Threads {
         let processing = match self.settings.parallelism {
             Some(threads) => threads,
             None if reader.reads_blocks()
@@ -251,7 +251,9 @@ where
                 && self.settings.breaker.is_none()
                 && !processor.processes_all() =>
             {
-                scope.job().cores().min(PARALLELISM_DEFAULT_MAX)
+                // A writer that does not leave encoding to other threads keeps the step's own one busy.
+                let own = usize::from(!writer.encodes());
+                scope.job().cores().saturating_sub(own).clamp(1, PARALLELISM_DEFAULT_MAX)
             }
             None => 1,
         };

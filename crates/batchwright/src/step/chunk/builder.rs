@@ -271,11 +271,12 @@ impl<R, P, W, H> ChunkStepBuilder<R, P, W, H> {
     /// Sets the number of threads that decode, process and encode chunks concurrently; the output keeps the order of the
     /// input. At most [`PARALLELISM_MAX`](ChunkStepBuilder::PARALLELISM_MAX).
     ///
-    /// Default: as many as the step has cores, up to 16, for readers of CSV, JSON lines and other formats whose records are found
-    /// without decoding them; 1 for other readers, and where something gets the items in order: listeners of items,
-    /// chunks and retries, [`chunk_until`](super::ChunkStep::chunk_until), [`Completion::within`], a
-    /// [`breaker`](Self::breaker), and asynchronous processors, whose calls at once are limited. `parallelism(1)` calls
-    /// the processor for one item after another; a processor whose results depend on earlier items needs it.
+    /// Default: as many as the step has cores, up to 16, and one less with a writer to databases, for readers of CSV,
+    /// JSON lines and other formats whose records are found without decoding them; 1 for other readers, and where
+    /// something gets the items in order: listeners of items, chunks and retries,
+    /// [`chunk_until`](super::ChunkStep::chunk_until), [`Completion::within`], a [`breaker`](Self::breaker), and
+    /// asynchronous processors, whose calls at once are limited. `parallelism(1)` calls the processor for one item
+    /// after another; a processor whose results depend on earlier items needs it.
     #[must_use]
     pub fn parallelism(mut self, threads: usize) -> Self {
         self.settings.parallelism = Some(threads.clamp(1, ChunkStepBuilder::PARALLELISM_MAX));
