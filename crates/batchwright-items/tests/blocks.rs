@@ -196,7 +196,7 @@ proptest! {
 
 #[test]
 fn readers_of_files_keep_their_promises_also_in_blocks() {
-    let text = "id,name\n1,a\n\"2\",\"b\nc\"\r\nx,d\n\n3,e\n4\n5,f";
+    let text = "id,name\n1,a\n\"2\",\"b\nc\"\r\nx,d\n\n3,e\n4\n6,\"x\"y\n5,f";
     conformance_of_reader(|| csv(text.as_bytes().to_vec()));
     let cut = text.find("\"2\"").unwrap() as u64;
     conformance_of_reader(|| csv(text.as_bytes().to_vec()).bytes(cut, text.len() as u64));
