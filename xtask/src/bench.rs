@@ -6,15 +6,13 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::bench_tools::{WORKS, Work, cpu_of_children, median, timed};
+use crate::bench_tools::{RECORDS, WORKS, Work, cpu_of_children, median, timed};
 use crate::cargo;
 
 /// Number of items of the workloads in memory.
 const MEMORY_ITEMS: u64 = 20_000_000;
 /// Number of items of the slowest peer in memory; its time is scaled, all others process the full count.
 const MEMORY_ITEMS_SLOW: u64 = 500_000;
-/// Number of records of the workloads on files.
-const RECORDS: u64 = 500_000;
 /// Number of items of the workloads that measure commits of ten items.
 const COMMIT_ITEMS: u64 = 500_000;
 const COMMIT_ITEMS_FULL: u64 = 50_000;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::cargo;
 
 /// Number of records of the input.
-const RECORDS: u64 = 500_000;
+pub(crate) const RECORDS: u64 = 500_000;
 
 /// A job file, and what other tools need for the same work.
 pub(crate) struct Work {
@@ -169,11 +169,9 @@ pub(crate) fn run(rounds: usize) -> Result<(), String> {
     cargo(&["build", "--release", "--package", "ours", "--package", "batchwright-cli"], &[])?;
     let folder = PathBuf::from("target/bench");
     std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
-    let made = Command::new("target/release/ours")
-        .args(["make", "input", &RECORDS.to_string(), "-"])
-        .arg(folder.join("input.csv"))
-        .output();
-    made.map_err(|error| error.to_string())?;
+    let mut make = Command::new("target/release/ours");
+    make.args(["make", "input", &RECORDS.to_string(), "-"]).arg(folder.join("input.csv"));
+    timed(&mut make)?;
     println!("| {RECORDS} records | wall, s | CPU, s | wall / ours |\n|---|---|---|---|");
     for work in &WORKS {
         print!("{}", table(work, rounds, &folder)?);

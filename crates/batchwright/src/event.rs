@@ -43,13 +43,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::execution::{BatchStatus, Counters, ExecutionId, StepExecutionId};
+use crate::threads::lock;
 
 /// A change: what changed, when, and how.
 ///
@@ -341,10 +342,6 @@ impl futures_core::Stream for EventStream {
     ) -> std::task::Poll<Option<Event>> {
         self.receiver.poll_recv(context)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl std::fmt::Debug for Events {

@@ -1,7 +1,7 @@
 //! Scoped threads that run concurrently within one call, and threads that wait for a future.
 
 use std::num::NonZero;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Wake, Waker};
 use std::thread::{self, Builder, Scope, ScopedJoinHandle, Thread};
 
@@ -17,6 +17,11 @@ pub(crate) fn start<'scope, T: Send + 'scope>(
         .spawn_scoped(scope, work)
         .inspect_err(|error| tracing::warn!(%error, thread = name, "a thread could not be started"))
         .ok()
+}
+
+/// Locks `mutex`, also after a panic of the thread that had it: what these mutexes guard is whole at any time.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns the number of cores that the process may use.

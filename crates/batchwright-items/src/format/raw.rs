@@ -7,6 +7,9 @@ use batchwright::ItemError;
 
 use super::lines::RawLine;
 
+/// A buffer of text that contains a record, and the offset of the record there.
+pub(super) type Shared<'a> = (&'a Arc<String>, usize);
+
 /// Records that were read and not decoded yet.
 pub(super) struct RawRecords {
     bytes: Vec<u8>,
@@ -33,7 +36,7 @@ struct Place {
 pub(super) struct RawRecord<'a> {
     pub(super) line: RawLine<'a>,
     /// The text of the block, and the offset of the record there, once they are shared.
-    pub(super) shared: Option<(&'a Arc<String>, usize)>,
+    pub(super) shared: Option<Shared<'a>>,
 }
 
 impl RawRecords {

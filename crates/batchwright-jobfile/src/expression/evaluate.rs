@@ -124,7 +124,12 @@ impl Node {
                 }
                 Ok(Value::Text(text.into()))
             }
-            other => other.evaluate(sight).map(Cow::into_owned),
+            Self::Value(_)
+            | Self::Field(_)
+            | Self::Parameter(_)
+            | Self::OrElse(..)
+            | Self::If(..)
+            | Self::Switch(..) => self.evaluate(sight).map(Cow::into_owned),
         }
     }
 }

@@ -15,7 +15,7 @@ use super::format::check_names;
 use super::record::CsvRecord;
 use super::split::{Extent, Found, Splitter};
 use crate::format::lines::RawLine;
-use crate::format::raw::{RawRecord, RawRecords};
+use crate::format::raw::{RawRecord, RawRecords, Shared};
 use crate::transport::input::Input;
 use crate::transport::{ByteSource, FileSource, InputIdentity};
 
@@ -77,9 +77,6 @@ struct Opened {
     block_bytes: usize,
 }
 
-/// A buffer of text that contains a record, and the offset of the record there.
-type Shared<'a> = Option<(&'a Arc<String>, usize)>;
-
 /// A method of the splitter that finds the next record.
 type Find = fn(&mut Splitter, &[u8], bool) -> Found;
 
@@ -103,7 +100,7 @@ impl Fields {
         &mut self,
         bytes: &[u8],
         extent: Extent,
-        shared: Shared<'_>,
+        shared: Option<Shared<'_>>,
         headers: &[String],
         make: impl FnOnce(CsvRecord<'_>, &[String]) -> Result<T, ItemError>,
     ) -> Result<T, ItemError> {
@@ -137,7 +134,7 @@ impl Fields {
         &mut self,
         bytes: &[u8],
         extent: Extent,
-        shared: Shared<'_>,
+        shared: Option<Shared<'_>>,
         headers: &[String],
         (decode, format): (&Decode<T>, &CsvFormat),
     ) -> Result<T, ItemError> {

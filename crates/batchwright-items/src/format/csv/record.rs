@@ -12,6 +12,7 @@ use serde::de::{
 };
 
 use super::CsvFormat;
+use crate::format::raw::Shared;
 use crate::text::SharedText;
 use batchwright::ItemError;
 
@@ -21,7 +22,7 @@ pub struct CsvRecord<'a> {
     text: &'a str,
     fields: &'a [(usize, usize)],
     /// A buffer that contains `text`, and its offset there.
-    shared: Option<(&'a Arc<String>, usize)>,
+    shared: Option<Shared<'a>>,
 }
 
 impl<'a> CsvRecord<'a> {
@@ -50,7 +51,7 @@ impl<'a> CsvRecord<'a> {
 
     /// Creates a record of the `length` bytes of `buffer` from `start` on.
     pub(super) fn of_buffer(
-        (buffer, start): (&'a Arc<String>, usize),
+        (buffer, start): Shared<'a>,
         length: usize,
         fields: &'a [(usize, usize)],
     ) -> Result<Self, ItemError> {

@@ -2,7 +2,7 @@
 //! that process.
 
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use super::fill::{Filled, Filler};
@@ -13,7 +13,7 @@ use crate::error::{ItemError, StepError};
 use crate::execution::ExitStatus;
 use crate::item::{Encoder, ItemProcessor, ItemReader, ItemWriter, guarded};
 use crate::step::StepEnd;
-use crate::threads::start;
+use crate::threads::{lock, start};
 
 /// The threads of a step beside its own.
 #[derive(Debug, Clone, Copy)]
@@ -130,6 +130,8 @@ const JOINED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A filled chunk, and the sender of its result.
 type Task<I, O> = (Filled<I>, Sender<Processed<I, O>>);
+/// What the threads that process call for the next chunk.
+type Next<'n, I, O> = dyn Fn() -> Option<Task<I, O>> + Send + Sync + 'n;
 
 /// The chunks that were processed, in reading order.
 struct Results<I, O> {
@@ -246,16 +248,9 @@ where
     let mut source = Ordered { filler, ordered, is_over: false };
     let pools = &Pools::of(count);
     thread::scope(|threads| {
-        let started: usize = if in_blocks {
-            let source = Arc::new(Mutex::new(source));
-            let work = |thread| {
-                let source = Arc::clone(&source);
-                let next = move || lock(&source).next(Vec::new());
-                start(threads, "batchwright processor", move || {
-                    process_chunks(thread, next, processing, pools);
-                })
-            };
-            (0..count).filter_map(work).count()
+        let next: Arc<Next<'_, R::Item, P::Output>> = if in_blocks {
+            let source = Mutex::new(source);
+            Arc::new(move || lock(&source).next(Vec::new()))
         } else {
             let (sender, tasks) = channel();
             start(threads, "batchwright reader", move || {
@@ -263,16 +258,18 @@ where
                     let _ = sender.send(task);
                 }
             });
-            let tasks = Arc::new(Mutex::new(tasks));
-            let work = |thread| {
-                let tasks = Arc::clone(&tasks);
-                let next = move || lock(&tasks).recv().ok();
-                start(threads, "batchwright processor", move || {
-                    process_chunks(thread, next, processing, pools);
-                })
-            };
-            (0..count).filter_map(work).count()
+            let tasks = Mutex::new(tasks);
+            Arc::new(move || lock(&tasks).recv().ok())
         };
+        let work = |thread| {
+            let next = Arc::clone(&next);
+            start(threads, "batchwright processor", move || {
+                process_chunks(thread, &*next, processing, pools);
+            })
+        };
+        let started = (0..count).filter_map(work).count();
+        // Without a thread that takes chunks, none comes.
+        drop(next);
         let (mut encodes, may_join) = (false, settler.may_join());
         let ended = carry(settler, |settler, spare| {
             if !encodes {
@@ -306,19 +303,17 @@ fn recycle<I, O>(mut spare: RecycledBuffers<I, O>, in_blocks: bool, pools: &Pool
 
 fn process_chunks<I, P: ItemProcessor<I>>(
     thread: usize,
-    next: impl Fn() -> Option<Task<I, P::Output>>,
+    next: &Next<'_, I, P::Output>,
     processing: &Processing<'_, I, P>,
     pools: &Pools<I, P::Output>,
 ) {
     let mut encoder: Option<Encoder<P::Output>> = None;
-    let mut empty = Vec::new();
     while let Some((mut chunk, result)) = next() {
-        let RecycledBuffers { mut items, mut outputs, mut bytes, .. } = pools.take(thread);
+        let RecycledBuffers { mut items, outputs, mut bytes, .. } = pools.take(thread);
         if chunk.block.is_some() {
-            chunk.items = std::mem::take(&mut empty);
-            processing.decode(&mut chunk, || drop((items.pop(), outputs.pop())));
             items.clear();
-            empty = items;
+            chunk.items = items;
+            processing.decode(&mut chunk);
         }
         let mut done = processing.process(chunk, outputs);
         done.maker = thread;
@@ -335,10 +330,6 @@ fn process_chunks<I, P: ItemProcessor<I>>(
             return;
         }
     }
-}
-
-fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Requests the reader and the processors to stop, which may wait for what is not needed any more.

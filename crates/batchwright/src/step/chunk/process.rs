@@ -128,18 +128,14 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
     }
 
     /// Decodes the records of a block into the vector of `filled`, up to a failure that is not tolerated or certainly exceeds
-    /// the limit. `drop_one` is called for each item, to drop one of an earlier chunk: the new one then takes its memory.
-    pub(super) fn decode(&self, filled: &mut Filled<I>, mut drop_one: impl FnMut()) {
+    /// the limit.
+    pub(super) fn decode(&self, filled: &mut Filled<I>) {
         let Some(mut block) = filled.block.take() else { return };
         let policy = &self.settings.skip;
         loop {
             let (items, left) = (&mut filled.items, block.records());
-            let decoded = catch_unwind(AssertUnwindSafe(|| {
-                block.decode(&mut |item| {
-                    drop_one();
-                    items.push(item);
-                })
-            }));
+            let take = &mut |item| items.push(item);
+            let decoded = catch_unwind(AssertUnwindSafe(|| block.decode(take)));
             let error = match decoded {
                 Ok(Ok(())) => break,
                 Ok(Err(error)) if block.records() >= left => {
