@@ -12,7 +12,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -24,11 +24,19 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties, ExchangeKind};
 
-const BROKER: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 const EXCHANGE: &str = "batchwright-bench";
 const QUEUE: &str = "batchwright-bench";
 /// A year in which nothing fires.
 const FAR: &str = "2099-01-01 00:00:00";
+
+/// Number of scripts that run at once, the server's default.
+const SCRIPTS_AT_ONCE: usize = 16;
+
+/// Returns the URL of the RabbitMQ under load: that of the tests, or one on this machine.
+fn broker() -> String {
+    let named = std::env::var("BATCHWRIGHT_TEST_RABBITMQ");
+    named.unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned())
+}
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -78,6 +86,12 @@ impl Server {
             line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0) * 1024
         };
         Ok((of("VmRSS:"), of("RssAnon:")))
+    }
+
+    /// Returns the size of the files in the folder, in bytes.
+    fn stored(&self) -> Result<u64> {
+        let files = std::fs::read_dir(&self.folder)?;
+        files.map(|file| Ok(file?.metadata()?.len())).sum()
     }
 
     /// Returns the processor time in ticks of a hundredth of a second.
@@ -283,7 +297,7 @@ async fn consume(
     anew: bool,
     started: std::sync::mpsc::Sender<()>,
 ) -> Result<Vec<(String, Duration)>> {
-    let connection = Connection::connect(BROKER, ConnectionProperties::default()).await?;
+    let connection = Connection::connect(&broker(), ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     let none = FieldTable::default;
     if anew {
@@ -332,7 +346,7 @@ fn rule(server: &Server, words: &str) -> Result<()> {
 
 /// Returns the milliseconds between due and received, p50 and p99, of `count` triggers spread over `spread`.
 fn broker_lag(server: &Server, count: usize, spread: Duration) -> Result<(f64, f64)> {
-    rule(server, &format!("amqp {BROKER} {EXCHANGE} key"))?;
+    rule(server, &format!("amqp {} {EXCHANGE} key", broker()))?;
     let received = consumer(count)?;
     let begin = now() + Duration::from_secs(2);
     let due = |number: usize| begin + spread.mul_f64(number as f64 / count as f64);
@@ -366,7 +380,7 @@ async fn waiting(channel: &lapin::Channel) -> Result<u32> {
 /// Fires `count` triggers due at once while another client sets one trigger after the other; checks that the
 /// message of each trigger is in the queue.
 fn broker_burst(server: &Server, count: usize) -> Result<Burst> {
-    rule(server, &format!("amqp {BROKER} {EXCHANGE} key"))?;
+    rule(server, &format!("amqp {} {EXCHANGE} key", broker()))?;
     // Declares the exchange and an empty queue.
     drop(consumer(0)?.join());
     let lead = Duration::from_secs(3 + count as u64 / 30_000);
@@ -396,7 +410,7 @@ fn broker_burst(server: &Server, count: usize) -> Result<Burst> {
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let last = runtime.block_on(async {
-        let connection = Connection::connect(BROKER, ConnectionProperties::default()).await?;
+        let connection = Connection::connect(&broker(), ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
         while (waiting(&channel).await? as usize) < count {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -413,32 +427,72 @@ fn broker_burst(server: &Server, count: usize) -> Result<Burst> {
     Ok(Burst { rate, set: percentiles(took) })
 }
 
-/// Returns the milliseconds between due and the script's first command, p50 and p99, of `count` triggers due
-/// in one second.
-fn shell_lag(server: &Server, count: usize) -> Result<(f64, f64)> {
-    let (pipe, script) = (server.folder.join("pipe"), server.folder.join("script.sh"));
-    let _ = std::fs::remove_file(&pipe);
-    Command::new("mkfifo").arg(&pipe).status()?;
-    std::fs::write(
-        &script,
-        format!("echo \"$1\" > {}\n", std::fs::canonicalize(&pipe)?.display()),
-    )?;
-    let script = std::fs::canonicalize(&script)?;
-    rule(server, &format!("shell {}", script.display()))?;
+/// A script that writes its argument into a pipe of this process.
+struct Script {
+    path: PathBuf,
+    lines: BufReader<File>,
+    /// Keeps the pipe open between two scripts.
+    _write: File,
+}
+
+impl Script {
+    fn in_folder(folder: &Path) -> Result<Self> {
+        let (pipe, path) = (folder.join("pipe"), folder.join("script.sh"));
+        let _ = std::fs::remove_file(&pipe);
+        Command::new("mkfifo").arg(&pipe).status()?;
+        let pipe = std::fs::canonicalize(&pipe)?;
+        std::fs::write(&path, format!("echo \"$1\" > {}\n", pipe.display()))?;
+        let (read, write) = open_pipe(&pipe)?;
+        let path = std::fs::canonicalize(&path)?;
+        Ok(Self { path, lines: BufReader::new(read), _write: write })
+    }
+
+    /// Returns the milliseconds between due and received, p50 and p99, of `count` scripts.
+    fn lag(self, count: usize, due: impl Fn(usize) -> Duration) -> Result<(f64, f64)> {
+        let mut lag = Vec::new();
+        for line in self.lines.lines().take(count) {
+            let at = now();
+            let number: usize = line?.rsplit('.').next().ok_or("no number")?.parse()?;
+            lag.push(at.as_secs_f64() * 1e3 - due(number).as_secs_f64() * 1e3);
+        }
+        Ok(percentiles(lag))
+    }
+}
+
+/// Returns the milliseconds between due and the script's first command, p50 and p99, of `count` triggers spread over `spread`.
+fn shell_lag(server: &Server, count: usize, spread: Duration) -> Result<(f64, f64)> {
+    let script = Script::in_folder(&server.folder)?;
+    rule(server, &format!("shell {}", script.path.display()))?;
     let begin = Duration::from_secs(now().as_secs() + 3);
-    let due = |number: usize| begin + Duration::from_secs(1).mul_f64(number as f64 / count as f64);
+    let due = |number: usize| begin + spread.mul_f64(number as f64 / count as f64);
     let sets: String =
         (0..count).map(|n| format!("{n} SET fire.shell.{n} {}\n", rfc3339(due(n)))).collect();
     server.client()?.pipeline(&sets, count)?;
-    // A writer of this process keeps the pipe open between two scripts.
-    let (read, _write) = open_pipe(&pipe)?;
-    let mut lag = Vec::new();
-    for line in BufReader::new(read).lines().take(count) {
-        let at = now();
-        let number: usize = line?.rsplit('.').next().ok_or("no number")?.parse()?;
-        lag.push(at.as_secs_f64() * 1e3 - due(number).as_secs_f64() * 1e3);
-    }
-    Ok(percentiles(lag))
+    script.lag(count, due)
+}
+
+/// Returns what `count` scripts take that nothing but threads start, as many at once as the server starts: milliseconds since the
+/// first, p50 and p99.
+fn bare_scripts(folder: &Path, count: usize) -> Result<(f64, f64)> {
+    let script = Script::in_folder(folder)?;
+    let (next, path) = (&AtomicUsize::new(0), &script.path.clone());
+    let begin = now();
+    thread::scope(|threads| {
+        for _ in 0..SCRIPTS_AT_ONCE {
+            threads.spawn(move || {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        return;
+                    }
+                    let mut command = Command::new("sh");
+                    let command = command.arg(path).arg(format!("fire.shell.{number}"));
+                    let _ = command.stdin(Stdio::null()).output();
+                }
+            });
+        }
+        script.lag(count, |_| begin)
+    })
 }
 
 fn open_pipe(pipe: &Path) -> Result<(File, File)> {
@@ -456,6 +510,25 @@ fn idle(server: &Server, clients: usize, seconds: u64) -> Result<f64> {
     let used = server.ticks()? - before;
     drop(held);
     Ok(used as f64 / 100.0 / seconds as f64)
+}
+
+/// Prints the rows of the scripts.
+fn shell_rows(server: &Server, row: &dyn Fn(&str, String)) -> Result<()> {
+    let shown = |(p50, p99)| format!("{p50:.0} / {p99:.0} ms");
+    let spread = shell_lag(server, 1_000, Duration::from_secs(1))?;
+    row("lag, 1,000 over one second, shell", shown(spread));
+    let (mut bare, mut together) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        bare.push(bare_scripts(&server.folder, 1_000)?);
+        together.push(shell_lag(server, 1_000, Duration::ZERO)?);
+    }
+    let median = |figures: &[(f64, f64)]| {
+        let half = |of: fn(&(f64, f64)) -> f64| percentiles(figures.iter().map(of).collect()).0;
+        (half(|both| both.0), half(|both| both.1))
+    };
+    row("lag, 1,000 due in the same second, shell", shown(median(&together)));
+    row("the same scripts, started by nothing but threads", shown(median(&bare)));
+    Ok(())
 }
 
 /// Prints the whole table. With `quick` this takes half a minute and the large rows are smaller.
@@ -482,22 +555,42 @@ fn table(program: &Path, folder: &Path, quick: bool) -> Result<()> {
 
     for (names, order) in [(Names::Ordered, "ordered"), (Names::Scattered, "scattered")] {
         let mut server = Server::start(&program, folder, None)?;
-        let mut planned = 0;
+        let (mut planned, mut all, mut held) = (0, 0, (0, 0, 0));
         for target in [100_000, 1_000_000 / scale.min(5)] {
             pipelined(&server, 1, target - planned, &format!("fill{planned}"), names)?;
+            all += target - planned + 30_000;
             planned = target;
             let rates = (0..3)
                 .map(|n| pipelined(&server, 1, 10_000, &format!("more{planned}.{n}"), names))
                 .collect::<Result<Vec<_>>>()?;
             let (rate, _) = percentiles(rates);
             row(&format!("pipelined, {target} planned, {order} names"), format!("{rate:.0} /s"));
-            let (rss, anonymous) = server.memory()?;
-            let each = |bytes: u64| bytes as f64 / target as f64;
-            row(
-                &format!("memory a trigger at {target}, {order} names"),
-                format!("{:.0} B resident, {:.0} B of it its own", each(rss), each(anonymous)),
-            );
             let ready = server.restart()?;
+            // After the restart no memory is free for later, and the log of the store is in the file.
+            let (rss, anonymous) = server.memory()?;
+            let now = (all as u64, rss, server.stored()?);
+            let each = |bytes: u64, before: u64| {
+                bytes.saturating_sub(before) as f64 / (now.0 - held.0) as f64
+            };
+            row(
+                &format!("at {target}, {order} names: memory"),
+                format!(
+                    "{:.0} MB resident, {:.0} MB of it its own",
+                    rss as f64 / 1e6,
+                    anonymous as f64 / 1e6
+                ),
+            );
+            if held.0 > 0 {
+                row(
+                    &format!("a trigger more, {order} names"),
+                    format!(
+                        "{:.0} B of memory, {:.0} B of disk",
+                        each(rss, held.1),
+                        each(now.2, held.2)
+                    ),
+                );
+            }
+            held = now;
             row(
                 &format!("ready again with {target}, {order} names"),
                 format!("{:.0} ms", ready.as_secs_f64() * 1e3),
@@ -510,8 +603,7 @@ fn table(program: &Path, folder: &Path, quick: bool) -> Result<()> {
     row("lag, 1,000 over 30 s to RabbitMQ", format!("{p50:.1} / {p99:.1} ms"));
     drop(server);
     let server = Server::start(&program, folder, None)?;
-    let (p50, p99) = shell_lag(&server, 1_000)?;
-    row("lag, 1,000 in one second, shell", format!("{p50:.0} / {p99:.0} ms"));
+    shell_rows(&server, &row)?;
     drop(server);
     for count in [10_000, 100_000 / scale.min(5)] {
         let server = Server::start(&program, folder, None)?;
@@ -549,6 +641,12 @@ fn main() -> std::process::ExitCode {
             server.and_then(|server| {
                 println!("{:?}", broker_lag(&server, 1_000, Duration::from_secs(15))?);
                 Ok(())
+            })
+        }
+        [program, folder, "shell"] => {
+            let server = Server::start(Path::new(program), Path::new(folder), None);
+            server.and_then(|server| {
+                shell_rows(&server, &|work, figure| println!("| {work} | {figure} |"))
             })
         }
         [program, folder, "burst"] => {
