@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::{self, PipeReader, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,7 +14,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
+};
 
 use crate::clock::{Clock, StopToken};
 
@@ -159,7 +162,7 @@ impl Program {
         let started = clock.elapsed();
         let mut ending: Option<(Duration, Cause<R>)> = None;
         loop {
-            output.take(CHECK_INTERVAL, &mut line)?;
+            output.take(CHECK_INTERVAL, running.end.as_ref().map(AsFd::as_fd), &mut line)?;
             if running.has_ended()? {
                 break;
             }
@@ -184,7 +187,7 @@ impl Program {
         }
         let ended = clock.elapsed();
         while output.is_open() && clock.elapsed() - ended < DRAIN_TIMEOUT {
-            output.take(CHECK_INTERVAL, &mut line)?;
+            output.take(CHECK_INTERVAL, None, &mut line)?;
         }
         let status = running.reap()?;
         let cause = ending.map_or(Cause::Itself, |(_, cause)| cause);
@@ -219,7 +222,9 @@ impl Program {
             kept: Vec::new(),
             kept_max: self.output_max,
         };
-        Ok((Running { child, reaped: false }, output))
+        // Not before Linux 5.3: there the end is noticed by the next check.
+        let end = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).ok();
+        Ok((Running { child, end, reaped: false }, output))
     }
 }
 
@@ -246,6 +251,8 @@ pub fn kill_all() {
 /// A started program. Dropping it before it is reaped kills its process group.
 struct Running {
     child: Child,
+    /// Readable once the program has ended.
+    end: Option<OwnedFd>,
     reaped: bool,
 }
 
@@ -296,18 +303,31 @@ impl Output {
         self.from.is_some()
     }
 
-    /// Reads available output, waiting for it for at most `timeout`.
-    fn take(&mut self, timeout: Duration, line: &mut impl FnMut(&str)) -> io::Result<()> {
-        let Some(from) = &mut self.from else {
+    /// Reads available output, waiting for it, or until `end` is readable, for at most `timeout`.
+    fn take(
+        &mut self,
+        timeout: Duration,
+        end: Option<BorrowedFd<'_>>,
+        line: &mut impl FnMut(&str),
+    ) -> io::Result<()> {
+        let own = self.from.as_ref().map(AsFd::as_fd);
+        let mut awaited: Vec<_> = own
+            .into_iter()
+            .chain(end)
+            .map(|one| PollFd::from_borrowed_fd(one, PollFlags::IN))
+            .collect();
+        if awaited.is_empty() {
             StopToken::default().wait(timeout);
             return Ok(());
-        };
+        }
         let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
-        match poll(&mut [PollFd::new(&*from, PollFlags::IN)], Some(&timeout)) {
+        match poll(&mut awaited, Some(&timeout)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(()),
             Ok(_) => {}
             Err(error) => return Err(error.into()),
         }
+        let has_output = own.is_some() && !awaited[0].revents().is_empty();
+        let Some(from) = self.from.as_mut().filter(|_| has_output) else { return Ok(()) };
         let mut piece = [0; LINE_BYTES_MAX];
         let count = match from.read(&mut piece) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
@@ -397,6 +417,18 @@ mod tests {
         assert_eq!(ended.output, "before\nafter");
         let group = ended.status;
         assert!(group.success());
+    }
+
+    #[test]
+    fn a_program_that_closed_its_output_is_awaited_and_can_be_stopped() {
+        let ended = run(sh("exec >&- 2>&-; sleep 0.1; exit 3"));
+        assert_eq!((ended.status.code(), ended.cause), (Some(3), Cause::Itself));
+        let dir = tempfile::tempdir().unwrap();
+        let closed = dir.path().join("closed");
+        let program = sh("exec >&- 2>&-; touch \"$0\"; sleep 60").args([&closed]);
+        let asked = || closed.exists().then_some("stop");
+        let ended = program.run(&SystemClock::default(), asked, |_| {}).unwrap();
+        assert_eq!((ended.status.signal(), ended.cause), (Some(15), Cause::Asked("stop")));
     }
 
     #[test]
