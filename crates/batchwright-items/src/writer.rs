@@ -28,6 +28,10 @@ macro_rules! forward_writer {
             self.0.write(items, chunk)
         }
 
+        fn chunk_items(&self) -> usize {
+            self.0.chunk_items()
+        }
+
         fn encodes(&self) -> bool {
             self.0.encodes()
         }

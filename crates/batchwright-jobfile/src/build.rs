@@ -218,7 +218,10 @@ impl Builder<'_> {
         let (make_reader, make_stages) = parts;
         bounded(step.parallelism.as_ref(), "parallelism", 1, ChunkStepBuilder::PARALLELISM_MAX)?;
         bounded(step.read_ahead.as_ref(), "read_ahead", 0, ChunkStepBuilder::READ_AHEAD_MAX)?;
-        let mut builder = ChunkStepBuilder::new(name).completion(completion(step.chunk.as_ref())?);
+        let mut builder = ChunkStepBuilder::new(name);
+        if let Some(chunk) = &step.chunk {
+            builder = builder.completion(completion(chunk)?);
+        }
         // A processor of a program may depend on the order of its calls.
         let is_ours = |one: &At<Processor>| STAGES.contains(&one.get_ref().kind.get_ref().as_str());
         let default = (!step.processors.iter().all(is_ours)).then_some(1);

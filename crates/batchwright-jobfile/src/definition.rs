@@ -111,7 +111,7 @@ pub(crate) struct Step {
     #[serde(default)]
     pub(crate) allow_start_if_complete: bool,
 
-    /// Number of items in a chunk, or its bounds. Default: 1000 items.
+    /// Number of items in a chunk, or its bounds. Default: 1000 items, 5000 into a database.
     pub(crate) chunk: Option<At<Chunk>>,
     /// The reader.
     pub(crate) reader: Option<At<Reader>>,
@@ -124,7 +124,7 @@ pub(crate) struct Step {
     pub(crate) skip: Option<At<Skip>>,
     /// The retry policy.
     pub(crate) retry: Option<At<Retry>>,
-    /// Threads that process the items of a chunk. Default: 1.
+    /// Threads that process chunks. Default: the number of cores where the reader can divide its input, else 1.
     pub(crate) parallelism: Option<At<usize>>,
     /// Chunks that are read before they are processed.
     pub(crate) read_ahead: Option<At<usize>>,

@@ -491,6 +491,10 @@ impl ItemWriter<Record> for RecordSqlWriter {
         self.inner.position()
     }
 
+    fn chunk_items(&self) -> usize {
+        self.inner.chunk_items()
+    }
+
     fn prepares(&self) -> bool {
         self.inner.prepares()
     }

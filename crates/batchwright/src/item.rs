@@ -97,6 +97,7 @@ pub use series::{FromInput, SeriesPosition, SeriesReader};
 pub use transaction::ChunkTransaction;
 
 use crate::error::ItemError;
+use crate::policy::Completion;
 use crate::scope::StepScope;
 
 /// The size of an input, for progress.
@@ -353,6 +354,11 @@ pub trait ItemWriter<O>: Send {
     ///
     /// The error is retried, scanned for the failing item, and skipped according to the step's policies.
     fn write(&mut self, items: &[O], chunk: &mut ChunkTransaction<'_>) -> Result<(), ItemError>;
+
+    /// Returns the number of items in a chunk if the step sets none: what suits one commit of this output. Default 1000.
+    fn chunk_items(&self) -> usize {
+        Completion::ITEMS_DEFAULT
+    }
 
     /// Whether the writer has an [`encoder`](Self::encoder) once its output has begun: the step's own thread then has little to do
     /// and needs no core. Default: `false`.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use batchwright::error::ErrorKind;
 use batchwright::execution::{ExitStatus, JobExecution, StepExecution};
-use batchwright::item::NoWriter;
+use batchwright::item::{ChunkTransaction, ItemWriter, NoWriter, PreparedCommit};
 use batchwright::job_step::JobStep;
 use batchwright::launch::{Launch, LaunchOptions};
 use batchwright::listener::{ListenerResult, StepListener};
@@ -435,4 +435,39 @@ fn a_complete_instance_starts_again_from_its_first_step_if_the_job_allows_it() {
     assert!(refused.run("job", JobParameters::new()).is_err());
     let contradiction = job().allow_start_if_complete().not_restartable().build();
     assert!(contradiction.unwrap_err().to_string().contains("cannot"));
+}
+
+/// A writer whose output is best committed by sevens.
+#[derive(Clone)]
+struct Sevens;
+
+impl ItemWriter<u64> for Sevens {
+    type Position = ();
+
+    fn open(&mut self, _: Option<()>, _: &StepScope) -> Result<Option<PreparedCommit>, ItemError> {
+        Ok(None)
+    }
+
+    fn write(&mut self, _: &[u64], _: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
+        Ok(())
+    }
+
+    fn chunk_items(&self) -> usize {
+        7
+    }
+
+    fn position(&mut self) -> Result<(), ItemError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_step_without_a_chunk_size_takes_the_one_of_its_writer() {
+    let commits = |step: ChunkStepBuilder<Sequence, _, Sevens>| {
+        let operator = of_step(step.build());
+        operator.queries().steps(run(&operator).id).unwrap()[0].counters.commit
+    };
+    let step = || ChunkStepBuilder::new("copy").reader(Sequence::to(21)).writer(Sevens);
+    assert_eq!(commits(step()), 3);
+    assert_eq!(commits(step().chunk_size(21)), 1);
 }

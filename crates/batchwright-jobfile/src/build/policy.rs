@@ -10,8 +10,7 @@ use batchwright_items::{At, Problem, Text};
 use super::{Built, span};
 use crate::definition::{self, Chunk, ChunkBounds, Retry, Skip};
 
-pub(super) fn completion(chunk: Option<&At<Chunk>>) -> Built<Completion> {
-    let Some(spanned) = chunk else { return Ok(Completion::default()) };
+pub(super) fn completion(spanned: &At<Chunk>) -> Built<Completion> {
     let (items, seconds) = match spanned.get_ref() {
         Chunk::Items(items) => (Some(*items), None),
         Chunk::Bounds(ChunkBounds { items, seconds }) => (*items, *seconds),

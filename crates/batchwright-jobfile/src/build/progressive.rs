@@ -77,8 +77,8 @@ impl Builder<'_> {
                 }
             });
         }
-        if step.chunk.is_some() {
-            builder = builder.completion(completion(step.chunk.as_ref())?);
+        if let Some(chunk) = &step.chunk {
+            builder = builder.completion(completion(chunk)?);
         }
         Ok(builder.build())
     }

@@ -11,6 +11,9 @@ use super::sink::Sink;
 use super::statement::{Bind, Change, Prepared, RowBinder, SqlMode};
 use crate::database::{Database, SqlSession};
 
+/// Number of rows in a chunk if the step sets none: on a server, the commit of a thousand costs as much as their rows.
+const CHUNK_ITEMS: usize = 5_000;
+
 /// Writes each output as a row.
 ///
 /// In the store's own database the rows commit with the checkpoint. In another database they commit
@@ -135,6 +138,10 @@ impl<T: Send + Sync> ItemWriter<T> for SqlWriter<T> {
 
     fn position(&mut self) -> Result<(), ItemError> {
         Ok(())
+    }
+
+    fn chunk_items(&self) -> usize {
+        CHUNK_ITEMS
     }
 
     fn prepares(&self) -> bool {

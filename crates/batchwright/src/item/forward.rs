@@ -17,6 +17,10 @@ macro_rules! forward_writer {
             self.$writer.position()
         }
 
+        fn chunk_items(&self) -> usize {
+            self.$writer.chunk_items()
+        }
+
         fn keeps_position(&self) -> bool {
             self.$writer.keeps_position()
         }

@@ -49,7 +49,8 @@ pub struct ChunkStep<R: ItemReader, P: ItemProcessor<R::Item>, W> {
 /// The settings of a chunk step, without its parts.
 #[derive(Clone)]
 struct Settings {
-    completion: Completion,
+    /// When a chunk is full; `None` lets the writer choose the number of items.
+    completion: Option<Completion>,
     skip: SkipPolicy,
     retry: RetryPolicy,
     /// Number of chunks read ahead; `None` uses the reader's preference.
@@ -60,6 +61,13 @@ struct Settings {
     /// Guards the processor and the writer.
     breaker: Option<CircuitBreaker>,
     stop_when: Option<StopWhen>,
+}
+
+impl Settings {
+    /// Returns when a chunk is full, which is settled once the writer is there.
+    fn completion(&self) -> Completion {
+        self.completion.unwrap_or_default()
+    }
 }
 
 /// Chunks read ahead by a reader that prefers it: enough to even out delays, few enough to use little memory.
@@ -216,7 +224,9 @@ where
         guarded(|| reader.open(position, parts)).map_err(at.component("reader", "open"))?;
 
         let threads = self.threads(reader, processor, writer, &scope);
-        let (settings, hooks) = (&self.settings, &self.hooks);
+        let mut settings = self.settings.clone();
+        settings.completion.get_or_insert_with(|| Completion::items(writer.chunk_items()));
+        let (settings, hooks) = (&settings, &self.hooks);
         let retries = Retries {
             policy: &settings.retry,
             listeners: &hooks.retry,
@@ -267,8 +277,9 @@ where
 
     /// Whether no listener gets single items, and the number of records alone decides where a chunk ends.
     fn is_unwatched(&self) -> bool {
-        let Settings { completion, .. } = &self.settings;
-        self.hooks.item.is_empty() && self.hooks.until.is_none() && completion.within.is_none()
+        self.hooks.item.is_empty()
+            && self.hooks.until.is_none()
+            && self.settings.completion().within.is_none()
     }
 
     /// Opens the writer at its position. When the sink has committed a chunk that the store has not, the

@@ -36,8 +36,11 @@ impl Change {
                 format!("CAST(u.c{index} AS {name}) AS {}", quoted(column))
             }));
         let (SqlMode::Upsert { key } | SqlMode::Update { key }) = &self.mode else {
-            let insert = self.insert_into(Dialect::Postgres);
-            return format!("{insert} SELECT {casts} FROM unnest({arrays}) AS u({places})");
+            // PostgreSQL stores the result of a function in FROM before it reads it; in the list of a SELECT it does not.
+            let values = list((1..).zip(types).map(|(index, (kind, name))| {
+                format!("CAST(unnest(${index}::{}) AS {name})", kind.array_type())
+            }));
+            return format!("{} SELECT {values}", self.insert_into(Dialect::Postgres));
         };
         // Of several rows with one key the last one counts, as if they were written one by one.
         let names = list(key.iter().map(quoted));

@@ -52,14 +52,13 @@ impl ChunkStepBuilder {
     /// Maximum number of processing threads of one step: more than any machine can use.
     pub const PARALLELISM_MAX: usize = 256;
 
-    /// Creates a step without reader, processor and writer, with 1000 items a chunk, which tolerates no
-    /// failure.
+    /// Creates a step without reader, processor and writer, which tolerates no failure.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             options: StepOptions::default(),
             settings: Settings {
-                completion: Completion::default(),
+                completion: None,
                 skip: SkipPolicy::never(),
                 retry: RetryPolicy::never(),
                 read_ahead: None,
@@ -177,7 +176,7 @@ impl<R, P, W, H> ChunkStepBuilder<R, P, W, H> {
     }
 
     /// Sets the number of items in a transaction; zero counts as one. A larger number is faster and repeats
-    /// more work after a failure. Default 1000.
+    /// more work after a failure. Default: what the writer [chooses](ItemWriter::chunk_items), 1000 in files and 5000 in databases.
     #[must_use]
     pub fn chunk_size(self, items: usize) -> Self {
         self.completion(Completion::items(items))
@@ -186,7 +185,7 @@ impl<R, P, W, H> ChunkStepBuilder<R, P, W, H> {
     /// Sets the condition under which a chunk is full: items, time, or both.
     #[must_use]
     pub fn completion(mut self, completion: Completion) -> Self {
-        self.settings.completion = completion;
+        self.settings.completion = Some(completion);
         self
     }
 

@@ -189,7 +189,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
 
     /// Reads a chunk as a block. After a block that ends early, and after a failure, the reader goes on record by record.
     fn read_block(&mut self, filled: &mut Filled<R::Item>) -> End {
-        let (reader, size) = (&mut *self.reader, self.settings.completion.items.get());
+        let (reader, size) = (&mut *self.reader, self.settings.completion().items.get());
         let read = guarded(|| {
             let block = reader.read_block(size)?;
             let (records, is_last) = (block.records(), block.is_last());
@@ -211,12 +211,12 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
     }
 
     fn fill_until_end(&mut self, filled: &mut Filled<R::Item>) -> End {
-        filled.items.reserve(self.settings.completion.items.get().min(ITEMS_RESERVED_MAX));
+        filled.items.reserve(self.settings.completion().items.get().min(ITEMS_RESERVED_MAX));
         let mut failed = FailedAttempts::default();
         loop {
             let before = filled.items.len();
             // A chunk ends after a number of consumed records, including failed ones.
-            let size = self.settings.completion.items.get() - filled.failures.len();
+            let size = self.settings.completion().items.get() - filled.failures.len();
             let end = catch_unwind(AssertUnwindSafe(|| self.read_on(&mut filled.items, size)));
             if filled.items.len() > before {
                 self.consecutive_failures = 0;
@@ -288,10 +288,10 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
             return Some(End::Failed(error));
         }
         let is_full =
-            filled.items.len() + filled.failures.len() >= self.settings.completion.items.get();
+            filled.items.len() + filled.failures.len() >= self.settings.completion().items.get();
         let too_many = filled.failures.len() as u64 > policy.limit;
         let is_late =
-            self.settings.completion.within.is_some_and(|within| self.elapsed() >= within);
+            self.settings.completion().within.is_some_and(|within| self.elapsed() >= within);
         (is_full || too_many || is_late).then_some(End::Full)
     }
 
@@ -311,7 +311,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
         if !self.hooks.item.is_empty() || self.hooks.until.is_some() {
             return self.read_on_watched(items, size);
         }
-        let Some(within) = self.settings.completion.within else {
+        let Some(within) = self.settings.completion().within else {
             return read_full(self.reader, items, size);
         };
         self.read_on_timed(items, size, within)
@@ -339,7 +339,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
 
     fn read_on_watched(&mut self, items: &mut Vec<R::Item>, size: usize) -> ReadEnd {
         while items.len() < size {
-            if let Some(within) = self.settings.completion.within
+            if let Some(within) = self.settings.completion().within
                 && self.begun.is_some()
                 && self.elapsed() >= within
             {
