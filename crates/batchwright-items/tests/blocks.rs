@@ -3,7 +3,8 @@
 
 use std::io::{Cursor, Read};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use batchwright::execution::{JobExecution, StepExecution};
 use batchwright::item::ItemReader;
@@ -14,7 +15,7 @@ use batchwright::{
 };
 use batchwright_items::format::csv::{CsvFormat, CsvReader, CsvWriter};
 use batchwright_items::format::json_lines::{JsonLinesReader, JsonLinesWriter};
-use batchwright_items::format::lines::{DecodedLines, LineInput};
+use batchwright_items::format::lines::{DecodedLines, LineInput, LineWriter};
 use batchwright_items::transport::{ByteSource, MemorySource, OpenSource};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -208,6 +209,84 @@ fn readers_of_files_keep_their_promises_also_in_blocks() {
     let numbers = |text: &str| Ok(text.parse::<u32>()?);
     let source = Arc::new(MemorySource::new("numbers", *b"1\nx\n3\n\n5"));
     conformance_of_reader(|| DecodedLines::of(LineInput::of(source.clone()), numbers));
+}
+
+/// Returns `count` records of 44 bytes; each thousandth cannot be read, and others are filtered out or fail.
+fn many(count: u32) -> Vec<u8> {
+    let mut bytes = b"id,name\n".to_vec();
+    for number in 0..count {
+        let id = match number % 1_000 {
+            // The processor fails, or panics.
+            500 => 1,
+            700 => 2,
+            other => 10 + other % 4,
+        };
+        let id = if number % 1_000 == 900 { "none".to_owned() } else { id.to_string() };
+        bytes.extend(format!("{id:0>10},{number:0>32}\n").bytes());
+    }
+    bytes
+}
+
+#[test]
+fn blocks_of_one_record_of_64_kib_and_of_1_mib_give_the_same_rows() {
+    for (count, chunk) in [(3_000, 1), (50_000, 64 * 1024 / 44), (50_000, 1024 * 1024 / 44)] {
+        let bytes = many(count);
+        let shape = Shape { chunk, threads: 1, crash: None };
+        let one = run(csv(bytes.clone()), false, 1_000, shape);
+        assert_eq!(one.executions[0].0, BatchStatus::Completed, "{:?}", one.executions[0]);
+        // Dead letters name the execution.
+        let crash = Some((CommitPoint::After, 2));
+        let resumed = run(csv(bytes.clone()), false, 1_000, Shape { crash, ..shape });
+        assert!(resumed.output == one.output);
+        for threads in [2, 4] {
+            let of = |shape| run(csv(bytes.clone()), false, 1_000, shape);
+            assert!(of(Shape { threads, ..shape }) == one, "{chunk} on {threads}");
+            assert!(of(Shape { threads, crash, ..shape }) == resumed, "{chunk} on {threads}");
+        }
+    }
+}
+
+/// Lets calls go on in pairs.
+#[derive(Default)]
+struct Pairs {
+    begun: Mutex<u32>,
+    changed: Condvar,
+}
+
+impl Pairs {
+    /// Waits until another call is there. Whether there was one within a minute.
+    fn meet(&self) -> bool {
+        let mut begun = self.begun.lock().unwrap();
+        *begun += 1;
+        let wanted = begun.next_multiple_of(2);
+        self.changed.notify_all();
+        let minute = Duration::from_secs(60);
+        let waited =
+            self.changed.wait_timeout_while(begun, minute, |begun| *begun < wanted).unwrap();
+        !waited.1.timed_out()
+    }
+}
+
+#[test]
+fn slow_processors_work_at_the_same_time_and_the_order_stays() {
+    let bytes: Vec<u8> = (0..100).flat_map(|n| format!("{n}\n").into_bytes()).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("output");
+    let source = Arc::new(MemorySource::new("numbers", bytes.clone()));
+    let pairs = Arc::new(Pairs::default());
+    let step = ChunkStepBuilder::new("copy")
+        .reader(DecodedLines::of(LineInput::of(source), |line: &str| Ok(line.to_owned())))
+        .process(move |line: &String| match pairs.meet() {
+            true => Ok(Some(line.clone())),
+            false => Err(ItemError::fatal("no other call came")),
+        })
+        .writer(LineWriter::new(&output))
+        .chunk_size(1)
+        .parallelism(2);
+    let job = Job::builder("job").step(step.build()).build().unwrap();
+    let executions = executions(job, None, "");
+    assert_eq!(executions[0].0, BatchStatus::Completed, "{:?}", executions[0]);
+    assert_eq!(std::fs::read(output).unwrap(), bytes);
 }
 
 /// A source that fails once at a byte, and then ends or goes on.

@@ -20,7 +20,7 @@ proptest! {
     fn memory_does_what_the_model_says(
         case in cases(),
         read_ahead in 0usize..4,
-        parallelism in 1usize..4,
+        parallelism in 1usize..=4,
     ) {
         let rows = Arc::new(Mutex::new(Vec::new()));
         let repository: Arc<dyn JobRepository> = Arc::new(MemoryRepository::new());
