@@ -110,6 +110,7 @@ pub(crate) fn features() -> Result<(), String> {
         ("batchwright-store", "sqlite"),
         ("batchwright-store", "mysql"),
         ("batchwright-server", ""),
+        ("batchwright-cli", ""),
     ] {
         let check =
             ["check", "--package", package, "--no-default-features", "--features", features];

@@ -2,7 +2,7 @@
 //! recovery, REST API, progressive execution by requests, graceful end.
 
 #![cfg_attr(
-    not(all(feature = "amqp", feature = "http-runner")),
+    not(all(feature = "amqp", feature = "http")),
     allow(dead_code, reason = "the runners that are left out use it")
 )]
 
@@ -26,7 +26,7 @@ pub use kairoi::{KairoiData, read_kairoi};
 
 #[cfg(feature = "amqp")]
 pub use launch_queue::{LaunchMessage, LaunchQueue, LaunchQueueError, LaunchSender};
-#[cfg(feature = "http-runner")]
+#[cfg(feature = "http")]
 pub use reqwest;
 pub use scheduler::{
     Answer, Due, Exclusion, Explanation, JobStarter, LIST_MAX, LedgerSettings, Misfire, Overlap,

@@ -1,7 +1,7 @@
 //! Progressive execution within ordinary HTTP requests: a handler returns that it needs a batch, the client
 //! drives the execution, and its caller gets one response.
 
-#[cfg(feature = "http-runner")]
+#[cfg(feature = "http")]
 pub mod client;
 mod layer;
 

@@ -250,9 +250,7 @@ impl Database {
 
 /// Returns the message about a database for which this program was built without a driver.
 fn without(feature: &str) -> String {
-    format!(
-        "this program was built without that kind of database; enable the feature `{feature}` of batchwright-store"
-    )
+    format!("this program was built without that kind of database; enable the feature `{feature}`")
 }
 
 /// Calls `connect` until it succeeds or [`RECONNECT_TIMEOUT`] has passed, for a server that is restarting.

@@ -2,11 +2,11 @@
 
 #[cfg_attr(not(feature = "amqp"), path = "runner/amqp_absent.rs")]
 pub(crate) mod amqp;
-#[cfg_attr(not(feature = "http-runner"), path = "runner/http_absent.rs")]
+#[cfg_attr(not(feature = "http"), path = "runner/http_absent.rs")]
 pub(crate) mod http;
 pub(crate) mod job;
 pub(crate) mod shell;
-#[cfg(any(feature = "amqp", feature = "http-runner"))]
+#[cfg(any(feature = "amqp", feature = "http"))]
 pub(crate) mod signature;
 
 pub use job::JobStarter;

@@ -10,8 +10,7 @@ use crate::scheduler::dispatch::Shared;
 use crate::scheduler::group::Firing;
 use crate::scheduler::trigger::Outcome;
 
-const ABSENT: &str =
-    "this program was built without AMQP; enable the feature `amqp` of batchwright-server";
+const ABSENT: &str = "this program was built without AMQP; enable the feature `amqp`";
 
 pub(crate) fn check_dsn(_: &str) -> Result<(), String> {
     Err(ABSENT.to_owned())

@@ -7,7 +7,7 @@ use crate::scheduler::group::Firing;
 use crate::scheduler::rule::Secret;
 use crate::scheduler::trigger::Outcome;
 
-const ABSENT: &str = "this program was built without webhooks; enable the feature `http-runner` of batchwright-server";
+const ABSENT: &str = "this program was built without webhooks; enable the feature `http`";
 
 /// The client of webhooks.
 #[derive(Clone)]
