@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::bench_tools::{RECORDS, WORKS, Work, cpu_of_children, median, timed};
 use crate::cargo;
@@ -18,6 +19,9 @@ const COMMIT_ITEMS: u64 = 500_000;
 const COMMIT_ITEMS_FULL: u64 = 50_000;
 /// Number of syncs that measure the disk.
 const SYNCS: u64 = 5_000;
+
+/// Number of records of the large file.
+const LARGE: u64 = 10_000_000;
 
 /// The result of one run: wall time and CPU time in nanoseconds, and peak memory.
 #[derive(Clone, Copy)]
@@ -47,8 +51,15 @@ pub(crate) fn run(rounds: usize) -> Result<(), String> {
         bench.round()?;
     }
     let table = bench.table();
+    bench.make_input("small.csv", 100_000)?;
+    bench.make_input("large.csv", LARGE)?;
     let memory = bench.memory()?;
-    println!("{table}\n{}\n{memory}", bench.job_files());
+    let scaling = bench.scaling()?;
+    println!("{table}\n{}\n{memory}\n{scaling}", bench.job_files());
+    predict(&bench.folder)?;
+    for name in ["large.csv", "output", "job-output"] {
+        let _ = std::fs::remove_file(bench.path(name));
+    }
     Ok(())
 }
 
@@ -75,6 +86,7 @@ impl Bench {
                 self.take(contender, work, RECORDS)?;
             }
         }
+        self.take("ours", "csv-csv-one", RECORDS)?;
         self.take("loop", "csv-csv-borrowed", RECORDS)?;
         self.take("ours", "commits-normal", COMMIT_ITEMS)?;
         self.take("loop", "fdatasync", SYNCS)?;
@@ -234,6 +246,13 @@ impl Bench {
             "",
             "none",
         );
+        let of_loop = |of: fn(&Sample) -> f64| {
+            let ours = self.median_of("ours", "csv-csv-one", of);
+            ours.zip(self.median_of("loop", "csv-csv", of)).map(|(ours, plain)| ours / plain)
+        };
+        let one = "csv-csv on one thread, of the loop";
+        figure(one, of_loop(|one| one.nanos), "", "≤ 1.10");
+        figure(&format!("{one}, CPU"), of_loop(|one| one.cpu), "", "≤ 1.10");
         figure("empty job, NORMAL", ours("empty").map(|nanos| nanos / 1e6), "ms", "< 2 ms");
         figure("empty job, FULL", ours("empty-full").map(|nanos| nanos / 1e6), "ms", "none");
         figure(
@@ -247,23 +266,84 @@ impl Bench {
 
     /// Returns the table of peak memory at 10⁵ and 10⁷ items.
     fn memory(&self) -> Result<String, String> {
-        self.make_input("small.csv", 100_000)?;
-        self.make_input("large.csv", 10_000_000)?;
         let ours = Path::new("target/release/ours");
         let mut text = "| peak memory | 10⁵ items | 10⁷ items |\n|---|---|---|\n".to_owned();
-        for work in ["memory", "memory-sqlite", "csv-csv"] {
-            let mut peaks = Vec::new();
-            for (count, input) in [(100_000, "small.csv"), (10_000_000, "large.csv")] {
+        let inputs = [(100_000, "small.csv"), (LARGE, "large.csv")];
+        for work in ["memory", "memory-sqlite", "csv-csv", "csv-jsonl", "csv-sqlite"] {
+            let peak = |(count, input)| {
                 let (input, output) = (self.path(input), self.path("output"));
                 let sample = run_one(ours, "ours", work, count, &input, &output)?;
-                peaks.push(sample.map_or(0, |sample| sample.peak_kib));
-            }
-            let _ = writeln!(text, "| {work} | {} KiB | {} KiB |", peaks[0], peaks[1]);
+                Ok::<_, String>(sample.map_or(0, |sample| sample.peak_kib))
+            };
+            let (small, large) = (peak(inputs[0])?, peak(inputs[1])?);
+            let _ = writeln!(text, "| {work} | {small} KiB | {large} KiB |");
         }
-        for name in ["large.csv", "output"] {
-            let _ = std::fs::remove_file(self.path(name));
+        for work in &WORKS {
+            let peak = |(_, input)| peak_of(&mut work.on(input, "", &self.folder)?);
+            let (small, large) = (peak(inputs[0])?, peak(inputs[1])?);
+            let _ = writeln!(text, "| {} | {small} KiB | {large} KiB |", work.name);
         }
         Ok(text)
+    }
+
+    /// Returns what a second core gains: the copy of a large file on one thread and with the defaults.
+    fn scaling(&self) -> Result<String, String> {
+        let copy = &WORKS[0];
+        let (mut one, mut all) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            let alone = "parallelism = 1\nread_ahead = 0\n";
+            one.push(timed(&mut copy.on("large.csv", alone, &self.folder)?)?);
+            all.push(timed(&mut copy.on("large.csv", "", &self.folder)?)?);
+        }
+        let ratios = one.iter().zip(&all).map(|(one, all)| one.0 / all.0).collect();
+        let wall = |of: &[(f64, f64)]| median(of.iter().map(|one| one.0 / 1e9).collect());
+        let cpu = |of: &[(f64, f64)]| median(of.iter().map(|one| one.1 / 1e9).collect());
+        Ok(format!(
+            "| {} of {LARGE} records | wall, s | CPU, s |\n|---|---|---|\n| one thread | {:.2} | {:.2} |\n\
+             | as many as there are cores | {:.2} | {:.2} |\n\nOne thread takes {:.2} times as long.\n",
+            copy.name,
+            wall(&one),
+            cpu(&one),
+            wall(&all),
+            cpu(&all),
+            median(ratios)
+        ))
+    }
+}
+
+/// Runs `command`, and returns the peak resident memory of its process in KiB, which is read all 10 ms.
+#[expect(clippy::disallowed_methods, reason = "measuring is the purpose")]
+fn peak_of(command: &mut Command) -> Result<u64, String> {
+    let shown = format!("{command:?}");
+    let mut child = command
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(|error| format!("{shown}: {error}"))?;
+    let path = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    loop {
+        let status = std::fs::read_to_string(&path).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let now = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        peak = peak.max(now.unwrap_or(0));
+        if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
+            return if status.success() { Ok(peak) } else { Err(format!("{shown}: {status}")) };
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Prints the prediction for more cores than this machine has.
+fn predict(folder: &Path) -> Result<(), String> {
+    let mut command = Command::new("target/release/ours");
+    command.args(["predict", "csv-csv", &RECORDS.to_string()]);
+    command.args([folder.join("input.csv"), folder.join("output")]);
+    let done = command.output().map_err(|error| error.to_string())?;
+    print!("{}", String::from_utf8_lossy(&done.stdout));
+    match done.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&done.stderr).into_owned()),
     }
 }
 

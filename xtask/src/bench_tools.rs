@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use crate::cargo;
+use crate::{bench_load, cargo};
 
 /// Number of records of the input.
 pub(crate) const RECORDS: u64 = 500_000;
@@ -109,12 +109,17 @@ pub(crate) const WORKS: [Work; 4] = [
 ];
 
 impl Work {
-    /// Writes the job file, and returns the command that runs it on a new store that survives power loss.
+    /// Returns the command of [`on`](Self::on) with the usual input.
     pub(crate) fn ours(&self, folder: &Path) -> Result<Command, String> {
+        self.on("input.csv", "", folder)
+    }
+
+    /// Writes the job file, with `keys` of the step, and returns the command that runs it on a new store that survives power loss.
+    pub(crate) fn on(&self, input: &str, keys: &str, folder: &Path) -> Result<Command, String> {
         let Self { name, processors, writer, .. } = self;
         let text = format!(
-            "name = \"{name}\"\n[[steps]]\nname = \"only\"\n\
-             reader = {{ type = \"csv\", path = \"input.csv\" }}\n\
+            "name = \"{name}\"\n[[steps]]\nname = \"only\"\n{keys}\
+             reader = {{ type = \"csv\", path = \"{input}\" }}\n\
              writer = {{ type = \"{writer}\", path = \"job-output\" }}\n{processors}"
         );
         let job = format!("{name}.toml");
@@ -122,8 +127,7 @@ impl Work {
         for suffix in ["", "-wal", "-shm"] {
             let _ = std::fs::remove_file(folder.join(format!("job.db{suffix}")));
         }
-        let binary = std::path::absolute("target/release/batchwright");
-        let mut command = Command::new(binary.map_err(|error| error.to_string())?);
+        let mut command = Command::new(program()?);
         command.args(["--store", "sqlite://job.db", "run", &job]).current_dir(folder);
         Ok(command)
     }
@@ -160,8 +164,18 @@ impl Work {
         let arguments = ["-c", "exec mlr \"$@\" input.csv > job-output", "mlr"];
         miller.args(arguments).args(self.miller).current_dir(folder);
         commands.push(("Miller", miller));
+        if self.name == "job-copy" {
+            let mut xsv = Command::new("xsv");
+            xsv.args(["fmt", "--output", "job-output", "input.csv"]).current_dir(folder);
+            commands.push(("xsv", xsv));
+        }
         commands
     }
+}
+
+/// Returns the path of the command.
+pub(crate) fn program() -> Result<PathBuf, String> {
+    std::path::absolute("target/release/batchwright").map_err(|error| error.to_string())
 }
 
 /// Runs each work with each tool `rounds` times, in turns, and prints the ratios to ours, pair by pair.
@@ -176,6 +190,7 @@ pub(crate) fn run(rounds: usize) -> Result<(), String> {
     for work in &WORKS {
         print!("{}", table(work, rounds, &folder)?);
     }
+    print!("{}", bench_load::table(rounds, &folder)?);
     Ok(())
 }
 

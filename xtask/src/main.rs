@@ -1,6 +1,7 @@
 //! Maintenance tasks of the repository. `cargo xtask ci` runs all checks, in CI and locally.
 
 mod bench;
+mod bench_load;
 mod bench_servers;
 mod bench_tools;
 mod beside;

@@ -29,6 +29,10 @@ pub(crate) fn run(work: &str, task: &Task) -> Outcome {
         "empty" => empty_jobs(sqlite(Durability::Process)?),
         "empty-full" => empty_jobs(sqlite(Durability::Power)?),
         "csv-csv" => execute(beside(task)?, csv(task).writer(CsvWriter::new(&task.output)).build()),
+        "csv-csv-one" => {
+            let step = csv(task).writer(CsvWriter::new(&task.output));
+            execute(beside(task)?, step.parallelism(1).read_ahead(0).build())
+        }
         "csv-jsonl" => {
             execute(beside(task)?, csv(task).writer(JsonLinesWriter::new(&task.output)).build())
         }

@@ -2,6 +2,7 @@
 
 mod engine;
 mod plain;
+mod predict;
 mod servers;
 mod store;
 mod work;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
             "ours" => engine::run(work, &task),
             "loop-server" => servers::run(work, &task),
             "store" => store::run(work, &task),
+            "predict" => predict::run(&task),
             other => Err(format!("no contender `{other}`").into()),
         }
     });

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) type Outcome = Result<Duration, Box<dyn std::error::Error>>;
 
 /// A workload: number of records, input and output.
+#[derive(Clone)]
 pub(crate) struct Task {
     pub(crate) count: u64,
     pub(crate) input: PathBuf,
