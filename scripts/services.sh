@@ -37,6 +37,8 @@ mariadbd mariadb-server
 chromium chromium
 chromedriver chromium-driver
 faketime faketime
+zstd zstd
+lz4 lz4
 strace strace
 /usr/lib/python3*/ensurepip/__init__.py python3-venv
 LIST

@@ -9,6 +9,9 @@ use crate::{beside, cargo, surface, tidy};
 /// The file to which tests write that they were skipped.
 const SKIPPED: &str = "target/skipped.txt";
 
+/// All features of the command, as a release has them.
+const FULL: &str = "batchwright-cli/full";
+
 /// The examples of the tutorial with their packages; each asserts what it shows.
 const EXAMPLES: [(&str, &str); 19] = [
     ("batchwright", "01_hello"),
@@ -47,12 +50,13 @@ pub(crate) fn run(skips: Skips) -> Result<(), String> {
         require(component)?;
     }
     cargo(&["fmt", "--all", "--check"], &[])?;
-    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--features", FULL];
+    cargo(&[&clippy[..], &["--", "-D", "warnings"]].concat(), &[])?;
     let count = std::env::current_dir().map_err(|error| error.to_string())?.join(SKIPPED);
     std::fs::write(&count, "").map_err(|error| format!("cannot write {SKIPPED}: {error}"))?;
     let counted = [("BATCHWRIGHT_TEST_SKIPPED", count.to_str().ok_or("the path is no text")?)];
     // Only the default members: benchmarks have no tests.
-    cargo(&["test", "--no-fail-fast"], &counted)?;
+    cargo(&["test", "--no-fail-fast", "--features", FULL], &counted)?;
     // The library without its default features.
     cargo(&["check", "--package", "batchwright", "--no-default-features"], &[])?;
     features()?;
@@ -111,6 +115,8 @@ pub(crate) fn features() -> Result<(), String> {
         ("batchwright-store", "mysql"),
         ("batchwright-server", ""),
         ("batchwright-cli", ""),
+        ("batchwright-items", ""),
+        ("batchwright-items", "zstd,bzip2"),
     ] {
         let check =
             ["check", "--package", package, "--no-default-features", "--features", features];

@@ -1,11 +1,14 @@
 //! Where the bytes of a format come from and go to.
 
+mod compression;
 pub(crate) mod input;
 mod sink;
 mod source;
 mod writer;
 
+pub use compression::Compression;
 pub use sink::ByteSink;
+pub(crate) use source::file;
 pub use source::{ByteSource, FileSource, InputIdentity, MemorySource, OpenSource};
 pub use writer::{Encode, EncodedWriter, FileWriter};
 

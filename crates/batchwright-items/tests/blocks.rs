@@ -305,7 +305,7 @@ impl ByteSource for Breaks {
         let (before, after) = self.bytes.split_at(self.at);
         let after = if self.goes_on { after.to_vec() } else { Vec::new() };
         let bytes = Cursor::new(before.to_vec()).chain(FailsOnce(false)).chain(Cursor::new(after));
-        Ok(OpenSource { bytes: Box::new(bytes), identity: None, held: None })
+        Ok(OpenSource { bytes: Box::new(bytes), identity: None, length: None, held: None })
     }
 }
 

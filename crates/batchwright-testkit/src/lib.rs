@@ -40,6 +40,8 @@ pub enum Service {
     Faketime,
     /// The program `python3`.
     Python,
+    /// The programs `zstd` and `lz4`.
+    Compressors,
     /// The rights of root and the program `unshare`, for namespaces.
     Root,
     /// A hard limit of 12,000 open files or more; the soft limit of the test is raised to it.
@@ -62,6 +64,7 @@ pub fn needs(service: Service) -> Option<String> {
         Service::Browser => program("chromedriver").and_then(|_| program("chromium")),
         Service::Faketime => program("faketime"),
         Service::Python => program("python3"),
+        Service::Compressors => program("zstd").and_then(|_| program("lz4")),
         Service::Root => program("unshare").filter(|_| is_root()),
         Service::ManyFiles => {
             raised_file_limit().filter(|limit| *limit >= 12_000).map(|limit| limit.to_string())

@@ -19,7 +19,7 @@ use crate::kind::{
 use crate::reader::Reads;
 use crate::record::{Names, Record};
 use crate::transport::input::Input;
-use crate::transport::{ByteSource, Encode, FileSource, FileWriter, IfChanged, InputIdentity};
+use crate::transport::{ByteSource, Encode, FileWriter, IfChanged, InputIdentity, file};
 use crate::value::Value;
 use crate::writer::BoxedWriter;
 
@@ -107,7 +107,7 @@ impl Clone for LineInput {
 impl LineInput {
     /// Creates an input for the file at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self::of(Arc::new(FileSource::new(path)))
+        Self::of(file(path))
     }
 
     /// Creates an input for `source`.

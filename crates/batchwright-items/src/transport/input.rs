@@ -48,9 +48,9 @@ impl Input {
         Ok(Self { source, opened, buffer, filled, at, base, end })
     }
 
-    /// Returns the length of the source; `None` for a pipe.
+    /// Returns the length of the source; `None` for a pipe, and for a compressed file.
     pub(crate) fn length(&self) -> Option<u64> {
-        self.opened.identity.map(|found| found.size)
+        self.opened.length
     }
 
     /// Ends the input at offset `end` of the source.
@@ -62,6 +62,10 @@ impl Input {
         match self.length() {
             Some(length) if length < end => Err(self.changed(&format!(
                 "it has only {length} bytes, and the input was planned to byte {end}"
+            ))),
+            None if self.opened.identity.is_some() => Err(ItemError::fatal(format!(
+                "cannot read a part of `{}`: a compressed file is read as a whole",
+                self.source.shown()
             ))),
             _ => {
                 self.end = end;
@@ -91,8 +95,8 @@ impl Input {
                 "cannot continue `{path}` at byte {byte}: it is a pipe, which cannot be read again; start a new instance"
             )));
         };
-        if found.size < byte {
-            let what = format!("it has only {} bytes, and the position is byte {byte}", found.size);
+        if let Some(length) = self.length().filter(|length| *length < byte) {
+            let what = format!("it has only {length} bytes, and the position is byte {byte}");
             return Err(self.changed(&what));
         }
         let begin = byte.saturating_sub(BEFORE_BYTES as u64);

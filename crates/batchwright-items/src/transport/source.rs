@@ -11,13 +11,15 @@ use batchwright::error::ErrorKind;
 use batchwright::item::{OpenPath, PathUse, stable_hash};
 use serde::{Deserialize, Serialize};
 
+use super::compression::{Compression, Decompressed};
+
 /// The identity of an input, stored with each position.
 ///
 /// A restart compares the identity and refuses an input that was replaced or changed, because the position
 /// would point to other records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputIdentity {
-    /// Length, in bytes.
+    /// Length, in bytes, as stored.
     pub size: u64,
     /// Time of the last modification, in nanoseconds since 1970, or another number that changes with the
     /// content.
@@ -46,6 +48,24 @@ pub trait ByteSource: Send + Sync {
     }
 }
 
+/// Returns the source of the file at `path`, decompressed if its extension says so.
+pub(crate) fn file(path: impl Into<PathBuf>) -> Arc<dyn ByteSource> {
+    let path = path.into();
+    let compression = Compression::of(&path);
+    decompressed(Arc::new(FileSource::new(path)), compression)
+}
+
+/// Returns the content of `source`.
+pub(super) fn decompressed(
+    source: Arc<dyn ByteSource>,
+    compression: Option<Compression>,
+) -> Arc<dyn ByteSource> {
+    match compression {
+        Some(compression) => Arc::new(Decompressed { source, compression }),
+        None => source,
+    }
+}
+
 /// An opened source.
 pub struct OpenSource {
     /// The bytes from the requested one to the end.
@@ -53,6 +73,8 @@ pub struct OpenSource {
     /// The identity of the content, without the hash of the bytes before the position; `None` for a source
     /// that can be read only once, such as a pipe.
     pub identity: Option<InputIdentity>,
+    /// Number of bytes in all, from the first one; `None` when only reading shows it.
+    pub length: Option<u64>,
     /// Something to keep until the input is closed, such as a claim.
     pub held: Option<Box<dyn Send>>,
 }
@@ -111,6 +133,7 @@ impl ByteSource for FileSource {
         Ok(OpenSource {
             bytes: Box::new(file),
             identity: found.is_file().then_some(identity),
+            length: found.is_file().then_some(found.len()),
             held,
         })
     }
@@ -146,6 +169,7 @@ impl ByteSource for MemorySource {
         // The content is its own identity.
         let inode = stable_hash(&self.bytes);
         let identity = InputIdentity { size, modified: 0, inode, before: 0 };
-        Ok(OpenSource { bytes: Box::new(bytes), identity: Some(identity), held: None })
+        let (bytes, identity) = (Box::new(bytes), Some(identity));
+        Ok(OpenSource { bytes, identity, length: Some(size), held: None })
     }
 }

@@ -9,8 +9,9 @@ use batchwright::item::{
 };
 use batchwright::scope::StepScope;
 
+use super::compression::Compression;
 use super::sink::ByteSink;
-use super::source::ByteSource;
+use super::source::{ByteSource, decompressed};
 
 /// An encoder of items into bytes: one for each format.
 pub trait Encode<T>: Send {
@@ -45,22 +46,46 @@ pub struct EncodedWriter<E, S> {
     sink: S,
     pub(crate) encode: E,
     bytes: Vec<u8>,
+    compression: Option<Compression>,
+    /// What is compressed.
+    content: Vec<u8>,
 }
 
 /// A writer that encodes items with `E` into a file.
 pub type FileWriter<E> = EncodedWriter<E, FileOutput>;
 
 impl<E> FileWriter<E> {
-    /// Creates a writer of the file at `path`, in a format of your own.
+    /// Creates a writer of the file at `path`, in a format of your own. The extension decides about
+    /// [compression](Self::compressed).
     pub fn encoding(path: impl Into<PathBuf>, encode: E) -> Self {
-        Self::to(FileOutput::new(path), encode)
+        let path = path.into();
+        let compression = Compression::of(&path);
+        Self::to(FileOutput::new(path), encode).compressed(compression)
     }
 }
 
 impl<E, S> EncodedWriter<E, S> {
     /// Creates a writer to `sink`.
     pub fn to(sink: S, encode: E) -> Self {
-        Self { sink, encode, bytes: Vec::new() }
+        Self { sink, encode, bytes: Vec::new(), compression: None, content: Vec::new() }
+    }
+
+    /// Sets the compression of the bytes: each chunk is a member of its own. Default: that of a file's extension, and none
+    /// for other sinks.
+    #[must_use]
+    pub fn compressed(mut self, compression: Option<Compression>) -> Self {
+        self.compression = compression;
+        self
+    }
+
+    /// Encodes `items` into `self.bytes`, and compresses them.
+    fn encode<T>(&mut self, items: &[T], first: bool) -> Result<(), ItemError>
+    where
+        E: Encode<T>,
+    {
+        let Self { encode, bytes, compression, content, .. } = self;
+        bytes.clear();
+        encode_compressed(encode, *compression, (items, first), content, bytes)
     }
 }
 
@@ -72,18 +97,20 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
         position: Option<S::Position>,
         scope: &StepScope,
     ) -> Result<Option<PreparedCommit>, ItemError> {
+        if let Some(compression) = self.compression {
+            compression.check()?;
+        }
         self.sink.open(position, scope)?;
         if self.sink.length() > 0
             && let Some(begun) = self.sink.begun()
         {
-            self.encode.resume(begun)?;
+            self.encode.resume(decompressed(begun, self.compression))?;
         }
         Ok(None)
     }
 
     fn write(&mut self, items: &[T], _: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
-        self.bytes.clear();
-        self.encode.encode(items, self.sink.length() == 0, &mut self.bytes)?;
+        self.encode(items, self.sink.length() == 0)?;
         self.sink.append(&self.bytes)
     }
 
@@ -95,8 +122,11 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
         if self.sink.length() == 0 || !self.encode.is_independent() {
             return None;
         }
-        let mut encode = self.encode.clone();
-        Some(Box::new(move |items, bytes| encode.encode(items, false, bytes)))
+        let (mut encode, compression, mut content) =
+            (self.encode.clone(), self.compression, Vec::new());
+        Some(Box::new(move |items, bytes| {
+            encode_compressed(&mut encode, compression, (items, false), &mut content, bytes)
+        }))
     }
 
     fn write_encoded(
@@ -124,10 +154,26 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
     fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
         if ending == Ending::Complete && self.sink.begun().is_some() && self.sink.length() == 0 {
             // The beginning of an output without items, such as a header line.
-            self.bytes.clear();
-            self.encode.encode(&[], true, &mut self.bytes)?;
+            self.encode(&[], true)?;
             self.sink.append(&self.bytes)?;
         }
         self.sink.close(ending)
+    }
+}
+
+/// Appends `items` to `bytes`, as one member if there is a compression; `first` means that the output is still empty.
+fn encode_compressed<T, E: Encode<T>>(
+    encode: &mut E,
+    compression: Option<Compression>,
+    (items, first): (&[T], bool),
+    content: &mut Vec<u8>,
+    bytes: &mut Vec<u8>,
+) -> Result<(), ItemError> {
+    let Some(compression) = compression else { return encode.encode(items, first, bytes) };
+    content.clear();
+    encode.encode(items, first, content)?;
+    match content.is_empty() {
+        true => Ok(()),
+        false => compression.compress(content, bytes),
     }
 }

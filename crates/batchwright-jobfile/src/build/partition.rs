@@ -6,6 +6,7 @@ use batchwright::ItemError;
 use batchwright::parameters::ParameterSchema;
 use batchwright::partition::{ByteRanges, FilePartitions, NumberRanges, Partitioner};
 use batchwright::scope::{Partition, StepScope};
+use batchwright_items::transport::Compression;
 use batchwright_items::{At, ByteSplit, Known, Make, Problem, Template, Text};
 use batchwright_store::{ColumnPartitions, Database};
 
@@ -117,7 +118,16 @@ impl Builder<'_> {
             return Err(Problem::at(path, message));
         }
         let path = self.cx(known).path(path)?;
-        let make: Make<ByteRanges> = Box::new(move |scope| Ok(make(path(scope)?, count)));
+        let make: Make<ByteRanges> = Box::new(move |scope| {
+            let path = path(scope)?;
+            match Compression::of(&path) {
+                None => Ok(make(path, count)),
+                Some(_) => Err(ItemError::fatal(format!(
+                    "cannot divide `{}` by bytes: a compressed file is read as a whole",
+                    path.display()
+                ))),
+            }
+        });
         Ok(Box::new(DeferredPartitioner(make)))
     }
 

@@ -17,7 +17,7 @@ use super::split::{Extent, Found, Splitter};
 use crate::format::lines::RawLine;
 use crate::format::raw::{RawRecord, RawRecords, Shared};
 use crate::transport::input::Input;
-use crate::transport::{ByteSource, FileSource, InputIdentity};
+use crate::transport::{ByteSource, InputIdentity, file};
 
 /// Default maximum length of a record, in bytes.
 const RECORD_BYTES_MAX: u64 = 1024 * 1024;
@@ -245,7 +245,7 @@ impl<T> CsvReader<T> {
         + 'static,
     ) -> Self {
         Self {
-            source: Arc::new(FileSource::new(path)),
+            source: file(path),
             format: Arc::default(),
             record_bytes_max: RECORD_BYTES_MAX,
             range: None,
