@@ -3,11 +3,15 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::bench_tools::{RECORDS, median, program, timed};
 
 const TABLE: &str = "DROP TABLE IF EXISTS loaded; CREATE TABLE loaded (id BIGINT PRIMARY KEY, account VARCHAR(20), symbol VARCHAR(20), \
                      quantity INTEGER, price DOUBLE PRECISION, note VARCHAR(40))";
+
+/// Number of loads of this process.
+static LOADS: AtomicUsize = AtomicUsize::new(0);
 
 /// A way to load the file.
 struct Loader {
@@ -26,14 +30,17 @@ fn sh(folder: &Path, text: &str) -> Command {
 /// Returns the command that runs the job file `name`, which loads into the store.
 fn ours(folder: &Path, name: &str, store: &str) -> Result<Command, String> {
     let text = format!(
-        "name = \"{name}\"\n[[steps]]\nname = \"prepare\"\ntype = \"sql\"\nsql = \"{TABLE}\"\n\
+        "name = \"{name}\"\n[parameters]\nrun = {{}}\n[[steps]]\nname = \"prepare\"\ntype = \"sql\"\nsql = \"{TABLE}\"\n\
          [[steps]]\nname = \"load\"\nreader = {{ type = \"csv\", path = \"input.csv\" }}\n\
          writer = {{ type = \"sql\", table = \"loaded\" }}\n"
     );
     let job = format!("{name}.toml");
     std::fs::write(folder.join(&job), text).map_err(|error| error.to_string())?;
     let mut command = Command::new(program()?);
-    command.args(["--store", store, "next", &job]).current_dir(folder);
+    // Each run is an instance of its own, also in a store that remains.
+    let run = LOADS.fetch_add(1, Ordering::Relaxed);
+    let run = format!("run={}-{run}", std::process::id());
+    command.args(["--store", store, "run", &job, &run]).current_dir(folder);
     Ok(command)
 }
 
