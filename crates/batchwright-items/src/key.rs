@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::time::Duration;
 
+use batchwright::clock::parse_duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 use toml::Spanned;
@@ -155,6 +157,15 @@ impl<'a> Keys<'a> {
     pub fn problem(self, message: impl Into<String>) -> Problem {
         Problem { span: Some(self.span.clone()), message: message.into() }
     }
+}
+
+/// Parses a length of time, such as `10m`.
+///
+/// # Errors
+///
+/// When the text is no length of time.
+pub fn duration(text: &Text) -> Result<Duration, Problem> {
+    parse_duration(text.get_ref()).map_err(|problem| Problem::at(text, problem))
 }
 
 /// Returns the names of the keys of `T`, the required ones first.

@@ -7,6 +7,7 @@
 
 mod builtin;
 mod column;
+mod file_step;
 pub mod format;
 mod key;
 mod kind;
@@ -19,7 +20,7 @@ pub mod transport;
 mod value;
 mod writer;
 
-pub use key::{At, Keys, Problem, Text, Texts};
+pub use key::{At, Keys, Problem, Text, Texts, duration};
 pub use kind::{
     BoxedProcessor, BuildContext, ByteSplit, Example, ItemKind, KindSchema, Make, MakeReader,
     byte_range,

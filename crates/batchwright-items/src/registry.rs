@@ -7,8 +7,8 @@ use std::sync::Arc;
 use schemars::Schema;
 
 use crate::builtin::{ListKind, NoneKind, SequenceKind};
-use crate::format;
 use crate::kind::ItemKind;
+use crate::{file_step, format};
 
 /// Kinds by their names. Clones share the kinds.
 #[derive(Clone, Default)]
@@ -20,6 +20,12 @@ impl KindRegistry {
     /// Returns the kinds of this crate.
     pub fn builtin() -> Self {
         Self::default()
+            .with(file_step::ChecksumKind)
+            .with(file_step::CopyKind)
+            .with(file_step::DeleteKind)
+            .with(file_step::MergeKind)
+            .with(file_step::MoveKind)
+            .with(file_step::WaitKind)
             .with(format::csv::Csv)
             .with(format::json_lines::FileKind)
             .with(format::fixed_width::FixedWidthKind)

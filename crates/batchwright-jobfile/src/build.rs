@@ -9,9 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use batchwright::clock::parse_duration;
 use batchwright::error::ErrorKind;
 use batchwright::execution::ExitStatus;
 use batchwright::job::JobFlow;
@@ -21,7 +19,9 @@ use batchwright::scope::StepScope;
 use batchwright::step::{CommandStep, ExitCodeMeaning, StepOptions};
 use batchwright::testing::fault::{FaultyProcessor, FaultyWriter};
 use batchwright::{ChunkStepBuilder, ItemError, Job, JobParameters, TaskletStep};
-use batchwright_items::{At, BuildContext, Keys, Known, Make, MakeReader, Problem, Record, Text};
+use batchwright_items::{
+    At, BuildContext, Keys, Known, Make, MakeReader, Problem, Record, Text, duration,
+};
 use policy::{completion, retry_policy, skip_policy};
 use sha2::{Digest, Sha256};
 
@@ -175,10 +175,10 @@ impl Builder<'_> {
             command = command.env_with(name, move |scope| value.render(scope));
         }
         if let Some(timeout) = &step.timeout {
-            command = command.timeout(span(timeout)?);
+            command = command.timeout(duration(timeout)?);
         }
         if let Some(grace) = &step.grace {
-            command = command.grace(span(grace)?);
+            command = command.grace(duration(grace)?);
         }
         for (code, meaning) in step.exit_codes.iter().flatten() {
             let number = code.parse().map_err(|_| {
@@ -491,10 +491,6 @@ fn options(step: &Step) -> StepOptions {
         },
         ..StepOptions::default()
     }
-}
-
-fn span(text: &Text) -> Built<Duration> {
-    parse_duration(text.get_ref()).map_err(|problem| Problem::at(text, problem))
 }
 
 /// Returns the meaning of an exit code: `FAILED` or `FAILED:KIND` fails the step, every other word completes

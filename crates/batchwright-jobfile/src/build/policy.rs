@@ -5,9 +5,9 @@ use std::time::Duration;
 use batchwright::execution::Phase;
 use batchwright::policy::{Classifier, Completion, SkipLimitScope, SkipPolicy};
 use batchwright::retry::{Backoff, RetryPolicy};
-use batchwright_items::{At, Problem, Text};
+use batchwright_items::{At, Problem, Text, duration};
 
-use super::{Built, span};
+use super::Built;
 use crate::definition::{self, Chunk, ChunkBounds, Retry, Skip};
 
 pub(super) fn completion(spanned: &At<Chunk>) -> Built<Completion> {
@@ -88,7 +88,7 @@ pub(super) fn retry_policy(retry: &At<Retry>) -> Built<RetryPolicy> {
         policy = policy.on(classifier(&words.iter().collect::<Vec<_>>(), Classifier::all())?);
     }
     if let Some(within) = within {
-        policy = policy.within(span(within)?);
+        policy = policy.within(duration(within)?);
     }
     if let Some(backoff) = backoff {
         policy = policy.backoff(wait_between(backoff)?);
@@ -99,9 +99,9 @@ pub(super) fn retry_policy(retry: &At<Retry>) -> Built<RetryPolicy> {
 fn wait_between(backoff: &At<definition::Backoff>) -> Built<Backoff> {
     let definition::Backoff { initial, multiplier, min, max, jitter } = backoff.get_ref();
     let (initial, max) = match (initial, min, max) {
-        (Some(initial), None, max) => (span(initial)?, max.as_ref().map(span).transpose()?),
+        (Some(initial), None, max) => (duration(initial)?, max.as_ref().map(duration).transpose()?),
         (None, Some(min), Some(max)) if multiplier.is_none() && !jitter => {
-            let (min, max) = (span(min)?, span(max)?);
+            let (min, max) = (duration(min)?, duration(max)?);
             if min > max {
                 return Err(Problem::at(backoff, "`min` is above `max`"));
             }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use batchwright::ItemError;
 use batchwright::progressive::{ItemUnits, OnFailed, ProgressiveStep};
 use batchwright::testing::fault::{FaultyProcessor, FaultyWriter};
-use batchwright_items::{At, Known, Problem, Record, Text, Value};
+use batchwright_items::{At, Known, Problem, Record, Text, Value, duration};
 use serde_json::Value as Json;
 
-use super::{Builder, Built, completion, span};
+use super::{Builder, Built, completion};
 use crate::definition::{Reduce, Step};
 
 /// The result of `reduce`: a value for each name.
@@ -85,10 +85,10 @@ impl Builder<'_> {
 }
 
 fn positive(text: &Text) -> Built<Duration> {
-    let duration = span(text)?;
-    match duration.is_zero() {
+    let length = duration(text)?;
+    match length.is_zero() {
         true => Err(Problem::at(text, "expected a time above zero")),
-        false => Ok(duration),
+        false => Ok(length),
     }
 }
 

@@ -71,8 +71,13 @@ impl FilePartitions {
     }
 }
 
-impl Partitioner for FilePartitions {
-    fn partitions(&self, _: &StepScope) -> Result<Vec<Partition>, ItemError> {
+impl FilePartitions {
+    /// Returns the names of the files, sorted.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be read, or a name is not UTF-8.
+    pub fn names(&self) -> Result<Vec<String>, ItemError> {
         let failed = |error| {
             let folder = self.folder.display();
             ItemError::wrap(ErrorKind::IO, format!("cannot read the folder `{folder}`"), error)
@@ -92,6 +97,13 @@ impl Partitioner for FilePartitions {
             }
         }
         names.sort_unstable();
+        Ok(names)
+    }
+}
+
+impl Partitioner for FilePartitions {
+    fn partitions(&self, _: &StepScope) -> Result<Vec<Partition>, ItemError> {
+        let names = self.names()?;
         names
             .into_iter()
             .map(|name| {

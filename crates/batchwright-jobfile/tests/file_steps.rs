@@ -1,0 +1,275 @@
+//! Steps that handle whole files do their work once, wherever the process dies.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use batchwright::clock::{Clock as _, SystemClock};
+use batchwright::execution::JobExecution;
+use batchwright::testing::{CommitPoint, TestBench};
+use batchwright::{BatchStatus, Job, JobOperator, JobParameters, MemoryRepository};
+use batchwright_jobfile::JobFolder;
+use batchwright_testkit::{Service, needs};
+use tempfile::TempDir;
+
+/// Returns a folder with these files.
+fn folder(files: &[(&str, &str)]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    folder
+}
+
+/// Returns the job of one step with `keys`.
+fn job(folder: &Path, keys: &str) -> Job {
+    let file = folder.join("job.toml");
+    fs::write(&file, format!("name = \"job\"\n[[steps]]\nname = \"step\"\n{keys}")).unwrap();
+    let job = JobFolder::new(folder).load(&file).unwrap();
+    fs::remove_file(file).unwrap();
+    Arc::into_inner(job).expect("the folder of jobs is closed")
+}
+
+fn run(folder: &Path, keys: &str) -> JobExecution {
+    TestBench::of(job(folder, keys)).run()
+}
+
+fn completes(folder: &Path, keys: &str) {
+    let done = run(folder, keys);
+    assert_eq!(done.status, BatchStatus::Completed, "{keys} {:?}", done.failure);
+}
+
+fn fails(folder: &Path, keys: &str) -> String {
+    run(folder, keys).failure.expect("the step fails").message
+}
+
+/// Returns the files of the folder with their contents, sorted.
+fn left(folder: &Path) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
+            found.push((name, fs::read_to_string(&path).unwrap()));
+        }
+    }
+    found.sort();
+    found
+}
+
+fn files(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+    expected.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+}
+
+/// Every commit of a step of at most three calls.
+fn crashes() -> impl Iterator<Item = (CommitPoint, u64)> {
+    (1..=3).flat_map(|commit| [(CommitPoint::Before, commit), (CommitPoint::After, commit)])
+}
+
+/// Runs the step with a crash at each of its commits, restarts it, and compares what is left.
+fn is_exact(before: &[(&str, &str)], keys: &str, expected: &[(&str, &str)]) {
+    for (point, commit) in crashes() {
+        let folder = folder(before);
+        let mut bench = TestBench::of(job(folder.path(), keys));
+        bench.crash_at(point, commit);
+        let first = bench.run();
+        if first.status != BatchStatus::Completed {
+            let done = bench.restart();
+            assert_eq!(
+                done.status,
+                BatchStatus::Completed,
+                "{point:?} {commit} {:?}",
+                done.failure
+            );
+        }
+        assert_eq!(left(folder.path()), files(expected), "{point:?} {commit}");
+    }
+}
+
+#[test]
+fn files_are_copied_and_keep_their_times() {
+    is_exact(
+        &[("in/a.csv", "a"), ("in/b.csv", "b"), ("in/.hidden.csv", "h"), ("in/c.txt", "c")],
+        "type = \"copy\"\nfrom = \"in/*.csv\"\nto = \"out/\"\n",
+        &[
+            ("in/.hidden.csv", "h"),
+            ("in/a.csv", "a"),
+            ("in/b.csv", "b"),
+            ("in/c.txt", "c"),
+            ("out/a.csv", "a"),
+            ("out/b.csv", "b"),
+        ],
+    );
+    let folder = folder(&[("a", "one")]);
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    fs::File::options()
+        .write(true)
+        .open(folder.path().join("a"))
+        .unwrap()
+        .set_modified(time)
+        .unwrap();
+    completes(folder.path(), "type = \"copy\"\nfrom = \"a\"\nto = \"b\"\n");
+    assert_eq!(fs::metadata(folder.path().join("b")).unwrap().modified().unwrap(), time);
+}
+
+#[test]
+fn files_are_moved_once() {
+    is_exact(
+        &[("in/a.csv", "a"), ("in/b.csv", "b"), ("out/b.csv", "old")],
+        "type = \"move\"\nfrom = \"in/?.csv\"\nto = \"out\"\n",
+        &[("out/a.csv", "a"), ("out/b.csv", "b")],
+    );
+}
+
+#[test]
+fn a_file_that_arrives_between_a_crash_and_the_restart_is_not_moved() {
+    let folder = folder(&[("in/a.csv", "first")]);
+    let keys = "type = \"move\"\nfrom = \"in/a.csv\"\nto = \"out/\"\n";
+    let mut bench = TestBench::of(job(folder.path(), keys));
+    // The file is moved, and the store does not know it.
+    bench.crash_at(CommitPoint::Before, 2);
+    bench.run();
+    fs::write(folder.path().join("in/a.csv"), "the second file").unwrap();
+    let done = bench.restart();
+    assert_eq!(done.status, BatchStatus::Completed, "{:?}", done.failure);
+    let expected = [("in/a.csv", "the second file"), ("out/a.csv", "first")];
+    assert_eq!(left(folder.path()), files(&expected));
+}
+
+#[test]
+fn what_cannot_be_copied_or_moved_is_said() {
+    let folder = folder(&[("in/a.csv", "a"), ("out/a.csv", "old")]);
+    let path = folder.path();
+    let none = fails(path, "type = \"move\"\nfrom = \"in/*.txt\"\nto = \"out/\"\n");
+    assert!(none.contains("no file matches `"), "{none}");
+    completes(path, "type = \"move\"\nfrom = \"in/*.txt\"\nto = \"out/\"\noptional = true\n");
+    let missing = fails(path, "type = \"copy\"\nfrom = \"in/b.csv\"\nto = \"out/\"\n");
+    assert!(missing.contains("in/b.csv` does not exist"), "{missing}");
+    let one = fails(path, "type = \"copy\"\nfrom = \"in\"\nto = \"out/\"\n");
+    assert!(one.contains("is a folder; add a pattern"), "{one}");
+    let many = fails(path, "type = \"copy\"\nfrom = \"in/*\"\nto = \"new\"\n");
+    assert!(many.contains("a pattern needs a folder"), "{many}");
+    let exists =
+        fails(path, "type = \"copy\"\nfrom = \"in/a.csv\"\nto = \"out/\"\nreplace = false\n");
+    assert!(exists.contains("out/a.csv`: it exists"), "{exists}");
+    assert_eq!(left(path), files(&[("in/a.csv", "a"), ("out/a.csv", "old")]));
+}
+
+#[test]
+fn old_files_are_deleted_and_the_newest_are_kept() {
+    is_exact(
+        &[("log/a", ""), ("log/b", ""), ("other", "")],
+        "type = \"delete\"\npath = \"log/*\"\n",
+        &[("other", "")],
+    );
+    let folder = folder(&[("1", ""), ("2", ""), ("3", ""), ("4", "")]);
+    let now = || SystemTime::from(SystemClock::default().now());
+    for (name, days) in [("1", 40), ("2", 30), ("3", 20), ("4", 1)] {
+        let file = fs::File::options().write(true).open(folder.path().join(name)).unwrap();
+        file.set_modified(now() - Duration::from_secs(days * 86_400)).unwrap();
+    }
+    let path = folder.path();
+    completes(path, "type = \"delete\"\npath = \"*\"\nolder_than = \"10d\"\nkeep = 2\n");
+    assert_eq!(left(path), files(&[("3", ""), ("4", "")]));
+    completes(path, "type = \"delete\"\npath = \"*\"\nolder_than = \"10d\"\n");
+    assert_eq!(left(path), files(&[("4", "")]));
+    completes(path, "type = \"delete\"\npath = \"nothing/*\"\n");
+}
+
+#[test]
+fn parts_are_merged_in_order_with_one_header_and_removed() {
+    is_exact(
+        &[("p-1.csv", "id\n1\n2"), ("p-2.csv", ""), ("p-3.csv", "id\n3\n"), ("p-4.csv", "id\n")],
+        "type = \"merge\"\nfrom = \"p-*.csv\"\nto = \"whole.csv\"\nheader = true\n",
+        &[("whole.csv", "id\n1\n2\n3\n")],
+    );
+    is_exact(
+        &[("a.bin", "1"), ("b.bin", "2")],
+        "type = \"merge\"\nfrom = \"?.bin\"\nto = \"all.bin\"\nkeep = true\n",
+        &[("a.bin", "1"), ("all.bin", "12"), ("b.bin", "2")],
+    );
+    let folder = folder(&[("p-1.csv", "id\n1\n"), ("p-2.csv", "name\nA\n")]);
+    let keys = "type = \"merge\"\nfrom = \"p-*.csv\"\nto = \"whole.csv\"\nheader = true\n";
+    let other = fails(folder.path(), keys);
+    assert!(other.contains("p-2.csv`: its header is `name`"), "{other}");
+    assert_eq!(left(folder.path()).len(), 2, "nothing is merged, and nothing removed");
+}
+
+#[test]
+fn checksums_are_verified_in_every_form() {
+    // RFC 1321 and FIPS 180: the digests of `abc`.
+    let md5 = "900150983cd24fb0d6963f7d28e17f72";
+    let sha1 = "a9993e364706816aba3e25717850c26c9cd0d89d";
+    let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let folder = folder(&[("abc", "abc"), ("abc.md5", &md5.to_uppercase()), ("abc.ok", "")]);
+    let path = folder.path();
+    fs::write(path.join("abc.sha1"), format!("{sha1} *./abc\n")).unwrap();
+    fs::write(path.join("SUMS"), format!("00  other\n{sha256}  folder/abc\n")).unwrap();
+    let verify = |keys: &str| format!("type = \"checksum\"\npath = \"abc\"\n{keys}\n");
+    completes(path, &verify("algorithm = \"md5\""));
+    completes(path, &verify("algorithm = \"sha1\""));
+    completes(path, &verify("algorithm = \"ok\""));
+    completes(path, &verify("file = \"SUMS\""));
+    completes(path, &verify(&format!("digest = \"{sha256}\"")));
+    let wrong = fails(path, &verify(&format!("digest = \"{sha1}\"")));
+    assert!(wrong.contains(&format!("its sha256 is {sha256}, and {sha1} is expected")), "{wrong}");
+    let missing = fails(path, &verify("algorithm = \"sha512\""));
+    assert!(missing.contains("abc.sha512"), "{missing}");
+    fs::write(path.join("SUMS"), format!("{sha256}  other\n")).unwrap();
+    let nameless = fails(path, &verify("file = \"SUMS\""));
+    assert!(nameless.contains("no line for a file of that name"), "{nameless}");
+}
+
+#[test]
+fn a_written_checksum_is_verified_here_and_by_the_tools_of_the_system() {
+    if needs(Service::Python).is_none() {
+        return;
+    }
+    let folder = folder(&[("in/a b.csv", "abc"), ("in/c.csv", "")]);
+    let path = folder.path();
+    for algorithm in ["md5", "sha1", "sha256", "sha512"] {
+        let keys =
+            format!("type = \"checksum\"\npath = \"in/*.csv\"\nalgorithm = \"{algorithm}\"\n");
+        completes(path, &format!("{keys}action = \"write\"\n"));
+        completes(path, &keys);
+        let checked = std::process::Command::new("python3")
+            .args(["-c", PYTHON, algorithm])
+            .current_dir(path.join("in"))
+            .status()
+            .unwrap();
+        assert!(checked.success(), "{algorithm}");
+    }
+}
+
+/// Checks the checksum of `a b.csv`.
+const PYTHON: &str = "import hashlib, sys; name = sys.argv[1]\n\
+    digest, file = open('a b.csv.' + name).read().strip().split('  ')\n\
+    assert file == 'a b.csv' and digest == hashlib.new(name, open(file, 'rb').read()).hexdigest()";
+
+#[test]
+fn a_file_is_awaited_and_not_for_ever() {
+    let folder = folder(&[("there", "")]);
+    let path = folder.path();
+    completes(path, "type = \"wait_for\"\npath = \"there\"\ntimeout = \"1h\"\nstable = \"0s\"\n");
+    let late =
+        fails(path, "type = \"wait_for\"\npath = \"not*\"\ntimeout = \"30ms\"\nevery = \"10ms\"\n");
+    assert!(late.contains("does not exist after 30ms"), "{late}");
+    let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
+    let keys = "type = \"wait_for\"\npath = \"late\"\ntimeout = \"1h\"\nstable = \"20ms\"\nevery = \"10ms\"\n";
+    operator.registry().register(job(path, keys)).unwrap();
+    let waiting = operator.start("job", JobParameters::new()).unwrap();
+    operator.stop(waiting.id()).unwrap();
+    let stopped = waiting.wait().unwrap();
+    assert_eq!(stopped.status, BatchStatus::Stopped, "{:?}", stopped.failure);
+    let waiting = operator.restart(stopped.id).unwrap();
+    fs::write(path.join("late"), "now").unwrap();
+    assert_eq!(waiting.wait().unwrap().status, BatchStatus::Completed);
+}
