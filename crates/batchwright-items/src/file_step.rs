@@ -17,66 +17,19 @@ pub(crate) use wait::WaitKind;
 
 use std::fs::{self, File, Metadata};
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use batchwright::ItemError;
 use batchwright::clock::StopToken;
 use batchwright::error::ErrorKind;
-use batchwright::partition::FilePartitions;
 
-/// Maximum number of files of one step: their names are stored in its context.
-const FILES_MAX: usize = 10_000;
 /// Number of bytes that are copied or hashed between two looks at the stop.
 const PIECE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Returns an error of kind `io` about `path`.
 fn failed(action: &str, path: &Path, error: std::io::Error) -> ItemError {
     ItemError::wrap(ErrorKind::IO, format!("cannot {action} `{}`", path.display()), error)
-}
-
-/// Whether the last part of `path` is a pattern: `*` matches any characters, `?` one.
-fn is_pattern(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().contains(['*', '?']))
-}
-
-/// Returns the files that `path` names or matches, sorted by their names; a folder that does not exist has none.
-fn files_of(path: &Path) -> Result<Vec<PathBuf>, ItemError> {
-    if !is_pattern(path) {
-        return Ok(if path.is_file() { vec![path.to_owned()] } else { Vec::new() });
-    }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    if !folder.exists() {
-        return Ok(Vec::new());
-    }
-    let pattern = path.file_name().unwrap_or_default().to_string_lossy();
-    let names = FilePartitions::new(folder, pattern).names()?;
-    if names.len() > FILES_MAX {
-        return Err(ItemError::fatal(format!(
-            "cannot use `{}`: it matches {} files, and a step handles at most {FILES_MAX}",
-            path.display(),
-            names.len()
-        )));
-    }
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
-}
-
-/// Returns the files of `path`, or an error when there is none.
-fn some_files_of(path: &Path) -> Result<Vec<PathBuf>, ItemError> {
-    let files = files_of(path)?;
-    match files.is_empty() {
-        false => Ok(files),
-        true if is_pattern(path) => Err(no_file(&format!("no file matches `{}`", path.display()))),
-        true if path.is_dir() => {
-            Err(no_file(&format!("`{}` is a folder; add a pattern, such as `*`", path.display())))
-        }
-        true => Err(no_file(&format!("`{}` does not exist", path.display()))),
-    }
-}
-
-fn no_file(what: &str) -> ItemError {
-    ItemError::new(ErrorKind::IO, format!("cannot begin: {what}"))
 }
 
 /// Returns the time of the last modification in nanoseconds since 1970.

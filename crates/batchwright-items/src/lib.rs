@@ -8,6 +8,7 @@
 mod builtin;
 mod column;
 mod file_step;
+mod files;
 pub mod format;
 mod key;
 mod kind;

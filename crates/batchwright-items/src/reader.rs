@@ -1,7 +1,7 @@
 //! One Rust type for all readers of records: every step of a job file has the same type, whatever it reads.
 
 use batchwright::ItemError;
-use batchwright::item::{Block, ItemReader, Total};
+use batchwright::item::{Block, ItemReader};
 use batchwright::scope::StepScope;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -61,7 +61,7 @@ macro_rules! forward_reader {
             self.$reader.rereads()
         }
 
-        fn pass_over(&mut self) -> Result<(), ItemError> {
+        fn pass_over(&mut self) -> Result<(), batchwright::ItemError> {
             self.$reader.pass_over()
         }
 
@@ -69,7 +69,7 @@ macro_rules! forward_reader {
             self.$reader.reads_ahead()
         }
 
-        fn total(&self) -> Option<Total> {
+        fn total(&self) -> Option<batchwright::item::Total> {
             self.$reader.total()
         }
 
@@ -77,7 +77,7 @@ macro_rules! forward_reader {
             self.$reader.done()
         }
 
-        fn close(&mut self) -> Result<(), ItemError> {
+        fn close(&mut self) -> Result<(), batchwright::ItemError> {
             self.$reader.close()
         }
     };
@@ -101,6 +101,8 @@ macro_rules! forward_records {
         forward_reader!($reader);
     };
 }
+
+pub(crate) use forward_reader;
 
 /// A reader whose items become records.
 struct Mapped<R, F> {

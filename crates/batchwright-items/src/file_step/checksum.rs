@@ -12,7 +12,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::Digest;
 
-use super::{copy_bytes, failed, place, some_files_of};
+use super::{copy_bytes, failed, place};
+use crate::files::some_files_of;
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
 use crate::template::Template;

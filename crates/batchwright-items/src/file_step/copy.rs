@@ -10,7 +10,8 @@ use batchwright::step::{Flow, Tasklet, TaskletCall};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{copy_bytes, failed, files_of, modified, place, remove, some_files_of, sync_folder};
+use super::{copy_bytes, failed, modified, place, remove, sync_folder};
+use crate::files::{files_of, is_pattern, some_files_of};
 use crate::key::{Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
 
@@ -135,7 +136,7 @@ impl Transfer {
         let (from, to) = ((self.from)(scope)?, (self.to)(scope)?);
         let files = if self.optional { files_of(&from)? } else { some_files_of(&from)? };
         let is_folder = to.as_os_str().as_encoded_bytes().ends_with(b"/") || to.is_dir();
-        if super::is_pattern(&from) && !is_folder {
+        if is_pattern(&from) && !is_folder {
             return Err(ItemError::fatal(format!(
                 "cannot use `{}`: a pattern needs a folder to put the files into; end it with `/`",
                 to.display()

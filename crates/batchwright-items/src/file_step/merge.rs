@@ -10,7 +10,8 @@ use batchwright::step::{Flow, Tasklet, TaskletCall};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{copy_bytes, failed, place, remove, some_files_of};
+use super::{copy_bytes, failed, place, remove};
+use crate::files::some_files_of;
 use crate::key::{Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
 use crate::transport::Compression;

@@ -9,7 +9,8 @@ use batchwright::step::{Flow, Tasklet, TaskletCall};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{files_of, modified};
+use super::modified;
+use crate::files::files_of;
 use crate::key::{Keys, Problem, Text, duration};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
 

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::lines::{DecodedLines, LineReaderKeys};
 use crate::column::{ColumnType, TypeKey, column_type};
+use crate::files::of_files;
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, Example, ItemKind, KindSchema, Make, MakeReader};
 use crate::reader::Reads;
@@ -28,6 +29,8 @@ struct ReaderKeys {
     path: Text,
     /// The columns in their order.
     columns: At<Vec<ReadColumn>>,
+    /// A field that gets the path of the file.
+    file_field: Option<String>,
     /// Maximum length of a line in bytes.
     line_bytes_max: Option<usize>,
     /// What a restart does when the file has changed: `refuse` or `continue`. Default: `refuse`.
@@ -103,9 +106,9 @@ impl ItemKind for FixedWidthKind {
     }
 
     fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
-        let ReaderKeys { path, columns, line_bytes_max, if_changed } = keys.parse()?;
-        let lines = LineReaderKeys { path, line_bytes_max, if_changed };
-        let path = cx.path(&lines.path)?;
+        let ReaderKeys { path, file_field, columns, line_bytes_max, if_changed } = keys.parse()?;
+        let lines = LineReaderKeys { path: path.clone(), file_field, line_bytes_max, if_changed };
+        let field = lines.file_field.clone();
         let names = names_of(&columns, |one| (&one.name, one.width))?;
         let columns: Arc<[(usize, Option<ColumnType>)]> = columns
             .get_ref()
@@ -116,13 +119,12 @@ impl ItemKind for FixedWidthKind {
             })
             .collect::<Result<_, Problem>>()?;
         let fields = names.iter().map(ToString::to_string).collect();
-        let made = MakeReader::new(move |scope| {
+        of_files(cx, &path, field.as_deref(), Some(fields), move |path, scope| {
             let (names, columns) = (Arc::clone(&names), Arc::clone(&columns));
-            let input = lines.input(path(scope)?, scope)?;
+            let input = lines.input(path, scope)?;
             let parse = move |line: &str| parsed(line, &names, &columns);
             Ok(Reads::records(DecodedLines::of(input, parse)))
-        });
-        Ok(made.fields(fields))
+        })
     }
 
     fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {

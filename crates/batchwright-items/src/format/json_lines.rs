@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::lines::{DecodeLine, DecodedLines, LineReaderKeys, RawLine};
+use crate::files::of_files;
 use crate::key::{Keys, Problem, Text};
 use crate::kind::{BuildContext, ByteSplit, Example, ItemKind, KindSchema, Make, MakeReader};
 use crate::reader::Reads;
@@ -118,11 +119,11 @@ impl ItemKind for JsonLinesKind {
 
     fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
         let keys: LineReaderKeys = keys.parse()?;
-        let path = cx.path(&keys.path)?;
-        Ok(MakeReader::new(move |scope| {
-            let input = keys.input(path(scope)?, scope)?;
+        let (path, field) = (keys.path.clone(), keys.file_field.clone());
+        of_files(cx, &path, field.as_deref(), None, move |path, scope| {
+            let input = keys.input(path, scope)?;
             Ok(Reads::records(JsonLinesReader::<Record>::of(input, JsonLine::default())))
-        }))
+        })
     }
 
     fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {

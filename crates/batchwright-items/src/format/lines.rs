@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::raw::RawRecords;
+use crate::files::of_files;
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{
     BuildContext, ByteSplit, Example, ItemKind, KindSchema, Make, MakeReader, byte_range,
@@ -466,8 +467,11 @@ pub(crate) struct LinesKind;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LineReaderKeys {
-    /// Path of the file, relative to the job file.
+    /// Path of the file, relative to the job file; with `*` or `?` in the name, of all files that match, in the order of their
+    /// names.
     pub(super) path: Text,
+    /// A field that gets the path of the file.
+    pub(super) file_field: Option<String>,
     /// Maximum length of a line in bytes.
     pub(super) line_bytes_max: Option<usize>,
     /// What a restart does when the file has changed: `refuse` or `continue`. Default: `refuse`.
@@ -503,14 +507,14 @@ impl ItemKind for LinesKind {
 
     fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
         let keys: LineReaderKeys = keys.parse()?;
-        let path = cx.path(&keys.path)?;
         let names: Names = Arc::new([Arc::from("line")]);
-        let made = MakeReader::new(move |scope| {
+        let (path, field) = (keys.path.clone(), keys.file_field.clone());
+        let fields = Some(vec!["line".to_owned()]);
+        of_files(cx, &path, field.as_deref(), fields, move |path, scope| {
             let names = Arc::clone(&names);
             let decode = move |line: &str| Ok(Record::single(&names, Value::text(line)));
-            Ok(Reads::records(DecodedLines::of(keys.input(path(scope)?, scope)?, decode)))
-        });
-        Ok(made.fields(vec!["line".to_owned()]))
+            Ok(Reads::records(DecodedLines::of(keys.input(path, scope)?, decode)))
+        })
     }
 
     fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::{CsvFormat, CsvReader};
 use crate::column::{ColumnType, TypeKey, column_type};
+use crate::files::of_files;
 use crate::key::{At, Keys, Problem, Text, Texts};
 use crate::kind::{
     BuildContext, ByteSplit, Example, ItemKind, KindSchema, Make, MakeReader, byte_range,
@@ -30,8 +31,11 @@ pub(crate) struct Csv;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ReaderKeys {
-    /// Path of the file, relative to the job file.
+    /// Path of the file, relative to the job file; with `*` or `?` in the name, of all files that match, in the order of their
+    /// names.
     path: Text,
+    /// A field that gets the path of the file.
+    file_field: Option<String>,
     /// Whether the first record holds the names of the columns. Default: true.
     header: Option<bool>,
     /// Types of columns by name, or all columns in their order.
@@ -121,13 +125,12 @@ impl ItemKind for Csv {
 
     fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
         let parsed: ReaderKeys = keys.parse()?;
-        let path = cx.path(&parsed.path)?;
         let input = input(&parsed, keys)?;
         let bytes_max = parsed.line_bytes_max;
         let may_change = IfChanged::continues(parsed.if_changed.as_ref());
         let fields = input.names.clone();
-        let made = MakeReader::new(move |scope| {
-            let mut csv = input.reader(path(scope)?);
+        of_files(cx, &parsed.path, parsed.file_field.as_deref(), fields, move |path, scope| {
+            let mut csv = input.reader(path);
             if let Some((start, end)) = byte_range(scope)? {
                 csv = csv.bytes(start, end);
             }
@@ -139,8 +142,7 @@ impl ItemKind for Csv {
             }
             let input = input.clone();
             Ok(Reads::with_fields(csv, move |csv| input.fields(csv)))
-        });
-        Ok(MakeReader { fields, ..made })
+        })
     }
 
     fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
