@@ -49,10 +49,11 @@ fn sqlite(folder: &Path) -> Result<Vec<Loader>, String> {
     for suffix in ["", "-wal", "-shm"] {
         let _ = std::fs::remove_file(folder.join(format!("load.db{suffix}")));
         let _ = std::fs::remove_file(folder.join(format!("import.db{suffix}")));
+        let _ = std::fs::remove_file(folder.join(format!("python.db{suffix}")));
     }
     let import = format!("sqlite3 import.db '{TABLE}' '.import --csv --skip 1 input.csv loaded'");
     let python = format!(
-        "import csv, sqlite3\nc = sqlite3.connect('import.db'); c.executescript(\"{TABLE}\")\n\
+        "import csv, sqlite3\nc = sqlite3.connect('python.db'); c.executescript(\"{TABLE}\")\n\
          with open('input.csv', newline='') as f:\n rows = csv.reader(f); next(rows)\n \
          c.executemany('INSERT INTO loaded VALUES (?, ?, ?, ?, ?, ?)', rows)\nc.commit()"
     );
@@ -77,7 +78,7 @@ fn sqlite(folder: &Path) -> Result<Vec<Loader>, String> {
 /// Returns the loaders into PostgreSQL at `url`; the first one is ours.
 fn postgres(folder: &Path, url: &str) -> Result<Vec<Loader>, String> {
     let copy = format!(
-        "psql -q '{url}' -c '{TABLE}' && psql -q '{url}' -c '\\copy loaded FROM input.csv WITH (FORMAT csv, HEADER)'"
+        "psql -q '{url}' -c '{TABLE}' -c '\\copy loaded FROM input.csv WITH (FORMAT csv, HEADER)'"
     );
     let count = || sh(folder, &format!("psql -qAt '{url}' -c 'SELECT count(*) FROM loaded'"));
     Ok(vec![

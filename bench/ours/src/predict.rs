@@ -55,7 +55,10 @@ fn measure(task: &Task) -> Result<Stages, Box<dyn std::error::Error>> {
         loop {
             let block = reader.read_block(CHUNK).map_err(failed)?;
             let is_last = block.is_last();
-            blocks.push(block);
+            // The input may end with a block, after which an empty one follows.
+            if block.records() > 0 {
+                blocks.push(block);
+            }
             if is_last {
                 return Ok(());
             }

@@ -15,9 +15,6 @@ use crate::reader::{BoxedReader, Position, Reads};
 use crate::record::{Names, Record};
 use crate::value::Value;
 
-/// Maximum number of files of one step.
-const FILES_MAX: usize = 10_000;
-
 /// Whether the last part of `path` is a pattern: `*` matches any characters, `?` one.
 pub(crate) fn is_pattern(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().contains(['*', '?']))
@@ -26,22 +23,21 @@ pub(crate) fn is_pattern(path: &Path) -> bool {
 /// Returns the files that `path` names or matches, sorted by their names; a folder that does not exist has none.
 pub(crate) fn files_of(path: &Path) -> Result<Vec<PathBuf>, ItemError> {
     if !is_pattern(path) {
-        return Ok(if path.is_file() { vec![path.to_owned()] } else { Vec::new() });
+        return match std::fs::metadata(path) {
+            Ok(found) => Ok(if found.is_file() { vec![path.to_owned()] } else { Vec::new() }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(unreadable(path, error)),
+        };
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
-    if !folder.exists() {
-        return Ok(Vec::new());
+    match folder.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Ok(Vec::new()),
+        Err(error) => return Err(unreadable(folder, error)),
     }
     let pattern = path.file_name().unwrap_or_default().to_string_lossy();
     let names = FilePartitions::new(folder, pattern).names()?;
-    if names.len() > FILES_MAX {
-        return Err(ItemError::fatal(format!(
-            "cannot use `{}`: it matches {} files, and a step handles at most {FILES_MAX}",
-            path.display(),
-            names.len()
-        )));
-    }
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
@@ -56,6 +52,10 @@ pub(crate) fn some_files_of(path: &Path) -> Result<Vec<PathBuf>, ItemError> {
         }
         true => Err(no_file(&format!("`{}` does not exist", path.display()))),
     }
+}
+
+fn unreadable(path: &Path, error: std::io::Error) -> ItemError {
+    ItemError::wrap(ErrorKind::IO, format!("cannot read `{}`", path.display()), error)
 }
 
 fn no_file(what: &str) -> ItemError {

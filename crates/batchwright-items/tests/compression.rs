@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use batchwright::execution::JobExecution;
+use batchwright::policy::{Classifier, SkipPolicy};
 use batchwright::testing::{CommitPoint, TestBench, conformance_of_reader};
 use batchwright::{BatchStatus, ChunkStepBuilder, ItemError, Job, Sequence};
 use batchwright_items::format::csv::{CsvReader, CsvWriter};
@@ -72,6 +73,47 @@ fn a_compressed_file_has_the_same_rows() {
         assert_ne!(bytes, expected, "{extension} compresses");
         let back = copied(&compressed, &folder.path().join(format!("{extension}.csv")));
         assert!(back == expected, "{extension}");
+    }
+}
+
+#[test]
+fn a_compressed_file_without_rows_is_a_whole_file() {
+    let folder = tempfile::tempdir().unwrap();
+    for extension in extensions() {
+        let (empty, back) =
+            (folder.path().join(format!("empty.{extension}")), folder.path().join("back"));
+        for (from, to) in [(None, &empty), (Some(&empty), &back)] {
+            let reader = from.map_or_else(|| LineReader::new("/dev/null"), LineReader::new);
+            let step = ChunkStepBuilder::new("copy").reader(reader).writer(LineWriter::new(to));
+            let done =
+                TestBench::of(Job::builder("copy").step(step.build()).build().unwrap()).run();
+            assert_eq!(done.status, BatchStatus::Completed, "{extension} {:?}", done.failure);
+        }
+        assert!(std::fs::metadata(&empty).unwrap().len() > 0);
+        assert_eq!(std::fs::read(&back).unwrap(), b"");
+    }
+}
+
+#[test]
+fn a_damaged_member_is_no_end_of_the_input_even_when_failed_reads_are_skipped() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = plain(folder.path());
+    for extension in extensions() {
+        let compressed = folder.path().join(format!("rows.csv.{extension}"));
+        let mut bytes = copied(&plain, &compressed);
+        let middle = bytes.len() / 2;
+        bytes[middle..middle + 8].fill(0x55);
+        std::fs::write(&compressed, bytes).unwrap();
+        for threads in [1, 2] {
+            let step = ChunkStepBuilder::new("copy")
+                .reader(CsvReader::<Row>::new(&compressed))
+                .writer(CsvWriter::new(folder.path().join("out.csv")))
+                .parallelism(threads)
+                .skip(SkipPolicy::limit(1_000).on(Classifier::all()));
+            let done =
+                TestBench::of(Job::builder("copy").step(step.build()).build().unwrap()).run();
+            assert_eq!(done.status, BatchStatus::Failed, "{extension} on {threads}");
+        }
     }
 }
 

@@ -145,6 +145,89 @@ fn a_file_that_arrives_between_a_crash_and_the_restart_is_not_moved() {
 }
 
 #[test]
+fn what_arrives_after_the_plan_is_neither_deleted_nor_removed_unmerged() {
+    let folder = folder(&[("log/a", "old"), ("in/1", "x"), ("in/2", "y")]);
+    let path = folder.path();
+    let mut bench = TestBench::of(job(path, "type = \"delete\"\npath = \"log/*\"\n"));
+    bench.crash_at(CommitPoint::After, 1);
+    bench.run();
+    fs::write(path.join("log/a"), "a new log").unwrap();
+    assert_eq!(bench.restart().status, BatchStatus::Completed);
+    let keys = "type = \"merge\"\nfrom = \"in/*\"\nto = \"all\"\n";
+    let mut bench = TestBench::of(job(path, keys));
+    // Merged, and nothing removed.
+    bench.crash_at(CommitPoint::After, 2);
+    bench.run();
+    fs::write(path.join("in/2"), "a new delivery").unwrap();
+    assert_eq!(bench.restart().status, BatchStatus::Completed);
+    let expected = [("all", "xy"), ("in/2", "a new delivery"), ("log/a", "a new log")];
+    assert_eq!(left(path), files(&expected));
+}
+
+#[test]
+fn a_merge_never_takes_its_own_result_for_a_part() {
+    let folder = folder(&[("in/all.csv", "merged before")]);
+    let path = folder.path();
+    let merge = |to: &str| format!("type = \"merge\"\nfrom = \"in/*.csv\"\nto = \"{to}\"\n");
+    let alone = fails(path, &merge("in/all.csv"));
+    assert!(alone.contains("only the merged file matches"), "{alone}");
+    std::os::unix::fs::symlink("in", path.join("current")).unwrap();
+    fs::write(path.join("in/new.csv"), "part").unwrap();
+    completes(path, &merge("current/all.csv"));
+    fs::remove_file(path.join("current")).unwrap();
+    assert_eq!(left(path), files(&[("in/all.csv", "part")]));
+    fs::write(path.join("in/b.csv.gz"), "").unwrap();
+    let mixed = fails(path, "type = \"merge\"\nfrom = \"in/*\"\nto = \"all.csv\"\n");
+    assert!(mixed.contains("the same compression"), "{mixed}");
+}
+
+#[test]
+fn an_existing_file_that_is_to_be_kept_is_kept_also_after_the_plan() {
+    for kind in ["copy", "move"] {
+        let folder = folder(&[("in/a", "new")]);
+        let path = folder.path();
+        let keys = format!("type = \"{kind}\"\nfrom = \"in/a\"\nto = \"out/a\"\nreplace = false\n");
+        let mut bench = TestBench::of(job(path, &keys));
+        bench.crash_at(CommitPoint::After, 1);
+        bench.run();
+        fs::create_dir_all(path.join("out")).unwrap();
+        fs::write(path.join("out/a"), "another's").unwrap();
+        let failure = bench.restart().failure.expect("the step fails");
+        assert!(failure.message.contains("out/a`: it exists"), "{failure:?}");
+        assert_eq!(left(path), files(&[("in/a", "new"), ("out/a", "another's")]));
+        fs::remove_file(path.join("out/a")).unwrap();
+        assert_eq!(bench.restart().status, BatchStatus::Completed);
+        is_exact(
+            &[("in/a", "new")],
+            &keys,
+            if kind == "copy" { &[("in/a", "new"), ("out/a", "new")] } else { &[("out/a", "new")] },
+        );
+    }
+}
+
+#[test]
+fn many_files_are_handled_in_several_calls_and_outputs_in_work_in_none() {
+    let folder = folder(&[("in/x.csv.0123456789abcdef-7.part", "growing")]);
+    let path = folder.path();
+    for number in 0..250 {
+        fs::write(path.join(format!("in/{number}")), "").unwrap();
+    }
+    for commit in 1..=4 {
+        let mut bench =
+            TestBench::of(job(path, "type = \"move\"\nfrom = \"in/*\"\nto = \"out/\"\n"));
+        bench.crash_at(CommitPoint::Before, commit);
+        bench.run();
+        assert_eq!(bench.restart().status, BatchStatus::Completed);
+        assert_eq!(left(&path.join("out")).len(), 250);
+        fs::rename(path.join("in/x.csv.0123456789abcdef-7.part"), path.join("growing")).unwrap();
+        assert_eq!(left(&path.join("in")).len(), 0);
+        fs::remove_dir(path.join("in")).unwrap();
+        fs::rename(path.join("out"), path.join("in")).unwrap();
+        fs::rename(path.join("growing"), path.join("in/x.csv.0123456789abcdef-7.part")).unwrap();
+    }
+}
+
+#[test]
 fn what_cannot_be_copied_or_moved_is_said() {
     let folder = folder(&[("in/a.csv", "a"), ("out/a.csv", "old")]);
     let path = folder.path();
@@ -157,6 +240,12 @@ fn what_cannot_be_copied_or_moved_is_said() {
     assert!(one.contains("is a folder; add a pattern"), "{one}");
     let many = fails(path, "type = \"copy\"\nfrom = \"in/*\"\nto = \"new\"\n");
     assert!(many.contains("a pattern needs a folder"), "{many}");
+    std::os::unix::fs::symlink("a.csv", path.join("in/link")).unwrap();
+    let link = fails(path, "type = \"move\"\nfrom = \"in/link\"\nto = \"out/\"\n");
+    assert!(link.contains("it is a link"), "{link}");
+    fs::remove_file(path.join("in/link")).unwrap();
+    let itself = fails(path, "type = \"copy\"\nfrom = \"in/a.csv\"\nto = \"in/a.csv\"\n");
+    assert!(itself.contains("it is the file itself"), "{itself}");
     let exists =
         fails(path, "type = \"copy\"\nfrom = \"in/a.csv\"\nto = \"out/\"\nreplace = false\n");
     assert!(exists.contains("out/a.csv`: it exists"), "{exists}");
@@ -259,8 +348,10 @@ fn a_file_is_awaited_and_not_for_ever() {
     let folder = folder(&[("there", "")]);
     let path = folder.path();
     completes(path, "type = \"wait_for\"\npath = \"there\"\ntimeout = \"1h\"\nstable = \"0s\"\n");
-    let late =
-        fails(path, "type = \"wait_for\"\npath = \"not*\"\ntimeout = \"30ms\"\nevery = \"10ms\"\n");
+    let late = fails(
+        path,
+        "type = \"wait_for\"\npath = \"not*\"\ntimeout = \"30ms\"\nstable = \"20ms\"\nevery = \"10ms\"\n",
+    );
     assert!(late.contains("does not exist after 30ms"), "{late}");
     let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
     let keys = "type = \"wait_for\"\npath = \"late\"\ntimeout = \"1h\"\nstable = \"20ms\"\nevery = \"10ms\"\n";

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use batchwright::ItemError;
 use batchwright::clock::StopToken;
 use batchwright::error::ErrorKind;
+use batchwright::scope::StepScope;
 use batchwright::step::{Flow, Tasklet, TaskletCall};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::Digest;
 
-use super::{copy_bytes, failed, place};
+use super::{Placing, copy_bytes, failed, place};
 use crate::files::some_files_of;
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
@@ -167,7 +168,12 @@ struct Checksum {
 impl Tasklet for Checksum {
     fn call(&self, call: &mut TaskletCall<'_, '_>) -> Result<Flow, ItemError> {
         let scope = call.scope().clone();
-        let files = some_files_of(&(self.path)(&scope)?)?;
+        let mut files = some_files_of(&(self.path)(&scope)?)?;
+        if self.file.is_none() && files.len() > 1 {
+            // The files with the checksums of the others.
+            let extension = std::ffi::OsStr::new(self.algorithm.name());
+            files.retain(|path| path.extension() != Some(extension));
+        }
         let known = self.file.as_ref().map(|file| file(&scope)).transpose()?;
         if files.len() > 1 && self.action == Action::Write && known.is_some() {
             return Err(ItemError::fatal(
@@ -183,7 +189,7 @@ impl Tasklet for Checksum {
             };
             let file = known.clone().unwrap_or_else(beside);
             match self.action {
-                Action::Write => self.write(path, &file, scope.stop())?,
+                Action::Write => self.write(path, &file, &scope)?,
                 Action::Verify => self.verify(path, &file, digest.as_deref(), scope.stop())?,
             }
         }
@@ -198,15 +204,13 @@ impl Checksum {
         self.algorithm.digest((path, &mut file), stop)
     }
 
-    fn write(&self, path: &Path, file: &Path, stop: &StopToken) -> Result<(), ItemError> {
-        let digest = self.compute(path, stop)?;
+    fn write(&self, path: &Path, file: &Path, scope: &StepScope) -> Result<(), ItemError> {
+        let digest = self.compute(path, scope.stop())?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        place(file, None, |file| {
-            if self.algorithm != Algorithm::Ok {
-                // The form of `sha256sum`.
-                writeln!(file, "{digest}  {name}")?;
-            }
-            Ok(())
+        place(file, scope, &Placing::default(), |part| match self.algorithm {
+            Algorithm::Ok => Ok(()),
+            // The form of `sha256sum`.
+            _ => writeln!(part, "{digest}  {name}").map_err(|error| failed("write", file, error)),
         })
     }
 
@@ -254,6 +258,12 @@ fn expected_in(list: &Path, path: &Path) -> Result<String, ItemError> {
     let file = File::open(list).map_err(|error| failed("read", list, error))?;
     let read = file.take(LIST_BYTES_MAX).read_to_string(&mut text);
     read.map_err(|error| failed("read", list, error))?;
+    if text.len() as u64 == LIST_BYTES_MAX {
+        return Err(ItemError::data(format!(
+            "cannot use `{}`: a list of checksums has at most {LIST_BYTES_MAX} bytes",
+            list.display()
+        )));
+    }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if let [line] = lines[..]

@@ -1,16 +1,21 @@
 //! The kinds `copy` and `move`.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use batchwright::ItemError;
+use batchwright::error::ErrorKind;
 use batchwright::item::{OpenPath, PathUse};
 use batchwright::scope::StepScope;
 use batchwright::step::{Flow, Tasklet, TaskletCall};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{copy_bytes, failed, modified, place, remove, sync_folder};
+use super::{
+    FILES_PER_CALL, KnownFile, Placing, absolute, copy_bytes, failed, folder_of, made_folder_of,
+    modified, place, remove, sync_folder, within_bounds,
+};
 use crate::files::{files_of, is_pattern, some_files_of};
 use crate::key::{Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
@@ -94,26 +99,18 @@ struct Transfer {
     removes: bool,
 }
 
-/// A file to transfer.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Planned {
-    from: PathBuf,
-    to: PathBuf,
-    size: u64,
-    /// Time of the last modification, in nanoseconds since 1970.
-    modified: i64,
-}
-
-impl Planned {
-    /// Whether the file at `path` is the planned one.
-    fn is_at(&self, path: &Path) -> bool {
-        fs::metadata(path)
-            .is_ok_and(|found| found.len() == self.size && modified(&found) == self.modified)
-    }
+/// The files to transfer, and how many are done; stored in the step's context.
+#[derive(Debug, Serialize, Deserialize)]
+struct Plan {
+    files: Vec<(KnownFile, PathBuf)>,
+    done: usize,
 }
 
 /// The name in the step's context under which the plan is stored.
 const PLAN: &str = "files";
+
+/// Largest difference between the times of a file and its copy, in nanoseconds: some file systems keep only even seconds.
+const TIMES_BOUND: u64 = 2_000_000_000;
 
 impl Tasklet for Transfer {
     fn call(&self, call: &mut TaskletCall<'_, '_>) -> Result<Flow, ItemError> {
@@ -122,19 +119,29 @@ impl Tasklet for Transfer {
             scope.context().put(PLAN, &self.plan(&scope)?)?;
             return Ok(Flow::Continue);
         }
-        let planned: Vec<Planned> = scope.context().get(PLAN)?;
-        for one in &planned {
-            self.transfer(one, &scope)?;
+        let mut plan: Plan = scope.context().get(PLAN)?;
+        let batch = plan.files.iter().skip(plan.done).take(FILES_PER_CALL);
+        let mut count = 0;
+        for (from, to) in batch.take_while(|_| !scope.stop().is_requested()) {
+            match self.removes {
+                true => self.move_one(from, to, &scope)?,
+                false => self.copy_one(&from.path, to, &scope)?,
+            }
+            count += 1;
         }
-        call.contribute(planned.len() as u64, planned.len() as u64);
-        Ok(Flow::Finished)
+        plan.done += count;
+        call.contribute(count as u64, count as u64);
+        let is_done = plan.done == plan.files.len();
+        scope.context().put(PLAN, &plan)?;
+        Ok(if is_done { Flow::Finished } else { Flow::Continue })
     }
 }
 
 impl Transfer {
-    fn plan(&self, scope: &StepScope) -> Result<Vec<Planned>, ItemError> {
+    fn plan(&self, scope: &StepScope) -> Result<Plan, ItemError> {
         let (from, to) = ((self.from)(scope)?, (self.to)(scope)?);
-        let files = if self.optional { files_of(&from)? } else { some_files_of(&from)? };
+        let found = if self.optional { files_of(&from)? } else { some_files_of(&from)? };
+        let found = within_bounds(found, &from)?;
         let is_folder = to.as_os_str().as_encoded_bytes().ends_with(b"/") || to.is_dir();
         if is_pattern(&from) && !is_folder {
             return Err(ItemError::fatal(format!(
@@ -142,77 +149,120 @@ impl Transfer {
                 to.display()
             )));
         }
-        let mut planned = Vec::with_capacity(files.len());
-        for from in files {
-            let name = from.file_name().unwrap_or_default();
+        let to = absolute(&to)?;
+        let mut files = Vec::with_capacity(found.len());
+        for from in KnownFile::all(found, self.removes)? {
+            let name = from.path.file_name().unwrap_or_default();
             let to = if is_folder { to.join(name) } else { to.clone() };
-            if !self.replace && to.exists() {
+            let existing = KnownFile::at(&to)?;
+            if from.path == to {
                 return Err(ItemError::fatal(format!(
-                    "cannot write `{}`: it exists; remove it, or set `replace = true`",
+                    "cannot write `{}`: it is the file itself",
                     to.display()
                 )));
             }
-            let found = fs::metadata(&from).map_err(|error| failed("read", &from, error))?;
-            planned.push(Planned { from, to, size: found.len(), modified: modified(&found) });
+            if !self.replace && existing.is_some() {
+                return Err(exists(&to));
+            }
+            files.push((from, to));
         }
-        Ok(planned)
+        Ok(Plan { files, done: 0 })
     }
 
-    fn transfer(&self, planned: &Planned, scope: &StepScope) -> Result<(), ItemError> {
-        let Planned { from, to, .. } = planned;
-        if !planned.is_at(from) {
-            // An earlier attempt has moved the file; another one may have its name by now.
-            return match planned.is_at(to) {
-                true => Ok(()),
-                false => Err(ItemError::new(
-                    batchwright::error::ErrorKind::IO,
-                    format!(
-                        "cannot find `{}` any more: it was removed or changed since the step began",
-                        from.display()
-                    ),
-                )),
-            };
-        }
+    fn placing(&self, found: &fs::Metadata) -> Placing {
+        Placing { modified: found.modified().ok(), keeps_existing: !self.replace }
+    }
+
+    /// Copies the file as it is now: a restart copies it again.
+    fn copy_one(&self, from: &Path, to: &Path, scope: &StepScope) -> Result<(), ItemError> {
+        let in_from = |error| failed("read", from, error);
         let _claim = OpenPath::claim(from, PathUse::Input)?;
-        if self.removes && rename(from, to)? {
-            return Ok(());
+        let mut original = File::open(from).map_err(in_from)?;
+        let found = original.metadata().map_err(in_from)?;
+        if let Some(existing) = KnownFile::at(to)? {
+            if (found.dev(), found.ino()) == (existing.device, existing.inode) {
+                return Err(ItemError::fatal(format!(
+                    "cannot copy `{}` to `{}`: they are the same file",
+                    from.display(),
+                    to.display()
+                )));
+            }
+            if !self.replace {
+                // An earlier attempt may have made it.
+                return match is_copy((found.len(), modified(&found)), &existing) {
+                    true => Ok(()),
+                    false => Err(exists(to)),
+                };
+            }
         }
-        let mut original = File::open(from).map_err(|error| failed("read", from, error))?;
-        let found = original.metadata().map_err(|error| failed("read", from, error))?;
-        place(to, found.modified().ok(), |part| {
+        place(to, scope, &self.placing(&found), |part| {
             let copied = copy_bytes((from, &mut original), part, scope.stop())?;
             part.set_permissions(found.permissions())
                 .map_err(|error| failed("write", to, error))?;
-            match copied == planned.size && planned.is_at(from) {
+            let now = original.metadata().map_err(in_from)?;
+            match copied == now.len() && modified(&now) == modified(&found) {
                 true => Ok(()),
-                false => Err(ItemError::new(
-                    batchwright::error::ErrorKind::IO,
-                    format!("cannot copy `{}`: it changed meanwhile", from.display()),
-                )),
+                false => Err(changed("copy", from)),
             }
-        })?;
-        if self.removes {
-            remove(from)?;
+        })
+    }
+
+    fn move_one(&self, from: &KnownFile, to: &Path, scope: &StepScope) -> Result<(), ItemError> {
+        let existing = KnownFile::at(to)?;
+        if !from.is_there()? {
+            // An earlier attempt has moved the file; another one may have its name by now.
+            return match existing.is_some_and(|at| is_copy((from.size, from.modified), &at)) {
+                true => Ok(()),
+                false => Err(changed("move", &from.path)),
+            };
         }
-        Ok(())
+        let _claim = OpenPath::claim(&from.path, PathUse::Input)?;
+        made_folder_of(to)?;
+        match &existing {
+            // Two names of one file, which an earlier attempt has made or which were there.
+            Some(existing) if from.is_same_file(existing) => {}
+            Some(_) if !self.replace => return Err(exists(to)),
+            _ => match self.rename(&from.path, to) {
+                Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
+                    self.copy_one(&from.path, to, scope)?;
+                }
+                done => done.map_err(|error| failed("move to", to, error))?,
+            },
+        }
+        if from.is_there()? {
+            remove(&from.path)?;
+        } else if KnownFile::at(&from.path)?.is_some_and(|now| now.is_same_file(from)) {
+            // Bytes that were appended after the copy are only here.
+            return Err(changed("move", &from.path));
+        }
+        sync_folder(&folder_of(to))?;
+        sync_folder(&folder_of(&from.path))
+    }
+
+    /// Gives the file its new name; if existing files are kept, the old one remains too.
+    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        if self.replace { fs::rename(from, to) } else { fs::hard_link(from, to) }
     }
 }
 
-/// Renames a file; `false` when the two places are on different file systems.
-fn rename(from: &Path, to: &Path) -> Result<bool, ItemError> {
-    let folder = |path: &Path| {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        folder.unwrap_or(Path::new(".")).to_owned()
-    };
-    let (old, new) = (folder(from), folder(to));
-    fs::create_dir_all(&new).map_err(|error| failed("create the folder", &new, error))?;
-    match fs::rename(from, to) {
-        Ok(()) => {
-            sync_folder(&new)?;
-            sync_folder(&old)?;
-            Ok(true)
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => Ok(false),
-        Err(error) => Err(failed("move", from, error)),
-    }
+/// Whether the file `at` has this size, and about this time of modification.
+fn is_copy((size, modified): (u64, i64), at: &KnownFile) -> bool {
+    at.size == size && at.modified.abs_diff(modified) <= TIMES_BOUND
+}
+
+fn exists(to: &Path) -> ItemError {
+    ItemError::fatal(format!(
+        "cannot write `{}`: it exists; remove it, or set `replace = true`",
+        to.display()
+    ))
+}
+
+fn changed(action: &str, from: &Path) -> ItemError {
+    ItemError::new(
+        ErrorKind::IO,
+        format!(
+            "cannot {action} `{}`: it was removed or changed since the step began",
+            from.display()
+        ),
+    )
 }

@@ -1,15 +1,15 @@
 //! The kind `delete`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use batchwright::ItemError;
 use batchwright::clock::{Clock as _, SystemClock};
 use batchwright::step::{Flow, Tasklet, TaskletCall};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::{failed, modified, remove};
+use super::{FILES_PER_CALL, KnownFile, PLANNED_MAX, remove_all};
 use crate::files::files_of;
 use crate::key::{Keys, Problem, Text, duration};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
@@ -52,6 +52,15 @@ struct Delete {
     keep: usize,
 }
 
+/// The files to delete; stored in the step's context.
+#[derive(Debug, Serialize, Deserialize)]
+struct Plan {
+    files: Vec<KnownFile>,
+    done: usize,
+    /// Whether there are more than fit into one plan.
+    is_part: bool,
+}
+
 /// The name in the step's context under which the plan is stored.
 const PLAN: &str = "files";
 
@@ -64,30 +73,36 @@ impl Tasklet for Delete {
             scope.context().put(PLAN, &self.plan(&path, now())?)?;
             return Ok(Flow::Continue);
         }
-        let planned: Vec<PathBuf> = scope.context().get(PLAN)?;
-        for path in &planned {
-            remove(path)?;
+        let mut plan: Plan = scope.context().get(PLAN)?;
+        let batch: Vec<_> =
+            plan.files.iter().skip(plan.done).take(FILES_PER_CALL).cloned().collect();
+        remove_all(&batch)?;
+        plan.done += batch.len();
+        call.contribute(batch.len() as u64, batch.len() as u64);
+        match plan.done == plan.files.len() {
+            true if plan.is_part => scope.context().remove(PLAN),
+            true => return Ok(Flow::Finished),
+            false => scope.context().put(PLAN, &plan)?,
         }
-        call.contribute(planned.len() as u64, planned.len() as u64);
-        Ok(Flow::Finished)
+        Ok(Flow::Continue)
     }
 }
 
 impl Delete {
-    fn plan(&self, path: &std::path::Path, now: i64) -> Result<Vec<PathBuf>, ItemError> {
-        let mut files = Vec::new();
-        for path in files_of(path)? {
-            let found = std::fs::metadata(&path).map_err(|error| failed("read", &path, error))?;
-            files.push((modified(&found), path));
-        }
+    fn plan(&self, path: &Path, now: i64) -> Result<Plan, ItemError> {
+        let mut files = KnownFile::all(files_of(path)?, false)?;
         // The newest first; of two files of one time, the name decides.
-        files.sort_by(|one, other| other.cmp(one));
+        files.sort_by(|one, other| (other.modified, &other.path).cmp(&(one.modified, &one.path)));
         let age =
             self.older_than.map_or(0, |age| i64::try_from(age.as_nanos()).unwrap_or(i64::MAX));
-        let is_old =
-            |modified: i64| self.older_than.is_none() || modified <= now.saturating_sub(age);
-        let old = files.into_iter().skip(self.keep).filter(|(modified, _)| is_old(*modified));
-        Ok(old.map(|(_, path)| path).collect())
+        let oldest = now.saturating_sub(age);
+        let is_old = |file: &KnownFile| self.older_than.is_none() || file.modified <= oldest;
+        let mut files: Vec<_> = files.into_iter().skip(self.keep).filter(is_old).collect();
+        let is_part = files.len() > PLANNED_MAX;
+        // The oldest of them first.
+        files.reverse();
+        files.truncate(PLANNED_MAX);
+        Ok(Plan { files, done: 0, is_part })
     }
 }
 

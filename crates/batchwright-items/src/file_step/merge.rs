@@ -6,11 +6,16 @@ use std::path::{Path, PathBuf};
 
 use batchwright::ItemError;
 use batchwright::clock::StopToken;
+use batchwright::error::ErrorKind;
+use batchwright::scope::StepScope;
 use batchwright::step::{Flow, Tasklet, TaskletCall};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{copy_bytes, failed, place, remove};
+use super::{
+    FILES_PER_CALL, KnownFile, Placing, absolute, copy_bytes, failed, place, remove_all,
+    within_bounds,
+};
 use crate::files::some_files_of;
 use crate::key::{Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
@@ -19,7 +24,7 @@ use crate::transport::Compression;
 /// The kind `merge`.
 pub(crate) struct MergeKind;
 
-/// Merges files into one, in the order of their names, and removes them then.
+/// Merges files into one, in the order of their names, and removes them then. Their bytes are joined as they are.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct MergeKeys {
@@ -27,7 +32,7 @@ struct MergeKeys {
     from: Text,
     /// The merged file.
     to: Text,
-    /// Whether each file begins with the same header line, which the merged file has once. Default: false.
+    /// Whether the files are text that begins with the same header line, which the merged file has once. Default: false.
     #[serde(default)]
     header: bool,
     /// Whether the merged files remain. Default: false.
@@ -60,9 +65,11 @@ struct Merge {
 /// How far the step is; stored in its context.
 #[derive(Debug, Serialize, Deserialize)]
 struct Progress {
-    parts: Vec<PathBuf>,
+    parts: Vec<KnownFile>,
     to: PathBuf,
     is_merged: bool,
+    /// Number of parts that are removed.
+    removed: usize,
 }
 
 /// The name in the step's context under which its progress is stored.
@@ -72,45 +79,70 @@ impl Tasklet for Merge {
     fn call(&self, call: &mut TaskletCall<'_, '_>) -> Result<Flow, ItemError> {
         let scope = call.scope().clone();
         if !scope.context().has(PROGRESS) {
-            let (from, to) = ((self.from)(&scope)?, (self.to)(&scope)?);
-            let parts: Vec<_> =
-                some_files_of(&from)?.into_iter().filter(|part| *part != to).collect();
-            let compressed = parts.iter().chain([&to]).find(|path| Compression::of(path).is_some());
-            if let Some(path) = compressed.filter(|_| self.header) {
-                return Err(ItemError::fatal(format!(
-                    "cannot merge `{}`: header lines are found in files that are not compressed",
-                    path.display()
-                )));
-            }
-            scope.context().put(PROGRESS, &Progress { parts, to, is_merged: false })?;
+            scope.context().put(PROGRESS, &self.plan(&scope)?)?;
             return Ok(Flow::Continue);
         }
         let mut progress: Progress = scope.context().get(PROGRESS)?;
-        if !progress.is_merged {
+        if progress.is_merged {
+            let parts = progress.parts.iter().skip(progress.removed).take(FILES_PER_CALL);
+            let parts: Vec<_> = parts.cloned().collect();
+            remove_all(&parts)?;
+            progress.removed += parts.len();
+        } else {
             let Progress { parts, to, .. } = &progress;
-            place(to, None, |merged| self.merge(parts, merged, scope.stop()))?;
+            place(to, &scope, &Placing::default(), |merged| {
+                self.merge(parts, merged, scope.stop())
+            })?;
             call.contribute(parts.len() as u64, 1);
-            progress.is_merged = true;
-            scope.context().put(PROGRESS, &progress)?;
             // The parts are removed once the store knows that they are merged.
-            return Ok(if self.keep { Flow::Finished } else { Flow::Continue });
+            progress.is_merged = true;
         }
-        for part in &progress.parts {
-            remove(part)?;
-        }
-        Ok(Flow::Finished)
+        let is_done = progress.is_merged && (self.keep || progress.removed == progress.parts.len());
+        scope.context().put(PROGRESS, &progress)?;
+        Ok(if is_done { Flow::Finished } else { Flow::Continue })
     }
 }
 
 impl Merge {
+    fn plan(&self, scope: &StepScope) -> Result<Progress, ItemError> {
+        let (from, to) = ((self.from)(scope)?, absolute(&(self.to)(scope)?)?);
+        let mut parts = KnownFile::all(within_bounds(some_files_of(&from)?, &from)?, true)?;
+        // The result of an earlier run is no part.
+        let merged = KnownFile::at(&to)?;
+        parts.retain(|part| !merged.as_ref().is_some_and(|merged| merged.is_same_file(part)));
+        if parts.is_empty() {
+            return Err(ItemError::new(
+                ErrorKind::IO,
+                format!("cannot begin: only the merged file matches `{}`", from.display()),
+            ));
+        }
+        let compression = Compression::of(&to);
+        let paths = || parts.iter().map(|part| &*part.path);
+        if let Some(other) = paths().find(|path| Compression::of(path) != compression) {
+            return Err(ItemError::fatal(format!(
+                "cannot merge `{}` into `{}`: both must have the same compression",
+                other.display(),
+                to.display()
+            )));
+        }
+        if self.header && compression.is_some() {
+            return Err(ItemError::fatal(format!(
+                "cannot merge into `{}`: header lines are found in files that are not compressed",
+                to.display()
+            )));
+        }
+        Ok(Progress { parts, to, is_merged: false, removed: 0 })
+    }
+
     fn merge(
         &self,
-        parts: &[PathBuf],
+        parts: &[KnownFile],
         merged: &mut File,
         stop: &StopToken,
     ) -> Result<(), ItemError> {
         let mut header: Option<Vec<u8>> = None;
-        for part in parts {
+        for known in parts {
+            let part = &*known.path;
             let file = File::open(part).map_err(|error| failed("read", part, error))?;
             let mut reader = BufReader::new(file);
             if self.header {
@@ -135,6 +167,12 @@ impl Merge {
             copy_bytes((part, &mut reader), merged, stop)?;
             if self.header {
                 end_line(merged)?;
+            }
+            if !known.is_there()? {
+                return Err(ItemError::new(
+                    ErrorKind::IO,
+                    format!("cannot merge `{}`: it changed since the step began", part.display()),
+                ));
             }
         }
         Ok(())

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use batchwright::ItemError;
+use batchwright::clock::{Clock as _, SystemClock};
 use batchwright::error::ErrorKind;
 use batchwright::step::{Flow, Tasklet, TaskletCall};
 use schemars::JsonSchema;
@@ -52,6 +53,10 @@ impl ItemKind for WaitKind {
         if wait.every.is_zero() {
             return Err(keys.problem_at("every", "the time between two looks must be above zero"));
         }
+        if wait.timeout < wait.stable {
+            let message = "`timeout` must not be shorter than `stable`, which is `2s` by default";
+            return Err(keys.problem_at("timeout", message));
+        }
         Ok(Box::new(wait))
     }
 }
@@ -67,13 +72,16 @@ impl Tasklet for Wait {
     fn call(&self, call: &mut TaskletCall<'_, '_>) -> Result<Flow, ItemError> {
         let scope = call.scope();
         let path = (self.path)(scope)?;
-        let (mut waited, mut unchanged) = (Duration::ZERO, Duration::ZERO);
-        let mut seen = Vec::new();
+        let clock = SystemClock::default();
+        let begun = clock.elapsed();
+        let (mut seen, mut since) = (Vec::new(), begun);
         loop {
             let found = look(&path)?;
+            let now = clock.elapsed();
             if found != seen {
-                (seen, unchanged) = (found, Duration::ZERO);
+                (seen, since) = (found, now);
             }
+            let (waited, unchanged) = (now - begun, now - since);
             if !seen.is_empty() && unchanged >= self.stable {
                 return Ok(Flow::Finished);
             }
@@ -90,8 +98,6 @@ impl Tasklet for Wait {
             if scope.stop().is_requested() {
                 return Err(ItemError::stopped("a stop was requested while a file was awaited"));
             }
-            waited += pause;
-            unchanged += pause;
         }
     }
 }

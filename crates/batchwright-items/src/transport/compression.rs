@@ -30,6 +30,18 @@ pub enum Compression {
     Lz4,
 }
 
+/// Maximum memory for reading a file in xz, in bytes: enough for its highest preset.
+#[cfg(feature = "xz")]
+const XZ_MEMORY_MAX: u64 = 128 * 1024 * 1024;
+/// The smallest dictionary of xz, and that of its preset 6, in bytes.
+#[cfg(feature = "xz")]
+const XZ_DICTIONARY_MIN: u32 = 4096;
+#[cfg(feature = "xz")]
+const XZ_DICTIONARY_MAX: u32 = 8 * 1024 * 1024;
+
+/// The content of a file, decompressed.
+type Decoder = Box<dyn Read + Send>;
+
 /// Extensions, compressions, and the features that contain them.
 const KNOWN: [(&str, Compression, &str); 5] = [
     ("gz", Compression::Gzip, "gzip"),
@@ -47,9 +59,10 @@ impl Compression {
         found.map(|(_, compression, _)| *compression)
     }
 
-    /// Returns a reader of the content of `bytes`.
-    fn decompressed(self, bytes: Box<dyn Read + Send>) -> Result<Box<dyn Read + Send>, ItemError> {
-        Ok(match self {
+    /// Returns a reader of the content of `bytes`; `None` if this program does not contain the compression.
+    #[allow(unreachable_code, reason = "without any feature nothing is decompressed")]
+    fn decompressed(self, bytes: Box<dyn Read + Send>) -> std::io::Result<Option<Decoder>> {
+        Ok(Some(match self {
             #[cfg(feature = "gzip")]
             Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(bytes)),
             #[cfg(feature = "zstd")]
@@ -57,54 +70,72 @@ impl Compression {
             #[cfg(feature = "bzip2")]
             Self::Bzip2 => Box::new(bzip2::read::MultiBzDecoder::new(bytes)),
             #[cfg(feature = "xz")]
-            Self::Xz => Box::new(liblzma::read::XzDecoder::new_multi_decoder(bytes)),
+            Self::Xz => {
+                use liblzma::stream::{CONCATENATED, Stream};
+                let stream = Stream::new_stream_decoder(XZ_MEMORY_MAX, CONCATENATED)?;
+                Box::new(liblzma::read::XzDecoder::new_stream(bytes, stream))
+            }
             #[cfg(feature = "lz4")]
             Self::Lz4 => Box::new(lz4::Frames::of(bytes)),
             #[allow(unreachable_patterns, reason = "with all features there is no other")]
-            absent => return Err(absent.absent()),
-        })
+            _ => {
+                drop(bytes);
+                return Ok(None);
+            }
+        }))
     }
 
     /// Appends `content`, compressed as one member, to `bytes`.
     pub(super) fn compress(self, content: &[u8], bytes: &mut Vec<u8>) -> Result<(), ItemError> {
-        use std::io::Write as _;
         match self {
             #[cfg(feature = "gzip")]
             Self::Gzip => {
                 let mut member =
                     flate2::write::GzEncoder::new(bytes, flate2::Compression::default());
-                member.write_all(content)?;
+                std::io::Write::write_all(&mut member, content)?;
                 member.finish()?;
             }
             #[cfg(feature = "zstd")]
             Self::Zstd => {
                 let mut member = zstd::Encoder::new(bytes, zstd::DEFAULT_COMPRESSION_LEVEL)?;
                 member.include_checksum(true)?;
-                member.write_all(content)?;
+                std::io::Write::write_all(&mut member, content)?;
                 member.finish()?;
             }
             #[cfg(feature = "bzip2")]
             Self::Bzip2 => {
                 let mut member = bzip2::write::BzEncoder::new(bytes, bzip2::Compression::default());
-                member.write_all(content)?;
+                std::io::Write::write_all(&mut member, content)?;
                 member.finish()?;
             }
             #[cfg(feature = "xz")]
             Self::Xz => {
-                let mut member = liblzma::write::XzEncoder::new(bytes, 6);
-                member.write_all(content)?;
+                use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
+                // A dictionary larger than the content takes memory for nothing.
+                let mut options = LzmaOptions::new_preset(6).map_err(std::io::Error::from)?;
+                let most = u32::try_from(content.len()).unwrap_or(u32::MAX).max(XZ_DICTIONARY_MIN);
+                options.dict_size(most.min(XZ_DICTIONARY_MAX));
+                let mut filters = Filters::new();
+                let stream = Stream::new_stream_encoder(filters.lzma2(&options), Check::Crc64)
+                    .map_err(std::io::Error::from)?;
+                let mut member = liblzma::write::XzEncoder::new_stream(bytes, stream);
+                std::io::Write::write_all(&mut member, content)?;
                 member.finish()?;
             }
             #[cfg(feature = "lz4")]
             Self::Lz4 => {
                 let info = lz4_flex::frame::FrameInfo::new().content_checksum(true);
                 let mut member = lz4_flex::frame::FrameEncoder::with_frame_info(info, bytes);
-                member.write_all(content)?;
+                std::io::Write::write_all(&mut member, content)?;
                 member.finish().map_err(std::io::Error::from)?;
             }
             #[allow(unreachable_patterns, reason = "with all features there is no other")]
-            absent => return Err(absent.absent()),
+            absent => {
+                let _ = (content, bytes);
+                return Err(absent.absent());
+            }
         }
+        #[allow(unreachable_code, reason = "without any feature nothing is compressed")]
         Ok(())
     }
 
@@ -145,13 +176,17 @@ impl ByteSource for Decompressed {
     }
 
     fn open_at(&self, byte: u64) -> Result<OpenSource, ItemError> {
-        let OpenSource { bytes, identity, held, .. } = self.source.open_at(0)?;
-        let mut content = self.compression.decompressed(bytes)?;
-        let passed = std::io::copy(&mut (&mut content).take(byte), &mut std::io::sink());
-        let passed = passed.map_err(|error| {
-            let what = format!("cannot read `{}`", self.shown());
+        let failed = |error| {
+            let what = format!("cannot decompress `{}`", self.shown());
             ItemError::wrap(ErrorKind::IO, what, error)
-        })?;
+        };
+        self.compression.check()?;
+        let OpenSource { bytes, identity, held, .. } = self.source.open_at(0)?;
+        let decoder = self.compression.decompressed(bytes).map_err(failed)?;
+        let mut content =
+            Lasting { inner: decoder.ok_or_else(|| self.compression.absent())?, failure: None };
+        let passed = std::io::copy(&mut (&mut content).take(byte), &mut std::io::sink());
+        let passed = passed.map_err(failed)?;
         if passed < byte {
             return Err(ItemError::new(
                 ErrorKind::INPUT_CHANGED,
@@ -161,6 +196,25 @@ impl ByteSource for Decompressed {
                 ),
             ));
         }
-        Ok(OpenSource { bytes: content, identity, length: None, held })
+        Ok(OpenSource { bytes: Box::new(content), identity, length: None, held })
+    }
+}
+
+/// A decoder whose first failure remains: some of them end after it, as if the content were complete.
+struct Lasting {
+    inner: Decoder,
+    failure: Option<(std::io::ErrorKind, String)>,
+}
+
+impl Read for Lasting {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if let Some((kind, message)) = &self.failure {
+            return Err(std::io::Error::new(*kind, message.clone()));
+        }
+        self.inner.read(buffer).inspect_err(|error| {
+            if error.kind() != std::io::ErrorKind::Interrupted {
+                self.failure = Some((error.kind(), error.to_string()));
+            }
+        })
     }
 }

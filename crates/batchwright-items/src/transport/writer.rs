@@ -155,6 +155,10 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
         if ending == Ending::Complete && self.sink.begun().is_some() && self.sink.length() == 0 {
             // The beginning of an output without items, such as a header line.
             self.encode(&[], true)?;
+            if let Some(compression) = self.compression.filter(|_| self.bytes.is_empty()) {
+                // A compressed file of zero bytes is none for the programs that read it.
+                compression.compress(&[], &mut self.bytes)?;
+            }
             self.sink.append(&self.bytes)?;
         }
         self.sink.close(ending)

@@ -652,6 +652,11 @@ impl ArrayColumn {
         Self { kind, elements: Vec::new(), count: 0, nulls: false }
     }
 
+    /// Returns the size of the elements, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.elements.len()
+    }
+
     pub(crate) fn clear(&mut self) {
         self.elements.clear();
         self.count = 0;

@@ -71,8 +71,17 @@ impl FilePartitions {
     }
 }
 
+/// Whether `name` is that of an output that is not complete: `NAME.TOKEN-NUMBER.part`.
+fn is_growing(name: &str) -> bool {
+    let token = name.strip_suffix(".part").and_then(|rest| rest.rsplit_once('.'));
+    token.and_then(|(_, token)| token.split_once('-')).is_some_and(|(token, number)| {
+        let is_token = token.len() == 16 && token.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_token && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
 impl FilePartitions {
-    /// Returns the names of the files, sorted.
+    /// Returns the names of the files, sorted, without those of outputs that are not complete.
     ///
     /// # Errors
     ///
@@ -92,7 +101,11 @@ impl FilePartitions {
                 ))
             })?;
             let is_seen = !name.starts_with('.') || self.pattern.starts_with('.');
-            if is_seen && crate::text::matches(&self.pattern, &name) && entry.path().is_file() {
+            if is_seen
+                && !is_growing(&name)
+                && crate::text::matches(&self.pattern, &name)
+                && entry.path().is_file()
+            {
                 names.push(name);
             }
         }

@@ -8,6 +8,8 @@ use crate::database::{ArrayColumn, ArrayKind, Dialect, PostgresSession, Sql};
 
 /// Maximum number of rows in one statement.
 const ROWS_MAX: usize = 10_000;
+/// Number of bytes after which the rows are sent: a message of PostgreSQL has less than a gigabyte.
+const BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Prepares `change`; reads the types of the table's columns.
 pub(super) fn prepare(
@@ -76,10 +78,14 @@ impl<T> Rows<'_, T> {
         sql: &Sql,
         columns: &mut [ArrayColumn],
     ) -> Result<(), ItemError> {
-        for rows in self.items.chunks(ROWS_MAX) {
+        let mut rest = self.items;
+        while !rest.is_empty() {
             columns.iter_mut().for_each(ArrayColumn::clear);
-            for item in rows {
-                self.bind(item, Target::Arrays(columns))?;
+            let (mut rows, mut bytes) = (0, 0);
+            while rows < ROWS_MAX.min(rest.len()) && bytes < BYTES_MAX {
+                self.bind(&rest[rows], Target::Arrays(columns))?;
+                rows += 1;
+                bytes = columns.iter().map(ArrayColumn::size).sum();
             }
             let count = postgres
                 .execute_arrays(sql, columns)
@@ -88,6 +94,7 @@ impl<T> Rows<'_, T> {
             if self.is_update && count > 0 {
                 return Err(no_row());
             }
+            rest = &rest[rows..];
         }
         Ok(())
     }
