@@ -165,6 +165,23 @@ fn what_arrives_after_the_plan_is_neither_deleted_nor_removed_unmerged() {
 }
 
 #[test]
+fn a_file_that_is_moved_to_itself_by_another_way_stays() {
+    let folder = folder(&[("in/a", "the only one"), ("in/b", "linked")]);
+    let path = folder.path();
+    std::os::unix::fs::symlink("in", path.join("current")).unwrap();
+    for kind in ["move", "copy"] {
+        let keys = format!("type = \"{kind}\"\nfrom = \"in/a\"\nto = \"current/\"\n");
+        let itself = fails(path, &keys);
+        assert!(itself.contains("current/a`: it is the file itself"), "{itself}");
+    }
+    fs::remove_file(path.join("current")).unwrap();
+    // Two links of one file: the old name goes.
+    fs::hard_link(path.join("in/b"), path.join("b")).unwrap();
+    completes(path, "type = \"move\"\nfrom = \"in/b\"\nto = \"b\"\n");
+    assert_eq!(left(path), files(&[("b", "linked"), ("in/a", "the only one")]));
+}
+
+#[test]
 fn a_merge_never_takes_its_own_result_for_a_part() {
     let folder = folder(&[("in/all.csv", "merged before")]);
     let path = folder.path();

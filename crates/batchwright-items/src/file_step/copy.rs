@@ -156,10 +156,7 @@ impl Transfer {
             let to = if is_folder { to.join(name) } else { to.clone() };
             let existing = KnownFile::at(&to)?;
             if from.path == to {
-                return Err(ItemError::fatal(format!(
-                    "cannot write `{}`: it is the file itself",
-                    to.display()
-                )));
+                return Err(itself(&to));
             }
             if !self.replace && existing.is_some() {
                 return Err(exists(&to));
@@ -181,11 +178,7 @@ impl Transfer {
         let found = original.metadata().map_err(in_from)?;
         if let Some(existing) = KnownFile::at(to)? {
             if (found.dev(), found.ino()) == (existing.device, existing.inode) {
-                return Err(ItemError::fatal(format!(
-                    "cannot copy `{}` to `{}`: they are the same file",
-                    from.display(),
-                    to.display()
-                )));
+                return Err(itself(to));
             }
             if !self.replace {
                 // An earlier attempt may have made it.
@@ -219,8 +212,13 @@ impl Transfer {
         let _claim = OpenPath::claim(&from.path, PathUse::Input)?;
         made_folder_of(to)?;
         match &existing {
-            // Two names of one file, which an earlier attempt has made or which were there.
-            Some(existing) if from.is_same_file(existing) => {}
+            Some(existing) if from.is_same_file(existing) => {
+                // Two names of one file, which an earlier attempt has made or which were there; or one name, by two ways.
+                let found = fs::symlink_metadata(to).map_err(|error| failed("read", to, error))?;
+                if found.nlink() < 2 {
+                    return Err(itself(to));
+                }
+            }
             Some(_) if !self.replace => return Err(exists(to)),
             _ => match self.rename(&from.path, to) {
                 Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
@@ -248,6 +246,10 @@ impl Transfer {
 /// Whether the file `at` has this size, and about this time of modification.
 fn is_copy((size, modified): (u64, i64), at: &KnownFile) -> bool {
     at.size == size && at.modified.abs_diff(modified) <= TIMES_BOUND
+}
+
+fn itself(to: &Path) -> ItemError {
+    ItemError::fatal(format!("cannot write `{}`: it is the file itself", to.display()))
 }
 
 fn exists(to: &Path) -> ItemError {
