@@ -5,7 +5,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use batchwright::ItemError;
-use batchwright::item::{ItemReader, ItemWriter};
+use batchwright::item::{Block, ItemReader, ItemWriter};
 use batchwright::testing::StepBench;
 use batchwright_items::format::csv::{CsvReader, CsvWriter};
 
@@ -48,40 +48,22 @@ fn failed(error: ItemError) -> Box<dyn std::error::Error> {
 
 fn measure(task: &Task) -> Result<Stages, Box<dyn std::error::Error>> {
     let bench = StepBench::new();
-    let mut reader = CsvReader::<Trade>::new(&task.input);
-    reader.open(None, bench.scope()).map_err(failed)?;
-    let mut blocks = Vec::new();
-    let read = timed(|| {
-        loop {
-            let block = reader.read_block(CHUNK).map_err(failed)?;
-            let is_last = block.is_last();
-            // The input may end with a block, after which an empty one follows.
-            if block.records() > 0 {
-                blocks.push(block);
-            }
-            if is_last {
-                return Ok(());
-            }
-        }
-    })?;
-    let chunks = blocks.len() as f64;
     let mut writer: CsvWriter = CsvWriter::new(&task.output);
     ItemWriter::<Valued>::open(&mut writer, None, bench.scope()).map_err(failed)?;
     let first = Valued { id: 0, account: String::new(), symbol: String::new(), value: 0.0 };
     bench.in_chunk(|chunk| writer.write(&[first], chunk)).map_err(failed)?;
     let mut encode = ItemWriter::<Valued>::encoder(&writer).ok_or("the writer has no encoder")?;
     let (mut trades, mut values, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
-    let process = timed(|| {
-        for mut block in blocks {
-            trades.clear();
-            values.clear();
-            bytes.clear();
-            block.decode(&mut |trade| trades.push(trade)).map_err(failed)?;
-            values.extend(trades.iter().map(Valued::of));
-            encode(&values, &mut bytes).map_err(failed)?;
-        }
-        Ok(())
+    let (read, chunks) = each_block(task, &bench, |_| Ok(()))?;
+    let (whole, _) = each_block(task, &bench, |block| {
+        trades.clear();
+        values.clear();
+        bytes.clear();
+        block.decode(&mut |trade| trades.push(trade))?;
+        values.extend(trades.iter().map(Valued::of));
+        encode(&values, &mut bytes)
     })?;
+    let process = whole.saturating_sub(read);
     let mut output = File::create(&task.output)?;
     let append = timed(|| {
         for _ in 0..chunks as usize {
@@ -95,6 +77,32 @@ fn measure(task: &Task) -> Result<Stages, Box<dyn std::error::Error>> {
     let of = |time: Duration, chunks: f64| time.as_nanos() as f64 / chunks;
     let settle = of(append, chunks) + of(commit, 1_000.0);
     Ok(Stages { read: of(read, chunks), process: of(process, chunks), settle })
+}
+
+/// Reads the input block by block, each of which `work` gets; returns the time and the number of blocks.
+fn each_block(
+    task: &Task,
+    bench: &StepBench,
+    mut work: impl FnMut(&mut dyn Block<Trade>) -> Result<(), ItemError>,
+) -> Result<(Duration, f64), Box<dyn std::error::Error>> {
+    let mut reader = CsvReader::<Trade>::new(&task.input);
+    reader.open(None, bench.scope()).map_err(failed)?;
+    let mut blocks = 0.0;
+    let time = timed(|| {
+        loop {
+            let mut block = reader.read_block(CHUNK).map_err(failed)?;
+            let is_last = block.is_last();
+            // The input may end with a block, after which an empty one follows.
+            if block.records() > 0 {
+                blocks += 1.0;
+                work(&mut *block).map_err(failed)?;
+            }
+            if is_last {
+                return Ok(());
+            }
+        }
+    })?;
+    Ok((time, blocks))
 }
 
 /// Returns the time of `chunks` chunks with as many threads that process as there are cores. The step's own thread shares the cores with
