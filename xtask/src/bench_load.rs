@@ -71,7 +71,7 @@ fn sqlite(folder: &Path) -> Result<Vec<Loader>, String> {
             load: sh(folder, &import),
             count: count("import.db"),
         },
-        Loader { name: "Python, one transaction", load: executemany, count: count("import.db") },
+        Loader { name: "Python, one transaction", load: executemany, count: count("python.db") },
     ])
 }
 
