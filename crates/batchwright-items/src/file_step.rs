@@ -10,12 +10,12 @@ mod merge;
 mod wait;
 
 pub(crate) use checksum::ChecksumKind;
-pub(crate) use copy::{CopyKind, MoveKind};
+pub(crate) use copy::TransferKind;
 pub(crate) use delete::DeleteKind;
 pub(crate) use merge::MergeKind;
 pub(crate) use wait::WaitKind;
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,9 @@ use batchwright::error::ErrorKind;
 use batchwright::item::{OpenPath, PathUse, stable_hash};
 use batchwright::scope::StepScope;
 use serde::{Deserialize, Serialize};
+
+use crate::files::folder_of;
+use crate::transport::modified;
 
 /// Number of files that one call handles; then its progress is stored, and a stop is noticed.
 const FILES_PER_CALL: usize = 100;
@@ -110,11 +113,6 @@ fn within_bounds<T>(planned: Vec<T>, path: &Path) -> Result<Vec<T>, ItemError> {
     }
 }
 
-/// Returns the time of the last modification in nanoseconds since 1970.
-fn modified(found: &Metadata) -> i64 {
-    found.mtime().saturating_mul(1_000_000_000).saturating_add(found.mtime_nsec())
-}
-
 /// Copies the bytes of `from`, the file at `path`, to `to`, and returns their number.
 ///
 /// # Errors
@@ -195,11 +193,6 @@ fn made_folder_of(path: &Path) -> Result<PathBuf, ItemError> {
         folder.ancestors().skip(1).filter(|one| one.is_dir()).take(2).try_for_each(sync_folder)?;
     }
     Ok(folder)
-}
-
-fn folder_of(path: &Path) -> PathBuf {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    folder.unwrap_or(Path::new(".")).to_owned()
 }
 
 fn sync_folder(folder: &Path) -> Result<(), ItemError> {

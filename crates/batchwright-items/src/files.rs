@@ -20,6 +20,12 @@ pub(crate) fn is_pattern(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().contains(['*', '?']))
 }
 
+/// Returns the folder of the file at `path`.
+pub(crate) fn folder_of(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new(".")).to_owned()
+}
+
 /// Returns the files that `path` names or matches, sorted by their names; a folder that does not exist has none.
 pub(crate) fn files_of(path: &Path) -> Result<Vec<PathBuf>, ItemError> {
     if !is_pattern(path) {
@@ -29,15 +35,14 @@ pub(crate) fn files_of(path: &Path) -> Result<Vec<PathBuf>, ItemError> {
             Err(error) => Err(unreadable(path, error)),
         };
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     match folder.try_exists() {
         Ok(true) => {}
         Ok(false) => return Ok(Vec::new()),
-        Err(error) => return Err(unreadable(folder, error)),
+        Err(error) => return Err(unreadable(&folder, error)),
     }
     let pattern = path.file_name().unwrap_or_default().to_string_lossy();
-    let names = FilePartitions::new(folder, pattern).names()?;
+    let names = FilePartitions::new(&folder, pattern).names()?;
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 

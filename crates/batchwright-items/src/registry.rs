@@ -21,10 +21,10 @@ impl KindRegistry {
     pub fn builtin() -> Self {
         Self::default()
             .with(file_step::ChecksumKind)
-            .with(file_step::CopyKind)
+            .with(file_step::TransferKind::COPY)
             .with(file_step::DeleteKind)
             .with(file_step::MergeKind)
-            .with(file_step::MoveKind)
+            .with(file_step::TransferKind::MOVE)
             .with(file_step::WaitKind)
             .with(format::csv::Csv)
             .with(format::json_lines::FileKind)

@@ -8,8 +8,8 @@ mod writer;
 
 pub use compression::Compression;
 pub use sink::ByteSink;
-pub(crate) use source::file;
 pub use source::{ByteSource, FileSource, InputIdentity, MemorySource, OpenSource};
+pub(crate) use source::{file, modified};
 pub use writer::{Encode, EncodedWriter, FileWriter};
 
 use schemars::JsonSchema;

@@ -86,6 +86,7 @@ pub use composite::{Choice, Choose, CompositePosition, CompositeWriter, Everythi
 pub(crate) use dead_letter::DeadLetterFile;
 pub use deliver::{Deliver, DeliveryWriter};
 pub(crate) use factory::{Factory, cloning, guarded};
+pub(crate) use file_output::is_growing;
 pub use file_output::{FileOutput, FilePosition, stable_hash};
 pub(crate) use forward::forward_writer;
 pub use keyed::KeyedReader;

@@ -13,23 +13,31 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    FILES_PER_CALL, KnownFile, Placing, absolute, copy_bytes, failed, folder_of, made_folder_of,
-    modified, place, remove, sync_folder, within_bounds,
+    FILES_PER_CALL, KnownFile, Placing, absolute, copy_bytes, failed, made_folder_of, place,
+    remove, sync_folder, within_bounds,
 };
-use crate::files::{files_of, is_pattern, some_files_of};
+use crate::files::{files_of, folder_of, is_pattern, some_files_of};
 use crate::key::{Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
+use crate::transport::modified;
 
-/// The kind `copy`.
-pub(crate) struct CopyKind;
+/// The kinds `copy` and `move`.
+pub(crate) struct TransferKind {
+    removes: bool,
+}
 
-/// The kind `move`.
-pub(crate) struct MoveKind;
+impl TransferKind {
+    /// The kind `copy`.
+    pub(crate) const COPY: Self = Self { removes: false };
+    /// The kind `move`.
+    pub(crate) const MOVE: Self = Self { removes: true };
+}
 
-/// Copies files. Each appears complete under its name, with the time of modification of the original.
+/// Copies or moves files. Each appears complete under its name, with its time of modification. A move takes each once: a
+/// restart finishes what was begun, and leaves alone what arrived meanwhile.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct CopyKeys {
+struct TransferKeys {
     /// The file, or files by a pattern in the name: `*` matches any characters, `?` one.
     from: Text,
     /// The new path, or a folder, which ends with `/` or exists; a pattern needs a folder.
@@ -41,52 +49,21 @@ struct CopyKeys {
     optional: bool,
 }
 
-/// Moves files, each once: a restart finishes what was begun, and leaves alone what arrived meanwhile.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct MoveKeys {
-    /// The file, or files by a pattern in the name: `*` matches any characters, `?` one.
-    from: Text,
-    /// The new path, or a folder, which ends with `/` or exists; a pattern needs a folder.
-    to: Text,
-    /// Whether existing files are replaced. Default: true.
-    replace: Option<bool>,
-    /// Whether there may be no file. Default: false, and the step fails.
-    #[serde(default)]
-    optional: bool,
-}
-
-impl ItemKind for CopyKind {
+impl ItemKind for TransferKind {
     fn name(&self) -> &'static str {
-        "copy"
+        if self.removes { "move" } else { "copy" }
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().tasklet::<CopyKeys>()
+        KindSchema::default().tasklet::<TransferKeys>()
     }
 
     fn tasklet(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Box<dyn Tasklet>, Problem> {
-        let CopyKeys { from, to, replace, optional } = keys.parse()?;
-        let (from, to) = (cx.path(&from)?, cx.output_path(&to)?);
-        let replace = replace.unwrap_or(true);
-        Ok(Box::new(Transfer { from, to, replace, optional, removes: false }))
-    }
-}
-
-impl ItemKind for MoveKind {
-    fn name(&self) -> &'static str {
-        "move"
-    }
-
-    fn schema(&self) -> KindSchema {
-        KindSchema::default().tasklet::<MoveKeys>()
-    }
-
-    fn tasklet(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Box<dyn Tasklet>, Problem> {
-        let MoveKeys { from, to, replace, optional } = keys.parse()?;
-        let (from, to) = (cx.output_path(&from)?, cx.output_path(&to)?);
-        let replace = replace.unwrap_or(true);
-        Ok(Box::new(Transfer { from, to, replace, optional, removes: true }))
+        let TransferKeys { from, to, replace, optional } = keys.parse()?;
+        // A rehearsal must not remove a file outside of its folder either.
+        let from = if self.removes { cx.output_path(&from)? } else { cx.path(&from)? };
+        let (to, replace) = (cx.output_path(&to)?, replace.unwrap_or(true));
+        Ok(Box::new(Transfer { from, to, replace, optional, removes: self.removes }))
     }
 }
 

@@ -10,10 +10,10 @@ use batchwright::step::{Flow, Tasklet, TaskletCall};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::modified;
 use crate::files::files_of;
 use crate::key::{Keys, Problem, Text, duration};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
+use crate::transport::modified;
 
 /// The kind `wait_for`.
 pub(crate) struct WaitKind;

@@ -180,7 +180,6 @@ impl ByteSource for Decompressed {
             let what = format!("cannot decompress `{}`", self.shown());
             ItemError::wrap(ErrorKind::IO, what, error)
         };
-        self.compression.check()?;
         let OpenSource { bytes, identity, held, .. } = self.source.open_at(0)?;
         let decoder = self.compression.decompressed(bytes).map_err(failed)?;
         let mut content =

@@ -127,9 +127,8 @@ impl ByteSource for FileSource {
         if byte > 0 {
             file.seek(SeekFrom::Start(byte))?;
         }
-        let modified =
-            found.mtime().saturating_mul(1_000_000_000).saturating_add(found.mtime_nsec());
-        let identity = InputIdentity { size: found.len(), modified, inode: found.ino(), before: 0 };
+        let (size, modified) = (found.len(), modified(&found));
+        let identity = InputIdentity { size, modified, inode: found.ino(), before: 0 };
         Ok(OpenSource {
             bytes: Box::new(file),
             identity: found.is_file().then_some(identity),
@@ -141,6 +140,11 @@ impl ByteSource for FileSource {
     fn path(&self) -> Option<&Path> {
         Some(&self.path)
     }
+}
+
+/// Returns the time of the last modification in nanoseconds since 1970.
+pub(crate) fn modified(found: &std::fs::Metadata) -> i64 {
+    found.mtime().saturating_mul(1_000_000_000).saturating_add(found.mtime_nsec())
 }
 
 /// Bytes in memory.

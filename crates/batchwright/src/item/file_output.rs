@@ -663,6 +663,15 @@ pub fn stable_hash(bytes: &[u8]) -> u64 {
     })
 }
 
+/// Whether `name` is that of an output that is not complete: `NAME.TOKEN-NUMBER.part`.
+pub(crate) fn is_growing(name: &str) -> bool {
+    let token = name.strip_suffix(".part").and_then(|rest| rest.rsplit_once('.'));
+    token.and_then(|(_, token)| token.split_once('-')).is_some_and(|(token, number)| {
+        let is_token = token.len() == 16 && token.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_token && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
 fn sync_folder(path: &Path) -> std::io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()

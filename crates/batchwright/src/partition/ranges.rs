@@ -71,15 +71,6 @@ impl FilePartitions {
     }
 }
 
-/// Whether `name` is that of an output that is not complete: `NAME.TOKEN-NUMBER.part`.
-fn is_growing(name: &str) -> bool {
-    let token = name.strip_suffix(".part").and_then(|rest| rest.rsplit_once('.'));
-    token.and_then(|(_, token)| token.split_once('-')).is_some_and(|(token, number)| {
-        let is_token = token.len() == 16 && token.bytes().all(|byte| byte.is_ascii_hexdigit());
-        is_token && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
-    })
-}
-
 impl FilePartitions {
     /// Returns the names of the files, sorted, without those of outputs that are not complete.
     ///
@@ -102,7 +93,7 @@ impl FilePartitions {
             })?;
             let is_seen = !name.starts_with('.') || self.pattern.starts_with('.');
             if is_seen
-                && !is_growing(&name)
+                && !crate::item::is_growing(&name)
                 && crate::text::matches(&self.pattern, &name)
                 && entry.path().is_file()
             {

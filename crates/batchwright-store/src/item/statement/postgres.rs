@@ -28,6 +28,13 @@ impl Change {
     /// Returns the statement of PostgreSQL for any number of rows: one array per column, cast to the column's
     /// type.
     pub(super) fn of_arrays(&self, types: &[(ArrayKind, String)]) -> String {
+        let (SqlMode::Upsert { key } | SqlMode::Update { key }) = &self.mode else {
+            // PostgreSQL stores the result of a function in FROM before it reads it; in the list of a SELECT it does not.
+            let values = list((1..).zip(types).map(|(index, (kind, name))| {
+                format!("CAST(unnest(${index}::{}) AS {name})", kind.array_type())
+            }));
+            return format!("{} SELECT {values}", self.insert_into(Dialect::Postgres));
+        };
         let quoted = |name: &String| Dialect::Postgres.quoted(name);
         let arrays = list(
             (1..).zip(types).map(|(index, (kind, _))| format!("${index}::{}", kind.array_type())),
@@ -37,13 +44,6 @@ impl Change {
             list((1..).zip(types).zip(&self.columns).map(|((index, (_, name)), column)| {
                 format!("CAST(u.c{index} AS {name}) AS {}", quoted(column))
             }));
-        let (SqlMode::Upsert { key } | SqlMode::Update { key }) = &self.mode else {
-            // PostgreSQL stores the result of a function in FROM before it reads it; in the list of a SELECT it does not.
-            let values = list((1..).zip(types).map(|(index, (kind, name))| {
-                format!("CAST(unnest(${index}::{}) AS {name})", kind.array_type())
-            }));
-            return format!("{} SELECT {values}", self.insert_into(Dialect::Postgres));
-        };
         // Of several rows with one key the last one counts, as if they were written one by one.
         let names = list(key.iter().map(quoted));
         let newest = format!(
