@@ -15,6 +15,7 @@ use batchwright_testkit::{Service, needs};
 use common::example;
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use tokio::sync::watch;
 
 const PAGES: u32 = 60;
 const PAGE_SIZE: u32 = 7;
@@ -29,6 +30,8 @@ struct Pages {
     asked: Arc<Mutex<HashMap<u32, u32>>>,
     /// Number of pages that are held back until the program dies.
     held: Arc<AtomicU32>,
+    /// How often the test has looked at the commits of the sink.
+    looks: watch::Sender<u64>,
 }
 
 async fn orders(
@@ -43,6 +46,11 @@ async fn orders(
     if count == 1 && DEADLY.contains(&page) {
         pages.held.fetch_add(1, Ordering::SeqCst);
         std::future::pending::<()>().await;
+    }
+    // No page is sent before the test has looked once more, so that no program ends between two looks.
+    let mut looks = pages.looks.subscribe();
+    for _ in 0..2 {
+        let _ = looks.changed().await;
     }
     let ids = page * PAGE_SIZE..(page + 1) * PAGE_SIZE;
     let orders: Vec<Value> = ids.map(|id| json!({"id": id, "amount": id * 10})).collect();
@@ -93,8 +101,10 @@ async fn each_row_is_there_once_although_the_program_is_killed() {
                     held += 1;
                     break;
                 }
+                let is_after_commit = committed() > before;
+                pages.looks.send_modify(|looks| *looks += 1);
                 // Between the commit of the sink and that of the store, as far as a test can meet it.
-                if after_commit < KILLS_AFTER_COMMIT && committed() > before {
+                if after_commit < KILLS_AFTER_COMMIT && is_after_commit {
                     after_commit += 1;
                     break;
                 }
