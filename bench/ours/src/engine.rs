@@ -14,7 +14,7 @@ use batchwright_items::format::csv::{CsvReader, CsvWriter};
 use batchwright_items::format::json_lines::JsonLinesWriter;
 use batchwright_store::{SqlRepository, SqlWriter, SqliteDatabase, StoreOptions};
 
-use crate::plain::database;
+use crate::plain::{Borrowed, database};
 use crate::servers;
 use crate::work::{CHUNK, Outcome, Task, Trade, Valued, step, timed};
 
@@ -29,6 +29,10 @@ pub(crate) fn run(work: &str, task: &Task) -> Outcome {
         "empty" => empty_jobs(sqlite(Durability::Process)?),
         "empty-full" => empty_jobs(sqlite(Durability::Power)?),
         "csv-csv" => execute(beside(task)?, csv(task).writer(CsvWriter::new(&task.output)).build()),
+        "csv-csv-borrowed" => {
+            let step = ChunkStepBuilder::new("value").reader(borrowed(task)).chunk_size(CHUNK);
+            execute(beside(task)?, step.writer(CsvWriter::new(&task.output)).build())
+        }
         "csv-csv-one" => {
             let step = csv(task).writer(CsvWriter::new(&task.output));
             execute(beside(task)?, step.parallelism(1).read_ahead(0).build())
@@ -161,6 +165,15 @@ fn asynchronous(task: &Task) -> impl Step + use<> {
         .chunk_size(CHUNK)
         .read_ahead(0)
         .build()
+}
+
+/// Reads trades whose texts are parts of the record, and makes of each what is written.
+fn borrowed(task: &Task) -> CsvReader<Valued> {
+    CsvReader::decoding(&task.input, |record| {
+        let Borrowed { id, account, symbol, quantity, price, .. } = record.deserialize()?;
+        let value = f64::from(quantity) * price;
+        Ok(Valued { id, account: account.to_owned(), symbol: symbol.to_owned(), value })
+    })
 }
 
 type Values = fn(&Trade) -> Result<Option<Valued>, ItemError>;

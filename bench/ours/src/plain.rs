@@ -57,12 +57,12 @@ fn csv_csv(task: &Task) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 #[derive(serde::Deserialize)]
-struct Borrowed<'a> {
-    id: u64,
-    account: &'a str,
-    symbol: &'a str,
-    quantity: u32,
-    price: f64,
+pub(crate) struct Borrowed<'a> {
+    pub(crate) id: u64,
+    pub(crate) account: &'a str,
+    pub(crate) symbol: &'a str,
+    pub(crate) quantity: u32,
+    pub(crate) price: f64,
     #[serde(rename = "note")]
     _note: &'a str,
 }

@@ -11,7 +11,7 @@ use batchwright::scope::StepScope;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::raw::RawRecords;
+use super::raw::{RAW_BYTES_KEPT, RECORD_BYTES_MAX, RawRecords};
 use crate::files::of_files;
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{
@@ -24,10 +24,6 @@ use crate::transport::{ByteSource, Encode, FileWriter, IfChanged, InputIdentity,
 use crate::value::Value;
 use crate::writer::BoxedWriter;
 
-/// Default maximum length of a line, in bytes.
-const LINE_BYTES_MAX: usize = 1024 * 1024;
-/// Maximum number of raw bytes that a dead letter keeps of a line that is too long.
-const RAW_BYTES_KEPT: usize = 64 * 1024;
 /// A position of a line input: the bytes and lines consumed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinePosition {
@@ -115,7 +111,7 @@ impl LineInput {
     pub fn of(source: Arc<dyn ByteSource>) -> Self {
         Self {
             source,
-            bytes_max: LINE_BYTES_MAX,
+            bytes_max: RECORD_BYTES_MAX,
             range: None,
             may_have_changed: false,
             input: None,

@@ -7,6 +7,11 @@ use batchwright::ItemError;
 
 use super::lines::RawLine;
 
+/// Default maximum length of a record, in bytes.
+pub(super) const RECORD_BYTES_MAX: usize = 1024 * 1024;
+/// Maximum number of raw bytes of an invalid record that an error keeps, for the dead letters.
+pub(super) const RAW_BYTES_KEPT: usize = 64 * 1024;
+
 /// A buffer of text that contains a record, and the offset of the record there.
 pub(super) type Shared<'a> = (&'a Arc<String>, usize);
 

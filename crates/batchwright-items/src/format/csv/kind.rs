@@ -279,7 +279,8 @@ impl Input {
     fn reader(&self, path: PathBuf) -> CsvReader<Record> {
         let header: OnceLock<Header> = OnceLock::new();
         let this = self.clone();
-        let reader = CsvReader::decoding(path, move |record, headers| {
+        let reader = CsvReader::decoding(path, move |record| {
+            let headers = record.headers();
             let (names, kinds) = header.get_or_init(|| {
                 let names: Vec<Arc<str>> =
                     headers.iter().map(|name| Arc::from(name.as_str())).collect();

@@ -15,14 +15,9 @@ use super::format::check_names;
 use super::record::CsvRecord;
 use super::split::{Extent, Found, Splitter};
 use crate::format::lines::RawLine;
-use crate::format::raw::{RawRecord, RawRecords, Shared};
+use crate::format::raw::{RAW_BYTES_KEPT, RECORD_BYTES_MAX, RawRecord, RawRecords, Shared};
 use crate::transport::input::Input;
 use crate::transport::{ByteSource, InputIdentity, file};
-
-/// Default maximum length of a record, in bytes.
-const RECORD_BYTES_MAX: u64 = 1024 * 1024;
-/// Maximum length of the raw bytes kept of an invalid record, for the dead letters.
-const RAW_BYTES_KEPT: usize = 64 * 1024;
 
 /// A position of a CSV reader: the bytes, lines and records consumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,9 +33,8 @@ pub struct CsvPosition {
     pub input: Option<InputIdentity>,
 }
 
-/// A function that makes an item of a record and the names of its columns.
-type Decode<T> =
-    Arc<dyn Fn(CsvRecord<'_>, &[String], &CsvFormat) -> Result<T, ItemError> + Send + Sync>;
+/// A function that makes an item of a record.
+type Decode<T> = Arc<dyn Fn(CsvRecord<'_>) -> Result<T, ItemError> + Send + Sync>;
 
 /// A reader that yields a `T` for every record of a CSV file.
 ///
@@ -94,15 +88,14 @@ impl Fields {
         Self { splitter, encoding: format.encoding, decoded }
     }
 
-    /// Returns what `make` makes of the record at `extent`, which the splitter has just found at the beginning of `bytes`, and
-    /// of the names of the columns.
+    /// Returns what `make` makes of the record at `extent`, which the splitter has just found at the beginning of `bytes`.
     fn item<T>(
         &mut self,
         bytes: &[u8],
         extent: Extent,
         shared: Option<Shared<'_>>,
-        headers: &[String],
-        make: impl FnOnce(CsvRecord<'_>, &[String]) -> Result<T, ItemError>,
+        columns: (&[String], &CsvFormat),
+        make: impl FnOnce(CsvRecord<'_>) -> Result<T, ItemError>,
     ) -> Result<T, ItemError> {
         let Self { splitter, encoding, decoded } = self;
         if *encoding != encoding_rs::UTF_8 {
@@ -119,14 +112,14 @@ impl Fields {
                 return Err(ItemError::parse("cannot read the record: its quotes do not match"));
             };
             let (text, fields) = splitter.fields(decoded.as_bytes(), extent);
-            return make(CsvRecord::new(text, fields, headers)?, headers);
+            return make(CsvRecord::new(text, fields, columns)?);
         }
         let (text, fields) = splitter.fields(bytes, extent);
         let record = match shared.filter(|_| extent.is_plain()) {
-            Some(shared) => CsvRecord::of_buffer(shared, text.len(), fields)?,
-            None => CsvRecord::new(text, fields, headers)?,
+            Some(shared) => CsvRecord::of_buffer(shared, text.len(), fields, columns)?,
+            None => CsvRecord::new(text, fields, columns)?,
         };
-        make(record, headers)
+        make(record)
     }
 
     /// Returns the item of a record with as many fields as there are columns.
@@ -138,10 +131,10 @@ impl Fields {
         headers: &[String],
         (decode, format): (&Decode<T>, &CsvFormat),
     ) -> Result<T, ItemError> {
-        self.item(bytes, extent, shared, headers, |record, headers| {
+        self.item(bytes, extent, shared, (headers, format), |record| {
             let (found, expected) = (record.len(), headers.len());
             match found == expected {
-                true => decode(record, headers, format),
+                true => decode(record),
                 false => Err(ItemError::parse(format!(
                     "cannot read the record: it has {found} fields, the header has {expected}"
                 ))),
@@ -214,20 +207,45 @@ struct Bad {
 impl<T: DeserializeOwned + 'static> CsvReader<T> {
     /// Creates a reader of the file at `path`; each record is deserialized into a `T`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self::with(path, |record, headers, format| {
-            // The item borrows nothing from the record.
-            record.deserialize(headers, format)
-        })
+        // The item borrows nothing from the record.
+        Self::decoding(path, |record| record.deserialize())
     }
 }
 
 impl<T> CsvReader<T> {
-    /// Creates a reader of the file at `path`; `decode(record, headers)` makes a `T` of each record.
+    /// Creates a reader of the file at `path`; `decode` makes a `T` of each record.
+    ///
+    /// A record may be deserialized into a type that borrows its texts, so that only what the item keeps is copied:
+    ///
+    /// ```
+    /// use batchwright_items::format::csv::CsvReader;
+    /// use serde::Deserialize;
+    ///
+    /// #[derive(Deserialize)]
+    /// struct Trade<'a> {
+    ///     symbol: &'a str,
+    ///     price: f64,
+    ///     quantity: u32,
+    /// }
+    ///
+    /// let values: CsvReader<(String, f64)> = CsvReader::decoding("trades.csv", |record| {
+    ///     let Trade { symbol, price, quantity } = record.deserialize()?;
+    ///     Ok((symbol.to_owned(), price * f64::from(quantity)))
+    /// });
+    /// ```
     pub fn decoding(
         path: impl Into<PathBuf>,
-        decode: impl Fn(CsvRecord<'_>, &[String]) -> Result<T, ItemError> + Send + Sync + 'static,
+        decode: impl Fn(CsvRecord<'_>) -> Result<T, ItemError> + Send + Sync + 'static,
     ) -> Self {
-        Self::with(path, move |record, headers, _| decode(record, headers))
+        Self {
+            source: file(path),
+            format: Arc::default(),
+            record_bytes_max: RECORD_BYTES_MAX as u64,
+            range: None,
+            may_have_changed: false,
+            decode: Arc::new(decode),
+            open: None,
+        }
     }
 
     /// Reads from `source` instead of the file.
@@ -235,24 +253,6 @@ impl<T> CsvReader<T> {
     pub fn from_source(mut self, source: Arc<dyn ByteSource>) -> Self {
         self.source = source;
         self
-    }
-
-    fn with(
-        path: impl Into<PathBuf>,
-        decode: impl Fn(CsvRecord<'_>, &[String], &CsvFormat) -> Result<T, ItemError>
-        + Send
-        + Sync
-        + 'static,
-    ) -> Self {
-        Self {
-            source: file(path),
-            format: Arc::default(),
-            record_bytes_max: RECORD_BYTES_MAX,
-            range: None,
-            may_have_changed: false,
-            decode: Arc::new(decode),
-            open: None,
-        }
     }
 
     /// Sets the format.
@@ -344,10 +344,10 @@ impl Opened {
                 Next::End => return Ok(()),
                 Next::Bad(bad) => return Err(failed(&bad.error.to_string())),
                 Next::Record(extent) => {
-                    let names = |names: CsvRecord<'_>, _: &[String]| {
-                        Ok(names.iter().map(str::to_owned).collect())
-                    };
-                    let names = self.fields.item(self.input.rest(), extent, None, &[], names);
+                    let names =
+                        |names: CsvRecord<'_>| Ok(names.iter().map(str::to_owned).collect());
+                    let rest = self.input.rest();
+                    let names = self.fields.item(rest, extent, None, (&[], format), names);
                     let names = names.map_err(|error| error.at(self.location()).to_string());
                     self.pass(extent);
                     self.headers = names.map_err(|problem| failed(&problem))?;
@@ -510,7 +510,7 @@ pub(super) fn header_names(
     format: &CsvFormat,
 ) -> Result<Vec<String>, ItemError> {
     let shown = source.shown();
-    let mut open = Opened::new(source, format, RECORD_BYTES_MAX)?;
+    let mut open = Opened::new(source, format, RECORD_BYTES_MAX as u64)?;
     open.read_header(&shown, format)?;
     Ok(open.headers.to_vec())
 }

@@ -21,6 +21,9 @@ use batchwright::ItemError;
 pub struct CsvRecord<'a> {
     text: &'a str,
     fields: &'a [(usize, usize)],
+    /// Names of the columns; none for the header line.
+    headers: &'a [String],
+    format: &'a CsvFormat,
     /// A buffer that contains `text`, and its offset there.
     shared: Option<Shared<'a>>,
 }
@@ -30,7 +33,7 @@ impl<'a> CsvRecord<'a> {
     pub(super) fn new(
         bytes: &'a [u8],
         fields: &'a [(usize, usize)],
-        headers: &[String],
+        (headers, format): (&'a [String], &'a CsvFormat),
     ) -> Result<Self, ItemError> {
         let text = std::str::from_utf8(bytes).map_err(|error| {
             let at = error.valid_up_to();
@@ -46,7 +49,7 @@ impl<'a> CsvRecord<'a> {
         if fields.iter().any(|(_, end)| !text.is_char_boundary(*end)) {
             return Err(ItemError::parse("cannot read the record: a field is not valid UTF-8"));
         }
-        Ok(Self { text, fields, shared: None })
+        Ok(Self { text, fields, headers, format, shared: None })
     }
 
     /// Creates a record of the `length` bytes of `buffer` from `start` on.
@@ -54,13 +57,14 @@ impl<'a> CsvRecord<'a> {
         (buffer, start): Shared<'a>,
         length: usize,
         fields: &'a [(usize, usize)],
+        (headers, format): (&'a [String], &'a CsvFormat),
     ) -> Result<Self, ItemError> {
         let text = buffer.get(start..start + length);
         let text = text.filter(|text| fields.iter().all(|(_, end)| text.is_char_boundary(*end)));
         let text = text.ok_or_else(|| {
             ItemError::parse("cannot read the record: a field is not valid UTF-8")
         })?;
-        Ok(Self { text, fields, shared: Some((buffer, start)) })
+        Ok(Self { text, fields, headers, format, shared: Some((buffer, start)) })
     }
 
     /// Returns all fields, in their order, as texts that share one buffer.
@@ -97,17 +101,21 @@ impl<'a> CsvRecord<'a> {
         self.fields.iter().map(move |(start, end)| text.get(*start..*end).unwrap_or_default())
     }
 
-    /// Deserializes the fields into a `T`, by the names in `headers`; a field that means null in `format`
-    /// counts as empty.
-    pub(super) fn deserialize<T: Deserialize<'a>>(
-        self,
-        headers: &'a [String],
-        format: &'a CsvFormat,
-    ) -> Result<T, ItemError> {
-        let has_nulls = !format.null.is_empty();
-        let mut fields = Fields { record: self, headers, format, has_nulls, next: 0 };
+    /// Returns the names of the columns.
+    pub fn headers(&self) -> &'a [String] {
+        self.headers
+    }
+
+    /// Deserializes the fields into a `T` by the names of the columns; a field that means null counts as empty. The `T` may borrow
+    /// texts from the record, see [`CsvReader::decoding`](super::CsvReader::decoding).
+    ///
+    /// # Errors
+    ///
+    /// Names the column that does not fit.
+    pub fn deserialize<T: Deserialize<'a>>(self) -> Result<T, ItemError> {
+        let mut fields = Fields { record: self, has_nulls: self.format.has_nulls(), next: 0 };
         T::deserialize(&mut fields).map_err(|Mismatch { column, message }| {
-            let column = column.and_then(|index| headers.get(index));
+            let column = column.and_then(|index| self.headers.get(index));
             let column = column.map_or_else(String::new, |name| format!("column `{name}`: "));
             ItemError::parse(format!("cannot read the record: {column}{message}"))
         })
@@ -144,8 +152,6 @@ impl Mismatch {
 /// The fields not consumed yet; each part of the deserialized type consumes one field.
 struct Fields<'a> {
     record: CsvRecord<'a>,
-    headers: &'a [String],
-    format: &'a CsvFormat,
     has_nulls: bool,
     next: usize,
 }
@@ -154,7 +160,7 @@ impl<'a> Fields<'a> {
     #[inline]
     fn peek(&self) -> Option<&'a str> {
         let field = self.record.get(self.next)?;
-        Some(if self.has_nulls && self.format.is_null(field) { "" } else { field })
+        Some(if self.has_nulls && self.record.format.is_null(field) { "" } else { field })
     }
 
     #[inline]
@@ -368,7 +374,7 @@ impl<'de> MapAccess<'de> for &mut Fields<'de> {
         &mut self,
         seed: K,
     ) -> Result<Option<K::Value>, Mismatch> {
-        match self.headers.get(self.next).filter(|_| self.next < self.record.len()) {
+        match self.record.headers.get(self.next).filter(|_| self.next < self.record.len()) {
             Some(name) => seed.deserialize(BorrowedStrDeserializer::new(name)).map(Some),
             None => Ok(None),
         }
@@ -410,8 +416,8 @@ mod tests {
         }
         let headers: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
         let format = CsvFormat::new().null(["NULL"]);
-        let record = CsvRecord::new(text.as_bytes(), &ranges, &headers).unwrap();
-        record.deserialize(&headers, &format).map_err(|error| error.to_string())
+        let record = CsvRecord::new(text.as_bytes(), &ranges, (&headers, &format)).unwrap();
+        record.deserialize().map_err(|error| error.to_string())
     }
 
     #[derive(Debug, PartialEq, Deserialize)]
@@ -477,7 +483,8 @@ mod tests {
     #[test]
     fn a_character_does_not_reach_from_one_field_into_the_next() {
         let bytes = "é".as_bytes();
-        assert!(CsvRecord::new(bytes, &[(0, 1), (1, 2)], &[]).is_err());
-        assert!(CsvRecord::new(&bytes[..1], &[(0, 1)], &["n".to_owned()]).is_err());
+        let format = CsvFormat::new();
+        assert!(CsvRecord::new(bytes, &[(0, 1), (1, 2)], (&[], &format)).is_err());
+        assert!(CsvRecord::new(&bytes[..1], &[(0, 1)], (&["n".to_owned()], &format)).is_err());
     }
 }
