@@ -1,7 +1,11 @@
 //! The formats of files: one module each, with its typed reader and writer and its kind for job files.
 
 pub mod csv;
+pub mod document;
 pub mod fixed_width;
+pub mod json;
 pub mod json_lines;
 pub mod lines;
 mod raw;
+#[cfg(feature = "xml")]
+pub mod xml;

@@ -19,7 +19,10 @@ pub struct KindRegistry {
 impl KindRegistry {
     /// Returns the kinds of this crate.
     pub fn builtin() -> Self {
-        Self::default()
+        let kinds = Self::default();
+        #[cfg(feature = "xml")]
+        let kinds = kinds.with(format::xml::XmlKind);
+        kinds
             .with(file_step::ChecksumKind)
             .with(file_step::TransferKind::COPY)
             .with(file_step::DeleteKind)
@@ -29,6 +32,7 @@ impl KindRegistry {
             .with(format::csv::Csv)
             .with(format::json_lines::FileKind)
             .with(format::fixed_width::FixedWidthKind)
+            .with(format::json::JsonKind)
             .with(format::json_lines::JsonLinesKind)
             .with(format::lines::LinesKind)
             .with(ListKind)

@@ -14,6 +14,7 @@ use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, MemoryRepository,
 };
 use batchwright_items::format::csv::{CsvFormat, CsvReader, CsvWriter};
+use batchwright_items::format::json::JsonReader;
 use batchwright_items::format::json_lines::{JsonLinesReader, JsonLinesWriter};
 use batchwright_items::format::lines::{DecodedLines, LineInput, LineWriter};
 use batchwright_items::transport::{ByteSource, MemorySource, OpenSource};
@@ -206,9 +207,23 @@ fn readers_of_files_keep_their_promises_also_in_blocks() {
     conformance_of_reader(|| csv(bytes.clone()).format(latin.clone()));
     let text = "{\"id\":1,\"name\":\"a\"}\n\n{}\n{\"id\":2,\"name\":\"b\"}";
     conformance_of_reader(|| json(text.as_bytes().to_vec()));
+    let text = "[{\"id\":1,\"name\":\"a\"}, {}, {\"id\":2,\"name\":\"]\"},\n{\"id\":3}]";
+    conformance_of_reader(|| JsonReader::<Row>::new("").from_source(memory(text)));
+    #[cfg(feature = "xml")]
+    {
+        let text = "<all><row><id>1</id><name>a</name></row><row/>\n<row><id>2</id><name>b</name></row></all>";
+        conformance_of_reader(|| {
+            batchwright_items::format::xml::XmlReader::<Row>::new("", "row")
+                .from_source(memory(text))
+        });
+    }
     let numbers = |text: &str| Ok(text.parse::<u32>()?);
     let source = Arc::new(MemorySource::new("numbers", *b"1\nx\n3\n\n5"));
     conformance_of_reader(|| DecodedLines::of(LineInput::of(source.clone()), numbers));
+}
+
+fn memory(text: &str) -> Arc<dyn ByteSource> {
+    Arc::new(MemorySource::new("the document", text.as_bytes()))
 }
 
 /// Returns `count` records of 44 bytes; each thousandth cannot be read, and others are filtered out or fail.

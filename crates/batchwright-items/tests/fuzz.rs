@@ -62,14 +62,30 @@ const PIECES: &[&[u8]] = &[
     b"[[[[",
     b"NULL",
     b"    12true    ",
+    b"[",
+    b"]",
+    b",{}",
+    b"<item>",
+    b"</item>",
+    b"<item/>",
+    b"<p:b a='>'>",
+    b"</p:b>",
+    b"<!-- -->",
+    b"<![CDATA[]]>",
+    b"<?x ?>",
+    b"&lt;",
+    b"&x;",
 ];
 
 /// Texts that the formats read without an error.
-const VALID: [&str; 4] = [
+const VALID: [&str; 7] = [
     "id,amount,day\n1,2.50,2026-11-28\n2,\"1,5\nx\",\"say \"\"hi\"\"\"\r\n3,,\n",
     "{\"id\":1,\"name\":\"Ada\"}\n\n{\"id\":2,\"name\":\"Gr\\u00e4ce\",\"l\":[1.10,{\"x\":null}]}\n",
     "one\n\ntwo\r\nthree",
     "   1Ada     \n   2Grace   \n   3Åse\n",
+    "[{\"id\":1,\"name\":\"Ada\"} ,\n{\"id\":2,\"l\":[1.10,{\"x\":\"]\\\"\"}]}, {}]\n",
+    "{\"a\":[{}],\"b\":\"}\",\"items\":[{\"id\":1},{\"id\":\"ä\"}],\"c\":{\"d\":[]}}",
+    "<?xml version=\"1.0\"?>\n<p:all xmlns:p='x'><item id='1'>a&#228;<b>1</b><b/></item>\n<!-- --><g><item><![CDATA[<]]></item></g></p:all>",
 ];
 
 /// The result of one read: the record, or the error with its location and raw bytes.
@@ -148,7 +164,7 @@ fn reader(kind: &str, keys: &Table, folder: &Path, scope: &StepScope) -> Option<
     })
 }
 
-const KINDS: [&str; 4] = ["csv", "jsonl", "lines", "fixed_width"];
+const KINDS: [&str; 6] = ["csv", "json", "jsonl", "lines", "fixed_width", "xml"];
 
 /// Returns random keys of a reader of `kind`.
 fn reader_keys(rng: &mut Rng, kind: &str) -> Table {
@@ -157,7 +173,7 @@ fn reader_keys(rng: &mut Rng, kind: &str) -> Table {
     put("path", "input".into());
     if rng.one_in(2) {
         let max = rng.of(&[0_i64, 1, 7, 40, 70_000]);
-        put("line_bytes_max", max.into());
+        put(if is_document(kind) { "element_bytes_max" } else { "line_bytes_max" }, max.into());
     }
     match kind {
         "csv" => {
@@ -196,9 +212,16 @@ fn reader_keys(rng: &mut Rng, kind: &str) -> Table {
             let second = column("name", rng.of(&[1, 8, 65_536]), "string");
             put("columns", vec![first, second].into());
         }
+        "json" if rng.one_in(2) => put("items_at", "items".into()),
+        "xml" => put("element", rng.of(&["item", "b"]).into()),
         _ => {}
     }
     keys
+}
+
+/// Whether the records of `kind` are elements of a document, which ends where it is not well-formed.
+fn is_document(kind: &str) -> bool {
+    ["json", "xml"].contains(&kind)
 }
 
 /// Returns the bytes of a random file.
@@ -238,8 +261,12 @@ fn a_reader_that_is_resumed_gives_the_records_that_were_left() {
         let all = rest(&mut whole, bytes.len() + 1);
         assert!(whole.done() <= bytes.len() as u64, "{}", what());
         drop(whole);
-        let positions: Vec<&String> =
+        let mut positions: Vec<&String> =
             std::iter::once(&begin).chain(all.iter().map(|(_, after)| after)).collect();
+        if is_document(kind) && all.last().is_some_and(|(last, _)| last.is_err()) {
+            // Nothing follows where a document is not well-formed.
+            positions.pop();
+        }
         assert_eq!(positions.iter().collect::<BTreeSet<_>>().len(), positions.len(), "{}", what());
         // Each position of a short file; of a long one, some.
         let step = if positions.len() < 50 { 1 } else { 1 + positions.len() / 4 };
@@ -399,10 +426,18 @@ fn written_keys(rng: &mut Rng, kind: &str) -> (Table, Table, Vec<String>) {
             put("columns", vec![column("right")].into());
         }
         "lines" => put("field", "x".into()),
+        "xml" => {
+            put("element", "b".into());
+            names.push("y".to_owned());
+            if rng.one_in(2) {
+                put("attributes", vec!["x"].into());
+            }
+        }
         _ => names.push("y".to_owned()),
     }
     let mut of_reader = keys.clone();
     of_reader.remove("field");
+    of_reader.remove("attributes");
     if let Some(Toml::Array(columns)) = of_reader.get_mut("columns") {
         for column in columns.iter_mut().filter_map(Toml::as_table_mut) {
             column.remove("align");
@@ -428,8 +463,12 @@ fn what_a_writer_writes_is_what_a_reader_reads() {
             let records: Vec<Record> = (0..rng.below(6))
                 .map(|_| {
                     let value = |rng: &mut Rng| match kind {
-                        "jsonl" if rng.one_in(3) => Value::Integer(rng.number().cast_signed()),
-                        "jsonl" if rng.one_in(6) => Value::Float(f64::from_bits(rng.bits())),
+                        "json" | "jsonl" if rng.one_in(3) => {
+                            Value::Integer(rng.number().cast_signed())
+                        }
+                        "json" | "jsonl" if rng.one_in(6) => {
+                            Value::Float(f64::from_bits(rng.bits()))
+                        }
                         // A byte order mark at the beginning of a file is not a part of its first value.
                         _ => Value::text(&rng.text(TEXTS, 4).replace('\u{feff}', "")),
                     };
@@ -464,7 +503,7 @@ fn what_a_writer_writes_is_what_a_reader_reads() {
                 let text = |value: &Value| match kind {
                     // Its columns are filled with blanks.
                     "fixed_width" => value.to_string().trim().to_owned(),
-                    "jsonl" => serde_json::to_string(value).unwrap(),
+                    "json" | "jsonl" => serde_json::to_string(value).unwrap(),
                     _ => value.to_string(),
                 };
                 record.values().iter().map(text).collect()

@@ -10,6 +10,7 @@ use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, MemoryRepository,
 };
 use batchwright_items::format::csv::CsvReader;
+use batchwright_items::format::json::JsonReader;
 use batchwright_items::format::json_lines::{JsonLine, JsonLines, JsonLinesReader};
 use batchwright_items::format::lines::{LineInput, LineReader, Lines};
 use batchwright_items::transport::{ByteSink, ByteSource, EncodedWriter, MemorySource};
@@ -135,6 +136,24 @@ fn lines_in_memory_are_copied_exactly() {
 fn json_lines_in_memory_are_copied_exactly() {
     let input = LineInput::of(source(text(|n, long| format!("{{\"{long}\":{n}}}\n\n"))));
     is_exact(&JsonLinesReader::<BTreeMap<String, u64>>::of(input, JsonLine::default()));
+}
+
+#[test]
+fn json_in_memory_is_copied_exactly() {
+    let elements = String::from_utf8(text(|n, long| format!("{{\"{long}\":{n}}},\n"))).unwrap();
+    let document = format!("{{\"data\": {{\"all\": [{}]}}}}", elements.trim_end_matches(",\n"));
+    let reader = JsonReader::<BTreeMap<String, u64>>::within("", "$.data.all");
+    is_exact(&reader.from_source(source(document.into_bytes())));
+}
+
+#[cfg(feature = "xml")]
+#[test]
+fn xml_in_memory_is_copied_exactly() {
+    let elements = text(|n, long| format!("<one><n>{n}</n><text>{long}</text></one>"));
+    let document = [&b"<all>\n<part>"[..], &elements, b"</part>\n</all>"].concat();
+    let reader =
+        batchwright_items::format::xml::XmlReader::<BTreeMap<String, String>>::new("", "one");
+    is_exact(&reader.from_source(source(document)));
 }
 
 #[test]

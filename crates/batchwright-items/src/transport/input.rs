@@ -17,7 +17,7 @@ const BEFORE_BYTES: usize = 128;
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// An input, read in order. Its source may be a pipe, which has no length and no position to return to.
-pub(crate) struct Input {
+pub struct Input {
     source: Arc<dyn ByteSource>,
     opened: OpenSource,
     buffer: Vec<u8>,
@@ -248,6 +248,30 @@ impl Input {
     }
 
     fn hash_before(&self) -> u64 {
-        stable_hash(&self.buffer[self.at - self.at.min(BEFORE_BYTES)..self.at])
+        stable_hash(self.before())
     }
+
+    fn before(&self) -> &[u8] {
+        &self.buffer[self.at - self.at.min(BEFORE_BYTES)..self.at]
+    }
+
+    /// Returns the place of this position, for [`byte_and_identity`](Self::byte_and_identity) after more bytes were consumed.
+    pub(crate) fn mark(&self) -> Mark {
+        let (before, mut kept) = (self.before(), [0; BEFORE_BYTES]);
+        kept[..before.len()].copy_from_slice(before);
+        Mark { byte: self.byte(), before: kept, length: before.len() }
+    }
+
+    /// Returns the offset of `mark`, and the identity of the file there.
+    pub(crate) fn byte_and_identity(&self, mark: &Mark) -> (u64, Option<InputIdentity>) {
+        let before = stable_hash(&mark.before[..mark.length]);
+        (mark.byte, self.opened.identity.map(|found| InputIdentity { before, ..found }))
+    }
+}
+
+/// A former position of an input, and the bytes before it.
+pub(crate) struct Mark {
+    byte: u64,
+    before: [u8; BEFORE_BYTES],
+    length: usize,
 }

@@ -23,6 +23,17 @@ pub trait Encode<T>: Send {
     /// The write attempt fails; none of its bytes reach the output.
     fn encode(&mut self, items: &[T], first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError>;
 
+    /// Appends the end of a complete output to `bytes`, such as a closing bracket; `first` means that the output is still empty.
+    /// Default: nothing.
+    ///
+    /// # Errors
+    ///
+    /// The step fails.
+    fn finish(&mut self, first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
+        let _ = (first, bytes);
+        Ok(())
+    }
+
     /// Whether the bytes of items do not depend on the items before them, once the output has begun: then clones of the encoder
     /// encode several chunks at once. Default: `false`.
     fn is_independent(&self) -> bool {
@@ -110,6 +121,9 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
     }
 
     fn write(&mut self, items: &[T], _: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
+        if items.is_empty() {
+            return Ok(());
+        }
         self.encode(items, self.sink.length() == 0)?;
         self.sink.append(&self.bytes)
     }
@@ -152,14 +166,24 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
     }
 
     fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        if ending == Ending::Complete && self.sink.begun().is_some() && self.sink.length() == 0 {
-            // The beginning of an output without items, such as a header line.
-            self.encode(&[], true)?;
-            if let Some(compression) = self.compression.filter(|_| self.bytes.is_empty()) {
-                // A compressed file of zero bytes is none for the programs that read it.
-                compression.compress(&[], &mut self.bytes)?;
+        if ending == Ending::Complete && self.sink.begun().is_some() {
+            let Self { sink, encode, bytes, compression, content } = self;
+            let first = sink.length() == 0;
+            content.clear();
+            if first {
+                // The beginning of an output without items, such as a header line.
+                encode.encode(&[], true, content)?;
             }
-            self.sink.append(&self.bytes)?;
+            encode.finish(first, content)?;
+            bytes.clear();
+            match compression {
+                // A compressed file of zero bytes is none for the programs that read it.
+                Some(compression) if first || !content.is_empty() => {
+                    compression.compress(content, bytes)?;
+                }
+                _ => bytes.append(content),
+            }
+            sink.append(bytes)?;
         }
         self.sink.close(ending)
     }
