@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -57,6 +57,30 @@ impl Server {
         let (child, address) = launch(program, folder, store.as_deref())?;
         let program = program.to_owned();
         Ok(Self { child, address, folder: folder.to_owned(), program, store })
+    }
+
+    /// Starts a server of Kairoi in a folder beside `folder`, at a port that is free now.
+    fn kairoi(program: &Path, folder: &Path) -> Result<Self> {
+        let folder = folder.join("kairoi");
+        std::fs::create_dir_all(&folder)?;
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let configuration = folder.join("configuration.toml");
+        std::fs::write(
+            &configuration,
+            format!("[log]\nlevel = \"off\"\n[controller]\nlisten = \"{address}\"\n"),
+        )?;
+        let mut command = Command::new(program);
+        command.arg("--config").arg(&configuration).current_dir(&folder);
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let (child, program) = (quiet.spawn()?, program.to_owned());
+        let mut server = Self { child, address, folder, program, store: None };
+        while server.client().is_err() {
+            if server.child.try_wait()?.is_some() {
+                return Err("Kairoi ended before it listened".into());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(server)
     }
 
     fn kill(&mut self) -> Result<()> {
@@ -465,8 +489,13 @@ fn shell_lag(server: &Server, count: usize, spread: Duration) -> Result<(f64, f6
     rule(server, &format!("shell {}", script.path.display()))?;
     let begin = Duration::from_secs(now().as_secs() + 3);
     let due = |number: usize| begin + spread.mul_f64(number as f64 / count as f64);
+    // Whole seconds in the form that all servers of the protocol know.
+    let time = |at: Duration| match at.subsec_nanos() {
+        0 => format!("\"{}\"", rfc3339(at)[..19].replace('T', " ")),
+        _ => rfc3339(at),
+    };
     let sets: String =
-        (0..count).map(|n| format!("{n} SET fire.shell.{n} {}\n", rfc3339(due(n)))).collect();
+        (0..count).map(|n| format!("{n} SET fire.shell.{n} {}\n", time(due(n)))).collect();
     server.client()?.pipeline(&sets, count)?;
     script.lag(count, due)
 }
@@ -512,15 +541,21 @@ fn idle(server: &Server, clients: usize, seconds: u64) -> Result<f64> {
     Ok(used as f64 / 100.0 / seconds as f64)
 }
 
-/// Prints the rows of the scripts.
+/// Prints the rows of the scripts. The program that `BATCHWRIGHT_BENCH_KAIROI` names does the same work in turns.
 fn shell_rows(server: &Server, row: &dyn Fn(&str, String)) -> Result<()> {
     let shown = |(p50, p99)| format!("{p50:.0} / {p99:.0} ms");
     let spread = shell_lag(server, 1_000, Duration::from_secs(1))?;
     row("lag, 1,000 over one second, shell", shown(spread));
-    let (mut bare, mut together) = (Vec::new(), Vec::new());
+    let kairoi = std::env::var_os("BATCHWRIGHT_BENCH_KAIROI");
+    let beside = kairoi.map(|program| Server::kairoi(program.as_ref(), &server.folder));
+    let beside = beside.transpose()?;
+    let (mut bare, mut together, mut others) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..3 {
         bare.push(bare_scripts(&server.folder, 1_000)?);
         together.push(shell_lag(server, 1_000, Duration::ZERO)?);
+        if let Some(beside) = &beside {
+            others.push(shell_lag(beside, 1_000, Duration::ZERO)?);
+        }
     }
     let median = |figures: &[(f64, f64)]| {
         let half = |of: fn(&(f64, f64)) -> f64| percentiles(figures.iter().map(of).collect()).0;
@@ -528,6 +563,9 @@ fn shell_rows(server: &Server, row: &dyn Fn(&str, String)) -> Result<()> {
     };
     row("lag, 1,000 due in the same second, shell", shown(median(&together)));
     row("the same scripts, started by nothing but threads", shown(median(&bare)));
+    if !others.is_empty() {
+        row("the same, started by Kairoi", shown(median(&others)));
+    }
     Ok(())
 }
 
