@@ -20,7 +20,7 @@ use batchwright::step::{CommandStep, ExitCodeMeaning, StepOptions};
 use batchwright::testing::fault::{FaultyProcessor, FaultyWriter};
 use batchwright::{ChunkStepBuilder, ItemError, Job, JobParameters, TaskletStep};
 use batchwright_items::{
-    At, BuildContext, Keys, Known, Make, MakeReader, Problem, Record, Text, duration,
+    At, BuildContext, ItemKind, Keys, Known, Make, MakeReader, Problem, Record, Text, duration,
 };
 use policy::{completion, retry_policy, skip_policy};
 use sha2::{Digest, Sha256};
@@ -29,6 +29,7 @@ use crate::definition::{
     self, Definition, Next, Parts, Processor, Reader, STEP_TYPES, Step, Writer,
 };
 use crate::reader::StepReader;
+use crate::several::{self, WRITERS};
 use crate::stage::{self, STAGES, Stage, Stages, check_fields};
 use crate::{Settings, Used, expression};
 
@@ -119,7 +120,9 @@ impl Builder<'_> {
     /// Refuses kinds of the program that no job file can reach, because their names are types of job files.
     fn refuse_hidden_kinds(&self) -> Built<()> {
         let steps = STEP_TYPES.iter().map(|(name, _)| ("step", *name));
-        for (part, name) in steps.chain(STAGES.map(|name| ("processor", name))) {
+        let processors = STAGES.map(|name| ("processor", name));
+        let writers = WRITERS.map(|name| ("writer", name));
+        for (part, name) in steps.chain(processors).chain(writers) {
             if self.settings.kinds.find(part, name).is_ok() {
                 let message = format!("the program's kind `{name}` has the name of a {part} type");
                 return Err(Problem::of_file(message));
@@ -194,13 +197,7 @@ impl Builder<'_> {
         let (Some(kind), Some(number)) = (&step.kind, &step.keys) else {
             return Err(Problem::at(&step.name, "the step has no type"));
         };
-        let found = self.settings.kinds.find("step", kind.get_ref()).map_err(|_| {
-            let ours = STEP_TYPES.iter().map(|(name, _)| *name);
-            let mut known: Vec<_> = ours.chain(self.settings.kinds.names("step")).collect();
-            known.sort_unstable();
-            let (kind_name, known) = (kind.get_ref(), known.join(", "));
-            Problem::at(kind, format!("there is no step of type `{kind_name}`; there are: {known}"))
-        })?;
+        let found = self.kind("step", kind, &STEP_TYPES.map(|(name, _)| name))?;
         let span = kind.span();
         let keys = self.keys("step", kind, number, &span);
         let tasklet = found.tasklet(keys, &self.cx(known))?;
@@ -308,8 +305,7 @@ impl Builder<'_> {
 
     fn reader(&self, reader: &At<Reader>, known: &Known<'_>) -> Built<MakeReader> {
         let Reader { kind, keys } = reader.get_ref();
-        let found = self.settings.kinds.find("reader", kind.get_ref());
-        let found = found.map_err(|message| Problem::at(kind, message))?;
+        let found = self.kind("reader", kind, &[])?;
         let cx = self.cx(known);
         let made = found.reader(self.keys("reader", kind, keys, &reader.span()), &cx);
         self.reader_uses_partition.set(cx.uses_partition());
@@ -322,9 +318,13 @@ impl Builder<'_> {
         known: &Known<'_>,
     ) -> Built<Make<batchwright_items::BoxedWriter>> {
         let Writer { kind, keys } = writer.get_ref();
-        let found = self.settings.kinds.find("writer", kind.get_ref());
-        let found = found.map_err(|message| Problem::at(kind, message))?;
-        found.writer(self.keys("writer", kind, keys, &writer.span()), &self.cx(known))
+        let span = writer.span();
+        let keys = self.keys("writer", kind, keys, &span);
+        let member = |one: &At<Writer>| self.writer(one, known);
+        if let Some(made) = several::writer(kind.get_ref(), keys, known.schema, member) {
+            return made;
+        }
+        self.kind("writer", kind, &WRITERS)?.writer(keys, &self.cx(known))
     }
 
     fn stage(&self, processor: &At<Processor>, known: &Known<'_>) -> Built<Stage> {
@@ -334,14 +334,19 @@ impl Builder<'_> {
         if let Some(stage) = stage::stage(kind.get_ref(), keys, known.schema) {
             return stage;
         }
-        let found = self.settings.kinds.find("processor", kind.get_ref()).map_err(|_| {
-            let ours = STAGES.into_iter();
-            let mut known: Vec<_> = ours.chain(self.settings.kinds.names("processor")).collect();
+        let found = self.kind("processor", kind, &STAGES)?;
+        found.processor(keys, &self.cx(known)).map(|make| Stage::Kind(make.into()))
+    }
+
+    /// Returns the registered kind `kind` that has `part`; `ours` are the types of this crate.
+    fn kind(&self, part: &str, kind: &Text, ours: &[&'static str]) -> Built<&dyn ItemKind> {
+        let kinds = &self.settings.kinds;
+        kinds.find(part, kind.get_ref()).map_err(|_| {
+            let mut known = [ours, &kinds.names(part)].concat();
             known.sort_unstable();
             let (name, known) = (kind.get_ref(), known.join(", "));
-            Problem::at(kind, format!("there is no processor of type `{name}`; there are: {known}"))
-        })?;
-        found.processor(keys, &self.cx(known)).map(|make| Stage::Kind(make.into()))
+            Problem::at(kind, format!("there is no {part} of type `{name}`; there are: {known}"))
+        })
     }
 }
 

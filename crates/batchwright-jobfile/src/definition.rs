@@ -429,15 +429,43 @@ impl<'t> Parts<'t> {
             for branch in tables("branch", step.get_mut("branches"))? {
                 self.take_from_steps(branch)?;
             }
-            for part in ["reader", "writer"] {
-                if let Some(value) = step.get_mut(part) {
-                    self.take(as_table(part, value)?, |key| key == "type");
-                }
+            if let Some(reader) = step.get_mut("reader") {
+                self.take(as_table("reader", reader)?, |key| key == "type");
+            }
+            if let Some(writer) = step.get_mut("writer") {
+                self.take_writer(writer)?;
             }
             for processor in tables("processor", step.get_mut("processors"))? {
                 self.take(processor, |key| key == "type");
             }
         }
+        Ok(())
+    }
+
+    /// Takes the keys of a writer, and before them those of the writers that it is made of.
+    fn take_writer(&mut self, writer: &mut Spanned<DeValue<'t>>) -> Result<(), Problem> {
+        let table = as_table("writer", writer)?;
+        match table.get("type").and_then(|kind| kind.get_ref().as_str()) {
+            Some("many") => {
+                if let Some(DeValue::Array(members)) =
+                    table.get_mut("writers").map(Spanned::get_mut)
+                {
+                    members.iter_mut().try_for_each(|member| self.take_writer(member))?;
+                }
+            }
+            Some("route") => {
+                for route in tables("route", table.get_mut("routes"))? {
+                    if let Some(member) = route.get_mut("writer") {
+                        self.take_writer(member)?;
+                    }
+                }
+                if let Some(member) = table.get_mut("otherwise") {
+                    self.take_writer(member)?;
+                }
+            }
+            _ => {}
+        }
+        self.take(table, |key| key == "type");
         Ok(())
     }
 }

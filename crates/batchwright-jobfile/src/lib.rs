@@ -10,6 +10,7 @@ mod expression;
 mod folder;
 mod reader;
 mod schema;
+mod several;
 mod sql;
 mod stage;
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::definition::STEP_TYPES;
 use crate::definition::{Definition, is_common};
-use crate::stage;
+use crate::{several, stage};
 
 /// Returns the JSON Schema of job files that can name the types of `kinds`: one alternative for each type of step, reader,
 /// processor and writer, with the keys of that type.
@@ -14,10 +14,11 @@ pub fn json_schema(kinds: &KindRegistry) -> Value {
     let mut schema = schemars::schema_for!(Definition).to_value();
     let steps = step_types(kinds, &schema["$defs"]["Step"]);
     let processors = stage::schemas().into_iter().chain(kinds.schemas("processor"));
+    let writers = several::schemas().into_iter().chain(kinds.schemas("writer"));
     let alternatives = [
         ("Step", steps),
         ("reader", typed(kinds.schemas("reader"))),
-        ("writer", typed(kinds.schemas("writer"))),
+        ("writer", typed(writers)),
         ("processor", typed(processors)),
     ];
     for (name, alternatives) in alternatives {

@@ -73,24 +73,28 @@ struct Chunk {
 #[doc(hidden)]
 pub struct Everything;
 
-/// A function that chooses the writers of an item.
+/// What chooses the writers of an item: a function, or a type of your own.
 #[doc(hidden)]
 pub trait Choose<T> {
     /// Returns the writers that get `item`.
-    fn choose(&self, item: &T) -> Choice;
+    ///
+    /// # Errors
+    ///
+    /// The write of the item fails.
+    fn choose(&self, item: &T) -> Result<Choice, ItemError>;
 }
 
 impl<T> Choose<T> for Everything {
     #[inline]
-    fn choose(&self, _: &T) -> Choice {
-        Choice::Both
+    fn choose(&self, _: &T) -> Result<Choice, ItemError> {
+        Ok(Choice::Both)
     }
 }
 
 impl<T, F: Fn(&T) -> Choice> Choose<T> for F {
     #[inline]
-    fn choose(&self, item: &T) -> Choice {
-        self(item)
+    fn choose(&self, item: &T) -> Result<Choice, ItemError> {
+        Ok(self(item))
     }
 }
 
@@ -107,6 +111,12 @@ impl<A, B> CompositeWriter<A, B> {
         first: A,
         second: B,
     ) -> CompositeWriter<A, B, F> {
+        CompositeWriter::of(choose, first, second)
+    }
+
+    /// As [`choosing`](Self::choosing), with a choice that can fail.
+    #[doc(hidden)]
+    pub fn choosing_by<F>(choose: F, first: A, second: B) -> CompositeWriter<A, B, F> {
         CompositeWriter::of(choose, first, second)
     }
 }
@@ -137,7 +147,8 @@ impl<A, B, F> CompositeWriter<A, B, F> {
     where
         F: Choose<T>,
     {
-        let choices: Vec<Choice> = items.iter().map(|item| self.choose.choose(item)).collect();
+        let choices = items.iter().map(|item| self.choose.choose(item));
+        let choices = choices.collect::<Result<Vec<Choice>, ItemError>>()?;
         if choices.iter().all(|choice| *choice == Choice::Both) {
             to_first(&mut self.first, items)?;
             return to_second(&mut self.second, items);
