@@ -71,6 +71,7 @@ fn the_elements_of_an_array_are_read_wherever_it_is_in_the_document() {
         assert_eq!(read.ended.status, BatchStatus::Completed, "{text}: {:?}", read.ended.failure);
         assert_eq!(read.items, [json!(1), json!({"a": "]"}), json!([2]), json!("x")], "{text}");
     }
+    assert_eq!(read(json_of("{\"$v\":[7],\"v\":[8]}", "$.$v")).items, [json!(7)]);
     assert_eq!(read(json_of("[ ]", "")).items, [] as [Value; 0]);
     assert_eq!(read(json_of("{\"a\":[]}", "a")).ended.status, BatchStatus::Completed);
 }
@@ -98,10 +99,23 @@ fn a_document_that_is_cut_or_not_well_formed_fails_and_never_looks_complete() {
         assert_eq!(cut.ended.status, BatchStatus::Failed, "{}", &whole[..length]);
     }
     for (text, array, wanted) in [
-        ("[1 2]", "", "it has `2` where there must be `,` or `]` after an element (byte 3)"),
+        (
+            "[1 2]",
+            "",
+            "it has `2` where there must be `,` or `]` after an element (after element 1, byte 3)",
+        ),
         ("[1,]", "", "it has `]` where there must be a value"),
-        ("[1]]", "", "nothing after the document"),
+        ("[1]]", "", "it goes on with `]` after its end"),
         ("[{\"a\":[1}]", "", "it has `}` where there must be `]`"),
+        ("{\"a\":[1] [2,3]}", "a", "it has `[` where there must be `,` or `}` after a value"),
+        ("{\"a\":[1] x}", "a", "it has `x` where there must be `,` or `}` after a value"),
+        ("{\"a\":[1],,}", "a", "it has `,` where there must be the name of a field"),
+        ("{\"b\":tru,\"a\":[1]}", "a", "a value is no JSON"),
+        ("{\"a\":[1],\"b\":01}", "a", "a value is no JSON"),
+        ("{\"a\":[1],\"a\":[2]}", "a", "it has `a` twice"),
+        ("{\"a\":{\"b\":[1]},\"c\":{\"b\":1},\"a\":{}}", "a.b", "it has `a` twice"),
+        ("[1]", "a..b", "`a..b` is no list of names"),
+        ("\u{feff}\u{feff}[1]", "", "it is not a JSON array"),
         ("{\"a\":[1]}", "", "it is not a JSON array; name the array within it (`items_at`)"),
         ("{\"a\":1}", "a", "`a` is not an array"),
         ("{\"a\":{\"b\":[]}}", "a.c", "it has no `a.c`"),
@@ -237,20 +251,74 @@ mod xml {
             ),
             (&b"<a></b>".to_vec(), "`</b>` ends `<a>`"),
             (&b"<a><trade><c></trade></c></a>".to_vec(), "`</c>` ends `<trade>`"),
+            (&b"<a></a b>".to_vec(), "a `<` begins no tag"),
+            (&b"<a><!DOCTYPE b></a>".to_vec(), "a document type is within an element"),
+            (&b"<a><!ENTITY x 'y'></a>".to_vec(), "a `<` begins no tag"),
+            (&b"<a><?xml version='1.0'?></a>".to_vec(), "a declaration is not at its beginning"),
+            (
+                &b"\xef\xbb\xbf<?xml version='1.0' encoding='windows-1252'?><a/>".to_vec(),
+                "the mark of UTF-8",
+            ),
+            (&b"<?xml version='1.0' encoding='iso-2022-jp'?><a/>".to_vec(), "is not supported"),
+            (&b"<a>".repeat(2_000), "it is deeper than 1000 levels"),
+            (&[b"<", &b"a".repeat(2_000)[..], b"/>"].concat(), "a name is longer than 1024 bytes"),
             (&b"<a/><b/>".to_vec(), "`<b>` follows its first element"),
-            (&b"<a/>text".to_vec(), "it has text outside of its first element (byte 4)"),
-            (&b"<a>< b></a>".to_vec(), "`<` begins no tag"),
+            (
+                &b"<a/>text".to_vec(),
+                "it has text outside of its first element (after element 0, byte 4)",
+            ),
+            (&b"<a>< b></a>".to_vec(), "a `<` begins no tag"),
             (&b"\xff\xfe<\0".to_vec(), "it is UTF-16"),
             (
                 &b"<?xml version='1.0' encoding='klingon'?><a/>".to_vec(),
                 "there is no encoding `klingon`",
             ),
-            (&[b"<a b='".to_vec(), vec![b'x'; 3_000_000]].concat(), "has no end, or is too long"),
+            (
+                &[b"<a b='".to_vec(), vec![b'x'; 3_000_000]].concat(),
+                "a tag is longer than 1048576 bytes",
+            ),
         ] {
             let read = read(of(text));
             let shown = String::from_utf8_lossy(&text[..text.len().min(60)]);
             assert!(read.failure().contains(wanted), "{shown}: {}", read.failure());
         }
+    }
+
+    #[test]
+    fn names_are_compared_in_the_encoding_of_the_document_and_must_be_local() {
+        let latin = b"<?xml version='1.0' encoding='windows-1252'?><a>\xff\xfe<gr\xf6\xdfe><n>1</n></gr\xf6\xdfe></a>";
+        let rows = |name: &str| {
+            let source = Arc::new(MemorySource::new("the document", *latin));
+            read(XmlReader::<BTreeMap<String, u8>>::new("", name).from_source(source))
+        };
+        assert_eq!(rows("gr\u{f6}\u{df}e").items.len(), 1);
+        for name in ["p:trade", "<trade>", ""] {
+            let found = rows(name);
+            assert!(found.failure().contains("is no name of an element"), "{}", found.failure());
+        }
+    }
+
+    #[test]
+    fn nil_is_null_whatever_its_prefix_and_wherever_that_is_declared() {
+        #[derive(Debug, Clone, PartialEq, Deserialize)]
+        struct Priced {
+            price: Option<u32>,
+        }
+        let text = "<all xmlns:i='http://www.w3.org/2001/XMLSchema-instance'><t><price i:nil='true'/></t><t><price>7</price></t></all>";
+        let found = read(XmlReader::<Priced>::new("", "t").from_source(source(text)));
+        assert_eq!(found.items, [Priced { price: None }, Priced { price: Some(7) }]);
+    }
+
+    #[test]
+    fn a_long_comment_and_a_long_section_need_no_memory() {
+        let long = "x".repeat(3_000_000);
+        let text = format!(
+            "<a><!--{long}--><trade id='1'><symbol><![CDATA[{long}]]></symbol></trade><?p {long}?><trade id='2'><symbol>b</symbol></trade></a>"
+        );
+        let found = read(of(text.as_bytes()));
+        assert_eq!(found.ended.status, BatchStatus::Completed, "{:?}", found.ended.failure);
+        assert_eq!(found.items.iter().map(|trade| trade.id).collect::<Vec<_>>(), [2]);
+        assert_eq!(found.dead_letters.len(), 1);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use batchwright::{
     BatchStatus, ChunkStepBuilder, ItemError, Job, JobOperator, JobParameters, MemoryRepository,
 };
 use batchwright_items::format::csv::CsvReader;
-use batchwright_items::format::json::JsonReader;
+use batchwright_items::format::json::{JsonArray, JsonReader};
 use batchwright_items::format::json_lines::{JsonLine, JsonLines, JsonLinesReader};
 use batchwright_items::format::lines::{LineInput, LineReader, Lines};
 use batchwright_items::transport::{ByteSink, ByteSource, EncodedWriter, MemorySource};
@@ -24,6 +24,7 @@ struct MemorySink {
     bytes: Arc<Mutex<Vec<u8>>>,
     /// The length at the last committed position, and at the newest position.
     lengths: (u64, u64),
+    is_write_only: bool,
 }
 
 impl MemorySink {
@@ -48,7 +49,8 @@ impl ByteSink for MemorySink {
 
     fn begun(&self) -> Option<Arc<dyn ByteSource>> {
         let bytes = self.bytes.lock().unwrap().clone();
-        Some(Arc::new(MemorySource::new("the sink", bytes)))
+        let source: Arc<dyn ByteSource> = Arc::new(MemorySource::new("the sink", bytes));
+        (!self.is_write_only).then_some(source)
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), ItemError> {
@@ -161,6 +163,21 @@ fn csv_in_memory_is_copied_exactly() {
     let records = text(|n, long| format!("{n},\"a\nb {n} {long}\"\n"));
     let input = source([b"n,text\n".to_vec(), records].concat());
     is_exact(&CsvReader::<(u64, String)>::new("").from_source(input));
+}
+
+#[test]
+fn a_document_in_a_sink_that_cannot_be_read_back_has_its_end() {
+    let sink = MemorySink { is_write_only: true, ..MemorySink::default() };
+    let input = LineInput::of(source(b"1\n2\n".to_vec()));
+    let step = ChunkStepBuilder::new("copy")
+        .reader(LineReader::of(input, Lines))
+        .writer(EncodedWriter::to(sink.clone(), JsonArray))
+        .build();
+    let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
+    operator.registry().register(Job::builder("copy").step(step).build().unwrap()).unwrap();
+    let ended = operator.start("copy", JobParameters::new()).unwrap().wait().unwrap();
+    assert_eq!(ended.status, BatchStatus::Completed, "{:?}", ended.failure);
+    assert_eq!(*sink.bytes.lock().unwrap(), b"[\n\"1\",\n\"2\"\n]\n");
 }
 
 #[test]

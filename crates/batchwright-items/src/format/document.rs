@@ -23,7 +23,7 @@ pub trait Document: Send + Sync + 'static {
     type Place: Clone + Default + Serialize + DeserializeOwned + Send + Sync + 'static;
 
     /// Consumes what precedes the next element, and finds its end; `None` at the end of the document. An element has at most
-    /// `bytes_max` bytes.
+    /// `bytes_max` bytes. Without an element, `place` stays unchanged.
     ///
     /// # Errors
     ///
@@ -133,10 +133,10 @@ struct Opened<P> {
     input: Input,
     place: P,
     elements: u64,
-    /// Whether no further element can be found, because the search for one failed.
+    /// The position after the last element, once there is no further one.
+    last: Option<Mark>,
+    /// Whether there is none because the search for one failed.
     is_broken: bool,
-    /// The position after the last element, once the end is found.
-    last: Option<(Mark, P)>,
 }
 
 /// A clone has not been opened.
@@ -240,20 +240,31 @@ impl<P: Clone> Opened<P> {
         bytes_max: usize,
         take: impl FnOnce(&P, &[u8], u64, u64) -> Result<T, ItemError>,
     ) -> Result<Option<T>, ItemError> {
-        let Self { input, place, elements, is_broken, last } = self;
-        if *is_broken {
-            return Err(ItemError::fatal("cannot read on after a failure within the document"));
-        }
+        let Self { input, place, elements, last, is_broken } = self;
         if last.is_some() {
-            return Ok(None);
+            return match is_broken {
+                true => Err(ItemError::fatal("cannot read on after a failure within the document")),
+                false => Ok(None),
+            };
         }
-        let (mark, before) = (input.mark(), place.clone());
-        let found = document.find(place, input, bytes_max).inspect_err(|_| *is_broken = true);
-        match found.map_err(|error| error.at(format!("byte {}", input.byte())))? {
-            None => {
-                *last = Some((mark, before));
-                Ok(None)
+        let mark = input.mark();
+        let found = document.find(place, input, bytes_max).map_err(|error| {
+            *is_broken = true;
+            let at = format!("after element {elements}, byte {}", input.byte());
+            // What follows cannot be found, whatever a policy tolerates.
+            match *error.kind() == ErrorKind::FATAL {
+                true => error.at(at),
+                false => {
+                    let what = "cannot read the document";
+                    ItemError::wrap(ErrorKind::FATAL, what, error.into_boxed()).at(at)
+                }
             }
+        });
+        if !matches!(found, Ok(Some(_))) {
+            *last = Some(mark);
+        }
+        match found? {
+            None => Ok(None),
             Some(Found::Element(length)) => {
                 *elements += 1;
                 let taken = take(place, &input.rest()[..length], *elements, input.byte());
@@ -289,7 +300,7 @@ impl<D: Document> ItemReader for DocumentReader<D> {
                 (place, element)
             }
         };
-        self.open = Some(Opened { input, place, elements, is_broken: false, last: None });
+        self.open = Some(Opened { input, place, elements, last: None, is_broken: false });
         Ok(())
     }
 
@@ -339,12 +350,9 @@ impl<D: Document> ItemReader for DocumentReader<D> {
                 DocumentPosition { byte: 0, element: 0, place: D::Place::default(), input: None }
             }
             Some(Opened { input, place, elements, last, .. }) => {
-                let (byte, identity, place) = match last {
-                    None => (input.byte(), input.identity(), place),
-                    Some((mark, place)) => {
-                        let (byte, identity) = input.byte_and_identity(mark);
-                        (byte, identity, place)
-                    }
+                let (byte, identity) = match last {
+                    None => (input.byte(), input.identity()),
+                    Some(mark) => input.byte_and_identity(mark),
                 };
                 let (element, place) = (*elements, place.clone());
                 DocumentPosition { byte, element, place, input: identity }

@@ -41,8 +41,8 @@ pub type JsonReader<T> = DocumentReader<JsonElements<T>>;
 
 /// The array of a document whose elements are the records.
 pub struct JsonElements<T> {
-    /// Names of the fields that lead to the array.
-    path: Vec<String>,
+    /// Names of the fields that lead to the array; a sentence when they cannot be names.
+    path: Result<Vec<String>, String>,
     item: PhantomData<fn() -> T>,
 }
 
@@ -66,15 +66,26 @@ pub enum JsonPlace {
 impl<T: DeserializeOwned + Send + Sync + 'static> JsonReader<T> {
     /// Creates a reader of the file at `path`, whose document is an array.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self::of(path, JsonElements { path: Vec::new(), item: PhantomData })
+        Self::of(path, JsonElements { path: Ok(Vec::new()), item: PhantomData })
     }
 
     /// Creates a reader of an array within the document of the file at `path`: `array` is the names of the fields that lead to
     /// it, with points between them, such as `data.trades`; a leading `$.` is allowed.
     pub fn within(path: impl Into<PathBuf>, array: &str) -> Self {
-        let names = array.strip_prefix('$').unwrap_or(array).split('.');
-        let names = names.filter(|name| !name.is_empty()).map(str::to_owned).collect();
-        Self::of(path, JsonElements { path: names, item: PhantomData })
+        Self::of(path, JsonElements { path: path_of(array), item: PhantomData })
+    }
+}
+
+/// Returns the names in `array`, which points separate.
+fn path_of(array: &str) -> Result<Vec<String>, String> {
+    let names = match array.strip_prefix("$.") {
+        None if array.is_empty() || array == "$" => return Ok(Vec::new()),
+        names => names.unwrap_or(array),
+    };
+    let names: Vec<String> = names.split('.').map(str::to_owned).collect();
+    match names.iter().any(String::is_empty) {
+        true => Err(format!("`{array}` is no list of names with points between them")),
+        false => Ok(names),
     }
 }
 
@@ -88,20 +99,27 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Document for JsonElements<T> {
         input: &mut Input,
         bytes_max: usize,
     ) -> Result<Option<Found>, ItemError> {
+        let path = self.path.as_deref().map_err(ItemError::fatal)?;
         match place {
             JsonPlace::Start => {
-                for (index, name) in self.path.iter().enumerate() {
-                    enter(input, name, &self.path[..=index])?;
+                let first = next_byte(input)?;
+                if matches!(input.rest(), [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..]) {
+                    return Err(malformed("it is UTF-16; convert it to UTF-8"));
                 }
-                if next_byte(input)? != Some(b'[') {
-                    return Err(ItemError::fatal(match &self.path[..] {
-                        [] => "cannot read the document: it is not a JSON array; name the array within it (`items_at`)".to_owned(),
-                        path => format!("cannot read the document: `{}` is not an array", path.join(".")),
+                for index in 0..path.len() {
+                    enter(input, &path[..=index])?;
+                }
+                let first = if path.is_empty() { first } else { next_byte(input)? };
+                if first != Some(b'[') {
+                    return Err(malformed(&match path {
+                        [] => "it is not a JSON array; name the array within it (`items_at`)"
+                            .to_owned(),
+                        path => format!("`{}` is not an array", path.join(".")),
                     }));
                 }
                 input.consume(1);
                 if next_byte(input)? == Some(b']') {
-                    return self.end(input);
+                    return end(input, path);
                 }
             }
             JsonPlace::Element => match next_byte(input)? {
@@ -109,7 +127,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Document for JsonElements<T> {
                     input.consume(1);
                     next_byte(input)?;
                 }
-                Some(b']') => return self.end(input),
+                Some(b']') => return end(input, path),
                 found => return Err(unexpected(found, "`,` or `]` after an element")),
             },
         }
@@ -125,26 +143,30 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Document for JsonElements<T> {
     }
 }
 
-impl<T> JsonElements<T> {
-    /// Consumes the end of the array and what follows it, up to the end of the document.
-    fn end(&self, input: &mut Input) -> Result<Option<Found>, ItemError> {
-        input.consume(1);
-        if !self.path.is_empty() {
-            let mut scan = Scan::within(self.path.len());
-            let length = loop {
-                if let Some(length) = scan.end(input.rest())? {
-                    break length;
+/// Consumes the end of the array at `path` and what follows it, up to the end of the document.
+fn end(input: &mut Input, path: &[String]) -> Result<Option<Found>, ItemError> {
+    input.consume(1);
+    for open in (1..=path.len()).rev() {
+        loop {
+            match next_byte(input)? {
+                Some(b',') => input.consume(1),
+                Some(b'}') => {
+                    input.consume(1);
+                    break;
                 }
-                input.consume(input.rest().len());
-                if !input.more()? {
-                    return Err(unexpected(None, "the rest of the document"));
-                }
-            };
-            input.consume(length);
+                found => return Err(unexpected(found, "`,` or `}` after a value")),
+            }
+            if name(input)?.as_ref() == path.get(open - 1) {
+                let path = path[..open].join(".");
+                return Err(malformed(&format!("it has `{path}` twice")));
+            }
+            value(input)?;
         }
-        match next_byte(input)? {
-            None => Ok(None),
-            found => Err(unexpected(found, "nothing after the document")),
+    }
+    match next_byte(input)? {
+        None => Ok(None),
+        Some(byte) => {
+            Err(malformed(&format!("it goes on with `{}` after its end", byte.escape_ascii())))
         }
     }
 }
@@ -162,22 +184,20 @@ fn next_byte(input: &mut Input) -> Result<Option<u8>, ItemError> {
     }
 }
 
+fn malformed(what: &str) -> ItemError {
+    ItemError::fatal(format!("cannot read the document: {what}"))
+}
+
 fn unexpected(found: Option<u8>, wanted: &str) -> ItemError {
-    ItemError::fatal(match found {
-        None => format!("cannot read the document: it ends where there must be {wanted}"),
-        Some(byte) => format!(
-            "cannot read the document: it has `{}` where there must be {wanted}",
-            byte.escape_ascii()
-        ),
+    malformed(&match found {
+        None => format!("it ends where there must be {wanted}"),
+        Some(byte) => format!("it has `{}` where there must be {wanted}", byte.escape_ascii()),
     })
 }
 
-/// Consumes the beginning of an object up to the value of its field `name`; `path` is for messages.
-fn enter(input: &mut Input, name: &str, path: &[String]) -> Result<(), ItemError> {
-    let missing = || {
-        let path = path.join(".");
-        ItemError::fatal(format!("cannot read the document: it has no `{path}`"))
-    };
+/// Consumes the beginning of an object up to the value of its field with the last name of `path`.
+fn enter(input: &mut Input, path: &[String]) -> Result<(), ItemError> {
+    let missing = || malformed(&format!("it has no `{}`", path.join(".")));
     match next_byte(input)? {
         Some(b'{') => input.consume(1),
         _ => return Err(missing()),
@@ -186,36 +206,52 @@ fn enter(input: &mut Input, name: &str, path: &[String]) -> Result<(), ItemError
         return Err(missing());
     }
     loop {
-        match next_byte(input)? {
-            Some(b'"') => {}
-            found => return Err(unexpected(found, "the name of a field")),
-        }
-        // A name that is too long is not the one that is searched.
-        let is_wanted = match element(input, RAW_BYTES_KEPT)? {
-            Found::Element(length) => {
-                let found = serde_json::from_slice::<String>(&input.rest()[..length]);
-                input.consume(length);
-                found.is_ok_and(|found| found == name)
-            }
-            Found::TooLong(..) => false,
-        };
-        match next_byte(input)? {
-            Some(b':') => input.consume(1),
-            found => return Err(unexpected(found, "`:` after the name of a field")),
-        }
-        next_byte(input)?;
-        if is_wanted {
+        if name(input)?.as_ref() == path.last() {
             return Ok(());
         }
-        if let Found::Element(length) = element(input, RAW_BYTES_KEPT)? {
-            input.consume(length);
-        }
+        value(input)?;
         match next_byte(input)? {
             Some(b',') => input.consume(1),
             Some(b'}') => return Err(missing()),
             found => return Err(unexpected(found, "`,` or `}` after a value")),
         }
     }
+}
+
+/// Consumes the name of a field and the colon after it; `None` for a name that is too long for any path.
+fn name(input: &mut Input) -> Result<Option<String>, ItemError> {
+    match next_byte(input)? {
+        Some(b'"') => {}
+        found => return Err(unexpected(found, "the name of a field")),
+    }
+    let name = match element(input, RAW_BYTES_KEPT)? {
+        Found::TooLong(..) => None,
+        Found::Element(length) => {
+            let name = serde_json::from_slice(&input.rest()[..length]);
+            let name = name.map_err(|error| malformed(&format!("a name is no JSON: {error}")))?;
+            input.consume(length);
+            Some(name)
+        }
+    };
+    match next_byte(input)? {
+        Some(b':') => input.consume(1),
+        found => return Err(unexpected(found, "`:` after the name of a field")),
+    }
+    next_byte(input)?;
+    Ok(name)
+}
+
+/// Consumes a value that is not needed.
+fn value(input: &mut Input) -> Result<(), ItemError> {
+    let Found::Element(length) = element(input, RAW_BYTES_KEPT)? else { return Ok(()) };
+    let text = &input.rest()[..length];
+    // Of texts, lists and objects the end is known, of anything else only that it is none of them.
+    if !matches!(text, [b'"' | b'[' | b'{', ..]) {
+        serde_json::from_slice::<serde::de::IgnoredAny>(text)
+            .map_err(|error| malformed(&format!("a value is no JSON: {error}")))?;
+    }
+    input.consume(length);
+    Ok(())
 }
 
 /// Finds the end of the value at the beginning of `input`, and consumes a value that is longer than `bytes_max`.
@@ -324,6 +360,9 @@ impl ItemKind for JsonKind {
     fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
         let ReaderKeys { path, items_at, file_field, element_bytes_max, if_changed } =
             keys.parse()?;
+        if let Some(Err(message)) = items_at.as_deref().map(path_of) {
+            return Err(keys.problem_at("items_at", message));
+        }
         of_files(cx, &path, file_field.as_deref(), None, move |path, _| {
             let array = items_at.as_deref().unwrap_or_default();
             let reader = JsonReader::<Record>::within(path, array);

@@ -10,16 +10,23 @@ use std::path::PathBuf;
 
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
-use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
+use encoding_rs::{Encoding, UTF_8};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::kind::XmlKind;
-use self::markup::{Markup, Part, local, markup};
+use self::markup::{
+    Markup, Part, Parts, SCHEMA_INSTANCE, declared_encoding, instance_prefix, local,
+};
 pub use self::writer::{XmlItems, XmlWriter};
 use super::document::{Document, DocumentReader, Found, Growing};
 use super::raw::RAW_BYTES_KEPT;
 use crate::transport::input::Input;
+
+/// Depth of the elements around the records that is refused.
+const DEPTH_MAX: usize = 1_000;
+/// Maximum length of a name, in bytes.
+const NAME_BYTES_MAX: usize = 1_024;
 
 /// A reader that yields a `T` for every element of a name.
 ///
@@ -59,6 +66,9 @@ pub struct XmlPlace {
     /// The encoding that the document declares.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     encoding: Option<String>,
+    /// Prefixes that elements around the records give to the namespace of `nil`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    instance_prefixes: Vec<String>,
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static> XmlReader<T> {
@@ -84,72 +94,136 @@ impl<T: Send + Sync + 'static> Document for XmlElements<T> {
         input: &mut Input,
         bytes_max: usize,
     ) -> Result<Option<Found>, ItemError> {
+        let mut now = Cow::Borrowed(&*place);
+        if !now.is_begun && input.byte() <= MARK_BYTES {
+            if !is_local_name(&self.name) {
+                return Err(ItemError::fatal(not_local(&self.name)));
+            }
+            declaration(now.to_mut(), input, bytes_max)?;
+        }
+        let mut parts = Parts::default();
         loop {
             if input.rest().is_empty() && !input.more()? {
-                return place.end().map(|()| None);
+                return now.end().map(|()| None);
             }
-            if matches!(input.rest(), [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..]) {
-                return Err(malformed("it is UTF-16; convert it to UTF-8"));
-            }
-            let Part { markup, length } = part(input, 0, bytes_max)?;
+            let Part { markup, length } = part(&mut parts, input, 0, bytes_max)?;
             let bytes = &input.rest()[..length];
             match markup {
                 Markup::Start { name, is_empty } => {
-                    let name = &bytes[name];
-                    place.begin(name)?;
-                    if local(name) == self.name.as_bytes() {
-                        return whole_element(input, bytes_max).map(Some);
+                    let name = now.name(&bytes[name])?;
+                    if now.is_begun && now.open.is_empty() {
+                        return Err(malformed(&format!("`<{name}>` follows its first element")));
+                    }
+                    if !now.is_begun {
+                        now.to_mut().is_begun = true;
+                    }
+                    if local(name.as_bytes()) == self.name.as_bytes() {
+                        let found = whole_element(input, bytes_max)?;
+                        if let Cow::Owned(now) = now {
+                            *place = now;
+                        }
+                        return Ok(Some(found));
                     }
                     if !is_empty {
-                        place.open.push(text_of(name));
+                        let (name, prefix) = (name.into_owned(), instance_prefix(bytes));
+                        let prefix = prefix.map(text_of);
+                        now.to_mut().enter(name, prefix)?;
                     }
                 }
-                Markup::End { name } => match (place.open.pop(), text_of(&bytes[name])) {
-                    (Some(open), ended) if open == ended => {}
-                    (open, ended) => {
-                        let open = open.unwrap_or_default();
-                        return Err(malformed(&format!("`</{ended}>` ends `<{open}>`")));
+                Markup::End { name } => {
+                    let name = now.name(&bytes[name])?.into_owned();
+                    match now.to_mut().open.pop() {
+                        Some(open) if open == name => {}
+                        open => {
+                            let open = open.unwrap_or_default();
+                            return Err(malformed(&format!("`</{name}>` ends `<{open}>`")));
+                        }
                     }
-                },
-                Markup::Text | Markup::Cdata if place.open.is_empty() => {
+                }
+                Markup::Text | Markup::Cdata if now.open.is_empty() => {
                     let blank = length - bytes.trim_ascii_start().len();
                     if blank < length {
                         input.consume(blank);
                         return Err(malformed("it has text outside of its first element"));
                     }
                 }
-                Markup::Text | Markup::Cdata | Markup::Comment => {}
-                Markup::Instruction { declared: None } => {}
-                Markup::Instruction { declared: Some(label) } => {
-                    place.encoding =
-                        encoding(&bytes[label])?.map(|encoding| encoding.name().to_owned());
-                }
-                Markup::DocumentType { declares: false } => {}
-                Markup::DocumentType { declares: true } => {
-                    return Err(ItemError::fatal(
-                        "cannot read the document: it declares entities or types of its own, which are refused",
-                    ));
-                }
-                Markup::Nothing => return Err(malformed("`<` begins no tag")),
+                Markup::Text | Markup::Cdata | Markup::Other => {}
+                Markup::DocumentType { declares: false } if !now.is_begun => {}
+                other => return Err(misplaced(&other)),
             }
             input.consume(length);
         }
     }
 
     fn decode(&self, place: &XmlPlace, element: &[u8]) -> Result<T, ItemError> {
-        let encoding =
-            place.encoding.as_deref().and_then(|name| Encoding::for_label(name.as_bytes()));
-        (self.decode)(&text(element, encoding.unwrap_or(UTF_8))?)
+        let mut text = text(element, place.encoding())?;
+        // The element is decoded alone: it gets the prefixes that elements around it declare.
+        for prefix in &place.instance_prefixes {
+            let uses = format!("{prefix}:nil");
+            let declaration = format!(" xmlns:{prefix}=\"{SCHEMA_INSTANCE}\"");
+            if text.contains(&uses) && !text.contains(declaration.trim_start()) {
+                let is_end = |one: char| one.is_ascii_whitespace() || "/>".contains(one);
+                let at = text.find(is_end).unwrap_or(text.len());
+                text.to_mut().insert_str(at, &declaration);
+            }
+        }
+        (self.decode)(&text)
     }
 }
 
-impl XmlPlace {
-    /// Records that the element `name` begins.
-    fn begin(&mut self, name: &[u8]) -> Result<(), ItemError> {
-        if self.is_begun && self.open.is_empty() {
-            return Err(malformed(&format!("`<{}>` follows its first element", text_of(name))));
+/// Number of bytes of a byte order mark.
+const MARK_BYTES: u64 = 3;
+
+/// Consumes the declaration at the beginning of the document, if there is one.
+fn declaration(place: &mut XmlPlace, input: &mut Input, bytes_max: usize) -> Result<(), ItemError> {
+    if input.rest().is_empty() && !input.more()? {
+        return Ok(());
+    }
+    if matches!(input.rest(), [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..]) {
+        return Err(malformed("it is UTF-16; convert it to UTF-8"));
+    }
+    let has_mark = input.byte() == MARK_BYTES;
+    let Part { markup, length } = part(&mut Parts::default(), input, 0, bytes_max)?;
+    if markup != Markup::Declaration {
+        return Ok(());
+    }
+    if let Some(label) = declared_encoding(&input.rest()[..length]) {
+        let found = encoding(label)?;
+        if has_mark && found != UTF_8 {
+            let what = format!("it has the mark of UTF-8, and declares {}", found.name());
+            return Err(malformed(&what));
         }
-        self.is_begun = true;
+        place.encoding = (found != UTF_8).then(|| found.name().to_owned());
+    }
+    input.consume(length);
+    Ok(())
+}
+
+impl XmlPlace {
+    fn encoding(&self) -> &'static Encoding {
+        let known = self.encoding.as_deref().and_then(|name| Encoding::for_label(name.as_bytes()));
+        known.unwrap_or(UTF_8)
+    }
+
+    /// Returns a name as text.
+    fn name<'a>(&self, name: &'a [u8]) -> Result<Cow<'a, str>, ItemError> {
+        if name.len() > NAME_BYTES_MAX {
+            return Err(malformed(&format!("a name is longer than {NAME_BYTES_MAX} bytes")));
+        }
+        text(name, self.encoding()).map_err(|_| {
+            let (name, encoding) = (text_of(name), self.encoding().name());
+            malformed(&format!("the name `{name}` is not valid {encoding}"))
+        })
+    }
+
+    /// Records that the element `name` begins, which may give a `prefix` to the namespace of `nil`.
+    fn enter(&mut self, name: String, prefix: Option<String>) -> Result<(), ItemError> {
+        if self.open.len() == DEPTH_MAX {
+            return Err(malformed(&format!("it is deeper than {DEPTH_MAX} levels")));
+        }
+        self.open.push(name);
+        let known = |prefix: &String| !self.instance_prefixes.contains(prefix);
+        self.instance_prefixes.extend(prefix.filter(known));
         Ok(())
     }
 
@@ -163,20 +237,42 @@ impl XmlPlace {
     }
 }
 
+/// Returns the error of markup that cannot be where it is.
+fn misplaced(markup: &Markup) -> ItemError {
+    malformed(match markup {
+        Markup::DocumentType { declares: true } => {
+            "it declares entities or types of its own, which are refused"
+        }
+        Markup::DocumentType { .. } => "a document type is within an element",
+        Markup::Declaration => "a declaration is not at its beginning",
+        _ => "a `<` begins no tag",
+    })
+}
+
 /// Returns the part of the document after the first `at` bytes of `input`.
-fn part(input: &mut Input, at: usize, bytes_max: usize) -> Result<Part, ItemError> {
+fn part(
+    parts: &mut Parts,
+    input: &mut Input,
+    at: usize,
+    bytes_max: usize,
+) -> Result<Part, ItemError> {
     let longest = bytes_max.max(RAW_BYTES_KEPT);
-    let endless = "a tag, a comment or the like has no end, or is too long";
     loop {
         let rest = &input.rest()[at..];
         let (is_empty, is_long) = (rest.is_empty(), rest.len() > longest);
-        match if is_empty { None } else { markup(rest) } {
-            Some(part) if part.length <= longest || part.markup == Markup::Text => return Ok(part),
-            Some(_) => return Err(malformed(endless)),
-            None if is_long => return Err(malformed(endless)),
+        let is_tag = |part: &Part| {
+            !matches!(part.markup, Markup::Text | Markup::Other) && part.length > longest
+        };
+        match if is_empty { None } else { parts.next(rest) } {
+            Some(part) if is_tag(&part) => {
+                return Err(malformed(&format!("a tag is longer than {longest} bytes")));
+            }
+            Some(part) => return Ok(part),
+            None if is_long => {
+                return Err(malformed(&format!("a tag is longer than {longest} bytes")));
+            }
             None if input.more()? => {}
-            None if is_empty => return Err(malformed("it ends within an element")),
-            None => return Err(malformed(endless)),
+            None => return Err(malformed("it ends within an element, a tag or a comment")),
         }
     }
 }
@@ -184,8 +280,9 @@ fn part(input: &mut Input, at: usize, bytes_max: usize) -> Result<Part, ItemErro
 /// Finds the end of the element at the beginning of `input`, and consumes one that is longer than `bytes_max`.
 fn whole_element(input: &mut Input, bytes_max: usize) -> Result<Found, ItemError> {
     let (mut growing, mut depth, mut name) = (Growing::begin(input), 0_usize, Vec::new());
+    let mut parts = Parts::default();
     loop {
-        let Part { markup, length } = part(input, growing.at, bytes_max)?;
+        let Part { markup, length } = part(&mut parts, input, growing.at, bytes_max)?;
         let bytes = &input.rest()[growing.at..];
         match markup {
             Markup::Start { name: begun, is_empty } => {
@@ -195,15 +292,14 @@ fn whole_element(input: &mut Input, bytes_max: usize) -> Result<Found, ItemError
                 depth += usize::from(!is_empty);
             }
             Markup::End { name: ended } => {
-                depth -= 1;
+                depth = depth.saturating_sub(1);
                 if depth == 0 && bytes[ended.clone()] != name {
                     let (ended, name) = (text_of(&bytes[ended]), text_of(&name));
                     return Err(malformed(&format!("`</{ended}>` ends `<{name}>`")));
                 }
             }
-            Markup::Nothing => return Err(malformed("`<` begins no tag")),
-            Markup::DocumentType { .. } => return Err(malformed("an element has a document type")),
-            _ => {}
+            Markup::Text | Markup::Cdata | Markup::Other => {}
+            other => return Err(misplaced(&other)),
         }
         growing.pass(length, input, bytes_max);
         if depth == 0 {
@@ -212,24 +308,32 @@ fn whole_element(input: &mut Input, bytes_max: usize) -> Result<Found, ItemError
     }
 }
 
+/// Whether `name` can be the name of an element, without a prefix.
+fn is_local_name(name: &str) -> bool {
+    !name.contains(':') && writer::check_name(name).is_ok()
+}
+
+fn not_local(name: &str) -> String {
+    format!("`{name}` is no name of an element, without a prefix")
+}
+
 fn malformed(what: &str) -> ItemError {
     ItemError::fatal(format!("cannot read the document: {what}"))
 }
 
-/// Returns a name for messages and comparisons.
+/// Returns a name for messages.
 fn text_of(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
 
-/// Returns the encoding called `label`; `None` is UTF-8.
-fn encoding(label: &[u8]) -> Result<Option<&'static Encoding>, ItemError> {
+/// Returns the encoding called `label`.
+fn encoding(label: &[u8]) -> Result<&'static Encoding, ItemError> {
     let shown = String::from_utf8_lossy(label);
     match Encoding::for_label(label) {
-        Some(known) if known == UTF_8 => Ok(None),
-        Some(known) if known == UTF_16LE || known == UTF_16BE => Err(malformed(&format!(
-            "it declares the encoding `{shown}`, but its bytes are not of it"
-        ))),
-        Some(known) => Ok(Some(known)),
+        Some(known) if known.is_ascii_compatible() => Ok(known),
+        Some(_) => {
+            Err(malformed(&format!("its encoding `{shown}` is not supported; convert it to UTF-8")))
+        }
         None => Err(malformed(&format!("there is no encoding `{shown}`"))),
     }
 }

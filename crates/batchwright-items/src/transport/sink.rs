@@ -56,7 +56,8 @@ pub trait ByteSink: Send {
     /// The step fails.
     fn rolled_back(&mut self) -> Result<(), ItemError>;
 
-    /// Closes the sink; a complete one becomes visible to others.
+    /// Closes the sink; a complete one becomes visible to others. What was appended after the last position belongs to a complete
+    /// output: its end, such as a closing bracket. A restart that finds such an output incomplete removes it like other bytes.
     ///
     /// # Errors
     ///

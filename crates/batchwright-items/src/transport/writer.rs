@@ -60,6 +60,8 @@ pub struct EncodedWriter<E, S> {
     compression: Option<Compression>,
     /// What is compressed.
     content: Vec<u8>,
+    /// Whether the sink is open.
+    is_open: bool,
 }
 
 /// A writer that encodes items with `E` into a file.
@@ -78,7 +80,14 @@ impl<E> FileWriter<E> {
 impl<E, S> EncodedWriter<E, S> {
     /// Creates a writer to `sink`.
     pub fn to(sink: S, encode: E) -> Self {
-        Self { sink, encode, bytes: Vec::new(), compression: None, content: Vec::new() }
+        Self {
+            sink,
+            encode,
+            bytes: Vec::new(),
+            compression: None,
+            content: Vec::new(),
+            is_open: false,
+        }
     }
 
     /// Sets the compression of the bytes: each chunk is a member of its own. Default: that of a file's extension, and none
@@ -112,6 +121,7 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
             compression.check()?;
         }
         self.sink.open(position, scope)?;
+        self.is_open = true;
         if self.sink.length() > 0
             && let Some(begun) = self.sink.begun()
         {
@@ -166,8 +176,8 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
     }
 
     fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        if ending == Ending::Complete && self.sink.begun().is_some() {
-            let Self { sink, encode, bytes, compression, content } = self;
+        if std::mem::take(&mut self.is_open) && ending == Ending::Complete {
+            let Self { sink, encode, bytes, compression, content, .. } = self;
             let first = sink.length() == 0;
             content.clear();
             if first {
@@ -183,7 +193,9 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
                 }
                 _ => bytes.append(content),
             }
-            sink.append(bytes)?;
+            if !bytes.is_empty() {
+                sink.append(bytes)?;
+            }
         }
         self.sink.close(ending)
     }

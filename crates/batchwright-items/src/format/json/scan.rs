@@ -29,11 +29,6 @@ pub(super) fn is_blank(byte: u8) -> bool {
 }
 
 impl Scan {
-    /// A search within `depth` objects for the end of the outermost.
-    pub(super) fn within(depth: usize) -> Self {
-        Self { open: vec![b'}'; depth], ..Self::default() }
-    }
-
     /// Returns where the value ends in `bytes`, which follow those of the last call; `None` when it goes on after them. A value
     /// that ends before its first byte is missing.
     ///

@@ -1,5 +1,6 @@
 //! An element as a record.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use batchwright::ItemError;
@@ -8,6 +9,8 @@ use quick_xml::XmlVersion;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::reader::Reader;
 
+use super::markup::instance_prefix;
+use super::text_of;
 use crate::record::Record;
 use crate::value::Value;
 
@@ -16,11 +19,16 @@ const DEPTH_MAX: usize = 100;
 /// The field of the text of an element that also has attributes or elements.
 const TEXT: &str = "text";
 
+/// Number of fields from which they are found by a map.
+const FIELDS_FEW: usize = 32;
+
 /// An element that is being read.
 #[derive(Default)]
 struct Node {
     name: Option<Arc<str>>,
     fields: Vec<Field>,
+    /// The indices of many fields, by their names.
+    index: HashMap<Arc<str>, usize>,
     text: String,
     is_null: bool,
 }
@@ -39,18 +47,18 @@ pub(super) fn record(element: &str) -> Result<Record, ItemError> {
         ItemError::wrap(ErrorKind::PARSE, "cannot read the element", error)
     };
     let mut reader = Reader::from_str(element);
-    let mut open: Vec<Node> = Vec::new();
+    let (mut open, mut prefixes): (Vec<Node>, _) = (Vec::new(), vec!["xsi".to_owned()]);
     loop {
         let ended = match reader.read_event().map_err(failed)? {
             Event::Start(start) if open.len() < DEPTH_MAX => {
-                open.push(Node::begin(&start)?);
+                open.push(Node::begin(&start, &mut prefixes)?);
                 None
             }
             Event::Start(_) => {
                 let what = format!("cannot read the element: it is deeper than {DEPTH_MAX} levels");
                 return Err(ItemError::parse(what));
             }
-            Event::Empty(start) => Some(Node::begin(&start)?),
+            Event::Empty(start) => Some(Node::begin(&start, &mut prefixes)?),
             Event::End(_) => open.pop(),
             Event::Eof => return Err(ItemError::parse("cannot read the element: it has no end")),
             other => {
@@ -71,9 +79,11 @@ pub(super) fn record(element: &str) -> Result<Record, ItemError> {
 }
 
 impl Node {
-    fn begin(start: &BytesStart<'_>) -> Result<Self, ItemError> {
+    /// Begins the element of `start`; `prefixes` are those of the namespace of `nil`.
+    fn begin(start: &BytesStart<'_>, prefixes: &mut Vec<String>) -> Result<Self, ItemError> {
         let local = start.local_name();
         let mut node = Self { name: Some(Arc::from(local.as_ref())), ..Self::default() };
+        prefixes.extend(instance_prefix(start.as_bytes()).map(text_of));
         for attribute in start.attributes() {
             let attribute = attribute.map_err(|error| {
                 ItemError::wrap(ErrorKind::PARSE, "cannot read an attribute", error)
@@ -83,7 +93,10 @@ impl Node {
             })?;
             let (name, prefix) = (attribute.key.local_name(), attribute.key.prefix());
             match prefix.as_ref().map(|prefix| prefix.as_ref()) {
-                Some("xsi") => node.is_null |= name.as_ref() == "nil" && value == "true",
+                Some(prefix) if prefixes.iter().any(|known| known == prefix) => {
+                    let is_true = ["true", "1"].contains(&value.trim());
+                    node.is_null |= name.as_ref() == "nil" && is_true;
+                }
                 // Declarations of prefixes are no data.
                 Some("xmlns") => {}
                 None if attribute.key.as_ref() == "xmlns" => {}
@@ -94,16 +107,28 @@ impl Node {
     }
 
     fn add(&mut self, name: Arc<str>, value: Value, is_attribute: bool) -> Result<(), ItemError> {
-        match self.fields.iter_mut().find(|field| field.name == name) {
-            None => self.fields.push(Field { name, values: vec![value], is_attribute }),
-            Some(known) if known.is_attribute || is_attribute => {
+        match self.position(&name) {
+            None => {
+                if self.fields.len() >= FIELDS_FEW {
+                    self.index.insert(Arc::clone(&name), self.fields.len());
+                }
+                self.fields.push(Field { name, values: vec![value], is_attribute });
+            }
+            Some(at) if self.fields[at].is_attribute || is_attribute => {
                 return Err(ItemError::parse(format!(
                     "cannot read the element: an attribute and another part are both called `{name}`"
                 )));
             }
-            Some(known) => known.values.push(value),
+            Some(at) => self.fields[at].values.push(value),
         }
         Ok(())
+    }
+
+    /// Returns the index of the field `name`.
+    fn position(&self, name: &str) -> Option<usize> {
+        let first = &self.fields[..self.fields.len().min(FIELDS_FEW)];
+        let found = first.iter().position(|field| *field.name == *name);
+        found.or_else(|| self.index.get(name).copied())
     }
 
     fn add_element(&mut self, inner: Self) -> Result<(), ItemError> {

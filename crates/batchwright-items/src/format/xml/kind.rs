@@ -7,12 +7,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::writer::{Frame, XmlRecords, check_name};
-use super::{XmlElements, element};
+use super::{XmlElements, element, is_local_name, not_local};
 use crate::files::of_files;
 use crate::format::document::DocumentReader;
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, Example, ItemKind, KindSchema, Make, MakeReader};
 use crate::reader::Reads;
+use crate::record::first_duplicate;
 use crate::transport::{FileWriter, IfChanged};
 use crate::writer::BoxedWriter;
 
@@ -28,7 +29,7 @@ struct ReaderKeys {
     /// names.
     path: Text,
     /// Name of the elements that are records, without a prefix.
-    element: String,
+    element: Text,
     /// A field that gets the path of the file.
     file_field: Option<String>,
     /// Maximum length of an element in bytes. Default: 1 MiB.
@@ -76,6 +77,10 @@ impl ItemKind for XmlKind {
     fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
         let ReaderKeys { path, element, file_field, element_bytes_max, if_changed } =
             keys.parse()?;
+        if !is_local_name(element.get_ref()) {
+            return Err(Problem::at(&element, not_local(element.get_ref())));
+        }
+        let element = element.into_inner();
         of_files(cx, &path, file_field.as_deref(), None, move |path, _| {
             let elements = XmlElements { name: element.clone(), decode: element::record };
             let reader = DocumentReader::of(path, elements);
@@ -92,6 +97,9 @@ impl ItemKind for XmlKind {
             root_attributes.keys().chain(&attributes).find(|one| check_name(one).is_err())
         {
             return Err(keys.problem(format!("an attribute cannot be called `{name}`")));
+        }
+        if let Some(name) = first_duplicate(&attributes) {
+            return Err(keys.problem_at("attributes", format!("`{name}` is there twice")));
         }
         let path = cx.output_path(&path)?;
         let named = |given: Option<Text>, name: &str| {

@@ -2,102 +2,126 @@
 
 use std::ops::Range;
 
+/// The namespace of `nil`.
+pub(super) const SCHEMA_INSTANCE: &str = "http://www.w3.org/2001/XMLSchema-instance";
+
 /// A part at the beginning of some bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) markup: Markup,
-    /// Number of its bytes. A text may go on after them.
+    /// Number of its bytes.
     pub(super) length: usize,
 }
 
 /// The kinds of parts, with the ranges of their names.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Markup {
+    /// Text, which may go on after the part.
     Text,
+    /// The beginning of a CDATA section.
     Cdata,
-    Comment,
-    /// A processing instruction; the declaration of the document may have an encoding.
-    Instruction {
-        declared: Option<Range<usize>>,
-    },
+    /// The beginning of a comment or of a processing instruction, or a part of what `Parts` is within.
+    Other,
+    /// A declaration `<?xml … ?>`.
+    Declaration,
     /// A document type, which may contain declarations.
-    DocumentType {
-        declares: bool,
-    },
+    DocumentType { declares: bool },
     /// A start tag, or an empty element.
-    Start {
-        name: Range<usize>,
-        is_empty: bool,
-    },
-    End {
-        name: Range<usize>,
-    },
+    Start { name: Range<usize>, is_empty: bool },
+    /// An end tag.
+    End { name: Range<usize> },
     /// A `<` that begins nothing.
     Nothing,
 }
 
-/// Returns the part at the beginning of `bytes`, which are not empty; `None` when it ends after them.
-pub(super) fn markup(bytes: &[u8]) -> Option<Part> {
-    let until = |end: &[u8], from: usize| {
-        memchr::memmem::find(bytes.get(from..)?, end).map(|at| from + at + end.len())
-    };
-    let (markup, length) = match bytes {
-        [b'<', b'?', ..] => {
-            let length = until(b"?>", 2)?;
-            (Markup::Instruction { declared: declared_encoding(bytes, 2..length - 2) }, length)
+/// Finds part after part. A comment, a CDATA section or an instruction comes in pieces, so that its length is not limited.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    /// What ends the part that has begun.
+    within: Option<&'static [u8]>,
+}
+
+impl Parts {
+    /// Returns the part at the beginning of `bytes`, which are not empty; `None` when it ends after them.
+    pub(super) fn next(&mut self, bytes: &[u8]) -> Option<Part> {
+        if let Some(end) = self.within {
+            let length = match memchr::memmem::find(bytes, end) {
+                Some(at) => {
+                    self.within = None;
+                    at + end.len()
+                }
+                // The last bytes may be the beginning of the end.
+                None => bytes.len().checked_sub(end.len() - 1).filter(|length| *length > 0)?,
+            };
+            return Some(Part { markup: Markup::Other, length });
         }
-        [b'<', b'!', ..] => match opening(bytes)? {
-            Opening::Comment => (Markup::Comment, until(b"-->", 4)?),
-            Opening::Cdata => (Markup::Cdata, until(b"]]>", 9)?),
-            Opening::Other => {
+        let (markup, length) = match bytes {
+            [b'<', b'?', ..] => self.instruction(bytes)?,
+            [b'<', b'!', ..] => self.exclamation(bytes)?,
+            [b'<', b'/', ..] => {
                 let length = tag_length(bytes)?;
-                let declares = memchr::memchr(b'[', &bytes[..length]).is_some();
-                (Markup::DocumentType { declares }, length)
-            }
-        },
-        [b'<', b'/', ..] => {
-            let length = tag_length(bytes)?;
-            (Markup::End { name: name(bytes, 2..length) }, length)
-        }
-        [b'<'] => return None,
-        [b'<', ..] => {
-            let length = tag_length(bytes)?;
-            match name(bytes, 1..length) {
-                name if name.is_empty() => (Markup::Nothing, length),
-                name => {
-                    let is_empty = bytes[..length].ends_with(b"/>");
-                    (Markup::Start { name, is_empty }, length)
+                let name = name(bytes, 2..length - 1);
+                match bytes[name.end..length - 1].trim_ascii().is_empty() && !name.is_empty() {
+                    true => (Markup::End { name }, length),
+                    false => (Markup::Nothing, length),
                 }
             }
+            [b'<'] => return None,
+            [b'<', ..] => {
+                let length = tag_length(bytes)?;
+                match name(bytes, 1..length - 1) {
+                    name if name.is_empty() => (Markup::Nothing, length),
+                    name => {
+                        let is_empty = bytes[..length].ends_with(b"/>");
+                        (Markup::Start { name, is_empty }, length)
+                    }
+                }
+            }
+            _ => (Markup::Text, memchr::memchr(b'<', bytes).unwrap_or(bytes.len())),
+        };
+        Some(Part { markup, length })
+    }
+
+    fn instruction(&mut self, bytes: &[u8]) -> Option<(Markup, usize)> {
+        const DECLARATION: &[u8] = b"<?xml";
+        match bytes.get(DECLARATION.len()) {
+            Some(after) if bytes.starts_with(DECLARATION) && after.is_ascii_whitespace() => {
+                Some((Markup::Declaration, 2 + memchr::memmem::find(bytes, b"?>")?))
+            }
+            None if DECLARATION.starts_with(bytes) => None,
+            None if bytes == DECLARATION => None,
+            _ => {
+                self.within = Some(b"?>");
+                Some((Markup::Other, 2))
+            }
         }
-        _ => (Markup::Text, memchr::memchr(b'<', bytes).unwrap_or(bytes.len())),
-    };
-    Some(Part { markup, length })
+    }
+
+    fn exclamation(&mut self, bytes: &[u8]) -> Option<(Markup, usize)> {
+        let known: [(&[u8], _, Option<&'static [u8]>); 3] = [
+            (b"<!--", Markup::Other, Some(b"-->")),
+            (b"<![CDATA[", Markup::Cdata, Some(b"]]>")),
+            (b"<!DOCTYPE", Markup::DocumentType { declares: false }, None),
+        ];
+        for (opening, markup, end) in known {
+            if bytes.starts_with(opening) {
+                self.within = end;
+                return match end {
+                    Some(_) => Some((markup, opening.len())),
+                    None => document_type(bytes),
+                };
+            }
+            if opening.starts_with(bytes) {
+                return None;
+            }
+        }
+        Some((Markup::Nothing, 2))
+    }
 }
 
 /// The part of a name after its prefix.
 pub(super) fn local(name: &[u8]) -> &[u8] {
     memchr::memchr(b':', name).map_or(name, |at| &name[at + 1..])
-}
-
-enum Opening {
-    Comment,
-    Cdata,
-    Other,
-}
-
-/// Returns what `<!` begins; `None` when the bytes do not tell.
-fn opening(bytes: &[u8]) -> Option<Opening> {
-    let known = [(&b"<!--"[..], Opening::Comment), (&b"<![CDATA["[..], Opening::Cdata)];
-    for (opening, kind) in known {
-        if bytes.starts_with(opening) {
-            return Some(kind);
-        }
-        if opening.starts_with(bytes) {
-            return None;
-        }
-    }
-    Some(Opening::Other)
 }
 
 /// Returns the length of a tag, whose attributes may contain `>` within quotes.
@@ -112,23 +136,43 @@ fn tag_length(bytes: &[u8]) -> Option<usize> {
     }
 }
 
+/// Returns a document type up to its end, or to its first declaration.
+fn document_type(bytes: &[u8]) -> Option<(Markup, usize)> {
+    let mut at = 1;
+    loop {
+        let byte = bytes.get(at)?;
+        match byte {
+            b'>' => return Some((Markup::DocumentType { declares: false }, at + 1)),
+            b'[' => return Some((Markup::DocumentType { declares: true }, at + 1)),
+            b'"' | b'\'' => at += 1 + memchr::memchr(*byte, &bytes[at + 1..])?,
+            _ => {}
+        }
+        at += 1;
+    }
+}
+
 /// Returns the range of the name at the beginning of the `content` of a tag.
 fn name(bytes: &[u8], content: Range<usize>) -> Range<usize> {
-    let is_end = |byte: &u8| byte.is_ascii_whitespace() || b"/>".contains(byte);
+    let is_end = |byte: &u8| byte.is_ascii_whitespace() || b"/<>=".contains(byte);
     let length = bytes[content.clone()].iter().position(is_end);
     content.start..length.map_or(content.end, |length| content.start + length)
 }
 
-/// Returns the range of the encoding in the `content` of a declaration `<?xml … encoding="…"?>`.
-fn declared_encoding(bytes: &[u8], content: Range<usize>) -> Option<Range<usize>> {
-    let attributes = bytes[content.clone()].strip_prefix(b"xml")?;
-    let found = memchr::memmem::find(attributes, b"encoding")?;
-    let value = attributes[found + b"encoding".len()..].trim_ascii_start();
+/// Returns the encoding in a declaration `<?xml … encoding="…"?>`.
+pub(super) fn declared_encoding(declaration: &[u8]) -> Option<&[u8]> {
+    let found = memchr::memmem::find(declaration, b"encoding")?;
+    let value = declaration[found + b"encoding".len()..].trim_ascii_start();
     let value = value.strip_prefix(b"=")?.trim_ascii_start();
     let quote = value.first().filter(|quote| b"\"'".contains(quote))?;
-    let length = memchr::memchr(*quote, &value[1..])?;
-    let start = content.end - value.len() + 1;
-    Some(start..start + length)
+    value[1..].split(|byte| byte == quote).next()
+}
+
+/// Returns the prefix that a start `tag` gives to the namespace of `nil`.
+pub(super) fn instance_prefix(tag: &[u8]) -> Option<&[u8]> {
+    let at = memchr::memmem::find(tag, SCHEMA_INSTANCE.as_bytes())?;
+    let before = tag.get(..at.checked_sub(1)?)?.trim_ascii_end().strip_suffix(b"=")?;
+    let name = before.trim_ascii_end().rsplit(u8::is_ascii_whitespace).next()?;
+    name.strip_prefix(b"xmlns:")
 }
 
 #[cfg(test)]
@@ -139,28 +183,55 @@ mod tests {
     fn each_part_is_found_with_its_whole_length_and_no_prefix_of_it_is_one() {
         let start = |name| Markup::Start { name, is_empty: false };
         for (text, wanted) in [
-            (
-                "<?xml version=\"1.0\" encoding='x'?>",
-                Markup::Instruction { declared: Some(30..31) },
-            ),
-            ("<?p a>b ?>", Markup::Instruction { declared: None }),
-            ("<!-- a > b -- > -->", Markup::Comment),
-            ("<![CDATA[ ]] > <a> ]]>", Markup::Cdata),
-            ("<!DOCTYPE a SYSTEM \"b>\">", Markup::DocumentType { declares: false }),
-            ("<!DOCTYPE a [<!ENTITY b \"c\">", Markup::DocumentType { declares: true }),
+            ("<?xml version=\"1.0\" encoding='x'?>", Markup::Declaration),
+            ("<!DOCTYPE a PUBLIC '[>' \"b>\">", Markup::DocumentType { declares: false }),
+            ("<!DOCTYPE a [", Markup::DocumentType { declares: true }),
             ("<a>", start(1..2)),
             ("<p:a b = '>' c=\"/>\">", start(1..4)),
             ("<a b='c'/>", Markup::Start { name: 1..2, is_empty: true }),
             ("</a >", Markup::End { name: 2..3 }),
+            ("</a b>", Markup::Nothing),
+            ("</>", Markup::Nothing),
             ("< a>", Markup::Nothing),
         ] {
             let bytes = [text.as_bytes(), b"<x"].concat();
-            assert_eq!(markup(&bytes), Some(Part { markup: wanted, length: text.len() }), "{text}");
+            let part = Part { markup: wanted, length: text.len() };
+            assert_eq!(Parts::default().next(&bytes), Some(part), "{text}");
             for length in 1..text.len() {
-                assert_eq!(markup(&text.as_bytes()[..length]), None, "{}", &text[..length]);
+                let cut = &text.as_bytes()[..length];
+                assert_eq!(Parts::default().next(cut), None, "{}", &text[..length]);
             }
         }
-        assert_eq!(markup(b"some text"), Some(Part { markup: Markup::Text, length: 9 }));
-        assert_eq!(markup(b"text<a"), Some(Part { markup: Markup::Text, length: 4 }));
+        let text = |length| Some(Part { markup: Markup::Text, length });
+        assert_eq!(Parts::default().next(b"some text"), text(9));
+        assert_eq!(Parts::default().next(b"text<a"), text(4));
+        let nothing = Some(Part { markup: Markup::Nothing, length: 2 });
+        assert_eq!(Parts::default().next(b"<!ENTITY a 'b'>"), nothing);
+    }
+
+    #[test]
+    fn what_has_an_end_of_its_own_comes_in_pieces() {
+        for text in ["<!-- a > b -- > -->", "<![CDATA[ ]] > <a> ]]>", "<?p a>b ?>"] {
+            for size in 1..text.len() {
+                let (mut parts, mut at, mut filled) = (Parts::default(), 0, size);
+                while at < text.len() {
+                    let rest = &text.as_bytes()[at..filled.min(text.len())];
+                    match (!rest.is_empty()).then(|| parts.next(rest)).flatten() {
+                        Some(part) => at += part.length,
+                        None => filled += size,
+                    }
+                }
+                assert_eq!((at, parts.within), (text.len(), None), "{text} by {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_encoding_and_the_prefix_are_what_the_tags_say() {
+        assert_eq!(declared_encoding(b"<?xml encoding = \"gbk\"?>"), Some(&b"gbk"[..]));
+        assert_eq!(declared_encoding(b"<?xml version='1.0'?>"), None);
+        let tag = format!("<a b='c' xmlns:i = \"{SCHEMA_INSTANCE}\">");
+        assert_eq!(instance_prefix(tag.as_bytes()), Some(&b"i"[..]));
+        assert_eq!(instance_prefix(b"<a xmlns:i='urn:x'>"), None);
     }
 }

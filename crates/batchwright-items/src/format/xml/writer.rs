@@ -14,6 +14,9 @@ use crate::record::Record;
 use crate::transport::{Encode, FileWriter};
 use crate::value::Value;
 
+/// Depth of the values within a record that is refused.
+const DEPTH_MAX: usize = 100;
+
 /// A writer of an XML document with an element for each output.
 ///
 /// ```no_run
@@ -23,6 +26,7 @@ use crate::value::Value;
 /// // <trades>
 /// // <trade><symbol>ABC</symbol></trade>
 /// // </trades>
+/// // Each output is a struct or a map: `None` is written as an empty element unless serde skips the field.
 /// let writer = XmlWriter::new("trades.xml", "trades", "trade");
 /// ```
 pub type XmlWriter = FileWriter<XmlItems>;
@@ -59,8 +63,7 @@ impl<T: Serialize> Encode<T> for XmlItems {
         Ok(())
     }
 
-    fn finish(&mut self, first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
-        let _ = first;
+    fn finish(&mut self, _: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
         self.0.end(bytes);
         Ok(())
     }
@@ -86,6 +89,7 @@ impl Frame {
         }
         for name in self.root_attributes.keys().chain([&self.root, &self.element]) {
             check_name(name)?;
+            self.check_prefix(name)?;
         }
         let mut text = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<{}", self.root);
         for (name, value) in &self.root_attributes {
@@ -94,6 +98,19 @@ impl Frame {
         text.push_str(">\n");
         bytes.extend_from_slice(text.as_bytes());
         Ok(())
+    }
+
+    /// Checks that the prefix of `name` is declared.
+    fn check_prefix(&self, name: &str) -> Result<(), ItemError> {
+        let Some((prefix, local)) = name.split_once(':') else { return Ok(()) };
+        let is_known = ["xml", "xmlns"].contains(&prefix)
+            || self.root_attributes.contains_key(&format!("xmlns:{prefix}"));
+        match is_known && !local.is_empty() && !local.contains(':') {
+            true => Ok(()),
+            false => Err(ItemError::data(format!(
+                "cannot write `{name}` as XML: `root_attributes` does not declare its prefix"
+            ))),
+        }
     }
 
     fn end(&self, bytes: &mut Vec<u8>) {
@@ -148,42 +165,82 @@ impl XmlRecords {
                     )));
                 }
                 Some(Value::Null) => {}
-                Some(value) => attribute(text, name, &value.to_string())?,
+                Some(Value::List(_) | Value::Map(_) | Value::Json(_)) => {
+                    return Err(ItemError::data(format!(
+                        "cannot write attribute `{name}`: a list or a map is no attribute"
+                    )));
+                }
+                Some(value) => attribute(text, name, &shown(value))?,
             }
         }
         text.push('>');
         for (name, value) in item.names().iter().zip(item.values()) {
             if !self.attributes.iter().any(|attribute| **attribute == **name) {
-                check_name(name)?;
-                field(text, name, value)?;
+                self.field(text, name, value, 0)?;
             }
         }
         let _ = writeln!(text, "</{element}>");
         Ok(())
     }
+
+    /// Appends an element for `value`; several for a list, and none for null.
+    fn field(
+        &self,
+        text: &mut String,
+        name: &str,
+        value: &Value,
+        depth: usize,
+    ) -> Result<(), ItemError> {
+        let failed =
+            |what: &str| Err(ItemError::data(format!("cannot write field `{name}`: {what}")));
+        if depth == DEPTH_MAX {
+            return failed("it is too deep");
+        }
+        check_name(name)?;
+        self.frame.check_prefix(name)?;
+        match value {
+            Value::Null => Ok(()),
+            Value::List(values) => values.iter().try_for_each(|value| match value {
+                Value::Null => failed("a null within a list has no place in XML"),
+                Value::List(_) => failed("a list of lists has no place in XML"),
+                Value::Json(json) if json.get().starts_with('[') => {
+                    failed("a list of lists has no place in XML")
+                }
+                value => self.field(text, name, value, depth + 1),
+            }),
+            Value::Map(fields) => {
+                let _ = write!(text, "<{name}>");
+                for (name, value) in &**fields {
+                    self.field(text, name, value, depth + 1)?;
+                }
+                let _ = write!(text, "</{name}>");
+                Ok(())
+            }
+            Value::Json(json) => match parsed(json) {
+                Ok(value) => self.field(text, name, &value, depth + 1),
+                Err(error) => failed(&error.to_string()),
+            },
+            other => {
+                let _ = write!(text, "<{name}>");
+                escaped(text, &shown(other), name)?;
+                let _ = write!(text, "</{name}>");
+                Ok(())
+            }
+        }
+    }
 }
 
-/// Appends an element for `value`; several for a list, and none for null.
-fn field(text: &mut String, name: &str, value: &Value) -> Result<(), ItemError> {
+/// Returns the text of a value, as XML Schema has it.
+fn shown(value: &Value) -> String {
     match value {
-        Value::Null => Ok(()),
-        Value::List(values) => values.iter().try_for_each(|value| field(text, name, value)),
-        Value::Map(fields) => {
-            let _ = write!(text, "<{name}>");
-            for (name, value) in &**fields {
-                check_name(name)?;
-                field(text, name, value)?;
+        Value::Float(number) if number.is_infinite() => {
+            if *number > 0.0 {
+                "INF".to_owned()
+            } else {
+                "-INF".to_owned()
             }
-            let _ = write!(text, "</{name}>");
-            Ok(())
         }
-        Value::Json(json) => field(text, name, &parsed(json)?),
-        other => {
-            let _ = write!(text, "<{name}>");
-            escaped(text, &other.to_string(), name)?;
-            let _ = write!(text, "</{name}>");
-            Ok(())
-        }
+        other => other.to_string(),
     }
 }
 
@@ -235,15 +292,27 @@ fn not_allowed(character: char, what: &str) -> ItemError {
     ItemError::data(format!("cannot write {what}: XML has no character U+{number:04X}"))
 }
 
-/// Checks that `name` can be the name of an element or an attribute.
+/// Checks that `name` can be the name of an element or an attribute, by XML 1.0.
 pub(super) fn check_name(name: &str) -> Result<(), ItemError> {
-    let is_first = |one: char| one.is_alphabetic() || one == '_';
-    let is_other = |one: char| is_first(one) || one.is_numeric() || "-.:".contains(one);
     let mut characters = name.chars();
-    match characters.next().is_some_and(is_first) && characters.all(is_other) {
+    match characters.next().is_some_and(begins_name) && characters.all(continues_name) {
         true => Ok(()),
         false => Err(ItemError::data(format!(
             "cannot write `{name}` as XML: an element or attribute cannot have this name"
         ))),
     }
+}
+
+/// `NameStartChar` of XML 1.0, fifth edition, section 2.3.
+fn begins_name(character: char) -> bool {
+    matches!(character, ':' | '_' | 'A'..='Z' | 'a'..='z' | '\u{C0}'..='\u{D6}' | '\u{D8}'..='\u{F6}'
+        | '\u{F8}'..='\u{2FF}' | '\u{370}'..='\u{37D}' | '\u{37F}'..='\u{1FFF}' | '\u{200C}'..='\u{200D}'
+        | '\u{2070}'..='\u{218F}' | '\u{2C00}'..='\u{2FEF}' | '\u{3001}'..='\u{D7FF}' | '\u{F900}'..='\u{FDCF}'
+        | '\u{FDF0}'..='\u{FFFD}' | '\u{10000}'..='\u{EFFFF}')
+}
+
+/// `NameChar` there.
+fn continues_name(character: char) -> bool {
+    begins_name(character)
+        || matches!(character, '-' | '.' | '0'..='9' | '\u{B7}' | '\u{300}'..='\u{36F}' | '\u{203F}'..='\u{2040}')
 }
