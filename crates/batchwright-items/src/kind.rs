@@ -135,6 +135,11 @@ pub trait ItemKind: Send + Sync {
         Err(self.has_none("processor", keys))
     }
 
+    /// Whether a processor of the kind treats each record alone, so that several threads may process. Default: `false`.
+    fn is_independent(&self) -> bool {
+        false
+    }
+
     /// Builds the tasklet of a step.
     ///
     /// # Errors

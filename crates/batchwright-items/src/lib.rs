@@ -12,6 +12,7 @@ mod files;
 pub mod format;
 mod key;
 mod kind;
+mod processor;
 mod reader;
 mod record;
 mod registry;

@@ -8,7 +8,7 @@ use schemars::Schema;
 
 use crate::builtin::{ListKind, NoneKind, SequenceKind};
 use crate::kind::ItemKind;
-use crate::{file_step, format};
+use crate::{file_step, format, processor};
 
 /// Kinds by their names. Clones share the kinds.
 #[derive(Clone, Default)]
@@ -22,6 +22,8 @@ impl KindRegistry {
         let kinds = Self::default();
         #[cfg(feature = "xml")]
         let kinds = kinds.with(format::xml::XmlKind);
+        #[cfg(feature = "validate")]
+        let kinds = kinds.with(processor::ValidateKind);
         kinds
             .with(file_step::ChecksumKind)
             .with(file_step::TransferKind::COPY)
@@ -36,6 +38,7 @@ impl KindRegistry {
             .with(format::json_lines::JsonLinesKind)
             .with(format::lines::LinesKind)
             .with(ListKind)
+            .with(processor::MaskKind)
             .with(NoneKind)
             .with(SequenceKind)
     }

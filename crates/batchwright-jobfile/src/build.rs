@@ -220,8 +220,12 @@ impl Builder<'_> {
             builder = builder.completion(completion(chunk)?);
         }
         // A processor of a program may depend on the order of its calls.
-        let is_ours = |one: &At<Processor>| STAGES.contains(&one.get_ref().kind.get_ref().as_str());
-        let default = (!step.processors.iter().all(is_ours)).then_some(1);
+        let is_independent = |one: &At<Processor>| {
+            let kind = one.get_ref().kind.get_ref().as_str();
+            let found = self.settings.kinds.find("processor", kind);
+            STAGES.contains(&kind) || found.is_ok_and(ItemKind::is_independent)
+        };
+        let default = (!step.processors.iter().all(is_independent)).then_some(1);
         if let Some(threads) = step.parallelism.as_ref().map(|one| *one.get_ref()).or(default) {
             builder = builder.parallelism(threads);
         }
@@ -331,7 +335,8 @@ impl Builder<'_> {
         let Processor { kind, keys } = processor.get_ref();
         let span = processor.span();
         let keys = self.keys("processor", kind, keys, &span);
-        if let Some(stage) = stage::stage(kind.get_ref(), keys, known.schema) {
+        let reader = |one: &At<Reader>| self.reader(one, known);
+        if let Some(stage) = stage::stage(kind.get_ref(), keys, known.schema, reader) {
             return stage;
         }
         let found = self.kind("processor", kind, &STAGES)?;

@@ -436,6 +436,11 @@ impl<'t> Parts<'t> {
                 self.take_writer(writer)?;
             }
             for processor in tables("processor", step.get_mut("processors"))? {
+                if is_of_type(processor, "lookup")
+                    && let Some(from) = processor.get_mut("from")
+                {
+                    self.take(as_table("reader", from)?, |key| key == "type");
+                }
                 self.take(processor, |key| key == "type");
             }
         }
@@ -445,29 +450,25 @@ impl<'t> Parts<'t> {
     /// Takes the keys of a writer, and before them those of the writers that it is made of.
     fn take_writer(&mut self, writer: &mut Spanned<DeValue<'t>>) -> Result<(), Problem> {
         let table = as_table("writer", writer)?;
-        match table.get("type").and_then(|kind| kind.get_ref().as_str()) {
-            Some("many") => {
-                if let Some(DeValue::Array(members)) =
-                    table.get_mut("writers").map(Spanned::get_mut)
-                {
-                    members.iter_mut().try_for_each(|member| self.take_writer(member))?;
-                }
+        if is_of_type(table, "many")
+            && let Some(DeValue::Array(members)) = table.get_mut("writers").map(Spanned::get_mut)
+        {
+            members.iter_mut().try_for_each(|member| self.take_writer(member))?;
+        }
+        if is_of_type(table, "route") {
+            for route in tables("route", table.get_mut("routes"))? {
+                route.get_mut("writer").map_or(Ok(()), |member| self.take_writer(member))?;
             }
-            Some("route") => {
-                for route in tables("route", table.get_mut("routes"))? {
-                    if let Some(member) = route.get_mut("writer") {
-                        self.take_writer(member)?;
-                    }
-                }
-                if let Some(member) = table.get_mut("otherwise") {
-                    self.take_writer(member)?;
-                }
-            }
-            _ => {}
+            table.get_mut("otherwise").map_or(Ok(()), |member| self.take_writer(member))?;
         }
         self.take(table, |key| key == "type");
         Ok(())
     }
+}
+
+/// Whether the part `table` has the type `kind`.
+fn is_of_type(table: &DeTable<'_>, kind: &str) -> bool {
+    table.get("type").is_some_and(|value| value.get_ref().as_str() == Some(kind))
 }
 
 /// Refuses the key under which the number of an entry is stored.

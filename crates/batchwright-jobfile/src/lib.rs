@@ -8,6 +8,7 @@ mod build;
 mod definition;
 mod expression;
 mod folder;
+mod lookup;
 mod reader;
 mod schema;
 mod several;

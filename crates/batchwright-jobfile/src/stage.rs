@@ -1,4 +1,4 @@
-//! The processors of a step: `filter`, `map`, `reject`, and those of registered kinds.
+//! The processors of a step: `filter`, `lookup`, `map`, `reject`, and those of registered kinds.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,11 +10,15 @@ use batchwright::item::ItemProcessor;
 use batchwright::parameters::ParameterSchema;
 use batchwright::scope::StepScope;
 use batchwright::testing::fault::Numbered as _;
-use batchwright_items::{BoxedProcessor, Keys, Make, Names, Problem, Record, Text, Value};
+use batchwright_items::{
+    At, BoxedProcessor, Keys, Make, MakeReader, Names, Problem, Record, Text, Value,
+};
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::Deserialize;
 
+use crate::definition::Reader;
 use crate::expression::{Expression, Parameters, Scope, parameters};
+use crate::lookup::{Lookup, LookupKeys, Rows, lookup};
 
 /// Keeps the records for which a condition is true.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -49,22 +53,25 @@ struct MapKeys {
 }
 
 /// The processors of this crate, by the names of their types.
-pub(crate) const STAGES: [&str; 3] = ["filter", "map", "reject"];
+pub(crate) const STAGES: [&str; 4] = ["filter", "lookup", "map", "reject"];
 
 /// Returns the JSON Schemas of the keys of the processors of this crate.
-pub(crate) fn schemas() -> [(&'static str, Schema); 3] {
+pub(crate) fn schemas() -> [(&'static str, Schema); 4] {
     [
         ("filter", schema_for!(FilterKeys)),
+        ("lookup", schema_for!(LookupKeys)),
         ("map", schema_for!(MapKeys)),
         ("reject", schema_for!(RejectKeys)),
     ]
 }
 
-/// Builds the processor of type `kind`, or returns `None` if this crate has no processor of this type.
+/// Builds the processor of type `kind`, or returns `None` if this crate has no processor of this type; `reader` builds the reader
+/// of a lookup.
 pub(super) fn stage(
     kind: &str,
     keys: Keys<'_>,
     schema: &ParameterSchema,
+    reader: impl Fn(&At<Reader>) -> Result<MakeReader, Problem>,
 ) -> Option<Result<Stage, Problem>> {
     let compile = |text: &Text| {
         Expression::compile(text.get_ref(), schema).map_err(|problem| Problem::at(text, problem))
@@ -94,6 +101,7 @@ pub(super) fn stage(
         "filter" => filter(),
         "reject" => reject(),
         "map" => map(),
+        "lookup" => lookup(keys, reader).map(|lookup| Stage::Lookup(Arc::new(lookup))),
         _ => return None,
     })
 }
@@ -107,6 +115,8 @@ pub(super) enum Stage {
     Reject { when: Expression, message: Arc<str> },
     /// Sets, drops and orders fields.
     Map(Map),
+    /// Adds fields of a row.
+    Lookup(Arc<Lookup>),
     /// A processor of a registered kind.
     Kind(Arc<Make<BoxedProcessor>>),
 }
@@ -127,6 +137,15 @@ pub(super) fn check_fields(stages: &[Stage], input: Option<&[&str]>) -> Result<(
         let expressions: Vec<&Expression> = match stage {
             Stage::Filter(when) | Stage::Reject { when, .. } => vec![when],
             Stage::Map(Map { set, .. }) => set.iter().map(|(_, expression)| expression).collect(),
+            Stage::Lookup(lookup) => {
+                if let Some(known) = &mut known {
+                    if !known.contains(&*lookup.on) {
+                        return unknown("`on`", &lookup.on, known);
+                    }
+                    known.extend(lookup.fields.iter().map(|name| &**name));
+                }
+                continue;
+            }
             // The fields of its outputs are known only record by record.
             Stage::Kind(_) => {
                 known = None;
@@ -172,6 +191,7 @@ enum Processor {
     Reject(Expression, Arc<str>),
     /// A `map`, and the fields that it returns, found with the first record.
     Map(Map, OnceLock<Fields>),
+    Lookup(Rows),
     Kind(BoxedProcessor),
 }
 
@@ -197,6 +217,10 @@ impl ItemProcessor<Record> for Stages {
                 Processor::Map(map, fields) => {
                     record = Cow::Owned(map.apply(&record, sight, fields)?);
                 }
+                Processor::Lookup(rows) => match rows.apply(&record)? {
+                    Some(output) => record = Cow::Owned(output),
+                    None => return Ok(None),
+                },
                 Processor::Kind(processor) => match processor.process(&record)? {
                     Some(mut output) => {
                         // Faults are planned by the number of the record.
@@ -234,6 +258,7 @@ impl Stages {
                     Processor::Reject(when.clone(), Arc::clone(message))
                 }
                 Stage::Map(map) => Processor::Map(map.clone(), OnceLock::new()),
+                Stage::Lookup(lookup) => Processor::Lookup(lookup.read(scope)?),
                 Stage::Kind(make) => Processor::Kind(make(scope)?),
             })
         };

@@ -1,4 +1,6 @@
 //! The page of the book that lists the kinds is what the kinds say of themselves. `BLESS=1` writes it anew.
+//! With all features, because each may add a kind.
+#![cfg(all(feature = "validate", feature = "xml"))]
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,9 +10,9 @@ use batchwright_jobfile::JobFolder;
 use serde_json::Value;
 
 const HEAD: &str = "\
-# Types of readers, writers and steps
+# Types of readers, writers, processors and steps
 
-Each type of a reader, writer or step in a job file, with its keys. The page is generated from the program: `batchwright
+Each type of a reader, writer, processor or step in a job file, with its keys. The page is generated from the program: `batchwright
 schema` prints the same as a JSON Schema, which editors use for completion. [Job files](job-files.md) explains the keys that
 all steps have, paths, placeholders and expressions. A program can [register types of its own](job-files.md#types-of-your-own).
 ";
@@ -22,7 +24,12 @@ fn page() -> String {
         let _ = write!(page, "\n## `{}`\n", kind.name());
         let schema = kind.schema();
         let example = schema.shown_example().unwrap_or_default();
-        for (part, keys) in [("reader", example.reader), ("writer", example.writer), ("step", "")] {
+        for (part, keys) in [
+            ("reader", example.reader),
+            ("writer", example.writer),
+            ("processor", ""),
+            ("step", ""),
+        ] {
             let Some(part_schema) = schema.of(part) else { continue };
             let part_schema = part_schema.as_value();
             let _ = write!(page, "\n### {} `{}`\n\n", capital(part), kind.name());

@@ -108,6 +108,8 @@ pub struct StepScope {
     sink_name: Option<Arc<str>>,
     /// A token for a part of the step, which receives the requests of the job's.
     stop: Option<StopToken>,
+    /// Whether the partition is hidden.
+    is_whole: bool,
 }
 
 #[derive(Debug)]
@@ -160,6 +162,7 @@ impl StepScope {
             }),
             sink_name: None,
             stop: None,
+            is_whole: false,
         }
     }
 
@@ -167,6 +170,12 @@ impl StepScope {
     pub(crate) fn of_member(&self, number: u8) -> Self {
         let sink_name = Some(format!("{}+{number}", self.sink_name()).into());
         Self { sink_name, ..self.clone() }
+    }
+
+    /// Returns this scope as if the step had no partitions, for what each partition needs as a whole, such as the rows of a lookup.
+    #[must_use]
+    pub fn without_partition(&self) -> Self {
+        Self { is_whole: true, ..self.clone() }
     }
 
     /// Returns this scope with `stop` instead of the stop token of the job.
@@ -204,7 +213,7 @@ impl StepScope {
 
     /// Returns the partition, in a partitioned step.
     pub fn partition(&self) -> Option<&Partition> {
-        self.inner.partition.as_ref()
+        self.inner.partition.as_ref().filter(|_| !self.is_whole)
     }
 
     /// Returns a value of the partition: a bound, a path.

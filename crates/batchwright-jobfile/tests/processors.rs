@@ -1,0 +1,154 @@
+//! The processors of the crate of items, in job files, and what the type `xml` makes of values.
+
+use std::fs;
+use std::sync::Arc;
+
+use batchwright::testing::TestBench;
+use batchwright::{BatchStatus, execution::JobExecution};
+use batchwright_jobfile::JobFolder;
+use tempfile::TempDir;
+
+/// Runs a job that copies `lines`, JSON objects, by `processor` into `writer`; bad records are skipped.
+fn run(lines: &str, processor: &str, writer: &str) -> Result<(TempDir, JobExecution), String> {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("in.jsonl"), lines).unwrap();
+    let text = format!(
+        "name = \"job\"\n[[steps]]\nname = \"copy\"\nreader = {{ type = \"jsonl\", path = \"in.jsonl\" }}\n\
+         writer = {writer}\nskip = {{ limit = 100, dead_letter = \"rejected\" }}\n{processor}\n"
+    );
+    fs::write(folder.path().join("job.toml"), text).unwrap();
+    let job = JobFolder::new(folder.path()).load(&folder.path().join("job.toml"));
+    let job = Arc::into_inner(job.map_err(|error| error.to_string())?).unwrap();
+    let ended = TestBench::of(job).run();
+    Ok((folder, ended))
+}
+
+/// As [`run`], with a processor of `keys` and JSON lines; returns the output and the dead letters.
+fn processed(lines: &str, keys: &str) -> (String, String) {
+    let writer = "{ type = \"jsonl\", path = \"out\" }";
+    let (folder, ended) = run(lines, &format!("[[steps.processors]]\n{keys}"), writer).unwrap();
+    assert_eq!(ended.status, BatchStatus::Completed, "{:?}", ended.failure);
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+    (read("out"), read("rejected"))
+}
+
+fn refused(keys: &str) -> String {
+    let writer = "{ type = \"none\" }";
+    match run("{}\n", &format!("[[steps.processors]]\n{keys}"), writer) {
+        Err(error) => error,
+        Ok((_, ended)) => ended.failure.expect("the step fails").message,
+    }
+}
+
+#[test]
+fn masked_values_are_hidden_as_the_job_says_and_nulls_stay() {
+    let lines = "{\"name\":\"Ada\",\"iban\":\"DE4412345678\",\"n\":7}\n{\"name\":null,\"iban\":\"ä\",\"n\":8}\n{\"n\":9}\n";
+    let mask = |keys: &str| processed(lines, &format!("type = \"mask\"\n{keys}"));
+    let (out, rejected) = mask("fields = [\"name\", \"iban\"]");
+    assert_eq!(
+        out,
+        "{\"name\":\"***\",\"iban\":\"***\",\"n\":7}\n{\"name\":null,\"iban\":\"***\",\"n\":8}\n"
+    );
+    assert!(rejected.contains("cannot mask `name`: the item has no such field"), "{rejected}");
+    let (out, _) = mask("fields = [\"iban\"]\nkeep_last = 4");
+    assert_eq!(
+        out,
+        "{\"name\":\"Ada\",\"iban\":\"********5678\",\"n\":7}\n{\"name\":null,\"iban\":\"*\",\"n\":8}\n"
+    );
+    // RFC 2104, computed by `printf Ada | openssl dgst -sha256 -hmac key`.
+    let (out, _) = mask("fields = [\"name\"]\nhash_key = \"key\"");
+    let digest = "c066342b76c7754f806a2b2f779b085c499fe3e4b9d920f9620c8f10911f6dbe";
+    assert!(out.starts_with(&format!("{{\"name\":\"{digest}\"")), "{out}");
+}
+
+#[test]
+fn a_mask_has_one_method_and_some_fields() {
+    for (keys, wanted) in [
+        ("fields = []", "`fields` has at least one name"),
+        ("fields = [\"a\"]\ntext = \"x\"\nkeep_last = 1", "exclude each other"),
+        ("fields = [\"a\"]\nhash_key = \"\"", "`hash_key` is empty"),
+        ("fields = [\"a\"]\nkeep_lst = 1", "there is no key `keep_lst`"),
+    ] {
+        let error = refused(&format!("type = \"mask\"\n{keys}"));
+        assert!(error.contains(wanted), "{keys}: {error}");
+    }
+}
+
+#[cfg(feature = "validate")]
+#[test]
+fn a_record_that_does_not_fit_its_schema_is_bad_and_says_why() {
+    let lines = "{\"id\":1,\"mail\":\"a@b\"}\n{\"id\":0,\"mail\":7}\n{\"mail\":\"c\"}\n";
+    let schema = "{ required = [\"id\"], properties = { id = { type = \"integer\", minimum = 1 }, mail = { type = \"string\" } } }";
+    let (out, rejected) = processed(lines, &format!("type = \"validate\"\nschema = {schema}"));
+    assert_eq!(out, "{\"id\":1,\"mail\":\"a@b\"}\n");
+    let rejected: Vec<&str> = rejected.lines().collect();
+    assert_eq!(rejected.len(), 2);
+    assert!(
+        rejected[0].contains("data.invalid") && rejected[0].contains("`id`: 0 is less than"),
+        "{}",
+        rejected[0]
+    );
+    assert!(rejected[0].contains("`mail`: 7 is not of type"), "{}", rejected[0]);
+    assert!(rejected[1].contains("\\\"id\\\" is a required property"), "{}", rejected[1]);
+    for (keys, wanted) in [
+        ("", "has either `schema` or `schema_file`"),
+        ("schema = { type = \"integr\" }", "it is no JSON Schema"),
+        ("schema = { \"$ref\" = \"http://127.0.0.1:1/s.json\" }", "it is no JSON Schema"),
+        ("schema_file = \"none.json\"", "cannot use the schema"),
+    ] {
+        let error = refused(&format!("type = \"validate\"\n{keys}"));
+        assert!(error.contains(wanted), "{keys}: {error}");
+    }
+}
+
+#[test]
+fn xml_has_what_it_can_express_and_refuses_the_rest() {
+    let deep = format!("{{\"a\":{}1{}}}", "[".repeat(30_000), "]".repeat(30_000));
+    let lines = [
+        "{\"id\":1,\"tags\":[\"a\",\"b\"],\"at\":{\"x\":1.50,\"y\":null},\"t\":\"<&>\\r\\n\\\"\"}",
+        "{\"id\":2,\"tags\":[[1],[2]]}",
+        "{\"id\":3,\"tags\":[1,null]}",
+        "{\"id\":4,\"m²\":1}",
+        "{\"id\":5,\"p:q\":1}",
+        "{\"id\":6,\"t\":\"\\u0001\"}",
+        "{\"id\":{\"a\":1}}",
+        "{\"id\":8,\"a\":{\"b\":1,\"b\":2}}",
+        &deep,
+    ]
+    .join("\n");
+    let writer = "{ type = \"xml\", path = \"out\", root_attributes = { xmlns = \"urn:x\" }, attributes = [\"id\"] }";
+    let (folder, ended) = run(&lines, "", writer).unwrap();
+    assert_eq!(ended.status, BatchStatus::Completed, "{:?}", ended.failure);
+    let out = fs::read_to_string(folder.path().join("out")).unwrap();
+    assert_eq!(
+        out,
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<items xmlns=\"urn:x\">\n\
+         <item id=\"1\"><tags>a</tags><tags>b</tags><at><x>1.50</x></at><t>&lt;&amp;&gt;&#13;&#10;&quot;</t></item>\n</items>\n"
+    );
+    let rejected = fs::read_to_string(folder.path().join("rejected")).unwrap();
+    for (line, wanted) in rejected.lines().zip([
+        "field `tags`: a list of lists has no place",
+        "field `tags`: a null within a list",
+        "`m²` as XML",
+        "does not declare its prefix",
+        "XML has no character U+0001",
+        "attribute `id`: a list or a map",
+        "field `a`: the name `b` occurs twice",
+        "cannot write",
+    ]) {
+        assert!(line.contains(wanted), "{wanted}: {}", &line[..line.len().min(300)]);
+    }
+    assert_eq!(rejected.lines().count(), 8);
+}
+
+#[test]
+fn wrong_names_of_xml_are_refused_when_the_job_is_read() {
+    for (writer, wanted) in [
+        ("{ type = \"xml\", path = \"out\", root = \"1\" }", "cannot have this name"),
+        ("{ type = \"xml\", path = \"out\", attributes = [\"a\", \"a\"] }", "`a` is there twice"),
+        ("{ type = \"xml\", path = \"out\", attributes = [\"a b\"] }", "cannot be called `a b`"),
+    ] {
+        let error = run("{}\n", "", writer).unwrap_err();
+        assert!(error.contains(wanted), "{writer}: {error}");
+    }
+}
