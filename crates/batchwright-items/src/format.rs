@@ -2,6 +2,8 @@
 
 pub mod csv;
 pub mod document;
+#[cfg(feature = "excel")]
+pub mod excel;
 pub mod fixed_width;
 pub mod json;
 pub mod json_lines;

@@ -22,6 +22,8 @@ impl KindRegistry {
         let kinds = Self::default();
         #[cfg(feature = "xml")]
         let kinds = kinds.with(format::xml::XmlKind);
+        #[cfg(feature = "excel")]
+        let kinds = kinds.with(format::excel::ExcelKind);
         #[cfg(feature = "validate")]
         let kinds = kinds.with(processor::ValidateKind);
         kinds

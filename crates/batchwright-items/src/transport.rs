@@ -7,6 +7,8 @@ mod source;
 mod writer;
 
 pub use compression::Compression;
+#[cfg(feature = "excel")]
+pub(crate) use input::changed;
 pub use sink::ByteSink;
 pub use source::{ByteSource, FileSource, InputIdentity, MemorySource, OpenSource};
 pub(crate) use source::{file, modified};

@@ -33,7 +33,9 @@ fn examples() -> Vec<(&'static str, Example)> {
     let kinds: &KindRegistry = folder.known_kinds();
     let kinds = kinds.kinds().filter(|kind| {
         let schema = kind.schema();
-        schema.of("reader").is_some() || schema.of("writer").is_some()
+        // The example of a workbook is no text: its promises are in the tests of its reader.
+        let is_text = kind.name() != "excel";
+        is_text && (schema.of("reader").is_some() || schema.of("writer").is_some())
     });
     kinds
         .map(|kind| {

@@ -8,6 +8,8 @@ mod split;
 mod writer;
 
 pub use format::CsvFormat;
+#[cfg(feature = "excel")]
+pub(super) use format::check_names;
 pub(crate) use kind::Csv;
 pub use reader::{CsvPosition, CsvReader};
 pub use record::CsvRecord;

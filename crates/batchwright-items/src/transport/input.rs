@@ -127,14 +127,7 @@ impl Input {
     }
 
     fn changed(&self, what: &str) -> ItemError {
-        let path = self.source.shown();
-        ItemError::new(
-            ErrorKind::INPUT_CHANGED,
-            format!(
-                "cannot continue `{path}`: it is not the file that the checkpoint was made with: {what}. Restore that \
-                 file, start a new instance, or allow the change (`if_changed = \"continue\"`)"
-            ),
-        )
+        changed(&self.source.shown(), what)
     }
 
     /// Skips a byte order mark at the beginning of the file.
@@ -267,6 +260,17 @@ impl Input {
         let before = stable_hash(&mark.before[..mark.length]);
         (mark.byte, self.opened.identity.map(|found| InputIdentity { before, ..found }))
     }
+}
+
+/// Returns the error of an input that is not the one of the checkpoint.
+pub(crate) fn changed(shown: &str, what: &str) -> ItemError {
+    ItemError::new(
+        ErrorKind::INPUT_CHANGED,
+        format!(
+            "cannot continue `{shown}`: it is not the file that the checkpoint was made with: {what}. Restore that \
+             file, start a new instance, or allow the change (`if_changed = \"continue\"`)"
+        ),
+    )
 }
 
 /// A former position of an input, and the bytes before it.

@@ -158,7 +158,9 @@ impl CsvFormat {
 }
 
 /// Checks that every column has a name of its own.
-pub(super) fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), String> {
+pub(in crate::format) fn check_names<'a>(
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(), String> {
     let mut seen = std::collections::HashSet::new();
     for (index, name) in names.enumerate() {
         let number = index + 1;
