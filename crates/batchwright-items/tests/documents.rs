@@ -263,6 +263,7 @@ mod xml {
             (&b"<a>".repeat(2_000), "it is deeper than 1000 levels"),
             (&[b"<", &b"a".repeat(2_000)[..], b"/>"].concat(), "a name is longer than 1024 bytes"),
             (&b"<a/><b/>".to_vec(), "`<b>` follows its first element"),
+            (&b"<a/><!--".to_vec(), "it ends within an element, a tag or a comment"),
             (
                 &b"<a/>text".to_vec(),
                 "it has text outside of its first element (after element 0, byte 4)",
@@ -307,6 +308,17 @@ mod xml {
         let text = "<all xmlns:i='http://www.w3.org/2001/XMLSchema-instance'><t><price i:nil='true'/></t><t><price>7</price></t></all>";
         let found = read(XmlReader::<Priced>::new("", "t").from_source(source(text)));
         assert_eq!(found.items, [Priced { price: None }, Priced { price: Some(7) }]);
+        let uri = "http://www.w3.org/2001/XMLSchema-instance";
+        let text = format!(
+            "<all xmlns:i='{uri}'><t xmlns:i = '{uri}'><price i:nil='1'/></t><g xmlns:j='{uri}'><t><price j:nil='true'/></t></g></all>"
+        );
+        let found = read(XmlReader::<Priced>::new("", "t").from_source(source(&text)));
+        assert_eq!(
+            found.items,
+            [Priced { price: None }, Priced { price: None }],
+            "{:?}",
+            found.dead_letters
+        );
     }
 
     #[test]

@@ -145,17 +145,6 @@ fn what_is_no_workbook_and_what_has_changed_is_refused() {
         let message = fails(&whole[..length], "Data");
         assert!(message.contains("book.xlsx"), "{length}: {message}");
     }
-    // A byte that is changed is found by the check sums of the parts, or changes nothing that is read.
-    fs::write(&path, &whole).unwrap();
-    let right = read(reader(&path), 0).0;
-    for at in (0..whole.len()).step_by(61) {
-        let mut damaged = whole.clone();
-        damaged[at] ^= 0x55;
-        fs::write(&path, &damaged).unwrap();
-        let (items, _, failure) = read(reader(&path), 0);
-        assert!(failure.is_some() || items == right, "{at}: {items:?}");
-    }
-
     fs::write(&path, &whole).unwrap();
     let (mut first, bench) = (reader(&path), StepBench::new());
     first.open(None, bench.scope()).unwrap();

@@ -48,6 +48,8 @@ pub(super) struct Builder<'a> {
     pub(super) used: RefCell<Used>,
     /// Whether the reader that was built last uses names of its partition.
     pub(super) reader_uses_partition: Cell<bool>,
+    /// The problem of a writer of the step whose file all partitions would write.
+    pub(super) shared_output: RefCell<Option<Problem>>,
 }
 
 type Built<T> = Result<T, Problem>;
@@ -207,6 +209,7 @@ impl Builder<'_> {
     fn chunk(&self, step: &Step, known: &Known<'_>) -> Built<Arc<dyn batchwright::step::Step>> {
         let name = step.name.get_ref().clone();
         let faults = self.faults(&name);
+        self.shared_output.take();
         let writer = required(&step.writer, "writer", &step.name);
         let (parts, make_writer) = self.both(
             self.reader_and_stages(step, known),
@@ -327,6 +330,10 @@ impl Builder<'_> {
         let member = |one: &At<Writer>| self.writer(one, known);
         if let Some(made) = several::writer(kind.get_ref(), keys, known.schema, member) {
             return made;
+        }
+        if keys.text("path").is_some_and(|path| !flow::names_partition(path)) {
+            let problem = keys.problem_at("path", flow::SHARED_OUTPUT);
+            self.shared_output.borrow_mut().get_or_insert(problem);
         }
         self.kind("writer", kind, &WRITERS)?.writer(keys, &self.cx(known))
     }

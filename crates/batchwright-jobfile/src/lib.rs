@@ -160,6 +160,7 @@ impl Source {
             problems,
             used,
             reader_uses_partition: Default::default(),
+            shared_output: Default::default(),
         };
         let (job, used) = builder.job(definition, &text);
         (job.map_err(|problems| JobFileError::located(&path, &text, problems)), used)

@@ -7,7 +7,9 @@ use batchwright::ItemError;
 use batchwright::error::ErrorKind;
 use batchwright::item::ItemReader;
 use batchwright::scope::StepScope;
-use batchwright_items::{At, BoxedReader, Keys, Make, MakeReader, Names, Problem, Record, Value};
+use batchwright_items::{
+    At, BoxedReader, Keys, Make, MakeReader, Names, Problem, Record, Value, first_duplicate,
+};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -75,6 +77,9 @@ pub(super) fn lookup(
     if fields.is_empty() {
         return Err(keys.problem_at("fields", "`fields` has at least one name"));
     }
+    if let Some(name) = first_duplicate(&fields) {
+        return Err(keys.problem_at("fields", format!("`{name}` is there twice")));
+    }
     if fields.contains(&on) {
         let what = format!("`{on}` cannot be one of `fields`: the record has it already");
         return Err(keys.problem_at("fields", what));
@@ -93,6 +98,9 @@ impl Lookup {
     /// Reads all rows.
     pub(super) fn read(self: &Arc<Self>, scope: &StepScope) -> Result<Rows, ItemError> {
         let failed = |error: ItemError| {
+            if error.is_stop() {
+                return error;
+            }
             let what = format!("cannot read the rows to look up `{}` in", self.on);
             ItemError::wrap(ErrorKind::FATAL, what, error.into_boxed())
         };
@@ -102,6 +110,9 @@ impl Lookup {
         reader.open(None, scope).map_err(failed)?;
         let mut values = HashMap::new();
         while let Some(row) = reader.read().map_err(failed)? {
+            if scope.stop().is_requested() {
+                return Err(ItemError::stopped("a stop was requested while rows were read"));
+            }
             let value = |name: &str| {
                 row.get(name).cloned().ok_or_else(|| {
                     ItemError::fatal(format!(
@@ -110,14 +121,19 @@ impl Lookup {
                     ))
                 })
             };
-            let key = value(&self.key)?.to_string();
+            // A null is equal to nothing.
+            let key = match value(&self.key)? {
+                Value::Null => continue,
+                key => key.to_string(),
+            };
             if values.len() == self.rows_max {
                 return Err(ItemError::fatal(format!(
                     "cannot look up `{}`: there are more than {} rows (`rows_max`)",
                     self.on, self.rows_max
                 )));
             }
-            let row = self.fields.iter().map(|name| value(name)).collect::<Result<_, _>>()?;
+            let kept = |name: &Arc<str>| value(name).map(kept);
+            let row = self.fields.iter().map(kept).collect::<Result<_, _>>()?;
             if values.insert(key.clone(), row).is_some() {
                 return Err(ItemError::fatal(format!(
                     "cannot look up `{}`: two rows have `{}` = `{key}`",
@@ -125,8 +141,21 @@ impl Lookup {
                 )));
             }
         }
-        reader.close()?;
+        reader.close().map_err(failed)?;
         Ok(Rows { lookup: Arc::clone(self), values })
+    }
+}
+
+/// Returns the value without the buffer of its record, of which a text is a part.
+fn kept(value: Value) -> Value {
+    match value {
+        Value::Text(text) => Value::text(&text),
+        Value::Field(text) => Value::Field((*text).into()),
+        Value::List(values) => Value::List(values.iter().cloned().map(kept).collect()),
+        Value::Map(fields) => Value::Map(
+            fields.iter().map(|(name, value)| (Arc::clone(name), kept(value.clone()))).collect(),
+        ),
+        other => other,
     }
 }
 

@@ -142,6 +142,9 @@ pub(super) fn check_fields(stages: &[Stage], input: Option<&[&str]>) -> Result<(
                     if !known.contains(&*lookup.on) {
                         return unknown("`on`", &lookup.on, known);
                     }
+                    if let Some(name) = lookup.fields.iter().find(|name| known.contains(&***name)) {
+                        return Err(format!("`fields`: the item has `{name}` already"));
+                    }
                     known.extend(lookup.fields.iter().map(|name| &**name));
                 }
                 continue;

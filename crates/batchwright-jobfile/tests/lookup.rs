@@ -117,7 +117,12 @@ fn rows_that_cannot_be_used_and_wrong_keys_say_what_is_wrong() {
         (CITIES, format!("{lookup}rows_max = 2"), "there are more than 2 rows (`rows_max`)"),
         (CITIES, format!("{FROM}fields = []"), "`fields` has at least one name"),
         (CITIES, format!("{FROM}fields = [\"place\"]"), "the record has it already"),
-        (CITIES, format!("{FROM}fields = [\"id\"]"), "a row has no field `id`"),
+        (CITIES, format!("{FROM}fields = [\"city\", \"city\"]"), "`city` is there twice"),
+        (
+            "code,id,people\nLY,a,1\n",
+            format!("{FROM}fields = [\"id\"]"),
+            "the item has `id` already",
+        ),
         (CITIES, lookup.replace("\"place\"", "\"town\""), "the item has no `town`"),
         (CITIES, lookup.replace("cities.csv", "none.csv"), "none.csv"),
         (CITIES, "on = \"place\"\nfields = [\"city\"]".to_owned(), "key `from` is missing"),

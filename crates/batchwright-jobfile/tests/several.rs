@@ -147,7 +147,7 @@ fn problems_of_members_are_shown_where_they_are() {
             "there is no writer of type `csw`; there are: csv,",
         ),
         ("type = \"many\"\nwriters = [{ type = \"csv\" }]", "key `path` is missing"),
-        ("type = \"many\"\nwriters = [7]", "writer"),
+        ("type = \"many\"\nwriters = [7]", "must be a table"),
         ("type = \"route\"\nroutes = []", "`routes` has at least one route"),
         (
             "type = \"route\"\nroutes = [{ when = \"item.a >\", writer = { type = \"none\" } }]",
@@ -167,5 +167,23 @@ fn problems_of_members_are_shown_where_they_are() {
         let repository = SqlRepository::sqlite(folder.path().join("store.db")).unwrap();
         let error = load(folder.path(), &repository).unwrap_err().to_string();
         assert!(error.contains(wanted), "{writer}: {error}");
+    }
+}
+
+#[test]
+fn partitions_cannot_share_the_file_of_a_member() {
+    for member in ["jsonl", "csv"] {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = format!(
+            "type = \"many\"\nwriters = [{{ type = \"none\" }}, {{ type = \"{member}\", path = \"out\" }}]"
+        );
+        write(
+            folder.path(),
+            &writer,
+            "partition = { grid = 2, by = { range = { min = 1, max = 4 } } }\n",
+        );
+        let repository = SqlRepository::sqlite(folder.path().join("store.db")).unwrap();
+        let error = load(folder.path(), &repository).unwrap_err().to_string();
+        assert!(error.contains("every partition would write this file"), "{error}");
     }
 }

@@ -20,7 +20,7 @@ pub trait Document: Send + Sync + 'static {
     /// The item of an element.
     type Item: Send + Sync + 'static;
     /// What a restart must know beside the byte.
-    type Place: Clone + Default + Serialize + DeserializeOwned + Send + Sync + 'static;
+    type Place: Clone + Default + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static;
 
     /// Consumes what precedes the next element, and finds its end; `None` at the end of the document. An element has at most
     /// `bytes_max` bytes. Without an element, `place` stays unchanged.
@@ -205,7 +205,8 @@ impl<D: Document> DocumentReader<D> {
 struct DocumentBlock<D: Document> {
     elements: RawRecords,
     document: Arc<D>,
-    place: D::Place,
+    /// Places, each with the index of the first element that it is of.
+    places: Vec<(usize, D::Place)>,
 }
 
 impl<D: Document> Block<D::Item> for DocumentBlock<D> {
@@ -218,11 +219,15 @@ impl<D: Document> Block<D::Item> for DocumentBlock<D> {
     }
 
     fn decode(&mut self, take: &mut dyn FnMut(D::Item)) -> Result<(), ItemError> {
-        while let Some(RawRecord { line, .. }) = self.elements.next()? {
-            let item = self.document.decode(&self.place, line.bytes);
+        let Self { elements, document, places } = self;
+        loop {
+            let index = elements.consumed();
+            let Some(RawRecord { line, .. }) = elements.next()? else { return Ok(()) };
+            let after = places.partition_point(|(first, _)| *first <= index);
+            let Some((_, place)) = after.checked_sub(1).map(|at| &places[at]) else { continue };
+            let item = document.decode(place, line.bytes);
             take(item.map_err(|error| blamed(error, line.number, line.byte, line.bytes))?);
         }
-        Ok(())
     }
 }
 
@@ -321,8 +326,12 @@ impl<D: Document> ItemReader for DocumentReader<D> {
         let Self { open, document, bytes_max, block_bytes, .. } = self;
         let open = open.as_mut().ok_or_else(|| ItemError::fatal("cannot read a closed file"))?;
         let mut elements = RawRecords::with_capacity(*block_bytes);
+        let mut places: Vec<(usize, D::Place)> = Vec::new();
         while elements.left() < records {
-            let next = open.next(&**document, *bytes_max, |_, element, number, byte| {
+            let next = open.next(&**document, *bytes_max, |place, element, number, byte| {
+                if places.last().is_none_or(|(_, last)| last != place) {
+                    places.push((elements.left(), place.clone()));
+                }
                 elements.push(element, number, byte);
                 Ok(())
             });
@@ -340,8 +349,7 @@ impl<D: Document> ItemReader for DocumentReader<D> {
             }
         }
         *block_bytes = elements.size();
-        let (document, place) = (Arc::clone(document), open.place.clone());
-        Ok(Box::new(DocumentBlock { elements, document, place }))
+        Ok(Box::new(DocumentBlock { elements, document: Arc::clone(document), places }))
     }
 
     fn position(&self) -> Self::Position {

@@ -2,6 +2,8 @@
 
 mod sheet;
 
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use self::sheet::{Cell, Row, Rows};
 use super::csv::check_names;
+use super::raw::RAW_BYTES_KEPT;
 use crate::files::of_files;
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, MakeReader};
@@ -150,6 +153,16 @@ impl<T: Send + Sync + 'static> ItemReader for ExcelReader<T> {
 
     fn open(&mut self, position: Option<RowPosition>, _: &StepScope) -> Result<(), ItemError> {
         let source = FileSource::new(&self.path).open_at(0)?;
+        let failed = |error| {
+            let what = format!("cannot open `{}`", self.path.display());
+            ItemError::wrap(ErrorKind::IO, what, error)
+        };
+        let file = File::open(&self.path).map_err(failed)?;
+        let found = file.metadata().map_err(failed)?;
+        // A pipe can be opened once; the file may have been replaced meanwhile.
+        if source.identity.is_none_or(|identity| identity.inode != found.ino()) {
+            return Err(self.failed("it is no file, or was replaced just now"));
+        }
         if let Some(made_with) = position.and_then(|position| position.input)
             && !self.may_have_changed
             && Some(made_with) != source.identity
@@ -157,7 +170,7 @@ impl<T: Send + Sync + 'static> ItemReader for ExcelReader<T> {
             let shown = self.path.display().to_string();
             return Err(changed(&shown, "its size, its time or its file is another"));
         }
-        let mut rows = Rows::open(&self.path, self.sheet.clone())?;
+        let mut rows = Rows::open(file, self.sheet.clone())?;
         let header = rows.next().map_err(|problem| self.failed(&problem))?;
         let (first, names) = self.columns(header.as_ref())?;
         let mut open = Opened {
@@ -175,8 +188,11 @@ impl<T: Send + Sync + 'static> ItemReader for ExcelReader<T> {
         let done = position.map_or(0, |position| position.row);
         while open.row < done {
             match open.next().map_err(|problem| self.failed(&problem))? {
-                Some(row) => open.row = row.number,
-                None => {
+                Some(row) if row.number <= done => open.row = row.number,
+                next if self.may_have_changed => {
+                    (open.row, open.pending) = (done, next);
+                }
+                _ => {
                     let shown = self.path.display().to_string();
                     return Err(changed(&shown, &format!("it has no row {done}")));
                 }
@@ -200,7 +216,9 @@ impl<T: Send + Sync + 'static> ItemReader for ExcelReader<T> {
         open.row = row.number;
         let record = open.record(&row).and_then(decode);
         record.map(Some).map_err(|error| {
-            error.at(format!("row {}", row.number)).with_raw(row.shown().into_bytes())
+            let mut raw = row.shown().into_bytes();
+            raw.truncate(RAW_BYTES_KEPT);
+            error.at(format!("row {}", row.number)).with_raw(raw)
         })
     }
 

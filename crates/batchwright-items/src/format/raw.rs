@@ -74,6 +74,11 @@ impl RawRecords {
         self.bytes.len()
     }
 
+    /// Returns the number of records that are consumed.
+    pub(super) fn consumed(&self) -> usize {
+        self.next
+    }
+
     /// Returns the number of records that are left.
     pub(super) fn left(&self) -> usize {
         self.places.len() - self.next

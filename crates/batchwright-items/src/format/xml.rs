@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::kind::XmlKind;
 use self::markup::{
-    Markup, Part, Parts, SCHEMA_INSTANCE, declared_encoding, instance_prefix, local,
+    Markup, Part, Parts, SCHEMA_INSTANCE, bound_prefixes, declared_encoding, local,
 };
 pub use self::writer::{XmlItems, XmlWriter};
 use super::document::{Document, DocumentReader, Found, Growing};
@@ -53,30 +53,38 @@ pub type XmlReader<T> = DocumentReader<XmlElements<T>>;
 pub struct XmlElements<T> {
     /// The name of the elements.
     name: String,
-    decode: fn(&str) -> Result<T, ItemError>,
+    /// Makes an item of the text of an element, and of the prefixes of the namespace of `nil` around it.
+    decode: fn(&str, &[&str]) -> Result<T, ItemError>,
 }
 
 /// The place of a reader in an XML document.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct XmlPlace {
-    /// Names of the elements that are open.
-    open: Vec<String>,
+    /// The elements that are open.
+    open: Vec<Open>,
     /// Whether the first element has been read.
     is_begun: bool,
     /// The encoding that the document declares.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     encoding: Option<String>,
-    /// Prefixes that elements around the records give to the namespace of `nil`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    instance_prefixes: Vec<String>,
+}
+
+/// An element that is open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Open {
+    name: String,
+    /// The prefix that it gives to the namespace of `nil`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nil_prefix: Option<String>,
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static> XmlReader<T> {
     /// Creates a reader of the elements `element` in the file at `path`; each is deserialized into a `T` by the rules of
     /// `quick_xml::de`: attributes have an `@` before their names, and `$text` is the text.
     pub fn new(path: impl Into<PathBuf>, element: impl Into<String>) -> Self {
-        let decode = |element: &str| {
-            quick_xml::de::from_str(element).map_err(|error| {
+        let decode = |element: &str, prefixes: &[&str]| {
+            let element = with_prefixes(element, prefixes);
+            quick_xml::de::from_str(&element).map_err(|error| {
                 ItemError::wrap(ErrorKind::PARSE, "cannot read the element", error)
             })
         };
@@ -103,7 +111,7 @@ impl<T: Send + Sync + 'static> Document for XmlElements<T> {
         }
         let mut parts = Parts::default();
         loop {
-            if input.rest().is_empty() && !input.more()? {
+            if input.rest().is_empty() && !parts.is_within() && !input.more()? {
                 return now.end().map(|()| None);
             }
             let Part { markup, length } = part(&mut parts, input, 0, bytes_max)?;
@@ -125,17 +133,16 @@ impl<T: Send + Sync + 'static> Document for XmlElements<T> {
                         return Ok(Some(found));
                     }
                     if !is_empty {
-                        let (name, prefix) = (name.into_owned(), instance_prefix(bytes));
-                        let prefix = prefix.map(text_of);
-                        now.to_mut().enter(name, prefix)?;
+                        let name = name.into_owned();
+                        now.to_mut().enter(name, &bytes[1..])?;
                     }
                 }
                 Markup::End { name } => {
                     let name = now.name(&bytes[name])?.into_owned();
                     match now.to_mut().open.pop() {
-                        Some(open) if open == name => {}
+                        Some(open) if open.name == name => {}
                         open => {
-                            let open = open.unwrap_or_default();
+                            let open = open.map(|open| open.name).unwrap_or_default();
                             return Err(malformed(&format!("`</{name}>` ends `<{open}>`")));
                         }
                     }
@@ -156,19 +163,25 @@ impl<T: Send + Sync + 'static> Document for XmlElements<T> {
     }
 
     fn decode(&self, place: &XmlPlace, element: &[u8]) -> Result<T, ItemError> {
-        let mut text = text(element, place.encoding())?;
-        // The element is decoded alone: it gets the prefixes that elements around it declare.
-        for prefix in &place.instance_prefixes {
-            let uses = format!("{prefix}:nil");
-            let declaration = format!(" xmlns:{prefix}=\"{SCHEMA_INSTANCE}\"");
-            if text.contains(&uses) && !text.contains(declaration.trim_start()) {
-                let is_end = |one: char| one.is_ascii_whitespace() || "/>".contains(one);
-                let at = text.find(is_end).unwrap_or(text.len());
-                text.to_mut().insert_str(at, &declaration);
-            }
-        }
-        (self.decode)(&text)
+        let prefixes = place.open.iter().filter_map(|open| open.nil_prefix.as_deref());
+        (self.decode)(&text(element, place.encoding())?, &prefixes.collect::<Vec<_>>())
     }
+}
+
+/// Returns `element`, which is decoded alone, with the `prefixes` of the namespace of `nil` that it uses and does not bind.
+fn with_prefixes<'a>(element: &'a str, prefixes: &[&str]) -> Cow<'a, str> {
+    let mut text = Cow::Borrowed(element);
+    for prefix in prefixes {
+        let mut bound = bound_prefixes(&element.as_bytes()[1..]);
+        if element.contains(&format!("{prefix}:nil"))
+            && !bound.any(|(bound, _)| bound == prefix.as_bytes())
+        {
+            let is_end = |one: char| one.is_ascii_whitespace() || "/>".contains(one);
+            let at = element.find(is_end).unwrap_or(element.len());
+            text.to_mut().insert_str(at, &format!(" xmlns:{prefix}=\"{SCHEMA_INSTANCE}\""));
+        }
+    }
+    text
 }
 
 /// Number of bytes of a byte order mark.
@@ -216,21 +229,27 @@ impl XmlPlace {
         })
     }
 
-    /// Records that the element `name` begins, which may give a `prefix` to the namespace of `nil`.
-    fn enter(&mut self, name: String, prefix: Option<String>) -> Result<(), ItemError> {
+    /// Records that the element `name` begins, whose start tag is `tag` without its first character.
+    fn enter(&mut self, name: String, tag: &[u8]) -> Result<(), ItemError> {
         if self.open.len() == DEPTH_MAX {
             return Err(malformed(&format!("it is deeper than {DEPTH_MAX} levels")));
         }
-        self.open.push(name);
-        let known = |prefix: &String| !self.instance_prefixes.contains(prefix);
-        self.instance_prefixes.extend(prefix.filter(known));
+        let mut bound = bound_prefixes(tag);
+        let prefix = bound.find(|(prefix, is_nil)| *is_nil && prefix.len() <= NAME_BYTES_MAX);
+        let prefix = prefix.map(|(prefix, _)| text_of(prefix));
+        // A prefix is known once, whatever number of elements binds it.
+        let is_new = |prefix: &String| {
+            !self.open.iter().any(|open| open.nil_prefix.as_ref() == Some(prefix))
+        };
+        let nil_prefix = prefix.filter(is_new);
+        self.open.push(Open { name, nil_prefix });
         Ok(())
     }
 
     /// Checks that the document may end here.
     fn end(&self) -> Result<(), ItemError> {
         match self.open.last() {
-            Some(open) => Err(malformed(&format!("it ends within `<{open}>`"))),
+            Some(open) => Err(malformed(&format!("it ends within `<{}>`", open.name))),
             None if !self.is_begun => Err(malformed("it has no element")),
             None => Ok(()),
         }

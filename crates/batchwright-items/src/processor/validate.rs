@@ -81,7 +81,8 @@ impl ItemKind for ValidateKind {
 
 /// Compiles a schema; one that refers to another document is refused, because nothing is fetched.
 fn compile(schema: &serde_json::Value) -> Result<Validator, String> {
-    jsonschema::validator_for(schema).map_err(|error| format!("it is no JSON Schema: {error}"))
+    let options = jsonschema::options().should_validate_formats(true);
+    options.build(schema).map_err(|error| format!("it is no JSON Schema: {error}"))
 }
 
 struct Validate {
@@ -103,8 +104,12 @@ impl ItemProcessor<Record> for Validate {
             .iter_errors(&value)
             .take(SHOWN + 1)
             .map(|error| match error.instance_path().as_str() {
-                "" => error.to_string(),
-                path => format!("`{}`: {error}", path.trim_start_matches('/')),
+                // Values may be secret, and long.
+                "" => error.masked_with("the record").to_string(),
+                path => {
+                    let path = path.trim_start_matches('/');
+                    format!("`{path}`: {}", error.masked_with("the value"))
+                }
             })
             .collect();
         if found.len() > SHOWN {

@@ -163,18 +163,12 @@ pub(super) fn collect_names(steps: &[At<Step>], names: &mut BTreeSet<String>) {
 impl Builder<'_> {
     /// Refuses partitions that would all read the same, or write to one file.
     fn uses_its_partitions(&self, step: &Step, partition: &At<definition::Partition>) -> Built<()> {
-        let names_it = |text: &str| text.contains("${partition.");
-        let shared = "every partition would write this file: put `${partition.key}` into its name";
-        if let Some(writer) = &step.writer {
-            let (span, part) = (writer.span(), writer.get_ref());
-            let keys = self.keys("writer", &part.kind, &part.keys, &span);
-            if keys.text("path").is_some_and(|path| !names_it(path)) {
-                return Err(keys.problem_at("path", shared));
-            }
+        if let Some(problem) = self.shared_output.take() {
+            return Err(problem);
         }
         let dead_letter = step.skip.as_ref().and_then(|skip| skip.get_ref().dead_letter.as_ref());
-        if let Some(path) = dead_letter.filter(|path| !names_it(path.get_ref())) {
-            return Err(Problem::at(path, shared));
+        if let Some(path) = dead_letter.filter(|path| !names_partition(path.get_ref())) {
+            return Err(Problem::at(path, SHARED_OUTPUT));
         }
         let Some(reader) = &step.reader else { return Ok(()) };
         let (span, part) = (reader.span(), reader.get_ref());
@@ -187,6 +181,15 @@ impl Builder<'_> {
             )),
         }
     }
+}
+
+/// The problem of an output of a partitioned step.
+pub(super) const SHARED_OUTPUT: &str =
+    "every partition would write this file: put `${partition.key}` into its name";
+
+/// Whether a path is another one in each partition.
+pub(super) fn names_partition(path: &str) -> bool {
+    path.contains("${partition.")
 }
 
 /// Returns the parameters of a child job: those that the step names, else all of the parent's that the child

@@ -292,6 +292,11 @@ where
         )
     }
 
+    /// What suits the writer with the larger chunks.
+    fn chunk_items(&self) -> usize {
+        self.first.chunk_items().max(self.second.chunk_items())
+    }
+
     fn position(&mut self) -> Result<Self::Position, ItemError> {
         let (first, second) = (self.first.position()?, self.second.position()?);
         let last = (self.first.prepares() || self.second.prepares()).then(|| self.last.clone());

@@ -169,6 +169,24 @@ where
     }
 
     fn run(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError> {
+        match self.create_and_carry(run) {
+            // A stop request cut a call short.
+            Err(StepError::Component { source, .. }) if source.0.is_stop() => {
+                run.roll_back(&source);
+                Ok(StepEnd::Stopped)
+            }
+            ended => ended,
+        }
+    }
+}
+
+impl<R, P, W> ChunkStep<R, P, W>
+where
+    R: ItemReader,
+    P: ItemProcessor<R::Item>,
+    W: ItemWriter<P::Output>,
+{
+    fn create_and_carry(&self, run: &mut StepRun<'_>) -> Result<StepEnd, StepError> {
         let scope = run.scope.clone();
         let at = At { step: &self.name };
         // After a failure of the step, its reader and processors on other threads need not wait any longer.
@@ -189,24 +207,9 @@ where
         let closed_reader = guarded(|| reader.close()).map_err(at.component("reader", "close"));
         let closed_writer =
             guarded(|| writer.close(ending)).map_err(at.component("writer", "close"));
-        let ended = result.and_then(|end| closed_reader.and(closed_writer).map(|()| end));
-        match ended {
-            // A stop request cut a call short.
-            Err(StepError::Component { source, .. }) if source.0.is_stop() => {
-                run.roll_back(&source);
-                Ok(StepEnd::Stopped)
-            }
-            ended => ended,
-        }
+        result.and_then(|end| closed_reader.and(closed_writer).map(|()| end))
     }
-}
 
-impl<R, P, W> ChunkStep<R, P, W>
-where
-    R: ItemReader,
-    P: ItemProcessor<R::Item>,
-    W: ItemWriter<P::Output>,
-{
     fn open_and_carry(
         &self,
         run: &mut StepRun<'_>,

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::BufReader;
-use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::Builder;
 
@@ -13,7 +12,13 @@ use jiff::civil::{Date, DateTime, Time};
 use crate::value::Value;
 
 /// Number of rows that the thread may be ahead.
-const ROWS_AHEAD: usize = 64;
+const ROWS_AHEAD: usize = 8;
+/// Number of columns that a sheet can have.
+const COLUMNS_MAX: u32 = 16_384;
+/// Maximum size of the texts of a row, in bytes.
+const ROW_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The day after the last one that Excel has, 9999-12-31.
+const DAYS_END: f64 = 2_958_466.0;
 
 /// A row with its values, of which there is at least one.
 pub(super) struct Row {
@@ -31,6 +36,14 @@ pub(super) enum Cell {
 }
 
 impl Cell {
+    /// Returns the number of bytes of its text.
+    fn size(&self) -> usize {
+        match self {
+            Self::Value(Value::Text(text)) => text.len(),
+            _ => 0,
+        }
+    }
+
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Value(value) => value.to_string(),
@@ -68,12 +81,11 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Starts to read the sheet called `sheet`, or the first one, of the workbook at `path`.
-    pub(super) fn open(path: &Path, sheet: Option<String>) -> Result<Self, ItemError> {
+    /// Starts to read the sheet called `sheet`, or the first one, of the workbook in `file`.
+    pub(super) fn open(file: File, sheet: Option<String>) -> Result<Self, ItemError> {
         let (sender, sent) = sync_channel(ROWS_AHEAD);
-        let path = path.to_owned();
         let work = move || {
-            let end = read(&path, sheet.as_deref(), &sender).map(|()| None);
+            let end = read(file, sheet.as_deref(), &sender).map(|()| None);
             // A reader that is closed already needs no end.
             let _ = sender.send(end);
         };
@@ -95,8 +107,7 @@ impl Rows {
 }
 
 /// Sends the rows of the sheet, up to its end or until the receiver is closed.
-fn read(path: &Path, sheet: Option<&str>, sender: &SyncSender<Sent>) -> Result<(), String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
+fn read(file: File, sheet: Option<&str>, sender: &SyncSender<Sent>) -> Result<(), String> {
     let mut book =
         Xlsx::new(BufReader::new(file)).map_err(|error| format!("it is no workbook: {error}"))?;
     let names = book.sheet_names();
@@ -109,7 +120,7 @@ fn read(path: &Path, sheet: Option<&str>, sender: &SyncSender<Sent>) -> Result<(
     };
     let failed = |error| format!("the sheet `{name}` is damaged: {error}");
     let mut cells = book.worksheet_cells_reader(&name).map_err(failed)?;
-    let mut row = Row { number: 0, cells: Vec::new() };
+    let (mut row, mut last, mut bytes) = (Row { number: 0, cells: Vec::new() }, 0, 0);
     loop {
         let next = cells.next_cell().map_err(failed)?;
         let number = next.as_ref().map(|cell| cell.get_position().0 + 1);
@@ -120,16 +131,22 @@ fn read(path: &Path, sheet: Option<&str>, sender: &SyncSender<Sent>) -> Result<(
             }
         }
         let (Some(cell), Some(number)) = (next, number) else { return Ok(()) };
-        row.number = number;
-        if let Some(value) = value(cell.get_value()) {
-            let column = cell.get_position().1;
-            match row.cells.last() {
-                Some((last, _)) if *last >= column => {
-                    return Err(format!("row {number} of the sheet `{name}` is not in order"));
-                }
-                _ => row.cells.push((column, value)),
-            }
+        if number < last {
+            return Err(format!("row {number} of the sheet `{name}` is not in order"));
         }
+        (row.number, last) = (number, number);
+        let Some(value) = value(cell.get_value()) else { continue };
+        let column = cell.get_position().1;
+        if column >= COLUMNS_MAX || row.cells.last().is_some_and(|(last, _)| *last >= column) {
+            return Err(format!("a cell of row {number} of the sheet `{name}` is not in order"));
+        }
+        bytes = if row.cells.is_empty() { 0 } else { bytes } + value.size();
+        if bytes > ROW_BYTES_MAX {
+            return Err(format!(
+                "row {number} of the sheet `{name}` has more than {ROW_BYTES_MAX} bytes"
+            ));
+        }
+        row.cells.push((column, value));
     }
 }
 
@@ -161,8 +178,9 @@ fn number_of(number: f64) -> Value {
 
 /// Returns a day, a time of day, or both as a text of ISO 8601: Excel knows no time zone.
 fn moment(instant: ExcelDateTime) -> Value {
-    if instant.is_duration() {
-        return number_of(instant.as_f64());
+    let days = instant.as_f64();
+    if instant.is_duration() || !(0.0..DAYS_END).contains(&days) {
+        return number_of(days);
     }
     let (year, month, day, hour, minute, second, milli) = instant.to_ymd_hms_milli();
     let small = |number: u8| i8::try_from(number).unwrap_or(i8::MAX);

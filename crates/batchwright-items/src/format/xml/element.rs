@@ -9,7 +9,7 @@ use quick_xml::XmlVersion;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::reader::Reader;
 
-use super::markup::instance_prefix;
+use super::markup::bound_prefixes;
 use super::text_of;
 use crate::record::Record;
 use crate::value::Value;
@@ -41,13 +41,16 @@ struct Field {
 }
 
 /// Returns the record of the XML `element`: a field for each attribute and each element within it, by their names without a
-/// prefix. Elements of the same name are a list; an element with attributes or elements is a map.
-pub(super) fn record(element: &str) -> Result<Record, ItemError> {
+/// prefix. Elements of the same name are a list; an element with attributes or elements is a map. `prefixes` are those of the
+/// namespace of `nil` around the element.
+pub(super) fn record(element: &str, prefixes: &[&str]) -> Result<Record, ItemError> {
     let failed = |error: quick_xml::Error| {
         ItemError::wrap(ErrorKind::PARSE, "cannot read the element", error)
     };
     let mut reader = Reader::from_str(element);
-    let (mut open, mut prefixes): (Vec<Node>, _) = (Vec::new(), vec!["xsi".to_owned()]);
+    let mut open: Vec<Node> = Vec::new();
+    let mut prefixes: Vec<String> =
+        prefixes.iter().chain(&["xsi"]).map(ToString::to_string).collect();
     loop {
         let ended = match reader.read_event().map_err(failed)? {
             Event::Start(start) if open.len() < DEPTH_MAX => {
@@ -83,7 +86,8 @@ impl Node {
     fn begin(start: &BytesStart<'_>, prefixes: &mut Vec<String>) -> Result<Self, ItemError> {
         let local = start.local_name();
         let mut node = Self { name: Some(Arc::from(local.as_ref())), ..Self::default() };
-        prefixes.extend(instance_prefix(start.as_bytes()).map(text_of));
+        let bound = bound_prefixes(start.as_bytes()).filter(|(_, is_nil)| *is_nil);
+        prefixes.extend(bound.map(|(prefix, _)| text_of(prefix)));
         for attribute in start.attributes() {
             let attribute = attribute.map_err(|error| {
                 ItemError::wrap(ErrorKind::PARSE, "cannot read an attribute", error)

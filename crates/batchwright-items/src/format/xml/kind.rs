@@ -107,6 +107,9 @@ impl ItemKind for XmlKind {
         };
         let frame =
             Frame { root: named(root, "items"), root_attributes, element: named(element, "item") };
+        for name in [&frame.root, &frame.element].into_iter().chain(&attributes) {
+            frame.check_prefix(name).map_err(|error| keys.problem(error.to_string()))?;
+        }
         let attributes: Arc<[String]> = attributes.into();
         Ok(Box::new(move |scope| {
             let encode = XmlRecords { frame: frame.clone(), attributes: Arc::clone(&attributes) };

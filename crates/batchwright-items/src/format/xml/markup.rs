@@ -42,6 +42,11 @@ pub(super) struct Parts {
 }
 
 impl Parts {
+    /// Whether a part has begun that has not ended.
+    pub(super) fn is_within(&self) -> bool {
+        self.within.is_some()
+    }
+
     /// Returns the part at the beginning of `bytes`, which are not empty; `None` when it ends after them.
     pub(super) fn next(&mut self, bytes: &[u8]) -> Option<Part> {
         if let Some(end) = self.within {
@@ -167,12 +172,26 @@ pub(super) fn declared_encoding(declaration: &[u8]) -> Option<&[u8]> {
     value[1..].split(|byte| byte == quote).next()
 }
 
-/// Returns the prefix that a start `tag` gives to the namespace of `nil`.
-pub(super) fn instance_prefix(tag: &[u8]) -> Option<&[u8]> {
-    let at = memchr::memmem::find(tag, SCHEMA_INSTANCE.as_bytes())?;
-    let before = tag.get(..at.checked_sub(1)?)?.trim_ascii_end().strip_suffix(b"=")?;
-    let name = before.trim_ascii_end().rsplit(u8::is_ascii_whitespace).next()?;
-    name.strip_prefix(b"xmlns:")
+/// Returns the prefixes that a start tag binds, each with whether it is to the namespace of `nil`; `tag` begins with the name.
+pub(super) fn bound_prefixes(tag: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
+    attributes(tag).filter_map(|(name, value)| {
+        Some((name.strip_prefix(b"xmlns:")?, value == SCHEMA_INSTANCE.as_bytes()))
+    })
+}
+
+/// Returns the names and the raw values of the attributes of a tag, up to one that is malformed.
+fn attributes(tag: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let end = tag.iter().position(|byte| byte.is_ascii_whitespace() || b"/>".contains(byte));
+    let mut left = &tag[end.unwrap_or(tag.len())..];
+    std::iter::from_fn(move || {
+        left = left.trim_ascii_start();
+        let (name, after) = left.split_at(memchr::memchr(b'=', left)?);
+        let value = after[1..].trim_ascii_start();
+        let quote = value.first().filter(|quote| b"\"'".contains(quote))?;
+        let length = memchr::memchr(*quote, &value[1..])?;
+        left = &value[length + 2..];
+        Some((name.trim_ascii_end(), &value[1..=length]))
+    })
 }
 
 #[cfg(test)]
@@ -230,8 +249,11 @@ mod tests {
     fn the_encoding_and_the_prefix_are_what_the_tags_say() {
         assert_eq!(declared_encoding(b"<?xml encoding = \"gbk\"?>"), Some(&b"gbk"[..]));
         assert_eq!(declared_encoding(b"<?xml version='1.0'?>"), None);
-        let tag = format!("<a b='c' xmlns:i = \"{SCHEMA_INSTANCE}\">");
-        assert_eq!(instance_prefix(tag.as_bytes()), Some(&b"i"[..]));
-        assert_eq!(instance_prefix(b"<a xmlns:i='urn:x'>"), None);
+        let tag = format!(
+            "a s='{SCHEMA_INSTANCE}' b= '>' xmlns:i = \"{SCHEMA_INSTANCE}\" xmlns:j='{SCHEMA_INSTANCE}2' xmlns='x'/>"
+        );
+        let found: Vec<_> = bound_prefixes(tag.as_bytes()).collect();
+        assert_eq!(found, [(&b"i"[..], true), (&b"j"[..], false)]);
+        assert_eq!(bound_prefixes(b"a b>").count(), 0);
     }
 }

@@ -101,7 +101,7 @@ impl Frame {
     }
 
     /// Checks that the prefix of `name` is declared.
-    fn check_prefix(&self, name: &str) -> Result<(), ItemError> {
+    pub(super) fn check_prefix(&self, name: &str) -> Result<(), ItemError> {
         let Some((prefix, local)) = name.split_once(':') else { return Ok(()) };
         let is_known = ["xml", "xmlns"].contains(&prefix)
             || self.root_attributes.contains_key(&format!("xmlns:{prefix}"));
