@@ -147,7 +147,7 @@ fn problems_of_members_are_shown_where_they_are() {
             "there is no writer of type `csw`; there are: csv,",
         ),
         ("type = \"many\"\nwriters = [{ type = \"csv\" }]", "key `path` is missing"),
-        ("type = \"many\"\nwriters = [7]", "must be a table"),
+        ("type = \"many\"\nwriters = [7]", "a writer is a table with a `type`"),
         ("type = \"route\"\nroutes = []", "`routes` has at least one route"),
         (
             "type = \"route\"\nroutes = [{ when = \"item.a >\", writer = { type = \"none\" } }]",
