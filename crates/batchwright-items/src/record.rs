@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
+use batchwright::ItemError;
 use batchwright::testing::fault::Numbered;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde::ser::{Error as _, Serialize, SerializeMap, Serializer};
@@ -71,6 +72,17 @@ impl Record {
     pub fn get(&self, name: &str) -> Option<&Value> {
         let index = self.names.iter().position(|known| **known == *name)?;
         self.values.get(index)
+    }
+
+    /// Returns the value of the field `name`, which must be there.
+    ///
+    /// # Errors
+    ///
+    /// Of kind `data`, with `purpose` in the message: `cannot write column …`.
+    pub fn required(&self, purpose: &str, name: &str) -> Result<&Value, ItemError> {
+        self.get(name).ok_or_else(|| {
+            ItemError::data(format!("cannot {purpose} `{name}`: the item has no such field"))
+        })
     }
 
     /// Returns the record with other fields and the same number.

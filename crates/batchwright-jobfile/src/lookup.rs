@@ -163,9 +163,7 @@ impl Rows {
     /// Returns the record with the fields of its row; `None` when it is dropped.
     pub(super) fn apply(&self, record: &Record) -> Result<Option<Record>, ItemError> {
         let Lookup { on, fields, missing, .. } = &*self.lookup;
-        let key = record.get(on).ok_or_else(|| {
-            ItemError::data(format!("cannot look up `{on}`: the item has no such field"))
-        })?;
+        let key = record.required("look up", on)?;
         let found = match key {
             Value::Null => None,
             key => self.values.get(&key.to_string()).cloned(),

@@ -356,15 +356,10 @@ impl RecordSqlWriter {
         let bind = move |record: &Record, row: &mut RowBinder<'_, '_>| {
             let columns = bound_columns.lock().unwrap_or_else(PoisonError::into_inner);
             let columns = columns.as_deref().unwrap_or_default();
-            columns.iter().try_for_each(|name| match record.get(name) {
-                Some(value) => {
-                    let value = bound(value, &kind);
-                    kind.check(name, &value)?;
-                    row.bind(value)
-                }
-                None => Err(ItemError::data(format!(
-                    "cannot write column `{name}`: the item has no such field"
-                ))),
+            columns.iter().try_for_each(|name| {
+                let value = bound(record.required("write column", name)?, &kind);
+                kind.check(name, &value)?;
+                row.bind(value)
             })
         };
         // Until the first record chooses the columns, the mode is checked with all columns of the table.

@@ -197,12 +197,7 @@ impl Encode<Record> for FixedWidth {
     fn encode(&mut self, items: &[Record], _: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
         for item in items {
             for WriteColumn { name, width, align } in &*self.columns {
-                let value = item.get(name).ok_or_else(|| {
-                    ItemError::data(format!(
-                        "cannot write column `{name}`: the item has no such field"
-                    ))
-                })?;
-                let text = value.to_string();
+                let text = item.required("write column", name)?.to_string();
                 let length = text.chars().count();
                 if length > *width || text.contains(['\n', '\r']) {
                     return Err(ItemError::data(format!(

@@ -558,15 +558,8 @@ impl Encode<Record> for RecordLines {
         first: bool,
         bytes: &mut Vec<u8>,
     ) -> Result<(), ItemError> {
-        let line = |item: &Record| match item.get(&self.field) {
-            Some(value) => Ok(value.to_string()),
-            None => {
-                let field = &self.field;
-                Err(ItemError::data(format!(
-                    "cannot write field `{field}`: the item has no such field"
-                )))
-            }
-        };
+        let line =
+            |item: &Record| item.required("write field", &self.field).map(ToString::to_string);
         let lines: Result<Vec<String>, ItemError> = items.iter().map(line).collect();
         Lines.encode(&lines?, first, bytes)
     }

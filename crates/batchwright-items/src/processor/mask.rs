@@ -109,11 +109,10 @@ impl ItemProcessor<Record> for Mask {
     fn process(&self, item: &Record) -> Result<Option<Record>, ItemError> {
         let mut values: Vec<Value> = item.values().to_vec();
         for field in &*self.fields {
-            let at = item.names().iter().position(|name| **name == **field).ok_or_else(|| {
-                ItemError::data(format!("cannot mask `{field}`: the item has no such field"))
-            })?;
-            if !matches!(values[at], Value::Null) {
-                values[at] = self.hide.value(&values[at].to_string());
+            let value = item.required("mask", field)?;
+            let at = item.names().iter().position(|name| **name == **field);
+            if let (Some(at), false) = (at, matches!(value, Value::Null)) {
+                values[at] = self.hide.value(&value.to_string());
             }
         }
         Ok(Some(item.with(Arc::clone(item.names()), values.into())))

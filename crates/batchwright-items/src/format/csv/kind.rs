@@ -387,12 +387,10 @@ impl Encode<Record> for RecordCsv {
             for item in items {
                 let same = Arc::ptr_eq(columns, item.names());
                 for (index, name) in columns.iter().enumerate() {
-                    let value = if same { item.values().get(index) } else { item.get(name) };
-                    let value = value.ok_or_else(|| {
-                        ItemError::data(format!(
-                            "cannot write column `{name}`: the item has no such field"
-                        ))
-                    })?;
+                    let value = match same {
+                        true => &item.values()[index],
+                        false => item.required("write column", name)?,
+                    };
                     write_field(csv, value, null, &mut text)?;
                 }
                 csv.write_record(None::<&[u8]>)?;

@@ -158,19 +158,14 @@ impl XmlRecords {
         let element = &self.frame.element;
         let _ = write!(text, "<{element}");
         for name in &*self.attributes {
-            match item.get(name) {
-                None => {
-                    return Err(ItemError::data(format!(
-                        "cannot write attribute `{name}`: the item has no such field"
-                    )));
-                }
-                Some(Value::Null) => {}
-                Some(Value::List(_) | Value::Map(_) | Value::Json(_)) => {
+            match item.required("write attribute", name)? {
+                Value::Null => {}
+                Value::List(_) | Value::Map(_) | Value::Json(_) => {
                     return Err(ItemError::data(format!(
                         "cannot write attribute `{name}`: a list or a map is no attribute"
                     )));
                 }
-                Some(value) => attribute(text, name, &shown(value))?,
+                value => attribute(text, name, &shown(value))?,
             }
         }
         text.push('>');
