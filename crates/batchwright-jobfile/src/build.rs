@@ -342,7 +342,9 @@ impl Builder<'_> {
         let Processor { kind, keys } = processor.get_ref();
         let span = processor.span();
         let keys = self.keys("processor", kind, keys, &span);
-        let reader = |one: &At<Reader>| self.reader(one, known);
+        // Each partition reads all rows of a lookup.
+        let whole = Known { schema: known.schema, partition: None };
+        let reader = |one: &At<Reader>| self.reader(one, &whole);
         if let Some(stage) = stage::stage(kind.get_ref(), keys, known.schema, reader) {
             return stage;
         }

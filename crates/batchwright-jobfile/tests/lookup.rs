@@ -96,6 +96,16 @@ fn every_partition_looks_up_in_all_rows() {
 }
 
 #[test]
+fn a_placeholder_of_the_partition_is_refused_in_the_reader_of_the_rows() {
+    let folder = folder();
+    let writer = "writer = { type = \"jsonl\", path = \"out-${partition.key}.jsonl\" }\n\
+                  partition = { grid = 2, by = { bytes = \"orders.csv\" } }\n";
+    let lookup = format!("{FROM}fields = [\"city\"]").replace("cities.csv", "${partition.key}.csv");
+    let error = load(folder.path(), &lookup, writer).err().unwrap();
+    assert!(error.contains("line 10, column 31: `${partition.key}`"), "{error}");
+}
+
+#[test]
 fn rows_that_cannot_be_used_and_wrong_keys_say_what_is_wrong() {
     let run = |cities: &str, lookup: &str| {
         let folder = folder();
