@@ -216,6 +216,17 @@ fn readers_of_files_keep_their_promises_also_in_blocks() {
             batchwright_items::format::xml::XmlReader::<Row>::new("", "row")
                 .from_source(memory(text))
         });
+        /// Whether a name is null depends on a prefix that an element around it binds.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        struct Named {
+            name: Option<String>,
+        }
+        let text = "<all><row><name>a</name></row><g xmlns:i='http://www.w3.org/2001/XMLSchema-instance'>\
+                    <row><name i:nil='true'/></row></g><row><name>b</name></row></all>";
+        conformance_of_reader(|| {
+            batchwright_items::format::xml::XmlReader::<Named>::new("", "row")
+                .from_source(memory(text))
+        });
     }
     let numbers = |text: &str| Ok(text.parse::<u32>()?);
     let source = Arc::new(MemorySource::new("numbers", *b"1\nx\n3\n\n5"));

@@ -96,6 +96,23 @@ fn every_partition_looks_up_in_all_rows() {
 }
 
 #[test]
+fn a_null_is_equal_to_nothing() {
+    let folder = folder();
+    let rows = "{\"code\":null,\"city\":\"x\"}\n{\"code\":null,\"city\":\"y\"}\n{\"code\":\"PA\",\"city\":\"Paris\"}\n";
+    fs::write(folder.path().join("cities.jsonl"), rows).unwrap();
+    fs::write(folder.path().join("orders.csv"), "id,place\n1,PA\n2,\n").unwrap();
+    let lookup = "from = { type = \"jsonl\", path = \"cities.jsonl\" }\non = \"place\"\nkey = \"code\"\nfields = [\"city\"]\n\
+                  missing = \"null\"";
+    let ended = TestBench::of(load(folder.path(), lookup, OUT).unwrap()).run();
+    assert_eq!(ended.status, BatchStatus::Completed, "{:?}", ended.failure);
+    let out = fs::read_to_string(folder.path().join("out.jsonl")).unwrap();
+    assert_eq!(
+        out,
+        "{\"id\":\"1\",\"place\":\"PA\",\"city\":\"Paris\"}\n{\"id\":\"2\",\"place\":\"\",\"city\":null}\n"
+    );
+}
+
+#[test]
 fn a_placeholder_of_the_partition_is_refused_in_the_reader_of_the_rows() {
     let folder = folder();
     let writer = "writer = { type = \"jsonl\", path = \"out-${partition.key}.jsonl\" }\n\
