@@ -7,12 +7,12 @@ mod source;
 mod writer;
 
 pub use compression::Compression;
-#[cfg(feature = "excel")]
-pub(crate) use input::changed;
 pub use sink::ByteSink;
 pub use source::{ByteSource, FileSource, InputIdentity, MemorySource, OpenSource};
 pub(crate) use source::{file, modified};
 pub use writer::{Encode, EncodedWriter, FileWriter};
+#[cfg(feature = "excel")]
+pub(crate) use {input::changed, source::OpenFile};
 
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -58,7 +58,7 @@ pub(super) fn writer(
 ) -> Option<Result<Make<BoxedWriter>, Problem>> {
     let many = || {
         let ManyKeys { writers } = keys.parse()?;
-        let members = writers.iter().map(|one| member(build(one)?));
+        let members = writers.iter().map(|one| build(one).map(member));
         let mut members = members.collect::<Result<Vec<_>, Problem>>()?;
         let last =
             members.pop().ok_or_else(|| keys.problem("`writers` has at least one writer"))?;
@@ -71,7 +71,7 @@ pub(super) fn writer(
         }
         let is_last = otherwise.is_none();
         let last: Make<BoxedWriter> = match &otherwise {
-            Some(writer) => member(build(writer)?)?,
+            Some(writer) => member(build(writer)?),
             None => Box::new(|_| Ok(BoxedWriter::new(NoWriter::default()))),
         };
         let names = declared(schema);
@@ -80,7 +80,7 @@ pub(super) fn writer(
             let when = Expression::compile(when.get_ref(), schema)
                 .map_err(|problem| Problem::at(when, problem))?;
             let must_match = is_last && index + 1 == routes.len();
-            let (writer, names) = (member(build(writer)?)?, names.clone());
+            let (writer, names) = (member(build(writer)?), names.clone());
             Ok(Box::new(move |scope: &StepScope| {
                 let parameters = parameters(scope.parameters(), &names);
                 let choice = Condition { when: when.clone(), parameters, must_match };
@@ -102,8 +102,8 @@ fn both(rest: Make<BoxedWriter>, first: Make<BoxedWriter>) -> Make<BoxedWriter> 
 }
 
 /// Makes a writer that can be one of several.
-fn member(make: Make<BoxedWriter>) -> Result<Make<BoxedWriter>, Problem> {
-    Ok(Box::new(move |scope| {
+fn member(make: Make<BoxedWriter>) -> Make<BoxedWriter> {
+    Box::new(move |scope| {
         let writer = make(scope)?;
         // A checkpoint would keep its records as JSON, which has fewer types than records.
         match writer.prepares() {
@@ -112,7 +112,7 @@ fn member(make: Make<BoxedWriter>) -> Result<Make<BoxedWriter>, Problem> {
                 "cannot write to another database than the store as one of several writers: give that writer a step of its own",
             )),
         }
-    }))
+    })
 }
 
 /// The condition of a route.

@@ -94,6 +94,11 @@ impl Growing {
     }
 }
 
+/// Returns the error of a document in which no further element can be found.
+pub(super) fn malformed(what: &str) -> ItemError {
+    ItemError::fatal(format!("cannot read the document: {what}"))
+}
+
 /// A position in a document: the bytes and elements consumed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DocumentPosition<P> {
@@ -205,7 +210,7 @@ impl<D: Document> DocumentReader<D> {
 struct DocumentBlock<D: Document> {
     elements: RawRecords,
     document: Arc<D>,
-    /// Places, each with the index of the first element that it is of.
+    /// Places, each with the index of the first element that it is of; the first one is that of the beginning.
     places: Vec<(usize, D::Place)>,
 }
 
@@ -224,8 +229,7 @@ impl<D: Document> Block<D::Item> for DocumentBlock<D> {
             let index = elements.consumed();
             let Some(RawRecord { line, .. }) = elements.next()? else { return Ok(()) };
             let after = places.partition_point(|(first, _)| *first <= index);
-            let Some((_, place)) = after.checked_sub(1).map(|at| &places[at]) else { continue };
-            let item = document.decode(place, line.bytes);
+            let item = document.decode(&places[after - 1].1, line.bytes);
             take(item.map_err(|error| blamed(error, line.number, line.byte, line.bytes))?);
         }
     }
@@ -294,6 +298,9 @@ impl<D: Document> ItemReader for DocumentReader<D> {
         let (place, elements) = match position {
             None => {
                 input.pass_over_mark()?;
+                if matches!(input.rest(), [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..]) {
+                    return Err(malformed("it is UTF-16; convert it to UTF-8"));
+                }
                 (D::Place::default(), 0)
             }
             Some(DocumentPosition { byte, element, .. }) if element > byte => {
@@ -326,10 +333,10 @@ impl<D: Document> ItemReader for DocumentReader<D> {
         let Self { open, document, bytes_max, block_bytes, .. } = self;
         let open = open.as_mut().ok_or_else(|| ItemError::fatal("cannot read a closed file"))?;
         let mut elements = RawRecords::with_capacity(*block_bytes);
-        let mut places: Vec<(usize, D::Place)> = Vec::new();
+        let mut places = vec![(0, open.place.clone())];
         while elements.left() < records {
             let next = open.next(&**document, *bytes_max, |place, element, number, byte| {
-                if places.last().is_none_or(|(_, last)| last != place) {
+                if places.last().is_some_and(|(_, last)| last != place) {
                     places.push((elements.left(), place.clone()));
                 }
                 elements.push(element, number, byte);

@@ -2,8 +2,6 @@
 
 mod sheet;
 
-use std::fs::File;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,7 +21,7 @@ use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, MakeReader};
 use crate::reader::Reads;
 use crate::record::{Names, Record};
-use crate::transport::{ByteSource, FileSource, IfChanged, InputIdentity, changed};
+use crate::transport::{FileSource, IfChanged, InputIdentity, OpenFile, changed};
 use crate::value::Value;
 
 /// A position in a sheet: the number of the last row that was read, from 1.
@@ -152,20 +150,13 @@ impl<T: Send + Sync + 'static> ItemReader for ExcelReader<T> {
     type Position = RowPosition;
 
     fn open(&mut self, position: Option<RowPosition>, _: &StepScope) -> Result<(), ItemError> {
-        let source = FileSource::new(&self.path).open_at(0)?;
-        let failed = |error| {
-            let what = format!("cannot open `{}`", self.path.display());
-            ItemError::wrap(ErrorKind::IO, what, error)
-        };
-        let file = File::open(&self.path).map_err(failed)?;
-        let found = file.metadata().map_err(failed)?;
-        // A pipe can be opened once; the file may have been replaced meanwhile.
-        if source.identity.is_none_or(|identity| identity.inode != found.ino()) {
-            return Err(self.failed("it is no file, or was replaced just now"));
+        let OpenFile { file, identity, held } = FileSource::new(&self.path).open()?;
+        if identity.is_none() {
+            return Err(self.failed("it is no file"));
         }
         if let Some(made_with) = position.and_then(|position| position.input)
             && !self.may_have_changed
-            && Some(made_with) != source.identity
+            && Some(made_with) != identity
         {
             let shown = self.path.display().to_string();
             return Err(changed(&shown, "its size, its time or its file is another"));
@@ -178,9 +169,9 @@ impl<T: Send + Sync + 'static> ItemReader for ExcelReader<T> {
             first,
             names,
             row: header.as_ref().map_or(0, |row| row.number),
-            identity: source.identity,
+            identity,
             pending: None,
-            _held: source.held,
+            _held: held,
         };
         if !self.has_header {
             (open.row, open.pending) = (0, header);

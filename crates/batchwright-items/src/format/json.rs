@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use self::scan::Scan;
-use super::document::{Document, DocumentReader, Found, Growing};
+use super::document::{Document, DocumentReader, Found, Growing, malformed};
 use super::raw::RAW_BYTES_KEPT;
 use crate::files::of_files;
 use crate::key::{At, Keys, Problem, Text};
@@ -102,15 +102,10 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Document for JsonElements<T> {
         let path = self.path.as_deref().map_err(ItemError::fatal)?;
         match place {
             JsonPlace::Start => {
-                let first = next_byte(input)?;
-                if matches!(input.rest(), [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..]) {
-                    return Err(malformed("it is UTF-16; convert it to UTF-8"));
-                }
                 for index in 0..path.len() {
                     enter(input, &path[..=index])?;
                 }
-                let first = if path.is_empty() { first } else { next_byte(input)? };
-                if first != Some(b'[') {
+                if next_byte(input)? != Some(b'[') {
                     return Err(malformed(&match path {
                         [] => "it is not a JSON array; name the array within it (`items_at`)"
                             .to_owned(),
@@ -147,21 +142,14 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Document for JsonElements<T> {
 fn end(input: &mut Input, path: &[String]) -> Result<Option<Found>, ItemError> {
     input.consume(1);
     for open in (1..=path.len()).rev() {
-        loop {
-            match next_byte(input)? {
-                Some(b',') => input.consume(1),
-                Some(b'}') => {
-                    input.consume(1);
-                    break;
-                }
-                found => return Err(unexpected(found, "`,` or `}` after a value")),
-            }
+        while has_more(input)? {
             if name(input)?.as_ref() == path.get(open - 1) {
                 let path = path[..open].join(".");
                 return Err(malformed(&format!("it has `{path}` twice")));
             }
             value(input)?;
         }
+        input.consume(1);
     }
     match next_byte(input)? {
         None => Ok(None),
@@ -182,10 +170,6 @@ fn next_byte(input: &mut Input) -> Result<Option<u8>, ItemError> {
             return Ok(found);
         }
     }
-}
-
-fn malformed(what: &str) -> ItemError {
-    ItemError::fatal(format!("cannot read the document: {what}"))
 }
 
 fn unexpected(found: Option<u8>, wanted: &str) -> ItemError {
@@ -210,11 +194,21 @@ fn enter(input: &mut Input, path: &[String]) -> Result<(), ItemError> {
             return Ok(());
         }
         value(input)?;
-        match next_byte(input)? {
-            Some(b',') => input.consume(1),
-            Some(b'}') => return Err(missing()),
-            found => return Err(unexpected(found, "`,` or `}` after a value")),
+        if !has_more(input)? {
+            return Err(missing());
         }
+    }
+}
+
+/// Whether the object has a further field after a value: then the comma is consumed, and otherwise a brace follows.
+fn has_more(input: &mut Input) -> Result<bool, ItemError> {
+    match next_byte(input)? {
+        Some(b',') => {
+            input.consume(1);
+            Ok(true)
+        }
+        Some(b'}') => Ok(false),
+        found => Err(unexpected(found, "`,` or `}` after a value")),
     }
 }
 

@@ -19,7 +19,7 @@ use self::markup::{
     Markup, Part, Parts, SCHEMA_INSTANCE, bound_prefixes, declared_encoding, local,
 };
 pub use self::writer::{XmlItems, XmlWriter};
-use super::document::{Document, DocumentReader, Found, Growing};
+use super::document::{Document, DocumentReader, Found, Growing, malformed};
 use super::raw::RAW_BYTES_KEPT;
 use crate::transport::input::Input;
 
@@ -192,9 +192,6 @@ fn declaration(place: &mut XmlPlace, input: &mut Input, bytes_max: usize) -> Res
     if input.rest().is_empty() && !input.more()? {
         return Ok(());
     }
-    if matches!(input.rest(), [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..]) {
-        return Err(malformed("it is UTF-16; convert it to UTF-8"));
-    }
     let has_mark = input.byte() == MARK_BYTES;
     let Part { markup, length } = part(&mut Parts::default(), input, 0, bytes_max)?;
     if markup != Markup::Declaration {
@@ -334,10 +331,6 @@ fn is_local_name(name: &str) -> bool {
 
 fn not_local(name: &str) -> String {
     format!("`{name}` is no name of an element, without a prefix")
-}
-
-fn malformed(what: &str) -> ItemError {
-    ItemError::fatal(format!("cannot read the document: {what}"))
 }
 
 /// Returns a name for messages.

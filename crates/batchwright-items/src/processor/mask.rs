@@ -107,15 +107,18 @@ impl ItemProcessor<Record> for Mask {
     type Output = Record;
 
     fn process(&self, item: &Record) -> Result<Option<Record>, ItemError> {
-        let mut values: Vec<Value> = item.values().to_vec();
         for field in &*self.fields {
-            let value = item.required("mask", field)?;
-            let at = item.names().iter().position(|name| **name == **field);
-            if let (Some(at), false) = (at, matches!(value, Value::Null)) {
-                values[at] = self.hide.value(&value.to_string());
-            }
+            item.required("mask", field)?;
         }
-        Ok(Some(item.with(Arc::clone(item.names()), values.into())))
+        let value = |(name, value): (&Arc<str>, &Value)| match value {
+            Value::Null => Value::Null,
+            value if self.fields.iter().any(|field| **field == **name) => {
+                self.hide.value(&value.to_string())
+            }
+            value => value.clone(),
+        };
+        let values = item.names().iter().zip(item.values()).map(value).collect();
+        Ok(Some(item.with(Arc::clone(item.names()), values)))
     }
 }
 

@@ -105,12 +105,18 @@ impl FileSource {
     }
 }
 
-impl ByteSource for FileSource {
-    fn shown(&self) -> String {
-        self.path.display().to_string()
-    }
+/// An opened file.
+pub(crate) struct OpenFile {
+    pub(crate) file: File,
+    /// Identity of a regular file, without the hash of the bytes before the position; its size is the length.
+    pub(crate) identity: Option<InputIdentity>,
+    /// The claim to keep until the file is closed.
+    pub(crate) held: Option<Box<dyn Send>>,
+}
 
-    fn open_at(&self, byte: u64) -> Result<OpenSource, ItemError> {
+impl FileSource {
+    /// Opens the file, or the pipe.
+    pub(crate) fn open(&self) -> Result<OpenFile, ItemError> {
         let held: Option<Box<dyn Send>> = match self.claims {
             true => Some(Box::new(OpenPath::claim(&self.path, PathUse::Input)?)),
             false => None,
@@ -118,23 +124,30 @@ impl ByteSource for FileSource {
         let failed = |error| {
             ItemError::wrap(ErrorKind::IO, format!("cannot open `{}`", self.path.display()), error)
         };
-        let mut file = File::open(&self.path).map_err(failed)?;
+        let file = File::open(&self.path).map_err(failed)?;
         let found = file.metadata().map_err(failed)?;
         if found.is_dir() {
             let what = format!("cannot open `{}`: it is a folder", self.path.display());
             return Err(ItemError::new(ErrorKind::IO, what));
         }
+        let (size, modified) = (found.len(), modified(&found));
+        let identity = InputIdentity { size, modified, inode: found.ino(), before: 0 };
+        Ok(OpenFile { file, identity: found.is_file().then_some(identity), held })
+    }
+}
+
+impl ByteSource for FileSource {
+    fn shown(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn open_at(&self, byte: u64) -> Result<OpenSource, ItemError> {
+        let OpenFile { mut file, identity, held } = self.open()?;
         if byte > 0 {
             file.seek(SeekFrom::Start(byte))?;
         }
-        let (size, modified) = (found.len(), modified(&found));
-        let identity = InputIdentity { size, modified, inode: found.ino(), before: 0 };
-        Ok(OpenSource {
-            bytes: Box::new(file),
-            identity: found.is_file().then_some(identity),
-            length: found.is_file().then_some(found.len()),
-            held,
-        })
+        let length = identity.map(|identity| identity.size);
+        Ok(OpenSource { bytes: Box::new(file), identity, length, held })
     }
 
     fn path(&self) -> Option<&Path> {

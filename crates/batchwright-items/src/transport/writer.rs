@@ -97,16 +97,6 @@ impl<E, S> EncodedWriter<E, S> {
         self.compression = compression;
         self
     }
-
-    /// Encodes `items` into `self.bytes`, and compresses them.
-    fn encode<T>(&mut self, items: &[T], first: bool) -> Result<(), ItemError>
-    where
-        E: Encode<T>,
-    {
-        let Self { encode, bytes, compression, content, .. } = self;
-        bytes.clear();
-        encode_compressed(encode, *compression, (items, first), content, bytes)
-    }
 }
 
 impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWriter<E, S> {
@@ -134,8 +124,10 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
         if items.is_empty() {
             return Ok(());
         }
-        self.encode(items, self.sink.length() == 0)?;
-        self.sink.append(&self.bytes)
+        let Self { sink, encode, bytes, compression, content, .. } = self;
+        bytes.clear();
+        encode_compressed(encode, *compression, (items, sink.length() == 0), content, bytes)?;
+        sink.append(bytes)
     }
 
     fn encodes(&self) -> bool {

@@ -189,10 +189,10 @@ fn moment(instant: ExcelDateTime) -> Value {
     let time = Time::new(small(hour), small(minute), small(second), nanos);
     match (date, time) {
         // Days begin with 1: what is below is a time of day.
-        (_, Ok(time)) if instant.as_f64() < 1.0 => Value::Time(time),
+        (_, Ok(time)) if days < 1.0 => Value::Time(time),
         (Ok(date), Ok(time)) if time == Time::midnight() => Value::Date(date),
         (Ok(date), Ok(time)) => Value::from(DateTime::from_parts(date, time).to_string()),
-        _ => number_of(instant.as_f64()),
+        _ => number_of(days),
     }
 }
 

@@ -33,6 +33,20 @@ struct Node {
     is_null: bool,
 }
 
+/// The prefixes of the namespace of `nil`: those around the element, and those that it binds.
+struct NilPrefixes<'a> {
+    around: &'a [&'a str],
+    within: Vec<String>,
+}
+
+impl NilPrefixes<'_> {
+    fn contains(&self, prefix: &str) -> bool {
+        prefix == "xsi"
+            || self.around.contains(&prefix)
+            || self.within.iter().any(|known| known == prefix)
+    }
+}
+
 /// An attribute, or all elements of a name.
 struct Field {
     name: Arc<str>,
@@ -49,19 +63,18 @@ pub(super) fn record(element: &str, prefixes: &[&str]) -> Result<Record, ItemErr
     };
     let mut reader = Reader::from_str(element);
     let mut open: Vec<Node> = Vec::new();
-    let mut prefixes: Vec<String> =
-        prefixes.iter().chain(&["xsi"]).map(ToString::to_string).collect();
+    let mut nil = NilPrefixes { around: prefixes, within: Vec::new() };
     loop {
         let ended = match reader.read_event().map_err(failed)? {
             Event::Start(start) if open.len() < DEPTH_MAX => {
-                open.push(Node::begin(&start, &mut prefixes)?);
+                open.push(Node::begin(&start, &mut nil)?);
                 None
             }
             Event::Start(_) => {
                 let what = format!("cannot read the element: it is deeper than {DEPTH_MAX} levels");
                 return Err(ItemError::parse(what));
             }
-            Event::Empty(start) => Some(Node::begin(&start, &mut prefixes)?),
+            Event::Empty(start) => Some(Node::begin(&start, &mut nil)?),
             Event::End(_) => open.pop(),
             Event::Eof => return Err(ItemError::parse("cannot read the element: it has no end")),
             other => {
@@ -82,12 +95,11 @@ pub(super) fn record(element: &str, prefixes: &[&str]) -> Result<Record, ItemErr
 }
 
 impl Node {
-    /// Begins the element of `start`; `prefixes` are those of the namespace of `nil`.
-    fn begin(start: &BytesStart<'_>, prefixes: &mut Vec<String>) -> Result<Self, ItemError> {
+    fn begin(start: &BytesStart<'_>, nil: &mut NilPrefixes<'_>) -> Result<Self, ItemError> {
         let local = start.local_name();
         let mut node = Self { name: Some(Arc::from(local.as_ref())), ..Self::default() };
         let bound = bound_prefixes(start.as_bytes()).filter(|(_, is_nil)| *is_nil);
-        prefixes.extend(bound.map(|(prefix, _)| text_of(prefix)));
+        nil.within.extend(bound.map(|(prefix, _)| text_of(prefix)));
         for attribute in start.attributes() {
             let attribute = attribute.map_err(|error| {
                 ItemError::wrap(ErrorKind::PARSE, "cannot read an attribute", error)
@@ -97,7 +109,7 @@ impl Node {
             })?;
             let (name, prefix) = (attribute.key.local_name(), attribute.key.prefix());
             match prefix.as_ref().map(|prefix| prefix.as_ref()) {
-                Some(prefix) if prefixes.iter().any(|known| known == prefix) => {
+                Some(prefix) if nil.contains(prefix) => {
                     let is_true = ["true", "1"].contains(&value.trim());
                     node.is_null |= name.as_ref() == "nil" && is_true;
                 }
