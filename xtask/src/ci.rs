@@ -125,11 +125,13 @@ pub(crate) fn features() -> Result<(), String> {
     Ok(())
 }
 
-/// Runs this program again with `words` while private servers are running.
+/// Runs this program again with `words` while private servers are running. Nothing that is built is built again, so the data of
+/// incremental builds, some gigabytes, is left out.
 pub(crate) fn with_services(words: &[&str]) -> Result<(), String> {
     let xtask = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut command = Command::new("bash");
     command.args(["scripts/services.sh", "run"]).arg(xtask).args(words);
+    command.env("CARGO_INCREMENTAL", "0");
     // `exec` returns only on failure.
     Err(format!("cannot run scripts/services.sh: {}", command.exec()))
 }
