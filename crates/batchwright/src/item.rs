@@ -87,7 +87,7 @@ pub(crate) use dead_letter::DeadLetterFile;
 pub use deliver::{Deliver, DeliveryWriter};
 pub(crate) use factory::{Factory, cloning, guarded};
 pub(crate) use file_output::is_growing;
-pub use file_output::{FileOutput, FilePosition, stable_hash};
+pub use file_output::{FileOutput, FilePosition, stable_hash, stable_hash_after};
 pub(crate) use forward::forward_writer;
 pub use keyed::KeyedReader;
 pub use list::{ListReader, ListWriter, NoWriter};

@@ -252,6 +252,32 @@ impl FileOutput {
         Ok(())
     }
 
+    /// Makes the growing file of `position` again if it is missing, with the content that `write` gives it: for outputs whose
+    /// complete file has left this machine. [`open`](Self::open) then checks it like any other.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be created, or `write` fails; no file is left then.
+    pub fn restore(
+        &self,
+        position: FilePosition,
+        scope: &StepScope,
+        write: impl FnOnce(&mut File) -> Result<(), ItemError>,
+    ) -> Result<(), ItemError> {
+        let names = Names::new(&target(&self.path)?, scope);
+        let Some(FileIdentity { made_by, .. }) = position.file else { return Ok(()) };
+        if names.find(&position, scope.id().0).is_ok() {
+            return Ok(());
+        }
+        let path = names.of(made_by);
+        make_folders(&path)?;
+        let mut file = create(&path)?;
+        write(&mut file).inspect_err(|_| {
+            // The first error is the cause.
+            let _ = remove(&path);
+        })
+    }
+
     /// Returns the length including all appended bytes.
     pub fn length(&self) -> u64 {
         self.state.as_ref().map_or(0, |state| state.length)
@@ -658,9 +684,13 @@ fn is_same_file(file: &File, path: &Path) -> bool {
 /// <http://www.isthe.com/chongo/tech/comp/fnv/>
 #[doc(hidden)]
 pub fn stable_hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    stable_hash_after(0xcbf2_9ce4_8422_2325, bytes)
+}
+
+/// Returns the hash of some bytes followed by `bytes`; `hash` is that of the former.
+#[doc(hidden)]
+pub fn stable_hash_after(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Whether `name` is that of an output that is not complete: `NAME.TOKEN-NUMBER.part`.

@@ -72,6 +72,12 @@ impl FilePartitions {
 }
 
 impl FilePartitions {
+    /// Whether the pattern selects a file called `name`.
+    pub fn selects(&self, name: &str) -> bool {
+        let is_seen = !name.starts_with('.') || self.pattern.starts_with('.');
+        is_seen && !crate::item::is_growing(name) && crate::text::matches(&self.pattern, name)
+    }
+
     /// Returns the names of the files, sorted, without those of outputs that are not complete.
     ///
     /// # Errors
@@ -91,12 +97,7 @@ impl FilePartitions {
                     name.display()
                 ))
             })?;
-            let is_seen = !name.starts_with('.') || self.pattern.starts_with('.');
-            if is_seen
-                && !crate::item::is_growing(&name)
-                && crate::text::matches(&self.pattern, &name)
-                && entry.path().is_file()
-            {
+            if self.selects(&name) && entry.path().is_file() {
                 names.push(name);
             }
         }
