@@ -4,12 +4,11 @@
 #   scripts/services.sh run COMMAND…     start the servers, run COMMAND with their URLs in its environment, stop the servers
 #   scripts/services.sh up DIR           start the servers; then: set -a; . DIR/env; set +a
 #   scripts/services.sh down DIR         stop the servers of `up`
-#   scripts/services.sh restart NAME     crash postgres, mariadb, rabbitmq or pgbouncer of $BATCHWRIGHT_TEST_SERVICES, and start
-#                                        it again
+#   scripts/services.sh restart NAME     crash a server of $BATCHWRIGHT_TEST_SERVICES, such as postgres, and start it again
 #   scripts/services.sh install          only install the packages
 #
-# `run` and `up` install missing programs from Debian's packages: PostgreSQL, MariaDB, RabbitMQ, PgBouncer, Chromium with its
-# driver, libfaketime, strace; and schemathesis from PyPI, in its own folder. Installed programs are not changed. The servers of
+# `run` and `up` install missing programs from Debian's packages: PostgreSQL, MariaDB, RabbitMQ, PgBouncer, OpenSSH, nginx,
+# Chromium with its driver, libfaketime, strace; and from PyPI, in their own folders, schemathesis and the servers of S3 and FTP. Installed programs are not changed. The servers of
 # the packages are not started. Works as root or as an ordinary user (who needs sudo only for a missing package).
 set -euo pipefail
 
@@ -34,6 +33,8 @@ cc libc6-dev
 mariadbd mariadb-server
 /usr/lib/rabbitmq/bin/rabbitmq-server rabbitmq-server
 /usr/sbin/pgbouncer pgbouncer
+/usr/sbin/sshd openssh-server
+/usr/sbin/nginx nginx-light
 chromium chromium
 chromedriver chromium-driver
 faketime faketime
@@ -63,6 +64,7 @@ install() {
             say "some packages could not be installed; tests that need them are skipped"
         [ -z "$off" ] || $sudo rm -f /usr/sbin/policy-rc.d
     fi
+    install_places
     if [ ! -x "$TOOLS/schemathesis/bin/schemathesis" ]; then
         python3 -m venv "$TOOLS/schemathesis" &&
             "$TOOLS/schemathesis/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$SCHEMATHESIS" ||
@@ -266,12 +268,16 @@ fill_rabbitmq() {
 }
 CRASH_rabbitmq=KILL
 
+# shellcheck source=places.sh
+. "$(dirname "$SELF")/places.sh"
+
 # Prints the servers whose programs are installed; PgBouncer needs PostgreSQL.
 available() {
     [ -z "$PG" ] || echo postgres
     [ -z "$PG" ] || [ ! -x /usr/sbin/pgbouncer ] || echo pgbouncer
     [ ! -x /usr/sbin/mariadbd ] || echo mariadb
     [ ! -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || echo rabbitmq
+    available_places
 }
 
 # ---- verbs
@@ -305,7 +311,7 @@ up() {
 down() {
     use "$1"
     local name
-    for name in pgbouncer postgres mariadb rabbitmq epmd; do
+    for name in pgbouncer postgres mariadb rabbitmq epmd s3 ftp sftp web; do
         case $name in epmd) end epmd TERM ;; *) crash=CRASH_$name; end "$name" "${!crash}" ;; esac
     done
     [[ $HOME_DIR != */bw-services.* ]] || rm -rf "$HOME_DIR"

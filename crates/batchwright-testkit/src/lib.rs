@@ -30,6 +30,16 @@ pub enum Service {
     RabbitMq,
     /// A PgBouncer in transaction mode in front of that PostgreSQL: `BATCHWRIGHT_TEST_PGBOUNCER`.
     PgBouncer,
+    /// An object store that speaks S3: `BATCHWRIGHT_TEST_S3`.
+    S3,
+    /// An FTP server: `BATCHWRIGHT_TEST_FTP`.
+    Ftp,
+    /// The same with TLS: `BATCHWRIGHT_TEST_FTPS`.
+    Ftps,
+    /// An SSH server: `BATCHWRIGHT_TEST_SFTP`.
+    Sftp,
+    /// A web server of the files in `BATCHWRIGHT_TEST_WEB_FOLDER`: `BATCHWRIGHT_TEST_WEB`.
+    Web,
     /// Servers that the tests may restart, as `scripts/services.sh` starts them: `BATCHWRIGHT_TEST_SERVICES`.
     Restart,
     /// The program schemathesis: `BATCHWRIGHT_TEST_SCHEMATHESIS`.
@@ -59,6 +69,11 @@ pub fn needs(service: Service) -> Option<String> {
         Service::MariaDb => variable("BATCHWRIGHT_TEST_MYSQL"),
         Service::RabbitMq => variable("BATCHWRIGHT_TEST_RABBITMQ"),
         Service::PgBouncer => variable("BATCHWRIGHT_TEST_PGBOUNCER"),
+        Service::S3 => variable("BATCHWRIGHT_TEST_S3"),
+        Service::Ftp => variable("BATCHWRIGHT_TEST_FTP"),
+        Service::Ftps => variable("BATCHWRIGHT_TEST_FTPS"),
+        Service::Sftp => variable("BATCHWRIGHT_TEST_SFTP"),
+        Service::Web => variable("BATCHWRIGHT_TEST_WEB"),
         Service::Restart => variable("BATCHWRIGHT_TEST_SERVICES"),
         Service::Schemathesis => variable("BATCHWRIGHT_TEST_SCHEMATHESIS"),
         Service::Browser => program("chromedriver").and_then(|_| program("chromium")),

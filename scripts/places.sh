@@ -1,0 +1,121 @@
+# The servers of files, sourced by services.sh: an object store that speaks S3, FTP, SSH, a web server.
+
+PLACES=$TOOLS/places/bin
+PLACES_PACKAGES="moto[s3]==5.2.5 flask==3.1.3 flask-cors==6.0.2 pyftpdlib==2.2.0 pyopenssl==26.4.0"
+
+install_places() {
+    [ ! -x "$PLACES/moto_server" ] || return 0
+    python3 -m venv "$TOOLS/places" &&
+        # shellcheck disable=SC2086
+        "$PLACES/pip" install --quiet --disable-pip-version-check --no-compile $PLACES_PACKAGES ||
+        { rm -rf "$TOOLS/places"; say "the servers of S3 and FTP could not be installed; their tests are skipped"; }
+}
+
+make_s3() { free_port >"$DIR/s3.port"; }
+start_s3() {
+    launch s3 "$(id -un)" "$PLACES/moto_server" -H 127.0.0.1 -p "$(cat "$DIR/s3.port")"
+    wait_for s3 listens "$(cat "$DIR/s3.port")"
+}
+fill_s3() {
+    local port
+    port=$(cat "$DIR/s3.port")
+    "$PLACES/python" -c 'import sys, urllib.request as http
+http.urlopen(http.Request(sys.argv[1], method="PUT")).read()' "http://127.0.0.1:$port/$NAME"
+    publish BATCHWRIGHT_TEST_S3 "'s3://key:secret@$NAME/?endpoint=http://127.0.0.1:$port'"
+}
+CRASH_s3=KILL
+
+make_ftp() {
+    own "$(id -un)" "$HOME_DIR/ftp"
+    mkdir "$HOME_DIR/ftp/files"
+    free_port >"$DIR/ftp.port"
+    free_port >"$DIR/ftps.port"
+}
+start_ftp() {
+    launch ftp "$(id -un)" "$PLACES/python" "$(dirname "$SELF")/ftp_server.py" "$HOME_DIR/ftp/files" \
+        "$(cat "$DIR/ftp.port")" "$(cat "$DIR/ftps.port")" "$HOME_DIR/ftp/certificate"
+    wait_for ftp listens "$(cat "$DIR/ftps.port")"
+}
+fill_ftp() {
+    publish BATCHWRIGHT_TEST_FTP "'ftp://$NAME:$NAME@127.0.0.1:$(cat "$DIR/ftp.port")/'"
+    publish BATCHWRIGHT_TEST_FTPS "'ftps://$NAME:$NAME@127.0.0.1:$(cat "$DIR/ftps.port")/?ca=$HOME_DIR/ftp/certificate'"
+}
+CRASH_ftp=KILL
+
+# The user of this script signs in by a key: the server needs no account of its own.
+make_sftp() {
+    local home=$HOME_DIR/sftp
+    own "$(id -un)" "$home"
+    mkdir "$home/files"
+    free_port >"$DIR/sftp.port"
+    ssh-keygen -q -t ed25519 -N '' -f "$home/host"
+    ssh-keygen -q -t ed25519 -N '' -f "$home/user"
+    echo "[127.0.0.1]:$(cat "$DIR/sftp.port") $(cut -d' ' -f1,2 "$home/host.pub")" >"$home/known_hosts"
+    [ "$(id -u)" != 0 ] || mkdir -p -m 755 /run/sshd
+    cat >"$home/config" <<CONF
+Port $(cat "$DIR/sftp.port")
+ListenAddress 127.0.0.1
+HostKey $home/host
+AuthorizedKeysFile $home/user.pub
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+PermitRootLogin prohibit-password
+PidFile none
+Subsystem sftp internal-sftp
+CONF
+}
+start_sftp() {
+    launch sftp "$(id -un)" /usr/sbin/sshd -D -e -f "$HOME_DIR/sftp/config"
+    wait_for sftp listens "$(cat "$DIR/sftp.port")"
+}
+fill_sftp() {
+    local home=$HOME_DIR/sftp
+    publish BATCHWRIGHT_TEST_SFTP \
+        "'sftp://$(id -un)@127.0.0.1:$(cat "$DIR/sftp.port")$home/files/?key=$home/user&known_hosts=$home/known_hosts'"
+}
+CRASH_sftp=KILL
+
+make_web() {
+    local home=$HOME_DIR/web
+    own "$(id -un)" "$home"
+    mkdir "$home/files"
+    free_port >"$DIR/web.port"
+    cat >"$home/config" <<CONF
+daemon off;
+$([ "$(id -u)" != 0 ] || echo "user $(id -un);")
+pid $home/pid;
+error_log stderr;
+worker_processes 1;
+events {}
+http {
+    access_log off;
+    client_body_temp_path $home/body;
+    proxy_temp_path $home/proxy;
+    fastcgi_temp_path $home/fastcgi;
+    uwsgi_temp_path $home/uwsgi;
+    scgi_temp_path $home/scgi;
+    server {
+        listen 127.0.0.1:$(cat "$DIR/web.port");
+        root $home/files;
+        # The same files as a server without ranges sends them.
+        location /whole/ { alias $home/files/; max_ranges 0; }
+    }
+}
+CONF
+}
+start_web() {
+    launch web "$(id -un)" /usr/sbin/nginx -e stderr -c "$HOME_DIR/web/config"
+    wait_for web listens "$(cat "$DIR/web.port")"
+}
+fill_web() {
+    publish BATCHWRIGHT_TEST_WEB "http://127.0.0.1:$(cat "$DIR/web.port")/"
+    publish BATCHWRIGHT_TEST_WEB_FOLDER "$HOME_DIR/web/files"
+}
+CRASH_web=KILL
+
+available_places() {
+    [ ! -x "$PLACES/moto_server" ] || { echo s3 && echo ftp; }
+    [ ! -x /usr/sbin/sshd ] || echo sftp
+    [ ! -x /usr/sbin/nginx ] || echo web
+}
