@@ -117,6 +117,10 @@ pub(crate) fn features() -> Result<(), String> {
         ("batchwright-cli", ""),
         ("batchwright-items", ""),
         ("batchwright-items", "zstd,bzip2"),
+        ("batchwright-items", "s3"),
+        ("batchwright-items", "http,excel"),
+        ("batchwright-items", "ftp"),
+        ("batchwright-items", "sftp"),
     ] {
         let check =
             ["check", "--package", package, "--no-default-features", "--features", features];

@@ -7,12 +7,14 @@ mod checksum;
 mod copy;
 mod delete;
 mod merge;
+mod transfer;
 mod wait;
 
 pub(crate) use checksum::ChecksumKind;
-pub(crate) use copy::TransferKind;
+pub(crate) use copy::CopyKind;
 pub(crate) use delete::DeleteKind;
 pub(crate) use merge::MergeKind;
+pub(crate) use transfer::TransferKind;
 pub(crate) use wait::WaitKind;
 
 use std::fs::{self, File};
@@ -28,7 +30,7 @@ use batchwright::item::{OpenPath, PathUse, stable_hash};
 use batchwright::scope::StepScope;
 use serde::{Deserialize, Serialize};
 
-use crate::files::folder_of;
+use crate::paths::folder_of;
 use crate::transport::modified;
 
 /// Number of files that one call handles; then its progress is stored, and a stop is noticed.
@@ -154,9 +156,7 @@ fn place(
     write: impl FnOnce(&mut File) -> Result<(), ItemError>,
 ) -> Result<(), ItemError> {
     let folder = made_folder_of(to)?;
-    // The same for each attempt of this instance, and of no other: an attempt replaces what an earlier one left.
-    let whole = format!("{} {} {}", scope.store_id(), scope.job().instance_id(), scope.step());
-    let token = format!("{:016x}", stable_hash(whole.as_bytes()));
+    let token = token(scope);
     let wanted = PathUse::Output { token: token.clone(), made_by: scope.id().0 };
     let _claim = OpenPath::claim(to, wanted)?;
     // Hidden, so that no pattern matches it.
@@ -183,6 +183,13 @@ fn place(
         }
     }
     sync_folder(&folder)
+}
+
+/// Returns a part of the names of files in work: the same for each attempt of this instance, and of no other, so an attempt
+/// replaces what an earlier one left.
+fn token(scope: &StepScope) -> String {
+    let whole = format!("{} {} {}", scope.store_id(), scope.job().instance_id(), scope.step());
+    format!("{:016x}", stable_hash(whole.as_bytes()))
 }
 
 /// Creates the folder of `path` if it does not exist, and returns it.

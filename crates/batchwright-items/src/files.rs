@@ -1,104 +1,60 @@
-//! Files by a pattern in their names, and readers of all of them.
+//! Readers of all files that match a pattern.
 
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use batchwright::ItemError;
-use batchwright::error::ErrorKind;
 use batchwright::item::{FromInput, ItemReader, SeriesReader};
-use batchwright::partition::FilePartitions;
 use batchwright::scope::StepScope;
 
 use crate::key::{Problem, Text};
 use crate::kind::{BuildContext, MakeReader};
+use crate::location::Location;
+use crate::paths::no_file;
 use crate::reader::{BoxedReader, Position, Reads};
 use crate::record::{Names, Record};
+use crate::transport::ByteSource;
 use crate::value::Value;
 
-/// Whether the last part of `path` is a pattern: `*` matches any characters, `?` one.
-pub(crate) fn is_pattern(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().contains(['*', '?']))
-}
-
-/// Returns the folder of the file at `path`.
-pub(crate) fn folder_of(path: &Path) -> PathBuf {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    folder.unwrap_or(Path::new(".")).to_owned()
-}
-
-/// Returns the files that `path` names or matches, sorted by their names; a folder that does not exist has none.
-pub(crate) fn files_of(path: &Path) -> Result<Vec<PathBuf>, ItemError> {
-    if !is_pattern(path) {
-        return match std::fs::metadata(path) {
-            Ok(found) => Ok(if found.is_file() { vec![path.to_owned()] } else { Vec::new() }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(unreadable(path, error)),
-        };
-    }
-    let folder = folder_of(path);
-    match folder.try_exists() {
-        Ok(true) => {}
-        Ok(false) => return Ok(Vec::new()),
-        Err(error) => return Err(unreadable(&folder, error)),
-    }
-    let pattern = path.file_name().unwrap_or_default().to_string_lossy();
-    let names = FilePartitions::new(&folder, pattern).names()?;
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
-}
-
-/// Returns the files of `path`, or an error when there is none.
-pub(crate) fn some_files_of(path: &Path) -> Result<Vec<PathBuf>, ItemError> {
-    let files = files_of(path)?;
-    match files.is_empty() {
-        false => Ok(files),
-        true if is_pattern(path) => Err(no_file(&format!("no file matches `{}`", path.display()))),
-        true if path.is_dir() => {
-            Err(no_file(&format!("`{}` is a folder; add a pattern, such as `*`", path.display())))
-        }
-        true => Err(no_file(&format!("`{}` does not exist", path.display()))),
-    }
-}
-
-fn unreadable(path: &Path, error: std::io::Error) -> ItemError {
-    ItemError::wrap(ErrorKind::IO, format!("cannot read `{}`", path.display()), error)
-}
-
-fn no_file(what: &str) -> ItemError {
-    ItemError::new(ErrorKind::IO, format!("cannot begin: {what}"))
-}
-
 /// Makes the reader of the file at `path`, which `one` makes, or of all files that match it, in the order of their names. The field
-/// `field` gets the path of the file; `fields` are those of its records, if they are known.
+/// `field` gets the path of the file, or its URL; `fields` are those of its records, if they are known.
 pub(crate) fn of_files(
     cx: &BuildContext<'_>,
     path: &Text,
     field: Option<&str>,
     fields: Option<Vec<String>>,
-    one: impl Fn(PathBuf, &StepScope) -> Result<BoxedReader, ItemError> + Send + Sync + 'static,
+    one: impl Fn(Arc<dyn ByteSource>, &StepScope) -> Result<BoxedReader, ItemError>
+    + Send
+    + Sync
+    + 'static,
 ) -> Result<MakeReader, Problem> {
-    let path = cx.path(path)?;
+    let location = cx.location(path)?;
     let field: Option<Arc<str>> = field.map(Arc::from);
     let all = fields.map(|fields| fields.into_iter().chain(field.as_deref().map(str::to_owned)));
     let all = all.map(Iterator::collect);
     let one = Arc::new(one);
     let made = MakeReader::new(move |scope| {
-        let path = path(scope)?;
-        let is_one = !is_pattern(&path) || path.is_file();
+        let location = location(scope)?;
+        let is_one = location.is_one();
         if is_one && field.is_none() {
-            return one(path, scope);
+            return one(location.source(), scope);
         }
         if !is_one && scope.partition().is_some_and(|partition| partition.values.has("start")) {
             return Err(ItemError::fatal(format!(
                 "cannot divide `{}` by bytes: it is the pattern of several files",
-                path.display()
+                location.shown()
             )));
         }
-        let files = if is_one { vec![path] } else { some_files_of(&path)? };
-        let names = files.iter().map(|path| path.display().to_string());
+        let files = if is_one { vec![location] } else { location.matches(false)? };
+        let files: Vec<(String, Location)> =
+            files.into_iter().map(|file| (file.shown(), file)).collect();
+        let names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
+        let files: HashMap<String, Location> = files.into_iter().collect();
         let (one, scope, seen) = (Arc::clone(&one), scope.clone(), Arc::new(Mutex::new(None)));
         let fields = Arc::clone(&seen);
-        let series = SeriesReader::new(names.collect::<Vec<_>>(), move |path| {
-            let inner = one(PathBuf::from(path), &scope)?;
+        let series = SeriesReader::new(names, move |name| {
+            let file = files.get(name).ok_or_else(|| no_file(&format!("`{name}` is unknown")))?;
+            let inner = one(file.source(), &scope)?;
             Ok(Checked { inner, fields: Arc::clone(&fields) })
         });
         let tagged = Tagged { series, field: field.clone(), names: None };

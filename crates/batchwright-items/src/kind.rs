@@ -11,9 +11,11 @@ use batchwright::step::Tasklet;
 use schemars::{JsonSchema, Schema};
 
 use crate::key::{Keys, Problem, Text};
+use crate::location::Location;
 use crate::reader::BoxedReader;
 use crate::record::Record;
 use crate::template::{Known, Template};
+use crate::transport::{check_scheme, not_local, scheme_of};
 use crate::writer::BoxedWriter;
 
 /// A function that makes a part of a step for one step execution.
@@ -285,37 +287,77 @@ impl BuildContext<'_> {
         Ok(template)
     }
 
-    /// Makes the path of an input from a text with `${…}`.
+    /// Makes the path of an input, a file of this machine, from a text with `${…}`.
     ///
     /// # Errors
     ///
-    /// As [`template`](Self::template).
+    /// As [`template`](Self::template), and when the text is a URL.
     pub fn path(&self, text: &Text) -> Result<Make<PathBuf>, Problem> {
+        if let Some(scheme) = scheme_of(text.get_ref()) {
+            return Err(Problem::at(text, not_local(scheme)));
+        }
         let (template, folder) = (self.template(text)?, self.folder.to_owned());
-        Ok(Box::new(move |scope| Ok(folder.join(template.render(scope)?))))
+        Ok(Box::new(move |scope| {
+            let path = template.render(scope)?;
+            match scheme_of(&path) {
+                None => Ok(folder.join(path)),
+                Some(scheme) => Err(ItemError::fatal(not_local(scheme))),
+            }
+        }))
     }
 
-    /// Makes the path of an output from a text with `${…}`.
+    /// Makes the location of an input from a text with `${…}`.
+    pub(crate) fn location(&self, text: &Text) -> Result<Make<Location>, Problem> {
+        check_scheme(text.get_ref()).map_err(|message| Problem::at(text, message))?;
+        let (template, folder) = (self.template(text)?, self.folder.to_owned());
+        Ok(Box::new(move |scope| Location::parse(&template.render(scope)?, &folder)))
+    }
+
+    /// Makes the path of an output, a file of this machine, from a text with `${…}`.
     ///
     /// # Errors
     ///
-    /// As [`template`](Self::template).
+    /// As [`path`](Self::path).
     pub fn output_path(&self, text: &Text) -> Result<Make<PathBuf>, Problem> {
-        let path = self.path(text)?;
-        if !self.inside_only {
-            return Ok(path);
-        }
-        let here = if self.folder.as_os_str().is_empty() { Path::new(".") } else { self.folder };
-        let folder = std::path::absolute(here).unwrap_or_default();
+        let (path, is_allowed) = (self.path(text)?, self.allows());
         Ok(Box::new(move |scope| {
             let path = path(scope)?;
-            let is_inside = !path.components().any(|one| one.as_os_str() == "..")
-                && (path.is_relative() || path.starts_with(&folder));
-            match is_inside {
+            match is_allowed(&path) {
                 true => Ok(path),
                 false => Err(Self::outside(&path.display())),
             }
         }))
+    }
+
+    /// Makes the location of an output from a text with `${…}`.
+    pub(crate) fn output_location(&self, text: &Text) -> Result<Make<Location>, Problem> {
+        let (location, is_allowed) = (self.location(text)?, self.allows());
+        #[cfg(feature = "remote")]
+        let inside_only = self.inside_only;
+        Ok(Box::new(move |scope| {
+            let location = location(scope)?;
+            let is_allowed = match &location {
+                Location::File(path) => is_allowed(path),
+                #[cfg(feature = "remote")]
+                Location::Remote(_) => !inside_only,
+            };
+            match is_allowed {
+                true => Ok(location),
+                false => Err(Self::outside(&location.shown())),
+            }
+        }))
+    }
+
+    /// Returns whether an output may be at a path.
+    fn allows(&self) -> impl Fn(&Path) -> bool + Send + Sync + use<> {
+        let inside_only = self.inside_only;
+        let here = if self.folder.as_os_str().is_empty() { Path::new(".") } else { self.folder };
+        let folder = std::path::absolute(here).unwrap_or_default();
+        move |path| {
+            let is_inside = !path.components().any(|one| one.as_os_str() == "..")
+                && (path.is_relative() || path.starts_with(&folder));
+            !inside_only || is_inside
+        }
     }
 
     /// Returns the error for an output that a rehearsal must not reach.

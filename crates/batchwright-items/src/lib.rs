@@ -12,6 +12,8 @@ mod files;
 pub mod format;
 mod key;
 mod kind;
+mod location;
+mod paths;
 mod processor;
 mod reader;
 mod record;

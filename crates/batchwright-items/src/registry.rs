@@ -28,10 +28,11 @@ impl KindRegistry {
         let kinds = kinds.with(processor::ValidateKind);
         kinds
             .with(file_step::ChecksumKind)
-            .with(file_step::TransferKind::COPY)
+            .with(file_step::CopyKind::COPY)
             .with(file_step::DeleteKind)
             .with(file_step::MergeKind)
-            .with(file_step::TransferKind::MOVE)
+            .with(file_step::CopyKind::MOVE)
+            .with(file_step::TransferKind)
             .with(file_step::WaitKind)
             .with(format::csv::Csv)
             .with(format::json_lines::FileKind)

@@ -2,17 +2,32 @@
 
 mod compression;
 pub(crate) mod input;
+mod output;
+#[cfg(feature = "remote")]
+mod remote;
+mod scheme;
+#[cfg(feature = "excel")]
+mod seekable;
 mod sink;
 mod source;
 mod writer;
 
 pub use compression::Compression;
+pub(crate) use output::Output;
+#[cfg(feature = "remote")]
+pub(crate) use remote::{RemoteFile, RemoteOutput};
+#[cfg(not(feature = "remote"))]
+pub(crate) use scheme::unknown;
+pub(crate) use scheme::{check_scheme, not_local, scheme_of};
 pub use sink::ByteSink;
 pub use source::{ByteSource, FileSource, InputIdentity, MemorySource, OpenSource};
-pub(crate) use source::{file, modified};
+pub(crate) use source::{decompressed, file, modified};
 pub use writer::{Encode, EncodedWriter, FileWriter};
 #[cfg(feature = "excel")]
-pub(crate) use {input::changed, source::OpenFile};
+pub(crate) use {
+    input::changed,
+    seekable::{OpenSeekable, ReadSeek, seekable},
+};
 
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -14,9 +14,9 @@ use serde::Deserialize;
 use sha2::Digest;
 
 use super::{Placing, copy_bytes, failed, place};
-use crate::files::some_files_of;
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
+use crate::paths::some_files_of;
 use crate::template::Template;
 
 /// The kind `checksum`.

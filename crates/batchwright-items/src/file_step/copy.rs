@@ -16,17 +16,17 @@ use super::{
     FILES_PER_CALL, KnownFile, Placing, absolute, copy_bytes, failed, made_folder_of, place,
     remove, sync_folder, within_bounds,
 };
-use crate::files::{files_of, folder_of, is_pattern, some_files_of};
 use crate::key::{Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
+use crate::paths::{files_of, folder_of, is_pattern, some_files_of};
 use crate::transport::modified;
 
 /// The kinds `copy` and `move`.
-pub(crate) struct TransferKind {
+pub(crate) struct CopyKind {
     removes: bool,
 }
 
-impl TransferKind {
+impl CopyKind {
     /// The kind `copy`.
     pub(crate) const COPY: Self = Self { removes: false };
     /// The kind `move`.
@@ -37,7 +37,7 @@ impl TransferKind {
 /// restart finishes what was begun, and leaves alone what arrived meanwhile.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct TransferKeys {
+struct CopyKeys {
     /// The file, or files by a pattern in the name: `*` matches any characters, `?` one.
     from: Text,
     /// The new path, or a folder, which ends with `/` or exists; a pattern needs a folder.
@@ -49,26 +49,26 @@ struct TransferKeys {
     optional: bool,
 }
 
-impl ItemKind for TransferKind {
+impl ItemKind for CopyKind {
     fn name(&self) -> &'static str {
         if self.removes { "move" } else { "copy" }
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().tasklet::<TransferKeys>()
+        KindSchema::default().tasklet::<CopyKeys>()
     }
 
     fn tasklet(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Box<dyn Tasklet>, Problem> {
-        let TransferKeys { from, to, replace, optional } = keys.parse()?;
+        let CopyKeys { from, to, replace, optional } = keys.parse()?;
         // A rehearsal must not remove a file outside of its folder either.
         let from = if self.removes { cx.output_path(&from)? } else { cx.path(&from)? };
         let (to, replace) = (cx.output_path(&to)?, replace.unwrap_or(true));
-        Ok(Box::new(Transfer { from, to, replace, optional, removes: self.removes }))
+        Ok(Box::new(Copying { from, to, replace, optional, removes: self.removes }))
     }
 }
 
 /// Copies files, and removes the originals if it moves them.
-struct Transfer {
+struct Copying {
     from: Make<PathBuf>,
     to: Make<PathBuf>,
     replace: bool,
@@ -89,7 +89,7 @@ const PLAN: &str = "files";
 /// Largest difference between the times of a file and its copy, in nanoseconds: some file systems keep only even seconds.
 const TIMES_BOUND: u64 = 2_000_000_000;
 
-impl Tasklet for Transfer {
+impl Tasklet for Copying {
     fn call(&self, call: &mut TaskletCall<'_, '_>) -> Result<Flow, ItemError> {
         let scope = call.scope().clone();
         if !scope.context().has(PLAN) {
@@ -114,7 +114,7 @@ impl Tasklet for Transfer {
     }
 }
 
-impl Transfer {
+impl Copying {
     fn plan(&self, scope: &StepScope) -> Result<Plan, ItemError> {
         let (from, to) = ((self.from)(scope)?, (self.to)(scope)?);
         let found = if self.optional { files_of(&from)? } else { some_files_of(&from)? };

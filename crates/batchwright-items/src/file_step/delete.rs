@@ -10,9 +10,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{FILES_PER_CALL, KnownFile, PLANNED_MAX, remove_all};
-use crate::files::files_of;
 use crate::key::{Keys, Problem, Text, duration};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
+use crate::paths::files_of;
 
 /// The kind `delete`.
 pub(crate) struct DeleteKind;

@@ -16,9 +16,9 @@ use super::{
     FILES_PER_CALL, KnownFile, Placing, absolute, copy_bytes, failed, place, remove_all,
     within_bounds,
 };
-use crate::files::some_files_of;
 use crate::key::{Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
+use crate::paths::some_files_of;
 use crate::transport::Compression;
 
 /// The kind `merge`.

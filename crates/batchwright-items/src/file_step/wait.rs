@@ -10,9 +10,9 @@ use batchwright::step::{Flow, Tasklet, TaskletCall};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::files::files_of;
 use crate::key::{Keys, Problem, Text, duration};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
+use crate::paths::files_of;
 use crate::transport::modified;
 
 /// The kind `wait_for`.

@@ -161,7 +161,7 @@ impl<D: Document> DocumentReader<D> {
         Self::sharing(file(path), Arc::new(document))
     }
 
-    fn sharing(source: Arc<dyn ByteSource>, document: Arc<D>) -> Self {
+    pub(super) fn sharing(source: Arc<dyn ByteSource>, document: Arc<D>) -> Self {
         Self {
             source,
             document,

@@ -21,7 +21,9 @@ use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, MakeReader};
 use crate::reader::Reads;
 use crate::record::{Names, Record};
-use crate::transport::{FileSource, IfChanged, InputIdentity, OpenFile, changed};
+use crate::transport::{
+    ByteSource, FileSource, IfChanged, InputIdentity, OpenSeekable, changed, seekable,
+};
 use crate::value::Value;
 
 /// A position in a sheet: the number of the last row that was read, from 1.
@@ -52,7 +54,7 @@ pub struct RowPosition {
 /// let prices = ExcelReader::<Price>::new("prices.xlsx").sheet("2026");
 /// ```
 pub struct ExcelReader<T> {
-    path: PathBuf,
+    source: Arc<dyn ByteSource>,
     sheet: Option<String>,
     has_header: bool,
     may_have_changed: bool,
@@ -76,7 +78,7 @@ struct Opened {
 impl<T: DeserializeOwned> ExcelReader<T> {
     /// Creates a reader of the first sheet of the workbook at `path`; each row is deserialized into a `T`, as from JSON.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self::decoding(path, |record| {
+        Self::decoding(Arc::new(FileSource::new(path)), |record| {
             let json = serde_json::to_value(&record).and_then(serde_json::from_value);
             json.map_err(|error| ItemError::wrap(ErrorKind::PARSE, "cannot read the row", error))
         })
@@ -84,9 +86,9 @@ impl<T: DeserializeOwned> ExcelReader<T> {
 }
 
 impl<T> ExcelReader<T> {
-    fn decoding(path: impl Into<PathBuf>, decode: fn(Record) -> Result<T, ItemError>) -> Self {
-        let (path, sheet, open) = (path.into(), None, None);
-        Self { path, sheet, has_header: true, may_have_changed: false, decode, open }
+    fn decoding(source: Arc<dyn ByteSource>, decode: fn(Record) -> Result<T, ItemError>) -> Self {
+        let (sheet, open) = (None, None);
+        Self { source, sheet, has_header: true, may_have_changed: false, decode, open }
     }
 
     /// Reads the sheet called `name` instead of the first one.
@@ -113,7 +115,7 @@ impl<T> ExcelReader<T> {
     }
 
     fn failed(&self, what: &str) -> ItemError {
-        ItemError::fatal(format!("cannot read `{}`: {what}", self.path.display()))
+        ItemError::fatal(format!("cannot read `{}`: {what}", self.source.shown()))
     }
 
     /// Returns the first column and the names of all.
@@ -135,7 +137,7 @@ impl<T> Clone for ExcelReader<T> {
     /// Clones the settings; the clone is not open.
     fn clone(&self) -> Self {
         Self {
-            path: self.path.clone(),
+            source: Arc::clone(&self.source),
             sheet: self.sheet.clone(),
             has_header: self.has_header,
             may_have_changed: self.may_have_changed,
@@ -150,18 +152,15 @@ impl<T: Send + Sync + 'static> ItemReader for ExcelReader<T> {
     type Position = RowPosition;
 
     fn open(&mut self, position: Option<RowPosition>, _: &StepScope) -> Result<(), ItemError> {
-        let OpenFile { file, identity, held } = FileSource::new(&self.path).open()?;
-        if identity.is_none() {
-            return Err(self.failed("it is no file"));
-        }
+        let OpenSeekable { bytes, identity, held } = seekable(&self.source)?;
         if let Some(made_with) = position.and_then(|position| position.input)
             && !self.may_have_changed
-            && Some(made_with) != identity
+            && made_with != identity
         {
-            let shown = self.path.display().to_string();
+            let shown = self.source.shown();
             return Err(changed(&shown, "its size, its time or its file is another"));
         }
-        let mut rows = Rows::open(file, self.sheet.clone())?;
+        let mut rows = Rows::open(bytes, self.sheet.clone())?;
         let header = rows.next().map_err(|problem| self.failed(&problem))?;
         let (first, names) = self.columns(header.as_ref())?;
         let mut open = Opened {
@@ -169,7 +168,7 @@ impl<T: Send + Sync + 'static> ItemReader for ExcelReader<T> {
             first,
             names,
             row: header.as_ref().map_or(0, |row| row.number),
-            identity,
+            identity: Some(identity),
             pending: None,
             _held: held,
         };
@@ -184,7 +183,7 @@ impl<T: Send + Sync + 'static> ItemReader for ExcelReader<T> {
                     (open.row, open.pending) = (done, next);
                 }
                 _ => {
-                    let shown = self.path.display().to_string();
+                    let shown = self.source.shown();
                     return Err(changed(&shown, &format!("it has no row {done}")));
                 }
             }
@@ -194,12 +193,12 @@ impl<T: Send + Sync + 'static> ItemReader for ExcelReader<T> {
     }
 
     fn read(&mut self) -> Result<Option<T>, ItemError> {
-        let Self { path, decode, open, .. } = self;
+        let Self { source, decode, open, .. } = self;
         let open = open.as_mut().ok_or_else(|| ItemError::fatal("cannot read a closed file"))?;
         let next = open.next().map_err(|problem| {
             ItemError::fatal(format!(
                 "cannot read `{}` after row {}: {problem}",
-                path.display(),
+                source.shown(),
                 open.row
             ))
         });
@@ -294,8 +293,8 @@ impl ItemKind for ExcelKind {
 
     fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
         let ReaderKeys { path, sheet, header, file_field, if_changed } = keys.parse()?;
-        of_files(cx, &path, file_field.as_deref(), None, move |path, _| {
-            let mut reader = ExcelReader::<Record>::decoding(path, Ok);
+        of_files(cx, &path, file_field.as_deref(), None, move |source, _| {
+            let mut reader = ExcelReader::<Record>::decoding(source, Ok);
             reader.sheet.clone_from(&sheet);
             reader.has_header = header.unwrap_or(true);
             reader.may_have_changed = IfChanged::continues(if_changed.as_ref());

@@ -14,7 +14,7 @@ use crate::kind::{BuildContext, Example, ItemKind, KindSchema, Make, MakeReader}
 use crate::reader::Reads;
 use crate::record::{Names, Record};
 use crate::text::SharedText;
-use crate::transport::{Encode, FileWriter, IfChanged};
+use crate::transport::{Encode, IfChanged};
 use crate::value::Value;
 use crate::writer::BoxedWriter;
 
@@ -119,9 +119,9 @@ impl ItemKind for FixedWidthKind {
             })
             .collect::<Result<_, Problem>>()?;
         let fields = names.iter().map(ToString::to_string).collect();
-        of_files(cx, &path, field.as_deref(), Some(fields), move |path, scope| {
+        of_files(cx, &path, field.as_deref(), Some(fields), move |source, scope| {
             let (names, columns) = (Arc::clone(&names), Arc::clone(&columns));
-            let input = lines.input(path, scope)?;
+            let input = lines.input(source, scope)?;
             let parse = move |line: &str| parsed(line, &names, &columns);
             Ok(Reads::records(DecodedLines::of(input, parse)))
         })
@@ -129,12 +129,12 @@ impl ItemKind for FixedWidthKind {
 
     fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
         let WriterKeys { path, columns } = keys.parse()?;
-        let path = cx.output_path(&path)?;
+        let path = cx.output_location(&path)?;
         names_of(&columns, |one| (&one.name, one.width))?;
         let columns: Arc<[WriteColumn]> = columns.into_inner().into();
         Ok(Box::new(move |scope| {
             let encode = FixedWidth { columns: Arc::clone(&columns) };
-            Ok(BoxedWriter::new(FileWriter::encoding(path(scope)?, encode)))
+            Ok(BoxedWriter::new(path(scope)?.writer(encode)))
         }))
     }
 }

@@ -357,16 +357,16 @@ impl ItemKind for JsonKind {
         if let Some(Err(message)) = items_at.as_deref().map(path_of) {
             return Err(keys.problem_at("items_at", message));
         }
-        of_files(cx, &path, file_field.as_deref(), None, move |path, _| {
+        of_files(cx, &path, file_field.as_deref(), None, move |source, _| {
             let array = items_at.as_deref().unwrap_or_default();
-            let reader = JsonReader::<Record>::within(path, array);
+            let reader = JsonReader::<Record>::within("", array).from_source(source);
             Ok(Reads::records(reader.with_keys(element_bytes_max, if_changed.as_ref())))
         })
     }
 
     fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
         let WriterKeys { path } = keys.parse()?;
-        let path = cx.output_path(&path)?;
-        Ok(Box::new(move |scope| Ok(BoxedWriter::new(JsonWriter::new(path(scope)?)))))
+        let path = cx.output_location(&path)?;
+        Ok(Box::new(move |scope| Ok(BoxedWriter::new(path(scope)?.writer(JsonArray)))))
     }
 }

@@ -120,16 +120,16 @@ impl ItemKind for JsonLinesKind {
     fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
         let keys: LineReaderKeys = keys.parse()?;
         let (path, field) = (keys.path.clone(), keys.file_field.clone());
-        of_files(cx, &path, field.as_deref(), None, move |path, scope| {
-            let input = keys.input(path, scope)?;
+        of_files(cx, &path, field.as_deref(), None, move |source, scope| {
+            let input = keys.input(source, scope)?;
             Ok(Reads::records(JsonLinesReader::<Record>::of(input, JsonLine::default())))
         })
     }
 
     fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
         let WriterKeys { path } = keys.parse()?;
-        let path = cx.output_path(&path)?;
-        Ok(Box::new(move |scope| Ok(BoxedWriter::new(JsonLinesWriter::new(path(scope)?)))))
+        let path = cx.output_location(&path)?;
+        Ok(Box::new(move |scope| Ok(BoxedWriter::new(path(scope)?.writer(JsonLines)))))
     }
 
     fn byte_split(&self, keys: Keys<'_>) -> Result<ByteSplit, Problem> {

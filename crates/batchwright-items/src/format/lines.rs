@@ -506,19 +506,19 @@ impl ItemKind for LinesKind {
         let names: Names = Arc::new([Arc::from("line")]);
         let (path, field) = (keys.path.clone(), keys.file_field.clone());
         let fields = Some(vec!["line".to_owned()]);
-        of_files(cx, &path, field.as_deref(), fields, move |path, scope| {
+        of_files(cx, &path, field.as_deref(), fields, move |source, scope| {
             let names = Arc::clone(&names);
             let decode = move |line: &str| Ok(Record::single(&names, Value::text(line)));
-            Ok(Reads::records(DecodedLines::of(keys.input(path, scope)?, decode)))
+            Ok(Reads::records(DecodedLines::of(keys.input(source, scope)?, decode)))
         })
     }
 
     fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
         let LineWriterKeys { path, field } = keys.parse()?;
-        let path = cx.output_path(&path)?;
+        let path = cx.output_location(&path)?;
         Ok(Box::new(move |scope| {
             let encode = RecordLines { field: field.as_str().into() };
-            Ok(BoxedWriter::new(FileWriter::encoding(path(scope)?, encode)))
+            Ok(BoxedWriter::new(path(scope)?.writer(encode)))
         }))
     }
 
@@ -529,9 +529,13 @@ impl ItemKind for LinesKind {
 }
 
 impl LineReaderKeys {
-    /// Returns the input for the file at `path`, limited to the partition of `scope` if there is one.
-    pub(super) fn input(&self, path: PathBuf, scope: &StepScope) -> Result<LineInput, ItemError> {
-        let mut input = LineInput::new(path);
+    /// Returns the input of `source`, limited to the partition of `scope` if there is one.
+    pub(super) fn input(
+        &self,
+        source: Arc<dyn ByteSource>,
+        scope: &StepScope,
+    ) -> Result<LineInput, ItemError> {
+        let mut input = LineInput::of(source);
         if let Some(max) = self.line_bytes_max {
             input = input.line_bytes_max(max);
         }

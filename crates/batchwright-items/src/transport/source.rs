@@ -56,7 +56,7 @@ pub(crate) fn file(path: impl Into<PathBuf>) -> Arc<dyn ByteSource> {
 }
 
 /// Returns the content of `source`.
-pub(super) fn decompressed(
+pub(crate) fn decompressed(
     source: Arc<dyn ByteSource>,
     compression: Option<Compression>,
 ) -> Arc<dyn ByteSource> {

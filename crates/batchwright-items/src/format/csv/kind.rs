@@ -1,7 +1,6 @@
 //! The kind `csv` of job files: records whose values have the types of their columns.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use batchwright::ItemError;
@@ -20,7 +19,7 @@ use crate::reader::Reads;
 use crate::record::{Names, Record};
 use crate::text::SharedText;
 use crate::transport::ByteSource;
-use crate::transport::{Encode, FileWriter, IfChanged};
+use crate::transport::{Encode, IfChanged};
 use crate::value::Value;
 use crate::writer::BoxedWriter;
 
@@ -129,8 +128,8 @@ impl ItemKind for Csv {
         let bytes_max = parsed.line_bytes_max;
         let may_change = IfChanged::continues(parsed.if_changed.as_ref());
         let fields = input.names.clone();
-        of_files(cx, &parsed.path, parsed.file_field.as_deref(), fields, move |path, scope| {
-            let mut csv = input.reader(path);
+        of_files(cx, &parsed.path, parsed.file_field.as_deref(), fields, move |source, scope| {
+            let mut csv = input.reader(source);
             if let Some((start, end)) = byte_range(scope)? {
                 csv = csv.bytes(start, end);
             }
@@ -147,13 +146,13 @@ impl ItemKind for Csv {
 
     fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
         let parsed: WriterKeys = keys.parse()?;
-        let path = cx.output_path(&parsed.path)?;
+        let path = cx.output_location(&parsed.path)?;
         let format = output(&parsed, keys)?;
         let columns: Option<Names> =
             parsed.columns.map(|all| all.iter().map(|name| Arc::from(name.as_str())).collect());
         Ok(Box::new(move |scope| {
             let encode = RecordCsv { format: format.clone(), columns: columns.clone() };
-            Ok(BoxedWriter::new(FileWriter::encoding(path(scope)?, encode)))
+            Ok(BoxedWriter::new(path(scope)?.writer(encode)))
         }))
     }
 
@@ -276,10 +275,10 @@ type Header = (Names, Arc<[Option<ColumnType>]>);
 
 impl Input {
     /// Returns the reader of the file at `path`.
-    fn reader(&self, path: PathBuf) -> CsvReader<Record> {
+    fn reader(&self, source: Arc<dyn ByteSource>) -> CsvReader<Record> {
         let header: OnceLock<Header> = OnceLock::new();
         let this = self.clone();
-        let reader = CsvReader::decoding(path, move |record| {
+        let reader = CsvReader::decoding_source(source, move |record| {
             let headers = record.headers();
             let (names, kinds) = header.get_or_init(|| {
                 let names: Vec<Arc<str>> =

@@ -237,8 +237,15 @@ impl<T> CsvReader<T> {
         path: impl Into<PathBuf>,
         decode: impl Fn(CsvRecord<'_>) -> Result<T, ItemError> + Send + Sync + 'static,
     ) -> Self {
+        Self::decoding_source(file(path), decode)
+    }
+
+    pub(super) fn decoding_source(
+        source: Arc<dyn ByteSource>,
+        decode: impl Fn(CsvRecord<'_>) -> Result<T, ItemError> + Send + Sync + 'static,
+    ) -> Self {
         Self {
-            source: file(path),
+            source,
             format: Arc::default(),
             record_bytes_max: RECORD_BYTES_MAX as u64,
             range: None,

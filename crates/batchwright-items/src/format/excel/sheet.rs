@@ -1,6 +1,5 @@
 //! The rows of a sheet, read by a thread of its own: the library's reader of cells borrows the workbook.
 
-use std::fs::File;
 use std::io::BufReader;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::Builder;
@@ -9,6 +8,7 @@ use batchwright::ItemError;
 use calamine::{Data, DataRef, ExcelDateTime, Reader, Xlsx};
 use jiff::civil::{Date, DateTime, Time};
 
+use crate::transport::ReadSeek;
 use crate::value::Value;
 
 /// Number of rows that the thread may be ahead.
@@ -82,7 +82,7 @@ pub(super) struct Rows {
 
 impl Rows {
     /// Starts to read the sheet called `sheet`, or the first one, of the workbook in `file`.
-    pub(super) fn open(file: File, sheet: Option<String>) -> Result<Self, ItemError> {
+    pub(super) fn open(file: Box<dyn ReadSeek>, sheet: Option<String>) -> Result<Self, ItemError> {
         let (sender, sent) = sync_channel(ROWS_AHEAD);
         let work = move || {
             let end = read(file, sheet.as_deref(), &sender).map(|()| None);
@@ -107,7 +107,11 @@ impl Rows {
 }
 
 /// Sends the rows of the sheet, up to its end or until the receiver is closed.
-fn read(file: File, sheet: Option<&str>, sender: &SyncSender<Sent>) -> Result<(), String> {
+fn read(
+    file: Box<dyn ReadSeek>,
+    sheet: Option<&str>,
+    sender: &SyncSender<Sent>,
+) -> Result<(), String> {
     let mut book =
         Xlsx::new(BufReader::new(file)).map_err(|error| format!("it is no workbook: {error}"))?;
     let names = book.sheet_names();

@@ -14,7 +14,7 @@ use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, Example, ItemKind, KindSchema, Make, MakeReader};
 use crate::reader::Reads;
 use crate::record::first_duplicate;
-use crate::transport::{FileWriter, IfChanged};
+use crate::transport::IfChanged;
 use crate::writer::BoxedWriter;
 
 /// The kind `xml`.
@@ -81,9 +81,9 @@ impl ItemKind for XmlKind {
             return Err(Problem::at(&element, not_local(element.get_ref())));
         }
         let element = element.into_inner();
-        of_files(cx, &path, file_field.as_deref(), None, move |path, _| {
+        of_files(cx, &path, file_field.as_deref(), None, move |source, _| {
             let elements = XmlElements { name: element.clone(), decode: element::record };
-            let reader = DocumentReader::of(path, elements);
+            let reader = DocumentReader::sharing(source, Arc::new(elements));
             Ok(Reads::records(reader.with_keys(element_bytes_max, if_changed.as_ref())))
         })
     }
@@ -101,7 +101,7 @@ impl ItemKind for XmlKind {
         if let Some(name) = first_duplicate(&attributes) {
             return Err(keys.problem_at("attributes", format!("`{name}` is there twice")));
         }
-        let path = cx.output_path(&path)?;
+        let path = cx.output_location(&path)?;
         let named = |given: Option<Text>, name: &str| {
             given.map_or_else(|| name.to_owned(), Text::into_inner)
         };
@@ -113,7 +113,7 @@ impl ItemKind for XmlKind {
         let attributes: Arc<[String]> = attributes.into();
         Ok(Box::new(move |scope| {
             let encode = XmlRecords { frame: frame.clone(), attributes: Arc::clone(&attributes) };
-            Ok(BoxedWriter::new(FileWriter::encoding(path(scope)?, encode)))
+            Ok(BoxedWriter::new(path(scope)?.writer(encode)))
         }))
     }
 }

@@ -1,0 +1,225 @@
+//! Files in other places: object stores, web servers, FTP and SSH servers.
+//!
+//! A path that is a URL names a file of a [`Place`]. A reader reads it from any byte; a writer writes to this machine first,
+//! see [`RemoteOutput`].
+
+#[cfg(not(any(feature = "s3", feature = "http", feature = "ftp", feature = "sftp")))]
+compile_error!("the feature `remote` belongs to others: choose `s3`, `http`, `ftp` or `sftp`");
+
+#[cfg(feature = "ftp")]
+mod ftp;
+#[cfg(feature = "http")]
+mod http;
+mod output;
+#[cfg(feature = "s3")]
+mod s3;
+#[cfg(feature = "sftp")]
+mod sftp;
+mod url;
+
+pub(crate) use output::{RemoteOutput, RemotePosition};
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+#[cfg(any(feature = "s3", feature = "http", feature = "sftp"))]
+use std::sync::OnceLock;
+
+use batchwright::ItemError;
+use batchwright::error::ErrorKind;
+
+use super::scheme::unknown;
+use super::source::{ByteSource, InputIdentity, OpenSource};
+use url::PlaceUrl;
+
+/// A server or a bucket. Every call has a bounded time without progress, after which it fails.
+pub(crate) trait Place: Send + Sync {
+    /// Returns the file at `path`; `None` if there is none.
+    fn find(&self, path: &str) -> Result<Option<Found>, Failure>;
+
+    /// Opens the file at `path` at `byte`.
+    fn open(&self, path: &str, byte: u64) -> Result<Opened, Failure>;
+
+    /// Returns the names of the files in `folder`, in any order.
+    fn names(&self, folder: &str) -> Result<Vec<String>, Failure>;
+
+    /// Writes the `length` bytes of `content` to `path`, whose name they get only when they are complete; an existing file is
+    /// replaced. Folders are made. `part` is the name beside `path` for places that need another one meanwhile.
+    fn put(
+        &self,
+        path: &str,
+        part: &str,
+        content: &mut (dyn Read + Send),
+        length: u64,
+    ) -> Result<(), Failure>;
+
+    /// Removes the file at `path`, which may be removed already.
+    fn remove(&self, path: &str) -> Result<(), Failure>;
+}
+
+/// Why a place could not do what it was asked to.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// A file in a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Length, in bytes.
+    pub(crate) size: u64,
+    /// Time of the last modification, in nanoseconds since 1970; 0 if the place does not say it.
+    pub(crate) modified: i64,
+    /// Hash of the tag that changes with the content; 0 if the place has none.
+    pub(crate) tag: u64,
+}
+
+impl From<Found> for InputIdentity {
+    fn from(Found { size, modified, tag }: Found) -> Self {
+        Self { size, modified, inode: tag, before: 0 }
+    }
+}
+
+/// An opened file of a place.
+pub(crate) struct Opened {
+    /// The file, unless its size is unknown.
+    found: Option<Found>,
+    bytes: Box<dyn Read + Send>,
+}
+
+/// A file in a place.
+#[derive(Clone)]
+pub(crate) struct RemoteFile {
+    place: Arc<dyn Place>,
+    /// The path in the place, without escapes.
+    path: String,
+    /// The URL up to the path, without user, password and options.
+    place_shown: Arc<str>,
+    folder: Arc<Path>,
+}
+
+impl RemoteFile {
+    /// Returns the file of `url`. Files named in the URL are relative to `folder`, and outputs grow there.
+    ///
+    /// # Errors
+    ///
+    /// When the URL is wrong, or this program does not contain the kind of place.
+    pub(crate) fn parse(url: &str, folder: &Path) -> Result<Self, ItemError> {
+        let mut url = PlaceUrl::parse(url, folder)?;
+        let place: Arc<dyn Place> = match url.scheme() {
+            #[cfg(feature = "s3")]
+            "s3" => Arc::new(s3::Bucket::new(&mut url)?),
+            #[cfg(feature = "http")]
+            "http" | "https" => Arc::new(http::WebServer::new(&mut url)?),
+            #[cfg(feature = "ftp")]
+            "ftp" | "ftps" => Arc::new(ftp::FtpServer::new(&mut url)?),
+            #[cfg(feature = "sftp")]
+            "sftp" => Arc::new(sftp::SshServer::new(&mut url)?),
+            scheme => return Err(ItemError::fatal(unknown(scheme))),
+        };
+        url.all_used()?;
+        let (place_shown, path) = (url.place_shown().into(), url.path().to_owned());
+        Ok(Self { place, path, place_shown, folder: folder.into() })
+    }
+
+    /// Returns the URL without user, password and options.
+    pub(crate) fn shown(&self) -> String {
+        format!("{}{}", self.place_shown, self.path)
+    }
+
+    /// Returns the name of the file.
+    pub(crate) fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// Returns the path of the folder, with its last `/`.
+    fn folder_path(&self) -> &str {
+        self.path.strip_suffix(self.name()).unwrap_or_default()
+    }
+
+    /// Returns the file called `name` in the same folder.
+    pub(crate) fn beside(&self, name: &str) -> Self {
+        Self { path: format!("{}{name}", self.folder_path()), ..self.clone() }
+    }
+
+    /// Returns the names of the files in the folder.
+    pub(crate) fn names_beside(&self) -> Result<Vec<String>, ItemError> {
+        let folder = self.folder_path();
+        let what = || format!("cannot read the folder `{}{folder}`", self.place_shown);
+        self.place.names(folder).map_err(|error| ItemError::wrap(ErrorKind::IO, what(), error))
+    }
+
+    /// Returns what identifies the content of the file as it is now; `None` if there is no file.
+    pub(crate) fn find(&self) -> Result<Option<InputIdentity>, ItemError> {
+        let found = self.place.find(&self.path).map_err(|error| self.failed("read", error))?;
+        Ok(found.map(InputIdentity::from))
+    }
+
+    /// Writes the `length` bytes of `content`, which replace an existing file.
+    pub(crate) fn put(
+        &self,
+        token: &str,
+        content: &mut (dyn Read + Send),
+        length: u64,
+    ) -> Result<(), ItemError> {
+        let part = format!("{}.{}.{token}.part", self.folder_path(), self.name());
+        let written = self.place.put(&self.path, &part, content, length);
+        written.map_err(|error| self.failed("write", error))
+    }
+
+    /// Removes the file, which may be removed already.
+    pub(crate) fn remove(&self) -> Result<(), ItemError> {
+        self.place.remove(&self.path).map_err(|error| self.failed("remove", error))
+    }
+
+    fn failed(&self, action: &str, error: Failure) -> ItemError {
+        ItemError::wrap(ErrorKind::IO, format!("cannot {action} `{}`", self.shown()), error)
+    }
+}
+
+impl ByteSource for RemoteFile {
+    fn shown(&self) -> String {
+        Self::shown(self)
+    }
+
+    fn open_at(&self, byte: u64) -> Result<OpenSource, ItemError> {
+        let opened = self.place.open(&self.path, byte);
+        let Opened { found, bytes } = opened.map_err(|error| self.failed("open", error))?;
+        let (identity, length) = (found.map(InputIdentity::from), found.map(|found| found.size));
+        Ok(OpenSource { bytes, identity, length, held: None })
+    }
+}
+
+/// Returns the threads on which the connections of asynchronous libraries run.
+#[cfg(any(feature = "s3", feature = "http", feature = "sftp"))]
+fn runtime() -> Result<&'static tokio::runtime::Runtime, ItemError> {
+    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
+    if let Some(runtime) = RUNTIME.get() {
+        return Ok(runtime);
+    }
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).thread_name("batchwright-places").enable_all();
+    let made = builder.build().map_err(|error| {
+        ItemError::wrap(ErrorKind::IO, "cannot start a thread for connections", error)
+    })?;
+    Ok(RUNTIME.get_or_init(|| made))
+}
+
+/// Returns a client of web servers, whose calls fail after `timeout` without progress.
+#[cfg(any(feature = "s3", feature = "http"))]
+fn web_client(timeout: std::time::Duration) -> Result<reqwest::Client, ItemError> {
+    // The cryptography of all TLS of this program. An error means that the program has chosen it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder().connect_timeout(timeout).read_timeout(timeout).build();
+    client.map_err(|error| {
+        ItemError::wrap(ErrorKind::IO, "cannot make a client of web servers", error)
+    })
+}
+
+/// Returns a hash of the tag of a content, which is never 0.
+#[cfg(any(feature = "s3", feature = "http"))]
+fn tag_of(tag: &str) -> u64 {
+    batchwright::item::stable_hash(tag.as_bytes()).max(1)
+}
+
+/// An error of a place in one sentence.
+fn failure(what: impl Into<String>) -> Failure {
+    what.into().into()
+}

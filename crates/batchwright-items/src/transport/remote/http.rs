@@ -1,0 +1,158 @@
+//! Web servers: their files are read, not written.
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use batchwright::ItemError;
+use reqwest::header::{
+    ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, LAST_MODIFIED,
+    RANGE,
+};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
+use tokio::runtime::Runtime;
+
+use super::url::PlaceUrl;
+use super::{Failure, Found, Opened, Place, failure, runtime, tag_of, web_client};
+
+/// The time without progress after which a call fails. (Options of a URL belong to the server.)
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A file of a web server: `https://USER:PASSWORD@HOST/PATH`.
+pub(super) struct WebServer {
+    client: Client,
+    url: Url,
+    user: Option<(String, Option<String>)>,
+    runtime: &'static Runtime,
+}
+
+impl WebServer {
+    pub(super) fn new(url: &mut PlaceUrl) -> Result<Self, ItemError> {
+        Ok(Self {
+            client: web_client(TIMEOUT)?,
+            url: url.whole(),
+            user: url.user()?,
+            runtime: runtime()?,
+        })
+    }
+
+    fn request(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        // A compressed answer would have other positions.
+        let request = request.header(ACCEPT_ENCODING, "identity");
+        let request = match &self.user {
+            Some((user, password)) => request.basic_auth(user, password.as_ref()),
+            None => request,
+        };
+        Ok(self
+            .runtime
+            .block_on(async { request.send().await })
+            .map_err(reqwest::Error::without_url)?)
+    }
+}
+
+/// The body of an answer.
+struct Body {
+    response: Response,
+    runtime: &'static Runtime,
+    piece: bytes::Bytes,
+}
+
+impl Read for Body {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            let next = self.runtime.block_on(async { self.response.chunk().await });
+            match next.map_err(|error| io::Error::other(error.without_url()))? {
+                Some(piece) => self.piece = piece,
+                None => return Ok(0),
+            }
+        }
+        let count = into.len().min(self.piece.len());
+        into[..count].copy_from_slice(&self.piece.split_to(count));
+        Ok(count)
+    }
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// Returns the file that `headers` describe, of `size` bytes.
+fn found(headers: &HeaderMap, size: u64) -> Found {
+    let modified = text(headers, LAST_MODIFIED)
+        .and_then(|text| jiff::fmt::rfc2822::parse(text).ok())
+        .map_or(0, |at| at.timestamp().as_second().saturating_mul(1_000_000_000));
+    // Only a strong tag means the same bytes.
+    let tag = text(headers, ETAG).filter(|tag| !tag.starts_with("W/"));
+    Found { size, modified, tag: tag.map_or(0, tag_of) }
+}
+
+/// Returns the length of the whole content, from `bytes FIRST-LAST/LENGTH`, if the range begins at `byte`.
+fn length_of_range(headers: &HeaderMap, byte: u64) -> Option<u64> {
+    let (range, length) = text(headers, CONTENT_RANGE)?.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, _) = range.split_once('-')?;
+    (first.parse() == Ok(byte)).then(|| length.parse().ok())?
+}
+
+impl Place for WebServer {
+    fn find(&self, _: &str) -> Result<Option<Found>, Failure> {
+        let response = self.request(self.client.head(self.url.clone()))?;
+        match response.status() {
+            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
+            status if status.is_success() => {
+                let size = text(response.headers(), CONTENT_LENGTH)
+                    .and_then(|length| length.parse().ok())
+                    .ok_or_else(|| failure("the server does not say how long the file is"))?;
+                Ok(Some(found(response.headers(), size)))
+            }
+            status => Err(failure(format!("the server answers {status}"))),
+        }
+    }
+
+    fn open(&self, _: &str, byte: u64) -> Result<Opened, Failure> {
+        let mut request = self.client.get(self.url.clone());
+        if byte > 0 {
+            request = request.header(RANGE, format!("bytes={byte}-"));
+        }
+        let response = self.request(request)?;
+        let headers = response.headers();
+        let (skipped, found) = match response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                let length = length_of_range(headers, byte).ok_or_else(|| {
+                    failure("the server sends another part than it was asked for")
+                })?;
+                (0, Some(found(headers, length)))
+            }
+            // A server without ranges sends the whole.
+            StatusCode::OK => {
+                let length = text(headers, CONTENT_LENGTH).and_then(|length| length.parse().ok());
+                (byte, length.map(|length| found(headers, length)))
+            }
+            // There is nothing after the end.
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                let Some(found) = self.find("")?.filter(|found| found.size == byte) else {
+                    return Err(failure(format!("the file has no byte {byte}")));
+                };
+                return Ok(Opened { found: Some(found), bytes: Box::new(io::empty()) });
+            }
+            status => return Err(failure(format!("the server answers {status}"))),
+        };
+        let mut bytes =
+            Box::new(Body { response, runtime: self.runtime, piece: bytes::Bytes::new() });
+        let passed = io::copy(&mut (&mut bytes).take(skipped), &mut io::sink())?;
+        match passed == skipped {
+            true => Ok(Opened { found, bytes }),
+            false => Err(failure(format!("the file has no byte {byte}"))),
+        }
+    }
+
+    fn names(&self, _: &str) -> Result<Vec<String>, Failure> {
+        Err(failure("a web server has no folders to look into; name the file"))
+    }
+
+    fn put(&self, _: &str, _: &str, _: &mut (dyn Read + Send), _: u64) -> Result<(), Failure> {
+        Err(failure("files of web servers are only read"))
+    }
+
+    fn remove(&self, _: &str) -> Result<(), Failure> {
+        Err(failure("files of web servers are only read"))
+    }
+}

@@ -1,0 +1,51 @@
+//! The schemes of URLs, by which a path leads to another place.
+
+/// Returns the scheme of `text` if it begins like a URL, `scheme://`. (A path of this machine could begin so, but none is
+/// written so.)
+pub(crate) fn scheme_of(text: &str) -> Option<&str> {
+    let (scheme, _) = text.split_once("://")?;
+    let mut bytes = scheme.bytes();
+    let is_scheme = bytes.next().is_some_and(|first| first.is_ascii_alphabetic())
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    is_scheme.then_some(scheme)
+}
+
+/// The schemes of URLs, with the features that contain them.
+const SCHEMES: [(&str, &str, bool); 6] = [
+    ("s3", "s3", cfg!(feature = "s3")),
+    ("http", "http", cfg!(feature = "http")),
+    ("https", "http", cfg!(feature = "http")),
+    ("ftp", "ftp", cfg!(feature = "ftp")),
+    ("ftps", "ftp", cfg!(feature = "ftp")),
+    ("sftp", "sftp", cfg!(feature = "sftp")),
+];
+
+/// Refuses a text that begins with the scheme of a URL that this program cannot use.
+pub(crate) fn check_scheme(text: &str) -> Result<(), String> {
+    match scheme_of(text) {
+        Some(scheme) if !SCHEMES.iter().any(|(known, _, is_here)| *is_here && *known == scheme) => {
+            Err(unknown(scheme))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns the sentence about a scheme that this program cannot use.
+pub(crate) fn unknown(scheme: &str) -> String {
+    match SCHEMES.iter().find(|(known, ..)| *known == scheme) {
+        Some((_, feature, _)) => format!(
+            "cannot use a URL with `{scheme}://`: this program was built without the feature `{feature}`"
+        ),
+        None => format!(
+            "cannot use a URL with `{scheme}://`: known are {}",
+            SCHEMES.map(|(known, ..)| format!("`{known}://`")).join(", ")
+        ),
+    }
+}
+
+/// Returns the sentence about a URL where only a file of this machine can be.
+pub(crate) fn not_local(scheme: &str) -> String {
+    format!(
+        "cannot use a URL with `{scheme}://` here: only readers, writers and steps of type `transfer` reach other places"
+    )
+}
