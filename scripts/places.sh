@@ -2,13 +2,15 @@
 
 PLACES=$TOOLS/places/bin
 PLACES_PACKAGES="moto[s3]==5.2.5 flask==3.1.3 flask-cors==6.0.2 pyftpdlib==2.2.0 pyopenssl==26.4.0"
+# Programs that read what is written here, and write what is read here.
+OTHER_TOOLS="duckdb==2.0.1 openpyxl==3.1.5"
 
 install_places() {
     [ ! -x "$PLACES/moto_server" ] || return 0
     python3 -m venv "$TOOLS/places" &&
         # shellcheck disable=SC2086
-        "$PLACES/pip" install --quiet --disable-pip-version-check --no-compile $PLACES_PACKAGES ||
-        { rm -rf "$TOOLS/places"; say "the servers of S3 and FTP could not be installed; their tests are skipped"; }
+        "$PLACES/pip" install --quiet --disable-pip-version-check --no-compile $PLACES_PACKAGES $OTHER_TOOLS ||
+        { rm -rf "$TOOLS/places"; say "the servers of S3 and FTP, and DuckDB, could not be installed; their tests are skipped"; }
 }
 
 make_s3() { free_port >"$DIR/s3.port"; }

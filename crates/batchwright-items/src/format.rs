@@ -8,6 +8,8 @@ pub mod fixed_width;
 pub mod json;
 pub mod json_lines;
 pub mod lines;
+#[cfg(feature = "parquet")]
+pub mod parquet;
 mod raw;
 #[cfg(feature = "xml")]
 pub mod xml;

@@ -6,7 +6,7 @@ mod output;
 #[cfg(feature = "remote")]
 mod remote;
 mod scheme;
-#[cfg(feature = "excel")]
+#[cfg(any(feature = "excel", feature = "parquet"))]
 mod seekable;
 mod sink;
 mod source;
@@ -19,14 +19,16 @@ pub(crate) use remote::{RemoteFile, RemoteOutput};
 #[cfg(not(feature = "remote"))]
 pub(crate) use scheme::unknown;
 pub(crate) use scheme::{check_scheme, not_local, scheme_of};
+#[cfg(feature = "excel")]
+pub(crate) use seekable::OpenSeekable;
 pub use sink::ByteSink;
 pub use source::{ByteSource, FileSource, InputIdentity, MemorySource, OpenSource};
 pub(crate) use source::{decompressed, file, modified};
 pub use writer::{Encode, EncodedWriter, FileWriter};
-#[cfg(feature = "excel")]
+#[cfg(any(feature = "excel", feature = "parquet"))]
 pub(crate) use {
     input::changed,
-    seekable::{OpenSeekable, ReadSeek, seekable},
+    seekable::{ReadSeek, seekable},
 };
 
 use schemars::JsonSchema;

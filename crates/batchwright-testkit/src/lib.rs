@@ -40,6 +40,8 @@ pub enum Service {
     Sftp,
     /// A web server of the files in `BATCHWRIGHT_TEST_WEB_FOLDER`: `BATCHWRIGHT_TEST_WEB`.
     Web,
+    /// A Python with `duckdb` and `openpyxl`: `BATCHWRIGHT_TEST_TOOLS`.
+    Tools,
     /// Servers that the tests may restart, as `scripts/services.sh` starts them: `BATCHWRIGHT_TEST_SERVICES`.
     Restart,
     /// The program schemathesis: `BATCHWRIGHT_TEST_SCHEMATHESIS`.
@@ -74,6 +76,7 @@ pub fn needs(service: Service) -> Option<String> {
         Service::Ftps => variable("BATCHWRIGHT_TEST_FTPS"),
         Service::Sftp => variable("BATCHWRIGHT_TEST_SFTP"),
         Service::Web => variable("BATCHWRIGHT_TEST_WEB"),
+        Service::Tools => variable("BATCHWRIGHT_TEST_TOOLS"),
         Service::Restart => variable("BATCHWRIGHT_TEST_SERVICES"),
         Service::Schemathesis => variable("BATCHWRIGHT_TEST_SCHEMATHESIS"),
         Service::Browser => program("chromedriver").and_then(|_| program("chromium")),

@@ -4,6 +4,7 @@ mod scan;
 
 use std::marker::PhantomData;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
@@ -20,7 +21,7 @@ use crate::kind::{BuildContext, Example, ItemKind, KindSchema, Make, MakeReader}
 use crate::reader::Reads;
 use crate::record::Record;
 use crate::transport::input::Input;
-use crate::transport::{Encode, FileWriter, IfChanged};
+use crate::transport::{ByteSource, Encode, FileWriter, IfChanged};
 use crate::writer::BoxedWriter;
 
 /// A reader that yields a `T` for every element of a JSON array.
@@ -295,7 +296,12 @@ impl<T: Serialize> Encode<T> for JsonArray {
         Ok(())
     }
 
-    fn finish(&mut self, first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
+    fn finish(
+        &mut self,
+        first: bool,
+        _: Option<Arc<dyn ByteSource>>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ItemError> {
         bytes.extend_from_slice(if first { b"[]\n" } else { b"\n]\n" });
         Ok(())
     }

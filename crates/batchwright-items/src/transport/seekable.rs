@@ -13,6 +13,7 @@ pub(crate) trait ReadSeek: Read + Seek + Send {}
 impl<T: Read + Seek + Send> ReadSeek for T {}
 
 /// An opened source of such bytes.
+#[cfg_attr(not(feature = "excel"), expect(dead_code, reason = "what only workbooks use"))]
 pub(crate) struct OpenSeekable {
     pub(crate) bytes: Box<dyn ReadSeek>,
     pub(crate) identity: InputIdentity,

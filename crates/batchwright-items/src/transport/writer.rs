@@ -7,6 +7,7 @@ use batchwright::ItemError;
 use batchwright::item::{
     ChunkTransaction, Encoder, Ending, FileOutput, ItemWriter, PreparedCommit,
 };
+use batchwright::policy::Completion;
 use batchwright::scope::StepScope;
 
 use super::compression::Compression;
@@ -24,14 +25,24 @@ pub trait Encode<T>: Send {
     fn encode(&mut self, items: &[T], first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError>;
 
     /// Appends the end of a complete output to `bytes`, such as a closing bracket; `first` means that the output is still empty.
-    /// Default: nothing.
+    /// `written` is the output so far, if it can be read. Default: nothing.
     ///
     /// # Errors
     ///
     /// The step fails.
-    fn finish(&mut self, first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
-        let _ = (first, bytes);
+    fn finish(
+        &mut self,
+        first: bool,
+        written: Option<Arc<dyn ByteSource>>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ItemError> {
+        let _ = (first, written, bytes);
         Ok(())
+    }
+
+    /// Returns the number of items in a chunk if the step sets none. Default 1000.
+    fn chunk_items(&self) -> usize {
+        Completion::ITEMS_DEFAULT
     }
 
     /// Whether the bytes of items do not depend on the items before them, once the output has begun: then clones of the encoder
@@ -130,6 +141,10 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
         sink.append(bytes)
     }
 
+    fn chunk_items(&self) -> usize {
+        self.encode.chunk_items()
+    }
+
     fn encodes(&self) -> bool {
         true
     }
@@ -176,7 +191,8 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
                 // The beginning of an output without items, such as a header line.
                 encode.encode(&[], true, content)?;
             }
-            encode.finish(first, content)?;
+            let written = sink.begun().map(|begun| decompressed(begun, *compression));
+            encode.finish(first, written, content)?;
             bytes.clear();
             match compression {
                 // A compressed file of zero bytes is none for the programs that read it.

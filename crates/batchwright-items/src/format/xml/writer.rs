@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::record::Record;
-use crate::transport::{Encode, FileWriter};
+use crate::transport::{ByteSource, Encode, FileWriter};
 use crate::value::Value;
 
 /// Depth of the values within a record that is refused.
@@ -63,7 +63,12 @@ impl<T: Serialize> Encode<T> for XmlItems {
         Ok(())
     }
 
-    fn finish(&mut self, _: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
+    fn finish(
+        &mut self,
+        _: bool,
+        _: Option<Arc<dyn ByteSource>>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ItemError> {
         self.0.end(bytes);
         Ok(())
     }
@@ -143,7 +148,12 @@ impl Encode<Record> for XmlRecords {
         Ok(())
     }
 
-    fn finish(&mut self, _: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
+    fn finish(
+        &mut self,
+        _: bool,
+        _: Option<Arc<dyn ByteSource>>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ItemError> {
         self.frame.end(bytes);
         Ok(())
     }

@@ -1,0 +1,148 @@
+//! The kind `parquet`.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::ParquetReader;
+use super::column::{ParquetColumn, ParquetType};
+use super::writer::{ParquetColumns, ParquetRecords};
+use crate::files::of_files;
+use crate::key::{At, Keys, Problem, Text};
+use crate::kind::{BuildContext, ItemKind, KindSchema, Make, MakeReader};
+use crate::reader::Reads;
+use crate::record::Record;
+use crate::transport::IfChanged;
+use crate::writer::BoxedWriter;
+
+/// The kind `parquet`.
+pub(crate) struct ParquetKind;
+
+/// Reads the rows of a file of Apache Parquet, a group of rows at a time.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ReaderKeys {
+    /// Path or URL of the file, or of all files by a pattern in the name: `*` matches any characters, `?` one.
+    path: Text,
+    /// The columns that are read. Default: all.
+    columns: Option<Vec<String>>,
+    /// A field that gets the path of the file.
+    file_field: Option<String>,
+    /// What a restart does when the file has changed: `refuse` or `continue`. Default: `refuse`.
+    if_changed: Option<At<IfChanged>>,
+}
+
+/// Writes a file of Apache Parquet. Each chunk is a group of rows, 20,000 if the step sets no `chunk`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct WriterKeys {
+    /// Path or URL of the file.
+    path: Text,
+    /// The columns in their order. A value that does not fit its column exactly is an error.
+    columns: At<Vec<Column>>,
+}
+
+/// A column that is written.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+struct Column {
+    /// The name of the field.
+    name: String,
+    /// The type.
+    #[serde(rename = "type")]
+    kind: Kind,
+    /// Number of digits of a `decimal`, 1 to 28. Default: 18.
+    precision: Option<u8>,
+    /// Number of digits after the point of a `decimal`. Default: 2.
+    scale: Option<u8>,
+    /// Whether every record must have a value. Default: false.
+    #[serde(default)]
+    required: bool,
+}
+
+/// The type of a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+enum Kind {
+    /// Text.
+    String,
+    /// Whole numbers of 64 bits.
+    Integer,
+    /// Binary fractions of 64 bits.
+    Float,
+    /// Exact numbers.
+    Decimal,
+    /// `true` and `false`.
+    Boolean,
+    /// Days.
+    Date,
+    /// Times of day, in microseconds.
+    Time,
+    /// Instants, in microseconds.
+    Timestamp,
+    /// Days with times and without a time zone, in microseconds.
+    Datetime,
+    /// Bytes.
+    Bytes,
+}
+
+impl ItemKind for ParquetKind {
+    fn name(&self) -> &'static str {
+        "parquet"
+    }
+
+    fn schema(&self) -> KindSchema {
+        KindSchema::default().reader::<ReaderKeys>().writer::<WriterKeys>()
+    }
+
+    fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
+        let ReaderKeys { path, columns, file_field, if_changed } = keys.parse()?;
+        of_files(cx, &path, file_field.as_deref(), columns.clone(), move |source, _| {
+            let mut reader = ParquetReader::<Record>::decoding(source, Ok);
+            reader.columns.clone_from(&columns);
+            reader.may_have_changed = IfChanged::continues(if_changed.as_ref());
+            Ok(Reads::with_fields(reader, |reader| {
+                let names = reader.open.as_ref().map(|open| &open.names);
+                Ok(names.map(|names| names.iter().map(ToString::to_string).collect()))
+            }))
+        })
+    }
+
+    fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
+        let WriterKeys { path, columns } = keys.parse()?;
+        let made = columns.get_ref().iter().map(column).collect::<Result<Vec<_>, _>>();
+        let encode = made.and_then(ParquetColumns::new);
+        let encode = encode.map_err(|message| Problem::at(&columns, message))?;
+        let path = cx.output_location(&path)?;
+        Ok(Box::new(move |scope| {
+            let writer = path(scope)?.writer(ParquetRecords(encode.clone()));
+            Ok(BoxedWriter::new(writer.compressed(None)))
+        }))
+    }
+}
+
+fn column(written: &Column) -> Result<ParquetColumn, String> {
+    let Column { name, kind, precision, scale, required } = written;
+    if *kind != Kind::Decimal && (precision.is_some() || scale.is_some()) {
+        return Err(format!("column `{name}`: only a decimal has a `precision` and a `scale`"));
+    }
+    let kind = match kind {
+        Kind::String => ParquetType::Text,
+        Kind::Integer => ParquetType::Integer,
+        Kind::Float => ParquetType::Float,
+        Kind::Decimal => {
+            ParquetType::Decimal { precision: precision.unwrap_or(18), scale: scale.unwrap_or(2) }
+        }
+        Kind::Boolean => ParquetType::Boolean,
+        Kind::Date => ParquetType::Date,
+        Kind::Time => ParquetType::Time,
+        Kind::Timestamp => ParquetType::Timestamp,
+        Kind::Datetime => ParquetType::DateTime,
+        Kind::Bytes => ParquetType::Bytes,
+    };
+    let column = ParquetColumn::new(Arc::from(name.as_str()), kind);
+    Ok(if *required { column.required() } else { column })
+}

@@ -1,0 +1,252 @@
+//! The writer: every chunk is a group of rows.
+//!
+//! The bytes of a chunk are those of a small Parquet file of their own, which are appended. So an output in work is a series of
+//! complete files, and a restart cuts it back to the end of one. The end of the output is a footer that describes the groups of
+//! all of them; the format finds groups by their offsets and permits other bytes between them.
+
+use std::io::SeekFrom;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use batchwright::ItemError;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{
+    FileMetaData, ParquetMetaData, ParquetMetaDataReader, ParquetMetaDataWriter, RowGroupMetaData,
+};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::{Type, TypePtr};
+use serde::Serialize;
+
+use super::column::ParquetColumn;
+use crate::record::Record;
+use crate::transport::{ByteSource, Encode, FileWriter, ReadSeek, seekable};
+
+/// A writer of a file of Apache Parquet: each chunk is a group of rows, so give the step a large `chunk`.
+///
+/// ```no_run
+/// use batchwright_items::format::parquet::{ParquetColumn, ParquetColumns, ParquetType, ParquetWriter};
+///
+/// let columns = ParquetColumns::new(vec![
+///     ParquetColumn::new("symbol", ParquetType::Text).required(),
+///     ParquetColumn::new("price", ParquetType::Decimal { precision: 12, scale: 4 }),
+/// ])?;
+/// let writer = ParquetWriter::new("trades.parquet", columns);
+/// # Ok::<(), String>(())
+/// ```
+pub type ParquetWriter = FileWriter<ParquetColumns>;
+
+impl ParquetWriter {
+    /// Creates a writer of the file at `path`. The columns are compressed by Zstandard, and the whole never is.
+    pub fn new(path: impl Into<PathBuf>, columns: ParquetColumns) -> Self {
+        Self::encoding(path, columns).compressed(None)
+    }
+}
+
+/// Number of rows of a group if the step sets none.
+const ROWS: usize = 20_000;
+
+/// The encoder of rows, for items that are structs or objects.
+#[derive(Debug, Clone)]
+pub struct ParquetColumns {
+    columns: Arc<[ParquetColumn]>,
+    schema: TypePtr,
+    properties: WriterPropertiesPtr,
+}
+
+/// As [`ParquetColumns`], for records.
+#[derive(Debug, Clone)]
+pub(super) struct ParquetRecords(pub(super) ParquetColumns);
+
+/// The first and the last bytes of every file.
+const MAGIC: &[u8; 4] = b"PAR1";
+/// Number of bytes after the footer: its length, and the last ones.
+const TAIL_BYTES: usize = 8;
+
+impl ParquetColumns {
+    /// Creates an encoder of rows with `columns`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no column, two have the same name, or the digits of a decimal are out of range: a sentence.
+    pub fn new(columns: Vec<ParquetColumn>) -> Result<Self, String> {
+        let names: Vec<&str> = columns.iter().map(|column| &*column.name).collect();
+        if names.is_empty() {
+            return Err("a file needs a column".to_owned());
+        }
+        if let Some(name) = crate::record::first_duplicate(&names) {
+            return Err(format!("the column `{name}` is there twice"));
+        }
+        let fields = columns.iter().map(ParquetColumn::schema).collect::<Result<Vec<_>, _>>()?;
+        let schema = Type::group_type_builder("schema").with_fields(fields).build();
+        let schema = Arc::new(schema.map_err(|error| error.to_string())?);
+        // Positions within a group are not written, because they would be those of the small file.
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_statistics_enabled(EnabledStatistics::Chunk)
+            .set_offset_index_disabled(true)
+            .set_max_row_group_row_count(None)
+            .set_created_by("Batchwright".to_owned())
+            .build();
+        Ok(Self { columns: columns.into(), schema, properties: Arc::new(properties) })
+    }
+
+    fn group(&self, rows: &[Record], bytes: &mut Vec<u8>) -> Result<(), ItemError> {
+        let (schema, properties) = (Arc::clone(&self.schema), Arc::clone(&self.properties));
+        let mut file = SerializedFileWriter::new(bytes, schema, properties).map_err(failed)?;
+        if !rows.is_empty() {
+            let mut group = file.next_row_group().map_err(failed)?;
+            for column in &*self.columns {
+                let mut writer = group.next_column().map_err(failed)?.ok_or_else(|| {
+                    ItemError::fatal("cannot write a group of rows: a column is missing")
+                })?;
+                column.write(rows, &mut writer)?;
+                writer.close().map_err(failed)?;
+            }
+            group.close().map_err(failed)?;
+        }
+        file.close().map_err(failed)?;
+        Ok(())
+    }
+
+    fn end(
+        &self,
+        first: bool,
+        written: Option<Arc<dyn ByteSource>>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ItemError> {
+        if first {
+            // What is written is a complete file without rows.
+            return Ok(());
+        }
+        let written = written.ok_or_else(|| {
+            ItemError::fatal("cannot end a Parquet output: what was written cannot be read back")
+        })?;
+        let groups = groups_of(&mut *seekable(&written)?.bytes).map_err(|error| {
+            let what = format!("cannot end `{}`: its groups of rows are damaged", written.shown());
+            ItemError::wrap(batchwright::error::ErrorKind::IO, what, error)
+        })?;
+        let rows = groups.iter().map(RowGroupMetaData::num_rows).sum();
+        let schema =
+            Arc::new(parquet::schema::types::SchemaDescriptor::new(Arc::clone(&self.schema)));
+        let by = Some("Batchwright".to_owned());
+        let file = FileMetaData::new(2, rows, by, None, schema, None);
+        let metadata = ParquetMetaData::new(file, groups);
+        ParquetMetaDataWriter::new(bytes, &metadata).finish().map_err(failed)
+    }
+}
+
+fn failed(error: ParquetError) -> ItemError {
+    ItemError::fatal(format!("cannot write a group of rows: {error}"))
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Returns the groups of the small files in `written`, with their places in it.
+fn groups_of(written: &mut dyn ReadSeek) -> Result<Vec<RowGroupMetaData>, Failure> {
+    let mut end = written.seek(SeekFrom::End(0))?;
+    let mut groups = Vec::new();
+    while end > 0 {
+        let mut tail = [0; TAIL_BYTES];
+        let tail_at = end.checked_sub(TAIL_BYTES as u64).ok_or("it begins with another file")?;
+        written.seek(SeekFrom::Start(tail_at))?;
+        written.read_exact(&mut tail)?;
+        let (length, magic) = tail.split_at(4);
+        if magic != MAGIC {
+            return Err(format!("there is no footer before byte {end}").into());
+        }
+        let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]);
+        let footer_at = tail_at.checked_sub(length.into()).ok_or("a footer is too long")?;
+        let mut footer = vec![0; usize::try_from(length)?];
+        written.seek(SeekFrom::Start(footer_at))?;
+        written.read_exact(&mut footer)?;
+        let metadata = ParquetMetaDataReader::decode_metadata(&footer)?;
+        let [group] = metadata.row_groups() else {
+            return Err(format!("the footer at byte {footer_at} is not that of one chunk").into());
+        };
+        // The small file ends with the pages of its last column, before its footer.
+        let pages = group.columns().iter().map(|column| column.byte_range());
+        let pages_end = pages.map(|(start, length)| start + length).max().unwrap_or_default();
+        let start =
+            footer_at.checked_sub(pages_end).ok_or("a footer names bytes before the file")?;
+        groups.push(moved(group, start)?);
+        end = start;
+    }
+    groups.reverse();
+    Ok(groups)
+}
+
+/// Returns the group as it is in the whole, where its file begins at `start`.
+fn moved(group: &RowGroupMetaData, start: u64) -> Result<RowGroupMetaData, Failure> {
+    let by = i64::try_from(start)?;
+    let columns = group.columns().iter().map(|column| {
+        let (data, dictionary) = (column.data_page_offset(), column.dictionary_page_offset());
+        column
+            .clone()
+            .into_builder()
+            .set_data_page_offset(data + by)
+            .set_dictionary_page_offset(dictionary.map(|at| at + by))
+            .build()
+    });
+    let columns = columns.collect::<Result<_, _>>()?;
+    // Without its number, which would be that in the small file.
+    Ok(RowGroupMetaData::builder(group.schema_descr_ptr())
+        .set_num_rows(group.num_rows())
+        .set_total_byte_size(group.total_byte_size())
+        .set_column_metadata(columns)
+        .build()?)
+}
+
+impl<T: Serialize> Encode<T> for ParquetColumns {
+    fn encode(&mut self, items: &[T], _: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
+        let record = |item: &T| {
+            let record = serde_json::to_string(item).and_then(|json| serde_json::from_str(&json));
+            record.map_err(|error| {
+                let what = "cannot write a row: the item is no object";
+                ItemError::wrap(batchwright::error::ErrorKind::DATA, what, error)
+            })
+        };
+        self.group(&items.iter().map(record).collect::<Result<Vec<_>, _>>()?, bytes)
+    }
+
+    fn finish(
+        &mut self,
+        first: bool,
+        written: Option<Arc<dyn ByteSource>>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ItemError> {
+        self.end(first, written, bytes)
+    }
+
+    fn is_independent(&self) -> bool {
+        true
+    }
+
+    fn chunk_items(&self) -> usize {
+        ROWS
+    }
+}
+
+impl Encode<Record> for ParquetRecords {
+    fn encode(&mut self, items: &[Record], _: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
+        self.0.group(items, bytes)
+    }
+
+    fn finish(
+        &mut self,
+        first: bool,
+        written: Option<Arc<dyn ByteSource>>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ItemError> {
+        self.0.end(first, written, bytes)
+    }
+
+    fn is_independent(&self) -> bool {
+        true
+    }
+
+    fn chunk_items(&self) -> usize {
+        ROWS
+    }
+}

@@ -1,0 +1,164 @@
+//! Files that are written here are read by other programs, and theirs are read here: columns, types and values are the same.
+#![cfg(feature = "parquet")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use batchwright::testing::{CommitPoint, TestBench};
+use batchwright::{BatchStatus, Job};
+use batchwright_jobfile::JobFolder;
+use batchwright_testkit::{Service, needs};
+
+fn job(folder: &Path, step: &str) -> Job {
+    let file = folder.join("job.toml");
+    fs::write(&file, format!("name = \"job\"\n[[steps]]\nname = \"copy\"\nchunk = 2\n{step}"))
+        .unwrap();
+    let job = JobFolder::new(folder).load(&file).unwrap();
+    Arc::into_inner(job).expect("the folder of jobs is closed")
+}
+
+/// Runs the step with a crash at commit `crash`, unless it is 0, and the restart.
+fn run(folder: &Path, step: &str, crash: u64) {
+    let mut bench = TestBench::of(job(folder, step));
+    if crash > 0 {
+        bench.crash_at(CommitPoint::After, crash);
+    }
+    let mut ended = bench.run();
+    if crash > 0 {
+        assert_ne!(ended.status, BatchStatus::Completed);
+        ended = bench.restart();
+    }
+    assert_eq!(ended.status, BatchStatus::Completed, "{:?}", ended.failure);
+}
+
+/// Runs a program of Python in the folder and returns what it prints.
+fn python(python: &str, folder: &Path, program: &str) -> String {
+    let mut command = Command::new(python);
+    let output = command.args(["-c", program]).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+const COLUMNS: &str = r#"
+[steps.writer]
+type = "parquet"
+path = "out.parquet"
+columns = [
+    { name = "id", type = "integer", required = true },
+    { name = "name", type = "string" },
+    { name = "price", type = "decimal", precision = 12, scale = 3 },
+    { name = "large", type = "decimal", precision = 28, scale = 4 },
+    { name = "share", type = "float" },
+    { name = "open", type = "boolean" },
+    { name = "day", type = "date" },
+    { name = "at", type = "time" },
+    { name = "since", type = "timestamp" },
+    { name = "local", type = "datetime" },
+]
+"#;
+
+const CSV: &str = "\
+id,name,price,large,share,open,day,at,since,local
+1,\"Ada, \"\"L\"\"\",1.5,999999999999999999999999.9999,0.1,true,2026-11-29,06:30:00.25,2026-11-29T06:30:00+01:00,2026-11-29T06:30:00
+2,,,,,,,,,
+3,ä,-0.001,-0.0001,-1e300,false,0001-01-01,23:59:59.999999,1969-12-31T23:59:59.999999Z,0001-01-01T00:00:00
+4,x,0,0,0,true,9999-12-31,00:00:00,2026-01-01T00:00:00Z,9999-12-31T23:59:59
+5,y,1,1,1,true,2000-02-29,12:00:00,2000-02-29T12:00:00Z,2000-02-29T12:00:00
+";
+
+#[test]
+fn duckdb_reads_what_is_written_here() {
+    let Some(tools) = needs(Service::Tools) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("in.csv"), CSV).unwrap();
+    let step = format!("[steps.reader]\ntype = \"csv\"\npath = \"in.csv\"\n{COLUMNS}");
+    run(folder.path(), &step, 2);
+    let found = python(
+        &tools,
+        folder.path(),
+        r#"
+import duckdb
+db = duckdb.connect()
+db.execute("SET TimeZone = 'UTC'")
+for name, kind, *_ in db.execute("DESCRIBE SELECT * FROM 'out.parquet'").fetchall():
+    print(name, kind)
+print(db.execute("SELECT count(DISTINCT row_group_id), max(num_values) FROM parquet_metadata('out.parquet')").fetchone())
+for row in db.execute("SELECT COLUMNS(*)::VARCHAR FROM 'out.parquet' ORDER BY id").fetchall():
+    print(*row, sep="|")
+print(db.execute("SELECT count(*) FROM 'out.parquet' WHERE id > 3").fetchone())
+"#,
+    );
+    let expected = "\
+id BIGINT
+name VARCHAR
+price DECIMAL(12,3)
+large DECIMAL(28,4)
+share DOUBLE
+open BOOLEAN
+day DATE
+at TIME
+since TIMESTAMP WITH TIME ZONE
+local TIMESTAMP
+(3, 2)
+1|Ada, \"L\"|1.500|999999999999999999999999.9999|0.1|true|2026-11-29|06:30:00.25|2026-11-29 05:30:00+00|2026-11-29 06:30:00
+2||None|None|None|None|None|None|None|None
+3|ä|-0.001|-0.0001|-1e+300|false|0001-01-01|23:59:59.999999|1969-12-31 23:59:59.999999+00|0001-01-01 00:00:00
+4|x|0.000|0.0000|0.0|true|9999-12-31|00:00:00|2026-01-01 00:00:00+00|9999-12-31 23:59:59
+5|y|1.000|1.0000|1.0|true|2000-02-29|12:00:00|2000-02-29 12:00:00+00|2000-02-29 12:00:00
+(2,)
+";
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn what_is_written_here_is_read_here() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("in.csv"), CSV).unwrap();
+    run(folder.path(), &format!("[steps.reader]\ntype = \"csv\"\npath = \"in.csv\"\n{COLUMNS}"), 0);
+    for crash in 0..=2 {
+        let step = "[steps.reader]\ntype = \"parquet\"\npath = \"*.parquet\"\n\
+                    [steps.writer]\ntype = \"jsonl\"\npath = \"out.jsonl\"\n";
+        run(folder.path(), step, crash);
+        let lines = fs::read_to_string(folder.path().join("out.jsonl")).unwrap();
+        let expected = "\
+{\"id\":1,\"name\":\"Ada, \\\"L\\\"\",\"price\":1.500,\"large\":999999999999999999999999.9999,\"share\":0.1,\"open\":true,\"day\":\"2026-11-29\",\"at\":\"06:30:00.25\",\"since\":\"2026-11-29T05:30:00Z\",\"local\":\"2026-11-29T06:30:00\"}
+{\"id\":2,\"name\":\"\",\"price\":null,\"large\":null,\"share\":null,\"open\":null,\"day\":null,\"at\":null,\"since\":null,\"local\":null}
+{\"id\":3,\"name\":\"ä\",\"price\":-0.001,\"large\":-0.0001,\"share\":-1e+300,\"open\":false,\"day\":\"0001-01-01\",\"at\":\"23:59:59.999999\",\"since\":\"1969-12-31T23:59:59.999999Z\",\"local\":\"0001-01-01T00:00:00\"}";
+        assert_eq!(lines.lines().take(3).collect::<Vec<_>>().join("\n"), expected);
+        assert_eq!(lines.lines().count(), 5);
+    }
+}
+
+#[test]
+fn what_duckdb_writes_is_read_here() {
+    let Some(tools) = needs(Service::Tools) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    python(
+        &tools,
+        folder.path(),
+        r#"
+import duckdb
+db = duckdb.connect()
+db.execute("SET TimeZone = 'UTC'")
+query = """SELECT 7::UTINYINT AS tiny, 18446744073709551615::UBIGINT AS most, 0.1::FLOAT AS single, 12.50::DECIMAL(5,2) AS short,
+    -99999999999999999999.5::DECIMAL(30,1) AS long, '\\xCA\\xFE'::BLOB AS bytes, DATE '1969-12-31' AS day, TIME '23:59:59.5' AS at,
+    TIMESTAMP '2026-11-29 06:30:00.123456' AS local, TIMESTAMPTZ '2026-11-29 06:30:00+01' AS since,
+    TIMESTAMP_NS '2026-11-29 06:30:00.123456789' AS nanos, TIMESTAMP_MS '1960-01-01 00:00:00.001' AS millis,
+    [1, NULL, 3] AS list, {'a': 'x', 'b': [DATE '2026-01-01']} AS struct, MAP {'k': 1.5} AS map, NULL::INTEGER AS none
+    FROM range(5)"""
+for codec in ["zstd", "snappy", "gzip", "lz4_raw", "uncompressed"]:
+    db.execute(f"COPY ({query}) TO 'in-{codec}.parquet' (FORMAT parquet, COMPRESSION {codec}, ROW_GROUP_SIZE 2048)")
+"#,
+    );
+    let step = "[steps.reader]\ntype = \"parquet\"\npath = \"in-*.parquet\"\n\
+                [steps.writer]\ntype = \"jsonl\"\npath = \"out.jsonl\"\n";
+    run(folder.path(), step, 4);
+    let lines = fs::read_to_string(folder.path().join("out.jsonl")).unwrap();
+    let expected = r#"{"tiny":7,"most":18446744073709551615,"single":0.1,"short":12.50,"long":-99999999999999999999.5,"bytes":"cafe","day":"1969-12-31","at":"23:59:59.5","local":"2026-11-29T06:30:00.123456","since":"2026-11-29T05:30:00Z","nanos":"2026-11-29T06:30:00.123456789","millis":"1960-01-01T00:00:00.001","list":[1,null,3],"struct":{"a":"x","b":["2026-01-01"]},"map":{"k":1.5},"none":null}"#;
+    assert_eq!(lines.lines().count(), 25);
+    for line in lines.lines() {
+        assert_eq!(line, expected);
+    }
+}
