@@ -1,11 +1,13 @@
-"""An FTP server for the tests: ftp_server.py FOLDER PORT TLS_PORT CERTIFICATE.
+"""An FTP server for the tests: ftp_server.py FOLDER PORT TLS_PORT OLD_PORT CERTIFICATE.
 
 The user `batchwright` may do everything in FOLDER, `reader` may only read, each with its name as the password. The second port
-asks for TLS. CERTIFICATE is made, with its key, for 127.0.0.1.
+asks for TLS. The third one is that of an old server: it lists names alone, knows no times, and replaces no file by renaming.
+CERTIFICATE is made, with its key, for 127.0.0.1.
 """
 
 import datetime
 import ipaddress
+import os
 import sys
 
 from cryptography import x509
@@ -44,14 +46,25 @@ def make_certificate(path):
         file.write(private)
 
 
+class OldHandler(FTPHandler):
+    proto_cmds = {name: value for name, value in FTPHandler.proto_cmds.items() if name not in ("MLSD", "MLST", "MDTM")}
+
+    def ftp_RNTO(self, path):
+        if os.path.exists(path):
+            self._rnfr = None
+            self.respond("553 The file exists.")
+            return None
+        return super().ftp_RNTO(path)
+
+
 def main():
-    folder, port, tls_port, certificate = sys.argv[1:]
+    folder, port, tls_port, old_port, certificate = sys.argv[1:]
     make_certificate(certificate)
     users = DummyAuthorizer()
     users.add_user("batchwright", "batchwright", folder, perm="elradfmwMT")
     users.add_user("reader", "reader", folder, perm="elr")
     loop = IOLoop()
-    for handler, port in [(FTPHandler, port), (TLS_FTPHandler, tls_port)]:
+    for handler, port in [(FTPHandler, port), (TLS_FTPHandler, tls_port), (OldHandler, old_port)]:
         handler = type("Handler", (handler,), {"authorizer": users, "use_sendfile": False})
         if issubclass(handler, TLS_FTPHandler):
             handler.certfile, handler.keyfile = certificate, certificate + ".key"

@@ -32,14 +32,16 @@ make_ftp() {
     mkdir "$HOME_DIR/ftp/files"
     free_port >"$DIR/ftp.port"
     free_port >"$DIR/ftps.port"
+    free_port >"$DIR/ftp-old.port"
 }
 start_ftp() {
     launch ftp "$(id -un)" "$PLACES/python" "$(dirname "$SELF")/ftp_server.py" "$HOME_DIR/ftp/files" \
-        "$(cat "$DIR/ftp.port")" "$(cat "$DIR/ftps.port")" "$HOME_DIR/ftp/certificate"
-    wait_for ftp listens "$(cat "$DIR/ftps.port")"
+        "$(cat "$DIR/ftp.port")" "$(cat "$DIR/ftps.port")" "$(cat "$DIR/ftp-old.port")" "$HOME_DIR/ftp/certificate"
+    wait_for ftp listens "$(cat "$DIR/ftp-old.port")"
 }
 fill_ftp() {
     publish BATCHWRIGHT_TEST_FTP "'ftp://$NAME:$NAME@127.0.0.1:$(cat "$DIR/ftp.port")/'"
+    publish BATCHWRIGHT_TEST_FTP_OLD "'ftp://$NAME:$NAME@127.0.0.1:$(cat "$DIR/ftp-old.port")/'"
     publish BATCHWRIGHT_TEST_FTPS "'ftps://$NAME:$NAME@127.0.0.1:$(cat "$DIR/ftps.port")/?ca=$HOME_DIR/ftp/certificate'"
 }
 CRASH_ftp=KILL

@@ -27,7 +27,9 @@ pub(crate) fn init_log(global: &Global, level: Option<&str>) {
         format!("{level},lapin=off")
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(quiet));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(quiet))
+        // The FTP library logs its commands, one of which has the password.
+        .add_directive("suppaftp=off".parse().expect("a valid directive"));
     // A program that embeds the command may already have its own subscriber, which then stays in use.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

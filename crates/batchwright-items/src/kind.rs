@@ -15,7 +15,7 @@ use crate::location::Location;
 use crate::reader::BoxedReader;
 use crate::record::Record;
 use crate::template::{Known, Template};
-use crate::transport::{check_scheme, not_local, scheme_of};
+use crate::transport::{check_scheme, escaped, not_local, scheme_of};
 use crate::writer::BoxedWriter;
 
 /// A function that makes a part of a step for one step execution.
@@ -310,7 +310,14 @@ impl BuildContext<'_> {
     pub(crate) fn location(&self, text: &Text) -> Result<Make<Location>, Problem> {
         check_scheme(text.get_ref()).map_err(|message| Problem::at(text, message))?;
         let (template, folder) = (self.template(text)?, self.folder.to_owned());
-        Ok(Box::new(move |scope| Location::parse(&template.render(scope)?, &folder)))
+        Ok(Box::new(move |scope| {
+            // A value within a URL is a name in it, and no option or other server.
+            let text = template.render_with(scope, |before, value| match scheme_of(before) {
+                None => value,
+                Some(_) => escaped(&value),
+            })?;
+            Location::parse(&text, &folder)
+        }))
     }
 
     /// Makes the path of an output, a file of this machine, from a text with `${…}`.

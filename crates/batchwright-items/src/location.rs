@@ -57,7 +57,7 @@ impl Location {
         match self {
             Self::File(path) => !is_pattern(path) || path.is_file(),
             #[cfg(feature = "remote")]
-            Self::Remote(file) => !is_pattern(Path::new(file.name())),
+            Self::Remote(file) => !file.is_pattern(),
         }
     }
 
@@ -75,7 +75,8 @@ impl Location {
             #[cfg(feature = "remote")]
             Self::Remote(file) => {
                 let pattern = batchwright::partition::FilePartitions::new("", file.name());
-                let mut names = file.names_beside()?;
+                let prefix = file.name().split('*').next().unwrap_or_default();
+                let mut names = file.names_beside(prefix)?;
                 names.retain(|name| pattern.selects(name));
                 names.sort_unstable();
                 match names.is_empty() && !may_be_none {
@@ -164,6 +165,28 @@ impl Location {
             Self::File(path) => Arc::new(FileSource::new(path)),
             #[cfg(feature = "remote")]
             Self::Remote(file) => Arc::new(file.clone()),
+        }
+    }
+
+    /// Returns what is the same for all names of the file that are known to be the same.
+    pub(crate) fn identity(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            #[cfg(feature = "remote")]
+            Self::Remote(file) => file.identity(),
+        }
+    }
+
+    /// Refuses a file that cannot be written or removed.
+    #[cfg_attr(not(feature = "remote"), expect(clippy::unnecessary_wraps, reason = "files can be"))]
+    pub(crate) fn check_writable(&self, action: &str) -> Result<(), ItemError> {
+        match self {
+            Self::File(_) => {
+                let _ = action;
+                Ok(())
+            }
+            #[cfg(feature = "remote")]
+            Self::Remote(file) => file.check_writable(action),
         }
     }
 

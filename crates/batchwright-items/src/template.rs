@@ -73,12 +73,23 @@ impl Template {
     ///
     /// Fails when a value is missing or cannot be formatted; never fills in an empty text instead.
     pub fn render(&self, scope: &StepScope) -> Result<String, ItemError> {
+        self.render_with(scope, |_, value| value)
+    }
+
+    /// As [`render`](Self::render), with each value as `change` returns it; it also gets the text before the value.
+    pub(crate) fn render_with(
+        &self,
+        scope: &StepScope,
+        change: impl Fn(&str, String) -> String,
+    ) -> Result<String, ItemError> {
         let mut text = String::new();
         for part in &self.parts {
             match part {
                 Part::Text(literal) => text.push_str(literal),
                 Part::Place(place) => {
-                    text.push_str(&place.fill(scope.job(), scope).map_err(ItemError::fatal)?);
+                    let value = place.fill(scope.job(), scope).map_err(ItemError::fatal)?;
+                    let value = change(&text, value);
+                    text.push_str(&value);
                 }
             }
         }

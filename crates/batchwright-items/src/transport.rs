@@ -18,7 +18,7 @@ pub(crate) use output::Output;
 pub(crate) use remote::{RemoteFile, RemoteOutput};
 #[cfg(not(feature = "remote"))]
 pub(crate) use scheme::unknown;
-pub(crate) use scheme::{check_scheme, not_local, scheme_of};
+pub(crate) use scheme::{check_scheme, escaped, not_local, scheme_of};
 #[cfg(feature = "excel")]
 pub(crate) use seekable::OpenSeekable;
 pub use sink::ByteSink;

@@ -36,6 +36,8 @@ pub enum Service {
     Ftp,
     /// The same with TLS: `BATCHWRIGHT_TEST_FTPS`.
     Ftps,
+    /// An old FTP server, without `MLSD` and `MDTM`, which replaces no file: `BATCHWRIGHT_TEST_FTP_OLD`.
+    FtpOld,
     /// An SSH server: `BATCHWRIGHT_TEST_SFTP`.
     Sftp,
     /// A web server of the files in `BATCHWRIGHT_TEST_WEB_FOLDER`: `BATCHWRIGHT_TEST_WEB`.
@@ -73,6 +75,7 @@ pub fn needs(service: Service) -> Option<String> {
         Service::PgBouncer => variable("BATCHWRIGHT_TEST_PGBOUNCER"),
         Service::S3 => variable("BATCHWRIGHT_TEST_S3"),
         Service::Ftp => variable("BATCHWRIGHT_TEST_FTP"),
+        Service::FtpOld => variable("BATCHWRIGHT_TEST_FTP_OLD"),
         Service::Ftps => variable("BATCHWRIGHT_TEST_FTPS"),
         Service::Sftp => variable("BATCHWRIGHT_TEST_SFTP"),
         Service::Web => variable("BATCHWRIGHT_TEST_WEB"),

@@ -1,21 +1,16 @@
 //! The kind `transfer`.
 
-#[cfg(feature = "remote")]
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use batchwright::ItemError;
-#[cfg(feature = "remote")]
-use batchwright::clock::StopToken;
 use batchwright::error::ErrorKind;
 use batchwright::scope::StepScope;
 use batchwright::step::{Flow, Tasklet, TaskletCall};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-#[cfg(feature = "remote")]
-use super::token;
 use super::{Placing, copy_bytes, place, within_bounds};
 use crate::key::{Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
@@ -76,8 +71,18 @@ struct Plan {
     /// The names of the files in their folder; with `remove`, each as it was when the step began.
     files: Vec<(String, Option<InputIdentity>)>,
     done: usize,
-    /// Whether the next file is copied, and its original is still to be removed.
-    is_copied: bool,
+    state: State,
+}
+
+/// What was done with the next file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Planned,
+    /// It may be copied: what has the name of the copy by now is the copy.
+    Begun,
+    /// Its original is still to be removed.
+    Copied,
 }
 
 /// The name in the step's context under which the plan is stored.
@@ -89,18 +94,31 @@ impl Tasklet for Transfer {
         let scope = call.scope().clone();
         let (from, to) = ((self.from)(&scope)?, (self.to)(&scope)?);
         if !scope.context().has(PLAN) {
-            scope.context().put(PLAN, &self.plan(&from, &to)?)?;
+            scope.context().put(PLAN, &self.plan(&from, &to, &scope)?)?;
             return Ok(Flow::Continue);
         }
         let mut plan: Plan = scope.context().get(PLAN)?;
         let Some((name, planned)) = plan.files.get(plan.done) else { return Ok(Flow::Finished) };
         let original = from.beside(name);
-        match plan.is_copied {
-            true => remove_original(&original, planned.as_ref())?,
-            false => self.copy(&original, planned.as_ref(), &to.file_within(name), &scope)?,
-        }
-        plan.is_copied = self.remove && !plan.is_copied;
-        if !plan.is_copied {
+        plan.state = match plan.state {
+            // Only then is an existing file known to be none of ours.
+            State::Planned if !self.replace => {
+                let copy = to.file_within(name);
+                if copy.find()?.is_some() {
+                    return Err(exists(&copy));
+                }
+                State::Begun
+            }
+            State::Planned | State::Begun => {
+                self.copy(&original, planned.as_ref(), &to.file_within(name), &scope)?;
+                if self.remove { State::Copied } else { State::Planned }
+            }
+            State::Copied => {
+                remove_original(&original, planned.as_ref())?;
+                State::Planned
+            }
+        };
+        if plan.state == State::Planned {
             plan.done += 1;
             call.contribute(1, 1);
         }
@@ -111,7 +129,7 @@ impl Tasklet for Transfer {
 }
 
 impl Transfer {
-    fn plan(&self, from: &Location, to: &Location) -> Result<Plan, ItemError> {
+    fn plan(&self, from: &Location, to: &Location, scope: &StepScope) -> Result<Plan, ItemError> {
         let found = match from.is_one() {
             true if self.optional && from.find()?.is_none() => Vec::new(),
             true => vec![from.clone()],
@@ -123,11 +141,16 @@ impl Transfer {
                 to.shown()
             )));
         }
+        let found = within_bounds(found, Path::new(&from.shown()))?;
         let mut files = Vec::with_capacity(found.len());
         for file in found {
+            if scope.stop().is_requested() {
+                return Err(ItemError::stopped("a stop was requested while files were looked up"));
+            }
             let name = file.name()?;
             let copy = to.file_within(&name);
-            if copy.shown() == file.shown() {
+            copy.check_writable("write")?;
+            if copy.identity() == file.identity() {
                 return Err(ItemError::fatal(format!(
                     "cannot write `{}`: it is the file itself",
                     copy.shown()
@@ -137,7 +160,7 @@ impl Transfer {
                 return Err(exists(&copy));
             }
             let planned = match self.remove {
-                true => Some(file.find()?.ok_or_else(|| changed(&file))?),
+                true => Some(removable(&file)?),
                 false => None,
             };
             files.push((name, planned));
@@ -145,7 +168,7 @@ impl Transfer {
         Ok(Plan {
             files: within_bounds(files, Path::new(&from.shown()))?,
             done: 0,
-            is_copied: false,
+            state: State::Planned,
         })
     }
 
@@ -165,12 +188,13 @@ impl Transfer {
         if !self.replace
             && let Some(existing) = to.find()?
         {
-            // An earlier attempt may have made it: the plan found none.
+            // An earlier attempt has made it: there was none when the copy began.
             return match length == Some(existing.size) {
                 true => Ok(()),
                 false => Err(exists(to)),
             };
         }
+        let mut bytes = Unchanged { bytes: &mut bytes, original, identity };
         let shown = original.shown();
         let shown = Path::new(&shown);
         match to {
@@ -196,19 +220,23 @@ impl Transfer {
                         original.shown()
                     ))
                 })?;
-                let mut bytes = Stoppable { bytes: &mut bytes, stop: scope.stop() };
-                let sent = file.put(&token(scope), &mut bytes, length);
-                if sent.is_err() && scope.stop().is_requested() {
-                    return Err(ItemError::stopped("a stop was requested while a file was sent"));
-                }
-                sent?;
+                file.put(scope, &mut bytes, length)?;
             }
         }
-        // A file that another program still writes to is not complete. (A web server may refuse the question.)
-        match original.find() {
-            Ok(Some(now)) if identity.is_some_and(|then| then != now) => Err(changed(original)),
-            _ => Ok(()),
-        }
+        Ok(())
+    }
+}
+
+/// Returns what identifies the original, which can be removed and known from another file of its name.
+fn removable(file: &Location) -> Result<InputIdentity, ItemError> {
+    file.check_writable("remove")?;
+    let found = file.find()?.ok_or_else(|| changed(file))?;
+    match found.modified == 0 && found.inode == 0 {
+        false => Ok(found),
+        true => Err(ItemError::fatal(format!(
+            "cannot remove `{}` after it is copied: its server tells no time of modification, by which another file of the name would be known",
+            file.shown()
+        ))),
     }
 }
 
@@ -225,20 +253,27 @@ fn remove_original(original: &Location, planned: Option<&InputIdentity>) -> Resu
     }
 }
 
-/// Bytes that end with an error when a stop is requested.
-#[cfg(feature = "remote")]
-struct Stoppable<'a> {
+/// The bytes of an original, which is still the same at their end; otherwise the end is an error, and nothing gets the name of
+/// the copy.
+struct Unchanged<'a> {
     bytes: &'a mut (dyn Read + Send),
-    stop: &'a StopToken,
+    original: &'a Location,
+    identity: Option<InputIdentity>,
 }
 
-#[cfg(feature = "remote")]
-impl Read for Stoppable<'_> {
+impl Read for Unchanged<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self.stop.is_requested() {
-            false => self.bytes.read(into),
-            true => Err(io::Error::other("a stop was requested")),
+        let count = self.bytes.read(into)?;
+        // A place checks its own files.
+        if let (0, Location::File(_)) = (count, self.original)
+            && !into.is_empty()
+        {
+            let now = self.original.find().map_err(|error| io::Error::other(error.into_boxed()))?;
+            if now != self.identity {
+                return Err(io::Error::other("the file was changed while it was copied"));
+            }
         }
+        Ok(count)
     }
 }
 

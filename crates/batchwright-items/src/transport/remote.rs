@@ -16,21 +16,26 @@ mod s3;
 #[cfg(feature = "sftp")]
 mod sftp;
 mod url;
+mod whole;
 
 pub(crate) use output::{RemoteOutput, RemotePosition};
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 #[cfg(any(feature = "s3", feature = "http", feature = "sftp"))]
 use std::sync::OnceLock;
 
 use batchwright::ItemError;
+use batchwright::clock::StopToken;
 use batchwright::error::ErrorKind;
+use batchwright::item::{OpenPath, PathUse, stable_hash};
+use batchwright::scope::{StepScope, StepStart};
 
 use super::scheme::unknown;
 use super::source::{ByteSource, InputIdentity, OpenSource};
 use url::PlaceUrl;
+use whole::{Check, Whole};
 
 /// A server or a bucket. Every call has a bounded time without progress, after which it fails.
 pub(crate) trait Place: Send + Sync {
@@ -40,8 +45,18 @@ pub(crate) trait Place: Send + Sync {
     /// Opens the file at `path` at `byte`.
     fn open(&self, path: &str, byte: u64) -> Result<Opened, Failure>;
 
-    /// Returns the names of the files in `folder`, in any order.
-    fn names(&self, folder: &str) -> Result<Vec<String>, Failure>;
+    /// Whether a file that is open stays as it was, also when another one gets its name.
+    fn is_stable(&self) -> bool {
+        false
+    }
+
+    /// Why files of the place cannot be written or removed; `None` if they can.
+    fn only_read(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Returns the names of the files in `folder` that begin with `prefix`, and maybe others, in any order.
+    fn names(&self, folder: &str, prefix: &str) -> Result<Vec<String>, Failure>;
 
     /// Writes the `length` bytes of `content` to `path`, whose name they get only when they are complete; an existing file is
     /// replaced. Folders are made. `part` is the name beside `path` for places that need another one meanwhile.
@@ -92,6 +107,10 @@ pub(crate) struct RemoteFile {
     path: String,
     /// The URL up to the path, without user, password and options.
     place_shown: Arc<str>,
+    /// Distinguishes places that look the same.
+    place_hash: u64,
+    /// Whether the name is a pattern.
+    is_pattern: bool,
     folder: Arc<Path>,
 }
 
@@ -115,8 +134,14 @@ impl RemoteFile {
             scheme => return Err(ItemError::fatal(unknown(scheme))),
         };
         url.all_used()?;
-        let (place_shown, path) = (url.place_shown().into(), url.path().to_owned());
-        Ok(Self { place, path, place_shown, folder: folder.into() })
+        Ok(Self {
+            place,
+            path: url.path().to_owned(),
+            place_shown: url.place_shown().into(),
+            place_hash: url.place_hash(),
+            is_pattern: url.is_pattern()?,
+            folder: folder.into(),
+        })
     }
 
     /// Returns the URL without user, password and options.
@@ -129,6 +154,38 @@ impl RemoteFile {
         self.path.rsplit('/').next().unwrap_or_default()
     }
 
+    /// Returns what is the same for all URLs of the file that differ in what is secret or how long they wait. (A place may know
+    /// the file under other names too.)
+    pub(crate) fn identity(&self) -> String {
+        format!("{} {:016x}", self.shown(), self.place_hash)
+    }
+
+    /// Whether the name is a pattern.
+    pub(crate) fn is_pattern(&self) -> bool {
+        self.is_pattern
+    }
+
+    /// Refuses a file that cannot be written or removed.
+    pub(crate) fn check_writable(&self, action: &str) -> Result<(), ItemError> {
+        let what = match self.place.only_read() {
+            Some(what) => what,
+            None if self.name().is_empty() => "it is a folder",
+            None if self.is_pattern => "it is a pattern",
+            None => return Ok(()),
+        };
+        Err(ItemError::fatal(format!("cannot {action} `{}`: {what}", self.shown())))
+    }
+
+    /// Keeps other parts of this process from using the file in a way that excludes this one.
+    pub(crate) fn claim(&self, wanted: PathUse) -> Result<OpenPath, ItemError> {
+        OpenPath::claim(Path::new(&self.identity()), wanted).map_err(|_| {
+            let file = self.shown();
+            ItemError::fatal(format!(
+                "cannot use `{file}`: it is another input or output that is open; give each its own path"
+            ))
+        })
+    }
+
     /// Returns the path of the folder, with its last `/`.
     fn folder_path(&self) -> &str {
         self.path.strip_suffix(self.name()).unwrap_or_default()
@@ -136,14 +193,17 @@ impl RemoteFile {
 
     /// Returns the file called `name` in the same folder.
     pub(crate) fn beside(&self, name: &str) -> Self {
-        Self { path: format!("{}{name}", self.folder_path()), ..self.clone() }
+        let path = format!("{}{name}", self.folder_path());
+        Self { path, is_pattern: false, ..self.clone() }
     }
 
-    /// Returns the names of the files in the folder.
-    pub(crate) fn names_beside(&self) -> Result<Vec<String>, ItemError> {
+    /// Returns the names of the files in the folder that begin with `prefix`, and maybe others.
+    pub(crate) fn names_beside(&self, prefix: &str) -> Result<Vec<String>, ItemError> {
         let folder = self.folder_path();
-        let what = || format!("cannot read the folder `{}{folder}`", self.place_shown);
-        self.place.names(folder).map_err(|error| ItemError::wrap(ErrorKind::IO, what(), error))
+        self.place.names(folder, prefix).map_err(|error| {
+            let what = format!("cannot read the folder `{}{folder}`", self.place_shown);
+            ItemError::wrap(ErrorKind::IO, what, error)
+        })
     }
 
     /// Returns what identifies the content of the file as it is now; `None` if there is no file.
@@ -155,18 +215,57 @@ impl RemoteFile {
     /// Writes the `length` bytes of `content`, which replace an existing file.
     pub(crate) fn put(
         &self,
-        token: &str,
+        scope: &StepScope,
         content: &mut (dyn Read + Send),
         length: u64,
     ) -> Result<(), ItemError> {
-        let part = format!("{}.{}.{token}.part", self.folder_path(), self.name());
-        let written = self.place.put(&self.path, &part, content, length);
-        written.map_err(|error| self.failed("write", error))
+        // Of this execution alone: a former owner may still write to its own.
+        let whole = format!("{} {} {}", scope.store_id(), scope.job().instance_id(), scope.step());
+        let token = format!(".{}.{:016x}-", self.name(), stable_hash(whole.as_bytes()));
+        let part = format!("{}{token}{}.part", self.folder_path(), scope.id());
+        let mut content = Stoppable { bytes: content, stop: scope.stop() };
+        let written = self.place.put(&self.path, &part, &mut content, length);
+        if written.is_err() && scope.stop().is_requested() {
+            return Err(ItemError::stopped("a stop was requested while a file was sent"));
+        }
+        written.map_err(|error| self.failed("write", error))?;
+        if scope.start() != StepStart::Fresh {
+            self.remove_former_parts(&token, &part);
+        }
+        Ok(())
+    }
+
+    /// Removes what earlier executions left when they died. The file is there, so a failure is no failure of the step.
+    fn remove_former_parts(&self, token: &str, own: &str) {
+        let removed = self.names_beside(token).and_then(|names| {
+            let former = names.iter().filter(|name| name.starts_with(token));
+            let former = former.map(|name| self.beside(name)).filter(|file| file.path != own);
+            former.map(|file| file.remove()).collect::<Result<Vec<()>, _>>()
+        });
+        if let Err(error) = removed {
+            let file = self.shown();
+            tracing::warn!(target: "batchwright::output", "a part of {file} may be left: {error}");
+        }
     }
 
     /// Removes the file, which may be removed already.
     pub(crate) fn remove(&self) -> Result<(), ItemError> {
         self.place.remove(&self.path).map_err(|error| self.failed("remove", error))
+    }
+
+    /// Returns the bytes from `byte` on, also while this process has the output of that name open.
+    fn content_from(&self, byte: u64) -> Result<Box<dyn Read + Send>, ItemError> {
+        let opened = self.place.open(&self.path, byte);
+        opened.map(|opened| opened.bytes).map_err(|error| self.failed("open", error))
+    }
+
+    /// Returns a check that the file is still the one that was `found`.
+    fn unchanged(&self, found: Found) -> Check {
+        let file = self.clone();
+        Box::new(move || match file.place.find(&file.path).map_err(io::Error::other)? {
+            Some(now) if now == found => Ok(()),
+            _ => Err(io::Error::other("the file was changed while it was read")),
+        })
     }
 
     fn failed(&self, action: &str, error: Failure) -> ItemError {
@@ -183,7 +282,26 @@ impl ByteSource for RemoteFile {
         let opened = self.place.open(&self.path, byte);
         let Opened { found, bytes } = opened.map_err(|error| self.failed("open", error))?;
         let (identity, length) = (found.map(InputIdentity::from), found.map(|found| found.size));
-        Ok(OpenSource { bytes, identity, length, held: None })
+        let check = found.filter(|_| !self.place.is_stable()).map(|found| self.unchanged(found));
+        let bytes =
+            Box::new(Whole::new(bytes, length.map(|length| length.saturating_sub(byte)), check));
+        let held = Some(Box::new(self.claim(PathUse::Input)?) as Box<dyn Send>);
+        Ok(OpenSource { bytes, identity, length, held })
+    }
+}
+
+/// Bytes that end with an error when a stop is requested.
+struct Stoppable<'a> {
+    bytes: &'a mut (dyn Read + Send),
+    stop: &'a StopToken,
+}
+
+impl Read for Stoppable<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self.stop.is_requested() {
+            false => self.bytes.read(into),
+            true => Err(io::Error::other("a stop was requested")),
+        }
     }
 }
 
@@ -216,7 +334,13 @@ fn web_client(timeout: std::time::Duration) -> Result<reqwest::Client, ItemError
 /// Returns a hash of the tag of a content, which is never 0.
 #[cfg(any(feature = "s3", feature = "http"))]
 fn tag_of(tag: &str) -> u64 {
-    batchwright::item::stable_hash(tag.as_bytes()).max(1)
+    stable_hash(tag.as_bytes()).max(1)
+}
+
+/// The error of a server that does not answer.
+#[cfg(any(feature = "ftp", feature = "sftp"))]
+fn silent(timeout: std::time::Duration) -> Failure {
+    failure(format!("the server does not answer within {} s", timeout.as_secs_f64()))
 }
 
 /// An error of a place in one sentence.

@@ -10,6 +10,20 @@ pub(crate) fn scheme_of(text: &str) -> Option<&str> {
     is_scheme.then_some(scheme)
 }
 
+/// Returns `value` as a part of a URL's path: what would end the path or begin an escape is escaped.
+pub(crate) fn escaped(value: &str) -> String {
+    let mut text = String::with_capacity(value.len());
+    for character in value.chars() {
+        match character {
+            '%' | '?' | '#' | '*' | '@' | ':' | '\\' => {
+                text.push_str(&format!("%{:02X}", u32::from(character)));
+            }
+            other => text.push(other),
+        }
+    }
+    text
+}
+
 /// The schemes of URLs, with the features that contain them.
 const SCHEMES: [(&str, &str, bool); 6] = [
     ("s3", "s3", cfg!(feature = "s3")),

@@ -252,12 +252,12 @@ impl FileOutput {
         Ok(())
     }
 
-    /// Makes the growing file of `position` again if it is missing, with the content that `write` gives it: for outputs whose
-    /// complete file has left this machine. [`open`](Self::open) then checks it like any other.
+    /// Makes the growing file of `position` again if it is missing, with the content that `write` gives it and compares: for
+    /// outputs whose complete file has left this machine. A file that is there, whatever it contains, is left alone.
     ///
     /// # Errors
     ///
-    /// When the file cannot be created, or `write` fails; no file is left then.
+    /// When the file cannot be created, or `write` fails; there is no file then.
     pub fn restore(
         &self,
         position: FilePosition,
@@ -266,16 +266,24 @@ impl FileOutput {
     ) -> Result<(), ItemError> {
         let names = Names::new(&target(&self.path)?, scope);
         let Some(FileIdentity { made_by, .. }) = position.file else { return Ok(()) };
-        if names.find(&position, scope.id().0).is_ok() {
-            return Ok(());
+        let own = scope.id().0;
+        let known = [names.of(made_by), names.target.clone()];
+        for path in names.of_former(own).into_iter().chain(known) {
+            if !matches!(checked(&path, 0, |_| Ok(true))?, Checked::Missing) {
+                return Ok(());
+            }
         }
-        let path = names.of(made_by);
-        make_folders(&path)?;
-        let mut file = create(&path)?;
+        // Under another name until it is compared: a process that dies meanwhile leaves nothing that looks right.
+        let fetched = names.beside(&format!(".{}.fetched", names.token));
+        make_folders(&fetched)?;
+        let mut file = create(&fetched)?;
         write(&mut file).inspect_err(|_| {
             // The first error is the cause.
-            let _ = remove(&path);
-        })
+            let _ = remove(&fetched);
+        })?;
+        let path = names.of(made_by);
+        let renamed = file.sync_all().and_then(|()| fs::rename(&fetched, &path));
+        renamed.and_then(|()| sync_folder(&path)).map_err(|error| failed("restore", &path, error))
     }
 
     /// Returns the length including all appended bytes.

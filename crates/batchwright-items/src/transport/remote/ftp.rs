@@ -73,6 +73,27 @@ impl FtpServer {
         Ok(ftp)
     }
 
+    /// Runs `work` on a connection.
+    fn run<T>(
+        &self,
+        work: impl FnOnce(&mut RustlsFtpStream) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        self.connect().and_then(|mut ftp| work(&mut ftp)).map_err(|error| self.explained(error))
+    }
+
+    /// Returns `error`, in words if the server was silent for too long.
+    fn explained(&self, error: Failure) -> Failure {
+        let io = match error.downcast_ref::<FtpError>() {
+            Some(FtpError::ConnectionError(io)) => Some(io),
+            _ => error.downcast_ref::<io::Error>(),
+        };
+        let silent = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
+        match io.is_some_and(|io| silent.contains(&io.kind())) {
+            true => super::silent(self.timeout),
+            false => error,
+        }
+    }
+
     /// Writes `content` to `part`, and returns the number of bytes.
     fn store(
         ftp: &mut RustlsFtpStream,
@@ -147,18 +168,23 @@ fn sent(path: &str) -> &str {
     path.strip_prefix('/').unwrap_or(path)
 }
 
-fn find(ftp: &mut RustlsFtpStream, path: &str) -> Result<Option<Found>, Failure> {
-    let size = match ftp.size(path) {
-        Err(error) if refused(&error) => return Ok(None),
-        size => size?,
-    };
+/// Returns the size of the file at `path`; `None` if the server does not tell it, as for a file that is not there.
+fn size<S: TlsStream>(ftp: &mut ImplFtpStream<S>, path: &str) -> Result<Option<u64>, Failure> {
+    match ftp.size(path) {
+        Err(error) if refused(&error) => Ok(None),
+        size => Ok(Some(size? as u64)),
+    }
+}
+
+fn find<S: TlsStream>(ftp: &mut ImplFtpStream<S>, path: &str) -> Result<Option<Found>, Failure> {
+    let Some(size) = size(ftp, path)? else { return Ok(None) };
     let modified = match ftp.mdtm(path) {
         Ok(at) => at.and_utc().timestamp().saturating_mul(1_000_000_000),
         // Not every server says the time.
         Err(FtpError::UnexpectedResponse(_) | FtpError::BadResponse) => 0,
         Err(error) => return Err(error.into()),
     };
-    Ok(Some(Found { size: size as u64, modified, tag: 0 }))
+    Ok(Some(Found { size, modified, tag: 0 }))
 }
 
 /// Returns the name in a line of `MLSD` if it is that of a file: facts that end with `;`, a space, the name (RFC 3659, 7.2).
@@ -168,27 +194,76 @@ fn file_of(line: &str) -> Option<String> {
     is_file.then(|| name.to_owned())
 }
 
+/// Returns the names in the folder; of an older server, which lists names alone, also those of folders.
+fn list(ftp: &mut RustlsFtpStream, folder: &str) -> Result<(Vec<String>, bool), Failure> {
+    let folder = folder.trim_end_matches('/');
+    let folder = (!folder.is_empty()).then_some(folder);
+    match ftp.mlsd(folder) {
+        Ok(lines) => Ok((lines.iter().filter_map(|line| file_of(line)).collect(), true)),
+        Err(FtpError::UnexpectedResponse(Response {
+            status: Status::BadCommand | Status::NotImplemented,
+            ..
+        })) => {
+            // Some have the folder before them.
+            let name = |line: String| line.rsplit('/').next().unwrap_or_default().to_owned();
+            match ftp.nlst(folder) {
+                // Some servers refuse to list an empty folder.
+                Err(error) if refused(&error) => Ok((Vec::new(), false)),
+                names => Ok((names?.into_iter().map(name).collect(), false)),
+            }
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives `from` the name `to`, in the two commands of FTP. Returns whether the server accepts the second one.
+fn rename(ftp: &mut RustlsFtpStream, from: &str, to: &str) -> Result<bool, Failure> {
+    ftp.custom_command(format!("RNFR {from}"), &[Status::RequestFilePending])?;
+    let done = [Status::RequestedFileActionOk, Status::CommandOk];
+    match ftp.custom_command(format!("RNTO {to}"), &done) {
+        Ok(_) => Ok(true),
+        Err(error) if refused(&error) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives `part` the name `path`. If the server does not replace a file, the old one gets another name first, and its own again if
+/// that does not help.
+fn replace(ftp: &mut RustlsFtpStream, part: &str, path: &str) -> Result<(), Failure> {
+    if rename(ftp, part, path)? {
+        return Ok(());
+    }
+    let not_renamed = || failure(format!("the server does not give `{part}` the name `{path}`"));
+    let old = format!("{part}.old");
+    if !rename(ftp, path, &old).map_err(|_| not_renamed())? {
+        return Err(not_renamed());
+    }
+    if !rename(ftp, part, path)? {
+        rename(ftp, &old, path)?;
+        return Err(not_renamed());
+    }
+    ftp.rm(&old)?;
+    Ok(())
+}
+
 /// A transfer from the server, with the connection that began it.
 struct Download<S: TlsStream> {
     data: Option<TransferStream<S>>,
-    /// Number of bytes that must still come.
-    left: u64,
+    timeout: Duration,
     _ftp: ImplFtpStream<S>,
 }
 
 impl<S: TlsStream> Read for Download<S> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let Some(data) = &mut self.data else { return Ok(0) };
-        let count = data.read(into)?;
-        self.left = self.left.saturating_sub(count as u64);
-        if count == 0 && !into.is_empty() {
+        let count = data.read(into).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => io::Error::other(super::silent(self.timeout)),
+            _ => error,
+        })?;
+        if count == 0 {
             // A connection that broke looks like the end of the file.
             let finished = self.data.take().map_or(Ok(()), TransferStream::finish);
             finished.map_err(io::Error::other)?;
-            if self.left > 0 {
-                let what = format!("the server ended the transfer {} bytes too early", self.left);
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
-            }
         }
         Ok(count)
     }
@@ -196,43 +271,50 @@ impl<S: TlsStream> Read for Download<S> {
 
 impl Place for FtpServer {
     fn find(&self, path: &str) -> Result<Option<Found>, Failure> {
-        find(&mut self.connect()?, sent(path))
+        self.run(|ftp| {
+            let path = sent(path);
+            let found = find(ftp, path)?;
+            if found.is_none() {
+                // The same refusal can have another reason.
+                let at = path.rfind('/').map_or(0, |at| at + 1);
+                let (folder, name) = path.split_at(at);
+                let (names, are_files) = match list(ftp, folder) {
+                    Err(error) if error.downcast_ref().is_some_and(refused) => (Vec::new(), true),
+                    names => names?,
+                };
+                if are_files && names.iter().any(|one| one == name) {
+                    return Err(failure("the server does not tell the size of the file"));
+                }
+            }
+            Ok(found)
+        })
     }
 
     fn open(&self, path: &str, byte: u64) -> Result<Opened, Failure> {
-        let mut ftp = self.connect()?;
-        let path = sent(path);
-        let found = find(&mut ftp, path)?
-            .ok_or_else(|| failure("the server has no such file, or it may not be read"))?;
-        let left = found.size.checked_sub(byte);
-        let left = left.ok_or_else(|| failure(format!("the file has no byte {byte}")))?;
-        if left == 0 {
-            return Ok(Opened { found: Some(found), bytes: Box::new(io::empty()) });
-        }
-        ftp.resume_transfer(usize::try_from(byte)?)?;
-        let data = Some(ftp.retr_as_stream(path)?);
-        Ok(Opened { found: Some(found), bytes: Box::new(Download { data, left, _ftp: ftp }) })
+        let mut ftp = self.connect().map_err(|error| self.explained(error))?;
+        let begun = begin(&mut ftp, sent(path), byte);
+        let (found, data) = begun.map_err(|error| self.explained(error))?;
+        let bytes = Box::new(Download { data, timeout: self.timeout, _ftp: ftp });
+        Ok(Opened { found: Some(found), bytes })
     }
 
-    fn names(&self, folder: &str) -> Result<Vec<String>, Failure> {
-        let mut ftp = self.connect()?;
-        let folder = sent(folder).trim_end_matches('/');
-        let folder = match folder.is_empty() {
-            true => None,
-            false => Some(folder),
-        };
-        match ftp.mlsd(folder) {
-            Ok(lines) => Ok(lines.iter().filter_map(|line| file_of(line)).collect()),
-            // An older server lists names alone, some with the folder before them.
-            Err(FtpError::UnexpectedResponse(Response {
-                status: Status::BadCommand | Status::NotImplemented,
-                ..
-            })) => {
-                let name = |line: String| line.rsplit('/').next().unwrap_or_default().to_owned();
-                Ok(ftp.nlst(folder)?.into_iter().map(name).collect())
+    fn names(&self, folder: &str, _: &str) -> Result<Vec<String>, Failure> {
+        self.run(|ftp| {
+            let folder = sent(folder);
+            let (mut names, are_files) = list(ftp, folder)?;
+            if !are_files {
+                let mut failed = None;
+                names.retain(|name| match size(ftp, &format!("{folder}{name}")) {
+                    Ok(size) => size.is_some(),
+                    Err(error) => {
+                        failed.get_or_insert(error);
+                        false
+                    }
+                });
+                failed.map_or(Ok(()), Err)?;
             }
-            Err(error) => Err(error.into()),
-        }
+            Ok(names)
+        })
     }
 
     fn put(
@@ -242,29 +324,38 @@ impl Place for FtpServer {
         content: &mut (dyn Read + Send),
         length: u64,
     ) -> Result<(), Failure> {
-        let mut ftp = self.connect()?;
         let (path, part) = (sent(path), sent(part));
-        let count = Self::store(&mut ftp, part, content)?;
-        let arrived = find(&mut ftp, part)?.map(|found| found.size);
-        if count != length || arrived.is_some_and(|arrived| arrived != length) {
-            let arrived = arrived.unwrap_or(count);
-            return Err(failure(format!("{arrived} of {length} bytes arrived in `{part}`")));
-        }
-        match ftp.rename(part, path) {
-            // Some servers do not replace a file.
-            Err(error) if refused(&error) => {
-                ftp.rm(path)?;
-                Ok(ftp.rename(part, path)?)
+        self.run(|ftp| {
+            let count = Self::store(ftp, part, content)?;
+            // A server that only takes files does not tell their sizes.
+            let arrived = size(ftp, part)?.unwrap_or(count);
+            if count != length || arrived != length {
+                return Err(failure(format!("{arrived} of {length} bytes arrived in `{part}`")));
             }
-            renamed => Ok(renamed?),
-        }
+            replace(ftp, part, path)
+        })
     }
 
     fn remove(&self, path: &str) -> Result<(), Failure> {
-        let mut ftp = self.connect()?;
-        match ftp.rm(sent(path)) {
-            Err(error) if refused(&error) && find(&mut ftp, sent(path))?.is_none() => Ok(()),
+        let path = sent(path);
+        self.run(|ftp| match ftp.rm(path) {
+            Err(error) if refused(&error) && find(ftp, path)?.is_none() => Ok(()),
             removed => Ok(removed?),
-        }
+        })
     }
+}
+
+/// Begins the transfer of the file at `path` from `byte` on.
+fn begin<S: TlsStream>(
+    ftp: &mut ImplFtpStream<S>,
+    path: &str,
+    byte: u64,
+) -> Result<(Found, Option<TransferStream<S>>), Failure> {
+    let found = find(ftp, path)?
+        .ok_or_else(|| failure("the server has no such file, or it may not be read"))?;
+    if byte >= found.size {
+        return Ok((found, None));
+    }
+    ftp.resume_transfer(usize::try_from(byte)?)?;
+    Ok((found, Some(ftp.retr_as_stream(path)?)))
 }

@@ -85,11 +85,12 @@ fn found(headers: &HeaderMap, size: u64) -> Found {
     Found { size, modified, tag: tag.map_or(0, tag_of) }
 }
 
-/// Returns the length of the whole content, from `bytes FIRST-LAST/LENGTH`, if the range begins at `byte`.
+/// Returns the length of the whole content, from `bytes FIRST-LAST/LENGTH`, if the range is from `byte` to its end.
 fn length_of_range(headers: &HeaderMap, byte: u64) -> Option<u64> {
     let (range, length) = text(headers, CONTENT_RANGE)?.strip_prefix("bytes ")?.split_once('/')?;
-    let (first, _) = range.split_once('-')?;
-    (first.parse() == Ok(byte)).then(|| length.parse().ok())?
+    let (first, last) = range.split_once('-')?;
+    let (last, length): (u64, u64) = (last.parse().ok()?, length.parse().ok()?);
+    (first.parse() == Ok(byte) && last.checked_add(1) == Some(length)).then_some(length)
 }
 
 impl Place for WebServer {
@@ -144,7 +145,15 @@ impl Place for WebServer {
         }
     }
 
-    fn names(&self, _: &str) -> Result<Vec<String>, Failure> {
+    fn is_stable(&self) -> bool {
+        true
+    }
+
+    fn only_read(&self) -> Option<&'static str> {
+        Some("files of web servers are only read")
+    }
+
+    fn names(&self, _: &str, _: &str) -> Result<Vec<String>, Failure> {
         Err(failure("a web server has no folders to look into; name the file"))
     }
 

@@ -6,14 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use batchwright::ItemError;
+use batchwright::clock::StopToken;
 use batchwright::error::ErrorKind;
-use batchwright::item::{Ending, FileOutput, FilePosition, stable_hash, stable_hash_after};
+use batchwright::item::{
+    Ending, FileOutput, FilePosition, OpenPath, PathUse, stable_hash, stable_hash_after,
+};
 use batchwright::scope::StepScope;
 use serde::{Deserialize, Serialize};
 
 use super::RemoteFile;
 use crate::transport::sink::ByteSink;
-use crate::transport::source::{ByteSource, OpenSource};
+use crate::transport::source::ByteSource;
 
 /// The folder, beside the job file, where outputs of other places grow.
 const FOLDER: &str = ".outgoing";
@@ -34,11 +37,12 @@ pub(crate) struct RemoteOutput {
 struct Growing {
     path: PathBuf,
     file: FileOutput,
-    /// Identifies the instance, its step and its partition, and the file: several may write to one name.
-    token: String,
     /// Hash of all appended bytes.
     hash: u64,
     committed_hash: u64,
+    scope: StepScope,
+    /// Keeps other outputs of this process away from the place.
+    _claim: OpenPath,
 }
 
 /// A position of an output in another place.
@@ -54,14 +58,23 @@ impl RemoteOutput {
         Self { to, open: None }
     }
 
-    fn growing(&self, hash: u64, scope: &StepScope) -> Growing {
+    fn growing(&self, hash: u64, scope: &StepScope) -> Result<Growing, ItemError> {
         let partition = scope.partition().map_or("", |partition| partition.key.as_str());
         let (store, instance) = (scope.store_id(), scope.job().instance_id());
+        // Several instances, steps and partitions may write to one name.
         let whole =
-            format!("{store}\n{instance}\n{}\n{partition}\n{}", scope.step(), self.to.shown());
+            format!("{store}\n{instance}\n{}\n{partition}\n{}", scope.step(), self.to.identity());
         let token = format!("{:016x}", stable_hash(whole.as_bytes()));
         let path = self.to.folder.join(FOLDER).join(format!("{token}-{}", self.to.name()));
-        Growing { file: FileOutput::new(&path), path, token, hash, committed_hash: hash }
+        let claim = self.to.claim(PathUse::Output { token, made_by: scope.id().0 })?;
+        Ok(Growing {
+            file: FileOutput::new(&path),
+            path,
+            hash,
+            committed_hash: hash,
+            scope: scope.clone(),
+            _claim: claim,
+        })
     }
 
     fn opened(&mut self) -> Result<&mut Growing, ItemError> {
@@ -74,7 +87,7 @@ impl RemoteOutput {
     fn fetch(
         &self,
         position: RemotePosition,
-        path: &Path,
+        (path, stop): (&Path, &StopToken),
         into: &mut File,
     ) -> Result<(), ItemError> {
         let length = position.file.length;
@@ -89,10 +102,12 @@ impl RemoteOutput {
         if found.size < length {
             return Err(lost(&format!("what was sent has only {} bytes", found.size)));
         }
-        let OpenSource { bytes, .. } = self.to.open_at(0)?;
-        let (mut bytes, mut piece) = (bytes.take(length), vec![0; PIECE_BYTES]);
+        let (mut bytes, mut piece) = (self.to.content_from(0)?.take(length), vec![0; PIECE_BYTES]);
         let mut hash = stable_hash(b"");
         loop {
+            if stop.is_requested() {
+                return Err(ItemError::stopped("a stop was requested while an output was fetched"));
+            }
             let count = bytes.read(&mut piece)?;
             if count == 0 {
                 break;
@@ -106,13 +121,13 @@ impl RemoteOutput {
         }
     }
 
-    fn send(&self, Growing { path, token, .. }: &Growing) -> Result<(), ItemError> {
+    fn send(&self, Growing { path, scope, .. }: &Growing) -> Result<(), ItemError> {
         let in_file = |error| {
             ItemError::wrap(ErrorKind::IO, format!("cannot read `{}`", path.display()), error)
         };
         let mut file = File::open(path).map_err(in_file)?;
         let length = file.metadata().map_err(in_file)?.len();
-        self.to.put(token, &mut file, length)?;
+        self.to.put(scope, &mut file, length)?;
         tracing::info!(target: "batchwright::output", "sent {}", self.to.shown());
         Ok(())
     }
@@ -126,9 +141,11 @@ impl ByteSink for RemoteOutput {
         position: Option<RemotePosition>,
         scope: &StepScope,
     ) -> Result<(), ItemError> {
-        let mut growing = self.growing(position.map_or(stable_hash(b""), |one| one.hash), scope);
+        self.to.check_writable("write")?;
+        let mut growing = self.growing(position.map_or(stable_hash(b""), |one| one.hash), scope)?;
         if let Some(position) = position {
-            let fetch = |file: &mut File| self.fetch(position, &growing.path, file);
+            let from = (&*growing.path, scope.stop());
+            let fetch = |file: &mut File| self.fetch(position, from, file);
             growing.file.restore(position.file, scope, fetch)?;
         }
         growing.file.open(position.map(|position| position.file), scope)?;

@@ -1,19 +1,23 @@
 //! Object stores that speak S3.
 
-use std::io::{Read, Write as _};
+use std::io::Read;
 
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
 use opendal::layers::{RetryLayer, TimeoutLayer};
 use opendal::options::{ReaderOptions, WriteOptions};
-use opendal::{HttpTransporter, Metadata, OperationContext, Operator, blocking, services};
+use opendal::{HttpTransporter, Metadata, OperationContext, Operator, Writer, blocking, services};
 use opendal_http_transport_reqwest::ReqwestTransport;
+use tokio::runtime::Runtime;
 
 use super::url::PlaceUrl;
 use super::{Failure, Found, Opened, Place, failure, runtime, tag_of, web_client};
 
-/// Number of bytes of a part of an upload: 10,000 parts, the maximum, are 156 GiB.
-const PART_BYTES: usize = 16 * 1024 * 1024;
+/// Least number of bytes of a part of an upload, and largest number of parts.
+const PART_BYTES_MIN: u64 = 5 * 1024 * 1024;
+const PARTS_MAX: u64 = 10_000;
+/// Number of bytes read at once.
+const PIECE_BYTES: usize = 256 * 1024;
 /// How often a request is repeated that failed for a reason that may pass.
 const RETRIES: usize = 3;
 /// Where a server is that the URL names without a region.
@@ -22,7 +26,9 @@ const REGION: &str = "us-east-1";
 /// A bucket: `s3://ACCESS_KEY:SECRET_KEY@BUCKET/KEY?endpoint=URL&region=REGION`. What the URL lacks is that of the environment
 /// (`AWS_…`) and the profiles of the machine.
 pub(super) struct Bucket {
-    objects: blocking::Operator,
+    objects: Operator,
+    blocking: blocking::Operator,
+    runtime: &'static Runtime,
 }
 
 impl Bucket {
@@ -55,14 +61,15 @@ impl Bucket {
             .with_context(OperationContext::new().with_http_transport(transport))
             .layer(TimeoutLayer::new().with_timeout(timeout).with_io_timeout(timeout))
             .layer(RetryLayer::new().with_max_times(RETRIES).with_jitter());
-        let _runtime = runtime()?.enter();
-        let objects = blocking::Operator::new(layered)
+        let runtime = runtime()?;
+        let _within = runtime.enter();
+        let blocking = blocking::Operator::new(layered.clone())
             .map_err(|error| ItemError::wrap(ErrorKind::IO, "cannot use an object store", error))?;
-        Ok(Self { objects })
+        Ok(Self { objects: layered, blocking, runtime })
     }
 
     fn stat(&self, path: &str) -> Result<Option<Metadata>, Failure> {
-        match self.objects.stat(path) {
+        match self.blocking.stat(key(path)?) {
             Ok(found) if found.is_file() => Ok(Some(found)),
             Ok(_) => Ok(None),
             Err(error) if error.kind() == opendal::ErrorKind::NotFound => Ok(None),
@@ -86,19 +93,30 @@ impl Place for Bucket {
     }
 
     fn open(&self, path: &str, byte: u64) -> Result<Opened, Failure> {
-        let of = self.objects.stat(path)?;
+        let path = key(path)?;
+        let of = self.blocking.stat(path)?;
         // An object that is replaced while it is read is an error, not a mixture.
         let options =
             ReaderOptions { if_match: of.etag().map(str::to_owned), ..ReaderOptions::default() };
-        let bytes = self.objects.reader_options(path, options)?;
+        let bytes = self.blocking.reader_options(path, options)?;
         let bytes = Box::new(bytes.into_std_read(byte..of.content_length())?);
         Ok(Opened { found: Some(found(&of)), bytes })
     }
 
-    fn names(&self, folder: &str) -> Result<Vec<String>, Failure> {
-        let listed = self.objects.list(folder)?;
-        let files = listed.into_iter().filter(|entry| entry.metadata().is_file());
-        Ok(files.map(|entry| entry.name().to_owned()).collect())
+    fn is_stable(&self) -> bool {
+        true
+    }
+
+    fn names(&self, folder: &str, prefix: &str) -> Result<Vec<String>, Failure> {
+        let begin = format!("{folder}{prefix}");
+        let mut names = Vec::new();
+        for entry in self.blocking.lister(key(&begin)?)? {
+            let entry = entry?;
+            if entry.metadata().is_file() {
+                names.push(entry.name().to_owned());
+            }
+        }
+        Ok(names)
     }
 
     fn put(
@@ -108,18 +126,58 @@ impl Place for Bucket {
         content: &mut (dyn Read + Send),
         length: u64,
     ) -> Result<(), Failure> {
+        let part = length.div_ceil(PARTS_MAX).max(PART_BYTES_MIN);
+        let options =
+            WriteOptions { chunk: Some(usize::try_from(part)?), ..WriteOptions::default() };
         // The object appears when the upload is complete.
-        let options = WriteOptions { chunk: Some(PART_BYTES), ..WriteOptions::default() };
-        let mut object = self.objects.writer_options(path, options)?.into_std_write();
-        let sent = std::io::copy(content, &mut object)?;
-        if sent != length {
-            return Err(failure(format!("{sent} of {length} bytes could be read")));
+        let mut object = self.runtime.block_on(self.objects.writer_options(key(path)?, options))?;
+        let sent = self.send(content, &mut object, length);
+        if sent.is_err() {
+            // Parts of an upload that is not ended take space and are not listed. The first error is the cause.
+            let _ = self.runtime.block_on(object.abort());
         }
-        object.flush()?;
-        Ok(object.close()?)
+        sent
     }
 
     fn remove(&self, path: &str) -> Result<(), Failure> {
-        Ok(self.objects.delete(path)?)
+        Ok(self.blocking.delete(key(path)?)?)
+    }
+}
+
+impl Bucket {
+    fn send(
+        &self,
+        content: &mut (dyn Read + Send),
+        object: &mut Writer,
+        length: u64,
+    ) -> Result<(), Failure> {
+        let mut sent = 0;
+        loop {
+            // The content may come from another place: it is read outside of the runtime.
+            let mut piece = vec![0; PIECE_BYTES];
+            let count = content.read(&mut piece)?;
+            if count == 0 {
+                break;
+            }
+            piece.truncate(count);
+            self.runtime.block_on(object.write(piece))?;
+            sent += count as u64;
+        }
+        if sent != length {
+            return Err(failure(format!("{sent} of {length} bytes could be read")));
+        }
+        self.runtime.block_on(object.close())?;
+        Ok(())
+    }
+}
+
+/// Returns the key of an object, unless the library would use another one.
+fn key(path: &str) -> Result<&str, Failure> {
+    let key = path.strip_prefix('/').unwrap_or(path);
+    match key.contains("//") || key.starts_with('/') || key.trim() != key {
+        true => {
+            Err(failure(format!("the key {key:?} begins or ends with a blank or contains `//`")))
+        }
+        false => Ok(path),
     }
 }

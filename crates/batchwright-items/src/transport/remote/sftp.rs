@@ -73,7 +73,8 @@ impl SshServer {
 
     async fn connect(&self) -> Result<Session, Failure> {
         let config = client::Config {
-            inactivity_timeout: Some(self.timeout),
+            // A step may read slowly: the server is asked whether it is there.
+            keepalive_interval: Some(self.timeout / 2),
             nodelay: true,
             ..client::Config::default()
         };
@@ -138,39 +139,56 @@ impl SshServer {
                 _ => Err(failure("the server answers a renaming with something else")),
             };
         }
-        // The plain renaming does not replace.
-        if stat(session, to).await?.is_some() {
-            session.files.remove_file(to).await?;
+        // The plain renaming does not replace: the old file keeps another name until the new one is there.
+        if stat(session, to).await?.is_none() {
+            return Ok(session.files.rename(from, to).await?);
         }
-        Ok(session.files.rename(from, to).await?)
+        let old = format!("{from}.old");
+        session.files.rename(to, &old).await?;
+        if let Err(error) = session.files.rename(from, to).await {
+            session.files.rename(&old, to).await?;
+            return Err(error.into());
+        }
+        Ok(session.files.remove_file(old).await?)
     }
 
-    async fn write(
+    async fn create(&self, session: &Session, path: &str) -> Result<File, Failure> {
+        match session.files.create(path).await {
+            Err(error) if is_missing(&error) => {
+                make_folders(session, path).await;
+                Ok(session.files.create(path).await?)
+            }
+            file => Ok(file?),
+        }
+    }
+
+    /// Writes `content` to `part`, and returns the number of bytes.
+    fn write(
         &self,
         session: &Session,
         part: &str,
         content: &mut (dyn Read + Send),
     ) -> Result<u64, Failure> {
-        let mut file = match session.files.create(part).await {
-            Err(error) if is_missing(&error) => {
-                make_folders(session, part).await;
-                session.files.create(part).await?
-            }
-            file => file?,
-        };
+        let (runtime, timeout) = (self.runtime, self.timeout);
+        let mut file = runtime.block_on(within(timeout, self.create(session, part)))?;
         let (mut piece, mut sent) = (vec![0; PIECE_BYTES], 0);
         loop {
+            // The content may come from another place: it is read outside of the runtime.
             let count = content.read(&mut piece)?;
             if count == 0 {
                 break;
             }
-            within(self.timeout, async { Ok(file.write_all(&piece[..count]).await?) }).await?;
+            let written = async { Ok(file.write_all(&piece[..count]).await?) };
+            runtime.block_on(within(timeout, written))?;
             sent += count as u64;
         }
-        within(self.timeout, async { Ok(file.flush().await?) }).await?;
-        // Not every server can.
-        within(self.timeout, async { Ok(file.sync_all().await?) }).await?;
-        within(self.timeout, async { Ok(file.close().await?) }).await?;
+        let ended = async {
+            file.flush().await?;
+            // Only if the server can.
+            file.sync_all().await?;
+            Ok(file.close().await?)
+        };
+        runtime.block_on(within(timeout, ended))?;
         Ok(sent)
     }
 }
@@ -224,9 +242,7 @@ async fn within<T>(
     timeout: Duration,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    let late =
-        |_| failure(format!("the server does not answer within {} s", timeout.as_secs_f64()));
-    tokio::time::timeout(timeout, work).await.map_err(late)?
+    tokio::time::timeout(timeout, work).await.map_err(|_| super::silent(timeout))?
 }
 
 fn is_missing(error: &SftpError) -> bool {
@@ -293,7 +309,7 @@ impl Place for SshServer {
         }))
     }
 
-    fn names(&self, folder: &str) -> Result<Vec<String>, Failure> {
+    fn names(&self, folder: &str, _: &str) -> Result<Vec<String>, Failure> {
         self.run(async |session| {
             let folder = match sent(folder) {
                 "" => ".",
@@ -326,14 +342,15 @@ impl Place for SshServer {
         length: u64,
     ) -> Result<(), Failure> {
         let (path, part) = (sent(path), sent(part));
-        self.run(async |session| {
-            let count = self.write(session, part, content).await?;
-            let arrived = stat(session, part).await?.map_or(0, |found| found.size);
+        let session = self.runtime.block_on(within(self.timeout, self.connect()))?;
+        let count = self.write(&session, part, content)?;
+        self.runtime.block_on(within(self.timeout, async {
+            let arrived = stat(&session, part).await?.map_or(0, |found| found.size);
             if count != length || arrived != length {
                 return Err(failure(format!("{arrived} of {length} bytes arrived in `{part}`")));
             }
-            within(self.timeout, self.rename(session, part, path)).await
-        })
+            self.rename(&session, part, path).await
+        }))
     }
 
     fn remove(&self, path: &str) -> Result<(), Failure> {

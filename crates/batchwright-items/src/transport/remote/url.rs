@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use batchwright::ItemError;
 use batchwright::clock::parse_duration;
+use batchwright::item::stable_hash;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
@@ -33,8 +34,10 @@ impl PlaceUrl {
         }
         // Seen here, because the parser resolves it.
         let path = text.split(['?', '#']).next().unwrap_or_default();
-        if path.split('/').skip(3).any(|part| decoded(part).is_ok_and(|part| part == "..")) {
-            return Err(wrong(&"its path contains `..`"));
+        if path.split('/').skip(3).any(|part| decoded(part).is_ok_and(|part| part == ".."))
+            || path.contains('\\')
+        {
+            return Err(wrong(&"its path contains `..` or `\\`"));
         }
         let url = Url::parse(text).map_err(|error| wrong(&error))?;
         if url.host_str().unwrap_or_default().is_empty() {
@@ -44,6 +47,12 @@ impl PlaceUrl {
             return Err(wrong(&"it contains `#`; write `%23` in a name"));
         }
         let path = decoded(url.path()).map_err(|what| wrong(&what))?;
+        if path.split('/').any(|part| part == "..") || path.contains('\\') {
+            return Err(wrong(&"its path contains `..` or `\\`"));
+        }
+        if url.username().is_empty() && url.password().is_some() {
+            return Err(wrong(&"it has a password and no user"));
+        }
         let mut options = BTreeMap::new();
         // What follows the path of a web server's file belongs to the file.
         let pairs = (!scheme.starts_with("http")).then(|| url.query_pairs());
@@ -81,6 +90,35 @@ impl PlaceUrl {
     pub(super) fn place_shown(&self) -> String {
         let port = self.url.port().map_or_else(String::new, |port| format!(":{port}"));
         format!("{}://{}{port}", self.scheme(), self.host())
+    }
+
+    /// Returns a hash of what distinguishes places that look the same: the user, the port, and the options but the time.
+    pub(super) fn place_hash(&self) -> u64 {
+        let mut url = self.url.clone();
+        // Neither fails for a URL with a host.
+        let _ = url.set_password(None);
+        url.set_path("");
+        let options: Vec<_> = url.query_pairs().filter(|(name, _)| name != "timeout").collect();
+        let port = url.port_or_known_default().or(match self.scheme() {
+            "sftp" => Some(22),
+            _ => Some(21),
+        });
+        stable_hash(format!("{} {port:?} {options:?}", url.username()).as_bytes())
+    }
+
+    /// Whether the name is a pattern, which contains `*` without an escape.
+    pub(super) fn is_pattern(&self) -> Result<bool, ItemError> {
+        let name = self.url.path().rsplit('/').next().unwrap_or_default();
+        let decoded = self.path.rsplit('/').next().unwrap_or_default();
+        match name.contains('*') {
+            false => Ok(false),
+            true if decoded.contains('?')
+                || decoded.matches('*').count() > name.matches('*').count() =>
+            {
+                Err(self.wrong(&"a pattern cannot contain an escaped `*` or `?`"))
+            }
+            true => Ok(true),
+        }
     }
 
     /// Returns the user and the password.
