@@ -413,8 +413,12 @@ fn written_keys(rng: &mut Rng, kind: &str) -> (Table, Table, Vec<String>) {
                 put("header", false.into());
                 put("columns", names.clone().into());
             }
+            put("line_end", rng.of(&["lf", "crlf"]).into());
+            put("quote_all", rng.one_in(3).into());
+            put("byte_order_mark", rng.one_in(3).into());
         }
         "fixed_width" => {
+            put("line_end", rng.of(&["lf", "crlf"]).into());
             let mut column = |align: &str| -> Toml {
                 let width = rng.of(&[1_i64, 6, 20]);
                 let mut one = Table::new();
@@ -436,8 +440,9 @@ fn written_keys(rng: &mut Rng, kind: &str) -> (Table, Table, Vec<String>) {
         _ => names.push("y".to_owned()),
     }
     let mut of_reader = keys.clone();
-    of_reader.remove("field");
-    of_reader.remove("attributes");
+    for key in ["field", "attributes", "line_end", "quote_all", "byte_order_mark"] {
+        of_reader.remove(key);
+    }
     if let Some(Toml::Array(columns)) = of_reader.get_mut("columns") {
         for column in columns.iter_mut().filter_map(Toml::as_table_mut) {
             column.remove("align");

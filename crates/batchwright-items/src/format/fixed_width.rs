@@ -6,6 +6,7 @@ use batchwright::ItemError;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::line_end::LineEnd;
 use super::lines::{DecodedLines, LineReaderKeys};
 use crate::column::{ColumnType, TypeKey, column_type};
 use crate::files::of_files;
@@ -45,6 +46,9 @@ struct WriterKeys {
     path: Text,
     /// The columns in their order.
     columns: At<Vec<WriteColumn>>,
+    /// The end of a line: `lf` or `crlf`. Default: `lf`.
+    #[serde(default)]
+    line_end: LineEnd,
 }
 
 /// A column that is read.
@@ -128,12 +132,12 @@ impl ItemKind for FixedWidthKind {
     }
 
     fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
-        let WriterKeys { path, columns } = keys.parse()?;
+        let WriterKeys { path, columns, line_end } = keys.parse()?;
         let path = cx.output_location(&path)?;
         names_of(&columns, |one| (&one.name, one.width))?;
         let columns: Arc<[WriteColumn]> = columns.into_inner().into();
         Ok(Box::new(move |scope| {
-            let encode = FixedWidth { columns: Arc::clone(&columns) };
+            let encode = FixedWidth { columns: Arc::clone(&columns), line_end };
             Ok(BoxedWriter::new(path(scope)?.writer(encode)))
         }))
     }
@@ -191,6 +195,7 @@ fn parsed(
 #[derive(Clone)]
 struct FixedWidth {
     columns: Arc<[WriteColumn]>,
+    line_end: LineEnd,
 }
 
 impl Encode<Record> for FixedWidth {
@@ -213,7 +218,7 @@ impl Encode<Record> for FixedWidth {
                     bytes.resize(bytes.len() + blanks, b' ');
                 }
             }
-            bytes.push(b'\n');
+            bytes.extend_from_slice(self.line_end.bytes());
         }
         Ok(())
     }

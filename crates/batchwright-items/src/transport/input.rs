@@ -14,7 +14,7 @@ const READ_BYTES: usize = 64 * 1024;
 /// that two different files could share by chance.
 const BEFORE_BYTES: usize = 128;
 /// A UTF-8 byte order mark.
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// An input, read in order. Its source may be a pipe, which has no length and no position to return to.
 pub struct Input {

@@ -2,6 +2,8 @@
 
 use encoding_rs::{Encoding, UTF_8};
 
+use crate::format::line_end::LineEnd;
+
 /// The format of a CSV file: delimiter, quoting, columns and encoding.
 ///
 /// The default is RFC 4180 with a header line, in UTF-8: `,` between fields, `"` around them, a doubled quote
@@ -17,6 +19,9 @@ pub struct CsvFormat {
     pub(super) columns: Option<Vec<String>>,
     pub(super) null: Vec<String>,
     pub(super) encoding: &'static Encoding,
+    pub(super) line_end: LineEnd,
+    pub(super) quotes_all: bool,
+    pub(super) has_mark: bool,
 }
 
 impl Default for CsvFormat {
@@ -31,6 +36,9 @@ impl Default for CsvFormat {
             columns: None,
             null: Vec::new(),
             encoding: UTF_8,
+            line_end: LineEnd::Lf,
+            quotes_all: false,
+            has_mark: false,
         }
     }
 }
@@ -123,6 +131,28 @@ impl CsvFormat {
         Ok(self)
     }
 
+    /// Sets the end of written lines. Default: a line feed. Only for writing; both are read.
+    #[must_use]
+    pub fn line_end(mut self, line_end: LineEnd) -> Self {
+        self.line_end = line_end;
+        self
+    }
+
+    /// Sets whether every field is quoted, also those that need no quotes. Default: `false`. Only for writing.
+    #[must_use]
+    pub fn quote_all(mut self, quotes_all: bool) -> Self {
+        self.quotes_all = quotes_all;
+        self
+    }
+
+    /// Sets whether the file begins with the byte order mark of UTF-8, by which some programs recognize the encoding. Default:
+    /// `false`. Only for writing; a mark is always passed over.
+    #[must_use]
+    pub fn byte_order_mark(mut self, has_mark: bool) -> Self {
+        self.has_mark = has_mark;
+        self
+    }
+
     /// Checks that the settings do not contradict each other.
     ///
     /// # Errors
@@ -149,6 +179,13 @@ impl CsvFormat {
         }
         if self.escape.is_some() && self.quote.is_none() {
             return Err("`escape` requires `quote`: it escapes quotes in quoted fields".to_owned());
+        }
+        if self.quotes_all && self.quote.is_none() {
+            return Err("`quote_all` requires `quote`".to_owned());
+        }
+        if self.has_mark && self.encoding != UTF_8 {
+            let name = self.encoding.name();
+            return Err(format!("`byte_order_mark` is for UTF-8, and the encoding is {name}"));
         }
         match &self.columns {
             Some(names) => check_names(names.iter().map(String::as_str)),

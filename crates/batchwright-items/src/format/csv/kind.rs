@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::{CsvFormat, CsvReader};
 use crate::column::{ColumnType, TypeKey, column_type};
 use crate::files::of_files;
+use crate::format::LineEnd;
 use crate::key::{At, Keys, Problem, Text, Texts};
 use crate::kind::{
     BuildContext, ByteSplit, Example, ItemKind, KindSchema, Make, MakeReader, byte_range,
@@ -78,6 +79,15 @@ struct WriterKeys {
     delimiter: Option<Text>,
     /// The character around fields that must be quoted; an empty text turns quoting off. Default: `"`.
     quote: Option<Text>,
+    /// Whether every field is quoted. Default: false.
+    #[serde(default)]
+    quote_all: bool,
+    /// The end of a line: `lf` or `crlf`. Default: `lf`.
+    #[serde(default)]
+    line_end: LineEnd,
+    /// Whether the file begins with the byte order mark of UTF-8. Default: false.
+    #[serde(default)]
+    byte_order_mark: bool,
     /// The encoding of the file, by its WHATWG label. Default: `utf-8`.
     encoding: Option<Text>,
 }
@@ -259,7 +269,10 @@ fn output(writer: &WriterKeys, keys: Keys<'_>) -> Result<CsvFormat, Problem> {
         .delimiter(self::delimiter(delimiter.as_ref())?)
         .quote(self::quote(quote.as_ref())?)
         .header(header.unwrap_or(true))
-        .null(null.as_ref().map(Texts::all).unwrap_or_default());
+        .null(null.as_ref().map(Texts::all).unwrap_or_default())
+        .quote_all(writer.quote_all)
+        .line_end(writer.line_end)
+        .byte_order_mark(writer.byte_order_mark);
     if let Some(label) = encoding {
         format = format.encoding(label.get_ref()).map_err(|message| Problem::at(label, message))?;
     }
@@ -378,6 +391,9 @@ impl Encode<Record> for RecordCsv {
         // Without columns and items the header is not known.
         let Some(columns) = &self.columns else { return Ok(()) };
         let null = self.format.null_text();
+        if first {
+            self.format.begin(bytes);
+        }
         self.format.write(bytes, |csv| {
             if first && self.format.has_header() {
                 csv.write_record(columns.iter().map(|name| name.as_bytes()))?;

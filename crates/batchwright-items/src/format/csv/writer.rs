@@ -3,15 +3,16 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ::csv::{ReaderBuilder, WriterBuilder};
+use ::csv::{QuoteStyle, ReaderBuilder, Terminator, WriterBuilder};
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
 use encoding_rs::UTF_8;
 use serde::Serialize;
 
 use super::CsvFormat;
-use crate::transport::ByteSource;
-use crate::transport::{Encode, FileWriter};
+use crate::format::LineEnd;
+use crate::transport::input::BYTE_ORDER_MARK;
+use crate::transport::{ByteSource, Encode, FileWriter};
 
 /// A writer of CSV records; the header line contains the names of the outputs' fields.
 pub type CsvWriter = FileWriter<CsvRecords>;
@@ -49,6 +50,13 @@ impl CsvFormat {
         let mut builder = WriterBuilder::new();
         builder.delimiter(self.delimiter).quote(self.quote.unwrap_or(b'"'));
         builder.has_headers(false).buffer_capacity(64 * 1024);
+        // Without quotes, this text is read again, which takes either end.
+        if self.quote.is_some() && self.line_end == LineEnd::Crlf {
+            builder.terminator(Terminator::CRLF);
+        }
+        if self.quotes_all {
+            builder.quote_style(QuoteStyle::Always);
+        }
         builder
     }
 
@@ -109,9 +117,16 @@ impl CsvFormat {
                 }
                 plain.extend_from_slice(field);
             }
-            plain.push(b'\n');
+            plain.extend_from_slice(self.line_end.bytes());
         }
         Ok(plain)
+    }
+
+    /// Appends what a file begins with before its first record.
+    pub(super) fn begin(&self, bytes: &mut Vec<u8>) {
+        if self.has_mark {
+            bytes.extend_from_slice(BYTE_ORDER_MARK);
+        }
     }
 
     fn encode_text(&self, text: Vec<u8>, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
@@ -166,6 +181,9 @@ impl<T: Serialize> Encode<T> for CsvRecords {
     fn encode(&mut self, items: &[T], first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
         let failed = |error| ItemError::wrap(ErrorKind::DATA, "cannot write as CSV", error);
         let format = &self.format;
+        if first {
+            format.begin(bytes);
+        }
         let header = first && format.header;
         let names = format.columns.as_ref().filter(|_| header);
         let mut builder = format.writer_builder();

@@ -1,0 +1,62 @@
+//! CSV and fixed widths as other programs want them.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use batchwright::testing::{CommitPoint, TestBench};
+use batchwright::{BatchStatus, Job};
+use batchwright_jobfile::{JobFileError, JobFolder};
+
+fn job(folder: &Path, writer: &str) -> Result<Arc<Job>, JobFileError> {
+    let file = folder.join("job.toml");
+    let text = format!(
+        "name = \"job\"\n[[steps]]\nname = \"copy\"\nchunk = 1\n[steps.reader]\ntype = \"list\"\n\
+         items = [{{ id = 1, name = \"Ada, \\\"L\\\"\" }}, {{ id = 2, name = \"\" }}]\n[steps.writer]\npath = \"out\"\n{writer}"
+    );
+    fs::write(&file, text).unwrap();
+    JobFolder::new(folder).load(&file)
+}
+
+/// Returns what is written, with a crash after the first commit.
+fn written(writer: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let job = Arc::into_inner(job(folder.path(), writer).unwrap()).unwrap();
+    let mut bench = TestBench::of(job);
+    bench.crash_at(CommitPoint::After, 1);
+    bench.run();
+    let done = bench.restart();
+    assert_eq!(done.status, BatchStatus::Completed, "{:?}", done.failure);
+    fs::read_to_string(folder.path().join("out")).unwrap()
+}
+
+#[test]
+fn csv_has_the_line_ends_the_quotes_and_the_mark_that_it_is_asked_for() {
+    let csv = |keys: &str| written(&format!("type = \"csv\"\n{keys}"));
+    assert_eq!(csv(""), "id,name\n1,\"Ada, \"\"L\"\"\"\n2,\n");
+    assert_eq!(csv("line_end = \"crlf\""), "id,name\r\n1,\"Ada, \"\"L\"\"\"\r\n2,\r\n");
+    assert_eq!(csv("quote_all = true"), "\"id\",\"name\"\n\"1\",\"Ada, \"\"L\"\"\"\n\"2\",\"\"\n");
+    assert_eq!(csv("byte_order_mark = true"), "\u{feff}id,name\n1,\"Ada, \"\"L\"\"\"\n2,\n");
+    let plain = csv("quote = \"\"\ndelimiter = \";\"\nline_end = \"crlf\"\nbyte_order_mark = true");
+    assert_eq!(plain, "\u{feff}id;name\r\n1;Ada, \"L\"\r\n2;\r\n");
+}
+
+#[test]
+fn fixed_widths_have_the_line_ends_that_they_are_asked_for() {
+    let columns = "columns = [{ name = \"id\", width = 2 }, { name = \"name\", width = 9 }]";
+    let text = written(&format!("type = \"fixed_width\"\nline_end = \"crlf\"\n{columns}"));
+    assert_eq!(text, "1 Ada, \"L\" \r\n2          \r\n");
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (keys, what) in [
+        ("quote = \"\"\nquote_all = true", "`quote_all` requires `quote`"),
+        ("encoding = \"windows-1252\"\nbyte_order_mark = true", "`byte_order_mark` is for UTF-8"),
+        ("line_end = \"cr\"", "there is no value `cr`; there are: lf, crlf"),
+    ] {
+        let error = job(folder.path(), &format!("type = \"csv\"\n{keys}")).unwrap_err();
+        assert!(error.to_string().contains(what), "{error}");
+    }
+}
