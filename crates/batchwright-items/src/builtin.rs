@@ -43,6 +43,7 @@ impl ItemKind for SequenceKind {
     fn schema(&self) -> KindSchema {
         KindSchema::default()
             .reader::<SequenceKeys>()
+            .reader_restarts("Exact: at the next number.")
             .example(Example { reader: "count = 4", ..Example::default() })
     }
 
@@ -95,10 +96,13 @@ impl ItemKind for ListKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().reader::<ListKeys>().example(Example {
-            reader: "items = [{ id = 1, name = \"Ada\" }, { id = 2, name = \"Grace\" }]",
-            ..Example::default()
-        })
+        KindSchema::default()
+            .reader::<ListKeys>()
+            .reader_restarts("Exact: at the next item.")
+            .example(Example {
+                reader: "items = [{ id = 1, name = \"Ada\" }, { id = 2, name = \"Grace\" }]",
+                ..Example::default()
+            })
     }
 
     fn reader(&self, keys: Keys<'_>, _: &BuildContext<'_>) -> Result<MakeReader, Problem> {
@@ -132,7 +136,7 @@ impl ItemKind for NoneKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().writer::<NoneKeys>()
+        KindSchema::default().writer::<NoneKeys>().writer_restarts("There is nothing to restart.")
     }
 
     fn writer(&self, keys: Keys<'_>, _: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {

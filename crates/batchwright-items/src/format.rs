@@ -16,3 +16,8 @@ mod raw;
 pub mod xml;
 
 pub use line_end::LineEnd;
+
+/// What a restart does with readers of records of text, of elements of documents, and with writers of files.
+pub(crate) const AT_RECORD: &str = "Exact: at the byte of the next record. The position has the identity of the file, and another file is refused.";
+pub(crate) const AT_ELEMENT: &str = "Exact: at the byte of the next element. The position has the identity of the file, and another file is refused.";
+pub(crate) const CUT_BACK: &str = "Exact: the file in work is cut back to its length at the last checkpoint, and gets its name when it is complete.";

@@ -178,6 +178,8 @@ type MakeSchema = fn() -> Schema;
 pub struct KindSchema {
     /// A schema is made when it is asked for: a lookup needs only the names.
     parts: Vec<(&'static str, MakeSchema)>,
+    /// What a restart does, by the names of the parts.
+    restarts: Vec<(&'static str, &'static str)>,
     example: Option<Example>,
 }
 
@@ -224,6 +226,34 @@ impl KindSchema {
     fn with<T: JsonSchema>(mut self, part: &'static str) -> Self {
         self.parts.push((part, || schemars::schema_for!(T)));
         self
+    }
+
+    /// Says in a sentence what a restart of the step does with a reader.
+    #[must_use]
+    pub fn reader_restarts(self, sentence: &'static str) -> Self {
+        self.restarts("reader", sentence)
+    }
+
+    /// Says in a sentence what a restart of the step does with a writer.
+    #[must_use]
+    pub fn writer_restarts(self, sentence: &'static str) -> Self {
+        self.restarts("writer", sentence)
+    }
+
+    /// Says in a sentence what a restart of a step of the kind does.
+    #[must_use]
+    pub fn step_restarts(self, sentence: &'static str) -> Self {
+        self.restarts("step", sentence)
+    }
+
+    fn restarts(mut self, part: &'static str, sentence: &'static str) -> Self {
+        self.restarts.push((part, sentence));
+        self
+    }
+
+    /// Returns the sentence about a restart for `part`: `reader`, `writer` or `step`.
+    pub fn restart_of(&self, part: &str) -> Option<&'static str> {
+        self.restarts.iter().find(|(name, _)| *name == part).map(|(_, sentence)| *sentence)
     }
 
     /// Sets the example.

@@ -11,6 +11,7 @@ use batchwright::{BatchStatus, ChunkStepBuilder};
 use batchwright_items::format::parquet::{
     ParquetColumn, ParquetColumns, ParquetReader, ParquetType, ParquetWriter,
 };
+use batchwright_items::transport::Encode as _;
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -194,6 +195,15 @@ fn each_value_is_kept_or_refused() {
         let message = write(name, &value).unwrap_err();
         assert!(message.contains("column `value`") && message.contains(what), "{message}");
     }
+}
+
+#[test]
+fn a_chunk_without_rows_adds_nothing_to_a_file_that_has_begun() {
+    let (mut bytes, none) = (Vec::new(), Vec::<Row>::new());
+    columns().encode(&none, false, &mut bytes).unwrap();
+    assert!(bytes.is_empty());
+    columns().encode(&none, true, &mut bytes).unwrap();
+    assert!(bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1"));
 }
 
 #[test]

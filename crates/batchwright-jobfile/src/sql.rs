@@ -131,8 +131,19 @@ impl ItemKind for SqlKind {
     }
 
     fn schema(&self) -> KindSchema {
-        let schema = KindSchema::default().reader::<ReaderKeys>().writer::<WriterKeys>();
-        schema.tasklet::<StepKeys>().example(Example {
+        let schema = KindSchema::default()
+            .reader::<ReaderKeys>()
+            .reader_restarts(
+                "Exact with `key`: after the last key. Otherwise as many rows are passed over as were committed, so the query must return the same rows in the same order.",
+            )
+            .writer::<WriterKeys>()
+            .writer_restarts(
+                "Exact: rows and checkpoint are committed together; another database gets a copy of the checkpoint, and a restart completes a commit that the store does not have.",
+            );
+        let schema = schema.tasklet::<StepKeys>().step_restarts(
+            "Exact in the store's own database: the statements are committed with the step. In another database a crash just after their commit runs them again.",
+        );
+        schema.example(Example {
             reader: "query = \"SELECT id, name FROM person\"\nkey = \"id\"",
             writer: "table = \"copy\"",
             sql: "CREATE TABLE person (id INTEGER PRIMARY KEY, name TEXT); CREATE TABLE copy (id INTEGER, name TEXT); \

@@ -1,6 +1,6 @@
 //! The page of the book that lists the kinds is what the kinds say of themselves. `BLESS=1` writes it anew.
 //! With all features, because each may add a kind.
-#![cfg(all(feature = "excel", feature = "validate", feature = "xml"))]
+#![cfg(all(feature = "excel", feature = "parquet", feature = "validate", feature = "xml"))]
 
 use std::fmt::Write as _;
 use std::fs;
@@ -17,9 +17,34 @@ schema` prints the same as a JSON Schema, which editors use for completion. [Job
 all steps have, paths, placeholders and expressions. A program can [register types of its own](job-files.md#types-of-your-own).
 ";
 
+const RESTARTS: &str = "
+## After a restart
+
+What a restart of a step does with each type. *Exact* means that the outputs are those of an uninterrupted run, wherever the process was killed. Files of [other
+places](places.md) and compressed files keep the promise. Processors keep no state; a `lookup` reads its rows again.
+
+| type | | after a restart |
+|---|---|---|
+";
+
 fn page() -> String {
     let folder = JobFolder::default();
     let mut page = HEAD.to_owned();
+    page.push_str(RESTARTS);
+    for kind in folder.known_kinds().kinds() {
+        let (name, schema) = (kind.name(), kind.schema());
+        for part in ["reader", "writer", "step"] {
+            let sentence = schema.restart_of(part);
+            assert_eq!(
+                schema.has(part),
+                sentence.is_some(),
+                "{name}: what a {part} does after a restart"
+            );
+            if let Some(sentence) = sentence {
+                let _ = writeln!(page, "| [`{name}`](#{name}) | {part} | {sentence} |");
+            }
+        }
+    }
     for kind in folder.known_kinds().kinds() {
         let _ = write!(page, "\n## `{}`\n", kind.name());
         let schema = kind.schema();

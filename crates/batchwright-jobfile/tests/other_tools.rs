@@ -162,3 +162,24 @@ for codec in ["zstd", "snappy", "gzip", "lz4_raw", "uncompressed"]:
         assert_eq!(line, expected);
     }
 }
+
+#[test]
+fn a_last_chunk_without_rows_adds_nothing() {
+    // The end of the input is found in a chunk of its own, which another thread encodes.
+    for rows in [2, 4, 6, 8, 10] {
+        let folder = tempfile::tempdir().unwrap();
+        let lines: String = (0..rows).map(|id| format!("{id},x\n")).collect();
+        fs::write(folder.path().join("in.csv"), format!("id,name\n{lines}")).unwrap();
+        let columns = "columns = [{ name = \"id\", type = \"integer\" }, { name = \"name\", type = \"string\" }]";
+        let step = format!(
+            "parallelism = 2\n[steps.reader]\ntype = \"csv\"\npath = \"in.csv\"\n\
+             [steps.writer]\ntype = \"parquet\"\npath = \"out.parquet\"\n{columns}\n"
+        );
+        run(folder.path(), &step, 0);
+        let step = "[steps.reader]\ntype = \"parquet\"\npath = \"out.parquet\"\n\
+                    [steps.writer]\ntype = \"csv\"\npath = \"out.csv\"\n";
+        run(folder.path(), step, 0);
+        let copied = fs::read_to_string(folder.path().join("out.csv")).unwrap();
+        assert_eq!(copied, format!("id,name\n{lines}"));
+    }
+}

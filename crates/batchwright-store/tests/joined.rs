@@ -13,6 +13,9 @@ use batchwright_items::format::lines::{DecodedLines, LineInput};
 use batchwright_items::transport::MemorySource;
 use batchwright_store::SqlRepository;
 
+/// Number of chunks without items that were encoded: their bytes would be written with those of the chunk before.
+static EMPTY: AtomicU64 = AtomicU64::new(0);
+
 /// A writer whose commits wait until the chunks after them are processed, so that these are ready when it takes the next.
 struct Late<W> {
     writer: W,
@@ -42,7 +45,13 @@ impl<W: ItemWriter<u64>> ItemWriter<u64> for Late<W> {
     }
 
     fn encoder(&self) -> Option<Encoder<u64>> {
-        self.writer.encoder()
+        let mut encode = self.writer.encoder()?;
+        Some(Box::new(move |items, bytes| {
+            if items.is_empty() {
+                EMPTY.fetch_add(1, Ordering::SeqCst);
+            }
+            encode(items, bytes)
+        }))
     }
 
     fn write_encoded(
@@ -115,6 +124,7 @@ fn chunks_that_are_ready_are_committed_together_and_counted_one_by_one() {
     assert!(commits < 300, "some of {commits} commits have several chunks");
     assert_eq!((step.counters, step.status), (one.counters, BatchStatus::Completed));
     assert!(output == same && output.len() > 8_000);
+    assert_eq!(EMPTY.load(Ordering::SeqCst), 0, "a chunk without items is not encoded");
 
     // A record that fails the step fails it after all chunks before its own.
     let (_, ended, step, _) = commits_of(2, Some(2_995));

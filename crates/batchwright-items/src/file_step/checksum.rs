@@ -129,7 +129,9 @@ impl ItemKind for ChecksumKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().tasklet::<ChecksumKeys>()
+        KindSchema::default().tasklet::<ChecksumKeys>().step_restarts(
+            "The files are read again from the first one of the call that was not stored.",
+        )
     }
 
     fn tasklet(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Box<dyn Tasklet>, Problem> {

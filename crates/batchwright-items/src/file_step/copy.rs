@@ -55,7 +55,9 @@ impl ItemKind for CopyKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().tasklet::<CopyKeys>()
+        KindSchema::default()
+            .tasklet::<CopyKeys>()
+            .step_restarts("Exact: what was planned is finished, each file once.")
     }
 
     fn tasklet(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Box<dyn Tasklet>, Problem> {

@@ -36,7 +36,9 @@ impl ItemKind for DeleteKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().tasklet::<DeleteKeys>()
+        KindSchema::default()
+            .tasklet::<DeleteKeys>()
+            .step_restarts("Exact: what was planned is finished, and nothing else is removed.")
     }
 
     fn tasklet(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Box<dyn Tasklet>, Problem> {

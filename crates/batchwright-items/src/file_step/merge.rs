@@ -46,7 +46,9 @@ impl ItemKind for MergeKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().tasklet::<MergeKeys>()
+        KindSchema::default()
+            .tasklet::<MergeKeys>()
+            .step_restarts("Exact: what was planned is finished. The parts are removed after the store knows that the merged file is there.")
     }
 
     fn tasklet(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Box<dyn Tasklet>, Problem> {

@@ -45,7 +45,9 @@ impl ItemKind for TransferKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().tasklet::<TransferKeys>()
+        KindSchema::default()
+            .tasklet::<TransferKeys>()
+            .step_restarts("Exact: what was planned is finished; at most one file is copied again, and no original is removed that was not copied.")
     }
 
     fn tasklet(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Box<dyn Tasklet>, Problem> {

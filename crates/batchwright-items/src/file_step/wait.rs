@@ -38,7 +38,7 @@ impl ItemKind for WaitKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().tasklet::<WaitKeys>()
+        KindSchema::default().tasklet::<WaitKeys>().step_restarts("It waits again, as long.")
     }
 
     fn tasklet(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Box<dyn Tasklet>, Problem> {

@@ -288,7 +288,9 @@ impl ItemKind for ExcelKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().reader::<ReaderKeys>()
+        KindSchema::default()
+            .reader::<ReaderKeys>()
+            .reader_restarts("Exact: at the next row; the rows before it are read again, without decoding them. Another file is refused.")
     }
 
     fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {

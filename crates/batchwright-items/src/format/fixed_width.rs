@@ -10,6 +10,7 @@ use super::line_end::LineEnd;
 use super::lines::{DecodedLines, LineReaderKeys};
 use crate::column::{ColumnType, TypeKey, column_type};
 use crate::files::of_files;
+use crate::format::{AT_RECORD, CUT_BACK};
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, Example, ItemKind, KindSchema, Make, MakeReader};
 use crate::reader::Reads;
@@ -100,7 +101,7 @@ impl ItemKind for FixedWidthKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().reader::<ReaderKeys>().writer::<WriterKeys>().example(Example {
+        KindSchema::default().reader::<ReaderKeys>().reader_restarts(AT_RECORD).writer::<WriterKeys>().writer_restarts(CUT_BACK).example(Example {
             reader: "path = \"people.txt\"\ncolumns = [{ name = \"id\", width = 4, type = \"integer\" }, { name = \"name\", width = 8 }]",
             writer: "path = \"out.txt\"\ncolumns = [{ name = \"id\", width = 6, align = \"right\" }, { name = \"name\", width = 14 }]",
             input: Some(("people.txt", "   1Ada     \n   2Grace   \n   3Åse\n")),

@@ -16,6 +16,7 @@ use self::scan::Scan;
 use super::document::{Document, DocumentReader, Found, Growing, malformed};
 use super::raw::RAW_BYTES_KEPT;
 use crate::files::of_files;
+use crate::format::{AT_ELEMENT, CUT_BACK};
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, Example, ItemKind, KindSchema, Make, MakeReader};
 use crate::reader::Reads;
@@ -345,7 +346,7 @@ impl ItemKind for JsonKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().reader::<ReaderKeys>().writer::<WriterKeys>().example(Example {
+        KindSchema::default().reader::<ReaderKeys>().reader_restarts(AT_ELEMENT).writer::<WriterKeys>().writer_restarts(CUT_BACK).example(Example {
             reader: "path = \"people.json\"\nitems_at = \"people\"",
             writer: "path = \"out.json\"",
             input: Some((

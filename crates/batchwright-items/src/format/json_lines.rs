@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lines::{DecodeLine, DecodedLines, LineReaderKeys, RawLine};
 use crate::files::of_files;
+use crate::format::{AT_RECORD, CUT_BACK};
 use crate::key::{Keys, Problem, Text};
 use crate::kind::{BuildContext, ByteSplit, Example, ItemKind, KindSchema, Make, MakeReader};
 use crate::reader::Reads;
@@ -103,7 +104,7 @@ impl ItemKind for JsonLinesKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().reader::<LineReaderKeys>().writer::<WriterKeys>().example(
+        KindSchema::default().reader::<LineReaderKeys>().reader_restarts(AT_RECORD).writer::<WriterKeys>().writer_restarts(CUT_BACK).example(
             Example {
                 reader: "path = \"people.jsonl\"",
                 writer: "path = \"out.jsonl\"",
@@ -147,7 +148,7 @@ impl ItemKind for FileKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().writer::<WriterKeys>().example(Example {
+        KindSchema::default().writer::<WriterKeys>().writer_restarts(CUT_BACK).example(Example {
             writer: "path = \"out.json\"",
             output: Some("out.json"),
             ..Example::default()

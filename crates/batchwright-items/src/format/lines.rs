@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::raw::{RAW_BYTES_KEPT, RECORD_BYTES_MAX, RawRecords};
 use crate::files::of_files;
+use crate::format::{AT_RECORD, CUT_BACK};
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{
     BuildContext, ByteSplit, Example, ItemKind, KindSchema, Make, MakeReader, byte_range,
@@ -490,15 +491,18 @@ impl ItemKind for LinesKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().reader::<LineReaderKeys>().writer::<LineWriterKeys>().example(
-            Example {
+        KindSchema::default()
+            .reader::<LineReaderKeys>()
+            .reader_restarts(AT_RECORD)
+            .writer::<LineWriterKeys>()
+            .writer_restarts(CUT_BACK)
+            .example(Example {
                 reader: "path = \"notes.txt\"",
                 writer: "path = \"out.txt\"\nfield = \"name\"",
                 input: Some(("notes.txt", "one\n\ntwo\nthree\n")),
                 output: Some("out.txt"),
                 sql: "",
-            },
-        )
+            })
     }
 
     fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {

@@ -12,6 +12,7 @@ use super::{CsvFormat, CsvReader};
 use crate::column::{ColumnType, TypeKey, column_type};
 use crate::files::of_files;
 use crate::format::LineEnd;
+use crate::format::{AT_RECORD, CUT_BACK};
 use crate::key::{At, Keys, Problem, Text, Texts};
 use crate::kind::{
     BuildContext, ByteSplit, Example, ItemKind, KindSchema, Make, MakeReader, byte_range,
@@ -123,13 +124,21 @@ impl ItemKind for Csv {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().reader::<ReaderKeys>().writer::<WriterKeys>().example(Example {
-            reader: "path = \"people.csv\"\ncolumns = { id = \"integer\" }",
-            writer: "path = \"out.csv\"",
-            input: Some(("people.csv", "id,name\n1,Ada\n2,\"Lovelace, A.\"\n3,Grace\n4,Edsger\n")),
-            output: Some("out.csv"),
-            sql: "",
-        })
+        KindSchema::default()
+            .reader::<ReaderKeys>()
+            .reader_restarts(AT_RECORD)
+            .writer::<WriterKeys>()
+            .writer_restarts(CUT_BACK)
+            .example(Example {
+                reader: "path = \"people.csv\"\ncolumns = { id = \"integer\" }",
+                writer: "path = \"out.csv\"",
+                input: Some((
+                    "people.csv",
+                    "id,name\n1,Ada\n2,\"Lovelace, A.\"\n3,Grace\n4,Edsger\n",
+                )),
+                output: Some("out.csv"),
+                sql: "",
+            })
     }
 
     fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {

@@ -9,6 +9,7 @@ use super::ParquetReader;
 use super::column::{ParquetColumn, ParquetType};
 use super::writer::{ParquetColumns, ParquetRecords};
 use crate::files::of_files;
+use crate::format::CUT_BACK;
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make, MakeReader};
 use crate::reader::Reads;
@@ -95,7 +96,11 @@ impl ItemKind for ParquetKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().reader::<ReaderKeys>().writer::<WriterKeys>()
+        KindSchema::default()
+            .reader::<ReaderKeys>()
+            .reader_restarts("Exact: at the next row, from the group of rows that has it. Another file is refused.")
+            .writer::<WriterKeys>()
+            .writer_restarts(CUT_BACK)
     }
 
     fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {

@@ -92,7 +92,10 @@ impl ParquetColumns {
         Ok(Self { columns: columns.into(), schema, properties: Arc::new(properties) })
     }
 
-    fn group(&self, rows: &[Record], bytes: &mut Vec<u8>) -> Result<(), ItemError> {
+    fn group(&self, rows: &[Record], first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
+        if rows.is_empty() && !first {
+            return Ok(());
+        }
         let (schema, properties) = (Arc::clone(&self.schema), Arc::clone(&self.properties));
         let mut file = SerializedFileWriter::new(bytes, schema, properties).map_err(failed)?;
         if !rows.is_empty() {
@@ -199,7 +202,7 @@ fn moved(group: &RowGroupMetaData, start: u64) -> Result<RowGroupMetaData, Failu
 }
 
 impl<T: Serialize> Encode<T> for ParquetColumns {
-    fn encode(&mut self, items: &[T], _: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
+    fn encode(&mut self, items: &[T], first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
         let record = |item: &T| {
             let record = serde_json::to_string(item).and_then(|json| serde_json::from_str(&json));
             record.map_err(|error| {
@@ -207,7 +210,7 @@ impl<T: Serialize> Encode<T> for ParquetColumns {
                 ItemError::wrap(batchwright::error::ErrorKind::DATA, what, error)
             })
         };
-        self.group(&items.iter().map(record).collect::<Result<Vec<_>, _>>()?, bytes)
+        self.group(&items.iter().map(record).collect::<Result<Vec<_>, _>>()?, first, bytes)
     }
 
     fn finish(
@@ -229,8 +232,13 @@ impl<T: Serialize> Encode<T> for ParquetColumns {
 }
 
 impl Encode<Record> for ParquetRecords {
-    fn encode(&mut self, items: &[Record], _: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
-        self.0.group(items, bytes)
+    fn encode(
+        &mut self,
+        items: &[Record],
+        first: bool,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ItemError> {
+        self.0.group(items, first, bytes)
     }
 
     fn finish(

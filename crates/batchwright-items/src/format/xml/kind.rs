@@ -10,6 +10,7 @@ use super::writer::{Frame, XmlRecords, check_name};
 use super::{XmlElements, element, is_local_name, not_local};
 use crate::files::of_files;
 use crate::format::document::DocumentReader;
+use crate::format::{AT_ELEMENT, CUT_BACK};
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, Example, ItemKind, KindSchema, Make, MakeReader};
 use crate::reader::Reads;
@@ -62,7 +63,7 @@ impl ItemKind for XmlKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().reader::<ReaderKeys>().writer::<WriterKeys>().example(Example {
+        KindSchema::default().reader::<ReaderKeys>().reader_restarts(AT_ELEMENT).writer::<WriterKeys>().writer_restarts(CUT_BACK).example(Example {
             reader: "path = \"people.xml\"\nelement = \"person\"",
             writer: "path = \"out.xml\"\nroot = \"people\"\nelement = \"person\"\nattributes = [\"id\"]",
             input: Some((

@@ -323,7 +323,10 @@ fn process_chunks<I, P: ItemProcessor<I>>(
         if let Some(encode) = &mut encoder {
             bytes.clear();
             // Outputs that cannot be encoded are left to the writer, which tells why.
-            let encoded = guarded(|| encode(&done.outputs, &mut bytes));
+            let encoded = guarded(|| match done.outputs.is_empty() {
+                true => Ok(()),
+                false => encode(&done.outputs, &mut bytes),
+            });
             done.encoded = encoded.is_ok().then_some(bytes);
         }
         if result.send(done).is_err() {
