@@ -101,7 +101,8 @@ impl ItemKind for FixedWidthKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().reader::<ReaderKeys>().reader_restarts(AT_RECORD).writer::<WriterKeys>().writer_restarts(CUT_BACK).example(Example {
+        let schema = KindSchema::default().reader::<ReaderKeys>().reader_restarts(AT_RECORD);
+        schema.writer::<WriterKeys>().writer_restarts(CUT_BACK).example(Example {
             reader: "path = \"people.txt\"\ncolumns = [{ name = \"id\", width = 4, type = \"integer\" }, { name = \"name\", width = 8 }]",
             writer: "path = \"out.txt\"\ncolumns = [{ name = \"id\", width = 6, align = \"right\" }, { name = \"name\", width = 14 }]",
             input: Some(("people.txt", "   1Ada     \n   2Grace   \n   3Åse\n")),

@@ -346,7 +346,8 @@ impl ItemKind for JsonKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().reader::<ReaderKeys>().reader_restarts(AT_ELEMENT).writer::<WriterKeys>().writer_restarts(CUT_BACK).example(Example {
+        let schema = KindSchema::default().reader::<ReaderKeys>().reader_restarts(AT_ELEMENT);
+        schema.writer::<WriterKeys>().writer_restarts(CUT_BACK).example(Example {
             reader: "path = \"people.json\"\nitems_at = \"people\"",
             writer: "path = \"out.json\"",
             input: Some((

@@ -104,7 +104,8 @@ impl ItemKind for JsonLinesKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().reader::<LineReaderKeys>().reader_restarts(AT_RECORD).writer::<WriterKeys>().writer_restarts(CUT_BACK).example(
+        let schema = KindSchema::default().reader::<LineReaderKeys>().reader_restarts(AT_RECORD);
+        schema.writer::<WriterKeys>().writer_restarts(CUT_BACK).example(
             Example {
                 reader: "path = \"people.jsonl\"",
                 writer: "path = \"out.jsonl\"",

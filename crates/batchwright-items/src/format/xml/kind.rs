@@ -63,7 +63,8 @@ impl ItemKind for XmlKind {
     }
 
     fn schema(&self) -> KindSchema {
-        KindSchema::default().reader::<ReaderKeys>().reader_restarts(AT_ELEMENT).writer::<WriterKeys>().writer_restarts(CUT_BACK).example(Example {
+        let schema = KindSchema::default().reader::<ReaderKeys>().reader_restarts(AT_ELEMENT);
+        schema.writer::<WriterKeys>().writer_restarts(CUT_BACK).example(Example {
             reader: "path = \"people.xml\"\nelement = \"person\"",
             writer: "path = \"out.xml\"\nroot = \"people\"\nelement = \"person\"\nattributes = [\"id\"]",
             input: Some((
