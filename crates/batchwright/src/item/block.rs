@@ -46,7 +46,8 @@ pub trait Block<T>: Send {
     fn decode(&mut self, take: &mut dyn FnMut(T)) -> Result<(), ItemError>;
 }
 
-/// A function that appends the bytes of outputs, at least one, to a buffer; see [`ItemWriter::encoder`](super::ItemWriter::encoder).
+/// A function that appends the bytes of outputs, at least one, to a buffer; see
+/// [`ItemWriter::encoder`](super::ItemWriter::encoder).
 ///
 /// ```
 /// use batchwright::item::Encoder;
