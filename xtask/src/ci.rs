@@ -117,6 +117,7 @@ pub(crate) fn features() -> Result<(), String> {
         ("batchwright-cli", ""),
         ("batchwright-items", ""),
         ("batchwright-items", "zstd,bzip2"),
+        ("batchwright-items", "archive"),
         ("batchwright-items", "parquet"),
         ("batchwright-items", "s3"),
         ("batchwright-items", "http,excel"),

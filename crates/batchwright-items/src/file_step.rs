@@ -3,16 +3,24 @@
 //! A step that removes something first stores what it is going to do, in its context: a restart finishes that, and leaves
 //! alone what arrived meanwhile, also under the same names.
 
+#[cfg(feature = "archive")]
+mod archive;
 mod checksum;
 mod copy;
 mod delete;
+#[cfg(feature = "archive")]
+mod extract;
 mod merge;
 mod transfer;
 mod wait;
 
+#[cfg(feature = "archive")]
+pub(crate) use archive::ArchiveKind;
 pub(crate) use checksum::ChecksumKind;
 pub(crate) use copy::CopyKind;
 pub(crate) use delete::DeleteKind;
+#[cfg(feature = "archive")]
+pub(crate) use extract::ExtractKind;
 pub(crate) use merge::MergeKind;
 pub(crate) use transfer::TransferKind;
 pub(crate) use wait::WaitKind;

@@ -24,6 +24,8 @@ impl KindRegistry {
         let kinds = kinds.with(format::xml::XmlKind);
         #[cfg(feature = "excel")]
         let kinds = kinds.with(format::excel::ExcelKind);
+        #[cfg(feature = "archive")]
+        let kinds = kinds.with(file_step::ArchiveKind).with(file_step::ExtractKind);
         #[cfg(feature = "parquet")]
         let kinds = kinds.with(format::parquet::ParquetKind);
         #[cfg(feature = "validate")]

@@ -1,6 +1,12 @@
 //! The page of the book that lists the kinds is what the kinds say of themselves. `BLESS=1` writes it anew.
 //! With all features, because each may add a kind.
-#![cfg(all(feature = "excel", feature = "parquet", feature = "validate", feature = "xml"))]
+#![cfg(all(
+    feature = "archive",
+    feature = "excel",
+    feature = "parquet",
+    feature = "validate",
+    feature = "xml"
+))]
 
 use std::fmt::Write as _;
 use std::fs;

@@ -86,7 +86,7 @@ impl Compression {
     }
 
     /// Appends `content`, compressed as one member, to `bytes`.
-    pub(super) fn compress(self, content: &[u8], bytes: &mut Vec<u8>) -> Result<(), ItemError> {
+    pub(crate) fn compress(self, content: &[u8], bytes: &mut Vec<u8>) -> Result<(), ItemError> {
         match self {
             #[cfg(feature = "gzip")]
             Self::Gzip => {
@@ -144,7 +144,7 @@ impl Compression {
     /// # Errors
     ///
     /// When its feature is not enabled.
-    pub(super) fn check(self) -> Result<(), ItemError> {
+    pub(crate) fn check(self) -> Result<(), ItemError> {
         let is_there = match self {
             Self::Gzip => cfg!(feature = "gzip"),
             Self::Zstd => cfg!(feature = "zstd"),
