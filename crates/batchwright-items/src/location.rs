@@ -200,9 +200,9 @@ impl Location {
     pub(crate) fn writer<E>(self, encode: E) -> EncodedWriter<E, Output> {
         let compression = Compression::of(Path::new(&self.shown()));
         let output = match self {
-            Self::File(path) => Output::File(FileOutput::new(path)),
+            Self::File(path) => Output::File(Box::new(FileOutput::new(path))),
             #[cfg(feature = "remote")]
-            Self::Remote(file) => Output::Remote(RemoteOutput::new(file)),
+            Self::Remote(file) => Output::Remote(Box::new(RemoteOutput::new(file))),
         };
         EncodedWriter::to(output, encode).compressed(compression)
     }

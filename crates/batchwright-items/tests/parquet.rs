@@ -129,6 +129,7 @@ fn each_value_is_kept_or_refused() {
         ("time", ParquetType::Time),
         ("timestamp", ParquetType::Timestamp),
         ("datetime", ParquetType::DateTime),
+        ("bytes", ParquetType::Bytes),
     ];
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, value: &Value| {
@@ -175,6 +176,8 @@ fn each_value_is_kept_or_refused() {
         ),
         ("timestamp", json!("1905-01-01T00:00:00Z"), json!("1905-01-01T00:00:00Z")),
         ("datetime", json!("2026-11-29T12:00:00"), json!("2026-11-29T12:00:00")),
+        ("datetime", json!("2026-11-29 12:00:00.5"), json!("2026-11-29T12:00:00.5")),
+        ("bytes", json!("CAfe00"), json!("cafe00")),
     ] {
         let found = write(name, &value).unwrap();
         assert_eq!(found, read, "{name} {value}");
@@ -183,11 +186,21 @@ fn each_value_is_kept_or_refused() {
         ("integer", json!("7.5"), "`7.5` is not an integer"),
         ("integer", json!(9_223_372_036_854_775_808_u64), "is not an integer"),
         ("float", json!(9_007_199_254_740_993_i64), "that a binary fraction of 64 bits holds"),
+        ("float", json!("9007199254740993"), "that a binary fraction of 64 bits holds"),
+        ("float", json!(u64::MAX), "that a binary fraction of 64 bits holds"),
+        ("float", json!("1e999"), "that a binary fraction of 64 bits holds"),
+        ("float", json!("nan"), "that a binary fraction of 64 bits holds"),
+        ("bytes", json!("cafe0"), "no bytes in hexadecimal digits"),
         ("decimal", json!("1.005"), "more than 2 digits after the point"),
         ("decimal", json!("12345.00"), "more than 4 digits before the point"),
         ("decimal", json!("much"), "is no decimal"),
         ("boolean", json!("yes"), "is not `true` or `false`"),
         ("date", json!("29.11.2026"), "is not a date"),
+        ("date", json!("2026-11-29T23:30:00-05:00"), "is not a date"),
+        ("time", json!("2026-11-29T06:30:00"), "is not a time"),
+        ("time", json!("06:30:00+01:00"), "is not a time"),
+        ("datetime", json!("2026-11-29T06:30:00+01:00"), "without an offset"),
+        ("datetime", json!("2026-11-29"), "without an offset"),
         ("time", json!("23:59:59.9999999"), "below a microsecond"),
         ("timestamp", json!("2026-11-29T12:00:00"), "is not an instant with its offset"),
         ("text", Value::Null, "there is no value"),
@@ -195,6 +208,54 @@ fn each_value_is_kept_or_refused() {
         let message = write(name, &value).unwrap_err();
         assert!(message.contains("column `value`") && message.contains(what), "{message}");
     }
+}
+
+#[test]
+fn fields_and_columns_must_be_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |row: Value| {
+        let columns = ParquetColumns::new(vec![ParquetColumn::new("price", ParquetType::Float)]);
+        let step = ChunkStepBuilder::new("write")
+            .reader(ListReader::new(vec![row]))
+            .writer(ParquetWriter::new(folder.path().join("file"), columns.unwrap()))
+            .build();
+        TestBench::of_step(step).run().failure.map(|failure| failure.message)
+    };
+    assert_eq!(write(json!({ "price": 1.5 })), None);
+    assert_eq!(write(json!({ "price": null })), None);
+    let extra = write(json!({ "price": 1.5, "prize": 2 })).unwrap();
+    assert!(extra.contains("field `prize`"), "{extra}");
+    let missing = write(json!({})).unwrap();
+    assert!(missing.contains("column `price`"), "{missing}");
+}
+
+#[test]
+fn an_output_in_work_does_not_look_complete_and_is_not_continued_with_other_columns() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.parquet");
+    let columns = |scale| {
+        let kind = ParquetType::Decimal { precision: 9, scale };
+        ParquetColumns::new(vec![ParquetColumn::new("n", kind)]).unwrap()
+    };
+    let scale = Arc::new(std::sync::atomic::AtomicU8::new(2));
+    let (of_writer, of_step) = (Arc::clone(&scale), path.clone());
+    let step = ChunkStepBuilder::new("write")
+        .reader(ListReader::new((0..6).map(|n| json!({ "n": n })).collect::<Vec<_>>()))
+        .writer_with(move |_| {
+            let scale = of_writer.load(std::sync::atomic::Ordering::SeqCst);
+            Ok(ParquetWriter::new(&of_step, columns(scale)))
+        })
+        .chunk_size(2)
+        .build();
+    let mut bench = TestBench::of_step(step);
+    bench.crash_at(CommitPoint::After, 2);
+    bench.run();
+    let part = fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    let bytes = fs::read(&part).unwrap();
+    assert!(bytes.starts_with(b"PAR1") && !bytes.ends_with(b"PAR1"));
+    scale.store(3, std::sync::atomic::Ordering::SeqCst);
+    let failure = bench.restart().failure.unwrap();
+    assert!(failure.message.contains("begun with other columns"), "{failure:?}");
 }
 
 #[test]
@@ -304,6 +365,8 @@ proptest! {
             bytes[at] = byte;
         }
         fs::write(&path, bytes).unwrap();
-        let _ = read(&path, 0);
+        if let Err(message) = read(&path, 0) {
+            prop_assert!(!message.contains("panicked"), "{}", message);
+        }
     }
 }

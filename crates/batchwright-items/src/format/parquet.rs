@@ -76,7 +76,8 @@ impl<T: DeserializeOwned> ParquetReader<T> {
     /// Creates a reader of the file at `path`; each row is deserialized into a `T`, as from JSON.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self::decoding(Arc::new(FileSource::new(path)), |record| {
-            let json = serde_json::to_value(&record).and_then(serde_json::from_value);
+            // As text: a number keeps all its digits.
+            let json = serde_json::to_string(&record).and_then(|json| serde_json::from_str(&json));
             json.map_err(|error| ItemError::wrap(ErrorKind::PARSE, "cannot read the row", error))
         })
     }
@@ -145,7 +146,7 @@ impl<T> ParquetReader<T> {
             passed += rows_of(group);
             first += 1;
         }
-        value::warn_of_lost_digits(&schema, &self.source.shown());
+        value::check(&schema, &self.source.shown()).map_err(|what| self.failed(&what))?;
         let options =
             ReadOptionsBuilder::new().with_predicate(Box::new(move |_, at| at >= first)).build();
         let reader = SerializedFileReader::new_with_options(chunks, options).map_err(failed)?;

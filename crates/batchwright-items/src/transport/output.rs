@@ -14,9 +14,9 @@ use super::source::ByteSource;
 
 /// The output of a writer of a job file.
 pub(crate) enum Output {
-    File(FileOutput),
+    File(Box<FileOutput>),
     #[cfg(feature = "remote")]
-    Remote(RemoteOutput),
+    Remote(Box<RemoteOutput>),
 }
 
 /// A position in an [`Output`].

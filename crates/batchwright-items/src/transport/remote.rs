@@ -107,8 +107,8 @@ pub(crate) struct RemoteFile {
     path: String,
     /// The URL up to the path, without user, password and options.
     place_shown: Arc<str>,
-    /// Distinguishes places that look the same.
-    place_hash: u64,
+    /// Distinguishes the place from others.
+    place_identity: Arc<str>,
     /// Whether the name is a pattern.
     is_pattern: bool,
     folder: Arc<Path>,
@@ -138,7 +138,7 @@ impl RemoteFile {
             place,
             path: url.path().to_owned(),
             place_shown: url.place_shown().into(),
-            place_hash: url.place_hash(),
+            place_identity: url.place_identity().into(),
             is_pattern: url.is_pattern()?,
             folder: folder.into(),
         })
@@ -157,7 +157,7 @@ impl RemoteFile {
     /// Returns what is the same for all URLs of the file that differ in what is secret or how long they wait. (A place may know
     /// the file under other names too.)
     pub(crate) fn identity(&self) -> String {
-        format!("{} {:016x}", self.shown(), self.place_hash)
+        format!("{}{}", self.place_identity, self.path)
     }
 
     /// Whether the name is a pattern.

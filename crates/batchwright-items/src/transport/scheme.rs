@@ -10,15 +10,18 @@ pub(crate) fn scheme_of(text: &str) -> Option<&str> {
     is_scheme.then_some(scheme)
 }
 
-/// Returns `value` as a part of a URL's path: what would end the path or begin an escape is escaped.
+/// Returns `value` as a part of a URL's path: all but letters, digits and a few marks is escaped.
 pub(crate) fn escaped(value: &str) -> String {
     let mut text = String::with_capacity(value.len());
     for character in value.chars() {
         match character {
-            '%' | '?' | '#' | '*' | '@' | ':' | '\\' => {
-                text.push_str(&format!("%{:02X}", u32::from(character)));
+            '-' | '.' | '_' | '~' | '/' | ' ' => text.push(character),
+            other if other.is_alphanumeric() => text.push(other),
+            other => {
+                for byte in other.encode_utf8(&mut [0; 4]).bytes() {
+                    text.push_str(&format!("%{byte:02X}"));
+                }
             }
-            other => text.push(other),
         }
     }
     text

@@ -29,7 +29,7 @@ pub trait ByteSink: Send {
     /// Returns the number of bytes that were appended so far, by all executions.
     fn length(&self) -> u64;
 
-    /// Returns the bytes that an earlier execution has written, if they can be read.
+    /// Returns the bytes that were appended so far, by all executions, if they can be read.
     fn begun(&self) -> Option<Arc<dyn ByteSource>>;
 
     /// Appends `bytes`.

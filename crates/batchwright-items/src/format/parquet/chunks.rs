@@ -59,14 +59,19 @@ impl Chunks {
     pub(super) fn metadata(&mut self) -> Result<ParquetMetaData> {
         let metadata = ParquetMetaDataReader::new().parse_and_finish(self)?;
         self.groups = metadata.row_groups().iter().filter_map(bytes_of).collect();
+        self.groups.sort_unstable_by_key(|group| group.start);
         Ok(metadata)
+    }
+
+    fn group_at(&self, start: u64) -> Option<&Range<u64>> {
+        let after = self.groups.partition_point(|group| group.start <= start);
+        self.groups[..after].last().filter(|group| group.contains(&start))
     }
 
     /// Returns the bytes at `start`; their group is fetched if it is another than the last one.
     fn bytes(&self, start: u64, length: usize) -> Result<Bytes> {
         let end = start.saturating_add(length as u64);
-        let Some(group) = self.groups.iter().find(|group| group.start <= start && end <= group.end)
-        else {
+        let Some(group) = self.group_at(start).filter(|group| end <= group.end) else {
             return self.fetch(start, length);
         };
         let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,7 +129,7 @@ impl ChunkReader for Chunks {
     type T = bytes::buf::Reader<Bytes>;
 
     fn get_read(&self, start: u64) -> Result<Self::T> {
-        let group = self.groups.iter().find(|group| group.contains(&start));
+        let group = self.group_at(start);
         let end = group.map_or(self.length, |group| group.end);
         let left = size(&(start..end.max(start)))?;
         // Without a group this is a header of a page, whose length is not known.

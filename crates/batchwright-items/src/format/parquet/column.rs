@@ -7,8 +7,8 @@ use jiff::civil::{Date, DateTime, Time};
 use jiff::{Timestamp, Unit};
 use parquet::basic::{LogicalType, Repetition, TimeUnit, Type as PhysicalType};
 use parquet::data_type::{
-    BoolType, ByteArrayType, DataType, DoubleType, FixedLenByteArray, FixedLenByteArrayType,
-    Int32Type, Int64Type,
+    BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FixedLenByteArray,
+    FixedLenByteArrayType, Int32Type, Int64Type,
 };
 use parquet::file::writer::SerializedColumnWriter;
 use parquet::schema::types::{Type, TypePtr};
@@ -61,8 +61,6 @@ const DIGITS_OF_64_BITS: u8 = 18;
 const DIGITS_MAX: u8 = 28;
 /// Bytes of a decimal with more digits.
 const DECIMAL_BYTES: i32 = 16;
-/// Largest number whose neighbours are all exact in a binary fraction of 64 bits.
-const EXACT_MAX: i64 = 9_007_199_254_740_992;
 
 impl ParquetColumn {
     /// Creates a column of the fields called `name`, in which a value may be missing.
@@ -151,7 +149,7 @@ impl ParquetColumn {
             ParquetType::Date => self.write_as::<Int32Type>(rows, column, |value| {
                 let date = match value {
                     Value::Date(date) => *date,
-                    value => parsed::<Date>(value, "a date")?,
+                    value => shaped::<Date>(value, is_date, "a date")?,
                 };
                 let days = jiff::civil::date(1970, 1, 1).until(date).map(|span| span.get_days());
                 days.map_err(|error| error.to_string())
@@ -159,7 +157,7 @@ impl ParquetColumn {
             ParquetType::Time => self.write_as::<Int64Type>(rows, column, |value| {
                 let time = match value {
                     Value::Time(time) => *time,
-                    value => parsed::<Time>(value, "a time")?,
+                    value => shaped::<Time>(value, is_time, "a time")?,
                 };
                 let nanos = Time::midnight().until((Unit::Nanosecond, time));
                 let nanos = nanos.map(|span| span.get_nanoseconds());
@@ -173,16 +171,15 @@ impl ParquetColumn {
                 micros(at.as_nanosecond())
             }),
             ParquetType::DateTime => self.write_as::<Int64Type>(rows, column, |value| {
-                let both = parsed::<DateTime>(value, "a day and a time without an offset")?;
+                let is_both = |text: &str| {
+                    text.split_once(['T', ' ']).is_some_and(|(day, at)| is_date(day) && is_time(at))
+                };
+                let both =
+                    shaped::<DateTime>(value, is_both, "a day and a time without an offset")?;
                 let since = both.duration_since(jiff::civil::date(1970, 1, 1).at(0, 0, 0, 0));
                 micros(since.as_nanos())
             }),
-            ParquetType::Bytes => {
-                self.write_as::<ByteArrayType>(rows, column, |value| match value {
-                    Value::Bytes(bytes) => Ok(bytes.to_vec().into()),
-                    value => Err(format!("`{value}` is no bytes")),
-                })
-            }
+            ParquetType::Bytes => self.write_as::<ByteArrayType>(rows, column, bytes),
         }
     }
 
@@ -195,10 +192,7 @@ impl ParquetColumn {
         let name = &*self.name;
         let (mut values, mut levels) = (Vec::with_capacity(rows.len()), Vec::new());
         for row in rows {
-            let value = match self.is_required {
-                true => row.required("write column", name)?,
-                false => row.get(name).unwrap_or(&Value::Null),
-            };
+            let value = row.required("write column", name)?;
             let is_missing = match (value, self.kind) {
                 (Value::Null, _) => true,
                 // An empty field of a text file has no other type.
@@ -234,6 +228,48 @@ fn parsed<T: std::str::FromStr>(value: &Value, wanted: &str) -> Result<T, String
     parsed.ok_or_else(|| format!("`{value}` is not {wanted}"))
 }
 
+/// As [`parsed`], of texts that `is_right` accepts: the parser ignores what else they contain.
+fn shaped<T: std::str::FromStr>(
+    value: &Value,
+    is_right: impl Fn(&str) -> bool,
+    wanted: &str,
+) -> Result<T, String> {
+    match value {
+        Value::Text(text) | Value::Field(text) if is_right(text) => parsed(value, wanted),
+        _ => Err(format!("`{value}` is not {wanted}")),
+    }
+}
+
+fn is_date(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
+}
+
+fn is_time(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b':' | b'.'))
+}
+
+fn bytes(value: &Value) -> Result<ByteArray, String> {
+    match value {
+        Value::Bytes(bytes) => Ok(bytes.to_vec().into()),
+        // As bytes are written in texts.
+        Value::Text(text) | Value::Field(text) => hexadecimal(text)
+            .map(Into::into)
+            .ok_or_else(|| format!("`{value}` is no bytes in hexadecimal digits")),
+        value => Err(format!("`{value}` is no bytes")),
+    }
+}
+
+fn hexadecimal(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    let pairs = text.as_bytes().chunks(2);
+    pairs
+        .map(|pair| match pair {
+            [high, low] => u8::try_from(digit(high)? * 16 + digit(low)?).ok(),
+            _ => None,
+        })
+        .collect()
+}
+
 fn integer(value: &Value) -> Result<i64, String> {
     match value {
         Value::Integer(number) => Ok(*number),
@@ -245,14 +281,24 @@ fn integer(value: &Value) -> Result<i64, String> {
     }
 }
 
+/// Returns the binary fraction of a number; a whole number must be exact.
 fn float(value: &Value) -> Result<f64, String> {
-    match value {
-        Value::Float(number) => Ok(*number),
-        #[expect(clippy::cast_precision_loss, reason = "the number is checked to be exact")]
-        Value::Integer(number) if (-EXACT_MAX..=EXACT_MAX).contains(number) => Ok(*number as f64),
-        Value::Decimal(number) => number.to_string().parse().map_err(|_| "no number".to_owned()),
-        value => parsed(value, "a number that a binary fraction of 64 bits holds"),
-    }
+    let text = match value {
+        Value::Float(number) => return Ok(*number),
+        Value::Integer(_) | Value::Decimal(_) => value.to_string(),
+        Value::Text(text) | Value::Field(text) => text.to_string(),
+        Value::Number(json) => json.get().to_owned(),
+        _ => return Err(format!("`{value}` is no number")),
+    };
+    let number = text.parse::<f64>().ok().filter(|number| number.is_finite());
+    #[expect(clippy::cast_possible_truncation, reason = "a number out of range is not the same")]
+    let is_exact = |number: f64| {
+        let whole = text.parse::<i128>().ok();
+        whole.is_none_or(|whole| number as i128 == whole)
+    };
+    number
+        .filter(|number| is_exact(*number))
+        .ok_or_else(|| format!("`{value}` is not a number that a binary fraction of 64 bits holds"))
 }
 
 /// Returns the digits of a number with `scale` of them after the point, none of which is lost.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use batchwright::ItemError;
 use jiff::civil::Time;
 use jiff::{SignedDuration, Span, Timestamp};
-use parquet::basic::{LogicalType, TimeUnit, Type as PhysicalType};
+use parquet::basic::{ConvertedType, LogicalType, Repetition, TimeUnit, Type as PhysicalType};
 use parquet::data_type::Decimal as ParquetDecimal;
 use parquet::record::{Field, Row};
 use parquet::schema::types::Type;
@@ -57,8 +57,9 @@ fn value(field: Field, kind: Option<&Type>) -> Result<Value, String> {
         Field::Str(text) => Value::Text(text.into()),
         Field::Bytes(bytes) => Value::Bytes(bytes.data().into()),
         Field::Date(days) => {
-            let date = jiff::civil::date(1970, 1, 1).checked_add(Span::new().days(days));
-            Value::Date(date.map_err(|_| format!("day {days} is out of range"))?)
+            let span = Span::new().try_days(days).ok();
+            let date = span.and_then(|span| jiff::civil::date(1970, 1, 1).checked_add(span).ok());
+            Value::Date(date.ok_or_else(|| format!("day {days} is out of range"))?)
         }
         Field::TimeMillis(millis) => time(i64::from(millis) * 1_000_000)?,
         Field::TimeMicros(micros) => time(micros.saturating_mul(1_000))?,
@@ -82,9 +83,9 @@ fn value(field: Field, kind: Option<&Type>) -> Result<Value, String> {
             map.entries()
                 .iter()
                 .map(|(key, field)| {
-                    let of = |name| kind.and_then(element_of).and_then(|kind| field_of(kind, name));
-                    let key = value(key.clone(), of("key"))?.to_string();
-                    Ok((Arc::from(key), value(field.clone(), of("value"))?))
+                    let of = |index: usize| kind.and_then(|kind| entry_of(kind, index));
+                    let key = value(key.clone(), of(0))?.to_string();
+                    Ok((Arc::from(key), value(field.clone(), of(1))?))
                 })
                 .collect::<Result<_, String>>()?,
         ),
@@ -106,13 +107,28 @@ fn field_of<'a>(kind: &'a Type, name: &str) -> Option<&'a Type> {
     is_group.then(|| kind.get_fields().iter().find(|one| one.name() == name))?.map(|one| &**one)
 }
 
-/// Returns the type of the elements of a list or of the entries of a map.
+/// Returns the type of the elements of a list, by the rules of the format for old and new writers:
+/// <https://github.com/apache/parquet-format/blob/master/LogicalTypes.md#lists>.
 fn element_of(kind: &Type) -> Option<&Type> {
-    let repeated = kind.is_group().then(|| kind.get_fields().first())??;
-    match repeated.is_group() && repeated.get_fields().len() == 1 {
-        true => repeated.get_fields().first().map(|one| &**one),
-        false => Some(repeated),
+    let info = kind.get_basic_info();
+    if info.has_repetition() && info.repetition() == Repetition::REPEATED {
+        return Some(kind);
     }
+    let repeated = kind.is_group().then(|| kind.get_fields().first())??;
+    let is_element = !repeated.is_group()
+        || repeated.get_fields().len() > 1
+        || repeated.name() == "array"
+        || repeated.name() == format!("{}_tuple", kind.name());
+    match is_element {
+        true => Some(repeated),
+        false => repeated.get_fields().first().map(|one| &**one),
+    }
+}
+
+/// Returns the type of the keys of a map (0) or of its values (1).
+fn entry_of(kind: &Type, index: usize) -> Option<&Type> {
+    let entries = kind.is_group().then(|| kind.get_fields().first())??;
+    entries.is_group().then(|| entries.get_fields().get(index))?.map(|one| &**one)
 }
 
 /// Whether a timestamp is an instant; otherwise it is a day and a time of a clock.
@@ -136,8 +152,8 @@ fn instant(nanos: i128, is_utc: bool) -> Result<Value, String> {
 }
 
 fn time(nanos: i64) -> Result<Value, String> {
-    let time = Time::midnight().checked_add(Span::new().nanoseconds(nanos));
-    let time = time.ok().filter(|_| nanos >= 0);
+    let span = Span::new().try_nanoseconds(nanos).ok().filter(|_| nanos >= 0);
+    let time = span.and_then(|span| Time::midnight().checked_add(span).ok());
     time.map(Value::Time).ok_or_else(|| format!("{nanos} ns is no time of day"))
 }
 
@@ -158,15 +174,23 @@ fn decimal(number: &ParquetDecimal) -> Result<Value, String> {
     parsed.map(Value::Decimal).map_err(|_| "it has more than 28 digits".to_owned())
 }
 
-/// Says that old timestamps of 96 bits are read in milliseconds, which are all that the library gives.
-pub(super) fn warn_of_lost_digits(schema: &Type, shown: &str) {
-    for field in schema.get_fields() {
-        if field.is_primitive() && field.get_physical_type() == PhysicalType::INT96 {
-            let name = field.name();
-            tracing::warn!(
-                target: "batchwright::input",
-                "{shown}: the timestamps of column `{name}` (INT96) are read in milliseconds"
-            );
-        }
+/// Refuses types that the library cannot read, and says that old timestamps of 96 bits are read in milliseconds, which are all
+/// that it gives.
+pub(super) fn check(kind: &Type, shown: &str) -> Result<(), String> {
+    let name = kind.name();
+    if kind.is_group() {
+        return kind.get_fields().iter().try_for_each(|field| check(field, shown));
     }
+    if kind.get_basic_info().converted_type() == ConvertedType::INTERVAL {
+        return Err(format!(
+            "its column `{name}` has the type INTERVAL, which cannot be read; choose other `columns`"
+        ));
+    }
+    if kind.get_physical_type() == PhysicalType::INT96 {
+        tracing::warn!(
+            target: "batchwright::input",
+            "{shown}: the timestamps of column `{name}` (INT96) are read in milliseconds"
+        );
+    }
+    Ok(())
 }

@@ -1,14 +1,15 @@
 //! The writer: every chunk is a group of rows.
 //!
-//! The bytes of a chunk are those of a small Parquet file of their own, which are appended. So an output in work is a series of
-//! complete files, and a restart cuts it back to the end of one. The end of the output is a footer that describes the groups of
-//! all of them; the format finds groups by their offsets and permits other bytes between them.
+//! The bytes of a chunk are those of a small Parquet file of their own, but for its last four, which are appended. So an output
+//! in work is a series of files, and a restart cuts it back to the end of one. The end of the output is a footer that describes
+//! the groups of all of them; the format finds groups by their offsets and permits other bytes between them.
 
 use std::io::SeekFrom;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use batchwright::ItemError;
+use batchwright::error::ErrorKind;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{
@@ -20,7 +21,7 @@ use parquet::schema::types::{Type, TypePtr};
 use serde::Serialize;
 
 use super::column::ParquetColumn;
-use crate::record::Record;
+use crate::record::{Names, Record};
 use crate::transport::{ByteSource, Encode, FileWriter, ReadSeek, seekable};
 
 /// A writer of a file of Apache Parquet: each chunk is a group of rows, so give the step a large `chunk`.
@@ -47,7 +48,8 @@ impl ParquetWriter {
 /// Number of rows of a group if the step sets none.
 const ROWS: usize = 20_000;
 
-/// The encoder of rows, for items that are structs or objects.
+/// The encoder of rows, for items that are structs or objects: their fields are those that they have as JSON, where numbers that
+/// are not finite are null.
 #[derive(Debug, Clone)]
 pub struct ParquetColumns {
     columns: Arc<[ParquetColumn]>,
@@ -59,8 +61,8 @@ pub struct ParquetColumns {
 #[derive(Debug, Clone)]
 pub(super) struct ParquetRecords(pub(super) ParquetColumns);
 
-/// The first and the last bytes of every file.
-const MAGIC: &[u8; 4] = b"PAR1";
+/// The last bytes of a chunk, in place of those of a Parquet file: an output in work must not look like a complete one.
+const CHUNK_END: &[u8; 4] = b"BWRG";
 /// Number of bytes after the footer: its length, and the last ones.
 const TAIL_BYTES: usize = 8;
 
@@ -97,7 +99,9 @@ impl ParquetColumns {
             return Ok(());
         }
         let (schema, properties) = (Arc::clone(&self.schema), Arc::clone(&self.properties));
-        let mut file = SerializedFileWriter::new(bytes, schema, properties).map_err(failed)?;
+        self.check_names(rows)?;
+        let mut file =
+            SerializedFileWriter::new(&mut *bytes, schema, properties).map_err(failed)?;
         if !rows.is_empty() {
             let mut group = file.next_row_group().map_err(failed)?;
             for column in &*self.columns {
@@ -110,7 +114,35 @@ impl ParquetColumns {
             group.close().map_err(failed)?;
         }
         file.close().map_err(failed)?;
+        if !rows.is_empty() {
+            let end = bytes.len() - CHUNK_END.len();
+            bytes[end..].copy_from_slice(CHUNK_END);
+        }
         Ok(())
+    }
+
+    /// Refuses fields that are no columns.
+    fn check_names(&self, rows: &[Record]) -> Result<(), ItemError> {
+        let mut known: Option<&Names> = None;
+        for row in rows {
+            if known.is_some_and(|known| Arc::ptr_eq(known, row.names())) {
+                continue;
+            }
+            let is_column = |name: &&Arc<str>| self.columns.iter().any(|one| one.name == **name);
+            if let Some(extra) = row.names().iter().find(|name| !is_column(name)) {
+                let what = format!("cannot write field `{extra}`: it is no column of the file");
+                return Err(ItemError::data(what));
+            }
+            known = Some(row.names());
+        }
+        Ok(())
+    }
+
+    /// Returns the groups that were written.
+    fn groups(&self, written: &Arc<dyn ByteSource>) -> Result<Vec<RowGroupMetaData>, ItemError> {
+        groups_of(&mut *seekable(written)?.bytes, &self.schema).map_err(|error| {
+            ItemError::wrap(ErrorKind::IO, format!("cannot continue `{}`", written.shown()), error)
+        })
     }
 
     fn end(
@@ -126,17 +158,21 @@ impl ParquetColumns {
         let written = written.ok_or_else(|| {
             ItemError::fatal("cannot end a Parquet output: what was written cannot be read back")
         })?;
-        let groups = groups_of(&mut *seekable(&written)?.bytes).map_err(|error| {
-            let what = format!("cannot end `{}`: its groups of rows are damaged", written.shown());
-            ItemError::wrap(batchwright::error::ErrorKind::IO, what, error)
-        })?;
+        let groups = self.groups(&written)?;
         let rows = groups.iter().map(RowGroupMetaData::num_rows).sum();
         let schema =
             Arc::new(parquet::schema::types::SchemaDescriptor::new(Arc::clone(&self.schema)));
         let by = Some("Batchwright".to_owned());
         let file = FileMetaData::new(2, rows, by, None, schema, None);
         let metadata = ParquetMetaData::new(file, groups);
-        ParquetMetaDataWriter::new(bytes, &metadata).finish().map_err(failed)
+        ParquetMetaDataWriter::new(&mut *bytes, &metadata).finish().map_err(failed)?;
+        // The format has 32 bits for this length.
+        match u32::try_from(bytes.len()) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(ItemError::fatal(
+                "cannot end a Parquet output: it has too many groups of rows; use a larger chunk",
+            )),
+        }
     }
 }
 
@@ -147,7 +183,7 @@ fn failed(error: ParquetError) -> ItemError {
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Returns the groups of the small files in `written`, with their places in it.
-fn groups_of(written: &mut dyn ReadSeek) -> Result<Vec<RowGroupMetaData>, Failure> {
+fn groups_of(written: &mut dyn ReadSeek, schema: &Type) -> Result<Vec<RowGroupMetaData>, Failure> {
     let mut end = written.seek(SeekFrom::End(0))?;
     let mut groups = Vec::new();
     while end > 0 {
@@ -156,7 +192,7 @@ fn groups_of(written: &mut dyn ReadSeek) -> Result<Vec<RowGroupMetaData>, Failur
         written.seek(SeekFrom::Start(tail_at))?;
         written.read_exact(&mut tail)?;
         let (length, magic) = tail.split_at(4);
-        if magic != MAGIC {
+        if magic != CHUNK_END {
             return Err(format!("there is no footer before byte {end}").into());
         }
         let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]);
@@ -165,6 +201,9 @@ fn groups_of(written: &mut dyn ReadSeek) -> Result<Vec<RowGroupMetaData>, Failur
         written.seek(SeekFrom::Start(footer_at))?;
         written.read_exact(&mut footer)?;
         let metadata = ParquetMetaDataReader::decode_metadata(&footer)?;
+        if metadata.file_metadata().schema_descr().root_schema() != schema {
+            return Err("it was begun with other columns".into());
+        }
         let [group] = metadata.row_groups() else {
             return Err(format!("the footer at byte {footer_at} is not that of one chunk").into());
         };
@@ -207,10 +246,14 @@ impl<T: Serialize> Encode<T> for ParquetColumns {
             let record = serde_json::to_string(item).and_then(|json| serde_json::from_str(&json));
             record.map_err(|error| {
                 let what = "cannot write a row: the item is no object";
-                ItemError::wrap(batchwright::error::ErrorKind::DATA, what, error)
+                ItemError::wrap(ErrorKind::DATA, what, error)
             })
         };
         self.group(&items.iter().map(record).collect::<Result<Vec<_>, _>>()?, first, bytes)
+    }
+
+    fn resume(&mut self, begun: Arc<dyn ByteSource>) -> Result<(), ItemError> {
+        self.groups(&begun).map(drop)
     }
 
     fn finish(
@@ -239,6 +282,10 @@ impl Encode<Record> for ParquetRecords {
         bytes: &mut Vec<u8>,
     ) -> Result<(), ItemError> {
         self.0.group(items, first, bytes)
+    }
+
+    fn resume(&mut self, begun: Arc<dyn ByteSource>) -> Result<(), ItemError> {
+        self.0.groups(&begun).map(drop)
     }
 
     fn finish(

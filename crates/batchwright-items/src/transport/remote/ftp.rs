@@ -238,12 +238,24 @@ fn replace(ftp: &mut RustlsFtpStream, part: &str, path: &str) -> Result<(), Fail
     if !rename(ftp, path, &old).map_err(|_| not_renamed())? {
         return Err(not_renamed());
     }
-    if !rename(ftp, part, path)? {
-        rename(ftp, &old, path)?;
-        return Err(not_renamed());
+    let renamed = match rename(ftp, part, path) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(not_renamed()),
+        Err(error) => Err(error),
+    };
+    match renamed {
+        Ok(()) => {
+            if let Err(error) = ftp.rm(&old) {
+                tracing::warn!(target: "batchwright::output", "`{old}` of the server is left: {error}");
+            }
+            Ok(())
+        }
+        Err(error) => {
+            // The first error is the cause.
+            let _ = rename(ftp, &old, path);
+            Err(error)
+        }
     }
-    ftp.rm(&old)?;
-    Ok(())
 }
 
 /// A transfer from the server, with the connection that began it.

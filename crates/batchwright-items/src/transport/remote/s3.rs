@@ -108,7 +108,7 @@ impl Place for Bucket {
     }
 
     fn names(&self, folder: &str, prefix: &str) -> Result<Vec<String>, Failure> {
-        let begin = format!("{folder}{prefix}");
+        let begin = format!("{folder}{}", prefix.trim_end());
         let mut names = Vec::new();
         for entry in self.blocking.lister(key(&begin)?)? {
             let entry = entry?;

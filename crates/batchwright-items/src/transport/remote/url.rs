@@ -92,18 +92,17 @@ impl PlaceUrl {
         format!("{}://{}{port}", self.scheme(), self.host())
     }
 
-    /// Returns a hash of what distinguishes places that look the same: the user, the port, and the options but the time.
-    pub(super) fn place_hash(&self) -> u64 {
-        let mut url = self.url.clone();
-        // Neither fails for a URL with a host.
-        let _ = url.set_password(None);
-        url.set_path("");
+    /// Returns what distinguishes the place from others, whether the port is written or not: server and port, and a hash of the
+    /// user and the options but the time.
+    pub(super) fn place_identity(&self) -> String {
+        let url = &self.url;
         let options: Vec<_> = url.query_pairs().filter(|(name, _)| name != "timeout").collect();
         let port = url.port_or_known_default().or(match self.scheme() {
             "sftp" => Some(22),
             _ => Some(21),
         });
-        stable_hash(format!("{} {port:?} {options:?}", url.username()).as_bytes())
+        let hash = stable_hash(format!("{} {options:?}", url.username()).as_bytes());
+        format!("{}://{}:{} {hash:016x} ", self.scheme(), self.host(), port.unwrap_or_default())
     }
 
     /// Whether the name is a pattern, which contains `*` without an escape.
