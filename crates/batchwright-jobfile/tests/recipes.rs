@@ -1,0 +1,306 @@
+//! Each recipe of the book does what it says, wherever the process dies.
+#![cfg(all(
+    feature = "archive",
+    feature = "excel",
+    feature = "parquet",
+    feature = "xml",
+    feature = "sftp"
+))]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use batchwright::testing::{CommitPoint, TestBench};
+use batchwright::{BatchStatus, JobParameters};
+use batchwright_jobfile::JobFolder;
+use batchwright_store::SqlRepository;
+use batchwright_testkit::{Service, needs};
+
+/// A recipe: its name, its parameters, what prepares the folder, and what is looked at afterwards.
+struct Recipe<'a> {
+    name: &'a str,
+    parameters: &'a [(&'a str, &'a str)],
+    /// Files, and statements for the store's database.
+    files: &'a [(&'a str, &'a str)],
+    sql: &'a str,
+    prepare: &'a dyn Fn(&Path),
+    /// What is left: a text of files and rows.
+    left: &'a dyn Fn(&Path) -> String,
+    expected: &'a str,
+}
+
+const NOTHING: &dyn Fn(&Path) = &|_| ();
+
+impl Recipe<'_> {
+    /// Runs the recipe with a crash at each of its first commits.
+    fn check(&self) {
+        let name = self.name;
+        let book = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/book/src/recipes");
+        let text = fs::read_to_string(book.join(format!("{name}.toml"))).unwrap();
+        for commit in 0..=6 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path();
+            for (name, content) in self.files {
+                fs::create_dir_all(path.join(name).parent().unwrap()).unwrap();
+                fs::write(path.join(name), content).unwrap();
+            }
+            (self.prepare)(path);
+            fs::write(path.join("job.toml"), &text).unwrap();
+            let store = SqlRepository::sqlite(path.join("store.db")).unwrap();
+            if !self.sql.is_empty() {
+                let database = rusqlite::Connection::open(path.join("store.db")).unwrap();
+                database.execute_batch(self.sql).unwrap();
+            }
+            let jobs = JobFolder::new(path).database(store.database().clone());
+            let job = jobs.load(&path.join("job.toml")).unwrap();
+            drop(jobs);
+            let mut bench = TestBench::on(Arc::new(store), Arc::into_inner(job).unwrap());
+            if commit > 0 {
+                bench.crash_at(CommitPoint::After, commit);
+            }
+            let mut parameters = JobParameters::new();
+            for (name, value) in self.parameters {
+                parameters = match *name {
+                    // A secret is no part of the identity.
+                    "key" => parameters.with_non_identifying(*name, *value),
+                    name => parameters.with(name, *value),
+                };
+            }
+            let mut done = bench.run_with(parameters);
+            if commit > 0 && done.status != BatchStatus::Completed {
+                done = bench.restart();
+            }
+            assert_eq!(done.status, BatchStatus::Completed, "{name} {commit} {:?}", done.failure);
+            assert_eq!((self.left)(path), self.expected, "{name} {commit}");
+        }
+    }
+}
+
+fn rows(folder: &Path, query: &str) -> String {
+    let database = rusqlite::Connection::open(folder.join("store.db")).unwrap();
+    let mut statement = database.prepare(query).unwrap();
+    let rows = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();
+    rows.map(Result::unwrap).collect::<Vec<_>>().join("\n")
+}
+
+fn names(folder: &Path) -> String {
+    let Ok(entries) = fs::read_dir(folder) else { return String::new() };
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names.join(" ")
+}
+
+fn read(folder: &Path, name: &str) -> String {
+    fs::read_to_string(folder.join(name)).unwrap_or_default()
+}
+
+fn python(python: &str, folder: &Path, program: &str) -> String {
+    let output = Command::new(python).args(["-c", program]).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn pick_up() {
+    Recipe {
+        name: "pick-up",
+        parameters: &[("partner", "partner/orders-*")],
+        files: &[
+            ("partner/orders-1.csv", "id,amount\n1,2.5\n2,3\n"),
+            ("partner/orders-2.csv", "id,amount\n3,4\n"),
+            ("partner/other.csv", "id\n9\n"),
+        ],
+        sql: "",
+        prepare: &|folder| {
+            for name in ["orders-1.csv", "orders-2.csv"] {
+                let folder = folder.join("partner");
+                let output = Command::new("sha256sum").arg(name).current_dir(&folder).output();
+                fs::write(folder.join(format!("{name}.sha256")), output.unwrap().stdout).unwrap();
+            }
+        },
+        left: &|folder| {
+            let rows = rows(folder, "SELECT id || ' ' || amount FROM orders ORDER BY id");
+            format!("{rows}\n{}\n{}", names(&folder.join("partner")), names(&folder.join("done")))
+        },
+        expected: "1 2.5\n2 3.0\n3 4.0\nother.csv\norders-1.csv orders-1.csv.sha256 orders-2.csv orders-2.csv.sha256",
+    }
+    .check();
+}
+
+#[test]
+fn lake() {
+    Recipe {
+        name: "lake",
+        parameters: &[("events", "events/*.jsonl")],
+        files: &[
+            ("events/a.jsonl", "{\"id\":1,\"kind\":\"x\"}\n{\"id\":2,\"kind\":\"y\"}\n"),
+            ("events/b.jsonl", "{\"id\":3,\"kind\":\"z\"}\n"),
+        ],
+        sql: "",
+        prepare: NOTHING,
+        left: &|folder| rows(folder, "SELECT id || kind FROM event ORDER BY id"),
+        expected: "1x\n2y\n3z",
+    }
+    .check();
+}
+
+#[test]
+fn columns() {
+    let Some(tools) = needs(Service::Tools) else { return };
+    Recipe {
+        name: "columns",
+        parameters: &[],
+        files: &[(
+            "sales.csv",
+            "id,price,day\n1,2.50,29.11.2026\n2,-1,29.11.2026\nx,1,1.1.2026\n4,3,01.12.2026\n",
+        )],
+        sql: "",
+        prepare: NOTHING,
+        left: &|folder| {
+            let query = "import duckdb\nfor row in duckdb.execute(\"SELECT COLUMNS(*)::VARCHAR FROM 'sales.parquet'\").fetchall(): print(*row)";
+            format!("{}{}", python(&tools, folder, query), read(folder, "rejected.jsonl").lines().count())
+        },
+        expected: "1 2.50 2026-11-29\n4 3.00 2026-12-01\n2",
+    }
+    .check();
+}
+
+#[test]
+fn sheet() {
+    let Some(tools) = needs(Service::Tools) else { return };
+    Recipe {
+        name: "sheet",
+        parameters: &[],
+        files: &[],
+        sql: "",
+        prepare: &|folder| {
+            let program = "import openpyxl\nbook = openpyxl.Workbook()\nsheet = book.create_sheet('Prices')\nfor row in [('article', 'price'), ('a', 1.5), ('b', None), ('c', 2)]: sheet.append(row)\nbook.save('prices.xlsx')";
+            python(&tools, folder, program);
+        },
+        left: &|folder| rows(folder, "SELECT article || price FROM price ORDER BY article"),
+        expected: "a1.5\nc2.0",
+    }
+    .check();
+}
+
+#[test]
+fn archive() {
+    if needs(Service::Python).is_none() || needs(Service::Compressors).is_none() {
+        return;
+    }
+    Recipe {
+        name: "archive",
+        parameters: &[],
+        files: &[],
+        sql: "",
+        prepare: &|folder| {
+            let program = "import zipfile\nwith zipfile.ZipFile('delivery.zip', 'w') as book:\n book.writestr('a.csv', 'id\\n1\\n'); book.writestr('b.csv', 'id\\n2\\n'); book.writestr('read.me', 'x')";
+            python("python3", folder, program);
+        },
+        left: &|folder| {
+            let mut command = Command::new("zstd");
+            let shown = command.args(["-dc", "all.jsonl.zst"]).current_dir(folder).output();
+            let text = String::from_utf8(shown.unwrap().stdout).unwrap();
+            format!("{text}{}", names(&folder.join("parts")))
+        },
+        expected: "{\"id\":\"1\"}\n{\"id\":\"2\"}\n",
+    }
+    .check();
+}
+
+#[test]
+fn export() {
+    Recipe {
+        name: "export",
+        parameters: &[("partner", "partner/"), ("key", "k")],
+        files: &[("customers.csv", "id,name,email,consent\n1,Ada,a@x,yes\n2,Grace,g@x,no\n")],
+        sql: "",
+        prepare: NOTHING,
+        left: &|folder| {
+            let sent = folder.join("partner");
+            let checked = Command::new("sha256sum")
+                .args(["-c", "customers.csv.sha256"])
+                .current_dir(&sent)
+                .output();
+            assert!(checked.unwrap().status.success());
+            let text = read(&sent, "customers.csv");
+            let digest = text.split(';').nth(2).unwrap().trim().len();
+            format!("{} {digest}", text.split(';').next().unwrap())
+        },
+        expected: "\u{feff}id 64",
+    }
+    .check();
+}
+
+#[test]
+fn enrich() {
+    Recipe {
+        name: "enrich",
+        parameters: &[],
+        files: &[
+            ("payments.xml", "<all><payment><id>1</id><bank>A</bank></payment><payment><id>2</id><bank>B</bank></payment></all>"),
+            ("banks.csv", "bank,country\nA,FR\n"),
+        ],
+        sql: "",
+        prepare: NOTHING,
+        left: &|folder| format!("{}{}", read(folder, "payments.csv"), read(folder, "unknown.jsonl")),
+        expected: "id,bank,country\n1,A,FR\n{\"id\":\"2\",\"bank\":\"B\",\"country\":null}\n",
+    }
+    .check();
+}
+
+#[test]
+fn compare() {
+    Recipe {
+        name: "compare",
+        parameters: &[],
+        files: &[],
+        sql: "CREATE TABLE booking (id INTEGER PRIMARY KEY, amount REAL); INSERT INTO booking VALUES (1, 1.0), (2, 2.0), (3, 3.0)",
+        prepare: &|folder| {
+            let archive = rusqlite::Connection::open(folder.join("archive.db")).unwrap();
+            archive
+                .execute_batch("CREATE TABLE booking (id INTEGER PRIMARY KEY, amount REAL); INSERT INTO booking VALUES (1, 1.0), (2, 2.5)")
+                .unwrap();
+        },
+        left: &|folder| read(folder, "differences.csv"),
+        expected: "id,ours,theirs\n2,2.0,2.5\n3,3.0,\n",
+    }
+    .check();
+}
+
+#[test]
+fn parts() {
+    Recipe {
+        name: "parts",
+        parameters: &[],
+        files: &[("readings.csv", "id,value\n1,10\n2,20\n3,30\n4,40\n5,50\n6,60\n7,70\n")],
+        sql: "",
+        prepare: NOTHING,
+        left: &|folder| format!("{}{}", read(folder, "doubled.csv"), names(&folder.join("parts"))),
+        expected: "id,value\n1,20\n2,40\n3,60\n4,80\n5,100\n6,120\n7,140\n",
+    }
+    .check();
+}
+
+#[test]
+fn tidy() {
+    if needs(Service::Python).is_none() {
+        return;
+    }
+    Recipe {
+        name: "tidy",
+        parameters: &[("month", "2026-10")],
+        files: &[("done/2026-10-01.csv", "a"), ("done/2026-10-02.csv", "b"), ("done/2026-11-01.csv", "c")],
+        sql: "",
+        prepare: NOTHING,
+        left: &|folder| {
+            let program = "import tarfile\nprint(*sorted(one.name for one in tarfile.open('archive/2026-10.tar.gz')))";
+            format!("{}{}", python("python3", folder, program), names(&folder.join("done")))
+        },
+        expected: "2026-10-01.csv 2026-10-02.csv\n2026-11-01.csv",
+    }
+    .check();
+}
