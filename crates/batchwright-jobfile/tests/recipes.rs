@@ -304,3 +304,90 @@ fn tidy() {
     }
     .check();
 }
+
+#[test]
+fn wait() {
+    Recipe {
+        name: "wait",
+        parameters: &[],
+        files: &[("in/stock.csv", "article,left\na,3\nb,12\n"), ("in/stock.csv.ok", "")],
+        sql: "",
+        prepare: NOTHING,
+        left: &|folder| read(folder, "order.jsonl"),
+        expected: "{\"article\":\"a\",\"left\":3}\n",
+    }
+    .check();
+}
+
+#[test]
+fn bank() {
+    Recipe {
+        name: "bank",
+        parameters: &[],
+        files: &[("entries.txt", "00000120261129     12.50\n00000220261130     -3.00\n")],
+        sql: "",
+        prepare: NOTHING,
+        left: &|folder| {
+            rows(folder, "SELECT number || ' ' || day || ' ' || amount FROM entry ORDER BY number")
+        },
+        expected: "1 2026-11-29 12.5\n2 2026-11-30 -3.0",
+    }
+    .check();
+}
+
+#[test]
+fn api() {
+    Recipe {
+        name: "api",
+        parameters: &[("answer", "answer.json")],
+        files: &[(
+            "answer.json",
+            r#"{"data":{"items":[{"id":1,"net":10.5,"more":{"a":1}},{"id":2,"net":2}]}}"#,
+        )],
+        sql: "",
+        prepare: NOTHING,
+        left: &|folder| read(folder, "articles.csv"),
+        expected: "id,gross\n1,12.60\n2,2.4\n",
+    }
+    .check();
+}
+
+#[test]
+fn validate() {
+    Recipe {
+        name: "validate",
+        parameters: &[],
+        files: &[(
+            "people.jsonl",
+            "{\"id\":1,\"age\":3}\n{\"age\":4}\n{\"id\":2,\"age\":-1}\n{\"id\":3}\n",
+        )],
+        sql: "",
+        prepare: NOTHING,
+        left: &|folder| {
+            format!(
+                "{}{}",
+                read(folder, "right.jsonl"),
+                read(folder, "wrong.jsonl").lines().count()
+            )
+        },
+        expected: "{\"id\":1,\"age\":3}\n{\"id\":3}\n2",
+    }
+    .check();
+}
+
+#[test]
+fn branches() {
+    Recipe {
+        name: "branches",
+        parameters: &[],
+        files: &[
+            ("customers.csv", "id,name\n1,Ada\n2,Grace\n"),
+            ("invoices.csv", "id,customer,amount\n1,1,10.5\n2,2,1\n3,1,2\n"),
+        ],
+        sql: "",
+        prepare: NOTHING,
+        left: &|folder| read(folder, "report.csv"),
+        expected: "name,total\nAda,12.5\nGrace,1.0\n",
+    }
+    .check();
+}
