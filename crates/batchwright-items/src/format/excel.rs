@@ -269,8 +269,8 @@ pub(crate) struct ExcelKind;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ReaderKeys {
-    /// Path of the file, relative to the job file; with `*` or `?` in the name, of all files that match, in the order of their
-    /// names.
+    /// Path of the file, relative to the job file, or its URL; with `*` or `?` in the name, of all files that match, in the order
+    /// of their names.
     path: Text,
     /// Name of the sheet. Default: the first one.
     sheet: Option<String>,

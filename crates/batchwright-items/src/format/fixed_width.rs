@@ -27,7 +27,7 @@ pub(crate) struct FixedWidthKind;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ReaderKeys {
-    /// Path of the file, relative to the job file.
+    /// Path of the file, relative to the job file, or its URL.
     path: Text,
     /// The columns in their order.
     columns: At<Vec<ReadColumn>>,
@@ -43,7 +43,7 @@ struct ReaderKeys {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WriterKeys {
-    /// Path of the file, relative to the job file.
+    /// Path of the file, relative to the job file, or its URL.
     path: Text,
     /// The columns in their order.
     columns: At<Vec<WriteColumn>>,

@@ -319,8 +319,8 @@ pub(crate) struct JsonKind;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ReaderKeys {
-    /// Path of the file, relative to the job file; with `*` or `?` in the name, of all files that match, in the order of their
-    /// names.
+    /// Path of the file, relative to the job file, or its URL; with `*` or `?` in the name, of all files that match, in the order
+    /// of their names.
     path: Text,
     /// The fields that lead to the array, with points between them, such as `data.items`. Default: the document is the array.
     items_at: Option<String>,
@@ -336,7 +336,7 @@ struct ReaderKeys {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WriterKeys {
-    /// Path of the file, relative to the job file.
+    /// Path of the file, relative to the job file, or its URL.
     path: Text,
 }
 

@@ -94,7 +94,7 @@ pub(crate) struct JsonLinesKind;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WriterKeys {
-    /// Path of the file, relative to the job file.
+    /// Path of the file, relative to the job file, or its URL.
     path: Text,
 }
 

@@ -464,8 +464,8 @@ pub(crate) struct LinesKind;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LineReaderKeys {
-    /// Path of the file, relative to the job file; with `*` or `?` in the name, of all files that match, in the order of their
-    /// names.
+    /// Path of the file, relative to the job file, or its URL; with `*` or `?` in the name, of all files that match, in the order
+    /// of their names.
     pub(super) path: Text,
     /// A field that gets the path of the file.
     pub(super) file_field: Option<String>,
@@ -479,7 +479,7 @@ pub(super) struct LineReaderKeys {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct LineWriterKeys {
-    /// Path of the file, relative to the job file.
+    /// Path of the file, relative to the job file, or its URL.
     path: Text,
     /// The field that is written.
     field: String,

@@ -32,8 +32,8 @@ pub(crate) struct Csv;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ReaderKeys {
-    /// Path of the file, relative to the job file; with `*` or `?` in the name, of all files that match, in the order of their
-    /// names.
+    /// Path of the file, relative to the job file, or its URL; with `*` or `?` in the name, of all files that match, in the order
+    /// of their names.
     path: Text,
     /// A field that gets the path of the file.
     file_field: Option<String>,
@@ -68,7 +68,7 @@ struct ReaderKeys {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WriterKeys {
-    /// Path of the file, relative to the job file.
+    /// Path of the file, relative to the job file, or its URL.
     path: Text,
     /// Whether the file begins with the names of the columns. Default: true.
     header: Option<bool>,

@@ -26,8 +26,8 @@ pub(crate) struct XmlKind;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ReaderKeys {
-    /// Path of the file, relative to the job file; with `*` or `?` in the name, of all files that match, in the order of their
-    /// names.
+    /// Path of the file, relative to the job file, or its URL; with `*` or `?` in the name, of all files that match, in the order
+    /// of their names.
     path: Text,
     /// Name of the elements that are records, without a prefix.
     element: Text,
@@ -43,7 +43,7 @@ struct ReaderKeys {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WriterKeys {
-    /// Path of the file, relative to the job file.
+    /// Path of the file, relative to the job file, or its URL.
     path: Text,
     /// Name of the element around all records. Default: `items`.
     root: Option<Text>,
