@@ -333,7 +333,7 @@ fn a_file_that_is_replaced_before_the_restart_is_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn rows_are_the_same_after_writing_and_reading(

@@ -10,6 +10,7 @@ pub use column::{ParquetColumn, ParquetType};
 pub(crate) use kind::ParquetKind;
 pub use writer::{ParquetColumns, ParquetWriter};
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -165,6 +166,12 @@ impl<T> ParquetReader<T> {
     }
 }
 
+/// Runs `work` of the library, which panics about some pages that are damaged. After that the rows end with an error, because some
+/// are missing.
+fn undamaged<T>(work: impl FnOnce() -> T) -> Result<T, &'static str> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| "it is damaged")
+}
+
 fn rows_of(group: &parquet::file::metadata::RowGroupMetaData) -> u64 {
     u64::try_from(group.num_rows()).unwrap_or(0)
 }
@@ -196,7 +203,8 @@ impl<T: Send + Sync + 'static> ItemReader for ParquetReader<T> {
             return Err(changed(&shown, "its size, its time or its content is another"));
         }
         let done = position.map_or(0, |position| position.row);
-        self.open = Some(self.rows_after(chunks, done)?);
+        let opened = undamaged(|| self.rows_after(chunks, done));
+        self.open = Some(opened.map_err(|what| self.failed(&what))??);
         Ok(())
     }
 
@@ -206,7 +214,8 @@ impl<T: Send + Sync + 'static> ItemReader for ParquetReader<T> {
         let failed = |row: u64, error: &dyn std::fmt::Display| {
             ItemError::fatal(format!("cannot read row {row} of `{}`: {error}", source.shown()))
         };
-        let Some(next) = open.rows.next() else {
+        let next = undamaged(|| open.rows.next());
+        let Some(next) = next.map_err(|what| failed(open.row + 1, &what))? else {
             return match open.row == open.total {
                 true => Ok(None),
                 false => Err(failed(open.row + 1, &"it is missing")),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use batchwright::ItemError;
 use bytes::{Buf as _, Bytes};
 use parquet::errors::{ParquetError, Result};
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::{ChunkReader, Length};
 
 use crate::transport::{ByteSource, InputIdentity};
@@ -58,9 +58,36 @@ impl Chunks {
     /// Reads the end of the file, which describes its columns and groups.
     pub(super) fn metadata(&mut self) -> Result<ParquetMetaData> {
         let metadata = ParquetMetaDataReader::new().parse_and_finish(self)?;
+        for group in metadata.row_groups() {
+            group.columns().iter().try_for_each(|column| self.check(column))?;
+        }
         self.groups = metadata.row_groups().iter().filter_map(bytes_of).collect();
         self.groups.sort_unstable_by_key(|group| group.start);
         Ok(metadata)
+    }
+
+    /// Refuses a column whose place is not in the file: the library would panic.
+    fn check(&self, column: &ColumnChunkMetaData) -> Result<()> {
+        let numbers = [
+            Some(column.data_page_offset()),
+            column.dictionary_page_offset(),
+            Some(column.compressed_size()),
+            Some(column.uncompressed_size()),
+            Some(column.num_values()),
+        ];
+        let is_right = numbers.into_iter().flatten().all(|number| number >= 0);
+        let end = is_right
+            .then(|| column.byte_range())
+            .and_then(|(start, length)| start.checked_add(length));
+        match end.is_some_and(|end| end <= self.length) {
+            true => Ok(()),
+            false => {
+                let path = column.column_path();
+                Err(ParquetError::General(format!(
+                    "the place of column `{path}` is not in the file"
+                )))
+            }
+        }
     }
 
     fn group_at(&self, start: u64) -> Option<&Range<u64>> {
