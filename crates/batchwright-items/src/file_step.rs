@@ -34,11 +34,11 @@ use std::time::SystemTime;
 use batchwright::ItemError;
 use batchwright::clock::StopToken;
 use batchwright::error::ErrorKind;
-use batchwright::item::{OpenPath, PathUse, stable_hash};
+use batchwright::item::{OpenPath, PathUse};
 use batchwright::scope::StepScope;
 use serde::{Deserialize, Serialize};
 
-use crate::paths::folder_of;
+use crate::paths::{folder_of, token};
 use crate::transport::modified;
 
 /// Number of files that one call handles; then its progress is stored, and a stop is noticed.
@@ -167,7 +167,7 @@ fn place(
     let token = token(scope);
     let wanted = PathUse::Output { token: token.clone(), made_by: scope.id().0 };
     let _claim = OpenPath::claim(to, wanted)?;
-    // Hidden, so that no pattern matches it.
+    // Hidden, so that no pattern matches it; an attempt replaces what an earlier one left.
     let name = to.file_name().unwrap_or_default().to_string_lossy();
     let part = folder.join(format!(".{name}.{token}.part"));
     let in_part = |error| failed("write", &part, error);
@@ -191,13 +191,6 @@ fn place(
         }
     }
     sync_folder(&folder)
-}
-
-/// Returns a part of the names of files in work: the same for each attempt of this instance, and of no other, so an attempt
-/// replaces what an earlier one left.
-fn token(scope: &StepScope) -> String {
-    let whole = format!("{} {} {}", scope.store_id(), scope.job().instance_id(), scope.step());
-    format!("{:016x}", stable_hash(whole.as_bytes()))
 }
 
 /// Creates the folder of `path` if it does not exist, and returns it.

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
+use batchwright::item::stable_hash;
 use batchwright::partition::FilePartitions;
+use batchwright::scope::StepScope;
 
 /// Whether the last part of `path` is a pattern: `*` matches any characters, `?` one.
 pub(crate) fn is_pattern(path: &Path) -> bool {
@@ -56,4 +58,10 @@ fn unreadable(path: &Path, error: std::io::Error) -> ItemError {
 
 pub(crate) fn no_file(what: &str) -> ItemError {
     ItemError::new(ErrorKind::IO, format!("cannot begin: {what}"))
+}
+
+/// Returns a part of the names of files in work: the same for each attempt of this instance, and of no other.
+pub(crate) fn token(scope: &StepScope) -> String {
+    let whole = format!("{} {} {}", scope.store_id(), scope.job().instance_id(), scope.step());
+    format!("{:016x}", stable_hash(whole.as_bytes()))
 }

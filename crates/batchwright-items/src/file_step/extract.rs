@@ -14,9 +14,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::archive::ArchiveForm;
-use super::{PIECE_BYTES, PLANNED_MAX, failed, made_folder_of, sync_folder, token};
+use super::{PIECE_BYTES, PLANNED_MAX, failed, made_folder_of, sync_folder};
 use crate::key::{Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
+use crate::paths::token;
 use crate::transport::{FileSource, decompressed};
 
 /// The kind `extract`.

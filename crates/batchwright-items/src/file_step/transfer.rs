@@ -167,11 +167,7 @@ impl Transfer {
             };
             files.push((name, planned));
         }
-        Ok(Plan {
-            files: within_bounds(files, Path::new(&from.shown()))?,
-            done: 0,
-            state: State::Planned,
-        })
+        Ok(Plan { files, done: 0, state: State::Planned })
     }
 
     /// Copies the file: a restart copies it again. An original that will be removed must be the one of the plan.

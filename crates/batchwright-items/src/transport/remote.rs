@@ -29,11 +29,12 @@ use std::sync::OnceLock;
 use batchwright::ItemError;
 use batchwright::clock::StopToken;
 use batchwright::error::ErrorKind;
-use batchwright::item::{OpenPath, PathUse, stable_hash};
+use batchwright::item::{OpenPath, PathUse};
 use batchwright::scope::{StepScope, StepStart};
 
 use super::scheme::unknown;
 use super::source::{ByteSource, InputIdentity, OpenSource};
+use crate::paths::token;
 use url::PlaceUrl;
 use whole::{Check, Whole};
 
@@ -220,8 +221,7 @@ impl RemoteFile {
         length: u64,
     ) -> Result<(), ItemError> {
         // Of this execution alone: a former owner may still write to its own.
-        let whole = format!("{} {} {}", scope.store_id(), scope.job().instance_id(), scope.step());
-        let token = format!(".{}.{:016x}-", self.name(), stable_hash(whole.as_bytes()));
+        let token = format!(".{}.{}-", self.name(), token(scope));
         let part = format!("{}{token}{}.part", self.folder_path(), scope.id());
         let mut content = Stoppable { bytes: content, stop: scope.stop() };
         let written = self.place.put(&self.path, &part, &mut content, length);
@@ -334,7 +334,7 @@ fn web_client(timeout: std::time::Duration) -> Result<reqwest::Client, ItemError
 /// Returns a hash of the tag of a content, which is never 0.
 #[cfg(any(feature = "s3", feature = "http"))]
 fn tag_of(tag: &str) -> u64 {
-    stable_hash(tag.as_bytes()).max(1)
+    batchwright::item::stable_hash(tag.as_bytes()).max(1)
 }
 
 /// The error of a server that does not answer.
