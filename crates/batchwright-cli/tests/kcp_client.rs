@@ -199,6 +199,45 @@ fn what_kairoi_says_is_understood() {
     assert_eq!(heard[2], "RULE SET r app. shell \"/opt/run it.sh\"");
 }
 
+/// The answer and the reset of the connection both arrive while the client's only thread is busy; its next instruction
+/// then cannot be written, before the answer was read.
+#[test]
+fn an_answer_that_arrived_before_the_connection_broke_counts() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (arrived, arrives) = std::sync::mpsc::channel();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        let line = lines.by_ref().map(Result::unwrap).find(|line| line.contains("SET a")).unwrap();
+        arrived.send(()).unwrap();
+        // What is not read makes the end of the connection a reset.
+        assert_eq!(stream.peek(&mut [0]).unwrap(), 1);
+        writeln!(stream, "{} OK", line.split_once(' ').unwrap().0).unwrap();
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = Client::new(settings(&address));
+        let set = |name: &'static str| {
+            let client = client.clone();
+            tokio::spawn(async move { client.set(name, far()).await })
+        };
+        let first = set("a");
+        while arrives.try_recv().is_err() {
+            tokio::task::yield_now().await;
+        }
+        let second = set("b");
+        for _ in 0..4 {
+            tokio::task::yield_now().await;
+        }
+        server.join().unwrap();
+        let third = set("c");
+        assert_eq!(first.await.unwrap(), Ok(()));
+        assert_eq!(second.await.unwrap(), Err(ClientError::Unknown));
+        assert!(third.await.unwrap().is_err());
+    });
+}
+
 #[test]
 fn a_program_without_a_runtime_plans_a_trigger() {
     let place = Place::new();

@@ -442,9 +442,11 @@ async fn exchange(
         }
         let written = tokio::select! {
             written = write.write_all(message.as_bytes()) => written.is_ok(),
-            _ = &mut reading => false,
+            _ = &mut reading => break,
         };
         if !written {
+            // Answers that arrived before the connection broke still count.
+            let _ = tokio::time::timeout(RETRY_MAX, &mut reading).await;
             break;
         }
         let count = tokio::select! {
