@@ -287,12 +287,21 @@ pub struct BuildContext<'a> {
     pub inside_only: bool,
     known: &'a Known<'a>,
     uses_partition: Cell<bool>,
+    output_prefix: &'a str,
 }
 
 impl<'a> BuildContext<'a> {
     /// The context of a part in a job file of `folder`, whose texts can use the names of `known`.
     pub fn new(folder: &'a Path, known: &'a Known<'a>, inside_only: bool) -> Self {
-        Self { folder, inside_only, known, uses_partition: Cell::new(false) }
+        let uses_partition = Cell::new(false);
+        Self { folder, inside_only, known, uses_partition, output_prefix: "" }
+    }
+
+    /// Lets the names of all outputs begin with `prefix`.
+    #[must_use]
+    pub fn output_prefix(mut self, prefix: &'a str) -> Self {
+        self.output_prefix = prefix;
+        self
     }
 
     /// Whether a text that was parsed here uses a name of the partition.
@@ -323,12 +332,18 @@ impl BuildContext<'_> {
     ///
     /// As [`template`](Self::template), and when the text is a URL.
     pub fn path(&self, text: &Text) -> Result<Make<PathBuf>, Problem> {
+        self.prefixed_path(text, "")
+    }
+
+    /// As [`path`](Self::path); the name of the file begins with `prefix`.
+    fn prefixed_path(&self, text: &Text, prefix: &str) -> Result<Make<PathBuf>, Problem> {
         if let Some(scheme) = scheme_of(text.get_ref()) {
             return Err(Problem::at(text, not_local(scheme)));
         }
         let (template, folder) = (self.template(text)?, self.folder.to_owned());
+        let prefix = prefix.to_owned();
         Ok(Box::new(move |scope| {
-            let path = template.render(scope)?;
+            let path = prefixed(template.render(scope)?, &prefix);
             match scheme_of(&path) {
                 None => Ok(folder.join(path)),
                 Some(scheme) => Err(ItemError::fatal(not_local(scheme))),
@@ -338,15 +353,21 @@ impl BuildContext<'_> {
 
     /// Makes the location of an input from a text with `${…}`.
     pub(crate) fn location(&self, text: &Text) -> Result<Make<Location>, Problem> {
+        self.prefixed_location(text, "")
+    }
+
+    /// As [`location`](Self::location); the name of the file begins with `prefix`.
+    fn prefixed_location(&self, text: &Text, prefix: &str) -> Result<Make<Location>, Problem> {
         check_scheme(text.get_ref()).map_err(|message| Problem::at(text, message))?;
         let (template, folder) = (self.template(text)?, self.folder.to_owned());
+        let prefix = prefix.to_owned();
         Ok(Box::new(move |scope| {
             // A value within a URL is a name in it, and no option or other server.
             let text = template.render_with(scope, |before, value| match scheme_of(before) {
                 None => value,
                 Some(_) => escaped(&value),
             })?;
-            Location::parse(&text, &folder)
+            Location::parse(&prefixed(text, &prefix), &folder)
         }))
     }
 
@@ -356,7 +377,7 @@ impl BuildContext<'_> {
     ///
     /// As [`path`](Self::path).
     pub fn output_path(&self, text: &Text) -> Result<Make<PathBuf>, Problem> {
-        let (path, is_allowed) = (self.path(text)?, self.allows());
+        let (path, is_allowed) = (self.prefixed_path(text, self.output_prefix)?, self.allows());
         Ok(Box::new(move |scope| {
             let path = path(scope)?;
             match is_allowed(&path) {
@@ -368,7 +389,8 @@ impl BuildContext<'_> {
 
     /// Makes the location of an output from a text with `${…}`.
     pub(crate) fn output_location(&self, text: &Text) -> Result<Make<Location>, Problem> {
-        let (location, is_allowed) = (self.location(text)?, self.allows());
+        let location = self.prefixed_location(text, self.output_prefix)?;
+        let is_allowed = self.allows();
         #[cfg(feature = "remote")]
         let inside_only = self.inside_only;
         Ok(Box::new(move |scope| {
@@ -403,6 +425,17 @@ impl BuildContext<'_> {
             "cannot use `{what}`: it is outside the job's folder; --allow-outside permits it in a rehearsal"
         ))
     }
+}
+
+/// Puts `prefix` before the name of the file in the path or URL `text`.
+fn prefixed(mut text: String, prefix: &str) -> String {
+    let path = match scheme_of(&text) {
+        None => text.len(),
+        Some(_) => text.find('?').unwrap_or(text.len()),
+    };
+    let name = text[..path].rfind('/').map_or(0, |slash| slash + 1);
+    text.insert_str(name, prefix);
+    text
 }
 
 /// Returns the bytes of the partition of `scope`, if its step is partitioned by bytes.

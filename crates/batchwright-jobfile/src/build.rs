@@ -4,6 +4,7 @@ mod flow;
 mod partition;
 mod policy;
 mod progressive;
+mod replay;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,9 +30,10 @@ use crate::definition::{
     self, Definition, Next, Parts, Processor, Reader, STEP_TYPES, Step, Writer,
 };
 use crate::reader::StepReader;
+use crate::replay::job_of_replays;
 use crate::several::{self, WRITERS};
 use crate::stage::{self, STAGES, Stage, Stages, check_fields};
-use crate::{Settings, Used, expression};
+use crate::{Replay, Settings, Used, expression};
 
 /// Builds the jobs of one file.
 pub(super) struct Builder<'a> {
@@ -41,6 +43,8 @@ pub(super) struct Builder<'a> {
     /// The files of the parent jobs.
     pub(super) parents: &'a [PathBuf],
     pub(super) settings: &'a Settings,
+    /// The records to replay, instead of those of the readers.
+    pub(super) replay: Option<&'a Replay>,
     pub(super) parts: Parts<'a>,
     /// The problems found so far.
     pub(super) problems: RefCell<Vec<Problem>>,
@@ -87,13 +91,21 @@ impl Builder<'_> {
         }
     }
 
-    fn whole(&self, definition: Definition, text: &str) -> Built<Job> {
+    fn whole(&self, mut definition: Definition, text: &str) -> Built<Job> {
         self.refuse_hidden_kinds()?;
-        let schema = schema(&definition)?;
-        let mut job = Job::builder(definition.name.get_ref().clone())
+        let mut schema = schema(&definition)?;
+        let (mut name, mut fingerprint) = (definition.name.get_ref().clone(), fingerprint(text)?);
+        if let Some(replay) = self.replay {
+            definition.steps = replay::steps(&mut definition, replay)?;
+            definition.next.clear();
+            replay::declare(&mut schema, &definition.name)?;
+            name = job_of_replays(&name);
+            fingerprint.push_str("-replay");
+        }
+        let mut job = Job::builder(name)
             .description(definition.description.clone())
             .closed_parameters()
-            .fingerprint(fingerprint(text)?)
+            .fingerprint(fingerprint)
             .source(self.source.to_string_lossy());
         for declaration in &schema.declared {
             job = job.parameter(declaration.clone());
@@ -135,7 +147,8 @@ impl Builder<'_> {
 
     /// The context of a part whose texts can use the names of `known`.
     fn cx<'k>(&'k self, known: &'k Known<'k>) -> BuildContext<'k> {
-        BuildContext::new(&self.folder, known, self.settings.inside_only)
+        let prefix = self.replay.map(Replay::prefix).unwrap_or_default();
+        BuildContext::new(&self.folder, known, self.settings.inside_only).output_prefix(prefix)
     }
 
     /// The keys of a part, whose table is at the place of `at`.
@@ -290,7 +303,12 @@ impl Builder<'_> {
         let reader = required(&step.reader, "reader", &step.name)?;
         let stages = step.processors.iter().map(|processor| self.stage(processor, known));
         let stages: Vec<_> = stages.map(|stage| self.collect_problem(stage)).collect();
-        let MakeReader { make: make_reader, fields } = self.reader(reader, known)?;
+        let corrections =
+            self.replay.map(|replay| replay.of_step(step.name.get_ref(), step.partition.is_some()));
+        let MakeReader { make: make_reader, fields } = match &corrections {
+            None => self.reader(reader, known)?,
+            Some(corrections) => corrections.make_reader(),
+        };
         // A collected problem refuses the job in any case.
         let stages: Arc<[Stage]> = stages.into_iter().flatten().collect();
         let fields =
@@ -306,7 +324,13 @@ impl Builder<'_> {
             Box::new(move |scope| {
                 Ok(StepReader::new(make_reader(scope)?, Arc::clone(&checked), plan.as_ref()))
             }),
-            Box::new(move |scope| Stages::new(&stages, scope, &declared)),
+            Box::new(move |scope| {
+                let stages = Stages::new(&stages, scope, &declared)?;
+                Ok(match &corrections {
+                    None => stages,
+                    Some(corrections) => stages.after(Arc::clone(&corrections.is_processed)),
+                })
+            }),
         ))
     }
 

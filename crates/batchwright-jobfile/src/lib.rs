@@ -10,6 +10,7 @@ mod expression;
 mod folder;
 mod lookup;
 mod reader;
+mod replay;
 mod schema;
 mod several;
 mod sql;
@@ -26,6 +27,8 @@ use batchwright_store::Database;
 
 pub use folder::JobFolder;
 use folder::Stamp;
+use replay::Replay;
+pub use replay::{PreparedReplay, ReplayError, Replayed, is_replay};
 pub use schema::json_schema;
 use sql::SqlKind;
 
@@ -131,7 +134,12 @@ impl Source {
     }
 
     fn compile(self, settings: &Settings) -> (Result<Job, JobFileError>, Used) {
-        self.compile_within(settings, &[])
+        self.compile_within(settings, &[], None)
+    }
+
+    /// Compiles the job that replays `replay`.
+    fn compile_replay(self, settings: &Settings, replay: &Replay) -> Result<Job, JobFileError> {
+        self.compile_within(settings, &[], Some(replay)).0
     }
 
     /// Compiles a child job as [`compile`](Self::compile) does; `parents` are the files of its parent jobs.
@@ -139,6 +147,7 @@ impl Source {
         self,
         settings: &Settings,
         parents: &[PathBuf],
+        replay: Option<&Replay>,
     ) -> (Result<Job, JobFileError>, Used) {
         let Self { path, text, .. } = self;
         let (definition, parts) = match definition::parse(&text) {
@@ -156,6 +165,7 @@ impl Source {
             source,
             parents,
             settings,
+            replay,
             parts,
             problems,
             used,

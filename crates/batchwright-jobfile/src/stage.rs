@@ -186,6 +186,8 @@ pub(super) fn check_fields(stages: &[Stage], input: Option<&[&str]>) -> Result<(
 pub(super) struct Stages {
     processors: Vec<Processor>,
     parameters: Parameters,
+    /// By the number of a record less one: whether it went through the processors before.
+    is_processed: Arc<[bool]>,
 }
 
 /// A processor of one step execution.
@@ -202,6 +204,9 @@ impl ItemProcessor<Record> for Stages {
     type Output = Record;
 
     fn process(&self, item: &Record) -> Result<Option<Record>, ItemError> {
+        if !self.is_processed.is_empty() && self.is_processed(item.number()) {
+            return Ok(Some(item.clone()));
+        }
         let mut record = Cow::Borrowed(item);
         for processor in &self.processors {
             let sight = self.sight(&record);
@@ -266,7 +271,19 @@ impl Stages {
             })
         };
         let processors = stages.iter().map(make).collect::<Result<_, ItemError>>()?;
-        Ok(Self { processors, parameters: parameters(scope.parameters(), declared) })
+        let parameters = parameters(scope.parameters(), declared);
+        Ok(Self { processors, parameters, is_processed: Arc::default() })
+    }
+
+    /// Lets those records pass unchanged that went through the processors before.
+    pub(super) fn after(mut self, is_processed: Arc<[bool]>) -> Self {
+        self.is_processed = is_processed;
+        self
+    }
+
+    fn is_processed(&self, number: u64) -> bool {
+        let index = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
+        index.and_then(|index| self.is_processed.get(index)).copied().unwrap_or(false)
     }
 
     fn sight<'a>(&'a self, item: &'a Record) -> Scope<'a> {

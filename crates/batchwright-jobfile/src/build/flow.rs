@@ -88,6 +88,9 @@ impl Builder<'_> {
             _ => Arc::new(self.tasklet(&step, &known)?),
         };
         let Some(partition) = &step.partition else { return Ok(flow.shared_step(worker)) };
+        if self.replay.is_some() {
+            return Ok(flow.step(PartitionStep::shared(worker, super::replay::partition())));
+        }
         self.uses_its_partitions(&step, partition)?;
         let partitioned =
             PartitionStep::shared(worker, self.partitioner(partition, &step, schema)?);
@@ -137,7 +140,7 @@ impl Builder<'_> {
         }
         let stamp = Stamp::of(&path);
         let source = Source::read(&path).map_err(|error| batchwright::report(&error))?;
-        let (job, more) = source.compile_within(self.settings, &parents);
+        let (job, more) = source.compile_within(self.settings, &parents, None);
         let mut used = self.used.borrow_mut();
         for (path, stamp) in [(path, stamp)].into_iter().chain(more) {
             if used.iter().all(|(known, _)| *known != path) {
