@@ -130,8 +130,13 @@ pub(crate) enum Command {
     Executions(ExecutionsArgs),
     /// Show an execution and its steps.
     Show(ExecutionArgs),
-    /// List the records that an execution skipped.
-    Skips(ExecutionArgs),
+    /// List the records that an execution skipped, or export them for correction.
+    Skips(SkipsArgs),
+    /// Replay skipped records that were corrected: through the processors and the writer of their step, each once.
+    #[command(
+        after_help = "Example:\n  batchwright skips 42 --export rejected.jsonl\n  (correct the fields of `record`, delete the lines to give up)\n  batchwright replay 42 --from rejected.jsonl"
+    )]
+    Replay(ReplayArgs),
     /// Work on an open progressive execution until it ends; a signal leaves it open.
     Drive(DriveArgs),
     /// Check a job and its parameters as `run` does before the first step, without running it.
@@ -371,6 +376,38 @@ pub(crate) struct StopArgs {
 pub(crate) struct ExecutionArgs {
     /// Number of the execution, as `executions` shows it, or name of a job for its newest execution.
     pub(crate) execution: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SkipsArgs {
+    /// Number of the execution, as `executions` shows it, or name of a job for its newest execution.
+    pub(crate) execution: String,
+    /// Only records that this step skipped.
+    #[arg(long, value_name = "STEP")]
+    pub(crate) step: Option<String>,
+    /// Only records with an error of this kind, such as `parse`.
+    #[arg(long, value_name = "KIND")]
+    pub(crate) kind: Option<String>,
+    /// Maximum number of rows. Default: all.
+    #[arg(long, conflicts_with = "export")]
+    pub(crate) limit: Option<usize>,
+    /// Write all records to this new file, a JSON object on each line, for `replay`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) export: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// Number of the execution that skipped the records, or name of a job for its newest execution.
+    pub(crate) execution: String,
+    /// File of the corrected records, as `skips --export` writes it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: PathBuf,
+    /// New values of non-identifying parameters.
+    #[arg(value_name = "NAME=VALUE")]
+    pub(crate) parameters: Vec<String>,
+    #[command(flatten)]
+    pub(crate) launch: LaunchArgs,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ mod rehearse;
 mod rule;
 mod schedule;
 mod serve;
+mod skips;
 mod stop;
 
 use std::io::Write;
@@ -64,7 +65,8 @@ pub(crate) fn execute(cli: Cli, program: &Program) -> Result<u8, CliError> {
         }
         Command::Show(args) => look::show(&App::look(&global, program, None)?, &global, &args),
         Command::Drive(args) => drive::drive(&App::look(&global, program, None)?, &global, &args),
-        Command::Skips(args) => look::skips(&App::look(&global, program, None)?, &global, &args),
+        Command::Skips(args) => skips::skips(&App::look(&global, program, None)?, &global, &args),
+        Command::Replay(args) => launch::replay(&global, program, &args),
         Command::Graph(args) => graph::graph(&App::unopened(&global, program)?, &global, &args),
         Command::Rehearse(args) => rehearse::rehearse(&global, &args),
         Command::Serve(_) => Ok(error::OK),

@@ -9,7 +9,7 @@ use batchwright::execution::ExecutionId;
 use batchwright::testing::CommitPoint;
 use batchwright::testing::fault::FaultPlan;
 use batchwright::{Job, JobOperator};
-use batchwright_jobfile::JobFolder;
+use batchwright_jobfile::{JobFolder, PreparedReplay, is_replay};
 
 use crate::Program;
 use crate::args::Global;
@@ -127,8 +127,29 @@ impl App {
     /// Returns the job of execution `id`, from the file that it was read from at its start, else by its name.
     pub(crate) fn job_of(&self, id: ExecutionId) -> Result<Arc<Job>, CliError> {
         let execution = self.operator.explorer().execution(id)?;
+        if is_replay(&execution) {
+            return Err(CliError::Usage(format!(
+                "execution {id} is a replay: `batchwright replay` continues it, with the file of the corrected records"
+            )));
+        }
         self.files.find(&execution.job, execution.source.as_deref().map(Path::new))?;
         Ok(self.operator.explorer().job_of(&execution)?)
+    }
+
+    /// Prepares the replay of the records in the file `from`, which execution `id` skipped.
+    pub(crate) fn prepare_replay(
+        &self,
+        id: ExecutionId,
+        from: &Path,
+    ) -> Result<PreparedReplay, CliError> {
+        Ok(self.files.prepare_replay(&self.operator, id, from)?)
+    }
+
+    /// Makes `job` known to the operator.
+    pub(crate) fn register(&self, job: Job) -> Result<Arc<Job>, CliError> {
+        let name = job.name().to_owned();
+        self.operator.registry().replace(job);
+        Ok(self.operator.explorer().job(&name)?)
     }
 
     /// Returns the sorted names of all jobs of the program and the job folders.

@@ -5,7 +5,7 @@ use std::io::Write;
 use batchwright::error::RepositoryError;
 use batchwright::operator::{OperatorError, Refusal, RunError};
 use batchwright::progressive::SliceError;
-use batchwright_jobfile::JobFileError;
+use batchwright_jobfile::{JobFileError, ReplayError};
 use batchwright_server::{Refused, ServerError};
 use batchwright_store::SqlError;
 use serde_json::json;
@@ -60,6 +60,9 @@ pub(crate) enum CliError {
     Slice(#[from] SliceError),
     #[error(transparent)]
     JobFile(#[from] JobFileError),
+    /// Corrected records that cannot be replayed.
+    #[error(transparent)]
+    Replay(ReplayError),
     #[error("{0}")]
     Usage(String),
     /// The command line cannot be parsed; the text names the argument and what exists.
@@ -81,6 +84,16 @@ fn of_arguments(error: &clap::Error) -> String {
     let text = error.to_string();
     let text = text.trim_end().trim_end_matches("For more information, try '--help'.");
     text.trim_start_matches("error: ").trim_end().to_owned()
+}
+
+impl From<ReplayError> for CliError {
+    fn from(error: ReplayError) -> Self {
+        match error {
+            ReplayError::Operator(error) => Self::Operator(error),
+            ReplayError::JobFile(error) => Self::JobFile(error),
+            other => Self::Replay(other),
+        }
+    }
 }
 
 impl From<Refusal> for CliError {
@@ -110,7 +123,7 @@ impl CliError {
             },
             Self::Config(_) => "invalid_config",
             Self::Server(_) => "server_failed",
-            Self::Usage(_) | Self::Arguments(_) | Self::Output(_) => "usage",
+            Self::Replay(_) | Self::Usage(_) | Self::Arguments(_) | Self::Output(_) => "usage",
         }
     }
 
@@ -153,6 +166,9 @@ impl CliError {
                 "name a job file that exists, or a job by its name"
             }
             Self::JobFile(_) => "correct the job file; nothing was stored",
+            Self::Replay(_) => {
+                "correct the file, which `batchwright skips EXECUTION --export FILE` writes; nothing was replayed"
+            }
             Self::Schedule(refused) => match refused.code {
                 Refused::BUSY => "wait until its runner has ended",
                 _ => {

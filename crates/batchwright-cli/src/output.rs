@@ -59,10 +59,14 @@ impl Write for Log {
     }
 }
 
-/// Logs on stderr that a list was cut and how to get the next page, so that stdout stays one JSON object a
-/// line.
+/// Logs `text` on stderr, so that stdout stays one JSON object a line.
+pub(crate) fn note(text: &str) {
+    tracing::info!(target: "batchwright::output", "{text}");
+}
+
+/// Logs on stderr that a list was cut and how to get the next page.
 pub(crate) fn more(shown: usize, way: &str) {
-    tracing::info!(target: "batchwright::output", "{shown} rows are shown, there are more: {way}");
+    note(&format!("{shown} rows are shown, there are more: {way}"));
 }
 
 /// Returns the exit code `code` of finished work, even if its output could not be written.

@@ -1,15 +1,18 @@
-//! `run`, `next`, `restart`, `start`, `validate`: start an execution, or check that it could start.
+//! `run`, `next`, `restart`, `replay`, `start`, `validate`: start an execution, or check that it could start.
 
 use batchwright::execution::{ExecutionId, ExecutionSummary, Failure, JobExecution};
 use batchwright::launch::{Launch, LaunchOptions};
 use batchwright::operator::Refusal;
 use batchwright::testing::fault::FaultPlan;
 use batchwright::{BatchStatus, Job, JobParameters};
+use batchwright_jobfile::PreparedReplay;
 use batchwright_server::Shutdown;
 use serde_json::json;
 
 use crate::Program;
-use crate::args::{Format, Global, LaunchArgs, RestartArgs, RunArgs, StartArgs, ValidateArgs};
+use crate::args::{
+    Format, Global, LaunchArgs, ReplayArgs, RestartArgs, RunArgs, StartArgs, ValidateArgs,
+};
 use crate::context::App;
 use crate::error::{self, CliError};
 use crate::progress::{Bar, showing_units};
@@ -21,7 +24,7 @@ pub(super) fn run(global: &Global, program: &Program, args: &RunArgs) -> Result<
     let job = app.job(&args.job)?;
     let json = args.launch.params_json.as_deref();
     let given = parameters::parse(&args.parameters, json, job.parameters())?;
-    foreground(global, &app, &args.launch, &job, Launch::start(job.name(), given))
+    foreground(global, &app, &args.launch, &job, Launch::start(job.name(), given), None)
 }
 
 /// Runs the next instance of a job in the foreground.
@@ -30,7 +33,8 @@ pub(super) fn next(global: &Global, program: &Program, args: &RunArgs) -> Result
     let job = app.job(&args.job)?;
     let json = args.launch.params_json.as_deref();
     let given = parameters::parse(&args.parameters, json, job.parameters())?;
-    foreground(global, &app, &args.launch, &job, Launch::next(job.name()).parameters(given))
+    let launch = Launch::next(job.name()).parameters(given);
+    foreground(global, &app, &args.launch, &job, launch, None)
 }
 
 /// Restarts an execution in the foreground, or queues the restart for a server.
@@ -49,7 +53,30 @@ pub(super) fn restart(
         let execution = app.operator.enqueue(&launch)?;
         return accepted(global, &execution);
     }
-    foreground(global, &app, &args.launch, &job, Launch::restart(id).parameters(given))
+    let launch = Launch::restart(id).parameters(given);
+    foreground(global, &app, &args.launch, &job, launch, None)
+}
+
+/// Replays corrected records in the foreground.
+pub(super) fn replay(
+    global: &Global,
+    program: &Program,
+    args: &ReplayArgs,
+) -> Result<u8, CliError> {
+    let app = App::look(global, program, faults(&args.launch)?)?;
+    let id = target(&app, &args.execution)?;
+    let PreparedReplay { job, mut parameters, left_out } = app.prepare_replay(id, &args.from)?;
+    let json = args.launch.params_json.as_deref();
+    for (name, given) in parameters::parse(&args.parameters, json, job.parameters())?.iter() {
+        parameters.insert(name, given.clone());
+    }
+    if left_out > 0 {
+        output::note(&format!("{left_out} records are replayed already and left out"));
+    }
+    let launch = Launch::start(job.name(), parameters);
+    let job = app.register(job)?;
+    let again = format!("batchwright replay {id} --from {}", args.from.display());
+    foreground(global, &app, &args.launch, &job, launch, Some(again))
 }
 
 /// Queues an execution for a server that shares the store.
@@ -102,7 +129,8 @@ fn options(args: &LaunchArgs) -> LaunchOptions {
     }
 }
 
-/// Starts an execution of `job`, shows its progress, waits for its end and prints its summary.
+/// Starts an execution of `job`, shows its progress, waits for its end and prints its summary. `restart` is the command that
+/// restarts it. Default: `restart` with its number.
 ///
 /// A signal asks the execution to stop at its next chunk boundary.
 fn foreground(
@@ -111,6 +139,7 @@ fn foreground(
     args: &LaunchArgs,
     job: &Job,
     launch: Launch,
+    restart: Option<String>,
 ) -> Result<u8, CliError> {
     let wanted = !args.no_progress && !global.quiet;
     let bar = Bar::follow(app.operator.events(), wanted);
@@ -135,7 +164,8 @@ fn foreground(
     };
     let helps = job.is_restartable() && !summary.failure.as_ref().is_some_and(is_final);
     let advice = (summary.status.is_restartable() && lasts && helps)
-        .then(|| format!("Continue with: batchwright restart {}", summary.id));
+        .then(|| restart.unwrap_or_else(|| format!("batchwright restart {}", summary.id)))
+        .map(|command| format!("Continue with: {command}"));
     let code = match (summary.status, shutdown.exit_code()) {
         (BatchStatus::Stopped, Some(code)) => code,
         (status, _) => exit_code(status),

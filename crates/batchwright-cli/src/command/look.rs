@@ -1,4 +1,4 @@
-//! `jobs`, `instances`, `executions`, `show`, `skips`: read the store without changing it.
+//! `jobs`, `instances`, `executions`, `show`: read the store without changing it.
 
 use std::collections::BTreeMap;
 
@@ -133,22 +133,6 @@ pub(super) fn show(app: &App, global: &Global, args: &ExecutionArgs) -> Result<u
             text.push_str(&format!("\n  warning: {}", batchwright::text::shown(warning)));
         }
         text
-    })?;
-    Ok(error::OK)
-}
-
-/// Lists the items that an execution skipped.
-pub(super) fn skips(app: &App, global: &Global, args: &ExecutionArgs) -> Result<u8, CliError> {
-    let id = app.operator.explorer().execution(target(app, &args.execution)?)?.id;
-    let skips = app.operator.queries().skips(id)?;
-    output::list(global.format, &skips, ["STEP", "PHASE", "ITEM", "KIND", "MESSAGE"], |one| {
-        [
-            one.step.clone(),
-            one.phase.to_string(),
-            one.item.to_string(),
-            one.kind.clone(),
-            one.message.clone(),
-        ]
     })?;
     Ok(error::OK)
 }

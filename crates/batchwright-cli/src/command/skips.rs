@@ -1,0 +1,161 @@
+//! `skips`: lists the records that an execution skipped, or exports them for correction.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use batchwright::execution::{ExecutionId, Phase, SkipRecord};
+use batchwright_jobfile::Replayed;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::launch::target;
+use crate::args::{Global, SkipsArgs};
+use crate::context::App;
+use crate::error::{self, CliError};
+use crate::output;
+
+/// Number of records that are read from the store at once.
+const PAGE: usize = 1_000;
+
+/// A row of the list.
+#[derive(Serialize)]
+struct SkipView {
+    #[serde(flatten)]
+    skip: SkipRecord,
+    replayed: bool,
+}
+
+/// A line of an export.
+#[derive(Serialize)]
+struct Exported<'a> {
+    execution: ExecutionId,
+    step: &'a str,
+    phase: Phase,
+    item: u64,
+    location: Option<&'a str>,
+    kind: &'a str,
+    message: &'a str,
+    /// The fields of the record; null when it could not be read.
+    record: Option<&'a RawValue>,
+    /// What was read, when that is no record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<&'a str>,
+}
+
+/// Lists or exports the records that an execution skipped.
+pub(super) fn skips(app: &App, global: &Global, args: &SkipsArgs) -> Result<u8, CliError> {
+    let execution = app.operator.explorer().execution(target(app, &args.execution)?)?;
+    let replayed = Replayed::of(&app.operator, &execution)?;
+    if let Some(path) = &args.export {
+        return export(app, global, args, execution.id, &replayed, path);
+    }
+    let (mut views, mut kinds) = (Vec::new(), BTreeMap::<String, usize>::new());
+    each(app, args, execution.id, |skip| {
+        *kinds.entry(skip.kind.clone()).or_default() += 1;
+        if args.limit.is_none_or(|limit| views.len() < limit) {
+            let replayed = replayed.has(execution.id, &skip);
+            views.push(SkipView { skip, replayed });
+        }
+        Ok(())
+    })?;
+    let header = ["STEP", "PHASE", "ITEM", "KIND", "REPLAYED", "MESSAGE"];
+    output::list(global.format, &views, header, |SkipView { skip, replayed }| {
+        [
+            skip.step.clone(),
+            skip.phase.to_string(),
+            skip.item.to_string(),
+            skip.kind.clone(),
+            if *replayed { "yes" } else { "no" }.to_owned(),
+            skip.message.clone(),
+        ]
+    })?;
+    let total: usize = kinds.values().sum();
+    if total > 0 {
+        let kinds: Vec<_> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        output::note(&format!("{total} records are skipped: {}", kinds.join(", ")));
+    }
+    if views.len() < total {
+        output::more(views.len(), "another --limit");
+    }
+    Ok(error::OK)
+}
+
+/// Calls `take` with each record that the options select, in the order of the commits.
+fn each(
+    app: &App,
+    args: &SkipsArgs,
+    id: ExecutionId,
+    mut take: impl FnMut(SkipRecord) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let mut begin = 0;
+    loop {
+        let page = app.operator.queries().skips_page(id, begin, PAGE)?;
+        begin += page.len();
+        let is_last = page.len() < PAGE;
+        for skip in page {
+            let is =
+                |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|one| one == is);
+            if is(&args.step, &skip.step) && is(&args.kind, &skip.kind) {
+                take(skip)?;
+            }
+        }
+        if is_last {
+            return Ok(());
+        }
+    }
+}
+
+/// Writes the records that no replay has written to a new file.
+fn export(
+    app: &App,
+    global: &Global,
+    args: &SkipsArgs,
+    id: ExecutionId,
+    replayed: &Replayed,
+    path: &Path,
+) -> Result<u8, CliError> {
+    let failed = |error: std::io::Error| {
+        CliError::Usage(format!("cannot write `{}`: {error}", path.display()))
+    };
+    let mut file = BufWriter::new(File::create_new(path).map_err(failed)?);
+    let (mut exported, mut left_out) = (0, 0);
+    each(app, args, id, |skip| {
+        if replayed.has(id, &skip) {
+            left_out += 1;
+            return Ok(());
+        }
+        exported += 1;
+        let content = skip.content.as_deref();
+        // What could not be read is no record.
+        let record = content.filter(|text| skip.phase != Phase::Read && text.starts_with('{'));
+        let record = record.and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
+        let line = Exported {
+            execution: id,
+            step: &skip.step,
+            phase: skip.phase,
+            item: skip.item,
+            location: skip.location.as_deref(),
+            kind: &skip.kind,
+            message: &skip.message,
+            record,
+            content: content.filter(|_| record.is_none()),
+        };
+        let line = serde_json::to_string(&line).map_err(std::io::Error::other)?;
+        writeln!(file, "{line}").map_err(failed)
+    })?;
+    file.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;
+    let result = serde_json::json!({"file": path, "exported": exported, "replayed": left_out});
+    output::document(global.format, &result, |_| {
+        let left_out = match left_out {
+            0 => String::new(),
+            count => format!("; left out {count} that are replayed already"),
+        };
+        let path = path.display();
+        format!(
+            "exported {exported} records to {path}{left_out}\nCorrect `record` in each line, then: batchwright replay {id} --from {path}"
+        )
+    })?;
+    Ok(error::OK)
+}

@@ -1,0 +1,271 @@
+//! Skipped records: exported, corrected, and replayed by the processors and the writer of their step, each once.
+
+mod common;
+
+use common::Place;
+use serde_json::{Value, json};
+
+/// Ten orders of which 2 cannot be read, 4 is rejected, and 6 cannot be written, because its number is taken.
+const ORDERS: &str = "id,amount\n1,10\n2,20,?\n3,30\n4,-40\n5,50\n3,60\n7,70\n8,80\n9,90\n10,100\n";
+
+const JOB: &str = r#"name = "load"
+[parameters.day]
+required = true
+
+[[steps]]
+name = "load"
+chunk = 2
+reader = { type = "csv", path = "orders.csv" }
+processors = [
+  { type = "reject", when = "item.amount < 0" },
+  { type = "map", set = { cents = "item.amount * 100" }, keep = ["id", "cents"] },
+]
+writer = { type = "sql", table = "orders", columns = ["id", "cents"] }
+skip = { limit = 100, on = ["read", "process", "write"] }
+"#;
+
+/// A folder with the job of which three records are skipped; execution 1.
+fn skipped() -> Place {
+    let place = Place::new();
+    place.write("orders.csv", ORDERS);
+    place.write("load.toml", JOB);
+    let store = rusqlite::Connection::open(place.path("batchwright.db")).unwrap();
+    store.execute_batch("CREATE TABLE orders (id INTEGER PRIMARY KEY, cents INTEGER)").unwrap();
+    let ran = place.run(&["run", "load.toml", "day=monday", "--format", "json"]).expect(0).json();
+    let counted = &ran["steps"][0];
+    assert_eq!((&counted["read_skip"], &counted["process_skip"]), (&json!(1), &json!(1)));
+    assert_eq!(counted["write_skip"], 1);
+    place
+}
+
+fn orders(place: &Place) -> Vec<(i64, i64)> {
+    let store = rusqlite::Connection::open(place.path("batchwright.db")).unwrap();
+    let mut rows = store.prepare("SELECT id, cents FROM orders ORDER BY id").unwrap();
+    rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect()
+}
+
+fn lines(place: &Place, name: &str) -> Vec<Value> {
+    place.read(name).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn write_lines(place: &Place, name: &str, lines: &[Value]) {
+    place.write(name, lines.iter().map(|line| format!("{line}\n")).collect::<String>());
+}
+
+#[test]
+fn what_was_skipped_is_exported_corrected_and_replayed_once() {
+    let place = skipped();
+    let exported = place.run(&["skips", "1", "--export", "bad.jsonl"]).expect(0);
+    assert!(exported.out.contains("exported 3 records to bad.jsonl"), "{}", exported.out);
+    let mut bad = lines(&place, "bad.jsonl");
+    bad.sort_by_key(|line| line["item"].as_u64());
+    assert_eq!(bad[0]["record"], Value::Null);
+    assert!(bad[0]["content"].as_str().unwrap().contains("2,20,?"), "{}", bad[0]);
+    assert_eq!(bad[1]["record"], json!({"id": "4", "amount": "-40"}), "as it was read");
+    assert_eq!(bad[2]["record"], json!({"id": "3", "cents": 6000}), "as it was to be written");
+    // The line of the record that could not be read has no fields yet.
+    let refused = place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(2);
+    assert!(refused.err.contains("`record` has no fields"), "{}", refused.err);
+    bad[0]["record"] = json!({"id": "2", "amount": "20"});
+    bad[1]["record"]["amount"] = json!("40");
+    bad[2]["record"]["id"] = json!(6);
+    write_lines(&place, "bad.jsonl", &bad);
+    let replayed = place.run(&["replay", "1", "--from", "bad.jsonl", "--format", "json"]);
+    let replayed = replayed.expect(0).json();
+    assert_eq!(replayed["job"], "load.replay");
+    assert_eq!(replayed["parameters"]["day"]["value"], "monday");
+    assert_eq!(replayed["parameters"]["replay_of_instance"]["value"], 1);
+    let all: Vec<_> = (1..=10).map(|id| (id, id * 1_000)).collect();
+    assert_eq!(orders(&place), all);
+    // Once more there is nothing to do: for the same file, and for a new export.
+    let again = place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(2);
+    assert!(again.err.contains("its records (3) are all replayed already"), "{}", again.err);
+    let exported = place.run(&["skips", "1", "--export", "rest.jsonl"]).expect(0).out;
+    assert!(exported.contains("exported 0 records"), "{exported}");
+    assert!(exported.contains("left out 3 that are replayed already"), "{exported}");
+    let listed = place.run(&["skips", "1"]).expect(0);
+    assert_eq!(listed.out.matches(" yes ").count(), 3, "{}", listed.out);
+    assert!(listed.err.contains("3 records are skipped: "), "{}", listed.err);
+}
+
+#[test]
+fn a_replay_that_failed_continues_after_its_last_commit_with_records_corrected_again() {
+    let place = skipped();
+    place.write(
+        "load.toml",
+        JOB.replace("chunk = 2", "chunk = 1").replace("limit = 100", "limit = 0"),
+    );
+    place.run(&["skips", "1", "--export", "bad.jsonl"]).expect(0);
+    let mut bad = lines(&place, "bad.jsonl");
+    bad.sort_by_key(|line| line["item"].as_u64());
+    bad[0]["record"] = json!({"id": 2, "amount": 20});
+    write_lines(&place, "bad.jsonl", &bad);
+    // Record 2 is committed, record 4 is still negative.
+    let failed = place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(1);
+    assert!(
+        failed.out.contains("Continue with: batchwright replay 1 --from bad.jsonl"),
+        "{}",
+        failed.out
+    );
+    let restarted = place.run(&["restart", "2"]).expect(2);
+    assert!(restarted.err.contains("execution 2 is a replay"), "{}", restarted.err);
+    bad[1]["record"]["amount"] = json!(40);
+    bad[2]["record"]["id"] = json!(6);
+    // Which records it corrects must stay the same until the replay is complete.
+    write_lines(&place, "bad.jsonl", &bad[1..]);
+    let refused = place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(1);
+    assert!(refused.out.contains("the file has lines for other records"), "{}", refused.out);
+    write_lines(&place, "bad.jsonl", &bad);
+    place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(0);
+    let all: Vec<_> = (1..=10).map(|id| (id, id * 1_000)).collect();
+    assert_eq!(orders(&place), all);
+}
+
+#[test]
+fn an_abandoned_replay_leaves_what_it_did_not_write_to_the_next_one() {
+    let place = skipped();
+    place.write(
+        "load.toml",
+        JOB.replace("chunk = 2", "chunk = 1").replace("limit = 100", "limit = 0"),
+    );
+    place.run(&["skips", "1", "--export", "bad.jsonl"]).expect(0);
+    let mut bad = lines(&place, "bad.jsonl");
+    bad.sort_by_key(|line| line["item"].as_u64());
+    bad[0]["record"] = json!({"id": 2, "amount": 20});
+    write_lines(&place, "bad.jsonl", &bad);
+    place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(1);
+    place.run(&["abandon", "2"]).expect(0);
+    place.run(&["skips", "1", "--export", "rest.jsonl"]).expect(0);
+    let mut rest = lines(&place, "rest.jsonl");
+    assert_eq!(rest.len(), 2, "record 2 is written");
+    rest.sort_by_key(|line| line["item"].as_u64());
+    rest[0]["record"]["amount"] = json!(40);
+    rest[1]["record"]["id"] = json!(6);
+    write_lines(&place, "bad.jsonl", &[bad[0].clone(), rest[0].clone(), rest[1].clone()]);
+    let replayed = place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(0);
+    assert!(replayed.err.contains("1 records are replayed already"), "{}", replayed.err);
+    assert_eq!(orders(&place).len(), 10);
+}
+
+#[test]
+fn a_replay_that_is_killed_at_any_commit_writes_each_record_once() {
+    let files = JOB.replace(
+        r#"{ type = "sql", table = "orders", columns = ["id", "cents"] }"#,
+        r#"{ type = "csv", path = "out.csv", columns = ["id", "cents"] }"#,
+    );
+    for point in ["before_commit", "after_commit"] {
+        for commit in 1..=3 {
+            let place = Place::new();
+            let bad: String = (1..=5).map(|id| format!("{id},-{id}\n")).collect();
+            place.write("orders.csv", format!("id,amount\n{bad}6,6\n"));
+            place.write("load.toml", &files);
+            place.run(&["run", "load.toml", "day=monday"]).expect(0);
+            place.run(&["skips", "1", "--export", "bad.jsonl"]).expect(0);
+            place.write("bad.jsonl", place.read("bad.jsonl").replace("\"-", "\""));
+            let plan = json!({"kill": {point: commit}}).to_string();
+            let replay = ["replay", "1", "--from", "bad.jsonl"];
+            let killed = place.run(&[&replay[..], &["--inject", &plan]].concat());
+            assert_eq!(killed.code, -9, "{point} {commit}: {}", killed.err);
+            place.run(&replay).expect(0);
+            assert_eq!(place.read("out.csv"), "id,cents\n6,600\n", "the file of the first run");
+            let replayed = place.read("replay-1-1-out.csv");
+            assert_eq!(
+                replayed, "id,cents\n1,100\n2,200\n3,300\n4,400\n5,500\n",
+                "{point} {commit}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_a_replay_skips_once_more_is_replayed_in_its_turn() {
+    let place = skipped();
+    place.run(&["skips", "1", "--kind", "data.rejected", "--export", "bad.jsonl"]).expect(0);
+    assert_eq!(lines(&place, "bad.jsonl").len(), 1);
+    // Unchanged it is rejected again; all records of the replay are then skipped, which fails it.
+    place.write("more.jsonl", place.read("bad.jsonl") + "{\"step\":\"load\",\"phase\":\"read\",\"item\":2,\"record\":{\"id\":2,\"amount\":20}}\n");
+    place.run(&["replay", "1", "--from", "more.jsonl"]).expect(0);
+    place.run(&["skips", "2", "--export", "again.jsonl"]).expect(0);
+    let mut again = lines(&place, "again.jsonl");
+    assert_eq!((again.len(), &again[0]["execution"]), (1, &json!(2)));
+    again[0]["record"]["amount"] = json!("40");
+    write_lines(&place, "again.jsonl", &again);
+    place.run(&["replay", "2", "--from", "again.jsonl"]).expect(0);
+    assert!(orders(&place).contains(&(4, 4_000)) && orders(&place).contains(&(2, 2_000)));
+}
+
+#[test]
+fn a_dead_letter_file_can_be_replayed_and_so_can_records_of_partitions() {
+    let place = Place::new();
+    place.write("orders.csv", "id,amount\n1,1\n2,-2\n3,3\n4,-4\n5,5\n6,-6\n");
+    let job = JOB.replace(
+        "skip = { limit = 100",
+        "skip = { limit = 100, dead_letter = \"bad-${partition.key}.jsonl\"",
+    ) + "partition = { grid = 2, by = { bytes = \"orders.csv\" } }\n";
+    place.write("load.toml", job);
+    let store = rusqlite::Connection::open(place.path("batchwright.db")).unwrap();
+    store.execute_batch("CREATE TABLE orders (id INTEGER PRIMARY KEY, cents INTEGER)").unwrap();
+    place.run(&["run", "load.toml", "day=monday"]).expect(0);
+    let letters = |place: &Place, prefix: &str| -> String {
+        let names = std::fs::read_dir(place.root()).unwrap();
+        names
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.starts_with(prefix))
+            .map(|name| place.read(&name))
+            .collect()
+    };
+    let dead = letters(&place, "bad-");
+    assert_eq!(dead.lines().count(), 3);
+    place.write("fixed.jsonl", dead.replacen("\\\"-", "\\\"", 2));
+    place.run(&["replay", "1", "--from", "fixed.jsonl"]).expect(0);
+    assert_eq!(orders(&place).len(), 5);
+    assert_eq!(letters(&place, "bad-"), dead, "those of the first run");
+    let again = letters(&place, "replay-1-1-bad-replay");
+    assert_eq!(again.lines().count(), 1, "{again}");
+    place.write("fixed.jsonl", again.replace("\\\"-", "\\\""));
+    place.run(&["replay", "2", "--from", "fixed.jsonl"]).expect(0);
+    assert_eq!(orders(&place).len(), 6);
+    let both = dead.replace("\\\"-", "\\\"");
+    place.write("fixed.jsonl", both);
+    let done = place.run(&["replay", "1", "--from", "fixed.jsonl"]).expect(2);
+    assert!(done.err.contains("its records (3) are all replayed already"), "{}", done.err);
+}
+
+#[test]
+fn a_file_that_cannot_be_replayed_names_its_line() {
+    let place = skipped();
+    let good =
+        json!({"step": "load", "phase": "process", "item": 4, "record": {"id": 4, "amount": 4}});
+    for (line, wanted) in [
+        ("{", "line 2: it is no skipped record"),
+        ("[]", "line 2: it is no skipped record"),
+        (
+            r#"{"step":"load","phase":"process","item":4,"record":{"id":4}}"#,
+            "line 1 corrects the same record",
+        ),
+        (
+            r#"{"step":"store","phase":"process","item":5,"record":{"id":4}}"#,
+            "the job has no such step",
+        ),
+        (
+            r#"{"execution":9,"step":"load","phase":"process","item":5,"record":{}}"#,
+            "execution 9 is not one of",
+        ),
+        (
+            r#"{"step":"load","phase":"write","item":5,"record":[1]}"#,
+            "line 2: it is no skipped record",
+        ),
+    ] {
+        place.write("bad.jsonl", format!("{good}\n{line}\n"));
+        let refused = place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(2);
+        assert!(refused.err.contains(wanted), "{line}: {}", refused.err);
+    }
+    place.write("bad.jsonl", "\n");
+    let empty = place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(2);
+    assert!(empty.err.contains("it has no records"), "{}", empty.err);
+    let none = place.run(&["replay", "1", "--from", "none.jsonl"]).expect(2);
+    assert!(none.err.contains("cannot read `none.jsonl`"), "{}", none.err);
+    let exists = place.run(&["skips", "1", "--export", "bad.jsonl"]).expect(2);
+    assert!(exists.err.contains("cannot write `bad.jsonl`"), "{}", exists.err);
+    assert_eq!(place.newest(), Some(1), "nothing was started");
+}
