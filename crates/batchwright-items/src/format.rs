@@ -1,5 +1,7 @@
 //! The formats of files: one module each, with its typed reader and writer and its kind for job files.
 
+#[cfg(any(feature = "excel", feature = "parquet"))]
+mod as_records;
 pub mod csv;
 pub mod document;
 #[cfg(feature = "excel")]
@@ -15,6 +17,8 @@ mod raw;
 #[cfg(feature = "xml")]
 pub mod xml;
 
+#[cfg(any(feature = "excel", feature = "parquet"))]
+pub use as_records::AsRecords;
 pub use line_end::LineEnd;
 
 /// What a restart does with readers of records of text, of elements of documents, and with writers of files.

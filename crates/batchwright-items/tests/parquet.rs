@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use batchwright::item::{ListReader, ListWriter};
 use batchwright::testing::{CommitPoint, TestBench, conformance_of_reader};
 use batchwright::{BatchStatus, ChunkStepBuilder};
+use batchwright_items::format::AsRecords;
 use batchwright_items::format::parquet::{
     ParquetColumn, ParquetColumns, ParquetReader, ParquetType, ParquetWriter,
 };
@@ -261,9 +262,9 @@ fn an_output_in_work_does_not_look_complete_and_is_not_continued_with_other_colu
 #[test]
 fn a_chunk_without_rows_adds_nothing_to_a_file_that_has_begun() {
     let (mut bytes, none) = (Vec::new(), Vec::<Row>::new());
-    columns().encode(&none, false, &mut bytes).unwrap();
+    AsRecords(columns()).encode(&none, false, &mut bytes).unwrap();
     assert!(bytes.is_empty());
-    columns().encode(&none, true, &mut bytes).unwrap();
+    AsRecords(columns()).encode(&none, true, &mut bytes).unwrap();
     assert!(bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1"));
 }
 

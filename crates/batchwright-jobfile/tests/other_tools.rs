@@ -183,3 +183,83 @@ fn a_last_chunk_without_rows_adds_nothing() {
         assert_eq!(copied, format!("id,name\n{lines}"));
     }
 }
+
+#[cfg(feature = "excel")]
+#[test]
+fn openpyxl_reads_what_is_written_here() {
+    let Some(tools) = needs(Service::Tools) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("in.csv"), CSV.replace("0001-01-01,23", "2000-01-01,23")).unwrap();
+    let step = r##"
+reader = { type = "csv", path = "in.csv" }
+processors = [{ type = "map", drop = ["large", "local"] }]
+[steps.writer]
+type = "excel"
+path = "out.xlsx"
+sheet = "Prices & <more>"
+columns = [
+    { name = "id", type = "number" },
+    { name = "name", title = "Name of \"it\"", width = 20 },
+    { name = "price", type = "number", format = "#,##0.000" },
+    { name = "share", type = "number" },
+    { name = "open", type = "boolean" },
+    { name = "day", type = "date", format = "dd.mm.yyyy" },
+    { name = "at", type = "time" },
+    { name = "since", type = "string" },
+]
+"##;
+    run(folder.path(), step, 2);
+    let found = python(
+        &tools,
+        folder.path(),
+        r#"
+import openpyxl, zipfile
+assert zipfile.ZipFile("out.xlsx").testzip() is None
+book = openpyxl.load_workbook("out.xlsx")
+sheet = book["Prices & <more>"]
+for row in sheet.iter_rows(values_only=True):
+    print(row)
+print(sheet.freeze_panes, sheet.column_dimensions["B"].width, sheet["A1"].font.b, sheet["A2"].font.b)
+print(sheet["C2"].number_format, sheet["F2"].number_format, sheet["G2"].number_format)
+"#,
+    );
+    let wanted = r#"('id', 'Name of "it"', 'price', 'share', 'open', 'day', 'at', 'since')
+(1, 'Ada, "L"', 1.5, 0.1, True, datetime.datetime(2026, 11, 29, 0, 0), datetime.time(6, 30, 0, 250000), '2026-11-29T06:30:00+01:00')
+(2, '', None, None, None, None, None, '')
+(3, 'ä', -0.001, -1e+300, False, datetime.datetime(2000, 1, 1, 0, 0), datetime.time(23, 59, 59, 999000), '1969-12-31T23:59:59.999999Z')
+(4, 'x', 0, 0, True, datetime.datetime(9999, 12, 31, 0, 0), datetime.time(0, 0), '2026-01-01T00:00:00Z')
+(5, 'y', 1, 1, True, datetime.datetime(2000, 2, 29, 0, 0), datetime.time(12, 0), '2000-02-29T12:00:00Z')
+A2 20.0 True False
+#,##0.000 dd.mm.yyyy hh:mm:ss
+"#;
+    assert_eq!(found, wanted);
+}
+
+#[cfg(feature = "excel")]
+#[test]
+fn what_openpyxl_writes_is_read_here() {
+    let Some(tools) = needs(Service::Tools) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    python(
+        &tools,
+        folder.path(),
+        r#"
+import datetime, openpyxl
+book = openpyxl.Workbook()
+sheet = book.active
+sheet.append(["id", "name", "price", "open", "day", "at"])
+sheet.append([1, "Ada \"L\" <&>\n\tä 𝄞", 1.5, True, datetime.date(2026, 11, 29), datetime.datetime(2026, 11, 29, 6, 30)])
+sheet.append([2, None, -0.001, False, None, None])
+sheet.append([123456789012345, "12", 1e300, None, datetime.date(1900, 3, 1), None])
+book.save("in.xlsx")
+"#,
+    );
+    let step = "reader = { type = \"excel\", path = \"in.xlsx\" }\nwriter = { type = \"jsonl\", path = \"out\" }\n";
+    run(folder.path(), step, 1);
+    assert_eq!(
+        fs::read_to_string(folder.path().join("out")).unwrap(),
+        "{\"id\":1,\"name\":\"Ada \\\"L\\\" <&>\\n\\tä 𝄞\",\"price\":1.5,\"open\":true,\"day\":\"2026-11-29\",\"at\":\"2026-11-29T06:30:00\"}\n\
+         {\"id\":2,\"name\":null,\"price\":-0.001,\"open\":false,\"day\":null,\"at\":null}\n\
+         {\"id\":123456789012345,\"name\":\"12\",\"price\":1e+300,\"open\":null,\"day\":\"1900-03-01\",\"at\":null}\n"
+    );
+}

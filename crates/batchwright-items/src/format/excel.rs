@@ -1,6 +1,15 @@
-//! Excel workbooks (`.xlsx`): each row of a sheet is a record.
+//! Excel workbooks (`.xlsx`): each row of a sheet is a record or an item.
 
+mod cell;
+mod column;
+mod kind;
+mod package;
 mod sheet;
+mod writer;
+
+pub use column::{ExcelColumn, ExcelType};
+pub(crate) use kind::ExcelKind;
+pub use writer::{ExcelColumns, ExcelWriter};
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,21 +18,14 @@ use batchwright::ItemError;
 use batchwright::error::ErrorKind;
 use batchwright::item::ItemReader;
 use batchwright::scope::StepScope;
-use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use self::sheet::{Cell, Row, Rows};
 use super::csv::check_names;
 use super::raw::RAW_BYTES_KEPT;
-use crate::files::of_files;
-use crate::key::{At, Keys, Problem, Text};
-use crate::kind::{BuildContext, ItemKind, KindSchema, MakeReader};
-use crate::reader::Reads;
 use crate::record::{Names, Record};
-use crate::transport::{
-    ByteSource, FileSource, IfChanged, InputIdentity, OpenSeekable, changed, seekable,
-};
+use crate::transport::{ByteSource, FileSource, InputIdentity, OpenSeekable, changed, seekable};
 use crate::value::Value;
 
 /// A position in a sheet: the number of the last row that was read, from 1.
@@ -259,53 +261,5 @@ impl Opened {
         let values: Arc<[Value]> =
             (self.first..self.first + count).map(value).collect::<Result<_, _>>()?;
         Ok(Record::of(Arc::clone(&self.names), values))
-    }
-}
-
-/// The kind `excel`: a record for each row of a sheet.
-pub(crate) struct ExcelKind;
-
-/// Reads the rows of a sheet of an `.xlsx` file. Rows without any value are left out; the texts that cells share are in memory.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct ReaderKeys {
-    /// Path of the file, relative to the job file, or its URL; with `*` or `?` in the name, of all files that match, in the order
-    /// of their names.
-    path: Text,
-    /// Name of the sheet. Default: the first one.
-    sheet: Option<String>,
-    /// Whether the first row that is not empty has the names of the columns. Default: `true`; otherwise they are `c1`, `c2`, ….
-    header: Option<bool>,
-    /// A field that gets the path of the file.
-    file_field: Option<String>,
-    /// What a restart does when the file has changed: `refuse` or `continue`. Default: `refuse`.
-    if_changed: Option<At<IfChanged>>,
-}
-
-impl ItemKind for ExcelKind {
-    fn name(&self) -> &'static str {
-        "excel"
-    }
-
-    fn schema(&self) -> KindSchema {
-        KindSchema::default()
-            .reader::<ReaderKeys>()
-            .reader_restarts("Exact: at the next row; the rows before it are read again, without decoding them. Another file is refused.")
-    }
-
-    fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
-        let ReaderKeys { path, sheet, header, file_field, if_changed } = keys.parse()?;
-        of_files(cx, &path, file_field.as_deref(), None, move |source, _| {
-            let mut reader = ExcelReader::<Record>::decoding(source, Ok);
-            reader.sheet.clone_from(&sheet);
-            reader.has_header = header.unwrap_or(true);
-            reader.may_have_changed = IfChanged::continues(if_changed.as_ref());
-            Ok(Reads::with_fields(reader, |reader| {
-                let names = reader.open.as_ref().map(|open| &open.names);
-                // A sheet without rows has no columns, and no records that could lack one.
-                let names = names.filter(|names| !names.is_empty());
-                Ok(names.map(|names| names.iter().map(ToString::to_string).collect()))
-            }))
-        })
     }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::ParquetReader;
 use super::column::{ParquetColumn, ParquetType};
-use super::writer::{ParquetColumns, ParquetRecords};
+use super::writer::ParquetColumns;
 use crate::files::of_files;
 use crate::format::CUT_BACK;
 use crate::key::{At, Keys, Problem, Text};
@@ -123,7 +123,7 @@ impl ItemKind for ParquetKind {
         let encode = encode.map_err(|message| Problem::at(&columns, message))?;
         let path = cx.output_location(&path)?;
         Ok(Box::new(move |scope| {
-            let writer = path(scope)?.writer(ParquetRecords(encode.clone()));
+            let writer = path(scope)?.writer(encode.clone());
             Ok(BoxedWriter::new(writer.compressed(None)))
         }))
     }

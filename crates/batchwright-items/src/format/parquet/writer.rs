@@ -18,9 +18,9 @@ use parquet::file::metadata::{
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{Type, TypePtr};
-use serde::Serialize;
 
 use super::column::ParquetColumn;
+use crate::format::AsRecords;
 use crate::record::{Names, Record};
 use crate::transport::{ByteSource, Encode, FileWriter, ReadSeek, seekable};
 
@@ -36,30 +36,25 @@ use crate::transport::{ByteSource, Encode, FileWriter, ReadSeek, seekable};
 /// let writer = ParquetWriter::new("trades.parquet", columns);
 /// # Ok::<(), String>(())
 /// ```
-pub type ParquetWriter = FileWriter<ParquetColumns>;
+pub type ParquetWriter = FileWriter<AsRecords<ParquetColumns>>;
 
 impl ParquetWriter {
     /// Creates a writer of the file at `path`. The columns are compressed by Zstandard, and the whole never is.
     pub fn new(path: impl Into<PathBuf>, columns: ParquetColumns) -> Self {
-        Self::encoding(path, columns).compressed(None)
+        Self::encoding(path, AsRecords(columns)).compressed(None)
     }
 }
 
 /// Number of rows of a group if the step sets none.
 const ROWS: usize = 20_000;
 
-/// The encoder of rows, for items that are structs or objects: their fields are those that they have as JSON, where numbers that
-/// are not finite are null.
+/// The encoder of rows.
 #[derive(Debug, Clone)]
 pub struct ParquetColumns {
     columns: Arc<[ParquetColumn]>,
     schema: TypePtr,
     properties: WriterPropertiesPtr,
 }
-
-/// As [`ParquetColumns`], for records.
-#[derive(Debug, Clone)]
-pub(super) struct ParquetRecords(pub(super) ParquetColumns);
 
 /// The last bytes of a chunk, in place of those of a Parquet file: an output in work must not look like a complete one.
 const CHUNK_END: &[u8; 4] = b"BWRG";
@@ -240,16 +235,14 @@ fn moved(group: &RowGroupMetaData, start: u64) -> Result<RowGroupMetaData, Failu
         .build()?)
 }
 
-impl<T: Serialize> Encode<T> for ParquetColumns {
-    fn encode(&mut self, items: &[T], first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
-        let record = |item: &T| {
-            let record = serde_json::to_string(item).and_then(|json| serde_json::from_str(&json));
-            record.map_err(|error| {
-                let what = "cannot write a row: the item is no object";
-                ItemError::wrap(ErrorKind::DATA, what, error)
-            })
-        };
-        self.group(&items.iter().map(record).collect::<Result<Vec<_>, _>>()?, first, bytes)
+impl Encode<Record> for ParquetColumns {
+    fn encode(
+        &mut self,
+        items: &[Record],
+        first: bool,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ItemError> {
+        self.group(items, first, bytes)
     }
 
     fn resume(&mut self, begun: Arc<dyn ByteSource>) -> Result<(), ItemError> {
@@ -263,38 +256,6 @@ impl<T: Serialize> Encode<T> for ParquetColumns {
         bytes: &mut Vec<u8>,
     ) -> Result<(), ItemError> {
         self.end(first, written, bytes)
-    }
-
-    fn is_independent(&self) -> bool {
-        true
-    }
-
-    fn chunk_items(&self) -> usize {
-        ROWS
-    }
-}
-
-impl Encode<Record> for ParquetRecords {
-    fn encode(
-        &mut self,
-        items: &[Record],
-        first: bool,
-        bytes: &mut Vec<u8>,
-    ) -> Result<(), ItemError> {
-        self.0.group(items, first, bytes)
-    }
-
-    fn resume(&mut self, begun: Arc<dyn ByteSource>) -> Result<(), ItemError> {
-        self.0.groups(&begun).map(drop)
-    }
-
-    fn finish(
-        &mut self,
-        first: bool,
-        written: Option<Arc<dyn ByteSource>>,
-        bytes: &mut Vec<u8>,
-    ) -> Result<(), ItemError> {
-        self.0.end(first, written, bytes)
     }
 
     fn is_independent(&self) -> bool {

@@ -1,0 +1,49 @@
+//! Items of any type, encoded as the records that they are as JSON.
+
+use std::sync::Arc;
+
+use batchwright::ItemError;
+use batchwright::error::ErrorKind;
+use serde::Serialize;
+
+use crate::record::Record;
+use crate::transport::{ByteSource, Encode};
+
+/// The encoder `E` of records, for items that are structs or objects: their fields are those that they have as JSON, where numbers
+/// that are not finite are null.
+#[derive(Debug, Clone)]
+pub struct AsRecords<E>(pub E);
+
+impl<T: Serialize, E: Encode<Record>> Encode<T> for AsRecords<E> {
+    fn encode(&mut self, items: &[T], first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
+        let record = |item: &T| {
+            let record = serde_json::to_string(item).and_then(|json| serde_json::from_str(&json));
+            record.map_err(|error| {
+                let what = "cannot write a row: the item is no object";
+                ItemError::wrap(ErrorKind::DATA, what, error)
+            })
+        };
+        self.0.encode(&items.iter().map(record).collect::<Result<Vec<_>, _>>()?, first, bytes)
+    }
+
+    fn finish(
+        &mut self,
+        first: bool,
+        written: Option<Arc<dyn ByteSource>>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ItemError> {
+        self.0.finish(first, written, bytes)
+    }
+
+    fn chunk_items(&self) -> usize {
+        self.0.chunk_items()
+    }
+
+    fn is_independent(&self) -> bool {
+        self.0.is_independent()
+    }
+
+    fn resume(&mut self, begun: Arc<dyn ByteSource>) -> Result<(), ItemError> {
+        self.0.resume(begun)
+    }
+}
