@@ -30,9 +30,10 @@ use crate::definition::{
     self, Definition, Next, Parts, Processor, Reader, STEP_TYPES, Step, Writer,
 };
 use crate::reader::StepReader;
-use crate::replay::job_of_replays;
+use crate::regrouped::regrouped;
+use crate::replay::{Corrections, job_of_replays};
 use crate::several::{self, WRITERS};
-use crate::stage::{self, STAGES, Stage, Stages, check_fields};
+use crate::stage::{self, Divided, STAGES, Stage, Stages, check_fields};
 use crate::{Replay, Settings, Used, expression};
 
 /// Builds the jobs of one file.
@@ -317,21 +318,34 @@ impl Builder<'_> {
             let span = step.processors.first().map_or_else(|| reader.span(), |first| first.span());
             Problem { span: Some(span), message }
         })?;
-        let checked = Arc::clone(&stages);
-        let declared = expression::declared(known.schema);
+        let Divided { within_reader, rest } = stage::divided(&stages);
+        if corrections.as_ref().is_some_and(Corrections::has_unread) && !within_reader.is_empty() {
+            let message = "records that could not be read cannot be replayed in a step with `aggregate`, `deduplicate` or `split`";
+            return Err(Problem::at(reader, message));
+        }
+        let declared: Arc<[String]> = expression::declared(known.schema).into();
         let plan = self.faults(step.name.get_ref());
-        Ok((
-            Box::new(move |scope| {
-                Ok(StepReader::new(make_reader(scope)?, Arc::clone(&checked), plan.as_ref()))
-            }),
-            Box::new(move |scope| {
-                let stages = Stages::new(&stages, scope, &declared)?;
-                Ok(match &corrections {
-                    None => stages,
-                    Some(corrections) => stages.after(Arc::clone(&corrections.is_processed)),
-                })
-            }),
-        ))
+        // The records of a replay were regrouped before they were skipped.
+        let within_reader = if corrections.is_some() { Vec::new() } else { within_reader };
+        let checked = if corrections.is_some() { Arc::default() } else { stages };
+        let make_reader =
+            within_reader.into_iter().fold(make_reader, |make, (before, regrouping)| {
+                let declared = Arc::clone(&declared);
+                let stages =
+                    Box::new(move |scope: &StepScope| Stages::new(&before, scope, &declared));
+                regrouped(make, stages, regrouping)
+            });
+        let make_reader = move |scope: &StepScope| {
+            Ok(StepReader::new(make_reader(scope)?, Arc::clone(&checked), plan.as_ref()))
+        };
+        let make_stages = move |scope: &StepScope| {
+            let stages = Stages::new(&rest, scope, &declared)?;
+            Ok(match &corrections {
+                None => stages,
+                Some(corrections) => stages.after(Arc::clone(&corrections.is_processed)),
+            })
+        };
+        Ok((Box::new(make_reader), Box::new(make_stages)))
     }
 
     fn reader(&self, reader: &At<Reader>, known: &Known<'_>) -> Built<MakeReader> {

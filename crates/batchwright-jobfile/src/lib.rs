@@ -10,6 +10,8 @@ mod expression;
 mod folder;
 mod lookup;
 mod reader;
+mod regroup;
+mod regrouped;
 mod replay;
 mod schema;
 mod several;

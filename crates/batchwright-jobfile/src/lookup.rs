@@ -147,7 +147,7 @@ impl Lookup {
 }
 
 /// Returns the value without the buffer of its record, of which a text is a part.
-fn kept(value: Value) -> Value {
+pub(super) fn kept(value: Value) -> Value {
     match value {
         Value::Text(text) => Value::text(&text),
         Value::Field(text) => Value::Field((*text).into()),

@@ -115,6 +115,7 @@ pub(crate) struct Replay {
 
 #[derive(Debug, Clone)]
 struct Correction {
+    is_unread: bool,
     /// A record that could not be written went through the processors before.
     is_processed: bool,
     record: Record,
@@ -194,6 +195,7 @@ impl Replay {
     pub(crate) fn of_step(&self, name: &str, has_partitions: bool) -> Corrections {
         let mut groups: Vec<Group> = Vec::new();
         let (mut records, mut is_processed) = (Vec::<Record>::new(), Vec::new());
+        let mut has_unread = false;
         for ((execution, step, item), correction) in &self.corrections {
             let is_partition = step.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'));
             if step != name && !(has_partitions && is_partition) {
@@ -213,8 +215,10 @@ impl Replay {
             record.set_number(records.len() as u64 + 1);
             records.push(record);
             is_processed.push(correction.is_processed);
+            has_unread |= correction.is_unread;
         }
-        Corrections { groups, records: records.into(), is_processed: is_processed.into() }
+        let (records, is_processed) = (records.into(), is_processed.into());
+        Corrections { groups, records, is_processed, has_unread }
     }
 
     /// Returns the names of the steps and partitions whose records are corrected.
@@ -240,8 +244,10 @@ fn correction(line: &[u8], execution: ExecutionId) -> Result<(Key, Correction), 
         value => value.clone(),
     });
     let record = record.with(Arc::clone(record.names()), values.collect());
+    let is_unread = parsed.phase == Phase::Read;
+    let correction = Correction { is_unread, is_processed: parsed.phase == Phase::Write, record };
     let key = (parsed.execution.unwrap_or(execution.0), parsed.step, parsed.item);
-    Ok((key, Correction { is_processed: parsed.phase == Phase::Write, record }))
+    Ok((key, correction))
 }
 
 /// The records that replays have written, or skipped once more.
@@ -294,11 +300,17 @@ pub(crate) struct Corrections {
     records: Arc<[Record]>,
     /// By the number of the record less one: whether it went through the processors before.
     pub(crate) is_processed: Arc<[bool]>,
+    has_unread: bool,
 }
 
 impl Corrections {
     pub(crate) fn is_empty(&self) -> bool {
         self.records.is_empty()
+    }
+
+    /// Whether there are records that could not be read.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.has_unread
     }
 
     /// Returns the names of the steps and partitions that skipped the records.

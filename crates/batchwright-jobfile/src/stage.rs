@@ -19,6 +19,7 @@ use serde::Deserialize;
 use crate::definition::Reader;
 use crate::expression::{Expression, Parameters, Scope, parameters};
 use crate::lookup::{Lookup, LookupKeys, Rows, lookup};
+use crate::regroup::{self, Regrouping};
 
 /// Keeps the records for which a condition is true.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -53,16 +54,20 @@ struct MapKeys {
 }
 
 /// The processors of this crate, by the names of their types.
-pub(crate) const STAGES: [&str; 4] = ["filter", "lookup", "map", "reject"];
+pub(crate) const STAGES: [&str; 7] =
+    ["aggregate", "deduplicate", "filter", "lookup", "map", "reject", "split"];
 
 /// Returns the JSON Schemas of the keys of the processors of this crate.
-pub(crate) fn schemas() -> [(&'static str, Schema); 4] {
-    [
+pub(crate) fn schemas() -> Vec<(&'static str, Schema)> {
+    let mut all = vec![
         ("filter", schema_for!(FilterKeys)),
         ("lookup", schema_for!(LookupKeys)),
         ("map", schema_for!(MapKeys)),
         ("reject", schema_for!(RejectKeys)),
-    ]
+    ];
+    all.extend(regroup::schemas());
+    all.sort_by_key(|(name, _)| *name);
+    all
 }
 
 /// Builds the processor of type `kind`, or returns `None` if this crate has no processor of this type; `reader` builds the reader
@@ -102,7 +107,7 @@ pub(super) fn stage(
         "reject" => reject(),
         "map" => map(),
         "lookup" => lookup(keys, reader).map(|lookup| Stage::Lookup(Arc::new(lookup))),
-        _ => return None,
+        kind => return Regrouping::build(kind, keys).map(|built| built.map(Stage::Regroup)),
     })
 }
 
@@ -117,6 +122,8 @@ pub(super) enum Stage {
     Map(Map),
     /// Adds fields of a row.
     Lookup(Arc<Lookup>),
+    /// Changes the number of records.
+    Regroup(Regrouping),
     /// A processor of a registered kind.
     Kind(Arc<Make<BoxedProcessor>>),
 }
@@ -147,6 +154,16 @@ pub(super) fn check_fields(stages: &[Stage], input: Option<&[&str]>) -> Result<(
                     }
                     known.extend(lookup.fields.iter().map(|name| &**name));
                 }
+                continue;
+            }
+            Stage::Regroup(regrouping) => {
+                if let Some(known) = &known
+                    && let Some((key, name)) =
+                        regrouping.needed().into_iter().find(|(_, name)| !known.contains(name))
+                {
+                    return unknown(key, name, known);
+                }
+                known = known.and_then(|known| regrouping.fields(known));
                 continue;
             }
             // The fields of its outputs are known only record by record.
@@ -180,6 +197,26 @@ pub(super) fn check_fields(stages: &[Stage], input: Option<&[&str]>) -> Result<(
         }
     }
     Ok(())
+}
+
+/// The processors of a step: those that work within its reader, in parts that each end with one that regroups, and the others.
+pub(super) struct Divided {
+    pub(super) within_reader: Vec<(Arc<[Stage]>, Regrouping)>,
+    pub(super) rest: Arc<[Stage]>,
+}
+
+/// Divides the processors of a step after each one that regroups.
+pub(super) fn divided(stages: &[Stage]) -> Divided {
+    let (mut within_reader, mut rest) = (Vec::new(), Vec::new());
+    for stage in stages {
+        match stage {
+            Stage::Regroup(regrouping) => {
+                within_reader.push((std::mem::take(&mut rest).into(), regrouping.clone()));
+            }
+            other => rest.push(other.clone()),
+        }
+    }
+    Divided { within_reader, rest: rest.into() }
 }
 
 /// All processors of a step, as one processor.
@@ -267,6 +304,9 @@ impl Stages {
                 }
                 Stage::Map(map) => Processor::Map(map.clone(), OnceLock::new()),
                 Stage::Lookup(lookup) => Processor::Lookup(lookup.read(scope)?),
+                Stage::Regroup(_) => {
+                    return Err(ItemError::fatal("cannot regroup records outside of the reader"));
+                }
                 Stage::Kind(make) => Processor::Kind(make(scope)?),
             })
         };

@@ -10,7 +10,8 @@ use batchwright_items::{At, Known, Problem, Record, Text, Value, duration};
 use serde_json::Value as Json;
 
 use super::{Builder, Built, completion};
-use crate::definition::{Reduce, Step};
+use crate::definition::{Processor, Reduce, Step};
+use crate::regroup::REGROUPINGS;
 
 /// The result of `reduce`: a value for each name.
 type Reduced = BTreeMap<String, Json>;
@@ -21,6 +22,7 @@ impl Builder<'_> {
         // The processor and the writer are wrapped with an empty plan too: a unit costs more than the wrapper.
         let faults = self.faults(&name).unwrap_or_default();
         let other = faults.clone();
+        refuse_regrouping(step)?;
         let (make_reader, make_stages) = self.reader_and_stages(step, known)?;
         let make_writer = match &step.writer {
             Some(writer) => {
@@ -81,6 +83,20 @@ impl Builder<'_> {
             builder = builder.completion(completion(chunk)?);
         }
         Ok(builder.build())
+    }
+}
+
+/// Refuses processors that change the number of items: a unit has one output.
+fn refuse_regrouping(step: &Step) -> Built<()> {
+    let regroups =
+        |one: &&At<Processor>| REGROUPINGS.contains(&one.get_ref().kind.get_ref().as_str());
+    match step.processors.iter().find(regroups) {
+        None => Ok(()),
+        Some(processor) => {
+            let kind = processor.get_ref().kind.get_ref();
+            let message = format!("a progressive step cannot have the processor `{kind}`");
+            Err(Problem::at(processor, message))
+        }
     }
 }
 

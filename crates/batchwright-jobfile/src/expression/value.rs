@@ -248,7 +248,7 @@ pub(super) fn equals(left: &Value, right: &Value) -> Evaluated<bool> {
 }
 
 /// Returns the order of `left` and `right`.
-pub(super) fn order(left: &Value, right: &Value) -> Evaluated<Ordering> {
+pub(crate) fn order(left: &Value, right: &Value) -> Evaluated<Ordering> {
     let does_not_fit =
         || format!("{} and {} cannot be compared", described(left), described(right));
     if let (Some(one), Some(two)) = (textual(left), textual(right)) {
