@@ -27,7 +27,8 @@ const RESTARTS: &str = "
 ## After a restart
 
 What a restart of a step does with each type. *Exact* means that the outputs are those of an uninterrupted run, wherever the process was killed. Files of [other
-places](places.md) and compressed files keep the promise. Processors keep no state; a `lookup` reads its rows again.
+places](places.md) and compressed files keep the promise. A `lookup` reads its rows again; `aggregate`, `deduplicate`
+and `split` read those records again that they need. Other processors keep no state.
 
 | type | | after a restart |
 |---|---|---|

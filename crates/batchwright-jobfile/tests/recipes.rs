@@ -391,3 +391,44 @@ fn branches() {
     }
     .check();
 }
+
+#[cfg(feature = "excel")]
+#[test]
+fn report() {
+    let Some(tools) = needs(Service::Tools) else { return };
+    let orders = r#"[
+        {"customer": "ada", "day": "2026-10-01", "lines": [{"quantity": 2, "price": 1.10}, {"quantity": 1, "price": 5}]},
+        {"customer": "bob", "day": "2026-10-02", "lines": []},
+        {"customer": "cid", "day": "2026-10-03", "lines": [{"quantity": 3, "price": 0.10}]},
+        {"customer": "ada", "day": "2026-10-31", "lines": [{"quantity": 1, "price": 0.05}]}]"#;
+    Recipe {
+        name: "report",
+        parameters: &[("month", "2026-10")],
+        files: &[("orders-2026-10.json", orders)],
+        sql: "",
+        prepare: NOTHING,
+        left: &|folder| {
+            let program = "import openpyxl\nfor row in openpyxl.load_workbook('report-2026-10.xlsx').active.iter_rows(values_only=True):\n print(*row)";
+            python(&tools, folder, program)
+        },
+        expected: "Customer Lines Amount Last order\nada 3 7.25 2026-10-31 00:00:00\ncid 1 0.3 2026-10-03 00:00:00\n",
+    }
+    .check();
+}
+
+#[test]
+fn unique() {
+    Recipe {
+        name: "unique",
+        parameters: &[],
+        files: &[("in/1.csv", "id,v\n1,a\n2,b\n1,c\n"), ("in/2.csv", "id,v\n2,d\n3,e\n")],
+        sql: "",
+        prepare: NOTHING,
+        left: &|folder| {
+            let all = read(folder, "all.csv");
+            all.lines().map(|line| format!("{}\n", line.rsplit_once(',').unwrap().0)).collect()
+        },
+        expected: "id,v\n1,a\n2,b\n3,e\n",
+    }
+    .check();
+}
