@@ -1,4 +1,4 @@
-# The servers of files, sourced by services.sh: an object store that speaks S3, FTP, SSH, a web server.
+# The servers of files, sourced by services.sh: an object store that speaks S3, FTP, SSH, a web server; and an API.
 
 PLACES=$TOOLS/places/bin
 PLACES_PACKAGES="moto[s3]==5.2.5 flask==3.1.3 flask-cors==6.0.2 pyftpdlib==2.2.0 pyopenssl==26.4.0"
@@ -118,8 +118,17 @@ fill_web() {
 }
 CRASH_web=KILL
 
+# An API over HTTP, with the framework that the object store brings.
+make_api() { free_port >"$DIR/api.port"; }
+start_api() {
+    launch api "$(id -un)" "$PLACES/python" "$(dirname "$SELF")/api_server.py" "$(cat "$DIR/api.port")"
+    wait_for api listens "$(cat "$DIR/api.port")"
+}
+fill_api() { publish BATCHWRIGHT_TEST_API "http://127.0.0.1:$(cat "$DIR/api.port")"; }
+CRASH_api=KILL
+
 available_places() {
-    [ ! -x "$PLACES/moto_server" ] || { echo s3 && echo ftp; }
+    [ ! -x "$PLACES/moto_server" ] || { echo s3 && echo ftp && echo api; }
     [ ! -x /usr/sbin/sshd ] || echo sftp
     [ ! -x /usr/sbin/nginx ] || echo web
 }

@@ -22,6 +22,8 @@ mod template;
 mod text;
 pub mod transport;
 mod value;
+#[cfg(feature = "http")]
+mod web;
 mod writer;
 
 pub use key::{At, Keys, Problem, Text, Texts, duration};

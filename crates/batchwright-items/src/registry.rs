@@ -28,6 +28,8 @@ impl KindRegistry {
         let kinds = kinds.with(file_step::ArchiveKind).with(file_step::ExtractKind);
         #[cfg(feature = "parquet")]
         let kinds = kinds.with(format::parquet::ParquetKind);
+        #[cfg(feature = "http")]
+        let kinds = kinds.with(crate::web::WebKind);
         #[cfg(feature = "validate")]
         let kinds = kinds.with(processor::ValidateKind);
         kinds

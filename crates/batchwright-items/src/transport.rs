@@ -16,6 +16,8 @@ pub use compression::Compression;
 pub(crate) use output::Output;
 #[cfg(feature = "remote")]
 pub(crate) use remote::{RemoteFile, RemoteOutput};
+#[cfg(feature = "http")]
+pub(crate) use remote::{runtime as web_runtime, web_client};
 #[cfg(not(feature = "remote"))]
 pub(crate) use scheme::unknown;
 pub(crate) use scheme::{check_scheme, escaped, not_local, scheme_of};

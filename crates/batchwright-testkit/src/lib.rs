@@ -42,6 +42,8 @@ pub enum Service {
     Sftp,
     /// A web server of the files in `BATCHWRIGHT_TEST_WEB_FOLDER`: `BATCHWRIGHT_TEST_WEB`.
     Web,
+    /// The API of `scripts/api_server.py`: `BATCHWRIGHT_TEST_API`.
+    Api,
     /// A Python with `duckdb` and `openpyxl`: `BATCHWRIGHT_TEST_TOOLS`.
     Tools,
     /// Servers that the tests may restart, as `scripts/services.sh` starts them: `BATCHWRIGHT_TEST_SERVICES`.
@@ -79,6 +81,7 @@ pub fn needs(service: Service) -> Option<String> {
         Service::Ftps => variable("BATCHWRIGHT_TEST_FTPS"),
         Service::Sftp => variable("BATCHWRIGHT_TEST_SFTP"),
         Service::Web => variable("BATCHWRIGHT_TEST_WEB"),
+        Service::Api => variable("BATCHWRIGHT_TEST_API"),
         Service::Tools => variable("BATCHWRIGHT_TEST_TOOLS"),
         Service::Restart => variable("BATCHWRIGHT_TEST_SERVICES"),
         Service::Schemathesis => variable("BATCHWRIGHT_TEST_SCHEMATHESIS"),

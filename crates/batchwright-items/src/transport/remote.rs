@@ -307,7 +307,7 @@ impl Read for Stoppable<'_> {
 
 /// Returns the threads on which the connections of asynchronous libraries run.
 #[cfg(any(feature = "s3", feature = "http", feature = "sftp"))]
-fn runtime() -> Result<&'static tokio::runtime::Runtime, ItemError> {
+pub(crate) fn runtime() -> Result<&'static tokio::runtime::Runtime, ItemError> {
     static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
     if let Some(runtime) = RUNTIME.get() {
         return Ok(runtime);
@@ -320,13 +320,19 @@ fn runtime() -> Result<&'static tokio::runtime::Runtime, ItemError> {
     Ok(RUNTIME.get_or_init(|| made))
 }
 
-/// Returns a client of web servers, whose calls fail after `timeout` without progress.
+/// Returns a client of web servers, whose calls fail after `timeout` without progress; it asks where it is `redirected` to, or not.
 #[cfg(any(feature = "s3", feature = "http"))]
-fn web_client(timeout: std::time::Duration) -> Result<reqwest::Client, ItemError> {
+pub(crate) fn web_client(
+    timeout: std::time::Duration,
+    redirected: bool,
+) -> Result<reqwest::Client, ItemError> {
     // The cryptography of all TLS of this program. An error means that the program has chosen it.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder().connect_timeout(timeout).read_timeout(timeout).build();
-    client.map_err(|error| {
+    let mut client = reqwest::Client::builder().connect_timeout(timeout).read_timeout(timeout);
+    if !redirected {
+        client = client.redirect(reqwest::redirect::Policy::none());
+    }
+    client.build().map_err(|error| {
         ItemError::wrap(ErrorKind::IO, "cannot make a client of web servers", error)
     })
 }

@@ -28,7 +28,7 @@ pub(super) struct WebServer {
 impl WebServer {
     pub(super) fn new(url: &mut PlaceUrl) -> Result<Self, ItemError> {
         Ok(Self {
-            client: web_client(TIMEOUT)?,
+            client: web_client(TIMEOUT, true)?,
             url: url.whole(),
             user: url.user()?,
             runtime: runtime()?,

@@ -56,7 +56,7 @@ impl Bucket {
         }
         let timeout = url.timeout()?;
         let built = Operator::new(service).map_err(|error| url.wrong(&error))?;
-        let transport = HttpTransporter::new(ReqwestTransport::new(web_client(timeout)?));
+        let transport = HttpTransporter::new(ReqwestTransport::new(web_client(timeout, true)?));
         let layered = built
             .with_context(OperationContext::new().with_http_transport(transport))
             .layer(TimeoutLayer::new().with_timeout(timeout).with_io_timeout(timeout))

@@ -1,0 +1,271 @@
+//! One exchange with a server: a request that is sent until it is answered, and its answer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use batchwright::ItemError;
+use batchwright::clock::{Clock as _, StopToken, SystemClock};
+use batchwright::error::ErrorKind;
+use batchwright::scope::StepScope;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, Method, RequestBuilder, StatusCode, Url};
+use serde_json::value::RawValue;
+use tokio::runtime::Runtime;
+
+use crate::key::{Problem, Text, duration};
+use crate::kind::BuildContext;
+use crate::template::Template;
+use crate::transport::{escaped, scheme_of, web_client, web_runtime};
+
+/// Maximum size of an answer in bytes.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The first wait before another attempt, which doubles with each.
+const BACKOFF: Duration = Duration::from_millis(500);
+/// The longest wait that the program chooses itself.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Number of characters of an answer that an error shows.
+const SHOWN_MAX: usize = 300;
+
+/// How requests are made, as the job file describes it.
+#[derive(Clone)]
+pub(super) struct Requests {
+    url: Template,
+    headers: Arc<[(HeaderName, Template)]>,
+    timeout: Duration,
+    max_attempts: u32,
+    wait_max: Duration,
+}
+
+/// The keys that readers, writers and steps have in common.
+pub(super) struct Common<'a> {
+    pub(super) url: &'a Text,
+    pub(super) headers: &'a BTreeMap<String, Text>,
+    pub(super) timeout: Option<&'a Text>,
+    pub(super) max_attempts: Option<std::num::NonZeroU32>,
+    pub(super) wait_max: Option<&'a Text>,
+}
+
+impl Requests {
+    pub(super) fn of(keys: &Common<'_>, cx: &BuildContext<'_>) -> Result<Self, Problem> {
+        let url = keys.url;
+        if !matches!(scheme_of(url.get_ref()), Some("http" | "https")) {
+            let what = "expected a URL that begins with `http://` or `https://`";
+            return Err(Problem::at(url, what));
+        }
+        let headers = keys.headers.iter().map(|(name, value)| {
+            let known = HeaderName::from_bytes(name.as_bytes());
+            let name = known
+                .map_err(|_| Problem::at(value, format!("`{name}` is no name of a header")))?;
+            Ok((name, cx.template(value)?))
+        });
+        let or =
+            |text: Option<&Text>, seconds| text.map_or(Ok(Duration::from_secs(seconds)), duration);
+        Ok(Self {
+            url: cx.template(url)?,
+            headers: headers.collect::<Result<_, Problem>>()?,
+            timeout: or(keys.timeout, 30)?,
+            max_attempts: keys.max_attempts.map_or(5, std::num::NonZero::get),
+            wait_max: or(keys.wait_max, 300)?,
+        })
+    }
+
+    /// Prepares the exchanges of a step execution.
+    pub(super) fn exchange(&self, scope: &StepScope) -> Result<Exchange, ItemError> {
+        // A value within a URL is a name in it, and no option or other server.
+        let text = self.url.render_with(scope, |_, value| escaped(&value))?;
+        let wrong = |why: &dyn std::fmt::Display| {
+            ItemError::fatal(format!("cannot use the URL of an API: {why}"))
+        };
+        let url = Url::parse(&text).map_err(|error| wrong(&error))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(wrong(&"it begins with neither `http://` nor `https://`"));
+        }
+        let mut headers = HeaderMap::new();
+        for (name, value) in &*self.headers {
+            let mut value = HeaderValue::from_str(&value.render(scope)?).map_err(|_| {
+                ItemError::fatal(format!("cannot use the header `{name}`: its value has characters that no header can have"))
+            })?;
+            value.set_sensitive(true);
+            headers.insert(name.clone(), value);
+        }
+        Ok(Exchange {
+            url,
+            headers,
+            client: web_client(self.timeout, false)?,
+            runtime: web_runtime()?,
+            timeout: self.timeout,
+            max_attempts: self.max_attempts,
+            wait_max: self.wait_max,
+            stop: scope.stop().clone(),
+        })
+    }
+}
+
+/// The exchanges of a step execution.
+pub(super) struct Exchange {
+    pub(super) url: Url,
+    headers: HeaderMap,
+    client: Client,
+    runtime: &'static Runtime,
+    timeout: Duration,
+    max_attempts: u32,
+    wait_max: Duration,
+    stop: StopToken,
+}
+
+/// An answer with a status of success.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+}
+
+impl Exchange {
+    /// Sends the request that `complete` completes, until it is answered with success.
+    ///
+    /// # Errors
+    ///
+    /// After the last attempt, or when the server refuses the request: of kind `data.refused` when it refuses its content, else
+    /// `http`.
+    pub(super) fn send(
+        &self,
+        method: &Method,
+        url: &Url,
+        complete: &dyn Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Answer, ItemError> {
+        let what = format!("{method} {}", shown(url));
+        let mut attempt = 1;
+        loop {
+            let request = self.client.request(method.clone(), url.clone());
+            let request = request.headers(self.headers.clone()).timeout(self.timeout);
+            let (error, wanted) = match self.once(complete(request)) {
+                Ok(answer) if answer.status.is_success() => return Ok(answer),
+                Ok(answer) if is_temporary(answer.status) => {
+                    (refused(&what, &answer), retry_after(&answer.headers))
+                }
+                Ok(answer) => return Err(refused(&what, &answer)),
+                Err(error) => {
+                    let error = ItemError::wrap(
+                        ErrorKind::new("io.http"),
+                        format!("cannot call {what}"),
+                        error,
+                    );
+                    (error, None)
+                }
+            };
+            if attempt >= self.max_attempts {
+                return Err(error);
+            }
+            let grown = BACKOFF.saturating_mul(1 << (attempt - 1).min(10)).min(BACKOFF_MAX);
+            let pause = wanted.unwrap_or(grown);
+            if pause > self.wait_max {
+                let what =
+                    format!("{error}; it asks to wait {} s, more than `wait_max`", pause.as_secs());
+                return Err(ItemError::new(error.kind().clone(), what));
+            }
+            tracing::debug!(%error, attempt, ?pause, "a call is repeated");
+            self.wait(pause)?;
+            attempt += 1;
+        }
+    }
+
+    /// Waits; a stop request ends it.
+    pub(super) fn wait(&self, pause: Duration) -> Result<(), ItemError> {
+        self.stop.wait(pause);
+        match self.stop.is_requested() {
+            false => Ok(()),
+            true => Err(ItemError::stopped("a stop was requested while a server was called")),
+        }
+    }
+
+    fn once(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
+        self.runtime.block_on(async {
+            let mut response = request.send().await.map_err(reqwest::Error::without_url)?;
+            let (status, headers) = (response.status(), response.headers().clone());
+            let mut body = Vec::new();
+            while let Some(piece) = response.chunk().await.map_err(reqwest::Error::without_url)? {
+                if body.len() + piece.len() > ANSWER_BYTES_MAX {
+                    return Err(format!("the answer has more than {ANSWER_BYTES_MAX} bytes").into());
+                }
+                body.extend_from_slice(&piece);
+            }
+            Ok(Answer { status, headers, body })
+        })
+    }
+}
+
+/// Returns the URL for messages, without user, password and parameters.
+pub(super) fn shown(url: &Url) -> String {
+    let mut shown = url.clone();
+    let _ = shown.set_username("");
+    let _ = shown.set_password(None);
+    shown.set_query(None);
+    shown.set_fragment(None);
+    shown.to_string()
+}
+
+/// Whether the same request can succeed later.
+fn is_temporary(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504)
+}
+
+fn refused(what: &str, answer: &Answer) -> ItemError {
+    let body = String::from_utf8_lossy(&answer.body);
+    let short: String = body.trim().chars().take(SHOWN_MAX).collect();
+    let text = if short.is_empty() { String::new() } else { format!(": {short}") };
+    // The content of the request is at fault, so other items can be accepted.
+    let kind = match answer.status.as_u16() {
+        400 | 409 | 413 | 415 | 422 => "data.refused",
+        status if is_temporary(answer.status) && status != 500 => "io.http",
+        _ => "http.refused",
+    };
+    ItemError::new(ErrorKind::new(kind), format!("{what} is answered with {}{text}", answer.status))
+}
+
+/// Returns how long the server asks to wait: a number of seconds, or a time.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    let now = SystemClock::default().now();
+    Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+}
+
+/// Returns the value at `path` in `json`, such as `data.items`; `None` if there is none.
+///
+/// # Errors
+///
+/// When `json` is no JSON.
+pub(super) fn find<'a>(
+    json: &'a [u8],
+    path: &str,
+) -> Result<Option<&'a RawValue>, serde_json::Error> {
+    let mut value: &RawValue = serde_json::from_slice(json)?;
+    for name in path.split('.').filter(|name| !name.is_empty()) {
+        let Ok(fields) =
+            serde_json::from_str::<BTreeMap<std::borrow::Cow<'a, str>, &RawValue>>(value.get())
+        else {
+            return Ok(None);
+        };
+        match fields.get(name) {
+            Some(inner) => value = inner,
+            None => return Ok(None),
+        }
+    }
+    Ok((value.get() != "null").then_some(value))
+}
+
+/// Returns the text of a JSON text, or the digits of a number.
+pub(super) fn text_of(value: &RawValue) -> Option<String> {
+    match value.get().as_bytes().first()? {
+        b'"' => serde_json::from_str(value.get()).ok(),
+        b'{' | b'[' => None,
+        _ => Some(value.get().to_owned()),
+    }
+}

@@ -1,0 +1,250 @@
+//! APIs over HTTP: read page by page, written and called, with a server that throttles and fails.
+#![cfg(feature = "http")]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use batchwright::testing::{CommitPoint, TestBench};
+use batchwright::{BatchStatus, execution::JobExecution};
+use batchwright_jobfile::JobFolder;
+use batchwright_testkit::{Service, needs};
+
+/// One test at a time writes to the server.
+static WRITES: Mutex<()> = Mutex::new(());
+
+const HEADERS: &str = "headers = { Authorization = \"Bearer sesame\" }\nwait_max = \"2s\"\n";
+
+fn writing() -> MutexGuard<'static, ()> {
+    WRITES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs the job of `steps` with a crash at commit `crash` unless it is 0.
+fn run(folder: &Path, steps: &str, crash: u64) -> Result<JobExecution, String> {
+    let file = folder.join("job.toml");
+    fs::write(&file, format!("name = \"job\"\n[[steps]]\nname = \"step\"\n{steps}")).unwrap();
+    let job = JobFolder::new(folder).load(&file).map_err(|error| error.to_string())?;
+    let mut bench = TestBench::of(Arc::into_inner(job).unwrap());
+    if crash > 0 {
+        bench.crash_at(CommitPoint::Before, crash);
+    }
+    let mut ended = bench.run();
+    if crash > 0 && ended.status != BatchStatus::Completed {
+        ended = bench.restart();
+    }
+    match ended.failure.clone() {
+        None => Ok(ended),
+        Some(failure) => Err(format!("{}: {}", failure.code, failure.message)),
+    }
+}
+
+/// Reads all orders of `path` by `keys`, in chunks of 4.
+fn read(api: &str, path: &str, keys: &str, crash: u64) -> Result<String, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let steps = format!(
+        "chunk = 4\nwriter = {{ type = \"csv\", path = \"out\" }}\nskip = {{ limit = 9 }}\n\
+         [steps.reader]\ntype = \"http\"\nurl = \"{api}{path}\"\nmax_attempts = 9\n{HEADERS}{keys}\n"
+    );
+    run(folder.path(), &steps, crash)?;
+    Ok(fs::read_to_string(folder.path().join("out")).unwrap())
+}
+
+/// Calls the API without a library; returns the body of the answer.
+fn call(method: &str, url: &str) -> String {
+    let (server, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut stream = std::net::TcpStream::connect(server).unwrap();
+    let request = format!("{method} /{path} HTTP/1.0\r\nAuthorization: Bearer sesame\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+fn orders() -> String {
+    let lines = (1..24).map(|id| format!("{id},{}\n", id * 10));
+    format!("id,amount\n{}", lines.collect::<String>())
+}
+
+#[test]
+fn pages_are_read_once_in_every_way_wherever_the_process_dies() {
+    let Some(api) = needs(Service::Api) else { return };
+    for (path, keys) in [
+        (
+            "/orders/cursor",
+            "items = \"data.items\"\npage = { cursor = \"meta.next\", parameter = \"after\" }",
+        ),
+        (
+            "/orders/cursor",
+            "items = \"data.items\"\npage = { cursor = \"meta.next\", parameter = \"after\", size = 7, size_parameter = \"limit\" }",
+        ),
+        ("/orders/next", "items = \"items\"\npage = { next = \"next\" }"),
+        ("/orders/link", "page = { link = true }"),
+        ("/orders/number", "items = \"items\"\npage = { number = \"page\" }"),
+        ("/orders/number", "items = \"items\"\npage = { number = \"page\", size = 5 }"),
+        ("/orders/offset", "items = \"items\"\npage = { offset = \"offset\" }"),
+    ] {
+        for crash in 0..=6 {
+            assert_eq!(read(&api, path, keys, crash), Ok(orders()), "{path} {keys} {crash}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_page_fails_and_says_why() {
+    let Some(api) = needs(Service::Api) else { return };
+    for (path, keys, wanted) in [
+        (
+            "/orders/elsewhere",
+            "items = \"items\"\npage = { next = \"next\" }",
+            "it is at another server, http://127.0.0.2:1/orders",
+        ),
+        (
+            "/orders/same",
+            "items = \"items\"\npage = { next = \"next\" }",
+            "/orders/again is answered with 404",
+        ),
+        ("/orders/link", "items = \"data\"", ""),
+        ("/orders/cursor", "items = \"meta\"", "`meta` is no list"),
+        ("/orders/cursor", "", "it is no list; `items` names the place of the list"),
+        ("/html", "", "it is no JSON"),
+        ("/none?token=secret", "", "/none is answered with 404"),
+        ("/moved", "", "/moved is answered with 302"),
+        ("/orders/link", "headers = {}", "duplicate key"),
+    ] {
+        let failed = read(&api, path, keys, 0);
+        match wanted {
+            "" => assert_eq!(failed, Ok(String::new()), "{path} {keys}"),
+            wanted => {
+                let message = failed.unwrap_err();
+                assert!(
+                    message.contains(wanted) && !message.contains("secret"),
+                    "{path}: {message}"
+                );
+            }
+        }
+    }
+    let changed = read(&api, "/orders/unstable", "", 2).unwrap_err();
+    assert!(
+        changed.contains("page 1 of the API has other items than those that were read"),
+        "{changed}"
+    );
+    assert_eq!(read(&api, "/orders/mixed", "", 0), Ok("id\n1\n3\n".to_owned()), "7 is skipped");
+}
+
+#[test]
+fn who_is_not_admitted_and_a_server_that_is_not_there_fail_at_once_and_in_time() {
+    let Some(api) = needs(Service::Api) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let reader = |url: &str, keys: &str| {
+        format!(
+            "reader = {{ type = \"http\", url = \"{url}\"{keys} }}\nwriter = {{ type = \"none\" }}\n"
+        )
+    };
+    let refused = run(folder.path(), &reader(&format!("{api}/orders/link"), ""), 0).unwrap_err();
+    assert!(refused.contains("401") && refused.contains("who are you?"), "{refused}");
+    let absent = reader("http://127.0.0.1:1/", ", max_attempts = 2, timeout = \"1s\"");
+    let absent = run(folder.path(), &absent, 0).unwrap_err();
+    assert!(absent.contains("cannot call GET http://127.0.0.1:1/"), "{absent}");
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("http://{}/", silent.local_addr().unwrap());
+    let silent = reader(&silent, ", max_attempts = 1, timeout = \"300ms\"");
+    let silent = run(folder.path(), &silent, 0).unwrap_err();
+    assert!(silent.contains("cannot call GET"), "{silent}");
+}
+
+#[test]
+fn what_is_sent_arrives_once_wherever_the_process_dies() {
+    let Some(api) = needs(Service::Api) else { return };
+    let _one = writing();
+    for (keys, refused) in [
+        ("", true),
+        ("list = true\n", false),
+        ("list = true\nlist_name = \"orders\"\n", false),
+        ("list = true\n", true),
+    ] {
+        let sent = (1..=20).filter(|id| refused || *id != 13);
+        let input: String = sent.map(|id| format!("{{\"id\":{id}}}\n")).collect();
+        // After the scan of a chunk was cut, the rest of it is another list.
+        let crashes = if keys.is_empty() || !refused { 5 } else { 0 };
+        for crash in 0..=crashes {
+            call("DELETE", &format!("{api}/written"));
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("in"), &input).unwrap();
+            let steps = format!(
+                "chunk = 6\nreader = {{ type = \"jsonl\", path = \"in\" }}\nskip = {{ limit = 9, dead_letter = \"bad\" }}\n\
+                 [steps.writer]\ntype = \"http\"\nurl = \"{api}/orders\"\nmax_attempts = 9\n{HEADERS}{keys}"
+            );
+            run(folder.path(), &steps, crash).unwrap();
+            let mut seen: Vec<i64> =
+                serde_json::from_str(&call("GET", &format!("{api}/written"))).unwrap();
+            seen.sort_unstable();
+            let all: Vec<i64> = (1..=20).filter(|id| *id != 13).collect();
+            assert_eq!(seen, all, "{keys} {crash}");
+            let bad = fs::read_to_string(folder.path().join("bad")).unwrap_or_default();
+            assert_eq!(bad.lines().count(), usize::from(refused), "{bad}");
+            assert!(
+                !refused || bad.contains("data.refused") && bad.contains("13 is unlucky"),
+                "{bad}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_call_waits_for_the_answer_that_is_expected_and_keeps_what_it_says() {
+    let Some(api) = needs(Service::Api) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let name = format!("job{}", std::process::id());
+    let steps = format!(
+        "type = \"http\"\nmethod = \"POST\"\nurl = \"{api}/jobs/{name}\"\nbody = '{{\"a\":1}}'\n{HEADERS}save = {{ id = \"job.id\" }}\n\
+         promote = [\"id\"]\n\
+         [[steps]]\nname = \"wait\"\ntype = \"http\"\nurl = \"{api}/jobs/${{job.context.id}}\"\n{HEADERS}\
+         expect = {{ \"job.state\" = \"done\", \"job.count\" = \"1\" }}\npoll = \"50ms\"\nwithin = \"20s\"\n"
+    );
+    run(folder.path(), &steps, 0).unwrap();
+    let never = |keys: &str| {
+        let steps = format!("type = \"http\"\nurl = \"{api}/jobs/none\"\n{HEADERS}{keys}");
+        run(folder.path(), &steps, 0).unwrap_err()
+    };
+    let state = never("expect = { \"job.state\" = \"done\" }\n");
+    assert!(state.contains("has `job.state` = `running` and not `done`"), "{state}");
+    let late =
+        never("expect = { \"job.state\" = \"done\" }\npoll = \"50ms\"\nwithin = \"200ms\"\n");
+    assert!(late.contains("after 200ms"), "{late}");
+    assert!(never("expect = { \"job.end\" = \"x\" }\n").contains("has no `job.end`"));
+    assert!(never("save = { x = \"job.x\" }\n").contains("the answer has no `job.x`"));
+}
+
+#[test]
+fn wrong_keys_are_refused_when_the_job_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let reader = |keys: &str| {
+        let steps =
+            format!("writer = {{ type = \"none\" }}\nreader = {{ type = \"http\", {keys} }}\n");
+        run(folder.path(), &steps, 0).unwrap_err()
+    };
+    for (keys, wanted) in [
+        ("url = \"orders\"", "expected a URL that begins with"),
+        ("url = \"ftp://a/b\"", "expected a URL that begins with"),
+        ("url = \"http://a/\", headers = { \"a b\" = \"c\" }", "`a b` is no name of a header"),
+        ("url = \"http://a/\", page = {}", "a page has exactly one of"),
+        ("url = \"http://a/\", page = { link = true, next = \"n\" }", "a page has exactly one of"),
+        (
+            "url = \"http://a/\", page = { cursor = \"n\" }",
+            "`cursor` and `parameter` need each other",
+        ),
+        ("url = \"http://a/\", page = { link = true, first = 1 }", "`first` needs `number`"),
+        ("url = \"http://a/\", page = { offset = \"o\", size = 0 }", "`size` is above zero"),
+        ("url = \"http://a/\", max_attempts = 0", "at least 1"),
+    ] {
+        let refused = reader(keys);
+        assert!(refused.contains(wanted), "{keys}: {refused}");
+    }
+    let method = "reader = { type = \"sequence\", count = 1 }\nwriter = { type = \"http\", url = \"http://a/\", method = \"GET\" }\n";
+    let refused = run(folder.path(), method, 0).unwrap_err();
+    assert!(refused.contains("there is no method `GET`; there are: POST, PUT, PATCH"), "{refused}");
+    let poll =
+        run(folder.path(), "type = \"http\"\nurl = \"http://a/\"\npoll = \"1s\"\n", 0).unwrap_err();
+    assert!(poll.contains("`poll` and `within` need each other"), "{poll}");
+}
