@@ -74,4 +74,5 @@ def main():
         loop.loop(1, True)
 
 
-main()
+if __name__ == "__main__":
+    main()

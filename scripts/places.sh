@@ -1,7 +1,7 @@
-# The servers of files, sourced by services.sh: an object store that speaks S3, FTP, SSH, a web server; and an API.
+# The servers of files, sourced by services.sh: an object store that speaks S3, FTP, SSH, a web server; an API; mail.
 
 PLACES=$TOOLS/places/bin
-PLACES_PACKAGES="moto[s3]==5.2.5 flask==3.1.3 flask-cors==6.0.2 pyftpdlib==2.2.0 pyopenssl==26.4.0"
+PLACES_PACKAGES="moto[s3]==5.2.5 flask==3.1.3 flask-cors==6.0.2 pyftpdlib==2.2.0 pyopenssl==26.4.0 aiosmtpd==1.4.6"
 # Programs that read what is written here, and write what is read here.
 OTHER_TOOLS="duckdb==2.0.1 openpyxl==3.1.5"
 
@@ -127,8 +127,26 @@ start_api() {
 fill_api() { publish BATCHWRIGHT_TEST_API "http://127.0.0.1:$(cat "$DIR/api.port")"; }
 CRASH_api=KILL
 
+make_smtp() {
+    own "$(id -un)" "$HOME_DIR/smtp"
+    mkdir "$HOME_DIR/smtp/mails"
+    free_port >"$DIR/smtp.port"
+    free_port >"$DIR/smtps.port"
+}
+start_smtp() {
+    launch smtp "$(id -un)" "$PLACES/python" "$(dirname "$SELF")/smtp_server.py" "$HOME_DIR/smtp/mails" \
+        "$(cat "$DIR/smtp.port")" "$(cat "$DIR/smtps.port")" "$HOME_DIR/smtp/certificate.pem"
+    wait_for smtp listens "$(cat "$DIR/smtps.port")"
+}
+fill_smtp() {
+    publish BATCHWRIGHT_TEST_SMTP "127.0.0.1:$(cat "$DIR/smtp.port")"
+    publish BATCHWRIGHT_TEST_SMTPS "127.0.0.1:$(cat "$DIR/smtps.port")"
+    publish BATCHWRIGHT_TEST_SMTP_FOLDER "$HOME_DIR/smtp"
+}
+CRASH_smtp=KILL
+
 available_places() {
-    [ ! -x "$PLACES/moto_server" ] || { echo s3 && echo ftp && echo api; }
+    [ ! -x "$PLACES/moto_server" ] || { echo s3 && echo ftp && echo api && echo smtp; }
     [ ! -x /usr/sbin/sshd ] || echo sftp
     [ ! -x /usr/sbin/nginx ] || echo web
 }

@@ -121,6 +121,7 @@ pub(crate) fn features() -> Result<(), String> {
         ("batchwright-items", "parquet"),
         ("batchwright-items", "s3"),
         ("batchwright-items", "http,excel"),
+        ("batchwright-items", "mail"),
         ("batchwright-items", "ftp"),
         ("batchwright-items", "sftp"),
     ] {

@@ -419,6 +419,12 @@ impl BuildContext<'_> {
         }
     }
 
+    /// Returns the sentence about a part that a rehearsal must not use, because it sends something.
+    #[cfg(any(feature = "http", feature = "mail"))]
+    pub(crate) fn sends_outside() -> &'static str {
+        "it sends something to another place; --allow-outside permits it in a rehearsal"
+    }
+
     /// Returns the error for an output that a rehearsal must not reach.
     pub fn outside(what: &dyn std::fmt::Display) -> ItemError {
         ItemError::fatal(format!(

@@ -13,6 +13,8 @@ pub mod format;
 mod key;
 mod kind;
 mod location;
+#[cfg(feature = "mail")]
+mod mail;
 mod paths;
 mod processor;
 mod reader;

@@ -30,6 +30,8 @@ impl KindRegistry {
         let kinds = kinds.with(format::parquet::ParquetKind);
         #[cfg(feature = "http")]
         let kinds = kinds.with(crate::web::WebKind);
+        #[cfg(feature = "mail")]
+        let kinds = kinds.with(crate::mail::MailKind);
         #[cfg(feature = "validate")]
         let kinds = kinds.with(processor::ValidateKind);
         kinds

@@ -44,6 +44,9 @@ pub enum Service {
     Web,
     /// The API of `scripts/api_server.py`: `BATCHWRIGHT_TEST_API`.
     Api,
+    /// The mail server of `scripts/smtp_server.py`: `BATCHWRIGHT_TEST_SMTP`, with TLS `BATCHWRIGHT_TEST_SMTPS`, and its folder
+    /// `BATCHWRIGHT_TEST_SMTP_FOLDER`.
+    Smtp,
     /// A Python with `duckdb` and `openpyxl`: `BATCHWRIGHT_TEST_TOOLS`.
     Tools,
     /// Servers that the tests may restart, as `scripts/services.sh` starts them: `BATCHWRIGHT_TEST_SERVICES`.
@@ -82,6 +85,7 @@ pub fn needs(service: Service) -> Option<String> {
         Service::Sftp => variable("BATCHWRIGHT_TEST_SFTP"),
         Service::Web => variable("BATCHWRIGHT_TEST_WEB"),
         Service::Api => variable("BATCHWRIGHT_TEST_API"),
+        Service::Smtp => variable("BATCHWRIGHT_TEST_SMTP"),
         Service::Tools => variable("BATCHWRIGHT_TEST_TOOLS"),
         Service::Restart => variable("BATCHWRIGHT_TEST_SERVICES"),
         Service::Schemathesis => variable("BATCHWRIGHT_TEST_SCHEMATHESIS"),

@@ -174,7 +174,7 @@ impl ItemKind for WebKind {
             return Err(keys.problem_at("list_name", "`list_name` needs `list = true`"));
         }
         if cx.inside_only {
-            return Err(keys.problem("a rehearsal sends nothing to other places"));
+            return Err(keys.problem(BuildContext::sends_outside()));
         }
         let sends = Arc::new(Sends {
             requests: requests!(&parsed, cx)?,
@@ -190,7 +190,7 @@ impl ItemKind for WebKind {
         let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
         let method = method(parsed.method.as_ref(), &methods)?;
         if cx.inside_only && method != Method::GET {
-            return Err(keys.problem("a rehearsal sends nothing to other places"));
+            return Err(keys.problem(BuildContext::sends_outside()));
         }
         let poll = match (&parsed.poll, &parsed.within) {
             (None, None) => None,
