@@ -385,7 +385,7 @@ pub(crate) struct SkipsArgs {
     /// Only records that this step skipped.
     #[arg(long, value_name = "STEP")]
     pub(crate) step: Option<String>,
-    /// Only records with an error of this kind, such as `parse`.
+    /// Only records with an error of this kind or a child of it, such as `data` or `data.parse`.
     #[arg(long, value_name = "KIND")]
     pub(crate) kind: Option<String>,
     /// Maximum number of rows. Default: all.

@@ -44,6 +44,14 @@ fn orders(place: &Place) -> Vec<(i64, i64)> {
     rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect()
 }
 
+/// The content of the file that the replay of instance 1 wrote in place of `name`.
+fn replayed_file(place: &Place, name: &str) -> String {
+    let names = std::fs::read_dir(place.root()).unwrap();
+    let mut names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let is_it = |found: &String| found.starts_with("replay-1-") && found.ends_with(name);
+    place.read(&names.find(is_it).unwrap())
+}
+
 fn lines(place: &Place, name: &str) -> Vec<Value> {
     place.read(name).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -81,8 +89,9 @@ fn what_was_skipped_is_exported_corrected_and_replayed_once() {
     let again = place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(2);
     assert!(again.err.contains("its records (3) are all replayed already"), "{}", again.err);
     let exported = place.run(&["skips", "1", "--export", "rest.jsonl"]).expect(0).out;
-    assert!(exported.contains("exported 0 records"), "{exported}");
+    assert!(exported.contains("no record is left to export"), "{exported}");
     assert!(exported.contains("left out 3 that are replayed already"), "{exported}");
+    assert!(!place.path("rest.jsonl").exists());
     let listed = place.run(&["skips", "1"]).expect(0);
     assert_eq!(listed.out.matches(" yes ").count(), 3, "{}", listed.out);
     assert!(listed.err.contains("3 records are skipped: "), "{}", listed.err);
@@ -111,10 +120,12 @@ fn a_replay_that_failed_continues_after_its_last_commit_with_records_corrected_a
     assert!(restarted.err.contains("execution 2 is a replay"), "{}", restarted.err);
     bad[1]["record"]["amount"] = json!(40);
     bad[2]["record"]["id"] = json!(6);
-    // Which records it corrects must stay the same until the replay is complete.
-    write_lines(&place, "bad.jsonl", &bad[1..]);
-    let refused = place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(1);
-    assert!(refused.out.contains("the file has lines for other records"), "{}", refused.out);
+    for parameters in
+        [&["day=tuesday"][..], &["replay_number=7"], &["replay_of_instance=7"], &["replay_from=x"]]
+    {
+        let refused = place.run(&[&["replay", "1", "--from", "bad.jsonl"], parameters].concat());
+        assert!(refused.expect(2).err.contains("a replay cannot change the parameter"));
+    }
     write_lines(&place, "bad.jsonl", &bad);
     place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(0);
     let all: Vec<_> = (1..=10).map(|id| (id, id * 1_000)).collect();
@@ -122,7 +133,7 @@ fn a_replay_that_failed_continues_after_its_last_commit_with_records_corrected_a
 }
 
 #[test]
-fn an_abandoned_replay_leaves_what_it_did_not_write_to_the_next_one() {
+fn a_record_without_a_line_is_given_up_and_can_be_replayed_later() {
     let place = skipped();
     place.write(
         "load.toml",
@@ -134,17 +145,54 @@ fn an_abandoned_replay_leaves_what_it_did_not_write_to_the_next_one() {
     bad[0]["record"] = json!({"id": 2, "amount": 20});
     write_lines(&place, "bad.jsonl", &bad);
     place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(1);
-    place.run(&["abandon", "2"]).expect(0);
+    let refused = place.run(&["abandon", "2"]).expect(2);
+    assert!(refused.err.contains("execution 2 is a replay"), "{}", refused.err);
     place.run(&["skips", "1", "--export", "rest.jsonl"]).expect(0);
-    let mut rest = lines(&place, "rest.jsonl");
-    assert_eq!(rest.len(), 2, "record 2 is written");
-    rest.sort_by_key(|line| line["item"].as_u64());
-    rest[0]["record"]["amount"] = json!(40);
-    rest[1]["record"]["id"] = json!(6);
-    write_lines(&place, "bad.jsonl", &[bad[0].clone(), rest[0].clone(), rest[1].clone()]);
+    assert_eq!(lines(&place, "rest.jsonl").len(), 2, "record 2 is written");
+    // Without the line of record 4 and that of record 2, which is done.
+    bad[2]["record"]["id"] = json!(6);
+    write_lines(&place, "bad.jsonl", &bad[2..]);
+    place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(0);
+    assert_eq!(orders(&place).len(), 9);
+    bad[1]["record"]["amount"] = json!(40);
+    write_lines(&place, "bad.jsonl", &bad);
     let replayed = place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(0);
-    assert!(replayed.err.contains("1 records are replayed already"), "{}", replayed.err);
-    assert_eq!(orders(&place).len(), 10);
+    assert!(replayed.err.contains("2 records are replayed already"), "{}", replayed.err);
+    let all: Vec<_> = (1..=10).map(|id| (id, id * 1_000)).collect();
+    assert_eq!(orders(&place), all);
+}
+
+/// The first chunk of the replay is never whole: its records are written one by one.
+#[test]
+fn a_replay_that_failed_in_its_first_chunk_knows_what_it_wrote() {
+    for keep_first_line in [true, false] {
+        let place = Place::new();
+        place.write("orders.csv", "id,amount\n1,1\n1,2\n1,3\n1,4\n1,5\n");
+        place.write("load.toml", JOB.replace("chunk = 2", "chunk = 100"));
+        let store = rusqlite::Connection::open(place.path("batchwright.db")).unwrap();
+        store.execute_batch("CREATE TABLE orders (id INTEGER PRIMARY KEY, cents INTEGER)").unwrap();
+        place.run(&["run", "load.toml", "day=monday"]).expect(0);
+        place.run(&["skips", "1", "--export", "bad.jsonl"]).expect(0);
+        let mut bad = lines(&place, "bad.jsonl");
+        assert_eq!(bad.len(), 4, "one is written");
+        for (line, id) in bad.iter_mut().zip(2..).take(2) {
+            line["record"]["id"] = json!(id);
+        }
+        write_lines(&place, "bad.jsonl", &bad);
+        place.write(
+            "load.toml",
+            JOB.replace("chunk = 2", "chunk = 100").replace("limit = 100", "limit = 1"),
+        );
+        place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(1);
+        for (line, id) in bad.iter_mut().zip(2..) {
+            line["record"]["id"] = json!(id);
+        }
+        write_lines(&place, "bad.jsonl", if keep_first_line { &bad } else { &bad[1..] });
+        place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(0);
+        let ids: Vec<i64> = orders(&place).iter().map(|order| order.0).collect();
+        assert_eq!(ids, [1, 2, 3, 4, 5], "first line kept: {keep_first_line}");
+        place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(2);
+    }
 }
 
 #[test]
@@ -168,7 +216,7 @@ fn a_replay_that_is_killed_at_any_commit_writes_each_record_once() {
             assert_eq!(killed.code, -9, "{point} {commit}: {}", killed.err);
             place.run(&replay).expect(0);
             assert_eq!(place.read("out.csv"), "id,cents\n6,600\n", "the file of the first run");
-            let replayed = place.read("replay-1-1-out.csv");
+            let replayed = replayed_file(&place, "out.csv");
             assert_eq!(
                 replayed, "id,cents\n1,100\n2,200\n3,300\n4,400\n5,500\n",
                 "{point} {commit}"
@@ -220,7 +268,7 @@ fn a_dead_letter_file_can_be_replayed_and_so_can_records_of_partitions() {
     place.run(&["replay", "1", "--from", "fixed.jsonl"]).expect(0);
     assert_eq!(orders(&place).len(), 5);
     assert_eq!(letters(&place, "bad-"), dead, "those of the first run");
-    let again = letters(&place, "replay-1-1-bad-replay");
+    let again = letters(&place, "replay-1-");
     assert_eq!(again.lines().count(), 1, "{again}");
     place.write("fixed.jsonl", again.replace("\\\"-", "\\\""));
     place.run(&["replay", "2", "--from", "fixed.jsonl"]).expect(0);
@@ -245,11 +293,11 @@ fn a_file_that_cannot_be_replayed_names_its_line() {
         ),
         (
             r#"{"step":"store","phase":"process","item":5,"record":{"id":4}}"#,
-            "the job has no such step",
+            "no execution of the instance skipped the record 5 of step `store`",
         ),
         (
             r#"{"execution":9,"step":"load","phase":"process","item":5,"record":{}}"#,
-            "execution 9 is not one of",
+            "no execution of the instance skipped the record 5 of step `load`",
         ),
         (
             r#"{"step":"load","phase":"write","item":5,"record":[1]}"#,

@@ -123,7 +123,10 @@ impl Builder<'_> {
         }
         let mut names = BTreeSet::new();
         flow::collect_names(&definition.steps, &mut names);
-        let flow = JobFlow::builder("");
+        let mut flow = JobFlow::builder("");
+        if let Some(replay) = self.replay {
+            flow = flow.step(replay::first_step(&definition.steps, replay));
+        }
         let flow = self.flow(flow, definition.steps, &schema, &names)?;
         if let Some(last) = self.problems.borrow_mut().pop() {
             return Err(last);
@@ -304,8 +307,10 @@ impl Builder<'_> {
         let reader = required(&step.reader, "reader", &step.name)?;
         let stages = step.processors.iter().map(|processor| self.stage(processor, known));
         let stages: Vec<_> = stages.map(|stage| self.collect_problem(stage)).collect();
-        let corrections =
-            self.replay.map(|replay| replay.of_step(step.name.get_ref(), step.partition.is_some()));
+        let corrections = self.replay.map(|replay| {
+            let has_no_types = UNTYPED.contains(&reader.get_ref().kind.get_ref().as_str());
+            replay.of_step(step.name.get_ref(), step.partition.is_some(), has_no_types)
+        });
         let MakeReader { make: make_reader, fields } = match &corrections {
             None => self.reader(reader, known)?,
             Some(corrections) => corrections.make_reader(),
@@ -401,6 +406,9 @@ impl Builder<'_> {
         })
     }
 }
+
+/// The types of readers whose texts can stand for numbers.
+const UNTYPED: [&str; 4] = ["csv", "fixed_width", "lines", "xml"];
 
 fn bounded(value: Option<&At<usize>>, key: &str, min: usize, max: usize) -> Built<()> {
     match value.filter(|value| !(min..=max).contains(value.get_ref())) {

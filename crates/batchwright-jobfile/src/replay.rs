@@ -11,9 +11,10 @@ use std::sync::Arc;
 use batchwright::ItemError;
 use batchwright::error::RepositoryError;
 use batchwright::execution::{ExecutionId, Phase, SkipRecord, StepExecution};
-use batchwright::item::{ItemReader, Total};
+use batchwright::item::{ItemReader, Total, stable_hash};
 use batchwright::operator::OperatorError;
 use batchwright::scope::StepScope;
+use batchwright::step::{Flow, TaskletCall};
 use batchwright::testing::fault::{FaultyPosition, Numbered as _};
 use batchwright_items::{MakeReader, Reads, Record, Value};
 use serde::{Deserialize, Serialize};
@@ -94,7 +95,6 @@ impl From<RepositoryError> for ReplayError {
 struct Line {
     execution: Option<i64>,
     step: String,
-    phase: Phase,
     item: u64,
     record: Option<Record>,
     content: Option<String>,
@@ -103,34 +103,96 @@ struct Line {
 /// A skipped record: the execution and the step that skipped it, and its number in reading order.
 type Key = (i64, String, u64);
 
-/// The corrected records of one file, in the order of the records that they correct.
+/// The corrected records of one file.
 ///
-/// The job that replays them writes each record once: what other replays have written is [left out](Self::leave_out), and a restart
-/// continues after the last commit although records were corrected once more.
-#[derive(Debug, Clone)]
+/// The job that replays them writes each record once: what other replays have written is [left out](Self::leave_out), and a replay
+/// that is [continued](Self::carry_on) keeps the order of its records although some were corrected once more or given up.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Replay {
     corrections: BTreeMap<Key, Correction>,
+    /// What steps of the replay have done so far, by their names.
+    begun: BTreeMap<String, Begun>,
     prefix: String,
 }
 
 #[derive(Debug, Clone)]
 struct Correction {
-    is_unread: bool,
-    /// A record that could not be written went through the processors before.
-    is_processed: bool,
+    /// The number of the line, from 1.
+    line: usize,
+    phase: Phase,
     record: Record,
 }
 
+/// What a step of a replay has done so far.
+#[derive(Debug, Clone)]
+pub(crate) struct Begun {
+    list: List,
+    /// Number of records of the list that are written, skipped or given up.
+    done: usize,
+}
+
+/// The records of a step of a replay.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct List {
+    /// All records, in their order.
+    groups: Vec<Group>,
+    /// Those that are passed over, because the file has no line for them any more.
+    given_up: Vec<Group>,
+}
+
+/// The first step of a replay, which stores the lists of the others: each attempt runs it again.
+pub(crate) const LISTS_STEP: &str = "replayed-records";
+/// The name of the lists in its context.
+const LISTS: &str = "lists";
+
+/// The lists of the steps of a replay, by their names.
+pub(crate) type Lists = BTreeMap<String, List>;
+
+/// Records that one execution of a step skipped, by their numbers in reading order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Group {
+    execution: i64,
+    step: String,
+    items: Vec<u64>,
+}
+
+/// Returns `keys` in groups, in their order.
+fn grouped<'a>(keys: impl IntoIterator<Item = &'a Key>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (execution, step, item) in keys {
+        match groups.last_mut() {
+            Some(last) if last.execution == *execution && last.step == *step => {
+                last.items.push(*item);
+            }
+            _ => {
+                groups.push(Group { execution: *execution, step: step.clone(), items: vec![*item] })
+            }
+        }
+    }
+    groups
+}
+
+/// Returns the records of `groups`, in their order.
+fn keys(groups: &[Group]) -> impl Iterator<Item = Key> {
+    groups.iter().flat_map(|Group { execution, step, items }| {
+        items.iter().map(move |item| (*execution, step.clone(), *item))
+    })
+}
+
 impl Replay {
-    /// Reads the file at `path`: a JSON object on each line, with `step`, `phase`, `item` and `record` (the corrected fields), as
-    /// `batchwright skips --export` writes them. `execution` is that of a line that names none. The lines of a dead-letter
-    /// file, whose `content` is the record as JSON, are accepted as well.
+    /// Reads the file at `path`: a JSON object on each line, with `step`, `item` and `record` (the corrected fields), as
+    /// `batchwright skips --export` writes them. The lines of a dead-letter file, whose `content` is the record as JSON, are
+    /// accepted as well. `skipped` returns the execution and the phase in which the record was skipped: of the execution that
+    /// the line names, or of any.
     ///
     /// # Errors
     ///
-    /// When the file cannot be read, a line is wrong, has no corrected record or corrects a record for the second time, or there
-    /// are more than 256 MiB or 100,000 lines.
-    pub(crate) fn read(path: &Path, execution: ExecutionId) -> Result<Self, ReplayError> {
+    /// When the file cannot be read, a line is wrong, names no skipped record, has no corrected record or corrects a record for
+    /// the second time, or there are more than 256 MiB or 100,000 lines.
+    pub(crate) fn read(
+        path: &Path,
+        skipped: impl Fn(Option<i64>, &str, u64) -> Option<(i64, Phase)>,
+    ) -> Result<Self, ReplayError> {
         let failed = |source| ReplayError::Read { path: path.to_owned(), source };
         let wrong = |message: String| ReplayError::Content { path: path.to_owned(), message };
         let file = File::open(path).map_err(failed)?;
@@ -151,16 +213,15 @@ impl Replay {
                 continue;
             }
             let at = |message: String| wrong(format!(", line {number}: {message}"));
-            let (key, correction) = correction(&line, execution).map_err(at)?;
-            if let Some(earlier) = corrections.insert(key, (number, correction)) {
-                return Err(at(format!("line {} corrects the same record", earlier.0)));
+            let (key, correction) = correction(&line, number, &skipped).map_err(at)?;
+            if let Some(earlier) = corrections.insert(key, correction) {
+                return Err(at(format!("line {} corrects the same record", earlier.line)));
             }
             if corrections.len() > RECORDS_MAX {
                 return Err(wrong(format!(": it has more than {RECORDS_MAX} records; divide it")));
             }
         }
-        let corrections = corrections.into_iter().map(|(key, (_, one))| (key, one)).collect();
-        Ok(Self { corrections, prefix: String::new() })
+        Ok(Self { corrections, ..Self::default() })
     }
 
     /// Sets the text that begins the names of the files that the replay writes, so that it replaces none.
@@ -177,48 +238,71 @@ impl Replay {
         before - self.corrections.len()
     }
 
-    /// Returns the executions whose records are corrected.
-    pub(crate) fn executions(&self) -> BTreeSet<ExecutionId> {
-        self.corrections.keys().map(|(execution, ..)| ExecutionId(*execution)).collect()
+    /// Continues what an earlier attempt has done; its records without a line in the file are given up.
+    pub(crate) fn carry_on(&mut self, begun: BTreeMap<String, Begun>) {
+        self.begun = begun;
+    }
+
+    /// Leaves out the lines that the replay that is continued cannot take; returns how many.
+    pub(crate) fn leave_to_next(&mut self) -> usize {
+        let before = self.corrections.len();
+        for (name, begun) in &self.begun {
+            let open: BTreeSet<Key> = keys(&begun.list.groups).skip(begun.done).collect();
+            self.corrections.retain(|key, _| !belongs(key, name, true) || open.contains(key));
+        }
+        before - self.corrections.len()
     }
 
     /// Whether there is no record.
     pub(crate) fn is_empty(&self) -> bool {
-        self.corrections.is_empty()
+        self.corrections.is_empty() && self.begun.is_empty()
     }
 
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// Returns the records that the step `name` of the job skipped, or its partitions, whose names begin with `name` and a colon.
-    pub(crate) fn of_step(&self, name: &str, has_partitions: bool) -> Corrections {
-        let mut groups: Vec<Group> = Vec::new();
-        let (mut records, mut is_processed) = (Vec::<Record>::new(), Vec::new());
+    /// Returns the records that the step `name` of the job skipped, or its partitions, whose names begin with `name` and a
+    /// colon. Texts are of a source without types if the reader of the step `has_no_types`.
+    pub(crate) fn of_step(
+        &self,
+        name: &str,
+        has_partitions: bool,
+        has_no_types: bool,
+    ) -> Corrections {
+        let begun = self.begun.get(name);
+        let order: Vec<Key> = match begun {
+            Some(begun) => keys(&begun.list.groups).collect(),
+            None => {
+                let all = self.corrections.keys();
+                all.filter(|key| belongs(key, name, has_partitions)).cloned().collect()
+            }
+        };
+        let done = begun.map_or(0, |begun| begun.done);
+        let passed: BTreeSet<Key> =
+            begun.iter().flat_map(|begun| keys(&begun.list.given_up)).collect();
+        let given_up = order.iter().enumerate().filter(|(index, key)| match *index < done {
+            true => passed.contains(*key),
+            false => !self.corrections.contains_key(*key),
+        });
+        let list =
+            List { groups: grouped(&order), given_up: grouped(given_up.map(|(_, key)| key)) };
+        let (mut records, mut is_processed) = (Vec::new(), Vec::new());
         let mut has_unread = false;
-        for ((execution, step, item), correction) in &self.corrections {
-            let is_partition = step.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'));
-            if step != name && !(has_partitions && is_partition) {
-                continue;
-            }
-            match groups
-                .last_mut()
-                .filter(|last| (last.execution, &last.step) == (*execution, step))
-            {
-                Some(group) => group.items.push(*item),
-                None => {
-                    let (execution, step, items) = (*execution, step.clone(), vec![*item]);
-                    groups.push(Group { execution, step, items });
-                }
-            }
-            let mut record = correction.record.clone();
-            record.set_number(records.len() as u64 + 1);
-            records.push(record);
-            is_processed.push(correction.is_processed);
-            has_unread |= correction.is_unread;
+        for (key, number) in order.iter().zip(1..) {
+            let correction = self.corrections.get(key);
+            let phase = correction.map(|one| one.phase);
+            is_processed.push(phase == Some(Phase::Write));
+            has_unread |= phase == Some(Phase::Read);
+            records.push(correction.map(|one| {
+                let mut record =
+                    if has_no_types { untyped(&one.record) } else { one.record.clone() };
+                record.set_number(number);
+                record
+            }));
         }
         let (records, is_processed) = (records.into(), is_processed.into());
-        Corrections { groups, records, is_processed, has_unread }
+        Corrections { list, records, done, is_processed, has_unread }
     }
 
     /// Returns the names of the steps and partitions whose records are corrected.
@@ -227,27 +311,44 @@ impl Replay {
     }
 }
 
-/// Parses a line of the file.
-fn correction(line: &[u8], execution: ExecutionId) -> Result<(Key, Correction), String> {
-    let parsed: Line = serde_json::from_slice(line).map_err(|error| {
-        format!("it is no skipped record as `skips --export` writes it: {error}")
-    })?;
-    // What could not be read is no record.
-    let content = parsed.content.filter(|_| parsed.phase != Phase::Read);
-    let record = parsed.record.or_else(|| serde_json::from_str(&content?).ok());
-    let record = record.ok_or(
-        "`record` has no fields: the record could not be read; write its fields there, or delete the line",
-    )?;
-    // The text of a source without types can stand for a number.
+/// The end of the name of the partition that replays the records of all partitions.
+const PARTITION: &str = ":replay";
+
+/// Whether the step `name`, or one of its partitions, skipped the record `key`.
+fn belongs(key: &Key, name: &str, has_partitions: bool) -> bool {
+    let is_partition = key.1.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'));
+    key.1 == name || (has_partitions && is_partition)
+}
+
+/// Returns the record as one of a source without types, whose texts can stand for numbers.
+fn untyped(record: &Record) -> Record {
     let values = record.values().iter().map(|value| match value {
         Value::Text(text) => Value::Field(text.clone()),
         value => value.clone(),
     });
-    let record = record.with(Arc::clone(record.names()), values.collect());
-    let is_unread = parsed.phase == Phase::Read;
-    let correction = Correction { is_unread, is_processed: parsed.phase == Phase::Write, record };
-    let key = (parsed.execution.unwrap_or(execution.0), parsed.step, parsed.item);
-    Ok((key, correction))
+    record.with(Arc::clone(record.names()), values.collect())
+}
+
+/// Parses a line of the file.
+fn correction(
+    line: &[u8],
+    number: usize,
+    skipped: &impl Fn(Option<i64>, &str, u64) -> Option<(i64, Phase)>,
+) -> Result<(Key, Correction), String> {
+    let Line { execution, step, item, record, content } =
+        serde_json::from_slice(line).map_err(|error| {
+            format!("it is no skipped record as `skips --export` writes it: {error}")
+        })?;
+    let (execution, phase) = skipped(execution, &step, item).ok_or_else(|| {
+        format!("no execution of the instance skipped the record {item} of step `{step}`")
+    })?;
+    // What could not be read is no record.
+    let content = content.filter(|_| phase != Phase::Read);
+    let record = record.or_else(|| serde_json::from_str(&content?).ok());
+    let record = record.ok_or(
+        "`record` has no fields: the record could not be read; write its fields there, or delete the line",
+    )?;
+    Ok(((execution, step, item), Correction { line: number, phase, record }))
 }
 
 /// The records that replays have written, or skipped once more.
@@ -270,34 +371,58 @@ impl Replayed {
         self.items.contains(&(execution.0, skip.step.clone(), skip.item))
     }
 
-    /// Adds the records that a step of a replay has committed.
-    ///
-    /// # Errors
-    ///
-    /// A sentence when the checkpoint of the step is none of a replay.
-    pub(crate) fn add(&mut self, step: &StepExecution) -> Result<(), String> {
-        let Some(text) = &step.checkpoint else { return Ok(()) };
-        let wrong = |why: String| format!("the checkpoint of step `{}`: {why}", step.name);
-        let Checkpoint { resolved, reader } =
-            serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
-        let Some(FaultyPosition { inner: Position { groups, read }, .. }) = reader else {
-            return Ok(());
-        };
-        let items = groups.into_iter().flat_map(|Group { execution, step, items }| {
-            items.into_iter().map(move |item| (execution, step.clone(), item))
-        });
-        let count = usize::try_from(read.saturating_add(resolved)).unwrap_or(usize::MAX);
-        self.items.extend(items.take(count));
-        Ok(())
+    /// Adds the records that a replay has committed.
+    pub(crate) fn add(&mut self, begun: &BTreeMap<String, Begun>) {
+        for Begun { list, done } in begun.values() {
+            let given_up: BTreeSet<Key> = keys(&list.given_up).collect();
+            let written = keys(&list.groups).take(*done).filter(|key| !given_up.contains(key));
+            self.items.extend(written);
+        }
+    }
+}
+
+/// Returns what the steps of a replay have done, by their names. `steps` are those of all its executions, newest first.
+///
+/// # Errors
+///
+/// A sentence when a context or a checkpoint is none of a replay.
+pub(crate) fn begun(steps: &[StepExecution]) -> Result<BTreeMap<String, Begun>, String> {
+    let is_list = |step: &&StepExecution| step.name == LISTS_STEP && step.context.has(LISTS);
+    let Some(first) = steps.iter().find(is_list) else { return Ok(BTreeMap::new()) };
+    let lists: Lists = first.context.get(LISTS).map_err(|error| error.to_string())?;
+    let mut begun: BTreeMap<String, Begun> =
+        lists.into_iter().map(|(name, list)| (name, Begun { list, done: 0 })).collect();
+    for step in steps {
+        let name = step.name.strip_suffix(PARTITION).unwrap_or(&step.name);
+        let (Some(text), Some(begun)) = (&step.checkpoint, begun.get_mut(name)) else { continue };
+        let checkpoint: Checkpoint = serde_json::from_str(text)
+            .map_err(|error| format!("the checkpoint of step `{}`: {error}", step.name))?;
+        // A chunk that was cut short is resolved up to a record, counted from the position.
+        let read = checkpoint.reader.map_or(0, |reader| reader.inner.read);
+        let done = read.saturating_add(checkpoint.resolved);
+        begun.done = begun.done.max(usize::try_from(done).unwrap_or(usize::MAX));
+    }
+    Ok(begun)
+}
+
+/// The work of the first step of a replay.
+pub(crate) fn keep_lists(
+    lists: Lists,
+) -> impl Fn(&mut TaskletCall<'_, '_>) -> Result<Flow, ItemError> + Send + Sync {
+    move |call| {
+        call.scope().context().put(LISTS, &lists)?;
+        Ok(Flow::Finished)
     }
 }
 
 /// The corrected records of one step.
 #[derive(Debug, Clone)]
 pub(crate) struct Corrections {
-    /// Which records are corrected, in their order.
-    groups: Vec<Group>,
-    records: Arc<[Record]>,
+    list: List,
+    /// The records of the list; `None` for those that are given up.
+    records: Arc<[Option<Record>]>,
+    /// Number of records that are done. The engine drops some of them, which must be there for it.
+    done: usize,
     /// By the number of the record less one: whether it went through the processors before.
     pub(crate) is_processed: Arc<[bool]>,
     has_unread: bool,
@@ -315,7 +440,7 @@ impl Corrections {
 
     /// Returns the names of the steps and partitions that skipped the records.
     pub(crate) fn steps(&self) -> impl Iterator<Item = &str> {
-        self.groups.iter().map(|group| group.step.as_str())
+        self.list.groups.iter().map(|group| group.step.as_str())
     }
 
     /// Returns the reader of the records.
@@ -325,21 +450,23 @@ impl Corrections {
             Ok(Reads::records(Reader { corrections: corrections.clone(), read: 0 }))
         })
     }
+
+    pub(crate) fn list(&self) -> &List {
+        &self.list
+    }
+
+    /// Returns a hash of the list.
+    fn hash(&self) -> u64 {
+        stable_hash(serde_json::to_string(&self.list.groups).unwrap_or_default().as_bytes())
+    }
 }
 
-/// The records of the replay, and how many of them, in their order, are done.
+/// How many records of the list, in their order, are read.
 #[derive(Debug, Serialize, Deserialize)]
 struct Position {
-    groups: Vec<Group>,
     read: u64,
-}
-
-/// Records that one execution of a step skipped, by their numbers in reading order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Group {
-    execution: i64,
-    step: String,
-    items: Vec<u64>,
+    /// Hash of the list.
+    list: u64,
 }
 
 struct Reader {
@@ -352,26 +479,35 @@ impl ItemReader for Reader {
     type Position = Position;
 
     fn open(&mut self, position: Option<Position>, _: &StepScope) -> Result<(), ItemError> {
-        let Some(Position { groups, read }) = position else { return Ok(()) };
-        // The values of records may have changed; which records they are may not.
-        if groups != self.corrections.groups {
-            return Err(ItemError::fatal(
-                "cannot continue the replay: the file has lines for other records than when the replay began; \
-                 bring those lines back, or abandon the execution and replay the rest",
-            ));
+        if let Some(Position { read, list }) = position {
+            if list != self.corrections.hash() {
+                return Err(ItemError::fatal(
+                    "cannot continue the replay: it began with other lines; bring them back",
+                ));
+            }
+            let read = usize::try_from(read).unwrap_or(usize::MAX);
+            self.read = read.min(self.corrections.records.len());
         }
-        self.read = usize::try_from(read).unwrap_or(usize::MAX).min(self.corrections.records.len());
         Ok(())
     }
 
     fn read(&mut self) -> Result<Option<Record>, ItemError> {
-        let record = self.corrections.records.get(self.read).cloned();
-        self.read += usize::from(record.is_some());
-        Ok(record)
+        let Corrections { records, done, .. } = &self.corrections;
+        while let Some(record) = records.get(self.read) {
+            self.read += 1;
+            match record {
+                Some(record) => return Ok(Some(record.clone())),
+                None if self.read <= *done => {
+                    return Ok(Some(Record::new(Arc::default(), Vec::new())));
+                }
+                None => {}
+            }
+        }
+        Ok(None)
     }
 
     fn position(&self) -> Position {
-        Position { groups: self.corrections.groups.clone(), read: self.read as u64 }
+        Position { read: self.read as u64, list: self.corrections.hash() }
     }
 
     fn total(&self) -> Option<Total> {

@@ -6,13 +6,21 @@ use batchwright::operator::Retention;
 
 use super::launch::target;
 use crate::args::{ExecutionArgs, Format, Global, PurgeArgs, RecoverArgs};
+use batchwright_jobfile::is_replay;
+
 use crate::context::App;
 use crate::error::{self, CliError};
 use crate::output;
 
 /// Abandons an execution.
 pub(super) fn abandon(app: &App, global: &Global, args: &ExecutionArgs) -> Result<u8, CliError> {
-    let id = app.operator.abandon(target(app, &args.execution)?)?.id;
+    let id = target(app, &args.execution)?;
+    if is_replay(&app.operator.explorer().execution(id)?) {
+        return Err(CliError::Usage(format!(
+            "execution {id} is a replay, and nothing knows what an abandoned replay wrote: delete lines of its file to give records up, and continue it with `batchwright replay`"
+        )));
+    }
+    let id = app.operator.abandon(id)?.id;
     output::document(global.format, &app.operator.explorer().summary(id)?, ToString::to_string)?;
     Ok(error::OK)
 }

@@ -65,13 +65,25 @@ pub(super) fn replay(
 ) -> Result<u8, CliError> {
     let app = App::look(global, program, faults(&args.launch)?)?;
     let id = target(&app, &args.execution)?;
-    let PreparedReplay { job, mut parameters, left_out } = app.prepare_replay(id, &args.from)?;
+    let prepared = app.prepare_replay(id, &args.from)?;
+    let PreparedReplay { job, mut parameters, left_out, left_to_next } = prepared;
     let json = args.launch.params_json.as_deref();
     for (name, given) in parameters::parse(&args.parameters, json, job.parameters())?.iter() {
+        if parameters.get(name).is_some_and(|known| known.identifying) || name == "replay_from" {
+            let what = format!(
+                "a replay cannot change the parameter `{name}`, which identifies what it replays"
+            );
+            return Err(CliError::Usage(what));
+        }
         parameters.insert(name, given.clone());
     }
     if left_out > 0 {
         output::note(&format!("{left_out} records are replayed already and left out"));
+    }
+    if left_to_next > 0 {
+        output::note(&format!(
+            "{left_to_next} records are not part of the replay that is continued: replay the file again after it"
+        ));
     }
     let launch = Launch::start(job.name(), parameters);
     let job = app.register(job)?;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use batchwright::error::ErrorKind;
 use batchwright::execution::{ExecutionId, Phase, SkipRecord};
 use batchwright_jobfile::Replayed;
 use serde::Serialize;
@@ -95,9 +96,10 @@ fn each(
         begin += page.len();
         let is_last = page.len() < PAGE;
         for skip in page {
-            let is =
-                |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|one| one == is);
-            if is(&args.step, &skip.step) && is(&args.kind, &skip.kind) {
+            let kind = ErrorKind::new(skip.kind.clone());
+            if args.step.as_ref().is_none_or(|step| *step == skip.step)
+                && args.kind.as_ref().is_none_or(|wanted| kind.is_a(wanted))
+            {
                 take(skip)?;
             }
         }
@@ -146,6 +148,10 @@ fn export(
         writeln!(file, "{line}").map_err(failed)
     })?;
     file.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;
+    if exported == 0 {
+        // An empty file would be in the way of the next export.
+        std::fs::remove_file(path).map_err(failed)?;
+    }
     let result = serde_json::json!({"file": path, "exported": exported, "replayed": left_out});
     output::document(global.format, &result, |_| {
         let left_out = match left_out {
@@ -153,6 +159,9 @@ fn export(
             count => format!("; left out {count} that are replayed already"),
         };
         let path = path.display();
+        if exported == 0 {
+            return format!("no record is left to export{left_out}; {path} was not written");
+        }
         format!(
             "exported {exported} records to {path}{left_out}\nCorrect `record` in each line, then: batchwright replay {id} --from {path}"
         )

@@ -3,15 +3,17 @@
 
 use std::collections::BTreeSet;
 
+use batchwright::TaskletStep;
 use batchwright::parameters::{ParameterDeclaration, ParameterSchema, ParameterType};
 use batchwright::partition::Partitioner;
 use batchwright::scope::{Partition, StepScope};
+use batchwright::step::StepOptions;
 use batchwright_items::{At, Problem};
 
 use super::Built;
 use crate::Replay;
 use crate::definition::{Definition, Step};
-use crate::replay::{REPLAY_FROM, REPLAY_NUMBER, REPLAY_OF_INSTANCE};
+use crate::replay::{LISTS_STEP, REPLAY_FROM, REPLAY_NUMBER, REPLAY_OF_INSTANCE, keep_lists};
 
 /// Returns the steps of `definition` that skipped the records of `replay`.
 pub(super) fn steps(definition: &mut Definition, replay: &Replay) -> Built<Vec<At<Step>>> {
@@ -21,7 +23,7 @@ pub(super) fn steps(definition: &mut Definition, replay: &Replay) -> Built<Vec<A
     let mut steps = Vec::new();
     for mut step in flat {
         let one = step.0.get_mut();
-        let corrections = replay.of_step(one.name.get_ref(), one.partition.is_some());
+        let corrections = replay.of_step(one.name.get_ref(), one.partition.is_some(), false);
         if corrections.is_empty() {
             continue;
         }
@@ -33,7 +35,7 @@ pub(super) fn steps(definition: &mut Definition, replay: &Replay) -> Built<Vec<A
             return Err(Problem::at(&one.name, message));
         }
         one.on.clear();
-        one.start_limit = None;
+        (one.start_limit, one.allow_start_if_complete) = (None, false);
         steps.push(step);
     }
     match missing.first() {
@@ -45,6 +47,17 @@ pub(super) fn steps(definition: &mut Definition, replay: &Replay) -> Built<Vec<A
             Err(Problem::at(&definition.name, message))
         }
     }
+}
+
+/// Returns the step that stores which records the others replay.
+pub(super) fn first_step(steps: &[At<Step>], replay: &Replay) -> TaskletStep {
+    let list = |step: &At<Step>| {
+        let step = step.get_ref();
+        let corrections = replay.of_step(step.name.get_ref(), step.partition.is_some(), false);
+        (step.name.get_ref().clone(), corrections.list().clone())
+    };
+    let options = StepOptions { allow_start_if_complete: true, ..StepOptions::default() };
+    TaskletStep::new(LISTS_STEP, keep_lists(steps.iter().map(list).collect())).options(options)
 }
 
 /// Collects `steps` and the steps within them, in their order.

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use batchwright::execution::{ExecutionId, InstanceId, JobExecution};
+use batchwright::execution::{ExecutionId, InstanceId, JobExecution, Phase, SkipRecord};
 use batchwright::parameters::{Parameter, ParameterValue};
 use batchwright::query::ExecutionFilter;
 use batchwright::{BatchStatus, Job, JobOperator, JobParameters};
+use jiff::Timestamp;
 
 use super::{
-    ENDING, REPLAY_FROM, REPLAY_NUMBER, REPLAY_OF_INSTANCE, Replay, ReplayError, Replayed,
-    job_of_replays,
+    Begun, ENDING, REPLAY_FROM, REPLAY_NUMBER, REPLAY_OF_INSTANCE, Replay, ReplayError, Replayed,
+    begun, job_of_replays,
 };
 use crate::{JobFolder, Source};
 
@@ -23,6 +24,8 @@ pub struct PreparedReplay {
     pub parameters: JobParameters,
     /// Number of records of the file that earlier replays have written.
     pub left_out: usize,
+    /// Number of records of the file that a replay which is continued did not begin with; the next replay can take them.
+    pub left_to_next: usize,
 }
 
 /// Whether `execution` is itself a replay.
@@ -33,14 +36,14 @@ pub fn is_replay(execution: &JobExecution) -> bool {
 impl JobFolder {
     /// Prepares the replay of the records in the file `from`, which `execution` or other executions of its instance skipped.
     ///
-    /// A replay that failed or was stopped is continued by the next one, which must have lines for the same records; their fields
-    /// may have changed. Records that other replays of the instance have written are left out.
+    /// A replay that failed or was stopped is continued by the next one: records may be corrected once more, and those without
+    /// a line are given up. Records that other replays of the instance have written are left out.
     ///
     /// # Errors
     ///
-    /// When the file cannot be used, has no records that are left to replay, or names executions of other instances;
-    /// when the job is
-    /// not defined by a job file, or the step that skipped a record cannot replay it. Nothing was stored.
+    /// When the file cannot be used, names records that were not skipped, or has none that are left to replay; when the job is
+    /// not defined by a job file, a step cannot replay its records, or a replay was abandoned before it was complete. Nothing
+    /// was stored.
     pub fn prepare_replay(
         &self,
         operator: &JobOperator,
@@ -52,19 +55,18 @@ impl JobFolder {
         let job = self.find(name, original.source.as_deref().map(Path::new))?;
         let source = job.as_ref().and_then(|job| job.source());
         let source = source.ok_or_else(|| ReplayError::NoJobFile { job: name.to_owned() })?;
-        let mut replay = Replay::read(from, execution)?;
-        let known = operator.explorer().executions(original.instance_id)?;
-        let foreign = replay.executions();
-        if let Some(one) = foreign.iter().find(|id| known.iter().all(|one| one.id != **id)) {
-            let message =
-                format!(": execution {one} is not one of execution {execution} and its restarts");
-            return Err(ReplayError::Content { path: from.to_owned(), message });
-        }
+        let skipped = Skipped::of(operator, original.instance_id)?;
+        let mut replay =
+            Replay::read(from, |execution, step, item| skipped.find(execution, step, item))?;
         let replays = replays(operator, &job_of_replays(name), original.instance_id)?;
-        let number = next_number(&replays);
-        let others = replays.iter().filter(|(other, _)| **other != number);
-        let replayed = Replayed::by(operator, others.flat_map(|(_, all)| all))?;
-        let left_out = replay.leave_out(&replayed);
+        refuse_abandoned(operator, &replays)?;
+        let open = open_replay(&replays);
+        let others = replays.iter().filter(|(other, _)| Some(**other) != open);
+        let left_out = replay.leave_out(&Replayed::by(operator, others.map(|(_, all)| all))?);
+        if let Some(executions) = open.and_then(|number| replays.get(&number)) {
+            replay.carry_on(begun_by(operator, executions)?);
+        }
+        let left_to_next = replay.leave_to_next();
         if replay.is_empty() {
             let message = match left_out {
                 0 => ": it has no records".to_owned(),
@@ -72,6 +74,9 @@ impl JobFolder {
             };
             return Err(ReplayError::Content { path: from.to_owned(), message });
         }
+        // A number that is not used again, even after `purge`: files have it in their names.
+        let next = replays.keys().last().map_or(0, |last| last + 1);
+        let number = open.unwrap_or_else(|| number_of(operator.clock().now()).max(next));
         let replay = replay.output_prefix(format!("replay-{}-{number}-", original.instance_id));
         let job = Source::read(Path::new(source))?.compile_replay(self.settings(), &replay)?;
         let mut parameters = original.parameters.clone();
@@ -80,8 +85,56 @@ impl JobFolder {
         parameters.insert(REPLAY_OF_INSTANCE, Parameter::new(original.instance_id.0, true));
         parameters.insert(REPLAY_NUMBER, Parameter::new(number, true));
         parameters.insert(REPLAY_FROM, Parameter::new(path, false));
-        Ok(PreparedReplay { job, parameters, left_out })
+        Ok(PreparedReplay { job, parameters, left_out, left_to_next })
     }
+}
+
+/// Returns the digits of `now`, such as 20261129064300, as a number.
+fn number_of(now: Timestamp) -> i64 {
+    let digits: String = format!("{now:.0}").chars().filter(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or(i64::MAX)
+}
+
+/// The records that the executions of an instance skipped.
+struct Skipped {
+    /// The phases of the executions that skipped a record, newest first.
+    phases: BTreeMap<(String, u64), Vec<(i64, Phase)>>,
+}
+
+impl Skipped {
+    fn of(operator: &JobOperator, instance: InstanceId) -> Result<Self, ReplayError> {
+        let mut phases: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for execution in operator.explorer().executions(instance)? {
+            for SkipRecord { step, item, phase, .. } in operator.queries().skips(execution.id)? {
+                phases.entry((step, item)).or_default().push((execution.id.0, phase));
+            }
+        }
+        Ok(Self { phases })
+    }
+
+    fn find(&self, execution: Option<i64>, step: &str, item: u64) -> Option<(i64, Phase)> {
+        let found = self.phases.get(&(step.to_owned(), item))?;
+        found.iter().find(|(id, _)| execution.is_none_or(|wanted| wanted == *id)).copied()
+    }
+}
+
+/// Refuses to go on after a replay that was abandoned with a step that is not complete: what it wrote to files or to another
+/// database cannot be known.
+fn refuse_abandoned(operator: &JobOperator, replays: &Replays) -> Result<(), ReplayError> {
+    let newest = replays.values().filter_map(|all| all.first());
+    for execution in newest.filter(|one| one.status == BatchStatus::Abandoned) {
+        for step in operator.queries().steps(execution.id)? {
+            if step.status != BatchStatus::Completed {
+                let message = "it was abandoned before it was complete; give the other records to an instance of their own".to_owned();
+                return Err(unknown(execution, message));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn unknown(execution: &JobExecution, message: String) -> ReplayError {
+    ReplayError::Unknown { execution: execution.id, message }
 }
 
 /// The executions of each replay of `instance`, newest first, by the number of the replay.
@@ -107,13 +160,12 @@ fn replays(
     Ok(replays)
 }
 
-/// Returns the number of the replay to continue, or of the next one.
-fn next_number(replays: &Replays) -> i64 {
+/// Returns the number of the replay to continue.
+fn open_replay(replays: &Replays) -> Option<i64> {
     let ended =
         |one: &JobExecution| matches!(one.status, BatchStatus::Completed | BatchStatus::Abandoned);
     let open = replays.iter().find(|(_, all)| all.first().is_some_and(|newest| !ended(newest)));
-    let next = || replays.keys().last().map_or(1, |last| last + 1);
-    open.map_or_else(next, |(number, _)| *number)
+    open.map(|(number, _)| *number)
 }
 
 impl Replayed {
@@ -125,22 +177,33 @@ impl Replayed {
     pub fn of(operator: &JobOperator, execution: &JobExecution) -> Result<Self, ReplayError> {
         let name = job_of_replays(base_name(execution));
         let replays = replays(operator, &name, execution.instance_id)?;
-        Self::by(operator, replays.values().flatten())
+        Self::by(operator, replays.values())
     }
 
     fn by<'a>(
         operator: &JobOperator,
-        executions: impl Iterator<Item = &'a JobExecution>,
+        replays: impl Iterator<Item = &'a Vec<JobExecution>>,
     ) -> Result<Self, ReplayError> {
         let mut replayed = Self::default();
-        for execution in executions {
-            for step in operator.queries().steps(execution.id)? {
-                replayed
-                    .add(&step)
-                    .map_err(|message| ReplayError::Unknown { execution: execution.id, message })?;
-            }
+        for executions in replays {
+            replayed.add(&begun_by(operator, executions)?);
         }
         Ok(replayed)
+    }
+}
+
+/// Returns what the steps of one replay have done; `executions` are all of it, newest first.
+fn begun_by(
+    operator: &JobOperator,
+    executions: &[JobExecution],
+) -> Result<BTreeMap<String, Begun>, ReplayError> {
+    let mut steps = Vec::new();
+    for execution in executions {
+        steps.extend(operator.queries().steps(execution.id)?);
+    }
+    match executions.first() {
+        Some(newest) => begun(&steps).map_err(|message| unknown(newest, message)),
+        None => Ok(BTreeMap::new()),
     }
 }
 
