@@ -25,18 +25,6 @@ pub(super) use evaluate::Scope;
 use syntax::{Node, Roots};
 pub(super) use value::order;
 
-/// Returns the sum of two numbers, as `+` does.
-///
-/// # Errors
-///
-/// A sentence when one of them is no number, or the sum is out of range.
-pub(super) fn sum(left: &Value, right: &Value) -> Result<Value, String> {
-    match right {
-        Value::Text(_) | Value::Json(_) => Err(format!("{} is no number", value::described(right))),
-        right => value::Arithmetic::Add.apply(left, right),
-    }
-}
-
 /// A compiled expression, with its text for messages.
 #[derive(Debug, Clone)]
 pub(super) struct Expression {

@@ -1,6 +1,5 @@
 //! Processors that change the number of records: `aggregate`, `deduplicate` and `split`. They work within the reader of the
-//! step, so that each
-//! of their outputs is an item with a position of its own.
+//! step, so that each of their outputs is an item with a position of its own.
 
 mod aggregate;
 mod deduplicate;
@@ -40,6 +39,16 @@ pub(crate) trait Regroup: Send {
     /// Appends the outputs that are complete because there are no more records.
     fn end(&mut self, outputs: &mut VecDeque<Record>) {
         let _ = outputs;
+    }
+
+    /// Returns what a restart must know beyond the records that it reads again.
+    fn note(&self) -> String {
+        String::new()
+    }
+
+    /// Remembers what [`note`](Self::note) returned before.
+    fn recall(&mut self, note: &str) {
+        let _ = note;
     }
 
     /// Whether [`take`](Self::take) returns [`Clean::Before`] for some records.

@@ -16,8 +16,7 @@ use crate::regroup::{Clean, Regroup, Regrouping};
 use crate::stage::Stages;
 
 /// Returns what makes a reader of the outputs of `regrouping` for the records of the reader that `make` makes, which `stages`
-/// process
-/// first.
+/// process first.
 pub(crate) fn regrouped(
     make: Make<BoxedReader>,
     stages: Make<Stages>,
@@ -35,7 +34,8 @@ pub(crate) fn regrouped(
             next_begin: None,
             read: 0,
             given: 0,
-            failed: false,
+            failed: Vec::new(),
+            ended: false,
             stop: StopToken::default(),
         }))
     })
@@ -59,6 +59,15 @@ struct Position {
     inner: Box<RawValue>,
     read: u64,
     given: u64,
+    /// The numbers of the records since `begin` that failed; a restart does not take them.
+    #[serde(default)]
+    failed: Vec<u64>,
+    /// Whether the end of the input was reached.
+    #[serde(default)]
+    ended: bool,
+    /// What the processor remembers beyond `begin`.
+    #[serde(default)]
+    note: String,
 }
 
 struct Regrouped {
@@ -74,60 +83,79 @@ struct Regrouped {
     /// Number of records that were read, and of outputs that were given.
     read: u64,
     given: u64,
-    /// Whether the last read of a reader that reads again failed.
-    failed: bool,
+    /// The numbers of records since the beginning of a restart that failed.
+    failed: Vec<u64>,
+    ended: bool,
     stop: StopToken,
 }
 
 impl Regrouped {
-    /// Reads the next record and adds its outputs; `false` at the end of the input.
-    fn advance(&mut self) -> Result<bool, ItemError> {
+    /// Reads the next record and adds its outputs; `false` at the end of the input. A record of `known_failures` is not taken.
+    fn advance(&mut self, known_failures: &[u64]) -> Result<bool, ItemError> {
         if self.stop.is_requested() {
             return Err(ItemError::stopped("a stop was requested while records were regrouped"));
         }
-        if std::mem::take(&mut self.failed) {
-            self.reader.pass_over()?;
-            self.read += 1;
-        }
-        let before = self.regroup.is_clean_before().then(|| self.here(None));
+        let before = self.regroup.is_clean_before().then(|| self.here());
+        let next = self.read + 1;
         let record = match self.reader.read() {
             Ok(Some(record)) => record,
-            Ok(None) => return Ok(false),
+            Ok(None) => {
+                self.ended = true;
+                return Ok(false);
+            }
             Err(error) => {
-                self.failed = self.reader.rereads();
-                self.read += u64::from(!self.failed);
-                return Err(error);
+                if self.reader.rereads() {
+                    // What is no bad record is read again by the next call.
+                    if !error.kind().is_a("data") {
+                        return Err(error);
+                    }
+                    self.reader.pass_over()?;
+                }
+                self.read = next;
+                self.failed.push(next);
+                return if known_failures.contains(&next) { Ok(true) } else { Err(error) };
             }
         };
-        self.read += 1;
+        self.read = next;
+        if known_failures.contains(&next) {
+            self.failed.push(next);
+            return Ok(true);
+        }
         let result = match self.stages.process(&record) {
             Ok(Some(processed)) => self.regroup.take(&processed, &mut self.outputs),
             Ok(None) => Ok(Clean::No),
             Err(error) => Err(error),
         };
-        // Dead letters have what was read.
-        let result = result.map_err(|error| match error.raw() {
-            Some(_) => error,
-            None => error.with_raw(serde_json::to_vec(&record).unwrap_or_default()),
-        })?;
-        match result {
-            Clean::No => {}
-            Clean::Before => self.next_begin = before.map(|begin| self.after_outputs(begin)),
-            Clean::After => {
-                let here = self.here(Some(self.reader.position()));
-                self.next_begin = Some(self.after_outputs(here));
+        let result = result.map_err(|error| {
+            self.failed.push(next);
+            // Dead letters have what was read.
+            match error.raw() {
+                Some(_) => error,
+                None => error.with_raw(serde_json::to_vec(&record).unwrap_or_default()),
             }
-        }
+        })?;
+        let begin = match result {
+            Clean::No => return Ok(true),
+            Clean::Before => before,
+            Clean::After => Some(self.here()),
+        };
+        let given = self.given + self.outputs.len() as u64;
+        self.next_begin = begin.map(|begin| Begin { given, ..begin });
         Ok(true)
     }
 
-    fn here(&self, position: Option<Box<RawValue>>) -> Begin {
-        let position = Some(position.unwrap_or_else(|| self.reader.position()));
-        Begin { position, read: self.read, given: self.given }
+    fn here(&self) -> Begin {
+        Begin { position: Some(self.reader.position()), read: self.read, given: self.given }
     }
 
-    fn after_outputs(&self, begin: Begin) -> Begin {
-        Begin { given: self.given + self.outputs.len() as u64, ..begin }
+    /// Moves the place where a restart begins, if all outputs before the new one are given.
+    fn move_begin(&mut self) {
+        if self.outputs.is_empty()
+            && let Some(begin) = self.next_begin.take()
+        {
+            self.failed.retain(|number| *number > begin.read);
+            self.begin = begin;
+        }
     }
 
     /// Returns the next output; `None` at the end.
@@ -137,10 +165,8 @@ impl Regrouped {
                 self.given += 1;
                 return Ok(Some(output));
             }
-            if let Some(begin) = self.next_begin.take() {
-                self.begin = begin;
-            }
-            if !self.advance()? {
+            self.move_begin();
+            if self.ended || !self.advance(&[])? {
                 self.regroup.end(&mut self.outputs);
                 if self.outputs.is_empty() {
                     return Ok(None);
@@ -156,31 +182,30 @@ impl Regrouped {
             ItemError::new(ErrorKind::INPUT_CHANGED, what)
         };
         while self.read < position.read {
-            match self.advance() {
-                Ok(true) => {}
-                Ok(false) => return Err(changed()),
-                // Bad records were bad before.
-                Err(error) if error.kind().is_a("data") => {}
-                Err(error) => return Err(error),
+            if !self.advance(&position.failed)? {
+                return Err(changed());
             }
-            // Those that are given already, except the ones of the last record, which may be in parts.
-            while self.given < position.given && self.outputs.pop_front().is_some() {
-                self.given += 1;
-            }
-            if self.outputs.is_empty()
-                && let Some(begin) = self.next_begin.take()
-            {
-                self.begin = begin;
-            }
+            self.drop_given(position.given);
+            self.move_begin();
+        }
+        // The end of the input may be after bytes that are no records.
+        if position.ended && self.advance(&[])? {
+            return Err(changed());
         }
         if self.given < position.given {
             self.regroup.end(&mut self.outputs);
-            while self.given < position.given && self.outputs.pop_front().is_some() {
-                self.given += 1;
-            }
+            self.drop_given(position.given);
         }
+        self.regroup.recall(&position.note);
         let is_same = self.reader.position().get() == position.inner.get();
         if self.given == position.given && is_same { Ok(()) } else { Err(changed()) }
+    }
+
+    /// Drops outputs until `given` are given.
+    fn drop_given(&mut self, given: u64) {
+        while self.given < given && self.outputs.pop_front().is_some() {
+            self.given += 1;
+        }
     }
 }
 
@@ -219,8 +244,16 @@ impl ItemReader for Regrouped {
             Some(begin) if self.outputs.is_empty() => begin.clone(),
             _ => self.begin.clone(),
         };
-        let (inner, read, given) = (self.reader.position(), self.read, self.given);
-        let position = Position { begin, inner, read, given };
+        let failed = self.failed.iter().copied().filter(|number| *number > begin.read).collect();
+        let position = Position {
+            begin,
+            inner: self.reader.position(),
+            read: self.read,
+            given: self.given,
+            failed,
+            ended: self.ended,
+            note: self.regroup.note(),
+        };
         serde_json::value::to_raw_value(&position).expect("a position is plain JSON")
     }
 

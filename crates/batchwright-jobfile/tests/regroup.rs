@@ -93,12 +93,12 @@ set = { total = { sum = "amount" }, n = { count = "*" }, paid = { count = "amoun
 #[test]
 fn a_sorted_aggregate_needs_no_memory_and_refuses_another_order() {
     let sorted = "[[steps.processors]]\ntype = \"aggregate\"\nby = [\"a\", \"b\"]\nsorted = true\nset = { n = { sum = \"n\" } }\n";
-    let input = "a,b,n\n10,x,1\n10,x,2\n10,a,3\n9,z,4\n9,z,x\n9,y,5\n,y,6\n,y,7\n8,q,8\n";
+    let input = "a,b,n\n10,x,1\n10,x,2\n10,a,3\n9,z,4\n9,z,x\n9,y,5\n8,q,8\n,y,6\n,y,7\n";
     let (out, bad) = run(("csv", input), sorted);
     assert_eq!(
         out,
         "{\"a\":\"10\",\"b\":\"x\",\"n\":3}\n{\"a\":\"10\",\"b\":\"a\",\"n\":3}\n{\"a\":\"9\",\"b\":\"z\",\"n\":4}\n\
-         {\"a\":\"9\",\"b\":\"y\",\"n\":5}\n{\"a\":\"\",\"b\":\"y\",\"n\":13}\n{\"a\":\"8\",\"b\":\"q\",\"n\":8}\n"
+         {\"a\":\"9\",\"b\":\"y\",\"n\":5}\n{\"a\":\"8\",\"b\":\"q\",\"n\":8}\n{\"a\":\"\",\"b\":\"y\",\"n\":13}\n"
     );
     assert!(bad.contains("cannot aggregate `n`"), "{bad}");
     let failed = fails(("csv", "a,b,n\n1,x,1\n3,x,1\n2,x,1\n"), sorted);
@@ -281,4 +281,80 @@ fn rows_that_are_gone_before_the_position_are_noticed() {
     database.execute_batch("DELETE FROM t WHERE id = 1").unwrap();
     let failure = bench.restart().failure.unwrap();
     assert!(failure.message.contains("the records before the position are others"), "{failure:?}");
+}
+
+#[test]
+fn an_input_that_ends_with_what_is_no_record_restarts_too() {
+    let unsorted = "[[steps.processors]]\ntype = \"aggregate\"\nby = [\"id\"]\nset = { n = { count = \"*\" } }\n";
+    let sorted = format!("{unsorted}sorted = true\n");
+    let unique = "[[steps.processors]]\ntype = \"deduplicate\"\nby = [\"id\"]\n";
+    for input in ["id\n1\n2\n2\n\n\n", "id\r\n1\r\n2\r\n2\r\n\r\n", "id\n1\n2\n2\n"] {
+        for processors in [
+            unsorted,
+            &sorted,
+            &format!("{unique}{unsorted}"),
+            &format!("{unique}{sorted}{unique}"),
+        ] {
+            assert_eq!(run(("csv", input), processors).0.lines().count(), 2, "{processors}");
+        }
+    }
+    let lines = "{\"id\":[1,2]}\n\n{\"id\":[2]}\n{\"id\":[]}\n\n";
+    let split = "[[steps.processors]]\ntype = \"split\"\nfield = \"id\"\n";
+    for processors in [format!("{split}{unsorted}"), format!("{split}{unique}{sorted}")] {
+        assert_eq!(run(("jsonl", lines), &processors).0.lines().count(), 2, "{processors}");
+    }
+}
+
+#[test]
+fn sums_are_exact_or_fail() {
+    let sum = "[[steps.processors]]\ntype = \"aggregate\"\nset = { s = { sum = \"n\" } }\n";
+    let total = |numbers: &[&str]| {
+        let input = format!("n\n{}\n", numbers.join("\n"));
+        run_at(("csv", &input), sum, 10, 0).map(|(out, _)| out)
+    };
+    for (numbers, expected) in [
+        (&["0.1", "0.2"][..], "0.3"),
+        (&["9223372036854775807", "1", "-1"], "9223372036854775807"),
+        (&["9223372036854775807", "1"], "9223372036854775808"),
+        (&["1.10", "1.1"], "2.20"),
+        (&["1e3", "0.5"], "1000.5"),
+    ] {
+        assert_eq!(total(numbers), Ok(format!("{{\"s\":{expected}}}\n")), "{numbers:?}");
+    }
+    let failed = total(&["99999999999999999999", "0.000000001234"]).unwrap_err();
+    assert!(failed.contains("the sum has more than 28 digits"), "{failed}");
+}
+
+#[test]
+fn each_other_order_of_a_sorted_input_is_refused_also_after_a_restart() {
+    let sorted = "[[steps.processors]]\ntype = \"aggregate\"\nby = [\"g\"]\nsorted = true\nset = { n = { count = \"*\" } }\n";
+    let lines = |values: &[&str]| -> String {
+        values.iter().map(|value| format!("{{\"g\":{value}}}\n")).collect()
+    };
+    for values in [
+        &["\"A1\"", "10", "\"A1\""][..],
+        &["\"x\"", "null", "\"x\"", "null"],
+        &["true", "false", "true"],
+        &["1", "1.0", "1"],
+        &["1", "2", "3", "2"],
+        &["3", "2", "3"],
+    ] {
+        let input = lines(values);
+        for crash in 0..=2 {
+            let failed = run_at(("jsonl", &input), sorted, 1, crash).unwrap_err();
+            assert!(failed.contains("not sorted by `g`"), "{values:?} {crash}: {failed}");
+        }
+    }
+    for values in [
+        &["null", "1", "2"][..],
+        &["2", "1", "null"],
+        &["false", "true"],
+        &["\"a\"", "\"b\"", "\"b\""],
+    ] {
+        let input = lines(values);
+        assert!(run(("jsonl", &input), sorted).0.lines().count() > 1, "{values:?}");
+    }
+    let twice = "[[steps.processors]]\ntype = \"split\"\nfield = \"g\"\n";
+    let (out, bad) = run(("jsonl", "{\"g\":[{\"x\":1},{\"x\":1,\"x\":2}]}\n{\"g\":[1]}\n"), twice);
+    assert!(out == "{\"g\":1}\n" && bad.contains("the name `x` occurs twice"), "{out} {bad}");
 }

@@ -6,21 +6,21 @@ use std::sync::Arc;
 
 use batchwright::ItemError;
 use batchwright_items::{Keys, Names, Problem, Record, Value, first_duplicate};
+use rust_decimal::Decimal;
+use rust_decimal::prelude::ToPrimitive as _;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Clean, Regroup, key_of};
-use crate::expression::{order, sum};
+use crate::expression::order;
 use crate::lookup::kept;
 
 /// Maximum number of groups in memory without `groups_max`.
 const GROUPS_MAX: usize = 1_000_000;
 
 /// Makes one record of all records with the same values of some fields: it has these fields and those of `set`. The groups are
-/// in memory and leave
-/// after the last record, in the order of their first records, unless the input is sorted; after a restart, the records before
-/// its position are read
-/// again for them.
+/// in memory and leave after the last record, in the order of their first records, unless the input is sorted; after a restart,
+/// the records before its position are read again for them.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AggregateKeys {
@@ -30,8 +30,7 @@ pub(super) struct AggregateKeys {
     /// The further fields of the output.
     set: BTreeMap<String, Fold>,
     /// Whether the records are sorted by `by`, in ascending or descending order, as expressions compare values. Then one group
-    /// is in memory, and
-    /// records in another order fail the step. Default: false.
+    /// is in memory, and records in another order fail the step. Default: false.
     #[serde(default)]
     sorted: bool,
     /// Maximum number of groups in memory; more fail the step. Default: 1,000,000.
@@ -81,26 +80,68 @@ impl Fold {
     }
 
     /// Returns the value after one more record with `value`.
-    fn add(&self, so_far: &Value, value: &Value) -> Result<Value, String> {
+    fn add(&self, so_far: &Value, value: &Value) -> Result<Value, Fault> {
         if let (Self::Count(_), Value::Integer(count)) = (self, so_far) {
             let counts = self.counts_all() || !matches!(value, Value::Null);
             return Ok(Value::Integer(count + i64::from(counts)));
         }
         Ok(match (self, so_far, value) {
             (_, _, Value::Null) => so_far.clone(),
-            // Zero plus the value is a number, or the error of a value that is none.
-            (Self::Sum(_), Value::Null, value) => sum(&Value::Integer(0), value)?,
             (Self::Sum(_), so_far, value) => sum(so_far, value)?,
             (Self::Last(_), _, value) | (_, Value::Null, value) => kept(value.clone()),
-            (Self::Min(_), so_far, value) if order(value, so_far)? == Ordering::Less => {
+            (Self::Min(_), so_far, value)
+                if order(value, so_far).map_err(Fault::Record)? == Ordering::Less =>
+            {
                 kept(value.clone())
             }
-            (Self::Max(_), so_far, value) if order(value, so_far)? == Ordering::Greater => {
+            (Self::Max(_), so_far, value)
+                if order(value, so_far).map_err(Fault::Record)? == Ordering::Greater =>
+            {
                 kept(value.clone())
             }
             (_, so_far, _) => so_far.clone(),
         })
     }
+}
+
+/// Why a value cannot be added.
+enum Fault {
+    /// The value is at fault, so its record is bad.
+    Record(String),
+    /// The result cannot be kept.
+    Group(String),
+}
+
+/// Returns the exact sum of numbers; with a binary fraction among them it is one too.
+fn sum(so_far: &Value, value: &Value) -> Result<Value, Fault> {
+    let decimal = |value: &Value| match value {
+        Value::Null => Some(Decimal::ZERO),
+        Value::Integer(number) => Some((*number).into()),
+        Value::Decimal(number) => Some(*number),
+        Value::Field(text) => Decimal::from_str_exact(text).ok(),
+        Value::Number(json) => Decimal::from_str_exact(json.get()).ok(),
+        _ => None,
+    };
+    let float = |value: &Value| match value {
+        Value::Float(number) => Some(*number),
+        Value::Field(text) => text.parse().ok(),
+        Value::Number(json) => json.get().parse().ok(),
+        value => decimal(value).and_then(|number| number.to_f64()),
+    };
+    if let (Some(one), Some(two)) = (decimal(so_far), decimal(value)) {
+        let whole = one.checked_add(two).filter(|sum| *sum - one == two && *sum - two == one);
+        let whole =
+            whole.ok_or_else(|| Fault::Group("the sum has more than 28 digits".to_owned()))?;
+        return Ok(match i64::try_from(whole) {
+            Ok(number) if whole.scale() == 0 => Value::Integer(number),
+            _ => Value::Decimal(whole),
+        });
+    }
+    let (Some(one), Some(two)) = (float(so_far), float(value).filter(|two| two.is_finite())) else {
+        let text: String = value.to_string().chars().take(60).collect();
+        return Err(Fault::Record(format!("`{text}` is no number")));
+    };
+    Ok(Value::Float(one + two))
 }
 
 #[derive(Debug, Clone)]
@@ -164,8 +205,10 @@ impl Aggregate {
                 true => &Value::Null,
                 false => record.required("aggregate", fold.field())?,
             };
-            fold.add(so_far, value)
-                .map_err(|problem| ItemError::data(format!("cannot aggregate `{name}`: {problem}")))
+            fold.add(so_far, value).map_err(|fault| match fault {
+                Fault::Record(why) => ItemError::data(format!("cannot aggregate `{name}`: {why}")),
+                Fault::Group(why) => ItemError::fatal(format!("cannot aggregate `{name}`: {why}")),
+            })
         };
         self.set.iter().zip(values).map(add).collect()
     }
@@ -223,35 +266,71 @@ impl Regroup for Groups {
 struct Run {
     settings: Aggregate,
     group: Option<(String, Group)>,
-    /// The order of each of the fields `by`, once it is known.
-    order: Vec<Option<Ordering>>,
+    order: Vec<Known>,
+}
+
+/// What the groups so far show of the order of a field.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+struct Known {
+    /// Whether values grow.
+    ascending: Option<bool>,
+    /// Whether nulls come before values.
+    nulls_first: Option<bool>,
 }
 
 impl Run {
     /// Refuses a group that comes after `before` in another order than the groups so far.
     fn check_order(&mut self, before: &Group, next: &Group) -> Result<(), ItemError> {
-        self.order.resize(next.by.len(), None);
+        self.order.resize(next.by.len(), Known::default());
         for (index, (one, two)) in before.by.iter().zip(&next.by).enumerate() {
-            // Where nulls belong depends on who sorted.
-            if matches!(one, Value::Null) != matches!(two, Value::Null) {
-                return Ok(());
-            }
-            let unsorted = || {
-                let name = &self.settings.by[index];
-                ItemError::fatal(format!(
-                    "cannot aggregate: the records are not sorted by `{name}`: `{two}` comes after `{one}`"
-                ))
+            let name = &self.settings.by[index];
+            let wrong = |why: &str| {
+                let what = format!(
+                    "cannot aggregate: the records are not sorted by `{name}`: `{two}` comes after `{one}`{why}"
+                );
+                ItemError::fatal(what)
             };
-            match (order(one, two).unwrap_or(Ordering::Equal), self.order[index]) {
-                (Ordering::Equal, _) => {}
-                (found, Some(known)) if found != known => return Err(unsorted()),
-                (found, _) => {
-                    self.order[index] = Some(found);
-                    return Ok(());
+            let known = &mut self.order[index];
+            let (learned, found) = match (is_null(one), is_null(two)) {
+                (true, true) => continue,
+                (true, false) => (&mut known.nulls_first, true),
+                (false, true) => (&mut known.nulls_first, false),
+                (false, false) => match compared(one, two) {
+                    Some(Ordering::Equal) if one.to_string() == two.to_string() => continue,
+                    Some(Ordering::Equal) => return Err(wrong(", the same value in another form")),
+                    None => return Err(wrong(", and they cannot be compared")),
+                    Some(found) => (&mut known.ascending, found == Ordering::Less),
+                },
+            };
+            return match *learned {
+                Some(known) if known != found => Err(wrong("")),
+                _ => {
+                    *learned = Some(found);
+                    Ok(())
                 }
-            }
+            };
         }
         Ok(())
+    }
+}
+
+/// Whether the value is null, or an empty field of a source without types.
+fn is_null(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Field(text) => text.is_empty(),
+        _ => false,
+    }
+}
+
+/// Returns the order of two values, as expressions compare them, and of days, times and conditions.
+fn compared(one: &Value, two: &Value) -> Option<Ordering> {
+    match (one, two) {
+        (Value::Boolean(one), Value::Boolean(two)) => Some(one.cmp(two)),
+        (Value::Date(one), Value::Date(two)) => Some(one.cmp(two)),
+        (Value::Time(one), Value::Time(two)) => Some(one.cmp(two)),
+        (Value::Timestamp(one), Value::Timestamp(two)) => Some(one.cmp(two)),
+        _ => order(one, two).ok(),
     }
 }
 
@@ -280,6 +359,14 @@ impl Regroup for Run {
 
     fn end(&mut self, outputs: &mut VecDeque<Record>) {
         outputs.extend(self.group.take().map(|(_, group)| self.settings.output(group)));
+    }
+
+    fn note(&self) -> String {
+        serde_json::to_string(&self.order).unwrap_or_default()
+    }
+
+    fn recall(&mut self, note: &str) {
+        self.order = serde_json::from_str(note).unwrap_or_default();
     }
 
     fn is_clean_before(&self) -> bool {

@@ -17,8 +17,7 @@ const KEYS_MAX: usize = 10_000_000;
 const DIGEST_BYTES: usize = 16;
 
 /// Keeps the first record of each key and drops the others. A digest of each key, 16 bytes, is in memory; after a restart the
-/// records before its
-/// position are read again for them.
+/// records before its position are read again for them.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DeduplicateKeys {

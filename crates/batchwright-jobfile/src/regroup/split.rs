@@ -12,8 +12,7 @@ use serde_json::value::RawValue;
 use super::{Clean, Regroup};
 
 /// Makes a record of each element of a list; it has the other fields of the record too. If an element is an object, its fields
-/// take the place of
-/// the list.
+/// take the place of the list.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SplitKeys {
@@ -80,7 +79,15 @@ impl Split {
     /// Returns the record with `element` in place of the list.
     fn output(&self, record: &Record, number: usize, element: &Value) -> Result<Record, ItemError> {
         let object = match element {
-            Value::Json(json) => serde_json::from_str::<Record>(json.get()).ok(),
+            Value::Json(json) if json.get().starts_with('{') => {
+                let object = serde_json::from_str::<Record>(json.get()).map_err(|error| {
+                    ItemError::data(format!(
+                        "cannot split field `{}`: element {number}: {error}",
+                        self.field
+                    ))
+                })?;
+                Some(object)
+            }
             Value::Map(fields) => {
                 let (names, values): (Vec<_>, Vec<_>) = fields.iter().cloned().unzip();
                 Some(Record::new(names.into(), values))
