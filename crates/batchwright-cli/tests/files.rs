@@ -237,3 +237,21 @@ fn whatever_jobs_share_each_output_is_that_of_one_execution_and_one_input() {
     assert!(seen.completed > 300 && seen.killed > 500, "{seen:?}");
     assert!(seen.refused_inputs > 20 && seen.overtaken > 5, "{seen:?}");
 }
+
+#[test]
+fn many_files_restart_although_the_job_was_started_by_another_path() {
+    let place = Place::new();
+    place.write("work/in/a.csv", "id\n1\n2\n");
+    place.write("work/in/b.csv", "id\n3\n4\n");
+    let job = "name = \"unite\"\n[[steps]]\nname = \"unite\"\nchunk = 1\n\
+        reader = { type = \"csv\", path = \"in/*.csv\", file_field = \"file\" }\nwriter = { type = \"csv\", path = \"all.csv\" }\n";
+    place.write("work/unite.toml", job);
+    let plan = "{\"kill\":{\"after_commit\":3}}";
+    assert_eq!(place.run(&["run", "work/unite.toml", "--inject", plan]).code, -9);
+    // The execution knows the absolute path of its job file.
+    place.run(&["restart", "1"]).expect(0);
+    assert_eq!(
+        place.read("work/all.csv"),
+        "id,file\n1,in/a.csv\n2,in/a.csv\n3,in/b.csv\n4,in/b.csv\n"
+    );
+}

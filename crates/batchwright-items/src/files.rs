@@ -17,7 +17,8 @@ use crate::transport::ByteSource;
 use crate::value::Value;
 
 /// Makes the reader of the file at `path`, which `one` makes, or of all files that match it, in the order of their names. The field
-/// `field` gets the path of the file, or its URL; `fields` are those of its records, if they are known.
+/// `field` gets the path of the file as the job file would write it, or its URL; `fields` are those of its records, if they are
+/// known.
 pub(crate) fn of_files(
     cx: &BuildContext<'_>,
     path: &Text,
@@ -32,7 +33,7 @@ pub(crate) fn of_files(
     let field: Option<Arc<str>> = field.map(Arc::from);
     let all = fields.map(|fields| fields.into_iter().chain(field.as_deref().map(str::to_owned)));
     let all = all.map(Iterator::collect);
-    let one = Arc::new(one);
+    let (one, folder) = (Arc::new(one), cx.folder.to_owned());
     let made = MakeReader::new(move |scope| {
         let location = location(scope)?;
         let is_one = location.is_one();
@@ -47,7 +48,7 @@ pub(crate) fn of_files(
         }
         let files = if is_one { vec![location] } else { location.matches(false)? };
         let files: Vec<(String, Location)> =
-            files.into_iter().map(|file| (file.shown(), file)).collect();
+            files.into_iter().map(|file| (file.shown_from(&folder), file)).collect();
         let names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
         let files: HashMap<String, Location> = files.into_iter().collect();
         let (one, scope, seen) = (Arc::clone(&one), scope.clone(), Arc::new(Mutex::new(None)));

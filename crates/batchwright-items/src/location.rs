@@ -52,6 +52,16 @@ impl Location {
         }
     }
 
+    /// Returns the location for records and positions, a file within `folder` by its path there: a job can be started from any
+    /// folder.
+    pub(crate) fn shown_from(&self, folder: &Path) -> String {
+        match self {
+            Self::File(path) => path.strip_prefix(folder).unwrap_or(path).display().to_string(),
+            #[cfg(feature = "remote")]
+            Self::Remote(file) => file.shown(),
+        }
+    }
+
     /// Whether the location names one file.
     pub(crate) fn is_one(&self) -> bool {
         match self {
