@@ -115,6 +115,9 @@ fn each_value_is_kept_in_a_cell_of_its_type_or_refused() {
         (Some(Text), json!(12), json!("12")),
         (Some(Number), json!("12.50"), json!(12.5)),
         (Some(Number), json!("1e3"), json!(1000)),
+        (Some(Number), json!("+5"), json!(5)),
+        (Some(Number), json!("-0.0"), json!(0)),
+        (None, json!("a\r\nb\rc"), json!("a\r\nb\rc")),
         (Some(Number), json!(""), json!(null)),
         (Some(Boolean), json!("false"), json!(false)),
         (Some(Date), json!("2026-11-29"), json!("2026-11-29")),
@@ -133,6 +136,12 @@ fn each_value_is_kept_in_a_cell_of_its_type_or_refused() {
         (Boolean, json!("yes"), "`yes` is not `true` or `false`"),
         (Date, json!("29.11.2026"), "`29.11.2026` is not a date"),
         (Date, json!("1900-02-28"), "is not a date from 1900-03-01 on"),
+        (Date, json!("2026-11-29T23:59:59"), "`2026-11-29T23:59:59` is not a date"),
+        (Time, json!("2026-11-29T10:00:00"), "is not a time"),
+        (Time, json!("10:00+02:00"), "is not a time"),
+        (DateTime, json!("2026-11-29T10:00:00[Europe/Berlin]"), "is not a timestamp"),
+        (Number, json!("1e308"), "is not a number of at most 15 digits that Excel can hold"),
+        (Number, json!("1e-400"), "is not a number of at most 15 digits that Excel can hold"),
         (Time, json!("25:00"), "`25:00` is not a time"),
         (DateTime, json!("now"), "`now` is not a timestamp"),
         (Text, json!("x".repeat(32_768)), "the text has more than 32767 characters"),
@@ -156,10 +165,20 @@ fn what_is_no_column_and_what_excel_refuses_is_an_error() {
         assert!(refused.contains("a sheet cannot be called"), "{refused}");
     }
     let column = || ExcelColumn::new("a");
+    for format in
+        ["#,##0.00;[Red]-#,##0.00", "\"[\"0\"]\"", "[$-409]dd.mm.yyyy", "0\\[", "_-* #,##0_-"]
+    {
+        assert!(ExcelColumns::new("S", vec![column().format(format)]).is_ok(), "{format}");
+    }
     for (columns, wanted) in [
         (vec![], "a sheet has 1 to 16384 columns"),
         (vec![column(), column()], "the column `a` is there twice"),
         (vec![column().width(300.0)], "a width is between 0 and 255"),
+        (vec![column().format("[[")], "`[[` is no number format of Excel"),
+        (vec![column().format("\"x")], "is no number format of Excel"),
+        (vec![column().format("0;0;0;0;0")], "is no number format of Excel"),
+        (vec![column().format("")], "is no number format of Excel"),
+        (vec![column().title("x".repeat(40_000))], "a title has at most 32767 characters"),
     ] {
         assert!(ExcelColumns::new("S", columns).unwrap_err().contains(wanted));
     }

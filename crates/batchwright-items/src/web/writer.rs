@@ -14,8 +14,7 @@ use sha2::{Digest, Sha256};
 use super::exchange::{Exchange, Requests};
 use crate::record::Record;
 
-/// The header by which a server recognizes a request that is repeated
-/// (draft-ietf-httpapi-idempotency-key-header).
+/// The header by which a server recognizes a request that is repeated (draft-ietf-httpapi-idempotency-key-header).
 pub(super) const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 
 /// What a writer is made of.

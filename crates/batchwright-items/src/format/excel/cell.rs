@@ -12,8 +12,11 @@ use crate::value::Value;
 
 /// Number of digits that a number of Excel keeps.
 const DIGITS: usize = 15;
+/// The largest and the smallest number of Excel above zero.
+const NUMBER_MAX: f64 = 9.999_999_999_999_99e307;
+const NUMBER_MIN: f64 = 2.225_073_858_507_201_4e-308;
 /// Number of characters, as UTF-16, that a cell can have.
-const TEXT_MAX: usize = 32_767;
+pub(super) const TEXT_MAX: usize = 32_767;
 /// The first day that all programs count alike: Excel takes 1900 for a leap year.
 const FIRST_DAY: Date = Date::constant(1900, 3, 1);
 /// The day with the number 0.
@@ -110,7 +113,9 @@ fn content(kind: Option<ExcelType>, value: &Value) -> Result<Content, String> {
             match (number(value, &text), is_number(&text)) {
                 (Some(number), _) => Content::Number(number),
                 (None, true) => {
-                    return Err(misfit(&format!("a number of at most {DIGITS} digits")));
+                    return Err(misfit(&format!(
+                        "a number of at most {DIGITS} digits that Excel can hold"
+                    )));
                 }
                 (None, false) => return Err(misfit("a number")),
             }
@@ -119,16 +124,21 @@ fn content(kind: Option<ExcelType>, value: &Value) -> Result<Content, String> {
             Content::Boolean(value.to_string().parse().map_err(|_| misfit("`true` or `false`"))?)
         }
         (Some(ExcelType::Date), value) => {
-            let day = value.to_string().parse::<Date>().map_err(|_| misfit("a date"))?;
+            let day = date(&value.to_string()).ok_or_else(|| misfit("a date"))?;
             days(day.into(), Style::Date).ok_or_else(|| misfit("a date from 1900-03-01 on"))?
         }
         (Some(ExcelType::Time), value) => {
-            of_time(value.to_string().parse().map_err(|_| misfit("a time"))?)
+            let text = value.to_string();
+            let is_plain = text.chars().all(|one| one.is_ascii_digit() || ":.".contains(one));
+            let time = text.parse().ok().filter(|_| is_plain);
+            of_time(time.ok_or_else(|| misfit("a time"))?)
         }
         (Some(ExcelType::DateTime), value) => {
             let text = value.to_string();
             let both = match text.parse::<Timestamp>() {
                 Ok(instant) => TimeZone::UTC.to_datetime(instant),
+                // With the name of a zone and no offset it is none either.
+                Err(_) if text.contains('[') => return Err(misfit("a timestamp")),
                 Err(_) => text.parse().map_err(|_| misfit("a timestamp"))?,
             };
             days(both, Style::DateTime).ok_or_else(|| misfit("a time from 1900-03-01 on"))?
@@ -170,13 +180,22 @@ fn number(value: &Value, text: &str) -> Option<String> {
         if mantissa.contains('.') { significant.trim_end_matches('0') } else { significant };
     let fits =
         matches!(value, Value::Float(_)) || significant.trim_end_matches('0').len() <= DIGITS;
-    fits.then(|| text.to_owned())
+    // Larger ones are none in Excel, and smaller ones zero.
+    let size = text.parse::<f64>().unwrap_or_default().abs();
+    let is_zero = significant.is_empty();
+    let in_range = is_zero || (NUMBER_MIN..=NUMBER_MAX).contains(&size);
+    (fits && in_range).then(|| text.trim_start_matches('+').to_owned())
 }
 
 /// Whether `text` is a finite number in the form that XML Schema has for one.
 fn is_number(text: &str) -> bool {
     let plain = |character: char| character.is_ascii_digit() || "+-.eE".contains(character);
     text.chars().all(plain) && text.parse::<f64>().is_ok_and(f64::is_finite)
+}
+
+/// Returns the day that `text` is. A text with a time is none; the parser would drop the time.
+fn date(text: &str) -> Option<Date> {
+    text.parse::<Date>().ok().filter(|day| day.to_string() == text)
 }
 
 fn days(both: DateTime, style: Style) -> Option<Content> {
@@ -202,8 +221,7 @@ fn shortened(text: &str) -> String {
 }
 
 /// Appends `text` as the content of an element. A character that XML does not have is written as `_xHHHH_`, and a text that
-/// looks like one
-/// with its underscore in that form (ECMA-376, ST_Xstring).
+/// looks like one with its underscore in that form (ECMA-376, ST_Xstring).
 fn escape(xml: &mut String, text: &str) {
     for (at, character) in text.char_indices() {
         match character {
@@ -211,6 +229,8 @@ fn escape(xml: &mut String, text: &str) {
             '>' => xml.push_str("&gt;"),
             '&' => xml.push_str("&amp;"),
             '_' if is_escape(&text.as_bytes()[at..]) => xml.push_str("_x005F_"),
+            // A parser of XML would make a line feed of it.
+            '\r' => xml.push_str("&#13;"),
             '\0'..='\u{8}' | '\u{B}'..='\u{1F}' | '\u{FFFE}' | '\u{FFFF}' => {
                 let _ = write!(xml, "_x{:04X}_", u32::from(character));
             }

@@ -2,6 +2,11 @@
 
 use std::sync::Arc;
 
+use super::cell::TEXT_MAX;
+
+/// Number of characters that a number format can have.
+const FORMAT_MAX: usize = 255;
+
 /// A column of a sheet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExcelColumn {
@@ -34,8 +39,7 @@ pub enum ExcelType {
 
 impl ExcelColumn {
     /// Creates a column of the field `name`. Its cells have the types of the values: numbers of at most 15 digits are numbers,
-    /// and dates,
-    /// times and timestamps are those of Excel; other values are texts.
+    /// and dates, times and timestamps are those of Excel; other values are texts.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self { name: name.into(), title: None, kind: None, format: None, width: None }
     }
@@ -59,6 +63,37 @@ impl ExcelColumn {
     pub fn format(mut self, format: impl Into<String>) -> Self {
         self.format = Some(format.into());
         self
+    }
+
+    /// Refuses a title or a format that Excel cannot read.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let Self { name, title, format, .. } = self;
+        if title.as_ref().is_some_and(|title| title.encode_utf16().count() > TEXT_MAX) {
+            return Err(format!("column `{name}`: a title has at most {TEXT_MAX} characters"));
+        }
+        let Some(format) = format else { return Ok(()) };
+        let (mut quoted, mut depth, mut sections) = (false, 0, 1);
+        let mut characters = format.chars();
+        while let Some(character) = characters.next() {
+            match character {
+                '"' => quoted = !quoted,
+                _ if quoted => {}
+                // The next character is itself, or a width, or fills the cell.
+                '\\' | '_' | '*' if characters.next().is_none() => depth = 2,
+                '[' => depth += 1,
+                ']' => depth -= 1,
+                ';' if depth == 0 => sections += 1,
+                _ => {}
+            }
+            if !(0..=1).contains(&depth) {
+                break;
+            }
+        }
+        let is_right = !quoted && depth == 0 && sections <= 4;
+        match is_right && !format.is_empty() && format.encode_utf16().count() <= FORMAT_MAX {
+            true => Ok(()),
+            false => Err(format!("column `{name}`: `{format}` is no number format of Excel")),
+        }
     }
 
     /// Sets the width, in characters. Default: that of the program that shows the sheet.

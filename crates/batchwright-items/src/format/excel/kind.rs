@@ -1,7 +1,11 @@
 //! The kind `excel`.
 
+use std::fmt;
+
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::ExcelReader;
 use super::column::{ExcelColumn, ExcelType};
@@ -36,8 +40,7 @@ struct ReaderKeys {
 }
 
 /// Writes an `.xlsx` file with one sheet; its first row has the titles of the columns. Each chunk is compressed on its own,
-/// 5,000 rows if the
-/// step sets no `chunk`.
+/// 5,000 rows if the step sets no `chunk`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WriterKeys {
@@ -46,21 +49,42 @@ struct WriterKeys {
     /// Name of the sheet. Default: `Sheet1`.
     sheet: Option<String>,
     /// The columns in their order: names of fields, or tables with more. A field that is no column is an error, one that is
-    /// missing an empty
-    /// cell.
+    /// missing an empty cell.
     columns: At<Vec<Column>>,
 }
 
 /// A column that is written.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(
-    untagged,
-    expecting = "expected a name, or `{ name = …, title = …, type = …, format = …, width = … }`"
-)]
+#[derive(Debug, JsonSchema)]
+#[serde(untagged)]
 #[schemars(inline)]
 enum Column {
     Name(String),
     Styled(Styled),
+}
+
+/// By hand: of a table, the error of its own keys is the one that helps.
+impl<'de> Deserialize<'de> for Column {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Written;
+
+        impl<'de> Visitor<'de> for Written {
+            type Value = Column;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name, or a table with `name`")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Column, E> {
+                Ok(Column::Name(name.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Column, A::Error> {
+                Styled::deserialize(MapAccessDeserializer::new(map)).map(Column::Styled)
+            }
+        }
+
+        deserializer.deserialize_any(Written)
+    }
 }
 
 /// A column with more than a name.
@@ -73,8 +97,7 @@ struct Styled {
     /// The text in the first row. Default: the name.
     title: Option<String>,
     /// The type, which parses texts: a value that does not fit is an error. Default: numbers of at most 15 digits are numbers,
-    /// dates and
-    /// times those of Excel, and all other values texts.
+    /// dates and times those of Excel, and all other values texts.
     #[serde(rename = "type")]
     kind: Option<Kind>,
     /// The number format of Excel, such as `#,##0.00` or `dd.mm.yyyy`.

@@ -1,10 +1,8 @@
 //! The package of a workbook: a ZIP archive whose last member, the sheet, grows with every chunk.
 //!
 //! The compressed bytes of a chunk end on a byte of their own (a full flush, RFC 1951 3.2.3 and zlib's manual), so those of all
-//! chunks one
-//! after the other are one compressed member, and a restart cuts the archive back to the end of a chunk. The size and the
-//! checksum of the
-//! member are not known before its end; they follow it, as APPNOTE.TXT 4.3.9 describes.
+//! chunks one after the other are one compressed member, and a restart cuts the archive back to the end of a chunk. The size
+//! and the checksum of the member are not known before its end; they follow it, as APPNOTE.TXT 4.3.9 describes.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -69,8 +67,7 @@ impl<'a> Begin<'a> {
     }
 
     /// Appends the end of the archive to `bytes`: the rest of the growing member, `content`, and the list of all members.
-    /// `written` are
-    /// its compressed bytes so far. Returns the number of rows in the member.
+    /// `written` are its compressed bytes so far. Returns the number of rows in the member.
     ///
     /// # Errors
     ///

@@ -1,5 +1,6 @@
 //! The writer of a workbook with one sheet.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -13,12 +14,12 @@ use super::cell::{attribute, cell, header};
 use super::column::ExcelColumn;
 use super::package::{Begin, compress};
 use crate::format::AsRecords;
-use crate::record::Record;
+use crate::record::{Names, Record};
 use crate::transport::{ByteSource, Encode, FileWriter};
+use crate::value::Value;
 
 /// A writer of a workbook (`.xlsx`) with one sheet: a row for each item, and above them a row with the titles of the columns,
-/// which stays when
-/// the rows are scrolled.
+/// which stays when the rows are scrolled.
 ///
 /// ```no_run
 /// use batchwright_items::format::excel::{ExcelColumn, ExcelColumns, ExcelType, ExcelWriter};
@@ -83,6 +84,9 @@ impl ExcelColumns {
         if let Some(column) = columns.iter().find(wide) {
             return Err(format!("column `{}`: a width is between 0 and 255", column.name));
         }
+        for column in &columns {
+            column.check()?;
+        }
         let is_wrong = sheet.is_empty()
             || sheet.encode_utf16().count() > NAME_MAX
             || sheet.contains(['[', ']', ':', '*', '?', '/', '\\'])
@@ -141,23 +145,35 @@ impl ExcelColumns {
 
     fn rows(&self, rows: &[Record], bytes: &mut Vec<u8>) -> Result<(), ItemError> {
         let mut xml = String::new();
+        let mut known: Option<(&Names, Vec<Option<usize>>)> = None;
         for row in rows {
-            if let Some(extra) = row
-                .names()
-                .iter()
-                .find(|name| !self.columns.iter().any(|column| column.name == **name))
-            {
-                let what = format!("cannot write field `{extra}`: it is no column of the sheet");
-                return Err(ItemError::data(what));
-            }
+            let places = match &known {
+                Some((names, places)) if Arc::ptr_eq(names, row.names()) => places,
+                _ => &known.insert((row.names(), self.places(row.names())?)).1,
+            };
             xml.push_str("<row>");
-            for (column, style) in self.columns.iter().zip(&*self.styles) {
-                let value = row.get(&column.name).unwrap_or(&crate::value::Value::Null);
+            for ((column, style), place) in self.columns.iter().zip(&*self.styles).zip(places) {
+                let value = place.map_or(&Value::Null, |place| &row.values()[place]);
                 cell(&mut xml, column, *style, value)?;
             }
             xml.push_str("</row>");
         }
         compress(xml.as_bytes(), FlushCompress::Full, bytes)
+    }
+
+    /// Returns where the values of the columns are in records with the fields `names`.
+    fn places(&self, names: &Names) -> Result<Vec<Option<usize>>, ItemError> {
+        let fields: HashMap<&str, usize> = names.iter().map(|name| &**name).zip(0..).collect();
+        let places: Vec<_> =
+            self.columns.iter().map(|column| fields.get(&*column.name).copied()).collect();
+        if places.iter().flatten().count() < fields.len() {
+            let is_column =
+                |name: &&&str| self.columns.iter().any(|column| *column.name == ***name);
+            let extra = fields.keys().find(|name| !is_column(name)).unwrap_or(&"");
+            let what = format!("cannot write field `{extra}`: it is no column of the sheet");
+            return Err(ItemError::data(what));
+        }
+        Ok(places)
     }
 }
 
