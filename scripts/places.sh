@@ -6,10 +6,14 @@ PLACES_PACKAGES="moto[s3]==5.2.5 flask==3.1.3 flask-cors==6.0.2 pyftpdlib==2.2.0
 OTHER_TOOLS="duckdb==2.0.1 openpyxl==3.1.5"
 
 install_places() {
-    [ ! -x "$PLACES/moto_server" ] || return 0
+    local wanted="$PLACES_PACKAGES $OTHER_TOOLS" known=$TOOLS/places/packages
+    # A folder with other packages is of an earlier version of this script.
+    [ "$(cat "$known" 2>/dev/null)" != "$wanted" ] || return 0
+    rm -rf "$TOOLS/places"
     python3 -m venv "$TOOLS/places" &&
         # shellcheck disable=SC2086
-        "$PLACES/pip" install --quiet --disable-pip-version-check --no-compile $PLACES_PACKAGES $OTHER_TOOLS ||
+        "$PLACES/pip" install --quiet --disable-pip-version-check --no-compile $wanted &&
+        echo "$wanted" >"$known" ||
         { rm -rf "$TOOLS/places"; say "the servers of S3 and FTP, and DuckDB, could not be installed; their tests are skipped"; }
 }
 

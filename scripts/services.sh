@@ -331,7 +331,9 @@ restart() {
 run() {
     local dir status=0
     dir=$(mktemp -d)
-    trap 'down "$dir"' EXIT
+    # Filled in now: a failure of a function leaves no local variable.
+    # shellcheck disable=SC2064
+    trap "down '$dir'" EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
     install
@@ -349,7 +351,8 @@ shift || true
 case $verb in
 up)
     install
-    trap '[ $? = 0 ] || down "$1"' EXIT
+    # shellcheck disable=SC2064
+    trap "[ \$? = 0 ] || down '$1'" EXIT
     up "${1:?up DIR}"
     ;;
 down | restart) "$verb" "${1:?$verb needs an argument}" ;;
