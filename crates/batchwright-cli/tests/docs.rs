@@ -70,7 +70,10 @@ fn every_row_of_coming_from_is_used_in_a_program_that_is_compiled_and_run() {
         "batchwright/tests/progressive.rs",
     ];
     let read = |file: &str| std::fs::read_to_string(root().join("crates").join(file)).unwrap();
-    let programs = programs.map(read).concat();
+    let mut programs = programs.map(read).concat();
+    for recipe in files(&root().join("docs/book/src/recipes"), "toml") {
+        programs.push_str(&std::fs::read_to_string(recipe).unwrap());
+    }
     let mut rows = 0;
     for line in book.lines().filter(|line| line.starts_with("| `") || line.starts_with("| ")) {
         let Some(ours) = line.split('|').nth(2).filter(|_| !line.contains("| here |")) else {

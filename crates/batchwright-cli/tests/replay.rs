@@ -317,3 +317,79 @@ fn a_file_that_cannot_be_replayed_names_its_line() {
     assert!(exists.err.contains("cannot write `bad.jsonl`"), "{}", exists.err);
     assert_eq!(place.newest(), Some(1), "nothing was started");
 }
+
+/// Two steps, each with three skipped records; the file loses and gains lines between attempts, which are killed.
+#[test]
+fn a_replay_that_is_killed_while_its_file_changes_writes_each_record_once() {
+    let step = |name: &str| {
+        format!(
+            "[[steps]]\nname = \"{name}\"\nchunk = 2\nreader = {{ type = \"csv\", path = \"orders.csv\" }}\n\
+             processors = [{{ type = \"reject\", when = \"item.amount < 0\" }}]\n\
+             writer = {{ type = \"sql\", table = \"{name}\", columns = [\"id\", \"amount\"] }}\nskip = {{ limit = 9 }}\n"
+        )
+    };
+    for point in ["before_commit", "after_commit"] {
+        for commit in 1..=5 {
+            let place = Place::new();
+            place.write("orders.csv", "id,amount\n1,-1\n2,-2\n3,-3\n4,4\n");
+            place.write(
+                "load.toml",
+                format!("name = \"load\"\nrestartable = false\n{}{}", step("one"), step("two")),
+            );
+            let store = rusqlite::Connection::open(place.path("batchwright.db")).unwrap();
+            // Without a key a row can be there twice.
+            store
+                .execute_batch("CREATE TABLE one (id, amount); CREATE TABLE two (id, amount)")
+                .unwrap();
+            place.run(&["run", "load.toml"]).expect(0);
+            place.run(&["skips", "1", "--export", "bad.jsonl"]).expect(0);
+            let bad = place.read("bad.jsonl").replace("\"-", "\"");
+            let all: Vec<&str> = bad.lines().collect();
+            let replay = |lines: &[&str], more: &[&str]| {
+                place.write("bad.jsonl", lines.join("\n"));
+                place.run(&[&["replay", "1", "--from", "bad.jsonl"], more].concat())
+            };
+            let plan = json!({"kill": {point: commit}}).to_string();
+            // First those of the first step, then without one of each.
+            replay(&all[..3], &["--inject", &plan]);
+            let fewer = [all[0], all[2], all[3], all[5]];
+            replay(&fewer, &["--inject", &plan]);
+            replay(&fewer, &[]);
+            for _ in 0..3 {
+                replay(&all, &[]);
+            }
+            for table in ["one", "two"] {
+                let mut ids = place.run(&["skips", "1"]).expect(0).out.matches(" no ").count();
+                let mut rows =
+                    store.prepare(&format!("SELECT id FROM {table} ORDER BY id")).unwrap();
+                let found: Vec<String> =
+                    rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+                assert_eq!(found, ["1", "2", "3", "4"], "{point} {commit} {table}");
+                ids += found.len();
+                assert_eq!(ids, 4, "all are replayed");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_replay_whose_records_are_all_skipped_again_blocks_no_other() {
+    let place = skipped();
+    place.run(&["skips", "1", "--export", "bad.jsonl"]).expect(0);
+    let mut bad = lines(&place, "bad.jsonl");
+    bad.sort_by_key(|line| line["item"].as_u64());
+    write_lines(&place, "wrong.jsonl", &bad[1..2]);
+    let failed = place.run(&["replay", "1", "--from", "wrong.jsonl"]).expect(1);
+    assert!(failed.out.contains("all_skipped"), "{}", failed.out);
+    bad[0]["record"] = json!({"id": 2, "amount": 20});
+    bad[2]["record"]["id"] = json!(6);
+    write_lines(&place, "bad.jsonl", &bad);
+    place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(0);
+    assert_eq!(orders(&place).len(), 9);
+    bad[1]["execution"] = json!(2);
+    bad[1]["record"]["amount"] = json!(40);
+    bad[1]["item"] = json!(1);
+    write_lines(&place, "again.jsonl", &bad[1..2]);
+    place.run(&["replay", "2", "--from", "again.jsonl"]).expect(0);
+    assert_eq!(orders(&place).len(), 10);
+}

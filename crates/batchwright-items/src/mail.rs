@@ -232,7 +232,10 @@ impl Mail {
 
     fn transport(&self, scope: &StepScope) -> Result<SmtpTransport, ItemError> {
         let wrong = |why: String| ItemError::fatal(format!("cannot use the mail server: {why}"));
-        let text = self.server.render_with(scope, |_, value| crate::transport::escaped(&value))?;
+        let text = self.server.render_with(scope, |before, value| match before {
+            "" => value,
+            _ => crate::transport::escaped(&value),
+        })?;
         let url = url::Url::parse(&text).map_err(|error| wrong(error.to_string()))?;
         let host = url.host_str().unwrap_or_default();
         if !matches!(url.scheme(), "smtp" | "smtps") || host.is_empty() {

@@ -114,7 +114,8 @@ impl Builder<'_> {
         if schema.open {
             job = job.open_parameters();
         }
-        if !definition.restartable {
+        // A replay is continued in any case.
+        if !definition.restartable && self.replay.is_none() {
             job = job.not_restartable();
         }
         if !definition.next.is_empty() {
@@ -125,7 +126,8 @@ impl Builder<'_> {
         flow::collect_names(&definition.steps, &mut names);
         let mut flow = JobFlow::builder("");
         if let Some(replay) = self.replay {
-            flow = flow.step(replay::first_step(&definition.steps, replay));
+            let lists = replay::lists(&definition.steps, replay);
+            flow = flow.step(replay::first_step(lists, replay));
         }
         let flow = self.flow(flow, definition.steps, &schema, &names)?;
         if let Some(last) = self.problems.borrow_mut().pop() {

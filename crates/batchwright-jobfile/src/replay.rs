@@ -112,6 +112,8 @@ pub(crate) struct Replay {
     corrections: BTreeMap<Key, Correction>,
     /// What steps of the replay have done so far, by their names.
     begun: BTreeMap<String, Begun>,
+    /// The number of the attempt, from 1.
+    attempt: usize,
     prefix: String,
 }
 
@@ -124,11 +126,14 @@ struct Correction {
 }
 
 /// What a step of a replay has done so far.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Begun {
-    list: List,
-    /// Number of records of the list that are written, skipped or given up.
+    /// All records, in their order.
+    order: Vec<Key>,
+    /// Number of those that are written, skipped or passed over.
     done: usize,
+    /// Those that were passed over.
+    passed: BTreeSet<Key>,
 }
 
 /// The records of a step of a replay.
@@ -140,8 +145,10 @@ pub(crate) struct List {
     given_up: Vec<Group>,
 }
 
-/// The first step of a replay, which stores the lists of the others: each attempt runs it again.
-pub(crate) const LISTS_STEP: &str = "replayed-records";
+/// The name of the first step of a replay, followed by the number of the attempt: it stores the lists of the other steps.
+pub(crate) const LISTS_STEP: &str = "replayed-records-";
+/// The name in the job's context of the hashes of these lists, by the names of their steps.
+const HASHES: &str = "replayed-records";
 /// The name of the lists in its context.
 const LISTS: &str = "lists";
 
@@ -154,6 +161,12 @@ pub(crate) struct Group {
     execution: i64,
     step: String,
     items: Vec<u64>,
+}
+
+impl List {
+    fn hash(&self) -> u64 {
+        stable_hash(serde_json::to_string(self).unwrap_or_default().as_bytes())
+    }
 }
 
 /// Returns `keys` in groups, in their order.
@@ -239,15 +252,20 @@ impl Replay {
     }
 
     /// Continues what an earlier attempt has done; its records without a line in the file are given up.
-    pub(crate) fn carry_on(&mut self, begun: BTreeMap<String, Begun>) {
-        self.begun = begun;
+    pub(crate) fn carry_on(&mut self, begun: BTreeMap<String, Begun>, attempt: usize) {
+        (self.begun, self.attempt) = (begun, attempt);
+    }
+
+    /// Returns the name of the first step.
+    pub(crate) fn lists_step(&self) -> String {
+        format!("{LISTS_STEP}{}", self.attempt)
     }
 
     /// Leaves out the lines that the replay that is continued cannot take; returns how many.
     pub(crate) fn leave_to_next(&mut self) -> usize {
         let before = self.corrections.len();
         for (name, begun) in &self.begun {
-            let open: BTreeSet<Key> = keys(&begun.list.groups).skip(begun.done).collect();
+            let open: BTreeSet<&Key> = begun.order.iter().skip(begun.done).collect();
             self.corrections.retain(|key, _| !belongs(key, name, true) || open.contains(key));
         }
         before - self.corrections.len()
@@ -270,39 +288,44 @@ impl Replay {
         has_partitions: bool,
         has_no_types: bool,
     ) -> Corrections {
-        let begun = self.begun.get(name);
-        let order: Vec<Key> = match begun {
-            Some(begun) => keys(&begun.list.groups).collect(),
-            None => {
-                let all = self.corrections.keys();
-                all.filter(|key| belongs(key, name, has_partitions)).cloned().collect()
-            }
+        let all = || {
+            let keys = self.corrections.keys();
+            keys.filter(|key| belongs(key, name, has_partitions)).cloned().collect()
         };
-        let done = begun.map_or(0, |begun| begun.done);
-        let passed: BTreeSet<Key> =
-            begun.iter().flat_map(|begun| keys(&begun.list.given_up)).collect();
-        let given_up = order.iter().enumerate().filter(|(index, key)| match *index < done {
-            true => passed.contains(*key),
-            false => !self.corrections.contains_key(*key),
-        });
-        let list =
-            List { groups: grouped(&order), given_up: grouped(given_up.map(|(_, key)| key)) };
-        let (mut records, mut is_processed) = (Vec::new(), Vec::new());
+        let Begun { order, done, passed } = self
+            .begun
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| Begun { order: all(), ..Begun::default() });
+        let mut given_up = Vec::new();
+        let mut records = Vec::new();
+        let mut is_processed = Vec::new();
         let mut has_unread = false;
-        for (key, number) in order.iter().zip(1..) {
+        for (index, key) in order.iter().enumerate() {
             let correction = self.corrections.get(key);
             let phase = correction.map(|one| one.phase);
             is_processed.push(phase == Some(Phase::Write));
             has_unread |= phase == Some(Phase::Read);
-            records.push(correction.map(|one| {
-                let mut record =
-                    if has_no_types { untyped(&one.record) } else { one.record.clone() };
-                record.set_number(number);
-                record
-            }));
+            let record = match correction {
+                Some(one) if has_no_types => untyped(&one.record),
+                Some(one) => one.record.clone(),
+                // The engine drops records that are done; those that were passed over it never had.
+                None if index < done && !passed.contains(key) => {
+                    Record::new(Arc::default(), Vec::new())
+                }
+                None => {
+                    given_up.push(key.clone());
+                    records.push(None);
+                    continue;
+                }
+            };
+            let mut record = record;
+            record.set_number(index as u64 + 1);
+            records.push(Some(record));
         }
+        let list = List { groups: grouped(&order), given_up: grouped(&given_up) };
         let (records, is_processed) = (records.into(), is_processed.into());
-        Corrections { list, records, done, is_processed, has_unread }
+        Corrections { list, records, is_processed, has_unread }
     }
 
     /// Returns the names of the steps and partitions whose records are corrected.
@@ -373,36 +396,64 @@ impl Replayed {
 
     /// Adds the records that a replay has committed.
     pub(crate) fn add(&mut self, begun: &BTreeMap<String, Begun>) {
-        for Begun { list, done } in begun.values() {
-            let given_up: BTreeSet<Key> = keys(&list.given_up).collect();
-            let written = keys(&list.groups).take(*done).filter(|key| !given_up.contains(key));
-            self.items.extend(written);
+        for Begun { order, done, passed } in begun.values() {
+            self.items.extend(order[..*done].iter().filter(|key| !passed.contains(*key)).cloned());
         }
     }
 }
 
-/// Returns what the steps of a replay have done, by their names. `steps` are those of all its executions, newest first.
+/// Returns what the steps of a replay have done, by their names. `executions` are the steps of each of its executions, oldest first.
 ///
 /// # Errors
 ///
 /// A sentence when a context or a checkpoint is none of a replay.
-pub(crate) fn begun(steps: &[StepExecution]) -> Result<BTreeMap<String, Begun>, String> {
-    let is_list = |step: &&StepExecution| step.name == LISTS_STEP && step.context.has(LISTS);
-    let Some(first) = steps.iter().find(is_list) else { return Ok(BTreeMap::new()) };
-    let lists: Lists = first.context.get(LISTS).map_err(|error| error.to_string())?;
-    let mut begun: BTreeMap<String, Begun> =
-        lists.into_iter().map(|(name, list)| (name, Begun { list, done: 0 })).collect();
-    for step in steps {
-        let name = step.name.strip_suffix(PARTITION).unwrap_or(&step.name);
-        let (Some(text), Some(begun)) = (&step.checkpoint, begun.get_mut(name)) else { continue };
+pub(crate) fn begun(executions: &[Vec<StepExecution>]) -> Result<BTreeMap<String, Begun>, String> {
+    let mut all: BTreeMap<String, Begun> = BTreeMap::new();
+    for steps in executions {
+        let is_list =
+            |step: &&StepExecution| step.name.starts_with(LISTS_STEP) && step.context.has(LISTS);
+        // Without the lists no other step has begun.
+        let Some(first) = steps.iter().find(is_list) else { continue };
+        let lists: Lists = first.context.get(LISTS).map_err(|error| error.to_string())?;
+        for (name, list) in lists {
+            let begun = all.entry(name.clone()).or_default();
+            if begun.done == 0 {
+                begun.order = keys(&list.groups).collect();
+            }
+            let is_row = |step: &&StepExecution| {
+                step.name.strip_suffix(PARTITION).unwrap_or(&step.name) == name
+            };
+            let given_up: BTreeSet<Key> = keys(&list.given_up).collect();
+            for step in steps.iter().filter(is_row) {
+                begun.move_on(step, &given_up)?;
+            }
+        }
+    }
+    Ok(all)
+}
+
+impl Begun {
+    /// Moves on to what `step` has committed, which passed over the records `given_up`.
+    fn move_on(&mut self, step: &StepExecution, given_up: &BTreeSet<Key>) -> Result<(), String> {
+        let Some(text) = &step.checkpoint else { return Ok(()) };
         let checkpoint: Checkpoint = serde_json::from_str(text)
             .map_err(|error| format!("the checkpoint of step `{}`: {error}", step.name))?;
-        // A chunk that was cut short is resolved up to a record, counted from the position.
         let read = checkpoint.reader.map_or(0, |reader| reader.inner.read);
-        let done = read.saturating_add(checkpoint.resolved);
-        begun.done = begun.done.max(usize::try_from(done).unwrap_or(usize::MAX));
+        let mut done = usize::try_from(read).unwrap_or(usize::MAX).min(self.order.len());
+        // Of a chunk that was cut short, the engine counts those records that it had.
+        let mut resolved = checkpoint.resolved;
+        while resolved > 0 && done < self.order.len() {
+            resolved -= u64::from(!given_up.contains(&self.order[done]));
+            done += 1;
+        }
+        for key in self.order.iter().take(done).skip(self.done) {
+            if given_up.contains(key) {
+                self.passed.insert(key.clone());
+            }
+        }
+        self.done = self.done.max(done);
+        Ok(())
     }
-    Ok(begun)
 }
 
 /// The work of the first step of a replay.
@@ -410,7 +461,10 @@ pub(crate) fn keep_lists(
     lists: Lists,
 ) -> impl Fn(&mut TaskletCall<'_, '_>) -> Result<Flow, ItemError> + Send + Sync {
     move |call| {
-        call.scope().context().put(LISTS, &lists)?;
+        let scope = call.scope();
+        scope.context().put(LISTS, &lists)?;
+        let hashes = lists.iter().map(|(name, list)| (name, list.hash()));
+        scope.job().context().put(HASHES, &hashes.collect::<BTreeMap<_, _>>())?;
         Ok(Flow::Finished)
     }
 }
@@ -421,8 +475,6 @@ pub(crate) struct Corrections {
     list: List,
     /// The records of the list; `None` for those that are given up.
     records: Arc<[Option<Record>]>,
-    /// Number of records that are done. The engine drops some of them, which must be there for it.
-    done: usize,
     /// By the number of the record less one: whether it went through the processors before.
     pub(crate) is_processed: Arc<[bool]>,
     has_unread: bool,
@@ -455,7 +507,7 @@ impl Corrections {
         &self.list
     }
 
-    /// Returns a hash of the list.
+    /// Returns a hash of the order of the records.
     fn hash(&self) -> u64 {
         stable_hash(serde_json::to_string(&self.list.groups).unwrap_or_default().as_bytes())
     }
@@ -478,7 +530,14 @@ impl ItemReader for Reader {
     type Item = Record;
     type Position = Position;
 
-    fn open(&mut self, position: Option<Position>, _: &StepScope) -> Result<(), ItemError> {
+    fn open(&mut self, position: Option<Position>, scope: &StepScope) -> Result<(), ItemError> {
+        let stored: BTreeMap<String, u64> = scope.job().context().get(HASHES)?;
+        let step = scope.step().strip_suffix(PARTITION).unwrap_or(scope.step());
+        if stored.get(step) != Some(&self.corrections.list.hash()) {
+            return Err(ItemError::fatal(
+                "cannot replay: the stored list of records is another one",
+            ));
+        }
         if let Some(Position { read, list }) = position {
             if list != self.corrections.hash() {
                 return Err(ItemError::fatal(
@@ -492,15 +551,10 @@ impl ItemReader for Reader {
     }
 
     fn read(&mut self) -> Result<Option<Record>, ItemError> {
-        let Corrections { records, done, .. } = &self.corrections;
-        while let Some(record) = records.get(self.read) {
+        while let Some(record) = self.corrections.records.get(self.read) {
             self.read += 1;
-            match record {
-                Some(record) => return Ok(Some(record.clone())),
-                None if self.read <= *done => {
-                    return Ok(Some(Record::new(Arc::default(), Vec::new())));
-                }
-                None => {}
+            if let Some(record) = record {
+                return Ok(Some(record.clone()));
             }
         }
         Ok(None)

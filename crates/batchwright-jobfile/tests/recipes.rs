@@ -64,7 +64,7 @@ impl Recipe<'_> {
             for (name, value) in self.parameters {
                 parameters = match *name {
                     // A secret is no part of the identity.
-                    "key" => parameters.with_non_identifying(*name, *value),
+                    "key" | "token" => parameters.with_non_identifying(*name, *value),
                     name => parameters.with(name, *value),
                 };
             }
@@ -429,6 +429,56 @@ fn unique() {
             all.lines().map(|line| format!("{}\n", line.rsplit_once(',').unwrap().0)).collect()
         },
         expected: "id,v\n1,a\n2,b\n3,e\n",
+    }
+    .check();
+}
+
+#[cfg(feature = "http")]
+#[test]
+fn pull() {
+    let Some(api) = needs(Service::Api) else { return };
+    Recipe {
+        name: "pull",
+        parameters: &[("api", &api), ("token", "sesame")],
+        files: &[],
+        sql: "",
+        prepare: NOTHING,
+        left: &|folder| rows(folder, "SELECT count(*) || ' ' || sum(amount) FROM orders"),
+        expected: "23 2760",
+    }
+    .check();
+}
+
+#[cfg(all(feature = "excel", feature = "mail"))]
+#[test]
+fn tell() {
+    if needs(Service::Smtp).is_none() {
+        return;
+    }
+    let variable = |name: &str| std::env::var(name).unwrap();
+    let home = variable("BATCHWRIGHT_TEST_SMTP_FOLDER");
+    let mails = Path::new(&home).join("mails");
+    let count = || {
+        let files =
+            fs::read_dir(&mails).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()));
+        files.filter(|mail| mail.as_ref().is_ok_and(|mail| mail.contains("From: Reports"))).count()
+    };
+    let sent = std::cell::Cell::new(count());
+    Recipe {
+        name: "tell",
+        parameters: &[
+            ("server", &format!("smtps://{}", variable("BATCHWRIGHT_TEST_SMTPS"))),
+            ("authority", &format!("{home}/certificate.pem")),
+        ],
+        files: &[("orders.csv", "customer,amount\nada,1.10\nbob,2\nada,3\n")],
+        sql: "",
+        prepare: NOTHING,
+        // Each run sends one mail: none is killed while it sends.
+        left: &|folder| {
+            let before = sent.replace(count());
+            format!("{} {}", folder.join("report.xlsx").is_file(), sent.get() - before)
+        },
+        expected: "true 1",
     }
     .check();
 }

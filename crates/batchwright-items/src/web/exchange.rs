@@ -49,7 +49,8 @@ pub(super) struct Common<'a> {
 impl Requests {
     pub(super) fn of(keys: &Common<'_>, cx: &BuildContext<'_>) -> Result<Self, Problem> {
         let url = keys.url;
-        if !matches!(scheme_of(url.get_ref()), Some("http" | "https")) {
+        let is_whole = url.get_ref().starts_with("${");
+        if !is_whole && !matches!(scheme_of(url.get_ref()), Some("http" | "https")) {
             let what = "expected a URL that begins with `http://` or `https://`";
             return Err(Problem::at(url, what));
         }
@@ -73,7 +74,10 @@ impl Requests {
     /// Prepares the exchanges of a step execution.
     pub(super) fn exchange(&self, scope: &StepScope) -> Result<Exchange, ItemError> {
         // A value within a URL is a name in it, and no option or other server.
-        let text = self.url.render_with(scope, |_, value| escaped(&value))?;
+        let text = self.url.render_with(scope, |before, value| match before {
+            "" => value,
+            _ => escaped(&value),
+        })?;
         let wrong = |why: &dyn std::fmt::Display| {
             ItemError::fatal(format!("cannot use the URL of an API: {why}"))
         };

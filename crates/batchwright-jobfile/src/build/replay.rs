@@ -7,13 +7,12 @@ use batchwright::TaskletStep;
 use batchwright::parameters::{ParameterDeclaration, ParameterSchema, ParameterType};
 use batchwright::partition::Partitioner;
 use batchwright::scope::{Partition, StepScope};
-use batchwright::step::StepOptions;
 use batchwright_items::{At, Problem};
 
 use super::Built;
 use crate::Replay;
 use crate::definition::{Definition, Step};
-use crate::replay::{LISTS_STEP, REPLAY_FROM, REPLAY_NUMBER, REPLAY_OF_INSTANCE, keep_lists};
+use crate::replay::{Lists, REPLAY_FROM, REPLAY_NUMBER, REPLAY_OF_INSTANCE, keep_lists};
 
 /// Returns the steps of `definition` that skipped the records of `replay`.
 pub(super) fn steps(definition: &mut Definition, replay: &Replay) -> Built<Vec<At<Step>>> {
@@ -49,15 +48,19 @@ pub(super) fn steps(definition: &mut Definition, replay: &Replay) -> Built<Vec<A
     }
 }
 
-/// Returns the step that stores which records the others replay.
-pub(super) fn first_step(steps: &[At<Step>], replay: &Replay) -> TaskletStep {
+/// Returns the lists of records of all steps.
+pub(super) fn lists(steps: &[At<Step>], replay: &Replay) -> Lists {
     let list = |step: &At<Step>| {
         let step = step.get_ref();
         let corrections = replay.of_step(step.name.get_ref(), step.partition.is_some(), false);
         (step.name.get_ref().clone(), corrections.list().clone())
     };
-    let options = StepOptions { allow_start_if_complete: true, ..StepOptions::default() };
-    TaskletStep::new(LISTS_STEP, keep_lists(steps.iter().map(list).collect())).options(options)
+    steps.iter().map(list).collect()
+}
+
+/// Returns the step that stores the lists; each attempt has one of its own, so none is resumed.
+pub(super) fn first_step(lists: Lists, replay: &Replay) -> TaskletStep {
+    TaskletStep::new(replay.lists_step(), keep_lists(lists))
 }
 
 /// Collects `steps` and the steps within them, in their order.

@@ -63,9 +63,8 @@ impl JobFolder {
         let open = open_replay(&replays);
         let others = replays.iter().filter(|(other, _)| Some(**other) != open);
         let left_out = replay.leave_out(&Replayed::by(operator, others.map(|(_, all)| all))?);
-        if let Some(executions) = open.and_then(|number| replays.get(&number)) {
-            replay.carry_on(begun_by(operator, executions)?);
-        }
+        let attempts = open.and_then(|number| replays.get(&number)).map_or(&[][..], Vec::as_slice);
+        replay.carry_on(begun_by(operator, attempts)?, attempts.len() + 1);
         let left_to_next = replay.leave_to_next();
         if replay.is_empty() {
             let message = match left_out {
@@ -162,8 +161,13 @@ fn replays(
 
 /// Returns the number of the replay to continue.
 fn open_replay(replays: &Replays) -> Option<i64> {
-    let ended =
-        |one: &JobExecution| matches!(one.status, BatchStatus::Completed | BatchStatus::Abandoned);
+    // When all its records were skipped once more, nothing is left of it to continue.
+    let skipped_all = |one: &JobExecution| {
+        one.failure.as_ref().is_some_and(|failure| failure.code == "all_skipped")
+    };
+    let ended = |one: &JobExecution| {
+        matches!(one.status, BatchStatus::Completed | BatchStatus::Abandoned) || skipped_all(one)
+    };
     let open = replays.iter().find(|(_, all)| all.first().is_some_and(|newest| !ended(newest)));
     open.map(|(number, _)| *number)
 }
@@ -198,8 +202,8 @@ fn begun_by(
     executions: &[JobExecution],
 ) -> Result<BTreeMap<String, Begun>, ReplayError> {
     let mut steps = Vec::new();
-    for execution in executions {
-        steps.extend(operator.queries().steps(execution.id)?);
+    for execution in executions.iter().rev() {
+        steps.push(operator.queries().steps(execution.id)?);
     }
     match executions.first() {
         Some(newest) => begun(&steps).map_err(|message| unknown(newest, message)),
