@@ -52,11 +52,18 @@ impl Location {
         }
     }
 
-    /// Returns the location for records and positions, a file within `folder` by its path there: a job can be started from any
-    /// folder.
+    /// Returns the location for records and positions: of a file within `folder` its path there, of another one its absolute
+    /// path, so
+    /// that it does not depend on where the job was started.
     pub(crate) fn shown_from(&self, folder: &Path) -> String {
         match self {
-            Self::File(path) => path.strip_prefix(folder).unwrap_or(path).display().to_string(),
+            Self::File(path) => {
+                let absolute =
+                    |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+                let here = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+                let (path, folder) = (absolute(path), absolute(here));
+                path.strip_prefix(&folder).unwrap_or(&path).display().to_string()
+            }
             #[cfg(feature = "remote")]
             Self::Remote(file) => file.shown(),
         }

@@ -402,7 +402,8 @@ impl Replayed {
     }
 }
 
-/// Returns what the steps of a replay have done, by their names. `executions` are the steps of each of its executions, oldest first.
+/// Returns what the steps of a replay have done, by their names. `executions` are the steps of each of its executions, oldest
+/// first.
 ///
 /// # Errors
 ///

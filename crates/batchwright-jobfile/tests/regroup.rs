@@ -317,12 +317,18 @@ fn sums_are_exact_or_fail() {
         (&["9223372036854775807", "1", "-1"], "9223372036854775807"),
         (&["9223372036854775807", "1"], "9223372036854775808"),
         (&["1.10", "1.1"], "2.20"),
-        (&["1e3", "0.5"], "1000.5"),
+        (&["1e3", "0.1", "0.2"], "1000.3"),
     ] {
         assert_eq!(total(numbers), Ok(format!("{{\"s\":{expected}}}\n")), "{numbers:?}");
     }
-    let failed = total(&["99999999999999999999", "0.000000001234"]).unwrap_err();
-    assert!(failed.contains("the sum has more than 28 digits"), "{failed}");
+    for numbers in [
+        &["99999999999999999999", "0.000000001234"][..],
+        &["123456789012345678901234567890", "1"],
+        &["1e300", "1"],
+    ] {
+        let failed = total(numbers).unwrap_err();
+        assert!(failed.contains("the sum has more than 28 digits"), "{numbers:?}: {failed}");
+    }
 }
 
 #[test]

@@ -114,34 +114,58 @@ enum Fault {
 
 /// Returns the exact sum of numbers; with a binary fraction among them it is one too.
 fn sum(so_far: &Value, value: &Value) -> Result<Value, Fault> {
-    let decimal = |value: &Value| match value {
-        Value::Null => Some(Decimal::ZERO),
-        Value::Integer(number) => Some((*number).into()),
-        Value::Decimal(number) => Some(*number),
-        Value::Field(text) => Decimal::from_str_exact(text).ok(),
-        Value::Number(json) => Decimal::from_str_exact(json.get()).ok(),
-        _ => None,
-    };
-    let float = |value: &Value| match value {
-        Value::Float(number) => Some(*number),
-        Value::Field(text) => text.parse().ok(),
-        Value::Number(json) => json.get().parse().ok(),
-        value => decimal(value).and_then(|number| number.to_f64()),
-    };
-    if let (Some(one), Some(two)) = (decimal(so_far), decimal(value)) {
-        let whole = one.checked_add(two).filter(|sum| *sum - one == two && *sum - two == one);
-        let whole =
-            whole.ok_or_else(|| Fault::Group("the sum has more than 28 digits".to_owned()))?;
-        return Ok(match i64::try_from(whole) {
-            Ok(number) if whole.scale() == 0 => Value::Integer(number),
-            _ => Value::Decimal(whole),
-        });
+    if let Value::Float(number) = so_far {
+        return float_sum(*number, value);
     }
-    let (Some(one), Some(two)) = (float(so_far), float(value).filter(|two| two.is_finite())) else {
-        let text: String = value.to_string().chars().take(60).collect();
-        return Err(Fault::Record(format!("`{text}` is no number")));
+    if let Value::Float(_) = value {
+        let number = decimal(so_far)?.to_f64().unwrap_or(f64::NAN);
+        return float_sum(number, value);
+    }
+    let (one, two) = (decimal(so_far)?, decimal(value)?);
+    let whole = one.checked_add(two).filter(|sum| *sum - one == two && *sum - two == one);
+    let whole = whole.ok_or_else(|| Fault::Group(TOO_LONG.to_owned()))?;
+    Ok(match i64::try_from(whole) {
+        Ok(number) if whole.scale() == 0 => Value::Integer(number),
+        _ => Value::Decimal(whole),
+    })
+}
+
+const TOO_LONG: &str = "the sum has more than 28 digits";
+
+/// Returns the number that `value` is; a null is zero.
+fn decimal(value: &Value) -> Result<Decimal, Fault> {
+    let text = match value {
+        Value::Null => return Ok(Decimal::ZERO),
+        Value::Integer(number) => return Ok((*number).into()),
+        Value::Decimal(number) => return Ok(*number),
+        Value::Field(text) => &**text,
+        Value::Number(json) => json.get(),
+        value => return Err(no_number(value)),
     };
-    Ok(Value::Float(one + two))
+    let parsed = Decimal::from_str_exact(text).or_else(|error| match text.contains(['e', 'E']) {
+        true => Decimal::from_scientific(text),
+        false => Err(error),
+    });
+    parsed.map_err(|_| match text.parse::<f64>().is_ok_and(f64::is_finite) {
+        true => Fault::Group(TOO_LONG.to_owned()),
+        false => no_number(value),
+    })
+}
+
+fn float_sum(so_far: f64, value: &Value) -> Result<Value, Fault> {
+    let number = match value {
+        Value::Float(number) => *number,
+        value => decimal(value)?.to_f64().unwrap_or(f64::NAN),
+    };
+    match (so_far + number).is_finite() {
+        true => Ok(Value::Float(so_far + number)),
+        false => Err(Fault::Group("the sum is no finite number".to_owned())),
+    }
+}
+
+fn no_number(value: &Value) -> Fault {
+    let text: String = value.to_string().chars().take(60).collect();
+    Fault::Record(format!("`{text}` is no number"))
 }
 
 #[derive(Debug, Clone)]
