@@ -86,6 +86,47 @@ def unstable():
         return jsonify([{"id": next(counter)} for _ in range(9)])
 
 
+@app.get("/orders/cycle")
+def cycle():
+    number = int(request.args.get("page", 1))
+    following = {1: 2, 2: 3, 3: 4, 4: 2}[number]
+    link = f'</orders/cycle?page={following}>; rel="next"; title="n\xe4chste"'
+    return jsonify([{"id": number}]), 200, {"Link": link}
+
+
+@app.get("/orders/ignore")
+def ignore():
+    return jsonify(items=page(0, 5))
+
+
+@app.get("/expired")
+def expired():
+    if request.args.get("page"):
+        return jsonify(error="the cursor is expired"), 400
+    return jsonify([{"id": 1}]), 200, {"Link": '</expired?page=2>; rel="next"'}
+
+
+slow = {}
+
+
+@app.post("/slow/<name>")
+def start_slowly(name):
+    with lock:
+        state = slow.get(name)
+        if state is None:
+            slow[name] = "working"
+    if state is not None:
+        return ("", 409) if state == "working" else ("", 201)
+    threading.Event().wait(2)
+    slow[name] = "done"
+    return "", 201
+
+
+@app.get("/slow/<name>")
+def count_slow(name):
+    return str(int(slow.get(name) == "done"))
+
+
 @app.get("/orders/mixed")
 def mixed():
     return jsonify([{"id": 1}, 7, {"id": 3}])

@@ -1,10 +1,12 @@
 //! The step that sends a mail.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::path::PathBuf;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use batchwright::ItemError;
+use batchwright::clock::{Clock as _, StopToken, SystemClock};
 use batchwright::error::ErrorKind;
 use batchwright::scope::StepScope;
 use batchwright::step::{Flow, Tasklet, TaskletCall};
@@ -12,6 +14,7 @@ use lettre::message::header::ContentType;
 use lettre::message::{Attachment, Mailbox, MultiPart, SinglePart};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
+use lettre::transport::smtp::response::Response;
 use lettre::{Message, SmtpTransport, Transport};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -20,9 +23,15 @@ use sha2::{Digest, Sha256};
 use crate::key::{Keys, Problem, Text, duration};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
 use crate::template::Template;
+use crate::transport::url_with_values;
 
 /// Maximum size of all attachments without `attachments_bytes_max`.
 const ATTACHMENTS_BYTES_MAX: u64 = 25 * 1024 * 1024;
+
+/// How many times the time for a command a whole mail can take.
+const COMMANDS: u32 = 10;
+/// The time between two looks for a stop request.
+const STOP_LOOK: Duration = Duration::from_millis(50);
 
 /// The kind `mail`.
 pub(crate) struct MailKind;
@@ -60,7 +69,7 @@ struct MailKeys {
     attachments: Vec<Text>,
     /// Maximum size of all attachments together, in bytes. Default: 25 MiB.
     attachments_bytes_max: Option<u64>,
-    /// Time after which an unanswered command fails. Default: `60s`.
+    /// Time after which an unanswered command fails; the mail as a whole fails after ten times as long. Default: `60s`.
     timeout: Option<Text>,
 }
 
@@ -71,7 +80,7 @@ impl ItemKind for MailKind {
 
     fn schema(&self) -> KindSchema {
         KindSchema::default().tasklet::<MailKeys>().step_restarts(
-            "A mail that was not accepted is sent. After a kill in the moment in which it was accepted it is sent twice, with the same `Message-ID`.",
+            "A mail that was not accepted is sent. If it was accepted, and the process was killed or the answer lost before the store knew it, it is sent twice, with the same `Message-ID`.",
         )
     }
 
@@ -129,7 +138,7 @@ impl Tasklet for Mail {
     fn call(&self, call: &mut TaskletCall<'_, '_>) -> Result<Flow, ItemError> {
         let scope = call.scope();
         let (message, transport) = (self.message(scope)?, self.transport(scope)?);
-        match transport.send(&message) {
+        match self.send(message, transport, scope.stop())? {
             Ok(_) => Ok(Flow::Finished),
             Err(error) if is_timeout(&error) => {
                 let what = format!(
@@ -161,6 +170,41 @@ fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 impl Mail {
+    /// Sends the mail on a thread of its own, so that neither a stop request nor a server that answers slowly for ever is waited
+    /// for.
+    fn send(
+        &self,
+        message: Message,
+        transport: SmtpTransport,
+        stop: &StopToken,
+    ) -> Result<Result<Response, lettre::transport::smtp::Error>, ItemError> {
+        let (sender, sent) = channel();
+        let work = move || drop(sender.send(transport.send(&message)));
+        let started = std::thread::Builder::new().name("batchwright mail".to_owned()).spawn(work);
+        started.map_err(|error| ItemError::fatal(format!("cannot start a thread: {error}")))?;
+        let clock = SystemClock::default();
+        let end = clock.elapsed() + self.timeout.saturating_mul(COMMANDS);
+        loop {
+            match sent.recv_timeout(STOP_LOOK) {
+                Ok(result) => return Ok(result),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(ItemError::fatal("cannot send the mail: its thread has ended"));
+                }
+                Err(RecvTimeoutError::Timeout) if stop.is_requested() => {
+                    return Err(ItemError::stopped("a stop was requested while a mail was sent"));
+                }
+                Err(RecvTimeoutError::Timeout) if clock.elapsed() >= end => {
+                    let what = format!(
+                        "cannot send the mail: it takes longer than {COMMANDS} times {:?}",
+                        self.timeout
+                    );
+                    return Err(ItemError::new(ErrorKind::new("io.mail"), what));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
     fn message(&self, scope: &StepScope) -> Result<Message, ItemError> {
         let address = |template: &Template| -> Result<Mailbox, ItemError> {
             let text = template.render(scope)?;
@@ -213,15 +257,20 @@ impl Mail {
                 let what = format!("cannot attach `{}`", path.display());
                 ItemError::wrap(ErrorKind::IO, what, error)
             };
-            let length = std::fs::metadata(&path).map_err(failed)?.len();
-            left = left.checked_sub(length).ok_or_else(|| {
+            if !std::fs::metadata(&path).map_err(failed)?.is_file() {
+                let what = format!("cannot attach `{}`: it is no regular file", path.display());
+                return Err(ItemError::fatal(what));
+            }
+            let mut content = Vec::new();
+            let file = std::fs::File::open(&path).map_err(failed)?;
+            file.take(left.saturating_add(1)).read_to_end(&mut content).map_err(failed)?;
+            left = left.checked_sub(content.len() as u64).ok_or_else(|| {
                 ItemError::fatal(format!(
                     "cannot attach `{}`: all attachments together are larger than {} bytes (`attachments_bytes_max`)",
                     path.display(),
                     self.bytes_max
                 ))
             })?;
-            let content = std::fs::read(&path).map_err(failed)?;
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
             let kind = ContentType::parse("application/octet-stream")
                 .map_err(|error| ItemError::fatal(format!("cannot make the mail: {error}")))?;
@@ -232,14 +281,16 @@ impl Mail {
 
     fn transport(&self, scope: &StepScope) -> Result<SmtpTransport, ItemError> {
         let wrong = |why: String| ItemError::fatal(format!("cannot use the mail server: {why}"));
-        let text = self.server.render_with(scope, |before, value| match before {
-            "" => value,
-            _ => crate::transport::escaped(&value),
-        })?;
-        let url = url::Url::parse(&text).map_err(|error| wrong(error.to_string()))?;
+        let url = url_with_values(&self.server, scope).map_err(wrong)?;
         let host = url.host_str().unwrap_or_default();
         if !matches!(url.scheme(), "smtp" | "smtps") || host.is_empty() {
             return Err(wrong("expected `smtps://HOST` or `smtp://HOST`".to_owned()));
+        }
+        if !matches!(url.path(), "" | "/") || url.query().is_some() {
+            return Err(wrong("its URL has neither a path nor parameters".to_owned()));
+        }
+        if !url.username().is_empty() && url.password().is_none() {
+            return Err(wrong("its URL has a user and no password".to_owned()));
         }
         let is_wrapped = url.scheme() == "smtps";
         let decoded = |text: &str| {

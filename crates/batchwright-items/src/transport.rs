@@ -20,6 +20,8 @@ pub(crate) use remote::{RemoteFile, RemoteOutput};
 pub(crate) use remote::{runtime as web_runtime, web_client};
 #[cfg(not(feature = "remote"))]
 pub(crate) use scheme::unknown;
+#[cfg(any(feature = "http", feature = "mail"))]
+pub(crate) use scheme::url_with_values;
 pub(crate) use scheme::{check_scheme, escaped, not_local, scheme_of};
 #[cfg(feature = "excel")]
 pub(crate) use seekable::OpenSeekable;

@@ -97,14 +97,21 @@ fn what_is_no_page_fails_and_says_why() {
         (
             "/orders/elsewhere",
             "items = \"items\"\npage = { next = \"next\" }",
-            "it is at another server, http://127.0.0.2:1/orders",
+            "it is at another server, http://127.0.0.2:1",
         ),
         (
             "/orders/same",
             "items = \"items\"\npage = { next = \"next\" }",
             "/orders/again is answered with 404",
         ),
-        ("/orders/link", "items = \"data\"", ""),
+        ("/orders/cursor", "items = \"data.itemz\"", "it has no `data.itemz`"),
+        ("/orders/cycle", "page = { link = true }", "the next page is one that was read before"),
+        (
+            "/orders/ignore",
+            "items = \"items\"\npage = { number = \"page\" }",
+            "its items are those of the page before",
+        ),
+        ("/expired", "page = { link = true }", "the cursor is expired"),
         ("/orders/cursor", "items = \"meta\"", "`meta` is no list"),
         ("/orders/cursor", "", "it is no list; `items` names the place of the list"),
         ("/html", "", "it is no JSON"),
@@ -113,16 +120,8 @@ fn what_is_no_page_fails_and_says_why() {
         ("/orders/link", "headers = {}", "duplicate key"),
     ] {
         let failed = read(&api, path, keys, 0);
-        match wanted {
-            "" => assert_eq!(failed, Ok(String::new()), "{path} {keys}"),
-            wanted => {
-                let message = failed.unwrap_err();
-                assert!(
-                    message.contains(wanted) && !message.contains("secret"),
-                    "{path}: {message}"
-                );
-            }
-        }
+        let message = failed.unwrap_err();
+        assert!(message.contains(wanted) && !message.contains("secret"), "{path}: {message}");
     }
     let changed = read(&api, "/orders/unstable", "", 2).unwrap_err();
     assert!(
@@ -247,4 +246,62 @@ fn wrong_keys_are_refused_when_the_job_is_read() {
     let poll =
         run(folder.path(), "type = \"http\"\nurl = \"http://a/\"\npoll = \"1s\"\n", 0).unwrap_err();
     assert!(poll.contains("`poll` and `within` need each other"), "{poll}");
+}
+
+#[test]
+fn a_value_within_a_url_leads_to_no_other_place_and_no_secret_is_shown() {
+    let Some(api) = needs(Service::Api) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let failed = |url: &str, value: &str| {
+        let file = folder.path().join("job.toml");
+        let text = format!(
+            "name = \"job\"\n[parameters]\nk = {{ type = \"string\", secret = true }}\n[[steps]]\nname = \"call\"\ntype = \"http\"\nurl = \"{url}\"\nmax_attempts = 1\n"
+        );
+        fs::write(&file, text).unwrap();
+        let loaded = JobFolder::new(folder.path()).load(&file).unwrap();
+        let mut bench = TestBench::of(Arc::into_inner(loaded).unwrap());
+        let parameters = batchwright::JobParameters::new().with_non_identifying("k", value);
+        bench.run_with(parameters).failure.unwrap().message
+    };
+    for value in ["..", ".", "%2e%2e"] {
+        let message = failed(&format!("{api}/v2/orders/${{params.k}}"), value);
+        let leads = message.contains("a value leads to another folder");
+        // What is escaped once more is a name.
+        assert!(leads || value == "%2e%2e" && message.contains("401"), "{value}: {message}");
+    }
+    let message = failed(&format!("{api}/v2/${{params.k}}/lines"), "../../admin");
+    assert!(message.contains("401"), "{message}");
+    let message = failed("http://${params.k}.invalid/x", "127.0.0.1/");
+    assert!(message.contains("cannot use the URL"), "{message}");
+    let message = failed(&format!("{api}/bot${{params.k}}/send"), "123456:ABCDEF");
+    assert!(
+        message.contains("/*** is answered with 401") && !message.contains("ABCDEF"),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_the_server_still_works_on_is_sent_again_and_a_stop_ends_a_request() {
+    let Some(api) = needs(Service::Api) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let name = format!("slow{}", std::process::id());
+    let steps = format!(
+        "type = \"http\"\nmethod = \"POST\"\nurl = \"{api}/slow/{name}\"\ntimeout = \"500ms\"\nmax_attempts = 9\n{HEADERS}"
+    );
+    run(folder.path(), &steps, 0).unwrap();
+    assert_eq!(call("GET", &format!("{api}/slow/{name}")), "1");
+    // Nothing answers at this address.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", silent.local_addr().unwrap());
+    let file = folder.path().join("job.toml");
+    fs::write(&file, format!("name = \"job\"\n[[steps]]\nname = \"call\"\ntype = \"http\"\nurl = \"{url}\"\ntimeout = \"10m\"\n")).unwrap();
+    let operator =
+        batchwright::JobOperator::builder(Arc::new(batchwright::MemoryRepository::new()))
+            .jobs(JobFolder::new(folder.path()))
+            .build();
+    let handle = operator.start("job", batchwright::JobParameters::new()).unwrap();
+    let connection = silent.accept().unwrap();
+    operator.stop(handle.id()).unwrap();
+    assert_eq!(handle.wait().unwrap().status, BatchStatus::Stopped);
+    drop(connection);
 }

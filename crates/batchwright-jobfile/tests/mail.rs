@@ -100,7 +100,7 @@ fn what_the_server_refuses_and_what_is_not_safe_fails_and_says_why() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("large"), vec![0; 2_000]).unwrap();
     let certificate = format!("certificate = \"{}\"\n", home.join("certificate.pem").display());
-    let to = "to = [\"ada@shop.example\"]\n";
+    let to = "to = [\"eve@shop.example\"]\n";
     let secure = |user: &str| format!("server = \"smtp://{user}{starttls}\"\n{certificate}{KEYS}");
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
@@ -123,6 +123,12 @@ fn what_the_server_refuses_and_what_is_not_safe_fails_and_says_why() {
             format!("server = \"https://mail.example\"\n{KEYS}{to}"),
             "expected `smtps://HOST` or `smtp://HOST`",
         ),
+        (format!("server = \"smtp://ada@mail.example\"\n{KEYS}{to}"), "a user and no password"),
+        (
+            format!("server = \"smtp://mail.example/x\"\n{KEYS}{to}"),
+            "neither a path nor parameters",
+        ),
+        (format!("{}{to}attachments = [\"/dev/zero\"]\n", secure("")), "it is no regular file"),
         (format!("{}to = [\"ada\"]\n", secure("")), "`ada` is no address"),
         (format!("{}to = []\n", secure("")), "`to` has at least one address"),
         (format!("{}{to}attachments = [\"none\"]\n", secure("")), "cannot attach `"),
@@ -135,5 +141,5 @@ fn what_the_server_refuses_and_what_is_not_safe_fails_and_says_why() {
         assert!(failure.contains(wanted), "{keys}: {failure}");
         assert!(!failure.contains("wrong@"), "{failure}");
     }
-    assert!(mails_to(&home, "ada@shop.example").is_empty());
+    assert!(mails_to(&home, "eve@shop.example").is_empty());
 }

@@ -27,6 +27,38 @@ pub(crate) fn escaped(value: &str) -> String {
     text
 }
 
+/// Returns the URL of `template`. A value within it is a part of one name, whatever characters it has; one at its beginning is the
+/// beginning of the URL.
+///
+/// # Errors
+///
+/// A sentence when the text is no URL, or a value would lead to another folder.
+#[cfg(any(feature = "http", feature = "mail"))]
+pub(crate) fn url_with_values(
+    template: &crate::template::Template,
+    scope: &batchwright::scope::StepScope,
+) -> Result<url::Url, String> {
+    use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+    const NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    let text = template.render_with(scope, |before, value| match before {
+        "" => value,
+        _ => utf8_percent_encode(&value, NAME).to_string(),
+    });
+    let text = text.map_err(|error| error.to_string())?;
+    let url = url::Url::parse(&text).map_err(|error| error.to_string())?;
+    let rest = text.split_once("://").map_or(text.as_str(), |(_, rest)| rest);
+    let path = rest.split(['?', '#']).next().unwrap_or_default();
+    // Such names are left out, `..` together with the one before it.
+    let is_left_out = |name: &str| {
+        let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
+        matches!(&*name, "." | "..")
+    };
+    match path.split('/').any(is_left_out) {
+        true => Err("a value leads to another folder".to_owned()),
+        false => Ok(url),
+    }
+}
+
 /// The schemes of URLs, with the features that contain them.
 const SCHEMES: [(&str, &str, bool); 6] = [
     ("s3", "s3", cfg!(feature = "s3")),

@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use crate::key::{Problem, Text, duration};
 use crate::kind::BuildContext;
 use crate::template::Template;
-use crate::transport::{escaped, scheme_of, web_client, web_runtime};
+use crate::transport::{scheme_of, url_with_values, web_client, web_runtime};
 
 /// Maximum size of an answer in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -24,6 +24,8 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 const BACKOFF: Duration = Duration::from_millis(500);
 /// The longest wait that the program chooses itself.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// The time between two looks for a stop request.
+const STOP_LOOK: Duration = Duration::from_millis(100);
 /// Number of characters of an answer that an error shows.
 const SHOWN_MAX: usize = 300;
 
@@ -74,14 +76,10 @@ impl Requests {
     /// Prepares the exchanges of a step execution.
     pub(super) fn exchange(&self, scope: &StepScope) -> Result<Exchange, ItemError> {
         // A value within a URL is a name in it, and no option or other server.
-        let text = self.url.render_with(scope, |before, value| match before {
-            "" => value,
-            _ => escaped(&value),
-        })?;
         let wrong = |why: &dyn std::fmt::Display| {
             ItemError::fatal(format!("cannot use the URL of an API: {why}"))
         };
-        let url = Url::parse(&text).map_err(|error| wrong(&error))?;
+        let url = url_with_values(&self.url, scope).map_err(|why| wrong(&why))?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(wrong(&"it begins with neither `http://` nor `https://`"));
         }
@@ -94,6 +92,7 @@ impl Requests {
             headers.insert(name.clone(), value);
         }
         Ok(Exchange {
+            hides_path: self.url.shows_secret(scope),
             url,
             headers,
             client: web_client(self.timeout, false)?,
@@ -109,6 +108,8 @@ impl Requests {
 /// The exchanges of a step execution.
 pub(super) struct Exchange {
     pub(super) url: Url,
+    /// Whether the value of a secret is in the URL.
+    hides_path: bool,
     headers: HeaderMap,
     client: Client,
     runtime: &'static Runtime,
@@ -126,51 +127,66 @@ pub(super) struct Answer {
 }
 
 impl Exchange {
-    /// Sends the request that `complete` completes, until it is answered with success.
+    /// Sends the request that `complete` completes, until it is answered with success. `sends_items` says whether its content is
+    /// items.
     ///
     /// # Errors
     ///
-    /// After the last attempt, or when the server refuses the request: of kind `data.refused` when it refuses its content, else
-    /// `http`.
+    /// After the last attempt, or when the server refuses the request: of kind `data.refused` when it refuses items, else
+    /// `http.refused`.
     pub(super) fn send(
         &self,
         method: &Method,
         url: &Url,
+        sends_items: bool,
         complete: &dyn Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Answer, ItemError> {
-        let what = format!("{method} {}", shown(url));
-        let mut attempt = 1;
+        let what = format!("{method} {}", self.shown(url));
+        let (mut attempt, mut is_unanswered) = (1, false);
         loop {
             let request = self.client.request(method.clone(), url.clone());
             let request = request.headers(self.headers.clone()).timeout(self.timeout);
-            let (error, wanted) = match self.once(complete(request)) {
+            let (error, wanted) = match self.once(complete(request))? {
                 Ok(answer) if answer.status.is_success() => return Ok(answer),
-                Ok(answer) if is_temporary(answer.status) => {
-                    (refused(&what, &answer), retry_after(&answer.headers))
+                // After an attempt without an answer, a conflict can be with that attempt, which the server still processes.
+                Ok(answer)
+                    if is_temporary(answer.status) || (is_unanswered && answer.status == 409) =>
+                {
+                    let error = refused(&what, &answer, ErrorKind::new("io.http"));
+                    (error, retry_after(&answer.headers))
                 }
-                Ok(answer) => return Err(refused(&what, &answer)),
+                Ok(answer) => {
+                    let of_items = sends_items && refuses_content(answer.status);
+                    let kind = if of_items { "data.refused" } else { "http.refused" };
+                    return Err(refused(&what, &answer, ErrorKind::new(kind)));
+                }
                 Err(error) => {
-                    let error = ItemError::wrap(
-                        ErrorKind::new("io.http"),
-                        format!("cannot call {what}"),
-                        error,
-                    );
-                    (error, None)
+                    is_unanswered = true;
+                    let what = format!("cannot call {what}");
+                    (ItemError::wrap(ErrorKind::new("io.http"), what, error), None)
                 }
             };
             if attempt >= self.max_attempts {
                 return Err(error);
             }
-            let grown = BACKOFF.saturating_mul(1 << (attempt - 1).min(10)).min(BACKOFF_MAX);
-            let pause = wanted.unwrap_or(grown);
-            if pause > self.wait_max {
-                let what =
-                    format!("{error}; it asks to wait {} s, more than `wait_max`", pause.as_secs());
+            if let Some(pause) = wanted.filter(|pause| *pause > self.wait_max) {
+                let seconds = pause.as_secs();
+                let what = format!("{error}; it asks to wait {seconds} s, more than `wait_max`");
                 return Err(ItemError::new(error.kind().clone(), what));
             }
+            let grown = BACKOFF.saturating_mul(1 << (attempt - 1).min(10));
+            let pause = wanted.unwrap_or(grown.min(BACKOFF_MAX).min(self.wait_max));
             tracing::debug!(%error, attempt, ?pause, "a call is repeated");
             self.wait(pause)?;
             attempt += 1;
+        }
+    }
+
+    /// Returns the URL for messages, without user, password, parameters and the values of secrets.
+    pub(super) fn shown(&self, url: &Url) -> String {
+        match self.hides_path {
+            true => format!("{}/***", url.origin().ascii_serialization()),
+            false => shown(url),
         }
     }
 
@@ -179,31 +195,47 @@ impl Exchange {
         self.stop.wait(pause);
         match self.stop.is_requested() {
             false => Ok(()),
-            true => Err(ItemError::stopped("a stop was requested while a server was called")),
+            true => Err(stop_requested()),
         }
     }
 
-    fn once(
-        &self,
-        request: RequestBuilder,
-    ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
-        self.runtime.block_on(async {
-            let mut response = request.send().await.map_err(reqwest::Error::without_url)?;
-            let (status, headers) = (response.status(), response.headers().clone());
-            let mut body = Vec::new();
-            while let Some(piece) = response.chunk().await.map_err(reqwest::Error::without_url)? {
-                if body.len() + piece.len() > ANSWER_BYTES_MAX {
-                    return Err(format!("the answer has more than {ANSWER_BYTES_MAX} bytes").into());
-                }
-                body.extend_from_slice(&piece);
+    /// Sends the request once. The outer error is that of a stop request.
+    fn once(&self, request: RequestBuilder) -> Result<Result<Answer, Failure>, ItemError> {
+        let stopped = async {
+            while !self.stop.is_requested() {
+                tokio::time::sleep(STOP_LOOK).await;
             }
-            Ok(Answer { status, headers, body })
+        };
+        self.runtime.block_on(async {
+            tokio::select! {
+                answer = answered(request) => Ok(answer),
+                () = stopped => Err(stop_requested()),
+            }
         })
     }
 }
 
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+async fn answered(request: RequestBuilder) -> Result<Answer, Failure> {
+    let mut response = request.send().await.map_err(reqwest::Error::without_url)?;
+    let (status, headers) = (response.status(), response.headers().clone());
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(reqwest::Error::without_url)? {
+        if body.len() + piece.len() > ANSWER_BYTES_MAX {
+            return Err(format!("the answer has more than {ANSWER_BYTES_MAX} bytes").into());
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(Answer { status, headers, body })
+}
+
+fn stop_requested() -> ItemError {
+    ItemError::stopped("a stop was requested while a server was called")
+}
+
 /// Returns the URL for messages, without user, password and parameters.
-pub(super) fn shown(url: &Url) -> String {
+fn shown(url: &Url) -> String {
     let mut shown = url.clone();
     let _ = shown.set_username("");
     let _ = shown.set_password(None);
@@ -217,17 +249,16 @@ fn is_temporary(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504)
 }
 
-fn refused(what: &str, answer: &Answer) -> ItemError {
+/// Whether the content of the request is at fault, so that another one can be accepted.
+fn refuses_content(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 400 | 409 | 413 | 415 | 422)
+}
+
+fn refused(what: &str, answer: &Answer, kind: ErrorKind) -> ItemError {
     let body = String::from_utf8_lossy(&answer.body);
     let short: String = body.trim().chars().take(SHOWN_MAX).collect();
     let text = if short.is_empty() { String::new() } else { format!(": {short}") };
-    // The content of the request is at fault, so other items can be accepted.
-    let kind = match answer.status.as_u16() {
-        400 | 409 | 413 | 415 | 422 => "data.refused",
-        status if is_temporary(answer.status) && status != 500 => "io.http",
-        _ => "http.refused",
-    };
-    ItemError::new(ErrorKind::new(kind), format!("{what} is answered with {}{text}", answer.status))
+    ItemError::new(kind, format!("{what} is answered with {}{text}", answer.status))
 }
 
 /// Returns how long the server asks to wait: a number of seconds, or a time.
@@ -241,7 +272,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
 }
 
-/// Returns the value at `path` in `json`, such as `data.items`; `None` if there is none.
+/// Returns the value at `path` in `json`, such as `data.items`; `None` if there is none. A null is one.
 ///
 /// # Errors
 ///
@@ -262,14 +293,14 @@ pub(super) fn find<'a>(
             None => return Ok(None),
         }
     }
-    Ok((value.get() != "null").then_some(value))
+    Ok(Some(value))
 }
 
 /// Returns the text of a JSON text, or the digits of a number.
 pub(super) fn text_of(value: &RawValue) -> Option<String> {
     match value.get().as_bytes().first()? {
         b'"' => serde_json::from_str(value.get()).ok(),
-        b'{' | b'[' => None,
+        b'{' | b'[' | b'n' => None,
         _ => Some(value.get().to_owned()),
     }
 }

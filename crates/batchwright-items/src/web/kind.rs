@@ -192,6 +192,10 @@ impl ItemKind for WebKind {
         if cx.inside_only && method != Method::GET {
             return Err(keys.problem(BuildContext::sends_outside()));
         }
+        if parsed.poll.is_some() && method != Method::GET {
+            let what = "`poll` needs `GET`: a server answers the same `Idempotency-Key` with the same answer";
+            return Err(keys.problem_at("poll", what));
+        }
         let poll = match (&parsed.poll, &parsed.within) {
             (None, None) => None,
             (Some(every), Some(within)) => {

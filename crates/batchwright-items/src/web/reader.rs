@@ -1,5 +1,6 @@
 //! The reader of pages of items.
 
+use std::fmt;
 use std::sync::Arc;
 
 use batchwright::ItemError;
@@ -8,10 +9,11 @@ use batchwright::item::{ItemReader, stable_hash_after};
 use batchwright::scope::StepScope;
 use reqwest::header::{HeaderMap, LINK};
 use reqwest::{Method, Url};
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::exchange::{Exchange, Requests, find, shown, text_of};
+use super::exchange::{Exchange, Requests, find, text_of};
 use crate::record::Record;
 
 /// How the next page is found.
@@ -53,6 +55,68 @@ pub(super) struct Position {
     read: usize,
     /// Hash of the items that were read.
     before: u64,
+    /// Hash of the items of the page before.
+    #[serde(default)]
+    last: u64,
+    /// A page before this one, which is compared with all later ones, and how many pages later another one takes its place.
+    #[serde(default)]
+    compared: Option<String>,
+    #[serde(default)]
+    until: u64,
+    #[serde(default)]
+    seen: u64,
+}
+
+impl Position {
+    /// Returns the beginning of the page `next`, after a page that was read as a whole. To find pages that lead back to one before,
+    /// a page is kept for comparison, twice as long each time (R. P. Brent, An improved Monte Carlo factorization algorithm, 1980).
+    fn after(&self, next: String) -> Self {
+        let (compared, until, seen) = match self.seen >= self.until {
+            true => (Some(next.clone()), 2 * self.until.max(1), 0),
+            false => (self.compared.clone(), self.until, self.seen + 1),
+        };
+        let (number, last) = (self.number + 1, self.before);
+        Self { page: Some(next), number, last, compared, until, seen, ..Self::default() }
+    }
+}
+
+/// Maximum number of items of a page.
+const ITEMS_MAX: usize = 1_000_000;
+
+/// The items of a page.
+struct Items(Vec<Box<RawValue>>);
+
+impl<'de> Deserialize<'de> for Items {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bounded;
+
+        impl<'de> Visitor<'de> for Bounded {
+            type Value = Items;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Items, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = list.next_element()? {
+                    if items.len() == ITEMS_MAX {
+                        return Err(A::Error::custom(format!(
+                            "it has more than {ITEMS_MAX} items"
+                        )));
+                    }
+                    items.push(item);
+                }
+                Ok(Items(items))
+            }
+        }
+
+        deserializer.deserialize_seq(Bounded)
+    }
+}
+
+fn hash_of(items: &[Box<RawValue>]) -> u64 {
+    items.iter().fold(0, |hash, item| stable_hash_after(hash, item.get().as_bytes()))
 }
 
 /// A page that was fetched.
@@ -99,23 +163,32 @@ impl ApiReader {
         if let (Some(name), Some(size), false) = (size_parameter, size, is_begun) {
             url.query_pairs_mut().append_pair(name, &size.to_string());
         }
-        let answer = exchange.send(&Method::GET, &url, &|request| request)?;
+        let answer = exchange.send(&Method::GET, &url, false, &|request| request)?;
         let wrong = |why: String| {
-            let what = format!("cannot use the answer of {}: {why}", shown(&url));
+            let what = format!("cannot use the answer of {}: {why}", exchange.shown(&url));
             ItemError::new(ErrorKind::new("http.answer"), what)
         };
         let list =
             find(&answer.body, items).map_err(|error| wrong(format!("it is no JSON: {error}")))?;
-        let list = list.map_or("[]", |list| list.get());
-        let found: Vec<Box<RawValue>> = serde_json::from_str(list).map_err(|_| {
+        let list = list.ok_or_else(|| wrong(format!("it has no `{items}`")))?;
+        let found = if list.get() == "null" {
+            Ok(Items(Vec::new()))
+        } else {
+            serde_json::from_str(list.get())
+        };
+        let Items(found) = found.map_err(|error| {
             wrong(match items.as_str() {
-                "" => "it is no list; `items` names the place of the list".to_owned(),
-                path => format!("`{path}` is no list"),
+                "" => format!("it is no list; `items` names the place of the list ({error})"),
+                path => format!("`{path}` is no list ({error})"),
             })
         })?;
+        let is_same = !found.is_empty() && self.at.number > 1 && hash_of(&found) == self.at.last;
+        if is_same && matches!(paging, Paging::Number { .. } | Paging::Offset(_)) {
+            return Err(wrong("its items are those of the page before".to_owned()));
+        }
         let next = self.next(&answer.body, &answer.headers, found.len() as u64).map_err(wrong)?;
-        if next.is_some() && next == self.at.page {
-            return Err(wrong("it names the same page as the next one".to_owned()));
+        if next.is_some() && (next == self.at.page || next == self.at.compared) {
+            return Err(wrong("the next page is one that was read before".to_owned()));
         }
         Ok(Page { items: found, next })
     }
@@ -124,6 +197,7 @@ impl ApiReader {
     fn next(&self, body: &[u8], headers: &HeaderMap, count: u64) -> Result<Option<String>, String> {
         let in_answer = |path: &str| match find(body, path).ok().flatten() {
             None => Ok(None),
+            Some(value) if value.get() == "null" => Ok(None),
             Some(value) => match text_of(value) {
                 Some(text) => Ok(Some(text).filter(|text| !text.is_empty() && text != "false")),
                 None => Err(format!("`{path}` is neither a text nor a number")),
@@ -148,12 +222,13 @@ impl ApiReader {
 /// Returns the URL of the next page, which is at the same server: headers with tokens are sent there.
 fn join(base: &Url, next: &str) -> Result<Url, ItemError> {
     let failed = |why: String| {
-        let what = format!("cannot read the next page of {}: {why}", shown(base));
+        let what = format!("cannot read the next page of the API: {why}");
         ItemError::new(ErrorKind::new("http.answer"), what)
     };
     let mut url = base.join(next).map_err(|error| failed(error.to_string()))?;
     if url.origin() != base.origin() {
-        return Err(failed(format!("it is at another server, {}", shown(&url))));
+        let origin = url.origin().ascii_serialization();
+        return Err(failed(format!("it is at another server, {origin}")));
     }
     let _ = url.set_username(base.username());
     let _ = url.set_password(base.password());
@@ -162,8 +237,9 @@ fn join(base: &Url, next: &str) -> Result<Url, ItemError> {
 
 /// Returns the target of the link with the relation `next` (RFC 8288).
 fn next_link(headers: &HeaderMap) -> Option<String> {
-    let values = headers.get_all(LINK).into_iter().filter_map(|value| value.to_str().ok());
-    for value in values {
+    for value in headers.get_all(LINK) {
+        // A title can be in any encoding.
+        let value = String::from_utf8_lossy(value.as_bytes());
         // A target may contain commas, so links are divided before `<`.
         for link in value.split('<').skip(1) {
             let Some((target, parameters)) = link.split_once('>') else { continue };
@@ -191,15 +267,14 @@ impl ItemReader for ApiReader {
     fn open(&mut self, position: Option<Position>, scope: &StepScope) -> Result<(), ItemError> {
         self.exchange = Some(self.pages.requests.exchange(scope)?);
         self.page = None;
-        self.at = position.unwrap_or_else(|| Position { number: 1, ..Position::default() });
+        self.at =
+            position.unwrap_or_else(|| Position { number: 1, until: 1, ..Position::default() });
         if self.at.read == 0 {
             return Ok(());
         }
         let page = self.fetch()?;
-        let read = page.items.iter().take(self.at.read);
-        let before =
-            read.clone().fold(0, |hash, item| stable_hash_after(hash, item.get().as_bytes()));
-        if read.len() < self.at.read || before != self.at.before {
+        let read = &page.items[..self.at.read.min(page.items.len())];
+        if read.len() < self.at.read || hash_of(read) != self.at.before {
             let what = format!(
                 "cannot restart: page {} of the API has other items than those that were read",
                 self.at.number
@@ -233,7 +308,7 @@ impl ItemReader for ApiReader {
                 self.page = Some(page);
                 return Ok(None);
             };
-            self.at = Position { page: Some(next), number: self.at.number + 1, read: 0, before: 0 };
+            self.at = self.at.after(next);
         }
     }
 

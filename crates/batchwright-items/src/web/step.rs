@@ -11,7 +11,7 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, RequestBuilder};
 use sha2::{Digest, Sha256};
 
-use super::exchange::{Answer, Requests, find, shown, text_of};
+use super::exchange::{Answer, Requests, find, text_of};
 use super::writer::{IDEMPOTENCY_KEY, hex};
 use crate::template::Template;
 
@@ -54,10 +54,14 @@ impl Tasklet for Call {
         let clock = SystemClock::default();
         let begun = clock.elapsed();
         loop {
-            let answer = exchange.send(&self.method, &exchange.url, &complete)?;
+            let answer = exchange.send(&self.method, &exchange.url, false, &complete)?;
             let Some(misfit) = misfit(&answer, &expect) else {
                 for (name, path) in &self.save {
-                    let found = find(&answer.body, path).ok().flatten().ok_or_else(|| {
+                    let found = find(&answer.body, path)
+                        .ok()
+                        .flatten()
+                        .filter(|value| value.get() != "null");
+                    let found = found.ok_or_else(|| {
                         ItemError::new(
                             ErrorKind::new("http.answer"),
                             format!("cannot keep `{name}`: the answer has no `{path}`"),
@@ -68,7 +72,7 @@ impl Tasklet for Call {
                 }
                 return Ok(Flow::Finished);
             };
-            let what = format!("the answer of {} {misfit}", shown(&exchange.url));
+            let what = format!("the answer of {} {misfit}", exchange.shown(&exchange.url));
             match self.poll {
                 Some((every, within)) if clock.elapsed() - begun + every <= within => {
                     exchange.wait(every)?;

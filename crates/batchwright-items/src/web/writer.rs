@@ -61,7 +61,7 @@ impl ApiWriter {
             let request = request.header(CONTENT_TYPE, "application/json");
             request.header(IDEMPOTENCY_KEY, format!("\"{key}\"")).body(body.clone())
         };
-        exchange.send(&self.sends.method, &exchange.url, &complete).map(drop)
+        exchange.send(&self.sends.method, &exchange.url, true, &complete).map(drop)
     }
 }
 
