@@ -183,19 +183,24 @@ impl Mail {
         let started = std::thread::Builder::new().name("batchwright mail".to_owned()).spawn(work);
         started.map_err(|error| ItemError::fatal(format!("cannot start a thread: {error}")))?;
         let clock = SystemClock::default();
-        let end = clock.elapsed() + self.timeout.saturating_mul(COMMANDS);
+        let mut end = clock.elapsed() + self.timeout.saturating_mul(COMMANDS);
+        let mut is_stopped = false;
         loop {
             match sent.recv_timeout(STOP_LOOK) {
                 Ok(result) => return Ok(result),
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(ItemError::fatal("cannot send the mail: its thread has ended"));
                 }
-                Err(RecvTimeoutError::Timeout) if stop.is_requested() => {
+                // The answer that is expected now tells whether the mail is sent.
+                Err(RecvTimeoutError::Timeout) if !is_stopped && stop.is_requested() => {
+                    (is_stopped, end) = (true, end.min(clock.elapsed() + self.timeout));
+                }
+                Err(RecvTimeoutError::Timeout) if is_stopped && clock.elapsed() >= end => {
                     return Err(ItemError::stopped("a stop was requested while a mail was sent"));
                 }
                 Err(RecvTimeoutError::Timeout) if clock.elapsed() >= end => {
                     let what = format!(
-                        "cannot send the mail: it takes longer than {COMMANDS} times {:?}",
+                        "cannot send the mail: it takes longer than {COMMANDS} times {:?}; it may still arrive",
                         self.timeout
                     );
                     return Err(ItemError::new(ErrorKind::new("io.mail"), what));

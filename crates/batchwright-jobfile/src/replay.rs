@@ -8,7 +8,6 @@ use std::io::{BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use batchwright::ItemError;
 use batchwright::error::RepositoryError;
 use batchwright::execution::{ExecutionId, Phase, SkipRecord, StepExecution};
 use batchwright::item::{ItemReader, Total, stable_hash};
@@ -16,6 +15,7 @@ use batchwright::operator::OperatorError;
 use batchwright::scope::StepScope;
 use batchwright::step::{Flow, TaskletCall};
 use batchwright::testing::fault::{FaultyPosition, Numbered as _};
+use batchwright::{BatchStatus, ItemError};
 use batchwright_items::{MakeReader, Reads, Record, Value};
 use serde::{Deserialize, Serialize};
 
@@ -410,19 +410,21 @@ impl Replayed {
 /// A sentence when a context or a checkpoint is none of a replay.
 pub(crate) fn begun(executions: &[Vec<StepExecution>]) -> Result<BTreeMap<String, Begun>, String> {
     let mut all: BTreeMap<String, Begun> = BTreeMap::new();
+    let mut lists = Lists::new();
     for steps in executions {
         let is_list =
             |step: &&StepExecution| step.name.starts_with(LISTS_STEP) && step.context.has(LISTS);
-        // Without the lists no other step has begun.
-        let Some(first) = steps.iter().find(is_list) else { continue };
-        let lists: Lists = first.context.get(LISTS).map_err(|error| error.to_string())?;
-        for (name, list) in lists {
+        // An execution that ran a job which was prepared before the last one began has the lists of that one.
+        if let Some(first) = steps.iter().find(is_list) {
+            lists = first.context.get(LISTS).map_err(|error| error.to_string())?;
+        }
+        for (name, list) in &lists {
             let begun = all.entry(name.clone()).or_default();
             if begun.done == 0 {
                 begun.order = keys(&list.groups).collect();
             }
             let is_row = |step: &&StepExecution| {
-                step.name.strip_suffix(PARTITION).unwrap_or(&step.name) == name
+                step.name.strip_suffix(PARTITION).unwrap_or(&step.name) == *name
             };
             let given_up: BTreeSet<Key> = keys(&list.given_up).collect();
             for step in steps.iter().filter(is_row) {
@@ -441,6 +443,10 @@ impl Begun {
             .map_err(|error| format!("the checkpoint of step `{}`: {error}", step.name))?;
         let read = checkpoint.reader.map_or(0, |reader| reader.inner.read);
         let mut done = usize::try_from(read).unwrap_or(usize::MAX).min(self.order.len());
+        // A step that completed passed over the records at its end too.
+        if step.status == BatchStatus::Completed {
+            done = self.order.len();
+        }
         // Of a chunk that was cut short, the engine counts those records that it had.
         let mut resolved = checkpoint.resolved;
         while resolved > 0 && done < self.order.len() {

@@ -109,7 +109,7 @@ fn what_is_no_page_fails_and_says_why() {
         (
             "/orders/ignore",
             "items = \"items\"\npage = { number = \"page\" }",
-            "its items are those of the page before",
+            "its items are those of the 10 pages before",
         ),
         ("/expired", "page = { link = true }", "the cursor is expired"),
         ("/orders/cursor", "items = \"meta\"", "`meta` is no list"),
@@ -271,6 +271,8 @@ fn a_value_within_a_url_leads_to_no_other_place_and_no_secret_is_shown() {
     }
     let message = failed(&format!("{api}/v2/${{params.k}}/lines"), "../../admin");
     assert!(message.contains("401"), "{message}");
+    let message = failed("http://${params.k}.invalid/x", "hidden");
+    assert!(message.contains("GET http://***") && !message.contains("hidden"), "{message}");
     let message = failed("http://${params.k}.invalid/x", "127.0.0.1/");
     assert!(message.contains("cannot use the URL"), "{message}");
     let message = failed(&format!("{api}/bot${{params.k}}/send"), "123456:ABCDEF");

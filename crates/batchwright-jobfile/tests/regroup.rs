@@ -318,16 +318,25 @@ fn sums_are_exact_or_fail() {
         (&["9223372036854775807", "1"], "9223372036854775808"),
         (&["1.10", "1.1"], "2.20"),
         (&["1e3", "0.1", "0.2"], "1000.3"),
+        (&["12.50e-1", "0e-30", "0e99"], "1.25"),
+        (&["1.5e2"], "150"),
     ] {
         assert_eq!(total(numbers), Ok(format!("{{\"s\":{expected}}}\n")), "{numbers:?}");
     }
-    for numbers in [
-        &["99999999999999999999", "0.000000001234"][..],
-        &["123456789012345678901234567890", "1"],
-        &["1e300", "1"],
-    ] {
+    for numbers in [&["99999999999999999999", "0.000000001234"][..], &["7e28", "7e28"]] {
         let failed = total(numbers).unwrap_err();
         assert!(failed.contains("the sum has more than 28 digits"), "{numbers:?}: {failed}");
+    }
+    // Records that no sum can have are bad ones.
+    for number in [
+        "123456789012345678901234567890123",
+        "1.23456789012345678901234567890123456e0",
+        "2.220446049250313e-16",
+        "1e300",
+    ] {
+        let input = format!("n\n1\n{number}\n");
+        let (out, bad) = run_at(("csv", &input), sum, 10, 0).unwrap();
+        assert!(out == "{\"s\":1}\n" && bad.contains("has more than 28 digits"), "{out} {bad}");
     }
 }
 

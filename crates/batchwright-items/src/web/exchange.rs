@@ -33,10 +33,43 @@ const SHOWN_MAX: usize = 300;
 #[derive(Clone)]
 pub(super) struct Requests {
     url: Template,
+    shows: Shows,
     headers: Arc<[(HeaderName, Template)]>,
     timeout: Duration,
     max_attempts: u32,
     wait_max: Duration,
+}
+
+/// What messages show of a URL.
+#[derive(Clone, Copy)]
+enum Shows {
+    /// The path too; `has_server` says whether no value is in the name of the server.
+    Path {
+        has_server: bool,
+    },
+    Server,
+    Nothing,
+}
+
+impl Shows {
+    /// Values of the environment and of contexts can be secret, as those of secret parameters are.
+    fn of(text: &str) -> Self {
+        let literal = text.split("${").next().unwrap_or_default();
+        let has_server = literal.splitn(4, '/').count() == 4;
+        let shows = Self::Path { has_server };
+        match ["${env.", "context."].iter().any(|name| text.contains(name)) {
+            true => shows.without_values(),
+            false => shows,
+        }
+    }
+
+    fn without_values(self) -> Self {
+        match self {
+            Self::Path { has_server: true } => Self::Server,
+            Self::Path { has_server: false } => Self::Nothing,
+            shows => shows,
+        }
+    }
 }
 
 /// The keys that readers, writers and steps have in common.
@@ -66,6 +99,7 @@ impl Requests {
             |text: Option<&Text>, seconds| text.map_or(Ok(Duration::from_secs(seconds)), duration);
         Ok(Self {
             url: cx.template(url)?,
+            shows: Shows::of(url.get_ref()),
             headers: headers.collect::<Result<_, Problem>>()?,
             timeout: or(keys.timeout, 30)?,
             max_attempts: keys.max_attempts.map_or(5, std::num::NonZero::get),
@@ -92,7 +126,11 @@ impl Requests {
             headers.insert(name.clone(), value);
         }
         Ok(Exchange {
-            hides_path: self.url.shows_secret(scope),
+            shows: if self.url.shows_secret(scope) {
+                self.shows.without_values()
+            } else {
+                self.shows
+            },
             url,
             headers,
             client: web_client(self.timeout, false)?,
@@ -108,8 +146,7 @@ impl Requests {
 /// The exchanges of a step execution.
 pub(super) struct Exchange {
     pub(super) url: Url,
-    /// Whether the value of a secret is in the URL.
-    hides_path: bool,
+    shows: Shows,
     headers: HeaderMap,
     client: Client,
     runtime: &'static Runtime,
@@ -146,7 +183,7 @@ impl Exchange {
         loop {
             let request = self.client.request(method.clone(), url.clone());
             let request = request.headers(self.headers.clone()).timeout(self.timeout);
-            let (error, wanted) = match self.once(complete(request))? {
+            let (error, wanted) = match self.once(complete(request), is_read(method))? {
                 Ok(answer) if answer.status.is_success() => return Ok(answer),
                 // After an attempt without an answer, a conflict can be with that attempt, which the server still processes.
                 Ok(answer)
@@ -182,11 +219,12 @@ impl Exchange {
         }
     }
 
-    /// Returns the URL for messages, without user, password, parameters and the values of secrets.
+    /// Returns the URL for messages, without user, password, parameters and values that can be secret.
     pub(super) fn shown(&self, url: &Url) -> String {
-        match self.hides_path {
-            true => format!("{}/***", url.origin().ascii_serialization()),
-            false => shown(url),
+        match self.shows {
+            Shows::Path { .. } => shown(url),
+            Shows::Server => format!("{}/***", url.origin().ascii_serialization()),
+            Shows::Nothing => format!("{}://***", url.scheme()),
         }
     }
 
@@ -199,20 +237,31 @@ impl Exchange {
         }
     }
 
-    /// Sends the request once. The outer error is that of a stop request.
-    fn once(&self, request: RequestBuilder) -> Result<Result<Answer, Failure>, ItemError> {
+    /// Sends the request once. The outer error is that of a stop request, which ends a request that only reads: what another one
+    /// did
+    /// would not be known.
+    fn once(
+        &self,
+        request: RequestBuilder,
+        is_read: bool,
+    ) -> Result<Result<Answer, Failure>, ItemError> {
         let stopped = async {
-            while !self.stop.is_requested() {
+            while !is_read || !self.stop.is_requested() {
                 tokio::time::sleep(STOP_LOOK).await;
             }
         };
         self.runtime.block_on(async {
             tokio::select! {
+                biased;
                 answer = answered(request) => Ok(answer),
                 () = stopped => Err(stop_requested()),
             }
         })
     }
+}
+
+fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -33,6 +33,9 @@ struct ReaderKeys {
     headers: BTreeMap<String, Text>,
     /// The place of the list in the answer, such as `data.items`. Default: the answer is the list.
     items: Option<String>,
+    /// Whether an answer without the list is an empty page; otherwise it is an error. Default: false.
+    #[serde(default)]
+    items_optional: bool,
     /// How the next page is found. Default: there is one page.
     page: Option<At<PageKeys>>,
     /// Time after which an unanswered request fails. Default: `30s`.
@@ -161,6 +164,7 @@ impl ItemKind for WebKind {
         let pages = Arc::new(Pages {
             requests: requests!(&parsed, cx)?,
             items: parsed.items.clone().unwrap_or_default(),
+            items_optional: parsed.items_optional,
             paging,
             size: page.and_then(|page| page.size),
             size_parameter: page.and_then(|page| page.size_parameter.clone()),

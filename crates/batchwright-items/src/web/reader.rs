@@ -39,6 +39,8 @@ pub(super) struct Pages {
     pub(super) requests: Requests,
     /// The place of the list in the answer.
     pub(super) items: String,
+    /// Whether an answer without the list is an empty page.
+    pub(super) items_optional: bool,
     pub(super) paging: Paging,
     /// Number of items of a full page, and the parameter that asks for it.
     pub(super) size: Option<u64>,
@@ -58,6 +60,9 @@ pub(super) struct Position {
     /// Hash of the items of the page before.
     #[serde(default)]
     last: u64,
+    /// Number of pages with numbers or offsets that had the same items one after the other.
+    #[serde(default)]
+    same: u32,
     /// A page before this one, which is compared with all later ones, and how many pages later another one takes its place.
     #[serde(default)]
     compared: Option<String>,
@@ -76,10 +81,14 @@ impl Position {
             false => (self.compared.clone(), self.until, self.seen + 1),
         };
         let (number, last) = (self.number + 1, self.before);
-        Self { page: Some(next), number, last, compared, until, seen, ..Self::default() }
+        let is_same = self.read > 0 && self.number > 1 && self.before == self.last;
+        let same = if is_same { self.same + 1 } else { 0 };
+        Self { page: Some(next), number, last, same, compared, until, seen, ..Self::default() }
     }
 }
 
+/// Number of pages with the same items after which the server ignores their numbers.
+const SAME_PAGES_MAX: u32 = 10;
 /// Maximum number of items of a page.
 const ITEMS_MAX: usize = 1_000_000;
 
@@ -170,21 +179,25 @@ impl ApiReader {
         };
         let list =
             find(&answer.body, items).map_err(|error| wrong(format!("it is no JSON: {error}")))?;
-        let list = list.ok_or_else(|| wrong(format!("it has no `{items}`")))?;
-        let found = if list.get() == "null" {
-            Ok(Items(Vec::new()))
-        } else {
-            serde_json::from_str(list.get())
+        let list = match list.map(RawValue::get) {
+            Some("null") => "[]",
+            Some(list) => list,
+            None if self.pages.items_optional => "[]",
+            None => {
+                let what = "; with `items_optional` an answer without it is an empty page";
+                return Err(wrong(format!("it has no `{items}`{what}")));
+            }
         };
+        let found = serde_json::from_str(list);
         let Items(found) = found.map_err(|error| {
             wrong(match items.as_str() {
                 "" => format!("it is no list; `items` names the place of the list ({error})"),
                 path => format!("`{path}` is no list ({error})"),
             })
         })?;
-        let is_same = !found.is_empty() && self.at.number > 1 && hash_of(&found) == self.at.last;
-        if is_same && matches!(paging, Paging::Number { .. } | Paging::Offset(_)) {
-            return Err(wrong("its items are those of the page before".to_owned()));
+        if self.at.same >= SAME_PAGES_MAX {
+            let what = format!("its items are those of the {SAME_PAGES_MAX} pages before");
+            return Err(wrong(what));
         }
         let next = self.next(&answer.body, &answer.headers, found.len() as u64).map_err(wrong)?;
         if next.is_some() && (next == self.at.page || next == self.at.compared) {

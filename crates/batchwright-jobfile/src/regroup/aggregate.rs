@@ -142,14 +142,32 @@ fn decimal(value: &Value) -> Result<Decimal, Fault> {
         Value::Number(json) => json.get(),
         value => return Err(no_number(value)),
     };
-    let parsed = Decimal::from_str_exact(text).or_else(|error| match text.contains(['e', 'E']) {
-        true => Decimal::from_scientific(text),
-        false => Err(error),
-    });
-    parsed.map_err(|_| match text.parse::<f64>().is_ok_and(f64::is_finite) {
-        true => Fault::Group(TOO_LONG.to_owned()),
+    exact(text).ok_or_else(|| match text.parse::<f64>().is_ok_and(f64::is_finite) {
+        true => {
+            Fault::Record(format!("`{text}` has more than 28 digits, and is no binary fraction"))
+        }
         false => no_number(value),
     })
+}
+
+/// Returns the number that `text` is, with all its digits.
+fn exact(text: &str) -> Option<Decimal> {
+    let Some((base, exponent)) = text.split_once(['e', 'E']) else {
+        return Decimal::from_str_exact(text).ok();
+    };
+    let base = Decimal::from_str_exact(base).ok()?.normalize();
+    let exponent: i32 = exponent.parse().ok()?;
+    if base.is_zero() {
+        return Some(base);
+    }
+    let scale = i32::try_from(base.scale()).ok()?.checked_sub(exponent)?;
+    match u32::try_from(scale) {
+        Ok(scale) => Decimal::try_from_i128_with_scale(base.mantissa(), scale).ok(),
+        Err(_) => {
+            let power = 10_i128.checked_pow(scale.unsigned_abs())?;
+            Decimal::try_from_i128_with_scale(base.mantissa().checked_mul(power)?, 0).ok()
+        }
+    }
 }
 
 fn float_sum(so_far: f64, value: &Value) -> Result<Value, Fault> {
