@@ -20,6 +20,8 @@ mod processor;
 mod reader;
 mod record;
 mod registry;
+#[cfg(any(feature = "http", feature = "mail"))]
+mod sent;
 mod template;
 mod text;
 pub mod transport;

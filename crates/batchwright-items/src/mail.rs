@@ -18,10 +18,10 @@ use lettre::transport::smtp::response::Response;
 use lettre::{Message, SmtpTransport, Transport};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
 use crate::key::{Keys, Problem, Text, duration};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
+use crate::sent;
 use crate::template::Template;
 use crate::transport::url_with_values;
 
@@ -217,10 +217,7 @@ impl Mail {
                 ItemError::fatal(format!("cannot send the mail: `{text}` is no address: {error}"))
             })
         };
-        let identity =
-            format!("{}/{}/{}", scope.store_id(), scope.job().instance_id(), scope.sink_name());
-        let digest = Sha256::digest(identity.as_bytes());
-        let digits: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let digits = sent::key(&[sent::identity(scope).as_bytes()]);
         let from = address(&self.from)?;
         let id = format!("<{digits}@{}>", from.email.domain());
         let mut message = Message::builder().from(from).message_id(Some(id));

@@ -1,8 +1,13 @@
-//! Text that shares its memory with other texts.
+//! Text that shares its memory with other texts, and the text of bytes.
 
 use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
+
+/// Returns the hexadecimal digits of `bytes`.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// A part of a buffer of text, which all its parts and their clones share: the fields of a record are parts of the text of the
 /// record, or of the whole chunk. Who keeps a text beyond its chunk copies it (`to_string`), and not its whole buffer.

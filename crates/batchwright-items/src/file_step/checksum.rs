@@ -18,6 +18,7 @@ use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
 use crate::paths::some_files_of;
 use crate::template::Template;
+use crate::text::hex;
 
 /// The kind `checksum`.
 pub(crate) struct ChecksumKind;
@@ -120,7 +121,7 @@ fn digest<D: Digest>(
 
     let mut hashing = Hashing(D::new());
     copy_bytes((path, file), &mut hashing, stop)?;
-    Ok(hashing.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hashing.0.finalize()))
 }
 
 impl ItemKind for ChecksumKind {

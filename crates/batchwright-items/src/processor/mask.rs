@@ -13,6 +13,7 @@ use crate::key::{Keys, Problem, Text};
 use crate::kind::{BoxedProcessor, BuildContext, ItemKind, KindSchema, Make};
 use crate::record::Record;
 use crate::template::Template;
+use crate::text::hex;
 use crate::value::Value;
 
 /// The kind `mask`.
@@ -135,8 +136,7 @@ impl Hide {
             Self::Hash(keyed) => {
                 let mut keyed = (**keyed).clone();
                 keyed.update(text.as_bytes());
-                let digest = keyed.finalize().into_bytes();
-                Value::from(digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+                Value::from(hex(&keyed.finalize().into_bytes()))
             }
         }
     }

@@ -260,7 +260,8 @@ impl Exchange {
     }
 }
 
-fn is_read(method: &Method) -> bool {
+/// Whether a request with this method only reads.
+pub(super) fn is_read(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 

@@ -9,10 +9,10 @@ use batchwright::error::ErrorKind;
 use batchwright::step::{Flow, Tasklet, TaskletCall};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, RequestBuilder};
-use sha2::{Digest, Sha256};
 
-use super::exchange::{Answer, Requests, find, text_of};
-use super::writer::{IDEMPOTENCY_KEY, hex};
+use super::exchange::{Answer, Requests, find, is_read, text_of};
+use super::writer::IDEMPOTENCY_KEY;
+use crate::sent;
 use crate::template::Template;
 
 /// A call, as the job file describes it.
@@ -38,13 +38,11 @@ impl Tasklet for Call {
             .iter()
             .map(|(path, wanted)| Ok((path.as_str(), wanted.render(&scope)?)))
             .collect::<Result<_, ItemError>>()?;
-        let key =
-            format!("{}/{}/{}", scope.store_id(), scope.job().instance_id(), scope.sink_name());
-        let key = hex(&Sha256::digest(key.as_bytes())[..16]);
+        let key = sent::key(&[sent::identity(&scope).as_bytes()]);
         let complete = |request: RequestBuilder| {
-            let request = match self.method {
-                Method::GET | Method::HEAD => request,
-                _ => request.header(IDEMPOTENCY_KEY, format!("\"{key}\"")),
+            let request = match is_read(&self.method) {
+                true => request,
+                false => request.header(IDEMPOTENCY_KEY, format!("\"{key}\"")),
             };
             match &body {
                 None => request,

@@ -9,10 +9,10 @@ use batchwright::scope::StepScope;
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::exchange::{Exchange, Requests};
 use crate::record::Record;
+use crate::sent;
 
 /// The header by which a server recognizes a request that is repeated (draft-ietf-httpapi-idempotency-key-header).
 pub(super) const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
@@ -53,21 +53,13 @@ impl ApiWriter {
         let exchange = self.exchange.as_ref().ok_or_else(|| {
             ItemError::fatal("cannot write to an API before the writer is opened")
         })?;
-        let mut key = Sha256::new();
-        key.update(format!("{}\n{number}\n", self.identity));
-        key.update(&body);
-        let key = hex(&key.finalize()[..16]);
+        let key = sent::key(&[format!("{}\n{number}\n", self.identity).as_bytes(), &body]);
         let complete = |request: reqwest::RequestBuilder| {
             let request = request.header(CONTENT_TYPE, "application/json");
             request.header(IDEMPOTENCY_KEY, format!("\"{key}\"")).body(body.clone())
         };
         exchange.send(&self.sends.method, &exchange.url, true, &complete).map(drop)
     }
-}
-
-/// Returns the hexadecimal digits of `bytes`.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl ItemWriter<Record> for ApiWriter {
@@ -79,8 +71,7 @@ impl ItemWriter<Record> for ApiWriter {
         scope: &StepScope,
     ) -> Result<Option<PreparedCommit>, ItemError> {
         self.exchange = Some(self.sends.requests.exchange(scope)?);
-        self.identity =
-            format!("{}/{}/{}", scope.store_id(), scope.job().instance_id(), scope.sink_name());
+        self.identity = sent::identity(scope);
         self.committed = position.unwrap_or_default().items;
         self.sent = self.committed;
         Ok(None)
