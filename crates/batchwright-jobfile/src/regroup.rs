@@ -6,9 +6,11 @@ mod deduplicate;
 mod split;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::fmt::Write as _;
+use std::sync::Arc;
 
 use batchwright::ItemError;
-use batchwright_items::{Keys, Problem, Record};
+use batchwright_items::{Keys, Problem, Record, Value};
 use schemars::{Schema, schema_for};
 
 use aggregate::{Aggregate, AggregateKeys};
@@ -116,12 +118,11 @@ impl Regrouping {
 }
 
 /// Returns a text that is the same for records whose fields `by` have the same texts; a null is equal to a null only.
-fn key_of(record: &Record, by: &[std::sync::Arc<str>], purpose: &str) -> Result<String, ItemError> {
-    use std::fmt::Write as _;
+fn key_of(record: &Record, by: &[Arc<str>], purpose: &str) -> Result<String, ItemError> {
     let mut key = String::new();
     for name in by {
         match record.required(purpose, name)? {
-            batchwright_items::Value::Null => key.push('-'),
+            Value::Null => key.push('-'),
             value => {
                 let text = value.to_string();
                 let _ = write!(key, "{}:{text}", text.len());

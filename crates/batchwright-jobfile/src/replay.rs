@@ -12,6 +12,7 @@ use batchwright::error::RepositoryError;
 use batchwright::execution::{ExecutionId, Phase, SkipRecord, StepExecution};
 use batchwright::item::{ItemReader, Total, stable_hash};
 use batchwright::operator::OperatorError;
+use batchwright::query::Queries;
 use batchwright::scope::StepScope;
 use batchwright::step::{Flow, TaskletCall};
 use batchwright::testing::fault::{FaultyPosition, Numbered as _};
@@ -163,10 +164,8 @@ pub(crate) struct Group {
     items: Vec<u64>,
 }
 
-impl List {
-    fn hash(&self) -> u64 {
-        stable_hash(serde_json::to_string(self).unwrap_or_default().as_bytes())
-    }
+fn hash(part: &impl Serialize) -> u64 {
+    stable_hash(serde_json::to_string(part).unwrap_or_default().as_bytes())
 }
 
 /// Returns `keys` in groups, in their order.
@@ -325,12 +324,38 @@ impl Replay {
         }
         let list = List { groups: grouped(&order), given_up: grouped(&given_up) };
         let (records, is_processed) = (records.into(), is_processed.into());
-        Corrections { list, records, is_processed, has_unread }
+        let order_hash = hash(&list.groups);
+        Corrections { list, records, is_processed, has_unread, order_hash }
     }
 
     /// Returns the names of the steps and partitions whose records are corrected.
     pub(crate) fn steps(&self) -> BTreeSet<&str> {
         self.corrections.keys().map(|(_, step, _)| step.as_str()).collect()
+    }
+}
+
+/// Number of skips that are read from the store at once.
+const PAGE: usize = 1_000;
+
+/// Calls `take` with each record that `execution` skipped, in the order of the commits.
+///
+/// # Errors
+///
+/// Those of `take`, and of the store.
+pub fn each_skip<E: From<RepositoryError>>(
+    queries: &dyn Queries,
+    execution: ExecutionId,
+    mut take: impl FnMut(SkipRecord) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut begin = 0;
+    loop {
+        let page = queries.skips_page(execution, begin, PAGE)?;
+        begin += page.len();
+        let is_last = page.len() < PAGE;
+        page.into_iter().try_for_each(&mut take)?;
+        if is_last {
+            return Ok(());
+        }
     }
 }
 
@@ -470,7 +495,7 @@ pub(crate) fn keep_lists(
     move |call| {
         let scope = call.scope();
         scope.context().put(LISTS, &lists)?;
-        let hashes = lists.iter().map(|(name, list)| (name, list.hash()));
+        let hashes = lists.iter().map(|(name, list)| (name, hash(list)));
         scope.job().context().put(HASHES, &hashes.collect::<BTreeMap<_, _>>())?;
         Ok(Flow::Finished)
     }
@@ -485,6 +510,8 @@ pub(crate) struct Corrections {
     /// By the number of the record less one: whether it went through the processors before.
     pub(crate) is_processed: Arc<[bool]>,
     has_unread: bool,
+    /// Hash of the order of the records, which each position has.
+    order_hash: u64,
 }
 
 impl Corrections {
@@ -513,11 +540,6 @@ impl Corrections {
     pub(crate) fn list(&self) -> &List {
         &self.list
     }
-
-    /// Returns a hash of the order of the records.
-    fn hash(&self) -> u64 {
-        stable_hash(serde_json::to_string(&self.list.groups).unwrap_or_default().as_bytes())
-    }
 }
 
 /// How many records of the list, in their order, are read.
@@ -540,13 +562,13 @@ impl ItemReader for Reader {
     fn open(&mut self, position: Option<Position>, scope: &StepScope) -> Result<(), ItemError> {
         let stored: BTreeMap<String, u64> = scope.job().context().get(HASHES)?;
         let step = scope.step().strip_suffix(PARTITION).unwrap_or(scope.step());
-        if stored.get(step) != Some(&self.corrections.list.hash()) {
+        if stored.get(step) != Some(&hash(&self.corrections.list)) {
             return Err(ItemError::fatal(
                 "cannot replay: the stored list of records is another one",
             ));
         }
         if let Some(Position { read, list }) = position {
-            if list != self.corrections.hash() {
+            if list != self.corrections.order_hash {
                 return Err(ItemError::fatal(
                     "cannot continue the replay: it began with other lines; bring them back",
                 ));
@@ -568,7 +590,7 @@ impl ItemReader for Reader {
     }
 
     fn position(&self) -> Position {
-        Position { read: self.read as u64, list: self.corrections.hash() }
+        Position { read: self.read as u64, list: self.corrections.order_hash }
     }
 
     fn total(&self) -> Option<Total> {

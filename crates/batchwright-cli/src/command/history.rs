@@ -3,11 +3,10 @@
 use batchwright::execution::JobExecution;
 use batchwright::launch::RecoverMode;
 use batchwright::operator::Retention;
+use batchwright_jobfile::is_replay;
 
 use super::launch::target;
 use crate::args::{ExecutionArgs, Format, Global, PurgeArgs, RecoverArgs};
-use batchwright_jobfile::is_replay;
-
 use crate::context::App;
 use crate::error::{self, CliError};
 use crate::output;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use batchwright::error::ErrorKind;
 use batchwright::execution::{ExecutionId, Phase, SkipRecord};
-use batchwright_jobfile::Replayed;
+use batchwright_jobfile::{Replayed, each_skip};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -16,9 +16,6 @@ use crate::args::{Global, SkipsArgs};
 use crate::context::App;
 use crate::error::{self, CliError};
 use crate::output;
-
-/// Number of records that are read from the store at once.
-const PAGE: usize = 1_000;
 
 /// A row of the list.
 #[derive(Serialize)]
@@ -90,23 +87,12 @@ fn each(
     id: ExecutionId,
     mut take: impl FnMut(SkipRecord) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
-    let mut begin = 0;
-    loop {
-        let page = app.operator.queries().skips_page(id, begin, PAGE)?;
-        begin += page.len();
-        let is_last = page.len() < PAGE;
-        for skip in page {
-            let kind = ErrorKind::new(skip.kind.clone());
-            if args.step.as_ref().is_none_or(|step| *step == skip.step)
-                && args.kind.as_ref().is_none_or(|wanted| kind.is_a(wanted))
-            {
-                take(skip)?;
-            }
-        }
-        if is_last {
-            return Ok(());
-        }
-    }
+    each_skip(app.operator.queries(), id, |skip| {
+        let kind = ErrorKind::new(skip.kind.clone());
+        let is_wanted = args.step.as_ref().is_none_or(|step| *step == skip.step)
+            && args.kind.as_ref().is_none_or(|wanted| kind.is_a(wanted));
+        if is_wanted { take(skip) } else { Ok(()) }
+    })
 }
 
 /// Writes the records that no replay has written to a new file.

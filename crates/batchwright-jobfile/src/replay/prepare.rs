@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::{
     Begun, ENDING, REPLAY_FROM, REPLAY_NUMBER, REPLAY_OF_INSTANCE, Replay, ReplayError, Replayed,
-    begun, job_of_replays,
+    begun, each_skip, job_of_replays,
 };
 use crate::{JobFolder, Source};
 
@@ -104,9 +104,11 @@ impl Skipped {
     fn of(operator: &JobOperator, instance: InstanceId) -> Result<Self, ReplayError> {
         let mut phases: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for execution in operator.explorer().executions(instance)? {
-            for SkipRecord { step, item, phase, .. } in operator.queries().skips(execution.id)? {
+            each_skip(operator.queries(), execution.id, |skip| {
+                let SkipRecord { step, item, phase, .. } = skip;
                 phases.entry((step, item)).or_default().push((execution.id.0, phase));
-            }
+                Ok::<_, ReplayError>(())
+            })?;
         }
         Ok(Self { phases })
     }
