@@ -1,7 +1,7 @@
 //! One Rust type for all readers of records: every step of a job file has the same type, whatever it reads.
 
 use batchwright::ItemError;
-use batchwright::item::{Block, ItemReader};
+use batchwright::item::{Acknowledge, Block, ItemReader};
 use batchwright::scope::StepScope;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -126,6 +126,10 @@ impl<R: ItemReader, F: Fn(R::Item) -> Record + Send> ItemReader for Mapped<R, F>
         self.inner.position()
     }
 
+    fn acknowledger(&self) -> Option<Box<dyn Acknowledge<R::Position>>> {
+        self.inner.acknowledger()
+    }
+
     forward_reader!(inner);
 }
 
@@ -139,6 +143,10 @@ impl<R: ItemReader<Item = Record>> ItemReader for Reads<R> {
 
     fn position(&self) -> Position {
         pack(&self.inner.position())
+    }
+
+    fn acknowledger(&self) -> Option<Box<dyn Acknowledge<Position>>> {
+        Some(Box::new(JsonAcknowledge(self.inner.acknowledger()?)))
     }
 
     forward_records!(inner);
@@ -181,7 +189,25 @@ impl ItemReader for BoxedReader {
         self.0.position()
     }
 
+    fn acknowledger(&self) -> Option<Box<dyn Acknowledge<Position>>> {
+        self.0.acknowledger()
+    }
+
     forward_records!(0);
+}
+
+/// Acknowledges positions that are JSON.
+struct JsonAcknowledge<P>(Box<dyn Acknowledge<P>>);
+
+impl<P: serde::Serialize + DeserializeOwned> Acknowledge<Position> for JsonAcknowledge<P> {
+    fn acknowledge(&mut self, position: Position) -> Result<(), ItemError> {
+        unpack(Some(position))?.map_or(Ok(()), |position| self.0.acknowledge(position))
+    }
+
+    fn position_after(&self, position: Option<Position>, records: u64) -> Position {
+        // A position that was made here can be parsed.
+        pack(&self.0.position_after(unpack(position).unwrap_or_default(), records))
+    }
 }
 
 pub(crate) fn pack(position: &impl serde::Serialize) -> Position {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use batchwright::ItemError;
-use batchwright::item::{Block, ItemReader, Total};
+use batchwright::item::{Acknowledge, Block, ItemReader, Total};
 use batchwright::scope::StepScope;
 use batchwright::testing::fault::{FaultPlan, FaultyPosition, FaultyReader};
 use batchwright_items::{BoxedReader, Record};
@@ -96,6 +96,13 @@ impl ItemReader for StepReader {
                 FaultyPosition { inner: reader.position(), number: *number }
             }
             Inner::Faulty(reader) => reader.position(),
+        }
+    }
+
+    fn acknowledger(&self) -> Option<Box<dyn Acknowledge<Self::Position>>> {
+        match &self.inner {
+            Inner::Plain { reader, .. } => reader.acknowledger().map(FaultyPosition::acknowledger),
+            Inner::Faulty(reader) => reader.acknowledger(),
         }
     }
 

@@ -110,6 +110,102 @@ pub enum Total {
     Bytes(u64),
 }
 
+/// Acknowledges to a queue what was read from it and committed. `P` is the position of the reader.
+///
+/// A queue cannot be read from a position: it delivers again what was not acknowledged, perhaps in another order. When the
+/// process dies between a commit and its acknowledgement, the queue delivers again what was committed; the reader recognizes
+/// it by what its position says. So a position identifies the records before it that are not acknowledged yet.
+///
+/// ```
+/// use std::collections::VecDeque;
+/// use std::sync::{Arc, Mutex};
+///
+/// use batchwright::item::{Acknowledge, ItemReader};
+/// use batchwright::scope::StepScope;
+/// use batchwright::ItemError;
+/// use serde::{Deserialize, Serialize};
+///
+/// /// Jobs that wait, and those that were fetched.
+/// #[derive(Default)]
+/// struct Jobs {
+///     waiting: VecDeque<u64>,
+///     fetched: Vec<u64>,
+/// }
+///
+/// #[derive(Clone, Default, Serialize, Deserialize)]
+/// struct Position {
+///     /// The jobs that were read and may come again.
+///     unacknowledged: Vec<u64>,
+/// }
+///
+/// struct JobReader {
+///     jobs: Arc<Mutex<Jobs>>,
+///     position: Position,
+/// }
+///
+/// impl ItemReader for JobReader {
+///     type Item = u64;
+///     type Position = Position;
+///
+///     fn open(&mut self, position: Option<Position>, _: &StepScope) -> Result<(), ItemError> {
+///         self.position = position.unwrap_or_default();
+///         Ok(())
+///     }
+///
+///     fn read(&mut self) -> Result<Option<u64>, ItemError> {
+///         let mut jobs = self.jobs.lock().unwrap();
+///         while let Some(job) = jobs.waiting.pop_front() {
+///             if self.position.unacknowledged.contains(&job) {
+///                 continue; // It was committed before the restart.
+///             }
+///             jobs.fetched.push(job);
+///             self.position.unacknowledged.push(job);
+///             return Ok(Some(job));
+///         }
+///         Ok(None)
+///     }
+///
+///     fn position(&self) -> Position {
+///         self.position.clone()
+///     }
+///
+///     fn acknowledger(&self) -> Option<Box<dyn Acknowledge<Position>>> {
+///         Some(Box::new(Acknowledger(Arc::clone(&self.jobs))))
+///     }
+/// }
+///
+/// struct Acknowledger(Arc<Mutex<Jobs>>);
+///
+/// impl Acknowledge<Position> for Acknowledger {
+///     fn acknowledge(&mut self, position: Position) -> Result<(), ItemError> {
+///         let mut jobs = self.0.lock().unwrap();
+///         jobs.fetched.retain(|job| !position.unacknowledged.contains(job));
+///         Ok(())
+///     }
+///
+///     fn position_after(&self, position: Option<Position>, records: u64) -> Position {
+///         let mut position = position.unwrap_or_default();
+///         let jobs = self.0.lock().unwrap();
+///         let next = jobs.fetched.iter().filter(|job| !position.unacknowledged.contains(job));
+///         let next: Vec<u64> = next.take(records as usize).copied().collect();
+///         position.unacknowledged.extend(next);
+///         position
+///     }
+/// }
+/// ```
+pub trait Acknowledge<P>: Send {
+    /// Removes from the queue what was read before `position`, which was committed.
+    ///
+    /// # Errors
+    ///
+    /// The step fails and stays restartable.
+    fn acknowledge(&mut self, position: P) -> Result<(), ItemError>;
+
+    /// Returns the position `records` records after `position`; `None` is the beginning. All of them were read, and those before
+    /// `position` may be acknowledged.
+    fn position_after(&self, position: Option<P>, records: u64) -> P;
+}
+
 /// The source of the items of a chunk step.
 ///
 /// Every step execution builds (or clones) a reader, opens it at the last committed position, reads it to its
@@ -125,7 +221,7 @@ pub trait ItemReader: Send {
     /// The type of an item.
     type Item: Send + Sync;
     /// A position in the input, stored with every commit and passed to `open` on a restart.
-    type Position: Serialize + DeserializeOwned + Send;
+    type Position: Serialize + DeserializeOwned + Send + 'static;
 
     /// Moves to just after the last item of `position`, or to the beginning of the input.
     ///
@@ -199,6 +295,12 @@ pub trait ItemReader: Send {
     /// Returns how much of [`total`](Self::total) the reader has consumed, in the same unit.
     fn done(&self) -> u64 {
         0
+    }
+
+    /// Returns what acknowledges commits, for the reader of a queue. Called once, after `open`; it is used by another thread than
+    /// the one that reads. Default: `None`.
+    fn acknowledger(&self) -> Option<Box<dyn Acknowledge<Self::Position>>> {
+        None
     }
 
     /// Releases files and connections. Called once for every `open`, also after a failure.

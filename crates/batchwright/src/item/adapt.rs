@@ -117,7 +117,7 @@ impl<P: Default, F> FunctionReader<P, F> {
 
 impl<P, F, T> ItemReader for FunctionReader<P, F>
 where
-    P: Serialize + DeserializeOwned + Default + Clone + Send,
+    P: Serialize + DeserializeOwned + Default + Clone + Send + 'static,
     F: FnMut(&mut P) -> Result<Option<T>, ItemError> + Send,
     T: Send + Sync,
 {

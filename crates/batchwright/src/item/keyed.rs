@@ -97,7 +97,7 @@ impl<K, T, Keys: Clone, Items: Clone> Clone for KeyedReader<K, T, Keys, Items> {
 
 impl<K, T, Keys, Items> ItemReader for KeyedReader<K, T, Keys, Items>
 where
-    K: Serialize + DeserializeOwned + Clone + Send,
+    K: Serialize + DeserializeOwned + Clone + Send + 'static,
     T: Send + Sync,
     Keys: FnMut(Option<&K>) -> Result<Vec<K>, ItemError> + Send,
     Items: FnMut(&[K]) -> Result<Vec<Option<T>>, ItemError> + Send,

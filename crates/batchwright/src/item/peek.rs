@@ -1,6 +1,6 @@
 //! A reader that shows its next item before it is read.
 
-use super::{ItemReader, Total};
+use super::{Acknowledge, ItemReader, Total};
 use crate::error::ItemError;
 use crate::scope::StepScope;
 
@@ -126,6 +126,10 @@ impl<R: ItemReader<Position: Clone>> ItemReader for PeekableReader<R> {
 
     fn done(&self) -> u64 {
         self.peeked.as_ref().map_or_else(|| self.reader.done(), |peeked| peeked.done)
+    }
+
+    fn acknowledger(&self) -> Option<Box<dyn Acknowledge<R::Position>>> {
+        self.reader.acknowledger()
     }
 
     fn close(&mut self) -> Result<(), ItemError> {

@@ -1,5 +1,6 @@
 //! Chunk steps: read, process and write items, and commit them with the checkpoint.
 
+mod acknowledge;
 mod builder;
 mod checkpoint;
 mod fill;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub use builder::{ChunkStepBuilder, Missing, Processors};
 pub use listeners::{ItemHooks, NoListeners, WithListeners};
 
+use acknowledge::Acknowledging;
 use checkpoint::Checkpoint;
 use fill::Filler;
 use pipeline::{Threads, carry_on};
@@ -226,6 +228,8 @@ where
         let position = checkpoint.reader().map_err(at.component("reader", "restore"))?;
         guarded(|| reader.open(position, parts)).map_err(at.component("reader", "open"))?;
 
+        let acknowledging =
+            Acknowledging::of(reader).map_err(at.component("reader", "acknowledge"))?;
         let threads = self.threads(reader, processor, writer, &scope);
         let mut settings = self.settings.clone();
         settings.completion.get_or_insert_with(|| Completion::items(writer.chunk_items()));
@@ -242,7 +246,8 @@ where
         let mut filler = Filler::new(reader, settings, hooks, of_parts, resolved, in_blocks);
         let processing = Processing { processor, settings, hooks, retries: of_parts };
         let mut settler =
-            Settler::new(run, writer, checkpoint, dead_letters, settings, hooks, retries);
+            Settler::new(run, writer, checkpoint, dead_letters, settings, hooks, retries)
+                .acknowledging(acknowledging);
         let end = carry_on(threads, parts.stop(), &mut filler, &processing, &mut settler)?;
         let is_complete = matches!(end, StepEnd::Completed(_));
         // All records are accounted for, so the dead letters are complete even if every record was skipped.

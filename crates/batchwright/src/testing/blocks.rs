@@ -2,7 +2,7 @@
 
 use crate::error::ItemError;
 use crate::item::{
-    Block, ChunkTransaction, Encoder, ItemReader, ItemWriter, Total, forward_writer,
+    Acknowledge, Block, ChunkTransaction, Encoder, ItemReader, ItemWriter, Total, forward_writer,
 };
 use crate::scope::StepScope;
 
@@ -77,6 +77,10 @@ impl<R: ItemReader<Item: 'static>> ItemReader for InBlocks<R> {
 
     fn done(&self) -> u64 {
         self.0.done()
+    }
+
+    fn acknowledger(&self) -> Option<Box<dyn Acknowledge<R::Position>>> {
+        self.0.acknowledger()
     }
 
     fn close(&mut self) -> Result<(), ItemError> {

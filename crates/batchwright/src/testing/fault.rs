@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::StopToken;
 use crate::error::{ErrorKind, ItemError};
-use crate::item::{ChunkTransaction, ItemProcessor, ItemReader, ItemWriter, Total, forward_writer};
+use crate::item::{
+    Acknowledge, ChunkTransaction, ItemProcessor, ItemReader, ItemWriter, Total, forward_writer,
+};
 use crate::scope::StepScope;
 
 /// The faults of a run. Items are numbered from 1 in reading order over the step's whole input.
@@ -148,6 +150,31 @@ pub struct FaultyPosition<P> {
     pub number: u64,
 }
 
+impl<P: 'static> FaultyPosition<P> {
+    /// Returns what acknowledges by `inner`.
+    pub fn acknowledger(inner: Box<dyn Acknowledge<P>>) -> Box<dyn Acknowledge<Self>> {
+        Box::new(Acknowledging(inner))
+    }
+}
+
+struct Acknowledging<P>(Box<dyn Acknowledge<P>>);
+
+impl<P> Acknowledge<FaultyPosition<P>> for Acknowledging<P> {
+    fn acknowledge(&mut self, position: FaultyPosition<P>) -> Result<(), ItemError> {
+        self.0.acknowledge(position.inner)
+    }
+
+    fn position_after(
+        &self,
+        position: Option<FaultyPosition<P>>,
+        records: u64,
+    ) -> FaultyPosition<P> {
+        let before = position.as_ref().map_or(0, |position| position.number);
+        let inner = self.0.position_after(position.map(|position| position.inner), records);
+        FaultyPosition { inner, number: before + records }
+    }
+}
+
 impl<R> FaultyReader<R> {
     /// Adds the read faults of `plan` to `inner`.
     pub fn new(inner: R, plan: &FaultPlan) -> Self {
@@ -225,6 +252,10 @@ impl<R: ItemReader<Item: Numbered>> ItemReader for FaultyReader<R> {
 
     fn done(&self) -> u64 {
         self.inner.done()
+    }
+
+    fn acknowledger(&self) -> Option<Box<dyn Acknowledge<Self::Position>>> {
+        self.inner.acknowledger().map(FaultyPosition::acknowledger)
     }
 
     fn close(&mut self) -> Result<(), ItemError> {

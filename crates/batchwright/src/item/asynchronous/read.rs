@@ -42,7 +42,7 @@ pub trait AsyncItemReader: Send {
     /// The type of an item.
     type Item: Send + Sync;
     /// The position of a page: a number, a cursor, the last key.
-    type Position: Serialize + DeserializeOwned + Clone + Send;
+    type Position: Serialize + DeserializeOwned + Clone + Send + 'static;
 
     /// Prepares for reading; `scope` has the parameters. Default: nothing.
     ///

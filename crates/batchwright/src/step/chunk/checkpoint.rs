@@ -116,7 +116,8 @@ impl Checkpoint {
     }
 }
 
-fn position<T: DeserializeOwned>(json: &str) -> Result<Option<T>, ItemError> {
+/// Returns the position that is `json`; `None` if it is empty.
+pub(super) fn position<T: DeserializeOwned>(json: &str) -> Result<Option<T>, ItemError> {
     if json.is_empty() {
         return Ok(None);
     }

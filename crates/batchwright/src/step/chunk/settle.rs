@@ -6,11 +6,12 @@
 
 use std::time::Duration;
 
+use super::acknowledge::Acknowledging;
 use super::checkpoint::{Checkpoint, to_json};
 use super::fill::End;
 use super::process::{Fault, Hole, Processed, Skipped};
 use super::retries::Retries;
-use super::skips::{Skips, SpentLimit};
+use super::skips::{PendingSkip, SkipSource, Skips, SpentLimit};
 use super::{Hooks, Settings};
 use crate::error::{ErrorKind, ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::event::Progress;
@@ -27,24 +28,6 @@ pub(super) enum Settled {
     Committed,
     /// A stop request cut a wait short; the chunk is rolled back.
     Interrupted,
-}
-
-/// A skip of the current chunk: its record, and its source for the listeners.
-struct PendingSkip {
-    /// 1-based record number within the chunk.
-    offset: u64,
-    record: SkipRecord,
-    source: SkipSource,
-}
-
-#[derive(Clone, Copy)]
-enum SkipSource {
-    /// Index of the read failure.
-    Read(usize),
-    /// Index of the hole.
-    Process(usize),
-    /// Index of the output; its error is stored separately.
-    Write(usize),
 }
 
 /// The position of the checkpoint of one commit.
@@ -64,6 +47,7 @@ pub(super) struct Settler<'r, 'a, I, O, W: ItemWriter<O>> {
     settings: &'r Settings,
     hooks: &'r Hooks<I, O>,
     retries: Retries<'r>,
+    acknowledging: Option<Acknowledging>,
     /// Buffer for the JSON of the checkpoints.
     json: String,
     /// Counters including rolled-back attempts; the row has the committed ones.
@@ -106,6 +90,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             settings,
             hooks,
             retries,
+            acknowledging: None,
             json: String::new(),
             counters,
             skips,
@@ -113,6 +98,11 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             blameless: false,
             contended: false,
         }
+    }
+
+    /// Acknowledges each commit to the input.
+    pub(super) fn acknowledging(self, acknowledging: Option<Acknowledging>) -> Self {
+        Self { acknowledging, ..self }
     }
 
     /// Whether the step is to end before the next chunk.
@@ -404,14 +394,14 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         counters.commit += if is_whole { chunk.chunks } else { 1 };
         counters.write += outputs.len() as u64;
         let records: Vec<SkipRecord> = skips.iter().map(|skip| skip.record.clone()).collect();
-        if let Err(error) = self.note_positions(chunk, skips) {
-            self.blameless = true;
-            return Ok(Err(error));
-        }
         let mut checkpoint = std::mem::take(&mut self.json);
-        checkpoint.clear();
-        let reached = self.next_checkpoint(chunk, mark, skips.len() as u64);
-        reached.write_to(&mut checkpoint);
+        let reached = match self.reach(chunk, mark, skips, &mut checkpoint) {
+            Ok(reached) => reached,
+            Err(error) => {
+                self.blameless = true;
+                return Ok(Err(error));
+            }
+        };
         if self.writer.prepares() {
             self.refuse_used(&transaction)?;
             let prepared = PreparedCommit {
@@ -451,15 +441,37 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         self.committed().map(Ok)
     }
 
-    /// Informs the dead letters and the writer of a commit.
+    /// Returns the checkpoint of this attempt, and writes its stored form to `text`.
+    fn reach(
+        &mut self,
+        chunk: &Processed<I, O>,
+        mark: Mark,
+        skips: &[PendingSkip],
+        text: &mut String,
+    ) -> Result<Checkpoint, ItemError> {
+        self.note_positions(chunk, skips)?;
+        let reached = self.next_checkpoint(chunk, mark, skips.len() as u64);
+        text.clear();
+        match &mut self.acknowledging {
+            None => reached.write_to(text),
+            Some(acknowledging) => acknowledging.stored(&reached)?.write_to(text),
+        }
+        Ok(reached)
+    }
+
+    /// Informs the dead letters, the writer and the input of a commit.
     fn committed(&mut self) -> Result<(), Aborted> {
         if let Some(file) = &mut self.dead_letters {
             file.committed();
         }
         let writer = &mut *self.writer;
-        let Err(error) = guarded(|| writer.committed()) else { return Ok(()) };
-        let error = self.unless_lease_lost(error)?;
-        Err(Aborted::Step(self.component("writer", "commit", error)))
+        if let Err(error) = guarded(|| writer.committed()) {
+            let error = self.unless_lease_lost(error)?;
+            return Err(Aborted::Step(self.component("writer", "commit", error)));
+        }
+        let Some(acknowledging) = &mut self.acknowledging else { return Ok(()) };
+        let acknowledged = acknowledging.acknowledge();
+        acknowledged.map_err(|error| Aborted::Step(self.component("reader", "acknowledge", error)))
     }
 
     /// Writes the outputs of an attempt, with the listeners around them. The inner error is the writer's.

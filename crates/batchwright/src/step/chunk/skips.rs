@@ -1,9 +1,28 @@
-//! The skips of an execution by kind, and the limit that one more of them exceeds.
+//! The skips of a chunk, those of an execution by kind, and the limit that one more of them exceeds.
 
 use std::collections::BTreeMap;
 
 use crate::error::{ErrorKind, ItemError};
+use crate::execution::SkipRecord;
 use crate::policy::{SkipLimitScope, SkipPolicy};
+
+/// A skip of the current chunk: its record, and its source for the listeners.
+pub(super) struct PendingSkip {
+    /// 1-based record number within the chunk.
+    pub(super) offset: u64,
+    pub(super) record: SkipRecord,
+    pub(super) source: SkipSource,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum SkipSource {
+    /// Index of the read failure.
+    Read(usize),
+    /// Index of the hole.
+    Process(usize),
+    /// Index of the output; its error is stored separately.
+    Write(usize),
+}
 
 /// Number of skips of each kind of error in this execution, if the policy has limits for kinds.
 pub(super) struct Skips<'a> {
