@@ -5,6 +5,8 @@ pub(crate) mod input;
 mod output;
 #[cfg(feature = "remote")]
 mod remote;
+#[cfg(any(feature = "s3", feature = "http", feature = "sftp", feature = "amqp", feature = "nats"))]
+mod runtime;
 mod scheme;
 #[cfg(any(feature = "excel", feature = "parquet"))]
 mod seekable;
@@ -14,13 +16,21 @@ mod writer;
 
 pub use compression::Compression;
 pub(crate) use output::Output;
+#[cfg(feature = "http")]
+pub(crate) use remote::web_client;
 #[cfg(feature = "remote")]
 pub(crate) use remote::{RemoteFile, RemoteOutput};
-#[cfg(feature = "http")]
-pub(crate) use remote::{runtime as web_runtime, web_client};
+#[cfg(any(
+    feature = "s3",
+    feature = "http",
+    feature = "sftp",
+    feature = "amqp",
+    feature = "nats"
+))]
+pub(crate) use runtime::runtime;
 #[cfg(not(feature = "remote"))]
 pub(crate) use scheme::unknown;
-#[cfg(any(feature = "http", feature = "mail"))]
+#[cfg(any(feature = "http", feature = "mail", feature = "queue"))]
 pub(crate) use scheme::url_with_values;
 pub(crate) use scheme::{check_scheme, escaped, not_local, scheme_of};
 #[cfg(feature = "excel")]

@@ -23,8 +23,6 @@ pub(crate) use output::{RemoteOutput, RemotePosition};
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
-#[cfg(any(feature = "s3", feature = "http", feature = "sftp"))]
-use std::sync::OnceLock;
 
 use batchwright::ItemError;
 use batchwright::clock::StopToken;
@@ -303,21 +301,6 @@ impl Read for Stoppable<'_> {
             true => Err(io::Error::other("a stop was requested")),
         }
     }
-}
-
-/// Returns the threads on which the connections of asynchronous libraries run.
-#[cfg(any(feature = "s3", feature = "http", feature = "sftp"))]
-pub(crate) fn runtime() -> Result<&'static tokio::runtime::Runtime, ItemError> {
-    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
-    if let Some(runtime) = RUNTIME.get() {
-        return Ok(runtime);
-    }
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(1).thread_name("batchwright-places").enable_all();
-    let made = builder.build().map_err(|error| {
-        ItemError::wrap(ErrorKind::IO, "cannot start a thread for connections", error)
-    })?;
-    Ok(RUNTIME.get_or_init(|| made))
 }
 
 /// Returns a client of web servers, whose calls fail after `timeout` without progress; it asks where it is `redirected` to, or not.

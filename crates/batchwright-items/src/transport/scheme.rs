@@ -33,7 +33,7 @@ pub(crate) fn escaped(value: &str) -> String {
 /// # Errors
 ///
 /// A sentence when the text is no URL, or a value would lead to another folder.
-#[cfg(any(feature = "http", feature = "mail"))]
+#[cfg(any(feature = "http", feature = "mail", feature = "queue"))]
 pub(crate) fn url_with_values(
     template: &crate::template::Template,
     scope: &batchwright::scope::StepScope,

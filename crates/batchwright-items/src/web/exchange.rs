@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use crate::key::{Problem, Text, duration};
 use crate::kind::BuildContext;
 use crate::template::Template;
-use crate::transport::{scheme_of, url_with_values, web_client, web_runtime};
+use crate::transport::{runtime, scheme_of, url_with_values, web_client};
 
 /// Maximum size of an answer in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -134,7 +134,7 @@ impl Requests {
             url,
             headers,
             client: web_client(self.timeout, false)?,
-            runtime: web_runtime()?,
+            runtime: runtime()?,
             timeout: self.timeout,
             max_attempts: self.max_attempts,
             wait_max: self.wait_max,

@@ -8,11 +8,10 @@ use batchwright::item::{ChunkTransaction, ItemWriter, PreparedCommit};
 use batchwright::scope::StepScope;
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
-use serde::{Deserialize, Serialize};
 
 use super::exchange::{Exchange, Requests};
 use crate::record::Record;
-use crate::sent;
+use crate::sent::{self, Numbers, Sent};
 
 /// The header by which a server recognizes a request that is repeated (draft-ietf-httpapi-idempotency-key-header).
 pub(super) const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
@@ -28,24 +27,17 @@ pub(super) struct Sends {
     pub(super) list_name: Option<String>,
 }
 
-/// Number of items that were sent.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub(super) struct Sent {
-    items: u64,
-}
-
 pub(super) struct ApiWriter {
     sends: Arc<Sends>,
     exchange: Option<Exchange>,
     /// What identifies the output of this step.
     identity: String,
-    committed: u64,
-    sent: u64,
+    numbers: Numbers,
 }
 
 impl ApiWriter {
     pub(super) fn new(sends: Arc<Sends>) -> Self {
-        Self { sends, exchange: None, identity: String::new(), committed: 0, sent: 0 }
+        Self { sends, exchange: None, identity: String::new(), numbers: Numbers::default() }
     }
 
     /// Sends `body`; its key is the same whenever the same items are sent again.
@@ -53,7 +45,7 @@ impl ApiWriter {
         let exchange = self.exchange.as_ref().ok_or_else(|| {
             ItemError::fatal("cannot write to an API before the writer is opened")
         })?;
-        let key = sent::key(&[format!("{}\n{number}\n", self.identity).as_bytes(), &body]);
+        let key = sent::numbered_key(&self.identity, number, &body);
         let complete = |request: reqwest::RequestBuilder| {
             let request = request.header(CONTENT_TYPE, "application/json");
             request.header(IDEMPOTENCY_KEY, format!("\"{key}\"")).body(body.clone())
@@ -72,8 +64,7 @@ impl ItemWriter<Record> for ApiWriter {
     ) -> Result<Option<PreparedCommit>, ItemError> {
         self.exchange = Some(self.sends.requests.exchange(scope)?);
         self.identity = sent::identity(scope);
-        self.committed = position.unwrap_or_default().items;
-        self.sent = self.committed;
+        self.numbers = Numbers::after(position);
         Ok(None)
     }
 
@@ -91,27 +82,27 @@ impl ItemWriter<Record> for ApiWriter {
                     serde_json::to_vec(&std::collections::BTreeMap::from([(name, items)]))
                 }
             };
-            self.send(body.map_err(failed)?, self.sent)?;
+            self.send(body.map_err(failed)?, self.numbers.next())?;
         } else {
-            for (item, number) in items.iter().zip(self.sent..) {
+            for (item, number) in items.iter().zip(self.numbers.next()..) {
                 self.send(serde_json::to_vec(item).map_err(failed)?, number)?;
             }
         }
-        self.sent += items.len() as u64;
+        self.numbers.add(items.len());
         Ok(())
     }
 
     fn position(&mut self) -> Result<Sent, ItemError> {
-        Ok(Sent { items: self.sent })
+        Ok(self.numbers.position())
     }
 
     fn committed(&mut self) -> Result<(), ItemError> {
-        self.committed = self.sent;
+        self.numbers.commit();
         Ok(())
     }
 
     fn rolled_back(&mut self) -> Result<(), ItemError> {
-        self.sent = self.committed;
+        self.numbers.roll_back();
         Ok(())
     }
 

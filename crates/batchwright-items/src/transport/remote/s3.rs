@@ -11,7 +11,8 @@ use opendal_http_transport_reqwest::ReqwestTransport;
 use tokio::runtime::Runtime;
 
 use super::url::PlaceUrl;
-use super::{Failure, Found, Opened, Place, failure, runtime, tag_of, web_client};
+use super::{Failure, Found, Opened, Place, failure, tag_of, web_client};
+use crate::transport::runtime::runtime;
 
 /// Least number of bytes of a part of an upload, and largest number of parts.
 const PART_BYTES_MIN: u64 = 5 * 1024 * 1024;

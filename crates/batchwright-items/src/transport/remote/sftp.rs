@@ -18,7 +18,8 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio::runtime::Runtime;
 
 use super::url::PlaceUrl;
-use super::{Failure, Found, Opened, Place, failure, runtime};
+use super::{Failure, Found, Opened, Place, failure};
+use crate::transport::runtime::runtime;
 
 /// Number of bytes sent at once.
 const PIECE_BYTES: usize = 256 * 1024;
