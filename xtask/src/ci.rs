@@ -122,6 +122,9 @@ pub(crate) fn features() -> Result<(), String> {
         ("batchwright-items", "s3"),
         ("batchwright-items", "http,excel"),
         ("batchwright-items", "mail"),
+        ("batchwright-items", "amqp"),
+        ("batchwright-items", "nats"),
+        ("batchwright-items", "redis"),
         ("batchwright-items", "ftp"),
         ("batchwright-items", "sftp"),
     ] {

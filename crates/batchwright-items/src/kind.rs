@@ -30,6 +30,8 @@ pub struct MakeReader {
     pub make: Make<BoxedReader>,
     /// The fields of its records, when they are known before the input is opened.
     pub fields: Option<Vec<String>>,
+    /// Whether they come from a queue, which cannot be read twice.
+    pub is_queue: bool,
 }
 
 impl MakeReader {
@@ -37,13 +39,20 @@ impl MakeReader {
     pub fn new(
         make: impl Fn(&StepScope) -> Result<BoxedReader, ItemError> + Send + Sync + 'static,
     ) -> Self {
-        Self { make: Box::new(make), fields: None }
+        Self { make: Box::new(make), fields: None, is_queue: false }
     }
 
     /// Declares the fields, so that expressions are checked against them when the job is built.
     #[must_use]
     pub fn fields(mut self, fields: Vec<String>) -> Self {
         self.fields = Some(fields);
+        self
+    }
+
+    /// Declares that the records come from a queue, which cannot be read twice.
+    #[must_use]
+    pub fn queue(mut self) -> Self {
+        self.is_queue = true;
         self
     }
 }
@@ -420,7 +429,7 @@ impl BuildContext<'_> {
     }
 
     /// Returns the sentence about a part that a rehearsal must not use, because it sends something.
-    #[cfg(any(feature = "http", feature = "mail"))]
+    #[cfg(any(feature = "http", feature = "mail", feature = "queue"))]
     pub(crate) fn sends_outside() -> &'static str {
         "it sends something to another place; --allow-outside permits it in a rehearsal"
     }

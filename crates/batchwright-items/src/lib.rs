@@ -17,10 +17,12 @@ mod location;
 mod mail;
 mod paths;
 mod processor;
+#[cfg(feature = "queue")]
+mod queue;
 mod reader;
 mod record;
 mod registry;
-#[cfg(any(feature = "http", feature = "mail"))]
+#[cfg(any(feature = "http", feature = "mail", feature = "queue"))]
 mod sent;
 mod template;
 mod text;

@@ -30,6 +30,12 @@ impl KindRegistry {
         let kinds = kinds.with(format::parquet::ParquetKind);
         #[cfg(feature = "http")]
         let kinds = kinds.with(crate::web::WebKind);
+        #[cfg(feature = "amqp")]
+        let kinds = kinds.with(crate::queue::AmqpKind);
+        #[cfg(feature = "nats")]
+        let kinds = kinds.with(crate::queue::NatsKind);
+        #[cfg(feature = "redis")]
+        let kinds = kinds.with(crate::queue::RedisKind);
         #[cfg(feature = "mail")]
         let kinds = kinds.with(crate::mail::MailKind);
         #[cfg(feature = "validate")]

@@ -313,7 +313,7 @@ impl Builder<'_> {
             let has_no_types = UNTYPED.contains(&reader.get_ref().kind.get_ref().as_str());
             replay.of_step(step.name.get_ref(), step.partition.is_some(), has_no_types)
         });
-        let MakeReader { make: make_reader, fields } = match &corrections {
+        let MakeReader { make: make_reader, fields, is_queue } = match &corrections {
             None => self.reader(reader, known)?,
             Some(corrections) => corrections.make_reader(),
         };
@@ -328,6 +328,11 @@ impl Builder<'_> {
         let Divided { within_reader, rest } = stage::divided(&stages);
         if corrections.as_ref().is_some_and(Corrections::has_unread) && !within_reader.is_empty() {
             let message = "records that could not be read cannot be replayed in a step with `aggregate`, `deduplicate` or `split`";
+            return Err(Problem::at(reader, message));
+        }
+        if is_queue && !within_reader.is_empty() {
+            let message = "the records of a queue cannot be processed by `aggregate`, `deduplicate` or `split`, which read an \
+                           input again after a restart; write them to a file or a table first";
             return Err(Problem::at(reader, message));
         }
         let declared: Arc<[String]> = expression::declared(known.schema).into();

@@ -72,7 +72,10 @@ pub(super) fn lookup(
     build: impl Fn(&At<Reader>) -> Result<MakeReader, Problem>,
 ) -> Result<Lookup, Problem> {
     let LookupKeys { from, on, key, fields, missing, rows_max } = keys.parse()?;
-    let MakeReader { make, fields: known } = build(&from)?;
+    let MakeReader { make, fields: known, is_queue } = build(&from)?;
+    if is_queue {
+        return Err(Problem::at(&from, "a lookup cannot read a queue, which cannot be read twice"));
+    }
     let key = key.unwrap_or_else(|| on.clone());
     if fields.is_empty() {
         return Err(keys.problem_at("fields", "`fields` has at least one name"));

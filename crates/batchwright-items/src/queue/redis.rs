@@ -1,0 +1,206 @@
+//! The kind `redis`: lists and streams of Redis, and of servers that speak its protocol.
+
+mod list;
+mod sender;
+mod stream;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use batchwright::ItemError;
+use redis::{Client, Cmd, Connection, FromRedisValue, RedisError};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use url::Url;
+
+use self::list::RedisList;
+use self::sender::{RedisSender, Target};
+use self::stream::RedisStream;
+use super::body::BodyFormat;
+use super::keys::{self, failed, format_of, reader_keys, shown};
+use super::reader::{Connect, QueueReader};
+use super::writer::{self, QueueWriter};
+use crate::key::{At, Keys, Problem, Text, duration};
+use crate::kind::{BuildContext, ItemKind, KindSchema, Make, MakeReader};
+use crate::reader::Reads;
+use crate::sent;
+use crate::writer::BoxedWriter;
+
+/// Time after which the entries of another reader are taken over, without `claim_after`.
+const CLAIM_AFTER: Duration = Duration::from_secs(600);
+const SCHEMES: &[&str] = &["redis", "rediss"];
+
+/// The kind `redis`.
+pub(crate) struct RedisKind;
+
+reader_keys! {
+    /// Reads a list from its head, or a stream, until it is empty. What was read is removed, or acknowledged, once it is committed.
+    struct ReaderKeys {
+        /// The server, `redis://USER:PASSWORD@HOST:PORT/DATABASE` or `rediss://…`.
+        server: Text,
+        /// The key of the list, instead of `stream`.
+        list: Option<Text>,
+        /// The key of the stream, which exists. The fields of an entry are those of the record, as texts.
+        stream: Option<Text>,
+        /// The group of consumers of the stream; a new one begins at the first entry. Default: `batchwright`.
+        group: Option<Text>,
+        /// The time after which entries that another reader of the group holds are taken over. Default: `10m`.
+        claim_after: Option<Text>,
+        /// Whether entries of the stream are deleted when they are acknowledged. Default: false.
+        delete: Option<bool>,
+        /// What an element of the list is: `json`, an object, or `text`, the field `body`. Default: `json`.
+        format: Option<At<BodyFormat>>,
+    }
+}
+
+/// Writes each record to a list, a stream, a set or a hash.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct WriterKeys {
+    /// The server, `redis://USER:PASSWORD@HOST:PORT/DATABASE` or `rediss://…`.
+    server: Text,
+    /// The key of the list, whose tail gets the records as JSON.
+    list: Option<Text>,
+    /// The key of the stream, whose entries get the fields of the records as texts; nulls are left out.
+    stream: Option<Text>,
+    /// The key of the set, which gets the records as JSON.
+    set: Option<Text>,
+    /// The key of the hash, which gets the records as JSON by the value of `field`.
+    hash: Option<Text>,
+    /// The field with the name in the hash.
+    field: Option<String>,
+    /// Time after which an unanswered request fails. Default: `30s`.
+    timeout: Option<Text>,
+}
+
+impl ItemKind for RedisKind {
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+
+    fn schema(&self) -> KindSchema {
+        KindSchema::default()
+            .reader::<ReaderKeys>()
+            .reader_restarts("Exact: elements of a list are kept in a list of the instance, and entries of a stream by their group, until they are acknowledged; what was committed is recognized.")
+            .writer::<WriterKeys>()
+            .writer_restarts("At least once; exact for a set and a hash, which have the same record once.")
+    }
+
+    fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
+        let parsed: ReaderKeys = keys.parse()?;
+        if cx.inside_only {
+            return Err(keys.problem(keys::takes_outside()));
+        }
+        let of_stream = [
+            ("group", parsed.group.is_some()),
+            ("claim_after", parsed.claim_after.is_some()),
+            ("delete", parsed.delete.is_some()),
+        ];
+        let settings = parsed.settings(format_of(parsed.format.as_ref()))?;
+        let server = keys::server(&parsed.server, SCHEMES, cx)?;
+        let timeout = keys::timeout(parsed.timeout.as_ref())?;
+        match (&parsed.list, &parsed.stream) {
+            (Some(list), None) => {
+                if let Some((name, _)) = of_stream.iter().find(|(_, is_given)| *is_given) {
+                    return Err(keys.problem_at(name, format!("`{name}` needs `stream`")));
+                }
+                let list = cx.template(list)?;
+                let connect: Connect<RedisList> = Arc::new(move |scope, read| {
+                    let link = Link::open(&server(scope)?, timeout)?;
+                    let identity = sent::identity(scope);
+                    RedisList::open(link, list.render(scope)?, &identity, read)
+                });
+                Ok(MakeReader::new(move |_| {
+                    Ok(Reads::records(QueueReader::new(Arc::clone(&connect), settings.clone())))
+                })
+                .queue())
+            }
+            (None, Some(stream)) => {
+                if parsed.format.is_some() {
+                    return Err(keys.problem_at("format", "`format` needs `list`"));
+                }
+                let stream = cx.template(stream)?;
+                let group = parsed.group.as_ref().map(|group| cx.template(group)).transpose()?;
+                let claim_after = parsed.claim_after.as_ref().map_or(Ok(CLAIM_AFTER), duration)?;
+                let deletes = parsed.delete.unwrap_or_default();
+                let connect: Connect<RedisStream> = Arc::new(move |scope, _| {
+                    let link = Link::open(&server(scope)?, timeout)?;
+                    let group = group
+                        .as_ref()
+                        .map_or(Ok("batchwright".to_owned()), |group| group.render(scope))?;
+                    let consumer = sent::key(&[sent::identity(scope).as_bytes()]);
+                    let names = stream::Names { stream: stream.render(scope)?, group, consumer };
+                    RedisStream::open(link, names, claim_after, deletes)
+                });
+                Ok(MakeReader::new(move |_| {
+                    Ok(Reads::records(QueueReader::new(Arc::clone(&connect), settings.clone())))
+                })
+                .queue())
+            }
+            _ => Err(keys.problem("a reader has either `list` or `stream`")),
+        }
+    }
+
+    fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
+        let parsed: WriterKeys = keys.parse()?;
+        if cx.inside_only {
+            return Err(keys.problem(BuildContext::sends_outside()));
+        }
+        if parsed.hash.is_some() != parsed.field.is_some() {
+            return Err(keys.problem("`hash` and `field` need each other"));
+        }
+        let server = keys::server(&parsed.server, SCHEMES, cx)?;
+        let timeout = keys::timeout(parsed.timeout.as_ref())?;
+        let (key, target) = match (&parsed.list, &parsed.stream, &parsed.set, &parsed.hash) {
+            (Some(key), None, None, None) => (key, Target::List),
+            (None, Some(key), None, None) => (key, Target::Stream),
+            (None, None, Some(key), None) => (key, Target::Set),
+            (None, None, None, Some(key)) => {
+                (key, Target::Hash(parsed.field.clone().unwrap_or_default()))
+            }
+            _ => {
+                let what = "a writer has exactly one of `list`, `stream`, `set` and `hash`";
+                return Err(keys.problem(what));
+            }
+        };
+        let key = cx.template(key)?;
+        let connect: writer::Connect<RedisSender> = Arc::new(move |scope| {
+            let link = Link::open(&server(scope)?, timeout)?;
+            Ok(RedisSender { link, key: key.render(scope)?, target: target.clone() })
+        });
+        Ok(Box::new(move |_| Ok(BoxedWriter::new(QueueWriter::new(Arc::clone(&connect))))))
+    }
+}
+
+/// A connection, which threads use one after the other.
+struct Link {
+    connection: Mutex<Connection>,
+    /// The address, for messages.
+    shown: String,
+}
+
+impl Link {
+    fn open(url: &Url, timeout: Duration) -> Result<Self, ItemError> {
+        let shown = shown(url);
+        // The cryptography of all TLS of this program. An error means that the program has chosen it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let connect = || {
+            let client = Client::open(url.as_str())?;
+            let connection = client.get_connection_with_timeout(timeout)?;
+            connection.set_read_timeout(Some(timeout))?;
+            connection.set_write_timeout(Some(timeout))?;
+            Ok(connection)
+        };
+        let connection = connect().map_err(|error: RedisError| failed("connect", &shown, error))?;
+        Ok(Self { connection: Mutex::new(connection), shown })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a command and returns its answer.
+    fn call<T: FromRedisValue>(&self, action: &str, command: &Cmd) -> Result<T, ItemError> {
+        command.query(&mut *self.lock()).map_err(|error| failed(action, &self.shown, error))
+    }
+}
