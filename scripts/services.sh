@@ -7,7 +7,7 @@
 #   scripts/services.sh restart NAME     crash a server of $BATCHWRIGHT_TEST_SERVICES, such as postgres, and start it again
 #   scripts/services.sh install          only install the packages
 #
-# `run` and `up` install missing programs from Debian's packages: PostgreSQL, MariaDB, RabbitMQ, PgBouncer, OpenSSH, nginx,
+# `run` and `up` install missing programs from Debian's packages: PostgreSQL, MariaDB, RabbitMQ, Redis, NATS, PgBouncer, OpenSSH, nginx,
 # Chromium with its driver, libfaketime, strace; and from PyPI, in their own folders, schemathesis, the servers of S3 and FTP, and DuckDB. Installed programs are not changed. The servers of
 # the packages are not started. Works as root or as an ordinary user (who needs sudo only for a missing package).
 set -euo pipefail
@@ -41,6 +41,9 @@ faketime faketime
 zstd zstd
 lz4 lz4
 strace strace
+/usr/bin/redis-server redis-server
+/usr/bin/redis-cli redis-tools
+/usr/sbin/nats-server nats-server
 /usr/lib/python3*/ensurepip/__init__.py python3-venv
 LIST
 }
@@ -270,6 +273,8 @@ CRASH_rabbitmq=KILL
 
 # shellcheck source=places.sh
 . "$(dirname "$SELF")/places.sh"
+# shellcheck source=queues.sh
+. "$(dirname "$SELF")/queues.sh"
 
 # Prints the servers whose programs are installed; PgBouncer needs PostgreSQL.
 available() {
@@ -277,6 +282,7 @@ available() {
     [ -z "$PG" ] || [ ! -x /usr/sbin/pgbouncer ] || echo pgbouncer
     [ ! -x /usr/sbin/mariadbd ] || echo mariadb
     [ ! -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || echo rabbitmq
+    available_queues
     available_places
 }
 
@@ -312,7 +318,7 @@ up() {
 down() {
     use "$1"
     local name
-    for name in pgbouncer postgres mariadb rabbitmq epmd s3 ftp sftp web api smtp; do
+    for name in pgbouncer postgres mariadb rabbitmq epmd redis nats s3 ftp sftp web api smtp; do
         case $name in epmd) end epmd TERM ;; *) crash=CRASH_$name; end "$name" "${!crash}" ;; esac
     done
     [[ $HOME_DIR != */bw-services.* ]] || rm -rf "$HOME_DIR"

@@ -1,8 +1,10 @@
 //! Each recipe of the book does what it says, wherever the process dies.
 #![cfg(all(
+    feature = "amqp",
     feature = "archive",
     feature = "excel",
     feature = "parquet",
+    feature = "redis",
     feature = "xml",
     feature = "sftp"
 ))]
@@ -479,6 +481,82 @@ fn tell() {
             format!("{} {}", folder.join("report.xlsx").is_file(), sent.get() - before)
         },
         expected: "true 1",
+    }
+    .check();
+}
+
+/// Calls Redis by its own program.
+fn redis(url: &str, command: &str) -> String {
+    let mut program = Command::new("redis-cli");
+    program.args(["--no-auth-warning", "-u", url]).args(command.split(' '));
+    String::from_utf8(program.output().unwrap().stdout).unwrap()
+}
+
+#[test]
+fn drain() {
+    let Some(url) = needs(Service::Redis) else { return };
+    Recipe {
+        name: "drain",
+        parameters: &[("server", &url)],
+        files: &[],
+        sql: "",
+        prepare: &|_| {
+            redis(&url, "DEL orders");
+            for id in 1..=20 {
+                redis(&url, &format!("XADD orders * id {id} amount {}", id * 10));
+            }
+        },
+        left: &|folder| {
+            let query =
+                "SELECT count(*) || ' ' || sum(amount) || ' ' || count(DISTINCT entry) FROM orders";
+            rows(folder, query) + " " + redis(&url, "XLEN orders").trim()
+        },
+        expected: "20 2100 20 0",
+    }
+    .check();
+}
+
+/// Calls RabbitMQ by its own client: empties the queues of the recipe, or returns the ids and bodies of their messages.
+fn messages(url: &str, names: &[&str], is_new: bool) -> String {
+    use lapin::options::{BasicGetOptions, QueueDeclareOptions, QueuePurgeOptions};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let connection = lapin::Connection::connect(url, Default::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let mut found = std::collections::BTreeSet::new();
+        for name in names {
+            let options = QueueDeclareOptions { durable: true, ..Default::default() };
+            channel.queue_declare((*name).into(), options, Default::default()).await.unwrap();
+            if is_new {
+                channel.queue_purge((*name).into(), QueuePurgeOptions::default()).await.unwrap();
+            }
+            let options = BasicGetOptions { no_ack: true };
+            while let Some(got) = channel.basic_get((*name).into(), options).await.unwrap() {
+                let id = got.delivery.properties.message_id().as_ref().unwrap().to_string();
+                let body = String::from_utf8(got.delivery.data).unwrap();
+                found.insert((id, format!("{name} {body}")));
+            }
+        }
+        let mut found: Vec<_> = found.into_iter().map(|(_, text)| text).collect();
+        found.sort();
+        found.join("\n")
+    })
+}
+
+#[test]
+fn announce() {
+    let Some(url) = needs(Service::RabbitMq) else { return };
+    let queues = ["recipe-fr", "recipe-se"];
+    Recipe {
+        name: "announce",
+        parameters: &[("broker", &url)],
+        files: &[],
+        sql: "CREATE TABLE orders (id INTEGER PRIMARY KEY, amount INTEGER, country TEXT, paid INTEGER);
+              INSERT INTO orders VALUES (1, 10, 'recipe-fr', 1), (2, 20, 'recipe-se', 0), (3, 30, 'recipe-se', 1);",
+        prepare: &|_| drop(messages(&url, &queues, true)),
+        left: &|_| messages(&url, &queues, false),
+        expected: "recipe-fr {\"id\":1,\"amount\":10,\"country\":\"recipe-fr\"}\n\
+                   recipe-se {\"id\":3,\"amount\":30,\"country\":\"recipe-se\"}",
     }
     .check();
 }

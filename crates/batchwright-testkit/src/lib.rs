@@ -28,6 +28,10 @@ pub enum Service {
     MariaDb,
     /// A RabbitMQ: `BATCHWRIGHT_TEST_RABBITMQ`.
     RabbitMq,
+    /// A Redis: `BATCHWRIGHT_TEST_REDIS`.
+    Redis,
+    /// A NATS with JetStream: `BATCHWRIGHT_TEST_NATS`.
+    Nats,
     /// A PgBouncer in transaction mode in front of that PostgreSQL: `BATCHWRIGHT_TEST_PGBOUNCER`.
     PgBouncer,
     /// An object store that speaks S3: `BATCHWRIGHT_TEST_S3`.
@@ -77,6 +81,8 @@ pub fn needs(service: Service) -> Option<String> {
         Service::Postgres => variable("BATCHWRIGHT_TEST_POSTGRES"),
         Service::MariaDb => variable("BATCHWRIGHT_TEST_MYSQL"),
         Service::RabbitMq => variable("BATCHWRIGHT_TEST_RABBITMQ"),
+        Service::Redis => variable("BATCHWRIGHT_TEST_REDIS"),
+        Service::Nats => variable("BATCHWRIGHT_TEST_NATS"),
         Service::PgBouncer => variable("BATCHWRIGHT_TEST_PGBOUNCER"),
         Service::S3 => variable("BATCHWRIGHT_TEST_S3"),
         Service::Ftp => variable("BATCHWRIGHT_TEST_FTP"),

@@ -1,0 +1,332 @@
+//! Queues of real brokers: what is read is acknowledged once it is committed, and is there once, whenever the process dies.
+#![cfg(feature = "full")]
+
+mod common;
+#[path = "common/queue.rs"]
+mod queue;
+
+use std::time::Duration;
+
+use batchwright::clock::StopToken;
+use common::{Place, SimRng};
+use queue::{Kind, Queue};
+use serde_json::{Value, json};
+
+/// A folder with the job that writes the messages of `queue` to `out.jsonl`.
+fn place(queue: &Queue, keys: &str) -> Place {
+    let place = Place::new();
+    let reader = queue.reader();
+    place.write(
+        "job.toml",
+        format!(
+            "name = \"drain\"\n[[steps]]\nname = \"drain\"\nchunk = 3\n{keys}\n\
+             writer = {{ type = \"jsonl\", path = \"out.jsonl\" }}\n\
+             [steps.reader]\n{reader}\n"
+        ),
+    );
+    place
+}
+
+/// The numbers in `out.jsonl`, in order.
+fn numbers(place: &Place) -> Vec<u64> {
+    let text = place.read("out.jsonl");
+    let numbers = text.lines().map(|line| {
+        let record: Value = serde_json::from_str(line).unwrap();
+        // The values of a stream of Redis are texts.
+        record["n"].as_u64().unwrap_or_else(|| record["n"].as_str().unwrap().parse().unwrap())
+    });
+    let mut numbers: Vec<u64> = numbers.collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+fn up_to(last: u64) -> Vec<u64> {
+    (1..=last).collect()
+}
+
+#[test]
+fn each_message_is_there_once_whatever_commit_the_process_dies_at() {
+    for kind in Kind::available() {
+        for commit in 1..=4 {
+            for point in ["before_commit", "after_commit"] {
+                let queue = Queue::new(kind, &format!("once-{commit}-{point}"));
+                queue.fill(10);
+                let place = place(&queue, "");
+                let plan = format!(r#"{{"step":"drain","kill":{{"{point}":{commit}}}}}"#);
+                let killed = place.run(&["run", "job.toml", "--inject", &plan]);
+                assert_eq!(killed.code, -9, "{kind:?} {point} {commit}: {}", killed.err);
+                place.run(&["recover"]).expect(0);
+                place.run(&["restart", "1"]).expect(0);
+                assert_eq!(numbers(&place), up_to(10), "{kind:?} {point} {commit}");
+                assert_eq!(queue.left(), 0, "{kind:?} {point} {commit}");
+            }
+        }
+    }
+}
+
+#[test]
+fn each_message_is_there_once_although_the_process_is_killed_at_random() {
+    let seed = std::env::var("SIM_SEED").map_or(7, |seed| seed.parse().unwrap());
+    let mut rng = SimRng(seed);
+    for kind in Kind::available() {
+        let (mut kills, mut round) = (0, 0);
+        while kills < 20 {
+            round += 1;
+            let queue = Queue::new(kind, &format!("random-{round}"));
+            queue.fill(2_000);
+            let place = place(&queue, "");
+            let mut last = None;
+            loop {
+                let mut child = match last {
+                    None => place.spawn(&["run", "job.toml"]),
+                    Some(id) => place.spawn(&["restart", &i64::to_string(&id)]),
+                };
+                // The instant itself is what is random here; nothing is waited for.
+                StopToken::default().wait(Duration::from_millis(rng.below(400)));
+                let ended = child.try_wait().unwrap();
+                child.kill().unwrap();
+                let status = child.wait().unwrap();
+                kills += usize::from(ended.is_none());
+                if let Some(code) = status.code() {
+                    let newest = place.show(place.newest().unwrap());
+                    assert_eq!(code, 0, "{kind:?} seed {seed}: {newest:#}");
+                    break;
+                }
+                place.run(&["recover"]).expect(0);
+                last = place.newest();
+                if last.is_some_and(|id| place.show(id)["status"] == "COMPLETED") {
+                    break;
+                }
+            }
+            assert!(numbers(&place) == up_to(2_000), "{kind:?} seed {seed} round {round}");
+            assert_eq!(queue.left(), 0, "{kind:?} seed {seed} round {round}");
+        }
+    }
+}
+
+/// A record that cannot be written makes the step write the others one by one, with a commit each.
+#[test]
+fn a_death_while_a_chunk_is_written_one_by_one_loses_and_repeats_no_message() {
+    for kind in Kind::available() {
+        for commit in 1..=5 {
+            let queue = Queue::new(kind, &format!("scan-{commit}"));
+            queue.fill(8);
+            let place = place(&queue, "skip = { limit = 9, on = [\"write\"] }");
+            let job = place.read("job.toml");
+            let job = job.replace("chunk = 3", "chunk = 5").replace(
+                "{ type = \"jsonl\", path = \"out.jsonl\" }",
+                "{ type = \"sql\", table = \"number\", columns = [\"n\"] }",
+            );
+            place.write("job.toml", job);
+            let store = rusqlite::Connection::open(place.path("batchwright.db")).unwrap();
+            store.execute_batch("CREATE TABLE number (n INTEGER CHECK (n <> 4))").unwrap();
+            drop(store);
+            let plan = format!(r#"{{"step":"drain","kill":{{"after_commit":{commit}}}}}"#);
+            let killed = place.run(&["run", "job.toml", "--inject", &plan]);
+            assert_eq!(killed.code, -9, "{kind:?} {commit}: {}", killed.err);
+            place.run(&["recover"]).expect(0);
+            place.run(&["restart", "1"]).expect(0);
+            let found = place.numbers("batchwright.db", "number");
+            assert_eq!(found, [1, 2, 3, 5, 6, 7, 8], "{kind:?} {commit}");
+            assert_eq!(queue.left(), 0, "{kind:?} {commit}");
+        }
+    }
+}
+
+#[test]
+fn a_message_that_is_no_json_is_a_dead_letter_and_leaves_the_queue() {
+    for kind in Kind::available().filter(|kind| *kind != Kind::RedisStream) {
+        let queue = Queue::new(kind, "dead");
+        queue.fill(4);
+        queue.send(b"{\"n\": 5", None);
+        queue.send(b"\xff\xfe", None);
+        queue.send(b"[5]", None);
+        let place = place(&queue, "skip = { limit = 9, dead_letter = \"bad.jsonl\" }");
+        place.run(&["run", "job.toml"]).expect(0);
+        assert_eq!(numbers(&place), up_to(4), "{kind:?}");
+        let bad = place.read("bad.jsonl");
+        assert_eq!(bad.lines().count(), 3, "{bad}");
+        assert!(
+            bad.contains("the message is no JSON object") && bad.contains("message 5"),
+            "{bad}"
+        );
+        assert_eq!(queue.left(), 0, "{kind:?}");
+        // Without a policy the step fails, and what was not committed stays in the queue.
+        let queue = Queue::new(kind, "failed");
+        queue.fill(4);
+        queue.send(b"no", None);
+        let place = self::place(&queue, "");
+        let failed = place.run(&["run", "job.toml"]).expect(1);
+        assert!(failed.out.contains("message 5"), "{kind:?}: {}", failed.out);
+        assert_eq!(queue.left(), 2, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_limit_leaves_the_others_in_the_queue_for_the_next_instance() {
+    for kind in Kind::available() {
+        let queue = Queue::new(kind, "limit");
+        queue.fill(10);
+        let place = place(&queue, "");
+        let limited = place.read("job.toml") + "limit = 4\nid_field = \"id\"\n";
+        place.write(
+            "job.toml",
+            limited.replace(
+                "name = \"drain\"\n[[",
+                "name = \"drain\"\n[parameters.day]\nrequired = true\n[[",
+            ),
+        );
+        place.run(&["run", "job.toml", "day=1"]).expect(0);
+        assert_eq!(numbers(&place), up_to(4), "{kind:?}");
+        let first: Value =
+            serde_json::from_str(place.read("out.jsonl").lines().next().unwrap()).unwrap();
+        assert!(first["id"].as_str().is_some_and(|id| !id.is_empty()), "{kind:?}: {first}");
+        assert_eq!(queue.left(), 6, "{kind:?}");
+        std::fs::remove_file(place.path("out.jsonl")).unwrap();
+        place.run(&["run", "job.toml", "day=2"]).expect(0);
+        assert_eq!(numbers(&place), [5, 6, 7, 8], "{kind:?}");
+    }
+}
+
+#[test]
+fn what_a_writer_sends_is_there_with_a_key_that_stays_the_same() {
+    for kind in Kind::available() {
+        let queue = Queue::new(kind, "sent");
+        let place = Place::new();
+        let writer = queue.writer();
+        place.write(
+            "job.toml",
+            format!(
+                "name = \"send\"\n[[steps]]\nname = \"send\"\nchunk = 2\n\
+                 reader = {{ type = \"sequence\", count = 5 }}\n[steps.writer]\n{writer}\n"
+            ),
+        );
+        // The second chunk is sent twice.
+        let plan = r#"{"step":"send","kill":{"before_commit":2}}"#;
+        assert_eq!(place.run(&["run", "job.toml", "--inject", plan]).code, -9);
+        place.run(&["recover"]).expect(0);
+        place.run(&["restart", "1"]).expect(0);
+        let sent = queue.take();
+        let mut different: Vec<_> = sent.iter().map(|(id, n)| (id.clone(), *n)).collect();
+        different.sort();
+        different
+            .dedup_by(|one, other| one.1 == other.1 && (one.0 == other.0 || kind.has_no_keys()));
+        let mut numbers: Vec<u64> = different.iter().map(|(_, n)| *n).collect();
+        numbers.sort_unstable();
+        numbers.dedup_by(|one, other| kind.has_no_keys() && one == other);
+        assert_eq!(numbers, up_to(5), "{kind:?}: {sent:?}");
+        let count = if kind == Kind::Nats { 5 } else { 7 };
+        assert_eq!(sent.len(), count, "{kind:?}: {sent:?}");
+    }
+}
+
+#[test]
+fn a_broker_that_cannot_be_used_fails_the_step_with_its_address_and_no_password() {
+    for kind in Kind::available() {
+        let queue = Queue::new(kind, "lost");
+        let good = queue.reader();
+        let port = queue.url().rsplit_once(':').unwrap().1.split('/').next().unwrap().to_owned();
+        for (what, reader, expected) in [
+            ("no server", good.replace(&port, "9"), "cannot connect at "),
+            (
+                "wrong password",
+                good.replace(":guest@", ":other@").replace(":batchwright@", ":other@"),
+                "cannot connect at ",
+            ),
+            ("no queue", good.replace("bw-", "missing-"), "missing-"),
+        ] {
+            if what == "no queue" && kind == Kind::RedisList {
+                continue; // An empty list is no list.
+            }
+            let place = Place::new();
+            place.write(
+                "job.toml",
+                format!(
+                    "name = \"lost\"\n[[steps]]\nname = \"lost\"\nwriter = {{ type = \"none\" }}\n\
+                     [steps.reader]\n{reader}\ntimeout = \"5s\"\n"
+                ),
+            );
+            let failed = place.run(&["run", "job.toml"]).expect(1);
+            assert!(failed.out.contains(expected), "{kind:?} {what}: {}", failed.out);
+            assert!(!failed.out.contains("other"), "{kind:?} {what}: {}", failed.out);
+            assert!(!failed.out.contains(":batchwright@"), "{kind:?} {what}: {}", failed.out);
+        }
+    }
+}
+
+#[test]
+fn keys_that_do_not_fit_are_refused_at_their_place() {
+    let cases = json!([
+        ["reader", "type = \"redis\"\nserver = \"redis://h\"", "either `list` or `stream`"],
+        [
+            "reader",
+            "type = \"redis\"\nserver = \"http://h\"\nlist = \"a\"",
+            "its scheme is another one"
+        ],
+        [
+            "reader",
+            "type = \"redis\"\nserver = \"redis://h\"\nlist = \"a\"\ngroup = \"g\"",
+            "`group` needs `stream`"
+        ],
+        [
+            "reader",
+            "type = \"redis\"\nserver = \"redis://h\"\nstream = \"a\"\nformat = \"text\"",
+            "`format` needs `list`"
+        ],
+        [
+            "reader",
+            "type = \"amqp\"\nserver = \"amqp://h\"\nqueue = \"a\"\nformat = \"xml\"",
+            "xml"
+        ],
+        [
+            "reader",
+            "type = \"amqp\"\nserver = \"amqp://h\"\nqueue = \"a\"\nlimit = 0",
+            "at least 1"
+        ],
+        ["reader", "type = \"nats\"\nserver = \"nats://h\"\nstream = \"a\"", "consumer"],
+        [
+            "reader",
+            "type = \"nats\"\nserver = \"nats://h\"\nstream = \"a\"\nconsumer = \"c\"\ntimeout = \"0s\"",
+            "above zero"
+        ],
+        [
+            "writer",
+            "type = \"amqp\"\nserver = \"amqp://h\"",
+            "either `routing_key` or `routing_field`"
+        ],
+        [
+            "writer",
+            "type = \"redis\"\nserver = \"redis://h\"\nhash = \"h\"",
+            "`hash` and `field` need each other"
+        ],
+        ["writer", "type = \"redis\"\nserver = \"redis://h\"", "exactly one of"],
+    ]);
+    for case in cases.as_array().unwrap() {
+        let [part, keys, expected] = [0, 1, 2].map(|index| case[index].as_str().unwrap());
+        let place = Place::new();
+        let other = match part {
+            "reader" => "writer = { type = \"none\" }",
+            _ => "reader = { type = \"sequence\", count = 1 }",
+        };
+        place.write(
+            "job.toml",
+            format!("name = \"k\"\n[[steps]]\nname = \"k\"\n{other}\n[steps.{part}]\n{keys}\n"),
+        );
+        let refused = place.run(&["run", "job.toml"]).expect(2);
+        assert!(refused.err.contains(expected), "{keys}: {}", refused.err);
+        assert!(refused.err.contains("line "), "{keys}: {}", refused.err);
+    }
+    let place = Place::new();
+    place.write(
+        "job.toml",
+        "name = \"k\"\n[[steps]]\nname = \"k\"\nwriter = { type = \"none\" }\n\
+         processors = [{ type = \"split\", field = \"lines\" }]\n\
+         [steps.reader]\ntype = \"amqp\"\nserver = \"amqp://h\"\nqueue = \"a\"\n",
+    );
+    let refused = place.run(&["run", "job.toml"]).expect(2);
+    assert!(
+        refused.err.contains("the records of a queue cannot be processed by"),
+        "{}",
+        refused.err
+    );
+}
