@@ -122,6 +122,7 @@ pub(crate) fn features() -> Result<(), String> {
         ("batchwright-items", "s3"),
         ("batchwright-items", "http,excel"),
         ("batchwright-items", "mail"),
+        ("batchwright-items", "script"),
         ("batchwright-items", "amqp"),
         ("batchwright-items", "nats"),
         ("batchwright-items", "redis"),

@@ -38,6 +38,8 @@ impl KindRegistry {
         let kinds = kinds.with(crate::queue::RedisKind);
         #[cfg(feature = "mail")]
         let kinds = kinds.with(crate::mail::MailKind);
+        #[cfg(feature = "script")]
+        let kinds = kinds.with(processor::ScriptKind);
         #[cfg(feature = "validate")]
         let kinds = kinds.with(processor::ValidateKind);
         kinds

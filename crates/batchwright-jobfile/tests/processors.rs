@@ -153,3 +153,102 @@ fn wrong_names_of_xml_are_refused_when_the_job_is_read() {
         assert!(error.contains(wanted), "{writer}: {error}");
     }
 }
+
+#[cfg(feature = "script")]
+mod script {
+    use super::{processed, refused};
+
+    fn ran(lines: &str, code: &str) -> (String, String) {
+        processed(lines, &format!("type = \"script\"\ncode = '''\n{code}\n'''"))
+    }
+
+    /// Returns the dead letters of `line`, beside which another item is good.
+    fn bad(line: &str, code: &str) -> String {
+        let code = format!("if item.len() == 0 {{ return item; }}\n{code}");
+        let (out, rejected) = ran(&format!("{line}\n{{}}\n"), &code);
+        assert_eq!(out, "{}\n", "{rejected}");
+        rejected
+    }
+
+    #[test]
+    fn a_program_changes_leaves_out_and_refuses_items() {
+        let lines = "{\"id\":1,\"price\":1.10,\"tags\":[\"a\",\"b\"]}\n{\"id\":2,\"price\":2,\"tags\":[]}\n\
+                     {\"id\":3,\"price\":null,\"tags\":[\"a\"]}\n";
+        let code = "
+            if item.tags.len() == 0 { return (); }
+            if item.price == () { throw `order ${item.id} has no price`; }
+            let sum = 0;
+            for n in 1..=3 { sum += item.price * n; }
+            item.sum = sum;
+            item.first = item.tags[0].to_upper();
+            item.remove(\"tags\");
+            item";
+        let (out, rejected) = ran(lines, code);
+        assert_eq!(out, "{\"id\":1,\"price\":1.10,\"first\":\"A\",\"sum\":6.60}\n");
+        assert!(rejected.contains("data.script") && rejected.contains("order 3 has no price"));
+    }
+
+    #[test]
+    fn values_stay_what_they_are() {
+        let line = "{\"z\":9223372036854775807,\"y\":12345678901234567890.123456,\"x\":1e+300,\"w\":true,\"v\":null,\"u\":\"ä\\\"\\n\",\"t\":{\"b\":[1,{\"c\":0.50}]},\"s\":[]}\n";
+        let (out, rejected) = ran(&format!("{line}{{}}\n"), "item");
+        assert_eq!(out, format!("{line}{{}}\n"), "{rejected}");
+        // What a program cannot hold is a bad record, and no other number.
+        let rejected = bad("{\"n\":1.00000000000000000000000000000000001}", "item");
+        assert!(rejected.contains("it has too many digits"), "{rejected}");
+    }
+
+    #[test]
+    fn exact_numbers_and_literals_with_a_point_are_calculated_exactly() {
+        let code = "item.tax = item.net * 0.19; item.half = item.net / 2; item.fits = [item.net == 0.1, 0.2 > item.net, 0.3 + item.net != 0.4];
+                    item";
+        let (out, rejected) = ran("{\"net\":0.10}\n", code);
+        let expected = "{\"net\":0.10,\"fits\":[true,true,false],\"half\":0.05,\"tax\":0.0190}\n";
+        assert_eq!(out, expected, "{rejected}");
+        let rejected = bad("{\"net\":0.10}", "item.net / 0.0; item");
+        assert!(rejected.contains("has no value"), "{rejected}");
+        let rejected = bad("{\"net\":9223372036854775807}", "item.net += 1; item");
+        assert!(rejected.contains("overflow"), "{rejected}");
+    }
+
+    #[test]
+    fn a_program_ends_and_reaches_nothing_but_its_item() {
+        for (code, what) in [
+            ("while true { item.n += 0; }", "Too many operations"),
+            ("let s = \"x\"; loop { s += s; }", "Length of string too large"),
+            ("fn f(n) { f(n + 1) } f(1)", "Stack overflow"),
+            ("timestamp()", "Function not found"),
+            ("sleep(1)", "no program sleeps"),
+            ("sleep(0.5)", "no program sleeps"),
+            ("open_file(\"x\")", "Function not found"),
+            ("print(item.n); debug(item.n); item.missing.x", "the program fails"),
+        ] {
+            let rejected = bad("{\"n\":1}", code);
+            assert!(rejected.contains(what), "{code}: {rejected}");
+        }
+        for code in ["eval(\"1\")", "import \"x\" as x;"] {
+            let what = refused(&format!("type = \"script\"\ncode = '''{code}'''"));
+            assert!(what.contains("cannot be compiled"), "{code}: {what}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_is_none_or_returns_no_item_is_refused() {
+        let script = |code: &str| refused(&format!("type = \"script\"\ncode = '''{code}'''"));
+        let wrong = script("item.x = ;");
+        assert!(
+            wrong.contains("the program cannot be compiled") && wrong.contains("line 1"),
+            "{wrong}"
+        );
+        let wrong = script("item.len()");
+        assert!(wrong.contains("the program returns i64 and no item"), "{wrong}");
+        let wrong = script("item.f = Fn(\"g\"); item");
+        assert!(wrong.contains("which no field holds"), "{wrong}");
+        assert!(refused("type = \"script\"").contains("either `code` or `file`"));
+        let wrong = refused("type = \"script\"\nfile = \"missing.rhai\"");
+        assert!(
+            wrong.contains("cannot use the program `") && wrong.contains("missing.rhai"),
+            "{wrong}"
+        );
+    }
+}

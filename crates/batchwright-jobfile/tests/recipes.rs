@@ -5,6 +5,7 @@
     feature = "excel",
     feature = "parquet",
     feature = "redis",
+    feature = "script",
     feature = "xml",
     feature = "sftp"
 ))]
@@ -557,6 +558,20 @@ fn announce() {
         left: &|_| messages(&url, &queues, false),
         expected: "recipe-fr {\"id\":1,\"amount\":10,\"country\":\"recipe-fr\"}\n\
                    recipe-se {\"id\":3,\"amount\":30,\"country\":\"recipe-se\"}",
+    }
+    .check();
+}
+
+#[test]
+fn bands() {
+    Recipe {
+        name: "bands",
+        parameters: &[],
+        files: &[("orders.csv", "id,amount\n1,9.50\n2,50.00\n3,1000\n")],
+        sql: "",
+        prepare: NOTHING,
+        left: &|folder| read(folder, "priced.csv"),
+        expected: "id,amount,fee\n1,9.50,0.4750\n2,50.00,1.50\n3,1000,10\n",
     }
     .check();
 }

@@ -131,7 +131,7 @@ impl Hide {
                 let length = text.chars().count();
                 let hidden = if length > *count { length - count } else { length };
                 let kept: String = text.chars().skip(hidden).collect();
-                Value::from("*".repeat(hidden) + &kept)
+                Value::from("*".repeat(hidden) + kept.as_str())
             }
             Self::Hash(keyed) => {
                 let mut keyed = (**keyed).clone();
