@@ -99,6 +99,21 @@ def ignore():
     return jsonify(items=page(0, 5))
 
 
+@app.get("/orders/customers/<path:name>")
+def customer(name):
+    if name.startswith("unknown"):
+        return jsonify(error="there is none"), 404
+    if name == "bad":
+        return jsonify(error="no name"), 422
+    return jsonify(name=name, address={"city": "City of " + name, "zip": None}, level=len(name))
+
+
+@app.post("/price")
+def price():
+    item = request.get_json()
+    return jsonify(gross=item["net"] * 2, key=request.headers["Idempotency-Key"])
+
+
 @app.get("/expired")
 def expired():
     if request.args.get("page"):

@@ -1,7 +1,8 @@
-//! APIs of web servers: pages of items, items that are sent, and single calls.
+//! APIs of web servers: pages of items, items that are sent, questions about items, and single calls.
 
 mod exchange;
 mod kind;
+mod processor;
 mod reader;
 mod step;
 mod writer;

@@ -307,3 +307,97 @@ fn what_the_server_still_works_on_is_sent_again_and_a_stop_ends_a_request() {
     assert_eq!(handle.wait().unwrap().status, BatchStatus::Stopped);
     drop(connection);
 }
+
+/// Runs a processor of `keys` over `lines`, JSON objects; returns the output and the dead letters.
+fn enriched(lines: &str, keys: &str) -> Result<(String, String), String> {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("in.jsonl"), lines).unwrap();
+    let steps = format!(
+        "chunk = 3\nparallelism = 4\nreader = {{ type = \"jsonl\", path = \"in.jsonl\" }}\n\
+         writer = {{ type = \"jsonl\", path = \"out\" }}\nskip = {{ limit = 9, on = [\"data\"], dead_letter = \"rejected\" }}\n\
+         [[steps.processors]]\ntype = \"http\"\nmax_attempts = 9\n{HEADERS}{keys}\n"
+    );
+    run(folder.path(), &steps, 0)?;
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+    Ok((read("out"), read("rejected")))
+}
+
+#[test]
+fn items_get_what_an_api_says_about_them_in_their_order() {
+    let Some(api) = needs(Service::Api) else { return };
+    let names: Vec<String> = (1..=20).map(|n| format!("c{n}")).collect();
+    let lines: String =
+        names.iter().map(|name| format!("{{\"id\":\"{name}\",\"level\":0}}\n")).collect();
+    let keys = format!(
+        "url = \"{api}/orders/customers/{{id}}\"\nset = {{ city = \"address.city\", level = \"level\", zip = \"address.zip\" }}"
+    );
+    let (out, _) = enriched(&lines, &keys).unwrap();
+    let line = |name: &String| {
+        let (level, city) = (name.len(), format!("City of {name}"));
+        format!("{{\"id\":\"{name}\",\"level\":{level},\"city\":\"{city}\",\"zip\":null}}\n")
+    };
+    assert_eq!(out, names.iter().map(line).collect::<String>());
+    // A value is one name, whatever characters it has.
+    let (out, _) = enriched("{\"id\":\"a/b?c=d&e#f%41 ä\"}\n", &keys).unwrap();
+    assert!(out.contains("\"city\":\"City of a/b?c=d&e#f%41 ä\""), "{out}");
+}
+
+#[test]
+fn items_that_an_api_does_not_know_or_refuses_are_what_the_job_says() {
+    let Some(api) = needs(Service::Api) else { return };
+    let lines = "{\"id\":\"ada\"}\n{\"id\":\"unknown\"}\n{\"id\":null}\n{\"id\":\"bad\"}\n{\"id\":\"..\"}\n{}\n";
+    let keys = |missing: &str| {
+        format!(
+            "url = \"{api}/orders/customers/{{id}}\"\nset = {{ city = \"address.city\" }}\n{missing}"
+        )
+    };
+    let ada = "{\"id\":\"ada\",\"city\":\"City of ada\"}\n";
+    let (out, rejected) = enriched(lines, &keys("")).unwrap();
+    assert_eq!(out, ada);
+    for what in
+        ["the server does not know the item", "422", "leads to another folder", "no such field"]
+    {
+        assert!(rejected.contains(what), "{what}: {rejected}");
+    }
+    assert_eq!(rejected.lines().count(), 5, "{rejected}");
+    let (out, rejected) = enriched(lines, &keys("missing = \"null\"")).unwrap();
+    assert_eq!(
+        out,
+        format!("{ada}{{\"id\":\"unknown\",\"city\":null}}\n{{\"id\":null,\"city\":null}}\n")
+    );
+    assert_eq!(rejected.lines().count(), 3, "{rejected}");
+    let (out, rejected) = enriched(lines, &keys("missing = \"drop\"")).unwrap();
+    assert_eq!(out, ada);
+    assert_eq!(rejected.lines().count(), 3, "{rejected}");
+    // A place that the answer lacks is a bad record, too.
+    let lacking = keys("").replace("address.city", "address.street");
+    let (_, rejected) =
+        enriched("{\"id\":\"ada\"}\n{\"id\":\"unknown\"}\n", &(lacking + "missing = \"null\""))
+            .unwrap();
+    assert!(rejected.contains("the answer has no `address.street`"), "{rejected}");
+}
+
+#[test]
+fn an_item_can_be_the_body_of_a_question() {
+    let Some(api) = needs(Service::Api) else { return };
+    let keys = format!(
+        "url = \"{api}/price\"\nmethod = \"POST\"\nset = {{ gross = \"gross\", key = \"key\" }}"
+    );
+    let (out, _) = enriched("{\"net\":4}\n{\"net\":5}\n", &keys).unwrap();
+    let lines: Vec<serde_json::Value> =
+        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["gross"], &lines[1]["gross"]), (&8.into(), &10.into()));
+    assert_ne!(lines[0]["key"], lines[1]["key"]);
+    for (keys, what) in [
+        ("url = \"http://{host}/x\"\nset = { a = \"b\" }", "follows the name of the server"),
+        ("url = \"http://h/{id\"\nset = { a = \"b\" }", "a `{` has no `}`"),
+        ("url = \"http://h/{id}\"\nset = {}", "at least one field"),
+        (
+            "url = \"http://h/{id}\"\nmethod = \"PUT\"\nset = { a = \"b\" }",
+            "there is no method `PUT`",
+        ),
+    ] {
+        let refused = enriched("{}\n", keys).unwrap_err();
+        assert!(refused.contains(what), "{keys}: {refused}");
+    }
+}

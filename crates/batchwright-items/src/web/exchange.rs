@@ -178,13 +178,37 @@ impl Exchange {
         sends_items: bool,
         complete: &dyn Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Answer, ItemError> {
-        let what = format!("{method} {}", self.shown(url));
+        let answer = self.answer(method, url, complete)?;
+        self.accepted(method, url, sends_items, answer)
+    }
+
+    /// As [`send`](Self::send) of an item; `None` when the server does not know it.
+    pub(super) fn find(
+        &self,
+        method: &Method,
+        url: &Url,
+        complete: &dyn Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Option<Answer>, ItemError> {
+        let answer = self.answer(method, url, complete)?;
+        if answer.status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        self.accepted(method, url, true, answer).map(Some)
+    }
+
+    /// Sends the request until its answer is not temporary.
+    fn answer(
+        &self,
+        method: &Method,
+        url: &Url,
+        complete: &dyn Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Answer, ItemError> {
+        let what = self.what(method, url);
         let (mut attempt, mut is_unanswered) = (1, false);
         loop {
             let request = self.client.request(method.clone(), url.clone());
             let request = request.headers(self.headers.clone()).timeout(self.timeout);
             let (error, wanted) = match self.once(complete(request), is_read(method))? {
-                Ok(answer) if answer.status.is_success() => return Ok(answer),
                 // After an attempt without an answer, a conflict can be with that attempt, which the server still processes.
                 Ok(answer)
                     if is_temporary(answer.status) || (is_unanswered && answer.status == 409) =>
@@ -192,11 +216,7 @@ impl Exchange {
                     let error = refused(&what, &answer, ErrorKind::new("io.http"));
                     (error, retry_after(&answer.headers))
                 }
-                Ok(answer) => {
-                    let of_items = sends_items && refuses_content(answer.status);
-                    let kind = if of_items { "data.refused" } else { "http.refused" };
-                    return Err(refused(&what, &answer, ErrorKind::new(kind)));
-                }
+                Ok(answer) => return Ok(answer),
                 Err(error) => {
                     is_unanswered = true;
                     let what = format!("cannot call {what}");
@@ -217,6 +237,27 @@ impl Exchange {
             self.wait(pause)?;
             attempt += 1;
         }
+    }
+
+    /// Returns `answer` if its status is a success.
+    fn accepted(
+        &self,
+        method: &Method,
+        url: &Url,
+        sends_items: bool,
+        answer: Answer,
+    ) -> Result<Answer, ItemError> {
+        if answer.status.is_success() {
+            return Ok(answer);
+        }
+        let of_items = sends_items && refuses_content(answer.status);
+        let kind = if of_items { "data.refused" } else { "http.refused" };
+        Err(refused(&self.what(method, url), &answer, ErrorKind::new(kind)))
+    }
+
+    /// Returns the request for messages.
+    fn what(&self, method: &Method, url: &Url) -> String {
+        format!("{method} {}", self.shown(url))
     }
 
     /// Returns the URL for messages, without user, password, parameters and values that can be secret.

@@ -11,12 +11,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::exchange::{Common, Requests};
+use super::processor::{Asks, Enrich, Marked, Unknown};
 use super::reader::{ApiReader, Pages, Paging};
 use super::step::Call;
 use super::writer::{ApiWriter, Sends};
 use crate::key::{At, Keys, Problem, Text, duration};
-use crate::kind::{BuildContext, ItemKind, KindSchema, Make, MakeReader};
+use crate::kind::{BoxedProcessor, BuildContext, ItemKind, KindSchema, Make, MakeReader};
 use crate::reader::Reads;
+use crate::sent;
 use crate::writer::BoxedWriter;
 
 /// The kind `http`.
@@ -96,6 +98,31 @@ struct WriterKeys {
     wait_max: Option<Text>,
 }
 
+/// Asks a web server about each item, and adds fields of its answer, JSON. A URL without an answer (404), and one in which a field is
+/// null or empty, is an item that the server does not know.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ProcessorKeys {
+    /// The URL, with `http://` or `https://`; `{FIELD}` in it is the value of a field of the item.
+    url: At<String>,
+    /// `GET`, or `POST`, whose body is the item. Default: `GET`.
+    method: Option<Text>,
+    /// Headers of each request, by their names.
+    #[serde(default)]
+    headers: BTreeMap<String, Text>,
+    /// The fields that the item gets: places in the answer, such as `address.city`, by their names.
+    set: BTreeMap<String, String>,
+    /// What happens to an item that the server does not know: `fail` (kind `data.missing`), `null` (null fields) or `drop` (it counts
+    /// as filtered). Default: `fail`.
+    missing: Option<At<Unknown>>,
+    /// Time after which an unanswered request fails. Default: `30s`.
+    timeout: Option<Text>,
+    /// Attempts at a request that fails, or is answered with 408, 425, 429, 500, 502, 503 or 504. Default: 5.
+    max_attempts: Option<NonZeroU32>,
+    /// The longest wait that the server may ask for by `Retry-After`. Default: `5m`.
+    wait_max: Option<Text>,
+}
+
 /// Calls a web server. Requests other than `GET` have the header `Idempotency-Key`, the same for all calls of the step.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -153,6 +180,7 @@ impl ItemKind for WebKind {
             .reader_restarts("By page: the page of the position is fetched again, and others of its items than before are refused. Exact if the server's pages stay the same.")
             .writer::<WriterKeys>()
             .writer_restarts("At least once. Requests that are sent again have the same `Idempotency-Key`, so exact with a server that heeds it; with `list` not after a skip.")
+            .processor::<ProcessorKeys>()
             .tasklet::<StepKeys>()
             .step_restarts("It calls again, with the same `Idempotency-Key`.")
     }
@@ -187,6 +215,42 @@ impl ItemKind for WebKind {
             list_name: parsed.list_name,
         });
         Ok(Box::new(move |_| Ok(BoxedWriter::new(ApiWriter::new(Arc::clone(&sends))))))
+    }
+
+    fn processor(
+        &self,
+        keys: Keys<'_>,
+        cx: &BuildContext<'_>,
+    ) -> Result<Make<BoxedProcessor>, Problem> {
+        let parsed: ProcessorKeys = keys.parse()?;
+        let method = method(parsed.method.as_ref(), &[Method::GET, Method::POST])?;
+        if cx.inside_only && method != Method::GET {
+            return Err(keys.problem(BuildContext::sends_outside()));
+        }
+        if parsed.set.is_empty() {
+            return Err(keys.problem_at("set", "`set` has at least one field"));
+        }
+        let marked = Marked::of(parsed.url.get_ref());
+        let (marked, text) = marked.map_err(|what| Problem::at(&parsed.url, what))?;
+        let common = Common {
+            url: &At(toml::Spanned::new(parsed.url.span(), text)),
+            headers: &parsed.headers,
+            timeout: parsed.timeout.as_ref(),
+            max_attempts: parsed.max_attempts,
+            wait_max: parsed.wait_max.as_ref(),
+        };
+        let requests = Requests::of(&common, cx)?;
+        let unknown = parsed.missing.map_or_else(Unknown::default, At::into_inner);
+        let asks = Arc::new(Asks { method, marked, set: parsed.set, unknown });
+        Ok(Box::new(move |scope| {
+            let (asks, exchange) = (Arc::clone(&asks), requests.exchange(scope)?);
+            let identity = sent::identity(scope);
+            Ok(Box::new(Enrich { asks, exchange, identity }) as BoxedProcessor)
+        }))
+    }
+
+    fn is_independent(&self) -> bool {
+        true
     }
 
     fn tasklet(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Box<dyn Tasklet>, Problem> {
