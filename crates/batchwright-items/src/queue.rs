@@ -3,6 +3,7 @@
 #[cfg(feature = "amqp")]
 mod amqp;
 mod body;
+mod held;
 mod keys;
 #[cfg(feature = "nats")]
 mod nats;
@@ -26,7 +27,9 @@ pub(crate) use self::redis::RedisKind;
 
 /// A message of a queue.
 pub(crate) struct Message<T> {
-    /// What the broker, or the sender, identifies the message by. Only such a message is recognized when it comes again.
+    /// What a message that is delivered again is recognized by; a message without it is not.
+    key: Option<Arc<str>>,
+    /// The id that the step can see.
     id: Option<Arc<str>>,
     /// Whether it was delivered before.
     redelivered: bool,
@@ -39,52 +42,72 @@ pub(crate) struct Message<T> {
 pub(crate) enum Content {
     Body(Vec<u8>),
     #[cfg(feature = "redis")]
-    Fields(Vec<(String, Vec<u8>)>),
+    Fields(Vec<(Vec<u8>, Vec<u8>)>),
 }
 
-/// A connection to a queue. Its calls fail when the broker does not answer in time.
+/// A connection to a queue. Its calls fail when the broker does not answer in time; after a failure it is not used any more,
+/// because what the broker did is not known.
 pub(crate) trait Broker: Send + Sync + 'static {
     /// What a message is acknowledged by.
-    type Tag: Send + 'static;
+    type Tag: Clone + Send + 'static;
 
-    /// Whether no two messages of the queue have the same id.
-    const IDS_ARE_UNIQUE: bool;
+    /// Whether no two messages of the queue have the same key, so that a message with a known key is delivered again.
+    const KEYS_ARE_UNIQUE: bool;
+
+    /// Acknowledges messages that an earlier execution committed: `read` messages in all, of which those with the keys
+    /// `committed` may be unacknowledged. Returns whether none of them can be delivered again.
+    ///
+    /// # Errors
+    ///
+    /// When the broker cannot be reached, or refuses.
+    fn settle(&self, read: u64, committed: &[Arc<str>]) -> Result<bool, ItemError> {
+        let _ = (read, committed);
+        Ok(false)
+    }
+
+    /// Returns the number of messages that can be delivered before the first of them is acknowledged; `None` without a limit.
+    fn room(&self) -> Option<usize> {
+        None
+    }
 
     /// Returns the next messages, at most `max`; none when there are none now.
     ///
     /// # Errors
     ///
-    /// When the broker cannot be reached, or refuses.
+    /// As [`settle`](Self::settle).
     fn fetch(&self, max: usize) -> Result<Vec<Message<Self::Tag>>, ItemError>;
 
-    /// Whether messages were delivered to others than the reader, which has `held`, and may be delivered again.
+    /// Whether messages can still come that others hold, such as an execution that died; called while the queue has none. The
+    /// reader keeps those that it has `held` meanwhile.
     ///
     /// # Errors
     ///
-    /// As [`fetch`](Self::fetch).
-    fn is_held_elsewhere(&self, held: usize) -> Result<bool, ItemError> {
+    /// As [`settle`](Self::settle).
+    fn can_come(&self, held: &dyn Fn() -> Vec<Self::Tag>) -> Result<bool, ItemError> {
         let _ = held;
         Ok(false)
     }
 
-    /// Removes messages from the queue. Their tags come in the order in which they were fetched.
+    /// Removes messages from the queue, which has done so when this returns. Their tags come in the order in which they were
+    /// fetched.
     ///
     /// # Errors
     ///
-    /// As [`fetch`](Self::fetch).
+    /// As [`settle`](Self::settle).
     fn acknowledge(&self, tags: Vec<Self::Tag>) -> Result<(), ItemError>;
 
-    /// Gives messages back to the queue, in the order in which they were fetched.
+    /// Gives messages back to the queue: those that the step has `read`, which may be committed without its knowledge, and the
+    /// `unread` ones after them, each in the order in which they were fetched.
     ///
     /// # Errors
     ///
-    /// As [`fetch`](Self::fetch).
-    fn give_back(&self, tags: Vec<Self::Tag>) -> Result<(), ItemError>;
+    /// As [`settle`](Self::settle).
+    fn give_back(&self, read: Vec<Self::Tag>, unread: Vec<Self::Tag>) -> Result<(), ItemError>;
 
-    /// Ends the connection, after all acknowledgements arrived.
+    /// Ends the connection.
     ///
     /// # Errors
     ///
-    /// As [`fetch`](Self::fetch).
+    /// As [`settle`](Self::settle).
     fn close(&self) -> Result<(), ItemError>;
 }

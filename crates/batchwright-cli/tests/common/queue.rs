@@ -176,6 +176,21 @@ impl Queue {
         }
     }
 
+    /// Returns how many elements a list of Redis has.
+    pub(crate) fn waiting(&self) -> usize {
+        let Client::Redis(redis) = &self.client else { panic!("no Redis") };
+        redis.borrow_mut().llen(&self.name).unwrap()
+    }
+
+    /// Returns how many elements of a list of Redis an instance holds.
+    pub(crate) fn held(&self) -> usize {
+        let Client::Redis(redis) = &self.client else { panic!("no Redis") };
+        let mut redis = redis.borrow_mut();
+        let lists: Vec<String> = redis.keys(format!("{}:batchwright:*", self.name)).unwrap();
+        let list = lists.iter().find(|name| name.matches(':').count() == 2);
+        list.map_or(0, |list| redis.llen(list).unwrap())
+    }
+
     /// Returns how many messages are not acknowledged.
     pub(crate) fn left(&self) -> usize {
         match &self.client {

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
+use batchwright::item::stable_hash;
+use futures_util::future::{join_all, try_join_all};
 use lapin::options::{
     BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions,
     QueueDeclareOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{FieldTable, ShortString};
 use lapin::uri::AMQPUri;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use schemars::JsonSchema;
@@ -25,6 +27,7 @@ use super::{Broker, Content, Message};
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make, MakeReader};
 use crate::reader::Reads;
+use crate::template::Template;
 use crate::transport::runtime;
 use crate::writer::BoxedWriter;
 
@@ -86,9 +89,8 @@ impl ItemKind for AmqpKind {
         let server = keys::server(&parsed.server, SCHEMES, cx)?;
         let queue = cx.template(&parsed.queue)?;
         let timeout = keys::timeout(parsed.timeout.as_ref())?;
-        let connect: Connect<AmqpQueue> = Arc::new(move |scope, _| {
-            AmqpQueue::open(&server(scope)?, queue.render(scope)?, timeout)
-        });
+        let connect: Connect<AmqpQueue> =
+            Arc::new(move |scope| AmqpQueue::open(&server(scope)?, queue.render(scope)?, timeout));
         Ok(MakeReader::new(move |_| {
             Ok(Reads::records(QueueReader::new(Arc::clone(&connect), settings.clone())))
         })
@@ -114,12 +116,14 @@ impl ItemKind for AmqpKind {
                 "use confirms",
                 link.channel.confirm_select(ConfirmSelectOptions::default()),
             )?;
-            let exchange = exchange.as_ref().map_or(Ok(String::new()), |one| one.render(scope))?;
+            let rendered = |template: &Option<Template>, what| {
+                let text = template.as_ref().map_or(Ok(String::new()), |one| one.render(scope))?;
+                short(text, what).map_err(ItemError::fatal)
+            };
+            let exchange = rendered(&exchange, "the name of an exchange")?;
             let routing = match &field {
                 Some(field) => Routing::Field(field.clone()),
-                None => {
-                    Routing::Key(key.as_ref().map_or(Ok(String::new()), |key| key.render(scope))?)
-                }
+                None => Routing::Key(rendered(&key, "the routing key")?),
             };
             Ok(AmqpSender { link, exchange, routing })
         });
@@ -199,38 +203,55 @@ fn uri(url: &Url) -> Result<AMQPUri, ItemError> {
 /// A queue that is read.
 struct AmqpQueue {
     link: Link,
-    queue: String,
+    queue: ShortString,
+}
+
+/// Returns `text` as AMQP has it.
+fn short(text: String, what: &str) -> Result<ShortString, String> {
+    ShortString::try_new(text).map_err(|_| format!("{what} has more than 255 bytes"))
 }
 
 impl AmqpQueue {
     fn open(url: &Url, queue: String, timeout: Duration) -> Result<Self, ItemError> {
-        let link = Link::open(url, timeout)?;
+        let queue = short(queue, "the name of a queue").map_err(ItemError::fatal)?;
+        let found = Self { link: Link::open(url, timeout)?, queue };
+        found.link.wait(&format!("find the queue `{}`", found.queue), found.declared())?;
+        Ok(found)
+    }
+}
+
+impl AmqpQueue {
+    /// Asks the broker whether the queue is there. Its answer comes after it has done what was sent before.
+    async fn declared(&self) -> lapin::Result<()> {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let found =
-            link.channel.queue_declare(queue.as_str().into(), options, FieldTable::default());
-        link.wait(&format!("find the queue `{queue}`"), found)?;
-        Ok(Self { link, queue })
+        let queue = self.queue.clone();
+        self.link.channel.queue_declare(queue, options, FieldTable::default()).await.map(drop)
     }
 }
 
 impl Broker for AmqpQueue {
     type Tag = u64;
 
-    const IDS_ARE_UNIQUE: bool = false;
+    const KEYS_ARE_UNIQUE: bool = false;
 
     fn fetch(&self, max: usize) -> Result<Vec<Message<u64>>, ItemError> {
         // Each message is asked for: a consumer would get no more than a fixed number before the first commit.
         let gets = async {
-            let get = || {
-                self.link.channel.basic_get(self.queue.as_str().into(), BasicGetOptions::default())
-            };
+            let get =
+                || self.link.channel.basic_get(self.queue.clone(), BasicGetOptions::default());
             let mut messages = Vec::new();
-            let answers = futures_util::future::join_all((0..max).map(|_| get())).await;
-            for answer in answers {
+            for answer in join_all((0..max).map(|_| get())).await {
                 let Some(got) = answer? else { continue };
                 let delivery = got.delivery;
+                let id: Option<Arc<str>> =
+                    delivery.properties.message_id().as_ref().map(|id| id.as_str().into());
+                // Senders may give the same id to messages of different contents.
+                let key = id
+                    .as_ref()
+                    .map(|id| format!("{id} {:016x}", stable_hash(&delivery.data)).into());
                 messages.push(Message {
-                    id: delivery.properties.message_id().as_ref().map(|id| id.as_str().into()),
+                    key,
+                    id,
                     redelivered: delivery.redelivered,
                     tag: delivery.delivery_tag,
                     content: Content::Body(delivery.data),
@@ -244,16 +265,19 @@ impl Broker for AmqpQueue {
     fn acknowledge(&self, tags: Vec<u64>) -> Result<(), ItemError> {
         let acks = async {
             let ack = |tag| self.link.channel.basic_ack(tag, BasicAckOptions::default());
-            futures_util::future::try_join_all(tags.into_iter().map(ack)).await.map(drop)
+            try_join_all(tags.into_iter().map(ack)).await?;
+            self.declared().await
         };
         self.link.wait(&format!("acknowledge messages of `{}`", self.queue), acks)
     }
 
-    fn give_back(&self, tags: Vec<u64>) -> Result<(), ItemError> {
+    fn give_back(&self, mut read: Vec<u64>, unread: Vec<u64>) -> Result<(), ItemError> {
+        read.extend(unread);
         let backs = async {
             let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
             let back = |tag| self.link.channel.basic_nack(tag, options);
-            futures_util::future::try_join_all(tags.into_iter().map(back)).await.map(drop)
+            try_join_all(read.into_iter().map(back)).await?;
+            self.declared().await
         };
         self.link.wait(&format!("give messages of `{}` back", self.queue), backs)
     }
@@ -265,14 +289,14 @@ impl Broker for AmqpQueue {
 
 /// The routing key of messages.
 enum Routing {
-    Key(String),
+    Key(ShortString),
     Field(String),
 }
 
 /// A connection that publishes.
 struct AmqpSender {
     link: Link,
-    exchange: String,
+    exchange: ShortString,
     routing: Routing,
 }
 
@@ -281,10 +305,11 @@ impl Sender for AmqpSender {
         let keys = messages.iter().map(|message| match &self.routing {
             Routing::Key(key) => Ok(key.clone()),
             Routing::Field(field) => {
-                Ok(message.record.required("as a routing key", field)?.to_string())
+                let key = message.record.required("as a routing key", field)?.to_string();
+                short(key, "the routing key").map_err(ItemError::data)
             }
         });
-        let keys: Vec<String> = keys.collect::<Result<_, ItemError>>()?;
+        let keys: Vec<ShortString> = keys.collect::<Result<_, ItemError>>()?;
         let published = async {
             let mut confirms = Vec::with_capacity(messages.len());
             for (message, key) in messages.iter().zip(&keys) {
@@ -295,7 +320,7 @@ impl Sender for AmqpSender {
                 // A message that reaches no queue comes back.
                 let options = BasicPublishOptions { mandatory: true, ..Default::default() };
                 let channel = &self.link.channel;
-                let (exchange, key) = (self.exchange.as_str().into(), key.as_str().into());
+                let (exchange, key) = (self.exchange.clone(), key.clone());
                 confirms.push(
                     channel
                         .basic_publish(exchange, key, options, &message.body, properties)

@@ -78,9 +78,16 @@ impl Decode {
 
 /// Returns the record of the fields of an entry, which are texts.
 #[cfg(feature = "redis")]
-fn of_fields(fields: Vec<(String, Vec<u8>)>) -> Result<Record, ItemError> {
-    let (names, values): (Vec<String>, Vec<Vec<u8>>) = fields.into_iter().unzip();
-    let names: Names = names.iter().map(|name| Arc::from(name.as_str())).collect();
+fn of_fields(fields: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Record, ItemError> {
+    let (names, values): (Vec<Vec<u8>>, Vec<Vec<u8>>) = fields.into_iter().unzip();
+    let names = names.into_iter().map(|name| match String::from_utf8(name) {
+        Ok(name) => Ok(Arc::from(name)),
+        Err(error) => {
+            let message = "the name of a field is no text in UTF-8";
+            Err(ItemError::new(ErrorKind::DATA, message).with_raw(error.into_bytes()))
+        }
+    });
+    let names: Names = names.collect::<Result<_, ItemError>>()?;
     if let Some(name) = crate::record::first_duplicate(&names) {
         let message = format!("the entry has two fields `{name}`");
         return Err(ItemError::new(ErrorKind::DATA, message));

@@ -1,15 +1,16 @@
 //! The kind `nats`: streams of NATS JetStream.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer};
+use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::message::AckKind;
-use async_nats::jetstream::{self, Context};
-use async_nats::{Client, ConnectOptions, HeaderMap};
+use async_nats::{Client, ConnectOptions, HeaderMap, Subject};
 use batchwright::ItemError;
-use batchwright::error::ErrorKind;
+use batchwright::clock::{Clock as _, SystemClock};
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
 use schemars::JsonSchema;
@@ -30,6 +31,8 @@ use crate::writer::BoxedWriter;
 
 /// Messages that are sent before the first of them is confirmed.
 const UNCONFIRMED_MAX: usize = 256;
+/// The time that the server may take to deliver a message again.
+const LATE: Duration = Duration::from_millis(500);
 const SCHEMES: &[&str] = &["nats", "tls"];
 
 /// The kind `nats`.
@@ -87,7 +90,7 @@ impl ItemKind for NatsKind {
         let (stream, consumer) = (cx.template(&parsed.stream)?, cx.template(&parsed.consumer)?);
         let subject = parsed.subject.as_ref().map(|subject| cx.template(subject)).transpose()?;
         let timeout = keys::timeout(parsed.timeout.as_ref())?;
-        let connect: Connect<NatsQueue> = Arc::new(move |scope, _| {
+        let connect: Connect<NatsQueue> = Arc::new(move |scope| {
             let link = Link::open(&server(scope)?, timeout)?;
             let subject = subject.as_ref().map(|subject| subject.render(scope)).transpose()?;
             NatsQueue::open(link, stream.render(scope)?, consumer.render(scope)?, subject)
@@ -133,10 +136,11 @@ impl Link {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let connecting = async {
             let options = options(url)?.connection_timeout(timeout).request_timeout(Some(timeout));
-            // A connection that breaks fails the step, which is restartable: what it holds is delivered again.
+            // All that is sent is confirmed one by one, so that a new connection loses nothing; one that cannot be made is a failure.
             let options = options.max_reconnects(Some(1));
             let client = options.connect(shown.as_str()).await?;
-            Ok::<_, Failure>((client.clone(), jetstream::new(client)))
+            let context = ContextBuilder::new().timeout(timeout).ack_timeout(timeout);
+            Ok::<_, Failure>((client.clone(), context.build(client)))
         };
         match runtime.block_on(async { tokio::time::timeout(timeout, connecting).await }) {
             Ok(Ok((client, context))) => Ok(Self { runtime, client, context, shown, timeout }),
@@ -179,6 +183,10 @@ struct NatsQueue {
     link: Link,
     stream: String,
     consumer: Consumer<Config>,
+    clock: SystemClock,
+    opened: Duration,
+    /// When the time for the messages of the reader was extended last.
+    extended: Mutex<Duration>,
 }
 
 impl NatsQueue {
@@ -206,84 +214,99 @@ impl NatsQueue {
                 "cannot {action}: it does not acknowledge each message (`ack_policy` is not `explicit`)"
             )));
         }
-        Ok(Self { link, stream, consumer })
+        let clock = SystemClock::default();
+        let opened = clock.elapsed();
+        Ok(Self { link, stream, consumer, clock, opened, extended: Mutex::new(opened) })
     }
 
     fn action(&self) -> String {
         format!("read the stream `{}`", self.stream)
     }
 
-    fn answer(
-        &self,
-        action: &str,
-        tags: Vec<jetstream::Message>,
-        kind: AckKind,
-    ) -> Result<(), ItemError> {
-        self.link.wait(action, async {
-            // Answers arrive in their order, so that the last one shows that all did.
-            let Some((last, others)) = tags.split_last() else { return Ok(()) };
-            for message in others {
-                message.ack_with(kind).await?;
-            }
-            last.double_ack_with(kind).await
-        })
+    /// Answers `messages`, by their reply subjects, and waits until the server has all answers.
+    fn answer(&self, action: &str, messages: Vec<Subject>, kind: AckKind) -> Result<(), ItemError> {
+        for part in messages.chunks(UNCONFIRMED_MAX) {
+            self.link.wait(action, async {
+                let answers =
+                    part.iter().map(|reply| self.link.client.request(reply.clone(), kind.into()));
+                try_join_all(answers).await?;
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 }
 
 impl Broker for NatsQueue {
-    type Tag = jetstream::Message;
+    type Tag = Subject;
 
-    const IDS_ARE_UNIQUE: bool = true;
+    const KEYS_ARE_UNIQUE: bool = true;
 
-    fn fetch(&self, max: usize) -> Result<Vec<Message<jetstream::Message>>, ItemError> {
+    fn room(&self) -> Option<usize> {
+        usize::try_from(self.consumer.cached_info().config.max_ack_pending)
+            .ok()
+            .filter(|max| *max > 0)
+    }
+
+    fn fetch(&self, max: usize) -> Result<Vec<Message<Subject>>, ItemError> {
         self.link.wait(&self.action(), async {
             let mut batch = self.consumer.fetch().max_messages(max).messages().await?;
             let mut messages = Vec::new();
             while let Some(message) = batch.next().await {
                 let message = message?;
-                let info = message.info()?;
+                let (redelivered, number) = {
+                    let info = message.info()?;
+                    (info.delivered > 1, info.stream_sequence)
+                };
+                let id: Option<Arc<str>> = Some(number.to_string().into());
+                let message = message.message;
                 messages.push(Message {
-                    id: Some(info.stream_sequence.to_string().into()),
-                    redelivered: info.delivered > 1,
-                    content: Content::Body(message.payload.to_vec()),
-                    tag: message,
+                    key: id.clone(),
+                    id,
+                    redelivered,
+                    content: Content::Body(message.payload.into()),
+                    tag: message.reply.ok_or("a message has no subject for its answer")?,
                 });
             }
             Ok(messages)
         })
     }
 
-    fn is_held_elsewhere(&self, held: usize) -> Result<bool, ItemError> {
-        let info = self.link.wait(&self.action(), async {
-            let mut consumer = self.consumer.clone();
-            Ok(consumer.info().await?.clone())
-        })?;
-        if info.num_pending > 0 && info.config.max_ack_pending > 0 {
-            let (name, max) = (&info.name, info.config.max_ack_pending);
-            return Err(ItemError::new(
-                ErrorKind::IO,
-                format!(
-                    "cannot {}: the consumer `{name}` delivers no more than {max} messages before an acknowledgement \
-                     (`max_ack_pending`); a chunk must be smaller, or the number larger",
-                    self.action()
-                ),
-            ));
+    fn can_come(&self, held: &dyn Fn() -> Vec<Subject>) -> Result<bool, ItemError> {
+        let info = self
+            .link
+            .wait(&self.action(), async { Ok(self.consumer.clone().info().await?.clone()) })?;
+        let (held, now) = (held(), self.clock.elapsed());
+        // After that time, what others held was delivered again, or is held by one that works on it.
+        if info.num_ack_pending <= held.len() || now - self.opened > info.config.ack_wait + LATE {
+            return Ok(false);
         }
-        Ok(info.num_ack_pending > held || info.num_pending > 0)
+        let mut extended = self.extended.lock().unwrap_or_else(PoisonError::into_inner);
+        if now - *extended > info.config.ack_wait / 4 {
+            *extended = now;
+            self.link.wait(&self.action(), async {
+                for reply in held {
+                    self.link.client.publish(reply, AckKind::Progress.into()).await?;
+                }
+                Ok(self.link.client.flush().await?)
+            })?;
+        }
+        Ok(true)
     }
 
-    fn acknowledge(&self, tags: Vec<jetstream::Message>) -> Result<(), ItemError> {
+    fn acknowledge(&self, tags: Vec<Subject>) -> Result<(), ItemError> {
         let action = format!("acknowledge messages of the stream `{}`", self.stream);
         self.answer(&action, tags, AckKind::Ack)
     }
 
-    fn give_back(&self, tags: Vec<jetstream::Message>) -> Result<(), ItemError> {
+    fn give_back(&self, mut read: Vec<Subject>, unread: Vec<Subject>) -> Result<(), ItemError> {
+        read.extend(unread);
         let action = format!("give messages of the stream `{}` back", self.stream);
-        self.answer(&action, tags, AckKind::Nak(None))
+        self.answer(&action, read, AckKind::Nak(None))
     }
 
     fn close(&self) -> Result<(), ItemError> {
-        self.link.wait("close the connection", async { Ok(self.link.client.flush().await?) })
+        Ok(())
     }
 }
 
@@ -296,6 +319,14 @@ struct NatsSender {
 impl Sender for NatsSender {
     fn send(&mut self, messages: Vec<Outgoing<'_>>) -> Result<(), ItemError> {
         let action = format!("publish to the subject `{}`", self.subject);
+        let bytes_max = self.link.client.server_info().max_payload;
+        if let Some(message) = messages.iter().find(|message| message.body.len() > bytes_max) {
+            let what = format!(
+                "cannot {action}: a message of {} bytes is above the server's maximum, {bytes_max}",
+                message.body.len()
+            );
+            return Err(ItemError::data(what));
+        }
         for part in messages.chunks(UNCONFIRMED_MAX) {
             self.link.wait(&action, async {
                 let mut confirms = Vec::with_capacity(part.len());

@@ -1,23 +1,30 @@
 //! The reader of a queue.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use batchwright::ItemError;
 use batchwright::clock::{Clock as _, StopToken, SystemClock};
+use batchwright::error::ErrorKind;
 use batchwright::item::{Acknowledge, ItemReader};
 use batchwright::scope::StepScope;
-use serde::{Deserialize, Serialize};
 
 use super::body::Decode;
-use super::{Broker, Message};
+use super::held::{Held, QueuePosition};
+use super::{Broker, Content, Message};
 use crate::record::Record;
 
-/// Number of messages that are fetched together.
+/// Number of messages that are fetched together: at the first time, and when they are small.
+const FETCHED_MIN: usize = 16;
 const FETCHED_MAX: usize = 500;
-/// The time between two looks at an empty queue.
-const LOOK: Duration = Duration::from_millis(100);
+/// The sizes of fetched messages, in bytes, below and above which the next fetch is of more and of fewer.
+const BYTES_FEW: usize = 1024 * 1024;
+const BYTES_MANY: usize = 8 * 1024 * 1024;
+/// The time between two looks at an empty queue, or for room.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long the reader waits for acknowledgements when the broker delivers no more before them.
+const ROOM_WAIT: Duration = Duration::from_secs(30);
 
 /// When a reader ends, and what it makes of messages.
 #[derive(Debug, Clone)]
@@ -29,18 +36,8 @@ pub(super) struct ReaderSettings {
     pub(super) decode: Decode,
 }
 
-/// The position in a queue.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct QueuePosition {
-    /// Number of messages that were read.
-    read: u64,
-    /// The ids of those that may be delivered again, because they are not acknowledged.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    unacknowledged: Vec<Arc<str>>,
-}
-
-/// Makes a connection for a step, at the position of a number of messages.
-pub(super) type Connect<B> = Arc<dyn Fn(&StepScope, u64) -> Result<B, ItemError> + Send + Sync>;
+/// Makes a connection for a step.
+pub(super) type Connect<B> = Arc<dyn Fn(&StepScope) -> Result<B, ItemError> + Send + Sync>;
 
 /// A reader of the messages of a queue. What is read is held until the commit acknowledges it.
 pub(super) struct QueueReader<B: Broker> {
@@ -49,37 +46,12 @@ pub(super) struct QueueReader<B: Broker> {
     broker: Option<Arc<B>>,
     held: Arc<Mutex<Held<B::Tag>>>,
     fetched: VecDeque<Message<B::Tag>>,
-    /// How many messages with an id were committed before this opening, and can be delivered again.
-    committed: HashMap<Arc<str>, usize>,
+    /// Number of messages that the next fetch asks for.
+    fetch_max: usize,
     read: u64,
-    /// Whether the last read failed before it had a message.
-    is_without_message: bool,
+    /// The failure of the connection, which every further read has.
+    failure: Option<(ErrorKind, String)>,
     stop: StopToken,
-}
-
-/// The messages that were read and not acknowledged.
-struct Held<T> {
-    /// In the order in which they were read.
-    messages: VecDeque<HeldMessage<T>>,
-    /// The ids of messages that were committed before the opening, and perhaps not acknowledged.
-    before: Vec<Arc<str>>,
-    /// Number of messages up to the last commit.
-    committed: u64,
-}
-
-struct HeldMessage<T> {
-    number: u64,
-    id: Option<Arc<str>>,
-    tag: T,
-}
-
-impl<T> Held<T> {
-    /// Returns the position after `read` messages.
-    fn position(&self, read: u64) -> QueuePosition {
-        let held = self.messages.iter().take_while(|message| message.number <= read);
-        let ids = held.filter_map(|message| message.id.as_ref());
-        QueuePosition { read, unacknowledged: self.before.iter().chain(ids).cloned().collect() }
-    }
 }
 
 fn lock<T>(held: &Mutex<Held<T>>) -> MutexGuard<'_, Held<T>> {
@@ -88,73 +60,181 @@ fn lock<T>(held: &Mutex<Held<T>>) -> MutexGuard<'_, Held<T>> {
 
 impl<B: Broker> QueueReader<B> {
     pub(super) fn new(connect: Connect<B>, settings: ReaderSettings) -> Self {
-        let held = Held { messages: VecDeque::new(), before: Vec::new(), committed: 0 };
         Self {
             connect,
             settings,
             broker: None,
-            held: Arc::new(Mutex::new(held)),
+            held: Arc::new(Mutex::new(Held::after(&QueuePosition::default()))),
             fetched: VecDeque::new(),
-            committed: HashMap::new(),
+            fetch_max: FETCHED_MIN,
             read: 0,
-            is_without_message: false,
+            failure: None,
             stop: StopToken::default(),
         }
     }
 
-    fn broker(&self) -> Result<&Arc<B>, ItemError> {
+    fn broker(&self) -> Result<Arc<B>, ItemError> {
         let unopened = || ItemError::fatal("cannot read a queue before the reader is opened");
-        self.broker.as_ref().ok_or_else(unopened)
+        self.broker.clone().ok_or_else(unopened)
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held<B::Tag>> {
+        lock(&self.held)
+    }
+
+    fn check_stop(&self) -> Result<(), ItemError> {
+        match self.stop.is_requested() {
+            false => Ok(()),
+            true => Err(ItemError::stopped("a stop was requested while a queue was read")),
+        }
     }
 
     /// Returns the next message; `None` when the queue stays empty.
     fn next(&mut self) -> Result<Option<Message<B::Tag>>, ItemError> {
         let left = self.settings.limit.map_or(u64::MAX, |limit| limit.saturating_sub(self.read));
         if left == 0 {
+            self.acknowledge_rest()?;
             return Ok(None);
         }
-        let max = usize::try_from(left).unwrap_or(FETCHED_MAX).min(FETCHED_MAX);
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
         let clock = SystemClock::default();
         let begun = clock.elapsed();
         while self.fetched.is_empty() {
-            if self.stop.is_requested() {
-                return Err(ItemError::stopped("a stop was requested while a queue was read"));
+            self.check_stop()?;
+            self.fetch(left)?;
+            if self.fetched.is_empty() {
+                let is_over = clock.elapsed() - begun >= self.settings.wait;
+                if is_over && !self.broker()?.can_come(&|| self.held().tags())? {
+                    return Ok(None);
+                }
+                // One that comes is enough to go on.
+                self.fetch_max = 1;
+                self.stop.wait(LOOK);
             }
-            let broker = Arc::clone(self.broker()?);
-            self.fetched = broker.fetch(max)?.into();
-            if !self.fetched.is_empty() {
-                break;
-            }
-            let held = lock(&self.held).messages.len();
-            let is_over = clock.elapsed() - begun >= self.settings.wait;
-            if is_over && !broker.is_held_elsewhere(held)? {
-                return Ok(None);
-            }
-            self.stop.wait(LOOK);
         }
         Ok(self.fetched.pop_front())
     }
 
+    /// Fetches messages, at most `max`.
+    fn fetch(&mut self, max: usize) -> Result<(), ItemError> {
+        let broker = self.broker()?;
+        let max = max.min(self.fetch_max).min(self.room(&*broker)?);
+        self.held().begin_fetch();
+        self.fetched = broker.fetch(max)?.into();
+        let bytes: usize = self.fetched.iter().map(|message| message.content.bytes()).sum();
+        self.fetch_max = match bytes {
+            BYTES_MANY.. => (self.fetch_max / 2).max(1),
+            bytes if bytes < BYTES_FEW && self.fetched.len() == max => {
+                (self.fetch_max * 2).clamp(FETCHED_MIN, FETCHED_MAX)
+            }
+            _ => self.fetch_max,
+        };
+        Ok(())
+    }
+
+    /// Waits until the broker can deliver a message, and returns how many.
+    fn room(&self, broker: &B) -> Result<usize, ItemError> {
+        let Some(room) = broker.room() else { return Ok(usize::MAX) };
+        let clock = SystemClock::default();
+        let begun = clock.elapsed();
+        loop {
+            let free = room.saturating_sub(self.held().count());
+            if free > 0 {
+                return Ok(free);
+            }
+            if clock.elapsed() - begun >= ROOM_WAIT {
+                return Err(ItemError::new(
+                    ErrorKind::IO,
+                    format!(
+                        "cannot read a queue whose broker delivers no more than {room} messages before an acknowledgement: \
+                         a chunk, and those read ahead, have more"
+                    ),
+                ));
+            }
+            self.check_stop()?;
+            self.stop.wait(LOOK);
+        }
+    }
+
+    /// Acknowledges messages that an earlier execution committed, as far as the queue delivers them again, and gives others back.
+    fn acknowledge_rest(&mut self) -> Result<(), ItemError> {
+        let mut others = Vec::new();
+        while self.held().expects_committed() {
+            self.check_stop()?;
+            self.fetch(FETCHED_MAX)?;
+            let before = others.len();
+            let fetched = std::mem::take(&mut self.fetched);
+            let count = fetched.len();
+            for message in fetched {
+                others.extend(self.unknown(message)?.map(|message| message.tag));
+            }
+            if count > others.len() - before {
+                continue;
+            }
+            // None of them was known.
+            if others.len() > FETCHED_MAX || !self.broker()?.can_come(&|| others.clone())? {
+                break;
+            }
+            self.fetch_max = 1;
+            self.stop.wait(LOOK);
+        }
+        match others.is_empty() {
+            true => Ok(()),
+            false => self.broker()?.give_back(Vec::new(), others),
+        }
+    }
+
     /// Returns `message` unless it was committed before, or is read again within this opening.
     fn unknown(&mut self, message: Message<B::Tag>) -> Result<Option<Message<B::Tag>>, ItemError> {
-        let Some(id) = message.id.clone().filter(|_| message.redelivered) else {
+        let Some(key) = message.key.clone().filter(|_| message.redelivered) else {
             return Ok(Some(message));
         };
-        if let Some(count) = self.committed.get_mut(&id).filter(|count| **count > 0) {
-            // Others with the same id were not committed.
-            *count -= usize::from(!B::IDS_ARE_UNIQUE);
-            self.broker()?.acknowledge(vec![message.tag])?;
+        let broker = self.broker()?;
+        if self.held().was_committed_before(&key) {
+            broker.acknowledge(vec![message.tag])?;
+            self.held().forget_one(&key);
             return Ok(None);
         }
-        if B::IDS_ARE_UNIQUE {
-            let mut held = lock(&self.held);
-            let known = held.messages.iter_mut().find(|held| held.id.as_ref() == Some(&id));
-            if let Some(known) = known {
-                known.tag = message.tag;
-                return Ok(None);
+        if !B::KEYS_ARE_UNIQUE {
+            return Ok(Some(message));
+        }
+        let mut held = self.held();
+        if held.was_committed_here(&key) {
+            drop(held);
+            broker.acknowledge(vec![message.tag])?;
+            return Ok(None);
+        }
+        let Message { id, redelivered, tag, content, .. } = message;
+        let tag = held.replace(&key, tag);
+        Ok(tag.map(|tag| Message { key: Some(key), id, redelivered, tag, content }))
+    }
+
+    /// Returns the next message that is new to the step.
+    fn next_unknown(&mut self) -> Result<Option<Message<B::Tag>>, ItemError> {
+        loop {
+            let Some(message) = self.next()? else { return Ok(None) };
+            if let Some(message) = self.unknown(message)? {
+                return Ok(Some(message));
             }
         }
-        Ok(Some(message))
+    }
+
+    fn last_failure(&self) -> Option<ItemError> {
+        let (kind, message) = self.failure.as_ref()?;
+        Some(ItemError::new(kind.clone(), message.clone()))
+    }
+}
+
+impl Content {
+    /// Number of bytes.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Body(body) => body.len(),
+            #[cfg(feature = "redis")]
+            Self::Fields(fields) => {
+                fields.iter().map(|(name, value)| name.len() + value.len()).sum()
+            }
+        }
     }
 }
 
@@ -167,47 +247,47 @@ impl<B: Broker> ItemReader for QueueReader<B> {
         position: Option<QueuePosition>,
         scope: &StepScope,
     ) -> Result<(), ItemError> {
-        let QueuePosition { read, unacknowledged } = position.unwrap_or_default();
+        let position = position.unwrap_or_default();
         self.stop = scope.stop().clone();
-        self.read = read;
-        for id in &unacknowledged {
-            *self.committed.entry(Arc::clone(id)).or_default() += 1;
+        self.read = position.read;
+        *self.held() = Held::after(&position);
+        let broker = Arc::new((self.connect)(scope)?);
+        self.broker = Some(Arc::clone(&broker));
+        if broker.settle(position.read, &position.unacknowledged)? {
+            self.held().expect_nothing();
         }
-        {
-            let mut held = lock(&self.held);
-            held.before = unacknowledged;
-            held.committed = read;
-        }
-        self.broker = Some(Arc::new((self.connect)(scope, read)?));
         Ok(())
     }
 
     fn read(&mut self) -> Result<Option<Record>, ItemError> {
-        loop {
-            self.is_without_message = true;
-            let Some(message) = self.next()? else { return Ok(None) };
-            let Some(message) = self.unknown(message)? else { continue };
-            self.is_without_message = false;
-            self.read += 1;
-            let Message { id, tag, content, .. } = message;
-            let record = self.settings.decode.record(content, id.as_deref());
-            let number = self.read;
-            lock(&self.held).messages.push_back(HeldMessage { number, id, tag });
-            return record.map(Some).map_err(|error| error.at(format!("message {number}")));
+        if let Some(failure) = self.last_failure() {
+            return Err(failure);
         }
+        let next = self.next_unknown();
+        if let Err(error) = &next
+            && !error.is_stop()
+        {
+            self.failure = Some((error.kind().clone(), error.to_string()));
+        }
+        let Some(Message { key, id, tag, content, .. }) = next? else { return Ok(None) };
+        self.read += 1;
+        let number = self.read;
+        let record = self.settings.decode.record(content, id.as_deref());
+        self.held().add(number, key, tag);
+        record.map(Some).map_err(|error| error.at(format!("message {number}")))
     }
 
     fn position(&self) -> QueuePosition {
-        lock(&self.held).position(self.read)
+        self.held().position(self.read)
     }
 
     fn rereads(&self) -> bool {
-        // A broker that cannot be reached has consumed no message.
-        self.is_without_message
+        // A broker that fails has consumed no message.
+        self.failure.is_some()
     }
 
     fn pass_over(&mut self) -> Result<(), ItemError> {
-        Err(ItemError::fatal("cannot skip a message that the broker did not deliver"))
+        self.last_failure().map_or(Ok(()), Err)
     }
 
     fn reads_ahead(&self) -> bool {
@@ -222,14 +302,22 @@ impl<B: Broker> ItemReader for QueueReader<B> {
     fn close(&mut self) -> Result<(), ItemError> {
         let Some(broker) = self.broker.take() else { return Ok(()) };
         let mut held = lock(&self.held);
-        let committed = held.committed;
+        let read = held.take_uncommitted();
         // What was committed and not acknowledged is kept, so that it is recognized.
-        let read = held.messages.drain(..).filter(|message| message.number > committed);
-        let fetched = self.fetched.drain(..).map(|message| message.tag);
-        let tags: Vec<B::Tag> = read.map(|message| message.tag).chain(fetched).collect();
-        let given = if tags.is_empty() { Ok(()) } else { broker.give_back(tags) };
-        let closed = broker.close();
-        given.and(closed)
+        let fetched = std::mem::take(&mut self.fetched).into_iter();
+        let unread = fetched.filter(|message| {
+            !message.key.as_deref().is_some_and(|key| held.was_committed_before(key))
+        });
+        let unread: Vec<B::Tag> = unread.map(|message| message.tag).collect();
+        if self.failure.is_some() {
+            // The broker does by itself what is possible.
+            return Ok(());
+        }
+        let given = match read.is_empty() && unread.is_empty() {
+            true => Ok(()),
+            false => broker.give_back(read, unread),
+        };
+        given.and(broker.close())
     }
 }
 
@@ -241,13 +329,12 @@ struct Acknowledger<B: Broker> {
 
 impl<B: Broker> Acknowledge<QueuePosition> for Acknowledger<B> {
     fn acknowledge(&mut self, position: QueuePosition) -> Result<(), ItemError> {
-        let tags: Vec<B::Tag> = {
-            let mut held = lock(&self.held);
-            held.committed = position.read;
-            let count = held.messages.partition_point(|message| message.number <= position.read);
-            held.messages.drain(..count).map(|message| message.tag).collect()
-        };
-        if tags.is_empty() { Ok(()) } else { self.broker.acknowledge(tags) }
+        let tags = lock(&self.held).begin_acknowledging(position.read);
+        if !tags.is_empty() {
+            self.broker.acknowledge(tags)?;
+        }
+        lock(&self.held).acknowledged();
+        Ok(())
     }
 
     fn position_after(&self, position: Option<QueuePosition>, records: u64) -> QueuePosition {

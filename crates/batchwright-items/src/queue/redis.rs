@@ -4,11 +4,11 @@ mod list;
 mod sender;
 mod stream;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use batchwright::ItemError;
-use redis::{Client, Cmd, Connection, FromRedisValue, RedisError};
+use redis::{Client, Cmd, Connection, FromRedisValue, RedisError, RedisResult};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
@@ -17,7 +17,7 @@ use self::list::RedisList;
 use self::sender::{RedisSender, Target};
 use self::stream::RedisStream;
 use super::body::BodyFormat;
-use super::keys::{self, failed, format_of, reader_keys, shown};
+use super::keys::{self, failed, format_of, reader_keys, shown, silent};
 use super::reader::{Connect, QueueReader};
 use super::writer::{self, QueueWriter};
 use crate::key::{At, Keys, Problem, Text, duration};
@@ -81,7 +81,7 @@ impl ItemKind for RedisKind {
     fn schema(&self) -> KindSchema {
         KindSchema::default()
             .reader::<ReaderKeys>()
-            .reader_restarts("Exact: elements of a list are kept in a list of the instance, and entries of a stream by their group, until they are acknowledged; what was committed is recognized.")
+            .reader_restarts("Exact: elements of a list are kept in a list of the instance, and entries of a stream by their group, until they are acknowledged; what was committed is known by its number or id.")
             .writer::<WriterKeys>()
             .writer_restarts("At least once; exact for a set and a hash, which have the same record once.")
     }
@@ -105,10 +105,9 @@ impl ItemKind for RedisKind {
                     return Err(keys.problem_at(name, format!("`{name}` needs `stream`")));
                 }
                 let list = cx.template(list)?;
-                let connect: Connect<RedisList> = Arc::new(move |scope, read| {
+                let connect: Connect<RedisList> = Arc::new(move |scope| {
                     let link = Link::open(&server(scope)?, timeout)?;
-                    let identity = sent::identity(scope);
-                    RedisList::open(link, list.render(scope)?, &identity, read)
+                    Ok(RedisList::of(link, list.render(scope)?, scope))
                 });
                 Ok(MakeReader::new(move |_| {
                     Ok(Reads::records(QueueReader::new(Arc::clone(&connect), settings.clone())))
@@ -123,7 +122,7 @@ impl ItemKind for RedisKind {
                 let group = parsed.group.as_ref().map(|group| cx.template(group)).transpose()?;
                 let claim_after = parsed.claim_after.as_ref().map_or(Ok(CLAIM_AFTER), duration)?;
                 let deletes = parsed.delete.unwrap_or_default();
-                let connect: Connect<RedisStream> = Arc::new(move |scope, _| {
+                let connect: Connect<RedisStream> = Arc::new(move |scope| {
                     let link = Link::open(&server(scope)?, timeout)?;
                     let group = group
                         .as_ref()
@@ -172,11 +171,13 @@ impl ItemKind for RedisKind {
     }
 }
 
-/// A connection, which threads use one after the other.
+/// A connection, which threads use one after the other. It is not used after a failure: an answer could be that to an earlier
+/// command.
 struct Link {
-    connection: Mutex<Connection>,
+    connection: Mutex<Option<Connection>>,
     /// The address, for messages.
     shown: String,
+    timeout: Duration,
 }
 
 impl Link {
@@ -192,15 +193,34 @@ impl Link {
             Ok(connection)
         };
         let connection = connect().map_err(|error: RedisError| failed("connect", &shown, error))?;
-        Ok(Self { connection: Mutex::new(connection), shown })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(Self { connection: Mutex::new(Some(connection)), shown, timeout })
     }
 
     /// Sends a command and returns its answer.
     fn call<T: FromRedisValue>(&self, action: &str, command: &Cmd) -> Result<T, ItemError> {
-        command.query(&mut *self.lock()).map_err(|error| failed(action, &self.shown, error))
+        self.answer(action, |connection| command.query(connection))
+    }
+
+    /// Returns what `ask` returns. The connection is closed if the server did not answer.
+    fn answer<T>(
+        &self,
+        action: &str,
+        ask: impl FnOnce(&mut Connection) -> RedisResult<T>,
+    ) -> Result<T, ItemError> {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(open) = connection.as_mut() else {
+            return Err(failed(action, &self.shown, "the connection broke before"));
+        };
+        ask(open).map_err(|error| {
+            let is_answer =
+                matches!(error.kind(), redis::ErrorKind::Server(_) | redis::ErrorKind::Extension);
+            if !is_answer {
+                *connection = None;
+            }
+            match error.is_timeout() {
+                true => silent(action, &self.shown, self.timeout),
+                false => failed(action, &self.shown, error),
+            }
+        })
     }
 }

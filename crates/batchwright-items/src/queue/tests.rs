@@ -25,6 +25,8 @@ struct Stored {
     held: Vec<u64>,
     /// The number of acknowledgements after which one is lost, as if the process had died before it.
     acknowledgements_left: Option<usize>,
+    /// How often what is held is delivered again to the same reader.
+    repeats_left: usize,
 }
 
 /// A connection; `UNIQUE` as the broker says.
@@ -50,15 +52,22 @@ impl<const UNIQUE: bool> Memory<UNIQUE> {
 impl<const UNIQUE: bool> Broker for Memory<UNIQUE> {
     type Tag = u64;
 
-    const IDS_ARE_UNIQUE: bool = UNIQUE;
+    const KEYS_ARE_UNIQUE: bool = UNIQUE;
 
     fn fetch(&self, max: usize) -> Result<Vec<Message<u64>>, ItemError> {
         let mut stored = self.stored();
+        let mut fetched: Vec<(u64, bool)> = Vec::new();
+        if UNIQUE && stored.repeats_left > 0 {
+            stored.repeats_left -= 1;
+            fetched.extend(stored.held.iter().map(|number| (*number, true)));
+        }
         let count = max.min(stored.waiting.len()).min(3);
-        let fetched: Vec<_> = stored.waiting.drain(..count).collect();
-        stored.held.extend(fetched.iter().map(|(number, _)| *number));
+        let new: Vec<_> = stored.waiting.drain(..count).collect();
+        stored.held.extend(new.iter().map(|(number, _)| *number));
+        fetched.extend(new);
         let message = |(number, redelivered): (u64, bool)| Message {
-            id: Some(format!("id-{number}").into()),
+            key: Some(format!("id-{number}").into()),
+            id: None,
             redelivered,
             tag: number,
             content: Content::Body(format!("{{\"n\":{number}}}").into_bytes()),
@@ -79,11 +88,15 @@ impl<const UNIQUE: bool> Broker for Memory<UNIQUE> {
         Ok(())
     }
 
-    fn give_back(&self, tags: Vec<u64>) -> Result<(), ItemError> {
+    fn give_back(&self, read: Vec<u64>, unread: Vec<u64>) -> Result<(), ItemError> {
+        let tags = [read, unread].concat();
         let mut stored = self.stored();
-        stored.held.retain(|number| !tags.contains(number));
-        for number in tags {
-            stored.waiting.push_back((number, true));
+        for number in tags.into_iter().rev() {
+            // What was acknowledged is not given back.
+            if stored.held.contains(&number) {
+                stored.held.retain(|held| *held != number);
+                stored.waiting.push_front((number, true));
+            }
         }
         Ok(())
     }
@@ -129,25 +142,23 @@ impl ItemWriter<Record> for Refusing {
 fn drained<const UNIQUE: bool>(
     (count, chunk, refused): (u64, usize, u64),
     (point, commit): (CommitPoint, u64),
-    lost: Option<usize>,
-    threads: usize,
+    (lost, repeats): (Option<usize>, usize),
+    (threads, limit): (usize, Option<u64>),
 ) -> (Vec<u64>, usize) {
     let stored = Stored {
         waiting: (1..=count).map(|number| (number, false)).collect(),
         acknowledgements_left: lost,
+        repeats_left: repeats,
         ..Stored::default()
     };
     let (stored, written) = (Arc::new(Mutex::new(stored)), Arc::default());
     let queue = Arc::clone(&stored);
-    let settings = ReaderSettings {
-        wait: Duration::ZERO,
-        limit: None,
-        decode: Decode::new(BodyFormat::Json, None),
-    };
+    let settings =
+        ReaderSettings { wait: Duration::ZERO, limit, decode: Decode::new(BodyFormat::Json, None) };
     let step = ChunkStepBuilder::new("drain")
         .reader_with(move |_| {
             let queue = Arc::clone(&queue);
-            let connect = Arc::new(move |_: &StepScope, _| Ok(Memory::<UNIQUE>::open(&queue)));
+            let connect = Arc::new(move |_: &StepScope| Ok(Memory::<UNIQUE>::open(&queue)));
             Ok(QueueReader::new(connect, settings.clone()))
         })
         .writer(Refusing { inner: ListWriter::new(Arc::clone(&written)), refused })
@@ -158,9 +169,12 @@ fn drained<const UNIQUE: bool>(
     let mut bench = TestBench::of_step(step);
     bench.crash_at(point, commit);
     let mut ended = bench.run();
-    while ended.status != BatchStatus::Completed {
-        ended = bench.restart();
+    for _ in 0..5 {
+        if ended.status != BatchStatus::Completed {
+            ended = bench.restart();
+        }
     }
+    assert_eq!(ended.status, BatchStatus::Completed, "{:?}", ended.failure);
     let mut written = written.lock().unwrap().clone();
     written.sort_unstable();
     let stored = stored.lock().unwrap();
@@ -168,22 +182,39 @@ fn drained<const UNIQUE: bool>(
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
     #[test]
     fn each_message_is_written_once_in_whatever_order_it_comes_again(
-        count in 1_u64..14,
+        count in 2_u64..14,
         chunk in 1_usize..6,
         refused in 0_u64..14,
         before in any::<bool>(),
         commit in 1_u64..12,
         lost in proptest::option::of(0_usize..6),
+        repeats in 0_usize..4,
         threads in 1_usize..3,
+        limit in proptest::option::of(2_u64..14),
     ) {
         let point = if before { CommitPoint::Before } else { CommitPoint::After };
-        let expected: Vec<u64> = (1..=count).filter(|number| *number != refused).collect();
-        let plan = (count, chunk, refused);
-        let with_unique = drained::<true>(plan, (point, commit), lost, threads);
-        prop_assert_eq!(&with_unique, &(expected.clone(), 0));
-        let without = drained::<false>(plan, (point, commit), lost, threads);
-        prop_assert_eq!(&without, &(expected, 0));
+        let (plan, crash) = ((count, chunk, refused), (point, commit));
+        let read = limit.map_or(count, |limit| limit.min(count));
+        for (written, left) in [
+            drained::<true>(plan, crash, (lost, repeats), (threads, limit)),
+            drained::<false>(plan, crash, (lost, repeats), (threads, limit)),
+        ] {
+            // Which messages the limit leaves depends on the order in which they come again.
+            let mut different = written.clone();
+            different.dedup();
+            prop_assert_eq!(&different, &written, "none is there twice");
+            prop_assert_eq!(left as u64, count - read, "the others are still in the queue");
+            let was_refused = (written.len() as u64) < read;
+            prop_assert_eq!(written.len() as u64, read - u64::from(was_refused));
+            prop_assert!(!was_refused || (1..=count).contains(&refused));
+            if limit.is_none() {
+                let expected: Vec<u64> = (1..=count).filter(|number| *number != refused).collect();
+                prop_assert_eq!(&written, &expected);
+            }
+        }
     }
 }

@@ -37,13 +37,39 @@ pub(super) type Connect<S> = Arc<dyn Fn(&StepScope) -> Result<S, ItemError> + Se
 pub(super) struct QueueWriter<S> {
     connect: Connect<S>,
     sender: Option<S>,
+    scope: Option<StepScope>,
     identity: String,
     numbers: Numbers,
 }
 
 impl<S: Sender> QueueWriter<S> {
     pub(super) fn new(connect: Connect<S>) -> Self {
-        Self { connect, sender: None, identity: String::new(), numbers: Numbers::default() }
+        Self {
+            connect,
+            sender: None,
+            scope: None,
+            identity: String::new(),
+            numbers: Numbers::default(),
+        }
+    }
+}
+
+impl<S: Sender> QueueWriter<S> {
+    /// Sends `messages`, over a new connection if the last one failed: an answer to what was sent before could be taken for
+    /// another.
+    fn send(&mut self, messages: Vec<Outgoing<'_>>) -> Result<(), ItemError> {
+        let Some(scope) = &self.scope else {
+            return Err(ItemError::fatal("cannot send before the writer is opened"));
+        };
+        let mut sender = match self.sender.take() {
+            Some(sender) => sender,
+            None => (self.connect)(scope)?,
+        };
+        let sent = sender.send(messages);
+        if sent.as_ref().err().is_none_or(|error| error.kind().is_a(ErrorKind::DATA.name())) {
+            self.sender = Some(sender);
+        }
+        sent
     }
 }
 
@@ -56,6 +82,7 @@ impl<S: Sender> ItemWriter<Record> for QueueWriter<S> {
         scope: &StepScope,
     ) -> Result<Option<PreparedCommit>, ItemError> {
         self.sender = Some((self.connect)(scope)?);
+        self.scope = Some(scope.clone());
         self.identity = sent::identity(scope);
         self.numbers = Numbers::after(position);
         Ok(None)
@@ -65,16 +92,14 @@ impl<S: Sender> ItemWriter<Record> for QueueWriter<S> {
         if items.is_empty() {
             return Ok(());
         }
-        let Some(sender) = &mut self.sender else {
-            return Err(ItemError::fatal("cannot send before the writer is opened"));
-        };
         let messages = items.iter().zip(self.numbers.next()..).map(|(record, number)| {
             let body = serde_json::to_vec(record)
                 .map_err(|error| ItemError::wrap(ErrorKind::DATA, "cannot write as JSON", error))?;
             let key = sent::numbered_key(&self.identity, number, &body);
             Ok(Outgoing { key, body, record })
         });
-        sender.send(messages.collect::<Result<_, ItemError>>()?)?;
+        let messages = messages.collect::<Result<_, ItemError>>()?;
+        self.send(messages)?;
         self.numbers.add(items.len());
         Ok(())
     }

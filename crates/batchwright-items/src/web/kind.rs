@@ -98,8 +98,8 @@ struct WriterKeys {
     wait_max: Option<Text>,
 }
 
-/// Asks a web server about each item, and adds fields of its answer, JSON. A URL without an answer (404), and one in which a field is
-/// null or empty, is an item that the server does not know.
+/// Asks a web server about each item, and adds fields of its answer, JSON. An answer of 404, and a field in the URL that is null or
+/// empty, mean an item that the server does not know.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ProcessorKeys {
@@ -112,8 +112,8 @@ struct ProcessorKeys {
     headers: BTreeMap<String, Text>,
     /// The fields that the item gets: places in the answer, such as `address.city`, by their names.
     set: BTreeMap<String, String>,
-    /// What happens to an item that the server does not know: `fail` (kind `data.missing`), `null` (null fields) or `drop` (it counts
-    /// as filtered). Default: `fail`.
+    /// What happens to an item that the server does not know: `fail` (kind `data.missing`), `null` (null fields) or `drop` (it
+    /// counts as filtered). Default: `fail`.
     missing: Option<At<Unknown>>,
     /// Time after which an unanswered request fails. Default: `30s`.
     timeout: Option<Text>,

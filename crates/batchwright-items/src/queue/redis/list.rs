@@ -1,47 +1,67 @@
 //! A list that is read.
 //!
 //! What is read moves to a list of the instance, in one step; that list begins after the elements that are acknowledged, whose
-//! number a counter has. So each element has a number, and a restart recognizes those that were committed.
+//! number a counter has. So each element has a number, which is that of the reader, and what is committed is known by the number
+//! in the position. One execution at a time owns the list of the instance.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
-use redis::cmd;
+use batchwright::scope::StepScope;
+use redis::{Cmd, cmd};
 
 use super::Link;
 use crate::queue::{Broker, Content, Message};
 use crate::sent;
 
-/// Moves up to ARGV[1] elements of the list KEYS[1] to KEYS[2], whose counter is KEYS[3]; ARGV[2] elements are acknowledged when
-/// KEYS[2] is empty. Returns the number before the first of them, and the elements.
+/// Keys of all scripts: the list, the list of the instance, its counter, and its owner, who is ARGV[1].
+const OWNED: &str = "
+local list, held, counter, owner = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+if redis.call('GET', owner) ~= ARGV[1] then return redis.error_reply('OTHER the elements are read by another execution') end
+";
+
+/// Takes the list of the instance over; returns its counter, which is ARGV[2] if it is empty, and its elements.
+const OPEN: &str = "
+local held, counter, owner = KEYS[2], KEYS[3], KEYS[4]
+redis.call('SET', owner, ARGV[1])
+if redis.call('LLEN', held) == 0 then redis.call('SET', counter, ARGV[2]) end
+return {tonumber(redis.call('GET', counter) or '-1'), redis.call('LRANGE', held, 0, -1)}";
+
+/// Moves up to ARGV[2] elements to the list of the instance; returns the number before the first of them, and the elements.
 const FETCH: &str = "
-local held = redis.call('LLEN', KEYS[2])
+local before = tonumber(redis.call('GET', counter)) + redis.call('LLEN', held)
 local moved = {}
-for i = 1, tonumber(ARGV[1]) do
-  local element = redis.call('LPOP', KEYS[1])
+for i = 1, tonumber(ARGV[2]) do
+  local element = redis.call('LPOP', list)
   if not element then break end
-  redis.call('RPUSH', KEYS[2], element)
+  redis.call('RPUSH', held, element)
   moved[i] = element
 end
-if held == 0 and #moved > 0 then redis.call('SET', KEYS[3], ARGV[2]) end
-return {tonumber(redis.call('GET', KEYS[3]) or ARGV[2]) + held, moved}";
+return {before, moved}";
 
-/// Removes the first ARGV[1] elements of the list KEYS[1], whose counter is KEYS[2].
+/// Removes the elements up to the number ARGV[2].
 const ACKNOWLEDGE: &str = "
-redis.call('LTRIM', KEYS[1], ARGV[1], -1)
-if redis.call('LLEN', KEYS[1]) == 0 then redis.call('DEL', KEYS[2]) else redis.call('INCRBY', KEYS[2], ARGV[1]) end
+local count = tonumber(ARGV[2]) - tonumber(redis.call('GET', counter))
+if count > 0 then
+  redis.call('LTRIM', held, count, -1)
+  redis.call('SET', counter, ARGV[2])
+end
 return 0";
 
-/// Moves the last ARGV[1] elements of the list KEYS[1], whose counter is KEYS[2], to the head of KEYS[3].
+/// Moves the last ARGV[2] elements to the head of the list.
 const GIVE_BACK: &str = "
-for i = 1, tonumber(ARGV[1]) do
-  local element = redis.call('RPOP', KEYS[1])
+for i = 1, tonumber(ARGV[2]) do
+  local element = redis.call('RPOP', held)
   if not element then break end
-  redis.call('LPUSH', KEYS[3], element)
+  redis.call('LPUSH', list, element)
 end
-if redis.call('LLEN', KEYS[1]) == 0 then redis.call('DEL', KEYS[2]) end
+return 0";
+
+/// Removes counter and owner if nothing is held.
+const CLOSE: &str = "
+if redis.call('LLEN', held) == 0 then redis.call('DEL', counter, owner) end
 return 0";
 
 pub(super) struct RedisList {
@@ -49,62 +69,80 @@ pub(super) struct RedisList {
     list: String,
     /// The list of what is read and not acknowledged.
     held: String,
-    counter: String,
+    /// What this execution is known by.
+    owner: String,
     state: Mutex<State>,
 }
 
+#[derive(Default)]
 struct State {
-    /// Number of elements that are acknowledged.
-    acknowledged: u64,
-    /// What an earlier execution held.
+    /// What an earlier execution held and did not commit.
     recovered: VecDeque<Message<u64>>,
+    /// Number of the last element that was fetched.
+    last: u64,
 }
 
 impl RedisList {
-    /// Opens `list` for the output `identity` of a step that has read `read` elements.
-    pub(super) fn open(
-        link: Link,
-        list: String,
-        identity: &str,
-        read: u64,
-    ) -> Result<Self, ItemError> {
-        let held = format!("{list}:batchwright:{}", sent::key(&[identity.as_bytes()]));
-        let counter = format!("{held}:acknowledged");
-        let action = format!("read the list `{list}`");
-        let elements: Vec<Vec<u8>> = link.call(&action, cmd("LRANGE").arg(&held).arg(0).arg(-1))?;
-        let counted: Option<u64> = link.call(&action, cmd("GET").arg(&counter))?;
-        let acknowledged = match (counted, elements.is_empty()) {
-            (Some(count), false) => count,
-            (_, true) => read,
-            (None, false) => {
-                return Err(ItemError::new(
-                    ErrorKind::INPUT_CHANGED,
-                    format!(
-                        "the list `{held}` has elements, and its counter `{counter}` is missing"
-                    ),
-                ));
-            }
-        };
-        let recovered = elements.into_iter().zip(acknowledged + 1..);
-        let recovered = recovered.map(|(element, number)| message(element, number, true)).collect();
-        let state = Mutex::new(State { acknowledged, recovered });
-        Ok(Self { link, list, held, counter, state })
+    /// Reads `list` for the step of `scope`.
+    pub(super) fn of(link: Link, list: String, scope: &StepScope) -> Self {
+        let held = format!("{list}:batchwright:{}", sent::key(&[sent::identity(scope).as_bytes()]));
+        let owner = scope.job().execution_id().to_string();
+        Self { link, list, held, owner, state: Mutex::default() }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the command of a script with its argument.
+    fn script(&self, text: &str, argument: u64) -> Cmd {
+        let mut script = cmd("EVAL");
+        script.arg(text).arg(4).arg(&self.list).arg(&self.held);
+        script.arg(format!("{}:acknowledged", self.held)).arg(format!("{}:owner", self.held));
+        script.arg(&self.owner).arg(argument);
+        script
+    }
+
+    fn owned(&self, text: &str, argument: u64) -> Cmd {
+        self.script(&format!("{OWNED}{text}"), argument)
+    }
+
+    fn action(&self) -> String {
+        format!("read the list `{}`", self.list)
+    }
+
+    fn changed(&self) -> ItemError {
+        let what =
+            format!("the elements of the list `{}` are not those that were read before", self.held);
+        ItemError::new(ErrorKind::INPUT_CHANGED, what)
     }
 }
 
-fn message(element: Vec<u8>, number: u64, redelivered: bool) -> Message<u64> {
+fn message(element: Vec<u8>, number: u64) -> Message<u64> {
     let id = Some(number.to_string().into());
-    Message { id, redelivered, tag: number, content: Content::Body(element) }
+    Message { key: None, id, redelivered: false, tag: number, content: Content::Body(element) }
 }
 
 impl Broker for RedisList {
     type Tag = u64;
 
-    const IDS_ARE_UNIQUE: bool = true;
+    const KEYS_ARE_UNIQUE: bool = true;
+
+    fn settle(&self, read: u64, _: &[Arc<str>]) -> Result<bool, ItemError> {
+        let (acknowledged, elements): (i64, Vec<Vec<u8>>) =
+            self.link.call(&self.action(), &self.script(OPEN, read))?;
+        let acknowledged = u64::try_from(acknowledged).map_err(|_| self.changed())?;
+        let last = acknowledged + elements.len() as u64;
+        if acknowledged > read || last < read {
+            return Err(self.changed());
+        }
+        self.acknowledge(vec![read])?;
+        let numbered = elements.into_iter().zip(acknowledged + 1..);
+        let rest = numbered.filter(|(_, number)| *number > read);
+        let recovered = rest.map(|(element, number)| message(element, number)).collect();
+        *self.state() = State { recovered, last };
+        Ok(true)
+    }
 
     fn fetch(&self, max: usize) -> Result<Vec<Message<u64>>, ItemError> {
         let mut state = self.state();
@@ -112,41 +150,30 @@ impl Broker for RedisList {
             let count = max.min(state.recovered.len());
             return Ok(state.recovered.drain(..count).collect());
         }
-        let mut fetch = cmd("EVAL");
-        fetch.arg(FETCH).arg(3).arg(&self.list).arg(&self.held).arg(&self.counter);
-        fetch.arg(max).arg(state.acknowledged);
-        let action = format!("read the list `{}`", self.list);
-        let (before, moved): (u64, Vec<Vec<u8>>) = self.link.call(&action, &fetch)?;
+        let fetch = self.owned(FETCH, max as u64);
+        let (before, moved): (u64, Vec<Vec<u8>>) = self.link.call(&self.action(), &fetch)?;
+        if before != state.last {
+            return Err(self.changed());
+        }
+        state.last += moved.len() as u64;
         let numbered = moved.into_iter().zip(before + 1..);
-        Ok(numbered.map(|(element, number)| message(element, number, false)).collect())
+        Ok(numbered.map(|(element, number)| message(element, number)).collect())
     }
 
     fn acknowledge(&self, tags: Vec<u64>) -> Result<(), ItemError> {
-        let mut state = self.state();
-        let mut acknowledge = cmd("EVAL");
-        acknowledge.arg(ACKNOWLEDGE).arg(2).arg(&self.held).arg(&self.counter).arg(tags.len());
+        let Some(last) = tags.last() else { return Ok(()) };
         let action = format!("acknowledge elements of the list `{}`", self.list);
-        self.link.call::<()>(&action, &acknowledge)?;
-        state.acknowledged += tags.len() as u64;
-        Ok(())
+        self.link.call(&action, &self.owned(ACKNOWLEDGE, *last))
     }
 
-    fn give_back(&self, tags: Vec<u64>) -> Result<(), ItemError> {
-        // What is not recognized yet may be committed; the restart finds it where it is.
-        if !self.state().recovered.is_empty() {
-            return Ok(());
-        }
-        let mut back = cmd("EVAL");
-        back.arg(GIVE_BACK)
-            .arg(3)
-            .arg(&self.held)
-            .arg(&self.counter)
-            .arg(&self.list)
-            .arg(tags.len());
-        self.link.call(&format!("give elements of the list `{}` back", self.list), &back)
+    fn give_back(&self, _: Vec<u64>, unread: Vec<u64>) -> Result<(), ItemError> {
+        // What was read has a number by which the restart knows whether it is committed, and keeps it.
+        let count = unread.len() + self.state().recovered.len();
+        let action = format!("give elements of the list `{}` back", self.list);
+        self.link.call(&action, &self.owned(GIVE_BACK, count as u64))
     }
 
     fn close(&self) -> Result<(), ItemError> {
-        Ok(())
+        self.link.call(&self.action(), &self.owned(CLOSE, 0))
     }
 }

@@ -1,6 +1,6 @@
 //! A stream that is read as a consumer of a group. The consumer is the instance's, so that a restart gets what it held.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use batchwright::ItemError;
@@ -8,6 +8,13 @@ use redis::{Value, cmd, from_redis_value};
 
 use super::Link;
 use crate::queue::{Broker, Content, Message};
+
+/// Removes the consumer ARGV[2] of the group ARGV[1] unless it holds entries.
+const REMOVE_CONSUMER: &str = "
+if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) == 0 then
+  redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+end
+return 0";
 
 /// What identifies the entries of a reader.
 pub(super) struct Names {
@@ -44,13 +51,12 @@ impl RedisStream {
         let Names { stream, group, .. } = &names;
         let mut create = cmd("XGROUP");
         create.arg("CREATE").arg(stream).arg(group).arg(0);
-        let created: Result<Value, _> = create.query(&mut *link.lock());
-        if let Err(error) = created
-            && error.code() != Some("BUSYGROUP")
-        {
-            let action = format!("read the stream `{stream}`");
-            return Err(super::failed(&action, &link.shown, error));
-        }
+        link.answer(&format!("read the stream `{stream}`"), |connection| {
+            match create.query::<Value>(connection) {
+                Err(error) if error.code() != Some("BUSYGROUP") => Err(error),
+                _ => Ok(()),
+            }
+        })?;
         let next = Mutex::new(Next::Own("0".to_owned()));
         Ok(Self { link, names, claim_after, deletes, next })
     }
@@ -126,9 +132,9 @@ impl RedisStream {
             match fields {
                 None => deleted.push(id),
                 Some(fields) => {
-                    let content = Content::Fields(fields);
-                    let tag = id.clone();
-                    messages.push(Message { id: Some(id.into()), redelivered, tag, content });
+                    let (tag, content) = (id.clone(), Content::Fields(fields));
+                    let id: Option<Arc<str>> = Some(id.into());
+                    messages.push(Message { key: id.clone(), id, redelivered, tag, content });
                 }
             }
         }
@@ -138,12 +144,19 @@ impl RedisStream {
 }
 
 /// The id of an entry, and its fields in their order; none when it was deleted.
-type Entry = (String, Option<Vec<(String, Vec<u8>)>>);
+type Entry = (String, Option<Vec<(Vec<u8>, Vec<u8>)>>);
 
 impl Broker for RedisStream {
     type Tag = String;
 
-    const IDS_ARE_UNIQUE: bool = true;
+    const KEYS_ARE_UNIQUE: bool = true;
+
+    fn settle(&self, _: u64, committed: &[Arc<str>]) -> Result<bool, ItemError> {
+        if !committed.is_empty() {
+            self.acknowledge(committed.iter().map(ToString::to_string).collect())?;
+        }
+        Ok(true)
+    }
 
     fn fetch(&self, max: usize) -> Result<Vec<Message<String>>, ItemError> {
         let mut next = self.next();
@@ -174,28 +187,24 @@ impl Broker for RedisStream {
     fn acknowledge(&self, tags: Vec<String>) -> Result<(), ItemError> {
         let Names { stream, group, .. } = &self.names;
         let action = format!("acknowledge entries of the stream `{stream}`");
-        self.link.call::<()>(&action, cmd("XACK").arg(stream).arg(group).arg(&tags))?;
+        let mut transaction = redis::pipe();
+        transaction.atomic().cmd("XACK").arg(stream).arg(group).arg(&tags).ignore();
         if self.deletes {
-            self.link.call::<()>(&action, cmd("XDEL").arg(stream).arg(&tags))?;
+            transaction.cmd("XDEL").arg(stream).arg(&tags).ignore();
         }
-        Ok(())
+        self.link.answer(&action, |connection| transaction.query(connection))
     }
 
-    fn give_back(&self, _: Vec<String>) -> Result<(), ItemError> {
+    fn give_back(&self, _: Vec<String>, _: Vec<String>) -> Result<(), ItemError> {
         // The consumer holds them: a restart, or after a time another reader, gets them.
         Ok(())
     }
 
     fn close(&self) -> Result<(), ItemError> {
         let Names { stream, group, consumer } = &self.names;
-        let mut pending = cmd("XPENDING");
-        pending.arg(stream).arg(group).arg("-").arg("+").arg(1).arg(consumer);
-        let held: Vec<Value> = self.link.call(&self.action(), &pending)?;
-        if held.is_empty() {
-            let mut remove = cmd("XGROUP");
-            remove.arg("DELCONSUMER").arg(stream).arg(group).arg(consumer);
-            self.link.call::<()>(&self.action(), &remove)?;
-        }
-        Ok(())
+        // In one step: another execution of the instance may have begun to read.
+        let mut remove = cmd("EVAL");
+        remove.arg(REMOVE_CONSUMER).arg(1).arg(stream).arg(group).arg(consumer);
+        self.link.call(&self.action(), &remove)
     }
 }

@@ -1,0 +1,150 @@
+//! The messages of a reader that are not acknowledged, or were acknowledged a moment ago.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// The position in a queue.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct QueuePosition {
+    /// Number of messages that were read.
+    pub(super) read: u64,
+    /// The keys of those that may be delivered again, because they are not acknowledged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) unacknowledged: Vec<Arc<str>>,
+}
+
+/// What a reader holds. Its thread adds messages, and the thread that commits removes them.
+pub(super) struct Held<T> {
+    /// In the order in which they were read.
+    messages: VecDeque<HeldMessage<T>>,
+    /// The keys of messages that an earlier execution committed, and how many of each may be delivered again.
+    before: HashMap<Arc<str>, usize>,
+    /// The keys of committed messages whose acknowledgement is not known.
+    acknowledging: Vec<Arc<str>>,
+    /// The keys of messages that were acknowledged since the last fetch began, which may contain them once more.
+    recent: Vec<Arc<str>>,
+    /// Number of messages up to the last commit.
+    committed: u64,
+}
+
+struct HeldMessage<T> {
+    number: u64,
+    key: Option<Arc<str>>,
+    tag: T,
+}
+
+impl<T> Held<T> {
+    /// Holds nothing, after `position`.
+    pub(super) fn after(position: &QueuePosition) -> Self {
+        let mut before = HashMap::new();
+        for key in &position.unacknowledged {
+            *before.entry(Arc::clone(key)).or_default() += 1;
+        }
+        Self {
+            messages: VecDeque::new(),
+            before,
+            acknowledging: Vec::new(),
+            recent: Vec::new(),
+            committed: position.read,
+        }
+    }
+
+    /// Returns the tags of all messages that are held.
+    pub(super) fn tags(&self) -> Vec<T>
+    where
+        T: Clone,
+    {
+        self.messages.iter().map(|message| message.tag.clone()).collect()
+    }
+
+    /// Number of messages that are delivered and not acknowledged.
+    pub(super) fn count(&self) -> usize {
+        self.messages.len() + self.acknowledging.len()
+    }
+
+    /// Whether messages that an earlier execution committed may come.
+    pub(super) fn expects_committed(&self) -> bool {
+        !self.before.is_empty()
+    }
+
+    /// No message of an earlier execution can come again.
+    pub(super) fn expect_nothing(&mut self) {
+        self.before.clear();
+    }
+
+    /// Begins a fetch: what was acknowledged before cannot come any more.
+    pub(super) fn begin_fetch(&mut self) {
+        self.recent.clear();
+    }
+
+    /// Adds a message that was read.
+    pub(super) fn add(&mut self, number: u64, key: Option<Arc<str>>, tag: T) {
+        self.messages.push_back(HeldMessage { number, key, tag });
+    }
+
+    /// Whether a message with `key` was committed by an earlier execution.
+    pub(super) fn was_committed_before(&self, key: &str) -> bool {
+        self.before.contains_key(key)
+    }
+
+    /// A message with `key`, which was committed before, is acknowledged.
+    pub(super) fn forget_one(&mut self, key: &str) {
+        let Some(count) = self.before.get_mut(key) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.before.remove(key);
+        }
+    }
+
+    /// Whether a message with `key` was committed in this execution.
+    pub(super) fn was_committed_here(&self, key: &str) -> bool {
+        self.acknowledging.iter().chain(&self.recent).any(|one| **one == *key)
+    }
+
+    /// Replaces the tag of the message with `key` if it is held; returns the tag otherwise.
+    pub(super) fn replace(&mut self, key: &str, tag: T) -> Option<T> {
+        let held = self.messages.iter_mut().find(|held| held.key.as_deref() == Some(key));
+        match held {
+            Some(held) => {
+                held.tag = tag;
+                None
+            }
+            None => Some(tag),
+        }
+    }
+
+    /// Returns the position after `read` messages.
+    pub(super) fn position(&self, read: u64) -> QueuePosition {
+        let before = self.before.iter().flat_map(|(key, count)| std::iter::repeat_n(key, *count));
+        let held = self.messages.iter().take_while(|message| message.number <= read);
+        let held = held.filter_map(|message| message.key.as_ref());
+        let unacknowledged = before.chain(&self.acknowledging).chain(held).cloned().collect();
+        QueuePosition { read, unacknowledged }
+    }
+
+    /// Begins to acknowledge the messages up to number `read`, which are committed; returns their tags.
+    pub(super) fn begin_acknowledging(&mut self, read: u64) -> Vec<T> {
+        self.committed = read;
+        let count = self.messages.partition_point(|message| message.number <= read);
+        let mut tags = Vec::with_capacity(count);
+        for message in self.messages.drain(..count) {
+            self.acknowledging.extend(message.key);
+            tags.push(message.tag);
+        }
+        tags
+    }
+
+    /// What [`begin_acknowledging`](Self::begin_acknowledging) began is done.
+    pub(super) fn acknowledged(&mut self) {
+        self.recent.append(&mut self.acknowledging);
+    }
+
+    /// Returns the tags of what is not committed, as far as the reader was told.
+    pub(super) fn take_uncommitted(&mut self) -> Vec<T> {
+        let committed = self.committed;
+        let uncommitted = self.messages.drain(..).filter(|message| message.number > committed);
+        uncommitted.map(|message| message.tag).collect()
+    }
+}
