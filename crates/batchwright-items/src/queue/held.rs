@@ -141,7 +141,7 @@ impl<T> Held<T> {
         self.recent.append(&mut self.acknowledging);
     }
 
-    /// Returns the tags of what is not committed, as far as the reader was told.
+    /// Returns the tags of what is not committed, as far as the reader knows.
     pub(super) fn take_uncommitted(&mut self) -> Vec<T> {
         let committed = self.committed;
         let uncommitted = self.messages.drain(..).filter(|message| message.number > committed);

@@ -136,7 +136,8 @@ impl Link {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let connecting = async {
             let options = options(url)?.connection_timeout(timeout).request_timeout(Some(timeout));
-            // All that is sent is confirmed one by one, so that a new connection loses nothing; one that cannot be made is a failure.
+            // All that is sent is confirmed one by one, so that a new connection loses nothing; one that cannot be made is a
+            // failure.
             let options = options.max_reconnects(Some(1));
             let client = options.connect(shown.as_str()).await?;
             let context = ContextBuilder::new().timeout(timeout).ack_timeout(timeout);
