@@ -235,6 +235,9 @@ fn copy_folder(from: &Path, to: &Path) -> Result<(), CliError> {
             copy_folder(&source, &target)?;
         } else if source.is_file() && entry.file_name() != "batchwright.db" {
             std::fs::copy(&source, &target)?;
+            // A job can depend on the time of a file: an archive has it, and a step can keep the newest files.
+            let modified = std::fs::metadata(&source)?.modified()?;
+            std::fs::File::open(&target)?.set_modified(modified)?;
         }
     }
     Ok(())

@@ -1,14 +1,7 @@
-//! Each recipe of the book does what it says, wherever the process dies.
-#![cfg(all(
-    feature = "amqp",
-    feature = "archive",
-    feature = "excel",
-    feature = "parquet",
-    feature = "redis",
-    feature = "script",
-    feature = "xml",
-    feature = "sftp"
-))]
+//! Each recipe of the book does what it says, wherever the process dies, and its rehearsal finds no fault.
+#![cfg(feature = "full")]
+
+mod common;
 
 use std::fs;
 use std::path::Path;
@@ -20,6 +13,7 @@ use batchwright::{BatchStatus, JobParameters};
 use batchwright_jobfile::JobFolder;
 use batchwright_store::SqlRepository;
 use batchwright_testkit::{Service, needs};
+use common::Place;
 
 /// A recipe: its name, its parameters, what prepares the folder, and what is looked at afterwards.
 struct Recipe<'a> {
@@ -37,25 +31,46 @@ struct Recipe<'a> {
 const NOTHING: &dyn Fn(&Path) = &|_| ();
 
 impl Recipe<'_> {
-    /// Runs the recipe with a crash at each of its first commits.
+    /// Runs the recipe with a crash at each of its first commits, and rehearses it.
     fn check(&self) {
-        let name = self.name;
+        self.run_with_crashes();
+        if !self.sql.is_empty() {
+            // A rehearsal has a store of its own, without the tables that others fill.
+            return;
+        }
+        let place = Place::new();
+        self.fill(place.root());
+        let mut words = vec!["rehearse".to_owned(), "job.toml".to_owned()];
+        words.extend(self.parameters.iter().map(|(name, value)| format!("{name}={value}")));
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let rehearsed = place.run(&words);
+        assert_eq!(rehearsed.code, 0, "{}: {}{}", self.name, rehearsed.out, rehearsed.err);
+    }
+
+    /// Makes the folder of the job.
+    fn fill(&self, path: &Path) {
         let book = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/book/src/recipes");
-        let text = fs::read_to_string(book.join(format!("{name}.toml"))).unwrap();
+        fs::copy(book.join(format!("{}.toml", self.name)), path.join("job.toml")).unwrap();
+        for (name, content) in self.files {
+            fs::create_dir_all(path.join(name).parent().unwrap()).unwrap();
+            fs::write(path.join(name), content).unwrap();
+        }
+        (self.prepare)(path);
+        drop(SqlRepository::sqlite(path.join("store.db")).unwrap());
+        if !self.sql.is_empty() {
+            let database = rusqlite::Connection::open(path.join("store.db")).unwrap();
+            database.execute_batch(self.sql).unwrap();
+        }
+    }
+
+    /// Runs the recipe with a crash at each of its first commits. What it sends to servers cannot be rehearsed.
+    fn run_with_crashes(&self) {
+        let name = self.name;
         for commit in 0..=6 {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path();
-            for (name, content) in self.files {
-                fs::create_dir_all(path.join(name).parent().unwrap()).unwrap();
-                fs::write(path.join(name), content).unwrap();
-            }
-            (self.prepare)(path);
-            fs::write(path.join("job.toml"), &text).unwrap();
+            self.fill(path);
             let store = SqlRepository::sqlite(path.join("store.db")).unwrap();
-            if !self.sql.is_empty() {
-                let database = rusqlite::Connection::open(path.join("store.db")).unwrap();
-                database.execute_batch(self.sql).unwrap();
-            }
             let jobs = JobFolder::new(path).database(store.database().clone());
             let job = jobs.load(&path.join("job.toml")).unwrap();
             drop(jobs);
@@ -395,7 +410,6 @@ fn branches() {
     .check();
 }
 
-#[cfg(feature = "excel")]
 #[test]
 fn report() {
     let Some(tools) = needs(Service::Tools) else { return };
@@ -449,10 +463,9 @@ fn pull() {
         left: &|folder| rows(folder, "SELECT count(*) || ' ' || sum(amount) FROM orders"),
         expected: "23 2760",
     }
-    .check();
+    .run_with_crashes();
 }
 
-#[cfg(all(feature = "excel", feature = "mail"))]
 #[test]
 fn tell() {
     if needs(Service::Smtp).is_none() {
@@ -483,7 +496,7 @@ fn tell() {
         },
         expected: "true 1",
     }
-    .check();
+    .run_with_crashes();
 }
 
 /// Calls Redis by its own program.
@@ -514,7 +527,7 @@ fn drain() {
         },
         expected: "20 2100 20 0",
     }
-    .check();
+    .run_with_crashes();
 }
 
 /// Calls RabbitMQ by its own client: empties the queues of the recipe, or returns the ids and bodies of their messages.
@@ -559,7 +572,7 @@ fn announce() {
         expected: "recipe-fr {\"id\":1,\"amount\":10,\"country\":\"recipe-fr\"}\n\
                    recipe-se {\"id\":3,\"amount\":30,\"country\":\"recipe-se\"}",
     }
-    .check();
+    .run_with_crashes();
 }
 
 #[test]
@@ -573,5 +586,5 @@ fn bands() {
         left: &|folder| read(folder, "priced.csv"),
         expected: "id,amount,fee\n1,9.50,0.4750\n2,50.00,1.50\n3,1000,10\n",
     }
-    .check();
+    .run_with_crashes();
 }
