@@ -8,6 +8,7 @@ mod archive;
 mod checksum;
 mod copy;
 mod delete;
+mod divide;
 #[cfg(feature = "archive")]
 mod extract;
 mod merge;
@@ -19,6 +20,7 @@ pub(crate) use archive::ArchiveKind;
 pub(crate) use checksum::ChecksumKind;
 pub(crate) use copy::CopyKind;
 pub(crate) use delete::DeleteKind;
+pub(crate) use divide::DivideKind;
 #[cfg(feature = "archive")]
 pub(crate) use extract::ExtractKind;
 pub(crate) use merge::MergeKind;

@@ -46,6 +46,7 @@ impl KindRegistry {
             .with(file_step::ChecksumKind)
             .with(file_step::CopyKind::COPY)
             .with(file_step::DeleteKind)
+            .with(file_step::DivideKind)
             .with(file_step::MergeKind)
             .with(file_step::CopyKind::MOVE)
             .with(file_step::TransferKind)

@@ -381,3 +381,71 @@ fn a_file_is_awaited_and_not_for_ever() {
     fs::write(path.join("late"), "now").unwrap();
     assert_eq!(waiting.wait().unwrap().status, BatchStatus::Completed);
 }
+
+/// Divides `text` by `keys` with a crash at each commit; returns the parts.
+fn divided(text: &str, keys: &str) -> Vec<String> {
+    let keys = format!("type = \"divide\"\nfrom = \"in.csv\"\nto = \"parts/p-*.csv\"\n{keys}\n");
+    let mut first = None;
+    for commit in 0..=4 {
+        for point in [CommitPoint::Before, CommitPoint::After] {
+            let folder = folder(&[("in.csv", text)]);
+            let mut bench = TestBench::of(job(folder.path(), &keys));
+            if commit > 0 {
+                bench.crash_at(point, commit);
+            }
+            let mut done = bench.run();
+            if done.status != BatchStatus::Completed {
+                done = bench.restart();
+            }
+            assert_eq!(done.status, BatchStatus::Completed, "{commit} {:?}", done.failure);
+            let found = left(folder.path());
+            assert_eq!(*first.get_or_insert_with(|| found.clone()), found, "{commit}");
+        }
+    }
+    first.unwrap().into_iter().map(|(name, content)| format!("{name}={content}")).collect()
+}
+
+#[test]
+fn a_file_is_divided_at_the_ends_of_its_lines_wherever_the_process_dies() {
+    let text = "id,note\n1,a\n2,\"b\nb\"\n3,\"c\"\"c\"\n4,d";
+    assert_eq!(
+        divided(text, "lines = 2\nheader = true\nquoted = true\nkeep = false"),
+        [
+            "parts/p-0001.csv=id,note\n1,a\n2,\"b\nb\"\n",
+            "parts/p-0002.csv=id,note\n3,\"c\"\"c\"\n4,d"
+        ]
+    );
+    assert_eq!(
+        divided("a\nbb\n\nccc\n", "bytes = 4"),
+        ["in.csv=a\nbb\n\nccc\n", "parts/p-0001.csv=a\nbb\n", "parts/p-0002.csv=\nccc\n"]
+    );
+    assert_eq!(divided("", "lines = 9"), ["in.csv=", "parts/p-0001.csv="]);
+    assert_eq!(divided("a\n", "lines = 9\nheader = true")[1], "parts/p-0001.csv=a\n");
+    // Larger than what is read at once, and put together again.
+    let long = "x".repeat(300_000);
+    let text = format!("{long}\n{long}\n{long}\n");
+    let parts = divided(&text, "lines = 1\nkeep = false");
+    assert_eq!(parts.len(), 3);
+    assert!(parts.iter().all(|part| part.len() == 300_001 + "parts/p-0001.csv=".len()));
+}
+
+#[test]
+fn what_cannot_be_divided_is_refused_and_left() {
+    let folder =
+        folder(&[("in.csv", "a\nb\n"), ("old/p-0007.csv", "of another run"), ("in.csv.gz", "")]);
+    let path = folder.path();
+    let before = left(path);
+    for (keys, what) in [
+        ("from = \"in.csv\"\nto = \"old/p-*.csv\"\nlines = 1", "there is a part already"),
+        ("from = \"in.csv\"\nto = \"p.csv\"\nlines = 1", "has one `*`"),
+        ("from = \"in.csv\"\nto = \"p-*-*.csv\"\nlines = 1", "has one `*`"),
+        ("from = \"in.csv.gz\"\nto = \"p-*.csv\"\nlines = 1", "not compressed"),
+        ("from = \"in.csv\"\nto = \"p-*.csv.gz\"\nlines = 1", "not compressed"),
+        ("from = \"missing.csv\"\nto = \"p-*.csv\"\nlines = 1", "missing.csv"),
+        ("from = \"*.csv\"\nto = \"p-*.csv\"\nlines = 1", "*.csv"),
+    ] {
+        let failed = fails(path, &format!("type = \"divide\"\n{keys}\n"));
+        assert!(failed.contains(what), "{keys}: {failed}");
+        assert_eq!(left(path), before, "{keys}");
+    }
+}
