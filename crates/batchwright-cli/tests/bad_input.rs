@@ -46,7 +46,7 @@ fn what_is_unknown_is_refused_before_anything_is_stored_and_named_with_what_exis
     refused(&place, &["restart", "7"], 2, &["error[no_such_execution]", "7"]);
     for (from, to, message) in [
         ("chunk = 2", "chunks = 2", "there is no key `chunks`"),
-        ("type = \"csv\"", "type = \"cvs\"", "no reader of type `cvs`; there are: csv"),
+        ("type = \"csv\"", "type = \"cvs\"", "no reader of type `cvs`; there are: "),
         ("type = \"jsonl\"", "type = \"yaml\"", "no writer of type `yaml`"),
         ("type = \"filter\"", "type = \"fliter\"", "no processor of type `fliter`"),
         ("item.amount >= 0", "itm.amount >= 0", "the expression `itm.amount >= 0`"),

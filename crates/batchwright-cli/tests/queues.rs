@@ -208,6 +208,58 @@ fn a_death_after_the_last_commit_leaves_no_message_that_is_written_again() {
     }
 }
 
+/// The queue delivers again what is held for longer than a second.
+#[test]
+fn a_chunk_that_waits_for_longer_than_the_queue_is_complete_and_once() {
+    let Some(kind) = Kind::available().find(|kind| *kind == Kind::Nats) else { return };
+    let queue = Queue::new(kind, "waits");
+    queue.fill(7);
+    let place = place(&queue, "");
+    let waiting = place.read("job.toml").replace("chunk = 3", "chunk = 500") + "wait = \"3s\"\n";
+    place.write("job.toml", waiting);
+    place.run(&["run", "job.toml"]).expect(0);
+    assert_eq!((numbers(&place), queue.left()), (up_to(7), 0));
+}
+
+/// A consumer delivers no more than a number of messages before the first is acknowledged.
+#[test]
+fn a_chunk_that_a_consumer_cannot_fill_fails_and_smaller_ones_wait_for_room() {
+    let Some(kind) = Kind::available().find(|kind| *kind == Kind::Nats) else { return };
+    for (chunk, fails) in [(3, false), (4, false), (5, true)] {
+        let queue = Queue::new(kind, &format!("room-{chunk}"));
+        queue.limit_unacknowledged(4);
+        queue.fill(20);
+        let place = place(&queue, "");
+        let text = place.read("job.toml").replace("chunk = 3", &format!("chunk = {chunk}"));
+        place.write("job.toml", text);
+        let ran = place.run(&["run", "job.toml"]);
+        if fails {
+            assert!(ran.out.contains("no more than 4 messages"), "{}", ran.out);
+            assert_eq!(queue.left(), 20);
+        } else {
+            assert_eq!(ran.code, 0, "{}", ran.out);
+            assert_eq!((numbers(&place), queue.left()), (up_to(20), 0));
+        }
+    }
+}
+
+/// Entries can be trimmed from a stream while a consumer holds them.
+#[test]
+fn entries_that_are_deleted_while_they_are_held_are_left_out() {
+    let Some(kind) = Kind::available().find(|kind| *kind == Kind::RedisStream) else { return };
+    let queue = Queue::new(kind, "trimmed");
+    queue.fill(8);
+    let place = place(&queue, "");
+    let plan = r#"{"step":"drain","kill":{"after_commit":1}}"#;
+    assert_eq!(place.run(&["run", "job.toml", "--inject", plan]).code, -9);
+    queue.delete_entries(&[5, 8]);
+    place.run(&["recover"]).expect(0);
+    let restarted = place.run(&["restart", "1"]).expect(0);
+    assert!(restarted.err.contains("deleted before they were acknowledged"), "{}", restarted.err);
+    assert_eq!(numbers(&place), [1, 2, 3, 4, 6, 7]);
+    assert_eq!(queue.left(), 0);
+}
+
 /// A list of Redis is not given back by an execution that has lost it to another one.
 #[test]
 fn what_a_failed_step_has_read_of_a_list_waits_for_its_restart() {

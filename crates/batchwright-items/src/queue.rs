@@ -12,7 +12,6 @@ mod reader;
 mod redis;
 #[cfg(test)]
 mod tests;
-mod writer;
 
 use std::sync::Arc;
 
@@ -77,13 +76,23 @@ pub(crate) trait Broker: Send + Sync + 'static {
     /// As [`settle`](Self::settle).
     fn fetch(&self, max: usize) -> Result<Vec<Message<Self::Tag>>, ItemError>;
 
-    /// Whether messages can still come that others hold, such as an execution that died; called while the queue has none. The
-    /// reader keeps those that it has `held` meanwhile.
+    /// Keeps the messages that the reader has `held` for it; called while it reads and waits.
     ///
     /// # Errors
     ///
     /// As [`settle`](Self::settle).
-    fn can_come(&self, held: &dyn Fn() -> Vec<Self::Tag>) -> Result<bool, ItemError> {
+    fn extend(&self, held: &dyn Fn() -> Vec<Self::Tag>) -> Result<(), ItemError> {
+        let _ = held;
+        Ok(())
+    }
+
+    /// Whether messages can still come that others hold, such as an execution that died; called while the queue has none. The
+    /// reader has `held` messages.
+    ///
+    /// # Errors
+    ///
+    /// As [`settle`](Self::settle).
+    fn can_come(&self, held: usize) -> Result<bool, ItemError> {
         let _ = held;
         Ok(false)
     }

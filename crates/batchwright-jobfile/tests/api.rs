@@ -340,6 +340,9 @@ fn items_get_what_an_api_says_about_them_in_their_order() {
     // A value is one name, whatever characters it has.
     let (out, _) = enriched("{\"id\":\"a/b?c=d&e#f%41 ä\"}\n", &keys).unwrap();
     assert!(out.contains("\"city\":\"City of a/b?c=d&e#f%41 ä\""), "{out}");
+    let two = keys.replace("{id}", "{id}{level}");
+    let (out, _) = enriched("{\"id\":\"--field-1-of-item--\",\"level\":7}\n", &two).unwrap();
+    assert!(out.contains("City of --field-1-of-item--7"), "{out}");
 }
 
 #[test]
@@ -388,6 +391,18 @@ fn an_item_can_be_the_body_of_a_question() {
         out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((&lines[0]["gross"], &lines[1]["gross"]), (&8.into(), &10.into()));
     assert_ne!(lines[0]["key"], lines[1]["key"]);
+    // Equal items are different questions, and a value is in no name of a server.
+    let (out, _) = enriched("{\"net\":4}\n{\"net\":4}\n", &keys).unwrap();
+    let lines: Vec<serde_json::Value> =
+        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_ne!(lines[0]["key"], lines[1]["key"]);
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("in.jsonl"), "{\"id\":\".evil.example\"}\n").unwrap();
+    let steps = "reader = { type = \"jsonl\", path = \"in.jsonl\" }\nwriter = { type = \"none\" }\n\
+                 processors = [{ type = \"http\", url = \"${params.base}{id}/x\", set = { a = \"b\" } }]\n\
+                 [parameters.base]\ndefault = \"http://127.0.0.1\"\n";
+    let refused = run(folder.path(), steps, 0).unwrap_err();
+    assert!(refused.contains("follows the name of the server"), "{refused}");
     for (keys, what) in [
         ("url = \"http://{host}/x\"\nset = { a = \"b\" }", "follows the name of the server"),
         ("url = \"http://h/{id\"\nset = { a = \"b\" }", "a `{` has no `}`"),

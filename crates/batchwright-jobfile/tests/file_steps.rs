@@ -411,22 +411,32 @@ fn a_file_is_divided_at_the_ends_of_its_lines_wherever_the_process_dies() {
     assert_eq!(
         divided(text, "lines = 2\nheader = true\nquoted = true\nkeep = false"),
         [
-            "parts/p-0001.csv=id,note\n1,a\n2,\"b\nb\"\n",
-            "parts/p-0002.csv=id,note\n3,\"c\"\"c\"\n4,d"
+            "parts/p-00001.csv=id,note\n1,a\n2,\"b\nb\"\n",
+            "parts/p-00002.csv=id,note\n3,\"c\"\"c\"\n4,d"
         ]
     );
     assert_eq!(
         divided("a\nbb\n\nccc\n", "bytes = 4"),
-        ["in.csv=a\nbb\n\nccc\n", "parts/p-0001.csv=a\nbb\n", "parts/p-0002.csv=\nccc\n"]
+        ["in.csv=a\nbb\n\nccc\n", "parts/p-00001.csv=a\nbb\n", "parts/p-00002.csv=\nccc\n"]
     );
-    assert_eq!(divided("", "lines = 9"), ["in.csv=", "parts/p-0001.csv="]);
-    assert_eq!(divided("a\n", "lines = 9\nheader = true")[1], "parts/p-0001.csv=a\n");
+    assert_eq!(
+        divided(
+            "\"net\namount\",id\n1,2\n3,4\n",
+            "lines = 1\nheader = true\nquoted = true\nkeep = false"
+        ),
+        [
+            "parts/p-00001.csv=\"net\namount\",id\n1,2\n",
+            "parts/p-00002.csv=\"net\namount\",id\n3,4\n"
+        ]
+    );
+    assert_eq!(divided("", "lines = 9"), ["in.csv=", "parts/p-00001.csv="]);
+    assert_eq!(divided("a\n", "lines = 9\nheader = true")[1], "parts/p-00001.csv=a\n");
     // Larger than what is read at once, and put together again.
     let long = "x".repeat(300_000);
     let text = format!("{long}\n{long}\n{long}\n");
     let parts = divided(&text, "lines = 1\nkeep = false");
     assert_eq!(parts.len(), 3);
-    assert!(parts.iter().all(|part| part.len() == 300_001 + "parts/p-0001.csv=".len()));
+    assert!(parts.iter().all(|part| part.len() == 300_001 + "parts/p-00001.csv=".len()));
 }
 
 #[test]
@@ -436,7 +446,11 @@ fn what_cannot_be_divided_is_refused_and_left() {
     let path = folder.path();
     let before = left(path);
     for (keys, what) in [
-        ("from = \"in.csv\"\nto = \"old/p-*.csv\"\nlines = 1", "there is a part already"),
+        (
+            "from = \"in.csv\"\nto = \"old/p-*.csv\"\nlines = 1",
+            "there is a file with the name of a part",
+        ),
+        ("from = \"in.csv\"\nto = \"*.csv\"\nlines = 1", "there is a file with the name of a part"),
         ("from = \"in.csv\"\nto = \"p.csv\"\nlines = 1", "has one `*`"),
         ("from = \"in.csv\"\nto = \"p-*-*.csv\"\nlines = 1", "has one `*`"),
         ("from = \"in.csv.gz\"\nto = \"p-*.csv\"\nlines = 1", "not compressed"),
@@ -447,5 +461,35 @@ fn what_cannot_be_divided_is_refused_and_left() {
         let failed = fails(path, &format!("type = \"divide\"\n{keys}\n"));
         assert!(failed.contains(what), "{keys}: {failed}");
         assert_eq!(left(path), before, "{keys}");
+    }
+}
+
+#[test]
+fn a_part_that_another_run_wrote_meanwhile_is_not_replaced() {
+    for (other, what) in [
+        ("a\n", None),
+        ("b\n", Some("another file")),
+        ("a\nb\n", Some("another file")),
+        ("", Some("another file")),
+    ] {
+        let folder = folder(&[("in.csv", "a\nb\n")]);
+        let keys = "type = \"divide\"\nfrom = \"in.csv\"\nto = \"p-*.csv\"\nlines = 1\n";
+        let mut bench = TestBench::of(job(folder.path(), keys));
+        bench.crash_at(CommitPoint::After, 1);
+        bench.run();
+        fs::write(folder.path().join("p-00001.csv"), other).unwrap();
+        let ended = bench.restart();
+        let failure = ended.failure.map(|failure| failure.message);
+        match what {
+            None => assert_eq!(failure, None),
+            Some(what) => {
+                assert!(
+                    failure.as_ref().is_some_and(|failure| failure.contains(what)),
+                    "{failure:?}"
+                );
+                let kept = fs::read_to_string(folder.path().join("p-00001.csv")).unwrap();
+                assert_eq!(kept, other);
+            }
+        }
     }
 }

@@ -212,6 +212,25 @@ mod script {
     }
 
     #[test]
+    fn fields_that_a_program_does_not_change_keep_types_digits_and_order() {
+        let line = "{\"b\":{\"z\":1.50,\"a\":[1E5,null]},\"l\":[0.10],\"n\":1E5,\"x\":0}\n";
+        let (out, rejected) = ran(line, "item.x += 1; item");
+        assert_eq!(out, line.replace("\"x\":0", "\"x\":1"), "{rejected}");
+        let (out, _) = ran(line, "item.b.z += 1; item.l.push(\"ä\"); item.n += 1; item");
+        assert_eq!(
+            out,
+            "{\"b\":{\"a\":[100000,null],\"z\":2.50},\"l\":[0.10,\"ä\"],\"n\":100001,\"x\":0}\n"
+        );
+        let deep =
+            |levels: usize| format!("{{\"n\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+        assert!(bad(&deep(100_000), "item").contains("more than 100 lists"));
+        let (out, _) = ran(&format!("{}\n", deep(100)), "item");
+        assert_eq!(out, format!("{}\n", deep(100)));
+        let rejected = bad("{\"n\":12345678901234567890123456789.5e0}", "item");
+        assert!(rejected.contains("too many digits"), "{rejected}");
+    }
+
+    #[test]
     fn a_program_ends_and_reaches_nothing_but_its_item() {
         for (code, what) in [
             ("while true { item.n += 0; }", "Too many operations"),

@@ -144,7 +144,7 @@ fn problems_of_members_are_shown_where_they_are() {
         ("type = \"many\"\nwriters = []", "`writers` has at least one writer"),
         (
             "type = \"many\"\nwriters = [{ type = \"csw\" }]",
-            "there is no writer of type `csw`; there are: csv,",
+            "there is no writer of type `csw`; there are: ",
         ),
         ("type = \"many\"\nwriters = [{ type = \"csv\" }]", "key `path` is missing"),
         ("type = \"many\"\nwriters = [7]", "a writer is a table with a `type`"),

@@ -176,6 +176,31 @@ impl Queue {
         }
     }
 
+    /// Lets the consumer of JetStream deliver no more than `max` messages before the first is acknowledged.
+    pub(crate) fn limit_unacknowledged(&self, max: i64) {
+        let Client::Nats(context) = &self.client else { panic!("no NATS") };
+        self.runtime.block_on(async {
+            let stream = context.get_stream(&self.name).await.unwrap();
+            stream.delete_consumer("batch").await.unwrap();
+            let consumer = pull::Config {
+                durable_name: Some("batch".to_owned()),
+                ack_wait: Duration::from_secs(1),
+                max_ack_pending: max,
+                ..Default::default()
+            };
+            stream.create_consumer(consumer).await.unwrap();
+        });
+    }
+
+    /// Deletes the entries with these numbers of a stream of Redis.
+    pub(crate) fn delete_entries(&self, numbers: &[usize]) {
+        let Client::Redis(redis) = &self.client else { panic!("no Redis") };
+        let mut redis = redis.borrow_mut();
+        let entries: Vec<(String, Value)> = redis.xrange_all(&self.name).unwrap();
+        let ids: Vec<&str> = numbers.iter().map(|number| &*entries[number - 1].0).collect();
+        let _: usize = redis.xdel(&self.name, &ids).unwrap();
+    }
+
     /// Returns how many elements a list of Redis has.
     pub(crate) fn waiting(&self) -> usize {
         let Client::Redis(redis) = &self.client else { panic!("no Redis") };

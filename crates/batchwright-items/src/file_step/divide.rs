@@ -1,7 +1,7 @@
 //! The kind `divide`.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,6 @@ use batchwright::step::{Flow, Tasklet, TaskletCall};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::merge::first_line;
 use super::{KnownFile, PLANNED_MAX, Placing, absolute, failed, place, remove_all};
 use crate::key::{Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make};
@@ -22,6 +21,8 @@ use crate::transport::Compression;
 
 /// Number of bytes that are read at once.
 const READ_BYTES: usize = 256 * 1024;
+/// Maximum size of a header, in bytes.
+const HEADER_BYTES_MAX: usize = 1024 * 1024;
 
 /// The kind `divide`.
 pub(crate) struct DivideKind;
@@ -32,7 +33,7 @@ pub(crate) struct DivideKind;
 struct DivideKeys {
     /// The file, which is not compressed.
     from: Text,
-    /// The parts, such as `parts/orders-*.csv`: the `*` becomes the number of the part, `0001` and so on. No file has such a name
+    /// The parts, such as `parts/orders-*.csv`: the `*` becomes the number of the part, `00001` and so on. No file has such a name
     /// yet.
     to: Text,
     /// Number of lines of a part, without the header.
@@ -115,11 +116,20 @@ impl Tasklet for Divide {
             return Ok(Flow::Finished);
         }
         let number = progress.parts + 1;
+        let to = numbered(&progress.to, number)?;
         let mut taken = Taken::default();
-        place(&numbered(&progress.to, number)?, &scope, &Placing::default(), |part| {
-            taken = self.write_part(&progress, part, scope.stop())?;
-            Ok(())
-        })?;
+        if to.symlink_metadata().is_ok() {
+            // An earlier attempt wrote it before the process died; another file is not replaced.
+            let mut same = Same::with(&to)?;
+            taken = self.write_part(&progress, &mut same, scope.stop())?;
+            same.end()?;
+        } else {
+            let placing = Placing { keeps_existing: true, ..Placing::default() };
+            place(&to, &scope, &placing, |part| {
+                taken = self.write_part(&progress, part, scope.stop())?;
+                Ok(())
+            })?;
+        }
         call.contribute(taken.lines, taken.lines);
         progress.byte += taken.bytes;
         progress.parts = number;
@@ -162,17 +172,12 @@ impl Divide {
             return Err(no_file(&format!("`{}`", from.display())));
         };
         // Parts of another run would be taken for some of this one.
-        if folder_of(&to).is_dir()
-            && let Some(other) = files_of(&to)?.iter().find(|found| **found != from)
-        {
-            return Err(ItemError::new(
-                ErrorKind::IO,
-                format!(
-                    "cannot divide `{}`: there is a part already, `{}`",
-                    from.display(),
-                    other.display()
-                ),
-            ));
+        let found = if folder_of(&to).is_dir() { files_of(&to)? } else { Vec::new() };
+        if let Some(other) = found.first() {
+            return Err(is_there(&from, other));
+        }
+        if self.size.bytes.is_some_and(|bytes| file.size / bytes >= PLANNED_MAX as u64) {
+            return Err(too_many(&to));
         }
         Ok(Progress { file, to, byte: 0, parts: 0, is_divided: false })
     }
@@ -181,7 +186,7 @@ impl Divide {
     fn write_part(
         &self,
         progress: &Progress,
-        part: &mut File,
+        part: &mut dyn Write,
         stop: &StopToken,
     ) -> Result<Taken, ItemError> {
         let path = &*progress.file.path;
@@ -189,14 +194,18 @@ impl Divide {
         let file = File::open(path).map_err(unreadable)?;
         let mut reader = BufReader::with_capacity(READ_BYTES, file);
         let mut taken = Taken::default();
+        let mut header = Header::default();
         if self.header {
-            part.write_all(&first_line(&mut reader, path)?)?;
+            let one = Size { lines: Some(1), bytes: None };
+            let line = self.copy_lines((path, &mut reader), one, &mut header, stop)?;
+            part.write_all(&header.0)?;
             if progress.byte == 0 {
-                taken.bytes = reader.stream_position().map_err(unreadable)?;
+                taken.bytes = line.bytes;
             }
         }
         reader.seek(SeekFrom::Start(progress.byte + taken.bytes)).map_err(unreadable)?;
-        self.copy_lines((path, &mut reader), part, &mut taken, stop)?;
+        let lines = self.copy_lines((path, &mut reader), self.size, part, stop)?;
+        taken = Taken { bytes: taken.bytes + lines.bytes, lines: lines.lines };
         match progress.file.is_there()? {
             true => Ok(taken),
             false => Err(ItemError::new(
@@ -206,15 +215,15 @@ impl Divide {
         }
     }
 
-    /// Copies the lines of one part.
+    /// Copies lines up to `size`.
     fn copy_lines(
         &self,
         (path, reader): (&Path, &mut BufReader<File>),
-        part: &mut File,
-        taken: &mut Taken,
+        size: Size,
+        part: &mut dyn Write,
         stop: &StopToken,
-    ) -> Result<(), ItemError> {
-        let (mut copied, mut is_within_quotes) = (0, false);
+    ) -> Result<Taken, ItemError> {
+        let (mut taken, mut is_within_quotes, mut is_ended) = (Taken::default(), false, true);
         loop {
             if stop.is_requested() {
                 return Err(ItemError::stopped("a stop was requested while a file was divided"));
@@ -227,9 +236,8 @@ impl Divide {
                     is_within_quotes ^= self.quoted;
                 } else if !is_within_quotes {
                     taken.lines += 1;
-                    let Size { lines, bytes: size } = self.size;
-                    let is_full = lines.is_some_and(|lines| taken.lines >= lines)
-                        || size.is_some_and(|size| copied + at as u64 + 1 >= size);
+                    let is_full = size.lines.is_some_and(|lines| taken.lines >= lines)
+                        || size.bytes.is_some_and(|size| taken.bytes + at as u64 + 1 >= size);
                     if is_full {
                         end = Some(at + 1);
                         break;
@@ -237,25 +245,103 @@ impl Divide {
                 }
             }
             let count = end.unwrap_or(bytes.len());
+            if count == 0 {
+                // The last line may have no end.
+                taken.lines += u64::from(!is_ended);
+                return Ok(taken);
+            }
             part.write_all(&bytes[..count])?;
+            is_ended = bytes[count - 1] == b'\n' && !is_within_quotes;
             reader.consume(count);
-            copied += count as u64;
             taken.bytes += count as u64;
-            if end.is_some() || count == 0 {
-                return Ok(());
+            if end.is_some() {
+                return Ok(taken);
             }
         }
+    }
+}
+
+/// The error of a part that another run made.
+fn is_there(from: &Path, part: &Path) -> ItemError {
+    let (from, part) = (from.display(), part.display());
+    let what = format!("cannot divide `{from}`: there is a file with the name of a part, `{part}`");
+    ItemError::new(ErrorKind::IO, what)
+}
+
+fn too_many(to: &Path) -> ItemError {
+    let to = to.display();
+    ItemError::fatal(format!(
+        "cannot divide into `{to}`: there would be more than {PLANNED_MAX} parts"
+    ))
+}
+
+/// A header, which each part has.
+#[derive(Default)]
+struct Header(Vec<u8>);
+
+impl Write for Header {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > HEADER_BYTES_MAX {
+            let what = format!("the header is longer than {HEADER_BYTES_MAX} bytes");
+            return Err(io::Error::other(what));
+        }
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Compares what is written with a file that is there.
+struct Same {
+    path: PathBuf,
+    file: BufReader<File>,
+}
+
+impl Same {
+    fn with(path: &Path) -> Result<Self, ItemError> {
+        let file = File::open(path).map_err(|error| failed("read", path, error))?;
+        Ok(Self { path: path.to_owned(), file: BufReader::with_capacity(READ_BYTES, file) })
+    }
+
+    /// Refuses a file that goes on.
+    fn end(mut self) -> Result<(), ItemError> {
+        match self.file.fill_buf()?.is_empty() {
+            true => Ok(()),
+            false => Err(self.differs().into()),
+        }
+    }
+
+    fn differs(&self) -> io::Error {
+        let path = self.path.display();
+        io::Error::other(format!(
+            "cannot write `{path}`: there is another file with the name of the part"
+        ))
+    }
+}
+
+impl Write for Same {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let there = self.file.fill_buf()?;
+        let count = there.len().min(bytes.len());
+        if count == 0 && !bytes.is_empty() || there[..count] != bytes[..count] {
+            return Err(self.differs());
+        }
+        self.file.consume(count);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 /// Returns the path of the part with `number`.
 fn numbered(to: &Path, number: u64) -> Result<PathBuf, ItemError> {
     if number > PLANNED_MAX as u64 {
-        return Err(ItemError::fatal(format!(
-            "cannot divide into `{}`: there would be more than {PLANNED_MAX} parts",
-            to.display()
-        )));
+        return Err(too_many(to));
     }
     let name = to.file_name().unwrap_or_default().to_string_lossy();
-    Ok(to.with_file_name(name.replace('*', &format!("{number:04}"))))
+    Ok(to.with_file_name(name.replace('*', &format!("{number:05}"))))
 }

@@ -184,14 +184,13 @@ impl Merge {
 /// Maximum length of a header line, in bytes.
 const HEADER_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Reads the first line of the file at `part`, with its end.
-pub(super) fn first_line(reader: &mut BufReader<File>, part: &Path) -> Result<Vec<u8>, ItemError> {
+fn first_line(reader: &mut BufReader<File>, part: &Path) -> Result<Vec<u8>, ItemError> {
     let mut line = Vec::new();
     let read = reader.by_ref().take(HEADER_BYTES_MAX).read_until(b'\n', &mut line);
     read.map_err(|error| failed("read", part, error))?;
     if line.len() as u64 == HEADER_BYTES_MAX {
         return Err(ItemError::data(format!(
-            "cannot use `{}`: its header is longer than {HEADER_BYTES_MAX} bytes",
+            "cannot merge `{}`: its header is longer than {HEADER_BYTES_MAX} bytes",
             part.display()
         )));
     }

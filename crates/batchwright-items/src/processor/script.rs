@@ -6,8 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use batchwright::ItemError;
+use batchwright::clock::StopToken;
 use batchwright::error::ErrorKind;
 use batchwright::item::ItemProcessor;
+use batchwright::scope::StepScope;
 use rhai::packages::{
     BasicArrayPackage, BasicBlobPackage, BasicMapPackage, BasicMathPackage, BitFieldPackage,
     CorePackage, LogicPackage, MoreStringPackage, Package as _,
@@ -31,6 +33,10 @@ const ELEMENTS_MAX: usize = 1_000_000;
 /// Maximum depths of calls and of expressions.
 const CALLS_MAX: usize = 64;
 const DEPTH_MAX: usize = 128;
+/// Maximum number of lists and objects that a value is within.
+const VALUE_DEPTH_MAX: usize = 100;
+/// Number of operations between two looks for a stop request.
+const OPERATIONS_PER_LOOK: u64 = 4096;
 
 /// The kind `script`.
 pub(crate) struct ScriptKind;
@@ -62,24 +68,23 @@ impl ItemKind for ScriptKind {
         cx: &BuildContext<'_>,
     ) -> Result<Make<BoxedProcessor>, Problem> {
         let ScriptKeys { code, file, operations_max } = keys.parse()?;
-        let engine = Arc::new(engine(operations_max.map_or(OPERATIONS_MAX, Into::into)));
+        let operations_max = operations_max.map_or(OPERATIONS_MAX, Into::into);
         match (code, file) {
             (Some(code), None) => {
-                let program = engine.compile(code.get_ref()).map(Arc::new);
+                let program = engine(operations_max).compile(code.get_ref()).map(Arc::new);
                 let program = program.map_err(|error| {
                     Problem::at(&code, format!("the program cannot be compiled: {error}"))
                 })?;
-                Ok(Box::new(move |_| {
-                    let (engine, program) = (Arc::clone(&engine), Arc::clone(&program));
-                    Ok(Box::new(Script { engine, program }) as BoxedProcessor)
+                Ok(Box::new(move |scope| {
+                    let program = Arc::clone(&program);
+                    Ok(Box::new(Script::new(operations_max, program, scope)) as BoxedProcessor)
                 }))
             }
             (None, Some(path)) => {
                 let path = cx.path(&path)?;
                 Ok(Box::new(move |scope| {
-                    let program = Arc::new(read(&engine, &path(scope)?)?);
-                    let engine = Arc::clone(&engine);
-                    Ok(Box::new(Script { engine, program }) as BoxedProcessor)
+                    let program = Arc::new(read(&engine(operations_max), &path(scope)?)?);
+                    Ok(Box::new(Script::new(operations_max, program, scope)) as BoxedProcessor)
                 }))
             }
             _ => Err(keys.problem("a `script` has either `code` or `file`")),
@@ -170,8 +175,21 @@ fn mixed<T>(
 }
 
 struct Script {
-    engine: Arc<Engine>,
+    engine: Engine,
     program: Arc<AST>,
+    stop: StopToken,
+}
+
+impl Script {
+    fn new(operations_max: u64, program: Arc<AST>, scope: &StepScope) -> Self {
+        let (mut engine, stop) = (engine(operations_max), scope.stop().clone());
+        let looked = stop.clone();
+        engine.on_progress(move |operations| {
+            let looks = operations % OPERATIONS_PER_LOOK == 0;
+            (looks && looked.is_requested()).then_some(Dynamic::UNIT)
+        });
+        Self { engine, program, stop }
+    }
 }
 
 impl ItemProcessor<Record> for Script {
@@ -179,14 +197,15 @@ impl ItemProcessor<Record> for Script {
 
     fn process(&self, item: &Record) -> Result<Option<Record>, ItemError> {
         let fields = item.names().iter().zip(item.values());
-        let fields = fields.map(|(name, value)| Ok(((&**name).into(), dynamic(value)?)));
+        let fields = fields.map(|(name, value)| Ok(((&**name).into(), dynamic(value, 0)?)));
         let map: Map = fields.collect::<Result<_, ItemError>>()?;
         let mut scope = Scope::new();
         scope.push("item", map);
-        let result: Dynamic = self
-            .engine
-            .eval_ast_with_scope(&mut scope, &self.program)
-            .map_err(|error| failed(&error))?;
+        let result = self.engine.eval_ast_with_scope::<Dynamic>(&mut scope, &self.program);
+        let result = result.map_err(|error| match self.stop.is_requested() {
+            true => ItemError::stopped("a stop was requested while a program ran"),
+            false => failed(&error),
+        })?;
         if result.is_unit() {
             return Ok(None);
         }
@@ -209,18 +228,22 @@ fn failed(error: &EvalAltResult) -> ItemError {
     ItemError::new(ErrorKind::new("data.script"), what)
 }
 
-/// Returns the record of `fields`: those of `before` in their order, then the others in the order of their names.
+/// Returns the record of `fields`: those of `before` in their order, then the others in the order of their names. A field that
+/// the program did not change keeps its value as it is.
 fn record(before: &Record, mut fields: Map) -> Result<Record, ItemError> {
     let mut names = Vec::with_capacity(fields.len());
     let mut values = Vec::with_capacity(fields.len());
-    for name in before.names().iter() {
+    for (name, old) in before.names().iter().zip(before.values()) {
         if let Some(found) = fields.remove(&**name) {
             names.push(Arc::clone(name));
-            values.push(value(name, found)?);
+            values.push(match is_same(old, &found)? {
+                true => old.clone(),
+                false => top_value(name, found)?,
+            });
         }
     }
     for (name, found) in fields {
-        values.push(value(&name, found)?);
+        values.push(top_value(&name, found)?);
         names.push(name.as_str().into());
     }
     let same = names.len() == before.names().len()
@@ -229,8 +252,66 @@ fn record(before: &Record, mut fields: Map) -> Result<Record, ItemError> {
     Ok(before.with(names, values.into()))
 }
 
-/// Returns `value` for a program. Numbers of JSON are integers, or exact.
-fn dynamic(value: &Value) -> Result<Dynamic, ItemError> {
+/// Whether `made` is what a program gets for `value`.
+fn is_same(value: &Value, made: &Dynamic) -> Result<bool, ItemError> {
+    let is_text = |text: &str| made.as_immutable_string_ref().is_ok_and(|made| *made == *text);
+    Ok(match value {
+        Value::Null => made.is_unit(),
+        Value::Boolean(value) => made.as_bool() == Ok(*value),
+        Value::Integer(number) => made.as_int() == Ok(*number),
+        Value::Decimal(number) => made.as_decimal() == Ok(*number),
+        Value::Float(number) => {
+            made.as_float().is_ok_and(|made| made.to_bits() == number.to_bits())
+        }
+        Value::Text(text) | Value::Field(text) => is_text(text),
+        Value::Date(_) | Value::Time(_) | Value::Timestamp(_) => is_text(&value.to_string()),
+        Value::Bytes(bytes) => {
+            made.read_lock::<rhai::Blob>().is_some_and(|made| made.as_slice() == &**bytes)
+        }
+        Value::Number(_) | Value::Json(_) | Value::List(_) | Value::Map(_) => {
+            is_equal(&dynamic(value, 0)?, made)
+        }
+    })
+}
+
+/// Whether two values of programs are equal, of the same types.
+fn is_equal(one: &Dynamic, other: &Dynamic) -> bool {
+    if let (Some(one), Some(other)) = (one.read_lock::<Map>(), other.read_lock::<Map>()) {
+        let mut pairs = one.iter().zip(other.iter());
+        return one.len() == other.len()
+            && pairs.all(|((name, one), (also, other))| name == also && is_equal(one, other));
+    }
+    if let (Some(one), Some(other)) =
+        (one.read_lock::<rhai::Array>(), other.read_lock::<rhai::Array>())
+    {
+        let mut pairs = one.iter().zip(other.iter());
+        return one.len() == other.len() && pairs.all(|(one, other)| is_equal(one, other));
+    }
+    if let (Some(one), Some(other)) =
+        (one.read_lock::<rhai::Blob>(), other.read_lock::<rhai::Blob>())
+    {
+        return *one == *other;
+    }
+    one.is_unit() && other.is_unit()
+        || one.as_bool().is_ok_and(|one| other.as_bool() == Ok(one))
+        || one.as_int().is_ok_and(|one| other.as_int() == Ok(one))
+        || one.as_decimal().is_ok_and(|one| other.as_decimal() == Ok(one))
+        || one.as_float().is_ok_and(|one| other.as_float() == Ok(one))
+        || one
+            .as_immutable_string_ref()
+            .is_ok_and(|one| other.as_immutable_string_ref().is_ok_and(|other| *one == *other))
+}
+
+/// Returns the error of a value within more lists and objects than a program can hold.
+fn too_deep() -> ItemError {
+    ItemError::data(format!("a value is within more than {VALUE_DEPTH_MAX} lists and objects"))
+}
+
+/// Returns `value`, which is within `depth` others, for a program. Numbers of JSON are integers, or exact.
+fn dynamic(value: &Value, depth: usize) -> Result<Dynamic, ItemError> {
+    if depth > VALUE_DEPTH_MAX {
+        return Err(too_deep());
+    }
     Ok(match value {
         Value::Null => Dynamic::UNIT,
         Value::Boolean(value) => (*value).into(),
@@ -239,12 +320,15 @@ fn dynamic(value: &Value) -> Result<Dynamic, ItemError> {
         Value::Float(number) => (*number).into(),
         Value::Text(text) | Value::Field(text) => (&**text).into(),
         Value::Number(json) => number(json.get())?,
-        Value::Json(json) => of_json(json)?,
+        Value::Json(json) => of_json(json, depth)?,
         Value::List(values) => {
-            Dynamic::from_array(values.iter().map(dynamic).collect::<Result<_, _>>()?)
+            let values = values.iter().map(|value| dynamic(value, depth + 1));
+            Dynamic::from_array(values.collect::<Result<_, _>>()?)
         }
         Value::Map(fields) => {
-            let fields = fields.iter().map(|(name, value)| Ok(((&**name).into(), dynamic(value)?)));
+            let fields = fields
+                .iter()
+                .map(|(name, value)| Ok(((&**name).into(), dynamic(value, depth + 1)?)));
             Dynamic::from_map(fields.collect::<Result<_, ItemError>>()?)
         }
         Value::Bytes(bytes) => Dynamic::from_blob(bytes.to_vec()),
@@ -256,19 +340,27 @@ fn number(text: &str) -> Result<Dynamic, ItemError> {
     if let Ok(number) = text.parse::<i64>() {
         return Ok(number.into());
     }
-    if let Ok(number) = Decimal::from_str_exact(text) {
+    let exact = Decimal::from_str_exact(text).or_else(|_| Decimal::from_scientific(text));
+    // A number such as 1e300 is a binary fraction, which must be written with the same digits.
+    let digits = |text: &str| {
+        let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
+        mantissa.bytes().filter(|byte| (b'1'..=b'9').contains(byte)).collect::<Vec<_>>()
+    };
+    if let Ok(number) = exact
+        && digits(&number.to_string()) == digits(text)
+    {
         return Ok(Dynamic::from_decimal(number));
     }
-    // Such as 1e300; one with more digits than both types hold has no value in a program.
     let number = text.parse::<f64>().ok().filter(|number| number.is_finite());
-    number.filter(|_| text.contains(['e', 'E'])).map(Into::into).ok_or_else(|| {
+    let is_exact = |number: &f64| digits(&format!("{number:e}")) == digits(text);
+    number.filter(is_exact).map(Into::into).ok_or_else(|| {
         ItemError::data(format!("a program cannot hold the number {text}: it has too many digits"))
     })
 }
 
 /// Returns a list or an object of JSON, whose numbers keep their digits.
-fn of_json(json: &RawValue) -> Result<Dynamic, ItemError> {
-    let inner = |raw: &RawValue| dynamic(&Value::from_raw(raw)?);
+fn of_json(json: &RawValue, depth: usize) -> Result<Dynamic, ItemError> {
+    let inner = |raw: &RawValue| dynamic(&Value::from_raw(raw)?, depth + 1);
     if json.get().starts_with('[') {
         let elements: Vec<&RawValue> = serde_json::from_str(json.get())?;
         let elements = elements.into_iter().map(inner).collect::<Result<_, ItemError>>()?;
@@ -279,8 +371,22 @@ fn of_json(json: &RawValue) -> Result<Dynamic, ItemError> {
     Ok(Dynamic::from_map(fields.collect::<Result<_, ItemError>>()?))
 }
 
-/// Returns the value of the field `name` that a program made.
-fn value(name: &str, made: Dynamic) -> Result<Value, ItemError> {
+/// Returns the value of the field `name` that a program made; lists and objects are JSON, which tables and text files have as such.
+fn top_value(name: &str, made: Dynamic) -> Result<Value, ItemError> {
+    let value = value(name, made, 0)?;
+    Ok(match &value {
+        Value::List(_) | Value::Map(_) => {
+            Value::Json(serde_json::value::to_raw_value(&value)?.into())
+        }
+        _ => value,
+    })
+}
+
+/// Returns a value of the field `name` that a program made, which is within `depth` others.
+fn value(name: &str, made: Dynamic, depth: usize) -> Result<Value, ItemError> {
+    if depth > VALUE_DEPTH_MAX {
+        return Err(too_deep());
+    }
     let kind = made.type_name();
     let no_value = || {
         ItemError::fatal(format!(
@@ -310,7 +416,7 @@ fn value(name: &str, made: Dynamic) -> Result<Value, ItemError> {
     }
     if made.is_array() {
         let values = made.into_array().map_err(|_| no_value())?;
-        let values = values.into_iter().map(|element| value(name, element));
+        let values = values.into_iter().map(|element| value(name, element, depth + 1));
         return Ok(Value::List(values.collect::<Result<_, _>>()?));
     }
     if made.is_blob() {
@@ -319,6 +425,6 @@ fn value(name: &str, made: Dynamic) -> Result<Value, ItemError> {
     let fields = made.try_cast::<Map>().ok_or_else(no_value)?;
     let fields = fields
         .into_iter()
-        .map(|(inner, found)| Ok((Arc::from(inner.as_str()), value(name, found)?)));
+        .map(|(inner, found)| Ok((Arc::from(inner.as_str()), value(name, found, depth + 1)?)));
     Ok(Value::Map(fields.collect::<Result<_, ItemError>>()?))
 }

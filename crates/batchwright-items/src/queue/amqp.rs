@@ -22,15 +22,17 @@ use url::Url;
 use super::body::BodyFormat;
 use super::keys::{self, failed, format_of, reader_keys, shown, silent};
 use super::reader::{Connect, QueueReader};
-use super::writer::{self, Outgoing, QueueWriter, Sender};
 use super::{Broker, Content, Message};
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make, MakeReader};
 use crate::reader::Reads;
+use crate::sent::{self, Outgoing, Sender, SendingWriter};
 use crate::template::Template;
 use crate::transport::runtime;
 use crate::writer::BoxedWriter;
 
+/// Messages that are published before the first of them is confirmed.
+const UNCONFIRMED_MAX: usize = 1_000;
 /// Seconds between heartbeats; a broker without one for twice as long counts as unavailable.
 const HEARTBEAT_SECONDS: u16 = 10;
 const SCHEMES: &[&str] = &["amqp", "amqps"];
@@ -110,7 +112,7 @@ impl ItemKind for AmqpKind {
             |text: &Option<Text>| text.as_ref().map(|text| cx.template(text)).transpose();
         let (exchange, key) = (template(&parsed.exchange)?, template(&parsed.routing_key)?);
         let (field, timeout) = (parsed.routing_field, keys::timeout(parsed.timeout.as_ref())?);
-        let connect: writer::Connect<AmqpSender> = Arc::new(move |scope| {
+        let connect: sent::Connect<AmqpSender> = Arc::new(move |scope| {
             let link = Link::open(&server(scope)?, timeout)?;
             link.wait(
                 "use confirms",
@@ -127,7 +129,7 @@ impl ItemKind for AmqpKind {
             };
             Ok(AmqpSender { link, exchange, routing })
         });
-        Ok(Box::new(move |_| Ok(BoxedWriter::new(QueueWriter::new(Arc::clone(&connect))))))
+        Ok(Box::new(move |_| Ok(BoxedWriter::new(SendingWriter::new(Arc::clone(&connect))))))
     }
 }
 
@@ -300,35 +302,25 @@ struct AmqpSender {
     routing: Routing,
 }
 
-impl Sender for AmqpSender {
-    fn send(&mut self, messages: Vec<Outgoing<'_>>) -> Result<(), ItemError> {
-        let keys = messages.iter().map(|message| match &self.routing {
-            Routing::Key(key) => Ok(key.clone()),
-            Routing::Field(field) => {
-                let key = message.record.required("as a routing key", field)?.to_string();
-                short(key, "the routing key").map_err(ItemError::data)
-            }
-        });
-        let keys: Vec<ShortString> = keys.collect::<Result<_, ItemError>>()?;
+impl AmqpSender {
+    /// Publishes `messages` with their routing keys, and waits until the broker has stored them.
+    fn publish(&self, messages: &[Outgoing<'_>], keys: &[ShortString]) -> Result<(), ItemError> {
         let published = async {
             let mut confirms = Vec::with_capacity(messages.len());
-            for (message, key) in messages.iter().zip(&keys) {
+            for (message, key) in messages.iter().zip(keys) {
                 let properties = BasicProperties::default()
                     .with_message_id(message.key.as_str().into())
                     .with_content_type("application/json".into())
                     .with_delivery_mode(2);
                 // A message that reaches no queue comes back.
                 let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-                let channel = &self.link.channel;
                 let (exchange, key) = (self.exchange.clone(), key.clone());
-                confirms.push(
-                    channel
-                        .basic_publish(exchange, key, options, &message.body, properties)
-                        .await?,
-                );
+                let channel = &self.link.channel;
+                let sent = channel.basic_publish(exchange, key, options, &message.body, properties);
+                confirms.push(sent.await?);
             }
             let mut refused = None;
-            for (confirm, key) in confirms.into_iter().zip(&keys) {
+            for (confirm, key) in confirms.into_iter().zip(keys) {
                 let why = match confirm.await? {
                     Confirmation::Ack(None) | Confirmation::NotRequested => continue,
                     Confirmation::Ack(Some(_)) => "it reaches no queue",
@@ -345,6 +337,23 @@ impl Sender for AmqpSender {
                 format!("cannot send a message with the routing key `{key}`: {why}"),
             )),
         }
+    }
+}
+
+impl Sender for AmqpSender {
+    fn send(&mut self, messages: Vec<Outgoing<'_>>) -> Result<(), ItemError> {
+        let keys = messages.iter().map(|message| match &self.routing {
+            Routing::Key(key) => Ok(key.clone()),
+            Routing::Field(field) => {
+                let key = message.record.required("as a routing key", field)?.to_string();
+                short(key, "the routing key").map_err(ItemError::data)
+            }
+        });
+        let keys: Vec<ShortString> = keys.collect::<Result<_, ItemError>>()?;
+        for (part, keys) in messages.chunks(UNCONFIRMED_MAX).zip(keys.chunks(UNCONFIRMED_MAX)) {
+            self.publish(part, keys)?;
+        }
+        Ok(())
     }
 
     fn close(&mut self) {

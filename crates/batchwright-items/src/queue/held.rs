@@ -27,6 +27,8 @@ pub(super) struct Held<T> {
     recent: Vec<Arc<str>>,
     /// Number of messages up to the last commit.
     committed: u64,
+    /// Whether an acknowledgement failed, and the connection with it.
+    pub(super) is_broken: bool,
 }
 
 struct HeldMessage<T> {
@@ -48,6 +50,7 @@ impl<T> Held<T> {
             acknowledging: Vec::new(),
             recent: Vec::new(),
             committed: position.read,
+            is_broken: false,
         }
     }
 
@@ -57,6 +60,12 @@ impl<T> Held<T> {
         T: Clone,
     {
         self.messages.iter().map(|message| message.tag.clone()).collect()
+    }
+
+    /// Whether all messages that are held were read after the first `read`.
+    pub(super) fn is_all_after(&self, read: u64) -> bool {
+        self.acknowledging.is_empty()
+            && self.messages.front().is_none_or(|message| message.number > read)
     }
 
     /// Number of messages that are delivered and not acknowledged.

@@ -1,6 +1,6 @@
 //! The kind `nats`: streams of NATS JetStream.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
@@ -21,16 +21,21 @@ use url::Url;
 use super::body::BodyFormat;
 use super::keys::{self, failed, format_of, reader_keys, shown, silent};
 use super::reader::{Connect, QueueReader};
-use super::writer::{self, Outgoing, QueueWriter, Sender};
 use super::{Broker, Content, Message};
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make, MakeReader};
 use crate::reader::Reads;
+use crate::sent::{self, Outgoing, Sender, SendingWriter};
 use crate::transport::runtime;
 use crate::writer::BoxedWriter;
 
 /// Messages that are sent before the first of them is confirmed.
 const UNCONFIRMED_MAX: usize = 256;
+/// The time after which the server answers a request for messages that it cannot deliver now, because too many are not
+/// acknowledged.
+const EXPIRES: Duration = Duration::from_millis(100);
+/// Number of bytes that the header of a message adds to its body.
+const HEADER_BYTES: usize = 128;
 /// The time that the server may take to deliver a message again.
 const LATE: Duration = Duration::from_millis(500);
 const SCHEMES: &[&str] = &["nats", "tls"];
@@ -109,11 +114,11 @@ impl ItemKind for NatsKind {
         let server = keys::server(&parsed.server, SCHEMES, cx)?;
         let subject = cx.template(&parsed.subject)?;
         let timeout = keys::timeout(parsed.timeout.as_ref())?;
-        let connect: writer::Connect<NatsSender> = Arc::new(move |scope| {
+        let connect: sent::Connect<NatsSender> = Arc::new(move |scope| {
             let link = Link::open(&server(scope)?, timeout)?;
             Ok(NatsSender { link, subject: subject.render(scope)? })
         });
-        Ok(Box::new(move |_| Ok(BoxedWriter::new(QueueWriter::new(Arc::clone(&connect))))))
+        Ok(Box::new(move |_| Ok(BoxedWriter::new(SendingWriter::new(Arc::clone(&connect))))))
     }
 }
 
@@ -179,15 +184,21 @@ fn options(url: &Url) -> Result<ConnectOptions, Failure> {
     })
 }
 
+/// When something was done last.
+struct Times {
+    /// Messages were delivered, or the consumer opened.
+    delivered: Duration,
+    /// The time for the messages of the reader was extended.
+    extended: Duration,
+}
+
 /// A durable consumer of a stream.
 struct NatsQueue {
     link: Link,
     stream: String,
     consumer: Consumer<Config>,
     clock: SystemClock,
-    opened: Duration,
-    /// When the time for the messages of the reader was extended last.
-    extended: Mutex<Duration>,
+    times: Mutex<Times>,
 }
 
 impl NatsQueue {
@@ -216,12 +227,17 @@ impl NatsQueue {
             )));
         }
         let clock = SystemClock::default();
-        let opened = clock.elapsed();
-        Ok(Self { link, stream, consumer, clock, opened, extended: Mutex::new(opened) })
+        let now = clock.elapsed();
+        let times = Mutex::new(Times { delivered: now, extended: now });
+        Ok(Self { link, stream, consumer, clock, times })
     }
 
     fn action(&self) -> String {
         format!("read the stream `{}`", self.stream)
+    }
+
+    fn times(&self) -> MutexGuard<'_, Times> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Answers `messages`, by their reply subjects, and waits until the server has all answers.
@@ -250,8 +266,9 @@ impl Broker for NatsQueue {
     }
 
     fn fetch(&self, max: usize) -> Result<Vec<Message<Subject>>, ItemError> {
-        self.link.wait(&self.action(), async {
-            let mut batch = self.consumer.fetch().max_messages(max).messages().await?;
+        let fetched = self.link.wait(&self.action(), async {
+            let mut batch =
+                self.consumer.fetch().max_messages(max).expires(EXPIRES).messages().await?;
             let mut messages = Vec::new();
             while let Some(message) = batch.next().await {
                 let message = message?;
@@ -270,29 +287,35 @@ impl Broker for NatsQueue {
                 });
             }
             Ok(messages)
+        })?;
+        if !fetched.is_empty() {
+            self.times().delivered = self.clock.elapsed();
+        }
+        Ok(fetched)
+    }
+
+    fn extend(&self, held: &dyn Fn() -> Vec<Subject>) -> Result<(), ItemError> {
+        let now = self.clock.elapsed();
+        let mut times = self.times();
+        if now - times.extended <= self.consumer.cached_info().config.ack_wait / 4 {
+            return Ok(());
+        }
+        times.extended = now;
+        self.link.wait(&self.action(), async {
+            for reply in held() {
+                self.link.client.publish(reply, AckKind::Progress.into()).await?;
+            }
+            Ok(self.link.client.flush().await?)
         })
     }
 
-    fn can_come(&self, held: &dyn Fn() -> Vec<Subject>) -> Result<bool, ItemError> {
+    fn can_come(&self, held: usize) -> Result<bool, ItemError> {
         let info = self
             .link
             .wait(&self.action(), async { Ok(self.consumer.clone().info().await?.clone()) })?;
-        let (held, now) = (held(), self.clock.elapsed());
         // After that time, what others held was delivered again, or is held by one that works on it.
-        if info.num_ack_pending <= held.len() || now - self.opened > info.config.ack_wait + LATE {
-            return Ok(false);
-        }
-        let mut extended = self.extended.lock().unwrap_or_else(PoisonError::into_inner);
-        if now - *extended > info.config.ack_wait / 4 {
-            *extended = now;
-            self.link.wait(&self.action(), async {
-                for reply in held {
-                    self.link.client.publish(reply, AckKind::Progress.into()).await?;
-                }
-                Ok(self.link.client.flush().await?)
-            })?;
-        }
-        Ok(true)
+        let since = self.clock.elapsed() - self.times().delivered;
+        Ok(info.num_ack_pending > held && since <= info.config.ack_wait + LATE)
     }
 
     fn acknowledge(&self, tags: Vec<Subject>) -> Result<(), ItemError> {
@@ -321,7 +344,9 @@ impl Sender for NatsSender {
     fn send(&mut self, messages: Vec<Outgoing<'_>>) -> Result<(), ItemError> {
         let action = format!("publish to the subject `{}`", self.subject);
         let bytes_max = self.link.client.server_info().max_payload;
-        if let Some(message) = messages.iter().find(|message| message.body.len() > bytes_max) {
+        if let Some(message) =
+            messages.iter().find(|message| message.body.len() + HEADER_BYTES > bytes_max)
+        {
             let what = format!(
                 "cannot {action}: a message of {} bytes is above the server's maximum, {bytes_max}",
                 message.body.len()
@@ -345,6 +370,4 @@ impl Sender for NatsSender {
         }
         Ok(())
     }
-
-    fn close(&mut self) {}
 }

@@ -1,6 +1,7 @@
 //! The reader of a queue.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,8 +24,6 @@ const BYTES_FEW: usize = 1024 * 1024;
 const BYTES_MANY: usize = 8 * 1024 * 1024;
 /// The time between two looks at an empty queue, or for room.
 const LOOK: Duration = Duration::from_millis(50);
-/// How long the reader waits for acknowledgements when the broker delivers no more before them.
-const ROOM_WAIT: Duration = Duration::from_secs(30);
 
 /// When a reader ends, and what it makes of messages.
 #[derive(Debug, Clone)]
@@ -49,8 +48,11 @@ pub(super) struct QueueReader<B: Broker> {
     /// Number of messages that the next fetch asks for.
     fetch_max: usize,
     read: u64,
+    /// Number of messages up to the end of the last chunk.
+    chunks_end: AtomicU64,
     /// The failure of the connection, which every further read has.
     failure: Option<(ErrorKind, String)>,
+    clock: SystemClock,
     stop: StopToken,
 }
 
@@ -68,7 +70,9 @@ impl<B: Broker> QueueReader<B> {
             fetched: VecDeque::new(),
             fetch_max: FETCHED_MIN,
             read: 0,
+            chunks_end: AtomicU64::new(0),
             failure: None,
+            clock: SystemClock::default(),
             stop: StopToken::default(),
         }
     }
@@ -89,22 +93,21 @@ impl<B: Broker> QueueReader<B> {
         }
     }
 
-    /// Returns the next message; `None` when the queue stays empty.
-    fn next(&mut self) -> Result<Option<Message<B::Tag>>, ItemError> {
+    /// Returns the next message; `None` when the queue stays empty for the time to wait after `begun`.
+    fn next(&mut self, begun: Duration) -> Result<Option<Message<B::Tag>>, ItemError> {
         let left = self.settings.limit.map_or(u64::MAX, |limit| limit.saturating_sub(self.read));
         if left == 0 {
             self.acknowledge_rest()?;
             return Ok(None);
         }
         let left = usize::try_from(left).unwrap_or(usize::MAX);
-        let clock = SystemClock::default();
-        let begun = clock.elapsed();
         while self.fetched.is_empty() {
             self.check_stop()?;
             self.fetch(left)?;
             if self.fetched.is_empty() {
-                let is_over = clock.elapsed() - begun >= self.settings.wait;
-                if is_over && !self.broker()?.can_come(&|| self.held().tags())? {
+                let is_over = self.clock.elapsed() - begun >= self.settings.wait;
+                let held = self.held().count();
+                if is_over && !self.broker()?.can_come(held)? {
                     return Ok(None);
                 }
                 // One that comes is enough to go on.
@@ -118,6 +121,7 @@ impl<B: Broker> QueueReader<B> {
     /// Fetches messages, at most `max`.
     fn fetch(&mut self, max: usize) -> Result<(), ItemError> {
         let broker = self.broker()?;
+        broker.extend(&|| self.held().tags())?;
         let max = max.min(self.fetch_max).min(self.room(&*broker)?);
         self.held().begin_fetch();
         self.fetched = broker.fetch(max)?.into();
@@ -135,22 +139,22 @@ impl<B: Broker> QueueReader<B> {
     /// Waits until the broker can deliver a message, and returns how many.
     fn room(&self, broker: &B) -> Result<usize, ItemError> {
         let Some(room) = broker.room() else { return Ok(usize::MAX) };
-        let clock = SystemClock::default();
-        let begun = clock.elapsed();
         loop {
             let free = room.saturating_sub(self.held().count());
             if free > 0 {
                 return Ok(free);
             }
-            if clock.elapsed() - begun >= ROOM_WAIT {
+            // Otherwise chunks before this one are still to be committed.
+            if self.held().is_all_after(self.chunks_end.load(Ordering::Relaxed)) {
                 return Err(ItemError::new(
                     ErrorKind::IO,
                     format!(
                         "cannot read a queue whose broker delivers no more than {room} messages before an acknowledgement: \
-                         a chunk, and those read ahead, have more"
+                         a chunk has more"
                     ),
                 ));
             }
+            broker.extend(&|| self.held().tags())?;
             self.check_stop()?;
             self.stop.wait(LOOK);
         }
@@ -172,7 +176,7 @@ impl<B: Broker> QueueReader<B> {
                 continue;
             }
             // None of them was known.
-            if others.len() > FETCHED_MAX || !self.broker()?.can_come(&|| others.clone())? {
+            if others.len() > FETCHED_MAX || !self.broker()?.can_come(others.len())? {
                 break;
             }
             self.fetch_max = 1;
@@ -211,8 +215,9 @@ impl<B: Broker> QueueReader<B> {
 
     /// Returns the next message that is new to the step.
     fn next_unknown(&mut self) -> Result<Option<Message<B::Tag>>, ItemError> {
+        let begun = self.clock.elapsed();
         loop {
-            let Some(message) = self.next()? else { return Ok(None) };
+            let Some(message) = self.next(begun)? else { return Ok(None) };
             if let Some(message) = self.unknown(message)? {
                 return Ok(Some(message));
             }
@@ -250,6 +255,7 @@ impl<B: Broker> ItemReader for QueueReader<B> {
         let position = position.unwrap_or_default();
         self.stop = scope.stop().clone();
         self.read = position.read;
+        self.chunks_end = AtomicU64::new(position.read);
         *self.held() = Held::after(&position);
         let broker = Arc::new((self.connect)(scope)?);
         self.broker = Some(Arc::clone(&broker));
@@ -278,6 +284,7 @@ impl<B: Broker> ItemReader for QueueReader<B> {
     }
 
     fn position(&self) -> QueuePosition {
+        self.chunks_end.store(self.read, Ordering::Relaxed);
         self.held().position(self.read)
     }
 
@@ -309,7 +316,7 @@ impl<B: Broker> ItemReader for QueueReader<B> {
             !message.key.as_deref().is_some_and(|key| held.was_committed_before(key))
         });
         let unread: Vec<B::Tag> = unread.map(|message| message.tag).collect();
-        if self.failure.is_some() {
+        if self.failure.is_some() || held.is_broken {
             // The broker does by itself what is possible.
             return Ok(());
         }
@@ -330,11 +337,13 @@ struct Acknowledger<B: Broker> {
 impl<B: Broker> Acknowledge<QueuePosition> for Acknowledger<B> {
     fn acknowledge(&mut self, position: QueuePosition) -> Result<(), ItemError> {
         let tags = lock(&self.held).begin_acknowledging(position.read);
-        if !tags.is_empty() {
-            self.broker.acknowledge(tags)?;
+        let acknowledged = if tags.is_empty() { Ok(()) } else { self.broker.acknowledge(tags) };
+        let mut held = lock(&self.held);
+        match &acknowledged {
+            Ok(()) => held.acknowledged(),
+            Err(_) => held.is_broken = true,
         }
-        lock(&self.held).acknowledged();
-        Ok(())
+        acknowledged
     }
 
     fn position_after(&self, position: Option<QueuePosition>, records: u64) -> QueuePosition {

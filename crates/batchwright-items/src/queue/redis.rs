@@ -19,11 +19,10 @@ use self::stream::RedisStream;
 use super::body::BodyFormat;
 use super::keys::{self, failed, format_of, reader_keys, shown, silent};
 use super::reader::{Connect, QueueReader};
-use super::writer::{self, QueueWriter};
 use crate::key::{At, Keys, Problem, Text, duration};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make, MakeReader};
 use crate::reader::Reads;
-use crate::sent;
+use crate::sent::{self, SendingWriter};
 use crate::writer::BoxedWriter;
 
 /// Time after which the entries of another reader are taken over, without `claim_after`.
@@ -163,11 +162,11 @@ impl ItemKind for RedisKind {
             }
         };
         let key = cx.template(key)?;
-        let connect: writer::Connect<RedisSender> = Arc::new(move |scope| {
+        let connect: sent::Connect<RedisSender> = Arc::new(move |scope| {
             let link = Link::open(&server(scope)?, timeout)?;
             Ok(RedisSender { link, key: key.render(scope)?, target: target.clone() })
         });
-        Ok(Box::new(move |_| Ok(BoxedWriter::new(QueueWriter::new(Arc::clone(&connect))))))
+        Ok(Box::new(move |_| Ok(BoxedWriter::new(SendingWriter::new(Arc::clone(&connect))))))
     }
 }
 

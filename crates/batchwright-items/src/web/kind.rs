@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use batchwright::step::Tasklet;
@@ -14,11 +15,11 @@ use super::exchange::{Common, Requests};
 use super::processor::{Asks, Enrich, Marked, Unknown};
 use super::reader::{ApiReader, Pages, Paging};
 use super::step::Call;
-use super::writer::{ApiWriter, Sends};
+use super::writer::ApiSender;
 use crate::key::{At, Keys, Problem, Text, duration};
 use crate::kind::{BoxedProcessor, BuildContext, ItemKind, KindSchema, Make, MakeReader};
 use crate::reader::Reads;
-use crate::sent;
+use crate::sent::{self, SendingWriter};
 use crate::writer::BoxedWriter;
 
 /// The kind `http`.
@@ -208,13 +209,14 @@ impl ItemKind for WebKind {
         if cx.inside_only {
             return Err(keys.problem(BuildContext::sends_outside()));
         }
-        let sends = Arc::new(Sends {
-            requests: requests!(&parsed, cx)?,
-            method: method(parsed.method.as_ref(), &[Method::POST, Method::PUT, Method::PATCH])?,
-            as_list: parsed.list,
-            list_name: parsed.list_name,
+        let requests = requests!(&parsed, cx)?;
+        let method = method(parsed.method.as_ref(), &[Method::POST, Method::PUT, Method::PATCH])?;
+        let (as_list, list_name) = (parsed.list, parsed.list_name);
+        let connect: sent::Connect<ApiSender> = Arc::new(move |scope| {
+            let (method, list_name) = (method.clone(), list_name.clone());
+            Ok(ApiSender { method, as_list, list_name, exchange: requests.exchange(scope)? })
         });
-        Ok(Box::new(move |_| Ok(BoxedWriter::new(ApiWriter::new(Arc::clone(&sends))))))
+        Ok(Box::new(move |_| Ok(BoxedWriter::new(SendingWriter::new(Arc::clone(&connect))))))
     }
 
     fn processor(
@@ -241,11 +243,12 @@ impl ItemKind for WebKind {
         };
         let requests = Requests::of(&common, cx)?;
         let unknown = parsed.missing.map_or_else(Unknown::default, At::into_inner);
-        let asks = Arc::new(Asks { method, marked, set: parsed.set, unknown });
+        let asks = Arc::new(Asks { method, set: parsed.set, unknown });
         Ok(Box::new(move |scope| {
             let (asks, exchange) = (Arc::clone(&asks), requests.exchange(scope)?);
-            let identity = sent::identity(scope);
-            Ok(Box::new(Enrich { asks, exchange, identity }) as BoxedProcessor)
+            let url = marked.parts(&exchange.url)?;
+            let (identity, calls) = (sent::identity(scope), AtomicU64::new(0));
+            Ok(Box::new(Enrich { asks, exchange, url, identity, calls }) as BoxedProcessor)
         }))
     }
 

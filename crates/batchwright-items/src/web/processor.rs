@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
@@ -11,6 +12,7 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, Url};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use url::Position;
 
 use super::exchange::{Exchange, find, is_read};
 use super::writer::IDEMPOTENCY_KEY;
@@ -72,24 +74,59 @@ impl Marked {
         Ok((Self { fields }, marked))
     }
 
-    /// Returns `marked` with the values of `item`; `None` when one of them is null or empty.
-    fn url(&self, marked: &Url, item: &Record) -> Result<Option<Url>, ItemError> {
-        let mut text = marked.as_str().to_owned();
+    /// Returns the parts of `url`, which has the marks.
+    ///
+    /// # Errors
+    ///
+    /// When a mark is not in the path or the parameters.
+    pub(super) fn parts(&self, url: &Url) -> Result<UrlParts, ItemError> {
+        let (mut parts, mut rest) = (Vec::new(), &url[Position::BeforePath..]);
         for (number, field) in self.fields.iter().enumerate() {
+            let Some((before, after)) = rest.split_once(&mark(number)) else {
+                return Err(ItemError::fatal(format!(
+                    "cannot call an API with `{field}`: a field of the item follows the name of the server and a `/`"
+                )));
+            };
+            parts.push((before.to_owned(), field.clone()));
+            rest = after;
+        }
+        let server = url[..Position::BeforePath].to_owned();
+        Ok(UrlParts { server, parts, rest: rest.to_owned() })
+    }
+}
+
+/// A URL with fields of items in it.
+pub(super) struct UrlParts {
+    server: String,
+    /// Texts, each with the field after it.
+    parts: Vec<(String, String)>,
+    rest: String,
+}
+
+impl UrlParts {
+    /// Returns the URL with the values of `item`; `None` when one of them is null or empty.
+    fn of(&self, item: &Record) -> Result<Option<Url>, ItemError> {
+        let mut text = String::new();
+        for (before, field) in &self.parts {
             let value = item.required("call an API with", field)?.to_string();
             if value.is_empty() {
                 return Ok(None);
             }
-            if matches!(value.as_str(), "." | "..") {
-                let what =
-                    format!("cannot call an API with `{field}`: `{value}` leads to another folder");
-                return Err(ItemError::data(what));
-            }
-            text = text.replace(&mark(number), &utf8_percent_encode(&value, NAME).to_string());
+            text.push_str(before);
+            text.extend(utf8_percent_encode(&value, NAME));
         }
-        Url::parse(&text)
-            .map(Some)
-            .map_err(|error| ItemError::data(format!("cannot call an API: {error}")))
+        text.push_str(&self.rest);
+        // Such names are left out, `..` together with the one before it.
+        let path = text.split(['?', '#']).next().unwrap_or_default();
+        let is_left_out = |name: &str| {
+            let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
+            matches!(&*name, "." | "..")
+        };
+        if path.split('/').any(is_left_out) {
+            return Err(ItemError::data("cannot call an API: a value leads to another folder"));
+        }
+        let url = Url::parse(&format!("{}{text}", self.server));
+        url.map(Some).map_err(|error| ItemError::data(format!("cannot call an API: {error}")))
     }
 }
 
@@ -100,7 +137,6 @@ fn mark(number: usize) -> String {
 /// What a processor is made of.
 pub(super) struct Asks {
     pub(super) method: Method,
-    pub(super) marked: Marked,
     /// The places in the answer, by the fields that get their values.
     pub(super) set: BTreeMap<String, String>,
     pub(super) unknown: Unknown,
@@ -109,15 +145,19 @@ pub(super) struct Asks {
 pub(super) struct Enrich {
     pub(super) asks: Arc<Asks>,
     pub(super) exchange: Exchange,
+    pub(super) url: UrlParts,
     /// What identifies the step.
     pub(super) identity: String,
+    /// Number of calls: equal items are different questions.
+    pub(super) calls: AtomicU64,
 }
 
 impl Enrich {
     /// Returns the answer about `item`; `None` when the server does not know it.
     fn ask(&self, item: &Record) -> Result<Option<Vec<u8>>, ItemError> {
-        let Asks { method, marked, .. } = &*self.asks;
-        let Some(url) = marked.url(&self.exchange.url, item)? else { return Ok(None) };
+        let method = &self.asks.method;
+        let Some(url) = self.url.of(item)? else { return Ok(None) };
+        let number = self.calls.fetch_add(1, Ordering::Relaxed);
         let body = match is_read(method) {
             true => None,
             false => Some(serde_json::to_vec(item).map_err(|error| {
@@ -127,7 +167,8 @@ impl Enrich {
         let complete = |request: reqwest::RequestBuilder| match &body {
             None => request,
             Some(body) => {
-                let key = sent::key(&[self.identity.as_bytes(), url.as_str().as_bytes(), body]);
+                let call = format!("{}\n{number}\n{url}\n", self.identity);
+                let key = sent::key(&[call.as_bytes(), body]);
                 let request = request.header(IDEMPOTENCY_KEY, format!("\"{key}\""));
                 request.header(CONTENT_TYPE, "application/json").body(body.clone())
             }

@@ -34,9 +34,8 @@ const FETCH: &str = "
 local before = tonumber(redis.call('GET', counter)) + redis.call('LLEN', held)
 local moved = {}
 for i = 1, tonumber(ARGV[2]) do
-  local element = redis.call('LPOP', list)
+  local element = redis.call('LMOVE', list, held, 'LEFT', 'RIGHT')
   if not element then break end
-  redis.call('RPUSH', held, element)
   moved[i] = element
 end
 return {before, moved}";
@@ -53,9 +52,7 @@ return 0";
 /// Moves the last ARGV[2] elements to the head of the list.
 const GIVE_BACK: &str = "
 for i = 1, tonumber(ARGV[2]) do
-  local element = redis.call('RPOP', held)
-  if not element then break end
-  redis.call('LPUSH', list, element)
+  if not redis.call('LMOVE', held, list, 'RIGHT', 'LEFT') then break end
 end
 return 0";
 

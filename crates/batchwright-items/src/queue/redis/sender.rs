@@ -4,7 +4,7 @@ use batchwright::ItemError;
 use redis::{Cmd, cmd};
 
 use super::Link;
-use crate::queue::writer::{Outgoing, Sender};
+use crate::sent::{Outgoing, Sender};
 use crate::value::Value;
 
 /// Adds entries to the stream KEYS[1]. Each is the number of its arguments, and they.
@@ -74,6 +74,4 @@ impl Sender for RedisSender {
         let command = self.command(&messages)?;
         self.link.call(&format!("write to `{}`", self.key), &command)
     }
-
-    fn close(&mut self) {}
 }

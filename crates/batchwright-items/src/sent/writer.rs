@@ -1,24 +1,26 @@
-//! The writer of messages.
+//! A writer that sends each record as a message of its own.
 
 use std::sync::Arc;
 
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
 use batchwright::item::{ChunkTransaction, Ending, ItemWriter, PreparedCommit};
+use batchwright::policy::Completion;
 use batchwright::scope::StepScope;
+use serde::{Deserialize, Serialize};
 
+use super::{identity, key};
 use crate::record::Record;
-use crate::sent::{self, Numbers, Sent};
 
 /// A message that is sent. It has the same key when it is sent again.
-pub(super) struct Outgoing<'a> {
-    pub(super) key: String,
-    pub(super) body: Vec<u8>,
-    pub(super) record: &'a Record,
+pub(crate) struct Outgoing<'a> {
+    pub(crate) key: String,
+    pub(crate) body: Vec<u8>,
+    pub(crate) record: &'a Record,
 }
 
-/// A connection that sends messages.
-pub(super) trait Sender: Send {
+/// What sends messages.
+pub(crate) trait Sender: Send {
     /// Sends `messages`, and waits until the broker has all of them.
     ///
     /// # Errors
@@ -26,15 +28,23 @@ pub(super) trait Sender: Send {
     /// When the broker cannot be reached, or refuses a message. It may have any of the messages.
     fn send(&mut self, messages: Vec<Outgoing<'_>>) -> Result<(), ItemError>;
 
-    /// Ends the connection.
-    fn close(&mut self);
+    /// Ends the connection. Default: nothing.
+    fn close(&mut self) {}
+
+    /// Returns the number of items in a chunk if the step sets none. Default 1000.
+    fn chunk_items() -> usize
+    where
+        Self: Sized,
+    {
+        Completion::ITEMS_DEFAULT
+    }
 }
 
 /// Makes a connection for a step.
-pub(super) type Connect<S> = Arc<dyn Fn(&StepScope) -> Result<S, ItemError> + Send + Sync>;
+pub(crate) type Connect<S> = Arc<dyn Fn(&StepScope) -> Result<S, ItemError> + Send + Sync>;
 
 /// A writer that sends each record as a message of JSON.
-pub(super) struct QueueWriter<S> {
+pub(crate) struct SendingWriter<S> {
     connect: Connect<S>,
     sender: Option<S>,
     scope: Option<StepScope>,
@@ -42,8 +52,8 @@ pub(super) struct QueueWriter<S> {
     numbers: Numbers,
 }
 
-impl<S: Sender> QueueWriter<S> {
-    pub(super) fn new(connect: Connect<S>) -> Self {
+impl<S: Sender> SendingWriter<S> {
+    pub(crate) fn new(connect: Connect<S>) -> Self {
         Self {
             connect,
             sender: None,
@@ -54,7 +64,7 @@ impl<S: Sender> QueueWriter<S> {
     }
 }
 
-impl<S: Sender> QueueWriter<S> {
+impl<S: Sender> SendingWriter<S> {
     /// Sends `messages`, over a new connection if the last one failed: an answer to what was sent before could be taken for
     /// another.
     fn send(&mut self, messages: Vec<Outgoing<'_>>) -> Result<(), ItemError> {
@@ -73,7 +83,7 @@ impl<S: Sender> QueueWriter<S> {
     }
 }
 
-impl<S: Sender> ItemWriter<Record> for QueueWriter<S> {
+impl<S: Sender> ItemWriter<Record> for SendingWriter<S> {
     type Position = Sent;
 
     fn open(
@@ -83,7 +93,7 @@ impl<S: Sender> ItemWriter<Record> for QueueWriter<S> {
     ) -> Result<Option<PreparedCommit>, ItemError> {
         self.sender = Some((self.connect)(scope)?);
         self.scope = Some(scope.clone());
-        self.identity = sent::identity(scope);
+        self.identity = identity(scope);
         self.numbers = Numbers::after(position);
         Ok(None)
     }
@@ -95,7 +105,7 @@ impl<S: Sender> ItemWriter<Record> for QueueWriter<S> {
         let messages = items.iter().zip(self.numbers.next()..).map(|(record, number)| {
             let body = serde_json::to_vec(record)
                 .map_err(|error| ItemError::wrap(ErrorKind::DATA, "cannot write as JSON", error))?;
-            let key = sent::numbered_key(&self.identity, number, &body);
+            let key = numbered_key(&self.identity, number, &body);
             Ok(Outgoing { key, body, record })
         });
         let messages = messages.collect::<Result<_, ItemError>>()?;
@@ -123,5 +133,56 @@ impl<S: Sender> ItemWriter<Record> for QueueWriter<S> {
             sender.close();
         }
         Ok(())
+    }
+
+    fn chunk_items(&self) -> usize {
+        S::chunk_items()
+    }
+}
+
+/// Returns the key of the thing `number` with the content `body` that the output `identity` sends.
+fn numbered_key(identity: &str, number: u64, body: &[u8]) -> String {
+    key(&[format!("{identity}\n{number}\n").as_bytes(), body])
+}
+
+/// Number of items that were sent: the position of a writer.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(crate) struct Sent {
+    items: u64,
+}
+
+/// Counts the items that a writer sends.
+#[derive(Debug, Default)]
+struct Numbers {
+    committed: u64,
+    sent: u64,
+}
+
+impl Numbers {
+    /// Counts from `position` on.
+    fn after(position: Option<Sent>) -> Self {
+        let items = position.unwrap_or_default().items;
+        Self { committed: items, sent: items }
+    }
+
+    /// Returns the number of the next item; the first is 0.
+    fn next(&self) -> u64 {
+        self.sent
+    }
+
+    fn add(&mut self, items: usize) {
+        self.sent += items as u64;
+    }
+
+    fn position(&self) -> Sent {
+        Sent { items: self.sent }
+    }
+
+    fn commit(&mut self) {
+        self.committed = self.sent;
+    }
+
+    fn roll_back(&mut self) {
+        self.sent = self.committed;
     }
 }
