@@ -14,6 +14,10 @@ use crate::record::Record;
 
 /// A message that is sent. It has the same key when it is sent again.
 pub(crate) struct Outgoing<'a> {
+    #[cfg_attr(
+        not(any(feature = "amqp", feature = "http", feature = "nats")),
+        expect(dead_code, reason = "messages of Redis have no keys")
+    )]
     pub(crate) key: String,
     pub(crate) body: Vec<u8>,
     pub(crate) record: &'a Record,
