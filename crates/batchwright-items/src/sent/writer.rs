@@ -20,6 +20,10 @@ pub(crate) struct Outgoing<'a> {
     )]
     pub(crate) key: String,
     pub(crate) body: Vec<u8>,
+    #[cfg_attr(
+        not(any(feature = "amqp", feature = "http", feature = "redis")),
+        expect(dead_code, reason = "messages of NATS are only their bodies")
+    )]
     pub(crate) record: &'a Record,
 }
 
