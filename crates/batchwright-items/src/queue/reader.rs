@@ -24,6 +24,8 @@ const BYTES_FEW: usize = 1024 * 1024;
 const BYTES_MANY: usize = 8 * 1024 * 1024;
 /// The time between two looks at an empty queue, or for room.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long the reader waits for a commit when the broker delivers no more before it.
+const ROOM_WAIT: Duration = Duration::from_secs(600);
 
 /// When a reader ends, and what it makes of messages.
 #[derive(Debug, Clone)]
@@ -139,13 +141,15 @@ impl<B: Broker> QueueReader<B> {
     /// Waits until the broker can deliver a message, and returns how many.
     fn room(&self, broker: &B) -> Result<usize, ItemError> {
         let Some(room) = broker.room() else { return Ok(usize::MAX) };
+        let begun = self.clock.elapsed();
         loop {
             let free = room.saturating_sub(self.held().count());
             if free > 0 {
                 return Ok(free);
             }
             // Otherwise chunks before this one are still to be committed.
-            if self.held().is_all_after(self.chunks_end.load(Ordering::Relaxed)) {
+            let is_one_chunk = self.held().is_all_after(self.chunks_end.load(Ordering::Relaxed));
+            if is_one_chunk || self.clock.elapsed() - begun >= ROOM_WAIT {
                 return Err(ItemError::new(
                     ErrorKind::IO,
                     format!(
