@@ -33,8 +33,8 @@ pub(crate) struct DivideKind;
 struct DivideKeys {
     /// The file, which is not compressed.
     from: Text,
-    /// The parts, such as `parts/orders-*.csv`: the `*` becomes the number of the part, `00001` and so on. No file has such a name
-    /// yet.
+    /// The parts, such as `parts/orders-*.csv`: the `*` becomes the number of the part, `00001` and so on. Files that have such
+    /// names are not replaced, but refused.
     to: Text,
     /// Number of lines of a part, without the header.
     lines: Option<NonZeroU64>,
