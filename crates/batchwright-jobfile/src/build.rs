@@ -188,7 +188,7 @@ impl Builder<'_> {
             Ok(argv)
         };
         let mut command =
-            CommandStep::with(step.name.get_ref().clone(), make_argv).options(options(step));
+            CommandStep::with(step.name.get_ref().clone(), make_argv).options(options(step)?);
         command = match &step.dir {
             Some(dir) => command.dir_with(cx.path(dir)?),
             None if self.folder.as_os_str().is_empty() => command.dir("."),
@@ -222,7 +222,7 @@ impl Builder<'_> {
         let span = kind.span();
         let keys = self.keys("step", kind, number, &span);
         let tasklet = found.tasklet(keys, &self.cx(known))?;
-        Ok(TaskletStep::of(step.name.get_ref().clone(), tasklet).options(options(step)))
+        Ok(TaskletStep::of(step.name.get_ref().clone(), tasklet).options(options(step)?))
     }
 
     fn chunk(&self, step: &Step, known: &Known<'_>) -> Built<Arc<dyn batchwright::step::Step>> {
@@ -241,14 +241,7 @@ impl Builder<'_> {
         if let Some(chunk) = &step.chunk {
             builder = builder.completion(completion(chunk)?);
         }
-        // A processor of a program may depend on the order of its calls.
-        let is_independent = |one: &At<Processor>| {
-            let kind = one.get_ref().kind.get_ref().as_str();
-            let found = self.settings.kinds.find("processor", kind);
-            STAGES.contains(&kind) || found.is_ok_and(ItemKind::is_independent)
-        };
-        let default = (!step.processors.iter().all(is_independent)).then_some(1);
-        if let Some(threads) = step.parallelism.as_ref().map(|one| *one.get_ref()).or(default) {
+        if let Some(threads) = self.threads(step) {
             builder = builder.parallelism(threads);
         }
         if let Some(chunks) = &step.read_ahead {
@@ -269,7 +262,11 @@ impl Builder<'_> {
         if let Some(retry) = &step.retry {
             builder = builder.retry(retry_policy(retry)?);
         }
-        for listener in options(step).listeners {
+        let options = options(step)?;
+        if let Some(policy) = options.retry {
+            builder = builder.retry_step(policy);
+        }
+        for listener in options.listeners {
             builder = builder.shared_step_listener(listener);
         }
         let builder = builder.reader_with(make_reader);
@@ -292,6 +289,18 @@ impl Builder<'_> {
                 Arc::new(builder.build().keep_skipped(as_json, as_json))
             }
         })
+    }
+
+    /// Returns the number of threads of a chunk step, if the engine must not choose it.
+    fn threads(&self, step: &Step) -> Option<usize> {
+        // A processor of a program may depend on the order of its calls.
+        let is_independent = |one: &At<Processor>| {
+            let kind = one.get_ref().kind.get_ref().as_str();
+            let found = self.settings.kinds.find("processor", kind);
+            STAGES.contains(&kind) || found.is_ok_and(ItemKind::is_independent)
+        };
+        let default = (!step.processors.iter().all(is_independent)).then_some(1);
+        step.parallelism.as_ref().map(|one| *one.get_ref()).or(default)
     }
 
     /// The faults that are injected into step `name`, if any.
@@ -553,16 +562,17 @@ fn next_parameters(
     Ok(next)
 }
 
-fn options(step: &Step) -> StepOptions {
-    StepOptions {
+fn options(step: &Step) -> Built<StepOptions> {
+    Ok(StepOptions {
         start_limit: step.start_limit.as_ref().map(|limit| *limit.get_ref()),
         allow_start_if_complete: step.allow_start_if_complete,
         listeners: match &step.promote[..] {
             [] => Vec::new(),
             keys => vec![Arc::new(Promotion::of(keys.iter().map(|key| key.get_ref().clone())))],
         },
+        retry: step.retry_step.as_ref().map(retry_policy).transpose()?,
         ..StepOptions::default()
-    }
+    })
 }
 
 /// Returns the meaning of an exit code: `FAILED` or `FAILED:KIND` fails the step, every other word completes

@@ -110,6 +110,8 @@ pub(crate) struct Step {
     /// Whether a restart runs the step again although it is complete. Default: false.
     #[serde(default)]
     pub(crate) allow_start_if_complete: bool,
+    /// The failures after which the step runs again in the same execution, from its checkpoint.
+    pub(crate) retry_step: Option<At<Retry>>,
 
     /// Number of items in a chunk, or its bounds. Default: 1000 items, 5000 into a database.
     pub(crate) chunk: Option<At<Chunk>>,
@@ -358,7 +360,7 @@ pub(crate) struct Skip {
     pub(crate) scope: Option<Text>,
 }
 
-/// The retry policy of a step.
+/// A retry policy.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Retry {
@@ -511,8 +513,17 @@ pub(crate) fn parse(text: &str) -> Result<(Definition, Parts<'_>), Problem> {
 
 /// Returns whether the key belongs to the step itself, and not to its registered type.
 pub(crate) fn is_common(key: &str) -> bool {
-    ["name", "type", "on", "partition", "promote", "start_limit", "allow_start_if_complete"]
-        .contains(&key)
+    [
+        "name",
+        "type",
+        "on",
+        "partition",
+        "promote",
+        "start_limit",
+        "allow_start_if_complete",
+        "retry_step",
+    ]
+    .contains(&key)
 }
 
 /// Returns the tables of the list `value`. A value that is no list is left to serde.

@@ -128,7 +128,7 @@ impl Builder<'_> {
         let given = given.transpose()?;
         let extract = move |scope: &StepScope| extract(scope, &schema, given.as_deref());
         let job_step = JobStep::new(step.name.get_ref().clone(), child);
-        Ok(job_step.parameters(extract).options(options(step)))
+        Ok(job_step.parameters(extract).options(options(step)?))
     }
 
     /// Loads the child job of the file at `path`, which must not be one of its own parents.

@@ -8,7 +8,8 @@ use super::Step;
 const CHUNK: &[&str] =
     &["chunk", "reader", "processors", "writer", "skip", "retry", "parallelism", "read_ahead"];
 const COMMAND: &[&str] = &["argv", "dir", "env", "timeout", "grace", "exit_codes"];
-const JOB: &[&str] = &["job", "parameters", "promote", "start_limit", "allow_start_if_complete"];
+const JOB: &[&str] =
+    &["job", "parameters", "promote", "start_limit", "allow_start_if_complete", "retry_step"];
 const PROGRESSIVE: &[&str] = &[
     "chunk",
     "reader",
@@ -22,7 +23,8 @@ const PROGRESSIVE: &[&str] = &[
     "reduce",
 ];
 /// Keys of the steps that do work themselves.
-const WORK: &[&str] = &["partition", "promote", "start_limit", "allow_start_if_complete"];
+const WORK: &[&str] =
+    &["partition", "promote", "start_limit", "allow_start_if_complete", "retry_step"];
 
 /// The types of steps of this crate, each with lists of the keys that not all types have.
 pub(crate) const STEP_TYPES: [(&str, &[&[&str]]); 7] = [
@@ -101,6 +103,7 @@ pub(crate) fn refuse_foreign_keys(step: &Step, kind: &str) -> Result<(), Problem
         ("reduce", step.reduce.is_some()),
         ("start_limit", step.start_limit.is_some()),
         ("allow_start_if_complete", step.allow_start_if_complete),
+        ("retry_step", step.retry_step.is_some()),
     ];
     let Some((_, keys)) = STEP_TYPES.iter().find(|(known, _)| *known == kind) else {
         return Ok(());
