@@ -75,14 +75,16 @@ fn each_message_is_there_once_although_the_process_is_killed_at_random() {
             let queue = Queue::new(kind, &format!("random-{round}"));
             queue.fill(2_000);
             let place = place(&queue, "");
-            let mut last = None;
+            let (mut last, mut lives) = (None, 0);
             loop {
                 let mut child = match last {
                     None => place.spawn(&["run", "job.toml"]),
                     Some(id) => place.spawn(&["restart", &i64::to_string(&id)]),
                 };
-                // The instant itself is what is random here; nothing is waited for.
-                StopToken::default().wait(Duration::from_millis(rng.below(400)));
+                // The instant itself is what is random here; nothing is waited for. Lives grow, so that one is long enough.
+                let life = rng.below(400 + 50 * lives);
+                StopToken::default().wait(Duration::from_millis(life));
+                lives += 1;
                 let ended = child.try_wait().unwrap();
                 child.kill().unwrap();
                 let status = child.wait().unwrap();
@@ -98,7 +100,14 @@ fn each_message_is_there_once_although_the_process_is_killed_at_random() {
                     break;
                 }
             }
-            assert!(numbers(&place) == up_to(2_000), "{kind:?} seed {seed} round {round}");
+            let found = numbers(&place);
+            let twice: Vec<_> = found.windows(2).filter(|two| two[0] == two[1]).collect();
+            let missing: Vec<_> = up_to(2_000).into_iter().filter(|n| !found.contains(n)).collect();
+            let context = format!("{kind:?} seed {seed} round {round}");
+            assert!(
+                twice.is_empty() && missing.is_empty(),
+                "{context}: {twice:?}, missing {missing:?}"
+            );
             assert_eq!(queue.left(), 0, "{kind:?} seed {seed} round {round}");
         }
     }

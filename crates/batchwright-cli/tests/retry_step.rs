@@ -56,9 +56,12 @@ fn a_broker_that_dies_meanwhile_costs_no_message_and_repeats_none() {
     if needs(Service::Restart).is_none() {
         return;
     }
-    for (kind, server) in
-        [(Kind::RedisList, "redis"), (Kind::RedisStream, "redis"), (Kind::Nats, "nats")]
-    {
+    for (kind, server) in [
+        (Kind::Amqp, "rabbitmq"),
+        (Kind::RedisList, "redis"),
+        (Kind::RedisStream, "redis"),
+        (Kind::Nats, "nats"),
+    ] {
         if !Kind::available().any(|one| one == kind) {
             continue;
         }

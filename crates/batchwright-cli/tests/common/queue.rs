@@ -7,10 +7,11 @@ use async_nats::jetstream::{self, consumer::pull, stream};
 use batchwright_testkit::{Service, needs};
 use futures_util::StreamExt;
 use lapin::options::{
-    BasicGetOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions,
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
 };
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, PublisherConfirm};
 use redis::{Commands, Value};
 use tokio::runtime::Runtime;
 
@@ -144,22 +145,37 @@ impl Queue {
 
     /// Sends the messages 1 to `last`, with an id each where the kind has them.
     pub(crate) fn fill(&self, last: u64) {
-        for n in 1..=last {
-            self.send(format!("{{\"n\":{n}}}").as_bytes(), Some(&format!("id-{n}")));
+        let messages = (1..=last).map(|n| (format!("{{\"n\":{n}}}"), format!("id-{n}")));
+        let Client::Amqp(channel, _) = &self.client else {
+            return messages.for_each(|(body, id)| self.send(body.as_bytes(), Some(&id)));
+        };
+        self.runtime.block_on(async {
+            let mut confirms = Vec::new();
+            for (body, id) in messages {
+                confirms.push(self.publish(channel, body.as_bytes(), Some(&id)).await);
+            }
+            for confirm in confirms {
+                confirm.await.unwrap();
+            }
+        });
+    }
+
+    /// Publishes a message, which is stored, and survives a crash of the broker, once it is confirmed.
+    async fn publish(&self, channel: &Channel, body: &[u8], id: Option<&str>) -> PublisherConfirm {
+        let mut properties = BasicProperties::default().with_delivery_mode(2);
+        if let Some(id) = id {
+            properties = properties.with_message_id(id.into());
         }
+        let (exchange, key) = ("".into(), self.name.as_str().into());
+        let options = BasicPublishOptions::default();
+        channel.basic_publish(exchange, key, options, body, properties).await.unwrap()
     }
 
     /// Sends a message; to a stream of Redis, which has fields, its number.
     pub(crate) fn send(&self, body: &[u8], id: Option<&str>) {
         match &self.client {
             Client::Amqp(channel, _) => self.runtime.block_on(async {
-                let mut properties = BasicProperties::default();
-                if let Some(id) = id {
-                    properties = properties.with_message_id(id.into());
-                }
-                let (exchange, key) = ("".into(), self.name.as_str().into());
-                let options = BasicPublishOptions::default();
-                channel.basic_publish(exchange, key, options, body, properties).await.unwrap();
+                self.publish(channel, body, id).await.await.unwrap();
             }),
             Client::Redis(redis) if self.kind == Kind::RedisList => {
                 redis.borrow_mut().rpush(&self.name, body).unwrap()
@@ -303,7 +319,9 @@ async fn connect(kind: Kind, url: &str) -> Client {
         Kind::Amqp => {
             let connection =
                 Connection::connect(url, ConnectionProperties::default()).await.unwrap();
-            Client::Amqp(connection.create_channel().await.unwrap(), connection)
+            let channel = connection.create_channel().await.unwrap();
+            channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+            Client::Amqp(channel, connection)
         }
         Kind::RedisList | Kind::RedisStream => {
             let redis = redis::Client::open(url).unwrap().get_connection().unwrap();

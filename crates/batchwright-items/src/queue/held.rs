@@ -1,6 +1,6 @@
 //! The messages of a reader that are not acknowledged, or were acknowledged a moment ago.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,29 @@ pub(super) struct QueuePosition {
     pub(super) unacknowledged: Vec<Arc<str>>,
 }
 
+/// Number of acknowledged messages that are remembered.
+const RECENT_MAX: usize = 100_000;
+
+/// The keys of messages that were acknowledged last. A queue can deliver one once more that it was delivering at that moment.
+#[derive(Default)]
+struct Recent {
+    keys: HashSet<Arc<str>>,
+    /// In the order in which they were acknowledged.
+    order: VecDeque<Arc<str>>,
+}
+
+impl Recent {
+    fn add(&mut self, key: Arc<str>) {
+        if self.order.len() == RECENT_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.keys.remove(&oldest);
+        }
+        self.keys.insert(Arc::clone(&key));
+        self.order.push_back(key);
+    }
+}
+
 /// What a reader holds. Its thread adds messages, and the thread that commits removes them.
 pub(super) struct Held<T> {
     /// In the order in which they were read.
@@ -23,8 +46,8 @@ pub(super) struct Held<T> {
     before: HashMap<Arc<str>, usize>,
     /// The keys of committed messages whose acknowledgement is not known.
     acknowledging: Vec<Arc<str>>,
-    /// The keys of messages that were acknowledged since the last fetch began, which may contain them once more.
-    recent: Vec<Arc<str>>,
+    /// The keys of messages that were acknowledged a moment ago.
+    recent: Recent,
     /// Number of messages up to the last commit.
     committed: u64,
     /// Whether an acknowledgement failed, and the connection with it.
@@ -48,7 +71,7 @@ impl<T> Held<T> {
             messages: VecDeque::new(),
             before,
             acknowledging: Vec::new(),
-            recent: Vec::new(),
+            recent: Recent::default(),
             committed: position.read,
             is_broken: false,
         }
@@ -83,11 +106,6 @@ impl<T> Held<T> {
         self.before.clear();
     }
 
-    /// Begins a fetch: what was acknowledged before cannot come any more.
-    pub(super) fn begin_fetch(&mut self) {
-        self.recent.clear();
-    }
-
     /// Adds a message that was read.
     pub(super) fn add(&mut self, number: u64, key: Option<Arc<str>>, tag: T) {
         self.messages.push_back(HeldMessage { number, key, tag });
@@ -99,17 +117,18 @@ impl<T> Held<T> {
     }
 
     /// A message with `key`, which was committed before, is acknowledged.
-    pub(super) fn forget_one(&mut self, key: &str) {
+    pub(super) fn acknowledged_before(&mut self, key: &Arc<str>) {
         let Some(count) = self.before.get_mut(key) else { return };
         *count -= 1;
         if *count == 0 {
             self.before.remove(key);
+            self.recent.add(Arc::clone(key));
         }
     }
 
-    /// Whether a message with `key` was committed in this execution.
-    pub(super) fn was_committed_here(&self, key: &str) -> bool {
-        self.acknowledging.iter().chain(&self.recent).any(|one| **one == *key)
+    /// Whether a message with `key` was acknowledged by this reader, or is just now.
+    pub(super) fn was_acknowledged(&self, key: &str) -> bool {
+        self.recent.keys.contains(key) || self.acknowledging.iter().any(|one| **one == *key)
     }
 
     /// Replaces the tag of the message with `key` if it is held; returns the tag otherwise.
@@ -147,7 +166,9 @@ impl<T> Held<T> {
 
     /// What [`begin_acknowledging`](Self::begin_acknowledging) began is done.
     pub(super) fn acknowledged(&mut self) {
-        self.recent.append(&mut self.acknowledging);
+        for key in self.acknowledging.drain(..) {
+            self.recent.add(key);
+        }
     }
 
     /// Returns the tags of what is not committed, as far as the reader knows.

@@ -125,7 +125,6 @@ impl<B: Broker> QueueReader<B> {
         let broker = self.broker()?;
         broker.extend(&|| self.held().tags())?;
         let max = max.min(self.fetch_max).min(self.room(&*broker)?);
-        self.held().begin_fetch();
         self.fetched = broker.fetch(max)?.into();
         let bytes: usize = self.fetched.iter().map(|message| message.content.bytes()).sum();
         self.fetch_max = match bytes {
@@ -200,14 +199,14 @@ impl<B: Broker> QueueReader<B> {
         let broker = self.broker()?;
         if self.held().was_committed_before(&key) {
             broker.acknowledge(vec![message.tag])?;
-            self.held().forget_one(&key);
+            self.held().acknowledged_before(&key);
             return Ok(None);
         }
         if !B::KEYS_ARE_UNIQUE {
             return Ok(Some(message));
         }
         let mut held = self.held();
-        if held.was_committed_here(&key) {
+        if held.was_acknowledged(&key) {
             drop(held);
             broker.acknowledge(vec![message.tag])?;
             return Ok(None);
