@@ -42,6 +42,8 @@ impl Recent {
 pub(super) struct Held<T> {
     /// In the order in which they were read.
     messages: VecDeque<HeldMessage<T>>,
+    /// Their keys, and those of the messages that are being acknowledged.
+    keys: HashSet<Arc<str>>,
     /// The keys of messages that an earlier execution committed, and how many of each may be delivered again.
     before: HashMap<Arc<str>, usize>,
     /// The keys of committed messages whose acknowledgement is not known.
@@ -69,6 +71,7 @@ impl<T> Held<T> {
         }
         Self {
             messages: VecDeque::new(),
+            keys: HashSet::new(),
             before,
             acknowledging: Vec::new(),
             recent: Recent::default(),
@@ -108,6 +111,7 @@ impl<T> Held<T> {
 
     /// Adds a message that was read.
     pub(super) fn add(&mut self, number: u64, key: Option<Arc<str>>, tag: T) {
+        self.keys.extend(key.clone());
         self.messages.push_back(HeldMessage { number, key, tag });
     }
 
@@ -128,11 +132,15 @@ impl<T> Held<T> {
 
     /// Whether a message with `key` was acknowledged by this reader, or is just now.
     pub(super) fn was_acknowledged(&self, key: &str) -> bool {
-        self.recent.keys.contains(key) || self.acknowledging.iter().any(|one| **one == *key)
+        self.recent.keys.contains(key)
+            || self.keys.contains(key) && self.acknowledging.iter().any(|one| **one == *key)
     }
 
     /// Replaces the tag of the message with `key` if it is held; returns the tag otherwise.
     pub(super) fn replace(&mut self, key: &str, tag: T) -> Option<T> {
+        if !self.keys.contains(key) {
+            return Some(tag);
+        }
         let held = self.messages.iter_mut().find(|held| held.key.as_deref() == Some(key));
         match held {
             Some(held) => {
@@ -167,6 +175,7 @@ impl<T> Held<T> {
     /// What [`begin_acknowledging`](Self::begin_acknowledging) began is done.
     pub(super) fn acknowledged(&mut self) {
         for key in self.acknowledging.drain(..) {
+            self.keys.remove(&key);
             self.recent.add(key);
         }
     }

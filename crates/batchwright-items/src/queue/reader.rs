@@ -193,7 +193,9 @@ impl<B: Broker> QueueReader<B> {
 
     /// Returns `message` unless it was committed before, or is read again within this opening.
     fn unknown(&mut self, message: Message<B::Tag>) -> Result<Option<Message<B::Tag>>, ItemError> {
-        let Some(key) = message.key.clone().filter(|_| message.redelivered) else {
+        // A broker can count deliveries wrong, when one of them reached no reader.
+        let can_be_known = B::KEYS_ARE_UNIQUE || message.redelivered;
+        let Some(key) = message.key.clone().filter(|_| can_be_known) else {
             return Ok(Some(message));
         };
         let broker = self.broker()?;
