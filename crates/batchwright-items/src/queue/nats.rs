@@ -80,7 +80,7 @@ impl ItemKind for NatsKind {
     fn schema(&self) -> KindSchema {
         KindSchema::default()
             .reader::<ReaderKeys>()
-            .reader_restarts("Exact: the stream delivers again what was not acknowledged, once the consumer's time for it (30 s) is over; what was committed is recognized by its number in the stream.")
+            .reader_restarts("At least once: the stream delivers again what was not acknowledged, once the consumer's time for it (30 s) is over; what was committed is recognized by its number in the stream. After several kills in a row the last message was seen twice.")
             .writer::<WriterKeys>()
             .writer_restarts("Messages that are sent again have the same `Nats-Msg-Id`, so exact within the time in which the stream refuses duplicates (2 minutes), and else at least once.")
     }
