@@ -25,7 +25,6 @@ use super::reader::{Connect, QueueReader};
 use super::{Broker, Content, Message};
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make, MakeReader};
-use crate::reader::Reads;
 use crate::sent::{self, Outgoing, Sender, SendingWriter};
 use crate::template::Template;
 use crate::transport::runtime;
@@ -93,10 +92,7 @@ impl ItemKind for AmqpKind {
         let timeout = keys::timeout(parsed.timeout.as_ref())?;
         let connect: Connect<AmqpQueue> =
             Arc::new(move |scope| AmqpQueue::open(&server(scope)?, queue.render(scope)?, timeout));
-        Ok(MakeReader::new(move |_| {
-            Ok(Reads::records(QueueReader::new(Arc::clone(&connect), settings.clone())))
-        })
-        .queue())
+        Ok(QueueReader::made(connect, settings))
     }
 
     fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
@@ -220,9 +216,7 @@ impl AmqpQueue {
         found.link.wait(&format!("find the queue `{}`", found.queue), found.declared())?;
         Ok(found)
     }
-}
 
-impl AmqpQueue {
     /// Asks the broker whether the queue is there. Its answer comes after it has done what was sent before.
     async fn declared(&self) -> lapin::Result<()> {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };

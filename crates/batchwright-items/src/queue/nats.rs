@@ -24,7 +24,6 @@ use super::reader::{Connect, QueueReader};
 use super::{Broker, Content, Message};
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make, MakeReader};
-use crate::reader::Reads;
 use crate::sent::{self, Outgoing, Sender, SendingWriter};
 use crate::transport::runtime;
 use crate::writer::BoxedWriter;
@@ -100,10 +99,7 @@ impl ItemKind for NatsKind {
             let subject = subject.as_ref().map(|subject| subject.render(scope)).transpose()?;
             NatsQueue::open(link, stream.render(scope)?, consumer.render(scope)?, subject)
         });
-        Ok(MakeReader::new(move |_| {
-            Ok(Reads::records(QueueReader::new(Arc::clone(&connect), settings.clone())))
-        })
-        .queue())
+        Ok(QueueReader::made(connect, settings))
     }
 
     fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {

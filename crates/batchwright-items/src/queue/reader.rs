@@ -14,6 +14,8 @@ use batchwright::scope::StepScope;
 use super::body::Decode;
 use super::held::{Held, QueuePosition};
 use super::{Broker, Content, Message};
+use crate::kind::MakeReader;
+use crate::reader::Reads;
 use crate::record::Record;
 
 /// Number of messages that are fetched together: at the first time, and when they are small.
@@ -63,6 +65,14 @@ fn lock<T>(held: &Mutex<Held<T>>) -> MutexGuard<'_, Held<T>> {
 }
 
 impl<B: Broker> QueueReader<B> {
+    /// Returns what makes the reader of a queue for each step execution.
+    pub(super) fn made(connect: Connect<B>, settings: ReaderSettings) -> MakeReader {
+        let make = move |_: &StepScope| {
+            Ok(Reads::records(Self::new(Arc::clone(&connect), settings.clone())))
+        };
+        MakeReader::new(make).queue()
+    }
+
     pub(super) fn new(connect: Connect<B>, settings: ReaderSettings) -> Self {
         Self {
             connect,

@@ -21,7 +21,6 @@ use super::keys::{self, failed, format_of, reader_keys, shown, silent};
 use super::reader::{Connect, QueueReader};
 use crate::key::{At, Keys, Problem, Text, duration};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make, MakeReader};
-use crate::reader::Reads;
 use crate::sent::{self, SendingWriter};
 use crate::writer::BoxedWriter;
 
@@ -108,10 +107,7 @@ impl ItemKind for RedisKind {
                     let link = Link::open(&server(scope)?, timeout)?;
                     Ok(RedisList::of(link, list.render(scope)?, scope))
                 });
-                Ok(MakeReader::new(move |_| {
-                    Ok(Reads::records(QueueReader::new(Arc::clone(&connect), settings.clone())))
-                })
-                .queue())
+                Ok(QueueReader::made(connect, settings))
             }
             (None, Some(stream)) => {
                 if parsed.format.is_some() {
@@ -130,10 +126,7 @@ impl ItemKind for RedisKind {
                     let names = stream::Names { stream: stream.render(scope)?, group, consumer };
                     RedisStream::open(link, names, claim_after, deletes)
                 });
-                Ok(MakeReader::new(move |_| {
-                    Ok(Reads::records(QueueReader::new(Arc::clone(&connect), settings.clone())))
-                })
-                .queue())
+                Ok(QueueReader::made(connect, settings))
             }
             _ => Err(keys.problem("a reader has either `list` or `stream`")),
         }

@@ -70,9 +70,7 @@ impl<S: Sender> SendingWriter<S> {
             numbers: Numbers::default(),
         }
     }
-}
 
-impl<S: Sender> SendingWriter<S> {
     /// Sends `messages`, over a new connection if the last one failed: an answer to what was sent before could be taken for
     /// another.
     fn send(&mut self, messages: Vec<Outgoing<'_>>) -> Result<(), ItemError> {
