@@ -8,6 +8,7 @@ mod keys;
 #[cfg(feature = "nats")]
 mod nats;
 mod reader;
+mod recent;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(test)]
@@ -20,6 +21,7 @@ pub(crate) use amqp::AmqpKind;
 use batchwright::ItemError;
 #[cfg(feature = "nats")]
 pub(crate) use nats::NatsKind;
+use recent::Key;
 
 #[cfg(feature = "redis")]
 pub(crate) use self::redis::RedisKind;
@@ -27,7 +29,7 @@ pub(crate) use self::redis::RedisKind;
 /// A message of a queue.
 pub(crate) struct Message<T> {
     /// What a message that is delivered again is recognized by; a message without it is not.
-    key: Option<Arc<str>>,
+    key: Option<Key>,
     /// The id that the step can see.
     id: Option<Arc<str>>,
     /// Whether it was delivered before.
@@ -53,13 +55,18 @@ pub(crate) trait Broker: Send + Sync + 'static {
     /// Whether no two messages of the queue have the same key, so that a message with a known key is delivered again.
     const KEYS_ARE_UNIQUE: bool;
 
+    /// Returns what distinguishes the queue from another one of its name, whose messages have the same keys.
+    fn identity(&self) -> Option<Arc<str>> {
+        None
+    }
+
     /// Acknowledges messages that an earlier execution committed: `read` messages in all, of which those with the keys
     /// `committed` may be unacknowledged. Returns whether none of them can be delivered again.
     ///
     /// # Errors
     ///
     /// When the broker cannot be reached, or refuses.
-    fn settle(&self, read: u64, committed: &[Arc<str>]) -> Result<bool, ItemError> {
+    fn settle(&self, read: u64, committed: &[Key]) -> Result<bool, ItemError> {
         let _ = (read, committed);
         Ok(false)
     }

@@ -22,6 +22,7 @@ use url::Url;
 use super::body::BodyFormat;
 use super::keys::{self, failed, format_of, reader_keys, shown, silent};
 use super::reader::{Connect, QueueReader};
+use super::recent::Key;
 use super::{Broker, Content, Message};
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make, MakeReader};
@@ -242,9 +243,9 @@ impl Broker for AmqpQueue {
                 let id: Option<Arc<str>> =
                     delivery.properties.message_id().as_ref().map(|id| id.as_str().into());
                 // Senders may give the same id to messages of different contents.
-                let key = id
-                    .as_ref()
-                    .map(|id| format!("{id} {:016x}", stable_hash(&delivery.data)).into());
+                let key = id.as_ref().map(|id| {
+                    Key::Text(format!("{id} {:016x}", stable_hash(&delivery.data)).into())
+                });
                 messages.push(Message {
                     key,
                     id,

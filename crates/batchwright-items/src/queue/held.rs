@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::recent::{Key, Ranges, Recent};
+
 /// The position in a queue.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct QueuePosition {
@@ -12,30 +14,13 @@ pub(super) struct QueuePosition {
     pub(super) read: u64,
     /// The keys of those that may be delivered again, because they are not acknowledged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) unacknowledged: Vec<Arc<str>>,
-}
-
-/// Number of acknowledged messages that are remembered.
-const RECENT_MAX: usize = 100_000;
-
-/// The keys of messages that were acknowledged last. A queue can deliver one once more that it was delivering at that moment.
-#[derive(Default)]
-struct Recent {
-    keys: HashSet<Arc<str>>,
-    /// In the order in which they were acknowledged.
-    order: VecDeque<Arc<str>>,
-}
-
-impl Recent {
-    fn add(&mut self, key: Arc<str>) {
-        if self.order.len() == RECENT_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.keys.remove(&oldest);
-        }
-        self.keys.insert(Arc::clone(&key));
-        self.order.push_back(key);
-    }
+    pub(super) unacknowledged: Vec<Key>,
+    /// The numbers of the last ones that are acknowledged.
+    #[serde(default, skip_serializing_if = "Ranges::is_empty")]
+    pub(super) acknowledged: Ranges,
+    /// What the queue is known by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) identity: Option<Arc<str>>,
 }
 
 /// What a reader holds. Its thread adds messages, and the thread that commits removes them.
@@ -43,22 +28,24 @@ pub(super) struct Held<T> {
     /// In the order in which they were read.
     messages: VecDeque<HeldMessage<T>>,
     /// Their keys, and those of the messages that are being acknowledged.
-    keys: HashSet<Arc<str>>,
+    keys: HashSet<Key>,
     /// The keys of messages that an earlier execution committed, and how many of each may be delivered again.
-    before: HashMap<Arc<str>, usize>,
+    before: HashMap<Key, usize>,
     /// The keys of committed messages whose acknowledgement is not known.
-    acknowledging: Vec<Arc<str>>,
+    acknowledging: Vec<Key>,
     /// The keys of messages that were acknowledged a moment ago.
     recent: Recent,
     /// Number of messages up to the last commit.
     committed: u64,
+    /// What the queue is known by.
+    identity: Option<Arc<str>>,
     /// Whether an acknowledgement failed, and the connection with it.
     pub(super) is_broken: bool,
 }
 
 struct HeldMessage<T> {
     number: u64,
-    key: Option<Arc<str>>,
+    key: Option<Key>,
     tag: T,
 }
 
@@ -67,15 +54,16 @@ impl<T> Held<T> {
     pub(super) fn after(position: &QueuePosition) -> Self {
         let mut before = HashMap::new();
         for key in &position.unacknowledged {
-            *before.entry(Arc::clone(key)).or_default() += 1;
+            *before.entry(key.clone()).or_default() += 1;
         }
         Self {
             messages: VecDeque::new(),
             keys: HashSet::new(),
             before,
             acknowledging: Vec::new(),
-            recent: Recent::default(),
+            recent: Recent::of(position.acknowledged.clone()),
             committed: position.read,
+            identity: position.identity.clone(),
             is_broken: false,
         }
     }
@@ -110,38 +98,37 @@ impl<T> Held<T> {
     }
 
     /// Adds a message that was read.
-    pub(super) fn add(&mut self, number: u64, key: Option<Arc<str>>, tag: T) {
+    pub(super) fn add(&mut self, number: u64, key: Option<Key>, tag: T) {
         self.keys.extend(key.clone());
         self.messages.push_back(HeldMessage { number, key, tag });
     }
 
     /// Whether a message with `key` was committed by an earlier execution.
-    pub(super) fn was_committed_before(&self, key: &str) -> bool {
+    pub(super) fn was_committed_before(&self, key: &Key) -> bool {
         self.before.contains_key(key)
     }
 
     /// A message with `key`, which was committed before, is acknowledged.
-    pub(super) fn acknowledged_before(&mut self, key: &Arc<str>) {
+    pub(super) fn acknowledged_before(&mut self, key: &Key) {
         let Some(count) = self.before.get_mut(key) else { return };
         *count -= 1;
         if *count == 0 {
             self.before.remove(key);
-            self.recent.add(Arc::clone(key));
+            self.recent.add(key.clone());
         }
     }
 
-    /// Whether a message with `key` was acknowledged by this reader, or is just now.
-    pub(super) fn was_acknowledged(&self, key: &str) -> bool {
-        self.recent.keys.contains(key)
-            || self.keys.contains(key) && self.acknowledging.iter().any(|one| **one == *key)
+    /// Whether a message with `key` was acknowledged lately, or is just now.
+    pub(super) fn was_acknowledged(&self, key: &Key) -> bool {
+        self.recent.contains(key) || self.keys.contains(key) && self.acknowledging.contains(key)
     }
 
     /// Replaces the tag of the message with `key` if it is held; returns the tag otherwise.
-    pub(super) fn replace(&mut self, key: &str, tag: T) -> Option<T> {
+    pub(super) fn replace(&mut self, key: &Key, tag: T) -> Option<T> {
         if !self.keys.contains(key) {
             return Some(tag);
         }
-        let held = self.messages.iter_mut().find(|held| held.key.as_deref() == Some(key));
+        let held = self.messages.iter_mut().find(|held| held.key.as_ref() == Some(key));
         match held {
             Some(held) => {
                 held.tag = tag;
@@ -157,7 +144,8 @@ impl<T> Held<T> {
         let held = self.messages.iter().take_while(|message| message.number <= read);
         let held = held.filter_map(|message| message.key.as_ref());
         let unacknowledged = before.chain(&self.acknowledging).chain(held).cloned().collect();
-        QueuePosition { read, unacknowledged }
+        let (acknowledged, identity) = (self.recent.numbers.clone(), self.identity.clone());
+        QueuePosition { read, unacknowledged, acknowledged, identity }
     }
 
     /// Begins to acknowledge the messages up to number `read`, which are committed; returns their tags.

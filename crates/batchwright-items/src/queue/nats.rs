@@ -21,6 +21,7 @@ use url::Url;
 use super::body::BodyFormat;
 use super::keys::{self, failed, format_of, reader_keys, shown, silent};
 use super::reader::{Connect, QueueReader};
+use super::recent::Key;
 use super::{Broker, Content, Message};
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make, MakeReader};
@@ -79,7 +80,7 @@ impl ItemKind for NatsKind {
     fn schema(&self) -> KindSchema {
         KindSchema::default()
             .reader::<ReaderKeys>()
-            .reader_restarts("At least once: the stream delivers again what was not acknowledged, once the consumer's time for it (30 s) is over; what was committed is recognized by its number in the stream. After several kills in a row the last message was seen twice.")
+            .reader_restarts("Exact: the stream delivers again what was not acknowledged, once the consumer's time for it (30 s) is over; what was committed is recognized by its number in the stream.")
             .writer::<WriterKeys>()
             .writer_restarts("Messages that are sent again have the same `Nats-Msg-Id`, so exact within the time in which the stream refuses duplicates (2 minutes), and else at least once.")
     }
@@ -192,6 +193,8 @@ struct Times {
 struct NatsQueue {
     link: Link,
     stream: String,
+    /// When the stream was created.
+    created: Arc<str>,
     consumer: Consumer<Config>,
     clock: SystemClock,
     times: Mutex<Times>,
@@ -213,9 +216,10 @@ impl NatsQueue {
             ..Config::default()
         };
         let action = format!("read the stream `{stream}` by the consumer `{name}`");
-        let consumer = link.wait(&action, async {
+        let (created, consumer) = link.wait(&action, async {
             let found = link.context.get_stream(&stream).await?;
-            Ok(found.get_or_create_consumer(&name, wanted).await?)
+            let created = found.cached_info().created.to_string().into();
+            Ok((created, found.get_or_create_consumer(&name, wanted).await?))
         })?;
         if consumer.cached_info().config.ack_policy != AckPolicy::Explicit {
             return Err(ItemError::fatal(format!(
@@ -225,7 +229,7 @@ impl NatsQueue {
         let clock = SystemClock::default();
         let now = clock.elapsed();
         let times = Mutex::new(Times { delivered: now, extended: now });
-        Ok(Self { link, stream, consumer, clock, times })
+        Ok(Self { link, stream, created, consumer, clock, times })
     }
 
     fn action(&self) -> String {
@@ -255,6 +259,10 @@ impl Broker for NatsQueue {
 
     const KEYS_ARE_UNIQUE: bool = true;
 
+    fn identity(&self) -> Option<Arc<str>> {
+        Some(Arc::clone(&self.created))
+    }
+
     fn room(&self) -> Option<usize> {
         usize::try_from(self.consumer.cached_info().config.max_ack_pending)
             .ok()
@@ -272,11 +280,10 @@ impl Broker for NatsQueue {
                     let info = message.info()?;
                     (info.delivered > 1, info.stream_sequence)
                 };
-                let id: Option<Arc<str>> = Some(number.to_string().into());
                 let message = message.message;
                 messages.push(Message {
-                    key: id.clone(),
-                    id,
+                    key: Some(Key::Number(number)),
+                    id: Some(number.to_string().into()),
                     redelivered,
                     content: Content::Body(message.payload.into()),
                     tag: message.reply.ok_or("a message has no subject for its answer")?,

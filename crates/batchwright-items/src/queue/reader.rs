@@ -267,13 +267,19 @@ impl<B: Broker> ItemReader for QueueReader<B> {
         position: Option<QueuePosition>,
         scope: &StepScope,
     ) -> Result<(), ItemError> {
-        let position = position.unwrap_or_default();
+        let mut position = position.unwrap_or_default();
         self.stop = scope.stop().clone();
         self.read = position.read;
         self.chunks_end = AtomicU64::new(position.read);
-        *self.held() = Held::after(&position);
         let broker = Arc::new((self.connect)(scope)?);
         self.broker = Some(Arc::clone(&broker));
+        let identity = broker.identity();
+        if position.identity.is_some() && position.identity != identity {
+            tracing::warn!("the queue was created anew: no message of it is known");
+            position = QueuePosition { read: position.read, ..QueuePosition::default() };
+        }
+        position.identity = identity;
+        *self.held() = Held::after(&position);
         if broker.settle(position.read, &position.unacknowledged)? {
             self.held().expect_nothing();
         }
@@ -328,7 +334,7 @@ impl<B: Broker> ItemReader for QueueReader<B> {
         // What was committed and not acknowledged is kept, so that it is recognized.
         let fetched = std::mem::take(&mut self.fetched).into_iter();
         let unread = fetched.filter(|message| {
-            !message.key.as_deref().is_some_and(|key| held.was_committed_before(key))
+            !message.key.as_ref().is_some_and(|key| held.was_committed_before(key))
         });
         let unread: Vec<B::Tag> = unread.map(|message| message.tag).collect();
         if self.failure.is_some() || held.is_broken {

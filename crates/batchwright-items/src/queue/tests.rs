@@ -14,6 +14,7 @@ use proptest::prelude::*;
 
 use super::body::{BodyFormat, Decode};
 use super::reader::{QueueReader, ReaderSettings};
+use super::recent::Key;
 use super::{Broker, Content, Message};
 use crate::record::Record;
 
@@ -27,6 +28,8 @@ struct Stored {
     acknowledgements_left: Option<usize>,
     /// How often what is held is delivered again to the same reader.
     repeats_left: usize,
+    /// The number of the last message if each connection delivers it as a new one, although it is acknowledged.
+    forgotten: Option<u64>,
 }
 
 /// A connection; `UNIQUE` as the broker says.
@@ -39,6 +42,11 @@ impl<const UNIQUE: bool> Memory<UNIQUE> {
         let held = std::mem::take(&mut queue.held);
         for number in held {
             queue.waiting.push_front((number, true));
+        }
+        if let Some(number) = queue.forgotten
+            && !queue.waiting.iter().any(|(waiting, _)| *waiting == number)
+        {
+            queue.waiting.push_back((number, false));
         }
         drop(queue);
         Self(Arc::clone(stored))
@@ -66,7 +74,10 @@ impl<const UNIQUE: bool> Broker for Memory<UNIQUE> {
         stored.held.extend(new.iter().map(|(number, _)| *number));
         fetched.extend(new);
         let message = |(number, redelivered): (u64, bool)| Message {
-            key: Some(format!("id-{number}").into()),
+            key: Some(match stored.forgotten {
+                Some(_) => Key::Number(number),
+                None => Key::Text(format!("id-{number}").into()),
+            }),
             id: None,
             redelivered,
             tag: number,
@@ -142,13 +153,14 @@ impl ItemWriter<Record> for Refusing {
 fn drained<const UNIQUE: bool>(
     (count, chunk, refused): (u64, usize, u64),
     (point, commit): (CommitPoint, u64),
-    (lost, repeats): (Option<usize>, usize),
+    (lost, repeats, forgets): (Option<usize>, usize, bool),
     (threads, limit): (usize, Option<u64>),
 ) -> (Vec<u64>, usize) {
     let stored = Stored {
         waiting: (1..=count).map(|number| (number, false)).collect(),
         acknowledgements_left: lost,
         repeats_left: repeats,
+        forgotten: forgets.then_some(count),
         ..Stored::default()
     };
     let (stored, written) = (Arc::new(Mutex::new(stored)), Arc::default());
@@ -193,15 +205,18 @@ proptest! {
         commit in 1_u64..12,
         lost in proptest::option::of(0_usize..6),
         repeats in 0_usize..4,
+        forgets in any::<bool>(),
         threads in 1_usize..3,
         limit in proptest::option::of(2_u64..14),
     ) {
         let point = if before { CommitPoint::Before } else { CommitPoint::After };
+        // A limit can end the step before the forgotten message is known.
+        let forgets = forgets && limit.is_none();
         let (plan, crash) = ((count, chunk, refused), (point, commit));
         let read = limit.map_or(count, |limit| limit.min(count));
         for (written, left) in [
-            drained::<true>(plan, crash, (lost, repeats), (threads, limit)),
-            drained::<false>(plan, crash, (lost, repeats), (threads, limit)),
+            drained::<true>(plan, crash, (lost, repeats, forgets), (threads, limit)),
+            drained::<false>(plan, crash, (lost, repeats, false), (threads, limit)),
         ] {
             // Which messages the limit leaves depends on the order in which they come again.
             let mut different = written.clone();

@@ -5,7 +5,7 @@
 //! in the position. One execution at a time owns the list of the instance.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
@@ -13,6 +13,7 @@ use batchwright::scope::StepScope;
 use redis::{Cmd, cmd};
 
 use super::Link;
+use crate::queue::recent::Key;
 use crate::queue::{Broker, Content, Message};
 use crate::sent;
 
@@ -125,7 +126,7 @@ impl Broker for RedisList {
 
     const KEYS_ARE_UNIQUE: bool = true;
 
-    fn settle(&self, read: u64, _: &[Arc<str>]) -> Result<bool, ItemError> {
+    fn settle(&self, read: u64, _: &[Key]) -> Result<bool, ItemError> {
         let (acknowledged, elements): (i64, Vec<Vec<u8>>) =
             self.link.call(&self.action(), &self.script(OPEN, read))?;
         let acknowledged = u64::try_from(acknowledged).map_err(|_| self.changed())?;

@@ -7,6 +7,7 @@ use batchwright::ItemError;
 use redis::{Value, cmd, from_redis_value};
 
 use super::Link;
+use crate::queue::recent::Key;
 use crate::queue::{Broker, Content, Message};
 
 /// Removes the consumer ARGV[2] of the group ARGV[1] unless it holds entries.
@@ -134,7 +135,13 @@ impl RedisStream {
                 Some(fields) => {
                     let (tag, content) = (id.clone(), Content::Fields(fields));
                     let id: Option<Arc<str>> = Some(id.into());
-                    messages.push(Message { key: id.clone(), id, redelivered, tag, content });
+                    messages.push(Message {
+                        key: id.clone().map(Key::Text),
+                        id,
+                        redelivered,
+                        tag,
+                        content,
+                    });
                 }
             }
         }
@@ -151,9 +158,14 @@ impl Broker for RedisStream {
 
     const KEYS_ARE_UNIQUE: bool = true;
 
-    fn settle(&self, _: u64, committed: &[Arc<str>]) -> Result<bool, ItemError> {
-        if !committed.is_empty() {
-            self.acknowledge(committed.iter().map(ToString::to_string).collect())?;
+    fn settle(&self, _: u64, committed: &[Key]) -> Result<bool, ItemError> {
+        let ids = committed.iter().filter_map(|key| match key {
+            Key::Text(id) => Some(id.to_string()),
+            Key::Number(_) => None,
+        });
+        let ids: Vec<String> = ids.collect();
+        if !ids.is_empty() {
+            self.acknowledge(ids)?;
         }
         Ok(true)
     }
