@@ -1,7 +1,9 @@
 //! The formats of files: one module each, with its typed reader and writer and its kind for job files.
 
-#[cfg(any(feature = "excel", feature = "parquet"))]
+#[cfg(any(feature = "excel", feature = "typed"))]
 mod as_records;
+#[cfg(feature = "avro")]
+pub mod avro;
 pub mod csv;
 pub mod document;
 #[cfg(feature = "excel")]
@@ -14,10 +16,12 @@ pub mod lines;
 #[cfg(feature = "parquet")]
 pub mod parquet;
 mod raw;
+#[cfg(feature = "typed")]
+pub mod typed;
 #[cfg(feature = "xml")]
 pub mod xml;
 
-#[cfg(any(feature = "excel", feature = "parquet"))]
+#[cfg(any(feature = "excel", feature = "typed"))]
 pub use as_records::AsRecords;
 pub use line_end::LineEnd;
 

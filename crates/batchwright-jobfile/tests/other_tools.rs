@@ -1,5 +1,5 @@
 //! Files that are written here are read by other programs, and theirs are read here: columns, types and values are the same.
-#![cfg(feature = "parquet")]
+#![cfg(all(feature = "avro", feature = "parquet"))]
 
 use std::fs;
 use std::path::Path;
@@ -116,11 +116,14 @@ local TIMESTAMP
 fn what_is_written_here_is_read_here() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("in.csv"), CSV).unwrap();
-    run(folder.path(), &format!("[steps.reader]\ntype = \"csv\"\npath = \"in.csv\"\n{COLUMNS}"), 0);
-    for crash in 0..=2 {
-        let step = "[steps.reader]\ntype = \"parquet\"\npath = \"*.parquet\"\n\
-                    [steps.writer]\ntype = \"jsonl\"\npath = \"out.jsonl\"\n";
-        run(folder.path(), step, crash);
+    let write = format!("[steps.reader]\ntype = \"csv\"\npath = \"in.csv\"\n{COLUMNS}");
+    for (kind, crash) in (0..=2).flat_map(|crash| [("parquet", crash), ("avro", crash)]) {
+        run(folder.path(), &write.replace("parquet", kind), crash);
+        let step = format!(
+            "[steps.reader]\ntype = \"{kind}\"\npath = \"*.{kind}\"\n\
+             [steps.writer]\ntype = \"jsonl\"\npath = \"out.jsonl\"\n"
+        );
+        run(folder.path(), &step, crash);
         let lines = fs::read_to_string(folder.path().join("out.jsonl")).unwrap();
         let expected = "\
 {\"id\":1,\"name\":\"Ada, \\\"L\\\"\",\"price\":1.500,\"large\":999999999999999999999999.9999,\"share\":0.1,\"open\":true,\"day\":\"2026-11-29\",\"at\":\"06:30:00.25\",\"since\":\"2026-11-29T05:30:00Z\",\"local\":\"2026-11-29T06:30:00\"}
@@ -158,6 +161,88 @@ for codec in ["zstd", "snappy", "gzip", "lz4_raw", "uncompressed"]:
     let lines = fs::read_to_string(folder.path().join("out.jsonl")).unwrap();
     let expected = r#"{"tiny":7,"most":18446744073709551615,"single":0.1,"short":12.50,"long":-99999999999999999999.5,"bytes":"cafe","day":"1969-12-31","at":"23:59:59.5","local":"2026-11-29T06:30:00.123456","since":"2026-11-29T05:30:00Z","nanos":"2026-11-29T06:30:00.123456789","millis":"1960-01-01T00:00:00.001","list":[1,null,3],"struct":{"a":"x","b":["2026-01-01"]},"map":{"k":1.5},"none":null}"#;
     assert_eq!(lines.lines().count(), 25);
+    for line in lines.lines() {
+        assert_eq!(line, expected);
+    }
+}
+
+#[test]
+fn fastavro_reads_what_is_written_here() {
+    let Some(tools) = needs(Service::Tools) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("in.csv"), CSV).unwrap();
+    let step = format!("[steps.reader]\ntype = \"csv\"\npath = \"in.csv\"\n{COLUMNS}");
+    run(folder.path(), &step.replace("parquet", "avro"), 2);
+    let found = python(
+        &tools,
+        folder.path(),
+        r#"
+import fastavro
+with open("out.avro", "rb") as file:
+    blocks = [list(block) for block in fastavro.block_reader(file)]
+print([len(block) for block in blocks])
+for record in sum(blocks, []):
+    print(*record.values(), sep="|")
+"#,
+    );
+    let expected = "\
+[2, 2, 1]
+1|Ada, \"L\"|1.500|999999999999999999999999.9999|0.1|True|2026-11-29|06:30:00.250000|2026-11-29 05:30:00+00:00|2026-11-29 06:30:00
+2||None|None|None|None|None|None|None|None
+3|ä|-0.001|-0.0001|-1e+300|False|0001-01-01|23:59:59.999999|1969-12-31 23:59:59.999999+00:00|0001-01-01 00:00:00
+4|x|0.000|0.0000|0.0|True|9999-12-31|00:00:00|2026-01-01 00:00:00+00:00|9999-12-31 23:59:59
+5|y|1.000|1.0000|1.0|True|2000-02-29|12:00:00|2000-02-29 12:00:00+00:00|2000-02-29 12:00:00
+";
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn what_fastavro_writes_is_read_here() {
+    let Some(tools) = needs(Service::Tools) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    python(
+        &tools,
+        folder.path(),
+        r#"
+import datetime, decimal, fastavro, uuid
+def of(type, logical, **more):
+    return {"type": type, "logicalType": logical, **more}
+fields = {
+    "int": "int", "long": "long", "single": "float", "double": "double", "bytes": "bytes",
+    "short": of("bytes", "decimal", precision=5, scale=2),
+    "fixed_decimal": {"type": "fixed", "name": "E", "size": 12, "logicalType": "decimal", "precision": 28, "scale": 1},
+    "day": of("int", "date"), "at": of("int", "time-millis"), "at_micros": of("long", "time-micros"),
+    "since": of("long", "timestamp-millis"), "since_micros": of("long", "timestamp-micros"),
+    "local": of("long", "local-timestamp-micros"), "id": of("string", "uuid"),
+    "fixed": {"type": "fixed", "name": "F", "size": 2}, "colour": {"type": "enum", "name": "C", "symbols": ["red", "blue"]},
+    "list": {"type": "array", "items": ["null", "long"]}, "map": {"type": "map", "values": "double"},
+    "one_of": ["null", "string", "long"],
+    "tree": {"type": "record", "name": "Tree", "fields": [{"name": "n", "type": "int"}, {"name": "next", "type": ["null", "Tree"]}]},
+    "none": ["null", "int"], "flag": "boolean",
+}
+schema = {"type": "record", "name": "shop.Row", "fields": [{"name": name, "type": type} for name, type in fields.items()]}
+utc = datetime.timezone.utc
+row = {
+    "int": -1, "long": -2**63, "single": 0.1, "double": 1e-300, "bytes": b"\xca\xfe", "short": decimal.Decimal("-12.50"),
+    "fixed_decimal": decimal.Decimal("-99999999999999999999.5"),
+    "day": datetime.date(1969, 12, 31), "at": datetime.time(23, 59, 59, 500000), "at_micros": datetime.time(0, 0, 0, 1),
+    "since": datetime.datetime(1960, 1, 1, 0, 0, 0, 1000, tzinfo=utc),
+    "since_micros": datetime.datetime(2026, 11, 29, 6, 30, 0, 123456, tzinfo=utc),
+    "local": datetime.datetime(2026, 11, 29, 6, 30), "id": uuid.UUID("12345678123456781234567812345678"),
+    "fixed": b"\x00\xff", "colour": "blue", "list": [1, None, 3], "map": {"k": 1.5}, "one_of": 7,
+    "tree": {"n": 1, "next": {"n": 2, "next": None}}, "none": None, "flag": True,
+}
+for codec in ["null", "deflate", "snappy", "zstandard", "bzip2", "xz"]:
+    with open(f"in-{codec}.avro", "wb") as file:
+        fastavro.writer(file, schema, [row] * 5, codec=codec, sync_interval=500)
+"#,
+    );
+    let step = "[steps.reader]\ntype = \"avro\"\npath = \"in-*.avro\"\n\
+                [steps.writer]\ntype = \"jsonl\"\npath = \"out.jsonl\"\n";
+    run(folder.path(), step, 4);
+    let lines = fs::read_to_string(folder.path().join("out.jsonl")).unwrap();
+    let expected = r#"{"int":-1,"long":-9223372036854775808,"single":0.1,"double":1e-300,"bytes":"cafe","short":-12.50,"fixed_decimal":-99999999999999999999.5,"day":"1969-12-31","at":"23:59:59.5","at_micros":"00:00:00.000001","since":"1960-01-01T00:00:00.001Z","since_micros":"2026-11-29T06:30:00.123456Z","local":"2026-11-29T06:30:00","id":"12345678-1234-5678-1234-567812345678","fixed":"00ff","colour":"blue","list":[1,null,3],"map":{"k":1.5},"one_of":7,"tree":{"n":1,"next":{"n":2,"next":null}},"none":null,"flag":true}"#;
+    assert_eq!(lines.lines().count(), 30);
     for line in lines.lines() {
         assert_eq!(line, expected);
     }

@@ -6,7 +6,6 @@ mod kind;
 mod value;
 mod writer;
 
-pub use column::{ParquetColumn, ParquetType};
 pub(crate) use kind::ParquetKind;
 pub use writer::{ParquetColumns, ParquetWriter};
 
@@ -15,7 +14,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use batchwright::ItemError;
-use batchwright::error::ErrorKind;
 use batchwright::item::{ItemReader, Total};
 use batchwright::scope::StepScope;
 use parquet::file::metadata::ParquetMetaData;
@@ -26,6 +24,7 @@ use parquet::schema::types::Type;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::typed;
 use crate::record::{Names, Record};
 use crate::transport::{ByteSource, FileSource, InputIdentity, changed};
 use chunks::Chunks;
@@ -76,11 +75,7 @@ pub struct ParquetPosition {
 impl<T: DeserializeOwned> ParquetReader<T> {
     /// Creates a reader of the file at `path`; each row is deserialized into a `T`, as from JSON.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self::decoding(Arc::new(FileSource::new(path)), |record| {
-            // As text: a number keeps all its digits.
-            let json = serde_json::to_string(&record).and_then(|json| serde_json::from_str(&json));
-            json.map_err(|error| ItemError::wrap(ErrorKind::PARSE, "cannot read the row", error))
-        })
+        Self::decoding(Arc::new(FileSource::new(path)), typed::from::record)
     }
 }
 

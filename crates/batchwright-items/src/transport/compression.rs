@@ -61,7 +61,10 @@ impl Compression {
 
     /// Returns a reader of the content of `bytes`; `None` if this program does not contain the compression.
     #[allow(unreachable_code, reason = "without any feature nothing is decompressed")]
-    fn decompressed(self, bytes: Box<dyn Read + Send>) -> std::io::Result<Option<Decoder>> {
+    pub(crate) fn decompressed(
+        self,
+        bytes: Box<dyn Read + Send>,
+    ) -> std::io::Result<Option<Decoder>> {
         Ok(Some(match self {
             #[cfg(feature = "gzip")]
             Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(bytes)),

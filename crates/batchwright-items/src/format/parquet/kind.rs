@@ -1,15 +1,13 @@
 //! The kind `parquet`.
 
-use std::sync::Arc;
-
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::ParquetReader;
-use super::column::{ParquetColumn, ParquetType};
 use super::writer::ParquetColumns;
 use crate::files::of_files;
 use crate::format::CUT_BACK;
+use crate::format::typed::keys::{self, Column};
 use crate::key::{At, Keys, Problem, Text};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make, MakeReader};
 use crate::reader::Reads;
@@ -44,52 +42,6 @@ struct WriterKeys {
     columns: At<Vec<Column>>,
 }
 
-/// A column that is written.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(inline)]
-struct Column {
-    /// The name of the field.
-    name: String,
-    /// The type.
-    #[serde(rename = "type")]
-    kind: Kind,
-    /// Number of digits of a `decimal`, 1 to 28. Default: 18.
-    precision: Option<u8>,
-    /// Number of digits after the point of a `decimal`. Default: 2.
-    scale: Option<u8>,
-    /// Whether every record must have a value. Default: false.
-    #[serde(default)]
-    required: bool,
-}
-
-/// The type of a column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
-enum Kind {
-    /// Text.
-    String,
-    /// Whole numbers of 64 bits.
-    Integer,
-    /// Binary fractions of 64 bits.
-    Float,
-    /// Exact numbers.
-    Decimal,
-    /// `true` and `false`.
-    Boolean,
-    /// Days.
-    Date,
-    /// Times of day, in microseconds.
-    Time,
-    /// Instants, in microseconds.
-    Timestamp,
-    /// Days with times and without a time zone, in microseconds.
-    Datetime,
-    /// Bytes.
-    Bytes,
-}
-
 impl ItemKind for ParquetKind {
     fn name(&self) -> &'static str {
         "parquet"
@@ -118,8 +70,7 @@ impl ItemKind for ParquetKind {
 
     fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
         let WriterKeys { path, columns } = keys.parse()?;
-        let made = columns.get_ref().iter().map(column).collect::<Result<Vec<_>, _>>();
-        let encode = made.and_then(ParquetColumns::new);
+        let encode = keys::columns(columns.get_ref()).and_then(ParquetColumns::new);
         let encode = encode.map_err(|message| Problem::at(&columns, message))?;
         let path = cx.output_location(&path)?;
         Ok(Box::new(move |scope| {
@@ -127,27 +78,4 @@ impl ItemKind for ParquetKind {
             Ok(BoxedWriter::new(writer.compressed(None)))
         }))
     }
-}
-
-fn column(written: &Column) -> Result<ParquetColumn, String> {
-    let Column { name, kind, precision, scale, required } = written;
-    if *kind != Kind::Decimal && (precision.is_some() || scale.is_some()) {
-        return Err(format!("column `{name}`: only a decimal has a `precision` and a `scale`"));
-    }
-    let kind = match kind {
-        Kind::String => ParquetType::Text,
-        Kind::Integer => ParquetType::Integer,
-        Kind::Float => ParquetType::Float,
-        Kind::Decimal => {
-            ParquetType::Decimal { precision: precision.unwrap_or(18), scale: scale.unwrap_or(2) }
-        }
-        Kind::Boolean => ParquetType::Boolean,
-        Kind::Date => ParquetType::Date,
-        Kind::Time => ParquetType::Time,
-        Kind::Timestamp => ParquetType::Timestamp,
-        Kind::Datetime => ParquetType::DateTime,
-        Kind::Bytes => ParquetType::Bytes,
-    };
-    let column = ParquetColumn::new(Arc::from(name.as_str()), kind);
-    Ok(if *required { column.required() } else { column })
 }

@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use batchwright::ItemError;
-use jiff::civil::Time;
-use jiff::{SignedDuration, Span, Timestamp};
 use parquet::basic::{ConvertedType, LogicalType, Repetition, TimeUnit, Type as PhysicalType};
 use parquet::data_type::Decimal as ParquetDecimal;
 use parquet::record::{Field, Row};
 use parquet::schema::types::Type;
-use rust_decimal::Decimal;
 
+use crate::format::typed::from;
 use crate::value::Value;
 
 /// Returns the values of a row in the order of the columns of `schema`.
@@ -40,9 +38,9 @@ fn value(field: Field, kind: Option<&Type>) -> Result<Value, String> {
         // The reader of rows knows no nanoseconds.
         Field::Long(number) => match kind.and_then(Logical::get_logical) {
             Some(LogicalType::Timestamp(of)) if of.unit == TimeUnit::NANOS => {
-                instant(i128::from(number), of.is_adjusted_to_u_t_c)?
+                from::instant(i128::from(number), of.is_adjusted_to_u_t_c)?
             }
-            Some(LogicalType::Time(of)) if of.unit == TimeUnit::NANOS => time(number)?,
+            Some(LogicalType::Time(of)) if of.unit == TimeUnit::NANOS => from::time(number)?,
             _ => Value::Integer(number),
         },
         Field::ULong(number) => match i64::try_from(number) {
@@ -50,21 +48,18 @@ fn value(field: Field, kind: Option<&Type>) -> Result<Value, String> {
             Err(_) => Value::Decimal(number.into()),
         },
         Field::Float16(number) => Value::Float(number.into()),
-        // The digits of the shortest form, as it is written elsewhere.
-        Field::Float(number) => Value::Float(number.to_string().parse().unwrap_or(number.into())),
+        Field::Float(number) => from::float(number),
         Field::Double(number) => Value::Float(number),
         Field::Decimal(number) => decimal(&number)?,
         Field::Str(text) => Value::Text(text.into()),
         Field::Bytes(bytes) => Value::Bytes(bytes.data().into()),
-        Field::Date(days) => {
-            let span = Span::new().try_days(days).ok();
-            let date = span.and_then(|span| jiff::civil::date(1970, 1, 1).checked_add(span).ok());
-            Value::Date(date.ok_or_else(|| format!("day {days} is out of range"))?)
+        Field::Date(days) => from::date(days)?,
+        Field::TimeMillis(millis) => from::time(i64::from(millis) * 1_000_000)?,
+        Field::TimeMicros(micros) => from::time(micros.saturating_mul(1_000))?,
+        Field::TimestampMillis(millis) => {
+            from::instant(i128::from(millis) * 1_000_000, is_utc(kind))?
         }
-        Field::TimeMillis(millis) => time(i64::from(millis) * 1_000_000)?,
-        Field::TimeMicros(micros) => time(micros.saturating_mul(1_000))?,
-        Field::TimestampMillis(millis) => instant(i128::from(millis) * 1_000_000, is_utc(kind))?,
-        Field::TimestampMicros(micros) => instant(i128::from(micros) * 1_000, is_utc(kind))?,
+        Field::TimestampMicros(micros) => from::instant(i128::from(micros) * 1_000, is_utc(kind))?,
         Field::Group(row) => Value::Map(
             row.into_columns()
                 .into_iter()
@@ -139,39 +134,9 @@ fn is_utc(kind: Option<&Type>) -> bool {
     }
 }
 
-fn instant(nanos: i128, is_utc: bool) -> Result<Value, String> {
-    let value = match is_utc {
-        true => Timestamp::from_nanosecond(nanos).ok().map(Value::Timestamp),
-        false => {
-            let since = SignedDuration::from_nanos_i128(nanos);
-            let both = jiff::civil::date(1970, 1, 1).at(0, 0, 0, 0).checked_add(since);
-            both.ok().map(|both| Value::from(both.to_string()))
-        }
-    };
-    value.ok_or_else(|| format!("{nanos} ns since 1970 is out of range"))
-}
-
-fn time(nanos: i64) -> Result<Value, String> {
-    let span = Span::new().try_nanoseconds(nanos).ok().filter(|_| nanos >= 0);
-    let time = span.and_then(|span| Time::midnight().checked_add(span).ok());
-    time.map(Value::Time).ok_or_else(|| format!("{nanos} ns is no time of day"))
-}
-
 fn decimal(number: &ParquetDecimal) -> Result<Value, String> {
-    let bytes = number.data();
-    let is_long = bytes.len() > 16;
-    let is_negative = bytes.first().is_some_and(|first| first & 0x80 != 0);
-    let extended = if is_negative { u8::MAX } else { 0 };
-    if is_long && bytes[..bytes.len() - 16].iter().any(|byte| *byte != extended) {
-        return Err("it has more than 28 digits".to_owned());
-    }
-    let mut whole = [extended; 16];
-    for (into, byte) in whole.iter_mut().rev().zip(bytes.iter().rev()) {
-        *into = *byte;
-    }
     let scale = u32::try_from(number.scale()).map_err(|_| "its scale is negative".to_owned())?;
-    let parsed = Decimal::try_from_i128_with_scale(i128::from_be_bytes(whole), scale);
-    parsed.map(Value::Decimal).map_err(|_| "it has more than 28 digits".to_owned())
+    from::decimal(number.data(), scale)
 }
 
 /// Refuses types that the library cannot read, and says that old timestamps of 96 bits are read in milliseconds, which are all

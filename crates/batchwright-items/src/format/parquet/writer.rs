@@ -19,19 +19,21 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPrope
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{Type, TypePtr};
 
-use super::column::ParquetColumn;
+use super::column;
 use crate::format::AsRecords;
-use crate::record::{Names, Record};
+use crate::format::typed::{TypedColumn, TypedColumns};
+use crate::record::Record;
 use crate::transport::{ByteSource, Encode, FileWriter, ReadSeek, seekable};
 
 /// A writer of a file of Apache Parquet: each chunk is a group of rows, so give the step a large `chunk`.
 ///
 /// ```no_run
-/// use batchwright_items::format::parquet::{ParquetColumn, ParquetColumns, ParquetType, ParquetWriter};
+/// use batchwright_items::format::parquet::{ParquetColumns, ParquetWriter};
+/// use batchwright_items::format::typed::{TypedColumn, ValueType};
 ///
 /// let columns = ParquetColumns::new(vec![
-///     ParquetColumn::new("symbol", ParquetType::Text).required(),
-///     ParquetColumn::new("price", ParquetType::Decimal { precision: 12, scale: 4 }),
+///     TypedColumn::new("symbol", ValueType::Text).required(),
+///     TypedColumn::new("price", ValueType::Decimal { precision: 12, scale: 4 }),
 /// ])?;
 /// let writer = ParquetWriter::new("trades.parquet", columns);
 /// # Ok::<(), String>(())
@@ -51,7 +53,7 @@ const ROWS: usize = 20_000;
 /// The encoder of rows.
 #[derive(Debug, Clone)]
 pub struct ParquetColumns {
-    columns: Arc<[ParquetColumn]>,
+    columns: TypedColumns,
     schema: TypePtr,
     properties: WriterPropertiesPtr,
 }
@@ -67,15 +69,9 @@ impl ParquetColumns {
     /// # Errors
     ///
     /// When there is no column, two have the same name, or the digits of a decimal are out of range: a sentence.
-    pub fn new(columns: Vec<ParquetColumn>) -> Result<Self, String> {
-        let names: Vec<&str> = columns.iter().map(|column| &*column.name).collect();
-        if names.is_empty() {
-            return Err("a file needs a column".to_owned());
-        }
-        if let Some(name) = crate::record::first_duplicate(&names) {
-            return Err(format!("the column `{name}` is there twice"));
-        }
-        let fields = columns.iter().map(ParquetColumn::schema).collect::<Result<Vec<_>, _>>()?;
+    pub fn new(columns: Vec<TypedColumn>) -> Result<Self, String> {
+        let columns = TypedColumns::new(columns)?;
+        let fields = columns.iter().map(column::schema).collect::<Result<Vec<_>, _>>()?;
         let schema = Type::group_type_builder("schema").with_fields(fields).build();
         let schema = Arc::new(schema.map_err(|error| error.to_string())?);
         // Positions within a group are not written, because they would be those of the small file.
@@ -86,7 +82,7 @@ impl ParquetColumns {
             .set_max_row_group_row_count(None)
             .set_created_by("Batchwright".to_owned())
             .build();
-        Ok(Self { columns: columns.into(), schema, properties: Arc::new(properties) })
+        Ok(Self { columns, schema, properties: Arc::new(properties) })
     }
 
     fn group(&self, rows: &[Record], first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
@@ -94,16 +90,16 @@ impl ParquetColumns {
             return Ok(());
         }
         let (schema, properties) = (Arc::clone(&self.schema), Arc::clone(&self.properties));
-        self.check_names(rows)?;
+        self.columns.check_names(rows)?;
         let mut file =
             SerializedFileWriter::new(&mut *bytes, schema, properties).map_err(failed)?;
         if !rows.is_empty() {
             let mut group = file.next_row_group().map_err(failed)?;
-            for column in &*self.columns {
+            for column in self.columns.iter() {
                 let mut writer = group.next_column().map_err(failed)?.ok_or_else(|| {
                     ItemError::fatal("cannot write a group of rows: a column is missing")
                 })?;
-                column.write(rows, &mut writer)?;
+                column::write(column, rows, &mut writer)?;
                 writer.close().map_err(failed)?;
             }
             group.close().map_err(failed)?;
@@ -112,23 +108,6 @@ impl ParquetColumns {
         if !rows.is_empty() {
             let end = bytes.len() - CHUNK_END.len();
             bytes[end..].copy_from_slice(CHUNK_END);
-        }
-        Ok(())
-    }
-
-    /// Refuses fields that are no columns.
-    fn check_names(&self, rows: &[Record]) -> Result<(), ItemError> {
-        let mut known: Option<&Names> = None;
-        for row in rows {
-            if known.is_some_and(|known| Arc::ptr_eq(known, row.names())) {
-                continue;
-            }
-            let is_column = |name: &&Arc<str>| self.columns.iter().any(|one| one.name == **name);
-            if let Some(extra) = row.names().iter().find(|name| !is_column(name)) {
-                let what = format!("cannot write field `{extra}`: it is no column of the file");
-                return Err(ItemError::data(what));
-            }
-            known = Some(row.names());
         }
         Ok(())
     }

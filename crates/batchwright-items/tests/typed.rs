@@ -1,21 +1,94 @@
-//! Files of Apache Parquet: what is in the columns, every row once wherever the process dies.
-#![cfg(feature = "parquet")]
+//! Files with a schema: what is in the columns, every row once wherever the process dies. Each test runs with each format.
+#![cfg(all(feature = "avro", feature = "parquet"))]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use batchwright::item::{ListReader, ListWriter};
+use batchwright::item::{ItemReader, ListReader, ListWriter};
 use batchwright::testing::{CommitPoint, TestBench, conformance_of_reader};
 use batchwright::{BatchStatus, ChunkStepBuilder};
+use batchwright_items::Record;
 use batchwright_items::format::AsRecords;
-use batchwright_items::format::parquet::{
-    ParquetColumn, ParquetColumns, ParquetReader, ParquetType, ParquetWriter,
-};
-use batchwright_items::transport::Encode as _;
+use batchwright_items::format::avro::{AvroColumns, AvroReader, AvroWriter};
+use batchwright_items::format::parquet::{ParquetColumns, ParquetReader, ParquetWriter};
+use batchwright_items::format::typed::{TypedColumn, ValueType};
+use batchwright_items::transport::{Encode, FileWriter};
 use proptest::prelude::*;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+/// A format with a schema.
+trait Format: 'static {
+    /// The first bytes of a file.
+    const MAGIC: &'static [u8];
+    type Columns: Encode<Record> + Clone + Send + Sync + std::fmt::Debug + 'static;
+    type Reader<T: DeserializeOwned + Send + Sync + 'static>: ItemReader<Item = T> + Clone + 'static;
+
+    fn columns(columns: Vec<TypedColumn>) -> Result<Self::Columns, String>;
+    fn writer(path: PathBuf, columns: Self::Columns) -> FileWriter<AsRecords<Self::Columns>>;
+    fn reader<T: DeserializeOwned + Send + Sync + 'static>(path: &Path) -> Self::Reader<T>;
+    fn some(path: &Path, names: &[&str]) -> Self::Reader<Value>;
+}
+
+/// Implements [`Format`] by the types of a format.
+macro_rules! format_of {
+    ($name:ident, $magic:expr, $columns:ident, $reader:ident, $writer:ident) => {
+        struct $name;
+
+        impl Format for $name {
+            const MAGIC: &'static [u8] = $magic;
+            type Columns = $columns;
+            type Reader<T: DeserializeOwned + Send + Sync + 'static> = $reader<T>;
+
+            fn columns(columns: Vec<TypedColumn>) -> Result<$columns, String> {
+                $columns::new(columns)
+            }
+
+            fn writer(path: PathBuf, columns: $columns) -> $writer {
+                $writer::new(path, columns)
+            }
+
+            fn reader<T: DeserializeOwned + Send + Sync + 'static>(path: &Path) -> $reader<T> {
+                $reader::new(path)
+            }
+
+            fn some(path: &Path, names: &[&str]) -> $reader<Value> {
+                $reader::new(path).columns(names.iter().copied())
+            }
+        }
+    };
+}
+
+format_of!(Parquet, b"PAR1", ParquetColumns, ParquetReader, ParquetWriter);
+format_of!(Avro, b"Obj\x01", AvroColumns, AvroReader, AvroWriter);
+
+/// Makes a test of each function, for each format.
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        mod parquet {
+            $(#[test] fn $name() { super::$name::<super::Parquet>(); })*
+        }
+        mod avro {
+            $(#[test] fn $name() { super::$name::<super::Avro>(); })*
+        }
+    };
+}
+
+tests!(
+    the_reader_keeps_the_promises_of_readers,
+    a_file_is_the_same_wherever_the_process_dies,
+    a_file_without_rows_is_one,
+    each_value_is_kept_or_refused,
+    fields_and_columns_must_be_the_same,
+    an_output_in_work_does_not_look_complete_and_is_not_continued_with_other_columns,
+    a_chunk_without_rows_adds_nothing_to_a_file_that_has_begun,
+    columns_that_cannot_be_are_refused,
+    a_file_that_is_cut_or_no_file_fails_with_its_name,
+    a_column_that_is_not_there_is_named,
+    a_file_that_is_replaced_before_the_restart_is_refused,
+);
 
 /// A row with a value of each type that JSON has.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,14 +99,14 @@ struct Row {
     open: bool,
 }
 
-fn columns() -> ParquetColumns {
+fn columns<F: Format>() -> F::Columns {
     let columns = vec![
-        ParquetColumn::new("id", ParquetType::Integer).required(),
-        ParquetColumn::new("text", ParquetType::Text),
-        ParquetColumn::new("share", ParquetType::Float),
-        ParquetColumn::new("open", ParquetType::Boolean).required(),
+        TypedColumn::new("id", ValueType::Integer).required(),
+        TypedColumn::new("text", ValueType::Text),
+        TypedColumn::new("share", ValueType::Float),
+        TypedColumn::new("open", ValueType::Boolean).required(),
     ];
-    ParquetColumns::new(columns).unwrap()
+    F::columns(columns).unwrap()
 }
 
 fn rows(count: i64) -> Vec<Row> {
@@ -48,10 +121,10 @@ fn rows(count: i64) -> Vec<Row> {
 }
 
 /// Writes `rows` in chunks of `chunk`, with a crash at commit `crash` unless it is 0.
-fn write(path: &Path, rows: &[Row], chunk: usize, crash: u64) {
+fn write<F: Format>(path: &Path, rows: &[Row], chunk: usize, crash: u64) {
     let step = ChunkStepBuilder::new("write")
         .reader(ListReader::new(rows.to_vec()))
-        .writer(ParquetWriter::new(path, columns()))
+        .writer(F::writer(path.to_owned(), columns::<F>()))
         .chunk_size(chunk)
         .build();
     let mut bench = TestBench::of_step(step);
@@ -66,10 +139,10 @@ fn write(path: &Path, rows: &[Row], chunk: usize, crash: u64) {
 }
 
 /// Reads all rows, with a crash at commit `crash` unless it is 0.
-fn read(path: &Path, crash: u64) -> Result<Vec<Row>, String> {
+fn read<F: Format>(path: &Path, crash: u64) -> Result<Vec<Row>, String> {
     let items = Arc::new(Mutex::new(Vec::new()));
     let step = ChunkStepBuilder::new("read")
-        .reader(ParquetReader::<Row>::new(path))
+        .reader(F::reader::<Row>(path))
         .writer(ListWriter::new(Arc::clone(&items)))
         .chunk_size(2)
         .build();
@@ -88,59 +161,55 @@ fn read(path: &Path, crash: u64) -> Result<Vec<Row>, String> {
     }
 }
 
-#[test]
-fn the_reader_keeps_the_promises_of_readers() {
+fn the_reader_keeps_the_promises_of_readers<F: Format>() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("rows.parquet");
-    write(&path, &rows(11), 3, 0);
-    conformance_of_reader(|| ParquetReader::<Row>::new(&path));
-    conformance_of_reader(|| ParquetReader::<Value>::new(&path).columns(["open", "id"]));
+    let path = folder.path().join("rows.file");
+    write::<F>(&path, &rows(11), 3, 0);
+    conformance_of_reader(|| F::reader::<Row>(&path));
+    conformance_of_reader(|| F::some(&path, &["open", "id"]));
 }
 
-#[test]
-fn a_file_is_the_same_wherever_the_process_dies() {
+fn a_file_is_the_same_wherever_the_process_dies<F: Format>() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, path) = (folder.path().join("whole"), folder.path().join("file"));
-    write(&whole, &rows(11), 3, 0);
+    write::<F>(&whole, &rows(11), 3, 0);
     for crash in 1..=5 {
-        write(&path, &rows(11), 3, crash);
+        write::<F>(&path, &rows(11), 3, crash);
         assert_eq!(fs::read(&path).unwrap(), fs::read(&whole).unwrap(), "{crash}");
-        assert_eq!(read(&path, crash).unwrap(), rows(11), "{crash}");
+        assert_eq!(read::<F>(&path, crash).unwrap(), rows(11), "{crash}");
     }
 }
 
-#[test]
-fn a_file_without_rows_is_one() {
+fn a_file_without_rows_is_one<F: Format>() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("none.parquet");
-    write(&path, &[], 3, 0);
-    assert_eq!(read(&path, 0).unwrap(), []);
+    let path = folder.path().join("none.file");
+    write::<F>(&path, &[], 3, 0);
+    assert_eq!(read::<F>(&path, 0).unwrap(), []);
 }
 
-#[test]
-fn each_value_is_kept_or_refused() {
+fn each_value_is_kept_or_refused<F: Format>() {
     let kinds = [
-        ("text", ParquetType::Text),
-        ("integer", ParquetType::Integer),
-        ("float", ParquetType::Float),
-        ("decimal", ParquetType::Decimal { precision: 6, scale: 2 }),
-        ("long", ParquetType::Decimal { precision: 28, scale: 4 }),
-        ("boolean", ParquetType::Boolean),
-        ("date", ParquetType::Date),
-        ("time", ParquetType::Time),
-        ("timestamp", ParquetType::Timestamp),
-        ("datetime", ParquetType::DateTime),
-        ("bytes", ParquetType::Bytes),
+        ("text", ValueType::Text),
+        ("integer", ValueType::Integer),
+        ("float", ValueType::Float),
+        ("decimal", ValueType::Decimal { precision: 6, scale: 2 }),
+        ("long", ValueType::Decimal { precision: 28, scale: 4 }),
+        ("boolean", ValueType::Boolean),
+        ("date", ValueType::Date),
+        ("time", ValueType::Time),
+        ("timestamp", ValueType::Timestamp),
+        ("datetime", ValueType::DateTime),
+        ("bytes", ValueType::Bytes),
     ];
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, value: &Value| {
         let (_, kind) = kinds.iter().find(|(known, _)| *known == name).unwrap();
-        let path = folder.path().join(format!("{name}.parquet"));
-        let columns = vec![ParquetColumn::new("value", *kind).required()];
-        let columns = ParquetColumns::new(columns).unwrap();
+        let path = folder.path().join(format!("{name}.file"));
+        let columns = vec![TypedColumn::new("value", *kind).required()];
+        let columns = F::columns(columns).unwrap();
         let step = ChunkStepBuilder::new("write")
             .reader(ListReader::new(vec![json!({ "value": value })]))
-            .writer(ParquetWriter::new(&path, columns))
+            .writer(F::writer(path.clone(), columns))
             .build();
         let ended = TestBench::of_step(step).run();
         if let Some(failure) = ended.failure {
@@ -148,7 +217,7 @@ fn each_value_is_kept_or_refused() {
         }
         let items = Arc::new(Mutex::new(Vec::new()));
         let step = ChunkStepBuilder::new("read")
-            .reader(ParquetReader::<Value>::new(&path))
+            .reader(F::reader::<Value>(&path))
             .writer(ListWriter::new(Arc::clone(&items)))
             .build();
         let ended = TestBench::of_step(step).run();
@@ -211,14 +280,13 @@ fn each_value_is_kept_or_refused() {
     }
 }
 
-#[test]
-fn fields_and_columns_must_be_the_same() {
+fn fields_and_columns_must_be_the_same<F: Format>() {
     let folder = tempfile::tempdir().unwrap();
     let write = |row: Value| {
-        let columns = ParquetColumns::new(vec![ParquetColumn::new("price", ParquetType::Float)]);
+        let columns = F::columns(vec![TypedColumn::new("price", ValueType::Float)]);
         let step = ChunkStepBuilder::new("write")
             .reader(ListReader::new(vec![row]))
-            .writer(ParquetWriter::new(folder.path().join("file"), columns.unwrap()))
+            .writer(F::writer(folder.path().join("file"), columns.unwrap()))
             .build();
         TestBench::of_step(step).run().failure.map(|failure| failure.message)
     };
@@ -230,13 +298,12 @@ fn fields_and_columns_must_be_the_same() {
     assert!(missing.contains("column `price`"), "{missing}");
 }
 
-#[test]
-fn an_output_in_work_does_not_look_complete_and_is_not_continued_with_other_columns() {
+fn an_output_in_work_does_not_look_complete_and_is_not_continued_with_other_columns<F: Format>() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("rows.parquet");
+    let path = folder.path().join("rows.file");
     let columns = |scale| {
-        let kind = ParquetType::Decimal { precision: 9, scale };
-        ParquetColumns::new(vec![ParquetColumn::new("n", kind)]).unwrap()
+        let kind = ValueType::Decimal { precision: 9, scale };
+        F::columns(vec![TypedColumn::new("n", kind)]).unwrap()
     };
     let scale = Arc::new(std::sync::atomic::AtomicU8::new(2));
     let (of_writer, of_step) = (Arc::clone(&scale), path.clone());
@@ -244,7 +311,7 @@ fn an_output_in_work_does_not_look_complete_and_is_not_continued_with_other_colu
         .reader(ListReader::new((0..6).map(|n| json!({ "n": n })).collect::<Vec<_>>()))
         .writer_with(move |_| {
             let scale = of_writer.load(std::sync::atomic::Ordering::SeqCst);
-            Ok(ParquetWriter::new(&of_step, columns(scale)))
+            Ok(F::writer(of_step.clone(), columns(scale)))
         })
         .chunk_size(2)
         .build();
@@ -253,84 +320,98 @@ fn an_output_in_work_does_not_look_complete_and_is_not_continued_with_other_colu
     bench.run();
     let part = fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
     let bytes = fs::read(&part).unwrap();
-    assert!(bytes.starts_with(b"PAR1") && !bytes.ends_with(b"PAR1"));
+    assert!(bytes.starts_with(F::MAGIC) && !bytes.ends_with(b"PAR1"));
     scale.store(3, std::sync::atomic::Ordering::SeqCst);
     let failure = bench.restart().failure.unwrap();
     assert!(failure.message.contains("begun with other columns"), "{failure:?}");
 }
 
-#[test]
-fn a_chunk_without_rows_adds_nothing_to_a_file_that_has_begun() {
+fn a_chunk_without_rows_adds_nothing_to_a_file_that_has_begun<F: Format>() {
     let (mut bytes, none) = (Vec::new(), Vec::<Row>::new());
-    AsRecords(columns()).encode(&none, false, &mut bytes).unwrap();
+    AsRecords(columns::<F>()).encode(&none, false, &mut bytes).unwrap();
     assert!(bytes.is_empty());
-    AsRecords(columns()).encode(&none, true, &mut bytes).unwrap();
-    assert!(bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1"));
+    AsRecords(columns::<F>()).encode(&none, true, &mut bytes).unwrap();
+    assert!(bytes.starts_with(F::MAGIC));
 }
 
-#[test]
-fn columns_that_cannot_be_are_refused() {
-    let column = |name: &str, kind| ParquetColumn::new(name, kind);
-    let decimal = |precision, scale| column("d", ParquetType::Decimal { precision, scale });
+fn columns_that_cannot_be_are_refused<F: Format>() {
+    let column = |name: &str, kind| TypedColumn::new(name, kind);
+    let decimal = |precision, scale| column("d", ValueType::Decimal { precision, scale });
     for (columns, what) in [
         (vec![], "needs a column"),
-        (
-            vec![column("a", ParquetType::Text), column("a", ParquetType::Date)],
-            "`a` is there twice",
-        ),
+        (vec![column("a", ValueType::Text), column("a", ValueType::Date)], "`a` is there twice"),
         (vec![decimal(0, 0)], "1 to 28 digits"),
         (vec![decimal(29, 0)], "1 to 28 digits"),
         (vec![decimal(3, 4)], "no more than these after the point"),
     ] {
-        let message = ParquetColumns::new(columns).unwrap_err();
+        let message = F::columns(columns).unwrap_err();
         assert!(message.contains(what), "{message}");
     }
 }
 
-#[test]
-fn a_file_that_is_cut_or_no_file_fails_with_its_name() {
+fn a_file_that_is_cut_or_no_file_fails_with_its_name<F: Format>() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("rows.parquet");
-    write(&path, &rows(11), 3, 0);
+    let path = folder.path().join("rows.file");
+    write::<F>(&path, &rows(11), 3, 0);
     let whole = fs::read(&path).unwrap();
     for length in (0..whole.len()).step_by(13) {
         fs::write(&path, &whole[..length]).unwrap();
-        let message = read(&path, 0).expect_err("the file is cut");
-        assert!(message.contains("rows.parquet"), "{length}: {message}");
+        let message = read::<F>(&path, 0).expect_err("the file is cut");
+        assert!(message.contains("rows.file"), "{length}: {message}");
     }
     fs::write(&path, "id,name\n1,Ada\n").unwrap();
-    let message = read(&path, 0).unwrap_err();
-    assert!(message.contains("rows.parquet"), "{message}");
+    let message = read::<F>(&path, 0).unwrap_err();
+    assert!(message.contains("rows.file"), "{message}");
 }
 
-#[test]
-fn a_column_that_is_not_there_is_named() {
+fn a_column_that_is_not_there_is_named<F: Format>() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("rows.parquet");
-    write(&path, &rows(2), 3, 0);
+    let path = folder.path().join("rows.file");
+    write::<F>(&path, &rows(2), 3, 0);
     let step = ChunkStepBuilder::new("read")
-        .reader(ParquetReader::<Value>::new(&path).columns(["id", "colour"]))
+        .reader(F::some(&path, &["id", "colour"]))
         .writer(ListWriter::new(Arc::default()))
         .build();
     let message = TestBench::of_step(step).run().failure.unwrap().message;
-    assert!(message.contains("no column `colour`; there are: id, text, share, open"), "{message}");
+    assert!(message.contains("`colour`; there are: id, text, share, open"), "{message}");
 }
 
-#[test]
-fn a_file_that_is_replaced_before_the_restart_is_refused() {
+fn a_file_that_is_replaced_before_the_restart_is_refused<F: Format>() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("rows.parquet");
-    write(&path, &rows(11), 3, 0);
+    let path = folder.path().join("rows.file");
+    write::<F>(&path, &rows(11), 3, 0);
     let step = ChunkStepBuilder::new("read")
-        .reader(ParquetReader::<Row>::new(&path))
+        .reader(F::reader::<Row>(&path))
         .writer(ListWriter::new(Arc::default()))
         .chunk_size(2)
         .build();
     let mut bench = TestBench::of_step(step);
     bench.crash_at(CommitPoint::After, 2);
     bench.run();
-    write(&path, &rows(12), 3, 0);
+    write::<F>(&path, &rows(12), 3, 0);
     assert_eq!(bench.restart().failure.unwrap().code, "input_changed");
+}
+
+fn are_the_same<F: Format>(rows: &[Row], chunk: usize, crash: u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.file");
+    write::<F>(&path, rows, chunk, crash);
+    assert_eq!(read::<F>(&path, crash).unwrap(), rows);
+}
+
+fn damage<F: Format>(changes: &[(prop::sample::Index, u8)]) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.file");
+    write::<F>(&path, &rows(11), 3, 0);
+    let mut bytes = fs::read(&path).unwrap();
+    for (at, byte) in changes {
+        let at = at.index(bytes.len());
+        bytes[at] = *byte;
+    }
+    fs::write(&path, bytes).unwrap();
+    if let Err(message) = read::<F>(&path, 0) {
+        assert!(!message.contains("panicked"), "{message}");
+    }
 }
 
 proptest! {
@@ -345,29 +426,17 @@ proptest! {
         chunk in 1..12_usize,
         crash in 0..6_u64,
     ) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rows.parquet");
         let rows: Vec<Row> =
             values.into_iter().map(|(id, text, share, open)| Row { id, text, share, open }).collect();
-        write(&path, &rows, chunk, crash);
-        prop_assert_eq!(read(&path, crash).unwrap(), rows);
+        are_the_same::<Parquet>(&rows, chunk, crash);
+        are_the_same::<Avro>(&rows, chunk, crash);
     }
 
     #[test]
     fn a_damaged_file_is_an_error_or_has_other_values_and_nothing_worse(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rows.parquet");
-        write(&path, &rows(11), 3, 0);
-        let mut bytes = fs::read(&path).unwrap();
-        for (at, byte) in changes {
-            let at = at.index(bytes.len());
-            bytes[at] = byte;
-        }
-        fs::write(&path, bytes).unwrap();
-        if let Err(message) = read(&path, 0) {
-            prop_assert!(!message.contains("panicked"), "{}", message);
-        }
+        damage::<Parquet>(&changes);
+        damage::<Avro>(&changes);
     }
 }
