@@ -1,7 +1,7 @@
 # The servers of files, sourced by services.sh: an object store that speaks S3, FTP, SSH, a web server; an API; mail.
 
 PLACES=$TOOLS/places/bin
-PLACES_PACKAGES="moto[s3]==5.2.5 flask==3.1.3 flask-cors==6.0.2 pyftpdlib==2.2.0 pyopenssl==26.4.0 aiosmtpd==1.4.6"
+PLACES_PACKAGES="moto[s3]==5.2.5 flask==3.1.3 flask-cors==6.0.2 pyftpdlib==2.2.0 pyopenssl==26.4.0 aiosmtpd==1.4.6 confluent-kafka==2.16.1"
 # Programs that read what is written here, and write what is read here.
 OTHER_TOOLS="duckdb==2.0.1 openpyxl==3.1.5 fastavro==1.13.1 cramjam==2.14.0 backports.zstd==1.8.0"
 

@@ -1,4 +1,4 @@
-# The servers of queues beside RabbitMQ, sourced by services.sh: Redis and NATS.
+# The servers of queues beside RabbitMQ, sourced by services.sh: Redis, NATS and a cluster that speaks the protocol of Kafka.
 
 redis_() { redis-cli -h 127.0.0.1 -p "$(cat "$DIR/redis.port")" --no-auth-warning -a "$NAME" "$@"; }
 make_redis() {
@@ -29,7 +29,19 @@ fill_nats() {
 }
 CRASH_nats=KILL
 
+make_kafka() { own "$(id -un)" "$HOME_DIR/kafka"; }
+start_kafka() {
+    rm -f "$HOME_DIR/kafka/brokers"
+    launch kafka "$(id -un)" "$PLACES/python" "$(dirname "$SELF")/kafka_server.py" "$HOME_DIR/kafka/brokers"
+    wait_for kafka test -s "$HOME_DIR/kafka/brokers"
+}
+fill_kafka() {
+    publish BATCHWRIGHT_TEST_KAFKA "$(cat "$HOME_DIR/kafka/brokers")"
+}
+CRASH_kafka=KILL
+
 available_queues() {
     [ ! -x /usr/bin/redis-server ] || echo redis
     [ ! -x /usr/sbin/nats-server ] || echo nats
+    [ ! -x "$PLACES/python" ] || echo kafka
 }

@@ -125,6 +125,7 @@ pub(crate) fn features() -> Result<(), String> {
         ("batchwright-items", "mail"),
         ("batchwright-items", "script"),
         ("batchwright-items", "amqp"),
+        ("batchwright-items", "kafka"),
         ("batchwright-items", "nats"),
         ("batchwright-items", "redis"),
         ("batchwright-items", "ftp"),

@@ -507,6 +507,42 @@ fn redis(url: &str, command: &str) -> String {
 }
 
 #[test]
+fn topic() {
+    let (Some(brokers), Some(python)) = (needs(Service::Kafka), needs(Service::Tools)) else {
+        return;
+    };
+    let topic = format!("orders-{}", std::process::id());
+    let program = format!(
+        r#"
+import confluent_kafka as kafka
+producer = kafka.Producer({{"bootstrap.servers": "{brokers}"}})
+for n in range(20):
+    producer.produce("{topic}", '{{"id": %d, "amount": %d.5}}' % (n, n), key=str(n))
+producer.produce("{topic}", "no order", key="x")
+assert producer.flush(30) == 0
+"#
+    );
+    assert!(Command::new(&python).args(["-c", &program]).status().unwrap().success());
+    let server = format!("kafka://{}", brokers.split(',').next().unwrap());
+    Recipe {
+        name: "topic",
+        parameters: &[("server", &server), ("topic", &topic)],
+        files: &[],
+        sql: "",
+        prepare: NOTHING,
+        left: &|folder| {
+            let program = "import duckdb; print(*duckdb.execute(\"SELECT count(*), sum(amount), count(DISTINCT message) FROM 'orders-today.parquet'\").fetchone())";
+            let mut command = Command::new(&python);
+            let found = command.args(["-c", program]).current_dir(folder).output().unwrap();
+            let rejected = fs::read_to_string(folder.join("rejected.jsonl")).unwrap_or_default();
+            format!("{} {}", String::from_utf8_lossy(&found.stdout).trim(), rejected.lines().count())
+        },
+        expected: "20 200.00 20 1",
+    }
+    .check();
+}
+
+#[test]
 fn drain() {
     let Some(url) = needs(Service::Redis) else { return };
     Recipe {

@@ -3,30 +3,43 @@
 #[cfg(feature = "amqp")]
 mod amqp;
 mod body;
+#[cfg(feature = "acknowledge")]
 mod held;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod keys;
 #[cfg(feature = "nats")]
 mod nats;
+#[cfg(feature = "acknowledge")]
 mod reader;
+#[cfg(feature = "acknowledge")]
+mod reader_keys;
+#[cfg(feature = "acknowledge")]
 mod recent;
 #[cfg(feature = "redis")]
 mod redis;
-#[cfg(test)]
+#[cfg(all(test, feature = "acknowledge"))]
 mod tests;
 
+#[cfg(feature = "acknowledge")]
 use std::sync::Arc;
 
 #[cfg(feature = "amqp")]
 pub(crate) use amqp::AmqpKind;
+#[cfg(feature = "acknowledge")]
 use batchwright::ItemError;
+#[cfg(feature = "kafka")]
+pub(crate) use kafka::KafkaKind;
 #[cfg(feature = "nats")]
 pub(crate) use nats::NatsKind;
+#[cfg(feature = "acknowledge")]
 use recent::Key;
 
 #[cfg(feature = "redis")]
 pub(crate) use self::redis::RedisKind;
 
 /// A message of a queue.
+#[cfg(feature = "acknowledge")]
 pub(crate) struct Message<T> {
     /// What a message that is delivered again is recognized by; a message without it is not.
     key: Option<Key>,
@@ -48,6 +61,7 @@ pub(crate) enum Content {
 
 /// A connection to a queue. Its calls fail when the broker does not answer in time; after a failure it is not used any more,
 /// because what the broker did is not known.
+#[cfg(feature = "acknowledge")]
 pub(crate) trait Broker: Send + Sync + 'static {
     /// What a message is acknowledged by.
     type Tag: Clone + Send + 'static;

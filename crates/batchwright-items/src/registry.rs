@@ -34,6 +34,8 @@ impl KindRegistry {
         let kinds = kinds.with(crate::web::WebKind);
         #[cfg(feature = "amqp")]
         let kinds = kinds.with(crate::queue::AmqpKind);
+        #[cfg(feature = "kafka")]
+        let kinds = kinds.with(crate::queue::KafkaKind);
         #[cfg(feature = "nats")]
         let kinds = kinds.with(crate::queue::NatsKind);
         #[cfg(feature = "redis")]

@@ -12,6 +12,8 @@ mod scheme;
 mod seekable;
 mod sink;
 mod source;
+#[cfg(any(feature = "ftp", feature = "kafka"))]
+mod tls;
 mod writer;
 
 pub use compression::Compression;
@@ -38,6 +40,8 @@ pub(crate) use seekable::OpenSeekable;
 pub use sink::ByteSink;
 pub use source::{ByteSource, FileSource, InputIdentity, MemorySource, OpenSource};
 pub(crate) use source::{decompressed, file, modified};
+#[cfg(any(feature = "ftp", feature = "kafka"))]
+pub(crate) use tls::trusted;
 pub use writer::{Encode, EncodedWriter, FileWriter};
 #[cfg(any(feature = "excel", feature = "parquet"))]
 pub(crate) use {

@@ -32,6 +32,9 @@ pub enum Service {
     Redis,
     /// A NATS with JetStream: `BATCHWRIGHT_TEST_NATS`.
     Nats,
+    /// A cluster that speaks the protocol of Kafka, and keeps its messages in memory: the addresses of its brokers in
+    /// `BATCHWRIGHT_TEST_KAFKA`, separated by commas.
+    Kafka,
     /// A PgBouncer in transaction mode in front of that PostgreSQL: `BATCHWRIGHT_TEST_PGBOUNCER`.
     PgBouncer,
     /// An object store that speaks S3: `BATCHWRIGHT_TEST_S3`.
@@ -51,7 +54,7 @@ pub enum Service {
     /// The mail server of `scripts/smtp_server.py`: `BATCHWRIGHT_TEST_SMTP`, with TLS `BATCHWRIGHT_TEST_SMTPS`, and its folder
     /// `BATCHWRIGHT_TEST_SMTP_FOLDER`.
     Smtp,
-    /// A Python with `duckdb` and `openpyxl`: `BATCHWRIGHT_TEST_TOOLS`.
+    /// A Python with `confluent_kafka`, `duckdb`, `fastavro` and `openpyxl`: `BATCHWRIGHT_TEST_TOOLS`.
     Tools,
     /// Servers that the tests may restart, as `scripts/services.sh` starts them: `BATCHWRIGHT_TEST_SERVICES`.
     Restart,
@@ -83,6 +86,7 @@ pub fn needs(service: Service) -> Option<String> {
         Service::RabbitMq => variable("BATCHWRIGHT_TEST_RABBITMQ"),
         Service::Redis => variable("BATCHWRIGHT_TEST_REDIS"),
         Service::Nats => variable("BATCHWRIGHT_TEST_NATS"),
+        Service::Kafka => variable("BATCHWRIGHT_TEST_KAFKA"),
         Service::PgBouncer => variable("BATCHWRIGHT_TEST_PGBOUNCER"),
         Service::S3 => variable("BATCHWRIGHT_TEST_S3"),
         Service::Ftp => variable("BATCHWRIGHT_TEST_FTP"),

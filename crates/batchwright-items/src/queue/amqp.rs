@@ -20,8 +20,9 @@ use tokio::runtime::Runtime;
 use url::Url;
 
 use super::body::BodyFormat;
-use super::keys::{self, failed, format_of, reader_keys, shown, silent};
+use super::keys::{self, failed, format_of, shown, silent};
 use super::reader::{Connect, QueueReader};
+use super::reader_keys::{reader_keys, takes_outside};
 use super::recent::Key;
 use super::{Broker, Content, Message};
 use crate::key::{At, Keys, Problem, Text};
@@ -85,7 +86,7 @@ impl ItemKind for AmqpKind {
     fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
         let parsed: ReaderKeys = keys.parse()?;
         if cx.inside_only {
-            return Err(keys.problem(super::keys::takes_outside()));
+            return Err(keys.problem(takes_outside()));
         }
         let settings = parsed.settings(format_of(parsed.format.as_ref()))?;
         let server = keys::server(&parsed.server, SCHEMES, cx)?;

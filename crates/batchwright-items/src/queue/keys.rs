@@ -7,61 +7,13 @@ use batchwright::error::ErrorKind;
 use batchwright::scope::StepScope;
 use url::Url;
 
-use super::body::{BodyFormat, Decode};
-use super::reader::ReaderSettings;
+use super::body::BodyFormat;
 use crate::key::{At, Problem, Text, duration};
 use crate::kind::{BuildContext, Make};
 use crate::transport::url_with_values;
 
 /// Time after which an unanswered request fails, without `timeout`.
 const TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Defines the keys of the reader of a queue: those of `$name`, and those of all.
-macro_rules! reader_keys {
-    ($(#[$about:meta])* struct $name:ident { $($(#[$doc:meta])* $key:ident: $type:ty,)* }) => {
-        $(#[$about])*
-        #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
-        #[serde(deny_unknown_fields)]
-        struct $name {
-            $($(#[$doc])* $key: $type,)*
-            /// The field that gets the id of the message. Default: none gets it.
-            id_field: Option<String>,
-            /// How long the reader waits for a message of an empty queue before it ends. Default: `0s`.
-            wait: Option<crate::key::Text>,
-            /// Maximum number of messages; the others stay in the queue. Default: unlimited.
-            limit: Option<std::num::NonZeroU64>,
-            /// Time after which an unanswered request fails. Default: `30s`.
-            timeout: Option<crate::key::Text>,
-        }
-
-        impl $name {
-            /// Returns the settings of the reader.
-            fn settings(
-                &self,
-                format: crate::queue::body::BodyFormat,
-            ) -> Result<crate::queue::reader::ReaderSettings, crate::key::Problem> {
-                let id_field = self.id_field.as_deref();
-                crate::queue::keys::settings(format, id_field, self.wait.as_ref(), self.limit)
-            }
-        }
-    };
-}
-
-pub(super) use reader_keys;
-
-/// Returns the settings of a reader.
-pub(super) fn settings(
-    format: BodyFormat,
-    id_field: Option<&str>,
-    wait: Option<&Text>,
-    limit: Option<std::num::NonZeroU64>,
-) -> Result<ReaderSettings, Problem> {
-    Ok(ReaderSettings {
-        wait: wait.map_or(Ok(Duration::ZERO), duration)?,
-        limit: limit.map(Into::into),
-        decode: Decode::new(format, id_field),
-    })
-}
 
 /// Returns the format that is given, or the default.
 pub(super) fn format_of(given: Option<&At<BodyFormat>>) -> BodyFormat {
@@ -103,6 +55,7 @@ pub(super) fn server(
 }
 
 /// Returns the address in `url` for messages: without user, password and options.
+#[cfg(feature = "acknowledge")]
 pub(super) fn shown(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     match url.port() {
@@ -127,9 +80,4 @@ pub(super) fn silent(action: &str, broker: &str, timeout: Duration) -> ItemError
         ErrorKind::new("io.timeout"),
         format!("cannot {action} at {broker}: there is no answer within {seconds} s"),
     )
-}
-
-/// Returns the sentence about the reader of a queue in a rehearsal.
-pub(super) fn takes_outside() -> &'static str {
-    "it takes messages from a queue; --allow-outside permits it in a rehearsal"
 }

@@ -17,8 +17,9 @@ use self::list::RedisList;
 use self::sender::{RedisSender, Target};
 use self::stream::RedisStream;
 use super::body::BodyFormat;
-use super::keys::{self, failed, format_of, reader_keys, shown, silent};
+use super::keys::{self, failed, format_of, shown, silent};
 use super::reader::{Connect, QueueReader};
+use super::reader_keys::{reader_keys, takes_outside};
 use crate::key::{At, Keys, Problem, Text, duration};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make, MakeReader};
 use crate::sent::{self, SendingWriter};
@@ -87,7 +88,7 @@ impl ItemKind for RedisKind {
     fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
         let parsed: ReaderKeys = keys.parse()?;
         if cx.inside_only {
-            return Err(keys.problem(keys::takes_outside()));
+            return Err(keys.problem(takes_outside()));
         }
         let of_stream = [
             ("group", parsed.group.is_some()),

@@ -15,13 +15,13 @@ use crate::record::Record;
 /// A message that is sent. It has the same key when it is sent again.
 pub(crate) struct Outgoing<'a> {
     #[cfg_attr(
-        not(any(feature = "amqp", feature = "http", feature = "nats")),
+        not(any(feature = "amqp", feature = "http", feature = "kafka", feature = "nats")),
         expect(dead_code, reason = "messages of Redis have no keys")
     )]
     pub(crate) key: String,
     pub(crate) body: Vec<u8>,
     #[cfg_attr(
-        not(any(feature = "amqp", feature = "http", feature = "redis")),
+        not(any(feature = "amqp", feature = "http", feature = "kafka", feature = "redis")),
         expect(dead_code, reason = "messages of NATS are only their bodies")
     )]
     pub(crate) record: &'a Record,

@@ -2,15 +2,11 @@
 
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use batchwright::ItemError;
-use batchwright::error::ErrorKind;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
+use rustls::ClientConfig;
 use suppaftp::types::{FileType, Mode, Response};
 use suppaftp::{
     FtpError, ImplFtpStream, RustlsConnector, RustlsFtpStream, Status, TlsStream, TransferStream,
@@ -34,7 +30,7 @@ impl FtpServer {
     pub(super) fn new(url: &mut PlaceUrl) -> Result<Self, ItemError> {
         let certificates = url.file_option("ca");
         let tls = match url.scheme() {
-            "ftps" => Some(Arc::new(trusted(certificates.as_deref())?)),
+            "ftps" => Some(Arc::new(crate::transport::trusted(certificates.as_deref())?)),
             _ if certificates.is_some() => return Err(url.wrong(&"`ca` belongs to `ftps://`")),
             _ => None,
         };
@@ -128,33 +124,6 @@ fn make_folders(ftp: &mut RustlsFtpStream, path: &str) {
         // What is still missing is seen when the file is written.
         let _ = ftp.mkdir(&path[..at]);
     }
-}
-
-/// Returns the trust in the certificates of the PEM file at `path`, or of this machine.
-fn trusted(path: Option<&Path>) -> Result<ClientConfig, ItemError> {
-    let mut roots = RootCertStore::empty();
-    match path {
-        Some(path) => {
-            let failed = |error: Failure| {
-                let what = format!("cannot read the certificates of `{}`", path.display());
-                ItemError::wrap(ErrorKind::IO, what, error)
-            };
-            for one in CertificateDer::pem_file_iter(path).map_err(|error| failed(error.into()))? {
-                roots
-                    .add(one.map_err(|error| failed(error.into()))?)
-                    .map_err(|error| failed(error.into()))?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config =
-        config.map_err(|error| ItemError::wrap(ErrorKind::FATAL, "cannot use TLS", error))?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// Whether the server refuses a file: it does not exist, or may not be used.
