@@ -22,6 +22,7 @@ mod queue;
 mod reader;
 mod record;
 mod registry;
+pub mod rotate;
 #[cfg(any(feature = "http", feature = "mail", feature = "queue"))]
 mod sent;
 mod template;

@@ -4,12 +4,16 @@ use batchwright::ItemError;
 use batchwright::parameters::{ParameterSchema, ParameterValue};
 use batchwright::scope::{JobScope, StepScope};
 
+use crate::rotate::FileNumber;
+
 /// The names that a text of a step may use.
 pub struct Known<'a> {
     /// The declared parameters.
     pub schema: &'a ParameterSchema,
     /// The names of the values of each partition; `None` if the step has no partitions.
     pub partition: Option<&'static [&'static str]>,
+    /// The number of the file that is written; `None` unless the writer writes several.
+    pub file_number: Option<FileNumber>,
 }
 
 /// A text with placeholders, checked as far as possible before anything runs.
@@ -39,6 +43,7 @@ enum Name {
     JobContext(String),
     StepContext(String),
     Partition(String),
+    File(FileNumber),
 }
 
 impl Template {
@@ -155,6 +160,14 @@ fn parse_place(inside: &str, names: &Known<'_>) -> Result<Part, String> {
             return Err(format!("`${{{inside}}}`: a partition has no `{value}`; it has {known}"));
         }
         Name::Partition(value.to_owned())
+    } else if name == "file.number" {
+        let number = names.file_number.as_ref().ok_or_else(|| {
+            format!("`${{{inside}}}`: only a writer within one of the type `rotate` has a number")
+        })?;
+        if let Some(format) = &format {
+            integer_format(format).map_err(|problem| format!("`${{{inside}}}`: {problem}"))?;
+        }
+        Name::File(number.used())
     } else if let Some(variable) = name.strip_prefix("env.") {
         // The environment of the process does not change, so its value is filled in at once.
         return match (std::env::var(variable), default) {
@@ -208,6 +221,13 @@ fn integer_format(format: &str) -> Result<(usize, bool), String> {
     Ok((width, digits.starts_with('0')))
 }
 
+fn integer_text<N: std::fmt::Display>(number: N, (width, zeros): (usize, bool)) -> String {
+    match zeros {
+        true => format!("{number:0width$}"),
+        false => format!("{number:width$}"),
+    }
+}
+
 impl Place {
     fn fill(&self, job: &JobScope, step: &StepScope) -> Result<String, String> {
         let value = match &self.name {
@@ -219,6 +239,7 @@ impl Place {
             Name::JobContext(key) => context_text(job.context(), key)?,
             Name::StepContext(key) => context_text(step.context(), key)?,
             Name::Partition(name) => partition_text(step, name)?,
+            Name::File(number) => Some(self.numbered(number.get())?),
         };
         value.or_else(|| self.default.clone()).ok_or_else(|| match &self.name {
             Name::Parameter(name) => format!("fill in `params.{name}`: the parameter is not given"),
@@ -236,8 +257,14 @@ impl Place {
                 };
                 format!("fill in `partition.{name}`: partition `{key}` has none{hint}")
             }
-            Name::Job => "fill in `job.name`".to_owned(),
+            Name::Job | Name::File(_) => "fill in `job.name`".to_owned(),
         })
+    }
+
+    /// Returns the number of a file: with six digits, so that names are in the order of the files, unless there is a format.
+    fn numbered(&self, number: u64) -> Result<String, String> {
+        let format = self.format.as_deref().unwrap_or("%06d");
+        integer_format(format).map(|format| integer_text(number, format))
     }
 
     fn formatted(&self, name: &str, value: &ParameterValue) -> Result<String, String> {
@@ -247,11 +274,7 @@ impl Place {
             ParameterValue::Date(date) => date.strftime(format).to_string_checked().map_err(wrong),
             ParameterValue::Timestamp(at) => at.strftime(format).to_string_checked().map_err(wrong),
             ParameterValue::Integer(number) => {
-                let (width, zeros) = integer_format(format).map_err(wrong)?;
-                Ok(match zeros {
-                    true => format!("{number:0width$}"),
-                    false => format!("{number:width$}"),
-                })
+                integer_format(format).map(|format| integer_text(*number, format)).map_err(wrong)
             }
             other => Err(wrong(format!("a {} takes no format", other.kind()))),
         }
@@ -313,8 +336,11 @@ mod tests {
             ("${env.BATCHWRIGHT_NO_SUCH_VARIABLE}", "the environment has no"),
             ("${partition.from}", "the step has no partitions"),
         ] {
-            let problem =
-                Template::parse(text, &Known { schema: &schema(), partition: None }).unwrap_err();
+            let problem = Template::parse(
+                text,
+                &Known { schema: &schema(), partition: None, file_number: None },
+            )
+            .unwrap_err();
             assert!(problem.contains(wanted), "{text}: {problem}");
         }
     }
@@ -330,7 +356,11 @@ mod tests {
             "${job.name} ${job.context.a} ${step.context.b}",
         ] {
             assert!(
-                Template::parse(text, &Known { schema: &schema(), partition: None }).is_ok(),
+                Template::parse(
+                    text,
+                    &Known { schema: &schema(), partition: None, file_number: None }
+                )
+                .is_ok(),
                 "{text}"
             );
         }

@@ -148,7 +148,7 @@ fn built<T>(
     let text = toml::to_string(keys).unwrap();
     let table = DeTable::parse(&text).unwrap();
     let (span, schema) = (0..text.len(), ParameterSchema::default());
-    let known = Known { schema: &schema, partition: None };
+    let known = Known { schema: &schema, partition: None, file_number: None };
     build(
         Keys::new("part", "kind", &span, table.get_ref()),
         &BuildContext::new(folder, &known, false),
@@ -594,7 +594,7 @@ fn a_template_renders_its_texts_unchanged_and_its_names_as_their_values() {
         .with("name", "${params.date}");
     let scope = scope_with(parameters);
     let schema = schema();
-    let known = Known { schema: &schema, partition: None };
+    let known = Known { schema: &schema, partition: None, file_number: None };
     let rendered = |text: &str| {
         let template = Template::parse(text, &known)?;
         template.render(&scope).map_err(|error| error.to_string())

@@ -20,6 +20,7 @@ use batchwright::scope::StepScope;
 use batchwright::step::{CommandStep, ExitCodeMeaning, StepOptions};
 use batchwright::testing::fault::{FaultyProcessor, FaultyWriter};
 use batchwright::{ChunkStepBuilder, ItemError, Job, JobParameters, TaskletStep};
+use batchwright_items::rotate::FileNumber;
 use batchwright_items::{
     At, BuildContext, ItemKind, Keys, Known, Make, MakeReader, Problem, Record, Text, duration,
 };
@@ -386,7 +387,11 @@ impl Builder<'_> {
         let Writer { kind, keys } = writer.get_ref();
         let span = writer.span();
         let keys = self.keys("writer", kind, keys, &span);
-        let member = |one: &At<Writer>| self.writer(one, known);
+        let member = |one: &At<Writer>, number: Option<FileNumber>| {
+            let Known { schema, partition, file_number } = known;
+            let file_number = number.or_else(|| file_number.clone());
+            self.writer(one, &Known { schema, partition: *partition, file_number })
+        };
         if let Some(made) = several::writer(kind.get_ref(), keys, known.schema, member) {
             return made;
         }
@@ -402,7 +407,7 @@ impl Builder<'_> {
         let span = processor.span();
         let keys = self.keys("processor", kind, keys, &span);
         // Each partition reads all rows of a lookup.
-        let whole = Known { schema: known.schema, partition: None };
+        let whole = Known { schema: known.schema, partition: None, file_number: None };
         let reader = |one: &At<Reader>| self.reader(one, &whole);
         if let Some(stage) = stage::stage(kind.get_ref(), keys, known.schema, reader) {
             return stage;

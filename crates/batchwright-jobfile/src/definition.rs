@@ -457,6 +457,9 @@ impl<'t> Parts<'t> {
         {
             members.iter_mut().try_for_each(|member| self.take_writer(member))?;
         }
+        if is_of_type(table, "rotate") {
+            table.get_mut("writer").map_or(Ok(()), |member| self.take_writer(member))?;
+        }
         if is_of_type(table, "route") {
             for route in tables("route", table.get_mut("routes"))? {
                 route.get_mut("writer").map_or(Ok(()), |member| self.take_writer(member))?;

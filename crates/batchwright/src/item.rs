@@ -418,6 +418,9 @@ pub enum Ending {
     Complete,
     /// The step stopped or failed: the writer keeps what a restart needs.
     Incomplete,
+    /// The output was begun and holds nothing that is committed, and no checkpoint refers to it: the writer removes it. Only a
+    /// writer that has other writers closes them so.
+    Unused,
 }
 
 /// The sink of the outputs of a chunk step.

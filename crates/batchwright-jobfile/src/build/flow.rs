@@ -56,8 +56,8 @@ impl Builder<'_> {
             return Err(Problem::at(limit, "a start limit is at least 1"));
         }
         refuse_foreign_keys(&step, &kind)?;
-        let known =
-            Known { schema, partition: step.partition.as_ref().map(|one| names_of(one.get_ref())) };
+        let partition = step.partition.as_ref().map(|one| names_of(one.get_ref()));
+        let known = Known { schema, partition, file_number: None };
         let worker: Arc<dyn batchwright::step::Step> = match kind.as_str() {
             "flow" => {
                 required(&step.steps, "steps", &step.name)?;

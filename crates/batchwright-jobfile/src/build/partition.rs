@@ -55,7 +55,7 @@ impl Builder<'_> {
         }
         let count = grid.as_ref().map_or(GRID_DEFAULT, |grid| *grid.get_ref());
         // The partitioner runs before any partition exists.
-        let known = &Known { schema, partition: None };
+        let known = &Known { schema, partition: None, file_number: None };
         match by.get_ref() {
             By::Range(Range { min, max }) => {
                 let (min, max) = (self.bound(min, by, known)?, self.bound(max, by, known)?);

@@ -368,8 +368,10 @@ impl FileOutput {
     /// When the system refuses it, or when another execution replaced the file.
     pub fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
         let Some(mut state) = self.state.take() else { return Ok(()) };
-        if ending == Ending::Incomplete && !self.named_always {
-            return Ok(());
+        match ending {
+            Ending::Unused => return remove(&state.path),
+            Ending::Incomplete if !self.named_always => return Ok(()),
+            _ => {}
         }
         if let Some(original) = state.copied_from.take() {
             // Without a commit, only the original is known to a restart.
@@ -506,8 +508,8 @@ impl Names {
         if let Checked::Right(file) = finished {
             return self.take_back(file, identity.made_by);
         }
-        let (path, problem) = refused.unwrap_or((known, "it is missing".to_owned()));
-        Err(self.refuse(&path, position.length, &problem))
+        let (path, problem) = refused.map_or((known, None), |(path, what)| (path, Some(what)));
+        Err(self.refuse(&path, position.length, problem))
     }
 
     /// Finds a file with a name of version 0.1: `NAME.part`, or `NAME` for dead letters.
@@ -519,10 +521,10 @@ impl Names {
                 fs::rename(&growing, &path).map_err(|error| failed("continue", &growing, error))?;
                 Ok(Found { file, path, made_by: own })
             }
-            Checked::Wrong(problem) => Err(self.refuse(&growing, length, &problem)),
+            Checked::Wrong(problem) => Err(self.refuse(&growing, length, Some(problem))),
             Checked::Missing => match checked(&self.target, length, |_| Ok(true))? {
                 Checked::Right(file) => self.take_back(file, own),
-                _ => Err(self.refuse(&growing, length, "it is missing")),
+                _ => Err(self.refuse(&growing, length, None)),
             },
         }
     }
@@ -533,15 +535,13 @@ impl Names {
         Ok(Found { file, path, made_by })
     }
 
-    fn refuse(&self, path: &Path, length: u64, problem: &str) -> ItemError {
-        ItemError::new(
-            ErrorKind::IO,
-            format!(
-                "cannot continue `{}` at byte {length}: {problem}; the checkpoint refers to `{}`",
-                self.target.display(),
-                path.display()
-            ),
-        )
+    /// The error of the file at `path`, with its problem; `None` if it is missing.
+    fn refuse(&self, path: &Path, length: u64, problem: Option<String>) -> ItemError {
+        let kind = if problem.is_some() { ErrorKind::IO } else { ErrorKind::new("io.missing") };
+        let problem = problem.as_deref().unwrap_or("it is missing");
+        let (target, path) = (self.target.display(), path.display());
+        let what = format!("cannot continue `{target}` at byte {length}: {problem}");
+        ItemError::new(kind, format!("{what}; the checkpoint refers to `{path}`"))
     }
 }
 
