@@ -4,6 +4,8 @@ mod codec;
 mod decode;
 mod kind;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub(crate) use kind::AvroKind;
@@ -23,7 +25,7 @@ use crate::record::{Names, Record};
 use crate::transport::input::{Input, Mark};
 use crate::transport::{ByteSource, InputIdentity, file};
 use codec::{BLOCK_BYTES_MAX, Codec};
-use decode::{Decoder, number};
+use decode::{Decoder, ENDS, number};
 use schema::Schema;
 
 /// The first bytes of a file.
@@ -60,6 +62,8 @@ pub struct AvroReader<T> {
 
 struct Opened {
     input: Input,
+    /// The name of the file, for messages.
+    shown: String,
     schema: Schema,
     names: Names,
     /// Whether each field is read.
@@ -80,6 +84,8 @@ struct OpenBlock {
     /// Number of its records, and of those that were read.
     count: u64,
     read: u64,
+    /// Number of values without bytes that were read.
+    empty: usize,
 }
 
 /// A position in a file of blocks: in the block that begins at a byte, after some of its records.
@@ -126,19 +132,22 @@ impl<T> AvroReader<T> {
 
     fn begin(&self) -> Result<Opened, ItemError> {
         let mut input = Input::open(Arc::clone(&self.source))?;
+        let mut wanted = MAGIC.len();
         let header = loop {
+            while input.rest().len() < wanted && input.more()? {}
             match Header::parse(input.rest()) {
                 Ok((header, length)) => {
                     input.consume(length);
                     break header;
                 }
-                Err(what) => {
-                    let can_grow = input.rest().len() < HEADER_BYTES_MAX
-                        && MAGIC.starts_with(&input.rest()[..input.rest().len().min(MAGIC.len())]);
-                    if !can_grow || !input.more()? {
-                        return Err(self.failed(&what));
+                // There may be more of it.
+                Err(what) if what == ENDS && input.rest().len() >= wanted => {
+                    if wanted >= HEADER_BYTES_MAX {
+                        return Err(self.failed(&"its header is too long"));
                     }
+                    wanted = input.rest().len() * 2;
                 }
+                Err(what) => return Err(self.failed(&what)),
             }
         };
         let failed = |what: String| self.failed(&what);
@@ -157,8 +166,8 @@ impl<T> AvroReader<T> {
         }
         let wanted: Vec<bool> = all.iter().map(|name| is_wanted(name)).collect();
         let names = all.into_iter().filter(|name| is_wanted(name)).cloned().collect();
-        let (block, records) = (None, 0);
-        Ok(Opened { input, schema, names, wanted, codec, sync: header.sync, block, records })
+        let (block, records, shown) = (None, 0, self.source.shown());
+        Ok(Opened { input, shown, schema, names, wanted, codec, sync: header.sync, block, records })
     }
 }
 
@@ -174,7 +183,7 @@ impl Header {
     fn parse(bytes: &[u8]) -> Result<(Self, usize), String> {
         let rest = bytes.strip_prefix(MAGIC).ok_or("it is no file of Avro")?;
         let (entries, rest) = decode::entries(rest)?;
-        let (sync, after) = rest.split_first_chunk().ok_or("it ends within its header")?;
+        let (sync, after) = rest.split_first_chunk().ok_or(ENDS)?;
         let value = |wanted: &str| {
             entries
                 .iter()
@@ -192,8 +201,9 @@ impl Opened {
     fn next_block(&mut self) -> Result<bool, ItemError> {
         let begin = self.input.mark();
         let byte = self.input.byte();
+        let shown = &self.shown;
         let failed = |what: String| {
-            ItemError::fatal(format!("cannot read the block at byte {byte}: {what}"))
+            ItemError::fatal(format!("cannot read the block at byte {byte} of `{shown}`: {what}"))
         };
         let (mut numbers, mut length) = ([0; 2], 0);
         for into in &mut numbers {
@@ -222,38 +232,34 @@ impl Opened {
                 "it has {size} bytes, and the maximum is {BLOCK_BYTES_MAX}"
             )));
         }
-        self.input.consume(length);
-        while self.input.rest().len() < size + SYNC_BYTES {
+        // The input is consumed when the block is known to be right.
+        let end = length + size + SYNC_BYTES;
+        while self.input.rest().len() < end {
             if !self.input.more()? {
                 return Err(failed("the file ends within it".to_owned()));
             }
         }
-        let (block, sync) = self.input.rest()[..size + SYNC_BYTES].split_at(size);
+        let (block, sync) = self.input.rest()[length..end].split_at(size);
         if sync != self.sync {
             return Err(failed("the marker of the file does not follow it".to_owned()));
         }
         let content = self.codec.decompress(block).map_err(failed)?.into_owned();
-        self.input.consume(size + SYNC_BYTES);
-        self.block = Some(OpenBlock { begin, content, at: 0, count: count as u64, read: 0 });
+        if count == 0 && !content.is_empty() {
+            return Err(failed(format!("{} bytes follow its records", content.len())));
+        }
+        self.input.consume(end);
+        let count = count as u64;
+        self.block = Some(OpenBlock { begin, content, at: 0, count, read: 0, empty: 0 });
         Ok(true)
     }
 
     /// Returns the next record; `None` at the end.
     fn next(&mut self) -> Result<Option<Record>, ItemError> {
         loop {
-            if let Some(block) = &mut self.block {
-                if block.read < block.count {
-                    return self.next_of_block()?.map(Some);
-                }
-                if block.at < block.content.len() {
-                    let (byte, _) = self.input.byte_and_identity(&block.begin);
-                    let left = block.content.len() - block.at;
-                    return Err(ItemError::fatal(format!(
-                        "cannot read the block at byte {byte}: {left} bytes follow its records"
-                    )));
-                }
-                self.block = None;
+            if self.block.as_ref().is_some_and(|block| block.read < block.count) {
+                return self.next_of_block()?.map(Some);
             }
+            self.block = None;
             if !self.next_block()? {
                 return Ok(None);
             }
@@ -264,11 +270,16 @@ impl Opened {
     fn next_of_block(&mut self) -> Result<Result<Record, ItemError>, ItemError> {
         let Some(block) = &mut self.block else { return Err(ItemError::fatal("no block is open")) };
         let number = self.records + 1;
-        let mut decoder = Decoder::new(&self.schema, &block.content[block.at..]);
-        let values = decoder
-            .record(&self.wanted)
-            .map_err(|what| ItemError::fatal(format!("cannot read record {number}: {what}")))?;
-        block.at = block.content.len() - decoder.left();
+        let shown = &self.shown;
+        let failed = |what: String| {
+            ItemError::fatal(format!("cannot read record {number} of `{shown}`: {what}"))
+        };
+        let mut decoder = Decoder::new(&self.schema, &block.content[block.at..], block.empty);
+        let values = decoder.record(&self.wanted).map_err(failed)?;
+        if block.read + 1 == block.count && decoder.left() > 0 {
+            return Err(failed(format!("{} bytes follow the block's records", decoder.left())));
+        }
+        (block.at, block.empty) = (block.content.len() - decoder.left(), decoder.empty());
         block.read += 1;
         self.records = number;
         Ok(match values {
@@ -301,8 +312,8 @@ impl<T: Send + Sync + 'static> ItemReader for AvroReader<T> {
         if let Some(position) = position.filter(|position| position.byte > 0) {
             open.input.go_to(position.byte, position.input, self.may_have_changed)?;
             open.records = position.records.saturating_sub(position.in_block);
-            if position.in_block > 0 {
-                open.next_block()?;
+            if position.in_block > 0 && !open.next_block()? {
+                return Err(self.failed(&"the block of the checkpoint is not there"));
             }
             for _ in 0..position.in_block {
                 // One that fails has failed before.
@@ -314,10 +325,9 @@ impl<T: Send + Sync + 'static> ItemReader for AvroReader<T> {
     }
 
     fn read(&mut self) -> Result<Option<T>, ItemError> {
-        let Self { source, decode, open, .. } = self;
+        let Self { decode, open, .. } = self;
         let open = open.as_mut().ok_or_else(|| ItemError::fatal("cannot read a closed file"))?;
-        let at = |error: ItemError| error.at(source.shown());
-        let Some(record) = open.next().map_err(at)? else { return Ok(None) };
+        let Some(record) = open.next()? else { return Ok(None) };
         decode(record).map(Some).map_err(|error| error.at(format!("record {}", open.records)))
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::recent::{Key, Ranges, Recent};
+use super::recent::{Key, Numbers, Recent};
 
 /// The position in a queue.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -16,8 +16,8 @@ pub(super) struct QueuePosition {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) unacknowledged: Vec<Key>,
     /// The numbers of the last ones that are acknowledged.
-    #[serde(default, skip_serializing_if = "Ranges::is_empty")]
-    pub(super) acknowledged: Ranges,
+    #[serde(default, skip_serializing_if = "Numbers::is_empty")]
+    pub(super) acknowledged: Numbers,
     /// What the queue is known by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) identity: Option<Arc<str>>,
@@ -119,7 +119,7 @@ impl<T> Held<T> {
     }
 
     /// Whether a message with `key` was acknowledged lately, or is just now.
-    pub(super) fn was_acknowledged(&self, key: &Key) -> bool {
+    pub(super) fn was_acknowledged(&mut self, key: &Key) -> bool {
         self.recent.contains(key) || self.keys.contains(key) && self.acknowledging.contains(key)
     }
 

@@ -219,7 +219,7 @@ impl NatsQueue {
         let action = format!("read the stream `{stream}` by the consumer `{name}`");
         let (created, consumer) = link.wait(&action, async {
             let found = link.context.get_stream(&stream).await?;
-            let created = found.cached_info().created.to_string().into();
+            let created = found.cached_info().created.unix_timestamp_nanos().to_string().into();
             Ok((created, found.get_or_create_consumer(&name, wanted).await?))
         })?;
         if consumer.cached_info().config.ack_policy != AckPolicy::Explicit {
@@ -277,13 +277,14 @@ impl Broker for NatsQueue {
             let mut messages = Vec::new();
             while let Some(message) = batch.next().await {
                 let message = message?;
-                let (redelivered, number) = {
+                let (redelivered, number, stored) = {
                     let info = message.info()?;
-                    (info.delivered > 1, info.stream_sequence)
+                    let stored = i64::try_from(info.published.unix_timestamp_nanos())?;
+                    (info.delivered > 1, info.stream_sequence, stored)
                 };
                 let message = message.message;
                 messages.push(Message {
-                    key: Some(Key::Number(number)),
+                    key: Some(Key::Number(number, stored)),
                     id: Some(number.to_string().into()),
                     redelivered,
                     content: Content::Body(message.payload.into()),

@@ -9,63 +9,82 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Key {
-    /// Its number in the queue, which increases by one.
-    Number(u64),
+    /// Its number in the queue, which increases by one, and the time at which it was stored, in nanoseconds since 1970: a queue
+    /// that lost its last messages gives their numbers to others.
+    Number(u64, i64),
     Text(Arc<str>),
 }
 
-/// Number of texts that are remembered.
-const TEXTS_MAX: usize = 100_000;
-/// Number of ranges that are remembered. A reader alone has few; readers that share a queue have many.
+/// Number of keys that are remembered.
+const KEYS_MAX: usize = 100_000;
+/// Number of ranges that a position has. A reader alone has few; readers that share a queue, or read a part of it, have many.
 const RANGES_MAX: usize = 256;
 
 /// The keys of messages that were acknowledged last. A queue can deliver one again that it was delivering at that moment, and
 /// servers have had faults by which they deliver one again later.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
-    texts: HashSet<Arc<str>>,
+    keys: HashSet<Key>,
     /// In the order in which they were acknowledged.
-    order: VecDeque<Arc<str>>,
-    pub(super) numbers: Ranges,
+    order: VecDeque<Key>,
+    pub(super) numbers: Numbers,
+}
+
+/// The numbers of acknowledged messages, and the time of the latest of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Numbers {
+    ranges: Ranges,
+    latest: i64,
+}
+
+impl Numbers {
+    pub(super) fn is_empty(&self) -> bool {
+        self.ranges.0.is_empty()
+    }
 }
 
 impl Recent {
-    pub(super) fn of(numbers: Ranges) -> Self {
+    pub(super) fn of(numbers: Numbers) -> Self {
         Self { numbers, ..Self::default() }
     }
 
-    pub(super) fn contains(&self, key: &Key) -> bool {
-        match key {
-            Key::Number(number) => self.numbers.contains(*number),
-            Key::Text(text) => self.texts.contains(text),
+    pub(super) fn contains(&mut self, key: &Key) -> bool {
+        if self.keys.contains(key) {
+            return true;
         }
+        let Key::Number(number, time) = key else { return false };
+        let is_known = self.numbers.ranges.contains(*number);
+        if is_known && *time > self.numbers.latest {
+            tracing::warn!(
+                "the queue gives numbers of messages to others: it has lost messages, or was created anew"
+            );
+            *self = Self::default();
+            return false;
+        }
+        is_known
     }
 
     pub(super) fn add(&mut self, key: Key) {
-        let text = match key {
-            Key::Number(number) => return self.numbers.add(number),
-            Key::Text(text) => text,
-        };
-        if self.order.len() == TEXTS_MAX
+        if let Key::Number(number, time) = key {
+            self.numbers.ranges.add(number);
+            self.numbers.latest = self.numbers.latest.max(time);
+        }
+        if self.order.len() == KEYS_MAX
             && let Some(oldest) = self.order.pop_front()
         {
-            self.texts.remove(&oldest);
+            self.keys.remove(&oldest);
         }
-        self.texts.insert(Arc::clone(&text));
-        self.order.push_back(text);
+        self.keys.insert(key.clone());
+        self.order.push_back(key);
     }
 }
 
 /// A set of numbers, as ranges from a first to a last one, in their order. No two of them touch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(super) struct Ranges(Vec<(u64, u64)>);
+struct Ranges(Vec<(u64, u64)>);
 
 impl Ranges {
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     fn contains(&self, number: u64) -> bool {
         let after = self.0.partition_point(|(first, _)| *first <= number);
         after > 0 && self.0[after - 1].1 >= number
@@ -114,6 +133,26 @@ mod tests {
             }
             prop_assert!(ranges.0.windows(2).all(|two| two[0].1 + 1 < two[1].0), "{:?}", ranges);
         }
+    }
+
+    #[test]
+    fn a_message_with_a_known_number_and_a_later_time_is_another_one() {
+        let mut recent = Recent::default();
+        (1..=10).for_each(|number| recent.add(Key::Number(number, 100)));
+        let stored = serde_json::to_string(&recent.numbers).unwrap();
+        let mut recent = Recent::of(serde_json::from_str(&stored).unwrap());
+        assert!(recent.contains(&Key::Number(10, 100)) && !recent.contains(&Key::Number(11, 100)));
+        assert!(!recent.contains(&Key::Number(9, 101)));
+        recent.add(Key::Number(9, 101));
+        assert!(!recent.contains(&Key::Number(10, 99)), "the others were of the former queue");
+    }
+
+    #[test]
+    fn keys_are_remembered_although_their_numbers_have_gaps() {
+        let mut recent = Recent::default();
+        let keys = || (0..500).rev().map(|number| Key::Number(number * 2, 1));
+        keys().for_each(|key| recent.add(key));
+        assert!(keys().all(|key| recent.contains(&key)));
     }
 
     #[test]

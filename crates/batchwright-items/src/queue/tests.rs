@@ -75,7 +75,7 @@ impl<const UNIQUE: bool> Broker for Memory<UNIQUE> {
         fetched.extend(new);
         let message = |(number, redelivered): (u64, bool)| Message {
             key: Some(match stored.forgotten {
-                Some(_) => Key::Number(number),
+                Some(_) => Key::Number(number, 1),
                 None => Key::Text(format!("id-{number}").into()),
             }),
             id: None,

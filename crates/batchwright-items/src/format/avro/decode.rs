@@ -10,15 +10,23 @@ use crate::value::Value;
 
 /// Values within values are no deeper than this.
 const DEPTH_MAX: usize = 64;
-/// Maximum number of elements of the lists and maps of a record.
-const ELEMENTS_MAX: usize = 1_000_000;
+/// Maximum number of values of a record, those of its lists, maps and records included.
+const VALUES_MAX: usize = 1_000_000;
+/// Maximum number of values of a block that have no bytes, such as nulls, which could be more than the memory holds.
+const EMPTY_MAX: usize = 1_000_000;
+/// Maximum number of entries before the first block.
+const ENTRIES_MAX: usize = 1_000;
+/// What is wrong when there are too few bytes.
+pub(super) const ENDS: &str = "it ends too early";
 
 /// Decodes the values of a block.
 pub(super) struct Decoder<'a> {
     schema: &'a Schema,
     bytes: Bytes<'a>,
-    /// How many more elements the record may have.
-    elements: usize,
+    /// How many more values the record may have.
+    values: usize,
+    /// How many more values without bytes the block may have.
+    empty: usize,
     /// What is wrong with the first value of the record that is decoded and out of range.
     wrong: Option<String>,
 }
@@ -27,8 +35,15 @@ pub(super) struct Decoder<'a> {
 type Decoded<T> = Result<T, String>;
 
 impl<'a> Decoder<'a> {
-    pub(super) fn new(schema: &'a Schema, bytes: &'a [u8]) -> Self {
-        Self { schema, bytes: Bytes(bytes), elements: ELEMENTS_MAX, wrong: None }
+    /// Decodes `bytes`, what is left of a block, which had values without bytes before them.
+    pub(super) fn new(schema: &'a Schema, bytes: &'a [u8], empty: usize) -> Self {
+        let empty = EMPTY_MAX.saturating_sub(empty);
+        Self { schema, bytes: Bytes(bytes), values: VALUES_MAX, empty, wrong: None }
+    }
+
+    /// Returns how many values without bytes the block has so far.
+    pub(super) fn empty(&self) -> usize {
+        EMPTY_MAX - self.empty
     }
 
     /// Returns the number of bytes that are left.
@@ -39,7 +54,8 @@ impl<'a> Decoder<'a> {
     /// Decodes the next record; the fields that are not `wanted` are left out. The record counts as failed when one of its values
     /// is out of range.
     pub(super) fn record(&mut self, wanted: &[bool]) -> Decoded<Result<Vec<Value>, ItemError>> {
-        self.elements = ELEMENTS_MAX;
+        self.values = VALUES_MAX;
+        let before = self.left();
         let mut values = Vec::with_capacity(wanted.len());
         let mut failure = None;
         for (field, is_wanted) in self.schema.fields.iter().zip(wanted) {
@@ -51,6 +67,7 @@ impl<'a> Decoder<'a> {
                 failure = failure.or(wrong.map(in_field));
             }
         }
+        self.charge(before)?;
         Ok(failure.map_or(Ok(values), |what| Err(ItemError::parse(what))))
     }
 
@@ -77,11 +94,39 @@ impl<'a> Decoder<'a> {
                 };
                 from::decimal(bytes, *scale)
             }
+            Shape::BigDecimal => {
+                let mut content = Bytes(self.bytes.sized()?);
+                let (digits, scale) = (content.sized()?, content.int()?);
+                let scale = u32::try_from(scale).map_err(|_| format!("{scale} is no scale"));
+                scale.and_then(|scale| from::decimal(digits, scale))
+            }
             _ => from::date(self.bytes.int()?),
         })
     }
 
+    /// Counts a value that began when `before` bytes were left.
+    fn charge(&mut self, before: usize) -> Decoded<()> {
+        self.values = self
+            .values
+            .checked_sub(1)
+            .ok_or_else(|| format!("a record has more than {VALUES_MAX} values"))?;
+        if self.left() == before {
+            self.empty = self
+                .empty
+                .checked_sub(1)
+                .ok_or_else(|| format!("a block has more than {EMPTY_MAX} values without bytes"))?;
+        }
+        Ok(())
+    }
+
     fn value(&mut self, shape: &'a Shape, depth: usize) -> Decoded<Value> {
+        let before = self.left();
+        let value = self.of_shape(shape, depth)?;
+        self.charge(before)?;
+        Ok(value)
+    }
+
+    fn of_shape(&mut self, shape: &'a Shape, depth: usize) -> Decoded<Value> {
         if depth > DEPTH_MAX {
             return Err(format!("it is deeper than {DEPTH_MAX}"));
         }
@@ -98,7 +143,11 @@ impl<'a> Decoder<'a> {
             Shape::Double => Value::Float(f64::from_le_bytes(self.bytes.array()?)),
             Shape::Bytes => Value::Bytes(self.bytes.sized()?.into()),
             Shape::Text => Value::text(self.bytes.text()?),
-            Shape::Date | Shape::Time { .. } | Shape::Moment { .. } | Shape::Decimal { .. } => {
+            Shape::Date
+            | Shape::Time { .. }
+            | Shape::Moment { .. }
+            | Shape::Decimal { .. }
+            | Shape::BigDecimal => {
                 let made = self.logical(shape)?;
                 made.unwrap_or_else(|what| {
                     self.wrong.get_or_insert(what);
@@ -140,7 +189,8 @@ impl<'a> Decoder<'a> {
             }
             Shape::Union(of) => {
                 let of = self.chosen(of)?;
-                self.value(of.ok_or("it is of no type of its union")?, depth + 1)?
+                // The number of the type is a byte of the value.
+                self.of_shape(of.ok_or("it is of no type of its union")?, depth)?
             }
             Shape::Record(fields) => {
                 let values = fields.iter().map(|field| {
@@ -148,17 +198,13 @@ impl<'a> Decoder<'a> {
                 });
                 Value::Map(values.collect::<Decoded<_>>()?)
             }
-            Shape::Named(number) => self.value(&self.schema.named[*number], depth + 1)?,
+            Shape::Named(number) => self.of_shape(&self.schema.named[*number], depth)?,
         })
     }
 
     /// Decodes the elements of a list or a map, which come in blocks.
     fn each(&mut self, mut decode: impl FnMut(&mut Self) -> Decoded<()>) -> Decoded<()> {
         while let Some(count) = self.bytes.block()? {
-            self.elements = self
-                .elements
-                .checked_sub(count)
-                .ok_or_else(|| format!("a record has more than {ELEMENTS_MAX} elements"))?;
             for _ in 0..count {
                 decode(self)?;
             }
@@ -183,13 +229,13 @@ impl<'a> Bytes<'a> {
     }
 
     fn take(&mut self, count: usize) -> Decoded<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or("the block ends before it")?;
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(ENDS)?;
         self.0 = rest;
         Ok(taken)
     }
 
     fn array<const N: usize>(&mut self) -> Decoded<[u8; N]> {
-        let (taken, rest) = self.0.split_first_chunk().ok_or("the block ends before it")?;
+        let (taken, rest) = self.0.split_first_chunk().ok_or(ENDS)?;
         self.0 = rest;
         Ok(*taken)
     }
@@ -214,7 +260,7 @@ impl<'a> Bytes<'a> {
                 self.0 = &self.0[length..];
                 Ok(number)
             }
-            None => Err("the block ends before it".to_owned()),
+            None => Err(ENDS.to_owned()),
         }
     }
 }
@@ -252,6 +298,9 @@ type Entries<'a> = Vec<(&'a [u8], &'a [u8])>;
 pub(super) fn entries(bytes: &[u8]) -> Decoded<(Entries<'_>, &[u8])> {
     let (mut bytes, mut entries) = (Bytes(bytes), Vec::new());
     while let Some(count) = bytes.block()? {
+        if entries.len().saturating_add(count) > ENTRIES_MAX {
+            return Err(format!("its header has more than {ENTRIES_MAX} entries"));
+        }
         for _ in 0..count {
             entries.push((bytes.sized()?, bytes.sized()?));
         }
@@ -268,7 +317,7 @@ mod tests {
             r#"{{"type": "record", "name": "R", "fields": [{{"name": "f", "type": {shape}}}]}}"#
         );
         let schema = Schema::parse(schema.as_bytes()).unwrap();
-        Decoder::new(&schema, bytes).record(&[true])
+        Decoder::new(&schema, bytes, 0).record(&[true])
     }
 
     #[test]
@@ -277,18 +326,24 @@ mod tests {
         let most = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
         for (shape, bytes, expected) in [
             (r#""boolean""#, &[2][..], "neither true nor false"),
-            (r#""boolean""#, &[], "ends before it"),
+            (r#""boolean""#, &[], ENDS),
             (r#""int""#, &endless, "more than 32 bits"),
             (r#""long""#, &[0xff; 10], "more than 64 bits"),
-            (r#""long""#, &[0x80], "ends before it"),
-            (r#""string""#, &[4, b'a'], "ends before it"),
+            (r#""long""#, &[0x80], ENDS),
+            (r#""string""#, &[4, b'a'], ENDS),
             (r#""string""#, &[1], "-1 is no length"),
             (r#""string""#, &endless, "is no length"),
             (r#""string""#, &[2, 0xff], "no UTF-8"),
             (r#"["null", "int"]"#, &[4], "no type of its union"),
             (r#"{"type": "enum", "name": "E", "symbols": ["a"]}"#, &[2], "no symbol"),
             // A million values of no bytes each would take the memory of a million values.
-            (r#"{"type": "array", "items": "null"}"#, &most, "more than 1000000 elements"),
+            (r#"{"type": "array", "items": "null"}"#, &most, "1000000 values"),
+            (
+                r#"{"type": "array", "items": {"type": "record", "name": "W", "fields": [
+                    {"name": "a", "type": "null"}, {"name": "b", "type": "null"}]}}"#,
+                &most,
+                "1000000 values",
+            ),
             // The record contains itself, without an end.
             (r#""R""#, &[], "deeper than"),
         ] {
@@ -304,6 +359,9 @@ mod tests {
         bytes.extend([1; 17]);
         let failed = decoded(long, &bytes).unwrap().unwrap_err().to_string();
         assert!(failed.contains("field `f`") && failed.contains("28 digits"), "{failed}");
+        let big = r#"{"type": "bytes", "logicalType": "big-decimal"}"#;
+        let value = decoded(big, &[6, 2, 125, 2]).unwrap().unwrap();
+        assert_eq!(value[0].to_string(), "12.5");
         let time = r#"{"type": "long", "logicalType": "time-micros"}"#;
         assert!(decoded(time, &[1]).unwrap().is_err(), "it is before midnight");
     }

@@ -74,9 +74,6 @@ impl ItemKind for AvroKind {
         let encode = keys::columns(columns.get_ref()).and_then(AvroColumns::new);
         let encode = encode.map_err(|message| Problem::at(&columns, message))?;
         let path = cx.output_location(&path)?;
-        Ok(Box::new(move |scope| {
-            let writer = path(scope)?.writer(encode.clone());
-            Ok(BoxedWriter::new(writer.compressed(None)))
-        }))
+        Ok(Box::new(move |scope| Ok(BoxedWriter::new(path(scope)?.writer(encode.clone())))))
     }
 }

@@ -35,6 +35,8 @@ pub(super) enum Shape {
         scale: u32,
         length: Option<usize>,
     },
+    /// A number that says itself how many of its digits are after the point.
+    BigDecimal,
     Fixed(usize),
     Uuid,
     /// Months, days and milliseconds.
@@ -176,7 +178,12 @@ impl Names {
                     let of = of.ok_or_else(|| format!("the field `{name}` has no type"))?;
                     Ok(Field { name: name.into(), shape: self.shape(of, &namespace, depth + 1)? })
                 });
-                Shape::Record(fields.collect::<Result<_, String>>()?)
+                let fields = fields.collect::<Result<Vec<_>, String>>()?;
+                let names: Vec<&Arc<str>> = fields.iter().map(|field| &field.name).collect();
+                if let Some(name) = crate::record::first_duplicate(&names) {
+                    return Err(format!("the type `{full}` has two fields `{name}`"));
+                }
+                Shape::Record(fields)
             }
         };
         self.shapes[number] = Some(shape);
@@ -224,12 +231,22 @@ fn logical(shape: Shape, object: &Map<String, Json>) -> Shape {
         ("local-timestamp-millis", Shape::Long) => moment(1_000_000, false),
         ("local-timestamp-micros", Shape::Long) => moment(1_000, false),
         ("local-timestamp-nanos", Shape::Long) => moment(1, false),
-        ("decimal", Shape::Bytes) => {
-            Shape::Decimal { scale: number("scale").unwrap_or(0), length: None }
+        ("decimal", Shape::Bytes | Shape::Fixed(_)) => {
+            let length = if let Shape::Fixed(length) = shape { Some(length) } else { None };
+            let scale = if object.contains_key("scale") { number("scale") } else { Some(0) };
+            let fits = |precision: u32| {
+                // A byte has 2.408 decimal digits, and one bit is the sign.
+                let digits = length.map(|length| (length * 8).saturating_sub(1) * 30_103 / 100_000);
+                precision > 0 && digits.is_none_or(|digits| precision as usize <= digits)
+            };
+            match (number("precision"), scale) {
+                (Some(precision), Some(scale)) if fits(precision) && scale <= precision => {
+                    Shape::Decimal { scale, length }
+                }
+                _ => shape,
+            }
         }
-        ("decimal", Shape::Fixed(length)) => {
-            Shape::Decimal { scale: number("scale").unwrap_or(0), length: Some(*length) }
-        }
+        ("big-decimal", Shape::Bytes) => Shape::BigDecimal,
         ("uuid", Shape::Fixed(16)) => Shape::Uuid,
         ("duration", Shape::Fixed(12)) => Shape::Duration,
         _ => shape,
@@ -260,6 +277,33 @@ mod tests {
     }
 
     #[test]
+    fn a_logical_type_that_does_not_fit_is_ignored() {
+        let of = |more: &str| {
+            let kind = format!(r#"{{"type": "bytes", "logicalType": "decimal", {more}}}"#);
+            let field = format!(r#"{{"name": "f", "type": {kind}}}"#);
+            let schema = format!(r#"{{"type": "record", "name": "R", "fields": [{field}]}}"#);
+            Schema::parse(schema.as_bytes()).unwrap().fields[0].shape.clone()
+        };
+        assert_eq!(of(r#""precision": 4, "scale": 2"#), Shape::Decimal { scale: 2, length: None });
+        assert_eq!(of(r#""precision": 4"#), Shape::Decimal { scale: 0, length: None });
+        for wrong in [
+            r#""scale": 2"#,
+            r#""precision": 4, "scale": "2""#,
+            r#""precision": 4, "scale": -2"#,
+            r#""precision": 4, "scale": 5"#,
+            r#""precision": 0"#,
+        ] {
+            assert_eq!(of(wrong), Shape::Bytes, "{wrong}");
+        }
+        let fixed = Names::default().shape(
+            &serde_json::json!({ "type": "fixed", "name": "F", "size": 2, "logicalType": "decimal", "precision": 5 }),
+            "",
+            0,
+        );
+        assert_eq!(fixed, Ok(Shape::Named(0)));
+    }
+
+    #[test]
     fn a_schema_that_cannot_be_used_is_refused() {
         let deep = format!("{}\"int\"{}", "[".repeat(100), "]".repeat(100));
         let of = |shape: &str| {
@@ -275,6 +319,7 @@ mod tests {
             (&of(r#"{"type": "array"}"#), "no `items`"),
             (&of(r#"{"type": "fixed", "name": "R", "size": 1}"#), "there twice"),
             (&of(r#"{"type": "fixed", "name": "F", "size": -1}"#), "no `size`"),
+            (&of(r#""int"}, {"name": "f", "type": "int""#), "two fields `f`"),
         ] {
             let refused = Schema::parse(schema.as_bytes()).unwrap_err();
             assert!(refused.contains(expected), "{schema}: {refused}");

@@ -9,7 +9,7 @@ use batchwright::error::ErrorKind;
 use serde_json::{Value as Json, json};
 use sha2::{Digest as _, Sha256};
 
-use super::codec::deflate;
+use super::codec::{BLOCK_BYTES_MAX, deflate};
 use super::{MAGIC, SYNC_BYTES};
 use crate::format::AsRecords;
 use crate::format::typed::{TypedColumn, TypedColumns, ValueType, into};
@@ -33,9 +33,9 @@ use crate::value::Value;
 pub type AvroWriter = FileWriter<AsRecords<AvroColumns>>;
 
 impl AvroWriter {
-    /// Creates a writer of the file at `path`. The blocks are compressed, and the whole never is.
+    /// Creates a writer of the file at `path`.
     pub fn new(path: impl Into<PathBuf>, columns: AvroColumns) -> Self {
-        Self::encoding(path, AsRecords(columns)).compressed(None)
+        Self::encoding(path, AsRecords(columns))
     }
 }
 
@@ -115,7 +115,7 @@ fn field(column: &TypedColumn) -> Json {
     json!({ "name": &*column.name, "type": kind })
 }
 
-fn put_number(number: i64, bytes: &mut Vec<u8>) {
+pub(super) fn put_number(number: i64, bytes: &mut Vec<u8>) {
     let mut zigzag = ((number << 1) ^ (number >> 63)).cast_unsigned();
     while zigzag >= 0x80 {
         bytes.push((zigzag & 0x7f) as u8 | 0x80);
@@ -124,7 +124,7 @@ fn put_number(number: i64, bytes: &mut Vec<u8>) {
     bytes.push(zigzag as u8);
 }
 
-fn put_bytes(content: &[u8], bytes: &mut Vec<u8>) {
+pub(super) fn put_bytes(content: &[u8], bytes: &mut Vec<u8>) {
     put_number(content.len() as i64, bytes);
     bytes.extend_from_slice(content);
 }
@@ -178,17 +178,25 @@ impl Encode<Record> for AvroColumns {
         if first {
             bytes.extend_from_slice(&self.header);
         }
-        let (mut rows, mut content) = (0, Vec::new());
+        let (mut rows, mut content, mut row) = (0, Vec::new(), Vec::new());
         for item in items {
+            row.clear();
             for column in self.columns.iter() {
                 let value = column.value(item)?;
-                put(column, value, &mut content).map_err(|what| column.refused(&what))?;
+                put(column, value, &mut row).map_err(|what| column.refused(&what))?;
             }
-            rows += 1;
-            if content.len() >= BLOCK_BYTES {
+            if row.len() > BLOCK_BYTES_MAX {
+                return Err(ItemError::data(format!(
+                    "cannot write a record of {} bytes: a block has up to {BLOCK_BYTES_MAX}",
+                    row.len()
+                )));
+            }
+            if rows > 0 && content.len() + row.len() > BLOCK_BYTES {
                 self.put_block(rows, &content, bytes)?;
                 (rows, content) = (0, Vec::new());
             }
+            content.extend_from_slice(&row);
+            rows += 1;
         }
         match rows {
             0 => Ok(()),
@@ -198,13 +206,15 @@ impl Encode<Record> for AvroColumns {
 
     fn resume(&mut self, begun: Arc<dyn ByteSource>) -> Result<(), ItemError> {
         let mut header = vec![0; self.header.len()];
+        let failed = format!("cannot continue `{}`", begun.shown());
         let read = begun.open_at(0)?.bytes.read_exact(&mut header);
-        match read.is_ok() && header == *self.header {
+        read.map_err(|error| ItemError::wrap(ErrorKind::IO, failed.clone(), error))?;
+        match header == *self.header {
             true => Ok(()),
-            false => Err(ItemError::new(
-                ErrorKind::IO,
-                format!("cannot continue `{}`: it was begun with other columns", begun.shown()),
-            )),
+            false => {
+                let what = format!("{failed}: it was begun with other columns");
+                Err(ItemError::new(ErrorKind::IO, what))
+            }
         }
     }
 

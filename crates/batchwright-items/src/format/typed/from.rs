@@ -55,10 +55,40 @@ pub(crate) fn decimal(bytes: &[u8], scale: u32) -> Result<Value, String> {
     if is_long && bytes[..bytes.len() - 16].iter().any(|byte| *byte != extended) {
         return Err("it has more than 28 digits".to_owned());
     }
+    if bytes.is_empty() {
+        return Err("it has no digits".to_owned());
+    }
     let mut whole = [extended; 16];
     for (into, byte) in whole.iter_mut().rev().zip(bytes.iter().rev()) {
         *into = *byte;
     }
+    if (whole[0] & 0x80 != 0) != is_negative {
+        return Err("it has more than 28 digits".to_owned());
+    }
     let parsed = Decimal::try_from_i128_with_scale(i128::from_be_bytes(whole), scale);
     parsed.map(Value::Decimal).map_err(|_| "it has more than 28 digits".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decimal_that_does_not_fit_is_not_another_number() {
+        let bytes = |first: u8, rest: u8| [&[first][..], &[rest; 16]].concat();
+        for (digits, expected) in [
+            (vec![0x01], Some("0.1")),
+            (vec![0xff], Some("-0.1")),
+            (bytes(0, 0), Some("0.0")),
+            (bytes(0xff, 0xff), Some("-0.1")),
+            (vec![], None),
+            // 2 to the power of 128 less 1, and its opposite.
+            (bytes(0, 0xff), None),
+            ([&[0xff][..], &[0; 15], &[1]].concat(), None),
+            (bytes(1, 1), None),
+        ] {
+            let found = decimal(&digits, 1).ok().map(|value| value.to_string());
+            assert_eq!(found.as_deref(), expected, "{digits:?}");
+        }
+    }
 }

@@ -161,7 +161,7 @@ impl Broker for RedisStream {
     fn settle(&self, _: u64, committed: &[Key]) -> Result<bool, ItemError> {
         let ids = committed.iter().filter_map(|key| match key {
             Key::Text(id) => Some(id.to_string()),
-            Key::Number(_) => None,
+            Key::Number(..) => None,
         });
         let ids: Vec<String> = ids.collect();
         if !ids.is_empty() {
