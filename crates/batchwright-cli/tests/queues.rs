@@ -454,4 +454,18 @@ fn keys_that_do_not_fit_are_refused_at_their_place() {
         "{}",
         refused.err
     );
+    place.write(
+        "job.toml",
+        "name = \"k\"\n[[steps]]\nname = \"k\"\ntype = \"progressive\"\nwriter = { type = \"none\" }\n\
+         [steps.reader]\ntype = \"kafka\"\nserver = \"kafka://h\"\ntopic = \"a\"\n",
+    );
+    let refused = place.run(&["run", "job.toml"]).expect(2);
+    assert!(refused.err.contains("cannot read a queue"), "{}", refused.err);
+    place.write(
+        "job.toml",
+        "name = \"k\"\n[[steps]]\nname = \"k\"\ntype = \"progressive\"\nwriter = { type = \"none\" }\n\
+         [steps.reader]\ntype = \"kafka\"\nserver = \"kafka://h\"\ntopic = \"a\"\n",
+    );
+    let refused = place.run(&["run", "job.toml"]).expect(2);
+    assert!(refused.err.contains("cannot read a queue"), "{}", refused.err);
 }

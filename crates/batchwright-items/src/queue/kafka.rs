@@ -11,11 +11,13 @@ mod sender;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use batchwright::ItemError;
+use batchwright::clock::{Clock as _, SystemClock};
 use batchwright::scope::StepScope;
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -55,7 +57,7 @@ struct ReaderKeys {
     /// The topic, which exists.
     topic: Text,
     /// The partitions that are read. Default: all.
-    partitions: Option<Vec<i32>>,
+    partitions: Option<At<Vec<i32>>>,
     /// The time of the first message, such as `2026-11-29T00:00:00Z`. Default: the first message that is there.
     from: Option<Text>,
     /// The time after the last message. Default: the last message that is there when the instance begins.
@@ -109,7 +111,8 @@ impl ItemKind for KafkaKind {
         let topic = Topic::of(cx, &parsed.server, &parsed.more_servers, &parsed.topic, timeout)?;
         let [from, until] = [&parsed.from, &parsed.until]
             .map(|time| time.as_ref().map(|time| cx.template(time)).transpose());
-        let (from, until, partitions) = (from?, until?, parsed.partitions);
+        let (from, until) = (from?, until?);
+        let partitions = parsed.partitions.as_ref().map(chosen).transpose()?;
         let connect: ConnectTopic = Arc::new(move |scope| {
             let [from, until] = [("from", &from), ("until", &until)]
                 .map(|(key, time)| time.as_ref().map(|time| instant(key, time, scope)).transpose());
@@ -121,10 +124,12 @@ impl ItemKind for KafkaKind {
             Decode::new(keys::format_of(parsed.format.as_ref()), parsed.id_field.as_deref());
         let [key, time] = [parsed.key_field, parsed.time_field].map(|field| field.map(Arc::from));
         let fields = Fields { key, time };
-        Ok(MakeReader::new(move |_| {
+        let make = move |_: &StepScope| {
             let (connect, decode) = (Arc::clone(&connect), decode.clone());
             Ok(Reads::records(TopicReader::new(connect, decode, fields.clone(), timeout)))
-        }))
+        };
+        // Another opening without a position finds other messages.
+        Ok(MakeReader::new(make).queue())
     }
 
     fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
@@ -137,9 +142,27 @@ impl ItemKind for KafkaKind {
         let key_field = parsed.key_field;
         let connect: sent::Connect<TopicSender> = Arc::new(move |scope| {
             let (cluster, key_field) = (topic.open(scope)?, key_field.clone());
-            Ok(TopicSender { cluster, key_field, batches: 0 })
+            // Less than the answer may take.
+            let store_wait_ms = i32::try_from(timeout.as_millis() / 2).unwrap_or(i32::MAX);
+            // Another partition than the last time.
+            let now = SystemClock::default().now().as_millisecond();
+            let batches = usize::try_from(now).unwrap_or_default();
+            Ok(TopicSender { cluster, key_field, store_wait_ms, batches })
         });
         Ok(Box::new(move |_| Ok(BoxedWriter::new(SendingWriter::new(Arc::clone(&connect))))))
+    }
+}
+
+/// Returns the partitions that a job file names.
+fn chosen(partitions: &At<Vec<i32>>) -> Result<Vec<i32>, Problem> {
+    let numbers = partitions.get_ref();
+    let different: BTreeSet<&i32> = numbers.iter().collect();
+    match !numbers.is_empty()
+        && different.len() == numbers.len()
+        && numbers.iter().all(|one| *one >= 0)
+    {
+        true => Ok(numbers.clone()),
+        false => Err(Problem::at(partitions, "name at least one partition, each once, from 0 on")),
     }
 }
 
@@ -189,11 +212,16 @@ impl Topic {
         let mut servers = vec![(host, url.port().unwrap_or(PORT))];
         for template in &self.more_servers {
             let text = template.render(scope)?;
-            let parts = text
-                .rsplit_once(':')
-                .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
-            let wrong =
-                || ItemError::fatal(format!("`more_servers` has `{text}`: write HOST:PORT"));
+            // An address of IPv6 is in brackets. A user would be that of another server.
+            let is_host = |host: &str| {
+                let is_bracketed = host.starts_with('[') && host.ends_with(']');
+                !host.is_empty()
+                    && !host.contains(['@', '/'])
+                    && (is_bracketed || !host.contains(':'))
+            };
+            let parts = text.rsplit_once(':').filter(|(host, _)| is_host(host));
+            let parts = parts.and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
+            let wrong = || ItemError::fatal("a text of `more_servers` is not HOST:PORT");
             servers.push(parts.ok_or_else(wrong)?);
         }
         Cluster::open(settings, servers, self.topic.render(scope)?, scope.stop().clone())
@@ -207,20 +235,27 @@ impl Topic {
             let text = percent_encoding::percent_decode_str(text).decode_utf8();
             text.map(|text| text.into_owned()).map_err(|error| wrong(error.to_string()))
         };
-        let (mut mechanism, mut certificates) = (Mechanism::Plain, None);
+        if !matches!(url.path(), "" | "/") || url.fragment().is_some() {
+            return Err(wrong("a topic is not a part of it".to_owned()));
+        }
+        let (mut mechanism, mut certificates) = (None, None);
         for (name, value) in url.query_pairs() {
             match &*name {
                 "sasl" => {
-                    mechanism = Mechanism::of(&value)
-                        .ok_or_else(|| wrong(format!("`sasl` is one of {}", Mechanism::NAMES)))?;
+                    let unknown = || wrong(format!("`sasl` is one of {}", Mechanism::NAMES));
+                    mechanism = Some(Mechanism::of(&value).ok_or_else(unknown)?);
                 }
                 "ca" if url.scheme() == "kafkas" => certificates = Some(self.folder.join(&*value)),
                 other => return Err(wrong(format!("`{other}` is no option"))),
             }
         }
         let login = match url.username() {
+            "" if url.password().is_some() || mechanism.is_some() => {
+                return Err(wrong("it has no user".to_owned()));
+            }
             "" => None,
             user => {
+                let mechanism = mechanism.unwrap_or(Mechanism::Plain);
                 let password = decoded(url.password().unwrap_or_default())?;
                 Some(Login { mechanism, user: decoded(user)?, password })
             }

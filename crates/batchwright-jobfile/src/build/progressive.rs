@@ -17,12 +17,24 @@ use crate::regroup::REGROUPINGS;
 type Reduced = BTreeMap<String, Json>;
 
 impl Builder<'_> {
+    fn refuse_queue(&self, step: &Step, known: &Known<'_>) -> Built<()> {
+        let Some(reader) = &step.reader else { return Ok(()) };
+        match self.reader(reader, known)?.is_queue {
+            false => Ok(()),
+            true => Err(Problem::at(
+                reader,
+                "a progressive step cannot read a queue, because it reads its input several times",
+            )),
+        }
+    }
+
     pub(super) fn progressive(&self, step: &Step, known: &Known<'_>) -> Built<ProgressiveStep> {
         let name = step.name.get_ref().clone();
         // The processor and the writer are wrapped with an empty plan too: a unit costs more than the wrapper.
         let faults = self.faults(&name).unwrap_or_default();
         let other = faults.clone();
         refuse_regrouping(step)?;
+        self.refuse_queue(step, known)?;
         let (make_reader, make_stages) = self.reader_and_stages(step, known)?;
         let make_writer = match &step.writer {
             Some(writer) => {

@@ -156,16 +156,7 @@ impl<'a> Decoder<'a> {
             }
             Shape::Fixed(length) => Value::Bytes(self.bytes.take(*length)?.into()),
             Shape::Uuid => Value::from(uuid(self.bytes.array()?)),
-            Shape::Duration => {
-                let names = ["months", "days", "milliseconds"];
-                let values = names.map(|name| {
-                    Ok((
-                        Arc::from(name),
-                        Value::Integer(u32::from_le_bytes(self.bytes.array()?).into()),
-                    ))
-                });
-                Value::Map(values.into_iter().collect::<Decoded<_>>()?)
-            }
+            Shape::Duration => self.duration()?,
             Shape::Enum(symbols) => {
                 let symbol = self.chosen(symbols)?;
                 Value::text(symbol.ok_or("it is no symbol of its type")?)
@@ -200,6 +191,15 @@ impl<'a> Decoder<'a> {
             }
             Shape::Named(number) => self.of_shape(&self.schema.named[*number], depth)?,
         })
+    }
+
+    fn duration(&mut self) -> Decoded<Value> {
+        let names = ["months", "days", "milliseconds"];
+        let values = names.map(|name| {
+            let number = u32::from_le_bytes(self.bytes.array()?);
+            Ok((Arc::from(name), Value::Integer(number.into())))
+        });
+        Ok(Value::Map(values.into_iter().collect::<Decoded<_>>()?))
     }
 
     /// Decodes the elements of a list or a map, which come in blocks.

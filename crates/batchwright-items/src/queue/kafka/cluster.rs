@@ -67,12 +67,30 @@ impl Cluster {
         TopicName(StrBytes::from_string(self.topic.clone()))
     }
 
-    /// Asks the first server that answers for the leaders.
+    /// Returns an error when a stop is requested.
+    pub(super) fn check_stop(&self) -> Result<(), ItemError> {
+        match self.stop.is_requested() {
+            false => Ok(()),
+            true => Err(ItemError::stopped("a stop was requested while a topic was used")),
+        }
+    }
+
+    /// Waits for `time`, or until a stop is requested.
+    pub(super) fn wait(&self, time: Duration) -> Result<(), ItemError> {
+        self.stop.wait(time);
+        self.check_stop()
+    }
+
+    /// Asks the first server that knows the topic for its leaders: the given ones, and the brokers that were known before.
     fn find_leaders(&mut self) -> Result<(), ItemError> {
         let mut last = None;
-        for (host, port) in self.servers.clone() {
+        for (host, port) in
+            self.servers.clone().into_iter().chain(self.brokers.clone().into_values())
+        {
+            self.check_stop()?;
             match self.find_leaders_at(&host, port) {
-                Err(error) if error.kind().is_a(ErrorKind::IO.name()) => last = Some(error),
+                // A server that has just started may not know the topic yet.
+                Err(error) if !error.is_stop() => last = Some(last.unwrap_or(error)),
                 found => return found,
             }
         }
@@ -109,8 +127,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Calls `call` with the connection to the leader of `partition`, again when the partition has another leader or none. `call`
-    /// returns the code with which the broker refuses.
+    /// Calls `call` with the connection to the leader of `partition`; again, for as long as an answer may take, when the connection
+    /// breaks, or the partition has another leader or none. `call` returns the code with which the broker refuses.
     pub(super) fn at_leader<T>(
         &mut self,
         action: &str,
@@ -119,29 +137,44 @@ impl Cluster {
     ) -> Result<T, ItemError> {
         let begun = self.clock.elapsed();
         loop {
-            let leader = self.leaders.get(&partition).copied().unwrap_or(-1);
-            let code = match self.connection(leader)? {
-                None => ResponseError::LeaderNotAvailable.code(),
-                Some(connection) => match call(connection) {
-                    Ok(Ok(answer)) => return Ok(answer),
-                    Ok(Err(code)) => code,
-                    Err(error) => {
-                        self.connections.remove(&leader);
-                        return Err(error);
+            let failure = match self.attempt(partition, &mut call) {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(code)) => {
+                    let failure = refused(action, &format!("partition {partition}"), code);
+                    if !is_passing(code) {
+                        return Err(failure);
                     }
-                },
+                    failure
+                }
+                Err(error) if is_io(&error) => error,
+                Err(error) => return Err(error),
             };
-            let is_over = self.clock.elapsed() - begun > self.settings.timeout;
-            if !is_moved(code) || is_over {
-                let what = format!("partition {partition} of `{}`", self.topic);
-                return Err(refused(action, &what, code));
+            if self.clock.elapsed() - begun > self.settings.timeout {
+                return Err(failure);
             }
-            if self.stop.is_requested() {
-                return Err(ItemError::stopped("a stop was requested while a topic had no leader"));
+            self.wait(LEADER_WAIT)?;
+            match self.find_leaders() {
+                Err(error) if !is_io(&error) => return Err(error),
+                // Another attempt finds out.
+                _ => {}
             }
-            self.stop.wait(LEADER_WAIT);
-            self.find_leaders()?;
         }
+    }
+
+    fn attempt<T>(
+        &mut self,
+        partition: i32,
+        call: &mut impl FnMut(&mut Connection) -> Result<Result<T, i16>, ItemError>,
+    ) -> Result<Result<T, i16>, ItemError> {
+        let leader = self.leaders.get(&partition).copied().unwrap_or(-1);
+        let Some(connection) = self.connection(leader)? else {
+            return Ok(Err(ResponseError::LeaderNotAvailable.code()));
+        };
+        let answer = call(connection);
+        if answer.as_ref().err().is_some_and(is_io) {
+            self.connections.remove(&leader);
+        }
+        answer
     }
 
     /// Returns the connection to `broker`; `None` if it is not known.
@@ -155,18 +188,29 @@ impl Cluster {
     }
 }
 
-/// Whether `code` is that of a partition whose leader changes.
-fn is_moved(code: i16) -> bool {
+fn is_io(error: &ItemError) -> bool {
+    error.kind().is_a(ErrorKind::IO.name())
+}
+
+/// Whether `code` is that of a partition whose leader changes, or whose copies are not there at the moment.
+fn is_passing(code: i16) -> bool {
     use ResponseError::{
-        FencedLeaderEpoch, LeaderNotAvailable, NotLeaderOrFollower, ReplicaNotAvailable,
-        UnknownLeaderEpoch,
+        FencedLeaderEpoch, KafkaStorageError, LeaderNotAvailable, NotEnoughReplicas,
+        NotEnoughReplicasAfterAppend, NotLeaderOrFollower, OffsetNotAvailable, ReplicaNotAvailable,
+        RequestTimedOut, UnknownLeaderEpoch, UnknownTopicOrPartition,
     };
-    let moved = [
+    let passing = [
         FencedLeaderEpoch,
+        KafkaStorageError,
         LeaderNotAvailable,
+        NotEnoughReplicas,
+        NotEnoughReplicasAfterAppend,
         NotLeaderOrFollower,
+        OffsetNotAvailable,
         ReplicaNotAvailable,
+        RequestTimedOut,
         UnknownLeaderEpoch,
+        UnknownTopicOrPartition,
     ];
-    code.err().is_some_and(|error| moved.contains(&error))
+    code.err().is_some_and(|error| passing.contains(&error))
 }

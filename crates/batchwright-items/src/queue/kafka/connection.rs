@@ -3,9 +3,11 @@
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use batchwright::ItemError;
+use batchwright::clock::{Clock as _, SystemClock};
 use batchwright::error::ErrorKind;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use kafka_protocol::error::ParseResponseErrorCode as _;
@@ -72,12 +74,59 @@ trait Stream: Read + Write + Send {}
 
 impl<T: Read + Write + Send> Stream for T {}
 
+/// When the answer to a request must be complete, in milliseconds of the clock.
+#[derive(Clone, Default)]
+struct Deadline {
+    clock: SystemClock,
+    millis: Arc<AtomicU64>,
+}
+
+impl Deadline {
+    fn begin(&self, timeout: Duration) {
+        let at = self.clock.elapsed() + timeout;
+        self.millis.store(u64::try_from(at.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn left(&self) -> std::io::Result<Duration> {
+        let at = Duration::from_millis(self.millis.load(Ordering::Relaxed));
+        match at.saturating_sub(self.clock.elapsed()) {
+            Duration::ZERO => Err(std::io::ErrorKind::TimedOut.into()),
+            left => Ok(left),
+        }
+    }
+}
+
+/// A socket whose reads and writes end at a deadline together.
+struct Timed {
+    stream: TcpStream,
+    deadline: Deadline,
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.stream.set_read_timeout(Some(self.deadline.left()?))?;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.stream.set_write_timeout(Some(self.deadline.left()?))?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.stream.flush()
+    }
+}
+
 /// A connection. After a failure it is not used any more.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
     /// The address, for messages.
     shown: String,
     timeout: Duration,
+    deadline: Deadline,
     number: i32,
 }
 
@@ -85,9 +134,11 @@ impl Connection {
     pub(super) fn open(host: &str, port: u16, settings: &Settings) -> Result<Self, ItemError> {
         let shown = format!("{host}:{port}");
         let timeout = settings.timeout;
-        let stream = connect(host, port, settings)
+        let deadline = Deadline::default();
+        deadline.begin(timeout);
+        let stream = connect(host, port, settings, &deadline)
             .map_err(|error| broken("connect", &shown, timeout, error))?;
-        let mut connection = Self { stream, shown, timeout, number: 0 };
+        let mut connection = Self { stream, shown, timeout, deadline, number: 0 };
         if let Some(login) = &settings.login {
             connection.log_in(login)?;
         }
@@ -106,6 +157,7 @@ impl Connection {
     }
 
     fn exchange<R: Request>(&mut self, version: i16, request: &R) -> Result<R::Response, Failure> {
+        self.deadline.begin(self.timeout);
         self.number = self.number.wrapping_add(1);
         let header = RequestHeader::default()
             .with_request_api_key(R::KEY)
@@ -183,14 +235,18 @@ impl Connection {
     }
 }
 
-fn connect(host: &str, port: u16, settings: &Settings) -> Result<Box<dyn Stream>, Failure> {
+fn connect(
+    host: &str,
+    port: u16,
+    settings: &Settings,
+    deadline: &Deadline,
+) -> Result<Box<dyn Stream>, Failure> {
     let mut last: Failure = "its name has no address".into();
     for address in (host.trim_matches(['[', ']']), port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, settings.timeout) {
+        match TcpStream::connect_timeout(&address, deadline.left()?) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(settings.timeout))?;
-                stream.set_write_timeout(Some(settings.timeout))?;
+                let stream = Timed { stream, deadline: deadline.clone() };
                 let Some(tls) = &settings.tls else { return Ok(Box::new(stream)) };
                 let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?;
                 let connection = ClientConnection::new(Arc::clone(tls), name)?;
@@ -215,7 +271,7 @@ fn broken(action: &str, shown: &str, timeout: Duration, error: Failure) -> ItemE
 /// Returns a text that was not there before.
 fn nonce() -> String {
     use std::hash::{BuildHasher as _, Hasher as _};
-    // Each state has keys of its own, from the random numbers of the system.
+    // The keys of the states are from the random numbers of the system.
     let random = || std::hash::RandomState::new().build_hasher().finish();
     format!("{:016x}{:016x}", random(), random())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batchwright::ItemError;
-use batchwright::clock::{Clock as _, StopToken, SystemClock};
+use batchwright::clock::{Clock as _, SystemClock};
 use batchwright::error::ErrorKind;
 use batchwright::item::{ItemReader, Total};
 use batchwright::scope::StepScope;
@@ -27,7 +27,9 @@ use crate::value::Value;
 const FETCH_VERSION: i16 = 11;
 const LIST_OFFSETS_VERSION: i16 = 2;
 /// Only what is committed is read.
-const READ_COMMITTED: i8 = 1;
+const COMMITTED: i8 = 1;
+/// What is there, committed or not.
+const ALL: i8 = 0;
 /// The broker that a client says it is.
 const CLIENT: BrokerId = BrokerId(-1);
 /// The times that stand for the first offset, and for the one after the last.
@@ -37,6 +39,8 @@ const LATEST: i64 = -1;
 const FETCH_BYTES: i32 = 8 * 1024 * 1024;
 /// How long the broker waits for messages that are there, in milliseconds.
 const FETCH_WAIT_MS: i32 = 500;
+/// The time between two looks at a transaction that is open.
+const TRANSACTION_WAIT: Duration = Duration::from_millis(100);
 
 /// Which messages are read.
 #[derive(Debug, Clone)]
@@ -78,7 +82,6 @@ struct Open {
     fetched: VecDeque<Message>,
     /// The offset after what was fetched.
     fetched_to: i64,
-    stop: StopToken,
 }
 
 /// The position in a topic.
@@ -95,12 +98,22 @@ struct Part {
     first: i64,
     next: i64,
     end: i64,
+    /// The offset and the time of the last message that was read, by which its topic is recognized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last: Option<(i64, i64)>,
 }
 
 impl Part {
     fn is_done(&self) -> bool {
         self.next >= self.end
     }
+}
+
+/// Returns the first millisecond since 1970 that is not before `time`: others mean something else to brokers.
+fn millis(time: Timestamp) -> i64 {
+    let millis = time.as_millisecond();
+    let is_after = time.as_nanosecond() > i128::from(millis) * 1_000_000;
+    (millis + i64::from(is_after)).max(0)
 }
 
 impl TopicReader {
@@ -119,7 +132,8 @@ impl TopicReader {
         let at = |error: ItemError| error.at(format!("message {id}"));
         let Some(body) = message.value else {
             let what = "the message has no body: it deletes its key in a compacted topic";
-            return Err(at(ItemError::data(what)));
+            let key = message.key.map(|key| key.to_vec()).unwrap_or_default();
+            return Err(at(ItemError::data(what).with_raw(key)));
         };
         let record = self.decode.record(Content::Body(body.to_vec()), Some(&id)).map_err(at)?;
         let Fields { key, time } = &self.fields;
@@ -133,8 +147,10 @@ impl TopicReader {
             added.push((name, text.map_or(Value::Null, |text| Value::text(&text))));
         }
         if let Some(name) = time {
-            let at_time = Timestamp::from_millisecond(message.timestamp);
-            added.push((name, at_time.map_or(Value::Null, Value::Timestamp)));
+            // A message without a time has -1.
+            let there = (message.timestamp >= 0).then_some(message.timestamp);
+            let there = there.and_then(|millis| Timestamp::from_millisecond(millis).ok());
+            added.push((name, there.map_or(Value::Null, Value::Timestamp)));
         }
         let names = record.names().iter().chain(added.iter().map(|(name, _)| *name));
         let names: Names = names.cloned().collect();
@@ -150,7 +166,13 @@ impl TopicReader {
 
 impl Open {
     /// Returns the offset of the first message of `partition` at `time`, or that of another meaning; `None` if there is none.
-    fn offset_at(&mut self, partition: i32, time: i64) -> Result<Option<i64>, ItemError> {
+    fn offset_at(
+        &mut self,
+        partition: i32,
+        time: i64,
+        isolation: i8,
+    ) -> Result<Option<i64>, ItemError> {
+        self.cluster.check_stop()?;
         let action = format!("find messages of `{}`", self.cluster.topic);
         let wanted =
             ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(time);
@@ -159,7 +181,7 @@ impl Open {
             .with_partitions(vec![wanted]);
         let request = ListOffsetsRequest::default()
             .with_replica_id(CLIENT)
-            .with_isolation_level(READ_COMMITTED)
+            .with_isolation_level(isolation)
             .with_topics(vec![topic]);
         let offset = self.cluster.at_leader(&action, partition, |connection| {
             let answer = connection.call(&action, LIST_OFFSETS_VERSION, &request)?;
@@ -173,46 +195,91 @@ impl Open {
         Ok(u64::try_from(offset).is_ok().then_some(offset))
     }
 
-    /// Determines what is read of `partition`.
-    fn part(&mut self, partition: i32, selection: &Selection) -> Result<Part, ItemError> {
-        let end = self.offset_at(partition, LATEST)?.unwrap_or(0);
-        let mut at = |time: Option<Timestamp>, none: i64| match time {
-            None => Ok::<_, ItemError>(none),
-            Some(time) => {
-                let offset = self.offset_at(partition, time.as_millisecond())?;
-                Ok(offset.map_or(end, |offset| offset.min(end)))
-            }
-        };
-        let until = at(selection.until, end)?;
-        let first = match selection.from {
-            Some(_) => at(selection.from, end)?,
-            None => self.offset_at(partition, EARLIEST)?.unwrap_or(0),
-        };
-        Ok(Part { partition, first, next: first, end: until.max(first) })
+    /// Returns the offset after the last committed message of `partition`.
+    fn end_of(&mut self, partition: i32) -> Result<i64, ItemError> {
+        Ok(self.offset_at(partition, LATEST, COMMITTED)?.unwrap_or(0))
     }
 
-    /// Checks that what is left of `part` is still there.
+    /// Determines what is read of `partition`.
+    fn part(
+        &mut self,
+        partition: i32,
+        selection: &Selection,
+        timeout: Duration,
+    ) -> Result<Part, ItemError> {
+        let end = match selection.until {
+            Some(until) => self.end_at(partition, millis(until), timeout)?,
+            None => self.end_of(partition)?,
+        };
+        let first = match selection.from {
+            Some(from) => self.offset_at(partition, millis(from), ALL)?.unwrap_or(end).min(end),
+            None => self.offset_at(partition, EARLIEST, ALL)?.unwrap_or(0),
+        };
+        Ok(Part { partition, first, next: first, end: end.max(first), last: None })
+    }
+
+    /// Returns the offset of the first message at `time`, once all messages before it are committed or aborted: otherwise an
+    /// instance would leave some out that belong to it.
+    fn end_at(&mut self, partition: i32, time: i64, timeout: Duration) -> Result<i64, ItemError> {
+        let clock = SystemClock::default();
+        let begun = clock.elapsed();
+        loop {
+            let end = match self.offset_at(partition, time, ALL)? {
+                Some(offset) => offset,
+                None => self.offset_at(partition, LATEST, ALL)?.unwrap_or(0),
+            };
+            if self.end_of(partition)? >= end {
+                return Ok(end);
+            }
+            if clock.elapsed() - begun > timeout {
+                let what = format!(
+                    "cannot read the topic `{}`: a transaction of partition {partition} that began before `until` is still open",
+                    self.cluster.topic
+                );
+                return Err(ItemError::new(ErrorKind::new("io.timeout"), what));
+            }
+            self.cluster.wait(TRANSACTION_WAIT)?;
+        }
+    }
+
+    /// Checks that what is left of `part` is still there, in the same topic.
     fn check(&mut self, part: &Part) -> Result<(), ItemError> {
         if part.is_done() {
             return Ok(());
         }
-        let Part { partition, next, end, .. } = part;
-        let earliest = self.offset_at(*partition, EARLIEST)?.unwrap_or(0);
-        let latest = self.offset_at(*partition, LATEST)?.unwrap_or(0);
-        if earliest <= *next && *end <= latest {
-            return Ok(());
+        let Part { partition, next, end, last, .. } = part;
+        let changed = |topic: &str, what: String| {
+            let what = format!("cannot continue the topic `{topic}`: {what}");
+            ItemError::new(ErrorKind::INPUT_CHANGED, what)
+        };
+        let earliest = self.offset_at(*partition, EARLIEST, ALL)?.unwrap_or(0);
+        let latest = self.end_of(*partition)?;
+        if earliest > *next || *end > latest {
+            return Err(changed(
+                &self.cluster.topic,
+                format!(
+                    "of partition {partition} the messages {next} to {} are to be read, and there are {earliest} to {}",
+                    end - 1,
+                    latest - 1
+                ),
+            ));
         }
-        let what = format!(
-            "cannot continue the topic `{}`: of partition {partition} the messages {next} to {} are to be read, and there are {earliest} to {}",
-            self.cluster.topic,
-            end - 1,
-            latest - 1
-        );
-        Err(ItemError::new(ErrorKind::INPUT_CHANGED, what))
+        // One that was deleted says nothing.
+        let Some((offset, time)) = last.filter(|(offset, _)| *offset >= earliest) else {
+            return Ok(());
+        };
+        let (found, _) = self.fetch(&Part { next: offset, ..part.clone() })?;
+        match found.records.iter().find(|message| message.offset == offset) {
+            Some(message) if message.timestamp != time => Err(changed(
+                &self.cluster.topic,
+                format!("message {offset} of partition {partition} is another one than was read"),
+            )),
+            _ => Ok(()),
+        }
     }
 
-    /// Fetches messages of `part`; none when the broker has none within its time.
-    fn fetch(&mut self, part: &Part) -> Result<Decoded, ItemError> {
+    /// Fetches messages of `part`, none when the broker has none within its time; and returns how long it wants no other request.
+    fn fetch(&mut self, part: &Part) -> Result<(Decoded, Duration), ItemError> {
         let action = format!("read the topic `{}`", self.cluster.topic);
         let partition = FetchPartition::default()
             .with_partition(part.partition)
@@ -227,19 +294,22 @@ impl Open {
             .with_max_wait_ms(FETCH_WAIT_MS)
             .with_min_bytes(1)
             .with_max_bytes(FETCH_BYTES)
-            .with_isolation_level(READ_COMMITTED)
+            .with_isolation_level(COMMITTED)
             .with_session_epoch(-1)
             .with_topics(vec![topic]);
         let number = part.partition;
-        let fetched = self.cluster.at_leader(&action, number, |connection| {
+        let (fetched, throttled) = self.cluster.at_leader(&action, number, |connection| {
             let answer = connection.call(&action, FETCH_VERSION, &request)?;
             if answer.error_code.is_err() {
                 return Ok(Err(answer.error_code));
             }
+            let throttled = u64::try_from(answer.throttle_time_ms).unwrap_or(0);
+            let throttled = Duration::from_millis(throttled);
             let found = answer.responses.into_iter().flat_map(|topic| topic.partitions).next();
-            let found = found.ok_or_else(|| ItemError::fatal(format!("cannot {action}: none")))?;
+            // A broker that limits its clients answers without messages.
+            let Some(found) = found else { return Ok(Ok((None, throttled))) };
             match found.error_code.err() {
-                None => Ok(Ok(found)),
+                None => Ok(Ok((Some(found), throttled))),
                 Some(ResponseError::OffsetOutOfRange) => Err(ItemError::new(
                     ErrorKind::INPUT_CHANGED,
                     format!(
@@ -250,10 +320,13 @@ impl Open {
                 Some(_) => Ok(Err(found.error_code)),
             }
         })?;
+        let fetched = fetched.unwrap_or_default();
         let aborted = fetched.aborted_transactions.unwrap_or_default();
-        decode(fetched.records.unwrap_or_default(), part.next, &aborted).map_err(|what| {
+        let decoded = decode(fetched.records.unwrap_or_default(), part.next, &aborted);
+        let decoded = decoded.map_err(|what| {
             ItemError::fatal(format!("cannot {action}: partition {number}, {what}"))
-        })
+        })?;
+        Ok((decoded, throttled))
     }
 
     /// Returns the next message and its partition; `None` at the end.
@@ -267,6 +340,7 @@ impl Open {
             if let Some(message) = self.fetched.pop_front() {
                 if message.offset < part.end {
                     self.parts[self.at].next = message.offset + 1;
+                    self.parts[self.at].last = Some((message.offset, message.timestamp));
                     return Ok(Some((message, part.partition)));
                 }
                 self.fetched.clear();
@@ -278,13 +352,17 @@ impl Open {
                 (self.at, self.fetched_to) = (self.at + 1, 0);
                 continue;
             }
-            if self.stop.is_requested() {
-                return Err(ItemError::stopped("a stop was requested while a topic was read"));
-            }
-            let Decoded { records, next } = self.fetch(&Part { next: passed, ..part })?;
+            self.cluster.check_stop()?;
+            let (Decoded { records, next }, throttled) =
+                self.fetch(&Part { next: passed, ..part })?;
             (self.fetched, self.fetched_to) = (records.into(), next);
             if next > passed {
                 waiting_since = None;
+                continue;
+            }
+            if !throttled.is_zero() {
+                waiting_since = None;
+                self.cluster.wait(throttled)?;
                 continue;
             }
             let since = *waiting_since.get_or_insert_with(|| clock.elapsed());
@@ -310,9 +388,8 @@ impl ItemReader for TopicReader {
         scope: &StepScope,
     ) -> Result<(), ItemError> {
         let (cluster, selection) = (self.connect)(scope)?;
-        let stop = scope.stop().clone();
         let (parts, at, fetched, fetched_to) = (Vec::new(), 0, VecDeque::new(), 0);
-        let mut open = Open { cluster, parts, at, fetched, fetched_to, stop };
+        let mut open = Open { cluster, parts, at, fetched, fetched_to };
         match position.filter(|position| !position.partitions.is_empty()) {
             Some(position) => {
                 position.partitions.iter().try_for_each(|part| open.check(part))?;
@@ -327,7 +404,8 @@ impl ItemReader for TopicReader {
                         open.cluster.topic
                     )));
                 }
-                let parts = wanted.into_iter().map(|number| open.part(number, &selection));
+                let parts =
+                    wanted.into_iter().map(|number| open.part(number, &selection, self.timeout));
                 open.parts = parts.collect::<Result<_, _>>()?;
             }
         }

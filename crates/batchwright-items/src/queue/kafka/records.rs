@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::{Cursor, Read};
+use std::ops::Range;
 
 use bytes::Bytes;
 use kafka_protocol::messages::fetch_response::AbortedTransaction;
@@ -10,13 +11,20 @@ use kafka_protocol::records::{Compression as Codec, Record, RecordBatchDecoder};
 use crate::transport::Compression;
 
 /// Maximum size of a batch when it is decompressed, in bytes.
-const BATCH_BYTES_MAX: u64 = 128 * 1024 * 1024;
+const BATCH_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Maximum number of messages of a batch.
+const BATCH_RECORDS_MAX: i32 = 1_000_000;
 /// No further batch is decoded after this many bytes, so that many small ones that expand do not take the memory together.
 const DECODED_BYTES: usize = 64 * 1024 * 1024;
-/// Number of bytes before what the length of a batch counts, and the places of its length and of its last offset.
+/// Number of bytes before what the length of a batch counts, and places in it.
 const HEAD_BYTES: usize = 12;
-const LENGTH: std::ops::Range<usize> = 8..12;
-const LAST_OFFSET: std::ops::Range<usize> = 23..27;
+const LENGTH: Range<usize> = 8..12;
+const ATTRIBUTES: Range<usize> = 21..23;
+const LAST_OFFSET: Range<usize> = 23..27;
+const LAST_TIME: Range<usize> = 35..43;
+const COUNT: Range<usize> = 57..61;
+/// The bit of the attributes that says that all messages have the time at which the broker stored them.
+const IS_STORED_TIME: i16 = 1 << 3;
 /// The first bytes of a batch in the form of Snappy that Java's library writes, and the number of bytes before its blocks.
 const JAVA_SNAPPY: &[u8] = b"\x82SNAPPY\0";
 const JAVA_SNAPPY_HEAD: usize = 16;
@@ -41,6 +49,13 @@ pub(super) fn decode(
         let mut batch = bytes.split_to(length);
         let first = i64::from_be_bytes(array(&batch, 0..8));
         let last = first.saturating_add(i32::from_be_bytes(array(&batch, LAST_OFFSET)).into());
+        let count = i32::from_be_bytes(array(&batch, COUNT));
+        if !(0..=BATCH_RECORDS_MAX).contains(&count) {
+            return Err(format!("the batch at offset {first} says it has {count} messages"));
+        }
+        let attributes = i16::from_be_bytes(array(&batch, ATTRIBUTES));
+        let stored_time = (attributes & IS_STORED_TIME != 0)
+            .then(|| i64::from_be_bytes(array(&batch, LAST_TIME)));
         let records = RecordBatchDecoder::decode_with_custom_compression(
             &mut batch,
             Some(|content: &mut Bytes, codec| {
@@ -48,8 +63,9 @@ pub(super) fn decode(
             }),
         );
         let records = records.map_err(|error| format!("the batch at offset {first}: {error}"))?;
-        for record in records.records {
-            size += record.value.as_ref().map_or(0, Bytes::len);
+        for mut record in records.records {
+            size += size_of(&record);
+            record.timestamp = stored_time.unwrap_or(record.timestamp);
             if aborted.passes(&record) && record.offset >= from {
                 decoded.records.push(record);
             }
@@ -64,21 +80,28 @@ pub(super) fn decode(
 
 /// Returns the length of the first batch in `bytes`; `None` if it is not complete.
 fn length_of_batch(bytes: &[u8]) -> Result<Option<usize>, String> {
-    if bytes.len() < LAST_OFFSET.end {
+    if bytes.len() < COUNT.end {
         return Ok(None);
     }
     let length = i32::from_be_bytes(array(bytes, LENGTH));
     let length = usize::try_from(length).ok().and_then(|length| length.checked_add(HEAD_BYTES));
-    let length = length.filter(|length| *length >= LAST_OFFSET.end);
+    let length = length.filter(|length| *length >= COUNT.end);
     let length = length.ok_or("the length of a batch is wrong")?;
     Ok((length <= bytes.len()).then_some(length))
 }
 
 /// Returns the bytes at `place`, which are there.
-fn array<const N: usize>(bytes: &[u8], place: std::ops::Range<usize>) -> [u8; N] {
+fn array<const N: usize>(bytes: &[u8], place: Range<usize>) -> [u8; N] {
     let mut array = [0; N];
     array.copy_from_slice(&bytes[place]);
     array
+}
+
+/// Returns the memory that `record` takes, in bytes.
+fn size_of(record: &Record) -> usize {
+    let bytes = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+    let headers = record.headers.iter().map(|(name, value)| name.len() + bytes(value) + 64);
+    size_of_val(record) + bytes(&record.key) + bytes(&record.value) + headers.sum::<usize>()
 }
 
 /// The transactions of an answer that were aborted.
@@ -257,12 +280,37 @@ pub(super) mod tests {
     #[test]
     fn a_batch_whose_last_messages_were_compacted_away_is_passed() {
         let batch = encoded(&[vec![record(3, -1), record(4, -1)]]);
-        let mut bytes = batch.to_vec();
-        bytes[LAST_OFFSET].copy_from_slice(&6_i32.to_be_bytes());
-        let sum = crc(&bytes[21..]);
-        bytes[17..21].copy_from_slice(&sum.to_be_bytes());
+        let bytes = changed(&batch, LAST_OFFSET, &6_i32.to_be_bytes());
         let decoded = decode(bytes.into(), 5, &[]).unwrap();
         assert_eq!((offsets(&decoded), decoded.next), (vec![], 10));
+    }
+
+    /// Sets bytes of a batch, and its checksum.
+    fn changed(batch: &[u8], place: Range<usize>, value: &[u8]) -> Vec<u8> {
+        let mut bytes = batch.to_vec();
+        bytes[place].copy_from_slice(value);
+        let sum = crc(&bytes[21..]);
+        bytes[17..21].copy_from_slice(&sum.to_be_bytes());
+        bytes
+    }
+
+    #[test]
+    fn messages_have_the_time_at_which_the_broker_stored_them_if_the_topic_says_so() {
+        let batch = encoded(&[vec![record(3, -1)]]);
+        let bytes = changed(&batch, LAST_TIME, &77_i64.to_be_bytes());
+        assert_eq!(decode(bytes.clone().into(), 3, &[]).unwrap().records[0].timestamp, 0);
+        let bytes = changed(&bytes, ATTRIBUTES, &IS_STORED_TIME.to_be_bytes());
+        assert_eq!(decode(bytes.into(), 3, &[]).unwrap().records[0].timestamp, 77);
+    }
+
+    #[test]
+    fn a_batch_that_says_it_has_more_messages_than_memory_holds_is_refused() {
+        let batch = encoded(&[vec![record(3, -1)]]);
+        for count in [-1, i32::MAX] {
+            let bytes = changed(&batch, COUNT, &count.to_be_bytes());
+            let failed = decode(bytes.into(), 3, &[]).err().unwrap();
+            assert!(failed.contains("says it has"), "{failed}");
+        }
     }
 
     /// The checksum of a batch: CRC-32C.

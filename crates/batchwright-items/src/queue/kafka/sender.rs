@@ -20,8 +20,6 @@ use crate::sent::{Outgoing, Sender};
 const PRODUCE_VERSION: i16 = 7;
 /// All copies of a message must be stored.
 const ALL_COPIES: i16 = -1;
-/// How long a broker waits for that, in milliseconds.
-const STORE_WAIT_MS: i32 = 30_000;
 /// Maximum size of a batch, in bytes: below what brokers accept without settings, a mebibyte.
 const BATCH_BYTES: usize = 512 * 1024;
 /// The header with the key of a message.
@@ -32,6 +30,8 @@ pub(super) struct TopicSender {
     pub(super) cluster: Cluster,
     /// The field whose value is the key of a message.
     pub(super) key_field: Option<String>,
+    /// How long a broker waits for all copies, in milliseconds.
+    pub(super) store_wait_ms: i32,
     /// Number of batches without keys.
     pub(super) batches: usize,
 }
@@ -50,7 +50,21 @@ impl Prepared {
 }
 
 impl TopicSender {
+    /// Sends `batch`, or its halves if it is too large together.
     fn send_batch(&mut self, partition: i32, batch: &[Prepared]) -> Result<(), ItemError> {
+        match self.sent(partition, batch) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let (one, other) = batch.split_at(batch.len() / 2);
+                self.send_batch(partition, one)?;
+                self.send_batch(partition, other)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends `batch`; returns `false` if it is too large, and its messages may not be.
+    fn sent(&mut self, partition: i32, batch: &[Prepared]) -> Result<bool, ItemError> {
         let action = format!("send to the topic `{}`", self.cluster.topic);
         let now = SystemClock::default().now().as_millisecond();
         let records: Vec<Record> =
@@ -67,7 +81,7 @@ impl TopicSender {
             .with_partition_data(vec![data]);
         let request = ProduceRequest::default()
             .with_acks(ALL_COPIES)
-            .with_timeout_ms(STORE_WAIT_MS)
+            .with_timeout_ms(self.store_wait_ms)
             .with_topic_data(vec![topic]);
         self.cluster.at_leader(&action, partition, |connection| {
             let answer = connection.call(&action, PRODUCE_VERSION, &request)?;
@@ -76,8 +90,9 @@ impl TopicSender {
             let stored =
                 stored.ok_or_else(|| ItemError::fatal(format!("cannot {action}: none")))?;
             match stored.error_code.err() {
-                None => Ok(Ok(())),
-                Some(error) if is_of_messages(&error) => {
+                None => Ok(Ok(true)),
+                Some(error) if is_too_large(&error) && batch.len() > 1 => Ok(Ok(false)),
+                Some(error) if is_too_large(&error) || is_of_messages(&error) => {
                     Err(ItemError::data(format!("cannot {action}: {error}")))
                 }
                 Some(_) => Ok(Err(stored.error_code)),
@@ -88,8 +103,11 @@ impl TopicSender {
 
 /// Whether a broker refuses the messages of a batch, and would accept others.
 fn is_of_messages(error: &ResponseError) -> bool {
-    use ResponseError::{InvalidRecord, InvalidTimestamp, MessageTooLarge, RecordListTooLarge};
-    [InvalidRecord, InvalidTimestamp, MessageTooLarge, RecordListTooLarge].contains(error)
+    matches!(error, ResponseError::InvalidRecord | ResponseError::InvalidTimestamp)
+}
+
+fn is_too_large(error: &ResponseError) -> bool {
+    matches!(error, ResponseError::MessageTooLarge | ResponseError::RecordListTooLarge)
 }
 
 fn record(message: &Prepared, offset: i32, now: i64) -> Record {

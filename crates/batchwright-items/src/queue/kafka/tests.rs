@@ -19,10 +19,12 @@ use kafka_protocol::messages::list_offsets_response::{
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
+use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
 use kafka_protocol::messages::{
     ApiKey, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
-    MetadataResponse, RequestHeader, ResponseHeader, SaslAuthenticateRequest,
-    SaslAuthenticateResponse, SaslHandshakeRequest, SaslHandshakeResponse, TopicName,
+    MetadataResponse, ProduceRequest, ProduceResponse, RequestHeader, ResponseHeader,
+    SaslAuthenticateRequest, SaslAuthenticateResponse, SaslHandshakeRequest, SaslHandshakeResponse,
+    TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 
@@ -41,8 +43,17 @@ struct State {
     batches: Bytes,
     earliest: i64,
     latest: i64,
-    /// How many requests are refused because another broker leads the partition.
+    /// The offset after the last message, committed or not, if it is another one.
+    highest: Option<i64>,
+    /// How many requests are refused because another broker leads the partition, how many connections break at their next request,
+    /// and how many fetches have no answer because the client is to be slower.
     moved: usize,
+    broken: usize,
+    throttled: usize,
+    /// How many messages the broker accepts together.
+    batch_max: i32,
+    /// The numbers of messages that were sent together.
+    sent: Vec<i32>,
     /// What was asked for, and what was sent to log in.
     offsets_of: Vec<i64>,
     fetched: Vec<i64>,
@@ -84,7 +95,14 @@ fn serve(mut stream: TcpStream, state: &Shared) -> Option<()> {
             .with_correlation_id(header.correlation_id)
             .encode(&mut answer, key.response_header_version(version))
             .unwrap();
-        state.lock().unwrap().answer(key, version, request, &mut answer);
+        {
+            let mut state = state.lock().unwrap();
+            if state.broken > 0 && key != ApiKey::Metadata {
+                state.broken -= 1;
+                return None;
+            }
+            state.answer(key, version, request, &mut answer);
+        }
         let length = i32::try_from(answer.len() - 4).unwrap();
         answer[..4].copy_from_slice(&length.to_be_bytes());
         stream.write_all(&answer).ok()?;
@@ -102,31 +120,19 @@ fn name() -> TopicName {
 impl State {
     fn answer(&mut self, key: ApiKey, version: i16, mut request: Bytes, answer: &mut BytesMut) {
         match key {
-            ApiKey::Metadata => {
-                MetadataRequest::decode(&mut request, version).unwrap();
-                let broker = MetadataResponseBroker::default()
-                    .with_node_id(1.into())
-                    .with_host(StrBytes::from_static_str("127.0.0.1"))
-                    .with_port(self.port.into());
-                let partition = MetadataResponsePartition::default().with_leader_id(1.into());
-                let topic = MetadataResponseTopic::default()
-                    .with_name(Some(name()))
-                    .with_partitions(vec![partition]);
-                let found =
-                    MetadataResponse::default().with_brokers(vec![broker]).with_topics(vec![topic]);
-                found.encode(answer, version).unwrap();
-            }
+            ApiKey::Metadata => self.metadata(version, request, answer),
             ApiKey::ListOffsets => {
                 let request = ListOffsetsRequest::decode(&mut request, version).unwrap();
-                assert_eq!(request.isolation_level, 1, "what is not committed is not there");
+                let is_all = request.isolation_level == 0;
+                let latest = if is_all { self.highest.unwrap_or(self.latest) } else { self.latest };
                 let time = request.topics[0].partitions[0].timestamp;
                 self.offsets_of.push(time);
                 // A message each second, the first one at 0.
                 let of_time = (time + 999) / 1_000;
                 let offset = match time {
                     -2 => self.earliest,
-                    -1 => self.latest,
-                    _ if of_time >= self.latest => -1,
+                    -1 => latest,
+                    _ if of_time >= latest => -1,
                     _ => of_time.max(self.earliest),
                 };
                 let partition = ListOffsetsPartitionResponse::default().with_offset(offset);
@@ -153,11 +159,19 @@ impl State {
                 let topic = FetchableTopicResponse::default()
                     .with_topic(name())
                     .with_partitions(vec![partition]);
+                let mut answered = vec![topic];
+                let mut wait = 0;
+                if self.throttled > 0 {
+                    self.throttled -= 1;
+                    (answered, wait) = (Vec::new(), 10);
+                }
                 FetchResponse::default()
-                    .with_responses(vec![topic])
+                    .with_responses(answered)
+                    .with_throttle_time_ms(wait)
                     .encode(answer, version)
                     .unwrap();
             }
+            ApiKey::Produce => self.produce(version, request, answer),
             ApiKey::SaslHandshake | ApiKey::SaslAuthenticate => {
                 self.log_in(key, version, request, answer);
             }
@@ -187,6 +201,37 @@ impl State {
         }
     }
 
+    fn metadata(&self, version: i16, mut request: Bytes, answer: &mut BytesMut) {
+        MetadataRequest::decode(&mut request, version).unwrap();
+        let broker = MetadataResponseBroker::default()
+            .with_node_id(1.into())
+            .with_host(StrBytes::from_static_str("127.0.0.1"))
+            .with_port(self.port.into());
+        let partition = MetadataResponsePartition::default().with_leader_id(1.into());
+        let topic = MetadataResponseTopic::default()
+            .with_name(Some(name()))
+            .with_partitions(vec![partition]);
+        let found = MetadataResponse::default().with_brokers(vec![broker]).with_topics(vec![topic]);
+        found.encode(answer, version).unwrap();
+    }
+
+    fn produce(&mut self, version: i16, mut request: Bytes, answer: &mut BytesMut) {
+        let request = ProduceRequest::decode(&mut request, version).unwrap();
+        assert_eq!(request.acks, -1);
+        let batch = request.topic_data[0].partition_data[0].records.clone().unwrap();
+        let count = i32::from_be_bytes(batch[57..61].try_into().unwrap());
+        self.sent.push(count);
+        let code = match count <= self.batch_max {
+            true => self.refusal(),
+            false => ResponseError::MessageTooLarge.code(),
+        };
+        let partition = PartitionProduceResponse::default().with_error_code(code);
+        let topic = TopicProduceResponse::default()
+            .with_name(name())
+            .with_partition_responses(vec![partition]);
+        ProduceResponse::default().with_responses(vec![topic]).encode(answer, version).unwrap();
+    }
+
     fn refusal(&mut self) -> i16 {
         if self.moved == 0 {
             return 0;
@@ -205,8 +250,16 @@ fn ten() -> State {
 }
 
 fn reader(state: &Shared, selection: Selection, login: Option<Mechanism>) -> TopicReader {
+    reader_within(state, selection, login, Duration::from_secs(10))
+}
+
+fn reader_within(
+    state: &Shared,
+    selection: Selection,
+    login: Option<Mechanism>,
+    timeout: Duration,
+) -> TopicReader {
     let port = state.lock().unwrap().port;
-    let timeout = Duration::from_secs(10);
     let connect: ConnectTopic = Arc::new(move |scope| {
         let login = login.map(|mechanism| Login {
             mechanism,
@@ -312,6 +365,97 @@ fn messages_that_were_deleted_before_they_were_read_fail_the_step() {
     let found = read(make, 1, || state.lock().unwrap().latest = 2);
     let failed = found.unwrap_err();
     assert!(failed.contains("input_changed"), "{failed}");
+}
+
+#[test]
+fn a_topic_that_was_created_anew_with_as_many_messages_is_noticed() {
+    let state = broker(ten());
+    let of_step = Arc::clone(&state);
+    let found = read(
+        move || reader(&of_step, all(), None),
+        2,
+        || {
+            let other =
+                |offset| kafka_protocol::records::Record { timestamp: 5, ..record(offset, -1) };
+            let batches: Vec<_> = (0..20).map(|offset| vec![other(offset)]).collect();
+            let mut state = state.lock().unwrap();
+            (state.batches, state.latest) = (encoded(&batches), 20);
+        },
+    );
+    let failed = found.unwrap_err();
+    assert!(failed.contains("input_changed") && failed.contains("another one"), "{failed}");
+}
+
+/// Messages before `until` that are not committed belong to the instance.
+#[test]
+fn a_transaction_that_is_open_is_waited_for_when_it_began_before_the_end() {
+    let until = Some(Timestamp::from_second(7).unwrap());
+    let selection = Selection { until, ..all() };
+    let state = broker(State { latest: 4, highest: Some(11), ..ten() });
+    let of_step = Arc::clone(&state);
+    let (later, of_reader) = (Arc::clone(&state), selection.clone());
+    let committing = thread::spawn(move || {
+        // The offsets of the time and of the end were asked for.
+        while later.lock().unwrap().offsets_of.len() < 3 {
+            thread::yield_now();
+        }
+        later.lock().unwrap().latest = 11;
+    });
+    let found = read(move || reader(&of_step, of_reader.clone(), None), 0, || ());
+    assert_eq!(found.unwrap(), numbers(0..7));
+    committing.join().unwrap();
+    // It stays open.
+    let state = broker(State { latest: 4, highest: Some(11), ..ten() });
+    let of_step = Arc::clone(&state);
+    let make = move || reader_within(&of_step, selection.clone(), None, Duration::from_millis(300));
+    let failed = read(make, 0, || ()).unwrap_err();
+    assert!(failed.contains("still open"), "{failed}");
+    // Without `until`, they belong to a later one.
+    let state = broker(State { latest: 4, highest: Some(11), ..ten() });
+    let found = read(move || reader(&state, all(), None), 0, || ());
+    assert_eq!(found.unwrap(), numbers(0..4));
+}
+
+#[test]
+fn a_broker_that_limits_its_clients_is_waited_for() {
+    let state = broker(State { throttled: 3, ..ten() });
+    let found = read(move || reader(&state, all(), None), 0, || ());
+    assert_eq!(found.unwrap(), numbers(0..10));
+}
+
+#[test]
+fn a_connection_that_breaks_is_made_anew() {
+    for broken in 1..=3 {
+        let state = broker(State { broken, ..ten() });
+        let of_step = Arc::clone(&state);
+        let found = read(move || reader(&of_step, all(), None), 0, || ());
+        assert_eq!(found.unwrap(), numbers(0..10), "{broken}");
+        assert_eq!(state.lock().unwrap().broken, 0);
+    }
+}
+
+#[test]
+fn messages_that_are_too_large_together_are_sent_in_parts() {
+    let state = broker(State { batch_max: 3, moved: 1, ..State::default() });
+    let port = state.lock().unwrap().port;
+    let timeout = Duration::from_secs(10);
+    let connect: sent::Connect<TopicSender> = Arc::new(move |scope| {
+        let settings = Settings { tls: None, login: None, timeout };
+        let servers = vec![("127.0.0.1".to_owned(), port)];
+        let cluster = Cluster::open(settings, servers, "orders".to_owned(), scope.stop().clone())?;
+        Ok(TopicSender { cluster, key_field: None, store_wait_ms: 5_000, batches: 0 })
+    });
+    let names: crate::record::Names = Arc::new([Arc::from("n")]);
+    let items: Vec<Record> =
+        (0..10).map(|n| Record::single(&names, crate::value::Value::Integer(n))).collect();
+    let step = ChunkStepBuilder::new("send")
+        .reader(batchwright::item::ListReader::new(items))
+        .writer_with(move |_| Ok(SendingWriter::new(Arc::clone(&connect))))
+        .build();
+    let ended = TestBench::of_step(step).run();
+    assert_eq!(ended.status, BatchStatus::Completed, "{:?}", ended.failure);
+    // 10, 5 and 2 of it, which are refused once, then all.
+    assert_eq!(state.lock().unwrap().sent, [10, 5, 2, 2, 3, 5, 2, 3]);
 }
 
 #[test]
