@@ -399,6 +399,11 @@ impl BuildContext<'_> {
     /// Makes the location of an output from a text with `${…}`.
     pub(crate) fn output_location(&self, text: &Text) -> Result<Make<Location>, Problem> {
         let location = self.prefixed_location(text, self.output_prefix)?;
+        if let Some(number) = &self.known.file_number
+            && text.get_ref().contains("${file.number")
+        {
+            number.name_output();
+        }
         let is_allowed = self.allows();
         #[cfg(feature = "remote")]
         let inside_only = self.inside_only;

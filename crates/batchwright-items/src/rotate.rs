@@ -13,9 +13,6 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// The code of the error of an output whose file is missing.
-const MISSING: &str = "io.missing";
-
 /// When a file is full: after the chunk in which one of these is reached.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rotation {
@@ -58,6 +55,8 @@ pub struct RotatingWriter<M, W, P> {
     committed_state: State,
     /// The writer of the file before, which is full, and the end of it; until the current file has a commit.
     full: Option<(W, Option<P>)>,
+    /// The writer of the last file that got its name; until the next commit.
+    named: Option<W>,
 }
 
 /// What is written to a file.
@@ -105,6 +104,7 @@ where
             committed: None,
             committed_state: state,
             full: None,
+            named: None,
         }
     }
 }
@@ -174,20 +174,29 @@ where
         }
     }
 
-    /// Gives the file `number`, which ends at `end`, its name, unless it has it and was taken.
-    fn name<T>(&self, number: u64, end: P) -> Result<(), ItemError>
+    /// Forgets the last file that got its name.
+    fn forget<T>(&mut self) -> Result<(), ItemError>
+    where
+        W: ItemWriter<T, Position = P>,
+    {
+        match (self.named.take(), &self.scope) {
+            (Some(named), Some(scope)) => named.forget(scope),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the file `number`, which ends at `end`, its name, unless it has it or had it.
+    fn name<T>(&mut self, number: u64, end: P) -> Result<(), ItemError>
     where
         W: ItemWriter<T, Position = P>,
     {
         let (mut writer, scope) = self.made::<T>(number)?;
-        match writer.open(Some(end), &scope) {
-            Ok(_) => writer.close(Ending::Complete),
-            Err(error) if error.kind().is_a(MISSING) => {
-                tracing::warn!(target: "batchwright::output", "file {number} was complete and is not there any more: {error}");
-                Ok(())
-            }
-            Err(error) => Err(error),
+        if !writer.is_named(&end, &scope)? {
+            writer.open(Some(end), &scope)?;
+            writer.close(Ending::Full)?;
         }
+        self.named = Some(writer);
+        Ok(())
     }
 }
 
@@ -208,8 +217,11 @@ where
         let begun = State { number: 1, items: 0, begun: self.clock.now() };
         let RotatedPosition { file, at, before } =
             position.unwrap_or(RotatedPosition { file: begun, at: None, before: None });
-        if let Some(end) = before {
-            self.name::<T>(file.number.saturating_sub(1), end)?;
+        match before {
+            Some(end) => self.name::<T>(file.number.saturating_sub(1), end)?,
+            // The process may have died before it forgot that file.
+            None if file.number > 1 => self.made::<T>(file.number - 1)?.0.forget(scope)?,
+            None => {}
         }
         let (mut writer, scope) = self.made::<T>(file.number)?;
         writer.open(at.clone(), &scope)?;
@@ -252,10 +264,13 @@ where
         if let Some(current) = &mut self.current {
             current.committed()?;
         }
-        match self.full.take() {
-            Some((mut full, _)) => full.close(Ending::Complete),
-            None => Ok(()),
+        // No restart asks for it any more.
+        self.forget::<T>()?;
+        if let Some((mut full, _)) = self.full.take() {
+            full.close(Ending::Full)?;
+            self.named = Some(full);
         }
+        Ok(())
     }
 
     fn rolled_back(&mut self) -> Result<(), ItemError> {
@@ -271,10 +286,14 @@ where
     }
 
     fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
+        let forgotten = match ending {
+            Ending::Complete | Ending::Full => self.forget::<T>(),
+            _ => Ok(()),
+        };
         self.scope = None;
         let full = self.full.take().map_or(Ok(()), |(mut full, _)| full.close(ending));
         let current = self.current.take().map_or(Ok(()), |mut current| current.close(ending));
-        full.and(current)
+        full.and(current).and(forgotten)
     }
 }
 
@@ -285,13 +304,13 @@ pub struct FileNumber(Arc<Numbered>);
 #[derive(Debug, Default)]
 struct Numbered {
     number: AtomicU64,
-    is_used: AtomicBool,
+    names_output: AtomicBool,
 }
 
 impl FileNumber {
-    /// Whether a name has the number.
-    pub fn is_used(&self) -> bool {
-        self.0.is_used.load(Ordering::Relaxed)
+    /// Whether the path of an output has the number.
+    pub fn names_output(&self) -> bool {
+        self.0.names_output.load(Ordering::Relaxed)
     }
 
     /// Sets the number for the names that are made next.
@@ -299,9 +318,8 @@ impl FileNumber {
         self.0.number.store(number, Ordering::Relaxed);
     }
 
-    pub(crate) fn used(&self) -> Self {
-        self.0.is_used.store(true, Ordering::Relaxed);
-        self.clone()
+    pub(crate) fn name_output(&self) {
+        self.0.names_output.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn get(&self) -> u64 {

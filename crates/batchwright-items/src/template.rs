@@ -128,8 +128,7 @@ fn parse_place(inside: &str, names: &Known<'_>) -> Result<Part, String> {
         Some((name, format)) => (name.trim(), Some(format.to_owned())),
         None => (head.trim(), None),
     };
-    let known =
-        "params.NAME, job.name, job.context.KEY, step.context.KEY, partition.NAME, env.NAME";
+    let known = "params.NAME, job.name, job.context.KEY, step.context.KEY, partition.NAME, file.number, env.NAME";
     let name = if let Some(parameter) = name.strip_prefix("params.") {
         let declared = schema.find(parameter);
         if declared.is_none() && !schema.open {
@@ -164,10 +163,13 @@ fn parse_place(inside: &str, names: &Known<'_>) -> Result<Part, String> {
         let number = names.file_number.as_ref().ok_or_else(|| {
             format!("`${{{inside}}}`: only a writer within one of the type `rotate` has a number")
         })?;
+        if default.is_some() {
+            return Err(format!("`${{{inside}}}`: there is always a number, and no default"));
+        }
         if let Some(format) = &format {
             integer_format(format).map_err(|problem| format!("`${{{inside}}}`: {problem}"))?;
         }
-        Name::File(number.used())
+        Name::File(number.clone())
     } else if let Some(variable) = name.strip_prefix("env.") {
         // The environment of the process does not change, so its value is filled in at once.
         return match (std::env::var(variable), default) {
@@ -257,7 +259,8 @@ impl Place {
                 };
                 format!("fill in `partition.{name}`: partition `{key}` has none{hint}")
             }
-            Name::Job | Name::File(_) => "fill in `job.name`".to_owned(),
+            Name::Job => "fill in `job.name`".to_owned(),
+            Name::File(_) => "fill in `file.number`".to_owned(),
         })
     }
 

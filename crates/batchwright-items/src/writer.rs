@@ -93,6 +93,15 @@ impl<W: ItemWriter<Record>> ItemWriter<Record> for JsonPosition<W> {
         self.0.position().map(|position| pack(&position))
     }
 
+    fn is_named(&self, position: &Position, scope: &StepScope) -> Result<bool, ItemError> {
+        let position = unpack(Some(position.clone()))?;
+        position.map_or(Ok(false), |position| self.0.is_named(&position, scope))
+    }
+
+    fn forget(&self, scope: &StepScope) -> Result<(), ItemError> {
+        self.0.forget(scope)
+    }
+
     forward_writer!();
 }
 
@@ -109,6 +118,14 @@ impl ItemWriter<Record> for BoxedWriter {
 
     fn position(&mut self) -> Result<Position, ItemError> {
         self.0.position()
+    }
+
+    fn is_named(&self, position: &Position, scope: &StepScope) -> Result<bool, ItemError> {
+        self.0.is_named(position, scope)
+    }
+
+    fn forget(&self, scope: &StepScope) -> Result<(), ItemError> {
+        self.0.forget(scope)
     }
 
     forward_writer!();

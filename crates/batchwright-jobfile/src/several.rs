@@ -135,8 +135,10 @@ fn rotate(
     let number = FileNumber::default();
     let make: Arc<dyn Fn(&StepScope) -> _ + Send + Sync> =
         Arc::from(build(&writer, Some(number.clone()))?);
-    if !number.is_used() {
-        return Err(Problem::at(&writer, "the path of the writer has `${file.number}`"));
+    // Others have no files, or several.
+    if WRITERS.contains(&writer.get_ref().kind.get_ref().as_str()) || !number.names_output() {
+        let message = "the writer is one of files, and its `path` has `${file.number}`";
+        return Err(Problem::at(&writer, message));
     }
     // The names of a writer are made when it is made, by one thread at a time.
     let number = Arc::new(Mutex::new(number));

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -141,29 +142,48 @@ fn a_chunk_that_fails_begins_no_file() {
     assert_eq!(left(6, writer, &more, None).into_keys().collect::<Vec<_>>(), ["000001.parquet"]);
 }
 
-/// A full file can be taken while the step goes on.
+/// A full file can be taken while the step goes on. The third commit is the first of the second file.
 #[test]
-fn a_file_that_was_taken_before_the_restart_is_not_missed() {
-    let writer = "items = 4\nwriter = { type = \"jsonl\", path = \"${file.number}.jsonl\" }";
+fn a_file_that_was_taken_before_the_restart_is_not_missed_and_one_that_was_lost_is() {
+    let writer = "items = 4\nwriter = { type = \"json\", path = \"${file.number}.json\" }";
+    let whole = left(12, writer, "", None);
     for commit in 3..=5 {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
-        let mut bench = TestBench::of(job(path, 12, writer, "").unwrap());
-        let first = path.join("000001.jsonl");
-        run(&mut bench, Some((CommitPoint::After, commit)), || {
-            if commit > 3 {
-                // The third commit is the first of the second file; the crash comes before the first one gets its name.
-                assert_eq!(fs::read_to_string(&first).unwrap().lines().count(), 4);
-                fs::remove_file(&first).unwrap();
+        for takes in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path();
+            let mut bench = TestBench::of(job(path, 12, writer, "").unwrap());
+            let first = path.join("000001.json");
+            let mut before = None;
+            run(&mut bench, Some((CommitPoint::After, commit)), || {
+                if commit > 3 {
+                    let named = fs::metadata(&first).unwrap();
+                    before = Some((named.ino(), named.modified().unwrap()));
+                    if takes {
+                        fs::remove_file(&first).unwrap();
+                    }
+                }
+            });
+            let mut expected = whole.clone();
+            if takes && commit > 3 {
+                expected.remove("000001.json");
+            } else if let Some(before) = before {
+                // It was not touched again.
+                let named = fs::metadata(&first).unwrap();
+                assert_eq!((named.ino(), named.modified().unwrap()), before);
             }
-        });
-        assert_eq!(first.exists(), commit == 3, "{commit}");
-        for number in 2..=3 {
-            let text = fs::read_to_string(path.join(format!("00000{number}.jsonl"))).unwrap();
-            assert_eq!(text.lines().count(), 4, "{commit} {number}");
+            assert_eq!(files(path), expected, "{commit} {takes}");
         }
-        assert_eq!(files(path).len(), if commit == 3 { 3 } else { 2 }, "{commit}");
     }
+    // The file of the first chunks was never complete.
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = TestBench::of(job(folder.path(), 12, writer, "").unwrap());
+    bench.crash_at(CommitPoint::After, 3);
+    bench.run();
+    for name in files(folder.path()).into_keys().filter(|name| name.starts_with("000001.json.")) {
+        fs::remove_file(folder.path().join(name)).unwrap();
+    }
+    let failure = bench.restart().failure.unwrap();
+    assert!(failure.message.contains("it is missing"), "{failure:?}");
 }
 
 #[test]
@@ -177,6 +197,18 @@ fn a_writer_that_cannot_be_rotated_is_refused_at_its_place() {
             "items = 3\nwriter = { type = \"jsonl\", path = \"out.jsonl\" }".to_owned(),
             "has `${file.number}`",
         ),
+        (
+            format!(
+                "items = 3\nwriter = {{ type = \"many\", writers = [{}] }}",
+                inner.replace("writer = ", "")
+            ),
+            "is one of files",
+        ),
+        (
+            format!("items = 3\nwriter = {{ type = \"rotate\", items = 2, {inner} }}"),
+            "is one of files",
+        ),
+        (format!("items = 3\n{}", inner.replace("file.number", "file.number:-7")), "no default"),
         (
             format!("items = 3\n{}", inner.replace("file.number", "file.count")),
             "there is no `file.count`",

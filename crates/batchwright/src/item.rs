@@ -418,6 +418,9 @@ pub enum Ending {
     Complete,
     /// The step stopped or failed: the writer keeps what a restart needs.
     Incomplete,
+    /// As [`Complete`](Self::Complete) for one of several outputs of a step that goes on: others can take it, and a restart does
+    /// not miss it. Only a writer that has other writers closes them so.
+    Full,
     /// The output was begun and holds nothing that is committed, and no checkpoint refers to it: the writer removes it. Only a
     /// writer that has other writers closes them so.
     Unused,
@@ -535,6 +538,21 @@ pub trait ItemWriter<O>: Send {
     /// Whether the sink takes part in [`prepare`](Self::prepare).
     fn prepares(&self) -> bool {
         false
+    }
+
+    /// Whether the output that ends at `position`, which was closed as [`Ending::Full`] or is to be, is complete and has its
+    /// name, or had it and was taken. Default: `false`.
+    #[doc(hidden)]
+    fn is_named(&self, position: &Self::Position, scope: &StepScope) -> Result<bool, ItemError> {
+        let _ = (position, scope);
+        Ok(false)
+    }
+
+    /// Removes what [`is_named`](Self::is_named) knows an output by that was taken. Default: nothing.
+    #[doc(hidden)]
+    fn forget(&self, scope: &StepScope) -> Result<(), ItemError> {
+        let _ = scope;
+        Ok(())
     }
 
     /// Whether the output depends on the position, so that two writers cannot write concurrently. Default:

@@ -97,4 +97,22 @@ impl ByteSink for Output {
     fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
         of_output!(self, output => output.close(ending))
     }
+
+    fn is_named(&self, position: &OutputPosition, scope: &StepScope) -> Result<bool, ItemError> {
+        match (self, position) {
+            (Self::File(output), OutputPosition::File(position)) => {
+                output.is_named(position, scope)
+            }
+            #[cfg(feature = "remote")]
+            (Self::Remote(output), OutputPosition::Remote(position)) => {
+                output.is_named(position, scope)
+            }
+            #[cfg(feature = "remote")]
+            _ => Ok(false),
+        }
+    }
+
+    fn forget(&self, scope: &StepScope) -> Result<(), ItemError> {
+        of_output!(self, output => output.forget(scope))
+    }
 }

@@ -63,6 +63,21 @@ pub trait ByteSink: Send {
     ///
     /// The step fails.
     fn close(&mut self, ending: Ending) -> Result<(), ItemError>;
+
+    /// Whether the output that ends at `position`, which was closed as [`Ending::Full`] or is to be, is complete and visible, or
+    /// was and was taken. Default: `false`.
+    #[doc(hidden)]
+    fn is_named(&self, position: &Self::Position, scope: &StepScope) -> Result<bool, ItemError> {
+        let _ = (position, scope);
+        Ok(false)
+    }
+
+    /// Removes what [`is_named`](Self::is_named) knows an output by that was taken. Default: nothing.
+    #[doc(hidden)]
+    fn forget(&self, scope: &StepScope) -> Result<(), ItemError> {
+        let _ = scope;
+        Ok(())
+    }
 }
 
 impl ByteSink for FileOutput {
@@ -99,5 +114,13 @@ impl ByteSink for FileOutput {
 
     fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
         Self::close(self, ending)
+    }
+
+    fn is_named(&self, position: &FilePosition, scope: &StepScope) -> Result<bool, ItemError> {
+        Self::is_named(self, position, scope)
+    }
+
+    fn forget(&self, scope: &StepScope) -> Result<(), ItemError> {
+        Self::forget(self, scope)
     }
 }

@@ -183,7 +183,7 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
     }
 
     fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        if std::mem::take(&mut self.is_open) && ending == Ending::Complete {
+        if std::mem::take(&mut self.is_open) && matches!(ending, Ending::Complete | Ending::Full) {
             let Self { sink, encode, bytes, compression, content, .. } = self;
             let first = sink.length() == 0;
             content.clear();
@@ -206,6 +206,14 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
             }
         }
         self.sink.close(ending)
+    }
+
+    fn is_named(&self, position: &S::Position, scope: &StepScope) -> Result<bool, ItemError> {
+        self.sink.is_named(position, scope)
+    }
+
+    fn forget(&self, scope: &StepScope) -> Result<(), ItemError> {
+        self.sink.forget(scope)
     }
 }
 

@@ -1,12 +1,15 @@
 //! Output files that grow chunk by chunk and return to their last checkpoint after any crash.
 
+mod names;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use self::names::{Checked, Names, checked, identity, identity_matches};
 use super::Ending;
 use super::open_paths::{OpenPath, PathUse};
 use crate::error::{ErrorKind, ItemError};
@@ -137,6 +140,8 @@ struct Growing {
     path: PathBuf,
     /// Final name.
     target: PathBuf,
+    /// Name of the proof that a full file got its name.
+    proof: PathBuf,
     /// Files of former owners, which must not get the final name any more.
     former: Vec<PathBuf>,
     /// The file that this one is a copy of, until the first commit: the stored checkpoint refers to it.
@@ -231,12 +236,14 @@ impl FileOutput {
             }
         };
         let length = position.map_or(0, |position| position.length);
+        let proof = names.proof();
         let (inode, tail) =
             identity(&file, length).map_err(|error| failed("read", &path, error))?;
         self.state = Some(Growing {
             file,
             path,
             target,
+            proof,
             former,
             copied_from,
             made_by,
@@ -250,6 +257,27 @@ impl FileOutput {
             _open: open,
         });
         Ok(())
+    }
+
+    /// Whether the file that ends at `position`, which was closed as a full one or is to be, is complete and has its name, or had
+    /// it and was taken.
+    ///
+    /// # Errors
+    ///
+    /// When the file is missing, and was never complete.
+    #[doc(hidden)]
+    pub fn is_named(&self, position: &FilePosition, scope: &StepScope) -> Result<bool, ItemError> {
+        Names::new(&target(&self.path)?, scope).is_named(position, scope.id().0)
+    }
+
+    /// Removes what [`is_named`](Self::is_named) knows a full file by that was taken.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses it.
+    #[doc(hidden)]
+    pub fn forget(&self, scope: &StepScope) -> Result<(), ItemError> {
+        remove(&Names::new(&target(&self.path)?, scope).proof())
     }
 
     /// Makes the growing file of `position` again if it is missing, with the content that `write` gives it and compares: for
@@ -392,9 +420,12 @@ impl FileOutput {
                 format!("cannot finish `{}`: another execution has taken it over", path.display());
             return Err(ItemError::new(ErrorKind::IO, what));
         }
+        if let Some(proof) = Some(&state.proof).filter(|_| ending == Ending::Full) {
+            drop(create(proof)?);
+        }
         fs::rename(path, target).map_err(|error| failed("move the output to", target, error))?;
         sync_folder(target).map_err(|error| failed("sync the folder of", target, error))?;
-        if ending == Ending::Complete {
+        if matches!(ending, Ending::Complete | Ending::Full) {
             tracing::info!(target: "batchwright::output", "wrote {}", target.display());
         }
         Ok(())
@@ -424,170 +455,6 @@ impl Growing {
         (self.file, self.path) = (file, original);
         Ok(())
     }
-}
-
-/// The temporary names of an output file.
-struct Names {
-    target: PathBuf,
-    /// Hash of the store, the instance, its step and its partition.
-    token: String,
-}
-
-/// The file found for a checkpoint.
-struct Found {
-    file: File,
-    path: PathBuf,
-    made_by: i64,
-}
-
-impl Names {
-    fn new(target: &Path, scope: &StepScope) -> Self {
-        let partition = scope.partition().map_or("", |partition| partition.key.as_str());
-        let (store, instance) = (scope.store_id(), scope.job().instance_id());
-        let whole = format!("{store}\n{instance}\n{}\n{partition}", scope.step());
-        Self { target: target.to_owned(), token: format!("{:016x}", stable_hash(whole.as_bytes())) }
-    }
-
-    /// Returns the temporary name of the file that step execution `id` creates.
-    fn of(&self, id: i64) -> PathBuf {
-        self.beside(&format!(".{}-{id}.part", self.token))
-    }
-
-    fn beside(&self, ending: &str) -> PathBuf {
-        let mut name = self.target.clone().into_os_string();
-        name.push(ending);
-        name.into()
-    }
-
-    /// Returns the existing files of step executions before `own`; later ones belong to a successor.
-    fn of_former(&self, own: i64) -> Vec<PathBuf> {
-        // A bare name refers to the working folder.
-        let folder = self.target.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let entries =
-            fs::read_dir(folder.unwrap_or(Path::new("."))).into_iter().flatten().flatten();
-        let ids = entries.filter_map(|entry| self.id_of(&entry.path()));
-        let mut ids: Vec<i64> = ids.filter(|id| *id < own).collect();
-        ids.sort_unstable();
-        ids.into_iter().map(|id| self.of(id)).collect()
-    }
-
-    /// Returns the step execution that created the file at `path`, when the name has this pattern.
-    fn id_of(&self, path: &Path) -> Option<i64> {
-        let name = path.file_name()?.to_str()?;
-        let rest = name.strip_prefix(self.target.file_name()?.to_str()?)?;
-        rest.strip_prefix('.')?
-            .strip_prefix(&self.token)?
-            .strip_prefix('-')?
-            .strip_suffix(".part")?
-            .parse()
-            .ok()
-    }
-
-    /// Finds the file of `position`: under its original temporary name, under that of a later execution that
-    /// copied the file and died, or under the final name when the process died before it stored the end.
-    fn find(&self, position: &FilePosition, own: i64) -> Result<Found, ItemError> {
-        let Some(identity) = position.file else { return self.find_old(position.length, own) };
-        let known = self.of(identity.made_by);
-        let mut refused = None;
-        let former = self.of_former(own).into_iter().rev();
-        for path in std::iter::once(known.clone()).chain(former.filter(|path| *path != known)) {
-            let made_by = self.id_of(&path).unwrap_or(identity.made_by);
-            match checked(&path, position.length, |file| {
-                identity_matches(file, position.length, identity.before)
-            })? {
-                Checked::Right(file) => return Ok(Found { file, path, made_by }),
-                Checked::Missing => {}
-                Checked::Wrong(problem) => drop(refused.get_or_insert((path, problem))),
-            }
-        }
-        // Accept only the execution's own finished file, not another file that has the final name now.
-        let finished = checked(&self.target, position.length, |file| {
-            Ok(file.metadata()?.ino() == identity.inode
-                && identity_matches(file, position.length, identity.before)?)
-        })?;
-        if let Checked::Right(file) = finished {
-            return self.take_back(file, identity.made_by);
-        }
-        let (path, problem) = refused.map_or((known, None), |(path, what)| (path, Some(what)));
-        Err(self.refuse(&path, position.length, problem))
-    }
-
-    /// Finds a file with a name of version 0.1: `NAME.part`, or `NAME` for dead letters.
-    fn find_old(&self, length: u64, own: i64) -> Result<Found, ItemError> {
-        let growing = self.beside(".part");
-        match checked(&growing, length, |_| Ok(true))? {
-            Checked::Right(file) => {
-                let path = self.of(own);
-                fs::rename(&growing, &path).map_err(|error| failed("continue", &growing, error))?;
-                Ok(Found { file, path, made_by: own })
-            }
-            Checked::Wrong(problem) => Err(self.refuse(&growing, length, Some(problem))),
-            Checked::Missing => match checked(&self.target, length, |_| Ok(true))? {
-                Checked::Right(file) => self.take_back(file, own),
-                _ => Err(self.refuse(&growing, length, None)),
-            },
-        }
-    }
-
-    fn take_back(&self, file: File, made_by: i64) -> Result<Found, ItemError> {
-        let path = self.of(made_by);
-        fs::rename(&self.target, &path).map_err(|error| failed("continue", &self.target, error))?;
-        Ok(Found { file, path, made_by })
-    }
-
-    /// The error of the file at `path`, with its problem; `None` if it is missing.
-    fn refuse(&self, path: &Path, length: u64, problem: Option<String>) -> ItemError {
-        let kind = if problem.is_some() { ErrorKind::IO } else { ErrorKind::new("io.missing") };
-        let problem = problem.as_deref().unwrap_or("it is missing");
-        let (target, path) = (self.target.display(), path.display());
-        let what = format!("cannot continue `{target}` at byte {length}: {problem}");
-        ItemError::new(kind, format!("{what}; the checkpoint refers to `{path}`"))
-    }
-}
-
-/// The result of checking a candidate file.
-enum Checked {
-    Right(File),
-    Missing,
-    /// The file exists and does not fit, with the reason.
-    Wrong(String),
-}
-
-/// Opens the file at `path` and checks that it has at least `length` bytes and satisfies `right`.
-fn checked(
-    path: &Path,
-    length: u64,
-    right: impl FnOnce(&File) -> std::io::Result<bool>,
-) -> Result<Checked, ItemError> {
-    let failed = |error| failed("open", path, error);
-    let no_follow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-    let file = match OpenOptions::new().read(true).write(true).custom_flags(no_follow).open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Checked::Missing),
-        opened => opened.map_err(failed)?,
-    };
-    let found = file.metadata().map_err(failed)?.len();
-    if found < length {
-        let what = format!("it has only {found} bytes, less than its checkpoint requires");
-        return Ok(Checked::Wrong(what));
-    }
-    Ok(match right(&file).map_err(failed)? {
-        true => Checked::Right(file),
-        false => Checked::Wrong("its content is not that of the checkpoint".to_owned()),
-    })
-}
-
-fn identity_matches(file: &File, length: u64, before: u64) -> std::io::Result<bool> {
-    Ok(stable_hash(&identity(file, length)?.1) == before)
-}
-
-/// Returns the inode of `file`, and its last bytes before `length`.
-fn identity(mut file: &File, length: u64) -> std::io::Result<(u64, Vec<u8>)> {
-    let count = length.min(BEFORE_BYTES as u64);
-    let mut tail = Vec::new();
-    file.seek(SeekFrom::Start(length - count))?;
-    file.take(count).read_to_end(&mut tail)?;
-    file.seek(SeekFrom::Start(length))?;
-    Ok((file.metadata()?.ino(), tail))
 }
 
 fn keep_tail(tail: &mut Vec<u8>, bytes: &[u8]) {
@@ -701,13 +568,19 @@ pub fn stable_hash_after(hash: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Whether `name` is that of an output that is not complete: `NAME.TOKEN-NUMBER.part`.
+/// Whether `name` is that of an output that is not complete, `NAME.TOKEN-NUMBER.part`, or of the proof of a full one,
+/// `NAME.TOKEN.done`.
 pub(crate) fn is_growing(name: &str) -> bool {
-    let token = name.strip_suffix(".part").and_then(|rest| rest.rsplit_once('.'));
-    token.and_then(|(_, token)| token.split_once('-')).is_some_and(|(token, number)| {
-        let is_token = token.len() == 16 && token.bytes().all(|byte| byte.is_ascii_hexdigit());
-        is_token && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
-    })
+    let Some((rest, ending)) = name.rsplit_once('.') else { return false };
+    let Some((_, token)) = rest.rsplit_once('.') else { return false };
+    let is_token =
+        |token: &str| token.len() == 16 && token.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match ending {
+        "part" => token.split_once('-').is_some_and(|(token, id)| is_token(token) && is_number(id)),
+        "done" => is_token(token),
+        _ => false,
+    }
 }
 
 fn sync_folder(path: &Path) -> std::io::Result<()> {

@@ -187,8 +187,10 @@ impl ByteSink for RemoteOutput {
 
     fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
         let Some(mut growing) = self.open.take() else { return Ok(()) };
-        growing.file.close(ending)?;
-        if ending != Ending::Complete {
+        // The file on this machine is not one that others take.
+        let of_file = if ending == Ending::Full { Ending::Complete } else { ending };
+        growing.file.close(of_file)?;
+        if !matches!(ending, Ending::Complete | Ending::Full) {
             return Ok(());
         }
         self.send(&growing)?;
@@ -196,5 +198,15 @@ impl ByteSink for RemoteOutput {
             let what = format!("cannot remove `{}`, which was sent", growing.path.display());
             ItemError::wrap(ErrorKind::IO, what, error)
         })
+    }
+
+    /// The file on this machine is removed once it is sent.
+    fn is_named(&self, position: &RemotePosition, scope: &StepScope) -> Result<bool, ItemError> {
+        let growing = self.growing(position.hash, scope)?;
+        match growing.file.is_named(&position.file, scope) {
+            Err(error) if error.kind().is_a("io.missing") => Ok(true),
+            // It was not sent yet.
+            found => found.map(|_| false),
+        }
     }
 }
