@@ -1,7 +1,7 @@
-# The servers of files, sourced by services.sh: an object store that speaks S3, FTP, SSH, a web server; an API; mail.
+# The servers of files, sourced by services.sh: an object store that speaks S3, FTP, SSH, WebDAV, a web server; an API; mail.
 
 PLACES=$TOOLS/places/bin
-PLACES_PACKAGES="moto[s3]==5.2.5 flask==3.1.3 flask-cors==6.0.2 pyftpdlib==2.2.0 pyopenssl==26.4.0 aiosmtpd==1.4.6 confluent-kafka==2.16.1"
+PLACES_PACKAGES="moto[s3]==5.2.5 flask==3.1.3 flask-cors==6.0.2 pyftpdlib==2.2.0 pyopenssl==26.4.0 aiosmtpd==1.4.6 confluent-kafka==2.16.1 wsgidav==4.4.0 cheroot==11.1.2"
 # Programs that read what is written here, and write what is read here.
 OTHER_TOOLS="duckdb==2.0.1 openpyxl==3.1.5 fastavro==1.13.1 cramjam==2.14.0 backports.zstd==1.8.0"
 
@@ -149,8 +149,20 @@ fill_smtp() {
 }
 CRASH_smtp=KILL
 
+make_webdav() {
+    own "$(id -un)" "$HOME_DIR/webdav"
+    mkdir "$HOME_DIR/webdav/files"
+    free_port >"$DIR/webdav.port"
+}
+start_webdav() {
+    launch webdav "$(id -un)" "$PLACES/python" "$(dirname "$SELF")/webdav_server.py" "$HOME_DIR/webdav/files" "$(cat "$DIR/webdav.port")" "$NAME" "$NAME"
+    wait_for webdav listens "$(cat "$DIR/webdav.port")"
+}
+fill_webdav() { publish BATCHWRIGHT_TEST_WEBDAV "'webdav://$NAME:$NAME@127.0.0.1:$(cat "$DIR/webdav.port")/'"; }
+CRASH_webdav=KILL
+
 available_places() {
-    [ ! -x "$PLACES/moto_server" ] || { echo s3 && echo ftp && echo api && echo smtp; }
+    [ ! -x "$PLACES/moto_server" ] || { echo s3 && echo ftp && echo api && echo smtp && echo webdav; }
     [ ! -x /usr/sbin/sshd ] || echo sftp
     [ ! -x /usr/sbin/nginx ] || echo web
 }

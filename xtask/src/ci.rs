@@ -130,6 +130,7 @@ pub(crate) fn features() -> Result<(), String> {
         ("batchwright-items", "redis"),
         ("batchwright-items", "ftp"),
         ("batchwright-items", "sftp"),
+        ("batchwright-items", "webdav"),
     ] {
         let check =
             ["check", "--package", package, "--no-default-features", "--features", features];

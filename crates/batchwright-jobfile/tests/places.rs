@@ -1,5 +1,11 @@
 //! Files of other places are read and written exactly, wherever the process dies, on real servers.
-#![cfg(all(feature = "s3", feature = "http", feature = "ftp", feature = "sftp"))]
+#![cfg(all(
+    feature = "s3",
+    feature = "http",
+    feature = "ftp",
+    feature = "sftp",
+    feature = "webdav"
+))]
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -15,8 +21,8 @@ use batchwright_testkit::{Service, needs};
 use tempfile::TempDir;
 
 /// The places that are read and written.
-const PLACES: [Service; 5] =
-    [Service::S3, Service::Ftp, Service::Ftps, Service::FtpOld, Service::Sftp];
+const PLACES: [Service; 6] =
+    [Service::S3, Service::Ftp, Service::Ftps, Service::FtpOld, Service::Sftp, Service::WebDav];
 
 /// A folder of a place, which no other test uses.
 struct Remote {

@@ -47,6 +47,8 @@ pub enum Service {
     FtpOld,
     /// An SSH server: `BATCHWRIGHT_TEST_SFTP`.
     Sftp,
+    /// A server that speaks WebDAV: `BATCHWRIGHT_TEST_WEBDAV`.
+    WebDav,
     /// A web server of the files in `BATCHWRIGHT_TEST_WEB_FOLDER`: `BATCHWRIGHT_TEST_WEB`.
     Web,
     /// The API of `scripts/api_server.py`: `BATCHWRIGHT_TEST_API`.
@@ -93,6 +95,7 @@ pub fn needs(service: Service) -> Option<String> {
         Service::FtpOld => variable("BATCHWRIGHT_TEST_FTP_OLD"),
         Service::Ftps => variable("BATCHWRIGHT_TEST_FTPS"),
         Service::Sftp => variable("BATCHWRIGHT_TEST_SFTP"),
+        Service::WebDav => variable("BATCHWRIGHT_TEST_WEBDAV"),
         Service::Web => variable("BATCHWRIGHT_TEST_WEB"),
         Service::Api => variable("BATCHWRIGHT_TEST_API"),
         Service::Smtp => variable("BATCHWRIGHT_TEST_SMTP"),

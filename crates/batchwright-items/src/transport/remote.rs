@@ -16,6 +16,8 @@ mod s3;
 #[cfg(feature = "sftp")]
 mod sftp;
 mod url;
+#[cfg(feature = "webdav")]
+mod webdav;
 mod whole;
 
 pub(crate) use output::{RemoteOutput, RemotePosition};
@@ -130,6 +132,8 @@ impl RemoteFile {
             "ftp" | "ftps" => Arc::new(ftp::FtpServer::new(&mut url)?),
             #[cfg(feature = "sftp")]
             "sftp" => Arc::new(sftp::SshServer::new(&mut url)?),
+            #[cfg(feature = "webdav")]
+            "webdav" | "webdavs" => Arc::new(webdav::DavServer::new(&mut url)?),
             scheme => return Err(ItemError::fatal(unknown(scheme))),
         };
         url.all_used()?;
@@ -327,7 +331,7 @@ fn tag_of(tag: &str) -> u64 {
 }
 
 /// The error of a server that does not answer.
-#[cfg(any(feature = "ftp", feature = "sftp"))]
+#[cfg(any(feature = "ftp", feature = "sftp", feature = "webdav"))]
 fn silent(timeout: std::time::Duration) -> Failure {
     failure(format!("the server does not answer within {} s", timeout.as_secs_f64()))
 }

@@ -60,13 +60,15 @@ pub(crate) fn url_with_values(
 }
 
 /// The schemes of URLs, with the features that contain them.
-const SCHEMES: [(&str, &str, bool); 6] = [
+const SCHEMES: [(&str, &str, bool); 8] = [
     ("s3", "s3", cfg!(feature = "s3")),
     ("http", "http", cfg!(feature = "http")),
     ("https", "http", cfg!(feature = "http")),
     ("ftp", "ftp", cfg!(feature = "ftp")),
     ("ftps", "ftp", cfg!(feature = "ftp")),
     ("sftp", "sftp", cfg!(feature = "sftp")),
+    ("webdav", "webdav", cfg!(feature = "webdav")),
+    ("webdavs", "webdav", cfg!(feature = "webdav")),
 ];
 
 /// Refuses a text that begins with the scheme of a URL that this program cannot use.
