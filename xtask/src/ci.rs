@@ -221,8 +221,9 @@ pub(crate) fn sweep(seconds: &str) -> Result<(), String> {
 const NOT_HERE: i32 = 77;
 
 /// The tests that give random inputs to parsers: packages, test programs and names.
-const FUZZED: [(&str, &[&str]); 5] = [
+const FUZZED: [(&str, &[&str]); 6] = [
     ("batchwright-items", &["--test", "fuzz"]),
+    ("batchwright-items", &["--features", "full", "--lib", "fuzz_of"]),
     ("batchwright-jobfile", &["--lib", "fuzz::"]),
     ("batchwright-jobfile", &["--test", "fuzz"]),
     ("batchwright-server", &["--test", "fuzz"]),

@@ -29,6 +29,8 @@ mod template;
 mod text;
 pub mod transport;
 mod value;
+#[cfg(any(feature = "avro", feature = "kafka"))]
+mod varint;
 #[cfg(feature = "http")]
 mod web;
 mod writer;

@@ -24,8 +24,9 @@ use super::typed;
 use crate::record::{Names, Record};
 use crate::transport::input::{Input, Mark};
 use crate::transport::{ByteSource, InputIdentity, file};
+use crate::varint;
 use codec::{BLOCK_BYTES_MAX, Codec};
-use decode::{Decoder, ENDS, number};
+use decode::{Decoder, ENDS};
 use schema::Schema;
 
 /// The first bytes of a file.
@@ -209,7 +210,7 @@ impl Opened {
         for into in &mut numbers {
             loop {
                 if let Some((found, bytes)) =
-                    number(&self.input.rest()[length..]).map_err(failed)?
+                    varint::number(&self.input.rest()[length..]).map_err(failed)?
                 {
                     *into = found;
                     length += bytes;

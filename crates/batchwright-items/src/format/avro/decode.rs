@@ -7,6 +7,7 @@ use batchwright::ItemError;
 use super::schema::{Schema, Shape};
 use crate::format::typed::from;
 use crate::value::Value;
+use crate::varint;
 
 /// Values within values are no deeper than this.
 const DEPTH_MAX: usize = 64;
@@ -255,33 +256,13 @@ impl<'a> Bytes<'a> {
     }
 
     fn long(&mut self) -> Decoded<i64> {
-        match number(self.0)? {
+        match varint::number(self.0)? {
             Some((number, length)) => {
                 self.0 = &self.0[length..];
                 Ok(number)
             }
             None => Err(ENDS.to_owned()),
         }
-    }
-}
-
-/// Decodes the number at the beginning of `bytes`, and returns its length; `None` if there are too few bytes.
-pub(super) fn number(bytes: &[u8]) -> Decoded<Option<(i64, usize)>> {
-    let mut zigzag = 0_u64;
-    for (index, byte) in bytes.iter().take(10).enumerate() {
-        let digits = u64::from(byte & 0x7f);
-        if index == 9 && digits > 1 {
-            break;
-        }
-        zigzag |= digits << (7 * index);
-        if byte & 0x80 == 0 {
-            let number = (zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed();
-            return Ok(Some((number, index + 1)));
-        }
-    }
-    match bytes.len() < 10 {
-        true => Ok(None),
-        false => Err("a number has more than 64 bits".to_owned()),
     }
 }
 

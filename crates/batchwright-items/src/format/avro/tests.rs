@@ -6,6 +6,8 @@ use batchwright::item::ListWriter;
 use batchwright::testing::{CommitPoint, TestBench};
 use batchwright::{BatchStatus, ChunkStepBuilder};
 
+use batchwright_testkit::fuzz::run;
+
 use super::writer::{put_bytes, put_number};
 use super::*;
 use crate::transport::MemorySource;
@@ -137,4 +139,39 @@ fn a_header_that_is_wrong_or_endless_is_refused() {
         let failure = failure.unwrap();
         assert!(failure.contains(expected) && failure.contains("in.avro"), "{failure}");
     }
+}
+
+#[test]
+fn fuzz_of_files() {
+    let fields = r#"{"name": "a", "type": ["null", {"type": "array", "items": "string"}]},
+        {"name": "b", "type": {"type": "map", "values": {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}}},
+        {"name": "c", "type": ["null", "R"]}, {"name": "d", "type": {"type": "enum", "name": "E", "symbols": ["x", "y"]}},
+        {"name": "e", "type": {"type": "long", "logicalType": "timestamp-nanos"}}, {"name": "f", "type": "double"}"#;
+    let record: &[u8] = &[
+        2, 4, 2, b'p', 4, b'q', b'r', 0, 2, 2, b'k', 4, 1, 2, 0, 0, 2, 200, 1, 0, 0, 0, 0, 0, 0, 0,
+        0,
+    ];
+    let whole = file(&schema(fields), &[(1, record), (2, &[record, record].concat())]);
+    let (items, failure) = read(whole.clone(), 2, 0);
+    assert_eq!((items.len(), failure), (3, None));
+    let header = whole.len() - 3 * record.len() - 2 * (SYNC_BYTES + 2);
+    run("files of Avro", 3_000, |rng| {
+        let mut bytes = whole.clone();
+        for _ in 0..=rng.below(3) {
+            // More often after the header, whose changes are refused at once.
+            let from = if rng.below(4) == 0 { 0 } else { header };
+            let at = from + rng.below(bytes.len() - from);
+            match rng.below(3) {
+                0 => bytes[at] = rng.below(256) as u8,
+                1 => drop(bytes.remove(at)),
+                _ => bytes.insert(at, rng.below(256) as u8),
+            }
+        }
+        let source: Arc<dyn ByteSource> = Arc::new(MemorySource::new("in.avro", bytes));
+        let mut reader = AvroReader::<Record>::decoding(source, Ok);
+        let Ok(mut open) = reader.begin() else { return };
+        // It ends: each record has bytes, or counts as one without.
+        while let Ok(Some(_)) = open.next() {}
+        reader.open = None;
+    });
 }

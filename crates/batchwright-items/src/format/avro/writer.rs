@@ -225,8 +225,8 @@ impl Encode<Record> for AvroColumns {
 
 #[cfg(test)]
 mod tests {
-    use super::super::decode::number;
     use super::*;
+    use crate::varint::number;
 
     #[test]
     fn numbers_are_read_as_they_are_written() {

@@ -14,11 +14,10 @@ use kafka_protocol::error::{ParseResponseErrorCode as _, ResponseError};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::{BrokerId, FetchRequest, ListOffsetsRequest};
-use kafka_protocol::records::Record as Message;
 use serde::{Deserialize, Serialize};
 
 use super::cluster::Cluster;
-use super::records::{Decoded, decode};
+use super::records::{Decoded, Message, decode};
 use crate::queue::Content;
 use crate::queue::body::Decode;
 use crate::record::{Names, Record, first_duplicate};
@@ -148,7 +147,7 @@ impl TopicReader {
         }
         if let Some(name) = time {
             // A message without a time has -1.
-            let there = (message.timestamp >= 0).then_some(message.timestamp);
+            let there = (message.time >= 0).then_some(message.time);
             let there = there.and_then(|millis| Timestamp::from_millisecond(millis).ok());
             added.push((name, there.map_or(Value::Null, Value::Timestamp)));
         }
@@ -269,8 +268,8 @@ impl Open {
             return Ok(());
         };
         let (found, _) = self.fetch(&Part { next: offset, ..part.clone() })?;
-        match found.records.iter().find(|message| message.offset == offset) {
-            Some(message) if message.timestamp != time => Err(changed(
+        match found.messages.iter().find(|message| message.offset == offset) {
+            Some(message) if message.time != time => Err(changed(
                 &self.cluster.topic,
                 format!("message {offset} of partition {partition} is another one than was read"),
             )),
@@ -340,7 +339,7 @@ impl Open {
             if let Some(message) = self.fetched.pop_front() {
                 if message.offset < part.end {
                     self.parts[self.at].next = message.offset + 1;
-                    self.parts[self.at].last = Some((message.offset, message.timestamp));
+                    self.parts[self.at].last = Some((message.offset, message.time));
                     return Ok(Some((message, part.partition)));
                 }
                 self.fetched.clear();
@@ -353,9 +352,9 @@ impl Open {
                 continue;
             }
             self.cluster.check_stop()?;
-            let (Decoded { records, next }, throttled) =
+            let (Decoded { messages, next }, throttled) =
                 self.fetch(&Part { next: passed, ..part })?;
-            (self.fetched, self.fetched_to) = (records.into(), next);
+            (self.fetched, self.fetched_to) = (messages.into(), next);
             if next > passed {
                 waiting_since = None;
                 continue;

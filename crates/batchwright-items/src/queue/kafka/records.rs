@@ -6,32 +6,52 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use kafka_protocol::messages::fetch_response::AbortedTransaction;
-use kafka_protocol::records::{Compression as Codec, Record, RecordBatchDecoder};
 
 use crate::transport::Compression;
+use crate::varint;
 
 /// Maximum size of a batch when it is decompressed, in bytes.
 const BATCH_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Maximum number of messages of a batch.
-const BATCH_RECORDS_MAX: i32 = 1_000_000;
 /// No further batch is decoded after this many bytes, so that many small ones that expand do not take the memory together.
 const DECODED_BYTES: usize = 64 * 1024 * 1024;
 /// Number of bytes before what the length of a batch counts, and places in it.
 const HEAD_BYTES: usize = 12;
+const FIRST_OFFSET: Range<usize> = 0..8;
 const LENGTH: Range<usize> = 8..12;
+const FORMAT: usize = 16;
+const CHECKSUM: Range<usize> = 17..21;
 const ATTRIBUTES: Range<usize> = 21..23;
 const LAST_OFFSET: Range<usize> = 23..27;
+const FIRST_TIME: Range<usize> = 27..35;
 const LAST_TIME: Range<usize> = 35..43;
+const PRODUCER: Range<usize> = 43..51;
 const COUNT: Range<usize> = 57..61;
-/// The bit of the attributes that says that all messages have the time at which the broker stored them.
+/// The format of batches since version 0.11 of Kafka.
+const FORMAT_OF_BATCHES: u8 = 2;
+/// Bits of the attributes: all messages have the time at which the broker stored them; they are of a transaction; they are marks of
+/// transactions.
 const IS_STORED_TIME: i16 = 1 << 3;
+const IS_TRANSACTIONAL: i16 = 1 << 4;
+const IS_CONTROL: i16 = 1 << 5;
+/// The key of a mark that aborts a transaction, after its version.
+const ABORT: &[u8] = &[0, 0];
 /// The first bytes of a batch in the form of Snappy that Java's library writes, and the number of bytes before its blocks.
 const JAVA_SNAPPY: &[u8] = b"\x82SNAPPY\0";
 const JAVA_SNAPPY_HEAD: usize = 16;
 
+/// A message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Message {
+    pub(super) offset: i64,
+    /// In milliseconds since 1970; -1 without a time.
+    pub(super) time: i64,
+    pub(super) key: Option<Bytes>,
+    pub(super) value: Option<Bytes>,
+}
+
 /// Messages, and the offset after the batches that they are from.
 pub(super) struct Decoded {
-    pub(super) records: Vec<Record>,
+    pub(super) messages: Vec<Message>,
     pub(super) next: i64,
 }
 
@@ -42,40 +62,35 @@ pub(super) fn decode(
     from: i64,
     aborted: &[AbortedTransaction],
 ) -> Result<Decoded, String> {
-    let mut decoded = Decoded { records: Vec::new(), next: from };
+    let mut decoded = Decoded { messages: Vec::new(), next: from };
     let mut aborted = Aborted::of(aborted);
     let mut size = 0;
     while let Some(length) = length_of_batch(&bytes)? {
-        let mut batch = bytes.split_to(length);
-        let first = i64::from_be_bytes(array(&batch, 0..8));
-        let last = first.saturating_add(i32::from_be_bytes(array(&batch, LAST_OFFSET)).into());
-        let count = i32::from_be_bytes(array(&batch, COUNT));
-        if !(0..=BATCH_RECORDS_MAX).contains(&count) {
-            return Err(format!("the batch at offset {first} says it has {count} messages"));
-        }
-        let attributes = i16::from_be_bytes(array(&batch, ATTRIBUTES));
-        let stored_time = (attributes & IS_STORED_TIME != 0)
-            .then(|| i64::from_be_bytes(array(&batch, LAST_TIME)));
-        let records = RecordBatchDecoder::decode_with_custom_compression(
-            &mut batch,
-            Some(|content: &mut Bytes, codec| {
-                decompressed(content, codec).map_err(|what| std::io::Error::other(what).into())
-            }),
-        );
-        let records = records.map_err(|error| format!("the batch at offset {first}: {error}"))?;
-        for mut record in records.records {
-            size += size_of(&record);
-            record.timestamp = stored_time.unwrap_or(record.timestamp);
-            if aborted.passes(&record) && record.offset >= from {
-                decoded.records.push(record);
+        let batch = Batch(bytes.split_to(length));
+        let first = batch.number(FIRST_OFFSET);
+        let failed = |what: String| format!("the batch at offset {first}: {what}");
+        let messages = batch.messages().map_err(failed)?;
+        if aborted.passes(&batch, messages.first()) {
+            for message in messages.into_iter().filter(|message| message.offset >= from) {
+                size += message.size();
+                decoded.messages.push(message);
             }
         }
+        let last = first.saturating_add(i32::from_be_bytes(array(&batch.0, LAST_OFFSET)).into());
         decoded.next = decoded.next.max(last.saturating_add(1));
         if size > DECODED_BYTES {
             break;
         }
     }
     Ok(decoded)
+}
+
+impl Message {
+    /// Returns the memory that it takes, in bytes.
+    fn size(&self) -> usize {
+        let bytes = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        size_of::<Self>() + bytes(&self.key) + bytes(&self.value)
+    }
 }
 
 /// Returns the length of the first batch in `bytes`; `None` if it is not complete.
@@ -97,11 +112,75 @@ fn array<const N: usize>(bytes: &[u8], place: Range<usize>) -> [u8; N] {
     array
 }
 
-/// Returns the memory that `record` takes, in bytes.
-fn size_of(record: &Record) -> usize {
-    let bytes = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
-    let headers = record.headers.iter().map(|(name, value)| name.len() + bytes(value) + 64);
-    size_of_val(record) + bytes(&record.key) + bytes(&record.value) + headers.sum::<usize>()
+/// The bytes of a batch, which has at least its header.
+struct Batch(Bytes);
+
+impl Batch {
+    fn number(&self, place: Range<usize>) -> i64 {
+        i64::from_be_bytes(array(&self.0, place))
+    }
+
+    fn attributes(&self) -> i16 {
+        i16::from_be_bytes(array(&self.0, ATTRIBUTES))
+    }
+
+    fn has(&self, attribute: i16) -> bool {
+        self.attributes() & attribute != 0
+    }
+
+    fn messages(&self) -> Result<Vec<Message>, String> {
+        if self.0[FORMAT] != FORMAT_OF_BATCHES {
+            return Err("it has a format of Kafka before 0.11".to_owned());
+        }
+        if crc32c::crc32c(&self.0[CHECKSUM.end..]) != u32::from_be_bytes(array(&self.0, CHECKSUM)) {
+            return Err("its checksum is another".to_owned());
+        }
+        let mut rest = decompressed(self.0.slice(COUNT.end..), self.attributes() & 7)?;
+        let mut messages = Vec::new();
+        for _ in 0..i32::from_be_bytes(array(&self.0, COUNT)) {
+            let length = length(&mut rest)?.ok_or("a message has no length")?;
+            let message = taken(&mut rest, length)?;
+            messages.push(self.message(message)?);
+        }
+        Ok(messages)
+    }
+
+    /// Decodes a message. Its headers are not read.
+    fn message(&self, mut bytes: Bytes) -> Result<Message, String> {
+        // Its attributes have no meaning.
+        taken(&mut bytes, 1)?;
+        let since = number(&mut bytes)?;
+        let time = match self.has(IS_STORED_TIME) {
+            true => self.number(LAST_TIME),
+            false => self.number(FIRST_TIME).saturating_add(since),
+        };
+        let offset = self.number(FIRST_OFFSET).saturating_add(number(&mut bytes)?);
+        let mut part = || length(&mut bytes)?.map(|count| taken(&mut bytes, count)).transpose();
+        Ok(Message { offset, time, key: part()?, value: part()? })
+    }
+}
+
+const ENDS: &str = "a message ends too early";
+
+fn number(bytes: &mut Bytes) -> Result<i64, String> {
+    let (number, length) = varint::number(bytes)?.ok_or(ENDS)?;
+    taken(bytes, length)?;
+    Ok(number)
+}
+
+/// Decodes a length; `None` for what is not there.
+fn length(bytes: &mut Bytes) -> Result<Option<usize>, String> {
+    match number(bytes)? {
+        -1 => Ok(None),
+        length => usize::try_from(length).map(Some).map_err(|_| format!("{length} is no length")),
+    }
+}
+
+fn taken(bytes: &mut Bytes, count: usize) -> Result<Bytes, String> {
+    match count <= bytes.len() {
+        true => Ok(bytes.split_to(count)),
+        false => Err(ENDS.to_owned()),
+    }
 }
 
 /// The transactions of an answer that were aborted.
@@ -120,38 +199,40 @@ impl Aborted {
         Self { coming, open: HashSet::new() }
     }
 
-    /// Whether `record`, which follows those before, is a message that is committed.
-    fn passes(&mut self, record: &Record) -> bool {
-        while let Some((first, producer)) = self.coming.last().copied()
-            && first <= record.offset
+    /// Whether `batch`, which follows those before and begins with the message `first`, is one of committed messages.
+    fn passes(&mut self, batch: &Batch, first: Option<&Message>) -> bool {
+        while let Some((begin, producer)) = self.coming.last().copied()
+            && begin <= batch.number(FIRST_OFFSET)
         {
             self.coming.pop();
             self.open.insert(producer);
         }
-        if record.control {
-            // Its key has a version of 16 bits, and 0 for an abort.
-            let is_abort = record.key.as_ref().is_some_and(|key| key.get(2..4) == Some(&[0, 0]));
-            if is_abort {
-                self.open.remove(&record.producer_id);
+        let producer = batch.number(PRODUCER);
+        if batch.has(IS_CONTROL) {
+            // The key has a version of 16 bits before the kind of the mark.
+            let key = first.and_then(|message| message.key.as_ref());
+            if key.is_some_and(|key| key.get(2..4) == Some(ABORT)) {
+                self.open.remove(&producer);
             }
             return false;
         }
-        !(record.transactional && self.open.contains(&record.producer_id))
+        !(batch.has(IS_TRANSACTIONAL) && self.open.contains(&producer))
     }
 }
 
 /// Returns the `content` of a batch.
-fn decompressed(content: &Bytes, codec: Codec) -> Result<Bytes, String> {
+fn decompressed(content: Bytes, codec: i16) -> Result<Bytes, String> {
+    let unknown = || format!("its compression {codec} is not known");
     let member = match codec {
-        Codec::None => return Ok(content.clone()),
-        Codec::Snappy => return snappy(content).map(Bytes::from),
-        Codec::Gzip => Compression::Gzip,
-        Codec::Lz4 => Compression::Lz4,
-        Codec::Zstd => Compression::Zstd,
+        0 => return Ok(content),
+        1 => Compression::Gzip,
+        2 => return snappy(&content).map(Bytes::from),
+        3 => Compression::Lz4,
+        4 => Compression::Zstd,
+        _ => return Err(unknown()),
     };
-    let reader = member.decompressed(Box::new(Cursor::new(content.clone())));
-    let reader = reader.map_err(|error| error.to_string())?;
-    let reader = reader.ok_or_else(|| format!("{codec:?} is not known"))?;
+    let reader = member.decompressed(Box::new(Cursor::new(content)));
+    let reader = reader.map_err(|error| error.to_string())?.ok_or_else(unknown)?;
     let mut bytes = Vec::new();
     let read = reader.take(BATCH_BYTES_MAX + 1).read_to_end(&mut bytes);
     read.map_err(|error| error.to_string())?;
@@ -190,10 +271,12 @@ fn snappy(content: &[u8]) -> Result<Vec<u8>, String> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use batchwright_testkit::fuzz::run;
     use bytes::BytesMut;
     use kafka_protocol::messages::ProducerId;
     use kafka_protocol::records::{
-        NO_PARTITION_LEADER_EPOCH, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
+        Compression as Codec, NO_PARTITION_LEADER_EPOCH, Record, RecordBatchEncoder,
+        RecordEncodeOptions, TimestampType,
     };
 
     use super::*;
@@ -232,7 +315,7 @@ pub(super) mod tests {
     }
 
     fn offsets(decoded: &Decoded) -> Vec<i64> {
-        decoded.records.iter().map(|record| record.offset).collect()
+        decoded.messages.iter().map(|message| message.offset).collect()
     }
 
     fn aborted(producer_id: i64, first_offset: i64) -> AbortedTransaction {
@@ -268,7 +351,7 @@ pub(super) mod tests {
         assert_eq!((offsets(&decoded), decoded.next), (vec![4, 5], 6));
         for length in 0..whole.len() {
             let decoded = decode(whole.slice(..length), 3, &[]).unwrap();
-            let (expected, next) = match length < whole.len() && decoded.records.is_empty() {
+            let (expected, next) = match length < whole.len() && decoded.messages.is_empty() {
                 true => (vec![], 3),
                 false => (vec![3, 4], 5),
             };
@@ -289,8 +372,8 @@ pub(super) mod tests {
     fn changed(batch: &[u8], place: Range<usize>, value: &[u8]) -> Vec<u8> {
         let mut bytes = batch.to_vec();
         bytes[place].copy_from_slice(value);
-        let sum = crc(&bytes[21..]);
-        bytes[17..21].copy_from_slice(&sum.to_be_bytes());
+        let sum = crc32c::crc32c(&bytes[CHECKSUM.end..]);
+        bytes[CHECKSUM].copy_from_slice(&sum.to_be_bytes());
         bytes
     }
 
@@ -298,25 +381,53 @@ pub(super) mod tests {
     fn messages_have_the_time_at_which_the_broker_stored_them_if_the_topic_says_so() {
         let batch = encoded(&[vec![record(3, -1)]]);
         let bytes = changed(&batch, LAST_TIME, &77_i64.to_be_bytes());
-        assert_eq!(decode(bytes.clone().into(), 3, &[]).unwrap().records[0].timestamp, 0);
+        assert_eq!(decode(bytes.clone().into(), 3, &[]).unwrap().messages[0].time, 0);
         let bytes = changed(&bytes, ATTRIBUTES, &IS_STORED_TIME.to_be_bytes());
-        assert_eq!(decode(bytes.into(), 3, &[]).unwrap().records[0].timestamp, 77);
+        assert_eq!(decode(bytes.into(), 3, &[]).unwrap().messages[0].time, 77);
     }
 
     #[test]
-    fn a_batch_that_says_it_has_more_messages_than_memory_holds_is_refused() {
+    fn a_batch_that_says_what_is_not_true_is_an_error() {
         let batch = encoded(&[vec![record(3, -1)]]);
-        for count in [-1, i32::MAX] {
-            let bytes = changed(&batch, COUNT, &count.to_be_bytes());
+        for (place, value, expected) in [
+            (COUNT, &i32::MAX.to_be_bytes()[..], "ends too early"),
+            (FORMAT..FORMAT + 1, &[1], "before 0.11"),
+            (ATTRIBUTES, &[0, 7], "compression 7"),
+            // The length of the message.
+            (COUNT.end..COUNT.end + 1, &[0x7f], "is no length"),
+            (COUNT.end..COUNT.end + 1, &[0x7e], "ends too early"),
+        ] {
+            let bytes = changed(&batch, place.clone(), value);
             let failed = decode(bytes.into(), 3, &[]).err().unwrap();
-            assert!(failed.contains("says it has"), "{failed}");
+            assert!(
+                failed.contains(expected) && failed.contains("offset 3"),
+                "{place:?}: {failed}"
+            );
         }
+        // A number of messages below zero is none.
+        let bytes = changed(&batch, COUNT, &(-1_i32).to_be_bytes());
+        assert!(decode(bytes.into(), 3, &[]).unwrap().messages.is_empty());
     }
 
-    /// The checksum of a batch: CRC-32C.
-    fn crc(bytes: &[u8]) -> u32 {
-        let bit = |sum: u32| (sum >> 1) ^ (0x82f6_3b78 & (sum & 1).wrapping_neg());
-        !bytes.iter().fold(!0, |sum, byte| (0..8).fold(sum ^ u32::from(*byte), |sum, _| bit(sum)))
+    #[test]
+    fn fuzz_of_batches() {
+        let whole = encoded(&[vec![record(3, 7), record(4, 7)], vec![end(5, 7, false)]]).to_vec();
+        run("batches of Kafka", 20_000, |rng| {
+            let mut bytes = whole.clone();
+            for _ in 0..=rng.below(4) {
+                let at = rng.below(bytes.len());
+                bytes[at] = rng.below(256) as u8;
+            }
+            let length = rng.below(bytes.len() + 1);
+            // With the checksum that belongs to it, so that more than the checksum is tried.
+            let bytes = match rng.below(2) {
+                0 => changed(&bytes, 0..0, &[]),
+                _ => bytes[..length].to_vec(),
+            };
+            if let Ok(decoded) = decode(bytes.into(), 3, &[aborted(7, 3)]) {
+                assert!(decoded.next >= 3);
+            }
+        });
     }
 
     #[test]
