@@ -553,3 +553,53 @@ fn a_server_that_never_answers_fails_the_step_within_the_time() {
         assert!(message.contains(what), "{message}");
     }
 }
+
+#[test]
+fn rotated_outputs_are_there_once_wherever_the_process_dies() {
+    for service in PLACES {
+        let Some(remote) = Remote::of(service, "rotated") else { continue };
+        for commit in 0..=5 {
+            let folder = tempfile::tempdir().unwrap();
+            let place = |name: &str| remote.at(&format!("{commit}/{name}"));
+            let steps = format!(
+                "[[steps]]\nname = \"write\"\nchunk = 2\nreader = {{ type = \"sequence\", count = 9 }}\n\
+                 [steps.writer]\ntype = \"rotate\"\nitems = 3\n\
+                 writer = {{ type = \"json\", path = \"{}\" }}\n",
+                place("out-${file.number}.json")
+            );
+            let mut bench = TestBench::of(job(folder.path(), &steps));
+            if commit > 0 {
+                bench.crash_at(CommitPoint::After, commit);
+            }
+            let mut done = bench.run();
+            if commit > 0 {
+                done = bench.restart();
+            }
+            assert_eq!(
+                done.status,
+                BatchStatus::Completed,
+                "{service:?} {commit} {:?}",
+                done.failure
+            );
+            let copies = format!(
+                "[[steps]]\nname = \"fetch\"\ntype = \"transfer\"\nfrom = \"{}\"\nto = \"copies/\"\n",
+                place("*.json")
+            );
+            completes(folder.path(), &copies);
+            let mut found = Vec::new();
+            for entry in fs::read_dir(folder.path().join("copies")).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                found.push((name, fs::read_to_string(path).unwrap()));
+            }
+            found.sort();
+            let expected: Vec<_> = [(1, 1..5), (2, 5..9), (3, 9..10)]
+                .map(|(number, items)| {
+                    let items: Vec<String> = items.map(|n| format!("{{\"n\":{n}}}")).collect();
+                    (format!("out-00000{number}.json"), format!("[\n{}\n]\n", items.join(",\n")))
+                })
+                .into();
+            assert_eq!(found, expected, "{service:?} {commit}");
+        }
+    }
+}
