@@ -1,5 +1,10 @@
 //! The item of job files: a record of names and values that is cheap to clone.
 
+#[cfg(feature = "typed")]
+pub(crate) mod into_item;
+#[cfg(any(feature = "excel", feature = "typed"))]
+pub(crate) mod of_item;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;

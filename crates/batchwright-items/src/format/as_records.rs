@@ -6,7 +6,7 @@ use batchwright::ItemError;
 use batchwright::error::ErrorKind;
 use serde::Serialize;
 
-use crate::record::Record;
+use crate::record::{Names, Record, of_item};
 use crate::transport::{ByteSource, Encode};
 
 /// The encoder `E` of records, for items that are structs or objects: their fields are those that they have as JSON, where numbers
@@ -16,9 +16,9 @@ pub struct AsRecords<E>(pub E);
 
 impl<T: Serialize, E: Encode<Record>> Encode<T> for AsRecords<E> {
     fn encode(&mut self, items: &[T], first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
+        let mut names = Names::default();
         let record = |item: &T| {
-            let record = serde_json::to_string(item).and_then(|json| serde_json::from_str(&json));
-            record.map_err(|error| {
+            of_item::record(item, &mut names).map_err(|error| {
                 let what = "cannot write a row: the item is no object";
                 ItemError::wrap(ErrorKind::DATA, what, error)
             })

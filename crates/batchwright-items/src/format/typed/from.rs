@@ -12,9 +12,8 @@ use crate::value::Value;
 
 /// Returns the item that `record` is as JSON.
 pub(crate) fn record<T: DeserializeOwned>(record: Record) -> Result<T, ItemError> {
-    // As text: a number keeps all its digits.
-    let json = serde_json::to_string(&record).and_then(|json| serde_json::from_str(&json));
-    json.map_err(|error| ItemError::wrap(ErrorKind::PARSE, "cannot read the row", error))
+    crate::record::into_item::item(&record)
+        .map_err(|error| ItemError::wrap(ErrorKind::PARSE, "cannot read the row", error))
 }
 
 /// Returns the fraction with the digits of its shortest form, as it is written elsewhere.
