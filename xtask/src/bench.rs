@@ -25,10 +25,10 @@ const LARGE: u64 = 10_000_000;
 
 /// The result of one run: wall time and CPU time in nanoseconds, and peak memory.
 #[derive(Clone, Copy)]
-struct Sample {
-    nanos: f64,
-    cpu: f64,
-    peak_kib: u64,
+pub(crate) struct Sample {
+    pub(crate) nanos: f64,
+    pub(crate) cpu: f64,
+    pub(crate) peak_kib: u64,
 }
 
 struct Bench {
@@ -368,7 +368,7 @@ fn predict(folder: &Path) -> Result<(), String> {
 }
 
 /// Runs a contender once. Returns `None` if it does not support the workload.
-fn run_one(
+pub(crate) fn run_one(
     program: &Path,
     contender: &str,
     work: &str,

@@ -1,6 +1,7 @@
 //! Maintenance tasks of the repository. `cargo xtask ci` runs all checks, in CI and locally.
 
 mod bench;
+mod bench_formats;
 mod bench_load;
 mod bench_servers;
 mod bench_tools;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         ["bench", "store"] => bench_servers::store(),
         ["bench", "scheduler"] => bench_servers::scheduler(false),
         ["bench", "scheduler", "--quick"] => bench_servers::scheduler(true),
+        ["bench", "formats"] => bench_formats::run(3),
         ["bench", "slices"] => bench_servers::slices(),
         ["bench", "tools"] => bench_tools::run(5),
         ["fuzz"] => ci::fuzz("60"),
@@ -49,7 +51,7 @@ fn main() -> ExitCode {
             Err(_) => Err(format!("`{seeds}` is no number of seeds")),
         },
         _ => Err(
-            "usage: cargo xtask ci [--quick | --services] | beside | surface | tidy | bench [--rounds N | servers | store | scheduler [--quick] | slices | tools] | \
+            "usage: cargo xtask ci [--quick | --services] | beside | surface | tidy | bench [--rounds N | servers | store | scheduler [--quick] | slices | tools | formats] | \
                   fuzz [--seconds N] | sweep [--seconds N | --all] | sim --seeds N"
                 .to_owned(),
         ),

@@ -71,7 +71,7 @@ impl SerializeStruct for Fields<'_> {
 
     fn serialize_field<T: Serialize + ?Sized>(
         &mut self,
-        name: &'static str,
+        name: Name,
         value: &T,
     ) -> Result<(), Error> {
         let value = value_of(value)?;
@@ -117,6 +117,8 @@ fn value_of<T: Serialize + ?Sized>(value: &T) -> Result<Value, Error> {
     })
 }
 
+type Name = &'static str;
+
 /// Methods that refuse what is not simple.
 macro_rules! refuse {
     ($($method:ident($($argument:ident: $type:ty),*) -> $ok:ty;)*) => {
@@ -141,7 +143,7 @@ impl<'a> Serializer for Whole<'a> {
     type SerializeStruct = Fields<'a>;
     type SerializeStructVariant = Impossible<Record, Error>;
 
-    fn serialize_struct(self, name: &'static str, _: usize) -> Result<Fields<'a>, Error> {
+    fn serialize_struct(self, name: Name, _: usize) -> Result<Fields<'a>, Error> {
         // JSON itself has such a name.
         if name.starts_with('$') { not_simple() } else { Ok(self.0) }
     }
@@ -189,13 +191,13 @@ impl<'a> Serializer for Whole<'a> {
         serialize_bytes(value: &[u8]) -> Record;
         serialize_none() -> Record;
         serialize_unit() -> Record;
-        serialize_unit_struct(name: &'static str) -> Record;
-        serialize_unit_variant(name: &'static str, index: u32, variant: &'static str) -> Record;
+        serialize_unit_struct(name: Name) -> Record;
+        serialize_unit_variant(name: Name, index: u32, variant: Name) -> Record;
         serialize_seq(length: Option<usize>) -> Self::SerializeSeq;
         serialize_tuple(length: usize) -> Self::SerializeTuple;
-        serialize_tuple_struct(name: &'static str, length: usize) -> Self::SerializeTupleStruct;
-        serialize_tuple_variant(name: &'static str, index: u32, variant: &'static str, length: usize) -> Self::SerializeTupleVariant;
-        serialize_struct_variant(name: &'static str, index: u32, variant: &'static str, length: usize) -> Self::SerializeStructVariant;
+        serialize_tuple_struct(name: Name, length: usize) -> Self::SerializeTupleStruct;
+        serialize_tuple_variant(name: Name, index: u32, variant: Name, length: usize) -> Self::SerializeTupleVariant;
+        serialize_struct_variant(name: Name, index: u32, variant: Name, length: usize) -> Self::SerializeStructVariant;
     }
 }
 
@@ -273,7 +275,7 @@ impl Serializer for Simple {
         self,
         _: &'static str,
         _: u32,
-        variant: &'static str,
+        variant: Name,
     ) -> Result<Value, Error> {
         Ok(Value::text(variant))
     }
@@ -284,7 +286,7 @@ impl Serializer for Simple {
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(
         self,
-        name: &'static str,
+        name: Name,
         value: &T,
     ) -> Result<Value, Error> {
         if name.starts_with('$') { not_simple() } else { value.serialize(self) }
@@ -304,14 +306,14 @@ impl Serializer for Simple {
         serialize_f32(value: f32) -> Value;
         serialize_char(value: char) -> Value;
         serialize_bytes(value: &[u8]) -> Value;
-        serialize_unit_struct(name: &'static str) -> Value;
+        serialize_unit_struct(name: Name) -> Value;
         serialize_seq(length: Option<usize>) -> Self::SerializeSeq;
         serialize_tuple(length: usize) -> Self::SerializeTuple;
-        serialize_tuple_struct(name: &'static str, length: usize) -> Self::SerializeTupleStruct;
-        serialize_tuple_variant(name: &'static str, index: u32, variant: &'static str, length: usize) -> Self::SerializeTupleVariant;
+        serialize_tuple_struct(name: Name, length: usize) -> Self::SerializeTupleStruct;
+        serialize_tuple_variant(name: Name, index: u32, variant: Name, length: usize) -> Self::SerializeTupleVariant;
         serialize_map(length: Option<usize>) -> Self::SerializeMap;
-        serialize_struct(name: &'static str, length: usize) -> Self::SerializeStruct;
-        serialize_struct_variant(name: &'static str, index: u32, variant: &'static str, length: usize) -> Self::SerializeStructVariant;
+        serialize_struct(name: Name, length: usize) -> Self::SerializeStruct;
+        serialize_struct_variant(name: Name, index: u32, variant: Name, length: usize) -> Self::SerializeStructVariant;
     }
 }
 
