@@ -269,6 +269,83 @@ fn a_last_chunk_without_rows_adds_nothing() {
     }
 }
 
+/// Texts that formats must escape.
+const TEXTS: &str = "\
+id,name
+1,\"a & b <c> \"\"d\"\" 'e'\"
+2,\"two
+lines\ttab\"
+3,\"ä€𝄞 \\u0041\"
+4,\"]]> &amp; --\"
+5,  blanks \u{20}
+";
+
+#[test]
+fn python_reads_what_is_written_here_and_the_reverse() {
+    let Some(tools) = needs(Service::Tools) else { return };
+    for (kind, keys, read, write) in [
+        (
+            "json",
+            "",
+            "rows = [[row['id'], row['name']] for row in json.load(open('out.json'))]",
+            "json.dump([{'id': id, 'name': name} for id, name in rows], open('in.json', 'w'), indent=2)",
+        ),
+        (
+            "jsonl",
+            "",
+            "rows = [[row['id'], row['name']] for row in map(json.loads, open('out.jsonl'))]",
+            "open('in.jsonl', 'w').write(''.join(json.dumps({'id': id, 'name': name}) + '\\n' for id, name in rows))",
+        ),
+        (
+            "xml",
+            "element = \"item\"\n",
+            "rows = [[row.find('id').text, row.find('name').text] for row in xml.parse('out.xml').getroot()]",
+            "root = xml.Element('items')\n\
+             for id, name in rows:\n    row = xml.SubElement(root, 'item')\n    xml.SubElement(row, 'id').text = id\n    xml.SubElement(row, 'name').text = name\n\
+             xml.ElementTree(root).write('in.xml', encoding='utf-8', xml_declaration=True)",
+        ),
+        (
+            "csv",
+            "",
+            "rows = list(csv.reader(open('out.csv', newline='')))[1:]",
+            "csv.writer(open('in.csv', 'w', newline='')).writerows([['id', 'name'], *rows])",
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("texts.csv"), TEXTS).unwrap();
+        let step = format!(
+            "reader = {{ type = \"csv\", path = \"texts.csv\" }}\n[steps.writer]\ntype = \"{kind}\"\npath = \"out.{kind}\"\n"
+        );
+        run(folder.path(), &step, 2);
+        let program = format!(
+            "import csv, json, xml.etree.ElementTree as xml\n{read}\nprint(json.dumps(rows))\n{write}\n"
+        );
+        let rows: Vec<Vec<String>> =
+            serde_json::from_str(&python(&tools, folder.path(), &program)).unwrap();
+        let expected = [
+            ("1", "a & b <c> \"d\" 'e'"),
+            ("2", "two\nlines\ttab"),
+            ("3", "ä€𝄞 \\u0041"),
+            ("4", "]]> &amp; --"),
+            ("5", "  blanks  "),
+        ];
+        let found: Vec<_> = rows.iter().map(|row| (&*row[0], &*row[1])).collect();
+        assert_eq!(found, expected, "{kind}");
+        let step = format!(
+            "writer = {{ type = \"jsonl\", path = \"back.jsonl\" }}\n[steps.reader]\ntype = \"{kind}\"\npath = \"in.{kind}\"\n{keys}"
+        );
+        run(folder.path(), &step, 2);
+        let back = fs::read_to_string(folder.path().join("back.jsonl")).unwrap();
+        let back: Vec<serde_json::Value> =
+            back.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let found: Vec<_> = back
+            .iter()
+            .map(|row| (row["id"].as_str().unwrap(), row["name"].as_str().unwrap()))
+            .collect();
+        assert_eq!(found, expected, "{kind}");
+    }
+}
+
 #[cfg(feature = "excel")]
 #[test]
 fn openpyxl_reads_what_is_written_here() {
