@@ -3,10 +3,7 @@
 
 mod common;
 
-use std::time::Duration;
-
-use batchwright::clock::StopToken;
-use common::{Place, SimRng, until};
+use common::{Place, SimRng, run_with_kills, until};
 
 /// Instants at which the process is killed.
 const KILLS: usize = 50;
@@ -93,32 +90,7 @@ fn whatever_instant_the_process_dies_at_every_output_is_exact() {
     let mut kills = 0;
     while kills < KILLS {
         let place = place(records);
-        let mut last = None;
-        loop {
-            let mut child = match last {
-                None => place.spawn(&["run", "job.toml"]),
-                Some(id) => place.spawn(&["restart", &i64::to_string(&id)]),
-            };
-            let life = Duration::from_millis(rng.below(LIFE_MS_MAX));
-            // The instant itself is what is random here; nothing is waited for.
-            StopToken::default().wait(life);
-            let ended = child.try_wait().unwrap();
-            child.kill().unwrap();
-            let status = child.wait().unwrap();
-            kills += usize::from(ended.is_none());
-            if let Some(code) = status.code() {
-                let newest = place.show(place.newest().unwrap());
-                assert_eq!(code, 0, "seed {seed}: a run without a kill must complete: {newest:#}");
-                break;
-            }
-            place.run(&["recover"]).expect(0);
-            last = place.newest();
-            if let Some(id) = last
-                && place.show(id)["status"] == "COMPLETED"
-            {
-                break;
-            }
-        }
+        kills += run_with_kills(&place, |_| rng.below(LIFE_MS_MAX));
         for ((name, expected), (_, found)) in expected.iter().zip(outputs(&place)) {
             assert!(*expected == found, "seed {seed}: {name} differs after kills");
         }
@@ -128,6 +100,83 @@ fn whatever_instant_the_process_dies_at_every_output_is_exact() {
             })
             .sum();
         assert_eq!(skips as u64, 4 * (records / 50), "seed {seed}: one record for every skip");
+    }
+}
+
+/// Each format that is compressed, rotated or has an end.
+#[cfg(feature = "full")]
+#[test]
+fn files_of_each_format_are_the_same_after_twenty_kills() {
+    let columns = "columns = [{ name = \"n\", type = \"integer\" }]";
+    let writers = [
+        ("csv.gz", String::new()),
+        ("jsonl.zst", String::new()),
+        ("json", String::new()),
+        ("xml", String::new()),
+        ("avro", columns.to_owned()),
+        ("parquet", columns.to_owned()),
+        ("xlsx", columns.replace("integer", "number")),
+    ];
+    let mut job = "name = \"formats\"\n".to_owned();
+    for (extension, keys) in &writers {
+        let kind = extension.split('.').next().unwrap().replace("xlsx", "excel");
+        let comma = if keys.is_empty() { "" } else { ", " };
+        let writer = |path: &str| {
+            format!("{{ type = \"{kind}\", path = \"{path}.{extension}\"{comma}{keys} }}")
+        };
+        for (name, writer) in [
+            (kind.clone(), writer("out")),
+            (
+                format!("rotated-{kind}"),
+                format!(
+                    "{{ type = \"rotate\", items = 90, writer = {} }}",
+                    writer("out-${file.number}")
+                ),
+            ),
+        ] {
+            job += &format!(
+                "[[steps]]\nname = \"{name}\"\nchunk = 20\nreader = {{ type = \"csv\", path = \"input.csv\", columns = {{ n = \"integer\" }} }}\nwriter = {writer}\n"
+            );
+        }
+    }
+    let place = || {
+        let place = Place::new();
+        let lines: Vec<String> = (1..=400).map(|n| n.to_string()).collect();
+        place.write("input.csv", format!("n\n{}\n", lines.join("\n")));
+        place.write("job.toml", &job);
+        place
+    };
+    let outputs = |place: &Place| {
+        let entries = std::fs::read_dir(place.root()).unwrap().map(|entry| entry.unwrap().path());
+        let outputs = entries.filter(|path| {
+            path.file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| name.starts_with("out"))
+        });
+        let mut outputs: Vec<_> =
+            outputs.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+        for (path, _) in &mut outputs {
+            *path = path.file_name().unwrap().into();
+        }
+        outputs.sort();
+        outputs
+    };
+    let undisturbed = place();
+    undisturbed.run(&["run", "job.toml"]).expect(0);
+    let expected = outputs(&undisturbed);
+    assert_eq!(expected.len(), writers.len() * 5, "one file, and four that are rotated");
+    let (mut rng, mut kills) = (SimRng(7), 0);
+    while kills < 20 {
+        let place = place();
+        kills += run_with_kills(&place, |_| rng.below(LIFE_MS_MAX));
+        let found = outputs(&place);
+        let names = |all: &[(std::path::PathBuf, Vec<u8>)]| -> Vec<_> {
+            all.iter().map(|(name, _)| name.clone()).collect()
+        };
+        assert_eq!(names(&found), names(&expected));
+        for ((name, expected), (_, found)) in expected.iter().zip(&found) {
+            assert!(expected == found, "{} differs after kills", name.display());
+        }
     }
 }
 

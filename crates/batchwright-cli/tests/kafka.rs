@@ -5,11 +5,9 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::process::Command;
-use std::time::Duration;
 
-use batchwright::clock::StopToken;
 use batchwright_testkit::{Service, needs};
-use common::{Place, SimRng};
+use common::{Place, SimRng, run_with_kills};
 use serde_json::Value;
 
 /// The cluster of the tests, and its own client.
@@ -150,32 +148,11 @@ fn each_message_is_there_once_in_the_order_of_its_partition_whatever_commit_the_
 fn each_message_is_there_once_although_the_process_is_killed_at_random() {
     let Some(kafka) = Kafka::there() else { return };
     let mut rng = SimRng(7);
-    for (compression, lives_max) in [("gzip", 6), ("snappy", 6), ("lz4", 6), ("zstd", 6)] {
+    for compression in ["gzip", "snappy", "lz4", "zstd"] {
         let topic = topic(&format!("random-{compression}"));
         kafka.fill(&topic, 1, 2_000, compression);
         let place = place(&kafka, &topic, "");
-        let (mut last, mut lives) = (None, 0);
-        loop {
-            let mut child = match last {
-                None => place.spawn(&["run", "job.toml"]),
-                Some(id) => place.spawn(&["restart", &i64::to_string(&id)]),
-            };
-            // The instant itself is what is random here; nothing is waited for.
-            if lives < lives_max {
-                StopToken::default().wait(Duration::from_millis(rng.below(300)));
-                child.kill().unwrap();
-            }
-            lives += 1;
-            if let Some(code) = child.wait().unwrap().code() {
-                assert_eq!(code, 0, "{compression}: {:#}", place.show(place.newest().unwrap()));
-                break;
-            }
-            place.run(&["recover"]).expect(0);
-            last = place.newest();
-            if last.is_some_and(|id| place.show(id)["status"] == "COMPLETED") {
-                break;
-            }
-        }
+        run_with_kills(&place, |number| rng.below(100 + 30 * number));
         assert_eq!(numbers(&place), up_to(2_000), "{compression}");
     }
 }

@@ -5,10 +5,7 @@ mod common;
 #[path = "common/queue.rs"]
 mod queue;
 
-use std::time::Duration;
-
-use batchwright::clock::StopToken;
-use common::{Place, SimRng};
+use common::{Place, SimRng, run_with_kills};
 use queue::{Kind, Queue};
 use serde_json::{Value, json};
 
@@ -75,31 +72,8 @@ fn each_message_is_there_once_although_the_process_is_killed_at_random() {
             let queue = Queue::new(kind, &format!("random-{round}"));
             queue.fill(2_000);
             let place = place(&queue, "");
-            let (mut last, mut lives) = (None, 0);
-            loop {
-                let mut child = match last {
-                    None => place.spawn(&["run", "job.toml"]),
-                    Some(id) => place.spawn(&["restart", &i64::to_string(&id)]),
-                };
-                // The instant itself is what is random here; nothing is waited for. Lives grow, so that one is long enough.
-                let life = rng.below(400 + 50 * lives);
-                StopToken::default().wait(Duration::from_millis(life));
-                lives += 1;
-                let ended = child.try_wait().unwrap();
-                child.kill().unwrap();
-                let status = child.wait().unwrap();
-                kills += usize::from(ended.is_none());
-                if let Some(code) = status.code() {
-                    let newest = place.show(place.newest().unwrap());
-                    assert_eq!(code, 0, "{kind:?} seed {seed}: {newest:#}");
-                    break;
-                }
-                place.run(&["recover"]).expect(0);
-                last = place.newest();
-                if last.is_some_and(|id| place.show(id)["status"] == "COMPLETED") {
-                    break;
-                }
-            }
+            // Lives grow, so that one is long enough.
+            kills += run_with_kills(&place, |number| rng.below(400 + 50 * number));
             let found = numbers(&place);
             let twice: Vec<_> = found.windows(2).filter(|two| two[0] == two[1]).collect();
             let missing: Vec<_> = up_to(2_000).into_iter().filter(|n| !found.contains(n)).collect();

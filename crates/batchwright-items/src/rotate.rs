@@ -185,13 +185,21 @@ where
         }
     }
 
-    /// Gives the file `number`, which ends at `end`, its name, unless it has it or had it.
-    fn name<T>(&mut self, number: u64, end: P) -> Result<(), ItemError>
+    /// Gives the file before `file`, which ends at `end`, its name, unless it has it or had it. `file` was continued up to `at`.
+    fn name<T>(&mut self, end: P, file: &State, at: Option<&P>) -> Result<(), ItemError>
     where
         W: ItemWriter<T, Position = P>,
     {
-        let (mut writer, scope) = self.made::<T>(number)?;
-        if !writer.is_named(&end, &scope)? {
+        let (mut writer, scope) = self.made::<T>(file.number.saturating_sub(1))?;
+        let is_named = writer.is_named(&end, &scope).or_else(|missing| {
+            // The last file of a step gets its name after the one before it.
+            let last = self.made::<T>(file.number)?.0;
+            match at.map(|at| last.is_named(at, &scope)) {
+                Some(Ok(true)) => Ok(true),
+                _ => Err(missing),
+            }
+        });
+        if !is_named? {
             writer.open(Some(end), &scope)?;
             writer.close(Ending::Full)?;
         }
@@ -217,11 +225,13 @@ where
         let begun = State { number: 1, items: 0, begun: self.clock.now() };
         let RotatedPosition { file, at, before } =
             position.unwrap_or(RotatedPosition { file: begun, at: None, before: None });
-        match before {
-            Some(end) => self.name::<T>(file.number.saturating_sub(1), end)?,
-            // The process may have died before it forgot that file.
-            None if file.number > 1 => self.made::<T>(file.number - 1)?.0.forget(scope)?,
-            None => {}
+        if let Some(end) = before {
+            self.name::<T>(end, &file, at.as_ref())?;
+        }
+        // The process may have died before it forgot these files.
+        let known = file.number - u64::from(self.named.is_some());
+        for number in known.saturating_sub(2).max(1)..known {
+            self.made::<T>(number)?.0.forget(scope)?;
         }
         let (mut writer, scope) = self.made::<T>(file.number)?;
         writer.open(at.clone(), &scope)?;
@@ -286,14 +296,15 @@ where
     }
 
     fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        let forgotten = match ending {
-            Ending::Complete | Ending::Full => self.forget::<T>(),
-            _ => Ok(()),
-        };
-        self.scope = None;
         let full = self.full.take().map_or(Ok(()), |(mut full, _)| full.close(ending));
         let current = self.current.take().map_or(Ok(()), |mut current| current.close(ending));
-        full.and(current).and(forgotten)
+        full.and(current)?;
+        // While the last file has no name, the stored position asks for the one before it.
+        if matches!(ending, Ending::Complete | Ending::Full) {
+            self.forget::<T>()?;
+        }
+        (self.named, self.scope) = (None, None);
+        Ok(())
     }
 }
 

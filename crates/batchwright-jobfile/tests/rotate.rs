@@ -142,6 +142,19 @@ fn a_chunk_that_fails_begins_no_file() {
     assert_eq!(left(6, writer, &more, None).into_keys().collect::<Vec<_>>(), ["000001.parquet"]);
 }
 
+#[test]
+fn files_of_a_chunk_each_are_there_once_and_nothing_else() {
+    let writer =
+        "items = 2\nwriter = { type = \"csv\", path = \"${file.number}.csv\", columns = [\"n\"] }";
+    let whole = left(9, writer, "", None);
+    assert_eq!(whole.len(), 5);
+    for commit in 1..=5 {
+        for point in [CommitPoint::Before, CommitPoint::After] {
+            assert_eq!(left(9, writer, "", Some((point, commit))), whole, "{point:?} {commit}");
+        }
+    }
+}
+
 /// A full file can be taken while the step goes on. The third commit is the first of the second file.
 #[test]
 fn a_file_that_was_taken_before_the_restart_is_not_missed_and_one_that_was_lost_is() {

@@ -3,6 +3,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use batchwright::clock::StopToken;
 
 pub use batchwright::testing::SimRng;
 
@@ -129,4 +132,32 @@ pub fn done(output: Output) -> Done {
         out: String::from_utf8(output.stdout).unwrap(),
         err: String::from_utf8(output.stderr).unwrap(),
     }
+}
+
+/// Runs `job.toml` of `place` until it is complete, and kills each process after the time that `life` says for it: the instant is
+/// what is random, and nothing is waited for. Returns the number of kills.
+pub fn run_with_kills(place: &Place, mut life: impl FnMut(u64) -> u64) -> usize {
+    let (mut kills, mut last) = (0, None);
+    for number in 0.. {
+        let mut child = match last {
+            None => place.spawn(&["run", "job.toml"]),
+            Some(id) => place.spawn(&["restart", &i64::to_string(&id)]),
+        };
+        StopToken::default().wait(Duration::from_millis(life(number)));
+        let ended = child.try_wait().unwrap();
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        kills += usize::from(ended.is_none());
+        if let Some(code) = status.code() {
+            let newest = place.show(place.newest().unwrap());
+            assert_eq!(code, 0, "a run without a kill must complete: {newest:#}");
+            break;
+        }
+        place.run(&["recover"]).expect(0);
+        last = place.newest();
+        if last.is_some_and(|id| place.show(id)["status"] == "COMPLETED") {
+            break;
+        }
+    }
+    kills
 }

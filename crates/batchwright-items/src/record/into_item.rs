@@ -28,7 +28,9 @@ impl<'de> Deserializer<'de> for OfRecord<'_> {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         let fields = self.0.names().iter().zip(self.0.values());
-        visitor.visit_map(MapDeserializer::new(fields.map(|(name, value)| (&**name, Of(value)))))
+        // That refuses entries that are left over.
+        MapDeserializer::new(fields.map(|(name, value)| (&**name, Of(value))))
+            .deserialize_any(visitor)
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -96,10 +98,12 @@ impl<'de> Deserializer<'de> for Of<'_> {
             },
             Value::Float(number) if number.is_finite() => visitor.visit_f64(*number),
             Value::Text(text) | Value::Field(text) => visitor.visit_str(text),
-            Value::List(values) => visitor.visit_seq(SeqDeserializer::new(values.iter().map(Of))),
+            Value::List(values) => {
+                SeqDeserializer::new(values.iter().map(Of)).deserialize_any(visitor)
+            }
             Value::Map(fields) => {
                 let fields = fields.iter().map(|(name, value)| (&**name, Of(value)));
-                visitor.visit_map(MapDeserializer::new(fields))
+                MapDeserializer::new(fields).deserialize_any(visitor)
             }
             text @ (Value::Bytes(_) | Value::Date(_) | Value::Time(_) | Value::Timestamp(_)) => {
                 visitor.visit_string(text.to_string())
@@ -258,9 +262,22 @@ mod tests {
             same::<BTreeMap<String, Option<bool>>>(&record);
             same::<BTreeMap<String, Vec<Option<i64>>>>(&record);
             same::<BTreeMap<String, BTreeMap<String, serde_json::Value>>>(&record);
+            same::<BTreeMap<String, Option<(Option<i64>, serde_json::Value)>>>(&record);
+            same::<BTreeMap<String, [serde_json::Value; 1]>>(&record);
             same::<BTreeMap<String, Option<Kind>>>(&record);
             same::<Record>(&record);
         }
+    }
+
+    #[test]
+    fn a_list_that_is_too_long_is_refused() {
+        let names: super::super::Names = [Arc::from("a")].into();
+        let list = |count: i64| Value::List((0..count).map(Value::Integer).collect());
+        let read = |count| {
+            let record = Record::new(Arc::clone(&names), vec![list(count)]);
+            item::<BTreeMap<String, [i64; 2]>>(&record).is_ok()
+        };
+        assert_eq!([1, 2, 3].map(read), [false, true, false]);
     }
 
     #[test]

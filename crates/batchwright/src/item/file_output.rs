@@ -208,6 +208,8 @@ impl FileOutput {
                 for former in names.of_former(own) {
                     remove(&former)?;
                 }
+                // One of an earlier round of the instance.
+                remove(&names.proof())?;
                 let path = names.of(own);
                 (create(&path)?, path, own, Vec::new())
             }
@@ -268,6 +270,16 @@ impl FileOutput {
     #[doc(hidden)]
     pub fn is_named(&self, position: &FilePosition, scope: &StepScope) -> Result<bool, ItemError> {
         Names::new(&target(&self.path)?, scope).is_named(position, scope.id().0)
+    }
+
+    /// Proves that the file, which has its name, was taken: see [`is_named`](Self::is_named).
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses it.
+    #[doc(hidden)]
+    pub fn prove(&self, scope: &StepScope) -> Result<(), ItemError> {
+        create(&Names::new(&target(&self.path)?, scope).proof()).map(drop)
     }
 
     /// Removes what [`is_named`](Self::is_named) knows a full file by that was taken.

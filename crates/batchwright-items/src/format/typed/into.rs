@@ -140,6 +140,11 @@ pub(crate) fn mantissa(value: &Value, precision: u8, scale: u8) -> Result<i128, 
     let number = match value {
         Value::Decimal(number) => *number,
         Value::Integer(number) => Decimal::from(*number),
+        // By the digits that it is written with.
+        Value::Float(number) => {
+            let text = number.to_string();
+            Decimal::from_str_exact(&text).map_err(|_| format!("`{value}` is no decimal"))?
+        }
         value => {
             let text = match value {
                 Value::Text(text) | Value::Field(text) => text,

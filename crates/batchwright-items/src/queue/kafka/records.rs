@@ -12,6 +12,8 @@ use crate::varint;
 
 /// Maximum size of a batch when it is decompressed, in bytes.
 const BATCH_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Maximum number of messages of a batch.
+const BATCH_MESSAGES_MAX: i32 = 1_000_000;
 /// No further batch is decoded after this many bytes, so that many small ones that expand do not take the memory together.
 const DECODED_BYTES: usize = 64 * 1024 * 1024;
 /// Number of bytes before what the length of a batch counts, and places in it.
@@ -135,14 +137,21 @@ impl Batch {
         if crc32c::crc32c(&self.0[CHECKSUM.end..]) != u32::from_be_bytes(array(&self.0, CHECKSUM)) {
             return Err("its checksum is another".to_owned());
         }
+        let count = i32::from_be_bytes(array(&self.0, COUNT));
+        if !(0..=BATCH_MESSAGES_MAX).contains(&count) {
+            return Err(format!("it says it has {count} messages"));
+        }
         let mut rest = decompressed(self.0.slice(COUNT.end..), self.attributes() & 7)?;
         let mut messages = Vec::new();
-        for _ in 0..i32::from_be_bytes(array(&self.0, COUNT)) {
+        for _ in 0..count {
             let length = length(&mut rest)?.ok_or("a message has no length")?;
             let message = taken(&mut rest, length)?;
             messages.push(self.message(message)?);
         }
-        Ok(messages)
+        match rest.is_empty() {
+            true => Ok(messages),
+            false => Err(format!("{} bytes follow its messages", rest.len())),
+        }
     }
 
     /// Decodes a message. Its headers are not read.
@@ -390,7 +399,10 @@ pub(super) mod tests {
     fn a_batch_that_says_what_is_not_true_is_an_error() {
         let batch = encoded(&[vec![record(3, -1)]]);
         for (place, value, expected) in [
-            (COUNT, &i32::MAX.to_be_bytes()[..], "ends too early"),
+            (COUNT, &i32::MAX.to_be_bytes()[..], "says it has 2147483647"),
+            (COUNT, &(-1_i32).to_be_bytes(), "says it has -1"),
+            (COUNT, &0_i32.to_be_bytes(), "follow its messages"),
+            (COUNT, &2_i32.to_be_bytes(), "ends too early"),
             (FORMAT..FORMAT + 1, &[1], "before 0.11"),
             (ATTRIBUTES, &[0, 7], "compression 7"),
             // The length of the message.
@@ -404,9 +416,6 @@ pub(super) mod tests {
                 "{place:?}: {failed}"
             );
         }
-        // A number of messages below zero is none.
-        let bytes = changed(&batch, COUNT, &(-1_i32).to_be_bytes());
-        assert!(decode(bytes.into(), 3, &[]).unwrap().messages.is_empty());
     }
 
     #[test]

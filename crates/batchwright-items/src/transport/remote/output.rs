@@ -194,19 +194,22 @@ impl ByteSink for RemoteOutput {
             return Ok(());
         }
         self.send(&growing)?;
+        if ending == Ending::Full {
+            growing.file.prove(&growing.scope)?;
+        }
         fs::remove_file(&growing.path).map_err(|error| {
             let what = format!("cannot remove `{}`, which was sent", growing.path.display());
             ItemError::wrap(ErrorKind::IO, what, error)
         })
     }
 
-    /// The file on this machine is removed once it is sent.
+    /// The file on this machine is removed once it is sent, which a proof beside it says.
     fn is_named(&self, position: &RemotePosition, scope: &StepScope) -> Result<bool, ItemError> {
         let growing = self.growing(position.hash, scope)?;
-        match growing.file.is_named(&position.file, scope) {
-            Err(error) if error.kind().is_a("io.missing") => Ok(true),
-            // It was not sent yet.
-            found => found.map(|_| false),
-        }
+        Ok(growing.file.is_named(&position.file, scope)? && !growing.path.exists())
+    }
+
+    fn forget(&self, scope: &StepScope) -> Result<(), ItemError> {
+        self.growing(0, scope)?.file.forget(scope)
     }
 }

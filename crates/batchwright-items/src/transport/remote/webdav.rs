@@ -9,7 +9,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use quick_xml::Reader;
 use quick_xml::events::Event;
 use reqwest::header::CONTENT_LENGTH;
-use reqwest::{Body, Method, StatusCode, Url};
+use reqwest::{Body, Client, Method, StatusCode, Url};
 use tokio::sync::mpsc;
 
 use super::http::{Web, answers, found_of};
@@ -32,6 +32,8 @@ const PROPERTIES: &str = "<?xml version=\"1.0\" encoding=\"utf-8\"?><propfind xm
 /// A server: `webdavs://USER:PASSWORD@HOST/PATH`, or `webdav://` without TLS.
 pub(super) struct DavServer {
     web: Web,
+    /// For uploads: their time is that of their pieces.
+    uploads: Client,
     base: Url,
     timeout: Duration,
 }
@@ -43,7 +45,10 @@ impl DavServer {
         let base = format!("{scheme}://{}:{}/", url.host(), url.port(port));
         let base = base.parse().map_err(|error| url.wrong(&error))?;
         let (client, runtime) = (web_client(timeout, false)?, runtime()?);
-        Ok(Self { web: Web { client, user, runtime }, base, timeout })
+        let uploads = Client::builder().connect_timeout(timeout);
+        let uploads = uploads.redirect(reqwest::redirect::Policy::none()).build();
+        let uploads = uploads.map_err(|error| url.wrong(&error))?;
+        Ok(Self { web: Web { client, user, runtime }, uploads, base, timeout })
     }
 
     fn url(&self, path: &str) -> Result<Url, Failure> {
@@ -100,7 +105,7 @@ impl DavServer {
         let pieces = futures_util::stream::unfold(receiver, async |mut receiver| {
             receiver.recv().await.map(|piece| (piece, receiver))
         });
-        let request = self.web.client.put(self.url(path)?).header(CONTENT_LENGTH, length);
+        let request = self.uploads.put(self.url(path)?).header(CONTENT_LENGTH, length);
         let request = self.web.authorized(request).body(Body::wrap_stream(pieces));
         let answer = self.web.runtime.spawn(async { request.send().await });
         let (mut piece, mut sent) = (vec![0; PIECE_BYTES], 0);
@@ -137,7 +142,11 @@ impl DavServer {
         let answered = async { tokio::time::timeout(self.timeout, answer).await };
         let answered = self.web.runtime.block_on(answered);
         let answered = answered.map_err(|_| silent(self.timeout))??;
-        Ok(answered.map_err(reqwest::Error::without_url)?.status())
+        let status = answered.map_err(reqwest::Error::without_url)?.status();
+        match status.is_success() && sent != length {
+            true => Err(failure(format!("the server answers after {sent} of {length} bytes"))),
+            false => Ok(status),
+        }
     }
 }
 
@@ -148,7 +157,9 @@ impl Place for DavServer {
     }
 
     fn open(&self, path: &str, byte: u64) -> Result<Opened, Failure> {
-        self.web.open(&self.url(path)?, byte)
+        // As another question about it is answered: a header may have other tags.
+        let found = self.find(path)?.ok_or_else(|| failure("there is no such file"))?;
+        Ok(Opened { found: Some(found), ..self.web.open(&self.url(path)?, byte)? })
     }
 
     fn names(&self, folder: &str, _: &str) -> Result<Vec<String>, Failure> {
@@ -169,10 +180,19 @@ impl Place for DavServer {
         if !status.is_success() {
             return Err(answers(status));
         }
+        match self.find(part)? {
+            Some(found) if found.size == length => {}
+            _ => return Err(failure("the server has not stored all bytes")),
+        }
+        // A folder would be replaced with all that is in it.
+        let there = self.properties(path, 0)?.unwrap_or_default();
+        if there.first().is_some_and(|entry| entry.is_folder) {
+            return Err(failure("there is a folder of that name"));
+        }
         let to = self.url(path)?;
         let moved = self.method("MOVE", part)?.header("Destination", to.as_str());
         let moved = self.web.request(moved.header("Overwrite", "T"))?.status();
-        match moved.is_success() {
+        match is_done(moved) {
             true => Ok(()),
             false => Err(answers(moved)),
         }
@@ -181,10 +201,15 @@ impl Place for DavServer {
     fn remove(&self, path: &str) -> Result<(), Failure> {
         match self.web.request(self.method("DELETE", path)?)?.status() {
             StatusCode::NOT_FOUND | StatusCode::GONE => Ok(()),
-            status if status.is_success() => Ok(()),
+            status if is_done(status) => Ok(()),
             status => Err(answers(status)),
         }
     }
+}
+
+/// Whether all that was asked for is done. An answer about several files has failures, and an accepted request is not done yet.
+fn is_done(status: StatusCode) -> bool {
+    matches!(status, StatusCode::OK | StatusCode::CREATED | StatusCode::NO_CONTENT)
 }
 
 /// A file or a folder.
@@ -210,11 +235,14 @@ struct Answer {
     entries: Vec<Entry>,
     /// The texts of the elements that are open.
     texts: Vec<String>,
+    /// Whether the outermost element is that of such an answer.
+    is_whole: bool,
 }
 
 impl Answer {
     fn begins(&mut self, element: &str) {
         match element {
+            "multistatus" if self.texts.is_empty() => self.is_whole = true,
             "response" => self.entries.push(Entry::default()),
             "collection" => {
                 if let Some(entry) = self.entries.last_mut() {
@@ -238,7 +266,12 @@ impl Answer {
         let Some(entry) = self.entries.last_mut() else { return Ok(()) };
         match element {
             "href" if entry.name.is_empty() => entry.name = name_of(text)?,
-            "getcontentlength" => entry.size = text.parse()?,
+            // A property that a folder has not is there without a value.
+            "getcontentlength" if !text.is_empty() => entry.size = text.parse()?,
+            // Of the entry itself, and not of its properties: there is no such file.
+            "status" if self.texts.len() == 2 && !text.contains(" 200 ") => {
+                self.entries.pop();
+            }
             "getlastmodified" => text.clone_into(&mut entry.modified),
             "getetag" => text.clone_into(&mut entry.tag),
             _ => {}
@@ -270,7 +303,8 @@ fn entries(xml: &[u8]) -> Result<Vec<Entry>, Failure> {
             },
             Event::End(element) => answer.ends(element.local_name().as_ref())?,
             Event::DocType(_) => return Err(failure("the server sends a document type")),
-            Event::Eof => return Ok(answer.entries),
+            Event::Eof if answer.is_whole && answer.texts.is_empty() => return Ok(answer.entries),
+            Event::Eof => return Err(failure("the server's answer is cut, or none about files")),
             _ => {}
         }
     }
@@ -307,7 +341,17 @@ mod tests {
     fn an_answer_that_is_none_is_refused() {
         assert!(entries(b"<!DOCTYPE a [<!ENTITY b \"c\">]><a>&b;</a>").is_err());
         assert!(entries(b"<a><response></b></a>").is_err());
-        assert!(entries(b"<response><href>&evil;</href></response>").is_err());
-        assert_eq!(entries(b"not xml").unwrap(), []);
+        assert!(
+            entries(b"<multistatus><response><href>&evil;</href></response></multistatus>")
+                .is_err()
+        );
+        assert!(entries(b"not xml").is_err() && entries(b"<html></html>").is_err());
+        // A listing that is cut has fewer files.
+        assert!(entries(b"<multistatus><response><href>/a</href></response>").is_err());
+        assert_eq!(entries(b"<multistatus/>").unwrap(), []);
+        let absent = b"<multistatus><response><href>/a</href><status>HTTP/1.1 404 Not Found</status></response></multistatus>";
+        assert_eq!(entries(absent).unwrap(), []);
+        let folder = b"<multistatus><response><href>/a/</href><propstat><prop><getcontentlength></getcontentlength></prop><status>HTTP/1.1 404 Not Found</status></propstat></response></multistatus>";
+        assert_eq!(entries(folder).unwrap().len(), 1);
     }
 }

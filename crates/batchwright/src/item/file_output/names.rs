@@ -120,25 +120,32 @@ impl Names {
     /// Whether the file of `position` is complete and has its name, or had it.
     pub(super) fn is_named(&self, position: &FilePosition, own: i64) -> Result<bool, ItemError> {
         let made_by = position.file.map_or(own, |file| file.made_by);
-        let growing =
-            std::iter::once(self.of(made_by)).chain(self.of_former(own)).chain([self.of(own)]);
-        for path in growing {
-            if !matches!(checked(&path, 0, |_| Ok(true))?, Checked::Missing) {
-                return Ok(false);
-            }
+        let is_there = |path: &Path| -> Result<bool, ItemError> {
+            Ok(!matches!(checked(path, 0, |_| Ok(true))?, Checked::Missing))
+        };
+        if is_there(&self.of(made_by))? {
+            return Ok(false);
         }
         if self.proof().exists() {
             return Ok(true);
+        }
+        // Copies of later executions.
+        for path in self.of_former(own).into_iter().chain([self.of(own)]) {
+            if is_there(&path)? {
+                return Ok(false);
+            }
         }
         let finished = checked(&self.target, position.length, |file| {
             let Some(identity) = position.file else { return Ok(false) };
             Ok(file.metadata()?.ino() == identity.inode
                 && identity_matches(file, position.length, identity.before)?)
         })?;
-        match finished {
-            Checked::Right(_) => Ok(true),
-            _ => Err(self.refuse(&self.of(made_by), position.length, None)),
-        }
+        let problem = match finished {
+            Checked::Right(_) => return Ok(true),
+            Checked::Wrong(problem) => Some(problem),
+            Checked::Missing => None,
+        };
+        Err(self.refuse(&self.of(made_by), position.length, problem))
     }
 
     fn take_back(&self, file: File, made_by: i64) -> Result<Found, ItemError> {
