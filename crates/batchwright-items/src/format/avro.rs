@@ -20,7 +20,7 @@ use batchwright::scope::StepScope;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::typed;
+use super::typed::{self, ReaderSettings};
 use crate::record::{Names, Record};
 use crate::transport::input::{Input, Mark};
 use crate::transport::{ByteSource, InputIdentity, file};
@@ -54,10 +54,7 @@ const HEADER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// let trades = AvroReader::<Trade>::new("trades.avro").columns(["symbol", "quantity"]);
 /// ```
 pub struct AvroReader<T> {
-    source: Arc<dyn ByteSource>,
-    columns: Option<Vec<String>>,
-    may_have_changed: bool,
-    decode: fn(Record) -> Result<T, ItemError>,
+    settings: ReaderSettings<T>,
     open: Option<Opened>,
 }
 
@@ -109,13 +106,13 @@ impl<T: DeserializeOwned> AvroReader<T> {
 
 impl<T> AvroReader<T> {
     fn decoding(source: Arc<dyn ByteSource>, decode: fn(Record) -> Result<T, ItemError>) -> Self {
-        Self { source, columns: None, may_have_changed: false, decode, open: None }
+        Self { settings: ReaderSettings::new(source, decode), open: None }
     }
 
     /// Reads only the fields called `names`, in the order of the file. Default: all.
     #[must_use]
     pub fn columns<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
-        self.columns = Some(names.into_iter().map(Into::into).collect());
+        self.settings.columns = Some(names.into_iter().map(Into::into).collect());
         self
     }
 
@@ -123,16 +120,12 @@ impl<T> AvroReader<T> {
     /// Default: such a restart is refused.
     #[must_use]
     pub fn may_have_changed(mut self) -> Self {
-        self.may_have_changed = true;
+        self.settings.may_have_changed = true;
         self
     }
 
-    fn failed(&self, what: &dyn std::fmt::Display) -> ItemError {
-        ItemError::fatal(format!("cannot read `{}`: {what}", self.source.shown()))
-    }
-
     fn begin(&self) -> Result<Opened, ItemError> {
-        let mut input = Input::open(Arc::clone(&self.source))?;
+        let mut input = Input::open(Arc::clone(&self.settings.source))?;
         let mut wanted = MAGIC.len();
         let header = loop {
             while input.rest().len() < wanted && input.more()? {}
@@ -144,30 +137,22 @@ impl<T> AvroReader<T> {
                 // There may be more of it.
                 Err(what) if what == ENDS && input.rest().len() >= wanted => {
                     if wanted >= HEADER_BYTES_MAX {
-                        return Err(self.failed(&"its header is too long"));
+                        return Err(self.settings.failed(&"its header is too long"));
                     }
                     wanted = input.rest().len() * 2;
                 }
-                Err(what) => return Err(self.failed(&what)),
+                Err(what) => return Err(self.settings.failed(&what)),
             }
         };
-        let failed = |what: String| self.failed(&what);
+        let failed = |what: String| self.settings.failed(&what);
         let schema = Schema::parse(&header.schema)
             .map_err(|what| failed(format!("its schema cannot be used: {what}")))?;
         let codec = Codec::of(&header.codec).map_err(failed)?;
-        let all: Vec<&Arc<str>> = schema.fields.iter().map(|field| &field.name).collect();
-        let is_wanted = |name: &Arc<str>| {
-            self.columns.as_ref().is_none_or(|columns| columns.iter().any(|one| **one == **name))
-        };
-        let missing =
-            self.columns.iter().flatten().find(|name| all.iter().all(|one| ***one != ***name));
-        if let Some(missing) = missing {
-            let known = all.iter().map(|name| &***name).collect::<Vec<_>>().join(", ");
-            return Err(self.failed(&format!("it has no field `{missing}`; there are: {known}")));
-        }
-        let wanted: Vec<bool> = all.iter().map(|name| is_wanted(name)).collect();
-        let names = all.into_iter().filter(|name| is_wanted(name)).cloned().collect();
-        let (block, records, shown) = (None, 0, self.source.shown());
+        let all: Vec<&str> = schema.fields.iter().map(|field| &*field.name).collect();
+        let wanted = self.settings.wanted(&all, "field")?;
+        let fields = schema.fields.iter().zip(&wanted).filter(|(_, is_wanted)| **is_wanted);
+        let names = fields.map(|(field, _)| Arc::clone(&field.name)).collect();
+        let (block, records, shown) = (None, 0, self.settings.source.shown());
         Ok(Opened { input, shown, schema, names, wanted, codec, sync: header.sync, block, records })
     }
 }
@@ -293,13 +278,7 @@ impl Opened {
 impl<T> Clone for AvroReader<T> {
     /// Clones the settings; the clone is not open.
     fn clone(&self) -> Self {
-        Self {
-            source: Arc::clone(&self.source),
-            columns: self.columns.clone(),
-            may_have_changed: self.may_have_changed,
-            decode: self.decode,
-            open: None,
-        }
+        Self { settings: self.settings.clone(), open: None }
     }
 }
 
@@ -311,10 +290,10 @@ impl<T: Send + Sync + 'static> ItemReader for AvroReader<T> {
         self.open = None;
         let mut open = self.begin()?;
         if let Some(position) = position.filter(|position| position.byte > 0) {
-            open.input.go_to(position.byte, position.input, self.may_have_changed)?;
+            open.input.go_to(position.byte, position.input, self.settings.may_have_changed)?;
             open.records = position.records.saturating_sub(position.in_block);
             if position.in_block > 0 && !open.next_block()? {
-                return Err(self.failed(&"the block of the checkpoint is not there"));
+                return Err(self.settings.failed(&"the block of the checkpoint is not there"));
             }
             for _ in 0..position.in_block {
                 // One that fails has failed before.
@@ -326,10 +305,12 @@ impl<T: Send + Sync + 'static> ItemReader for AvroReader<T> {
     }
 
     fn read(&mut self) -> Result<Option<T>, ItemError> {
-        let Self { decode, open, .. } = self;
+        let Self { settings, open } = self;
         let open = open.as_mut().ok_or_else(|| ItemError::fatal("cannot read a closed file"))?;
         let Some(record) = open.next()? else { return Ok(None) };
-        decode(record).map(Some).map_err(|error| error.at(format!("record {}", open.records)))
+        (settings.decode)(record)
+            .map(Some)
+            .map_err(|error| error.at(format!("record {}", open.records)))
     }
 
     fn position(&self) -> AvroPosition {

@@ -24,7 +24,7 @@ use parquet::schema::types::Type;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::typed;
+use super::typed::{self, ReaderSettings};
 use crate::record::{Names, Record};
 use crate::transport::{ByteSource, FileSource, InputIdentity, changed};
 use chunks::Chunks;
@@ -46,10 +46,7 @@ use chunks::Chunks;
 /// let trades = ParquetReader::<Trade>::new("trades.parquet").columns(["symbol", "quantity"]);
 /// ```
 pub struct ParquetReader<T> {
-    source: Arc<dyn ByteSource>,
-    columns: Option<Vec<String>>,
-    may_have_changed: bool,
-    decode: fn(Record) -> Result<T, ItemError>,
+    settings: ReaderSettings<T>,
     open: Option<Opened>,
 }
 
@@ -81,13 +78,13 @@ impl<T: DeserializeOwned> ParquetReader<T> {
 
 impl<T> ParquetReader<T> {
     fn decoding(source: Arc<dyn ByteSource>, decode: fn(Record) -> Result<T, ItemError>) -> Self {
-        Self { source, columns: None, may_have_changed: false, decode, open: None }
+        Self { settings: ReaderSettings::new(source, decode), open: None }
     }
 
     /// Reads only the columns called `names`, in the order of the file. Default: all.
     #[must_use]
     pub fn columns<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
-        self.columns = Some(names.into_iter().map(Into::into).collect());
+        self.settings.columns = Some(names.into_iter().map(Into::into).collect());
         self
     }
 
@@ -95,43 +92,36 @@ impl<T> ParquetReader<T> {
     /// Default: such a restart is refused.
     #[must_use]
     pub fn may_have_changed(mut self) -> Self {
-        self.may_have_changed = true;
+        self.settings.may_have_changed = true;
         self
-    }
-
-    fn failed(&self, what: &dyn std::fmt::Display) -> ItemError {
-        ItemError::fatal(format!("cannot read `{}`: {what}", self.source.shown()))
     }
 
     /// Returns the schema of the columns that are read.
     fn projected(&self, metadata: &ParquetMetaData) -> Result<Arc<Type>, ItemError> {
         let whole = metadata.file_metadata().schema_descr().root_schema_ptr();
-        let Some(columns) = &self.columns else { return Ok(whole) };
-        let fields: Vec<_> = whole
-            .get_fields()
-            .iter()
-            .filter(|field| columns.iter().any(|name| name == field.name()))
-            .cloned()
-            .collect();
-        let missing = columns.iter().find(|name| fields.iter().all(|one| one.name() != *name));
-        if let Some(missing) = missing {
-            let known: Vec<_> = whole.get_fields().iter().map(|field| field.name()).collect();
-            let what = format!("it has no column `{missing}`; there are: {}", known.join(", "));
-            return Err(self.failed(&what));
+        if self.settings.columns.is_none() {
+            return Ok(whole);
         }
+        let all: Vec<&str> = whole.get_fields().iter().map(|field| field.name()).collect();
+        let wanted = self.settings.wanted(&all, "column")?;
+        let fields = whole.get_fields().iter().zip(wanted).filter(|(_, is_wanted)| *is_wanted);
+        let fields = fields.map(|(field, _)| Arc::clone(field)).collect();
         let made = Type::group_type_builder(whole.name()).with_fields(fields).build();
-        made.map(Arc::new).map_err(|error| self.failed(&error))
+        made.map(Arc::new).map_err(|error| self.settings.failed(&error))
     }
 
     /// Opens the rows after the first `done`.
     fn rows_after(&self, mut chunks: Chunks, done: u64) -> Result<Opened, ItemError> {
         let identity = chunks.identity();
-        let failed = |error| self.failed(&error);
+        let failed = |error| self.settings.failed(&error);
         let metadata = chunks.metadata().map_err(failed)?;
         let schema = self.projected(&metadata)?;
         let total: u64 = metadata.row_groups().iter().map(rows_of).sum();
         if done > total {
-            return Err(changed(&self.source.shown(), &format!("it has only {total} rows")));
+            return Err(changed(
+                &self.settings.source.shown(),
+                &format!("it has only {total} rows"),
+            ));
         }
         // Groups before the position are not read.
         let (mut passed, mut first) = (0, 0);
@@ -142,11 +132,12 @@ impl<T> ParquetReader<T> {
             passed += rows_of(group);
             first += 1;
         }
-        value::check(&schema, &self.source.shown()).map_err(|what| self.failed(&what))?;
+        value::check(&schema, &self.settings.source.shown())
+            .map_err(|what| self.settings.failed(&what))?;
         let options =
             ReadOptionsBuilder::new().with_predicate(Box::new(move |_, at| at >= first)).build();
         let reader = SerializedFileReader::new_with_options(chunks, options).map_err(failed)?;
-        let projection = self.columns.is_some().then(|| (*schema).clone());
+        let projection = self.settings.columns.is_some().then(|| (*schema).clone());
         let names: Names =
             schema.get_fields().iter().map(|field| Arc::from(field.name())).collect();
         let has_rows = reader.metadata().num_row_groups() > 0;
@@ -154,7 +145,7 @@ impl<T> ParquetReader<T> {
         let mut open = Opened { rows, schema, names, row: passed, total, identity };
         while has_rows && open.row < done {
             let next = open.rows.next().transpose().map_err(failed)?;
-            next.ok_or_else(|| self.failed(&format!("row {} is missing", open.row + 1)))?;
+            next.ok_or_else(|| self.settings.failed(&format!("row {} is missing", open.row + 1)))?;
             open.row += 1;
         }
         Ok(open)
@@ -174,13 +165,7 @@ fn rows_of(group: &parquet::file::metadata::RowGroupMetaData) -> u64 {
 impl<T> Clone for ParquetReader<T> {
     /// Clones the settings; the clone is not open.
     fn clone(&self) -> Self {
-        Self {
-            source: Arc::clone(&self.source),
-            columns: self.columns.clone(),
-            may_have_changed: self.may_have_changed,
-            decode: self.decode,
-            open: None,
-        }
+        Self { settings: self.settings.clone(), open: None }
     }
 }
 
@@ -189,22 +174,22 @@ impl<T: Send + Sync + 'static> ItemReader for ParquetReader<T> {
     type Position = ParquetPosition;
 
     fn open(&mut self, position: Option<ParquetPosition>, _: &StepScope) -> Result<(), ItemError> {
-        let chunks = Chunks::open(&self.source)?;
+        let chunks = Chunks::open(&self.settings.source)?;
         if let Some(made_with) = position.and_then(|position| position.input)
-            && !self.may_have_changed
+            && !self.settings.may_have_changed
             && made_with != chunks.identity()
         {
-            let shown = self.source.shown();
+            let shown = self.settings.source.shown();
             return Err(changed(&shown, "its size, its time or its content is another"));
         }
         let done = position.map_or(0, |position| position.row);
         let opened = undamaged(|| self.rows_after(chunks, done));
-        self.open = Some(opened.map_err(|what| self.failed(&what))??);
+        self.open = Some(opened.map_err(|what| self.settings.failed(&what))??);
         Ok(())
     }
 
     fn read(&mut self) -> Result<Option<T>, ItemError> {
-        let Self { source, decode, open, .. } = self;
+        let Self { settings: ReaderSettings { source, decode, .. }, open } = self;
         let open = open.as_mut().ok_or_else(|| ItemError::fatal("cannot read a closed file"))?;
         let failed = |row: u64, error: &dyn std::fmt::Display| {
             ItemError::fatal(format!("cannot read row {row} of `{}`: {error}", source.shown()))

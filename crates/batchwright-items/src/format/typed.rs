@@ -3,10 +3,12 @@
 pub(crate) mod from;
 pub(crate) mod into;
 pub(crate) mod keys;
+mod settings;
 
 use std::sync::Arc;
 
 use batchwright::ItemError;
+pub(crate) use settings::ReaderSettings;
 
 use crate::record::{Names, Record};
 use crate::value::Value;

@@ -201,6 +201,15 @@ impl<'a> Serializer for Whole<'a> {
     }
 }
 
+/// Methods for whole numbers that 64 bits hold.
+macro_rules! integers {
+    ($($method:ident: $type:ty),* $(,)?) => {
+        $(fn $method(self, value: $type) -> Result<Value, Error> {
+            Ok(Value::Integer(value.into()))
+        })*
+    };
+}
+
 /// A value that has no parts.
 struct Simple;
 
@@ -219,32 +228,9 @@ impl Serializer for Simple {
         Ok(Value::Boolean(value))
     }
 
-    fn serialize_i8(self, value: i8) -> Result<Value, Error> {
-        Ok(Value::Integer(value.into()))
-    }
-
-    fn serialize_i16(self, value: i16) -> Result<Value, Error> {
-        Ok(Value::Integer(value.into()))
-    }
-
-    fn serialize_i32(self, value: i32) -> Result<Value, Error> {
-        Ok(Value::Integer(value.into()))
-    }
-
-    fn serialize_i64(self, value: i64) -> Result<Value, Error> {
-        Ok(Value::Integer(value))
-    }
-
-    fn serialize_u8(self, value: u8) -> Result<Value, Error> {
-        Ok(Value::Integer(value.into()))
-    }
-
-    fn serialize_u16(self, value: u16) -> Result<Value, Error> {
-        Ok(Value::Integer(value.into()))
-    }
-
-    fn serialize_u32(self, value: u32) -> Result<Value, Error> {
-        Ok(Value::Integer(value.into()))
+    integers! {
+        serialize_i8: i8, serialize_i16: i16, serialize_i32: i32, serialize_i64: i64,
+        serialize_u8: u8, serialize_u16: u16, serialize_u32: u32,
     }
 
     fn serialize_u64(self, value: u64) -> Result<Value, Error> {

@@ -59,8 +59,8 @@ impl ItemKind for ParquetKind {
         let ReaderKeys { path, columns, file_field, if_changed } = keys.parse()?;
         of_files(cx, &path, file_field.as_deref(), columns.clone(), move |source, _| {
             let mut reader = ParquetReader::<Record>::decoding(source, Ok);
-            reader.columns.clone_from(&columns);
-            reader.may_have_changed = IfChanged::continues(if_changed.as_ref());
+            reader.settings.columns.clone_from(&columns);
+            reader.settings.may_have_changed = IfChanged::continues(if_changed.as_ref());
             Ok(Reads::with_fields(reader, |reader| {
                 let names = reader.open.as_ref().map(|open| &open.names);
                 Ok(names.map(|names| names.iter().map(ToString::to_string).collect()))

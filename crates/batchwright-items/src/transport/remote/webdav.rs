@@ -87,6 +87,11 @@ impl DavServer {
 
     /// Makes the folders of `path`; those that exist are refused by the server, which is no fault.
     fn make_folders(&self, path: &str) -> Result<(), Failure> {
+        // One request instead of one for each folder, when the last one is there.
+        let (folder, _) = path.rsplit_once('/').unwrap_or_default();
+        if self.properties(folder, 0)?.is_some() {
+            return Ok(());
+        }
         for (at, _) in path.match_indices('/').filter(|(at, _)| *at > 0) {
             // What is still missing is seen when the file is written.
             self.web.request(self.method("MKCOL", &path[..at])?)?;

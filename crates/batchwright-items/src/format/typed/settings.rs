@@ -1,0 +1,55 @@
+//! What the readers of formats with a schema read, and how.
+
+use std::sync::Arc;
+
+use batchwright::ItemError;
+
+use crate::record::Record;
+use crate::transport::ByteSource;
+
+/// The settings of a reader.
+pub(crate) struct ReaderSettings<T> {
+    pub(crate) source: Arc<dyn ByteSource>,
+    /// The columns that are read; `None` for all.
+    pub(crate) columns: Option<Vec<String>>,
+    pub(crate) may_have_changed: bool,
+    pub(crate) decode: fn(Record) -> Result<T, ItemError>,
+}
+
+impl<T> Clone for ReaderSettings<T> {
+    fn clone(&self) -> Self {
+        Self {
+            source: Arc::clone(&self.source),
+            columns: self.columns.clone(),
+            may_have_changed: self.may_have_changed,
+            decode: self.decode,
+        }
+    }
+}
+
+impl<T> ReaderSettings<T> {
+    pub(crate) fn new(
+        source: Arc<dyn ByteSource>,
+        decode: fn(Record) -> Result<T, ItemError>,
+    ) -> Self {
+        Self { source, columns: None, may_have_changed: false, decode }
+    }
+
+    pub(crate) fn failed(&self, what: &dyn std::fmt::Display) -> ItemError {
+        ItemError::fatal(format!("cannot read `{}`: {what}", self.source.shown()))
+    }
+
+    /// Returns whether each of `names` is read, which are all that the file has; the format calls one a `kind`.
+    ///
+    /// # Errors
+    ///
+    /// When the file lacks a column that is to be read.
+    pub(crate) fn wanted(&self, names: &[&str], kind: &str) -> Result<Vec<bool>, ItemError> {
+        let Some(columns) = &self.columns else { return Ok(vec![true; names.len()]) };
+        if let Some(missing) = columns.iter().find(|name| !names.contains(&name.as_str())) {
+            let known = names.join(", ");
+            return Err(self.failed(&format!("it has no {kind} `{missing}`; there are: {known}")));
+        }
+        Ok(names.iter().map(|name| columns.iter().any(|one| one == name)).collect())
+    }
+}
