@@ -3,7 +3,7 @@
 PLACES=$TOOLS/places/bin
 PLACES_PACKAGES="moto[s3]==5.2.5 flask==3.1.3 flask-cors==6.0.2 pyftpdlib==2.2.0 pyopenssl==26.4.0 aiosmtpd==1.4.6 confluent-kafka==2.16.1 wsgidav==4.4.0 cheroot==11.1.2"
 # Programs that read what is written here, and write what is read here.
-OTHER_TOOLS="duckdb==2.0.1 openpyxl==3.1.5 fastavro==1.13.1 cramjam==2.14.0 backports.zstd==1.8.0"
+OTHER_TOOLS="duckdb==2.0.1 openpyxl==3.1.5 fastavro==1.13.1 pyarrow==26.0.1 cramjam==2.14.0 backports.zstd==1.8.0"
 
 install_places() {
     local wanted="$PLACES_PACKAGES $OTHER_TOOLS" known=$TOOLS/places/packages

@@ -118,6 +118,7 @@ pub(crate) fn features() -> Result<(), String> {
         ("batchwright-items", ""),
         ("batchwright-items", "zstd,bzip2"),
         ("batchwright-items", "archive"),
+        ("batchwright-items", "arrow"),
         ("batchwright-items", "avro"),
         ("batchwright-items", "parquet"),
         ("batchwright-items", "s3"),

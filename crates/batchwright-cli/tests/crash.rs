@@ -113,6 +113,7 @@ fn files_of_each_format_are_the_same_after_twenty_kills() {
         ("jsonl.zst", String::new()),
         ("json", String::new()),
         ("xml", String::new()),
+        ("arrow", columns.to_owned()),
         ("avro", columns.to_owned()),
         ("parquet", columns.to_owned()),
         ("xlsx", columns.replace("integer", "number")),

@@ -1,5 +1,7 @@
 //! The formats of files: one module each, with its typed reader and writer and its kind for job files.
 
+#[cfg(feature = "arrow")]
+pub mod arrow;
 #[cfg(any(feature = "excel", feature = "typed"))]
 mod as_records;
 #[cfg(feature = "avro")]

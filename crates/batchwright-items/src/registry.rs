@@ -26,6 +26,8 @@ impl KindRegistry {
         let kinds = kinds.with(format::excel::ExcelKind);
         #[cfg(feature = "archive")]
         let kinds = kinds.with(file_step::ArchiveKind).with(file_step::ExtractKind);
+        #[cfg(feature = "arrow")]
+        let kinds = kinds.with(format::arrow::ArrowKind);
         #[cfg(feature = "avro")]
         let kinds = kinds.with(format::avro::AvroKind);
         #[cfg(feature = "parquet")]

@@ -8,7 +8,7 @@ mod remote;
 #[cfg(any(feature = "s3", feature = "http", feature = "sftp", feature = "amqp", feature = "nats"))]
 mod runtime;
 mod scheme;
-#[cfg(any(feature = "excel", feature = "parquet"))]
+#[cfg(any(feature = "arrow", feature = "excel", feature = "parquet"))]
 mod seekable;
 mod sink;
 mod source;
@@ -35,7 +35,7 @@ pub(crate) use scheme::unknown;
 #[cfg(any(feature = "http", feature = "mail", feature = "queue"))]
 pub(crate) use scheme::url_with_values;
 pub(crate) use scheme::{check_scheme, escaped, not_local, scheme_of};
-#[cfg(feature = "excel")]
+#[cfg(any(feature = "arrow", feature = "excel"))]
 pub(crate) use seekable::OpenSeekable;
 pub use sink::ByteSink;
 pub use source::{ByteSource, FileSource, InputIdentity, MemorySource, OpenSource};
@@ -43,7 +43,7 @@ pub(crate) use source::{decompressed, file, modified};
 #[cfg(any(feature = "ftp", feature = "kafka"))]
 pub(crate) use tls::trusted;
 pub use writer::{Encode, EncodedWriter, FileWriter};
-#[cfg(any(feature = "excel", feature = "parquet"))]
+#[cfg(any(feature = "arrow", feature = "excel", feature = "parquet"))]
 pub(crate) use {
     input::changed,
     seekable::{ReadSeek, seekable},

@@ -1,5 +1,5 @@
 //! Files with a schema: what is in the columns, every row once wherever the process dies. Each test runs with each format.
-#![cfg(all(feature = "avro", feature = "parquet"))]
+#![cfg(all(feature = "arrow", feature = "avro", feature = "parquet"))]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use batchwright::testing::{CommitPoint, TestBench, conformance_of_reader};
 use batchwright::{BatchStatus, ChunkStepBuilder};
 use batchwright_items::Record;
 use batchwright_items::format::AsRecords;
+use batchwright_items::format::arrow::{ArrowColumns, ArrowReader, ArrowWriter};
 use batchwright_items::format::avro::{AvroColumns, AvroReader, AvroWriter};
 use batchwright_items::format::parquet::{ParquetColumns, ParquetReader, ParquetWriter};
 use batchwright_items::format::typed::{TypedColumn, ValueType};
@@ -62,6 +63,7 @@ macro_rules! format_of {
 }
 
 format_of!(Parquet, b"PAR1", ParquetColumns, ParquetReader, ParquetWriter);
+format_of!(Arrow, b"ARROW1", ArrowColumns, ArrowReader, ArrowWriter);
 format_of!(Avro, b"Obj\x01", AvroColumns, AvroReader, AvroWriter);
 
 /// Makes a test of each function, for each format.
@@ -69,6 +71,9 @@ macro_rules! tests {
     ($($name:ident),* $(,)?) => {
         mod parquet {
             $(#[test] fn $name() { super::$name::<super::Parquet>(); })*
+        }
+        mod arrow {
+            $(#[test] fn $name() { super::$name::<super::Arrow>(); })*
         }
         mod avro {
             $(#[test] fn $name() { super::$name::<super::Avro>(); })*
@@ -320,7 +325,9 @@ fn an_output_in_work_does_not_look_complete_and_is_not_continued_with_other_colu
     bench.run();
     let part = fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
     let bytes = fs::read(&part).unwrap();
-    assert!(bytes.starts_with(F::MAGIC) && !bytes.ends_with(b"PAR1"));
+    assert!(
+        bytes.starts_with(F::MAGIC) && !bytes.ends_with(b"PAR1") && !bytes.ends_with(b"ARROW1")
+    );
     scale.store(3, std::sync::atomic::Ordering::SeqCst);
     let failure = bench.restart().failure.unwrap();
     assert!(failure.message.contains("begun with other columns"), "{failure:?}");
@@ -429,6 +436,7 @@ proptest! {
         let rows: Vec<Row> =
             values.into_iter().map(|(id, text, share, open)| Row { id, text, share, open }).collect();
         are_the_same::<Parquet>(&rows, chunk, crash);
+        are_the_same::<Arrow>(&rows, chunk, crash);
         are_the_same::<Avro>(&rows, chunk, crash);
     }
 
@@ -437,6 +445,7 @@ proptest! {
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
         damage::<Parquet>(&changes);
+        damage::<Arrow>(&changes);
         damage::<Avro>(&changes);
     }
 }

@@ -3,6 +3,7 @@
 #![cfg(all(
     feature = "archive",
     feature = "excel",
+    feature = "arrow",
     feature = "avro",
     feature = "parquet",
     feature = "validate",

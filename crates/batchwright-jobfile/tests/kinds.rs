@@ -34,8 +34,9 @@ fn examples() -> Vec<(&'static str, Example)> {
     let kinds = kinds.kinds().filter(|kind| {
         let schema = kind.schema();
         // Those that are no text or need a server have their promises in tests of their own.
-        let is_text = !["amqp", "avro", "excel", "http", "kafka", "nats", "parquet", "redis"]
-            .contains(&kind.name());
+        let is_text =
+            !["amqp", "arrow", "avro", "excel", "http", "kafka", "nats", "parquet", "redis"]
+                .contains(&kind.name());
         is_text && (schema.of("reader").is_some() || schema.of("writer").is_some())
     });
     kinds

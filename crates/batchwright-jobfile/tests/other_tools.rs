@@ -1,5 +1,5 @@
 //! Files that are written here are read by other programs, and theirs are read here: columns, types and values are the same.
-#![cfg(all(feature = "avro", feature = "parquet"))]
+#![cfg(all(feature = "arrow", feature = "avro", feature = "parquet"))]
 
 use std::fs;
 use std::path::Path;
@@ -117,7 +117,9 @@ fn what_is_written_here_is_read_here() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("in.csv"), CSV).unwrap();
     let write = format!("[steps.reader]\ntype = \"csv\"\npath = \"in.csv\"\n{COLUMNS}");
-    for (kind, crash) in (0..=2).flat_map(|crash| [("parquet", crash), ("avro", crash)]) {
+    for (kind, crash) in
+        (0..=2).flat_map(|crash| ["arrow", "parquet", "avro"].map(|kind| (kind, crash)))
+    {
         run(folder.path(), &write.replace("parquet", kind), crash);
         let step = format!(
             "[steps.reader]\ntype = \"{kind}\"\npath = \"*.{kind}\"\n\
@@ -246,6 +248,113 @@ for codec in ["null", "deflate", "snappy", "zstandard", "bzip2", "xz"]:
     for line in lines.lines() {
         assert_eq!(line, expected);
     }
+}
+
+#[test]
+fn pyarrow_reads_what_is_written_here() {
+    let Some(tools) = needs(Service::Tools) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("in.csv"), CSV).unwrap();
+    let step = format!("[steps.reader]\ntype = \"csv\"\npath = \"in.csv\"\n{COLUMNS}");
+    run(folder.path(), &step.replace("parquet", "arrow"), 2);
+    let found = python(
+        &tools,
+        folder.path(),
+        r#"
+import pyarrow, pyarrow.feather
+with pyarrow.ipc.open_file("out.arrow") as file:
+    print(*[f"{field.name} {field.type}{'' if field.nullable else '!'}" for field in file.schema], sep="\n")
+    print([file.get_batch(at).num_rows for at in range(file.num_record_batches)])
+    table = file.read_all()
+table.validate(full=True)
+assert table.equals(pyarrow.feather.read_table("out.arrow"))
+for row in table.to_pylist():
+    print(*row.values(), sep="|")
+"#,
+    );
+    let expected = "\
+id int64!
+name string
+price decimal128(12, 3)
+large decimal128(28, 4)
+share double
+open bool
+day date32[day]
+at time64[us]
+since timestamp[us, tz=UTC]
+local timestamp[us]
+[2, 2, 1]
+1|Ada, \"L\"|1.500|999999999999999999999999.9999|0.1|True|2026-11-29|06:30:00.250000|2026-11-29 05:30:00+00:00|2026-11-29 06:30:00
+2||None|None|None|None|None|None|None|None
+3|ä|-0.001|-0.0001|-1e+300|False|0001-01-01|23:59:59.999999|1969-12-31 23:59:59.999999+00:00|0001-01-01 00:00:00
+4|x|0.000|0.0000|0.0|True|9999-12-31|00:00:00|2026-01-01 00:00:00+00:00|9999-12-31 23:59:59
+5|y|1.000|1.0000|1.0|True|2000-02-29|12:00:00|2000-02-29 12:00:00+00:00|2000-02-29 12:00:00
+";
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn what_pyarrow_writes_is_read_here() {
+    let Some(tools) = needs(Service::Tools) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    python(
+        &tools,
+        folder.path(),
+        r#"
+import datetime, decimal, pyarrow as pa
+utc = datetime.timezone.utc
+at = datetime.datetime(2026, 11, 29, 6, 30, 0, 123456)
+columns = {
+    "tiny": (pa.uint8(), 7), "most": (pa.uint64(), 2**64 - 1), "least": (pa.int64(), -2**63), "half": (pa.float16(), 0.5),
+    "single": (pa.float32(), 0.1), "double": (pa.float64(), 1e-300), "flag": (pa.bool_(), True), "none": (pa.null(), None),
+    "text": (pa.large_string(), "ä"), "view": (pa.string_view(), "a view of more than twelve bytes"), "bytes": (pa.binary(), b"\xca\xfe"),
+    "fixed": (pa.binary(2), b"\x00\xff"), "short": (pa.decimal128(5, 2), decimal.Decimal("-12.50")),
+    "long": (pa.decimal256(40, 1), decimal.Decimal("-99999999999999999999.5")),
+    "day": (pa.date32(), datetime.date(1969, 12, 31)), "day64": (pa.date64(), datetime.date(1969, 12, 31)),
+    "seconds": (pa.time32("s"), datetime.time(23, 59, 59)), "nanos": (pa.time64("ns"), datetime.time(0, 0, 0, 1)),
+    "local": (pa.timestamp("us"), at), "since": (pa.timestamp("ms", tz="Europe/Berlin"), at.replace(microsecond=1000, tzinfo=utc)),
+    "list": (pa.list_(pa.int32()), [1, None, 3]), "pair": (pa.list_(pa.int8(), 2), [1, 2]),
+    "struct": (pa.struct([("a", pa.string()), ("b", pa.list_(pa.date32()))]), {"a": "x", "b": [datetime.date(2026, 1, 1)]}),
+    "map": (pa.map_(pa.string(), pa.float64()), [("k", 1.5)]),
+}
+arrays = {name: pa.array([value] * 5, kind) for name, (kind, value) in columns.items()}
+arrays["word"] = pa.array(["red"] * 5).dictionary_encode()
+arrays["runs"] = pa.RunEndEncodedArray.from_arrays(pa.array([2, 5], pa.int32()), pa.array(["r", "r"]))
+table = pa.table(arrays)
+def write(name, make, table, **options):
+    with make(name, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_table(table, max_chunksize=2)
+for codec in [None, "lz4", "zstd"]:
+    write(f"in-{codec}.arrow", pa.ipc.new_file, table, compression=codec)
+    write(f"in-{codec}.arrows", pa.ipc.new_stream, table, compression=codec)
+# A stream whose dictionaries become longer, and others.
+words = pa.schema([("word", pa.dictionary(pa.int8(), pa.string()))])
+for name, deltas in [("deltas", True), ("others", False)]:
+    with pa.ipc.new_stream(f"words-{name}.arrows", words, options=pa.ipc.IpcWriteOptions(emit_dictionary_deltas=deltas)) as writer:
+        for known in [["a", "b"], ["a", "b", "c"] if deltas else ["c", "a"]]:
+            array = pa.DictionaryArray.from_arrays(pa.array(range(len(known)), pa.int8()), pa.array(known))
+            writer.write_batch(pa.record_batch([array], schema=words))
+"#,
+    );
+    let read = |pattern: &str, crash: u64| {
+        let step = format!(
+            "[steps.reader]\ntype = \"arrow\"\npath = \"{pattern}\"\n\
+             [steps.writer]\ntype = \"jsonl\"\npath = \"out.jsonl\"\n"
+        );
+        run(folder.path(), &step, crash);
+        fs::read_to_string(folder.path().join("out.jsonl")).unwrap()
+    };
+    let lines = read("in-*", 4);
+    let expected = r#"{"tiny":7,"most":18446744073709551615,"least":-9223372036854775808,"half":0.5,"single":0.1,"double":1e-300,"flag":true,"none":null,"text":"ä","view":"a view of more than twelve bytes","bytes":"cafe","fixed":"00ff","short":-12.50,"long":-99999999999999999999.5,"day":"1969-12-31","day64":"1969-12-31","seconds":"23:59:59","nanos":"00:00:00.000001","local":"2026-11-29T06:30:00.123456","since":"2026-11-29T06:30:00.001Z","list":[1,null,3],"pair":[1,2],"struct":{"a":"x","b":["2026-01-01"]},"map":{"k":1.5},"word":"red","runs":"r"}"#;
+    assert_eq!(lines.lines().count(), 30);
+    for line in lines.lines() {
+        assert_eq!(line, expected);
+    }
+    let words = |name: &str| {
+        let lines = read(&format!("words-{name}.arrows"), 1);
+        lines.lines().map(|line| line.split('"').nth(3).unwrap().to_owned()).collect::<String>()
+    };
+    assert_eq!((words("deltas"), words("others")), ("ababc".to_owned(), "abca".to_owned()));
 }
 
 #[test]

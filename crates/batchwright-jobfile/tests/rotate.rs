@@ -1,5 +1,5 @@
 //! One file after another: each is complete and there once, wherever the process dies.
-#![cfg(all(feature = "avro", feature = "excel", feature = "parquet"))]
+#![cfg(all(feature = "arrow", feature = "avro", feature = "excel", feature = "parquet"))]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -68,6 +68,7 @@ fn the_files_of_each_format_are_the_same_wherever_the_process_dies() {
         ("json", String::new()),
         ("jsonl", String::new()),
         ("xml", String::new()),
+        ("arrow", columns.to_owned()),
         ("avro", columns.to_owned()),
         ("parquet", columns.to_owned()),
     ] {

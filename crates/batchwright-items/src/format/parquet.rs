@@ -9,7 +9,6 @@ mod writer;
 pub(crate) use kind::ParquetKind;
 pub use writer::{ParquetColumns, ParquetWriter};
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,7 +23,7 @@ use parquet::schema::types::Type;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::typed::{self, ReaderSettings};
+use super::typed::{self, ReaderSettings, undamaged};
 use crate::record::{Names, Record};
 use crate::transport::{ByteSource, FileSource, InputIdentity, changed};
 use chunks::Chunks;
@@ -150,12 +149,6 @@ impl<T> ParquetReader<T> {
         }
         Ok(open)
     }
-}
-
-/// Runs `work` of the library, which panics about some pages that are damaged. After that the rows end with an error, because some
-/// are missing.
-fn undamaged<T>(work: impl FnOnce() -> T) -> Result<T, &'static str> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|_| "it is damaged")
 }
 
 fn rows_of(group: &parquet::file::metadata::RowGroupMetaData) -> u64 {

@@ -3,12 +3,15 @@
 pub(crate) mod from;
 pub(crate) mod into;
 pub(crate) mod keys;
+pub(crate) mod kind;
 mod settings;
 
 use std::sync::Arc;
 
 use batchwright::ItemError;
 pub(crate) use settings::ReaderSettings;
+#[cfg(any(feature = "arrow", feature = "parquet"))]
+pub(crate) use settings::undamaged;
 
 use crate::record::{Names, Record};
 use crate::value::Value;

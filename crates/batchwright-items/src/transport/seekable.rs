@@ -13,7 +13,10 @@ pub(crate) trait ReadSeek: Read + Seek + Send {}
 impl<T: Read + Seek + Send> ReadSeek for T {}
 
 /// An opened source of such bytes.
-#[cfg_attr(not(feature = "excel"), expect(dead_code, reason = "what only workbooks use"))]
+#[cfg_attr(
+    not(any(feature = "arrow", feature = "excel")),
+    expect(dead_code, reason = "what Parquet does not use")
+)]
 pub(crate) struct OpenSeekable {
     pub(crate) bytes: Box<dyn ReadSeek>,
     pub(crate) identity: InputIdentity,

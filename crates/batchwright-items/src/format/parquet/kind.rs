@@ -1,81 +1,18 @@
 //! The kind `parquet`.
 
-use schemars::JsonSchema;
-use serde::Deserialize;
-
 use super::ParquetReader;
 use super::writer::ParquetColumns;
-use crate::files::of_files;
-use crate::format::CUT_BACK;
-use crate::format::typed::keys::{self, Column};
-use crate::key::{At, Keys, Problem, Text};
-use crate::kind::{BuildContext, ItemKind, KindSchema, Make, MakeReader};
-use crate::reader::Reads;
-use crate::record::Record;
-use crate::transport::IfChanged;
-use crate::writer::BoxedWriter;
+use crate::format::typed::kind::typed_kind;
 
-/// The kind `parquet`.
-pub(crate) struct ParquetKind;
-
-/// Reads the rows of a file of Apache Parquet, a group of rows at a time.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct ReaderKeys {
-    /// Path or URL of the file, or of all files by a pattern in the name: `*` matches any characters, `?` one.
-    path: Text,
-    /// The columns that are read. Default: all.
-    columns: Option<Vec<String>>,
-    /// A field that gets the path of the file.
-    file_field: Option<String>,
-    /// What a restart does when the file has changed: `refuse` or `continue`. Default: `refuse`.
-    if_changed: Option<At<IfChanged>>,
-}
-
-/// Writes a file of Apache Parquet. Each chunk is a group of rows, 20,000 if the step sets no `chunk`.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct WriterKeys {
-    /// Path or URL of the file.
-    path: Text,
-    /// The columns in their order. A value that does not fit its column exactly is an error.
-    columns: At<Vec<Column>>,
-}
-
-impl ItemKind for ParquetKind {
-    fn name(&self) -> &'static str {
-        "parquet"
-    }
-
-    fn schema(&self) -> KindSchema {
-        KindSchema::default()
-            .reader::<ReaderKeys>()
-            .reader_restarts("Exact: at the next row, from the group of rows that has it. Another file is refused.")
-            .writer::<WriterKeys>()
-            .writer_restarts(CUT_BACK)
-    }
-
-    fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
-        let ReaderKeys { path, columns, file_field, if_changed } = keys.parse()?;
-        of_files(cx, &path, file_field.as_deref(), columns.clone(), move |source, _| {
-            let mut reader = ParquetReader::<Record>::decoding(source, Ok);
-            reader.settings.columns.clone_from(&columns);
-            reader.settings.may_have_changed = IfChanged::continues(if_changed.as_ref());
-            Ok(Reads::with_fields(reader, |reader| {
-                let names = reader.open.as_ref().map(|open| &open.names);
-                Ok(names.map(|names| names.iter().map(ToString::to_string).collect()))
-            }))
-        })
-    }
-
-    fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
-        let WriterKeys { path, columns } = keys.parse()?;
-        let encode = keys::columns(columns.get_ref()).and_then(ParquetColumns::new);
-        let encode = encode.map_err(|message| Problem::at(&columns, message))?;
-        let path = cx.output_location(&path)?;
-        Ok(Box::new(move |scope| {
-            let writer = path(scope)?.writer(encode.clone());
-            Ok(BoxedWriter::new(writer.compressed(None)))
-        }))
-    }
+typed_kind! {
+    ParquetKind, "parquet", ParquetReader, ParquetColumns,
+    reads: {
+        /// Reads the rows of a file of Apache Parquet, a group of rows at a time.
+    },
+    restarts: "Exact: at the next row, from the group of rows that has it. Another file is refused.",
+    writes: {
+        /// Writes a file of Apache Parquet. Each chunk is a group of rows, 20,000 if the step sets no `chunk`.
+    },
+    // Its columns are compressed.
+    by_extension: false,
 }

@@ -1,5 +1,6 @@
 //! What the readers of formats with a schema read, and how.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use batchwright::ItemError;
@@ -52,4 +53,10 @@ impl<T> ReaderSettings<T> {
         }
         Ok(names.iter().map(|name| columns.iter().any(|one| one == name)).collect())
     }
+}
+
+/// Runs `work` of a library that panics about some files that are damaged. After that the rows end with an error, because some
+/// are missing.
+pub(crate) fn undamaged<T>(work: impl FnOnce() -> T) -> Result<T, &'static str> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| "it is damaged")
 }
