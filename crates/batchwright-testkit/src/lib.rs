@@ -39,10 +39,16 @@ pub enum Service {
     PgBouncer,
     /// An object store that speaks S3: `BATCHWRIGHT_TEST_S3`.
     S3,
+    /// An emulator of Google Cloud Storage: `BATCHWRIGHT_TEST_GCS`.
+    Gcs,
+    /// An emulator of Azure Blob Storage: `BATCHWRIGHT_TEST_AZURE`.
+    Azure,
     /// An FTP server: `BATCHWRIGHT_TEST_FTP`.
     Ftp,
     /// The same with TLS: `BATCHWRIGHT_TEST_FTPS`.
     Ftps,
+    /// The same with TLS from the first byte: `BATCHWRIGHT_TEST_FTPS_IMPLICIT`.
+    FtpsImplicit,
     /// An old FTP server, without `MLSD` and `MDTM`, which replaces no file: `BATCHWRIGHT_TEST_FTP_OLD`.
     FtpOld,
     /// An SSH server: `BATCHWRIGHT_TEST_SFTP`.
@@ -91,9 +97,12 @@ pub fn needs(service: Service) -> Option<String> {
         Service::Kafka => variable("BATCHWRIGHT_TEST_KAFKA"),
         Service::PgBouncer => variable("BATCHWRIGHT_TEST_PGBOUNCER"),
         Service::S3 => variable("BATCHWRIGHT_TEST_S3"),
+        Service::Gcs => variable("BATCHWRIGHT_TEST_GCS"),
+        Service::Azure => variable("BATCHWRIGHT_TEST_AZURE"),
         Service::Ftp => variable("BATCHWRIGHT_TEST_FTP"),
         Service::FtpOld => variable("BATCHWRIGHT_TEST_FTP_OLD"),
         Service::Ftps => variable("BATCHWRIGHT_TEST_FTPS"),
+        Service::FtpsImplicit => variable("BATCHWRIGHT_TEST_FTPS_IMPLICIT"),
         Service::Sftp => variable("BATCHWRIGHT_TEST_SFTP"),
         Service::WebDav => variable("BATCHWRIGHT_TEST_WEBDAV"),
         Service::Web => variable("BATCHWRIGHT_TEST_WEB"),

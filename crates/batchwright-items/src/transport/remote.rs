@@ -3,13 +3,19 @@
 //! A path that is a URL names a file of a [`Place`]. A reader reads it from any byte; a writer writes to this machine first,
 //! see [`RemoteOutput`].
 
-#[cfg(not(any(feature = "s3", feature = "http", feature = "ftp", feature = "sftp")))]
+#[cfg(not(any(feature = "objects", feature = "http", feature = "ftp", feature = "sftp")))]
 compile_error!("the feature `remote` belongs to others: choose `s3`, `http`, `ftp` or `sftp`");
 
+#[cfg(feature = "azure")]
+mod azure;
 #[cfg(feature = "ftp")]
 mod ftp;
+#[cfg(feature = "gcs")]
+mod gcs;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(feature = "objects")]
+mod object_store;
 mod output;
 #[cfg(feature = "s3")]
 mod s3;
@@ -125,7 +131,11 @@ impl RemoteFile {
         let mut url = PlaceUrl::parse(url, folder)?;
         let place: Arc<dyn Place> = match url.scheme() {
             #[cfg(feature = "s3")]
-            "s3" => Arc::new(s3::Bucket::new(&mut url)?),
+            "s3" => Arc::new(s3::bucket(&mut url)?),
+            #[cfg(feature = "gcs")]
+            "gs" => Arc::new(gcs::bucket(&mut url)?),
+            #[cfg(feature = "azure")]
+            "az" => Arc::new(azure::container(&mut url)?),
             #[cfg(feature = "http")]
             "http" | "https" => Arc::new(http::WebServer::new(&mut url)?),
             #[cfg(feature = "ftp")]
@@ -308,7 +318,7 @@ impl Read for Stoppable<'_> {
 }
 
 /// Returns a client of web servers, whose calls fail after `timeout` without progress; it asks where it is `redirected` to, or not.
-#[cfg(any(feature = "s3", feature = "http"))]
+#[cfg(any(feature = "objects", feature = "http"))]
 pub(crate) fn web_client(
     timeout: std::time::Duration,
     redirected: bool,
@@ -325,7 +335,7 @@ pub(crate) fn web_client(
 }
 
 /// Returns a hash of the tag of a content, which is never 0.
-#[cfg(any(feature = "s3", feature = "http"))]
+#[cfg(any(feature = "objects", feature = "http"))]
 fn tag_of(tag: &str) -> u64 {
     batchwright::item::stable_hash(tag.as_bytes()).max(1)
 }

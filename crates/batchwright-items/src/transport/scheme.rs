@@ -60,8 +60,10 @@ pub(crate) fn url_with_values(
 }
 
 /// The schemes of URLs, with the features that contain them.
-const SCHEMES: [(&str, &str, bool); 8] = [
+const SCHEMES: [(&str, &str, bool); 10] = [
     ("s3", "s3", cfg!(feature = "s3")),
+    ("gs", "gcs", cfg!(feature = "gcs")),
+    ("az", "azure", cfg!(feature = "azure")),
     ("http", "http", cfg!(feature = "http")),
     ("https", "http", cfg!(feature = "http")),
     ("ftp", "ftp", cfg!(feature = "ftp")),

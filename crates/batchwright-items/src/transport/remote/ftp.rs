@@ -9,7 +9,8 @@ use batchwright::ItemError;
 use rustls::ClientConfig;
 use suppaftp::types::{FileType, Mode, Response};
 use suppaftp::{
-    FtpError, ImplFtpStream, RustlsConnector, RustlsFtpStream, Status, TlsStream, TransferStream,
+    FtpError, FtpResult, ImplFtpStream, RustlsConnector, RustlsFtpStream, Status, TlsConnector,
+    TlsStream, TransferStream,
 };
 
 use super::url::PlaceUrl;
@@ -21,24 +22,40 @@ pub(super) struct FtpServer {
     port: u16,
     user: String,
     password: String,
-    /// The trusted certificates of `ftps://`, which asks for TLS on the same port.
-    tls: Option<Arc<ClientConfig>>,
+    tls: Option<Tls>,
     timeout: Duration,
+}
+
+/// The TLS of `ftps://`.
+struct Tls {
+    trusted: Arc<ClientConfig>,
+    /// Whether a connection begins with TLS; otherwise it is asked for.
+    is_implicit: bool,
 }
 
 impl FtpServer {
     pub(super) fn new(url: &mut PlaceUrl) -> Result<Self, ItemError> {
         let certificates = url.file_option("ca");
+        let kind = url.option("tls");
+        let is_implicit = match kind.as_deref() {
+            None | Some("explicit") => false,
+            Some("implicit") => true,
+            Some(_) => return Err(url.wrong(&"its `tls` is neither `explicit` nor `implicit`")),
+        };
         let tls = match url.scheme() {
-            "ftps" => Some(Arc::new(crate::transport::trusted(certificates.as_deref())?)),
+            "ftps" => {
+                let trusted = Arc::new(crate::transport::trusted(certificates.as_deref())?);
+                Some(Tls { trusted, is_implicit })
+            }
             _ if certificates.is_some() => return Err(url.wrong(&"`ca` belongs to `ftps://`")),
+            _ if kind.is_some() => return Err(url.wrong(&"`tls` belongs to `ftps://`")),
             _ => None,
         };
         let anonymous = || ("anonymous".to_owned(), None);
         let (user, password) = url.user()?.unwrap_or_else(anonymous);
         Ok(Self {
             host: url.socket_host().to_owned(),
-            port: url.port(21),
+            port: url.port(if is_implicit { 990 } else { 21 }),
             user,
             password: password.unwrap_or_default(),
             tls,
@@ -53,16 +70,29 @@ impl FtpServer {
             connect(address, timeout).inspect_err(|error| failed = failure(error.to_string())).ok()
         });
         let stream = connected.ok_or(failed)?;
-        let is_v6 = stream.peer_addr()?.is_ipv6();
-        let mut ftp =
-            RustlsFtpStream::connect_with_stream(stream)?.passive_stream_builder(move |address| {
-                connect(address, timeout).map_err(FtpError::ConnectionError)
-            });
+        let address = stream.peer_addr()?;
+        let is_v6 = address.is_ipv6();
+        let ftp = match &self.tls {
+            // The library makes a connection of its own, without a limit of time: to an address that has just answered.
+            Some(tls) if tls.is_implicit => {
+                drop(stream);
+                let tls = Bounded(RustlsConnector::from(Arc::clone(&tls.trusted)), timeout);
+                let mut ftp = RustlsFtpStream::connect_secure_implicit(address, tls, &self.host)?;
+                // The data are encrypted too, for which an explicit connection asks.
+                ftp.custom_command("PBSZ 0", &[Status::CommandOk])?;
+                ftp.custom_command("PROT P", &[Status::CommandOk])?;
+                ftp
+            }
+            _ => RustlsFtpStream::connect_with_stream(stream)?,
+        };
+        let mut ftp = ftp.passive_stream_builder(move |address| {
+            connect(address, timeout).map_err(FtpError::ConnectionError)
+        });
         // The data come from the server that was asked, whatever address it names.
         ftp.set_passive_nat_workaround(true);
         ftp.set_mode(if is_v6 { Mode::ExtendedPassive } else { Mode::Passive });
-        if let Some(tls) = &self.tls {
-            ftp = ftp.into_secure(RustlsConnector::from(Arc::clone(tls)), &self.host)?;
+        if let Some(tls) = self.tls.as_ref().filter(|tls| !tls.is_implicit) {
+            ftp = ftp.into_secure(RustlsConnector::from(Arc::clone(&tls.trusted)), &self.host)?;
         }
         ftp.login(self.user.as_str(), self.password.as_str())?;
         ftp.transfer_type(FileType::Binary)?;
@@ -113,9 +143,27 @@ impl FtpServer {
 
 fn connect(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, timeout)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))?;
+    bound(&stream, timeout)?;
     Ok(stream)
+}
+
+/// Limits the time of each read and write.
+fn bound(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))
+}
+
+/// TLS over connections whose reads and writes have a limit of time.
+#[derive(Debug)]
+struct Bounded(RustlsConnector, Duration);
+
+impl TlsConnector for Bounded {
+    type Stream = <RustlsConnector as TlsConnector>::Stream;
+
+    fn connect(&self, domain: &str, stream: TcpStream) -> FtpResult<Self::Stream> {
+        bound(&stream, self.1).map_err(FtpError::ConnectionError)?;
+        self.0.connect(domain, stream)
+    }
 }
 
 /// Makes the folders of `path`; those that exist are refused by the server, which is no fault.

@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 
 use super::url::PlaceUrl;
 use super::{Failure, Found, Opened, Place, failure, tag_of, web_client};
-use crate::transport::runtime::runtime;
+use crate::transport::runtime;
 
 /// The time without progress after which a call fails. (Options of a URL belong to the server.)
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 
 use super::url::PlaceUrl;
 use super::{Failure, Found, Opened, Place, failure};
-use crate::transport::runtime::runtime;
+use crate::transport::runtime;
 
 /// Number of bytes sent at once.
 const PIECE_BYTES: usize = 256 * 1024;

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::http::{Web, answers, found_of};
 use super::url::PlaceUrl;
 use super::{Failure, Found, Opened, Place, failure, silent, web_client};
-use crate::transport::runtime::runtime;
+use crate::transport::runtime;
 
 /// Maximum size of what a server says of a folder, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -1,0 +1,160 @@
+//! Object stores: what those of all vendors have in common.
+
+use std::io::Read;
+
+use batchwright::ItemError;
+use batchwright::error::ErrorKind;
+use opendal::layers::{RetryLayer, TimeoutLayer};
+use opendal::options::{ReaderOptions, WriteOptions};
+use opendal::{Builder, HttpTransporter, Metadata, OperationContext, Operator, Writer, blocking};
+use opendal_http_transport_reqwest::ReqwestTransport;
+use tokio::runtime::Runtime;
+
+use super::url::PlaceUrl;
+use super::{Failure, Found, Opened, Place, failure, tag_of, web_client};
+use crate::transport::runtime;
+
+/// Least number of bytes of a part of an upload, and largest number of parts.
+const PART_BYTES_MIN: u64 = 5 * 1024 * 1024;
+const PARTS_MAX: u64 = 10_000;
+/// Number of bytes read at once.
+const PIECE_BYTES: usize = 256 * 1024;
+/// How often a request is repeated that failed for a reason that may pass.
+const RETRIES: usize = 3;
+/// A bucket or a container of an object store.
+pub(super) struct ObjectStore {
+    objects: Operator,
+    blocking: blocking::Operator,
+    runtime: &'static Runtime,
+}
+
+impl ObjectStore {
+    /// Creates a client of the bucket that `service` has, whose calls fail after the time that `url` allows.
+    pub(super) fn new(url: &mut PlaceUrl, service: impl Builder) -> Result<Self, ItemError> {
+        let timeout = url.timeout()?;
+        let built = Operator::new(service).map_err(|error| url.wrong(&error))?;
+        let transport = HttpTransporter::new(ReqwestTransport::new(web_client(timeout, true)?));
+        let objects = built
+            .with_context(OperationContext::new().with_http_transport(transport))
+            .layer(TimeoutLayer::new().with_timeout(timeout).with_io_timeout(timeout))
+            .layer(RetryLayer::new().with_max_times(RETRIES).with_jitter());
+        let runtime = runtime()?;
+        let _within = runtime.enter();
+        let blocking = blocking::Operator::new(objects.clone())
+            .map_err(|error| ItemError::wrap(ErrorKind::IO, "cannot use an object store", error))?;
+        Ok(Self { objects, blocking, runtime })
+    }
+
+    fn stat(&self, path: &str) -> Result<Option<Metadata>, Failure> {
+        match self.blocking.stat(key(path)?) {
+            Ok(found) if found.is_file() => Ok(Some(found)),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == opendal::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn found(of: &Metadata) -> Found {
+    let modified = of.last_modified().map(jiff::Timestamp::from);
+    Found {
+        size: of.content_length(),
+        modified: modified.map_or(0, |at| at.as_millisecond().saturating_mul(1_000_000)),
+        tag: of.etag().map_or(0, tag_of),
+    }
+}
+
+impl Place for ObjectStore {
+    fn find(&self, path: &str) -> Result<Option<Found>, Failure> {
+        Ok(self.stat(path)?.as_ref().map(found))
+    }
+
+    fn open(&self, path: &str, byte: u64) -> Result<Opened, Failure> {
+        let path = key(path)?;
+        let of = self.blocking.stat(path)?;
+        // An object that is replaced while it is read is an error, not a mixture.
+        let options =
+            ReaderOptions { if_match: of.etag().map(str::to_owned), ..ReaderOptions::default() };
+        let bytes = self.blocking.reader_options(path, options)?;
+        let bytes = Box::new(bytes.into_std_read(byte..of.content_length())?);
+        Ok(Opened { found: Some(found(&of)), bytes })
+    }
+
+    fn is_stable(&self) -> bool {
+        true
+    }
+
+    fn names(&self, folder: &str, prefix: &str) -> Result<Vec<String>, Failure> {
+        let begin = format!("{folder}{}", prefix.trim_end());
+        let mut names = Vec::new();
+        for entry in self.blocking.lister(key(&begin)?)? {
+            let entry = entry?;
+            if entry.metadata().is_file() {
+                names.push(entry.name().to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    fn put(
+        &self,
+        path: &str,
+        _: &str,
+        content: &mut (dyn Read + Send),
+        length: u64,
+    ) -> Result<(), Failure> {
+        let part = length.div_ceil(PARTS_MAX).max(PART_BYTES_MIN);
+        let options =
+            WriteOptions { chunk: Some(usize::try_from(part)?), ..WriteOptions::default() };
+        // The object appears when the upload is complete.
+        let mut object = self.runtime.block_on(self.objects.writer_options(key(path)?, options))?;
+        let sent = self.send(content, &mut object, length);
+        if sent.is_err() {
+            // Parts of an upload that is not ended take space and are not listed. The first error is the cause.
+            let _ = self.runtime.block_on(object.abort());
+        }
+        sent
+    }
+
+    fn remove(&self, path: &str) -> Result<(), Failure> {
+        Ok(self.blocking.delete(key(path)?)?)
+    }
+}
+
+impl ObjectStore {
+    fn send(
+        &self,
+        content: &mut (dyn Read + Send),
+        object: &mut Writer,
+        length: u64,
+    ) -> Result<(), Failure> {
+        let mut sent = 0;
+        loop {
+            // The content may come from another place: it is read outside of the runtime.
+            let mut piece = vec![0; PIECE_BYTES];
+            let count = content.read(&mut piece)?;
+            if count == 0 {
+                break;
+            }
+            piece.truncate(count);
+            self.runtime.block_on(object.write(piece))?;
+            sent += count as u64;
+        }
+        if sent != length {
+            return Err(failure(format!("{sent} of {length} bytes could be read")));
+        }
+        self.runtime.block_on(object.close())?;
+        Ok(())
+    }
+}
+
+/// Returns the key of an object, unless the library would use another one.
+fn key(path: &str) -> Result<&str, Failure> {
+    let key = path.strip_prefix('/').unwrap_or(path);
+    match key.contains("//") || key.starts_with('/') || key.trim() != key {
+        true => {
+            Err(failure(format!("the key {key:?} begins or ends with a blank or contains `//`")))
+        }
+        false => Ok(path),
+    }
+}
