@@ -1,6 +1,7 @@
 //! Object stores: what those of all vendors have in common.
 
 use std::io::Read;
+use std::time::Duration;
 
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
@@ -21,6 +22,8 @@ const PARTS_MAX: u64 = 10_000;
 const PIECE_BYTES: usize = 256 * 1024;
 /// How often a request is repeated that failed for a reason that may pass.
 const RETRIES: usize = 3;
+/// The time before the first repetition, which doubles each time; up to as much again is added at random.
+const RETRY_AFTER: Duration = Duration::from_millis(300);
 /// A bucket or a container of an object store.
 pub(super) struct ObjectStore {
     objects: Operator,
@@ -37,7 +40,9 @@ impl ObjectStore {
         let objects = built
             .with_context(OperationContext::new().with_http_transport(transport))
             .layer(TimeoutLayer::new().with_timeout(timeout).with_io_timeout(timeout))
-            .layer(RetryLayer::new().with_max_times(RETRIES).with_jitter());
+            .layer(
+                RetryLayer::new().with_max_times(RETRIES).with_min_delay(RETRY_AFTER).with_jitter(),
+            );
         let runtime = runtime()?;
         let _within = runtime.enter();
         let blocking = blocking::Operator::new(objects.clone())
