@@ -5,6 +5,7 @@ mod common;
 #[path = "common/queue.rs"]
 mod queue;
 
+use batchwright_testkit::{Service, needs};
 use common::{Place, SimRng, run_with_kills};
 use queue::{Kind, Queue};
 use serde_json::{Value, json};
@@ -353,10 +354,114 @@ fn a_broker_that_cannot_be_used_fails_the_step_with_its_address_and_no_password(
     }
 }
 
+/// The sets, hashes and keys of Redis, which a reader leaves as they are.
+fn kept_in_redis(redis: &mut redis::Connection, name: &str, count: u64) -> [(String, u64); 4] {
+    let mut fill = redis::pipe();
+    for n in 1..=count {
+        let body = format!("{{\"n\":{n}}}");
+        fill.cmd("SADD").arg(format!("{name}-set")).arg(&body).ignore();
+        fill.cmd("HSET").arg(format!("{name}-hash")).arg(format!("field-{n}")).arg(&body).ignore();
+        fill.cmd("SET").arg(format!("{name}-string:{n}")).arg(&body).ignore();
+        fill.cmd("HSET").arg(format!("{name}-row:{n}")).arg("n").arg(n).ignore();
+    }
+    fill.query::<()>(redis).unwrap();
+    [
+        (format!("set = \"{name}-set\""), count),
+        (format!("hash = \"{name}-hash\"\nid_field = \"field\""), count),
+        (format!("keys = \"{name}-string:*\"\nid_field = \"key\""), count),
+        (format!("keys = \"{name}-row:*\""), count),
+    ]
+}
+
+fn redis_place(url: &str, keys: &str) -> Place {
+    let place = Place::new();
+    place.write(
+        "job.toml",
+        format!(
+            "name = \"kept\"\n[[steps]]\nname = \"kept\"\nchunk = 40\nwriter = {{ type = \"jsonl\", path = \"out.jsonl\" }}\n\
+             [steps.reader]\ntype = \"redis\"\nserver = \"{url}\"\n{keys}\n"
+        ),
+    );
+    place
+}
+
+#[test]
+fn what_stays_in_redis_is_read_once_whatever_commit_the_process_dies_at() {
+    let Some(url) = needs(Service::Redis) else { return };
+    let mut redis = redis::Client::open(url.as_str()).unwrap().get_connection().unwrap();
+    let name = format!("bw-kept-{}", std::process::id());
+    for (keys, count) in kept_in_redis(&mut redis, &name, 700) {
+        for kill in
+            ["before_commit\":1", "after_commit\":3", "before_commit\":7", "after_commit\":9"]
+        {
+            let place = redis_place(&url, &keys);
+            let plan = format!(r#"{{"step":"kept","kill":{{"{kill}}}}}"#);
+            assert_eq!(
+                place.run(&["run", "job.toml", "--inject", &plan]).code,
+                -9,
+                "{keys} {kill}"
+            );
+            place.run(&["recover"]).expect(0);
+            place.run(&["restart", "1"]).expect(0);
+            assert_eq!(numbers(&place), up_to(count), "{keys} {kill}");
+        }
+    }
+    let place = redis_place(&url, &format!("keys = \"{name}*\""));
+    let failed = place.run(&["run", "job.toml"]).expect(1);
+    assert!(
+        failed.out.contains("it is a set, and strings and hashes can be read"),
+        "{}",
+        failed.out
+    );
+    let place = redis_place(&url, &format!("hash = \"{name}-none\""));
+    place.run(&["run", "job.toml"]).expect(0);
+    assert_eq!(place.read("out.jsonl"), "");
+}
+
+#[test]
+fn a_set_is_read_again_when_its_server_was_restarted_meanwhile() {
+    let Some(url) = needs(Service::Redis) else { return };
+    let mut redis = redis::Client::open(url.as_str()).unwrap().get_connection().unwrap();
+    let name = format!("bw-restarted-{}", std::process::id());
+    let [(keys, count), ..] = kept_in_redis(&mut redis, &name, 700);
+    let place = redis_place(&url, &keys);
+    let plan = r#"{"step":"kept","kill":{"after_commit":3}}"#;
+    assert_eq!(place.run(&["run", "job.toml", "--inject", plan]).code, -9);
+    // As if the checkpoint were of another run of the server.
+    let about: String = redis::cmd("INFO").arg("server").query(&mut redis).unwrap();
+    let run = about.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap();
+    let store = rusqlite::Connection::open(place.path("batchwright.db")).unwrap();
+    let changed = store
+        .execute(
+            "UPDATE bw_step_execution SET checkpoint = replace(checkpoint, ?1, 'another')",
+            [run],
+        )
+        .unwrap();
+    assert!(changed > 0);
+    drop(store);
+    place.run(&["recover"]).expect(0);
+    let restarted = place.run(&["restart", "1"]).expect(0);
+    assert!(restarted.err.contains("is read again from its beginning"), "{}", restarted.err);
+    let mut found = numbers(&place);
+    assert_eq!(found.len() as u64, count + 3 * 40, "the committed ones came twice");
+    found.dedup();
+    assert_eq!(found, up_to(count));
+}
+
 #[test]
 fn keys_that_do_not_fit_are_refused_at_their_place() {
     let cases = json!([
-        ["reader", "type = \"redis\"\nserver = \"redis://h\"", "either `list` or `stream`"],
+        ["reader", "type = \"redis\"\nserver = \"redis://h\"", "exactly one of `list`"],
+        [
+            "reader",
+            "type = \"redis\"\nserver = \"redis://h\"\nset = \"a\"\nhash = \"b\"",
+            "exactly one of `list`"
+        ],
+        [
+            "reader",
+            "type = \"redis\"\nserver = \"redis://h\"\nset = \"a\"\nlimit = 3",
+            "`limit` needs a list or a stream"
+        ],
         [
             "reader",
             "type = \"redis\"\nserver = \"http://h\"\nlist = \"a\"",
@@ -370,7 +475,7 @@ fn keys_that_do_not_fit_are_refused_at_their_place() {
         [
             "reader",
             "type = \"redis\"\nserver = \"redis://h\"\nstream = \"a\"\nformat = \"text\"",
-            "`format` needs `list`"
+            "a stream has no `format`"
         ],
         [
             "reader",

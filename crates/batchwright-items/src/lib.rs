@@ -15,6 +15,7 @@ mod kind;
 mod location;
 #[cfg(feature = "mail")]
 mod mail;
+mod part;
 mod paths;
 mod processor;
 #[cfg(feature = "queue")]
@@ -40,6 +41,7 @@ pub use kind::{
     BoxedProcessor, BuildContext, ByteSplit, Example, ItemKind, KindSchema, Make, MakeReader,
     byte_range,
 };
+pub use part::{KindReader, KindWriter, PartMaker};
 pub use reader::{BoxedReader, Reads, RecordReader};
 pub use record::{Names, Record, first_duplicate};
 pub use registry::KindRegistry;

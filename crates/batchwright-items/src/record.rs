@@ -1,8 +1,6 @@
 //! The item of job files: a record of names and values that is cheap to clone.
 
-#[cfg(feature = "typed")]
 pub(crate) mod into_item;
-#[cfg(any(feature = "excel", feature = "typed"))]
 pub(crate) mod of_item;
 
 use std::collections::HashSet;

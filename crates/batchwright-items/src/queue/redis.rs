@@ -1,6 +1,7 @@
-//! The kind `redis`: lists and streams of Redis, and of servers that speak its protocol.
+//! The kind `redis`: lists, streams, sets, hashes and keys of Redis, and of servers that speak its protocol.
 
 mod list;
+mod scan;
 mod sender;
 mod stream;
 
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use url::Url;
 
 use self::list::RedisList;
+use self::scan::{ConnectScan, Scan, ScanReader, Source};
 use self::sender::{RedisSender, Target};
 use self::stream::RedisStream;
 use super::body::BodyFormat;
@@ -23,22 +25,31 @@ use super::reader_keys::{reader_keys, takes_outside};
 use crate::key::{At, Keys, Problem, Text, duration};
 use crate::kind::{BuildContext, ItemKind, KindSchema, Make, MakeReader};
 use crate::sent::{self, SendingWriter};
+use crate::template::Template;
 use crate::writer::BoxedWriter;
 
 /// Time after which the entries of another reader are taken over, without `claim_after`.
 const CLAIM_AFTER: Duration = Duration::from_secs(600);
 const SCHEMES: &[&str] = &["redis", "rediss"];
+const ONE_SOURCE: &str = "a reader has exactly one of `list`, `stream`, `set`, `hash` and `keys`";
 
 /// The kind `redis`.
 pub(crate) struct RedisKind;
 
 reader_keys! {
-    /// Reads a list from its head, or a stream, until it is empty. What was read is removed, or acknowledged, once it is committed.
+    /// Reads a list from its head, or a stream, until it is empty: what was read is removed, or acknowledged, once it is committed.
+    /// Or reads a set, a hash or the values of keys, which stay.
     struct ReaderKeys {
         /// The server, `redis://USER:PASSWORD@HOST:PORT/DATABASE` or `rediss://…`.
         server: Text,
-        /// The key of the list, instead of `stream`.
+        /// The key of the list.
         list: Option<Text>,
+        /// The key of the set whose members are read.
+        set: Option<Text>,
+        /// The key of the hash whose values are read.
+        hash: Option<Text>,
+        /// A pattern such as `order:*`: the strings and hashes with such keys are read.
+        keys: Option<Text>,
         /// The key of the stream, which exists. The fields of an entry are those of the record, as texts.
         stream: Option<Text>,
         /// The group of consumers of the stream; a new one begins at the first entry. Default: `batchwright`.
@@ -47,7 +58,7 @@ reader_keys! {
         claim_after: Option<Text>,
         /// Whether entries of the stream are deleted when they are acknowledged. Default: false.
         delete: Option<bool>,
-        /// What an element of the list is: `json`, an object, or `text`, the field `body`. Default: `json`.
+        /// What an element, or a string, is: `json`, an object, or `text`, the field `body`. Default: `json`.
         format: Option<At<BodyFormat>>,
     }
 }
@@ -72,6 +83,23 @@ struct WriterKeys {
     timeout: Option<Text>,
 }
 
+/// What the name of a key is made into.
+type MakeSource = fn(String) -> Source;
+
+impl ReaderKeys {
+    /// Returns the key or the pattern of what is read and stays, and what it is.
+    fn scanned(&self, cx: &BuildContext<'_>) -> Result<Option<(Template, MakeSource)>, Problem> {
+        let all: [(_, MakeSource); 3] =
+            [(&self.set, Source::Set), (&self.hash, Source::Hash), (&self.keys, Source::Keys)];
+        let mut given = all.into_iter().filter_map(|(key, source)| Some((key.as_ref()?, source)));
+        let Some((key, source)) = given.next() else { return Ok(None) };
+        match given.next() {
+            Some((second, _)) => Err(Problem::at(second, ONE_SOURCE)),
+            None => Ok(Some((cx.template(key)?, source))),
+        }
+    }
+}
+
 impl ItemKind for RedisKind {
     fn name(&self) -> &'static str {
         "redis"
@@ -80,14 +108,15 @@ impl ItemKind for RedisKind {
     fn schema(&self) -> KindSchema {
         KindSchema::default()
             .reader::<ReaderKeys>()
-            .reader_restarts("Exact: elements of a list are kept in a list of the instance, and entries of a stream by their group, until they are acknowledged; what was committed is known by its number or id.")
+            .reader_restarts("Exact for a list and a stream: elements of a list are kept in a list of the instance, and entries of a stream by their group, until they are acknowledged; what was committed is known by its number or id. Of a set, a hash and keys, what is there all the time is read at least once, and the server may tell an element twice.")
             .writer::<WriterKeys>()
             .writer_restarts("At least once; exact for a set and a hash, which have the same record once.")
     }
 
     fn reader(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<MakeReader, Problem> {
         let parsed: ReaderKeys = keys.parse()?;
-        if cx.inside_only {
+        let scanned = parsed.scanned(cx)?;
+        if cx.inside_only && scanned.is_none() {
             return Err(keys.problem(takes_outside()));
         }
         let of_stream = [
@@ -98,8 +127,20 @@ impl ItemKind for RedisKind {
         let settings = parsed.settings(format_of(parsed.format.as_ref()))?;
         let server = keys::server(&parsed.server, SCHEMES, cx)?;
         let timeout = keys::timeout(parsed.timeout.as_ref())?;
-        match (&parsed.list, &parsed.stream) {
-            (Some(list), None) => {
+        match (&parsed.list, &parsed.stream, scanned) {
+            (None, None, Some((key, source))) => {
+                let of_queue = [("wait", parsed.wait.is_some()), ("limit", parsed.limit.is_some())];
+                let mut others = of_stream.iter().chain(&of_queue);
+                if let Some((name, _)) = others.find(|(_, is_given)| *is_given) {
+                    return Err(keys.problem_at(name, format!("`{name}` needs a list or a stream")));
+                }
+                let connect: ConnectScan = Arc::new(move |scope| {
+                    let link = Link::open(&server(scope)?, timeout)?;
+                    Ok(Scan { link, source: source(key.render(scope)?) })
+                });
+                Ok(ScanReader::made(connect, settings.decode))
+            }
+            (Some(list), None, None) => {
                 if let Some((name, _)) = of_stream.iter().find(|(_, is_given)| *is_given) {
                     return Err(keys.problem_at(name, format!("`{name}` needs `stream`")));
                 }
@@ -110,9 +151,12 @@ impl ItemKind for RedisKind {
                 });
                 Ok(QueueReader::made(connect, settings))
             }
-            (None, Some(stream)) => {
+            (None, Some(stream), None) => {
                 if parsed.format.is_some() {
-                    return Err(keys.problem_at("format", "`format` needs `list`"));
+                    return Err(keys.problem_at(
+                        "format",
+                        "a stream has no `format`: its entries have fields",
+                    ));
                 }
                 let stream = cx.template(stream)?;
                 let group = parsed.group.as_ref().map(|group| cx.template(group)).transpose()?;
@@ -129,7 +173,7 @@ impl ItemKind for RedisKind {
                 });
                 Ok(QueueReader::made(connect, settings))
             }
-            _ => Err(keys.problem("a reader has either `list` or `stream`")),
+            _ => Err(keys.problem(ONE_SOURCE)),
         }
     }
 
