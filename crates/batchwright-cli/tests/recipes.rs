@@ -346,9 +346,14 @@ fn bank() {
         sql: "",
         prepare: NOTHING,
         left: &|folder| {
-            rows(folder, "SELECT number || ' ' || day || ' ' || amount FROM entry ORDER BY number")
+            let rows = rows(
+                folder,
+                "SELECT number || ' ' || day || ' ' || amount FROM entry ORDER BY number",
+            );
+            format!("{rows}\n{}", read(folder, "answer.txt"))
         },
-        expected: "1 2026-11-29 12.5\n2 2026-11-30 -3.0",
+        expected: "1 2026-11-29 12.5\n2 2026-11-30 -3.0\n\
+                   HANSWER\n     12026-11-29\n     22026-11-30\nT000002\n",
     }
     .check();
 }

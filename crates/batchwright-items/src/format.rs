@@ -15,6 +15,7 @@ pub mod json;
 pub mod json_lines;
 mod line_end;
 pub mod lines;
+mod lines_around;
 #[cfg(feature = "parquet")]
 pub mod parquet;
 mod raw;

@@ -329,10 +329,20 @@ impl BuildContext<'_> {
         self.parse(text.get_ref()).map_err(|problem| Problem::at(text, problem))
     }
 
+    /// As [`template`](Self::template), of a text that also knows the number of records, `${file.records}`.
+    pub(crate) fn template_with_records(&self, text: &Text) -> Result<Template, Problem> {
+        let template = Template::parse_counted(text.get_ref(), self.known);
+        Ok(self.seen(template.map_err(|problem| Problem::at(text, problem))?))
+    }
+
     pub(crate) fn parse(&self, text: &str) -> Result<Template, String> {
-        let template = Template::parse(text, self.known)?;
+        Ok(self.seen(Template::parse(text, self.known)?))
+    }
+
+    /// Notes whether `template` uses a name of the partition.
+    fn seen(&self, template: Template) -> Template {
         self.uses_partition.set(self.uses_partition.get() | template.uses_partition());
-        Ok(template)
+        template
     }
 
     /// Makes the path of an input, a file of this machine, from a text with `${…}`.

@@ -2,7 +2,7 @@
 
 use batchwright::ItemError;
 use batchwright::parameters::{ParameterSchema, ParameterValue};
-use batchwright::scope::{JobScope, StepScope};
+use batchwright::scope::StepScope;
 
 use crate::rotate::FileNumber;
 
@@ -44,6 +44,7 @@ enum Name {
     StepContext(String),
     Partition(String),
     File(FileNumber),
+    Records,
 }
 
 impl Template {
@@ -53,6 +54,15 @@ impl Template {
     ///
     /// Returns a sentence about a placeholder that cannot be parsed or a name that does not exist.
     pub fn parse(text: &str, known: &Known<'_>) -> Result<Self, String> {
+        Self::parse_text(text, known, false)
+    }
+
+    /// As [`parse`](Self::parse), of a text that [`render_counted`](Self::render_counted) renders: `${file.records}` is known.
+    pub(crate) fn parse_counted(text: &str, known: &Known<'_>) -> Result<Self, String> {
+        Self::parse_text(text, known, true)
+    }
+
+    fn parse_text(text: &str, known: &Known<'_>, is_counted: bool) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some(start) = rest.find("${") {
@@ -63,7 +73,7 @@ impl Template {
             let end = inside
                 .find('}')
                 .ok_or_else(|| format!("`{}` has no closing brace", &rest[start..]))?;
-            parts.push(parse_place(&inside[..end], known)?);
+            parts.push(parse_place(&inside[..end], known, is_counted)?);
             rest = &inside[end + 1..];
         }
         if !rest.is_empty() {
@@ -87,12 +97,30 @@ impl Template {
         scope: &StepScope,
         change: impl Fn(&str, String) -> String,
     ) -> Result<String, ItemError> {
+        self.render_all(scope, 0, change)
+    }
+
+    /// As [`render`](Self::render), of a file with that many records.
+    pub(crate) fn render_counted(
+        &self,
+        scope: &StepScope,
+        records: u64,
+    ) -> Result<String, ItemError> {
+        self.render_all(scope, records, |_, value| value)
+    }
+
+    fn render_all(
+        &self,
+        scope: &StepScope,
+        records: u64,
+        change: impl Fn(&str, String) -> String,
+    ) -> Result<String, ItemError> {
         let mut text = String::new();
         for part in &self.parts {
             match part {
                 Part::Text(literal) => text.push_str(literal),
                 Part::Place(place) => {
-                    let value = place.fill(scope.job(), scope).map_err(ItemError::fatal)?;
+                    let value = place.fill(scope, records).map_err(ItemError::fatal)?;
                     let value = change(&text, value);
                     text.push_str(&value);
                 }
@@ -118,7 +146,7 @@ impl Template {
     }
 }
 
-fn parse_place(inside: &str, names: &Known<'_>) -> Result<Part, String> {
+fn parse_place(inside: &str, names: &Known<'_>, is_counted: bool) -> Result<Part, String> {
     let schema = names.schema;
     let (head, default) = match inside.split_once(":-") {
         Some((head, default)) => (head, Some(default.to_owned())),
@@ -159,6 +187,11 @@ fn parse_place(inside: &str, names: &Known<'_>) -> Result<Part, String> {
             return Err(format!("`${{{inside}}}`: a partition has no `{value}`; it has {known}"));
         }
         Name::Partition(value.to_owned())
+    } else if name == "file.records" && is_counted {
+        if let Some(format) = &format {
+            integer_format(format).map_err(|problem| format!("`${{{inside}}}`: {problem}"))?;
+        }
+        Name::Records
     } else if name == "file.number" {
         let number = names.file_number.as_ref().ok_or_else(|| {
             format!("`${{{inside}}}`: only a writer within one of the type `rotate` has a number")
@@ -231,7 +264,8 @@ fn integer_text<N: std::fmt::Display>(number: N, (width, zeros): (usize, bool)) 
 }
 
 impl Place {
-    fn fill(&self, job: &JobScope, step: &StepScope) -> Result<String, String> {
+    fn fill(&self, step: &StepScope, records: u64) -> Result<String, String> {
+        let job = step.job();
         let value = match &self.name {
             Name::Job => Some(job.job().to_owned()),
             Name::Parameter(name) => match job.parameters().get(name) {
@@ -241,7 +275,8 @@ impl Place {
             Name::JobContext(key) => context_text(job.context(), key)?,
             Name::StepContext(key) => context_text(step.context(), key)?,
             Name::Partition(name) => partition_text(step, name)?,
-            Name::File(number) => Some(self.numbered(number.get())?),
+            Name::File(number) => Some(self.numbered(number.get(), "%06d")?),
+            Name::Records => Some(self.numbered(records, "%d")?),
         };
         value.or_else(|| self.default.clone()).ok_or_else(|| match &self.name {
             Name::Parameter(name) => format!("fill in `params.{name}`: the parameter is not given"),
@@ -260,13 +295,13 @@ impl Place {
                 format!("fill in `partition.{name}`: partition `{key}` has none{hint}")
             }
             Name::Job => "fill in `job.name`".to_owned(),
-            Name::File(_) => "fill in `file.number`".to_owned(),
+            Name::File(_) | Name::Records => "fill in a number of the file".to_owned(),
         })
     }
 
-    /// Returns the number of a file: with six digits, so that names are in the order of the files, unless there is a format.
-    fn numbered(&self, number: u64) -> Result<String, String> {
-        let format = self.format.as_deref().unwrap_or("%06d");
+    /// Returns a number of a file in the format of the placeholder, or the `usual` one.
+    fn numbered(&self, number: u64, usual: &str) -> Result<String, String> {
+        let format = self.format.as_deref().unwrap_or(usual);
         integer_format(format).map(|format| integer_text(number, format))
     }
 

@@ -1,6 +1,7 @@
 //! Where the bytes of a format come from and go to.
 
 mod compression;
+mod ends;
 pub(crate) mod input;
 mod output;
 #[cfg(feature = "remote")]
@@ -23,6 +24,8 @@ mod tls;
 mod writer;
 
 pub use compression::Compression;
+pub use ends::EncodedPosition;
+pub(crate) use ends::Ends;
 pub(crate) use output::Output;
 #[cfg(feature = "http")]
 pub(crate) use remote::web_client;

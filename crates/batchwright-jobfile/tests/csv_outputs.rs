@@ -49,11 +49,66 @@ fn fixed_widths_have_the_line_ends_that_they_are_asked_for() {
 }
 
 #[test]
+fn a_first_and_a_last_line_are_there_once_wherever_the_process_dies() {
+    let around = "first_line = \"H;${job.name}\"\nlast_line = \"T;${file.records|%04d}\"";
+    let csv = written(&format!("type = \"csv\"\n{around}"));
+    assert_eq!(csv, "H;job\nid,name\n1,\"Ada, \"\"L\"\"\"\n2,\nT;0002\n");
+    let columns = "columns = [{ name = \"id\", width = 2 }, { name = \"name\", width = 9 }]";
+    let keys = format!("type = \"fixed_width\"\nline_end = \"crlf\"\n{columns}\n{around}");
+    assert_eq!(written(&keys), "H;job\r\n1 Ada, \"L\" \r\n2          \r\nT;0002\r\n");
+    let lines = written(&format!("type = \"lines\"\nfield = \"id\"\n{around}"));
+    assert_eq!(lines, "H;job\n1\n2\nT;0002\n");
+
+    // Compressed and rotated: each file has its own.
+    let folder = tempfile::tempdir().unwrap();
+    let steps = |count: u32, writer: &str| {
+        format!(
+            "name = \"job\"\n[[steps]]\nname = \"copy\"\nchunk = 1\nreader = {{ type = \"sequence\", count = {count} }}\n\
+             writer = {writer}\n[[steps]]\nname = \"read\"\nwriter = {{ type = \"lines\", path = \"out\", field = \"line\" }}\n\
+             reader = {{ type = \"lines\", path = \"*.gz\" }}"
+        )
+    };
+    let one = "{ type = \"csv\", path = \"${file.number}.csv.gz\", first_line = \"ä\", last_line = \"${file.records}\" }";
+    for crash in 0..=4 {
+        let file = folder.path().join("job.toml");
+        fs::write(&file, steps(3, &format!("{{ type = \"rotate\", items = 2, writer = {one} }}")))
+            .unwrap();
+        let job = JobFolder::new(folder.path()).load(&file).unwrap();
+        let job = Arc::into_inner(job).unwrap();
+        let mut bench = TestBench::of(job);
+        bench.crash_at(CommitPoint::After, crash);
+        let mut done = bench.run();
+        if done.status != BatchStatus::Completed {
+            done = bench.restart();
+        }
+        assert_eq!(done.status, BatchStatus::Completed, "{crash} {:?}", done.failure);
+        let text = fs::read_to_string(folder.path().join("out")).unwrap();
+        assert_eq!(text, "ä\nn\n1\n2\n2\nä\nn\n3\n1\n", "{crash}");
+    }
+}
+
+#[test]
+fn a_file_without_records_has_its_first_and_last_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("job.toml");
+    let steps = "[[steps]]\nname = \"copy\"\nreader = { type = \"sequence\", count = 0 }\n\
+                 writer = { type = \"csv\", path = \"out\", columns = [\"n\"], first_line = \"H\", last_line = \"T${file.records}\" }";
+    fs::write(&file, format!("name = \"job\"\n{steps}")).unwrap();
+    let job = JobFolder::new(folder.path()).load(&file).unwrap();
+    let job = Arc::into_inner(job).unwrap();
+    assert_eq!(TestBench::of(job).run().status, BatchStatus::Completed);
+    assert_eq!(fs::read_to_string(folder.path().join("out")).unwrap(), "H\nn\nT0\n");
+}
+
+#[test]
 fn settings_that_contradict_each_other_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     for (keys, what) in [
         ("quote = \"\"\nquote_all = true", "`quote_all` requires `quote`"),
         ("encoding = \"windows-1252\"\nbyte_order_mark = true", "`byte_order_mark` is for UTF-8"),
+        ("first_line = \"H\"\nbyte_order_mark = true", "has no `byte_order_mark`"),
+        ("first_line = \"${file.records}\"", "there is no `file.records`"),
+        ("last_line = \"${file.records|%s}\"", "is no integer format"),
         ("line_end = \"cr\"", "there is no value `cr`; there are: lf, crlf"),
     ] {
         let error = job(folder.path(), &format!("type = \"csv\"\n{keys}")).unwrap_err();

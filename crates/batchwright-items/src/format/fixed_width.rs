@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::line_end::LineEnd;
 use super::lines::{DecodedLines, LineReaderKeys};
+use super::lines_around::lines_around;
 use crate::column::{ColumnType, TypeKey, column_type};
 use crate::files::of_files;
 use crate::format::{AT_RECORD, CUT_BACK};
@@ -50,6 +51,10 @@ struct WriterKeys {
     /// The end of a line: `lf` or `crlf`. Default: `lf`.
     #[serde(default)]
     line_end: LineEnd,
+    /// A line before the first record.
+    first_line: Option<Text>,
+    /// A line after the last record; `${file.records}` is the number of records.
+    last_line: Option<Text>,
 }
 
 /// A column that is read.
@@ -134,13 +139,16 @@ impl ItemKind for FixedWidthKind {
     }
 
     fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
-        let WriterKeys { path, columns, line_end } = keys.parse()?;
+        let WriterKeys { path, columns, line_end, first_line, last_line } = keys.parse()?;
         let path = cx.output_location(&path)?;
+        let encode = |line: String| Ok(line.into_bytes());
+        let (first, last) = (first_line.as_ref(), last_line.as_ref());
+        let ends = lines_around(first, last, line_end.bytes(), encode, cx)?;
         names_of(&columns, |one| (&one.name, one.width))?;
         let columns: Arc<[WriteColumn]> = columns.into_inner().into();
         Ok(Box::new(move |scope| {
             let encode = FixedWidth { columns: Arc::clone(&columns), line_end };
-            Ok(BoxedWriter::new(path(scope)?.writer(encode)))
+            Ok(BoxedWriter::new(path(scope)?.writer(encode).ends(ends.clone())))
         }))
     }
 }

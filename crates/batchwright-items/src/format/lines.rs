@@ -11,6 +11,7 @@ use batchwright::scope::StepScope;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::lines_around::lines_around;
 use super::raw::{RAW_BYTES_KEPT, RECORD_BYTES_MAX, RawRecords};
 use crate::files::of_files;
 use crate::format::{AT_RECORD, CUT_BACK};
@@ -483,6 +484,10 @@ struct LineWriterKeys {
     path: Text,
     /// The field that is written.
     field: String,
+    /// A line before the first record.
+    first_line: Option<Text>,
+    /// A line after the last record; `${file.records}` is the number of records.
+    last_line: Option<Text>,
 }
 
 impl ItemKind for LinesKind {
@@ -518,11 +523,13 @@ impl ItemKind for LinesKind {
     }
 
     fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
-        let LineWriterKeys { path, field } = keys.parse()?;
+        let LineWriterKeys { path, field, first_line, last_line } = keys.parse()?;
         let path = cx.output_location(&path)?;
+        let encode = |line: String| Ok(line.into_bytes());
+        let ends = lines_around(first_line.as_ref(), last_line.as_ref(), b"\n", encode, cx)?;
         Ok(Box::new(move |scope| {
             let encode = RecordLines { field: field.as_str().into() };
-            Ok(BoxedWriter::new(path(scope)?.writer(encode)))
+            Ok(BoxedWriter::new(path(scope)?.writer(encode).ends(ends.clone())))
         }))
     }
 

@@ -11,6 +11,7 @@ use batchwright::policy::Completion;
 use batchwright::scope::StepScope;
 
 use super::compression::Compression;
+use super::ends::{After, Counted, EncodedPosition, Ends};
 use super::sink::ByteSink;
 use super::source::{ByteSource, decompressed};
 
@@ -71,8 +72,12 @@ pub struct EncodedWriter<E, S> {
     compression: Option<Compression>,
     /// What is compressed.
     content: Vec<u8>,
-    /// Whether the sink is open.
-    is_open: bool,
+    ends: Ends,
+    counted: Counted,
+    /// As of the last commit.
+    committed: Counted,
+    /// The scope while the sink is open.
+    scope: Option<StepScope>,
 }
 
 /// A writer that encodes items with `E` into a file.
@@ -97,8 +102,39 @@ impl<E, S> EncodedWriter<E, S> {
             bytes: Vec::new(),
             compression: None,
             content: Vec::new(),
-            is_open: false,
+            ends: Ends::default(),
+            counted: Counted::default(),
+            committed: Counted::default(),
+            scope: None,
         }
+    }
+
+    pub(crate) fn ends(mut self, ends: Ends) -> Self {
+        self.ends = ends;
+        self
+    }
+
+    /// Writes what `header` returns before the first item, also before a header line of the format, with its line end. Meant for
+    /// formats of text.
+    #[must_use]
+    pub fn header_with(
+        mut self,
+        header: impl Fn(&StepScope) -> Result<String, ItemError> + Send + Sync + 'static,
+    ) -> Self {
+        self.ends.header = Some(Arc::new(move |scope| header(scope).map(String::into_bytes)));
+        self
+    }
+
+    /// Writes what `footer` returns after the last item, with its line end; it gets the number of items of the file, those of
+    /// earlier executions included. Meant for formats of text.
+    #[must_use]
+    pub fn footer_with(
+        mut self,
+        footer: impl Fn(&StepScope, u64) -> Result<String, ItemError> + Send + Sync + 'static,
+    ) -> Self {
+        self.ends.footer =
+            Some(Arc::new(move |scope, items| footer(scope, items).map(String::into_bytes)));
+        self
     }
 
     /// Sets the compression of the bytes: each chunk is a member of its own. Default: that of a file's extension, and none
@@ -110,23 +146,60 @@ impl<E, S> EncodedWriter<E, S> {
     }
 }
 
+impl<E, S: ByteSink> EncodedWriter<E, S> {
+    /// Encodes `items` into `self.bytes`: the first ones of the output, after its header.
+    fn begin<T>(&mut self, items: &[T]) -> Result<(), ItemError>
+    where
+        E: Encode<T>,
+    {
+        let header = self.header()?;
+        let Self { encode, bytes, content, compression, counted, .. } = self;
+        counted.header = header.len() as u64;
+        content.clear();
+        content.extend_from_slice(&header);
+        encode.encode(items, true, content)?;
+        bytes.clear();
+        match compression {
+            Some(compression) if !content.is_empty() => compression.compress(content, bytes),
+            _ => {
+                bytes.append(content);
+                Ok(())
+            }
+        }
+    }
+
+    fn header(&self) -> Result<Vec<u8>, ItemError> {
+        match (&self.ends.header, &self.scope) {
+            (Some(header), Some(scope)) => header(scope),
+            _ => Ok(Vec::new()),
+        }
+    }
+}
+
 impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWriter<E, S> {
-    type Position = S::Position;
+    type Position = EncodedPosition<S::Position>;
 
     fn open(
         &mut self,
-        position: Option<S::Position>,
+        position: Option<EncodedPosition<S::Position>>,
         scope: &StepScope,
     ) -> Result<Option<PreparedCommit>, ItemError> {
         if let Some(compression) = self.compression {
             compression.check()?;
         }
-        self.sink.open(position, scope)?;
-        self.is_open = true;
+        let (sink, counted) = position.map(|one| (one.sink, one.counted)).unzip();
+        self.sink.open(sink, scope)?;
+        self.scope = Some(scope.clone());
+        self.counted = counted.unwrap_or_default();
+        self.committed = self.counted;
         if self.sink.length() > 0
             && let Some(begun) = self.sink.begun()
         {
-            self.encode.resume(decompressed(begun, self.compression))?;
+            let begun = decompressed(begun, self.compression);
+            self.encode.resume(match self.counted.header {
+                0 => begun,
+                bytes => Arc::new(After { source: begun, bytes }),
+            })?;
         }
         Ok(None)
     }
@@ -135,10 +208,16 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
         if items.is_empty() {
             return Ok(());
         }
-        let Self { sink, encode, bytes, compression, content, .. } = self;
-        bytes.clear();
-        encode_compressed(encode, *compression, (items, sink.length() == 0), content, bytes)?;
-        sink.append(bytes)
+        if self.sink.length() == 0 {
+            self.begin(items)?;
+        } else {
+            let Self { encode, bytes, compression, content, .. } = self;
+            bytes.clear();
+            encode_compressed(encode, *compression, items, content, bytes)?;
+        }
+        self.sink.append(&self.bytes)?;
+        self.counted.items += items.len() as u64;
+        Ok(())
     }
 
     fn chunk_items(&self) -> usize {
@@ -156,43 +235,54 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
         let (mut encode, compression, mut content) =
             (self.encode.clone(), self.compression, Vec::new());
         Some(Box::new(move |items, bytes| {
-            encode_compressed(&mut encode, compression, (items, false), &mut content, bytes)
+            encode_compressed(&mut encode, compression, items, &mut content, bytes)
         }))
     }
 
     fn write_encoded(
         &mut self,
-        _: &[T],
+        items: &[T],
         bytes: &[u8],
         _: &mut ChunkTransaction<'_>,
     ) -> Result<(), ItemError> {
-        self.sink.append(bytes)
+        self.sink.append(bytes)?;
+        self.counted.items += items.len() as u64;
+        Ok(())
     }
 
-    fn position(&mut self) -> Result<S::Position, ItemError> {
-        self.sink.position()
+    fn position(&mut self) -> Result<EncodedPosition<S::Position>, ItemError> {
+        Ok(EncodedPosition { sink: self.sink.position()?, counted: self.counted })
     }
 
     fn committed(&mut self) -> Result<(), ItemError> {
         self.sink.committed();
+        self.committed = self.counted;
         Ok(())
     }
 
     fn rolled_back(&mut self) -> Result<(), ItemError> {
+        self.counted = self.committed;
         self.sink.rolled_back()
     }
 
     fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        if std::mem::take(&mut self.is_open) && matches!(ending, Ending::Complete | Ending::Full) {
-            let Self { sink, encode, bytes, compression, content, .. } = self;
-            let first = sink.length() == 0;
+        if let Some(scope) = &self.scope
+            && matches!(ending, Ending::Complete | Ending::Full)
+        {
+            let first = self.sink.length() == 0;
+            let header = if first { self.header()? } else { Vec::new() };
+            let Self { sink, encode, bytes, compression, content, ends, counted, .. } = self;
             content.clear();
+            content.extend_from_slice(&header);
             if first {
                 // The beginning of an output without items, such as a header line.
                 encode.encode(&[], true, content)?;
             }
             let written = sink.begun().map(|begun| decompressed(begun, *compression));
             encode.finish(first, written, content)?;
+            if let Some(footer) = &ends.footer {
+                content.extend_from_slice(&footer(scope, counted.items)?);
+            }
             bytes.clear();
             match compression {
                 // A compressed file of zero bytes is none for the programs that read it.
@@ -205,11 +295,16 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
                 sink.append(bytes)?;
             }
         }
+        self.scope = None;
         self.sink.close(ending)
     }
 
-    fn is_named(&self, position: &S::Position, scope: &StepScope) -> Result<bool, ItemError> {
-        self.sink.is_named(position, scope)
+    fn is_named(
+        &self,
+        position: &EncodedPosition<S::Position>,
+        scope: &StepScope,
+    ) -> Result<bool, ItemError> {
+        self.sink.is_named(&position.sink, scope)
     }
 
     fn forget(&self, scope: &StepScope) -> Result<(), ItemError> {
@@ -217,17 +312,17 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
     }
 }
 
-/// Appends `items` to `bytes`, as one member if there is a compression; `first` means that the output is still empty.
+/// Appends `items`, which are not the first ones, to `bytes`, as one member if there is a compression.
 fn encode_compressed<T, E: Encode<T>>(
     encode: &mut E,
     compression: Option<Compression>,
-    (items, first): (&[T], bool),
+    items: &[T],
     content: &mut Vec<u8>,
     bytes: &mut Vec<u8>,
 ) -> Result<(), ItemError> {
-    let Some(compression) = compression else { return encode.encode(items, first, bytes) };
+    let Some(compression) = compression else { return encode.encode(items, false, bytes) };
     content.clear();
-    encode.encode(items, first, content)?;
+    encode.encode(items, false, content)?;
     match content.is_empty() {
         true => Ok(()),
         false => compression.compress(content, bytes),

@@ -12,6 +12,7 @@ use super::{CsvFormat, CsvReader};
 use crate::column::{ColumnType, TypeKey, column_type};
 use crate::files::of_files;
 use crate::format::LineEnd;
+use crate::format::lines_around::lines_around;
 use crate::format::{AT_RECORD, CUT_BACK};
 use crate::key::{At, Keys, Problem, Text, Texts};
 use crate::kind::{
@@ -89,6 +90,10 @@ struct WriterKeys {
     /// Whether the file begins with the byte order mark of UTF-8. Default: false.
     #[serde(default)]
     byte_order_mark: bool,
+    /// A line before the first record, and before the names of the columns.
+    first_line: Option<Text>,
+    /// A line after the last record; `${file.records}` is the number of records.
+    last_line: Option<Text>,
     /// The encoding of the file, by its WHATWG label. Default: `utf-8`.
     encoding: Option<Text>,
 }
@@ -166,12 +171,24 @@ impl ItemKind for Csv {
     fn writer(&self, keys: Keys<'_>, cx: &BuildContext<'_>) -> Result<Make<BoxedWriter>, Problem> {
         let parsed: WriterKeys = keys.parse()?;
         let path = cx.output_location(&parsed.path)?;
+        let (first_line, last_line) = (parsed.first_line.as_ref(), parsed.last_line.as_ref());
+        if first_line.is_some() && parsed.byte_order_mark {
+            let what = "a file with a `first_line` has no `byte_order_mark`";
+            return Err(keys.problem_at("byte_order_mark", what));
+        }
         let format = output(&parsed, keys)?;
+        let (of_lines, line_end) = (format.clone(), parsed.line_end.bytes());
+        let encode = move |line: String| {
+            let mut bytes = Vec::new();
+            of_lines.encode_text(line.into_bytes(), &mut bytes)?;
+            Ok(bytes)
+        };
+        let ends = lines_around(first_line, last_line, line_end, encode, cx)?;
         let columns: Option<Names> =
             parsed.columns.map(|all| all.iter().map(|name| Arc::from(name.as_str())).collect());
         Ok(Box::new(move |scope| {
             let encode = RecordCsv { format: format.clone(), columns: columns.clone() };
-            Ok(BoxedWriter::new(path(scope)?.writer(encode)))
+            Ok(BoxedWriter::new(path(scope)?.writer(encode).ends(ends.clone())))
         }))
     }
 

@@ -129,7 +129,7 @@ impl CsvFormat {
         }
     }
 
-    fn encode_text(&self, text: Vec<u8>, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
+    pub(super) fn encode_text(&self, text: Vec<u8>, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
         if self.encoding == UTF_8 {
             bytes.extend_from_slice(&text);
             return Ok(());
