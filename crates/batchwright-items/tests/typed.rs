@@ -13,7 +13,7 @@ use batchwright_items::format::AsRecords;
 use batchwright_items::format::arrow::{ArrowColumns, ArrowReader, ArrowWriter};
 use batchwright_items::format::avro::{AvroColumns, AvroReader, AvroWriter};
 use batchwright_items::format::parquet::{ParquetColumns, ParquetReader, ParquetWriter};
-use batchwright_items::format::typed::{TypedColumn, ValueType};
+use batchwright_items::format::typed::{ColumnRange, TypedColumn, ValueType};
 use batchwright_items::transport::{Encode, FileWriter};
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
@@ -31,6 +31,7 @@ trait Format: 'static {
     fn writer(path: PathBuf, columns: Self::Columns) -> FileWriter<AsRecords<Self::Columns>>;
     fn reader<T: DeserializeOwned + Send + Sync + 'static>(path: &Path) -> Self::Reader<T>;
     fn some(path: &Path, names: &[&str]) -> Self::Reader<Value>;
+    fn only(path: &Path, range: ColumnRange) -> Self::Reader<Row>;
 }
 
 /// Implements [`Format`] by the types of a format.
@@ -57,6 +58,10 @@ macro_rules! format_of {
 
             fn some(path: &Path, names: &[&str]) -> $reader<Value> {
                 $reader::new(path).columns(names.iter().copied())
+            }
+
+            fn only(path: &Path, range: ColumnRange) -> $reader<Row> {
+                $reader::new(path).only(range)
             }
         }
     };
@@ -93,6 +98,8 @@ tests!(
     a_file_that_is_cut_or_no_file_fails_with_its_name,
     a_column_that_is_not_there_is_named,
     a_file_that_is_replaced_before_the_restart_is_refused,
+    only_rows_in_a_range_are_read_wherever_the_process_dies,
+    a_range_that_fits_no_column_is_refused,
 );
 
 /// A row with a value of each type that JSON has.
@@ -397,6 +404,67 @@ fn a_file_that_is_replaced_before_the_restart_is_refused<F: Format>() {
     bench.run();
     write::<F>(&path, &rows(12), 3, 0);
     assert_eq!(bench.restart().failure.unwrap().code, "input_changed");
+}
+
+fn only_rows_in_a_range_are_read_wherever_the_process_dies<F: Format>() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.file");
+    write::<F>(&path, &rows(40), 3, 0);
+    let range = |column: &str, from: Option<&str>, to: Option<&str>| {
+        let range = ColumnRange::of(column);
+        let range = from.map_or(range.clone(), |from| range.from(from));
+        to.map_or(range.clone(), |to| range.to(to))
+    };
+    for (range, accepts) in [
+        (
+            range("id", Some("10"), Some("20")),
+            (|row: &Row| (10..=20).contains(&row.id)) as fn(&Row) -> bool,
+        ),
+        (range("id", Some("38"), None), |row| row.id >= 38),
+        (range("id", None, Some("-1")), |_| false),
+        (range("share", None, Some("0.45")), |row| row.share.is_some_and(|share| share <= 0.45)),
+        (range("text", Some("row 2"), Some("row 2~")), |row| {
+            row.text.as_deref().is_some_and(|text| text.starts_with("row 2"))
+        }),
+        (range("open", Some("true"), None), |row| row.open),
+    ] {
+        let expected: Vec<Row> = rows(40).into_iter().filter(accepts).collect();
+        if !expected.is_empty() {
+            conformance_of_reader(|| F::only(&path, range.clone()));
+        }
+        for crash in 0..=4 {
+            let items = Arc::new(Mutex::new(Vec::new()));
+            let reader = F::only(&path, range.clone());
+            let step = ChunkStepBuilder::new("read")
+                .reader(reader)
+                .writer(ListWriter::new(Arc::clone(&items)))
+                .chunk_size(2)
+                .build();
+            let mut bench = TestBench::of_step(step);
+            bench.crash_at(CommitPoint::After, crash);
+            if bench.run().status != BatchStatus::Completed {
+                bench.restart();
+            }
+            assert_eq!(*items.lock().unwrap(), expected, "{range:?} {crash}");
+        }
+    }
+}
+
+fn a_range_that_fits_no_column_is_refused<F: Format>() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.file");
+    write::<F>(&path, &rows(4), 3, 0);
+    for (range, expected) in [
+        (ColumnRange::of("colour").from("1"), "`only` names `colour`"),
+        (ColumnRange::of("id").from("many"), "cannot compare column `id` with `many`"),
+    ] {
+        let step = ChunkStepBuilder::new("read")
+            .reader(F::only(&path, range))
+            .writer(ListWriter::new(Arc::default()))
+            .build();
+        let failure = TestBench::of_step(step).run().failure.unwrap();
+        assert!(failure.message.contains(expected), "{failure:?}");
+    }
 }
 
 fn are_the_same<F: Format>(rows: &[Row], chunk: usize, crash: u64) {

@@ -133,6 +133,20 @@ fn what_is_written_here_is_read_here() {
 {\"id\":3,\"name\":\"ä\",\"price\":-0.001,\"large\":-0.0001,\"share\":-1e+300,\"open\":false,\"day\":\"0001-01-01\",\"at\":\"23:59:59.999999\",\"since\":\"1969-12-31T23:59:59.999999Z\",\"local\":\"0001-01-01T00:00:00\"}";
         assert_eq!(lines.lines().take(3).collect::<Vec<_>>().join("\n"), expected);
         assert_eq!(lines.lines().count(), 5);
+        for (only, ids) in [
+            ("{ column = \"day\", from = \"2000-02-29\", to = \"2026-11-29\" }", "15"),
+            ("{ column = \"price\", to = \"-0.001\" }", "3"),
+            ("{ column = \"large\", from = \"1.0001\" }", "1"),
+            ("{ column = \"since\", from = \"2026-01-01T00:00:00Z\" }", "14"),
+            ("{ column = \"at\", from = \"12:00:00\" }, { column = \"id\", from = \"4\" }", "5"),
+            ("{ column = \"name\", from = \"x\", to = \"y\" }", "45"),
+        ] {
+            let only = step.replace("[steps.writer]", &format!("only = [{only}]\n[steps.writer]"));
+            run(folder.path(), &only, 0);
+            let lines = fs::read_to_string(folder.path().join("out.jsonl")).unwrap();
+            let found: String = lines.lines().map(|line| &line[6..7]).collect();
+            assert_eq!(found, ids, "{kind} {only}");
+        }
     }
 }
 

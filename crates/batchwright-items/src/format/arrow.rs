@@ -20,7 +20,7 @@ use batchwright::scope::StepScope;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::typed::{self, ReaderSettings, undamaged};
+use super::typed::{self, ColumnRange, ReaderSettings, undamaged};
 use crate::record::{Names, Record, first_duplicate};
 use crate::transport::{ByteSource, FileSource, InputIdentity, changed, seekable};
 use messages::{Failure, Messages, Place};
@@ -88,6 +88,13 @@ impl<T> ArrowReader<T> {
     #[must_use]
     pub fn columns<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.settings.columns = Some(names.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Reads only rows whose value is in `range`; several ranges exclude more.
+    #[must_use]
+    pub fn only(mut self, range: ColumnRange) -> Self {
+        self.settings.only.push(range);
         self
     }
 
@@ -229,13 +236,20 @@ impl<T: Send + Sync + 'static> ItemReader for ArrowReader<T> {
     fn read(&mut self) -> Result<Option<T>, ItemError> {
         let Self { settings, open } = self;
         let open = open.as_mut().ok_or_else(|| ItemError::fatal("cannot read a closed file"))?;
-        let next = undamaged(|| open.next()).map_err(|what| settings.failed(&what))?;
-        let record = next
-            .map_err(|error| settings.failed(&error).at(format!("row {}", open.position.rows)))?;
-        let Some(record) = record else { return Ok(None) };
-        (settings.decode)(record)
-            .map(Some)
-            .map_err(|error| error.at(format!("row {}", open.position.rows)))
+        let before = open.position;
+        loop {
+            let next = undamaged(|| open.next()).map_err(|what| settings.failed(&what))?;
+            let rows = open.position.rows;
+            let at = |error: ItemError| error.at(format!("row {rows}"));
+            let Some(record) = next.map_err(|error| at(settings.failed(&error)))? else {
+                // Rows that are left out do not move the position at the end.
+                open.position = before;
+                return Ok(None);
+            };
+            if settings.accepts(&record).map_err(at)? {
+                return (settings.decode)(record).map(Some).map_err(at);
+            }
+        }
     }
 
     fn position(&self) -> ArrowPosition {

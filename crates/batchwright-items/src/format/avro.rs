@@ -20,7 +20,7 @@ use batchwright::scope::StepScope;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::typed::{self, ReaderSettings};
+use super::typed::{self, ColumnRange, ReaderSettings};
 use crate::record::{Names, Record};
 use crate::transport::input::{Input, Mark};
 use crate::transport::{ByteSource, InputIdentity, file};
@@ -56,6 +56,8 @@ const HEADER_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub struct AvroReader<T> {
     settings: ReaderSettings<T>,
     open: Option<Opened>,
+    /// The position at the end: records that are left out do not move it.
+    end: Option<AvroPosition>,
 }
 
 struct Opened {
@@ -106,13 +108,20 @@ impl<T: DeserializeOwned> AvroReader<T> {
 
 impl<T> AvroReader<T> {
     fn decoding(source: Arc<dyn ByteSource>, decode: fn(Record) -> Result<T, ItemError>) -> Self {
-        Self { settings: ReaderSettings::new(source, decode), open: None }
+        Self { settings: ReaderSettings::new(source, decode), open: None, end: None }
     }
 
     /// Reads only the fields called `names`, in the order of the file. Default: all.
     #[must_use]
     pub fn columns<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.settings.columns = Some(names.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Reads only records whose value is in `range`; several ranges exclude more.
+    #[must_use]
+    pub fn only(mut self, range: ColumnRange) -> Self {
+        self.settings.only.push(range);
         self
     }
 
@@ -278,7 +287,7 @@ impl Opened {
 impl<T> Clone for AvroReader<T> {
     /// Clones the settings; the clone is not open.
     fn clone(&self) -> Self {
-        Self { settings: self.settings.clone(), open: None }
+        Self { settings: self.settings.clone(), open: None, end: None }
     }
 }
 
@@ -287,7 +296,7 @@ impl<T: Send + Sync + 'static> ItemReader for AvroReader<T> {
     type Position = AvroPosition;
 
     fn open(&mut self, position: Option<AvroPosition>, _: &StepScope) -> Result<(), ItemError> {
-        self.open = None;
+        (self.open, self.end) = (None, None);
         let mut open = self.begin()?;
         if let Some(position) = position.filter(|position| position.byte > 0) {
             open.input.go_to(position.byte, position.input, self.settings.may_have_changed)?;
@@ -305,15 +314,25 @@ impl<T: Send + Sync + 'static> ItemReader for AvroReader<T> {
     }
 
     fn read(&mut self) -> Result<Option<T>, ItemError> {
-        let Self { settings, open } = self;
+        let before = (!self.settings.only.is_empty()).then(|| self.position());
+        let Self { settings, open, end } = self;
         let open = open.as_mut().ok_or_else(|| ItemError::fatal("cannot read a closed file"))?;
-        let Some(record) = open.next()? else { return Ok(None) };
-        (settings.decode)(record)
-            .map(Some)
-            .map_err(|error| error.at(format!("record {}", open.records)))
+        loop {
+            let Some(record) = open.next()? else {
+                *end = before;
+                return Ok(None);
+            };
+            let at = |error: ItemError| error.at(format!("record {}", open.records));
+            if settings.accepts(&record).map_err(at)? {
+                return (settings.decode)(record).map(Some).map_err(at);
+            }
+        }
     }
 
     fn position(&self) -> AvroPosition {
+        if let Some(end) = self.end {
+            return end;
+        }
         let Some(open) = &self.open else {
             return AvroPosition { byte: 0, in_block: 0, records: 0, input: None };
         };

@@ -4,11 +4,13 @@ pub(crate) mod from;
 pub(crate) mod into;
 pub(crate) mod keys;
 pub(crate) mod kind;
+mod range;
 mod settings;
 
 use std::sync::Arc;
 
 use batchwright::ItemError;
+pub use range::ColumnRange;
 pub(crate) use settings::ReaderSettings;
 #[cfg(any(feature = "arrow", feature = "parquet"))]
 pub(crate) use settings::undamaged;

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use batchwright::ItemError;
 use parquet::basic::{ConvertedType, LogicalType, Repetition, TimeUnit, Type as PhysicalType};
 use parquet::data_type::Decimal as ParquetDecimal;
+use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
+use parquet::file::statistics::Statistics;
 use parquet::record::{Field, Row};
-use parquet::schema::types::Type;
+use parquet::schema::types::{ColumnDescPtr, Type};
 
-use crate::format::typed::from;
+use crate::format::typed::{ColumnRange, from};
 use crate::value::Value;
 
 /// Returns the values of a row in the order of the columns of `schema`.
@@ -85,6 +87,64 @@ fn value(field: Field, kind: Option<&Type>) -> Result<Value, String> {
                 .collect::<Result<_, String>>()?,
         ),
     })
+}
+
+/// Whether a group can have a row whose values are in the ranges `only`, by its statistics.
+pub(super) fn can_have(group: &RowGroupMetaData, only: &[ColumnRange]) -> Result<bool, String> {
+    for range in only {
+        let named =
+            |column: &&ColumnChunkMetaData| column.column_path().parts() == [&*range.column];
+        let Some(column) = group.columns().iter().find(named) else { continue };
+        let Some(statistics) = column.statistics() else { continue };
+        if statistics.null_count_opt() == u64::try_from(group.num_rows()).ok() {
+            return Ok(false);
+        }
+        let limits = limits(statistics, &column.column_descr_ptr());
+        if let Some((least, greatest)) = limits
+            && !range.overlaps(&least, &greatest)?
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Returns the least and the greatest value; `None` if they are unknown, or not in the order of their values.
+fn limits(statistics: &Statistics, column: &ColumnDescPtr) -> Option<(Value, Value)> {
+    if statistics.is_min_max_deprecated() {
+        return None;
+    }
+    let (least, greatest) = match statistics {
+        Statistics::Int32(of) => (
+            Field::convert_int32(column, *of.min_opt()?),
+            Field::convert_int32(column, *of.max_opt()?),
+        ),
+        Statistics::Int64(of) => (
+            Field::convert_int64(column, *of.min_opt()?),
+            Field::convert_int64(column, *of.max_opt()?),
+        ),
+        Statistics::Double(of) => {
+            let (least, greatest) = (*of.min_opt()?, *of.max_opt()?);
+            if least.is_nan() || greatest.is_nan() {
+                return None;
+            }
+            (Field::Double(least), Field::Double(greatest))
+        }
+        Statistics::ByteArray(of) => (
+            Field::convert_byte_array(column, of.min_opt()?.clone()).ok()?,
+            Field::convert_byte_array(column, of.max_opt()?.clone()).ok()?,
+        ),
+        // Decimals.
+        Statistics::FixedLenByteArray(of) => (
+            Field::convert_byte_array(column, of.min_opt()?.clone().into()).ok()?,
+            Field::convert_byte_array(column, of.max_opt()?.clone().into()).ok()?,
+        ),
+        _ => return None,
+    };
+    let kind = column.self_type();
+    let pair = (value(least, Some(kind)).ok()?, value(greatest, Some(kind)).ok()?);
+    // The writer may have cut long bytes within a character.
+    (!matches!(pair.0, Value::Bytes(_))).then_some(pair)
 }
 
 trait Logical {

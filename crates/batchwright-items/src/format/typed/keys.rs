@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
+use batchwright::ItemError;
+use batchwright::scope::StepScope;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{TypedColumn, ValueType};
+use super::{ColumnRange, TypedColumn, ValueType};
+use crate::key::{Problem, Text};
+use crate::kind::BuildContext;
+use crate::template::Template;
 
 /// A column that is written.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -51,6 +56,45 @@ enum Kind {
     Datetime,
     /// Bytes.
     Bytes,
+}
+
+/// A range of the values of a column.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub(crate) struct Range {
+    /// The name of the column, which is read.
+    column: String,
+    /// The least value. Default: none.
+    from: Option<Text>,
+    /// The greatest value. Default: none.
+    to: Option<Text>,
+}
+
+/// Returns what makes the ranges that `written` describes.
+pub(crate) fn ranges(
+    written: &[Range],
+    cx: &BuildContext<'_>,
+) -> Result<impl Fn(&StepScope) -> Result<Vec<ColumnRange>, ItemError> + Send + Sync + use<>, Problem>
+{
+    let end = |text: &Option<Text>| text.as_ref().map(|text| cx.template(text)).transpose();
+    let all: Vec<(Arc<str>, Option<Template>, Option<Template>)> = written
+        .iter()
+        .map(|one| Ok((Arc::from(one.column.as_str()), end(&one.from)?, end(&one.to)?)))
+        .collect::<Result<_, Problem>>()?;
+    Ok(move |scope: &StepScope| {
+        let range = |(column, from, to): &(Arc<str>, Option<Template>, Option<Template>)| {
+            let mut range = ColumnRange::of(Arc::clone(column));
+            if let Some(from) = from {
+                range = range.from(from.render(scope)?);
+            }
+            if let Some(to) = to {
+                range = range.to(to.render(scope)?);
+            }
+            Ok(range)
+        };
+        all.iter().map(range).collect()
+    })
 }
 
 /// Returns the columns that `written` describes.

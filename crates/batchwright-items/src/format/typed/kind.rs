@@ -21,6 +21,9 @@ macro_rules! typed_kind {
             path: crate::key::Text,
             /// The columns that are read. Default: all.
             columns: Option<Vec<String>>,
+            /// Ranges `{ column, from, to }`: only rows with these values are read. Default: all.
+            #[serde(default)]
+            only: Vec<crate::format::typed::keys::Range>,
             /// A field that gets the path of the file.
             file_field: Option<String>,
             /// What a restart does when the file has changed: `refuse` or `continue`. Default: `refuse`.
@@ -55,11 +58,13 @@ macro_rules! typed_kind {
                 keys: crate::key::Keys<'_>,
                 cx: &crate::kind::BuildContext<'_>,
             ) -> Result<crate::kind::MakeReader, crate::key::Problem> {
-                let ReaderKeys { path, columns, file_field, if_changed } = keys.parse()?;
+                let ReaderKeys { path, columns, only, file_field, if_changed } = keys.parse()?;
+                let only = crate::format::typed::keys::ranges(&only, cx)?;
                 let fields = columns.clone();
-                crate::files::of_files(cx, &path, file_field.as_deref(), fields, move |source, _| {
+                crate::files::of_files(cx, &path, file_field.as_deref(), fields, move |source, scope| {
                     let mut reader = $reader::<crate::record::Record>::decoding(source, Ok);
                     reader.settings.columns.clone_from(&columns);
+                    reader.settings.only = only(scope)?;
                     reader.settings.may_have_changed =
                         crate::transport::IfChanged::continues(if_changed.as_ref());
                     Ok(crate::reader::Reads::with_fields(reader, |reader| {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use batchwright::ItemError;
 
+use super::ColumnRange;
 use crate::record::Record;
 use crate::transport::ByteSource;
 
@@ -13,6 +14,8 @@ pub(crate) struct ReaderSettings<T> {
     pub(crate) source: Arc<dyn ByteSource>,
     /// The columns that are read; `None` for all.
     pub(crate) columns: Option<Vec<String>>,
+    /// Rows with other values are left out.
+    pub(crate) only: Vec<ColumnRange>,
     pub(crate) may_have_changed: bool,
     pub(crate) decode: fn(Record) -> Result<T, ItemError>,
 }
@@ -22,6 +25,7 @@ impl<T> Clone for ReaderSettings<T> {
         Self {
             source: Arc::clone(&self.source),
             columns: self.columns.clone(),
+            only: self.only.clone(),
             may_have_changed: self.may_have_changed,
             decode: self.decode,
         }
@@ -33,7 +37,7 @@ impl<T> ReaderSettings<T> {
         source: Arc<dyn ByteSource>,
         decode: fn(Record) -> Result<T, ItemError>,
     ) -> Self {
-        Self { source, columns: None, may_have_changed: false, decode }
+        Self { source, columns: None, only: Vec::new(), may_have_changed: false, decode }
     }
 
     pub(crate) fn failed(&self, what: &dyn std::fmt::Display) -> ItemError {
@@ -46,12 +50,34 @@ impl<T> ReaderSettings<T> {
     ///
     /// When the file lacks a column that is to be read.
     pub(crate) fn wanted(&self, names: &[&str], kind: &str) -> Result<Vec<bool>, ItemError> {
+        let read =
+            |name: &str| self.columns.as_ref().is_none_or(|all| all.iter().any(|one| one == name));
+        if let Some(unread) = self
+            .only
+            .iter()
+            .map(|range| &*range.column)
+            .find(|name| !names.contains(name) || !read(name))
+        {
+            return Err(
+                self.failed(&format!("`only` names `{unread}`, and no such {kind} is read"))
+            );
+        }
         let Some(columns) = &self.columns else { return Ok(vec![true; names.len()]) };
         if let Some(missing) = columns.iter().find(|name| !names.contains(&name.as_str())) {
             let known = names.join(", ");
             return Err(self.failed(&format!("it has no {kind} `{missing}`; there are: {known}")));
         }
         Ok(names.iter().map(|name| columns.iter().any(|one| one == name)).collect())
+    }
+
+    /// Whether all values of `record` are in their ranges.
+    pub(crate) fn accepts(&self, record: &Record) -> Result<bool, ItemError> {
+        for range in &self.only {
+            if !range.accepts(record)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 
