@@ -2,6 +2,7 @@
 
 mod bench;
 mod bench_formats;
+mod bench_kinds;
 mod bench_load;
 mod bench_servers;
 mod bench_tools;
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
             Ok(rounds) => bench::run(rounds),
             Err(_) => Err(format!("`{rounds}` is no number of rounds")),
         },
-        ["bench", "servers" | "store" | "scheduler", ..] if !ci::has_services() => {
+        ["bench", "servers" | "store" | "scheduler" | "kinds", ..] if !ci::has_services() => {
             ci::with_services(&words)
         }
         ["bench", "servers"] => bench_servers::servers(5),
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         ["bench", "scheduler"] => bench_servers::scheduler(false),
         ["bench", "scheduler", "--quick"] => bench_servers::scheduler(true),
         ["bench", "formats"] => bench_formats::run(3),
+        ["bench", "kinds"] => bench_kinds::run(),
         ["bench", "slices"] => bench_servers::slices(),
         ["bench", "tools"] => bench_tools::run(5),
         ["fuzz"] => ci::fuzz("60"),
@@ -51,7 +53,7 @@ fn main() -> ExitCode {
             Err(_) => Err(format!("`{seeds}` is no number of seeds")),
         },
         _ => Err(
-            "usage: cargo xtask ci [--quick | --services] | beside | surface | tidy | bench [--rounds N | servers | store | scheduler [--quick] | slices | tools | formats] | \
+            "usage: cargo xtask ci [--quick | --services] | beside | surface | tidy | bench [--rounds N | servers | store | scheduler [--quick] | slices | tools | formats | kinds] | \
                   fuzz [--seconds N] | sweep [--seconds N | --all] | sim --seeds N"
                 .to_owned(),
         ),

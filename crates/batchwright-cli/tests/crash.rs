@@ -181,6 +181,59 @@ fn files_of_each_format_are_the_same_after_twenty_kills() {
     }
 }
 
+/// A file in each of the other places; those of object stores are sent in parts.
+#[cfg(feature = "full")]
+#[test]
+fn files_of_other_places_are_the_same_after_twenty_kills() {
+    use batchwright_testkit::{Service, needs};
+    let places: Vec<(String, usize)> = [
+        (Service::S3, 120_000),
+        (Service::Gcs, 120_000),
+        (Service::Azure, 120_000),
+        (Service::Ftp, 4_000),
+        (Service::Ftps, 4_000),
+        (Service::FtpsImplicit, 4_000),
+        (Service::FtpOld, 4_000),
+        (Service::Sftp, 4_000),
+        (Service::WebDav, 4_000),
+    ]
+    .into_iter()
+    .filter_map(|(service, lines)| Some((needs(service)?, lines)))
+    .collect();
+    let lines = |count: usize| -> String { (0..count).map(|n| format!("{n:>49}\n")).collect() };
+    let (mut rng, mut kills, mut round) = (SimRng(11), 0, 0);
+    while kills < 20 && !places.is_empty() {
+        round += 1;
+        let place = Place::new();
+        let (mut job, mut fetch) =
+            ("name = \"send\"\n".to_owned(), "name = \"fetch\"\n".to_owned());
+        for (number, (url, count)) in places.iter().enumerate() {
+            let (at, options) = url.split_once('?').map_or((&**url, ""), |parts| parts);
+            let url = format!("{at}kills-{}/{round}-{number}?{options}", std::process::id());
+            place.write(&format!("in-{number}"), lines(*count));
+            job += &format!(
+                "[[steps]]\nname = \"s{number}\"\nchunk = {}\nreader = {{ type = \"lines\", path = \"in-{number}\" }}\n\
+                 writer = {{ type = \"lines\", path = \"{url}\", field = \"line\" }}\n",
+                count / 20
+            );
+            fetch += &format!(
+                "[[steps]]\nname = \"s{number}\"\ntype = \"transfer\"\nfrom = \"{url}\"\nto = \"out-{number}\"\n"
+            );
+        }
+        place.write("job.toml", &job);
+        place.write("fetch.toml", &fetch);
+        kills += run_with_kills(&place, |_| rng.below(4 * LIFE_MS_MAX));
+        place.run(&["run", "fetch.toml"]).expect(0);
+        for (number, (_, count)) in places.iter().enumerate() {
+            let found = place.read(&format!("out-{number}"));
+            assert!(found == lines(*count), "round {round}: file {number} differs after kills");
+        }
+        let left: Vec<_> =
+            std::fs::read_dir(place.path(".outgoing")).map_or(Vec::new(), Iterator::collect);
+        assert!(left.is_empty(), "round {round}: {left:?}");
+    }
+}
+
 /// Random instants seldom fall between the two commits of two databases; a plan always does.
 #[test]
 fn a_death_between_the_commits_of_two_databases_is_finished_by_the_restart() {

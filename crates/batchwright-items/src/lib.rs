@@ -30,6 +30,8 @@ mod template;
 mod text;
 pub mod transport;
 mod value;
+#[doc(hidden)]
+pub mod value_bytes;
 #[cfg(any(feature = "avro", feature = "kafka"))]
 mod varint;
 #[cfg(feature = "http")]

@@ -3,6 +3,7 @@
 
 mod aggregate;
 mod deduplicate;
+mod groups;
 mod split;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -38,9 +39,14 @@ pub(crate) trait Regroup: Send {
     fn take(&mut self, record: &Record, outputs: &mut VecDeque<Record>)
     -> Result<Clean, ItemError>;
 
-    /// Appends the outputs that are complete because there are no more records.
-    fn end(&mut self, outputs: &mut VecDeque<Record>) {
+    /// Appends some of the outputs that are complete because there are no more records, and none once all are given.
+    ///
+    /// # Errors
+    ///
+    /// The outputs cannot be made.
+    fn end(&mut self, outputs: &mut VecDeque<Record>) -> Result<(), ItemError> {
         let _ = outputs;
+        Ok(())
     }
 
     /// Returns what a restart must know beyond the records that it reads again.

@@ -167,7 +167,7 @@ impl Regrouped {
             }
             self.move_begin();
             if self.ended || !self.advance(&[])? {
-                self.regroup.end(&mut self.outputs);
+                self.regroup.end(&mut self.outputs)?;
                 if self.outputs.is_empty() {
                     return Ok(None);
                 }
@@ -192,8 +192,11 @@ impl Regrouped {
         if position.ended && self.advance(&[])? {
             return Err(changed());
         }
-        if self.given < position.given {
-            self.regroup.end(&mut self.outputs);
+        while self.given < position.given {
+            self.regroup.end(&mut self.outputs)?;
+            if self.outputs.is_empty() {
+                break;
+            }
             self.drop_given(position.given);
         }
         self.regroup.recall(&position.note);

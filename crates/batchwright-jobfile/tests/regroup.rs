@@ -85,9 +85,31 @@ set = { total = { sum = "amount" }, n = { count = "*" }, paid = { count = "amoun
          {\"customer\":\"cid\",\"first\":\"mon\",\"last\":\"mon\",\"least\":null,\"most\":null,\"n\":1,\"paid\":0,\"total\":null}\n"
     );
     assert!(bad.contains("cannot aggregate") && bad.contains("bob"), "{bad}");
+    for few in 1..=2 {
+        let few = processor.replace("by =", &format!("groups_max = {few}\nby ="));
+        let found = run(("csv", ORDERS), &format!("{empty_as_null}{few}"));
+        assert_eq!(found, (out.clone(), bad.clone()), "the other groups are in a file");
+    }
     let all = "[[steps.processors]]\ntype = \"aggregate\"\nset = { n = { count = \"*\" } }\n";
     assert_eq!(run(("csv", ORDERS), all).0, "{\"n\":7}\n");
     assert_eq!(run(("csv", "customer\n"), all).0, "");
+}
+
+#[test]
+fn groups_beyond_those_in_memory_are_the_same_in_the_same_order() {
+    let lines: String = (0..9_000_u64).map(|n| format!("{},{n}\n", n * 7919 % 3_001)).collect();
+    let input = format!("key,n\n{lines}");
+    let of = |few: &str| {
+        let processor = format!(
+            "[[steps.processors]]\ntype = \"aggregate\"\nby = [\"key\"]\n{few}\
+             set = {{ n = {{ sum = \"n\" }}, last = {{ last = \"n\" }} }}\n"
+        );
+        // A death while the groups are given: a restart makes them once more.
+        [0, 2].map(|crash| run_at(("csv", &input), &processor, 1_000, crash).unwrap().0)
+    };
+    let [whole, again] = of("");
+    assert_eq!(whole.lines().count(), 3_001);
+    assert!(again == whole && of("groups_max = 100\n") == [whole.as_str(), whole.as_str()]);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The processor `aggregate`: one record for all records of a key.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use batchwright::ItemError;
@@ -11,16 +12,17 @@ use rust_decimal::prelude::ToPrimitive as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::groups::Groups;
 use super::{Clean, Regroup, key_of};
 use crate::expression::order;
 use crate::lookup::kept;
 
 /// Maximum number of groups in memory without `groups_max`.
-const GROUPS_MAX: usize = 1_000_000;
+const GROUPS_MAX: usize = 100_000;
 
-/// Makes one record of all records with the same values of some fields: it has these fields and those of `set`. The groups are
-/// in memory and leave after the last record, in the order of their first records, unless the input is sorted; after a restart,
-/// the records before its position are read again for them.
+/// Makes one record of all records with the same values of some fields: it has these fields and those of `set`. The groups leave
+/// after the last record, in the order of their first records, unless the input is sorted; after a restart, the records before
+/// its position are read again for them.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AggregateKeys {
@@ -33,8 +35,8 @@ pub(super) struct AggregateKeys {
     /// is in memory, and records in another order fail the step. Default: false.
     #[serde(default)]
     sorted: bool,
-    /// Maximum number of groups in memory; more fail the step. Default: 1,000,000.
-    groups_max: Option<usize>,
+    /// Maximum number of groups in memory; more are kept in a temporary file. Default: 100,000.
+    groups_max: Option<NonZeroUsize>,
 }
 
 /// How a field of the output comes from those of the records; nulls do not count.
@@ -188,11 +190,11 @@ fn no_number(value: &Value) -> Fault {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Aggregate {
-    by: Arc<[Arc<str>]>,
+    pub(super) by: Arc<[Arc<str>]>,
     set: Arc<[(Arc<str>, Fold)]>,
     names: Names,
     sorted: bool,
-    groups_max: usize,
+    pub(super) groups_max: usize,
 }
 
 impl Aggregate {
@@ -209,17 +211,19 @@ impl Aggregate {
         if let Some(name) = first_duplicate(&names) {
             return Err(keys.problem(format!("the field `{name}` is there twice")));
         }
-        Ok(Self { by, set, names, sorted, groups_max: groups_max.unwrap_or(GROUPS_MAX) })
+        Ok(Self {
+            by,
+            set,
+            names,
+            sorted,
+            groups_max: groups_max.map_or(GROUPS_MAX, NonZeroUsize::get),
+        })
     }
 
     pub(super) fn start(&self) -> Box<dyn Regroup> {
         match self.sorted {
             true => Box::new(Run { settings: self.clone(), group: None, order: Vec::new() }),
-            false => Box::new(Groups {
-                settings: self.clone(),
-                numbers: HashMap::new(),
-                groups: Vec::new(),
-            }),
+            false => Box::new(Groups::new(self.clone())),
         }
     }
 
@@ -234,14 +238,14 @@ impl Aggregate {
     }
 
     /// Begins the group of `record`.
-    fn group(&self, record: &Record) -> Result<Group, ItemError> {
+    pub(super) fn group(&self, record: &Record) -> Result<Group, ItemError> {
         let value = |name: &Arc<str>| record.required("aggregate", name).cloned().map(kept);
         let by = self.by.iter().map(value).collect::<Result<_, _>>()?;
         Ok(Group { by, values: self.set.iter().map(|(_, fold)| fold.zero()).collect() })
     }
 
     /// Returns the values of a group that gets `record`.
-    fn add(&self, values: &[Value], record: &Record) -> Result<Vec<Value>, ItemError> {
+    pub(super) fn add(&self, values: &[Value], record: &Record) -> Result<Vec<Value>, ItemError> {
         let add = |((name, fold), so_far): (&(Arc<str>, Fold), &Value)| {
             let value = match fold.counts_all() {
                 true => &Value::Null,
@@ -255,7 +259,7 @@ impl Aggregate {
         self.set.iter().zip(values).map(add).collect()
     }
 
-    fn output(&self, group: Group) -> Record {
+    pub(super) fn output(&self, group: Group) -> Record {
         let Group { mut by, mut values } = group;
         by.append(&mut values);
         Record::new(Arc::clone(&self.names), by)
@@ -263,45 +267,10 @@ impl Aggregate {
 }
 
 /// The records of one key so far.
-struct Group {
+pub(super) struct Group {
     /// The values of the fields `by`.
-    by: Vec<Value>,
-    values: Vec<Value>,
-}
-
-/// All groups of an input in any order.
-struct Groups {
-    settings: Aggregate,
-    /// The indices of groups, by their keys.
-    numbers: HashMap<String, usize>,
-    groups: Vec<Group>,
-}
-
-impl Regroup for Groups {
-    fn take(&mut self, record: &Record, _: &mut VecDeque<Record>) -> Result<Clean, ItemError> {
-        let key = key_of(record, &self.settings.by, "aggregate")?;
-        let Some(number) = self.numbers.get(&key) else {
-            let mut group = self.settings.group(record)?;
-            group.values = self.settings.add(&group.values, record)?;
-            if self.groups.len() >= self.settings.groups_max {
-                return Err(ItemError::fatal(format!(
-                    "cannot aggregate: there are more than {} groups (`groups_max`); sort the input and set `sorted`",
-                    self.settings.groups_max
-                )));
-            }
-            self.numbers.insert(key, self.groups.len());
-            self.groups.push(group);
-            return Ok(Clean::No);
-        };
-        let group = &mut self.groups[*number];
-        group.values = self.settings.add(&group.values, record)?;
-        Ok(Clean::No)
-    }
-
-    fn end(&mut self, outputs: &mut VecDeque<Record>) {
-        let groups = std::mem::take(&mut self.groups);
-        outputs.extend(groups.into_iter().map(|group| self.settings.output(group)));
-    }
+    pub(super) by: Vec<Value>,
+    pub(super) values: Vec<Value>,
 }
 
 /// The current group of a sorted input.
@@ -399,8 +368,9 @@ impl Regroup for Run {
         Ok(Clean::Before)
     }
 
-    fn end(&mut self, outputs: &mut VecDeque<Record>) {
+    fn end(&mut self, outputs: &mut VecDeque<Record>) -> Result<(), ItemError> {
         outputs.extend(self.group.take().map(|(_, group)| self.settings.output(group)));
+        Ok(())
     }
 
     fn note(&self) -> String {
