@@ -418,6 +418,40 @@ fn what_stays_in_redis_is_read_once_whatever_commit_the_process_dies_at() {
     assert_eq!(place.read("out.jsonl"), "");
 }
 
+/// The others are still there once, although the element that was committed alone is removed before the restart.
+#[test]
+fn a_death_while_elements_are_written_one_by_one_loses_none_that_stays() {
+    let Some(url) = needs(Service::Redis) else { return };
+    let mut redis = redis::Client::open(url.as_str()).unwrap().get_connection().unwrap();
+    for commit in 1..=5 {
+        let name = format!("bw-alone-{commit}-{}", std::process::id());
+        kept_in_redis(&mut redis, &name, 8);
+        let place = redis_place(&url, &format!("hash = \"{name}-hash\""));
+        let job = place
+            .read("job.toml")
+            .replace("chunk = 40", "chunk = 5\nskip = { limit = 9, on = [\"write\"] }");
+        place.write(
+            "job.toml",
+            job.replace(
+                "{ type = \"jsonl\", path = \"out.jsonl\" }",
+                "{ type = \"sql\", table = \"number\", columns = [\"n\"] }",
+            ),
+        );
+        let store = rusqlite::Connection::open(place.path("batchwright.db")).unwrap();
+        store.execute_batch("CREATE TABLE number (n INTEGER CHECK (n <> 4))").unwrap();
+        drop(store);
+        let plan = format!(r#"{{"step":"kept","kill":{{"after_commit":{commit}}}}}"#);
+        assert_eq!(place.run(&["run", "job.toml", "--inject", &plan]).code, -9, "{commit}");
+        if let Some(first) = place.numbers("batchwright.db", "number").first() {
+            let (hash, field) = (format!("{name}-hash"), format!("field-{first}"));
+            redis::cmd("HDEL").arg(hash).arg(field).query::<()>(&mut redis).unwrap();
+        }
+        place.run(&["recover"]).expect(0);
+        place.run(&["restart", "1"]).expect(0);
+        assert_eq!(place.numbers("batchwright.db", "number"), [1, 2, 3, 5, 6, 7, 8], "{commit}");
+    }
+}
+
 #[test]
 fn a_set_is_read_again_when_its_server_was_restarted_meanwhile() {
     let Some(url) = needs(Service::Redis) else { return };
@@ -528,11 +562,7 @@ fn keys_that_do_not_fit_are_refused_at_their_place() {
          [steps.reader]\ntype = \"amqp\"\nserver = \"amqp://h\"\nqueue = \"a\"\n",
     );
     let refused = place.run(&["run", "job.toml"]).expect(2);
-    assert!(
-        refused.err.contains("the records of a queue cannot be processed by"),
-        "{}",
-        refused.err
-    );
+    assert!(refused.err.contains("cannot be processed by `aggregate`"), "{}", refused.err);
     place.write(
         "job.toml",
         "name = \"k\"\n[[steps]]\nname = \"k\"\ntype = \"progressive\"\nwriter = { type = \"none\" }\n\

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
 use batchwright::item::{
-    Acknowledge, ChunkTransaction, Ending, ItemReader, ItemWriter, PreparedCommit,
+    Acknowledge, ChunkTransaction, Ending, ItemReader, ItemWriter, PreparedCommit, Total,
 };
 use batchwright::parameters::ParameterSchema;
 use batchwright::scope::StepScope;
@@ -16,7 +16,7 @@ use toml::de::DeTable;
 
 use crate::key::{Keys, Problem};
 use crate::kind::{BuildContext, ItemKind};
-use crate::reader::{BoxedReader, Position, forward_reader};
+use crate::reader::{BoxedReader, Position};
 use crate::record::{Names, Record, into_item, of_item};
 use crate::registry::KindRegistry;
 use crate::template::Known;
@@ -90,7 +90,12 @@ impl PartMaker {
     > {
         let made = self.part(keys, "reader", |kind, keys, cx| kind.reader(keys, cx))?;
         Ok(move |scope: &StepScope| {
-            Ok(KindReader { inner: (made.make)(scope)?, item: PhantomData })
+            Ok(KindReader {
+                inner: (made.make)(scope)?,
+                read: 0,
+                is_no_item: false,
+                item: PhantomData,
+            })
         })
     }
 
@@ -136,6 +141,10 @@ impl PartMaker {
 /// A reader of any kind, for items of a type: see [`PartMaker`].
 pub struct KindReader<T> {
     inner: BoxedReader,
+    /// Number of records that were read since the reader was opened.
+    read: u64,
+    /// Whether the last record was read and is no `T`: the inner reader has passed it.
+    is_no_item: bool,
     item: PhantomData<fn() -> T>,
 }
 
@@ -144,14 +153,49 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ItemReader for KindReader<T> {
     type Position = Position;
 
     fn open(&mut self, position: Option<Position>, scope: &StepScope) -> Result<(), ItemError> {
-        self.inner.open(position, scope)
+        (self.read, self.is_no_item) = (0, false);
+        self.inner.open(position, scope)?;
+        // Refuses an input that lacks what the keys name.
+        self.inner.fields().map(drop)
     }
 
     fn read(&mut self) -> Result<Option<T>, ItemError> {
+        self.is_no_item = false;
         let Some(record) = self.inner.read()? else { return Ok(None) };
+        self.read += 1;
         into_item::item(&record).map(Some).map_err(|error| {
+            self.is_no_item = true;
             ItemError::wrap(ErrorKind::PARSE, "cannot make the item of the record", error)
+                .with_raw(serde_json::to_vec(&record).unwrap_or_default())
+                .at(format!("record {} of this execution", self.read))
         })
+    }
+
+    fn rereads(&self) -> bool {
+        !self.is_no_item && self.inner.rereads()
+    }
+
+    fn pass_over(&mut self) -> Result<(), ItemError> {
+        match self.is_no_item {
+            true => Ok(()),
+            false => self.inner.pass_over(),
+        }
+    }
+
+    fn reads_ahead(&self) -> bool {
+        self.inner.reads_ahead()
+    }
+
+    fn total(&self) -> Option<Total> {
+        self.inner.total()
+    }
+
+    fn done(&self) -> u64 {
+        self.inner.done()
+    }
+
+    fn close(&mut self) -> Result<(), ItemError> {
+        self.inner.close()
     }
 
     fn position(&self) -> Position {
@@ -161,8 +205,6 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ItemReader for KindReader<T> {
     fn acknowledger(&self) -> Option<Box<dyn Acknowledge<Position>>> {
         self.inner.acknowledger()
     }
-
-    forward_reader!(inner);
 }
 
 /// A writer of any kind, for items of a type: see [`PartMaker`].

@@ -123,12 +123,17 @@ impl<M, W, P> RotatingWriter<M, W, P> {
 #[serde(untagged)]
 enum Length {
     Here { length: u64 },
-    There { file: LengthHere },
+    There { file: Box<Length> },
+    Counted { output: Box<Length> },
 }
 
-#[derive(Deserialize)]
-struct LengthHere {
-    length: u64,
+impl Length {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Here { length } => *length,
+            Self::There { file: inner } | Self::Counted { output: inner } => inner.bytes(),
+        }
+    }
 }
 
 impl<M, W, P: Serialize> RotatingWriter<M, W, P> {
@@ -145,10 +150,8 @@ impl<M, W, P: Serialize> RotatingWriter<M, W, P> {
     /// The length of the current file at the last commit.
     fn length(&self) -> u64 {
         let json = serde_json::to_string(&self.committed);
-        match json.as_deref().map(serde_json::from_str) {
-            Ok(Ok(Length::Here { length } | Length::There { file: LengthHere { length } })) => {
-                length
-            }
+        match json.as_deref().map(serde_json::from_str::<Length>) {
+            Ok(Ok(length)) => length.bytes(),
             _ => 0,
         }
     }

@@ -129,6 +129,17 @@ impl Template {
         Ok(text)
     }
 
+    /// Returns the same text with the number of the file, as it is now.
+    pub(crate) fn numbered(&self) -> Result<Self, ItemError> {
+        let part = |part: &Part| match part {
+            Part::Place(place @ Place { name: Name::File(number), .. }) => {
+                place.numbered(number.get(), "%06d").map(Part::Text).map_err(ItemError::fatal)
+            }
+            part => Ok(part.clone()),
+        };
+        Ok(Self { parts: self.parts.iter().map(part).collect::<Result<_, _>>()? })
+    }
+
     /// Whether the text uses a name of the partition.
     pub fn uses_partition(&self) -> bool {
         let is_partition =

@@ -341,8 +341,8 @@ impl Builder<'_> {
             return Err(Problem::at(reader, message));
         }
         if is_queue && !within_reader.is_empty() {
-            let message = "the records of a queue cannot be processed by `aggregate`, `deduplicate` or `split`, which read an \
-                           input again after a restart; write them to a file or a table first";
+            let message = "the records of a queue, or of what has another order when it is read again, cannot be processed by `aggregate`, \
+                           `deduplicate` or `split`, which read an input again after a restart; write them to a file or a table first";
             return Err(Problem::at(reader, message));
         }
         let declared: Arc<[String]> = expression::declared(known.schema).into();

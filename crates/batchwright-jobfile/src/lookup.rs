@@ -74,7 +74,10 @@ pub(super) fn lookup(
     let LookupKeys { from, on, key, fields, missing, rows_max } = keys.parse()?;
     let MakeReader { make, fields: known, is_queue } = build(&from)?;
     if is_queue {
-        return Err(Problem::at(&from, "a lookup cannot read a queue, which cannot be read twice"));
+        return Err(Problem::at(
+            &from,
+            "a lookup cannot read a queue, or what has another order when it is read again",
+        ));
     }
     let key = key.unwrap_or_else(|| on.clone());
     if fields.is_empty() {

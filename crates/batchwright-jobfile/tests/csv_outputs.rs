@@ -68,7 +68,7 @@ fn a_first_and_a_last_line_are_there_once_wherever_the_process_dies() {
              reader = {{ type = \"lines\", path = \"*.gz\" }}"
         )
     };
-    let one = "{ type = \"csv\", path = \"${file.number}.csv.gz\", first_line = \"ä\", last_line = \"${file.records}\" }";
+    let one = "{ type = \"csv\", path = \"${file.number}.csv.gz\", first_line = \"ä\", last_line = \"${file.records} of ${file.number|%d}\" }";
     for crash in 0..=4 {
         let file = folder.path().join("job.toml");
         fs::write(&file, steps(3, &format!("{{ type = \"rotate\", items = 2, writer = {one} }}")))
@@ -83,8 +83,21 @@ fn a_first_and_a_last_line_are_there_once_wherever_the_process_dies() {
         }
         assert_eq!(done.status, BatchStatus::Completed, "{crash} {:?}", done.failure);
         let text = fs::read_to_string(folder.path().join("out")).unwrap();
-        assert_eq!(text, "ä\nn\n1\n2\n2\nä\nn\n3\n1\n", "{crash}");
+        assert_eq!(text, "ä\nn\n1\n2\n2 of 1\nä\nn\n3\n1 of 2\n", "{crash}");
     }
+}
+
+#[test]
+fn a_first_line_that_cannot_be_written_is_no_fault_of_the_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("job.toml");
+    let job = "name = \"job\"\n[[steps]]\nname = \"copy\"\nreader = { type = \"sequence\", count = 3 }\nskip = { limit = 9 }\n\
+               writer = { type = \"csv\", path = \"out\", encoding = \"windows-1252\", first_line = \"H 中\" }";
+    fs::write(&file, job).unwrap();
+    let job = JobFolder::new(folder.path()).load(&file).unwrap();
+    let done = TestBench::of(Arc::into_inner(job).unwrap()).run();
+    assert_eq!(done.status, BatchStatus::Failed);
+    assert!(done.failure.unwrap().message.contains("has no code for a character"));
 }
 
 #[test]

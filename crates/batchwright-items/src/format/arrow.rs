@@ -172,7 +172,8 @@ impl Opened {
         Ok(())
     }
 
-    fn next(&mut self) -> Result<Option<Record>, Failure> {
+    /// Returns the next row, which is an error of its own if it has a value that cannot be read.
+    fn next(&mut self) -> Result<Option<Result<Record, ItemError>>, Failure> {
         loop {
             let row = self.in_batch;
             if let Some(batch) = self.batch.as_ref().filter(|batch| row < batch.num_rows()) {
@@ -183,11 +184,12 @@ impl Opened {
                     some => (self.batches, some as u64),
                 };
                 let values = batch.columns().iter().zip(self.names.iter()).map(|(column, name)| {
-                    value::value(column, row)
-                        .map_err(|what| format!("cannot read column `{name}`: {what}"))
+                    value::value(column, row).map_err(|what| {
+                        ItemError::parse(format!("cannot read column `{name}`: {what}"))
+                    })
                 });
-                let values = values.collect::<Result<Vec<_>, _>>()?;
-                return Ok(Some(Record::new(Arc::clone(&self.names), values)));
+                let values = values.collect::<Result<Vec<_>, _>>();
+                return Ok(Some(values.map(|all| Record::new(Arc::clone(&self.names), all))));
             }
             if !self.next_batch()? {
                 return Ok(None);
@@ -207,7 +209,12 @@ impl<T: Send + Sync + 'static> ItemReader for ArrowReader<T> {
     type Item = T;
     type Position = ArrowPosition;
 
-    fn open(&mut self, position: Option<ArrowPosition>, _: &StepScope) -> Result<(), ItemError> {
+    fn open(
+        &mut self,
+        position: Option<ArrowPosition>,
+        scope: &StepScope,
+    ) -> Result<(), ItemError> {
+        self.settings.stop = scope.stop().clone();
         self.open = None;
         let damaged = |what| self.settings.failed(&what);
         let mut open = undamaged(|| self.begin()).map_err(damaged)??;
@@ -246,6 +253,7 @@ impl<T: Send + Sync + 'static> ItemReader for ArrowReader<T> {
                 open.position = before;
                 return Ok(None);
             };
+            let record = record.map_err(at)?;
             if settings.accepts(&record).map_err(at)? {
                 return (settings.decode)(record).map(Some).map_err(at);
             }

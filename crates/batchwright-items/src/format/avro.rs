@@ -295,7 +295,8 @@ impl<T: Send + Sync + 'static> ItemReader for AvroReader<T> {
     type Item = T;
     type Position = AvroPosition;
 
-    fn open(&mut self, position: Option<AvroPosition>, _: &StepScope) -> Result<(), ItemError> {
+    fn open(&mut self, position: Option<AvroPosition>, scope: &StepScope) -> Result<(), ItemError> {
+        self.settings.stop = scope.stop().clone();
         (self.open, self.end) = (None, None);
         let mut open = self.begin()?;
         if let Some(position) = position.filter(|position| position.byte > 0) {

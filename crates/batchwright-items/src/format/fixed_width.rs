@@ -148,7 +148,7 @@ impl ItemKind for FixedWidthKind {
         let columns: Arc<[WriteColumn]> = columns.into_inner().into();
         Ok(Box::new(move |scope| {
             let encode = FixedWidth { columns: Arc::clone(&columns), line_end };
-            Ok(BoxedWriter::new(path(scope)?.writer(encode).ends(ends.clone())))
+            Ok(BoxedWriter::new(path(scope)?.writer(encode).ends(ends(scope)?)))
         }))
     }
 }

@@ -529,7 +529,7 @@ impl ItemKind for LinesKind {
         let ends = lines_around(first_line.as_ref(), last_line.as_ref(), b"\n", encode, cx)?;
         Ok(Box::new(move |scope| {
             let encode = RecordLines { field: field.as_str().into() };
-            Ok(BoxedWriter::new(path(scope)?.writer(encode).ends(ends.clone())))
+            Ok(BoxedWriter::new(path(scope)?.writer(encode).ends(ends(scope)?)))
         }))
     }
 

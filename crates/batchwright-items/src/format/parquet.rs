@@ -136,13 +136,17 @@ impl<T> ParquetReader<T> {
         }
         value::check(&schema, &self.settings.source.shown())
             .map_err(|what| self.settings.failed(&what))?;
+        // Otherwise the order of the limits is not known.
+        let is_ordered = metadata.file_metadata().column_orders().is_some();
         let mut begin = 0;
         let (mut groups, mut chosen) = (VecDeque::new(), HashSet::new());
         for (at, group) in metadata.row_groups().iter().enumerate() {
             let rows = begin..begin + rows_of(group);
             begin = rows.end;
             // Groups before the position are not read.
-            if rows.end > done && value::can_have(group, &self.settings.only).map_err(wrong)? {
+            if rows.end > done.max(rows.start)
+                && (!is_ordered || value::can_have(group, &self.settings.only).map_err(wrong)?)
+            {
                 groups.push_back(rows);
                 chosen.insert(at);
             }
@@ -191,7 +195,12 @@ impl<T: Send + Sync + 'static> ItemReader for ParquetReader<T> {
     type Item = T;
     type Position = ParquetPosition;
 
-    fn open(&mut self, position: Option<ParquetPosition>, _: &StepScope) -> Result<(), ItemError> {
+    fn open(
+        &mut self,
+        position: Option<ParquetPosition>,
+        scope: &StepScope,
+    ) -> Result<(), ItemError> {
+        self.settings.stop = scope.stop().clone();
         let chunks = Chunks::open(&self.settings.source)?;
         if let Some(made_with) = position.and_then(|position| position.input)
             && !self.settings.may_have_changed

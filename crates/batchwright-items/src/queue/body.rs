@@ -38,6 +38,12 @@ impl Decode {
         Self { format, id_field, body: Arc::new([Arc::from("body")]) }
     }
 
+    /// Whether a field gets the id.
+    #[cfg(feature = "redis")]
+    pub(super) fn has_id(&self) -> bool {
+        self.id_field.is_some()
+    }
+
     /// Returns the record of a message. An error has the body, for the dead letters.
     pub(super) fn record(&self, content: Content, id: Option<&str>) -> Result<Record, ItemError> {
         let record = match content {

@@ -247,7 +247,7 @@ impl<B: Broker> QueueReader<B> {
 
 impl Content {
     /// Number of bytes.
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Body(body) => body.len(),
             #[cfg(feature = "redis")]

@@ -83,6 +83,18 @@ struct WriterKeys {
     timeout: Option<Text>,
 }
 
+/// Returns `text` as a pattern that matches only itself.
+fn literal(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len());
+    for character in text.chars() {
+        if matches!(character, '*' | '?' | '[' | ']' | '^' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern
+}
+
 /// What the name of a key is made into.
 type MakeSource = fn(String) -> Source;
 
@@ -134,9 +146,15 @@ impl ItemKind for RedisKind {
                 if let Some((name, _)) = others.find(|(_, is_given)| *is_given) {
                     return Err(keys.problem_at(name, format!("`{name}` needs a list or a stream")));
                 }
+                let is_pattern = parsed.keys.is_some();
                 let connect: ConnectScan = Arc::new(move |scope| {
                     let link = Link::open(&server(scope)?, timeout)?;
-                    Ok(Scan { link, source: source(key.render(scope)?) })
+                    // A value within a pattern matches itself.
+                    let key = key.render_with(scope, |_, value| match is_pattern {
+                        true => literal(&value),
+                        false => value,
+                    })?;
+                    Ok(Scan { link, source: source(key) })
                 });
                 Ok(ScanReader::made(connect, settings.decode))
             }

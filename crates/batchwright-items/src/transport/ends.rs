@@ -31,14 +31,41 @@ impl fmt::Debug for Ends {
 }
 
 /// What a file has so far, beside its bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Counted {
-    /// Number of items.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub(super) items: u64,
+    /// Number of items; `None` if an earlier version began the file, which did not count them.
+    pub(super) items: Option<u64>,
     /// Length of the text before the first item, in bytes of the content.
-    #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) header: u64,
+}
+
+impl Default for Counted {
+    fn default() -> Self {
+        Self { items: Some(0), header: 0 }
+    }
+}
+
+impl Counted {
+    pub(super) fn add(&mut self, items: usize) {
+        self.items = self.items.map(|before| before + items as u64);
+    }
+}
+
+/// The position in an output, and what the output has.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+#[doc(hidden)]
+pub enum EncodedPosition<P> {
+    /// A position that is made now.
+    Counted {
+        output: P,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        items: Option<u64>,
+        #[serde(default, skip_serializing_if = "is_zero")]
+        header: u64,
+    },
+    /// One of an earlier version.
+    Bare(P),
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
@@ -46,14 +73,23 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// The position in an output, and what the output has.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[doc(hidden)]
-pub struct EncodedPosition<P> {
-    #[serde(flatten)]
-    pub(super) sink: P,
-    #[serde(flatten)]
-    pub(super) counted: Counted,
+impl<P> EncodedPosition<P> {
+    pub(super) fn new(output: P, Counted { items, header }: Counted) -> Self {
+        Self::Counted { output, items, header }
+    }
+
+    pub(super) fn into_parts(self) -> (P, Counted) {
+        match self {
+            Self::Counted { output, items, header } => (output, Counted { items, header }),
+            Self::Bare(output) => (output, Counted { items: None, header: 0 }),
+        }
+    }
+
+    pub(super) fn output(&self) -> &P {
+        match self {
+            Self::Counted { output, .. } | Self::Bare(output) => output,
+        }
+    }
 }
 
 /// The bytes of a source after a number of them.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use batchwright::ItemError;
+use batchwright::error::ErrorKind;
 use batchwright::item::{
     ChunkTransaction, Encoder, Ending, FileOutput, ItemWriter, PreparedCommit,
 };
@@ -114,8 +115,8 @@ impl<E, S> EncodedWriter<E, S> {
         self
     }
 
-    /// Writes what `header` returns before the first item, also before a header line of the format, with its line end. Meant for
-    /// formats of text.
+    /// Writes what `header` returns before the first item, also before a header line of the format, with its line end. Only for
+    /// formats of text in UTF-8, without a byte order mark. An error of it fails the step.
     #[must_use]
     pub fn header_with(
         mut self,
@@ -126,7 +127,7 @@ impl<E, S> EncodedWriter<E, S> {
     }
 
     /// Writes what `footer` returns after the last item, with its line end; it gets the number of items of the file, those of
-    /// earlier executions included. Meant for formats of text.
+    /// earlier executions included. Only for formats of text in UTF-8.
     #[must_use]
     pub fn footer_with(
         mut self,
@@ -170,7 +171,14 @@ impl<E, S: ByteSink> EncodedWriter<E, S> {
 
     fn header(&self) -> Result<Vec<u8>, ItemError> {
         match (&self.ends.header, &self.scope) {
-            (Some(header), Some(scope)) => header(scope),
+            // Otherwise it would be the fault of the records.
+            (Some(header), Some(scope)) => header(scope).map_err(|error| {
+                ItemError::wrap(
+                    ErrorKind::FATAL,
+                    "cannot write what is before the first record",
+                    error.into_boxed(),
+                )
+            }),
             _ => Ok(Vec::new()),
         }
     }
@@ -187,11 +195,16 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
         if let Some(compression) = self.compression {
             compression.check()?;
         }
-        let (sink, counted) = position.map(|one| (one.sink, one.counted)).unzip();
+        let (sink, counted) = position.map(EncodedPosition::into_parts).unzip();
         self.sink.open(sink, scope)?;
         self.scope = Some(scope.clone());
         self.counted = counted.unwrap_or_default();
         self.committed = self.counted;
+        if self.ends.footer.is_some() && self.counted.items.is_none() {
+            return Err(ItemError::fatal(
+                "cannot write a text after the last record: an earlier version, which did not count records, began the output",
+            ));
+        }
         if self.sink.length() > 0
             && let Some(begun) = self.sink.begun()
         {
@@ -216,7 +229,7 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
             encode_compressed(encode, *compression, items, content, bytes)?;
         }
         self.sink.append(&self.bytes)?;
-        self.counted.items += items.len() as u64;
+        self.counted.add(items.len());
         Ok(())
     }
 
@@ -246,12 +259,12 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
         _: &mut ChunkTransaction<'_>,
     ) -> Result<(), ItemError> {
         self.sink.append(bytes)?;
-        self.counted.items += items.len() as u64;
+        self.counted.add(items.len());
         Ok(())
     }
 
     fn position(&mut self) -> Result<EncodedPosition<S::Position>, ItemError> {
-        Ok(EncodedPosition { sink: self.sink.position()?, counted: self.counted })
+        Ok(EncodedPosition::new(self.sink.position()?, self.counted))
     }
 
     fn committed(&mut self) -> Result<(), ItemError> {
@@ -281,7 +294,7 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
             let written = sink.begun().map(|begun| decompressed(begun, *compression));
             encode.finish(first, written, content)?;
             if let Some(footer) = &ends.footer {
-                content.extend_from_slice(&footer(scope, counted.items)?);
+                content.extend_from_slice(&footer(scope, counted.items.unwrap_or_default())?);
             }
             bytes.clear();
             match compression {
@@ -304,7 +317,7 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
         position: &EncodedPosition<S::Position>,
         scope: &StepScope,
     ) -> Result<bool, ItemError> {
-        self.sink.is_named(&position.sink, scope)
+        self.sink.is_named(position.output(), scope)
     }
 
     fn forget(&self, scope: &StepScope) -> Result<(), ItemError> {

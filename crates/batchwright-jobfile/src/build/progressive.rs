@@ -23,7 +23,7 @@ impl Builder<'_> {
             false => Ok(()),
             true => Err(Problem::at(
                 reader,
-                "a progressive step cannot read a queue, because it reads its input several times",
+                "a progressive step cannot read a queue, or what has another order each time, because it reads its input several times",
             )),
         }
     }

@@ -18,7 +18,7 @@ use crate::expression::order;
 use crate::lookup::kept;
 
 /// Maximum number of groups in memory without `groups_max`.
-const GROUPS_MAX: usize = 100_000;
+const GROUPS_MAX: usize = 1_000_000;
 
 /// Makes one record of all records with the same values of some fields: it has these fields and those of `set`. The groups leave
 /// after the last record, in the order of their first records, unless the input is sorted; after a restart, the records before
@@ -35,7 +35,7 @@ pub(super) struct AggregateKeys {
     /// is in memory, and records in another order fail the step. Default: false.
     #[serde(default)]
     sorted: bool,
-    /// Maximum number of groups in memory; more are kept in a temporary file. Default: 100,000.
+    /// Maximum number of groups in memory; more are kept in a temporary file. Default: 1,000,000.
     groups_max: Option<NonZeroUsize>,
 }
 

@@ -39,7 +39,10 @@ impl Groups {
             Some(file) => file,
             none => none.insert(GroupFile::create()?),
         };
-        file.keep(self.recent.drain())
+        let mut groups: Vec<_> = self.recent.drain().collect();
+        // In the order of the table, neighbours are written together.
+        groups.sort_unstable_by(|(one, _), (two, _)| one.cmp(two));
+        file.keep(groups)
     }
 }
 
@@ -101,21 +104,18 @@ impl GroupFile {
             let database = Connection::open("")?;
             database.execute_batch(
                 "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16384;
-                 CREATE TABLE one (number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, content BLOB NOT NULL)",
+                 CREATE TABLE one (key TEXT PRIMARY KEY, number INTEGER NOT NULL, content BLOB NOT NULL) WITHOUT ROWID",
             )?;
             Ok(Self(database))
         };
         create().map_err(failed)
     }
 
-    fn keep(
-        &mut self,
-        groups: impl Iterator<Item = (String, (u64, Group))>,
-    ) -> Result<(), ItemError> {
+    fn keep(&mut self, groups: Vec<(String, (u64, Group))>) -> Result<(), ItemError> {
         let keep = || {
             let transaction = self.0.transaction()?;
             let mut insert =
-                transaction.prepare_cached("INSERT OR REPLACE INTO one VALUES (?1, ?2, ?3)")?;
+                transaction.prepare_cached("INSERT OR REPLACE INTO one VALUES (?2, ?1, ?3)")?;
             let mut content = Vec::new();
             for (key, (number, group)) in groups {
                 content.clear();
@@ -145,6 +145,8 @@ impl GroupFile {
     /// Returns some groups from number `from` on, in their order.
     fn page(&self, from: u64) -> Result<Vec<Group>, ItemError> {
         let read = || {
+            // Made once, when the first page is read.
+            self.0.execute_batch("CREATE INDEX IF NOT EXISTS by_number ON one (number)")?;
             let mut select = self.0.prepare_cached(
                 "SELECT content FROM one WHERE number >= ?1 ORDER BY number LIMIT ?2",
             )?;
@@ -166,5 +168,6 @@ fn group(mut content: &[u8]) -> Result<Group, ItemError> {
 
 fn failed(error: rusqlite::Error) -> ItemError {
     let what = "cannot aggregate: the temporary file of groups cannot be used (SQLITE_TMPDIR or TMPDIR names its folder)";
-    ItemError::wrap(ErrorKind::IO, what, error)
+    // No record is at fault, and the groups so far may be incomplete.
+    ItemError::wrap(ErrorKind::FATAL, what, error)
 }

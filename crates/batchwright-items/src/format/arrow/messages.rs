@@ -2,7 +2,7 @@
 //!
 //! <https://arrow.apache.org/docs/format/Columnar.html#serialization-and-interprocess-communication-ipc>
 
-use std::io::SeekFrom;
+use std::io::{Read as _, SeekFrom};
 use std::sync::Arc;
 
 use arrow_buffer::Buffer;
@@ -14,12 +14,18 @@ use crate::transport::{InputIdentity, OpenSeekable, ReadSeek};
 
 /// The first and the last bytes of a file; a stream has none.
 pub(super) const MAGIC: &[u8; 6] = b"ARROW1";
+/// The end of a stream: a continuation, and the length zero.
+const STREAM_END_BYTES: u64 = 8;
+/// Maximum length of a batch that is read over when only the descriptions of messages are wanted, in bytes.
+const READ_OVER_BYTES: u64 = 1024 * 1024;
+/// Maximum number of rows of a batch without bytes, which has only nulls or no columns.
+const EMPTY_ROWS_MAX: i64 = 10_000_000;
 /// What precedes the length of a message, since version 0.15 of the format.
 const CONTINUATION: [u8; 4] = [0xff; 4];
 /// Maximum size of what describes a message or the file, in bytes.
-const METADATA_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub(super) const METADATA_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Maximum size of a batch, in bytes, as it is stored and after decompression.
-const BATCH_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+pub(super) const BATCH_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -105,7 +111,15 @@ fn of_file(bytes: &mut dyn ReadSeek, length: u64) -> Result<Contents, Failure> {
 fn of_stream(bytes: &mut dyn ReadSeek, length: u64) -> Result<Contents, Failure> {
     let (mut at, mut known, mut blocks) = (0, None, Vec::new());
     while at < length {
-        let Some((block, metadata)) = message_at(bytes, length, at)? else { break };
+        let Some((block, metadata)) = message_at(bytes, length, at)? else {
+            // Another stream may follow, whose rows would be missing.
+            if at + STREAM_END_BYTES < length {
+                return Err(
+                    format!("there are bytes after the end of the stream at byte {at}").into()
+                );
+            }
+            break;
+        };
         let message = arrow_ipc::root_as_message(&metadata)?;
         match (message.header_type(), &known) {
             (MessageHeader::Schema, None) => {
@@ -119,7 +133,12 @@ fn of_stream(bytes: &mut dyn ReadSeek, length: u64) -> Result<Contents, Failure>
             }
             _ => return Err(format!("it is no Arrow file, or damaged at byte {at}").into()),
         }
+        let read_to = at + u64::try_from(block.metaDataLength())?;
         at = Place { block, is_dictionary: false }.end();
+        // Fewer requests to a server than a seek for each message.
+        if at - read_to <= READ_OVER_BYTES {
+            std::io::copy(&mut (&mut *bytes).take(at - read_to), &mut std::io::sink())?;
+        }
     }
     let (schema, version) = known.ok_or("it is no Arrow file")?;
     Ok((schema, version, blocks))
@@ -183,9 +202,15 @@ fn check_decompressed(bytes: &[u8], block: &Block) -> Result<(), Failure> {
     let (head, body) = bytes.split_at_checked(metadata).ok_or("it ends within a message")?;
     let head = head.strip_prefix(&CONTINUATION).unwrap_or(head);
     let message = arrow_ipc::root_as_message(head.get(4..).unwrap_or_default())?;
-    let Some(batch) = batch_of(&message).filter(|batch| batch.compression().is_some()) else {
+    let Some(batch) = batch_of(&message) else { return Ok(()) };
+    if batch.length() < 0 || body.is_empty() && batch.length() > EMPTY_ROWS_MAX {
+        return Err(
+            format!("a batch of {} bytes claims {} rows", body.len(), batch.length()).into()
+        );
+    }
+    if batch.compression().is_none() {
         return Ok(());
-    };
+    }
     let sizes = batch.buffers().into_iter().flatten().filter_map(|buffer| {
         let begin = usize::try_from(buffer.offset()).ok()?;
         let size = body.get(begin..)?.first_chunk::<8>().filter(|_| buffer.length() >= 8)?;

@@ -123,7 +123,17 @@ fn of_run<E: RunEndIndexType>(array: &dyn Array, row: usize) -> Result<Value, St
 fn decimal(array: &dyn Array, row: usize) -> Result<Value, String> {
     let scaled = |digits: &[u8], scale: i8| match u32::try_from(scale) {
         Ok(scale) => from::decimal(digits, scale),
-        Err(_) => Err("its scale is negative".to_owned()),
+        // A multiple of a power of ten.
+        Err(_) => {
+            match (from::decimal(digits, 0)?, 10_i128.checked_pow(scale.unsigned_abs().into())) {
+                (Value::Decimal(whole), Some(power)) => {
+                    let digits = whole.mantissa().checked_mul(power);
+                    let digits = digits.ok_or_else(|| "it has more than 28 digits".to_owned())?;
+                    from::decimal(&digits.to_be_bytes(), 0)
+                }
+                _ => Err("it has more than 28 digits".to_owned()),
+            }
+        }
     };
     match array.data_type() {
         DataType::Decimal32(_, scale) => {
@@ -173,7 +183,10 @@ fn moment(array: &dyn Array, row: usize) -> Result<Value, String> {
                 TimeUnit::Microsecond => (number::<TimestampMicrosecondType>(array, row), 1_000),
                 TimeUnit::Nanosecond => (number::<TimestampNanosecondType>(array, row), 1),
             };
-            from::instant(i128::from(number) * nanos, zone.is_some())
+            from::instant(
+                i128::from(number) * nanos,
+                zone.as_ref().is_some_and(|zone| !zone.is_empty()),
+            )
         }
         other => Err(format!("{other} is no time")),
     }
@@ -188,6 +201,9 @@ pub(super) fn check(field: &Field) -> Result<(), String> {
             field.name()
         )),
         DataType::Struct(fields) => fields.iter().try_for_each(|field| check(field)),
+        DataType::Dictionary(_, values) => {
+            check(&Field::new(field.name(), (**values).clone(), true))
+        }
         DataType::List(field)
         | DataType::LargeList(field)
         | DataType::ListView(field)
@@ -211,7 +227,14 @@ mod tests {
         let span = Field::new("span", DataType::Duration(TimeUnit::Second), true);
         let period = Field::new("period", DataType::Interval(IntervalUnit::DayTime), true);
         let list = Field::new("list", DataType::List(Arc::new(period.clone())), true);
-        for (field, named) in [(span, "span"), (period, "period"), (list, "period")] {
+        let words = DataType::Dictionary(
+            Box::new(DataType::Int8),
+            Box::new(DataType::Duration(TimeUnit::Second)),
+        );
+        let words = Field::new("words", words, true);
+        for (field, named) in
+            [(span, "span"), (period, "period"), (list, "period"), (words, "words")]
+        {
             let refused = check(&field).unwrap_err();
             assert!(refused.contains(&format!("`{named}`")) && refused.contains("`columns`"));
         }

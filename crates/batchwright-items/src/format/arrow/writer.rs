@@ -15,7 +15,7 @@ use batchwright::error::ErrorKind;
 use flatbuffers::FlatBufferBuilder;
 
 use super::column;
-use super::messages::{Failure, MAGIC, message_at};
+use super::messages::{BATCH_BYTES_MAX, Failure, MAGIC, METADATA_BYTES_MAX, message_at};
 use crate::format::AsRecords;
 use crate::format::typed::{TypedColumn, TypedColumns};
 use crate::record::Record;
@@ -80,7 +80,13 @@ impl ArrowColumns {
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), arrays).map_err(failed)?;
         let mut stream = stream(&self.schema).map_err(failed)?;
         stream.write(&batch).map_err(failed)?;
-        bytes.extend_from_slice(&stream.get_ref()[self.begin.len()..]);
+        let message = &stream.get_ref()[self.begin.len()..];
+        if message.len() as u64 > BATCH_BYTES_MAX {
+            let what =
+                "cannot write a batch of more than 1 GiB, which is not read: use a smaller chunk";
+            return Err(ItemError::fatal(what));
+        }
+        bytes.extend_from_slice(message);
         Ok(())
     }
 
@@ -170,7 +176,9 @@ impl Encode<Record> for ArrowColumns {
         };
         let buffer = self.footer(&blocks);
         let footer = buffer.finished_data();
-        let length = i32::try_from(footer.len()).map_err(|_| {
+        let length = i32::try_from(footer.len()).ok();
+        let length = length.filter(|_| footer.len() as u64 <= METADATA_BYTES_MAX);
+        let length = length.ok_or_else(|| {
             ItemError::fatal(
                 "cannot end an Arrow output: it has too many batches; use a larger chunk",
             )

@@ -188,7 +188,7 @@ impl ItemKind for Csv {
             parsed.columns.map(|all| all.iter().map(|name| Arc::from(name.as_str())).collect());
         Ok(Box::new(move |scope| {
             let encode = RecordCsv { format: format.clone(), columns: columns.clone() };
-            Ok(BoxedWriter::new(path(scope)?.writer(encode).ends(ends.clone())))
+            Ok(BoxedWriter::new(path(scope)?.writer(encode).ends(ends(scope)?)))
         }))
     }
 

@@ -123,13 +123,9 @@ fn limits(statistics: &Statistics, column: &ColumnDescPtr) -> Option<(Value, Val
             Field::convert_int64(column, *of.min_opt()?),
             Field::convert_int64(column, *of.max_opt()?),
         ),
-        Statistics::Double(of) => {
-            let (least, greatest) = (*of.min_opt()?, *of.max_opt()?);
-            if least.is_nan() || greatest.is_nan() {
-                return None;
-            }
-            (Field::Double(least), Field::Double(greatest))
-        }
+        Statistics::Boolean(of) => (Field::Bool(*of.min_opt()?), Field::Bool(*of.max_opt()?)),
+        Statistics::Float(of) => (Field::Float(*of.min_opt()?), Field::Float(*of.max_opt()?)),
+        Statistics::Double(of) => (Field::Double(*of.min_opt()?), Field::Double(*of.max_opt()?)),
         Statistics::ByteArray(of) => (
             Field::convert_byte_array(column, of.min_opt()?.clone()).ok()?,
             Field::convert_byte_array(column, of.max_opt()?.clone()).ok()?,
@@ -143,8 +139,13 @@ fn limits(statistics: &Statistics, column: &ColumnDescPtr) -> Option<(Value, Val
     };
     let kind = column.self_type();
     let pair = (value(least, Some(kind)).ok()?, value(greatest, Some(kind)).ok()?);
-    // The writer may have cut long bytes within a character.
-    (!matches!(pair.0, Value::Bytes(_))).then_some(pair)
+    let has_order = |value: &Value| match value {
+        // The writer may have cut long bytes within a character.
+        Value::Bytes(_) => false,
+        Value::Float(number) => !number.is_nan(),
+        _ => true,
+    };
+    (has_order(&pair.0) && has_order(&pair.1)).then_some(pair)
 }
 
 trait Logical {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::{ColumnOrder, Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{
     FileMetaData, ParquetMetaData, ParquetMetaDataReader, ParquetMetaDataWriter, RowGroupMetaData,
@@ -137,7 +137,13 @@ impl ParquetColumns {
         let schema =
             Arc::new(parquet::schema::types::SchemaDescriptor::new(Arc::clone(&self.schema)));
         let by = Some("Batchwright".to_owned());
-        let file = FileMetaData::new(2, rows, by, None, schema, None);
+        // Readers trust the limits of groups only if the file says how values are compared.
+        let orders = schema.columns().iter().map(|column| {
+            let (logical, converted) = (column.logical_type_ref(), column.converted_type());
+            ColumnOrder::column_order_for_type(logical, converted, column.physical_type())
+        });
+        let orders = Some(orders.collect());
+        let file = FileMetaData::new(2, rows, by, None, schema, orders);
         let metadata = ParquetMetaData::new(file, groups);
         ParquetMetaDataWriter::new(&mut *bytes, &metadata).finish().map_err(failed)?;
         // The format has 32 bits for this length.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use batchwright::ItemError;
 use jiff::Timestamp;
-use jiff::civil::{Date, Time};
+use jiff::civil::{Date, DateTime, Time};
 use rust_decimal::Decimal;
 
 use crate::record::Record;
@@ -92,7 +92,11 @@ impl ColumnRange {
 /// Compares `value` with the value that `end` is in its type; `None` if it is none.
 fn compare(value: &Value, end: &str) -> Option<Ordering> {
     match value {
-        Value::Text(text) | Value::Field(text) => Some((**text).cmp(end)),
+        Value::Text(text) | Value::Field(text) => match civil(text) {
+            // A timestamp without a time zone, which is a text here.
+            Some(value) => Some(value.cmp(&civil(end)?)),
+            None => Some((**text).cmp(end)),
+        },
         Value::Integer(number) => Some(Decimal::from(*number).cmp(&end.parse().ok()?)),
         Value::Decimal(number) => Some(number.cmp(&end.parse().ok()?)),
         Value::Float(number) => number.partial_cmp(&end.parse().ok()?),
@@ -102,6 +106,14 @@ fn compare(value: &Value, end: &str) -> Option<Ordering> {
         Value::Boolean(value) => Some(value.cmp(&end.parse().ok()?)),
         _ => None,
     }
+}
+
+/// Returns the day and the time that `text` is.
+fn civil(text: &str) -> Option<DateTime> {
+    let (day, at) = text.split_once(['T', ' '])?;
+    let is_day = day.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    let is_time = at.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b':' | b'.'));
+    if is_day && is_time { text.parse().ok() } else { None }
 }
 
 #[cfg(test)]
@@ -126,6 +138,16 @@ mod tests {
         }
         assert_eq!(ColumnRange::of("c").contains(&Value::Float(f64::NAN)), Ok(true));
         assert_eq!(range.contains(&Value::Float(f64::NAN)), Ok(false));
+        let local = Value::text("2026-11-29T10:00:00");
+        for (from, expected) in [
+            ("2026-11-29T10:00", Ok(true)),
+            ("2026-11-29 10:00:00.5", Ok(false)),
+            ("2026-11-29", Err(())),
+            ("2026-11-29T10:00:00Z", Err(())),
+        ] {
+            let found = ColumnRange::of("c").from(from).contains(&local);
+            assert_eq!(found.map_err(drop), expected, "{from}");
+        }
         let days = ColumnRange::of("c").from("2026-11-29");
         assert_eq!(days.contains(&Value::Date(jiff::civil::date(2026, 11, 28))), Ok(false));
     }

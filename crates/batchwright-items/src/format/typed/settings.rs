@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use batchwright::ItemError;
+use batchwright::clock::StopToken;
 
 use super::ColumnRange;
 use crate::record::Record;
@@ -17,6 +18,7 @@ pub(crate) struct ReaderSettings<T> {
     /// Rows with other values are left out.
     pub(crate) only: Vec<ColumnRange>,
     pub(crate) may_have_changed: bool,
+    pub(crate) stop: StopToken,
     pub(crate) decode: fn(Record) -> Result<T, ItemError>,
 }
 
@@ -27,6 +29,7 @@ impl<T> Clone for ReaderSettings<T> {
             columns: self.columns.clone(),
             only: self.only.clone(),
             may_have_changed: self.may_have_changed,
+            stop: self.stop.clone(),
             decode: self.decode,
         }
     }
@@ -37,7 +40,14 @@ impl<T> ReaderSettings<T> {
         source: Arc<dyn ByteSource>,
         decode: fn(Record) -> Result<T, ItemError>,
     ) -> Self {
-        Self { source, columns: None, only: Vec::new(), may_have_changed: false, decode }
+        Self {
+            source,
+            columns: None,
+            only: Vec::new(),
+            may_have_changed: false,
+            stop: StopToken::default(),
+            decode,
+        }
     }
 
     pub(crate) fn failed(&self, what: &dyn std::fmt::Display) -> ItemError {
@@ -74,7 +84,12 @@ impl<T> ReaderSettings<T> {
     pub(crate) fn accepts(&self, record: &Record) -> Result<bool, ItemError> {
         for range in &self.only {
             if !range.accepts(record)? {
-                return Ok(false);
+                return match self.stop.is_requested() {
+                    false => Ok(false),
+                    true => {
+                        Err(ItemError::stopped("a stop was requested while rows were left out"))
+                    }
+                };
             }
         }
         Ok(true)

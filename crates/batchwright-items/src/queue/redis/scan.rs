@@ -1,10 +1,11 @@
 //! Reads the elements of sets and hashes, and the values of keys, by SCAN: <https://redis.io/docs/latest/commands/scan/>.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use batchwright::ItemError;
-use batchwright::item::{ItemReader, Total, stable_hash};
+use batchwright::clock::StopToken;
+use batchwright::item::{Acknowledge, ItemReader, Total, stable_hash};
 use batchwright::scope::StepScope;
 use redis::{Cmd, Pipeline, Value, cmd, from_redis_value};
 use serde::{Deserialize, Serialize};
@@ -16,8 +17,12 @@ use crate::queue::body::Decode;
 use crate::reader::Reads;
 use crate::record::Record;
 
-/// Number of elements that the server looks at for a page.
+/// Number of elements that the server looks at for a page, and of keys whose values are asked for together.
 const PAGE: usize = 100;
+/// Size of what is fetched together, in bytes, above which the next fetch is of fewer.
+const BYTES_MANY: usize = 4 * 1024 * 1024;
+/// Maximum number of characters of a name in a message.
+const SHOWN_MAX: usize = 60;
 
 /// What is read.
 #[derive(Debug, Clone)]
@@ -55,15 +60,29 @@ pub(super) struct ScanReader {
     decode: Decode,
     scan: Option<Scan>,
     page: VecDeque<Element>,
-    /// The cursor after [`Self::page`].
+    /// Keys of the page whose values are not fetched yet.
+    keys: VecDeque<Vec<u8>>,
+    /// Number of elements of the next fetch.
+    count: usize,
+    /// The cursor after the page.
     next: Cursor,
     position: ScanPosition,
+    /// What was read since the last commit, and of its page.
+    log: Arc<Mutex<VecDeque<Read>>>,
     total: Option<u64>,
-    read: u64,
+    stop: StopToken,
 }
 
 /// An element: its name or member, and its content.
 type Element = (Vec<u8>, Content);
+
+/// An element that was read.
+struct Read {
+    page: Cursor,
+    hash: u64,
+    /// Its number in the instance.
+    number: u64,
+}
 
 /// Where a page begins.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,17 +99,32 @@ pub(super) struct ScanPosition {
     page: Cursor,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     seen: Vec<u64>,
+    /// Number of elements that were read.
+    #[serde(default)]
+    read: u64,
     /// The run of the server: another one has other cursors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     server: Option<String>,
 }
 
+impl ScanPosition {
+    fn add(&mut self, read: &Read) {
+        if self.page != read.page {
+            self.page = read.page.clone();
+            self.seen.clear();
+        }
+        self.seen.push(read.hash);
+        self.read = read.number;
+    }
+}
+
 impl ScanReader {
-    /// Returns what makes the reader for each step execution.
+    /// Returns what makes the reader for each step execution. Another reading has another order, as that of a queue.
     pub(super) fn made(connect: ConnectScan, decode: Decode) -> MakeReader {
-        MakeReader::new(move |_| {
+        let make = move |_: &StepScope| {
             Ok(Reads::records(Self::new(Arc::clone(&connect), decode.clone())))
-        })
+        };
+        MakeReader::new(make).queue()
     }
 
     fn new(connect: ConnectScan, decode: Decode) -> Self {
@@ -99,36 +133,67 @@ impl ScanReader {
             decode,
             scan: None,
             page: VecDeque::new(),
+            keys: VecDeque::new(),
+            count: PAGE,
             next: Cursor::Begin,
             position: ScanPosition::default(),
+            log: Arc::default(),
             total: None,
-            read: 0,
+            stop: StopToken::default(),
         }
     }
 
-    fn scan(&self) -> Result<&Scan, ItemError> {
+    fn log(&self) -> MutexGuard<'_, VecDeque<Read>> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fetches the next elements; `false` at the end.
+    fn fetch(&mut self) -> Result<bool, ItemError> {
         let unopened = || ItemError::fatal("cannot read from Redis before the reader is opened");
-        self.scan.as_ref().ok_or_else(unopened)
-    }
-
-    /// Fetches the page at `cursor`, without the elements that were read.
-    fn fetch(&mut self, cursor: Cursor) -> Result<(), ItemError> {
-        let at = match &cursor {
-            Cursor::Begin => "0",
-            Cursor::At(cursor) => cursor,
-            Cursor::End => return Ok(()),
-        };
-        let (next, page) = self.scan()?.page(at)?;
-        self.next = if next == "0" { Cursor::End } else { Cursor::At(next) };
-        if self.position.page != cursor {
-            self.position.page = cursor;
-            self.position.seen.clear();
+        let scan = self.scan.as_ref().ok_or_else(unopened)?;
+        if !self.keys.is_empty() {
+            let some = self.keys.drain(..self.count.min(self.keys.len())).collect();
+            self.page = scan.values(some)?.into();
+        } else {
+            let cursor = match &self.next {
+                Cursor::Begin => "0",
+                Cursor::At(cursor) => cursor,
+                Cursor::End => return Ok(false),
+            };
+            let (next, mut found) = scan.page(cursor, self.count)?;
+            let page = std::mem::replace(
+                &mut self.next,
+                if next == "0" { Cursor::End } else { Cursor::At(next) },
+            );
+            if self.position.page != page {
+                self.position.page = page;
+                self.position.seen.clear();
+            }
+            let seen: HashSet<u64> = self.position.seen.iter().copied().collect();
+            let is_new = |name: &Vec<u8>| !seen.contains(&stable_hash(name));
+            match &mut found {
+                Found::Elements(elements) => elements.retain(|(name, _)| is_new(name)),
+                Found::Keys(keys) => keys.retain(is_new),
+            }
+            match found {
+                Found::Elements(elements) => self.page = elements.into(),
+                Found::Keys(keys) => self.keys = keys.into(),
+            }
         }
-        let seen: HashSet<u64> = self.position.seen.iter().copied().collect();
-        self.page = page.into();
-        self.page.retain(|(name, _)| !seen.contains(&stable_hash(name)));
-        Ok(())
+        let bytes: usize = self.page.iter().map(|(_, content)| content.bytes()).sum();
+        self.count = match bytes {
+            bytes if bytes > BYTES_MANY => (self.count / 2).max(1),
+            _ => (self.count * 2).min(PAGE),
+        };
+        Ok(true)
     }
+}
+
+/// What a page has.
+enum Found {
+    Elements(Vec<Element>),
+    /// Keys, whose values are still to be fetched.
+    Keys(Vec<Vec<u8>>),
 }
 
 impl Scan {
@@ -141,9 +206,22 @@ impl Scan {
     }
 
     /// Returns what distinguishes this run of the server from others; `None` if it does not tell.
+    ///
+    /// # Errors
+    ///
+    /// When it has only a part of the keys that are to be read.
     fn server(&self) -> Result<Option<String>, ItemError> {
-        let about: String = self.link.call("connect", cmd("INFO").arg("server"))?;
-        Ok(about.lines().find_map(|line| line.strip_prefix("run_id:")).map(str::to_owned))
+        let about = match self.link.call::<String>("connect", cmd("INFO").arg("server")) {
+            Ok(about) => about,
+            // A user may be without the permission. A connection that broke fails the next call.
+            Err(_) => return Ok(None),
+        };
+        let value = |name: &str| about.lines().find_map(|line| line.strip_prefix(name));
+        if matches!(self.source, Source::Keys(_)) && value("redis_mode:") == Some("cluster") {
+            let what = "cannot read keys by a pattern from a cluster, of which each server has a part; read a set or a hash";
+            return Err(ItemError::fatal(what));
+        }
+        Ok(value("run_id:").map(str::to_owned))
     }
 
     /// Returns the number of elements; of keys it is unknown.
@@ -157,7 +235,7 @@ impl Scan {
     }
 
     /// Returns the page at `cursor`, and the cursor of the next one.
-    fn page(&self, cursor: &str) -> Result<(String, Vec<Element>), ItemError> {
+    fn page(&self, cursor: &str, count: usize) -> Result<(String, Found), ItemError> {
         let mut command = match &self.source {
             Source::Set(key) => with(cmd("SSCAN"), key),
             Source::Hash(key) => with(cmd("HSCAN"), key),
@@ -167,26 +245,35 @@ impl Scan {
         if let Source::Keys(pattern) = &self.source {
             command.arg("MATCH").arg(pattern);
         }
-        command.arg("COUNT").arg(PAGE);
-        let (next, found): (String, Vec<Vec<u8>>) = self.link.call(&self.action(), &command)?;
-        let mut page = match &self.source {
-            Source::Set(_) => found.iter().map(|one| (one.clone(), body(one.clone()))).collect(),
-            Source::Hash(_) => {
-                found.chunks_exact(2).map(|pair| (pair[0].clone(), body(pair[1].clone()))).collect()
-            }
-            Source::Keys(_) => self.values(found)?,
-        };
+        command.arg("COUNT").arg(count);
+        let (next, mut found): (String, Vec<Vec<u8>>) = self.link.call(&self.action(), &command)?;
         // A server may return an element several times.
         let mut names = HashSet::new();
-        page.retain(|(name, _): &Element| names.insert(stable_hash(name)));
+        let mut is_first = |name: &Vec<u8>| names.insert(stable_hash(name));
+        let page = match &self.source {
+            Source::Keys(_) => {
+                found.retain(is_first);
+                Found::Keys(found)
+            }
+            Source::Set(_) => {
+                found.retain(is_first);
+                Found::Elements(found.into_iter().map(|one| (one.clone(), body(one))).collect())
+            }
+            Source::Hash(_) => {
+                let mut elements: Vec<Element> = Vec::with_capacity(found.len() / 2);
+                let mut found = found.into_iter();
+                while let (Some(name), Some(value)) = (found.next(), found.next()) {
+                    elements.push((name, body(value)));
+                }
+                elements.retain(|(name, _)| is_first(name));
+                Found::Elements(elements)
+            }
+        };
         Ok((next, page))
     }
 
     /// Returns the values of keys. Those that vanished meanwhile are left out.
     fn values(&self, keys: Vec<Vec<u8>>) -> Result<Vec<Element>, ItemError> {
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
         let ask = |pipeline: Pipeline| {
             self.link.answer::<Vec<Value>>(&self.action(), |link| pipeline.query(link))
         };
@@ -250,42 +337,60 @@ impl ItemReader for ScanReader {
     fn open(&mut self, position: Option<ScanPosition>, scope: &StepScope) -> Result<(), ItemError> {
         let scan = (self.connect)(scope)?;
         let server = scan.server()?;
-        self.position = position.unwrap_or_default();
-        if self.position.server.is_some() && self.position.server != server {
+        let mut position = position.unwrap_or_default();
+        if position.page != Cursor::Begin && (server.is_none() || position.server != server) {
             tracing::warn!(
                 target: "batchwright::input",
-                "{} is read again from its beginning: the server was restarted, and its cursors with it",
+                "{} is read again from its beginning: the server was restarted, or does not tell that it was not",
                 scan.source.shown()
             );
-            self.position = ScanPosition::default();
+            position = ScanPosition { read: position.read, ..ScanPosition::default() };
         }
-        self.position.server = server;
+        position.server = server;
         self.total = scan.count()?;
-        self.read = 0;
         self.scan = Some(scan);
-        self.next = self.position.page.clone();
+        self.next = position.page.clone();
+        self.position = position;
         self.page.clear();
+        self.keys.clear();
+        self.log().clear();
+        self.stop = scope.stop().clone();
         Ok(())
     }
 
     fn read(&mut self) -> Result<Option<Record>, ItemError> {
         while self.page.is_empty() {
-            if self.next == Cursor::End {
+            if self.stop.is_requested() {
+                return Err(ItemError::stopped("a stop was requested while Redis was read"));
+            }
+            if !self.fetch()? {
                 return Ok(None);
             }
-            let next = self.next.clone();
-            self.fetch(next)?;
         }
         let Some((name, content)) = self.page.pop_front() else { return Ok(None) };
-        self.position.seen.push(stable_hash(&name));
-        self.read += 1;
+        let read = Read {
+            page: self.position.page.clone(),
+            hash: stable_hash(&name),
+            number: self.position.read + 1,
+        };
+        self.position.add(&read);
+        self.log().push_back(read);
         let id = String::from_utf8_lossy(&name);
+        let shown: String = id.chars().take(SHOWN_MAX).collect();
+        if self.decode.has_id() && std::str::from_utf8(&name).is_err() {
+            let what = format!("the name `{shown}` is no text in UTF-8, and cannot be an id");
+            return Err(ItemError::data(what).with_raw(name));
+        }
         let record = self.decode.record(content, Some(&id));
-        record.map(Some).map_err(|error| error.at(format!("element `{id}`")))
+        record.map(Some).map_err(|error| error.at(format!("element `{shown}`")))
     }
 
     fn position(&self) -> ScanPosition {
         self.position.clone()
+    }
+
+    fn acknowledger(&self) -> Option<Box<dyn Acknowledge<ScanPosition>>> {
+        Some(Box::new(Committed(Arc::clone(&self.log))))
     }
 
     fn total(&self) -> Option<Total> {
@@ -293,11 +398,34 @@ impl ItemReader for ScanReader {
     }
 
     fn done(&self) -> u64 {
-        self.read
+        self.position.read
     }
 
     fn close(&mut self) -> Result<(), ItemError> {
         self.scan = None;
         Ok(())
+    }
+}
+
+/// Finds positions between those of the reader. There is nothing to acknowledge.
+struct Committed(Arc<Mutex<VecDeque<Read>>>);
+
+impl Acknowledge<ScanPosition> for Committed {
+    fn acknowledge(&mut self, position: ScanPosition) -> Result<(), ItemError> {
+        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Positions within the page need all that was read of it.
+        log.retain(|read| read.number > position.read || read.page == position.page);
+        Ok(())
+    }
+
+    fn position_after(&self, position: Option<ScanPosition>, records: u64) -> ScanPosition {
+        let mut position = position.unwrap_or_default();
+        let (from, to) = (position.read, position.read + records);
+        let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for read in log.iter().filter(|read| read.number > from && read.number <= to) {
+            position.add(read);
+        }
+        position.read = to;
+        position
     }
 }

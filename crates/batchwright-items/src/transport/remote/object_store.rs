@@ -1,11 +1,11 @@
 //! Object stores: what those of all vendors have in common.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::time::Duration;
 
 use batchwright::ItemError;
 use batchwright::error::ErrorKind;
-use opendal::layers::{RetryLayer, TimeoutLayer};
+use opendal::layers::{RetryEvent, RetryInterceptor, RetryLayer, TimeoutLayer};
 use opendal::options::{ReaderOptions, WriteOptions};
 use opendal::{Builder, HttpTransporter, Metadata, OperationContext, Operator, Writer, blocking};
 use opendal_http_transport_reqwest::ReqwestTransport;
@@ -29,6 +29,55 @@ pub(super) struct ObjectStore {
     objects: Operator,
     blocking: blocking::Operator,
     runtime: &'static Runtime,
+    /// Whether the store decompresses objects that say that they are compressed.
+    decompresses: bool,
+}
+
+/// Says nothing about the requests that are repeated: their addresses may have the signature of a token.
+struct Quiet;
+
+impl RetryInterceptor for Quiet {
+    fn intercept(&self, _: RetryEvent<'_>) {
+        tracing::debug!("a request to an object store is repeated");
+    }
+}
+
+/// The error of a store, whose addresses have no options: these may be the signature of a token.
+fn censored(error: opendal::Error) -> Failure {
+    failure(without_options(&error.to_string()))
+}
+
+fn without_options(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(begin) = rest.find("://").and_then(|at| Some(at + rest[at..].find('?')?)) {
+        // The address ends before its options do if a blank comes first.
+        let at = rest.find("://").unwrap_or_default();
+        if rest[at..begin].contains(char::is_whitespace) {
+            let (first, second) = rest.split_at(at + 3);
+            shown.push_str(first);
+            rest = second;
+            continue;
+        }
+        shown.push_str(&rest[..begin]);
+        let ends = |character: char| {
+            character.is_whitespace() || matches!(character, ',' | ')' | '"' | '\'' | '}')
+        };
+        let options = &rest[begin..];
+        rest = &options[options.find(ends).unwrap_or(options.len())..];
+    }
+    shown + rest
+}
+
+/// Bytes whose errors are [`censored`].
+struct Censored<R>(R);
+
+impl<R: Read> Read for Censored<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0
+            .read(into)
+            .map_err(|error| io::Error::new(error.kind(), without_options(&error.to_string())))
+    }
 }
 
 impl ObjectStore {
@@ -41,13 +90,23 @@ impl ObjectStore {
             .with_context(OperationContext::new().with_http_transport(transport))
             .layer(TimeoutLayer::new().with_timeout(timeout).with_io_timeout(timeout))
             .layer(
-                RetryLayer::new().with_max_times(RETRIES).with_min_delay(RETRY_AFTER).with_jitter(),
+                RetryLayer::new()
+                    .with_max_times(RETRIES)
+                    .with_min_delay(RETRY_AFTER)
+                    .with_jitter()
+                    .with_notify(Quiet),
             );
         let runtime = runtime()?;
         let _within = runtime.enter();
         let blocking = blocking::Operator::new(objects.clone())
             .map_err(|error| ItemError::wrap(ErrorKind::IO, "cannot use an object store", error))?;
-        Ok(Self { objects, blocking, runtime })
+        Ok(Self { objects, blocking, runtime, decompresses: false })
+    }
+
+    /// Refuses objects that the store decompresses, because parts of them cannot be read.
+    pub(super) fn decompressing(mut self) -> Self {
+        self.decompresses = true;
+        self
     }
 
     fn stat(&self, path: &str) -> Result<Option<Metadata>, Failure> {
@@ -55,7 +114,7 @@ impl ObjectStore {
             Ok(found) if found.is_file() => Ok(Some(found)),
             Ok(_) => Ok(None),
             Err(error) if error.kind() == opendal::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(censored(error)),
         }
     }
 }
@@ -76,12 +135,19 @@ impl Place for ObjectStore {
 
     fn open(&self, path: &str, byte: u64) -> Result<Opened, Failure> {
         let path = key(path)?;
-        let of = self.blocking.stat(path)?;
+        let of = self.blocking.stat(path).map_err(censored)?;
+        if self.decompresses && of.content_encoding().is_some_and(|encoding| encoding != "identity")
+        {
+            return Err(failure(
+                "its `Content-Encoding` lets the store change its bytes; store it without one, with the extension of its compression",
+            ));
+        }
         // An object that is replaced while it is read is an error, not a mixture.
         let options =
             ReaderOptions { if_match: of.etag().map(str::to_owned), ..ReaderOptions::default() };
-        let bytes = self.blocking.reader_options(path, options)?;
-        let bytes = Box::new(bytes.into_std_read(byte..of.content_length())?);
+        let bytes = self.blocking.reader_options(path, options).map_err(censored)?;
+        let bytes = bytes.into_std_read(byte..of.content_length()).map_err(censored)?;
+        let bytes = Box::new(Censored(bytes));
         Ok(Opened { found: Some(found(&of)), bytes })
     }
 
@@ -92,8 +158,8 @@ impl Place for ObjectStore {
     fn names(&self, folder: &str, prefix: &str) -> Result<Vec<String>, Failure> {
         let begin = format!("{folder}{}", prefix.trim_end());
         let mut names = Vec::new();
-        for entry in self.blocking.lister(key(&begin)?)? {
-            let entry = entry?;
+        for entry in self.blocking.lister(key(&begin)?).map_err(censored)? {
+            let entry = entry.map_err(censored)?;
             if entry.metadata().is_file() {
                 names.push(entry.name().to_owned());
             }
@@ -112,7 +178,8 @@ impl Place for ObjectStore {
         let options =
             WriteOptions { chunk: Some(usize::try_from(part)?), ..WriteOptions::default() };
         // The object appears when the upload is complete.
-        let mut object = self.runtime.block_on(self.objects.writer_options(key(path)?, options))?;
+        let writer = self.objects.writer_options(key(path)?, options);
+        let mut object = self.runtime.block_on(writer).map_err(censored)?;
         let sent = self.send(content, &mut object, length);
         if sent.is_err() {
             // Parts of an upload that is not ended take space and are not listed. The first error is the cause.
@@ -122,7 +189,7 @@ impl Place for ObjectStore {
     }
 
     fn remove(&self, path: &str) -> Result<(), Failure> {
-        Ok(self.blocking.delete(key(path)?)?)
+        self.blocking.delete(key(path)?).map_err(censored)
     }
 }
 
@@ -142,13 +209,13 @@ impl ObjectStore {
                 break;
             }
             piece.truncate(count);
-            self.runtime.block_on(object.write(piece))?;
+            self.runtime.block_on(object.write(piece)).map_err(censored)?;
             sent += count as u64;
         }
         if sent != length {
             return Err(failure(format!("{sent} of {length} bytes could be read")));
         }
-        self.runtime.block_on(object.close())?;
+        self.runtime.block_on(object.close()).map_err(censored)?;
         Ok(())
     }
 }
@@ -161,5 +228,22 @@ fn key(path: &str) -> Result<&str, Failure> {
             Err(failure(format!("the key {key:?} begins or ends with a blank or contains `//`")))
         }
         false => Ok(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_addresses_are_not_shown() {
+        for (text, shown) in [
+            ("at http://h/c/a?sv=1&sig=x%2F, called: send", "at http://h/c/a, called: send"),
+            ("https://h/a?sig=x", "https://h/a"),
+            ("http://h/a is there? yes, http://h/b?x=1)", "http://h/a is there? yes, http://h/b)"),
+            ("no address? none", "no address? none"),
+        ] {
+            assert_eq!(without_options(text), shown);
+        }
     }
 }

@@ -99,6 +99,9 @@ impl PlaceUrl {
         let options: Vec<_> = url.query_pairs().filter(|(name, _)| name != "timeout").collect();
         let port = url.port_or_known_default().or(match self.scheme() {
             "sftp" => Some(22),
+            "ftps" if options.iter().any(|(name, value)| name == "tls" && value == "implicit") => {
+                Some(990)
+            }
             _ => Some(21),
         });
         let hash = stable_hash(format!("{} {options:?}", url.username()).as_bytes());
