@@ -35,7 +35,7 @@ fn files() -> Vec<Kind> {
         records: RECORDS,
     };
     let (typed, widths) = (format!(", {TYPED}"), format!(", {WIDTHS}"));
-    let numbers = typed.replace("\"integer\"", "\"number\"").replace("\"string\"", "\"text\"");
+    let numbers = typed.replace("\"integer\"", "\"number\"");
     vec![
         file("csv", "csv", "k.csv", "", ""),
         file("csv, gzip", "csv", "k.csv.gz", "", ""),

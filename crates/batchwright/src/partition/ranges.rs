@@ -241,6 +241,26 @@ fn beginning(file: &mut File) -> std::io::Result<u64> {
     file.seek(SeekFrom::Start(length))
 }
 
+/// Returns how many of `bytes` can be passed over at once, and the place after them: those before the next quote, whose meaning
+/// depends on the place alone. `None` if there are none.
+fn passed_over(place: Place, bytes: &[u8], delimiter: u8) -> Option<(usize, Place)> {
+    let count = memchr::memchr(b'"', bytes).unwrap_or(bytes.len());
+    let last = *bytes[..count].last()?;
+    match place {
+        Place::Quoted => Some((count, Place::Quoted)),
+        Place::QuoteInQuotes => None,
+        _ => Some((
+            count,
+            match last {
+                b'\n' => Place::RecordStart,
+                b'\r' => Place::Return,
+                last if last == delimiter => Place::FieldStart,
+                _ => Place::Plain,
+            },
+        )),
+    }
+}
+
 /// Returns the beginning of the first record after the header, and the first beginning of a record at or
 /// after each of `wanted`.
 fn csv_bounds(
@@ -257,7 +277,22 @@ fn csv_bounds(
     let (mut place, mut offset, mut has_content) = (Place::RecordStart, mark, false);
     loop {
         let count = file.read(&mut buffer)?;
-        for &byte in &buffer[..count] {
+        let mut at = 0;
+        while at < count {
+            // Between quotes nothing but the state at the next one matters, until a range begins.
+            let next = wanted.peek().copied().unwrap_or(u64::MAX);
+            let before = usize::try_from(next.saturating_sub(offset + 2)).unwrap_or(usize::MAX);
+            let stretch = &buffer[at..count.min(at.saturating_add(before))];
+            if !bounds.is_empty()
+                && let Some((bytes, reached)) = passed_over(place, stretch, delimiter)
+            {
+                at += bytes;
+                offset += bytes as u64;
+                place = reached;
+                continue;
+            }
+            let byte = buffer[at];
+            at += 1;
             // A record ends after a line feed, or after a carriage return without a following line feed.
             let ended = match (place, byte) {
                 (Place::Return, b'\n') => Some(offset + 1),
@@ -353,6 +388,34 @@ mod tests {
         }
         let all = bounds(text, |path| ByteRanges::csv(path, 40));
         assert_eq!(all.first(), Some(&4), "the header belongs to no partition");
+    }
+
+    #[test]
+    fn bounds_are_the_same_whatever_is_passed_over() {
+        let mut seed = 7_u64;
+        let mut byte = |choices: &[u8]| {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            choices[usize::try_from(seed >> 33).unwrap() % choices.len()]
+        };
+        for round in 0..200 {
+            // Quotes and line ends are many, or few.
+            let choices: &[u8] = if round % 2 == 0 { b"a,\n\"\r" } else { b"aaaaaaaaaaaaaaa,\n\"" };
+            let text: String =
+                "h\n".chars().chain((0..300).map(|_| char::from(byte(choices)))).collect();
+            let all = bounds(&text, |path| ByteRanges::csv(path, 1_000));
+            for grid in 2..6_u64 {
+                let found =
+                    bounds(&text, |path| ByteRanges::csv(path, u32::try_from(grid).unwrap()));
+                let wanted = (1..grid).map(|index| text.len() as u64 * index / grid);
+                let mut expected: Vec<u64> = vec![all[0]];
+                expected.extend(wanted.map(|at| *all.iter().find(|bound| **bound >= at).unwrap()));
+                expected.push(text.len() as u64);
+                expected.dedup();
+                assert_eq!(found, expected, "{grid} {text:?}");
+            }
+        }
     }
 
     #[test]
