@@ -31,6 +31,7 @@ const RESTARTS: &str = "
 What a restart of a step does with each type. *Exact* means that the outputs are those of an uninterrupted run, wherever the process was killed. Files of [other
 places](places.md) and compressed files keep the promise. A `lookup` reads its rows again; `aggregate`, `deduplicate`
 and `split` read those records again that they need. Other processors keep no state.
+How many records a second the types read and write is among the [benchmarks](../../benchmarks.md#kinds).
 
 | type | | after a restart |
 |---|---|---|

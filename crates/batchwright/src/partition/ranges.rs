@@ -232,6 +232,20 @@ enum Place {
     Return,
 }
 
+impl Place {
+    /// Returns the place after `byte`, which ends no record.
+    fn after(self, byte: u8, delimiter: u8) -> Self {
+        match (self, byte) {
+            (Self::Quoted, b'"') => Self::QuoteInQuotes,
+            (Self::Quoted, _) => Self::Quoted,
+            (Self::RecordStart | Self::FieldStart | Self::QuoteInQuotes, b'"') => Self::Quoted,
+            (_, b'\r') => Self::Return,
+            (_, byte) if byte == delimiter => Self::FieldStart,
+            _ => Self::Plain,
+        }
+    }
+}
+
 /// Passes over a byte order mark, which is no part of the first record; returns its length.
 fn beginning(file: &mut File) -> std::io::Result<u64> {
     const MARK: &[u8] = b"\xEF\xBB\xBF";
@@ -318,16 +332,7 @@ fn csv_bounds(
                 continue;
             }
             has_content |= byte != b'\r';
-            place = match (place, byte) {
-                (Place::Quoted, b'"') => Place::QuoteInQuotes,
-                (Place::Quoted, _) => Place::Quoted,
-                (Place::RecordStart | Place::FieldStart | Place::QuoteInQuotes, b'"') => {
-                    Place::Quoted
-                }
-                (_, b'\r') => Place::Return,
-                (_, byte) if byte == delimiter => Place::FieldStart,
-                _ => Place::Plain,
-            };
+            place = place.after(byte, delimiter);
         }
         if count == 0 {
             // The file ends with a carriage return.
