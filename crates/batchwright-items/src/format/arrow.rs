@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_ipc::reader::FileDecoder;
+use arrow_schema::DataType;
 use batchwright::ItemError;
 use batchwright::item::{ItemReader, Total};
 use batchwright::scope::StepScope;
@@ -51,6 +52,8 @@ struct Opened {
     messages: Messages,
     decoder: FileDecoder,
     names: Names,
+    /// Which ranges are of timestamps without a time zone.
+    local: Vec<bool>,
     /// The messages that are not read yet.
     next: usize,
     batch: Option<RecordBatch>,
@@ -124,6 +127,13 @@ impl<T> ArrowReader<T> {
             value::check(schema.field(*at)).map_err(|what| self.settings.failed(&what))?;
         }
         let names = wanted.iter().map(|at| Arc::from(all[*at])).collect();
+        let local = self.settings.local(|name| {
+            let column = schema.field_with_name(name);
+            column.is_ok_and(|column| match column.data_type() {
+                DataType::Timestamp(_, zone) => zone.as_ref().is_none_or(|zone| zone.is_empty()),
+                _ => false,
+            })
+        });
         let mut decoder = FileDecoder::new(Arc::clone(&schema), messages.version);
         if self.settings.columns.is_some() {
             decoder = decoder.with_projection(wanted);
@@ -131,7 +141,17 @@ impl<T> ArrowReader<T> {
         let input = Some(messages.identity);
         let position = ArrowPosition { input, ..ArrowPosition::default() };
         let (next, batches, in_batch) = (0, 0, 0);
-        Ok(Opened { messages, decoder, names, next, batch: None, batches, in_batch, position })
+        Ok(Opened {
+            messages,
+            decoder,
+            names,
+            local,
+            next,
+            batch: None,
+            batches,
+            in_batch,
+            position,
+        })
     }
 }
 
@@ -254,7 +274,7 @@ impl<T: Send + Sync + 'static> ItemReader for ArrowReader<T> {
                 return Ok(None);
             };
             let record = record.map_err(at)?;
-            if settings.accepts(&record).map_err(at)? {
+            if settings.accepts(&record, &open.local).map_err(at)? {
                 return (settings.decode)(record).map(Some).map_err(at);
             }
         }

@@ -27,7 +27,7 @@ use crate::transport::{ByteSource, InputIdentity, file};
 use crate::varint;
 use codec::{BLOCK_BYTES_MAX, Codec};
 use decode::{Decoder, ENDS};
-use schema::Schema;
+use schema::{Schema, Shape};
 
 /// The first bytes of a file.
 const MAGIC: &[u8; 4] = b"Obj\x01";
@@ -65,6 +65,8 @@ struct Opened {
     /// The name of the file, for messages.
     shown: String,
     schema: Schema,
+    /// Which ranges are of timestamps without a time zone.
+    local: Vec<bool>,
     names: Names,
     /// Whether each field is read.
     wanted: Vec<bool>,
@@ -162,7 +164,21 @@ impl<T> AvroReader<T> {
         let fields = schema.fields.iter().zip(&wanted).filter(|(_, is_wanted)| **is_wanted);
         let names = fields.map(|(field, _)| Arc::clone(&field.name)).collect();
         let (block, records, shown) = (None, 0, self.settings.source.shown());
-        Ok(Opened { input, shown, schema, names, wanted, codec, sync: header.sync, block, records })
+        let local = self.settings.local(|name| {
+            let field = schema.fields.iter().find(|field| &*field.name == name);
+            field.is_some_and(|field| is_local(&field.shape))
+        });
+        let sync = header.sync;
+        Ok(Opened { input, shown, schema, names, local, wanted, codec, sync, block, records })
+    }
+}
+
+/// Whether values of `shape` are timestamps without a time zone, or null.
+fn is_local(shape: &Shape) -> bool {
+    match shape {
+        Shape::Moment { is_utc, .. } => !is_utc,
+        Shape::Union(shapes) => shapes.iter().any(is_local),
+        _ => false,
     }
 }
 
@@ -324,7 +340,7 @@ impl<T: Send + Sync + 'static> ItemReader for AvroReader<T> {
                 return Ok(None);
             };
             let at = |error: ItemError| error.at(format!("record {}", open.records));
-            if settings.accepts(&record).map_err(at)? {
+            if settings.accepts(&record, &open.local).map_err(at)? {
                 return (settings.decode)(record).map(Some).map_err(at);
             }
         }

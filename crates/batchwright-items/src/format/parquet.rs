@@ -56,6 +56,8 @@ struct Opened {
     /// The schema of the columns that are read.
     schema: Arc<Type>,
     names: Names,
+    /// Which ranges are of timestamps without a time zone.
+    local: Vec<bool>,
     /// Number of the last row that was read.
     row: u64,
     /// The rows of the groups that are read and not passed yet.
@@ -136,6 +138,7 @@ impl<T> ParquetReader<T> {
         }
         value::check(&schema, &self.settings.source.shown())
             .map_err(|what| self.settings.failed(&what))?;
+        let local = self.settings.local(|name| value::is_local(&schema, name));
         // Otherwise the order of the limits is not known.
         let is_ordered = metadata.file_metadata().column_orders().is_some();
         let mut begin = 0;
@@ -145,7 +148,8 @@ impl<T> ParquetReader<T> {
             begin = rows.end;
             // Groups before the position are not read.
             if rows.end > done.max(rows.start)
-                && (!is_ordered || value::can_have(group, &self.settings.only).map_err(wrong)?)
+                && (!is_ordered
+                    || value::can_have(group, &self.settings.only, &local).map_err(wrong)?)
             {
                 groups.push_back(rows);
                 chosen.insert(at);
@@ -161,7 +165,7 @@ impl<T> ParquetReader<T> {
         let has_rows = reader.metadata().num_row_groups() > 0;
         let rows = RowIter::from_file_into(Box::new(reader)).project(projection).map_err(failed)?;
         let passed = groups.front().map_or(done, |rows| rows.start.min(done));
-        let mut open = Opened { rows, schema, names, row: done, groups, total, identity };
+        let mut open = Opened { rows, schema, names, local, row: done, groups, total, identity };
         for row in passed..if has_rows { done } else { passed } {
             let next = open.rows.next().transpose().map_err(failed)?;
             next.ok_or_else(|| self.settings.failed(&format!("row {} is missing", row + 1)))?;
@@ -242,7 +246,7 @@ impl<T: Send + Sync + 'static> ItemReader for ParquetReader<T> {
             let at = |error: ItemError| error.at(format!("row {number}"));
             let values = value::values(row, &open.schema).map_err(at)?;
             let record = Record::new(Arc::clone(&open.names), values);
-            if settings.accepts(&record).map_err(at)? {
+            if settings.accepts(&record, &open.local).map_err(at)? {
                 return (settings.decode)(record).map(Some).map_err(at);
             }
         }

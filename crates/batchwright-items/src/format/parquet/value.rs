@@ -89,9 +89,20 @@ fn value(field: Field, kind: Option<&Type>) -> Result<Value, String> {
     })
 }
 
+/// Whether the column called `name` has timestamps without a time zone.
+pub(super) fn is_local(schema: &Type, name: &str) -> bool {
+    let column = schema.get_fields().iter().find(|field| field.name() == name);
+    let logical = column.and_then(|column| column.get_logical());
+    matches!(logical, Some(LogicalType::Timestamp(of)) if !of.is_adjusted_to_u_t_c)
+}
+
 /// Whether a group can have a row whose values are in the ranges `only`, by its statistics.
-pub(super) fn can_have(group: &RowGroupMetaData, only: &[ColumnRange]) -> Result<bool, String> {
-    for range in only {
+pub(super) fn can_have(
+    group: &RowGroupMetaData,
+    only: &[ColumnRange],
+    local: &[bool],
+) -> Result<bool, String> {
+    for (range, is_local) in only.iter().zip(local) {
         let named =
             |column: &&ColumnChunkMetaData| column.column_path().parts() == [&*range.column];
         let Some(column) = group.columns().iter().find(named) else { continue };
@@ -101,7 +112,7 @@ pub(super) fn can_have(group: &RowGroupMetaData, only: &[ColumnRange]) -> Result
         }
         let limits = limits(statistics, &column.column_descr_ptr());
         if let Some((least, greatest)) = limits
-            && !range.overlaps(&least, &greatest)?
+            && !range.overlaps(&least, &greatest, *is_local)?
         {
             return Ok(false);
         }

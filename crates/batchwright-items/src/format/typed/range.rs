@@ -41,13 +41,15 @@ impl ColumnRange {
         self
     }
 
-    /// Whether `value` is in the range.
+    /// Whether `value` is in the range; `is_local` if the column has timestamps without a time zone, whose values are texts here.
     ///
     /// # Errors
     ///
     /// When an end is no value of its type: a sentence.
-    pub(crate) fn contains(&self, value: &Value) -> Result<bool, String> {
-        Ok(!matches!(value, Value::Null) && !self.is_below(value)? && !self.is_above(value)?)
+    pub(crate) fn contains(&self, value: &Value, is_local: bool) -> Result<bool, String> {
+        Ok(!matches!(value, Value::Null)
+            && !self.is_below(value, is_local)?
+            && !self.is_above(value, is_local)?)
     }
 
     /// Whether values from `least` to `greatest` can be in the range.
@@ -56,31 +58,41 @@ impl ColumnRange {
     ///
     /// As [`contains`](Self::contains).
     #[cfg(feature = "parquet")]
-    pub(crate) fn overlaps(&self, least: &Value, greatest: &Value) -> Result<bool, String> {
-        Ok(!self.is_below(greatest)? && !self.is_above(least)?)
+    pub(crate) fn overlaps(
+        &self,
+        least: &Value,
+        greatest: &Value,
+        is_local: bool,
+    ) -> Result<bool, String> {
+        Ok(!self.is_below(greatest, is_local)? && !self.is_above(least, is_local)?)
     }
 
     /// Whether `record` has a value in the range.
-    pub(crate) fn accepts(&self, record: &Record) -> Result<bool, ItemError> {
+    pub(crate) fn accepts(&self, record: &Record, is_local: bool) -> Result<bool, ItemError> {
         let value = record.required("compare column", &self.column)?;
-        self.contains(value).map_err(ItemError::fatal)
+        self.contains(value, is_local).map_err(ItemError::fatal)
     }
 
-    fn is_below(&self, value: &Value) -> Result<bool, String> {
-        self.is(value, self.from.as_deref(), Ordering::Less)
+    fn is_below(&self, value: &Value, is_local: bool) -> Result<bool, String> {
+        self.is((value, is_local), self.from.as_deref(), Ordering::Less)
     }
 
-    fn is_above(&self, value: &Value) -> Result<bool, String> {
-        self.is(value, self.to.as_deref(), Ordering::Greater)
+    fn is_above(&self, value: &Value, is_local: bool) -> Result<bool, String> {
+        self.is((value, is_local), self.to.as_deref(), Ordering::Greater)
     }
 
     /// Whether `value` is, beside `end`, in this `order`.
-    fn is(&self, value: &Value, end: Option<&str>, order: Ordering) -> Result<bool, String> {
+    fn is(
+        &self,
+        (value, is_local): (&Value, bool),
+        end: Option<&str>,
+        order: Ordering,
+    ) -> Result<bool, String> {
         let Some(end) = end else { return Ok(false) };
         if matches!(value, Value::Float(number) if number.is_nan()) {
             return Ok(true);
         }
-        let compared = compare(value, end);
+        let compared = compare(value, is_local, end);
         let compared = compared.ok_or_else(|| {
             let column = &self.column;
             format!("cannot compare column `{column}` with `{end}`: its values, such as `{value}`, have another type")
@@ -90,13 +102,10 @@ impl ColumnRange {
 }
 
 /// Compares `value` with the value that `end` is in its type; `None` if it is none.
-fn compare(value: &Value, end: &str) -> Option<Ordering> {
+fn compare(value: &Value, is_local: bool, end: &str) -> Option<Ordering> {
     match value {
-        Value::Text(text) | Value::Field(text) => match civil(text) {
-            // A timestamp without a time zone, which is a text here.
-            Some(value) => Some(value.cmp(&civil(end)?)),
-            None => Some((**text).cmp(end)),
-        },
+        Value::Text(text) if is_local => Some(civil(text)?.cmp(&civil(end)?)),
+        Value::Text(text) | Value::Field(text) => Some((**text).cmp(end)),
         Value::Integer(number) => Some(Decimal::from(*number).cmp(&end.parse().ok()?)),
         Value::Decimal(number) => Some(number.cmp(&end.parse().ok()?)),
         Value::Float(number) => number.partial_cmp(&end.parse().ok()?),
@@ -134,10 +143,10 @@ mod tests {
             (Value::Date(jiff::civil::date(2026, 11, 29)), Err(())),
             (Value::List([].into()), Err(())),
         ] {
-            assert_eq!(range.contains(&value).map_err(drop), expected, "{value}");
+            assert_eq!(range.contains(&value, false).map_err(drop), expected, "{value}");
         }
-        assert_eq!(ColumnRange::of("c").contains(&Value::Float(f64::NAN)), Ok(true));
-        assert_eq!(range.contains(&Value::Float(f64::NAN)), Ok(false));
+        assert_eq!(ColumnRange::of("c").contains(&Value::Float(f64::NAN), false), Ok(true));
+        assert_eq!(range.contains(&Value::Float(f64::NAN), false), Ok(false));
         let local = Value::text("2026-11-29T10:00:00");
         for (from, expected) in [
             ("2026-11-29T10:00", Ok(true)),
@@ -145,10 +154,12 @@ mod tests {
             ("2026-11-29", Err(())),
             ("2026-11-29T10:00:00Z", Err(())),
         ] {
-            let found = ColumnRange::of("c").from(from).contains(&local);
+            let found = ColumnRange::of("c").from(from).contains(&local, true);
             assert_eq!(found.map_err(drop), expected, "{from}");
         }
+        // Texts are texts, whatever they look like.
+        assert_eq!(ColumnRange::of("c").from("2026-11-29").contains(&local, false), Ok(true));
         let days = ColumnRange::of("c").from("2026-11-29");
-        assert_eq!(days.contains(&Value::Date(jiff::civil::date(2026, 11, 28))), Ok(false));
+        assert_eq!(days.contains(&Value::Date(jiff::civil::date(2026, 11, 28)), false), Ok(false));
     }
 }

@@ -80,10 +80,15 @@ impl<T> ReaderSettings<T> {
         Ok(names.iter().map(|name| columns.iter().any(|one| one == name)).collect())
     }
 
-    /// Whether all values of `record` are in their ranges.
-    pub(crate) fn accepts(&self, record: &Record) -> Result<bool, ItemError> {
-        for range in &self.only {
-            if !range.accepts(record)? {
+    /// Returns, for each range, whether its column has timestamps without a time zone.
+    pub(crate) fn local(&self, is_local: impl Fn(&str) -> bool) -> Vec<bool> {
+        self.only.iter().map(|range| is_local(&range.column)).collect()
+    }
+
+    /// Whether all values of `record` are in their ranges; `local` is what [`local`](Self::local) returned.
+    pub(crate) fn accepts(&self, record: &Record, local: &[bool]) -> Result<bool, ItemError> {
+        for (range, is_local) in self.only.iter().zip(local) {
+            if !range.accepts(record, *is_local)? {
                 return match self.stop.is_requested() {
                     false => Ok(false),
                     true => {

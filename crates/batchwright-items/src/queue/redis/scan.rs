@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use batchwright::ItemError;
 use batchwright::clock::StopToken;
+use batchwright::error::ErrorKind;
 use batchwright::item::{Acknowledge, ItemReader, Total, stable_hash};
 use batchwright::scope::StepScope;
 use redis::{Cmd, Pipeline, Value, cmd, from_redis_value};
@@ -152,8 +153,9 @@ impl ScanReader {
         let unopened = || ItemError::fatal("cannot read from Redis before the reader is opened");
         let scan = self.scan.as_ref().ok_or_else(unopened)?;
         if !self.keys.is_empty() {
-            let some = self.keys.drain(..self.count.min(self.keys.len())).collect();
-            self.page = scan.values(some)?.into();
+            let count = self.count.min(self.keys.len());
+            self.page = scan.values(self.keys.iter().take(count).cloned().collect())?.into();
+            self.keys.drain(..count);
         } else {
             let cursor = match &self.next {
                 Cursor::Begin => "0",
@@ -214,10 +216,17 @@ impl Scan {
         let about = match self.link.call::<String>("connect", cmd("INFO").arg("server")) {
             Ok(about) => about,
             // A user may be without the permission. A connection that broke fails the next call.
-            Err(_) => return Ok(None),
+            Err(error) => {
+                return match self.source {
+                    Source::Keys(_) => Err(error),
+                    _ => Ok(None),
+                };
+            }
         };
         let value = |name: &str| about.lines().find_map(|line| line.strip_prefix(name));
-        if matches!(self.source, Source::Keys(_)) && value("redis_mode:") == Some("cluster") {
+        let modes = ["redis_mode:", "server_mode:"];
+        let is_cluster = modes.into_iter().any(|name| value(name) == Some("cluster"));
+        if matches!(self.source, Source::Keys(_)) && is_cluster {
             let what = "cannot read keys by a pattern from a cluster, of which each server has a part; read a set or a hash";
             return Err(ItemError::fatal(what));
         }
@@ -338,7 +347,9 @@ impl ItemReader for ScanReader {
         let scan = (self.connect)(scope)?;
         let server = scan.server()?;
         let mut position = position.unwrap_or_default();
-        if position.page != Cursor::Begin && (server.is_none() || position.server != server) {
+        if (position.page != Cursor::Begin || !position.seen.is_empty())
+            && (server.is_none() || position.server != server)
+        {
             tracing::warn!(
                 target: "batchwright::input",
                 "{} is read again from its beginning: the server was restarted, or does not tell that it was not",
@@ -363,7 +374,12 @@ impl ItemReader for ScanReader {
             if self.stop.is_requested() {
                 return Err(ItemError::stopped("a stop was requested while Redis was read"));
             }
-            if !self.fetch()? {
+            // An error is not the fault of an element, so that nothing is skipped.
+            let fetched = self.fetch().map_err(|error| {
+                let what = "cannot read the next elements of Redis";
+                ItemError::wrap(ErrorKind::FATAL, what, error.into_boxed())
+            });
+            if !fetched? {
                 return Ok(None);
             }
         }
@@ -390,7 +406,8 @@ impl ItemReader for ScanReader {
     }
 
     fn acknowledger(&self) -> Option<Box<dyn Acknowledge<ScanPosition>>> {
-        Some(Box::new(Committed(Arc::clone(&self.log))))
+        let (log, server) = (Arc::clone(&self.log), self.position.server.clone());
+        Some(Box::new(Committed { log, server }))
     }
 
     fn total(&self) -> Option<Total> {
@@ -408,11 +425,14 @@ impl ItemReader for ScanReader {
 }
 
 /// Finds positions between those of the reader. There is nothing to acknowledge.
-struct Committed(Arc<Mutex<VecDeque<Read>>>);
+struct Committed {
+    log: Arc<Mutex<VecDeque<Read>>>,
+    server: Option<String>,
+}
 
 impl Acknowledge<ScanPosition> for Committed {
     fn acknowledge(&mut self, position: ScanPosition) -> Result<(), ItemError> {
-        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         // Positions within the page need all that was read of it.
         log.retain(|read| read.number > position.read || read.page == position.page);
         Ok(())
@@ -421,11 +441,13 @@ impl Acknowledge<ScanPosition> for Committed {
     fn position_after(&self, position: Option<ScanPosition>, records: u64) -> ScanPosition {
         let mut position = position.unwrap_or_default();
         let (from, to) = (position.read, position.read + records);
-        let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         for read in log.iter().filter(|read| read.number > from && read.number <= to) {
             position.add(read);
         }
         position.read = to;
+        // The position before the first commit has none.
+        position.server.clone_from(&self.server);
         position
     }
 }

@@ -21,16 +21,23 @@ pub(super) fn container(url: &mut PlaceUrl) -> Result<ObjectStore, ItemError> {
         Azblob::default().container(url.host()).endpoint(&endpoint).account_name(&account);
     if let Some(key) = key {
         service = service.account_key(&key);
-    } else if let Ok(other) = std::env::var(ACCOUNT)
-        && other != account
-    {
-        // The library would sign with them, and send a token to an account that is not its own.
-        let what = format!("the environment has the credentials of another account ({ACCOUNT})");
-        return Err(url.wrong(&what));
-    } else if let Ok(key) = std::env::var("AZURE_STORAGE_ACCOUNT_KEY") {
-        service = service.account_key(&key);
-    } else if let Ok(token) = std::env::var("AZURE_STORAGE_SAS_TOKEN") {
-        service = service.sas_token(&token);
+    } else {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let (key, token) =
+            (variable("AZURE_STORAGE_ACCOUNT_KEY"), variable("AZURE_STORAGE_SAS_TOKEN"));
+        if (key.is_some() || token.is_some())
+            && variable(ACCOUNT).is_some_and(|other| other != account)
+        {
+            // The library would sign with them, and send a token to an account that is not its own.
+            let what =
+                format!("the environment has the credentials of another account ({ACCOUNT})");
+            return Err(url.wrong(&what));
+        }
+        if let Some(key) = key {
+            service = service.account_key(&key);
+        } else if let Some(token) = token {
+            service = service.sas_token(&token);
+        }
     }
     ObjectStore::new(url, service)
 }
