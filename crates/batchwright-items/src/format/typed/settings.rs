@@ -1,5 +1,6 @@
 //! What the readers of formats with a schema read, and how.
 
+#[cfg(any(feature = "arrow", feature = "parquet"))]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -103,6 +104,7 @@ impl<T> ReaderSettings<T> {
 
 /// Runs `work` of a library that panics about some files that are damaged. After that the rows end with an error, because some
 /// are missing.
+#[cfg(any(feature = "arrow", feature = "parquet"))]
 pub(crate) fn undamaged<T>(work: impl FnOnce() -> T) -> Result<T, &'static str> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|_| "it is damaged")
 }

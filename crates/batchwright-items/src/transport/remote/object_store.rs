@@ -103,6 +103,7 @@ impl ObjectStore {
     }
 
     /// Refuses objects that the store decompresses, because parts of them cannot be read.
+    #[cfg(feature = "gcs")]
     pub(super) fn decompressing(mut self) -> Self {
         self.decompresses = true;
         self
