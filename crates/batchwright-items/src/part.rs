@@ -17,7 +17,7 @@ use toml::de::DeTable;
 use crate::key::{Keys, Problem};
 use crate::kind::{BuildContext, ItemKind};
 use crate::reader::{BoxedReader, Position};
-use crate::record::{Names, Record, into_item, of_item};
+use crate::record::{into_item, of_item};
 use crate::registry::KindRegistry;
 use crate::template::Known;
 use crate::writer::BoxedWriter;
@@ -225,13 +225,7 @@ impl<T: Serialize + Send + Sync + 'static> ItemWriter<T> for KindWriter<T> {
     }
 
     fn write(&mut self, items: &[T], chunk: &mut ChunkTransaction<'_>) -> Result<(), ItemError> {
-        let mut names = Names::default();
-        let record = |item: &T| {
-            of_item::record(item, &mut names).map_err(|error| {
-                ItemError::wrap(ErrorKind::DATA, "cannot write an item that is no object", error)
-            })
-        };
-        let records: Vec<Record> = items.iter().map(record).collect::<Result<_, _>>()?;
+        let records = of_item::records(items, "cannot write an item that is no object")?;
         self.inner.write(&records, chunk)
     }
 

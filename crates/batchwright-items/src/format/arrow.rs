@@ -21,9 +21,9 @@ use batchwright::scope::StepScope;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::typed::{self, ColumnRange, ReaderSettings, undamaged};
+use super::typed::{self, ReaderSettings, reader_settings, undamaged};
 use crate::record::{Names, Record, first_duplicate};
-use crate::transport::{ByteSource, FileSource, InputIdentity, changed, seekable};
+use crate::transport::{ByteSource, FileSource, InputIdentity, seekable};
 use messages::{Failure, Messages, Place};
 
 /// A reader of the rows of a file of Apache Arrow, or of a stream in a file,
@@ -82,31 +82,11 @@ impl<T: DeserializeOwned> ArrowReader<T> {
     }
 }
 
+reader_settings!(ArrowReader);
+
 impl<T> ArrowReader<T> {
     fn decoding(source: Arc<dyn ByteSource>, decode: fn(Record) -> Result<T, ItemError>) -> Self {
         Self { settings: ReaderSettings::new(source, decode), open: None }
-    }
-
-    /// Reads only the columns called `names`, in the order of the file. Default: all.
-    #[must_use]
-    pub fn columns<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
-        self.settings.columns = Some(names.into_iter().map(Into::into).collect());
-        self
-    }
-
-    /// Reads only rows whose value is in `range`; several ranges exclude more.
-    #[must_use]
-    pub fn only(mut self, range: ColumnRange) -> Self {
-        self.settings.only.push(range);
-        self
-    }
-
-    /// Lets a restart continue after the stored row although the file is no longer the one of the checkpoint.
-    /// Default: such a restart is refused.
-    #[must_use]
-    pub fn may_have_changed(mut self) -> Self {
-        self.settings.may_have_changed = true;
-        self
     }
 
     fn begin(&self) -> Result<Opened, ItemError> {
@@ -239,12 +219,7 @@ impl<T: Send + Sync + 'static> ItemReader for ArrowReader<T> {
         let damaged = |what| self.settings.failed(&what);
         let mut open = undamaged(|| self.begin()).map_err(damaged)??;
         if let Some(position) = position {
-            if position.input.is_some_and(|made_with| made_with != open.messages.identity)
-                && !self.settings.may_have_changed
-            {
-                let shown = self.settings.source.shown();
-                return Err(changed(&shown, "its size, its time or its content is another"));
-            }
+            self.settings.check_same(position.input, open.messages.identity)?;
             let found = undamaged(|| -> Result<(), Failure> {
                 open.go_to(position.batch)?;
                 if position.in_batch > 0 && !open.next_batch()? {

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use batchwright::ItemError;
-use batchwright::error::ErrorKind;
 use serde::Serialize;
 
-use crate::record::{Names, Record, of_item};
+use crate::record::{Record, of_item};
 use crate::transport::{ByteSource, Encode};
 
 /// The encoder `E` of records, for items that are structs or objects: their fields are those that they have as JSON, where numbers
@@ -16,14 +15,8 @@ pub struct AsRecords<E>(pub E);
 
 impl<T: Serialize, E: Encode<Record>> Encode<T> for AsRecords<E> {
     fn encode(&mut self, items: &[T], first: bool, bytes: &mut Vec<u8>) -> Result<(), ItemError> {
-        let mut names = Names::default();
-        let record = |item: &T| {
-            of_item::record(item, &mut names).map_err(|error| {
-                let what = "cannot write a row: the item is no object";
-                ItemError::wrap(ErrorKind::DATA, what, error)
-            })
-        };
-        self.0.encode(&items.iter().map(record).collect::<Result<Vec<_>, _>>()?, first, bytes)
+        let records = of_item::records(items, "cannot write a row: the item is no object")?;
+        self.0.encode(&records, first, bytes)
     }
 
     fn finish(

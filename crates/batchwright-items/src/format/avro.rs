@@ -20,7 +20,7 @@ use batchwright::scope::StepScope;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::typed::{self, ColumnRange, ReaderSettings};
+use super::typed::{self, ReaderSettings, reader_settings};
 use crate::record::{Names, Record};
 use crate::transport::input::{Input, Mark};
 use crate::transport::{ByteSource, InputIdentity, file};
@@ -108,31 +108,11 @@ impl<T: DeserializeOwned> AvroReader<T> {
     }
 }
 
+reader_settings!(AvroReader);
+
 impl<T> AvroReader<T> {
     fn decoding(source: Arc<dyn ByteSource>, decode: fn(Record) -> Result<T, ItemError>) -> Self {
         Self { settings: ReaderSettings::new(source, decode), open: None, end: None }
-    }
-
-    /// Reads only the fields called `names`, in the order of the file. Default: all.
-    #[must_use]
-    pub fn columns<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
-        self.settings.columns = Some(names.into_iter().map(Into::into).collect());
-        self
-    }
-
-    /// Reads only records whose value is in `range`; several ranges exclude more.
-    #[must_use]
-    pub fn only(mut self, range: ColumnRange) -> Self {
-        self.settings.only.push(range);
-        self
-    }
-
-    /// Lets a restart continue at the stored position although the file is no longer the one of the checkpoint.
-    /// Default: such a restart is refused.
-    #[must_use]
-    pub fn may_have_changed(mut self) -> Self {
-        self.settings.may_have_changed = true;
-        self
     }
 
     fn begin(&self) -> Result<Opened, ItemError> {

@@ -25,7 +25,7 @@ use parquet::schema::types::Type;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::typed::{self, ColumnRange, ReaderSettings, undamaged};
+use super::typed::{self, ReaderSettings, reader_settings, undamaged};
 use crate::record::{Names, Record};
 use crate::transport::{ByteSource, FileSource, InputIdentity, changed};
 use chunks::Chunks;
@@ -81,31 +81,11 @@ impl<T: DeserializeOwned> ParquetReader<T> {
     }
 }
 
+reader_settings!(ParquetReader);
+
 impl<T> ParquetReader<T> {
     fn decoding(source: Arc<dyn ByteSource>, decode: fn(Record) -> Result<T, ItemError>) -> Self {
         Self { settings: ReaderSettings::new(source, decode), open: None }
-    }
-
-    /// Reads only the columns called `names`, in the order of the file. Default: all.
-    #[must_use]
-    pub fn columns<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
-        self.settings.columns = Some(names.into_iter().map(Into::into).collect());
-        self
-    }
-
-    /// Reads only rows whose value is in `range`; several ranges exclude more. Groups of rows without such values are not fetched.
-    #[must_use]
-    pub fn only(mut self, range: ColumnRange) -> Self {
-        self.settings.only.push(range);
-        self
-    }
-
-    /// Lets a restart continue after the stored row although the file is no longer the one of the checkpoint.
-    /// Default: such a restart is refused.
-    #[must_use]
-    pub fn may_have_changed(mut self) -> Self {
-        self.settings.may_have_changed = true;
-        self
     }
 
     /// Returns the schema of the columns that are read.
@@ -206,13 +186,8 @@ impl<T: Send + Sync + 'static> ItemReader for ParquetReader<T> {
     ) -> Result<(), ItemError> {
         self.settings.stop = scope.stop().clone();
         let chunks = Chunks::open(&self.settings.source)?;
-        if let Some(made_with) = position.and_then(|position| position.input)
-            && !self.settings.may_have_changed
-            && made_with != chunks.identity()
-        {
-            let shown = self.settings.source.shown();
-            return Err(changed(&shown, "its size, its time or its content is another"));
-        }
+        let made_with = position.and_then(|position| position.input);
+        self.settings.check_same(made_with, chunks.identity())?;
         let done = position.map_or(0, |position| position.row);
         let opened = undamaged(|| self.rows_after(chunks, done));
         self.open = Some(opened.map_err(|what| self.settings.failed(&what))??);
@@ -283,7 +258,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::format::typed::{TypedColumn, ValueType};
+    use crate::format::typed::{ColumnRange, TypedColumn, ValueType};
     use crate::transport::{MemorySource, OpenSource};
 
     /// Bytes that count how often they are opened.

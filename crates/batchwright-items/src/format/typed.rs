@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use batchwright::ItemError;
 pub use range::ColumnRange;
-pub(crate) use settings::ReaderSettings;
 #[cfg(any(feature = "arrow", feature = "parquet"))]
 pub(crate) use settings::undamaged;
+pub(crate) use settings::{ReaderSettings, reader_settings};
 
 use crate::record::{Names, Record};
 use crate::value::Value;

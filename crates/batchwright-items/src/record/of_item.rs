@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use batchwright::ItemError;
+use batchwright::error::ErrorKind;
 use serde::ser::{Error as _, Impossible, SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
 use serde_json::Error;
@@ -17,6 +19,15 @@ pub(crate) fn record<T: Serialize>(item: &T, known: &mut Names) -> Result<Record
         let json = serde_json::to_string(item)?;
         serde_json::from_str(&json)
     })
+}
+
+/// Returns the records that `items` are as JSON; `what` says what an item that is no object cannot be used for.
+pub(crate) fn records<T: Serialize>(items: &[T], what: &str) -> Result<Vec<Record>, ItemError> {
+    let mut names = Names::default();
+    let record = |item| {
+        record(item, &mut names).map_err(|error| ItemError::wrap(ErrorKind::DATA, what, error))
+    };
+    items.iter().map(record).collect()
 }
 
 /// What is not written here.

@@ -148,25 +148,17 @@ impl<E, S> EncodedWriter<E, S> {
 }
 
 impl<E, S: ByteSink> EncodedWriter<E, S> {
-    /// Encodes `items` into `self.bytes`: the first ones of the output, after its header.
+    /// Encodes `items`, the first ones of the output, into `self.content`, after its header.
     fn begin<T>(&mut self, items: &[T]) -> Result<(), ItemError>
     where
         E: Encode<T>,
     {
         let header = self.header()?;
-        let Self { encode, bytes, content, compression, counted, .. } = self;
+        let Self { encode, content, counted, .. } = self;
         counted.header = header.len() as u64;
         content.clear();
         content.extend_from_slice(&header);
-        encode.encode(items, true, content)?;
-        bytes.clear();
-        match compression {
-            Some(compression) if !content.is_empty() => compression.compress(content, bytes),
-            _ => {
-                bytes.append(content);
-                Ok(())
-            }
-        }
+        encode.encode(items, true, content)
     }
 
     fn header(&self) -> Result<Vec<u8>, ItemError> {
@@ -223,6 +215,12 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
         }
         if self.sink.length() == 0 {
             self.begin(items)?;
+            let Self { bytes, compression, content, .. } = self;
+            bytes.clear();
+            match compression {
+                Some(compression) if !content.is_empty() => compression.compress(content, bytes)?,
+                _ => bytes.append(content),
+            }
         } else {
             let Self { encode, bytes, compression, content, .. } = self;
             bytes.clear();
@@ -279,22 +277,20 @@ impl<T, E: Encode<T> + Clone + 'static, S: ByteSink> ItemWriter<T> for EncodedWr
     }
 
     fn close(&mut self, ending: Ending) -> Result<(), ItemError> {
-        if let Some(scope) = &self.scope
+        if let Some(scope) = self.scope.clone()
             && matches!(ending, Ending::Complete | Ending::Full)
         {
             let first = self.sink.length() == 0;
-            let header = if first { self.header()? } else { Vec::new() };
-            let Self { sink, encode, bytes, compression, content, ends, counted, .. } = self;
-            content.clear();
-            content.extend_from_slice(&header);
+            self.content.clear();
             if first {
                 // The beginning of an output without items, such as a header line.
-                encode.encode(&[], true, content)?;
+                self.begin(&[])?;
             }
+            let Self { sink, encode, bytes, compression, content, ends, counted, .. } = self;
             let written = sink.begun().map(|begun| decompressed(begun, *compression));
             encode.finish(first, written, content)?;
             if let Some(footer) = &ends.footer {
-                content.extend_from_slice(&footer(scope, counted.items.unwrap_or_default())?);
+                content.extend_from_slice(&footer(&scope, counted.items.unwrap_or_default())?);
             }
             bytes.clear();
             match compression {

@@ -10,6 +10,8 @@ use batchwright::clock::StopToken;
 use super::ColumnRange;
 use crate::record::Record;
 use crate::transport::ByteSource;
+#[cfg(any(feature = "arrow", feature = "parquet"))]
+use crate::transport::{InputIdentity, changed};
 
 /// The settings of a reader.
 pub(crate) struct ReaderSettings<T> {
@@ -22,6 +24,38 @@ pub(crate) struct ReaderSettings<T> {
     pub(crate) stop: StopToken,
     pub(crate) decode: fn(Record) -> Result<T, ItemError>,
 }
+
+/// Defines the methods that set the settings of `$reader`.
+macro_rules! reader_settings {
+    ($reader:ident) => {
+        impl<T> $reader<T> {
+            /// Reads only the columns called `names`, in the order of the file. Default: all.
+            #[must_use]
+            pub fn columns<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+                self.settings.columns = Some(names.into_iter().map(Into::into).collect());
+                self
+            }
+
+            /// Reads only rows whose value is in `range`; several ranges exclude more. Of a Parquet file, groups of rows whose
+            /// statistics exclude such values are not fetched.
+            #[must_use]
+            pub fn only(mut self, range: $crate::format::typed::ColumnRange) -> Self {
+                self.settings.only.push(range);
+                self
+            }
+
+            /// Lets a restart continue at the stored position although the file is no longer the one of the checkpoint.
+            /// Default: such a restart is refused.
+            #[must_use]
+            pub fn may_have_changed(mut self) -> Self {
+                self.settings.may_have_changed = true;
+                self
+            }
+        }
+    };
+}
+
+pub(crate) use reader_settings;
 
 impl<T> Clone for ReaderSettings<T> {
     fn clone(&self) -> Self {
@@ -79,6 +113,22 @@ impl<T> ReaderSettings<T> {
             return Err(self.failed(&format!("it has no {kind} `{missing}`; there are: {known}")));
         }
         Ok(names.iter().map(|name| columns.iter().any(|one| one == name)).collect())
+    }
+
+    /// Refuses a file that is another one than that of the checkpoint, unless it may be.
+    #[cfg(any(feature = "arrow", feature = "parquet"))]
+    pub(crate) fn check_same(
+        &self,
+        made_with: Option<InputIdentity>,
+        now: InputIdentity,
+    ) -> Result<(), ItemError> {
+        match made_with.is_none_or(|made_with| made_with == now) || self.may_have_changed {
+            true => Ok(()),
+            false => {
+                let what = "its size, its time or its content is another";
+                Err(changed(&self.source.shown(), what))
+            }
+        }
     }
 
     /// Returns, for each range, whether its column has timestamps without a time zone.
