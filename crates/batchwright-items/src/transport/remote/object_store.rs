@@ -1,5 +1,6 @@
 //! Object stores: what those of all vendors have in common.
 
+use std::error::Error as _;
 use std::io::{self, Read};
 use std::time::Duration;
 
@@ -43,8 +44,19 @@ impl RetryInterceptor for Quiet {
 }
 
 /// The error of a store, whose addresses have no options: these may be the signature of a token.
+///
+/// opendal writes the first cause of an error only; what an HTTP client was waiting for is in a deeper one.
 fn censored(error: opendal::Error) -> Failure {
-    failure(without_options(&error.to_string()))
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(known) = cause {
+        let shown = known.to_string();
+        if !text.contains(&shown) {
+            text = format!("{text}: {shown}");
+        }
+        cause = known.source();
+    }
+    failure(without_options(&text))
 }
 
 fn without_options(text: &str) -> String {
@@ -84,7 +96,9 @@ impl ObjectStore {
     pub(super) fn new(url: &mut PlaceUrl, service: impl Builder) -> Result<Self, ItemError> {
         let timeout = url.timeout()?;
         let built = Operator::new(service).map_err(|error| url.wrong(&error))?;
-        let transport = HttpTransporter::new(ReqwestTransport::new(web_client(timeout, true)?));
+        // The client allows more than the layer does, so that it is the layer that ends a request, and repeats it.
+        let client = web_client(timeout.saturating_mul(2), true)?;
+        let transport = HttpTransporter::new(ReqwestTransport::new(client));
         let objects = built
             .with_context(OperationContext::new().with_http_transport(transport))
             .layer(TimeoutLayer::new().with_timeout(timeout).with_io_timeout(timeout))
