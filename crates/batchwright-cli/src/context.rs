@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use batchwright::clock::StopToken;
 use batchwright::execution::ExecutionId;
+use batchwright::operator::OperatorError;
 use batchwright::testing::CommitPoint;
 use batchwright::testing::fault::FaultPlan;
 use batchwright::{Job, JobOperator};
@@ -26,6 +27,15 @@ pub(crate) struct App {
 /// An environment variable that keeps the outputs of jobs inside their folders; rehearsals set it.
 pub(crate) const INSIDE_ONLY: &str = "BATCHWRIGHT_INSIDE_ONLY";
 
+/// Returns who gives a command, for `triggered_by` and the audit: `cli:maria@host`.
+pub(crate) fn who() -> String {
+    let system = rustix::system::uname();
+    let user =
+        ["SUDO_USER", "LOGNAME", "USER"].into_iter().find_map(|name| std::env::var(name).ok());
+    let user = user.unwrap_or_else(|| rustix::process::getuid().as_raw().to_string());
+    format!("cli:{user}@{}", system.nodename().to_string_lossy())
+}
+
 impl App {
     /// Opens the store of `global`.
     pub(crate) fn open(
@@ -34,6 +44,11 @@ impl App {
         faults: Option<FaultPlan>,
     ) -> Result<Self, CliError> {
         Self::on(store::open(global.store_url())?, global, program, faults, None)
+    }
+
+    /// Stores that a command succeeded.
+    pub(crate) fn audit(&self, action: &str, subject: &str) -> Result<(), CliError> {
+        Ok(self.operator.audit(&who(), action, subject, None).map_err(OperatorError::from)?)
     }
 
     /// Opens the store for a verb that starts `job`. When `job` does not exist, for instance in the wrong

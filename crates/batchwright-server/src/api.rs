@@ -37,6 +37,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use access::Caller;
 pub use access::{AccessRules, Role, Token};
 use base::Base;
 pub(crate) use listen::HTTP_CONNECTIONS_DEFAULT;
@@ -44,7 +45,7 @@ pub(crate) use listen::HttpListener;
 pub use listen::HttpSettings;
 pub use problem::Problem;
 
-use crate::scheduler::{JobStarter, Scheduler};
+use crate::scheduler::{Answer, JobStarter, Request, Scheduler};
 
 /// Maximum of slices that run at once; further ones get the error `overloaded`.
 const SLICES_MAX: usize = 128;
@@ -205,6 +206,30 @@ impl Api {
             .split_for_parts();
         problem::document(&mut document);
         (router.with_state(self), document)
+    }
+
+    /// Stores a command that succeeded. That it cannot be stored is logged; the command stays.
+    fn audit(&self, caller: &Caller, action: &str, subject: &str) {
+        let who = caller.named();
+        if let Err(error) = self.operator().audit(&who, action, subject, None) {
+            let error = batchwright::report(&error);
+            tracing::error!(who, action, subject, error, "a command is missing in the audit");
+        }
+    }
+
+    /// Sends a request to the scheduler; a command among them is stored in the audit.
+    async fn command(&self, caller: &Caller, request: Request) -> Result<Answer, Problem> {
+        let command = request.command();
+        let answer = self.scheduler()?.ask(request).await?;
+        if let Some((action, subject)) = command {
+            let (api, caller) = (self.clone(), caller.clone());
+            let stored = blocking(move || {
+                api.audit(&caller, action, &subject);
+                Ok(())
+            });
+            let _ = stored.await;
+        }
+        Ok(answer)
     }
 
     pub(crate) fn operator(&self) -> &JobOperator {

@@ -273,11 +273,16 @@ impl LaunchQueue {
             .map_err(|error| Unstarted::Refused(format!("its body is no launch: {error}")))?;
         let fingerprint = URL_SAFE_NO_PAD.encode(Sha256::digest(&delivery.data));
         let request = RequestKey { key: id.to_owned(), fingerprint };
+        let triggered_by = format!("queue:{}", self.queue);
         let enqueued = jobs.operator.asynchronous().call(move |operator| {
             let job = operator.explorer().job(&message.job)?;
             let parameters = Value::Object(message.parameters).to_string();
             let parameters = job.parameters_from_json(&parameters)?;
-            let options = LaunchOptions { request: Some(request), ..LaunchOptions::default() };
+            let options = LaunchOptions {
+                request: Some(request),
+                triggered_by: Some(triggered_by),
+                ..LaunchOptions::default()
+            };
             operator.enqueue(&Launch::start(message.job, parameters).options(options))
         });
         enqueued.await.map_err(Unstarted::of)

@@ -348,18 +348,19 @@ impl Sql {
     ///
     /// Besides parameters, the text may contain `{lock}` (locks the selected rows until the end of the
     /// transaction), `{share}` (prevents changes of these rows until then), `{id}` (makes an insert return
-    /// the new id) and `{q}` (the quote of an identifier).
+    /// the new id), `{q}` (the quote of an identifier) and `{div}` (the division of integers).
     pub(crate) fn new(dialect: Dialect, text: &str) -> Self {
-        let (lock, share, id, quote) = match dialect {
-            Dialect::Sqlite => ("", "", " RETURNING id", "\""),
-            Dialect::Postgres => (" FOR UPDATE", " FOR SHARE", " RETURNING id", "\""),
-            Dialect::MySql => (" FOR UPDATE", " LOCK IN SHARE MODE", "", "`"),
+        let (lock, share, id, quote, div) = match dialect {
+            Dialect::Sqlite => ("", "", " RETURNING id", "\"", "/"),
+            Dialect::Postgres => (" FOR UPDATE", " FOR SHARE", " RETURNING id", "\"", "/"),
+            Dialect::MySql => (" FOR UPDATE", " LOCK IN SHARE MODE", "", "`", "DIV"),
         };
         let text = text
             .replace("{lock}", lock)
             .replace("{share}", share)
             .replace("{id}", id)
-            .replace("{q}", quote);
+            .replace("{q}", quote)
+            .replace("{div}", div);
         if dialect == Dialect::Sqlite {
             return Self { text: text.into(), order: Vec::new() };
         }

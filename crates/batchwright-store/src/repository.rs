@@ -87,6 +87,10 @@ pub struct SqlRepository {
     /// Beginnings of the queries that are completed with the conditions of a filter.
     executions: String,
     execution_count: String,
+    /// A condition of such a filter.
+    newest_of_instance: String,
+    /// Beginning of the query for the steps of several executions.
+    steps: String,
     id: String,
 }
 
@@ -181,6 +185,10 @@ impl SqlRepository {
             statements: Statements::new(dialect, &options.prefix),
             executions: select("*"),
             execution_count: select("count(*)"),
+            newest_of_instance: "AND NOT EXISTS (SELECT 1 FROM {p}job_execution newer \
+                 WHERE newer.instance_id = {p}job_execution.instance_id AND newer.id > {p}job_execution.id) "
+                .replace("{p}", &options.prefix),
+            steps: format!("SELECT * FROM {}step_execution WHERE execution_id", options.prefix),
             id,
             database,
         })

@@ -50,6 +50,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::execution::{BatchStatus, Counters, ExecutionId, StepExecutionId};
+pub use crate::execution::{Progress, ProgressUnit};
 use crate::threads::lock;
 
 /// A change: what changed, when, and how.
@@ -145,27 +146,6 @@ pub enum Change {
     },
     /// The execution was deleted by a purge, or the trigger by a request.
     Deleted,
-}
-
-/// Progress of a step through its input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Progress {
-    /// Items or bytes that the reader has consumed.
-    pub done: u64,
-    /// Items or bytes in total.
-    pub total: u64,
-    /// Unit of both numbers.
-    pub unit: ProgressUnit,
-}
-
-/// The unit of [`Progress`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ProgressUnit {
-    /// Items.
-    Items,
-    /// Bytes of the input.
-    Bytes,
 }
 
 impl Event {

@@ -115,6 +115,8 @@ pub struct JobExecution {
     pub flow: FlowState,
     /// The execution whose step started this one.
     pub parent: Option<ExecutionId>,
+    /// Who or what asked for this execution: see [`LaunchOptions::triggered_by`](crate::launch::LaunchOptions::triggered_by).
+    pub triggered_by: Option<String>,
     /// Incremented by every change; an update with an older version is refused.
     pub version: i64,
 }
@@ -144,6 +146,7 @@ impl JobExecution {
             source: None,
             flow: FlowState::default(),
             parent: None,
+            triggered_by: None,
             version: 1,
         }
     }
@@ -177,6 +180,8 @@ pub struct StepExecution {
     pub context: ExecutionContext,
     /// Time at which it began.
     pub started_at: Timestamp,
+    /// Position in the input at the last commit, and its size; `None` when the reader does not know its size.
+    pub progress: Option<Progress>,
     /// Time of its last commit.
     pub updated_at: Timestamp,
     /// Time at which it ended.
@@ -203,6 +208,7 @@ impl StepExecution {
             checkpoint: None,
             context: ExecutionContext::default(),
             started_at: now,
+            progress: None,
             updated_at: now,
             ended_at: None,
             failure: None,
@@ -288,6 +294,39 @@ impl Sub for Counters {
             write_skip: self.write_skip - earlier.write_skip,
             commit: self.commit - earlier.commit,
             rollback: self.rollback - earlier.rollback,
+        }
+    }
+}
+
+/// Progress of a step through its input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Progress {
+    /// Items or bytes that the reader has consumed.
+    pub done: u64,
+    /// Items or bytes in total.
+    pub total: u64,
+    /// Unit of both numbers.
+    pub unit: ProgressUnit,
+}
+
+/// The unit of [`Progress`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum ProgressUnit {
+    /// Items.
+    Items,
+    /// Bytes of the input.
+    Bytes,
+}
+
+impl ProgressUnit {
+    /// Returns the stored name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Items => "items",
+            Self::Bytes => "bytes",
         }
     }
 }

@@ -167,6 +167,7 @@ impl JobStep {
             recover,
             accept_changed_definition,
             keep_complete,
+            triggered_by: Some(format!("step:{}", run.scope.step())),
             ..LaunchOptions::default()
         };
         let now = run.clock().now();

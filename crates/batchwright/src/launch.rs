@@ -114,6 +114,9 @@ pub struct LaunchOptions {
     pub recover: RecoverMode,
     /// Restart although the definition of the job changed since the last execution.
     pub accept_changed_definition: bool,
+    /// Who or what asks for the start, as a kind and a name: `cli:maria@host`, `api:nightly-token`, `schedule:load`. It is
+    /// stored with the execution and shown; at most 255 bytes are kept. Default: `None`, an application.
+    pub triggered_by: Option<String>,
     /// The request that starts the execution, if it may be sent twice: the repeated one is refused.
     pub request: Option<RequestKey>,
 }
@@ -282,6 +285,7 @@ mod tests {
             source: None,
             flow: FlowState::default(),
             parent: None,
+            triggered_by: None,
             version: 1,
         }
     }

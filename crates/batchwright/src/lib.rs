@@ -54,6 +54,7 @@
 //! [`CachedQueries`](query::CachedQueries). `discover`: jobs that register themselves at link time. These are on
 //! by default. `testing`: faults, doubles and the conformance suite of repositories.
 
+pub mod audit;
 pub mod clock;
 pub mod context;
 mod engine;

@@ -172,11 +172,11 @@ impl JobOperator {
         self.inner.host.store.events()
     }
 
-    fn store(&self) -> &ObservedStore {
+    pub(crate) fn store(&self) -> &ObservedStore {
         &self.inner.host.store
     }
 
-    fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         self.inner.host.clock.now()
     }
 

@@ -34,6 +34,7 @@ pub use cache::CachedQueries;
 
 use jiff::Timestamp;
 
+use crate::audit::AuditEntry;
 use crate::error::RepositoryError;
 use crate::event::Event;
 use crate::execution::{
@@ -88,10 +89,45 @@ pub trait Queries: Send + Sync {
     /// Returns the status changes of an execution and its steps, oldest first.
     fn events(&self, id: ExecutionId) -> Result<Vec<Event>, RepositoryError>;
 
+    /// Returns at most `limit` stored events of all executions with their numbers, from the first one with a number above `after`
+    /// on. Transactions may commit in another order than that of their numbers: a number below one that was already returned may
+    /// appear later.
+    fn events_after(&self, after: i64, limit: usize) -> Result<Vec<(i64, Event)>, RepositoryError>;
+
+    /// Returns the number of the newest stored event; 0 when there is none.
+    fn last_event(&self) -> Result<i64, RepositoryError>;
+
+    /// Returns the step executions of all executions `ids`, in the order in which they began.
+    fn steps_of(&self, ids: &[ExecutionId]) -> Result<Vec<StepExecution>, RepositoryError>;
+
+    /// Returns the newest execution of each job, sorted by the name of the job.
+    fn newest_of_jobs(&self) -> Result<Vec<JobExecution>, RepositoryError>;
+
+    /// Counts the executions created at `since` or later by status and by periods of `seconds`, which begin with `since`.
+    fn outcomes(
+        &self,
+        since: Timestamp,
+        seconds: u32,
+    ) -> Result<Vec<OutcomeCount>, RepositoryError>;
+
+    /// Returns at most `limit` entries of the audit, newest first: those before the entry `before`.
+    fn audit(&self, before: Option<i64>, limit: usize) -> Result<Vec<AuditEntry>, RepositoryError>;
+
     /// Returns the running executions of `job`: those that are starting, started or stopping.
     fn running(&self, job: &str) -> Result<Vec<JobExecution>, RepositoryError> {
         self.executions(&ExecutionFilter::of_job(job).running())
     }
+}
+
+/// The number of executions with one status that were created in one period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutcomeCount {
+    /// The period, counted from 0.
+    pub period: u32,
+    /// The status of the executions.
+    pub status: BatchStatus,
+    /// Their number.
+    pub count: u64,
 }
 
 /// A page of a list of instances.
@@ -138,6 +174,8 @@ pub struct ExecutionFilter {
     pub until: Option<Timestamp>,
     /// Only executions that ended before this time.
     pub ended_before: Option<Timestamp>,
+    /// Only the newest execution of each instance.
+    pub newest_of_instance: bool,
     /// Only executions older than this one, the last one of the previous page.
     pub before: Option<ExecutionId>,
     /// Number of executions to leave out before the first one; new executions shift what follows, unless `before` is set.
@@ -186,7 +224,7 @@ impl ExecutionFilter {
         self
     }
 
-    /// Returns whether `execution` matches the filter. Offset and limit are ignored.
+    /// Returns whether `execution` matches the filter. Offset, limit and `newest_of_instance` are ignored.
     pub fn matches(&self, execution: &JobExecution) -> bool {
         self.job.as_ref().is_none_or(|job| *job == execution.job)
             && self.instance.is_none_or(|id| id == execution.instance_id)

@@ -21,11 +21,12 @@ pub use progressive::{
 
 pub use segment::{FailureRecord, Segment};
 
+use crate::audit::AuditEntry;
 use crate::error::RepositoryError;
 use crate::event::Event;
 use crate::execution::{
-    Counters, ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution,
-    StepExecutionId,
+    Counters, ExecutionId, InstanceId, JobExecution, JobInstance, Progress, SkipRecord,
+    StepExecution, StepExecutionId,
 };
 use crate::launch::RequestKey;
 use crate::query::Queries;
@@ -150,6 +151,9 @@ pub trait Transaction {
     /// Inserts the new status of an execution or step into the history. Other events are not stored.
     fn insert_event(&mut self, event: &Event) -> Result<(), RepositoryError>;
 
+    /// Inserts a command into the audit.
+    fn insert_audit(&mut self, entry: &AuditEntry) -> Result<(), RepositoryError>;
+
     /// Deletes an execution with its steps, skips and events, and its instance if it has no other execution.
     fn delete_execution(&mut self, id: ExecutionId) -> Result<(), RepositoryError>;
 
@@ -205,6 +209,8 @@ pub struct CheckpointUpdate<'a> {
     pub step: StepExecutionId,
     /// The counters of the step execution, this chunk included.
     pub counters: &'a Counters,
+    /// Position in the input and its size, when the reader knows it.
+    pub progress: Option<Progress>,
     /// The engine's checkpoint, as JSON text.
     pub checkpoint: &'a str,
     /// The step's context, when it changed.

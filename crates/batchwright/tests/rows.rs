@@ -1387,6 +1387,7 @@ mod spy {
     use std::thread::ThreadId;
 
     use batchwright::MemoryRepository;
+    use batchwright::audit::AuditEntry;
     use batchwright::error::RepositoryError;
     use batchwright::event::Event;
     use batchwright::execution::{
@@ -1394,7 +1395,7 @@ mod spy {
         StepExecutionId,
     };
     use batchwright::launch::RequestKey;
-    use batchwright::query::{ExecutionFilter, InstancePage, Queries};
+    use batchwright::query::{ExecutionFilter, InstancePage, OutcomeCount, Queries};
     use batchwright::store::{
         CheckpointUpdate, Durability, Held, JobRepository, Lease, ProgressiveQueries,
         ProgressiveRows, Transaction,
@@ -1496,6 +1497,24 @@ mod spy {
         fn events(&self, id: ExecutionId) -> Answer<Vec<Event>> {
             self.asked()?.events(id)
         }
+        fn events_after(&self, after: i64, limit: usize) -> Answer<Vec<(i64, Event)>> {
+            self.asked()?.events_after(after, limit)
+        }
+        fn last_event(&self) -> Answer<i64> {
+            self.asked()?.last_event()
+        }
+        fn steps_of(&self, ids: &[ExecutionId]) -> Answer<Vec<StepExecution>> {
+            self.asked()?.steps_of(ids)
+        }
+        fn newest_of_jobs(&self) -> Answer<Vec<JobExecution>> {
+            self.asked()?.newest_of_jobs()
+        }
+        fn outcomes(&self, since: Timestamp, seconds: u32) -> Answer<Vec<OutcomeCount>> {
+            self.asked()?.outcomes(since, seconds)
+        }
+        fn audit(&self, before: Option<i64>, limit: usize) -> Answer<Vec<AuditEntry>> {
+            self.asked()?.audit(before, limit)
+        }
     }
 
     impl JobRepository for Spy {
@@ -1588,6 +1607,9 @@ mod spy {
         }
         fn insert_event(&mut self, event: &Event) -> Answer<()> {
             self.inner().insert_event(event)
+        }
+        fn insert_audit(&mut self, entry: &AuditEntry) -> Answer<()> {
+            self.inner().insert_audit(entry)
         }
         fn request(&mut self, key: &str) -> Answer<Option<(RequestKey, ExecutionId)>> {
             self.inner().request(key)

@@ -20,6 +20,7 @@ pub(super) fn abandon(app: &App, global: &Global, args: &ExecutionArgs) -> Resul
         )));
     }
     let id = app.operator.abandon(id)?.id;
+    app.audit("abandon", &format!("execution {id}"))?;
     output::document(global.format, &app.operator.explorer().summary(id)?, ToString::to_string)?;
     Ok(error::OK)
 }
@@ -75,6 +76,9 @@ pub(super) fn purge(app: &App, global: &Global, args: &PurgeArgs) -> Result<u8, 
     app.operator.purge(&retention, args.dry_run, |one| {
         purged.push(serde_json::json!({"id": one.id, "job": one.job}));
     })?;
+    if !args.dry_run && !purged.is_empty() {
+        app.audit("purge", &format!("{} executions", purged.len()))?;
+    }
     output::list(
         global.format,
         &purged,
@@ -93,6 +97,9 @@ fn before(app: &App, age: std::time::Duration) -> Result<jiff::Timestamp, CliErr
 }
 
 fn tell(app: &App, global: &Global, closed: &[JobExecution]) -> Result<u8, CliError> {
+    for one in closed {
+        app.audit("recover", &format!("execution {}", one.id))?;
+    }
     let summaries: Vec<_> = closed
         .iter()
         .map(|one| app.operator.explorer().summary(one.id))

@@ -2,7 +2,9 @@
 //!
 //! A server that shares the store sees a change within a second.
 
+use batchwright::JobOperator;
 use batchwright::clock::{Clock, SystemClock};
+use batchwright::operator::OperatorError;
 use batchwright_server::{
     Answer, Explanation, LIST_MAX, Plan, Request, TriggerRow, TriggerStatus, When, explain, follow,
     plan_of, read_kairoi, show_time,
@@ -10,6 +12,7 @@ use batchwright_server::{
 use serde_json::{Value, json};
 
 use crate::args::{Global, ScheduleCommand};
+use crate::context::who;
 use crate::error::{self, CliError};
 use crate::{output, store};
 
@@ -91,9 +94,14 @@ pub(super) fn ask(global: &Global, requests: &[Request]) -> Result<Answer, CliEr
         }
         return Ok(last);
     }
-    let mut schedule = store::open(global.store_url())?.schedule()?;
+    let store = store::open(global.store_url())?;
+    let mut schedule = store.schedule()?;
     for answer in follow(&mut schedule, &SystemClock::default(), requests)? {
         last = answer.map_err(CliError::Schedule)?;
+    }
+    let operator = JobOperator::new(store.repository);
+    for (action, subject) in requests.iter().filter_map(Request::command) {
+        operator.audit(&who(), action, &subject, None).map_err(OperatorError::from)?;
     }
     Ok(last)
 }

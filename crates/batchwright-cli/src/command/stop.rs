@@ -17,6 +17,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 pub(super) fn stop(app: &App, global: &Global, args: &StopArgs) -> Result<u8, CliError> {
     let id = target(app, &args.target)?;
     app.operator.stop(id)?;
+    app.audit("stop", &format!("execution {id}"))?;
     while args.wait && app.operator.explorer().execution(id)?.status.is_running() {
         StopToken::default().wait(POLL_INTERVAL);
     }

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -137,9 +138,39 @@ fn preflight() -> Response {
     (StatusCode::NO_CONTENT, headers).into_response()
 }
 
-/// The name of the token's caller; empty when no token is required.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Caller(pub(super) String);
+/// Who sends a request.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    /// The name of the token's caller; empty when no token is required.
+    pub(super) name: String,
+    pub(super) role: Role,
+}
+
+impl Caller {
+    /// The caller of a server that needs no token, or of an application that decides itself about access.
+    const ANYONE: Self = Self { name: String::new(), role: Role::Admin };
+
+    /// Returns the caller that [`check`] has found.
+    pub(super) fn of(extensions: &axum::http::Extensions) -> Self {
+        extensions.get::<Self>().cloned().unwrap_or(Self::ANYONE)
+    }
+
+    /// Returns the caller as the store has it: `api:nightly`.
+    pub(super) fn named(&self) -> String {
+        match &*self.name {
+            "" => "api".to_owned(),
+            name => format!("api:{name}"),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self::of(&parts.extensions))
+    }
+}
 
 impl AccessRules {
     fn admit(
@@ -164,7 +195,7 @@ impl AccessRules {
             return Err(problem);
         }
         if is_preflight {
-            return Ok(Caller::default());
+            return Ok(Caller::ANYONE);
         }
         self.check_token(method, uri.path(), headers)
     }
@@ -245,7 +276,7 @@ impl AccessRules {
         headers: &HeaderMap,
     ) -> Result<Caller, Problem> {
         if self.tokens.is_empty() || is_public(path) {
-            return Ok(Caller::default());
+            return Ok(Caller::ANYONE);
         }
         let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let word = given.and_then(|given| given.split_once(' '));
@@ -264,7 +295,7 @@ impl AccessRules {
             );
             return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
         }
-        Ok(Caller(token.name.clone()))
+        Ok(Caller { name: token.name.clone(), role: token.role })
     }
 
     /// Finds a token in constant time: it compares every known hash completely.

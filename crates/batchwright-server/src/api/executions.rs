@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::access::Caller;
 use super::body::{Asked, Id, NoQuery, accepts};
 use super::idempotency::{KeyHeader, Keyed, once};
 use super::jobs::ParameterInput;
@@ -127,10 +128,7 @@ async fn listed(
             }
         }
         let next_cursor = cut(&mut items, limit, |last| last.id.0);
-        let mut summaries = Vec::with_capacity(items.len());
-        for execution in items {
-            summaries.push(api.operator().explorer().summary(execution.id)?);
-        }
+        let summaries = api.operator().explorer().summaries(&items)?;
         let asked = [
             ("job", asked.job),
             ("status", asked.status),
@@ -160,11 +158,13 @@ pub(super) async fn show(
     responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
 pub(super) async fn stop(
     State(api): State<Api>,
+    caller: Caller,
     _: NoQuery,
     Id(id): Id,
 ) -> Result<Response, Problem> {
     blocking(move || {
         api.operator().stop(id)?;
+        api.audit(&caller, "stop", &format!("execution {id}"));
         api.accepted(id)
     })
     .await
@@ -190,7 +190,7 @@ pub(super) async fn restart(
     State(api): State<Api>,
     _: NoQuery,
     Id(id): Id,
-    Keyed { body, key }: Keyed<RestartBody>,
+    Keyed { body, key, by }: Keyed<RestartBody>,
 ) -> Result<Response, Problem> {
     let restart = move |api: &Api, request| {
         api.check_worker()?;
@@ -201,6 +201,7 @@ pub(super) async fn restart(
         let options = LaunchOptions {
             accept_changed_definition: body.accept_changed_definition,
             request,
+            triggered_by: Some(by),
             ..LaunchOptions::default()
         };
         let launch = Launch::restart(id).parameters(overrides).options(options);
@@ -214,11 +215,13 @@ pub(super) async fn restart(
     responses((status = 200, body = ExecutionSummary)))]
 pub(super) async fn abandon(
     State(api): State<Api>,
+    caller: Caller,
     _: NoQuery,
     Id(id): Id,
 ) -> Result<Json<ExecutionSummary>, Problem> {
     blocking(move || {
         api.operator().abandon(id)?;
+        api.audit(&caller, "abandon", &format!("execution {id}"));
         Ok(Json(api.operator().explorer().summary(id)?))
     })
     .await
@@ -229,11 +232,13 @@ pub(super) async fn abandon(
     responses((status = 200, body = ExecutionSummary)))]
 pub(super) async fn recover(
     State(api): State<Api>,
+    caller: Caller,
     _: NoQuery,
     Id(id): Id,
 ) -> Result<Json<ExecutionSummary>, Problem> {
     blocking(move || {
         api.operator().recover(id, RecoverMode::Detect)?;
+        api.audit(&caller, "recover", &format!("execution {id}"));
         Ok(Json(api.operator().explorer().summary(id)?))
     })
     .await

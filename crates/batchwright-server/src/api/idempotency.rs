@@ -32,6 +32,8 @@ pub(super) struct KeyHeader {
 pub(super) struct Keyed<T> {
     pub(super) body: T,
     pub(super) key: Option<RequestKey>,
+    /// Who sends it, for `triggered_by`.
+    pub(super) by: String,
 }
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Keyed<T> {
@@ -39,22 +41,23 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Keyed<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let headers = request.headers();
+        let caller = Caller::of(request.extensions());
+        let by = caller.named();
         let Some(key) = body::header_word(headers, "idempotency-key")? else {
             let Body(body) = Body::from_request(request, state).await?;
-            return Ok(Self { body, key: None });
+            return Ok(Self { body, key: None, by });
         };
         let owner = body::owner_token(headers)?.unwrap_or_default();
-        let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default().0;
         let call = format!("{} {}", request.method(), request.uri().path());
         let raw = body::json(request, state).await?;
         // The fingerprint covers the body as sent, normalized in blanks and order of names, without defaults:
         // a default that a later version adds must not make it another request.
         let normalized = body::parse::<Value>(&raw.bytes)?.to_string();
         let key = RequestKey {
-            key: digest(&[caller.as_bytes(), key.as_bytes()]),
+            key: digest(&[caller.name.as_bytes(), key.as_bytes()]),
             fingerprint: digest(&[call.as_bytes(), owner.as_bytes(), normalized.as_bytes()]),
         };
-        Ok(Self { body: body::parse(&raw.bytes)?, key: Some(key) })
+        Ok(Self { body: body::parse(&raw.bytes)?, key: Some(key), by })
     }
 }
 

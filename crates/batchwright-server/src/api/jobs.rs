@@ -228,11 +228,11 @@ pub(super) async fn start(
     State(api): State<Api>,
     _: NoQuery,
     Path(name): Path<String>,
-    Keyed { body, key }: Keyed<StartBody>,
+    Keyed { body, key, by }: Keyed<StartBody>,
 ) -> Result<Response, Problem> {
     let start = move |api: &Api, request| {
         api.check_worker()?;
-        let (given, options) = api.launch(&name, body, request)?;
+        let (given, options) = api.launch(&name, body, request, by)?;
         Ok(api.operator().enqueue(&Launch::start(name, given).options(options))?.id)
     };
     once(api, key, start, Api::accepted).await
@@ -246,11 +246,11 @@ pub(super) async fn next(
     State(api): State<Api>,
     _: NoQuery,
     Path(name): Path<String>,
-    Keyed { body, key }: Keyed<StartBody>,
+    Keyed { body, key, by }: Keyed<StartBody>,
 ) -> Result<Response, Problem> {
     let next = move |api: &Api, request| {
         api.check_worker()?;
-        let (given, options) = api.launch(&name, body, request)?;
+        let (given, options) = api.launch(&name, body, request, by)?;
         let launch = Launch::next(name).parameters(given).options(options);
         Ok(api.operator().enqueue(&launch)?.id)
     };
@@ -325,17 +325,19 @@ impl Api {
     }
 
     /// Returns parameters and options of `body` for job `name`.
-    fn launch(
+    pub(super) fn launch(
         &self,
         name: &str,
         body: StartBody,
         request: Option<RequestKey>,
+        by: String,
     ) -> Result<(JobParameters, LaunchOptions), Problem> {
         let StartBody { parameters: given, new_only, accept_changed_definition } = body;
         let options = LaunchOptions {
             new_only,
             accept_changed_definition,
             request,
+            triggered_by: Some(by),
             ..LaunchOptions::default()
         };
         Ok((parameters(&*self.job(name)?, given)?, options))

@@ -9,13 +9,13 @@ use batchwright::clock::SystemClock;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::access::Caller;
 use super::body::{Asked, Body, NoQuery};
 use super::page::{cursor, cut, limit, page};
 use super::{Api, Problem};
 use crate::kcp;
 use crate::scheduler::{
-    Answer, LIST_MAX, Plan, Refused, Request, Rule, RuleSettings, TriggerRow, TriggerStatus, When,
-    show_time,
+    Answer, LIST_MAX, Plan, Request, Rule, RuleSettings, TriggerRow, TriggerStatus, When, show_time,
 };
 
 /// A trigger, or one slot of it.
@@ -165,6 +165,7 @@ pub(super) struct TriggerBody {
     request_body = TriggerBody, responses((status = 200, body = TriggerView)))]
 pub(super) async fn set_trigger(
     State(api): State<Api>,
+    caller: Caller,
     _: NoQuery,
     Path(id): Path<String>,
     Body(body): Body<TriggerBody>,
@@ -177,7 +178,7 @@ pub(super) async fn set_trigger(
         }
         _ => return Err(Problem::invalid("a trigger needs either `at` or `plan`")),
     };
-    api.scheduler()?.ask(Request::Set { identifier: id.clone(), when }).await?;
+    api.command(&caller, Request::Set { identifier: id.clone(), when }).await?;
     get(&api, id).await
 }
 
@@ -186,10 +187,11 @@ pub(super) async fn set_trigger(
     responses((status = 204)))]
 pub(super) async fn unset_trigger(
     State(api): State<Api>,
+    caller: Caller,
     _: NoQuery,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    api.scheduler()?.ask(Request::Unset { identifier: id }).await?;
+    api.command(&caller, Request::Unset { identifier: id }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -265,13 +267,14 @@ pub(super) struct RuleBody {
     request_body = RuleBody, responses((status = 200, body = RuleView)))]
 pub(super) async fn set_rule(
     State(api): State<Api>,
+    caller: Caller,
     _: NoQuery,
     Path(id): Path<String>,
     Body(body): Body<RuleBody>,
 ) -> Result<Json<RuleView>, Problem> {
     let settings = RuleSettings::parse(&body.runner).map_err(Problem::invalid)?;
     let (identifier, pattern) = (id.clone(), body.pattern);
-    api.scheduler()?.ask(Request::SetRule { identifier, pattern, settings }).await?;
+    api.command(&caller, Request::SetRule { identifier, pattern, settings }).await?;
     rule(State(api), NoQuery, Path(id)).await
 }
 
@@ -280,13 +283,14 @@ pub(super) async fn set_rule(
     responses((status = 204)))]
 pub(super) async fn unset_rule(
     State(api): State<Api>,
+    caller: Caller,
     _: NoQuery,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    let unset = api.scheduler()?.ask(Request::UnsetRule { identifier: id.clone() }).await;
-    if unset.as_ref().is_err_and(|refused| refused.code == Refused::NOT_FOUND) {
-        return Err(no_such_rule(&id));
-    }
-    unset?;
+    let unset = api.command(&caller, Request::UnsetRule { identifier: id.clone() }).await;
+    unset.map_err(|problem| match problem.code() {
+        "no_such_trigger" => no_such_rule(&id),
+        _ => problem,
+    })?;
     Ok(StatusCode::NO_CONTENT)
 }

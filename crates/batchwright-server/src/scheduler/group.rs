@@ -96,6 +96,22 @@ impl Request {
 }
 
 impl Request {
+    /// Returns the verb and the subject of a request that changes the schedule, as the audit has them.
+    pub fn command(&self) -> Option<(&'static str, String)> {
+        let (action, kind, identifier) = match self {
+            Self::Set { identifier, .. } => ("set", "trigger", identifier),
+            Self::Unset { identifier } => ("unset", "trigger", identifier),
+            Self::Pause { identifier } => ("pause", "trigger", identifier),
+            Self::Resume { identifier } => ("resume", "trigger", identifier),
+            Self::SetRule { identifier, .. } => ("set", "rule", identifier),
+            Self::UnsetRule { identifier } => ("unset", "rule", identifier),
+            Self::Get { .. } | Self::History { .. } | Self::List { .. } | Self::Rules => {
+                return None;
+            }
+        };
+        Some((action, format!("{kind} {identifier}")))
+    }
+
     /// Returns the answer of a store that has no schedule yet; `None` for a request that creates one.
     pub fn answer_without_schedule(&self) -> Option<Result<Answer, Refused>> {
         Some(match self {

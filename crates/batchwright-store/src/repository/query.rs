@@ -1,16 +1,21 @@
 //! Queries of the repository; on SQLite they use a read-only connection.
 
 use batchwright::BatchStatus;
+use batchwright::audit::AuditEntry;
 use batchwright::error::RepositoryError;
 use batchwright::event::Event;
 use batchwright::execution::{
     ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution, StepExecutionId,
 };
-use batchwright::query::{ExecutionFilter, InstancePage, Queries};
+use batchwright::query::{ExecutionFilter, InstancePage, OutcomeCount, Queries};
+use jiff::Timestamp;
 
 use super::SqlRepository;
 use super::rows::{self, count, micros};
 use crate::database::{Sql, SqlError, SqlRow, SqlValue};
+
+/// Most numbers of one statement.
+const IDS_MAX: usize = 500;
 
 impl SqlRepository {
     pub(super) fn ask_one<T>(
@@ -71,6 +76,9 @@ impl SqlRepository {
         }
         if let Some(at) = filter.ended_before {
             and("ended_at <", micros(at).into());
+        }
+        if filter.newest_of_instance {
+            sql.push_str(&self.newest_of_instance);
         }
         if !filter.statuses.is_empty() {
             // The names of statuses are constants and contain no user input.
@@ -150,5 +158,44 @@ impl Queries for SqlRepository {
 
     fn events(&self, id: ExecutionId) -> Result<Vec<Event>, RepositoryError> {
         self.ask(&self.statements.events, &[id.0.into()], rows::event)
+    }
+
+    fn events_after(&self, after: i64, limit: usize) -> Result<Vec<(i64, Event)>, RepositoryError> {
+        let values = [after.into(), count(limit as u64).into()];
+        self.ask(&self.statements.events_after, &values, rows::numbered_event)
+    }
+
+    fn last_event(&self) -> Result<i64, RepositoryError> {
+        let last = self.ask_one(&self.statements.last_event, &[], |row| row.read("id"))?;
+        Ok(last.unwrap_or(0))
+    }
+
+    fn steps_of(&self, ids: &[ExecutionId]) -> Result<Vec<StepExecution>, RepositoryError> {
+        let mut found = Vec::new();
+        // The numbers are integers and need no placeholders, of which databases allow only so many.
+        for ids in ids.chunks(IDS_MAX) {
+            let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+            let text = format!("{} IN ({}) ORDER BY id", self.steps, ids.join(", "));
+            found.extend(self.ask(&Sql::new(self.dialect, &text), &[], rows::step)?);
+        }
+        Ok(found)
+    }
+
+    fn newest_of_jobs(&self) -> Result<Vec<JobExecution>, RepositoryError> {
+        self.ask(&self.statements.newest_of_jobs, &[], rows::execution)
+    }
+
+    fn outcomes(
+        &self,
+        since: Timestamp,
+        seconds: u32,
+    ) -> Result<Vec<OutcomeCount>, RepositoryError> {
+        let period = i64::from(seconds.max(1)) * 1_000_000;
+        self.ask(&self.statements.outcomes, &[micros(since).into(), period.into()], rows::outcome)
+    }
+
+    fn audit(&self, before: Option<i64>, limit: usize) -> Result<Vec<AuditEntry>, RepositoryError> {
+        let values = [before.unwrap_or(i64::MAX).into(), count(limit as u64).into()];
+        self.ask(&self.statements.audit, &values, rows::audit)
     }
 }

@@ -1,12 +1,14 @@
 //! Converts rows of the tables to the types of the engine.
 
 use batchwright::BatchStatus;
+use batchwright::audit::AuditEntry;
 use batchwright::context::ExecutionContext;
 use batchwright::event::{Event, Subject};
 use batchwright::execution::{
     Counters, ExecutionId, ExitStatus, Failure, InstanceId, JobExecution, JobInstance, Phase,
-    SkipRecord, StepExecution, StepExecutionId,
+    Progress, ProgressUnit, SkipRecord, StepExecution, StepExecutionId,
 };
+use batchwright::query::OutcomeCount;
 use jiff::Timestamp;
 
 use crate::database::{SqlError, SqlRow};
@@ -101,8 +103,47 @@ pub(super) fn execution(row: &SqlRow<'_>) -> Read<JobExecution> {
         source: row.read("source")?,
         flow: json(row, "flow")?,
         parent: row.read::<Option<i64>>("parent")?.map(ExecutionId),
+        triggered_by: row.read("triggered_by")?,
         version: row.read("version")?,
     })
+}
+
+fn progress(row: &SqlRow<'_>) -> Read<Option<Progress>> {
+    let Some(unit) = row.read::<Option<String>>("progress_unit")? else { return Ok(None) };
+    let unit =
+        [ProgressUnit::Items, ProgressUnit::Bytes].into_iter().find(|one| one.name() == unit);
+    let (Some(unit), Ok(done), Ok(total)) = (
+        unit,
+        u64::try_from(row.read::<i64>("progress_done")?),
+        u64::try_from(row.read::<i64>("progress_total")?),
+    ) else {
+        return Err(SqlError::corrupt("progress_unit", "it is no progress"));
+    };
+    Ok(Some(Progress { done, total, unit }))
+}
+
+pub(super) fn audit(row: &SqlRow<'_>) -> Read<AuditEntry> {
+    Ok(AuditEntry {
+        id: row.read("id")?,
+        at: time(row, "at")?,
+        who: row.read("who")?,
+        action: row.read("action")?,
+        subject: row.read("subject")?,
+        detail: row.read("detail")?,
+    })
+}
+
+pub(super) fn outcome(row: &SqlRow<'_>) -> Read<OutcomeCount> {
+    let period: i64 = row.read("period")?;
+    Ok(OutcomeCount {
+        period: u32::try_from(period).map_err(|error| SqlError::corrupt("period", error))?,
+        status: status(row)?,
+        count: row.at(2)?.count()?,
+    })
+}
+
+pub(super) fn numbered_event(row: &SqlRow<'_>) -> Read<(i64, Event)> {
+    Ok((row.read("id")?, event(row)?))
 }
 
 pub(super) fn step(row: &SqlRow<'_>) -> Read<StepExecution> {
@@ -130,6 +171,7 @@ pub(super) fn step(row: &SqlRow<'_>) -> Read<StepExecution> {
         checkpoint: row.read("checkpoint")?,
         context: context(row)?,
         started_at: time(row, "started_at")?,
+        progress: progress(row)?,
         updated_at: time(row, "updated_at")?,
         ended_at: some_time(row, "ended_at")?,
         failure: failure(row)?,

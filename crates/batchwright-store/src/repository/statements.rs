@@ -35,9 +35,9 @@ statements! {
     execution: "SELECT * FROM {p}job_execution WHERE id = ?1";
     insert_execution: "INSERT INTO {p}job_execution (instance_id, job, status, exit_code, exit_message, \
         parameters, restart_of, created_at, started_at, ended_at, owner, fence, lease_until, stop_requested, \
-        failure_code, failure, warnings, context, fingerprint, source, flow, parent, version) \
+        failure_code, failure, warnings, context, fingerprint, source, flow, parent, triggered_by, version) \
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
-        ?22, 1){id}";
+        ?22, ?23, 1){id}";
     update_execution: "UPDATE {p}job_execution SET status = ?2, exit_code = ?3, exit_message = ?4, \
         started_at = ?5, ended_at = ?6, owner = ?7, fence = ?8, lease_until = ?9, stop_requested = ?10, \
         failure_code = ?11, failure = ?12, warnings = ?13, context = ?14, flow = ?16, version = version + 1 \
@@ -54,9 +54,10 @@ statements! {
         WHERE e.instance_id = ?1 AND s.name = ?2 ORDER BY s.id DESC";
     insert_step: "INSERT INTO {p}step_execution (execution_id, name, {q}partition{q}, status, exit_code, exit_message, \
         read_count, write_count, filter_count, read_skip, process_skip, write_skip, commit_count, rollback_count, \
-        checkpoint, context, started_at, updated_at, ended_at, failure_code, failure, handled, begun_by) \
+        checkpoint, context, started_at, updated_at, ended_at, failure_code, failure, handled, begun_by, \
+        progress_done, progress_total, progress_unit) \
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
-        ?22, ?23){id}";
+        ?22, ?23, ?24, ?25, ?26){id}";
     update_step: "UPDATE {p}step_execution SET status = ?2, exit_code = ?3, exit_message = ?4, read_count = ?5, \
         write_count = ?6, filter_count = ?7, read_skip = ?8, process_skip = ?9, write_skip = ?10, \
         commit_count = ?11, rollback_count = ?12, checkpoint = ?13, context = ?14, updated_at = ?15, \
@@ -68,7 +69,8 @@ statements! {
         AND (status = 'STARTING' OR status = 'STARTED' OR status = 'STOPPING'){share}";
     save_checkpoint: "UPDATE {p}step_execution SET read_count = ?2, write_count = ?3, filter_count = ?4, \
         read_skip = ?5, process_skip = ?6, write_skip = ?7, commit_count = ?8, rollback_count = ?9, \
-        checkpoint = ?10, updated_at = ?11 WHERE id = ?1";
+        checkpoint = ?10, updated_at = ?11, progress_done = ?12, progress_total = ?13, progress_unit = ?14 \
+        WHERE id = ?1";
     save_step_context: "UPDATE {p}step_execution SET context = ?2 WHERE id = ?1";
 
     insert_skip: "INSERT INTO {p}skip_record (step_id, phase, item, location, kind, message, content) \
@@ -83,6 +85,20 @@ statements! {
     events: "SELECT v.execution_id, i.job, v.step, v.status, v.note, v.at FROM {p}event v \
         JOIN {p}job_execution e ON e.id = v.execution_id JOIN {p}job_instance i ON i.id = e.instance_id \
         WHERE v.execution_id = ?1 ORDER BY v.id";
+
+    events_after: "SELECT v.id, v.execution_id, i.job, v.step, v.status, v.note, v.at FROM {p}event v \
+        JOIN {p}job_execution e ON e.id = v.execution_id JOIN {p}job_instance i ON i.id = e.instance_id \
+        WHERE v.id > ?1 ORDER BY v.id LIMIT ?2";
+    last_event: "SELECT coalesce(max(id), 0) AS id FROM {p}event";
+    // As for the names of jobs: one look-up per job.
+    newest_of_jobs: "WITH RECURSIVE name(job) AS (SELECT min(job) FROM {p}job_execution UNION ALL \
+        SELECT (SELECT min(job) FROM {p}job_execution WHERE job > name.job) FROM name WHERE job IS NOT NULL) \
+        SELECT e.* FROM name JOIN {p}job_execution e \
+        ON e.id = (SELECT max(id) FROM {p}job_execution WHERE job = name.job) ORDER BY e.job";
+    outcomes: "SELECT (created_at - ?1) {div} ?2 AS period, status, count(*) FROM {p}job_execution WHERE created_at >= ?1 \
+        GROUP BY period, status";
+    insert_audit: "INSERT INTO {p}audit (at, who, action, subject, detail) VALUES (?1, ?2, ?3, ?4, ?5)";
+    audit: "SELECT id, at, who, action, subject, detail FROM {p}audit WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
 
     insert_progressive: "INSERT INTO {p}progressive (execution_id, step_id, target, is_split, units_total, plan, \
         owner_hash, server_driven) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";

@@ -2,6 +2,7 @@
 
 use std::any::{Any, TypeId};
 
+use batchwright::audit::AuditEntry;
 use batchwright::error::RepositoryError;
 use batchwright::event::Event;
 use batchwright::execution::{
@@ -140,6 +141,7 @@ impl Transaction for SqlTransaction<'_> {
                 one.source.as_deref(),
                 json(&one.flow)?,
                 one.parent.map(|id| id.0),
+                one.triggered_by.as_deref(),
             ],
         )?;
         Ok(ExecutionId(id))
@@ -223,6 +225,9 @@ impl Transaction for SqlTransaction<'_> {
                 one.failure.as_ref().map(|failure| &failure.message),
                 one.handled,
                 one.begun_by.map(|id| id.0),
+                one.progress.map(|progress| count(progress.done)),
+                one.progress.map(|progress| count(progress.total)),
+                one.progress.map(|progress| progress.unit.name()),
             ],
         )?;
         Ok(StepExecutionId(id))
@@ -282,6 +287,9 @@ impl Transaction for SqlTransaction<'_> {
                 count(counters.rollback),
                 update.checkpoint,
                 micros(update.at),
+                update.progress.map(|progress| count(progress.done)),
+                update.progress.map(|progress| count(progress.total)),
+                update.progress.map(|progress| progress.unit.name()),
             ],
         )?;
         if saved == 0 {
@@ -325,6 +333,12 @@ impl Transaction for SqlTransaction<'_> {
         };
         let params = values![execution.0, event.step(), status.name(), note, micros(event.at),];
         self.change(&self.statements.insert_event, params).map(drop)
+    }
+
+    fn insert_audit(&mut self, entry: &AuditEntry) -> Result<(), RepositoryError> {
+        let AuditEntry { at, who, action, subject, detail, .. } = entry;
+        let values = values![micros(*at), who, action, subject, detail.as_deref()];
+        self.change(&self.statements.insert_audit, values).map(drop)
     }
 
     fn request(&mut self, key: &str) -> Result<Option<(RequestKey, ExecutionId)>, RepositoryError> {

@@ -6,7 +6,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use super::{BatchStatus, Counters, ExecutionId, ExitStatus, InstanceId, JobExecution};
+use super::{BatchStatus, Counters, ExecutionId, ExitStatus, InstanceId, JobExecution, Progress};
 use super::{StepExecution, StepExecutionId};
 use crate::execution::Failure;
 use crate::parameters::Parameter;
@@ -34,6 +34,9 @@ pub struct ExecutionSummary {
     /// The execution whose step started this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<ExecutionId>,
+    /// Who or what asked for the execution, such as `cli:maria@host`, `api:nightly`, `schedule:load`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub triggered_by: Option<String>,
     /// Time at which the start was accepted.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     #[serde(serialize_with = "millis")]
@@ -84,6 +87,9 @@ pub struct StepSummary {
     pub ended_at: Option<Timestamp>,
     /// Reason of the failure.
     pub failure: Option<Failure>,
+    /// Position in the input at the last commit, and its size, when the reader knows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
     /// Key of the partition.
     pub partition: Option<String>,
     /// Whether the flow continued after the failure.
@@ -106,6 +112,7 @@ impl ExecutionSummary {
                 .collect(),
             restart_of: execution.restart_of,
             parent: execution.parent,
+            triggered_by: execution.triggered_by.clone(),
             created_at: execution.created_at,
             started_at: execution.started_at,
             ended_at: execution.ended_at,
@@ -130,6 +137,7 @@ impl StepSummary {
             started_at: step.started_at,
             ended_at: step.ended_at,
             failure: step.failure.clone(),
+            progress: step.progress,
             partition: step.partition.clone(),
             handled: step.handled,
         }

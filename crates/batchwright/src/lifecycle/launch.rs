@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::{record, refuse_if_superseded, stop::close_lost, transact, wanted};
+use crate::audit::{AuditEntry, bounded};
 use crate::error::RepositoryError;
 use crate::execution::{ExecutionId, FlowState, JobExecution, JobInstance};
 use crate::launch::{self, LaunchDecision, LaunchOptions, LaunchRules, RequestKey};
@@ -85,14 +86,40 @@ fn launch_in(
         source: request.rules.source.map(str::to_owned),
         flow,
         parent: request.parent,
+        triggered_by: triggered_by(request.options),
         ..JobExecution::new_unsaved(request.job, parameters, request.now)
     };
     execution.id = tx.insert_execution(&execution)?;
     if let Some(request) = &request.options.request {
         tx.insert_request(request, execution.id)?;
     }
+    audit(tx, &execution)?;
     record(tx, &execution, request.now, None)?;
     Ok(execution)
+}
+
+/// Longest stored name of who started an execution, in bytes.
+const TRIGGERED_BY_BYTES_MAX: usize = 255;
+
+/// Stores a start in the audit, unless it follows from a schedule, a queue or a step.
+fn audit(tx: &mut Tx<'_>, execution: &JobExecution) -> Result<(), RepositoryError> {
+    let Some(who) = &execution.triggered_by else { return Ok(()) };
+    let kind = who.split(':').next().unwrap_or_default();
+    if ["schedule", "queue", "step"].contains(&kind) {
+        return Ok(());
+    }
+    tx.insert_audit(&AuditEntry {
+        id: 0,
+        at: execution.created_at,
+        who: who.clone(),
+        action: if execution.restart_of.is_some() { "restart" } else { "start" }.to_owned(),
+        subject: format!("execution {}", execution.id),
+        detail: Some(format!("job {}", execution.job)),
+    })
+}
+
+fn triggered_by(options: &LaunchOptions) -> Option<String> {
+    options.triggered_by.as_deref().map(|text| bounded(text, TRIGGERED_BY_BYTES_MAX))
 }
 
 /// Returns the execution that `request` started; `None` when it started none.

@@ -128,6 +128,7 @@ pub(crate) fn keep_plan(
             lease,
             step: step.id,
             counters: &step.counters,
+            progress: step.progress,
             checkpoint: plan,
             step_context: None,
             job_context: None,

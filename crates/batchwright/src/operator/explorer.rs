@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::{JobOperator, OperatorError, Refusal};
 use crate::clock::Clock;
 use crate::execution::{
-    ExecutionId, ExecutionSummary, InstanceId, JobExecution, JobInstance, StepSummary,
+    ExecutionId, ExecutionSummary, InstanceId, JobExecution, JobInstance, StepExecution,
+    StepSummary,
 };
 use crate::job::Job;
 use crate::launch::RequestKey;
@@ -176,6 +177,28 @@ impl JobExplorer<'_> {
         let execution = self.execution(id)?;
         let steps = self.queries.steps(id)?;
         Ok(ExecutionSummary::new(&execution, &steps, self.clock.now()))
+    }
+
+    /// Returns `executions` with their steps, as data that prints as one line each. Reads the steps of all at once.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub fn summaries(
+        &self,
+        executions: &[JobExecution],
+    ) -> Result<Vec<ExecutionSummary>, OperatorError> {
+        let ids: Vec<_> = executions.iter().map(|one| one.id).collect();
+        let mut steps: BTreeMap<ExecutionId, Vec<StepExecution>> = BTreeMap::new();
+        for step in self.queries.steps_of(&ids)? {
+            steps.entry(step.execution_id).or_default().push(step);
+        }
+        let now = self.clock.now();
+        let summaries = executions.iter().map(|one| {
+            let steps = steps.get(&one.id).map_or(&[][..], Vec::as_slice);
+            ExecutionSummary::new(one, steps, now)
+        });
+        Ok(summaries.collect())
     }
 
     /// Returns the newest step execution with the name `step` of execution `id`, as data that prints as one line;

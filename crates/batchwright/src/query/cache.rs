@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
-use super::{ExecutionFilter, InstancePage, Queries};
+use super::{ExecutionFilter, InstancePage, OutcomeCount, Queries};
+use crate::audit::AuditEntry;
+use jiff::Timestamp;
+
 use crate::error::RepositoryError;
 use crate::event::Event;
 use crate::execution::{
@@ -127,5 +130,33 @@ impl Queries for CachedQueries {
 
     fn events(&self, id: ExecutionId) -> Result<Vec<Event>, RepositoryError> {
         self.queries.events(id)
+    }
+
+    fn events_after(&self, after: i64, limit: usize) -> Result<Vec<(i64, Event)>, RepositoryError> {
+        self.queries.events_after(after, limit)
+    }
+
+    fn last_event(&self) -> Result<i64, RepositoryError> {
+        self.queries.last_event()
+    }
+
+    fn steps_of(&self, ids: &[ExecutionId]) -> Result<Vec<StepExecution>, RepositoryError> {
+        self.queries.steps_of(ids)
+    }
+
+    fn newest_of_jobs(&self) -> Result<Vec<JobExecution>, RepositoryError> {
+        self.queries.newest_of_jobs()
+    }
+
+    fn outcomes(
+        &self,
+        since: Timestamp,
+        seconds: u32,
+    ) -> Result<Vec<OutcomeCount>, RepositoryError> {
+        self.queries.outcomes(since, seconds)
+    }
+
+    fn audit(&self, before: Option<i64>, limit: usize) -> Result<Vec<AuditEntry>, RepositoryError> {
+        self.queries.audit(before, limit)
     }
 }

@@ -69,6 +69,7 @@ impl<'a> StepRun<'a> {
             lease: self.lease,
             step: self.step.id,
             counters: &commit.counters,
+            progress: commit.progress,
             checkpoint: commit.checkpoint,
             step_context: step_json.as_deref(),
             job_context: job_json.as_deref(),
@@ -87,6 +88,7 @@ impl<'a> StepRun<'a> {
             self.scope.job().context().committed(stored);
         }
         self.step.counters = commit.counters;
+        self.step.progress = commit.progress;
         self.scope.set_counters(commit.counters);
         if held == Held::StopRequested {
             self.scope.job().stop().request();

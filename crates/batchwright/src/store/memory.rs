@@ -11,15 +11,16 @@ use super::progressive::{
     StoredResponse,
 };
 use super::{CheckpointUpdate, Durability, Held, JobRepository, Lease, Transaction};
+use crate::audit::AuditEntry;
 use crate::context::ExecutionContext;
 use crate::error::RepositoryError;
 use crate::event::Event;
 use crate::execution::{
-    Counters, ExecutionId, InstanceId, JobExecution, JobInstance, SkipRecord, StepExecution,
-    StepExecutionId,
+    BatchStatus, Counters, ExecutionId, InstanceId, JobExecution, JobInstance, Progress,
+    SkipRecord, StepExecution, StepExecutionId,
 };
 use crate::launch::RequestKey;
-use crate::query::{ExecutionFilter, InstancePage, Queries};
+use crate::query::{ExecutionFilter, InstancePage, OutcomeCount, Queries};
 use crate::store::Segment;
 
 /// A repository in memory: full semantics, no durability.
@@ -39,7 +40,10 @@ struct State {
     executions: BTreeMap<ExecutionId, JobExecution>,
     steps: BTreeMap<StepExecutionId, StepExecution>,
     skips: Vec<(StepExecutionId, SkipRecord)>,
-    events: Vec<Event>,
+    last_event: i64,
+    /// With their numbers, in their order.
+    events: Vec<(i64, Event)>,
+    audit: Vec<AuditEntry>,
     requests: BTreeMap<String, (RequestKey, ExecutionId)>,
     progressive: Progressive,
 }
@@ -51,6 +55,15 @@ struct Progressive {
     lanes: BTreeMap<(ExecutionId, u32), Lane>,
     segments: BTreeMap<i64, Segment>,
     responses: BTreeMap<ExecutionId, StoredResponse>,
+}
+
+impl State {
+    /// Whether `filter` accepts an execution as the newest of its instance.
+    fn is_newest(&self, execution: &JobExecution, filter: &ExecutionFilter) -> bool {
+        let newer =
+            |one: &JobExecution| one.instance_id == execution.instance_id && one.id > execution.id;
+        !filter.newest_of_instance || !self.executions.values().any(newer)
+    }
 }
 
 impl Default for MemoryRepository {
@@ -103,14 +116,16 @@ enum Undo {
     Checkpoint {
         id: StepExecutionId,
         counters: Counters,
+        progress: Option<Progress>,
         checkpoint: Option<String>,
         at: Timestamp,
     },
     Context(StepExecutionId, ExecutionContext),
     Skips(Vec<(StepExecutionId, SkipRecord)>),
     SkipCount(usize),
-    Events(Vec<Event>),
+    Events(Vec<(i64, Event)>),
     EventCount(usize),
+    AuditCount(usize),
     Request(String, Option<(RequestKey, ExecutionId)>),
     Progressive(Box<Progressive>),
 }
@@ -132,9 +147,10 @@ impl Drop for MemoryUnit<'_> {
                     put_back(&mut state.executions, id, before.map(|one| *one));
                 }
                 Undo::Step(id, before) => put_back(&mut state.steps, id, before.map(|one| *one)),
-                Undo::Checkpoint { id, counters, checkpoint, at } => {
+                Undo::Checkpoint { id, counters, progress, checkpoint, at } => {
                     let Some(step) = state.steps.get_mut(&id) else { continue };
-                    (step.counters, step.checkpoint, step.updated_at) = (counters, checkpoint, at);
+                    (step.counters, step.progress) = (counters, progress);
+                    (step.checkpoint, step.updated_at) = (checkpoint, at);
                 }
                 Undo::Context(id, before) => {
                     let Some(step) = state.steps.get_mut(&id) else { continue };
@@ -144,6 +160,7 @@ impl Drop for MemoryUnit<'_> {
                 Undo::SkipCount(count) => state.skips.truncate(count),
                 Undo::Events(before) => state.events = before,
                 Undo::EventCount(count) => state.events.truncate(count),
+                Undo::AuditCount(count) => state.audit.truncate(count),
                 Undo::Request(key, before) => put_back(&mut state.requests, key, before),
                 Undo::Progressive(before) => state.progressive = *before,
             }
@@ -296,6 +313,7 @@ impl Transaction for MemoryUnit<'_> {
         self.undo.push(Undo::Checkpoint {
             id: update.step,
             counters: std::mem::replace(&mut step.counters, *update.counters),
+            progress: std::mem::replace(&mut step.progress, update.progress),
             checkpoint: step.checkpoint.replace(update.checkpoint.to_owned()),
             at: std::mem::replace(&mut step.updated_at, update.at),
         });
@@ -327,8 +345,16 @@ impl Transaction for MemoryUnit<'_> {
     fn insert_event(&mut self, event: &Event) -> Result<(), RepositoryError> {
         if event.status().is_some() {
             self.undo.push(Undo::EventCount(self.state.events.len()));
-            self.state.events.push(event.clone());
+            let id = next_id(&mut self.state.last_event);
+            self.state.events.push((id, event.clone()));
         }
+        Ok(())
+    }
+
+    fn insert_audit(&mut self, entry: &AuditEntry) -> Result<(), RepositoryError> {
+        let audit = &mut self.state.audit;
+        self.undo.push(Undo::AuditCount(audit.len()));
+        audit.push(AuditEntry { id: audit.len() as i64 + 1, ..entry.clone() });
         Ok(())
     }
 
@@ -361,7 +387,7 @@ impl Transaction for MemoryUnit<'_> {
             progressive.responses.remove(&id);
         }
         self.undo.push(Undo::Events(self.state.events.clone()));
-        self.state.events.retain(|event| event.execution() != Some(id));
+        self.state.events.retain(|(_, event)| event.execution() != Some(id));
         for (key, request) in self.state.requests.extract_if(.., |_, (_, of)| *of == id) {
             self.undo.push(Undo::Request(key, Some(request)));
         }
@@ -610,7 +636,7 @@ impl Queries for MemoryRepository {
         let state = self.lock();
         let newest_first = state.executions.values().rev();
         Ok(newest_first
-            .filter(|one| filter.matches(one))
+            .filter(|one| filter.matches(one) && state.is_newest(one, filter))
             .skip(filter.offset)
             .take(filter.limit.unwrap_or(usize::MAX))
             .cloned()
@@ -618,7 +644,9 @@ impl Queries for MemoryRepository {
     }
 
     fn execution_count(&self, filter: &ExecutionFilter) -> Result<u64, RepositoryError> {
-        Ok(self.lock().executions.values().filter(|one| filter.matches(one)).count() as u64)
+        let state = self.lock();
+        let matches = |one: &&JobExecution| filter.matches(one) && state.is_newest(one, filter);
+        Ok(state.executions.values().filter(matches).count() as u64)
     }
 
     fn steps(&self, id: ExecutionId) -> Result<Vec<StepExecution>, RepositoryError> {
@@ -644,6 +672,54 @@ impl Queries for MemoryRepository {
     }
 
     fn events(&self, id: ExecutionId) -> Result<Vec<Event>, RepositoryError> {
-        Ok(self.lock().events.iter().filter(|one| one.execution() == Some(id)).cloned().collect())
+        let state = self.lock();
+        let events = state.events.iter().map(|(_, event)| event);
+        Ok(events.filter(|one| one.execution() == Some(id)).cloned().collect())
+    }
+
+    fn events_after(&self, after: i64, limit: usize) -> Result<Vec<(i64, Event)>, RepositoryError> {
+        let state = self.lock();
+        let later = state.events.iter().filter(|(id, _)| *id > after);
+        Ok(later.take(limit).cloned().collect())
+    }
+
+    fn last_event(&self) -> Result<i64, RepositoryError> {
+        Ok(self.lock().events.last().map_or(0, |(id, _)| *id))
+    }
+
+    fn steps_of(&self, ids: &[ExecutionId]) -> Result<Vec<StepExecution>, RepositoryError> {
+        let state = self.lock();
+        Ok(state.steps.values().filter(|one| ids.contains(&one.execution_id)).cloned().collect())
+    }
+
+    fn newest_of_jobs(&self) -> Result<Vec<JobExecution>, RepositoryError> {
+        let state = self.lock();
+        let by_job: BTreeMap<&str, &JobExecution> =
+            state.executions.values().map(|one| (&*one.job, one)).collect();
+        Ok(by_job.into_values().cloned().collect())
+    }
+
+    fn outcomes(
+        &self,
+        since: Timestamp,
+        seconds: u32,
+    ) -> Result<Vec<OutcomeCount>, RepositoryError> {
+        let mut counts: BTreeMap<(u32, &str), (BatchStatus, u64)> = BTreeMap::new();
+        let state = self.lock();
+        for one in state.executions.values().filter(|one| one.created_at >= since) {
+            let period = one.created_at.duration_since(since).as_secs() / i64::from(seconds.max(1));
+            let period = u32::try_from(period).unwrap_or(u32::MAX);
+            counts.entry((period, one.status.name())).or_insert((one.status, 0)).1 += 1;
+        }
+        let counts = counts.into_iter();
+        Ok(counts
+            .map(|((period, _), (status, count))| OutcomeCount { period, status, count })
+            .collect())
+    }
+
+    fn audit(&self, before: Option<i64>, limit: usize) -> Result<Vec<AuditEntry>, RepositoryError> {
+        let state = self.lock();
+        let older = state.audit.iter().rev().filter(|one| before.is_none_or(|id| one.id < id));
+        Ok(older.take(limit).cloned().collect())
     }
 }

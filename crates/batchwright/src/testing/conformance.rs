@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::audit::AuditEntry;
 use crate::context::ExecutionContext;
 use crate::error::RepositoryError;
 use crate::event::{Event, Subject};
 use crate::execution::{
     BatchStatus, Counters, ExecutionId, ExitStatus, Failure, FlowState, InstanceId, JobExecution,
-    Phase, SkipRecord, StepExecution, StepExecutionId,
+    Phase, Progress, ProgressUnit, SkipRecord, StepExecution, StepExecutionId,
 };
 use crate::launch::RequestKey;
 use crate::parameters::JobParameters;
-use crate::query::{ExecutionFilter, InstancePage};
+use crate::query::{ExecutionFilter, InstancePage, OutcomeCount};
 use crate::store::{
     CheckpointUpdate, FailureRecord, Held, JobRepository, Lane, Lease, ProgressiveExecution,
     Segment, StoredResponse,
@@ -32,6 +33,8 @@ pub fn conformance(repository: &dyn JobRepository) {
     a_checkpoint_is_saved_only_under_the_current_fence(repository);
     leases_are_renewed_only_under_the_current_fence(repository);
     lists_are_newest_first_and_paged(repository);
+    lists_of_many_executions_need_one_query_each(repository);
+    the_audit_is_newest_first_and_paged(repository);
     a_request_is_remembered_as_long_as_what_it_started(repository);
     a_progressive_execution_comes_back_as_it_went_in(repository);
     a_lane_changes_only_under_its_current_fence(repository);
@@ -72,6 +75,7 @@ fn execution_of(instance_id: InstanceId, job: &str) -> JobExecution {
         source: Some("jobs/a.toml".to_owned()),
         flow: FlowState::default(),
         parent: None,
+        triggered_by: Some("cli:ä".to_owned()),
         version: 1,
     }
 }
@@ -97,6 +101,7 @@ fn step_of(execution_id: ExecutionId) -> StepExecution {
         checkpoint: Some("{}".to_owned()),
         context,
         started_at: now(),
+        progress: Some(Progress { done: 3, total: 9, unit: ProgressUnit::Bytes }),
         updated_at: now(),
         ended_at: None,
         failure: Some(Failure::new("c", "m")),
@@ -213,6 +218,7 @@ fn a_checkpoint_is_saved_only_under_the_current_fence(repository: &dyn JobReposi
             lease: Lease { execution: execution.id, fence },
             step: step.id,
             counters: &counters,
+            progress: Some(Progress { done: 5, total: 9, unit: ProgressUnit::Items }),
             checkpoint: r#"{"sequence":1}"#,
             step_context: Some(r#"{"a":1}"#),
             job_context: Some(r#"{"b":2}"#),
@@ -226,6 +232,8 @@ fn a_checkpoint_is_saved_only_under_the_current_fence(repository: &dyn JobReposi
     assert_eq!(save(1).expect("the owner may"), Held::Yes, "no stop is requested");
     let saved = repository.step(step.id).unwrap().expect("the step");
     assert_eq!(saved.counters, counters, "counters");
+    let progress = Progress { done: 5, total: 9, unit: ProgressUnit::Items };
+    assert_eq!(saved.progress, Some(progress), "progress");
     assert_eq!(saved.checkpoint.as_deref(), Some(r#"{"sequence":1}"#), "checkpoint");
     assert_eq!(saved.context.get::<i32>("a").unwrap(), 1, "step context");
     let job = repository.execution(execution.id).unwrap().expect("the execution");
@@ -454,6 +462,84 @@ fn a_lane_changes_only_under_its_current_fence(repository: &dyn JobRepository) {
     assert_eq!(tx.slices().lanes_of(row.execution).expect("ask"), [taken]);
     drop(tx);
     delete(repository, row.execution);
+}
+
+fn lists_of_many_executions_need_one_query_each(repository: &dyn JobRepository) {
+    let (first, second) = (instance(repository, "many", "1"), instance(repository, "many", "2"));
+    let later = now() + Duration::from_secs(90);
+    let ended = |instance, created_at, status| {
+        store(repository, &JobExecution { created_at, status, ..execution_of(instance, "many") }).id
+    };
+    let failed = ended(first, now(), BatchStatus::Failed);
+    let completed = ended(first, later, BatchStatus::Completed);
+    let alone = ended(second, later, BatchStatus::Failed);
+    for id in [alone, failed] {
+        store_step(repository, &step_of(id));
+    }
+    let steps = repository.steps_of(&[failed, completed, alone]).expect("ask");
+    assert_eq!(steps.iter().map(|one| one.execution_id).collect::<Vec<_>>(), [alone, failed]);
+    assert_eq!(repository.steps_of(&[]).expect("ask"), []);
+
+    let mut filter = ExecutionFilter::of_job("many").status(BatchStatus::Failed);
+    filter.newest_of_instance = true;
+    let newest = repository.executions(&filter).expect("ask");
+    assert_eq!(newest.iter().map(|one| one.id).collect::<Vec<_>>(), [alone], "no restart follows");
+    assert_eq!(repository.execution_count(&filter).expect("ask"), 1);
+    let of_jobs = repository.newest_of_jobs().expect("ask");
+    let of_this = of_jobs.iter().filter(|one| one.job == "many").map(|one| one.id);
+    assert_eq!(of_this.collect::<Vec<_>>(), [alone]);
+
+    let count = |period, status| OutcomeCount { period, status, count: 1 };
+    let mut outcomes = repository.outcomes(now() + Duration::from_micros(1), 60).expect("ask");
+    outcomes.sort_by_key(|one| one.status.name());
+    assert_eq!(outcomes, [count(1, BatchStatus::Completed), count(1, BatchStatus::Failed)]);
+
+    let before = repository.last_event().expect("ask");
+    let mut tx = repository.begin().expect("begin");
+    for id in [failed, completed] {
+        let subject = Subject::Execution { id, job: "many".into() };
+        tx.insert_event(&Event::of_status(now(), subject, BatchStatus::Failed, None))
+            .expect("an event");
+    }
+    tx.commit().expect("commit");
+    let events = repository.events_after(before, 10).expect("ask");
+    assert_eq!(
+        events.iter().map(|(_, one)| one.execution()).collect::<Vec<_>>(),
+        [Some(failed), Some(completed)]
+    );
+    assert_eq!(repository.last_event().expect("ask"), events[1].0);
+    assert_eq!(repository.events_after(before, 1).expect("ask"), events[..1]);
+    assert_eq!(repository.events_after(events[0].0, 10).expect("ask"), events[1..]);
+    for id in [failed, completed, alone] {
+        delete(repository, id);
+    }
+}
+
+fn the_audit_is_newest_first_and_paged(repository: &dyn JobRepository) {
+    let mut tx = repository.begin().expect("begin");
+    for subject in ["execution 1", "execution ä"] {
+        let entry = AuditEntry {
+            id: 0,
+            at: now(),
+            who: "cli:maria".to_owned(),
+            action: "stop".to_owned(),
+            subject: subject.to_owned(),
+            detail: (subject == "execution 1").then(|| "x".to_owned()),
+        };
+        tx.insert_audit(&entry).expect("an entry");
+    }
+    tx.commit().expect("commit");
+    let all = repository.audit(None, 10).expect("ask");
+    assert_eq!(
+        all.iter().map(|one| &*one.subject).collect::<Vec<_>>(),
+        ["execution ä", "execution 1"]
+    );
+    assert_eq!(
+        (&*all[1].who, all[1].at, all[1].detail.as_deref()),
+        ("cli:maria", now(), Some("x"))
+    );
+    assert_eq!(repository.audit(Some(all[0].id), 10).expect("ask"), all[1..]);
+    assert_eq!(repository.audit(None, 1).expect("ask"), all[..1]);
 }
 
 fn delete(repository: &dyn JobRepository, id: ExecutionId) {

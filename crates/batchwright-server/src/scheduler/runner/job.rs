@@ -66,7 +66,9 @@ impl JobStarter {
             Err(reason) => return failed(reason),
         };
         // A slot is started again when its server died: what it has completed is not to run twice.
-        let options = LaunchOptions { keep_complete: true, ..LaunchOptions::default() };
+        let triggered_by = Some(format!("schedule:{}", firing.key.identifier));
+        let options =
+            LaunchOptions { keep_complete: true, triggered_by, ..LaunchOptions::default() };
         match self.operator.launch(&Launch::start(name, parameters).options(options)) {
             Ok(handle) => Begun::Here(handle),
             // A server completed the execution and died before it recorded the outcome.
