@@ -188,6 +188,16 @@ impl ScheduleTransaction for SqlScheduleTransaction<'_> {
         self.many(&statements.slots, &[identifier.as_ref().into()], statements.reading())
     }
 
+    fn ended(&mut self, since: i64, limit: usize) -> StoreResult<Vec<TriggerRow>> {
+        let statements = self.statements;
+        self.many(&statements.ended, &[since.into(), count(limit)], statements.reading())
+    }
+
+    fn upcoming(&mut self, limit: usize) -> StoreResult<Vec<TriggerRow>> {
+        let statements = self.statements;
+        self.many(&statements.upcoming, &[count(limit)], statements.reading())
+    }
+
     fn list(&mut self, prefix: &str, after: &str, limit: usize) -> StoreResult<Vec<TriggerRow>> {
         let statements = self.statements;
         let prefix = statements.escaped(prefix);

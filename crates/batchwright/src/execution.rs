@@ -1,5 +1,6 @@
 //! Stored facts about jobs: instances, executions, step executions and their counters.
 
+mod estimate;
 mod exit;
 mod failure;
 pub(crate) mod flow_state;
@@ -14,6 +15,7 @@ use std::ops::{AddAssign, Sub};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use estimate::Estimate;
 pub use exit::ExitStatus;
 pub use failure::{Failure, Phase};
 pub(crate) use flow_state::{FlowEntry, FlowState};

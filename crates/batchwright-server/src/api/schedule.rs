@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use batchwright::clock::Clock;
 use batchwright::clock::SystemClock;
 use serde::{Deserialize, Serialize};
@@ -129,10 +129,7 @@ pub(super) async fn triggers(
 
 async fn get(api: &Api, identifier: String) -> Result<Json<TriggerView>, Problem> {
     let answer = api.scheduler()?.ask(Request::Get { identifier: identifier.clone() }).await?;
-    let row = match answer {
-        Answer::Triggers(rows) => rows.into_iter().next(),
-        Answer::Done | Answer::Rules(_) => None,
-    };
+    let row = answer.triggers().into_iter().next();
     row.map(|row| Json(row.into())).ok_or_else(|| {
         let detail = format!("there is no trigger `{identifier}`");
         Problem::new(StatusCode::NOT_FOUND, "no_such_trigger", detail)
@@ -195,6 +192,72 @@ pub(super) async fn unset_trigger(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// The body of a firing.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct FireBody {
+    /// The planned times of a recurring trigger for which it fires, such as past ones; none for the present time.
+    slots: Vec<String>,
+}
+
+/// Most slots of one firing.
+const SLOTS_MAX: usize = 1_000;
+
+/// Fires a trigger now, beside its plan: a recurring one for each of the given times. A time for which it was executed already
+/// is refused, and then nothing fires.
+#[utoipa::path(post, path = "/v1/triggers/{id}/fire", tag = "schedule", params(("id" = String, Path)),
+    request_body = Option<FireBody>, responses((status = 202, body = TriggerView)))]
+pub(super) async fn fire(
+    State(api): State<Api>,
+    caller: Caller,
+    _: NoQuery,
+    Path(id): Path<String>,
+    Body(body): Body<FireBody>,
+) -> Result<Response, Problem> {
+    if body.slots.len() > SLOTS_MAX {
+        return Err(Problem::invalid(format!(
+            "a trigger fires for at most {SLOTS_MAX} times at once"
+        )));
+    }
+    let slots = body.slots.iter().map(|text| slot(text)).collect::<Result<_, _>>()?;
+    api.command(&caller, Request::Fire { identifier: id.clone(), slots }).await?;
+    Ok((StatusCode::ACCEPTED, get(&api, id).await?).into_response())
+}
+
+/// Parses a planned time.
+pub(super) fn slot(text: &str) -> Result<i64, Problem> {
+    match When::parse(text).map_err(Problem::invalid)? {
+        When::At(at) => Ok(at),
+        When::Recurring(_) => Err(Problem::invalid(format!("`{text}` is no time"))),
+    }
+}
+
+/// Pauses a trigger: it does not fire until it is resumed.
+#[utoipa::path(post, path = "/v1/triggers/{id}/pause", tag = "schedule", params(("id" = String, Path)),
+    responses((status = 200, body = TriggerView)))]
+pub(super) async fn pause(
+    State(api): State<Api>,
+    caller: Caller,
+    _: NoQuery,
+    Path(id): Path<String>,
+) -> Result<Json<TriggerView>, Problem> {
+    api.command(&caller, Request::Pause { identifier: id.clone() }).await?;
+    get(&api, id).await
+}
+
+/// Resumes a paused trigger. Times that passed during the pause do not fire.
+#[utoipa::path(post, path = "/v1/triggers/{id}/resume", tag = "schedule", params(("id" = String, Path)),
+    responses((status = 200, body = TriggerView)))]
+pub(super) async fn resume(
+    State(api): State<Api>,
+    caller: Caller,
+    _: NoQuery,
+    Path(id): Path<String>,
+) -> Result<Json<TriggerView>, Problem> {
+    api.command(&caller, Request::Resume { identifier: id.clone() }).await?;
+    get(&api, id).await
+}
+
 /// A rule: the runner of the triggers whose names begin with a pattern.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RuleView {
@@ -223,7 +286,7 @@ pub(super) struct RuleList {
 async fn all_rules(api: &Api) -> Result<Vec<Rule>, Problem> {
     Ok(match api.scheduler()?.ask(Request::Rules).await? {
         Answer::Rules(rules) => rules,
-        Answer::Done | Answer::Triggers(_) => Vec::new(),
+        Answer::Done | Answer::Triggers(_) | Answer::Servers(_) => Vec::new(),
     })
 }
 

@@ -88,7 +88,7 @@ pub(super) fn answer(
 ) -> String {
     let mut words = vec![identifier.to_owned()];
     match answer {
-        Ok(Answer::Done) => words.push("OK".to_owned()),
+        Ok(Answer::Done | Answer::Servers(_)) => words.push("OK".to_owned()),
         Ok(Answer::Triggers(rows)) => {
             words.push("OK".to_owned());
             rows.iter().for_each(|row| words.extend(trigger(row)));

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use batchwright::error::RepositoryError;
 use batchwright::event::{Change, Event, Subject};
-use batchwright::store::schedule::{ScheduleTransaction, TriggerKey, TriggerRow, TriggerStatus};
+use batchwright::store::schedule::{
+    ScheduleTransaction, ServerRow, TriggerKey, TriggerRow, TriggerStatus,
+};
 use jiff::tz::TimeZone;
 
 use super::rule::{Rule, RuleSettings, Rulebook, Runner};
@@ -80,6 +82,28 @@ pub enum Request {
     },
     /// List all rules in the order of their names.
     Rules,
+    /// Fire a trigger now: a recurring one for each of `slots`, whose planned times may be past, any other one for its own time. A
+    /// slot that was executed does not fire again.
+    Fire {
+        /// Name of the trigger.
+        identifier: String,
+        /// The planned times of a recurring trigger, in microseconds since 1970; empty for the present time.
+        slots: Vec<Micros>,
+    },
+    /// List the triggers and slots that fire next, in the order of their times.
+    Upcoming {
+        /// Maximum of rows.
+        limit: usize,
+    },
+    /// List the triggers and slots that ended, the newest first.
+    Ended {
+        /// Only those that ended at this time or later, in microseconds since 1970.
+        since: Micros,
+        /// Maximum of rows.
+        limit: usize,
+    },
+    /// List the servers that fire triggers.
+    Servers,
 }
 
 impl Request {
@@ -88,7 +112,9 @@ impl Request {
         /// Estimate for a trigger with its name, plan and reason.
         const TRIGGER_BYTES: usize = 2_048;
         match self {
-            Self::List { limit, .. } => limit * TRIGGER_BYTES,
+            Self::List { limit, .. } | Self::Upcoming { limit } | Self::Ended { limit, .. } => {
+                limit * TRIGGER_BYTES
+            }
             Self::History { .. } => SLOTS_KEPT * TRIGGER_BYTES,
             _ => 0,
         }
@@ -105,9 +131,14 @@ impl Request {
             Self::Resume { identifier } => ("resume", "trigger", identifier),
             Self::SetRule { identifier, .. } => ("set", "rule", identifier),
             Self::UnsetRule { identifier } => ("unset", "rule", identifier),
-            Self::Get { .. } | Self::History { .. } | Self::List { .. } | Self::Rules => {
-                return None;
-            }
+            Self::Fire { identifier, .. } => ("fire", "trigger", identifier),
+            Self::Get { .. }
+            | Self::History { .. }
+            | Self::List { .. }
+            | Self::Rules
+            | Self::Upcoming { .. }
+            | Self::Ended { .. }
+            | Self::Servers => return None,
         };
         Some((action, format!("{kind} {identifier}")))
     }
@@ -120,8 +151,12 @@ impl Request {
             | Self::Pause { identifier }
             | Self::Resume { identifier }
             | Self::Get { identifier }
+            | Self::Fire { identifier, .. }
             | Self::History { identifier } => Err(Refused::no_trigger(identifier)),
-            Self::List { .. } => Ok(Answer::Triggers(Vec::new())),
+            Self::List { .. } | Self::Upcoming { .. } | Self::Ended { .. } => {
+                Ok(Answer::Triggers(Vec::new()))
+            }
+            Self::Servers => Ok(Answer::Servers(Vec::new())),
             Self::UnsetRule { identifier } => Err(Refused::no_rule(identifier)),
             Self::Rules => Ok(Answer::Rules(Vec::new())),
         })
@@ -137,6 +172,18 @@ pub enum Answer {
     Triggers(Vec<TriggerRow>),
     /// The requested rules.
     Rules(Vec<Rule>),
+    /// The requested servers.
+    Servers(Vec<ServerRow>),
+}
+
+impl Answer {
+    /// Returns the triggers of the answer; none when it has something else.
+    pub(crate) fn triggers(self) -> Vec<TriggerRow> {
+        match self {
+            Self::Triggers(rows) => rows,
+            Self::Done | Self::Rules(_) | Self::Servers(_) => Vec::new(),
+        }
+    }
 }
 
 /// A claimed trigger, or a slot of one, whose runner must be called.
@@ -259,7 +306,8 @@ impl<'u, 's> Group<'u, 's> {
             | Request::Unset { identifier }
             | Request::Pause { identifier }
             | Request::Resume { identifier }
-            | Request::Get { identifier } => Some(TriggerKey::of(identifier)),
+            | Request::Get { identifier }
+            | Request::Fire { identifier, .. } => Some(TriggerKey::of(identifier)),
             _ => None,
         }
     }
@@ -409,7 +457,54 @@ impl<'u, 's> Group<'u, 's> {
                 false => Err(Refused::no_rule(identifier)),
             },
             Request::Rules => Ok(Answer::Rules(rules(self.tx)?)),
+            Request::Fire { identifier, slots } => return self.fire_now(identifier, slots),
+            Request::Upcoming { limit } => {
+                self.flush()?;
+                Ok(Answer::Triggers(self.tx.upcoming((*limit).min(LIST_MAX))?))
+            }
+            Request::Ended { since, limit } => {
+                self.flush()?;
+                Ok(Answer::Triggers(self.tx.ended(*since, (*limit).min(LIST_MAX))?))
+            }
+            Request::Servers => Ok(Answer::Servers(self.tx.servers()?)),
         })
+    }
+
+    /// Makes a trigger, or slots of a recurring one, due now.
+    fn fire_now(
+        &mut self,
+        identifier: &str,
+        slots: &[Micros],
+    ) -> StoreResult<Result<Answer, Refused>> {
+        let Some(row) = self.known(&TriggerKey::of(identifier)) else {
+            return Ok(Err(Refused::no_trigger(identifier)));
+        };
+        let due = match row.plan {
+            None if !slots.is_empty() => {
+                let reason = format!("trigger `{identifier}` fires once and has no other slots");
+                return Ok(Err(Refused::invalid(reason)));
+            }
+            None => vec![trigger::due_now(row, self.now)],
+            Some(_) => {
+                let now = [self.now];
+                let slots = if slots.is_empty() { &now[..] } else { slots };
+                let key = |slot: &Micros| TriggerKey::of_slot(identifier, *slot);
+                let keys: Vec<_> = slots.iter().map(key).collect();
+                self.flush()?;
+                let known = self.tx.triggers(&keys)?;
+                let row = |key: TriggerKey| {
+                    let known = known.iter().find(|row| row.key == key).cloned();
+                    let slot = key.occurrence;
+                    known.unwrap_or_else(|| TriggerRow::planned(key, slot))
+                };
+                keys.into_iter().map(|key| trigger::due_now(row(key), self.now)).collect()
+            }
+        };
+        let due: Result<Vec<_>, _> = due.into_iter().collect();
+        Ok(due.map(|rows| {
+            rows.into_iter().for_each(|row| self.put(row));
+            Answer::Done
+        }))
     }
 
     fn change(

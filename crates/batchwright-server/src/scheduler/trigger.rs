@@ -154,6 +154,31 @@ pub(super) fn unset(row: &TriggerRow) -> Result<(), Refused> {
     }
 }
 
+/// Returns the row of a trigger that fires once, or of a slot, due now. What was executed, or is being fired, stays as it is.
+pub(super) fn due_now(mut row: TriggerRow, now: Micros) -> Result<TriggerRow, Refused> {
+    match row.status {
+        TriggerStatus::Triggered => return Err(Refused::busy(&row.key.identifier)),
+        TriggerStatus::Executed => {
+            let (identifier, slot) = (&row.key.identifier, time::show(row.slot));
+            return Err(Refused::invalid(format!(
+                "trigger `{identifier}` was executed for {slot}; restart or start its job instead"
+            )));
+        }
+        TriggerStatus::Planned
+        | TriggerStatus::Failed
+        | TriggerStatus::Dead
+        | TriggerStatus::Paused
+        | TriggerStatus::Skipped
+        | TriggerStatus::Ended => {}
+    }
+    row.status = TriggerStatus::Planned;
+    row.due = Some(now);
+    row.attempt = 0;
+    row.ended_at = None;
+    row.reason = None;
+    Ok(row)
+}
+
 /// Returns the row after a pause.
 pub(super) fn pause(mut row: TriggerRow) -> Result<TriggerRow, Refused> {
     match row.status {

@@ -39,6 +39,8 @@ pub(super) struct Statements {
     pub(super) next_due: Sql,
     pub(super) slots: Sql,
     pub(super) list: Sql,
+    pub(super) ended: Sql,
+    pub(super) upcoming: Sql,
     pub(super) recurring: Sql,
     pub(super) forget_future: Sql,
     pub(super) reset_late_retries: Sql,
@@ -92,6 +94,12 @@ impl Statements {
             next_due: sql("SELECT min(due) AS due FROM {t} WHERE owner = 0 AND due IS NOT NULL"),
             slots: sql(
                 "SELECT {c} FROM {t} WHERE identifier = ?1 AND occurrence >= 0 ORDER BY occurrence{lock}",
+            ),
+            ended: sql(
+                "SELECT {brief} FROM {t} WHERE ended_at >= ?1 ORDER BY ended_at DESC LIMIT ?2",
+            ),
+            upcoming: sql(
+                "SELECT {brief} FROM {t} WHERE owner = 0 AND due IS NOT NULL ORDER BY due LIMIT ?1",
             ),
             list: sql(pick(
                 "SELECT {brief} FROM {t} WHERE identifier >= ?1 AND (?2 IS NULL OR identifier < ?2) \

@@ -6,7 +6,9 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use super::{BatchStatus, Counters, ExecutionId, ExitStatus, InstanceId, JobExecution, Progress};
+use super::{
+    BatchStatus, Counters, Estimate, ExecutionId, ExitStatus, InstanceId, JobExecution, Progress,
+};
 use super::{StepExecution, StepExecutionId};
 use crate::execution::Failure;
 use crate::parameters::Parameter;
@@ -90,6 +92,9 @@ pub struct StepSummary {
     /// Position in the input at the last commit, and its size, when the reader knows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+    /// Rate and probable end of a running step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
     /// Key of the partition.
     pub partition: Option<String>,
     /// Whether the flow continued after the failure.
@@ -138,6 +143,7 @@ impl StepSummary {
             ended_at: step.ended_at,
             failure: step.failure.clone(),
             progress: step.progress,
+            estimate: Estimate::of(step),
             partition: step.partition.clone(),
             handled: step.handled,
         }

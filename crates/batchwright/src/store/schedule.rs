@@ -241,6 +241,12 @@ pub trait ScheduleTransaction {
     /// Returns all stored slots of a trigger, the oldest first.
     fn slots(&mut self, identifier: &str) -> StoreResult<Vec<TriggerRow>>;
 
+    /// Returns at most `limit` triggers and slots that ended at `since` or later, the newest first. Takes no locks.
+    fn ended(&mut self, since: i64, limit: usize) -> StoreResult<Vec<TriggerRow>>;
+
+    /// Returns at most `limit` rows without an owner that will be due, the next first. Takes no locks.
+    fn upcoming(&mut self, limit: usize) -> StoreResult<Vec<TriggerRow>>;
+
     /// Returns at most `limit` triggers whose identifiers begin with `prefix` and come after `after`, sorted.
     fn list(&mut self, prefix: &str, after: &str, limit: usize) -> StoreResult<Vec<TriggerRow>>;
 

@@ -110,6 +110,9 @@ fn lists_are_pages_of_triggers_not_of_slots(store: &mut dyn ScheduleStore) {
     assert_eq!(listed("b", "", 10), ["b.1", "b.2", "b\\", "b\u{10ffff}"]);
     assert_eq!(listed("", "", 2), ["B", "a"]);
     assert_eq!(tx.slots("b.1").unwrap().len(), 1);
+    let due: Vec<_> = tx.upcoming(10).unwrap().into_iter().map(|row| row.due).collect();
+    assert!(due.is_sorted() && due.iter().all(Option::is_some), "{due:?}");
+    assert_eq!(tx.upcoming(1).unwrap().len(), 1);
 }
 
 fn what_ended_is_forgotten_by_age_and_number(store: &mut dyn ScheduleStore) {

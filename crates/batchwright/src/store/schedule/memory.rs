@@ -151,6 +151,20 @@ impl ScheduleTransaction for Transaction<'_> {
         Ok(self.rows(|row| row.key.identifier == identifier && row.key.occurrence >= 0))
     }
 
+    fn ended(&mut self, since: i64, limit: usize) -> StoreResult<Vec<TriggerRow>> {
+        let mut found = self.rows(|row| row.ended_at.is_some_and(|at| at >= since));
+        found.sort_by_key(|row| std::cmp::Reverse(row.ended_at));
+        found.truncate(limit);
+        found.iter_mut().for_each(|row| row.output = None);
+        Ok(found)
+    }
+
+    fn upcoming(&mut self, limit: usize) -> StoreResult<Vec<TriggerRow>> {
+        let mut found = self.due(i64::MAX, limit)?;
+        found.iter_mut().for_each(|row| row.output = None);
+        Ok(found)
+    }
+
     fn list(&mut self, prefix: &str, after: &str, limit: usize) -> StoreResult<Vec<TriggerRow>> {
         let mut found = self.rows(|row| {
             let identifier = &*row.key.identifier;
