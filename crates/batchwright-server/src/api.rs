@@ -5,6 +5,7 @@ mod access;
 mod base;
 mod body;
 mod book;
+mod changes;
 mod errors;
 mod executions;
 mod health;
@@ -40,6 +41,7 @@ use utoipa_axum::routes;
 use access::Caller;
 pub use access::{AccessRules, Role, Token};
 use base::Base;
+use changes::Changes;
 pub(crate) use listen::HTTP_CONNECTIONS_DEFAULT;
 pub(crate) use listen::HttpListener;
 pub use listen::HttpSettings;
@@ -50,6 +52,9 @@ use crate::scheduler::{Answer, JobStarter, Request, Scheduler};
 /// Maximum of slices that run at once; further ones get the error `overloaded`.
 const SLICES_MAX: usize = 128;
 
+/// How often a waiting response asks whether the server ends.
+const END_POLL_INTERVAL: Duration = Duration::from_millis(250);
+
 /// The REST API. Clones share its state.
 #[derive(Clone)]
 pub struct Api {
@@ -59,6 +64,7 @@ pub struct Api {
     /// Requested when the server ends: waiting requests are answered at once, slices end at their next
     /// checkpoint.
     stop: StopToken,
+    changes: Changes,
     /// Where clients see the API; `None`: where it is nested.
     base: Option<Base>,
 }
@@ -67,7 +73,7 @@ impl Api {
     /// Creates the API of the jobs of `jobs`, and of `scheduler`, if there is one.
     pub fn new(jobs: JobStarter, scheduler: Option<Scheduler>, stop: StopToken) -> Self {
         let slices = Arc::new(Semaphore::new(SLICES_MAX));
-        Self { jobs, scheduler, slices, stop, base: None }
+        Self { jobs, scheduler, slices, stop, changes: Changes::default(), base: None }
     }
 
     /// Sets the path under which clients see the API, such as `/batch`: the path of `Router::nest`, or the
@@ -192,6 +198,7 @@ impl Api {
             .routes(routes!(executions::steps))
             .routes(routes!(executions::skips))
             .routes(routes!(executions::events))
+            .routes(routes!(changes::events))
             .routes(routes!(schedule::triggers))
             .routes(routes!(schedule::trigger, schedule::set_trigger, schedule::unset_trigger))
             .routes(routes!(schedule::fire))
@@ -217,6 +224,13 @@ impl Api {
         if let Err(error) = self.operator().audit(&who, action, subject, None) {
             let error = batchwright::report(&error);
             tracing::error!(who, action, subject, error, "a command is missing in the audit");
+        }
+    }
+
+    /// Waits until the server ends.
+    async fn ending(&self) {
+        while !self.stop.is_requested() {
+            tokio::time::sleep(END_POLL_INTERVAL).await;
         }
     }
 

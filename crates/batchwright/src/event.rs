@@ -168,6 +168,14 @@ impl Event {
         }
     }
 
+    /// Returns the name of the job that the event is about.
+    pub fn job(&self) -> Option<&str> {
+        match &self.subject {
+            Subject::Execution { job, .. } | Subject::Step { job, .. } => Some(job),
+            Subject::Trigger { .. } => None,
+        }
+    }
+
     /// Returns the name of the step that the event is about.
     pub fn step(&self) -> Option<&str> {
         match &self.subject {

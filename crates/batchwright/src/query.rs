@@ -28,9 +28,11 @@
 
 #[cfg(feature = "cache")]
 mod cache;
+mod search;
 
 #[cfg(feature = "cache")]
 pub use cache::CachedQueries;
+pub use search::{ExecutionSearch, Found};
 
 use jiff::Timestamp;
 

@@ -303,6 +303,8 @@ pub(super) struct EventRecord {
     at: String,
     /// Execution that changed.
     execution: ExecutionId,
+    /// Name of its job.
+    job: String,
     /// Name of the step, for an event of a step.
     step: Option<String>,
     /// The new status.
@@ -313,11 +315,12 @@ pub(super) struct EventRecord {
 
 impl EventRecord {
     /// Returns the record of a stored event.
-    fn of(event: &Event) -> Option<Self> {
+    pub(super) fn of(event: &Event) -> Option<Self> {
         let (status, note) = event.status()?;
         Some(Self {
             at: format!("{:.3}", event.at),
             execution: event.execution()?,
+            job: event.job()?.to_owned(),
             step: event.step().map(str::to_owned),
             status,
             note: note.map(str::to_owned),

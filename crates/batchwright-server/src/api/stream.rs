@@ -25,7 +25,7 @@ pub(super) const END: &str = "end";
 const UNBUFFERED: [(HeaderName, &str); 2] =
     [(HeaderName::from_static("x-accel-buffering"), "no"), (header::CACHE_CONTROL, "no-cache")];
 
-fn sse(events: impl Stream<Item = Event> + Send + 'static) -> Response {
+pub(super) fn sse(events: impl Stream<Item = Event> + Send + 'static) -> Response {
     let events = events.map(Ok::<_, Infallible>);
     let stream = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
     (UNBUFFERED, stream).into_response()

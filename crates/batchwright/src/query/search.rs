@@ -1,0 +1,261 @@
+//! Searches of executions in words: `job:import status:failed since:24h param.date:2026-11`.
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+
+use super::{ExecutionFilter, Queries};
+use crate::clock::parse_duration;
+use crate::error::RepositoryError;
+use crate::execution::{BatchStatus, ExecutionId, InstanceId, JobExecution};
+
+/// Executions that one search reads at most for conditions that the store does not check.
+const READ_MAX: usize = 10_000;
+/// Executions that one statement reads.
+const READ_AT_ONCE: usize = 500;
+
+/// A search of executions in words, which are separated by blanks; each must be true.
+///
+/// | word | accepts |
+/// |---|---|
+/// | `job:NAME` | executions of this job |
+/// | `status:A,B` | executions with one of these statuses; also `running`, and `stale` for those whose owner is lost |
+/// | `since:24h`, `until:2026-11-30` | executions accepted since or before: a duration ago, a day in UTC, or a time in RFC 3339 |
+/// | `instance:N` | executions of this instance |
+/// | `by:TEXT` | executions whose `triggered_by` contains the text |
+/// | `param.NAME:TEXT` | executions with this parameter whose value begins with the text; not secret ones |
+///
+/// ```
+/// use batchwright::query::ExecutionSearch;
+///
+/// # fn main() -> Result<(), String> {
+/// let now = "2026-11-30T06:00:00Z".parse().unwrap();
+/// let search = ExecutionSearch::parse("job:import status:failed,stopped since:24h", now)?;
+/// assert_eq!(search.filter().job.as_deref(), Some("import"));
+/// assert!(ExecutionSearch::parse("jobs:import", now).unwrap_err().contains("`jobs`"));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecutionSearch {
+    filter: ExecutionFilter,
+    is_stale: bool,
+    by: Option<String>,
+    parameters: Vec<(String, String)>,
+}
+
+/// The executions that a search has found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// The executions, newest first.
+    pub executions: Vec<JobExecution>,
+    /// The search goes on before this execution; `None` at its end.
+    pub next: Option<ExecutionId>,
+}
+
+impl ExecutionSearch {
+    /// Parses the words of a search; durations count back from `now`.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the word.
+    pub fn parse(text: &str, now: Timestamp) -> Result<Self, String> {
+        let mut search = Self::default();
+        for word in text.split_whitespace() {
+            let (name, value) = word.split_once(':').ok_or_else(|| {
+                format!("`{word}` is no condition; conditions are written as `job:NAME`, `status:failed`, `since:24h`")
+            })?;
+            if value.is_empty() {
+                return Err(format!("the condition `{word}` has no value"));
+            }
+            match name {
+                "job" => search.filter.job = Some(value.to_owned()),
+                "status" => search.statuses(value)?,
+                "since" => search.filter.since = Some(time(value, now)?),
+                "until" => search.filter.until = Some(time(value, now)?),
+                "instance" => {
+                    let id = value.parse();
+                    let id = id.map_err(|_| format!("the instance `{value}` is no number"))?;
+                    search.filter.instance = Some(InstanceId(id));
+                }
+                "by" => search.by = Some(value.to_owned()),
+                name => match name.strip_prefix("param.").filter(|name| !name.is_empty()) {
+                    Some(parameter) => {
+                        search.parameters.push((parameter.to_owned(), value.to_owned()));
+                    }
+                    None => {
+                        return Err(format!(
+                            "the condition `{name}` is unknown; known are job, status, since, until, instance, by, param.NAME"
+                        ));
+                    }
+                },
+            }
+        }
+        Ok(search)
+    }
+
+    fn statuses(&mut self, names: &str) -> Result<(), String> {
+        for name in names.split(',') {
+            match name.to_ascii_lowercase().as_str() {
+                "running" => self.filter = std::mem::take(&mut self.filter).running(),
+                "stale" => {
+                    self.is_stale = true;
+                    self.filter = std::mem::take(&mut self.filter).running();
+                }
+                _ => {
+                    let status = BatchStatus::from_name(&name.to_ascii_uppercase());
+                    let known: Vec<_> = BatchStatus::ALL
+                        .iter()
+                        .map(|one| one.name().to_ascii_lowercase())
+                        .collect();
+                    let status = status.ok_or_else(|| {
+                        format!(
+                            "the status `{name}` is unknown; known are {}, running, stale",
+                            known.join(", ")
+                        )
+                    })?;
+                    self.filter.statuses.push(status);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the conditions that the store checks itself.
+    pub fn filter(&self) -> &ExecutionFilter {
+        &self.filter
+    }
+
+    /// Whether the store checks all conditions.
+    pub fn is_exact(&self) -> bool {
+        !self.is_stale && self.by.is_none() && self.parameters.is_empty()
+    }
+
+    fn matches(&self, execution: &JobExecution, now: Timestamp) -> bool {
+        let has_parameter = |(name, begin): &(String, String)| {
+            execution.parameters.get(name).is_some_and(|parameter| {
+                parameter.shown_as(name).value.to_string().starts_with(begin)
+            })
+        };
+        let is_by = |by: &String| execution.triggered_by.as_ref().is_some_and(|it| it.contains(by));
+        (!self.is_stale || execution.is_stale(now))
+            && self.by.as_ref().is_none_or(is_by)
+            && self.parameters.iter().all(has_parameter)
+    }
+
+    /// Returns the newest `limit` executions that match, before the execution `before`. Conditions that the store does not check
+    /// are checked on at most 10,000 executions; the search can then go on.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub fn find(
+        &self,
+        queries: &dyn Queries,
+        before: Option<ExecutionId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Found, RepositoryError> {
+        let mut filter = self.filter.clone();
+        filter.before = before;
+        let at_once = if self.is_exact() { limit.saturating_add(1) } else { READ_AT_ONCE };
+        filter.limit = Some(at_once);
+        let (mut executions, mut read) = (Vec::new(), 0);
+        loop {
+            let rows = queries.executions(&filter)?;
+            let is_end = rows.len() < at_once;
+            read += rows.len();
+            for row in rows {
+                if executions.len() == limit {
+                    let next = executions.last().map(|last: &JobExecution| last.id);
+                    return Ok(Found { executions, next });
+                }
+                filter.before = Some(row.id);
+                if self.matches(&row, now) {
+                    executions.push(row);
+                }
+            }
+            if is_end {
+                return Ok(Found { executions, next: None });
+            }
+            if read >= READ_MAX {
+                return Ok(Found { executions, next: filter.before });
+            }
+        }
+    }
+}
+
+fn time(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    if let Ok(ago) = parse_duration(text) {
+        let at = jiff::SignedDuration::try_from(ago).ok().and_then(|ago| now.checked_sub(ago).ok());
+        return at.ok_or_else(|| format!("the duration `{text}` is too long"));
+    }
+    if let Ok(at) = text.parse() {
+        return Ok(at);
+    }
+    let day: Option<Date> = text.parse().ok();
+    let begin = day.and_then(|day| day.to_zoned(TimeZone::UTC).ok());
+    begin.map(|begin| begin.timestamp()).ok_or_else(|| {
+        format!("`{text}` is no time: a duration such as `24h`, a day such as `2026-11-30`, or a time in RFC 3339")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parameters::JobParameters;
+    use crate::store::{JobRepository, MemoryRepository};
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn each_condition_has_its_word() {
+        let now = at("2026-11-30T06:00:00Z");
+        let parse = |text| ExecutionSearch::parse(text, now);
+        let search =
+            parse("job:a status:failed,STOPPED since:24h until:2026-11-30 instance:7").unwrap();
+        assert_eq!(search.filter.statuses, [BatchStatus::Failed, BatchStatus::Stopped]);
+        assert_eq!(search.filter.since, Some(at("2026-11-29T06:00:00Z")));
+        assert_eq!(search.filter.until, Some(at("2026-11-30T00:00:00Z")));
+        assert!(search.is_exact() && search.filter.instance == Some(InstanceId(7)));
+        assert!(!parse("status:stale").unwrap().is_exact());
+        assert_eq!(parse("").unwrap(), ExecutionSearch::default());
+        for (wrong, problem) in [
+            ("import", "no condition"),
+            ("job:", "no value"),
+            ("status:broken", "`broken`"),
+            ("since:yesterday", "`yesterday`"),
+            ("since:99999999999999h", "time"),
+            ("instance:x", "no number"),
+            ("param.:x", "unknown"),
+        ] {
+            let message = parse(wrong).unwrap_err();
+            assert!(message.contains(problem), "{wrong}: {message}");
+        }
+    }
+
+    #[test]
+    fn conditions_that_the_store_does_not_check_are_checked_page_by_page() {
+        let store = MemoryRepository::new();
+        let now = at("2026-11-30T06:00:00Z");
+        for number in 0..1_200_i64 {
+            let mut tx = store.begin().unwrap();
+            let instance = tx.insert_instance("a", &number.to_string(), now).unwrap();
+            let parameters = JobParameters::new().with("n", number % 100);
+            let mut row = JobExecution::new_unsaved("a", parameters, now);
+            (row.instance_id, row.triggered_by) = (instance.id, Some("cli:maria".to_owned()));
+            tx.insert_execution(&row).unwrap();
+            tx.commit().unwrap();
+        }
+        let search = ExecutionSearch::parse("param.n:42 by:maria", now).unwrap();
+        let first = search.find(&store, None, 5, now).unwrap();
+        let second = search.find(&store, first.next, 100, now).unwrap();
+        assert_eq!((first.executions.len(), second.executions.len(), second.next), (5, 7, None));
+        let nothing = ExecutionSearch::parse("by:paul", now).unwrap();
+        assert_eq!(nothing.find(&store, None, 5, now).unwrap().executions, []);
+        let all = ExecutionSearch::default().find(&store, None, 1_200, now).unwrap();
+        assert_eq!((all.executions.len(), all.next), (1_200, None));
+    }
+}
