@@ -149,6 +149,8 @@ pub(crate) enum Command {
     Purge(PurgeArgs),
     /// Run the server: fire triggers and run queued executions until a signal arrives.
     Serve(ServeArgs),
+    /// Run the server with its dashboard for development; a folder without jobs gets a sample project.
+    Dev(DevArgs),
     /// Manage triggers: when something runs.
     #[command(subcommand)]
     Schedule(ScheduleCommand),
@@ -191,6 +193,24 @@ pub(crate) struct ServeArgs {
     /// Allow the REST API without a token on an address that other hosts can reach.
     #[arg(long)]
     pub(crate) insecure: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevArgs {
+    /// Listen address of the dashboard and the REST API.
+    #[arg(
+        long,
+        env = "BATCHWRIGHT_HTTP",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:5680"
+    )]
+    pub(crate) http: std::net::SocketAddr,
+    /// Listen address of the line protocol.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:5678")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// Write no sample project.
+    #[arg(long)]
+    pub(crate) empty: bool,
 }
 
 /// The verbs of triggers.

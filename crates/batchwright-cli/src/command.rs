@@ -1,5 +1,6 @@
 //! The verbs.
 
+mod dev;
 mod drive;
 mod graph;
 mod history;
@@ -32,6 +33,9 @@ pub(crate) fn execute(cli: Cli, program: &Program) -> Result<u8, CliError> {
     if let Command::Serve(args) = &command {
         // The log level of a server is in its configuration, which `serve` reads.
         return serve::serve(global, program, args);
+    }
+    if let Command::Dev(args) = &command {
+        return dev::dev(global, program, args);
     }
     output::init_log(&global, None);
     if global.format == Format::Svg && !matches!(command, Command::Graph(_)) {
@@ -69,7 +73,7 @@ pub(crate) fn execute(cli: Cli, program: &Program) -> Result<u8, CliError> {
         Command::Replay(args) => launch::replay(&global, program, &args),
         Command::Graph(args) => graph::graph(&App::unopened(&global, program)?, &global, &args),
         Command::Rehearse(args) => rehearse::rehearse(&global, &args),
-        Command::Serve(_) => Ok(error::OK),
+        Command::Serve(_) | Command::Dev(_) => Ok(error::OK),
         Command::Schedule(command) => schedule::schedule(&global, &command),
         Command::Rule(command) => rule::rule(&global, program, &command),
         Command::Health => health(&global, program),

@@ -6,6 +6,7 @@ mod base;
 mod body;
 mod book;
 mod changes;
+mod dashboard;
 mod errors;
 mod executions;
 mod health;
@@ -16,6 +17,7 @@ mod page;
 mod problem;
 mod progressive;
 mod schedule;
+mod session;
 mod stream;
 
 use std::sync::Arc;
@@ -38,14 +40,15 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use access::Caller;
 pub use access::{AccessRules, Role, Token};
+use access::{Caller, Gate};
 use base::Base;
 use changes::Changes;
 pub(crate) use listen::HTTP_CONNECTIONS_DEFAULT;
 pub(crate) use listen::HttpListener;
 pub use listen::HttpSettings;
 pub use problem::Problem;
+use session::{Sessions, random_word};
 
 use crate::scheduler::{Answer, JobStarter, Request, Scheduler};
 
@@ -65,6 +68,9 @@ pub struct Api {
     /// checkpoint.
     stop: StopToken,
     changes: Changes,
+    /// The word that forms send back when their caller has no session: other pages cannot know it.
+    form_key: Arc<str>,
+    has_dashboard: bool,
     /// Where clients see the API; `None`: where it is nested.
     base: Option<Base>,
 }
@@ -73,7 +79,16 @@ impl Api {
     /// Creates the API of the jobs of `jobs`, and of `scheduler`, if there is one.
     pub fn new(jobs: JobStarter, scheduler: Option<Scheduler>, stop: StopToken) -> Self {
         let slices = Arc::new(Semaphore::new(SLICES_MAX));
-        Self { jobs, scheduler, slices, stop, changes: Changes::default(), base: None }
+        Self {
+            jobs,
+            scheduler,
+            slices,
+            stop,
+            changes: Changes::default(),
+            form_key: random_word().into(),
+            has_dashboard: false,
+            base: None,
+        }
     }
 
     /// Sets the path under which clients see the API, such as `/batch`: the path of `Router::nest`, or the
@@ -94,6 +109,19 @@ impl Api {
         assert!(is_path, "cannot serve the API at `{path}`: this is not a path such as `/batch`");
         self.base = Some(Base(path.trim_end_matches('/').into()));
         self
+    }
+
+    /// Serves the dashboard, too: pages at the root of the routes (`/`, `/executions`, `/jobs`, `/schedule`, …), beside the API.
+    /// Default: the API only.
+    #[must_use]
+    pub fn with_dashboard(mut self) -> Self {
+        self.has_dashboard = true;
+        self
+    }
+
+    /// Returns the word that the forms of a caller send back.
+    fn form_key_of<'a>(&'a self, caller: &'a Caller) -> &'a str {
+        caller.form_key.as_deref().unwrap_or(&self.form_key)
     }
 
     /// Returns the address of an execution as clients of the application see it.
@@ -119,16 +147,22 @@ impl Api {
     /// for a program with further routes: at its root (`merge`), or under a path (`nest`). That program must
     /// protect them itself; see [`guarded`](Self::guarded).
     pub fn router(self) -> Router {
-        let base = self.base.clone();
-        self.routes().layer(middleware::from_fn_with_state(base, base::apply))
+        let (base, has_dashboard) = (self.base.clone(), self.has_dashboard);
+        with_pages(self.routes(), has_dashboard)
+            .layer(middleware::from_fn_with_state(base, base::apply))
     }
 
     /// Returns the routes without the base in their responses.
     fn routes(self) -> Router {
         let arrived = self.jobs.operator.clone();
+        let pages = match self.has_dashboard {
+            true => dashboard::routes().with_state(self.clone()),
+            false => Router::new(),
+        };
         let (routes, document) = self.parts();
         let document = Arc::new(document);
         routes
+            .merge(pages)
             .route("/v1/openapi.json", get(move |base| described(document, base)))
             .route("/errors/{code}", get(errors::page))
             .route("/book", get(book::first))
@@ -166,12 +200,16 @@ impl Api {
     /// Returns the routes and `others`, protected by `rules`.
     fn protected(self, rules: AccessRules, others: Router) -> Router {
         let (base, body_max) = (self.base.clone(), rules.body_max);
-        self.routes()
+        let has_dashboard = self.has_dashboard;
+        let sessions = Sessions::new(self.operator().clock());
+        let gate = Arc::new(Gate { rules, sessions });
+        let routes = self
+            .routes()
             .merge(others)
             .layer(DefaultBodyLimit::max(body_max))
-            .layer(middleware::from_fn_with_state(Arc::new(rules), access::check))
-            .layer(middleware::from_fn(problem::every_error_is_one))
-            .layer(middleware::from_fn_with_state(base, base::apply))
+            .layer(middleware::from_fn_with_state(gate, access::check))
+            .layer(middleware::from_fn(problem::every_error_is_one));
+        with_pages(routes, has_dashboard).layer(middleware::from_fn_with_state(base, base::apply))
     }
 
     /// Returns the routes, protected by `rules`, and a problem document for every other address.
@@ -220,8 +258,11 @@ impl Api {
 
     /// Stores a command that succeeded. That it cannot be stored is logged; the command stays.
     fn audit(&self, caller: &Caller, action: &str, subject: &str) {
-        let who = caller.named();
-        if let Err(error) = self.operator().audit(&who, action, subject, None) {
+        self.audit_as(&caller.named(), action, subject);
+    }
+
+    fn audit_as(&self, who: &str, action: &str, subject: &str) {
+        if let Err(error) = self.operator().audit(who, action, subject, None) {
             let error = batchwright::report(&error);
             tracing::error!(who, action, subject, error, "a command is missing in the audit");
         }
@@ -236,12 +277,16 @@ impl Api {
 
     /// Sends a request to the scheduler; a command among them is stored in the audit.
     async fn command(&self, caller: &Caller, request: Request) -> Result<Answer, Problem> {
+        self.command_as(&caller.named(), request).await
+    }
+
+    async fn command_as(&self, who: &str, request: Request) -> Result<Answer, Problem> {
         let command = request.command();
         let answer = self.scheduler()?.ask(request).await?;
         if let Some((action, subject)) = command {
-            let (api, caller) = (self.clone(), caller.clone());
+            let (api, who) = (self.clone(), who.to_owned());
             let stored = blocking(move || {
-                api.audit(&caller, action, &subject);
+                api.audit_as(&who, action, &subject);
                 Ok(())
             });
             let _ = stored.await;
@@ -263,6 +308,14 @@ impl Api {
 impl std::fmt::Debug for Api {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Api").finish_non_exhaustive()
+    }
+}
+
+/// Returns `routes`, whose errors people see as pages.
+fn with_pages(routes: Router, has_dashboard: bool) -> Router {
+    match has_dashboard {
+        true => routes.layer(middleware::from_fn(dashboard::errors_as_pages)),
+        false => routes,
     }
 }
 

@@ -190,7 +190,8 @@ impl Server {
         let api_stop = StopToken::default();
         let api = Api::new(jobs.clone(), scheduler.clone(), api_stop.clone());
         if let Some(http) = http {
-            listening.push(runtime.spawn(http.serve(api.clone(), api_stop.clone(), ended)));
+            let pages = api.clone().with_dashboard();
+            listening.push(runtime.spawn(http.serve(pages, api_stop.clone(), ended)));
         }
         let worker_stop = StopToken::default();
         let worker = start_worker(worker, worker_stop.clone(), scheduler.clone().zip(store))?;

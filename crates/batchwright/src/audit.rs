@@ -18,15 +18,6 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::error::RepositoryError;
-use crate::lifecycle::transact;
-use crate::operator::JobOperator;
-
-/// Longest stored text of an entry, in bytes; longer ones are cut.
-const TEXT_BYTES_MAX: usize = 255;
-/// Longest stored detail of an entry, in bytes; longer ones are cut.
-const DETAIL_BYTES_MAX: usize = 4_096;
-
 /// A command that was given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -45,31 +36,6 @@ pub struct AuditEntry {
     pub subject: String,
     /// Further facts.
     pub detail: Option<String>,
-}
-
-impl JobOperator {
-    /// Stores that `who` gave the command `action` for `subject`.
-    ///
-    /// # Errors
-    ///
-    /// When the store fails: the command itself may have succeeded.
-    pub fn audit(
-        &self,
-        who: &str,
-        action: &str,
-        subject: &str,
-        detail: Option<&str>,
-    ) -> Result<(), RepositoryError> {
-        let entry = AuditEntry {
-            id: 0,
-            at: self.now(),
-            who: bounded(who, TEXT_BYTES_MAX),
-            action: bounded(action, TEXT_BYTES_MAX),
-            subject: bounded(subject, TEXT_BYTES_MAX),
-            detail: detail.map(|text| bounded(text, DETAIL_BYTES_MAX)),
-        };
-        transact(self.store(), |tx| tx.insert_audit(&entry))
-    }
 }
 
 /// Returns the beginning of `text` that has at most `bytes_max` bytes.

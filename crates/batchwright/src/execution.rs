@@ -117,7 +117,7 @@ pub struct JobExecution {
     pub flow: FlowState,
     /// The execution whose step started this one.
     pub parent: Option<ExecutionId>,
-    /// Who or what asked for this execution: see [`LaunchOptions::triggered_by`](crate::launch::LaunchOptions::triggered_by).
+    /// Who or what asked for this execution: `triggered_by` of its launch.
     pub triggered_by: Option<String>,
     /// Incremented by every change; an update with an older version is refused.
     pub version: i64,

@@ -46,6 +46,7 @@
 //! ```
 
 mod asynchronous;
+mod audit;
 mod builder;
 mod explorer;
 #[cfg(feature = "async")]
@@ -172,11 +173,16 @@ impl JobOperator {
         self.inner.host.store.events()
     }
 
-    pub(crate) fn store(&self) -> &ObservedStore {
+    fn store(&self) -> &ObservedStore {
         &self.inner.host.store
     }
 
-    pub(crate) fn now(&self) -> Timestamp {
+    /// Returns the globally unique name of the store.
+    pub fn store_id(&self) -> &str {
+        self.store().store_id()
+    }
+
+    fn now(&self) -> Timestamp {
         self.inner.host.clock.now()
     }
 

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::Problem;
+use super::session::Sessions;
 
 /// The role of a token; each role includes the previous ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,23 +93,31 @@ impl Default for AccessRules {
     }
 }
 
+/// The rules of access, and the sessions of people who signed in.
+pub(super) struct Gate {
+    pub(super) rules: AccessRules,
+    pub(super) sessions: Sessions,
+}
+
 /// Refuses requests that the rules do not allow.
 pub(super) async fn check(
-    State(rules): State<Arc<AccessRules>>,
+    State(gate): State<Arc<Gate>>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    let rules = &gate.rules;
     let origin = rules.named_origin(request.headers());
     // Any other OPTIONS needs a token like other requests.
     let is_preflight = request.method() == Method::OPTIONS
         && origin.is_some()
         && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    let admitted = rules.admit(request.method(), request.uri(), request.headers(), is_preflight);
+    let admitted = gate.admit(request.method(), request.uri(), request.headers(), is_preflight);
     let mut response = match admitted {
         // A browser sends the preflight without the page's token.
         Ok(_) if is_preflight => preflight(),
         Ok(caller) => {
             request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(Arc::clone(&gate));
             next.run(request).await
         }
         Err(problem) => problem.into_response(),
@@ -144,11 +153,18 @@ pub(super) struct Caller {
     /// The name of the token's caller; empty when no token is required.
     pub(super) name: String,
     pub(super) role: Role,
+    /// The word that each form of a session sends back.
+    pub(super) form_key: Option<Arc<str>>,
 }
 
 impl Caller {
     /// The caller of a server that needs no token, or of an application that decides itself about access.
-    const ANYONE: Self = Self { name: String::new(), role: Role::Admin };
+    const ANYONE: Self = Self { name: String::new(), role: Role::Admin, form_key: None };
+
+    /// A person who signed in.
+    pub(super) fn signed_in(name: &str, role: Role, form_key: Arc<str>) -> Self {
+        Self { name: name.to_owned(), role, form_key: Some(form_key) }
+    }
 
     /// Returns the caller that [`check`] has found.
     pub(super) fn of(extensions: &axum::http::Extensions) -> Self {
@@ -157,9 +173,14 @@ impl Caller {
 
     /// Returns the caller as the store has it: `api:nightly`.
     pub(super) fn named(&self) -> String {
+        self.named_by("api")
+    }
+
+    /// Returns the caller as the store has it, with the kind of its program: `dashboard:maria`.
+    pub(super) fn named_by(&self, kind: &str) -> String {
         match &*self.name {
-            "" => "api".to_owned(),
-            name => format!("api:{name}"),
+            "" => kind.to_owned(),
+            name => format!("{kind}:{name}"),
         }
     }
 }
@@ -172,7 +193,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     }
 }
 
-impl AccessRules {
+impl Gate {
     fn admit(
         &self,
         method: &Method,
@@ -180,12 +201,13 @@ impl AccessRules {
         headers: &HeaderMap,
         is_preflight: bool,
     ) -> Result<Caller, Problem> {
-        self.check_length(headers)?;
+        let rules = &self.rules;
+        rules.check_length(headers)?;
         // Health checks reveal nothing about jobs, and load balancers send them without a host name.
         if !is_sign_of_life(uri.path()) {
-            self.check_host(uri, headers)?;
+            rules.check_host(uri, headers)?;
         }
-        if let Err(problem) = self.check_origin(method, headers) {
+        if let Err(problem) = rules.check_origin(method, headers) {
             tracing::warn!(
                 origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()),
                 %method,
@@ -197,9 +219,39 @@ impl AccessRules {
         if is_preflight {
             return Ok(Caller::ANYONE);
         }
-        self.check_token(method, uri.path(), headers)
+        if rules.tokens.is_empty() || is_public(uri.path()) {
+            return Ok(self.sessions.caller(headers).unwrap_or(Caller::ANYONE));
+        }
+        let caller = match headers.contains_key(header::AUTHORIZATION) {
+            true => rules.caller_of_token(headers)?,
+            false => self.caller_of_session(method, uri.path(), headers)?,
+        };
+        let needed = needed(method, uri.path());
+        match caller.role >= needed {
+            true => Ok(caller),
+            false => Err(forbidden(needed, caller.role)),
+        }
     }
 
+    /// Returns the caller of a session. A session is for pages: of the API it may read only, because the forms of the pages prove
+    /// that a request comes from them, and requests to the API do not.
+    fn caller_of_session(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Caller, Problem> {
+        let caller = self.sessions.caller(headers).filter(|_| method.is_safe() || is_page(path));
+        caller.ok_or_else(|| unauthorized("a token is required: `Authorization: Bearer TOKEN`"))
+    }
+}
+
+fn forbidden(needed: Role, role: Role) -> Problem {
+    let detail = format!("the request requires the role {needed}; the token has the role {role}");
+    Problem::new(StatusCode::FORBIDDEN, "forbidden", detail)
+}
+
+impl AccessRules {
     /// Returns the origin of the requesting page, if it is one of the allowed ones.
     fn named_origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let origin = headers.get(header::ORIGIN)?;
@@ -269,15 +321,7 @@ impl AccessRules {
         Ok(())
     }
 
-    fn check_token(
-        &self,
-        method: &Method,
-        path: &str,
-        headers: &HeaderMap,
-    ) -> Result<Caller, Problem> {
-        if self.tokens.is_empty() || is_public(path) {
-            return Ok(Caller::ANYONE);
-        }
+    fn caller_of_token(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
         let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let word = given.and_then(|given| given.split_once(' '));
         let Some((_, token)) = word.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
@@ -287,19 +331,11 @@ impl AccessRules {
         let Some(token) = self.token(token.trim()) else {
             return Err(unauthorized("the token is unknown"));
         };
-        let needed = needed(method, path);
-        if token.role < needed {
-            let detail = format!(
-                "the request requires the role {needed}; the token has the role {}",
-                token.role
-            );
-            return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
-        }
-        Ok(Caller { name: token.name.clone(), role: token.role })
+        Ok(Caller { name: token.name.clone(), role: token.role, form_key: None })
     }
 
     /// Finds a token in constant time: it compares every known hash completely.
-    fn token(&self, token: &str) -> Option<&Token> {
+    pub(super) fn token(&self, token: &str) -> Option<&Token> {
         let given: [u8; 32] = Sha256::digest(token).into();
         let mut found = None;
         for known in &self.tokens {
@@ -323,7 +359,7 @@ pub(super) fn is_sign_of_life(path: &str) -> bool {
 /// Returns whether `path` needs no token: health checks, and pages that a browser loads before it can send a
 /// token. None of them reveals anything about jobs.
 fn is_public(path: &str) -> bool {
-    matches!(path, "/healthz" | "/readyz" | "/docs" | "/v1/openapi.json")
+    matches!(path, "/healthz" | "/readyz" | "/docs" | "/v1/openapi.json" | "/sign-in")
         || path.starts_with("/assets/")
         || path.starts_with("/errors/")
         || path == "/book"
@@ -337,10 +373,15 @@ fn only_checks(method: &Method, path: &str) -> bool {
     *method == Method::POST && parts.nth(1) == Some("validate") && parts.next().is_none()
 }
 
+/// Returns whether `path` is one of the dashboard, and not of the API.
+pub(super) fn is_page(path: &str) -> bool {
+    !path.starts_with("/v1/") && path != "/metrics" && !is_public(path)
+}
+
 fn needed(method: &Method, path: &str) -> Role {
     match () {
-        () if method.is_safe() || only_checks(method, path) => Role::Viewer,
-        () if path.starts_with("/v1/rules") => Role::Admin,
+        () if method.is_safe() || only_checks(method, path) || path == "/sign-out" => Role::Viewer,
+        () if path.starts_with("/v1/rules") || path.starts_with("/rules") => Role::Admin,
         () => Role::Operator,
     }
 }
@@ -349,22 +390,20 @@ fn needed(method: &Method, path: &str) -> Role {
 mod tests {
     use super::*;
 
-    fn rules(tokens: &[(&str, Role)]) -> AccessRules {
+    fn rules(tokens: &[(&str, Role)]) -> Gate {
         let token = |(text, role): &(&str, Role)| Token {
             name: "t".to_owned(),
             role: *role,
             sha256: Sha256::digest(text).into(),
         };
         let tokens = tokens.iter().map(token).collect();
-        AccessRules { tokens, hosts: vec!["batch.example".to_owned()], ..AccessRules::default() }
+        let hosts = vec!["batch.example".to_owned()];
+        let rules = AccessRules { tokens, hosts, ..AccessRules::default() };
+        let clock = Arc::new(batchwright::clock::SystemClock::default());
+        Gate { rules, sessions: Sessions::new(clock) }
     }
 
-    fn code(
-        rules: &AccessRules,
-        method: &str,
-        path: &str,
-        headers: &[(&'static str, &str)],
-    ) -> String {
+    fn code(rules: &Gate, method: &str, path: &str, headers: &[(&'static str, &str)]) -> String {
         let mut map = HeaderMap::new();
         map.insert(header::HOST, "localhost:5680".parse().unwrap());
         for (name, value) in headers {
@@ -430,5 +469,33 @@ mod tests {
         }
         assert_eq!(code(&rules, "GET", "/v1/jobs", &[]), "unauthorized");
         assert_eq!(code(&rules, "GET", "/healthz", &[]), "ok");
+    }
+
+    #[test]
+    fn a_session_is_for_pages_and_reads_the_api_only() {
+        let rules = rules(&[("v", Role::Viewer)]);
+        let cookie = |role| format!("batchwright_session={}", rules.sessions.begin("maria", role));
+        let (viewer, operator) = (cookie(Role::Viewer), cookie(Role::Operator));
+        for (cookie, method, path, expected) in [
+            (&viewer, "GET", "/v1/jobs", "ok"),
+            (&viewer, "GET", "/executions", "ok"),
+            (&viewer, "POST", "/executions/1/stop", "forbidden"),
+            (&viewer, "POST", "/sign-out", "ok"),
+            (&operator, "POST", "/executions/1/stop", "ok"),
+            (&operator, "POST", "/v1/executions/1/stop", "unauthorized"),
+            (&operator, "POST", "/rules/r", "forbidden"),
+        ] {
+            assert_eq!(
+                code(&rules, method, path, &[("cookie", cookie)]),
+                expected,
+                "{method} {path}"
+            );
+        }
+        let headers = [("cookie", &*operator), ("authorization", "Bearer x")];
+        assert_eq!(
+            code(&rules, "GET", "/executions", &headers),
+            "unauthorized",
+            "the token counts"
+        );
     }
 }

@@ -25,9 +25,9 @@ pub(super) struct Health {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-struct Check {
-    name: &'static str,
-    ok: bool,
+pub(super) struct Check {
+    pub(super) name: &'static str,
+    pub(super) ok: bool,
 }
 
 /// Reports that the process is alive.
@@ -40,6 +40,17 @@ pub(super) async fn live() -> Json<Health> {
 #[utoipa::path(get, path = "/readyz", tag = "health", responses((status = 200, body = Health),
     (status = 503, body = Health)))]
 pub(super) async fn ready(State(api): State<Api>) -> Response {
+    let checks = checks(&api).await;
+    let is_well = checks.iter().all(|check| check.ok);
+    let (code, status) = match is_well {
+        true => (StatusCode::OK, "ok"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+    };
+    (code, axum::Extension(Verbatim), Json(Health { status, checks })).into_response()
+}
+
+/// Checks what the server needs to work.
+pub(super) async fn checks(api: &Api) -> Vec<Check> {
     let asked = api.clone();
     let look = blocking(move || {
         let one = ExecutionFilter::default().limit(1);
@@ -60,10 +71,5 @@ pub(super) async fn ready(State(api): State<Api>) -> Response {
         checks.push(Check { name: "clock", ok: !status.clock_off.load(Ordering::Relaxed) });
         checks.push(Check { name: "plans", ok: status.unparsable.load(Ordering::Relaxed) == 0 });
     }
-    let is_well = checks.iter().all(|check| check.ok);
-    let (code, status) = match is_well {
-        true => (StatusCode::OK, "ok"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
-    };
-    (code, axum::Extension(Verbatim), Json(Health { status, checks })).into_response()
+    checks
 }

@@ -114,6 +114,22 @@ impl Problem {
         &self.0.code
     }
 
+    pub(super) fn title(&self) -> &str {
+        &self.0.title
+    }
+
+    pub(super) fn status(&self) -> u16 {
+        self.0.status
+    }
+
+    pub(super) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
+    pub(super) fn errors(&self) -> &[String] {
+        &self.0.errors
+    }
+
     /// Asks the client to retry after `seconds`.
     pub(super) fn retry_after(self, seconds: u64) -> Self {
         self.header(header::RETRY_AFTER, seconds.to_string())

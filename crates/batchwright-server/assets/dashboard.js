@@ -1,0 +1,217 @@
+// The dashboard's script: live pages, times in the viewer's zone, keys, the theme. Pages can be read without it.
+'use strict';
+(() => {
+  const base = document.body.dataset.base || '';
+
+  // ---- times
+  const zone = { dateStyle: 'medium', timeStyle: 'long' };
+  const coarse = (seconds) => {
+    const all = Math.max(0, Math.floor(seconds));
+    if (all < 60) return `${all} s`;
+    if (all < 3600) return `${Math.floor(all / 60)} min`;
+    if (all < 172800) return `${Math.floor(all / 3600)} h`;
+    return `${Math.floor(all / 86400)} d`;
+  };
+  const showTimes = (root) => {
+    for (const time of root.querySelectorAll('time[datetime]')) {
+      const at = new Date(time.dateTime);
+      time.title = `${at.toLocaleString(undefined, zone)} (${time.dateTime})`;
+      if ('ago' in time.dataset) {
+        const distance = (Date.now() - at) / 1000;
+        const text = distance >= 5 ? `${coarse(distance)} ago` : distance >= -1 ? 'now' : `in ${coarse(-distance)}`;
+        if (time.textContent !== text) time.textContent = text;
+      } else if ('clock' in time.dataset) {
+        const text = at.toLocaleString(undefined, { month: '2-digit', day: '2-digit', hour: '2-digit', minute: '2-digit', second: '2-digit', hour12: false });
+        if (time.textContent !== text) time.textContent = text;
+      }
+    }
+    for (const hour of root.querySelectorAll('[data-hour]')) {
+      hour.textContent = new Date(hour.dataset.hour).toLocaleTimeString(undefined, { hour: '2-digit', minute: '2-digit', hour12: false });
+    }
+  };
+
+  // ---- live pages: the page is fetched again after a change, and only what differs is replaced
+  const keyOf = (node) => node.nodeType === 1 ? `${node.tagName}#${node.id}` : `${node.nodeType}`;
+  const morph = (old, fresh) => {
+    for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name) && name !== 'open') old.removeAttribute(name);
+    for (const { name, value } of [...fresh.attributes]) {
+      if (name === 'title' && old.tagName === 'TIME') continue;
+      if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+    }
+    let at = old.firstChild;
+    for (const next of [...fresh.childNodes]) {
+      if (at && keyOf(at) === keyOf(next)) {
+        if (at.nodeType === 3) { if (at.data !== next.data) at.data = next.data; }
+        else if (at.nodeType === 1 && !at.isEqualNode(next)) morph(at, next);
+        at = at.nextSibling;
+      } else {
+        old.insertBefore(document.importNode(next, true), at);
+      }
+    }
+    while (at) { const gone = at; at = at.nextSibling; gone.remove(); }
+  };
+  // What a person is doing is not disturbed: an open form, a chosen box, text that is selected.
+  const isBusy = () => document.querySelector('main details.ask[open], main input:checked:not([name=dry_run]), dialog[open]')
+    || (document.activeElement && document.activeElement.matches('main input, main textarea, main select'))
+    || (getSelection() && !getSelection().isCollapsed);
+  const main = document.getElementById('main');
+  const isLive = main && !main.classList.contains('plain') && !main.querySelector('form[data-launch] :invalid:focus');
+  let due = false, fetching = false, last = 0;
+  const refresh = async () => {
+    if (fetching || document.hidden || isBusy()) return;
+    fetching = true; due = false; last = Date.now();
+    try {
+      const answer = await fetch(location.href, { headers: { accept: 'text/html' }, redirect: 'manual' });
+      if (answer.ok) {
+        const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
+        const fresh = page.getElementById('main');
+        if (fresh && !isBusy()) {
+          for (const form of fresh.querySelectorAll('form[data-launch]')) {
+            const known = main.querySelector('form[data-launch]');
+            if (known) form.replaceWith(known.cloneNode(true));
+          }
+          showTimes(fresh);
+          morph(main, fresh);
+        }
+      }
+    } catch { due = true; } finally { fetching = false; }
+  };
+  if (isLive) {
+    const changed = () => { due = true; };
+    const listen = () => {
+      const events = new EventSource(`${base}/v1/events`);
+      events.addEventListener('status', changed);
+      events.addEventListener('progress', changed);
+      events.onopen = () => { document.documentElement.dataset.live = 'yes'; };
+      events.onerror = () => {
+        delete document.documentElement.dataset.live;
+        if (events.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
+      };
+      addEventListener('pagehide', () => events.close());
+    };
+    listen();
+    setInterval(() => {
+      if (due && Date.now() - last > 900) refresh();
+      else showTimes(document);
+    }, 500);
+    document.addEventListener('visibilitychange', () => { if (!document.hidden) due = true; });
+  }
+  showTimes(document);
+
+  // ---- the theme
+  const themes = ['', 'light', 'dark'];
+  const setTheme = (theme) => {
+    if (theme) document.documentElement.dataset.theme = theme; else delete document.documentElement.dataset.theme;
+    const button = document.querySelector('[data-theme-switch]');
+    if (button) { button.hidden = false; button.textContent = { '': 'Auto', light: 'Light', dark: 'Dark' }[theme]; button.title = 'Theme: automatic, light or dark'; }
+  };
+  let theme = '';
+  try { theme = localStorage.getItem('batchwright-theme') || ''; } catch { /* without storage the system's theme counts */ }
+  setTheme(themes.includes(theme) ? theme : '');
+  document.querySelector('[data-theme-switch]')?.addEventListener('click', () => {
+    theme = themes[(themes.indexOf(theme) + 1) % themes.length];
+    try { localStorage.setItem('batchwright-theme', theme); } catch { /* as above */ }
+    setTheme(theme);
+  });
+
+  // ---- the launch form as a command line and as a request
+  const launch = document.querySelector('form[data-launch]');
+  if (launch) {
+    const quoted = (text) => /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+    const show = () => {
+      const words = [], json = {};
+      for (const field of launch.querySelectorAll('[name^="p."]')) {
+        const name = field.name.slice(2), type = field.dataset.type;
+        if (field.value === '') continue;
+        const value = type === 'secret' ? '***' : field.value;
+        words.push(quoted(`${name}=${value}`));
+        const isPlain = (type === 'integer' || type === 'float') && String(Number(value)) === value;
+        json[name] = type === 'boolean' ? value === 'true' : isPlain ? Number(value) : value;
+      }
+      for (const line of (launch.querySelector('[data-others]')?.value || '').split('\n')) {
+        const at = line.indexOf('=');
+        if (at > 0) { words.push(quoted(line.trim())); json[line.slice(0, at).trim()] = line.slice(at + 1).trim(); }
+      }
+      const body = { parameters: json };
+      if (launch.elements.new_only?.checked) { words.push('--new-only'); body.new_only = true; }
+      const name = launch.dataset.launch;
+      document.querySelector('[data-as-command]').textContent = ['batchwright start', quoted(name), ...words].join(' ');
+      document.querySelector('[data-as-curl]').textContent = `curl -X POST ${quoted(`${location.origin}${base}/v1/jobs/${encodeURIComponent(name)}/executions`)} -H 'authorization: Bearer TOKEN' -H 'content-type: application/json' -d ${quoted(JSON.stringify(body))}`;
+    };
+    launch.addEventListener('input', show);
+    show();
+  }
+
+  // ---- the palette and keys
+  const places = () => [...document.querySelectorAll('.top nav a, .actions a, .views a, main h1 ~ nav a, main .list td:first-child a')]
+    .map((link) => [link.textContent.trim(), link.getAttribute('href')])
+    .concat([...document.querySelectorAll('.actions button, .actions summary')].map((button) => [`Command: ${button.textContent.trim()}`, button]))
+    .concat([['API documentation', `${base}/docs`], ['The book', `${base}/book`]]);
+  let quick = null;
+  const openPalette = () => {
+    quick ??= document.body.appendChild(Object.assign(document.createElement('dialog'), { className: 'quick' }));
+    quick.setAttribute('aria-label', 'Go to a page or run a command');
+    quick.replaceChildren();
+    const input = quick.appendChild(Object.assign(document.createElement('input'), { type: 'search', placeholder: 'A page, a command, or the number of an execution' }));
+    input.setAttribute('aria-label', 'Page or command');
+    const list = quick.appendChild(document.createElement('ul'));
+    list.setAttribute('role', 'listbox');
+    list.setAttribute('aria-label', 'Pages and commands');
+    let chosen = 0, shown = [];
+    const go = (target) => {
+      quick.close();
+      if (typeof target === 'string') location.href = target;
+      else { target.focus(); target.click(); }
+    };
+    const draw = () => {
+      const words = input.value.trim().toLowerCase();
+      const number = /^\d+$/.test(words) ? [[`Execution ${words}`, `${base}/executions/${words}`]] : [];
+      const search = words.includes(':') ? [[`Search executions: ${words}`, `${base}/executions?q=${encodeURIComponent(words)}`]] : [];
+      shown = number.concat(search, places().filter(([name]) => name.toLowerCase().includes(words))).slice(0, 30);
+      chosen = Math.min(chosen, Math.max(0, shown.length - 1));
+      list.replaceChildren(...shown.map(([name, target], index) => {
+        const item = document.createElement('li');
+        item.setAttribute('role', 'option');
+        item.setAttribute('aria-selected', String(index === chosen));
+        const link = item.appendChild(Object.assign(document.createElement('a'), { textContent: name, href: typeof target === 'string' ? target : '#', tabIndex: -1 }));
+        link.addEventListener('click', (event) => { event.preventDefault(); go(target); });
+        return item;
+      }));
+    };
+    input.addEventListener('input', () => { chosen = 0; draw(); });
+    input.addEventListener('keydown', (event) => {
+      if (event.key === 'ArrowDown') chosen += 1;
+      else if (event.key === 'ArrowUp') chosen = Math.max(0, chosen - 1);
+      else if (event.key === 'Enter' && shown[chosen]) { event.preventDefault(); go(shown[chosen][1]); return; }
+      else return;
+      event.preventDefault();
+      draw();
+    });
+    draw();
+    quick.showModal();
+  };
+  const paletteButton = document.querySelector('[data-palette]');
+  if (paletteButton) { paletteButton.hidden = false; paletteButton.addEventListener('click', openPalette); }
+  const move = (step) => {
+    const rows = [...document.querySelectorAll('main .list tbody tr')].filter((row) => row.querySelector('a'));
+    if (rows.length === 0) return;
+    const at = rows.findIndex((row) => row.classList.contains('at'));
+    rows[at]?.classList.remove('at');
+    const row = rows[Math.max(0, Math.min(rows.length - 1, at + step))];
+    row.classList.add('at');
+    row.querySelector('a').focus();
+  };
+  document.addEventListener('keydown', (event) => {
+    if ((event.ctrlKey || event.metaKey) && event.key === 'k') { event.preventDefault(); openPalette(); return; }
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches('input, textarea, select')) return;
+    if (event.key === 'j') move(1);
+    else if (event.key === 'k') move(-1);
+    else if (event.key === '/') { event.preventDefault(); document.querySelector('main input[type=search]')?.focus(); }
+    else if (event.key === '?') openPalette();
+  });
+  // A second click on a form does nothing.
+  document.addEventListener('submit', (event) => {
+    if (event.target.dataset.sent) event.preventDefault();
+    else { event.target.dataset.sent = 'yes'; setTimeout(() => delete event.target.dataset.sent, 4000); }
+  });
+})();

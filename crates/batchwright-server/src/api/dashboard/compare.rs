@@ -1,0 +1,121 @@
+//! Two executions side by side.
+
+use std::collections::BTreeSet;
+
+use axum::extract::Query;
+use axum::response::Response;
+use batchwright::execution::{ExecutionId, ExecutionSummary, StepSummary};
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::super::Problem;
+use super::parts::{cut, duration, number, seconds, status, took};
+use super::view::View;
+
+/// Writes one fact of a step.
+type Shown<'a> = &'a dyn Fn(&StepSummary) -> String;
+
+/// Most steps that are compared.
+const STEPS_MAX: usize = 500;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Asked {
+    a: i64,
+    b: i64,
+}
+
+pub(super) async fn page(view: View, Query(asked): Query<Asked>) -> Result<Response, Problem> {
+    view.write(move |view| {
+        let explorer = view.operator().explorer();
+        let rows =
+            [explorer.execution(ExecutionId(asked.a))?, explorer.execution(ExecutionId(asked.b))?];
+        let both = explorer.summaries(&rows)?;
+        let definition = rows.each_ref().map(|row| row.fingerprint.clone().unwrap_or_default());
+        let title = format!("Executions {} and {}", asked.a, asked.b);
+        Ok((title, content(view, &both[0], &both[1], &definition)))
+    })
+    .await
+}
+
+fn content(
+    view: &View,
+    a: &ExecutionSummary,
+    b: &ExecutionSummary,
+    definition: &[String; 2],
+) -> Markup {
+    let names: BTreeSet<&String> = a.parameters.keys().chain(b.parameters.keys()).collect();
+    let value = |of: &ExecutionSummary, name: &str| {
+        of.parameters.get(name).map(|one| cut(&one.value.to_string(), 500)).unwrap_or_default()
+    };
+    let exit = |of: &ExecutionSummary| of.exit.code.clone();
+    let failure = |of: &ExecutionSummary| {
+        of.failure
+            .as_ref()
+            .map(|one| format!("{}: {}", one.code, cut(&one.message, 300)))
+            .unwrap_or_default()
+    };
+    let by =
+        |of: &ExecutionSummary| of.triggered_by.clone().unwrap_or_else(|| "application".to_owned());
+    html! {
+        nav.crumbs aria-label="Path" { a href=(view.url("/executions")) { "Executions" } }
+        h1 { "Compare executions" }
+        @if a.job != b.job { p.notice { "These are executions of different jobs." } }
+        section { div.scroll tabindex="0" role="region" aria-label="Comparison" { table.list.compare {
+            thead { tr { th { "" } @for one in [a, b] { th { a href=(view.url(&format!("/executions/{}", one.id))) { (one.job) " " (one.id) } } } } }
+            tbody {
+                tr { th scope="row" { "Status" } td { (status(a.status, a.stale)) } td { (status(b.status, b.stale)) } }
+                tr { th scope="row" { "Took" } td { (took(a, view.now)) } td { (took(b, view.now)) } }
+                (line("Exit", &exit(a), &exit(b)))
+                (line("Failure", &failure(a), &failure(b)))
+                (line("Started by", &by(a), &by(b)))
+                (line("Definition", &cut(&definition[0], 16), &cut(&definition[1], 16)))
+                @for name in names { (line(&format!("Parameter {name}"), &value(a, name), &value(b, name))) }
+            }
+        } } }
+        section aria-labelledby="steps" { h2 #steps { "Steps" } div.scroll tabindex="0" role="region" aria-label="Counters of both" { table.list.compare {
+            thead { tr { th { "Step" } th { "Counter" } th.right { (a.id) } th.right { (b.id) } } }
+            tbody { @for (left, right) in pairs(&a.steps, &b.steps) { (step(view, left, right)) } }
+        } } }
+    }
+}
+
+fn line(name: &str, left: &str, right: &str) -> Markup {
+    html! { tr.differs[left != right] { th scope="row" { (name) } td.value { (left) } td.value { (right) } } }
+}
+
+/// Returns the steps of both executions, those with one name and partition beside each other.
+fn pairs<'a>(
+    a: &'a [StepSummary],
+    b: &'a [StepSummary],
+) -> Vec<(Option<&'a StepSummary>, Option<&'a StepSummary>)> {
+    let key = |step: &'a StepSummary| (&*step.name, step.partition.as_deref());
+    let with = |list: &'a [StepSummary], of| list.iter().rfind(|other| key(other) == key(of));
+    let left = a.iter().map(|step| (Some(step), with(b, step)));
+    let right = b.iter().filter(|step| with(a, step).is_none()).map(|step| (None, Some(step)));
+    left.chain(right).take(STEPS_MAX).collect()
+}
+
+fn step(view: &View, left: Option<&StepSummary>, right: Option<&StepSummary>) -> Markup {
+    let Some(any) = left.or(right) else { return html! {} };
+    let time = |of: &StepSummary| duration(seconds(of.started_at, of.ended_at.unwrap_or(view.now)));
+    let shown = |of: Option<&StepSummary>, what: Shown<'_>| {
+        of.map_or_else(|| "did not run".to_owned(), what)
+    };
+    let counters: [(&str, Shown<'_>); 6] = [
+        ("status", &|of| of.status.name().to_lowercase()),
+        ("took", &time),
+        ("read", &|of| number(of.counters.read)),
+        ("written", &|of| number(of.counters.write)),
+        ("skipped", &|of| number(of.counters.skips())),
+        ("filtered", &|of| number(of.counters.filter)),
+    ];
+    html! {
+        @for (index, (name, what)) in counters.into_iter().enumerate() {
+            @let (left, right) = (shown(left, what), shown(right, what));
+            tr.differs[left != right && name != "took"] {
+                @if index == 0 { th scope="rowgroup" rowspan="6" { (any.name) @if let Some(partition) = &any.partition { " " (partition) } } }
+                td { (name) } td.right { (left) } td.right { (right) }
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! One execution: what happens, why it failed, and what can be done.
+
+use axum::extract::Path;
+use axum::response::Response;
+use batchwright::BatchStatus;
+use batchwright::context::ExecutionContext;
+use batchwright::event::Event;
+use batchwright::execution::{
+    ExecutionId, ExecutionSummary, Failure, JobExecution, SkipRecord, StepSummary,
+};
+use batchwright::operator::OperatorError;
+use batchwright::query::ExecutionFilter;
+use maud::{Markup, html};
+
+use super::super::Problem;
+use super::super::access::Role;
+use super::super::body::Id;
+use super::executions::give;
+use super::form::Fields;
+use super::parts::{ago, clock, cut, duration, job_path, number, seconds, status, table, totals};
+use super::view::View;
+use super::{chart, parts, skips};
+
+/// Skips, events and attempts that the page shows; each has a page or a command for all.
+const SKIPS_SHOWN: usize = 10;
+const EVENTS_SHOWN: usize = 200;
+const ATTEMPTS_SHOWN: usize = 20;
+/// Steps and partitions in the table.
+const STEPS_SHOWN: usize = 500;
+/// Longest value of a parameter that is shown whole, in letters.
+const VALUE_SHOWN: usize = 2_000;
+
+/// What the store says for the page.
+struct Facts {
+    row: JobExecution,
+    summary: ExecutionSummary,
+    attempts: Vec<JobExecution>,
+    skips: Vec<SkipRecord>,
+    events: Vec<Event>,
+    /// How long the last execution of the job took that completed.
+    usual: Option<f64>,
+}
+
+impl Facts {
+    fn read(view: &View, id: ExecutionId) -> Result<Self, Problem> {
+        let (queries, explorer) = (view.operator().queries(), view.operator().explorer());
+        let row = explorer.execution(id)?;
+        let summary = ExecutionSummary::new(&row, &queries.steps(id)?, view.now);
+        let of_instance = ExecutionFilter::of_instance(row.instance_id).limit(ATTEMPTS_SHOWN);
+        let attempts = queries.executions(&of_instance)?;
+        let skips = queries.skips_page(id, 0, SKIPS_SHOWN)?;
+        let events = queries.events(id).map_err(OperatorError::from)?;
+        let completed = ExecutionFilter::of_job(&row.job).status(BatchStatus::Completed).limit(1);
+        let usual = match row.status.is_running() {
+            true => queries
+                .executions(&completed)?
+                .first()
+                .and_then(|one| Some(seconds(one.started_at?, one.ended_at?))),
+            false => None,
+        };
+        Ok(Self { row, summary, attempts, skips, events, usual })
+    }
+}
+
+pub(super) async fn page(view: View, Id(id): Id) -> Result<Response, Problem> {
+    view.write(move |view| {
+        let facts = Facts::read(view, id)?;
+        Ok((format!("Execution {id} of {}", facts.summary.job), content(view, &facts)))
+    })
+    .await
+}
+
+fn content(view: &View, facts: &Facts) -> Markup {
+    let one = &facts.summary;
+    let (written, skipped) = totals(&one.steps);
+    html! {
+        nav.crumbs aria-label="Path" { a href=(view.url("/executions")) { "Executions" } " / " a href=(view.url(&job_path(&one.job))) { (one.job) } }
+        div.title {
+            h1 { "Execution " (one.id) } (status(one.status, one.stale))
+            @if view.may(Role::Operator) { div.actions { (actions(view, facts)) } }
+        }
+        @if let Some(failure) = &one.failure { (failure_box(view, failure, &one.steps)) }
+        @for warning in &one.warnings { p.notice { (warning) } }
+        dl.facts {
+            dt { "Job" } dd { a href=(view.url(&job_path(&one.job))) { (one.job) } }
+            dt { "Started by" } dd { (one.triggered_by.as_deref().unwrap_or("an application")) }
+            dt { "Accepted" } dd { (ago(one.created_at, view.now)) }
+            dt { "Took" } dd { (parts::took(one, view.now)) }
+            dt { @if one.ended_at.is_some() { "Ended" } @else { "Ends" } } dd { (ends(view, facts)) }
+            dt { "Written" } dd { (number(written)) }
+            dt { "Skipped" } dd { @if skipped > 0 { a href=(view.url(&format!("/executions/{}/skips", one.id))) { (number(skipped)) } } @else { "0" } }
+            dt { "Exit" } dd { code { (one.exit.code) } }
+            @if let Some(before) = one.restart_of { dt { "Restart of" } dd { (view.execution(before)) } }
+            @if let Some(parent) = one.parent { dt { "Within" } dd { a href=(view.url(&format!("/executions/{parent}"))) { "execution " (parent) } } }
+            @if let Some(owner) = &one.owner { dt { "Runs in" } dd { code { (owner) } } }
+            @if let Some(fingerprint) = &facts.row.fingerprint { dt { "Definition" } dd { code title=(fingerprint) { (cut(fingerprint, 12)) } } }
+        }
+        section.wide aria-labelledby="times" {
+            h2 #times { "Steps" }
+            (chart::gantt(one, view.now))
+            (steps(one, view))
+        }
+        (skips_section(view, facts, skipped))
+        section aria-labelledby="parameters" {
+            h2 #parameters { "Parameters" }
+            @if one.parameters.is_empty() { p.empty { "None." } } @else {
+                (table("Parameters", &["Name", "Value", "Type", "Identifying"], &html! { @for (name, parameter) in &one.parameters {
+                        tr { td { code { (name) } } td.value { (cut(&parameter.value.to_string(), VALUE_SHOWN)) } td { (parameter.value.kind()) } td { @if parameter.identifying { "yes" } @else { "no" } } }
+                    } }))
+            }
+        }
+        (attempts(view, facts))
+        section aria-labelledby="events" {
+            h2 #events { "Events" }
+            ol.events {
+                @for event in facts.events.iter().take(EVENTS_SHOWN) {
+                    @if let Some((now, note)) = event.status() {
+                        li { (clock(event.at)) " " (status(now, false)) " " @if let Some(step) = event.step() { "step " b { (step) } } @else { "the execution" } @if let Some(note) = note { ": " (note) } }
+                    }
+                }
+            }
+            @if facts.events.len() > EVENTS_SHOWN { p.hint { "The first " (EVENTS_SHOWN) " of " (number(facts.events.len() as u64)) "; all by " code { "GET /v1/executions/" (one.id) "/events" } "." } }
+        }
+        @if facts.row.context != ExecutionContext::default() {
+            section aria-labelledby="contexts" {
+                h2 #contexts { "Context of the job" }
+                pre tabindex="0" { (cut(&facts.row.context.to_json(), 20_000)) }
+            }
+        }
+    }
+}
+
+/// The commands that the status of the execution allows.
+fn actions(view: &View, facts: &Facts) -> Markup {
+    let (one, id) = (&facts.summary, facts.summary.id);
+    let path = |verb: &str| format!("/executions/{id}/{verb}");
+    let is_newest = facts.attempts.first().is_none_or(|newest| newest.id == id);
+    html! {
+        @if one.stale { (view.button(&path("recover"), "Recover")) }
+        @else if one.status.is_running() && one.status != BatchStatus::Stopping {
+            (view.asking(&path("stop"), "Stop", "The execution stops at its next chunk boundary and can be restarted from there.", "plain"))
+        }
+        @if one.status.is_restartable() && is_newest {
+            (view.button(&path("restart"), "Restart"))
+            (view.asking(&path("abandon"), "Abandon", "An abandoned execution is never restarted, and its instance does not run again.", "danger"))
+        }
+        a.button href=(view.url(&format!("{}?from={id}", job_path(&one.job)))) { "Run again with changes" }
+    }
+}
+
+fn failure_box(view: &View, failure: &Failure, steps: &[StepSummary]) -> Markup {
+    html! {
+        div.notice.bad role="status" {
+            p { a href=(view.url(&format!("/errors/{}", failure.code))) { code { (failure.code) } } " " (first_line(&failure.message)) }
+            @if failure.message.contains('\n') || failure.message.len() > 300 { details { summary { "Whole message" } pre tabindex="0" { (failure.message) } } }
+            @for step in steps.iter().filter(|step| step.failure.as_ref().is_some_and(|it| it.message != failure.message)) {
+                @if let Some(cause) = &step.failure { p { "Step " b { (step.name) } @if let Some(partition) = &step.partition { " (" (partition) ")" } ": " code { (cause.code) } " " (cut(&cause.message, 300)) } }
+            }
+        }
+    }
+}
+
+fn first_line(message: &str) -> String {
+    cut(message.lines().next().unwrap_or_default(), 300)
+}
+
+/// When the execution will probably end, and how that is known.
+fn ends(view: &View, facts: &Facts) -> Markup {
+    let one = &facts.summary;
+    let by_rate = one.steps.iter().rev().find(|step| step.status.is_running());
+    let by_rate = by_rate.and_then(|step| step.estimate?.ends_at);
+    let by_history = facts.usual.zip(one.started_at).and_then(|(usual, began)| {
+        let usual = jiff::SignedDuration::try_from_secs_f64(usual).ok()?;
+        began.checked_add(usual).ok()
+    });
+    html! {
+        @if let Some(ended) = one.ended_at { (ago(ended, view.now)) }
+        @else if let Some(at) = by_rate { (ago(at.max(view.now), view.now)) span.hint title="the running step, if the rest of its input is read as fast" { " by the rate of its step" } }
+        @else if let Some(at) = by_history { (ago(at.max(view.now), view.now)) span.hint title="if it takes as long as the last one that completed" { " by the last execution" } }
+        @else { span.hint title="no execution of this job has completed, and the input has no known size" { "unknown" } }
+    }
+}
+
+fn steps(one: &ExecutionSummary, view: &View) -> Markup {
+    html! {
+        @if !one.steps.is_empty() {
+            (table("Counters of the steps", &["Step", "Status", "Progress", ">Took", ">Read", ">Filtered", ">Written", ">Skipped", ">Commits", ">Rolled back", "Exit"], &html! { @for step in one.steps.iter().take(STEPS_SHOWN) {
+                        tr {
+                            td { (step.name) @if let Some(partition) = &step.partition { " " span.hint { (partition) } } }
+                            td { (status(step.status, false)) @if step.handled { span.hint { " handled" } } }
+                            td.progress { (parts::progress(step, view.now)) }
+                            td.right { (duration(seconds(step.started_at, step.ended_at.unwrap_or(view.now)))) }
+                            @let counters = step.counters;
+                            @for count in [counters.read, counters.filter, counters.write] { td.right { (number(count)) } }
+                            td.right title=(format!("{} read, {} processed, {} written", step.counters.read_skip, step.counters.process_skip, step.counters.write_skip)) { (number(step.counters.skips())) }
+                            @for count in [step.counters.commit, step.counters.rollback] { td.right { (number(count)) } }
+                            td { code { (step.exit.code) } }
+                        }
+                    } }))
+            @if one.steps.len() > STEPS_SHOWN { p.hint { "The first " (STEPS_SHOWN) " of " (number(one.steps.len() as u64)) "." } }
+        }
+    }
+}
+
+fn skips_section(view: &View, facts: &Facts, skipped: u64) -> Markup {
+    html! {
+        @if !facts.skips.is_empty() {
+            section aria-labelledby="skips" {
+                h2 #skips { "Skipped records" span.badge { (number(skipped)) } }
+                (skips::records(&facts.skips))
+                p { a href=(view.url(&format!("/executions/{}/skips", facts.summary.id))) { "All skipped records" } }
+            }
+        }
+    }
+}
+
+/// The executions of the same parameters, side by side.
+fn attempts(view: &View, facts: &Facts) -> Markup {
+    let id = facts.summary.id;
+    html! {
+        @if facts.attempts.len() > 1 {
+            section aria-labelledby="attempts" {
+                h2 #attempts { "Attempts of this instance" }
+                (table("Attempts", &["Execution", "Status", "Accepted", "Took", "By", ""], &html! { @for one in &facts.attempts {
+                        tr aria-current=[(one.id == id).then_some("true")] {
+                            td { (view.execution(one.id)) }
+                            td { (status(one.status, one.is_stale(view.now))) }
+                            td { (ago(one.created_at, view.now)) }
+                            td { @if let Some((from, to)) = one.started_at.zip(one.ended_at) { (duration(seconds(from, to))) } }
+                            td { (one.triggered_by.as_deref().unwrap_or("application")) }
+                            td { @if one.id != id { a href=(view.url(&format!("/compare?a={}&b={}", one.id.min(id), one.id.max(id)))) { "Compare" } } }
+                        }
+                    } }))
+            }
+        }
+    }
+}
+
+/// Gives a command for the execution, and shows it, or the one that restarts it.
+pub(super) async fn command(
+    view: View,
+    Path((id, verb)): Path<(i64, String)>,
+    _: Fields,
+) -> Result<Response, Problem> {
+    view.give(move |view| Ok(format!("/executions/{}", give(view, &verb, ExecutionId(id))?))).await
+}

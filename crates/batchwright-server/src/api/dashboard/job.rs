@@ -1,0 +1,267 @@
+//! One job: how its executions went, its flow, and a form that starts it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{Path, Query};
+use axum::response::Response;
+use batchwright::execution::{ExecutionId, ExecutionSummary};
+use batchwright::launch::{Launch, LaunchOptions, RequestKey};
+use batchwright::operator::Refusal;
+use batchwright::parameters::{Parameter, ParameterDeclaration, ParameterSchema, ParameterType};
+use batchwright::query::ExecutionFilter;
+use batchwright::{Job, JobParameters};
+use maud::{Markup, html};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::super::Problem;
+use super::super::access::Role;
+use super::super::page::percent;
+use super::super::session::random_word;
+use super::chart;
+use super::form::Fields;
+use super::parts::{executions, job_path};
+use super::view::View;
+
+/// Executions of the chart.
+const TREND: usize = 50;
+/// Executions of the list.
+const LISTED: usize = 20;
+/// Most parameters of a job that declares none.
+const OPEN_MAX: usize = 100;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Asked {
+    /// The execution whose parameters the form has.
+    from: Option<i64>,
+}
+
+pub(super) async fn page(
+    view: View,
+    Path(name): Path<String>,
+    Query(asked): Query<Asked>,
+) -> Result<Response, Problem> {
+    view.write(move |view| {
+        let (explorer, queries) = (view.operator().explorer(), view.operator().queries());
+        let job = match explorer.job(&name) {
+            Ok(job) => Some(job),
+            Err(Refusal::NoSuchJob { .. }) if queries.instance_count(&name)? > 0 => None,
+            Err(refusal) => return Err(Problem::from(&refusal)),
+        };
+        let rows = queries.executions(&ExecutionFilter::of_job(&name).limit(TREND))?;
+        let list = explorer.summaries(&rows)?;
+        let given = match asked.from {
+            Some(id) => explorer.parameters(ExecutionId(id))?,
+            None => JobParameters::new(),
+        };
+        Ok((format!("Job {name}"), content(view, &name, job.as_ref(), &list, &given)))
+    })
+    .await
+}
+
+fn content(
+    view: &View,
+    name: &str,
+    job: Option<&Arc<Job>>,
+    list: &[ExecutionSummary],
+    given: &JobParameters,
+) -> Markup {
+    html! {
+        nav.crumbs aria-label="Path" { a href=(view.url("/jobs")) { "Jobs" } }
+        h1 { (name) }
+        @match job {
+            None => p.notice { "This server has the history of the job only and cannot start it." },
+            Some(job) => {
+                @if !job.description().is_empty() { p { (job.description()) } }
+                @if view.may(Role::Operator) { (launch_form(view, job, given)) }
+            }
+        }
+        section.wide aria-labelledby="durations" { h2 #durations { "Durations" } (chart::trend(view, list)) }
+        section aria-labelledby="newest" {
+            h2 #newest { "Newest executions" }
+            @if list.is_empty() { p.empty { "The job was never started." } } @else {
+                (executions(view, &list[..list.len().min(LISTED)], false, false))
+                p { a href=(view.url(&format!("/executions?q={}", percent(&format!("job:{name}"))))) { "All executions of this job" } }
+            }
+        }
+        @if let Some(job) = job {
+            section.wide aria-labelledby="flow" {
+                h2 #flow { "Flow" }
+                @let steps = job.step_names().collect::<Vec<_>>().join(", ");
+                p.picture { img src=(view.url(&format!("/v1/jobs/{}?format=svg", percent(name)))) alt=(format!("the steps of the job: {steps}")); }
+            }
+        }
+    }
+}
+
+/// A form from the parameters that the job declares, and the same start as a command line and as a request.
+fn launch_form(view: &View, job: &Job, given: &JobParameters) -> Markup {
+    let schema = job.parameters();
+    let name = job.name();
+    html! {
+        section.launch aria-labelledby="start" {
+            h2 #start { "Start" }
+            form method="post" action=(view.url(&format!("{}/start", job_path(name)))) data-launch=(name) {
+                input type="hidden" name="form_key" value=(view.api.form_key_of(&view.caller));
+                input type="hidden" name="request" value=(random_word());
+                div.fields {
+                    @for declared in &schema.declared {
+                        @let field = Field::of(declared, given);
+                        div {
+                            label for=(field.id) { (declared.name) @if declared.required { span.required title="required" { " *" } } }
+                            (field.input())
+                            p.hint { (declared.kind) @if declared.identifying { ", identifying" } @if let Some(default) = &field.default { ", default " b { (default) } } @if !declared.description.is_empty() { ". " (declared.description) } }
+                        }
+                    }
+                    @if schema.open { (open_fields(schema, given)) }
+                }
+                label.box { input type="checkbox" name="new_only"; "only if this instance never ran" }
+                button.primary { "Start " (name) }
+            }
+            details.as-command {
+                summary { "The same as a command" }
+                p { "On the command line:" } pre tabindex="0" data-as-command="" { "batchwright start " (name) }
+                p { "With curl:" } pre tabindex="0" data-as-curl="" { "curl -X POST \"$SERVER/v1/jobs/" (percent(name)) "/executions\" -H 'content-type: application/json' -d '{\"parameters\": {}}'" }
+            }
+        }
+    }
+}
+
+fn open_fields(schema: &ParameterSchema, given: &JobParameters) -> Markup {
+    let others = given.iter().filter(|(name, _)| schema.find(name).is_none());
+    let lines = others.filter_map(|(name, one)| Some(format!("{name}={}\n", plain(name, one)?)));
+    html! {
+        div {
+            label for="others" { "Other parameters" }
+            textarea #others name="others" rows="3" spellcheck="false" placeholder="name=value" data-others="" { (lines.collect::<String>()) }
+            p.hint { "One in a line. The job accepts parameters that it does not declare." }
+        }
+    }
+}
+
+/// Returns the value of a parameter; `None` for a secret one, which is never sent to a browser: the person gives it again.
+fn plain(name: &str, parameter: &Parameter) -> Option<String> {
+    (parameter.shown_as(name) == *parameter).then(|| parameter.value.to_string())
+}
+
+/// The field of a parameter that the job declares.
+struct Field<'a> {
+    declared: &'a ParameterDeclaration,
+    id: String,
+    value: Option<String>,
+    default: Option<String>,
+}
+
+impl<'a> Field<'a> {
+    fn of(declared: &'a ParameterDeclaration, given: &JobParameters) -> Self {
+        let value = given.get(&declared.name).and_then(|one| plain(&declared.name, one));
+        let default = declared.default.clone().map(|value| {
+            let default = Parameter { secret: declared.secret, ..Parameter::new(value, true) };
+            default.shown_as(&declared.name).value.to_string()
+        });
+        Self { declared, id: format!("p-{}", declared.name), value, default }
+    }
+
+    fn input(&self) -> Markup {
+        let Self { declared, id, value, default } = self;
+        let name = format!("p.{}", declared.name);
+        let needed = declared.required && default.is_none();
+        let (kind, type_name, pattern) = match declared.kind {
+            ParameterType::Boolean => {
+                return boolean(id, &name, value.as_deref(), default.as_deref());
+            }
+            _ if declared.secret => ("password", "secret", None),
+            ParameterType::Date => ("date", "date", None),
+            ParameterType::Integer => ("text", "integer", Some("[+-]?[0-9]+")),
+            ParameterType::Float => ("text", "float", None),
+            ParameterType::String | ParameterType::Timestamp => ("text", "string", None),
+        };
+        html! {
+            input #(id) type=(kind) name=(name) value=[value.as_deref()] required[needed] placeholder=[default.as_deref()]
+                pattern=[pattern] autocomplete="off" data-type=(type_name);
+        }
+    }
+}
+
+fn boolean(id: &str, name: &str, value: Option<&str>, default: Option<&str>) -> Markup {
+    html! {
+        select #(id) name=(name) data-type="boolean" {
+            option value="" { (default.unwrap_or("")) }
+            @for choice in ["true", "false"] { option value=(choice) selected[value == Some(choice)] { (choice) } }
+        }
+    }
+}
+
+/// Starts the job, and shows the execution. A form that is sent twice starts one.
+pub(super) async fn start(
+    view: View,
+    Path(name): Path<String>,
+    fields: Fields,
+) -> Result<Response, Problem> {
+    let mut given: BTreeMap<String, String> = BTreeMap::new();
+    for (parameter, value) in fields.with_prefix("p.").filter(|(_, value)| !value.is_empty()) {
+        given.insert(parameter.to_owned(), value.to_owned());
+    }
+    for line in fields.text("others").lines().filter(|line| !line.trim().is_empty()).take(OPEN_MAX)
+    {
+        let (parameter, value) = line.split_once('=').ok_or_else(|| {
+            Problem::invalid(format!(
+                "`{line}` is no parameter; parameters are written as `name=value`"
+            ))
+        })?;
+        given.insert(parameter.trim().to_owned(), value.trim().to_owned());
+    }
+    let (new_only, request) = (fields.is_set("new_only"), fields.text("request").to_owned());
+    view.give(move |view| {
+        view.api.check_worker()?;
+        let job = view.api.job(&name)?;
+        let fingerprint = super::super::idempotency::digest(&[
+            name.as_bytes(),
+            format!("{given:?} {new_only}").as_bytes(),
+        ]);
+        let key = RequestKey { key: request, fingerprint };
+        let request = Some(key).filter(|key| RequestKey::is_valid(&key.key));
+        let parameters = super::super::jobs::parameters(&job, typed(job.parameters(), given)?)?;
+        let options = LaunchOptions {
+            new_only,
+            request: request.clone(),
+            triggered_by: Some(view.who()),
+            ..LaunchOptions::default()
+        };
+        let launch = Launch::start(name, parameters).options(options);
+        let started = match view.operator().enqueue(&launch) {
+            Ok(execution) => execution.id,
+            Err(error) => {
+                let before = match &request {
+                    Some(request) => view.operator().explorer().requested(request)?,
+                    None => None,
+                };
+                before.ok_or(error)?
+            }
+        };
+        Ok(format!("/executions/{started}"))
+    })
+    .await
+}
+
+/// Returns the texts of a form as values of the types that the job declares.
+fn typed(
+    schema: &ParameterSchema,
+    given: BTreeMap<String, String>,
+) -> Result<Map<String, Value>, Problem> {
+    let value = |name: &str, text: String| match schema.find(name).map(|one| one.kind) {
+        Some(ParameterType::Boolean) => match &*text {
+            "true" => Ok(Value::Bool(true)),
+            "false" => Ok(Value::Bool(false)),
+            _ => Err(Problem::invalid(format!("the parameter `{name}` must be true or false"))),
+        },
+        Some(ParameterType::Integer | ParameterType::Float) => serde_json::from_str(&text)
+            .ok()
+            .filter(Value::is_number)
+            .ok_or_else(|| Problem::invalid(format!("the parameter `{name}` must be a number"))),
+        _ => Ok(Value::String(text)),
+    };
+    given.into_iter().map(|(name, text)| Ok((name.clone(), value(&name, text)?))).collect()
+}

@@ -1,0 +1,325 @@
+//! The schedule: what fires next, what fired, the triggers and the rules.
+
+use axum::extract::{Path, Query};
+use axum::response::{IntoResponse, Redirect, Response};
+use batchwright::store::schedule::{TRIGGER, TriggerRow, TriggerStatus};
+use jiff::{SignedDuration, Timestamp};
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::super::Problem;
+use super::super::access::Role;
+use super::super::page::percent;
+use super::form::Fields;
+use super::overview::Triggers;
+use super::parts::{ago, clock, cut, duration, exact, micros, table, trigger_status};
+use super::view::View;
+use crate::kcp;
+use crate::message::words;
+use crate::scheduler::{Answer, LIST_MAX, Plan, Request, Rule, RuleSettings, When, plan_of};
+
+/// Rows of a page of triggers.
+const ROWS: usize = 100;
+/// Rows of what fires next and what fired.
+const FIRES: usize = 20;
+/// Days of the calendar, before and after today.
+const DAYS: i64 = 7;
+/// Most future fires of the calendar, over all triggers.
+const PLANNED_MAX: usize = 5_000;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Asked {
+    /// Only triggers whose names begin with this.
+    prefix: String,
+    /// The name of the last trigger of the page before.
+    after: String,
+}
+
+/// Returns the path of a trigger's page.
+pub(super) fn trigger_path(identifier: &str) -> String {
+    format!("/schedule/{}", percent(identifier))
+}
+
+pub(super) async fn page(view: View, Query(asked): Query<Asked>) -> Result<Response, Problem> {
+    let scheduler = view.api.scheduler()?;
+    let facts = Triggers::read(&view.api, view.now, FIRES).await?;
+    let list =
+        Request::List { prefix: asked.prefix.clone(), limit: ROWS + 1, after: asked.after.clone() };
+    let triggers = scheduler.ask(list).await?.triggers();
+    let rules = match scheduler.ask(Request::Rules).await? {
+        Answer::Rules(rules) => rules,
+        Answer::Done | Answer::Triggers(_) | Answer::Servers(_) => Vec::new(),
+    };
+    let since = (view.now - SignedDuration::from_hours(24 * DAYS)).as_microsecond();
+    let past = scheduler.ask(Request::Ended { since, limit: LIST_MAX }).await?.triggers();
+    let days = calendar(&past, &triggers, view.now);
+    let content = content(&view, &asked, &facts, &triggers, &rules, &days);
+    Ok(view.layout("Schedule", &content))
+}
+
+fn content(
+    view: &View,
+    asked: &Asked,
+    facts: &Triggers,
+    triggers: &[TriggerRow],
+    rules: &[Rule],
+    days: &[Day],
+) -> Markup {
+    let shown = &triggers[..triggers.len().min(ROWS)];
+    html! {
+        h1 { "Schedule" }
+        section.wide aria-labelledby="calendar" { h2 #calendar { "Calendar" } (days_table(days)) }
+        section aria-labelledby="next" {
+            h2 #next { "Next fires" }
+            @if facts.next.is_empty() { p.empty { "Nothing is planned." } } @else { (fires(view, &facts.next)) }
+        }
+        section aria-labelledby="fired" {
+            h2 #fired { "Fired in the last 24 hours" }
+            @if facts.ended.is_empty() { p.empty { "Nothing fired." } } @else { (ended(view, &facts.ended)) }
+        }
+        section aria-labelledby="triggers" {
+            h2 #triggers { "Triggers" }
+            form.search role="search" action=(view.url("/schedule")) {
+                label for="prefix" { "Names that begin with" } input #prefix type="search" name="prefix" value=(asked.prefix); button { "Show" }
+            }
+            @if shown.is_empty() { p.empty { "No trigger" @if !asked.prefix.is_empty() { " has a name that begins with " code { (asked.prefix) } } "." } }
+            @else { (triggers_table(view, shown)) }
+            @if triggers.len() > ROWS {
+                @if let Some(last) = shown.last() { div.pager { a.button rel="next" href=(view.url(&format!("/schedule?prefix={}&after={}", percent(&asked.prefix), percent(&last.key.identifier)))) { "Further triggers" } } }
+            }
+            @if view.may(Role::Operator) { (set_form(view)) }
+        }
+        (rules_section(view, rules))
+    }
+}
+
+/// The fires of a day in UTC.
+struct Day {
+    begin: Timestamp,
+    is_today: bool,
+    executed: usize,
+    failed: usize,
+    skipped: usize,
+    planned: usize,
+}
+
+/// Counts what fired in the past days and what the shown triggers will fire in the coming ones.
+fn calendar(past: &[TriggerRow], triggers: &[TriggerRow], now: Timestamp) -> Vec<Day> {
+    let today = now.as_second().div_euclid(86_400);
+    let mut days: Vec<Day> = (-DAYS..=DAYS)
+        .map(|day| Day {
+            begin: Timestamp::from_second((today + day) * 86_400).unwrap_or_default(),
+            is_today: day == 0,
+            executed: 0,
+            failed: 0,
+            skipped: 0,
+            planned: 0,
+        })
+        .collect();
+    let index = |at: i64| usize::try_from(at.div_euclid(86_400_000_000) - today + DAYS).ok();
+    for row in past {
+        let Some(day) = index(row.slot).and_then(|index| days.get_mut(index)) else { continue };
+        match row.status {
+            TriggerStatus::Executed => day.executed += 1,
+            TriggerStatus::Failed | TriggerStatus::Dead => day.failed += 1,
+            TriggerStatus::Skipped => day.skipped += 1,
+            TriggerStatus::Planned
+            | TriggerStatus::Triggered
+            | TriggerStatus::Paused
+            | TriggerStatus::Ended => {}
+        }
+    }
+    let end = (today + DAYS + 1) * 86_400_000_000;
+    let mut counted = 0;
+    for row in triggers.iter().filter(|row| row.status == TriggerStatus::Planned) {
+        let plan = plan_of(row).ok().flatten();
+        let mut slot = Some(row.slot);
+        while let Some(at) = slot.filter(|at| *at < end && counted < PLANNED_MAX) {
+            counted += 1;
+            if let Some(day) = index(at).and_then(|index| days.get_mut(index)) {
+                day.planned += 1;
+            }
+            slot = plan.as_ref().and_then(|plan| plan.next(at));
+        }
+    }
+    days
+}
+
+fn days_table(days: &[Day]) -> Markup {
+    html! {
+        div.scroll tabindex="0" role="region" aria-label="Calendar" { table.calendar {
+            caption.hidden { "Fires of each day in UTC: past outcomes and coming fires" }
+            thead { tr { @for day in days { th scope="col" aria-current=[day.is_today.then_some("date")] { (day.begin.strftime("%a")) br; (day.begin.strftime("%d %b")) } } } }
+            tbody { tr { @for day in days { td.today[day.is_today].bad[day.failed > 0] title=(exact(day.begin)) {
+                @if day.executed > 0 { span.status.completed { span aria-hidden="true" { "✓" } (day.executed) span.hidden { " executed" } } }
+                @if day.failed > 0 { span.status.failed { span aria-hidden="true" { "✕" } (day.failed) span.hidden { " failed" } } }
+                @if day.skipped > 0 { span.status.abandoned { span aria-hidden="true" { "–" } (day.skipped) span.hidden { " skipped" } } }
+                @if day.planned > 0 { span.status.starting { span aria-hidden="true" { "…" } (day.planned) span.hidden { " planned" } } }
+            } } } }
+        } }
+    }
+}
+
+/// The rows that fire next.
+pub(super) fn fires(view: &View, rows: &[TriggerRow]) -> Markup {
+    html! {
+        (table("Next fires", &["Trigger", "Fires", "Planned for", ""], &html! { @for row in rows {
+                tr {
+                    td { a href=(view.url(&trigger_path(&row.key.identifier))) { (row.key.identifier) } }
+                    td { @if let Some(due) = row.due { (ago(micros(due), view.now)) } }
+                    td { (clock(micros(row.slot))) }
+                    td { @if row.attempt > 0 { "after " (row.attempt) " failed attempts: " (cut(row.reason.as_deref().unwrap_or(""), 120)) } @else if row.key.occurrence == TRIGGER && row.plan.is_none() { "once" } }
+                }
+            } }))
+    }
+}
+
+/// The rows that ended.
+pub(super) fn ended(view: &View, rows: &[TriggerRow]) -> Markup {
+    html! {
+        (table("What fired", &["Trigger", "Status", "Planned for", ">Late by", ">Took", "Result"], &html! { @for row in rows {
+                tr {
+                    td { a href=(view.url(&trigger_path(&row.key.identifier))) { (row.key.identifier) } }
+                    td { (trigger_status(row.status.name())) }
+                    td { (clock(micros(row.slot))) }
+                    td.right { @if let Some(fired) = row.fired_at { (between(row.slot, fired)) } }
+                    td.right { @if let Some((fired, ended)) = row.fired_at.zip(row.ended_at) { (between(fired, ended)) } }
+                    td { (cut(row.reason.as_deref().unwrap_or(""), 160)) }
+                }
+            } }))
+    }
+}
+
+/// Returns the time between two times in microseconds.
+fn between(from: i64, to: i64) -> String {
+    duration(
+        std::time::Duration::from_micros(to.saturating_sub(from).max(0).unsigned_abs())
+            .as_secs_f64(),
+    )
+}
+
+fn triggers_table(view: &View, rows: &[TriggerRow]) -> Markup {
+    html! {
+        (table("Triggers", &["Trigger", "Status", "Plan", "Next", ""], &html! { @for row in rows {
+                tr {
+                    td { a href=(view.url(&trigger_path(&row.key.identifier))) { (row.key.identifier) } }
+                    td { (trigger_status(row.status.name())) }
+                    td { @if let Some(plan) = &row.plan { code { (cut(plan, 60)) } } @else { "once" } }
+                    @let planned = Some(row.slot).filter(|_| row.status == TriggerStatus::Planned);
+                    td { @if let Some(at) = row.due.or(planned) { (ago(micros(at), view.now)) } }
+                    td { (cut(row.reason.as_deref().unwrap_or(""), 100)) }
+                }
+            } }))
+    }
+}
+
+fn set_form(view: &View) -> Markup {
+    html! {
+        details.ask {
+            summary.button { "Plan a trigger" }
+            div { (view.form("/schedule", &html! {
+                label for="name" { "Name" } input #name name="name" required maxlength="255" spellcheck="false";
+                label for="when" { "When" } input #when name="when" required spellcheck="false" placeholder="cron '30 2 * * *' tz Europe/Berlin" aria-describedby="when-hint";
+                p #when-hint.hint { "A time such as " code { "2026-12-01 02:30:00" } " (UTC), or a plan in the words of " code { "batchwright schedule set" } ": " code { "cron '30 2 * * *' tz Europe/Berlin" } ", " code { "every 15m" } "." }
+                button.primary { "Plan" }
+            })) }
+        }
+    }
+}
+
+/// Plans a trigger.
+pub(super) async fn set(view: View, fields: Fields) -> Result<Response, Problem> {
+    let (identifier, text) = (fields.text("name").trim().to_owned(), fields.text("when").trim());
+    let when = when(text, view.now)?;
+    view.api.command_as(&view.who(), Request::Set { identifier: identifier.clone(), when }).await?;
+    Ok(Redirect::to(&trigger_path(&identifier)).into_response())
+}
+
+/// Parses a time, or a plan in words.
+fn when(text: &str, now: Timestamp) -> Result<When, Problem> {
+    if let Ok(at) = When::parse(text) {
+        return Ok(at);
+    }
+    let words = words(text).map_err(|error| Problem::invalid(error.to_string()))?;
+    let plan = Plan::parse(&words, now.as_microsecond()).map_err(Problem::invalid)?;
+    Ok(When::Recurring(Box::new(plan)))
+}
+
+fn rules_section(view: &View, rules: &[Rule]) -> Markup {
+    let is_admin = view.may(Role::Admin);
+    html! {
+        section aria-labelledby="rules" {
+            h2 #rules { "Rules" }
+            p.hint { "A rule says what runs when a trigger fires; the longest pattern that the name of the trigger begins with counts." }
+            @if rules.is_empty() { p.empty { "There is no rule: every trigger fails." } } @else {
+                (table("Rules", &["Rule", "Triggers that begin with", "Runs", ""], &html! { @for rule in rules {
+                        tr {
+                            td { (rule.identifier) }
+                            td { code { (rule.pattern) } }
+                            td { code { (kcp::encode(&rule.settings.words()).trim_end()) } }
+                            td { @if is_admin { (view.asking(&format!("/rules/{}/unset", percent(&rule.identifier)), "Remove", "Triggers that only this rule applies to will fail.", "danger")) } }
+                        }
+                    } }))
+            }
+            @if is_admin {
+                details.ask {
+                    summary.button { "Set a rule" }
+                    div { (view.form("/rules", &html! {
+                        label for="rule" { "Name" } input #rule name="name" required maxlength="255" spellcheck="false";
+                        label for="pattern" { "Triggers that begin with" } input #pattern name="pattern" spellcheck="false";
+                        label for="runner" { "Runs" } input #runner name="runner" required spellcheck="false" placeholder="job import-orders" aria-describedby="runner-hint";
+                        p #runner-hint.hint { "In the words of " code { "batchwright rule set" } ": " code { "job NAME" } ", " code { "shell /path/of/program" } ", " code { "http https://example.org/hook" } "." }
+                        button.primary { "Set" }
+                    })) }
+                }
+            }
+        }
+    }
+}
+
+/// Sets a rule.
+pub(super) async fn set_rule(view: View, fields: Fields) -> Result<Response, Problem> {
+    let identifier = fields.text("name").trim().to_owned();
+    let pattern = fields.text("pattern").trim().to_owned();
+    let words =
+        words(fields.text("runner")).map_err(|error| Problem::invalid(error.to_string()))?;
+    let settings = RuleSettings::parse(&words).map_err(Problem::invalid)?;
+    view.api.command_as(&view.who(), Request::SetRule { identifier, pattern, settings }).await?;
+    Ok(Redirect::to("/schedule").into_response())
+}
+
+/// Removes a rule.
+pub(super) async fn unset_rule(
+    view: View,
+    Path(identifier): Path<String>,
+    _: Fields,
+) -> Result<Response, Problem> {
+    view.api.command_as(&view.who(), Request::UnsetRule { identifier }).await?;
+    Ok(Redirect::to("/schedule").into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use batchwright::store::schedule::TriggerKey;
+
+    #[test]
+    fn the_calendar_has_what_fired_and_what_will_fire() {
+        let now: Timestamp = "2026-11-30T12:00:00Z".parse().unwrap();
+        let micros = |text: &str| text.parse::<Timestamp>().unwrap().as_microsecond();
+        let mut fired = TriggerRow::planned(TriggerKey::of("a"), micros("2026-11-29T02:30:00Z"));
+        fired.status = TriggerStatus::Executed;
+        let mut failed = TriggerRow::planned(TriggerKey::of("a"), micros("2026-11-30T02:30:00Z"));
+        failed.status = TriggerStatus::Dead;
+        let mut daily = TriggerRow::planned(TriggerKey::of("a"), micros("2026-12-01T02:30:00Z"));
+        daily.plan = Some("cron '30 2 * * *'".to_owned());
+        let once = TriggerRow::planned(TriggerKey::of("b"), micros("2026-12-01T00:00:00Z"));
+        let far = TriggerRow::planned(TriggerKey::of("c"), micros("2027-12-01T00:00:00Z"));
+        let days = calendar(&[fired, failed], &[daily, once, far], now);
+        assert_eq!(days.len(), 15);
+        assert_eq!((days[6].executed, days[7].failed, days[7].is_today), (1, 1, true));
+        let planned: Vec<_> = days.iter().map(|day| day.planned).collect();
+        assert_eq!(planned, [0, 0, 0, 0, 0, 0, 0, 0, 2, 1, 1, 1, 1, 1, 1]);
+    }
+}

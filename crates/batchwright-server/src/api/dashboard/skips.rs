@@ -1,0 +1,95 @@
+//! The records that an execution skipped.
+
+use axum::extract::Query;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use batchwright::execution::SkipRecord;
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::super::body::Id;
+use super::super::{Problem, blocking};
+use super::parts::{cut, number, table};
+use super::view::View;
+
+/// Rows of a page.
+const ROWS: usize = 100;
+/// Most records of one export.
+const EXPORT_MAX: usize = 100_000;
+/// Longest record that is shown whole, in letters.
+const CONTENT_SHOWN: usize = 500;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Asked {
+    /// Index of the first record of the page.
+    from: usize,
+}
+
+pub(super) async fn page(
+    view: View,
+    Id(id): Id,
+    Query(asked): Query<Asked>,
+) -> Result<Response, Problem> {
+    view.write(move |view| {
+        let execution = view.operator().explorer().execution(id)?;
+        let skips = view.operator().queries().skips_page(id, asked.from, ROWS + 1)?;
+        let shown = &skips[..skips.len().min(ROWS)];
+        let content = html! {
+            nav.crumbs aria-label="Path" { a href=(view.url("/executions")) { "Executions" } " / " a href=(view.url(&format!("/executions/{id}"))) { "Execution " (id) " of " (execution.job) } }
+            h1 { "Skipped records" }
+            @if shown.is_empty() { p.empty { "The execution skipped no record." } } @else {
+                p {
+                    "Records " (number(asked.from as u64 + 1)) " to " (number((asked.from + shown.len()) as u64)) ". "
+                    a.button download="" href=(view.url(&format!("/executions/{id}/skips.jsonl"))) { "Download as JSON lines" }
+                }
+                p.hint { "To correct and replay them: " code { "batchwright skips " (id) " --export rejected.jsonl" } ", correct the fields of " code { "record" } ", then " code { "batchwright replay " (id) " --from rejected.jsonl" } "." }
+                (records(shown))
+                div.pager {
+                    @if asked.from > 0 { a.button rel="prev" href=(view.url(&format!("/executions/{id}/skips?from={}", asked.from.saturating_sub(ROWS)))) { "Earlier" } }
+                    @if skips.len() > ROWS { a.button rel="next" href=(view.url(&format!("/executions/{id}/skips?from={}", asked.from + ROWS))) { "Later" } }
+                }
+            }
+        };
+        Ok((format!("Skipped records of execution {id}"), content))
+    })
+    .await
+}
+
+pub(super) fn records(skips: &[SkipRecord]) -> Markup {
+    html! {
+        (table("Skipped records", &["Step", "Phase", ">Record", "Location", "Error", "Content"], &html! { @for skip in skips {
+                    tr {
+                        td { (skip.step) } td { (skip.phase.name()) } td.right { (number(skip.item)) }
+                        td { (skip.location.as_deref().unwrap_or("")) }
+                        td { code { (skip.kind) } " " (cut(&skip.message, CONTENT_SHOWN)) }
+                        td.value { @if let Some(content) = &skip.content { code { (cut(content, CONTENT_SHOWN)) } } @else { span.hint { "not kept" } } }
+                    }
+                } }))
+    }
+}
+
+/// Returns the records as JSON lines.
+pub(super) async fn export(view: View, Id(id): Id) -> Result<Response, Problem> {
+    let text = blocking(move || {
+        view.operator().explorer().execution(id)?;
+        let skips = view.operator().queries().skips_page(id, 0, EXPORT_MAX + 1)?;
+        if skips.len() > EXPORT_MAX {
+            let detail = format!(
+                "more than {EXPORT_MAX} records; use `batchwright skips {id} --export FILE`"
+            );
+            return Err(Problem::invalid(detail));
+        }
+        let lines = skips.iter().filter_map(|skip| serde_json::to_string(skip).ok());
+        Ok(lines.fold(String::new(), |text, line| text + &line + "\n"))
+    })
+    .await?;
+    let name = format!("attachment; filename=\"skips-{id}.jsonl\"");
+    let headers = [
+        (header::CONTENT_TYPE, "application/x-ndjson".to_owned()),
+        (header::CONTENT_DISPOSITION, name),
+        (header::CACHE_CONTROL, "no-store".to_owned()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+    ];
+    Ok((headers, text).into_response())
+}

@@ -1,0 +1,89 @@
+//! The server, its store, and the processes that run executions.
+
+use std::collections::BTreeMap;
+
+use axum::response::Response;
+use batchwright::execution::JobExecution;
+use batchwright::query::ExecutionFilter;
+use batchwright::store::schedule::ServerRow;
+use maud::{Markup, html};
+
+use super::super::Problem;
+use super::super::health::{self, Check};
+use super::parts::{ago, count_of, micros, table};
+use super::view::View;
+use crate::scheduler::{Answer, Request};
+
+/// Most running executions that are grouped by their owners.
+const RUNNING_MAX: usize = 1_000;
+
+pub(super) async fn page(view: View) -> Result<Response, Problem> {
+    let servers = match &view.api.scheduler {
+        Some(scheduler) => match scheduler.ask(Request::Servers).await? {
+            Answer::Servers(servers) => servers,
+            Answer::Done | Answer::Triggers(_) | Answer::Rules(_) => Vec::new(),
+        },
+        None => Vec::new(),
+    };
+    let checks = health::checks(&view.api).await;
+    view.write(move |view| {
+        let filter = ExecutionFilter::default().running().limit(RUNNING_MAX);
+        let running = view.operator().queries().executions(&filter)?;
+        Ok(("System".to_owned(), content(view, &checks, &servers, &running)))
+    })
+    .await
+}
+
+fn content(
+    view: &View,
+    checks: &[Check],
+    servers: &[ServerRow],
+    running: &[JobExecution],
+) -> Markup {
+    let mut owners: BTreeMap<&str, Vec<&JobExecution>> = BTreeMap::new();
+    for one in running {
+        owners.entry(one.owner.as_deref().unwrap_or("queued")).or_default().push(one);
+    }
+    html! {
+        h1 { "System" }
+        section aria-labelledby="checks" {
+            h2 #checks { "Checks" }
+            ul.checks { @for check in checks { li {
+                @if check.ok { span.status.completed { span aria-hidden="true" { "✓" } (check.name) } }
+                @else { span.status.failed { span aria-hidden="true" { "✕" } (check.name) span.hidden { " fails" } } }
+            } } }
+        }
+        section aria-labelledby="processes" {
+            h2 #processes { "Processes that run executions" }
+            @if owners.is_empty() { p.empty { "No execution runs." } } @else {
+                (table("Processes", &["Process", "Runs", "Lease ends"], &html! { @for (owner, list) in &owners {
+                        tr {
+                            td { code { (owner) } }
+                            td { (count_of(list.len(), "execution")) ": " @for one in list.iter().take(10) { (view.execution(one.id)) " " } }
+                            @let until = list.iter().filter_map(|one| one.lease_until).min();
+                            td { @if let Some(until) = until { (ago(until, view.now)) } }
+                        }
+                    } }))
+            }
+        }
+        section aria-labelledby="servers" {
+            h2 #servers { "Servers that fire triggers" }
+            @if servers.is_empty() { p.empty { "None." } } @else {
+                (table("Servers", &["Server", "Process", "Lease ends"], &html! { @for server in servers {
+                        @let until = micros(server.lease_until);
+                        tr { td { (server.id) } td { code { (server.identity) } } td { (ago(until, view.now)) } }
+                    } }))
+            }
+        }
+        section aria-labelledby="about" {
+            h2 #about { "This server" }
+            dl.facts {
+                dt { "Version" } dd { (env!("CARGO_PKG_VERSION")) }
+                dt { "Store" } dd { code { (view.operator().store_id()) } }
+                dt { "Time" } dd { (super::parts::exact(view.now)) }
+                dt { "API" } dd { a href=(view.url("/docs")) { "documentation" } " · " a href=(view.url("/v1/openapi.json")) { "OpenAPI" } " · " a href=(view.url("/book")) { "book" } }
+                dt { "Feeds" } dd { a href=(view.url("/failures.atom")) { "failures (Atom)" } " · " a href=(view.url("/schedule.ics")) { "coming fires (iCal)" } }
+            }
+        }
+    }
+}
