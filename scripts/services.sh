@@ -306,6 +306,7 @@ up() {
         publish BATCHWRIGHT_TEST_SCHEMATHESIS "$TOOLS/schemathesis/bin/schemathesis"
     fi
     [ ! -x "$PLACES/python" ] || publish BATCHWRIGHT_TEST_TOOLS "$PLACES/python"
+    [ ! -e "$AXE_SCRIPT" ] || publish BATCHWRIGHT_TEST_AXE "$AXE_SCRIPT"
     local name
     for name in $(available); do
         "make_$name"

@@ -28,6 +28,8 @@ pub enum Service {
     MariaDb,
     /// A RabbitMQ: `BATCHWRIGHT_TEST_RABBITMQ`.
     RabbitMq,
+    /// The script of axe-core, which checks pages for accessibility: `BATCHWRIGHT_TEST_AXE`.
+    Axe,
     /// A Redis: `BATCHWRIGHT_TEST_REDIS`.
     Redis,
     /// A NATS with JetStream: `BATCHWRIGHT_TEST_NATS`.
@@ -93,6 +95,7 @@ pub fn needs(service: Service) -> Option<String> {
         Service::MariaDb => variable("BATCHWRIGHT_TEST_MYSQL"),
         Service::RabbitMq => variable("BATCHWRIGHT_TEST_RABBITMQ"),
         Service::Redis => variable("BATCHWRIGHT_TEST_REDIS"),
+        Service::Axe => variable("BATCHWRIGHT_TEST_AXE"),
         Service::Nats => variable("BATCHWRIGHT_TEST_NATS"),
         Service::Kafka => variable("BATCHWRIGHT_TEST_KAFKA"),
         Service::PgBouncer => variable("BATCHWRIGHT_TEST_PGBOUNCER"),

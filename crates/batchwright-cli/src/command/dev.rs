@@ -8,7 +8,7 @@ use batchwright::{JobOperator, JobParameters};
 use batchwright_server::{Plan, Request, RuleSettings, When};
 
 use super::schedule::ask;
-use super::serve::serve;
+use super::serve::serve_after;
 use crate::Program;
 use crate::args::{DevArgs, Global, ServeArgs};
 use crate::context::{App, who};
@@ -40,18 +40,17 @@ pub(super) fn dev(global: Global, program: &Program, args: &DevArgs) -> Result<u
         write_sample(Path::new("."))?;
         prepare(&global, program)?;
     }
-    let http = args.http;
-    let mut stdout = std::io::stdout();
-    if is_new && !args.empty {
-        writeln!(stdout, "Wrote a sample project: the folders jobs and data.")?;
-    }
-    writeln!(stdout, "Dashboard: http://{http}/")?;
-    stdout.flush()?;
-    serve(
-        global,
-        program,
-        &ServeArgs { listen: Some(args.listen), http: Some(http), insecure: false },
-    )
+    let listen = ServeArgs { listen: Some(args.listen), http: Some(args.http), insecure: false };
+    serve_after(global, program, &listen, |server| {
+        let mut stdout = std::io::stdout();
+        if is_new && !args.empty {
+            writeln!(stdout, "Wrote a sample project: the folders jobs and data.")?;
+        }
+        if let Some(http) = server.http_address() {
+            writeln!(stdout, "Dashboard: http://{http}/")?;
+        }
+        Ok(stdout.flush()?)
+    })
 }
 
 /// Writes the files of the sample project; existing ones stay as they are.

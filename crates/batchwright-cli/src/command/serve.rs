@@ -23,6 +23,16 @@ const STORE_TRIES: u32 = 30;
 
 /// Runs the server until a signal ends it.
 pub(super) fn serve(global: Global, program: &Program, args: &ServeArgs) -> Result<u8, CliError> {
+    serve_after(global, program, args, |_| Ok(()))
+}
+
+/// Runs the server until a signal ends it; calls `ready` once it listens.
+pub(super) fn serve_after(
+    global: Global,
+    program: &Program,
+    args: &ServeArgs,
+    ready: impl FnOnce(&Server) -> Result<(), CliError>,
+) -> Result<u8, CliError> {
     let read = settings(&global);
     let level = read.as_ref().ok().and_then(|settings| settings.log_level.clone());
     output::init_log(&global, Some(&level.unwrap_or_else(|| "info".to_owned()).to_lowercase()));
@@ -60,6 +70,7 @@ pub(super) fn serve(global: Global, program: &Program, args: &ServeArgs) -> Resu
         Some(address) => tracing::info!(%address, "listening for clients"),
         None => tracing::info!("running queued executions; the scheduler is not enabled"),
     }
+    ready(&server)?;
     let is_well = server.supervise(&stop);
     tracing::info!(signal = shutdown.signal(), "ending");
     server.stop();

@@ -91,14 +91,14 @@ pub(super) fn trend(view: &View, executions: &[ExecutionSummary]) -> Markup {
     html! {
         @if ended.is_empty() { p.empty { "No execution has ended yet." } }
         @else {
-            svg.trend viewBox=(format!("0 0 {WIDTH:.0} {HEIGHT:.0}")) preserveAspectRatio="none" role="img"
+            svg.trend viewBox=(format!("0 0 {WIDTH:.0} {HEIGHT:.0}")) preserveAspectRatio="none" role="group"
                 aria-label=(format!("durations of the last {}, half of them below {}", count_of(ended.len(), "execution"), duration(middle))) {
                 @if !sorted.is_empty() {
                     rect.band x="0" y=(format!("{:.1}", level(high))) width=(WIDTH) height=(format!("{:.1}", (level(middle) - level(high)).max(1.0))) {}
                 }
                 @for (index, (execution, took)) in ended.iter().enumerate() {
                     @let (class, _, word) = status_words(execution.status, execution.stale);
-                    a href=(view.url(&format!("/executions/{}", execution.id))) {
+                    a href=(view.url(&format!("/executions/{}", execution.id))) aria-label=(format!("execution {} {word} in {}", execution.id, duration(*took))) {
                         rect.bar.(class) x=(format!("{:.1}", at(index, step))) y=(format!("{:.1}", level(*took))) width=(format!("{:.1}", (step - 2.0).clamp(1.0, 24.0)))
                             height=(format!("{:.1}", HEIGHT - 6.0 - level(*took))) {
                             title { (execution.id) " " (word) " in " (duration(*took)) }

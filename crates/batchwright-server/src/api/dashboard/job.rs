@@ -174,7 +174,7 @@ impl<'a> Field<'a> {
             }
             _ if declared.secret => ("password", "secret", None),
             ParameterType::Date => ("date", "date", None),
-            ParameterType::Integer => ("text", "integer", Some("[+-]?[0-9]+")),
+            ParameterType::Integer => ("text", "integer", Some("(\\+|-)?[0-9]+")),
             ParameterType::Float => ("text", "float", None),
             ParameterType::String | ParameterType::Timestamp => ("text", "string", None),
         };

@@ -220,8 +220,8 @@ fn set_form(view: &View) -> Markup {
             summary.button { "Plan a trigger" }
             div { (view.form("/schedule", &html! {
                 label for="name" { "Name" } input #name name="name" required maxlength="255" spellcheck="false";
-                label for="when" { "When" } input #when name="when" required spellcheck="false" placeholder="cron '30 2 * * *' tz Europe/Berlin" aria-describedby="when-hint";
-                p #when-hint.hint { "A time such as " code { "2026-12-01 02:30:00" } " (UTC), or a plan in the words of " code { "batchwright schedule set" } ": " code { "cron '30 2 * * *' tz Europe/Berlin" } ", " code { "every 15m" } "." }
+                label for="when" { "When" } input #when name="when" required spellcheck="false" placeholder="cron \"30 2 * * *\" tz Europe/Berlin" aria-describedby="when-hint";
+                p #when-hint.hint { "A time such as " code { "2026-12-01 02:30:00" } " (UTC), or a plan in the words of " code { "batchwright schedule set" } ": " code { "cron \"30 2 * * *\" tz Europe/Berlin" } ", " code { "every 15m" } "." }
                 button.primary { "Plan" }
             })) }
         }
@@ -313,7 +313,7 @@ mod tests {
         let mut failed = TriggerRow::planned(TriggerKey::of("a"), micros("2026-11-30T02:30:00Z"));
         failed.status = TriggerStatus::Dead;
         let mut daily = TriggerRow::planned(TriggerKey::of("a"), micros("2026-12-01T02:30:00Z"));
-        daily.plan = Some("cron '30 2 * * *'".to_owned());
+        daily.plan = Some("cron \"30 2 * * *\"".to_owned());
         let once = TriggerRow::planned(TriggerKey::of("b"), micros("2026-12-01T00:00:00Z"));
         let far = TriggerRow::planned(TriggerKey::of("c"), micros("2027-12-01T00:00:00Z"));
         let days = calendar(&[fired, failed], &[daily, once, far], now);

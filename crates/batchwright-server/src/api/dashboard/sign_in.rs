@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::super::Problem;
 use super::super::access::Gate;
 use super::super::base::Base;
+use super::super::problem::Verbatim;
 use super::super::session::set_cookie;
 use super::form::Fields;
 use super::view::plain_page;
@@ -62,6 +63,7 @@ pub(super) async fn sign_in(
         let mut response =
             plain_page(&base, "Sign in", &form(&base, &given.next, Some("This token is unknown.")));
         *response.status_mut() = StatusCode::UNAUTHORIZED;
+        response.extensions_mut().insert(Verbatim);
         return response;
     };
     let secret = gate.sessions.begin(&token.name, token.role);

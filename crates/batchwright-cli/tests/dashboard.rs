@@ -1,0 +1,396 @@
+//! The dashboard of `batchwright dev` in headless Chromium.
+//!
+//! With `BLESS=1` the pictures of the book are taken anew.
+
+mod common;
+
+use std::process::Command;
+
+use batchwright_testkit::browser::Browser;
+use batchwright_testkit::process::{Process, free_address};
+use batchwright_testkit::{Service, needs};
+use common::{Place, until};
+use sha2::Digest as _;
+
+/// A server in a folder of its own, with a browser.
+struct Dashboard {
+    place: Place,
+    address: String,
+    _server: Process,
+    browser: Browser,
+}
+
+impl Dashboard {
+    /// Runs `batchwright dev` in an empty folder; `None` without a browser.
+    #[track_caller]
+    fn start() -> Option<Self> {
+        needs(Service::Browser)?;
+        Some(Self::on(Place::new(), &["dev"]))
+    }
+
+    fn on(place: Place, arguments: &[&str]) -> Self {
+        let address = free_address();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_batchwright"));
+        command.current_dir(place.root()).args(arguments);
+        command.args(["--http", &address, "--listen", &free_address()]);
+        let server = Process::start(&mut command, |line| line.starts_with("Dashboard: "));
+        let browser = Browser::start();
+        browser.set_view(1440, 900, false);
+        Self { place, address, _server: server, browser }
+    }
+
+    fn open(&self, path: &str) {
+        self.browser.open(&format!("http://{}{path}", self.address));
+    }
+
+    fn path(&self) -> String {
+        self.browser.run("return location.pathname + location.search").as_str().unwrap().to_owned()
+    }
+
+    fn text(&self) -> String {
+        self.browser.text("main")
+    }
+
+    #[track_caller]
+    fn until_text(&self, text: &str) {
+        until(&format!("the page shows `{text}`"), || self.text().contains(text));
+    }
+
+    /// The text of the page as the browser shows it, also without scripts.
+    fn shown(&self) -> String {
+        self.browser.shown_text("main")
+    }
+
+    /// Waits until the execution of the page has a status.
+    #[track_caller]
+    fn until_status(&self, status: &str) {
+        until(status, || {
+            self.browser.has(".title") && self.browser.text(".title").contains(status)
+        });
+    }
+
+    #[track_caller]
+    fn until_path(&self, path: &str) {
+        until(&format!("the page is {path}"), || self.path() == path);
+    }
+
+    /// Leaves a mark that only a page which is not loaded again keeps.
+    fn mark(&self) {
+        self.browser.run("window.mark = 'here'");
+    }
+
+    #[track_caller]
+    fn is_marked(&self) {
+        assert_eq!(
+            self.browser.run("return window.mark || null"),
+            "here",
+            "the page was loaded again"
+        );
+    }
+
+    /// Clicks on the button of a form that sends to `action`, and on the question before it if there is one, and waits for the
+    /// page that follows.
+    #[track_caller]
+    fn command(&self, action: &str) {
+        self.browser.run("window.mark = 'before'");
+        let form = format!("form[action$=\"{action}\"]");
+        if self.browser.has(&format!("details:has({form}) > summary")) {
+            self.browser.click(&format!("details:has({form}) > summary"));
+        }
+        self.browser.click(&format!("{form} button"));
+        until("another page is loaded", || {
+            self.browser.run("return window.mark || null").is_null()
+        });
+    }
+
+    /// Whether nothing was logged and no policy was violated since the last call.
+    #[track_caller]
+    fn is_quiet(&self) {
+        assert_eq!(self.browser.complaints(), [""; 0]);
+    }
+
+    /// Waits for the executions that `dev` starts.
+    fn settled(&self) {
+        self.open("/executions?q=status:running");
+        self.until_text("No execution matches");
+    }
+}
+
+#[test]
+fn a_job_is_started_watched_stopped_and_restarted() {
+    let Some(page) = Dashboard::start() else { return };
+    page.open("/jobs/month-end");
+    page.browser.fill("[name=\"p.month\"]", "2026-10");
+    page.browser.fill("[name=\"p.seconds\"]", "2");
+    let command = "batchwright start month-end month=2026-10 seconds=2";
+    assert_eq!(page.browser.text("[data-as-command]"), command);
+    assert!(page.browser.text("[data-as-curl]").contains("{\"month\":\"2026-10\",\"seconds\":2}"));
+    page.command("/start");
+    until("the execution is shown", || page.path().starts_with("/executions/"));
+    let path = page.path();
+    page.mark();
+    page.until_text("Running");
+    page.until_text("reconcile");
+    page.is_marked();
+
+    page.command("/stop");
+    page.mark();
+    page.until_status("Stopped");
+    page.is_marked();
+    assert!(page.text().contains("dashboard"), "who started it: {}", page.text());
+
+    page.command("/restart");
+    until("the execution that restarts it is shown", || page.path() != path);
+    page.mark();
+    page.until_status("Completed");
+    page.is_marked();
+    assert!(page.text().contains("Attempts of this instance"));
+    page.browser.click("section[aria-labelledby=attempts] td a[href*=compare]");
+    assert!(
+        page.text().contains("did not run"),
+        "the first step ran in one of them: {}",
+        page.text()
+    );
+    assert!(page.browser.has("tr.differs"));
+
+    page.open("/audit");
+    for command in ["start", "stop", "restart"] {
+        assert!(page.text().contains(command), "{command}: {}", page.text());
+    }
+    page.is_quiet();
+}
+
+#[test]
+fn skipped_records_are_found_and_exported() {
+    let Some(page) = Dashboard::start() else { return };
+    page.settled();
+    page.open("/executions?q=job:load-orders");
+    page.browser.click("main td a[href$=skips]");
+    let text = page.text();
+    assert!(
+        text.contains("data.parse") && text.contains("137,") && text.contains("line 138"),
+        "{text}"
+    );
+    let lines = "return await (await fetch(document.querySelector('a[download]').href)).text()";
+    let lines = page.browser.run(lines);
+    let lines: Vec<&str> = lines.as_str().unwrap().lines().collect();
+    assert_eq!(lines.len(), 4);
+    let first: serde_json::Value = serde_json::from_str(lines[0]).unwrap();
+    assert_eq!((&first["item"], &first["kind"]), (&137.into(), &"data.parse".into()));
+    page.is_quiet();
+}
+
+#[test]
+fn a_failure_is_in_the_inbox_until_it_is_dealt_with() {
+    let Some(page) = Dashboard::start() else { return };
+    page.open("/");
+    page.until_text("component_failed");
+    page.place.write("data/report.csv", "a,b\n1,2\n");
+    page.command("/restart");
+    page.until_status("Completed");
+    page.open("/");
+    page.until_text("Nothing. Failures");
+    // The failed execution is found by a search, and cannot be restarted a second time.
+    page.open("/executions");
+    page.browser.fill("#q", "status:failed since:1h");
+    page.browser.press(&["Enter"]);
+    until("the search is in the address", || page.path().contains("q=status"));
+    assert!(page.text().contains("1 execution shown"), "{}", page.text());
+    page.browser.click("td input[type=checkbox]");
+    page.browser.click("#bulk button[value=restart]");
+    page.until_text("would be given for 1 execution");
+    page.browser.click("main form button");
+    page.until_text("1 refused it");
+    page.open("/executions?q=nonsense");
+    assert!(page.browser.has("[role=alert]"));
+    page.is_quiet();
+}
+
+#[test]
+fn a_schedule_is_set_paused_fired_and_backfilled() {
+    let Some(page) = Dashboard::start() else { return };
+    page.settled();
+    page.open("/schedule");
+    page.browser.click("details:has(#when) > summary");
+    page.browser.fill("#name", "orders-test");
+    page.browser.fill("#when", "cron \"0 4 * * *\" tz Europe/Berlin");
+    page.browser.click("details:has(#when) form button");
+    page.until_path("/schedule/orders-test");
+    assert!(
+        page.text().contains("Europe/Berlin") || page.text().contains("CET"),
+        "{}",
+        page.text()
+    );
+    page.command("/pause");
+    page.until_text("paused");
+    page.command("/resume");
+    page.until_text("planned");
+    page.mark();
+    page.command("/fire");
+    until("the trigger was executed", || {
+        page.open("/schedule/orders-test");
+        page.text().contains("executed")
+    });
+    page.browser.click("details:has(#from) > summary");
+    let set = |field: &str, day: &str| {
+        page.browser.run(&format!("document.querySelector('{field}').value = '{day}'"));
+    };
+    set("#from", "2026-11-01");
+    set("#to", "2026-11-03");
+    page.browser.click("details:has(#from) form button");
+    until("three days were loaded", || {
+        page.open("/executions?q=job:load-orders%20by:schedule:orders-test");
+        page.text().contains("4 executions shown")
+    });
+    for day in ["2026-11-01", "2026-11-02", "2026-11-03"] {
+        assert!(page.text().contains(day), "{day}: {}", page.text());
+        assert!(page.place.path(&format!("out/orders-{day}.jsonl")).exists());
+    }
+    // What was executed is not executed again.
+    page.open("/schedule/orders-test");
+    page.browser.click("details:has(#from) > summary");
+    set("#from", "2026-11-01");
+    set("#to", "2026-11-03");
+    page.browser.click("details:has(#from) form button");
+    page.until_text("no time between these days");
+}
+
+/// A configuration with a token of each role.
+fn configuration() -> String {
+    let token = |role: &str| {
+        let hash: String =
+            sha2::Sha256::digest(role).iter().map(|it| format!("{it:02x}")).collect();
+        format!("[[http.tokens]]\nname = \"{role}\"\nrole = \"{role}\"\nsha256 = \"{hash}\"\n")
+    };
+    ["viewer", "operator", "admin"].map(token).concat()
+}
+
+#[test]
+fn people_sign_in_and_see_what_their_role_may_do() {
+    let Some(_) = needs(Service::Browser) else { return };
+    let place = Place::new();
+    place.write("batchwright.toml", configuration());
+    let page = Dashboard::on(place, &["dev"]);
+    page.open("/executions?q=job:load-orders");
+    assert_eq!(page.path(), "/sign-in?next=%2Fexecutions%3Fq%3Djob%3Aload-orders");
+    page.browser.fill("#token", "wrong");
+    page.browser.click("main button");
+    page.until_text("This token is unknown");
+    let _ = page.browser.complaints();
+    page.browser.fill("#token", "viewer");
+    page.browser.click("main button");
+    page.until_path("/executions?q=job:load-orders");
+    assert_eq!(page.browser.run("return document.cookie"), "", "scripts cannot read the cookie");
+    page.open("/jobs/load-orders");
+    assert!(!page.browser.has("main form"), "a viewer sees no form that starts the job");
+    let refused = "return (await fetch('/executions/1/abandon', {method: 'POST', body: new URLSearchParams()})).status";
+    assert_eq!(page.browser.run(refused), 403);
+    page.browser.click("form[action$=sign-out] button");
+    page.until_path("/sign-in");
+    page.browser.fill("#token", "operator");
+    page.browser.click("main button");
+    page.until_path("/");
+    page.open("/jobs/load-orders");
+    assert!(page.browser.has("form[data-launch]"));
+    let forged = "return (await fetch('/executions/1/abandon', {method: 'POST', body: new URLSearchParams({form_key: 'x'})})).status";
+    assert_eq!(page.browser.run(forged), 403, "a form without the word of the session");
+    page.open("/schedule");
+    assert!(!page.text().contains("Set a rule"), "rules are for administrators");
+}
+
+#[test]
+fn pages_are_read_without_scripts_and_used_with_keys_alone() {
+    let Some(page) = Dashboard::start() else { return };
+    page.settled();
+    page.open("/executions");
+    page.browser.press(&["Control+k"]);
+    until("the palette is open", || page.browser.has("dialog[open]"));
+    page.browser.press(&["1", "Enter"]);
+    until("the execution is open", || page.path() == "/executions/1");
+    page.open("/jobs");
+    page.browser.press(&["j", "j", "Enter"]);
+    until("the second job is open", || page.path() == "/jobs/month-end");
+    page.is_quiet();
+    page.browser.set_scripts(false);
+    for (path, text) in [
+        ("/", "Needs a decision"),
+        ("/executions", "load-orders"),
+        ("/executions/1", "Skipped records"),
+        ("/jobs", "month-end"),
+        ("/schedule", "orders-daily"),
+        ("/audit", "start"),
+        ("/system", "Checks"),
+    ] {
+        page.open(path);
+        assert!(page.shown().contains(text), "{path}: {}", page.shown());
+    }
+    page.open("/jobs/load-orders");
+    page.browser.give("[name=\"p.trigger\"]", "without-scripts");
+    page.browser.click("form[data-launch] button");
+    page.browser.set_scripts(true);
+    assert!(
+        page.path().starts_with("/executions/") || page.text().contains("complete"),
+        "{}",
+        page.path()
+    );
+}
+
+/// The pages, with the names of their pictures in the book.
+const PAGES: [(&str, &str); 11] = [
+    ("overview", "/"),
+    ("executions", "/executions"),
+    ("execution", "/executions/1"),
+    ("failure", "/executions/2"),
+    ("skips", "/executions/1/skips"),
+    ("compare", "/compare?a=1&b=2"),
+    ("job", "/jobs/load-orders"),
+    ("schedule", "/schedule"),
+    ("trigger", "/schedule/orders-daily"),
+    ("audit", "/audit"),
+    ("system", "/system"),
+];
+/// Most bytes of a page with everything it loads.
+const PAGE_BYTES_MAX: f64 = 150_000.0;
+
+#[test]
+fn every_page_is_accessible_light_and_dark_on_a_phone_and_on_a_desk() {
+    let Some(axe) = needs(Service::Axe) else { return };
+    let axe = std::fs::read_to_string(axe).unwrap();
+    let Some(page) = Dashboard::start() else { return };
+    page.settled();
+    let pages = PAGES.into_iter().chain([("jobs", "/jobs"), ("sign-in", "/sign-in")]);
+    for (name, path) in pages {
+        for (width, is_dark) in [(1440, false), (1440, true), (360, false), (360, true)] {
+            page.browser.set_view(width, 900, is_dark);
+            page.open(path);
+            let (at, dark) = (format!("{name} at {width}"), if is_dark { ", dark" } else { "" });
+            let wide = page.browser.run("return document.documentElement.scrollWidth - innerWidth");
+            assert!(
+                wide.as_i64() <= Some(0),
+                "{at}{dark}: the page is wider than the window by {wide}"
+            );
+            let found = page.browser.run(&format!(
+                "{axe}; const found = await axe.run(); return found.violations
+                    .filter(it => ['serious', 'critical'].includes(it.impact))
+                    .map(it => it.id + ': ' + it.nodes.map(node => node.target + ' ' + node.failureSummary).join('; '))"
+            ));
+            assert_eq!(found, serde_json::json!([]), "{at}{dark}");
+            if std::env::var_os("BLESS").is_some()
+                && width == 1440
+                && name != "jobs"
+                && name != "sign-in"
+            {
+                let shade = if is_dark { "-dark" } else { "" };
+                let pictures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/book/src/pictures");
+                std::fs::create_dir_all(pictures).unwrap();
+                let file = format!("{pictures}/{name}{shade}.png");
+                std::fs::write(file, page.browser.picture(1_100)).unwrap();
+            }
+        }
+        let weight = "return performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation'))
+            .map(it => it.encodedBodySize).reduce((a, b) => a + b, 0)";
+        let weight = page.browser.run(weight).as_f64().unwrap();
+        assert!(weight > 1_000.0 && weight < PAGE_BYTES_MAX, "{name} weighs {weight} bytes");
+    }
+    page.is_quiet();
+}
