@@ -50,6 +50,7 @@ pub use listen::HttpSettings;
 pub use problem::Problem;
 use session::{Sessions, random_word};
 
+use crate::metrics::Metrics;
 use crate::scheduler::{Answer, JobStarter, Request, Scheduler};
 
 /// Maximum of slices that run at once; further ones get the error `overloaded`.
@@ -68,6 +69,7 @@ pub struct Api {
     /// checkpoint.
     stop: StopToken,
     changes: Changes,
+    metrics: Metrics,
     /// The word that forms send back when their caller has no session: other pages cannot know it.
     form_key: Arc<str>,
     has_dashboard: bool,
@@ -79,12 +81,14 @@ impl Api {
     /// Creates the API of the jobs of `jobs`, and of `scheduler`, if there is one.
     pub fn new(jobs: JobStarter, scheduler: Option<Scheduler>, stop: StopToken) -> Self {
         let slices = Arc::new(Semaphore::new(SLICES_MAX));
+        let metrics = Metrics::new(&jobs.operator);
         Self {
             jobs,
             scheduler,
             slices,
             stop,
             changes: Changes::default(),
+            metrics,
             form_key: random_word().into(),
             has_dashboard: false,
             base: None,
@@ -251,6 +255,7 @@ impl Api {
             .routes(routes!(progressive::response, progressive::acknowledge))
             .routes(routes!(health::live))
             .routes(routes!(health::ready))
+            .routes(routes!(health::metrics))
             .split_for_parts();
         problem::document(&mut document);
         (router.with_state(self), document)

@@ -14,6 +14,7 @@ pub mod kcp;
 #[cfg(feature = "amqp")]
 mod launch_queue;
 mod message;
+mod metrics;
 pub mod progressive;
 mod scheduler;
 mod server;

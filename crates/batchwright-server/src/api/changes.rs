@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::sse::Event as Sent;
+use axum::response::sse::Event as Frame;
 use axum::response::{IntoResponse, Response};
 use batchwright::event::Event;
 use batchwright::query::ExecutionFilter;
@@ -27,6 +27,19 @@ const OVERLAP: Duration = Duration::from_secs(2);
 /// Most events of one look, and most events that a listener may have missed.
 const EVENTS_MAX: usize = 1_000;
 
+/// A server-sent event.
+#[derive(utoipa::ToSchema)]
+#[schema(as = ChangeEvent)]
+#[expect(dead_code, reason = "for the OpenAPI document")]
+struct Sent {
+    /// Number of the change, for `Last-Event-ID`.
+    id: Option<String>,
+    /// `status` or `progress`.
+    event: String,
+    /// Of `status` the change as JSON; of `progress` the number of running executions.
+    data: String,
+}
+
 /// A message to the listeners.
 #[derive(Debug, Clone)]
 enum Message {
@@ -37,11 +50,13 @@ enum Message {
 }
 
 impl Message {
-    fn sent(&self) -> Sent {
+    fn sent(&self) -> Frame {
         match self {
-            Self::Status(id, json) => Sent::default().id(id.to_string()).event("status").data(json),
+            Self::Status(id, json) => {
+                Frame::default().id(id.to_string()).event("status").data(json)
+            }
             Self::Progress(running) => {
-                Sent::default().event("progress").data(format!("{{\"running\":{running}}}"))
+                Frame::default().event("progress").data(format!("{{\"running\":{running}}}"))
             }
         }
     }
@@ -158,7 +173,7 @@ impl Window {
 /// Streams the status changes of all executions of the store as server-sent events, after `Last-Event-ID` if it is given: `status`
 /// for each change, and `progress` once a second while executions run. The stream ends with the server.
 #[utoipa::path(get, path = "/v1/events", tag = "executions",
-    responses((status = 200, content((String = "text/event-stream")))))]
+    responses((status = 200, content((Sent = "text/event-stream")))))]
 pub(super) async fn events(
     State(api): State<Api>,
     _: NoQuery,

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use batchwright::query::ExecutionFilter;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::body::NoQuery;
 use super::problem::Verbatim;
-use super::{Api, blocking};
+use super::{Api, Problem, blocking};
+use crate::scheduler::Request;
 
 /// How long the store may take to answer.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -47,6 +49,31 @@ pub(super) async fn ready(State(api): State<Api>) -> Response {
         false => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
     };
     (code, axum::Extension(Verbatim), Json(Health { status, checks })).into_response()
+}
+
+/// Triggers whose next fires are among the metrics.
+const NEXT_FIRES_MAX: usize = 1_000;
+
+/// Returns the metrics of this server as OpenMetrics text: what it did since its start, and what the store says now.
+#[utoipa::path(get, path = "/metrics", tag = "health", responses(
+    (status = 200, content((String = "application/openmetrics-text")))))]
+pub(super) async fn metrics(State(api): State<Api>, _: NoQuery) -> Result<Response, Problem> {
+    let upcoming = match &api.scheduler {
+        Some(scheduler) => {
+            scheduler.ask(Request::Upcoming { limit: NEXT_FIRES_MAX }).await?.triggers()
+        }
+        None => Vec::new(),
+    };
+    let text = blocking(move || {
+        api.metrics.text(&upcoming).map_err(|error| {
+            tracing::warn!(error, "the metrics cannot be read");
+            let detail = "the store is unavailable at the moment";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", detail)
+                .retry_after(1)
+        })
+    });
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text.await?).into_response())
 }
 
 /// Checks what the server needs to work.

@@ -197,6 +197,7 @@ pub(super) async fn unset_trigger(
 #[serde(default, deny_unknown_fields)]
 pub(super) struct FireBody {
     /// The planned times of a recurring trigger for which it fires, such as past ones; none for the present time.
+    #[schema(value_type = Vec<String>, format = DateTime)]
     slots: Vec<String>,
 }
 
@@ -226,6 +227,9 @@ pub(super) async fn fire(
 
 /// Parses a planned time.
 pub(super) fn slot(text: &str) -> Result<i64, Problem> {
+    if let Ok(at) = text.parse::<jiff::Timestamp>() {
+        return Ok(at.as_microsecond());
+    }
     match When::parse(text).map_err(Problem::invalid)? {
         When::At(at) => Ok(at),
         When::Recurring(_) => Err(Problem::invalid(format!("`{text}` is no time"))),
