@@ -8,7 +8,7 @@
 #   scripts/services.sh install          only install the packages
 #
 # `run` and `up` install missing programs from Debian's packages: PostgreSQL, MariaDB, RabbitMQ, Redis, NATS, PgBouncer, OpenSSH, nginx,
-# Chromium with its driver, libfaketime, strace; and from PyPI, in their own folders, schemathesis, the servers of object stores and FTP, Node for one of these (from npm), and DuckDB. Installed programs are not changed. The servers of
+# Chromium with its driver, Prometheus for promtool, libfaketime, strace; and from PyPI, in their own folders, schemathesis, the servers of object stores and FTP, Node for one of these (from npm), and DuckDB. Installed programs are not changed. The servers of
 # the packages are not started. Works as root or as an ordinary user (who needs sudo only for a missing package).
 set -euo pipefail
 
@@ -38,6 +38,7 @@ mariadbd mariadb-server
 chromium chromium
 chromedriver chromium-driver
 faketime faketime
+promtool prometheus
 zstd zstd
 lz4 lz4
 strace strace

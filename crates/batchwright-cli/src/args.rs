@@ -246,6 +246,17 @@ pub(crate) enum ScheduleCommand {
     },
     /// Show a trigger and its past slots, with the reason for each skipped slot.
     History(TriggerArgs),
+    /// Fire a trigger now, beside its plan.
+    #[command(
+        after_help = "Example: batchwright schedule fire nightly --slot 2026-11-28T02:30:00Z --slot 2026-11-29T02:30:00Z"
+    )]
+    Fire {
+        /// Name of the trigger.
+        identifier: String,
+        /// Planned time of a recurring trigger for which it fires, such as a past one; repeatable. Default: now.
+        #[arg(long = "slot", value_name = "TIME")]
+        slots: Vec<String>,
+    },
     /// Pause a trigger, so that it does not fire.
     Pause(TriggerArgs),
     /// Resume a paused trigger.
@@ -456,6 +467,10 @@ pub(crate) struct ExecutionsArgs {
     /// List only executions with this status; repeatable.
     #[arg(long, value_parser = status)]
     pub(crate) status: Vec<batchwright::BatchStatus>,
+    /// List only executions that match these conditions: `status:failed,stale since:24h until:DAY instance:N by:schedule
+    /// param.NAME:TEXT`.
+    #[arg(long, value_name = "CONDITIONS")]
+    pub(crate) filter: Option<String>,
     /// Maximum number of rows.
     #[arg(long, default_value_t = 50)]
     pub(crate) limit: usize,

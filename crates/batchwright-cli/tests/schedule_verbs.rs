@@ -41,6 +41,27 @@ fn triggers_and_rules_are_kept_without_a_server() {
 }
 
 #[test]
+fn a_recurring_trigger_is_fired_for_past_slots() {
+    let place = Place::new();
+    place.run(&["schedule", "set", "nightly", "cron", "0 30 2 * * *"]).expect(0);
+    let slots = ["--slot", "2026-11-28T02:30:00Z", "--slot", "2026-11-29 02:30:00"];
+    place.run(&[&["schedule", "fire", "nightly"], &slots[..]].concat()).expect(0);
+    let history = place.run(&["schedule", "history", "nightly"]).expect(0).out;
+    assert!(
+        history.contains("2026-11-28 02:30:00") && history.contains("2026-11-29 02:30:00"),
+        "{history}"
+    );
+    place.run(&["schedule", "fire", "other"]).expect(1);
+    let wrong = place.run(&["schedule", "fire", "nightly", "--slot", "yesterday"]).expect(2).err;
+    assert!(wrong.contains("`yesterday`"), "{wrong}");
+    place.run(&["schedule", "set", "once", "2099-01-01 00:00:00"]).expect(0);
+    let refused =
+        place.run(&["schedule", "fire", "once", "--slot", "2026-11-28T02:30:00Z"]).expect(1).err;
+    assert!(refused.contains("fires once"), "{refused}");
+    place.run(&["schedule", "fire", "once"]).expect(0);
+}
+
+#[test]
 fn a_schedule_in_memory_is_refused() {
     let place = Place::on("memory:");
     let message = place.run(&["schedule", "set", "a", "2099-01-01 00:00:00"]).expect(2);

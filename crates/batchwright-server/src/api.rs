@@ -171,6 +171,7 @@ impl Api {
             .route("/errors/{code}", get(errors::page))
             .route("/book", get(book::first))
             .route("/book/{chapter}", get(book::chapter))
+            .route("/book/pictures/{name}", get(book::picture))
             .route("/docs", get(|| async { Html(include_str!("../assets/docs.html")) }))
             .route("/assets/docs.js", get(|| script(include_str!("../assets/docs.js"))))
             .route(

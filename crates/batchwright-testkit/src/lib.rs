@@ -72,6 +72,8 @@ pub enum Service {
     Schemathesis,
     /// The programs `chromium` and `chromedriver`.
     Browser,
+    /// The program `promtool` of Prometheus.
+    Promtool,
     /// The program `faketime`.
     Faketime,
     /// The program `python3`.
@@ -115,6 +117,7 @@ pub fn needs(service: Service) -> Option<String> {
         Service::Restart => variable("BATCHWRIGHT_TEST_SERVICES"),
         Service::Schemathesis => variable("BATCHWRIGHT_TEST_SCHEMATHESIS"),
         Service::Browser => program("chromedriver").and_then(|_| program("chromium")),
+        Service::Promtool => program("promtool"),
         Service::Faketime => program("faketime"),
         Service::Python => program("python3"),
         Service::Compressors => program("zstd").and_then(|_| program("lz4")),

@@ -3,7 +3,7 @@
 //! ```
 //! use batchwright::MemoryRepository;
 //! use batchwright::execution::{Counters, InstanceId, JobInstance, SkipRecord, StepExecutionId};
-//! use batchwright::query::{ExecutionFilter, InstancePage, Queries};
+//! use batchwright::query::{ExecutionFilter, InstancePage, OutcomeCount, Queries};
 //!
 //! /// Returns what each step of the newest execution of `job` did.
 //! fn newest(store: &dyn Queries, job: &str) -> Result<Vec<(String, Counters)>, Box<dyn std::error::Error>> {
@@ -22,6 +22,8 @@
 //! let page: Vec<JobInstance> = store.instances("import", InstancePage::first(20))?;
 //! assert!(page.is_empty() && store.instance(InstanceId(1))?.is_none());
 //! assert!(store.step(StepExecutionId(1))?.is_none());
+//! let by_hour: Vec<OutcomeCount> = store.outcomes(jiff::Timestamp::UNIX_EPOCH, 3_600)?;
+//! assert!(by_hour.is_empty());
 //! # Ok(())
 //! # }
 //! ```

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use batchwright::execution::{ExecutionId, InstanceId};
-use batchwright::query::{ExecutionFilter, InstancePage};
+use batchwright::query::{ExecutionFilter, ExecutionSearch, InstancePage};
 use serde::Serialize;
 
 use super::launch::target;
@@ -79,20 +79,13 @@ pub(super) fn executions(
     global: &Global,
     args: &ExecutionsArgs,
 ) -> Result<u8, CliError> {
-    let filter = ExecutionFilter {
-        job: args.job.clone(),
-        statuses: args.status.clone(),
-        before: args.before.map(ExecutionId),
-        limit: Some(args.limit.saturating_add(1)),
-        ..ExecutionFilter::default()
-    };
-    let mut found = app.operator.queries().executions(&filter)?;
-    let has_more = found.len() > args.limit;
-    found.truncate(args.limit);
-    let summaries: Vec<_> = found
-        .iter()
-        .map(|one| app.operator.explorer().summary(one.id))
-        .collect::<Result<_, _>>()?;
+    let now = app.operator.clock().now();
+    let search = ExecutionSearch::parse(args.filter.as_deref().unwrap_or_default(), now);
+    let search = search.map_err(|problem| CliError::Usage(format!("--filter: {problem}")))?;
+    let search = search.and(args.job.clone(), &args.status);
+    let before = args.before.map(ExecutionId);
+    let found = search.find(app.operator.queries(), before, args.limit, now)?;
+    let summaries = app.operator.explorer().summaries(&found.executions)?;
     let header = ["EXECUTION", "JOB", "STATUS", "EXIT", "SKIPPED", "CREATED", "PARAMETERS"];
     output::list(global.format, &summaries, header, |one| {
         let status =
@@ -109,8 +102,8 @@ pub(super) fn executions(
             parameters.join(" "),
         ]
     })?;
-    if let Some(last) = summaries.last().filter(|_| has_more) {
-        output::more(summaries.len(), &format!("--before {}, or another --limit", last.id));
+    if let Some(next) = found.next {
+        output::more(summaries.len(), &format!("--before {next}, or another --limit"));
     }
     Ok(error::OK)
 }

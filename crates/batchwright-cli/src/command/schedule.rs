@@ -38,6 +38,16 @@ pub(super) fn schedule(global: &Global, command: &ScheduleCommand) -> Result<u8,
             ask(global, &[Request::Unset { identifier: args.identifier.clone() }])?;
             done(global, &args.identifier, "removed")
         }
+        ScheduleCommand::Fire { identifier, slots } => {
+            let slot = |text: &String| match When::parse(text) {
+                Ok(When::At(at)) => Ok(at),
+                Ok(When::Recurring(_)) => Err(CliError::Usage(format!("`{text}` is no time"))),
+                Err(problem) => Err(CliError::Usage(format!("--slot: {problem}"))),
+            };
+            let slots = slots.iter().map(slot).collect::<Result<_, _>>()?;
+            ask(global, &[Request::Fire { identifier: identifier.clone(), slots }])?;
+            done(global, identifier, "fires now")
+        }
         ScheduleCommand::Pause(args) => {
             ask(global, &[Request::Pause { identifier: args.identifier.clone() }])?;
             done(global, &args.identifier, "paused")

@@ -1,7 +1,8 @@
 //! Serves the book under `/book`.
 
 use axum::extract::Path;
-use axum::response::{Html, Redirect};
+use axum::http::header;
+use axum::response::{Html, IntoResponse, Redirect};
 use include_dir::{Dir, include_dir};
 use pulldown_cmark::{CowStr, Event, HeadingLevel, Options, Parser, Tag, TagEnd, html};
 
@@ -20,6 +21,13 @@ pub(super) async fn first() -> Redirect {
 /// Returns the chapter `name`.
 pub(super) async fn chapter(Path(name): Path<String>) -> Result<Html<String>, Problem> {
     page(&name).map(Html).ok_or_else(|| Problem::not_found("the book has no such chapter"))
+}
+
+/// Returns the picture `name` of the book.
+pub(super) async fn picture(Path(name): Path<String>) -> Result<impl IntoResponse, Problem> {
+    let file = BOOK.get_file(format!("pictures/{name}")).filter(|_| name.ends_with(".png"));
+    let file = file.ok_or_else(|| Problem::not_found("the book has no such picture"))?;
+    Ok(([(header::CONTENT_TYPE, "image/png")], file.contents()))
 }
 
 fn page(name: &str) -> Option<String> {

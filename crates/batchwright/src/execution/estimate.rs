@@ -6,6 +6,19 @@ use serde::Serialize;
 use super::{Progress, ProgressUnit, StepExecution, millis};
 
 /// When a step will probably end, computed from what its last commit stored.
+///
+/// ```
+/// use batchwright::execution::{Estimate, StepSummary};
+///
+/// /// Returns how fast a running step is.
+/// fn rate(step: &StepSummary) -> String {
+///     match step.estimate {
+///         Some(Estimate { items_per_second, ends_at: Some(end) }) => format!("{items_per_second:.0}/s, until {end}"),
+///         Some(Estimate { items_per_second, ends_at: None }) => format!("{items_per_second:.0}/s"),
+///         None => "not running".to_owned(),
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Estimate {

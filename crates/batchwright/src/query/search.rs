@@ -26,13 +26,16 @@ const READ_AT_ONCE: usize = 500;
 /// | `param.NAME:TEXT` | executions with this parameter whose value begins with the text; not secret ones |
 ///
 /// ```
-/// use batchwright::query::ExecutionSearch;
+/// use batchwright::query::{ExecutionSearch, Found};
 ///
 /// # fn main() -> Result<(), String> {
 /// let now = "2026-11-30T06:00:00Z".parse().unwrap();
 /// let search = ExecutionSearch::parse("job:import status:failed,stopped since:24h", now)?;
 /// assert_eq!(search.filter().job.as_deref(), Some("import"));
 /// assert!(ExecutionSearch::parse("jobs:import", now).unwrap_err().contains("`jobs`"));
+/// let store = batchwright::MemoryRepository::new();
+/// let found: Found = search.find(&store, None, 20, now).map_err(|error| error.to_string())?;
+/// assert!(found.executions.is_empty() && found.next.is_none());
 /// # Ok(())
 /// # }
 /// ```
@@ -119,6 +122,14 @@ impl ExecutionSearch {
             }
         }
         Ok(())
+    }
+
+    /// Adds job and statuses, when they are given.
+    #[must_use]
+    pub fn and(mut self, job: Option<String>, statuses: &[BatchStatus]) -> Self {
+        self.filter.job = job.or(self.filter.job);
+        self.filter.statuses.extend_from_slice(statuses);
+        self
     }
 
     /// Returns the conditions that the store checks itself.
